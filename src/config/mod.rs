@@ -1,12 +1,65 @@
 //! What an administrator may set: the settings as types that cannot be wrong. `document` finds a setting in the flag,
-//! environment variable or file that gives it, `settings` reads them all and names every problem, `units` reads
-//! sizes, rates and times. Nothing here opens a socket or a file other than the configuration itself.
+//! environment variable or `file` that gives it, `settings` and `tables` read them all, with the numbers of `defaults`,
+//! and name every `problem`; `units` reads sizes and times. Nothing here opens a socket or a file other than the
+//! configuration itself.
+
+mod defaults;
+mod document;
+mod file;
+pub(crate) mod pattern;
+mod problem;
+mod settings;
+mod tables;
+pub mod units;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Everything a relay is told. Built by [`Config::load`] only, so a value of this type has been checked.
+pub use problem::{Place, Problem, Problems};
+pub use units::UnitError;
+
+/// What flags say; an empty list and `None` say nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--listen ADDR`, any number of times.
+    pub listen: Vec<String>,
+    /// `--upstream URL`, any number of times, by priority. In place of every upstream of the file.
+    pub upstream: Vec<String>,
+    /// `--store DIR`
+    pub store: Option<String>,
+    /// `--admin ADDR`
+    pub admin: Option<String>,
+    /// `--tls-cert PEM`
+    pub tls_cert: Option<String>,
+    /// `--tls-key PEM`
+    pub tls_key: Option<String>,
+}
+
+impl Overrides {
+    // Section, key, flag and values of each flag that was given.
+    fn entries(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str, &[String])> {
+        [
+            ("server", "listen", "--listen", self.listen.as_slice()),
+            ("upstream", "url", "--upstream", self.upstream.as_slice()),
+            ("store", "dir", "--store", self.store.as_slice()),
+            ("server", "admin", "--admin", self.admin.as_slice()),
+            ("server", "tls_cert", "--tls-cert", self.tls_cert.as_slice()),
+            ("server", "tls_key", "--tls-key", self.tls_key.as_slice()),
+        ]
+        .into_iter()
+        .filter(|(_, _, _, values)| !values.is_empty())
+    }
+}
+
+/// The process's environment, for [`Config::load`]. Bytes that are not UTF-8 are replaced, so that such a value is
+/// refused by its setting; `std::env::vars` would panic on any such variable, ours or not.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+}
+
+/// Everything a relay is told. Built by [`Config::load`], which checks it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where clients connect, and how patient the relay is with them.
@@ -40,17 +93,17 @@ pub struct Server {
     pub workers: usize,
     /// Certificate and key; with them every `listen` speaks TLS.
     pub tls: Option<Tls>,
-    /// Connections at once, in all.
+    /// Connections at once, in all, 1 to 1,000,000.
     pub max_connections: usize,
     /// Bytes of a request's head, 8 KiB to 1 MiB.
     pub max_header_bytes: usize,
     /// Bytes of a request's target, 256 B to 64 KiB.
     pub max_uri_bytes: usize,
-    /// Time for a request's head to arrive, and for a kept-alive connection to send its next one.
+    /// Time for a request's head to arrive, and for a kept-alive connection to send its next one; 1 s to 1 h.
     pub header_timeout: Duration,
-    /// Time in which a client must take, or in a request's body send, at least one byte.
+    /// Time in which a client must take, or in a request's body send, at least one byte; 1 s to 1 h.
     pub stall_timeout: Duration,
-    /// Time running downloads get to finish after SIGTERM.
+    /// Time running downloads get to finish after SIGTERM, 0 to 24 h.
     pub drain_timeout: Duration,
 }
 
@@ -68,45 +121,45 @@ pub struct Tls {
 pub struct Store {
     /// The store's folder.
     pub dir: PathBuf,
-    /// Bytes on disk, at most.
+    /// Bytes on disk, at most; 64 MiB to 1,024 TiB.
     pub quota: u64,
-    /// Bytes the store leaves free on its file system.
+    /// Bytes the store leaves free on its file system, 0 to 1,024 TiB.
     pub min_free: u64,
-    /// An object nobody asked for in this time is removed.
+    /// An object nobody asked for in this time is removed; 1 h to 3,650 d.
     pub max_unused: Duration,
-    /// Bytes of hot chunks in memory, at most.
+    /// Bytes of hot chunks in memory, at most; 16 MiB to 1 TiB.
     pub memory: u64,
 }
 
 /// `[fill]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fill {
-    /// Time to connect to an upstream.
+    /// Time to connect to an upstream, 1 s to 5 m.
     pub connect_timeout: Duration,
-    /// Time from a request to the upstream's response head.
+    /// Time from a request to the upstream's response head, 1 s to 1 h.
     pub head_timeout: Duration,
-    /// Time without a byte after which an upstream's transfer counts as broken off.
+    /// Time without a byte after which an upstream's transfer counts as broken off; 1 s to 1 h.
     pub idle_timeout: Duration,
     /// Attempts in a row without one new byte before a fill is given up, 1 to 100.
     pub attempts: u32,
-    /// Fills at once; further ones wait.
+    /// Fills at once, 1 to 65,536; further ones wait.
     pub max_concurrent: usize,
 }
 
 /// `[cache]`: used where the response itself does not say, or where its class overrules it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cache {
-    /// Catalogs are revalidated after this time.
+    /// Catalogs are revalidated after this time, 0 to 1 d.
     pub catalog_fresh: Duration,
-    /// A missing catalog (404) is believed this long.
+    /// A missing catalog (404) is believed this long, 0 to 1 d.
     pub catalog_negative: Duration,
-    /// A missing payload (404) is believed this long.
+    /// A missing payload (404) is believed this long, 0 to 1 h.
     pub payload_negative: Duration,
-    /// Other negative responses are believed this long.
+    /// Other negative responses are believed this long, 0 to 1 d.
     pub generic_negative: Duration,
-    /// Largest heuristic freshness for generic content (RFC 9111 §4.2.2).
+    /// Largest heuristic freshness for generic content (RFC 9111 §4.2.2), 0 to 365 d.
     pub heuristic_max: Duration,
-    /// Stale content may be served this long while no upstream answers (RFC 5861).
+    /// Stale content may be served this long while no upstream answers (RFC 5861), 0 to 365 d.
     pub stale_if_error: Duration,
 }
 
@@ -144,9 +197,9 @@ pub struct Upstream {
 /// `[[route]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// Name in keys, logs and metrics; by default the prefix.
+    /// Unique name in keys, logs and metrics; by default host and prefix.
     pub name: String,
-    /// Begins with `/`; matches whole path segments.
+    /// Begins with `/` and ends without, but for `/` itself; matches whole path segments, without regard to case.
     pub prefix: String,
     /// Requests with this `Host` only (without port, lower case).
     pub host: Option<String>,
@@ -172,7 +225,7 @@ pub enum Profile {
 /// `[[content_type]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContentType {
-    /// Name in logs and metrics: lower case, digits, `-`.
+    /// Name in logs and metrics: lower case, digits, `-`. Several may share one.
     pub name: String,
     /// What marks it.
     pub matches: ContentMatch,

@@ -1,0 +1,87 @@
+//! The numbers of the settings: default, least and most, each with its reason. Data only; `config/gupd.toml` repeats
+//! the defaults for administrators, and a test compares the two.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::units::{GIB, KIB, MIB, TIB};
+
+/// A setting's default and the values it may have, both ends included.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds<T> {
+    pub(super) default: T,
+    pub(super) least: T,
+    pub(super) most: T,
+}
+
+const fn bounds<T>(default: T, least: T, most: T) -> Bounds<T> {
+    Bounds { default, least, most }
+}
+
+const fn times(default: u64, least: u64, most: u64) -> Bounds<Duration> {
+    bounds(Duration::from_secs(default), Duration::from_secs(least), Duration::from_secs(most))
+}
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// The port clients of a Group Update Provider already use, so firewalls at a site let it through.
+pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 2967);
+/// Loopback: what metrics tell is for the site's own monitoring.
+pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9467);
+
+/// Least and most threads; the default is one for each core.
+pub(super) const WORKERS: Bounds<usize> = bounds(1, 1, 1_024);
+/// 10,000 endpoints do not ask at once; each connection costs a file descriptor and some KiB, so the process's limit
+/// of open files must be higher.
+pub(super) const MAX_CONNECTIONS: Bounds<usize> = bounds(4_096, 1, 1_000_000);
+/// Endpoint heads are below 2 KiB; proxies on the way may add cookies and tokens.
+pub(super) const MAX_HEADER_BYTES: Bounds<u64> = bounds(32 * KIB, 8 * KIB, MIB);
+/// RFC 9112 §3 recommends 8,000 octets at the least; the manager's `h=` blobs are below 2 KiB.
+pub(super) const MAX_URI_BYTES: Bounds<u64> = bounds(8 * KIB, 256, 64 * KIB);
+/// A head takes one round trip; a minute keeps a heartbeat's connections and ends a slow-header attack's.
+pub(super) const HEADER_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
+/// Longer than a VPN's reconnect, shorter than what a vanished laptop may hold a connection.
+pub(super) const STALL_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
+/// A 100 MiB definition set at 3 Mbit/s; `TimeoutStopSec` of a service must be longer.
+pub(super) const DRAIN_TIMEOUT: Bounds<Duration> = times(5 * MINUTE, 0, DAY);
+
+/// Thirty kept revisions of the larger content types, full and deltas.
+pub(super) const QUOTA: Bounds<u64> = bounds(40 * GIB, 64 * MIB, 1_024 * TIB);
+/// Room for logs and the index; below it a file system slows down and other services fail.
+pub(super) const MIN_FREE: Bounds<u64> = bounds(GIB, 0, 1_024 * TIB);
+/// Clients that return from a month's leave still find their deltas.
+pub(super) const MAX_UNUSED: Bounds<Duration> = times(30 * DAY, HOUR, 3_650 * DAY);
+/// The catalogs and the day's deltas of a site; the least is sixteen chunks of 1 MiB.
+pub(super) const MEMORY: Bounds<u64> = bounds(256 * MIB, 16 * MIB, TIB);
+
+/// Three SYNs (0, 1 and 3 s): a lost packet is no failure, a dead manager is one soon.
+pub(super) const CONNECT_TIMEOUT: Bounds<Duration> = times(5, 1, 5 * MINUTE);
+/// A manager that builds a delta answers only when it is built.
+pub(super) const HEAD_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
+/// A WAN without one byte in this time is broken; the fill resumes where it was.
+pub(super) const IDLE_TIMEOUT: Bounds<Duration> = times(30, 1, HOUR);
+/// With back-off, about five minutes of outage; any new byte starts the count again.
+pub(super) const ATTEMPTS: Bounds<u32> = bounds(8, 1, 100);
+/// More would share a site's line so thinly that none ends.
+pub(super) const MAX_CONCURRENT: Bounds<usize> = bounds(256, 1, 65_536);
+
+/// New definitions are seen within a minute, at one conditional request a minute and catalog.
+pub(super) const CATALOG_FRESH: Bounds<Duration> = times(60, 0, DAY);
+/// Clients ask for catalogs of products that publish nothing; that is normal and frequent.
+pub(super) const CATALOG_NEGATIVE: Bounds<Duration> = times(60, 0, DAY);
+/// Managers build deltas on demand: a longer memory of the 404 would push clients to the full set.
+pub(super) const PAYLOAD_NEGATIVE: Bounds<Duration> = times(5, 0, HOUR);
+/// Takes the edge off a storm, and forgets quickly.
+pub(super) const GENERIC_NEGATIVE: Bounds<Duration> = times(10, 0, DAY);
+/// RFC 9111 §4.2.2 suggests a tenth of the age since `Last-Modified`; a day bounds it for very old files.
+pub(super) const HEURISTIC_MAX: Bounds<Duration> = times(DAY, 0, 365 * DAY);
+/// A week's outage of every manager leaves a site with what it has, rather than with nothing.
+pub(super) const STALE_IF_ERROR: Bounds<Duration> = times(7 * DAY, 0, 365 * DAY);
+
+/// Without `debug` a line for each request and each event that an administrator would ask about.
+pub(super) const LOG_LEVEL: &str = "info";
+
+/// The packaged service's folder; used if it can be written.
+pub(super) const STORE_DIR: &str = "/var/lib/gupd";

@@ -1,0 +1,180 @@
+//! Sizes and times as people write them: `40GiB`, `30d`. Owns reading and showing them; whether a value makes sense
+//! is for the setting to say. Every value shown reads back as the same value, and no input overflows or panics.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Bytes. Reads `40GiB` (powers of 1,024), `1MB` (powers of 1,000) or plain bytes; shows the largest binary unit that
+/// divides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// A time span. Reads `30d`, `4h`, `15m`, `10s`, `300ms`; a unit is always needed. Shows whole milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub Duration);
+
+/// What is wrong with a size or time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnitError {
+    /// Not a number followed by a unit of sizes.
+    #[error("{0:?} is not a size; write it like 40GiB")]
+    NotASize(String),
+    /// Not a number followed by a unit of times.
+    #[error("{0:?} is not a time; write it like 30d, 4h, 15m, 10s or 300ms")]
+    NotATime(String),
+    /// More than 2^64 − 1 bytes or milliseconds.
+    #[error("{0:?} is too large to count")]
+    TooLarge(String),
+}
+
+/// Bytes in a KiB.
+pub const KIB: u64 = 1 << 10;
+/// Bytes in a MiB.
+pub const MIB: u64 = 1 << 20;
+/// Bytes in a GiB.
+pub const GIB: u64 = 1 << 30;
+/// Bytes in a TiB.
+pub const TIB: u64 = 1 << 40;
+
+// Largest first, for showing; the decimal units are only read.
+const SIZE_UNITS: [(&str, u64); 4] = [("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)];
+const DECIMAL_UNITS: [(&str, u64); 5] =
+    [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000), ("KB", 1_000)];
+// In milliseconds.
+const TIME_UNITS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+impl FromStr for Size {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let (digits, unit) = split(text);
+        let factor = match unit {
+            "" | "B" => Some(1),
+            _ => SIZE_UNITS.iter().chain(&DECIMAL_UNITS).find(|(name, _)| *name == unit).map(|(_, f)| *f),
+        };
+        match factor {
+            Some(factor) if !digits.is_empty() => scale(text, digits, factor).map(Self),
+            _ => Err(UnitError::NotASize(text.to_owned())),
+        }
+    }
+}
+
+impl FromStr for Time {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let (digits, unit) = split(text);
+        match TIME_UNITS.iter().find(|(name, _)| *name == unit) {
+            Some((_, factor)) if !digits.is_empty() => {
+                scale(text, digits, *factor).map(|millis| Self(Duration::from_millis(millis)))
+            }
+            _ => Err(UnitError::NotATime(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match SIZE_UNITS.iter().find(|(_, factor)| self.0 != 0 && self.0.is_multiple_of(*factor)) {
+            Some((unit, factor)) => write!(f, "{}{unit}", self.0 / factor),
+            None => write!(f, "{}B", self.0),
+        }
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        match TIME_UNITS.iter().find(|(_, factor)| millis.is_multiple_of(u128::from(*factor))) {
+            Some((unit, factor)) if millis > 0 => write!(f, "{}{unit}", millis / u128::from(*factor)),
+            _ => f.write_str("0s"),
+        }
+    }
+}
+
+// A space before the unit is allowed: people write `40 GiB`.
+fn split(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    (digits, unit.trim_start())
+}
+
+fn scale(text: &str, digits: &str, factor: u64) -> Result<u64, UnitError> {
+    let number: Option<u64> = digits.parse().ok();
+    number.and_then(|n| n.checked_mul(factor)).ok_or_else(|| UnitError::TooLarge(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_binary_and_decimal_units() {
+        for (text, bytes) in [
+            ("40GiB", 40 * GIB),
+            ("500KiB", 500 * KIB),
+            ("1MB", 1_000_000),
+            ("2 TiB", 2 * TIB),
+            ("7kB", 7_000),
+            ("123", 123),
+            ("5B", 5),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_and_need_a_unit() {
+        for (text, seconds) in [("30d", 2_592_000), ("4h", 14_400), ("15m", 900), ("10s", 10), ("0s", 0)] {
+            assert_eq!(text.parse(), Ok(Time(Duration::from_secs(seconds))), "{text}");
+        }
+        assert_eq!("300ms".parse(), Ok(Time(Duration::from_millis(300))));
+        assert_eq!("10".parse::<Time>(), Err(UnitError::NotATime("10".into())));
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused_with_the_way_to_write_one() {
+        for text in ["", "GiB", "fourty", "-1GiB", "1.5GiB", "+3", "40Gib", "40G", "1 2", "0x10", "٤GiB"] {
+            assert_eq!(text.parse::<Size>(), Err(UnitError::NotASize(text.into())), "{text}");
+        }
+        let error = "fourty".parse::<Size>().unwrap_err();
+        assert_eq!(error.to_string(), "\"fourty\" is not a size; write it like 40GiB");
+    }
+
+    #[test]
+    fn too_much_is_refused_not_wrapped() {
+        for text in ["18446744073709551616", "16777216TiB", "99999999999999999999999GiB"] {
+            assert_eq!(text.parse::<Size>(), Err(UnitError::TooLarge(text.into())), "{text}");
+        }
+        assert_eq!("213503982335d".parse::<Time>(), Err(UnitError::TooLarge("213503982335d".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn every_size_shown_reads_back(bytes in prop_oneof![any::<u64>(), (0..1u64 << 24).prop_map(|n| n << 40)]) {
+            prop_assert_eq!(Size(bytes).to_string().parse(), Ok(Size(bytes)));
+        }
+
+        #[test]
+        fn every_time_shown_reads_back(millis in prop_oneof![any::<u64>(), (0..1u64 << 30).prop_map(|n| n * 60_000)]) {
+            let time = Time(Duration::from_millis(millis));
+            prop_assert_eq!(time.to_string().parse(), Ok(time));
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,24}|[0-9]{0,30} ?[a-zA-Z]{0,3}") {
+            if let Ok(Size(bytes)) = text.parse::<Size>() {
+                prop_assert_eq!(Size(bytes).to_string().parse(), Ok(Size(bytes)));
+            }
+            if let Ok(time) = text.parse::<Time>() {
+                prop_assert_eq!(time.to_string().parse(), Ok(time));
+            }
+        }
+    }
+}

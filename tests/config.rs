@@ -1,0 +1,447 @@
+//! The configuration as an administrator meets it: files, variables and flags in, settings or lines of problems out.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the test")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use gupd::config::{
+    Class, Config, ContentMatch, LogFormat, Overrides, Place, Problems, Profile, Rule, Tls, Upstream,
+};
+
+const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
+
+fn load_with(text: &str, overrides: &Overrides, env: &[(&str, &str)]) -> Result<Config, Problems> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gupd.toml");
+    std::fs::write(&path, text).unwrap();
+    Config::load(
+        overrides,
+        Some(&path),
+        env.iter().map(|(name, value)| (name.to_string(), value.to_string())),
+    )
+}
+
+fn load(text: &str) -> Result<Config, Problems> {
+    load_with(text, &Overrides::default(), &[])
+}
+
+// Lines of problems without the folder of the file.
+fn problems(result: Result<Config, Problems>) -> Vec<String> {
+    let problems = result.expect_err("the configuration has problems");
+    assert_eq!(problems.to_string().lines().count(), problems.iter().count());
+    problems
+        .iter()
+        .map(|problem| {
+            let line = problem.to_string();
+            match line.split_once("gupd.toml") {
+                Some((dir, rest)) if Path::new(dir).is_absolute() => format!("gupd.toml{rest}"),
+                _ => line,
+            }
+        })
+        .collect()
+}
+
+fn repository(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+// The documentation's file with every line that is a commented setting or table header uncommented.
+fn every_setting() -> String {
+    let is_setting = |line: &str| {
+        line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains([' ', '`']))
+    };
+    let uncommented = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if is_setting(rest) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    repository("config/gupd.toml").lines().map(|line| uncommented(line) + "\n").collect()
+}
+
+#[test]
+fn the_documented_file_loads_and_says_what_a_relay_without_a_file_does() {
+    let documented = load(&repository("config/gupd.toml")).unwrap();
+    let mut expected = Config::for_upstreams(&["http://manager.example:8014"]).unwrap();
+    expected.store.dir.clone_from(&documented.store.dir);
+    assert_eq!(documented, expected);
+}
+
+#[test]
+fn every_documented_default_is_the_one_in_the_code() {
+    let documented = load(&every_setting()).unwrap();
+    let mut expected = Config::for_upstreams(&["http://manager.example:8014"]).unwrap();
+    // The settings that have no default, or one of the machine.
+    expected.server.tls = Some(Tls { cert: "/etc/gupd/tls.pem".into(), key: "/etc/gupd/tls.key".into() });
+    expected.store.dir = "/var/lib/gupd".into();
+    expected.routes[0].host = Some("updates.example".into());
+    expected.routes[0].name = "updates.example/".into();
+    expected.content_types.clone_from(&documented.content_types);
+    expected.rules.clone_from(&documented.rules);
+    assert_eq!(documented, expected);
+    assert_eq!(documented.content_types.len(), 2);
+    assert_eq!(documented.rules.len(), 1);
+}
+
+#[test]
+fn every_key_the_reader_knows_is_documented() {
+    let text = every_setting();
+    let mut known = 0;
+    for section in ["server", "store", "fill", "cache", "log", "upstream", "route", "content_type", "rule"] {
+        let [one, many] = [format!("\n[{section}]\n"), format!("\n[[{section}]]\n")];
+        let table = if text.contains(&many) { many } else { one };
+        let documented: Vec<&str> = text
+            .split(&table)
+            .skip(1)
+            .flat_map(|part| part.lines().take_while(|line| !line.starts_with('[')))
+            .filter_map(|line| line.split_once(" = ").map(|(key, _)| key))
+            .collect();
+        let wrong = text.replacen(&table, &format!("{table}xxxxxxxx = 1\n"), 1);
+        let lines = problems(load(&wrong));
+        let keys = lines.iter().find_map(|line| line.split_once(&format!("unknown key; {section} has ")));
+        for key in keys.unwrap().1.split(", ") {
+            assert!(documented.contains(&key), "{section}.{key} is not in config/gupd.toml");
+            known += 1;
+        }
+    }
+    assert!(known > 35, "only {known} keys were found");
+}
+
+#[test]
+fn every_documented_key_is_also_a_variable() {
+    let text = every_setting();
+    let section =
+        |name: &str| text.split(&format!("\n[{name}]\n")).nth(1).unwrap().split("\n[").next().unwrap();
+    let mut checked = 0;
+    for name in ["server", "store", "fill", "cache", "log"] {
+        for (key, value) in section(name).lines().filter_map(|line| line.split_once(" = ")) {
+            let variable = format!("GUPD_{}_{}", name.to_uppercase(), key.to_uppercase());
+            let value = value.trim_matches(['[', ']']).trim_matches('"');
+            let env =
+                [(variable.as_str(), value), ("GUPD_SERVER_TLS_CERT", "c"), ("GUPD_SERVER_TLS_KEY", "k")];
+            load_with(MANAGER, &Overrides::default(), &env).unwrap();
+            checked += 1;
+        }
+    }
+    assert!(checked > 25, "only {checked} variables were checked");
+}
+
+#[test]
+fn the_examples_load() {
+    let mut examples = 0;
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples")).unwrap() {
+        let path = entry.unwrap().path();
+        if let Err(problems) = Config::load(&Overrides::default(), Some(&path), std::iter::empty()) {
+            panic!("{problems}");
+        }
+        examples += 1;
+    }
+    assert!(examples >= 2);
+}
+
+#[test]
+fn a_relay_without_a_file_needs_only_an_upstream() {
+    let config = Config::for_upstreams(&["http://one:8014", "https://Two"]).unwrap();
+    let url = |url: &'static str| http::Uri::from_static(url);
+    assert_eq!(
+        config.upstreams,
+        [
+            Upstream { name: "one:8014".into(), url: url("http://one:8014") },
+            Upstream { name: "two".into(), url: url("https://Two") },
+        ]
+    );
+    assert_eq!(config.routes.len(), 1);
+    assert_eq!(
+        (config.routes[0].prefix.as_str(), config.routes[0].upstreams.as_slice()),
+        ("/", [0, 1].as_slice())
+    );
+    assert_eq!(config.server.listen, ["0.0.0.0:2967".parse().unwrap()]);
+    assert_eq!(config.store.quota, 40 << 30);
+    assert_eq!(config.cache.stale_if_error, Duration::from_secs(7 * 86_400));
+}
+
+#[test]
+fn a_flag_goes_before_a_variable_before_the_file_before_the_default() {
+    let file = format!(
+        "[server]\nlisten = [\"127.0.0.1:1\"]\nadmin = \"127.0.0.1:2\"\nmax_connections = 3\n[log]\nformat = \"json\"\n\
+         {MANAGER}[[upstream]]\nurl = \"http://other\"\n"
+    );
+    let env = [
+        ("GUPD_SERVER_LISTEN", "127.0.0.1:11, [::1]:12"),
+        ("GUPD_SERVER_ADMIN", "127.0.0.1:13"),
+        ("GUPD_SERVER_MAX_CONNECTIONS", "14"),
+        ("GUPD_UPSTREAM", "http://a,http://b"),
+    ];
+    let overrides = Overrides {
+        listen: vec!["127.0.0.1:21".into(), "127.0.0.1:22".into()],
+        upstream: vec!["http://flag".into()],
+        store: Some("/flag".into()),
+        ..Overrides::default()
+    };
+    let names =
+        |config: &Config| config.upstreams.iter().map(|u| u.name.clone()).collect::<Vec<_>>().join(" ");
+    let ports = |config: &Config| config.server.listen.iter().map(|a| a.port()).collect::<Vec<_>>();
+
+    let config = load(&file).unwrap();
+    assert_eq!((ports(&config), names(&config).as_str()), (vec![1], "manager:8014 other"));
+    assert_eq!((config.server.max_connections, config.log.format), (3, LogFormat::Json));
+
+    let config = load_with(&file, &Overrides::default(), &env).unwrap();
+    assert_eq!((ports(&config), names(&config).as_str()), (vec![11, 12], "a b"));
+    assert_eq!((config.server.admin.port(), config.server.max_connections), (13, 14));
+
+    let config = load_with(&file, &overrides, &env).unwrap();
+    assert_eq!((ports(&config), names(&config).as_str()), (vec![21, 22], "flag"));
+    assert_eq!((config.server.admin.port(), config.store.dir.as_path()), (13, Path::new("/flag")));
+}
+
+#[test]
+fn all_problems_are_named_at_once_with_file_line_and_key() {
+    let text = "\
+[store]
+quotta = \"1GiB\"
+quota = \"fourty\"
+memory = [1, 2]
+max_unused = { a = 1 }
+
+[stor]
+x = 1
+
+[server]
+listen = [
+  \"0.0.0.0:2967\",
+  \"2967\",
+]
+workers = 0
+access = true
+";
+    let env = [("GUPD_FILL_ATTEMPTS", "many"), ("GUPD_FILL_ATEMPTS", "1"), ("GUPD_QUOTA", "1GiB")];
+    let overrides =
+        Overrides { admin: Some("localhost".into()), tls_cert: Some("x".into()), ..Overrides::default() };
+    let expected = [
+        "no upstream: give --upstream URL or [[upstream]]",
+        "--admin: \"localhost\" is not an address with a port; write it like 0.0.0.0:2967 or [::1]:2967",
+        "--tls-cert: is given without tls_key; give both or neither",
+        "environment GUPD_FILL_ATEMPTS: fill.atempts: unknown key; did you mean attempts?",
+        "environment GUPD_FILL_ATTEMPTS: fill.attempts: \"many\" is not a whole number; give one from 1 to 100",
+        "environment GUPD_QUOTA: no such setting; variables are GUPD_<SECTION>_<KEY>, and GUPD_UPSTREAM",
+        "gupd.toml:2: store.quotta: unknown key; did you mean quota?",
+        "gupd.toml:3: store.quota: \"fourty\" is not a size; write it like 40GiB",
+        "gupd.toml:4: store.memory: takes one value, not a list",
+        "gupd.toml:5: store.max_unused: takes one value, not a table",
+        "gupd.toml:7: stor: unknown section; did you mean store?",
+        "gupd.toml:13: server.listen: \"2967\" is not an address with a port; write it like 0.0.0.0:2967 or [::1]:2967",
+        "gupd.toml:15: server.workers: 0 is too little; the least is 1",
+        "gupd.toml:16: server.access: unknown key; server has listen, admin, tls_cert, tls_key, workers, \
+         max_header_bytes, max_uri_bytes, max_connections, header_timeout, stall_timeout, drain_timeout",
+    ];
+    assert_eq!(problems(load_with(text, &overrides, &env)), expected);
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_one_problem_with_its_line() {
+    let lines = problems(load("[server]\nworkers = 1\nlisten = [\n[store\n"));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("gupd.toml:4: "), "{lines:?}");
+    let lines = problems(load("[store]\nquota = 1\nquota = 2\n"));
+    assert!(lines.len() == 1 && lines[0].starts_with("gupd.toml:3: "), "{lines:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_problem() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = |path: &Path| Config::load(&Overrides::default(), Some(path), std::iter::empty()).unwrap_err();
+    let missing = load(&dir.path().join("missing.toml")).to_string();
+    assert!(missing.contains("missing.toml: cannot be opened: "), "{missing}");
+    let folder = load(dir.path()).to_string();
+    assert!(folder.contains(": cannot be read: "), "{folder}");
+    let large = dir.path().join("large");
+    std::fs::write(&large, "#".repeat((1 << 20) + 1)).unwrap();
+    let large = load(&large);
+    assert!(large.to_string().contains("is larger than 1MiB"), "{large}");
+    assert!(matches!(large.iter().next().unwrap().place, Some(Place::File(_, None))));
+}
+
+#[test]
+fn an_upstream_url_is_scheme_host_and_port_and_no_more() {
+    for (url, expected) in [
+        ("http://manager:8014/content", "has a path"),
+        ("http://manager:8014/?a=b", "has a query"),
+        ("http://manager#x", "has a query or fragment"),
+        ("http://user:secret@manager:8014", "has credentials"),
+        ("ftp://manager", "has scheme ftp; only http and https"),
+        ("manager:8014", "has no scheme"),
+        ("/content", "has no scheme"),
+        ("http://", "is not a URL"),
+        ("http://:8014", "is not a URL"),
+        ("http://manager:", "is not a URL"),
+        ("http://manager:0", "is not a URL"),
+        ("http://manager:99999", "is not a URL"),
+        ("http://man ager", "is not a URL"),
+        ("http://[::1", "is not a URL"),
+        ("", "is not a URL"),
+    ] {
+        let lines = problems(Config::for_upstreams(&[url]));
+        assert!(lines.len() == 1 && lines[0].starts_with("--upstream: "), "{url}: {lines:?}");
+        assert!(lines[0].contains(expected), "{url}: {lines:?}");
+        assert!(!lines[0].contains("secret"), "{lines:?}");
+    }
+    for url in
+        ["http://manager", "HTTPS://manager:443/", "http://[::1]:8014", "http://192.0.2.1", "http://[::1]"]
+    {
+        assert!(Config::for_upstreams(&[url]).is_ok(), "{url}");
+    }
+}
+
+#[test]
+fn tables_that_contradict_each_other_are_refused() {
+    let text = format!(
+        "{MANAGER}{MANAGER}\
+[[upstream]]
+name = \"no url\"
+[[route]]
+prefix = \"/content\"
+upstreams = [\"other\"]
+[[route]]
+prefix = \"/Content/\"
+[[route]]
+prefix = \"content\"
+[[route]]
+prefix = \"/a/../b\"
+[[route]]
+host = \"a.example:80\"
+profile = \"symantec\"
+[[route]]
+prefix = \"/x\"
+name = \"/content\"
+upstreams = []
+[[content_type]]
+name = \"Virus\"
+guid = \"{{1234}}\"
+[[content_type]]
+name = \"x\"
+[[content_type]]
+name = \"x\"
+guid = \"{{535CB6A4-441F-4e8a-A897-804CD859100E}}\"
+pattern = \"**\"
+[[rule]]
+pattern = \"/a/[b\"
+class = \"forever\"
+"
+    );
+    let expected = [
+        "gupd.toml:3: upstream.name: \"manager:8014\" is the name of two upstreams; give each its own",
+        "gupd.toml:5: upstream.url: is missing",
+        "gupd.toml:6: upstream.name: \"no url\" is not a name; use 1 to 128 ASCII characters without spaces and commas",
+        "gupd.toml:9: route.upstreams: \"other\" is not the name of an upstream; known: manager:8014, manager:8014",
+        "gupd.toml:11: route.prefix: \"/Content\" is routed twice; the first is \"/content\"",
+        "gupd.toml:13: route.prefix: \"content\" does not begin with /",
+        "gupd.toml:15: route.prefix: \"/a/../b\" has an empty, \".\" or \"..\" segment, which no request may have",
+        "gupd.toml:16: route.prefix: is missing",
+        "gupd.toml:17: route.host: \"a.example:80\" is not a host; write it like updates.example, without a port",
+        "gupd.toml:18: route.profile: \"symantec\" is not one of auto, sep, liveupdate, generic",
+        "gupd.toml:21: route.name: \"/content\" is the name of two routes; give each its own",
+        "gupd.toml:22: route.upstreams: is empty; give at least one value, or leave the key out",
+        "gupd.toml:24: content_type.name: \"Virus\" is not a name; use 1 to 128 of a-z, 0-9 and -",
+        "gupd.toml:25: content_type.guid: \"{1234}\" is not a GUID; write it like {07b590b3-9282-482f-bbaa-6d515d385869}",
+        "gupd.toml:26: content_type.guid: is missing; give a guid or a pattern",
+        "gupd.toml:31: content_type.pattern: is given beside guid; write one [[content_type]] for each",
+        "gupd.toml:33: rule.pattern: \"/a/[b\": unclosed character class; missing ']'",
+        "gupd.toml:34: rule.class: \"forever\" is not one of payload, catalog, private, generic",
+    ];
+    assert_eq!(problems(load(&text)), expected);
+}
+
+#[test]
+fn addresses_that_cannot_be_bound_together_are_refused() {
+    for (listen, admin, refused) in [
+        ("127.0.0.1:1", "127.0.0.1:1", true),
+        ("0.0.0.0:1", "127.0.0.1:1", true),
+        ("[::]:1", "[::1]:1", true),
+        ("0.0.0.0:1", "[::1]:1", false),
+        ("192.0.2.1:1", "127.0.0.1:1", false),
+        ("127.0.0.1:0", "127.0.0.1:0", false),
+        ("127.0.0.1:1,127.0.0.1:1", "127.0.0.1:2", true),
+        ("127.0.0.1:1,[::1]:1", "127.0.0.1:2", false),
+    ] {
+        let env = [("GUPD_SERVER_LISTEN", listen), ("GUPD_SERVER_ADMIN", admin)];
+        let result = load_with(MANAGER, &Overrides::default(), &env);
+        assert_eq!(result.is_err(), refused, "{listen} {admin}: {result:?}");
+    }
+}
+
+#[test]
+fn values_outside_of_their_range_are_refused_with_the_range() {
+    for (variable, value, expected) in [
+        ("GUPD_STORE_QUOTA", "63MiB", "store.quota: 63MiB is too little; the least is 64MiB"),
+        ("GUPD_FILL_ATTEMPTS", "101", "fill.attempts: 101 is too much; the most is 100"),
+        ("GUPD_SERVER_HEADER_TIMEOUT", "2h", "header_timeout: 2h is too much; the most is 1h"),
+        ("GUPD_SERVER_MAX_URI_BYTES", "64KiB", "max_uri_bytes: is more than max_header_bytes"),
+        ("GUPD_SERVER_WORKERS", "-1", "server.workers: \"-1\" is not a whole number"),
+        ("GUPD_STORE_MAX_UNUSED", "99999999999999999999d", "is too large to count"),
+        ("GUPD_LOG_LEVEL", "inof", "log.level: \"inof\" is not a log level"),
+        ("GUPD_LOG_ACCESS", "yes", "log.access: \"yes\" is not one of true, false"),
+    ] {
+        let lines = problems(load_with(MANAGER, &Overrides::default(), &[(variable, value)]));
+        assert!(lines.len() == 1 && lines[0].contains(expected), "{variable}: {lines:?}");
+    }
+    for level in ["warn", "INFO", "info,gupd=debug", "gupd::store=trace", "off"] {
+        load_with(MANAGER, &Overrides::default(), &[("GUPD_LOG_LEVEL", level)]).unwrap();
+    }
+}
+
+#[test]
+fn tables_and_settings_may_be_written_in_any_form_of_toml() {
+    let config = load(
+        "store.quota = 1_073_741_824\nserver = { workers = 2, listen = \"127.0.0.1:1\" }\n\
+         upstream = [{ url = \"http://a\" }, { url = \"http://b\", name = \"second\" }]\n\
+         [[route]]\nprefix = \"/lu/\"\nhost = \"LU.Example\"\nupstreams = \"second\"\nprofile = \"liveupdate\"\n\
+         [[content_type]]\nname = \"av\"\nguid = \"535CB6A4-441F-4e8a-A897-804CD859100E\"\n\
+         [[rule]]\npattern = \"/x/**\"\nclass = \"private\"\n",
+    )
+    .unwrap();
+    assert_eq!((config.store.quota, config.server.workers), (1 << 30, 2));
+    let route = &config.routes[0];
+    assert_eq!((route.name.as_str(), route.prefix.as_str()), ("lu.example/lu", "/lu"));
+    assert_eq!((route.host.as_deref(), &route.upstreams[..]), (Some("lu.example"), [1].as_slice()));
+    assert_eq!(route.profile, Profile::LiveUpdate);
+    let guid = "{535cb6a4-441f-4e8a-a897-804cd859100e}".to_owned();
+    assert_eq!(config.content_types[0].matches, ContentMatch::Guid(guid));
+    assert_eq!(config.rules, [Rule { pattern: "/x/**".into(), class: Class::Private }]);
+}
+
+#[test]
+fn a_section_in_the_wrong_form_is_one_problem() {
+    let lines = problems(load("store = 1\nquota = 2\n[upstream]\nurl = \"http://a\"\n[[log]]\n"));
+    assert_eq!(
+        lines,
+        [
+            "no upstream: give --upstream URL or [[upstream]]",
+            "gupd.toml:1: store: is one table; write [store]",
+            "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, cache, log, \
+             upstream, route, content_type, rule",
+            "gupd.toml:3: upstream: is a list of tables; write [[upstream]]",
+            "gupd.toml:5: log: is one table; write [log]",
+        ]
+    );
+}
+
+#[test]
+fn variables_that_are_empty_or_of_a_container_platform_are_passed_over() {
+    let env = [
+        ("GUPD_STORE_QUOTA", ""),
+        ("GUPD_UPSTREAM", ""),
+        ("GUPD_PORT", "tcp://10.0.0.1:2967"),
+        ("GUPD_PORT_2967_TCP_ADDR", "10.0.0.1"),
+        ("GUPD_SERVICE_HOST", "10.0.0.1"),
+        ("PATH", "/bin"),
+    ];
+    assert_eq!(load_with(MANAGER, &Overrides::default(), &env).unwrap(), load(MANAGER).unwrap());
+}
+
+#[test]
+fn one_problem_is_one_line_whatever_the_value_holds() {
+    let lines = problems(load(&format!(
+        "{MANAGER}[store]\nquota = \"a\\nb\"\nmin_free = \"1GiB\\n2\"\n\"a\\nb\" = 1\n"
+    )));
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines.iter().all(|line| !line.contains('\n')), "{lines:?}");
+}
