@@ -1,1 +1,153 @@
-//! Under construction.
+//! Routes a request and classes its path. Owns the compiled routes, rules and content types of one configuration;
+//! a reload builds a new policy. It decides by host and path only, does no I/O, and never changes a path.
+
+mod content_type;
+mod profile;
+mod route;
+
+use std::sync::Arc;
+
+use crate::config::{Class, Config, Profile, pattern};
+use content_type::ContentTypes;
+use profile::Classes;
+pub use route::Route;
+use route::Routes;
+
+/// The compiled routes, rules and content types.
+#[derive(Debug)]
+pub struct Policy {
+    routes: Routes,
+    content_types: ContentTypes,
+}
+
+/// What a path is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classified {
+    /// How long it is good.
+    pub class: Class,
+    /// Whether it is a full set or a delta.
+    pub form: Form,
+    /// What it is for; one of [`Policy::content_types`].
+    pub content_type: Arc<str>,
+}
+
+/// How a payload brings a revision: a site whose clients ask for full sets pays a hundred times the delta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// A revision whole: `full.zip`.
+    Full,
+    /// From one revision to another: `*.dax`.
+    Delta,
+    /// Neither, or not to be told from its name.
+    Other,
+}
+
+impl Form {
+    /// The one spelling used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Delta => "delta",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A pattern of the configuration that does not compile. [`Config::load`] refuses such a pattern first.
+#[derive(Debug, thiserror::Error)]
+#[error("pattern of a rule or content type: {0}; mend it in the configuration")]
+pub struct PolicyError(#[from] globset::Error);
+
+impl Policy {
+    /// Compiles the policy of a configuration.
+    ///
+    /// # Errors
+    /// A pattern that is not a glob, or all of them together too large.
+    pub fn new(config: &Config) -> Result<Self, PolicyError> {
+        let mut compiled: Vec<(Profile, Arc<Classes>)> = Vec::new();
+        let mut routes = Vec::with_capacity(config.routes.len());
+        for route in &config.routes {
+            let classes = match compiled.iter().find(|(profile, _)| *profile == route.profile) {
+                Some((_, classes)) => Arc::clone(classes),
+                None => {
+                    let classes = Arc::new(Classes::new(route.profile, &config.rules)?);
+                    compiled.push((route.profile, Arc::clone(&classes)));
+                    classes
+                }
+            };
+            routes.push(Arc::new(Route::new(route, classes)));
+        }
+        Ok(Self { routes: Routes::new(routes), content_types: ContentTypes::new(&config.content_types)? })
+    }
+
+    /// The route of a request: by `host` (the authority; a port is ignored), then by the longest prefix of `path`.
+    pub fn route(&self, host: Option<&str>, path: &str) -> Option<&Arc<Route>> {
+        self.routes.find(host, path)
+    }
+
+    /// What `path` (without query, as the client spelt it) is on this route.
+    pub fn classify(&self, route: &Route, path: &str) -> Classified {
+        let path = pattern::fold(path);
+        let class = route.classes.class(&path);
+        let form = match class {
+            Class::Payload if path.ends_with("/full.zip") => Form::Full,
+            Class::Payload if path.ends_with(".dax") => Form::Delta,
+            _ => Form::Other,
+        };
+        Classified { class, form, content_type: Arc::clone(self.content_types.of(&path, class)) }
+    }
+
+    /// Every content type a path may have: the bounded set of labels for metrics.
+    pub fn content_types(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.content_types.labels()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy::new(&Config::for_upstreams(&["http://manager:8014"]).unwrap()).unwrap()
+    }
+
+    fn classify(path: &str) -> (Class, Form, String) {
+        let policy = policy();
+        let route = policy.route(Some("relay:2967"), path).unwrap();
+        let Classified { class, form, content_type } = policy.classify(route, path);
+        (class, form, content_type.to_string())
+    }
+
+    #[test]
+    fn a_relay_without_a_file_knows_both_protocols() {
+        let revision = "/content/{07B590B3-9282-482f-BBAA-6D515D385869}/210602017";
+        let name = "virus-definitions-64".to_owned();
+        assert_eq!(classify(&format!("{revision}/full.zip")), (Class::Payload, Form::Full, name.clone()));
+        assert_eq!(classify(&format!("{revision}/xdelta1.dax")), (Class::Payload, Form::Delta, name));
+        assert_eq!(classify("/index2.dax"), (Class::Catalog, Form::Other, "catalog".to_owned()));
+        assert_eq!(classify("/secars/secars.dll"), (Class::Private, Form::Other, "management".to_owned()));
+        assert_eq!(classify("/1369163480x.zip"), (Class::Payload, Form::Other, "liveupdate".to_owned()));
+        assert_eq!(classify("/"), (Class::Generic, Form::Other, "other".to_owned()));
+    }
+
+    #[test]
+    fn routes_of_different_profiles_class_one_path_differently() {
+        let mut config = Config::for_upstreams(&["http://manager:8014"]).unwrap();
+        let mut generic = config.routes[0].clone();
+        generic.prefix = "/mirror".to_owned();
+        generic.profile = Profile::Generic;
+        config.routes.push(generic);
+        let policy = Policy::new(&config).unwrap();
+        let class = |path: &str| policy.classify(policy.route(None, path).unwrap(), path).class;
+        assert_eq!(class("/a/x.7z"), Class::Payload);
+        assert_eq!(class("/mirror/x.7z"), Class::Generic);
+    }
+
+    #[test]
+    fn a_pattern_set_past_the_check_is_an_error_that_names_it() {
+        let mut config = Config::for_upstreams(&["http://manager:8014"]).unwrap();
+        config.rules.push(crate::config::Rule { pattern: "[a".to_owned(), class: Class::Payload });
+        let error = Policy::new(&config).unwrap_err();
+        assert!(error.to_string().contains("[a"), "{error}");
+    }
+}
