@@ -1,0 +1,220 @@
+//! `Cache-Control` (RFC 9111 §5.2, RFC 5861, RFC 8246), parsed once into flags and numbers.
+//! One parser for requests and responses, because the grammar is one. Where a field contradicts itself the most
+//! restrictive reading holds; where a number cannot be read it is 0, which is stale. Nothing is decided here.
+
+use http::{HeaderMap, header};
+
+use super::field;
+
+/// A directive without a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Directive {
+    /// Keep nothing of it.
+    NoStore,
+    /// Not without successful validation. The qualified form `no-cache="field"` reads as this, as §5.2.2.4 allows.
+    NoCache,
+    /// Not in a shared cache. The qualified form `private="field"` reads as this, as §5.2.2.7 allows.
+    Private,
+    /// Any cache may store it.
+    Public,
+    /// Never stale.
+    MustRevalidate,
+    /// Never stale from a shared cache.
+    ProxyRevalidate,
+    /// Only for caches that understand the status code.
+    MustUnderstand,
+    /// Does not change while fresh: advice to clients about reloads.
+    Immutable,
+    /// The client wants a stored response or `504`.
+    OnlyIfCached,
+}
+
+/// What all `Cache-Control` lines of one message say together. Numbers are seconds, at most 2³¹.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheControl {
+    flags: u16,
+    /// Request: the greatest age accepted. Response: the freshness lifetime.
+    pub max_age: Option<u32>,
+    /// Response: the freshness lifetime in shared caches.
+    pub s_maxage: Option<u32>,
+    /// Request: how much freshness must be left.
+    pub min_fresh: Option<u32>,
+    /// Request: how much staleness is accepted; `u32::MAX` for any.
+    pub max_stale: Option<u32>,
+    /// How long past its freshness a response may be used while it cannot be had anew.
+    pub stale_if_error: Option<u32>,
+    /// Response: how long past its freshness it may be used while it is being validated.
+    pub stale_while_revalidate: Option<u32>,
+}
+
+impl CacheControl {
+    /// A request's directives. `Pragma: no-cache` counts where there is no `Cache-Control` (§5.4).
+    pub fn of_request(headers: &HeaderMap) -> Self {
+        let mut control = Self::of_response(headers);
+        if !headers.contains_key(header::CACHE_CONTROL)
+            && field::members(headers, header::PRAGMA).any(|member| member.eq_ignore_ascii_case(b"no-cache"))
+        {
+            control.set(Directive::NoCache);
+        }
+        control
+    }
+
+    /// A response's directives. `Pragma` means nothing in a response (§5.4).
+    pub fn of_response(headers: &HeaderMap) -> Self {
+        let mut control = Self::default();
+        for member in field::members(headers, header::CACHE_CONTROL) {
+            control.read(member);
+        }
+        control
+    }
+
+    /// Whether the directive is present.
+    pub const fn has(&self, directive: Directive) -> bool {
+        self.flags & (1 << directive as u16) != 0
+    }
+
+    const fn set(&mut self, directive: Directive) {
+        self.flags |= 1 << directive as u16;
+    }
+
+    fn read(&mut self, member: &[u8]) {
+        let (name, argument) = match member.iter().position(|byte| *byte == b'=') {
+            Some(at) => (member[..at].trim_ascii(), Some(&member[at + 1..])),
+            None => (member, None),
+        };
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        if let Some((_, directive)) = FLAGS.iter().find(|(known, _)| is(known)) {
+            self.set(*directive);
+        } else if is("max-age") {
+            lower(&mut self.max_age, seconds(argument));
+        } else if is("s-maxage") {
+            lower(&mut self.s_maxage, seconds(argument));
+        } else if is("min-fresh") {
+            self.min_fresh = self.min_fresh.max(Some(seconds(argument)));
+        } else if is("max-stale") {
+            lower(&mut self.max_stale, argument.map_or(u32::MAX, |_| seconds(argument)));
+        } else if is("stale-if-error") {
+            lower(&mut self.stale_if_error, seconds(argument));
+        } else if is("stale-while-revalidate") {
+            lower(&mut self.stale_while_revalidate, seconds(argument));
+        }
+    }
+}
+
+const FLAGS: [(&str, Directive); 9] = [
+    ("no-store", Directive::NoStore),
+    ("no-cache", Directive::NoCache),
+    ("private", Directive::Private),
+    ("public", Directive::Public),
+    ("must-revalidate", Directive::MustRevalidate),
+    ("proxy-revalidate", Directive::ProxyRevalidate),
+    ("must-understand", Directive::MustUnderstand),
+    ("immutable", Directive::Immutable),
+    ("only-if-cached", Directive::OnlyIfCached),
+];
+
+fn lower(slot: &mut Option<u32>, to: u32) {
+    *slot = Some(slot.map_or(to, |now| now.min(to)));
+}
+
+/// Both `max-age=5` and `max-age="5"` are accepted (§5.2); what is no number is 0 (§4.2.1: consider it stale).
+fn seconds(argument: Option<&[u8]>) -> u32 {
+    let argument = argument.unwrap_or_default();
+    let bare = argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(argument);
+    field::delta_seconds(bare).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    fn headers(name: HeaderName, lines: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(&name, HeaderValue::from_bytes(line.as_bytes()).unwrap());
+        }
+        headers
+    }
+
+    fn control(lines: &[&str]) -> CacheControl {
+        CacheControl::of_response(&headers(header::CACHE_CONTROL, lines))
+    }
+
+    #[test]
+    fn every_directive_is_read_whatever_its_case_line_or_place() {
+        for (name, directive) in FLAGS {
+            let upper = name.to_ascii_uppercase();
+            let control = control(&["max-age=1, x=\"a, b\"", &format!("foo , {upper},bar=2")]);
+            assert!(control.has(directive), "{name}");
+            assert_eq!(control.max_age, Some(1));
+            assert_eq!(control.flags.count_ones(), 1, "{name} is no other directive");
+        }
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_read_are_stale_and_great_ones_are_capped() {
+        for (line, expected) in [
+            ("max-age=60", 60),
+            ("max-age=\"60\"", 60),
+            ("max-age=99999999999999999999", 1 << 31),
+            ("max-age=-1", 0),
+            ("max-age=1.5", 0),
+            ("max-age= 60", 0),
+            ("max-age=60 s", 0),
+            ("max-age=", 0),
+            ("max-age", 0),
+            ("max-age=\"60", 0),
+            ("max-age=60, max-age=30, max-age=90", 30),
+            ("max-age=60, max-age=x", 0),
+        ] {
+            assert_eq!(control(&[line]).max_age, Some(expected), "{line}");
+        }
+        assert_eq!(control(&["s-maxage=5", "s-maxage=3"]).s_maxage, Some(3));
+        assert_eq!(control(&["xmax-age=5, max-age-x=3, foo=\"max-age=9\""]), CacheControl::default());
+    }
+
+    #[test]
+    fn repeated_request_numbers_read_as_the_strictest() {
+        assert_eq!(control(&["min-fresh=5, min-fresh=9"]).min_fresh, Some(9));
+        assert_eq!(control(&["max-stale"]).max_stale, Some(u32::MAX));
+        assert_eq!(control(&["max-stale, max-stale=9"]).max_stale, Some(9));
+        assert_eq!(control(&["max-stale=?"]).max_stale, Some(0));
+        let both = control(&["stale-if-error=9, stale-while-revalidate=4"]);
+        assert_eq!((both.stale_if_error, both.stale_while_revalidate), (Some(9), Some(4)));
+    }
+
+    #[test]
+    fn qualified_forms_read_as_unqualified() {
+        assert!(control(&["private=\"set-cookie\""]).has(Directive::Private));
+        assert!(control(&["no-cache=set-cookie"]).has(Directive::NoCache));
+    }
+
+    #[test]
+    fn octets_outside_ascii_hide_no_directive() {
+        assert!(control(&["caf\u{e9}=1, no-store"]).has(Directive::NoStore));
+    }
+
+    #[test]
+    fn pragma_counts_in_a_request_without_cache_control_only() {
+        let pragma = headers(header::PRAGMA, &["x, No-Cache"]);
+        assert!(CacheControl::of_request(&pragma).has(Directive::NoCache));
+        assert!(!CacheControl::of_response(&pragma).has(Directive::NoCache));
+        let mut both = pragma;
+        both.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=5"));
+        assert!(!CacheControl::of_request(&both).has(Directive::NoCache));
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_parse_and_a_listed_no_store_is_never_missed(
+            before in "[ -~\u{80}-\u{ff}\t]{0,40}", after in "[ -~]{0,40}"
+        ) {
+            // A quote before it may rightly make it part of a quoted string.
+            let before = before.replace('"', "'");
+            let line = format!("{before},no-store,{after}");
+            prop_assert!(control(&[&line]).has(Directive::NoStore));
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! `Cache-Status` (RFC 9211): what the relay did with a request, in the one vocabulary of the field, the access log and
+//! the metrics. A value here is a statement of fact made when the request is answered; it decides nothing.
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::field;
+use super::freshness::Why;
+use super::storable::Unstorable;
+
+/// What the relay did with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheStatus {
+    /// Served from the store without going forward.
+    Hit,
+    /// Served stale from the store, while it is being validated.
+    StaleWhileRevalidate,
+    /// Served stale because validation failed: with this upstream's status, or without any answer.
+    StaleIfError(Option<StatusCode>),
+    /// Served from the store after an upstream said `304`.
+    Revalidated {
+        /// Why it was asked.
+        why: Why,
+        /// Another request's validation answered this one too.
+        collapsed: bool,
+    },
+    /// Answered with what an upstream sends.
+    Forwarded(Forward, Outcome),
+    /// Passed through: the class or the configuration keeps the path out of the cache.
+    Bypass,
+    /// Passed through: the method is never cached.
+    Method,
+    /// `504`, because the client wanted a stored response only and there is none.
+    OnlyIfCached,
+    /// An error of the relay's own, because no upstream gave a response.
+    Failed,
+}
+
+/// Why a request went forward (RFC 9211 §2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// Nothing is stored under the key.
+    UriMiss,
+    /// What is stored under the key is for other selecting fields.
+    VaryMiss,
+    /// What is stored was stale, and an upstream had a new version.
+    Stale,
+    /// What is stored was not fresh enough for the request, and an upstream had a new version.
+    Request,
+    /// Only some of the bytes asked for are stored.
+    Partial,
+}
+
+/// What became of a response that was fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes into the store.
+    Stored,
+    /// It is the response to another client's request, which this one follows.
+    Collapsed,
+    /// It is not stored, for this reason.
+    NotStored(Unstorable),
+    /// It is not stored, because the store cannot take it.
+    StoreFailed,
+}
+
+impl CacheStatus {
+    /// Every label that [`as_str`](Self::as_str) gives, for the label set of a metric.
+    pub const LABELS: [&'static str; 9] =
+        ["hit", "stale", "revalidated", "expired", "collapsed", "miss", "bypass", "only-if-cached", "failed"];
+
+    /// The short form in access logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::StaleWhileRevalidate | Self::StaleIfError(_) => "stale",
+            Self::Revalidated { .. } => "revalidated",
+            Self::Forwarded(_, Outcome::Collapsed) => "collapsed",
+            Self::Forwarded(Forward::Stale, _) => "expired",
+            Self::Forwarded(..) => "miss",
+            Self::Bypass | Self::Method => "bypass",
+            Self::OnlyIfCached => "only-if-cached",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Appends the relay's member after those already there: the first is nearest the origin. A response that the
+    /// relay made up itself gets none (§2).
+    pub fn append_to(self, headers: &mut HeaderMap) {
+        if let Some(value) = self.value() {
+            headers.append(header::CACHE_STATUS, value);
+        }
+    }
+
+    fn value(self) -> Option<HeaderValue> {
+        const HIT: HeaderValue = HeaderValue::from_static("gupd; hit");
+        const STORED: HeaderValue = HeaderValue::from_static("gupd; fwd=uri-miss; stored");
+        const COLLAPSED: HeaderValue = HeaderValue::from_static("gupd; fwd=uri-miss; collapsed");
+        const REVALIDATED: HeaderValue = HeaderValue::from_static("gupd; fwd=stale; fwd-status=304");
+        const BYPASS: HeaderValue = HeaderValue::from_static("gupd; fwd=bypass");
+        const METHOD: HeaderValue = HeaderValue::from_static("gupd; fwd=method");
+
+        Some(match self {
+            Self::Hit => HIT,
+            Self::StaleWhileRevalidate => {
+                HeaderValue::from_static("gupd; hit; detail=stale-while-revalidate")
+            }
+            // Nothing came back, so nothing was forwarded in the sense of §2.2.
+            Self::StaleIfError(None) => HeaderValue::from_static("gupd; hit; detail=stale-if-error"),
+            Self::StaleIfError(Some(status)) => field::composed(format!(
+                "gupd; fwd=stale; fwd-status={}; detail=stale-if-error",
+                status.as_u16()
+            )),
+            Self::Revalidated { why: Why::Stale, collapsed: false } => REVALIDATED,
+            Self::Revalidated { why, collapsed } => {
+                let collapsed = if collapsed { "; collapsed" } else { "" };
+                let why = Forward::from(why).as_str();
+                field::composed(format!("gupd; fwd={why}; fwd-status=304{collapsed}"))
+            }
+            Self::Forwarded(Forward::UriMiss, Outcome::Stored) => STORED,
+            Self::Forwarded(Forward::UriMiss, Outcome::Collapsed) => COLLAPSED,
+            Self::Forwarded(forward, outcome) => {
+                let (parameter, detail) = match outcome {
+                    Outcome::Stored => ("; stored", ""),
+                    Outcome::Collapsed => ("; collapsed", ""),
+                    Outcome::NotStored(reason) => ("; detail=", reason.as_str()),
+                    Outcome::StoreFailed => ("; detail=", "store-failed"),
+                };
+                field::composed(format!("gupd; fwd={}{parameter}{detail}", forward.as_str()))
+            }
+            Self::Bypass => BYPASS,
+            Self::Method => METHOD,
+            Self::OnlyIfCached | Self::Failed => return None,
+        })
+    }
+}
+
+impl Forward {
+    /// The value of the `fwd` parameter.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Stale => "stale",
+            Self::Request => "request",
+            Self::Partial => "partial",
+        }
+    }
+}
+
+impl From<Why> for Forward {
+    fn from(why: Why) -> Self {
+        match why {
+            Why::Stale => Self::Stale,
+            Why::Request => Self::Request,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples() -> Vec<(CacheStatus, Option<&'static str>, &'static str)> {
+        use CacheStatus::*;
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        vec![
+            (Hit, Some("gupd; hit"), "hit"),
+            (StaleWhileRevalidate, Some("gupd; hit; detail=stale-while-revalidate"), "stale"),
+            (StaleIfError(None), Some("gupd; hit; detail=stale-if-error"), "stale"),
+            (
+                StaleIfError(Some(unavailable)),
+                Some("gupd; fwd=stale; fwd-status=503; detail=stale-if-error"),
+                "stale",
+            ),
+            (
+                Revalidated { why: Why::Stale, collapsed: false },
+                Some("gupd; fwd=stale; fwd-status=304"),
+                "revalidated",
+            ),
+            (
+                Revalidated { why: Why::Request, collapsed: true },
+                Some("gupd; fwd=request; fwd-status=304; collapsed"),
+                "revalidated",
+            ),
+            (Forwarded(Forward::UriMiss, Outcome::Stored), Some("gupd; fwd=uri-miss; stored"), "miss"),
+            (
+                Forwarded(Forward::UriMiss, Outcome::Collapsed),
+                Some("gupd; fwd=uri-miss; collapsed"),
+                "collapsed",
+            ),
+            (Forwarded(Forward::VaryMiss, Outcome::Stored), Some("gupd; fwd=vary-miss; stored"), "miss"),
+            (Forwarded(Forward::Stale, Outcome::Stored), Some("gupd; fwd=stale; stored"), "expired"),
+            (
+                Forwarded(Forward::Request, Outcome::StoreFailed),
+                Some("gupd; fwd=request; detail=store-failed"),
+                "miss",
+            ),
+            (
+                Forwarded(Forward::Partial, Outcome::NotStored(Unstorable::NoStore)),
+                Some("gupd; fwd=partial; detail=no-store"),
+                "miss",
+            ),
+            (Bypass, Some("gupd; fwd=bypass"), "bypass"),
+            (Method, Some("gupd; fwd=method"), "bypass"),
+            (OnlyIfCached, None, "only-if-cached"),
+            (Failed, None, "failed"),
+        ]
+    }
+
+    #[test]
+    fn every_status_reads_as_rfc_9211_writes_it() {
+        for (status, member, label) in samples() {
+            let value = status.value();
+            assert_eq!(value.as_ref().map(|value| value.to_str().unwrap()), member);
+            assert_eq!(status.as_str(), label);
+        }
+    }
+
+    #[test]
+    fn the_labels_of_a_metric_are_exactly_those_that_occur() {
+        let mut occurring: Vec<_> = samples().iter().map(|(status, ..)| status.as_str()).collect();
+        let mut declared = CacheStatus::LABELS.to_vec();
+        occurring.sort_unstable();
+        occurring.dedup();
+        declared.sort_unstable();
+        assert_eq!(occurring, declared);
+    }
+
+    #[test]
+    fn the_relays_member_comes_after_those_nearer_the_origin() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::CACHE_STATUS, HeaderValue::from_static("parent; hit"));
+        CacheStatus::Hit.append_to(&mut headers);
+        CacheStatus::Failed.append_to(&mut headers);
+        let members: Vec<_> = headers.get_all(header::CACHE_STATUS).iter().collect();
+        assert_eq!(members, ["parent; hit", "gupd; hit"]);
+    }
+}

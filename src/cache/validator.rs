@@ -1,0 +1,213 @@
+//! Validators (RFC 9110 §8.8): entity tags and their two comparisons, the validator strong enough to join bytes by,
+//! the conditions that validate a stored response, and whether a `304` speaks of it. What a client's own conditions
+//! come to is `proxy::conditional`'s business.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::field;
+
+/// One entity tag (§8.8.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntityTag<'a> {
+    weak: bool,
+    opaque: &'a [u8],
+}
+
+impl<'a> EntityTag<'a> {
+    /// Reads a whole value, such as an `ETag` field's; `None` if it is not exactly one entity tag.
+    pub fn parse(value: &'a [u8]) -> Option<Self> {
+        Self::split(value.trim_ascii()).filter(|(_, rest)| rest.is_empty()).map(|(tag, _)| tag)
+    }
+
+    /// The tag of a response.
+    pub fn of(headers: &'a HeaderMap) -> Option<Self> {
+        Self::parse(headers.get(header::ETAG)?.as_bytes())
+    }
+
+    /// The tags in a list such as `If-None-Match`, over all lines. From a member that is no tag the rest of its line
+    /// is left out: nothing says where the next one begins, and a tag not read matches nothing.
+    pub fn list(headers: &'a HeaderMap, name: HeaderName) -> impl Iterator<Item = Self> {
+        headers.get_all(name).into_iter().flat_map(|line| {
+            let mut rest = line.as_bytes();
+            std::iter::from_fn(move || {
+                while let [b',' | b' ' | b'\t', after @ ..] = rest {
+                    rest = after;
+                }
+                let (tag, after) = Self::split(rest)?;
+                rest = after.trim_ascii_start();
+                matches!(rest, [] | [b',', ..]).then_some(tag)
+            })
+        })
+    }
+
+    /// Strong comparison (§8.8.3.2): the same octets.
+    pub fn strongly_equals(&self, other: &EntityTag<'_>) -> bool {
+        !self.weak && !other.weak && self.opaque == other.opaque
+    }
+
+    /// Weak comparison (§8.8.3.2): as good as the same.
+    pub fn weakly_equals(&self, other: &EntityTag<'_>) -> bool {
+        self.opaque == other.opaque
+    }
+
+    // A backslash is an ordinary character in an entity tag, unlike in a quoted string.
+    fn split(text: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (weak, quoted) = match text.strip_prefix(b"W/") {
+            Some(quoted) => (true, quoted),
+            None => (false, text),
+        };
+        let inner = quoted.strip_prefix(b"\"")?;
+        let end = inner.iter().position(|byte| !matches!(byte, 0x21 | 0x23..=0x7e | 0x80..))?;
+        let after = inner[end..].strip_prefix(b"\"")?;
+        Some((Self { weak, opaque: &inner[..end] }, after))
+    }
+}
+
+/// The value for `If-Range` when the rest of a broken-off body is asked for: equal only if every byte is.
+///
+/// A strong `ETag`; without any `ETag`, a `Last-Modified` at least one second before `Date` (§8.8.2.2), because a file
+/// can change twice within the second. A response with a weak or malformed `ETag` has none: §13.1.5 forbids the date
+/// when there is a tag.
+pub fn strong_validator(response: &HeaderMap) -> Option<HeaderValue> {
+    match response.get(header::ETAG) {
+        Some(value) => EntityTag::parse(value.as_bytes()).filter(|tag| !tag.weak).map(|_| value.clone()),
+        None => {
+            is_last_modified_strong(response).then(|| response.get(header::LAST_MODIFIED).cloned()).flatten()
+        }
+    }
+}
+
+/// Whether `Last-Modified` identifies the bytes (§8.8.2.2).
+pub fn is_last_modified_strong(response: &HeaderMap) -> bool {
+    match (field::date(response, header::LAST_MODIFIED), field::date(response, header::DATE)) {
+        (Some(modified), Some(date)) => date.saturating_sub(modified) >= 1000,
+        _ => false,
+    }
+}
+
+/// Makes a request validate `stored` (RFC 9111 §4.3.1), in place of whatever conditions or range it had, since its
+/// answer is for the relay. `false` if the stored response has no validator, and the request then asks for everything.
+pub fn validate(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
+    for name in [
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_UNMODIFIED_SINCE,
+        header::IF_RANGE,
+        header::RANGE,
+    ] {
+        request.remove(name);
+    }
+    let mut validated = false;
+    for (validator, condition) in
+        [(header::ETAG, header::IF_NONE_MATCH), (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE)]
+    {
+        if let Some(value) = stored.get(validator) {
+            request.insert(condition, value.clone());
+            validated = true;
+        }
+    }
+    validated
+}
+
+/// Whether a `304` speaks of `stored` (RFC 9111 §4.3.4). One that names another version must not freshen it; the
+/// relay then asks again without conditions.
+pub fn confirms(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
+    match (EntityTag::of(not_modified), EntityTag::of(stored)) {
+        (Some(new), Some(old)) if !new.weak => new.strongly_equals(&old),
+        (Some(new), Some(old)) => new.weakly_equals(&old),
+        (Some(new), None) if !new.weak => false,
+        _ => match (not_modified.get(header::LAST_MODIFIED), stored.get(header::LAST_MODIFIED)) {
+            (Some(new), Some(old)) => field::parse_date(new) == field::parse_date(old),
+            // A 304 without validators answers the conditions it was sent (§4.3.4, third case).
+            _ => true,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T0: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const T1: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+
+    fn headers(fields: &[(HeaderName, &str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn entity_tags_compare_as_the_table_of_rfc_9110_section_8_8_3_2() {
+        for (a, b, strong, weak) in [
+            (r#"W/"1""#, r#"W/"1""#, false, true),
+            (r#"W/"1""#, r#"W/"2""#, false, false),
+            (r#"W/"1""#, r#""1""#, false, true),
+            (r#""1""#, r#""1""#, true, true),
+        ] {
+            let (a, b) = (EntityTag::parse(a.as_bytes()).unwrap(), EntityTag::parse(b.as_bytes()).unwrap());
+            assert_eq!((a.strongly_equals(&b), a.weakly_equals(&b)), (strong, weak));
+        }
+        for bad in ["", "1", "\"1", "1\"", "w/\"1\"", "W/ \"1\"", "\"a b\"", "\"1\" x", "\"1\",\"2\""] {
+            assert_eq!(EntityTag::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_tags_is_read_with_commas_and_backslashes_inside_them() {
+        let list = |line: &str| {
+            let headers = headers(&[(header::IF_MATCH, line)]);
+            let tags = EntityTag::list(&headers, header::IF_MATCH);
+            tags.map(|tag| String::from_utf8(tag.opaque.to_vec()).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(list(r#"  "a,b" ,, W/"c\",	"" "#), ["a,b", "c\\", ""]);
+        assert_eq!(list(r#""a", b, "c""#), ["a"]);
+        assert!(list(r#""a" "b""#).is_empty());
+    }
+
+    #[test]
+    fn bytes_are_joined_by_a_strong_tag_or_an_old_enough_date_only() {
+        use header::{DATE, ETAG, LAST_MODIFIED};
+        for (fields, expected) in [
+            (&[(ETAG, "\"a\""), (LAST_MODIFIED, T0), (DATE, T1)][..], Some("\"a\"")),
+            (&[(ETAG, "W/\"a\""), (LAST_MODIFIED, T0), (DATE, T1)], None),
+            (&[(ETAG, "a"), (LAST_MODIFIED, T0), (DATE, T1)], None),
+            (&[(LAST_MODIFIED, T0), (DATE, T1)], Some(T0)),
+            (&[(LAST_MODIFIED, T0), (DATE, T0)], None),
+            (&[(LAST_MODIFIED, T1), (DATE, T0)], None),
+            (&[(LAST_MODIFIED, T0)], None),
+            (&[], None),
+        ] {
+            let found = strong_validator(&headers(fields));
+            assert_eq!(found.as_ref().map(|v| v.to_str().unwrap()), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_validating_request_has_the_stored_validators_and_no_other_condition() {
+        let mut request =
+            headers(&[(header::IF_MATCH, "*"), (header::RANGE, "bytes=0-"), (header::ACCEPT, "x")]);
+        assert!(validate(&mut request, &headers(&[(header::ETAG, "W/\"a\""), (header::LAST_MODIFIED, T0)])));
+        let expected =
+            [(header::ACCEPT, "x"), (header::IF_NONE_MATCH, "W/\"a\""), (header::IF_MODIFIED_SINCE, T0)];
+        assert_eq!(request, headers(&expected));
+        assert!(!validate(&mut request, &headers(&[])));
+        assert_eq!(request, headers(&expected[..1]));
+    }
+
+    #[test]
+    fn a_304_freshens_only_the_version_it_names() {
+        use header::{ETAG, LAST_MODIFIED};
+        for (new, stored, expected) in [
+            (&[(ETAG, "\"a\"")][..], &[(ETAG, "\"a\"")][..], true),
+            (&[(ETAG, "\"b\"")], &[(ETAG, "\"a\"")], false),
+            (&[(ETAG, "\"a\"")], &[(ETAG, "W/\"a\"")], false),
+            (&[(ETAG, "W/\"a\"")], &[(ETAG, "\"a\"")], true),
+            (&[(ETAG, "\"a\"")], &[(LAST_MODIFIED, T0)], false),
+            (&[(LAST_MODIFIED, T0)], &[(ETAG, "\"a\""), (LAST_MODIFIED, T0)], true),
+            (&[(LAST_MODIFIED, T1)], &[(LAST_MODIFIED, T0)], false),
+            (&[], &[(ETAG, "\"a\"")], true),
+        ] {
+            assert_eq!(confirms(&headers(new), &headers(stored)), expected, "{new:?} {stored:?}");
+        }
+    }
+}
