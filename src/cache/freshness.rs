@@ -1,14 +1,13 @@
-//! How long a stored response is good: age and lifetime (RFC 9111 §4.2), staleness (§4.2.4, RFC 5861), and the class
-//! rules that replace them. Headers are read once, when a response is stored or loaded; afterwards a verdict is
+//! Whether a stored response may be used: age against lifetime (RFC 9111 §4.2), staleness (§4.2.4, RFC 5861), and the
+//! class rules that replace them. Headers are read once, when a response is stored or loaded; afterwards a verdict is
 //! arithmetic on a `Copy` value. Relies on `storable` having let the response in; knows nothing of upstreams.
-
-use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
 
 use super::control::{CacheControl, Directive};
 use super::field;
-use super::storable::{is_negative, is_ruled_by_class, may_be_heuristic};
+use super::lifetime::{self, millis, seconds};
+use super::storable::is_ruled_by_class;
 use crate::clock::UnixMillis;
 use crate::config::{self, Class};
 
@@ -66,39 +65,29 @@ impl Freshness {
     ) -> Self {
         let control = CacheControl::of_response(headers);
         let date = field::date(headers, header::DATE).unwrap_or(response_time);
-        let initial_age = corrected_initial_age(headers, date, request_time, response_time);
+        let initial_age = lifetime::initial_age(headers, date, request_time, response_time);
         let by_class = is_ruled_by_class(status, class);
-        let lifetime = if by_class {
-            class_lifetime(status, class, config).saturating_add(initial_age)
-        } else if let Some(lifetime) = explicit_lifetime(&control, headers, date) {
-            lifetime
-        } else if is_negative(status) {
-            millis(config.generic_negative).saturating_add(initial_age)
-        } else if may_be_heuristic(status, &control) {
-            heuristic_lifetime(headers, date, config)
-        } else {
-            0
-        };
-        let demands = Demands {
-            validation: control.has(Directive::NoCache) && !by_class,
-            never_stale: control.has(Directive::MustRevalidate) || control.has(Directive::ProxyRevalidate),
-            deaf: class == Class::Payload && by_class,
-        };
+        let lifetime = lifetime::of(status, headers, &control, date, initial_age, class, config);
+        let forbids_stale = control.has(Directive::MustRevalidate) || control.has(Directive::ProxyRevalidate);
         let (stale_while_revalidate, stale_if_error) = match class {
-            _ if demands.never_stale => (0, 0),
+            _ if forbids_stale => (0, 0),
             Class::Payload if by_class => (0, 0),
             Class::Catalog if by_class => (0, millis(config.stale_if_error)),
             _ => (
                 control.stale_while_revalidate.map_or(0, seconds),
                 // §5.2.2.10: s-maxage forbids staleness like proxy-revalidate does. An origin that grants staleness in
-                // the same response means that grant, as every CDN reads it; the administrator's default is none.
+                // the same response means that grant, as CDNs read it; the administrator's default is none.
                 control.stale_if_error.map(seconds).unwrap_or(match control.s_maxage {
                     Some(_) => 0,
                     None => millis(config.stale_if_error),
                 }),
             ),
         };
-        let demands = Demands { never_stale: demands.never_stale || control.s_maxage.is_some(), ..demands };
+        let demands = Demands {
+            validation: control.has(Directive::NoCache) && !by_class,
+            never_stale: forbids_stale || control.s_maxage.is_some(),
+            deaf: class == Class::Payload && by_class,
+        };
         Self {
             received: response_time,
             initial_age,
@@ -116,8 +105,8 @@ impl Freshness {
 
     /// What may be done with the response for a request that says `request`.
     ///
-    /// A payload and its negative responses do not listen to the request: clients that send `no-cache` with every
-    /// request, as WinINet and curl users do, would otherwise make each of them cross the WAN.
+    /// A payload and its negative responses do not listen to the request: a site of clients that send
+    /// `no-cache` with every request would otherwise make each of them cross the WAN.
     pub fn judge(&self, now: UnixMillis, request: &CacheControl) -> Verdict {
         let age = self.current_age(now);
         let fresh_for = self.lifetime.saturating_sub(age);
@@ -166,8 +155,6 @@ impl Freshness {
     }
 }
 
-const FOREVER: i64 = i64::MAX;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Demands {
     // no-cache: never without validation.
@@ -178,52 +165,12 @@ struct Demands {
     deaf: bool,
 }
 
-/// §4.2.3, with the age that the response arrived with.
-fn corrected_initial_age(headers: &HeaderMap, date: i64, request_time: i64, response_time: i64) -> i64 {
-    // §5.1: the first member counts; an invalid one is ignored.
-    let age_value =
-        field::members(headers, header::AGE).next().and_then(field::delta_seconds).map_or(0, seconds);
-    let apparent_age = response_time.saturating_sub(date).max(0);
-    let response_delay = response_time.saturating_sub(request_time).max(0);
-    apparent_age.max(age_value.saturating_add(response_delay))
-}
-
-fn class_lifetime(status: StatusCode, class: Class, config: &config::Cache) -> i64 {
-    match (class, status) {
-        (Class::Payload, StatusCode::OK) => FOREVER,
-        (Class::Payload, _) => millis(config.payload_negative),
-        (Class::Catalog, StatusCode::OK) => millis(config.catalog_fresh),
-        (Class::Catalog, _) => millis(config.catalog_negative),
-        (Class::Private | Class::Generic, _) => 0,
-    }
-}
-
-/// §4.2.1. Of several `Expires` the earliest counts, and an invalid one is in the past (§5.3).
-fn explicit_lifetime(control: &CacheControl, headers: &HeaderMap, date: i64) -> Option<i64> {
-    let expires = || {
-        let times = headers.get_all(header::EXPIRES).iter();
-        times.map(|value| field::parse_date(value).map_or(0, |at| at.saturating_sub(date).max(0))).min()
-    };
-    control.s_maxage.or(control.max_age).map(seconds).or_else(expires)
-}
-
-/// §4.2.2: a tenth of the time for which the response had not been modified when it was generated.
-fn heuristic_lifetime(headers: &HeaderMap, date: i64, config: &config::Cache) -> i64 {
-    field::date(headers, header::LAST_MODIFIED)
-        .map_or(0, |modified| (date.saturating_sub(modified).max(0) / 10).min(millis(config.heuristic_max)))
-}
-
-fn seconds(seconds: u32) -> i64 {
-    i64::from(seconds) * 1000
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(FOREVER)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::cache::lifetime::FOREVER;
     use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
@@ -264,34 +211,6 @@ mod tests {
     fn fresh_seconds(freshness: &Freshness) -> i64 {
         let is_fresh = |s: &i64| freshness.judge(NOW + s * 1000, &plain()) == Verdict::Fresh;
         (0..200_000).position(|s| !is_fresh(&s)).map_or(FOREVER, |s| i64::try_from(s).unwrap())
-    }
-
-    #[test]
-    fn the_lifetime_is_the_first_that_rfc_9111_section_4_2_1_finds() {
-        let expires = "expires: Sun, 06 Nov 1994 08:50:37 GMT"; // 60 s later
-        let modified = "last-modified: Sun, 06 Nov 1994 08:32:57 GMT"; // 1,000 s before
-        for (status, response, expected) in [
-            (200, "cache-control: max-age=10, s-maxage=20|".to_owned() + expires, 20),
-            (200, "cache-control: max-age=10|".to_owned() + expires, 10),
-            (200, format!("{DATE}|{expires}|{modified}"), 60),
-            (200, format!("{expires}|expires: 0"), 0),
-            (200, "expires: Sun, 06 Nov 1994 08:49:36 GMT".to_owned(), 0),
-            (200, format!("cache-control: max-age=x|{expires}"), 0),
-            (200, format!("{DATE}|{modified}"), 100),
-            (200, format!("{DATE}|last-modified: Sun, 06 Nov 1994 09:49:37 GMT"), 0),
-            (200, format!("{DATE}|last-modified: Tue, 06 Nov 1984 08:49:37 GMT"), 86_400),
-            (302, format!("{DATE}|{modified}"), 0),
-            (302, format!("{DATE}|{modified}|cache-control: public"), 100),
-            (404, format!("{DATE}|{modified}"), 30),
-            (404, format!("cache-control: max-age=7|{DATE}"), 7),
-            (200, DATE.to_owned(), 0),
-        ] {
-            assert_eq!(
-                fresh_seconds(&received(status, &response, Class::Generic)),
-                expected,
-                "{status} {response}"
-            );
-        }
     }
 
     #[test]

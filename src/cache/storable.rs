@@ -77,8 +77,8 @@ impl Unstorable {
 /// Whether the response to a request may be stored, and if not, why.
 ///
 /// A payload's or catalog's `200`, and a negative response of either, needs no permission: managers serve them as
-/// static files, with validators and no `Cache-Control` (Apache) or with a site-wide `no-cache`, `max-age=0` or session
-/// cookie (IIS, load balancers) that was never meant for them; their name or the relay's schedule says how long they
+/// static files, with validators and either no `Cache-Control` or a `no-cache`, `max-age=0` or session cookie that was
+/// configured for the whole web server or load balancer and never meant for them; their name or the relay's schedule says how long they
 /// are good, and their `Set-Cookie` is dropped when they are stored. What protects somebody is never overruled:
 /// `no-store` of either side, `private`, credentials, `Vary: *`.
 pub fn storable(
