@@ -1,1 +1,5 @@
 //! Under construction.
+
+pub mod conditional;
+pub mod multipart;
+pub mod range;
