@@ -1,1 +1,158 @@
-//! Under construction.
+//! The store: blobs on disk named by their SHA-256, an index of the objects that have them, and their hot chunks in
+//! memory. Owns the folder `store.dir` and everything in it, locked against a second process; relies on the
+//! [`Clock`] and on nothing else of gupd. It knows no HTTP beyond a response's stored head, and decides nothing about
+//! freshness.
+//!
+//! Its promises: an object exists when its whole body is on disk; no byte leaves that was not checked against its
+//! block's checksum; `quota` and `min_free` hold even while filling; memory stays bounded whatever readers do. No call
+//! blocks an async thread, except [`Store::open`], which is called before there is one.
+
+mod blob;
+mod error;
+mod evict;
+mod facts;
+mod flight;
+mod folder;
+mod id;
+mod index;
+mod memory;
+mod object;
+mod partial;
+mod read;
+mod room;
+mod trailer;
+mod writer;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::sync::Semaphore;
+
+pub use self::blob::MAX_OPEN_BLOBS;
+pub use self::error::{Limit, ReadError, StoreError};
+pub use self::facts::{Eviction, Facts, Removed};
+pub use self::id::{BlobId, NotABlobId};
+pub use self::memory::{Charge, ChunkMemory, PIECES_MAX, PINNED_MAX};
+pub use self::object::{NewObject, Object};
+pub use self::partial::Partial;
+pub use self::read::Source;
+pub use self::writer::{Committed, Writer};
+
+use self::blob::OpenBlobs;
+use self::facts::Counters;
+use self::flight::Flights;
+use self::folder::{Folder, FolderLock};
+use self::index::{Index, Which};
+use self::read::{DISK_READS, Load, Loaded};
+use self::room::Room;
+use crate::clock::{Clock, UnixMillis};
+use crate::config;
+
+/// Bytes of a chunk: the unit of memory caching and of a fill's demand.
+pub const CHUNK: u64 = 1 << 20;
+
+/// Bytes of a block: the unit of verification, so that a slow client's piece is checked without a chunk in memory.
+pub const BLOCK: u64 = 64 << 10;
+
+/// Variants of one key (RFC 9111 §4.1), at most; the oldest give way. An origin that varies by `User-Agent` could
+/// otherwise fill the index under one key.
+pub const MAX_VARIANTS: usize = 8;
+
+/// Keys of evicted objects kept for the next [`Store::maintain`]. One that is not told of is found missing when read.
+const FORGOTTEN_MAX: usize = 1 << 16;
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    folder: Arc<Folder>,
+    room: Arc<Room>,
+    index: Index,
+    memory: Arc<ChunkMemory>,
+    open: Arc<OpenBlobs>,
+    loads: Flights<Load, Loaded>,
+    disk_reads: Semaphore,
+    counters: Arc<Counters>,
+    forgotten: Mutex<Vec<Arc<str>>>,
+    swept: AtomicBool,
+    clock: Clock,
+    max_unused: Duration,
+    /// Last: given up when everything above is closed.
+    _lock: FolderLock,
+}
+
+impl Store {
+    /// Opens the folder, or begins it. Blocks. Removes half-written fills; takes no longer for a million objects.
+    pub fn open(config: &config::Store, clock: Clock) -> Result<Arc<Self>, StoreError> {
+        let (folder, lock) = Folder::open(&config.dir)?;
+        let room = Room::new(config.quota, config.min_free);
+        let counters = Arc::<Counters>::default();
+        let index = Index::open(Arc::clone(&folder), Arc::clone(&room), Arc::clone(&counters), clock.now())?;
+        Ok(Arc::new(Self {
+            folder,
+            room,
+            index,
+            memory: Arc::new(ChunkMemory::new(config.memory)),
+            open: Arc::new(OpenBlobs::new()),
+            loads: Flights::new(),
+            disk_reads: Semaphore::new(DISK_READS),
+            counters,
+            forgotten: Mutex::default(),
+            swept: AtomicBool::new(false),
+            clock,
+            max_unused: config.max_unused,
+            _lock: lock,
+        }))
+    }
+
+    /// All variants of a key, newest first, at most [`MAX_VARIANTS`].
+    pub async fn lookup(&self, key: &str) -> Result<Vec<Object>, StoreError> {
+        self.index.find(key).await
+    }
+
+    /// Gives an object the header fields and times of a `304` (RFC 9111 §4.3.4). Nothing if it is gone.
+    pub async fn refresh(
+        &self,
+        object: i64,
+        headers: &HeaderMap,
+        request_time: UnixMillis,
+        response_time: UnixMillis,
+    ) -> Result<(), StoreError> {
+        let (headers, failed) = (object::encode_headers(headers), self.index.failure());
+        let work = move |change: &mut index::Change<'_>| {
+            change.refresh(object, &headers, request_time, response_time).map_err(failed)
+        };
+        self.index.change(work).await.map(drop)
+    }
+
+    /// Removes all variants of a key, and blobs that no other object has.
+    pub async fn remove(&self, key: &str) -> Result<(), StoreError> {
+        let key = key.to_owned();
+        self.remove_objects(move || Which::Key(key)).await.map(drop)
+    }
+
+    /// Removes a damaged blob and all objects that have it; gives their keys.
+    pub async fn discard(&self, blob: BlobId) -> Result<Vec<Arc<str>>, StoreError> {
+        let removed = self.remove_objects(move || Which::Blob(blob)).await?;
+        self.open.forget(blob);
+        self.counters.evicted(Eviction::Damaged, removed.removed);
+        Ok(removed.keys)
+    }
+
+    /// Writes down when objects were last used. Uses lost with the process make eviction a little less exact.
+    pub async fn record_use(&self, uses: Vec<(i64, UnixMillis)>) -> Result<(), StoreError> {
+        let failed = self.index.failure();
+        self.index.change(move |change| change.record_use(&uses).map_err(failed)).await.map(drop)
+    }
+
+    /// Figures for metrics and status.
+    pub fn facts(&self) -> Facts {
+        self.counters.facts(self.memory.held())
+    }
+
+    /// The memory that bodies are held in.
+    pub fn chunk_memory(&self) -> &ChunkMemory {
+        &self.memory
+    }
+}

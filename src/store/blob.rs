@@ -1,0 +1,167 @@
+//! Committed blobs on disk: opening them, which checks footer and trailer, and reading them, which checks every block
+//! before its bytes are seen by anyone. Nothing the disk says is believed: a short file, a wrong length, a name that
+//! is not the content's are damage, not surprises. Everything here blocks.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::BLOCK;
+use super::error::ReadError;
+use super::facts::OpenFile;
+use super::folder::Folder;
+use super::id::BlobId;
+use super::trailer::{FOOTER, Fault, Footer, Trailer};
+
+/// Files of blobs kept open, at most: below the 1,024 descriptors a service starts with, beside its sockets.
+pub const MAX_OPEN_BLOBS: u64 = 512;
+
+/// Bytes of their checksum tables, at most (a table is 1/4096 of its blob: 16 MiB for 64 GiB of open blobs).
+const TABLES_MAX: u64 = 16 << 20;
+
+/// A file nobody read in this time is closed; until then a reader in the middle of an evicted blob goes on.
+const OPEN_IDLE: Duration = Duration::from_secs(60);
+
+/// An open blob.
+#[derive(Debug)]
+pub(super) struct OpenBlob {
+    id: BlobId,
+    file: File,
+    len: u64,
+    checksums: Box<[u128]>,
+    _open: OpenFile,
+}
+
+/// Blobs kept open.
+#[derive(Debug)]
+pub(super) struct OpenBlobs(moka::sync::Cache<BlobId, Arc<OpenBlob>>);
+
+impl OpenBlobs {
+    pub(super) fn new() -> Self {
+        let weight = |_: &BlobId, blob: &Arc<OpenBlob>| {
+            let table = size_of_val(&*blob.checksums) as u64;
+            u32::try_from(table.max(TABLES_MAX / MAX_OPEN_BLOBS)).unwrap_or(u32::MAX)
+        };
+        let cache = moka::sync::Cache::builder().max_capacity(TABLES_MAX).weigher(weight);
+        Self(cache.time_to_idle(OPEN_IDLE).build())
+    }
+
+    /// The open blob; opens it if needed.
+    pub(super) fn open(
+        &self,
+        folder: &Folder,
+        id: BlobId,
+        len: u64,
+        open: impl FnOnce() -> OpenFile,
+    ) -> Result<Arc<OpenBlob>, ReadError> {
+        let blob = match self.0.get(&id) {
+            Some(blob) => blob,
+            None => {
+                let blob = Arc::new(OpenBlob::open(&folder.blob(id), id, open())?);
+                self.0.insert(id, Arc::clone(&blob));
+                self.0.run_pending_tasks();
+                blob
+            }
+        };
+        if blob.len == len { Ok(blob) } else { Err(damaged(id, "length differs from the index's")) }
+    }
+
+    /// Forgets a damaged blob, so that the file that replaces it is opened.
+    pub(super) fn forget(&self, id: BlobId) {
+        self.0.invalidate(&id);
+    }
+
+    /// Closes files that idled.
+    pub(super) fn maintain(&self) {
+        self.0.run_pending_tasks();
+    }
+}
+
+impl OpenBlob {
+    fn open(path: &Path, id: BlobId, open: OpenFile) -> Result<Self, ReadError> {
+        let file = File::open(path).map_err(|error| failed(id, error))?;
+        let trailer = read_trailer(&file).map_err(|fault| match fault {
+            FileFault::Damaged(fault) => damaged(id, fault),
+            FileFault::Io(error) => failed(id, error),
+        })?;
+        if trailer.1.id != id {
+            return Err(damaged(id, "it is another blob's file"));
+        }
+        Ok(Self { id, file, len: trailer.0, checksums: trailer.1.checksums, _open: open })
+    }
+
+    /// Fills `into` with the bytes from `start`, which is at a block's begin, and checks them.
+    pub(super) fn read(&self, start: u64, into: &mut [u8]) -> Result<(), ReadError> {
+        let first = usize::try_from(start / BLOCK).unwrap_or(usize::MAX);
+        let checksums = self.checksums.get(first..).unwrap_or_default();
+        read_verified(&self.file, start, into, checksums).map_err(|fault| match fault {
+            FileFault::Damaged(fault) => damaged(self.id, fault),
+            FileFault::Io(error) => failed(self.id, error),
+        })
+    }
+}
+
+/// A file's fault before it is known whose file it is.
+#[derive(Debug)]
+pub(super) enum FileFault {
+    Damaged(Fault),
+    Io(io::Error),
+}
+
+impl From<io::Error> for FileFault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Damaged("the file is too short"),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// A blob file's body length and trailer.
+pub(super) fn read_trailer(file: &File) -> Result<(u64, Trailer), FileFault> {
+    let size = file.metadata()?.len();
+    let at = size.checked_sub(FOOTER as u64).ok_or(FileFault::Damaged("the file is too short"))?;
+    let mut footer = [0; FOOTER];
+    file.read_exact_at(&mut footer, at)?;
+    let footer = Footer::decode(footer, size).map_err(FileFault::Damaged)?;
+    let mut trailer = vec![0; footer.trailer];
+    file.read_exact_at(&mut trailer, footer.body)?;
+    Ok((footer.body, footer.trailer(&trailer).map_err(FileFault::Damaged)?))
+}
+
+/// Reads whole blocks (the last one may be the body's short one) and compares each with its checksum.
+pub(super) fn read_verified(
+    file: &File,
+    start: u64,
+    into: &mut [u8],
+    checksums: &[u128],
+) -> Result<(), FileFault> {
+    file.read_exact_at(into, start)?;
+    let blocks = into.chunks(BLOCK as usize);
+    if blocks.len() > checksums.len() {
+        return Err(FileFault::Damaged("a block has no checksum"));
+    }
+    for (block, checksum) in blocks.zip(checksums) {
+        if xxh3_128(block) != *checksum {
+            return Err(FileFault::Damaged("a block's checksum differs"));
+        }
+    }
+    Ok(())
+}
+
+fn damaged(id: BlobId, fault: Fault) -> ReadError {
+    ReadError::Damaged { what: format!("blob {id}"), fault }
+}
+
+fn failed(id: BlobId, error: io::Error) -> ReadError {
+    let what = format!("blob {id}");
+    match error.kind() {
+        io::ErrorKind::NotFound => ReadError::Gone { what },
+        _ => ReadError::Io { what, source: Arc::new(error) },
+    }
+}

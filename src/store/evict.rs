@@ -1,0 +1,148 @@
+//! Making room and keeping within bounds: eviction of the least recently used for a fill that begins, expiry of what
+//! nobody used, the limits after a change of settings or a disk that others filled, and the sweep of files without a
+//! row. All in batches between which commits get their turn, and never on a reader's path.
+//!
+//! Removed bytes are gone before the room they took is given to anyone, so that quota holds on the disk and not only
+//! in the index.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use tokio::task::spawn_blocking;
+
+use super::error::{Limit, StoreError};
+use super::facts::{Eviction, Removed};
+use super::folder::Scratch;
+use super::id::BlobId;
+use super::index::{BATCH, RemovedObjects, Which};
+use super::room::{Reservation, Shortage};
+use super::{FORGOTTEN_MAX, Store};
+
+impl Store {
+    /// Upkeep, to be called every minute or so: expiry after `max_unused`, `quota`, `min_free`, and once after the
+    /// start the sweep. Gives the keys of objects removed since the last call, by [`Store::begin`] too.
+    pub async fn maintain(&self) -> Result<Vec<Arc<str>>, StoreError> {
+        let max_unused = i64::try_from(self.max_unused.as_millis()).unwrap_or(i64::MAX);
+        let oldest = self.clock.now().saturating_sub(max_unused);
+        while self.evict_batch(Eviction::Unused, move || Which::UnusedSince(oldest)).await?.objects
+            == BATCH as u64
+        {}
+        match self.room.excess(self.free().await?) {
+            Some(Shortage::Quota { over }) => drop(self.evict(over, Eviction::Quota).await?),
+            Some(Shortage::MinFree { under }) => drop(self.evict(under, Eviction::MinFree).await?),
+            _ => {}
+        }
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            self.sweep_orphans().await?;
+        }
+        self.open.maintain();
+        Ok(std::mem::take(&mut *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Removes files of blobs without a row, which a crash between rename and commit, or a lost index, leaves behind.
+    /// Gives their number.
+    pub async fn sweep_orphans(&self) -> Result<u64, StoreError> {
+        let mut swept = 0;
+        for shelf in self.folder.shelves() {
+            let list = move || -> Result<Vec<BlobId>, StoreError> {
+                let failed = |source| StoreError::Io { doing: "list", path: shelf.clone(), source };
+                let files = std::fs::read_dir(&shelf).map_err(failed)?;
+                let names =
+                    files.map(|file| Ok(file?.file_name().to_str().and_then(|name| name.parse().ok())));
+                names.filter_map(Result::transpose).collect::<Result<_, _>>().map_err(failed)
+            };
+            let orphans = self.index.absent(spawn_blocking(list).await??).await?;
+            for batch in orphans.chunks(BATCH) {
+                let batch = batch.to_vec();
+                let ((), gone) = self
+                    .index
+                    .change(move |change| {
+                        batch.into_iter().for_each(|id| change.unreferenced(id));
+                        Ok(())
+                    })
+                    .await?;
+                swept += gone.len() as u64;
+                delete(gone).await?;
+            }
+        }
+        if swept > 0 {
+            tracing::info!(files = swept, "removed files of blobs that the index does not have");
+        }
+        Ok(swept)
+    }
+
+    /// Speaks for bytes on disk, evicting what is in the way.
+    pub(super) async fn reserve(&self, bytes: u64) -> Result<Reservation, StoreError> {
+        let mut freed_disk = false;
+        loop {
+            match self.room.reserve(bytes, self.free().await?) {
+                Ok(reservation) => return Ok(reservation),
+                Err(Shortage::TooLarge { quota }) => return Err(StoreError::TooLarge { need: bytes, quota }),
+                // Ends: each round evicts something.
+                Err(Shortage::Quota { over }) if self.evict(over, Eviction::Quota).await? > 0 => {}
+                // Once: a disk that others fill would cost everything stored and still be full.
+                Err(Shortage::MinFree { under }) if !freed_disk => {
+                    freed_disk = true;
+                    self.evict(under, Eviction::MinFree).await?;
+                }
+                Err(Shortage::MinFree { .. }) => {
+                    return Err(StoreError::NoRoom { need: bytes, limit: Limit::MinFree });
+                }
+                Err(Shortage::Quota { .. } | Shortage::QuotaReserved) => {
+                    return Err(StoreError::NoRoom { need: bytes, limit: Limit::Quota });
+                }
+            }
+        }
+    }
+
+    /// Evicts the least recently used until `bytes` are free or nothing is left; gives the bytes freed.
+    async fn evict(&self, bytes: u64, why: Eviction) -> Result<u64, StoreError> {
+        let mut freed = 0;
+        while freed < bytes {
+            let missing = bytes - freed;
+            let removed = self.evict_batch(why, move || Which::Bytes(missing)).await?;
+            freed += removed.bytes;
+            if removed.objects == 0 {
+                break;
+            }
+        }
+        Ok(freed)
+    }
+
+    async fn evict_batch(
+        &self,
+        why: Eviction,
+        which: impl FnOnce() -> Which + Send + 'static,
+    ) -> Result<Removed, StoreError> {
+        let RemovedObjects { keys, removed } = self.remove_objects(which).await?;
+        self.counters.evicted(why, removed);
+        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        let space = FORGOTTEN_MAX.saturating_sub(forgotten.len());
+        forgotten.extend(keys.into_iter().take(space));
+        Ok(removed)
+    }
+
+    /// Removes objects, and from the disk the blobs only they had.
+    pub(super) async fn remove_objects(
+        &self,
+        which: impl FnOnce() -> Which + Send + 'static,
+    ) -> Result<RemovedObjects, StoreError> {
+        let failed = self.index.failure();
+        let (removed, gone) =
+            self.index.change(move |change| change.remove(&which()).map_err(failed)).await?;
+        delete(gone).await?;
+        Ok(removed)
+    }
+
+    async fn free(&self) -> Result<u64, StoreError> {
+        let folder = Arc::clone(&self.folder);
+        spawn_blocking(move || folder.free()).await?
+    }
+}
+
+async fn delete(files: Vec<Scratch>) -> Result<(), StoreError> {
+    if !files.is_empty() {
+        spawn_blocking(move || drop(files)).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! What the store can tell about itself. Owns the counters; reading them is a few loads, so metrics may ask at any
+//! time. The totals are copied from the index by its writer after each transaction.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why objects were removed without anybody asking for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// Room for newer ones within `store.quota`.
+    Quota,
+    /// `store.min_free`.
+    MinFree,
+    /// Not used for `store.max_unused`.
+    Unused,
+    /// Their blob was damaged.
+    Damaged,
+}
+
+impl Eviction {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Quota, Self::MinFree, Self::Unused, Self::Damaged];
+
+    /// The spelling in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quota => "quota",
+            Self::MinFree => "min_free",
+            Self::Unused => "unused",
+            Self::Damaged => "damaged",
+        }
+    }
+}
+
+/// A moment's figures. Counters count since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Objects in the index.
+    pub objects: u64,
+    /// Blobs in the index.
+    pub blobs: u64,
+    /// Bytes on disk of committed blobs, in whole file-system blocks.
+    pub disk_bytes: u64,
+    /// Bytes that are not stored again because another object has the same.
+    pub saved_bytes: u64,
+    /// Objects and bytes on disk removed, in the order of [`Eviction::ALL`].
+    pub evicted: [Removed; 4],
+    /// Blocks, trailers or lengths that did not agree when read.
+    pub verification_failures: u64,
+    /// Reads from disk, of a chunk or a piece.
+    pub disk_reads: u64,
+    /// Bytes in memory for bodies.
+    pub memory_bytes: u64,
+    /// Files of blobs open now, half-written ones too.
+    pub open_files: u64,
+}
+
+/// Objects removed, and the bytes on disk that gave back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Objects.
+    pub objects: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+/// The index's totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) objects: u64,
+    pub(super) object_bytes: u64,
+    pub(super) blobs: u64,
+    pub(super) blob_bytes: u64,
+    pub(super) disk_bytes: u64,
+}
+
+/// The counters behind [`Facts`].
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    objects: AtomicU64,
+    blobs: AtomicU64,
+    disk_bytes: AtomicU64,
+    saved_bytes: AtomicU64,
+    evicted: [(AtomicU64, AtomicU64); 4],
+    pub(super) verification_failures: AtomicU64,
+    pub(super) disk_reads: AtomicU64,
+    open_files: Arc<AtomicU64>,
+}
+
+impl Counters {
+    pub(super) fn set_totals(&self, totals: &Totals) {
+        self.objects.store(totals.objects, Ordering::Relaxed);
+        self.blobs.store(totals.blobs, Ordering::Relaxed);
+        self.disk_bytes.store(totals.disk_bytes, Ordering::Relaxed);
+        self.saved_bytes.store(totals.object_bytes.saturating_sub(totals.blob_bytes), Ordering::Relaxed);
+    }
+
+    pub(super) fn evicted(&self, why: Eviction, removed: Removed) {
+        let (objects, bytes) = &self.evicted[why as usize];
+        objects.fetch_add(removed.objects, Ordering::Relaxed);
+        bytes.fetch_add(removed.bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn open_file(&self) -> OpenFile {
+        self.open_files.fetch_add(1, Ordering::Relaxed);
+        OpenFile(Arc::clone(&self.open_files))
+    }
+
+    pub(super) fn facts(&self, memory_bytes: u64) -> Facts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Facts {
+            objects: read(&self.objects),
+            blobs: read(&self.blobs),
+            disk_bytes: read(&self.disk_bytes),
+            saved_bytes: read(&self.saved_bytes),
+            evicted: self
+                .evicted
+                .each_ref()
+                .map(|(objects, bytes)| Removed { objects: read(objects), bytes: read(bytes) }),
+            verification_failures: read(&self.verification_failures),
+            disk_reads: read(&self.disk_reads),
+            memory_bytes,
+            open_files: read(&self.open_files),
+        }
+    }
+}
+
+/// Counts an open file while it lives.
+#[derive(Debug)]
+pub(super) struct OpenFile(Arc<AtomicU64>);
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,67 @@
+//! Single flight: of any number of tasks that want the same load, one does it and all get its result. A task that
+//! goes away while loading passes the work on to a waiting one. The map's lock covers a look-up, never the load.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::OnceCell;
+
+/// Loads under way. As many as there are waiting readers at most.
+#[derive(Debug)]
+pub(super) struct Flights<K, T> {
+    cells: Mutex<Cells<K, T>>,
+}
+
+type Cells<K, T> = HashMap<K, Arc<OnceCell<T>>>;
+
+impl<K: Copy + Eq + Hash, T: Clone> Flights<K, T> {
+    pub(super) fn new() -> Self {
+        Self { cells: Mutex::default() }
+    }
+
+    /// The result of `load`, run by this task or by another that asked for the same key meanwhile.
+    pub(super) async fn run(&self, key: K, load: impl Future<Output = T>) -> T {
+        let seat = Seat { flights: self, key, cell: self.lock().entry(key).or_default().clone() };
+        seat.cell.get_or_init(|| load).await.clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Cells<K, T>> {
+        self.cells.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One task's share in a flight; the last one to leave takes it off the map.
+struct Seat<'a, K: Copy + Eq + Hash, T: Clone> {
+    flights: &'a Flights<K, T>,
+    key: K,
+    cell: Arc<OnceCell<T>>,
+}
+
+impl<K: Copy + Eq + Hash, T: Clone> Drop for Seat<'_, K, T> {
+    fn drop(&mut self) {
+        let mut cells = self.flights.lock();
+        // The map's and ours: counted under the lock that new seats are taken under.
+        if Arc::strong_count(&self.cell) == 2 {
+            cells.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[tokio::test]
+    async fn a_waiting_task_takes_over_when_the_loading_one_leaves_and_nothing_stays_behind() {
+        let flights = Flights::<u8, u8>::new();
+        let mut leaver = Box::pin(flights.run(1, std::future::pending()));
+        assert!((&mut leaver).now_or_never().is_none());
+        let mut waiter = Box::pin(flights.run(1, async { 7 }));
+        assert!((&mut waiter).now_or_never().is_none());
+        drop(leaver);
+        assert_eq!(waiter.await, 7);
+        assert!(flights.lock().is_empty());
+    }
+}

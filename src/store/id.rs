@@ -1,0 +1,86 @@
+//! The name of a blob: the SHA-256 of its bytes. Owns its text form, which is also its file's name, so parsing
+//! accepts exactly what `Display` prints (64 lower-case hex digits) and no two texts name one blob.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// SHA-256 of a blob's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlobId([u8; 32]);
+
+/// The text is not 64 lower-case hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a blob is named by 64 lower-case hex digits")]
+pub struct NotABlobId;
+
+impl BlobId {
+    /// The digest's bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl From<[u8; 32]> for BlobId {
+    fn from(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+}
+
+impl fmt::Display for BlobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for BlobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for BlobId {
+    type Err = NotABlobId;
+
+    fn from_str(text: &str) -> Result<Self, NotABlobId> {
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        if pairs.len() != 32 || !rest.is_empty() {
+            return Err(NotABlobId);
+        }
+        let mut digest = [0; 32];
+        for (byte, [high, low]) in digest.iter_mut().zip(pairs) {
+            *byte = nibble(*high)? << 4 | nibble(*low)?;
+        }
+        Ok(Self(digest))
+    }
+}
+
+fn nibble(digit: u8) -> Result<u8, NotABlobId> {
+    match digit {
+        b'0'..=b'9' => Ok(digit - b'0'),
+        b'a'..=b'f' => Ok(digit - b'a' + 10),
+        _ => Err(NotABlobId),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_printed_parses_to_the_same_blob(digest: [u8; 32]) {
+            let id = BlobId::from(digest);
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+        }
+    }
+
+    #[test]
+    fn other_spellings_are_refused() {
+        let text = BlobId::from([0xab; 32]).to_string();
+        for wrong in ["", &text[1..], &format!("{text}0"), &text.to_uppercase(), &text.replacen('a', "g", 1)]
+        {
+            assert_eq!(wrong.parse::<BlobId>(), Err(NotABlobId), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! One stored response as the index has it, and its byte form. The form is length-prefixed and little-endian; it
+//! stands in the index (headers) and in a blob's trailer (the whole record, so that a lost index can be rebuilt).
+//! Decoding believes nothing: every length is checked against what is there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::id::BlobId;
+use crate::clock::UnixMillis;
+
+/// Version of the record in a blob's trailer.
+const RECORD_VERSION: u8 = 1;
+
+/// One stored response.
+#[derive(Debug)]
+pub struct Object {
+    /// Its row in the index; never given twice.
+    pub id: i64,
+    /// Cache key.
+    pub key: Arc<str>,
+    /// Encoded selecting header fields (RFC 9111 §4.1); empty for a response without `Vary`.
+    pub selecting: String,
+    /// The response's status.
+    pub status: StatusCode,
+    /// The response's stored header fields.
+    pub headers: HeaderMap,
+    /// Content type's label.
+    pub content_type: Arc<str>,
+    /// Name of the upstream it came from.
+    pub upstream: Arc<str>,
+    /// When the request that brought it was sent.
+    pub request_time: UnixMillis,
+    /// When its head was received.
+    pub response_time: UnixMillis,
+    /// Its body.
+    pub blob: BlobId,
+    /// Its body's length in bytes.
+    pub len: u64,
+    pub(super) last_used: AtomicI64,
+}
+
+impl Object {
+    /// Notes a use, in memory; [`super::Store::record_use`] makes it last.
+    pub fn touch(&self, now: UnixMillis) {
+        self.last_used.store(now, Ordering::Relaxed);
+    }
+
+    /// When it was last used.
+    pub fn last_used(&self) -> UnixMillis {
+        self.last_used.load(Ordering::Relaxed)
+    }
+}
+
+/// A response about to be stored; the fields of [`Object`] that the store does not find out itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewObject {
+    /// Cache key.
+    pub key: Arc<str>,
+    /// Encoded selecting header fields; empty for a response without `Vary`.
+    pub selecting: String,
+    /// The response's status.
+    pub status: StatusCode,
+    /// The response's header fields to store.
+    pub headers: HeaderMap,
+    /// Content type's label.
+    pub content_type: Arc<str>,
+    /// Name of the upstream it came from.
+    pub upstream: Arc<str>,
+    /// When the request that brought it was sent.
+    pub request_time: UnixMillis,
+    /// When its head was received.
+    pub response_time: UnixMillis,
+}
+
+impl NewObject {
+    /// The record that a blob's trailer has of its first object.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![RECORD_VERSION];
+        for text in [&*self.key, &self.selecting, &self.content_type, &self.upstream] {
+            put(&mut out, text.as_bytes());
+        }
+        out.extend_from_slice(&self.status.as_u16().to_le_bytes());
+        out.extend_from_slice(&self.request_time.to_le_bytes());
+        out.extend_from_slice(&self.response_time.to_le_bytes());
+        put(&mut out, &encode_headers(&self.headers));
+        out
+    }
+
+    /// Reads a record back; `None` if it is not one.
+    pub fn decode(record: &[u8]) -> Option<Self> {
+        let mut fields = Fields(record);
+        if fields.array::<1>()? != [RECORD_VERSION] {
+            return None;
+        }
+        let new = Self {
+            key: fields.text()?.into(),
+            selecting: fields.text()?.into(),
+            content_type: fields.text()?.into(),
+            upstream: fields.text()?.into(),
+            status: StatusCode::from_u16(u16::from_le_bytes(fields.array()?)).ok()?,
+            request_time: i64::from_le_bytes(fields.array()?),
+            response_time: i64::from_le_bytes(fields.array()?),
+            headers: decode_headers(fields.bytes()?)?,
+        };
+        fields.0.is_empty().then_some(new)
+    }
+
+    pub(super) fn into_object(self, id: i64, blob: BlobId, len: u64, last_used: UnixMillis) -> Object {
+        Object {
+            id,
+            key: self.key,
+            selecting: self.selecting,
+            status: self.status,
+            headers: self.headers,
+            content_type: self.content_type,
+            upstream: self.upstream,
+            request_time: self.request_time,
+            response_time: self.response_time,
+            blob,
+            len,
+            last_used: AtomicI64::new(last_used),
+        }
+    }
+}
+
+/// Header fields in order, each a name and a value.
+pub(super) fn encode_headers(headers: &HeaderMap) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in headers {
+        put(&mut out, name.as_str().as_bytes());
+        put(&mut out, value.as_bytes());
+    }
+    out
+}
+
+/// Reads header fields back; `None` if they are not well-formed.
+pub(super) fn decode_headers(encoded: &[u8]) -> Option<HeaderMap> {
+    let mut fields = Fields(encoded);
+    let mut headers = HeaderMap::new();
+    while !fields.0.is_empty() {
+        let name = HeaderName::from_bytes(fields.bytes()?).ok()?;
+        headers.try_append(name, HeaderValue::from_bytes(fields.bytes()?).ok()?).ok()?;
+    }
+    Some(headers)
+}
+
+/// A cursor over encoded fields.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// The next `N` bytes.
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    /// The next length-prefixed bytes.
+    pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
+        let len = usize::try_from(u32::from_le_bytes(self.array()?)).ok()?;
+        let (head, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+}
+
+/// Appends length-prefixed bytes. Heads are bounded far below 4 GiB; a longer field would be cut, and the bound on
+/// a record's size refuses it.
+pub(super) fn put(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> NewObject {
+        let mut headers = HeaderMap::new();
+        headers.append("etag", HeaderValue::from_static("\"a\""));
+        headers.append("set-cookie", HeaderValue::from_static("one"));
+        headers.append("set-cookie", HeaderValue::from_bytes(b"\xfftwo").unwrap());
+        NewObject {
+            key: "all/content/x".into(),
+            selecting: "accept=*".into(),
+            status: StatusCode::OK,
+            headers,
+            content_type: "virus-definitions".into(),
+            upstream: "manager:8014".into(),
+            request_time: 1,
+            response_time: i64::MAX,
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        assert_eq!(NewObject::decode(&sample().encode()), Some(sample()));
+    }
+
+    #[test]
+    fn a_shortened_record_is_refused() {
+        let record = sample().encode();
+        for cut in 0..record.len() {
+            assert_eq!(NewObject::decode(&record[..cut]), None, "{cut} bytes");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_record_is_refused_or_read_without_a_panic(at: proptest::sample::Index, to: u8) {
+            let mut record = sample().encode();
+            let at = at.index(record.len());
+            record[at] = to;
+            if let Some(new) = NewObject::decode(&record) {
+                prop_assert!(new.encode().len() <= record.len());
+            }
+        }
+    }
+}
