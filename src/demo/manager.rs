@@ -13,17 +13,17 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    LAST_MODIFIED, RANGE,
+    LAST_MODIFIED,
 };
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_range_header::{EndPosition, StartPosition, parse_range_header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::content::{Object, Site};
 use super::loopback::Listener;
+use crate::proxy::range::Ranges;
 
 /// Bytes generated at once for one connection.
 const PIECE: usize = 32 * 1024;
@@ -144,31 +144,19 @@ enum Selected {
 /// The range asked for. Several at once are answered whole, which RFC 9110 §14.2 allows.
 fn selected<B>(object: &Object, request: &Request<B>) -> Selected {
     let headers = request.headers();
-    let Some(range) = text(headers, &RANGE).filter(|_| request.method() == Method::GET) else {
+    if request.method() != Method::GET {
         return Selected::Whole;
-    };
+    }
     // §13.1.5: a range of another version is no range; a date must match exactly.
     if text(headers, &IF_RANGE).is_some_and(|validator| {
         validator != object.etag() && validator != httpdate::fmt_http_date(object.published())
     }) {
         return Selected::Whole;
     }
-    let Ok(parsed) = parse_range_header(range) else {
-        return Selected::Whole;
-    };
-    let [asked] = parsed.ranges.as_slice() else {
-        return Selected::Whole;
-    };
-    let length = object.length();
-    let end = match asked.end {
-        EndPosition::Index(last) => length.min(last.saturating_add(1)),
-        EndPosition::LastByte => length,
-    };
-    match asked.start {
-        StartPosition::FromLast(count) => Selected::Part(length.saturating_sub(count)..length),
-        StartPosition::Index(first) if first >= length => Selected::Nothing,
-        StartPosition::Index(first) if first >= end => Selected::Whole,
-        StartPosition::Index(first) => Selected::Part(first..end),
+    match Ranges::of(headers, object.length()) {
+        Ranges::Single(part) => Selected::Part(part),
+        Ranges::Unsatisfiable => Selected::Nothing,
+        Ranges::Whole | Ranges::Multiple(_) => Selected::Whole,
     }
 }
 
