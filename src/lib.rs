@@ -12,3 +12,4 @@ pub mod demo;
 pub mod policy;
 pub mod proxy;
 pub mod store;
+pub mod upstream;

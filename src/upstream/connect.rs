@@ -1,0 +1,66 @@
+//! Connections to upstreams: TCP or TLS, kept alive and pooled. Owns their bounds; knows nothing of what is asked.
+
+use std::time::Duration;
+
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::RequestBody;
+
+/// Bytes a response head may have, and the largest piece of a body read at once. hyper's own bound is 400 KiB; a head
+/// past 256 KiB is an upstream gone wrong.
+const MAX_READ: usize = 256 << 10;
+
+/// Fields a response head may have.
+const MAX_FIELDS: usize = 256;
+
+/// Idle connections kept to one upstream: as many as may be useful to a burst of small deltas.
+const MAX_IDLE: usize = 32;
+
+/// An idle connection is closed after this time; Apache and IIS close theirs after 5 to 120 s, and a request that
+/// meets a closing connection is sent again by the pool.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// TCP keep-alive, so that a line that went away is noticed under a silent connection.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+pub(super) type Client = legacy::Client<HttpsConnector<HttpConnector>, RequestBody>;
+
+/// TLS toward upstreams cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The system has no trusted certificates.
+    #[error(
+        "an upstream is https, but this system has no trusted certificates ({0}); install ca-certificates"
+    )]
+    NoRoots(std::io::Error),
+}
+
+pub(super) fn client(connect_timeout: Duration, tls: bool) -> Result<Client, ConnectError> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(connect_timeout));
+    tcp.set_keepalive(Some(KEEPALIVE));
+    let builder = HttpsConnectorBuilder::new();
+    let builder = if tls {
+        builder.with_native_roots().map_err(ConnectError::NoRoots)?
+    } else {
+        // Nothing speaks TLS, so nothing needs to be trusted.
+        let trust_nobody =
+            ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        builder.with_tls_config(trust_nobody)
+    };
+    let connector = builder.https_or_http().enable_http1().wrap_connector(tcp);
+    Ok(legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(MAX_IDLE)
+        .http1_max_buf_size(MAX_READ)
+        .http1_max_headers(MAX_FIELDS)
+        .build(connector))
+}

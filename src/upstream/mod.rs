@@ -1,0 +1,255 @@
+//! The managers: asks one, or the next by priority when one does not answer. Relies on hyper-util's pooled client for
+//! connections and on `connect` for TLS. It does not cache, retry bodies or resume: what a broken transfer means is
+//! the fill's to say. Only a request whose body nobody has begun to read is ever sent to a second manager.
+
+mod body;
+mod connect;
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+pub use self::body::RequestBody;
+pub use self::connect::ConnectError;
+use crate::clock::{Clock, UnixMillis};
+use crate::config::Config;
+
+/// An upstream that could not be reached is asked last for this long, in milliseconds: long enough that not every
+/// miss pays the connect time-out, short enough that a manager is back in use soon after it is back.
+const SHUN: UnixMillis = 5_000;
+
+/// One manager or LiveUpdate server.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Its name in logs, metrics and the index.
+    pub name: Arc<str>,
+    scheme: Scheme,
+    authority: Authority,
+    host: HeaderValue,
+    shunned_until: AtomicI64,
+}
+
+/// All configured managers, and the connections to them.
+#[derive(Debug)]
+pub struct Upstreams {
+    list: Vec<Arc<Upstream>>,
+    client: connect::Client,
+    head_timeout: Duration,
+    clock: Clock,
+}
+
+/// A request as the client spelled it, ready for whichever manager answers.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The method.
+    pub method: Method,
+    /// Path and query in the client's own spelling.
+    pub target: PathAndQuery,
+    /// End-to-end fields; `Host` is set for the upstream asked.
+    pub headers: HeaderMap,
+    /// Empty, or the client's, streamed.
+    pub body: RequestBody,
+}
+
+/// A manager's response head, with its body still to come.
+#[derive(Debug)]
+pub struct Answer {
+    /// Who answered.
+    pub upstream: Arc<Upstream>,
+    /// When the request was sent.
+    pub request_time: UnixMillis,
+    /// When the head arrived.
+    pub response_time: UnixMillis,
+    /// The response.
+    pub response: Response<Incoming>,
+}
+
+/// Why no manager answered.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection.
+    #[error("upstream {upstream}: cannot connect: {reason}")]
+    Connect {
+        /// Its name.
+        upstream: Arc<str>,
+        /// What the system says.
+        reason: Arc<str>,
+    },
+    /// No response head in time.
+    #[error("upstream {upstream}: no response within {after:?}")]
+    HeadTimeout {
+        /// Its name.
+        upstream: Arc<str>,
+        /// The time it had.
+        after: Duration,
+    },
+    /// Something that is not HTTP, or a connection closed without an answer.
+    #[error("upstream {upstream}: not a usable response: {reason}")]
+    Response {
+        /// Its name.
+        upstream: Arc<str>,
+        /// What is wrong with it.
+        reason: Arc<str>,
+    },
+    /// The request itself could not be sent on.
+    #[error("the request cannot be sent to an upstream: {reason}")]
+    Request {
+        /// Why.
+        reason: Arc<str>,
+    },
+}
+
+impl UpstreamError {
+    /// Word for logs and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "connect",
+            Self::HeadTimeout { .. } => "head-timeout",
+            Self::Response { .. } => "bad-response",
+            Self::Request { .. } => "bad-request",
+        }
+    }
+}
+
+impl Upstreams {
+    /// Prepares to ask the configured upstreams; connects to none yet.
+    ///
+    /// # Errors
+    /// When an upstream speaks TLS and the system has no certificates to trust.
+    pub fn new(config: &Config, clock: Clock) -> Result<Self, ConnectError> {
+        let tls = config.upstreams.iter().any(|upstream| upstream.url.scheme() == Some(&Scheme::HTTPS));
+        let list =
+            config.upstreams.iter().filter_map(|upstream| Upstream::new(&upstream.name, &upstream.url));
+        Ok(Self {
+            list: list.map(Arc::new).collect(),
+            client: connect::client(config.fill.connect_timeout, tls)?,
+            head_timeout: config.fill.head_timeout,
+            clock,
+        })
+    }
+
+    /// The upstreams in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.list.iter()
+    }
+
+    /// Asks the upstreams of `order`, indices by priority, until one gives a final answer. One that cannot be reached,
+    /// does not answer in time or answers `502`, `503` or `504` passes the request to the next.
+    ///
+    /// # Errors
+    /// What went wrong with the last one asked.
+    pub async fn ask(&self, order: &[usize], outgoing: &Outgoing) -> Result<Answer, UpstreamError> {
+        let candidates = self.by_preference(order);
+        let mut last = UpstreamError::Request { reason: Arc::from("its route has no upstream") };
+        for (asked, upstream) in candidates.iter().enumerate() {
+            let next = asked + 1 < candidates.len();
+            match self.ask_one(upstream, outgoing).await {
+                Ok(answer)
+                    if next && outgoing.body.is_whole() && is_unavailable(answer.response.status()) =>
+                {
+                    tracing::warn!(upstream = &*upstream.name, status = %answer.response.status(), "asking the next upstream");
+                }
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    tracing::warn!(%error, next, "upstream did not answer");
+                    last = error;
+                }
+            }
+            if !outgoing.body.is_whole() {
+                break;
+            }
+        }
+        Err(last)
+    }
+
+    /// Asks this upstream and no other.
+    ///
+    /// # Errors
+    /// When it cannot be reached, does not answer in time, or answers with something that is not HTTP.
+    pub async fn ask_one(
+        &self,
+        upstream: &Arc<Upstream>,
+        outgoing: &Outgoing,
+    ) -> Result<Answer, UpstreamError> {
+        let request = upstream.request(outgoing)?;
+        let request_time = self.clock.now();
+        let name = || upstream.name.clone();
+        let answer = match timeout(self.head_timeout, self.client.request(request)).await {
+            Err(_) => Err(UpstreamError::HeadTimeout { upstream: name(), after: self.head_timeout }),
+            Ok(Err(error)) if error.is_connect() => {
+                Err(UpstreamError::Connect { upstream: name(), reason: root_cause(&error) })
+            }
+            Ok(Err(error)) => Err(UpstreamError::Response { upstream: name(), reason: root_cause(&error) }),
+            Ok(Ok(response)) => Ok(response),
+        };
+        let response_time = self.clock.now();
+        let shunned = answer.as_ref().is_err_and(|error| !matches!(error, UpstreamError::Response { .. }));
+        upstream.shunned_until.store(if shunned { response_time + SHUN } else { 0 }, Ordering::Relaxed);
+        Ok(Answer { upstream: upstream.clone(), request_time, response_time, response: answer? })
+    }
+
+    fn by_preference(&self, order: &[usize]) -> Vec<&Arc<Upstream>> {
+        let now = self.clock.now();
+        let mut candidates: Vec<_> = order.iter().filter_map(|&index| self.list.get(index)).collect();
+        candidates.sort_by_key(|upstream| upstream.shunned_until.load(Ordering::Relaxed) > now);
+        candidates
+    }
+}
+
+impl Upstream {
+    fn new(name: &str, url: &Uri) -> Option<Self> {
+        let authority = url.authority()?.clone();
+        Some(Self {
+            name: Arc::from(name),
+            scheme: url.scheme()?.clone(),
+            host: HeaderValue::from_str(authority.as_str()).ok()?,
+            authority,
+            shunned_until: AtomicI64::new(0),
+        })
+    }
+
+    /// Whether a target in absolute form names this upstream. Ports are compared with the scheme's default filled in.
+    pub fn is_at(&self, scheme: &str, authority: &Authority) -> bool {
+        let default_port = |scheme: &str| if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
+        authority.host().eq_ignore_ascii_case(self.authority.host())
+            && authority.port_u16().unwrap_or_else(|| default_port(scheme))
+                == self.authority.port_u16().unwrap_or_else(|| default_port(self.scheme.as_str()))
+    }
+
+    fn request(&self, outgoing: &Outgoing) -> Result<Request<RequestBody>, UpstreamError> {
+        let unusable =
+            |error: &dyn std::fmt::Display| UpstreamError::Request { reason: Arc::from(error.to_string()) };
+        let uri = Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(outgoing.target.clone())
+            .build()
+            .map_err(|error| unusable(&error))?;
+        let mut request = Request::new(outgoing.body.clone());
+        *request.method_mut() = outgoing.method.clone();
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = outgoing.headers.clone();
+        request.headers_mut().insert(header::HOST, self.host.clone());
+        Ok(request)
+    }
+}
+
+fn is_unavailable(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+/// The innermost cause is the one that helps: "connection refused", not "client error".
+fn root_cause(error: &(dyn StdError + 'static)) -> Arc<str> {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    Arc::from(cause.to_string())
+}
