@@ -12,4 +12,5 @@ pub mod demo;
 pub mod policy;
 pub mod proxy;
 pub mod store;
+pub mod telemetry;
 pub mod upstream;

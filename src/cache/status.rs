@@ -83,6 +83,18 @@ impl CacheStatus {
         }
     }
 
+    /// Whether the bytes did not cross the WAN for this client.
+    pub const fn spares_the_wan(self) -> bool {
+        matches!(
+            self,
+            Self::Hit
+                | Self::StaleWhileRevalidate
+                | Self::StaleIfError(_)
+                | Self::Revalidated { .. }
+                | Self::Forwarded(_, Outcome::Collapsed)
+        )
+    }
+
     /// Appends the relay's member after those already there: the first is nearest the origin. A response that the
     /// relay made up itself gets none (§2).
     pub fn append_to(self, headers: &mut HeaderMap) {

@@ -37,8 +37,7 @@ impl Selecting {
         let mut bytes = 0;
         for name in names(response, class) {
             let name = name?;
-            let value =
-                request.contains_key(&name).then(|| normalised(request, &name).collect::<Box<[u8]>>());
+            let value = value_of(request, &name);
             bytes += value.as_deref().map_or(0, <[u8]>::len);
             fields.push(Field { name, value });
             if fields.len() > MAX_NAMES || bytes > MAX_VALUE_BYTES {
@@ -48,6 +47,13 @@ impl Selecting {
         fields.sort_unstable_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
         fields.dedup();
         Some(Self(fields))
+    }
+
+    /// The same fields with the values that another request has: what its variant would be told apart by.
+    #[must_use]
+    pub fn for_request(&self, request: &HeaderMap) -> Self {
+        let field = |field: &Field| Field { name: field.name.clone(), value: value_of(request, &field.name) };
+        Self(self.0.iter().map(field).collect())
     }
 
     /// Whether nothing selects: one response for every request.
@@ -104,6 +110,10 @@ fn names(response: &HeaderMap, class: Class) -> impl Iterator<Item = Option<Head
         .filter(move |name| {
             !(matches!(class, Class::Payload | Class::Catalog) && *name == Some(header::USER_AGENT))
         })
+}
+
+fn value_of(request: &HeaderMap, name: &HeaderName) -> Option<Box<[u8]>> {
+    request.contains_key(name).then(|| normalised(request, name).collect())
 }
 
 fn normalised<'a>(request: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = u8> + use<'a> {

@@ -47,6 +47,24 @@ impl Object {
         self.last_used.store(now, Ordering::Relaxed);
     }
 
+    /// The same object with the header fields and times of a `304`.
+    pub fn refreshed(&self, headers: HeaderMap, request_time: UnixMillis, response_time: UnixMillis) -> Self {
+        Self {
+            id: self.id,
+            key: self.key.clone(),
+            selecting: self.selecting.clone(),
+            status: self.status,
+            headers,
+            content_type: self.content_type.clone(),
+            upstream: self.upstream.clone(),
+            request_time,
+            response_time,
+            blob: self.blob,
+            len: self.len,
+            last_used: AtomicI64::new(self.last_used()),
+        }
+    }
+
     /// When it was last used.
     pub fn last_used(&self) -> UnixMillis {
         self.last_used.load(Ordering::Relaxed)
@@ -75,8 +93,8 @@ pub struct NewObject {
 }
 
 impl NewObject {
-    /// The record that a blob's trailer has of its first object.
-    pub fn encode(&self) -> Vec<u8> {
+    /// The record for a blob's trailer.
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![RECORD_VERSION];
         for text in [&*self.key, &self.selecting, &self.content_type, &self.upstream] {
             put(&mut out, text.as_bytes());
@@ -89,7 +107,7 @@ impl NewObject {
     }
 
     /// Reads a record back; `None` if it is not one.
-    pub fn decode(record: &[u8]) -> Option<Self> {
+    pub(super) fn decode(record: &[u8]) -> Option<Self> {
         let mut fields = Fields(record);
         if fields.array::<1>()? != [RECORD_VERSION] {
             return None;

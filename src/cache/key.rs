@@ -1,0 +1,157 @@
+//! The name under which a response is stored: the route, then path and query in one spelling. Two spellings that every
+//! manager must answer alike are one object; the client's own spelling still goes upstream. Paths that could mean
+//! something else to the manager than to the relay are refused here, before anything looks at them.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use percent_encoding::percent_decode_str;
+
+/// A path that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadPath {
+    /// `.` or `..` as a segment, also percent-encoded or behind a backslash.
+    DotSegment,
+    /// A control character or a backslash, raw or percent-encoded.
+    ControlCharacter,
+    /// `%` without two hexadecimal digits.
+    PercentEncoding,
+}
+
+/// A path and query in the one spelling that keys, routes and rules see. Percent-encoding that is not needed is
+/// undone (RFC 3986 §6.2.2.2), braces too; what is left of it is upper case; GUIDs are lower case.
+///
+/// # Errors
+/// When the path is one that is refused.
+pub fn normalise(path: &str, query: Option<&str>) -> Result<Normal, BadPath> {
+    let path = spell(path)?;
+    if path.split(['/', '\\']).any(|segment| matches!(segment, "." | "..")) {
+        return Err(BadPath::DotSegment);
+    }
+    if path.contains('\\') {
+        return Err(BadPath::ControlCharacter);
+    }
+    let path = lower_guids(path);
+    let length = path.len();
+    let text = match query {
+        Some(query) => format!("{path}?{}", spell(query)?),
+        None => path.into_owned(),
+    };
+    Ok(Normal { text, path: length })
+}
+
+/// A normalised path and query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Normal {
+    text: String,
+    path: usize,
+}
+
+impl Normal {
+    /// The path alone.
+    pub fn path(&self) -> &str {
+        &self.text[..self.path]
+    }
+
+    /// The key of this path on a route.
+    pub fn key(&self, route: &str) -> String {
+        let mut key = String::with_capacity(route.len() + 1 + self.text.len());
+        key.push_str(route);
+        key.push(' ');
+        key.push_str(&self.text);
+        key
+    }
+}
+
+fn spell(text: &str) -> Result<Cow<'_, str>, BadPath> {
+    if text.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(BadPath::ControlCharacter);
+    }
+    if !text.contains('%') {
+        return Ok(Cow::Borrowed(text));
+    }
+    let mut spelled = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        spelled.push_str(&rest[..at]);
+        let escape = rest.get(at..at + 3).filter(|escape| escape[1..].bytes().all(|b| b.is_ascii_hexdigit()));
+        let escape = escape.ok_or(BadPath::PercentEncoding)?;
+        // Three characters that are a valid escape decode to one byte.
+        let byte = percent_decode_str(escape).next().ok_or(BadPath::PercentEncoding)?;
+        match byte {
+            _ if byte.is_ascii_control() => return Err(BadPath::ControlCharacter),
+            b'-' | b'.' | b'_' | b'~' | b'{' | b'}' | b'\\' => spelled.push(char::from(byte)),
+            _ if byte.is_ascii_alphanumeric() => spelled.push(char::from(byte)),
+            _ => write!(spelled, "%{byte:02X}").map_err(|_| BadPath::PercentEncoding)?,
+        }
+        rest = &rest[at + 3..];
+    }
+    spelled.push_str(rest);
+    Ok(Cow::Owned(spelled))
+}
+
+/// GUIDs appear in mixed case, and the managers' file system does not tell case apart.
+fn lower_guids(path: Cow<'_, str>) -> Cow<'_, str> {
+    let is_mixed_guid = |segment: &str| is_guid(segment) && segment.bytes().any(|b| b.is_ascii_uppercase());
+    if !path.contains('{') || !path.split('/').any(is_mixed_guid) {
+        return path;
+    }
+    let lower = |segment: &str| {
+        if is_guid(segment) { segment.to_ascii_lowercase() } else { segment.to_owned() }
+    };
+    Cow::Owned(path.split('/').map(lower).collect::<Vec<_>>().join("/"))
+}
+
+/// `{8-4-4-4-12}` hexadecimal digits.
+fn is_guid(segment: &str) -> bool {
+    let Some(inner) = segment.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) else {
+        return false;
+    };
+    let mut groups = inner.split('-');
+    [8, 4, 4, 4, 12].iter().all(|&length| {
+        groups
+            .next()
+            .is_some_and(|group| group.len() == length && group.bytes().all(|b| b.is_ascii_hexdigit()))
+    }) && groups.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(path: &str) -> Result<String, BadPath> {
+        normalise(path, None).map(|normal| normal.path().to_owned())
+    }
+
+    #[test]
+    fn spellings_of_one_guid_are_one_key() {
+        let plain = "/content/{535cb6a4-441f-4e8a-a897-804cd859100e}/1/full.zip";
+        for spelling in [
+            "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/1/full.zip",
+            "/content/%7B535CB6A4-441F-4e8a-A897-804CD859100E%7d/1/full%2Ezip",
+            plain,
+        ] {
+            assert_eq!(key(spelling).as_deref(), Ok(plain));
+        }
+    }
+
+    #[test]
+    fn case_and_reserved_characters_are_kept() {
+        assert_eq!(key("/A%2fb%3F/C$20d").as_deref(), Ok("/A%2Fb%3F/C$20d"));
+        let normal = normalise("/a", Some("b=%7e&c=%26")).unwrap();
+        assert_eq!((normal.path(), normal.key("r").as_str()), ("/a", "r /a?b=~&c=%26"));
+    }
+
+    #[test]
+    fn paths_with_two_meanings_are_refused() {
+        for path in ["/a/../b", "/..", "/%2e%2E/b", "/a\\..\\b", "/a%5c..%5Cb", "/./a"] {
+            assert_eq!(key(path), Err(BadPath::DotSegment), "{path}");
+        }
+        for path in ["/a%00", "/a%0d%0aSet-Cookie:x", "/a\u{7f}", "/a%5cb"] {
+            assert_eq!(key(path), Err(BadPath::ControlCharacter), "{path}");
+        }
+        for path in ["/a%", "/a%2", "/a%zz", "/a%+1"] {
+            assert_eq!(key(path), Err(BadPath::PercentEncoding), "{path}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! What an operator sees: `metrics` counts, `access` writes one line for each request, `log` sets up where lines go.
+//! It observes; nothing here changes what a client gets.
+
+pub mod access;
+pub mod log;
+pub mod metrics;
+mod store_metrics;
+
+pub use self::metrics::Metrics;

@@ -1,0 +1,90 @@
+//! The store's own figures as metrics. The store counts for itself, and knows nothing of metrics; here its figures are
+//! read whenever somebody scrapes.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::store::{Eviction, Facts};
+
+#[derive(Debug)]
+pub(super) struct StoreMetrics {
+    objects: IntGauge,
+    blobs: IntGauge,
+    disk_bytes: IntGauge,
+    quota_bytes: IntGauge,
+    memory_bytes: IntGauge,
+    open_files: IntGauge,
+    deduplicated_bytes: IntGauge,
+    disk_reads: IntCounter,
+    verification_failures: IntCounter,
+    evicted_objects: IntCounterVec,
+    evicted_bytes: IntCounterVec,
+}
+
+impl StoreMetrics {
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let by_reason = |name: &str, help: &str| -> Result<IntCounterVec, prometheus::Error> {
+            let counters = IntCounterVec::new(Opts::new(name, help), &["reason"])?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok(counters)
+        };
+        Ok(Self {
+            objects: gauge("gupd_store_objects", "Objects in the store.")?,
+            blobs: gauge("gupd_store_blobs", "Blobs in the store; objects with the same bytes share one.")?,
+            disk_bytes: gauge("gupd_store_bytes", "Bytes of the store on disk.")?,
+            quota_bytes: gauge("gupd_store_quota_bytes", "Bytes the store may have on disk.")?,
+            memory_bytes: gauge(
+                "gupd_memory_bytes",
+                "Bytes of bodies in memory: hot chunks and bytes on their way.",
+            )?,
+            open_files: gauge("gupd_store_open_files", "Files of blobs that are open.")?,
+            deduplicated_bytes: gauge(
+                "gupd_store_deduplicated_bytes",
+                "Bytes not stored again, because another object has the same.",
+            )?,
+            disk_reads: counter("gupd_store_disk_reads_total", "Reads of chunks or pieces from disk.")?,
+            verification_failures: counter(
+                "gupd_store_verification_failures_total",
+                "Stored bytes that were not what had been stored, and were not served.",
+            )?,
+            evicted_objects: by_reason("gupd_store_evicted_objects_total", "Objects removed, by reason.")?,
+            evicted_bytes: by_reason(
+                "gupd_store_evicted_bytes_total",
+                "Bytes removed from disk, by reason.",
+            )?,
+        })
+    }
+
+    pub(super) fn take(&self, facts: &Facts, quota: u64) {
+        for (gauge, value) in [
+            (&self.objects, facts.objects),
+            (&self.blobs, facts.blobs),
+            (&self.disk_bytes, facts.disk_bytes),
+            (&self.quota_bytes, quota),
+            (&self.memory_bytes, facts.memory_bytes),
+            (&self.open_files, facts.open_files),
+            (&self.deduplicated_bytes, facts.saved_bytes),
+        ] {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        catch_up(&self.disk_reads, facts.disk_reads);
+        catch_up(&self.verification_failures, facts.verification_failures);
+        for (reason, removed) in Eviction::ALL.into_iter().zip(facts.evicted) {
+            catch_up(&self.evicted_objects.with_label_values(&[reason.as_str()]), removed.objects);
+            catch_up(&self.evicted_bytes.with_label_values(&[reason.as_str()]), removed.bytes);
+        }
+    }
+}
+
+fn catch_up(counter: &IntCounter, value: u64) {
+    counter.inc_by(value.saturating_sub(counter.get()));
+}
