@@ -9,6 +9,7 @@ pub mod cache;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod fill;
 pub mod policy;
 pub mod proxy;
 pub mod store;

@@ -1,0 +1,297 @@
+//! One fill for each object: whoever asks first starts it, everyone else follows it. Owns the register of running
+//! fills and their tasks; relies on `upstream` for bytes, on `store` to keep them, on `cache` to make them found.
+//! A fill knows no client: it ends when its object does, whoever is still there.
+
+mod flow;
+mod reader;
+mod resume;
+mod task;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::HeaderMap;
+use http::uri::PathAndQuery;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio_util::task::TaskTracker;
+
+pub use self::flow::{Flow, Phase};
+pub use self::reader::{Reader, TransferError};
+use crate::cache::{Cache, CacheControl, Entry, Unstorable, Verdict};
+use crate::clock::Clock;
+use crate::config;
+use crate::policy::Classified;
+use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
+use crate::upstream::{Answer, UpstreamError, Upstreams};
+
+/// What to ask for, taken from the request that starts a fill.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The object's key.
+    pub key: Arc<str>,
+    /// What selects this variant, as far as known before a response: two requests that differ here are two fills.
+    pub variant: String,
+    /// The route's upstreams, by priority.
+    pub order: Arc<[usize]>,
+    /// Path and query in the client's own spelling.
+    pub target: PathAndQuery,
+    /// The client's end-to-end fields, without ranges and conditions.
+    pub headers: HeaderMap,
+    /// Class and content type of the path.
+    pub classified: Classified,
+    /// The stored response to revalidate, if there is one.
+    pub stale: Option<Arc<Entry>>,
+}
+
+/// One download of one object, as those who follow it see it.
+#[derive(Clone, Debug)]
+pub struct Fill {
+    phase: watch::Receiver<Phase>,
+}
+
+/// How a request came to its fill.
+#[derive(Debug)]
+pub enum Joined {
+    /// It started the fill. A response that cannot be shared is handed to it.
+    Started(Fill, Handover),
+    /// The fill was already running.
+    Following(Fill),
+    /// It ended while the request was on its way here: a fresh response is stored.
+    Stored(Arc<Entry>),
+}
+
+/// Where the client that started a fill gets a response that is for it alone.
+pub type Handover = oneshot::Receiver<Answer>;
+
+/// Why a fill did not bring its object.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FillError {
+    /// No upstream answered.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// An upstream answered with a server error.
+    #[error("upstream {upstream} answered {status}")]
+    ServerError {
+        /// Its name.
+        upstream: Arc<str>,
+        /// Its status, 500 to 599.
+        status: http::StatusCode,
+    },
+    /// The transfer broke off and could not be resumed.
+    #[error("upstream {upstream}: the transfer broke off at byte {at} and cannot be resumed: {reason}")]
+    BrokenOff {
+        /// Its name.
+        upstream: Arc<str>,
+        /// Bytes that had arrived.
+        at: u64,
+        /// What happened last.
+        reason: Arc<str>,
+    },
+    /// The content changed between two parts of it; a new fill has begun.
+    #[error("upstream {upstream}: the content changed while it was transferred")]
+    Changed {
+        /// Its name.
+        upstream: Arc<str>,
+    },
+    /// The store failed.
+    #[error("the store failed: {0}")]
+    Store(Arc<str>),
+    /// The fill's task ended without an outcome: the relay is stopping.
+    #[error("the fill was stopped")]
+    Stopped,
+}
+
+impl FillError {
+    /// Word for logs and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Upstream(error) => error.as_str(),
+            Self::ServerError { .. } => "server-error",
+            Self::BrokenOff { .. } => "broken-off",
+            Self::Changed { .. } => "changed",
+            Self::Store(_) => "store",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl From<StoreError> for FillError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::from(error.to_string()))
+    }
+}
+
+/// All running fills of a relay.
+#[derive(Debug)]
+pub struct Fills {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    tasks: TaskTracker,
+}
+
+/// What every fill's task works with.
+#[derive(Debug)]
+struct Shared {
+    // Held for a look-up or an insertion, never across I/O.
+    running: Mutex<HashMap<FillKey, Fill>>,
+    permits: Semaphore,
+    settings: config::Fill,
+    store: Arc<Store>,
+    cache: Arc<Cache>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+type FillKey = (Arc<str>, String);
+
+impl Fills {
+    /// No fills yet. Their tasks will run on `runtime`, not on the threads that serve clients: hashing and waiting for
+    /// the disk must not delay hits.
+    pub fn new(
+        settings: config::Fill,
+        store: Arc<Store>,
+        cache: Arc<Cache>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+        runtime: Handle,
+    ) -> Self {
+        let permits = Semaphore::new(settings.max_concurrent);
+        let running = Mutex::default();
+        let shared = Arc::new(Shared { running, permits, settings, store, cache, metrics, clock });
+        Self { shared, runtime, tasks: TaskTracker::new() }
+    }
+
+    /// Joins the fill of `wanted` that is running, or starts it.
+    pub fn join(&self, wanted: Wanted, upstreams: &Arc<Upstreams>) -> Joined {
+        let key = (wanted.key.clone(), wanted.variant.clone());
+        let mut running = self.shared.lock();
+        if let Some(fill) = running.get(&key) {
+            return Joined::Following(fill.clone());
+        }
+        // A fill puts its object into the cache before it leaves the register: whoever missed both was in between.
+        if let Some(entry) = self.shared.just_stored(&wanted) {
+            return Joined::Stored(entry);
+        }
+        let (phase, receiver) = watch::channel(Phase::Asking);
+        let fill = Fill { phase: receiver };
+        running.insert(key.clone(), fill.clone());
+        drop(running);
+        let (hand, handover) = oneshot::channel();
+        let task = task::Task::new(self.shared.clone(), upstreams.clone(), wanted, phase, hand);
+        self.tasks.spawn_on(task.run(), &self.runtime);
+        Joined::Started(fill, handover)
+    }
+
+    /// The running fill of an object, if there is one.
+    pub fn running(&self, key: &Arc<str>, variant: &str) -> Option<Fill> {
+        self.shared.lock().get(&(key.clone(), variant.to_owned())).cloned()
+    }
+
+    /// Waits until no fill runs. Called after the last client has gone; what does not end in the caller's time is
+    /// dropped with the runtime, and its half-written file removed at the next start.
+    pub async fn finished(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Fill {
+    /// Waits for the response head, or for the news that there will be none to share.
+    pub async fn outcome(&self) -> Outcome {
+        let mut phase = self.phase.clone();
+        let decided = phase.wait_for(|phase| !matches!(phase, Phase::Asking)).await;
+        match decided.as_deref() {
+            Ok(Phase::Receiving { flow, .. } | Phase::Complete { flow, .. }) => {
+                Outcome::Content(flow.clone())
+            }
+            Ok(Phase::Stored { entry }) => Outcome::Stored(entry.clone()),
+            Ok(Phase::NotModified { entry }) => Outcome::NotModified(entry.clone()),
+            Ok(Phase::Unshared { why }) => Outcome::Unshared(*why),
+            Ok(Phase::Failed { error }) => Outcome::Failed(error.clone()),
+            Ok(Phase::Asking) | Err(_) => Outcome::Failed(FillError::Stopped),
+        }
+    }
+
+    /// Waits until at least `bytes` have arrived or the fill has ended, and tells the complete length if it is known
+    /// by then: for a range of content whose length its upstream did not say.
+    pub async fn arrived(&self, bytes: u64) -> Arrived {
+        let mut phase = self.phase.clone();
+        let there = phase.wait_for(|phase| match phase {
+            Phase::Asking => false,
+            Phase::Receiving { available, .. } => *available >= bytes,
+            _ => true,
+        });
+        match there.await.as_deref() {
+            Ok(Phase::Receiving { .. }) => Arrived::Enough,
+            Ok(Phase::Complete { length, .. }) => Arrived::All { length: *length },
+            Ok(Phase::Stored { entry } | Phase::NotModified { entry }) => {
+                Arrived::All { length: entry.object.len }
+            }
+            Ok(Phase::Failed { error }) => Arrived::Failed(error.clone()),
+            Ok(Phase::Asking | Phase::Unshared { .. }) | Err(_) => Arrived::Failed(FillError::Stopped),
+        }
+    }
+}
+
+/// What became of asking the upstreams.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Content that everyone may follow.
+    Content(Arc<Flow>),
+    /// It has arrived and is stored.
+    Stored(Arc<Entry>),
+    /// What was stored is still good.
+    NotModified(Arc<Entry>),
+    /// The response is for the client that started the fill alone.
+    Unshared(Unshared),
+    /// There is none.
+    Failed(FillError),
+}
+
+/// Why a response is not shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unshared {
+    /// Its own or the request's fields forbid it, or its class does.
+    Unstorable(Unstorable),
+    /// The store has no room for it, or cannot be written.
+    NoRoom,
+}
+
+impl Unshared {
+    /// Word for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unstorable(why) => why.as_str(),
+            Self::NoRoom => "no-room",
+        }
+    }
+}
+
+/// How far a fill has come.
+#[derive(Debug)]
+pub enum Arrived {
+    /// At least the bytes asked for; the complete length is not known yet.
+    Enough,
+    /// Everything.
+    All {
+        /// The complete length in bytes.
+        length: u64,
+    },
+    /// The fill failed.
+    Failed(FillError),
+}
+
+impl Shared {
+    fn just_stored(&self, wanted: &Wanted) -> Option<Arc<Entry>> {
+        let entry = self.cache.find_hot(&wanted.key, &wanted.headers)?;
+        let is_new = wanted.stale.as_ref().is_none_or(|stale| !Arc::ptr_eq(stale, &entry));
+        let verdict = entry.freshness.judge(self.clock.now(), &CacheControl::default());
+        (is_new && verdict == Verdict::Fresh).then_some(entry)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<FillKey, Fill>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

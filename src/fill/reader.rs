@@ -1,0 +1,124 @@
+//! Reads content from any position, whether it is stored or still arriving, each reader at its own speed. Owns the one
+//! rule that matters most here: a reader ends where the content ends, or with an error; never in between.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{Fill, FillError, Flow, Phase};
+use crate::store::{ReadError, Source, Store};
+
+/// A position in content, and where the rest comes from.
+#[derive(Debug)]
+pub struct Reader {
+    store: Arc<Store>,
+    from: From,
+    position: u64,
+    end: Option<u64>,
+}
+
+#[derive(Debug)]
+enum From {
+    Stored(Source),
+    Arriving { flow: Arc<Flow>, phase: watch::Receiver<Phase> },
+}
+
+/// A transfer that must not look like a whole one.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// Stored bytes cannot be read, or are not what was stored.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The fill that was followed failed.
+    #[error(transparent)]
+    Fill(#[from] FillError),
+}
+
+impl Reader {
+    /// Reads `range` of stored content.
+    pub fn stored(store: Arc<Store>, source: Source, range: Range<u64>) -> Self {
+        Self { store, from: From::Stored(source), position: range.start, end: Some(range.end) }
+    }
+
+    /// Reads what a fill brings from `start` to `end`, or to the end of the content.
+    pub fn following(store: Arc<Store>, fill: &Fill, flow: Arc<Flow>, start: u64, end: Option<u64>) -> Self {
+        let end = end.or(flow.length);
+        Self { store, from: From::Arriving { flow, phase: fill.phase.clone() }, position: start, end }
+    }
+
+    /// The next piece, never empty; `None` at the end.
+    ///
+    /// # Errors
+    /// When the rest cannot be had. There is no sense in asking again.
+    pub async fn next(&mut self) -> Option<Result<Bytes, TransferError>> {
+        let piece = match self.next_piece().await {
+            Ok(piece) => piece?,
+            Err(error) => return Some(Err(error)),
+        };
+        let left = self.end.map_or(u64::MAX, |end| end - self.position);
+        let piece = match usize::try_from(left) {
+            Ok(left) if left < piece.len() => piece.slice(..left),
+            _ => piece,
+        };
+        self.position += piece.len() as u64;
+        Some(Ok(piece))
+    }
+
+    async fn next_piece(&mut self) -> Result<Option<Bytes>, TransferError> {
+        loop {
+            if self.end.is_some_and(|end| self.position >= end) {
+                return Ok(None);
+            }
+            let (flow, phase) = match &mut self.from {
+                From::Stored(source) => {
+                    return match self.store.read_hot(source, self.position) {
+                        Some(piece) => Ok(Some(piece)),
+                        None => Ok(Some(self.store.read(source, self.position).await?)),
+                    };
+                }
+                From::Arriving { flow, phase } => (flow, phase),
+            };
+            let next = match &*phase.borrow_and_update() {
+                Phase::Receiving { available, .. } if self.position < *available => Next::Read,
+                Phase::Receiving { .. } => Next::Wait,
+                Phase::Complete { length, .. } if self.position < *length => Next::Read,
+                Phase::Complete { .. } => Next::End,
+                Phase::Stored { entry } => Next::Switch(entry.source()),
+                Phase::Failed { error } => return Err(error.clone().into()),
+                // Phases that come before content, or instead of it; this reader has seen content.
+                Phase::Asking | Phase::NotModified { .. } | Phase::Unshared { .. } => {
+                    return Err(FillError::Stopped.into());
+                }
+            };
+            match next {
+                Next::End => return Ok(None),
+                Next::Switch(source) => {
+                    let Source::Blob { len, .. } = source else { return Err(FillError::Stopped.into()) };
+                    self.end = Some(self.end.map_or(len, |end| end.min(len)));
+                    self.from = From::Stored(source);
+                }
+                Next::Read => {
+                    // What left the tail since has been written before: the store has it.
+                    return match flow.tail_at(self.position) {
+                        Some(piece) => Ok(Some(piece)),
+                        None => {
+                            let source = Source::Partial(flow.partial.clone());
+                            Ok(Some(self.store.read(&source, self.position).await?))
+                        }
+                    };
+                }
+                // The task that fills is gone without a word: that is not an end.
+                Next::Wait => phase.changed().await.map_err(|_| FillError::Stopped)?,
+            }
+        }
+    }
+}
+
+enum Next {
+    Read,
+    Wait,
+    End,
+    Switch(Source),
+}
