@@ -1,0 +1,207 @@
+//! The body of a response to a client. Owns what is counted as sent, and the record that becomes the request's access
+//! line when the body ends or is dropped. Bytes are handed on as they are: never copied, never changed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use prometheus::IntCounter;
+use tokio::time::timeout;
+
+use super::multipart::Multipart;
+use crate::cache::Cache;
+use crate::fill::{Reader, TransferError};
+use crate::store::BlobId;
+use crate::telemetry::access::{Access, End};
+
+/// What a response's body is made of.
+pub enum Content {
+    /// Nothing.
+    Empty,
+    /// Bytes in memory.
+    Whole(Bytes),
+    /// Bytes as they come.
+    Stream(Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>),
+}
+
+/// Why a body could not be sent to its end. hyper then closes the connection, so that no client takes it for whole.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The content broke off.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// The upstream of a passed-through response broke off.
+    #[error("the upstream broke off: {0}")]
+    Upstream(hyper::Error),
+    /// The upstream of a passed-through response fell silent.
+    #[error("the upstream sent no byte for {0:?}")]
+    Silent(Duration),
+}
+
+/// A response's body, and the record of its request.
+pub struct ResponseBody {
+    content: Content,
+    access: Access,
+}
+
+impl Content {
+    /// The rest of what `reader` reads, after `first`. A blob that turns out damaged is discarded, so that the next
+    /// request fetches it anew.
+    pub fn read(first: Bytes, reader: Reader, keeper: Keeper) -> Self {
+        Self::Stream(Box::pin(unfold(Some((Some(Ok(first)), reader, keeper)), |state| async move {
+            let (first, mut reader, keeper) = state?;
+            let piece = match first {
+                Some(first) => first,
+                None => keeper.checked(reader.next().await?).await,
+            };
+            let next = piece.is_ok().then_some((None, reader, keeper));
+            Some((piece, next))
+        })))
+    }
+
+    /// Several parts of one content (RFC 9110 §14.6). `open` reads one part.
+    pub fn multipart(
+        multipart: Multipart,
+        open: impl Fn(std::ops::Range<u64>) -> Reader + Send + 'static,
+        keeper: Keeper,
+    ) -> Self {
+        let closing = (multipart.closing(), None);
+        let parts: Vec<_> =
+            multipart.parts().iter().map(|part| (part.head.clone(), Some(part.range.clone()))).collect();
+        let parts = parts.into_iter().chain([closing]);
+        let state = Some((parts, None::<Reader>, open, keeper));
+        Self::Stream(Box::pin(unfold(state, |state| async move {
+            let (mut parts, mut reader, open, keeper) = state?;
+            if let Some(part) = &mut reader {
+                if let Some(piece) = part.next().await {
+                    let piece = keeper.checked(piece).await;
+                    let next = piece.is_ok().then_some((parts, reader, open, keeper));
+                    return Some((piece, next));
+                }
+            }
+            let (head, range) = parts.next()?;
+            reader = range.map(&open);
+            Some((Ok(head), Some((parts, reader, open, keeper))))
+        })))
+    }
+
+    /// An upstream's body, as it comes, each piece within `idle_timeout`.
+    pub fn passed_on(body: Incoming, idle_timeout: Duration, received: IntCounter) -> Self {
+        if body.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Stream(Box::pin(unfold(Some((body, received)), move |state| async move {
+            let (mut body, received) = state?;
+            loop {
+                let frame = match timeout(idle_timeout, body.frame()).await {
+                    Err(_) => return Some((Err(BodyError::Silent(idle_timeout)), None)),
+                    Ok(frame) => frame?,
+                };
+                match frame.map(Frame::into_data) {
+                    Ok(Ok(piece)) => {
+                        received.inc_by(piece.len() as u64);
+                        return Some((Ok(piece), Some((body, received))));
+                    }
+                    // Trailers: hop-by-hop here, since nobody announced them to the client.
+                    Ok(Err(_)) => {}
+                    Err(error) => return Some((Err(BodyError::Upstream(error)), None)),
+                }
+            }
+        })))
+    }
+}
+
+/// Keeps damaged blobs from being served twice.
+#[derive(Clone)]
+pub struct Keeper {
+    cache: Arc<Cache>,
+    blob: Option<BlobId>,
+}
+
+impl Keeper {
+    /// For content of a blob, or of a fill that has none yet.
+    pub fn new(cache: Arc<Cache>, blob: Option<BlobId>) -> Self {
+        Self { cache, blob }
+    }
+
+    /// Discards the blob if that is why it could not be read.
+    pub async fn found_damaged(&self, error: &TransferError) {
+        if let (TransferError::Read(error), Some(blob)) = (error, self.blob) {
+            tracing::error!(%error, %blob, "discarding a stored blob");
+            if let Err(error) = self.cache.discard(blob).await {
+                tracing::error!(%error, %blob, "cannot discard a damaged blob");
+            }
+        }
+    }
+
+    async fn checked(&self, piece: Result<Bytes, TransferError>) -> Result<Bytes, BodyError> {
+        if let Err(error) = &piece {
+            self.found_damaged(error).await;
+        }
+        Ok(piece?)
+    }
+}
+
+impl ResponseBody {
+    pub(super) fn new(content: Content, access: Access) -> Self {
+        Self { content, access }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let piece = match &mut this.content {
+            Content::Empty => None,
+            Content::Whole(_) => match std::mem::replace(&mut this.content, Content::Empty) {
+                Content::Whole(bytes) => Some(Ok(bytes)),
+                _ => None,
+            },
+            Content::Stream(stream) => match stream.as_mut().poll_next(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(piece) => piece,
+            },
+        };
+        Poll::Ready(match piece {
+            Some(Ok(piece)) => {
+                this.access.sent += piece.len() as u64;
+                Some(Ok(Frame::data(piece)))
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, "a response broke off");
+                this.access.end = End::Upstream;
+                Some(Err(error))
+            }
+            None => {
+                this.access.end = End::Complete;
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.content, Content::Empty)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Empty => SizeHint::with_exact(0),
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            // A known length is in the head already.
+            Content::Stream(_) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Header fields on their way through a proxy (RFC 9110 §7.6): what is for one connection only is taken off, and what
+//! tells of the relay is put on. Everything else is left as it came, whatever it says.
+
+use std::net::SocketAddr;
+
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, Version};
+
+use crate::cache::update::remove_hop_by_hop;
+
+/// The fields a request for a whole object is made without: ranges and conditions are the client's own affair.
+const SELECTIVE: [HeaderName; 6] = [
+    header::RANGE,
+    header::IF_RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+];
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The fields of a request that is passed through for one client.
+pub fn for_upstream(client: &HeaderMap, version: Version, peer: SocketAddr) -> HeaderMap {
+    let mut headers = for_any_client(client, version);
+    let address = peer.ip().to_canonical();
+    append_to_list(&mut headers, FORWARDED_FOR, &address.to_string());
+    // RFC 7239 §6: an IPv6 address is in brackets and quotes.
+    let node = if address.is_ipv6() { format!("for=\"[{address}]\"") } else { format!("for={address}") };
+    append_to_list(&mut headers, header::FORWARDED, &node);
+    headers
+}
+
+/// The fields of a request whose response is for everyone: it names no client, since it is not for one.
+pub fn for_fill(client: &HeaderMap, version: Version) -> HeaderMap {
+    let mut headers = for_any_client(client, version);
+    for name in &SELECTIVE {
+        headers.remove(name);
+    }
+    headers
+}
+
+/// Notes on a response that it came through here.
+pub fn add_via(headers: &mut HeaderMap, version: Version) {
+    let via = match version {
+        Version::HTTP_10 => "1.0 gupd",
+        _ => "1.1 gupd",
+    };
+    if headers.contains_key(header::VIA) {
+        append_to_list(headers, header::VIA, via);
+    } else {
+        headers.insert(header::VIA, HeaderValue::from_static(via));
+    }
+}
+
+fn for_any_client(client: &HeaderMap, version: Version) -> HeaderMap {
+    let mut headers = client.clone();
+    remove_hop_by_hop(&mut headers);
+    // Set for the upstream, and by the connection that sends a body.
+    headers.remove(header::HOST);
+    headers.remove(header::EXPECT);
+    add_via(&mut headers, version);
+    headers
+}
+
+/// Appends to a list field, as one field line.
+fn append_to_list(headers: &mut HeaderMap, name: HeaderName, member: &str) {
+    let mut list: Vec<u8> = Vec::new();
+    for value in headers.get_all(&name) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(member.as_bytes());
+    // Made of values that were valid, and of ours.
+    if let Ok(value) = HeaderValue::from_bytes(&list) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn proxies_before_this_one_stay_named() {
+        let fields = headers(&[("via", "1.1 floor"), ("x-forwarded-for", "10.0.0.1"), ("host", "relay")]);
+        let sent = for_upstream(&fields, Version::HTTP_11, "[::ffff:10.0.0.2]:99".parse().unwrap());
+        assert_eq!(
+            sent,
+            headers(&[
+                ("via", "1.1 floor, 1.1 gupd"),
+                ("x-forwarded-for", "10.0.0.1, 10.0.0.2"),
+                ("forwarded", "for=10.0.0.2"),
+            ])
+        );
+    }
+
+    #[test]
+    fn a_fill_names_no_client_and_asks_for_everything() {
+        let fields = headers(&[("range", "bytes=0-1"), ("if-none-match", "\"a\""), ("user-agent", "Smc")]);
+        let sent = for_fill(&fields, Version::HTTP_11);
+        assert_eq!(sent, headers(&[("user-agent", "Smc"), ("via", "1.1 gupd")]));
+    }
+}

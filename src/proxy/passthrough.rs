@@ -1,0 +1,108 @@
+//! What is not cached: passed to the manager and back as a stream, in both directions. Owns the mapping from what an
+//! upstream did to what a client sees when there is nothing better to give it.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use http_body::Body;
+
+use super::body::Content;
+use super::fields;
+use super::reply::Reply;
+use super::target::Target;
+use super::{Asked, Live};
+use crate::cache::{Cache, key, update};
+use crate::fill::FillError;
+use crate::telemetry::Metrics;
+use crate::upstream::{Answer, Outgoing, RequestBody, UpstreamError};
+
+/// When a client may ask again after no manager could be reached, in seconds: about a heartbeat's quarter, so that
+/// clients neither hammer a manager that is down nor wait long for one that is back.
+const RETRY_AFTER: u64 = 60;
+
+/// Asks the route's upstreams on behalf of one client.
+pub(super) async fn pass(
+    asked: &Asked<'_>,
+    target: &Target,
+    body: RequestBody,
+    live: &Live,
+    metrics: &Metrics,
+) -> Reply {
+    let outgoing = Outgoing {
+        method: asked.method.clone(),
+        target: target.spelled.clone(),
+        headers: fields::for_upstream(asked.headers, asked.version, asked.peer.address),
+        body,
+    };
+    match live.upstreams.ask(&target.route.upstreams, &outgoing).await {
+        Ok(answer) => {
+            metrics.count_upstream(&answer.upstream.name, answer.response.status());
+            pass_on(asked.method, answer, live, metrics)
+        }
+        Err(error) => no_answer(&error),
+    }
+}
+
+/// Passes a manager's response on to one client.
+pub(super) fn pass_on(method: &Method, answer: Answer, live: &Live, metrics: &Metrics) -> Reply {
+    let received = metrics.upstream_bytes.with_label_values(&[&*answer.upstream.name]);
+    let (head, body) = answer.response.into_parts();
+    let mut headers = head.headers;
+    update::remove_hop_by_hop(&mut headers);
+    fields::add_via(&mut headers, head.version);
+    let bodiless = *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
+    let expected = if bodiless { Some(0) } else { body.size_hint().exact() };
+    let content = Content::passed_on(body, live.idle_timeout, received);
+    Reply::new(head.status, headers, content, expected)
+}
+
+/// What a client sees when no upstream answered, or none that made sense.
+pub(super) fn no_answer(error: &UpstreamError) -> Reply {
+    match error {
+        UpstreamError::Connect { .. } | UpstreamError::HeadTimeout { .. } => {
+            unavailable(StatusCode::GATEWAY_TIMEOUT, "gupd: no upstream answers\n")
+        }
+        UpstreamError::Response { .. } | UpstreamError::Request { .. } => {
+            Reply::text(StatusCode::BAD_GATEWAY, "gupd: the upstream did not give a usable response\n")
+        }
+    }
+}
+
+/// What a client sees when the fill it waited for failed before its first byte.
+pub(super) fn failed(error: &FillError) -> Reply {
+    match error {
+        FillError::Upstream(error) => no_answer(error),
+        FillError::ServerError { status, .. } => {
+            unavailable(*status, "gupd: the upstream has a server error\n")
+        }
+        FillError::BrokenOff { .. } | FillError::Changed { .. } => {
+            Reply::text(StatusCode::BAD_GATEWAY, "gupd: the upstream's transfer broke off\n")
+        }
+        FillError::Store(_) | FillError::Stopped => {
+            unavailable(StatusCode::SERVICE_UNAVAILABLE, "gupd: the relay cannot answer now\n")
+        }
+    }
+}
+
+/// A status that asks the client to come again later.
+pub(super) fn unavailable(status: StatusCode, sentence: &'static str) -> Reply {
+    let mut reply = Reply::text(status, sentence);
+    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+    reply
+}
+
+/// Forgets what an unsafe request may have changed: its target, and what the response says it is about, if that is on
+/// the same route (RFC 9111 §4.4).
+pub(super) async fn invalidate(cache: &Cache, target: &Target, response: &HeaderMap) {
+    let about = [header::LOCATION, header::CONTENT_LOCATION].into_iter().filter_map(|name| {
+        let place: Uri = response.get(name)?.to_str().ok()?.parse().ok()?;
+        // Another origin's content is not this one's to forget; the relay's key has no origin, so a path will do.
+        let path = place.authority().is_none().then(|| place.path_and_query().cloned())??;
+        Some(key::normalise(path.path(), path.query()).ok()?.key(&target.route.name))
+    });
+    for key in std::iter::once(target.key()).chain(about) {
+        if let Err(error) = cache.invalidate(&Arc::from(key)).await {
+            tracing::error!(%error, "cannot invalidate after an unsafe request");
+        }
+    }
+}

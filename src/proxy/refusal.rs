@@ -1,0 +1,101 @@
+//! What the relay does not do, as one enum: each refusal has its status, its word in metrics and logs, and a sentence
+//! for whoever sees it. A refusal never reaches an upstream.
+
+use http::{HeaderValue, StatusCode, header};
+
+use super::reply::Reply;
+use crate::cache::key::BadPath;
+
+/// A request that is answered without asking anyone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `CONNECT`: this is no tunnel.
+    Connect,
+    /// An absolute target on a host that is no configured upstream: this is no open proxy.
+    ForeignTarget,
+    /// A target that is neither a path nor a URL.
+    TargetForm,
+    /// HTTP/1.1 without `Host`, or with several (RFC 9112 §3.2).
+    Host,
+    /// A path that could mean something else to the manager than to the relay.
+    Path(BadPath),
+    /// A target longer than `server.max_uri_bytes`.
+    UriTooLong,
+    /// No route has this host and path.
+    NoRoute,
+}
+
+impl Refusal {
+    /// Every refusal, for metrics that exist before the first one.
+    pub const ALL: [Self; 9] = [
+        Self::Connect,
+        Self::ForeignTarget,
+        Self::TargetForm,
+        Self::Host,
+        Self::Path(BadPath::DotSegment),
+        Self::Path(BadPath::ControlCharacter),
+        Self::Path(BadPath::PercentEncoding),
+        Self::UriTooLong,
+        Self::NoRoute,
+    ];
+
+    /// Word for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::ForeignTarget => "foreign-target",
+            Self::TargetForm => "target-form",
+            Self::Host => "host",
+            Self::Path(BadPath::DotSegment) => "dot-segment",
+            Self::Path(BadPath::ControlCharacter) => "control-character",
+            Self::Path(BadPath::PercentEncoding) => "percent-encoding",
+            Self::UriTooLong => "uri-too-long",
+            Self::NoRoute => "no-route",
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            // RFC 9110 §7.4: not willing to answer for that origin.
+            Self::ForeignTarget => StatusCode::MISDIRECTED_REQUEST,
+            Self::TargetForm | Self::Host | Self::Path(_) => StatusCode::BAD_REQUEST,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+        }
+    }
+
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::Connect => "gupd: CONNECT is refused: this relay is not a tunnel\n",
+            Self::ForeignTarget => "gupd: this relay answers for its configured upstreams only\n",
+            Self::TargetForm => "gupd: the request target is neither a path nor a URL\n",
+            Self::Host => "gupd: the request has no Host field, or several\n",
+            Self::Path(BadPath::DotSegment) => "gupd: the path has a . or .. segment\n",
+            Self::Path(BadPath::ControlCharacter) => {
+                "gupd: the path has a control character or a backslash\n"
+            }
+            Self::Path(BadPath::PercentEncoding) => "gupd: the path has a % without two hexadecimal digits\n",
+            Self::UriTooLong => "gupd: the request target is too long\n",
+            Self::NoRoute => "gupd: no route for this host and path\n",
+        }
+    }
+}
+
+impl From<BadPath> for Refusal {
+    fn from(bad: BadPath) -> Self {
+        Self::Path(bad)
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        let mut reply = Reply::text(refusal.status(), refusal.sentence());
+        if refusal == Refusal::Connect {
+            // RFC 9110 §15.5.6: a 405 names what is allowed.
+            let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
+            reply.headers_mut().insert(header::ALLOW, allowed);
+        }
+        reply
+    }
+}

@@ -1,0 +1,78 @@
+//! A response before it is sent: head, content, and what the access line will say of it.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use super::body::{Content, ResponseBody};
+use crate::cache::status::CacheStatus;
+use crate::policy::Classified;
+use crate::store::BlobId;
+use crate::telemetry::access::Access;
+
+/// A response, ready to be sent.
+pub(super) struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    content: Content,
+    expected: Option<u64>,
+    cache: Option<CacheStatus>,
+    classified: Option<Classified>,
+    object: Option<BlobId>,
+}
+
+impl Reply {
+    /// A response with this head and content. `expected` is the content's length, where known.
+    pub(super) fn new(status: StatusCode, headers: HeaderMap, content: Content, expected: Option<u64>) -> Self {
+        Self { status, headers, content, expected, cache: None, classified: None, object: None }
+    }
+
+    /// A sentence for people, never cached.
+    pub(super) fn text(status: StatusCode, sentence: impl Into<Bytes>) -> Self {
+        let sentence = sentence.into();
+        let length = sentence.len() as u64;
+        let headers = HeaderMap::from_iter([
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+            (header::CONTENT_LENGTH, HeaderValue::from(length)),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ]);
+        Self::new(status, headers, Content::Whole(sentence), Some(length))
+    }
+
+    /// Its status.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Its header fields.
+    pub(super) fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.headers
+    }
+
+    /// Says what the cache did, in `Cache-Status` and in the access line.
+    pub(super) fn told(mut self, cache: CacheStatus, classified: &Classified, object: Option<BlobId>) -> Self {
+        cache.append_to(&mut self.headers);
+        self.cache = Some(cache);
+        self.classified = Some(classified.clone());
+        self.object = object;
+        self
+    }
+
+    /// The response to `method`, with the record that becomes its access line.
+    pub(super) fn into_response(self, method: &http::Method, mut access: Access) -> Response<ResponseBody> {
+        access.status = self.status;
+        access.cache = self.cache;
+        access.object = self.object;
+        if let Some(classified) = self.classified {
+            access.class = classified.class;
+            access.content_type = Some(classified.content_type);
+        }
+        let has_body = method != http::Method::HEAD;
+        access.expected = if has_body { self.expected } else { Some(0) };
+        access.head_ready();
+        let content = if has_body { self.content } else { Content::Empty };
+        let mut response = Response::new(ResponseBody::new(content, access));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}

@@ -1,0 +1,254 @@
+//! Turns content into a response: conditions, ranges, head, body (RFC 9110 §13, §14, §15.3.7). The same for what is
+//! stored and for what is still arriving. Nothing is sent before its first bytes are at hand, so that damage and
+//! failure can still be told by a status.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+
+use super::Asked;
+use super::body::{Content, Keeper};
+use super::conditional::{self, Precondition};
+use super::fields;
+use super::multipart::Multipart;
+use super::range::{Need, Ranges, content_range, unsatisfied_range};
+use super::reply::Reply;
+use crate::cache::{Cache, Entry, Freshness};
+use crate::fill::{Arrived, Fill, FillError, Flow, Reader, TransferError};
+use crate::store::{BLOCK, Source, Store};
+
+/// Content that is being received is shown to clients from this many bytes on, or when it is whole: up to here a
+/// failure becomes a `502`, not a broken transfer, and a delta is worth nothing to a client until it has all of it.
+const HOLD_BACK: u64 = BLOCK;
+
+/// Fields a `304` repeats (RFC 9110 §15.4.5), and those that say how it came here.
+const NOT_MODIFIED: [header::HeaderName; 9] = [
+    header::CACHE_CONTROL,
+    header::CONTENT_LOCATION,
+    header::DATE,
+    header::ETAG,
+    header::EXPIRES,
+    header::VARY,
+    header::AGE,
+    header::VIA,
+    header::LAST_MODIFIED,
+];
+
+/// Responds with a stored response.
+///
+/// # Errors
+/// When its first bytes cannot be read; its blob is then discarded.
+pub(super) async fn stored(
+    asked: &Asked<'_>,
+    cache: &Arc<Cache>,
+    entry: &Entry,
+) -> Result<Reply, TransferError> {
+    let now = cache.clock().now();
+    entry.touch(now);
+    let store = cache.store().clone();
+    let source = entry.source();
+    let keeper = Keeper::new(cache.clone(), Some(entry.object.blob));
+    let content = Available {
+        status: entry.object.status,
+        headers: &entry.object.headers,
+        freshness: &entry.freshness,
+        length: Some(entry.object.len),
+    };
+    let mut opened = Opened { keeper, from: From::Stored { store, source } };
+    opened.respond(asked, &content, now).await
+}
+
+/// Responds with what a fill brings.
+///
+/// # Errors
+/// When the fill fails before the first bytes are shown.
+pub(super) async fn following(
+    asked: &Asked<'_>,
+    cache: &Arc<Cache>,
+    fill: &Fill,
+    flow: &Arc<Flow>,
+) -> Result<Reply, TransferError> {
+    let length = known_length(asked, fill, flow).await?;
+    let content = Available {
+        status: flow.head.status,
+        headers: &flow.head.headers,
+        freshness: &flow.head.freshness,
+        length,
+    };
+    let from = From::Arriving { store: cache.store().clone(), fill: fill.clone(), flow: flow.clone() };
+    let mut opened = Opened { keeper: Keeper::new(cache.clone(), None), from };
+    opened.respond(asked, &content, cache.clock().now()).await
+}
+
+/// The complete length, once enough has arrived to begin: some requests cannot be answered without it.
+async fn known_length(asked: &Asked<'_>, fill: &Fill, flow: &Flow) -> Result<Option<u64>, FillError> {
+    let enough = match flow.length {
+        _ if *asked.method == Method::HEAD => return Ok(flow.length),
+        Some(length) => HOLD_BACK.min(length),
+        // Without a length, a client of HTTP/1.0 could not tell a broken transfer from a whole one.
+        None if asked.version < Version::HTTP_11 => u64::MAX,
+        None => match Ranges::need(asked.headers) {
+            Some(Need::Bytes(bytes)) => bytes.end.max(HOLD_BACK),
+            Some(Need::Length) => u64::MAX,
+            None => HOLD_BACK,
+        },
+    };
+    match fill.arrived(enough).await {
+        Arrived::Enough => Ok(flow.length),
+        Arrived::All { length } => Ok(Some(length)),
+        Arrived::Failed(error) => Err(error),
+    }
+}
+
+/// A response as it would be without conditions and ranges.
+struct Available<'a> {
+    status: StatusCode,
+    headers: &'a HeaderMap,
+    freshness: &'a Freshness,
+    length: Option<u64>,
+}
+
+/// Where its bytes are read.
+struct Opened {
+    keeper: Keeper,
+    from: From,
+}
+
+#[derive(Clone)]
+enum From {
+    Stored { store: Arc<Store>, source: Source },
+    Arriving { store: Arc<Store>, fill: Fill, flow: Arc<Flow> },
+}
+
+impl Opened {
+    async fn respond(
+        &mut self,
+        asked: &Asked<'_>,
+        content: &Available<'_>,
+        now: crate::clock::UnixMillis,
+    ) -> Result<Reply, TransferError> {
+        let mut headers = HeaderMap::with_capacity(content.headers.len() + 8);
+        headers.extend(content.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        headers.insert(header::AGE, HeaderValue::from(content.freshness.age(now)));
+        fields::add_via(&mut headers, Version::HTTP_11);
+        if content.status != StatusCode::OK {
+            return self.whole(content.status, headers, content.length).await;
+        }
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        match conditional::evaluate(asked.method, asked.headers, content.status, content.headers) {
+            Precondition::Proceed => {}
+            Precondition::NotModified => return Ok(not_modified(&headers)),
+            Precondition::Failed => {
+                return Ok(Reply::text(StatusCode::PRECONDITION_FAILED, "gupd: the precondition failed\n"));
+            }
+        }
+        let length = content.length;
+        if !asked.wants_range(content.headers) {
+            return self.whole(StatusCode::OK, headers, length).await;
+        }
+        let Some(length) = length else {
+            // `known_length` has waited: these bytes are there, only how many follow is not known.
+            return match Ranges::need(asked.headers) {
+                Some(Need::Bytes(part)) => self.part(headers, part, None).await,
+                Some(Need::Length) | None => self.whole(StatusCode::OK, headers, None).await,
+            };
+        };
+        match Ranges::of(asked.headers, length) {
+            Ranges::Whole => self.whole(StatusCode::OK, headers, Some(length)).await,
+            Ranges::Single(part) => self.part(headers, part, Some(length)).await,
+            Ranges::Multiple(parts) => Ok(self.parts(headers, &parts, length)),
+            Ranges::Unsatisfiable => Ok(unsatisfiable(length)),
+        }
+    }
+
+    async fn whole(
+        &mut self,
+        status: StatusCode,
+        mut headers: HeaderMap,
+        length: Option<u64>,
+    ) -> Result<Reply, TransferError> {
+        if let Some(length) = length {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        let content = self.open(0..length.unwrap_or(u64::MAX)).await?;
+        Ok(Reply::new(status, headers, content, length))
+    }
+
+    async fn part(
+        &mut self,
+        mut headers: HeaderMap,
+        part: Range<u64>,
+        length: Option<u64>,
+    ) -> Result<Reply, TransferError> {
+        let expected = part.end - part.start;
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
+        headers.insert(header::CONTENT_RANGE, content_range(&part, length));
+        let content = self.open(part).await?;
+        Ok(Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected)))
+    }
+
+    fn parts(&self, mut headers: HeaderMap, parts: &[Range<u64>], length: u64) -> Reply {
+        let multipart = Multipart::new(parts, length, headers.get(header::CONTENT_TYPE));
+        let expected = multipart.content_length();
+        headers.insert(header::CONTENT_TYPE, multipart.content_type());
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
+        let from = self.from.clone();
+        let content = Content::multipart(multipart, move |part| from.reader(part), self.keeper.clone());
+        Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected))
+    }
+
+    /// Opens a range and has its first bytes at hand. What is in memory whole costs neither a stream nor a wait.
+    async fn open(&self, range: Range<u64>) -> Result<Content, TransferError> {
+        if range.is_empty() {
+            return Ok(Content::Empty);
+        }
+        if let From::Stored { store, source } = &self.from {
+            let wanted = range.end - range.start;
+            if let Some(piece) = store.read_hot(source, range.start) {
+                if piece.len() as u64 >= wanted {
+                    return Ok(Content::Whole(piece.slice(..usize::try_from(wanted).unwrap_or(piece.len()))));
+                }
+            }
+        }
+        let mut reader = self.from.reader(range);
+        let first = match reader.next().await {
+            None => return Ok(Content::Empty),
+            Some(Err(error)) => {
+                self.keeper.found_damaged(&error).await;
+                return Err(error);
+            }
+            Some(Ok(first)) => first,
+        };
+        Ok(Content::read(first, reader, self.keeper.clone()))
+    }
+}
+
+impl From {
+    fn reader(&self, range: Range<u64>) -> Reader {
+        match self {
+            Self::Stored { store, source } => Reader::stored(store.clone(), source.clone(), range),
+            Self::Arriving { store, fill, flow } => {
+                let end = (range.end != u64::MAX).then_some(range.end);
+                Reader::following(store.clone(), fill, flow.clone(), range.start, end)
+            }
+        }
+    }
+}
+
+fn not_modified(available: &HeaderMap) -> Reply {
+    let mut headers = HeaderMap::with_capacity(NOT_MODIFIED.len());
+    for name in NOT_MODIFIED {
+        for value in available.get_all(&name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    Reply::new(StatusCode::NOT_MODIFIED, headers, Content::Empty, Some(0))
+}
+
+fn unsatisfiable(length: u64) -> Reply {
+    let mut reply =
+        Reply::text(StatusCode::RANGE_NOT_SATISFIABLE, "gupd: the content ends before this range\n");
+    reply.headers_mut().insert(header::CONTENT_RANGE, unsatisfied_range(length));
+    reply
+}

@@ -1,0 +1,100 @@
+//! Reads a request's target: which route it is for, under which key its response is stored, and how it is spelled
+//! upstream. Refuses every target that is not plainly content of a configured upstream (RFC 9112 §3.2).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, Method, Uri, Version, header};
+
+use super::refusal::Refusal;
+use crate::cache::key::{self, Normal};
+use crate::policy::{Policy, Route};
+use crate::upstream::Upstreams;
+
+/// A target that has been understood.
+#[derive(Debug)]
+pub struct Target {
+    /// Its route.
+    pub route: Arc<Route>,
+    /// Path and query in the one spelling.
+    pub normal: Normal,
+    /// Path and query in the client's own spelling.
+    pub spelled: PathAndQuery,
+}
+
+/// What a target is judged against.
+pub(super) struct Bounds<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) upstreams: &'a Upstreams,
+    pub(super) max_uri_bytes: usize,
+    /// The address the client connected to.
+    pub(super) local: SocketAddr,
+}
+
+impl Target {
+    /// The key its response is stored under.
+    pub fn key(&self) -> String {
+        self.normal.key(&self.route.name)
+    }
+
+    pub(super) fn of(
+        method: &Method,
+        uri: &Uri,
+        version: Version,
+        headers: &HeaderMap,
+        bounds: &Bounds<'_>,
+    ) -> Result<Self, Refusal> {
+        if method == Method::CONNECT {
+            return Err(Refusal::Connect);
+        }
+        let spelled = uri.path_and_query().ok_or(Refusal::TargetForm)?;
+        if spelled.as_str().len() > bounds.max_uri_bytes {
+            return Err(Refusal::UriTooLong);
+        }
+        let named = host_field(version, headers)?;
+        let host = match (uri.scheme_str(), uri.authority()) {
+            (Some(scheme), Some(authority)) => {
+                if !is_ours(scheme, authority, bounds) {
+                    return Err(Refusal::ForeignTarget);
+                }
+                // RFC 9112 §3.2.2: an absolute target overrules the Host field.
+                Some(authority.host().to_ascii_lowercase())
+            }
+            _ => named,
+        };
+        if !spelled.path().starts_with('/') {
+            return Err(Refusal::TargetForm);
+        }
+        let normal = key::normalise(spelled.path(), spelled.query())?;
+        let route = bounds.policy.route(host.as_deref(), normal.path()).ok_or(Refusal::NoRoute)?;
+        Ok(Self { route: route.clone(), normal, spelled: spelled.clone() })
+    }
+}
+
+fn is_ours(scheme: &str, authority: &Authority, bounds: &Bounds<'_>) -> bool {
+    let is_web = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    let is_local = authority.as_str().parse() == Ok(bounds.local);
+    is_web
+        && !authority.as_str().contains('@')
+        && (is_local || bounds.upstreams.iter().any(|upstream| upstream.is_at(scheme, authority)))
+}
+
+/// The host of the one `Host` field, without its port, in lower case. HTTP/1.0 may have none.
+fn host_field(version: Version, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let mut fields = headers.get_all(header::HOST).iter();
+    let Some(field) = fields.next() else {
+        return if version >= Version::HTTP_11 { Err(Refusal::Host) } else { Ok(None) };
+    };
+    if fields.next().is_some() {
+        return Err(Refusal::Host);
+    }
+    if field.is_empty() {
+        return Ok(None);
+    }
+    let authority = Authority::try_from(field.as_bytes()).map_err(|_| Refusal::Host)?;
+    if authority.as_str().contains('@') {
+        return Err(Refusal::Host);
+    }
+    Ok(Some(authority.host().to_ascii_lowercase()))
+}
