@@ -3,15 +3,24 @@
 //! A caching reverse proxy that stands at a remote site in front of the endpoint-protection manager and is the
 //! update source of every client there. The modules are the stages of a request, in this order:
 //! [`listen`] accepts, [`proxy`] leads a request through, [`policy`] routes and classes it, [`cache`] finds what is
-//! stored, [`fill`] fetches what is not from [`upstream`], and [`store`] keeps it. ARCHITECTURE.md has the map.
+//! stored, [`fill`] fetches what is not from [`upstream`], and [`store`] keeps it. [`telemetry`] and [`admin`]
+//! observe; [`Relay`] puts it all together. ARCHITECTURE.md has the map.
 
+pub mod admin;
 pub mod cache;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod fill;
+pub mod listen;
 pub mod policy;
 pub mod proxy;
+mod relay;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;
+
+pub use self::clock::Clock;
+pub use self::config::Config;
+pub use self::relay::{Relay, StartError};

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The `gupd` program: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gupd::cli::main()
+}

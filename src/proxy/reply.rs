@@ -22,7 +22,12 @@ pub(super) struct Reply {
 
 impl Reply {
     /// A response with this head and content. `expected` is the content's length, where known.
-    pub(super) fn new(status: StatusCode, headers: HeaderMap, content: Content, expected: Option<u64>) -> Self {
+    pub(super) fn new(
+        status: StatusCode,
+        headers: HeaderMap,
+        content: Content,
+        expected: Option<u64>,
+    ) -> Self {
         Self { status, headers, content, expected, cache: None, classified: None, object: None }
     }
 
@@ -49,7 +54,12 @@ impl Reply {
     }
 
     /// Says what the cache did, in `Cache-Status` and in the access line.
-    pub(super) fn told(mut self, cache: CacheStatus, classified: &Classified, object: Option<BlobId>) -> Self {
+    pub(super) fn told(
+        mut self,
+        cache: CacheStatus,
+        classified: &Classified,
+        object: Option<BlobId>,
+    ) -> Self {
         cache.append_to(&mut self.headers);
         self.cache = Some(cache);
         self.classified = Some(classified.clone());

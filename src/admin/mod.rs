@@ -1,0 +1,67 @@
+//! The admin address: metrics and health. Owns no state; it reads what others count and says how the relay is.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::listen::Stage;
+use crate::store::Store;
+use crate::telemetry::Metrics;
+
+/// What the admin address tells of.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Counters and histograms.
+    pub metrics: Arc<Metrics>,
+    /// The store's figures.
+    pub store: Arc<Store>,
+    /// Bytes the store may have on disk.
+    pub quota: u64,
+    /// Whether new requests are welcome.
+    pub stage: watch::Receiver<Stage>,
+}
+
+impl Admin {
+    /// Answers on `listener` until the relay has stopped.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        let mut stage = self.stage.clone();
+        let router = Router::new()
+            .route("/metrics", get(metrics))
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .with_state(self);
+        let stopped = async move { Stage::Stopped.reached(&mut stage).await };
+        axum::serve(listener, router).with_graceful_shutdown(stopped).await
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    match admin.metrics.expose(&admin.store.facts(), admin.quota) {
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// The process is alive: it answers.
+async fn healthz() -> &'static str {
+    "alive\n"
+}
+
+/// New clients are welcome.
+async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+    match *admin.stage.borrow() {
+        Stage::Serving => (StatusCode::OK, "serving\n"),
+        Stage::Draining | Stage::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+    }
+}

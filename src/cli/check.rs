@@ -1,0 +1,53 @@
+//! `gupd check`: reads a configuration as `serve` would and names every problem; with `--probe` also asks the upstreams.
+
+use std::time::Instant;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method};
+
+use super::{Failure, Settings, answer};
+use crate::listen::tls;
+use crate::policy::Policy;
+use crate::upstream::{Outgoing, RequestBody, Upstreams};
+use crate::{Clock, Config};
+
+pub(super) fn run(settings: &Settings, probe: bool) -> Result<(), Failure> {
+    let config = settings.load()?;
+    let configuration = |error: &dyn std::fmt::Display| Failure::Configuration(error.to_string());
+    Policy::new(&config).map_err(|error| configuration(&error))?;
+    if let Some(pair) = &config.server.tls {
+        tls::acceptor(pair).map_err(|error| configuration(&error))?;
+    }
+    let upstreams = Upstreams::new(&config, Clock::system()).map_err(|error| configuration(&error))?;
+    answer("the configuration is good");
+    if probe { ask_all(&config, &upstreams) } else { Ok(()) }
+}
+
+fn ask_all(config: &Config, upstreams: &Upstreams) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("the system gives no event queue: {error}")))?;
+    let outgoing = Outgoing {
+        // Any answer will do: it shows that somebody speaks HTTP there.
+        method: Method::HEAD,
+        target: PathAndQuery::from_static("/"),
+        headers: HeaderMap::new(),
+        body: RequestBody::Empty,
+    };
+    let mut silent = Vec::new();
+    for (upstream, configured) in upstreams.iter().zip(&config.upstreams) {
+        let begun = Instant::now();
+        match runtime.block_on(upstreams.ask_one(upstream, &outgoing)) {
+            Ok(reply) => answer(&format!(
+                "upstream {} ({}): answers {} in {} ms",
+                upstream.name,
+                configured.url,
+                reply.response.status().as_u16(),
+                begun.elapsed().as_millis()
+            )),
+            Err(error) => silent.push(format!("{error} ({})", configured.url)),
+        }
+    }
+    if silent.is_empty() { Ok(()) } else { Err(Failure::Failed(silent.join("\n"))) }
+}

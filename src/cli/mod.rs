@@ -1,0 +1,143 @@
+//! The command line: reads it, runs a command, turns what went wrong into one line and an exit status: 0 done,
+//! 1 failed, 2 usage or configuration. Standard error is written only here.
+
+mod check;
+mod demo;
+mod serve;
+
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config, Overrides, Problems};
+
+/// A site relay for endpoint-protection content: fills once, serves everyone.
+#[derive(Debug, Parser)]
+#[command(name = "gupd", version, about)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay.
+    Serve(Settings),
+    /// Name every problem of a configuration.
+    Check {
+        #[command(flatten)]
+        settings: Settings,
+        /// Ask each upstream whether it answers.
+        #[arg(long)]
+        probe: bool,
+    },
+    /// See it work: a manager behind a thin line, the relay, and clients, on this machine.
+    Demo {
+        /// How many clients.
+        #[arg(long, default_value_t = crate::demo::DEFAULT_CLIENTS)]
+        clients: NonZeroU16,
+        /// End after the table instead of leaving the relay up.
+        #[arg(long)]
+        exit: bool,
+    },
+}
+
+/// Flags overrule the environment (`GUPD_…`), which overrules the file.
+#[derive(Clone, Debug, Args)]
+struct Settings {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address clients connect to; may be repeated [default: 0.0.0.0:2967].
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// Manager or LiveUpdate server; may be repeated, by priority.
+    #[arg(long, value_name = "URL")]
+    upstream: Vec<String>,
+    /// Folder of the store [default: /var/lib/gupd, or the user's state folder].
+    #[arg(long, value_name = "DIR")]
+    store: Option<String>,
+    /// Address of metrics and health [default: 127.0.0.1:9467].
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// Certificate chain; with it every --listen speaks TLS.
+    #[arg(long, value_name = "PEM")]
+    tls_cert: Option<String>,
+    /// Key of the certificate.
+    #[arg(long, value_name = "PEM")]
+    tls_key: Option<String>,
+}
+
+impl Settings {
+    fn load(&self) -> Result<Config, Problems> {
+        let overrides = Overrides {
+            listen: self.listen.clone(),
+            upstream: self.upstream.clone(),
+            store: self.store.clone(),
+            admin: self.admin.clone(),
+            tls_cert: self.tls_cert.clone(),
+            tls_key: self.tls_key.clone(),
+        };
+        Config::load(&overrides, self.config.as_deref(), config::environment())
+    }
+}
+
+/// A command that did not do what it was asked.
+#[derive(Debug)]
+enum Failure {
+    /// Usage or configuration: exit status 2. One line a problem.
+    Configuration(String),
+    /// Anything else: exit status 1.
+    Failed(String),
+}
+
+/// Runs the command the process was started with.
+pub fn main() -> ExitCode {
+    // clap writes usage errors itself, and exits with 2.
+    let done = match CommandLine::parse().command {
+        Command::Serve(settings) => serve::run(&settings),
+        Command::Check { settings, probe } => check::run(&settings, probe),
+        Command::Demo { clients, exit } => demo::run(clients, exit),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let (text, status) = match failure {
+                Failure::Configuration(text) => (text, 2),
+                Failure::Failed(text) => (text, 1),
+            };
+            for line in text.lines() {
+                complain(line);
+            }
+            ExitCode::from(status)
+        }
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self::Configuration(problems.to_string())
+    }
+}
+
+impl From<crate::StartError> for Failure {
+    fn from(error: crate::StartError) -> Self {
+        use crate::StartError::{Connect, Policy, Tls};
+        match error {
+            Tls(_) | Policy(_) | Connect(_) => Self::Configuration(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place that speaks to whoever started the program")]
+fn complain(line: &str) {
+    eprintln!("gupd: {line}");
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+fn answer(line: &str) {
+    println!("{line}");
+}

@@ -1,0 +1,91 @@
+//! `gupd serve`: runs the relay until it is told to stop. SIGHUP reads the configuration again, SIGTERM and SIGINT
+//! drain; a second one stops at once.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Failure, Settings};
+use crate::telemetry::log;
+use crate::{Clock, Relay};
+
+pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
+    let config = settings.load()?;
+    let _log = log::init(&config.log).map_err(|error| Failure::Configuration(error.to_string()))?;
+    // A runtime for signals alone; the relay has its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("the system gives no event queue: {error}")))?;
+    let mut signals = {
+        let _in_runtime = runtime.enter();
+        // Before the start, so that no signal meets the default action once clients are served.
+        Signals::watch().map_err(|error| Failure::Failed(format!("signals cannot be watched: {error}")))?
+    };
+    let mut relay = Relay::start(config, Clock::system())?;
+    tracing::info!(
+        listen = ?relay.addresses(),
+        admin = %relay.admin(),
+        version = env!("CARGO_PKG_VERSION"),
+        "serving"
+    );
+    while let Asked::Reload = runtime.block_on(signals.next()) {
+        reload(&mut relay, settings);
+    }
+    tracing::info!(timeout = ?relay.drain_timeout(), "draining");
+    let stop_now = relay.stopper();
+    std::thread::spawn(move || {
+        while let Asked::Reload = runtime.block_on(signals.next()) {}
+        tracing::warn!("stopping at once");
+        stop_now();
+    });
+    relay.stop();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn reload(relay: &mut Relay, settings: &Settings) {
+    let config = match settings.load() {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in problems.iter() {
+                tracing::error!(%problem, "reload refused; the old configuration stays");
+            }
+            return;
+        }
+    };
+    match relay.reload(config) {
+        Ok(fixed) if fixed.is_empty() => tracing::info!("reloaded"),
+        Ok(fixed) => {
+            tracing::warn!(sections = ?fixed, "reloaded, but these sections change at a restart only")
+        }
+        Err(error) => tracing::error!(%error, "reload refused; the old configuration stays"),
+    }
+}
+
+enum Asked {
+    Reload,
+    Stop,
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! One connection, from its first byte to its last: TLS if configured, then HTTP/1.1 by hyper within the bounds of the
+//! configuration. A connection that breaks a bound is answered, counted and closed; no other connection notices.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::stall::Stalling;
+use super::tls;
+use super::worker::{Place, Stage};
+use crate::config;
+use crate::proxy::{Peer, Proxy, ResponseBody};
+use crate::telemetry::Metrics;
+
+/// Fields a request's head may have: three times what browsers send.
+const MAX_FIELDS: usize = 128;
+
+/// What a client whose request head does not arrive in time is told (RFC 9110 §15.5.9).
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// Serves connections, all alike.
+pub struct Connections {
+    proxy: Arc<Proxy>,
+    metrics: Arc<Metrics>,
+    tls: Option<TlsAcceptor>,
+    http: http1::Builder,
+    header_timeout: Duration,
+    stall_timeout: Duration,
+}
+
+impl Connections {
+    /// Connections to `proxy` within the bounds of `server`.
+    ///
+    /// # Errors
+    /// When the certificate or its key cannot be used.
+    pub fn new(
+        proxy: Arc<Proxy>,
+        metrics: Arc<Metrics>,
+        server: &config::Server,
+    ) -> Result<Self, tls::TlsError> {
+        let mut http = http1::Builder::new();
+        // `pipeline_flush` stays off: with it, hyper copies every body behind its head.
+        http.timer(TokioTimer::new())
+            .header_read_timeout(server.header_timeout)
+            .max_buf_size(server.max_header_bytes)
+            .max_headers(MAX_FIELDS);
+        Ok(Self {
+            proxy,
+            metrics,
+            tls: server.tls.as_ref().map(tls::acceptor).transpose()?,
+            http,
+            header_timeout: server.header_timeout,
+            stall_timeout: server.stall_timeout,
+        })
+    }
+
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        client: SocketAddr,
+        _place: Place,
+        stage: watch::Receiver<Stage>,
+    ) {
+        self.metrics.connections.inc();
+        self.serve_stream(stream, client, stage).await;
+        self.metrics.connections.dec();
+    }
+
+    async fn serve_stream(&self, stream: TcpStream, client: SocketAddr, stage: watch::Receiver<Stage>) {
+        let Ok(local) = stream.local_addr() else { return };
+        let peer = Peer { address: client, local };
+        // Heads and small bodies leave at once; large bodies fill segments anyway.
+        let _unsupported = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else { return self.serve_http(stream, peer, stage).await };
+        match timeout(self.header_timeout, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.serve_http(stream, peer, stage).await,
+            Ok(Err(error)) => self.refuse("tls", client, &error),
+            Err(late) => self.refuse("tls", client, &late),
+        }
+    }
+
+    async fn serve_http<S>(&self, stream: S, peer: Peer, mut stage: watch::Receiver<Stage>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let read = Arc::new(AtomicU64::new(0));
+        // What had been read when the last request began: anything after is the head of another one.
+        let begun = AtomicU64::new(0);
+        let proxy = &self.proxy;
+        let service = service_fn(|request: Request<Incoming>| {
+            begun.store(read.load(Ordering::Relaxed), Ordering::Relaxed);
+            async move {
+                Ok::<Response<ResponseBody>, std::convert::Infallible>(proxy.handle(request, peer).await)
+            }
+        });
+        let stream = Stalling::new(stream, self.stall_timeout, read.clone());
+        let mut connection = self.http.serve_connection(TokioIo::new(stream), service);
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = Stage::Draining.reached(&mut stage) => {
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                (&mut connection).await
+            }
+        };
+        let Err(error) = ended else { return };
+        if error.is_timeout() {
+            let head_begun = read.load(Ordering::Relaxed) > begun.load(Ordering::Relaxed);
+            if head_begun {
+                self.refuse("slow-head", peer.address, &error);
+                let mut stream = connection.into_parts().io.into_inner();
+                // It may be gone; it has been told what there is to tell.
+                let _unsent = timeout(self.header_timeout, stream.write_all(TOO_SLOW)).await;
+            }
+        } else if error.is_parse_too_large() {
+            self.refuse("head-too-large", peer.address, &error);
+        } else if error.is_parse() {
+            self.refuse("malformed", peer.address, &error);
+        } else {
+            tracing::debug!(client = %peer.address, %error, "a connection broke off");
+        }
+    }
+
+    fn refuse(&self, reason: &'static str, client: SocketAddr, error: &dyn std::fmt::Display) {
+        self.metrics.refused.with_label_values(&[reason]).inc();
+        tracing::info!(client = %client.ip().to_canonical(), reason, %error, "refused");
+    }
+}

@@ -1,0 +1,191 @@
+//! Accepts clients. One task a listening socket accepts and gives each connection to the worker with the fewest; a
+//! worker is a thread with a runtime of its own, so that a connection never changes cores. Owns sockets, threads and
+//! the bound on connections; what is said on a connection is the proxy's business.
+
+mod connection;
+mod stall;
+pub mod tls;
+mod worker;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+pub use self::connection::Connections;
+pub use self::tls::TlsError;
+pub use self::worker::{Stage, Workers};
+use crate::config;
+use crate::telemetry::Metrics;
+
+/// Connections the kernel holds for a busy acceptor: a site that wakes up at once must not see refusals.
+const BACKLOG: i32 = 4096;
+
+/// Pause after `accept` failed for want of something (file descriptors, memory), so that it is not tried in a circle.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a client over the limit of connections is told, if it speaks plain HTTP.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 10\r\nConnection: close\r\n\r\n";
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Some other process has it.
+    #[error("{address}: the port is in use; stop the other process or choose another with --listen")]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The system refuses.
+    #[error("{address}: cannot listen: {error}")]
+    Refused {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// A socket handed over by the service manager is no TCP listener.
+    #[error("the socket handed over as LISTEN_FDS number {number} is not a TCP listener: {error}")]
+    Inherited {
+        /// Counted from 0.
+        number: usize,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// Bound sockets, not yet accepting.
+#[derive(Debug)]
+pub struct Listeners {
+    sockets: Vec<StdListener>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    /// Takes the sockets the service manager opened (`LISTEN_FDS`), if it opened any, else binds `addresses`.
+    ///
+    /// # Errors
+    /// When one cannot be had.
+    pub fn open(addresses: &[SocketAddr]) -> Result<Self, ListenError> {
+        let inherited = inherited()?;
+        let sockets = if inherited.is_empty() {
+            addresses.iter().map(|&address| bind(address)).collect::<Result<_, _>>()?
+        } else {
+            inherited
+        };
+        let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        Ok(Self { sockets, addresses })
+    }
+
+    /// The addresses clients connect to.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Accepts on every socket until the stage is no longer serving; must be called within a runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch a socket.
+    pub fn accept_into(
+        self,
+        workers: &Arc<Workers>,
+        server: &config::Server,
+        metrics: &Arc<Metrics>,
+        stage: &watch::Receiver<Stage>,
+    ) -> io::Result<()> {
+        let places = Arc::new(Semaphore::new(server.max_connections));
+        for socket in self.sockets {
+            let acceptor = Acceptor {
+                listener: TcpListener::from_std(socket)?,
+                workers: workers.clone(),
+                places: places.clone(),
+                metrics: metrics.clone(),
+            };
+            tokio::spawn(acceptor.run(stage.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Binds a socket for clients or for the admin address.
+///
+/// # Errors
+/// When the address is in use or not ours.
+pub fn bind(address: SocketAddr) -> Result<StdListener, ListenError> {
+    let open = || -> io::Result<StdListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // Without it, a restart would find its own old connections in the way. It does not share a port that is
+        // listened on.
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // `[::]` beside `0.0.0.0` in a configuration means one socket for each family.
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => ListenError::InUse { address },
+        _ => ListenError::Refused { address, error },
+    })
+}
+
+fn inherited() -> Result<Vec<StdListener>, ListenError> {
+    let mut handed = ListenFd::from_env();
+    let mut sockets = Vec::with_capacity(handed.len());
+    for number in 0..handed.len() {
+        let refused = |error| ListenError::Inherited { number, error };
+        if let Some(socket) = handed.take_tcp_listener(number).map_err(refused)? {
+            socket.set_nonblocking(true).map_err(refused)?;
+            sockets.push(socket);
+        }
+    }
+    Ok(sockets)
+}
+
+struct Acceptor {
+    listener: TcpListener,
+    workers: Arc<Workers>,
+    places: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+impl Acceptor {
+    async fn run(self, mut stage: watch::Receiver<Stage>) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = Stage::Draining.reached(&mut stage) => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.give(stream, peer),
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn give(&self, stream: TcpStream, peer: SocketAddr) {
+        self.metrics.connections_total.inc();
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            self.metrics.refused.with_label_values(&["too-many-connections"]).inc();
+            tracing::warn!(client = %peer.ip(), "refused a connection: server.max_connections are open");
+            // A new connection's buffer takes this much at once; if not, the close says the same.
+            let _unsent = stream.try_write(TOO_MANY);
+            return;
+        };
+        if let Err(error) = self.workers.give(stream, peer, place) {
+            tracing::error!(%error, "cannot give a connection to a worker");
+        }
+    }
+}

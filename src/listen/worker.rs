@@ -1,0 +1,158 @@
+//! The threads that serve clients, each with a current-thread runtime. Owns their start and end: a worker ends when no
+//! more connections come and its last one has closed, or at once when the relay stops waiting.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream as StdStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use super::connection::Connections;
+
+/// Connections on their way to one worker. The worker takes them as fast as it turns; this many waiting means that it
+/// is stuck, and refusing is better than piling up.
+const HANDED_OVER: usize = 1024;
+
+/// How far the relay has come with stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// New connections and requests are welcome.
+    Serving,
+    /// Running responses are finished; nothing new.
+    Draining,
+    /// Whatever still runs is dropped.
+    Stopped,
+}
+
+impl Stage {
+    /// Waits until the relay has come at least this far with stopping. A relay that is gone has.
+    pub async fn reached(self, stage: &mut watch::Receiver<Self>) {
+        // The guard that `wait_for` returns must not live across an await.
+        drop(stage.wait_for(|now| *now >= self).await);
+    }
+}
+
+/// All workers.
+#[derive(Debug)]
+pub struct Workers {
+    workers: Vec<Worker>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    connections: mpsc::Sender<Handed>,
+    open: Arc<AtomicUsize>,
+    thread: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Handed {
+    stream: StdStream,
+    peer: SocketAddr,
+    place: Place,
+}
+
+/// A connection's place among `server.max_connections` and in its worker's count; given back when dropped.
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+    open: Arc<AtomicUsize>,
+}
+
+impl Workers {
+    /// Starts `count` threads that serve `connections`.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no event queue.
+    pub(crate) fn start(
+        count: usize,
+        connections: &Arc<Connections>,
+        stage: &watch::Receiver<Stage>,
+    ) -> io::Result<Self> {
+        let workers = (0..count).map(|number| Worker::start(number, connections.clone(), stage.clone()));
+        Ok(Self { workers: workers.collect::<io::Result<_>>()? })
+    }
+
+    /// Gives a connection to the worker with the fewest.
+    pub(super) fn give(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> io::Result<()> {
+        let stream = stream.into_std()?;
+        let idlest = self.workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
+        let idlest = idlest.ok_or_else(|| io::Error::other("no workers"))?;
+        idlest.open.fetch_add(1, Ordering::Relaxed);
+        let place = Place { _permit: permit, open: idlest.open.clone() };
+        idlest.connections.try_send(Handed { stream, peer, place }).map_err(io::Error::other)
+    }
+
+    /// Waits until every worker has ended. Blocks.
+    pub fn join(&self) {
+        for worker in &self.workers {
+            let thread = worker.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            if thread.is_some_and(|thread| thread.join().is_err()) {
+                tracing::error!("a worker ended by a panic");
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn start(
+        number: usize,
+        connections: Arc<Connections>,
+        stage: watch::Receiver<Stage>,
+    ) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (sender, receiver) = mpsc::channel(HANDED_OVER);
+        let thread = std::thread::Builder::new()
+            .name(format!("gupd-worker-{number}"))
+            .spawn(move || runtime.block_on(serve(receiver, connections, stage)))?;
+        let thread = std::sync::Mutex::new(Some(thread));
+        Ok(Self { connections: sender, open: Arc::default(), thread })
+    }
+}
+
+async fn serve(
+    mut handed: mpsc::Receiver<Handed>,
+    connections: Arc<Connections>,
+    mut stage: watch::Receiver<Stage>,
+) {
+    let running = TaskTracker::new();
+    let mut changes = stage.clone();
+    loop {
+        let next = tokio::select! {
+            next = handed.recv() => next,
+            () = Stage::Draining.reached(&mut changes) => None,
+        };
+        let Some(Handed { stream, peer, place }) = next else { break };
+        match TcpStream::from_std(stream) {
+            Ok(stream) => {
+                running.spawn(connections.clone().serve(stream, peer, place, stage.clone()));
+            }
+            Err(error) => tracing::error!(%error, "cannot serve a connection"),
+        }
+    }
+    running.close();
+    // What is still open when the relay stops waiting is dropped with this thread's runtime.
+    tokio::select! {
+        () = running.wait() => {}
+        () = Stage::Stopped.reached(&mut stage) => {}
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Handed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "connection from {}", self.peer)
+    }
+}

@@ -1,0 +1,250 @@
+//! A running relay: puts the stages together, starts them, reloads and stops them. Owns every thread and runtime, and
+//! the order in which things end: first new connections, then responses, then fills, then the store.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::admin::Admin;
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::fill::Fills;
+use crate::listen::{self, Connections, ListenError, Listeners, Stage, TlsError, Workers};
+use crate::policy::{Policy, PolicyError};
+use crate::proxy::{Live, Proxy};
+use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
+use crate::upstream::{ConnectError, Upstreams};
+
+/// Threads for fills, accepting and the admin address. They wait most of the time; two, so that one busy with a
+/// hash does not keep the other's connections waiting.
+const CONTROL_THREADS: usize = 2;
+
+/// Pause between two rounds of housekeeping.
+const MAINTENANCE: Duration = Duration::from_secs(30);
+
+/// What keeps a relay from starting or from reloading. Each is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The relay's certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// TLS toward upstreams.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Routes or rules.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// Metrics.
+    #[error("metrics cannot be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// Threads.
+    #[error("the system gives no thread or event queue: {0}")]
+    Threads(#[from] std::io::Error),
+}
+
+/// A relay that serves. Dropping it stops it at once; [`Relay::stop`] lets running downloads finish.
+#[derive(Debug)]
+pub struct Relay {
+    addresses: Vec<SocketAddr>,
+    admin: SocketAddr,
+    config: Config,
+    clock: Clock,
+    proxy: Arc<Proxy>,
+    cache: Arc<Cache>,
+    metrics: Arc<Metrics>,
+    stage: watch::Sender<Stage>,
+    workers: Arc<Workers>,
+    // Only taken when the relay ends.
+    control: Option<Runtime>,
+}
+
+impl Relay {
+    /// Opens the store, binds the addresses and serves. Blocks for as long as that takes; clients are served when it
+    /// returns. Do not call it from within a runtime's task that others wait for.
+    ///
+    /// # Errors
+    /// When something the configuration names cannot be had. Nothing is left behind then.
+    pub fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::new()?);
+        let listeners = Listeners::open(&config.server.listen)?;
+        let admin_socket = listen::bind(config.server.admin)?;
+        let admin = admin_socket.local_addr()?;
+        let store = Store::open(&config.store, clock.clone())?;
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(CONTROL_THREADS)
+            .thread_name("gupd-control")
+            .enable_all()
+            .build()?;
+        let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
+        let fills = Fills::new(
+            config.fill.clone(),
+            store.clone(),
+            cache.clone(),
+            metrics.clone(),
+            clock.clone(),
+            control.handle().clone(),
+        );
+        let live = live(&config, &clock)?;
+        let proxy = Arc::new(Proxy::new(live, cache.clone(), fills, metrics.clone()));
+        let connections = Arc::new(Connections::new(proxy.clone(), metrics.clone(), &config.server)?);
+        let (stage, stages) = watch::channel(Stage::Serving);
+        let workers = Arc::new(Workers::start(config.server.workers, &connections, &stages)?);
+        let addresses = listeners.addresses().to_vec();
+        {
+            let _in_control = control.enter();
+            listeners.accept_into(&workers, &config.server, &metrics, &stages)?;
+            let admin =
+                Admin { metrics: metrics.clone(), store, quota: config.store.quota, stage: stages.clone() };
+            let listener = TcpListener::from_std(admin_socket)?;
+            tokio::spawn(async move {
+                if let Err(error) = admin.serve(listener).await {
+                    tracing::error!(%error, "the admin address failed");
+                }
+            });
+            tokio::spawn(maintain(cache.clone(), stages));
+        }
+        Ok(Self {
+            addresses,
+            admin,
+            config,
+            clock,
+            proxy,
+            cache,
+            metrics,
+            stage,
+            workers,
+            control: Some(control),
+        })
+    }
+
+    /// The addresses clients connect to, in the configuration's order, with the ports that were given.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The address of metrics and health.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Takes a new configuration without dropping anything: requests under way end under the old one. Returns the
+    /// sections that need a restart to change.
+    ///
+    /// # Errors
+    /// When it cannot be used; the old one stays in force.
+    pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
+        let live = live(&config, &self.clock)?;
+        let old = &self.config;
+        let mut fixed = Vec::new();
+        // What `Live` takes from [server] and [fill] is in force at once; the rest belongs to sockets and threads.
+        let mut server = config.server.clone();
+        server.max_uri_bytes = old.server.max_uri_bytes;
+        server.stall_timeout = old.server.stall_timeout;
+        server.drain_timeout = old.server.drain_timeout;
+        let mut fill = config.fill.clone();
+        fill.connect_timeout = old.fill.connect_timeout;
+        fill.head_timeout = old.fill.head_timeout;
+        fill.idle_timeout = old.fill.idle_timeout;
+        for (section, changed) in [
+            ("server", server != old.server),
+            ("store", config.store != old.store),
+            ("fill", fill != old.fill),
+            ("log", config.log.format != old.log.format || config.log.level != old.log.level),
+        ] {
+            if changed {
+                fixed.push(section);
+            }
+        }
+        self.proxy.reconfigure(live);
+        self.cache.reconfigure(config.cache.clone());
+        self.config = config;
+        Ok(fixed)
+    }
+
+    /// Stops: no new connections, running downloads finish within `server.drain_timeout`, then whatever is left ends.
+    /// Blocks.
+    pub fn stop(mut self) {
+        let Some(control) = self.control.take() else { return };
+        let deadline = Instant::now() + self.config.server.drain_timeout;
+        self.stage.send_replace(Stage::Draining);
+        let stage = self.stage.clone();
+        let watchdog = control.spawn(async move {
+            tokio::time::sleep_until(deadline.into()).await;
+            tracing::warn!("drain_timeout is over; dropping what still runs");
+            stage.send_replace(Stage::Stopped);
+        });
+        self.workers.join();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (proxy, cache) = (self.proxy.clone(), self.cache.clone());
+        control.block_on(async move {
+            if tokio::time::timeout(left, proxy.fills().finished()).await.is_err() {
+                tracing::warn!("dropping fills that nobody waits for any more");
+            }
+            if let Err(error) = cache.record_uses().await {
+                tracing::error!(%error, "last uses could not be recorded");
+            }
+        });
+        watchdog.abort();
+        self.stage.send_replace(Stage::Stopped);
+        // Connections to the admin address that stay open must not hold up the end.
+        control.shutdown_timeout(Duration::from_secs(1));
+    }
+
+    /// A handle to end draining early.
+    pub fn stopper(&self) -> impl Fn() + Send + 'static {
+        let stage = self.stage.clone();
+        move || {
+            stage.send_replace(Stage::Stopped);
+        }
+    }
+
+    /// Its metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Time running downloads get after a stop.
+    pub fn drain_timeout(&self) -> Duration {
+        self.config.server.drain_timeout
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(control) = self.control.take() {
+            self.stage.send_replace(Stage::Stopped);
+            self.workers.join();
+            control.shutdown_background();
+        }
+    }
+}
+
+fn live(config: &Config, clock: &Clock) -> Result<Live, StartError> {
+    let upstreams = Arc::new(Upstreams::new(config, clock.clone())?);
+    Ok(Live::new(config, Policy::new(config)?, upstreams))
+}
+
+async fn maintain(cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {
+    let mut rounds = tokio::time::interval(MAINTENANCE);
+    loop {
+        tokio::select! {
+            _ = rounds.tick() => {}
+            () = Stage::Draining.reached(&mut stage) => return,
+        }
+        if let Err(error) = cache.maintain().await {
+            tracing::error!(%error, "the store's housekeeping failed");
+        }
+    }
+}
