@@ -22,6 +22,13 @@ pub(in crate::store) struct Change<'a> {
     pub(super) unreferenced: Vec<BlobId>,
 }
 
+/// An object about to be removed.
+struct Found {
+    id: i64,
+    key: Arc<str>,
+    blob: i64,
+}
+
 /// Objects that were removed.
 #[derive(Debug, Default)]
 pub(in crate::store) struct RemovedObjects {
@@ -128,23 +135,23 @@ impl Change<'_> {
         blob: i64,
         now: UnixMillis,
     ) -> Result<i64> {
-        let replaced = self.select(
+        let mut replaced = self.select(
             "SELECT id, key, blob FROM objects WHERE key = ?1 AND selecting = ?2",
             params![&*new.key, new.selecting],
         )?;
-        self.delete(replaced)?;
+        self.delete_objects(&replaced)?;
         let surplus = self.select(
             "SELECT id, key, blob FROM objects WHERE key = ?1
              ORDER BY response_time DESC, id DESC LIMIT -1 OFFSET ?2",
             params![&*new.key, MAX_VARIANTS as i64 - 1],
         )?;
-        self.delete(surplus)?;
+        self.delete_objects(&surplus)?;
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO objects (key, selecting, status, headers, content_type, upstream,
                                   request_time, response_time, last_used, blob)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?;
-        insert.insert(params![
+        let id = insert.insert(params![
             &*new.key,
             new.selecting,
             new.status.as_u16(),
@@ -155,7 +162,11 @@ impl Change<'_> {
             new.response_time,
             now,
             blob,
-        ])
+        ])?;
+        // Only now: the new object often has the blob of the one it replaces.
+        replaced.extend(surplus);
+        self.delete_unused_blobs(&replaced)?;
+        Ok(id)
     }
 
     /// Changes an object's headers and times; nothing if it is gone.
@@ -217,28 +228,38 @@ impl Change<'_> {
         }
     }
 
-    fn select(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<(i64, Arc<str>, i64)>> {
+    fn select(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Found>> {
         let mut select = self.connection.prepare_cached(sql)?;
-        select.query_map(values, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+        let found = |row: &Row<'_>| Ok(Found { id: row.get(0)?, key: row.get(1)?, blob: row.get(2)? });
+        select.query_map(values, found)?.collect()
     }
 
-    fn delete(&mut self, rows: Vec<(i64, Arc<str>, i64)>) -> Result<RemovedObjects> {
-        let mut object = self.connection.prepare_cached("DELETE FROM objects WHERE id = ?1")?;
-        let mut unused = self.connection.prepare_cached(
+    fn delete(&mut self, found: Vec<Found>) -> Result<RemovedObjects> {
+        self.delete_objects(&found)?;
+        let removed = Removed { objects: found.len() as u64, bytes: self.delete_unused_blobs(&found)? };
+        Ok(RemovedObjects { keys: found.into_iter().map(|object| object.key).collect(), removed })
+    }
+
+    fn delete_objects(&self, found: &[Found]) -> Result<()> {
+        let mut delete = self.connection.prepare_cached("DELETE FROM objects WHERE id = ?1")?;
+        found.iter().try_for_each(|object| delete.execute([object.id]).map(drop))
+    }
+
+    /// Deletes those of the objects' blobs that have no object any more; gives their bytes on disk.
+    fn delete_unused_blobs(&mut self, found: &[Found]) -> Result<u64> {
+        let mut delete = self.connection.prepare_cached(
             "DELETE FROM blobs WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM objects WHERE blob = ?1)
              RETURNING hash, disk",
         )?;
-        let mut all = RemovedObjects::default();
-        for (id, key, blob) in rows {
-            object.execute([id])?;
-            all.removed.objects += 1;
-            all.keys.push(key);
-            let gone = unused.query_row([blob], |row| Ok((row.get::<_, [u8; 32]>(0)?, unsigned(row, 1)?)));
+        let mut bytes = 0;
+        for object in found {
+            let gone =
+                delete.query_row([object.blob], |row| Ok((row.get::<_, [u8; 32]>(0)?, unsigned(row, 1)?)));
             if let Some((hash, disk)) = gone.optional()? {
                 self.unreferenced.push(hash.into());
-                all.removed.bytes += disk;
+                bytes += disk;
             }
         }
-        Ok(all)
+        Ok(bytes)
     }
 }

@@ -1,0 +1,167 @@
+//! Bytes come back as they were written, from memory and from disk, during the fill and after it; the same bytes
+//! under two keys are stored once.
+
+use super::*;
+use gupd::store::{BLOCK, CHUNK};
+use proptest::prelude::*;
+use sha2::{Digest, Sha256};
+
+fn sizes() -> impl Strategy<Value = u64> {
+    let edges = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 5];
+    prop_oneof![proptest::sample::select(edges.to_vec()), 0..4 * CHUNK]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_body_in_any_frames_reads_back_from_any_position(
+        len in sizes(), known: bool, memory in prop_oneof![Just(0), Just(64 * MIB)],
+        frames in proptest::collection::vec(1u64..300_000, 1..12), group in 1usize..4,
+        at in proptest::collection::vec(any::<proptest::sample::Index>(), 3),
+    ) {
+        let site = Site::with(|config| config.memory = memory);
+        let body = body(len, len);
+        run(async {
+            let store = site.open();
+            let mut writer = store.begin(known.then_some(len)).await.unwrap();
+            let partial = Source::Partial(writer.partial().clone());
+            let mut cuts = frames.iter().cycle();
+            let mut rest = body.clone();
+            while !rest.is_empty() {
+                let call: Vec<Bytes> = (0..group)
+                    .map(|_| rest.split_to(rest.len().min(usize::try_from(*cuts.next().unwrap()).unwrap())))
+                    .collect();
+                let readable = writer.write(call).await.unwrap();
+                assert_eq!(readable, (len - rest.len() as u64) / BLOCK * BLOCK);
+                let from = readable.saturating_sub(BLOCK + 7);
+                let seen = read_from(&store, &partial, from, readable).await.unwrap();
+                assert_eq!(seen, body.slice(usize::try_from(from).unwrap()..usize::try_from(readable).unwrap()));
+                let beyond = store.read(&partial, readable).await;
+                assert!(matches!(beyond, Err(ReadError::OutOfRange { .. })), "unfinished bytes are not readable");
+            }
+            assert_eq!(writer.finish().await.unwrap(), len);
+            assert_eq!(read_from(&store, &partial, 0, len).await.unwrap(), body);
+            let committed = writer.commit(response("key")).await.unwrap();
+            assert_eq!(committed.object.len, len);
+            assert_eq!(*committed.object.blob.as_bytes(), <[u8; 32]>::from(Sha256::digest(&body)));
+            for at in at {
+                let from = at.index(body.len() + 1) as u64;
+                for source in [&partial, &committed.source] {
+                    let seen = read_from(&store, source, from, len).await.unwrap();
+                    assert_eq!(seen, body.slice(usize::try_from(from).unwrap()..));
+                }
+            }
+            let end = store.read(&committed.source, len).await;
+            assert!(matches!(end, Err(ReadError::OutOfRange { .. })));
+            drop(store);
+            let store = site.open();
+            assert_eq!(read_from(&store, &committed.source, 0, len).await.unwrap(), body);
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_fill_leaves_its_chunks_hot_and_they_stay_so_under_the_blobs_name() {
+    let site = Site::new();
+    let store = site.open();
+    let body = body(1, 2 * CHUNK + 100);
+    let committed = super::store(&store, "key", &body).await.unwrap();
+    for position in [0, 5, CHUNK, 2 * CHUNK + 99] {
+        let hot = store.read_hot(&committed.source, position).expect("hot");
+        assert!(body.slice(usize::try_from(position).unwrap()..).starts_with(&hot));
+    }
+    assert_eq!(store.read_hot(&committed.source, 2 * CHUNK + 100), None);
+    assert_eq!(store.facts().disk_reads, 0);
+}
+
+#[tokio::test]
+async fn the_same_bytes_under_two_keys_are_stored_once_and_counted_as_saved() {
+    let site = Site::new();
+    let store = site.open();
+    let body = body(1, 3 * BLOCK);
+    let first = super::store(&store, "one", &body).await.unwrap();
+    let second = super::store(&store, "two", &body).await.unwrap();
+    assert!(!first.deduplicated && second.deduplicated);
+    assert_eq!(site.files().len(), 1);
+    let facts = store.facts();
+    assert_eq!((facts.objects, facts.blobs, facts.saved_bytes), (2, 1, 3 * BLOCK));
+    store.remove("one").await.unwrap();
+    assert_eq!(read_from(&store, &second.source, 0, 3 * BLOCK).await.unwrap(), body);
+    store.remove("two").await.unwrap();
+    assert_eq!(site.files().len(), 0);
+    assert_eq!(store.facts().disk_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_blob_whose_file_went_missing_comes_back_with_the_next_fill() {
+    let site = Site::with(|config| config.memory = 0);
+    let store = site.open();
+    let body = body(1, 3 * BLOCK);
+    let first = super::store(&store, "one", &body).await.unwrap();
+    fs::remove_file(site.blob(first.object.blob)).unwrap();
+    assert!(matches!(store.read(&first.source, 0).await, Err(ReadError::Gone { .. })));
+    let second = super::store(&store, "two", &body).await.unwrap();
+    assert!(!second.deduplicated);
+    assert_eq!(read_from(&store, &first.source, 0, 3 * BLOCK).await.unwrap(), body);
+}
+
+#[test]
+fn a_dropped_writer_leaves_nothing_and_its_reader_no_clean_end() {
+    let site = Site::new();
+    run(async {
+        let store = site.open();
+        let mut writer = store.begin(None).await.unwrap();
+        writer.write(vec![body(1, CHUNK + 5)]).await.unwrap();
+        let partial = writer.partial().clone();
+        drop(writer);
+        assert_eq!(partial.total(), None);
+        assert_eq!(store.facts().objects, 0);
+    });
+    assert_eq!(site.files(), []);
+}
+
+#[tokio::test]
+async fn a_reader_in_the_middle_of_a_removed_blob_goes_on() {
+    let site = Site::with(|config| config.memory = 0);
+    let store = site.open();
+    let body = body(1, 2 * CHUNK);
+    let committed = super::store(&store, "one", &body).await.unwrap();
+    let first = store.read(&committed.source, 0).await.unwrap();
+    store.remove("one").await.unwrap();
+    let rest = read_from(&store, &committed.source, first.len() as u64, 2 * CHUNK).await.unwrap();
+    assert_eq!([first, rest].concat(), body);
+}
+
+#[test]
+fn tasks_that_store_and_remove_the_same_bytes_never_lose_a_body_that_is_indexed() {
+    let site = Site::with(|config| config.memory = 0);
+    let body = body(1, 3 * BLOCK);
+    run(async {
+        let store = site.open();
+        let tasks: Vec<_> = (0..8)
+            .map(|task| {
+                let (store, body) = (store.clone(), body.clone());
+                tokio::spawn(async move {
+                    for round in 0..15 {
+                        let key = format!("{}", (task + round) % 3);
+                        super::store(&store, &key, &body).await.unwrap();
+                        store.remove(&format!("{}", (task * round) % 3)).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let mut objects = 0;
+        for key in ["0", "1", "2"] {
+            for object in store.lookup(key).await.unwrap() {
+                objects += 1;
+                assert!(site.blob(object.blob).exists());
+            }
+        }
+        assert_eq!(site.files().len(), usize::from(objects > 0), "one file for all, none without an object");
+        let last = super::store(&store, "last", &body).await.unwrap();
+        assert_eq!(read_from(&store, &last.source, 0, 3 * BLOCK).await.unwrap(), body);
+    });
+}

@@ -1,0 +1,145 @@
+//! The store's promises, over real folders: bytes come back as written or not at all, a crash loses nothing that was
+//! committed, the limits hold. Owns the few steps all of them take; each file beside this one is about one promise.
+
+#![allow(clippy::unwrap_used, reason = "steps of tests: what fails here fails the test")]
+
+mod bytes_on_disk;
+mod damage;
+mod index;
+mod memory;
+mod restart;
+mod room;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gupd::clock::Clock;
+use gupd::config;
+use gupd::store::{BlobId, Committed, NewObject, ReadError, Source, Store, StoreError};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tempfile::TempDir;
+
+const MIB: u64 = 1 << 20;
+const NOW: i64 = 1_700_000_000_000;
+
+/// A folder, and a clock that stands still.
+struct Site {
+    dir: TempDir,
+    config: config::Store,
+    clock: Clock,
+}
+
+impl Site {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let config = config::Store {
+            dir: dir.path().join("store"),
+            quota: 1 << 30,
+            min_free: 0,
+            max_unused: Duration::from_secs(3600),
+            memory: 64 * MIB,
+        };
+        Self { dir, config, clock: Clock::manual(NOW) }
+    }
+
+    fn with(change: impl FnOnce(&mut config::Store)) -> Self {
+        let mut site = Self::new();
+        change(&mut site.config);
+        site
+    }
+
+    fn open(&self) -> Arc<Store> {
+        Store::open(&self.config, self.clock.clone()).unwrap()
+    }
+
+    /// The folder as a power cut would leave it now, under another name.
+    fn crashed(&self) -> Self {
+        let to = TempDir::new().unwrap();
+        copy(&self.config.dir, &to.path().join("store"));
+        let config = config::Store { dir: to.path().join("store"), ..self.config.clone() };
+        Self { dir: to, config, clock: self.clock.clone() }
+    }
+
+    fn blob(&self, id: BlobId) -> PathBuf {
+        let name = id.to_string();
+        self.config.dir.join("blobs").join(&name[..2]).join(name)
+    }
+
+    /// Sizes of all files of blobs, half-written ones too.
+    fn files(&self) -> Vec<u64> {
+        let mut sizes = Vec::new();
+        let shelves = fs::read_dir(self.config.dir.join("blobs")).unwrap().map(|shelf| shelf.unwrap().path());
+        for folder in shelves.chain([self.config.dir.join("partial")]) {
+            sizes.extend(fs::read_dir(folder).unwrap().map(|file| file.unwrap().metadata().unwrap().len()));
+        }
+        sizes
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// `len` bytes that differ by seed and never repeat at a block's distance.
+fn body(seed: u64, len: u64) -> Bytes {
+    let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
+    let word = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 32).to_le_bytes()
+    };
+    let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(word).collect();
+    bytes.truncate(usize::try_from(len).unwrap());
+    bytes.into()
+}
+
+fn response(key: &str) -> NewObject {
+    let mut headers = HeaderMap::new();
+    headers.insert("etag", HeaderValue::from_static("\"1\""));
+    NewObject {
+        key: key.into(),
+        selecting: String::new(),
+        status: StatusCode::OK,
+        headers,
+        content_type: "test".into(),
+        upstream: "manager".into(),
+        request_time: NOW - 20,
+        response_time: NOW - 10,
+    }
+}
+
+async fn store(store: &Arc<Store>, key: &str, body: &Bytes) -> Result<Committed, StoreError> {
+    let mut writer = store.begin(Some(body.len() as u64)).await?;
+    writer.write(vec![body.clone()]).await?;
+    writer.finish().await?;
+    writer.commit(response(key)).await
+}
+
+async fn read_from(store: &Store, source: &Source, from: u64, to: u64) -> Result<Bytes, ReadError> {
+    let mut all = Vec::new();
+    let mut position = from;
+    while position < to {
+        let piece = store.read(source, position).await?;
+        assert!(!piece.is_empty());
+        assert!(position % MIB + piece.len() as u64 <= MIB, "a piece goes past its chunk");
+        position += piece.len() as u64;
+        all.extend_from_slice(&piece);
+    }
+    assert_eq!(position, to, "a piece goes past the body");
+    Ok(all.into())
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test)
+}

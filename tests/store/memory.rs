@@ -1,0 +1,86 @@
+//! Memory stays bounded whatever readers hold, and a chunk that many want is read once.
+
+use super::*;
+use gupd::store::{BLOCK, CHUNK, PIECES_MAX, PINNED_MAX};
+
+/// A store without a cache, and a body that none of it holds.
+async fn cold(site: &Site, len: u64) -> (Arc<Store>, Committed, Bytes) {
+    let body = body(1, len);
+    drop(super::store(&site.open(), "key", &body).await.unwrap());
+    let store = site.open();
+    let committed = super::store(&store, "other", &body).await.unwrap();
+    assert!(committed.deduplicated);
+    drop(store);
+    (site.open(), committed, body)
+}
+
+#[test]
+fn two_hundred_readers_of_a_cold_chunk_cause_one_disk_read() {
+    let site = Site::new();
+    run(async {
+        let (store, committed, body) = cold(&site, CHUNK).await;
+        let start = Arc::new(tokio::sync::Barrier::new(200));
+        let readers: Vec<_> = (0..200u64)
+            .map(|reader| {
+                let (store, source, start) = (store.clone(), committed.source.clone(), start.clone());
+                tokio::spawn(async move {
+                    start.wait().await;
+                    (reader * 5000, store.read(&source, reader * 5000).await.unwrap())
+                })
+            })
+            .collect();
+        for reader in readers {
+            let (position, bytes) = reader.await.unwrap();
+            assert_eq!(bytes, body.slice(usize::try_from(position).unwrap()..));
+        }
+        assert_eq!(store.facts().disk_reads, 1);
+    });
+}
+
+#[tokio::test]
+async fn pressed_memory_gives_pieces_then_small_ones_and_all_are_given_back() {
+    let site = Site::with(|config| config.memory = 0);
+    let (store, committed, body) = cold(&site, 2 * CHUNK).await;
+    let memory = store.chunk_memory();
+    let read = async |position: u64| {
+        let bytes = store.read(&committed.source, position).await.unwrap();
+        assert!(body.slice(usize::try_from(position).unwrap()..).starts_with(&bytes));
+        bytes
+    };
+    let position = CHUNK + 2 * BLOCK + 100;
+    assert_eq!(read(position).await.len() as u64, CHUNK - 2 * BLOCK - 100, "the rest of the chunk");
+    let pins = memory.charge(PINNED_MAX + 1);
+    assert!(memory.pressed());
+    let mut pieces = Vec::new();
+    while memory.held() + BLOCK <= PINNED_MAX + 1 + PIECES_MAX {
+        pieces.push(read(position).await);
+        assert_eq!(pieces.last().unwrap().len() as u64, BLOCK - 100, "the rest of the block");
+    }
+    pieces.push(read(position).await);
+    assert_eq!(pieces.last().unwrap().len(), 16 << 10);
+    pieces.push(read(CHUNK + 3 * BLOCK - 1).await);
+    assert_eq!(pieces.last().unwrap().len(), 1);
+    drop((pins, pieces));
+    assert_eq!(memory.held(), 0);
+    assert!(!memory.pressed());
+}
+
+#[test]
+fn thousands_of_stalled_readers_stay_within_the_bound() {
+    let site = Site::with(|config| config.memory = 4 * MIB);
+    run(async {
+        let (store, committed, _) = cold(&site, 96 * MIB).await;
+        let mut held = Vec::new();
+        for reader in 0..3000 {
+            held.push(store.read(&committed.source, reader * 33_000 % (96 * MIB)).await.unwrap());
+        }
+        let bound = 4 * MIB + PINNED_MAX + PIECES_MAX + 3000 * (16 << 10);
+        assert!(store.facts().memory_bytes <= bound, "{}", store.facts().memory_bytes);
+        drop(held);
+        assert!(
+            store.facts().memory_bytes <= 5 * MIB,
+            "only the cache is left: {}",
+            store.facts().memory_bytes
+        );
+    });
+}

@@ -1,0 +1,104 @@
+//! A crash at any point loses nothing that was committed and serves nothing that was not; a folder has one owner.
+
+use super::*;
+use gupd::store::{BLOCK, CHUNK};
+
+#[tokio::test]
+async fn after_a_crash_committed_objects_are_there_and_half_written_files_are_gone() {
+    let site = Site::new();
+    let store = site.open();
+    let bodies = [body(1, CHUNK + 1), body(2, 10)];
+    super::store(&store, "0", &bodies[0]).await.unwrap();
+    super::store(&store, "1", &bodies[1]).await.unwrap();
+    let mut writer = store.begin(None).await.unwrap();
+    writer.write(vec![body(3, 2 * CHUNK)]).await.unwrap();
+    let site = site.crashed();
+    assert_eq!(site.files().len(), 3);
+    let store = site.open();
+    assert_eq!(site.files().len(), 2);
+    for (key, body) in bodies.iter().enumerate() {
+        let object = store.lookup(&key.to_string()).await.unwrap().remove(0);
+        let source = Source::Blob { id: object.blob, len: object.len };
+        assert_eq!(read_from(&store, &source, 0, object.len).await.unwrap(), *body);
+    }
+    assert_eq!(store.facts().objects, 2);
+}
+
+#[tokio::test]
+async fn a_blob_left_between_rename_and_row_is_swept_and_the_others_stay() {
+    let site = Site::new();
+    let store = site.open();
+    let kept = super::store(&store, "kept", &body(1, BLOCK)).await.unwrap();
+    let orphan = BlobId::from([0xab; 32]);
+    fs::copy(site.blob(kept.object.blob), site.blob(orphan)).unwrap();
+    store.maintain().await.unwrap();
+    assert!(!site.blob(orphan).exists());
+    assert!(site.blob(kept.object.blob).exists());
+    fs::copy(site.blob(kept.object.blob), site.blob(orphan)).unwrap();
+    assert_eq!(store.sweep_orphans().await.unwrap(), 1);
+    assert_eq!(site.files().len(), 1);
+}
+
+#[tokio::test]
+async fn a_damaged_index_is_set_aside_and_the_store_starts_empty() {
+    for damage in [&b"not a database at all"[..], &[0xff; 100_000]] {
+        let site = Site::new();
+        super::store(&site.open(), "key", &body(1, BLOCK)).await.unwrap();
+        fs::write(site.config.dir.join("index.db"), damage).unwrap();
+        let store = site.open();
+        assert!(store.lookup("key").await.unwrap().is_empty());
+        assert_eq!(fs::read(site.config.dir.join(format!("index.damaged-{NOW}"))).unwrap(), damage);
+        store.maintain().await.unwrap();
+        assert_eq!(site.files(), []);
+        super::store(&store, "key", &body(1, BLOCK)).await.unwrap();
+        assert_eq!(store.lookup("key").await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_index_without_one_of_its_tables_is_damaged_too() {
+    let site = Site::new();
+    drop(site.open());
+    let index = rusqlite::Connection::open(site.config.dir.join("index.db")).unwrap();
+    index.execute_batch("DROP TABLE totals").unwrap();
+    drop(index);
+    let store = site.open();
+    super::store(&store, "key", &body(1, BLOCK)).await.unwrap();
+    assert_eq!(store.facts().objects, 1);
+}
+
+#[test]
+fn the_index_of_a_later_version_is_refused_and_left_alone() {
+    let site = Site::new();
+    drop(site.open());
+    let index = rusqlite::Connection::open(site.config.dir.join("index.db")).unwrap();
+    index.pragma_update(None, "user_version", 99).unwrap();
+    let refused = Store::open(&site.config, site.clock.clone()).unwrap_err();
+    assert!(matches!(refused, StoreError::NewerIndex { found: 99, .. }));
+    assert!(refused.to_string().contains("index.db"), "{refused}");
+    index.pragma_update(None, "user_version", 1).unwrap();
+    drop(index);
+    drop(site.open());
+}
+
+#[test]
+fn a_second_store_in_the_same_folder_is_refused_until_the_first_is_closed() {
+    let site = Site::new();
+    let first = site.open();
+    let refused = Store::open(&site.config, site.clock.clone()).unwrap_err();
+    assert!(matches!(refused, StoreError::Locked { .. }));
+    assert!(refused.to_string().contains(site.config.dir.to_str().unwrap()), "{refused}");
+    drop(first);
+    drop(site.open());
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_refused_with_its_path() {
+    let site = Site::new();
+    let file = site.dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let config = config::Store { dir: file.join("store"), ..site.config };
+    let refused = Store::open(&config, site.clock).unwrap_err();
+    assert!(matches!(refused, StoreError::Folder { .. }));
+    assert!(refused.to_string().contains("file/store"), "{refused}");
+}
