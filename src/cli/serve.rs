@@ -55,7 +55,7 @@ fn reload(relay: &mut Relay, settings: &Settings) {
     match relay.reload(config) {
         Ok(fixed) if fixed.is_empty() => tracing::info!("reloaded"),
         Ok(fixed) => {
-            tracing::warn!(sections = ?fixed, "reloaded, but these sections change at a restart only")
+            tracing::warn!(sections = ?fixed, "reloaded, but these sections change at a restart only");
         }
         Err(error) => tracing::error!(%error, "reload refused; the old configuration stays"),
     }

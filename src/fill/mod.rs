@@ -176,7 +176,7 @@ impl Fills {
         }
         let (phase, receiver) = watch::channel(Phase::Asking);
         let fill = Fill { phase: receiver };
-        running.insert(key.clone(), fill.clone());
+        running.insert(key, fill.clone());
         drop(running);
         let (hand, handover) = oneshot::channel();
         let task = task::Task::new(self.shared.clone(), upstreams.clone(), wanted, phase, hand);

@@ -97,11 +97,11 @@ impl<'a> Resumption<'a> {
 
     fn request(&self, available: u64) -> Outgoing {
         let mut outgoing = self.outgoing.clone();
-        if let (true, Some(validator)) = (available > 0, &self.validator) {
-            if let Ok(range) = HeaderValue::from_str(&format!("bytes={available}-")) {
-                outgoing.headers.insert(header::RANGE, range);
-                outgoing.headers.insert(header::IF_RANGE, validator.clone());
-            }
+        if let (true, Some(validator)) = (available > 0, &self.validator)
+            && let Ok(range) = HeaderValue::from_str(&format!("bytes={available}-"))
+        {
+            outgoing.headers.insert(header::RANGE, range);
+            outgoing.headers.insert(header::IF_RANGE, validator.clone());
         }
         outgoing
     }

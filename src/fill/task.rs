@@ -372,11 +372,14 @@ struct Intake {
     available: u64,
 }
 
+/// A write in flight; it gives the writer back.
+type Write = Pin<Box<dyn Future<Output = (Writer, Result<u64, StoreError>)> + Send>>;
+
 enum Disk {
     Idle(Writer),
     Writing {
         bytes: u64,
-        done: Pin<Box<dyn Future<Output = (Writer, Result<u64, StoreError>)> + Send>>,
+        done: Write,
     },
     /// An error took the writer; its file is gone.
     Lost,

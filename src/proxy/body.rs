@@ -79,12 +79,12 @@ impl Content {
         let state = Some((parts, None::<Reader>, open, keeper));
         Self::Stream(Box::pin(unfold(state, |state| async move {
             let (mut parts, mut reader, open, keeper) = state?;
-            if let Some(part) = &mut reader {
-                if let Some(piece) = part.next().await {
-                    let piece = keeper.checked(piece).await;
-                    let next = piece.is_ok().then_some((parts, reader, open, keeper));
-                    return Some((piece, next));
-                }
+            if let Some(part) = &mut reader
+                && let Some(piece) = part.next().await
+            {
+                let piece = keeper.checked(piece).await;
+                let next = piece.is_ok().then_some((parts, reader, open, keeper));
+                return Some((piece, next));
             }
             let (head, range) = parts.next()?;
             reader = range.map(&open);

@@ -357,11 +357,11 @@ impl Proxy {
         };
         let now = self.cache.clock().now();
         let usable = stale.filter(|entry| entry.freshness.usable_on_error(now, &asked.control));
-        if let Some(entry) = usable {
-            if let Ok(reply) = respond::stored(asked, &self.cache, &entry).await {
-                let status = CacheStatus::StaleIfError(their_status);
-                return reply.told(status, classified, Some(entry.object.blob));
-            }
+        if let Some(entry) = usable
+            && let Ok(reply) = respond::stored(asked, &self.cache, &entry).await
+        {
+            let status = CacheStatus::StaleIfError(their_status);
+            return reply.told(status, classified, Some(entry.object.blob));
         }
         // The client that started the fill gets the manager's own error.
         let answer = match (their_status, handover) {
@@ -410,6 +410,7 @@ impl Proxy {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "returned once a request, never kept")]
 enum Use {
     Reply(Reply),
     Revalidate(Why),

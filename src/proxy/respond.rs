@@ -205,10 +205,10 @@ impl Opened {
         }
         if let From::Stored { store, source } = &self.from {
             let wanted = range.end - range.start;
-            if let Some(piece) = store.read_hot(source, range.start) {
-                if piece.len() as u64 >= wanted {
-                    return Ok(Content::Whole(piece.slice(..usize::try_from(wanted).unwrap_or(piece.len()))));
-                }
+            if let Some(piece) = store.read_hot(source, range.start)
+                && piece.len() as u64 >= wanted
+            {
+                return Ok(Content::Whole(piece.slice(..usize::try_from(wanted).unwrap_or(piece.len()))));
             }
         }
         let mut reader = self.from.reader(range);

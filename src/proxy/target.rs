@@ -14,13 +14,13 @@ use crate::upstream::Upstreams;
 
 /// A target that has been understood.
 #[derive(Debug)]
-pub struct Target {
+pub(super) struct Target {
     /// Its route.
-    pub route: Arc<Route>,
+    pub(super) route: Arc<Route>,
     /// Path and query in the one spelling.
-    pub normal: Normal,
+    pub(super) normal: Normal,
     /// Path and query in the client's own spelling.
-    pub spelled: PathAndQuery,
+    pub(super) spelled: PathAndQuery,
 }
 
 /// What a target is judged against.
@@ -34,7 +34,7 @@ pub(super) struct Bounds<'a> {
 
 impl Target {
     /// The key its response is stored under.
-    pub fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         self.normal.key(&self.route.name)
     }
 

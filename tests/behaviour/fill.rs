@@ -1,0 +1,268 @@
+//! One fill for each object: collapsing, streaming, leaving, resuming, and everything an upstream may do meanwhile.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::support::{Client, Ending, Gate, PAYLOAD, Request, Resource, Site, bytes};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_clients_cost_one_fill() {
+    let site = Site::new();
+    let body = bytes(1, 300_000);
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).held(&gate));
+    let address = site.address();
+    let mut clients = JoinSet::new();
+    for _ in 0..1000 {
+        clients.spawn(async move { Request::get(PAYLOAD).send(address).await });
+    }
+    site.manager.asked(PAYLOAD, 1).await;
+    gate.open();
+    while let Some(response) = clients.join_next().await {
+        assert!(response.unwrap().whole() == body);
+    }
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.body_bytes(), body.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiters_are_woken_not_polled() {
+    let site = Site::new();
+    site.manager.put(PAYLOAD, Resource::new(bytes(1, 20_000)).delayed(Duration::from_millis(300)));
+    let address = site.address();
+    // Connected beforehand: what is measured is the wait for the fill.
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        clients.push(Client::connect(address).await);
+    }
+    let begun = Instant::now();
+    let mut waiting = JoinSet::new();
+    for mut client in clients {
+        waiting.spawn(async move { client.send(&Request::get(PAYLOAD)).await.unwrap().whole().len() });
+    }
+    while let Some(length) = waiting.join_next().await {
+        assert_eq!(length.unwrap(), 20_000);
+    }
+    let slowest = begun.elapsed();
+    assert!(slowest < Duration::from_millis(330), "the slowest of 50 had it after {slowest:?}");
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_reach_every_client_while_the_manager_still_sends() {
+    let site = Site::new();
+    let body = bytes(2, 3_000_000);
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(2_000_000, &gate));
+    let mut first = Client::connect(site.address()).await;
+    first.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = first.head().await.unwrap();
+    head.body = first.some(2_000_000).await.unwrap();
+    // Who comes late gets the running fill from its first byte.
+    let mut late = Client::connect(site.address()).await;
+    late.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut late_head = late.head().await.unwrap();
+    assert_eq!(late_head.cache_status(), "gupd; fwd=uri-miss; collapsed");
+    late_head.body = late.some(2_000_000).await.unwrap();
+    gate.open();
+    first.rest("GET", &mut head).await;
+    late.rest("GET", &mut late_head).await;
+    assert!(head.whole() == body && late_head.whole() == body);
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_holds_nobody_back() {
+    let site = Site::new();
+    let body = bytes(3, 30 << 20);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    let mut slow = Client::connect(site.address()).await;
+    slow.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = slow.head().await.unwrap();
+    head.body = slow.some(1000).await.unwrap();
+    // The slow one's socket is full long before the end; the others finish all the same.
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    slow.rest("GET", &mut head).await;
+    assert!(head.whole() == body);
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_goes_on_when_its_only_client_leaves() {
+    let site = Site::new();
+    let body = bytes(4, 2_000_000);
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1_000_000, &gate));
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    client.head().await.unwrap();
+    drop(client);
+    gate.open();
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_without_a_length_is_shared_and_stored() {
+    for framed in [Resource::chunked as fn(Resource) -> Resource, Resource::until_close] {
+        let site = Site::new();
+        let body = bytes(5, 200_000);
+        site.manager.put(PAYLOAD, framed(Resource::new(body.clone())));
+        assert!(site.get(PAYLOAD).await.whole() == body);
+        site.stored(PAYLOAD).await;
+        let hit = site.get(PAYLOAD).await;
+        assert_eq!(hit.header("content-length"), Some("200000"));
+        assert!(hit.whole() == body);
+        assert_eq!(site.manager.requests(PAYLOAD), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_transfer_is_resumed_and_no_client_notices() {
+    let site = Site::new();
+    let body = bytes(6, 5_000_000);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(700_000, 6));
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    let seen = site.manager.seen(PAYLOAD);
+    assert_eq!(seen.len(), 7);
+    assert!(seen[1].header("range").is_some() && seen[1].header("if-range").is_some());
+    // Nothing crossed the WAN twice.
+    assert_eq!(site.manager.body_bytes(), body.len() as u64);
+    assert!(site.metric("gupd_fill_resumes_total").await >= 6.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_answers_a_range_with_everything_is_read_past_what_is_there() {
+    let site = Site::new();
+    let body = bytes(7, 3_000_000);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(1_000_000, 1).without_ranges());
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert_eq!(site.manager.requests(PAYLOAD), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_of_two_versions_never_mix() {
+    let site = Site::new();
+    let (old, new) = (bytes(8, 3_000_000), bytes(9, 3_000_000));
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(old.clone()).stalled(1_000_000, &gate).cut(1_500_000, 1));
+    let mut early = Client::connect(site.address()).await;
+    early.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = early.head().await.unwrap();
+    head.body = early.some(1_000_000).await.unwrap();
+    site.manager.put(PAYLOAD, Resource::new(new.clone()));
+    gate.open();
+    early.rest("GET", &mut head).await;
+    assert_eq!(head.ending, Ending::Broken);
+    assert!(old.starts_with(&head.body));
+    assert!(site.get(PAYLOAD).await.whole() == new);
+    // The answer to the attempt to resume was the new fill.
+    assert_eq!(site.manager.requests(PAYLOAD), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_validator_a_broken_transfer_is_not_guessed_at() {
+    let site = Site::new();
+    let body = bytes(10, 3_000_000);
+    let gate = Gate::default();
+    let resource = Resource::new(body.clone()).without("ETag");
+    site.manager.put(PAYLOAD, resource.stalled(900_000, &gate).cut(1_000_000, 1));
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut broken = client.head().await.unwrap();
+    broken.body = client.some(900_000).await.unwrap();
+    gate.open();
+    client.rest("GET", &mut broken).await;
+    assert_eq!(broken.ending, Ending::Broken);
+    assert!(body.starts_with(&broken.body));
+    assert!(site.get(PAYLOAD).await.whole() == body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_may_not_be_shared_is_fetched_by_each_client_for_itself() {
+    let site = Site::new();
+    let gate = Gate::default();
+    let private = Resource::new("mine").header("Cache-Control", "private");
+    site.manager.put("/account", private.held(&gate));
+    let address = site.address();
+    let mut clients = JoinSet::new();
+    for _ in 0..5 {
+        clients.spawn(async move { Request::get("/account").send(address).await });
+    }
+    site.manager.asked("/account", 1).await;
+    gate.open();
+    while let Some(response) = clients.join_next().await {
+        let response = response.unwrap();
+        assert!(response.cache_status().contains("private"), "{}", response.cache_status());
+        assert_eq!(response.whole(), b"mine");
+    }
+    assert_eq!(site.manager.requests("/account"), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_talks_nonsense_is_a_bad_gateway_and_leaves_nothing_behind() {
+    let endless = {
+        let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
+        for number in 0..100_000 {
+            head.extend_from_slice(format!("X-{number}: y\r\n").as_bytes());
+        }
+        head
+    };
+    let nonsense: [(&str, Resource); 6] = [
+        ("garbage", Resource::raw("SSH-2.0-OpenSSH_9.2\r\n\r\n")),
+        ("a length that is too long", Resource::new("short").declaring(1000)),
+        (
+            "two lengths",
+            Resource::raw("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nabcde"),
+        ),
+        ("endless fields", Resource::raw(endless)),
+        (
+            "a truncated chunked body",
+            Resource::raw(
+                "HTTP/1.1 200 OK\r\nETag: \"a\"\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n",
+            ),
+        ),
+        ("a silent close", Resource::raw("")),
+    ];
+    for (what, resource) in nonsense {
+        let site = Site::with(|config| config.fill.attempts = 2);
+        site.manager.put(PAYLOAD, resource);
+        let response = site.get(PAYLOAD).await;
+        assert_eq!(response.status, 502, "{what}");
+        assert_eq!(site.metric("gupd_store_objects").await, 0.0, "{what}");
+        assert_eq!(site.metric("gupd_responses_total{status=\"5xx\"}").await, 1.0, "{what}");
+        // And when the manager is well again, so is the relay.
+        site.manager.put(PAYLOAD, Resource::new("good"));
+        assert_eq!(site.get(PAYLOAD).await.whole(), b"good", "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_delta_is_never_kept() {
+    let site = Site::new();
+    let path = PAYLOAD.replace("full.zip", "xdelta261120001.dax");
+    for empty in [Resource::new(""), Resource::new("").chunked()] {
+        site.manager.put(&path, empty);
+        assert_eq!(site.get(&path).await.status, 200);
+    }
+    site.manager.put(&path, Resource::new("a delta"));
+    assert_eq!(site.get(&path).await.whole(), b"a delta");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_is_slow_is_not_asked_twice() {
+    let site = Site::new();
+    let body = bytes(11, 1_000_000);
+    // A tenth of the idle time-out for each piece: progress, however slow.
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).rate(1_000_000));
+    let address = site.address();
+    let mut clients = JoinSet::new();
+    for _ in 0..20 {
+        clients.spawn(async move { Request::get(PAYLOAD).send(address).await.whole() });
+    }
+    while let Some(got) = clients.join_next().await {
+        assert!(got.unwrap() == body);
+    }
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}

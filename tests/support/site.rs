@@ -1,0 +1,102 @@
+//! A site: a manager, a relay in front of it with a store of its own, and a clock that only the test moves.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use gupd::{Clock, Config, Relay};
+use tempfile::TempDir;
+
+use super::{Manager, Request, Response, get};
+
+pub struct Site {
+    pub manager: Manager,
+    pub clock: Clock,
+    pub config: Config,
+    relay: Option<Relay>,
+    folder: TempDir,
+}
+
+impl Site {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// A site whose relay's configuration differs from the default one.
+    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::of(Manager::start(), change)
+    }
+
+    /// A site behind this manager.
+    pub fn of(manager: Manager, change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::for_upstreams(&[&manager.url()]).unwrap();
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.server.listen = vec![any_port];
+        config.server.admin = any_port;
+        config.server.workers = 2;
+        config.server.drain_timeout = Duration::from_secs(10);
+        config.store.dir = folder.path().to_owned();
+        config.store.min_free = 0;
+        change(&mut config);
+        // The manager's `Date` fields tell the real time, so the clock starts there.
+        let clock = Clock::manual(Clock::system().now());
+        let relay = Some(Relay::start(config.clone(), clock.clone()).unwrap());
+        Self { manager, clock, config, relay, folder }
+    }
+
+    pub fn relay(&self) -> &Relay {
+        self.relay.as_ref().unwrap()
+    }
+
+    pub fn relay_mut(&mut self) -> &mut Relay {
+        self.relay.as_mut().unwrap()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.relay().addresses()[0]
+    }
+
+    pub fn store(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Stops the relay, in a blocking manner, as SIGTERM does.
+    pub fn stop(&mut self) {
+        if let Some(relay) = self.relay.take() {
+            relay.stop();
+        }
+    }
+
+    pub fn restart(&mut self) {
+        self.stop();
+        self.relay = Some(Relay::start(self.config.clone(), self.clock.clone()).unwrap());
+    }
+
+    pub async fn get(&self, target: &str) -> Response {
+        get(self.address(), target).await
+    }
+
+    pub async fn send(&self, request: Request) -> Response {
+        request.send(self.address()).await
+    }
+
+    /// A metric's value by its name with labels, as it stands in the exposition; 0 if it is not there.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = String::from_utf8(get(self.relay().admin(), "/metrics").await.whole()).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Asks until the answer is no longer part of a fill: what was just filled is committed behind its last byte.
+    pub async fn stored(&self, target: &str) {
+        for _ in 0..10_000 {
+            let response = self.get(target).await;
+            if response.cache_status().starts_with("gupd; hit") {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("{target} was never stored");
+    }
+}
