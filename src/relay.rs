@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::admin::Admin;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Log, Server};
 use crate::fill::Fills;
 use crate::listen::{self, Connections, ListenError, Listeners, Stage, TlsError, Workers};
 use crate::policy::{Policy, PolicyError};
@@ -59,6 +59,7 @@ pub enum StartError {
 pub struct Relay {
     addresses: Vec<SocketAddr>,
     admin: SocketAddr,
+    /// What is in force.
     config: Config,
     clock: Clock,
     proxy: Arc<Proxy>,
@@ -66,6 +67,7 @@ pub struct Relay {
     metrics: Arc<Metrics>,
     stage: watch::Sender<Stage>,
     workers: Arc<Workers>,
+    connections: Arc<Connections>,
     // Only taken when the relay ends.
     control: Option<Runtime>,
 }
@@ -89,7 +91,7 @@ impl Relay {
             .build()?;
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
         let fills = Fills::new(
-            config.fill.clone(),
+            &config,
             store.clone(),
             cache.clone(),
             metrics.clone(),
@@ -125,6 +127,7 @@ impl Relay {
             metrics,
             stage,
             workers,
+            connections,
             control: Some(control),
         })
     }
@@ -146,58 +149,54 @@ impl Relay {
     /// When it cannot be used; the old one stays in force.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
         let live = live(&config, &self.clock)?;
-        let old = &self.config;
-        let mut fixed = Vec::new();
-        // What `Live` takes from [server] and [fill] is in force at once; the rest belongs to sockets and threads.
-        let mut server = config.server.clone();
-        server.max_uri_bytes = old.server.max_uri_bytes;
-        server.stall_timeout = old.server.stall_timeout;
-        server.drain_timeout = old.server.drain_timeout;
-        let mut fill = config.fill.clone();
-        fill.connect_timeout = old.fill.connect_timeout;
-        fill.head_timeout = old.fill.head_timeout;
-        fill.idle_timeout = old.fill.idle_timeout;
-        for (section, changed) in [
-            ("server", server != old.server),
-            ("store", config.store != old.store),
-            ("fill", fill != old.fill),
-            ("log", config.log.format != old.log.format || config.log.level != old.log.level),
-        ] {
-            if changed {
-                fixed.push(section);
-            }
-        }
+        // Nothing has changed yet, and nothing fails from here on.
+        self.connections.renew_certificate(&config.server)?;
         self.proxy.reconfigure(live);
         self.cache.reconfigure(config.cache.clone());
-        self.config = config;
-        Ok(fixed)
+        let mut running = config.clone();
+        running.server = Server {
+            tls: config.server.tls.clone(),
+            max_uri_bytes: config.server.max_uri_bytes,
+            drain_timeout: config.server.drain_timeout,
+            ..self.config.server.clone()
+        };
+        running.store = self.config.store.clone();
+        running.fill.max_concurrent = self.config.fill.max_concurrent;
+        running.log = Log { access: config.log.access, ..self.config.log.clone() };
+        let waiting = [
+            ("server", running.server != config.server),
+            ("store", running.store != config.store),
+            ("fill", running.fill != config.fill),
+            ("log", running.log != config.log),
+        ];
+        self.config = running;
+        Ok(waiting.into_iter().filter_map(|(section, waits)| waits.then_some(section)).collect())
     }
 
     /// Stops: no new connections, running downloads finish within `server.drain_timeout`, then whatever is left ends.
     /// Blocks.
     pub fn stop(mut self) {
         let Some(control) = self.control.take() else { return };
-        let deadline = Instant::now() + self.config.server.drain_timeout;
         self.stage.send_replace(Stage::Draining);
-        let stage = self.stage.clone();
-        let watchdog = control.spawn(async move {
-            tokio::time::sleep_until(deadline.into()).await;
-            tracing::warn!("drain_timeout is over; dropping what still runs");
-            stage.send_replace(Stage::Stopped);
-        });
-        self.workers.join();
-        let left = deadline.saturating_duration_since(Instant::now());
-        let (proxy, cache) = (self.proxy.clone(), self.cache.clone());
+        let (workers, proxy) = (self.workers.clone(), self.proxy.clone());
+        let (cache, patience) = (self.cache.clone(), self.config.server.drain_timeout);
+        let mut stage = self.stage.subscribe();
         control.block_on(async move {
-            if tokio::time::timeout(left, proxy.fills().finished()).await.is_err() {
-                tracing::warn!("dropping fills that nobody waits for any more");
+            let drained = async {
+                workers.finished().await;
+                proxy.fills().finished().await;
+            };
+            tokio::select! {
+                () = drained => {}
+                () = tokio::time::sleep(patience) => tracing::warn!("drain_timeout is over; dropping what still runs"),
+                () = Stage::Stopped.reached(&mut stage) => tracing::warn!("dropping what still runs"),
             }
             if let Err(error) = cache.record_uses().await {
                 tracing::error!(%error, "last uses could not be recorded");
             }
         });
-        watchdog.abort();
         self.stage.send_replace(Stage::Stopped);
+        self.workers.join();
         // Connections to the admin address that stay open must not hold up the end.
         control.shutdown_timeout(Duration::from_secs(1));
     }

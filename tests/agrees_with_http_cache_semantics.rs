@@ -46,7 +46,7 @@ struct Answer {
 /// A reason for a difference, a predicate for the cases in which it can show, and one in which it does.
 type Difference = (&'static str, fn(&Case) -> bool, fn() -> Case);
 
-const DIFFERENCES: [Difference; 14] = [
+const DIFFERENCES: [Difference; 15] = [
     (
         "a response that sets a cookie is not stored at all, rather than stored with no lifetime",
         |c| c.response.contains("set-cookie"),
@@ -118,6 +118,15 @@ const DIFFERENCES: [Difference; 14] = [
             matches!(c.status, 404 | 405 | 410 | 414 | 501) && timed
         },
         || case(404, "last-modified: Sun, 06 Nov 1994 08:32:57 GMT"),
+    ),
+    (
+        "what says nothing of freshness and cannot be validated is of no use to anyone else, and not stored",
+        |c| {
+            let lasting = ["max-age", "s-maxage", "expires", "public", "last-modified", "etag"];
+            !matches!(c.status, 404 | 405 | 410 | 414 | 501)
+                && !lasting.iter().any(|field| c.response.contains(field))
+        },
+        || case(200, ""),
     ),
     (
         "Pragma means nothing in a response (§5.4)",

@@ -6,10 +6,13 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::control::{CacheControl, Directive};
 use super::field;
-use super::lifetime::{self, millis, seconds};
+use super::lifetime::{self, FOREVER, millis, seconds};
 use super::storable::is_ruled_by_class;
 use crate::clock::UnixMillis;
 use crate::config::{self, Class};
+
+/// How far back the clock may have been set for a response to count as received just now, in milliseconds.
+const CLOCK_STEP: i64 = 60_000;
 
 /// What may be done with a stored response for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +111,9 @@ impl Freshness {
     /// A payload and its negative responses do not listen to the request: a site of clients that send
     /// `no-cache` with every request would otherwise make each of them cross the WAN.
     pub fn judge(&self, now: UnixMillis, request: &CacheControl) -> Verdict {
+        if self.is_from_the_future(now) {
+            return Verdict::Revalidate(Why::Stale);
+        }
         let age = self.current_age(now);
         let fresh_for = self.lifetime.saturating_sub(age);
         if self.demands.validation {
@@ -141,6 +147,12 @@ impl Freshness {
         let allowed =
             request.stale_if_error.map_or(self.stale_if_error, |s| seconds(s).min(self.stale_if_error));
         !self.demands.validation && (fresh_for > 0 || fresh_for.saturating_neg() < allowed)
+    }
+
+    /// A response stored while the clock was ahead (a machine without a battery, before NTP) would stay fresh until the
+    /// clock is there again. What is fresh for ever is not concerned.
+    fn is_from_the_future(&self, now: UnixMillis) -> bool {
+        self.lifetime != FOREVER && self.received.saturating_sub(now) > CLOCK_STEP
     }
 
     /// `current_age` of §4.2.3.

@@ -20,6 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{HeaderMap, StatusCode};
 use moka::ops::compute::Op;
+use moka::policy::EvictionPolicy;
 
 pub use self::control::CacheControl;
 pub use self::freshness::{Freshness, Verdict};
@@ -98,6 +99,8 @@ impl Cache {
         let leaving = pending_uses.clone();
         let hot = moka::sync::Cache::builder()
             .max_capacity(HOT_ENTRIES)
+            // moka's default may refuse a new entry, and then a fill that just ended could not be found.
+            .eviction_policy(EvictionPolicy::lru())
             .weigher(|key: &Arc<str>, variants: &Variants| {
                 let entries = variants.iter().map(|entry| entry.weight()).sum::<usize>();
                 u32::try_from(key.len() + entries).unwrap_or(u32::MAX)
@@ -156,8 +159,8 @@ impl Cache {
     }
 
     /// Makes a response that was just stored found from now on.
-    pub fn insert(&self, object: Object, classified: Classified) -> Arc<Entry> {
-        let entry = Arc::new(self.entry(object, classified));
+    pub fn insert(&self, object: Object, selecting: Selecting, classified: Classified) -> Arc<Entry> {
+        let entry = Arc::new(self.entry(object, selecting, classified));
         self.hot.entry(entry.object.key.clone()).and_compute_with(|present| {
             let present = present.map(moka::Entry::into_value);
             let others = present.iter().flat_map(|variants| variants.iter());
@@ -181,7 +184,7 @@ impl Cache {
         self.store.refresh(stale.object.id, &updated, request_time, response_time).await?;
         let object = stale.object.refreshed(updated, request_time, response_time);
         self.changes.fetch_add(1, Ordering::AcqRel);
-        Ok(self.insert(object, stale.classified.clone()))
+        Ok(self.insert(object, stale.selecting.clone(), stale.classified.clone()))
     }
 
     /// Forgets everything under a key, on disk too: an unsafe request has changed it (RFC 9111 §4.4).
@@ -261,8 +264,12 @@ impl Cache {
     async fn load(&self, key: &Arc<str>, classified: &Classified) -> Result<Variants, StoreError> {
         let changes = self.changes.load(Ordering::Acquire);
         let objects = self.store.lookup(key).await?;
-        let variants: Variants =
-            objects.into_iter().map(|object| Arc::new(self.entry(object, classified.clone()))).collect();
+        // One whose selection cannot be read must not match anything.
+        let entries = objects.into_iter().filter_map(|object| {
+            let selecting = Selecting::decode(&object.selecting)?;
+            Some(Arc::new(self.entry(object, selecting, classified.clone())))
+        });
+        let variants: Variants = entries.collect();
         if variants.is_empty() || self.changes.load(Ordering::Acquire) != changes {
             return Ok(variants);
         }
@@ -270,7 +277,7 @@ impl Cache {
         Ok(self.hot.entry(key.clone()).or_insert(variants).into_value())
     }
 
-    fn entry(&self, object: Object, classified: Classified) -> Entry {
+    fn entry(&self, object: Object, selecting: Selecting, classified: Classified) -> Entry {
         Entry {
             freshness: self.freshness(
                 object.status,
@@ -279,8 +286,7 @@ impl Cache {
                 object.response_time,
                 classified.class,
             ),
-            // What cannot be read selects nothing that a request could match by accident: see `load`.
-            selecting: Selecting::decode(&object.selecting).unwrap_or_default(),
+            selecting,
             recorded_use: AtomicI64::new(object.last_used()),
             classified,
             object,

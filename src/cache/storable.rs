@@ -34,13 +34,15 @@ pub enum Unstorable {
     SetCookie,
     /// No explicit freshness, and a status that gets none by heuristics.
     NotCacheable,
+    /// It has no length, and went on past what may be stored of such.
+    OpenEnded,
     /// A payload of no bytes: what an overloaded manager answers for a delta that it has not made yet.
     EmptyPayload,
 }
 
 impl Unstorable {
     /// Every reason, for the label set of a metric.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ClassPrivate,
         Self::Method,
         Self::Partial,
@@ -52,8 +54,23 @@ impl Unstorable {
         Self::Vary,
         Self::SetCookie,
         Self::NotCacheable,
+        Self::OpenEnded,
         Self::EmptyPayload,
     ];
+
+    /// Whether the next response to the same name will most likely not be stored either: the response itself says so,
+    /// and not one client's request or one moment's trouble.
+    pub const fn is_lasting(self) -> bool {
+        matches!(
+            self,
+            Self::NoStore
+                | Self::Private
+                | Self::Vary
+                | Self::SetCookie
+                | Self::NotCacheable
+                | Self::OpenEnded
+        )
+    }
 
     /// The one spelling used in logs, metrics and `Cache-Status`.
     pub const fn as_str(self) -> &'static str {
@@ -69,6 +86,7 @@ impl Unstorable {
             Self::Vary => "vary",
             Self::SetCookie => "set-cookie",
             Self::NotCacheable => "not-cacheable",
+            Self::OpenEnded => "open-ended",
             Self::EmptyPayload => "empty-payload",
         }
     }
@@ -118,7 +136,9 @@ pub fn storable(
     if response.contains_key(header::SET_COOKIE) && !control.has(Directive::Public) {
         return Err(Unstorable::SetCookie);
     }
-    if has_explicit_freshness(&control, response) || may_be_heuristic(status, &control) {
+    if has_explicit_freshness(&control, response)
+        || (may_be_heuristic(status, &control) && is_reusable(request, status, response, &control))
+    {
         Ok(())
     } else {
         Err(Unstorable::NotCacheable)
@@ -160,6 +180,21 @@ fn shareable_with_credentials(control: &CacheControl) -> bool {
     control.has(Directive::Public) || control.has(Directive::MustRevalidate) || control.s_maxage.is_some()
 }
 
+/// Whether a response that says nothing about freshness can be of use to anyone else: it can be validated, or is
+/// negative and so good for a moment. One to a request with a cookie is taken for that client's own, as it says nothing
+/// to the contrary: a stale copy of a personal page must not be what others get when the manager is down.
+fn is_reusable(
+    request: &HeaderMap,
+    status: StatusCode,
+    response: &HeaderMap,
+    control: &CacheControl,
+) -> bool {
+    control.has(Directive::Public)
+        || is_negative(status)
+        || (!request.contains_key(header::COOKIE)
+            && (response.contains_key(header::ETAG) || response.contains_key(header::LAST_MODIFIED)))
+}
+
 fn has_explicit_freshness(control: &CacheControl, response: &HeaderMap) -> bool {
     control.s_maxage.is_some() || control.max_age.is_some() || response.contains_key(header::EXPIRES)
 }
@@ -185,21 +220,20 @@ mod tests {
     fn generic_content_is_stored_as_rfc_9111_section_3_says() {
         use Unstorable::*;
         for (request, status, response, expected) in [
-            ("", 200, "", Ok(())),
-            ("", 200, "cache-control: no-cache", Ok(())),
+            ("", 200, "cache-control: no-cache|etag: \"a\"", Ok(())),
             ("", 200, "cache-control: no-store", Err(NoStore)),
-            ("", 200, "cache-control: no-store, must-understand", Ok(())),
+            ("", 200, "cache-control: no-store, must-understand|etag: \"a\"", Ok(())),
             ("", 299, "cache-control: max-age=9, must-understand", Err(Status)),
             ("", 200, "cache-control: max-age=9, private=\"x\"", Err(Private)),
             ("cache-control: no-store", 200, "", Err(RequestNoStore)),
-            ("pragma: no-cache", 200, "", Ok(())),
+            ("pragma: no-cache", 200, "etag: \"a\"", Ok(())),
             ("authorization: x", 200, "cache-control: max-age=9", Err(Authorization)),
             ("authorization: x", 200, "cache-control: s-maxage=0", Ok(())),
-            ("authorization: x", 200, "cache-control: must-revalidate", Ok(())),
+            ("authorization: x", 200, "cache-control: must-revalidate|etag: \"a\"", Ok(())),
             ("authorization: x", 200, "cache-control: public", Ok(())),
             ("authorization: x", 200, "cache-control: proxy-revalidate", Err(Authorization)),
             ("", 200, "vary: accept, *", Err(Vary)),
-            ("", 200, "vary: accept", Ok(())),
+            ("", 200, "vary: accept|etag: \"a\"", Ok(())),
             ("", 200, "set-cookie: a=b|cache-control: max-age=9", Err(SetCookie)),
             ("", 200, "set-cookie: a=b|cache-control: public", Ok(())),
             ("", 206, "cache-control: max-age=9", Err(Partial)),
@@ -209,10 +243,14 @@ mod tests {
             ("", 302, "cache-control: max-age=0", Ok(())),
             ("", 302, "expires: 0", Ok(())),
             ("", 302, "cache-control: public", Ok(())),
-            ("", 301, "", Ok(())),
+            ("", 301, "", Err(NotCacheable)),
+            ("", 301, "last-modified: Sun, 06 Nov 1994 08:32:57 GMT", Ok(())),
             ("", 404, "", Ok(())),
             ("", 410, "", Ok(())),
-            ("", 200, "content-length: 0", Ok(())),
+            ("", 200, "content-length: 0|etag: \"a\"", Ok(())),
+            ("", 200, "", Err(NotCacheable)),
+            ("cookie: a=b", 200, "etag: \"a\"", Err(NotCacheable)),
+            ("cookie: a=b", 200, "cache-control: public", Ok(())),
         ] {
             assert_eq!(
                 get(request, status, response, Class::Generic),

@@ -9,6 +9,10 @@ use crate::config::Class;
 /// Removes what belongs to one connection (RFC 9110 §7.6.1): the fields named by `Connection` and those known to be
 /// hop-by-hop. For messages forwarded in either direction, and the first half of [`remove_unstored`].
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // RFC 9112 §6.3: the coding says where the body ends; a length beside it is wrong or an attack.
+        headers.remove(header::CONTENT_LENGTH);
+    }
     let named: Vec<_> = field::members(headers, header::CONNECTION)
         .filter_map(|member| HeaderName::from_bytes(member).ok())
         .collect();

@@ -20,7 +20,7 @@ pub use self::flow::{Flow, Phase};
 pub use self::reader::{Reader, TransferError};
 use crate::cache::{Cache, CacheControl, Entry, Unstorable, Verdict};
 use crate::clock::Clock;
-use crate::config;
+use crate::config::Config;
 use crate::policy::Classified;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
@@ -37,7 +37,9 @@ pub struct Wanted {
     pub order: Arc<[usize]>,
     /// Path and query in the client's own spelling.
     pub target: PathAndQuery,
-    /// The client's end-to-end fields, without ranges and conditions.
+    /// The client's fields as it sent them: what selects a variant is judged by these, like every look-up.
+    pub asked: HeaderMap,
+    /// The fields to ask with.
     pub headers: HeaderMap,
     /// Class and content type of the path.
     pub classified: Classified,
@@ -95,6 +97,9 @@ pub enum FillError {
         /// Its name.
         upstream: Arc<str>,
     },
+    /// It had no length and went on past the largest share of the store that one object without length may take.
+    #[error("the response has no length and does not end; it is passed through from now on")]
+    OpenEnded,
     /// The store failed.
     #[error("the store failed: {0}")]
     Store(Arc<str>),
@@ -111,6 +116,7 @@ impl FillError {
             Self::ServerError { .. } => "server-error",
             Self::BrokenOff { .. } => "broken-off",
             Self::Changed { .. } => "changed",
+            Self::OpenEnded => "open-ended",
             Self::Store(_) => "store",
             Self::Stopped => "stopped",
         }
@@ -137,7 +143,8 @@ struct Shared {
     // Held for a look-up or an insertion, never across I/O.
     running: Mutex<HashMap<FillKey, Fill>>,
     permits: Semaphore,
-    settings: config::Fill,
+    /// Bytes a response without length may have.
+    open_ended_max: u64,
     store: Arc<Store>,
     cache: Arc<Cache>,
     metrics: Arc<Metrics>,
@@ -146,21 +153,30 @@ struct Shared {
 
 type FillKey = (Arc<str>, String);
 
+/// A response without length may take one part in so many of the quota: it cannot be reserved for, and may not end.
+const OPEN_ENDED_SHARE: u64 = 8;
+
 impl Fills {
     /// No fills yet. Their tasks will run on `runtime`, not on the threads that serve clients: hashing and waiting for
     /// the disk must not delay hits.
     pub fn new(
-        settings: config::Fill,
+        config: &Config,
         store: Arc<Store>,
         cache: Arc<Cache>,
         metrics: Arc<Metrics>,
         clock: Clock,
         runtime: Handle,
     ) -> Self {
-        let permits = Semaphore::new(settings.max_concurrent);
-        let running = Mutex::default();
-        let shared = Arc::new(Shared { running, permits, settings, store, cache, metrics, clock });
-        Self { shared, runtime, tasks: TaskTracker::new() }
+        let shared = Shared {
+            running: Mutex::default(),
+            permits: Semaphore::new(config.fill.max_concurrent),
+            open_ended_max: config.store.quota / OPEN_ENDED_SHARE,
+            store,
+            cache,
+            metrics,
+            clock,
+        };
+        Self { shared: Arc::new(shared), runtime, tasks: TaskTracker::new() }
     }
 
     /// Joins the fill of `wanted` that is running, or starts it.
@@ -187,6 +203,11 @@ impl Fills {
     /// The running fill of an object, if there is one.
     pub fn running(&self, key: &Arc<str>, variant: &str) -> Option<Fill> {
         self.shared.lock().get(&(key.clone(), variant.to_owned())).cloned()
+    }
+
+    /// What is being filled under a key is no longer what will be found there: new requests begin anew.
+    pub fn detach(&self, key: &str) {
+        self.shared.lock().retain(|(filling, _), _| **filling != *key);
     }
 
     /// Waits until no fill runs. Called after the last client has gone; what does not end in the caller's time is
@@ -285,8 +306,10 @@ pub enum Arrived {
 
 impl Shared {
     fn just_stored(&self, wanted: &Wanted) -> Option<Arc<Entry>> {
-        let entry = self.cache.find_hot(&wanted.key, &wanted.headers)?;
-        let is_new = wanted.stale.as_ref().is_none_or(|stale| !Arc::ptr_eq(stale, &entry));
+        let entry = self.cache.find_hot(&wanted.key, &wanted.asked)?;
+        let is_new = wanted.stale.as_ref().is_none_or(|stale| {
+            stale.object.id != entry.object.id || stale.object.response_time < entry.object.response_time
+        });
         let verdict = entry.freshness.judge(self.clock.now(), &CacheControl::default());
         (is_new && verdict == Verdict::Fresh).then_some(entry)
     }

@@ -34,8 +34,15 @@ pub(super) struct Resumption<'a> {
 }
 
 pub(super) enum Resumed {
-    /// A body to go on with, after skipping so many bytes that are there already.
-    Continues(Incoming, u64),
+    /// The same content goes on.
+    Continues {
+        /// Where.
+        body: Incoming,
+        /// Bytes at its beginning that are there already.
+        skip: u64,
+        /// The complete length, if that is known now.
+        length: Option<u64>,
+    },
     /// The upstream has other content now: this is it.
     Changed(Answer),
 }
@@ -73,7 +80,7 @@ impl<'a> Resumption<'a> {
             if available > 0 && self.validator.is_none() {
                 return Err(broken_off(Arc::from(format!("{reason}; it has no strong validator"))));
             }
-            if self.fruitless >= self.shared.settings.attempts {
+            if self.fruitless >= self.upstreams.settings().attempts {
                 return Err(broken_off(reason));
             }
             if self.fruitless > 0 {
@@ -114,19 +121,18 @@ impl<'a> Resumption<'a> {
                 Judged::Unusable(Arc::from("its partial response is of other content"))
             }
             StatusCode::PARTIAL_CONTENT => match continues_at(theirs, available, self.length) {
-                true => Judged::Resumed(Resumed::Continues(answer.response.into_body(), 0)),
-                false => Judged::Unusable(Arc::from("its partial response is not the range asked for")),
+                Some(length) => {
+                    let body = answer.response.into_body();
+                    Judged::Resumed(Resumed::Continues { body, skip: 0, length })
+                }
+                None => Judged::Unusable(Arc::from("its partial response is not the range asked for")),
             },
             StatusCode::OK => {
-                let same_length = answer.response.body().size_hint().exact() == self.length;
-                let same = if available == 0 && self.validator.is_none() {
-                    // Nothing was shown but a head that promised a length.
-                    strong_validator(theirs).is_none()
-                } else {
-                    self.validator.is_some() && strong_validator(theirs) == self.validator
-                };
-                if same && same_length {
-                    Judged::Resumed(Resumed::Continues(answer.response.into_body(), available))
+                let length = answer.response.body().size_hint().exact();
+                let same = self.validator.is_some() && strong_validator(theirs) == self.validator;
+                if same && length == self.length {
+                    let body = answer.response.into_body();
+                    Judged::Resumed(Resumed::Continues { body, skip: available, length })
                 } else {
                     Judged::Resumed(Resumed::Changed(answer))
                 }
@@ -136,12 +142,13 @@ impl<'a> Resumption<'a> {
         }
     }
 
-    /// A `206` to `If-Range` repeats the validator (RFC 9110 §15.3.7); one that contradicts ours is another version.
-    /// One that is absent is taken at its word: the upstream compared for us.
+    /// A `206` must repeat the `ETag` (RFC 9110 §15.3.7); without it, an upstream that ignores `If-Range` could have
+    /// sent anything. It need not repeat `Last-Modified`, but must not contradict it.
     fn is_same(&self, theirs: &HeaderMap) -> bool {
-        [header::ETAG, header::LAST_MODIFIED]
-            .iter()
-            .all(|name| theirs.get(name).is_none_or(|value| self.headers.get(name) == Some(value)))
+        let ours = |name| self.headers.get(name);
+        let modified = theirs.get(header::LAST_MODIFIED);
+        theirs.get(header::ETAG) == ours(header::ETAG)
+            && modified.is_none_or(|modified| ours(header::LAST_MODIFIED) == Some(modified))
     }
 }
 
@@ -150,23 +157,21 @@ enum Judged {
     Unusable(Arc<str>),
 }
 
-/// Whether `Content-Range` says: from `available` to the end, of as many bytes as were promised.
-fn continues_at(headers: &HeaderMap, available: u64, length: Option<u64>) -> bool {
-    let Some(range) = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok()) else {
-        return false;
+/// The complete length after `Content-Range`, if that says: from `available` to the end, of as many bytes as were
+/// promised. `Some(None)` if nobody said how many.
+fn continues_at(headers: &HeaderMap, available: u64, length: Option<u64>) -> Option<Option<u64>> {
+    let range = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
+    let (span, total) = range.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = span.split_once('-')?;
+    let first: u64 = first.trim().parse().ok()?;
+    let end = last.trim().parse::<u64>().ok()?.checked_add(1)?;
+    let total = match total.trim() {
+        "*" => None,
+        total => Some(total.parse::<u64>().ok()?),
     };
-    let Some((span, total)) = range.strip_prefix("bytes ").and_then(|range| range.split_once('/')) else {
-        return false;
-    };
-    let Some((first, last)) = span.split_once('-') else { return false };
-    let (first, last) = (first.trim().parse::<u64>(), last.trim().parse::<u64>());
-    let total = total.trim().parse::<u64>().ok();
-    let to_the_end = match (&last, total) {
-        (Ok(last), Some(total)) => last.checked_add(1) == Some(total),
-        (Ok(_), None) => length.is_none(),
-        (Err(_), _) => false,
-    };
-    first == Ok(available) && to_the_end && (length.is_none() || total == length)
+    let as_promised = length.is_none() || total == length;
+    let to_the_end = total.is_none_or(|total| end == total);
+    (first == available && as_promised && to_the_end).then_some(total)
 }
 
 fn wait_before(attempt: u32) -> Duration {
@@ -183,8 +188,9 @@ mod tests {
             let headers = HeaderMap::from_iter([(header::CONTENT_RANGE, HeaderValue::from_static(range))]);
             continues_at(&headers, 100, length)
         };
-        assert!(continues("bytes 100-199/200", Some(200)));
-        assert!(continues("bytes 100-199/200", None));
+        assert_eq!(continues("bytes 100-199/200", Some(200)), Some(Some(200)));
+        assert_eq!(continues("bytes 100-199/200", None), Some(Some(200)));
+        assert_eq!(continues("bytes 100-199/*", None), Some(None));
         for (range, length) in [
             ("bytes 101-199/200", Some(200)),
             ("bytes 100-198/200", Some(200)),
@@ -194,9 +200,9 @@ mod tests {
             ("items 100-199/200", Some(200)),
             ("bytes 100-18446744073709551615/200", Some(200)),
         ] {
-            assert!(!continues(range, length), "{range}");
+            assert_eq!(continues(range, length), None, "{range}");
         }
-        assert!(!continues_at(&HeaderMap::new(), 100, None));
+        assert_eq!(continues_at(&HeaderMap::new(), 100, None), None);
     }
 
     #[test]

@@ -5,12 +5,14 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::{oneshot, watch};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::flow::Head;
@@ -18,12 +20,21 @@ use super::resume::{Resumed, Resumption};
 use super::{Fill, FillError, FillKey, Flow, Phase, Shared, Unshared, Wanted};
 use crate::cache::storable::{storable, storable_length};
 use crate::cache::validator::{confirms, validate};
-use crate::cache::{Entry, Selecting, update};
+use crate::cache::{Entry, Selecting, Unstorable, update};
+use crate::config::Class;
 use crate::store::{BLOCK, CHUNK, Committed, NewObject, StoreError, Writer};
+use crate::telemetry::metrics::Counted;
 use crate::upstream::{Answer, Outgoing, RequestBody, Upstreams};
 
 /// Bytes taken in ahead of the disk: past this the upstream has to wait, so that a slow disk costs no memory.
 const MAX_UNWRITTEN: u64 = 2 * CHUNK;
+
+/// Pieces below this many bytes are put together with what follows them at once.
+const SMALL_PIECE: usize = 16 << 10;
+
+/// What a piece costs in memory besides its bytes; counted, so that an upstream that sends single bytes meets the
+/// memory's bound and not the machine's.
+const PIECE_OVERHEAD: u64 = 128;
 
 pub(super) struct Task {
     shared: Arc<Shared>,
@@ -31,6 +42,13 @@ pub(super) struct Task {
     wanted: Wanted,
     phase: watch::Sender<Phase>,
     hand: Option<oneshot::Sender<Answer>>,
+}
+
+/// Whether a fill is still the one that its key's requests join.
+#[derive(PartialEq, Eq)]
+enum Standing {
+    Registered,
+    Detached,
 }
 
 /// How a fill, or one try of it, ended. The word is the metric's label.
@@ -56,9 +74,8 @@ impl Task {
     pub(super) async fn run(mut self) {
         let shared = self.shared.clone();
         let Ok(_permit) = shared.permits.acquire().await else { return };
-        shared.metrics.fills_running.inc();
+        let _running = Counted::one(&shared.metrics.fills_running);
         let outcome = self.fill().await;
-        shared.metrics.fills_running.dec();
         shared.metrics.fills.with_label_values(&[outcome]).inc();
     }
 
@@ -102,13 +119,20 @@ impl Task {
         }
         let headers = answer.response.headers();
         let class = self.wanted.classified.class;
-        if let Err(why) = storable(&Method::GET, &self.wanted.headers, status, headers, class) {
-            self.shared.cache.remember_unstorable(&self.wanted.key, why);
-            self.hand_over(answer);
-            return Ended::Finally(self.unshared(Unshared::Unstorable(why)));
+        match storable(&Method::GET, &self.wanted.asked, status, headers, class) {
+            // Everyone who waits may have it; what has no length is only then known to be empty. It is not kept.
+            Ok(()) | Err(Unstorable::EmptyPayload) => {}
+            Err(why) => {
+                // For others, what one request or one moment brought about says nothing.
+                if why.is_lasting() && !matches!(class, Class::Payload | Class::Catalog) {
+                    self.shared.cache.remember_unstorable(&self.wanted.key, why);
+                }
+                self.hand_over(answer);
+                return Ended::Finally(self.unshared(Unshared::Unstorable(why)));
+            }
         }
         // `storable` refused `Vary: *`, the only case without a selection.
-        let selecting = Selecting::of(headers, &self.wanted.headers, class).unwrap_or_default();
+        let selecting = Selecting::of(headers, &self.wanted.asked, class).unwrap_or_default();
         let length = answer.response.body().size_hint().exact();
         let writer = match self.shared.store.begin(length).await {
             Ok(writer) => writer,
@@ -154,20 +178,18 @@ impl Task {
         let outgoing = self.outgoing(self.wanted.headers.clone());
         let mut resumption =
             Resumption::new(&self.shared, &self.upstreams, answer.upstream.clone(), outgoing, &flow);
-        let mut body = answer.response.into_body();
-        let mut skip = 0;
+        let body = answer.response.into_body();
+        let mut source = Upstreaming::new(body, 0, flow.length);
         loop {
-            let reason = match self.receive(&mut intake, &mut body, skip).await {
-                Ok(()) if flow.length.is_none_or(|length| length == intake.available) => break,
-                Ok(()) => Arc::from("the response ended before its Content-Length"),
+            let reason = match self.receive(&mut intake, &mut source).await {
+                Ok(()) => break,
                 Err(Interruption::Upstream(reason)) => reason,
-                Err(Interruption::Store(error)) => return Ended::Finally(self.fail(error.into())),
+                Err(Interruption::Fatal(error)) => return Ended::Finally(self.fail(error)),
             };
             match resumption.resume(intake.available, reason).await {
-                Ok(Resumed::Continues(rest, already)) => {
+                Ok(Resumed::Continues { body, skip, length }) => {
                     self.shared.metrics.resumes.inc();
-                    body = rest;
-                    skip = already;
+                    source = Upstreaming::new(body, skip, source.length.or(length));
                 }
                 Ok(Resumed::Changed(answer)) => {
                     self.begin_again(answer.upstream.name.clone());
@@ -186,7 +208,7 @@ impl Task {
         }
         self.show(Phase::Complete { flow: flow.clone(), length });
         match intake.finish(self.new_object(&flow.head)).await {
-            Ok(committed) => Ended::Finally(self.stored(&flow, committed)),
+            Ok(committed) => Ended::Finally(self.stored(&flow, committed).await),
             Err(error) => {
                 // Every follower has, or can still read, the right bytes; only the next client has to ask again.
                 tracing::error!(%error, key = &*self.wanted.key, "content was served but could not be stored");
@@ -196,13 +218,8 @@ impl Task {
         }
     }
 
-    /// Reads the body to its end. `skip` bytes at its beginning are there already.
-    async fn receive(
-        &self,
-        intake: &mut Intake,
-        body: &mut Incoming,
-        mut skip: u64,
-    ) -> Result<(), Interruption> {
+    /// Reads the body to its end.
+    async fn receive(&self, intake: &mut Intake, source: &mut Upstreaming) -> Result<(), Interruption> {
         let memory = self.shared.store.chunk_memory();
         let received = self.shared.metrics.upstream_bytes.with_label_values(&[&*intake.flow.head.upstream]);
         loop {
@@ -211,35 +228,52 @@ impl Task {
                 intake.disk_done().await?;
                 continue;
             }
-            let frame = tokio::select! {
+            let piece = tokio::select! {
                 written = intake.disk_done(), if intake.disk.is_writing() => {
                     written?;
                     continue;
                 }
-                frame = timeout(self.shared.settings.idle_timeout, body.frame()) => frame,
+                piece = timeout(self.upstreams.settings().idle_timeout, source.next()) => piece,
             };
-            match frame {
+            let mut piece = match piece {
                 Err(_) => return Err(Interruption::Upstream(Arc::from("no byte arrived in time"))),
-                Ok(None) => return Ok(()),
-                Ok(Some(Err(error))) => return Err(Interruption::Upstream(Arc::from(error.to_string()))),
-                Ok(Some(Ok(frame))) => {
-                    let Ok(mut piece) = frame.into_data() else { continue };
-                    received.inc_by(piece.len() as u64);
-                    let known = skip.min(piece.len() as u64);
-                    skip -= known;
-                    // `known` is at most a piece's length, which is a usize.
-                    let piece = piece.split_off(usize::try_from(known).unwrap_or(piece.len()));
-                    if !piece.is_empty() {
-                        let charge = memory.charge(piece.len() as u64);
-                        intake.push(piece, charge);
-                        self.show(Phase::Receiving {
-                            flow: intake.flow.clone(),
-                            available: intake.available,
-                        });
-                    }
-                }
+                Ok(Err(error)) => return Err(Interruption::Upstream(Arc::from(error.to_string()))),
+                Ok(Ok(None)) => return source.ended(intake.available),
+                Ok(Ok(Some(piece))) => piece,
+            };
+            received.inc_by(piece.len() as u64);
+            let known = source.skip.min(piece.len() as u64);
+            source.skip -= known;
+            // `known` is at most a piece's length, which is a usize.
+            let piece = piece.split_off(usize::try_from(known).unwrap_or(piece.len()));
+            if piece.is_empty() {
+                continue;
             }
+            let available = intake.available + piece.len() as u64;
+            if source.length.is_some_and(|length| available > length) {
+                return Err(Interruption::Upstream(Arc::from("it sent more than it had promised")));
+            }
+            if source.length.is_none() {
+                self.check_open_ended(available)?;
+            }
+            let charge = memory.charge(piece.len() as u64 + PIECE_OVERHEAD);
+            intake.push(piece, charge);
+            self.show(Phase::Receiving { flow: intake.flow.clone(), available });
         }
+    }
+
+    /// A response that never says where it ends may never do so: it must neither empty the store nor go on for nobody.
+    fn check_open_ended(&self, available: u64) -> Result<(), Interruption> {
+        if available > self.shared.open_ended_max {
+            self.shared.cache.remember_unstorable(&self.wanted.key, Unstorable::OpenEnded);
+            return Err(Interruption::Fatal(FillError::OpenEnded));
+        }
+        // The register holds one receiver; every request and reader that follows holds another.
+        let followers = self.phase.receiver_count() - usize::from(self.is_registered());
+        if followers == 0 && self.wanted.classified.class == Class::Generic {
+            return Err(Interruption::Fatal(FillError::Stopped));
+        }
+        Ok(())
     }
 
     fn new_object(&self, head: &Head) -> NewObject {
@@ -255,10 +289,14 @@ impl Task {
         }
     }
 
-    fn stored(&mut self, flow: &Flow, committed: Committed) -> &'static str {
-        let entry = self.shared.cache.insert(committed.object, flow.head.classified.clone());
+    async fn stored(&mut self, flow: &Flow, committed: Committed) -> &'static str {
+        let entry = self.shared.cache.insert(
+            committed.object,
+            flow.head.selecting.clone(),
+            flow.head.classified.clone(),
+        );
         tracing::debug!(key = &*self.wanted.key, blob = %entry.object.blob, len = entry.object.len, "stored");
-        self.leave();
+        self.leave_behind(&entry).await;
         self.show(Phase::Stored { entry });
         if committed.deduplicated { "deduplicated" } else { "stored" }
     }
@@ -271,13 +309,8 @@ impl Task {
         let mut updated = stale.object.headers.clone();
         update::update(&mut updated, fields.clone(), stale.classified.class);
         let cache = &self.shared.cache;
-        let still = storable(
-            &Method::GET,
-            &self.wanted.headers,
-            stale.object.status,
-            &updated,
-            stale.classified.class,
-        );
+        let still =
+            storable(&Method::GET, &self.wanted.asked, stale.object.status, &updated, stale.classified.class);
         let refreshed = match still {
             Ok(()) => cache.refresh(stale, updated, answer.request_time, answer.response_time).await,
             // What was public is not any more: it must not stay.
@@ -288,7 +321,7 @@ impl Task {
         };
         Ended::Finally(match refreshed {
             Ok(entry) => {
-                self.leave();
+                self.leave_behind(&entry).await;
                 self.show(Phase::NotModified { entry });
                 "not-modified"
             }
@@ -331,13 +364,30 @@ impl Task {
         self.phase.send_replace(phase);
     }
 
-    /// New requests no longer join this fill: they find what it left in the cache, or begin their own.
-    fn leave(&self) {
-        let key = self.register_key();
-        let mut running = self.shared.lock();
-        if running.get(&key).is_some_and(|fill| fill.phase.same_channel(&self.phase.subscribe())) {
-            running.remove(&key);
+    /// Leaves what was stored to be found, unless an unsafe request has changed it meanwhile (RFC 9111 §4.4).
+    async fn leave_behind(&self, entry: &Entry) {
+        if self.leave() == Standing::Detached
+            && let Err(error) = self.shared.cache.invalidate(&entry.object.key).await
+        {
+            tracing::error!(%error, "cannot invalidate what was overtaken by an unsafe request");
         }
+    }
+
+    /// New requests no longer join this fill: they find what it left in the cache, or begin their own.
+    fn leave(&self) -> Standing {
+        let mut running = self.shared.lock();
+        let key = self.register_key();
+        if !running.get(&key).is_some_and(|fill| fill.phase.same_channel(&self.phase.subscribe())) {
+            return Standing::Detached;
+        }
+        running.remove(&key);
+        Standing::Registered
+    }
+
+    fn is_registered(&self) -> bool {
+        let running = self.shared.lock();
+        let registered = running.get(&self.register_key());
+        registered.is_some_and(|fill| fill.phase.same_channel(&self.phase.subscribe()))
     }
 
     fn register_key(&self) -> FillKey {
@@ -353,13 +403,88 @@ impl Drop for Task {
 }
 
 enum Interruption {
+    /// The rest may be had by asking again.
     Upstream(Arc<str>),
-    Store(StoreError),
+    /// There is no sense in going on.
+    Fatal(FillError),
 }
 
 impl From<StoreError> for Interruption {
     fn from(error: StoreError) -> Self {
-        Self::Store(error)
+        Self::Fatal(error.into())
+    }
+}
+
+/// A body on its way here.
+struct Upstreaming {
+    body: Incoming,
+    /// Bytes at its beginning that are there already.
+    skip: u64,
+    /// The complete content's length, where anyone said it.
+    length: Option<u64>,
+    /// Small pieces put together so far.
+    gathered: BytesMut,
+    /// What ended the body, if not its end.
+    broke: Option<hyper::Error>,
+}
+
+impl Upstreaming {
+    fn new(body: Incoming, skip: u64, length: Option<u64>) -> Self {
+        Self { body, skip, length, gathered: BytesMut::new(), broke: None }
+    }
+
+    /// The next bytes: what arrives in small pieces as one, so that a chatty upstream does not cost a wake-up of every
+    /// follower for each of its chunks. Safe to drop and call again: what was gathered stays.
+    async fn next(&mut self) -> Result<Option<Bytes>, hyper::Error> {
+        let mut yielded = false;
+        while self.gathered.len() < SMALL_PIECE {
+            let frame = match self.body.frame().now_or_never() {
+                Some(frame) => frame,
+                None if self.gathered.is_empty() => self.body.frame().await,
+                // hyper hands over one frame at a time: its task may have the next one at once.
+                None if !yielded => {
+                    yielded = true;
+                    yield_now().await;
+                    continue;
+                }
+                None => break,
+            };
+            yielded = false;
+            match frame {
+                None if self.gathered.is_empty() => return self.broke.take().map_or(Ok(None), Err),
+                None => break,
+                Some(Err(error)) => {
+                    // Told after the bytes before it, and by us: hyper tells it once.
+                    self.broke = Some(error);
+                    if self.gathered.is_empty() {
+                        continue;
+                    }
+                    break;
+                }
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if self.gathered.is_empty() && data.len() >= SMALL_PIECE => {
+                        return Ok(Some(data));
+                    }
+                    Ok(data) => self.gathered.extend_from_slice(&data),
+                    // Trailers say nothing that is kept.
+                    Err(_) => {}
+                },
+            }
+        }
+        Ok(Some(self.gathered.split().freeze()))
+    }
+
+    /// Judges the end of the body when `available` bytes of the content are there.
+    fn ended(&self, available: u64) -> Result<(), Interruption> {
+        if self.skip > 0 {
+            return Err(Interruption::Upstream(Arc::from(
+                "its answer was shorter than what it had sent before",
+            )));
+        }
+        if self.length.is_some_and(|length| length != available) {
+            return Err(Interruption::Upstream(Arc::from("the response ended before its length")));
+        }
+        Ok(())
     }
 }
 

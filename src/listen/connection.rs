@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,6 +24,7 @@ use super::worker::{Place, Stage};
 use crate::config;
 use crate::proxy::{Peer, Proxy, ResponseBody};
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Counted;
 
 /// Fields a request's head may have: three times what browsers send.
 const MAX_FIELDS: usize = 128;
@@ -34,7 +36,7 @@ const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nC
 pub struct Connections {
     proxy: Arc<Proxy>,
     metrics: Arc<Metrics>,
-    tls: Option<TlsAcceptor>,
+    tls: ArcSwapOption<TlsAcceptor>,
     http: http1::Builder,
     header_timeout: Duration,
     stall_timeout: Duration,
@@ -59,11 +61,23 @@ impl Connections {
         Ok(Self {
             proxy,
             metrics,
-            tls: server.tls.as_ref().map(tls::acceptor).transpose()?,
+            tls: ArcSwapOption::new(acceptor(server)?),
             http,
             header_timeout: server.header_timeout,
             stall_timeout: server.stall_timeout,
         })
+    }
+
+    /// Reads the certificate and its key again, for connections to come. A relay that began without TLS stays so.
+    ///
+    /// # Errors
+    /// When they cannot be used; the old ones stay.
+    pub fn renew_certificate(&self, server: &config::Server) -> Result<(), tls::TlsError> {
+        let renewed = acceptor(server)?;
+        if renewed.is_some() && self.tls.load().is_some() {
+            self.tls.store(renewed);
+        }
+        Ok(())
     }
 
     pub(super) async fn serve(
@@ -73,9 +87,8 @@ impl Connections {
         _place: Place,
         stage: watch::Receiver<Stage>,
     ) {
-        self.metrics.connections.inc();
+        let _open = Counted::one(&self.metrics.connections);
         self.serve_stream(stream, client, stage).await;
-        self.metrics.connections.dec();
     }
 
     async fn serve_stream(&self, stream: TcpStream, client: SocketAddr, stage: watch::Receiver<Stage>) {
@@ -83,7 +96,8 @@ impl Connections {
         let peer = Peer { address: client, local };
         // Heads and small bodies leave at once; large bodies fill segments anyway.
         let _unsupported = stream.set_nodelay(true);
-        let Some(tls) = &self.tls else { return self.serve_http(stream, peer, stage).await };
+        let tls = self.tls.load_full();
+        let Some(tls) = tls else { return self.serve_http(stream, peer, stage).await };
         match timeout(self.header_timeout, tls.accept(stream)).await {
             Ok(Ok(stream)) => self.serve_http(stream, peer, stage).await,
             Ok(Err(error)) => self.refuse("tls", client, &error),
@@ -108,6 +122,7 @@ impl Connections {
         let stream = Stalling::new(stream, self.stall_timeout, read.clone());
         let mut connection = self.http.serve_connection(TokioIo::new(stream), service);
         let ended = tokio::select! {
+            biased;
             ended = &mut connection => ended,
             () = Stage::Draining.reached(&mut stage) => {
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
@@ -135,5 +150,15 @@ impl Connections {
     fn refuse(&self, reason: &'static str, client: SocketAddr, error: &dyn std::fmt::Display) {
         self.metrics.refused.with_label_values(&[reason]).inc();
         tracing::info!(client = %client.ip().to_canonical(), reason, %error, "refused");
+    }
+}
+
+fn acceptor(server: &config::Server) -> Result<Option<Arc<TlsAcceptor>>, tls::TlsError> {
+    server.tls.as_ref().map(|tls| tls::acceptor(tls).map(Arc::new)).transpose()
+}
+
+impl std::fmt::Debug for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connections").field("http", &self.http).finish_non_exhaustive()
     }
 }

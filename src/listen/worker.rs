@@ -1,5 +1,6 @@
-//! The threads that serve clients, each with a current-thread runtime. Owns their start and end: a worker ends when no
-//! more connections come and its last one has closed, or at once when the relay stops waiting.
+//! The threads that serve clients, each with a current-thread runtime. Owns their start and end. A worker's runtime may
+//! drive a pooled connection to an upstream that another worker's client, or a fill, is reading from; so workers end
+//! together, after the last of all that.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream as StdStream};
@@ -40,6 +41,7 @@ impl Stage {
 #[derive(Debug)]
 pub struct Workers {
     workers: Vec<Worker>,
+    connections: TaskTracker,
 }
 
 #[derive(Debug)]
@@ -71,8 +73,17 @@ impl Workers {
         connections: &Arc<Connections>,
         stage: &watch::Receiver<Stage>,
     ) -> io::Result<Self> {
-        let workers = (0..count).map(|number| Worker::start(number, connections.clone(), stage.clone()));
-        Ok(Self { workers: workers.collect::<io::Result<_>>()? })
+        let running = TaskTracker::new();
+        let workers = (0..count)
+            .map(|number| Worker::start(number, connections.clone(), running.clone(), stage.clone()))
+            .collect::<io::Result<_>>()?;
+        Ok(Self { workers, connections: running })
+    }
+
+    /// Waits until the last connection has closed; called when no more are accepted.
+    pub async fn finished(&self) {
+        self.connections.close();
+        self.connections.wait().await;
     }
 
     /// Gives a connection to the worker with the fewest.
@@ -90,7 +101,7 @@ impl Workers {
         idlest.connections.try_send(Handed { stream, peer, place }).map_err(io::Error::other)
     }
 
-    /// Waits until every worker has ended. Blocks.
+    /// Waits until every worker has ended, which they do when the relay has stopped. Blocks.
     pub fn join(&self) {
         for worker in &self.workers {
             let thread = worker.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
@@ -105,13 +116,14 @@ impl Worker {
     fn start(
         number: usize,
         connections: Arc<Connections>,
+        running: TaskTracker,
         stage: watch::Receiver<Stage>,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (sender, receiver) = mpsc::channel(HANDED_OVER);
         let thread = std::thread::Builder::new()
             .name(format!("gupd-worker-{number}"))
-            .spawn(move || runtime.block_on(serve(receiver, connections, stage)))?;
+            .spawn(move || runtime.block_on(serve(receiver, connections, running, stage)))?;
         let thread = std::sync::Mutex::new(Some(thread));
         Ok(Self { connections: sender, open: Arc::default(), thread })
     }
@@ -120,9 +132,11 @@ impl Worker {
 async fn serve(
     mut handed: mpsc::Receiver<Handed>,
     connections: Arc<Connections>,
+    running: TaskTracker,
     mut stage: watch::Receiver<Stage>,
 ) {
-    let running = TaskTracker::new();
+    // Of this thread alone: connections look at it whenever they wake up, and must not meet other threads there.
+    let (local, stages) = watch::channel(Stage::Serving);
     let mut changes = stage.clone();
     loop {
         let next = tokio::select! {
@@ -132,17 +146,14 @@ async fn serve(
         let Some(Handed { stream, peer, place }) = next else { break };
         match TcpStream::from_std(stream) {
             Ok(stream) => {
-                running.spawn(connections.clone().serve(stream, peer, place, stage.clone()));
+                running.spawn(connections.clone().serve(stream, peer, place, stages.clone()));
             }
             Err(error) => tracing::error!(%error, "cannot serve a connection"),
         }
     }
-    running.close();
+    local.send_replace(Stage::Draining);
     // What is still open when the relay stops waiting is dropped with this thread's runtime.
-    tokio::select! {
-        () = running.wait() => {}
-        () = Stage::Stopped.reached(&mut stage) => {}
-    }
+    Stage::Stopped.reached(&mut stage).await;
 }
 
 impl Drop for Place {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::multipart::Multipart;
 use crate::cache::Cache;
 use crate::fill::{Reader, TransferError};
-use crate::store::BlobId;
+use crate::store::{BlobId, ReadError};
 use crate::telemetry::access::{Access, End};
 
 /// What a response's body is made of.
@@ -131,9 +131,12 @@ impl Keeper {
         Self { cache, blob }
     }
 
-    /// Discards the blob if that is why it could not be read.
+    /// Discards the blob if its damage is why it could not be read. A disk that cannot be read now, or a process that
+    /// may open no more files, says nothing about the bytes.
     pub async fn found_damaged(&self, error: &TransferError) {
-        if let (TransferError::Read(error), Some(blob)) = (error, self.blob) {
+        if let (TransferError::Read(ReadError::Damaged { .. } | ReadError::Gone { .. }), Some(blob)) =
+            (error, self.blob)
+        {
             tracing::error!(%error, %blob, "discarding a stored blob");
             if let Err(error) = self.cache.discard(blob).await {
                 tracing::error!(%error, %blob, "cannot discard a damaged blob");

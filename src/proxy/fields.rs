@@ -7,6 +7,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Version};
 
 use crate::cache::update::remove_hop_by_hop;
+use crate::config::Class;
 
 /// The fields a request for a whole object is made without: ranges and conditions are the client's own affair.
 const SELECTIVE: [HeaderName; 6] = [
@@ -16,6 +17,26 @@ const SELECTIVE: [HeaderName; 6] = [
     header::IF_NONE_MATCH,
     header::IF_MODIFIED_SINCE,
     header::IF_UNMODIFIED_SINCE,
+];
+
+/// Fields about the client, not about what it asks for.
+const PERSONAL: [HeaderName; 7] = [
+    header::FORWARDED,
+    header::PROXY_AUTHORIZATION,
+    FORWARDED_FOR,
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
+];
+
+/// Fields by which some servers take a request for one with another method or path.
+const MEANING_ELSE: [HeaderName; 5] = [
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-method-override"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
 ];
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -31,11 +52,15 @@ pub fn for_upstream(client: &HeaderMap, version: Version, peer: SocketAddr) -> H
     headers
 }
 
-/// The fields of a request whose response is for everyone: it names no client, since it is not for one.
-pub fn for_fill(client: &HeaderMap, version: Version) -> HeaderMap {
+/// The fields of a request whose response is for everyone: it names no client, since it is not for one, and nothing
+/// that one client says may make the manager answer another question.
+pub fn for_fill(client: &HeaderMap, version: Version, class: Class) -> HeaderMap {
     let mut headers = for_any_client(client, version);
-    for name in &SELECTIVE {
+    for name in SELECTIVE.iter().chain(&PERSONAL).chain(&MEANING_ELSE) {
         headers.remove(name);
+    }
+    if matches!(class, Class::Payload | Class::Catalog) {
+        headers.remove(header::COOKIE);
     }
     headers
 }
@@ -104,8 +129,15 @@ mod tests {
 
     #[test]
     fn a_fill_names_no_client_and_asks_for_everything() {
-        let fields = headers(&[("range", "bytes=0-1"), ("if-none-match", "\"a\""), ("user-agent", "Smc")]);
-        let sent = for_fill(&fields, Version::HTTP_11);
+        let fields = headers(&[
+            ("range", "bytes=0-1"),
+            ("if-none-match", "\"a\""),
+            ("user-agent", "Smc"),
+            ("cookie", "a=b"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-original-url", "/secars/"),
+        ]);
+        let sent = for_fill(&fields, Version::HTTP_11, Class::Payload);
         assert_eq!(sent, headers(&[("user-agent", "Smc"), ("via", "1.1 gupd")]));
     }
 }

@@ -403,7 +403,8 @@ impl Proxy {
             variant,
             order: Arc::from(&*target.route.upstreams),
             target: target.spelled.clone(),
-            headers: fields::for_fill(asked.headers, asked.version),
+            asked: asked.headers.clone(),
+            headers: fields::for_fill(asked.headers, asked.version, classified.class),
             classified: classified.clone(),
             stale,
         }

@@ -193,6 +193,24 @@ impl Metrics {
     }
 }
 
+/// Counted in a gauge until it is dropped, also by a panic.
+#[derive(Debug)]
+pub struct Counted(IntGauge);
+
+impl Counted {
+    /// Counts one.
+    pub fn one(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 fn of(
     counters: &[[IntCounter; CLASSES.len()]],
     cache: Option<CacheStatus>,

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 pub use self::body::RequestBody;
 pub use self::connect::ConnectError;
 use crate::clock::{Clock, UnixMillis};
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// An upstream that could not be reached is asked last for this long, in milliseconds: long enough that not every
 /// miss pays the connect time-out, short enough that a manager is back in use soon after it is back.
@@ -40,7 +40,7 @@ pub struct Upstream {
 pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
     client: connect::Client,
-    head_timeout: Duration,
+    settings: config::Fill,
     clock: Clock,
 }
 
@@ -129,7 +129,7 @@ impl Upstreams {
         Ok(Self {
             list: list.map(Arc::new).collect(),
             client: connect::client(config.fill.connect_timeout, tls)?,
-            head_timeout: config.fill.head_timeout,
+            settings: config.fill.clone(),
             clock,
         })
     }
@@ -137,6 +137,11 @@ impl Upstreams {
     /// The upstreams in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.list.iter()
+    }
+
+    /// How patient to be with them.
+    pub fn settings(&self) -> &config::Fill {
+        &self.settings
     }
 
     /// Asks the upstreams of `order`, indices by priority, until one gives a final answer. One that cannot be reached,
@@ -180,8 +185,8 @@ impl Upstreams {
         let request = upstream.request(outgoing)?;
         let request_time = self.clock.now();
         let name = || upstream.name.clone();
-        let answer = match timeout(self.head_timeout, self.client.request(request)).await {
-            Err(_) => Err(UpstreamError::HeadTimeout { upstream: name(), after: self.head_timeout }),
+        let answer = match timeout(self.settings.head_timeout, self.client.request(request)).await {
+            Err(_) => Err(UpstreamError::HeadTimeout { upstream: name(), after: self.settings.head_timeout }),
             Ok(Err(error)) if error.is_connect() => {
                 Err(UpstreamError::Connect { upstream: name(), reason: root_cause(&error) })
             }

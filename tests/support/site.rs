@@ -64,7 +64,7 @@ impl Site {
     /// Stops the relay, in a blocking manner, as SIGTERM does.
     pub fn stop(&mut self) {
         if let Some(relay) = self.relay.take() {
-            relay.stop();
+            tokio::task::block_in_place(|| relay.stop());
         }
     }
 
