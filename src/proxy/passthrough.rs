@@ -59,6 +59,9 @@ pub(super) fn pass_on(method: &Method, answer: Answer, live: &Live, metrics: &Me
 /// What a client sees when no upstream answered, or none that made sense.
 pub(super) fn no_answer(error: &UpstreamError) -> Reply {
     match error {
+        UpstreamError::Client { .. } => {
+            Reply::text(StatusCode::REQUEST_TIMEOUT, "gupd: the request's body did not arrive\n")
+        }
         UpstreamError::Connect { .. } | UpstreamError::HeadTimeout { .. } => {
             unavailable(StatusCode::GATEWAY_TIMEOUT, "gupd: no upstream answers\n")
         }

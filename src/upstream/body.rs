@@ -2,7 +2,7 @@
 //! once; it stays whole, and so may still go to another upstream, until somebody reads from it.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub enum RequestBody {
 #[derive(Debug)]
 pub struct Streamed {
     begun: AtomicBool,
+    pieces: AtomicU64,
+    waits_for_client: AtomicBool,
     // Locked for one poll at a time, by the one connection that sends it.
     body: Mutex<Stalling>,
 }
@@ -55,7 +57,12 @@ impl RequestBody {
             return Self::Empty;
         }
         let body = Mutex::new(Stalling { body, stall_timeout, stalled: None });
-        Self::Streamed(Arc::new(Streamed { begun: AtomicBool::new(false), body }))
+        Self::Streamed(Arc::new(Streamed {
+            begun: AtomicBool::new(false),
+            pieces: AtomicU64::new(0),
+            waits_for_client: AtomicBool::new(false),
+            body,
+        }))
     }
 
     /// Whether nobody has begun to read it, so that it may still be sent to another upstream.
@@ -63,6 +70,22 @@ impl RequestBody {
         match self {
             Self::Empty => true,
             Self::Streamed(streamed) => !streamed.begun.load(Ordering::Acquire),
+        }
+    }
+
+    /// A number that changes whenever more of the body has been sent on.
+    pub(super) fn progress(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Streamed(streamed) => streamed.pieces.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether the upstream would take more than the client has sent. The client's time is its own: `stall_timeout`.
+    pub(super) fn waits_for_client(&self) -> bool {
+        match self {
+            Self::Empty => false,
+            Self::Streamed(streamed) => streamed.waits_for_client.load(Ordering::Relaxed),
         }
     }
 }
@@ -79,7 +102,10 @@ impl Body for RequestBody {
             Self::Empty => Poll::Ready(None),
             Self::Streamed(streamed) => {
                 streamed.begun.store(true, Ordering::Release);
-                streamed.body.lock().unwrap_or_else(PoisonError::into_inner).poll_frame(cx)
+                let frame = streamed.body.lock().unwrap_or_else(PoisonError::into_inner).poll_frame(cx);
+                streamed.waits_for_client.store(frame.is_pending(), Ordering::Relaxed);
+                streamed.pieces.fetch_add(u64::from(frame.is_ready()), Ordering::Relaxed);
+                frame
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The managers: asks one, or the next by priority when one does not answer. Relies on hyper-util's pooled client for
 //! connections and on `connect` for TLS. It does not cache, retry bodies or resume: what a broken transfer means is
-//! the fill's to say. Only a request whose body nobody has begun to read is ever sent to a second manager.
+//! the fill's to say. A second manager gets a request only if the first cannot have acted on it (RFC 9110 §9.2.2).
 
 mod body;
 mod connect;
@@ -13,9 +13,11 @@ use std::time::Duration;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
+use hyper_util::client::legacy;
 use tokio::time::timeout;
 
 pub use self::body::RequestBody;
+use self::body::RequestBodyError;
 pub use self::connect::ConnectError;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, Config};
@@ -97,12 +99,26 @@ pub enum UpstreamError {
         /// What is wrong with it.
         reason: Arc<str>,
     },
+    /// The client's request broke off before it was sent whole. No upstream is to blame.
+    #[error("{reason}")]
+    Client {
+        /// What the client did.
+        reason: Arc<str>,
+    },
     /// The request itself could not be sent on.
     #[error("the request cannot be sent to an upstream: {reason}")]
     Request {
         /// Why.
         reason: Arc<str>,
     },
+}
+
+impl Outgoing {
+    /// Whether a manager that got it and failed does not keep it from another: it does the same however often it is
+    /// done, and nobody has read from its body.
+    fn is_repeatable(&self) -> bool {
+        self.method.is_idempotent() && self.body.is_whole()
+    }
 }
 
 impl UpstreamError {
@@ -112,6 +128,7 @@ impl UpstreamError {
             Self::Connect { .. } => "connect",
             Self::HeadTimeout { .. } => "head-timeout",
             Self::Response { .. } => "bad-response",
+            Self::Client { .. } => "client",
             Self::Request { .. } => "bad-request",
         }
     }
@@ -156,18 +173,19 @@ impl Upstreams {
             let next = asked + 1 < candidates.len();
             match self.ask_one(upstream, outgoing).await {
                 Ok(answer)
-                    if next && outgoing.body.is_whole() && is_unavailable(answer.response.status()) =>
+                    if next && outgoing.is_repeatable() && is_unavailable(answer.response.status()) =>
                 {
                     tracing::warn!(upstream = &*upstream.name, status = %answer.response.status(), "asking the next upstream");
                 }
                 Ok(answer) => return Ok(answer),
                 Err(error) => {
                     tracing::warn!(%error, next, "upstream did not answer");
+                    let unsent = matches!(error, UpstreamError::Connect { .. }) && outgoing.body.is_whole();
                     last = error;
+                    if !unsent && !outgoing.is_repeatable() {
+                        break;
+                    }
                 }
-            }
-            if !outgoing.body.is_whole() {
-                break;
             }
         }
         Err(last)
@@ -185,18 +203,43 @@ impl Upstreams {
         let request = upstream.request(outgoing)?;
         let request_time = self.clock.now();
         let name = || upstream.name.clone();
-        let answer = match timeout(self.settings.head_timeout, self.client.request(request)).await {
-            Err(_) => Err(UpstreamError::HeadTimeout { upstream: name(), after: self.settings.head_timeout }),
-            Ok(Err(error)) if error.is_connect() => {
+        let answer = match self.head(request, &outgoing.body).await {
+            None => Err(UpstreamError::HeadTimeout { upstream: name(), after: self.settings.head_timeout }),
+            Some(Err(error)) if error.is_connect() => {
                 Err(UpstreamError::Connect { upstream: name(), reason: root_cause(&error) })
             }
-            Ok(Err(error)) => Err(UpstreamError::Response { upstream: name(), reason: root_cause(&error) }),
-            Ok(Ok(response)) => Ok(response),
+            Some(Err(error)) if is_from_client(&error) => {
+                Err(UpstreamError::Client { reason: root_cause(&error) })
+            }
+            Some(Err(error)) => Err(UpstreamError::Response { upstream: name(), reason: root_cause(&error) }),
+            Some(Ok(response)) => Ok(response),
         };
         let response_time = self.clock.now();
-        let shunned = answer.as_ref().is_err_and(|error| !matches!(error, UpstreamError::Response { .. }));
+        let shunned =
+            matches!(answer, Err(UpstreamError::Connect { .. } | UpstreamError::HeadTimeout { .. }));
         upstream.shunned_until.store(if shunned { response_time + SHUN } else { 0 }, Ordering::Relaxed);
         Ok(Answer { upstream: upstream.clone(), request_time, response_time, response: answer? })
+    }
+
+    /// Waits for the response head. The time for it begins anew as long as the request's body is on its way: a large
+    /// report on a thin line takes longer to send than a manager has to answer it.
+    async fn head(
+        &self,
+        request: Request<RequestBody>,
+        body: &RequestBody,
+    ) -> Option<Result<Response<Incoming>, legacy::Error>> {
+        let mut answer = std::pin::pin!(self.client.request(request));
+        let mut progress = body.progress();
+        loop {
+            if let Ok(answer) = timeout(self.settings.head_timeout, &mut answer).await {
+                return Some(answer);
+            }
+            let now = body.progress();
+            if now == progress && !body.waits_for_client() {
+                return None;
+            }
+            progress = now;
+        }
     }
 
     fn by_preference(&self, order: &[usize]) -> Vec<&Arc<Upstream>> {
@@ -248,6 +291,10 @@ impl Upstream {
 
 fn is_unavailable(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+fn is_from_client(error: &(dyn StdError + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| (*error).source()).any(|cause| cause.is::<RequestBodyError>())
 }
 
 /// The innermost cause is the one that helps: "connection refused", not "client error".
