@@ -246,7 +246,7 @@ impl Proxy {
     /// Why this request should not wait for a shared response: none will come of it.
     fn why_alone(&self, asked: &Asked<'_>, key: &Arc<str>, variant: &str) -> Option<Unstorable> {
         // A HEAD does not make content worth fetching, but it can be answered from a fill that runs.
-        let head = *asked.method == Method::HEAD && self.fills.running(key, variant).is_none();
+        let head = asked.is_head() && self.fills.running(key, variant).is_none();
         if head { Some(Unstorable::Method) } else { self.cache.unstorable(key) }
     }
 
@@ -459,5 +459,9 @@ impl Asked<'_> {
         *self.method == Method::GET
             && self.headers.contains_key(http::header::RANGE)
             && conditional::if_range(self.headers, content)
+    fn is_head(&self) -> bool {
+        *self.method == Method::HEAD
+    }
+
     }
 }

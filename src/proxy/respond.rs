@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 
 use super::Asked;
 use super::body::{Content, Keeper};
@@ -55,7 +55,7 @@ pub(super) async fn stored(
         freshness: &entry.freshness,
         length: Some(entry.object.len),
     };
-    let mut opened = Opened { keeper, from: From::Stored { store, source } };
+    let mut opened = Opened { keeper, from: From::Stored { store, source }, head_only: asked.is_head() };
     opened.respond(asked, &content, now).await
 }
 
@@ -77,14 +77,14 @@ pub(super) async fn following(
         length,
     };
     let from = From::Arriving { store: cache.store().clone(), fill: fill.clone(), flow: flow.clone() };
-    let mut opened = Opened { keeper: Keeper::new(cache.clone(), None), from };
+    let mut opened = Opened { keeper: Keeper::new(cache.clone(), None), from, head_only: asked.is_head() };
     opened.respond(asked, &content, cache.clock().now()).await
 }
 
 /// The complete length, once enough has arrived to begin: some requests cannot be answered without it.
 async fn known_length(asked: &Asked<'_>, fill: &Fill, flow: &Flow) -> Result<Option<u64>, FillError> {
     let enough = match flow.length {
-        _ if *asked.method == Method::HEAD => return Ok(flow.length),
+        _ if asked.is_head() => return Ok(flow.length),
         Some(length) => HOLD_BACK.min(length),
         // Without a length, a client of HTTP/1.0 could not tell a broken transfer from a whole one.
         None if asked.version < Version::HTTP_11 => u64::MAX,
@@ -113,6 +113,7 @@ struct Available<'a> {
 struct Opened {
     keeper: Keeper,
     from: From,
+    head_only: bool,
 }
 
 #[derive(Clone)]
@@ -200,7 +201,8 @@ impl Opened {
 
     /// Opens a range and has its first bytes at hand. What is in memory whole costs neither a stream nor a wait.
     async fn open(&self, range: Range<u64>) -> Result<Content, TransferError> {
-        if range.is_empty() {
+        // A HEAD waits for no content: none may have arrived yet.
+        if range.is_empty() || self.head_only {
             return Ok(Content::Empty);
         }
         if let From::Stored { store, source } = &self.from {
