@@ -177,10 +177,6 @@ impl Proxy {
             let reply = passthrough::pass(asked, target, body, live, &self.metrics).await;
             return reply.told(CacheStatus::Bypass, &classified, None);
         }
-        if asked.control.has(Directive::NoStore) {
-            let why = Outcome::NotStored(Unstorable::RequestNoStore);
-            return self.alone(asked, target, &classified, live, Forward::Request, why).await;
-        }
         self.shared(asked, target, &classified, live).await
     }
 
@@ -228,6 +224,11 @@ impl Proxy {
                 return self.alone(asked, target, classified, live, forward, Outcome::NotStored(why)).await;
             }
             let wanted = self.wanted(asked, target, key.clone(), variant.clone(), classified, stale.clone());
+            if asked.control.has(Directive::NoStore) {
+                // Nothing of its response may be stored, not even what a 304 says.
+                let why = Outcome::NotStored(Unstorable::RequestNoStore);
+                return self.alone(asked, target, classified, live, forward, why).await;
+            }
             let joined = self.fills.join(wanted, &live.upstreams);
             match self.follow(asked, joined, forward, classified, live).await {
                 Followed::Reply(reply) => return reply,
