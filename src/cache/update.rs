@@ -1,9 +1,12 @@
 //! Which header fields are stored, and how a `304` changes the stored ones (RFC 9111 §3.1, §3.2).
 //! After an update the caller asks `storable` and `Freshness::of` again: a `304` may say `no-store`.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use http::{HeaderMap, HeaderName, header};
 
 use super::field;
+use crate::clock::UnixMillis;
 use crate::config::Class;
 
 /// Removes what belongs to one connection (RFC 9110 §7.6.1): the fields named by `Connection` and those known to be
@@ -52,6 +55,15 @@ pub fn update(stored: &mut HeaderMap, mut not_modified: HeaderMap, class: Class)
     for (name, value) in &not_modified {
         stored.append(name, value.clone());
     }
+}
+
+/// Dates a response by when it arrived, if its origin did not (RFC 9110 §6.6.1): served later, it must not seem new.
+pub fn date(headers: &mut HeaderMap, response_time: UnixMillis) {
+    if headers.contains_key(header::DATE) {
+        return;
+    }
+    let arrived = UNIX_EPOCH + Duration::from_millis(u64::try_from(response_time).unwrap_or(0));
+    headers.insert(header::DATE, field::composed(httpdate::fmt_http_date(arrived)));
 }
 
 const HOP_BY_HOP: [HeaderName; 7] = [

@@ -148,6 +148,7 @@ impl Task {
             status,
             freshness: self.shared.cache.freshness(
                 status,
+        update::date(&mut headers, answer.response_time);
                 &headers,
                 answer.request_time,
                 answer.response_time,
@@ -308,6 +309,7 @@ impl Task {
         }
         let mut updated = stale.object.headers.clone();
         update::update(&mut updated, fields.clone(), stale.classified.class);
+        update::date(&mut updated, answer.response_time);
         let cache = &self.shared.cache;
         let still =
             storable(&Method::GET, &self.wanted.asked, stale.object.status, &updated, stale.classified.class);
