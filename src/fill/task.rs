@@ -144,11 +144,11 @@ impl Task {
         };
         let mut headers = headers.clone();
         update::remove_unstored(&mut headers, class);
+        update::date(&mut headers, answer.response_time);
         let head = Head {
             status,
             freshness: self.shared.cache.freshness(
                 status,
-        update::date(&mut headers, answer.response_time);
                 &headers,
                 answer.request_time,
                 answer.response_time,
