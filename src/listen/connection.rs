@@ -3,20 +3,21 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::stall::Stalling;
 use super::tls;
@@ -31,6 +32,23 @@ const MAX_FIELDS: usize = 128;
 
 /// What a client whose request head does not arrive in time is told (RFC 9110 §15.5.9).
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// What a stream's bytes travel on.
+trait OverTcp {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl OverTcp for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl OverTcp for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
 
 /// Serves connections, all alike.
 pub struct Connections {
@@ -107,19 +125,18 @@ impl Connections {
 
     async fn serve_http<S>(&self, stream: S, peer: Peer, mut stage: watch::Receiver<Stage>)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
     {
-        let read = Arc::new(AtomicU64::new(0));
-        // What had been read when the last request began: anything after is the head of another one.
-        let begun = AtomicU64::new(0);
+        let unanswered = Arc::new(AtomicBool::new(false));
+        let ends_by_close = AtomicBool::new(false);
         let proxy = &self.proxy;
         let service = service_fn(|request: Request<Incoming>| {
-            begun.store(read.load(Ordering::Relaxed), Ordering::Relaxed);
+            ends_by_close.store(request.version() < Version::HTTP_11, Ordering::Relaxed);
             async move {
                 Ok::<Response<ResponseBody>, std::convert::Infallible>(proxy.handle(request, peer).await)
             }
         });
-        let stream = Stalling::new(stream, self.stall_timeout, read.clone());
+        let stream = Stalling::new(stream, self.stall_timeout, unanswered.clone());
         let mut connection = self.http.serve_connection(TokioIo::new(stream), service);
         let ended = tokio::select! {
             biased;
@@ -131,8 +148,8 @@ impl Connections {
         };
         let Err(error) = ended else { return };
         if error.is_timeout() {
-            let head_begun = read.load(Ordering::Relaxed) > begun.load(Ordering::Relaxed);
-            if head_begun {
+            // A kept connection that sent nothing since its last response is idle, not slow.
+            if unanswered.load(Ordering::Relaxed) {
                 self.refuse("slow-head", peer.address, &error);
                 let mut stream = connection.into_parts().io.into_inner();
                 // It may be gone; it has been told what there is to tell.
@@ -143,6 +160,10 @@ impl Connections {
         } else if error.is_parse() {
             self.refuse("malformed", peer.address, &error);
         } else {
+            if error.is_user() && ends_by_close.load(Ordering::Relaxed) {
+                // The body broke off, and to a client of HTTP/1.0 a closed connection could be its end.
+                let _closed = connection.into_parts().io.inner().get_ref().tcp().set_zero_linger();
+            }
             tracing::debug!(client = %peer.address, %error, "a connection broke off");
         }
     }

@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,15 +14,26 @@ use tokio::time::{Instant, Sleep, sleep};
 pub(super) struct Stalling<S> {
     stream: S,
     stall_timeout: Duration,
-    read: Arc<AtomicU64>,
+    unanswered: Arc<AtomicBool>,
     stalled: Option<Pin<Box<Sleep>>>,
     waiting: bool,
 }
 
 impl<S> Stalling<S> {
-    /// Bytes read are added to `read`.
-    pub(super) fn new(stream: S, stall_timeout: Duration, read: Arc<AtomicU64>) -> Self {
-        Self { stream, stall_timeout, read, stalled: None, waiting: false }
+    /// `unanswered` tells whether anything was read after what was last written.
+    pub(super) fn new(stream: S, stall_timeout: Duration, unanswered: Arc<AtomicBool>) -> Self {
+        Self { stream, stall_timeout, unanswered, stalled: None, waiting: false }
+    }
+
+    /// The connection under it.
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    fn answered(&self, written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.unanswered.store(false, Ordering::Relaxed);
+        }
     }
 
     fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -46,9 +57,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
         let this = self.get_mut();
         let before = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        let bytes = buf.filled().len() - before;
-        if bytes > 0 {
-            this.read.fetch_add(bytes as u64, Ordering::Relaxed);
+        if buf.filled().len() > before {
+            this.unanswered.store(true, Ordering::Relaxed);
         }
         read
     }
@@ -58,6 +68,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.answered(&written);
         this.watch(cx, written)
     }
 
@@ -68,6 +79,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.answered(&written);
         this.watch(cx, written)
     }
 
