@@ -7,6 +7,7 @@ pub mod fields;
 pub mod multipart;
 mod passthrough;
 pub mod range;
+mod reach;
 mod refusal;
 mod reply;
 mod respond;
@@ -126,6 +127,9 @@ impl Proxy {
             max_uri_bytes: live.max_uri_bytes,
             local: peer.local,
         };
+        if let Some(reply) = reach::ends_here(&head.method, &head.uri, &head.headers) {
+            return reply.into_response(&head.method, access);
+        }
         let reply = match Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds) {
             Err(refusal) => {
                 self.metrics.refused.with_label_values(&[refusal.as_str()]).inc();
@@ -220,15 +224,15 @@ impl Proxy {
                 let reply = Reply::text(StatusCode::GATEWAY_TIMEOUT, "gupd: not in the store\n");
                 return reply.told(CacheStatus::OnlyIfCached, classified, None);
             }
-            if let (Some(why), None) = (self.why_alone(asked, &key, &variant), &stale) {
-                return self.alone(asked, target, classified, live, forward, Outcome::NotStored(why)).await;
-            }
-            let wanted = self.wanted(asked, target, key.clone(), variant.clone(), classified, stale.clone());
             if asked.control.has(Directive::NoStore) {
                 // Nothing of its response may be stored, not even what a 304 says.
                 let why = Outcome::NotStored(Unstorable::RequestNoStore);
                 return self.alone(asked, target, classified, live, forward, why).await;
             }
+            if let (Some(why), None) = (self.why_alone(asked, &key, &variant), &stale) {
+                return self.alone(asked, target, classified, live, forward, Outcome::NotStored(why)).await;
+            }
+            let wanted = self.wanted(asked, target, key.clone(), variant.clone(), classified, stale.clone());
             let joined = self.fills.join(wanted, &live.upstreams);
             match self.follow(asked, joined, forward, classified, live).await {
                 Followed::Reply(reply) => return reply,
@@ -455,14 +459,14 @@ impl Asked<'_> {
         matches!(*self.method, Method::GET | Method::HEAD)
     }
 
+    fn is_head(&self) -> bool {
+        *self.method == Method::HEAD
+    }
+
     /// Ranges are defined for GET alone (RFC 9110 §14.2), and only for the content that `If-Range` names.
     fn wants_range(&self, content: &HeaderMap) -> bool {
         *self.method == Method::GET
             && self.headers.contains_key(http::header::RANGE)
             && conditional::if_range(self.headers, content)
-    fn is_head(&self) -> bool {
-        *self.method == Method::HEAD
-    }
-
     }
 }

@@ -10,7 +10,7 @@ use super::body::Content;
 use super::fields;
 use super::reply::Reply;
 use super::target::Target;
-use super::{Asked, Live};
+use super::{Asked, Live, reach};
 use crate::cache::{Cache, key, update};
 use crate::fill::FillError;
 use crate::telemetry::Metrics;
@@ -28,12 +28,9 @@ pub(super) async fn pass(
     live: &Live,
     metrics: &Metrics,
 ) -> Reply {
-    let outgoing = Outgoing {
-        method: asked.method.clone(),
-        target: target.spelled.clone(),
-        headers: fields::for_upstream(asked.headers, asked.version, asked.peer.address),
-        body,
-    };
+    let mut headers = fields::for_upstream(asked.headers, asked.version, asked.peer.address);
+    reach::count_down(asked.method, &mut headers);
+    let outgoing = Outgoing { method: asked.method.clone(), target: target.spelled.clone(), headers, body };
     match live.upstreams.ask(&target.route.upstreams, &outgoing).await {
         Ok(answer) => {
             metrics.count_upstream(&answer.upstream.name, answer.response.status());
@@ -59,11 +56,11 @@ pub(super) fn pass_on(method: &Method, answer: Answer, live: &Live, metrics: &Me
 /// What a client sees when no upstream answered, or none that made sense.
 pub(super) fn no_answer(error: &UpstreamError) -> Reply {
     match error {
-        UpstreamError::Client { .. } => {
-            Reply::text(StatusCode::REQUEST_TIMEOUT, "gupd: the request's body did not arrive\n")
-        }
         UpstreamError::Connect { .. } | UpstreamError::HeadTimeout { .. } => {
             unavailable(StatusCode::GATEWAY_TIMEOUT, "gupd: no upstream answers\n")
+        }
+        UpstreamError::Client { .. } => {
+            Reply::text(StatusCode::REQUEST_TIMEOUT, "gupd: the request's body did not arrive\n")
         }
         UpstreamError::Response { .. } | UpstreamError::Request { .. } => {
             Reply::text(StatusCode::BAD_GATEWAY, "gupd: the upstream did not give a usable response\n")

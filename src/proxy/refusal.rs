@@ -6,11 +6,16 @@ use http::{HeaderValue, StatusCode, header};
 use super::reply::Reply;
 use crate::cache::key::BadPath;
 
+/// The methods that are not refused.
+pub(super) const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
+
 /// A request that is answered without asking anyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// `CONNECT`: this is no tunnel.
     Connect,
+    /// `TRACE`: it would show a client's credentials to whoever makes it ask (RFC 9110 §9.3.8).
+    Trace,
     /// An absolute target on a host that is no configured upstream: this is no open proxy.
     ForeignTarget,
     /// A target that is neither a path nor a URL.
@@ -27,8 +32,9 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, for metrics that exist before the first one.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Connect,
+        Self::Trace,
         Self::ForeignTarget,
         Self::TargetForm,
         Self::Host,
@@ -43,6 +49,7 @@ impl Refusal {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Trace => "trace",
             Self::ForeignTarget => "foreign-target",
             Self::TargetForm => "target-form",
             Self::Host => "host",
@@ -56,7 +63,7 @@ impl Refusal {
 
     fn status(self) -> StatusCode {
         match self {
-            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Connect | Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
             // RFC 9110 §7.4: not willing to answer for that origin.
             Self::ForeignTarget => StatusCode::MISDIRECTED_REQUEST,
             Self::TargetForm | Self::Host | Self::Path(_) => StatusCode::BAD_REQUEST,
@@ -68,6 +75,7 @@ impl Refusal {
     fn sentence(self) -> &'static str {
         match self {
             Self::Connect => "gupd: CONNECT is refused: this relay is not a tunnel\n",
+            Self::Trace => "gupd: TRACE is refused\n",
             Self::ForeignTarget => "gupd: this relay answers for its configured upstreams only\n",
             Self::TargetForm => "gupd: the request target is neither a path nor a URL\n",
             Self::Host => "gupd: the request has no Host field, or several\n",
@@ -91,10 +99,9 @@ impl From<BadPath> for Refusal {
 impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
         let mut reply = Reply::text(refusal.status(), refusal.sentence());
-        if refusal == Refusal::Connect {
+        if refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
             // RFC 9110 §15.5.6: a 405 names what is allowed.
-            let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH");
-            reply.headers_mut().insert(header::ALLOW, allowed);
+            reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
         }
         reply
     }

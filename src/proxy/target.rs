@@ -48,6 +48,9 @@ impl Target {
         if method == Method::CONNECT {
             return Err(Refusal::Connect);
         }
+        if method == Method::TRACE {
+            return Err(Refusal::Trace);
+        }
         let spelled = uri.path_and_query().ok_or(Refusal::TargetForm)?;
         if spelled.as_str().len() > bounds.max_uri_bytes {
             return Err(Refusal::UriTooLong);
