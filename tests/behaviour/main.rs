@@ -6,5 +6,10 @@
 #[allow(dead_code, unreachable_pub, reason = "a test bed offers more than one test uses")]
 mod support;
 
+mod caching;
 mod fill;
+mod forward;
 mod hostile;
+mod ranges;
+mod refusals;
+mod tls;

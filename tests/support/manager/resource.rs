@@ -11,6 +11,7 @@ pub struct Resource {
     pub(super) framing: Framing,
     pub(super) ranges: bool,
     pub(super) echo: bool,
+    pub(super) dated: bool,
     pub(super) hold: Option<Gate>,
     pub(super) delay: Duration,
     pub(super) cut: Option<Cut>,
@@ -71,6 +72,7 @@ impl Resource {
             framing: Framing::Length,
             ranges: true,
             echo: false,
+            dated: true,
             hold: None,
             delay: Duration::ZERO,
             cut: None,
@@ -102,6 +104,11 @@ impl Resource {
     pub fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
         self
+    }
+
+    /// Without a `Date` of its own.
+    pub fn undated(self) -> Self {
+        Self { dated: false, ..self }
     }
 
     pub fn etag(self, value: &str) -> Self {

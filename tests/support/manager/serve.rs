@@ -101,7 +101,7 @@ fn answer(writer: &mut TcpStream, seen: &Seen, resource: &Resource, shared: &Sha
     for (name, value) in &resource.headers {
         head += &format!("{name}: {value}\r\n");
     }
-    if !resource.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("date")) {
+    if resource.dated && !resource.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("date")) {
         head += &format!("Date: {}\r\n", httpdate::fmt_http_date(std::time::SystemTime::now()));
     }
     head += &match (status, resource.framing) {

@@ -1,0 +1,456 @@
+//! Requests on their way through: targets, methods, bodies, header fields, connections, and the next upstream.
+
+use std::time::Duration;
+
+use gupd::Config;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, Site, bytes, get};
+
+const PRIVATE: &str = "/secars/secars.dll";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_get_is_stored_and_answers_get_and_head() {
+    let site = Site::new();
+    site.manager.put(PAYLOAD, Resource::new("definitions").header("Content-Type", "application/zip"));
+    let miss = site.get(PAYLOAD).await;
+    assert_eq!((miss.status, miss.cache_status()), (200, "gupd; fwd=uri-miss; stored"));
+    site.stored(PAYLOAD).await;
+    let head = site.send(Request::head(PAYLOAD)).await;
+    assert_eq!((head.status, head.cache_status()), (200, "gupd; hit"));
+    for name in ["content-length", "content-type", "etag", "accept-ranges"] {
+        assert_eq!(head.header(name), site.get(PAYLOAD).await.header(name), "{name}");
+    }
+    assert_eq!(head.header("content-length"), Some("11"));
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_on_a_miss_fetches_no_content() {
+    let site = Site::new();
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    let mut client = Client::connect(site.address()).await;
+    let head = client.send(&Request::head(PAYLOAD)).await.unwrap();
+    assert_eq!((head.status, head.header("content-length")), (200, Some("11")));
+    assert_eq!(head.cache_status(), "gupd; fwd=uri-miss; detail=method");
+    assert_eq!(site.manager.seen(PAYLOAD)[0].method, "HEAD");
+    assert_eq!(site.manager.body_bytes(), 0);
+    // The connection is where the next response begins.
+    assert_eq!(client.send(&Request::get(PAYLOAD)).await.unwrap().whole(), b"definitions");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_on_a_running_fill_is_answered_from_it_before_any_content() {
+    let site = Site::new();
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)).stalled(0, &gate));
+    let mut filling = Client::connect(site.address()).await;
+    filling.begin(&Request::get(PAYLOAD)).await.unwrap();
+    site.manager.asked(PAYLOAD, 1).await;
+    let head = site.send(Request::head(PAYLOAD)).await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some("100000")));
+    assert_eq!(head.cache_status(), "gupd; fwd=uri-miss; collapsed");
+    gate.open();
+    let mut response = filling.head().await.unwrap();
+    filling.rest("GET", &mut response).await;
+    assert_eq!(response.whole().len(), 100_000);
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn absolute_targets_on_the_upstream_or_the_relay_are_the_same_objects_as_paths() {
+    let site = Site::new();
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    site.stored(PAYLOAD).await;
+    for authority in [site.manager.address().to_string(), site.address().to_string()] {
+        // RFC 9112, 3.2.2: the target overrules the Host field.
+        let target = format!("http://{authority}{PAYLOAD}");
+        let response = site.send(Request::get(&target).header("Host", "elsewhere.example")).await;
+        assert_eq!((response.status, response.cache_status()), (200, "gupd; hit"), "{target}");
+    }
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_is_neither_an_open_proxy_nor_a_tunnel() {
+    let site = Site::new();
+    let elsewhere = Manager::start();
+    elsewhere.put("/", Resource::new("internal"));
+    let other_port = format!("http://127.0.0.1:{}/", elsewhere.address().port());
+    let posing = format!("http://{}@{}/", site.manager.address(), elsewhere.address());
+    for target in ["http://foreign.example/", &other_port, &posing, "ftp://127.0.0.1/"] {
+        assert_eq!(site.send(Request::get(target)).await.status, 421, "{target}");
+    }
+    let connect = site.send(Request::new("CONNECT", &elsewhere.address().to_string())).await;
+    assert_eq!(connect.status, 405);
+    assert!(connect.header("allow").is_some_and(|allowed| allowed.contains("GET")));
+    assert_eq!(elsewhere.connections(), 0);
+    assert_eq!(site.metric("gupd_refused_total{reason=\"foreign-target\"}").await, 4.0);
+    assert_eq!(site.metric("gupd_refused_total{reason=\"connect\"}").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_pass_in_both_directions() {
+    let site = Site::new();
+    let body = bytes(2, 4 << 20);
+    for (method, path) in [("POST", PRIVATE), ("PUT", "/upload"), ("POST", PAYLOAD)] {
+        site.manager.put(path, Resource::echo());
+        let response = site.send(Request::new(method, path).body(body.clone())).await;
+        assert_eq!((response.status, response.header("content-length")), (200, Some("4194304")));
+        assert_eq!(response.cache_status(), "gupd; fwd=method");
+        assert!(response.whole() == body);
+        let seen = &site.manager.seen(path)[0];
+        assert_eq!((seen.method.as_str(), seen.header("content-length")), (method, Some("4194304")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunked_request_body_passes_chunked() {
+    let site = Site::new();
+    site.manager.put(PRIVATE, Resource::echo());
+    let mut client = Client::connect(site.address()).await;
+    let request = Request::new("POST", PRIVATE).header("Transfer-Encoding", "chunked");
+    client.begin(&request).await.unwrap();
+    client.write(b"3\r\nabc\r\n4;ext=1\r\ndefg\r\n0\r\n\r\n").await.unwrap();
+    let mut response = client.head().await.unwrap();
+    client.rest("POST", &mut response).await;
+    assert_eq!(response.whole(), b"abcdefg");
+    let seen = &site.manager.seen(PRIVATE)[0];
+    assert_eq!(seen.header("transfer-encoding"), Some("chunked"));
+    assert_eq!(seen.header("content-length"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_manager_gets_a_body_while_the_client_still_sends_it_and_the_client_a_response_likewise() {
+    let (site, manager) = behind_listener().await;
+    let mut client = Client::connect(site.address()).await;
+    let request = Request::new("POST", PRIVATE).header("Content-Length", "8");
+    client.begin(&request).await.unwrap();
+    client.write(b"half").await.unwrap();
+    let mut at_manager = accept(&manager).await;
+    assert!(read_until(&mut at_manager, b"half").await.contains("POST /secars/secars.dll HTTP/1.1\r\n"));
+    client.write(b"rest").await.unwrap();
+    read_until(&mut at_manager, b"rest").await;
+    at_manager.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nfirs").await.unwrap();
+    client.head().await.unwrap();
+    assert_eq!(client.some(4).await.unwrap(), b"firs");
+    at_manager.write_all(b"t...").await.unwrap();
+    assert_eq!(client.some(4).await.unwrap(), b"t...");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_takes_longer_than_the_managers_time_to_answer_is_no_failure() {
+    let site = Site::with(|config| config.fill.head_timeout = Duration::from_millis(150));
+    site.manager.put(PRIVATE, Resource::echo());
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::new("POST", PRIVATE).header("Content-Length", "4")).await.unwrap();
+    // A thin line: what is tested is time itself.
+    let mut line = tokio::time::interval(Duration::from_millis(60));
+    for byte in b"slow" {
+        line.tick().await;
+        line.tick().await;
+        client.write(&[*byte]).await.unwrap();
+    }
+    let mut response = client.head().await.unwrap();
+    client.rest("POST", &mut response).await;
+    assert_eq!((response.status, response.whole()), (200, b"slow".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_in_its_request_body_is_told_so_and_no_upstream_is_blamed() {
+    let site = Site::with(|config| config.server.stall_timeout = Duration::from_millis(100));
+    site.manager.put(PRIVATE, Resource::echo());
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::new("POST", PRIVATE).header("Content-Length", "8")).await.unwrap();
+    client.write(b"half").await.unwrap();
+    assert_eq!(client.head().await.unwrap().status, 408);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_paths_are_never_stored_and_their_query_passes_unchanged() {
+    let site = Site::new();
+    let target = "/secars/secars.dll?h=4A%2f%7bx%7d&action=12&&x";
+    site.manager.put(PRIVATE, Resource::new("profile").header("Cache-Control", "public, max-age=1000"));
+    for _ in 0..2 {
+        let response = site.get(target).await;
+        assert_eq!((response.status, response.cache_status()), (200, "gupd; fwd=bypass"));
+        assert_eq!(response.whole(), b"profile");
+    }
+    let seen = site.manager.seen(PRIVATE);
+    assert_eq!(seen.iter().map(|seen| seen.target.as_str()).collect::<Vec<_>>(), [target; 2]);
+    assert_eq!(site.metric("gupd_store_objects").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clients_own_spelling_goes_upstream_while_the_object_is_one() {
+    let spelled = "/content/%7B535CB6A4-441F-4E8A-A897-804CD859100e%7d/261121001/full.zip";
+    let site = Site::new();
+    site.manager.put(spelled, Resource::new("definitions"));
+    site.stored(spelled).await;
+    assert_eq!(site.manager.seen(spelled)[0].target, spelled);
+    assert_eq!(site.get(PAYLOAD).await.cache_status(), "gupd; hit");
+    // A query is part of the key, and is spelled as the client did.
+    site.manager.put("/file", Resource::new("x").header("Cache-Control", "max-age=60"));
+    for target in ["/file?a=%7b1", "/file?a=%7B2", "/file"] {
+        assert_eq!(site.get(target).await.cache_status(), "gupd; fwd=uri-miss; stored", "{target}");
+    }
+    let targets: Vec<_> = site.manager.seen("/file").into_iter().map(|seen| seen.target).collect();
+    assert_eq!(targets, ["/file?a=%7b1", "/file?a=%7B2", "/file"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_of_one_connection_end_at_the_relay_in_both_directions() {
+    let site = Site::new();
+    let hop_by_hop = |resource: Resource| {
+        resource
+            .header("Connection", "X-Private, keep-alive")
+            .header("X-Private", "1")
+            .header("Keep-Alive", "timeout=5")
+            .header("Proxy-Connection", "keep-alive")
+            .header("X-Public", "2")
+    };
+    for path in [PRIVATE, PAYLOAD] {
+        site.manager.put(path, hop_by_hop(Resource::new("x")));
+        let request = Request::get(path)
+            .header("Connection", "X-Mine, TE")
+            .header("X-Mine", "1")
+            .header("TE", "trailers")
+            .header("Keep-Alive", "timeout=9")
+            .header("Upgrade", "h2c")
+            .header("Proxy-Connection", "keep-alive")
+            .header("X-Everyones", "2");
+        let response = site.send(request).await;
+        let seen = &site.manager.seen(path)[0];
+        for name in ["x-mine", "te", "keep-alive", "upgrade", "proxy-connection", "connection"] {
+            assert_eq!(seen.header(name), None, "{name} {path}");
+        }
+        assert_eq!(seen.header("x-everyones"), Some("2"));
+        assert_eq!(seen.header("host"), Some(site.manager.address().to_string().as_str()));
+        for name in ["x-private", "keep-alive", "proxy-connection", "connection"] {
+            assert_eq!(response.header(name), None, "{name} {path}");
+        }
+        assert_eq!(response.header("x-public"), Some("2"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn via_is_everywhere_and_a_clients_address_only_where_the_response_is_for_it() {
+    let site = Site::new();
+    for path in [PRIVATE, PAYLOAD] {
+        site.manager.put(path, Resource::new("x").header("Via", "1.0 parent"));
+        let response = site.send(Request::get(path).header("Via", "1.1 floor")).await;
+        assert_eq!(response.header("via"), Some("1.0 parent, 1.1 gupd"), "{path}");
+        assert_eq!(site.manager.seen(path)[0].header("via"), Some("1.1 floor, 1.1 gupd"), "{path}");
+    }
+    let passed = &site.manager.seen(PRIVATE)[0];
+    assert_eq!(passed.header("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(passed.header("forwarded"), Some("for=127.0.0.1"));
+    let filled = &site.manager.seen(PAYLOAD)[0];
+    assert_eq!((filled.header("x-forwarded-for"), filled.header("forwarded")), (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_origins_date_is_kept_and_one_without_gets_the_time_it_arrived() {
+    let site = Site::new();
+    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+    for path in [PRIVATE, PAYLOAD] {
+        site.manager.put(path, Resource::new("x").header("Date", date));
+        assert_eq!(site.get(path).await.header("date"), Some(date), "{path}");
+    }
+    site.stored(PAYLOAD).await;
+    assert_eq!(site.get(PAYLOAD).await.header("date"), Some(date));
+    site.clock.advance(Duration::from_secs(86_400));
+    let arrived = site.clock.now();
+    let undated = PAYLOAD.replace("261121001", "261121002");
+    for path in [PRIVATE, &undated] {
+        site.manager.put(path, Resource::new("x").undated());
+        assert!(site.get(path).await.header("date").is_some(), "{path}");
+    }
+    site.stored(&undated).await;
+    site.clock.advance(Duration::from_secs(1000));
+    let hit = site.get(&undated).await;
+    let secs = u64::try_from(arrived / 1000).unwrap();
+    let arrived = httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(secs));
+    assert_eq!((hit.header("date"), hit.header("age")), (Some(arrived.as_str()), Some("1000")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_http_1_0_gets_whole_content_of_a_known_length() {
+    let site = Site::new();
+    let body = bytes(3, 300_000);
+    for (path, resource) in [
+        (PAYLOAD.to_owned(), Resource::new(body.clone())),
+        (PAYLOAD.replace("001/", "002/"), Resource::new(body.clone()).chunked()),
+    ] {
+        site.manager.put(&path, resource);
+        for _ in 0..2 {
+            let response = site.send(Request::get(&path).http10()).await;
+            assert_eq!((response.status, response.version.as_str()), (200, "HTTP/1.0"));
+            assert_eq!(response.header("transfer-encoding"), None);
+            assert_eq!(response.header("content-length"), Some("300000"));
+            assert!(response.whole() == body);
+        }
+    }
+    let mut client = Client::connect(site.address()).await;
+    let kept = Request::get(PAYLOAD).http10().header("Connection", "keep-alive");
+    for _ in 0..2 {
+        let response = client.send(&kept).await.unwrap();
+        assert!(response.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("keep-alive")));
+    }
+    client.send(&Request::get(PAYLOAD).http10()).await.unwrap();
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_http_1_0_never_takes_a_short_body_for_a_whole_one() {
+    let site = Site::with(|config| config.fill.attempts = 1);
+    let broken = || Resource::new(bytes(4, 400_000)).chunked().without("ETag").cut(300_000, 9);
+    // Of unknown length, a fill that breaks off is an error.
+    site.manager.put(PAYLOAD, broken());
+    assert_eq!(site.send(Request::get(PAYLOAD).http10()).await.status, 502);
+    // What is passed through cannot be waited for: its connection is reset, not closed.
+    site.manager.put(PRIVATE, broken());
+    let passed = site.send(Request::get(PRIVATE).http10()).await;
+    assert_eq!((passed.status, passed.ending), (200, Ending::Broken));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelined_requests_are_answered_in_their_order() {
+    let site = Site::new();
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    site.manager.put(PRIVATE, Resource::echo().delayed(Duration::from_millis(30)));
+    site.stored(PAYLOAD).await;
+    let mut client = Client::connect(site.address()).await;
+    let requests = format!(
+        "POST {PRIVATE} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbodyGET {PAYLOAD} HTTP/1.1\r\nHost: a\r\n\r\n\
+         GET /none HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    );
+    client.write(requests.as_bytes()).await.unwrap();
+    for (status, body) in [(200, &b"body"[..]), (200, b"definitions"), (404, b"nothing here\n")] {
+        let mut response = client.head().await.unwrap();
+        client.rest("GET", &mut response).await;
+        assert_eq!((response.status, response.whole().as_slice()), (status, body));
+    }
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_expects_100_continue_gets_it_before_it_sends_and_a_refusal_without_it() {
+    let site = Site::new();
+    site.manager.put(PRIVATE, Resource::echo());
+    let expecting = |target: &str| {
+        Request::new("POST", target).header("Expect", "100-continue").header("Content-Length", "4")
+    };
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&expecting(PRIVATE)).await.unwrap();
+    assert_eq!(client.head().await.unwrap().status, 100);
+    client.write(b"body").await.unwrap();
+    let mut response = client.head().await.unwrap();
+    client.rest("POST", &mut response).await;
+    assert_eq!((response.status, response.whole()), (200, b"body".to_vec()));
+    let mut refused = Client::connect(site.address()).await;
+    refused.begin(&expecting("http://foreign.example/")).await.unwrap();
+    assert_eq!(refused.head().await.unwrap().status, 421);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_passes_as_far_as_it_may_and_trace_does_not() {
+    let site = Site::new();
+    site.manager.put("/", Resource::new("").header("Allow", "GET, OPTIONS"));
+    let options = |forwards: &str| Request::new("OPTIONS", "/").header("Max-Forwards", forwards);
+    let passed = site.send(options("2")).await;
+    assert_eq!((passed.status, passed.header("allow")), (200, Some("GET, OPTIONS")));
+    assert_eq!(site.manager.seen("/")[0].header("max-forwards"), Some("1"));
+    for last in [options("0"), Request::new("OPTIONS", "*")] {
+        let answered = site.send(last).await;
+        assert_eq!((answered.status, answered.header("content-length")), (204, None));
+        assert!(answered.header("allow").is_some_and(|allowed| allowed.contains("OPTIONS")));
+    }
+    assert_eq!(site.send(Request::new("TRACE", "/").header("Cookie", "secret")).await.status, 405);
+    assert_eq!(site.metric("gupd_refused_total{reason=\"trace\"}").await, 1.0);
+    assert_eq!(site.manager.requests("/"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_upstream_answers_when_the_first_does_not() {
+    let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let overloaded = Manager::start();
+    for path in [PAYLOAD, PRIVATE, "/unknown"] {
+        overloaded.put(path, Resource::new("later").status(503));
+    }
+    for first in [format!("http://{refusing}"), overloaded.url()] {
+        let site = behind(&first);
+        for (method, path) in [("GET", PAYLOAD), ("GET", PRIVATE), ("HEAD", "/unknown")] {
+            site.manager.put(path, Resource::new("second"));
+            let response = site.send(Request::new(method, path)).await;
+            assert_eq!(response.status, 200, "{method} {path} {first}");
+            assert_eq!(site.manager.requests(path), 1, "{method} {path} {first}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_goes_to_a_second_upstream_only_while_no_upstream_can_have_acted_on_it() {
+    let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let site = behind(&format!("http://{refusing}"));
+    site.manager.put(PRIVATE, Resource::echo());
+    let post = |body: &str| Request::new("POST", PRIVATE).body(body);
+    assert_eq!(site.send(post("body")).await.whole(), b"body");
+    assert_eq!(site.manager.seen(PRIVATE)[0].body, b"body");
+    // One that got it and then failed may have acted on it: with or without a body.
+    let first = Manager::start();
+    let site = behind(&first.url());
+    site.manager.put(PRIVATE, Resource::echo());
+    for (resource, status) in [(Resource::raw(""), 502), (Resource::new("busy").status(503), 503)] {
+        first.put(PRIVATE, resource);
+        for body in ["body", ""] {
+            assert_eq!(site.send(post(body)).await.status, status, "{body:?}");
+        }
+    }
+    assert_eq!((first.requests(PRIVATE), site.manager.requests(PRIVATE)), (4, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_upstream_a_miss_is_a_504_that_says_when_to_come_again() {
+    let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let site = Site::with(|config| {
+        config.upstreams = Config::for_upstreams(&[&format!("http://{refusing}")]).unwrap().upstreams;
+    });
+    for request in [Request::get(PAYLOAD), Request::get(PRIVATE), Request::new("POST", "/").body("x")] {
+        let response = site.send(request).await;
+        assert_eq!(response.status, 504);
+        assert!(response.header("retry-after").is_some());
+    }
+}
+
+/// A site that asks the upstream at `first` before its manager.
+fn behind(first: &str) -> Site {
+    let manager = Manager::start();
+    let both = Config::for_upstreams(&[first, &manager.url()]).unwrap();
+    Site::of(manager, |config| {
+        config.upstreams = both.upstreams;
+        config.routes = both.routes;
+    })
+}
+
+/// A site behind a socket that the test itself speaks on.
+async fn behind_listener() -> (Site, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let site = Site::with(|config| config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams);
+    (site, listener)
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    listener.accept().await.unwrap().0
+}
+
+/// What arrives, up to and with `end`.
+async fn read_until(stream: &mut TcpStream, end: &[u8]) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(end) {
+        read.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(read).unwrap()
+}
