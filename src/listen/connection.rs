@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -32,6 +32,12 @@ const MAX_FIELDS: usize = 128;
 
 /// What a client whose request head does not arrive in time is told (RFC 9110 §15.5.9).
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// How long a client may go on sending what nobody reads any more: time for a refusal to cross a slow line and be read.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Bytes thrown away at once meanwhile.
+const LINGER_BUFFER: usize = 16 << 10;
 
 /// What a stream's bytes travel on.
 trait OverTcp {
@@ -146,7 +152,7 @@ impl Connections {
                 (&mut connection).await
             }
         };
-        let Err(error) = ended else { return };
+        let Err(error) = ended else { return linger(connection.into_parts().io.into_inner(), stage).await };
         if error.is_timeout() {
             // A kept connection that sent nothing since its last response is idle, not slow.
             if unanswered.load(Ordering::Relaxed) {
@@ -154,11 +160,12 @@ impl Connections {
                 let mut stream = connection.into_parts().io.into_inner();
                 // It may be gone; it has been told what there is to tell.
                 let _unsent = timeout(self.header_timeout, stream.write_all(TOO_SLOW)).await;
+                linger(stream, stage).await;
             }
-        } else if error.is_parse_too_large() {
-            self.refuse("head-too-large", peer.address, &error);
         } else if error.is_parse() {
-            self.refuse("malformed", peer.address, &error);
+            let reason = if error.is_parse_too_large() { "head-too-large" } else { "malformed" };
+            self.refuse(reason, peer.address, &error);
+            linger(connection.into_parts().io.into_inner(), stage).await;
         } else {
             if error.is_user() && ends_by_close.load(Ordering::Relaxed) {
                 // The body broke off, and to a client of HTTP/1.0 a closed connection could be its end.
@@ -181,5 +188,21 @@ fn acceptor(server: &config::Server) -> Result<Option<Arc<TlsAcceptor>>, tls::Tl
 impl std::fmt::Debug for Connections {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connections").field("http", &self.http).finish_non_exhaustive()
+    }
+}
+
+/// Ends a connection so that the last response arrives (RFC 9112 §9.6): a socket closed over unread bytes is reset, and
+/// the reset may overtake a refusal that a client, still sending, has not read yet.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, mut stage: watch::Receiver<Stage>) {
+    let unread = async {
+        stream.shutdown().await?;
+        let mut unread = vec![0; LINGER_BUFFER];
+        while stream.read(&mut unread).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    tokio::select! {
+        // However it ends, the connection is over.
+        _ended = timeout(LINGER, unread) => {}
+        () = Stage::Draining.reached(&mut stage) => {}
     }
 }
