@@ -22,6 +22,8 @@ pub enum Refusal {
     TargetForm,
     /// HTTP/1.1 without `Host`, or with several (RFC 9112 §3.2).
     Host,
+    /// A body in a transfer coding besides `chunked` (RFC 9112 §6.1): it cannot be undone, and ends here.
+    TransferCoding,
     /// A path that could mean something else to the manager than to the relay.
     Path(BadPath),
     /// A target longer than `server.max_uri_bytes`.
@@ -32,12 +34,13 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, for metrics that exist before the first one.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Connect,
         Self::Trace,
         Self::ForeignTarget,
         Self::TargetForm,
         Self::Host,
+        Self::TransferCoding,
         Self::Path(BadPath::DotSegment),
         Self::Path(BadPath::ControlCharacter),
         Self::Path(BadPath::PercentEncoding),
@@ -53,6 +56,7 @@ impl Refusal {
             Self::ForeignTarget => "foreign-target",
             Self::TargetForm => "target-form",
             Self::Host => "host",
+            Self::TransferCoding => "transfer-coding",
             Self::Path(BadPath::DotSegment) => "dot-segment",
             Self::Path(BadPath::ControlCharacter) => "control-character",
             Self::Path(BadPath::PercentEncoding) => "percent-encoding",
@@ -68,6 +72,7 @@ impl Refusal {
             Self::ForeignTarget => StatusCode::MISDIRECTED_REQUEST,
             Self::TargetForm | Self::Host | Self::Path(_) => StatusCode::BAD_REQUEST,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute => StatusCode::NOT_FOUND,
         }
     }
@@ -78,6 +83,7 @@ impl Refusal {
             Self::Trace => "gupd: TRACE is refused\n",
             Self::ForeignTarget => "gupd: this relay answers for its configured upstreams only\n",
             Self::TargetForm => "gupd: the request target is neither a path nor a URL\n",
+            Self::TransferCoding => "gupd: no transfer coding but chunked is understood\n",
             Self::Host => "gupd: the request has no Host field, or several\n",
             Self::Path(BadPath::DotSegment) => "gupd: the path has a . or .. segment\n",
             Self::Path(BadPath::ControlCharacter) => {

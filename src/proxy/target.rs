@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, Method, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 
 use super::refusal::Refusal;
 use crate::cache::key::{self, Normal};
@@ -51,6 +51,9 @@ impl Target {
         if method == Method::TRACE {
             return Err(Refusal::Trace);
         }
+        if headers.get_all(header::TRANSFER_ENCODING).iter().any(|coding| !is_chunked(coding)) {
+            return Err(Refusal::TransferCoding);
+        }
         let spelled = uri.path_and_query().ok_or(Refusal::TargetForm)?;
         if spelled.as_str().len() > bounds.max_uri_bytes {
             return Err(Refusal::UriTooLong);
@@ -73,6 +76,10 @@ impl Target {
         let route = bounds.policy.route(host.as_deref(), normal.path()).ok_or(Refusal::NoRoute)?;
         Ok(Self { route: route.clone(), normal, spelled: spelled.clone() })
     }
+}
+
+fn is_chunked(coding: &HeaderValue) -> bool {
+    coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
 }
 
 fn is_ours(scheme: &str, authority: &Authority, bounds: &Bounds<'_>) -> bool {
