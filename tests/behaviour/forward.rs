@@ -6,7 +6,7 @@ use gupd::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, Site, bytes, get};
+use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Site, bytes};
 
 const PRIVATE: &str = "/secars/secars.dll";
 

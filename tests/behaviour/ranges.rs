@@ -1,1 +1,359 @@
-//! todo
+//! Parts of content: of what is stored, of what is arriving, and of what an origin could not have given in parts.
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use crate::support::{Client, Gate, PAYLOAD, Request, Resource, Response, Site, bytes};
+
+const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_object_is_given_in_any_part() {
+    let (site, body) = stored(Resource::new(bytes(1, 3_000_000))).await;
+    for (range, part, content_range) in [
+        ("0-0", 0..1, "bytes 0-0/3000000"),
+        ("1000-1999", 1000..2000, "bytes 1000-1999/3000000"),
+        // Across the border between two chunks.
+        ("1048570-1048585", 1_048_570..1_048_586, "bytes 1048570-1048585/3000000"),
+        ("2999999-", 2_999_999..3_000_000, "bytes 2999999-2999999/3000000"),
+        ("-500", 2_999_500..3_000_000, "bytes 2999500-2999999/3000000"),
+        ("0-9999999", 0..3_000_000, "bytes 0-2999999/3000000"),
+        ("-9999999", 0..3_000_000, "bytes 0-2999999/3000000"),
+    ] {
+        let response = site.send(Request::get(PAYLOAD).range(range)).await;
+        assert_eq!((response.status, response.cache_status()), (206, "gupd; hit"), "{range}");
+        assert_eq!(response.header("content-range"), Some(content_range));
+        assert_eq!(response.header("content-length"), Some(part.len().to_string().as_str()));
+        assert!(response.header("etag").is_some());
+        assert!(response.whole() == body[part], "{range}");
+    }
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_parts_come_in_one_response() {
+    let resource = Resource::new(bytes(2, 3_000_000)).header("Content-Type", "application/zip");
+    let (site, body) = stored(resource).await;
+    let response = site.send(Request::get(PAYLOAD).range("0-9, 1048570-1048585,-5")).await;
+    assert_eq!((response.status, response.header("content-range")), (206, None));
+    let parts = parts(response);
+    assert!(parts.iter().all(|(head, _)| head.contains("application/zip")));
+    assert!(parts[1].0.contains("bytes 1048570-1048585/3000000"));
+    let got: Vec<_> = parts.iter().map(|(_, part)| part.as_slice()).collect();
+    assert_eq!(got, [&body[..10], &body[1_048_570..1_048_586], &body[2_999_995..]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_cannot_be_satisfied_is_a_416_and_one_that_cannot_be_read_is_ignored() {
+    let (site, body) = stored(Resource::new(bytes(3, 1000))).await;
+    for range in ["1000-", "5000-6000", "-0", "1000-1001,2000-"] {
+        let response = site.send(Request::get(PAYLOAD).range(range)).await;
+        assert_eq!(
+            (response.status, response.header("content-range")),
+            (416, Some("bytes */1000")),
+            "{range}"
+        );
+    }
+    for range in ["bytes=5-1", "bytes=a-b", "lines=0-1", "bytes=", "bytes=0-9,5-14"] {
+        let response = site.send(Request::get(PAYLOAD).header("Range", range)).await;
+        assert_eq!((response.status, response.whole().len()), (200, body.len()), "{range}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn if_range_gives_the_part_only_of_the_very_content_the_client_has() {
+    let resource = Resource::new(bytes(4, 1000)).etag("\"v1\"").header("Last-Modified", MODIFIED);
+    let (site, body) = stored(resource).await;
+    for (validator, status) in [
+        ("\"v1\"", 206),
+        ("\"v0\"", 200),
+        ("W/\"v1\"", 200),
+        (MODIFIED, 206),
+        ("Sun, 06 Nov 1994 08:49:38 GMT", 200),
+        ("nonsense", 200),
+    ] {
+        let request = Request::get(PAYLOAD).range("10-19").header("If-Range", validator);
+        let response = site.send(request).await;
+        assert_eq!(response.status, status, "{validator}");
+        let part = if status == 206 { &body[10..20] } else { &body };
+        assert!(response.whole() == part, "{validator}");
+    }
+    // The order of RFC 9110, 13.2.2: a condition that fails goes before the range.
+    let request = Request::get(PAYLOAD).range("10-19").header("If-None-Match", "\"v1\"");
+    assert_eq!(site.send(request).await.status, 304);
+    let request = Request::get(PAYLOAD).range("10-19").header("If-Match", "\"v0\"");
+    assert_eq!(site.send(request).await.status, 412);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_knows_no_range() {
+    let (site, _) = stored(Resource::new(bytes(5, 1000))).await;
+    let head = site.send(Request::head(PAYLOAD).range("0-9")).await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some("1000")));
+    assert_eq!(head.header("content-range"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_cold_object_comes_from_one_fill_of_the_whole() {
+    let site = Site::new();
+    let body = bytes(6, 2_000_000);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    let response = site.send(Request::get(PAYLOAD).range("1500000-1500099")).await;
+    assert_eq!(
+        (response.status, response.header("content-range")),
+        (206, Some("bytes 1500000-1500099/2000000"))
+    );
+    assert!(response.whole() == body[1_500_000..1_500_100]);
+    site.stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    let seen = site.manager.seen(PAYLOAD);
+    assert_eq!((seen.len(), seen[0].header("range")), (1, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_fill_gives_what_has_arrived_at_once_and_the_rest_when_it_is_there() {
+    let site = Site::new();
+    let body = bytes(7, 3_000_000);
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1_500_000, &gate));
+    let mut filling = Client::connect(site.address()).await;
+    filling.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut whole = filling.head().await.unwrap();
+    whole.body = filling.some(1_500_000).await.unwrap();
+    for (range, part) in [
+        ("0-99", 0..100),
+        ("1048570-1048585", 1_048_570..1_048_586),
+        ("1499990-1499999", 1_499_990..1_500_000),
+    ] {
+        let response = site.send(Request::get(PAYLOAD).range(range)).await;
+        assert_eq!(
+            (response.status, response.cache_status()),
+            (206, "gupd; fwd=uri-miss; collapsed"),
+            "{range}"
+        );
+        assert!(response.whole() == body[part], "{range}");
+    }
+    let beyond = site.send(Request::get(PAYLOAD).range("3000000-")).await;
+    assert_eq!((beyond.status, beyond.header("content-range")), (416, Some("bytes */3000000")));
+    // Over the end of what is there, past it, at the end of all, and in several parts.
+    let mut waiting = Vec::new();
+    for range in ["1400000-1600000", "2000000-2000099", "-100", "0-9,2999990-"] {
+        let mut client = Client::connect(site.address()).await;
+        client.begin(&Request::get(PAYLOAD).range(range)).await.unwrap();
+        waiting.push(client);
+    }
+    let mut head = waiting[0].head().await.unwrap();
+    head.body = waiting[0].some(100_000).await.unwrap();
+    gate.open();
+    waiting[0].rest("GET", &mut head).await;
+    assert!(head.whole() == body[1_400_000..=1_600_000]);
+    for (client, part) in waiting[1..3].iter_mut().zip([2_000_000..2_000_100, 2_999_900..3_000_000]) {
+        let mut response = client.head().await.unwrap();
+        client.rest("GET", &mut response).await;
+        assert!(response.whole() == body[part]);
+    }
+    let mut several = waiting[3].head().await.unwrap();
+    waiting[3].rest("GET", &mut several).await;
+    let several = parts(several);
+    assert!(several[0].1 == body[..10] && several[1].1 == body[2_999_990..]);
+    filling.rest("GET", &mut whole).await;
+    assert!(whole.whole() == body);
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_without_a_length_is_given_in_parts_from_one_fill() {
+    let site = Site::new();
+    let body = bytes(8, 600_000);
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).chunked().stalled(300_000, &gate));
+    // What has arrived suffices; how long the whole is, nobody knows yet.
+    let first = site.send(Request::get(PAYLOAD).range("100000-100099")).await;
+    assert_eq!((first.status, first.header("content-range")), (206, Some("bytes 100000-100099/*")));
+    assert!(first.whole() == body[100_000..100_100]);
+    let mut suffix = Client::connect(site.address()).await;
+    suffix.begin(&Request::get(PAYLOAD).range("-100")).await.unwrap();
+    let mut beyond = Client::connect(site.address()).await;
+    beyond.begin(&Request::get(PAYLOAD).range("700000-700001")).await.unwrap();
+    gate.open();
+    let mut response = suffix.head().await.unwrap();
+    suffix.rest("GET", &mut response).await;
+    assert_eq!(response.header("content-range"), Some("bytes 599900-599999/600000"));
+    assert!(response.whole() == body[599_900..]);
+    assert_eq!(beyond.head().await.unwrap().status, 416);
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_without_ranges_or_validators_still_gives_parts() {
+    let site = Site::new();
+    let body = bytes(9, 1_200_000);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).without_ranges().without("ETag"));
+    for range in ["0-99", "1100000-1100099", "-10"] {
+        let response = site.send(Request::get(PAYLOAD).range(range)).await;
+        assert_eq!(response.status, 206, "{range}");
+    }
+    // Nothing can say that a part is of the same content: everything is sent.
+    let request = Request::get(PAYLOAD).range("0-99").header("If-Range", "\"v1\"");
+    assert_eq!(site.send(request).await.status, 200);
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_range_is_the_managers_own_affair() {
+    let site = Site::new();
+    let path = "/secars/file";
+    site.manager.put(path, Resource::new("0123456789"));
+    let response = site.send(Request::get(path).range("2-4")).await;
+    assert_eq!((response.status, response.header("content-range")), (206, Some("bytes 2-4/10")));
+    assert_eq!(response.whole(), b"234");
+    assert_eq!(site.manager.seen(path)[0].header("range"), Some("bytes=2-4"));
+}
+
+#[test]
+fn any_ranges_of_a_stored_object_are_the_slices_they_name() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let length = 2_500_000;
+    let (site, body) = runtime.block_on(stored(Resource::new(bytes(10, length))));
+    // Mostly near the borders of chunks, where a mistake would be.
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    runner
+        .run(&prop::collection::vec(spec(length), 1..4), |specs| {
+            runtime.block_on(async {
+                let mut client = Client::connect(site.address()).await;
+                check(&mut client, &body, &specs).await;
+            });
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[test]
+fn any_ranges_of_an_object_that_is_arriving_are_the_slices_they_name() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let length = 1_200_000;
+    // In each case the manager stands still somewhere, with and without a length, while the ranges are asked for.
+    let case =
+        (any::<bool>(), 0..length, prop::collection::vec(prop::collection::vec(spec(length), 1..3), 1..6));
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() });
+    runner
+        .run(&case, |(chunked, stall, requests)| {
+            runtime.block_on(async {
+                let site = Site::new();
+                let body = bytes(11, length);
+                let gate = Gate::default();
+                let resource = Resource::new(body.clone()).stalled(stall, &gate);
+                site.manager.put(PAYLOAD, if chunked { resource.chunked() } else { resource });
+                let asking = requests.iter().map(async |specs| {
+                    let mut client = Client::connect(site.address()).await;
+                    check(&mut client, &body, specs).await;
+                });
+                let opening = async {
+                    site.manager.asked(PAYLOAD, 1).await;
+                    gate.open();
+                };
+                futures_util::future::join(futures_util::future::join_all(asking), opening).await;
+                assert_eq!(site.manager.requests(PAYLOAD), 1);
+            });
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// First and last, or a suffix.
+#[derive(Clone, Copy, Debug)]
+enum Spec {
+    FromTo(usize, usize),
+    From(usize),
+    Suffix(usize),
+}
+
+fn spec(length: usize) -> impl Strategy<Value = Spec> {
+    let place = prop_oneof![
+        0..length + 1000,
+        (0..=length >> 16, 0..20_usize).prop_map(|(block, off)| (block << 16).saturating_sub(10) + off),
+    ];
+    prop_oneof![
+        (place.clone(), place.clone()).prop_map(|(a, b)| Spec::FromTo(a.min(b), a.max(b))),
+        (place.clone(), 0..20_usize).prop_map(|(first, more)| Spec::FromTo(first, first + more)),
+        place.clone().prop_map(Spec::From),
+        place.prop_map(Spec::Suffix),
+    ]
+}
+
+/// Asks for the ranges and compares with the slices.
+async fn check(client: &mut Client, body: &[u8], specs: &[Spec]) {
+    let length = body.len();
+    let text: Vec<_> = specs
+        .iter()
+        .map(|spec| match spec {
+            Spec::FromTo(first, last) => format!("{first}-{last}"),
+            Spec::From(first) => format!("{first}-"),
+            Spec::Suffix(count) => format!("-{count}"),
+        })
+        .collect();
+    let slices: Vec<&[u8]> = specs
+        .iter()
+        .map(|spec| match *spec {
+            Spec::FromTo(first, last) => &body[first.min(length)..(last + 1).min(length)],
+            Spec::From(first) => &body[first.min(length)..],
+            Spec::Suffix(count) => &body[length - count.min(length)..],
+        })
+        .filter(|slice| !slice.is_empty())
+        .collect();
+    let response = client.send(&Request::get(PAYLOAD).range(&text.join(","))).await.unwrap();
+    let text = text.join(",");
+    match (response.status, slices.as_slice()) {
+        (416, []) => assert_eq!(response.header("content-range"), Some(format!("bytes */{length}").as_str())),
+        (206, [only]) => assert!(response.whole() == *only, "{text}"),
+        (206, several) => {
+            let parts = parts(response);
+            assert_eq!(parts.len(), several.len(), "{text}");
+            assert!(parts.iter().zip(several).all(|((_, part), slice)| part == slice), "{text}");
+        }
+        // Overlapping ranges get everything.
+        (200, [_, _, ..]) => assert!(response.whole() == body, "{text}"),
+        (status, _) => panic!("{status} for {text}"),
+    }
+}
+
+/// A site that has stored the resource, and its content.
+async fn stored(resource: Resource) -> (Site, Vec<u8>) {
+    let site = Site::new();
+    site.manager.put(PAYLOAD, resource);
+    site.stored(PAYLOAD).await;
+    let body = site.get(PAYLOAD).await.whole();
+    (site, body)
+}
+
+/// The parts of a `multipart/byteranges` response, each with its head.
+fn parts(response: Response) -> Vec<(String, Vec<u8>)> {
+    let content_type = response.header("content-type").unwrap().to_owned();
+    let boundary = content_type.strip_prefix("multipart/byteranges; boundary=").unwrap().trim_matches('"');
+    let body = response.whole();
+    let delimiter = format!("\r\n--{boundary}").into_bytes();
+    let mut rest: &[u8] = &body;
+    let mut parts = Vec::new();
+    // The first delimiter may have no line break before it.
+    rest = rest.strip_prefix(&delimiter[..]).or_else(|| rest.strip_prefix(&delimiter[2..])).unwrap();
+    while let Some(part) = rest.strip_prefix(b"\r\n") {
+        let head_end = find(part, b"\r\n\r\n").unwrap();
+        let head = String::from_utf8(part[..head_end].to_vec()).unwrap();
+        let content = &part[head_end + 4..];
+        let end = find(content, &delimiter).unwrap();
+        parts.push((head, content[..end].to_vec()));
+        rest = &content[end + delimiter.len()..];
+    }
+    assert!(rest.starts_with(b"--"));
+    parts
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}

@@ -1,1 +1,227 @@
-//! todo
+//! What the relay does not take: each refusal has its status and its count, and no other connection notices.
+
+use std::time::Duration;
+
+use gupd::Config;
+
+use crate::support::{Client, Ending, PAYLOAD, Request, Resource, Site, bytes};
+
+const SOON: Duration = Duration::from_millis(200);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_not_plainly_one_is_refused_and_counted_and_nobody_else_notices() {
+    let long_field = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(100_000));
+    let many_fields = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(200));
+    let long_target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(9_000));
+    let cases: &[(&str, u16, &str)] = &[
+        // Heads that are too large.
+        (&long_field, 431, "head-too-large"),
+        (&many_fields, 431, "head-too-large"),
+        (&long_target, 414, "uri-too-long"),
+        // Paths that could mean something else to the manager.
+        ("GET /a/../b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "dot-segment"),
+        ("GET /a/%2e%2E/b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "dot-segment"),
+        ("GET /a/.%2e HTTP/1.1\r\nHost: a\r\n\r\n", 400, "dot-segment"),
+        ("GET /a/..\\b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "dot-segment"),
+        ("GET /secars%5c..%5cb HTTP/1.1\r\nHost: a\r\n\r\n", 400, "dot-segment"),
+        ("GET /a%00.zip HTTP/1.1\r\nHost: a\r\n\r\n", 400, "control-character"),
+        ("GET /a?b=%0d%0aX HTTP/1.1\r\nHost: a\r\n\r\n", 400, "control-character"),
+        ("GET /a\\b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "control-character"),
+        ("GET /a%5Cb HTTP/1.1\r\nHost: a\r\n\r\n", 400, "control-character"),
+        ("GET /a%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400, "percent-encoding"),
+        // Host (RFC 9112, 3.2).
+        ("GET / HTTP/1.1\r\n\r\n", 400, "host"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, "host"),
+        ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "host"),
+        ("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", 400, "host"),
+        // Lines and fields that are no HTTP.
+        ("GET\r\n\r\n", 400, "malformed"),
+        ("GET /\r\n\r\n", 400, "malformed"),
+        ("GET / HTTP/3.7\r\nHost: a\r\n\r\n", 400, "malformed"),
+        ("G@T / HTTP/1.1\r\nHost: a\r\n\r\n", 400, "malformed"),
+        ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400, "malformed"),
+        ("GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", 400, "malformed"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n", 400, "malformed"),
+        ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", 400, "malformed"),
+        // Bodies whose end two servers could see in two places (RFC 9112, 6.1 to 6.3).
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nabcde",
+            400,
+            "malformed",
+        ),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 5\r\n\r\nabcde", 400, "malformed"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\nabc", 400, "malformed"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x3\r\n\r\nabc", 400, "malformed"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\nabc", 400, "malformed"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, x\r\n\r\n0\r\n\r\n", 400, "malformed"),
+        ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "malformed"),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            501,
+            "transfer-coding",
+        ),
+    ];
+    let site = Site::new();
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    site.stored(PAYLOAD).await;
+    let mut other = Client::connect(site.address()).await;
+    for &(request, status, reason) in cases {
+        let counter = format!("gupd_refused_total{{reason=\"{reason}\"}}");
+        let counted = site.metric(&counter).await;
+        let mut client = Client::connect(site.address()).await;
+        client.write(request.as_bytes()).await.unwrap();
+        let response = client.head().await.unwrap_or_else(|error| panic!("{request:.60}: {error}"));
+        assert_eq!(response.status, status, "{request:.60}");
+        if reason == "malformed" || reason == "head-too-large" {
+            let mut response = response;
+            client.rest("GET", &mut response).await;
+            assert!(client.is_closed().await, "{request:.60}");
+        }
+        site.counts(&counter, counted + 1.0).await;
+        assert_eq!(other.send(&Request::get(PAYLOAD)).await.unwrap().whole(), b"definitions");
+    }
+    assert_eq!((site.manager.requests(PAYLOAD), site.manager.requests("/")), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_with_two_framings_reaches_the_manager_with_one() {
+    let site = Site::new();
+    site.manager.put("/", Resource::echo());
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    for lengths in
+        ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"]
+    {
+        let mut client = Client::connect(site.address()).await;
+        let request = format!("POST / HTTP/1.1\r\nHost: a\r\n{lengths}\r\n\r\n0\r\n\r\n{smuggled}");
+        client.write(request.as_bytes()).await.unwrap();
+        let mut response = client.head().await.unwrap();
+        client.rest("POST", &mut response).await;
+        assert_eq!(response.status, 200);
+        // RFC 9112, 6.1: what follows is not looked at.
+        assert!(client.is_closed().await);
+    }
+    let seen = site.manager.seen("/");
+    assert!(seen.iter().all(|seen| seen.header("content-length").is_none() && seen.body.is_empty()));
+    assert_eq!((seen.len(), site.manager.requests("/smuggled")), (2, 0));
+    // The same length twice is one length.
+    let mut client = Client::connect(site.address()).await;
+    client
+        .write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc")
+        .await
+        .unwrap();
+    assert_eq!(client.head().await.unwrap().status, 200);
+    let lengths = site.manager.seen("/")[2]
+        .headers
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .count();
+    assert_eq!(lengths, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let site = Site::new();
+    let body = bytes(1, 8 << 20);
+    for (target, status) in [("http://foreign.example/", 421), ("/a/../b", 400)] {
+        let mut client = Client::connect(site.address()).await;
+        let request = Request::new("POST", target).body(body.clone());
+        let sent = tokio::time::timeout(SOON * 50, client.send(&request)).await.unwrap();
+        assert_eq!(sent.unwrap().status, status);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_comes_too_slowly_is_a_408() {
+    let site = Site::with(|config| config.server.header_timeout = SOON);
+    let mut client = Client::connect(site.address()).await;
+    client.write(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+    assert_eq!(client.head().await.unwrap().status, 408);
+    assert!(client.is_closed().await);
+    site.counts("gupd_refused_total{reason=\"slow-head\"}", 1.0).await;
+    // So is the second one on a kept connection.
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    let mut client = Client::connect(site.address()).await;
+    client.send(&Request::get(PAYLOAD)).await.unwrap();
+    client.write(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+    assert_eq!(client.head().await.unwrap().status, 408);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_closed_without_a_word() {
+    let site = Site::with(|config| config.server.header_timeout = SOON);
+    site.manager.put("/", Resource::echo());
+    let mut unused = Client::connect(site.address()).await;
+    let mut kept = Client::connect(site.address()).await;
+    kept.begin(&Request::new("POST", "/").header("Content-Length", "4")).await.unwrap();
+    site.manager.connected(1).await;
+    // The body comes after the head, as bodies do.
+    kept.write(b"body").await.unwrap();
+    let mut response = kept.head().await.unwrap();
+    kept.rest("POST", &mut response).await;
+    assert_eq!(response.whole(), b"body");
+    assert!(kept.is_closed().await && unused.is_closed().await);
+    assert_eq!(site.metric("gupd_refused_total{reason=\"slow-head\"}").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_is_let_go_and_one_that_reads_slowly_is_not() {
+    let site = Site::with(|config| config.server.stall_timeout = SOON);
+    let body = bytes(2, 30 << 20);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    site.stored(PAYLOAD).await;
+    let mut stalled = Client::connect(site.address()).await;
+    stalled.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = stalled.head().await.unwrap();
+    let let_go = "gupd_broken_transfers_total{by=\"client\"}";
+    let mut slow = Client::connect(site.address()).await;
+    slow.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut slow_head = slow.head().await.unwrap();
+    // Less than a stall between two reads, much more in all.
+    let mut reads = tokio::time::interval(SOON / 4);
+    while site.metric(let_go).await < 1.0 {
+        reads.tick().await;
+        slow_head.body.extend(slow.some(1 << 20).await.unwrap());
+    }
+    stalled.rest("GET", &mut head).await;
+    assert_eq!(head.ending, Ending::Broken);
+    slow.rest("GET", &mut slow_head).await;
+    assert!(slow_head.whole() == body);
+    assert_eq!(site.metric(let_go).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_past_the_limit_are_told_to_come_again_and_a_place_is_given_back() {
+    let site = Site::with(|config| config.server.max_connections = 2);
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    let (mut first, mut second) =
+        (Client::connect(site.address()).await, Client::connect(site.address()).await);
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.send(&Request::get(PAYLOAD)).await.unwrap().status, 200);
+    }
+    let mut third = Client::connect(site.address()).await;
+    third.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let refused = third.head().await.unwrap();
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("10")));
+    assert!(third.is_closed().await);
+    assert_eq!(site.metric("gupd_refused_total{reason=\"too-many-connections\"}").await, 1.0);
+    assert_eq!(first.send(&Request::get(PAYLOAD)).await.unwrap().status, 200);
+    drop(second);
+    site.counts("gupd_connections", 1.0).await;
+    assert_eq!(site.get(PAYLOAD).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_without_a_route_is_a_404_of_the_relays_own() {
+    let site = Site::with(|config| {
+        let url = config.upstreams[0].url.to_string();
+        let text = format!("[[upstream]]\nurl = \"{url}\"\n[[route]]\nprefix = \"/content\"\n");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gupd.toml");
+        std::fs::write(&file, text).unwrap();
+        let routed = Config::load(&gupd::config::Overrides::default(), Some(&file), std::iter::empty());
+        config.routes = routed.unwrap().routes;
+    });
+    assert_eq!(site.get("/contents/x").await.status, 404);
+    assert_eq!(site.metric("gupd_refused_total{reason=\"no-route\"}").await, 1.0);
+    assert_eq!(site.manager.connections(), 0);
+}

@@ -88,6 +88,16 @@ impl Site {
         value.map_or(0.0, |value| value.parse().unwrap())
     }
 
+    /// Asks until a metric has this value: what is counted when a connection ends is counted behind its last byte.
+    pub async fn counts(&self, name: &str, value: f64) {
+        for _ in 0..1_000 {
+            if self.metric(name).await == value {
+                return;
+            }
+        }
+        panic!("{name} is not {value} but {}", self.metric(name).await);
+    }
+
     /// Asks until the answer is no longer part of a fill: what was just filled is committed behind its last byte.
     pub async fn stored(&self, target: &str) {
         for _ in 0..10_000 {

@@ -97,6 +97,15 @@ impl Manager {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
+    /// Waits until there were `count` connections.
+    pub async fn connected(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.connections() < count {
+            assert!(Instant::now() < deadline, "there were no {count} connections");
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Waits until a path was asked for `count` times.
     pub async fn asked(&self, path: &str, count: usize) {
         let (shared, path) = (self.shared.clone(), path.to_owned());
