@@ -39,8 +39,8 @@ impl Site {
         config.store.dir = folder.path().to_owned();
         config.store.min_free = 0;
         change(&mut config);
-        // The manager's `Date` fields tell the real time, so the clock starts there.
         let clock = Clock::manual(Clock::system().now());
+        manager.follow(clock.clone());
         let relay = Some(Relay::start(config.clone(), clock.clone()).unwrap());
         Self { manager, clock, config, relay, folder }
     }
@@ -96,6 +96,17 @@ impl Site {
             }
         }
         panic!("{name} is not {value} but {}", self.metric(name).await);
+    }
+
+    /// Asks until a new version is stored.
+    pub async fn stored_as(&self, target: &str, body: &[u8]) {
+        for _ in 0..10_000 {
+            if self.get(target).await.whole() == body {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("{target} was never stored anew");
     }
 
     /// Asks until the answer is no longer part of a fill: what was just filled is committed behind its last byte.

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use gupd::Clock;
 
 pub use resource::{Gate, Resource};
 
@@ -38,6 +40,7 @@ struct Shared {
     connections: AtomicUsize,
     streams: Mutex<Vec<TcpStream>>,
     ended: AtomicBool,
+    clock: Mutex<Option<Clock>>,
 }
 
 impl Manager {
@@ -60,6 +63,11 @@ impl Manager {
             }
         });
         Self { address, shared }
+    }
+
+    /// Dates responses by this clock, instead of the system's.
+    pub fn follow(&self, clock: Clock) {
+        *self.shared.clock.lock().unwrap() = Some(clock);
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -119,6 +127,14 @@ impl Manager {
             }
         });
         waiting.await.unwrap();
+    }
+}
+
+impl Shared {
+    fn date(&self) -> String {
+        let now = self.clock.lock().unwrap().as_ref().map_or_else(|| Clock::system().now(), Clock::now);
+        let since = Duration::from_millis(u64::try_from(now).unwrap());
+        httpdate::fmt_http_date(UNIX_EPOCH + since)
     }
 }
 

@@ -102,7 +102,7 @@ fn answer(writer: &mut TcpStream, seen: &Seen, resource: &Resource, shared: &Sha
         head += &format!("{name}: {value}\r\n");
     }
     if resource.dated && !resource.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("date")) {
-        head += &format!("Date: {}\r\n", httpdate::fmt_http_date(std::time::SystemTime::now()));
+        head += &format!("Date: {}\r\n", shared.date());
     }
     head += &match (status, resource.framing) {
         (304, _) => String::new(),
