@@ -165,6 +165,11 @@ impl Client {
         };
     }
 
+    /// Whatever comes until the connection ends, however it ends.
+    pub async fn to_end(&mut self, bytes: &mut Vec<u8>) {
+        let _reset = self.stream.read_to_end(bytes).await;
+    }
+
     /// Whether the relay has closed the connection.
     pub async fn is_closed(&mut self) -> bool {
         matches!(self.stream.read(&mut [0]).await, Ok(0) | Err(_))
