@@ -1,0 +1,202 @@
+//! What an administrator may get wrong: one clear line for each problem, the right exit status, nothing left behind.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+use crate::process::{Ended, Process, Relay, gupd, serve};
+use crate::support::{Manager, PAYLOAD};
+
+/// An address where nobody listens.
+fn nobody() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+fn run(command: &mut Command) -> Ended {
+    Process::start(command).ended()
+}
+
+/// `serve` and `check` on the same file, with a store in the same folder that nobody may make.
+fn both(folder: &Path, text: &str, more: &[&str]) -> [Ended; 2] {
+    let (file, store) = (folder.join("gupd.toml"), folder.join("store"));
+    fs::write(&file, text).unwrap();
+    let ends = ["serve", "check"].map(|command| {
+        let mut command = gupd([command]);
+        command.arg("--config").arg(&file).arg("--store").arg(&store).args(more);
+        run(command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]))
+    });
+    assert!(!store.exists(), "{ends:#?} left a store behind");
+    ends
+}
+
+const MANAGER: &str = "[[upstream]]\nurl = \"http://manager.example:8014\"\n";
+
+#[test]
+fn a_typo_is_named_with_file_line_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    for ended in both(folder.path(), &format!("{MANAGER}[store]\nqouta = \"40GiB\"\n"), &[]) {
+        ended.complained(2, &["gupd.toml:4: ", "store.qouta: ", "quota"]);
+    }
+}
+
+#[test]
+fn every_problem_is_named_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[server]\nworkers = 0\nlisten = [\"nowhere\"]\n[strore]\n[log]\nlevel = 3\n";
+    for ended in both(folder.path(), text, &["--upstream", "http://manager:1/path"]) {
+        assert_eq!(ended.status.code(), Some(2), "{ended:#?}");
+        let flag = ended.errors.lines().filter(|line| line.starts_with("gupd: --upstream: ")).count();
+        assert_eq!(flag, 1, "{ended:#?}");
+        for place in ["gupd.toml:2: server.workers: ", "gupd.toml:4: strore: "] {
+            assert_eq!(ended.errors.matches(place).count(), 1, "{place} in {ended:#?}");
+        }
+        assert!(ended.errors.lines().all(|line| line.starts_with("gupd: ")), "{ended:#?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_or_no_toml_is_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    for ended in both(folder.path(), "[store\nquota = 1\n", &[]) {
+        ended.complained(2, &["gupd.toml:1: "]);
+    }
+    let missing = folder.path().join("missing.toml");
+    run(gupd(["check", "--config"]).arg(&missing)).complained(2, &["missing.toml: "]);
+}
+
+#[test]
+fn an_upstream_that_is_no_origin_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (url, why) in [
+        ("http://manager:8014/content", "path"),
+        ("http://admin:secret@manager:8014", "credentials"),
+        ("http://manager:8014/?x=1", "query"),
+        ("ftp://manager", "http"),
+        ("manager:8014", "http"),
+    ] {
+        for ended in both(folder.path(), "", &["--upstream", url]) {
+            ended.complained(2, &["--upstream: ", why]);
+            assert!(!ended.errors.contains("secret"), "{ended:#?}");
+        }
+    }
+}
+
+#[test]
+fn without_an_upstream_there_is_nothing_to_relay() {
+    let folder = tempfile::tempdir().unwrap();
+    for ended in both(folder.path(), "", &[]) {
+        ended.complained(2, &["upstream"]);
+    }
+}
+
+#[test]
+fn a_log_level_that_is_none_is_a_problem_of_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("{MANAGER}[log]\nlevel = \"gupd=loud\"\n");
+    for ended in both(folder.path(), &text, &[]) {
+        ended.complained(2, &["log.level"]);
+    }
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let [one, other] = [(); 2].map(|()| rcgen::generate_simple_self_signed(["relay".to_owned()]).unwrap());
+    fs::write(at("cert.pem"), one.cert.pem()).unwrap();
+    fs::write(at("key.pem"), one.signing_key.serialize_pem()).unwrap();
+    fs::write(at("other.pem"), other.signing_key.serialize_pem()).unwrap();
+    fs::write(at("broken.pem"), "-----BEGIN CERTIFICATE-----\n????\n-----END CERTIFICATE-----\n").unwrap();
+    fs::write(at("empty.pem"), "").unwrap();
+    for (cert, key, named) in [
+        ("missing.pem", "key.pem", "missing.pem"),
+        ("broken.pem", "key.pem", "broken.pem"),
+        ("empty.pem", "key.pem", "empty.pem"),
+        ("cert.pem", "missing.pem", "missing.pem"),
+        ("cert.pem", "cert.pem", "private key"),
+        ("cert.pem", "other.pem", "other.pem"),
+    ] {
+        for ended in both(folder.path(), MANAGER, &["--tls-cert", &at(cert), "--tls-key", &at(key)]) {
+            ended.complained(2, &[named]);
+        }
+    }
+    for ended in both(folder.path(), MANAGER, &["--tls-cert", &at("cert.pem")]) {
+        ended.complained(2, &["tls_key"]);
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named_and_no_store_is_made() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for flag in ["--listen", "--admin"] {
+        let store = folder.path().join("store");
+        let mut command = gupd(["serve", "--upstream", &manager.url(), flag, &address]);
+        let other = if flag == "--listen" { "--admin" } else { "--listen" };
+        command.args([other, "127.0.0.1:0", "--store"]).arg(&store);
+        run(&mut command).complained(1, &[&address, "in use"]);
+        assert!(!store.exists());
+    }
+    let mut command = gupd(["serve", "--upstream", &manager.url(), "--admin", "127.0.0.1:0"]);
+    command.args(["--listen", "192.0.2.1:2967", "--store"]).arg(folder.path());
+    run(&mut command).complained(1, &["192.0.2.1:2967"]);
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_named() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("file");
+    fs::write(&file, "in the way").unwrap();
+    for store in [file.clone(), file.join("below")] {
+        run(&mut serve(&manager, &store)).complained(1, &[store.to_str().unwrap()]);
+    }
+    assert_eq!(fs::read(&file).unwrap(), b"in the way");
+}
+
+#[test]
+fn a_store_has_one_relay() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let _first = Relay::start(&mut serve(&manager, folder.path()));
+    let second = run(&mut serve(&manager, folder.path()));
+    second.complained(1, &[folder.path().to_str().unwrap(), "in use by another gupd"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_is_away_keeps_nobody_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let away = nobody();
+    let mut command = gupd(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    command.args(["--upstream", &format!("http://{away}"), "--store"]).arg(folder.path());
+    let relay = Relay::start(&mut command);
+    let response = relay.get(PAYLOAD).await;
+    assert_eq!(response.status, 504);
+    assert!(response.header("retry-after").is_some());
+    let metric = format!("gupd_upstream_requests_total{{outcome=\"connect\",upstream=\"{away}\"}} 1\n");
+    assert!(relay.metrics().await.contains(&metric));
+}
+
+#[test]
+fn probing_names_who_answers_and_who_does_not() {
+    let (manager, away) = (Manager::start(), nobody());
+    let good = run(&mut gupd(["check", "--probe", "--upstream", &manager.url()]));
+    assert!(good.status.success() && good.errors.is_empty(), "{good:#?}");
+    assert!(good.lines.iter().any(|line| line.contains("answers 404")), "{good:#?}");
+    let url = format!("http://{away}");
+    let bad = run(&mut gupd(["check", "--probe", "--upstream", &manager.url(), "--upstream", &url]));
+    assert_eq!(bad.status.code(), Some(1), "{bad:#?}");
+    assert_eq!(bad.errors.lines().count(), 1, "{bad:#?}");
+    assert!(bad.errors.contains(&url) && bad.errors.contains("refused"), "{bad:#?}");
+    // Without --probe nobody is asked.
+    assert!(run(&mut gupd(["check", "--upstream", &url])).status.success());
+}
+
+#[test]
+fn a_flag_that_is_none_is_a_usage_error() {
+    for arguments in [vec!["serve", "--upstraem", "http://manager"], vec!["sevre"], vec![]] {
+        let ended = run(&mut gupd(&arguments));
+        assert_eq!(ended.status.code(), Some(2), "{ended:#?}");
+        assert!(ended.lines.is_empty() && !ended.errors.is_empty(), "{ended:#?}");
+    }
+}

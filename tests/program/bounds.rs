@@ -1,0 +1,142 @@
+//! Memory and disk stay within what the configuration says, whatever clients and managers do.
+
+use std::path::Path;
+use std::process::Command;
+
+use tokio::task::JoinSet;
+
+use crate::process::{Relay, serve};
+use crate::support::{Client, Gate, Manager, PAYLOAD, Request, Resource, bytes};
+
+const MIB: usize = 1 << 20;
+
+/// `store.memory` of the relays here.
+const MEMORY: u64 = 32 << 20;
+
+/// What a relay may take besides: code, stacks, connections, bytes on their way.
+const BESIDES: u64 = 150 << 20;
+
+fn path(number: usize) -> String {
+    PAYLOAD.replace("261121001", &format!("{}", 261_121_001 + number))
+}
+
+fn small(manager: &Manager, store: &Path) -> Command {
+    let mut command = serve(manager, store);
+    command.env("GUPD_STORE_MEMORY", MEMORY.to_string());
+    command
+}
+
+fn check(relay: &Relay) {
+    let peak = relay.process.peak_memory();
+    println!(
+        "peak resident memory: {} MiB beyond store.memory of {} MiB",
+        (peak - MEMORY) >> 20,
+        MEMORY >> 20
+    );
+    assert!(peak < MEMORY + BESIDES, "{} MiB", peak >> 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_readers_everywhere_in_large_content_take_no_more_memory() {
+    const OBJECTS: usize = 8;
+    const SIZE: usize = 25 * MIB;
+    const SLOW: usize = 300;
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let body = |number: usize| {
+        let mut body = bytes(1, SIZE);
+        body[0] = u8::try_from(number).unwrap();
+        body
+    };
+    let relay = Relay::start(&mut small(&manager, folder.path()));
+    for number in 0..OBJECTS {
+        manager.put(&path(number), Resource::new(body(number)));
+        assert_eq!(relay.get(&path(number)).await.whole().len(), SIZE);
+        relay.stored(&path(number)).await;
+    }
+    let mut slow = Vec::new();
+    for reader in 0..SLOW {
+        let from = SIZE / SLOW * reader;
+        let mut client = Client::connect(relay.address).await;
+        client.begin(&Request::get(&path(reader % OBJECTS)).range(&format!("{from}-"))).await.unwrap();
+        let mut head = client.head().await.unwrap();
+        head.body = client.some(1000).await.unwrap();
+        slow.push((from, client, head));
+    }
+    let mut fast = JoinSet::new();
+    for number in 0..OBJECTS {
+        let address = relay.address;
+        fast.spawn(async move { (number, Request::get(&path(number)).send(address).await.whole()) });
+    }
+    while let Some(read) = fast.join_next().await {
+        let (number, got) = read.unwrap();
+        assert!(got == body(number), "object {number}");
+    }
+    check(&relay);
+    // A slow one that goes on gets the right bytes still.
+    let (from, mut client, mut head) = slow.pop().unwrap();
+    client.rest("GET", &mut head).await;
+    assert!(head.whole() == body((SLOW - 1) % OBJECTS)[from..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_fills_that_stand_still_take_no_more_memory() {
+    const FILLS: usize = 250;
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let relay = Relay::start(&mut small(&manager, folder.path()));
+    let gate = Gate::default();
+    let body = bytes(1, MIB);
+    let mut clients = JoinSet::new();
+    for number in 0..FILLS {
+        let mut body = body.clone();
+        body[..8].copy_from_slice(&number.to_le_bytes());
+        manager.put(&path(number), Resource::new(body.clone()).stalled(1_000_000, &gate));
+        let address = relay.address;
+        clients.spawn(async move {
+            let mut client = Client::connect(address).await;
+            client.begin(&Request::get(&path(number))).await.unwrap();
+            let mut head = client.head().await.unwrap();
+            head.body = client.some(1_000_000).await.unwrap();
+            (client, head, body)
+        });
+    }
+    let standing = clients.join_all().await;
+    check(&relay);
+    gate.open();
+    for (mut client, mut head, body) in standing {
+        client.rest("GET", &mut head).await;
+        assert!(head.whole() == body);
+    }
+    check(&relay);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quota_holds_while_more_than_fits_is_served_and_the_oldest_goes() {
+    const QUOTA: usize = 64 * MIB;
+    const SIZE: usize = 5 * MIB;
+    const OBJECTS: usize = 20;
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let mut command = small(&manager, folder.path());
+    let relay = Relay::start(command.env("GUPD_STORE_QUOTA", QUOTA.to_string()));
+    let on_disk = || -> u64 {
+        let kept = ["blobs", "partial"].map(|name| folder.path().join(name));
+        let du = Command::new("du").args(["-s", "-c", "--block-size=1"]).args(kept).output().unwrap();
+        let total = String::from_utf8(du.stdout).unwrap();
+        // The folders themselves are no content: 256 shelves and two.
+        let folders = 258 * 4096;
+        total.lines().last().unwrap().split('\t').next().unwrap().parse::<u64>().unwrap() - folders
+    };
+    for number in 0..OBJECTS {
+        let body = bytes(number as u64, SIZE);
+        manager.put(&path(number), Resource::new(body.clone()));
+        assert!(relay.get(&path(number)).await.whole() == body);
+        relay.stored(&path(number)).await;
+        assert!(on_disk() <= QUOTA as u64, "{} MiB after {number}", on_disk() >> 20);
+    }
+    let newest = relay.get(&path(OBJECTS - 1)).await;
+    assert!(newest.cache_status().starts_with("gupd; hit"));
+    let oldest = relay.get(&path(0)).await;
+    assert_eq!(oldest.cache_status(), "gupd; fwd=uri-miss; stored");
+    assert!(oldest.whole() == bytes(0, SIZE));
+    assert!(on_disk() >= (QUOTA - 2 * SIZE) as u64, "no more goes than must");
+    assert!(!relay.metrics().await.contains("gupd_store_evicted_objects_total{reason=\"quota\"} 0\n"));
+}

@@ -1,0 +1,25 @@
+//! `gupd demo` as the five-minute tour has it, with fewer clients.
+
+use crate::process::{Process, gupd};
+
+#[test]
+fn the_demo_ends_with_its_table_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = gupd(["demo", "--exit", "--clients", "2"]);
+    let ended = Process::start(command.env("TMPDIR", folder.path())).ended();
+    assert!(ended.status.success(), "{ended:#?}");
+    for row in ["2 of 2", "clients got", "crossed the WAN", "ratio", "slowest client", "without the relay"] {
+        assert!(ended.lines.iter().any(|line| line.contains(row)), "no {row:?} in {ended:#?}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_demo_that_is_interrupted_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::start(gupd(["demo", "--clients", "20"]).env("TMPDIR", folder.path()));
+    process.line(|line| line.contains("clients done")).unwrap();
+    process.signal("INT");
+    process.ended().complained_after_output(1, &["interrupted"]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}

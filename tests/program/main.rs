@@ -1,0 +1,19 @@
+//! The program as its users have it: started as a process, told by flags, files and signals, asked over sockets,
+//! killed in the middle. What a relay answers to a request is tested in `behaviour`; here is what only a process has.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "steps of tests: what fails here fails the test")]
+
+#[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports, unreachable_pub, reason = "a test bed offers more than one test uses")]
+mod support;
+
+mod bad_input;
+mod bounds;
+mod crash;
+mod demo;
+mod exposition;
+mod process;
+mod resumable;
+mod seen;
+mod serve;
+mod signals;

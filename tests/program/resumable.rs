@@ -1,0 +1,59 @@
+//! Real download programs, begun somewhere in the middle or in many parts at once, on content that is not there yet
+//! and on content that is.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::process::{Relay, serve};
+use crate::support::{Manager, PAYLOAD, Resource, bytes};
+
+const LENGTH: usize = 20_000_000;
+const HAS_ALREADY: usize = 7_654_321;
+
+/// Downloads twice with `command`, cold and hot, into a file that has the first `already` bytes.
+async fn download(program: &str, already: usize, command: impl Fn(&mut Command, &str, &Path)) {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let body = bytes(1, LENGTH);
+    manager.put(PAYLOAD, Resource::new(body.clone()));
+    let relay = Relay::start(&mut serve(&manager, &folder.path().join("store")));
+    let url = format!("http://{}{PAYLOAD}", relay.address);
+    for temperature in ["cold", "hot"] {
+        let file = folder.path().join(temperature);
+        if already > 0 {
+            fs::write(&file, &body[..already]).unwrap();
+        }
+        let mut client = Command::new(program);
+        command(&mut client, &url, &file);
+        let ended = client.output().unwrap_or_else(|error| panic!("{program}: {error}; apt-get install it"));
+        assert!(ended.status.success(), "{temperature}: {ended:#?}");
+        assert!(fs::read(&file).unwrap() == body, "{program}, {temperature}: not the manager's bytes");
+        relay.stored(PAYLOAD).await;
+    }
+    assert_eq!(manager.body_bytes(), LENGTH as u64, "every byte crossed once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_continues_a_download() {
+    download("curl", HAS_ALREADY, |curl, url, file| {
+        curl.args(["-sS", "--fail", "-C", "-", url, "-o"]).arg(file);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wget_continues_a_download() {
+    download("wget", HAS_ALREADY, |wget, url, file| {
+        wget.args(["-nv", "-c", url, "-O"]).arg(file);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aria2_downloads_in_many_parts_at_once() {
+    download("aria2c", 0, |aria2, url, file| {
+        let options = ["-q", "-x16", "-s16", "-k1M", "--no-conf", "--file-allocation=none", url];
+        aria2.args(options).arg("-d").arg(file.parent().unwrap()).arg("-o").arg(file.file_name().unwrap());
+    })
+    .await;
+}

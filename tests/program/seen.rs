@@ -1,0 +1,81 @@
+//! What an operator sees from outside: metrics that any scraper can read, all there from the start.
+
+use crate::exposition::parse;
+use crate::process::{Relay, serve};
+use crate::support::{Manager, PAYLOAD, Request, Resource, bytes};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_series_of_a_known_set_is_there_before_anything_happened() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let relay = Relay::start(&mut serve(&manager, folder.path()));
+    let text = relay.metrics().await;
+    let families = parse(&text);
+    let upstream = manager.address();
+    for (family, series) in [
+        ("gupd_requests_total", r#"{cache="hit",class="payload"}"#),
+        ("gupd_requests_total", r#"{cache="miss",class="catalog"}"#),
+        ("gupd_responses_total", r#"{status="5xx"}"#),
+        ("gupd_client_sent_bytes_total", r#"{cache="hit",class="payload"}"#),
+        ("gupd_upstream_received_bytes_total", &format!(r#"{{upstream="{upstream}"}}"#)),
+        ("gupd_upstream_requests_total", &format!(r#"{{outcome="2xx",upstream="{upstream}"}}"#)),
+        ("gupd_upstream_requests_total", &format!(r#"{{outcome="connect",upstream="{upstream}"}}"#)),
+        ("gupd_saved_bytes_total", ""),
+        ("gupd_fills_total", r#"{outcome="stored"}"#),
+        ("gupd_fills_total", r#"{outcome="broken-off"}"#),
+        ("gupd_fill_resumes_total", ""),
+        ("gupd_refused_total", r#"{reason="foreign-target"}"#),
+        ("gupd_refused_total", r#"{reason="slow-head"}"#),
+        ("gupd_refused_total", r#"{reason="too-many-connections"}"#),
+        ("gupd_broken_transfers_total", r#"{by="upstream"}"#),
+        ("gupd_store_verification_failures_total", ""),
+        ("gupd_store_evicted_objects_total", r#"{reason="quota"}"#),
+        ("gupd_store_bytes", ""),
+        ("gupd_store_deduplicated_bytes", ""),
+    ] {
+        let family_samples = families.get(family).unwrap_or_else(|| panic!("no {family} in {text}"));
+        assert_eq!(family_samples.samples.get(&format!("{family}{series}")), Some(&0.0), "{family}{series}");
+    }
+    for histogram in ["gupd_response_head_seconds", "gupd_request_seconds"] {
+        assert_eq!(families[histogram].kind, "histogram");
+    }
+    assert!(families.keys().all(|name| name.starts_with("gupd_")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happened_is_counted_where_it_belongs() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let length = 100_000;
+    manager.put(PAYLOAD, Resource::new(bytes(1, length)).cut(60_000, 1));
+    let relay = Relay::start(&mut serve(&manager, folder.path()));
+    relay.get(PAYLOAD).await.whole();
+    relay.stored(PAYLOAD).await;
+    Request::new("CONNECT", "elsewhere:443").send(relay.address).await;
+    let before = parse(&relay.metrics().await);
+    relay.get(PAYLOAD).await.whole();
+    // The answer's record is closed behind its last byte.
+    let counted = |after: &std::collections::BTreeMap<_, crate::exposition::Family>, name: &str| -> f64 {
+        let value = |families: &std::collections::BTreeMap<_, crate::exposition::Family>| {
+            families[name.split('{').next().unwrap()].samples[name]
+        };
+        value(after) - value(&before)
+    };
+    let mut after = parse(&relay.metrics().await);
+    while counted(&after, "gupd_saved_bytes_total") == 0.0 {
+        after = parse(&relay.metrics().await);
+    }
+    let length = length as f64;
+    assert_eq!(counted(&after, r#"gupd_requests_total{cache="hit",class="payload"}"#), 1.0);
+    assert_eq!(counted(&after, r#"gupd_client_sent_bytes_total{cache="hit",class="payload"}"#), length);
+    assert_eq!(counted(&after, "gupd_saved_bytes_total"), length);
+    let value = |name: &str| after[name.split('{').next().unwrap()].samples[name];
+    let upstream = manager.address();
+    assert_eq!(value(&format!(r#"gupd_upstream_received_bytes_total{{upstream="{upstream}"}}"#)), length);
+    assert_eq!(
+        value(&format!(r#"gupd_upstream_requests_total{{outcome="2xx",upstream="{upstream}"}}"#)),
+        2.0
+    );
+    assert_eq!(value("gupd_fill_resumes_total"), 1.0);
+    assert_eq!(value(r#"gupd_fills_total{outcome="stored"}"#), 1.0);
+    assert_eq!(value(r#"gupd_refused_total{reason="connect"}"#), 1.0);
+    assert_eq!(value("gupd_store_objects"), 1.0);
+}

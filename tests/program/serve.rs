@@ -1,0 +1,128 @@
+//! `gupd serve` from its command line: flags alone, a file with flags over it, handed-over sockets, and its log.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::process::Command;
+
+use crate::process::{Process, Relay, gupd, parsed, serve};
+use crate::support::{Manager, PAYLOAD, Request, Resource, bytes, get};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_is_all_it_needs_to_be_told() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)));
+    let relay = Relay::start(&mut serve(&manager, &folder.path().join("made/for/it")));
+    assert!(relay.get(PAYLOAD).await.whole() == bytes(1, 100_000));
+    relay.stored(PAYLOAD).await;
+    assert_eq!(manager.requests(PAYLOAD), 1);
+    assert_eq!(get(relay.admin, "/healthz").await.status, 200);
+    assert_eq!(get(relay.admin, "/readyz").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commented_file_serves_and_flags_overrule_it() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(PAYLOAD, Resource::new("content"));
+    let mut command = serve(&manager, folder.path());
+    let relay = Relay::start(command.args(["--config", "config/gupd.toml"]));
+    assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_listens_on_every_address_it_was_given() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(PAYLOAD, Resource::new("content"));
+    let mut process = Process::start(serve(&manager, folder.path()).args(["--listen", "127.0.0.1:0"]));
+    let serving = process.logged("serving");
+    let listen = serving["listen"].as_str().unwrap().trim_matches(['[', ']']).to_owned();
+    let addresses: Vec<_> = listen.split(", ").map(|address| address.parse().unwrap()).collect();
+    assert_eq!(addresses.len(), 2);
+    for address in addresses {
+        assert_eq!(get(address, PAYLOAD).await.whole(), b"content");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_is_one_line_in_the_log() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(PAYLOAD, Resource::new(bytes(1, 70_000)));
+    let relay = Relay::start(&mut serve(&manager, folder.path()));
+    relay.get(PAYLOAD).await.whole();
+    relay.stored(PAYLOAD).await;
+    Request::head(PAYLOAD).send(relay.address).await;
+    Request::get(&format!("{PAYLOAD}?nothing=1")).range("0-9").send(relay.address).await;
+    Request::get("/../secret").send(relay.address).await;
+    relay.process.signal("TERM");
+    let ended = relay.process.ended();
+    assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+    let lines: Vec<_> = ended.lines.iter().map(|line| parsed(line)).collect();
+    let access: Vec<_> = lines.iter().filter(|line| line["target"] == "gupd::access").collect();
+    // Waiting for the commit may have taken several requests.
+    let miss = access[0];
+    assert_eq!(
+        (&miss["client"], &miss["method"], &miss["path"], &miss["status"], &miss["bytes"], &miss["cache"]),
+        (&"127.0.0.1".into(), &"GET".into(), &PAYLOAD.into(), &200.into(), &70_000.into(), &"miss".into())
+    );
+    assert_eq!(miss["content_type"], "virus-definitions");
+    assert!(miss["duration_us"].as_u64().unwrap() > 0);
+    let [hit, head, missing, refused] = access[access.len() - 4..] else { panic!("{access:#?}") };
+    assert_eq!((&hit["cache"], &hit["bytes"]), (&"hit".into(), &70_000.into()));
+    // The object's name is its SHA-256.
+    assert_eq!(hit["object"].as_str().unwrap().len(), 64);
+    assert_eq!((&head["method"], &head["bytes"], &head["cache"]), (&"HEAD".into(), &0.into(), &"hit".into()));
+    assert_eq!(missing["path"], format!("{PAYLOAD}?nothing=1"));
+    assert_eq!((&refused["status"], &refused["cache"]), (&400.into(), &"refused".into()));
+    assert!(access.iter().all(|line| line["end"] == "complete"), "{access:#?}");
+    // And nothing in the log is not a JSON object with a time and a level.
+    for line in lines {
+        assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_text_where_that_is_asked_for_and_silent_about_requests_where_that_is() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let mut command = serve(&manager, folder.path());
+    command.env("GUPD_LOG_FORMAT", "text").env("GUPD_LOG_ACCESS", "false");
+    let mut process = Process::start(&mut command);
+    let line = process.line(|line| line.contains(" serving ")).unwrap();
+    assert!(line.contains(" INFO ") && !line.contains('\u{1b}'), "{line:?}");
+    let address = line.split("listen=[").nth(1).unwrap().split(']').next().unwrap().parse().unwrap();
+    assert_eq!(get(address, "/missing").await.status, 404);
+    process.signal("TERM");
+    let ended = process.ended();
+    assert!(ended.status.success(), "{ended:#?}");
+    assert!(!ended.lines.iter().any(|line| line.contains("/missing")), "{ended:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_from_the_service_manager_is_served_instead_of_an_address() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(PAYLOAD, Resource::new("content"));
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    // A client that was there before the relay is served too.
+    let early = tokio::spawn(async move { get(address, PAYLOAD).await });
+    let program = serve(&manager, folder.path());
+    let mut command = Command::new("sh");
+    // The socket comes as standard input, and has to be descriptor 3 of a process that is told its own number.
+    command.args(["-c", r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#]);
+    command.arg(program.get_program()).args(program.get_args()).stdin(OwnedFd::from(socket));
+    let relay = Relay::start(&mut command);
+    assert_eq!(relay.address, address);
+    assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
+    assert_eq!(early.await.unwrap().whole(), b"content");
+}
+
+#[test]
+fn it_explains_itself() {
+    let version = Process::start(&mut gupd(["--version"])).ended();
+    assert!(version.status.success());
+    assert_eq!(version.lines, [concat!("gupd ", env!("CARGO_PKG_VERSION"))]);
+    let help = Process::start(&mut gupd(["serve", "--help"])).ended();
+    assert!(help.status.success());
+    let help = help.lines.join("\n");
+    for flag in ["--config", "--listen", "--upstream", "--store", "--admin", "--tls-cert", "--tls-key"] {
+        assert!(help.contains(flag), "{help}");
+    }
+}

@@ -1,0 +1,152 @@
+//! SIGHUP takes a new configuration and drops nothing; SIGTERM lets running downloads finish, for so long and no longer.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+
+use crate::process::{PATIENCE, Relay, gupd, serve};
+use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, bytes, get};
+
+const LENGTH: usize = 3_000_000;
+
+/// A download that has begun and stands still until its gate opens.
+struct Download {
+    client: Client,
+    head: Response,
+}
+
+impl Download {
+    async fn begin(relay: &Relay, manager: &Manager) -> (Self, Gate) {
+        let gate = Gate::default();
+        manager.put(PAYLOAD, Resource::new(bytes(1, LENGTH)).stalled(1_000_000, &gate));
+        let mut client = Client::connect(relay.address).await;
+        client.begin(&Request::get(PAYLOAD)).await.unwrap();
+        let mut head = client.head().await.unwrap();
+        head.body = client.some(1_000_000).await.unwrap();
+        (Self { client, head }, gate)
+    }
+
+    async fn end(mut self) -> Response {
+        self.client.rest("GET", &mut self.head).await;
+        self.head
+    }
+}
+
+/// `gupd serve` with this file.
+fn serve_file(file: &Path, text: &str, store: &Path) -> Command {
+    fs::write(file, text).unwrap();
+    let mut command = gupd(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"]);
+    command.arg(file).arg("--store").arg(store).env("GUPD_STORE_MIN_FREE", "0");
+    command
+}
+
+async fn refuses_connections(relay: &Relay) {
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(relay.address).await.is_ok() {
+        assert!(Instant::now() < deadline, "it still accepts");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_new_upstreams_and_rules_and_drops_nothing() {
+    let (old, new, folder) = (Manager::start(), Manager::start(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("gupd.toml");
+    let upstream = |manager: &Manager| format!("[[upstream]]\nurl = \"{}\"\n", manager.url());
+    let mut relay = Relay::start(&mut serve_file(&file, &upstream(&old), &folder.path().join("store")));
+    old.put("/x", Resource::new("old"));
+    new.put("/x", Resource::new("new"));
+    assert_eq!(relay.get("/x").await.whole(), b"old");
+    let mut kept = Client::connect(relay.address).await;
+    assert_eq!(kept.send(&Request::get("/x")).await.unwrap().whole(), b"old");
+    let (download, gate) = Download::begin(&relay, &old).await;
+
+    let text = upstream(&new) + "[[rule]]\npattern = \"/x\"\nclass = \"private\"\n";
+    fs::write(&file, text).unwrap();
+    relay.process.signal("HUP");
+    relay.process.logged("reloaded");
+    let private = kept.send(&Request::get("/x")).await.unwrap();
+    assert_eq!(private.cache_status(), "gupd; fwd=bypass");
+    assert_eq!(private.whole(), b"new");
+    gate.open();
+    assert!(download.end().await.whole() == bytes(1, LENGTH));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_new_file_is_refused_and_the_old_one_stays() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("gupd.toml");
+    let good = format!("[[upstream]]\nurl = \"{}\"\n", manager.url());
+    let mut relay = Relay::start(&mut serve_file(&file, &good, &folder.path().join("store")));
+    manager.put(PAYLOAD, Resource::new("content"));
+
+    fs::write(&file, format!("{good}[cahce]\n[[rule]]\npattern = \"/**\"\nclass = \"private\"\n")).unwrap();
+    relay.process.signal("HUP");
+    let refused = relay.process.logged("reload refused; the old configuration stays");
+    assert!(refused["problem"].as_str().unwrap().contains("gupd.toml:3: cahce: "), "{refused}");
+    assert_eq!(refused["level"], "ERROR");
+    assert_eq!(relay.get(PAYLOAD).await.cache_status(), "gupd; fwd=uri-miss; stored");
+
+    fs::write(&file, format!("{good}[store]\nquota = \"1GiB\"\n")).unwrap();
+    relay.process.signal("HUP");
+    let partly = relay.process.logged("reloaded, but these sections change at a restart only");
+    assert_eq!(partly["sections"], "[\"store\"]");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draining_finishes_downloads_and_takes_nothing_new() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let mut relay = Relay::start(&mut serve(&manager, folder.path()));
+    let (download, gate) = Download::begin(&relay, &manager).await;
+    let mut idle = Client::connect(relay.address).await;
+    assert_eq!(idle.send(&Request::get("/missing")).await.unwrap().status, 404);
+
+    relay.process.signal("TERM");
+    relay.process.logged("draining");
+    refuses_connections(&relay).await;
+    assert!(idle.is_closed().await);
+    assert_eq!(get(relay.admin, "/readyz").await.status, 503);
+    assert_eq!(get(relay.admin, "/healthz").await.status, 200);
+    gate.open();
+    assert!(download.end().await.whole() == bytes(1, LENGTH));
+    let ended = relay.process.ended();
+    assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+
+    // What was filled to its end while draining is there afterwards.
+    let again = Relay::start(&mut serve(&manager, folder.path()));
+    assert!(again.get(PAYLOAD).await.cache_status().starts_with("gupd; hit"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_stops_at_once() {
+    for waiting in [true, false] {
+        let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+        let mut relay = Relay::start(&mut serve(&manager, folder.path()));
+        let (download, _gate) = Download::begin(&relay, &manager).await;
+        // With or without a client, the fill would go on for as long as the time-out allows.
+        let download = waiting.then_some(download);
+        relay.process.signal("TERM");
+        relay.process.logged("draining");
+        relay.process.signal("INT");
+        let ended = relay.process.ended();
+        assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+        if let Some(download) = download {
+            assert_eq!(download.end().await.ending, Ending::Broken);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draining_ends_with_its_time_out() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let mut command = serve(&manager, folder.path());
+    let mut relay = Relay::start(command.env("GUPD_SERVER_DRAIN_TIMEOUT", "100ms"));
+    let (download, _gate) = Download::begin(&relay, &manager).await;
+    relay.process.signal("TERM");
+    relay.process.logged("drain_timeout is over; dropping what still runs");
+    let ended = relay.process.ended();
+    assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+    assert_eq!(download.end().await.ending, Ending::Broken);
+}
