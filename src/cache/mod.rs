@@ -198,13 +198,15 @@ impl Cache {
         Ok(())
     }
 
-    /// Removes a blob whose bytes are not what was stored, and every object that shares it.
+    /// Removes a blob whose bytes are not what was stored, or not there, and every object that shares it. `key` is
+    /// where it was found: the index does not know that any more if the object was evicted while it was hot.
     ///
     /// # Errors
     /// When the index cannot be written.
-    pub async fn discard(&self, blob: BlobId) -> Result<(), StoreError> {
+    pub async fn discard(&self, blob: BlobId, key: &Arc<str>) -> Result<(), StoreError> {
         let keys = self.store.discard(blob).await?;
         self.forget(&keys);
+        self.forget(std::slice::from_ref(key));
         Ok(())
     }
 

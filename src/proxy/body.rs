@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::multipart::Multipart;
 use crate::cache::Cache;
 use crate::fill::{Reader, TransferError};
-use crate::store::{BlobId, ReadError};
+use crate::store::{BlobId, Object, ReadError};
 use crate::telemetry::access::{Access, End};
 
 /// What a response's body is made of.
@@ -122,23 +122,26 @@ impl Content {
 #[derive(Clone)]
 pub struct Keeper {
     cache: Arc<Cache>,
-    blob: Option<BlobId>,
+    stored: Option<(BlobId, Arc<str>)>,
 }
 
 impl Keeper {
-    /// For content of a blob, or of a fill that has none yet.
-    pub fn new(cache: Arc<Cache>, blob: Option<BlobId>) -> Self {
-        Self { cache, blob }
+    /// For content of a stored object, or of a fill that has none yet.
+    pub fn new(cache: Arc<Cache>, stored: Option<&Object>) -> Self {
+        Self { cache, stored: stored.map(|object| (object.blob, object.key.clone())) }
     }
 
     /// Discards the blob if its damage is why it could not be read. A disk that cannot be read now, or a process that
     /// may open no more files, says nothing about the bytes.
     pub async fn found_damaged(&self, error: &TransferError) {
-        if let (TransferError::Read(ReadError::Damaged { .. } | ReadError::Gone { .. }), Some(blob)) =
-            (error, self.blob)
-        {
-            tracing::error!(%error, %blob, "discarding a stored blob");
-            if let Err(error) = self.cache.discard(blob).await {
+        if let (TransferError::Read(error), Some((blob, key))) = (error, &self.stored) {
+            match error {
+                // Evicted while it was hot: nothing is wrong.
+                ReadError::Gone { .. } => tracing::info!(key = &**key, %error),
+                ReadError::Damaged { .. } => tracing::error!(key = &**key, %error, "discarding a stored blob"),
+                _ => return,
+            }
+            if let Err(error) = self.cache.discard(*blob, key).await {
                 tracing::error!(%error, %blob, "cannot discard a damaged blob");
             }
         }

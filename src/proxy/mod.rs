@@ -277,10 +277,8 @@ impl Proxy {
         };
         match respond::stored(asked, &self.cache, entry).await {
             Ok(reply) => Use::Reply(reply.told(status, classified, Some(entry.object.blob))),
-            Err(error) => {
-                tracing::error!(%error, key = &*entry.object.key, "a stored response cannot be read");
-                Use::Damaged
-            }
+            // The keeper has said what is wrong, and discarded it.
+            Err(_) => Use::Damaged,
         }
     }
 

@@ -48,7 +48,7 @@ pub(super) async fn stored(
     entry.touch(now);
     let store = cache.store().clone();
     let source = entry.source();
-    let keeper = Keeper::new(cache.clone(), Some(entry.object.blob));
+    let keeper = Keeper::new(cache.clone(), Some(&entry.object));
     let content = Available {
         status: entry.object.status,
         headers: &entry.object.headers,
