@@ -14,7 +14,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, Log, Server};
 use crate::fill::Fills;
-use crate::listen::{self, Connections, ListenError, Listeners, Stage, TlsError, Workers};
+use crate::listen::{self, Connections, ListenError, Listeners, Stage, TlsError, Workers, tls};
 use crate::policy::{Policy, PolicyError};
 use crate::proxy::{Live, Proxy};
 use crate::store::{Store, StoreError};
@@ -80,6 +80,9 @@ impl Relay {
     /// When something the configuration names cannot be had. Nothing is left behind then.
     pub fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
+        // What may be wrong with the configuration first, then what leaves traces.
+        let live = live(&config, &clock)?;
+        let tls = config.server.tls.as_ref().map(tls::acceptor).transpose()?;
         let listeners = Listeners::open(&config.server.listen)?;
         let admin_socket = listen::bind(config.server.admin)?;
         let admin = admin_socket.local_addr()?;
@@ -98,9 +101,8 @@ impl Relay {
             clock.clone(),
             control.handle().clone(),
         );
-        let live = live(&config, &clock)?;
         let proxy = Arc::new(Proxy::new(live, cache.clone(), fills, metrics.clone()));
-        let connections = Arc::new(Connections::new(proxy.clone(), metrics.clone(), &config.server)?);
+        let connections = Arc::new(Connections::new(proxy.clone(), metrics.clone(), &config.server, tls));
         let (stage, stages) = watch::channel(Stage::Serving);
         let workers = Arc::new(Workers::start(config.server.workers, &connections, &stages)?);
         let addresses = listeners.addresses().to_vec();

@@ -67,29 +67,27 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Connections to `proxy` within the bounds of `server`.
-    ///
-    /// # Errors
-    /// When the certificate or its key cannot be used.
+    /// Connections to `proxy` within the bounds of `server`, all of them over TLS if there is an acceptor.
     pub fn new(
         proxy: Arc<Proxy>,
         metrics: Arc<Metrics>,
         server: &config::Server,
-    ) -> Result<Self, tls::TlsError> {
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
         let mut http = http1::Builder::new();
         // `pipeline_flush` stays off: with it, hyper copies every body behind its head.
         http.timer(TokioTimer::new())
             .header_read_timeout(server.header_timeout)
             .max_buf_size(server.max_header_bytes)
             .max_headers(MAX_FIELDS);
-        Ok(Self {
+        Self {
             proxy,
             metrics,
-            tls: ArcSwapOption::new(acceptor(server)?),
+            tls: ArcSwapOption::new(tls.map(Arc::new)),
             http,
             header_timeout: server.header_timeout,
             stall_timeout: server.stall_timeout,
-        })
+        }
     }
 
     /// Reads the certificate and its key again, for connections to come. A relay that began without TLS stays so.
