@@ -81,7 +81,7 @@ impl Relay {
     pub fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
         // What may be wrong with the configuration first, then what leaves traces.
-        let live = live(&config, &clock)?;
+        let live = live(&config, &clock, &metrics)?;
         let tls = config.server.tls.as_ref().map(tls::acceptor).transpose()?;
         let listeners = Listeners::open(&config.server.listen)?;
         let admin_socket = listen::bind(config.server.admin)?;
@@ -150,7 +150,7 @@ impl Relay {
     /// # Errors
     /// When it cannot be used; the old one stays in force.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
-        let live = live(&config, &self.clock)?;
+        let live = live(&config, &self.clock, &self.metrics)?;
         // Nothing has changed yet, and nothing fails from here on.
         self.connections.renew_certificate(&config.server)?;
         self.proxy.reconfigure(live);
@@ -232,8 +232,8 @@ impl Drop for Relay {
     }
 }
 
-fn live(config: &Config, clock: &Clock) -> Result<Live, StartError> {
-    let upstreams = Arc::new(Upstreams::new(config, clock.clone())?);
+fn live(config: &Config, clock: &Clock, metrics: &Arc<Metrics>) -> Result<Live, StartError> {
+    let upstreams = Arc::new(Upstreams::new(config, clock.clone(), metrics.clone())?);
     Ok(Live::new(config, Policy::new(config)?, upstreams))
 }
 

@@ -1,5 +1,6 @@
 //! `gupd check`: reads a configuration as `serve` would and names every problem; with `--probe` also asks the upstreams.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::uri::PathAndQuery;
@@ -8,6 +9,7 @@ use http::{HeaderMap, Method};
 use super::{Failure, Settings, answer};
 use crate::listen::tls;
 use crate::policy::Policy;
+use crate::telemetry::Metrics;
 use crate::upstream::{Outgoing, RequestBody, Upstreams};
 use crate::{Clock, Config};
 
@@ -18,7 +20,9 @@ pub(super) fn run(settings: &Settings, probe: bool) -> Result<(), Failure> {
     if let Some(pair) = &config.server.tls {
         tls::acceptor(pair).map_err(|error| configuration(&error))?;
     }
-    let upstreams = Upstreams::new(&config, Clock::system()).map_err(|error| configuration(&error))?;
+    let metrics = Metrics::new().map_err(|error| Failure::Failed(error.to_string()))?;
+    let upstreams =
+        Upstreams::new(&config, Clock::system(), Arc::new(metrics)).map_err(|error| configuration(&error))?;
     answer("the configuration is good");
     if probe { ask_all(&config, &upstreams) } else { Ok(()) }
 }

@@ -26,6 +26,22 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::{Answer, UpstreamError, Upstreams};
 
+/// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
+const OUTCOMES: [&str; 12] = [
+    "stored",
+    "deduplicated",
+    "not-modified",
+    "unshared",
+    "unstorable",
+    "store",
+    "connect",
+    "head-timeout",
+    "bad-response",
+    "bad-request",
+    "server-error",
+    "broken-off",
+];
+
 /// What to ask for, taken from the request that starts a fill.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -167,6 +183,9 @@ impl Fills {
         clock: Clock,
         runtime: Handle,
     ) -> Self {
+        for outcome in OUTCOMES {
+            metrics.fills.with_label_values(&[outcome]);
+        }
         let shared = Shared {
             running: Mutex::default(),
             permits: Semaphore::new(config.fill.max_concurrent),

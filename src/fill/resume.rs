@@ -10,7 +10,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::sleep;
 
-use super::{FillError, Flow, Shared};
+use super::{FillError, Flow};
 use crate::cache::validator::strong_validator;
 use crate::upstream::{Answer, Outgoing, Upstream, UpstreamError, Upstreams};
 
@@ -22,7 +22,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Resumes one fill as often as it breaks, as long as it gets on.
 pub(super) struct Resumption<'a> {
-    shared: &'a Shared,
     upstreams: &'a Upstreams,
     upstream: Arc<Upstream>,
     outgoing: Outgoing,
@@ -49,7 +48,6 @@ pub(super) enum Resumed {
 
 impl<'a> Resumption<'a> {
     pub(super) fn new(
-        shared: &'a Shared,
         upstreams: &'a Upstreams,
         upstream: Arc<Upstream>,
         outgoing: Outgoing,
@@ -58,7 +56,7 @@ impl<'a> Resumption<'a> {
         let headers = &flow.head.headers;
         let validator = strong_validator(headers);
         let length = flow.length;
-        Self { shared, upstreams, upstream, outgoing, validator, headers, length, fruitless: 0, reached: 0 }
+        Self { upstreams, upstream, outgoing, validator, headers, length, fruitless: 0, reached: 0 }
     }
 
     /// Finds the rest after the first `available` bytes. `reason` says what broke the transfer.
@@ -91,13 +89,10 @@ impl<'a> Resumption<'a> {
             match self.upstreams.ask_one(&self.upstream, &self.request(available)).await {
                 Err(error @ UpstreamError::Request { .. }) => return Err(error.into()),
                 Err(error) => reason = Arc::from(error.to_string()),
-                Ok(answer) => {
-                    self.shared.metrics.count_upstream(&answer.upstream.name, answer.response.status());
-                    match self.judge(answer, available) {
-                        Judged::Resumed(resumed) => return Ok(resumed),
-                        Judged::Unusable(why) => reason = why,
-                    }
-                }
+                Ok(answer) => match self.judge(answer, available) {
+                    Judged::Resumed(resumed) => return Ok(resumed),
+                    Judged::Unusable(why) => reason = why,
+                },
             }
         }
     }

@@ -107,7 +107,6 @@ impl Task {
 
     /// Judges one response and, if it is for everyone, takes it in.
     async fn take(&mut self, answer: Answer) -> Ended {
-        self.shared.metrics.count_upstream(&answer.upstream.name, answer.response.status());
         let status = answer.response.status();
         if let (StatusCode::NOT_MODIFIED, Some(stale)) = (status, self.wanted.stale.clone()) {
             return self.not_modified(&stale, &answer).await;
@@ -177,8 +176,7 @@ impl Task {
     async fn take_in(&mut self, answer: Answer, mut intake: Intake) -> Ended {
         let flow = intake.flow.clone();
         let outgoing = self.outgoing(self.wanted.headers.clone());
-        let mut resumption =
-            Resumption::new(&self.shared, &self.upstreams, answer.upstream.clone(), outgoing, &flow);
+        let mut resumption = Resumption::new(&self.upstreams, answer.upstream.clone(), outgoing, &flow);
         let body = answer.response.into_body();
         let mut source = Upstreaming::new(body, 0, flow.length);
         loop {

@@ -39,6 +39,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Bytes thrown away at once meanwhile.
 const LINGER_BUFFER: usize = 16 << 10;
 
+/// Why connections are refused; what requests are refused for is the proxy's.
+const REFUSALS: [&str; 5] = ["tls", "slow-head", "head-too-large", "malformed", super::TOO_MANY_CONNECTIONS];
+
 /// What a stream's bytes travel on.
 trait OverTcp {
     fn tcp(&self) -> &TcpStream;
@@ -74,6 +77,9 @@ impl Connections {
         server: &config::Server,
         tls: Option<TlsAcceptor>,
     ) -> Self {
+        for reason in REFUSALS {
+            metrics.refused.with_label_values(&[reason]);
+        }
         let mut http = http1::Builder::new();
         // `pipeline_flush` stays off: with it, hyper copies every body behind its head.
         http.timer(TokioTimer::new())

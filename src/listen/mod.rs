@@ -29,6 +29,9 @@ const BACKLOG: i32 = 4096;
 /// Pause after `accept` failed for want of something (file descriptors, memory), so that it is not tried in a circle.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Word for it in metrics.
+const TOO_MANY_CONNECTIONS: &str = "too-many-connections";
+
 /// What a client over the limit of connections is told, if it speaks plain HTTP.
 const TOO_MANY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 10\r\nConnection: close\r\n\r\n";
@@ -178,7 +181,7 @@ impl Acceptor {
     fn give(&self, stream: TcpStream, peer: SocketAddr) {
         self.metrics.connections_total.inc();
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            self.metrics.refused.with_label_values(&["too-many-connections"]).inc();
+            self.metrics.refused.with_label_values(&[TOO_MANY_CONNECTIONS]).inc();
             tracing::warn!(client = %peer.ip(), "refused a connection: server.max_connections are open");
             // A new connection's buffer takes this much at once; if not, the close says the same.
             let _unsent = stream.try_write(TOO_MANY);

@@ -138,7 +138,9 @@ impl Keeper {
             match error {
                 // Evicted while it was hot: nothing is wrong.
                 ReadError::Gone { .. } => tracing::info!(key = &**key, %error),
-                ReadError::Damaged { .. } => tracing::error!(key = &**key, %error, "discarding a stored blob"),
+                ReadError::Damaged { .. } => {
+                    tracing::error!(key = &**key, %error, "discarding a stored blob")
+                }
                 _ => return,
             }
             if let Err(error) = self.cache.discard(*blob, key).await {

@@ -95,6 +95,9 @@ impl Live {
 impl Proxy {
     /// A proxy over this cache and these fills.
     pub fn new(live: Live, cache: Arc<Cache>, fills: Fills, metrics: Arc<Metrics>) -> Self {
+        for refusal in Refusal::ALL {
+            metrics.refused.with_label_values(&[refusal.as_str()]);
+        }
         Self { live: ArcSwap::from_pointee(live), cache, fills, metrics }
     }
 

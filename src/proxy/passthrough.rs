@@ -32,10 +32,7 @@ pub(super) async fn pass(
     reach::count_down(asked.method, &mut headers);
     let outgoing = Outgoing { method: asked.method.clone(), target: target.spelled.clone(), headers, body };
     match live.upstreams.ask(&target.route.upstreams, &outgoing).await {
-        Ok(answer) => {
-            metrics.count_upstream(&answer.upstream.name, answer.response.status());
-            pass_on(asked.method, answer, live, metrics)
-        }
+        Ok(answer) => pass_on(asked.method, answer, live, metrics),
         Err(error) => no_answer(&error),
     }
 }

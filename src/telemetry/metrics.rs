@@ -13,6 +13,7 @@ use crate::cache::status::CacheStatus;
 use crate::config::Class;
 use crate::store::Facts;
 
+use super::access::End;
 use super::store_metrics::StoreMetrics;
 
 /// Seconds. From a hit in memory (tens of microseconds) to a full set over a thin line.
@@ -62,8 +63,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// A registry with all metrics at zero, labels of known values included, so that rates exist from the first
-    /// scrape on.
+    /// A registry with all metrics at zero. Whoever owns a set of labels has its series exist before they count, so
+    /// that rates exist from the first scrape on.
     ///
     /// # Errors
     /// Only when two metrics bear one name, which a test excludes.
@@ -107,6 +108,14 @@ impl Metrics {
             &["cache", "class"],
         )?;
         let responses = counters("gupd_responses_total", "Responses by status class.", &["status"])?;
+        let broken = counters(
+            "gupd_broken_transfers_total",
+            "Responses that did not reach their end, by who broke off.",
+            &["by"],
+        )?;
+        for by in [End::Client, End::Upstream] {
+            broken.with_label_values(&[by.as_str()]);
+        }
         Ok(Self {
             requests: by_class(&requests),
             client_bytes: by_class(&client_bytes),
@@ -119,11 +128,7 @@ impl Metrics {
                 "gupd_request_seconds",
                 "Time from a request to the end of its response, or until the client went away.",
             )?,
-            broken: counters(
-                "gupd_broken_transfers_total",
-                "Responses that did not reach their end, by who broke off.",
-                &["by"],
-            )?,
+            broken,
             refused: counters(
                 "gupd_refused_total",
                 "Requests and connections refused, by reason.",
@@ -174,10 +179,20 @@ impl Metrics {
         self.request_seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts an upstream's response.
-    pub fn count_upstream(&self, upstream: &str, status: StatusCode) {
-        let class = STATUS_CLASSES[usize::from(status.as_u16() / 100).clamp(1, STATUS_CLASSES.len()) - 1];
-        self.upstream_requests.with_label_values(&[upstream, class]).inc();
+    /// Has an upstream's series exist before its first request. `failures` are the words of those that may be counted.
+    pub fn expect_upstream(&self, upstream: &str, failures: &[&str]) {
+        self.upstream_bytes.with_label_values(&[upstream]);
+        for outcome in STATUS_CLASSES.iter().chain(failures) {
+            self.upstream_requests.with_label_values(&[upstream, outcome]);
+        }
+    }
+
+    /// Counts a request to an upstream: its response's status, or the word for what failed.
+    pub fn count_upstream(&self, upstream: &str, outcome: Result<StatusCode, &str>) {
+        let class = |status: StatusCode| {
+            STATUS_CLASSES[usize::from(status.as_u16() / 100).clamp(1, STATUS_CLASSES.len()) - 1]
+        };
+        self.upstream_requests.with_label_values(&[upstream, outcome.map_or_else(|word| word, class)]).inc();
     }
 
     /// The text exposition format, with the store's figures as of now.

@@ -1,6 +1,7 @@
 //! The managers: asks one, or the next by priority when one does not answer. Relies on hyper-util's pooled client for
-//! connections and on `connect` for TLS. It does not cache, retry bodies or resume: what a broken transfer means is
-//! the fill's to say. A second manager gets a request only if the first cannot have acted on it (RFC 9110 §9.2.2).
+//! connections and on `connect` for TLS; counts what each is asked. It does not cache, retry bodies or resume: what a
+//! broken transfer means is the fill's to say. A second manager gets a request only if the first cannot have acted on
+//! it (RFC 9110 §9.2.2).
 
 mod body;
 mod connect;
@@ -21,6 +22,7 @@ use self::body::RequestBodyError;
 pub use self::connect::ConnectError;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, Config};
+use crate::telemetry::Metrics;
 
 /// An upstream that could not be reached is asked last for this long, in milliseconds: long enough that not every
 /// miss pays the connect time-out, short enough that a manager is back in use soon after it is back.
@@ -44,6 +46,7 @@ pub struct Upstreams {
     client: connect::Client,
     settings: config::Fill,
     clock: Clock,
+    metrics: Arc<Metrics>,
 }
 
 /// A request as the client spelled it, ready for whichever manager answers.
@@ -122,6 +125,9 @@ impl Outgoing {
 }
 
 impl UpstreamError {
+    /// What [`as_str`](Self::as_str) says of requests that were sent.
+    const WORDS: [&'static str; 3] = ["connect", "head-timeout", "bad-response"];
+
     /// Word for logs and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -139,15 +145,20 @@ impl Upstreams {
     ///
     /// # Errors
     /// When an upstream speaks TLS and the system has no certificates to trust.
-    pub fn new(config: &Config, clock: Clock) -> Result<Self, ConnectError> {
+    pub fn new(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, ConnectError> {
         let tls = config.upstreams.iter().any(|upstream| upstream.url.scheme() == Some(&Scheme::HTTPS));
         let list =
             config.upstreams.iter().filter_map(|upstream| Upstream::new(&upstream.name, &upstream.url));
+        let list: Vec<_> = list.map(Arc::new).collect();
+        for upstream in &list {
+            metrics.expect_upstream(&upstream.name, &UpstreamError::WORDS);
+        }
         Ok(Self {
-            list: list.map(Arc::new).collect(),
+            list,
             client: connect::client(config.fill.connect_timeout, tls)?,
             settings: config.fill.clone(),
             clock,
+            metrics,
         })
     }
 
@@ -214,6 +225,8 @@ impl Upstreams {
             Some(Err(error)) => Err(UpstreamError::Response { upstream: name(), reason: root_cause(&error) }),
             Some(Ok(response)) => Ok(response),
         };
+        let outcome = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
+        self.metrics.count_upstream(&upstream.name, outcome);
         let response_time = self.clock.now();
         let shunned =
             matches!(answer, Err(UpstreamError::Connect { .. } | UpstreamError::HeadTimeout { .. }));
