@@ -18,7 +18,7 @@ fn the_demo_ends_with_its_table_and_leaves_nothing_behind() {
 fn a_demo_that_is_interrupted_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let mut process = Process::start(gupd(["demo", "--clients", "20"]).env("TMPDIR", folder.path()));
-    process.line(|line| line.contains("clients done")).unwrap();
+    process.line(|line| line.contains("20 clients update")).unwrap();
     process.signal("INT");
     process.ended().complained_after_output(1, &["interrupted"]);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);

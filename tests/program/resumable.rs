@@ -6,7 +6,10 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::process::{Relay, serve};
-use crate::support::{Manager, PAYLOAD, Resource, bytes};
+use crate::support::{Manager, Resource, bytes};
+
+/// Without braces, which these programs take for patterns or encode.
+const PAYLOAD: &str = "/content/%7B535CB6A4-441F-4e8a-A897-804CD859100E%7D/261121001/full.zip";
 
 const LENGTH: usize = 20_000_000;
 const HAS_ALREADY: usize = 7_654_321;

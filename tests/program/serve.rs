@@ -63,7 +63,7 @@ async fn every_request_is_one_line_in_the_log() {
         (&miss["client"], &miss["method"], &miss["path"], &miss["status"], &miss["bytes"], &miss["cache"]),
         (&"127.0.0.1".into(), &"GET".into(), &PAYLOAD.into(), &200.into(), &70_000.into(), &"miss".into())
     );
-    assert_eq!(miss["content_type"], "virus-definitions");
+    assert_eq!(miss["content_type"], "virus-definitions-32");
     assert!(miss["duration_us"].as_u64().unwrap() > 0);
     let [hit, head, missing, refused] = access[access.len() - 4..] else { panic!("{access:#?}") };
     assert_eq!((&hit["cache"], &hit["bytes"]), (&"hit".into(), &70_000.into()));
