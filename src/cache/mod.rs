@@ -170,7 +170,8 @@ impl Cache {
         entry
     }
 
-    /// Keeps the fields of a stored response as a `304` has updated them (RFC 9111 §4.3.4).
+    /// Records the fields of a stored response as a `304` has updated them (RFC 9111 §4.3.4). The caller inserts the
+    /// object returned, to make it found.
     ///
     /// # Errors
     /// When the index cannot be written.
@@ -180,11 +181,10 @@ impl Cache {
         updated: HeaderMap,
         request_time: UnixMillis,
         response_time: UnixMillis,
-    ) -> Result<Arc<Entry>, StoreError> {
+    ) -> Result<Object, StoreError> {
         self.store.refresh(stale.object.id, &updated, request_time, response_time).await?;
-        let object = stale.object.refreshed(updated, request_time, response_time);
         self.changes.fetch_add(1, Ordering::AcqRel);
-        Ok(self.insert(object, stale.selecting.clone(), stale.classified.clone()))
+        Ok(stale.object.refreshed(updated, request_time, response_time))
     }
 
     /// Forgets everything under a key, on disk too: an unsafe request has changed it (RFC 9111 §4.4).

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use super::{FillError, Unshared};
-use crate::cache::{Entry, Freshness, Selecting};
+use crate::cache::{Entry, Freshness, Selecting, Unstorable};
 use crate::clock::UnixMillis;
 use crate::policy::Classified;
 use crate::store::{Charge, Partial};
@@ -72,6 +72,8 @@ pub struct Flow {
 pub struct Head {
     /// The status.
     pub status: StatusCode,
+    /// Whether it will be kept when it has arrived; if not, it is for those who wait alone.
+    pub kept: Result<(), Unstorable>,
     /// End-to-end fields.
     pub headers: HeaderMap,
     /// What selects it among variants.

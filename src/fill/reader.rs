@@ -36,6 +36,13 @@ pub enum TransferError {
     Fill(#[from] FillError),
 }
 
+impl TransferError {
+    /// Whether what is stored is not, or no longer, what was stored; otherwise it only cannot be had now.
+    pub fn is_about_the_bytes(&self) -> bool {
+        matches!(self, Self::Read(ReadError::Damaged { .. } | ReadError::Gone { .. }))
+    }
+}
+
 impl Reader {
     /// Reads `range` of stored content.
     pub fn stored(store: Arc<Store>, source: Source, range: Range<u64>) -> Self {

@@ -2,6 +2,7 @@
 //! one else can say how a fill ended; if the task is dropped, its followers see that as a failure. Bytes are shown to
 //! followers as they arrive; the disk is written behind them, a chunk at a time while memory allows.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -22,7 +23,8 @@ use crate::cache::storable::{storable, storable_length};
 use crate::cache::validator::{confirms, validate};
 use crate::cache::{Entry, Selecting, Unstorable, update};
 use crate::config::Class;
-use crate::store::{BLOCK, CHUNK, Committed, NewObject, StoreError, Writer};
+use crate::policy::Classified;
+use crate::store::{BLOCK, CHUNK, Committed, NewObject, Object, StoreError, Writer};
 use crate::telemetry::metrics::Counted;
 use crate::upstream::{Answer, Outgoing, RequestBody, Upstreams};
 
@@ -118,8 +120,9 @@ impl Task {
         }
         let headers = answer.response.headers();
         let class = self.wanted.classified.class;
-        match storable(&Method::GET, &self.wanted.asked, status, headers, class) {
-            // Everyone who waits may have it; what has no length is only then known to be empty. It is not kept.
+        let kept = storable(&Method::GET, &self.wanted.asked, status, headers, class);
+        match kept {
+            // Everyone who waits may have an empty one; it is not kept.
             Ok(()) | Err(Unstorable::EmptyPayload) => {}
             Err(why) => {
                 // For others, what one request or one moment brought about says nothing.
@@ -146,6 +149,7 @@ impl Task {
         update::date(&mut headers, answer.response_time);
         let head = Head {
             status,
+            kept,
             freshness: self.shared.cache.freshness(
                 status,
                 &headers,
@@ -288,16 +292,12 @@ impl Task {
         }
     }
 
-    async fn stored(&mut self, flow: &Flow, committed: Committed) -> &'static str {
-        let entry = self.shared.cache.insert(
-            committed.object,
-            flow.head.selecting.clone(),
-            flow.head.classified.clone(),
-        );
-        tracing::debug!(key = &*self.wanted.key, blob = %entry.object.blob, len = entry.object.len, "stored");
-        self.leave_behind(&entry).await;
+    async fn stored(&self, flow: &Flow, committed: Committed) -> &'static str {
+        let Committed { object, deduplicated, .. } = committed;
+        tracing::debug!(key = &*self.wanted.key, blob = %object.blob, len = object.len, "stored");
+        let entry = self.leave_behind(object, &flow.head.selecting, &flow.head.classified).await;
         self.show(Phase::Stored { entry });
-        if committed.deduplicated { "deduplicated" } else { "stored" }
+        if deduplicated { "deduplicated" } else { "stored" }
     }
 
     async fn not_modified(&mut self, stale: &Entry, answer: &Answer) -> Ended {
@@ -320,8 +320,8 @@ impl Task {
             },
         };
         Ended::Finally(match refreshed {
-            Ok(entry) => {
-                self.leave_behind(&entry).await;
+            Ok(object) => {
+                let entry = self.leave_behind(object, &stale.selecting, &stale.classified).await;
                 self.show(Phase::NotModified { entry });
                 "not-modified"
             }
@@ -364,18 +364,33 @@ impl Task {
         self.phase.send_replace(phase);
     }
 
-    /// Leaves what was stored to be found, unless an unsafe request has changed it meanwhile (RFC 9111 §4.4).
-    async fn leave_behind(&self, entry: &Entry) {
-        if self.leave() == Standing::Detached
+    /// Leaves what was stored to be found, from the moment on at which requests no longer join this fill; unless an
+    /// unsafe request has changed it meanwhile (RFC 9111 §4.4).
+    async fn leave_behind(
+        &self,
+        object: Object,
+        selecting: &Selecting,
+        classified: &Classified,
+    ) -> Arc<Entry> {
+        let (standing, entry) = {
+            let mut running = self.shared.lock();
+            let entry = self.shared.cache.insert(object, selecting.clone(), classified.clone());
+            (self.strike(&mut running), entry)
+        };
+        if standing == Standing::Detached
             && let Err(error) = self.shared.cache.invalidate(&entry.object.key).await
         {
             tracing::error!(%error, "cannot invalidate what was overtaken by an unsafe request");
         }
+        entry
     }
 
-    /// New requests no longer join this fill: they find what it left in the cache, or begin their own.
-    fn leave(&self) -> Standing {
-        let mut running = self.shared.lock();
+    /// New requests no longer join this fill, but begin their own.
+    fn leave(&self) {
+        self.strike(&mut self.shared.lock());
+    }
+
+    fn strike(&self, running: &mut HashMap<FillKey, Fill>) -> Standing {
         let key = self.register_key();
         if !running.get(&key).is_some_and(|fill| fill.phase.same_channel(&self.phase.subscribe())) {
             return Standing::Detached;

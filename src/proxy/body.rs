@@ -139,7 +139,7 @@ impl Keeper {
                 // Evicted while it was hot: nothing is wrong.
                 ReadError::Gone { .. } => tracing::info!(key = &**key, %error),
                 ReadError::Damaged { .. } => {
-                    tracing::error!(key = &**key, %error, "discarding a stored blob")
+                    tracing::error!(key = &**key, %error, "discarding a stored blob");
                 }
                 _ => return,
             }

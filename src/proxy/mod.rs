@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
 pub use self::body::ResponseBody;
@@ -176,7 +176,7 @@ impl Proxy {
                 && !reply.status().is_client_error()
                 && !reply.status().is_server_error()
             {
-                passthrough::invalidate(&self.cache, target, reply.headers_mut()).await;
+                passthrough::invalidate(&self.cache, &self.fills, target, reply.headers_mut()).await;
             }
             return reply.told(CacheStatus::Method, &classified, None);
         }
@@ -218,6 +218,10 @@ impl Proxy {
                     match self.use_stored(asked, target, &entry, live).await {
                         Use::Reply(reply) => return reply,
                         Use::Damaged => continue,
+                        Use::Unreadable => {
+                            let why = Outcome::StoreFailed;
+                            return self.alone(asked, target, classified, live, forward, why).await;
+                        }
                         Use::Revalidate(why) => forward = why.into(),
                     }
                     Some(entry)
@@ -281,7 +285,11 @@ impl Proxy {
         match respond::stored(asked, &self.cache, entry).await {
             Ok(reply) => Use::Reply(reply.told(status, classified, Some(entry.object.blob))),
             // The keeper has said what is wrong, and discarded it.
-            Err(_) => Use::Damaged,
+            Err(error) if error.is_about_the_bytes() => Use::Damaged,
+            Err(error) => {
+                tracing::error!(%error, key = &*entry.object.key, "a stored response cannot be read; passing through");
+                Use::Unreadable
+            }
         }
     }
 
@@ -300,8 +308,10 @@ impl Proxy {
             Joined::Stored(entry) => return self.answer_stored(asked, &entry, CacheStatus::Hit).await,
         };
         let collapsed = handover.is_none();
-        let forwarded =
-            CacheStatus::Forwarded(forward, if collapsed { Outcome::Collapsed } else { Outcome::Stored });
+        let forwarded = |kept: Result<(), Unstorable>| {
+            let fetched = kept.map_or_else(Outcome::NotStored, |()| Outcome::Stored);
+            CacheStatus::Forwarded(forward, if collapsed { Outcome::Collapsed } else { fetched })
+        };
         match fill.outcome().await {
             fill::Outcome::Content(flow) if !flow.head.selecting.matches(asked.headers) => {
                 let known = flow.head.selecting.for_request(asked.headers).encode();
@@ -309,7 +319,7 @@ impl Proxy {
             }
             fill::Outcome::Content(flow) => {
                 match respond::following(asked, &self.cache, &fill, &flow).await {
-                    Ok(reply) => Followed::Reply(reply.told(forwarded, classified, None)),
+                    Ok(reply) => Followed::Reply(reply.told(forwarded(flow.head.kept), classified, None)),
                     Err(error) => failed(error, handover),
                 }
             }
@@ -317,12 +327,13 @@ impl Proxy {
                 let why = if forward == Forward::Request { Why::Request } else { Why::Stale };
                 self.answer_stored(asked, &entry, CacheStatus::Revalidated { why, collapsed }).await
             }
-            fill::Outcome::Stored(entry) => self.answer_stored(asked, &entry, forwarded).await,
+            fill::Outcome::Stored(entry) => self.answer_stored(asked, &entry, forwarded(Ok(()))).await,
             fill::Outcome::Unshared(why) => {
                 let outcome = why.into();
                 let answer = match handover {
-                    Some(handover) => handover.await.ok(),
-                    None => None,
+                    // It was asked for whole, as everyone might have had it; a client that wants a part does not.
+                    Some(handover) if !asked.headers.contains_key(header::RANGE) => handover.await.ok(),
+                    _ => None,
                 };
                 match answer {
                     Some(answer) => {
@@ -421,7 +432,10 @@ impl Proxy {
 enum Use {
     Reply(Reply),
     Revalidate(Why),
+    /// It is gone now; look again.
     Damaged,
+    /// It may be good, but the disk does not give it.
+    Unreadable,
 }
 
 enum Followed {
@@ -467,7 +481,7 @@ impl Asked<'_> {
     /// Ranges are defined for GET alone (RFC 9110 §14.2), and only for the content that `If-Range` names.
     fn wants_range(&self, content: &HeaderMap) -> bool {
         *self.method == Method::GET
-            && self.headers.contains_key(http::header::RANGE)
+            && self.headers.contains_key(header::RANGE)
             && conditional::if_range(self.headers, content)
     }
 }

@@ -12,7 +12,7 @@ use super::reply::Reply;
 use super::target::Target;
 use super::{Asked, Live, reach};
 use crate::cache::{Cache, key, update};
-use crate::fill::FillError;
+use crate::fill::{FillError, Fills};
 use crate::telemetry::Metrics;
 use crate::upstream::{Answer, Outgoing, RequestBody, UpstreamError};
 
@@ -59,7 +59,7 @@ pub(super) fn no_answer(error: &UpstreamError) -> Reply {
         UpstreamError::Client { .. } => {
             Reply::text(StatusCode::REQUEST_TIMEOUT, "gupd: the request's body did not arrive\n")
         }
-        UpstreamError::Response { .. } | UpstreamError::Request { .. } => {
+        UpstreamError::Closed { .. } | UpstreamError::Response { .. } | UpstreamError::Request { .. } => {
             Reply::text(StatusCode::BAD_GATEWAY, "gupd: the upstream did not give a usable response\n")
         }
     }
@@ -90,7 +90,7 @@ pub(super) fn unavailable(status: StatusCode, sentence: &'static str) -> Reply {
 
 /// Forgets what an unsafe request may have changed: its target, and what the response says it is about, if that is on
 /// the same route (RFC 9111 §4.4).
-pub(super) async fn invalidate(cache: &Cache, target: &Target, response: &HeaderMap) {
+pub(super) async fn invalidate(cache: &Cache, fills: &Fills, target: &Target, response: &HeaderMap) {
     let about = [header::LOCATION, header::CONTENT_LOCATION].into_iter().filter_map(|name| {
         let place: Uri = response.get(name)?.to_str().ok()?.parse().ok()?;
         // Another origin's content is not this one's to forget; the relay's key has no origin, so a path will do.
@@ -98,6 +98,7 @@ pub(super) async fn invalidate(cache: &Cache, target: &Target, response: &Header
         Some(key::normalise(path.path(), path.query()).ok()?.key(&target.route.name))
     });
     for key in std::iter::once(target.key()).chain(about) {
+        fills.detach(&key);
         if let Err(error) = cache.invalidate(&Arc::from(key)).await {
             tracing::error!(%error, "cannot invalidate after an unsafe request");
         }

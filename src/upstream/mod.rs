@@ -94,7 +94,13 @@ pub enum UpstreamError {
         /// The time it had.
         after: Duration,
     },
-    /// Something that is not HTTP, or a connection closed without an answer.
+    /// The connection was closed without an answer.
+    #[error("upstream {upstream}: closed the connection without an answer")]
+    Closed {
+        /// Its name.
+        upstream: Arc<str>,
+    },
+    /// Something that is not HTTP.
     #[error("upstream {upstream}: not a usable response: {reason}")]
     Response {
         /// Its name.
@@ -126,13 +132,14 @@ impl Outgoing {
 
 impl UpstreamError {
     /// What [`as_str`](Self::as_str) says of requests that were sent.
-    const WORDS: [&'static str; 3] = ["connect", "head-timeout", "bad-response"];
+    const WORDS: [&'static str; 4] = ["connect", "head-timeout", "closed", "bad-response"];
 
     /// Word for logs and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Connect { .. } => "connect",
             Self::HeadTimeout { .. } => "head-timeout",
+            Self::Closed { .. } => "closed",
             Self::Response { .. } => "bad-response",
             Self::Client { .. } => "client",
             Self::Request { .. } => "bad-request",
@@ -182,7 +189,13 @@ impl Upstreams {
         let mut last = UpstreamError::Request { reason: Arc::from("its route has no upstream") };
         for (asked, upstream) in candidates.iter().enumerate() {
             let next = asked + 1 < candidates.len();
-            match self.ask_one(upstream, outgoing).await {
+            let mut answer = self.ask_one(upstream, outgoing).await;
+            if matches!(answer, Err(UpstreamError::Closed { .. })) && outgoing.is_repeatable() {
+                // Most likely a kept connection, closed by its idle time-out just as the request went out; a new one
+                // tells (RFC 9112 §9.3.1).
+                answer = self.ask_one(upstream, outgoing).await;
+            }
+            match answer {
                 Ok(answer)
                     if next && outgoing.is_repeatable() && is_unavailable(answer.response.status()) =>
                 {
@@ -222,6 +235,7 @@ impl Upstreams {
             Some(Err(error)) if is_from_client(&error) => {
                 Err(UpstreamError::Client { reason: root_cause(&error) })
             }
+            Some(Err(error)) if is_closed(&error) => Err(UpstreamError::Closed { upstream: name() }),
             Some(Err(error)) => Err(UpstreamError::Response { upstream: name(), reason: root_cause(&error) }),
             Some(Ok(response)) => Ok(response),
         };
@@ -258,7 +272,10 @@ impl Upstreams {
     fn by_preference(&self, order: &[usize]) -> Vec<&Arc<Upstream>> {
         let now = self.clock.now();
         let mut candidates: Vec<_> = order.iter().filter_map(|&index| self.list.get(index)).collect();
-        candidates.sort_by_key(|upstream| upstream.shunned_until.load(Ordering::Relaxed) > now);
+        // One that is shunned for longer than anyone is was so before the clock was set back.
+        candidates.sort_by_key(|upstream| {
+            (1..=SHUN).contains(&(upstream.shunned_until.load(Ordering::Relaxed) - now))
+        });
         candidates
     }
 }
@@ -300,6 +317,12 @@ impl Upstream {
         request.headers_mut().insert(header::HOST, self.host.clone());
         Ok(request)
     }
+}
+
+/// hyper-util itself sends a request again only if none of it had been written.
+fn is_closed(error: &legacy::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<hyper::Error>());
+    cause.is_some_and(hyper::Error::is_incomplete_message)
 }
 
 fn is_unavailable(status: StatusCode) -> bool {

@@ -44,7 +44,7 @@ async fn a_plain_client_on_a_tls_port_is_refused_and_nobody_else_notices() {
     let mut plain = Client::connect(site.address()).await;
     plain.begin(&Request::get(PAYLOAD)).await.unwrap();
     let mut answer = Vec::new();
-    plain.to_end(&mut answer).await;
+    plain.until_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP/"));
     site.counts("gupd_refused_total{reason=\"tls\"}", 1.0).await;
     secure.write_all(b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();

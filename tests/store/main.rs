@@ -73,7 +73,10 @@ impl Site {
         let mut sizes = Vec::new();
         let shelves = fs::read_dir(self.config.dir.join("blobs")).unwrap().map(|shelf| shelf.unwrap().path());
         for folder in shelves.chain([self.config.dir.join("partial")]) {
-            sizes.extend(fs::read_dir(folder).unwrap().map(|file| file.unwrap().metadata().unwrap().len()));
+            // One that is removed meanwhile takes no room.
+            sizes.extend(
+                fs::read_dir(folder).unwrap().filter_map(|file| Some(file.unwrap().metadata().ok()?.len())),
+            );
         }
         sizes
     }

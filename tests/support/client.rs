@@ -166,7 +166,7 @@ impl Client {
     }
 
     /// Whatever comes until the connection ends, however it ends.
-    pub async fn to_end(&mut self, bytes: &mut Vec<u8>) {
+    pub async fn until_end(&mut self, bytes: &mut Vec<u8>) {
         let _reset = self.stream.read_to_end(bytes).await;
     }
 
