@@ -88,11 +88,12 @@ async fn known_length(asked: &Asked<'_>, fill: &Fill, flow: &Flow) -> Result<Opt
         Some(length) => HOLD_BACK.min(length),
         // Without a length, a client of HTTP/1.0 could not tell a broken transfer from a whole one.
         None if asked.version < Version::HTTP_11 => u64::MAX,
-        None => match Ranges::need(asked.headers) {
+        None if asked.wants_range(&flow.head.headers) => match Ranges::need(asked.headers) {
             Some(Need::Bytes(bytes)) => bytes.end.max(HOLD_BACK),
             Some(Need::Length) => u64::MAX,
             None => HOLD_BACK,
         },
+        None => HOLD_BACK,
     };
     match fill.arrived(enough).await {
         Arrived::Enough => Ok(flow.length),
