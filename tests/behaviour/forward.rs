@@ -316,6 +316,21 @@ async fn a_client_of_http_1_0_never_takes_a_short_body_for_a_whole_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_breaks_off_while_it_is_passed_on_is_broken_for_the_client_too() {
+    let site = Site::new();
+    for resource in [Resource::new(bytes(5, 400_000)), Resource::new(bytes(5, 400_000)).chunked()] {
+        site.manager.put(PRIVATE, resource.cut(300_000, 1));
+        let broken = site.get(PRIVATE).await;
+        assert_eq!((broken.status, broken.ending), (200, Ending::Broken));
+        assert!(broken.body == bytes(5, 400_000)[..broken.body.len()]);
+        // Asked for once: what was shown of it cannot be taken back.
+        assert!(site.get(PRIVATE).await.whole().len() == 400_000);
+    }
+    assert_eq!(site.manager.requests(PRIVATE), 4);
+    site.counts("gupd_broken_transfers_total{by=\"upstream\"}", 2.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pipelined_requests_are_answered_in_their_order() {
     let site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions"));

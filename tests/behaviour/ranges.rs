@@ -171,6 +171,10 @@ async fn content_without_a_length_is_given_in_parts_from_one_fill() {
     let first = site.send(Request::get(PAYLOAD).range("100000-100099")).await;
     assert_eq!((first.status, first.header("content-range")), (206, Some("bytes 100000-100099/*")));
     assert!(first.whole() == body[100_000..100_100]);
+    // A range that does not apply is not waited for.
+    let mut other = Client::connect(site.address()).await;
+    other.begin(&Request::get(PAYLOAD).range("-100").header("If-Range", "\"v0\"")).await.unwrap();
+    assert_eq!(other.head().await.unwrap().status, 200);
     let mut suffix = Client::connect(site.address()).await;
     suffix.begin(&Request::get(PAYLOAD).range("-100")).await.unwrap();
     let mut beyond = Client::connect(site.address()).await;
