@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Body;
@@ -30,6 +30,9 @@ use crate::upstream::{Answer, Outgoing, RequestBody, Upstreams};
 
 /// Bytes taken in ahead of the disk: past this the upstream has to wait, so that a slow disk costs no memory.
 const MAX_UNWRITTEN: u64 = 2 * CHUNK;
+
+/// The same when memory is short. More than a block, so that there is always one to write.
+const MAX_UNWRITTEN_PRESSED: u64 = 2 * BLOCK;
 
 /// Pieces below this many bytes are put together with what follows them at once.
 const SMALL_PIECE: usize = 16 << 10;
@@ -226,8 +229,10 @@ impl Task {
         let memory = self.shared.store.chunk_memory();
         let received = self.shared.metrics.upstream_bytes.with_label_values(&[&*intake.flow.head.upstream]);
         loop {
-            intake.write_behind(memory.pressed());
-            if intake.unwritten_bytes + intake.disk.in_flight() >= MAX_UNWRITTEN {
+            let pressed = memory.tails_pressed();
+            intake.write_behind(pressed);
+            let most = if pressed { MAX_UNWRITTEN_PRESSED } else { MAX_UNWRITTEN };
+            if intake.unwritten_bytes + intake.disk.in_flight() >= most {
                 intake.disk_done().await?;
                 continue;
             }
@@ -259,7 +264,7 @@ impl Task {
             if source.length.is_none() {
                 self.check_open_ended(available)?;
             }
-            let charge = memory.charge(piece.len() as u64 + PIECE_OVERHEAD);
+            let charge = memory.charge_tail(piece.len() as u64 + PIECE_OVERHEAD);
             intake.push(piece, charge);
             self.show(Phase::Receiving { flow: intake.flow.clone(), available });
         }
@@ -438,14 +443,14 @@ struct Upstreaming {
     /// The complete content's length, where anyone said it.
     length: Option<u64>,
     /// Small pieces put together so far.
-    gathered: BytesMut,
+    gathered: Vec<u8>,
     /// What ended the body, if not its end.
     broke: Option<hyper::Error>,
 }
 
 impl Upstreaming {
     fn new(body: Incoming, skip: u64, length: Option<u64>) -> Self {
-        Self { body, skip, length, gathered: BytesMut::new(), broke: None }
+        Self { body, skip, length, gathered: Vec::new(), broke: None }
     }
 
     /// The next bytes: what arrives in small pieces as one, so that a chatty upstream does not cost a wake-up of every
@@ -486,7 +491,7 @@ impl Upstreaming {
                 },
             }
         }
-        Ok(Some(self.gathered.split().freeze()))
+        Ok(Some(Bytes::from(std::mem::take(&mut self.gathered).into_boxed_slice())))
     }
 
     /// Judges the end of the body when `available` bytes of the content are there.

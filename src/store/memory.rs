@@ -16,10 +16,15 @@ use super::CHUNK;
 use super::id::BlobId;
 
 /// Bytes that sockets and fills may hold besides `store.memory` before readers get pieces instead of chunks.
-pub const PINNED_MAX: u64 = 64 << 20;
+pub const PINNED_MAX: u64 = 32 << 20;
 
 /// Bytes of 64 KiB pieces held before readers get 16 KiB ones.
 pub const PIECES_MAX: u64 = 32 << 20;
+
+/// Bytes of the tails of all fills before they are written behind by blocks instead of chunks. Tails are small pieces
+/// and leave the allocator in pieces that it does not give back: with 250 fills at once, those kept twice as much
+/// resident as was held.
+const TAILS_MAX: u64 = 16 << 20;
 
 /// Chunk buffers kept for the next chunk: saves the page faults of fresh memory, and spares the allocator a hole.
 const SPARE_MAX: usize = 8;
@@ -54,8 +59,10 @@ pub struct ChunkMemory {
 
 #[derive(Debug, Default)]
 struct Held {
+    /// Chunks and tails.
     chunks: AtomicU64,
     pieces: AtomicU64,
+    tails: AtomicU64,
     spare: Mutex<Vec<Box<[u8]>>>,
 }
 
@@ -63,6 +70,7 @@ struct Held {
 enum Kind {
     Chunk,
     Piece,
+    Tail,
 }
 
 /// Bytes counted as held, until dropped.
@@ -91,10 +99,20 @@ impl ChunkMemory {
         Self { chunks, held: Arc::default(), limit: capacity.saturating_add(PINNED_MAX) }
     }
 
-    /// Counts `bytes` held by others for bodies, such as the tail of a fill.
+    /// Counts `bytes` of the tail of a fill.
+    pub fn charge_tail(&self, bytes: u64) -> Charge {
+        self.held.tails.fetch_add(bytes, Ordering::Relaxed);
+        self.charge_as(Kind::Tail, bytes)
+    }
+
+    /// Whether tails of fills should be written behind as soon as they can be.
+    pub fn tails_pressed(&self) -> bool {
+        self.pressed() || self.held.tails.load(Ordering::Relaxed) > TAILS_MAX
+    }
+
+    /// Counts `bytes` held by others for bodies.
     pub fn charge(&self, bytes: u64) -> Charge {
-        self.held.counter(Kind::Chunk).fetch_add(bytes, Ordering::Relaxed);
-        Charge { held: Arc::clone(&self.held), kind: Kind::Chunk, bytes }
+        self.charge_as(Kind::Chunk, bytes)
     }
 
     /// Whether so much is held that no whole chunk is loaded.
@@ -148,10 +166,13 @@ impl ChunkMemory {
 
     /// A copy of a small piece; the last resort, so always granted.
     pub(super) fn small_piece(&self, bytes: &[u8]) -> Bytes {
-        let len = bytes.len() as u64;
-        self.held.pieces.fetch_add(len, Ordering::Relaxed);
-        let charge = Charge { held: Arc::clone(&self.held), kind: Kind::Piece, bytes: len };
+        let charge = self.charge_as(Kind::Piece, bytes.len() as u64);
         Buffer { bytes: bytes.into(), charge }.freeze()
+    }
+
+    fn charge_as(&self, kind: Kind, bytes: u64) -> Charge {
+        self.held.counter(kind).fetch_add(bytes, Ordering::Relaxed);
+        Charge { held: Arc::clone(&self.held), kind, bytes }
     }
 
     fn try_charge(&self, kind: Kind, bytes: u64, limit: u64) -> Option<Charge> {
@@ -170,7 +191,7 @@ impl ChunkMemory {
 impl Held {
     fn counter(&self, kind: Kind) -> &AtomicU64 {
         match kind {
-            Kind::Chunk => &self.chunks,
+            Kind::Chunk | Kind::Tail => &self.chunks,
             Kind::Piece => &self.pieces,
         }
     }
@@ -183,6 +204,9 @@ impl Held {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.held.counter(self.kind).fetch_sub(self.bytes, Ordering::Relaxed);
+        if matches!(self.kind, Kind::Tail) {
+            self.held.tails.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
     }
 }
 

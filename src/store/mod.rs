@@ -38,6 +38,7 @@ pub use self::memory::{Charge, ChunkMemory, PIECES_MAX, PINNED_MAX};
 pub use self::object::{NewObject, Object};
 pub use self::partial::Partial;
 pub use self::read::Source;
+use self::writer::DISK_WRITES;
 pub use self::writer::{Committed, Writer};
 
 use self::blob::OpenBlobs;
@@ -73,6 +74,7 @@ pub struct Store {
     open: Arc<OpenBlobs>,
     loads: Flights<Load, Loaded>,
     disk_reads: Semaphore,
+    disk_writes: Semaphore,
     counters: Arc<Counters>,
     forgotten: Mutex<Vec<Arc<str>>>,
     swept: AtomicBool,
@@ -97,6 +99,7 @@ impl Store {
             open: Arc::new(OpenBlobs::new()),
             loads: Flights::new(),
             disk_reads: Semaphore::new(DISK_READS),
+            disk_writes: Semaphore::new(DISK_WRITES),
             counters,
             forgotten: Mutex::default(),
             swept: AtomicBool::new(false),

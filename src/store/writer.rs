@@ -29,6 +29,10 @@ use super::{BLOCK, CHUNK, Store};
 /// Room taken at once for a body of unknown length.
 const STEP: u64 = 8 << 20;
 
+/// Writes and syncs at once, for all fills: each write has a chunk's buffer that must be had whatever is held, and a
+/// thread. A few keep a disk busy; hundreds of fills that end together would take hundreds of MiB.
+pub(super) const DISK_WRITES: usize = 16;
+
 /// A blob being written.
 pub struct Writer {
     store: Arc<Store>,
@@ -94,6 +98,7 @@ impl Writer {
         let position = self.state.as_ref().ok_or(StoreError::Broken)?.position;
         let after = position + frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
         self.make_room(after).await?;
+        let _permit = self.store.disk_writes.acquire().await;
         let mut state = self.state.take().ok_or(StoreError::Broken)?;
         let (partial, path) = (Arc::clone(&self.partial), self.path().to_owned());
         let write = move || match state.append(&partial, frames) {
@@ -138,7 +143,10 @@ impl Writer {
                 }
             }
         };
-        let (scratch, size) = spawn_blocking(seal).await??;
+        let (scratch, size) = {
+            let _permit = self.store.disk_writes.acquire().await;
+            spawn_blocking(seal).await??
+        };
         let enter = Enter { folder: Arc::clone(&self.store.folder), id, len, size, scratch };
         let (failed, now) = (self.store.index.failure(), self.store.clock.now());
         let new = object.clone();

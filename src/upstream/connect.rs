@@ -10,9 +10,9 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::RequestBody;
 
-/// Bytes a response head may have, and the largest piece of a body read at once. hyper's own bound is 400 KiB; a head
-/// past 256 KiB is an upstream gone wrong.
-const MAX_READ: usize = 256 << 10;
+/// Bytes a response head may have, and the largest piece of a body read at once. hyper's own bound is 400 KiB, and each
+/// of hundreds of connections may keep a buffer of that size; a head past 64 KiB is an upstream gone wrong.
+const MAX_READ: usize = 64 << 10;
 
 /// Fields a response head may have.
 const MAX_FIELDS: usize = 256;
