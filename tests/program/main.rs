@@ -1,7 +1,12 @@
 //! The program as its users have it: started as a process, told by flags, files and signals, asked over sockets,
 //! killed in the middle. What a relay answers to a request is tested in `behaviour`; here is what only a process has.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "steps of tests: what fails here fails the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "steps of tests: what fails here fails the test, what is measured is told"
+)]
 
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, unreachable_pub, reason = "a test bed offers more than one test uses")]

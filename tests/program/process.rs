@@ -137,11 +137,6 @@ impl Ended {
     /// It failed with this status and said exactly one line, which has all of these words; nothing else was written.
     pub(crate) fn complained(&self, status: i32, words: &[&str]) {
         assert!(self.lines.is_empty(), "{self:#?}");
-        self.complained_after_output(status, words);
-    }
-
-    /// The same for one that had begun its work.
-    pub(crate) fn complained_after_output(&self, status: i32, words: &[&str]) {
         assert_eq!(self.status.code(), Some(status), "{self:#?}");
         assert!(self.errors.starts_with("gupd: ") && self.errors.ends_with('\n'), "{self:#?}");
         assert_eq!(self.errors.lines().count(), 1, "{self:#?}");
