@@ -142,10 +142,10 @@ async fn variants_are_kept_apart_by_what_they_vary_on() {
     let asking = |language: &str| Request::get(FILE).header("Accept-Language", language);
     site.manager.put(FILE, variant("english"));
     assert_eq!(site.send(asking("en")).await.cache_status(), MISS);
-    site.counts("gupd_store_objects", 1.0).await;
+    site.filled().await;
     site.manager.put(FILE, variant("deutsch"));
     assert_eq!(site.send(asking("de")).await.cache_status(), "gupd; fwd=vary-miss; stored");
-    site.counts("gupd_store_objects", 2.0).await;
+    site.filled().await;
     for (language, body) in [("en", "english"), ("de", "deutsch")] {
         let hit = site.send(asking(language)).await;
         assert_eq!(hit.cache_status(), HIT, "{language}");
@@ -232,7 +232,7 @@ async fn a_response_may_ask_to_be_validated_each_time_or_as_soon_as_it_is_stale(
     let site = Site::new();
     site.manager.put(FILE, cached("no-cache, max-age=100"));
     assert_eq!(site.get(FILE).await.cache_status(), MISS);
-    site.counts("gupd_store_objects", 1.0).await;
+    site.filled().await;
     for _ in 0..2 {
         assert_eq!(site.get(FILE).await.cache_status(), REVALIDATED);
     }
@@ -241,7 +241,7 @@ async fn a_response_may_ask_to_be_validated_each_time_or_as_soon_as_it_is_stale(
         let site = Site::new();
         site.manager.put(FILE, cached(control));
         site.get(FILE).await;
-        site.counts("gupd_store_objects", 1.0).await;
+        site.filled().await;
         site.clock.advance(Duration::from_secs(20));
         site.manager.put(FILE, Resource::raw(""));
         assert_eq!(site.get(FILE).await.status, 502, "{control}");
@@ -295,6 +295,25 @@ async fn an_unsafe_request_that_succeeds_invalidates_what_it_may_have_changed() 
             assert_eq!(site.get(path).await.cache_status(), MISS, "{method} {path}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_that_an_unsafe_request_overtakes_is_not_stored() {
+    let site = Site::new();
+    let gate = Gate::default();
+    site.manager.put(FILE, cached("max-age=1000").stalled(0, &gate));
+    let address = site.address();
+    let early = tokio::spawn(async move { Request::get(FILE).send(address).await });
+    site.manager.asked(FILE, 1).await;
+    site.manager.put(FILE, Resource::new("new").header("Cache-Control", "max-age=1000"));
+    assert_eq!(site.send(Request::new("PUT", FILE).body("new")).await.status, 200);
+    assert_eq!(site.get(FILE).await.whole(), b"new");
+    gate.open();
+    // Who came before the change gets what was there before it.
+    assert_eq!(early.await.unwrap().whole(), b"x");
+    site.counts("gupd_fills_total{outcome=\"outdated\"}", 1.0).await;
+    site.stored(FILE).await;
+    assert_eq!(site.get(FILE).await.whole(), b"new");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,7 +478,7 @@ async fn the_metrics_tell_what_the_cache_did() {
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     let miss: Response = site.get(PAYLOAD).await;
     assert_eq!(miss.cache_status(), MISS);
-    site.counts("gupd_store_objects", 1.0).await;
+    site.filled().await;
     for _ in 0..3 {
         assert_eq!(site.get(PAYLOAD).await.cache_status(), HIT);
     }

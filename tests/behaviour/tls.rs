@@ -32,7 +32,7 @@ async fn clients_are_served_over_tls() {
         assert!(head.starts_with("http/1.1 200"), "{head}");
         assert!(head.contains(&format!("cache-status: {expected}\r\n")), "{head}");
         assert!(response[head_end..] == body);
-        site.counts("gupd_store_objects", 1.0).await;
+        site.filled().await;
     }
     assert_eq!(site.manager.requests(PAYLOAD), 1);
 }

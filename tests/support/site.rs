@@ -98,11 +98,16 @@ impl Site {
         panic!("{name} is not {value} but {}", self.metric(name).await);
     }
 
+    /// Waits until no fill runs: what clients got is stored then.
+    pub async fn filled(&self) {
+        self.counts("gupd_fills_running", 0.0).await;
+    }
+
     /// Asks until a new version is stored.
     pub async fn stored_as(&self, target: &str, body: &[u8]) {
         for _ in 0..10_000 {
             if self.get(target).await.whole() == body {
-                return;
+                return self.filled().await;
             }
             tokio::task::yield_now().await;
         }
@@ -114,7 +119,7 @@ impl Site {
         for _ in 0..10_000 {
             let response = self.get(target).await;
             if response.cache_status().starts_with("gupd; hit") {
-                return;
+                return self.filled().await;
             }
             tokio::task::yield_now().await;
         }
