@@ -42,8 +42,9 @@ async fn slow_readers_everywhere_in_large_content_take_no_more_memory() {
     const SIZE: usize = 25 * MIB;
     const SLOW: usize = 300;
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let random = bytes(1, SIZE);
     let body = |number: usize| {
-        let mut body = bytes(1, SIZE);
+        let mut body = random.clone();
         body[0] = u8::try_from(number).unwrap();
         body
     };
