@@ -240,6 +240,14 @@ impl Cache {
         self.unstorable.invalidate_all();
     }
 
+    /// Forgets what the store has evicted, so that no request goes past it: called after room was made.
+    pub fn forget_evicted(&self) {
+        let removed = self.store.take_removed();
+        if !removed.is_empty() {
+            self.forget(&removed);
+        }
+    }
+
     /// Housekeeping, to be called every minute or so: records last uses, removes what is too old or too much.
     ///
     /// # Errors

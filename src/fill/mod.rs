@@ -27,15 +27,20 @@ use crate::telemetry::Metrics;
 use crate::upstream::{Answer, UpstreamError, Upstreams};
 
 /// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
-const OUTCOMES: [&str; 12] = [
+const OUTCOMES: [&str; 17] = [
     "stored",
     "deduplicated",
     "not-modified",
     "unshared",
     "unstorable",
+    "outdated",
     "store",
+    "stopped",
+    "changed",
+    "open-ended",
     "connect",
     "head-timeout",
+    "closed",
     "bad-response",
     "bad-request",
     "server-error",

@@ -139,7 +139,9 @@ impl Task {
         // `storable` refused `Vary: *`, the only case without a selection.
         let selecting = Selecting::of(headers, &self.wanted.asked, class).unwrap_or_default();
         let length = answer.response.body().size_hint().exact();
-        let writer = match self.shared.store.begin(length).await {
+        let begun = self.shared.store.begin(length).await;
+        self.shared.cache.forget_evicted();
+        let writer = match begun {
             Ok(writer) => writer,
             Err(error) => {
                 tracing::warn!(%error, key = &*self.wanted.key, "passing through uncached");
@@ -300,8 +302,11 @@ impl Task {
     async fn stored(&self, flow: &Flow, committed: Committed) -> &'static str {
         let Committed { object, deduplicated, .. } = committed;
         tracing::debug!(key = &*self.wanted.key, blob = %object.blob, len = object.len, "stored");
-        let entry = self.leave_behind(object, &flow.head.selecting, &flow.head.classified).await;
-        self.show(Phase::Stored { entry });
+        match self.leave_behind(object, &flow.head.selecting, &flow.head.classified).await {
+            Some(entry) => self.show(Phase::Stored { entry }),
+            // Its followers have their bytes.
+            None => return "outdated",
+        }
         if deduplicated { "deduplicated" } else { "stored" }
     }
 
@@ -325,11 +330,13 @@ impl Task {
             },
         };
         Ended::Finally(match refreshed {
-            Ok(object) => {
-                let entry = self.leave_behind(object, &stale.selecting, &stale.classified).await;
-                self.show(Phase::NotModified { entry });
-                "not-modified"
-            }
+            Ok(object) => match self.leave_behind(object, &stale.selecting, &stale.classified).await {
+                Some(entry) => {
+                    self.show(Phase::NotModified { entry });
+                    "not-modified"
+                }
+                None => return Ended::Unconditionally,
+            },
             Err(error) => self.fail(error.into()),
         })
     }
@@ -369,23 +376,24 @@ impl Task {
         self.phase.send_replace(phase);
     }
 
-    /// Leaves what was stored to be found, from the moment on at which requests no longer join this fill; unless an
-    /// unsafe request has changed it meanwhile (RFC 9111 §4.4).
+    /// Leaves what was stored to be found, from the moment on at which requests no longer join this fill. `None`, and
+    /// nothing is left, if an unsafe request has changed it meanwhile (RFC 9111 §4.4).
     async fn leave_behind(
         &self,
         object: Object,
         selecting: &Selecting,
         classified: &Classified,
-    ) -> Arc<Entry> {
-        let (standing, entry) = {
+    ) -> Option<Arc<Entry>> {
+        let entry = {
             let mut running = self.shared.lock();
-            let entry = self.shared.cache.insert(object, selecting.clone(), classified.clone());
-            (self.strike(&mut running), entry)
+            let standing = self.strike(&mut running);
+            (standing == Standing::Registered)
+                .then(|| self.shared.cache.insert(object, selecting.clone(), classified.clone()))
         };
-        if standing == Standing::Detached
-            && let Err(error) = self.shared.cache.invalidate(&entry.object.key).await
+        if entry.is_none()
+            && let Err(error) = self.shared.cache.invalidate(&self.wanted.key).await
         {
-            tracing::error!(%error, "cannot invalidate what was overtaken by an unsafe request");
+            tracing::error!(%error, key = &*self.wanted.key, "cannot forget what was changed meanwhile");
         }
         entry
     }

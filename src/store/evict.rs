@@ -36,7 +36,12 @@ impl Store {
             self.sweep_orphans().await?;
         }
         self.open.maintain();
-        Ok(std::mem::take(&mut *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner)))
+        Ok(self.take_removed())
+    }
+
+    /// Gives the keys of objects evicted since the last call, so that they are no longer hot.
+    pub fn take_removed(&self) -> Vec<Arc<str>> {
+        std::mem::take(&mut *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Removes files of blobs without a row, which a crash between rename and commit, or a lost index, leaves behind.
