@@ -2,10 +2,7 @@
 //! manager must answer alike are one object; the client's own spelling still goes upstream. Paths that could mean
 //! something else to the manager than to the relay are refused here, before anything looks at them.
 
-use std::borrow::Cow;
 use std::fmt::Write;
-
-use percent_encoding::percent_decode_str;
 
 /// A path that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,20 +21,15 @@ pub enum BadPath {
 /// # Errors
 /// When the path is one that is refused.
 pub fn normalise(path: &str, query: Option<&str>) -> Result<Normal, BadPath> {
-    let path = spell(path)?;
-    // A manager that takes `%2F` for `/` must not see a segment that was not seen here.
-    if path.replace("%2F", "/").split(['/', '\\']).any(|segment| matches!(segment, "." | "..")) {
-        return Err(BadPath::DotSegment);
+    let mut text = String::with_capacity(path.len() + query.map_or(0, |query| query.len() + 1));
+    spell(path, &mut text)?;
+    let length = text.len();
+    check_segments(&text)?;
+    lower_guids(&mut text);
+    if let Some(query) = query {
+        text.push('?');
+        spell(query, &mut text)?;
     }
-    if path.contains('\\') {
-        return Err(BadPath::ControlCharacter);
-    }
-    let path = lower_guids(path);
-    let length = path.len();
-    let text = match query {
-        Some(query) => format!("{path}?{}", spell(query)?),
-        None => path.into_owned(),
-    };
     Ok(Normal { text, path: length })
 }
 
@@ -64,43 +56,54 @@ impl Normal {
     }
 }
 
-fn spell(text: &str) -> Result<Cow<'_, str>, BadPath> {
+/// Appends `text` in the one spelling.
+fn spell(text: &str, spelled: &mut String) -> Result<(), BadPath> {
     if text.bytes().any(|byte| byte.is_ascii_control()) {
         return Err(BadPath::ControlCharacter);
     }
-    if !text.contains('%') {
-        return Ok(Cow::Borrowed(text));
-    }
-    let mut spelled = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find('%') {
-        spelled.push_str(&rest[..at]);
-        let escape = rest.get(at..at + 3).filter(|escape| escape[1..].bytes().all(|b| b.is_ascii_hexdigit()));
-        let escape = escape.ok_or(BadPath::PercentEncoding)?;
-        // Three characters that are a valid escape decode to one byte.
-        let byte = percent_decode_str(escape).next().ok_or(BadPath::PercentEncoding)?;
-        match byte {
-            _ if byte.is_ascii_control() => return Err(BadPath::ControlCharacter),
-            b'-' | b'.' | b'_' | b'~' | b'{' | b'}' | b'\\' => spelled.push(char::from(byte)),
-            _ if byte.is_ascii_alphanumeric() => spelled.push(char::from(byte)),
-            _ => write!(spelled, "%{byte:02X}").map_err(|_| BadPath::PercentEncoding)?,
+    while let Some((plain, escaped)) = rest.split_once('%') {
+        spelled.push_str(plain);
+        let digits = escaped.as_bytes().first_chunk::<2>().ok_or(BadPath::PercentEncoding)?;
+        let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
+        let byte = high.zip(low).and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
+        match byte.ok_or(BadPath::PercentEncoding)? {
+            byte if byte.is_ascii_control() => return Err(BadPath::ControlCharacter),
+            byte @ (b'-' | b'.' | b'_' | b'~' | b'{' | b'}' | b'\\') => spelled.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => spelled.push(char::from(byte)),
+            byte => write!(spelled, "%{byte:02X}").map_err(|_| BadPath::PercentEncoding)?,
         }
-        rest = &rest[at + 3..];
+        // Both were ASCII.
+        rest = &escaped[2..];
     }
     spelled.push_str(rest);
-    Ok(Cow::Owned(spelled))
+    Ok(())
+}
+
+/// A manager that takes `%2F` or a backslash for `/` must not see a segment that was not seen here.
+fn check_segments(path: &str) -> Result<(), BadPath> {
+    let is_dots = |segment: &str| matches!(segment, "." | "..");
+    if path.split('/').any(is_dots) {
+        return Err(BadPath::DotSegment);
+    }
+    let has_backslash = path.contains('\\');
+    if (has_backslash || path.contains('%')) && path.replace("%2F", "/").split(['/', '\\']).any(is_dots) {
+        return Err(BadPath::DotSegment);
+    }
+    if has_backslash { Err(BadPath::ControlCharacter) } else { Ok(()) }
 }
 
 /// GUIDs appear in mixed case, and the managers' file system does not tell case apart.
-fn lower_guids(path: Cow<'_, str>) -> Cow<'_, str> {
-    let is_mixed_guid = |segment: &str| is_guid(segment) && segment.bytes().any(|b| b.is_ascii_uppercase());
-    if !path.contains('{') || !path.split('/').any(is_mixed_guid) {
-        return path;
+fn lower_guids(path: &mut str) {
+    let mut start = 0;
+    while let Some(open) = path[start..].find("/{") {
+        start += open + 1;
+        let end = path[start..].find('/').map_or(path.len(), |slash| start + slash);
+        if is_guid(&path[start..end]) {
+            path[start..end].make_ascii_lowercase();
+        }
+        start = end;
     }
-    let lower = |segment: &str| {
-        if is_guid(segment) { segment.to_ascii_lowercase() } else { segment.to_owned() }
-    };
-    Cow::Owned(path.split('/').map(lower).collect::<Vec<_>>().join("/"))
 }
 
 /// `{8-4-4-4-12}` hexadecimal digits.

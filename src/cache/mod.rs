@@ -14,7 +14,7 @@ pub mod validator;
 pub mod vary;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -31,7 +31,7 @@ use crate::config::{self, Class};
 use crate::policy::Classified;
 use crate::store::{BlobId, Object, Source, Store, StoreError};
 
-/// Memory for hot entries, in bytes: about 30,000 heads. Part of the 150 MiB a relay may use beyond `store.memory`.
+/// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB a relay may use beyond `store.memory`.
 const HOT_ENTRIES: u64 = 32 << 20;
 
 /// What an entry weighs beside its fields: the structures around them.
@@ -59,6 +59,8 @@ pub struct Entry {
     pub selecting: Selecting,
     /// Class and content type of its path.
     pub classified: Classified,
+    /// Its fields as clients get them, made when first needed: a hit copies a map instead of building one.
+    pub presented: OnceLock<HeaderMap>,
     recorded_use: AtomicI64,
 }
 
@@ -297,6 +299,7 @@ impl Cache {
                 classified.class,
             ),
             selecting,
+            presented: OnceLock::new(),
             recorded_use: AtomicI64::new(object.last_used()),
             classified,
             object,
@@ -329,6 +332,7 @@ impl Entry {
 
     fn weight(&self) -> usize {
         let fields = self.object.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64);
-        ENTRY_OVERHEAD + fields.sum::<usize>()
+        // Twice: as stored, and as presented.
+        ENTRY_OVERHEAD + 2 * fields.sum::<usize>()
     }
 }

@@ -1,10 +1,14 @@
 //! A client's preconditions against a stored or streaming response (RFC 9110 §13): what to answer, and whether its
 //! `Range` still applies. Relies on `cache::validator` for tags and dates; sends nothing and reads no body.
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use crate::cache::field;
 use crate::cache::validator::{EntityTag, is_last_modified_strong};
+
+/// The fields that make a request conditional (§13.1), but for `If-Range`.
+const CONDITIONS: [HeaderName; 4] =
+    [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE];
 
 /// What a request's preconditions come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +31,8 @@ pub fn evaluate(
     status: StatusCode,
     response: &HeaderMap,
 ) -> Precondition {
-    if !status.is_success() {
+    // Most requests have none, and then nothing of the response needs to be read.
+    if !status.is_success() || !CONDITIONS.iter().any(|name| request.contains_key(name)) {
         return Precondition::Proceed;
     }
     let tag = EntityTag::of(response);

@@ -14,7 +14,7 @@ use super::fields;
 use super::multipart::Multipart;
 use super::range::{Need, Ranges, content_range, unsatisfied_range};
 use super::reply::Reply;
-use crate::cache::{Cache, Entry, Freshness};
+use crate::cache::{Cache, Entry};
 use crate::fill::{Arrived, Fill, FillError, Flow, Reader, TransferError};
 use crate::store::{BLOCK, Source, Store};
 
@@ -49,14 +49,16 @@ pub(super) async fn stored(
     let store = cache.store().clone();
     let source = entry.source();
     let keeper = Keeper::new(cache.clone(), Some(&entry.object));
+    let (status, stored) = (entry.object.status, &entry.object.headers);
     let content = Available {
-        status: entry.object.status,
-        headers: &entry.object.headers,
-        freshness: &entry.freshness,
+        status,
+        headers: stored,
+        presented: entry.presented.get_or_init(|| present(status, stored)).clone(),
+        age: entry.freshness.age(now),
         length: Some(entry.object.len),
     };
     let mut opened = Opened { keeper, from: From::Stored { store, source }, head_only: asked.is_head() };
-    opened.respond(asked, &content, now).await
+    opened.respond(asked, content).await
 }
 
 /// Responds with what a fill brings.
@@ -73,12 +75,13 @@ pub(super) async fn following(
     let content = Available {
         status: flow.head.status,
         headers: &flow.head.headers,
-        freshness: &flow.head.freshness,
+        presented: present(flow.head.status, &flow.head.headers),
+        age: flow.head.freshness.age(cache.clock().now()),
         length,
     };
     let from = From::Arriving { store: cache.store().clone(), fill: fill.clone(), flow: flow.clone() };
     let mut opened = Opened { keeper: Keeper::new(cache.clone(), None), from, head_only: asked.is_head() };
-    opened.respond(asked, &content, cache.clock().now()).await
+    opened.respond(asked, content).await
 }
 
 /// The complete length, once enough has arrived to begin: some requests cannot be answered without it.
@@ -106,7 +109,9 @@ async fn known_length(asked: &Asked<'_>, fill: &Fill, flow: &Flow) -> Result<Opt
 struct Available<'a> {
     status: StatusCode,
     headers: &'a HeaderMap,
-    freshness: &'a Freshness,
+    presented: HeaderMap,
+    /// In seconds.
+    age: u64,
     length: Option<u64>,
 }
 
@@ -124,20 +129,12 @@ enum From {
 }
 
 impl Opened {
-    async fn respond(
-        &mut self,
-        asked: &Asked<'_>,
-        content: &Available<'_>,
-        now: crate::clock::UnixMillis,
-    ) -> Result<Reply, TransferError> {
-        let mut headers = HeaderMap::with_capacity(content.headers.len() + 8);
-        headers.extend(content.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-        headers.insert(header::AGE, HeaderValue::from(content.freshness.age(now)));
-        fields::add_via(&mut headers, Version::HTTP_11);
+    async fn respond(&mut self, asked: &Asked<'_>, content: Available<'_>) -> Result<Reply, TransferError> {
+        let mut headers = content.presented;
+        headers.insert(header::AGE, HeaderValue::from(content.age));
         if content.status != StatusCode::OK {
             return self.whole(content.status, headers, content.length).await;
         }
-        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         match conditional::evaluate(asked.method, asked.headers, content.status, content.headers) {
             Precondition::Proceed => {}
             Precondition::NotModified => return Ok(not_modified(&headers)),
@@ -237,6 +234,17 @@ impl From {
             }
         }
     }
+}
+
+/// A response's fields as clients get them, but for those that change with time and request.
+fn present(status: StatusCode, stored: &HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(stored.len() + 8);
+    headers.extend(stored.iter().map(|(name, value)| (name.clone(), value.clone())));
+    fields::add_via(&mut headers, Version::HTTP_11);
+    if status == StatusCode::OK {
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
+    headers
 }
 
 fn not_modified(available: &HeaderMap) -> Reply {
