@@ -16,7 +16,7 @@ proptest! {
     #[test]
     fn any_body_in_any_frames_reads_back_from_any_position(
         len in sizes(), known: bool, memory in prop_oneof![Just(0), Just(64 * MIB)],
-        frames in proptest::collection::vec(1u64..300_000, 1..12), group in 1usize..4,
+        frames in proptest::collection::vec(prop_oneof![1u64..100, 1u64..300_000], 1..12), group in 1usize..4,
         at in proptest::collection::vec(any::<proptest::sample::Index>(), 3),
     ) {
         let site = Site::with(|config| config.memory = memory);
@@ -25,7 +25,8 @@ proptest! {
             let store = site.open();
             let mut writer = store.begin(known.then_some(len)).await.unwrap();
             let partial = Source::Partial(writer.partial().clone());
-            let mut cuts = frames.iter().cycle();
+            // A few small ones are enough; only small ones take for ever.
+            let mut cuts = frames.iter().chain([&100_000]).cycle();
             let mut rest = body.clone();
             while !rest.is_empty() {
                 let call: Vec<Bytes> = (0..group)
