@@ -3,8 +3,10 @@
 //! A fill knows no client: it ends when its object does, whoever is still there.
 
 mod flow;
+mod intake;
 mod reader;
 mod resume;
+mod source;
 mod task;
 
 use std::collections::HashMap;

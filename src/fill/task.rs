@@ -1,45 +1,27 @@
-//! The task of one fill: asks, judges the response, takes its bytes in, commits. Owns the writer and the phase, so no
-//! one else can say how a fill ended; if the task is dropped, its followers see that as a failure. Bytes are shown to
-//! followers as they arrive; the disk is written behind them, a chunk at a time while memory allows.
+//! The task of one fill: asks, judges the response, has its content taken in, leaves it to be found. Owns the phase, so
+//! no one else can say how a fill ended; if the task is dropped, its followers see that as a failure. Relies on
+//! `resume` when a transfer breaks off and on `Intake` for the bytes, which it does not touch itself.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Body;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::sync::{oneshot, watch};
-use tokio::task::yield_now;
-use tokio::time::timeout;
 
 use super::flow::Head;
+use super::intake::Intake;
 use super::resume::{Resumed, Resumption};
+use super::source::{Interruption, Transfer};
 use super::{Fill, FillError, FillKey, Flow, Phase, Shared, Unshared, Wanted};
 use crate::cache::storable::{storable, storable_length};
 use crate::cache::validator::{confirms, validate};
 use crate::cache::{Entry, Selecting, Unstorable, update};
 use crate::config::Class;
 use crate::policy::Classified;
-use crate::store::{BLOCK, CHUNK, Committed, NewObject, Object, StoreError, Writer};
+use crate::store::{Committed, Object};
 use crate::telemetry::metrics::Counted;
 use crate::upstream::{Answer, Outgoing, RequestBody, Upstreams};
-
-/// Bytes taken in ahead of the disk: past this the upstream has to wait, so that a slow disk costs no memory.
-const MAX_UNWRITTEN: u64 = 2 * CHUNK;
-
-/// The same when memory is short. More than a block, so that there is always one to write.
-const MAX_UNWRITTEN_PRESSED: u64 = 2 * BLOCK;
-
-/// Pieces below this many bytes are put together with what follows them at once.
-const SMALL_PIECE: usize = 16 << 10;
-
-/// What a piece costs in memory besides its bytes; counted, so that an upstream that sends single bytes meets the
-/// memory's bound and not the machine's.
-const PIECE_OVERHEAD: u64 = 128;
 
 pub(super) struct Task {
     shared: Arc<Shared>,
@@ -47,13 +29,6 @@ pub(super) struct Task {
     wanted: Wanted,
     phase: watch::Sender<Phase>,
     hand: Option<oneshot::Sender<Answer>>,
-}
-
-/// Whether a fill is still the one that its key's requests join.
-#[derive(PartialEq, Eq)]
-enum Standing {
-    Registered,
-    Detached,
 }
 
 /// How a fill, or one try of it, ended. The word is the metric's label.
@@ -152,52 +127,41 @@ impl Task {
         let mut headers = headers.clone();
         update::remove_unstored(&mut headers, class);
         update::date(&mut headers, answer.response_time);
+        let (request_time, response_time) = (answer.request_time, answer.response_time);
         let head = Head {
             status,
             kept,
-            freshness: self.shared.cache.freshness(
-                status,
-                &headers,
-                answer.request_time,
-                answer.response_time,
-                class,
-            ),
+            freshness: self.shared.cache.freshness(status, &headers, request_time, response_time, class),
             headers,
             selecting,
             classified: self.wanted.classified.clone(),
             upstream: answer.upstream.name.clone(),
-            request_time: answer.request_time,
-            response_time: answer.response_time,
+            request_time,
+            response_time,
         };
         let flow = Arc::new(Flow::new(head, length, writer.partial().clone()));
         self.show(Phase::Receiving { flow: flow.clone(), available: 0 });
-        let intake = Intake {
-            flow,
-            disk: Disk::Idle(writer),
-            unwritten: Vec::new(),
-            unwritten_bytes: 0,
-            available: 0,
-        };
+        let intake = Intake::new(flow, writer, self.shared.store.clone());
         self.take_in(answer, intake).await
     }
 
     /// Takes the body in to its end, through as many broken connections as it needs.
     async fn take_in(&mut self, answer: Answer, mut intake: Intake) -> Ended {
-        let flow = intake.flow.clone();
+        let flow = intake.flow().clone();
         let outgoing = self.outgoing(self.wanted.headers.clone());
         let mut resumption = Resumption::new(&self.upstreams, answer.upstream.clone(), outgoing, &flow);
         let body = answer.response.into_body();
-        let mut source = Upstreaming::new(body, 0, flow.length);
+        let mut transfer = Transfer::new(body, 0, flow.length);
         loop {
-            let reason = match self.receive(&mut intake, &mut source).await {
+            let reason = match self.receive(&mut intake, &mut transfer).await {
                 Ok(()) => break,
                 Err(Interruption::Upstream(reason)) => reason,
                 Err(Interruption::Fatal(error)) => return Ended::Finally(self.fail(error)),
             };
-            match resumption.resume(intake.available, reason).await {
+            match resumption.resume(intake.available(), reason).await {
                 Ok(Resumed::Continues { body, skip, length }) => {
                     self.shared.metrics.resumes.inc();
-                    source = Upstreaming::new(body, skip, source.length.or(length));
+                    transfer = Transfer::new(body, skip, transfer.length().or(length));
                 }
                 Ok(Resumed::Changed(answer)) => {
                     self.begin_again(answer.upstream.name.clone());
@@ -206,7 +170,7 @@ impl Task {
                 Err(error) => return Ended::Finally(self.fail(error)),
             }
         }
-        let length = intake.available;
+        let length = intake.available();
         // An empty payload is what an overloaded manager makes of a delta it could not build (KB152365); only now is
         // the length of a response known that did not say it.
         if storable_length(flow.head.status, length, self.wanted.classified.class).is_err() {
@@ -215,7 +179,7 @@ impl Task {
             return Ended::Finally("unstorable");
         }
         self.show(Phase::Complete { flow: flow.clone(), length });
-        match intake.finish(self.new_object(&flow.head)).await {
+        match intake.finish(self.wanted.key.clone()).await {
             Ok(committed) => Ended::Finally(self.stored(&flow, committed).await),
             Err(error) => {
                 // Every follower has, or can still read, the right bytes; only the next client has to ask again.
@@ -227,49 +191,20 @@ impl Task {
     }
 
     /// Reads the body to its end.
-    async fn receive(&self, intake: &mut Intake, source: &mut Upstreaming) -> Result<(), Interruption> {
-        let memory = self.shared.store.chunk_memory();
-        let received = self.shared.metrics.upstream_bytes.with_label_values(&[&*intake.flow.head.upstream]);
-        loop {
-            let pressed = memory.tails_pressed();
-            intake.write_behind(pressed);
-            let most = if pressed { MAX_UNWRITTEN_PRESSED } else { MAX_UNWRITTEN };
-            if intake.unwritten_bytes + intake.disk.in_flight() >= most {
-                intake.disk_done().await?;
-                continue;
-            }
-            let piece = tokio::select! {
-                written = intake.disk_done(), if intake.disk.is_writing() => {
-                    written?;
-                    continue;
-                }
-                piece = timeout(self.upstreams.settings().idle_timeout, source.next()) => piece,
-            };
-            let mut piece = match piece {
-                Err(_) => return Err(Interruption::Upstream(Arc::from("no byte arrived in time"))),
-                Ok(Err(error)) => return Err(Interruption::Upstream(Arc::from(error.to_string()))),
-                Ok(Ok(None)) => return source.ended(intake.available),
-                Ok(Ok(Some(piece))) => piece,
-            };
+    async fn receive(&self, intake: &mut Intake, transfer: &mut Transfer) -> Result<(), Interruption> {
+        let flow = intake.flow().clone();
+        let received = self.shared.metrics.upstream_bytes.with_label_values(&[&*flow.head.upstream]);
+        let idle_timeout = self.upstreams.settings().idle_timeout;
+        while let Some(piece) = intake.next(transfer, idle_timeout).await? {
             received.inc_by(piece.len() as u64);
-            let known = source.skip.min(piece.len() as u64);
-            source.skip -= known;
-            // `known` is at most a piece's length, which is a usize.
-            let piece = piece.split_off(usize::try_from(known).unwrap_or(piece.len()));
-            if piece.is_empty() {
-                continue;
+            let Some(piece) = transfer.unknown(piece, intake.available())? else { continue };
+            if transfer.length().is_none() {
+                self.check_open_ended(intake.available() + piece.len() as u64)?;
             }
-            let available = intake.available + piece.len() as u64;
-            if source.length.is_some_and(|length| available > length) {
-                return Err(Interruption::Upstream(Arc::from("it sent more than it had promised")));
-            }
-            if source.length.is_none() {
-                self.check_open_ended(available)?;
-            }
-            let charge = memory.charge_tail(piece.len() as u64 + PIECE_OVERHEAD);
-            intake.push(piece, charge);
-            self.show(Phase::Receiving { flow: intake.flow.clone(), available });
+            intake.push(piece);
+            self.show(Phase::Receiving { flow: flow.clone(), available: intake.available() });
         }
+        transfer.ended(intake.available())
     }
 
     /// A response that never says where it ends may never do so: it must neither empty the store nor go on for nobody.
@@ -279,24 +214,11 @@ impl Task {
             return Err(Interruption::Fatal(FillError::OpenEnded));
         }
         // The register holds one receiver; every request and reader that follows holds another.
-        let followers = self.phase.receiver_count() - usize::from(self.is_registered());
+        let followers = self.phase.receiver_count() - usize::from(self.is_registered(&self.shared.lock()));
         if followers == 0 && self.wanted.classified.class == Class::Generic {
             return Err(Interruption::Fatal(FillError::Stopped));
         }
         Ok(())
-    }
-
-    fn new_object(&self, head: &Head) -> NewObject {
-        NewObject {
-            key: self.wanted.key.clone(),
-            selecting: head.selecting.encode(),
-            status: head.status,
-            headers: head.headers.clone(),
-            content_type: self.wanted.classified.content_type.clone(),
-            upstream: head.upstream.clone(),
-            request_time: head.request_time,
-            response_time: head.response_time,
-        }
     }
 
     async fn stored(&self, flow: &Flow, committed: Committed) -> &'static str {
@@ -386,8 +308,7 @@ impl Task {
     ) -> Option<Arc<Entry>> {
         let entry = {
             let mut running = self.shared.lock();
-            let standing = self.strike(&mut running);
-            (standing == Standing::Registered)
+            self.strike(&mut running)
                 .then(|| self.shared.cache.insert(object, selecting.clone(), classified.clone()))
         };
         if entry.is_none()
@@ -403,17 +324,13 @@ impl Task {
         self.strike(&mut self.shared.lock());
     }
 
-    fn strike(&self, running: &mut HashMap<FillKey, Fill>) -> Standing {
-        let key = self.register_key();
-        if !running.get(&key).is_some_and(|fill| fill.phase.same_channel(&self.phase.subscribe())) {
-            return Standing::Detached;
-        }
-        running.remove(&key);
-        Standing::Registered
+    /// Whether it was in the register until now.
+    fn strike(&self, running: &mut HashMap<FillKey, Fill>) -> bool {
+        self.is_registered(running) && running.remove(&self.register_key()).is_some()
     }
 
-    fn is_registered(&self) -> bool {
-        let running = self.shared.lock();
+    /// Whether this is still the fill that its key's requests join.
+    fn is_registered(&self, running: &HashMap<FillKey, Fill>) -> bool {
         let registered = running.get(&self.register_key());
         registered.is_some_and(|fill| fill.phase.same_channel(&self.phase.subscribe()))
     }
@@ -427,213 +344,5 @@ impl Drop for Task {
     /// However the task ends, also by a panic or with the runtime, its object can be filled again.
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-enum Interruption {
-    /// The rest may be had by asking again.
-    Upstream(Arc<str>),
-    /// There is no sense in going on.
-    Fatal(FillError),
-}
-
-impl From<StoreError> for Interruption {
-    fn from(error: StoreError) -> Self {
-        Self::Fatal(error.into())
-    }
-}
-
-/// A body on its way here.
-struct Upstreaming {
-    body: Incoming,
-    /// Bytes at its beginning that are there already.
-    skip: u64,
-    /// The complete content's length, where anyone said it.
-    length: Option<u64>,
-    /// Small pieces put together so far.
-    gathered: Vec<u8>,
-    /// What ended the body, if not its end.
-    broke: Option<hyper::Error>,
-}
-
-impl Upstreaming {
-    fn new(body: Incoming, skip: u64, length: Option<u64>) -> Self {
-        Self { body, skip, length, gathered: Vec::new(), broke: None }
-    }
-
-    /// The next bytes: what arrives in small pieces as one, so that a chatty upstream does not cost a wake-up of every
-    /// follower for each of its chunks. Safe to drop and call again: what was gathered stays.
-    async fn next(&mut self) -> Result<Option<Bytes>, hyper::Error> {
-        let mut yielded = false;
-        while self.gathered.len() < SMALL_PIECE {
-            let frame = match self.body.frame().now_or_never() {
-                Some(frame) => frame,
-                None if self.gathered.is_empty() => self.body.frame().await,
-                // hyper hands over one frame at a time: its task may have the next one at once.
-                None if !yielded => {
-                    yielded = true;
-                    yield_now().await;
-                    continue;
-                }
-                None => break,
-            };
-            yielded = false;
-            match frame {
-                None if self.gathered.is_empty() => return self.broke.take().map_or(Ok(None), Err),
-                None => break,
-                Some(Err(error)) => {
-                    // Told after the bytes before it, and by us: hyper tells it once.
-                    self.broke = Some(error);
-                    if self.gathered.is_empty() {
-                        continue;
-                    }
-                    break;
-                }
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if self.gathered.is_empty() && data.len() >= SMALL_PIECE => {
-                        return Ok(Some(data));
-                    }
-                    Ok(data) => self.gathered.extend_from_slice(&data),
-                    // Trailers say nothing that is kept.
-                    Err(_) => {}
-                },
-            }
-        }
-        Ok(Some(Bytes::from(std::mem::take(&mut self.gathered).into_boxed_slice())))
-    }
-
-    /// Judges the end of the body when `available` bytes of the content are there.
-    fn ended(&self, available: u64) -> Result<(), Interruption> {
-        if self.skip > 0 {
-            return Err(Interruption::Upstream(Arc::from(
-                "its answer was shorter than what it had sent before",
-            )));
-        }
-        if self.length.is_some_and(|length| length != available) {
-            return Err(Interruption::Upstream(Arc::from("the response ended before its length")));
-        }
-        Ok(())
-    }
-}
-
-/// What has arrived and where it goes.
-struct Intake {
-    flow: Arc<Flow>,
-    disk: Disk,
-    unwritten: Vec<Bytes>,
-    unwritten_bytes: u64,
-    available: u64,
-}
-
-/// A write in flight; it gives the writer back.
-type Write = Pin<Box<dyn Future<Output = (Writer, Result<u64, StoreError>)> + Send>>;
-
-enum Disk {
-    Idle(Writer),
-    Writing {
-        bytes: u64,
-        done: Write,
-    },
-    /// An error took the writer; its file is gone.
-    Lost,
-}
-
-impl Intake {
-    fn push(&mut self, piece: Bytes, charge: crate::store::Charge) {
-        self.available += piece.len() as u64;
-        self.unwritten_bytes += piece.len() as u64;
-        self.unwritten.push(piece.clone());
-        self.flow.push(piece, charge);
-    }
-
-    /// Gives the disk what is due: up to the next chunk's boundary, or whole blocks when memory is short.
-    fn write_behind(&mut self, pressed: bool) {
-        let from = self.available - self.unwritten_bytes;
-        let to_boundary = CHUNK - from % CHUNK;
-        let due = if self.unwritten_bytes >= to_boundary {
-            to_boundary
-        } else if pressed {
-            (self.available / BLOCK * BLOCK).saturating_sub(from)
-        } else {
-            0
-        };
-        if due > 0 && matches!(self.disk, Disk::Idle(_)) {
-            self.start_write(due);
-        }
-    }
-
-    fn start_write(&mut self, bytes: u64) {
-        let pieces = self.take_unwritten(bytes);
-        if let Disk::Idle(mut writer) = std::mem::replace(&mut self.disk, Disk::Lost) {
-            let done = Box::pin(async move {
-                let written = writer.write(pieces).await;
-                (writer, written)
-            });
-            self.disk = Disk::Writing { bytes, done };
-        }
-    }
-
-    fn take_unwritten(&mut self, bytes: u64) -> Vec<Bytes> {
-        let mut left = bytes;
-        let mut pieces = Vec::new();
-        let mut kept = Vec::new();
-        for mut piece in std::mem::take(&mut self.unwritten) {
-            let length = piece.len() as u64;
-            if left >= length {
-                left -= length;
-                pieces.push(piece);
-            } else {
-                if left > 0 {
-                    pieces.push(piece.split_to(usize::try_from(left).unwrap_or(piece.len())));
-                    left = 0;
-                }
-                kept.push(piece);
-            }
-        }
-        self.unwritten = kept;
-        self.unwritten_bytes -= bytes;
-        pieces
-    }
-
-    /// Waits for the write in flight, if there is one; safe to drop and call again.
-    async fn disk_done(&mut self) -> Result<(), StoreError> {
-        if let Disk::Writing { done, .. } = &mut self.disk {
-            let (writer, written) = done.await;
-            self.disk = Disk::Idle(writer);
-            self.flow.trim(written?);
-        }
-        Ok(())
-    }
-
-    /// Writes the rest and makes it an object.
-    async fn finish(mut self, object: NewObject) -> Result<Committed, StoreError> {
-        loop {
-            self.disk_done().await?;
-            self.write_behind(false);
-            if !self.disk.is_writing() {
-                break;
-            }
-        }
-        if self.unwritten_bytes > 0 {
-            self.start_write(self.unwritten_bytes);
-            self.disk_done().await?;
-        }
-        match self.disk {
-            Disk::Idle(mut writer) => {
-                self.flow.trim(writer.finish().await?);
-                writer.commit(object).await
-            }
-            Disk::Writing { .. } | Disk::Lost => Err(StoreError::Broken),
-        }
-    }
-}
-
-impl Disk {
-    fn is_writing(&self) -> bool {
-        matches!(self, Self::Writing { .. })
-    }
-
-    fn in_flight(&self) -> u64 {
-        if let Self::Writing { bytes, .. } = self { *bytes } else { 0 }
     }
 }

@@ -1,0 +1,140 @@
+//! Content on its way here from an upstream: one response body, read to its end. Owns what counts as that end, so that
+//! a body cut short, or one that goes on too long, is never taken for the whole; relies on hyper for its framing.
+//! Keeps nothing that has been read, and asks nobody for more: that is for `resume`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+use super::FillError;
+use crate::store::StoreError;
+
+/// Pieces below this many bytes are put together with what follows them at once.
+const SMALL_PIECE: usize = 16 << 10;
+
+/// A body on its way here.
+pub(super) struct Transfer {
+    body: Incoming,
+    /// Bytes at its beginning that are there already.
+    skip: u64,
+    /// The complete content's length, where anyone said it.
+    length: Option<u64>,
+    /// Small pieces put together so far.
+    gathered: Vec<u8>,
+    /// What ended the body, if not its end.
+    broke: Option<hyper::Error>,
+}
+
+/// What keeps a transfer from its end.
+pub(super) enum Interruption {
+    /// The rest may be had by asking again.
+    Upstream(Arc<str>),
+    /// There is no sense in going on.
+    Fatal(FillError),
+}
+
+impl From<StoreError> for Interruption {
+    fn from(error: StoreError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+impl Transfer {
+    pub(super) fn new(body: Incoming, skip: u64, length: Option<u64>) -> Self {
+        Self { body, skip, length, gathered: Vec::new(), broke: None }
+    }
+
+    /// The complete content's length, where anyone said it.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// The next bytes, or `None` at the body's end; an error if none arrive in `idle_timeout`. Safe to drop and call
+    /// again.
+    pub(super) async fn next(&mut self, idle_timeout: Duration) -> Result<Option<Bytes>, Interruption> {
+        match timeout(idle_timeout, self.gather()).await {
+            Err(_) => Err(Interruption::Upstream(Arc::from("no byte arrived in time"))),
+            Ok(Err(error)) => Err(Interruption::Upstream(Arc::from(error.to_string()))),
+            Ok(Ok(piece)) => Ok(piece),
+        }
+    }
+
+    /// What of `piece` is new, if anything is, when `available` bytes of the content are there.
+    pub(super) fn unknown(
+        &mut self,
+        mut piece: Bytes,
+        available: u64,
+    ) -> Result<Option<Bytes>, Interruption> {
+        let known = self.skip.min(piece.len() as u64);
+        self.skip -= known;
+        // `known` is at most a piece's length, which is a usize.
+        let piece = piece.split_off(usize::try_from(known).unwrap_or(piece.len()));
+        if piece.is_empty() {
+            return Ok(None);
+        }
+        if self.length.is_some_and(|length| available + piece.len() as u64 > length) {
+            return Err(Interruption::Upstream(Arc::from("it sent more than it had promised")));
+        }
+        Ok(Some(piece))
+    }
+
+    /// Judges the end of the body when `available` bytes of the content are there.
+    pub(super) fn ended(&self, available: u64) -> Result<(), Interruption> {
+        if self.skip > 0 {
+            return Err(Interruption::Upstream(Arc::from(
+                "its answer was shorter than what it had sent before",
+            )));
+        }
+        if self.length.is_some_and(|length| length != available) {
+            return Err(Interruption::Upstream(Arc::from("the response ended before its length")));
+        }
+        Ok(())
+    }
+
+    /// The next bytes: what arrives in small pieces as one, so that a chatty upstream does not cost a wake-up of every
+    /// follower for each of its chunks. Safe to drop and call again: what was gathered stays.
+    async fn gather(&mut self) -> Result<Option<Bytes>, hyper::Error> {
+        let mut yielded = false;
+        while self.gathered.len() < SMALL_PIECE {
+            let frame = match self.body.frame().now_or_never() {
+                Some(frame) => frame,
+                None if self.gathered.is_empty() => self.body.frame().await,
+                // hyper hands over one frame at a time: its task may have the next one at once.
+                None if !yielded => {
+                    yielded = true;
+                    yield_now().await;
+                    continue;
+                }
+                None => break,
+            };
+            yielded = false;
+            match frame {
+                None if self.gathered.is_empty() => return self.broke.take().map_or(Ok(None), Err),
+                None => break,
+                Some(Err(error)) => {
+                    // Told after the bytes before it, and by us: hyper tells it once.
+                    self.broke = Some(error);
+                    if self.gathered.is_empty() {
+                        continue;
+                    }
+                    break;
+                }
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if self.gathered.is_empty() && data.len() >= SMALL_PIECE => {
+                        return Ok(Some(data));
+                    }
+                    Ok(data) => self.gathered.extend_from_slice(&data),
+                    // Trailers say nothing that is kept.
+                    Err(_) => {}
+                },
+            }
+        }
+        Ok(Some(Bytes::from(std::mem::take(&mut self.gathered).into_boxed_slice())))
+    }
+}
