@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::Flow;
 use super::flow::Head;
-use super::source::{Interruption, Transfer};
+use super::transfer::{Interruption, Transfer};
 use crate::store::{BLOCK, CHUNK, Committed, NewObject, Store, StoreError, Writer};
 
 /// Bytes taken in ahead of the disk: past this the upstream has to wait, so that a slow disk costs no memory.

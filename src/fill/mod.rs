@@ -6,8 +6,8 @@ mod flow;
 mod intake;
 mod reader;
 mod resume;
-mod source;
 mod task;
+mod transfer;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 use super::flow::Head;
 use super::intake::Intake;
 use super::resume::{Resumed, Resumption};
-use super::source::{Interruption, Transfer};
+use super::transfer::{Interruption, Transfer};
 use super::{Fill, FillError, FillKey, Flow, Phase, Shared, Unshared, Wanted};
 use crate::cache::storable::{storable, storable_length};
 use crate::cache::validator::{confirms, validate};
