@@ -1,9 +1,11 @@
 //! The store's folder: which file is where, who may use it, and files on their way in or out.
 //!
-//!     lock            held (flock) by the one process that uses the folder
-//!     index.db        the index, with its -wal and -shm
-//!     blobs/ab/ab…    committed blobs
-//!     partial/<n>     half-written, or about to be removed; nothing in here outlives a restart
+//! ```text
+//! lock            held (flock) by the one process that uses the folder
+//! index.db        the index, with its -wal and -shm
+//! blobs/ab/ab…    committed blobs
+//! partial/<n>     half-written, or about to be removed; nothing in here outlives a restart
+//! ```
 //!
 //! A file enters blobs/ by a rename and leaves it by one, both on the index's thread; removing the bytes, which takes
 //! time for large files, happens in partial/ and elsewhere.

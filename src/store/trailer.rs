@@ -1,8 +1,10 @@
 //! What stands behind a blob's body in its file: the checksum of every block, the first object's record, and a footer
 //! of fixed size at the very end that finds them. Pure: bytes in, bytes out. All integers are little-endian:
 //!
-//!     body | SHA-256 (32) · XXH3-128 of each block (16 each) · record (4 + n)
-//!          | magic (8) · format (4) · block size (4) · body length (8) · trailer length (8) · XXH3-128 of both (16)
+//! ```text
+//! body | SHA-256 (32) · XXH3-128 of each block (16 each) · record (4 + n)
+//!      | magic (8) · format (4) · block size (4) · body length (8) · trailer length (8) · XXH3-128 of both (16)
+//! ```
 //!
 //! A change of this layout gets a new format number; a reader refuses numbers it does not know.
 
