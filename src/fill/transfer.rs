@@ -16,7 +16,7 @@ use super::FillError;
 use crate::store::StoreError;
 
 /// Pieces below this many bytes are put together with what follows them at once.
-const SMALL_PIECE: usize = 16 << 10;
+const SMALL_PIECE: usize = 64 << 10;
 
 /// A body on its way here.
 pub(super) struct Transfer {
@@ -125,14 +125,13 @@ impl Transfer {
                     }
                     break;
                 }
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if self.gathered.is_empty() && data.len() >= SMALL_PIECE => {
-                        return Ok(Some(data));
+                // A copy: a frame keeps the whole of hyper's read buffer, several times its size, and hyper reads into
+                // that again once it is let go. Trailers say nothing that is kept.
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.gathered.extend_from_slice(&data);
                     }
-                    Ok(data) => self.gathered.extend_from_slice(&data),
-                    // Trailers say nothing that is kept.
-                    Err(_) => {}
-                },
+                }
             }
         }
         Ok(Some(Bytes::from(std::mem::take(&mut self.gathered).into_boxed_slice())))
