@@ -140,6 +140,8 @@ pub struct Fill {
     pub head_timeout: Duration,
     /// Time without a byte after which an upstream's transfer counts as broken off; 1 s to 1 h.
     pub idle_timeout: Duration,
+    /// When to fetch what no client waits for.
+    pub finish: Finish,
     /// Attempts in a row without one new byte before a fill is given up, 1 to 100.
     pub attempts: u32,
     /// Fills at once, 1 to 65,536; further ones wait.
@@ -183,6 +185,17 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// `fill.finish`: when to fetch what no client waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// Always.
+    Always,
+    /// Once at least so many percent are there, 1 to 99.
+    Above(u8),
+    /// Never; what is there is kept for the next client.
+    Never,
 }
 
 /// `[[upstream]]`

@@ -14,7 +14,7 @@ use super::defaults::{self, Bounds};
 use super::document::{Document, Section};
 use super::units::{Size, Time};
 use super::{
-    Cache, Config, Fill, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, tables,
+    Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, tables,
 };
 
 impl Config {
@@ -118,6 +118,7 @@ fn fill(document: &mut Document) -> Fill {
         connect_timeout: time(&mut s, "connect_timeout", defaults::CONNECT_TIMEOUT),
         head_timeout: time(&mut s, "head_timeout", defaults::HEAD_TIMEOUT),
         idle_timeout: time(&mut s, "idle_timeout", defaults::IDLE_TIMEOUT),
+        finish: s.one("finish", finish).unwrap_or(Finish::Always),
         attempts: count(&mut s, "attempts", defaults::ATTEMPTS),
         max_concurrent: count(&mut s, "max_concurrent", defaults::MAX_CONCURRENT),
     };
@@ -157,6 +158,15 @@ pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, St
         let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
         format!("{text:?} is not one of {}", words.join(", "))
     })
+}
+
+fn finish(text: &str) -> Result<Finish, String> {
+    match (text, text.strip_suffix('%').map(str::parse)) {
+        ("always", _) => Ok(Finish::Always),
+        ("never", _) => Ok(Finish::Never),
+        (_, Some(Ok(percent @ 1..=99))) => Ok(Finish::Above(percent)),
+        _ => Err(format!("{text:?} is not \"always\", \"never\" or a share from 1% to 99%")),
+    }
 }
 
 fn size(s: &mut Section, key: &'static str, bounds: Bounds<u64>) -> u64 {

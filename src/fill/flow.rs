@@ -1,13 +1,18 @@
 //! The state of a fill that its followers see. A phase carries all that is true in it, so that a follower can end only
 //! on `Complete` or `Stored`, or with an error; when the fill's task vanishes, its channel closes and that is an error
-//! too. The tail is the newest bytes, in memory until they can be read from the store.
+//! too. The flow is the content: what is in the store, the runs of bytes that are arriving, each with its newest bytes
+//! in memory until they can be read from the store, and where readers are, which is the fill's demand.
 
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use tokio::sync::Notify;
 
+use super::plan::{NEAR, Span, View};
 use super::{FillError, Unshared};
 use crate::cache::{Entry, Freshness, Selecting, Unstorable};
 use crate::clock::UnixMillis;
@@ -19,12 +24,12 @@ use crate::store::{Charge, Partial};
 pub enum Phase {
     /// No response head yet.
     Asking,
-    /// Bytes arrive; the first `available` are there.
+    /// Bytes arrive.
     Receiving {
         /// Head and bytes.
         flow: Arc<Flow>,
-        /// Bytes that have arrived, from the first.
-        available: u64,
+        /// How many have arrived; of content without a length, from the first on.
+        arrived: u64,
     },
     /// Every byte has arrived.
     Complete {
@@ -63,8 +68,14 @@ pub struct Flow {
     /// Its complete length, where the upstream said it.
     pub length: Option<u64>,
     pub(super) partial: Arc<Partial>,
-    // Held to push, trim or clone one piece.
-    tail: Mutex<Tail>,
+    /// The upstream serves parts: bytes may arrive in any order.
+    in_parts: AtomicBool,
+    // Held to push, trim or clone one piece, or to look over runs and demands.
+    state: Mutex<State>,
+    /// For the fill's task: a reader wants what is not on its way to it.
+    wanted: Notify,
+    /// For runs that are held.
+    planned: Notify,
 }
 
 /// A shared response's head.
@@ -90,40 +101,269 @@ pub struct Head {
     pub response_time: UnixMillis,
 }
 
-/// The newest bytes: everything from `start` on that has arrived. Counted as chunk memory while it is held.
 #[derive(Debug, Default)]
-struct Tail {
-    start: u64,
+struct State {
+    runs: Vec<Run>,
+    demands: Vec<Demand>,
+    /// Number of the next run or demand.
+    next: u64,
+}
+
+/// Bytes arriving one after the other. Those from `span.start` on are in memory, and counted as chunk memory; those
+/// before are in the store.
+#[derive(Debug)]
+struct Run {
+    id: u64,
+    span: Span,
+    held: bool,
     pieces: VecDeque<(Bytes, Charge)>,
 }
 
+#[derive(Debug)]
+struct Demand {
+    id: u64,
+    range: Range<u64>,
+}
+
+/// What a reader wants, from where it is on, for as long as it is there.
+#[derive(Debug)]
+pub(super) struct Wants {
+    flow: Arc<Flow>,
+    id: u64,
+}
+
+/// Where the bytes at a position are.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// In memory: these and maybe more after them.
+    Memory(Bytes),
+    /// In the store.
+    Store,
+    /// Not here yet.
+    Missing,
+}
+
+/// The state of a run that its owner acts on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Course {
+    /// Where it ends; the maximum if nobody knows.
+    pub(super) until: u64,
+    /// Readers wait for other bytes first.
+    pub(super) held: bool,
+}
+
 impl Flow {
-    pub(super) fn new(head: Head, length: Option<u64>, partial: Arc<Partial>) -> Self {
-        Self { head, length, partial, tail: Mutex::default() }
-    }
-
-    pub(super) fn push(&self, piece: Bytes, charge: Charge) {
-        self.tail().pieces.push_back((piece, charge));
-    }
-
-    /// Lets go of pieces that end at or before `written`: they can be read from the store.
-    pub(super) fn trim(&self, written: u64) {
-        let mut tail = self.tail();
-        while let Some((piece, _)) = tail.pieces.front() {
-            let end = tail.start + piece.len() as u64;
-            if end > written {
-                break;
-            }
-            tail.start = end;
-            tail.pieces.pop_front();
+    pub(super) fn new(head: Head, length: Option<u64>, partial: Arc<Partial>, in_parts: bool) -> Self {
+        Self {
+            head,
+            length,
+            partial,
+            in_parts: AtomicBool::new(in_parts && length.is_some()),
+            state: Mutex::default(),
+            wanted: Notify::new(),
+            planned: Notify::new(),
         }
     }
 
-    /// The rest of the piece at `position`, if it is in the tail.
-    pub(super) fn tail_at(&self, position: u64) -> Option<Bytes> {
-        let tail = self.tail();
-        let mut start = tail.start;
-        for (piece, _) in tail.pieces.iter().take_while(|_| position >= tail.start) {
+    /// The upstream serves this content whole or not at all: the run that came first brings it to its end.
+    pub(super) fn not_in_parts(&self) {
+        self.in_parts.store(false, Ordering::Relaxed);
+        if let (Some(first), Some(length)) = (self.state().runs.first_mut(), self.length) {
+            first.span.until = length;
+        }
+    }
+
+    /// Begins a run; one that was to bring these bytes later ends where it begins.
+    pub(super) fn begin_run(&self, range: Range<u64>) -> u64 {
+        let mut state = self.state();
+        for run in &mut state.runs {
+            if run.span.position < range.start && range.start < run.span.until {
+                run.span.until = range.start;
+            }
+        }
+        state.next += 1;
+        let id = state.next;
+        let span = Span { start: range.start, position: range.start, until: range.end };
+        state.runs.push(Run { id, span, held: false, pieces: VecDeque::new() });
+        id
+    }
+
+    /// Where a run is to go.
+    pub(super) fn course(&self, run: u64) -> Course {
+        let state = self.state();
+        let run = state.runs.iter().find(|known| known.id == run);
+        run.map_or(Course { until: 0, held: false }, |run| Course { until: run.span.until, held: run.held })
+    }
+
+    /// Waits until a run need not wait for others.
+    pub(super) async fn released(&self, run: u64) {
+        loop {
+            let mut planned = std::pin::pin!(self.planned.notified());
+            planned.as_mut().enable();
+            if !self.course(run).held {
+                return;
+            }
+            planned.await;
+        }
+    }
+
+    /// Waits until a run is at its end, which the plan may have moved to where it is.
+    pub(super) async fn stopped(&self, run: u64) {
+        loop {
+            let mut planned = std::pin::pin!(self.planned.notified());
+            planned.as_mut().enable();
+            let goes_on = |known: &Run| known.id == run && known.span.position < known.span.until;
+            if !self.state().runs.iter().any(goes_on) {
+                return;
+            }
+            planned.await;
+        }
+    }
+
+    /// Ends every run where it is.
+    pub(super) fn stop(&self) {
+        for run in &mut self.state().runs {
+            run.span.until = run.span.position;
+            run.held = false;
+        }
+        self.planned.notify_waiters();
+    }
+
+    pub(super) fn push(&self, run: u64, piece: Bytes, charge: Charge) {
+        if let Some(run) = self.state().run(run) {
+            run.span.position += piece.len() as u64;
+            run.pieces.push_back((piece, charge));
+        }
+    }
+
+    /// Lets go of a run's pieces that end at or before `written`: they can be read from the store.
+    pub(super) fn trim(&self, run: u64, written: u64) {
+        let mut state = self.state();
+        let Some(run) = state.run(run) else { return };
+        while let Some((piece, _)) = run.pieces.front() {
+            let end = run.span.start + piece.len() as u64;
+            if end > written {
+                break;
+            }
+            run.span.start = end;
+            run.pieces.pop_front();
+        }
+    }
+
+    /// Ends a run: all of it is in the store, or lost.
+    pub(super) fn end_run(&self, run: u64) {
+        self.state().runs.retain(|known| known.id != run);
+    }
+
+    /// How many runs there are.
+    pub(super) fn runs(&self) -> usize {
+        self.state().runs.len()
+    }
+
+    /// What to fetch next, if anything; says of every run whether it has to wait for others. Of what no reader wants,
+    /// something only if `background`.
+    pub(super) fn plan(&self, background: bool) -> Option<Range<u64>> {
+        let mut state = self.state();
+        let state = &mut *state;
+        let spans: Vec<_> = state.runs.iter().map(|run| run.span).collect();
+        let demands: Vec<_> = state.demands.iter().map(|demand| demand.range.clone()).collect();
+        let missing = |range| self.partial.missing(range);
+        let view = View { length: self.length?, runs: &spans, demands: &demands, missing: &missing };
+        for (run, held) in state.runs.iter_mut().zip(view.held()) {
+            run.held = held;
+        }
+        self.planned.notify_waiters();
+        if spans.is_empty() || self.in_parts.load(Ordering::Relaxed) { view.next(background) } else { None }
+    }
+
+    /// Waits until a reader wants something that is not on its way, or one less wants anything.
+    pub(super) async fn demanded(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// Whether a reader is there.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.state().demands.is_empty()
+    }
+
+    /// Notes what a reader is there for.
+    pub(super) fn want(self: &Arc<Self>, range: Range<u64>) -> Wants {
+        let mut state = self.state();
+        state.next += 1;
+        let id = state.next;
+        state.demands.push(Demand { id, range });
+        drop(state);
+        self.wanted.notify_one();
+        Wants { flow: self.clone(), id }
+    }
+
+    /// Where the bytes at `position` are.
+    pub(super) fn place(&self, position: u64) -> Place {
+        let state = self.state();
+        for run in &state.runs {
+            if (run.span.start..run.span.position).contains(&position) {
+                return run.piece_at(position).map_or(Place::Missing, Place::Memory);
+            }
+        }
+        drop(state);
+        if self.partial.readable(position) > position { Place::Store } else { Place::Missing }
+    }
+
+    /// The first byte of `range` that is not here.
+    pub(super) fn first_missing(&self, range: Range<u64>) -> Option<u64> {
+        let mut at = range.start;
+        while at < range.end {
+            let state = self.state();
+            let here = |run: &&Run| (run.span.start..run.span.position).contains(&at);
+            let arrived = state.runs.iter().find(here).map(|run| run.span.position);
+            drop(state);
+            at = match arrived {
+                Some(position) => position,
+                None => match self.partial.readable(at) {
+                    readable if readable > at => readable,
+                    _ => return Some(at),
+                },
+            };
+        }
+        None
+    }
+
+    /// How many bytes of `range` are here.
+    pub fn present(&self, range: Range<u64>) -> u64 {
+        let state = self.state();
+        let arriving = state
+            .runs
+            .iter()
+            .map(|run| run.span.position.min(range.end).saturating_sub(run.span.start.max(range.start)));
+        let mut present: u64 = arriving.sum();
+        let mut at = range.start;
+        while at < range.end {
+            let readable = self.partial.readable(at).min(range.end);
+            present += readable - at;
+            match self.partial.missing(readable..range.end) {
+                Some(missing) => at = missing.end,
+                None => break,
+            }
+        }
+        present.min(range.end.saturating_sub(range.start))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn run(&mut self, id: u64) -> Option<&mut Run> {
+        self.runs.iter_mut().find(|run| run.id == id)
+    }
+}
+
+impl Run {
+    /// The rest of the piece at `position`.
+    fn piece_at(&self, position: u64) -> Option<Bytes> {
+        let mut start = self.span.start;
+        for (piece, _) in &self.pieces {
             let end = start + piece.len() as u64;
             if position < end {
                 return usize::try_from(position - start).ok().map(|offset| piece.slice(offset..));
@@ -132,8 +372,26 @@ impl Flow {
         }
         None
     }
+}
 
-    fn tail(&self) -> MutexGuard<'_, Tail> {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+impl Wants {
+    /// The reader stands at `position` and waits.
+    pub(super) fn waits_at(&self, position: u64) {
+        let mut state = self.flow.state();
+        if let Some(demand) = state.demands.iter_mut().find(|demand| demand.id == self.id) {
+            demand.range.start = position;
+        }
+        let comes = state.runs.iter().any(|run| !run.held && run.span.brings_soon(position, NEAR));
+        drop(state);
+        if !comes {
+            self.flow.wanted.notify_one();
+        }
+    }
+}
+
+impl Drop for Wants {
+    fn drop(&mut self) {
+        self.flow.state().demands.retain(|demand| demand.id != self.id);
+        self.flow.wanted.notify_one();
     }
 }

@@ -1,7 +1,9 @@
-//! What has arrived of a fill's content: in memory for its followers at once, on disk behind them, a chunk at a time
-//! while memory allows. Owns the writer and the bound on bytes taken in ahead of it; relies on the store to count and
-//! keep them. Knows no phase and no upstream's ways: when followers are told, and whether to go on, the task says.
+//! What has arrived of one run of a fill's content: in memory for its followers at once, on disk behind them, a chunk
+//! at a time while memory allows. Owns the run's segment of the file and the bound on bytes taken in ahead of it;
+//! relies on the store to count and keep them. Knows no phase and no upstream's ways: when followers are told, and
+//! whether to go on, `run` and `task` say.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Flow;
-use super::flow::Head;
+use super::flow::Course;
 use super::transfer::{Interruption, Transfer};
-use crate::store::{BLOCK, CHUNK, Committed, NewObject, Store, StoreError, Writer};
+use crate::store::{BLOCK, CHUNK, Segment, Store, StoreError};
 
 /// Bytes taken in ahead of the disk: past this the upstream has to wait, so that a slow disk costs no memory.
 const MAX_UNWRITTEN: u64 = 2 * CHUNK;
@@ -26,39 +28,63 @@ const PIECE_OVERHEAD: u64 = 128;
 /// What has arrived and where it goes.
 pub(super) struct Intake {
     flow: Arc<Flow>,
+    run: u64,
     store: Arc<Store>,
     disk: Disk,
     unwritten: Vec<Bytes>,
     unwritten_bytes: u64,
-    available: u64,
+    position: u64,
 }
 
-/// A write in flight; it gives the writer back.
-type Write = Pin<Box<dyn Future<Output = (Writer, Result<u64, StoreError>)> + Send>>;
+/// A write in flight; it gives the segment back.
+type Write = Pin<Box<dyn Future<Output = (Segment, Result<u64, StoreError>)> + Send>>;
 
 enum Disk {
-    Idle(Writer),
+    Idle(Segment),
     Writing {
         bytes: u64,
         done: Write,
     },
-    /// An error took the writer; its file is gone.
+    /// An error took the segment.
     Lost,
 }
 
 impl Intake {
-    pub(super) fn new(flow: Arc<Flow>, writer: Writer, store: Arc<Store>) -> Self {
-        let disk = Disk::Idle(writer);
-        Self { flow, store, disk, unwritten: Vec::new(), unwritten_bytes: 0, available: 0 }
+    /// For what arrives from the begin of `range` on, where `segment` is.
+    pub(super) fn new(flow: Arc<Flow>, range: Range<u64>, segment: Segment, store: Arc<Store>) -> Self {
+        let position = range.start;
+        let run = flow.begin_run(range);
+        let disk = Disk::Idle(segment);
+        Self { flow, run, store, disk, unwritten: Vec::new(), unwritten_bytes: 0, position }
     }
 
     pub(super) fn flow(&self) -> &Arc<Flow> {
         &self.flow
     }
 
-    /// Bytes of the content that have arrived, from the first.
-    pub(super) fn available(&self) -> u64 {
-        self.available
+    /// The run's number in the flow.
+    pub(super) fn run(&self) -> u64 {
+        self.run
+    }
+
+    /// Where the next byte goes.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Where this ends, and whether it has to wait.
+    pub(super) fn course(&self) -> Course {
+        self.flow.course(self.run)
+    }
+
+    /// Whether other runs bring bytes of the same content.
+    pub(super) fn others(&self) -> bool {
+        self.flow.runs() > 1
+    }
+
+    /// Waits until readers do not want other bytes first.
+    pub(super) async fn released(&mut self) {
+        self.flow.released(self.run).await;
     }
 
     /// The next bytes of `transfer`, when there is room for them, or `None` at its end. Writes behind meanwhile.
@@ -86,14 +112,14 @@ impl Intake {
     pub(super) fn push(&mut self, piece: Bytes) {
         let length = piece.len() as u64;
         let charge = self.store.chunk_memory().charge_tail(length + PIECE_OVERHEAD);
-        self.available += length;
+        self.position += length;
         self.unwritten_bytes += length;
         self.unwritten.push(piece.clone());
-        self.flow.push(piece, charge);
+        self.flow.push(self.run, piece, charge);
     }
 
-    /// Writes the rest and makes it the object of `key`.
-    pub(super) async fn finish(mut self, key: Arc<str>) -> Result<Committed, StoreError> {
+    /// Writes the rest. Gives the segment back, which ends the content if that did not say its length.
+    pub(super) async fn finish(mut self) -> Result<Segment, StoreError> {
         loop {
             self.disk_done().await?;
             self.write_behind(false);
@@ -105,10 +131,10 @@ impl Intake {
             self.start_write(self.unwritten_bytes);
             self.disk_done().await?;
         }
-        match self.disk {
-            Disk::Idle(mut writer) => {
-                self.flow.trim(writer.finish().await?);
-                writer.commit(new_object(key, &self.flow.head)).await
+        match std::mem::replace(&mut self.disk, Disk::Lost) {
+            Disk::Idle(mut segment) => {
+                segment.end()?;
+                Ok(segment)
             }
             Disk::Writing { .. } | Disk::Lost => Err(StoreError::Broken),
         }
@@ -116,12 +142,12 @@ impl Intake {
 
     /// Gives the disk what is due: up to the next chunk's boundary, or whole blocks when memory is short.
     fn write_behind(&mut self, pressed: bool) {
-        let from = self.available - self.unwritten_bytes;
+        let from = self.position - self.unwritten_bytes;
         let to_boundary = CHUNK - from % CHUNK;
         let due = if self.unwritten_bytes >= to_boundary {
             to_boundary
         } else if pressed {
-            (self.available / BLOCK * BLOCK).saturating_sub(from)
+            (self.position / BLOCK * BLOCK).saturating_sub(from)
         } else {
             0
         };
@@ -132,10 +158,10 @@ impl Intake {
 
     fn start_write(&mut self, bytes: u64) {
         let pieces = self.take_unwritten(bytes);
-        if let Disk::Idle(mut writer) = std::mem::replace(&mut self.disk, Disk::Lost) {
+        if let Disk::Idle(mut segment) = std::mem::replace(&mut self.disk, Disk::Lost) {
             let done = Box::pin(async move {
-                let written = writer.write(pieces).await;
-                (writer, written)
+                let written = segment.write(pieces).await;
+                (segment, written)
             });
             self.disk = Disk::Writing { bytes, done };
         }
@@ -166,11 +192,18 @@ impl Intake {
     /// Waits for the write in flight, if there is one; safe to drop and call again.
     async fn disk_done(&mut self) -> Result<(), StoreError> {
         if let Disk::Writing { done, .. } = &mut self.disk {
-            let (writer, written) = done.await;
-            self.disk = Disk::Idle(writer);
-            self.flow.trim(written?);
+            let (segment, written) = done.await;
+            self.disk = Disk::Idle(segment);
+            self.flow.trim(self.run, written?);
         }
         Ok(())
+    }
+}
+
+impl Drop for Intake {
+    /// However it ends: what is not in the store by now, followers can no longer have from here.
+    fn drop(&mut self) {
+        self.flow.end_run(self.run);
     }
 }
 
@@ -181,18 +214,5 @@ impl Disk {
 
     fn in_flight(&self) -> u64 {
         if let Self::Writing { bytes, .. } = self { *bytes } else { 0 }
-    }
-}
-
-fn new_object(key: Arc<str>, head: &Head) -> NewObject {
-    NewObject {
-        key,
-        selecting: head.selecting.encode(),
-        status: head.status,
-        headers: head.headers.clone(),
-        content_type: head.classified.content_type.clone(),
-        upstream: head.upstream.clone(),
-        request_time: head.request_time,
-        response_time: head.response_time,
     }
 }

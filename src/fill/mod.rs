@@ -2,10 +2,14 @@
 //! fills and their tasks; relies on `upstream` for bytes, on `store` to keep them, on `cache` to make them found.
 //! A fill knows no client: it ends when its object does, whoever is still there.
 
+mod begin;
+mod fetch;
 mod flow;
 mod intake;
+mod plan;
 mod reader;
 mod resume;
+mod run;
 mod task;
 mod transfer;
 
@@ -18,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
+pub use self::begin::Part;
 pub use self::flow::{Flow, Phase};
 pub use self::reader::{Reader, TransferError};
 use crate::cache::{Cache, CacheControl, Entry, Unstorable, Verdict};
@@ -29,7 +34,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::{Answer, UpstreamError, Upstreams};
 
 /// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
-const OUTCOMES: [&str; 17] = [
+const OUTCOMES: [&str; 18] = [
     "stored",
     "deduplicated",
     "not-modified",
@@ -38,6 +43,7 @@ const OUTCOMES: [&str; 17] = [
     "outdated",
     "store",
     "stopped",
+    "abandoned",
     "changed",
     "open-ended",
     "connect",
@@ -68,6 +74,8 @@ pub struct Wanted {
     pub classified: Classified,
     /// The stored response to revalidate, if there is one.
     pub stale: Option<Arc<Entry>>,
+    /// What of it the client waits for, if not everything.
+    pub part: Option<Part>,
 }
 
 /// One download of one object, as those who follow it see it.
@@ -126,6 +134,9 @@ pub enum FillError {
     /// The store failed.
     #[error("the store failed: {0}")]
     Store(Arc<str>),
+    /// Nobody wanted the rest, and `fill.finish` does not ask for it. What came is kept for the next fill.
+    #[error("nobody wanted the rest")]
+    Abandoned,
     /// The fill's task ended without an outcome: the relay is stopping.
     #[error("the fill was stopped")]
     Stopped,
@@ -141,6 +152,7 @@ impl FillError {
             Self::Changed { .. } => "changed",
             Self::OpenEnded => "open-ended",
             Self::Store(_) => "store",
+            Self::Abandoned => "abandoned",
             Self::Stopped => "stopped",
         }
     }
@@ -261,13 +273,13 @@ impl Fill {
         }
     }
 
-    /// Waits until at least `bytes` have arrived or the fill has ended, and tells the complete length if it is known
-    /// by then: for a range of content whose length its upstream did not say.
+    /// Waits until the first `bytes` have arrived or the fill has ended, and tells the complete length if it is known
+    /// by then: for content whose length its upstream did not say, which arrives in order.
     pub async fn arrived(&self, bytes: u64) -> Arrived {
         let mut phase = self.phase.clone();
         let there = phase.wait_for(|phase| match phase {
             Phase::Asking => false,
-            Phase::Receiving { available, .. } => *available >= bytes,
+            Phase::Receiving { arrived, .. } => *arrived >= bytes,
             _ => true,
         });
         match there.await.as_deref() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::flow::{Place, Wants};
 use super::{Fill, FillError, Flow, Phase};
 use crate::store::{ReadError, Source, Store};
 
@@ -22,7 +23,7 @@ pub struct Reader {
 #[derive(Debug)]
 enum From {
     Stored(Source),
-    Arriving { flow: Arc<Flow>, phase: watch::Receiver<Phase> },
+    Arriving { flow: Arc<Flow>, phase: watch::Receiver<Phase>, wants: Wants },
 }
 
 /// A transfer that must not look like a whole one.
@@ -52,7 +53,31 @@ impl Reader {
     /// Reads what a fill brings from `start` to `end`, or to the end of the content.
     pub fn following(store: Arc<Store>, fill: &Fill, flow: Arc<Flow>, start: u64, end: Option<u64>) -> Self {
         let end = end.or(flow.length);
-        Self { store, from: From::Arriving { flow, phase: fill.phase.clone() }, position: start, end }
+        let wants = flow.want(start..end.unwrap_or(u64::MAX));
+        let from = From::Arriving { flow, phase: fill.phase.clone(), wants };
+        Self { store, from, position: start, end }
+    }
+
+    /// Waits until the next `bytes`, or all that there are, are at hand.
+    ///
+    /// # Errors
+    /// When they cannot be had.
+    pub async fn at_hand(&mut self, bytes: u64) -> Result<(), FillError> {
+        let From::Arriving { flow, phase, wants } = &mut self.from else { return Ok(()) };
+        let (begin, end) = (self.position, self.end.unwrap_or(u64::MAX));
+        let wanted = begin..end.min(begin.saturating_add(bytes));
+        loop {
+            match &*phase.borrow_and_update() {
+                Phase::Receiving { .. } => {}
+                Phase::Failed { error } => return Err(error.clone()),
+                _ => return Ok(()),
+            }
+            match flow.first_missing(wanted.clone()) {
+                None => return Ok(()),
+                Some(missing) => wants.waits_at(missing),
+            }
+            phase.changed().await.map_err(|_| FillError::Stopped)?;
+        }
     }
 
     /// The next piece, never empty; `None` at the end.
@@ -78,54 +103,61 @@ impl Reader {
             if self.end.is_some_and(|end| self.position >= end) {
                 return Ok(None);
             }
-            let (flow, phase) = match &mut self.from {
+            let (flow, phase, wants) = match &mut self.from {
                 From::Stored(source) => {
                     return match self.store.read_hot(source, self.position) {
                         Some(piece) => Ok(Some(piece)),
                         None => Ok(Some(self.store.read(source, self.position).await?)),
                     };
                 }
-                From::Arriving { flow, phase } => (flow, phase),
+                From::Arriving { flow, phase, wants } => (flow, phase, wants),
             };
-            let next = match &*phase.borrow_and_update() {
-                Phase::Receiving { available, .. } if self.position < *available => Next::Read,
-                Phase::Receiving { .. } => Next::Wait,
-                Phase::Complete { length, .. } if self.position < *length => Next::Read,
-                Phase::Complete { .. } => Next::End,
-                Phase::Stored { entry } => Next::Switch(entry.source()),
+            let whole = match &*phase.borrow_and_update() {
+                Phase::Receiving { .. } => None,
+                Phase::Complete { length, .. } => Some(Whole::Arrived(*length)),
+                Phase::Stored { entry } => Some(Whole::Stored(entry.source())),
                 Phase::Failed { error } => return Err(error.clone().into()),
                 // Phases that come before content, or instead of it; this reader has seen content.
                 Phase::Asking | Phase::NotModified { .. } | Phase::Unshared { .. } => {
                     return Err(FillError::Stopped.into());
                 }
             };
-            match next {
-                Next::End => return Ok(None),
-                Next::Switch(source) => {
+            match whole {
+                Some(Whole::Stored(source)) => {
                     let Source::Blob { len, .. } = source else { return Err(FillError::Stopped.into()) };
                     self.end = Some(self.end.map_or(len, |end| end.min(len)));
                     self.from = From::Stored(source);
+                    continue;
                 }
-                Next::Read => {
-                    // What left the tail since has been written before: the store has it.
-                    return match flow.tail_at(self.position) {
-                        Some(piece) => Ok(Some(piece)),
-                        None => {
-                            let source = Source::Partial(flow.partial.clone());
-                            Ok(Some(self.store.read(&source, self.position).await?))
+                Some(Whole::Arrived(length)) if self.position >= length => return Ok(None),
+                Some(Whole::Arrived(_)) | None => {}
+            }
+            match flow.place(self.position) {
+                Place::Memory(piece) => return Ok(Some(piece)),
+                Place::Store => {
+                    let source = Source::Partial(flow.partial.clone());
+                    match self.store.read(&source, self.position).await {
+                        Ok(piece) => return Ok(Some(piece)),
+                        // What an earlier process wrote did not all reach the disk, or it rotted: fetched again.
+                        Err(ReadError::Damaged { .. }) if whole.is_none() => {
+                            flow.partial.forget_chunk(self.position);
                         }
-                    };
+                        Err(ReadError::OutOfRange { .. }) if whole.is_none() => {}
+                        Err(error) => return Err(error.into()),
+                    }
                 }
-                // The task that fills is gone without a word: that is not an end.
-                Next::Wait => phase.changed().await.map_err(|_| FillError::Stopped)?,
+                Place::Missing => {
+                    wants.waits_at(self.position);
+                    // The task that fills is gone without a word: that is not an end.
+                    phase.changed().await.map_err(|_| FillError::Stopped)?;
+                }
             }
         }
     }
 }
 
-enum Next {
-    Read,
-    Wait,
-    End,
-    Switch(Source),
+/// Every byte has arrived.
+enum Whole {
+    Arrived(u64),
+    Stored(Source),
 }

@@ -1,7 +1,9 @@
-//! What to do when an upstream breaks off: ask the same upstream for the rest of the same bytes. Owns the rule that
+//! Asking an upstream for other bytes of the content it has begun to send: the rest after it broke off, or a part that
+//! readers need first. Owns the rule that
 //! bytes of two versions or two managers are never mixed: only a strong validator, sent as `If-Range` and found again
 //! in the answer, joins two transfers (RFC 9110 §13.1.5, RFC 9111 §3.4).
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::sleep;
 
-use super::{FillError, Flow};
+use super::FillError;
 use crate::cache::validator::strong_validator;
 use crate::upstream::{Answer, Outgoing, Upstream, UpstreamError, Upstreams};
 
@@ -20,7 +22,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// The longest wait: a manager that restarts is met soon after it is back.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Resumes one fill as often as it breaks, as long as it gets on.
+/// Asks for the bytes of one run as often as it breaks, as long as it gets on.
 pub(super) struct Resumption<'a> {
     upstreams: &'a Upstreams,
     upstream: Arc<Upstream>,
@@ -33,14 +35,14 @@ pub(super) struct Resumption<'a> {
 }
 
 pub(super) enum Resumed {
-    /// The same content goes on.
+    /// The same content, from the position asked for.
     Continues {
         /// Where.
         body: Incoming,
-        /// Bytes at its beginning that are there already.
+        /// Bytes at its beginning that come before that position: it is all of the content.
         skip: u64,
-        /// The complete length, if that is known now.
-        length: Option<u64>,
+        /// Where in the content it ends, if that is known now.
+        end: Option<u64>,
     },
     /// The upstream has other content now: this is it.
     Changed(Answer),
@@ -51,31 +53,31 @@ impl<'a> Resumption<'a> {
         upstreams: &'a Upstreams,
         upstream: Arc<Upstream>,
         outgoing: Outgoing,
-        flow: &'a Flow,
+        headers: &'a HeaderMap,
+        length: Option<u64>,
     ) -> Self {
-        let headers = &flow.head.headers;
         let validator = strong_validator(headers);
-        let length = flow.length;
         Self { upstreams, upstream, outgoing, validator, headers, length, fruitless: 0, reached: 0 }
     }
 
-    /// Finds the rest after the first `available` bytes. `reason` says what broke the transfer.
+    /// Asks for `range`, to the content's end if it ends there. `reason` says what broke the transfer, if that is why.
     pub(super) async fn resume(
         &mut self,
-        available: u64,
-        mut reason: Arc<str>,
+        range: Range<u64>,
+        reason: Option<Arc<str>>,
     ) -> Result<Resumed, FillError> {
-        if available > self.reached {
-            self.reached = available;
+        if range.start > self.reached {
+            self.reached = range.start;
             self.fruitless = 0;
         }
+        let mut reason = reason.unwrap_or_else(|| Arc::from("a part was needed first"));
         loop {
             let broken_off = |reason: Arc<str>| FillError::BrokenOff {
                 upstream: self.upstream.name.clone(),
-                at: available,
+                at: range.start,
                 reason,
             };
-            if available > 0 && self.validator.is_none() {
+            if range.start > 0 && self.validator.is_none() {
                 return Err(broken_off(Arc::from(format!("{reason}; it has no strong validator"))));
             }
             if self.fruitless >= self.upstreams.settings().attempts {
@@ -85,55 +87,66 @@ impl<'a> Resumption<'a> {
                 sleep(wait_before(self.fruitless)).await;
             }
             self.fruitless += 1;
-            tracing::info!(upstream = &*self.upstream.name, available, %reason, "resuming");
-            match self.upstreams.ask_one(&self.upstream, &self.request(available)).await {
-                Err(error @ UpstreamError::Request { .. }) => return Err(error.into()),
-                Err(error) => reason = Arc::from(error.to_string()),
-                Ok(answer) => match self.judge(answer, available) {
-                    Judged::Resumed(resumed) => return Ok(resumed),
-                    Judged::Unusable(why) => reason = why,
-                },
+            tracing::info!(upstream = &*self.upstream.name, from = range.start, %reason, "resuming");
+            match self.ask(&range).await? {
+                Ok(resumed) => return Ok(resumed),
+                Err(why) => reason = why,
             }
         }
     }
 
-    fn request(&self, available: u64) -> Outgoing {
+    /// Asks for `range` once. The inner error says why another attempt may do better.
+    pub(super) async fn ask(&self, range: &Range<u64>) -> Result<Result<Resumed, Arc<str>>, FillError> {
+        match self.upstreams.ask_one(&self.upstream, &self.request(range)).await {
+            Err(error @ UpstreamError::Request { .. }) => Err(error.into()),
+            Err(error) => Ok(Err(Arc::from(error.to_string()))),
+            Ok(answer) => Ok(self.judge(answer, range)),
+        }
+    }
+
+    fn request(&self, range: &Range<u64>) -> Outgoing {
         let mut outgoing = self.outgoing.clone();
-        if let (true, Some(validator)) = (available > 0, &self.validator)
-            && let Ok(range) = HeaderValue::from_str(&format!("bytes={available}-"))
+        let part = if self.length.is_none_or(|length| range.end >= length) {
+            (range.start > 0).then(|| format!("bytes={}-", range.start))
+        } else {
+            Some(format!("bytes={}-{}", range.start, range.end.saturating_sub(1)))
+        };
+        if let (Some(part), Some(validator)) = (part, &self.validator)
+            && let Ok(part) = HeaderValue::from_str(&part)
         {
-            outgoing.headers.insert(header::RANGE, range);
+            outgoing.headers.insert(header::RANGE, part);
             outgoing.headers.insert(header::IF_RANGE, validator.clone());
         }
         outgoing
     }
 
-    fn judge(&self, answer: Answer, available: u64) -> Judged {
+    fn judge(&self, answer: Answer, range: &Range<u64>) -> Result<Resumed, Arc<str>> {
         let status = answer.response.status();
         let theirs = answer.response.headers();
         match status {
             StatusCode::PARTIAL_CONTENT if !self.is_same(theirs) => {
-                Judged::Unusable(Arc::from("its partial response is of other content"))
+                Err(Arc::from("its partial response is of other content"))
             }
-            StatusCode::PARTIAL_CONTENT => match continues_at(theirs, available, self.length) {
-                Some(length) => {
-                    let body = answer.response.into_body();
-                    Judged::Resumed(Resumed::Continues { body, skip: 0, length })
-                }
-                None => Judged::Unusable(Arc::from("its partial response is not the range asked for")),
+            StatusCode::PARTIAL_CONTENT => match ContentRange::of(theirs) {
+                Some(part) if part.is_from(range, self.length) => Ok(Resumed::Continues {
+                    body: answer.response.into_body(),
+                    skip: 0,
+                    end: part.complete.or(self.length).map(|_| part.bytes.end),
+                }),
+                _ => Err(Arc::from("its partial response is not the range asked for")),
             },
             StatusCode::OK => {
                 let length = answer.response.body().size_hint().exact();
                 let same = self.validator.is_some() && strong_validator(theirs) == self.validator;
                 if same && length == self.length {
                     let body = answer.response.into_body();
-                    Judged::Resumed(Resumed::Continues { body, skip: available, length })
+                    Ok(Resumed::Continues { body, skip: range.start, end: length })
                 } else {
-                    Judged::Resumed(Resumed::Changed(answer))
+                    Ok(Resumed::Changed(answer))
                 }
             }
-            StatusCode::NOT_FOUND | StatusCode::GONE => Judged::Resumed(Resumed::Changed(answer)),
-            status => Judged::Unusable(Arc::from(format!("it answered {status}"))),
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Resumed::Changed(answer)),
+            status => Err(Arc::from(format!("it answered {status}"))),
         }
     }
 
@@ -147,26 +160,41 @@ impl<'a> Resumption<'a> {
     }
 }
 
-enum Judged {
-    Resumed(Resumed),
-    Unusable(Arc<str>),
+/// What a `206` says it is of.
+#[derive(Debug, PartialEq)]
+pub(super) struct ContentRange {
+    /// The bytes it has; never none.
+    pub(super) bytes: Range<u64>,
+    /// The complete length, if that is known.
+    pub(super) complete: Option<u64>,
 }
 
-/// The complete length after `Content-Range`, if that says: from `available` to the end, of as many bytes as were
-/// promised. `Some(None)` if nobody said how many.
-fn continues_at(headers: &HeaderMap, available: u64, length: Option<u64>) -> Option<Option<u64>> {
-    let range = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
-    let (span, total) = range.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = span.split_once('-')?;
-    let first: u64 = first.trim().parse().ok()?;
-    let end = last.trim().parse::<u64>().ok()?.checked_add(1)?;
-    let total = match total.trim() {
-        "*" => None,
-        total => Some(total.parse::<u64>().ok()?),
-    };
-    let as_promised = length.is_none() || total == length;
-    let to_the_end = total.is_none_or(|total| end == total);
-    (first == available && as_promised && to_the_end).then_some(total)
+impl ContentRange {
+    /// Reads `Content-Range` (RFC 9110 §14.4); `None` if it is not of bytes, or not possible.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        let range = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
+        let (span, total) = range.strip_prefix("bytes ")?.split_once('/')?;
+        let (first, last) = span.split_once('-')?;
+        let bytes = first.trim().parse().ok()?..last.trim().parse::<u64>().ok()?.checked_add(1)?;
+        let complete = match total.trim() {
+            "*" => None,
+            total => Some(total.parse::<u64>().ok()?),
+        };
+        (bytes.start < bytes.end && complete.is_none_or(|complete| bytes.end <= complete))
+            .then_some(Self { bytes, complete })
+    }
+
+    /// Whether it begins where `range` does and does not go past its end, of content as long as was promised. Where
+    /// nobody knows the length, it must go to the end.
+    fn is_from(&self, range: &Range<u64>, length: Option<u64>) -> bool {
+        self.bytes.start == range.start
+            && match (self.complete, length) {
+                (complete, Some(length)) => {
+                    complete.is_none_or(|complete| complete == length) && self.bytes.end <= range.end
+                }
+                (complete, None) => complete.is_none_or(|complete| complete == self.bytes.end),
+            }
+    }
 }
 
 fn wait_before(attempt: u32) -> Duration {
@@ -178,26 +206,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_rest_of_the_same_length_continues_a_transfer() {
-        let continues = |range: &'static str, length| {
-            let headers = HeaderMap::from_iter([(header::CONTENT_RANGE, HeaderValue::from_static(range))]);
-            continues_at(&headers, 100, length)
+    fn only_what_was_asked_for_of_the_same_length_continues_a_transfer() {
+        let part = |range: &'static str| {
+            ContentRange::of(&HeaderMap::from_iter([(
+                header::CONTENT_RANGE,
+                HeaderValue::from_static(range),
+            )]))
         };
-        assert_eq!(continues("bytes 100-199/200", Some(200)), Some(Some(200)));
-        assert_eq!(continues("bytes 100-199/200", None), Some(Some(200)));
-        assert_eq!(continues("bytes 100-199/*", None), Some(None));
+        let continues = |range: &'static str, length: Option<u64>| {
+            part(range).is_some_and(|part| part.is_from(&(100..length.unwrap_or(u64::MAX)), length))
+        };
+        assert!(continues("bytes 100-199/200", Some(200)));
+        assert!(continues("bytes 100-198/200", Some(200)), "the rest is asked for again");
+        assert!(continues("bytes 100-199/*", Some(200)));
+        assert!(continues("bytes 100-199/200", None));
+        assert!(continues("bytes 100-199/*", None));
+        assert!(
+            !continues("bytes 100-198/200", None),
+            "who knows no length cannot know that more is to come"
+        );
         for (range, length) in [
             ("bytes 101-199/200", Some(200)),
-            ("bytes 100-198/200", Some(200)),
             ("bytes 100-299/300", Some(200)),
-            ("bytes 100-199/*", Some(200)),
+            ("bytes 100-299/*", Some(200)),
             ("bytes */200", Some(200)),
             ("items 100-199/200", Some(200)),
+            ("bytes 100-99/200", Some(200)),
             ("bytes 100-18446744073709551615/200", Some(200)),
         ] {
-            assert_eq!(continues(range, length), None, "{range}");
+            assert!(!continues(range, length), "{range}");
         }
-        assert_eq!(continues_at(&HeaderMap::new(), 100, None), None);
+        assert_eq!(ContentRange::of(&HeaderMap::new()), None);
+        assert!(
+            !part("bytes 100-149/200").unwrap().is_from(&(100..140), Some(200)),
+            "more than was asked for"
+        );
     }
 
     #[test]

@@ -1,27 +1,30 @@
-//! The task of one fill: asks, judges the response, has its content taken in, leaves it to be found. Owns the phase, so
-//! no one else can say how a fill ended; if the task is dropped, its followers see that as a failure. Relies on
-//! `resume` when a transfer breaks off and on `Intake` for the bytes, which it does not touch itself.
+//! The task of one fill: asks, judges the response, has its content fetched, leaves it to be found. Owns the phase, so
+//! no one else can say how a fill ended; if the task is dropped, its followers see that as a failure. Relies on `begin`
+//! to turn an answer into a flow and on `fetch` for the bytes, which it does not touch itself.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use http::{HeaderMap, Method, StatusCode};
-use http_body::Body;
+use http::{HeaderMap, Method, StatusCode, header};
 use tokio::sync::{oneshot, watch};
 
+use super::begin::{Begun, NotBegun, Part};
+use super::fetch::{Fetch, Fetched};
 use super::flow::Head;
-use super::intake::Intake;
 use super::resume::{Resumed, Resumption};
-use super::transfer::{Interruption, Transfer};
+use super::run::Source;
+use super::transfer::Transfer;
 use super::{Fill, FillError, FillKey, Flow, Phase, Shared, Unshared, Wanted};
 use crate::cache::storable::{storable, storable_length};
 use crate::cache::validator::{confirms, validate};
 use crate::cache::{Entry, Selecting, Unstorable, update};
-use crate::config::Class;
+use crate::config::{Class, Finish};
 use crate::policy::Classified;
-use crate::store::{Committed, Object};
+use crate::store::{CHUNK, Committed, Object, Unfinished, Writer};
 use crate::telemetry::metrics::Counted;
-use crate::upstream::{Answer, Outgoing, RequestBody, Upstreams};
+use crate::upstream::{Answer, Outgoing, RequestBody, Upstream, Upstreams};
 
 pub(super) struct Task {
     shared: Arc<Shared>,
@@ -60,23 +63,40 @@ impl Task {
     }
 
     async fn fill(&mut self) -> &'static str {
+        if let Some(left) = self.left_unfinished()
+            && let Some(ended) = self.go_on_with(left).await
+            && let Some(outcome) = self.settle(ended).await
+        {
+            return outcome;
+        }
         loop {
             let mut headers = self.wanted.headers.clone();
             if let Some(stale) = &self.wanted.stale {
                 validate(&mut headers, &stale.object.headers);
+            } else if let Some(part) = self.part().and_then(Part::to_field) {
+                headers.insert(header::RANGE, part);
             }
-            let mut answer = match self.upstreams.ask(&self.wanted.order, &self.outgoing(headers)).await {
+            let answer = match self.upstreams.ask(&self.wanted.order, &self.outgoing(headers)).await {
                 Ok(answer) => answer,
                 Err(error) => return self.fail(error.into()),
             };
-            loop {
-                match self.take(answer).await {
-                    Ended::Finally(outcome) => return outcome,
-                    Ended::Changed(changed) => answer = changed,
-                    Ended::Unconditionally => break,
-                }
+            let ended = self.take(answer).await;
+            if let Some(outcome) = self.settle(ended).await {
+                return outcome;
             }
             self.wanted.stale = None;
+            self.wanted.part = None;
+        }
+    }
+
+    /// Follows changes of the content to their end; `None` if everything is to be asked for, without conditions.
+    async fn settle(&mut self, mut ended: Ended) -> Option<&'static str> {
+        loop {
+            match ended {
+                Ended::Finally(outcome) => return Some(outcome),
+                Ended::Changed(changed) => ended = self.take(changed).await,
+                Ended::Unconditionally => return None,
+            }
         }
     }
 
@@ -96,81 +116,133 @@ impl Task {
             self.hand_over(answer);
             return Ended::Finally(self.fail(error));
         }
-        let headers = answer.response.headers();
-        let class = self.wanted.classified.class;
-        let kept = storable(&Method::GET, &self.wanted.asked, status, headers, class);
-        match kept {
-            // Everyone who waits may have an empty one; it is not kept.
-            Ok(()) | Err(Unstorable::EmptyPayload) => {}
-            Err(why) => {
+        match Begun::of(answer, &self.wanted, self.part(), &self.shared.cache) {
+            Ok(begun) => self.take_in(begun).await,
+            Err(NotBegun::Unusable) => Ended::Unconditionally,
+            Err(NotBegun::Unstorable(answer, why)) => {
                 // For others, what one request or one moment brought about says nothing.
+                let class = self.wanted.classified.class;
                 if why.is_lasting() && !matches!(class, Class::Payload | Class::Catalog) {
                     self.shared.cache.remember_unstorable(&self.wanted.key, why);
                 }
-                self.hand_over(answer);
-                return Ended::Finally(self.unshared(Unshared::Unstorable(why)));
+                self.hand_over(*answer);
+                Ended::Finally(self.unshared(Unshared::Unstorable(why)))
             }
         }
-        // `storable` refused `Vary: *`, the only case without a selection.
-        let selecting = Selecting::of(headers, &self.wanted.asked, class).unwrap_or_default();
-        let length = answer.response.body().size_hint().exact();
-        let begun = self.shared.store.begin(length).await;
+    }
+
+    /// Takes content in that has just begun.
+    async fn take_in(&mut self, begun: Begun) -> Ended {
+        let writer = self.shared.store.begin(begun.length).await;
         self.shared.cache.forget_evicted();
-        let writer = match begun {
+        let writer = match writer {
             Ok(writer) => writer,
             Err(error) => {
                 tracing::warn!(%error, key = &*self.wanted.key, "passing through uncached");
-                self.hand_over(answer);
+                self.hand_over(begun.answer);
                 return Ended::Finally(self.unshared(Unshared::NoRoom));
             }
         };
-        let mut headers = headers.clone();
-        update::remove_unstored(&mut headers, class);
-        update::date(&mut headers, answer.response_time);
-        let (request_time, response_time) = (answer.request_time, answer.response_time);
-        let head = Head {
-            status,
-            kept,
-            freshness: self.shared.cache.freshness(status, &headers, request_time, response_time, class),
-            headers,
-            selecting,
-            classified: self.wanted.classified.clone(),
-            upstream: answer.upstream.name.clone(),
-            request_time,
-            response_time,
-        };
-        let flow = Arc::new(Flow::new(head, length, writer.partial().clone()));
-        self.show(Phase::Receiving { flow: flow.clone(), available: 0 });
-        let intake = Intake::new(flow, writer, self.shared.store.clone());
-        self.take_in(answer, intake).await
+        if begun.head.is_resumable(begun.length)
+            && let Err(error) = writer.keep_progress(begun.head.to_object(&self.wanted)).await
+        {
+            tracing::warn!(%error, key = &*self.wanted.key, "what arrives will not outlive an interruption");
+        }
+        let Begun { answer, head, length, brings, skip, end, in_parts } = begun;
+        let flow = Arc::new(Flow::new(head, length, writer.partial().clone(), in_parts));
+        let transfer = Transfer::new(answer.response.into_body(), skip, end);
+        self.fetch(flow, answer.upstream, writer, brings, transfer).await
     }
 
-    /// Takes the body in to its end, through as many broken connections as it needs.
-    async fn take_in(&mut self, answer: Answer, mut intake: Intake) -> Ended {
-        let flow = intake.flow().clone();
+    /// Goes on with what an earlier fill left, if its upstream still has that content; `None` if that cannot be told
+    /// now.
+    async fn go_on_with(&mut self, mut left: Unfinished) -> Option<Ended> {
+        let upstream = self.upstreams.named(&self.wanted.order, &left.object.upstream).cloned()?;
+        let wanted = self.part().map_or(0..left.len, |part| part.of(left.len));
+        let missing = left.missing(wanted.start);
+        let enough = match missing.end > wanted.start {
+            true => wanted.end.next_multiple_of(CHUNK),
+            // All of what is wanted is there; the answer says whether it still is the content.
+            false => missing.start + CHUNK,
+        };
+        let first = missing.start..missing.end.min(enough);
         let outgoing = self.outgoing(self.wanted.headers.clone());
-        let mut resumption = Resumption::new(&self.upstreams, answer.upstream.clone(), outgoing, &flow);
-        let body = answer.response.into_body();
-        let mut transfer = Transfer::new(body, 0, flow.length);
-        loop {
-            let reason = match self.receive(&mut intake, &mut transfer).await {
-                Ok(()) => break,
-                Err(Interruption::Upstream(reason)) => reason,
-                Err(Interruption::Fatal(error)) => return Ended::Finally(self.fail(error)),
-            };
-            match resumption.resume(intake.available(), reason).await {
-                Ok(Resumed::Continues { body, skip, length }) => {
-                    self.shared.metrics.resumes.inc();
-                    transfer = Transfer::new(body, skip, transfer.length().or(length));
-                }
-                Ok(Resumed::Changed(answer)) => {
-                    self.begin_again(answer.upstream.name.clone());
-                    return Ended::Changed(answer);
-                }
-                Err(error) => return Ended::Finally(self.fail(error)),
+        let resumption = Resumption::new(
+            &self.upstreams,
+            upstream.clone(),
+            outgoing,
+            &left.object.headers,
+            Some(left.len),
+        );
+        let (body, skip, end) = match resumption.ask(&first).await {
+            Ok(Ok(Resumed::Continues { body, skip, end })) => (body, skip, end),
+            Ok(Ok(Resumed::Changed(answer))) => return Some(Ended::Changed(answer)),
+            Ok(Err(reason)) => {
+                tracing::info!(key = &*self.wanted.key, %reason, "cannot go on with what was left");
+                self.shared.store.keep_unfinished(left);
+                return None;
             }
-        }
-        let length = intake.available();
+            Err(error) => return Some(Ended::Finally(self.fail(error))),
+        };
+        let head = Head::of_unfinished(&left, &self.wanted, &self.shared.cache);
+        let (length, written) = (left.len, left.written());
+        let writer = match self.shared.store.resume(left).await {
+            Ok(writer) => writer,
+            Err(error) => {
+                tracing::warn!(%error, key = &*self.wanted.key, "cannot go on with what was left");
+                return None;
+            }
+        };
+        tracing::info!(key = &*self.wanted.key, written, length, "going on with what was left");
+        self.shared.metrics.resumes.inc();
+        let flow = Arc::new(Flow::new(head, Some(length), writer.partial().clone(), skip == 0));
+        let transfer = Transfer::new(body, skip, end);
+        Some(self.fetch(flow, upstream, writer, first, transfer).await)
+    }
+
+    /// Has every byte fetched, and makes an object of them.
+    async fn fetch(
+        &mut self,
+        flow: Arc<Flow>,
+        upstream: Arc<Upstream>,
+        mut writer: Writer,
+        first: Range<u64>,
+        transfer: Transfer,
+    ) -> Ended {
+        let arrived = writer.partial().written();
+        self.show(Phase::Receiving { flow: flow.clone(), arrived });
+        let metrics = self.shared.metrics.clone();
+        let fetch = Fetch {
+            flow: &flow,
+            source: Source {
+                upstreams: self.upstreams.clone(),
+                received: metrics.upstream_bytes.with_label_values(&[&*upstream.name]),
+                upstream,
+                outgoing: self.outgoing(self.wanted.headers.clone()),
+                metrics,
+                arrived: AtomicU64::new(arrived),
+            },
+            store: &self.shared.store,
+            phase: &self.phase,
+            finish: self.upstreams.settings().finish,
+        };
+        let go_on = |bytes| self.check_open_ended(bytes);
+        let length = match fetch.all(&mut writer, first, transfer, go_on).await {
+            Fetched::All { length } => length,
+            Fetched::Changed(answer) => {
+                writer.discard();
+                self.begin_again(answer.upstream.name.clone());
+                return Ended::Changed(answer);
+            }
+            Fetched::Failed(error) => {
+                // Before followers are told: the next fill goes on with what is left.
+                match error {
+                    FillError::Store(_) => writer.discard(),
+                    _ => writer.leave().await,
+                }
+                return Ended::Finally(self.fail(error));
+            }
+        };
         // An empty payload is what an overloaded manager makes of a delta it could not build (KB152365); only now is
         // the length of a response known that did not say it.
         if storable_length(flow.head.status, length, self.wanted.classified.class).is_err() {
@@ -179,7 +251,7 @@ impl Task {
             return Ended::Finally("unstorable");
         }
         self.show(Phase::Complete { flow: flow.clone(), length });
-        match intake.finish(self.wanted.key.clone()).await {
+        match writer.commit(flow.head.to_object(&self.wanted)).await {
             Ok(committed) => Ended::Finally(self.stored(&flow, committed).await),
             Err(error) => {
                 // Every follower has, or can still read, the right bytes; only the next client has to ask again.
@@ -190,33 +262,32 @@ impl Task {
         }
     }
 
-    /// Reads the body to its end.
-    async fn receive(&self, intake: &mut Intake, transfer: &mut Transfer) -> Result<(), Interruption> {
-        let flow = intake.flow().clone();
-        let received = self.shared.metrics.upstream_bytes.with_label_values(&[&*flow.head.upstream]);
-        let idle_timeout = self.upstreams.settings().idle_timeout;
-        while let Some(piece) = intake.next(transfer, idle_timeout).await? {
-            received.inc_by(piece.len() as u64);
-            let Some(piece) = transfer.unknown(piece, intake.available())? else { continue };
-            if transfer.length().is_none() {
-                self.check_open_ended(intake.available() + piece.len() as u64)?;
-            }
-            intake.push(piece);
-            self.show(Phase::Receiving { flow: flow.clone(), available: intake.available() });
+    /// The part to ask for first.
+    fn part(&self) -> Option<Part> {
+        let all = self.upstreams.settings().finish == Finish::Always;
+        let part = self.wanted.part.filter(|part| !(all && part.is_front()));
+        part.filter(|_| self.wanted.stale.is_none())
+    }
+
+    fn left_unfinished(&self) -> Option<Unfinished> {
+        if self.wanted.stale.is_some() {
+            return None;
         }
-        transfer.ended(intake.available())
+        self.shared.store.take_unfinished(&self.wanted.key, |selecting| {
+            Selecting::decode(selecting).is_some_and(|selecting| selecting.matches(&self.wanted.asked))
+        })
     }
 
     /// A response that never says where it ends may never do so: it must neither empty the store nor go on for nobody.
-    fn check_open_ended(&self, available: u64) -> Result<(), Interruption> {
-        if available > self.shared.open_ended_max {
+    fn check_open_ended(&self, bytes: u64) -> Result<(), FillError> {
+        if bytes > self.shared.open_ended_max {
             self.shared.cache.remember_unstorable(&self.wanted.key, Unstorable::OpenEnded);
-            return Err(Interruption::Fatal(FillError::OpenEnded));
+            return Err(FillError::OpenEnded);
         }
         // The register holds one receiver; every request and reader that follows holds another.
         let followers = self.phase.receiver_count() - usize::from(self.is_registered(&self.shared.lock()));
         if followers == 0 && self.wanted.classified.class == Class::Generic {
-            return Err(Interruption::Fatal(FillError::Stopped));
+            return Err(FillError::Stopped);
         }
         Ok(())
     }
@@ -271,7 +342,11 @@ impl Task {
     }
 
     fn fail(&mut self, error: FillError) -> &'static str {
-        tracing::warn!(%error, key = &*self.wanted.key, "fill failed");
+        if matches!(error, FillError::Abandoned) {
+            tracing::debug!(%error, key = &*self.wanted.key, "fill stopped");
+        } else {
+            tracing::warn!(%error, key = &*self.wanted.key, "fill failed");
+        }
         let word = error.as_str();
         self.leave();
         self.show(Phase::Failed { error });

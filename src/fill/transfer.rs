@@ -1,6 +1,6 @@
 //! Content on its way here from an upstream: one response body, read to its end. Owns what counts as that end, so that
-//! a body cut short, or one that goes on too long, is never taken for the whole; relies on hyper for its framing.
-//! Keeps nothing that has been read, and asks nobody for more: that is for `resume`.
+//! a body cut short, or one that goes on too long, is never taken for what was promised; relies on hyper for its
+//! framing. Keeps nothing that has been read, and asks nobody for more: that is for `resume`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +21,10 @@ const SMALL_PIECE: usize = 64 << 10;
 /// A body on its way here.
 pub(super) struct Transfer {
     body: Incoming,
-    /// Bytes at its beginning that are there already.
+    /// Bytes at its beginning that are not wanted.
     skip: u64,
-    /// The complete content's length, where anyone said it.
-    length: Option<u64>,
+    /// Where in the content it ends, if anyone said it.
+    end: Option<u64>,
     /// Small pieces put together so far.
     gathered: Vec<u8>,
     /// What ended the body, if not its end.
@@ -46,13 +46,8 @@ impl From<StoreError> for Interruption {
 }
 
 impl Transfer {
-    pub(super) fn new(body: Incoming, skip: u64, length: Option<u64>) -> Self {
-        Self { body, skip, length, gathered: Vec::new(), broke: None }
-    }
-
-    /// The complete content's length, where anyone said it.
-    pub(super) fn length(&self) -> Option<u64> {
-        self.length
+    pub(super) fn new(body: Incoming, skip: u64, end: Option<u64>) -> Self {
+        Self { body, skip, end, gathered: Vec::new(), broke: None }
     }
 
     /// The next bytes, or `None` at the body's end; an error if none arrive in `idle_timeout`. Safe to drop and call
@@ -65,12 +60,8 @@ impl Transfer {
         }
     }
 
-    /// What of `piece` is new, if anything is, when `available` bytes of the content are there.
-    pub(super) fn unknown(
-        &mut self,
-        mut piece: Bytes,
-        available: u64,
-    ) -> Result<Option<Bytes>, Interruption> {
+    /// What of `piece` is wanted, if anything is, when the next byte wanted is the one at `position`.
+    pub(super) fn wanted(&mut self, mut piece: Bytes, position: u64) -> Result<Option<Bytes>, Interruption> {
         let known = self.skip.min(piece.len() as u64);
         self.skip -= known;
         // `known` is at most a piece's length, which is a usize.
@@ -78,20 +69,20 @@ impl Transfer {
         if piece.is_empty() {
             return Ok(None);
         }
-        if self.length.is_some_and(|length| available + piece.len() as u64 > length) {
+        if self.end.is_some_and(|end| position + piece.len() as u64 > end) {
             return Err(Interruption::Upstream(Arc::from("it sent more than it had promised")));
         }
         Ok(Some(piece))
     }
 
-    /// Judges the end of the body when `available` bytes of the content are there.
-    pub(super) fn ended(&self, available: u64) -> Result<(), Interruption> {
+    /// Judges the end of the body when the next byte wanted is the one at `position`.
+    pub(super) fn ended(&self, position: u64) -> Result<(), Interruption> {
         if self.skip > 0 {
             return Err(Interruption::Upstream(Arc::from(
                 "its answer was shorter than what it had sent before",
             )));
         }
-        if self.length.is_some_and(|length| length != available) {
+        if self.end.is_some_and(|end| end != position) {
             return Err(Interruption::Upstream(Arc::from("the response ended before its length")));
         }
         Ok(())

@@ -75,7 +75,7 @@ pub(super) fn failed(error: &FillError) -> Reply {
         FillError::BrokenOff { .. } | FillError::Changed { .. } | FillError::OpenEnded => {
             Reply::text(StatusCode::BAD_GATEWAY, "gupd: the upstream's transfer broke off\n")
         }
-        FillError::Store(_) | FillError::Stopped => {
+        FillError::Store(_) | FillError::Abandoned | FillError::Stopped => {
             unavailable(StatusCode::SERVICE_UNAVAILABLE, "gupd: the relay cannot answer now\n")
         }
     }

@@ -7,6 +7,7 @@ use std::ops::Range;
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::cache::field;
+use crate::fill::Part;
 
 /// Ranges in one request, at most; a request for more gets the whole. Every part costs a head and a seek, and no
 /// update client asks for more than one, document viewers for a few (RFC 9110 §17.15).
@@ -55,6 +56,15 @@ impl Ranges {
                 if overlap(&ranges) { Self::Whole } else { Self::Multiple(ranges) }
             }
         }
+    }
+
+    /// The part that the client waits for first, if it does not ask for everything.
+    pub fn first_part(request: &HeaderMap) -> Option<Part> {
+        Some(match *parse(request)?.first()? {
+            Spec::FromTo(first, last) => Part::From(first, Some(last.saturating_add(1))),
+            Spec::From(first) => Part::From(first, None),
+            Spec::Suffix(count) => Part::Last(count),
+        })
     }
 
     /// What the request needs of a whole whose length is not known yet; `None` if it gets all of it as it comes.

@@ -84,11 +84,13 @@ pub(super) async fn following(
     opened.respond(asked, content).await
 }
 
-/// The complete length, once enough has arrived to begin: some requests cannot be answered without it.
+/// The complete length, where it is not known once enough has arrived to begin: some requests cannot be answered
+/// without it.
 async fn known_length(asked: &Asked<'_>, fill: &Fill, flow: &Flow) -> Result<Option<u64>, FillError> {
     let enough = match flow.length {
-        _ if asked.is_head() => return Ok(flow.length),
-        Some(length) => HOLD_BACK.min(length),
+        // Whoever opens it waits for what it needs.
+        Some(length) => return Ok(Some(length)),
+        None if asked.is_head() => return Ok(None),
         // Without a length, a client of HTTP/1.0 could not tell a broken transfer from a whole one.
         None if asked.version < Version::HTTP_11 => u64::MAX,
         None if asked.wants_range(&flow.head.headers) => match Ranges::need(asked.headers) {
@@ -212,6 +214,7 @@ impl Opened {
             }
         }
         let mut reader = self.from.reader(range);
+        reader.at_hand(HOLD_BACK).await?;
         let first = match reader.next().await {
             None => return Ok(Content::Empty),
             Some(Err(error)) => {

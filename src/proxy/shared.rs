@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 
+use super::range::Ranges;
 use super::reply::Reply;
 use super::target::Target;
 use super::{Asked, Live, Proxy, fields, passthrough, respond};
@@ -259,6 +260,7 @@ impl Proxy {
             headers: fields::for_fill(asked.headers, asked.version, classified.class),
             classified: classified.clone(),
             stale,
+            part: if *asked.method == Method::GET { Ranges::first_part(asked.headers) } else { None },
         }
     }
 }
@@ -299,7 +301,9 @@ fn failed(error: TransferError, handover: Option<Handover>) -> Followed {
         TransferError::Read(_) | TransferError::Fill(FillError::Store(_)) => {
             Followed::Alone(Outcome::StoreFailed)
         }
-        TransferError::Fill(FillError::Changed { .. }) => Followed::Again { variant: None },
+        TransferError::Fill(FillError::Changed { .. } | FillError::Abandoned) => {
+            Followed::Again { variant: None }
+        }
         TransferError::Fill(error) => Followed::Failed(error, handover),
     }
 }

@@ -80,6 +80,9 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// What was written a moment ago cannot be read.
+    #[error("{0}")]
+    Read(#[from] ReadError),
     /// A thread of the store ended in the middle of its work: gupd is stopping, or a panic was logged.
     #[error("a thread of the store ended before its work did: {0}")]
     Stopped(#[from] tokio::task::JoinError),

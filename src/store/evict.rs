@@ -77,13 +77,15 @@ impl Store {
     }
 
     /// Speaks for bytes on disk, evicting what is in the way.
-    pub(super) async fn reserve(&self, bytes: u64) -> Result<Reservation, StoreError> {
+    pub(super) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
         let mut freed_disk = false;
         loop {
             match self.room.reserve(bytes, self.free().await?) {
                 Ok(reservation) => return Ok(reservation),
                 Err(Shortage::TooLarge { quota }) => return Err(StoreError::TooLarge { need: bytes, quota }),
-                // Ends: each round evicts something.
+                // Ends: each round removes something.
+                Err(Shortage::Quota { .. } | Shortage::QuotaReserved | Shortage::MinFree { .. })
+                    if self.without_unfinished().await? => {}
                 Err(Shortage::Quota { over }) if self.evict(over, Eviction::Quota).await? > 0 => {}
                 // Once: a disk that others fill would cost everything stored and still be full.
                 Err(Shortage::MinFree { under }) if !freed_disk => {
@@ -98,6 +100,12 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Makes room at the cost of what nobody was ever served; whether there was any.
+    async fn without_unfinished(self: &Arc<Self>) -> Result<bool, StoreError> {
+        let store = Arc::clone(self);
+        Ok(spawn_blocking(move || store.drop_unfinished()).await?)
     }
 
     /// Evicts the least recently used until `bytes` are free or nothing is left; gives the bytes freed.

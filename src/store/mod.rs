@@ -8,6 +8,7 @@
 //! blocks an async thread, except [`Store::open`], which is called before there is one.
 
 mod blob;
+mod blocks;
 mod error;
 mod evict;
 mod facts;
@@ -15,12 +16,15 @@ mod flight;
 mod folder;
 mod id;
 mod index;
+mod journal;
 mod memory;
 mod object;
 mod partial;
 mod read;
 mod room;
+mod segment;
 mod trailer;
+mod unfinished;
 mod writer;
 
 use std::sync::atomic::AtomicBool;
@@ -38,6 +42,9 @@ pub use self::memory::{Charge, ChunkMemory, PIECES_MAX, PINNED_MAX};
 pub use self::object::{NewObject, Object};
 pub use self::partial::Partial;
 pub use self::read::Source;
+pub use self::segment::Segment;
+pub use self::unfinished::Unfinished;
+use self::unfinished::UnfinishedList;
 use self::writer::DISK_WRITES;
 pub use self::writer::{Committed, Writer};
 
@@ -77,6 +84,7 @@ pub struct Store {
     disk_writes: Semaphore,
     counters: Arc<Counters>,
     forgotten: Mutex<Vec<Arc<str>>>,
+    unfinished: UnfinishedList,
     swept: AtomicBool,
     clock: Clock,
     max_unused: Duration,
@@ -85,12 +93,13 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the folder, or begins it. Blocks. Removes half-written fills; takes no longer for a million objects.
+    /// Opens the folder, or begins it. Blocks. Takes no longer for a million objects.
     pub fn open(config: &config::Store, clock: Clock) -> Result<Arc<Self>, StoreError> {
-        let (folder, lock) = Folder::open(&config.dir)?;
+        let (folder, lock, left) = Folder::open(&config.dir)?;
         let room = Room::new(config.quota, config.min_free);
         let counters = Arc::<Counters>::default();
         let index = Index::open(Arc::clone(&folder), Arc::clone(&room), Arc::clone(&counters), clock.now())?;
+        let unfinished = UnfinishedList::open(left, &room, folder.free()?)?;
         Ok(Arc::new(Self {
             folder,
             room,
@@ -102,6 +111,7 @@ impl Store {
             disk_writes: Semaphore::new(DISK_WRITES),
             counters,
             forgotten: Mutex::default(),
+            unfinished,
             swept: AtomicBool::new(false),
             clock,
             max_unused: config.max_unused,

@@ -107,10 +107,6 @@ impl NewObject {
     }
 
     /// Reads a record back; `None` if it is not one.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for rebuilding a lost index; tests prove the record is enough")
-    )]
     pub(super) fn decode(record: &[u8]) -> Option<Self> {
         let mut fields = Fields(record);
         if fields.array::<1>()? != [RECORD_VERSION] {

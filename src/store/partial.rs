@@ -1,52 +1,71 @@
-//! A blob being written, as its readers see it. Readable are whole blocks, each with its checksum, and after the end
-//! the last short one; a reader can ask for nothing else, so an unchecked byte has no way out. Its one writer is in
-//! `writer`; that the writer went away is told to readers by the fill, never by a shorter body.
+//! A blob being written, as its readers see it. Readable are whole blocks, each with its checksum, in any order, and
+//! of a body whose length is known its last short one; a reader can ask for nothing else, so an unchecked byte has no
+//! way out. What writes it is in `segment`; that its writer went away is told to readers by the fill, never by a
+//! shorter body.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use super::BLOCK;
 use super::blob::{FileFault, read_verified};
+use super::blocks::{BlockMap, block_of, blocks_of};
 use super::error::ReadError;
 use super::facts::OpenFile;
 use super::id::BlobId;
 use super::memory::MemoryId;
+use super::{BLOCK, CHUNK};
 
 /// A blob being written.
 #[derive(Debug)]
 pub struct Partial {
     number: u64,
     pub(super) file: File,
-    /// One for each readable block. The lock covers copying at most a chunk's sixteen.
-    checksums: RwLock<Vec<u128>>,
-    written: AtomicU64,
+    /// The readable blocks. The lock covers looking at bits and copying at most a chunk's sixteen checksums.
+    blocks: RwLock<BlockMap>,
     len: OnceLock<u64>,
     blob: OnceLock<BlobId>,
     _open: OpenFile,
 }
 
 impl Partial {
-    pub(super) fn new(number: u64, file: File, open: OpenFile) -> Arc<Self> {
-        Arc::new(Self {
-            number,
-            file,
-            checksums: RwLock::default(),
-            written: AtomicU64::new(0),
-            len: OnceLock::new(),
-            blob: OnceLock::new(),
-            _open: open,
-        })
+    pub(super) fn new(
+        number: u64,
+        file: File,
+        len: Option<u64>,
+        blocks: BlockMap,
+        open: OpenFile,
+    ) -> Arc<Self> {
+        let len = len.map_or_else(OnceLock::new, OnceLock::from);
+        Arc::new(Self { number, file, blocks: RwLock::new(blocks), len, blob: OnceLock::new(), _open: open })
     }
 
-    /// Bytes readable, from 0: whole blocks, and after the end everything.
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Acquire)
-    }
-
-    /// The body's length, once its end has come.
-    pub fn total(&self) -> Option<u64> {
+    /// The body's length, if it is known yet.
+    pub fn length(&self) -> Option<u64> {
         self.len.get().copied()
+    }
+
+    /// The end of the readable bytes from `position` on; `position` itself if that one cannot be read.
+    pub fn readable(&self, position: u64) -> u64 {
+        self.edge(position, self.length().unwrap_or(u64::MAX), false)
+    }
+
+    /// The first bytes of `range` that are not there, up to where the next ones are: from a block's begin on.
+    pub fn missing(&self, range: Range<u64>) -> Option<Range<u64>> {
+        let start = self.edge(range.start, range.end, false);
+        (start < range.end).then(|| start / BLOCK * BLOCK..self.edge(start, range.end, true))
+    }
+
+    /// How many bytes are there, the last short block counted as a whole one.
+    pub fn written(&self) -> u64 {
+        let blocks = self.read_blocks(BlockMap::count) as u64 * BLOCK;
+        self.length().map_or(blocks, |len| blocks.min(len))
+    }
+
+    /// Takes a chunk back of which a block is not what was written, so that it can be fetched again.
+    pub fn forget_chunk(&self, position: u64) {
+        let start = position / CHUNK * CHUNK;
+        let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
+        (block_of(start)..block_of(start + CHUNK)).for_each(|block| blocks.forget(block));
     }
 
     /// Whose chunks these are in memory: its own, and after the commit the blob's.
@@ -54,15 +73,14 @@ impl Partial {
         self.blob.get().map_or(MemoryId::Partial(self.number), |id| MemoryId::Blob(*id))
     }
 
-    /// Makes further bytes readable: those covered by `checksums`, up to `written`.
-    pub(super) fn publish(&self, checksums: &mut Vec<u128>, written: u64) {
-        self.checksums.write().unwrap_or_else(PoisonError::into_inner).append(checksums);
-        self.written.store(written, Ordering::Release);
+    /// Makes blocks readable.
+    pub(super) fn publish(&self, first: usize, checksums: &[u128]) {
+        self.blocks.write().unwrap_or_else(PoisonError::into_inner).insert(first, checksums);
     }
 
-    /// Marks the end. All bytes are readable by now.
-    pub(super) fn end(&self) {
-        let _ = self.len.set(self.written());
+    /// Marks the end of a body that did not say its length.
+    pub(super) fn end(&self, len: u64) {
+        let _ = self.len.set(len);
     }
 
     /// Marks the commit.
@@ -70,23 +88,39 @@ impl Partial {
         let _ = self.blob.set(id);
     }
 
-    /// All checksums so far.
-    pub(super) fn checksums(&self) -> Vec<u128> {
-        self.checksums.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// A copy of what is there.
+    pub(super) fn blocks(&self) -> BlockMap {
+        self.read_blocks(BlockMap::clone)
+    }
+
+    /// All checksums of a body of `len` bytes, if all are there.
+    pub(super) fn checksums(&self, len: u64) -> Option<Vec<u128>> {
+        self.read_blocks(|blocks| blocks.checksums(0..blocks_of(len)).map(<[u128]>::to_vec))
     }
 
     /// Fills `into` with the bytes from `start`, which is at a block's begin, and checks them. Blocks.
     pub(super) fn read(&self, start: u64, into: &mut [u8]) -> Result<(), ReadError> {
-        let first = usize::try_from(start / BLOCK).unwrap_or(usize::MAX);
-        let count = into.len().div_ceil(BLOCK as usize);
-        let checksums = {
-            let all = self.checksums.read().unwrap_or_else(PoisonError::into_inner);
-            all.iter().skip(first).take(count).copied().collect::<Vec<_>>()
-        };
-        read_verified(&self.file, start, into, &checksums).map_err(|fault| match fault {
+        let first = block_of(start);
+        let end = first + into.len().div_ceil(BLOCK as usize);
+        let checksums = self.read_blocks(|blocks| blocks.checksums(first..end).map(<[u128]>::to_vec));
+        read_verified(&self.file, start, into, &checksums.unwrap_or_default()).map_err(|fault| match fault {
             FileFault::Damaged(fault) => ReadError::Damaged { what: self.to_string(), fault },
             FileFault::Io(error) => ReadError::Io { what: self.to_string(), source: Arc::new(error) },
         })
+    }
+
+    /// The first position in a range whose block is there, or is not.
+    fn edge(&self, from: u64, end: u64, there: bool) -> u64 {
+        let block = self.read_blocks(|blocks| {
+            let most = blocks_of(end);
+            let found = blocks.next(block_of(from), most, there);
+            if found == most { None } else { Some(found as u64) }
+        });
+        block.map_or(end, |block| block * BLOCK).clamp(from, end.max(from))
+    }
+
+    fn read_blocks<T>(&self, look: impl FnOnce(&BlockMap) -> T) -> T {
+        look(&self.blocks.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

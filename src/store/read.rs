@@ -60,15 +60,19 @@ impl Source {
         ChunkKey { of: self.memory_id(), chunk: position / CHUNK }
     }
 
-    /// The end of what is readable around `position`, and the body's length if that is known.
-    fn readable(&self) -> (u64, Option<u64>) {
+    /// The end of what is readable from `position` on; `position` itself if nothing is.
+    fn readable(&self, position: u64) -> u64 {
         match self {
-            Self::Blob { len, .. } => (*len, Some(*len)),
-            // The end before the bytes: once there is one, written() does not change.
-            Self::Partial(partial) => {
-                let total = partial.total();
-                (partial.written(), total)
-            }
+            Self::Blob { len, .. } => position.max(*len),
+            Self::Partial(partial) => partial.readable(position),
+        }
+    }
+
+    /// The body's length if that is known.
+    fn len(&self) -> Option<u64> {
+        match self {
+            Self::Blob { len, .. } => Some(*len),
+            Self::Partial(partial) => partial.length(),
         }
     }
 
@@ -91,14 +95,14 @@ impl Store {
         if let Some(bytes) = self.read_hot(source, position) {
             return Ok(bytes);
         }
-        let (readable, total) = source.readable();
+        let readable = source.readable(position);
         if position >= readable {
             return Err(ReadError::OutOfRange { what: source.what(), position, readable });
         }
         let key = source.key(position);
         let start = key.chunk * CHUNK;
-        let end = total.map_or(start + CHUNK, |total| total.min(start + CHUNK));
-        if end <= readable && !self.memory.pressed() {
+        let end = source.len().map_or(start + CHUNK, |len| len.min(start + CHUNK));
+        if end <= readable && source.readable(start) >= end && !self.memory.pressed() {
             let load = self.load_chunk(source, key, end - start);
             if let Some(chunk) = self.loads.run(Load::Chunk(key), load).await? {
                 return rest(&chunk, position - start).ok_or_else(|| self.short(source));

@@ -1,30 +1,37 @@
-//! Writing a blob: bytes are copied once into a chunk's buffer, hashed, checksummed and written there, and made
-//! readable block by block; the end makes the rest readable; the commit gives the file its trailer and its name. Owned
-//! by one fill. What is dropped before its commit is removed, and readers of it are told by the fill.
+//! A blob from its begin to its commit: owns the half-written file, the room it takes and its journal, hands out the
+//! segments that write it, and makes an object of it when every byte is there. Owned by one fill. What is dropped
+//! before its commit is kept for the next fill of the same object if it has a journal, else removed; readers of it are
+//! told by the fill.
 //!
 //! The commit's order: trailer, fdatasync, then on the index's thread the rename and the row. A crash between those
-//! leaves a whole blob without a row, which the sweep removes; never a row without its bytes.
+//! leaves a whole blob without a row, which the sweep removes; never a row without its bytes. Until then nothing is
+//! synced: see `journal` for why that costs, after a power loss, the bytes since the system last wrote and no more.
 
+use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use bytes::{Buf, Bytes};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
-use xxhash_rust::xxh3::Xxh3;
+use tokio_util::task::TaskTracker;
 
-use super::error::StoreError;
+use super::blocks::BlockMap;
+use super::error::{ReadError, StoreError};
 use super::folder::{Folder, Scratch};
 use super::id::BlobId;
 use super::index::Change;
-use super::memory::{ChunkKey, ChunkMemory, MemoryId};
+use super::memory::MemoryId;
 use super::object::{NewObject, Object};
 use super::partial::Partial;
 use super::read::Source;
 use super::room::on_disk;
+use super::segment::{Prefix, Segment};
 use super::trailer::{self, RECORD_MAX};
-use super::{BLOCK, CHUNK, Store};
+use super::unfinished::Unfinished;
+use super::{BLOCK, CHUNK, Store, journal};
 
 /// Room taken at once for a body of unknown length.
 const STEP: u64 = 8 << 20;
@@ -35,12 +42,9 @@ pub(super) const DISK_WRITES: usize = 16;
 
 /// A blob being written.
 pub struct Writer {
-    store: Arc<Store>,
-    partial: Arc<Partial>,
-    /// Always there until the commit takes it.
-    scratch: Option<Scratch>,
-    /// Not there while a write runs, and so not after one that failed or was abandoned.
-    state: Option<Box<State>>,
+    draft: Arc<Draft>,
+    /// Not there while a segment has it, and not after that segment was lost.
+    prefix: Option<Prefix>,
 }
 
 /// What a commit made.
@@ -54,87 +58,133 @@ pub struct Committed {
     pub deduplicated: bool,
 }
 
-struct State {
-    memory: Arc<ChunkMemory>,
-    sha256: Sha256,
-    block: Xxh3,
-    position: u64,
-    /// The beginning of the chunk at the position: the whole of it if the body ends here.
-    tail: Option<(ChunkKey, Bytes)>,
+/// A half-written blob, shared by its segments.
+pub(super) struct Draft {
+    pub(super) store: Arc<Store>,
+    pub(super) partial: Arc<Partial>,
+    /// There until the commit takes it. Held to look, never across I/O.
+    scratch: Mutex<Option<Scratch>>,
+    journal: OnceLock<Journal>,
+    written: AtomicU64,
+    /// Writes that run, also those whose segment is gone.
+    pub(super) writes: TaskTracker,
+}
+
+struct Journal {
+    file: Arc<File>,
+    object: NewObject,
 }
 
 impl Store {
     /// Begins a blob. With its length known, room for all of it is made now; else step by step.
-    pub async fn begin(self: &Arc<Self>, expected: Option<u64>) -> Result<Writer, StoreError> {
-        let bytes = on_disk(trailer::file_size(expected.unwrap_or(0)));
+    pub async fn begin(self: &Arc<Self>, len: Option<u64>) -> Result<Writer, StoreError> {
+        let bytes = on_disk(trailer::file_size(len.unwrap_or(0)));
         let reservation = self.reserve(bytes).await?;
         let folder = Arc::clone(&self.folder);
         let (number, file, scratch) = spawn_blocking(move || folder.create(reservation)).await??;
-        let state = State {
-            memory: Arc::clone(&self.memory),
-            sha256: Sha256::new(),
-            block: Xxh3::new(),
-            position: 0,
-            tail: None,
-        };
-        Ok(Writer {
-            store: Arc::clone(self),
-            partial: Partial::new(number, file, self.counters.open_file()),
-            scratch: Some(scratch),
-            state: Some(Box::new(state)),
-        })
+        let partial = Partial::new(number, file, len, BlockMap::default(), self.counters.open_file());
+        Ok(Writer::new(Arc::clone(self), partial, scratch))
+    }
+
+    /// Goes on with a blob that an earlier fill left half-written.
+    pub async fn resume(self: &Arc<Self>, unfinished: Unfinished) -> Result<Writer, StoreError> {
+        let Unfinished { object, len, blocks, scratch } = unfinished;
+        let opened = spawn_blocking(move || scratch.reopen().map(|files| (files, scratch)));
+        let ((number, file, journal), scratch) = opened.await??;
+        let written = blocks.count() as u64 * BLOCK;
+        let partial = Partial::new(number, file, Some(len), blocks, self.counters.open_file());
+        let writer = Writer::new(Arc::clone(self), partial, scratch);
+        writer.draft.wrote(written);
+        let _ = writer.draft.journal.set(Journal { file: Arc::new(journal), object });
+        Ok(writer)
     }
 }
 
 impl Writer {
+    fn new(store: Arc<Store>, partial: Arc<Partial>, scratch: Scratch) -> Self {
+        let draft = Draft {
+            store,
+            partial,
+            scratch: Mutex::new(Some(scratch)),
+            journal: OnceLock::new(),
+            written: AtomicU64::new(0),
+            writes: TaskTracker::new(),
+        };
+        Self { draft: Arc::new(draft), prefix: Some(Prefix { sha256: Sha256::new(), len: 0 }) }
+    }
+
     /// What readers read meanwhile.
     pub fn partial(&self) -> &Arc<Partial> {
-        &self.partial
+        &self.draft.partial
     }
 
-    /// Appends bytes; gives the position up to which they can be read. Whole aligned chunks in one call (a megabyte
-    /// of frames from a multiple of a megabyte on) go into memory as well and need no reading back.
-    pub async fn write(&mut self, frames: Vec<Bytes>) -> Result<u64, StoreError> {
-        let position = self.state.as_ref().ok_or(StoreError::Broken)?.position;
-        let after = position + frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
-        self.make_room(after).await?;
-        let _permit = self.store.disk_writes.acquire().await;
-        let mut state = self.state.take().ok_or(StoreError::Broken)?;
-        let (partial, path) = (Arc::clone(&self.partial), self.path().to_owned());
-        let write = move || match state.append(&partial, frames) {
-            Ok(()) => Ok(state),
-            Err(source) => Err(StoreError::Io { doing: "write", path, source }),
-        };
-        self.state = Some(spawn_blocking(write).await??);
-        if let Some(scratch) = &mut self.scratch {
-            scratch.reservation.written(after);
+    /// From now on what is written outlives this writer and the process, for the next fill of `object`.
+    pub async fn keep_progress(&self, object: NewObject) -> Result<(), StoreError> {
+        let (Some(len), None) = (self.partial().length(), self.draft.journal.get()) else { return Ok(()) };
+        let begin = journal::begin(len, &object);
+        if begin.len() > RECORD_MAX {
+            return Err(StoreError::HeadTooLarge { bytes: begin.len(), max: RECORD_MAX });
         }
-        Ok(self.partial.written())
+        let draft = Arc::clone(&self.draft);
+        let path = draft.lock().as_mut().map(Scratch::with_journal).ok_or(StoreError::Broken)?;
+        let file = spawn_blocking(move || Folder::begin_journal(&path, &begin)).await??;
+        let _ = draft.journal.set(Journal { file: Arc::new(file), object });
+        Ok(())
     }
 
-    /// The body's end: everything is readable now. Gives its length.
-    pub async fn finish(&mut self) -> Result<u64, StoreError> {
-        let state = self.state.as_mut().ok_or(StoreError::Broken)?;
-        if self.partial.total().is_none() {
-            state.end(&self.partial);
+    /// What is written from `start`, a block's begin, on.
+    pub fn segment(&mut self, start: u64) -> Segment {
+        let prefix = self.prefix.take_if(|prefix| prefix.len == start);
+        Segment::new(Arc::clone(&self.draft), Arc::clone(&self.draft.store.memory), start, prefix)
+    }
+
+    /// Takes back what a segment that has ended knows of the whole.
+    pub fn rejoin(&mut self, segment: Segment) {
+        self.prefix = segment.into_prefix().or(self.prefix.take());
+    }
+
+    /// Whether every byte is there, and each is what was written: what was not hashed as it came is read back now.
+    /// Gives what is missing, or the length.
+    pub async fn finish(&mut self) -> Result<Result<u64, Range<u64>>, StoreError> {
+        let partial = self.partial().clone();
+        let len = partial.length().ok_or(StoreError::Broken)?;
+        let mut prefix = self.prefix.take().unwrap_or_else(|| Prefix { sha256: Sha256::new(), len: 0 });
+        while prefix.len < len {
+            let at = prefix.len;
+            if let Some(missing) = partial.missing(at..(at / CHUNK * CHUNK + CHUNK).min(len)) {
+                self.prefix = Some(prefix);
+                return Ok(Err(missing));
+            }
+            prefix = match self.draft.hash_on(prefix, len).await? {
+                (prefix, Ok(())) => prefix,
+                (prefix, Err(ReadError::Damaged { what, fault })) => {
+                    tracing::warn!(what, fault, at, "fetching again what the disk did not keep");
+                    partial.forget_chunk(prefix.len);
+                    prefix
+                }
+                (_, Err(error)) => return Err(error.into()),
+            };
         }
-        Ok(state.position)
+        self.prefix = Some(prefix);
+        Ok(partial.missing(0..len).map_or(Ok(len), Err))
     }
 
-    /// Makes an object of a body that came to its end.
+    /// Makes an object of a body of which every byte is there.
     pub async fn commit(mut self, object: NewObject) -> Result<Committed, StoreError> {
-        let len = self.finish().await?;
+        let len = self.finish().await?.map_err(|_| StoreError::Broken)?;
         let record = object.encode();
         if record.len() > RECORD_MAX {
             return Err(StoreError::HeadTooLarge { bytes: record.len(), max: RECORD_MAX });
         }
-        let (Some(state), Some(scratch)) = (self.state.take(), self.scratch.take()) else {
+        let (Some(prefix), Some(scratch)) = (self.prefix.take(), self.draft.lock().take()) else {
             return Err(StoreError::Broken);
         };
-        let id = BlobId::from(<[u8; 32]>::from(state.sha256.finalize()));
-        let partial = Arc::clone(&self.partial);
+        let checksums = self.partial().checksums(len).ok_or(StoreError::Broken)?;
+        let id = BlobId::from(<[u8; 32]>::from(prefix.sha256.finalize()));
+        let partial = Arc::clone(self.partial());
+        let store = &self.draft.store;
         let seal = move || {
-            let trailer = trailer::encode(id, len, &partial.checksums(), &record);
+            let trailer = trailer::encode(id, len, &checksums, &record);
             let done = partial.file.write_all_at(&trailer, len).and_then(|()| partial.file.sync_data());
             match done {
                 Ok(()) => Ok((scratch, len + trailer.len() as u64)),
@@ -144,14 +194,13 @@ impl Writer {
             }
         };
         let (scratch, size) = {
-            let _permit = self.store.disk_writes.acquire().await;
+            let _permit = store.disk_writes.acquire().await;
             spawn_blocking(seal).await??
         };
-        let enter = Enter { folder: Arc::clone(&self.store.folder), id, len, size, scratch };
-        let (failed, now) = (self.store.index.failure(), self.store.clock.now());
+        let enter = Enter { folder: Arc::clone(&store.folder), id, len, size, scratch };
+        let (failed, now) = (store.index.failure(), store.clock.now());
         let new = object.clone();
-        let ((row, deduplicated, scratch), gone) = self
-            .store
+        let ((row, deduplicated, scratch), gone) = store
             .index
             .change(move |change| {
                 let (blob, deduplicated, scratch) = enter.run(change, &failed)?;
@@ -159,7 +208,7 @@ impl Writer {
                 Ok((row, deduplicated, scratch))
             })
             .await?;
-        let (memory, partial) = (Arc::clone(&self.store.memory), Arc::clone(&self.partial));
+        let (memory, partial) = (Arc::clone(&store.memory), Arc::clone(self.partial()));
         let settle = move || {
             let from = partial.memory_id();
             partial.committed(id);
@@ -171,11 +220,32 @@ impl Writer {
         Ok(Committed { object, source: Source::Blob { id, len }, deduplicated })
     }
 
+    /// Leaves what was written to the next fill of the object, if it has a journal. Its segments are gone by now.
+    pub async fn leave(self) {
+        self.draft.writes.close();
+        self.draft.writes.wait().await;
+    }
+
+    /// Removes what was written: it is of no use to a later fill.
+    pub fn discard(self) {
+        if let Some(scratch) = &mut *self.draft.lock() {
+            scratch.without_journal();
+        }
+    }
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("partial", self.partial()).finish_non_exhaustive()
+    }
+}
+
+impl Draft {
     /// Takes more room when the body is longer than it was expected to be.
-    async fn make_room(&mut self, len: u64) -> Result<(), StoreError> {
-        let scratch = self.scratch.as_mut().ok_or(StoreError::Broken)?;
+    pub(super) async fn make_room(&self, len: u64) -> Result<(), StoreError> {
+        let has = self.lock().as_ref().ok_or(StoreError::Broken)?.reservation.bytes();
         let need = on_disk(trailer::file_size(len));
-        if let Some(more) = need.checked_sub(scratch.reservation.bytes()).filter(|more| *more > 0) {
+        if let Some(more) = need.checked_sub(has).filter(|more| *more > 0) {
             let reservation = match self.store.reserve(more.max(STEP)).await {
                 // What is missing for a whole step may still do for these bytes.
                 Err(StoreError::NoRoom { .. } | StoreError::TooLarge { .. }) => {
@@ -183,102 +253,84 @@ impl Writer {
                 }
                 other => other?,
             };
-            scratch.reservation.join(reservation);
+            self.lock().as_mut().ok_or(StoreError::Broken)?.reservation.join(reservation);
         }
         Ok(())
     }
 
-    fn path(&self) -> &Path {
-        self.scratch.as_ref().map_or(Path::new("partial"), Scratch::path)
-    }
-}
-
-impl std::fmt::Debug for Writer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer").field("partial", &self.partial).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Writer {
-    /// Removes the file without holding up the async thread, unless the runtime is gone.
-    fn drop(&mut self) {
-        if let Some(scratch) = self.scratch.take() {
-            match tokio::runtime::Handle::try_current() {
-                Ok(runtime) => drop(runtime.spawn_blocking(move || drop(scratch))),
-                Err(_) => drop(scratch),
-            }
+    /// Counts bytes that the file system counts itself from now on.
+    pub(super) fn wrote(&self, bytes: u64) {
+        let written = self.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if let Some(scratch) = &mut *self.lock() {
+            scratch.reservation.written(written);
         }
     }
-}
 
-impl State {
-    fn append(&mut self, partial: &Partial, mut frames: Vec<Bytes>) -> std::io::Result<()> {
-        self.tail = None;
-        let mut left: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
-        let mut frames = frames.iter_mut().filter(|frame| !frame.is_empty()).peekable();
-        while left > 0 {
-            let begin = self.position;
-            let len = left.min(CHUNK - begin % CHUNK);
-            let mut buffer = self.memory.chunk(usize::try_from(len).unwrap_or(usize::MAX));
-            let mut rest = buffer.as_mut();
-            while let Some(frame) = frames.peek_mut()
-                && !rest.is_empty()
-            {
-                let (into, after) = rest.split_at_mut(rest.len().min(frame.len()));
-                frame.copy_to_slice(into);
-                rest = after;
-                if frame.is_empty() {
-                    frames.next();
+    pub(super) fn journal(&self) -> Option<&File> {
+        self.journal.get().map(|journal| &*journal.file)
+    }
+
+    /// For messages.
+    pub(super) fn path(&self) -> PathBuf {
+        self.lock().as_ref().map_or_else(|| PathBuf::from("partial"), |scratch| scratch.path().to_owned())
+    }
+
+    /// Hashes on to the chunk's end, from the file; a block that is not what was written is forgotten.
+    async fn hash_on(
+        &self,
+        mut prefix: Prefix,
+        len: u64,
+    ) -> Result<(Prefix, Result<(), ReadError>), StoreError> {
+        let partial = Arc::clone(&self.partial);
+        let _permit = self.store.disk_reads.acquire().await;
+        let hash = move || {
+            let end = (prefix.len / CHUNK * CHUNK + CHUNK).min(len);
+            let mut buffer = vec![0; BLOCK as usize];
+            while prefix.len < end {
+                let bytes = usize::try_from((end - prefix.len).min(BLOCK)).unwrap_or(buffer.len());
+                let block = &mut buffer[..bytes];
+                if let Err(error) = partial.read(prefix.len, block) {
+                    return (prefix, Err(error));
                 }
+                prefix.sha256.update(block);
+                prefix.len += bytes as u64;
             }
-            partial.file.write_all_at(buffer.as_ref(), begin)?;
-            self.sha256.update(buffer.as_ref());
-            let mut checksums = self.checksums(buffer.as_ref());
-            self.position += len;
-            left -= len;
-            let key = ChunkKey { of: partial.memory_id(), chunk: begin / CHUNK };
-            // Into memory first: a reader that is told of these bytes finds them there.
-            match (begin % CHUNK, len) {
-                (0, CHUNK) if !self.memory.pressed() => self.memory.insert(key, buffer.freeze()),
-                (0, 1..CHUNK) => self.tail = Some((key, buffer.freeze())),
-                _ => {}
-            }
-            partial.publish(&mut checksums, self.position / BLOCK * BLOCK);
-        }
-        Ok(())
+            (prefix, Ok(()))
+        };
+        Ok(spawn_blocking(hash).await?)
     }
 
-    /// Checksums of the blocks that these bytes, at the position, complete.
-    fn checksums(&mut self, mut bytes: &[u8]) -> Vec<u128> {
-        let mut done = Vec::with_capacity(bytes.len() / BLOCK as usize + 1);
-        let mut filled = self.position % BLOCK;
-        while !bytes.is_empty() {
-            let take = bytes.len().min(usize::try_from(BLOCK - filled).unwrap_or(usize::MAX));
-            let (part, rest) = bytes.split_at(take);
-            self.block.update(part);
-            bytes = rest;
-            filled += take as u64;
-            if filled == BLOCK {
-                done.push(self.block.digest128());
-                self.block.reset();
-                filled = 0;
-            }
-        }
-        done
+    fn lock(&self) -> MutexGuard<'_, Option<Scratch>> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn end(&mut self, partial: &Partial) {
-        let mut last = Vec::new();
-        if !self.position.is_multiple_of(BLOCK) {
-            last.push(self.block.digest128());
-        }
-        if let Some((key, bytes)) = self.tail.take()
-            && !self.memory.pressed()
+impl std::fmt::Debug for Draft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Draft").field("partial", &self.partial).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Draft {
+    /// Keeps what a later fill can go on with. Removes the file otherwise, without holding up the async thread unless
+    /// the runtime is gone.
+    fn drop(&mut self) {
+        let Some(scratch) = self.lock().take() else { return };
+        let journal = self.journal.take().filter(|_| scratch.has_journal());
+        if let (Some(Journal { object, .. }), Some(len)) = (journal, self.partial.length())
+            && self.partial.written() > 0
         {
-            self.memory.insert(key, bytes);
+            return self.store.keep_unfinished(Unfinished {
+                object,
+                len,
+                blocks: self.partial.blocks(),
+                scratch,
+            });
         }
-        partial.publish(&mut last, self.position);
-        partial.end();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(scratch))),
+            Err(_) => drop(scratch),
+        }
     }
 }
 

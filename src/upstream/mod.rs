@@ -174,6 +174,11 @@ impl Upstreams {
         self.list.iter()
     }
 
+    /// The one of this name, if it is among those of `order`.
+    pub fn named(&self, order: &[usize], name: &str) -> Option<&Arc<Upstream>> {
+        order.iter().filter_map(|&index| self.list.get(index)).find(|upstream| *upstream.name == *name)
+    }
+
     /// How patient to be with them.
     pub fn settings(&self) -> &config::Fill {
         &self.settings

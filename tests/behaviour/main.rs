@@ -12,4 +12,5 @@ mod forward;
 mod hostile;
 mod ranges;
 mod refusals;
+mod sparse;
 mod tls;

@@ -77,7 +77,7 @@ async fn a_sound_file_under_another_blobs_name_is_damage() {
 async fn a_damaged_partial_is_not_readable_either() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
-    let mut writer = store.begin(None).await.unwrap();
+    let mut writer = InOrder::begin(&store, None).await.unwrap();
     writer.write(vec![body(1, BLOCK)]).await.unwrap();
     let file = fs::read_dir(site.config.dir.join("partial")).unwrap().next().unwrap().unwrap().path();
     fs::File::options().write(true).open(file).unwrap().write_all_at(b"rot", 100).unwrap();

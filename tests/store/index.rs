@@ -4,7 +4,7 @@ use super::*;
 use gupd::store::MAX_VARIANTS;
 
 async fn store_variant(store: &Arc<Store>, selecting: &str, response_time: i64) {
-    let mut writer = store.begin(Some(1)).await.unwrap();
+    let mut writer = InOrder::begin(store, Some(1)).await.unwrap();
     writer.write(vec![Bytes::from_static(b"x")]).await.unwrap();
     let new = NewObject { selecting: selecting.to_owned(), response_time, ..response("key") };
     writer.commit(new).await.unwrap();
@@ -58,7 +58,7 @@ async fn a_refreshed_head_replaces_the_stored_one() {
 async fn a_head_too_large_for_a_trailer_is_refused_and_nothing_is_left() {
     let site = Site::new();
     let store = site.open();
-    let mut writer = store.begin(None).await.unwrap();
+    let mut writer = InOrder::begin(&store, None).await.unwrap();
     writer.write(vec![body(1, 10)]).await.unwrap();
     let mut new = response("key");
     new.headers.insert("big", HeaderValue::from_bytes(&[b'x'; 70_000]).unwrap());

@@ -18,7 +18,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use gupd::clock::Clock;
 use gupd::config;
-use gupd::store::{BlobId, Committed, NewObject, ReadError, Source, Store, StoreError};
+use gupd::store::{
+    BlobId, Committed, NewObject, Partial, ReadError, Segment, Source, Store, StoreError, Writer,
+};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tempfile::TempDir;
 
@@ -122,10 +124,42 @@ fn response(key: &str) -> NewObject {
     }
 }
 
+/// A blob written from its first byte to its last.
+#[derive(Debug)]
+struct InOrder {
+    writer: Writer,
+    segment: Segment,
+}
+
+impl InOrder {
+    async fn begin(store: &Arc<Store>, len: Option<u64>) -> Result<Self, StoreError> {
+        let mut writer = store.begin(len).await?;
+        let segment = writer.segment(0);
+        Ok(Self { writer, segment })
+    }
+
+    fn partial(&self) -> &Arc<Partial> {
+        self.writer.partial()
+    }
+
+    async fn write(&mut self, frames: Vec<Bytes>) -> Result<u64, StoreError> {
+        self.segment.write(frames).await
+    }
+
+    fn end(&mut self) -> u64 {
+        self.segment.end().unwrap()
+    }
+
+    async fn commit(mut self, object: NewObject) -> Result<Committed, StoreError> {
+        self.segment.end()?;
+        self.writer.rejoin(self.segment);
+        self.writer.commit(object).await
+    }
+}
+
 async fn store(store: &Arc<Store>, key: &str, body: &Bytes) -> Result<Committed, StoreError> {
-    let mut writer = store.begin(Some(body.len() as u64)).await?;
+    let mut writer = InOrder::begin(store, Some(body.len() as u64)).await?;
     writer.write(vec![body.clone()]).await?;
-    writer.finish().await?;
     writer.commit(response(key)).await
 }
 

@@ -10,7 +10,7 @@ async fn after_a_crash_committed_objects_are_there_and_half_written_files_are_go
     let bodies = [body(1, CHUNK + 1), body(2, 10)];
     super::store(&store, "0", &bodies[0]).await.unwrap();
     super::store(&store, "1", &bodies[1]).await.unwrap();
-    let mut writer = store.begin(None).await.unwrap();
+    let mut writer = InOrder::begin(&store, None).await.unwrap();
     writer.write(vec![body(3, 2 * CHUNK)]).await.unwrap();
     let site = site.crashed();
     assert_eq!(site.files().len(), 3);

@@ -88,6 +88,12 @@ impl Site {
         value.map_or(0.0, |value| value.parse().unwrap())
     }
 
+    /// Bytes of bodies that came from the manager.
+    pub async fn upstream_bytes(&self) -> f64 {
+        self.metric(&format!("gupd_upstream_received_bytes_total{{upstream=\"{}\"}}", self.manager.address()))
+            .await
+    }
+
     /// Asks until a metric has this value: what is counted when a connection ends is counted behind its last byte.
     pub async fn counts(&self, name: &str, value: f64) {
         for _ in 0..1_000 {

@@ -1,0 +1,130 @@
+//! Brings every byte of one content into the store: begins runs as the plan says, until nothing is missing or nobody
+//! wants the rest. Relies on `plan` for what comes first and on `run` for bytes; when followers learn of an end, the
+//! task says.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::watch;
+
+use super::intake::Intake;
+use super::run::{Ran, Source};
+use super::transfer::Transfer;
+use super::{FillError, Flow, Phase};
+use crate::config::Finish;
+use crate::store::{Store, StoreError, Writer};
+use crate::upstream::Answer;
+
+/// The fetching of one content.
+pub(super) struct Fetch<'a> {
+    pub(super) flow: &'a Arc<Flow>,
+    pub(super) source: Source,
+    pub(super) store: &'a Arc<Store>,
+    pub(super) phase: &'a watch::Sender<Phase>,
+    pub(super) finish: Finish,
+}
+
+/// How it ended.
+pub(super) enum Fetched {
+    /// Every byte is in the store.
+    All {
+        /// How many.
+        length: u64,
+    },
+    /// The upstream has other content now.
+    Changed(Answer),
+    /// It will not come to an end.
+    Failed(FillError),
+}
+
+impl Fetch<'_> {
+    /// Fetches all, beginning with `transfer`, which brings `first`. `go_on` is asked before each byte of content
+    /// without a length.
+    pub(super) async fn all(
+        &self,
+        writer: &mut Writer,
+        first: Range<u64>,
+        transfer: Transfer,
+        go_on: impl Fn(u64) -> Result<(), FillError>,
+    ) -> Fetched {
+        let begin = |writer: &mut Writer, range: Range<u64>, transfer| {
+            let segment = writer.segment(range.start);
+            let intake = Intake::new(self.flow.clone(), range, segment, self.store.clone());
+            self.source.run(intake, transfer, self.phase, &go_on)
+        };
+        let mut runs = FuturesUnordered::new();
+        runs.push(begin(writer, first, Some(transfer)));
+        // Why it ends early. What has arrived by then is written first: it is for the next fill.
+        let mut ending = None;
+        loop {
+            while ending.is_none()
+                && let Some(range) = self.flow.plan(self.in_background())
+            {
+                runs.push(begin(writer, range, None));
+            }
+            if runs.is_empty() && ending.is_none() && !self.goes_on() {
+                ending = Some(FillError::Abandoned);
+            }
+            if runs.is_empty()
+                && let Some(error) = ending
+            {
+                return Fetched::Failed(error);
+            }
+            tokio::select! {
+                Some(ran) = runs.next() => match ran {
+                    Ran::Through(segment) => writer.rejoin(segment),
+                    Ran::Whole => {}
+                    Ran::Changed(answer) => return Fetched::Changed(answer),
+                    Ran::Failed(error) => ending = ending.or(Some(error)),
+                },
+                () = self.flow.demanded() => {
+                    if !self.goes_on() && self.flow.length.is_some() {
+                        ending = ending.or(Some(FillError::Abandoned));
+                    }
+                }
+            }
+            if ending.is_some() {
+                self.flow.stop();
+            } else if runs.is_empty()
+                && let Some(fetched) = self.finished(writer).await
+            {
+                return fetched;
+            }
+        }
+    }
+
+    /// Whether there is a reason to fetch more.
+    fn goes_on(&self) -> bool {
+        self.flow.is_wanted() || self.in_background()
+    }
+
+    /// What is there when no run is.
+    async fn finished(&self, writer: &mut Writer) -> Option<Fetched> {
+        let length = writer.partial().length()?;
+        if writer.partial().missing(0..length).is_some() {
+            return None;
+        }
+        match writer.finish().await {
+            Ok(Ok(length)) => Some(Fetched::All { length }),
+            // The disk did not keep it; without a length nobody could say which bytes to ask for.
+            Ok(Err(_)) if self.flow.length.is_some() => None,
+            Ok(Err(_)) => Some(Fetched::Failed(StoreError::Broken.into())),
+            Err(error) => Some(Fetched::Failed(error.into())),
+        }
+    }
+
+    /// Whether to fetch what no reader wants.
+    fn in_background(&self) -> bool {
+        match (self.finish, self.flow.length) {
+            (Finish::Always, _) => true,
+            (Finish::Never, _) | (Finish::Above(_), None) => false,
+            (Finish::Above(percent), Some(length)) => {
+                let arrived = self.source.arrived.load(Ordering::Relaxed);
+                u128::from(arrived) * 100 >= u128::from(length) * u128::from(percent)
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Which blocks of a body are there, and the checksum of each. Pure: knows no file. Positions are bytes, ranges begin
+//! at blocks; only the last block of a body may be short, which whoever knows the body's length takes care of.
+
+use std::ops::Range;
+
+use super::BLOCK;
+
+/// Blocks in one word of the map.
+const WORD: usize = u64::BITS as usize;
+
+/// The blocks that are there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct BlockMap {
+    checksums: Vec<u128>,
+    there: Vec<u64>,
+    count: usize,
+}
+
+impl BlockMap {
+    /// Adds blocks from `first` on.
+    pub(super) fn insert(&mut self, first: usize, checksums: &[u128]) {
+        let end = first + checksums.len();
+        if self.checksums.len() < end {
+            self.checksums.resize(end, 0);
+            self.there.resize(end.div_ceil(WORD), 0);
+        }
+        for (index, checksum) in (first..).zip(checksums) {
+            if let (Some(place), Some(word)) =
+                (self.checksums.get_mut(index), self.there.get_mut(index / WORD))
+            {
+                *place = *checksum;
+                let bit = 1 << (index % WORD);
+                self.count += usize::from(*word & bit == 0);
+                *word |= bit;
+            }
+        }
+    }
+
+    /// Removes a block: what the disk has is not what was written.
+    pub(super) fn forget(&mut self, index: usize) {
+        if let Some(word) = self.there.get_mut(index / WORD) {
+            let bit = 1 << (index % WORD);
+            self.count -= usize::from(*word & bit != 0);
+            *word &= !bit;
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Checksums of all blocks of `range`, or `None` if one is not there.
+    pub(super) fn checksums(&self, range: Range<usize>) -> Option<&[u128]> {
+        (self.next(range.start, range.end, false) == range.end).then(|| self.checksums.get(range)).flatten()
+    }
+
+    /// The first block in `from..end` that is there (or, with `there` false, that is not); `end` if none is.
+    pub(super) fn next(&self, from: usize, end: usize, there: bool) -> usize {
+        let mut at = from;
+        while at < end {
+            let word = self.there.get(at / WORD).copied().unwrap_or(0);
+            let sought = if there { word } else { !word } >> (at % WORD);
+            if sought != 0 {
+                return (at + sought.trailing_zeros() as usize).min(end);
+            }
+            at = (at / WORD + 1) * WORD;
+        }
+        end
+    }
+}
+
+/// The block a position is in. Bodies have far fewer blocks than an index can count.
+pub(super) fn block_of(position: u64) -> usize {
+    usize::try_from(position / BLOCK).unwrap_or(usize::MAX)
+}
+
+/// Number of blocks of a body of `len` bytes, the short one at its end included.
+pub(super) fn blocks_of(len: u64) -> usize {
+    usize::try_from(len.div_ceil(BLOCK)).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_map_has_what_was_put_in_and_not_forgotten(
+            changes in proptest::collection::vec((0usize..200, 0usize..80, any::<bool>()), 0..20),
+            from in 0usize..300,
+        ) {
+            let mut map = BlockMap::default();
+            let mut model = vec![None; 300];
+            for (at, (first, len, forget)) in changes.into_iter().enumerate() {
+                if forget {
+                    map.forget(first);
+                    model[first] = None;
+                } else {
+                    map.insert(first, &vec![at as u128; len]);
+                    model[first..first + len].fill(Some(at as u128));
+                }
+            }
+            prop_assert_eq!(map.count(), model.iter().flatten().count());
+            let next = |there| (from..300).find(|at| model[*at].is_some() == there).unwrap_or(300);
+            prop_assert_eq!(map.next(from, 300, true), next(true));
+            prop_assert_eq!(map.next(from, 300, false), next(false));
+            let end = (from + 5).min(300);
+            let expected: Option<Vec<u128>> = model[from..end].iter().copied().collect();
+            prop_assert_eq!(map.checksums(from..end).map(<[u128]>::to_vec), expected);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Writing a run of a blob's bytes, from a block's begin on: copied once into a chunk's buffer, written, hashed,
+//! checksummed, and made readable block by block. Several segments of one blob may be written at once, each by one
+//! owner; which bytes are whose is the fill's to keep apart.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::blocks::block_of;
+use super::error::StoreError;
+use super::memory::{ChunkKey, ChunkMemory};
+use super::partial::Partial;
+use super::writer::Draft;
+use super::{BLOCK, CHUNK, journal};
+
+/// A run of bytes being written.
+pub struct Segment {
+    pub(super) draft: Arc<Draft>,
+    /// Not there while a write runs, and so not after one that failed or was abandoned.
+    state: Option<Box<State>>,
+}
+
+/// The SHA-256 of a body's first bytes: goes along with the segment that begins where it ends.
+pub(super) struct Prefix {
+    pub(super) sha256: Sha256,
+    pub(super) len: u64,
+}
+
+struct State {
+    memory: Arc<ChunkMemory>,
+    prefix: Option<Prefix>,
+    block: Xxh3,
+    position: u64,
+    /// The beginning of the chunk at the position: the whole of it if the body ends here.
+    tail: Option<(ChunkKey, Bytes)>,
+}
+
+impl Segment {
+    /// A segment from `start`, which is at a block's begin.
+    pub(super) fn new(
+        draft: Arc<Draft>,
+        memory: Arc<ChunkMemory>,
+        start: u64,
+        prefix: Option<Prefix>,
+    ) -> Self {
+        let state = State { memory, prefix, block: Xxh3::new(), position: start, tail: None };
+        Self { draft, state: Some(Box::new(state)) }
+    }
+
+    /// What readers read meanwhile.
+    pub fn partial(&self) -> &Arc<Partial> {
+        &self.draft.partial
+    }
+
+    /// Appends bytes; gives the position up to which they can be read. Whole aligned chunks in one call (a megabyte
+    /// of frames from a multiple of a megabyte on) go into memory as well and need no reading back.
+    pub async fn write(&mut self, frames: Vec<Bytes>) -> Result<u64, StoreError> {
+        let position = self.state.as_ref().ok_or(StoreError::Broken)?.position;
+        let bytes = frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+        self.draft.make_room(position + bytes).await?;
+        let _permit = self.draft.store.disk_writes.acquire().await;
+        let mut state = self.state.take().ok_or(StoreError::Broken)?;
+        let draft = Arc::clone(&self.draft);
+        let write = move || match state.append(&draft, frames) {
+            Ok(()) => Ok(state),
+            Err(source) => Err(StoreError::Io { doing: "write", path: draft.path(), source }),
+        };
+        let state = self.state.insert(self.draft.writes.spawn_blocking(write).await??);
+        self.draft.wrote(bytes);
+        Ok(state.readable(&self.draft.partial))
+    }
+
+    /// The end of a body that did not say its length: everything is readable now. Gives the length.
+    pub fn end(&mut self) -> Result<u64, StoreError> {
+        let state = self.state.as_mut().ok_or(StoreError::Broken)?;
+        let partial = &self.draft.partial;
+        if partial.length().is_none() {
+            state.end(partial);
+            partial.end(state.position);
+        }
+        Ok(state.position)
+    }
+
+    pub(super) fn into_prefix(self) -> Option<Prefix> {
+        self.state?.prefix
+    }
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Segment").field("draft", &self.draft).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn append(&mut self, draft: &Draft, mut frames: Vec<Bytes>) -> std::io::Result<()> {
+        let partial = &draft.partial;
+        self.tail = None;
+        let mut left: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
+        let mut frames = frames.iter_mut().filter(|frame| !frame.is_empty()).peekable();
+        while left > 0 {
+            let begin = self.position;
+            let len = left.min(CHUNK - begin % CHUNK);
+            let mut buffer = self.memory.chunk(usize::try_from(len).unwrap_or(usize::MAX));
+            let mut rest = buffer.as_mut();
+            while let Some(frame) = frames.peek_mut()
+                && !rest.is_empty()
+            {
+                let (into, after) = rest.split_at_mut(rest.len().min(frame.len()));
+                frame.copy_to_slice(into);
+                rest = after;
+                if frame.is_empty() {
+                    frames.next();
+                }
+            }
+            partial.file.write_all_at(buffer.as_ref(), begin)?;
+            if let Some(prefix) = &mut self.prefix {
+                prefix.sha256.update(buffer.as_ref());
+                prefix.len += len;
+            }
+            let mut checksums = self.checksums(buffer.as_ref());
+            self.position += len;
+            left -= len;
+            let ended = partial.length() == Some(self.position);
+            if ended && !self.position.is_multiple_of(BLOCK) {
+                checksums.push(self.block.digest128());
+            }
+            let key = ChunkKey { of: partial.memory_id(), chunk: begin / CHUNK };
+            // Into memory first: a reader that is told of these bytes finds them there.
+            match (begin % CHUNK, len) {
+                (0, len) if (len == CHUNK || ended) && !self.memory.pressed() => {
+                    self.memory.insert(key, buffer.freeze());
+                }
+                (0, 1..CHUNK) => self.tail = Some((key, buffer.freeze())),
+                _ => {}
+            }
+            partial.publish(block_of(begin), &checksums);
+            if let Some(journal) = &draft.journal()
+                && !checksums.is_empty()
+            {
+                note(journal, block_of(begin), &checksums)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checksums of the blocks that these bytes, at the position, complete.
+    fn checksums(&mut self, mut bytes: &[u8]) -> Vec<u128> {
+        let mut done = Vec::with_capacity(bytes.len() / BLOCK as usize + 1);
+        let mut filled = self.position % BLOCK;
+        while !bytes.is_empty() {
+            let take = bytes.len().min(usize::try_from(BLOCK - filled).unwrap_or(usize::MAX));
+            let (part, rest) = bytes.split_at(take);
+            self.block.update(part);
+            bytes = rest;
+            filled += take as u64;
+            if filled == BLOCK {
+                done.push(self.block.digest128());
+                self.block.reset();
+                filled = 0;
+            }
+        }
+        done
+    }
+
+    fn end(&mut self, partial: &Partial) {
+        if let Some((key, bytes)) = self.tail.take()
+            && !self.memory.pressed()
+        {
+            self.memory.insert(key, bytes);
+        }
+        if !self.position.is_multiple_of(BLOCK) {
+            partial.publish(block_of(self.position), &[self.block.digest128()]);
+        }
+    }
+
+    /// Up to the last whole block, or the body's end.
+    fn readable(&self, partial: &Partial) -> u64 {
+        if partial.length() == Some(self.position) { self.position } else { self.position / BLOCK * BLOCK }
+    }
+}
+
+/// One write in append mode: segments that write at once do not mix, and a process that is killed leaves at most one
+/// torn entry.
+fn note(mut journal: &File, first: usize, checksums: &[u128]) -> std::io::Result<()> {
+    match journal::entry(first, checksums) {
+        Some(entry) => journal.write_all(&entry),
+        None => Ok(()),
+    }
+}

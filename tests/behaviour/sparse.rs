@@ -1,0 +1,248 @@
+//! Fills that are sets of chunks: what a client waits for first comes first, what is there is never fetched again, and
+//! what was begun is gone on with.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use gupd::config::Finish;
+use proptest::prelude::*;
+use proptest::test_runner::{Config as ProptestConfig, TestRunner};
+
+use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Site, bytes};
+
+const MIB: usize = 1 << 20;
+
+/// A site whose relay fetches what clients wait for, and nothing else.
+fn frugal() -> Site {
+    Site::with(|config| config.fill.finish = Finish::Never)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_cold_object_does_not_wait_for_its_beginning() {
+    let site = frugal();
+    let body = bytes(1, 64 * MIB + 12_345);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    let last = site.send(Request::get(PAYLOAD).range("-1048576")).await;
+    assert_eq!(last.status, 206);
+    assert!(last.whole() == body[body.len() - MIB..]);
+    let first = body.len() - MIB - 500;
+    let other = site.send(Request::get(PAYLOAD).range(&format!("{first}-"))).await;
+    assert!(other.whole() == body[first..]);
+    site.filled().await;
+    assert!(site.manager.body_bytes() <= 4 * MIB as u64, "{} bytes", site.manager.body_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_far_apart_do_not_wait_for_each_other() {
+    let site = Site::new();
+    let body = bytes(2, 32 * MIB);
+    let gate = Gate::default();
+    // Who asks for everything gets no further than 3 MiB until the gate opens.
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(3 * MIB, &gate));
+    let mut whole = Client::connect(site.address()).await;
+    whole.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = whole.head().await.unwrap();
+    head.body = whole.some(2 * MIB).await.unwrap();
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    for segment in (8..32).step_by(4) {
+        let range = format!("{}-{}", segment * MIB, (segment + 2) * MIB - 1);
+        let part = site.send(Request::get(PAYLOAD).range(&range)).await;
+        assert!(part.whole() == body[segment * MIB..(segment + 2) * MIB], "{range}");
+    }
+    gate.open();
+    whole.rest("GET", &mut head).await;
+    assert!(head.whole() == body);
+    site.stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    let received = site.upstream_bytes().await;
+    assert!(received <= 1.02 * body.len() as f64, "{received} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_without_ranges_is_asked_once() {
+    let site = Site::new();
+    let body = bytes(3, 8 * MIB);
+    let gate = Gate::default();
+    let resource = Resource::new(body.clone()).without_ranges().stalled(MIB, &gate);
+    site.manager.put(PAYLOAD, resource);
+    let mut clients = Vec::new();
+    for range in ["7000000-7000099", "0-99", "-100"] {
+        let mut client = Client::connect(site.address()).await;
+        client.begin(&Request::get(PAYLOAD).range(range)).await.unwrap();
+        site.manager.asked(PAYLOAD, 1).await;
+        clients.push(client);
+    }
+    gate.open();
+    for (client, part) in clients.iter_mut().zip([7_000_000..7_000_100, 0..100, body.len() - 100..body.len()])
+    {
+        let mut response = client.head().await.unwrap();
+        client.rest("GET", &mut response).await;
+        assert!(response.whole() == body[part]);
+    }
+    site.stored(PAYLOAD).await;
+    assert_eq!(site.manager.body_bytes(), body.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_left_unfinished_the_next_one_goes_on_with() {
+    let site = frugal();
+    let body = bytes(4, 6 * MIB);
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(3 * MIB, &gate));
+    let mut leaving = Client::connect(site.address()).await;
+    leaving.begin(&Request::get(PAYLOAD)).await.unwrap();
+    leaving.head().await.unwrap();
+    leaving.some(3 * MIB).await.unwrap();
+    drop(leaving);
+    site.filled().await;
+    gate.open();
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    let ranges: Vec<_> =
+        site.manager.seen(PAYLOAD).iter().map(|seen| seen.header("range").map(str::to_owned)).collect();
+    assert_eq!(ranges, [None, Some(format!("bytes={}-", 3 * MIB))]);
+    site.stored(PAYLOAD).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_that_is_there_has_the_rest_fetched() {
+    let site = Site::with(|config| config.fill.finish = Finish::Above(50));
+    let body = bytes(5, 8 * MIB);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    site.send(Request::get(PAYLOAD).range("0-2097151")).await.whole();
+    site.filled().await;
+    assert_eq!(site.manager.body_bytes(), 2 * MIB as u64, "a quarter is not enough");
+    site.send(Request::get(PAYLOAD).range("2097152-5242879")).await.whole();
+    site.stored(PAYLOAD).await;
+    let ranges: Vec<_> =
+        site.manager.seen(PAYLOAD).iter().map(|seen| seen.header("range").map(str::to_owned)).collect();
+    assert_eq!(site.manager.body_bytes(), body.len() as u64, "{ranges:?}");
+}
+
+/// A relay that stopped in the middle of a fill, with three of eight megabytes there.
+async fn interrupted(resource: Resource) -> Site {
+    let mut site = Site::with(|config| config.server.drain_timeout = std::time::Duration::from_millis(1));
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, resource.stalled(3 * MIB, &gate));
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    client.head().await.unwrap();
+    client.some(3 * MIB).await.unwrap();
+    site.stop();
+    gate.open();
+    site
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_changed_while_the_relay_was_down_is_fetched_whole() {
+    let mut site = interrupted(Resource::new(bytes(6, 8 * MIB))).await;
+    let new = bytes(7, 8 * MIB);
+    site.manager.put(PAYLOAD, Resource::new(new.clone()));
+    site.restart();
+    assert!(site.get(PAYLOAD).await.whole() == new);
+    site.stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.whole() == new);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_disk_did_not_keep_of_a_half_written_file_is_fetched_again() {
+    let body = bytes(8, 8 * MIB);
+    for from_the_damage in [true, false] {
+        let mut site = interrupted(Resource::new(body.clone())).await;
+        let partial = fs::read_dir(site.store().join("partial")).unwrap().map(|file| file.unwrap().path());
+        let file = partial.into_iter().find(|path| path.extension().is_none()).unwrap();
+        // As a power cut leaves it: the journal reached the disk, some of the bytes did not.
+        fs::File::options().write(true).open(file).unwrap().write_all_at(&[0; 5000], 1_200_000).unwrap();
+        site.restart();
+        let request = Request::get(PAYLOAD);
+        let request = if from_the_damage { request.range("1150000-") } else { request.range("5000000-") };
+        let begin = if from_the_damage { 1_150_000 } else { 5_000_000 };
+        assert!(site.send(request).await.whole() == body[begin..]);
+        site.stored(PAYLOAD).await;
+        assert!(site.get(PAYLOAD).await.whole() == body);
+        let more = site.manager.body_bytes() - body.len() as u64;
+        assert!(more <= MIB as u64 + 65_536, "{more} bytes more");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_that_cannot_go_on_with_its_upstream_asks_the_next_for_everything() {
+    let mut site = interrupted(Resource::new(bytes(9, 8 * MIB))).await;
+    let other = Manager::start();
+    let body = bytes(10, 5 * MIB);
+    other.put(PAYLOAD, Resource::new(body.clone()));
+    let second = gupd::Config::for_upstreams(&[&other.url()]).unwrap().upstreams.remove(0);
+    site.config.upstreams.push(second);
+    for route in &mut site.config.routes {
+        route.upstreams.push(1);
+    }
+    site.manager.put(PAYLOAD, Resource::new("busy").status(503));
+    site.restart();
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert_eq!(other.seen(PAYLOAD)[0].header("range"), None);
+    site.stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.whole() == body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_without_a_validator_is_not_put_together_with_others() {
+    let site = Site::new();
+    let body = bytes(11, 4 * MIB);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).without("ETag"));
+    let part = site.send(Request::get(PAYLOAD).range("3000000-3000009")).await;
+    assert!(part.whole() == body[3_000_000..3_000_010]);
+    site.stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    let last = site.manager.seen(PAYLOAD).pop().unwrap();
+    assert_eq!(last.header("range"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_changes_between_its_parts_is_never_mixed() {
+    let site = frugal();
+    let (old, new) = (bytes(12, 8 * MIB), bytes(13, 8 * MIB));
+    site.manager.put(PAYLOAD, Resource::new(old.clone()));
+    let mut reading = Client::connect(site.address()).await;
+    let first = site.send(Request::get(PAYLOAD).range("0-99")).await;
+    assert!(first.whole() == old[..100]);
+    site.manager.put(PAYLOAD, Resource::new(new.clone()));
+    reading.begin(&Request::get(PAYLOAD).range("500000-5999999")).await.unwrap();
+    let mut response = reading.head().await.unwrap();
+    reading.rest("GET", &mut response).await;
+    match response.ending {
+        Ending::Complete => assert!(response.body == new[500_000..6_000_000]),
+        _ => assert!(response.body == old[500_000..500_000 + response.body.len()]),
+    }
+    assert!(
+        site.send(Request::get(PAYLOAD).range("4000000-4000999")).await.whole() == new[4_000_000..4_001_000]
+    );
+}
+
+#[test]
+fn sixty_random_ranges_of_a_cold_object_cost_its_bytes_once() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let body = bytes(14, 40 * MIB);
+    let ranges = prop::collection::vec((0..body.len(), 1..3 * MIB), 60);
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases: 2, failure_persistence: None, ..ProptestConfig::default() });
+    runner
+        .run(&(ranges, 1usize..9), |(ranges, at_once)| {
+            runtime.block_on(async {
+                let site = Site::new();
+                site.manager.put(PAYLOAD, Resource::new(body.clone()));
+                for ranges in ranges.chunks(at_once) {
+                    let asking = ranges.iter().map(async |(from, length)| {
+                        let last = (from + length - 1).min(body.len() - 1);
+                        let request = Request::get(PAYLOAD).range(&format!("{from}-{last}"));
+                        assert!(site.send(request).await.whole() == body[*from..=last]);
+                    });
+                    futures_util::future::join_all(asking).await;
+                }
+                site.stored(PAYLOAD).await;
+                assert!(site.get(PAYLOAD).await.whole() == body);
+                let received = site.upstream_bytes().await;
+                assert!(received <= 1.05 * body.len() as f64, "{received} bytes");
+            });
+            Ok(())
+        })
+        .unwrap();
+}
