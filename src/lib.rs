@@ -3,7 +3,7 @@
 //! A caching reverse proxy that stands at a remote site in front of the endpoint-protection manager and is the
 //! update source of every client there. The modules are the stages of a request, in this order:
 //! [`listen`] accepts, [`proxy`] leads a request through, [`policy`] routes and classes it, [`cache`] finds what is
-//! stored, [`fill`] fetches what is not from [`upstream`], and [`store`] keeps it. [`telemetry`] and [`admin`]
+//! stored, [`fill`] fetches what is not from [`upstream`], [`digest`] says whether it is what was announced, and [`store`] keeps it. [`telemetry`] and [`admin`]
 //! observe; [`Relay`] puts it all together. ARCHITECTURE.md has the map.
 
 pub mod admin;
@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod digest;
 pub mod fill;
 pub mod listen;
 pub mod policy;

@@ -38,11 +38,13 @@ pub enum Unstorable {
     OpenEnded,
     /// A payload of no bytes: what an overloaded manager answers for a delta that it has not made yet.
     EmptyPayload,
+    /// Its content was not what a digest announced, and may not be this time.
+    DigestMismatch,
 }
 
 impl Unstorable {
     /// Every reason, for the label set of a metric.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ClassPrivate,
         Self::Method,
         Self::Partial,
@@ -56,6 +58,7 @@ impl Unstorable {
         Self::NotCacheable,
         Self::OpenEnded,
         Self::EmptyPayload,
+        Self::DigestMismatch,
     ];
 
     /// Whether the next response to the same name will most likely not be stored either: the response itself says so,
@@ -88,6 +91,7 @@ impl Unstorable {
             Self::NotCacheable => "not-cacheable",
             Self::OpenEnded => "open-ended",
             Self::EmptyPayload => "empty-payload",
+            Self::DigestMismatch => "digest-mismatch",
         }
     }
 }

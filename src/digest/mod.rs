@@ -1,0 +1,190 @@
+//! What content ought to be, by the word of the origin's header fields or of the catalog beside it, and what follows
+//! when it is not: it is fetched once more, and if that is no better, passed on and not kept, with an alarm. Owns that
+//! judgement and what it remembers; relies on `store` for bytes and their SHA-256. It stores nothing and stops no fill:
+//! `fill` asks before it shows the end of a body and does what it is told.
+
+pub mod catalog;
+pub mod expectation;
+pub mod field;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use prometheus::IntCounterVec;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+pub use self::expectation::{Expectation, Mismatch};
+use self::field::{Announced, Announcer};
+use crate::config::Class;
+use crate::store::{BlobId, ReadError, Source, Store};
+
+/// Files whose hash is remembered from catalogs, at about 300 bytes each: 5 MiB. A product's catalog lists some tens, a
+/// LiveUpdate server has hundreds of products; what is forgotten is not checked until its catalog is read again.
+const MAX_LISTED: u64 = 16_384;
+
+/// Catalogs remembered as read, so that each version is read once.
+const MAX_CATALOGS: u64 = 1024;
+
+/// Keys whose content was not what was announced.
+const MAX_DOUBTED: u64 = 10_000;
+
+/// How long each of them is passed on at once, before it is fetched twice again: long enough that a manager whose
+/// digests are wrong costs the line little, short enough that one that was mended is soon kept.
+const DOUBT: Duration = Duration::from_secs(3600);
+
+/// Catalogs read at once: each takes its own bytes and its inflated lists.
+const CATALOG_READS: usize = 1;
+
+/// What follows from a mismatch, in metrics.
+const CONSEQUENCES: [&str; 2] = ["fetched-again", "passed-on"];
+
+/// What is known of content before it arrives, for one relay.
+#[derive(Debug)]
+pub struct Digests {
+    store: Arc<Store>,
+    listed: moka::sync::Cache<String, BlobId>,
+    catalogs: moka::sync::Cache<Arc<str>, BlobId>,
+    doubted: moka::sync::Cache<Arc<str>, ()>,
+    reads: Semaphore,
+    mismatches: IntCounterVec,
+}
+
+/// What to do with content that has arrived whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It is what was announced, or nothing was: keep it.
+    Keep,
+    /// It is not: show its end to nobody, and fetch it again.
+    FetchAgain,
+    /// It was not before either: pass it on, keep nothing.
+    PassOn,
+}
+
+impl Digests {
+    /// Knows nothing yet. `mismatches` counts by announcer and consequence.
+    pub fn new(store: Arc<Store>, mismatches: IntCounterVec) -> Self {
+        for by in Announcer::ALL {
+            for then in CONSEQUENCES {
+                mismatches.with_label_values(&[by.as_str(), then]);
+            }
+        }
+        Self {
+            store,
+            listed: moka::sync::Cache::new(MAX_LISTED),
+            catalogs: moka::sync::Cache::new(MAX_CATALOGS),
+            doubted: moka::sync::Cache::builder().max_capacity(MAX_DOUBTED).time_to_live(DOUBT).build(),
+            reads: Semaphore::new(CATALOG_READS),
+            mismatches,
+        }
+    }
+
+    /// What the content of a response with this head must be. Only payloads are checked against a catalog: what may
+    /// change under its name may be newer than the catalog at hand.
+    pub fn expect(
+        &self,
+        key: &Arc<str>,
+        class: Class,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Expectation {
+        let mut announced = field::announced(status, headers);
+        if class == Class::Payload
+            && status.is_success()
+            && let Some(blob) = self.listed.get(&**key)
+        {
+            announced.push(Announced { by: Announcer::Catalog, digest: blob.into() });
+        }
+        Expectation::new(announced, self.doubted.contains_key(&**key))
+    }
+
+    /// Judges content that has arrived whole and is readable from `content`, before its end is shown to anyone. When it
+    /// is to be kept and is a catalog, it has been read: nobody can ask for its payloads before they are known.
+    ///
+    /// # Errors
+    /// When its bytes cannot be read; then it cannot be vouched for.
+    pub async fn judge(
+        &self,
+        key: &Arc<str>,
+        class: Class,
+        expected: &Expectation,
+        content: &Source,
+        length: u64,
+        blob: BlobId,
+    ) -> Result<Judgement, ReadError> {
+        let Some(mismatch) = expected.compare(&self.store, content, length, blob).await? else {
+            if !expected.is_empty() {
+                self.doubted.invalidate(&**key);
+            }
+            self.learn(key, class, content, length, blob).await;
+            return Ok(Judgement::Keep);
+        };
+        let Mismatch { by, expected: announced, found } = mismatch;
+        let (judgement, consequence) = if expected.is_doubted() {
+            let said = "content is again not what was announced; it is passed on and not stored: compare it with the manager's file";
+            tracing::error!(key = &**key, by = by.as_str(), expected = %announced, %found, "{said}");
+            (Judgement::PassOn, CONSEQUENCES[1])
+        } else {
+            let said = "content is not what was announced; it is fetched again";
+            tracing::error!(key = &**key, by = by.as_str(), expected = %announced, %found, "{said}");
+            (Judgement::FetchAgain, CONSEQUENCES[0])
+        };
+        self.doubted.insert(key.clone(), ());
+        self.mismatches.with_label_values(&[by.as_str(), consequence]).inc();
+        Ok(judgement)
+    }
+
+    /// Whether what is stored under `key` is a catalog that has to be read before its end is shown.
+    pub fn is_catalog(&self, key: &str, class: Class) -> bool {
+        class == Class::Catalog && catalog::is_catalog(key)
+    }
+
+    /// Reads a catalog that has not been read: one that has just arrived, or one that was stored before the relay
+    /// started. One that is not to be believed is told of in the log, and changes nothing.
+    pub async fn learn(&self, key: &Arc<str>, class: Class, content: &Source, length: u64, blob: BlobId) {
+        let known = || self.catalogs.get(&**key) == Some(blob);
+        if !self.is_catalog(key, class) || known() {
+            return;
+        }
+        let Ok(_permit) = self.reads.acquire().await else { return };
+        if known() {
+            return;
+        }
+        match self.read_catalog(content, length).await {
+            Ok(files) => {
+                tracing::debug!(key = &**key, files = files.len(), "catalog read");
+                for (name, blob) in files {
+                    if let Some(sibling) = catalog::sibling(key, &name) {
+                        self.listed.insert(sibling, blob);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, key = &**key, "a catalog's hashes cannot be used; its payloads are not checked against it");
+            }
+        }
+        self.catalogs.insert(key.clone(), blob);
+    }
+
+    async fn read_catalog(&self, content: &Source, length: u64) -> Result<Vec<catalog::Listed>, Unread> {
+        if length > catalog::MAX_CATALOG {
+            return Err(catalog::CatalogError::TooLarge(length).into());
+        }
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < length {
+            bytes.extend_from_slice(&self.store.read(content, bytes.len() as u64).await?);
+        }
+        Ok(spawn_blocking(move || catalog::read(&bytes)).await??)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error(transparent)]
+    Catalog(#[from] catalog::CatalogError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("its reader ended: {0}")]
+    Stopped(#[from] tokio::task::JoinError),
+}
