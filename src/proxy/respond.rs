@@ -15,6 +15,7 @@ use super::multipart::Multipart;
 use super::range::{Need, Ranges, content_range, unsatisfied_range};
 use super::reply::Reply;
 use crate::cache::{Cache, Entry};
+use crate::digest::field::{CONTENT_DIGEST, CONTENT_MD5, REPR_DIGEST, repr_digest};
 use crate::fill::{Arrived, Fill, FillError, Flow, Reader, TransferError};
 use crate::store::{BLOCK, Source, Store};
 
@@ -50,10 +51,16 @@ pub(super) async fn stored(
     let source = entry.source();
     let keeper = Keeper::new(cache.clone(), Some(&entry.object));
     let (status, stored) = (entry.object.status, &entry.object.headers);
+    let mut presented = entry.presented.get_or_init(|| present(status, stored)).clone();
+    if status == StatusCode::OK
+        && let Some(digest) = repr_digest(asked.headers, stored, entry.object.blob)
+    {
+        presented.insert(REPR_DIGEST, digest);
+    }
     let content = Available {
         status,
         headers: stored,
-        presented: entry.presented.get_or_init(|| present(status, stored)).clone(),
+        presented,
         age: entry.freshness.age(now),
         length: Some(entry.object.len),
     };
@@ -183,6 +190,7 @@ impl Opened {
         length: Option<u64>,
     ) -> Result<Reply, TransferError> {
         let expected = part.end - part.start;
+        remove_digests_of_the_whole(&mut headers);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
         headers.insert(header::CONTENT_RANGE, content_range(&part, length));
         let content = self.open(part).await?;
@@ -192,6 +200,7 @@ impl Opened {
     fn parts(&self, mut headers: HeaderMap, parts: &[Range<u64>], length: u64) -> Reply {
         let multipart = Multipart::new(parts, length, headers.get(header::CONTENT_TYPE));
         let expected = multipart.content_length();
+        remove_digests_of_the_whole(&mut headers);
         headers.insert(header::CONTENT_TYPE, multipart.content_type());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
         let from = self.from.clone();
@@ -248,6 +257,12 @@ fn present(status: StatusCode, stored: &HeaderMap) -> HeaderMap {
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }
     headers
+}
+
+/// These speak of the content of one message (RFC 9530 §2): what the origin said of the whole is wrong of a part.
+fn remove_digests_of_the_whole(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_DIGEST);
+    headers.remove(CONTENT_MD5);
 }
 
 fn not_modified(available: &HeaderMap) -> Reply {

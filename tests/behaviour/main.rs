@@ -7,6 +7,7 @@
 mod support;
 
 mod caching;
+mod digests;
 mod fill;
 mod forward;
 mod hostile;
