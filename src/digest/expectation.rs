@@ -4,9 +4,10 @@
 
 use sha2::Digest as _;
 
+use super::Whole;
 use super::field::{Announced, Announcer, Digest};
 use crate::cache::Unstorable;
-use crate::store::{BLOCK, BlobId, ReadError, Source, Store};
+use crate::store::{BLOCK, ReadError, Store};
 
 /// Bytes that are shown to nobody before the content has been verified. A client that gets all but these sees a broken
 /// transfer, never the clean end of wrong content; one that waits for a delta smaller than this sees nothing at all,
@@ -66,25 +67,19 @@ impl Expectation {
         available.saturating_sub(held)
     }
 
-    /// Compares content of `length` bytes whose SHA-256 is `blob`, and gives the first announcement it does
-    /// not agree with. Two that contradict each other are never both right.
+    /// Compares content, and gives the first announcement it does not agree with. Two that contradict each other are
+    /// never both right.
     ///
     /// # Errors
     /// When bytes that have to be read again cannot be.
-    pub async fn compare(
-        &self,
-        store: &Store,
-        content: &Source,
-        length: u64,
-        blob: BlobId,
-    ) -> Result<Option<Mismatch>, ReadError> {
+    pub async fn compare(&self, store: &Store, whole: &Whole) -> Result<Option<Mismatch>, ReadError> {
         let Some(first) = self.announced.first() else { return Ok(None) };
         let found = match Hasher::like(first.digest) {
-            None => blob.into(),
+            None => whole.blob.into(),
             Some(mut hasher) => {
                 let mut position = 0;
-                while position < length {
-                    let piece = store.read(content, position).await?;
+                while position < whole.length {
+                    let piece = store.read(&whole.source, position).await?;
                     hasher.update(&piece);
                     position += piece.len() as u64;
                 }

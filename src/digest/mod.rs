@@ -51,6 +51,28 @@ pub struct Digests {
     mismatches: IntCounterVec,
 }
 
+/// The response that content belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Its key.
+    pub key: &'a Arc<str>,
+    /// The class of its path.
+    pub class: Class,
+    /// Its status.
+    pub status: StatusCode,
+}
+
+/// Content that is here whole.
+#[derive(Clone, Debug)]
+pub struct Whole {
+    /// Where it is read.
+    pub source: Source,
+    /// Its bytes.
+    pub length: u64,
+    /// Their SHA-256.
+    pub blob: BlobId,
+}
+
 /// What to do with content that has arrived whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
@@ -82,13 +104,8 @@ impl Digests {
 
     /// What the content of a response with this head must be. Only payloads are checked against a catalog: what may
     /// change under its name may be newer than the catalog at hand.
-    pub fn expect(
-        &self,
-        key: &Arc<str>,
-        class: Class,
-        status: StatusCode,
-        headers: &HeaderMap,
-    ) -> Expectation {
+    pub fn expect(&self, subject: Subject<'_>, headers: &HeaderMap) -> Expectation {
+        let Subject { key, class, status } = subject;
         let mut announced = field::announced(status, headers);
         if class == Class::Payload
             && status.is_success()
@@ -99,59 +116,58 @@ impl Digests {
         Expectation::new(announced, self.doubted.contains_key(&**key))
     }
 
-    /// Judges content that has arrived whole and is readable from `content`, before its end is shown to anyone. When it
-    /// is to be kept and is a catalog, it has been read: nobody can ask for its payloads before they are known.
+    /// Judges content that has arrived, before its end is shown to anyone. If it is a catalog that will be kept, it has
+    /// then been read: nobody can ask for its payloads before they are known.
     ///
     /// # Errors
     /// When its bytes cannot be read; then it cannot be vouched for.
     pub async fn judge(
         &self,
-        key: &Arc<str>,
-        class: Class,
+        subject: Subject<'_>,
         expected: &Expectation,
-        content: &Source,
-        length: u64,
-        blob: BlobId,
+        whole: &Whole,
     ) -> Result<Judgement, ReadError> {
-        let Some(mismatch) = expected.compare(&self.store, content, length, blob).await? else {
+        let key = subject.key;
+        let Some(mismatch) = expected.compare(&self.store, whole).await? else {
             if !expected.is_empty() {
                 self.doubted.invalidate(&**key);
             }
-            self.learn(key, class, content, length, blob).await;
+            self.learn(subject, whole).await;
             return Ok(Judgement::Keep);
         };
-        let Mismatch { by, expected: announced, found } = mismatch;
-        let (judgement, consequence) = if expected.is_doubted() {
-            let said = "content is again not what was announced; it is passed on and not stored: compare it with the manager's file";
-            tracing::error!(key = &**key, by = by.as_str(), expected = %announced, %found, "{said}");
-            (Judgement::PassOn, CONSEQUENCES[1])
+        let (judgement, consequence, said) = if expected.is_doubted() {
+            let said = "content is again not what was announced; it is passed on and not stored: compare it with the manager's";
+            (Judgement::PassOn, CONSEQUENCES[1], said)
         } else {
             let said = "content is not what was announced; it is fetched again";
-            tracing::error!(key = &**key, by = by.as_str(), expected = %announced, %found, "{said}");
-            (Judgement::FetchAgain, CONSEQUENCES[0])
+            (Judgement::FetchAgain, CONSEQUENCES[0], said)
         };
+        let Mismatch { by, expected, found } = mismatch;
+        tracing::error!(key = &**key, by = by.as_str(), %expected, %found, "{said}");
         self.doubted.insert(key.clone(), ());
         self.mismatches.with_label_values(&[by.as_str(), consequence]).inc();
         Ok(judgement)
     }
 
-    /// Whether what is stored under `key` is a catalog that has to be read before its end is shown.
-    pub fn is_catalog(&self, key: &str, class: Class) -> bool {
-        class == Class::Catalog && catalog::is_catalog(key)
+    /// Whether this is a catalog that has to be read before its end is shown.
+    pub fn is_catalog(&self, subject: Subject<'_>) -> bool {
+        let Subject { key, class, status } = subject;
+        class == Class::Catalog && status == StatusCode::OK && catalog::is_catalog(key)
     }
 
     /// Reads a catalog that has not been read: one that has just arrived, or one that was stored before the relay
     /// started. One that is not to be believed is told of in the log, and changes nothing.
-    pub async fn learn(&self, key: &Arc<str>, class: Class, content: &Source, length: u64, blob: BlobId) {
-        let known = || self.catalogs.get(&**key) == Some(blob);
-        if !self.is_catalog(key, class) || known() {
+    pub async fn learn(&self, subject: Subject<'_>, whole: &Whole) {
+        let key = subject.key;
+        let known = || self.catalogs.get(&**key) == Some(whole.blob);
+        if !self.is_catalog(subject) || known() {
             return;
         }
         let Ok(_permit) = self.reads.acquire().await else { return };
         if known() {
             return;
         }
-        match self.read_catalog(content, length).await {
+        match self.read_catalog(whole).await {
             Ok(files) => {
                 tracing::debug!(key = &**key, files = files.len(), "catalog read");
                 for (name, blob) in files {
@@ -161,19 +177,20 @@ impl Digests {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, key = &**key, "a catalog's hashes cannot be used; its payloads are not checked against it");
+                let said = "a catalog's hashes cannot be used; its payloads are not checked against it";
+                tracing::warn!(%error, key = &**key, "{said}");
             }
         }
-        self.catalogs.insert(key.clone(), blob);
+        self.catalogs.insert(key.clone(), whole.blob);
     }
 
-    async fn read_catalog(&self, content: &Source, length: u64) -> Result<Vec<catalog::Listed>, Unread> {
-        if length > catalog::MAX_CATALOG {
-            return Err(catalog::CatalogError::TooLarge(length).into());
+    async fn read_catalog(&self, whole: &Whole) -> Result<Vec<catalog::Listed>, Unread> {
+        if whole.length > catalog::MAX_CATALOG {
+            return Err(catalog::CatalogError::TooLarge(whole.length).into());
         }
         let mut bytes = Vec::new();
-        while (bytes.len() as u64) < length {
-            bytes.extend_from_slice(&self.store.read(content, bytes.len() as u64).await?);
+        while (bytes.len() as u64) < whole.length {
+            bytes.extend_from_slice(&self.store.read(&whole.source, bytes.len() as u64).await?);
         }
         Ok(spawn_blocking(move || catalog::read(&bytes)).await??)
     }

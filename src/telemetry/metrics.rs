@@ -55,6 +55,8 @@ pub struct Metrics {
     pub fills: IntCounterVec,
     /// Transfers that broke off and were resumed.
     pub resumes: IntCounter,
+    /// Content that was not what was announced, by who had announced it and what followed.
+    pub digest_mismatches: IntCounterVec,
     /// Bytes clients got that did not cross the WAN for them.
     pub saved_bytes: IntCounter,
     store: StoreMetrics,
@@ -149,6 +151,11 @@ impl Metrics {
             fills_running: gauge("gupd_fills_running", "Fills running now.")?,
             fills: counters("gupd_fills_total", "Fills by how they ended.", &["outcome"])?,
             resumes: counter("gupd_fill_resumes_total", "Broken upstream transfers that were resumed.")?,
+            digest_mismatches: counters(
+                "gupd_digest_mismatches_total",
+                "Content that was not what its digest or its catalog announced, by announcer and consequence.",
+                &["by", "then"],
+            )?,
             saved_bytes: counter(
                 "gupd_saved_bytes_total",
                 "Bytes clients got from the store or from a fill already running: bytes the WAN was spared.",
