@@ -20,6 +20,7 @@ pub struct Expectation {
     // All by one algorithm.
     announced: Vec<Announced>,
     doubted: bool,
+    catalog: bool,
 }
 
 /// Content that is not what was announced.
@@ -35,19 +36,24 @@ pub struct Mismatch {
 
 impl Expectation {
     /// Of everything announced about one response, what decides. `doubted` if the same content was not what it should
-    /// be before.
-    pub(super) fn new(mut announced: Vec<Announced>, doubted: bool) -> Self {
+    /// be before; `catalog` if it says itself what other content should be.
+    pub(super) fn new(mut announced: Vec<Announced>, doubted: bool, catalog: bool) -> Self {
         let decides = ["sha-256", "sha-512", "md5"]
             .into_iter()
             .find(|algorithm| announced.iter().any(|one| one.digest.algorithm() == *algorithm));
         announced.retain(|one| Some(one.digest.algorithm()) == decides);
         let doubted = doubted && !announced.is_empty();
-        Self { announced, doubted }
+        Self { announced, doubted, catalog }
     }
 
     /// Whether nothing is known: the content is what arrives.
     pub fn is_empty(&self) -> bool {
         self.announced.is_empty()
+    }
+
+    /// Whether the end is for nobody before [`judge`](super::Digests::judge) has seen it.
+    pub fn is_judged_first(&self) -> bool {
+        self.catalog || !self.is_empty()
     }
 
     /// Whether the same content was not what it should be before: it is passed on as it comes, and kept only if it
@@ -61,9 +67,9 @@ impl Expectation {
         if self.doubted { Err(Unstorable::DigestMismatch) } else { Ok(()) }
     }
 
-    /// How many of the first `available` bytes may be shown before all are verified.
+    /// How many of the first `available` bytes may be shown before all are judged.
     pub fn shown(&self, available: u64) -> u64 {
-        let held = if self.is_empty() || self.doubted { 0 } else { HELD_BACK };
+        let held = if self.is_judged_first() && !self.doubted { HELD_BACK } else { 0 };
         available.saturating_sub(held)
     }
 
@@ -141,17 +147,18 @@ mod tests {
             (vec![md5, md5], vec![md5, md5]),
             (vec![], vec![]),
         ] {
-            assert_eq!(Expectation::new(all, false).announced, decides);
+            assert_eq!(Expectation::new(all, false, false).announced, decides);
         }
     }
 
     #[test]
     fn the_end_is_held_back_only_while_there_is_something_to_verify_and_hope_for() {
         let all = || vec![announced(Announcer::Catalog, Digest::Sha256([1; 32]))];
-        let expected = Expectation::new(all(), false);
+        let expected = Expectation::new(all(), false, false);
         assert_eq!((expected.shown(HELD_BACK), expected.shown(HELD_BACK + 5)), (0, 5));
-        assert_eq!(Expectation::new(all(), true).shown(7), 7);
+        assert_eq!(Expectation::new(all(), true, false).shown(7), 7);
+        assert_eq!(Expectation::new(vec![], false, true).shown(7), 0);
         assert_eq!(Expectation::default().shown(7), 7);
-        assert!(!Expectation::new(vec![], true).is_doubted(), "nothing says what it should be");
+        assert!(!Expectation::new(vec![], true, false).is_doubted(), "nothing says what it should be");
     }
 }
