@@ -13,7 +13,7 @@ pub mod update;
 pub mod validator;
 pub mod vary;
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -62,6 +62,7 @@ pub struct Entry {
     /// Its fields as clients get them, made when first needed: a hit copies a map instead of building one.
     pub presented: OnceLock<HeaderMap>,
     recorded_use: AtomicI64,
+    used: AtomicBool,
 }
 
 /// What is stored under a key.
@@ -301,6 +302,7 @@ impl Cache {
             selecting,
             presented: OnceLock::new(),
             recorded_use: AtomicI64::new(object.last_used()),
+            used: AtomicBool::new(false),
             classified,
             object,
         }
@@ -318,6 +320,11 @@ impl Entry {
     /// Where its bytes are.
     pub fn source(&self) -> Source {
         Source::Blob { id: self.object.blob, len: self.object.len }
+    }
+
+    /// Whether this is asked for the first time since the entry was made hot.
+    pub fn is_new(&self) -> bool {
+        !self.used.load(Ordering::Relaxed) && !self.used.swap(true, Ordering::Relaxed)
     }
 
     /// Notes that a client got it.

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::Body;
 
 use super::Wanted;
@@ -12,6 +12,7 @@ use super::resume::ContentRange;
 use crate::cache::storable::storable;
 use crate::cache::validator::strong_validator;
 use crate::cache::{Cache, Selecting, Unstorable, update};
+use crate::digest::Expectation;
 use crate::store::{BLOCK, CHUNK, NewObject, Unfinished};
 use crate::upstream::Answer;
 
@@ -84,6 +85,7 @@ impl Begun {
         wanted: &Wanted,
         part: Option<Part>,
         cache: &Cache,
+        expect: impl Fn(StatusCode, &HeaderMap) -> Expectation,
     ) -> Result<Self, NotBegun> {
         let mut status = answer.response.status();
         let mut headers = answer.response.headers().clone();
@@ -99,6 +101,9 @@ impl Begun {
                 }
                 status = StatusCode::OK;
                 headers.remove(header::CONTENT_RANGE);
+                // They speak of the part, and of nothing that is kept (RFC 9530 §2).
+                headers.remove(HeaderName::from_static("content-digest"));
+                headers.remove(HeaderName::from_static("content-md5"));
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(complete));
                 let skip = brings.start - bytes.start;
                 (Some(complete), brings, skip, Some(bytes.end))
@@ -123,9 +128,11 @@ impl Begun {
         update::remove_unstored(&mut headers, class);
         update::date(&mut headers, answer.response_time);
         let (request_time, response_time) = (answer.request_time, answer.response_time);
+        let expected = expect(status, &headers);
         let head = Head {
             status,
-            kept,
+            kept: kept.and(expected.kept()),
+            expected,
             freshness: cache.freshness(status, &headers, request_time, response_time, class),
             headers,
             selecting,
@@ -140,13 +147,19 @@ impl Begun {
 
 impl Head {
     /// The head of content that an earlier fill left unfinished.
-    pub(super) fn of_unfinished(left: &Unfinished, wanted: &Wanted, cache: &Cache) -> Self {
+    pub(super) fn of_unfinished(
+        left: &Unfinished,
+        wanted: &Wanted,
+        cache: &Cache,
+        expected: Expectation,
+    ) -> Self {
         let object = &left.object;
         let (request_time, response_time) = (object.request_time, object.response_time);
         let class = wanted.classified.class;
         Self {
             status: object.status,
-            kept: Ok(()),
+            kept: expected.kept(),
+            expected,
             freshness: cache.freshness(object.status, &object.headers, request_time, response_time, class),
             headers: object.headers.clone(),
             selecting: Selecting::decode(&object.selecting).unwrap_or_default(),

@@ -16,6 +16,7 @@ use super::plan::{NEAR, Span, View};
 use super::{FillError, Unshared};
 use crate::cache::{Entry, Freshness, Selecting, Unstorable};
 use crate::clock::UnixMillis;
+use crate::digest::Expectation;
 use crate::policy::Classified;
 use crate::store::{Charge, Partial};
 
@@ -31,7 +32,7 @@ pub enum Phase {
         /// How many have arrived; of content without a length, from the first on.
         arrived: u64,
     },
-    /// Every byte has arrived.
+    /// Every byte has arrived, and is what was announced, or will not be kept.
     Complete {
         /// Head and bytes.
         flow: Arc<Flow>,
@@ -87,6 +88,8 @@ pub struct Head {
     pub kept: Result<(), Unstorable>,
     /// End-to-end fields.
     pub headers: HeaderMap,
+    /// What is known beforehand of the content.
+    pub expected: Expectation,
     /// What selects it among variants.
     pub selecting: Selecting,
     /// How long it is good.
@@ -295,6 +298,12 @@ impl Flow {
         drop(state);
         self.wanted.notify_one();
         Wants { flow: self.clone(), id }
+    }
+
+    /// How many of the first bytes may be shown to a reader of everything: its end only when it has been judged.
+    pub(super) fn shown(&self) -> u64 {
+        let arrived = || self.state().runs.first().map_or(0, |run| run.span.position);
+        self.head.expected.shown(self.length.unwrap_or_else(arrived))
     }
 
     /// Where the bytes at `position` are.

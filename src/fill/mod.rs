@@ -28,13 +28,14 @@ pub use self::reader::{Reader, TransferError};
 use crate::cache::{Cache, CacheControl, Entry, Unstorable, Verdict};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::digest::Digests;
 use crate::policy::Classified;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::{Answer, UpstreamError, Upstreams};
 
 /// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
-const OUTCOMES: [&str; 18] = [
+const OUTCOMES: [&str; 19] = [
     "stored",
     "deduplicated",
     "not-modified",
@@ -45,6 +46,7 @@ const OUTCOMES: [&str; 18] = [
     "stopped",
     "abandoned",
     "changed",
+    "digest-mismatch",
     "open-ended",
     "connect",
     "head-timeout",
@@ -128,6 +130,12 @@ pub enum FillError {
         /// Its name.
         upstream: Arc<str>,
     },
+    /// It was not what was announced; a new fill has begun.
+    #[error("upstream {upstream}: the content is not what its digest announces; it is fetched again")]
+    Mismatch {
+        /// Its name.
+        upstream: Arc<str>,
+    },
     /// It had no length and went on past the largest share of the store that one object without length may take.
     #[error("the response has no length and does not end; it is passed through from now on")]
     OpenEnded,
@@ -150,6 +158,7 @@ impl FillError {
             Self::ServerError { .. } => "server-error",
             Self::BrokenOff { .. } => "broken-off",
             Self::Changed { .. } => "changed",
+            Self::Mismatch { .. } => "digest-mismatch",
             Self::OpenEnded => "open-ended",
             Self::Store(_) => "store",
             Self::Abandoned => "abandoned",
@@ -182,6 +191,7 @@ struct Shared {
     open_ended_max: u64,
     store: Arc<Store>,
     cache: Arc<Cache>,
+    digests: Digests,
     metrics: Arc<Metrics>,
     clock: Clock,
 }
@@ -209,6 +219,7 @@ impl Fills {
             running: Mutex::default(),
             permits: Semaphore::new(config.fill.max_concurrent),
             open_ended_max: config.store.quota / OPEN_ENDED_SHARE,
+            digests: Digests::new(cache.clone(), metrics.digest_mismatches.clone()),
             store,
             cache,
             metrics,
@@ -241,6 +252,11 @@ impl Fills {
     /// The running fill of an object, if there is one.
     pub fn running(&self, key: &Arc<str>, variant: &str) -> Option<Fill> {
         self.shared.lock().get(&(key.clone(), variant.to_owned())).cloned()
+    }
+
+    /// What content is checked against.
+    pub fn digests(&self) -> &Digests {
+        &self.shared.digests
     }
 
     /// What is being filled under a key is no longer what will be found there: new requests begin anew.

@@ -23,7 +23,13 @@ pub struct Reader {
 #[derive(Debug)]
 enum From {
     Stored(Source),
-    Arriving { flow: Arc<Flow>, phase: watch::Receiver<Phase>, wants: Wants },
+    Arriving {
+        flow: Arc<Flow>,
+        phase: watch::Receiver<Phase>,
+        wants: Wants,
+        /// It reads everything, and so can be kept from the end of what is not what was announced.
+        all: bool,
+    },
 }
 
 /// A transfer that must not look like a whole one.
@@ -54,7 +60,8 @@ impl Reader {
     pub fn following(store: Arc<Store>, fill: &Fill, flow: Arc<Flow>, start: u64, end: Option<u64>) -> Self {
         let end = end.or(flow.length);
         let wants = flow.want(start..end.unwrap_or(u64::MAX));
-        let from = From::Arriving { flow, phase: fill.phase.clone(), wants };
+        let all = start == 0 && end == flow.length;
+        let from = From::Arriving { flow, phase: fill.phase.clone(), wants, all };
         Self { store, from, position: start, end }
     }
 
@@ -63,7 +70,7 @@ impl Reader {
     /// # Errors
     /// When they cannot be had.
     pub async fn at_hand(&mut self, bytes: u64) -> Result<(), FillError> {
-        let From::Arriving { flow, phase, wants } = &mut self.from else { return Ok(()) };
+        let From::Arriving { flow, phase, wants, all } = &mut self.from else { return Ok(()) };
         let (begin, end) = (self.position, self.end.unwrap_or(u64::MAX));
         let wanted = begin..end.min(begin.saturating_add(bytes));
         loop {
@@ -73,8 +80,8 @@ impl Reader {
                 _ => return Ok(()),
             }
             match flow.first_missing(wanted.clone()) {
-                None => return Ok(()),
-                Some(missing) => wants.waits_at(missing),
+                None if !*all || wanted.end <= flow.shown() => return Ok(()),
+                missing => wants.waits_at(missing.unwrap_or(wanted.end)),
             }
             phase.changed().await.map_err(|_| FillError::Stopped)?;
         }
@@ -103,14 +110,14 @@ impl Reader {
             if self.end.is_some_and(|end| self.position >= end) {
                 return Ok(None);
             }
-            let (flow, phase, wants) = match &mut self.from {
+            let (flow, phase, wants, all) = match &mut self.from {
                 From::Stored(source) => {
                     return match self.store.read_hot(source, self.position) {
                         Some(piece) => Ok(Some(piece)),
                         None => Ok(Some(self.store.read(source, self.position).await?)),
                     };
                 }
-                From::Arriving { flow, phase, wants } => (flow, phase, wants),
+                From::Arriving { flow, phase, wants, all } => (flow, phase, wants, *all),
             };
             let whole = match &*phase.borrow_and_update() {
                 Phase::Receiving { .. } => None,
@@ -132,12 +139,19 @@ impl Reader {
                 Some(Whole::Arrived(length)) if self.position >= length => return Ok(None),
                 Some(Whole::Arrived(_)) | None => {}
             }
-            match flow.place(self.position) {
-                Place::Memory(piece) => return Ok(Some(piece)),
+            let shown = if all && whole.is_none() { flow.shown() } else { u64::MAX };
+            let open = shown.saturating_sub(self.position);
+            let cut = |mut piece: Bytes| {
+                piece.truncate(usize::try_from(open).unwrap_or(usize::MAX));
+                Ok(Some(piece))
+            };
+            let place = if open == 0 { Place::Missing } else { flow.place(self.position) };
+            match place {
+                Place::Memory(piece) => return cut(piece),
                 Place::Store => {
                     let source = Source::Partial(flow.partial.clone());
                     match self.store.read(&source, self.position).await {
-                        Ok(piece) => return Ok(Some(piece)),
+                        Ok(piece) => return cut(piece),
                         // What an earlier process wrote did not all reach the disk, or it rotted: fetched again.
                         Err(ReadError::Damaged { .. }) if whole.is_none() => {
                             flow.partial.forget_chunk(self.position);

@@ -14,15 +14,16 @@ use super::begin::{Begun, NotBegun, Part};
 use super::fetch::{Fetch, Fetched};
 use super::flow::Head;
 use super::resume::{Resumed, Resumption};
-use super::run::Source;
+use super::run;
 use super::transfer::Transfer;
 use super::{Fill, FillError, FillKey, Flow, Phase, Shared, Unshared, Wanted};
 use crate::cache::storable::{storable, storable_length};
 use crate::cache::validator::{confirms, validate};
 use crate::cache::{Entry, Selecting, Unstorable, update};
 use crate::config::{Class, Finish};
+use crate::digest::{Expectation, Judgement, Subject, Whole};
 use crate::policy::Classified;
-use crate::store::{CHUNK, Committed, Object, Unfinished, Writer};
+use crate::store::{CHUNK, Committed, Object, Source, StoreError, Unfinished, Writer};
 use crate::telemetry::metrics::Counted;
 use crate::upstream::{Answer, Outgoing, RequestBody, Upstream, Upstreams};
 
@@ -32,6 +33,8 @@ pub(super) struct Task {
     wanted: Wanted,
     phase: watch::Sender<Phase>,
     hand: Option<oneshot::Sender<Answer>>,
+    /// What came first was not what was announced.
+    again: bool,
 }
 
 /// How a fill, or one try of it, ended. The word is the metric's label.
@@ -39,7 +42,7 @@ enum Ended {
     Finally(&'static str),
     /// The content changed under it; the fill goes on with the new content from its beginning.
     Changed(Answer),
-    /// The `304` is of no use here; ask for everything.
+    /// What came is of no use here; ask for everything.
     Unconditionally,
 }
 
@@ -51,7 +54,7 @@ impl Task {
         phase: watch::Sender<Phase>,
         hand: oneshot::Sender<Answer>,
     ) -> Self {
-        Self { shared, upstreams, wanted, phase, hand: Some(hand) }
+        Self { shared, upstreams, wanted, phase, hand: Some(hand), again: false }
     }
 
     pub(super) async fn run(mut self) {
@@ -116,7 +119,8 @@ impl Task {
             self.hand_over(answer);
             return Ended::Finally(self.fail(error));
         }
-        match Begun::of(answer, &self.wanted, self.part(), &self.shared.cache) {
+        let expect = |status, headers: &HeaderMap| self.expect(status, headers);
+        match Begun::of(answer, &self.wanted, self.part(), &self.shared.cache, expect) {
             Ok(begun) => self.take_in(begun).await,
             Err(NotBegun::Unusable) => Ended::Unconditionally,
             Err(NotBegun::Unstorable(answer, why)) => {
@@ -184,7 +188,8 @@ impl Task {
             }
             Err(error) => return Some(Ended::Finally(self.fail(error))),
         };
-        let head = Head::of_unfinished(&left, &self.wanted, &self.shared.cache);
+        let expected = self.expect(left.object.status, &left.object.headers);
+        let head = Head::of_unfinished(&left, &self.wanted, &self.shared.cache, expected);
         let (length, written) = (left.len, left.written());
         let writer = match self.shared.store.resume(left).await {
             Ok(writer) => writer,
@@ -214,7 +219,7 @@ impl Task {
         let metrics = self.shared.metrics.clone();
         let fetch = Fetch {
             flow: &flow,
-            source: Source {
+            source: run::Source {
                 upstreams: self.upstreams.clone(),
                 received: metrics.upstream_bytes.with_label_values(&[&*upstream.name]),
                 upstream,
@@ -231,7 +236,7 @@ impl Task {
             Fetched::All { length } => length,
             Fetched::Changed(answer) => {
                 writer.discard();
-                self.begin_again(answer.upstream.name.clone());
+                self.begin_again(FillError::Changed { upstream: answer.upstream.name.clone() });
                 return Ended::Changed(answer);
             }
             Fetched::Failed(error) => {
@@ -250,6 +255,28 @@ impl Task {
             self.show(Phase::Complete { flow, length });
             return Ended::Finally("unstorable");
         }
+        if flow.head.expected.is_judged_first() {
+            match self.judge(&flow, length, &writer).await {
+                Ok(Judgement::Keep) => {}
+                Ok(Judgement::FetchAgain) => {
+                    writer.discard();
+                    self.again = true;
+                    self.begin_again(FillError::Mismatch { upstream: flow.head.upstream.clone() });
+                    return Ended::Unconditionally;
+                }
+                Ok(Judgement::PassOn) => {
+                    writer.discard();
+                    self.leave();
+                    self.show(Phase::Complete { flow, length });
+                    return Ended::Finally("digest-mismatch");
+                }
+                // What cannot be verified has no end.
+                Err(error) => {
+                    writer.discard();
+                    return Ended::Finally(self.fail(error.into()));
+                }
+            }
+        }
         self.show(Phase::Complete { flow: flow.clone(), length });
         match writer.commit(flow.head.to_object(&self.wanted)).await {
             Ok(committed) => Ended::Finally(self.stored(&flow, committed).await),
@@ -260,6 +287,20 @@ impl Task {
                 Ended::Finally("store")
             }
         }
+    }
+
+    async fn judge(&self, flow: &Flow, length: u64, writer: &Writer) -> Result<Judgement, StoreError> {
+        let whole = Whole { source: Source::Partial(flow.partial.clone()), length, blob: writer.blob()? };
+        let subject = self.subject(flow.head.status);
+        Ok(self.shared.digests.judge(subject, &flow.head.expected, &whole).await?)
+    }
+
+    fn expect(&self, status: StatusCode, headers: &HeaderMap) -> Expectation {
+        self.shared.digests.expect(self.subject(status), headers, self.again)
+    }
+
+    fn subject(&self, status: StatusCode) -> Subject<'_> {
+        Subject { key: &self.wanted.key, class: self.wanted.classified.class, status }
     }
 
     /// The part to ask for first.
@@ -354,12 +395,12 @@ impl Task {
     }
 
     /// Whoever asks from now on follows the new content; who has bytes of the old sees a broken transfer.
-    fn begin_again(&mut self, upstream: Arc<str>) {
-        tracing::warn!(key = &*self.wanted.key, upstream = &*upstream, "content changed during its transfer");
+    fn begin_again(&mut self, error: FillError) {
+        tracing::warn!(%error, key = &*self.wanted.key, "the fill begins again");
         let (phase, receiver) = watch::channel(Phase::Asking);
         let old = std::mem::replace(&mut self.phase, phase);
         self.shared.lock().insert(self.register_key(), Fill { phase: receiver });
-        old.send_replace(Phase::Failed { error: FillError::Changed { upstream } });
+        old.send_replace(Phase::Failed { error });
     }
 
     /// The client may have gone; then nobody needs the response.

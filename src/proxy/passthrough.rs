@@ -72,7 +72,10 @@ pub(super) fn failed(error: &FillError) -> Reply {
         FillError::ServerError { status, .. } => {
             unavailable(*status, "gupd: the upstream has a server error\n")
         }
-        FillError::BrokenOff { .. } | FillError::Changed { .. } | FillError::OpenEnded => {
+        FillError::BrokenOff { .. }
+        | FillError::Changed { .. }
+        | FillError::Mismatch { .. }
+        | FillError::OpenEnded => {
             Reply::text(StatusCode::BAD_GATEWAY, "gupd: the upstream's transfer broke off\n")
         }
         FillError::Store(_) | FillError::Abandoned | FillError::Stopped => {

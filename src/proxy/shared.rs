@@ -14,6 +14,7 @@ use crate::cache::control::Directive;
 use crate::cache::freshness::Why;
 use crate::cache::status::{CacheStatus, Forward, Outcome};
 use crate::cache::{Entry, Found, Unstorable, Verdict};
+use crate::digest::{Subject, Whole};
 use crate::fill::{self, FillError, Handover, Joined, TransferError, Unshared, Wanted};
 use crate::policy::Classified;
 use crate::upstream::RequestBody;
@@ -50,6 +51,9 @@ impl Proxy {
                     None
                 }
                 Found::Entry(entry) => {
+                    if entry.is_new() && self.is_disowned(&entry).await {
+                        continue;
+                    }
                     variant.clone_from(&entry.object.selecting);
                     match self.use_stored(asked, target, &entry, live).await {
                         Use::Reply(reply) => return reply,
@@ -127,6 +131,17 @@ impl Proxy {
                 Use::Unreadable
             }
         }
+    }
+
+    /// Whether what was stored before the relay started is not what its catalog lists. A catalog is read before its
+    /// payloads can be asked for.
+    async fn is_disowned(&self, entry: &Entry) -> bool {
+        let (object, class) = (&entry.object, entry.classified.class);
+        let subject = Subject { key: &object.key, class, status: object.status };
+        let whole = Whole { source: entry.source(), length: object.len, blob: object.blob };
+        let digests = self.fills.digests();
+        digests.learn(subject, &whole).await;
+        digests.forget_disowned(entry).await
     }
 
     /// Waits for a fill's outcome and answers from it.
@@ -301,9 +316,9 @@ fn failed(error: TransferError, handover: Option<Handover>) -> Followed {
         TransferError::Read(_) | TransferError::Fill(FillError::Store(_)) => {
             Followed::Alone(Outcome::StoreFailed)
         }
-        TransferError::Fill(FillError::Changed { .. } | FillError::Abandoned) => {
-            Followed::Again { variant: None }
-        }
+        TransferError::Fill(
+            FillError::Changed { .. } | FillError::Mismatch { .. } | FillError::Abandoned,
+        ) => Followed::Again { variant: None },
         TransferError::Fill(error) => Followed::Failed(error, handover),
     }
 }

@@ -169,6 +169,12 @@ impl Writer {
         Ok(partial.missing(0..len).map_or(Ok(len), Err))
     }
 
+    /// The SHA-256 of a body that is finished.
+    pub fn blob(&self) -> Result<BlobId, StoreError> {
+        let prefix = self.prefix.as_ref().ok_or(StoreError::Broken)?;
+        Ok(BlobId::from(<[u8; 32]>::from(prefix.sha256.clone().finalize())))
+    }
+
     /// Makes an object of a body of which every byte is there.
     pub async fn commit(mut self, object: NewObject) -> Result<Committed, StoreError> {
         let len = self.finish().await?.map_err(|_| StoreError::Broken)?;

@@ -1,11 +1,14 @@
 //! Digests: the relay's own for those who want one, the origin's and the catalogs' that content is checked against, and
 //! what becomes of content that is not what was announced.
 
+use std::io::{Cursor, Write};
+use std::time::Duration;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256, Sha512};
 
-use crate::support::{PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Client, Ending, Gate, PAYLOAD, Request, Resource, Site, bytes};
 
 fn sha256(body: &[u8]) -> String {
     format!("sha-256=:{}:", BASE64_STANDARD.encode(Sha256::digest(body)))
@@ -67,5 +70,284 @@ async fn the_origins_own_digest_is_passed_on_once_and_of_a_part_only_what_is_tru
         assert_eq!(own[0].1, sha512(&body));
         assert_eq!(response.header("Content-Digest").is_some(), status == 200);
         assert_eq!(response.header("Content-MD5").is_some(), status == 200);
+    }
+}
+
+const STORED: &str = "gupd; fwd=uri-miss; stored";
+const DOUBTED: &str = "gupd; fwd=uri-miss; detail=digest-mismatch";
+const CATALOG: &str = "/clu/sesc$20defs_14.3_symalllanguages_livetri.zip";
+const LISTED: &str = "/clu/1369163480jtun_a.zip";
+
+/// Every field with which an origin says what it sends.
+fn fields(body: &[u8]) -> [(&'static str, String); 7] {
+    let older = BASE64_STANDARD.encode(Sha256::digest(body));
+    [
+        ("Repr-Digest", sha256(body)),
+        ("Repr-Digest", sha512(body)),
+        ("Content-Digest", sha256(body)),
+        ("Content-Digest", sha512(body)),
+        ("Digest", format!("SHA-256={older}")),
+        ("Digest", format!("MD5={}", md5(body))),
+        ("Content-MD5", md5(body)),
+    ]
+}
+
+async fn mismatches(site: &Site, by: &str) -> (f64, f64) {
+    let count = async |then: &str| {
+        site.metric(&format!("gupd_digest_mismatches_total{{by=\"{by}\",then=\"{then}\"}}")).await
+    };
+    (count("fetched-again").await, count("passed-on").await)
+}
+
+fn catalog(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, bytes) in members {
+        writer.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        writer.write_all(bytes).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+fn listing(path: &str, body: &[u8]) -> Vec<u8> {
+    let hash: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02X}")).collect();
+    let name = path.rsplit('/').next().unwrap();
+    let list = format!("[GuardHeader]\r\n[File-{name}]\r\nSHA1=00\r\nSHA256={hash}\r\n");
+    catalog(&[("liveupdt.tri", b"[TriHeader]\r\n"), ("v.grd", list.as_bytes()), ("v.sig", b"")])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_is_what_its_origin_says_is_stored() {
+    for (name, value) in fields(&bytes(3, 200_000)) {
+        let site = Site::new();
+        let body = bytes(3, 200_000);
+        for (path, resource) in [
+            (PAYLOAD, Resource::new(body.clone())),
+            (
+                "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/x.dax",
+                Resource::new(body.clone()).chunked(),
+            ),
+        ] {
+            site.manager.put(path, resource.header(name, &value));
+            let response = site.get(path).await;
+            assert_eq!(response.cache_status(), STORED);
+            assert!(response.whole() == body, "{name}: {value}");
+            site.stored(path).await;
+            assert_eq!(site.manager.requests(path), 1, "{name}: {value}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_is_wrong_once_is_fetched_again_unseen_by_who_waits_for_it() {
+    let right = bytes(4, 50_000);
+    for (name, value) in fields(&right) {
+        let site = Site::new();
+        let gate = Gate::default();
+        site.manager.put(PAYLOAD, Resource::new(bytes(5, 50_000)).header(name, &value).held(&gate));
+        let address = site.address();
+        let asking = tokio::spawn(async move { Request::get(PAYLOAD).send(address).await });
+        site.manager.asked(PAYLOAD, 1).await;
+        site.manager.put(PAYLOAD, Resource::new(right.clone()).header(name, &value));
+        gate.open();
+        assert!(asking.await.unwrap().whole() == right, "{name}: {value}");
+        site.stored(PAYLOAD).await;
+        assert_eq!(site.manager.requests(PAYLOAD), 2, "{name}: {value}");
+        assert_eq!(mismatches(&site, &name.to_ascii_lowercase()).await, (1.0, 0.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_content_never_ends_cleanly_for_who_has_its_beginning() {
+    for framed in [|resource| resource, Resource::chunked as fn(Resource) -> Resource] {
+        let site = Site::new();
+        let (right, wrong) = (bytes(6, 1_000_000), bytes(7, 1_000_000));
+        let gate = Gate::default();
+        let announced = |body: &[u8]| framed(Resource::new(body)).header("Repr-Digest", &sha256(&right));
+        site.manager.put(PAYLOAD, announced(&wrong).stalled(500_000, &gate));
+        let mut client = Client::connect(site.address()).await;
+        client.begin(&Request::get(PAYLOAD)).await.unwrap();
+        let mut response = client.head().await.unwrap();
+        site.manager.put(PAYLOAD, announced(&right));
+        gate.open();
+        client.rest("GET", &mut response).await;
+        assert_eq!(response.ending, Ending::Broken);
+        assert!(response.body.len() <= wrong.len() - (64 << 10));
+        assert!(wrong.starts_with(&response.body), "bytes of two tries never mix");
+        assert!(site.get(PAYLOAD).await.whole() == right);
+        site.stored(PAYLOAD).await;
+        assert_eq!(site.manager.requests(PAYLOAD), 2);
+        assert_eq!(mismatches(&site, "repr-digest").await, (1.0, 0.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_stays_wrong_is_passed_on_uncached_with_an_alarm_until_it_is_mended() {
+    let site = Site::new();
+    let body = bytes(8, 300_000);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).header("Content-MD5", &md5(b"other")));
+    // The first client has its beginning and is cut off, or comes late enough to follow the second try.
+    drop(site.get(PAYLOAD).await);
+    site.filled().await;
+    let tries = site.manager.requests(PAYLOAD);
+    assert_eq!(mismatches(&site, "content-md5").await, (1.0, tries as f64 - 1.0));
+    for asked in tries + 1..=tries + 2 {
+        let response = site.get(PAYLOAD).await;
+        assert_eq!(response.cache_status(), DOUBTED);
+        assert!(response.whole() == body);
+        site.filled().await;
+        assert_eq!(site.manager.requests(PAYLOAD), asked);
+        assert_eq!(mismatches(&site, "content-md5").await, (1.0, asked as f64 - 1.0));
+    }
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).header("Content-MD5", &md5(&body)));
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    site.stored(PAYLOAD).await;
+    assert_eq!(site.manager.requests(PAYLOAD), tries + 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_doubted_content_still_cost_one_transfer_together() {
+    let site = Site::new();
+    let body = bytes(9, 300_000);
+    let announced = || Resource::new(body.clone()).header("Repr-Digest", &sha256(b"other"));
+    site.manager.put(PAYLOAD, announced());
+    drop(site.get(PAYLOAD).await);
+    site.filled().await;
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, announced().stalled(100_000, &gate));
+    let tries = site.manager.requests(PAYLOAD);
+    let mut clients = Vec::new();
+    for number in 0..20 {
+        let mut client = Client::connect(site.address()).await;
+        client.begin(&Request::get(PAYLOAD)).await.unwrap();
+        let head = client.head().await.unwrap();
+        assert_eq!(head.cache_status(), if number == 0 { DOUBTED } else { "gupd; fwd=uri-miss; collapsed" });
+        clients.push((client, head));
+    }
+    gate.open();
+    for (mut client, mut response) in clients {
+        client.rest("GET", &mut response).await;
+        assert!(response.whole() == body);
+    }
+    assert_eq!(site.manager.requests(PAYLOAD), tries + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contradicting_digests_are_never_right() {
+    let site = Site::new();
+    let body = bytes(10, 1_000);
+    let resource = Resource::new(body.clone())
+        .header("Repr-Digest", &sha256(&body))
+        .header("Content-Digest", &sha256(b"other"));
+    site.manager.put(PAYLOAD, resource);
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    site.filled().await;
+    assert_eq!(site.get(PAYLOAD).await.cache_status(), DOUBTED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_of_the_rest_says_nothing_of_the_whole() {
+    let site = Site::new();
+    let body = bytes(11, 400_000);
+    let gate = Gate::default();
+    let whole = Resource::new(body.clone()).header("Content-Digest", &sha256(&body));
+    site.manager.put(PAYLOAD, whole.stalled(200_000, &gate).cut(300_000, 1));
+    let address = site.address();
+    let asking = tokio::spawn(async move { Request::get(PAYLOAD).send(address).await });
+    site.manager.asked(PAYLOAD, 1).await;
+    let rest = Resource::new(body.clone()).header("Content-Digest", &sha256(&body[300_000..]));
+    site.manager.put(PAYLOAD, rest.header("Content-MD5", &md5(&body[300_000..])));
+    gate.open();
+    assert!(asking.await.unwrap().whole() == body);
+    site.stored(PAYLOAD).await;
+    assert_eq!(site.manager.seen(PAYLOAD)[1].header("range"), Some("bytes=300000-"));
+    assert_eq!(site.manager.requests(PAYLOAD), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_content_does_not_replace_what_is_stored() {
+    let site = Site::new();
+    let catalog = "/clu/minitri.flg";
+    site.manager.put(catalog, Resource::new(" "));
+    site.stored(catalog).await;
+    site.manager.put(catalog, Resource::new("x").header("Repr-Digest", &sha256(b" ")));
+    site.clock.advance(Duration::from_secs(3600));
+    assert_eq!(site.get(catalog).await.whole(), b"x");
+    site.filled().await;
+    site.manager.put(catalog, Resource::new("").status(503));
+    assert_eq!(site.get(catalog).await.whole(), b" ", "stale, but what it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_is_what_the_catalog_beside_it_lists() {
+    let mut site = Site::new();
+    let body = bytes(12, 20_000);
+    site.manager.put(CATALOG, Resource::new(listing(LISTED, &body)));
+    site.manager.put(LISTED, Resource::new(body.clone()));
+    assert_eq!(site.get(CATALOG).await.whole(), listing(LISTED, &body));
+    assert!(site.get(LISTED).await.whole() == body);
+    site.stored(LISTED).await;
+    assert_eq!((site.manager.requests(LISTED), mismatches(&site, "catalog").await), (1, (0.0, 0.0)));
+
+    // The catalog comes from the store now, and another of its payloads from the manager.
+    let other = "/clu/1369163481jtun_b.zip";
+    let listed = listing(other, &body);
+    site.manager.put(CATALOG, Resource::new(listed.clone()));
+    site.clock.advance(Duration::from_secs(3600));
+    site.stored_as(CATALOG, &listed).await;
+    site.restart();
+    let hit = site.get(CATALOG).await;
+    assert_eq!(hit.cache_status(), "gupd; hit");
+    let wrong = bytes(13, 20_000);
+    site.manager.put(other, Resource::new(wrong.clone()));
+    assert!(site.get(other).await.whole() == wrong, "whoever has the wrong file must be able to see it");
+    site.filled().await;
+    assert_eq!(mismatches(&site, "catalog").await, (1.0, site.manager.requests(other) as f64 - 1.0));
+    assert_eq!(site.get(other).await.cache_status(), DOUBTED);
+    site.filled().await;
+    site.manager.put(other, Resource::new(body.clone()));
+    assert!(site.get(other).await.whole() == body);
+    site.stored(other).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_payload_that_its_catalog_disowns_is_forgotten() {
+    let mut site = Site::new();
+    let (right, wrong) = (bytes(16, 20_000), bytes(17, 20_000));
+    let cold = "/clu/1369163481jtun_b.zip";
+    for path in [LISTED, cold] {
+        site.manager.put(path, Resource::new(wrong.clone()));
+        site.stored(path).await;
+    }
+    site.restart();
+    assert_eq!(site.get(LISTED).await.cache_status(), "gupd; hit");
+    for path in [LISTED, cold] {
+        site.manager.put(path, Resource::new(right.clone()));
+        let folder_catalog = CATALOG.replace("defs", if path == cold { "cold" } else { "hot" });
+        site.manager.put(&folder_catalog, Resource::new(listing(path, &right)));
+        site.get(&folder_catalog).await.whole();
+        assert!(site.get(path).await.whole() == right, "{path}");
+        site.stored(path).await;
+        assert_eq!(site.manager.requests(path), 2, "{path}");
+    }
+    let forgotten = "gupd_digest_mismatches_total{by=\"catalog\",then=\"forgotten\"}";
+    assert_eq!(site.metric(forgotten).await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bomb_for_a_catalog_is_served_as_it_is_and_changes_nothing() {
+    for hostile in [
+        catalog(&[("v.grd", &vec![b'a'; 64 << 20])]),
+        listing(LISTED, b"other")[..200].to_vec(),
+        bytes(14, 5_000),
+    ] {
+        let site = Site::new();
+        let body = bytes(15, 1_000);
+        site.manager.put(CATALOG, Resource::new(hostile.clone()));
+        site.manager.put(LISTED, Resource::new(body.clone()));
+        assert!(site.get(CATALOG).await.whole() == hostile);
+        site.stored(CATALOG).await;
+        assert!(site.get(LISTED).await.whole() == body);
+        site.stored(LISTED).await;
+        assert_eq!((site.manager.requests(CATALOG), site.manager.requests(LISTED)), (1, 1));
     }
 }

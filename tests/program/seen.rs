@@ -23,6 +23,7 @@ async fn every_series_of_a_known_set_is_there_before_anything_happened() {
         ("gupd_fills_total", r#"{outcome="stored"}"#),
         ("gupd_fills_total", r#"{outcome="broken-off"}"#),
         ("gupd_fill_resumes_total", ""),
+        ("gupd_digest_mismatches_total", r#"{by="repr-digest",then="fetched-again"}"#),
         ("gupd_refused_total", r#"{reason="foreign-target"}"#),
         ("gupd_refused_total", r#"{reason="slow-head"}"#),
         ("gupd_refused_total", r#"{reason="too-many-connections"}"#),
