@@ -42,14 +42,16 @@ pub(super) enum Fetched {
 
 impl Fetch<'_> {
     /// Fetches all, beginning with `transfer`, which brings `first`. `go_on` is asked before each byte of content
-    /// without a length.
+    /// without a length, `is_followed` when a follower went.
     pub(super) async fn all(
         &self,
         writer: &mut Writer,
         first: Range<u64>,
         transfer: Transfer,
         go_on: impl Fn(u64) -> Result<(), FillError>,
+        is_followed: impl Fn() -> bool,
     ) -> Fetched {
+        let for_somebody = || self.in_background() || is_followed();
         let begin = |writer: &mut Writer, range: Range<u64>, transfer| {
             let segment = writer.segment(range.start);
             let intake = Intake::new(self.flow.clone(), range, segment, self.store.clone());
@@ -65,7 +67,7 @@ impl Fetch<'_> {
             {
                 runs.push(begin(writer, range, None));
             }
-            if runs.is_empty() && ending.is_none() && !self.goes_on() {
+            if runs.is_empty() && ending.is_none() && !for_somebody() {
                 ending = Some(FillError::Abandoned);
             }
             if runs.is_empty()
@@ -80,8 +82,8 @@ impl Fetch<'_> {
                     Ran::Changed(answer) => return Fetched::Changed(answer),
                     Ran::Failed(error) => ending = ending.or(Some(error)),
                 },
-                () = self.flow.demanded() => {
-                    if !self.goes_on() && self.flow.length.is_some() {
+                () = self.flow.attention() => {
+                    if self.flow.length.is_some() && !for_somebody() {
                         ending = ending.or(Some(FillError::Abandoned));
                     }
                 }
@@ -94,11 +96,6 @@ impl Fetch<'_> {
                 return fetched;
             }
         }
-    }
-
-    /// Whether there is a reason to fetch more.
-    fn goes_on(&self) -> bool {
-        self.flow.is_wanted() || self.in_background()
     }
 
     /// What is there when no run is.

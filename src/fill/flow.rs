@@ -73,8 +73,8 @@ pub struct Flow {
     in_parts: AtomicBool,
     // Held to push, trim or clone one piece, or to look over runs and demands.
     state: Mutex<State>,
-    /// For the fill's task: a reader wants what is not on its way to it.
-    wanted: Notify,
+    /// For the fill's task: a reader wants what is not on its way to it, or one went.
+    attention: Arc<Notify>,
     /// For runs that are held.
     planned: Notify,
 }
@@ -156,14 +156,20 @@ pub(super) struct Course {
 }
 
 impl Flow {
-    pub(super) fn new(head: Head, length: Option<u64>, partial: Arc<Partial>, in_parts: bool) -> Self {
+    pub(super) fn new(
+        head: Head,
+        length: Option<u64>,
+        partial: Arc<Partial>,
+        in_parts: bool,
+        attention: Arc<Notify>,
+    ) -> Self {
         Self {
             head,
             length,
             partial,
             in_parts: AtomicBool::new(in_parts && length.is_some()),
             state: Mutex::default(),
-            wanted: Notify::new(),
+            attention,
             planned: Notify::new(),
         }
     }
@@ -279,14 +285,9 @@ impl Flow {
         if spans.is_empty() || self.in_parts.load(Ordering::Relaxed) { view.next(background) } else { None }
     }
 
-    /// Waits until a reader wants something that is not on its way, or one less wants anything.
-    pub(super) async fn demanded(&self) {
-        self.wanted.notified().await;
-    }
-
-    /// Whether a reader is there.
-    pub(super) fn is_wanted(&self) -> bool {
-        !self.state().demands.is_empty()
+    /// Waits until a reader wants something that is not on its way, or a follower went.
+    pub(super) async fn attention(&self) {
+        self.attention.notified().await;
     }
 
     /// Notes what a reader is there for.
@@ -296,7 +297,7 @@ impl Flow {
         let id = state.next;
         state.demands.push(Demand { id, range });
         drop(state);
-        self.wanted.notify_one();
+        self.attention.notify_one();
         Wants { flow: self.clone(), id }
     }
 
@@ -393,7 +394,7 @@ impl Wants {
         let comes = state.runs.iter().any(|run| !run.held && run.span.brings_soon(position, NEAR));
         drop(state);
         if !comes {
-            self.flow.wanted.notify_one();
+            self.flow.attention.notify_one();
         }
     }
 }
@@ -401,6 +402,6 @@ impl Wants {
 impl Drop for Wants {
     fn drop(&mut self) {
         self.flow.state().demands.retain(|demand| demand.id != self.id);
-        self.flow.wanted.notify_one();
+        self.flow.attention.notify_one();
     }
 }

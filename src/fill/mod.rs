@@ -8,6 +8,7 @@ mod flow;
 mod intake;
 mod plan;
 mod reader;
+mod refetch;
 mod resume;
 mod run;
 mod task;
@@ -19,12 +20,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::HeaderMap;
 use http::uri::PathAndQuery;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 pub use self::begin::Part;
 pub use self::flow::{Flow, Phase};
 pub use self::reader::{Reader, TransferError};
+pub use self::refetch::refetch;
 use crate::cache::{Cache, CacheControl, Entry, Unstorable, Verdict};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -84,6 +86,18 @@ pub struct Wanted {
 #[derive(Clone, Debug)]
 pub struct Fill {
     phase: watch::Receiver<Phase>,
+    // After the receiver: whoever is woken finds one follower less.
+    _leaving: Leaving,
+}
+
+/// Tells the fill's task when it is dropped: it may have nobody left to go on for.
+#[derive(Clone, Debug)]
+struct Leaving(Arc<Notify>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 /// How a request came to its fill.
@@ -174,7 +188,7 @@ impl From<StoreError> for FillError {
 }
 
 /// All running fills of a relay.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Fills {
     shared: Arc<Shared>,
     runtime: Handle,
@@ -240,11 +254,12 @@ impl Fills {
             return Joined::Stored(entry);
         }
         let (phase, receiver) = watch::channel(Phase::Asking);
-        let fill = Fill { phase: receiver };
+        let attention = Arc::new(Notify::new());
+        let fill = Fill { phase: receiver, _leaving: Leaving(attention.clone()) };
         running.insert(key, fill.clone());
         drop(running);
         let (hand, handover) = oneshot::channel();
-        let task = task::Task::new(self.shared.clone(), upstreams.clone(), wanted, phase, hand);
+        let task = task::Task::new(self.shared.clone(), upstreams.clone(), wanted, phase, attention, hand);
         self.tasks.spawn_on(task.run(), &self.runtime);
         Joined::Started(fill, handover)
     }

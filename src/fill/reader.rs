@@ -87,10 +87,15 @@ impl Reader {
         }
     }
 
+    /// What is still to be read; to the end if nobody knows where that is.
+    pub fn rest(&self) -> Range<u64> {
+        self.position..self.end.unwrap_or(u64::MAX)
+    }
+
     /// The next piece, never empty; `None` at the end.
     ///
     /// # Errors
-    /// When the rest cannot be had. There is no sense in asking again.
+    /// When the rest cannot be had. There is no sense in asking again, unless what was read has been repaired.
     pub async fn next(&mut self) -> Option<Result<Bytes, TransferError>> {
         let piece = match self.next_piece().await {
             Ok(piece) => piece?,

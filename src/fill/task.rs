@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use http::{HeaderMap, Method, StatusCode, header};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::begin::{Begun, NotBegun, Part};
 use super::fetch::{Fetch, Fetched};
@@ -16,7 +16,7 @@ use super::flow::Head;
 use super::resume::{Resumed, Resumption};
 use super::run;
 use super::transfer::Transfer;
-use super::{Fill, FillError, FillKey, Flow, Phase, Shared, Unshared, Wanted};
+use super::{Fill, FillError, FillKey, Flow, Leaving, Phase, Shared, Unshared, Wanted};
 use crate::cache::storable::{storable, storable_length};
 use crate::cache::validator::{confirms, validate};
 use crate::cache::{Entry, Selecting, Unstorable, update};
@@ -32,6 +32,8 @@ pub(super) struct Task {
     upstreams: Arc<Upstreams>,
     wanted: Wanted,
     phase: watch::Sender<Phase>,
+    /// Followers came for something, or went.
+    attention: Arc<Notify>,
     hand: Option<oneshot::Sender<Answer>>,
     /// What came first was not what was announced.
     again: bool,
@@ -52,9 +54,10 @@ impl Task {
         upstreams: Arc<Upstreams>,
         wanted: Wanted,
         phase: watch::Sender<Phase>,
+        attention: Arc<Notify>,
         hand: oneshot::Sender<Answer>,
     ) -> Self {
-        Self { shared, upstreams, wanted, phase, hand: Some(hand), again: false }
+        Self { shared, upstreams, wanted, phase, attention, hand: Some(hand), again: false }
     }
 
     pub(super) async fn run(mut self) {
@@ -153,7 +156,8 @@ impl Task {
             tracing::warn!(%error, key = &*self.wanted.key, "what arrives will not outlive an interruption");
         }
         let Begun { answer, head, length, brings, skip, end, in_parts } = begun;
-        let flow = Arc::new(Flow::new(head, length, writer.partial().clone(), in_parts));
+        let flow =
+            Arc::new(Flow::new(head, length, writer.partial().clone(), in_parts, self.attention.clone()));
         let transfer = Transfer::new(answer.response.into_body(), skip, end);
         self.fetch(flow, answer.upstream, writer, brings, transfer).await
     }
@@ -200,7 +204,13 @@ impl Task {
         };
         tracing::info!(key = &*self.wanted.key, written, length, "going on with what was left");
         self.shared.metrics.resumes.inc();
-        let flow = Arc::new(Flow::new(head, Some(length), writer.partial().clone(), skip == 0));
+        let flow = Arc::new(Flow::new(
+            head,
+            Some(length),
+            writer.partial().clone(),
+            skip == 0,
+            self.attention.clone(),
+        ));
         let transfer = Transfer::new(body, skip, end);
         Some(self.fetch(flow, upstream, writer, first, transfer).await)
     }
@@ -232,7 +242,7 @@ impl Task {
             finish: self.upstreams.settings().finish,
         };
         let go_on = |bytes| self.check_open_ended(bytes);
-        let length = match fetch.all(&mut writer, first, transfer, go_on).await {
+        let length = match fetch.all(&mut writer, first, transfer, go_on, || self.is_followed()).await {
             Fetched::All { length } => length,
             Fetched::Changed(answer) => {
                 writer.discard();
@@ -325,12 +335,17 @@ impl Task {
             self.shared.cache.remember_unstorable(&self.wanted.key, Unstorable::OpenEnded);
             return Err(FillError::OpenEnded);
         }
-        // The register holds one receiver; every request and reader that follows holds another.
-        let followers = self.phase.receiver_count() - usize::from(self.is_registered(&self.shared.lock()));
-        if followers == 0 && self.wanted.classified.class == Class::Generic {
+        if !self.is_followed() && self.wanted.classified.class == Class::Generic {
             return Err(FillError::Stopped);
         }
         Ok(())
+    }
+
+    /// Whether a request or a reader follows.
+    fn is_followed(&self) -> bool {
+        // The register holds one receiver; everyone who follows holds another.
+        let registered = usize::from(self.is_registered(&self.shared.lock()));
+        self.phase.receiver_count() > registered
     }
 
     async fn stored(&self, flow: &Flow, committed: Committed) -> &'static str {
@@ -399,7 +414,8 @@ impl Task {
         tracing::warn!(%error, key = &*self.wanted.key, "the fill begins again");
         let (phase, receiver) = watch::channel(Phase::Asking);
         let old = std::mem::replace(&mut self.phase, phase);
-        self.shared.lock().insert(self.register_key(), Fill { phase: receiver });
+        let fill = Fill { phase: receiver, _leaving: Leaving(self.attention.clone()) };
+        self.shared.lock().insert(self.register_key(), fill);
         old.send_replace(Phase::Failed { error });
     }
 

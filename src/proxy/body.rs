@@ -2,7 +2,6 @@
 //! line when the body ends or is dropped. Bytes are handed on as they are: never copied, never changed.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,9 +15,8 @@ use prometheus::IntCounter;
 use tokio::time::timeout;
 
 use super::multipart::Multipart;
-use crate::cache::Cache;
+use super::repair::Repair;
 use crate::fill::{Reader, TransferError};
-use crate::store::{BlobId, Object, ReadError};
 use crate::telemetry::access::{Access, End};
 
 /// What a response's body is made of.
@@ -52,14 +50,13 @@ pub struct ResponseBody {
 }
 
 impl Content {
-    /// The rest of what `reader` reads, after `first`. A blob that turns out damaged is discarded, so that the next
-    /// request fetches it anew.
+    /// The rest of what `reader` reads, after `first`.
     pub fn read(first: Bytes, reader: Reader, keeper: Keeper) -> Self {
         Self::Stream(Box::pin(unfold(Some((Some(Ok(first)), reader, keeper)), |state| async move {
-            let (first, mut reader, keeper) = state?;
+            let (first, mut reader, mut keeper) = state?;
             let piece = match first {
                 Some(first) => first,
-                None => keeper.checked(reader.next().await?).await,
+                None => keeper.next(&mut reader).await?.map_err(BodyError::from),
             };
             let next = piece.is_ok().then_some((None, reader, keeper));
             Some((piece, next))
@@ -78,11 +75,11 @@ impl Content {
         let parts = parts.into_iter().chain([closing]);
         let state = Some((parts, None::<Reader>, open, keeper));
         Self::Stream(Box::pin(unfold(state, |state| async move {
-            let (mut parts, mut reader, open, keeper) = state?;
+            let (mut parts, mut reader, open, mut keeper) = state?;
             if let Some(part) = &mut reader
-                && let Some(piece) = part.next().await
+                && let Some(piece) = keeper.next(part).await
             {
-                let piece = keeper.checked(piece).await;
+                let piece = piece.map_err(BodyError::from);
                 let next = piece.is_ok().then_some((parts, reader, open, keeper));
                 return Some((piece, next));
             }
@@ -118,42 +115,30 @@ impl Content {
     }
 }
 
-/// Keeps damaged blobs from being served twice.
+/// Sees to it that damage on the disk does not reach the client.
 #[derive(Clone)]
-pub struct Keeper {
-    cache: Arc<Cache>,
-    stored: Option<(BlobId, Arc<str>)>,
-}
+pub struct Keeper(Option<Box<Repair>>);
 
 impl Keeper {
-    /// For content of a stored object, or of a fill that has none yet.
-    pub fn new(cache: Arc<Cache>, stored: Option<&Object>) -> Self {
-        Self { cache, stored: stored.map(|object| (object.blob, object.key.clone())) }
+    /// For content of a stored object, or of a fill, which repairs itself.
+    pub(super) fn new(repair: Option<Repair>) -> Self {
+        Self(repair.map(Box::new))
     }
 
-    /// Discards the blob if its damage is why it could not be read. A disk that cannot be read now, or a process that
-    /// may open no more files, says nothing about the bytes.
-    pub async fn found_damaged(&self, error: &TransferError) {
-        if let (TransferError::Read(error), Some((blob, key))) = (error, &self.stored) {
-            match error {
-                // Evicted while it was hot: nothing is wrong.
-                ReadError::Gone { .. } => tracing::info!(key = &**key, %error),
-                ReadError::Damaged { .. } => {
-                    tracing::error!(key = &**key, %error, "discarding a stored blob");
-                }
-                _ => return,
-            }
-            if let Err(error) = self.cache.discard(*blob, key).await {
-                tracing::error!(%error, %blob, "cannot discard a damaged blob");
+    /// The next piece of `reader`, which may be another one afterwards.
+    pub(super) async fn next(&mut self, reader: &mut Reader) -> Option<Result<Bytes, TransferError>> {
+        loop {
+            let error = match reader.next().await? {
+                Ok(piece) => return Some(Ok(piece)),
+                Err(error) => error,
+            };
+            let Some(repair) = &mut self.0 else { return Some(Err(error)) };
+            match repair.make_good(error, reader.rest()).await {
+                Ok(None) => {}
+                Ok(Some(other)) => *reader = other,
+                Err(error) => return Some(Err(error)),
             }
         }
-    }
-
-    async fn checked(&self, piece: Result<Bytes, TransferError>) -> Result<Bytes, BodyError> {
-        if let Err(error) = &piece {
-            self.found_damaged(error).await;
-        }
-        Ok(piece?)
     }
 }
 

@@ -9,6 +9,7 @@ mod passthrough;
 pub mod range;
 mod reach;
 mod refusal;
+mod repair;
 mod reply;
 mod respond;
 mod shared;
@@ -71,6 +72,8 @@ struct Asked<'a> {
     version: Version,
     peer: Peer,
     control: CacheControl,
+    target: &'a Target,
+    live: &'a Arc<Live>,
 }
 
 impl Live {
@@ -112,13 +115,6 @@ impl Proxy {
         let (head, body) = request.into_parts();
         let access =
             Access::new(peer.address, &head.method, &head.uri, self.metrics.clone(), live.access_log);
-        let asked = Asked {
-            method: &head.method,
-            headers: &head.headers,
-            version: head.version,
-            peer,
-            control: CacheControl::of_request(&head.headers),
-        };
         let bounds = Bounds {
             policy: &live.policy,
             upstreams: &live.upstreams,
@@ -133,40 +129,46 @@ impl Proxy {
                 self.metrics.refused.with_label_values(&[refusal.as_str()]).inc();
                 refusal.into()
             }
-            Ok(target) => match self.hit(&asked, &target).await {
-                Some(reply) => reply,
-                // Off the hit path; boxed, so that a hit's future stays small.
-                None => Box::pin(self.look_further(&asked, &target, body, &live)).await,
-            },
+            Ok(target) => {
+                let asked = Asked {
+                    method: &head.method,
+                    headers: &head.headers,
+                    version: head.version,
+                    peer,
+                    control: CacheControl::of_request(&head.headers),
+                    target: &target,
+                    live: &live,
+                };
+                match self.hit(&asked).await {
+                    Some(reply) => reply,
+                    // Off the hit path; boxed, so that a hit's future stays small.
+                    None => Box::pin(self.look_further(&asked, body)).await,
+                }
+            }
         };
         reply.into_response(&head.method, access)
     }
 
     /// The hit path: a fresh response whose head is in memory.
-    async fn hit(&self, asked: &Asked<'_>, target: &Target) -> Option<Reply> {
+    async fn hit(&self, asked: &Asked<'_>) -> Option<Reply> {
         if !asked.is_cacheable() {
             return None;
         }
-        let entry = self.cache.find_hot(&target.key(), asked.headers)?;
+        let entry = self.cache.find_hot(&asked.target.key(), asked.headers)?;
         let verdict = entry.freshness.judge(self.cache.clock().now(), &asked.control);
         if verdict != Verdict::Fresh {
             return None;
         }
-        let reply = respond::stored(asked, &self.cache, &entry).await.ok()?;
+        let reply = respond::stored(self, asked, &entry).await.ok()?;
         Some(reply.told(CacheStatus::Hit, &entry.classified, Some(entry.object.blob)))
     }
 
-    async fn look_further(
-        &self,
-        asked: &Asked<'_>,
-        target: &Target,
-        body: Incoming,
-        live: &Arc<Live>,
-    ) -> Reply {
+    async fn look_further(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
+        let Asked { target, live, .. } = asked;
         let classified = live.policy.classify(&target.route, target.normal.path());
         let body = RequestBody::streamed(body, live.stall_timeout);
         if !asked.is_cacheable() {
-            let mut reply = passthrough::pass(asked, target, body, live, &self.metrics).await;
+            let mut reply = passthrough::pass(asked, body, &self.metrics).await;
             if !asked.method.is_safe()
                 && !reply.status().is_client_error()
                 && !reply.status().is_server_error()
@@ -176,10 +178,10 @@ impl Proxy {
             return reply.told(CacheStatus::Method, &classified, None);
         }
         if classified.class == Class::Private || !matches!(body, RequestBody::Empty) {
-            let reply = passthrough::pass(asked, target, body, live, &self.metrics).await;
+            let reply = passthrough::pass(asked, body, &self.metrics).await;
             return reply.told(CacheStatus::Bypass, &classified, None);
         }
-        self.shared(asked, target, &classified, live).await
+        self.shared(asked, &classified).await
     }
 }
 

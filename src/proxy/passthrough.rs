@@ -21,13 +21,8 @@ use crate::upstream::{Answer, Outgoing, RequestBody, UpstreamError};
 const RETRY_AFTER: u64 = 60;
 
 /// Asks the route's upstreams on behalf of one client.
-pub(super) async fn pass(
-    asked: &Asked<'_>,
-    target: &Target,
-    body: RequestBody,
-    live: &Live,
-    metrics: &Metrics,
-) -> Reply {
+pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody, metrics: &Metrics) -> Reply {
+    let Asked { target, live, .. } = asked;
     let mut headers = fields::for_upstream(asked.headers, asked.version, asked.peer.address);
     reach::count_down(asked.method, &mut headers);
     let outgoing = Outgoing { method: asked.method.clone(), target: target.spelled.clone(), headers, body };

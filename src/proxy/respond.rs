@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 
-use super::Asked;
 use super::body::{Content, Keeper};
 use super::conditional::{self, Precondition};
 use super::fields;
 use super::multipart::Multipart;
 use super::range::{Need, Ranges, content_range, unsatisfied_range};
 use super::reply::Reply;
+use super::{Asked, Proxy};
 use crate::cache::{Cache, Entry};
 use crate::digest::field::{CONTENT_DIGEST, CONTENT_MD5, REPR_DIGEST, repr_digest};
 use crate::fill::{Arrived, Fill, FillError, Flow, Reader, TransferError};
@@ -41,15 +41,13 @@ const NOT_MODIFIED: [header::HeaderName; 9] = [
 /// # Errors
 /// When its first bytes cannot be read; its blob is then discarded.
 pub(super) async fn stored(
+    proxy: &Proxy,
     asked: &Asked<'_>,
-    cache: &Arc<Cache>,
-    entry: &Entry,
+    entry: &Arc<Entry>,
 ) -> Result<Reply, TransferError> {
-    let now = cache.clock().now();
+    let now = proxy.cache.clock().now();
     entry.touch(now);
-    let store = cache.store().clone();
-    let source = entry.source();
-    let keeper = Keeper::new(cache.clone(), Some(&entry.object));
+    let from = From::Stored { store: proxy.cache.store().clone(), source: entry.source() };
     let (status, stored) = (entry.object.status, &entry.object.headers);
     let mut presented = entry.presented.get_or_init(|| present(status, stored)).clone();
     if status == StatusCode::OK
@@ -64,8 +62,9 @@ pub(super) async fn stored(
         age: entry.freshness.age(now),
         length: Some(entry.object.len),
     };
-    let mut opened = Opened { keeper, from: From::Stored { store, source }, head_only: asked.is_head() };
-    opened.respond(asked, content).await
+    Opened { from, origin: Some((proxy, asked, entry)), head_only: asked.is_head() }
+        .respond(asked, content)
+        .await
 }
 
 /// Responds with what a fill brings.
@@ -73,8 +72,8 @@ pub(super) async fn stored(
 /// # Errors
 /// When the fill fails before the first bytes are shown.
 pub(super) async fn following(
+    cache: &Cache,
     asked: &Asked<'_>,
-    cache: &Arc<Cache>,
     fill: &Fill,
     flow: &Arc<Flow>,
 ) -> Result<Reply, TransferError> {
@@ -87,8 +86,7 @@ pub(super) async fn following(
         length,
     };
     let from = From::Arriving { store: cache.store().clone(), fill: fill.clone(), flow: flow.clone() };
-    let mut opened = Opened { keeper: Keeper::new(cache.clone(), None), from, head_only: asked.is_head() };
-    opened.respond(asked, content).await
+    Opened { from, origin: None, head_only: asked.is_head() }.respond(asked, content).await
 }
 
 /// The complete length, where it is not known once enough has arrived to begin: some requests cannot be answered
@@ -125,9 +123,10 @@ struct Available<'a> {
 }
 
 /// Where its bytes are read.
-struct Opened {
-    keeper: Keeper,
+struct Opened<'a> {
     from: From,
+    /// Where what is stored came from.
+    origin: Option<(&'a Proxy, &'a Asked<'a>, &'a Arc<Entry>)>,
     head_only: bool,
 }
 
@@ -137,8 +136,8 @@ enum From {
     Arriving { store: Arc<Store>, fill: Fill, flow: Arc<Flow> },
 }
 
-impl Opened {
-    async fn respond(&mut self, asked: &Asked<'_>, content: Available<'_>) -> Result<Reply, TransferError> {
+impl Opened<'_> {
+    async fn respond(&self, asked: &Asked<'_>, content: Available<'_>) -> Result<Reply, TransferError> {
         let mut headers = content.presented;
         headers.insert(header::AGE, HeaderValue::from(content.age));
         if content.status != StatusCode::OK {
@@ -171,7 +170,7 @@ impl Opened {
     }
 
     async fn whole(
-        &mut self,
+        &self,
         status: StatusCode,
         mut headers: HeaderMap,
         length: Option<u64>,
@@ -184,7 +183,7 @@ impl Opened {
     }
 
     async fn part(
-        &mut self,
+        &self,
         mut headers: HeaderMap,
         part: Range<u64>,
         length: Option<u64>,
@@ -204,7 +203,7 @@ impl Opened {
         headers.insert(header::CONTENT_TYPE, multipart.content_type());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
         let from = self.from.clone();
-        let content = Content::multipart(multipart, move |part| from.reader(part), self.keeper.clone());
+        let content = Content::multipart(multipart, move |part| from.reader(part), self.keeper());
         Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected))
     }
 
@@ -224,15 +223,16 @@ impl Opened {
         }
         let mut reader = self.from.reader(range);
         reader.at_hand(HOLD_BACK).await?;
-        let first = match reader.next().await {
-            None => return Ok(Content::Empty),
-            Some(Err(error)) => {
-                self.keeper.found_damaged(&error).await;
-                return Err(error);
-            }
-            Some(Ok(first)) => first,
-        };
-        Ok(Content::read(first, reader, self.keeper.clone()))
+        let mut keeper = self.keeper();
+        match keeper.next(&mut reader).await {
+            None => Ok(Content::Empty),
+            Some(first) => Ok(Content::read(first?, reader, keeper)),
+        }
+    }
+
+    /// Made when something is read that is not at hand: a hit in memory does not need it.
+    fn keeper(&self) -> Keeper {
+        Keeper::new(self.origin.map(|(proxy, asked, entry)| proxy.repair(asked, entry)))
     }
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use http::{Method, StatusCode, header};
 
 use super::range::Ranges;
+use super::repair::Repair;
 use super::reply::Reply;
-use super::target::Target;
-use super::{Asked, Live, Proxy, fields, passthrough, respond};
+use super::{Asked, Proxy, fields, passthrough, respond};
 use crate::cache::control::Directive;
 use crate::cache::freshness::Why;
 use crate::cache::status::{CacheStatus, Forward, Outcome};
@@ -25,14 +25,8 @@ const MAX_LOOKUPS: usize = 4;
 
 impl Proxy {
     /// A request whose response may come from the store, or be for everyone.
-    pub(super) async fn shared(
-        &self,
-        asked: &Asked<'_>,
-        target: &Target,
-        classified: &Classified,
-        live: &Arc<Live>,
-    ) -> Reply {
-        let key: Arc<str> = Arc::from(target.key());
+    pub(super) async fn shared(&self, asked: &Asked<'_>, classified: &Classified) -> Reply {
+        let key: Arc<str> = Arc::from(asked.target.key());
         let mut variant = String::new();
         let mut forward = Forward::UriMiss;
         for _ in 0..MAX_LOOKUPS {
@@ -40,7 +34,7 @@ impl Proxy {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::error!(%error, "the index cannot be read; passing through");
-                    return self.alone(asked, target, classified, live, forward, Outcome::StoreFailed).await;
+                    return self.alone(asked, classified, forward, Outcome::StoreFailed).await;
                 }
             };
             let stale = match found {
@@ -55,12 +49,12 @@ impl Proxy {
                         continue;
                     }
                     variant.clone_from(&entry.object.selecting);
-                    match self.use_stored(asked, target, &entry, live).await {
+                    match self.use_stored(asked, &entry).await {
                         Use::Reply(reply) => return reply,
                         Use::Damaged => continue,
                         Use::Unreadable => {
                             let why = Outcome::StoreFailed;
-                            return self.alone(asked, target, classified, live, forward, why).await;
+                            return self.alone(asked, classified, forward, why).await;
                         }
                         Use::Revalidate(why) => forward = why.into(),
                     }
@@ -74,25 +68,25 @@ impl Proxy {
             if asked.control.has(Directive::NoStore) {
                 // Nothing of its response may be stored, not even what a 304 says.
                 let why = Outcome::NotStored(Unstorable::RequestNoStore);
-                return self.alone(asked, target, classified, live, forward, why).await;
+                return self.alone(asked, classified, forward, why).await;
             }
             if let (Some(why), None) = (self.why_alone(asked, &key, &variant), &stale) {
-                return self.alone(asked, target, classified, live, forward, Outcome::NotStored(why)).await;
+                return self.alone(asked, classified, forward, Outcome::NotStored(why)).await;
             }
-            let wanted = self.wanted(asked, target, key.clone(), variant.clone(), classified, stale.clone());
-            let joined = self.fills.join(wanted, &live.upstreams);
-            match self.follow(asked, joined, forward, classified, live).await {
+            let wanted = self.wanted(asked, key.clone(), variant.clone(), classified, stale.clone());
+            let joined = self.fills.join(wanted, &asked.live.upstreams);
+            match self.follow(asked, joined, forward, classified).await {
                 Followed::Reply(reply) => return reply,
                 Followed::Again { variant: known } => variant = known.unwrap_or(variant),
                 Followed::Alone(why) => {
-                    return self.alone(asked, target, classified, live, forward, why).await;
+                    return self.alone(asked, classified, forward, why).await;
                 }
                 Followed::Failed(error, handover) => {
-                    return self.without_upstream(asked, stale, &error, handover, classified, live).await;
+                    return self.without_upstream(asked, stale, &error, handover, classified).await;
                 }
             }
         }
-        self.alone(asked, target, classified, live, forward, Outcome::StoreFailed).await
+        self.alone(asked, classified, forward, Outcome::StoreFailed).await
     }
 
     /// Why this request should not wait for a shared response: none will come of it.
@@ -103,26 +97,20 @@ impl Proxy {
     }
 
     /// Answers from a stored response if it may be used as it is.
-    async fn use_stored(
-        &self,
-        asked: &Asked<'_>,
-        target: &Target,
-        entry: &Arc<Entry>,
-        live: &Arc<Live>,
-    ) -> Use {
+    async fn use_stored(&self, asked: &Asked<'_>, entry: &Arc<Entry>) -> Use {
         let classified = &entry.classified;
         let status = match entry.freshness.judge(self.cache.clock().now(), &asked.control) {
             Verdict::Revalidate(why) => return Use::Revalidate(why),
             Verdict::Fresh => CacheStatus::Hit,
             Verdict::StaleWhileRevalidate => {
                 let (key, variant) = (entry.object.key.clone(), entry.object.selecting.clone());
-                let wanted = self.wanted(asked, target, key, variant, classified, Some(entry.clone()));
+                let wanted = self.wanted(asked, key, variant, classified, Some(entry.clone()));
                 // Its outcome is for later requests.
-                let _background = self.fills.join(wanted, &live.upstreams);
+                let _background = self.fills.join(wanted, &asked.live.upstreams);
                 CacheStatus::StaleWhileRevalidate
             }
         };
-        match respond::stored(asked, &self.cache, entry).await {
+        match respond::stored(self, asked, entry).await {
             Ok(reply) => Use::Reply(reply.told(status, classified, Some(entry.object.blob))),
             // The keeper has said what is wrong, and discarded it.
             Err(error) if error.is_about_the_bytes() => Use::Damaged,
@@ -151,7 +139,6 @@ impl Proxy {
         joined: Joined,
         forward: Forward,
         classified: &Classified,
-        live: &Live,
     ) -> Followed {
         let (fill, handover) = match joined {
             Joined::Started(fill, handover) => (fill, Some(handover)),
@@ -169,7 +156,7 @@ impl Proxy {
                 Followed::Again { variant: Some(known) }
             }
             fill::Outcome::Content(flow) => {
-                match respond::following(asked, &self.cache, &fill, &flow).await {
+                match respond::following(&self.cache, asked, &fill, &flow).await {
                     Ok(reply) => Followed::Reply(reply.told(forwarded(flow.head.kept), classified, None)),
                     Err(error) => failed(error, handover),
                 }
@@ -188,7 +175,7 @@ impl Proxy {
                 };
                 match answer {
                     Some(answer) => {
-                        let reply = passthrough::pass_on(asked.method, answer, live, &self.metrics);
+                        let reply = passthrough::pass_on(asked.method, answer, asked.live, &self.metrics);
                         let status = CacheStatus::Forwarded(forward, outcome);
                         Followed::Reply(reply.told(status, classified, None))
                     }
@@ -199,11 +186,11 @@ impl Proxy {
         }
     }
 
-    async fn answer_stored(&self, asked: &Asked<'_>, entry: &Entry, status: CacheStatus) -> Followed {
+    async fn answer_stored(&self, asked: &Asked<'_>, entry: &Arc<Entry>, status: CacheStatus) -> Followed {
         if !entry.selecting.matches(asked.headers) {
             return Followed::Again { variant: None };
         }
-        match respond::stored(asked, &self.cache, entry).await {
+        match respond::stored(self, asked, entry).await {
             Ok(reply) => Followed::Reply(reply.told(status, &entry.classified, Some(entry.object.blob))),
             Err(_) => Followed::Again { variant: None },
         }
@@ -217,7 +204,6 @@ impl Proxy {
         error: &FillError,
         handover: Option<Handover>,
         classified: &Classified,
-        live: &Live,
     ) -> Reply {
         let their_status = match error {
             FillError::ServerError { status, .. } => Some(*status),
@@ -226,7 +212,7 @@ impl Proxy {
         let now = self.cache.clock().now();
         let usable = stale.filter(|entry| entry.freshness.usable_on_error(now, &asked.control));
         if let Some(entry) = usable
-            && let Ok(reply) = respond::stored(asked, &self.cache, &entry).await
+            && let Ok(reply) = respond::stored(self, asked, &entry).await
         {
             let status = CacheStatus::StaleIfError(their_status);
             return reply.told(status, classified, Some(entry.object.blob));
@@ -237,7 +223,7 @@ impl Proxy {
             _ => None,
         };
         let reply = match answer {
-            Some(answer) => passthrough::pass_on(asked.method, answer, live, &self.metrics),
+            Some(answer) => passthrough::pass_on(asked.method, answer, asked.live, &self.metrics),
             None => passthrough::failed(error),
         };
         reply.told(CacheStatus::Failed, classified, None)
@@ -247,20 +233,32 @@ impl Proxy {
     async fn alone(
         &self,
         asked: &Asked<'_>,
-        target: &Target,
         classified: &Classified,
-        live: &Live,
         forward: Forward,
         why: Outcome,
     ) -> Reply {
-        let reply = passthrough::pass(asked, target, RequestBody::Empty, live, &self.metrics).await;
+        let reply = passthrough::pass(asked, RequestBody::Empty, &self.metrics).await;
         reply.told(CacheStatus::Forwarded(forward, why), classified, None)
     }
 
+    /// What a stored response can be had from again.
+    pub(super) fn repair(&self, asked: &Asked<'_>, entry: &Arc<Entry>) -> Repair {
+        let (key, variant) = (entry.object.key.clone(), entry.object.selecting.clone());
+        Repair {
+            cache: self.cache.clone(),
+            fills: self.fills.clone(),
+            live: asked.live.clone(),
+            metrics: self.metrics.clone(),
+            wanted: self.wanted(asked, key, variant, &entry.classified, None),
+            entry: entry.clone(),
+            repairs: 0,
+        }
+    }
+
+    /// How content that may be shared is asked for.
     fn wanted(
         &self,
         asked: &Asked<'_>,
-        target: &Target,
         key: Arc<str>,
         variant: String,
         classified: &Classified,
@@ -269,8 +267,8 @@ impl Proxy {
         Wanted {
             key,
             variant,
-            order: Arc::from(&*target.route.upstreams),
-            target: target.spelled.clone(),
+            order: Arc::from(&*asked.target.route.upstreams),
+            target: asked.target.spelled.clone(),
             asked: asked.headers.clone(),
             headers: fields::for_fill(asked.headers, asked.version, classified.class),
             classified: classified.clone(),

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -103,6 +104,35 @@ impl OpenBlob {
             FileFault::Damaged(fault) => damaged(self.id, fault),
             FileFault::Io(error) => failed(self.id, error),
         })
+    }
+}
+
+impl OpenBlob {
+    /// The bytes from the first damaged block in `range` to the last; `range` begins at a block.
+    pub(super) fn damaged(&self, range: Range<u64>) -> Result<Option<Range<u64>>, ReadError> {
+        let mut found: Option<Range<u64>> = None;
+        let mut block = vec![0; BLOCK as usize];
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at + BLOCK);
+            let into = &mut block[..usize::try_from(end - at).unwrap_or(0)];
+            match self.read(at, into) {
+                Ok(()) => {}
+                Err(ReadError::Damaged { .. }) => {
+                    found = Some(found.map_or(at, |found| found.start)..end);
+                }
+                Err(error) => return Err(error),
+            }
+            at = end;
+        }
+        Ok(found)
+    }
+
+    /// Whether `bytes` are what was stored from `start` on, a block's begin.
+    pub(super) fn has(&self, start: u64, bytes: &[u8]) -> bool {
+        let first = usize::try_from(start / BLOCK).unwrap_or(usize::MAX);
+        let mut checksums = self.checksums.get(first..).unwrap_or_default().iter();
+        bytes.chunks(BLOCK as usize).all(|block| checksums.next() == Some(&xxh3_128(block)))
     }
 }
 

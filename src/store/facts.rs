@@ -47,6 +47,8 @@ pub struct Facts {
     pub evicted: [Removed; 4],
     /// Blocks, trailers or lengths that did not agree when read.
     pub verification_failures: u64,
+    /// Bytes that were replaced because they were damaged.
+    pub repaired_bytes: u64,
     /// Reads from disk, of a chunk or a piece.
     pub disk_reads: u64,
     /// Bytes in memory for bodies.
@@ -83,6 +85,7 @@ pub(super) struct Counters {
     saved_bytes: AtomicU64,
     evicted: [(AtomicU64, AtomicU64); 4],
     pub(super) verification_failures: AtomicU64,
+    pub(super) repaired_bytes: AtomicU64,
     pub(super) disk_reads: AtomicU64,
     open_files: Arc<AtomicU64>,
 }
@@ -118,6 +121,7 @@ impl Counters {
                 .each_ref()
                 .map(|(objects, bytes)| Removed { objects: read(objects), bytes: read(bytes) }),
             verification_failures: read(&self.verification_failures),
+            repaired_bytes: read(&self.repaired_bytes),
             disk_reads: read(&self.disk_reads),
             memory_bytes,
             open_files: read(&self.open_files),

@@ -1,5 +1,6 @@
 //! Single flight: of any number of tasks that want the same load, one does it and all get its result. A task that
-//! goes away while loading passes the work on to a waiting one. The map's lock covers a look-up, never the load.
+//! goes away while loading passes the work on to a waiting one; one that comes when the load is done begins another.
+//! The map's lock covers a look-up, never the load.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -23,7 +24,9 @@ impl<K: Copy + Eq + Hash, T: Clone> Flights<K, T> {
     /// The result of `load`, run by this task or by another that asked for the same key meanwhile.
     pub(super) async fn run(&self, key: K, load: impl Future<Output = T>) -> T {
         let seat = Seat { flights: self, key, cell: self.lock().entry(key).or_default().clone() };
-        seat.cell.get_or_init(|| load).await.clone()
+        let loaded = seat.cell.get_or_init(|| load).await.clone();
+        seat.close();
+        loaded
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Cells<K, T>> {
@@ -38,11 +41,23 @@ struct Seat<'a, K: Copy + Eq + Hash, T: Clone> {
     cell: Arc<OnceCell<T>>,
 }
 
+impl<K: Copy + Eq + Hash, T: Clone> Seat<'_, K, T> {
+    /// Lets nobody else join a flight that has landed: readers that try again after an error would keep each other at
+    /// that error for ever.
+    fn close(&self) {
+        let mut cells = self.flights.lock();
+        if cells.get(&self.key).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell)) {
+            cells.remove(&self.key);
+        }
+    }
+}
+
 impl<K: Copy + Eq + Hash, T: Clone> Drop for Seat<'_, K, T> {
     fn drop(&mut self) {
         let mut cells = self.flights.lock();
+        let ours = cells.get(&self.key).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
         // The map's and ours: counted under the lock that new seats are taken under.
-        if Arc::strong_count(&self.cell) == 2 {
+        if ours && Arc::strong_count(&self.cell) == 2 {
             cells.remove(&self.key);
         }
     }
@@ -62,6 +77,17 @@ mod tests {
         assert!((&mut waiter).now_or_never().is_none());
         drop(leaver);
         assert_eq!(waiter.await, 7);
+        assert!(flights.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_after_the_landing_begins_another_flight() {
+        let flights = Flights::<u8, u8>::new();
+        let mut landed = Box::pin(flights.run(1, async { 1 }));
+        let mut other = Box::pin(flights.run(1, async { 2 }));
+        assert_eq!((&mut landed).now_or_never(), Some(1));
+        assert_eq!(flights.run(1, async { 3 }).now_or_never(), Some(3));
+        assert!(matches!((&mut other).now_or_never(), Some(2)));
         assert!(flights.lock().is_empty());
     }
 }

@@ -21,6 +21,7 @@ mod memory;
 mod object;
 mod partial;
 mod read;
+mod repair;
 mod room;
 mod segment;
 mod trailer;
@@ -42,6 +43,7 @@ pub use self::memory::{Charge, ChunkMemory, PIECES_MAX, PINNED_MAX};
 pub use self::object::{NewObject, Object};
 pub use self::partial::Partial;
 pub use self::read::Source;
+pub use self::repair::Unrepaired;
 pub use self::segment::Segment;
 pub use self::unfinished::Unfinished;
 use self::unfinished::UnfinishedList;
@@ -54,6 +56,7 @@ use self::flight::Flights;
 use self::folder::{Folder, FolderLock};
 use self::index::{Index, Which};
 use self::read::{DISK_READS, Load, Loaded};
+use self::repair::Repaired;
 use self::room::Room;
 use crate::clock::{Clock, UnixMillis};
 use crate::config;
@@ -80,6 +83,7 @@ pub struct Store {
     memory: Arc<ChunkMemory>,
     open: Arc<OpenBlobs>,
     loads: Flights<Load, Loaded>,
+    repairs: Flights<(BlobId, u64), Repaired>,
     disk_reads: Semaphore,
     disk_writes: Semaphore,
     counters: Arc<Counters>,
@@ -107,6 +111,7 @@ impl Store {
             memory: Arc::new(ChunkMemory::new(config.memory)),
             open: Arc::new(OpenBlobs::new()),
             loads: Flights::new(),
+            repairs: Flights::new(),
             disk_reads: Semaphore::new(DISK_READS),
             disk_writes: Semaphore::new(DISK_WRITES),
             counters,

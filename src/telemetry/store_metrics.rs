@@ -16,6 +16,7 @@ pub(super) struct StoreMetrics {
     deduplicated_bytes: IntGauge,
     disk_reads: IntCounter,
     verification_failures: IntCounter,
+    repaired_bytes: IntCounter,
     evicted_objects: IntCounterVec,
     evicted_bytes: IntCounterVec,
 }
@@ -56,6 +57,10 @@ impl StoreMetrics {
                 "gupd_store_verification_failures_total",
                 "Stored bytes that were not what had been stored, and were not served.",
             )?,
+            repaired_bytes: counter(
+                "gupd_store_repaired_bytes_total",
+                "Damaged bytes on disk that were fetched again and replaced.",
+            )?,
             evicted_objects: by_reason("gupd_store_evicted_objects_total", "Objects removed, by reason.")?,
             evicted_bytes: by_reason(
                 "gupd_store_evicted_bytes_total",
@@ -78,6 +83,7 @@ impl StoreMetrics {
         }
         catch_up(&self.disk_reads, facts.disk_reads);
         catch_up(&self.verification_failures, facts.verification_failures);
+        catch_up(&self.repaired_bytes, facts.repaired_bytes);
         for (reason, removed) in Eviction::ALL.into_iter().zip(facts.evicted) {
             catch_up(&self.evicted_objects.with_label_values(&[reason.as_str()]), removed.objects);
             catch_up(&self.evicted_bytes.with_label_values(&[reason.as_str()]), removed.bytes);

@@ -1,0 +1,141 @@
+//! A disk that does not keep what it was given: clients get the right bytes all the same, what is damaged is fetched
+//! again and replaced, and it is told of.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config as ProptestConfig, TestRunner};
+
+use crate::support::{Client, Ending, PAYLOAD, Request, Resource, Site, bytes};
+
+const MIB: usize = 1 << 20;
+
+/// The files of all blobs.
+fn blobs(store: &Path) -> Vec<PathBuf> {
+    let shelves = fs::read_dir(store.join("blobs")).unwrap().map(|shelf| shelf.unwrap().path());
+    shelves.flat_map(|shelf| fs::read_dir(shelf).unwrap().map(|file| file.unwrap().path())).collect()
+}
+
+fn flip(file: &Path, bit: u64) {
+    let file = fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, bit / 8).unwrap();
+    file.write_all_at(&[byte[0] ^ 1 << (bit % 8)], bit / 8).unwrap();
+}
+
+/// A stored object whose bytes are read from the disk each time.
+async fn stored(body: &[u8]) -> Site {
+    let site = Site::with(|config| config.store.memory = 0);
+    site.manager.put(PAYLOAD, Resource::new(body));
+    site.get(PAYLOAD).await.whole();
+    site.stored(PAYLOAD).await;
+    site
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_chunk_is_fetched_again_and_replaced_unseen_by_the_client() {
+    let body = bytes(1, 5 * MIB + 77);
+    let site = stored(&body).await;
+    let file = blobs(site.store()).remove(0);
+    for bit in [8 * 3_000_000, 8 * 3_100_000, 8 * (body.len() as u64 - 1), 0] {
+        flip(&file, bit);
+    }
+    let response = site.get(PAYLOAD).await;
+    assert_eq!(response.cache_status(), "gupd; hit");
+    assert!(response.whole() == body);
+    assert!(fs::read(&file).unwrap()[..body.len()] == body, "the bad bytes are replaced");
+    let again = site.manager.seen(PAYLOAD).split_off(1);
+    let ranges: Vec<_> = again.iter().map(|seen| seen.header("range").unwrap()).collect();
+    assert_eq!(ranges, ["bytes=0-65535", "bytes=2949120-3145727", "bytes=5242880-5242956"]);
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert_eq!(site.manager.requests(PAYLOAD), 4, "once repaired, it stays so");
+    let repaired = 65_536.0 + 196_608.0 + 77.0;
+    assert_eq!(site.metric("gupd_store_repaired_bytes_total").await, repaired);
+    assert!(site.metric("gupd_store_verification_failures_total").await >= 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_one_damaged_chunk_have_it_fetched_once() {
+    let body = bytes(2, 2 * MIB);
+    let site = stored(&body).await;
+    flip(&blobs(site.store())[0], 8 * 1_500_000);
+    let readers = (0..20).map(|_| site.get(PAYLOAD));
+    for response in futures_util::future::join_all(readers).await {
+        assert!(response.whole() == body);
+    }
+    assert_eq!(site.manager.requests(PAYLOAD), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_of_a_damaged_object_and_several_are_right_too() {
+    let body = bytes(3, 3 * MIB);
+    let site = stored(&body).await;
+    flip(&blobs(site.store())[0], 8 * 2_500_000);
+    let part = site.send(Request::get(PAYLOAD).range("2400000-2600000")).await;
+    assert!(part.whole() == body[2_400_000..=2_600_000]);
+    flip(&blobs(site.store())[0], 8 * 1_500_000);
+    let several = site.send(Request::get(PAYLOAD).range("0-9,1499990-1500010")).await;
+    assert!(several.whole().windows(21).any(|bytes| *bytes == body[1_499_990..=1_500_010]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_the_manager_cannot_make_good_breaks_the_transfer_and_goes() {
+    let body = bytes(4, 3 * MIB);
+    let site = stored(&body).await;
+    flip(&blobs(site.store())[0], 8 * 2_500_000);
+    let new = bytes(5, 3 * MIB);
+    site.manager.put(PAYLOAD, Resource::new(new.clone()));
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.head().await.unwrap();
+    client.rest("GET", &mut response).await;
+    assert_ne!(response.ending, Ending::Complete);
+    assert!(response.body == body[..response.body.len()], "never mixed");
+    assert!(site.get(PAYLOAD).await.whole() == new);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_vanished_while_it_is_read_comes_from_the_manager_from_there_on() {
+    let body = bytes(6, 4 * MIB);
+    let mut site = stored(&body).await;
+    // Nothing but the first chunk is in memory, and the file is not open.
+    site.config.store.memory = 2 << 20;
+    site.restart();
+    site.send(Request::get(PAYLOAD).range("0-9")).await.whole();
+    site.restart();
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(PAYLOAD).range("0-9")).await.unwrap();
+    client.head().await.unwrap();
+    for file in blobs(site.store()) {
+        flip(&file, 8 * (fs::metadata(&file).unwrap().len() - 20));
+    }
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.whole() == body);
+}
+
+/// Any bit of any blob's file, while it is served and between: nobody ever gets a wrong byte, and whoever asks gets all.
+#[test]
+fn any_flipped_bit_is_made_good() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let body = bytes(7, 2 * MIB + 100_000);
+    let site = runtime.block_on(stored(&body));
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() });
+    runner
+        .run(&(any::<prop::sample::Index>(), 0..body.len()), |(at, from)| {
+            runtime.block_on(async {
+                let file = blobs(site.store()).remove(0);
+                let bits = fs::metadata(&file).unwrap().len() * 8;
+                let reading = site.send(Request::get(PAYLOAD).range(&format!("{from}-")));
+                let flipping = async { flip(&file, at.index(usize::try_from(bits).unwrap()) as u64) };
+                let (response, ()) = futures_util::future::join(reading, flipping).await;
+                assert!(response.whole() == body[from..]);
+                assert!(site.get(PAYLOAD).await.whole() == body);
+                site.stored(PAYLOAD).await;
+            });
+            Ok(())
+        })
+        .unwrap();
+}
