@@ -17,7 +17,7 @@ use crate::fill::Fills;
 use crate::listen::{self, Connections, ListenError, Listeners, Stage, TlsError, Workers, tls};
 use crate::policy::{Policy, PolicyError};
 use crate::proxy::{Live, Proxy};
-use crate::store::{Store, StoreError};
+use crate::store::{Scrub, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::{ConnectError, Upstreams};
 
@@ -87,6 +87,7 @@ impl Relay {
         let admin_socket = listen::bind(config.server.admin)?;
         let admin = admin_socket.local_addr()?;
         let store = Store::open(&config.store, clock.clone())?;
+        let scrub = config.store.scrub_period.map(|period| store.scrub(period, config.store.scrub_rate));
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(CONTROL_THREADS)
             .thread_name("gupd-control")
@@ -117,6 +118,9 @@ impl Relay {
                     tracing::error!(%error, "the admin address failed");
                 }
             });
+            if let Some(scrub) = scrub {
+                tokio::spawn(scrub_store(scrub, cache.clone(), stages.clone()));
+            }
             tokio::spawn(maintain(cache.clone(), stages));
         }
         Ok(Self {
@@ -246,6 +250,19 @@ async fn maintain(cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {
         }
         if let Err(error) = cache.maintain().await {
             tracing::error!(%error, "the store's housekeeping failed");
+        }
+    }
+}
+
+/// Removes what the scrub finds, so that the next request fetches it again.
+async fn scrub_store(mut scrub: Scrub, cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {
+    loop {
+        let damaged = tokio::select! {
+            damaged = scrub.next_damaged() => damaged,
+            () = Stage::Draining.reached(&mut stage) => return,
+        };
+        if let Err(error) = cache.discard_blob(damaged).await {
+            tracing::error!(blob = %damaged, %error, "a damaged blob could not be removed");
         }
     }
 }

@@ -207,9 +207,18 @@ impl Cache {
     /// # Errors
     /// When the index cannot be written.
     pub async fn discard(&self, blob: BlobId, key: &Arc<str>) -> Result<(), StoreError> {
+        self.discard_blob(blob).await?;
+        self.forget(std::slice::from_ref(key));
+        Ok(())
+    }
+
+    /// The same for a blob that was found damaged by itself, not under a key.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub async fn discard_blob(&self, blob: BlobId) -> Result<(), StoreError> {
         let keys = self.store.discard(blob).await?;
         self.forget(&keys);
-        self.forget(std::slice::from_ref(key));
         Ok(())
     }
 

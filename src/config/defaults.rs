@@ -55,6 +55,10 @@ pub(super) const MIN_FREE: Bounds<u64> = bounds(GIB, 0, 1_024 * TIB);
 pub(super) const MAX_UNUSED: Bounds<Duration> = times(30 * DAY, HOUR, 3_650 * DAY);
 /// The catalogs and the day's deltas of a site; the least is sixteen chunks of 1 MiB.
 pub(super) const MEMORY: Bounds<u64> = bounds(256 * MIB, 16 * MIB, TIB);
+/// A rotten blob is found while the manager still has what replaces it.
+pub(super) const SCRUB_PERIOD: Bounds<Duration> = times(7 * DAY, HOUR, 365 * DAY);
+/// A tenth of what a slow disk reads in sequence, and 12 TB in the period above.
+pub(super) const SCRUB_RATE: Bounds<u64> = bounds(20 * MIB, 64 * KIB, TIB);
 
 /// Three SYNs (0, 1 and 3 s): a lost packet is no failure, a dead manager is one soon.
 pub(super) const CONNECT_TIMEOUT: Bounds<Duration> = times(5, 1, 5 * MINUTE);

@@ -22,6 +22,8 @@ pub(super) struct Document {
     problems: Vec<Problem>,
     // Sections that were asked for.
     known: Vec<&'static str>,
+    // Those of them that are lists of tables and had none.
+    empty: Vec<&'static str>,
 }
 
 /// One table: what was said for its keys, strongest place first.
@@ -51,7 +53,14 @@ impl Document {
             let list = values.iter().map(|value| (place.clone(), value.clone())).collect();
             (section, Entry { key: key.to_owned(), place, value: Value::List(list) })
         });
-        Ok(Self { blocks, flags: flags.collect(), variables, problems: Vec::new(), known: Vec::new() })
+        Ok(Self {
+            blocks,
+            flags: flags.collect(),
+            variables,
+            problems: Vec::new(),
+            known: Vec::new(),
+            empty: Vec::new(),
+        })
     }
 
     /// Takes out `[name]`, with its flags and its `GUPD_<NAME>_<KEY>` variables.
@@ -92,6 +101,9 @@ impl Document {
                 }
             },
         };
+        if tables.is_empty() {
+            self.empty.push(name);
+        }
         if let Some((place, _)) = tables.get(MAX_TABLES) {
             self.refuse(place.clone(), name, format!("is given more than {MAX_TABLES} times; give fewer"));
         }
@@ -115,6 +127,11 @@ impl Document {
             };
             self.refuse(place, &format!("{}.{key}", section.name), message);
         }
+    }
+
+    /// Whether `[[name]]` was asked for and nobody gave one.
+    pub(super) fn gave_none(&self, name: &str) -> bool {
+        self.empty.contains(&name)
     }
 
     /// Adds a problem that has no place: something is missing everywhere.

@@ -129,6 +129,10 @@ pub struct Store {
     pub max_unused: Duration,
     /// Bytes of hot chunks in memory, at most; 16 MiB to 1 TiB.
     pub memory: u64,
+    /// Time in which the scrub verifies the whole store, 1 h to 365 d; `None` without a scrub.
+    pub scrub_period: Option<Duration>,
+    /// Bytes a second the scrub reads, at most; 64 KiB/s to 1 TiB/s.
+    pub scrub_rate: u64,
 }
 
 /// `[fill]`

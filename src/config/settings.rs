@@ -12,7 +12,7 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::defaults::{self, Bounds};
 use super::document::{Document, Section};
-use super::units::{Size, Time};
+use super::units::{Rate, Size, Time};
 use super::{
     Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, tables,
 };
@@ -27,6 +27,19 @@ impl Config {
         file: Option<&Path>,
         env: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, Problems> {
+        let (mut document, config) = Self::read(overrides, file, env)?;
+        if document.gave_none("upstream") {
+            document.missing("no upstream: give --upstream URL or [[upstream]]");
+        }
+        document.finish()?;
+        Ok(config)
+    }
+
+    fn read(
+        overrides: &Overrides,
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Document, Self), Problems> {
         let env: Vec<_> = env.collect();
         let store_dir = store_dir(Path::new(defaults::STORE_DIR), &env);
         let mut document = Document::open(overrides, file, env.into_iter())?;
@@ -39,8 +52,7 @@ impl Config {
         let routes = tables::routes(&mut document, &upstreams);
         let content_types = tables::content_types(&mut document);
         let rules = tables::rules(&mut document);
-        document.finish()?;
-        Ok(Self { server, store, fill, cache, log, upstreams, routes, content_types, rules })
+        Ok((document, Self { server, store, fill, cache, log, upstreams, routes, content_types, rules }))
     }
 
     /// All defaults, with these upstreams by priority. What a relay without a file is.
@@ -51,6 +63,22 @@ impl Config {
         let overrides =
             Overrides { upstream: urls.iter().map(|&url| url.to_owned()).collect(), ..Overrides::default() };
         Self::load(&overrides, None, super::environment().filter(|(name, _)| !name.starts_with("GUPD_")))
+    }
+}
+
+impl Store {
+    /// The store of a configuration, for commands that ask no upstream: none need be given.
+    ///
+    /// # Errors
+    /// All problems of the whole configuration.
+    pub fn load(
+        overrides: &Overrides,
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Problems> {
+        let (document, config) = Config::read(overrides, file, env)?;
+        document.finish()?;
+        Ok(config.store)
     }
 }
 
@@ -107,6 +135,8 @@ fn store(document: &mut Document, default_dir: PathBuf) -> Store {
         min_free: size(&mut s, "min_free", defaults::MIN_FREE),
         max_unused: time(&mut s, "max_unused", defaults::MAX_UNUSED),
         memory: size(&mut s, "memory", defaults::MEMORY),
+        scrub_period: s.one("scrub_period", period).unwrap_or(Some(defaults::SCRUB_PERIOD.default)),
+        scrub_rate: s.one("scrub_rate", rate).unwrap_or(defaults::SCRUB_RATE.default),
     };
     document.close(s);
     store
@@ -183,6 +213,19 @@ fn time(s: &mut Section, key: &'static str, bounds: Bounds<Duration>) -> Duratio
         within(text, time, bounds, Time)
     };
     s.one(key, read).unwrap_or(bounds.default)
+}
+
+fn period(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let Time(time) = text.parse().map_err(|error: UnitError| format!("{error}, or off"))?;
+    within(text, time, defaults::SCRUB_PERIOD, Time).map(Some)
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    let Rate(rate) = text.parse().map_err(|error: UnitError| error.to_string())?;
+    within(text, rate, defaults::SCRUB_RATE, Rate)
 }
 
 fn count<T: Copy + PartialOrd + Display + FromStr>(

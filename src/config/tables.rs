@@ -27,9 +27,6 @@ const CLASSES: [(&str, Class); 4] = [
 
 pub(super) fn upstreams(document: &mut Document) -> Vec<Upstream> {
     let tables = document.tables("upstream", Some("url"));
-    if tables.is_empty() {
-        document.missing("no upstream: give --upstream URL or [[upstream]]");
-    }
     let mut upstreams: Vec<Upstream> = Vec::with_capacity(tables.len());
     for mut s in tables {
         let url = s.required("url", origin);

@@ -1,4 +1,4 @@
-//! Sizes and times as people write them: `40GiB`, `30d`. Owns reading and showing them; whether a value makes sense
+//! Sizes, times and rates as people write them: `40GiB`, `30d`, `20MiB/s`. Owns reading and showing them; whether a value makes sense
 //! is for the setting to say. Every value shown reads back as the same value, and no input overflows or panics.
 
 use std::fmt;
@@ -14,7 +14,11 @@ pub struct Size(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Duration);
 
-/// What is wrong with a size or time.
+/// Bytes a second. Reads any size followed by `/s`; shows the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rate(pub u64);
+
+/// What is wrong with a size, time or rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a number followed by a unit of sizes.
@@ -23,6 +27,9 @@ pub enum UnitError {
     /// Not a number followed by a unit of times.
     #[error("{0:?} is not a time; write it like 30d, 4h, 15m, 10s or 300ms")]
     NotATime(String),
+    /// Not a size followed by `/s`.
+    #[error("{0:?} is not a rate; write it like 20MiB/s")]
+    NotARate(String),
     /// More than 2^64 − 1 bytes or milliseconds.
     #[error("{0:?} is too large to count")]
     TooLarge(String),
@@ -72,6 +79,26 @@ impl FromStr for Time {
             }
             _ => Err(UnitError::NotATime(text.to_owned())),
         }
+    }
+}
+
+impl FromStr for Rate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let not_a_rate = || UnitError::NotARate(text.to_owned());
+        let size = text.trim().strip_suffix("/s").ok_or_else(not_a_rate)?;
+        match size.parse() {
+            Ok(Size(bytes)) => Ok(Self(bytes)),
+            Err(UnitError::TooLarge(_)) => Err(UnitError::TooLarge(text.to_owned())),
+            Err(_) => Err(not_a_rate()),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", Size(self.0))
     }
 }
 
@@ -136,6 +163,15 @@ mod tests {
         }
         assert_eq!("300ms".parse(), Ok(Time(Duration::from_millis(300))));
         assert_eq!("10".parse::<Time>(), Err(UnitError::NotATime("10".into())));
+    }
+
+    #[test]
+    fn a_rate_is_a_size_a_second() {
+        assert_eq!("20MiB/s".parse(), Ok(Rate(20 * MIB)));
+        assert_eq!(Rate(20 * MIB).to_string(), "20MiB/s");
+        for text in ["20MiB", "/s", "20MiB/m", "-1/s"] {
+            assert_eq!(text.parse::<Rate>(), Err(UnitError::NotARate(text.into())), "{text}");
+        }
     }
 
     #[test]

@@ -24,6 +24,12 @@ pub enum StoreError {
         /// The folder.
         path: PathBuf,
     },
+    /// Nothing is there, or nothing of gupd's.
+    #[error("there is no store in {}; name its folder with --store, or the file that does with --config", path.display())]
+    NoStore {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The index was written by a later version.
     #[error("the index {} has schema {found}, this gupd reads up to {known}; start the gupd that wrote it, or move the file away to begin an empty index", path.display())]
     NewerIndex {

@@ -2,7 +2,9 @@
 //! time. The totals are copied from the index by its writer after each transaction.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crate::clock::UnixMillis;
 
 /// Why objects were removed without anybody asking for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,12 @@ pub struct Facts {
     pub repaired_bytes: u64,
     /// Reads from disk, of a chunk or a piece.
     pub disk_reads: u64,
+    /// Bytes of bodies that the scrub has verified.
+    pub scrubbed_bytes: u64,
+    /// Blobs that the scrub found damaged or missing.
+    pub scrub_damaged: u64,
+    /// When the scrub's last complete pass ended; 0 if there was none.
+    pub scrub_completed: UnixMillis,
     /// Bytes in memory for bodies.
     pub memory_bytes: u64,
     /// Files of blobs open now, half-written ones too.
@@ -87,6 +95,9 @@ pub(super) struct Counters {
     pub(super) verification_failures: AtomicU64,
     pub(super) repaired_bytes: AtomicU64,
     pub(super) disk_reads: AtomicU64,
+    pub(super) scrubbed_bytes: AtomicU64,
+    pub(super) scrub_damaged: AtomicU64,
+    pub(super) scrub_completed: AtomicI64,
     open_files: Arc<AtomicU64>,
 }
 
@@ -123,6 +134,9 @@ impl Counters {
             verification_failures: read(&self.verification_failures),
             repaired_bytes: read(&self.repaired_bytes),
             disk_reads: read(&self.disk_reads),
+            scrubbed_bytes: read(&self.scrubbed_bytes),
+            scrub_damaged: read(&self.scrub_damaged),
+            scrub_completed: self.scrub_completed.load(Ordering::Relaxed),
             memory_bytes,
             open_files: read(&self.open_files),
         }

@@ -1,9 +1,10 @@
 //! The store's folder: which file is where, who may use it, and files on their way in or out.
 //!
 //! ```text
-//! lock            held (flock) by the one process that uses the folder
+//! lock            held (flock) by the one process that may change the folder
 //! index.db        the index, with its -wal and -shm
 //! blobs/ab/ab…    committed blobs
+//! scrub           how far the scrub is
 //! partial/<n>     half-written, or about to be removed; outlives a restart only with its journal
 //! partial/<n>.log the journal of a half-written file
 //! ```
@@ -80,6 +81,16 @@ impl Folder {
         NEXT.fetch_max(numbers.last().map_or(0, |last| last.saturating_add(1)), Ordering::Relaxed);
         let left = numbers.into_iter().map(|number| Left { path: partial.join(number.to_string()) });
         Ok((Arc::new(folder), FolderLock { _file: file }, left.collect()))
+    }
+
+    /// The paths in a folder, without a right to change what is there.
+    pub(super) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The folder itself.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The index's file.

@@ -9,6 +9,7 @@
 
 mod blob;
 mod blocks;
+pub mod bundle;
 mod error;
 mod evict;
 mod facts;
@@ -16,6 +17,8 @@ mod flight;
 mod folder;
 mod id;
 mod index;
+mod inspect;
+mod inventory;
 mod journal;
 mod memory;
 mod object;
@@ -23,9 +26,11 @@ mod partial;
 mod read;
 mod repair;
 mod room;
+mod scrub;
 mod segment;
 mod trailer;
 mod unfinished;
+mod verify;
 mod writer;
 
 use std::sync::atomic::AtomicBool;
@@ -39,14 +44,17 @@ pub use self::blob::MAX_OPEN_BLOBS;
 pub use self::error::{Limit, ReadError, StoreError};
 pub use self::facts::{Eviction, Facts, Removed};
 pub use self::id::{BlobId, NotABlobId};
+pub use self::inventory::Inventory;
 pub use self::memory::{Charge, ChunkMemory, PIECES_MAX, PINNED_MAX};
 pub use self::object::{NewObject, Object};
 pub use self::partial::Partial;
 pub use self::read::Source;
 pub use self::repair::Unrepaired;
+pub use self::scrub::Scrub;
 pub use self::segment::Segment;
 pub use self::unfinished::Unfinished;
 use self::unfinished::UnfinishedList;
+pub use self::verify::{Finding, Verified, verify};
 use self::writer::DISK_WRITES;
 pub use self::writer::{Committed, Writer};
 

@@ -17,6 +17,9 @@ pub(super) struct StoreMetrics {
     disk_reads: IntCounter,
     verification_failures: IntCounter,
     repaired_bytes: IntCounter,
+    scrubbed_bytes: IntCounter,
+    scrub_damaged: IntCounter,
+    scrub_completed: IntGauge,
     evicted_objects: IntCounterVec,
     evicted_bytes: IntCounterVec,
 }
@@ -61,6 +64,15 @@ impl StoreMetrics {
                 "gupd_store_repaired_bytes_total",
                 "Damaged bytes on disk that were fetched again and replaced.",
             )?,
+            scrubbed_bytes: counter("gupd_store_scrubbed_bytes_total", "Bytes the scrub has verified.")?,
+            scrub_damaged: counter(
+                "gupd_store_scrub_damaged_blobs_total",
+                "Blobs the scrub found damaged or missing, and removed to be fetched again.",
+            )?,
+            scrub_completed: gauge(
+                "gupd_store_scrub_completed_timestamp_seconds",
+                "When the scrub had last verified the whole store; 0 if it never has.",
+            )?,
             evicted_objects: by_reason("gupd_store_evicted_objects_total", "Objects removed, by reason.")?,
             evicted_bytes: by_reason(
                 "gupd_store_evicted_bytes_total",
@@ -84,6 +96,9 @@ impl StoreMetrics {
         catch_up(&self.disk_reads, facts.disk_reads);
         catch_up(&self.verification_failures, facts.verification_failures);
         catch_up(&self.repaired_bytes, facts.repaired_bytes);
+        catch_up(&self.scrubbed_bytes, facts.scrubbed_bytes);
+        catch_up(&self.scrub_damaged, facts.scrub_damaged);
+        self.scrub_completed.set(facts.scrub_completed / 1000);
         for (reason, removed) in Eviction::ALL.into_iter().zip(facts.evicted) {
             catch_up(&self.evicted_objects.with_label_values(&[reason.as_str()]), removed.objects);
             catch_up(&self.evicted_bytes.with_label_values(&[reason.as_str()]), removed.bytes);

@@ -14,5 +14,6 @@ mod forward;
 mod hostile;
 mod ranges;
 mod refusals;
+mod scrub;
 mod sparse;
 mod tls;

@@ -9,6 +9,7 @@ mod index;
 mod memory;
 mod restart;
 mod room;
+mod scrub;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ impl Site {
             min_free: 0,
             max_unused: Duration::from_secs(3600),
             memory: 64 * MIB,
+            scrub_period: None,
+            scrub_rate: 64 * MIB,
         };
         Self { dir, config, clock: Clock::manual(NOW) }
     }

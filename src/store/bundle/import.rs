@@ -1,0 +1,134 @@
+//! Taking a bundle in: each object by itself, as a fill commits it, so that an import that was interrupted is run again
+//! and goes on with what is missing. Relies on a bundle that [`check`](super::check) found sound, and still checks
+//! every blob before it is committed: the file may have changed since. Blocks; not for an async thread.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+use super::BundleError;
+use super::read::{Sink, walk};
+use crate::clock::UnixMillis;
+use crate::store::{BlobId, NewObject, Segment, Source, Store, StoreError, Writer};
+
+/// What an import did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Objects taken in.
+    pub objects: u64,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+    /// Objects that the store has already, or has a newer response for.
+    pub skipped: u64,
+}
+
+/// Takes in what the store does not have. Tells the bytes of blobs read.
+///
+/// # Errors
+/// When the store has no room or fails, or the bundle is not the one that was checked. What came before is kept.
+pub fn import(
+    store: &Arc<Store>,
+    runtime: &Handle,
+    path: &Path,
+    quota: u64,
+    now: UnixMillis,
+    read: impl FnMut(u64),
+) -> Result<Imported, BundleError> {
+    let mut import = Import { store, runtime, read, current: None, done: Imported::default() };
+    match walk(path, quota, now, &mut import) {
+        Ok(_) => Ok(import.done),
+        Err(BundleError::Refused { path, entry, fault }) => Err(BundleError::Changed { path, entry, fault }),
+        Err(error) => Err(error),
+    }
+}
+
+struct Import<'a, P> {
+    store: &'a Arc<Store>,
+    runtime: &'a Handle,
+    read: P,
+    /// Not there while the store has all objects of the blob.
+    current: Option<Current>,
+    done: Imported,
+}
+
+/// A blob being taken in, from its first byte to its last.
+struct Current {
+    writer: Writer,
+    segment: Segment,
+    first: NewObject,
+    others: Vec<NewObject>,
+}
+
+impl<P: FnMut(u64)> Sink for Import<'_, P> {
+    fn begin(&mut self, objects: Vec<NewObject>, _: BlobId, len: u64) -> Result<(), BundleError> {
+        let mut wanted = Vec::with_capacity(objects.len());
+        for object in objects {
+            if self.runtime.block_on(has(self.store, &object))? {
+                self.done.skipped += 1;
+            } else {
+                wanted.push(object);
+            }
+        }
+        let mut wanted = wanted.into_iter();
+        if let Some(first) = wanted.next() {
+            let mut writer = self.runtime.block_on(self.store.begin(Some(len)))?;
+            let segment = writer.segment(0);
+            self.current = Some(Current { writer, segment, first, others: wanted.collect() });
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: Bytes) -> Result<(), BundleError> {
+        (self.read)(bytes.len() as u64);
+        if let Some(current) = &mut self.current {
+            self.runtime.block_on(current.segment.write(vec![bytes]))?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), BundleError> {
+        let Some(Current { mut writer, segment, first, others }) = self.current.take() else { return Ok(()) };
+        self.runtime.block_on(async {
+            writer.rejoin(segment);
+            let committed = writer.commit(first).await?;
+            self.done.objects += 1;
+            self.done.bytes += committed.object.len;
+            for object in others {
+                copy(self.store, &committed.source, committed.object.len, object).await?;
+                self.done.objects += 1;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Whether the store has this response, or a later one in its place.
+async fn has(store: &Store, new: &NewObject) -> Result<bool, StoreError> {
+    let variants = store.lookup(&new.key).await?;
+    let is_it = |object: &crate::store::Object| {
+        object.selecting == new.selecting && object.response_time >= new.response_time
+    };
+    Ok(variants.iter().any(is_it))
+}
+
+/// Makes another object of a blob that was just committed. The commit finds the bytes there and keeps one copy.
+async fn copy(store: &Arc<Store>, from: &Source, len: u64, object: NewObject) -> Result<(), BundleError> {
+    let mut writer = store.begin(Some(len)).await?;
+    let mut segment = writer.segment(0);
+    let mut position = 0;
+    while position < len {
+        // It was written a moment ago: the disk that cannot read it back will not do for a store.
+        let bytes = store.read(from, position).await.map_err(|error| StoreError::Io {
+            doing: "read back a blob taken in by",
+            path: "import".into(),
+            source: std::io::Error::other(error),
+        })?;
+        position += bytes.len() as u64;
+        segment.write(vec![bytes]).await?;
+    }
+    writer.rejoin(segment);
+    writer.commit(object).await?;
+    Ok(())
+}
