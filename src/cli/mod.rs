@@ -4,6 +4,7 @@
 mod check;
 mod demo;
 mod serve;
+mod store;
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -32,6 +33,11 @@ enum Command {
         /// Ask each upstream whether it answers.
         #[arg(long)]
         probe: bool,
+    },
+    /// Look at what is stored, verify, remove or carry it.
+    Store {
+        #[command(subcommand)]
+        command: store::Command,
     },
     /// See it work: a manager behind a thin line, the relay, and clients, on this machine.
     Demo {
@@ -99,6 +105,7 @@ pub fn main() -> ExitCode {
     let done = match CommandLine::parse().command {
         Command::Serve(settings) => serve::run(&settings),
         Command::Check { settings, probe } => check::run(&settings, probe),
+        Command::Store { command } => store::run(command),
         Command::Demo { clients, exit } => demo::run(clients, exit),
     };
     match done {
@@ -119,6 +126,12 @@ pub fn main() -> ExitCode {
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Self {
         Self::Configuration(problems.to_string())
+    }
+}
+
+impl From<crate::store::StoreError> for Failure {
+    fn from(error: crate::store::StoreError) -> Self {
+        Self::Failed(error.to_string())
     }
 }
 

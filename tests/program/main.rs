@@ -14,6 +14,7 @@ mod support;
 
 mod bad_input;
 mod bounds;
+mod bundles;
 mod crash;
 mod demo;
 mod exposition;
@@ -22,3 +23,4 @@ mod resumable;
 mod seen;
 mod serve;
 mod signals;
+mod store_commands;

@@ -1,0 +1,56 @@
+//! `gupd store purge`: removes objects, each key by itself, so that one that is interrupted has done what it said so far.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use indicatif::{BinaryBytes, HumanCount};
+
+use super::selection::Selection;
+use super::show::{Form, list};
+use super::{Failure, Opened, Place};
+use crate::cli::answer;
+use crate::clock::Clock;
+use crate::store::Inventory;
+
+/// Lists what would be removed.
+pub(super) fn rehearse(place: &Place, selection: &Selection) -> Result<(), Failure> {
+    chosen(selection)?;
+    list(&Inventory::open(&place.load()?.dir)?, selection, Form::Table)
+}
+
+pub(super) fn run(place: &Place, selection: &Selection) -> Result<(), Failure> {
+    chosen(selection)?;
+    let config = place.load()?;
+    let inventory = Inventory::open(&config.dir)?;
+    let Opened { store, runtime } = Opened::open(&config)?;
+    let now = Clock::system().now();
+    let mut keys = BTreeSet::<Arc<str>>::new();
+    for object in inventory.objects() {
+        let object = object?;
+        if selection.has(&object, now) {
+            keys.insert(object.key);
+        }
+    }
+    let before = store.facts();
+    for key in &keys {
+        runtime.block_on(store.remove(key))?;
+    }
+    let after = store.facts();
+    answer(&format!(
+        "removed {} objects, {} of the disk",
+        HumanCount(before.objects.saturating_sub(after.objects)),
+        BinaryBytes(before.disk_bytes.saturating_sub(after.disk_bytes)),
+    ));
+    Ok(())
+}
+
+/// A forgotten flag is not to empty a site's store.
+fn chosen(selection: &Selection) -> Result<(), Failure> {
+    if selection.is_everything() {
+        return Err(Failure::Configuration(
+            "purge: nothing says what to remove; give --path, --content-type, --revision, or --path '**' for everything"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! Which objects a command is about: all conditions that are given must hold. Owns the flags and what a revision and a
+//! path are in a key.
+
+use clap::Args;
+use globset::GlobMatcher;
+
+use crate::clock::UnixMillis;
+use crate::config::pattern;
+use crate::config::units::{Size, Time};
+use crate::store::Object;
+
+/// Conditions on an object.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Selection {
+    /// Path, as a glob without regard to case: * within a segment, ** across, {a,b} either.
+    #[arg(long, value_name = "GLOB", value_parser = glob)]
+    path: Option<GlobMatcher>,
+    /// Content type, as in metrics and logs.
+    #[arg(long, value_name = "NAME")]
+    content_type: Option<String>,
+    /// Revision in the path, such as 261121001, or the number that a LiveUpdate payload's name begins with.
+    #[arg(long, value_name = "NUMBER")]
+    revision: Option<String>,
+    /// Came, or was confirmed by its upstream, longer ago than this.
+    #[arg(long, value_name = "TIME")]
+    older_than: Option<Time>,
+    /// Came, or was confirmed by its upstream, within this time.
+    #[arg(long, value_name = "TIME")]
+    newer_than: Option<Time>,
+    /// More bytes than this.
+    #[arg(long, value_name = "SIZE")]
+    larger_than: Option<Size>,
+    /// Fewer bytes than this.
+    #[arg(long, value_name = "SIZE")]
+    smaller_than: Option<Size>,
+}
+
+impl Selection {
+    /// Whether nothing is asked for, and so everything is meant.
+    pub(super) fn is_everything(&self) -> bool {
+        let Self { path, content_type, revision, older_than, newer_than, larger_than, smaller_than } = self;
+        path.is_none()
+            && content_type.is_none()
+            && revision.is_none()
+            && older_than.is_none()
+            && newer_than.is_none()
+            && larger_than.is_none()
+            && smaller_than.is_none()
+    }
+
+    /// Whether an object is meant, at `now`.
+    pub(super) fn has(&self, object: &Object, now: UnixMillis) -> bool {
+        let (_, target) = split_key(&object.key);
+        let path = pattern::fold(target.split('?').next().unwrap_or_default());
+        let age = age(object.response_time, now);
+        self.path.as_ref().is_none_or(|glob| glob.is_match(&path))
+            && self.content_type.as_ref().is_none_or(|name| **name == *object.content_type)
+            && self.revision.as_ref().is_none_or(|revision| is_of_revision(&path, revision))
+            && self.older_than.is_none_or(|Time(time)| u128::from(age) > time.as_millis())
+            && self.newer_than.is_none_or(|Time(time)| u128::from(age) <= time.as_millis())
+            && self.larger_than.is_none_or(|Size(bytes)| object.len > bytes)
+            && self.smaller_than.is_none_or(|Size(bytes)| object.len < bytes)
+    }
+}
+
+/// Milliseconds since a time; 0 if that is yet to come.
+pub(super) fn age(since: UnixMillis, now: UnixMillis) -> u64 {
+    u64::try_from(now.saturating_sub(since)).unwrap_or(0)
+}
+
+/// A key's route, and path with query. A route's name may have spaces, a path begins with `/`.
+pub(super) fn split_key(key: &str) -> (&str, &str) {
+    key.find(" /").map_or(("", key), |at| (&key[..at], &key[at + 1..]))
+}
+
+fn glob(text: &str) -> Result<GlobMatcher, String> {
+    Ok(pattern::compile(text).map_err(|error| error.to_string())?.compile_matcher())
+}
+
+/// A segment is the revision, or begins with it and goes on with something else than digits.
+fn is_of_revision(path: &str, revision: &str) -> bool {
+    let revision = revision.to_ascii_lowercase();
+    let numbered = !revision.is_empty() && revision.bytes().all(|byte| byte.is_ascii_digit());
+    path.split('/').filter(|segment| !segment.is_empty()).any(|segment| {
+        match segment.strip_prefix(&*revision) {
+            Some("") => true,
+            Some(rest) => numbered && !rest.starts_with(|c: char| c.is_ascii_digit()),
+            None => false,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_is_a_segment_or_the_number_a_name_begins_with() {
+        let path = "/content/{535cb6a4-441f-4e8a-a897-804cd859100e}/261121001/xdelta261120001.dax";
+        for (path, revision, is) in [
+            (path, "261121001", true),
+            (path, "261120001", false),
+            (path, "26112100", false),
+            (path, "{535CB6A4-441F-4e8a-A897-804CD859100E}", true),
+            (path, "", false),
+            ("/1369163480jtun_nav.zip", "1369163480", true),
+            ("/1369163480jtun_nav.zip", "136916348", false),
+            ("/full.zip", "full", false),
+        ] {
+            assert_eq!(is_of_revision(path, revision), is, "{revision} in {path}");
+        }
+    }
+
+    #[test]
+    fn a_key_splits_at_its_path() {
+        assert_eq!(split_key("updates.example/a /a/b c?d"), ("updates.example/a", "/a/b c?d"));
+        assert_eq!(split_key("two words /x"), ("two words", "/x"));
+        assert_eq!(split_key("odd"), ("", "odd"));
+    }
+}

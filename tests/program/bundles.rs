@@ -1,0 +1,264 @@
+//! Content carried in a bundle: a site that never saw the manager serves it, and a bundle that is not sound changes
+//! nothing, whatever is wrong with it.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use gupd::store::BlobId;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::process::{Ended, Relay, serve};
+use crate::store_commands::store;
+use crate::support::{Manager, PAYLOAD, Resource, bytes};
+
+/// A bundle's entries, as tar has them.
+type Entries = Vec<(String, Vec<u8>)>;
+
+const LENGTH: usize = 1_200_000;
+const COPY: &str = "/1369163480jtun_copy.zip";
+
+/// Two payloads with the same bytes, an empty page and a small one, in a store that no relay has any more.
+async fn site(manager: &Manager, folder: &Path) {
+    let relay = Relay::start(&mut serve(manager, folder));
+    let dated =
+        |resource: Resource| resource.header("Cache-Control", "max-age=86400").header("X-Note", "a\"b");
+    manager.put(PAYLOAD, Resource::new(bytes(1, LENGTH)));
+    manager.put(COPY, Resource::new(bytes(1, LENGTH)));
+    manager.put("/empty", dated(Resource::new(Vec::new())));
+    manager.put("/small", dated(Resource::new(bytes(2, 70_000))));
+    for path in [PAYLOAD, COPY, "/empty", "/small"] {
+        relay.get(path).await.whole();
+        relay.stored(path).await;
+    }
+    relay.process.signal("TERM");
+    assert!(relay.process.ended().status.success());
+}
+
+fn export(folder: &Path, to: &Path, arguments: &[&str]) -> Ended {
+    store("export", folder, &[&["-o", to.to_str().unwrap()], arguments].concat())
+}
+
+fn import(folder: &Path, from: &Path) -> Ended {
+    store("import", folder, &[from.to_str().unwrap()])
+}
+
+fn entries(bundle: &Path) -> Entries {
+    let mut archive = tar::Archive::new(zstd::Decoder::new(fs::File::open(bundle).unwrap()).unwrap());
+    let read = |entry: std::io::Result<tar::Entry<'_, _>>| {
+        let mut entry = entry.unwrap();
+        let mut content = Vec::new();
+        Read::read_to_end(&mut entry, &mut content).unwrap();
+        (String::from_utf8(entry.path_bytes().into_owned()).unwrap(), content)
+    };
+    archive.entries().unwrap().map(read).collect()
+}
+
+/// A header with any name and any size, as `tar` would refuse to write it.
+fn header(name: &str, size: u64, kind: tar::EntryType) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_cksum();
+    header
+}
+
+fn write(bundle: &Path, entries: &Entries) {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in entries {
+        tar.append(&header(name, content.len() as u64, tar::EntryType::Regular), content.as_slice()).unwrap();
+    }
+    fs::write(bundle, zstd::encode_all(tar.into_inner().unwrap().as_slice(), 1).unwrap()).unwrap();
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let ended = store("ls", folder, &["--json"]);
+    let objects: Vec<Value> = serde_json::from_str(&ended.lines.join("\n")).unwrap();
+    let mut names: Vec<_> =
+        objects.iter().map(|object| object["path"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_never_saw_the_manager_serves_an_imported_bundle() {
+    let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    site(&manager, from.path()).await;
+    let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
+    let exported = export(from.path(), &bundle, &["--since", "1h"]);
+    let told = format!("exported 4 objects, 1.21 MiB in 3 blobs, to {}", bundle.display());
+    assert_eq!((exported.status.code(), exported.lines), (Some(0), vec![told]), "{}", exported.errors);
+    let imported = import(&new, &bundle);
+    assert_eq!(imported.lines, ["imported 4 objects, 1.21 MiB; 0 were there already"], "{imported:#?}");
+    assert_eq!(names(&new), names(from.path()));
+    assert_eq!(store("verify", &new, &[]).status.code(), Some(0));
+
+    let again = import(&new, &bundle);
+    assert_eq!(again.lines, ["imported 0 objects, 0 B; 4 were there already"], "{again:#?}");
+    store("purge", &new, &["--path", "/small"]);
+    let partly = import(&new, &bundle);
+    assert_eq!(partly.lines, ["imported 1 objects, 68.36 KiB; 3 were there already"], "{partly:#?}");
+
+    let gone = Manager::start();
+    let relay = Relay::start(&mut serve(&gone, &new));
+    drop(gone);
+    for (path, body) in [
+        (PAYLOAD, bytes(1, LENGTH)),
+        (COPY, bytes(1, LENGTH)),
+        ("/small", bytes(2, 70_000)),
+        ("/empty", Vec::new()),
+    ] {
+        let response = relay.get(path).await;
+        assert_eq!(response.cache_status(), "gupd; hit", "{path}");
+        if path == "/small" {
+            assert_eq!(response.header("x-note"), Some("a\"b"));
+        }
+        assert!(response.whole() == body, "{path}");
+    }
+    import(&new, &bundle).complained(1, &["in use by another gupd", "stop that one"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_takes_what_came_since_and_never_what_is_damaged() {
+    let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    site(&manager, from.path()).await;
+    let bundle = to.path().join("bundle.tar.zst");
+    let none = export(from.path(), &bundle, &["--since", "2999-01-01"]);
+    assert!(none.lines[0].starts_with("exported 0 objects, 0 B in 0 blobs"), "{none:#?}");
+    assert_eq!(entries(&bundle).len(), 2);
+    let id = BlobId::from(<[u8; 32]>::from(Sha256::digest(bytes(1, LENGTH)))).to_string();
+    let file = from.path().join("blobs").join(&id[..2]).join(&id);
+    let mut rotten = fs::read(&file).unwrap();
+    rotten[LENGTH / 2] ^= 1;
+    fs::write(&file, rotten).unwrap();
+    let ended = export(from.path(), &bundle, &[]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
+    assert!(ended.errors.contains(&format!("blob {id} is damaged and was left out")), "{ended:#?}");
+    let new = to.path().join("store");
+    assert!(import(&new, &bundle).status.success());
+    assert_eq!(names(&new), ["/empty", "/small"]);
+    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 2, "something unfinished was left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_that_is_not_sound_changes_nothing() {
+    let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    site(&manager, from.path()).await;
+    let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
+    assert!(export(from.path(), &bundle, &[]).status.success());
+    let whole = fs::read(&bundle).unwrap();
+    let sound = entries(&bundle);
+    let position = |what: &str| sound.iter().position(|(name, _)| name.starts_with(what)).unwrap();
+    let (head, blob, end) = (position("objects/"), position("blobs/"), sound.len() - 1);
+    let refused = |words: &[&str]| {
+        import(&new, &bundle)
+            .complained(1, &[&["bundle.tar.zst", "nothing of it was taken in"], words].concat());
+        assert!(!new.exists(), "{words:?} left a store behind");
+    };
+    let changed = |change: &dyn Fn(&mut Entries), words: &[&str]| {
+        let mut entries = sound.clone();
+        change(&mut entries);
+        write(&bundle, &entries);
+        refused(words);
+    };
+    let with = |field: &str, value: Value| {
+        let mut head: Value = serde_json::from_slice(&sound[head].1).unwrap();
+        head[field] = value;
+        serde_json::to_vec(&head).unwrap()
+    };
+
+    // Names.
+    for name in ["../../etc/passwd", "/etc/passwd", "blobs/../x", "blobs/x", "objects/x.json", "x", ""] {
+        changed(&|entries| entries[blob].0 = name.to_owned(), &["refused at"]);
+    }
+    changed(&|entries| entries[0].0 = "\u{1b}[2J".to_owned(), &["\\u{1b}[2J", "begins with"]);
+    changed(&|entries| drop(entries.remove(0)), &["begins with gupd-bundle.json"]);
+    changed(&|entries| entries[0].1 = br#"{"format":2,"created":0}"#.to_vec(), &["its format is 2"]);
+    changed(&|entries| entries.push(("x".to_owned(), Vec::new())), &["something follows"]);
+    // Bytes.
+    changed(&|entries| entries[blob].1[0] ^= 1, &["another SHA-256"]);
+    changed(&|entries| entries[blob].1.truncate(9), &["another length"]);
+    changed(&|entries| drop(entries.remove(end)), &["it is cut"]);
+    changed(&|entries| drop(entries.remove(blob)), &["refused at"]);
+    changed(&|entries| drop(entries.remove(head)), &["refused at"]);
+    changed(&|entries| entries[end].1 = br#"{"objects":1,"blobs":1}"#.to_vec(), &["counts other"]);
+    // Heads.
+    let larger = "x".repeat(600_000);
+    for (json, word) in [
+        (b"[]".to_vec(), "not what it should be"),
+        (with("key", "/ /other".into()), "its key's SHA-256"),
+        (with("blob", "..".into()), "its blob is"),
+        (with("length", u64::MAX.into()), "another length"),
+        (with("status", 7.into()), "7 is no status"),
+        (with("more", 1.into()), "not what it should be"),
+        (with("fields", serde_json::json!([["transfer-encoding", "chunked"]])), "transfer-encoding"),
+        (with("fields", serde_json::json!([["content-length", "5"]])), "Content-Length"),
+        (with("fields", serde_json::json!([["x", "a\r\nb"]])), "not a field"),
+        (with("upstream", larger[..70_000].into()), "keeps at most"),
+        (with("upstream", larger.as_str().into()), "at most 524288"),
+    ] {
+        changed(&|entries| entries[head].1.clone_from(&json), &[word]);
+    }
+
+    // Cut anywhere, as a file and as a tar that was compressed again.
+    let tar = zstd::decode_all(whole.as_slice()).unwrap();
+    for share in [0, 1, 3, 5, 7] {
+        fs::write(&bundle, &whole[..whole.len() * share / 8]).unwrap();
+        refused(&[]);
+        fs::write(&bundle, zstd::encode_all(&tar[..tar.len() * share / 8], 1).unwrap()).unwrap();
+        refused(&[]);
+    }
+    fs::write(&bundle, "no bundle at all").unwrap();
+    refused(&["no zstd-compressed tar"]);
+
+    // Sizes that lie, and kinds that no bundle has.
+    let raw = |name: &str, size: u64, kind| {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, content) in &sound[..blob] {
+            let header = header(name, content.len() as u64, tar::EntryType::Regular);
+            tar.append(&header, content.as_slice()).unwrap();
+        }
+        let mut tar = tar.into_inner().unwrap();
+        tar.truncate(tar.len() - 1024);
+        tar.extend_from_slice(header(name, size, kind).as_bytes());
+        fs::write(&bundle, zstd::encode_all(tar.as_slice(), 1).unwrap()).unwrap();
+        refused(&[]);
+    };
+    let name = sound[blob].0.as_str();
+    for size in [1 << 50, u64::MAX >> 1, u64::MAX] {
+        raw(name, size, tar::EntryType::Regular);
+        raw("././@LongLink", size, tar::EntryType::GNULongName);
+    }
+    raw(name, 0, tar::EntryType::Symlink);
+    raw("blobs", 0, tar::EntryType::Directory);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_larger_than_the_quota_is_refused_before_it_is_read() {
+    let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    site(&manager, from.path()).await;
+    let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
+    export(from.path(), &bundle, &[]);
+    let mut entries = entries(&bundle);
+    // Compresses to nothing: what a bomb is made of.
+    let bomb = vec![0; 65 << 20];
+    let id = BlobId::from(<[u8; 32]>::from(Sha256::digest(&bomb))).to_string();
+    let blob = entries.iter().position(|(name, _)| name.starts_with("blobs/")).unwrap();
+    for entry in &mut entries[1..blob] {
+        let mut head: Value = serde_json::from_slice(&entry.1).unwrap();
+        (head["blob"], head["length"], head["fields"]) =
+            (id.as_str().into(), bomb.len().into(), Value::Array(vec![]));
+        entry.1 = serde_json::to_vec(&head).unwrap();
+    }
+    entries[blob] = (format!("blobs/{id}"), bomb);
+    write(&bundle, &entries);
+    assert!(fs::metadata(&bundle).unwrap().len() < 4 << 20);
+    let mut command = crate::process::gupd(["store", "import", "--store"]);
+    command.arg(&new).arg(&bundle).env("GUPD_STORE_QUOTA", "64MiB");
+    crate::process::Process::start(&mut command)
+        .ended()
+        .complained(1, &["store.quota", "nothing of it was taken in"]);
+    assert!(!new.exists());
+}

@@ -1,0 +1,210 @@
+//! The commands on a store: what they list, remove and repair, with a relay beside them and without one.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::process::{Ended, Process, Relay, gupd, serve};
+use crate::support::{Manager, Resource, bytes};
+
+const VIRUS: &str = "/content/{07B590B3-9282-482f-BBAA-6D515D385869}";
+const NETWORK: &str = "/content/{55DE35DC-862A-44C9-8A2B-3EF451665D0A}";
+
+/// What the site has: path, content type, bytes.
+fn content() -> Vec<(String, &'static str, usize)> {
+    vec![
+        (format!("{VIRUS}/261121001/full.zip"), "virus-definitions-64", 2_500_000),
+        (format!("{VIRUS}/261121001/xdelta261120001.dax"), "virus-definitions-64", 70_000),
+        (format!("{VIRUS}/261120001/full.zip"), "virus-definitions-64", 400_000),
+        (format!("{NETWORK}/261121001/full.zip"), "network-threat", 100_000),
+        ("/1369163480jtun_nav.zip".to_owned(), "liveupdate", 9_000),
+    ]
+}
+
+pub(crate) fn store(command: &str, folder: &Path, arguments: &[&str]) -> Ended {
+    let mut command = gupd(["store", command, "--store"]);
+    command.arg(folder).args(arguments).env("GUPD_STORE_MIN_FREE", "0");
+    Process::start(&mut command).ended()
+}
+
+/// A relay that has served all content once.
+async fn filled(manager: &Manager, folder: &Path) -> Relay {
+    let relay = Relay::start(&mut serve(manager, folder));
+    for (seed, (path, _, length)) in content().into_iter().enumerate() {
+        manager.put(&path, Resource::new(bytes(seed as u64, length)));
+        relay.get(&path).await.whole();
+        relay.stored(&path).await;
+    }
+    relay
+}
+
+fn stop(relay: Relay) {
+    relay.process.signal("TERM");
+    assert!(relay.process.ended().status.success());
+}
+
+fn listed(folder: &Path, arguments: &[&str]) -> Vec<Value> {
+    let ended = store("ls", folder, &[&["--json"], arguments].concat());
+    assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+    serde_json::from_str(&ended.lines.join("\n")).unwrap()
+}
+
+fn paths(folder: &Path, arguments: &[&str]) -> Vec<String> {
+    let path = |object: &Value| object["path"].as_str().unwrap().to_owned();
+    listed(folder, arguments).iter().map(path).collect()
+}
+
+fn file_of(folder: &Path, object: &Value) -> PathBuf {
+    let name = object["sha256"].as_str().unwrap();
+    folder.join("blobs").join(&name[..2]).join(name)
+}
+
+fn flip_a_bit(file: &Path, at: u64) {
+    let file = fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ls_lists_and_filters_beside_a_running_relay() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let _relay = filled(&manager, folder.path()).await;
+    let all = listed(folder.path(), &[]);
+    assert_eq!(all.len(), content().len());
+    for (object, (path, content_type, length)) in all.iter().zip(content()) {
+        assert!(object["path"].as_str().unwrap().eq_ignore_ascii_case(&path), "{object}");
+        assert_eq!((&object["route"], &object["status"]), (&"/".into(), &200.into()));
+        assert_eq!((&object["content_type"], &object["bytes"]), (&content_type.into(), &length.into()));
+        assert!(file_of(folder.path(), object).exists());
+    }
+    for (filter, expected) in [
+        (["--path", "/CONTENT/**/*.dax"].as_slice(), 1),
+        (&["--content-type", "virus-definitions-64"], 3),
+        (&["--revision", "261121001"], 3),
+        (&["--revision", "1369163480"], 1),
+        (&["--larger-than", "400000"], 1),
+        (&["--smaller-than", "70001B"], 2),
+        (&["--newer-than", "1h"], 5),
+        (&["--older-than", "1h"], 0),
+        (&["--revision", "261121001", "--content-type", "network-threat"], 1),
+    ] {
+        assert_eq!(listed(folder.path(), filter).len(), expected, "{filter:?}");
+    }
+    let table = store("ls", folder.path(), &["--content-type", "liveupdate"]);
+    let [head, line, sum] = &table.lines[..] else { panic!("{table:#?}") };
+    assert!(head.contains("CONTENT TYPE") && sum == "1 objects, 8.79 KiB", "{table:#?}");
+    assert!(line.contains(" 200 ") && line.ends_with(" /1369163480jtun_nav.zip"), "{table:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn purge_removes_what_is_asked_for_and_nothing_else() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let relay = filled(&manager, folder.path()).await;
+    let folder = folder.path();
+    let everything = paths(folder, &[]);
+    store("purge", folder, &["--path", "**"]).complained(1, &["in use by another gupd", "stop that one"]);
+    let rehearsed = store("purge", folder, &["--path", "**", "--dry-run"]);
+    assert_eq!((rehearsed.status.code(), rehearsed.lines.len()), (Some(0), 7), "{rehearsed:#?}");
+    stop(relay);
+    store("purge", folder, &[]).complained(2, &["--path", "--revision"]);
+    store("purge", folder, &["--content-type", "nothing-like-it"]);
+    assert_eq!(paths(folder, &[]), everything);
+
+    let by_type = store("purge", folder, &["--content-type", "network-threat"]);
+    assert_eq!(by_type.lines, ["removed 1 objects, 100.00 KiB of the disk"], "{by_type:#?}");
+    store("purge", folder, &["--revision", "261121001"]);
+    assert_eq!(paths(folder, &[]), [everything[2].as_str(), &everything[4]]);
+    store("purge", folder, &["--path", "**/*jtun*"]);
+    assert_eq!(paths(folder, &[]), [everything[2].as_str()]);
+    let files = fs::read_dir(folder.join("blobs")).unwrap();
+    assert_eq!(files.map(|shelf| fs::read_dir(shelf.unwrap().path()).unwrap().count()).sum::<usize>(), 1);
+    assert_eq!(fs::read_dir(folder.join("partial")).unwrap().count(), 0);
+
+    let relay = Relay::start(&mut serve(&manager, folder));
+    let kept = relay.get(&content()[2].0).await;
+    assert_eq!(kept.cache_status(), "gupd; hit");
+    let purged = relay.get(&content()[0].0).await;
+    assert!(purged.cache_status().contains("fwd=uri-miss"));
+    assert!(purged.whole() == bytes(0, content()[0].2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_what_is_wrong_and_repairs_it() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let relay = filled(&manager, folder.path()).await;
+    let folder = folder.path();
+    let sound = store("verify", folder, &[]);
+    assert_eq!((sound.status.code(), sound.errors.as_str()), (Some(0), ""), "{sound:#?}");
+    assert_eq!(sound.lines, ["verified 5 blobs, 2.94 MiB"]);
+
+    let objects = listed(folder, &[]);
+    let files: Vec<PathBuf> = objects.iter().map(|object| file_of(folder, object)).collect();
+    flip_a_bit(&files[0], 2_400_000);
+    fs::remove_file(&files[1]).unwrap();
+    let orphan = folder.join("blobs/ab").join("ab".repeat(32));
+    fs::copy(&files[2], &orphan).unwrap();
+    let wrong = |ended: &Ended| {
+        assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
+        for (name, what) in [
+            (files[0].file_name().unwrap().to_str().unwrap(), "a block's checksum differs; 1 objects"),
+            (files[1].file_name().unwrap().to_str().unwrap(), "has no file; 1 objects"),
+            (orphan.file_name().unwrap().to_str().unwrap(), "no row"),
+        ] {
+            let lines = ended.errors.lines().filter(|line| line.contains(name) && line.contains(what));
+            assert_eq!(lines.count(), 1, "{what} in {ended:#?}");
+        }
+        assert_eq!(ended.errors.lines().count(), 4, "{ended:#?}");
+    };
+    let beside = store("verify", folder, &[]);
+    wrong(&beside);
+    assert!(beside.errors.contains("3 found, nothing removed: a relay has the store"), "{beside:#?}");
+    stop(relay);
+    wrong(&store("verify", folder, &["--dry-run"]));
+    assert!(orphan.exists() && files[0].exists());
+
+    let repaired = store("verify", folder, &[]);
+    wrong(&repaired);
+    assert_eq!(repaired.errors.matches("; removed\n").count(), 3, "{repaired:#?}");
+    assert!(!orphan.exists() && !files[0].exists());
+    let sound = store("verify", folder, &[]);
+    assert_eq!(
+        (sound.status.code(), sound.lines),
+        (Some(0), vec!["verified 3 blobs, 497.07 KiB".to_owned()])
+    );
+
+    let relay = Relay::start(&mut serve(&manager, folder));
+    for (seed, (path, _, length)) in content().into_iter().enumerate() {
+        assert!(relay.get(&path).await.whole() == bytes(seed as u64, length), "{path}");
+    }
+    assert_eq!(manager.requests(&content()[0].0), 2);
+    assert_eq!(manager.requests(&content()[2].0), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_gupds_is_named_and_left() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    stop(filled(&manager, folder.path()).await);
+    let foreign = folder.path().join("blobs/ab/notes.txt");
+    fs::write(&foreign, "x").unwrap();
+    let ended = store("verify", folder.path(), &[]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
+    assert!(ended.errors.contains("notes.txt is not a blob's file"), "{ended:#?}");
+    assert!(foreign.exists());
+}
+
+#[test]
+fn a_folder_without_a_store_is_one_line_and_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("bundle.tar.zst");
+    let output = bundle.to_str().unwrap();
+    for (command, arguments) in
+        [("ls", [].as_slice()), ("purge", &["--path", "**"]), ("verify", &[]), ("export", &["-o", output])]
+    {
+        store(command, folder.path(), arguments).complained(1, &["no store in", "--store"]);
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    store("ls", folder.path(), &["--config", "/nonexistent.toml"]).complained(2, &["/nonexistent.toml"]);
+}
