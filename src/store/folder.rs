@@ -14,6 +14,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,7 +114,10 @@ impl Folder {
     pub(super) fn create(&self, reservation: Reservation) -> Result<(u64, File, Scratch), StoreError> {
         let (number, path) = self.next();
         match File::options().read(true).write(true).create_new(true).open(&path) {
-            Ok(file) => Ok((number, file, Scratch { path, reservation, there: true, journal: false })),
+            Ok(file) => {
+                self.hand_over(&file);
+                Ok((number, file, Scratch { path, reservation, there: true, journal: false }))
+            }
             Err(source) => Err(StoreError::Io { doing: "create", path, source }),
         }
     }
@@ -150,6 +154,16 @@ impl Folder {
                 path: self.root.clone(),
                 source: io::Error::from(errno),
             }),
+        }
+    }
+
+    /// A file is the folder's owner's, also one that a command of root's makes: the service could not read it
+    /// otherwise. SQLite does the same with its own.
+    fn hand_over(&self, file: &File) {
+        if let (Ok(folder), Ok(made)) = (fs::metadata(&self.root), file.metadata())
+            && folder.uid() != made.uid()
+        {
+            let _only_root_may = fchown(file, Some(folder.uid()), Some(folder.gid()));
         }
     }
 

@@ -44,9 +44,18 @@ pub(super) struct Inspection {
 impl Inspection {
     /// Opens the file and compares its trailer with the index's row.
     pub(super) fn begin(path: &Path, id: BlobId, len: u64) -> Result<Self, Unsound> {
-        let file = File::open(path)?;
+        // Without its folder the whole store may be away: nothing is known of one blob then.
+        let opened = File::open(path).map_err(|error| match path.parent().is_some_and(Path::exists) {
+            true => Unsound::from(error),
+            false => Unsound::Unreadable(error),
+        });
+        let file = opened?;
         forget_pages(&file, 0, None);
-        let (found, trailer) = read_trailer(&file)?;
+        let (found, trailer) = read_trailer(&file).map_err(|fault| match fault {
+            // A disk that answers nothing at all may come back; a sector of one that does is lost.
+            FileFault::Io(error) => Unsound::Unreadable(error),
+            fault @ FileFault::Damaged(_) => fault.into(),
+        })?;
         if trailer.id != id {
             return Err(Unsound::Damaged("it is another blob's file"));
         }
@@ -102,7 +111,6 @@ impl From<io::Error> for Unsound {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Gone,
-            // The disk has lost it: reading again will not bring it back, fetching will.
             _ if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
                 Self::Damaged("the disk cannot read it")
             }

@@ -36,7 +36,7 @@ const YIELD: Duration = Duration::from_millis(5);
 /// Longest wait for clients before one chunk, so that a disk that is never idle is scrubbed too, at 5 MiB/s.
 const YIELD_MAX: Duration = Duration::from_millis(200);
 
-/// Pause after the index or a file could not be read.
+/// Pause after the index or a file could not be read: a disk that is gone is one line a minute in the log.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// A scrub of one store.
@@ -52,6 +52,8 @@ pub struct Scrub {
     /// When the next chunk may be read.
     next_read: Instant,
     ahead: VecDeque<(BlobId, u64)>,
+    /// Blobs of this pass that could not be read.
+    passed_over: u64,
 }
 
 /// What outlives a restart.
@@ -87,6 +89,7 @@ impl Store {
             saved: now,
             next_read: now,
             ahead: VecDeque::new(),
+            passed_over: 0,
         }
     }
 }
@@ -100,7 +103,7 @@ impl Scrub {
                 Ok(None) => {}
                 Ok(Some(damaged)) => return damaged,
                 Err(error) => {
-                    tracing::error!(%error, "the scrub cannot go on; it tries again in a minute");
+                    tracing::error!(%error, "the scrub cannot go on; it does in a minute");
                     sleep(RETRY).await;
                 }
             }
@@ -118,12 +121,13 @@ impl Scrub {
             self.save().await?;
         }
         sleep_until(turn).await;
+        // Also if it cannot be read just now: one bad file must not be the last that is looked at.
+        self.progress.last = Some(id);
         let fault = match self.inspect(id, len).await? {
             // Once more, before content is thrown away for what a cable or a bit of memory did.
             Some(_) => self.inspect(id, len).await?,
             None => None,
         };
-        self.progress.last = Some(id);
         let Some(fault) = fault else { return Ok(None) };
         if !self.store.index.absent(vec![id]).await?.is_empty() {
             return Ok(None); // evicted meanwhile
@@ -137,25 +141,26 @@ impl Scrub {
     /// The blob after the last one, and its length.
     async fn upcoming(&mut self) -> Result<Option<(BlobId, u64)>, StoreError> {
         if self.ahead.is_empty() {
-            let (store, last) = (Arc::clone(&self.store), self.progress.last);
-            let page = move || Inventory::open(store.folder.root())?.blobs_after(last);
+            // Not the store, which nobody could open again until the page is read.
+            let (folder, last) = (Arc::clone(&self.store.folder), self.progress.last);
+            let page = move || Inventory::open(folder.root())?.blobs_after(last);
             self.ahead = spawn_blocking(page).await??.into();
         }
         Ok(self.ahead.pop_front())
     }
 
-    /// What is wrong with a blob, if anything is. One that cannot be read just now is passed over.
+    /// What is wrong with a blob, if anything is.
     async fn inspect(&mut self, id: BlobId, len: u64) -> Result<Option<&'static str>, StoreError> {
         let path = self.store.folder.blob(id);
         let mut file = None;
         loop {
             self.wait().await;
             let permit = self.store.disk_reads.acquire().await;
-            let path = path.clone();
+            let from = path.clone();
             let read = move || {
                 let mut inspection = match file {
                     Some(inspection) => inspection,
-                    None => Inspection::begin(&path, id, len)?,
+                    None => Inspection::begin(&from, id, len)?,
                 };
                 let read = inspection.next()?.len() as u64;
                 Ok((inspection, read))
@@ -171,9 +176,9 @@ impl Scrub {
                 }
                 Err(Unsound::Damaged(fault)) => return Ok(Some(fault)),
                 Err(Unsound::Gone) => return Ok(Some("its file is missing")),
-                Err(Unsound::Unreadable(error)) => {
-                    tracing::error!(blob = %id, %error, "the scrub cannot read a blob; it is passed over");
-                    return Ok(None);
+                Err(Unsound::Unreadable(source)) => {
+                    self.passed_over += 1;
+                    return Err(StoreError::Io { doing: "read", path, source });
                 }
             }
         }
@@ -194,15 +199,20 @@ impl Scrub {
 
     /// Ends the pass, and waits until the next may begin.
     async fn complete(&mut self) -> Result<(), StoreError> {
-        let now = self.store.clock.now();
-        self.progress.completed = now;
-        self.store.counters.scrub_completed.store(now, Ordering::Relaxed);
-        tracing::info!(took = ?self.begun.elapsed(), "the scrub has verified the whole store");
+        if self.passed_over == 0 {
+            self.progress.completed = self.store.clock.now();
+            self.store.counters.scrub_completed.store(self.progress.completed, Ordering::Relaxed);
+            tracing::info!(took = ?self.begun.elapsed(), "the scrub has verified the whole store");
+        } else {
+            let blobs = self.passed_over;
+            tracing::error!(blobs, "the scrub could not read these; the pass does not count as complete");
+        }
         self.save().await?;
         sleep_until(self.begun.checked_add(self.period).unwrap_or(self.begun)).await;
         self.begun = Instant::now();
         self.progress.begun = self.store.clock.now();
         self.progress.last = None;
+        self.passed_over = 0;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use gupd::store::BlobId;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::process::{Ended, Relay, serve};
+use crate::process::{Ended, Process, Relay, gupd, serve};
 use crate::store_commands::store;
 use crate::support::{Manager, PAYLOAD, Resource, bytes};
 
@@ -118,6 +118,39 @@ async fn a_site_that_never_saw_the_manager_serves_an_imported_bundle() {
         assert!(response.whole() == body, "{path}");
     }
     import(&new, &bundle).complained(1, &["in use by another gupd", "stop that one"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_was_killed_is_run_again_and_goes_on() {
+    const OBJECTS: usize = 120;
+    let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = |number: usize| PAYLOAD.replace("261121001", &number.to_string());
+    let relay = Relay::start(&mut serve(&manager, from.path()));
+    for number in 0..OBJECTS {
+        manager.put(&path(number), Resource::new(bytes(number as u64, 100_000)));
+        relay.get(&path(number)).await.whole();
+        relay.stored(&path(number)).await;
+    }
+    let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
+    assert!(export(from.path(), &bundle, &[]).status.success(), "beside the relay");
+
+    let mut command = gupd(["store", "import", "--store"]);
+    let mut process = Process::start(command.arg(&new).arg(&bundle).env("GUPD_STORE_MIN_FREE", "0"));
+    let blobs = || {
+        let shelves = fs::read_dir(new.join("blobs")).into_iter().flatten().flatten();
+        shelves.flat_map(|shelf| fs::read_dir(shelf.path()).into_iter().flatten()).count()
+    };
+    while blobs() < OBJECTS / 8 {
+        tokio::task::yield_now().await;
+    }
+    process.kill();
+    let before = names(&new).len();
+    println!("killed with {before} of {OBJECTS} objects");
+
+    let again = import(&new, &bundle);
+    assert!(again.lines[0].starts_with(&format!("imported {} objects", OBJECTS - before)), "{again:#?}");
+    assert_eq!(names(&new), names(from.path()));
+    assert_eq!(store("verify", &new, &[]).status.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,10 +288,8 @@ async fn a_bundle_larger_than_the_quota_is_refused_before_it_is_read() {
     entries[blob] = (format!("blobs/{id}"), bomb);
     write(&bundle, &entries);
     assert!(fs::metadata(&bundle).unwrap().len() < 4 << 20);
-    let mut command = crate::process::gupd(["store", "import", "--store"]);
+    let mut command = gupd(["store", "import", "--store"]);
     command.arg(&new).arg(&bundle).env("GUPD_STORE_QUOTA", "64MiB");
-    crate::process::Process::start(&mut command)
-        .ended()
-        .complained(1, &["store.quota", "nothing of it was taken in"]);
+    Process::start(&mut command).ended().complained(1, &["store.quota", "nothing of it was taken in"]);
     assert!(!new.exists());
 }

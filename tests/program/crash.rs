@@ -149,7 +149,8 @@ async fn a_hundred_thousand_objects_are_served_within_a_second_of_a_start_after_
     drop(index);
 
     let begun = Instant::now();
-    let relay = Relay::start(&mut serve(&manager, folder.path()));
+    // The scrub would find that the other rows have no files.
+    let relay = Relay::start(serve(&manager, folder.path()).env("GUPD_STORE_SCRUB_PERIOD", "off"));
     let response = relay.get(PAYLOAD).await;
     let took = begun.elapsed();
     println!("from the start of the process to the end of the first hit: {took:?}");

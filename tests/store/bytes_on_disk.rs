@@ -5,6 +5,7 @@ use super::*;
 use gupd::store::{BLOCK, CHUNK};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
+use std::os::unix::fs::{MetadataExt, chown};
 
 fn sizes() -> impl Strategy<Value = u64> {
     let edges = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 5];
@@ -166,4 +167,16 @@ fn tasks_that_store_and_remove_the_same_bytes_never_lose_a_body_that_is_indexed(
         let last = super::store(&store, "last", &body).await.unwrap();
         assert_eq!(read_from(&store, &last.source, 0, 3 * BLOCK).await.unwrap(), body);
     });
+}
+
+#[tokio::test]
+async fn a_blob_that_root_stores_belongs_to_the_folders_owner() {
+    const SERVICE: u32 = 65_534;
+    let site = Site::new();
+    let store = site.open();
+    if chown(&site.config.dir, Some(SERVICE), Some(SERVICE)).is_err() {
+        return println!("not run: only root can make a folder another user's");
+    }
+    let committed = super::store(&store, "key", &body(1, 9)).await.unwrap();
+    assert_eq!(fs::metadata(site.blob(committed.object.blob)).unwrap().uid(), SERVICE);
 }

@@ -108,3 +108,22 @@ async fn a_scrub_reads_no_faster_than_its_rate() {
     let least = Duration::from_secs(bytes / CHUNK - 1);
     assert!(begun.elapsed() >= least && begun.elapsed() < 2 * least, "{:?} for {bytes}", begun.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_pulled_away_is_not_taken_for_a_damaged_one() {
+    let site = Site::new();
+    let store = site.open();
+    three_blobs(&store).await;
+    leave_progress(&site, "-");
+    let mut scrub = store.scrub(HOUR, 1 << 40);
+    let (blobs, away) = (site.config.dir.join("blobs"), site.config.dir.join("away"));
+    fs::rename(&blobs, &away).unwrap();
+    // Longer than three blobs take at a pause of a minute after each failure, in the paused clock's time.
+    let found = tokio::time::timeout(Duration::from_secs(300), scrub.next_damaged()).await;
+    assert!(found.is_err(), "{found:?}");
+    let facts = store.facts();
+    assert_eq!((facts.objects, facts.scrub_damaged, facts.scrub_completed), (3, 0, 0));
+    fs::rename(&away, &blobs).unwrap();
+    let found = tokio::time::timeout(2 * HOUR, scrub.next_damaged()).await;
+    assert!(found.is_err() && store.facts().scrub_completed == NOW, "{found:?}");
+}

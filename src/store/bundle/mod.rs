@@ -26,7 +26,7 @@ pub use self::export::{Exported, export};
 pub use self::import::{Imported, import};
 pub use self::read::{Contents, check};
 
-use super::StoreError;
+use super::{Limit, StoreError};
 use crate::clock::UnixMillis;
 
 /// Number of the format above; a reader refuses others.
@@ -80,9 +80,28 @@ pub enum BundleError {
         /// What is wrong.
         fault: String,
     },
+    /// The store cannot hold what comes next.
+    #[error("no room for {need} bytes within `store.{limit}`; what came before is kept, make room and import it again", limit = limit.as_str())]
+    NoRoom {
+        /// Bytes on disk that it needs.
+        need: u64,
+        /// The setting that is in the way.
+        limit: Limit,
+    },
     /// The store.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for BundleError {
+    /// What passes a response through uncached ends an import.
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NoRoom { need, limit } => Self::NoRoom { need, limit },
+            StoreError::TooLarge { need, .. } => Self::NoRoom { need, limit: Limit::Quota },
+            other => Self::Store(other),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize, Serialize)]
