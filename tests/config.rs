@@ -377,12 +377,17 @@ fn values_outside_of_their_range_are_refused_with_the_range() {
         ("GUPD_SERVER_MAX_URI_BYTES", "64KiB", "max_uri_bytes: is more than max_header_bytes"),
         ("GUPD_SERVER_WORKERS", "-1", "server.workers: \"-1\" is not a whole number"),
         ("GUPD_STORE_MAX_UNUSED", "99999999999999999999d", "is too large to count"),
+        ("GUPD_STORE_SCRUB_PERIOD", "30m", "scrub_period: 30m is too little; the least is 1h"),
+        ("GUPD_STORE_SCRUB_PERIOD", "never", "or 300ms, or off"),
+        ("GUPD_STORE_SCRUB_RATE", "20MiB", "scrub_rate: \"20MiB\" is not a rate; write it like 20MiB/s"),
         ("GUPD_LOG_LEVEL", "inof", "log.level: \"inof\" is not a log level"),
         ("GUPD_LOG_ACCESS", "yes", "log.access: \"yes\" is not one of true, false"),
     ] {
         let lines = problems(load_with(MANAGER, &Overrides::default(), &[(variable, value)]));
         assert!(lines.len() == 1 && lines[0].contains(expected), "{variable}: {lines:?}");
     }
+    let off = load_with(MANAGER, &Overrides::default(), &[("GUPD_STORE_SCRUB_PERIOD", "off")]).unwrap();
+    assert_eq!(off.store.scrub_period, None);
     for level in ["warn", "INFO", "info,gupd=debug", "gupd::store=trace", "off"] {
         load_with(MANAGER, &Overrides::default(), &[("GUPD_LOG_LEVEL", level)]).unwrap();
     }

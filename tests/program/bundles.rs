@@ -223,7 +223,7 @@ async fn a_bundle_that_is_not_sound_changes_nothing() {
         (b"[]".to_vec(), "not what it should be"),
         (with("key", "/ /other".into()), "its key's SHA-256"),
         (with("blob", "..".into()), "its blob is"),
-        (with("length", u64::MAX.into()), "another length"),
+        (with("length", u64::MAX.into()), "Content-Length"),
         (with("status", 7.into()), "7 is no status"),
         (with("more", 1.into()), "not what it should be"),
         (with("fields", serde_json::json!([["transfer-encoding", "chunked"]])), "transfer-encoding"),
@@ -246,26 +246,31 @@ async fn a_bundle_that_is_not_sound_changes_nothing() {
     fs::write(&bundle, "no bundle at all").unwrap();
     refused(&["no zstd-compressed tar"]);
 
-    // Sizes that lie, and kinds that no bundle has.
-    let raw = |name: &str, size: u64, kind| {
+    // Sizes that lie, though head and entry agree, and kinds that no bundle has.
+    let raw = |name: &str, size: u64, kind, word: &str| {
         let mut tar = tar::Builder::new(Vec::new());
         for (name, content) in &sound[..blob] {
-            let header = header(name, content.len() as u64, tar::EntryType::Regular);
-            tar.append(&header, content.as_slice()).unwrap();
+            let mut content = content.clone();
+            if name.starts_with("objects/") {
+                let mut head: Value = serde_json::from_slice(&content).unwrap();
+                (head["length"], head["fields"]) = (size.into(), Value::Array(Vec::new()));
+                content = serde_json::to_vec(&head).unwrap();
+            }
+            tar.append(&header(name, content.len() as u64, tar::EntryType::Regular), &*content).unwrap();
         }
         let mut tar = tar.into_inner().unwrap();
         tar.truncate(tar.len() - 1024);
         tar.extend_from_slice(header(name, size, kind).as_bytes());
         fs::write(&bundle, zstd::encode_all(tar.as_slice(), 1).unwrap()).unwrap();
-        refused(&[]);
+        refused(&[word]);
     };
     let name = sound[blob].0.as_str();
-    for size in [1 << 50, u64::MAX >> 1, u64::MAX] {
-        raw(name, size, tar::EntryType::Regular);
-        raw("././@LongLink", size, tar::EntryType::GNULongName);
+    for (size, word) in [(30 << 30, "it is cut"), (1 << 50, "store.quota"), (u64::MAX, "overflow")] {
+        raw(name, size, tar::EntryType::Regular, word);
+        raw("././@LongLink", size, tar::EntryType::GNULongName, "refused at");
     }
-    raw(name, 0, tar::EntryType::Symlink);
-    raw("blobs", 0, tar::EntryType::Directory);
+    raw(name, 0, tar::EntryType::Symlink, "not a plain file");
+    raw("blobs", 0, tar::EntryType::Directory, "not a plain file");
 }
 
 #[tokio::test(flavor = "multi_thread")]

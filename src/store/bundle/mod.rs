@@ -61,7 +61,7 @@ pub enum BundleError {
         source: io::Error,
     },
     /// It is not one, or not whole, or does not agree with itself.
-    #[error("the bundle {} is refused at {entry}: {fault}; nothing of it was taken in, get or export it again", path.display())]
+    #[error("the bundle {} is refused at entry \"{entry}\": {fault}; nothing of it was taken in, get or export it again", path.display())]
     Refused {
         /// The file.
         path: PathBuf,
@@ -71,7 +71,7 @@ pub enum BundleError {
         fault: String,
     },
     /// It was sound when it was verified, and no longer was when it was read.
-    #[error("the bundle {} changed while it was taken in, at {entry}: {fault}; what came before is kept, run it again with a file that nobody writes to", path.display())]
+    #[error("the bundle {} changed while it was taken in, at entry \"{entry}\": {fault}; what came before is kept, run it again with a file that nobody writes to", path.display())]
     Changed {
         /// The file.
         path: PathBuf,

@@ -76,7 +76,7 @@ pub(super) fn walk(
 struct Walk {
     quota: u64,
     now: UnixMillis,
-    heads: Vec<Head>,
+    heads: Vec<((BlobId, u64), NewObject)>,
     contents: Contents,
     /// Name of the entry it is at, printable.
     at: String,
@@ -116,7 +116,7 @@ impl Walk {
                     self.end(&json(&mut entry, len)?)?;
                     break;
                 }
-                head if head.starts_with("objects/") => self.head(head, json(&mut entry, len)?)?,
+                head if head.starts_with("objects/") => self.head(head, &json(&mut entry, len)?)?,
                 blob => match blob.strip_prefix("blobs/").and_then(|id| id.parse().ok()) {
                     Some(id) => self.blob(id, len, &mut entry, sink)?,
                     None => return Err(Stop::fault("no entry of a bundle has this name")),
@@ -129,28 +129,26 @@ impl Walk {
         }
     }
 
-    fn head(&mut self, name: &str, head: Head) -> Result<(), Stop> {
+    fn head(&mut self, name: &str, head: &Head) -> Result<(), Stop> {
         if head.name() != name {
             return Err(Stop::fault("its name is not its key's SHA-256"));
         }
         if self.heads.len() == HEADS_MAX {
             return Err(Stop::Fault(format!("it is one of more than {HEADS_MAX} heads without a blob")));
         }
-        self.heads.push(head);
+        let (blob, object) = (head.blob().map_err(Stop::Fault)?, head.object(self.now).map_err(Stop::Fault)?);
+        self.heads.push((blob, object));
         Ok(())
     }
 
     fn blob(&mut self, id: BlobId, len: u64, body: &mut impl Read, sink: &mut impl Sink) -> Result<(), Stop> {
-        let mut objects = Vec::with_capacity(self.heads.len());
-        for head in self.heads.drain(..) {
-            if head.blob().map_err(Stop::Fault)? != (id, len) {
-                return Err(Stop::fault("the head before it names another blob, or another length"));
-            }
-            objects.push(head.object(self.now).map_err(Stop::Fault)?);
-        }
-        if objects.is_empty() {
+        if self.heads.is_empty() {
             return Err(Stop::fault("no head before it names it"));
         }
+        if self.heads.iter().any(|(named, _)| *named != (id, len)) {
+            return Err(Stop::fault("a head before it names another blob, or another length"));
+        }
+        let objects: Vec<NewObject> = self.heads.drain(..).map(|(_, object)| object).collect();
         let bytes = self.contents.bytes.saturating_add(len);
         if bytes > self.quota {
             return Err(Stop::Fault(format!(
