@@ -16,8 +16,9 @@ use super::{BlobId, NewObject, Object, StoreError};
 /// Rows of a page: enough that a page's cost is its rows.
 const PAGE: i64 = 512;
 
-const OBJECT: &str = "SELECT o.id, key, selecting, status, headers, content_type, upstream, request_time,
-        response_time, last_used, hash, len
+const OBJECT: &str =
+    "SELECT o.id, o.key, o.selecting, o.status, o.headers, o.content_type, o.upstream, o.request_time,
+        o.response_time, o.last_used, b.hash, b.len
     FROM objects o JOIN blobs b ON b.id = o.blob";
 
 /// A store's folder, open for reading.
@@ -78,7 +79,7 @@ impl Inventory {
         after: i64,
         limit: usize,
     ) -> Result<Vec<Object>, StoreError> {
-        let sql = format!("{OBJECT} WHERE o.id > ?2 AND hash = ?1 ORDER BY o.id LIMIT ?3");
+        let sql = format!("{OBJECT} WHERE o.id > ?2 AND b.hash = ?1 ORDER BY o.id LIMIT ?3");
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let values = [Value::from(blob.as_bytes().to_vec()), after.into(), limit.into()];
         Ok(self.select(&sql, values, object)?.into_iter().flatten().collect())

@@ -1,5 +1,5 @@
 //! Verifying the whole store: each blob of the index against its file, each file against the index. It reads and
-//! reports; [`Store::repair`] removes what was found, for the process that holds the folder's lock. Beside a running
+//! reports; [`Store::repair`] mends what was found, for the process that holds the folder's lock. Beside a running
 //! relay blobs come and go meanwhile, so what looks wrong is looked at once more before it is said. Blocks.
 
 use std::fmt;
@@ -103,14 +103,13 @@ impl Store {
             Finding::Damaged { blob, .. } | Finding::Missing { blob, .. } => {
                 self.discard(blob).await?;
             }
-            Finding::Orphan { blob } => {
-                let take_out = move |change: &mut super::index::Change<'_>| {
-                    change.unreferenced(blob);
-                    Ok(())
-                };
-                let ((), files) = self.index.change(take_out).await?;
-                tokio::task::spawn_blocking(move || drop(files)).await?;
+            // The first one's sweep is that of all others too.
+            Finding::Orphan { blob } if self.folder.blob(blob).exists() => {
+                if !self.index.absent(vec![blob]).await?.is_empty() {
+                    self.sweep_orphans().await?;
+                }
             }
+            Finding::Orphan { .. } => {}
             Finding::Foreign { .. } | Finding::Unreadable { .. } => return Ok(false),
         }
         Ok(true)

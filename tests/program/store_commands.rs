@@ -160,14 +160,14 @@ async fn verify_names_what_is_wrong_and_repairs_it() {
     };
     let beside = store("verify", folder, &[]);
     wrong(&beside);
-    assert!(beside.errors.contains("3 found, nothing removed: a relay has the store"), "{beside:#?}");
+    assert!(beside.errors.contains("3 found, nothing repaired: a relay has the store"), "{beside:#?}");
     stop(relay);
     wrong(&store("verify", folder, &["--dry-run"]));
     assert!(orphan.exists() && files[0].exists());
 
     let repaired = store("verify", folder, &[]);
     wrong(&repaired);
-    assert_eq!(repaired.errors.matches("; removed\n").count(), 3, "{repaired:#?}");
+    assert_eq!(repaired.errors.matches("; repaired\n").count(), 3, "{repaired:#?}");
     assert!(!orphan.exists() && !files[0].exists());
     let sound = store("verify", folder, &[]);
     assert_eq!(

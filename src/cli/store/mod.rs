@@ -50,7 +50,7 @@ pub(super) enum Command {
     Verify {
         #[command(flatten)]
         place: Place,
-        /// Remove nothing. Beside a running relay nothing is removed either.
+        /// Repair nothing. Beside a running relay nothing is repaired either.
         #[arg(long)]
         dry_run: bool,
     },

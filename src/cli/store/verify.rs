@@ -9,7 +9,7 @@ use crate::store::{Finding, Inventory, StoreError, verify};
 
 pub(super) fn run(place: &Place, dry_run: bool) -> Result<(), Failure> {
     let config = place.load()?;
-    if !config.dir.join("index.db").exists() {
+    if !config.dir.join("blobs").exists() {
         return Err(StoreError::NoStore { path: config.dir }.into());
     }
     let (opened, relay_runs) = match dry_run {
@@ -28,7 +28,7 @@ pub(super) fn run(place: &Place, dry_run: bool) -> Result<(), Failure> {
             Some(Opened { store, runtime }) => runtime.block_on(store.repair(&finding))?,
             None => false,
         };
-        bar.suspend(|| complain(&format!("{finding}{}", if done { "; removed" } else { "" })));
+        bar.suspend(|| complain(&format!("{finding}{}", if done { "; repaired" } else { "" })));
         wrong += 1;
         repaired += u64::from(done);
         Ok(())
@@ -39,15 +39,15 @@ pub(super) fn run(place: &Place, dry_run: bool) -> Result<(), Failure> {
     match (wrong, wrong - repaired) {
         (0, _) => Ok(()),
         (_, 0) => Err(Failure::Failed(format!(
-            "{wrong} found and removed; content is fetched again when asked for"
+            "{wrong} found and repaired: what was damaged is removed, and fetched again when asked for"
         ))),
         (_, left) if relay_runs => Err(Failure::Failed(format!(
-            "{left} found, nothing removed: a relay has the store. It never serves them, and removes damaged blobs when \
-             it meets them; to remove all now, stop it and run this again"
+            "{left} found, nothing repaired: a relay has the store. It never serves them, and removes damaged blobs \
+             when it meets them; to repair all now, stop it and run this again"
         ))),
-        (_, left) if dry_run => Err(Failure::Failed(format!(
-            "{left} found, nothing removed; run this without --dry-run to remove what can be fetched again"
-        ))),
+        (_, left) if dry_run => {
+            Err(Failure::Failed(format!("{left} found, nothing repaired; run this without --dry-run")))
+        }
         (_, left) => Err(Failure::Failed(format!("{wrong} found, {left} of them left as they are"))),
     }
 }
