@@ -1,5 +1,5 @@
 //! Verifying the whole store: each blob of the index against its file, each file against the index. It reads and
-//! reports; [`Store::repair`] mends what was found, for the process that holds the folder's lock. Beside a running
+//! reports; [`Store::clear`] removes what was found, for the process that holds the folder's lock. Beside a running
 //! relay blobs come and go meanwhile, so what looks wrong is looked at once more before it is said. Blocks.
 
 use std::fmt;
@@ -98,7 +98,7 @@ impl Store {
     ///
     /// # Errors
     /// When the index cannot be written.
-    pub async fn repair(&self, finding: &Finding) -> Result<bool, StoreError> {
+    pub async fn clear(&self, finding: &Finding) -> Result<bool, StoreError> {
         match *finding {
             Finding::Damaged { blob, .. } | Finding::Missing { blob, .. } => {
                 self.discard(blob).await?;

@@ -25,7 +25,7 @@ pub(super) fn run(place: &Place, dry_run: bool) -> Result<(), Failure> {
     let (mut wrong, mut repaired) = (0, 0);
     let found = |finding: Finding| {
         let done = match &opened {
-            Some(Opened { store, runtime }) => runtime.block_on(store.repair(&finding))?,
+            Some(Opened { store, runtime }) => runtime.block_on(store.clear(&finding))?,
             None => false,
         };
         bar.suspend(|| complain(&format!("{finding}{}", if done { "; repaired" } else { "" })));
