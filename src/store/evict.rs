@@ -1,6 +1,6 @@
-//! Making room and keeping within bounds: eviction of the least recently used for a fill that begins, expiry of what
-//! nobody used, the limits after a change of settings or a disk that others filled, and the sweep of files without a
-//! row. All in batches between which commits get their turn, and never on a reader's path.
+//! Making room and keeping within bounds: eviction for a fill that begins (which objects: `index::policy`), expiry of
+//! what nobody used, the limits after a change of settings or a disk that others filled, and the sweep of files without
+//! a row. All in batches between which commits get their turn, and never on a reader's path.
 //!
 //! Removed bytes are gone before the room they took is given to anyone, so that quota holds on the disk and not only
 //! in the index.
@@ -32,9 +32,13 @@ impl Store {
             Some(Shortage::MinFree { under }) => drop(self.evict(under, Eviction::MinFree).await?),
             _ => {}
         }
-        if !self.swept.swap(true, Ordering::Relaxed) {
-            self.sweep_orphans().await?;
+        if self.index.state().unswept.swap(false, Ordering::AcqRel)
+            && let Err(error) = self.sweep_orphans().await
+        {
+            self.index.state().unswept.store(true, Ordering::Release);
+            return Err(error);
         }
+        self.index.maintain().await?;
         self.open.maintain();
         Ok(self.take_removed())
     }
@@ -44,10 +48,11 @@ impl Store {
         std::mem::take(&mut *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Removes files of blobs without a row, which a crash between rename and commit, or a lost index, leaves behind.
-    /// Gives their number.
+    /// Removes files of blobs without a row, which a crash between rename and commit leaves behind. After the index was
+    /// lost, those that are sound get a row first. Gives the number of those removed.
     pub async fn sweep_orphans(&self) -> Result<u64, StoreError> {
-        let mut swept = 0;
+        let adopting = self.index.state().adopting.load(Ordering::Acquire);
+        let (mut swept, mut adopted, mut unread) = (0, 0, 0);
         for shelf in self.folder.shelves() {
             let list = move || -> Result<Vec<BlobId>, StoreError> {
                 let failed = |source| StoreError::Io { doing: "list", path: shelf.clone(), source };
@@ -58,7 +63,13 @@ impl Store {
             };
             let orphans = self.index.absent(spawn_blocking(list).await??).await?;
             for batch in orphans.chunks(BATCH) {
-                let batch = batch.to_vec();
+                let mut batch = batch.to_vec();
+                if adopting {
+                    let looked = self.adopt(&batch).await?;
+                    adopted += looked.sound;
+                    unread += looked.unread;
+                    batch = looked.unsound;
+                }
                 let ((), gone) = self
                     .index
                     .change(move |change| {
@@ -69,6 +80,16 @@ impl Store {
                 swept += gone.len() as u64;
                 delete(gone).await?;
             }
+        }
+        if adopting {
+            if unread == 0 {
+                self.adopted_all().await?;
+            }
+            tracing::warn!(
+                blobs = adopted,
+                unread,
+                "the index has the blobs again that its journal did not have"
+            );
         }
         if swept > 0 {
             tracing::info!(files = swept, "removed files of blobs that the index does not have");
@@ -108,7 +129,7 @@ impl Store {
         Ok(spawn_blocking(move || store.drop_unfinished()).await?)
     }
 
-    /// Evicts the least recently used until `bytes` are free or nothing is left; gives the bytes freed.
+    /// Evicts until `bytes` are free or nothing is left; gives the bytes freed.
     async fn evict(&self, bytes: u64, why: Eviction) -> Result<u64, StoreError> {
         let mut freed = 0;
         while freed < bytes {

@@ -7,6 +7,7 @@
 //! block's checksum; `quota` and `min_free` hold even while filling; memory stays bounded whatever readers do. No call
 //! blocks an async thread, except [`Store::open`], which is called before there is one.
 
+mod adopt;
 mod blob;
 mod blocks;
 pub mod bundle;
@@ -33,7 +34,6 @@ mod unfinished;
 mod verify;
 mod writer;
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -97,7 +97,6 @@ pub struct Store {
     counters: Arc<Counters>,
     forgotten: Mutex<Vec<Arc<str>>>,
     unfinished: UnfinishedList,
-    swept: AtomicBool,
     clock: Clock,
     max_unused: Duration,
     /// Last: given up when everything above is closed.
@@ -105,12 +104,14 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the folder, or begins it. Blocks. Takes no longer for a million objects.
+    /// Opens the folder, or begins it. Blocks. Takes no longer for a million objects, unless the index is damaged or
+    /// missing and is made anew from its journal.
     pub fn open(config: &config::Store, clock: Clock) -> Result<Arc<Self>, StoreError> {
         let (folder, lock, left) = Folder::open(&config.dir)?;
         let room = Room::new(config.quota, config.min_free);
         let counters = Arc::<Counters>::default();
-        let index = Index::open(Arc::clone(&folder), Arc::clone(&room), Arc::clone(&counters), clock.now())?;
+        let index =
+            Index::open(Arc::clone(&folder), Arc::clone(&room), Arc::clone(&counters), clock.clone())?;
         let unfinished = UnfinishedList::open(left, &room, folder.free()?)?;
         Ok(Arc::new(Self {
             folder,
@@ -125,7 +126,6 @@ impl Store {
             counters,
             forgotten: Mutex::default(),
             unfinished,
-            swept: AtomicBool::new(false),
             clock,
             max_unused: config.max_unused,
             _lock: lock,
@@ -145,7 +145,7 @@ impl Store {
         request_time: UnixMillis,
         response_time: UnixMillis,
     ) -> Result<(), StoreError> {
-        let (headers, failed) = (object::encode_headers(headers), self.index.failure());
+        let (headers, failed) = (headers.clone(), self.index.failure());
         let work = move |change: &mut index::Change<'_>| {
             change.refresh(object, &headers, request_time, response_time).map_err(failed)
         };
@@ -170,6 +170,23 @@ impl Store {
     pub async fn record_use(&self, uses: Vec<(i64, UnixMillis)>) -> Result<(), StoreError> {
         let failed = self.index.failure();
         self.index.change(move |change| change.record_use(&uses).map_err(failed)).await.map(drop)
+    }
+
+    /// Keeps what is stored under a key from eviction and expiry until [`Store::unpin`]; gives how many variants there
+    /// are. A response that replaces one of them is pinned as well.
+    pub async fn pin(&self, key: &str) -> Result<usize, StoreError> {
+        self.set_pinned(key, true).await
+    }
+
+    /// Lets what is stored under a key go again.
+    pub async fn unpin(&self, key: &str) -> Result<usize, StoreError> {
+        self.set_pinned(key, false).await
+    }
+
+    async fn set_pinned(&self, key: &str, pinned: bool) -> Result<usize, StoreError> {
+        let (key, failed) = (key.to_owned(), self.index.failure());
+        let (variants, _) = self.index.change(move |change| change.pin(&key, pinned).map_err(failed)).await?;
+        Ok(variants)
     }
 
     /// Figures for metrics and status.

@@ -136,6 +136,13 @@ impl Reservation {
         self.unwritten += std::mem::take(&mut other.unwritten);
     }
 
+    /// Gives back a part.
+    pub(super) fn give_back(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.room.lock().reserved -= bytes;
+    }
+
     /// Notes that the file now has `bytes` bytes, which the file system counts itself.
     pub(super) fn written(&mut self, bytes: u64) {
         let left = self.bytes.saturating_sub(bytes);

@@ -6,6 +6,7 @@
 mod bytes_on_disk;
 mod damage;
 mod index;
+mod lost_index;
 mod memory;
 mod restart;
 mod room;

@@ -40,22 +40,6 @@ async fn a_blob_left_between_rename_and_row_is_swept_and_the_others_stay() {
 }
 
 #[tokio::test]
-async fn a_damaged_index_is_set_aside_and_the_store_starts_empty() {
-    for damage in [&b"not a database at all"[..], &[0xff; 100_000]] {
-        let site = Site::new();
-        super::store(&site.open(), "key", &body(1, BLOCK)).await.unwrap();
-        fs::write(site.config.dir.join("index.db"), damage).unwrap();
-        let store = site.open();
-        assert!(store.lookup("key").await.unwrap().is_empty());
-        assert_eq!(fs::read(site.config.dir.join(format!("index.damaged-{NOW}"))).unwrap(), damage);
-        store.maintain().await.unwrap();
-        assert!(site.files().is_empty());
-        super::store(&store, "key", &body(1, BLOCK)).await.unwrap();
-        assert_eq!(store.lookup("key").await.unwrap().len(), 1);
-    }
-}
-
-#[tokio::test]
 async fn an_index_without_one_of_its_tables_is_damaged_too() {
     let site = Site::new();
     drop(site.open());
@@ -72,11 +56,14 @@ fn the_index_of_a_later_version_is_refused_and_left_alone() {
     let site = Site::new();
     drop(site.open());
     let index = rusqlite::Connection::open(site.config.dir.join("index.db")).unwrap();
+    let signature: i64 = index.pragma_query_value(None, "application_id", |row| row.get(0)).unwrap();
     index.pragma_update(None, "user_version", 99).unwrap();
+    index.pragma_update(None, "application_id", signature ^ 2 ^ 99).unwrap();
     let refused = Store::open(&site.config, site.clock.clone()).unwrap_err();
     assert!(matches!(refused, StoreError::NewerIndex { found: 99, .. }));
     assert!(refused.to_string().contains("index.db"), "{refused}");
-    index.pragma_update(None, "user_version", 1).unwrap();
+    index.pragma_update(None, "user_version", 2).unwrap();
+    index.pragma_update(None, "application_id", signature).unwrap();
     drop(index);
     drop(site.open());
 }

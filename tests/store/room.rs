@@ -1,4 +1,4 @@
-//! The limits hold: quota at every moment, the least recently used go first, the unused expire.
+//! The limits hold: quota at every moment, what was not used goes first, the unused expire.
 
 use super::*;
 use gupd::store::{BLOCK, Eviction, Limit};
@@ -62,7 +62,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn the_least_recently_used_gives_way() {
+async fn what_nobody_used_gives_way_first() {
     let site = Site::with(|config| config.quota = 3 * STORED + RESERVED);
     let store = site.open();
     let mut ids = Vec::new();
@@ -84,12 +84,12 @@ async fn the_least_recently_used_gives_way() {
     let first = store.begin(Some(BLOCK)).await.unwrap();
     assert_eq!(present().await, "acd", "b, not used since, makes room enough");
     let second = store.begin(Some(BLOCK)).await.unwrap();
-    assert_eq!(present().await, "a");
+    assert_eq!(present().await, "c", "then d, and a, which was there before c");
     drop((first, second));
     assert_eq!(store.facts().evicted[Eviction::Quota as usize].objects, 3);
     let mut told = store.maintain().await.unwrap();
     told.sort();
-    assert_eq!(told, ["b".into(), "c".into(), "d".into()], "the caller is told of what begin evicted");
+    assert_eq!(told, ["a".into(), "b".into(), "d".into()], "the caller is told of what begin evicted");
 }
 
 #[tokio::test]

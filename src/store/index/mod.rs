@@ -1,12 +1,21 @@
-//! The index: which objects there are and which blobs they have. Owns the database; relies on [`Folder`] only for
-//! files that enter or leave together with a row. Changes queue for one writing thread; look-ups run on a few reading
-//! connections beside it. Nothing here runs on an async thread.
+//! The index: which objects there are and which blobs they have. Owns the database and its journal; relies on
+//! [`Folder`] only for files that enter or leave together with a row. Changes queue for one writing thread; look-ups run
+//! on a few reading connections beside it. Nothing here runs on an async thread.
+//!
+//! An index that is damaged or missing is made anew from the journal ([`rebuild`]), at start or while it serves; until
+//! that is done every call fails, and requests are passed through.
 
+mod check;
+mod compact;
+mod journal;
+mod policy;
+mod rebuild;
 mod schema;
+mod state;
 mod statements;
 mod writer;
 
-use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -14,13 +23,14 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
-use self::writer::{Context, Job, Settled};
+use self::state::State;
+use self::writer::{Context, Settled, Work, Writer};
 use super::facts::Counters;
 use super::folder::{Folder, Scratch};
 use super::object::Object;
 use super::room::Room;
 use super::{BlobId, StoreError};
-use crate::clock::UnixMillis;
+use crate::clock::Clock;
 
 pub(super) use self::statements::{BATCH, Change, RemovedObjects, Which};
 
@@ -33,40 +43,65 @@ const READERS: usize = 4;
 /// The open index.
 #[derive(Debug)]
 pub(super) struct Index {
-    path: PathBuf,
-    jobs: Option<mpsc::Sender<Job>>,
+    state: Arc<State>,
+    jobs: Option<mpsc::Sender<Work>>,
     writer: Option<JoinHandle<()>>,
     readers: Arc<Readers>,
+    /// All of it was read since the start and found sound.
+    checked: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Readers {
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Reader>>,
+}
+
+/// A reading connection, to the file of that generation.
+#[derive(Debug)]
+struct Reader {
+    generation: u64,
+    connection: Connection,
 }
 
 impl Index {
-    /// Opens or begins the index and starts its thread.
+    /// Opens, begins or remakes the index and starts its thread.
     pub(super) fn open(
         folder: Arc<Folder>,
         room: Arc<Room>,
         counters: Arc<Counters>,
-        now: UnixMillis,
+        clock: Clock,
     ) -> Result<Self, StoreError> {
         let path = folder.index();
-        let connection = schema::open(&path, now)?;
-        let context = Context { folder, room, counters };
-        writer::publish_totals(&connection, &context).map_err(|error| failed(&path, &error))?;
+        let state = Arc::new(State::new(path.clone()));
+        let writer = Writer::open(Context { folder, room, counters, state: Arc::clone(&state), clock })?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("gupd-index".to_owned());
-        let thread = thread.spawn(move || writer::run(connection, queue, &context));
-        let writer = thread.map_err(|source| StoreError::Io {
+        let checked = AtomicBool::new(check::is_small(&path));
+        let writer = thread.spawn(move || writer.run(queue)).map_err(|source| StoreError::Io {
             doing: "start the thread of the index",
-            path: path.clone(),
+            path,
             source,
         })?;
         let readers = Readers { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::default() };
-        Ok(Self { path, jobs: Some(jobs), writer: Some(writer), readers: Arc::new(readers) })
+        Ok(Self { state, jobs: Some(jobs), writer: Some(writer), readers: Arc::new(readers), checked })
+    }
+
+    /// What a rebuilt index still lacks, and whether files were looked at.
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Upkeep: has a damaged file replaced, checks a large index once, writes the journal anew if that is due.
+    pub(super) async fn maintain(&self) -> Result<(), StoreError> {
+        if self.state.is_damaged() {
+            self.send(Work::Look).await?;
+        }
+        if !self.checked.load(Ordering::Relaxed) {
+            self.read(check::whole).await?;
+            self.checked.store(true, Ordering::Relaxed);
+        }
+        self.compact().await
     }
 
     /// All variants of a key, newest first.
@@ -95,29 +130,27 @@ impl Index {
         work: impl FnOnce(&mut Change<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<(T, Vec<Scratch>), StoreError> {
         let (tell, told) = oneshot::channel();
-        let path = self.path.clone();
-        let job: Job = Box::new(move |connection| {
-            let mut change = Change { connection, unreferenced: Vec::new() };
-            let result = writer::savepoint(&mut change, work, |error| failed(&path, &error));
+        let state = Arc::clone(&self.state);
+        let job = move |connection: &Connection| {
+            let mut change = Change::new(connection);
+            let result = writer::savepoint(&mut change, work, |error| state.failed(&error));
             Settled {
                 unreferenced: change.unreferenced,
+                journal: change.journal,
                 // A caller that went away wants no answer.
                 answer: Box::new(move |committed| {
                     drop(tell.send(committed.and_then(|taken_out| Ok((result?, taken_out)))));
                 }),
             }
-        });
-        let stopped =
-            || StoreError::Index { path: self.path.clone(), reason: "its thread has ended".to_owned() };
-        let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
-        jobs.send(job).await.map_err(|_| stopped())?;
-        told.await.map_err(|_| stopped())?
+        };
+        self.send(Work::Change(Box::new(job))).await?;
+        told.await.map_err(|_| self.stopped())?
     }
 
     /// An error of one of a change's statements.
     pub(super) fn failure(&self) -> impl Fn(rusqlite::Error) -> StoreError + Send + use<> {
-        let path = self.path.clone();
-        move |error| failed(&path, &error)
+        let state = Arc::clone(&self.state);
+        move |error| state.failed(&error)
     }
 
     async fn read<T: Send + 'static>(
@@ -125,19 +158,40 @@ impl Index {
         look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let permit = Arc::clone(&self.readers.permits).acquire_owned().await;
-        let (readers, path) = (Arc::clone(&self.readers), self.path.clone());
-        spawn_blocking(move || {
+        let (readers, state) = (Arc::clone(&self.readers), Arc::clone(&self.state));
+        let read = spawn_blocking(move || {
             let _permit = permit;
-            let idle = readers.idle().pop();
+            if state.is_damaged() {
+                return Err(state.error("it is damaged and being rebuilt".to_owned()));
+            }
+            let generation = state.generation.load(Ordering::Acquire);
+            let idle = readers.idle().pop().filter(|idle| idle.generation == generation);
             let look = || {
-                let connection = idle.map_or_else(|| schema::open_reader(&path), Ok)?;
+                let connection = match idle {
+                    Some(idle) => idle.connection,
+                    None => schema::open_reader(state.path())?,
+                };
                 let result = look(&connection)?;
-                readers.idle().push(connection);
+                readers.idle().push(Reader { generation, connection });
                 Ok(result)
             };
-            look().map_err(|error: rusqlite::Error| failed(&path, &error))
-        })
-        .await?
+            look().map_err(|error: rusqlite::Error| state.failed(&error))
+        });
+        let result = read.await?;
+        if result.is_err() && self.state.is_damaged() {
+            // With a full queue the thread has work, and looks after it.
+            self.jobs.as_ref().map(|jobs| jobs.try_send(Work::Look));
+        }
+        result
+    }
+
+    async fn send(&self, work: Work) -> Result<(), StoreError> {
+        let jobs = self.jobs.as_ref().ok_or_else(|| self.stopped())?;
+        jobs.send(work).await.map_err(|_| self.stopped())
+    }
+
+    fn stopped(&self) -> StoreError {
+        self.state.error("its thread has ended".to_owned())
     }
 }
 
@@ -154,11 +208,7 @@ impl Drop for Index {
 }
 
 impl Readers {
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Reader>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn failed(path: &std::path::Path, error: &rusqlite::Error) -> StoreError {
-    StoreError::Index { path: path.to_owned(), reason: error.to_string() }
 }

@@ -1,23 +1,30 @@
-//! The index's file: its schema, how a connection is set up, and what happens to a file that is not a sound index.
-//! Opening looks at a version, one row of totals and the first entry of each index, so it takes the same time with
-//! a million objects as with none.
+//! The index's file: its schema, how a connection is set up, and what is taken for a sound index. A file that is not
+//! one is for `rebuild` to replace; nothing here does.
 //!
 //! WAL with synchronous=NORMAL: a transaction is not synced by itself, so a power loss may take the last ones back.
-//! An object lost that way is fetched again; one that reappears after its removal has no file and is found out when
-//! it is read. Wrong bytes cannot come of it, since every block is checked against its blob's own checksums.
+//! The journal brings back those it still has; an object lost otherwise is fetched again; one that reappears after its
+//! removal has no file and is found out when it is read. Wrong bytes cannot come of it, since every block is checked
+//! against its blob's own checksums, and no wrong head, since every row has one.
 
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::clock::UnixMillis;
+use super::check;
+use super::statements::Change;
 use crate::store::StoreError;
 
 /// Version of the schema below, in `user_version`.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
-/// Statements kept prepared for each connection: as many as there are in `statements`.
-const STATEMENTS: usize = 32;
+/// In `application_id`, by exclusive or with the version: a flipped bit does not make an index of a later gupd.
+const APPLICATION: i64 = 0x6775_7064; // "gupd"
+
+/// Where the journal is behind the index, it has no position: see [`crate::store::index::journal`].
+pub(super) const INCOMPLETE: i64 = i64::MAX;
+
+/// Statements kept prepared for each connection: as many as there are in `statements` and `policy`.
+const STATEMENTS: usize = 48;
 
 const TABLES: &str = "
     CREATE TABLE blobs (
@@ -37,24 +44,23 @@ const TABLES: &str = "
         request_time  INTEGER NOT NULL,
         response_time INTEGER NOT NULL,
         last_used     INTEGER NOT NULL,
-        blob          INTEGER NOT NULL REFERENCES blobs (id)
+        blob          INTEGER NOT NULL REFERENCES blobs (id),
+        queue         INTEGER NOT NULL DEFAULT 1, -- these three: see policy
+        uses          INTEGER NOT NULL DEFAULT 0,
+        entered       INTEGER NOT NULL DEFAULT 0,
+        pinned        INTEGER NOT NULL DEFAULT 0,
+        sum           INTEGER NOT NULL DEFAULT 0  -- XXH3-64 of the record, the hash and the length
     ) STRICT;
-    CREATE UNIQUE INDEX objects_by_key ON objects (key, selecting);
-    CREATE INDEX objects_by_use ON objects (last_used);
-    CREATE INDEX objects_by_blob ON objects (blob);
     CREATE TABLE totals (
         objects INTEGER NOT NULL, object_bytes INTEGER NOT NULL,
-        blobs INTEGER NOT NULL, blob_bytes INTEGER NOT NULL, disk_bytes INTEGER NOT NULL
+        blobs INTEGER NOT NULL, blob_bytes INTEGER NOT NULL, disk_bytes INTEGER NOT NULL,
+        small_bytes INTEGER NOT NULL DEFAULT 0,
+        journal     INTEGER NOT NULL DEFAULT 9223372036854775807, -- how far the journal went with this index
+        adopting    INTEGER NOT NULL DEFAULT 0   -- files without a row may be objects that were lost
     ) STRICT;
-    INSERT INTO totals VALUES (0, 0, 0, 0, 0);
-    CREATE TRIGGER object_in AFTER INSERT ON objects BEGIN
-        UPDATE totals SET objects = objects + 1,
-            object_bytes = object_bytes + (SELECT len FROM blobs WHERE id = NEW.blob);
-    END;
-    CREATE TRIGGER object_out AFTER DELETE ON objects BEGIN
-        UPDATE totals SET objects = objects - 1,
-            object_bytes = object_bytes - (SELECT len FROM blobs WHERE id = OLD.blob);
-    END;
+    INSERT INTO totals (objects, object_bytes, blobs, blob_bytes, disk_bytes) VALUES (0, 0, 0, 0, 0);
+    CREATE UNIQUE INDEX objects_by_key ON objects (key, selecting);
+    CREATE INDEX objects_by_blob ON objects (blob);
     CREATE TRIGGER blob_in AFTER INSERT ON blobs BEGIN
         UPDATE totals SET blobs = blobs + 1, blob_bytes = blob_bytes + NEW.len, disk_bytes = disk_bytes + NEW.disk;
     END;
@@ -63,37 +69,135 @@ const TABLES: &str = "
     END;
 ";
 
+/// What version 2 has in place of version 1's.
+const QUEUES: &str = "
+    CREATE TABLE ghosts (id INTEGER PRIMARY KEY AUTOINCREMENT, key INTEGER NOT NULL UNIQUE) STRICT;
+    CREATE INDEX objects_by_use ON objects (last_used) WHERE pinned = 0;
+    CREATE INDEX objects_by_turn ON objects (queue, entered) WHERE pinned = 0;
+    CREATE TRIGGER object_in AFTER INSERT ON objects BEGIN
+        UPDATE totals SET objects = objects + 1,
+            object_bytes = object_bytes + (SELECT len FROM blobs WHERE id = NEW.blob),
+            small_bytes = small_bytes + (NEW.queue = 0) * (SELECT len FROM blobs WHERE id = NEW.blob);
+    END;
+    CREATE TRIGGER object_out AFTER DELETE ON objects BEGIN
+        UPDATE totals SET objects = objects - 1,
+            object_bytes = object_bytes - (SELECT len FROM blobs WHERE id = OLD.blob),
+            small_bytes = small_bytes - (OLD.queue = 0) * (SELECT len FROM blobs WHERE id = OLD.blob);
+    END;
+    CREATE TRIGGER object_moves AFTER UPDATE OF queue ON objects BEGIN
+        UPDATE totals SET small_bytes = small_bytes
+            + ((NEW.queue = 0) - (OLD.queue = 0)) * (SELECT len FROM blobs WHERE id = NEW.blob);
+    END;
+";
+
+/// Version 1 knew last uses only: its objects were used before, in that order.
+const FROM_1: &str = "
+    ALTER TABLE objects ADD COLUMN queue INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE objects ADD COLUMN uses INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE objects ADD COLUMN entered INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE objects ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE objects ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE totals ADD COLUMN small_bytes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE totals ADD COLUMN journal INTEGER NOT NULL DEFAULT 9223372036854775807;
+    ALTER TABLE totals ADD COLUMN adopting INTEGER NOT NULL DEFAULT 0;
+    UPDATE objects SET entered = last_used;
+    DROP INDEX objects_by_use;
+    DROP TRIGGER object_in;
+    DROP TRIGGER object_out;
+";
+
 /// Looks once at each table and index: what these touch is damaged at start or found sound enough to begin.
 const PROBE: &str = "
     SELECT (SELECT objects FROM totals),
-        (SELECT status FROM objects ORDER BY last_used LIMIT 1),
+        (SELECT status FROM objects WHERE pinned = 0 ORDER BY last_used LIMIT 1),
+        (SELECT status FROM objects WHERE pinned = 0 AND queue = 1 ORDER BY entered LIMIT 1),
         (SELECT status FROM objects ORDER BY key, selecting LIMIT 1),
-        (SELECT hash FROM blobs ORDER BY id LIMIT 1)
+        (SELECT hash FROM blobs ORDER BY id LIMIT 1),
+        (SELECT count(*) FROM ghosts)
 ";
 
-/// Opens the writing connection. A damaged file is moved aside and a new index begun.
-pub(super) fn open(path: &Path, now: UnixMillis) -> Result<Connection, StoreError> {
-    match open_sound(path) {
-        Err(Unsound::Damaged(fault)) => {
-            let aside = path.with_file_name(format!("index.damaged-{now}"));
-            for suffix in ["", "-wal", "-shm"] {
-                let with = |path: &Path| Path::new(&format!("{}{suffix}", path.display())).to_owned();
-                if let Err(source) = std::fs::rename(with(path), with(&aside))
-                    && source.kind() != std::io::ErrorKind::NotFound
-                {
-                    return Err(StoreError::Io {
-                        doing: "move the damaged index away to",
-                        path: aside,
-                        source,
-                    });
-                }
-            }
-            tracing::warn!(index = %path.display(), kept = %aside.display(), %fault,
-                "the index is damaged; it is kept aside and an empty one begun");
-            open_sound(path).map_err(|unsound| unsound.into_error(path))
+/// Why a file is not a sound index.
+#[derive(Debug)]
+pub(super) enum Unsound {
+    /// There is nothing in it, or no file.
+    Missing,
+    /// It is not what was written.
+    Damaged(String),
+    /// A later gupd wrote it.
+    Newer(i64),
+    /// The system is in the way.
+    Failed(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Unsound {
+    /// The file's bytes are to blame for what nothing else is: the folder has been written to by now.
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(
+                ErrorCode::SystemIoFailure
+                | ErrorCode::DiskFull
+                | ErrorCode::CannotOpen
+                | ErrorCode::PermissionDenied
+                | ErrorCode::OutOfMemory
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::FileLockingProtocolFailed,
+            ) => Self::Failed(error),
+            _ => Self::Damaged(error.to_string()),
         }
-        other => other.map_err(|unsound| unsound.into_error(path)),
     }
+}
+
+impl Unsound {
+    pub(super) fn into_error(self, path: &Path) -> StoreError {
+        let path = path.to_owned();
+        match self {
+            Self::Missing => StoreError::Index { path, reason: "it is missing".to_owned() },
+            Self::Damaged(reason) => StoreError::Index { path, reason },
+            Self::Newer(found) => StoreError::NewerIndex { path, found, known: SCHEMA },
+            Self::Failed(error) => StoreError::Index { path, reason: error.to_string() },
+        }
+    }
+}
+
+/// Opens the writing connection to a sound index; brings one of an earlier version to this one.
+pub(super) fn open(path: &Path) -> Result<Connection, Unsound> {
+    if std::fs::metadata(path).map_or(0, |file| file.len()) == 0 {
+        return Err(Unsound::Missing);
+    }
+    let mut connection = Connection::open_with_flags(path, writing())?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "cache_size", -4096)?; // KiB
+    connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
+    let value = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    match (value("user_version")?, value("application_id")?) {
+        (1, 0) => migrate_from_1(&mut connection)?,
+        (SCHEMA, application) if application == APPLICATION ^ SCHEMA => {}
+        (version, application) if version > SCHEMA && application == APPLICATION ^ version => {
+            return Err(Unsound::Newer(version));
+        }
+        _ => return Err(Unsound::Damaged("it has tables of something else".to_owned())),
+    }
+    connection.query_row(PROBE, [], |row| row.get::<_, i64>(0))?;
+    check::at_start(&connection, path)?;
+    Ok(connection)
+}
+
+/// Begins an index without anything in it, that no crash needs to survive yet: whoever fills it syncs it.
+pub(super) fn create(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, writing())?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "journal_mode", "OFF")?;
+    connection.pragma_update(None, "synchronous", "OFF")?;
+    connection.pragma_update(None, "cache_size", -(64 << 10))?; // KiB: keys and hashes come in no order
+    connection.execute_batch("BEGIN")?;
+    connection.execute_batch(TABLES)?;
+    connection.execute_batch(QUEUES)?;
+    set_version(&connection)?;
+    connection.execute_batch("COMMIT")?;
+    Ok(connection)
 }
 
 /// Opens a reading connection to an index that [`open`] found sound.
@@ -105,57 +209,22 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-enum Unsound {
-    Damaged(String),
-    Newer(i64),
-    Failed(rusqlite::Error),
+fn writing() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 
-impl From<rusqlite::Error> for Unsound {
-    fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.to_string()),
-            _ => Self::Failed(error),
-        }
-    }
+fn set_version(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "application_id", APPLICATION ^ SCHEMA)?;
+    connection.pragma_update(None, "user_version", SCHEMA)
 }
 
-impl Unsound {
-    fn into_error(self, path: &Path) -> StoreError {
-        let path = path.to_owned();
-        match self {
-            Self::Damaged(reason) => StoreError::Index { path, reason },
-            Self::Newer(found) => StoreError::NewerIndex { path, found, known: SCHEMA },
-            Self::Failed(error) => StoreError::Index { path, reason: error.to_string() },
-        }
-    }
-}
-
-fn open_sound(path: &Path) -> Result<Connection, Unsound> {
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    connection.pragma_update(None, "cache_size", -4096)?; // KiB
-    connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    match version {
-        0 if tables == 0 => {
-            let change = connection.transaction()?;
-            change.execute_batch(TABLES)?;
-            change.pragma_update(None, "user_version", SCHEMA)?;
-            change.commit()?;
-        }
-        SCHEMA => {
-            // Whatever fails here, the tables are not the ones that this version number promises.
-            let probe = connection.query_row(PROBE, [], |row| row.get::<_, i64>(0));
-            probe.map_err(|error| Unsound::Damaged(error.to_string()))?;
-        }
-        newer if newer > SCHEMA => return Err(Unsound::Newer(newer)),
-        _ => return Err(Unsound::Damaged("it has tables of something else".to_owned())),
-    }
-    Ok(connection)
+fn migrate_from_1(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(FROM_1)?;
+    transaction.execute_batch(QUEUES)?;
+    Change::new(&transaction).sum_all()?;
+    set_version(&transaction)?;
+    transaction.commit()?;
+    tracing::info!(schema = SCHEMA, "brought the index to this version's schema");
+    Ok(())
 }

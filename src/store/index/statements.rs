@@ -1,12 +1,16 @@
 //! Every statement the index runs, as a function over a connection. Each is one look-up by an index or a bounded
-//! batch; none scans. Which blobs lost their last object is collected in a [`Change`], for the thread that runs the
-//! transaction to take their files out afterwards.
+//! batch; none scans, but what looks at everything on purpose. Which blobs lost their last object, and what the journal
+//! is to say, is collected in a [`Change`], for the thread that runs the transaction.
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use rusqlite::{Connection, Error, OptionalExtension, Result, Row, params};
+use xxhash_rust::xxh3::Xxh3;
 
+use super::check::damage;
+use super::journal::{self, Put};
+use super::policy::{self, Queue};
 use crate::clock::UnixMillis;
 use crate::store::facts::{Removed, Totals};
 use crate::store::object::{decode_headers, encode_headers};
@@ -20,13 +24,22 @@ pub(in crate::store) struct Change<'a> {
     pub(super) connection: &'a Connection,
     /// Blobs that may have no row any more, and whose files then go.
     pub(super) unreferenced: Vec<BlobId>,
+    /// Frames for the journal.
+    pub(super) journal: Vec<u8>,
 }
 
 /// An object about to be removed.
-struct Found {
-    id: i64,
-    key: Arc<str>,
+pub(super) struct Found {
+    pub(super) id: i64,
+    pub(super) key: Arc<str>,
     blob: i64,
+}
+
+impl Found {
+    /// From the columns `id, key, blob`.
+    pub(super) fn of(row: &Row<'_>) -> Result<Self> {
+        Ok(Self { id: row.get(0)?, key: row.get(1)?, blob: row.get(2)? })
+    }
 }
 
 /// Objects that were removed.
@@ -36,52 +49,87 @@ pub(in crate::store) struct RemovedObjects {
     pub(in crate::store) removed: Removed,
 }
 
+impl RemovedObjects {
+    pub(super) fn add(&mut self, other: Self) {
+        self.keys.extend(other.keys);
+        self.removed.objects += other.removed.objects;
+        self.removed.bytes += other.removed.bytes;
+    }
+}
+
 /// Which objects to remove.
 pub(in crate::store) enum Which {
     /// All variants of a key.
     Key(String),
     /// All that have this body.
     Blob(BlobId),
-    /// Those last used before this time, a batch.
+    /// Those last used before this time and not pinned, a batch.
     UnusedSince(UnixMillis),
-    /// The least recently used ones, until their blobs give back this much, a batch.
+    /// Those whose turn it is, until their blobs give back this much, a batch.
     Bytes(u64),
 }
 
+/// An object's row and its blob's.
+const ROW: &str =
+    "SELECT o.id, key, selecting, status, headers, content_type, upstream, request_time, response_time,
+    last_used, hash, len, disk, pinned, sum FROM objects o JOIN blobs b ON b.id = o.blob";
+
 /// All variants of a key, newest first.
 pub(super) fn find(connection: &Connection, key: &str) -> Result<Vec<Object>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT o.id, key, selecting, status, headers, content_type, upstream, request_time, response_time,
-                last_used, hash, len
-         FROM objects o JOIN blobs b ON b.id = o.blob
-         WHERE key = ?1 ORDER BY response_time DESC, o.id DESC LIMIT ?2",
-    )?;
-    let rows = statement.query_map(params![key, MAX_VARIANTS as i64], object)?;
-    let objects = rows.collect::<Result<Vec<_>>>()?;
-    Ok(objects.into_iter().flatten().collect())
+    let mut statement = connection
+        .prepare_cached(&format!("{ROW} WHERE key = ?1 ORDER BY response_time DESC, o.id DESC LIMIT ?2"))?;
+    let object = |row: &Row<'_>| {
+        let put = stored(row)?;
+        Ok(put.new.into_object(put.id, put.blob, put.len, row.get(9)?))
+    };
+    statement.query_map(params![key, MAX_VARIANTS as i64], object)?.collect()
 }
 
-/// A row's object; `None`, and so as if it were not there, if the row does not decode.
-fn object(row: &Row<'_>) -> Result<Option<Object>> {
+/// Shows every object, in the order of their ids. Reads everything.
+pub(super) fn each(connection: &Connection, mut show: impl FnMut(Put) -> Result<()>) -> Result<()> {
+    let mut statement = connection.prepare(&format!("{ROW} ORDER BY o.id"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        show(stored(row)?)?;
+    }
+    Ok(())
+}
+
+/// A row as it was written: anything else is damage.
+fn stored(row: &Row<'_>) -> Result<Put> {
+    let put = read(row)?;
+    if row.get::<_, i64>(14)? == sum(&put) { Ok(put) } else { Err(damage("a row's checksum differs")) }
+}
+
+fn read(row: &Row<'_>) -> Result<Put> {
     let headers = decode_headers(row.get_ref(4)?.as_blob()?);
-    let status = StatusCode::from_u16(row.get(3)?).ok();
-    let id: i64 = row.get(0)?;
-    let (Some(headers), Some(status)) = (headers, status) else {
-        tracing::warn!(object = id, "an object's row in the index does not decode; it is fetched again");
-        return Ok(None);
-    };
     let new = NewObject {
         key: row.get(1)?,
         selecting: row.get(2)?,
-        status,
-        headers,
+        status: StatusCode::from_u16(row.get(3)?).map_err(|_| damage("a row's status is none"))?,
+        headers: headers.ok_or_else(|| damage("a row's header fields do not decode"))?,
         content_type: row.get(5)?,
         upstream: row.get(6)?,
         request_time: row.get(7)?,
         response_time: row.get(8)?,
     };
-    let last_used = row.get(9)?;
-    Ok(Some(new.into_object(id, row.get::<_, [u8; 32]>(10)?.into(), unsigned(row, 11)?, last_used)))
+    Ok(Put {
+        id: row.get(0)?,
+        pinned: row.get(13)?,
+        blob: row.get::<_, [u8; 32]>(10)?.into(),
+        len: unsigned(row, 11)?,
+        disk: unsigned(row, 12)?,
+        new,
+    })
+}
+
+/// The checksum of all that a reader relies on in an object's row and its blob's.
+fn sum(put: &Put) -> i64 {
+    let mut sum = Xxh3::new();
+    sum.update(&put.new.encode());
+    sum.update(put.blob.as_bytes());
+    sum.update(&put.len.to_le_bytes());
+    sum.digest().cast_signed()
 }
 
 pub(super) fn totals(connection: &Connection) -> Result<Totals> {
@@ -110,7 +158,11 @@ pub(super) fn blob(connection: &Connection, id: BlobId) -> Result<Option<i64>> {
     statement.query_row([id.as_bytes()], |row| row.get(0)).optional()
 }
 
-impl Change<'_> {
+impl<'a> Change<'a> {
+    pub(super) fn new(connection: &'a Connection) -> Self {
+        Self { connection, unreferenced: Vec::new(), journal: Vec::new() }
+    }
+
     /// A blob's row.
     pub(in crate::store) fn blob(&self, id: BlobId) -> Result<Option<i64>> {
         blob(self.connection, id)
@@ -135,10 +187,13 @@ impl Change<'_> {
         blob: i64,
         now: UnixMillis,
     ) -> Result<i64> {
-        let mut replaced = self.select(
-            "SELECT id, key, blob FROM objects WHERE key = ?1 AND selecting = ?2",
-            params![&*new.key, new.selecting],
-        )?;
+        let mut blob_row =
+            self.connection.prepare_cached("SELECT hash, len, disk FROM blobs WHERE id = ?1")?;
+        let (hash, len, disk) = blob_row.query_row([blob], |row| {
+            Ok((row.get::<_, [u8; 32]>(0)?, unsigned(row, 1)?, unsigned(row, 2)?))
+        })?;
+        let mut replaced = self.same_variant(new)?;
+        let pinned = self.is_pinned(&replaced)?;
         self.delete_objects(&replaced)?;
         let surplus = self.select(
             "SELECT id, key, blob FROM objects WHERE key = ?1
@@ -146,47 +201,172 @@ impl Change<'_> {
             params![&*new.key, MAX_VARIANTS as i64 - 1],
         )?;
         self.delete_objects(&surplus)?;
-        let mut insert = self.connection.prepare_cached(
-            "INSERT INTO objects (key, selecting, status, headers, content_type, upstream,
-                                  request_time, response_time, last_used, blob)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        )?;
-        let id = insert.insert(params![
-            &*new.key,
-            new.selecting,
-            new.status.as_u16(),
-            encode_headers(&new.headers),
-            &*new.content_type,
-            &*new.upstream,
-            new.request_time,
-            new.response_time,
-            now,
-            blob,
-        ])?;
+        let queue = policy::begins_in(self.connection, &new.key)?;
+        let mut put = Put { id: 0, pinned, blob: hash.into(), len, disk, new: new.clone() };
+        put.id = self.insert(None, &put, blob, queue, now)?;
+        put.encode(&mut self.journal);
         // Only now: the new object often has the blob of the one it replaces.
         replaced.extend(surplus);
         self.delete_unused_blobs(&replaced)?;
-        Ok(id)
+        Ok(put.id)
+    }
+
+    /// Enters the object of a blob's trailer, unless there is a newer one in its place; whether it was.
+    pub(in crate::store) fn adopt(
+        &mut self,
+        new: &NewObject,
+        blob: BlobId,
+        (len, disk): (u64, u64),
+        now: UnixMillis,
+    ) -> Result<bool> {
+        if self.blob(blob)?.is_some() {
+            return Ok(false);
+        }
+        let mut newer = self.connection.prepare_cached(
+            "SELECT 1 FROM objects WHERE key = ?1 AND selecting = ?2 AND response_time >= ?3",
+        )?;
+        if newer.exists(params![&*new.key, new.selecting, new.response_time])? {
+            self.unreferenced(blob);
+            return Ok(false);
+        }
+        let row = self.insert_blob(blob, len, disk)?;
+        self.insert_object(new, row, now)?;
+        Ok(true)
+    }
+
+    /// No file without a row is an object any more.
+    pub(in crate::store) fn adopted_all(&self) -> Result<()> {
+        self.connection.execute("UPDATE totals SET adopting = 0", []).map(drop)
+    }
+
+    /// Enters an object as the journal has it, in place of whatever had its id or its place. It was used before, so
+    /// it begins in the main queue. The journal is told nothing.
+    pub(super) fn restore(
+        &mut self,
+        put: &Put,
+        there: impl FnOnce(BlobId, u64) -> bool,
+        now: UnixMillis,
+    ) -> Result<()> {
+        let mut replaced = self.same_variant(&put.new)?;
+        replaced.extend(self.select("SELECT id, key, blob FROM objects WHERE id = ?1", [put.id])?);
+        self.delete_objects(&replaced)?;
+        let blob = match self.blob(put.blob)? {
+            Some(row) => Some(row),
+            None if there(put.blob, put.len) => Some(self.insert_blob(put.blob, put.len, put.disk)?),
+            None => None,
+        };
+        if let Some(blob) = blob {
+            self.insert(Some(put.id), put, blob, Queue::Main, now)?;
+        }
+        self.delete_unused_blobs(&replaced)?;
+        self.journal.clear();
+        Ok(())
+    }
+
+    /// Removes an object as the journal has it.
+    pub(super) fn restore_removal(&mut self, object: i64) -> Result<()> {
+        let rows = self.select("SELECT id, key, blob FROM objects WHERE id = ?1", [object])?;
+        self.delete(rows)?;
+        self.journal.clear();
+        Ok(())
+    }
+
+    fn insert(&self, id: Option<i64>, put: &Put, blob: i64, queue: Queue, now: UnixMillis) -> Result<i64> {
+        let entered = policy::last(self.connection, queue)?;
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO objects (id, key, selecting, status, headers, content_type, upstream, request_time,
+                                  response_time, last_used, blob, queue, entered, pinned, sum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        )?;
+        insert.insert(params![
+            id,
+            &*put.new.key,
+            put.new.selecting,
+            put.new.status.as_u16(),
+            encode_headers(&put.new.headers),
+            &*put.new.content_type,
+            &*put.new.upstream,
+            put.new.request_time,
+            put.new.response_time,
+            now,
+            blob,
+            queue as i64,
+            entered,
+            put.pinned,
+            sum(put),
+        ])
+    }
+
+    fn same_variant(&self, new: &NewObject) -> Result<Vec<Found>> {
+        self.select(
+            "SELECT id, key, blob FROM objects WHERE key = ?1 AND selecting = ?2",
+            params![&*new.key, new.selecting],
+        )
+    }
+
+    fn is_pinned(&self, found: &[Found]) -> Result<bool> {
+        let mut pinned =
+            self.connection.prepare_cached("SELECT 1 FROM objects WHERE id = ?1 AND pinned = 1")?;
+        found.iter().try_fold(false, |any, object| Ok(any || pinned.exists([object.id])?))
     }
 
     /// Changes an object's headers and times; nothing if it is gone.
     pub(in crate::store) fn refresh(
-        &self,
+        &mut self,
         object: i64,
-        headers: &[u8],
+        headers: &HeaderMap,
         request_time: UnixMillis,
         response_time: UnixMillis,
     ) -> Result<()> {
+        let Some(mut put) = self.object(object)? else { return Ok(()) };
+        put.new = NewObject { headers: headers.clone(), request_time, response_time, ..put.new };
         let mut update = self.connection.prepare_cached(
-            "UPDATE objects SET headers = ?2, request_time = ?3, response_time = ?4 WHERE id = ?1",
+            "UPDATE objects SET headers = ?2, request_time = ?3, response_time = ?4, sum = ?5 WHERE id = ?1",
         )?;
-        update.execute(params![object, headers, request_time, response_time]).map(drop)
+        update.execute(params![object, encode_headers(headers), request_time, response_time, sum(&put)])?;
+        put.encode(&mut self.journal);
+        Ok(())
+    }
+
+    /// Keeps all variants of a key from eviction and expiry, or no longer; how many there are.
+    pub(in crate::store) fn pin(&mut self, key: &str, pinned: bool) -> Result<usize> {
+        let rows = self.select("SELECT id, key, blob FROM objects WHERE key = ?1", [key])?;
+        let mut update = self.connection.prepare_cached("UPDATE objects SET pinned = ?2 WHERE id = ?1")?;
+        for row in &rows {
+            update.execute(params![row.id, pinned])?;
+            if let Some(put) = self.object(row.id)? {
+                put.encode(&mut self.journal);
+            }
+        }
+        Ok(rows.len())
+    }
+
+    fn object(&self, id: i64) -> Result<Option<Put>> {
+        self.connection.prepare_cached(&format!("{ROW} WHERE o.id = ?1"))?.query_row([id], stored).optional()
+    }
+
+    /// Gives every row its checksum: those of an earlier version have none.
+    pub(super) fn sum_all(&self) -> Result<()> {
+        let mut next =
+            self.connection.prepare(&format!("{ROW} WHERE o.id > ?1 ORDER BY o.id LIMIT {BATCH}"))?;
+        let mut update = self.connection.prepare("UPDATE objects SET sum = ?2 WHERE id = ?1")?;
+        let mut last = i64::MIN;
+        loop {
+            let batch = next.query_map([last], read)?.collect::<Result<Vec<_>>>()?;
+            let Some(end) = batch.last() else { return Ok(()) };
+            last = end.id;
+            for put in &batch {
+                update.execute([put.id, sum(put)])?;
+            }
+        }
     }
 
     /// Notes when objects were last used.
     pub(in crate::store) fn record_use(&self, uses: &[(i64, UnixMillis)]) -> Result<()> {
-        let mut update = self.connection.prepare_cached("UPDATE objects SET last_used = ?2 WHERE id = ?1")?;
-        uses.iter().try_for_each(|(object, at)| update.execute([object, at]).map(drop))
+        let mut update = self
+            .connection
+            .prepare_cached("UPDATE objects SET last_used = ?2, uses = min(uses + 1, ?3) WHERE id = ?1")?;
+        uses.iter().try_for_each(|(object, at)| update.execute([*object, *at, policy::USES_MAX]).map(drop))
     }
 
     /// Removes objects, and the blobs that had no others.
@@ -203,46 +383,34 @@ impl Change<'_> {
             }
             Which::UnusedSince(time) => {
                 let rows = self.select(
-                    "SELECT id, key, blob FROM objects WHERE last_used < ?1 ORDER BY last_used LIMIT ?2",
+                    "SELECT id, key, blob FROM objects WHERE last_used < ?1 AND pinned = 0
+                     ORDER BY last_used LIMIT ?2",
                     params![time, BATCH as i64],
                 )?;
                 self.delete(rows)
             }
-            Which::Bytes(enough) => {
-                let rows = self.select(
-                    "SELECT id, key, blob FROM objects ORDER BY last_used, id LIMIT ?1",
-                    [BATCH as i64],
-                )?;
-                let mut all = RemovedObjects::default();
-                for row in rows {
-                    if all.removed.bytes >= *enough {
-                        break;
-                    }
-                    let one = self.delete(vec![row])?;
-                    all.keys.extend(one.keys);
-                    all.removed.objects += one.removed.objects;
-                    all.removed.bytes += one.removed.bytes;
-                }
-                Ok(all)
-            }
+            Which::Bytes(enough) => policy::evict(self, *enough),
         }
     }
 
     fn select(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Found>> {
         let mut select = self.connection.prepare_cached(sql)?;
-        let found = |row: &Row<'_>| Ok(Found { id: row.get(0)?, key: row.get(1)?, blob: row.get(2)? });
-        select.query_map(values, found)?.collect()
+        select.query_map(values, Found::of)?.collect()
     }
 
-    fn delete(&mut self, found: Vec<Found>) -> Result<RemovedObjects> {
+    pub(super) fn delete(&mut self, found: Vec<Found>) -> Result<RemovedObjects> {
         self.delete_objects(&found)?;
         let removed = Removed { objects: found.len() as u64, bytes: self.delete_unused_blobs(&found)? };
         Ok(RemovedObjects { keys: found.into_iter().map(|object| object.key).collect(), removed })
     }
 
-    fn delete_objects(&self, found: &[Found]) -> Result<()> {
+    fn delete_objects(&mut self, found: &[Found]) -> Result<()> {
         let mut delete = self.connection.prepare_cached("DELETE FROM objects WHERE id = ?1")?;
-        found.iter().try_for_each(|object| delete.execute([object.id]).map(drop))
+        for object in found {
+            delete.execute([object.id])?;
+            journal::encode_remove(object.id, &mut self.journal);
+        }
+        Ok(())
     }
 
     /// Deletes those of the objects' blobs that have no object any more; gives their bytes on disk.

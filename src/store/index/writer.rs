@@ -1,13 +1,25 @@
 //! The index's one writer: a thread that owns the writing connection and commits what is waiting as one transaction.
-//! Each change is a savepoint of its own, so one that fails takes no other with it. After the commit the files of
-//! blobs that lost their row are taken out, here, so that it cannot cross a new blob of the same name coming in.
+//! Each change is a savepoint of its own, so one that fails takes no other with it. Just before the commit the journal
+//! is told; after it the files of blobs that lost their row are taken out, here, so that it cannot cross a new blob of
+//! the same name coming in. A file that turns out damaged is replaced here too, between two transactions.
 
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::oneshot;
 
+use super::journal::Journal;
+use super::rebuild::{self, Opened};
+use super::schema::INCOMPLETE;
+use super::state::State;
 use super::statements::{self, Change};
+use crate::clock::Clock;
 use crate::store::facts::Counters;
 use crate::store::folder::{Folder, Scratch};
 use crate::store::room::{Room, on_disk};
@@ -16,6 +28,19 @@ use crate::store::{BlobId, StoreError};
 /// Changes committed together, at most.
 const GROUP: usize = 256;
 
+/// Time between two attempts to replace a damaged index: the first fails when the disk does.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What the thread is asked.
+pub(super) enum Work {
+    /// Run this in a transaction.
+    Change(Job),
+    /// Take this file for the journal.
+    Journal(Compacted),
+    /// See whether the index is damaged.
+    Look,
+}
+
 /// A change to run; gives what to do after the commit.
 pub(super) type Job = Box<dyn FnOnce(&Connection) -> Settled + Send>;
 
@@ -23,8 +48,17 @@ pub(super) type Job = Box<dyn FnOnce(&Connection) -> Settled + Send>;
 pub(super) struct Settled {
     /// Blobs whose files go if they have no row.
     pub(super) unreferenced: Vec<BlobId>,
+    /// What the journal is to say.
+    pub(super) journal: Vec<u8>,
     /// Tells the caller: the commit's failure, or the files that were taken out.
     pub(super) answer: Box<dyn FnOnce(Result<Vec<Scratch>, StoreError>)>,
+}
+
+/// A journal of all objects there were when the old one had this length.
+pub(super) struct Compacted {
+    pub(super) path: PathBuf,
+    pub(super) from: u64,
+    pub(super) done: oneshot::Sender<std::io::Result<()>>,
 }
 
 /// What the thread needs besides its connection.
@@ -32,28 +66,174 @@ pub(super) struct Context {
     pub(super) folder: Arc<Folder>,
     pub(super) room: Arc<Room>,
     pub(super) counters: Arc<Counters>,
+    pub(super) state: Arc<State>,
+    pub(super) clock: Clock,
 }
 
-/// Runs until every sender is gone.
-pub(super) fn run(connection: Connection, mut jobs: Receiver<Job>, context: &Context) {
-    let mut group = Vec::with_capacity(GROUP);
-    while let Some(first) = jobs.blocking_recv() {
-        group.push(first);
-        while group.len() < GROUP
-            && let Ok(next) = jobs.try_recv()
-        {
-            group.push(next);
+/// The thread's own.
+pub(super) struct Writer {
+    connection: Connection,
+    journal: Journal,
+    context: Context,
+    not_before: Option<Instant>,
+}
+
+impl Writer {
+    /// Opens the index, or makes one.
+    pub(super) fn open(context: Context) -> Result<Self, StoreError> {
+        let opened = rebuild::open(&context.folder, context.clock.now(), false)?;
+        take_over(&opened, &context)?;
+        let Opened { connection, journal, .. } = opened;
+        Ok(Self { connection, journal, context, not_before: None })
+    }
+
+    /// Runs until every sender is gone.
+    pub(super) fn run(mut self, mut queue: Receiver<Work>) {
+        let mut jobs = Vec::with_capacity(GROUP);
+        let mut compacted = Vec::new();
+        while let Some(first) = queue.blocking_recv() {
+            let mut next = Some(first);
+            while let Some(work) = next {
+                match work {
+                    Work::Change(job) => jobs.push(job),
+                    Work::Journal(journal) => compacted.push(journal),
+                    Work::Look => {}
+                }
+                next = if jobs.len() < GROUP { queue.try_recv().ok() } else { None };
+            }
+            self.replace_damaged();
+            self.commit(&mut jobs);
+            for Compacted { path, from, done } in compacted.drain(..) {
+                // A caller that went away wants no answer.
+                drop(done.send(self.take_journal(path, from)));
+            }
+            self.replace_damaged();
         }
-        commit(&connection, group.drain(..), context);
+    }
+
+    fn commit(&mut self, jobs: &mut Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let Self { connection, journal, context, .. } = self;
+        let (committed, settled) = match connection.unchecked_transaction() {
+            Ok(transaction) => {
+                let settled: Vec<Settled> = jobs.drain(..).map(|job| job(&transaction)).collect();
+                let told = tell(journal, &settled, &transaction, &context.state);
+                (told.and_then(|()| transaction.commit()), settled)
+            }
+            // Each savepoint is then a transaction of its own, and tells its caller what is wrong.
+            Err(_) => {
+                let settled: Vec<Settled> = jobs.drain(..).map(|job| job(connection)).collect();
+                (tell(journal, &settled, connection, &context.state), settled)
+            }
+        };
+        context.state.journal.store(journal.len(), Ordering::Release);
+        let mut answers = Vec::with_capacity(settled.len());
+        for Settled { unreferenced, answer, .. } in settled {
+            let gone =
+                unreferenced.into_iter().filter(|id| matches!(statements::blob(connection, *id), Ok(None)));
+            let taken_out =
+                gone.filter_map(|id| context.folder.take_out(id, |size| context.room.hold(on_disk(size))));
+            answers.push((taken_out.collect::<Vec<_>>(), answer));
+        }
+        // After the files on their way out are accounted for, before anyone is told that there is room.
+        if let Err(error) = publish_totals(connection, context) {
+            tracing::warn!(%error, "cannot read the index's totals; the store's figures are late");
+        }
+        let failure = committed.err().map(|error| {
+            context.state.failed(&error);
+            error.to_string()
+        });
+        for (taken_out, answer) in answers {
+            answer(match &failure {
+                None => Ok(taken_out),
+                Some(reason) => Err(context.state.error(format!("cannot commit: {reason}"))),
+            });
+        }
+    }
+
+    /// Puts a compacted journal in place of the old one, whose newest entries it is given first.
+    fn take_journal(&mut self, path: PathBuf, from: u64) -> std::io::Result<()> {
+        let tail = self.journal.tail(from)?;
+        let file = File::options().write(true).open(&path)?;
+        file.write_all_at(&tail, file.metadata()?.len())?;
+        let place = rebuild::journal(self.context.state.path());
+        fs::rename(&path, &place)?;
+        self.journal = Journal::open(&place)?;
+        let len = self.journal.len();
+        let at = i64::try_from(len).unwrap_or(INCOMPLETE);
+        let told = self.connection.execute("UPDATE totals SET journal = ?1", [at]);
+        told.map_err(std::io::Error::other)?;
+        self.context.state.journal.store(len, Ordering::Release);
+        self.context.state.complete.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes a new index in place of a damaged one. Look-ups fail meanwhile, and so requests are passed through.
+    fn replace_damaged(&mut self) {
+        if !self.context.state.is_damaged() || self.not_before.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        // Closed first: closing removes the -wal by its name, which will be the new file's.
+        let Ok(nothing) = Connection::open_in_memory() else { return };
+        drop(std::mem::replace(&mut self.connection, nothing));
+        let opened = rebuild::open(&self.context.folder, self.context.clock.now(), true);
+        match opened.and_then(|opened| take_over(&opened, &self.context).map(|()| opened)) {
+            Ok(opened) => {
+                self.connection = opened.connection;
+                self.journal = opened.journal;
+                self.not_before = None;
+                self.context.state.replaced();
+            }
+            Err(error) => {
+                tracing::error!(%error, "the damaged index cannot be replaced yet; requests are passed through");
+                self.not_before = Some(Instant::now() + RETRY);
+            }
+        }
     }
 }
 
+/// Tells everyone what an index that was just opened has.
+fn take_over(opened: &Opened, context: &Context) -> Result<(), StoreError> {
+    let state = &context.state;
+    state.journal.store(opened.journal.len(), Ordering::Release);
+    state.complete.store(opened.complete, Ordering::Release);
+    state.hold_unclaimed(opened.unclaimed.map(|bytes| context.room.hold(bytes)));
+    publish_totals(&opened.connection, context).map_err(|error| state.error(error.to_string()))
+}
+
 /// Copies the index's totals to those who ask for them often.
-pub(super) fn publish_totals(connection: &Connection, context: &Context) -> rusqlite::Result<()> {
+fn publish_totals(connection: &Connection, context: &Context) -> rusqlite::Result<()> {
     let totals = statements::totals(connection)?;
     context.room.set_committed(totals.disk_bytes);
     context.counters.set_totals(&totals);
     Ok(())
+}
+
+/// Appends to the journal what the transaction did, and notes its length there. A journal that cannot be written costs
+/// no commit: it is incomplete then, and written anew by the next upkeep.
+fn tell(
+    journal: &mut Journal,
+    settled: &[Settled],
+    connection: &Connection,
+    state: &State,
+) -> rusqlite::Result<()> {
+    let frames: Vec<u8> = settled.iter().flat_map(|one| one.journal.iter().copied()).collect();
+    if frames.is_empty() {
+        return Ok(());
+    }
+    let complete = state.complete.load(Ordering::Acquire);
+    let at = match journal.append(&frames) {
+        Ok(len) if complete => i64::try_from(len).unwrap_or(INCOMPLETE),
+        Ok(_) => return Ok(()),
+        Err(error) => {
+            tracing::warn!(%error, "cannot write the index's journal; it is written anew when that works");
+            state.complete.store(false, Ordering::Release);
+            INCOMPLETE
+        }
+    };
+    connection.prepare_cached("UPDATE totals SET journal = ?1")?.execute([at]).map(drop)
 }
 
 /// Runs `work` so that it happens whole or not at all.
@@ -65,40 +245,12 @@ pub(super) fn savepoint<T>(
     let connection = change.connection;
     connection.execute_batch("SAVEPOINT change").map_err(&failed)?;
     let result = work(change);
-    let end = if result.is_ok() { "RELEASE change" } else { "ROLLBACK TO change; RELEASE change" };
+    let end = if result.is_ok() {
+        "RELEASE change"
+    } else {
+        change.journal.clear();
+        "ROLLBACK TO change; RELEASE change"
+    };
     connection.execute_batch(end).map_err(failed)?;
     result
-}
-
-fn commit(connection: &Connection, group: impl Iterator<Item = Job>, context: &Context) {
-    let (committed, settled) = match connection.unchecked_transaction() {
-        Ok(transaction) => {
-            let settled: Vec<Settled> = group.map(|job| job(&transaction)).collect();
-            (transaction.commit(), settled)
-        }
-        // Each savepoint is then a transaction of its own, and tells its caller what is wrong.
-        Err(_) => (Ok(()), group.map(|job| job(connection)).collect()),
-    };
-    let mut answers = Vec::with_capacity(settled.len());
-    for Settled { unreferenced, answer } in settled {
-        let gone =
-            unreferenced.into_iter().filter(|id| matches!(statements::blob(connection, *id), Ok(None)));
-        let taken_out =
-            gone.filter_map(|id| context.folder.take_out(id, |size| context.room.hold(on_disk(size))));
-        answers.push((taken_out.collect::<Vec<_>>(), answer));
-    }
-    // After the files on their way out are accounted for, before anyone is told that there is room.
-    if let Err(error) = publish_totals(connection, context) {
-        tracing::warn!(%error, "cannot read the index's totals; the store's figures are late");
-    }
-    let failure = committed.err().map(|error| error.to_string());
-    for (taken_out, answer) in answers {
-        answer(match &failure {
-            None => Ok(taken_out),
-            Some(reason) => Err(StoreError::Index {
-                path: context.folder.index(),
-                reason: format!("cannot commit: {reason}"),
-            }),
-        });
-    }
 }

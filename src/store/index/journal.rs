@@ -1,0 +1,268 @@
+//! The journal of the index: every object that entered, changed or left, one checksummed frame each, appended in the
+//! order of the index's transactions. It is read only when the index is damaged, missing or behind it, and then has
+//! what a blob's own trailer has not: objects that share another's blob, and heads that a `304` refreshed.
+//!
+//! It costs a commit one write of a few hundred bytes for all changes of a transaction, just before that commits, and
+//! no sync: like the index's last transactions, its last frames survive a crash of the process and not always one of
+//! the machine. Then the trailers of the blobs stand in. A frame that is damaged is skipped, those behind it are found
+//! by their mark.
+//!
+//! ```text
+//! mark (4) · length (4) · payload · XXH3-64 of length and payload (8)
+//! payload: 1 · id (8) · pinned (1) · SHA-256 (32) · body's length (8) · bytes on disk (8) · record
+//!        | 2 · id (8)
+//! ```
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::store::object::Fields;
+use crate::store::trailer::RECORD_MAX;
+use crate::store::{BlobId, NewObject};
+
+const MARK: [u8; 4] = *b"\xf5gj1";
+const PUT: u8 = 1;
+const REMOVE: u8 = 2;
+
+/// Bytes of a payload, at most: a put's fields and the largest record.
+const PAYLOAD_MAX: usize = 58 + RECORD_MAX;
+
+/// Bytes of a frame besides its payload.
+const FRAME: usize = 16;
+
+/// Bytes read at once.
+const WINDOW: usize = 1 << 20;
+
+/// An object as it is in the index, with what only the index knows of its blob.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Put {
+    pub(super) id: i64,
+    pub(super) pinned: bool,
+    pub(super) blob: BlobId,
+    /// The body's length.
+    pub(super) len: u64,
+    /// The blob's bytes on disk.
+    pub(super) disk: u64,
+    pub(super) new: NewObject,
+}
+
+/// What a frame says.
+#[derive(Debug, PartialEq)]
+pub(super) enum Entry {
+    /// The object is now this one, whatever it was.
+    Put(Box<Put>),
+    /// There is no object with this id any more.
+    Remove(i64),
+}
+
+/// The open file. One thread appends.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    len: u64,
+}
+
+impl Journal {
+    /// Opens the file, or begins it.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let len = file.metadata()?.len();
+        Ok(Self { file, len })
+    }
+
+    /// Bytes that are there.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Appends frames; after a failure the next ones take their place.
+    pub(super) fn append(&mut self, frames: &[u8]) -> io::Result<u64> {
+        self.file.write_all_at(frames, self.len)?;
+        self.len += frames.len() as u64;
+        Ok(self.len)
+    }
+
+    /// What was appended from here on.
+    pub(super) fn tail(&self, from: u64) -> io::Result<Vec<u8>> {
+        let mut tail = vec![0; usize::try_from(self.len.saturating_sub(from)).unwrap_or(0)];
+        self.file.read_exact_at(&mut tail, from)?;
+        Ok(tail)
+    }
+}
+
+impl Put {
+    /// Appends the frame.
+    pub(super) fn encode(&self, frames: &mut Vec<u8>) {
+        let mut payload = vec![PUT];
+        payload.extend_from_slice(&self.id.to_le_bytes());
+        payload.push(u8::from(self.pinned));
+        payload.extend_from_slice(self.blob.as_bytes());
+        payload.extend_from_slice(&self.len.to_le_bytes());
+        payload.extend_from_slice(&self.disk.to_le_bytes());
+        payload.extend_from_slice(&self.new.encode());
+        frame(frames, &payload);
+    }
+}
+
+/// Appends the frame that removes an object.
+pub(super) fn encode_remove(object: i64, frames: &mut Vec<u8>) {
+    let mut payload = vec![REMOVE];
+    payload.extend_from_slice(&object.to_le_bytes());
+    frame(frames, &payload);
+}
+
+fn frame(frames: &mut Vec<u8>, payload: &[u8]) {
+    let begin = frames.len() + MARK.len();
+    frames.extend_from_slice(&MARK);
+    // A record's size was checked before it came here.
+    frames.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+    frames.extend_from_slice(payload);
+    let checksum = xxh3_64(&frames[begin..]);
+    frames.extend_from_slice(&checksum.to_le_bytes());
+}
+
+/// The first frame of `bytes`, and its length; `None` if it is not a sound one.
+fn decode(bytes: &[u8]) -> Option<(Entry, usize)> {
+    let mut fields = Fields(bytes);
+    if fields.array()? != MARK {
+        return None;
+    }
+    let payload = fields.bytes()?;
+    if payload.len() > PAYLOAD_MAX {
+        return None;
+    }
+    let checked = &bytes[MARK.len()..FRAME - 8 + payload.len()];
+    if u64::from_le_bytes(fields.array()?) != xxh3_64(checked) {
+        return None;
+    }
+    let mut fields = Fields(payload);
+    let entry = match fields.array()? {
+        [PUT] => Entry::Put(Box::new(Put {
+            id: i64::from_le_bytes(fields.array()?),
+            pinned: fields.array()? != [0],
+            blob: fields.array::<32>()?.into(),
+            len: u64::from_le_bytes(fields.array()?),
+            disk: u64::from_le_bytes(fields.array()?),
+            new: NewObject::decode(fields.0)?,
+        })),
+        [REMOVE] => Entry::Remove(i64::from_le_bytes(fields.array()?)),
+        _ => return None,
+    };
+    Some((entry, payload.len() + FRAME))
+}
+
+/// Reads frames one after another, past those that are damaged.
+pub(super) struct Frames<R> {
+    from: R,
+    window: Vec<u8>,
+    at: usize,
+    ended: bool,
+    /// Bytes that were not part of a sound frame.
+    pub(super) skipped: u64,
+}
+
+impl<R: Read> Frames<R> {
+    pub(super) fn new(from: R) -> Self {
+        Self { from, window: Vec::new(), at: 0, ended: false, skipped: 0 }
+    }
+
+    /// The next sound frame.
+    pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
+        loop {
+            self.refill()?;
+            let left = &self.window[self.at..];
+            if left.is_empty() {
+                return Ok(None);
+            }
+            if let Some((entry, len)) = decode(left) {
+                self.at += len;
+                return Ok(Some(entry));
+            }
+            let next = left[1..].windows(MARK.len()).position(|bytes| *bytes == MARK);
+            // The last bytes may be the begin of a mark, if more come.
+            let skip = match next {
+                Some(next) => 1 + next,
+                None if self.ended => left.len(),
+                None => left.len() - (MARK.len() - 1),
+            };
+            self.at += skip;
+            self.skipped += skip as u64;
+        }
+    }
+
+    /// Has the largest frame in the window, unless the end is nearer.
+    fn refill(&mut self) -> io::Result<()> {
+        if self.ended || self.window.len() - self.at >= PAYLOAD_MAX + FRAME {
+            return Ok(());
+        }
+        self.window.drain(..self.at);
+        self.at = 0;
+        let more = (WINDOW - self.window.len()) as u64;
+        self.ended = (&mut self.from).take(more).read_to_end(&mut self.window)? < more as usize;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, StatusCode};
+    use proptest::prelude::*;
+
+    fn put(id: i64) -> Put {
+        let new = NewObject {
+            key: format!("all/content/{id}").into(),
+            selecting: String::new(),
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            content_type: "virus-definitions".into(),
+            upstream: "manager".into(),
+            request_time: 1,
+            response_time: 2,
+        };
+        Put { id, pinned: id % 2 == 0, blob: [7; 32].into(), len: 10, disk: 4096, new }
+    }
+
+    fn entries(bytes: &[u8]) -> Vec<Entry> {
+        let mut frames = Frames::new(bytes);
+        std::iter::from_fn(|| frames.next().unwrap()).collect()
+    }
+
+    #[test]
+    fn frames_read_back_in_their_order_across_windows() {
+        let mut bytes = Vec::new();
+        let many = 12_000;
+        for id in 0..many {
+            put(id).encode(&mut bytes);
+            encode_remove(id, &mut bytes);
+        }
+        assert!(bytes.len() > 2 * WINDOW);
+        let expected = (0..many).flat_map(|id| [Entry::Put(Box::new(put(id))), Entry::Remove(id)]);
+        assert!(entries(&bytes).into_iter().eq(expected));
+    }
+
+    proptest! {
+        #[test]
+        fn a_flipped_bit_costs_one_frame(at: proptest::sample::Index) {
+            let mut bytes = Vec::new();
+            (0..5).for_each(|id| put(id).encode(&mut bytes));
+            let bit = at.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let hit = bit / 8 / (bytes.len() / 5);
+            let expected = (0..5).filter(|id| *id != hit).map(|id| Entry::Put(Box::new(put(id as i64))));
+            prop_assert!(entries(&bytes).into_iter().eq(expected));
+        }
+
+        #[test]
+        fn a_torn_end_costs_one_frame(cut in 1usize..100) {
+            let mut bytes = Vec::new();
+            (0..2).for_each(|id| put(id).encode(&mut bytes));
+            bytes.truncate(bytes.len() - cut);
+            prop_assert_eq!(entries(&bytes), [Entry::Put(Box::new(put(0)))]);
+        }
+    }
+}

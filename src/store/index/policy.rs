@@ -1,0 +1,118 @@
+//! Which objects give way to others: S3-FIFO (Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP
+//! 2023). New objects are on probation in a small queue; one that was used there moves on to the main queue, one that
+//! was not goes, and its key is remembered for a while, so that it begins in the main queue if it comes back. In the
+//! main queue each use buys another round. A scan of whole files that nobody asks for again thus goes through the
+//! small queue and leaves the rest alone.
+//!
+//! Here the queues are rows in the order of `entered`, so a turn is one look-up by an index. Three things are not the
+//! paper's, and measured better on a site's requests (benches/README.md): the small queue has a quarter instead of a
+//! tenth, because new revisions are what most clients want; one use is enough to stay, because uses are written down
+//! once a minute and a crowd counts as one; and the number of ghosts is fixed.
+
+use rusqlite::{Connection, OptionalExtension, Result, params};
+
+use super::statements::{BATCH, Change, Found, RemovedObjects};
+
+/// Percent of all objects' bytes above which the small queue gives way first.
+const SMALL_SHARE: u64 = 25;
+
+/// Uses that count; more buy no further rounds.
+pub(super) const USES_MAX: i64 = 3;
+
+/// Keys remembered of objects that went from the small queue.
+const GHOSTS: i64 = 1024;
+
+/// Objects given another chance for one that goes. Beyond it the next goes whatever its uses, so that room is made
+/// in bounded time even if everything was used.
+const CHANCES: usize = BATCH;
+
+/// Where an object waits for its turn. The numbers are the column's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// On probation.
+    Small = 0,
+    /// Used before.
+    Main = 1,
+}
+
+/// An object whose turn it is.
+struct Candidate {
+    found: Found,
+    uses: i64,
+}
+
+/// The queue a new object of this key begins in.
+pub(super) fn begins_in(connection: &Connection, key: &str) -> Result<Queue> {
+    let mut forget = connection.prepare_cached("DELETE FROM ghosts WHERE key = ?1")?;
+    Ok(if forget.execute([ghost(key)])? > 0 { Queue::Main } else { Queue::Small })
+}
+
+/// The place behind all others of a queue.
+pub(super) fn last(connection: &Connection, queue: Queue) -> Result<i64> {
+    let mut last = connection.prepare_cached(
+        "SELECT coalesce(max(entered), 0) + 1 FROM objects WHERE queue = ?1 AND pinned = 0",
+    )?;
+    last.query_row([queue as i64], |row| row.get(0))
+}
+
+/// Removes objects until their blobs give back `enough` bytes, at most [`BATCH`] of them, at least one if there is
+/// one that is not pinned.
+pub(super) fn evict(change: &mut Change<'_>, enough: u64) -> Result<RemovedObjects> {
+    let mut all = RemovedObjects::default();
+    let mut chances = CHANCES;
+    while all.removed.bytes < enough && all.keys.len() < BATCH {
+        let first = if small_is_over(change.connection)? { Queue::Small } else { Queue::Main };
+        let other = if first == Queue::Small { Queue::Main } else { Queue::Small };
+        let (queue, next) = match candidate(change.connection, first)? {
+            Some(next) => (first, next),
+            None => match candidate(change.connection, other)? {
+                Some(next) => (other, next),
+                None => break,
+            },
+        };
+        if next.uses > 0 && chances > 0 {
+            chances -= 1;
+            let left = if queue == Queue::Small { 0 } else { next.uses - 1 };
+            enter_main(change.connection, next.found.id, left)?;
+            continue;
+        }
+        if queue == Queue::Small {
+            remember(change.connection, &next.found.key)?;
+        }
+        all.add(change.delete(vec![next.found])?);
+    }
+    Ok(all)
+}
+
+fn small_is_over(connection: &Connection) -> Result<bool> {
+    let mut totals = connection.prepare_cached("SELECT small_bytes, object_bytes FROM totals")?;
+    let (small, all) = totals.query_row([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+    Ok(u128::from(small.unsigned_abs()) * 100 > u128::from(all.unsigned_abs()) * u128::from(SMALL_SHARE))
+}
+
+fn candidate(connection: &Connection, queue: Queue) -> Result<Option<Candidate>> {
+    let mut first = connection.prepare_cached(
+        "SELECT id, key, blob, uses FROM objects WHERE queue = ?1 AND pinned = 0 ORDER BY entered, id LIMIT 1",
+    )?;
+    first
+        .query_row([queue as i64], |row| Ok(Candidate { found: Found::of(row)?, uses: row.get(3)? }))
+        .optional()
+}
+
+fn enter_main(connection: &Connection, object: i64, uses: i64) -> Result<()> {
+    let at = last(connection, Queue::Main)?;
+    let mut enter =
+        connection.prepare_cached("UPDATE objects SET queue = ?2, entered = ?3, uses = ?4 WHERE id = ?1")?;
+    enter.execute(params![object, Queue::Main as i64, at, uses]).map(drop)
+}
+
+fn remember(connection: &Connection, key: &str) -> Result<()> {
+    let mut remember = connection.prepare_cached("INSERT OR REPLACE INTO ghosts (key) VALUES (?1)")?;
+    let last = remember.insert([ghost(key)])?;
+    connection.prepare_cached("DELETE FROM ghosts WHERE id <= ?1")?.execute([last - GHOSTS]).map(drop)
+}
+
+/// What is remembered of a key. Two keys with one hash cost a wrong guess.
+fn ghost(key: &str) -> i64 {
+    xxhash_rust::xxh3::xxh3_64(key.as_bytes()).cast_signed()
+}

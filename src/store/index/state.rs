@@ -1,0 +1,107 @@
+//! What the index's threads tell each other: whether the file is damaged, how far the journal goes, what a rebuilt
+//! index still lacks. Loads and stores; no lock is held over I/O.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::check;
+use crate::store::StoreError;
+use crate::store::room::Reservation;
+
+/// Shared by the writing thread, the readers and the store.
+#[derive(Debug)]
+pub(in crate::store) struct State {
+    path: PathBuf,
+    damaged: AtomicBool,
+    /// Counts the files that were the index, so that a connection to an earlier one is not used again.
+    pub(super) generation: AtomicU64,
+    /// The journal's length after the last transaction.
+    pub(super) journal: AtomicU64,
+    /// The journal has every object.
+    pub(super) complete: AtomicBool,
+    /// Files without a row may be objects that were lost with an index.
+    pub(in crate::store) adopting: AtomicBool,
+    /// No sweep has looked at all files since the index was opened.
+    pub(in crate::store) unswept: AtomicBool,
+    /// Room that those files take, until each has a row or is removed.
+    unclaimed: Mutex<Option<Reservation>>,
+}
+
+impl State {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            damaged: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            journal: AtomicU64::new(0),
+            complete: AtomicBool::new(false),
+            adopting: AtomicBool::new(false),
+            unswept: AtomicBool::new(true),
+            unclaimed: Mutex::default(),
+        }
+    }
+
+    /// The index's file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An error of a statement, for the caller; notes if it means damage. May write a mark, so only where blocking is
+    /// allowed.
+    pub(super) fn failed(&self, error: &rusqlite::Error) -> StoreError {
+        if check::is_damage(error) && !self.damaged.swap(true, Ordering::AcqRel) {
+            tracing::error!(index = %self.path.display(), %error,
+                "the index is damaged; it is rebuilt, and until then requests are passed through");
+            if let Err(error) = std::fs::write(suspect(&self.path), error.to_string()) {
+                tracing::warn!(%error, "cannot mark the index as damaged for the next start");
+            }
+        }
+        self.error(error.to_string())
+    }
+
+    pub(super) fn error(&self, reason: String) -> StoreError {
+        StoreError::Index { path: self.path.clone(), reason }
+    }
+
+    /// Whether the file waits to be replaced.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Acquire)
+    }
+
+    /// There is a sound file again.
+    pub(super) fn replaced(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.damaged.store(false, Ordering::Release);
+    }
+
+    /// Accounts for the files without a row.
+    pub(super) fn hold_unclaimed(&self, room: Option<Reservation>) {
+        self.adopting.store(room.is_some(), Ordering::Release);
+        self.unswept.store(true, Ordering::Release);
+        let before = std::mem::replace(&mut *self.unclaimed(), room);
+        drop(before);
+    }
+
+    /// One of them has a row now, or is gone.
+    pub(in crate::store) fn claimed(&self, bytes: u64) {
+        if let Some(room) = &mut *self.unclaimed() {
+            room.give_back(bytes);
+        }
+    }
+
+    /// None are left.
+    pub(in crate::store) fn all_claimed(&self) {
+        self.adopting.store(false, Ordering::Release);
+        drop(self.unclaimed().take());
+    }
+
+    fn unclaimed(&self) -> MutexGuard<'_, Option<Reservation>> {
+        self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The mark of an index that was found damaged while it served.
+pub(super) fn suspect(index: &Path) -> PathBuf {
+    index.with_file_name("index.suspect")
+}

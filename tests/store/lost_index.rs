@@ -1,0 +1,329 @@
+//! Whatever happens to the index, its journal and the blobs bring it back: every object with its head, and never a
+//! wrong one. Lost are last uses.
+
+use super::*;
+use gupd::store::BLOCK;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+/// A key, its variant, the head it is to have, and its body.
+type Known = (&'static str, &'static str, HeaderMap, Bytes);
+
+fn headers(etag: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static(etag))])
+}
+
+async fn put(store: &Arc<Store>, key: &str, selecting: &str, etag: &'static str, body: &Bytes) -> i64 {
+    let mut writer = store.begin(Some(body.len() as u64)).await.unwrap();
+    writer.write(vec![body.clone()]).await.unwrap();
+    let new = NewObject { selecting: selecting.to_owned(), headers: headers(etag), ..response(key) };
+    writer.commit(new).await.unwrap().object.id
+}
+
+/// One of each that an index can have: objects that share a blob, a head that was refreshed, variants, one that was
+/// replaced, one that was removed.
+async fn fill(store: &Arc<Store>) -> Vec<Known> {
+    let (one, two, three) = (body(1, BLOCK + 9), body(2, 10), body(3, 300));
+    put(store, "first", "", "\"a\"", &one).await;
+    put(store, "shares", "", "\"b\"", &one).await;
+    let refreshed = put(store, "refreshed", "", "\"old\"", &two).await;
+    store.refresh(refreshed, &headers("\"new\""), NOW + 1, NOW + 2).await.unwrap();
+    put(store, "variants", "a=1", "\"1\"", &body(4, 40)).await;
+    put(store, "variants", "a=2", "\"2\"", &body(5, 50)).await;
+    put(store, "replaced", "", "\"x\"", &body(6, 60)).await;
+    put(store, "replaced", "", "\"y\"", &three).await;
+    put(store, "removed", "", "\"z\"", &body(7, 70)).await;
+    store.remove("removed").await.unwrap();
+    vec![
+        ("first", "", headers("\"a\""), one.clone()),
+        ("shares", "", headers("\"b\""), one),
+        ("refreshed", "", headers("\"new\""), two),
+        ("variants", "a=1", headers("\"1\""), body(4, 40)),
+        ("variants", "a=2", headers("\"2\""), body(5, 50)),
+        ("replaced", "", headers("\"y\""), three),
+    ]
+}
+
+async fn assert_has(store: &Store, known: &[Known]) {
+    for (key, selecting, headers, body) in known {
+        let found = store.lookup(key).await.unwrap();
+        let Some(object) = found.iter().find(|object| object.selecting == *selecting) else {
+            panic!("{key} {selecting} is lost: {found:?}");
+        };
+        assert_eq!(object.headers, *headers, "{key}");
+        let source = Source::Blob { id: object.blob, len: object.len };
+        assert_eq!(read_from(store, &source, 0, object.len).await.unwrap(), *body, "{key}");
+    }
+    assert!(store.lookup("removed").await.unwrap().is_empty());
+    assert_eq!(store.facts().objects, known.len() as u64);
+}
+
+fn index(site: &Site) -> PathBuf {
+    site.config.dir.join("index.db")
+}
+
+fn journal(site: &Site) -> PathBuf {
+    site.config.dir.join("index.journal")
+}
+
+fn filled() -> (Site, Vec<Known>) {
+    let site = Site::new();
+    let known = run(async { fill(&site.open()).await });
+    (site, known)
+}
+
+/// What it takes to tell a sound index from a damaged one: the same at every start.
+fn survives(site: &Site, known: &[Known]) {
+    for _start in 0..2 {
+        run(async { assert_has(&site.open(), known).await });
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_the_index_costs_nothing() {
+    let (site, known) = filled();
+    let sound = fs::read(index(&site)).unwrap();
+    let flipped = |bit: usize| {
+        let mut bytes = sound.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(index(&site), bytes).unwrap();
+        run(async { assert_has(&site.open(), &known).await });
+    };
+    // The first page's head says how to read all others.
+    (0..100 * 8).step_by(7).for_each(flipped);
+    let anywhere = any::<proptest::sample::Index>();
+    let flips = |at: proptest::sample::Index| {
+        flipped(at.index(sound.len() * 8));
+        Ok(())
+    };
+    TestRunner::new(ProptestConfig::with_cases(100)).run(&anywhere, flips).unwrap();
+}
+
+#[test]
+fn an_index_that_is_cut_short_or_garbage_or_gone_costs_nothing() {
+    let (site, known) = filled();
+    let sound = fs::read(index(&site)).unwrap();
+    for len in [0, 1, 15, 100, 4095, 4096, 8192, sound.len() - 4096, sound.len() - 1] {
+        fs::write(index(&site), &sound[..len]).unwrap();
+        survives(&site, &known);
+    }
+    for garbage in [&b"not a database at all"[..], &[0xff; 100_000], &[0; 100_000]] {
+        fs::write(index(&site), garbage).unwrap();
+        survives(&site, &known);
+    }
+    fs::remove_file(index(&site)).unwrap();
+    survives(&site, &known);
+}
+
+#[test]
+fn a_damaged_index_is_kept_aside_until_the_next_one() {
+    let (site, known) = filled();
+    let damaged = |site: &Site| -> Vec<Vec<u8>> {
+        let entries = fs::read_dir(&site.config.dir).unwrap().map(|entry| entry.unwrap().path());
+        let names = entries.filter(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.starts_with("index.damaged-") && !name.ends_with("-wal") && !name.ends_with("-shm")
+        });
+        names.map(|path| fs::read(path).unwrap()).collect()
+    };
+    for garbage in ["one", "two"] {
+        site.clock.advance(Duration::from_secs(1));
+        fs::write(index(&site), garbage).unwrap();
+        survives(&site, &known);
+        let kept = damaged(&site);
+        assert!(kept.len() == 1 && kept[0].starts_with(garbage.as_bytes()), "{} files", kept.len());
+    }
+}
+
+#[test]
+fn an_index_that_is_damaged_while_it_serves_is_made_anew_and_nothing_is_served_from_it() {
+    let (site, known) = filled();
+    let sound = fs::read(index(&site)).unwrap();
+    run(async {
+        let store = site.open();
+        // In place, as a disk does it, and all of it but the head that is in memory by now.
+        let file = fs::File::options().write(true).open(index(&site)).unwrap();
+        let rot = vec![0x5a; sound.len() - 4096];
+        std::os::unix::fs::FileExt::write_all_at(&file, &rot, 4096).unwrap();
+        let first = store.lookup("first").await;
+        assert!(matches!(first, Err(StoreError::Index { .. })), "{first:?}");
+        // Behind the rebuilding, on the index's thread.
+        store.record_use(vec![]).await.unwrap();
+        assert_has(&store, &known).await;
+        put(&store, "later", "", "\"l\"", &body(9, 10)).await;
+        store.remove("later").await.unwrap();
+    });
+    survives(&site, &known);
+}
+
+#[test]
+fn damage_that_a_write_meets_is_healed_too() {
+    let (site, known) = filled();
+    let sound = fs::read(index(&site)).unwrap();
+    run(async {
+        let store = site.open();
+        let file = fs::File::options().write(true).open(index(&site)).unwrap();
+        let rot = vec![0x5a; sound.len() - 4096];
+        std::os::unix::fs::FileExt::write_all_at(&file, &rot, 4096).unwrap();
+        // The writing connection has read all pages at the start; this one empties its memory of them.
+        let other = rusqlite::Connection::open(index(&site)).unwrap();
+        drop(other.execute_batch("PRAGMA user_version = 2"));
+        drop(other);
+        assert!(store.remove("removed").await.is_err());
+        put(&store, "removed", "", "\"l\"", &body(9, 10)).await;
+        store.remove("removed").await.unwrap();
+        assert_has(&store, &known).await;
+    });
+    survives(&site, &known);
+}
+
+#[test]
+fn without_index_and_journal_the_blobs_own_records_remain() {
+    let (site, known) = filled();
+    let disk = run(async { site.open().facts().disk_bytes });
+    // Whose blobs have no other first object.
+    let first: Vec<Known> = known.iter().filter(|known| known.0 != "shares").cloned().collect();
+    fs::remove_file(index(&site)).unwrap();
+    fs::remove_file(journal(&site)).unwrap();
+    drop(site.open());
+    let mut full = Site { dir: site.dir, config: site.config.clone(), clock: site.clock.clone() };
+    full.config.quota = disk + 8 * BLOCK;
+    run(async {
+        let store = full.open();
+        assert!(store.lookup("first").await.unwrap().is_empty());
+        let refused = store.begin(Some(16 * BLOCK)).await;
+        assert!(refused.is_err(), "the room of files without a row is not given away");
+        store.maintain().await.unwrap();
+        for (key, ..) in &first {
+            assert!(!store.lookup(key).await.unwrap().is_empty(), "{key}");
+        }
+        assert_eq!(store.lookup("refreshed").await.unwrap()[0].headers, headers("\"old\""));
+        assert_eq!((store.facts().disk_bytes, store.facts().objects), (disk, first.len() as u64));
+        drop(store);
+        // The journal has them now.
+        fs::remove_file(index(&full)).unwrap();
+        assert_eq!(full.open().facts().objects, first.len() as u64);
+    });
+}
+
+#[test]
+fn files_that_are_no_blobs_are_removed_when_the_index_was_lost() {
+    let (site, known) = filled();
+    fs::remove_file(index(&site)).unwrap();
+    let (junk, misnamed) = (BlobId::from([1; 32]), BlobId::from([2; 32]));
+    fs::write(site.blob(junk), "rot").unwrap();
+    let any = site.files().len() - 1;
+    let sound = run(async { site.open().lookup("first").await.unwrap()[0].blob });
+    fs::remove_file(index(&site)).unwrap();
+    fs::copy(site.blob(sound), site.blob(misnamed)).unwrap();
+    run(async {
+        let store = site.open();
+        store.maintain().await.unwrap();
+        assert_has(&store, &known).await;
+    });
+    assert_eq!(site.files().len(), any);
+    assert!(!site.blob(junk).exists() && !site.blob(misnamed).exists());
+}
+
+#[test]
+fn a_journal_that_is_lost_or_damaged_is_written_anew() {
+    for damage in [None, Some(0), Some(50)] {
+        let (site, known) = filled();
+        match damage {
+            None => fs::remove_file(journal(&site)).unwrap(),
+            Some(len) => fs::File::options().write(true).open(journal(&site)).unwrap().set_len(len).unwrap(),
+        }
+        run(async {
+            let store = site.open();
+            assert_has(&store, &known).await;
+            store.maintain().await.unwrap();
+            put(&store, "removed", "", "\"l\"", &body(9, 10)).await;
+            store.remove("removed").await.unwrap();
+        });
+        fs::remove_file(index(&site)).unwrap();
+        survives(&site, &known);
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_the_journal_alone_costs_nothing_and_with_the_index_gone_one_entry() {
+    let (site, known) = filled();
+    let sound = fs::read(journal(&site)).unwrap();
+    for bit in (0..sound.len() * 8).step_by(sound.len() * 8 / 20) {
+        let mut bytes = sound.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(journal(&site), bytes).unwrap();
+        run(async { assert_has(&site.open(), &known).await });
+        fs::remove_file(index(&site)).unwrap();
+        run(async {
+            let store = site.open();
+            let mut found = 0;
+            for (key, selecting, _, body) in &known {
+                let objects = store.lookup(key).await.unwrap();
+                let Some(object) = objects.iter().find(|object| object.selecting == *selecting) else {
+                    continue;
+                };
+                found += 1;
+                let source = Source::Blob { id: object.blob, len: object.len };
+                assert_eq!(read_from(&store, &source, 0, object.len).await.unwrap(), *body, "{key}");
+            }
+            assert!(found + 1 >= known.len(), "bit {bit}");
+        });
+        // Back to what it was, for the next bit.
+        fs::write(journal(&site), &sound).unwrap();
+        fs::remove_file(index(&site)).unwrap();
+        run(async { assert_has(&site.open(), &known).await });
+    }
+}
+
+#[test]
+fn an_index_behind_its_journal_is_brought_up_to_it() {
+    let site = Site::new();
+    let store = site.open();
+    let early = run(async {
+        put(&store, "early", "", "\"e\"", &body(8, 10)).await;
+        // An index as a power cut may leave it: without its last transactions.
+        let early = site.crashed();
+        fill(&store).await;
+        store.remove("early").await.unwrap();
+        early
+    });
+    let known = run(async { fill(&store).await });
+    drop(store);
+    for name in ["index.db", "index.db-wal"] {
+        fs::copy(early.config.dir.join(name), site.config.dir.join(name)).unwrap();
+    }
+    run(async {
+        let store = site.open();
+        assert_has(&store, &known).await;
+        assert!(store.lookup("early").await.unwrap().is_empty());
+    });
+}
+
+#[test]
+fn the_wal_lost_or_damaged_costs_nothing() {
+    let site = Site::new();
+    let store = site.open();
+    let known = run(fill(&store));
+    for damage in [0, 100, 5000] {
+        let crashed = site.crashed();
+        let wal = crashed.config.dir.join("index.db-wal");
+        let mut bytes = fs::read(&wal).unwrap();
+        bytes[damage] ^= 1;
+        fs::write(&wal, bytes).unwrap();
+        survives(&crashed, &known);
+        let crashed = site.crashed();
+        fs::remove_file(crashed.config.dir.join("index.db-wal")).unwrap();
+        survives(&crashed, &known);
+    }
+}
+
+#[test]
+fn an_object_whose_file_went_with_the_index_is_not_found() {
+    let (site, known) = filled();
+    let blob = run(async { site.open().lookup("refreshed").await.unwrap()[0].blob });
+    fs::remove_file(site.blob(blob)).unwrap();
+    fs::remove_file(index(&site)).unwrap();
+    let left: Vec<Known> = known.into_iter().filter(|known| known.0 != "refreshed").collect();
+    survives(&site, &left);
+}
