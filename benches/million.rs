@@ -1,1 +1,323 @@
-fn main() {}
+//! A relay with a million objects: from its start to the first hit, its memory, look-ups, and what a lost index costs.
+//! Prints the rows for benches/README.md. `OBJECTS` sets another number. The store is made here: one object fetched
+//! by the relay, all others rows beside it; every fiftieth has that object's body, the others' are not asked for.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a program that prints a table, or fails"
+)]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gupd::clock::Clock;
+use gupd::config;
+use gupd::store::Store;
+use rusqlite::Connection;
+
+/// The content every object's path is made of; the number in it is the first object's.
+const FIRST: u64 = 261_121_001;
+const BODY: usize = 100_000;
+
+/// Every so many objects one has a body.
+const SERVED: u64 = 50;
+
+const LOOKUPS: u64 = 20_000;
+
+fn main() {
+    let objects = std::env::var("OBJECTS").map_or(1_000_000, |objects| objects.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    println!("| what, with {objects} objects | measured |\n| --- | ---: |");
+    make(&store, objects);
+    start(&store, objects);
+    look_up(&store, objects);
+    lose(&store, objects.min(100_000), objects);
+}
+
+fn row(what: &str, measured: &str) {
+    println!("| {what} | {measured} |");
+}
+
+fn path(object: u64) -> String {
+    format!("/content/{{535CB6A4-441F-4e8a-A897-804CD859100E}}/{}/full.zip", FIRST + object)
+}
+
+/// Has the relay fetch one object, and enters the others beside it the quick way: as an index of version 1, whose
+/// rows need no checksums, that the next start brings up to date.
+fn make(store: &Path, objects: u64) {
+    let manager = TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = manager.local_addr().unwrap();
+    std::thread::spawn(move || manager.incoming().map_while(Result::ok).for_each(answer));
+    let relay = Relay::start(store, upstream);
+    while !relay.get(0).contains("gupd; hit") {}
+    drop(relay);
+    let index = store.join("index.db");
+    let mut columns = String::new();
+    let old = store.join("index.old");
+    fs::rename(&index, &old).unwrap();
+    drop(fs::rename(store.join("index.db-wal"), store.join("index.old-wal")));
+    for beside in ["index.db-shm", "index.journal"] {
+        drop(fs::remove_file(store.join(beside)));
+    }
+    let connection = Connection::open(&index).unwrap();
+    connection.execute_batch(include_str!("../tests/fixtures/index_v1.sql")).unwrap();
+    columns.push_str(
+        "selecting, status, headers, content_type, upstream, request_time, response_time, last_used",
+    );
+    connection
+        .execute_batch(&format!(
+            "ATTACH '{}' AS old;
+             BEGIN;
+             INSERT INTO blobs SELECT id, hash, len, disk FROM old.blobs;
+             WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {objects})
+                 INSERT INTO blobs SELECT i, unhex(printf('%016x%048x', i * 5871781006564002453, i)), len, disk
+                 FROM n, old.blobs;
+             INSERT INTO objects (key, {columns}, blob)
+                 SELECT replace(key, '{FIRST}', {FIRST} + b.id - 1), {columns}, iif(b.id % {SERVED} = 0, 1, b.id)
+                 FROM main.blobs b, old.objects;
+             DELETE FROM blobs WHERE id NOT IN (SELECT blob FROM objects);
+             COMMIT;",
+            old.display()
+        ))
+        .unwrap();
+    drop(connection);
+    fs::remove_file(old).unwrap();
+    let begun = Instant::now();
+    let opened = open(store);
+    row("once: bringing an index of version 1 up to date", &format!("{:.1?}", begun.elapsed()));
+    let begun = Instant::now();
+    // Nothing of it is evicted: the sweep, the check of the whole index and its journal.
+    run(opened.maintain()).unwrap();
+    row("first upkeep, behind the start: sweep, writing the journal", &format!("{:.1?}", begun.elapsed()));
+    drop(opened);
+    let mib = |name| fs::metadata(store.join(name)).unwrap().len() >> 20;
+    row("index, and its journal", &format!("{} MiB, {} MiB", mib("index.db"), mib("index.journal")));
+}
+
+fn start(store: &Path, objects: u64) {
+    let nobody: SocketAddr = ([127, 0, 0, 1], 1).into();
+    for (memory, cold) in [("page cache warm", false), ("page cache dropped", true)] {
+        let mut took = Vec::new();
+        for _ in 0..5 {
+            if cold && !drop_page_cache() {
+                return;
+            }
+            let begun = Instant::now();
+            let relay = Relay::start(store, nobody);
+            assert!(relay.get(SERVED - 1).contains("gupd; hit"));
+            took.push(begun.elapsed());
+        }
+        took.sort();
+        let figures = format!("{:.0?}, at most {:.0?}", took[2], took[4]);
+        row(&format!("process start to the end of the first hit, {memory}"), &figures);
+    }
+    let relay = Relay::start(store, nobody);
+    let mut stream = relay.connect();
+    let times = (0..LOOKUPS.min(objects / SERVED)).map(|n| {
+        let begun = Instant::now();
+        let head = get(&mut stream, spread(n, objects / SERVED) * SERVED + SERVED - 1);
+        assert!(head.contains("gupd; hit"), "{head}");
+        begun.elapsed()
+    });
+    row(
+        &format!("hit on an object that is not hot, {BODY} bytes, one client"),
+        &percentiles(times.collect()),
+    );
+    // The whole index is read once, a minute after the start at the latest.
+    std::thread::sleep(Duration::from_secs(75));
+    row("resident memory at its peak, `memory = 64MiB`", &format!("{} MiB", relay.peak_memory() >> 20));
+}
+
+fn look_up(store: &Path, objects: u64) {
+    for (memory, cold) in [("page cache warm", false), ("page cache dropped", true)] {
+        if cold && !drop_page_cache() {
+            return;
+        }
+        let opened = open(store);
+        let times = run(async {
+            let mut times = Vec::new();
+            for n in 0..LOOKUPS {
+                let key = key(spread(n, objects));
+                let begun = Instant::now();
+                assert_eq!(opened.lookup(&key).await.unwrap().len(), 1, "{key}");
+                times.push(begun.elapsed());
+            }
+            times
+        });
+        row(&format!("look-up, cold index cache, {memory}"), &percentiles(times));
+    }
+    let mut config = config(store);
+    config.quota = run(async { open(store).facts().disk_bytes }) - 20_000 * 106_496;
+    let opened = Store::open(&config, Clock::system()).unwrap();
+    let times = run(async {
+        let evicting = tokio::spawn({
+            let opened = Arc::clone(&opened);
+            async move { opened.maintain().await }
+        });
+        let (mut times, mut n) = (Vec::new(), 0);
+        while !evicting.is_finished() {
+            let key = key(spread(n, objects));
+            let begun = Instant::now();
+            opened.lookup(&key).await.unwrap();
+            times.push(begun.elapsed());
+            n += 1;
+        }
+        evicting.await.unwrap().unwrap();
+        times
+    });
+    let evicted = objects - opened.facts().objects;
+    row(&format!("look-up while {evicted} objects are evicted"), &percentiles(times));
+}
+
+/// Gives `objects` of the rows files, and loses the index.
+fn lose(store: &Path, objects: u64, of: u64) {
+    let index = Connection::open(store.join("index.db")).unwrap();
+    let mut hashes =
+        index.prepare("SELECT lower(hex(hash)), len FROM blobs ORDER BY id DESC LIMIT ?1").unwrap();
+    let rows = hashes
+        .query_map([objects as i64], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
+        .unwrap();
+    for (name, len) in rows.map(Result::unwrap) {
+        let blob = store.join("blobs").join(&name[..2]).join(&name);
+        if !blob.exists() {
+            File::create(blob).unwrap().set_len(len as u64).unwrap();
+        }
+    }
+    drop(hashes);
+    drop(index);
+    fs::remove_file(store.join("index.db")).unwrap();
+    let begun = Instant::now();
+    let opened = open(store);
+    let took = begun.elapsed();
+    let found = opened.facts().objects;
+    row(&format!("start without an index: {found} objects from a journal of {of}"), &format!("{took:.1?}"));
+}
+
+fn key(object: u64) -> String {
+    format!("all/content/{{535cb6a4-441f-4e8a-a897-804cd859100e}}/{}/full.zip", FIRST + object)
+}
+
+/// The `n`th of all numbers below `of`, in no order.
+fn spread(n: u64, of: u64) -> u64 {
+    n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % of
+}
+
+fn percentiles(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |share: usize| times[(times.len() - 1) * share / 1000];
+    format!("p50 {:.0?}, p99 {:.0?}, p99.9 {:.0?}", at(500), at(990), at(999))
+}
+
+fn config(store: &Path) -> config::Store {
+    config::Store {
+        dir: store.to_owned(),
+        quota: 1 << 50,
+        min_free: 0,
+        max_unused: Duration::from_secs(1 << 30),
+        memory: 64 << 20,
+    }
+}
+
+fn open(store: &Path) -> Arc<Store> {
+    Store::open(&config(store), Clock::system()).unwrap()
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work)
+}
+
+/// Only root may; without it the figures are left out.
+fn drop_page_cache() -> bool {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "1").is_ok()
+}
+
+/// A manager that has one answer.
+fn answer(mut client: TcpStream) {
+    let mut lines = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok);
+    while lines.by_ref().any(|line| line.is_empty()) {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\nETag: \"1\"\r\nLast-Modified: Thu, 20 Nov 2026 10:00:00 GMT\r\nContent-Type: application/zip\r\n\r\n"
+        );
+        drop(client.write_all(head.as_bytes()).and_then(|()| client.write_all(&vec![7; BODY])));
+    }
+}
+
+struct Relay {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Relay {
+    fn start(store: &Path, upstream: SocketAddr) -> Self {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (address, admin) = (free(), free());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gupd"));
+        command.args(["serve", "--listen", &address.to_string(), "--admin", &admin.to_string()]);
+        command.args(["--upstream", &format!("http://{upstream}"), "--store"]).arg(store);
+        command.envs([
+            ("GUPD_STORE_MIN_FREE", "0"),
+            ("GUPD_STORE_MEMORY", "64MiB"),
+            ("GUPD_STORE_QUOTA", "900TiB"),
+        ]);
+        command.stdout(Stdio::null());
+        Self { child: command.spawn().unwrap(), address }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let begun = Instant::now();
+        loop {
+            if let Ok(stream) = TcpStream::connect(self.address) {
+                return stream;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "the relay does not serve");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn get(&self, object: u64) -> String {
+        get(&mut self.connect(), object)
+    }
+
+    fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let terminate = ["-TERM", &self.child.id().to_string()];
+        drop(Command::new("kill").args(terminate).status());
+        drop(self.child.wait());
+    }
+}
+
+/// Gets an object; its response's head.
+fn get(stream: &mut TcpStream, object: u64) -> String {
+    write!(stream, "GET {} HTTP/1.1\r\nHost: relay\r\n\r\n", path(object)).unwrap();
+    let (mut read, mut buffer) = (Vec::new(), vec![0; 1 << 17]);
+    loop {
+        let more = stream.read(&mut buffer).unwrap();
+        assert!(more > 0, "the relay closed the connection");
+        read.extend_from_slice(&buffer[..more]);
+        if let Some(end) = read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&read[..end]).into_owned();
+            let length = head
+                .lines()
+                .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            let missing = (end + 4 + length.unwrap_or(0)).saturating_sub(read.len());
+            stream.read_exact(&mut vec![0; missing]).unwrap();
+            return head;
+        }
+    }
+}

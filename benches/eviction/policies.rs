@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use crate::trace::Request;
 
 /// A cache of bounded bytes.
-pub trait Policy {
+pub(crate) trait Policy {
     /// Asks for an object; whether it is there. If not, it is there from now on.
     fn ask(&mut self, request: &Request) -> bool;
 }
 
 /// The least recently used goes.
-pub struct Lru {
+pub(crate) struct Lru {
     quota: u64,
     held: u64,
     turn: u64,
@@ -21,7 +21,7 @@ pub struct Lru {
 }
 
 impl Lru {
-    pub fn new(quota: u64) -> Self {
+    pub(crate) fn new(quota: u64) -> Self {
         Self { quota, held: 0, turn: 0, objects: HashMap::new(), order: BTreeMap::new() }
     }
 }
@@ -51,7 +51,7 @@ impl Policy for Lru {
 }
 
 /// Zhang et al., NSDI 2024: one queue, and a hand that takes what was not asked for since it last came by.
-pub struct Sieve {
+pub(crate) struct Sieve {
     quota: u64,
     held: u64,
     turn: u64,
@@ -61,7 +61,7 @@ pub struct Sieve {
 }
 
 impl Sieve {
-    pub fn new(quota: u64) -> Self {
+    pub(crate) fn new(quota: u64) -> Self {
         Self { quota, held: 0, turn: 0, hand: 0, objects: HashMap::new(), order: BTreeMap::new() }
     }
 }
@@ -94,20 +94,20 @@ impl Policy for Sieve {
 
 /// What S3-FIFO is told apart by.
 #[derive(Clone, Copy)]
-pub struct Rules {
+pub(crate) struct Rules {
     /// Percent of the quota for the small queue.
-    pub small: u64,
+    pub(crate) small: u64,
     /// Uses that bring an object from the small queue to the main one.
-    pub promoted: u8,
+    pub(crate) promoted: u8,
     /// Keys remembered.
-    pub ghosts: Ghosts,
+    pub(crate) ghosts: Ghosts,
     /// Uses within a minute count as one: the store writes them down once a minute.
-    pub by_the_minute: bool,
+    pub(crate) by_the_minute: bool,
 }
 
 /// How many keys of objects that went from the small queue are remembered.
 #[derive(Clone, Copy)]
-pub enum Ghosts {
+pub(crate) enum Ghosts {
     /// As many as there are objects in the main queue.
     AsMain,
     /// This many.
@@ -115,7 +115,7 @@ pub enum Ghosts {
 }
 
 /// Yang et al., SOSP 2023: a small queue on probation, a main queue, and ghosts of what went from the small one.
-pub struct S3Fifo {
+pub(crate) struct S3Fifo {
     quota: u64,
     rules: Rules,
     small: VecDeque<u64>,
@@ -134,7 +134,7 @@ struct Held {
 }
 
 impl S3Fifo {
-    pub fn new(quota: u64, rules: Rules) -> Self {
+    pub(crate) fn new(quota: u64, rules: Rules) -> Self {
         Self {
             quota,
             rules,

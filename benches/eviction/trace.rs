@@ -6,13 +6,13 @@ use std::collections::HashMap;
 
 /// One client's request for one object.
 #[derive(Clone, Copy, Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// Minutes since the trace's begin.
-    pub minute: u32,
+    pub(crate) minute: u32,
     /// The object.
-    pub object: u64,
+    pub(crate) object: u64,
     /// Its bytes.
-    pub size: u64,
+    pub(crate) size: u64,
 }
 
 const DAYS: u32 = 60;
@@ -37,7 +37,7 @@ const BEHIND: usize = 60;
 
 /// A trace of daily turnover; with `scans`, twice a week something (an imaging run, a mirror, an administrator's
 /// script) reads fifty whole files that nobody asks for again.
-pub fn site(seed: u64, scans: bool) -> Vec<Request> {
+pub(crate) fn site(seed: u64, scans: bool) -> Vec<Request> {
     let mut random = Random(seed);
     let (behind, gap) = (Zipf::new(BEHIND, 1.4), Zipf::new(BEHIND, 1.1));
     let mut sizes = HashMap::new();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock            held (flock) by the one process that may change the folder
-//! index.db        the index, with its -wal and -shm
+//! index.db        the index, with its -wal and -shm; index.journal, of which it is made anew
 //! blobs/ab/ab…    committed blobs
 //! scrub           how far the scrub is
 //! partial/<n>     half-written, or about to be removed; outlives a restart only with its journal

@@ -141,3 +141,24 @@ async fn the_quota_holds_while_more_than_fits_is_served_and_the_oldest_goes() {
     assert!(on_disk() >= (QUOTA - 2 * SIZE) as u64, "no more goes than must");
     assert!(!relay.metrics().await.contains("gupd_store_evicted_objects_total{reason=\"quota\"} 0\n"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_larger_than_the_quota_is_passed_through_and_said_so() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let mut command = small(&manager, folder.path());
+    let mut relay = Relay::start(command.env("GUPD_STORE_QUOTA", "64MiB"));
+    let (kept, large) = (bytes(1, MIB), bytes(2, 65 * MIB));
+    manager.put(&path(0), Resource::new(kept.clone()));
+    manager.put(&path(1), Resource::new(large.clone()));
+    relay.get(&path(0)).await.whole();
+    relay.stored(&path(0)).await;
+    let passed = relay.get(&path(1)).await;
+    assert!(!passed.cache_status().contains("stored"), "{}", passed.cache_status());
+    assert!(passed.whole() == large);
+    let told = relay.process.logged("passing through uncached");
+    assert!(told.to_string().contains("store.quota"), "{told}");
+    assert!(
+        relay.get(&path(0)).await.cache_status().starts_with("gupd; hit"),
+        "it costs nothing else its place"
+    );
+}

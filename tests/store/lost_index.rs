@@ -47,9 +47,8 @@ async fn fill(store: &Arc<Store>) -> Vec<Known> {
 async fn assert_has(store: &Store, known: &[Known]) {
     for (key, selecting, headers, body) in known {
         let found = store.lookup(key).await.unwrap();
-        let Some(object) = found.iter().find(|object| object.selecting == *selecting) else {
-            panic!("{key} {selecting} is lost: {found:?}");
-        };
+        let object = found.iter().find(|object| object.selecting == *selecting);
+        let object = object.unwrap_or_else(|| unreachable!("{key} {selecting} is lost: {found:?}"));
         assert_eq!(object.headers, *headers, "{key}");
         let source = Source::Blob { id: object.blob, len: object.len };
         assert_eq!(read_from(store, &source, 0, object.len).await.unwrap(), *body, "{key}");
@@ -326,4 +325,31 @@ fn an_object_whose_file_went_with_the_index_is_not_found() {
     fs::remove_file(index(&site)).unwrap();
     let left: Vec<Known> = known.into_iter().filter(|known| known.0 != "refreshed").collect();
     survives(&site, &left);
+}
+
+#[test]
+fn an_index_of_version_1_is_brought_up_to_date_with_everything_in_it() {
+    let (site, known) = filled();
+    let new = site.config.dir.join("new.db");
+    fs::rename(index(&site), &new).unwrap();
+    fs::remove_file(journal(&site)).unwrap();
+    let old = rusqlite::Connection::open(index(&site)).unwrap();
+    old.execute_batch(include_str!("../fixtures/index_v1.sql")).unwrap();
+    old.execute_batch(&format!(
+        "ATTACH '{}' AS new;
+         INSERT INTO blobs SELECT id, hash, len, disk FROM new.blobs;
+         INSERT INTO objects SELECT id, key, selecting, status, headers, content_type, upstream, request_time,
+             response_time, last_used, blob FROM new.objects;",
+        new.display()
+    ))
+    .unwrap();
+    drop(old);
+    run(async {
+        let store = site.open();
+        assert_has(&store, &known).await;
+        // A version 1 knew no journal: it is written now.
+        store.maintain().await.unwrap();
+    });
+    fs::remove_file(index(&site)).unwrap();
+    survives(&site, &known);
 }

@@ -152,3 +152,51 @@ async fn a_lowered_quota_takes_effect_with_the_next_upkeep() {
     assert!(store.facts().disk_bytes <= 3 * STORED);
     assert!(store.facts().objects > 0);
 }
+
+#[tokio::test]
+async fn what_is_pinned_is_neither_evicted_nor_expired_and_stays_pinned() {
+    let mut site = Site::with(|config| config.quota = 4 * STORED + RESERVED);
+    let store = site.open();
+    for (key, seed) in [("pinned", 1), ("a", 2), ("b", 3)] {
+        super::store(&store, key, &body(seed, BLOCK)).await.unwrap();
+    }
+    assert_eq!(store.pin("pinned").await.unwrap(), 1);
+    assert_eq!(store.pin("nothing").await.unwrap(), 0);
+    // A newer response in its place, and an index that was lost.
+    super::store(&store, "pinned", &body(4, BLOCK)).await.unwrap();
+    drop(store);
+    fs::remove_file(site.config.dir.join("index.db")).unwrap();
+    let store = site.open();
+    site.clock.advance(Duration::from_secs(3601));
+    assert_eq!(store.maintain().await.unwrap().len(), 2);
+    assert_eq!(store.lookup("pinned").await.unwrap().len(), 1);
+    drop(store);
+    site.config.quota = 1;
+    let store = site.open();
+    assert_eq!(store.maintain().await.unwrap(), [], "nothing else is there to go");
+    assert_eq!(store.unpin("pinned").await.unwrap(), 1);
+    assert_eq!(store.maintain().await.unwrap(), ["pinned".into()]);
+    assert!(store.lookup("pinned").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn look_ups_and_commits_go_on_while_much_is_evicted() {
+    let mut site = Site::new();
+    let store = site.open();
+    for key in 0..600 {
+        super::store(&store, &key.to_string(), &body(key, 10)).await.unwrap();
+    }
+    drop(store);
+    site.config.quota = 64 << 10;
+    let store = site.open();
+    let evicting = store.clone();
+    let evicting = tokio::spawn(async move { evicting.maintain().await.unwrap() });
+    let mut seen = 0;
+    while !evicting.is_finished() {
+        store.lookup("599").await.unwrap();
+        let pinned = store.pin("none").await.unwrap();
+        seen += 1 + pinned;
+    }
+    assert!(seen > 2, "a change waits for a batch at most: {seen} came in between");
+    assert!(evicting.await.unwrap().len() >= 580);
+}

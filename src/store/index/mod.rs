@@ -199,6 +199,8 @@ impl Drop for Index {
     /// Waits for the last transaction, so that whoever opens the folder next finds it whole.
     fn drop(&mut self) {
         self.jobs = None;
+        // The writing connection is the last one then, and leaves no -wal.
+        self.readers.idle().clear();
         if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {

@@ -116,3 +116,149 @@ fn remember(connection: &Connection, key: &str) -> Result<()> {
 fn ghost(key: &str) -> i64 {
     xxhash_rust::xxh3::xxh3_64(key.as_bytes()).cast_signed()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::NewObject;
+    use http::{HeaderMap, StatusCode};
+    use proptest::prelude::*;
+    use std::collections::{HashMap, VecDeque};
+
+    fn object(key: u8) -> NewObject {
+        NewObject {
+            key: key.to_string().into(),
+            selecting: String::new(),
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            content_type: "test".into(),
+            upstream: "manager".into(),
+            request_time: 0,
+            response_time: 0,
+        }
+    }
+
+    /// The same policy as lists.
+    #[derive(Default)]
+    struct Model {
+        queues: [VecDeque<u8>; 2],
+        uses: HashMap<u8, i64>,
+        sizes: HashMap<u8, u64>,
+        ghosts: Vec<u8>,
+    }
+
+    impl Model {
+        fn insert(&mut self, key: u8, size: u64) {
+            let ghost = self.ghosts.contains(&key);
+            self.ghosts.retain(|ghost| *ghost != key);
+            self.queues[usize::from(ghost)].push_back(key);
+            self.uses.insert(key, 0);
+            self.sizes.insert(key, size);
+        }
+
+        fn bytes(&self, keys: impl IntoIterator<Item = u8>) -> u64 {
+            keys.into_iter().map(|key| self.sizes[&key]).sum()
+        }
+
+        fn evict(&mut self, enough: u64) -> Vec<u8> {
+            let (mut gone, mut freed) = (Vec::new(), 0);
+            while freed < enough && !self.sizes.is_empty() {
+                let small = self.bytes(self.queues[0].iter().copied()) * 100;
+                let over = small > self.bytes(self.sizes.keys().copied()) * SMALL_SHARE;
+                let queue = usize::from(!over || self.queues[0].is_empty());
+                let queue = if self.queues[queue].is_empty() { 1 - queue } else { queue };
+                let key = self.queues[queue].pop_front().unwrap();
+                let uses = self.uses[&key];
+                if uses > 0 {
+                    self.uses.insert(key, if queue == 0 { 0 } else { uses - 1 });
+                    self.queues[1].push_back(key);
+                    continue;
+                }
+                self.ghosts.extend((queue == 0).then_some(key));
+                freed += self.sizes.remove(&key).unwrap();
+                gone.push(key);
+            }
+            gone
+        }
+    }
+
+    fn index() -> Connection {
+        super::super::schema::create(std::path::Path::new(":memory:")).unwrap()
+    }
+
+    fn insert(change: &mut Change<'_>, key: u8, size: u64) -> i64 {
+        let blob = change.insert_blob([key; 32].into(), size, size).unwrap();
+        change.insert_object(&object(key), blob, 0).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn what_goes_is_what_the_paper_says(
+            steps in proptest::collection::vec((0..5u8, any::<u8>(), 1..50u64), 1..120),
+        ) {
+            let connection = index();
+            let mut change = Change::new(&connection);
+            let (mut model, mut ids) = (Model::default(), HashMap::new());
+            for (what, key, size) in steps {
+                let key = key % 32;
+                match what {
+                    0 => {
+                        let gone = evict(&mut change, size).unwrap();
+                        let gone: Vec<u8> = gone.keys.iter().map(|key| key.parse().unwrap()).collect();
+                        prop_assert_eq!(gone, model.evict(size));
+                    }
+                    1 | 2 if !model.sizes.contains_key(&key) => {
+                        ids.insert(key, insert(&mut change, key, size));
+                        model.insert(key, size);
+                    }
+                    3 | 4 if model.sizes.contains_key(&key) => {
+                        change.record_use(&[(ids[&key], 1)]).unwrap();
+                        model.uses.entry(key).and_modify(|uses| *uses = (*uses + 1).min(USES_MAX));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_scan_goes_and_what_is_used_stays() {
+        let connection = index();
+        let mut change = Change::new(&connection);
+        let used: Vec<i64> = (0..10).map(|key| insert(&mut change, key, 10)).collect();
+        change.record_use(&used.iter().map(|id| (*id, 1)).collect::<Vec<_>>()).unwrap();
+        for key in 10..200 {
+            insert(&mut change, key, 10);
+            if key >= 20 {
+                let gone = evict(&mut change, 10).unwrap().keys;
+                assert!(gone.iter().all(|key| key.parse::<u8>().unwrap() >= 10), "{gone:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn room_is_made_in_bounded_time_though_everything_was_used() {
+        let connection = index();
+        let mut change = Change::new(&connection);
+        for row in 0..u16::try_from(2 * CHANCES).unwrap() {
+            let mut hash = [0; 32];
+            hash[..2].copy_from_slice(&row.to_le_bytes());
+            let blob = change.insert_blob(hash.into(), 10, 10).unwrap();
+            let new = NewObject { key: row.to_string().into(), ..object(0) };
+            let id = change.insert_object(&new, blob, 0).unwrap();
+            change.record_use(&[(id, 1), (id, 2), (id, 3)]).unwrap();
+        }
+        assert_eq!(evict(&mut change, 10).unwrap().removed.objects, 1);
+    }
+
+    #[test]
+    fn ghosts_are_bounded() {
+        let connection = index();
+        for key in 0..2 * GHOSTS {
+            remember(&connection, &key.to_string()).unwrap();
+        }
+        let ghosts: i64 = connection.query_row("SELECT count(*) FROM ghosts", [], |row| row.get(0)).unwrap();
+        assert_eq!(ghosts, GHOSTS);
+    }
+}

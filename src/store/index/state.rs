@@ -18,6 +18,8 @@ pub(in crate::store) struct State {
     pub(super) generation: AtomicU64,
     /// The journal's length after the last transaction.
     pub(super) journal: AtomicU64,
+    /// Its length when it was last written anew; 0 if it was not since the start.
+    pub(super) compacted: AtomicU64,
     /// The journal has every object.
     pub(super) complete: AtomicBool,
     /// Files without a row may be objects that were lost with an index.
@@ -35,6 +37,7 @@ impl State {
             damaged: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             journal: AtomicU64::new(0),
+            compacted: AtomicU64::new(0),
             complete: AtomicBool::new(false),
             adopting: AtomicBool::new(false),
             unswept: AtomicBool::new(true),
