@@ -60,7 +60,6 @@ fn make(store: &Path, objects: u64) {
     while !relay.get(0).contains("gupd; hit") {}
     drop(relay);
     let index = store.join("index.db");
-    let mut columns = String::new();
     let old = store.join("index.old");
     fs::rename(&index, &old).unwrap();
     drop(fs::rename(store.join("index.db-wal"), store.join("index.old-wal")));
@@ -69,9 +68,8 @@ fn make(store: &Path, objects: u64) {
     }
     let connection = Connection::open(&index).unwrap();
     connection.execute_batch(include_str!("../tests/fixtures/index_v1.sql")).unwrap();
-    columns.push_str(
-        "selecting, status, headers, content_type, upstream, request_time, response_time, last_used",
-    );
+    let columns =
+        "selecting, status, headers, content_type, upstream, request_time, response_time, last_used";
     connection
         .execute_batch(&format!(
             "ATTACH '{}' AS old;
@@ -304,7 +302,9 @@ impl Drop for Relay {
 
 /// Gets an object; its response's head.
 fn get(stream: &mut TcpStream, object: u64) -> String {
-    write!(stream, "GET {} HTTP/1.1\r\nHost: relay\r\n\r\n", path(object)).unwrap();
+    // In one piece: several wait for one another's acknowledgement.
+    let request = format!("GET {} HTTP/1.1\r\nHost: relay\r\n\r\n", path(object));
+    stream.write_all(request.as_bytes()).unwrap();
     let (mut read, mut buffer) = (Vec::new(), vec![0; 1 << 17]);
     loop {
         let more = stream.read(&mut buffer).unwrap();

@@ -76,12 +76,12 @@ impl Policy for Sieve {
             let next = self.order.range(self.hand..).next().or_else(|| self.order.iter().next());
             let Some((&at, &object)) = next else { break };
             self.hand = at + 1;
-            if let Some((size, visited)) = self.objects.get_mut(&object) {
-                if !std::mem::take(visited) {
-                    self.held -= *size;
-                    self.objects.remove(&object);
-                    self.order.remove(&at);
-                }
+            if let Some((size, visited)) = self.objects.get_mut(&object)
+                && !std::mem::take(visited)
+            {
+                self.held -= *size;
+                self.objects.remove(&object);
+                self.order.remove(&at);
             }
         }
         self.turn += 1;

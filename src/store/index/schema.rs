@@ -181,6 +181,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, Unsound> {
         _ => return Err(Unsound::Damaged("it has tables of something else".to_owned())),
     }
     connection.query_row(PROBE, [], |row| row.get::<_, i64>(0))?;
+    // So it is with an unknown format's number in its head; the folder can be written, or its lock could not be had.
+    if connection.is_readonly("main")? {
+        return Err(Unsound::Damaged("it cannot be written".to_owned()));
+    }
     check::at_start(&connection, path)?;
     Ok(connection)
 }
