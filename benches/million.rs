@@ -135,6 +135,7 @@ fn start(store: &Path, objects: u64) {
 }
 
 fn look_up(store: &Path, objects: u64) {
+    let first = first_key(store);
     for (memory, cold) in [("page cache warm", false), ("page cache dropped", true)] {
         if cold && !drop_page_cache() {
             return;
@@ -143,7 +144,7 @@ fn look_up(store: &Path, objects: u64) {
         let times = run(async {
             let mut times = Vec::new();
             for n in 0..LOOKUPS {
-                let key = key(spread(n, objects));
+                let key = key(&first, spread(n, objects));
                 let begun = Instant::now();
                 assert_eq!(opened.lookup(&key).await.unwrap().len(), 1, "{key}");
                 times.push(begun.elapsed());
@@ -162,7 +163,7 @@ fn look_up(store: &Path, objects: u64) {
         });
         let (mut times, mut n) = (Vec::new(), 0);
         while !evicting.is_finished() {
-            let key = key(spread(n, objects));
+            let key = key(&first, spread(n, objects));
             let begun = Instant::now();
             opened.lookup(&key).await.unwrap();
             times.push(begun.elapsed());
@@ -199,8 +200,15 @@ fn lose(store: &Path, objects: u64, of: u64) {
     row(&format!("start without an index: {found} objects from a journal of {of}"), &format!("{took:.1?}"));
 }
 
-fn key(object: u64) -> String {
-    format!("all/content/{{535cb6a4-441f-4e8a-a897-804cd859100e}}/{}/full.zip", FIRST + object)
+/// The key of the first object, of which all others are made.
+fn first_key(store: &Path) -> String {
+    let index = Connection::open(store.join("index.db")).unwrap();
+    let first = format!("%/{FIRST}/%");
+    index.query_row("SELECT key FROM objects WHERE key LIKE ?1", [first], |row| row.get(0)).unwrap()
+}
+
+fn key(first: &str, object: u64) -> String {
+    first.replace(&FIRST.to_string(), &(FIRST + object).to_string())
 }
 
 /// The `n`th of all numbers below `of`, in no order.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, Error, Result, ffi};
 
-use super::statements;
+use super::row;
 
 /// Bytes of an index that is checked before it is used: some ten thousand objects, as most sites have, in a tenth of
 /// a second.
@@ -41,7 +41,7 @@ pub(super) fn whole(connection: &Connection) -> Result<()> {
     if !agree {
         return Err(damage("the totals are not those of the rows"));
     }
-    statements::each(connection, |_| Ok(()))
+    row::each(connection, |_| Ok(()))
 }
 
 /// An error as SQLite gives it for a page that cannot be right.

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::writer::{Compacted, Work};
-use super::{Index, rebuild, statements};
+use super::{Index, rebuild, row, statements};
 use crate::store::StoreError;
 
 /// Bytes of a journal that are never too many.
@@ -24,6 +24,7 @@ const AN_OBJECT: u64 = 2 << 10;
 impl Index {
     /// Writes the journal anew if that is due.
     pub(super) async fn compact(&self) -> Result<(), StoreError> {
+        let generation = self.state.generation.load(Ordering::Acquire);
         let from = self.state.journal.load(Ordering::Acquire);
         let complete = self.state.complete.load(Ordering::Acquire);
         // A rebuilt index that lacks objects still must not become all there is.
@@ -42,7 +43,7 @@ impl Index {
         let file = path.clone();
         self.read(move |connection| Ok(write(connection, &file))).await?.map_err(io)?;
         let (done, told) = oneshot::channel();
-        self.send(Work::Journal(Compacted { path: path.clone(), from, done })).await?;
+        self.send(Work::Journal(Compacted { path: path.clone(), from, generation, done })).await?;
         told.await.map_err(|_| self.stopped())?.map_err(io)?;
         tracing::info!(
             objects,
@@ -57,7 +58,7 @@ impl Index {
 fn write(connection: &Connection, path: &Path) -> io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     let mut frame = Vec::new();
-    statements::each(connection, |put| {
+    row::each(connection, |put| {
         frame.clear();
         put.encode(&mut frame);
         file.write_all(&frame).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))

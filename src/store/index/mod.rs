@@ -10,6 +10,8 @@ mod compact;
 mod journal;
 mod policy;
 mod rebuild;
+mod restore;
+mod row;
 mod schema;
 mod state;
 mod statements;
@@ -107,7 +109,7 @@ impl Index {
     /// All variants of a key, newest first.
     pub(super) async fn find(&self, key: &str) -> Result<Vec<Object>, StoreError> {
         let key = key.to_owned();
-        self.read(move |connection| statements::find(connection, &key)).await
+        self.read(move |connection| row::find(connection, &key)).await
     }
 
     /// Those of `ids` that have no row.

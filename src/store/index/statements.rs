@@ -1,20 +1,19 @@
 //! Every statement the index runs, as a function over a connection. Each is one look-up by an index or a bounded
-//! batch; none scans, but what looks at everything on purpose. Which blobs lost their last object, and what the journal
+//! batch; none scans. Which blobs lost their last object, and what the journal
 //! is to say, is collected in a [`Change`], for the thread that runs the transaction.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode};
-use rusqlite::{Connection, Error, OptionalExtension, Result, Row, params};
-use xxhash_rust::xxh3::Xxh3;
+use http::HeaderMap;
+use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
-use super::check::damage;
 use super::journal::{self, Put};
 use super::policy::{self, Queue};
+use super::row::{ROW, stored, sum, unsigned};
 use crate::clock::UnixMillis;
 use crate::store::facts::{Removed, Totals};
-use crate::store::object::{decode_headers, encode_headers};
-use crate::store::{BlobId, MAX_VARIANTS, NewObject, Object};
+use crate::store::object::encode_headers;
+use crate::store::{BlobId, MAX_VARIANTS, NewObject};
 
 /// Objects taken in one transaction by eviction: short enough for a commit to wait behind.
 pub(in crate::store) const BATCH: usize = 256;
@@ -69,69 +68,6 @@ pub(in crate::store) enum Which {
     Bytes(u64),
 }
 
-/// An object's row and its blob's.
-const ROW: &str =
-    "SELECT o.id, key, selecting, status, headers, content_type, upstream, request_time, response_time,
-    last_used, hash, len, disk, pinned, sum FROM objects o JOIN blobs b ON b.id = o.blob";
-
-/// All variants of a key, newest first.
-pub(super) fn find(connection: &Connection, key: &str) -> Result<Vec<Object>> {
-    let mut statement = connection
-        .prepare_cached(&format!("{ROW} WHERE key = ?1 ORDER BY response_time DESC, o.id DESC LIMIT ?2"))?;
-    let object = |row: &Row<'_>| {
-        let put = stored(row)?;
-        Ok(put.new.into_object(put.id, put.blob, put.len, row.get(9)?))
-    };
-    statement.query_map(params![key, MAX_VARIANTS as i64], object)?.collect()
-}
-
-/// Shows every object, in the order of their ids. Reads everything.
-pub(super) fn each(connection: &Connection, mut show: impl FnMut(Put) -> Result<()>) -> Result<()> {
-    let mut statement = connection.prepare(&format!("{ROW} ORDER BY o.id"))?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        show(stored(row)?)?;
-    }
-    Ok(())
-}
-
-/// A row as it was written: anything else is damage.
-fn stored(row: &Row<'_>) -> Result<Put> {
-    let put = read(row)?;
-    if row.get::<_, i64>(14)? == sum(&put) { Ok(put) } else { Err(damage("a row's checksum differs")) }
-}
-
-fn read(row: &Row<'_>) -> Result<Put> {
-    let headers = decode_headers(row.get_ref(4)?.as_blob()?);
-    let new = NewObject {
-        key: row.get(1)?,
-        selecting: row.get(2)?,
-        status: StatusCode::from_u16(row.get(3)?).map_err(|_| damage("a row's status is none"))?,
-        headers: headers.ok_or_else(|| damage("a row's header fields do not decode"))?,
-        content_type: row.get(5)?,
-        upstream: row.get(6)?,
-        request_time: row.get(7)?,
-        response_time: row.get(8)?,
-    };
-    Ok(Put {
-        id: row.get(0)?,
-        pinned: row.get(13)?,
-        blob: row.get::<_, [u8; 32]>(10)?.into(),
-        len: unsigned(row, 11)?,
-        disk: unsigned(row, 12)?,
-        new,
-    })
-}
-
-/// The checksum of all that a reader relies on in an object's row and its blob's.
-fn sum(put: &Put) -> i64 {
-    let mut sum = Xxh3::new();
-    sum.update(&put.new.encode());
-    sum.update(put.blob.as_bytes());
-    sum.update(&put.len.to_le_bytes());
-    sum.digest().cast_signed()
-}
-
 pub(super) fn totals(connection: &Connection) -> Result<Totals> {
     let mut statement = connection
         .prepare_cached("SELECT objects, object_bytes, blobs, blob_bytes, disk_bytes FROM totals")?;
@@ -144,12 +80,6 @@ pub(super) fn totals(connection: &Connection) -> Result<Totals> {
             disk_bytes: unsigned(row, 4)?,
         })
     })
-}
-
-/// A length or a count. Negative means that the index is damaged.
-fn unsigned(row: &Row<'_>, column: usize) -> Result<u64> {
-    let value = row.get(column)?;
-    u64::try_from(value).map_err(|_| Error::IntegralValueOutOfRange(column, value))
 }
 
 /// A blob's row.
@@ -211,67 +141,14 @@ impl<'a> Change<'a> {
         Ok(put.id)
     }
 
-    /// Enters the object of a blob's trailer, unless there is a newer one in its place; whether it was.
-    pub(in crate::store) fn adopt(
-        &mut self,
-        new: &NewObject,
-        blob: BlobId,
-        (len, disk): (u64, u64),
-        now: UnixMillis,
-    ) -> Result<bool> {
-        if self.blob(blob)?.is_some() {
-            return Ok(false);
-        }
-        let mut newer = self.connection.prepare_cached(
-            "SELECT 1 FROM objects WHERE key = ?1 AND selecting = ?2 AND response_time >= ?3",
-        )?;
-        if newer.exists(params![&*new.key, new.selecting, new.response_time])? {
-            self.unreferenced(blob);
-            return Ok(false);
-        }
-        let row = self.insert_blob(blob, len, disk)?;
-        self.insert_object(new, row, now)?;
-        Ok(true)
-    }
-
-    /// No file without a row is an object any more.
-    pub(in crate::store) fn adopted_all(&self) -> Result<()> {
-        self.connection.execute("UPDATE totals SET adopting = 0", []).map(drop)
-    }
-
-    /// Enters an object as the journal has it, in place of whatever had its id or its place. It was used before, so
-    /// it begins in the main queue. The journal is told nothing.
-    pub(super) fn restore(
-        &mut self,
+    pub(super) fn insert(
+        &self,
+        id: Option<i64>,
         put: &Put,
-        there: impl FnOnce(BlobId, u64) -> bool,
+        blob: i64,
+        queue: Queue,
         now: UnixMillis,
-    ) -> Result<()> {
-        let mut replaced = self.same_variant(&put.new)?;
-        replaced.extend(self.select("SELECT id, key, blob FROM objects WHERE id = ?1", [put.id])?);
-        self.delete_objects(&replaced)?;
-        let blob = match self.blob(put.blob)? {
-            Some(row) => Some(row),
-            None if there(put.blob, put.len) => Some(self.insert_blob(put.blob, put.len, put.disk)?),
-            None => None,
-        };
-        if let Some(blob) = blob {
-            self.insert(Some(put.id), put, blob, Queue::Main, now)?;
-        }
-        self.delete_unused_blobs(&replaced)?;
-        self.journal.clear();
-        Ok(())
-    }
-
-    /// Removes an object as the journal has it.
-    pub(super) fn restore_removal(&mut self, object: i64) -> Result<()> {
-        let rows = self.select("SELECT id, key, blob FROM objects WHERE id = ?1", [object])?;
-        self.delete(rows)?;
-        self.journal.clear();
-        Ok(())
-    }
-
-    fn insert(&self, id: Option<i64>, put: &Put, blob: i64, queue: Queue, now: UnixMillis) -> Result<i64> {
+    ) -> Result<i64> {
         let entered = policy::last(self.connection, queue)?;
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO objects (id, key, selecting, status, headers, content_type, upstream, request_time,
@@ -297,7 +174,7 @@ impl<'a> Change<'a> {
         ])
     }
 
-    fn same_variant(&self, new: &NewObject) -> Result<Vec<Found>> {
+    pub(super) fn same_variant(&self, new: &NewObject) -> Result<Vec<Found>> {
         self.select(
             "SELECT id, key, blob FROM objects WHERE key = ?1 AND selecting = ?2",
             params![&*new.key, new.selecting],
@@ -345,22 +222,6 @@ impl<'a> Change<'a> {
         self.connection.prepare_cached(&format!("{ROW} WHERE o.id = ?1"))?.query_row([id], stored).optional()
     }
 
-    /// Gives every row its checksum: those of an earlier version have none.
-    pub(super) fn sum_all(&self) -> Result<()> {
-        let mut next =
-            self.connection.prepare(&format!("{ROW} WHERE o.id > ?1 ORDER BY o.id LIMIT {BATCH}"))?;
-        let mut update = self.connection.prepare("UPDATE objects SET sum = ?2 WHERE id = ?1")?;
-        let mut last = i64::MIN;
-        loop {
-            let batch = next.query_map([last], read)?.collect::<Result<Vec<_>>>()?;
-            let Some(end) = batch.last() else { return Ok(()) };
-            last = end.id;
-            for put in &batch {
-                update.execute([put.id, sum(put)])?;
-            }
-        }
-    }
-
     /// Notes when objects were last used.
     pub(in crate::store) fn record_use(&self, uses: &[(i64, UnixMillis)]) -> Result<()> {
         let mut update = self
@@ -393,7 +254,7 @@ impl<'a> Change<'a> {
         }
     }
 
-    fn select(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Found>> {
+    pub(super) fn select(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Found>> {
         let mut select = self.connection.prepare_cached(sql)?;
         select.query_map(values, Found::of)?.collect()
     }
@@ -404,7 +265,7 @@ impl<'a> Change<'a> {
         Ok(RemovedObjects { keys: found.into_iter().map(|object| object.key).collect(), removed })
     }
 
-    fn delete_objects(&mut self, found: &[Found]) -> Result<()> {
+    pub(super) fn delete_objects(&mut self, found: &[Found]) -> Result<()> {
         let mut delete = self.connection.prepare_cached("DELETE FROM objects WHERE id = ?1")?;
         for object in found {
             delete.execute([object.id])?;
@@ -414,7 +275,7 @@ impl<'a> Change<'a> {
     }
 
     /// Deletes those of the objects' blobs that have no object any more; gives their bytes on disk.
-    fn delete_unused_blobs(&mut self, found: &[Found]) -> Result<u64> {
+    pub(super) fn delete_unused_blobs(&mut self, found: &[Found]) -> Result<u64> {
         let mut delete = self.connection.prepare_cached(
             "DELETE FROM blobs WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM objects WHERE blob = ?1)
              RETURNING hash, disk",

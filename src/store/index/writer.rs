@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -58,6 +58,8 @@ pub(super) struct Settled {
 pub(super) struct Compacted {
     pub(super) path: PathBuf,
     pub(super) from: u64,
+    /// The index it was read from.
+    pub(super) generation: u64,
     pub(super) done: oneshot::Sender<std::io::Result<()>>,
 }
 
@@ -103,9 +105,12 @@ impl Writer {
             }
             self.replace_damaged();
             self.commit(&mut jobs);
-            for Compacted { path, from, done } in compacted.drain(..) {
+            for Compacted { path, from, generation, done } in compacted.drain(..) {
+                let current = self.context.state.generation.load(Ordering::Acquire) == generation;
+                let replaced = || std::io::Error::other("the index was replaced meanwhile");
+                let taken = if current { self.take_journal(&path, from) } else { Err(replaced()) };
                 // A caller that went away wants no answer.
-                drop(done.send(self.take_journal(path, from)));
+                drop(done.send(taken));
             }
             self.replace_damaged();
         }
@@ -154,12 +159,12 @@ impl Writer {
     }
 
     /// Puts a compacted journal in place of the old one, whose newest entries it is given first.
-    fn take_journal(&mut self, path: PathBuf, from: u64) -> std::io::Result<()> {
+    fn take_journal(&mut self, path: &Path, from: u64) -> std::io::Result<()> {
         let tail = self.journal.tail(from)?;
-        let file = File::options().write(true).open(&path)?;
+        let file = File::options().write(true).open(path)?;
         file.write_all_at(&tail, file.metadata()?.len())?;
         let place = rebuild::journal(self.context.state.path());
-        fs::rename(&path, &place)?;
+        fs::rename(path, &place)?;
         self.journal = Journal::open(&place)?;
         let len = self.journal.len();
         let at = i64::try_from(len).unwrap_or(INCOMPLETE);
