@@ -119,6 +119,7 @@ fn ghost(key: &str) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::schema;
     use super::*;
     use crate::store::NewObject;
     use http::{HeaderMap, StatusCode};
@@ -183,7 +184,9 @@ mod tests {
     }
 
     fn index() -> Connection {
-        super::super::schema::create(std::path::Path::new(":memory:")).unwrap()
+        let connection = schema::begin(std::path::Path::new(":memory:")).unwrap();
+        schema::finish(&connection).unwrap();
+        connection
     }
 
     fn insert(change: &mut Change<'_>, key: u8, size: u64) -> i64 {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::journal::{Entry, Frames, Journal};
+use super::policy::{self, Queue};
 use super::schema::{self, INCOMPLETE, Unsound};
 use super::state::suspect;
 use super::statements::{self, Change};
@@ -69,9 +70,10 @@ fn anew(folder: &Folder, now: UnixMillis) -> Result<Opened, StoreError> {
         }
     }
     let failed = failure(&new);
-    let connection = schema::create(&new).map_err(&failed)?;
+    let connection = schema::begin(&new).map_err(&failed)?;
     let transaction = connection.unchecked_transaction().map_err(&failed)?;
-    let (replayed, at) = replay(&transaction, folder, 0, now)?;
+    let (replayed, at) = replay(&transaction, folder, 0, 1, now)?;
+    schema::finish(&transaction).map_err(&failed)?;
     transaction.execute("UPDATE totals SET journal = ?1, adopting = 1", [at]).map_err(&failed)?;
     transaction.commit().map_err(&failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;
@@ -114,7 +116,8 @@ fn settle(connection: Connection, folder: &Folder, now: UnixMillis) -> Result<Op
         }
         complete = false;
     } else if at < end {
-        let (entries, _) = replay(&transaction, folder, at.unsigned_abs(), now)?;
+        let place = policy::last(&transaction, Queue::Main).map_err(&failed)?;
+        let (entries, _) = replay(&transaction, folder, at.unsigned_abs(), place, now)?;
         tracing::info!(entries, "the index was behind its journal and has what it lacked");
     }
     let at = if complete { end } else { INCOMPLETE };
@@ -126,12 +129,13 @@ fn settle(connection: Connection, folder: &Folder, now: UnixMillis) -> Result<Op
     Ok(Opened { connection, journal, complete, unclaimed: (unclaimed > 0).then_some(unclaimed) })
 }
 
-/// Does what the journal says from a position on. Gives the number of entries, and the journal's end if nothing in it
+/// Does what the journal says from a position on; objects enter the main queue from `place` on. Gives the number of entries, and the journal's end if nothing in it
 /// was unreadable.
 fn replay(
     connection: &Connection,
     folder: &Folder,
     from: u64,
+    mut place: i64,
     now: UnixMillis,
 ) -> Result<(u64, i64), StoreError> {
     let path = journal(&folder.index());
@@ -149,12 +153,13 @@ fn replay(
     let (mut frames, mut entries) = (Frames::new(file), 0);
     while let Some(entry) = frames.next().map_err(io)? {
         match entry {
-            Entry::Put(put) => change.restore(&put, there, now),
+            Entry::Put(put) => change.restore(&put, there, place, now),
             Entry::Remove(object) => change.restore_removal(object),
         }
         .map_err(&failed)?;
         change.unreferenced.clear(); // the sweep finds files that stayed
         entries += 1;
+        place += 1;
     }
     if frames.skipped > 0 {
         tracing::warn!(bytes = frames.skipped, journal = %path.display(),

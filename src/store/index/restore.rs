@@ -45,6 +45,7 @@ impl Change<'_> {
         &mut self,
         put: &Put,
         there: impl FnOnce(BlobId, u64) -> bool,
+        place: i64,
         now: UnixMillis,
     ) -> Result<()> {
         let mut replaced = self.same_variant(&put.new)?;
@@ -56,7 +57,7 @@ impl Change<'_> {
             None => None,
         };
         if let Some(blob) = blob {
-            self.insert(Some(put.id), put, blob, Queue::Main, now)?;
+            self.insert(Some(put.id), put, blob, (Queue::Main, place), now)?;
         }
         self.delete_unused_blobs(&replaced)?;
         self.journal.clear();

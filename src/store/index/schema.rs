@@ -189,19 +189,26 @@ pub(super) fn open(path: &Path) -> Result<Connection, Unsound> {
     Ok(connection)
 }
 
-/// Begins an index without anything in it, that no crash needs to survive yet: whoever fills it syncs it.
-pub(super) fn create(path: &Path) -> rusqlite::Result<Connection> {
+/// Begins an index that is filled and then [`finish`]ed. No crash needs to survive it: whoever fills it syncs it.
+pub(super) fn begin(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, writing())?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "journal_mode", "OFF")?;
     connection.pragma_update(None, "synchronous", "OFF")?;
     connection.pragma_update(None, "cache_size", -(64 << 10))?; // KiB: keys and hashes come in no order
-    connection.execute_batch("BEGIN")?;
     connection.execute_batch(TABLES)?;
-    connection.execute_batch(QUEUES)?;
-    set_version(&connection)?;
-    connection.execute_batch("COMMIT")?;
     Ok(connection)
+}
+
+/// Gives an index what is quicker to make once than to keep up for each row.
+pub(super) fn finish(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(QUEUES)?;
+    connection.execute_batch(
+        "UPDATE totals SET (objects, object_bytes, small_bytes) = (
+            SELECT count(*), coalesce(sum(len), 0), coalesce(sum(len * (queue = 0)), 0)
+            FROM objects o JOIN blobs b ON b.id = o.blob)",
+    )?;
+    set_version(connection)
 }
 
 /// Opens a reading connection to an index that [`open`] found sound.

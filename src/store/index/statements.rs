@@ -133,7 +133,7 @@ impl<'a> Change<'a> {
         self.delete_objects(&surplus)?;
         let queue = policy::begins_in(self.connection, &new.key)?;
         let mut put = Put { id: 0, pinned, blob: hash.into(), len, disk, new: new.clone() };
-        put.id = self.insert(None, &put, blob, queue, now)?;
+        put.id = self.insert(None, &put, blob, (queue, policy::last(self.connection, queue)?), now)?;
         put.encode(&mut self.journal);
         // Only now: the new object often has the blob of the one it replaces.
         replaced.extend(surplus);
@@ -146,10 +146,9 @@ impl<'a> Change<'a> {
         id: Option<i64>,
         put: &Put,
         blob: i64,
-        queue: Queue,
+        (queue, entered): (Queue, i64),
         now: UnixMillis,
     ) -> Result<i64> {
-        let entered = policy::last(self.connection, queue)?;
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO objects (id, key, selecting, status, headers, content_type, upstream, request_time,
                                   response_time, last_used, blob, queue, entered, pinned, sum)
