@@ -28,7 +28,7 @@ use crate::store::{BlobId, StoreError};
 /// Changes committed together, at most.
 const GROUP: usize = 256;
 
-/// Time between two attempts to replace a damaged index: the first fails when the disk does.
+/// Time between two replacements of a damaged index: one fails when the disk does, or rots again at once.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// What the thread is asked.
@@ -180,6 +180,7 @@ impl Writer {
         if !self.context.state.is_damaged() || self.not_before.is_some_and(|at| Instant::now() < at) {
             return;
         }
+        self.not_before = Some(Instant::now() + RETRY);
         // Closed first: closing removes the -wal by its name, which will be the new file's.
         let Ok(nothing) = Connection::open_in_memory() else { return };
         drop(std::mem::replace(&mut self.connection, nothing));
@@ -188,12 +189,10 @@ impl Writer {
             Ok(opened) => {
                 self.connection = opened.connection;
                 self.journal = opened.journal;
-                self.not_before = None;
                 self.context.state.replaced();
             }
             Err(error) => {
                 tracing::error!(%error, "the damaged index cannot be replaced yet; requests are passed through");
-                self.not_before = Some(Instant::now() + RETRY);
             }
         }
     }
