@@ -229,6 +229,8 @@ fn config(store: &Path) -> config::Store {
         min_free: 0,
         max_unused: Duration::from_secs(1 << 30),
         memory: 64 << 20,
+        scrub_period: None,
+        scrub_rate: 1 << 20,
     }
 }
 

@@ -5,21 +5,15 @@
 
 use std::path::{Path, PathBuf};
 
-use http::StatusCode;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params, params_from_iter};
 
 use super::folder::Folder;
-use super::object::decode_headers;
-use super::{BlobId, NewObject, Object, StoreError};
+use super::index::{ROW, object, unsigned};
+use super::{BlobId, Object, StoreError};
 
 /// Rows of a page: enough that a page's cost is its rows.
 const PAGE: i64 = 512;
-
-const OBJECT: &str =
-    "SELECT o.id, o.key, o.selecting, o.status, o.headers, o.content_type, o.upstream, o.request_time,
-        o.response_time, o.last_used, b.hash, b.len
-    FROM objects o JOIN blobs b ON b.id = o.blob";
 
 /// A store's folder, open for reading.
 #[derive(Debug)]
@@ -46,14 +40,13 @@ impl Inventory {
         }
     }
 
-    /// Every object, in the order they came. One whose row does not decode is left out: it is never served either.
+    /// Every object, in the order they came; a row that is not what was written is an error, as when it is served.
     pub fn objects(&self) -> impl Iterator<Item = Result<Object, StoreError>> {
-        let sql = format!("{OBJECT} WHERE o.id > ?1 ORDER BY o.id LIMIT {PAGE}");
-        let rows = pages(0, move |after| {
+        let sql = format!("{ROW} WHERE o.id > ?1 ORDER BY o.id LIMIT {PAGE}");
+        pages(0, move |after| {
             let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, object(row)?));
             self.select(&sql, [Value::from(after)], row)
-        });
-        rows.filter_map(Result::transpose)
+        })
     }
 
     /// Every blob and the length of its body, by name.
@@ -79,10 +72,10 @@ impl Inventory {
         after: i64,
         limit: usize,
     ) -> Result<Vec<Object>, StoreError> {
-        let sql = format!("{OBJECT} WHERE o.id > ?2 AND b.hash = ?1 ORDER BY o.id LIMIT ?3");
+        let sql = format!("{ROW} WHERE o.id > ?2 AND b.hash = ?1 ORDER BY o.id LIMIT ?3");
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let values = [Value::from(blob.as_bytes().to_vec()), after.into(), limit.into()];
-        Ok(self.select(&sql, values, object)?.into_iter().flatten().collect())
+        self.select(&sql, values, object)
     }
 
     /// How many objects have this body; `None` if there is no such blob.
@@ -147,27 +140,4 @@ fn pages<P: Clone, T>(
         after = Some(position);
         Some(Ok(row))
     })
-}
-
-fn object(row: &Row<'_>) -> rusqlite::Result<Option<Object>> {
-    let headers = decode_headers(row.get_ref(4)?.as_blob()?);
-    let (Some(headers), Ok(status)) = (headers, StatusCode::from_u16(row.get(3)?)) else { return Ok(None) };
-    let new = NewObject {
-        key: row.get(1)?,
-        selecting: row.get(2)?,
-        status,
-        headers,
-        content_type: row.get(5)?,
-        upstream: row.get(6)?,
-        request_time: row.get(7)?,
-        response_time: row.get(8)?,
-    };
-    let (id, last_used) = (row.get(0)?, row.get(9)?);
-    Ok(Some(new.into_object(id, row.get::<_, [u8; 32]>(10)?.into(), unsigned(row, 11)?, last_used)))
-}
-
-/// Negative means that the index is damaged.
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    let value = row.get(column)?;
-    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }

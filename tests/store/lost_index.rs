@@ -14,7 +14,7 @@ fn headers(etag: &'static str) -> HeaderMap {
 }
 
 async fn put(store: &Arc<Store>, key: &str, selecting: &str, etag: &'static str, body: &Bytes) -> i64 {
-    let mut writer = store.begin(Some(body.len() as u64)).await.unwrap();
+    let mut writer = InOrder::begin(store, Some(body.len() as u64)).await.unwrap();
     writer.write(vec![body.clone()]).await.unwrap();
     let new = NewObject { selecting: selecting.to_owned(), headers: headers(etag), ..response(key) };
     writer.commit(new).await.unwrap().object.id

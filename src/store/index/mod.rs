@@ -34,6 +34,7 @@ use super::room::Room;
 use super::{BlobId, StoreError};
 use crate::clock::Clock;
 
+pub(super) use self::row::{ROW, object, unsigned};
 pub(super) use self::statements::{BATCH, Change, RemovedObjects, Which};
 
 /// Changes waiting for the writing thread; beyond them callers wait.

@@ -10,7 +10,7 @@ use crate::store::object::decode_headers;
 use crate::store::{MAX_VARIANTS, NewObject, Object};
 
 /// An object's row and its blob's.
-pub(super) const ROW: &str =
+pub(in crate::store) const ROW: &str =
     "SELECT o.id, key, selecting, status, headers, content_type, upstream, request_time, response_time,
     last_used, hash, len, disk, pinned, sum FROM objects o JOIN blobs b ON b.id = o.blob";
 
@@ -18,11 +18,13 @@ pub(super) const ROW: &str =
 pub(super) fn find(connection: &Connection, key: &str) -> Result<Vec<Object>> {
     let mut statement = connection
         .prepare_cached(&format!("{ROW} WHERE key = ?1 ORDER BY response_time DESC, o.id DESC LIMIT ?2"))?;
-    let object = |row: &Row<'_>| {
-        let put = stored(row)?;
-        Ok(put.new.into_object(put.id, put.blob, put.len, row.get(9)?))
-    };
     statement.query_map(params![key, MAX_VARIANTS as i64], object)?.collect()
+}
+
+/// An object as it was written, of a row of [`ROW`].
+pub(in crate::store) fn object(row: &Row<'_>) -> Result<Object> {
+    let put = stored(row)?;
+    Ok(put.new.into_object(put.id, put.blob, put.len, row.get(9)?))
 }
 
 /// Shows every object, in the order of their ids. Reads everything.
@@ -74,7 +76,7 @@ pub(super) fn sum(put: &Put) -> i64 {
 }
 
 /// A length or a count. Negative means that the index is damaged.
-pub(super) fn unsigned(row: &Row<'_>, column: usize) -> Result<u64> {
+pub(in crate::store) fn unsigned(row: &Row<'_>, column: usize) -> Result<u64> {
     let value = row.get(column)?;
     u64::try_from(value).map_err(|_| Error::IntegralValueOutOfRange(column, value))
 }
