@@ -83,16 +83,17 @@ impl CacheStatus {
         }
     }
 
-    /// Whether the bytes did not cross the WAN for this client.
-    pub const fn spares_the_wan(self) -> bool {
+    /// Whether all of the body was stored when it was asked for.
+    pub const fn is_from_store(self) -> bool {
         matches!(
             self,
-            Self::Hit
-                | Self::StaleWhileRevalidate
-                | Self::StaleIfError(_)
-                | Self::Revalidated { .. }
-                | Self::Forwarded(_, Outcome::Collapsed)
+            Self::Hit | Self::StaleWhileRevalidate | Self::StaleIfError(_) | Self::Revalidated { .. }
         )
+    }
+
+    /// Whether the bytes did not cross the WAN for this client.
+    pub const fn spares_the_wan(self) -> bool {
+        self.is_from_store() || matches!(self, Self::Forwarded(_, Outcome::Collapsed))
     }
 
     /// Appends the relay's member after those already there: the first is nearest the origin. A response that the

@@ -18,7 +18,7 @@ use crate::cache::{Entry, Freshness, Selecting, Unstorable};
 use crate::clock::UnixMillis;
 use crate::digest::Expectation;
 use crate::policy::Classified;
-use crate::store::{Charge, Partial};
+use crate::store::{Charge, Partial, Stock};
 
 /// Where a fill stands.
 #[derive(Clone, Debug)]
@@ -68,6 +68,8 @@ pub struct Flow {
     pub head: Head,
     /// Its complete length, where the upstream said it.
     pub length: Option<u64>,
+    /// What an earlier fill left of it, if this one goes on with that.
+    pub left: Option<Stock>,
     pub(super) partial: Arc<Partial>,
     /// The upstream serves parts: bytes may arrive in any order.
     in_parts: AtomicBool,
@@ -166,6 +168,7 @@ impl Flow {
         Self {
             head,
             length,
+            left: partial.stock(),
             partial,
             in_parts: AtomicBool::new(in_parts && length.is_some()),
             state: Mutex::default(),
@@ -340,22 +343,13 @@ impl Flow {
 
     /// How many bytes of `range` are here.
     pub fn present(&self, range: Range<u64>) -> u64 {
+        let stored = self.partial.within(range.clone());
         let state = self.state();
         let arriving = state
             .runs
             .iter()
             .map(|run| run.span.position.min(range.end).saturating_sub(run.span.start.max(range.start)));
-        let mut present: u64 = arriving.sum();
-        let mut at = range.start;
-        while at < range.end {
-            let readable = self.partial.readable(at).min(range.end);
-            present += readable - at;
-            match self.partial.missing(readable..range.end) {
-                Some(missing) => at = missing.end,
-                None => break,
-            }
-        }
-        present.min(range.end.saturating_sub(range.start))
+        stored + arriving.sum::<u64>()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -15,6 +15,7 @@ pub(super) struct Reply {
     headers: HeaderMap,
     content: Content,
     expected: Option<u64>,
+    present: u64,
     cache: Option<CacheStatus>,
     classified: Option<Classified>,
     object: Option<BlobId>,
@@ -28,7 +29,7 @@ impl Reply {
         content: Content,
         expected: Option<u64>,
     ) -> Self {
-        Self { status, headers, content, expected, cache: None, classified: None, object: None }
+        Self { status, headers, content, expected, present: 0, cache: None, classified: None, object: None }
     }
 
     /// A sentence for people, never cached.
@@ -41,6 +42,16 @@ impl Reply {
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ]);
         Self::new(status, headers, Content::Whole(sentence), Some(length))
+    }
+
+    /// Says how many bytes of its content are here already.
+    pub(super) fn with_present(self, present: u64) -> Self {
+        Self { present, ..self }
+    }
+
+    /// How many bytes of its content were here when it was made.
+    pub(super) fn present(&self) -> u64 {
+        self.present
     }
 
     /// Its status.
@@ -72,6 +83,7 @@ impl Reply {
         access.status = self.status;
         access.cache = self.cache;
         access.object = self.object;
+        access.present = self.present;
         if let Some(classified) = self.classified {
             access.class = classified.class;
             access.content_type = Some(classified.content_type);

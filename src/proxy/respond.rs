@@ -76,6 +76,7 @@ pub(super) async fn following(
     asked: &Asked<'_>,
     fill: &Fill,
     flow: &Arc<Flow>,
+    collapsed: bool,
 ) -> Result<Reply, TransferError> {
     let length = known_length(asked, fill, flow).await?;
     let content = Available {
@@ -85,7 +86,8 @@ pub(super) async fn following(
         age: flow.head.freshness.age(cache.clock().now()),
         length,
     };
-    let from = From::Arriving { store: cache.store().clone(), fill: fill.clone(), flow: flow.clone() };
+    let store = cache.store().clone();
+    let from = From::Arriving { store, fill: fill.clone(), flow: flow.clone(), collapsed };
     Opened { from, origin: None, head_only: asked.is_head() }.respond(asked, content).await
 }
 
@@ -133,7 +135,7 @@ struct Opened<'a> {
 #[derive(Clone)]
 enum From {
     Stored { store: Arc<Store>, source: Source },
-    Arriving { store: Arc<Store>, fill: Fill, flow: Arc<Flow> },
+    Arriving { store: Arc<Store>, fill: Fill, flow: Arc<Flow>, collapsed: bool },
 }
 
 impl Opened<'_> {
@@ -178,8 +180,10 @@ impl Opened<'_> {
         if let Some(length) = length {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
-        let content = self.open(0..length.unwrap_or(u64::MAX)).await?;
-        Ok(Reply::new(status, headers, content, length))
+        let all = 0..length.unwrap_or(u64::MAX);
+        let present = self.from.present(all.clone());
+        let content = self.open(all).await?;
+        Ok(Reply::new(status, headers, content, length).with_present(present))
     }
 
     async fn part(
@@ -192,8 +196,9 @@ impl Opened<'_> {
         remove_digests_of_the_whole(&mut headers);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
         headers.insert(header::CONTENT_RANGE, content_range(&part, length));
+        let present = self.from.present(part.clone());
         let content = self.open(part).await?;
-        Ok(Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected)))
+        Ok(Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected)).with_present(present))
     }
 
     fn parts(&self, mut headers: HeaderMap, parts: &[Range<u64>], length: u64) -> Reply {
@@ -203,8 +208,9 @@ impl Opened<'_> {
         headers.insert(header::CONTENT_TYPE, multipart.content_type());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
         let from = self.from.clone();
+        let present = parts.iter().map(|part| from.present(part.clone())).sum();
         let content = Content::multipart(multipart, move |part| from.reader(part), self.keeper());
-        Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected))
+        Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected)).with_present(present)
     }
 
     /// Opens a range and has its first bytes at hand. What is in memory whole costs neither a stream nor a wait.
@@ -237,10 +243,19 @@ impl Opened<'_> {
 }
 
 impl From {
+    /// Bytes of what still arrives that were here when it was asked for.
+    fn present(&self, range: Range<u64>) -> u64 {
+        match self {
+            Self::Stored { .. } => 0,
+            Self::Arriving { flow, collapsed: true, .. } => flow.present(range),
+            Self::Arriving { flow, .. } => flow.left.as_ref().map_or(0, |left| left.within(range)),
+        }
+    }
+
     fn reader(&self, range: Range<u64>) -> Reader {
         match self {
             Self::Stored { store, source } => Reader::stored(store.clone(), source.clone(), range),
-            Self::Arriving { store, fill, flow } => {
+            Self::Arriving { store, fill, flow, .. } => {
                 let end = (range.end != u64::MAX).then_some(range.end);
                 Reader::following(store.clone(), fill, flow.clone(), range.start, end)
             }

@@ -156,7 +156,11 @@ impl Proxy {
                 Followed::Again { variant: Some(known) }
             }
             fill::Outcome::Content(flow) => {
-                match respond::following(&self.cache, asked, &fill, &flow).await {
+                match respond::following(&self.cache, asked, &fill, &flow, collapsed).await {
+                    Ok(reply) if !collapsed && reply.present() > 0 => {
+                        let status = CacheStatus::Forwarded(Forward::Partial, Outcome::Stored);
+                        Followed::Reply(reply.told(status, classified, None))
+                    }
                     Ok(reply) => Followed::Reply(reply.told(forwarded(flow.head.kept), classified, None)),
                     Err(error) => failed(error, handover),
                 }

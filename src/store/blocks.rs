@@ -55,11 +55,25 @@ impl BlockMap {
         (self.next(range.start, range.end, false) == range.end).then(|| self.checksums.get(range)).flatten()
     }
 
+    /// How many bytes of a range of positions are there.
+    pub(super) fn within(&self, range: Range<u64>) -> u64 {
+        let (mut at, end) = (block_of(range.start), blocks_of(range.end));
+        let mut bytes = 0;
+        while at < end {
+            let first = self.next(at, end, true);
+            at = self.next(first, end, false);
+            let run = (first as u64).saturating_mul(BLOCK)..(at as u64).saturating_mul(BLOCK);
+            bytes += run.end.min(range.end).saturating_sub(run.start.max(range.start));
+        }
+        bytes
+    }
+
     /// The first block in `from..end` that is there (or, with `there` false, that is not); `end` if none is.
     pub(super) fn next(&self, from: usize, end: usize, there: bool) -> usize {
         let mut at = from;
         while at < end {
-            let word = self.there.get(at / WORD).copied().unwrap_or(0);
+            // Behind the last one there is nothing, however far the end is.
+            let Some(word) = self.there.get(at / WORD).copied() else { return if there { end } else { at } };
             let sought = if there { word } else { !word } >> (at % WORD);
             if sought != 0 {
                 return (at + sought.trailing_zeros() as usize).min(end);
@@ -106,6 +120,13 @@ mod tests {
             let next = |there| (from..300).find(|at| model[*at].is_some() == there).unwrap_or(300);
             prop_assert_eq!(map.next(from, 300, true), next(true));
             prop_assert_eq!(map.next(from, 300, false), next(false));
+            let bytes = from as u64 * 1000..from as u64 * 70_000;
+            let there = (0u64..).zip(&model).filter(|(_, checksum)| checksum.is_some());
+            let overlap = |(block, _)| {
+                let end = bytes.end.min((block + 1) * BLOCK);
+                end.saturating_sub(bytes.start.max(block * BLOCK))
+            };
+            prop_assert_eq!(map.within(bytes.clone()), there.map(overlap).sum::<u64>());
             let end = (from + 5).min(300);
             let expected: Option<Vec<u128>> = model[from..end].iter().copied().collect();
             prop_assert_eq!(map.checksums(from..end).map(<[u128]>::to_vec), expected);

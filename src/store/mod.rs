@@ -47,7 +47,7 @@ pub use self::id::{BlobId, NotABlobId};
 pub use self::inventory::Inventory;
 pub use self::memory::{Charge, ChunkMemory, PIECES_MAX, PINNED_MAX};
 pub use self::object::{NewObject, Object};
-pub use self::partial::Partial;
+pub use self::partial::{Partial, Stock};
 pub use self::read::Source;
 pub use self::repair::Unrepaired;
 pub use self::scrub::Scrub;

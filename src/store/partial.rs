@@ -88,6 +88,16 @@ impl Partial {
         let _ = self.blob.set(id);
     }
 
+    /// How many bytes of `range` are there.
+    pub fn within(&self, range: Range<u64>) -> u64 {
+        self.read_blocks(|blocks| blocks.within(range))
+    }
+
+    /// What is there now, to be asked later; `None` if nothing is.
+    pub fn stock(&self) -> Option<Stock> {
+        Some(Stock(self.blocks())).filter(|stock| stock.0.count() > 0)
+    }
+
     /// A copy of what is there.
     pub(super) fn blocks(&self) -> BlockMap {
         self.read_blocks(BlockMap::clone)
@@ -121,6 +131,17 @@ impl Partial {
 
     fn read_blocks<T>(&self, look: impl FnOnce(&BlockMap) -> T) -> T {
         look(&self.blocks.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What of a blob was there at one moment.
+#[derive(Debug)]
+pub struct Stock(BlockMap);
+
+impl Stock {
+    /// How many bytes of `range`.
+    pub fn within(&self, range: Range<u64>) -> u64 {
+        self.0.within(range)
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Access {
     pub object: Option<BlobId>,
     /// Bytes of body the client must get for the response to be complete, where known.
     pub expected: Option<u64>,
+    /// Bytes of its body that were here when it was asked for, of a response that follows a fill.
+    pub present: u64,
     /// Bytes of body handed to the connection.
     pub sent: u64,
     /// How the response ended.
@@ -83,6 +85,7 @@ impl Access {
             content_type: None,
             object: None,
             expected: None,
+            present: 0,
             sent: 0,
             end: End::Client,
         }
@@ -101,7 +104,11 @@ impl Drop for Access {
         if self.end == End::Client && self.expected == Some(self.sent) {
             self.end = End::Complete;
         }
-        self.metrics.count_sent(self.cache, self.class, self.sent, took);
+        let stored = match self.cache {
+            Some(cache) if cache.is_from_store() => self.sent,
+            _ => self.present.min(self.sent),
+        };
+        self.metrics.count_sent(self.cache, self.class, self.sent, stored, took);
         if self.end != End::Complete {
             self.metrics.broken.with_label_values(&[self.end.as_str()]).inc();
         }
@@ -113,6 +120,7 @@ impl Drop for Access {
                 path = self.target.path_and_query().map_or("", |target| target.as_str()),
                 status = self.status.as_u16(),
                 bytes = self.sent,
+                stored_bytes = stored,
                 duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
                 cache = self.cache.map_or("refused", CacheStatus::as_str),
                 content_type = self.content_type.as_deref().unwrap_or("-"),

@@ -175,14 +175,19 @@ impl Metrics {
         self.responses[status_class - 1].inc();
     }
 
-    /// Counts what a client was sent, once its response has ended.
-    pub fn count_sent(&self, cache: Option<CacheStatus>, class: Class, bytes: u64, took: Duration) {
+    /// Counts what a client was sent, once its response has ended; `stored` of it were here when it asked.
+    pub fn count_sent(
+        &self,
+        cache: Option<CacheStatus>,
+        class: Class,
+        bytes: u64,
+        stored: u64,
+        took: Duration,
+    ) {
         if let Some(counter) = of(&self.client_bytes, cache, class) {
             counter.inc_by(bytes);
         }
-        if cache.is_some_and(CacheStatus::spares_the_wan) {
-            self.saved_bytes.inc_by(bytes);
-        }
+        self.saved_bytes.inc_by(if cache.is_some_and(CacheStatus::spares_the_wan) { bytes } else { stored });
         self.request_seconds.observe(took.as_secs_f64());
     }
 

@@ -96,7 +96,11 @@ async fn what_a_client_left_unfinished_the_next_one_goes_on_with() {
     drop(leaving);
     site.filled().await;
     gate.open();
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    let saved = site.metric("gupd_saved_bytes_total").await;
+    let response = site.get(PAYLOAD).await;
+    assert_eq!(response.cache_status(), "gupd; fwd=partial; stored");
+    assert!(response.whole() == body);
+    site.counts("gupd_saved_bytes_total", saved + 3.0 * MIB as f64).await;
     let ranges: Vec<_> =
         site.manager.seen(PAYLOAD).iter().map(|seen| seen.header("range").map(str::to_owned)).collect();
     assert_eq!(ranges, [None, Some(format!("bytes={}-", 3 * MIB))]);
