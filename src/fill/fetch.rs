@@ -40,18 +40,27 @@ pub(super) enum Fetched {
     Failed(FillError),
 }
 
+/// Who follows the fill.
+pub(super) trait Followers {
+    /// Whether anybody does.
+    fn are_there(&self) -> bool;
+
+    /// Whether nobody does; then nobody will any more.
+    fn gone_for_good(&self) -> bool;
+}
+
 impl Fetch<'_> {
     /// Fetches all, beginning with `transfer`, which brings `first`. `go_on` is asked before each byte of content
-    /// without a length, `is_followed` when a follower went.
+    /// without a length, `followers` when one of them went.
     pub(super) async fn all(
         &self,
         writer: &mut Writer,
         first: Range<u64>,
         transfer: Transfer,
         go_on: impl Fn(u64) -> Result<(), FillError>,
-        is_followed: impl Fn() -> bool,
+        followers: &impl Followers,
     ) -> Fetched {
-        let for_somebody = || self.in_background() || is_followed();
+        let for_somebody = || self.in_background() || followers.are_there();
         let begin = |writer: &mut Writer, range: Range<u64>, transfer| {
             let segment = writer.segment(range.start);
             let intake = Intake::new(self.flow.clone(), range, segment, self.store.clone());
@@ -70,10 +79,18 @@ impl Fetch<'_> {
             if runs.is_empty() && ending.is_none() && !for_somebody() {
                 ending = Some(FillError::Abandoned);
             }
-            if runs.is_empty()
-                && let Some(error) = ending
-            {
-                return Fetched::Failed(error);
+            match ending {
+                Some(FillError::Abandoned) if runs.is_empty() => {
+                    writer.settle().await;
+                    // Somebody may have come meanwhile, and be given what is there.
+                    if followers.gone_for_good() {
+                        return Fetched::Failed(FillError::Abandoned);
+                    }
+                    ending = None;
+                    continue;
+                }
+                Some(error) if runs.is_empty() => return Fetched::Failed(error),
+                other => ending = other,
             }
             tokio::select! {
                 Some(ran) = runs.next() => match ran {

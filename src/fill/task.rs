@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::begin::{Begun, NotBegun, Part};
-use super::fetch::{Fetch, Fetched};
+use super::fetch::{Fetch, Fetched, Followers};
 use super::flow::Head;
 use super::resume::{Resumed, Resumption};
 use super::run;
@@ -242,7 +242,7 @@ impl Task {
             finish: self.upstreams.settings().finish,
         };
         let go_on = |bytes| self.check_open_ended(bytes);
-        let length = match fetch.all(&mut writer, first, transfer, go_on, || self.is_followed()).await {
+        let length = match fetch.all(&mut writer, first, transfer, go_on, &*self).await {
             Fetched::All { length } => length,
             Fetched::Changed(answer) => {
                 writer.discard();
@@ -335,17 +335,10 @@ impl Task {
             self.shared.cache.remember_unstorable(&self.wanted.key, Unstorable::OpenEnded);
             return Err(FillError::OpenEnded);
         }
-        if !self.is_followed() && self.wanted.classified.class == Class::Generic {
+        if !self.are_there() && self.wanted.classified.class == Class::Generic {
             return Err(FillError::Stopped);
         }
         Ok(())
-    }
-
-    /// Whether a request or a reader follows.
-    fn is_followed(&self) -> bool {
-        // The register holds one receiver; everyone who follows holds another.
-        let registered = usize::from(self.is_registered(&self.shared.lock()));
-        self.phase.receiver_count() > registered
     }
 
     async fn stored(&self, flow: &Flow, committed: Committed) -> &'static str {
@@ -469,6 +462,24 @@ impl Task {
 
     fn register_key(&self) -> FillKey {
         (self.wanted.key.clone(), self.wanted.variant.clone())
+    }
+}
+
+impl Followers for Task {
+    fn are_there(&self) -> bool {
+        // The register holds one receiver; everyone who follows holds another.
+        let registered = usize::from(self.is_registered(&self.shared.lock()));
+        self.phase.receiver_count() > registered
+    }
+
+    fn gone_for_good(&self) -> bool {
+        let mut running = self.shared.lock();
+        let registered = usize::from(self.is_registered(&running));
+        let gone = self.phase.receiver_count() <= registered;
+        if gone {
+            self.strike(&mut running);
+        }
+        gone
     }
 }
 

@@ -226,10 +226,16 @@ impl Writer {
         Ok(Committed { object, source: Source::Blob { id, len }, deduplicated })
     }
 
-    /// Leaves what was written to the next fill of the object, if it has a journal. Its segments are gone by now.
-    pub async fn leave(self) {
+    /// Waits for writes of segments that are gone.
+    pub async fn settle(&self) {
         self.draft.writes.close();
         self.draft.writes.wait().await;
+        self.draft.writes.reopen();
+    }
+
+    /// Leaves what was written to the next fill of the object, if it has a journal. Its segments are gone by now.
+    pub async fn leave(self) {
+        self.settle().await;
     }
 
     /// Removes what was written: it is of no use to a later fill.

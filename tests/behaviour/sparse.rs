@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use gupd::config::Finish;
 use proptest::prelude::*;
@@ -131,9 +132,19 @@ async fn interrupted(resource: Resource) -> Site {
     client.begin(&Request::get(PAYLOAD)).await.unwrap();
     client.head().await.unwrap();
     client.some(3 * MIB).await.unwrap();
+    // Two whole chunks are written behind what the client has.
+    while fs::metadata(half_written(&site)).unwrap().len() < 2 * MIB as u64 {
+        tokio::task::yield_now().await;
+    }
     site.stop();
     gate.open();
     site
+}
+
+/// The one half-written file.
+fn half_written(site: &Site) -> PathBuf {
+    let files = fs::read_dir(site.store().join("partial")).unwrap().map(|file| file.unwrap().path());
+    files.into_iter().find(|path| path.extension().is_none()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,8 +163,7 @@ async fn what_the_disk_did_not_keep_of_a_half_written_file_is_fetched_again() {
     let body = bytes(8, 8 * MIB);
     for from_the_damage in [true, false] {
         let mut site = interrupted(Resource::new(body.clone())).await;
-        let partial = fs::read_dir(site.store().join("partial")).unwrap().map(|file| file.unwrap().path());
-        let file = partial.into_iter().find(|path| path.extension().is_none()).unwrap();
+        let file = half_written(&site);
         // As a power cut leaves it: the journal reached the disk, some of the bytes did not.
         fs::File::options().write(true).open(file).unwrap().write_all_at(&[0; 5000], 1_200_000).unwrap();
         site.restart();
