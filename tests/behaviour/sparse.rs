@@ -260,3 +260,85 @@ fn sixty_random_ranges_of_a_cold_object_cost_its_bytes_once() {
         })
         .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_larger_than_the_quota_is_passed_through_and_said_so() {
+    let site = Site::with(|config| config.store.quota = 2 << 20);
+    let body = bytes(15, 3 * MIB);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    for _ in 0..2 {
+        let response = site.get(PAYLOAD).await;
+        assert_eq!(response.cache_status(), "gupd; fwd=uri-miss; detail=store-failed");
+        assert!(response.whole() == body);
+    }
+    let part = site.send(Request::get(PAYLOAD).range("2000000-2000009")).await;
+    assert!(part.whole() == body[2_000_000..2_000_010]);
+    assert_eq!(site.metric("gupd_store_bytes").await, 0.0);
+}
+
+/// What happens to a relay in the test below.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A client reads so many bytes of a range, or all of it.
+    Read {
+        from: usize,
+        length: usize,
+        leaving: Option<usize>,
+    },
+    Restart,
+}
+
+fn step(length: usize) -> impl Strategy<Value = Step> {
+    let read = (0..length, 1..length, prop::option::of(0..2 * MIB));
+    prop_oneof![
+        6 => read.prop_map(|(from, length, leaving)| Step::Read { from, length, leaving }),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// Whatever is there and whatever is missing, over a link that breaks and a relay that is restarted: clients get the
+/// bytes they ask for, or see a broken transfer, and what is stored in the end is right.
+#[test]
+fn any_ranges_over_any_set_of_chunks_are_right_or_break() {
+    const LENGTH: usize = 7 * MIB + 4321;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let body = bytes(16, LENGTH);
+    let case = (prop::collection::vec(step(LENGTH), 1..14), 300_000..4 * MIB);
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases: 10, failure_persistence: None, ..ProptestConfig::default() });
+    runner
+        .run(&case, |(steps, cut)| {
+            runtime.block_on(async {
+                let mut site = Site::with(|config| {
+                    config.fill.finish = Finish::Never;
+                    config.server.drain_timeout = std::time::Duration::from_millis(1);
+                });
+                site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(cut, 3));
+                for step in steps {
+                    let Step::Read { from, length, leaving } = step else {
+                        site.restart();
+                        continue;
+                    };
+                    let last = (from + length - 1).min(LENGTH - 1);
+                    let mut client = Client::connect(site.address()).await;
+                    client.begin(&Request::get(PAYLOAD).range(&format!("{from}-{last}"))).await.unwrap();
+                    let mut response = client.head().await.unwrap();
+                    assert_eq!(response.status, 206);
+                    if let Some(bytes) = leaving.filter(|bytes| *bytes <= last - from) {
+                        let some = client.some(bytes).await.unwrap_or_default();
+                        assert!(some == body[from..from + some.len()]);
+                        continue;
+                    }
+                    client.rest("GET", &mut response).await;
+                    assert!(response.body == body[from..from + response.body.len()]);
+                    assert!(response.ending != Ending::Complete || response.body.len() == last + 1 - from);
+                }
+                site.manager.put(PAYLOAD, Resource::new(body.clone()));
+                assert!(site.get(PAYLOAD).await.whole() == body);
+                site.stored(PAYLOAD).await;
+                assert!(site.get(PAYLOAD).await.whole() == body);
+            });
+            Ok(())
+        })
+        .unwrap();
+}
