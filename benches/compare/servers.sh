@@ -179,17 +179,18 @@ CONF
     await "${nginx_port[on]}" "$nginx_pid" nginx
 }
 
-# start_gupd UPSTREAM_PORT MEMORY: the relay with its defaults but for what is compared. Sets gupd_port, gupd_pid.
+# start_gupd UPSTREAM_PORT MEMORY [NAME]: the relay with its defaults but for what is compared. Sets gupd_port, gupd_pid.
 start_gupd() {
+    local name=${3:-gupd}
     gupd_port=$(free_port)
     printf '[store]\nmemory = "%s"\n[log]\naccess = %s\n' \
-        "$2" "$( ((access_log)) && echo true || echo false)" >"$work/gupd.toml"
-    "$binaries/gupd" serve --config "$work/gupd.toml" --listen "127.0.0.1:$gupd_port" \
-        --upstream "http://127.0.0.1:$1" --store "$work/gupd-store" --admin "127.0.0.1:$(free_port)" \
-        >"$work/gupd.access" 2>"$work/gupd.error" &
+        "$2" "$( ((access_log)) && echo true || echo false)" >"$work/$name.toml"
+    "$binaries/gupd" serve --config "$work/$name.toml" --listen "127.0.0.1:$gupd_port" \
+        --upstream "http://127.0.0.1:$1" --store "$work/$name-store" --admin "127.0.0.1:$(free_port)" \
+        >"$work/$name.access" 2>"$work/$name.error" &
     gupd_pid=$!
     started+=("$gupd_pid")
-    await "$gupd_port" "$gupd_pid" gupd
+    await "$gupd_port" "$gupd_pid" "$name"
 }
 
 # processes PID - it and all below it.
