@@ -108,9 +108,9 @@ const FROM_1: &str = "
 
 /// Looks once at each table and index: what these touch is damaged at start or found sound enough to begin.
 const PROBE: &str = "
-    SELECT (SELECT objects FROM totals),
+    SELECT (SELECT objects FROM totals WHERE journal >= 0 AND adopting >= 0),
         (SELECT status FROM objects WHERE pinned = 0 ORDER BY last_used LIMIT 1),
-        (SELECT status FROM objects WHERE pinned = 0 AND queue = 1 ORDER BY entered LIMIT 1),
+        (SELECT uses FROM objects WHERE pinned = 0 AND queue = 1 ORDER BY entered LIMIT 1),
         (SELECT status FROM objects ORDER BY key, selecting LIMIT 1),
         (SELECT hash FROM blobs ORDER BY id LIMIT 1),
         (SELECT count(*) FROM ghosts)
