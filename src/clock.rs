@@ -39,6 +39,13 @@ impl Clock {
         }
     }
 
+    /// Sets a manual clock back; a system clock is not moved.
+    pub fn set_back(&self, by: Duration) {
+        if let Source::Manual(now) = &self.0 {
+            now.fetch_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
+        }
+    }
+
     /// Moves a manual clock forward; a system clock is not moved.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(now) = &self.0 {

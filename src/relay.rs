@@ -28,6 +28,9 @@ const CONTROL_THREADS: usize = 2;
 /// Pause between two rounds of housekeeping.
 const MAINTENANCE: Duration = Duration::from_secs(30);
 
+/// Pause between two looks at a disk that fails: nobody has to wait longer for hits when it is well again.
+const RECOVERY: Duration = Duration::from_secs(1);
+
 /// What keeps a relay from starting or from reloading. Each is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -246,6 +249,7 @@ async fn maintain(cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {
     loop {
         tokio::select! {
             _ = rounds.tick() => {}
+            () = ailing(cache.store()) => {}
             () = Stage::Draining.reached(&mut stage) => return,
         }
         if let Err(error) = cache.maintain().await {
@@ -265,4 +269,10 @@ async fn scrub_store(mut scrub: Scrub, cache: Arc<Cache>, mut stage: watch::Rece
             tracing::error!(blob = %damaged, %error, "a damaged blob could not be removed");
         }
     }
+}
+
+/// Waits for the next look at a disk that fails, for as long as it does.
+async fn ailing(store: &Store) {
+    store.ailing().await;
+    tokio::time::sleep(RECOVERY).await;
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::listen::Stage;
-use crate::store::Store;
+use crate::store::{Ailment, Store};
 use crate::telemetry::Metrics;
 
 /// What the admin address tells of.
@@ -58,10 +58,17 @@ async fn healthz() -> &'static str {
     "alive\n"
 }
 
-/// New clients are welcome.
-async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    match *admin.stage.borrow() {
-        Stage::Serving => (StatusCode::OK, "serving\n"),
-        Stage::Draining | Stage::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-    }
+/// New clients are welcome. Also while the disk fails: they get everything, only not from the store.
+async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
+    let (status, word) = match *admin.stage.borrow() {
+        Stage::Serving => (StatusCode::OK, "serving"),
+        Stage::Draining | Stage::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+    };
+    let text = match admin.store.ailment() {
+        None => format!("{word}\n"),
+        Some(Ailment { condition, detail }) => {
+            format!("{word}; store: {}, passing through: {detail}\n", condition.as_str())
+        }
+    };
+    (status, text)
 }

@@ -89,6 +89,8 @@ pub struct Cache {
     clock: Clock,
     /// Counts removals and refreshes, so that what was read from the index before one is not made hot after it.
     changes: AtomicU64,
+    /// The store's that hot entries are of.
+    generation: AtomicU64,
     // Held to push or take, never across I/O.
     pending_uses: Arc<Mutex<Vec<(i64, UnixMillis)>>>,
 }
@@ -119,7 +121,16 @@ impl Cache {
             .time_to_live(REMEMBER_UNSTORABLE)
             .build();
         let rules = ArcSwap::from_pointee(rules);
-        Self { hot, unstorable, store, rules, clock, changes: AtomicU64::new(0), pending_uses }
+        Self {
+            hot,
+            unstorable,
+            store,
+            rules,
+            clock,
+            changes: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
+            pending_uses,
+        }
     }
 
     /// Where the bytes are.
@@ -174,20 +185,19 @@ impl Cache {
     }
 
     /// Records the fields of a stored response as a `304` has updated them (RFC 9111 §4.3.4). The caller inserts the
-    /// object returned, to make it found.
-    ///
-    /// # Errors
-    /// When the index cannot be written.
+    /// object returned, to make it found. What the index does not take is good for as long as it is hot.
     pub async fn refresh(
         &self,
         stale: &Entry,
         updated: HeaderMap,
         request_time: UnixMillis,
         response_time: UnixMillis,
-    ) -> Result<Object, StoreError> {
-        self.store.refresh(stale.object.id, &updated, request_time, response_time).await?;
+    ) -> Object {
+        if let Err(error) = self.store.refresh(&stale.object, &updated, request_time, response_time).await {
+            tracing::debug!(%error, key = &*stale.object.key, "a revalidation is not recorded");
+        }
         self.changes.fetch_add(1, Ordering::AcqRel);
-        Ok(stale.object.refreshed(updated, request_time, response_time))
+        stale.object.refreshed(updated, request_time, response_time)
     }
 
     /// Forgets everything under a key, on disk too: an unsafe request has changed it (RFC 9111 §4.4).
@@ -260,11 +270,22 @@ impl Cache {
         }
     }
 
-    /// Housekeeping, to be called every minute or so: records last uses, removes what is too old or too much.
+    /// Housekeeping, to be called every minute or so, and more often while the disk fails: records last uses, removes
+    /// what is too old or too much.
     ///
     /// # Errors
     /// When the index cannot be read or written; nothing is lost, the next call goes on.
     pub async fn maintain(&self) -> Result<(), StoreError> {
+        // While the disk fails, what cannot be seen or removed is not given up for it.
+        let is_well = self.store.probe().await;
+        let generation = self.store.generation();
+        if self.generation.swap(generation, Ordering::AcqRel) != generation {
+            self.changes.fetch_add(1, Ordering::AcqRel);
+            self.hot.invalidate_all();
+        }
+        if !is_well {
+            return Ok(());
+        }
         self.record_uses().await?;
         let removed = self.store.maintain().await?;
         self.forget(&removed);

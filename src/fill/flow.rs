@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::sync::Notify;
 
+use super::alone::Origin;
 use super::plan::{NEAR, Span, View};
 use super::{FillError, Unshared};
 use crate::cache::{Entry, Freshness, Selecting, Unstorable};
@@ -70,6 +71,7 @@ pub struct Flow {
     pub length: Option<u64>,
     /// What an earlier fill left of it, if this one goes on with that.
     pub left: Option<Stock>,
+    pub(super) origin: Origin,
     pub(super) partial: Arc<Partial>,
     /// The upstream serves parts: bytes may arrive in any order.
     in_parts: AtomicBool,
@@ -161,6 +163,7 @@ impl Flow {
     pub(super) fn new(
         head: Head,
         length: Option<u64>,
+        origin: Origin,
         partial: Arc<Partial>,
         in_parts: bool,
         attention: Arc<Notify>,
@@ -168,6 +171,7 @@ impl Flow {
         Self {
             head,
             length,
+            origin,
             left: partial.stock(),
             partial,
             in_parts: AtomicBool::new(in_parts && length.is_some()),

@@ -2,6 +2,7 @@
 //! fills and their tasks; relies on `upstream` for bytes, on `store` to keep them, on `cache` to make them found.
 //! A fill knows no client: it ends when its object does, whoever is still there.
 
+mod alone;
 mod begin;
 mod fetch;
 mod flow;

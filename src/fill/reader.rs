@@ -7,9 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::alone::{Alone, Origin};
 use super::flow::{Place, Wants};
-use super::{Fill, FillError, Flow, Phase};
-use crate::store::{ReadError, Source, Store};
+use super::{Fill, FillError, Flow, Phase, Wanted};
+use crate::store::{Object, ReadError, Source, Store};
+use crate::telemetry::Metrics;
+use crate::upstream::Upstreams;
 
 /// A position in content, and where the rest comes from.
 #[derive(Debug)]
@@ -30,6 +33,7 @@ enum From {
         /// It reads everything, and so can be kept from the end of what is not what was announced.
         all: bool,
     },
+    Alone(Box<Alone>),
 }
 
 /// A transfer that must not look like a whole one.
@@ -63,6 +67,22 @@ impl Reader {
         let all = start == 0 && end == flow.length;
         let from = From::Arriving { flow, phase: fill.phase.clone(), wants, all };
         Self { store, from, position: start, end }
+    }
+
+    /// Reads `range` of what is stored from the upstream that it came from, for this reader alone: the disk does not
+    /// give it. `None` if there is no such upstream now.
+    pub fn alone(
+        store: Arc<Store>,
+        object: &Object,
+        wanted: &Wanted,
+        upstreams: &Arc<Upstreams>,
+        metrics: &Metrics,
+        range: Range<u64>,
+    ) -> Option<Self> {
+        let upstream = upstreams.named(&wanted.order, &object.upstream)?.clone();
+        let origin = Origin::of(wanted, upstreams.clone(), upstream, metrics);
+        let from = From::Alone(Box::new(Alone::of_stored(origin, object, range.end)));
+        Some(Self { store, from, position: range.start, end: Some(range.end) })
     }
 
     /// Waits until the next `bytes`, or all that there are, are at hand.
@@ -111,6 +131,20 @@ impl Reader {
     }
 
     async fn next_piece(&mut self) -> Result<Option<Bytes>, TransferError> {
+        match (self.piece_at_hand().await, &self.from) {
+            // What the disk does not take or give back is no reason to break off: the upstream still has it.
+            (
+                Err(TransferError::Fill(FillError::Store(_)) | TransferError::Read(ReadError::Io { .. })),
+                From::Arriving { flow, .. },
+            ) => {
+                self.from = From::Alone(Box::new(Alone::of_flow(flow, self.end)));
+                self.piece_at_hand().await
+            }
+            (piece, _) => piece,
+        }
+    }
+
+    async fn piece_at_hand(&mut self) -> Result<Option<Bytes>, TransferError> {
         loop {
             if self.end.is_some_and(|end| self.position >= end) {
                 return Ok(None);
@@ -122,6 +156,7 @@ impl Reader {
                         None => Ok(Some(self.store.read(source, self.position).await?)),
                     };
                 }
+                From::Alone(alone) => return Ok(alone.next(self.position).await?),
                 From::Arriving { flow, phase, wants, all } => (flow, phase, wants, *all),
             };
             let whole = match &*phase.borrow_and_update() {

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 
 use super::FillError;
 use crate::cache::validator::strong_validator;
+use crate::config;
 use crate::upstream::{Answer, Outgoing, Upstream, UpstreamError, Upstreams};
 
 /// The wait before the second attempt in a row without a new byte; it doubles with each.
@@ -23,12 +24,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Asks for the bytes of one run as often as it breaks, as long as it gets on.
-pub(super) struct Resumption<'a> {
-    upstreams: &'a Upstreams,
+pub(super) struct Resumption {
+    upstreams: Arc<Upstreams>,
     upstream: Arc<Upstream>,
     outgoing: Outgoing,
     validator: Option<HeaderValue>,
-    headers: &'a HeaderMap,
+    headers: HeaderMap,
     length: Option<u64>,
     fruitless: u32,
     reached: u64,
@@ -48,16 +49,21 @@ pub(super) enum Resumed {
     Changed(Answer),
 }
 
-impl<'a> Resumption<'a> {
+impl Resumption {
     pub(super) fn new(
-        upstreams: &'a Upstreams,
+        upstreams: Arc<Upstreams>,
         upstream: Arc<Upstream>,
         outgoing: Outgoing,
-        headers: &'a HeaderMap,
+        headers: &HeaderMap,
         length: Option<u64>,
     ) -> Self {
-        let validator = strong_validator(headers);
+        let (validator, headers) = (strong_validator(headers), headers.clone());
         Self { upstreams, upstream, outgoing, validator, headers, length, fruitless: 0, reached: 0 }
+    }
+
+    /// How upstreams are asked.
+    pub(super) fn settings(&self) -> &config::Fill {
+        self.upstreams.settings()
     }
 
     /// Asks for `range`, to the content's end if it ends there. `reason` says what broke the transfer, if that is why.

@@ -5,24 +5,21 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use prometheus::IntCounter;
 use tokio::sync::watch;
 
+use super::alone::Origin;
 use super::intake::Intake;
 use super::resume::{Resumed, Resumption};
 use super::transfer::{Interruption, Transfer};
 use super::{FillError, Flow, Phase};
 use crate::store::Segment;
 use crate::telemetry::Metrics;
-use crate::upstream::{Answer, Outgoing, Upstream, Upstreams};
+use crate::upstream::Answer;
 
 /// What all runs of a fill have in common.
 pub(super) struct Source {
-    pub(super) upstreams: Arc<Upstreams>,
-    pub(super) upstream: Arc<Upstream>,
-    pub(super) outgoing: Outgoing,
+    pub(super) origin: Origin,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) received: IntCounter,
     /// Bytes of the content that have arrived, in all runs.
     pub(super) arrived: AtomicU64,
 }
@@ -50,13 +47,8 @@ impl Source {
         go_on: impl Fn(u64) -> Result<(), FillError>,
     ) -> Ran {
         let flow = intake.flow().clone();
-        let mut resumption = Resumption::new(
-            &self.upstreams,
-            self.upstream.clone(),
-            self.outgoing.clone(),
-            &flow.head.headers,
-            flow.length,
-        );
+        let Origin { upstreams, upstream, outgoing, .. } = self.origin.clone();
+        let mut resumption = Resumption::new(upstreams, upstream, outgoing, &flow.head.headers, flow.length);
         let mut reason = None;
         loop {
             let broke = reason.is_some();
@@ -108,7 +100,7 @@ impl Source {
         phase: &watch::Sender<Phase>,
         go_on: &impl Fn(u64) -> Result<(), FillError>,
     ) -> Result<(), Interruption> {
-        let idle_timeout = self.upstreams.settings().idle_timeout;
+        let idle_timeout = self.origin.upstreams.settings().idle_timeout;
         loop {
             let course = intake.course();
             if intake.position() >= course.until {
@@ -124,7 +116,7 @@ impl Source {
                 () = flow.stopped(run) => return Ok(()),
             };
             let Some(piece) = piece else { break };
-            self.received.inc_by(piece.len() as u64);
+            self.origin.received.inc_by(piece.len() as u64);
             let Some(mut piece) = transfer.wanted(piece, intake.position())? else { continue };
             let left = intake.course().until.saturating_sub(intake.position());
             if (piece.len() as u64) > left {

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::alone::Origin;
 use super::begin::{Begun, NotBegun, Part};
 use super::fetch::{Fetch, Fetched, Followers};
 use super::flow::Head;
@@ -145,7 +146,11 @@ impl Task {
         let writer = match writer {
             Ok(writer) => writer,
             Err(error) => {
-                tracing::warn!(%error, key = &*self.wanted.key, "passing through uncached");
+                match error {
+                    // Told once, when it began.
+                    StoreError::Ailing { .. } => {}
+                    error => tracing::warn!(%error, key = &*self.wanted.key, "passing through uncached"),
+                }
                 self.hand_over(begun.answer);
                 return Ended::Finally(self.unshared(Unshared::NoRoom));
             }
@@ -156,10 +161,11 @@ impl Task {
             tracing::warn!(%error, key = &*self.wanted.key, "what arrives will not outlive an interruption");
         }
         let Begun { answer, head, length, brings, skip, end, in_parts } = begun;
-        let flow =
-            Arc::new(Flow::new(head, length, writer.partial().clone(), in_parts, self.attention.clone()));
+        let origin = self.origin(answer.upstream);
+        let partial = writer.partial().clone();
+        let flow = Arc::new(Flow::new(head, length, origin, partial, in_parts, self.attention.clone()));
         let transfer = Transfer::new(answer.response.into_body(), skip, end);
-        self.fetch(flow, answer.upstream, writer, brings, transfer).await
+        self.fetch(flow, writer, brings, transfer).await
     }
 
     /// Goes on with what an earlier fill left, if its upstream still has that content; `None` if that cannot be told
@@ -176,7 +182,7 @@ impl Task {
         let first = missing.start..missing.end.min(enough);
         let outgoing = self.outgoing(self.wanted.headers.clone());
         let resumption = Resumption::new(
-            &self.upstreams,
+            self.upstreams.clone(),
             upstream.clone(),
             outgoing,
             &left.object.headers,
@@ -204,37 +210,29 @@ impl Task {
         };
         tracing::info!(key = &*self.wanted.key, written, length, "going on with what was left");
         self.shared.metrics.resumes.inc();
-        let flow = Arc::new(Flow::new(
-            head,
-            Some(length),
-            writer.partial().clone(),
-            skip == 0,
-            self.attention.clone(),
-        ));
+        let origin = self.origin(upstream);
+        let partial = writer.partial().clone();
+        let attention = self.attention.clone();
+        let flow = Arc::new(Flow::new(head, Some(length), origin, partial, skip == 0, attention));
         let transfer = Transfer::new(body, skip, end);
-        Some(self.fetch(flow, upstream, writer, first, transfer).await)
+        Some(self.fetch(flow, writer, first, transfer).await)
     }
 
     /// Has every byte fetched, and makes an object of them.
     async fn fetch(
         &mut self,
         flow: Arc<Flow>,
-        upstream: Arc<Upstream>,
         mut writer: Writer,
         first: Range<u64>,
         transfer: Transfer,
     ) -> Ended {
         let arrived = writer.partial().written();
         self.show(Phase::Receiving { flow: flow.clone(), arrived });
-        let metrics = self.shared.metrics.clone();
         let fetch = Fetch {
             flow: &flow,
             source: run::Source {
-                upstreams: self.upstreams.clone(),
-                received: metrics.upstream_bytes.with_label_values(&[&*upstream.name]),
-                upstream,
-                outgoing: self.outgoing(self.wanted.headers.clone()),
-                metrics,
+                origin: flow.origin.clone(),
+                metrics: self.shared.metrics.clone(),
                 arrived: AtomicU64::new(arrived),
             },
             store: &self.shared.store,
@@ -305,6 +303,10 @@ impl Task {
         Ok(self.shared.digests.judge(subject, &flow.head.expected, &whole).await?)
     }
 
+    fn origin(&self, upstream: Arc<Upstream>) -> Origin {
+        Origin::of(&self.wanted, self.upstreams.clone(), upstream, &self.shared.metrics)
+    }
+
     fn expect(&self, status: StatusCode, headers: &HeaderMap) -> Expectation {
         self.shared.digests.expect(self.subject(status), headers, self.again)
     }
@@ -364,7 +366,7 @@ impl Task {
         let still =
             storable(&Method::GET, &self.wanted.asked, stale.object.status, &updated, stale.classified.class);
         let refreshed = match still {
-            Ok(()) => cache.refresh(stale, updated, answer.request_time, answer.response_time).await,
+            Ok(()) => Ok(cache.refresh(stale, updated, answer.request_time, answer.response_time).await),
             // What was public is not any more: it must not stay.
             Err(_) => match cache.invalidate(&stale.object.key).await {
                 Ok(()) => return Ended::Unconditionally,

@@ -10,7 +10,7 @@ mod worker;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -28,6 +28,9 @@ const BACKLOG: i32 = 4096;
 
 /// Pause after `accept` failed for want of something (file descriptors, memory), so that it is not tried in a circle.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often it is told, at most: it lasts for as long as clients keep what is wanting.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Word for it in metrics.
 const TOO_MANY_CONNECTIONS: &str = "too-many-connections";
@@ -163,6 +166,7 @@ struct Acceptor {
 
 impl Acceptor {
     async fn run(self, mut stage: watch::Receiver<Stage>) {
+        let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -171,7 +175,11 @@ impl Acceptor {
             match accepted {
                 Ok((stream, peer)) => self.give(stream, peer),
                 Err(error) => {
-                    tracing::error!(%error, "cannot accept a connection");
+                    self.metrics.accept_failures.inc();
+                    if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                        told = Some(Instant::now());
+                        tracing::error!(%error, "cannot accept connections now; those who come wait");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

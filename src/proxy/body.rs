@@ -52,7 +52,8 @@ pub struct ResponseBody {
 impl Content {
     /// The rest of what `reader` reads, after `first`.
     pub fn read(first: Bytes, reader: Reader, keeper: Keeper) -> Self {
-        Self::Stream(Box::pin(unfold(Some((Some(Ok(first)), reader, keeper)), |state| async move {
+        let state = Some((Some(Ok(first)), reader, keeper.begun()));
+        Self::Stream(Box::pin(unfold(state, |state| async move {
             let (first, mut reader, mut keeper) = state?;
             let piece = match first {
                 Some(first) => first,
@@ -73,7 +74,7 @@ impl Content {
         let parts: Vec<_> =
             multipart.parts().iter().map(|part| (part.head.clone(), Some(part.range.clone()))).collect();
         let parts = parts.into_iter().chain([closing]);
-        let state = Some((parts, None::<Reader>, open, keeper));
+        let state = Some((parts, None::<Reader>, open, keeper.begun()));
         Self::Stream(Box::pin(unfold(state, |state| async move {
             let (mut parts, mut reader, open, mut keeper) = state?;
             if let Some(part) = &mut reader
@@ -115,7 +116,7 @@ impl Content {
     }
 }
 
-/// Sees to it that damage on the disk does not reach the client.
+/// Sees to it that damage on the disk, or its failure, does not reach the client.
 #[derive(Clone)]
 pub struct Keeper(Option<Box<Repair>>);
 
@@ -123,6 +124,14 @@ impl Keeper {
     /// For content of a stored object, or of a fill, which repairs itself.
     pub(super) fn new(repair: Option<Repair>) -> Self {
         Self(repair.map(Box::new))
+    }
+
+    /// The response's head is on its way.
+    fn begun(mut self) -> Self {
+        if let Some(repair) = &mut self.0 {
+            repair.begun = true;
+        }
+        self
     }
 
     /// The next piece of `reader`, which may be another one afterwards.

@@ -25,6 +25,8 @@ pub(super) struct Repair {
     pub(super) entry: Arc<Entry>,
     pub(super) wanted: Wanted,
     pub(super) repairs: u32,
+    /// The response has begun: it can no longer be another one.
+    pub(super) begun: bool,
 }
 
 impl Repair {
@@ -35,9 +37,13 @@ impl Repair {
         error: TransferError,
         rest: Range<u64>,
     ) -> Result<Option<Reader>, TransferError> {
-        let TransferError::Read(read @ (ReadError::Damaged { .. } | ReadError::Gone { .. })) = &error else {
+        let read = match &error {
+            TransferError::Read(read @ (ReadError::Damaged { .. } | ReadError::Gone { .. })) => read,
             // A disk that cannot be read now, or a process that may open no more files, says nothing about the bytes.
-            return Err(error);
+            TransferError::Read(ReadError::Io { .. }) if self.begun => {
+                return self.alone(rest).map(Some).ok_or(error);
+            }
+            _ => return Err(error),
         };
         self.repairs += 1;
         if self.repairs > MAX_REPAIRS {
@@ -61,6 +67,12 @@ impl Repair {
             tracing::error!(%error, blob = %object.blob, "cannot discard a damaged blob");
         }
         self.follow(rest).await.map(Some).ok_or(error)
+    }
+
+    /// Reads the rest from the upstream.
+    fn alone(&self, rest: Range<u64>) -> Option<Reader> {
+        let (store, upstreams) = (self.cache.store().clone(), &self.live.upstreams);
+        Reader::alone(store, &self.entry.object, &self.wanted, upstreams, &self.metrics, rest)
     }
 
     /// Reads the rest of the same content from a fill.

@@ -33,7 +33,8 @@ impl Proxy {
             let found = match self.cache.find(&key, asked.headers, classified).await {
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::error!(%error, "the index cannot be read; passing through");
+                    // The store has told it, once; this is once a request.
+                    tracing::debug!(%error, "the index cannot be read; passing through");
                     return self.alone(asked, classified, forward, Outcome::StoreFailed).await;
                 }
             };
@@ -115,7 +116,7 @@ impl Proxy {
             // The keeper has said what is wrong, and discarded it.
             Err(error) if error.is_about_the_bytes() => Use::Damaged,
             Err(error) => {
-                tracing::error!(%error, key = &*entry.object.key, "a stored response cannot be read; passing through");
+                tracing::debug!(%error, key = &*entry.object.key, "a stored response cannot be read; passing through");
                 Use::Unreadable
             }
         }
@@ -256,6 +257,7 @@ impl Proxy {
             wanted: self.wanted(asked, key, variant, &entry.classified, None),
             entry: entry.clone(),
             repairs: 0,
+            begun: false,
         }
     }
 

@@ -77,6 +77,11 @@ impl OpenBlobs {
         self.0.invalidate(&id);
     }
 
+    /// Forgets all: other files are in their place.
+    pub(super) fn forget_all(&self) {
+        self.0.invalidate_all();
+    }
+
     /// Closes files that idled.
     pub(super) fn maintain(&self) {
         self.0.run_pending_tasks();

@@ -6,6 +6,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::condition::Condition;
+
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -92,6 +94,26 @@ pub enum StoreError {
     /// A thread of the store ended in the middle of its work: gupd is stopping, or a panic was logged.
     #[error("a thread of the store ended before its work did: {0}")]
     Stopped(#[from] tokio::task::JoinError),
+    /// The folder is not the one that was opened.
+    #[error("{} is not the folder that the store was opened in; mount its file system again, or a store in its place", path.display())]
+    FolderGone {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The index is not what was written. It is made anew, and nobody has to do anything.
+    #[error("the index {} is damaged and is being made anew: {reason}", path.display())]
+    IndexDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        reason: String,
+    },
+    /// The disk is known to fail, and was not tried.
+    #[error("the store's disk is {condition}; the object is passed through", condition = condition.as_str())]
+    Ailing {
+        /// How it is.
+        condition: Condition,
+    },
     /// A writer was used after one of its operations failed or was abandoned.
     #[error("this fill's file is incomplete after an earlier failure; the object is passed through")]
     Broken,

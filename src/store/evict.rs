@@ -12,10 +12,10 @@ use tokio::task::spawn_blocking;
 
 use super::error::{Limit, StoreError};
 use super::facts::{Eviction, Removed};
-use super::folder::Scratch;
 use super::id::BlobId;
 use super::index::{BATCH, RemovedObjects, Which};
 use super::room::{Reservation, Shortage};
+use super::scratch::Scratch;
 use super::{FORGOTTEN_MAX, Store};
 
 impl Store {
@@ -162,13 +162,13 @@ impl Store {
         which: impl FnOnce() -> Which + Send + 'static,
     ) -> Result<RemovedObjects, StoreError> {
         let failed = self.index.failure();
-        let (removed, gone) =
-            self.index.change(move |change| change.remove(&which()).map_err(failed)).await?;
+        let removed = self.index.change(move |change| change.remove(&which()).map_err(failed)).await;
+        let (removed, gone) = self.health.seen(removed)?;
         delete(gone).await?;
         Ok(removed)
     }
 
-    async fn free(&self) -> Result<u64, StoreError> {
+    pub(super) async fn free(&self) -> Result<u64, StoreError> {
         let folder = Arc::clone(&self.folder);
         spawn_blocking(move || folder.free()).await?
     }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::clock::UnixMillis;
 
+use super::condition::Condition;
+
 /// Why objects were removed without anybody asking for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Eviction {
@@ -63,6 +65,8 @@ pub struct Facts {
     pub memory_bytes: u64,
     /// Files of blobs open now, half-written ones too.
     pub open_files: u64,
+    /// How the disk is.
+    pub condition: Condition,
 }
 
 /// Objects removed, and the bytes on disk that gave back.
@@ -139,6 +143,7 @@ impl Counters {
             scrub_completed: self.scrub_completed.load(Ordering::Relaxed),
             memory_bytes,
             open_files: read(&self.open_files),
+            condition: Condition::Well,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The store's folder: which file is where, who may use it, and files on their way in or out.
+//! The store's folder: which file is where, who may use it, and whether it still is the one that was opened. Files on
+//! their way in or out are in `scratch`.
 //!
 //! ```text
 //! lock            held (flock) by the one process that may change the folder
@@ -7,34 +8,40 @@
 //! scrub           how far the scrub is
 //! partial/<n>     half-written, or about to be removed; outlives a restart only with its journal
 //! partial/<n>.log the journal of a half-written file
+//! partial/probe   written, moved and removed to see whether a disk that failed is well again
 //! ```
 //!
 //! A file enters blobs/ by a rename and leaves it by one, both on the index's thread; removing the bytes, which takes
 //! time for large files, happens in partial/ and elsewhere.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::StoreError;
 use super::id::BlobId;
 use super::room::Reservation;
+use super::scratch::{JOURNAL, Left, Scratch, journal_of};
 
 /// Numbers of files in partial/, for all stores of this process: a file that an earlier store is still removing must
 /// not be another one's.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// What the name of a journal ends with.
-const JOURNAL: &str = "log";
-
 /// Paths in the folder.
 #[derive(Debug)]
 pub(super) struct Folder {
     root: PathBuf,
+    /// Which folder that is.
+    // Held to copy, never across I/O.
+    identity: Mutex<Identity>,
 }
+
+/// Device and inode: another file system in a folder's place is another folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity(u64, u64);
 
 /// The right to use the folder, for as long as this lives.
 #[derive(Debug)]
@@ -46,20 +53,14 @@ impl Folder {
     /// Makes what is missing, locks the folder and removes what an earlier process left of no use. Gives what it left
     /// half-written, oldest first.
     pub(super) fn open(root: &Path) -> Result<(Arc<Self>, FolderLock, Vec<Left>), StoreError> {
-        let folder = Self { root: root.to_owned() };
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| StoreError::Folder { path, source }
         };
         fs::create_dir_all(root).map_err(failed(root))?;
-        let lock = root.join("lock");
-        let file =
-            File::options().create(true).truncate(false).write(true).open(&lock).map_err(failed(&lock))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path: folder.root }),
-            Err(TryLockError::Error(source)) => return Err(StoreError::Folder { path: lock, source }),
-        }
+        let identity = Mutex::new(Identity::of(root).map_err(failed(root))?);
+        let folder = Self { root: root.to_owned(), identity };
+        let lock = folder.lock()?;
         for shelf in folder.shelves() {
             fs::create_dir_all(&shelf).map_err(failed(&shelf))?;
         }
@@ -79,14 +80,16 @@ impl Folder {
             fs::remove_file(&path).map_err(failed(&path))?;
         }
         numbers.sort_unstable();
-        NEXT.fetch_max(numbers.last().map_or(0, |last| last.saturating_add(1)), Ordering::Relaxed);
-        let left = numbers.into_iter().map(|number| Left { path: partial.join(number.to_string()) });
-        Ok((Arc::new(folder), FolderLock { _file: file }, left.collect()))
+        number_after(numbers.last().copied());
+        let of = *folder.identity();
+        let left = numbers.into_iter().map(|number| Left::new(partial.join(number.to_string()), of));
+        let left = left.collect();
+        Ok((Arc::new(folder), lock, left))
     }
 
     /// The paths in a folder, without a right to change what is there.
-    pub(super) fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+    pub(super) fn at(root: &Path) -> io::Result<Self> {
+        Ok(Self { root: root.to_owned(), identity: Mutex::new(Identity::of(root)?) })
     }
 
     /// The folder itself.
@@ -112,18 +115,19 @@ impl Folder {
 
     /// A new file to fill, and its number.
     pub(super) fn create(&self, reservation: Reservation) -> Result<(u64, File, Scratch), StoreError> {
-        let (number, path) = self.next();
+        let ((number, path), of) = (self.next(), *self.identity());
         match File::options().read(true).write(true).create_new(true).open(&path) {
             Ok(file) => {
                 self.hand_over(&file);
-                Ok((number, file, Scratch { path, reservation, there: true, journal: false }))
+                Ok((number, file, Scratch::new(path, of, reservation)))
             }
             Err(source) => Err(StoreError::Io { doing: "create", path, source }),
         }
     }
 
     /// Begins the journal beside a half-written file.
-    pub(super) fn begin_journal(path: &Path, begin: &[u8]) -> Result<File, StoreError> {
+    pub(super) fn begin_journal(&self, path: &Path, begin: &[u8]) -> Result<File, StoreError> {
+        self.check()?;
         let path = journal_of(path);
         let mut options = File::options();
         options.append(true).create_new(true);
@@ -133,10 +137,11 @@ impl Folder {
 
     /// Moves a blob's file out, to be removed when the scratch is dropped; `None` if there was none.
     pub(super) fn take_out(&self, id: BlobId, hold: impl FnOnce(u64) -> Reservation) -> Option<Scratch> {
-        let (from, (_, path)) = (self.blob(id), self.next());
+        self.check().ok()?;
+        let (from, (_, path), of) = (self.blob(id), self.next(), *self.identity());
         let size = fs::metadata(&from).ok()?.len();
-        let scratch = Scratch { path, reservation: hold(size), there: true, journal: false };
-        match fs::rename(&from, &scratch.path) {
+        let scratch = Scratch::new(path, of, hold(size));
+        match fs::rename(&from, scratch.path()) {
             Ok(()) => Some(scratch),
             Err(error) => {
                 tracing::warn!(path = %from.display(), %error, "cannot move a removed blob out of the store");
@@ -145,8 +150,53 @@ impl Folder {
         }
     }
 
+    /// Whether the folder still is where it was opened. What is not in another one was not removed from this one.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        let identity = *self.identity();
+        identity.check(&self.root)
+    }
+
+    /// Looks for a store in another folder at this place, and locks it.
+    pub(super) fn find_store(&self) -> Result<Option<(Identity, FolderLock)>, StoreError> {
+        let failed = |source| StoreError::Io { doing: "look at", path: self.root.clone(), source };
+        if !self.index().exists() {
+            return Ok(None);
+        }
+        let (identity, lock) = (Identity::of(&self.root).map_err(failed)?, self.lock()?);
+        let files = fs::read_dir(self.root.join("partial")).map_err(failed)?;
+        let number = |file: &Path| file.file_stem()?.to_str()?.parse::<u64>().ok();
+        // Its half-written files stay until the next start.
+        number_after(files.filter_map(|file| number(&file.ok()?.path())).max());
+        Ok(Some((identity, lock)))
+    }
+
+    /// Uses the folder that was found at this place.
+    pub(super) fn adopt(&self, identity: Identity) {
+        *self.identity() = identity;
+    }
+
+    /// Writes so many bytes, as a fill and its commit would, and removes them.
+    pub(super) fn try_write(&self, bytes: u64) -> Result<(), StoreError> {
+        // Of these names there is one file at most, also where it cannot be removed.
+        let path = self.root.join("partial").join("probe");
+        let moved = path.with_extension("moved");
+        let write = || {
+            let mut file = File::create(&path)?;
+            io::copy(&mut io::repeat(1).take(bytes), &mut file)?;
+            file.sync_data()?;
+            fs::rename(&path, &moved)?;
+            fs::remove_file(&moved)
+        };
+        write().map_err(|source| {
+            // What is left of it takes room that is wanting.
+            let _unlinked = fs::remove_file(&path);
+            StoreError::Io { doing: "write", path, source }
+        })
+    }
+
     /// Bytes that the file system has free for this user.
     pub(super) fn free(&self) -> Result<u64, StoreError> {
+        self.check()?;
         match rustix::fs::statvfs(&self.root) {
             Ok(stat) => Ok(stat.f_bavail.saturating_mul(stat.f_frsize)),
             Err(errno) => Err(StoreError::Io {
@@ -167,121 +217,45 @@ impl Folder {
         }
     }
 
+    fn lock(&self) -> Result<FolderLock, StoreError> {
+        let path = self.root.join("lock");
+        let failed = |source| StoreError::Folder { path: path.clone(), source };
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(FolderLock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: self.root.clone() }),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
+    fn identity(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn next(&self) -> (u64, PathBuf) {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         (number, self.root.join("partial").join(number.to_string()))
     }
 }
 
-/// A half-written file that an earlier process left.
-#[derive(Debug)]
-pub(super) struct Left {
-    path: PathBuf,
-}
-
-impl Left {
-    /// The bytes of its journal.
-    pub(super) fn journal(&self) -> Result<Vec<u8>, StoreError> {
-        let path = journal_of(&self.path);
-        fs::read(&path).map_err(|source| StoreError::Io { doing: "read", path, source })
+impl Identity {
+    fn of(root: &Path) -> io::Result<Self> {
+        fs::metadata(root).map(|root| Self(root.dev(), root.ino()))
     }
 
-    /// Removes it.
-    pub(super) fn remove(self) -> Result<(), StoreError> {
-        for path in [journal_of(&self.path), self.path] {
-            fs::remove_file(&path).map_err(|source| StoreError::Io { doing: "remove", path, source })?;
-        }
-        Ok(())
-    }
-
-    /// Takes it over.
-    pub(super) fn into_scratch(self, reservation: Reservation) -> Scratch {
-        Scratch { path: self.path, reservation, there: true, journal: true }
-    }
-}
-
-/// A file in partial/, its journal if it has one, and the room it takes; all go when it is dropped. Dropping unlinks,
-/// so it belongs on a thread that may block.
-#[derive(Debug)]
-pub(super) struct Scratch {
-    path: PathBuf,
-    pub(super) reservation: Reservation,
-    there: bool,
-    journal: bool,
-}
-
-impl Scratch {
-    /// The file's path.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Notes that a journal is about to be begun; gives the file's path.
-    pub(super) fn with_journal(&mut self) -> PathBuf {
-        self.journal = true;
-        self.path.clone()
-    }
-
-    /// Removes the journal: the file is of no use to a later fill. Unlinks a small file.
-    pub(super) fn without_journal(&mut self) {
-        if std::mem::take(&mut self.journal) {
-            remove(&journal_of(&self.path));
-        }
-    }
-
-    /// Whether a later fill can go on with it.
-    pub(super) fn has_journal(&self) -> bool {
-        self.journal
-    }
-
-    /// The file's number, the file and its journal, to go on writing both.
-    pub(super) fn reopen(&self) -> Result<(u64, File, File), StoreError> {
-        let number = self.path.file_name().and_then(|name| name.to_str()?.parse().ok());
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| StoreError::Io { doing: "open", path, source }
-        };
-        let journal = journal_of(&self.path);
-        let file = File::options().read(true).write(true).open(&self.path).map_err(failed(&self.path))?;
-        let journal = File::options().append(true).open(&journal).map_err(failed(&journal))?;
-        Ok((number.ok_or(StoreError::Broken)?, file, journal))
-    }
-
-    /// Leaves the files where they are: the process ends, and the next one may go on with them.
-    pub(super) fn leave(mut self) {
-        self.there = false;
-        self.journal = false;
-    }
-
-    /// Makes the file a blob's, in place of what may be there. A rename, so all or nothing.
-    pub(super) fn put_in(&mut self, to: &Path) -> Result<(), StoreError> {
-        fs::rename(&self.path, to).map_err(|source| StoreError::Io {
-            doing: "move a complete blob to",
-            path: to.to_owned(),
-            source,
-        })?;
-        self.there = false;
-        Ok(())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        self.without_journal();
-        if self.there {
-            remove(&self.path);
+    /// Whether that is the folder there.
+    pub(super) fn check(self, root: &Path) -> Result<(), StoreError> {
+        match Self::of(root) {
+            Ok(found) if found == self => Ok(()),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::Io { doing: "look at", path: root.to_owned(), source })
+            }
+            _ => Err(StoreError::FolderGone { path: root.to_owned() }),
         }
     }
 }
 
-fn journal_of(path: &Path) -> PathBuf {
-    path.with_extension(JOURNAL)
-}
-
-fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "cannot remove a file, it stays until the next start");
-    }
+/// Numbers go on after this one.
+fn number_after(last: Option<u64>) {
+    NEXT.fetch_max(last.map_or(0, |last| last.saturating_add(1)), Ordering::Relaxed);
 }

@@ -28,10 +28,11 @@ impl Inventory {
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let folder = Folder::at(dir);
+        let no_store = || StoreError::NoStore { path: dir.to_owned() };
+        let folder = Folder::at(dir).map_err(|_| no_store())?;
         let path = folder.index();
         if !path.exists() {
-            return Err(StoreError::NoStore { path: dir.to_owned() });
+            return Err(no_store());
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         match Connection::open_with_flags(&path, flags) {

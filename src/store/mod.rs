@@ -11,6 +11,7 @@ mod adopt;
 mod blob;
 mod blocks;
 pub mod bundle;
+mod condition;
 mod error;
 mod evict;
 mod facts;
@@ -27,13 +28,16 @@ mod partial;
 mod read;
 mod repair;
 mod room;
+mod scratch;
 mod scrub;
 mod segment;
+mod succession;
 mod trailer;
 mod unfinished;
 mod verify;
 mod writer;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,6 +45,7 @@ use http::HeaderMap;
 use tokio::sync::Semaphore;
 
 pub use self::blob::MAX_OPEN_BLOBS;
+pub use self::condition::{Ailment, Condition};
 pub use self::error::{Limit, ReadError, StoreError};
 pub use self::facts::{Eviction, Facts, Removed};
 pub use self::id::{BlobId, NotABlobId};
@@ -59,6 +64,7 @@ use self::writer::DISK_WRITES;
 pub use self::writer::{Committed, Writer};
 
 use self::blob::OpenBlobs;
+use self::condition::Health;
 use self::facts::Counters;
 use self::flight::Flights;
 use self::folder::{Folder, FolderLock};
@@ -97,10 +103,12 @@ pub struct Store {
     counters: Arc<Counters>,
     forgotten: Mutex<Vec<Arc<str>>>,
     unfinished: UnfinishedList,
+    health: Health,
+    generation: AtomicU64,
     clock: Clock,
     max_unused: Duration,
     /// Last: given up when everything above is closed.
-    _lock: FolderLock,
+    lock: Mutex<FolderLock>,
 }
 
 impl Store {
@@ -126,30 +134,34 @@ impl Store {
             counters,
             forgotten: Mutex::default(),
             unfinished,
+            health: Health::new(),
+            generation: AtomicU64::new(0),
             clock,
             max_unused: config.max_unused,
-            _lock: lock,
+            lock: Mutex::new(lock),
         }))
     }
 
     /// All variants of a key, newest first, at most [`MAX_VARIANTS`].
     pub async fn lookup(&self, key: &str) -> Result<Vec<Object>, StoreError> {
-        self.index.find(key).await
+        self.health.seen(self.index.find(key).await)
     }
 
     /// Gives an object the header fields and times of a `304` (RFC 9111 §4.3.4). Nothing if it is gone.
     pub async fn refresh(
         &self,
-        object: i64,
+        stale: &Object,
         headers: &HeaderMap,
         request_time: UnixMillis,
         response_time: UnixMillis,
     ) -> Result<(), StoreError> {
+        self.health.check()?;
+        let (id, key, blob) = (stale.id, stale.key.clone(), stale.blob);
         let (headers, failed) = (headers.clone(), self.index.failure());
         let work = move |change: &mut index::Change<'_>| {
-            change.refresh(object, &headers, request_time, response_time).map_err(failed)
+            change.refresh(id, (&*key, blob), &headers, request_time, response_time).map_err(failed)
         };
-        self.index.change(work).await.map(drop)
+        self.health.seen(self.index.change(work).await).map(drop)
     }
 
     /// Removes all variants of a key, and blobs that no other object has.
@@ -169,7 +181,8 @@ impl Store {
     /// Writes down when objects were last used. Uses lost with the process make eviction a little less exact.
     pub async fn record_use(&self, uses: Vec<(i64, UnixMillis)>) -> Result<(), StoreError> {
         let failed = self.index.failure();
-        self.index.change(move |change| change.record_use(&uses).map_err(failed)).await.map(drop)
+        let recorded = self.index.change(move |change| change.record_use(&uses).map_err(failed)).await;
+        self.health.seen(recorded).map(drop)
     }
 
     /// Keeps what is stored under a key from eviction and expiry until [`Store::unpin`]; gives how many variants there
@@ -191,7 +204,8 @@ impl Store {
 
     /// Figures for metrics and status.
     pub fn facts(&self) -> Facts {
-        self.counters.facts(self.memory.held())
+        let condition = self.ailment().map_or(Condition::Well, |ailment| ailment.condition);
+        Facts { condition, ..self.counters.facts(self.memory.held()) }
     }
 
     /// The memory that bodies are held in.

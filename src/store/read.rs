@@ -5,10 +5,12 @@
 //! Chunks and blocks are loaded once for all who wait for them. Loads share a bounded number of threads; waiting for
 //! one of those is waiting for the disk.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 
 use super::blob::OpenBlob;
@@ -136,7 +138,12 @@ impl Store {
     }
 
     /// Fills a buffer from disk and checks it.
-    async fn load<B: Fill>(&self, source: &Source, start: u64, mut buffer: B) -> Result<B, ReadError> {
+    pub(super) async fn load<B: Fill>(
+        &self,
+        source: &Source,
+        start: u64,
+        mut buffer: B,
+    ) -> Result<B, ReadError> {
         let _permit = self.disk_reads.acquire().await;
         let (folder, open, counters) =
             (Arc::clone(&self.folder), Arc::clone(&self.open), Arc::clone(&self.counters));
@@ -152,11 +159,19 @@ impl Store {
             if matches!(result, Err(ReadError::Damaged { .. })) {
                 counters.verification_failures.fetch_add(1, Ordering::Relaxed);
             }
+            // What is not in another folder is not gone.
+            let result = match result {
+                Err(ReadError::Gone { what }) if folder.check().is_err() => {
+                    Err(ReadError::Io { what, source: Arc::new(Errno::NODEV.into()) })
+                }
+                result => result,
+            };
             result.map(|()| buffer)
         };
         let stopped =
-            |error| ReadError::Io { what: source.what(), source: Arc::new(std::io::Error::other(error)) };
-        spawn_blocking(read).await.map_err(stopped)?
+            |error| ReadError::Io { what: source.what(), source: Arc::new(io::Error::other(error)) };
+        let read = spawn_blocking(read).await.map_err(stopped)?;
+        read.inspect_err(|error| self.health.unread(error, source, start))
     }
 
     fn short(&self, source: &Source) -> ReadError {
@@ -166,7 +181,7 @@ impl Store {
 }
 
 /// Something to read into.
-trait Fill: Send + 'static {
+pub(super) trait Fill: Send + 'static {
     fn space(&mut self) -> &mut [u8];
 }
 

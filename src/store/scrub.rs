@@ -8,7 +8,6 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Store;
 use super::error::StoreError;
+use super::folder::Folder;
 use super::id::BlobId;
 use super::inspect::{Inspection, Unsound};
 use super::inventory::Inventory;
@@ -129,6 +129,8 @@ impl Scrub {
             None => None,
         };
         let Some(fault) = fault else { return Ok(None) };
+        // What is not in another folder is not gone.
+        self.store.free().await?;
         if !self.store.index.absent(vec![id]).await?.is_empty() {
             return Ok(None); // evicted meanwhile
         }
@@ -143,7 +145,10 @@ impl Scrub {
         if self.ahead.is_empty() {
             // Not the store, which nobody could open again until the page is read.
             let (folder, last) = (Arc::clone(&self.store.folder), self.progress.last);
-            let page = move || Inventory::open(folder.root())?.blobs_after(last);
+            let page = move || {
+                folder.check()?;
+                Inventory::open(folder.root())?.blobs_after(last)
+            };
             self.ahead = spawn_blocking(page).await??.into();
         }
         Ok(self.ahead.pop_front())
@@ -217,8 +222,8 @@ impl Scrub {
     }
 
     async fn save(&mut self) -> Result<(), StoreError> {
-        let (line, root) = (self.progress.encode(), self.store.folder.root().to_owned());
-        spawn_blocking(move || write(root, &line)).await??;
+        let (line, folder) = (self.progress.encode(), Arc::clone(&self.store.folder));
+        spawn_blocking(move || write(&folder, &line)).await??;
         self.saved = Instant::now();
         Ok(())
     }
@@ -252,8 +257,9 @@ fn turn(id: BlobId, period: Duration) -> Duration {
 }
 
 /// Whole or not at all; a line lost in a power cut costs reading again.
-fn write(root: PathBuf, line: &str) -> Result<(), StoreError> {
-    let (path, new) = (root.join("scrub"), root.join("scrub.new"));
+fn write(folder: &Folder, line: &str) -> Result<(), StoreError> {
+    folder.check()?;
+    let (path, new) = (folder.root().join("scrub"), folder.root().join("scrub.new"));
     let done = fs::write(&new, line).and_then(|()| fs::rename(&new, &path));
     done.map_err(|source| StoreError::Io { doing: "write", path, source })
 }

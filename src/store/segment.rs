@@ -60,6 +60,11 @@ impl Segment {
     /// Appends bytes; gives the position up to which they can be read. Whole aligned chunks in one call (a megabyte
     /// of frames from a multiple of a megabyte on) go into memory as well and need no reading back.
     pub async fn write(&mut self, frames: Vec<Bytes>) -> Result<u64, StoreError> {
+        let written = self.write_frames(frames).await;
+        self.draft.store.health.seen(written)
+    }
+
+    async fn write_frames(&mut self, frames: Vec<Bytes>) -> Result<u64, StoreError> {
         let position = self.state.as_ref().ok_or(StoreError::Broken)?.position;
         let bytes = frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
         self.draft.make_room(position + bytes).await?;

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blocks::{BlockMap, block_of, blocks_of};
 use super::error::StoreError;
-use super::folder::{Left, Scratch};
 use super::object::NewObject;
 use super::room::{Room, on_disk};
+use super::scratch::{Left, Scratch};
 use super::trailer::file_size;
 use super::{BLOCK, CHUNK, Store, journal};
 
@@ -36,6 +36,8 @@ impl Store {
     /// Takes what an earlier fill left of an object under `key`, if `is_it` says of its selecting fields that it is
     /// the one.
     pub fn take_unfinished(&self, key: &str, is_it: impl Fn(&str) -> bool) -> Option<Unfinished> {
+        // It stays until the disk is well.
+        self.health.check().ok()?;
         let mut list = self.unfinished.lock();
         let at = list.iter().position(|left| *left.object.key == *key && is_it(&left.object.selecting))?;
         list.remove(at)
@@ -121,6 +123,12 @@ impl UnfinishedList {
         Ok(Self(Mutex::new(list)))
     }
 
+    /// Forgets all, and leaves their files where they are.
+    pub(super) fn leave(&self) {
+        let left = std::mem::take(&mut *self.lock());
+        left.into_iter().for_each(|left| left.scratch.leave());
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<Unfinished>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,8 +136,6 @@ impl UnfinishedList {
 
 impl Drop for UnfinishedList {
     fn drop(&mut self) {
-        for left in self.lock().drain(..) {
-            left.scratch.leave();
-        }
+        self.leave();
     }
 }

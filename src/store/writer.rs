@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::blocks::BlockMap;
 use super::error::{ReadError, StoreError};
-use super::folder::{Folder, Scratch};
+use super::folder::Folder;
 use super::id::BlobId;
 use super::index::Change;
 use super::memory::MemoryId;
@@ -28,6 +28,7 @@ use super::object::{NewObject, Object};
 use super::partial::Partial;
 use super::read::Source;
 use super::room::on_disk;
+use super::scratch::Scratch;
 use super::segment::{Prefix, Segment};
 use super::trailer::{self, RECORD_MAX};
 use super::unfinished::Unfinished;
@@ -78,6 +79,11 @@ struct Journal {
 impl Store {
     /// Begins a blob. With its length known, room for all of it is made now; else step by step.
     pub async fn begin(self: &Arc<Self>, len: Option<u64>) -> Result<Writer, StoreError> {
+        self.health.check()?;
+        self.seen_to_begin(self.begin_draft(len).await).await
+    }
+
+    async fn begin_draft(self: &Arc<Self>, len: Option<u64>) -> Result<Writer, StoreError> {
         let bytes = on_disk(trailer::file_size(len.unwrap_or(0)));
         let reservation = self.reserve(bytes).await?;
         let folder = Arc::clone(&self.folder);
@@ -90,7 +96,7 @@ impl Store {
     pub async fn resume(self: &Arc<Self>, unfinished: Unfinished) -> Result<Writer, StoreError> {
         let Unfinished { object, len, blocks, scratch } = unfinished;
         let opened = spawn_blocking(move || scratch.reopen().map(|files| (files, scratch)));
-        let ((number, file, journal), scratch) = opened.await??;
+        let ((number, file, journal), scratch) = self.health.seen(opened.await?)?;
         let written = blocks.count() as u64 * BLOCK;
         let partial = Partial::new(number, file, Some(len), blocks, self.counters.open_file());
         let writer = Writer::new(Arc::clone(self), partial, scratch);
@@ -127,7 +133,9 @@ impl Writer {
         }
         let draft = Arc::clone(&self.draft);
         let path = draft.lock().as_mut().map(Scratch::with_journal).ok_or(StoreError::Broken)?;
-        let file = spawn_blocking(move || Folder::begin_journal(&path, &begin)).await??;
+        let folder = Arc::clone(&draft.store.folder);
+        let begun = spawn_blocking(move || folder.begin_journal(&path, &begin)).await?;
+        let file = draft.store.health.seen(begun)?;
         let _ = draft.journal.set(Journal { file: Arc::new(file), object });
         Ok(())
     }
@@ -176,7 +184,12 @@ impl Writer {
     }
 
     /// Makes an object of a body of which every byte is there.
-    pub async fn commit(mut self, object: NewObject) -> Result<Committed, StoreError> {
+    pub async fn commit(self, object: NewObject) -> Result<Committed, StoreError> {
+        let store = Arc::clone(&self.draft.store);
+        store.health.seen(self.enter(object).await)
+    }
+
+    async fn enter(mut self, object: NewObject) -> Result<Committed, StoreError> {
         let len = self.finish().await?.map_err(|_| StoreError::Broken)?;
         let record = object.encode();
         if record.len() > RECORD_MAX {

@@ -45,6 +45,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Client connections so far.
     pub connections_total: IntCounter,
+    /// Attempts to accept that the system refused, most likely for want of file descriptors.
+    pub accept_failures: IntCounter,
     /// Bytes of response bodies that came from upstreams, by upstream: what crossed the WAN.
     pub upstream_bytes: IntCounterVec,
     /// Requests to upstreams, by upstream and outcome.
@@ -138,6 +140,10 @@ impl Metrics {
             )?,
             connections: gauge("gupd_connections", "Client connections open now.")?,
             connections_total: counter("gupd_connections_total", "Client connections accepted.")?,
+            accept_failures: counter(
+                "gupd_accept_failures_total",
+                "Attempts to accept a connection that the system refused.",
+            )?,
             upstream_bytes: counters(
                 "gupd_upstream_received_bytes_total",
                 "Bytes of response bodies received from upstreams: what crossed the WAN.",

@@ -1,9 +1,9 @@
 //! The store's own figures as metrics. The store counts for itself, and knows nothing of metrics; here its figures are
 //! read whenever somebody scrapes.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use crate::store::{Eviction, Facts};
+use crate::store::{Condition, Eviction, Facts};
 
 #[derive(Debug)]
 pub(super) struct StoreMetrics {
@@ -22,6 +22,7 @@ pub(super) struct StoreMetrics {
     scrub_completed: IntGauge,
     evicted_objects: IntCounterVec,
     evicted_bytes: IntCounterVec,
+    condition: IntGaugeVec,
 }
 
 impl StoreMetrics {
@@ -41,7 +42,13 @@ impl StoreMetrics {
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
+        let condition = IntGaugeVec::new(
+            Opts::new("gupd_store_condition", "How the store's disk is: 1 for the state it is in."),
+            &["state"],
+        )?;
+        registry.register(Box::new(condition.clone()))?;
         Ok(Self {
+            condition,
             objects: gauge("gupd_store_objects", "Objects in the store.")?,
             blobs: gauge("gupd_store_blobs", "Blobs in the store; objects with the same bytes share one.")?,
             disk_bytes: gauge("gupd_store_bytes", "Bytes of the store on disk.")?,
@@ -92,6 +99,10 @@ impl StoreMetrics {
             (&self.deduplicated_bytes, facts.saved_bytes),
         ] {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        for state in Condition::ALL {
+            let is = i64::from(facts.condition == state);
+            self.condition.with_label_values(&[state.as_str()]).set(is);
         }
         catch_up(&self.disk_reads, facts.disk_reads);
         catch_up(&self.verification_failures, facts.verification_failures);

@@ -7,6 +7,7 @@
 mod support;
 
 mod caching;
+mod clock;
 mod damage;
 mod digests;
 mod fill;

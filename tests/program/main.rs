@@ -18,6 +18,8 @@ mod bundles;
 mod crash;
 mod demo;
 mod exposition;
+mod fault_layer;
+mod faults;
 mod process;
 mod resumable;
 mod seen;

@@ -96,6 +96,17 @@ impl Process {
         parsed(&line.unwrap_or_else(|| panic!("ended without logging {message:?}: {:#?}", self.lines)))
     }
 
+    /// How many of the lines so far had this message.
+    pub(crate) fn said(&self, message: &str) -> usize {
+        self.lines.iter().filter(|line| parsed(line)["message"] == message).count()
+    }
+
+    /// How many of them were warnings or errors.
+    pub(crate) fn warnings(&self) -> usize {
+        let is_one = |line: &&String| matches!(parsed(line)["level"].as_str(), Some("WARN" | "ERROR"));
+        self.lines.iter().filter(is_one).count()
+    }
+
     /// Sends a signal by its name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());

@@ -30,6 +30,8 @@ async fn every_series_of_a_known_set_is_there_before_anything_happened() {
         ("gupd_broken_transfers_total", r#"{by="upstream"}"#),
         ("gupd_store_verification_failures_total", ""),
         ("gupd_store_evicted_objects_total", r#"{reason="quota"}"#),
+        ("gupd_store_condition", r#"{state="read-only"}"#),
+        ("gupd_accept_failures_total", ""),
         ("gupd_store_bytes", ""),
         ("gupd_store_deduplicated_bytes", ""),
     ] {

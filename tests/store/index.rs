@@ -46,7 +46,7 @@ async fn a_refreshed_head_replaces_the_stored_one() {
     let mut headers = HeaderMap::new();
     headers.append("x", HeaderValue::from_static("1"));
     headers.append("x", HeaderValue::from_bytes(b"\xe9").unwrap());
-    store.refresh(object.id, &headers, NOW + 5, NOW + 6).await.unwrap();
+    store.refresh(&object, &headers, NOW + 5, NOW + 6).await.unwrap();
     let found = store.lookup("key").await.unwrap();
     assert_eq!(
         (&found[0].headers, found[0].request_time, found[0].response_time),

@@ -2,7 +2,7 @@
 //! wrong one. Lost are last uses.
 
 use super::*;
-use gupd::store::BLOCK;
+use gupd::store::{BLOCK, Object};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -13,11 +13,11 @@ fn headers(etag: &'static str) -> HeaderMap {
     HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static(etag))])
 }
 
-async fn put(store: &Arc<Store>, key: &str, selecting: &str, etag: &'static str, body: &Bytes) -> i64 {
+async fn put(store: &Arc<Store>, key: &str, selecting: &str, etag: &'static str, body: &Bytes) -> Object {
     let mut writer = InOrder::begin(store, Some(body.len() as u64)).await.unwrap();
     writer.write(vec![body.clone()]).await.unwrap();
     let new = NewObject { selecting: selecting.to_owned(), headers: headers(etag), ..response(key) };
-    writer.commit(new).await.unwrap().object.id
+    writer.commit(new).await.unwrap().object
 }
 
 /// One of each that an index can have: objects that share a blob, a head that was refreshed, variants, one that was
@@ -27,7 +27,7 @@ async fn fill(store: &Arc<Store>) -> Vec<Known> {
     put(store, "first", "", "\"a\"", &one).await;
     put(store, "shares", "", "\"b\"", &one).await;
     let refreshed = put(store, "refreshed", "", "\"old\"", &two).await;
-    store.refresh(refreshed, &headers("\"new\""), NOW + 1, NOW + 2).await.unwrap();
+    store.refresh(&refreshed, &headers("\"new\""), NOW + 1, NOW + 2).await.unwrap();
     put(store, "variants", "a=1", "\"1\"", &body(4, 40)).await;
     put(store, "variants", "a=2", "\"2\"", &body(5, 50)).await;
     put(store, "replaced", "", "\"x\"", &body(6, 60)).await;
@@ -145,7 +145,7 @@ fn an_index_that_is_damaged_while_it_serves_is_made_anew_and_nothing_is_served_f
         let rot = vec![0x5a; sound.len() - 4096];
         std::os::unix::fs::FileExt::write_all_at(&file, &rot, 4096).unwrap();
         let first = store.lookup("first").await;
-        assert!(matches!(first, Err(StoreError::Index { .. })), "{first:?}");
+        assert!(matches!(first, Err(StoreError::IndexDamaged { .. })), "{first:?}");
         // Behind the rebuilding, on the index's thread.
         store.record_use(vec![]).await.unwrap();
         assert_has(&store, &known).await;

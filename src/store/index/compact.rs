@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
@@ -41,7 +42,10 @@ impl Index {
         let path = place.with_extension("journal.new");
         let io = |source| StoreError::Io { doing: "write", path: path.clone(), source };
         let file = path.clone();
-        self.read(move |connection| Ok(write(connection, &file))).await?.map_err(io)?;
+        let folder = Arc::clone(self.state.folder());
+        self.read(move |connection| Ok(folder.check().map(|()| write(connection, &file))))
+            .await??
+            .map_err(io)?;
         let (done, told) = oneshot::channel();
         self.send(Work::Journal(Compacted { path: path.clone(), from, generation, done })).await?;
         told.await.map_err(|_| self.stopped())?.map_err(io)?;

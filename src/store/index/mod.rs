@@ -28,9 +28,10 @@ use tokio::task::spawn_blocking;
 use self::state::State;
 use self::writer::{Context, Settled, Work, Writer};
 use super::facts::Counters;
-use super::folder::{Folder, Scratch};
+use super::folder::Folder;
 use super::object::Object;
 use super::room::Room;
+use super::scratch::Scratch;
 use super::{BlobId, StoreError};
 use crate::clock::Clock;
 
@@ -76,7 +77,7 @@ impl Index {
         clock: Clock,
     ) -> Result<Self, StoreError> {
         let path = folder.index();
-        let state = Arc::new(State::new(path.clone()));
+        let state = Arc::new(State::new(Arc::clone(&folder)));
         let writer = Writer::open(Context { folder, room, counters, state: Arc::clone(&state), clock })?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("gupd-index".to_owned());
@@ -88,6 +89,15 @@ impl Index {
         })?;
         let readers = Readers { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::default() };
         Ok(Self { state, jobs: Some(jobs), writer: Some(writer), readers: Arc::new(readers), checked })
+    }
+
+    /// Goes on with the index that is now in the place of the one that was opened.
+    pub(super) async fn reopen(&self) -> Result<(), StoreError> {
+        let (done, told) = oneshot::channel();
+        self.send(Work::Reopen(done)).await?;
+        told.await.map_err(|_| self.stopped())??;
+        self.checked.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// What a rebuilt index still lacks, and whether files were looked at.

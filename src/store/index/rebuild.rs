@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
+use super::check;
 use super::journal::{Entry, Frames, Journal};
 use super::policy::{self, Queue};
 use super::schema::{self, INCOMPLETE, Unsound};
@@ -40,16 +41,21 @@ pub(super) fn open(folder: &Folder, now: UnixMillis, is_damaged: bool) -> Result
     };
     match sound {
         Ok(connection) => settle(connection, folder, now),
-        Err(Unsound::Missing) => anew(folder, now),
-        Err(Unsound::Damaged(fault)) => {
-            let kept = path.with_file_name(format!("index.damaged-{now}"));
-            tracing::warn!(index = %path.display(), kept = %kept.display(), %fault,
-                "the index is damaged; it is kept aside and made anew");
-            set_aside(&path, &kept)?;
-            anew(folder, now)
-        }
+        Err(Unsound::Missing) => anew(folder, None, now),
+        Err(Unsound::Damaged(fault)) => anew(folder, Some(&fault), now),
         Err(unsound) => Err(unsound.into_error(&path)),
     }
+}
+
+/// Opens an index that was found damaged, if all of it is sound after all: SQLite calls a read that fails damage too.
+pub(super) fn open_sound(folder: &Folder, now: UnixMillis) -> Option<Opened> {
+    let path = folder.index();
+    let connection = schema::open(&path).ok()?;
+    check::whole(&connection).ok()?;
+    let opened = settle(connection, folder, now).ok()?;
+    drop(fs::remove_file(suspect(&path)));
+    tracing::warn!(index = %path.display(), "the index could not be read for a time, and is sound");
+    Some(opened)
 }
 
 /// The journal's file.
@@ -57,18 +63,12 @@ pub(super) fn journal(index: &Path) -> PathBuf {
     index.with_file_name("index.journal")
 }
 
-/// Makes an index from the journal and opens it.
-fn anew(folder: &Folder, now: UnixMillis) -> Result<Opened, StoreError> {
+/// Makes an index from the journal and opens it; the one with this fault stays in its place until that is done, since
+/// a disk that fails may be the fault.
+fn anew(folder: &Folder, fault: Option<&str>, now: UnixMillis) -> Result<Opened, StoreError> {
     let path = folder.index();
     let new = path.with_file_name("index.new");
-    // What belongs to a file that is gone would be taken for the new one's.
-    for stale in [new.clone(), beside(&path, "-wal"), beside(&path, "-shm")] {
-        if let Err(source) = fs::remove_file(&stale)
-            && source.kind() != io::ErrorKind::NotFound
-        {
-            return Err(StoreError::Io { doing: "remove", path: stale, source });
-        }
-    }
+    remove(new.clone())?;
     let failed = failure(&new);
     let connection = schema::begin(&new).map_err(&failed)?;
     let transaction = connection.unchecked_transaction().map_err(&failed)?;
@@ -77,6 +77,15 @@ fn anew(folder: &Folder, now: UnixMillis) -> Result<Opened, StoreError> {
     transaction.execute("UPDATE totals SET journal = ?1, adopting = 1", [at]).map_err(&failed)?;
     transaction.commit().map_err(&failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;
+    if let Some(fault) = fault {
+        let kept = path.with_file_name(format!("index.damaged-{now}"));
+        tracing::warn!(index = %path.display(), kept = %kept.display(), fault,
+            "the index is damaged; it is kept aside and made anew");
+        set_aside(&path, &kept)?;
+    }
+    // What belongs to a file that is gone would be taken for the new one's.
+    remove(beside(&path, "-wal"))?;
+    remove(beside(&path, "-shm"))?;
     let place = || {
         File::open(&new)?.sync_all()?;
         fs::rename(&new, &path)?;
@@ -204,6 +213,15 @@ fn set_aside(path: &Path, kept: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+fn remove(path: PathBuf) -> Result<(), StoreError> {
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::Io { doing: "remove", path, source })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

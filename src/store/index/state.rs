@@ -3,17 +3,21 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::check;
 use crate::store::StoreError;
+use crate::store::folder::Folder;
 use crate::store::room::Reservation;
 
 /// Shared by the writing thread, the readers and the store.
 #[derive(Debug)]
 pub(in crate::store) struct State {
+    folder: Arc<Folder>,
     path: PathBuf,
     damaged: AtomicBool,
+    /// The damaged file could not be replaced: the disk fails, and the damage may be that.
+    pub(super) irreplaceable: AtomicBool,
     /// Counts the files that were the index, so that a connection to an earlier one is not used again.
     pub(super) generation: AtomicU64,
     /// The journal's length after the last transaction.
@@ -31,10 +35,12 @@ pub(in crate::store) struct State {
 }
 
 impl State {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(super) fn new(folder: Arc<Folder>) -> Self {
         Self {
-            path,
+            path: folder.index(),
+            folder,
             damaged: AtomicBool::new(false),
+            irreplaceable: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             journal: AtomicU64::new(0),
             compacted: AtomicU64::new(0),
@@ -43,6 +49,11 @@ impl State {
             unswept: AtomicBool::new(true),
             unclaimed: Mutex::default(),
         }
+    }
+
+    /// The folder it is in.
+    pub(super) fn folder(&self) -> &Arc<Folder> {
+        &self.folder
     }
 
     /// The index's file.
@@ -56,7 +67,16 @@ impl State {
         if check::is_damage(error) && !self.damaged.swap(true, Ordering::AcqRel) {
             tracing::error!(index = %self.path.display(), %error,
                 "the index is damaged; it is rebuilt, and until then requests are passed through");
-            if let Err(error) = std::fs::write(suspect(&self.path), error.to_string()) {
+            let mark = || {
+                self.folder.check()?;
+                let path = suspect(&self.path);
+                std::fs::write(&path, error.to_string()).map_err(|source| StoreError::Io {
+                    doing: "write",
+                    path,
+                    source,
+                })
+            };
+            if let Err(error) = mark() {
                 tracing::warn!(%error, "cannot mark the index as damaged for the next start");
             }
         }
@@ -64,7 +84,11 @@ impl State {
     }
 
     pub(super) fn error(&self, reason: String) -> StoreError {
-        StoreError::Index { path: self.path.clone(), reason }
+        let path = self.path.clone();
+        match self.is_damaged() && !self.irreplaceable.load(Ordering::Acquire) {
+            true => StoreError::IndexDamaged { path, reason },
+            false => StoreError::Index { path, reason },
+        }
     }
 
     /// Whether the file waits to be replaced.
@@ -75,6 +99,7 @@ impl State {
     /// There is a sound file again.
     pub(super) fn replaced(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
+        self.irreplaceable.store(false, Ordering::Release);
         self.damaged.store(false, Ordering::Release);
     }
 

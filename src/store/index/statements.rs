@@ -93,6 +93,11 @@ impl<'a> Change<'a> {
         Self { connection, unreferenced: Vec::new(), journal: Vec::new() }
     }
 
+    /// Writes what is there already: whether that can be committed says how the disk is.
+    pub(in crate::store) fn try_write(&self) -> Result<()> {
+        self.connection.execute("UPDATE totals SET objects = objects", []).map(drop)
+    }
+
     /// A blob's row.
     pub(in crate::store) fn blob(&self, id: BlobId) -> Result<Option<i64>> {
         blob(self.connection, id)
@@ -186,15 +191,19 @@ impl<'a> Change<'a> {
         found.iter().try_fold(false, |any, object| Ok(any || pinned.exists([object.id])?))
     }
 
-    /// Changes an object's headers and times; nothing if it is gone.
+    /// Changes an object's headers and times; nothing if it is gone, or another has its id in another store.
     pub(in crate::store) fn refresh(
         &mut self,
         object: i64,
+        (key, blob): (&str, BlobId),
         headers: &HeaderMap,
         request_time: UnixMillis,
         response_time: UnixMillis,
     ) -> Result<()> {
         let Some(mut put) = self.object(object)? else { return Ok(()) };
+        if (&*put.new.key, put.blob) != (key, blob) {
+            return Ok(());
+        }
         put.new = NewObject { headers: headers.clone(), request_time, response_time, ..put.new };
         let mut update = self.connection.prepare_cached(
             "UPDATE objects SET headers = ?2, request_time = ?3, response_time = ?4, sum = ?5 WHERE id = ?1",

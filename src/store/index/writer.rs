@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
@@ -21,15 +22,19 @@ use super::state::State;
 use super::statements::{self, Change};
 use crate::clock::Clock;
 use crate::store::facts::Counters;
-use crate::store::folder::{Folder, Scratch};
+use crate::store::folder::Folder;
 use crate::store::room::{Room, on_disk};
+use crate::store::scratch::Scratch;
 use crate::store::{BlobId, StoreError};
 
 /// Changes committed together, at most.
 const GROUP: usize = 256;
 
-/// Time between two replacements of a damaged index: one fails when the disk does, or rots again at once.
-const RETRY: Duration = Duration::from_secs(10);
+/// Time between two replacements of a damaged index: one may rot again at once.
+const REPLACE_EVERY: Duration = Duration::from_secs(10);
+
+/// Pause after a replacement that failed, as one does when the disk fails.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the thread is asked.
 pub(super) enum Work {
@@ -39,6 +44,8 @@ pub(super) enum Work {
     Journal(Compacted),
     /// See whether the index is damaged.
     Look,
+    /// Go on with the index that is now in the place of this one.
+    Reopen(oneshot::Sender<Result<(), StoreError>>),
 }
 
 /// A change to run; gives what to do after the commit.
@@ -93,6 +100,7 @@ impl Writer {
     pub(super) fn run(mut self, mut queue: Receiver<Work>) {
         let mut jobs = Vec::with_capacity(GROUP);
         let mut compacted = Vec::new();
+        let mut reopen = None;
         while let Some(first) = queue.blocking_recv() {
             let mut next = Some(first);
             while let Some(work) = next {
@@ -100,6 +108,7 @@ impl Writer {
                     Work::Change(job) => jobs.push(job),
                     Work::Journal(journal) => compacted.push(journal),
                     Work::Look => {}
+                    Work::Reopen(done) => reopen = Some(done),
                 }
                 next = if jobs.len() < GROUP { queue.try_recv().ok() } else { None };
             }
@@ -113,6 +122,9 @@ impl Writer {
                 drop(done.send(taken));
             }
             self.replace_damaged();
+            if let Some(done) = reopen.take() {
+                drop(done.send(self.reopen()));
+            }
         }
     }
 
@@ -143,7 +155,9 @@ impl Writer {
             answers.push((taken_out.collect::<Vec<_>>(), answer));
         }
         // After the files on their way out are accounted for, before anyone is told that there is room.
-        if let Err(error) = publish_totals(connection, context) {
+        if let Err(error) = publish_totals(connection, context)
+            && !context.state.is_damaged()
+        {
             tracing::warn!(%error, "cannot read the index's totals; the store's figures are late");
         }
         let failure = committed.err().map(|error| {
@@ -160,6 +174,7 @@ impl Writer {
 
     /// Puts a compacted journal in place of the old one, whose newest entries it is given first.
     fn take_journal(&mut self, path: &Path, from: u64) -> std::io::Result<()> {
+        self.context.folder.check().map_err(std::io::Error::other)?;
         let tail = self.journal.tail(from)?;
         let file = File::options().write(true).open(path)?;
         file.write_all_at(&tail, file.metadata()?.len())?;
@@ -175,26 +190,55 @@ impl Writer {
         Ok(())
     }
 
+    /// Goes on with another folder's index, in the place of this one's.
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        let opened = rebuild::open(&self.context.folder, self.context.clock.now(), false)?;
+        take_over(&opened, &self.context)?;
+        leave(std::mem::replace(&mut self.connection, opened.connection));
+        self.journal = opened.journal;
+        self.context.state.replaced();
+        Ok(())
+    }
+
     /// Makes a new index in place of a damaged one. Look-ups fail meanwhile, and so requests are passed through.
     fn replace_damaged(&mut self) {
-        if !self.context.state.is_damaged() || self.not_before.is_some_and(|at| Instant::now() < at) {
+        let Context { folder, state, .. } = &self.context;
+        let is_due = || self.not_before.is_none_or(|at| at <= Instant::now()) && folder.check().is_ok();
+        if !state.is_damaged() || !is_due() {
             return;
         }
-        self.not_before = Some(Instant::now() + RETRY);
         // Closed first: closing removes the -wal by its name, which will be the new file's.
         let Ok(nothing) = Connection::open_in_memory() else { return };
         drop(std::mem::replace(&mut self.connection, nothing));
-        let opened = rebuild::open(&self.context.folder, self.context.clock.now(), true);
+        let now = self.context.clock.now();
+        let doubted = state.irreplaceable.load(Ordering::Acquire);
+        let sound = if doubted { rebuild::open_sound(folder, now) } else { None };
+        let opened = sound.map_or_else(|| rebuild::open(folder, now, true), Ok);
         match opened.and_then(|opened| take_over(&opened, &self.context).map(|()| opened)) {
             Ok(opened) => {
                 self.connection = opened.connection;
                 self.journal = opened.journal;
                 self.context.state.replaced();
+                self.not_before = Some(Instant::now() + REPLACE_EVERY);
             }
             Err(error) => {
-                tracing::error!(%error, "the damaged index cannot be replaced yet; requests are passed through");
+                if !state.irreplaceable.swap(true, Ordering::AcqRel) {
+                    tracing::error!(%error,
+                        "the damaged index cannot be replaced yet; requests are passed through");
+                }
+                self.not_before = Some(Instant::now() + RETRY);
             }
         }
+    }
+}
+
+/// Closes a connection to a file that another one has taken the place of. The last to close removes the -wal by its
+/// name, and that is the other one's: SQLite compares inode numbers, which a disk keeps when it comes back as another
+/// device.
+fn leave(connection: Connection) {
+    if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+        tracing::error!(%error, "an index that was replaced is kept open");
+        std::mem::forget(connection);
     }
 }
 
@@ -232,8 +276,9 @@ fn tell(
         Ok(len) if complete => i64::try_from(len).unwrap_or(INCOMPLETE),
         Ok(_) => return Ok(()),
         Err(error) => {
-            tracing::warn!(%error, "cannot write the index's journal; it is written anew when that works");
-            state.complete.store(false, Ordering::Release);
+            if state.complete.swap(false, Ordering::AcqRel) {
+                tracing::warn!(%error, "cannot write the index's journal; it is written anew when that works");
+            }
             INCOMPLETE
         }
     };

@@ -1,0 +1,259 @@
+//! How the store's disk is, as far as the store has seen: what keeps it from its work, since when it is told, and how
+//! it finds out that this is over. Errors are noted where the store meets them; only the probe takes a note back, so
+//! that one good read does not hide a disk that takes no writes. Decides nothing about responses: while the disk ails,
+//! [`Store::begin`] refuses at once, and callers pass through as they do for every [`StoreError`].
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+
+use super::error::{Limit, ReadError, StoreError};
+use super::id::BlobId;
+use super::room::Shortage;
+use super::{BLOCK, CHUNK, Source, Store};
+
+/// What the store's disk does not do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing is known to be wrong.
+    #[default]
+    Well,
+    /// Not even a chunk fits within `store.min_free`. Fills still try, since they evict; one that begins ends this.
+    NoRoom,
+    /// The file system takes no more bytes or files.
+    Full,
+    /// The file system takes no writes.
+    ReadOnly,
+    /// The process, or the machine, may open no more files.
+    NoDescriptors,
+    /// Another folder, or none, is where the store's was: its file system was taken away.
+    Gone,
+    /// Reads, writes or the index fail.
+    Failing,
+}
+
+/// What is wrong with the store's disk.
+#[derive(Clone, Debug)]
+pub struct Ailment {
+    /// In a word.
+    pub condition: Condition,
+    /// The error that was met: what, where, what to do.
+    pub detail: Arc<str>,
+}
+
+/// What is known of the disk.
+#[derive(Debug)]
+pub(super) struct Health {
+    ailment: watch::Sender<Option<Ailment>>,
+    /// A block that could not be read: the disk is not well before it can be, or its blob is gone.
+    // Held to copy, never across I/O.
+    unreadable: Mutex<Option<Block>>,
+}
+
+/// One block of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Block {
+    id: BlobId,
+    len: u64,
+    start: u64,
+}
+
+impl Condition {
+    /// Every condition.
+    pub const ALL: [Self; 7] = [
+        Self::Well,
+        Self::NoRoom,
+        Self::Full,
+        Self::ReadOnly,
+        Self::NoDescriptors,
+        Self::Gone,
+        Self::Failing,
+    ];
+
+    /// The spelling in metrics, logs and `/readyz`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Well => "well",
+            Self::NoRoom => "no-room",
+            Self::Full => "full",
+            Self::ReadOnly => "read-only",
+            Self::NoDescriptors => "no-descriptors",
+            Self::Gone => "gone",
+            Self::Failing => "failing",
+        }
+    }
+
+    fn of(error: &io::Error) -> Self {
+        match Errno::from_io_error(error) {
+            Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Self::Full,
+            Some(Errno::ROFS) => Self::ReadOnly,
+            Some(Errno::MFILE | Errno::NFILE) => Self::NoDescriptors,
+            Some(Errno::NOTCONN | Errno::NODEV | Errno::NXIO | Errno::STALE) => Self::Gone,
+            _ => Self::Failing,
+        }
+    }
+}
+
+impl Health {
+    pub(super) fn new() -> Self {
+        Self { ailment: watch::Sender::new(None), unreadable: Mutex::default() }
+    }
+
+    /// Looks at what the store was asked to do and could not.
+    pub(super) fn seen<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error) = &result {
+            let condition = match error {
+                StoreError::Io { source, .. } | StoreError::Folder { source, .. } => Condition::of(source),
+                StoreError::Read(ReadError::Io { source, .. }) => Condition::of(source),
+                StoreError::FolderGone { .. } => Condition::Gone,
+                // SQLite says less than the file system does: the probe asks that.
+                StoreError::Index { .. } => Condition::Failing,
+                _ => return result,
+            };
+            self.note(condition, error);
+        }
+        result
+    }
+
+    /// Looks at a read that failed.
+    pub(super) fn unread(&self, error: &ReadError, source: &Source, start: u64) {
+        let ReadError::Io { source: cause, .. } = error else { return };
+        let condition = Condition::of(cause);
+        if let (Condition::Failing, Source::Blob { id, len }) = (condition, source) {
+            *self.block() = Some(Block { id: *id, len: *len, start });
+        }
+        self.note(condition, error);
+    }
+
+    fn is(&self, condition: Condition) -> bool {
+        self.ailment.borrow().as_ref().is_some_and(|ailment| ailment.condition == condition)
+    }
+
+    /// Refuses what would write while that is known to fail.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        match &*self.ailment.borrow() {
+            None | Some(Ailment { condition: Condition::NoRoom, .. }) => Ok(()),
+            Some(Ailment { condition, .. }) => Err(StoreError::Ailing { condition: *condition }),
+        }
+    }
+
+    /// Notes what is wrong, if nothing was: of all that follows from it, the first is told.
+    fn note(&self, condition: Condition, error: &dyn std::error::Error) {
+        if self.ailment.borrow().is_none() {
+            self.set(Some(Ailment { condition, detail: Arc::from(error.to_string()) }));
+        }
+    }
+
+    /// Takes what the probe found, and tells if that is news.
+    fn set(&self, found: Option<Ailment>) {
+        let is_news = self.ailment.send_if_modified(|known| {
+            let of = |ailment: &Option<Ailment>| ailment.as_ref().map(|ailment| ailment.condition);
+            let is_news = of(known) != of(&found);
+            known.clone_from(&found);
+            is_news
+        });
+        match found {
+            Some(Ailment { condition, detail }) if is_news => {
+                tracing::error!(condition = condition.as_str(), %detail,
+                    "the store's disk fails; what it does not give or take is passed through");
+            }
+            None if is_news => tracing::info!("the store's disk is well again"),
+            _ => {}
+        }
+    }
+
+    fn block(&self) -> MutexGuard<'_, Option<Block>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    /// What is wrong with the store's disk, if anything is known to be.
+    pub fn ailment(&self) -> Option<Ailment> {
+        self.health.ailment.borrow().clone()
+    }
+
+    /// Waits until something is wrong. [`Store::probe`] is to be called every second or so then: it finds out when that
+    /// is over.
+    pub async fn ailing(&self) {
+        // The guard that `wait_for` returns must not live across an await. The sender lives as long as `self`.
+        drop(self.health.ailment.subscribe().wait_for(Option::is_some).await);
+    }
+
+    /// Tries what the store needs of its disk; whether upkeep makes sense now. A disk of which nothing bad is known is
+    /// not written to.
+    pub async fn probe(&self) -> bool {
+        let known = self.health.ailment.borrow().as_ref().map(|ailment| ailment.condition);
+        let tried = match known {
+            None => self.free().await.map(drop),
+            Some(known) => self.try_all(known).await,
+        };
+        if let Err(StoreError::FolderGone { .. }) = tried
+            && let Err(error) = self.succeed().await
+        {
+            tracing::debug!(%error, "what is where the store was cannot be used");
+        }
+        // Also if there is a store again: until the next look callers forget what they know of the old one.
+        let found = tried.err().map(|error| match &error {
+            StoreError::NoRoom { .. } => Condition::NoRoom.because(&error),
+            StoreError::FolderGone { .. } => Condition::Gone.because(&error),
+            StoreError::Io { source, .. } => Condition::of(source).because(&error),
+            StoreError::Read(ReadError::Io { source, .. }) => Condition::of(source).because(&error),
+            _ => Condition::Failing.because(&error),
+        });
+        let is_well = found.as_ref().is_none_or(|found| found.condition == Condition::NoRoom);
+        self.health.set(found);
+        is_well
+    }
+
+    async fn try_all(&self, known: Condition) -> Result<(), StoreError> {
+        let free = self.free().await?;
+        // Before the write: where it is room that is wanting, a fill can make it. A store that has the disk to itself
+        // may lack room at any other time: it has been used up.
+        if matches!(known, Condition::Full | Condition::NoRoom) && self.lacks_room(free) {
+            return Err(StoreError::NoRoom { need: CHUNK, limit: Limit::MinFree });
+        }
+        let folder = Arc::clone(&self.folder);
+        spawn_blocking(move || folder.try_write(CHUNK)).await??;
+        let failed = self.index.failure();
+        self.index.change(move |change| change.try_write().map_err(failed)).await?;
+        self.index.find("").await?;
+        let unreadable = *self.health.block();
+        if let Some(Block { id, len, start }) = unreadable {
+            let block = usize::try_from(len.saturating_sub(start).min(BLOCK)).unwrap_or(0);
+            match self.load(&Source::Blob { id, len }, start, vec![0; block]).await {
+                Err(error @ ReadError::Io { .. }) => return Err(error.into()),
+                // What is damaged or evicted is for its readers to find.
+                _ => *self.health.block() = None,
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the begin of a fill.
+    pub(super) async fn seen_to_begin<T>(&self, begun: Result<T, StoreError>) -> Result<T, StoreError> {
+        // Large content may not fit where other content does.
+        if let Err(error @ StoreError::NoRoom { limit: Limit::MinFree, .. }) = &begun
+            && self.lacks_room(self.free().await?)
+        {
+            self.health.note(Condition::NoRoom, error);
+        }
+        if begun.is_ok() && self.health.is(Condition::NoRoom) {
+            self.health.set(None);
+        }
+        self.health.seen(begun)
+    }
+
+    fn lacks_room(&self, free: u64) -> bool {
+        matches!(self.room.reserve(CHUNK, free), Err(Shortage::MinFree { .. }))
+    }
+}
+
+impl Condition {
+    fn because(self, error: &StoreError) -> Ailment {
+        Ailment { condition: self, detail: Arc::from(error.to_string()) }
+    }
+}

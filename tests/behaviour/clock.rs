@@ -1,0 +1,94 @@
+//! The machine's clock is set back by a day: what is stored stays good, nothing is fetched twice for it, and nobody has
+//! to wait for the day to pass again.
+
+use std::time::Duration;
+
+use gupd::{Clock, Config};
+use tokio::net::TcpListener;
+
+use crate::support::{Gate, Manager, PAYLOAD, Resource, Site, bytes, get};
+
+const FILE: &str = "/files/setup.msi";
+const CATALOG: &str = "/minitri.flg";
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+async fn age(site: &Site, path: &str) -> u64 {
+    site.get(path).await.header("age").unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_set_back_by_a_day_costs_a_revalidation_and_no_content() {
+    let mut site = Site::new();
+    site.manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)));
+    site.manager.put(CATALOG, Resource::new("catalog"));
+    site.manager.put(FILE, Resource::new("installer").header("Cache-Control", "max-age=100"));
+    for path in [PAYLOAD, CATALOG, FILE] {
+        site.stored(path).await;
+    }
+    // The manager's clock is right, or goes with the relay's.
+    for managers_clock in [Clock::manual(site.clock.now()), site.clock.clone()] {
+        site.manager.follow(managers_clock);
+        let asked = [PAYLOAD, CATALOG, FILE].map(|path| site.manager.requests(path));
+        let bytes_before = site.manager.body_bytes();
+        site.clock.set_back(DAY);
+        for path in [CATALOG, FILE] {
+            assert_eq!(site.get(path).await.cache_status(), "gupd; fwd=stale; fwd-status=304", "{path}");
+        }
+        for _ in 0..3 {
+            for path in [PAYLOAD, CATALOG, FILE] {
+                assert_eq!(site.get(path).await.cache_status(), "gupd; hit", "{path}");
+                assert!(age(&site, path).await < 10, "{path}");
+            }
+        }
+        // Neither here nor after a restart, which reads the times of the index.
+        site.restart();
+        assert_eq!(site.get(PAYLOAD).await.whole(), bytes(1, 100_000));
+        assert_eq!(site.get(FILE).await.cache_status(), "gupd; hit");
+        assert_eq!(site.metric("gupd_store_objects").await, 3.0, "nothing expires");
+        let now = [PAYLOAD, CATALOG, FILE].map(|path| site.manager.requests(path));
+        assert_eq!(now, [asked[0], asked[1] + 1, asked[2] + 1]);
+        assert_eq!(site.manager.body_bytes(), bytes_before);
+        // Time passes as before.
+        site.clock.advance(Duration::from_secs(90));
+        assert!((90..100).contains(&age(&site, FILE).await));
+        site.clock.advance(Duration::from_secs(20));
+        assert_eq!(site.get(FILE).await.cache_status(), "gupd; fwd=stale; fwd-status=304");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_that_runs_while_the_clock_is_set_back_is_stored_and_not_repeated() {
+    let site = Site::new();
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(bytes(1, 3 << 20)).stalled(1 << 20, &gate));
+    let address = site.address();
+    let client = tokio::spawn(async move { get(address, PAYLOAD).await });
+    site.manager.asked(PAYLOAD, 1).await;
+    site.clock.set_back(DAY);
+    gate.open();
+    assert!(client.await.unwrap().whole() == bytes(1, 3 << 20));
+    site.stored(PAYLOAD).await;
+    assert!(age(&site, PAYLOAD).await < 10);
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_was_avoided_before_the_clock_was_set_back_is_asked_again_at_once() {
+    let first = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let second = Manager::start();
+    let both = Config::for_upstreams(&[&format!("http://{first}"), &second.url()]).unwrap();
+    let site = Site::of(second, |config| {
+        config.upstreams = both.upstreams;
+        config.routes = both.routes;
+    });
+    site.manager.put("/secars/x", Resource::new("x"));
+    assert_eq!(site.get("/secars/x").await.whole(), b"x");
+    let first = TcpListener::bind(first).await.unwrap();
+    site.clock.set_back(DAY);
+    let address = site.address();
+    let client = tokio::spawn(async move { get(address, "/secars/x").await });
+    tokio::select! {
+        connection = first.accept() => drop(connection.unwrap()),
+        answer = client => panic!("it is still avoided: {:?}", answer.unwrap()),
+    }
+}

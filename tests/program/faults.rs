@@ -1,0 +1,418 @@
+//! A disk that fails, in each way that disks do: clients get the right bytes all the same, whoever looks is told, once,
+//! and when the fault is over the store is used again without anybody's doing.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use tokio::task::JoinSet;
+
+use crate::fault_layer::{EIO, ENOSPC, EROFS, FaultLayer, Filler, Mount};
+use crate::process::{PATIENCE, Relay, serve};
+use crate::support::{Client, Gate, Manager, PAYLOAD, Request, Resource, Response, bytes};
+
+/// Asked for again each time.
+const FILE: &str = "/files/setup.msi";
+const REVALIDATED: &str = "gupd; fwd=stale; fwd-status=304";
+
+const MIB: usize = 1 << 20;
+
+/// What the log says when the disk begins to fail, and when it is well again.
+const FAILS: &str = "the store's disk fails; what it does not give or take is passed through";
+const WELL: &str = "the store's disk is well again";
+
+fn path(number: usize) -> String {
+    PAYLOAD.replace("261121001", &format!("{}", 261_121_001 + number))
+}
+
+fn is_hit(response: &Response) -> bool {
+    response.cache_status().starts_with("gupd; hit")
+}
+
+async fn readyz(relay: &Relay) -> String {
+    let response = crate::support::get(relay.admin, "/readyz").await;
+    assert_eq!(response.status, 200, "clients are welcome");
+    String::from_utf8(response.whole()).unwrap()
+}
+
+/// Waits until `/readyz`, the metric and the log agree on how the disk is.
+async fn is_told(relay: &mut Relay, state: &str) {
+    let said = if state == "well" {
+        "serving\n".to_owned()
+    } else {
+        format!("serving; store: {state}, passing through: ")
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !readyz(relay).await.starts_with(&said) {
+        assert!(Instant::now() < deadline, "no {state:?} but {}", readyz(relay).await);
+    }
+    assert!(relay.metrics().await.contains(&format!("gupd_store_condition{{state=\"{state}\"}} 1\n")));
+    let message = if state == "well" { WELL } else { FAILS };
+    while relay.process.logged(message)["condition"].as_str().unwrap_or("well") != state {}
+}
+
+/// Clients in the middle of a body of which the rest is held back.
+struct Followers {
+    /// Each with where in the body it began.
+    clients: Vec<(Client, Response, usize)>,
+    body: Vec<u8>,
+    gate: Gate,
+}
+
+impl Followers {
+    async fn of(relay: &Relay, manager: &Manager, path: &str, body: Vec<u8>) -> Self {
+        let gate = Gate::default();
+        manager.put(path, Resource::new(body.clone()).stalled(3 * MIB, &gate));
+        let mut clients = Vec::new();
+        // The last one is slow: what it has not read yet is no longer in memory.
+        for read in [2 * MIB, 2 * MIB, 100_000] {
+            let mut client = Client::connect(relay.address).await;
+            client.begin(&Request::get(path)).await.unwrap();
+            let mut head = client.head().await.unwrap();
+            head.body = client.some(read).await.unwrap();
+            clients.push((client, head, 0));
+        }
+        // One that wants the end alone, which comes by a run of its own.
+        manager.put(path, Resource::new(body.clone()).stalled(8 * MIB, &gate));
+        let mut client = Client::connect(relay.address).await;
+        client.begin(&Request::get(path).range(&format!("{}-", 6 * MIB))).await.unwrap();
+        let mut head = client.head().await.unwrap();
+        assert_eq!(head.status, 206);
+        head.body = client.some(MIB).await.unwrap();
+        clients.push((client, head, 6 * MIB));
+        Self { clients, body, gate }
+    }
+
+    async fn get_the_whole(self) {
+        self.gate.open();
+        let mut reading = JoinSet::new();
+        for (mut client, mut head, from) in self.clients {
+            reading.spawn(async move {
+                client.rest("GET", &mut head).await;
+                (head, from)
+            });
+        }
+        for (response, from) in reading.join_all().await {
+            assert!(response.whole() == self.body[from..]);
+        }
+    }
+}
+
+/// A relay over a fault layer, with objects stored of which nothing is in memory.
+async fn over_faults(manager: &Manager, store: &Path) -> (Relay, FaultLayer, Vec<u8>) {
+    let body = bytes(1, 2 * MIB);
+    manager.put(PAYLOAD, Resource::new(body.clone()));
+    manager.put(FILE, Resource::new("x").header("Cache-Control", "no-cache"));
+    let mut first = Relay::start(&mut serve(manager, store));
+    for path in [PAYLOAD, FILE] {
+        first.get(path).await.whole();
+    }
+    first.stored(PAYLOAD).await;
+    while first.get(FILE).await.cache_status() != REVALIDATED {}
+    first.process.kill();
+    let layer = FaultLayer::new(store);
+    let relay = Relay::start(layer.put_under(&mut serve(manager, store)));
+    (relay, layer, body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hit_that_the_disk_gave_the_first_half_of_is_served_to_its_end() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let store = folder.path().join("store");
+    // More than sockets hold, with nothing of it in memory.
+    let body = bytes(1, 24 * MIB);
+    manager.put(PAYLOAD, Resource::new(body.clone()));
+    let mut first = Relay::start(&mut serve(&manager, &store));
+    first.get(PAYLOAD).await.whole();
+    first.stored(PAYLOAD).await;
+    first.process.kill();
+    let layer = FaultLayer::new(&store);
+    let mut relay = Relay::start(layer.put_under(&mut serve(&manager, &store)));
+    let mut client = Client::connect(relay.address).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.head().await.unwrap();
+    assert!(is_hit(&response));
+    response.body = client.some(100_000).await.unwrap();
+    let before = manager.body_bytes();
+
+    layer.fail("r", EIO);
+    client.rest("GET", &mut response).await;
+    assert!(response.whole() == body);
+    let rest = manager.body_bytes() - before;
+    assert!((1..=body.len() as u64).contains(&rest), "{rest} bytes came from the manager");
+    is_told(&mut relay, "failing").await;
+    layer.mend();
+    is_told(&mut relay, "well").await;
+}
+
+/// While calls of these kinds fail with this error, everybody gets everything, and afterwards from the store again.
+async fn everything_is_served_while(kinds: &str, error: i32, state: &str) {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let store = folder.path().join("store");
+    let (mut relay, layer, stored) = over_faults(&manager, &store).await;
+    let followers = Followers::of(&relay, &manager, &path(1), bytes(2, 12 * MIB)).await;
+
+    layer.fail(kinds, error);
+    followers.get_the_whole().await;
+    for number in 10..30 {
+        manager.put(&path(number), Resource::new(bytes(number as u64, 100_000)));
+        let response = relay.get(&path(number)).await;
+        assert!(!is_hit(&response) && response.whole() == bytes(number as u64, 100_000));
+    }
+    for _ in 0..5 {
+        let response = relay.get(PAYLOAD).await;
+        assert_eq!(is_hit(&response), !kinds.contains('r'), "what is readable is served");
+        assert!(response.whole() == stored);
+        let response = relay.get(FILE).await;
+        assert_eq!(response.cache_status() == REVALIDATED, !kinds.contains('r'), "and need not be recorded");
+        assert_eq!(response.whole(), b"x");
+    }
+    is_told(&mut relay, state).await;
+
+    layer.mend();
+    is_told(&mut relay, "well").await;
+    // Not for each request: what SQLite calls an error of its own, the probe may have called by its name later.
+    assert!((1..=2).contains(&relay.process.said(FAILS)));
+    assert_eq!(relay.process.said(WELL), 1);
+    assert!(relay.process.warnings() < 10, "the fill's own end, and the files it could not remove");
+    let mut files = std::fs::read_dir(&store).unwrap();
+    assert!(
+        !files.any(|file| file.unwrap().file_name().to_string_lossy().starts_with("index.damaged")),
+        "an index that could not be read is not given up"
+    );
+    assert!(relay.get(PAYLOAD).await.whole() == stored);
+    relay.stored(PAYLOAD).await;
+    relay.stored(&path(10)).await;
+    relay.stored(&path(1)).await;
+    assert!(relay.get(&path(1)).await.whole() == bytes(2, 12 * MIB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_bytes_costs_no_client_any() {
+    everything_is_served_while("w", EIO, "failing").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_neither_gives_nor_takes_costs_no_client_a_byte() {
+    everything_is_served_while("rw", EIO, "failing").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_becomes_read_only_is_read() {
+    everything_is_served_while("w", EROFS, "read-only").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_out_of_what_cannot_be_counted_beforehand_is_full() {
+    everything_is_served_while("w", ENOSPC, "full").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_others_fill_up_during_a_fill_costs_no_client_a_byte() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let Some(_mount) = Mount::of_size(folder.path(), 32) else { return };
+    let mut relay = Relay::start(&mut serve(&manager, folder.path()));
+    let followers = Followers::of(&relay, &manager, PAYLOAD, bytes(1, 12 * MIB)).await;
+
+    let mut filler = Filler::new(folder.path());
+    followers.get_the_whole().await;
+    assert_eq!(relay.process.logged(FAILS)["condition"], "full");
+    // The half-written file has gone.
+    filler.go_on();
+    for number in 10..20 {
+        manager.put(&path(number), Resource::new(bytes(number as u64, 100_000)));
+        let response = relay.get(&path(number)).await;
+        assert!(!is_hit(&response));
+        assert!(response.whole() == bytes(number as u64, 100_000));
+    }
+    is_told(&mut relay, "no-room").await;
+
+    drop(filler);
+    is_told(&mut relay, "well").await;
+    relay.stored(PAYLOAD).await;
+    assert!(relay.get(PAYLOAD).await.whole() == bytes(1, 12 * MIB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_disk_that_others_filled_up_new_content_takes_the_place_of_old() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let Some(_mount) = Mount::of_size(folder.path(), 32) else { return };
+    let min_free = (2 * MIB).to_string();
+    let relay = Relay::start(serve(&manager, folder.path()).env("GUPD_STORE_MIN_FREE", min_free));
+    manager.put(&path(1), Resource::new(bytes(1, 4 * MIB)));
+    relay.get(&path(1)).await.whole();
+    relay.stored(&path(1)).await;
+    let mut filler = Filler::new(folder.path());
+    // As much as the index needs for its own writes; far less than `min_free`.
+    filler.give_back(MIB / 2);
+    manager.put(&path(2), Resource::new(bytes(3, MIB)));
+    assert!(relay.get(&path(2)).await.whole() == bytes(3, MIB));
+    relay.stored(&path(2)).await;
+    assert_eq!(readyz(&relay).await, "serving\n");
+    assert!(!is_hit(&relay.get(&path(1)).await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_pulled_away_is_missed_by_nobody_and_whole_when_it_is_back() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let (disk, store) = (folder.path().join("disk"), folder.path().join("store"));
+    [&disk, &store].into_iter().for_each(|path| std::fs::create_dir(path).unwrap());
+    let Some(mount) = Mount::bind(&store, &disk) else { return };
+    let objects = 0..4;
+    for number in objects.clone() {
+        manager.put(&path(number), Resource::new(bytes(number as u64, 100_000)));
+    }
+    let mut first = Relay::start(&mut serve(&manager, &store));
+    for number in objects.clone() {
+        first.get(&path(number)).await.whole();
+        first.stored(&path(number)).await;
+    }
+    first.process.kill();
+    let mut relay = Relay::start(&mut serve(&manager, &store));
+
+    mount.pull_away();
+    for number in objects.clone() {
+        let response = relay.get(&path(number)).await;
+        assert!(!is_hit(&response) && response.whole() == bytes(number as u64, 100_000));
+    }
+    is_told(&mut relay, "gone").await;
+    assert_eq!(std::fs::read_dir(&store).unwrap().count(), 0, "nothing is written where the store is not");
+
+    let _mount = Mount::bind(&store, &disk).unwrap();
+    is_told(&mut relay, "well").await;
+    let before = manager.body_bytes();
+    for number in objects {
+        let response = relay.get(&path(number)).await;
+        assert!(is_hit(&response) && response.whole() == bytes(number as u64, 100_000), "object {number}");
+    }
+    assert_eq!(manager.body_bytes(), before, "nothing was given up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_written_files_of_a_store_that_was_pulled_away_are_not_looked_for_elsewhere() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let (disk, store) = (folder.path().join("disk"), folder.path().join("store"));
+    [&disk, &store].into_iter().for_each(|path| std::fs::create_dir(path).unwrap());
+    let Some(mount) = Mount::bind(&store, &disk) else { return };
+    let mut relay = Relay::start(&mut serve(&manager, &store));
+    let followers = Followers::of(&relay, &manager, PAYLOAD, bytes(1, 12 * MIB)).await;
+    let partial = store.join("partial");
+    let files = std::fs::read_dir(&partial).unwrap().map(|file| file.unwrap().file_name());
+    let names: Vec<_> = files.collect();
+    assert_eq!(names.len(), 2, "a half-written file and its journal");
+
+    mount.pull_away();
+    std::fs::create_dir(&partial).unwrap();
+    names.iter().for_each(|name| std::fs::write(partial.join(name), "another's").unwrap());
+    followers.get_the_whole().await;
+    is_told(&mut relay, "gone").await;
+    for name in &names {
+        assert_eq!(std::fs::read(partial.join(name)).unwrap(), b"another's");
+    }
+    assert_eq!(std::fs::read_dir(&store).unwrap().count(), 1);
+    assert_eq!(std::fs::read_dir(disk.join("partial")).unwrap().count(), 2, "they are for the next start");
+
+    let _mount = Mount::bind(&store, &disk).unwrap();
+    is_told(&mut relay, "well").await;
+    relay.process.kill();
+    let relay = Relay::start(&mut serve(&manager, &store));
+    let before = manager.body_bytes();
+    assert!(relay.get(PAYLOAD).await.whole() == bytes(1, 12 * MIB));
+    relay.stored(PAYLOAD).await;
+    assert!(manager.body_bytes() - before <= 2 * MIB as u64, "what had arrived is gone on with");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_comes_back_as_another_device_is_used_again() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let (disk, store) = (folder.path().join("disk"), folder.path().join("store"));
+    std::fs::create_dir(&store).unwrap();
+    let Some(mount) = Mount::of_image(&store, &disk, 32) else { return };
+    for number in 0..2 {
+        manager.put(&path(number), Resource::new(bytes(number as u64, 100_000)));
+    }
+    let mut relay = Relay::start(&mut serve(&manager, &store));
+    relay.get(PAYLOAD).await.whole();
+    relay.stored(PAYLOAD).await;
+
+    mount.pull_away();
+    // Nobody would have noticed yet: what was asked for is in memory.
+    assert!(relay.get(&path(1)).await.whole() == bytes(1, 100_000));
+    is_told(&mut relay, "gone").await;
+    // The same in everything but the device, inode numbers as well.
+    assert!(Command::new("sync").status().unwrap().success());
+    let copy = folder.path().join("copy");
+    std::fs::copy(&disk, &copy).unwrap();
+    let _mount = Mount::of_image(&store, &copy, 32).unwrap();
+    is_told(&mut relay, "well").await;
+    let response = relay.get(PAYLOAD).await;
+    assert!(is_hit(&response) && response.whole() == bytes(0, 100_000), "nothing was given up");
+    relay.stored(&path(1)).await;
+
+    relay.process.kill();
+    let relay = Relay::start(&mut serve(&manager, &store));
+    for number in 0..2 {
+        let response = relay.get(&path(number)).await;
+        assert!(is_hit(&response) && response.whole() == bytes(number as u64, 100_000), "object {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_out_of_file_descriptors_serves_whom_it_has_and_later_accepts_again() {
+    const DESCRIPTORS: usize = 64;
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let body = bytes(1, 100_000);
+    manager.put(PAYLOAD, Resource::new(body.clone()));
+    manager.put("/secars/x", Resource::new("private"));
+    let mut first = Relay::start(&mut serve(&manager, folder.path()));
+    first.get(PAYLOAD).await.whole();
+    first.stored(PAYLOAD).await;
+    first.process.kill();
+    let served = serve(&manager, folder.path());
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--nofile={DESCRIPTORS}")).arg(served.get_program()).args(served.get_args());
+    let mut relay = Relay::start(limited.env("GUPD_STORE_MIN_FREE", "0"));
+    let mut client = Client::connect(relay.address).await;
+    let mut admin = Client::connect(relay.admin).await;
+    // Leaves a connection to the manager open.
+    assert_eq!(client.send(&Request::get("/secars/x")).await.unwrap().whole(), b"private");
+    assert_eq!(admin.send(&Request::get("/readyz")).await.unwrap().whole(), b"serving\n");
+
+    let mut idle = Vec::new();
+    for _ in 0..DESCRIPTORS {
+        idle.push(Client::connect(relay.address).await);
+    }
+    relay.process.logged("cannot accept connections now; those who come wait");
+    let failures = async |admin: &mut Client| -> f64 {
+        let metrics =
+            String::from_utf8(admin.send(&Request::get("/metrics")).await.unwrap().whole()).unwrap();
+        let failures = metrics.lines().find_map(|line| line.strip_prefix("gupd_accept_failures_total "));
+        failures.unwrap().parse().unwrap()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let (before, since) = (failures(&mut admin).await, Instant::now());
+    let response = client.send(&Request::get(PAYLOAD)).await.unwrap();
+    assert_eq!(response.cache_status(), "gupd; fwd=uri-miss; detail=store-failed");
+    assert!(response.whole() == body);
+    while !admin.send(&Request::get("/readyz")).await.unwrap().whole().starts_with(b"serving; store: no-desc")
+    {
+        assert!(Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+    while failures(&mut admin).await < before + 10.0 {
+        assert!(Instant::now() < deadline, "it tries no more");
+    }
+    let often = (failures(&mut admin).await - before) / since.elapsed().as_secs_f64();
+    assert!(often < 30.0, "it tries {often} times a second");
+
+    drop(idle);
+    is_told(&mut relay, "well").await;
+    assert_eq!(relay.process.said("cannot accept connections now; those who come wait"), 1);
+    let response = relay.get(PAYLOAD).await;
+    assert!(is_hit(&response) && response.whole() == body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_cannot_be_read_costs_no_client_a_byte() {
+    everything_is_served_while("r", EIO, "failing").await;
+}
