@@ -2,31 +2,25 @@
 //! no one else can say how a fill ended; if the task is dropped, its followers see that as a failure. Relies on `begin`
 //! to turn an answer into a flow and on `fetch` for the bytes, which it does not touch itself.
 
+mod content;
+
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::alone::Origin;
 use super::begin::{Begun, NotBegun, Part};
-use super::fetch::{Fetch, Fetched, Followers};
-use super::flow::Head;
-use super::resume::{Resumed, Resumption};
-use super::run;
-use super::transfer::Transfer;
+use super::fetch::Followers;
 use super::{Fill, FillError, FillKey, Flow, Leaving, Phase, Shared, Unshared, Wanted};
-use crate::cache::storable::{storable, storable_length};
+use crate::cache::storable::storable;
 use crate::cache::validator::{confirms, validate};
-use crate::cache::{Entry, Selecting, Unstorable, update};
-use crate::config::{Class, Finish};
-use crate::digest::{Expectation, Judgement, Subject, Whole};
+use crate::cache::{Entry, Selecting, update};
+use crate::config::Class;
 use crate::policy::Classified;
-use crate::store::{CHUNK, Committed, Object, Source, StoreError, Unfinished, Writer};
+use crate::store::{Committed, Object};
 use crate::telemetry::metrics::Counted;
-use crate::upstream::{Answer, Outgoing, RequestBody, Upstream, Upstreams};
+use crate::upstream::{Answer, Outgoing, RequestBody, Upstreams};
 
 pub(super) struct Task {
     shared: Arc<Shared>,
@@ -137,210 +131,6 @@ impl Task {
                 Ended::Finally(self.unshared(Unshared::Unstorable(why)))
             }
         }
-    }
-
-    /// Takes content in that has just begun.
-    async fn take_in(&mut self, begun: Begun) -> Ended {
-        let writer = self.shared.store.begin(begun.length).await;
-        self.shared.cache.forget_evicted();
-        let writer = match writer {
-            Ok(writer) => writer,
-            Err(error) => {
-                match error {
-                    // Told once, when it began.
-                    StoreError::Ailing { .. } => {}
-                    error => tracing::warn!(%error, key = &*self.wanted.key, "passing through uncached"),
-                }
-                self.hand_over(begun.answer);
-                return Ended::Finally(self.unshared(Unshared::NoRoom));
-            }
-        };
-        if begun.head.is_resumable(begun.length)
-            && let Err(error) = writer.keep_progress(begun.head.to_object(&self.wanted)).await
-        {
-            tracing::warn!(%error, key = &*self.wanted.key, "what arrives will not outlive an interruption");
-        }
-        let Begun { answer, head, length, brings, skip, end, in_parts } = begun;
-        let origin = self.origin(answer.upstream);
-        let partial = writer.partial().clone();
-        let flow = Arc::new(Flow::new(head, length, origin, partial, in_parts, self.attention.clone()));
-        let transfer = Transfer::new(answer.response.into_body(), skip, end);
-        self.fetch(flow, writer, brings, transfer).await
-    }
-
-    /// Goes on with what an earlier fill left, if its upstream still has that content; `None` if that cannot be told
-    /// now.
-    async fn go_on_with(&mut self, mut left: Unfinished) -> Option<Ended> {
-        let upstream = self.upstreams.named(&self.wanted.order, &left.object.upstream).cloned()?;
-        let wanted = self.part().map_or(0..left.len, |part| part.of(left.len));
-        let missing = left.missing(wanted.start);
-        let enough = match missing.end > wanted.start {
-            true => wanted.end.next_multiple_of(CHUNK),
-            // All of what is wanted is there; the answer says whether it still is the content.
-            false => missing.start + CHUNK,
-        };
-        let first = missing.start..missing.end.min(enough);
-        let outgoing = self.outgoing(self.wanted.headers.clone());
-        let resumption = Resumption::new(
-            self.upstreams.clone(),
-            upstream.clone(),
-            outgoing,
-            &left.object.headers,
-            Some(left.len),
-        );
-        let (body, skip, end) = match resumption.ask(&first).await {
-            Ok(Ok(Resumed::Continues { body, skip, end })) => (body, skip, end),
-            Ok(Ok(Resumed::Changed(answer))) => return Some(Ended::Changed(answer)),
-            Ok(Err(reason)) => {
-                tracing::info!(key = &*self.wanted.key, %reason, "cannot go on with what was left");
-                self.shared.store.keep_unfinished(left);
-                return None;
-            }
-            Err(error) => return Some(Ended::Finally(self.fail(error))),
-        };
-        let expected = self.expect(left.object.status, &left.object.headers);
-        let head = Head::of_unfinished(&left, &self.wanted, &self.shared.cache, expected);
-        let (length, written) = (left.len, left.written());
-        let writer = match self.shared.store.resume(left).await {
-            Ok(writer) => writer,
-            Err(error) => {
-                tracing::warn!(%error, key = &*self.wanted.key, "cannot go on with what was left");
-                return None;
-            }
-        };
-        tracing::info!(key = &*self.wanted.key, written, length, "going on with what was left");
-        self.shared.metrics.resumes.inc();
-        let origin = self.origin(upstream);
-        let partial = writer.partial().clone();
-        let attention = self.attention.clone();
-        let flow = Arc::new(Flow::new(head, Some(length), origin, partial, skip == 0, attention));
-        let transfer = Transfer::new(body, skip, end);
-        Some(self.fetch(flow, writer, first, transfer).await)
-    }
-
-    /// Has every byte fetched, and makes an object of them.
-    async fn fetch(
-        &mut self,
-        flow: Arc<Flow>,
-        mut writer: Writer,
-        first: Range<u64>,
-        transfer: Transfer,
-    ) -> Ended {
-        let arrived = writer.partial().written();
-        self.show(Phase::Receiving { flow: flow.clone(), arrived });
-        let fetch = Fetch {
-            flow: &flow,
-            source: run::Source {
-                origin: flow.origin.clone(),
-                metrics: self.shared.metrics.clone(),
-                arrived: AtomicU64::new(arrived),
-            },
-            store: &self.shared.store,
-            phase: &self.phase,
-            finish: self.upstreams.settings().finish,
-        };
-        let go_on = |bytes| self.check_open_ended(bytes);
-        let length = match fetch.all(&mut writer, first, transfer, go_on, &*self).await {
-            Fetched::All { length } => length,
-            Fetched::Changed(answer) => {
-                writer.discard();
-                self.begin_again(FillError::Changed { upstream: answer.upstream.name.clone() });
-                return Ended::Changed(answer);
-            }
-            Fetched::Failed(error) => {
-                // Before followers are told: the next fill goes on with what is left.
-                match error {
-                    FillError::Store(_) => writer.discard(),
-                    _ => writer.leave().await,
-                }
-                return Ended::Finally(self.fail(error));
-            }
-        };
-        // An empty payload is what an overloaded manager makes of a delta it could not build (KB152365); only now is
-        // the length of a response known that did not say it.
-        if storable_length(flow.head.status, length, self.wanted.classified.class).is_err() {
-            self.leave();
-            self.show(Phase::Complete { flow, length });
-            return Ended::Finally("unstorable");
-        }
-        if flow.head.expected.is_judged_first() {
-            match self.judge(&flow, length, &writer).await {
-                Ok(Judgement::Keep) => {}
-                Ok(Judgement::FetchAgain) => {
-                    writer.discard();
-                    self.again = true;
-                    self.begin_again(FillError::Mismatch { upstream: flow.head.upstream.clone() });
-                    return Ended::Unconditionally;
-                }
-                Ok(Judgement::PassOn) => {
-                    writer.discard();
-                    self.leave();
-                    self.show(Phase::Complete { flow, length });
-                    return Ended::Finally("digest-mismatch");
-                }
-                // What cannot be verified has no end.
-                Err(error) => {
-                    writer.discard();
-                    return Ended::Finally(self.fail(error.into()));
-                }
-            }
-        }
-        self.show(Phase::Complete { flow: flow.clone(), length });
-        match writer.commit(flow.head.to_object(&self.wanted)).await {
-            Ok(committed) => Ended::Finally(self.stored(&flow, committed).await),
-            Err(error) => {
-                // Every follower has, or can still read, the right bytes; only the next client has to ask again.
-                tracing::error!(%error, key = &*self.wanted.key, "content was served but could not be stored");
-                self.leave();
-                Ended::Finally("store")
-            }
-        }
-    }
-
-    async fn judge(&self, flow: &Flow, length: u64, writer: &Writer) -> Result<Judgement, StoreError> {
-        let whole = Whole { source: Source::Partial(flow.partial.clone()), length, blob: writer.blob()? };
-        let subject = self.subject(flow.head.status);
-        Ok(self.shared.digests.judge(subject, &flow.head.expected, &whole).await?)
-    }
-
-    fn origin(&self, upstream: Arc<Upstream>) -> Origin {
-        Origin::of(&self.wanted, self.upstreams.clone(), upstream, &self.shared.metrics)
-    }
-
-    fn expect(&self, status: StatusCode, headers: &HeaderMap) -> Expectation {
-        self.shared.digests.expect(self.subject(status), headers, self.again)
-    }
-
-    fn subject(&self, status: StatusCode) -> Subject<'_> {
-        Subject { key: &self.wanted.key, class: self.wanted.classified.class, status }
-    }
-
-    /// The part to ask for first.
-    fn part(&self) -> Option<Part> {
-        let all = self.upstreams.settings().finish == Finish::Always;
-        let part = self.wanted.part.filter(|part| !(all && part.is_front()));
-        part.filter(|_| self.wanted.stale.is_none())
-    }
-
-    fn left_unfinished(&self) -> Option<Unfinished> {
-        if self.wanted.stale.is_some() {
-            return None;
-        }
-        self.shared.store.take_unfinished(&self.wanted.key, |selecting| {
-            Selecting::decode(selecting).is_some_and(|selecting| selecting.matches(&self.wanted.asked))
-        })
-    }
-
-    /// A response that never says where it ends may never do so: it must neither empty the store nor go on for nobody.
-    fn check_open_ended(&self, bytes: u64) -> Result<(), FillError> {
-        if bytes > self.shared.open_ended_max {
-            self.shared.cache.remember_unstorable(&self.wanted.key, Unstorable::OpenEnded);
-            return Err(FillError::OpenEnded);
-        }
-        if !self.are_there() && self.wanted.classified.class == Class::Generic {
-            return Err(FillError::Stopped);
-        }
-        Ok(())
     }
 
     async fn stored(&self, flow: &Flow, committed: Committed) -> &'static str {
