@@ -148,7 +148,10 @@ async fn an_import_that_was_killed_is_run_again_and_goes_on() {
     println!("killed with {before} of {OBJECTS} objects");
 
     let again = import(&new, &bundle);
-    assert!(again.lines[0].starts_with(&format!("imported {} objects", OBJECTS - before)), "{again:#?}");
+    // What the index's journal has and the index had not yet is there as well once the store is opened.
+    let imported = again.lines[0].strip_prefix("imported ").and_then(|line| line.split(' ').next());
+    let imported: usize = imported.unwrap().parse().unwrap();
+    assert!((1..=OBJECTS - before).contains(&imported), "{again:#?}");
     assert_eq!(names(&new), names(from.path()));
     assert_eq!(store("verify", &new, &[]).status.code(), Some(0));
 }
