@@ -67,6 +67,10 @@ impl Segment {
     async fn write_frames(&mut self, frames: Vec<Bytes>) -> Result<u64, StoreError> {
         let position = self.state.as_ref().ok_or(StoreError::Broken)?.position;
         let bytes = frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+        // What is behind the end would be in the file, and in no account of it.
+        if self.draft.partial.length().is_some_and(|length| position + bytes > length) {
+            return Err(StoreError::Broken);
+        }
         self.draft.make_room(position + bytes).await?;
         let _permit = self.draft.store.disk_writes.acquire().await;
         let mut state = self.state.take().ok_or(StoreError::Broken)?;

@@ -266,7 +266,7 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Draft {
-    /// Takes more room when the body is longer than it was expected to be.
+    /// Takes more room for a body that does not say its length.
     pub(super) async fn make_room(&self, len: u64) -> Result<(), StoreError> {
         let has = self.lock().as_ref().ok_or(StoreError::Broken)?.reservation.bytes();
         let need = on_disk(trailer::file_size(len));
