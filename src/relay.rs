@@ -31,6 +31,9 @@ const MAINTENANCE: Duration = Duration::from_secs(30);
 /// Pause between two looks at a disk that fails: nobody has to wait longer for hits when it is well again.
 const RECOVERY: Duration = Duration::from_secs(1);
 
+/// Time for what fills have in memory, a few MiB each at most, to reach the disk at the end.
+const WRITE_OUT: Duration = Duration::from_secs(5);
+
 /// What keeps a relay from starting or from reloading. Each is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -199,6 +202,11 @@ impl Relay {
                 () = drained => {}
                 () = tokio::time::sleep(patience) => tracing::warn!("drain_timeout is over; dropping what still runs"),
                 () = Stage::Stopped.reached(&mut stage) => tracing::warn!("dropping what still runs"),
+            }
+            // What has arrived is for the next start, whoever still waited for it.
+            proxy.fills().stop();
+            if tokio::time::timeout(WRITE_OUT, proxy.fills().finished()).await.is_err() {
+                tracing::warn!("a slow disk: some of what had arrived may be fetched again");
             }
             if let Err(error) = cache.record_uses().await {
                 tracing::error!(%error, "last uses could not be recorded");

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::intake::Intake;
 use super::run::{Ran, Source};
@@ -25,6 +26,7 @@ pub(super) struct Fetch<'a> {
     pub(super) store: &'a Arc<Store>,
     pub(super) phase: &'a watch::Sender<Phase>,
     pub(super) finish: Finish,
+    pub(super) stopping: &'a CancellationToken,
 }
 
 /// How it ended.
@@ -99,6 +101,7 @@ impl Fetch<'_> {
                     Ran::Changed(answer) => return Fetched::Changed(answer),
                     Ran::Failed(error) => ending = ending.or(Some(error)),
                 },
+                () = self.stopping.cancelled(), if ending.is_none() => ending = Some(FillError::Stopped),
                 () = self.flow.attention() => {
                     if self.flow.length.is_some() && !for_somebody() {
                         ending = ending.or(Some(FillError::Abandoned));

@@ -22,6 +22,7 @@ use http::HeaderMap;
 use http::uri::PathAndQuery;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::begin::Part;
@@ -202,6 +203,8 @@ struct Shared {
     // Held for a look-up or an insertion, never across I/O.
     running: Mutex<HashMap<FillKey, Fill>>,
     permits: Semaphore,
+    /// The relay ends: what has arrived is written, and nothing more is asked for.
+    stopping: CancellationToken,
     /// Bytes a response without length may have.
     open_ended_max: u64,
     store: Arc<Store>,
@@ -233,6 +236,7 @@ impl Fills {
         let shared = Shared {
             running: Mutex::default(),
             permits: Semaphore::new(config.fill.max_concurrent),
+            stopping: CancellationToken::new(),
             open_ended_max: config.store.quota / OPEN_ENDED_SHARE,
             digests: Digests::new(cache.clone(), metrics.digest_mismatches.clone()),
             store,
@@ -280,8 +284,13 @@ impl Fills {
         self.shared.lock().retain(|(filling, _), _| **filling != *key);
     }
 
+    /// Ends every fill where it is: what has arrived is written first, so that a restart costs no byte of it.
+    pub fn stop(&self) {
+        self.shared.stopping.cancel();
+    }
+
     /// Waits until no fill runs. Called after the last client has gone; what does not end in the caller's time is
-    /// dropped with the runtime, and its half-written file removed at the next start.
+    /// dropped with the runtime.
     pub async fn finished(&self) {
         self.tasks.close();
         self.tasks.wait().await;

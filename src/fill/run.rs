@@ -55,7 +55,12 @@ impl Source {
             let mut current = match transfer.take() {
                 Some(transfer) => transfer,
                 None => {
-                    match resumption.resume(intake.position()..intake.course().until, reason.take()).await {
+                    let rest = intake.position()..intake.course().until;
+                    let resumed = tokio::select! {
+                        resumed = resumption.resume(rest, reason.take()) => resumed,
+                        () = flow.stopped(intake.run()) => break,
+                    };
+                    match resumed {
                         Ok(Resumed::Continues { skip, .. }) if skip > 0 && intake.others() => {
                             flow.not_in_parts();
                             return Ran::Whole;

@@ -57,7 +57,11 @@ impl Task {
 
     pub(super) async fn run(mut self) {
         let shared = self.shared.clone();
-        let Ok(_permit) = shared.permits.acquire().await else { return };
+        let permit = tokio::select! {
+            permit = shared.permits.acquire() => permit,
+            () = shared.stopping.cancelled() => return,
+        };
+        let Ok(_permit) = permit else { return };
         let _running = Counted::one(&shared.metrics.fills_running);
         let outcome = self.fill().await;
         shared.metrics.fills.with_label_values(&[outcome]).inc();
@@ -77,7 +81,12 @@ impl Task {
             } else if let Some(part) = self.part().and_then(Part::to_field) {
                 headers.insert(header::RANGE, part);
             }
-            let answer = match self.upstreams.ask(&self.wanted.order, &self.outgoing(headers)).await {
+            let outgoing = self.outgoing(headers);
+            let answer = tokio::select! {
+                answer = self.upstreams.ask(&self.wanted.order, &outgoing) => answer,
+                () = self.shared.stopping.cancelled() => return self.fail(FillError::Stopped),
+            };
+            let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => return self.fail(error.into()),
             };
@@ -183,7 +192,7 @@ impl Task {
     }
 
     fn fail(&mut self, error: FillError) -> &'static str {
-        if matches!(error, FillError::Abandoned) {
+        if matches!(error, FillError::Abandoned | FillError::Stopped) {
             tracing::debug!(%error, key = &*self.wanted.key, "fill stopped");
         } else {
             tracing::warn!(%error, key = &*self.wanted.key, "fill failed");

@@ -101,10 +101,10 @@ impl Process {
         self.lines.iter().filter(|line| parsed(line)["message"] == message).count()
     }
 
-    /// How many of them were warnings or errors.
-    pub(crate) fn warnings(&self) -> usize {
+    /// Those of them that are warnings or errors.
+    pub(crate) fn warnings(&self) -> Vec<&String> {
         let is_one = |line: &&String| matches!(parsed(line)["level"].as_str(), Some("WARN" | "ERROR"));
-        self.lines.iter().filter(is_one).count()
+        self.lines.iter().filter(is_one).collect()
     }
 
     /// Sends a signal by its name, such as `TERM`.
@@ -187,7 +187,10 @@ impl Relay {
     pub(crate) async fn stored(&self, target: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.get(target).await.cache_status().starts_with("gupd; hit") {
-            assert!(Instant::now() < deadline, "{target} was never stored");
+            if Instant::now() > deadline {
+                let ready = String::from_utf8(get(self.admin, "/readyz").await.body).unwrap();
+                panic!("{target} was never stored: {ready}");
+            }
         }
     }
 }

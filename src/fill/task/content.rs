@@ -72,7 +72,11 @@ impl Task {
             &left.object.headers,
             Some(left.len),
         );
-        let (body, skip, end) = match resumption.ask(&first).await {
+        let asked = tokio::select! {
+            asked = resumption.ask(&first) => asked,
+            () = self.shared.stopping.cancelled() => Err(FillError::Stopped),
+        };
+        let (body, skip, end) = match asked {
             Ok(Ok(Resumed::Continues { body, skip, end })) => (body, skip, end),
             Ok(Ok(Resumed::Changed(answer))) => return Some(Ended::Changed(answer)),
             Ok(Err(reason)) => {
@@ -80,7 +84,10 @@ impl Task {
                 self.shared.store.keep_unfinished(left);
                 return None;
             }
-            Err(error) => return Some(Ended::Finally(self.fail(error))),
+            Err(error) => {
+                self.shared.store.keep_unfinished(left);
+                return Some(Ended::Finally(self.fail(error)));
+            }
         };
         let expected = self.expect(left.object.status, &left.object.headers);
         let head = Head::of_unfinished(&left, &self.wanted, &self.shared.cache, expected);
@@ -122,6 +129,7 @@ impl Task {
             store: &self.shared.store,
             phase: &self.phase,
             finish: self.upstreams.settings().finish,
+            stopping: &self.shared.stopping,
         };
         let go_on = |bytes| self.check_open_ended(bytes);
         let length = match fetch.all(&mut writer, first, transfer, go_on, &*self).await {
