@@ -72,9 +72,11 @@ impl OpenBlobs {
         if blob.len == len { Ok(blob) } else { Err(damaged(id, "length differs from the index's")) }
     }
 
-    /// Forgets a damaged blob, so that the file that replaces it is opened.
+    /// Forgets a blob whose file is replaced or removed. It is closed when its last reader has ended.
     pub(super) fn forget(&self, id: BlobId) {
-        self.0.invalidate(&id);
+        if self.0.remove(&id).is_some() {
+            self.0.run_pending_tasks();
+        }
     }
 
     /// Forgets all: other files are in their place.
