@@ -1,4 +1,5 @@
-//! `gupd check`: reads a configuration as `serve` would and names every problem; with `--probe` also asks the upstreams.
+//! `gupd check`: reads a configuration as `serve` would and names every problem, and warns of what is odd;
+//! with `--probe` also asks the upstreams.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,6 +24,9 @@ pub(super) fn run(settings: &Settings, probe: bool) -> Result<(), Failure> {
     let metrics = Metrics::new().map_err(|error| Failure::Failed(error.to_string()))?;
     let upstreams =
         Upstreams::new(&config, Clock::system(), Arc::new(metrics)).map_err(|error| configuration(&error))?;
+    for warning in &config.warnings {
+        answer(&format!("warning: {warning}"));
+    }
     answer("the configuration is good");
     if probe { ask_all(&config, &upstreams) } else { Ok(()) }
 }

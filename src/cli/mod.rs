@@ -74,6 +74,9 @@ struct Settings {
     /// Key of the certificate.
     #[arg(long, value_name = "PEM")]
     tls_key: Option<String>,
+    /// What all upstreams together may send, such as 8Mbit/s [default: unlimited].
+    #[arg(long, value_name = "RATE")]
+    wan_limit: Option<String>,
 }
 
 impl Settings {
@@ -85,6 +88,7 @@ impl Settings {
             admin: self.admin.clone(),
             tls_cert: self.tls_cert.clone(),
             tls_key: self.tls_key.clone(),
+            wan_limit: self.wan_limit.clone(),
         };
         Config::load(&overrides, self.config.as_deref(), config::environment())
     }

@@ -5,11 +5,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Settings};
 use crate::telemetry::log;
-use crate::{Clock, Relay};
+use crate::{Clock, Config, Relay};
 
 pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
     let config = settings.load()?;
     let _log = log::init(&config.log).map_err(|error| Failure::Configuration(error.to_string()))?;
+    warn(&config);
     // A runtime for signals alone; the relay has its own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -52,12 +53,19 @@ fn reload(relay: &mut Relay, settings: &Settings) {
             return;
         }
     };
+    warn(&config);
     match relay.reload(config) {
         Ok(fixed) if fixed.is_empty() => tracing::info!("reloaded"),
         Ok(fixed) => {
             tracing::warn!(sections = ?fixed, "reloaded, but these sections change at a restart only");
         }
         Err(error) => tracing::error!(%error, "reload refused; the old configuration stays"),
+    }
+}
+
+fn warn(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!(%warning, "the configuration is odd");
     }
 }
 

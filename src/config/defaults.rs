@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::units::{GIB, KIB, MIB, TIB};
+use super::units::{GIB, KIB, MIB, Rate, TIB};
 
 /// A setting's default and the values it may have, both ends included.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +83,22 @@ pub(super) const GENERIC_NEGATIVE: Bounds<Duration> = times(10, 0, DAY);
 pub(super) const HEURISTIC_MAX: Bounds<Duration> = times(DAY, 0, 365 * DAY);
 /// A week's outage of every manager leaves a site with what it has, rather than with nothing.
 pub(super) const STALE_IF_ERROR: Bounds<Duration> = times(7 * DAY, 0, 365 * DAY);
+
+/// Less is an outage that looks like a limit: a delta of 100 KiB would take minutes. More is no limit.
+pub(super) const LIMIT: Bounds<Rate> = bounds(Rate(TIB), Rate(KIB), Rate(TIB));
+/// A tenth of a second at the rate: a page's worth on a thin line, too short to be felt by others on it.
+pub(super) const BURST: Bounds<Duration> =
+    bounds(Duration::from_millis(100), Duration::from_millis(1), Duration::from_secs(10));
+/// What a count may be limited to; without a limit it is bounded by `MAX_CONNECTIONS`.
+pub(super) const DOWNLOADS: Bounds<u32> = bounds(1_000_000, 1, 1_000_000);
+/// As many as a small site has endpoints; each waits on a connection that is counted already.
+pub(super) const QUEUE: Bounds<u32> = bounds(1_024, 0, 65_536);
+/// More than an updater asks for at once.
+pub(super) const CLIENT_QUEUE: Bounds<u32> = bounds(8, 0, 65_536);
+/// Shorter than the patience of an updater that waits for a response head.
+pub(super) const QUEUE_TIMEOUT: Bounds<Duration> = times(30, 1, HOUR);
+/// A week: beyond it a revision is old before the last client has it.
+pub(super) const SPREAD: Bounds<Duration> = times(0, 0, 7 * DAY);
 
 /// Without `debug` a line for each request and each event that an administrator would ask about.
 pub(super) const LOG_LEVEL: &str = "info";

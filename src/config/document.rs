@@ -1,5 +1,6 @@
-//! One mechanism that finds each setting: flag, else environment variable, else file. What is asked for is taken out; what is left at the end is what nobody knows, so
-//! the readers in `settings` and `tables` are the only list of keys there is.
+//! One mechanism that finds each setting: flag, else environment variable, else file. What is asked for is taken out;
+//! what is left at the end is what nobody knows, so the readers in `settings`, `tables`, `network` and `group` are the
+//! only list of keys there is.
 
 use std::path::Path;
 
@@ -20,6 +21,7 @@ pub(super) struct Document {
     flags: Vec<(&'static str, Entry)>,
     variables: Vec<(String, String)>,
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
     // Sections that were asked for.
     known: Vec<&'static str>,
     // Those of them that are lists of tables and had none.
@@ -32,6 +34,7 @@ pub(super) struct Section {
     place: Option<Place>,
     entries: Vec<Entry>,
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
     // Keys that were asked for, and where they were given.
     known: Vec<(&'static str, Option<Place>)>,
 }
@@ -58,6 +61,7 @@ impl Document {
             flags: flags.collect(),
             variables,
             problems: Vec::new(),
+            warnings: Vec::new(),
             known: Vec::new(),
             empty: Vec::new(),
         })
@@ -114,9 +118,10 @@ impl Document {
             .collect()
     }
 
-    /// Collects a section's problems; what nobody asked it for is unknown.
+    /// Collects a section's problems and warnings; what nobody asked it for is unknown.
     pub(super) fn close(&mut self, section: Section) {
         self.problems.extend(section.problems);
+        self.warnings.extend(section.warnings);
         for Entry { key, place, .. } in section.entries {
             let message = match closest(&key, section.known.iter().map(|(known, _)| *known)) {
                 Some(near) => format!("unknown key; did you mean {near}?"),
@@ -139,8 +144,8 @@ impl Document {
         self.problems.push(Problem { place: None, key: None, message: message.to_owned() });
     }
 
-    /// Every problem, or `Ok`. What no section took is unknown.
-    pub(super) fn finish(mut self) -> Result<(), Problems> {
+    /// Every problem; or, if there is none, the warnings by place. What no section took is unknown.
+    pub(super) fn finish(mut self) -> Result<Vec<Problem>, Problems> {
         for Block { name, place, body } in std::mem::take(&mut self.blocks) {
             let what = if matches!(body, Body::Value) { "key outside of a section" } else { "section" };
             let message = match closest(&name, self.known.iter().copied()) {
@@ -157,7 +162,9 @@ impl Document {
                 message: message.to_owned(),
             });
         }
-        Problems::none(self.problems)
+        Problems::none(self.problems)?;
+        self.warnings.sort();
+        Ok(self.warnings)
     }
 
     fn block(&mut self, name: &'static str) -> Option<Block> {
@@ -186,7 +193,7 @@ impl Document {
 
 impl Section {
     fn new(name: &'static str, place: Option<Place>, entries: Vec<Entry>) -> Self {
-        Self { name, place, entries, problems: Vec::new(), known: Vec::new() }
+        Self { name, place, entries, problems: Vec::new(), warnings: Vec::new(), known: Vec::new() }
     }
 
     /// The value of `key`, if it was given and `read` takes it; a value it does not take is a problem.
@@ -230,7 +237,7 @@ impl Section {
     pub(super) fn many<T>(
         &mut self,
         key: &'static str,
-        read: impl Fn(&str) -> Result<T, String>,
+        mut read: impl FnMut(&str) -> Result<T, String>,
     ) -> Option<Vec<T>> {
         match self.take(key)?.values() {
             Err(what) => {
@@ -257,6 +264,13 @@ impl Section {
     pub(super) fn refuse(&mut self, key: &str, message: impl Into<String>) {
         let place = self.place_of(key).or(self.place.as_ref()).cloned();
         self.refuse_at(place, key, message.into());
+    }
+
+    /// Says what is odd about `key`, though it may be meant.
+    pub(super) fn warn(&mut self, key: &str, message: impl Into<String>) {
+        let place = self.place_of(key).or(self.place.as_ref()).cloned();
+        let key = Some(format!("{}.{key}", self.name));
+        self.warnings.push(Problem { place, key, message: message.into() });
     }
 
     fn refuse_at(&mut self, place: Option<Place>, key: &str, message: String) {

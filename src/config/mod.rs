@@ -1,23 +1,32 @@
 //! What an administrator may set: the settings as types that cannot be wrong. `document` finds a setting in the flag,
-//! environment variable or `file` that gives it, `settings` and `tables` read them all, with the numbers of `defaults`,
-//! and name every `problem`; `units` reads sizes and times. Nothing here opens a socket or a file other than the
-//! configuration itself.
+//! environment variable or `file` that gives it; `settings`, `tables`, `network` and `group` read them all, with the
+//! numbers of `defaults`, and name every `problem`; `units` reads sizes and times, `week` and `limit` what differs by
+//! time of the week. Nothing here opens a socket, or a file other than the configuration and the system's time zones.
 
+pub(crate) mod content;
 mod defaults;
 mod document;
 mod file;
+mod group;
+mod limit;
+mod network;
 pub(crate) mod pattern;
 mod problem;
 mod settings;
 mod tables;
 pub mod units;
+pub mod week;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use group::{Group, Outside};
+pub use limit::{Ceiling, Limit};
+pub use network::{Lan, Site, Wan, WanLimit, WanMatch};
 pub use problem::{Place, Problem, Problems};
 pub use units::UnitError;
+pub use week::{Week, WeekMinute, WeekTimes};
 
 /// What flags say; an empty list and `None` say nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +43,8 @@ pub struct Overrides {
     pub tls_cert: Option<String>,
     /// `--tls-key PEM`
     pub tls_key: Option<String>,
+    /// `--wan-limit RATE`
+    pub wan_limit: Option<String>,
 }
 
 impl Overrides {
@@ -46,6 +57,7 @@ impl Overrides {
             ("server", "admin", "--admin", self.admin.as_slice()),
             ("server", "tls_cert", "--tls-cert", self.tls_cert.as_slice()),
             ("server", "tls_key", "--tls-key", self.tls_key.as_slice()),
+            ("wan", "limit", "--wan-limit", self.wan_limit.as_slice()),
         ]
         .into_iter()
         .filter(|(_, _, _, values)| !values.is_empty())
@@ -80,6 +92,18 @@ pub struct Config {
     pub content_types: Vec<ContentType>,
     /// Class rules besides the built-in ones; asked before them.
     pub rules: Vec<Rule>,
+    /// Where the relay stands.
+    pub site: Site,
+    /// What the line to the upstreams may carry.
+    pub wan: Wan,
+    /// Narrower limits by path; the first that fits holds, besides `wan.limit`.
+    pub wan_limits: Vec<WanLimit>,
+    /// What clients may be sent.
+    pub lan: Lan,
+    /// Sets of clients; the first whose subnets hold a client's address is its. One without subnets is the last.
+    pub groups: Vec<Group>,
+    /// What is legal but odd, by place: for `gupd check` and the log.
+    pub warnings: Vec<Problem>,
 }
 
 /// `[server]`
@@ -209,6 +233,8 @@ pub struct Upstream {
     pub name: String,
     /// `http` or `https`, host, optional port; no path, no credentials.
     pub url: http::Uri,
+    /// What it may send, within `wan.limit`.
+    pub limit: Limit,
 }
 
 /// `[[route]]`

@@ -14,7 +14,8 @@ use super::defaults::{self, Bounds};
 use super::document::{Document, Section};
 use super::units::{Rate, Size, Time};
 use super::{
-    Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, tables,
+    Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, group,
+    network, tables,
 };
 
 impl Config {
@@ -31,8 +32,7 @@ impl Config {
         if document.gave_none("upstream") {
             document.missing("no upstream: give --upstream URL or [[upstream]]");
         }
-        document.finish()?;
-        Ok(config)
+        Ok(Self { warnings: document.finish()?, ..config })
     }
 
     fn read(
@@ -48,11 +48,34 @@ impl Config {
         let fill = fill(&mut document);
         let cache = cache(&mut document);
         let log = log(&mut document);
-        let upstreams = tables::upstreams(&mut document);
+        let site = network::site(&mut document);
+        let wan = network::wan(&mut document);
+        let lan = network::lan(&mut document);
+        let upstreams = tables::upstreams(&mut document, &wan);
         let routes = tables::routes(&mut document, &upstreams);
         let content_types = tables::content_types(&mut document);
         let rules = tables::rules(&mut document);
-        Ok((document, Self { server, store, fill, cache, log, upstreams, routes, content_types, rules }))
+        let wan_limits = network::wan_limits(&mut document, &wan, &content_types);
+        let groups = group::groups(&mut document, &wan, &lan);
+        let warnings = Vec::new();
+        let config = Self {
+            server,
+            store,
+            fill,
+            cache,
+            log,
+            upstreams,
+            routes,
+            content_types,
+            rules,
+            site,
+            wan,
+            wan_limits,
+            lan,
+            groups,
+            warnings,
+        };
+        Ok((document, config))
     }
 
     /// All defaults, with these upstreams by priority. What a relay without a file is.
@@ -207,7 +230,7 @@ fn size(s: &mut Section, key: &'static str, bounds: Bounds<u64>) -> u64 {
     s.one(key, read).unwrap_or(bounds.default)
 }
 
-fn time(s: &mut Section, key: &'static str, bounds: Bounds<Duration>) -> Duration {
+pub(super) fn time(s: &mut Section, key: &'static str, bounds: Bounds<Duration>) -> Duration {
     let read = |text: &str| {
         let Time(time) = text.parse().map_err(|error: UnitError| error.to_string())?;
         within(text, time, bounds, Time)
@@ -228,7 +251,7 @@ fn rate(text: &str) -> Result<u64, String> {
     within(text, rate, defaults::SCRUB_RATE, Rate)
 }
 
-fn count<T: Copy + PartialOrd + Display + FromStr>(
+pub(super) fn count<T: Copy + PartialOrd + Display + FromStr>(
     s: &mut Section,
     key: &'static str,
     bounds: Bounds<T>,
@@ -236,7 +259,10 @@ fn count<T: Copy + PartialOrd + Display + FromStr>(
     s.one(key, |text| number(text, bounds)).unwrap_or(bounds.default)
 }
 
-fn number<T: Copy + PartialOrd + Display + FromStr>(text: &str, bounds: Bounds<T>) -> Result<T, String> {
+pub(super) fn number<T: Copy + PartialOrd + Display + FromStr>(
+    text: &str,
+    bounds: Bounds<T>,
+) -> Result<T, String> {
     let refused =
         || format!("{text:?} is not a whole number; give one from {} to {}", bounds.least, bounds.most);
     within(text, text.parse().map_err(|_| refused())?, bounds, |value| value)

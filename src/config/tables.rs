@@ -6,8 +6,9 @@ use http::Uri;
 use http::uri::Scheme;
 
 use super::document::{Document, Section};
+use super::network::warn_above;
 use super::settings::choice;
-use super::{Class, ContentMatch, ContentType, Profile, Route, Rule, Upstream, pattern};
+use super::{Class, ContentMatch, ContentType, Profile, Route, Rule, Upstream, Wan, limit, pattern};
 
 /// Bytes of a name that becomes a metric's label.
 const MAX_NAME: usize = 128;
@@ -25,19 +26,21 @@ const CLASSES: [(&str, Class); 4] = [
     (Class::Generic.as_str(), Class::Generic),
 ];
 
-pub(super) fn upstreams(document: &mut Document) -> Vec<Upstream> {
+pub(super) fn upstreams(document: &mut Document, wan: &Wan) -> Vec<Upstream> {
     let tables = document.tables("upstream", Some("url"));
     let mut upstreams: Vec<Upstream> = Vec::with_capacity(tables.len());
     for mut s in tables {
         let url = s.required("url", origin);
         let named = s.one("name", name);
+        let limit = limit::limit(&mut s, "limit");
+        warn_above(&mut s, "limit", &limit, "wan.limit", &wan.limit);
         if let Some(url) = url {
             let name = named.or_else(|| Some(url.authority()?.as_str().to_ascii_lowercase()));
             let name = name.unwrap_or_default();
             if upstreams.iter().any(|other| other.name == name) {
                 s.refuse("name", format!("{name:?} is the name of two upstreams; give each its own"));
             }
-            upstreams.push(Upstream { name, url });
+            upstreams.push(Upstream { name, url, limit });
         }
         document.close(s);
     }
@@ -175,7 +178,8 @@ fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn label(text: &str) -> Result<String, String> {
+/// A name of lower case, digits and `-`.
+pub(super) fn label(text: &str) -> Result<String, String> {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if text.is_empty() || text.len() > MAX_NAME || !text.bytes().all(allowed) {
         return Err(format!("{text:?} is not a name; use 1 to {MAX_NAME} of a-z, 0-9 and -"));
@@ -239,7 +243,8 @@ fn guid(text: &str) -> Result<String, String> {
     Ok(format!("{{{}}}", bare.to_ascii_lowercase()))
 }
 
-fn glob(text: &str) -> Result<String, String> {
+/// A pattern that compiles.
+pub(super) fn glob(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("is an empty pattern; write it like **/*.zip".to_owned());
     }

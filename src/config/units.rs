@@ -1,4 +1,4 @@
-//! Sizes, times and rates as people write them: `40GiB`, `30d`, `20MiB/s`. Owns reading and showing them; whether a value makes sense
+//! Sizes, times and rates as people write them: `40GiB`, `30d`, `20MiB/s`, `8Mbit/s`. Owns reading and showing them; whether a value makes sense
 //! is for the setting to say. Every value shown reads back as the same value, and no input overflows or panics.
 
 use std::fmt;
@@ -14,7 +14,8 @@ pub struct Size(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Duration);
 
-/// Bytes a second. Reads any size followed by `/s`; shows the same.
+/// Bytes a second. Reads any size, or bits such as `8Mbit` (powers of 1,000, to whole bytes), followed by `/s`; shows
+/// the largest binary unit that divides it, else the largest one of bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rate(pub u64);
 
@@ -27,8 +28,8 @@ pub enum UnitError {
     /// Not a number followed by a unit of times.
     #[error("{0:?} is not a time; write it like 30d, 4h, 15m, 10s or 300ms")]
     NotATime(String),
-    /// Not a size followed by `/s`.
-    #[error("{0:?} is not a rate; write it like 20MiB/s")]
+    /// Not a size or a number of bits, followed by `/s`.
+    #[error("{0:?} is not a rate; write it like 20MiB/s or 8Mbit/s")]
     NotARate(String),
     /// More than 2^64 − 1 bytes or milliseconds.
     #[error("{0:?} is too large to count")]
@@ -48,6 +49,10 @@ pub const TIB: u64 = 1 << 40;
 const SIZE_UNITS: [(&str, u64); 4] = [("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)];
 const DECIMAL_UNITS: [(&str, u64); 5] =
     [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000), ("KB", 1_000)];
+// Largest first, for showing.
+const BIT_UNITS: [(&str, u64); 5] =
+    [("Tbit", 1_000_000_000_000), ("Gbit", 1_000_000_000), ("Mbit", 1_000_000), ("kbit", 1_000), ("bit", 1)];
+const BITS: u64 = 8;
 // In milliseconds.
 const TIME_UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
@@ -87,8 +92,14 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let not_a_rate = || UnitError::NotARate(text.to_owned());
-        let size = text.trim().strip_suffix("/s").ok_or_else(not_a_rate)?;
-        match size.parse() {
+        let amount = text.trim().strip_suffix("/s").ok_or_else(not_a_rate)?;
+        let (digits, unit) = split(amount);
+        if let Some((_, factor)) = BIT_UNITS.iter().find(|(name, _)| *name == unit)
+            && !digits.is_empty()
+        {
+            return scale(text, digits, *factor).map(|bits| Self(bits / BITS));
+        }
+        match amount.parse() {
             Ok(Size(bytes)) => Ok(Self(bytes)),
             Err(UnitError::TooLarge(_)) => Err(UnitError::TooLarge(text.to_owned())),
             Err(_) => Err(not_a_rate()),
@@ -98,7 +109,15 @@ impl FromStr for Rate {
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/s", Size(self.0))
+        let bits = self.0.checked_mul(BITS).filter(|bits| *bits > 0 && !self.0.is_multiple_of(KIB));
+        let shown = bits.and_then(|bits| {
+            let (unit, factor) = BIT_UNITS.iter().find(|(_, factor)| bits.is_multiple_of(*factor))?;
+            (*factor > 1).then(|| (bits / factor, unit))
+        });
+        match shown {
+            Some((count, unit)) => write!(f, "{count}{unit}/s"),
+            None => write!(f, "{}/s", Size(self.0)),
+        }
     }
 }
 
@@ -169,7 +188,17 @@ mod tests {
     fn a_rate_is_a_size_a_second() {
         assert_eq!("20MiB/s".parse(), Ok(Rate(20 * MIB)));
         assert_eq!(Rate(20 * MIB).to_string(), "20MiB/s");
-        for text in ["20MiB", "/s", "20MiB/m", "-1/s"] {
+        for (text, bytes) in
+            [("8Mbit/s", 1_000_000), ("500 kbit/s", 62_500), ("2Gbit/s", 250_000_000), ("9bit/s", 1)]
+        {
+            assert_eq!(text.parse(), Ok(Rate(bytes)), "{text}");
+        }
+        for (bytes, text) in
+            [(1_000_000, "8Mbit/s"), (500 * KIB, "500KiB/s"), (62_500, "500kbit/s"), (3, "3B/s")]
+        {
+            assert_eq!(Rate(bytes).to_string(), text);
+        }
+        for text in ["20MiB", "/s", "20MiB/m", "-1/s", "8Mbit", "Mbit/s", "8mbit/s"] {
             assert_eq!(text.parse::<Rate>(), Err(UnitError::NotARate(text.into())), "{text}");
         }
     }
@@ -195,6 +224,11 @@ mod tests {
         #[test]
         fn every_size_shown_reads_back(bytes in prop_oneof![any::<u64>(), (0..1u64 << 24).prop_map(|n| n << 40)]) {
             prop_assert_eq!(Size(bytes).to_string().parse(), Ok(Size(bytes)));
+        }
+
+        #[test]
+        fn every_rate_shown_reads_back(bytes in prop_oneof![any::<u64>(), (0..1u64 << 40).prop_map(|n| n * 125)]) {
+            prop_assert_eq!(Rate(bytes).to_string().parse(), Ok(Rate(bytes)));
         }
 
         #[test]

@@ -1,5 +1,5 @@
-//! What a path's content is for, as a label of logs and metrics: by GUID, by pattern, else by class. Only GUIDs that
-//! a public source names are built in; the administrator adds others. The labels are fixed when the relay starts:
+//! What a path's content is for, as a label of logs and metrics: by GUID, by pattern, else by class. What is built in
+//! stands in `config::content`; the administrator adds others. The labels are fixed when the relay starts:
 //! no request can add one.
 
 use std::collections::{BTreeSet, HashMap};
@@ -7,33 +7,8 @@ use std::sync::Arc;
 
 use globset::{GlobSet, GlobSetBuilder};
 
+use crate::config::content::{GUIDS, UNKNOWN, of_class};
 use crate::config::{Class, ContentMatch, ContentType, pattern};
-
-/// Content GUIDs, lower case, each seen in a public source.
-const GUIDS: [(&str, &str); 8] = [
-    // The generation before the two below.
-    ("{c60dc234-65f9-4674-94ae-62158efca433}", "virus-definitions-legacy"),
-    ("{535cb6a4-441f-4e8a-a897-804cd859100e}", "virus-definitions-32"),
-    ("{07b590b3-9282-482f-bbaa-6d515d385869}", "virus-definitions-64"),
-    ("{b6dc6c8f-46fa-40c7-a806-b669be1d2d19}", "submission-control"),
-    ("{d6aebc07-d833-485f-9723-6c908d37f806}", "proactive-threat"),
-    ("{55de35dc-862a-44c9-8a2b-3ef451665d0a}", "network-threat"),
-    ("{810d5a61-809f-49c2-bd75-177f0647d2ba}", "iron-revocation"),
-    ("{edbd3bd0-8395-4d4d-bac9-19dd32ef4758}", "iron-whitelist"),
-];
-
-/// A GUID that nobody named: normal, and relayed like any other.
-const UNKNOWN: &str = "unknown";
-
-// What a path without GUID is for.
-const fn of_class(class: Class) -> &'static str {
-    match class {
-        Class::Payload => "liveupdate",
-        Class::Catalog => "catalog",
-        Class::Private => "management",
-        Class::Generic => "other",
-    }
-}
 
 /// Every label and what marks it.
 #[derive(Debug)]

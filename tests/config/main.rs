@@ -1,11 +1,14 @@
 //! The configuration as an administrator meets it: files, variables and flags in, settings or lines of problems out.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the test")]
 
+mod limits;
+
 use std::path::Path;
 use std::time::Duration;
 
 use gupd::config::{
-    Class, Config, ContentMatch, LogFormat, Overrides, Place, Problems, Profile, Rule, Tls, Upstream,
+    Class, Config, ContentMatch, Group, Limit, LogFormat, Overrides, Place, Problems, Profile, Rule, Tls,
+    Upstream,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -76,7 +79,14 @@ fn every_documented_default_is_the_one_in_the_code() {
     expected.routes[0].name = "updates.example/".into();
     expected.content_types.clone_from(&documented.content_types);
     expected.rules.clone_from(&documented.rules);
+    expected.site.time_zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
+    expected.wan.congestion = Some("lp".into());
+    expected.wan_limits.clone_from(&documented.wan_limits);
+    let mut group = Group::of_all_others("branch-a");
+    group.subnets.clone_from(&documented.groups[0].subnets);
+    expected.groups = vec![group];
     assert_eq!(documented, expected);
+    assert_eq!(documented.wan_limits.len(), 2);
     assert_eq!(documented.content_types.len(), 2);
     assert_eq!(documented.rules.len(), 1);
 }
@@ -85,7 +95,22 @@ fn every_documented_default_is_the_one_in_the_code() {
 fn every_key_the_reader_knows_is_documented() {
     let text = every_setting();
     let mut known = 0;
-    for section in ["server", "store", "fill", "cache", "log", "upstream", "route", "content_type", "rule"] {
+    for section in [
+        "server",
+        "store",
+        "fill",
+        "cache",
+        "log",
+        "site",
+        "wan",
+        "lan",
+        "upstream",
+        "route",
+        "content_type",
+        "rule",
+        "wan_limit",
+        "group",
+    ] {
         let [one, many] = [format!("\n[{section}]\n"), format!("\n[[{section}]]\n")];
         let table = if text.contains(&many) { many } else { one };
         let documented: Vec<&str> = text
@@ -102,7 +127,7 @@ fn every_key_the_reader_knows_is_documented() {
             known += 1;
         }
     }
-    assert!(known > 35, "only {known} keys were found");
+    assert!(known > 65, "only {known} keys were found");
 }
 
 #[test]
@@ -111,7 +136,7 @@ fn every_documented_key_is_also_a_variable() {
     let section =
         |name: &str| text.split(&format!("\n[{name}]\n")).nth(1).unwrap().split("\n[").next().unwrap();
     let mut checked = 0;
-    for name in ["server", "store", "fill", "cache", "log"] {
+    for name in ["server", "store", "fill", "cache", "log", "site", "wan", "lan"] {
         for (key, value) in section(name).lines().filter_map(|line| line.split_once(" = ")) {
             let variable = format!("GUPD_{}_{}", name.to_uppercase(), key.to_uppercase());
             let value = value.trim_matches(['[', ']']).trim_matches('"');
@@ -121,7 +146,7 @@ fn every_documented_key_is_also_a_variable() {
             checked += 1;
         }
     }
-    assert!(checked > 25, "only {checked} variables were checked");
+    assert!(checked > 38, "only {checked} variables were checked");
 }
 
 #[test]
@@ -144,8 +169,8 @@ fn a_relay_without_a_file_needs_only_an_upstream() {
     assert_eq!(
         config.upstreams,
         [
-            Upstream { name: "one:8014".into(), url: url("http://one:8014") },
-            Upstream { name: "two".into(), url: url("https://Two") },
+            Upstream { name: "one:8014".into(), url: url("http://one:8014"), limit: Limit::unlimited() },
+            Upstream { name: "two".into(), url: url("https://Two"), limit: Limit::unlimited() },
         ]
     );
     assert_eq!(config.routes.len(), 1);
@@ -422,7 +447,7 @@ fn a_section_in_the_wrong_form_is_one_problem() {
             "no upstream: give --upstream URL or [[upstream]]",
             "gupd.toml:1: store: is one table; write [store]",
             "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, cache, log, \
-             upstream, route, content_type, rule",
+             site, wan, lan, upstream, route, content_type, rule, wan_limit, group",
             "gupd.toml:3: upstream: is a list of tables; write [[upstream]]",
             "gupd.toml:5: log: is one table; write [log]",
         ]

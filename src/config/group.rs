@@ -1,0 +1,217 @@
+//! The `[[group]]`s: sets of clients that share limits and windows. Owns the type and its reading, and the checks of a
+//! group against the whole site; which group a client is in is `policy`'s to say.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::document::{Document, Section};
+use super::limit::{self, Ceiling, Limit};
+use super::network::{downloads, warn_above};
+use super::settings::{choice, time};
+use super::tables::label;
+use super::units::{Rate, Time};
+use super::week::WeekTimes;
+use super::{Lan, Wan, defaults};
+
+/// `[[group]]`. A count that is `None` is not limited.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// Its name in logs and metrics, unique: lower case, digits, `-`.
+    pub name: String,
+    /// The addresses of its clients; none for all clients of no other group.
+    pub subnets: Vec<IpNet>,
+    /// All that its clients are sent, together.
+    pub limit: Limit,
+    /// What each of its clients is sent.
+    pub client_limit: Limit,
+    /// What upstreams send for its clients.
+    pub wan_limit: Limit,
+    /// Downloads at once, of all its clients.
+    pub max_downloads: Option<u32>,
+    /// Downloads at once, of each of its clients.
+    pub client_downloads: Option<u32>,
+    /// When its clients may begin to download payloads.
+    pub windows: WeekTimes,
+    /// The time over which clients begin, each at its own moment; 0 to 7 d.
+    pub spread: Duration,
+    /// What a client gets that comes before its time.
+    pub outside: Outside,
+}
+
+/// `group.outside`: what a client gets that comes before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// `503` with `Retry-After`.
+    Defer,
+    /// What is stored and fresh; else like `Defer`.
+    CachedOnly,
+    /// What it asks for.
+    Ignore,
+}
+
+impl Group {
+    /// Time of a window that the spread leaves to the client whose turn comes last: two heartbeats of an endpoint.
+    pub const LEAST_TURN: Duration = Duration::from_secs(15 * 60);
+
+    /// The group of clients that no other takes: without limits, always open.
+    pub fn of_all_others(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            subnets: Vec::new(),
+            limit: Limit::unlimited(),
+            client_limit: Limit::unlimited(),
+            wan_limit: Limit::unlimited(),
+            max_downloads: None,
+            client_downloads: None,
+            windows: WeekTimes::always(true),
+            spread: defaults::SPREAD.default,
+            outside: Outside::Defer,
+        }
+    }
+
+    /// How much of its spread fits into a window of this length: all, or as much as leaves the last client a turn.
+    pub fn spread_within(&self, window: Duration) -> Duration {
+        self.spread.min(window.saturating_sub(Self::LEAST_TURN).max(window / 2))
+    }
+}
+
+pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut rest: Option<String> = None;
+    for mut s in document.tables("group", None) {
+        let name = s.required("name", label);
+        let mut subnets: Vec<IpNet> = Vec::new();
+        s.many("subnets", |text| {
+            let subnet = subnet(text)?;
+            if groups.iter().any(|group| group.subnets.contains(&subnet)) {
+                return Err(format!("{subnet} is in a group before this one; give it to one of them"));
+            }
+            if subnets.contains(&subnet) {
+                return Err(format!("{subnet} is given twice; give it once"));
+            }
+            subnets.push(subnet);
+            Ok(())
+        });
+        let group = Group {
+            name: name.clone().unwrap_or_default(),
+            limit: limit::limit(&mut s, "limit"),
+            client_limit: limit::limit(&mut s, "client_limit"),
+            wan_limit: limit::limit(&mut s, "wan_limit"),
+            max_downloads: downloads(&mut s, "max_downloads"),
+            client_downloads: downloads(&mut s, "client_downloads"),
+            windows: limit::windows(&mut s, "windows"),
+            spread: time(&mut s, "spread", defaults::SPREAD),
+            outside: s.one("outside", |text| choice(text, &OUTSIDE)).unwrap_or(Outside::Defer),
+            subnets,
+        };
+        if let Some(rest) = &rest {
+            s.refuse(
+                "name",
+                format!("comes after group {rest:?}, which has no subnets and so takes all clients"),
+            );
+        }
+        if groups.iter().any(|other| other.name == group.name && name.is_some()) {
+            s.refuse("name", format!("{:?} is the name of two groups; give each its own", group.name));
+        }
+        if !s.given("subnets") {
+            rest = rest.or(Some(group.name.clone()));
+        }
+        check_limits(&mut s, &group, wan, lan);
+        check_windows(&mut s, &group, wan);
+        check_reach(&mut s, &group, &groups);
+        groups.push(group);
+        document.close(s);
+    }
+    groups
+}
+
+const OUTSIDE: [(&str, Outside); 3] =
+    [("defer", Outside::Defer), ("cached-only", Outside::CachedOnly), ("ignore", Outside::Ignore)];
+
+fn subnet(text: &str) -> Result<IpNet, String> {
+    let refused = || format!("{text:?} is not a subnet; write it like 10.1.0.0/16 or 2001:db8::/48");
+    let subnet: IpNet = match text.parse::<IpAddr>() {
+        Ok(address) => address.into(),
+        Err(_) => text.parse().map_err(|_| refused())?,
+    };
+    if let IpNet::V6(subnet) = subnet
+        && subnet.addr().to_ipv4_mapped().is_some()
+    {
+        return Err(format!("{text:?} is IPv4 written as IPv6; write it like 10.1.0.0/16"));
+    }
+    if subnet.trunc() != subnet {
+        return Err(format!(
+            "{subnet} has bits set behind its prefix; write {} or a longer prefix",
+            subnet.trunc()
+        ));
+    }
+    Ok(subnet)
+}
+
+// A group is a part of the site: what it may is within what all may.
+fn check_limits(s: &mut Section, group: &Group, wan: &Wan, lan: &Lan) {
+    for (key, limit, of, total) in [
+        ("limit", &group.limit, "lan.limit", &lan.limit),
+        ("wan_limit", &group.wan_limit, "wan.limit", &wan.limit),
+    ] {
+        if let Some(above) = limit.above(total) {
+            s.refuse(key, format!("{}; give the group less, or the site more", above.tell(of)));
+        }
+    }
+    if let (Some(own), Some(total)) = (group.max_downloads, lan.max_downloads)
+        && own > total
+    {
+        let message = format!("{own} is above lan.max_downloads, which is {total}");
+        s.refuse("max_downloads", format!("{message}; give the group less, or the site more"));
+    }
+    warn_above(s, "client_limit", &group.client_limit, "group.limit", &group.limit);
+    warn_above(s, "client_limit", &group.client_limit, "lan.limit", &lan.limit);
+    let rates = (group.limit.constant(), group.client_limit.constant(), group.max_downloads);
+    if let (Some(Ceiling::Rate(limit)), Some(Ceiling::Rate(client)), Some(downloads)) = rates
+        && client.0.saturating_mul(u64::from(downloads)) < limit.0
+    {
+        let most = Rate(client.0.saturating_mul(u64::from(downloads)));
+        let message = format!("{limit} is never reached: {downloads} downloads at {client} are {most}");
+        s.warn("limit", message);
+    }
+}
+
+fn check_windows(s: &mut Section, group: &Group, wan: &Wan) {
+    let always = group.windows.constant().is_some();
+    let shortest = Duration::from_secs(60 * u64::from(group.windows.shortest()));
+    let fits = group.spread_within(shortest);
+    if !always && group.spread > fits {
+        s.warn(
+            "spread",
+            format!(
+                "{} is longer than fits into the shortest window, {}; clients are spread over {} there",
+                Time(group.spread),
+                Time(shortest),
+                Time(fits)
+            ),
+        );
+    }
+    if !group.windows.meets(&wan.windows) {
+        s.warn(
+            "windows",
+            "never meet wan.windows: the relay's own downloads cannot go ahead of these clients",
+        );
+    }
+    if group.outside != Outside::Defer && always && group.spread.is_zero() {
+        s.warn("outside", "says nothing without windows or spread: clients are never outside");
+    }
+}
+
+fn check_reach(s: &mut Section, group: &Group, before: &[Group]) {
+    for subnet in &group.subnets {
+        let covering = |other: &&Group| other.subnets.iter().any(|wider| wider.contains(subnet));
+        if let Some(other) = before.iter().find(covering) {
+            s.warn(
+                "subnets",
+                format!("{subnet} lies within group {:?}, which comes first: it never holds", other.name),
+            );
+        }
+    }
+}

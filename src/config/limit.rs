@@ -1,0 +1,141 @@
+//! A rate that may differ by time of the week. Owns reading it; relies on `week` for times and `units` for rates.
+//! What is shaped by it, and how, is not known here.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::UnitError;
+use super::defaults;
+use super::document::Section;
+use super::units::Rate;
+use super::week::{self, Week, WeekMinute};
+
+/// What may pass in a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ceiling {
+    /// At most this, 1 KiB/s to 1 TiB/s.
+    Rate(Rate),
+    /// Whatever the line takes.
+    Unlimited,
+}
+
+/// A ceiling for every minute of the week.
+pub type Limit = Week<Ceiling>;
+
+impl Limit {
+    /// No ceiling at any time.
+    pub fn unlimited() -> Self {
+        Self::always(Ceiling::Unlimited)
+    }
+
+    /// The same rate always.
+    pub fn rate(rate: Rate) -> Self {
+        Self::always(Ceiling::Rate(rate))
+    }
+
+    /// Whether there is no ceiling at any time.
+    pub fn is_unlimited(&self) -> bool {
+        self.constant() == Some(Ceiling::Unlimited)
+    }
+
+    /// The first minute of the week at which this is set, and above what `total` is set to; and both.
+    pub(super) fn above(&self, total: &Self) -> Option<Above> {
+        let always = self.constant().and(total.constant()).is_some();
+        let mut begins: Vec<u16> =
+            self.steps().chain(total.steps()).map(|(minutes, _)| minutes.start).collect();
+        begins.sort_unstable();
+        begins.into_iter().find_map(|minute| match (self.at(minute), total.at(minute)) {
+            (Ceiling::Rate(rate), Ceiling::Rate(total)) if rate > total => {
+                Some(Above { minute: (!always).then_some(WeekMinute(minute)), rate, total })
+            }
+            _ => None,
+        })
+    }
+}
+
+/// Where one limit is above another.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Above {
+    // The first minute; `None` for always.
+    minute: Option<WeekMinute>,
+    rate: Rate,
+    total: Rate,
+}
+
+impl Above {
+    /// `8Mbit/s is above wan.limit, which is 4Mbit/s from mon 07:00 on`
+    pub(super) fn tell(&self, total: &str) -> String {
+        let Self { minute, rate, total: allowed } = self;
+        let from = minute.map(|minute| format!(" from {minute} on")).unwrap_or_default();
+        format!("{rate} is above {total}, which is {allowed}{from}")
+    }
+}
+
+impl fmt::Display for Ceiling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rate(rate) => rate.fmt(f),
+            Self::Unlimited => f.write_str("unlimited"),
+        }
+    }
+}
+
+/// Reads a rate, or a list of them by time; the one without times holds at all others.
+pub(super) fn limit(s: &mut Section, key: &'static str) -> Limit {
+    let mut rest = None;
+    let mut timed: Vec<(Range<u16>, Ceiling)> = Vec::new();
+    s.many(key, |text| {
+        let (ceiling, times) = entry(text)?;
+        if times.is_empty() {
+            return match rest.replace(ceiling) {
+                None => Ok(()),
+                Some(_) => {
+                    Err(format!("{text:?} is a second rate without times; give one rate for all other times"))
+                }
+            };
+        }
+        let parts = week::times(times)?;
+        week::apart(text, &parts, timed.iter().map(|(minutes, _)| minutes))?;
+        timed.extend(parts.into_iter().map(|minutes| (minutes, ceiling)));
+        Ok(())
+    });
+    Limit::of(rest.unwrap_or(Ceiling::Unlimited), timed)
+}
+
+/// Reads when something is open: `always`, or a list of times.
+pub(super) fn windows(s: &mut Section, key: &'static str) -> week::WeekTimes {
+    let mut open: Vec<Range<u16>> = Vec::new();
+    let given = s.many(key, |text| {
+        let parts = if text == ALWAYS { vec![0..week::WEEK] } else { week::times(text)? };
+        week::apart(text, &parts, open.iter())?;
+        open.extend(parts);
+        Ok(())
+    });
+    // One that was refused is open always, so that nothing follows from it.
+    if given.is_none() || open.is_empty() {
+        return Week::always(true);
+    }
+    Week::of(false, open.into_iter().map(|minutes| (minutes, true)).collect())
+}
+
+const ALWAYS: &str = "always";
+
+// A rate and what follows it.
+fn entry(text: &str) -> Result<(Ceiling, &str), String> {
+    if let Some(times) = text.strip_prefix("unlimited") {
+        return Ok((Ceiling::Unlimited, times.trim()));
+    }
+    // A space before the unit is allowed, so the unit is what ends a rate.
+    let end = text.find("/s").map_or(text.len(), |at| at + 2);
+    let (rate, times) = text.split_at(end);
+    let Rate(bytes) = rate.parse().map_err(|error: UnitError| format!("{error}, or unlimited"))?;
+    let bounds = defaults::LIMIT;
+    if bytes < bounds.least.0 {
+        let least = bounds.least;
+        return Err(format!("{rate} is too little; the least is {least}, and unlimited is no limit"));
+    }
+    if bytes > bounds.most.0 {
+        return Err(format!("{rate} is too much; the most is {}, or write unlimited", bounds.most));
+    }
+    Ok((Ceiling::Rate(Rate(bytes)), times.trim()))
+}

@@ -1,0 +1,204 @@
+//! What the site's lines may carry: `[site]`, `[wan]`, `[[wan_limit]]` and `[lan]`. Owns these types and their reading;
+//! relies on `limit` for rates and windows by time of the week.
+
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
+use super::document::{Document, Section};
+use super::limit::{self, Limit};
+use super::settings::{choice, count, number, time};
+use super::tables::{glob, label};
+use super::week::WeekTimes;
+use super::{ContentType, content, defaults};
+
+/// Bytes of an algorithm's name, at most: Linux's `TCP_CA_NAME_MAX`, without its NUL.
+const MAX_CONGESTION: usize = 15;
+
+/// `[site]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// The zone that times of day are in.
+    pub time_zone: TimeZone,
+}
+
+/// `[wan]`: the line to the upstreams.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wan {
+    /// All that upstreams send, together.
+    pub limit: Limit,
+    /// What idle time may earn, in time at the rate, for every limit; 1 ms to 10 s.
+    pub burst: Duration,
+    /// When the relay's own downloads may use the line.
+    pub windows: WeekTimes,
+    /// `TCP_CONGESTION` of upstream connections; the system's default without.
+    pub congestion: Option<String>,
+    /// Whether to yield before the line fills.
+    pub yield_to_others: bool,
+}
+
+/// `[[wan_limit]]`: narrower than `wan.limit`, and within it. The first that fits a path holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WanLimit {
+    /// Its name in logs and metrics, unique: lower case, digits, `-`.
+    pub name: String,
+    /// What it is for.
+    pub matches: WanMatch,
+    /// The limit.
+    pub limit: Limit,
+}
+
+/// What a `[[wan_limit]]` is for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WanMatch {
+    /// A glob over the path, without regard to case.
+    Pattern(String),
+    /// A content type, built in or of a `[[content_type]]`.
+    ContentType(String),
+}
+
+/// `[lan]`: the lines to the clients. A count that is `None` is not limited.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lan {
+    /// All that clients are sent, together.
+    pub limit: Limit,
+    /// What each client is sent.
+    pub client_limit: Limit,
+    /// Downloads at once, in all.
+    pub max_downloads: Option<u32>,
+    /// Downloads at once, of each client.
+    pub client_downloads: Option<u32>,
+    /// New connections a second, of each client.
+    pub client_connections: Option<u32>,
+    /// Requests that wait for a place, in all; 0 to 65,536.
+    pub queue: u32,
+    /// Requests that wait for a place, of each client; 0 to `queue`.
+    pub client_queue: u32,
+    /// How long they wait, 1 s to 1 h.
+    pub queue_timeout: Duration,
+}
+
+pub(super) fn site(document: &mut Document) -> Site {
+    let mut s = document.section("site");
+    let time_zone = s.one("time_zone", time_zone).unwrap_or_else(TimeZone::system);
+    document.close(s);
+    Site { time_zone }
+}
+
+pub(super) fn wan(document: &mut Document) -> Wan {
+    let mut s = document.section("wan");
+    let wan = Wan {
+        limit: limit::limit(&mut s, "limit"),
+        burst: time(&mut s, "burst", defaults::BURST),
+        windows: limit::windows(&mut s, "windows"),
+        congestion: s.one("congestion", congestion),
+        yield_to_others: s
+            .one("yield_to_others", |text| choice(text, &[("true", true), ("false", false)]))
+            .unwrap_or(false),
+    };
+    document.close(s);
+    wan
+}
+
+pub(super) fn wan_limits(document: &mut Document, wan: &Wan, types: &[ContentType]) -> Vec<WanLimit> {
+    let mut limits: Vec<WanLimit> = Vec::new();
+    for mut s in document.tables("wan_limit", None) {
+        let name = s.required("name", label);
+        let pattern = s.one("pattern", glob);
+        let content_type = s.one("content_type", |text| known(text, types));
+        let given = s.given("pattern") || s.given("content_type");
+        let matches = match (pattern, content_type) {
+            (Some(pattern), None) => Some(WanMatch::Pattern(pattern)),
+            (None, Some(name)) => Some(WanMatch::ContentType(name)),
+            (Some(_), Some(_)) => {
+                s.refuse("content_type", "is given beside pattern; write one [[wan_limit]] for each");
+                None
+            }
+            (None, None) if given => None,
+            (None, None) => {
+                s.refuse("pattern", "is missing; give a pattern or a content_type");
+                None
+            }
+        };
+        let limit = limit::limit(&mut s, "limit");
+        if !s.given("limit") {
+            s.refuse("limit", "is missing");
+        }
+        warn_above(&mut s, "limit", &limit, "wan.limit", &wan.limit);
+        if let (Some(name), Some(matches)) = (name, matches) {
+            if limits.iter().any(|other| other.name == name) {
+                s.refuse("name", format!("{name:?} is the name of two limits; give each its own"));
+            }
+            if let Some(other) = limits.iter().find(|other| other.matches == matches) {
+                s.warn("name", format!("{name:?} is for what {:?} is for, and so never holds", other.name));
+            }
+            limits.push(WanLimit { name, matches, limit });
+        }
+        document.close(s);
+    }
+    limits
+}
+
+pub(super) fn lan(document: &mut Document) -> Lan {
+    let mut s = document.section("lan");
+    let lan = Lan {
+        limit: limit::limit(&mut s, "limit"),
+        client_limit: limit::limit(&mut s, "client_limit"),
+        max_downloads: downloads(&mut s, "max_downloads"),
+        client_downloads: downloads(&mut s, "client_downloads"),
+        client_connections: downloads(&mut s, "client_connections"),
+        queue: count(&mut s, "queue", defaults::QUEUE),
+        client_queue: count(&mut s, "client_queue", defaults::CLIENT_QUEUE),
+        queue_timeout: time(&mut s, "queue_timeout", defaults::QUEUE_TIMEOUT),
+    };
+    if s.given("client_queue") && lan.client_queue > lan.queue {
+        s.refuse("client_queue", format!("{} is above lan.queue, which is {}", lan.client_queue, lan.queue));
+    }
+    warn_above(&mut s, "client_limit", &lan.client_limit, "lan.limit", &lan.limit);
+    document.close(s);
+    Lan { client_queue: lan.client_queue.min(lan.queue), ..lan }
+}
+
+/// Says that a limit never holds where another is below it.
+pub(super) fn warn_above(s: &mut Section, key: &'static str, limit: &Limit, of: &str, total: &Limit) {
+    if let Some(above) = limit.above(total) {
+        s.warn(key, format!("{}; the smaller one holds", above.tell(of)));
+    }
+}
+
+/// A count, or `None` for `unlimited`.
+pub(super) fn downloads(s: &mut Section, key: &'static str) -> Option<u32> {
+    let read = |text: &str| {
+        if text == "unlimited" {
+            return Ok(None);
+        }
+        number(text, defaults::DOWNLOADS).map(Some).map_err(|message| format!("{message}, or unlimited"))
+    };
+    s.one(key, read).flatten()
+}
+
+fn time_zone(text: &str) -> Result<TimeZone, String> {
+    TimeZone::get(text).map_err(|_| {
+        format!("{text:?} is not a time zone; write one of the IANA database, such as Europe/Berlin")
+    })
+}
+
+fn congestion(text: &str) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+    if text.is_empty() || text.len() > MAX_CONGESTION || !text.bytes().all(allowed) {
+        return Err(format!(
+            "{text:?} is not the name of an algorithm; write it like lp, as the system names it"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn known(text: &str, own: &[ContentType]) -> Result<String, String> {
+    let mut names: Vec<&str> = content::names(own).collect();
+    if names.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    names.sort_unstable();
+    names.dedup();
+    Err(format!("{text:?} is not a content type; known: {}", names.join(", ")))
+}

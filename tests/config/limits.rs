@@ -1,0 +1,244 @@
+//! Limits, windows and groups as an administrator writes them: what they mean at each time of the week, every mistake
+//! with its line, and what is only odd.
+
+use gupd::config::units::Rate;
+use gupd::config::{Ceiling, Config, Outside, Overrides, WanMatch};
+
+use super::{MANAGER, load, load_with, problems};
+
+const MONDAY_NINE: u16 = 9 * 60;
+const MONDAY_TWENTY: u16 = 20 * 60;
+const SATURDAY_NINE: u16 = 5 * 24 * 60 + 9 * 60;
+
+fn mbit(count: u64) -> Ceiling {
+    Ceiling::Rate(Rate(count * 125_000))
+}
+
+fn warnings(config: &Config) -> Vec<String> {
+    let line =
+        |warning: &gupd::config::Problem| warning.to_string().split_once("gupd.toml").unwrap().1.to_owned();
+    config.warnings.iter().map(line).collect()
+}
+
+#[test]
+fn a_limit_is_a_rate_or_a_rate_for_each_time_of_the_week() {
+    let config = load(&format!(
+        "{MANAGER}limit = \"unlimited mon-fri 20:00-06:00, 2Mbit/s\"\n\
+         [wan]\nlimit = [\"2 Mbit/s mon-fri 07:00-19:00\", \"8Mbit/s\"]\n\
+         [lan]\nlimit = \"500KiB/s sat 00:00-24:00\"\nclient_limit = \"1MiB/s\"\n"
+    ))
+    .unwrap();
+    let wan = &config.wan.limit;
+    assert_eq!([MONDAY_NINE, MONDAY_TWENTY, SATURDAY_NINE].map(|m| wan.at(m)), [mbit(2), mbit(8), mbit(8)]);
+    let own = &config.upstreams[0].limit;
+    assert_eq!([MONDAY_NINE, MONDAY_TWENTY].map(|m| own.at(m)), [mbit(2), Ceiling::Unlimited]);
+    let lan = &config.lan.limit;
+    assert_eq!(lan.at(SATURDAY_NINE), Ceiling::Rate(Rate(500 << 10)));
+    assert!(lan.at(MONDAY_NINE) == Ceiling::Unlimited && !lan.is_unlimited());
+    assert_eq!(config.lan.client_limit.constant(), Some(Ceiling::Rate(Rate(1 << 20))));
+}
+
+#[test]
+fn the_limit_of_the_line_is_a_flag_and_a_variable_too() {
+    let overrides = Overrides { wan_limit: Some("4Mbit/s".into()), ..Overrides::default() };
+    let file = format!("{MANAGER}[wan]\nlimit = \"1Mbit/s\"\n");
+    assert_eq!(load_with(&file, &overrides, &[]).unwrap().wan.limit.constant(), Some(mbit(4)));
+    let env = [("GUPD_WAN_LIMIT", "2Mbit/s mon-fri 07:00-19:00, 8Mbit/s")];
+    let config = load_with(&file, &Overrides::default(), &env).unwrap();
+    assert_eq!([MONDAY_NINE, SATURDAY_NINE].map(|m| config.wan.limit.at(m)), [mbit(2), mbit(8)]);
+    let wrong = Overrides { wan_limit: Some("4Mbit".into()), ..Overrides::default() };
+    assert_eq!(
+        problems(load_with(&file, &wrong, &[])),
+        ["--wan-limit: \"4Mbit\" is not a rate; write it like 20MiB/s or 8Mbit/s, or unlimited"]
+    );
+}
+
+#[test]
+fn groups_have_what_they_are_given_and_else_no_limit() {
+    let config = load(&format!(
+        "{MANAGER}[[group]]\nname = \"branch\"\nsubnets = [\"10.1.0.0/16\", \"2001:db8::1\"]\nmax_downloads = 5\n\
+         windows = [\"mon-fri 20:00-06:00\"]\nspread = \"4h\"\noutside = \"cached-only\"\n\
+         [[group]]\nname = \"rest\"\nclient_downloads = \"unlimited\"\n\
+         [[wan_limit]]\nname = \"av\"\ncontent_type = \"virus-definitions-64\"\nlimit = \"1Mbit/s\"\n"
+    ))
+    .unwrap();
+    let [branch, rest] = &config.groups[..] else { panic!("{:?}", config.groups) };
+    assert_eq!(
+        (branch.subnets[0].to_string(), branch.subnets[1].to_string()),
+        ("10.1.0.0/16".into(), "2001:db8::1/128".into())
+    );
+    assert_eq!(
+        (branch.max_downloads, branch.client_downloads, branch.outside),
+        (Some(5), None, Outside::CachedOnly)
+    );
+    assert!(branch.windows.at(MONDAY_TWENTY) && !branch.windows.at(MONDAY_NINE));
+    assert!(rest.subnets.is_empty() && rest.limit.is_unlimited() && rest.windows.at(MONDAY_NINE));
+    assert_eq!(config.wan_limits[0].matches, WanMatch::ContentType("virus-definitions-64".into()));
+    assert_eq!(warnings(&config), [""; 0]);
+}
+
+#[test]
+fn every_mistake_in_limits_and_windows_is_named_with_its_line() {
+    let text = "\
+[site]
+time_zone = \"Europe/Berln\"
+[wan]
+limit = [
+  \"8Mbit/s\",
+  \"2Mbit/s mon-fri 07:00-19:00\",
+  \"4Mbit/s fri 18:00-20:00\",
+  \"1Mbit/s\",
+  \"0bit/s sat 00:00-12:00\",
+  \"1000B/s\",
+  \"2TiB/s\",
+]
+windows = [
+  \"mon-fri 20:00-06:00\",
+  \"sat-sun 00:00-24:00\",
+  \"mon 12:00-12:00\",
+  \"tue 12:00-25:00\",
+]
+congestion = \"Reno!\"
+burst = \"0s\"
+[lan]
+limit = \"4Mbit/s mon-sun 08:00-18:00\"
+queue = 4
+client_queue = 5
+max_downloads = 0
+[[wan_limit]]
+name = \"av\"
+content_type = \"virus\"
+limit = \"1Mbit/s\"
+[[wan_limit]]
+name = \"none\"
+pattern = \"/a/[b\"
+";
+    let expected = [
+        "2: site.time_zone: \"Europe/Berln\" is not a time zone; write one of the IANA database, such as Europe/Berlin",
+        "7: wan.limit: \"4Mbit/s fri 18:00-20:00\" overlaps another from fri 18:00 to fri 19:00; give each minute once",
+        "8: wan.limit: \"1Mbit/s\" is a second rate without times; give one rate for all other times",
+        "9: wan.limit: 0bit/s is too little; the least is 1KiB/s, and unlimited is no limit",
+        "10: wan.limit: 1000B/s is too little; the least is 1KiB/s, and unlimited is no limit",
+        "11: wan.limit: 2TiB/s is too much; the most is 1TiB/s, or write unlimited",
+        "15: wan.windows: \"sat-sun 00:00-24:00\" overlaps another from sat 00:00 to sat 06:00; give each minute once",
+        "16: wan.windows: \"mon 12:00-12:00\" has no length; a whole day is 00:00-24:00",
+        "17: wan.windows: \"25:00\" is not a time of day; write it like 07:00, from 00:00 to 24:00",
+        "19: wan.congestion: \"Reno!\" is not the name of an algorithm; write it like lp, as the system names it",
+        "20: wan.burst: 0s is too little; the least is 1ms",
+        "24: lan.client_queue: 5 is above lan.queue, which is 4",
+        "25: lan.max_downloads: 0 is too little; the least is 1, or unlimited",
+        "28: wan_limit.content_type: \"virus\" is not a content type; known: catalog, iron-revocation, iron-whitelist, \
+         liveupdate, management, network-threat, other, proactive-threat, submission-control, unknown, \
+         virus-definitions-32, virus-definitions-64, virus-definitions-legacy",
+        "30: wan_limit.limit: is missing",
+        "32: wan_limit.pattern: \"/a/[b\": unclosed character class; missing ']'",
+    ]
+    .map(|line| format!("gupd.toml:{line}"));
+    assert_eq!(problems(load(&format!("{text}{MANAGER}"))), expected);
+}
+
+#[test]
+fn every_mistake_in_groups_is_named_with_its_line() {
+    let text = "\
+[wan]
+limit = \"8Mbit/s\"
+[lan]
+limit = [\"4Mbit/s mon-fri 08:00-18:00\", \"100Mbit/s\"]
+max_downloads = 10
+[[group]]
+subnets = [
+  \"10.1.0.0/16\",
+  \"10.1.0.0/16\",
+  \"10.2.0.1/16\",
+  \"::ffff:10.0.0.0/104\",
+  \"10.3.0.0/33\",
+]
+[[group]]
+name = \"b\"
+subnets = [\"10.1.0.0/16\"]
+limit = \"10Mbit/s\"
+wan_limit = \"9Mbit/s\"
+max_downloads = 11
+spread = \"8d\"
+outside = \"deny\"
+[[group]]
+name = \"rest\"
+[[group]]
+name = \"b\"
+subnets = \"10.4.0.0/16\"
+";
+    let expected = [
+        "6: group.name: is missing",
+        "9: group.subnets: 10.1.0.0/16 is given twice; give it once",
+        "10: group.subnets: 10.2.0.1/16 has bits set behind its prefix; write 10.2.0.0/16 or a longer prefix",
+        "11: group.subnets: \"::ffff:10.0.0.0/104\" is IPv4 written as IPv6; write it like 10.1.0.0/16",
+        "12: group.subnets: \"10.3.0.0/33\" is not a subnet; write it like 10.1.0.0/16 or 2001:db8::/48",
+        "16: group.subnets: 10.1.0.0/16 is in a group before this one; give it to one of them",
+        "17: group.limit: 10Mbit/s is above lan.limit, which is 4Mbit/s from mon 08:00 on; give the group less, or the \
+         site more",
+        "18: group.wan_limit: 9Mbit/s is above wan.limit, which is 8Mbit/s; give the group less, or the site more",
+        "19: group.max_downloads: 11 is above lan.max_downloads, which is 10; give the group less, or the site more",
+        "20: group.spread: 8d is too much; the most is 7d",
+        "21: group.outside: \"deny\" is not one of defer, cached-only, ignore",
+        "25: group.name: \"b\" is the name of two groups; give each its own",
+        "25: group.name: comes after group \"rest\", which has no subnets and so takes all clients",
+    ]
+    .map(|line| format!("gupd.toml:{line}"));
+    assert_eq!(problems(load(&format!("{text}{MANAGER}"))), expected);
+}
+
+#[test]
+fn what_is_legal_but_odd_is_a_warning_and_the_configuration_is_taken() {
+    let text = "\
+[wan]
+limit = \"8Mbit/s\"
+windows = \"mon-fri 20:00-06:00\"
+[[wan_limit]]
+name = \"a\"
+pattern = \"**/full.zip\"
+limit = \"10Mbit/s sun 01:00-02:00\"
+[[wan_limit]]
+name = \"b\"
+pattern = \"**/full.zip\"
+limit = \"1Mbit/s\"
+[lan]
+limit = \"8Mbit/s\"
+client_limit = \"9Mbit/s\"
+[[group]]
+name = \"a\"
+subnets = \"10.0.0.0/8\"
+limit = \"8Mbit/s\"
+client_limit = \"1Mbit/s\"
+max_downloads = 7
+windows = [\"mon-fri 20:00-22:00\", \"sat 00:00-01:00\"]
+spread = \"50m\"
+[[group]]
+name = \"b\"
+subnets = \"10.1.0.0/16\"
+windows = \"sun 07:00-19:00\"
+[[group]]
+name = \"rest\"
+outside = \"ignore\"
+";
+    let config = load(&format!("{text}{MANAGER}limit = \"9Mbit/s\"\n")).unwrap();
+    let expected = [
+        ":7: wan_limit.limit: 10Mbit/s is above wan.limit, which is 8Mbit/s from sun 01:00 on; the smaller one holds",
+        ":9: wan_limit.name: \"b\" is for what \"a\" is for, and so never holds",
+        ":14: lan.client_limit: 9Mbit/s is above lan.limit, which is 8Mbit/s; the smaller one holds",
+        ":18: group.limit: 8Mbit/s is never reached: 7 downloads at 1Mbit/s are 7Mbit/s",
+        ":22: group.spread: 50m is longer than fits into the shortest window, 1h; clients are spread over 45m there",
+        ":25: group.subnets: 10.1.0.0/16 lies within group \"a\", which comes first: it never holds",
+        ":26: group.windows: never meet wan.windows: the relay's own downloads cannot go ahead of these clients",
+        ":29: group.outside: says nothing without windows or spread: clients are never outside",
+        ":32: upstream.limit: 9Mbit/s is above wan.limit, which is 8Mbit/s; the smaller one holds",
+    ];
+    assert_eq!(warnings(&config), expected);
+}
+
+#[test]
+fn a_limit_that_is_not_set_is_above_nothing() {
+    let config = load(&format!(
+        "{MANAGER}[lan]\nlimit = \"4Mbit/s\"\n[[group]]\nname = \"a\"\nlimit = \"2Mbit/s mon-fri 08:00-18:00\"\n"
+    ));
+    assert_eq!(warnings(&config.unwrap()), [""; 0]);
+}
