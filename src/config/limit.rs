@@ -106,7 +106,7 @@ pub(super) fn limit(s: &mut Section, key: &'static str) -> Limit {
 pub(super) fn windows(s: &mut Section, key: &'static str) -> week::WeekTimes {
     let mut open: Vec<Range<u16>> = Vec::new();
     let given = s.many(key, |text| {
-        let parts = if text == ALWAYS { vec![0..week::WEEK] } else { week::times(text)? };
+        let parts = week::times(if text == "always" { "00:00-24:00" } else { text })?;
         week::apart(text, &parts, open.iter())?;
         open.extend(parts);
         Ok(())
@@ -117,8 +117,6 @@ pub(super) fn windows(s: &mut Section, key: &'static str) -> week::WeekTimes {
     }
     Week::of(false, open.into_iter().map(|minutes| (minutes, true)).collect())
 }
-
-const ALWAYS: &str = "always";
 
 // A rate and what follows it.
 fn entry(text: &str) -> Result<(Ceiling, &str), String> {

@@ -1,23 +1,32 @@
-//! Routes a request and classes its path. Owns the compiled routes, rules and content types of one configuration;
-//! a reload builds a new policy. It decides by host and path only, does no I/O, and never changes a path.
+//! Routes a request, classes its path, and says which group its client is in and when its turn is. Owns the compiled
+//! routes, rules, content types and groups of one configuration; a reload builds a new policy. It decides by host,
+//! path, client and time only, does no I/O, and never changes a path.
 
+pub mod calendar;
 mod content_type;
+mod group;
 mod profile;
 mod route;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::{Class, Config, Profile, pattern};
+use calendar::Calendar;
 use content_type::ContentTypes;
+pub use group::Group;
+use group::Groups;
 use profile::Classes;
 pub use route::Route;
 use route::Routes;
 
-/// The compiled routes, rules and content types.
+/// The compiled routes, rules, content types and groups.
 #[derive(Debug)]
 pub struct Policy {
     routes: Routes,
     content_types: ContentTypes,
+    groups: Groups,
+    calendar: Calendar,
 }
 
 /// What a path is.
@@ -77,7 +86,12 @@ impl Policy {
             };
             routes.push(Arc::new(Route::new(route, classes)));
         }
-        Ok(Self { routes: Routes::new(routes), content_types: ContentTypes::new(&config.content_types)? })
+        Ok(Self {
+            routes: Routes::new(routes),
+            content_types: ContentTypes::new(&config.content_types)?,
+            groups: Groups::new(&config.groups),
+            calendar: Calendar::new(config.site.time_zone.clone()),
+        })
     }
 
     /// The route of a request: by `host` (the authority; a port is ignored), then by the longest prefix of `path`.
@@ -95,6 +109,21 @@ impl Policy {
             _ => Form::Other,
         };
         Classified { class, form, content_type: Arc::clone(self.content_types.of(&path, class)) }
+    }
+
+    /// The group of a client: the first whose subnets hold its address, else the one for all others.
+    pub fn group(&self, client: IpAddr) -> &Arc<Group> {
+        self.groups.find(client)
+    }
+
+    /// Every group a client may be in: the bounded set of labels for metrics.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.groups.iter()
+    }
+
+    /// The site's wall clock.
+    pub fn calendar(&self) -> &Calendar {
+        &self.calendar
     }
 
     /// Every content type a path may have: the bounded set of labels for metrics.
