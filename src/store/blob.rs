@@ -72,11 +72,9 @@ impl OpenBlobs {
         if blob.len == len { Ok(blob) } else { Err(damaged(id, "length differs from the index's")) }
     }
 
-    /// Forgets a blob whose file is replaced or removed. It is closed when its last reader has ended.
+    /// Forgets a damaged blob, so that the file that replaces it is opened.
     pub(super) fn forget(&self, id: BlobId) {
-        if self.0.remove(&id).is_some() {
-            self.0.run_pending_tasks();
-        }
+        self.0.invalidate(&id);
     }
 
     /// Forgets all: other files are in their place.

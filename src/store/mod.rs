@@ -118,21 +118,15 @@ impl Store {
         let (folder, lock, left) = Folder::open(&config.dir)?;
         let room = Room::new(config.quota, config.min_free);
         let counters = Arc::<Counters>::default();
-        let open = Arc::new(OpenBlobs::new());
-        let index = Index::open(
-            Arc::clone(&folder),
-            Arc::clone(&room),
-            Arc::clone(&counters),
-            Arc::clone(&open),
-            clock.clone(),
-        )?;
+        let index =
+            Index::open(Arc::clone(&folder), Arc::clone(&room), Arc::clone(&counters), clock.clone())?;
         let unfinished = UnfinishedList::open(left, &room, folder.free()?)?;
         Ok(Arc::new(Self {
             folder,
             room,
             index,
             memory: Arc::new(ChunkMemory::new(config.memory)),
-            open,
+            open: Arc::new(OpenBlobs::new()),
             loads: Flights::new(),
             repairs: Flights::new(),
             disk_reads: Semaphore::new(DISK_READS),

@@ -93,24 +93,6 @@ async fn what_nobody_used_gives_way_first() {
 }
 
 #[tokio::test]
-async fn what_was_evicted_is_not_kept_open_and_on_the_disk() {
-    let site = Site::new();
-    for key in ["a", "b", "c"] {
-        super::store(&site.open(), key, &body(key.as_bytes()[0].into(), BLOCK)).await.unwrap();
-    }
-    let store = site.open();
-    for key in ["a", "b", "c"] {
-        let object = store.lookup(key).await.unwrap().remove(0);
-        let source = Source::Blob { id: object.blob, len: object.len };
-        read_from(&store, &source, 0, object.len).await.unwrap();
-    }
-    assert_eq!(store.facts().open_files, 3);
-    store.remove("a").await.unwrap();
-    store.remove("b").await.unwrap();
-    assert_eq!(store.facts().open_files, 1);
-}
-
-#[tokio::test]
 async fn what_cannot_fit_is_refused_and_evicts_nothing() {
     let site = Site::with(|config| config.quota = 4 * RESERVED);
     let store = site.open();

@@ -27,7 +27,6 @@ use tokio::task::spawn_blocking;
 
 use self::state::State;
 use self::writer::{Context, Settled, Work, Writer};
-use super::blob::OpenBlobs;
 use super::facts::Counters;
 use super::folder::Folder;
 use super::object::Object;
@@ -75,13 +74,11 @@ impl Index {
         folder: Arc<Folder>,
         room: Arc<Room>,
         counters: Arc<Counters>,
-        open: Arc<OpenBlobs>,
         clock: Clock,
     ) -> Result<Self, StoreError> {
         let path = folder.index();
         let state = Arc::new(State::new(Arc::clone(&folder)));
-        let writer =
-            Writer::open(Context { folder, room, counters, open, state: Arc::clone(&state), clock })?;
+        let writer = Writer::open(Context { folder, room, counters, state: Arc::clone(&state), clock })?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("gupd-index".to_owned());
         let checked = AtomicBool::new(check::is_small(&path));

@@ -21,7 +21,6 @@ use super::schema::INCOMPLETE;
 use super::state::State;
 use super::statements::{self, Change};
 use crate::clock::Clock;
-use crate::store::blob::OpenBlobs;
 use crate::store::facts::Counters;
 use crate::store::folder::Folder;
 use crate::store::room::{Room, on_disk};
@@ -76,7 +75,6 @@ pub(super) struct Context {
     pub(super) folder: Arc<Folder>,
     pub(super) room: Arc<Room>,
     pub(super) counters: Arc<Counters>,
-    pub(super) open: Arc<OpenBlobs>,
     pub(super) state: Arc<State>,
     pub(super) clock: Clock,
 }
@@ -152,12 +150,8 @@ impl Writer {
         for Settled { unreferenced, answer, .. } in settled {
             let gone =
                 unreferenced.into_iter().filter(|id| matches!(statements::blob(connection, *id), Ok(None)));
-            let taken_out = gone.filter_map(|id| {
-                let file = context.folder.take_out(id, |size| context.room.hold(on_disk(size)));
-                // The disk has its room back when nobody has it open.
-                context.open.forget(id);
-                file
-            });
+            let taken_out =
+                gone.filter_map(|id| context.folder.take_out(id, |size| context.room.hold(on_disk(size))));
             answers.push((taken_out.collect::<Vec<_>>(), answer));
         }
         // After the files on their way out are accounted for, before anyone is told that there is room.
