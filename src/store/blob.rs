@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +75,14 @@ impl OpenBlobs {
     /// Forgets a damaged blob, so that the file that replaces it is opened.
     pub(super) fn forget(&self, id: BlobId) {
         self.0.invalidate(&id);
+    }
+
+    /// Closes those whose files were removed, readers in the middle of them or not: the disk has their room back.
+    pub(super) fn close_removed(&self) {
+        let removed = |blob: &OpenBlob| blob.file.metadata().is_ok_and(|file| file.nlink() == 0);
+        let removed: Vec<_> = self.0.iter().filter(|(_, blob)| removed(blob)).map(|(id, _)| *id).collect();
+        removed.iter().for_each(|id| self.0.invalidate(id));
+        self.0.run_pending_tasks();
     }
 
     /// Forgets all: other files are in their place.

@@ -112,6 +112,8 @@ impl Store {
                 Err(Shortage::MinFree { under }) if !freed_disk => {
                     freed_disk = true;
                     self.evict(under, Eviction::MinFree).await?;
+                    let open = Arc::clone(&self.open);
+                    spawn_blocking(move || open.close_removed()).await?;
                 }
                 Err(Shortage::MinFree { .. }) => {
                     return Err(StoreError::NoRoom { need: bytes, limit: Limit::MinFree });

@@ -116,6 +116,20 @@ async fn a_body_that_outgrows_the_quota_is_refused_on_the_way() {
 }
 
 #[tokio::test]
+async fn what_gave_way_to_min_free_is_not_kept_open_and_on_the_disk() {
+    let mut site = Site::new();
+    super::store(&site.open(), "a", &body(1, BLOCK)).await.unwrap();
+    site.config.min_free = u64::MAX / 2;
+    let store = site.open();
+    let object = store.lookup("a").await.unwrap().remove(0);
+    let source = Source::Blob { id: object.blob, len: object.len };
+    read_from(&store, &source, 0, object.len).await.unwrap();
+    assert_eq!(store.facts().open_files, 1);
+    assert!(store.begin(Some(BLOCK)).await.is_err());
+    assert_eq!(store.facts().open_files, 0);
+}
+
+#[tokio::test]
 async fn min_free_refuses_a_fill_when_eviction_does_not_help() {
     let site = Site::with(|config| config.min_free = u64::MAX / 2);
     let store = site.open();
