@@ -125,7 +125,7 @@ impl Relay {
                 }
             });
             if let Some(scrub) = scrub {
-                tokio::spawn(scrub_store(scrub, cache.clone(), stages.clone()));
+                tokio::spawn(scrub_store(scrub, proxy.clone(), stages.clone()));
             }
             tokio::spawn(maintain(cache.clone(), stages));
         }
@@ -247,7 +247,8 @@ impl Drop for Relay {
     }
 }
 
-fn live(config: &Config, clock: &Clock, metrics: &Arc<Metrics>) -> Result<Live, StartError> {
+/// The reloadable part of a relay.
+pub(crate) fn live(config: &Config, clock: &Clock, metrics: &Arc<Metrics>) -> Result<Live, StartError> {
     let upstreams = Arc::new(Upstreams::new(config, clock.clone(), metrics.clone())?);
     Ok(Live::new(config, Policy::new(config)?, upstreams))
 }
@@ -266,16 +267,17 @@ async fn maintain(cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {
     }
 }
 
-/// Removes what the scrub finds, so that the next request fetches it again.
-async fn scrub_store(mut scrub: Scrub, cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {
-    loop {
-        let damaged = tokio::select! {
-            damaged = scrub.next_damaged() => damaged,
-            () = Stage::Draining.reached(&mut stage) => return,
-        };
-        if let Err(error) = cache.discard_blob(damaged).await {
-            tracing::error!(blob = %damaged, %error, "a damaged blob could not be removed");
+/// Has made good what the scrub finds.
+async fn scrub_store(mut scrub: Scrub, proxy: Arc<Proxy>, mut stage: watch::Receiver<Stage>) {
+    let scrubbing = async {
+        loop {
+            let damaged = scrub.next_damaged().await;
+            proxy.make_good(damaged).await;
         }
+    };
+    tokio::select! {
+        () = scrubbing => {}
+        () = Stage::Draining.reached(&mut stage) => {}
     }
 }
 

@@ -4,6 +4,8 @@
 
 use std::fmt::Write;
 
+use http::uri::PathAndQuery;
+
 /// A path that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadPath {
@@ -31,6 +33,17 @@ pub fn normalise(path: &str, query: Option<&str>) -> Result<Normal, BadPath> {
         spell(query, &mut text)?;
     }
     Ok(Normal { text, path: length })
+}
+
+/// A key's route, and path with query. A route's name may have spaces, a path begins with `/`.
+pub fn split(key: &str) -> (&str, &str) {
+    key.find(" /").map_or(("", key), |at| (&key[..at], &key[at + 1..]))
+}
+
+/// How a key's path and query are asked for when no client spells them. Braces are encoded, which RFC 3986 demands and
+/// some servers insist on; GUIDs stay in the lower case of the key.
+pub fn target(path_and_query: &str) -> Option<PathAndQuery> {
+    path_and_query.replace('{', "%7B").replace('}', "%7D").parse().ok()
 }
 
 /// A normalised path and query.
@@ -144,6 +157,26 @@ mod tests {
         assert_eq!(key("/A%2fb%3F/C$20d").as_deref(), Ok("/A%2Fb%3F/C$20d"));
         let normal = normalise("/a", Some("b=%7e&c=%26")).unwrap();
         assert_eq!((normal.path(), normal.key("r").as_str()), ("/a", "r /a?b=~&c=%26"));
+    }
+
+    #[test]
+    fn a_key_splits_at_its_path() {
+        assert_eq!(split("updates.example/a /a/b c?d"), ("updates.example/a", "/a/b c?d"));
+        assert_eq!(split("two words /x"), ("two words", "/x"));
+        assert_eq!(split("odd"), ("", "odd"));
+    }
+
+    #[test]
+    fn the_target_of_a_key_has_that_key() {
+        for spelling in
+            ["/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/1/full.zip", "/a%2fb%20\"c?d={%7d&e"]
+        {
+            let (path, query) = spelling.split_once('?').map_or((spelling, None), |(p, q)| (p, Some(q)));
+            let key = normalise(path, query).unwrap().key("route");
+            let target = target(split(&key).1).unwrap();
+            assert!(!target.as_str().contains(['{', '}']));
+            assert_eq!(normalise(target.path(), target.query()).unwrap().key("route"), key);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! Values are compared after the normalisation that is safe for any list-based field: lines combined, white space
 //! around commas removed. No field's own meaning (q-values, languages) is looked into.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::field;
 use crate::config::Class;
@@ -54,6 +54,15 @@ impl Selecting {
     pub fn for_request(&self, request: &HeaderMap) -> Self {
         let field = |field: &Field| Field { name: field.name.clone(), value: value_of(request, &field.name) };
         Self(self.0.iter().map(field).collect())
+    }
+
+    /// The fields of a request that matches.
+    pub fn request(&self) -> HeaderMap {
+        let fields = self.0.iter().filter_map(|field| {
+            let value = HeaderValue::from_bytes(field.value.as_deref()?).ok()?;
+            Some((field.name.clone(), value))
+        });
+        fields.collect()
     }
 
     /// Whether nothing selects: one response for every request.

@@ -84,7 +84,7 @@ pub struct Config {
     pub cache: Cache,
     /// Log format and level.
     pub log: Log,
-    /// The managers, by priority. Never empty.
+    /// The managers, by priority. Never empty, but of [`Config::load_without_upstreams`].
     pub upstreams: Vec<Upstream>,
     /// Which paths go to which managers. Never empty; the longest prefix wins.
     pub routes: Vec<Route>,

@@ -35,6 +35,20 @@ impl Config {
         Ok(Self { warnings: document.finish()?, ..config })
     }
 
+    /// The same for commands that can do without upstreams: those of the result may be none.
+    ///
+    /// # Errors
+    /// All problems at once, by place.
+    pub fn load_without_upstreams(
+        overrides: &Overrides,
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Problems> {
+        let (document, config) = Self::read(overrides, file, env)?;
+        document.finish()?;
+        Ok(config)
+    }
+
     fn read(
         overrides: &Overrides,
         file: Option<&Path>,
@@ -86,22 +100,6 @@ impl Config {
         let overrides =
             Overrides { upstream: urls.iter().map(|&url| url.to_owned()).collect(), ..Overrides::default() };
         Self::load(&overrides, None, super::environment().filter(|(name, _)| !name.starts_with("GUPD_")))
-    }
-}
-
-impl Store {
-    /// The store of a configuration, for commands that ask no upstream: none need be given.
-    ///
-    /// # Errors
-    /// All problems of the whole configuration.
-    pub fn load(
-        overrides: &Overrides,
-        file: Option<&Path>,
-        env: impl Iterator<Item = (String, String)>,
-    ) -> Result<Self, Problems> {
-        let (document, config) = Config::read(overrides, file, env)?;
-        document.finish()?;
-        Ok(config.store)
     }
 }
 

@@ -99,6 +99,11 @@ impl Policy {
         self.routes.find(host, path)
     }
 
+    /// The route of this name, if there still is one.
+    pub fn route_named(&self, name: &str) -> Option<&Arc<Route>> {
+        self.routes.named(name)
+    }
+
     /// What `path` (without query, as the client spelt it) is on this route.
     pub fn classify(&self, route: &Route, path: &str) -> Classified {
         let path = pattern::fold(path);

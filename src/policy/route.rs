@@ -62,6 +62,10 @@ impl Routes {
         let host = host.map(without_port);
         self.0.iter().find(|route| route.takes(host, path))
     }
+
+    pub(super) fn named(&self, name: &str) -> Option<&Arc<Route>> {
+        self.0.iter().find(|route| *route.name == *name)
+    }
 }
 
 // `Host` is host and optional port (RFC 9110 §7.2); colons within brackets are an IPv6 address's.

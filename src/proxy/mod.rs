@@ -5,6 +5,7 @@ pub mod body;
 pub mod conditional;
 pub mod fields;
 pub mod multipart;
+mod origin;
 mod passthrough;
 pub mod range;
 mod reach;
@@ -24,6 +25,7 @@ use http::{HeaderMap, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 
 pub use self::body::ResponseBody;
+pub use self::origin::Irretrievable;
 pub use self::refusal::Refusal;
 use self::reply::Reply;
 use self::target::{Bounds, Target};

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::BLOCK;
@@ -121,7 +122,8 @@ impl OpenBlob {
 }
 
 impl OpenBlob {
-    /// The bytes from the first damaged block in `range` to the last; `range` begins at a block.
+    /// The bytes from the first damaged block in `range` to the last; `range` begins at a block. Blocks that the disk
+    /// does not give are among them: it puts a good sector in a bad one's place when that is written.
     pub(super) fn damaged(&self, range: Range<u64>) -> Result<Option<Range<u64>>, ReadError> {
         let mut found: Option<Range<u64>> = None;
         let mut block = vec![0; BLOCK as usize];
@@ -131,7 +133,7 @@ impl OpenBlob {
             let into = &mut block[..usize::try_from(end - at).unwrap_or(0)];
             match self.read(at, into) {
                 Ok(()) => {}
-                Err(ReadError::Damaged { .. }) => {
+                Err(error) if is_of_the_block(&error) => {
                     found = Some(found.map_or(at, |found| found.start)..end);
                 }
                 Err(error) => return Err(error),
@@ -146,6 +148,14 @@ impl OpenBlob {
         let first = usize::try_from(start / BLOCK).unwrap_or(usize::MAX);
         let mut checksums = self.checksums.get(first..).unwrap_or_default().iter();
         bytes.chunks(BLOCK as usize).all(|block| checksums.next() == Some(&xxh3_128(block)))
+    }
+}
+
+fn is_of_the_block(error: &ReadError) -> bool {
+    match error {
+        ReadError::Damaged { .. } => true,
+        ReadError::Io { source, .. } => Errno::from_io_error(source) == Some(Errno::IO),
+        _ => false,
     }
 }
 

@@ -65,7 +65,13 @@ impl Inspection {
         Ok(Self { file, id, len, trailer, position: 0, sha256: Sha256::new(), buffer: Vec::new() })
     }
 
+    /// Where the next bytes begin.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
     /// The next bytes, a chunk at most, with every block checked; none after the last, and then the whole is sound.
+    /// Where they are damaged, the next call reads them again, and from the disk.
     pub(super) fn next(&mut self) -> Result<&[u8], Unsound> {
         let start = self.position;
         let len = CHUNK.min(self.len - start);
@@ -77,8 +83,9 @@ impl Inspection {
         self.buffer.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
         let first = usize::try_from(start / BLOCK).unwrap_or(usize::MAX);
         let checksums = self.trailer.checksums.get(first..).unwrap_or_default();
-        read_verified(&self.file, start, &mut self.buffer, checksums)?;
+        let read = read_verified(&self.file, start, &mut self.buffer, checksums);
         forget_pages(&self.file, start, NonZeroU64::new(len));
+        read?;
         self.sha256.update(&self.buffer);
         self.position += len;
         Ok(&self.buffer)

@@ -1,18 +1,23 @@
 //! Repairing a blob in place: blocks that are not what was stored are replaced by bytes from elsewhere, if those are.
 //! The trailer's checksums decide, so that it does not matter where the bytes come from. A crash in the middle leaves
-//! damage that is found again.
+//! damage that is found again. A reader has the chunk repaired that it met; the scrub and `gupd store verify` the blob.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::error::ReadError;
 use super::id::BlobId;
-use super::{CHUNK, Store};
+use super::inspect::{Inspection, Unsound};
+use super::{CHUNK, Object, Store};
+
+/// Objects of a blob by which its bytes are asked for, newest first: what one name no longer gives, another may. Most
+/// blobs have one or two.
+const MAX_NAMES: usize = 4;
 
 /// Result of a shared repair.
 pub(super) type Repaired = Result<(), Unrepaired>;
@@ -32,6 +37,64 @@ pub enum Unrepaired {
 }
 
 impl Store {
+    /// Verifies a whole blob and makes each of its damaged chunks what was stored, with bytes that `fetch` brings for
+    /// one of its objects; gives how many were fetched. What an error leaves repaired stays so. Reads as fast as the
+    /// disk does, a chunk at a time: damage is rare, and what a client may ask for next is at stake.
+    pub async fn repair_blob<F, E>(
+        &self,
+        id: BlobId,
+        fetch: impl Fn(Arc<Object>, Range<u64>) -> F,
+    ) -> Result<u64, Unrepaired>
+    where
+        F: Future<Output = Result<Bytes, E>>,
+        E: std::fmt::Display,
+    {
+        let objects = self.index.objects_of(id, MAX_NAMES).await;
+        let objects = objects.map_err(|error| Unrepaired::Fetch(Arc::from(error.to_string())))?;
+        let objects: Vec<_> = objects.into_iter().map(Arc::new).collect();
+        let len = objects.first().ok_or_else(|| unsound(id, Unsound::Gone))?.len;
+        let fetched = AtomicU64::new(0);
+        let fetch = async |object: &Arc<Object>, range| {
+            let bytes = fetch(Arc::clone(object), range).await?;
+            fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            Ok::<_, E>(bytes)
+        };
+        // Readers may have the trailer that once was there.
+        self.open.forget(id);
+        let path = self.folder.blob(id);
+        let begin = spawn_blocking(move || Inspection::begin(&path, id, len)).await;
+        let mut inspection = begin.map_err(|e| stopped(id, e))?.map_err(|e| unsound(id, e))?;
+        let mut repaired = None;
+        loop {
+            let permit = self.disk_reads.acquire().await;
+            let read = move || {
+                let read = inspection.next().map(<[u8]>::len);
+                (inspection, read)
+            };
+            let (back, read) = spawn_blocking(read).await.map_err(|error| stopped(id, error))?;
+            drop(permit);
+            inspection = back;
+            let position = inspection.position();
+            match read {
+                Ok(0) => return Ok(fetched.into_inner()),
+                Ok(_) => {}
+                // Behind the last byte it is the SHA-256 that differs: nobody can say which block is to blame.
+                Err(Unsound::Damaged(_)) if position < len && repaired != Some(position) => {
+                    repaired = Some(position);
+                    let mut done = Ok(());
+                    for object in &objects {
+                        done = self.repair(id, len, position, |range| fetch(object, range)).await;
+                        if let Ok(()) | Err(Unrepaired::Read(_)) = done {
+                            break;
+                        }
+                    }
+                    done?;
+                }
+                Err(error) => return Err(unsound(id, error).into()),
+            }
+        }
+    }
+
     /// Makes the chunk at `position` what was stored, with bytes that `fetch` brings for the damaged part of it. One
     /// repair serves all who wait for it.
     pub async fn repair<F, E>(
@@ -86,6 +149,15 @@ impl Store {
             Ok(())
         };
         spawn_blocking(replace).await.map_err(|error| stopped(id, error))?
+    }
+}
+
+fn unsound(id: BlobId, error: Unsound) -> ReadError {
+    let what = format!("blob {id}");
+    match error {
+        Unsound::Damaged(fault) => ReadError::Damaged { what, fault },
+        Unsound::Gone => ReadError::Gone { what },
+        Unsound::Unreadable(source) => ReadError::Io { what, source: Arc::new(source) },
     }
 }
 

@@ -4,7 +4,7 @@
 //! was away goes on behind it and, being late, reads at full rate until it has caught up.
 //!
 //! It yields: a chunk at a time, no faster than its rate, and not while clients wait for the disk. What it finds it
-//! tells; removing that is the cache's business, which must forget it too.
+//! tells; who knows the upstreams repairs it, and the cache removes what cannot be.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -124,7 +124,7 @@ impl Scrub {
         // Also if it cannot be read just now: one bad file must not be the last that is looked at.
         self.progress.last = Some(id);
         let fault = match self.inspect(id, len).await? {
-            // Once more, before content is thrown away for what a cable or a bit of memory did.
+            // Once more: it may be what a cable or a bit of memory did.
             Some(_) => self.inspect(id, len).await?,
             None => None,
         };
@@ -136,7 +136,7 @@ impl Scrub {
         }
         self.store.counters.scrub_damaged.fetch_add(1, Ordering::Relaxed);
         self.store.counters.verification_failures.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(blob = %id, bytes = len, fault, "the scrub found a damaged blob; it is fetched again");
+        tracing::warn!(blob = %id, bytes = len, fault, "the scrub found a damaged blob");
         Ok(Some(id))
     }
 

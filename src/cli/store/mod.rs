@@ -18,8 +18,11 @@ use tokio::runtime::Runtime;
 use self::selection::Selection;
 use super::Failure;
 use crate::clock::Clock;
-use crate::config::{self, Overrides};
+use crate::config::{self, Config, Overrides};
 use crate::store::{Store, StoreError};
+
+/// What is told of beside the command's own lines. Repairs, and what upstreams say to them, are among those.
+const WARNINGS: &str = "warn,gupd::store::repair=error,gupd::upstream=error";
 
 /// Memory for chunks while a command has the store: it reads nothing twice.
 const MEMORY: u64 = 16 << 20;
@@ -46,10 +49,14 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Read every blob and compare it with its checksums and the index; remove what is damaged.
+    /// Read every blob and compare it with its checksums and the index; fetch damaged chunks again, and remove what no
+    /// upstream has.
     Verify {
         #[command(flatten)]
         place: Place,
+        /// Manager to repair from; may be repeated, by priority [default: those of the configuration].
+        #[arg(long, value_name = "URL")]
+        upstream: Vec<String>,
         /// Repair nothing. Beside a running relay nothing is repaired either.
         #[arg(long)]
         dry_run: bool,
@@ -91,7 +98,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         Command::Ls { place, selection, json } => show::run(&place, &selection, json),
         Command::Purge { place, selection, dry_run: true } => purge::rehearse(&place, &selection),
         Command::Purge { place, selection, dry_run: false } => purge::run(&place, &selection),
-        Command::Verify { place, dry_run } => verify::run(&place, dry_run),
+        Command::Verify { place, upstream, dry_run } => verify::run(&place, upstream, dry_run),
         Command::Export { place, since, output } => carry::export(&place, since, &output),
         Command::Import { place, bundle } => carry::import(&place, &bundle),
     }
@@ -99,8 +106,14 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
 
 impl Place {
     fn load(&self) -> Result<config::Store, Failure> {
-        let overrides = Overrides { store: self.store.clone(), ..Overrides::default() };
-        Ok(config::Store::load(&overrides, self.config.as_deref(), config::environment())?)
+        Ok(self.load_all(Vec::new())?.store)
+    }
+
+    /// What the relay of this place is told; its upstreams may be none.
+    fn load_all(&self, upstream: Vec<String>) -> Result<Config, Failure> {
+        let overrides = Overrides { store: self.store.clone(), upstream, ..Overrides::default() };
+        let (file, environment) = (self.config.as_deref(), config::environment());
+        Ok(Config::load_without_upstreams(&overrides, file, environment)?)
     }
 }
 
@@ -114,7 +127,7 @@ impl Opened {
     /// Takes the folder's lock.
     fn open(config: &config::Store) -> Result<Self, StoreError> {
         // What the store does on its own account, such as putting a damaged index aside, is not to go unseen.
-        let warnings = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN);
+        let warnings = tracing_subscriber::fmt().with_env_filter(WARNINGS);
         // A second one of the same process changes nothing.
         let _set_up = warnings.with_writer(std::io::stderr).without_time().with_target(false).try_init();
         let runtime =

@@ -4,6 +4,7 @@
 use clap::Args;
 use globset::GlobMatcher;
 
+use crate::cache::key;
 use crate::clock::UnixMillis;
 use crate::config::pattern;
 use crate::config::units::{Size, Time};
@@ -50,7 +51,7 @@ impl Selection {
 
     /// Whether an object is meant, at `now`.
     pub(super) fn has(&self, object: &Object, now: UnixMillis) -> bool {
-        let (_, target) = split_key(&object.key);
+        let (_, target) = key::split(&object.key);
         let path = pattern::fold(target.split('?').next().unwrap_or_default());
         let age = age(object.response_time, now);
         self.path.as_ref().is_none_or(|glob| glob.is_match(&path))
@@ -66,11 +67,6 @@ impl Selection {
 /// Milliseconds since a time; 0 if that is yet to come.
 pub(super) fn age(since: UnixMillis, now: UnixMillis) -> u64 {
     u64::try_from(now.saturating_sub(since)).unwrap_or(0)
-}
-
-/// A key's route, and path with query. A route's name may have spaces, a path begins with `/`.
-pub(super) fn split_key(key: &str) -> (&str, &str) {
-    key.find(" /").map_or(("", key), |at| (&key[..at], &key[at + 1..]))
 }
 
 fn glob(text: &str) -> Result<GlobMatcher, String> {
@@ -109,12 +105,5 @@ mod tests {
         ] {
             assert_eq!(is_of_revision(path, revision), is, "{revision} in {path}");
         }
-    }
-
-    #[test]
-    fn a_key_splits_at_its_path() {
-        assert_eq!(split_key("updates.example/a /a/b c?d"), ("updates.example/a", "/a/b c?d"));
-        assert_eq!(split_key("two words /x"), ("two words", "/x"));
-        assert_eq!(split_key("odd"), ("", "odd"));
     }
 }

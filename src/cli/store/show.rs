@@ -7,8 +7,9 @@ use indicatif::{BinaryBytes, HumanCount};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::selection::{Selection, age, split_key};
+use super::selection::{Selection, age};
 use super::{Failure, Place};
+use crate::cache::key;
 use crate::clock::{Clock, UnixMillis};
 use crate::store::{Inventory, Object};
 
@@ -73,7 +74,7 @@ fn begin(out: &mut impl Write, form: Form) -> io::Result<()> {
 }
 
 fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()> {
-    let (_, target) = split_key(&object.key);
+    let (_, target) = key::split(&object.key);
     writeln!(
         out,
         "{:>11} {:>5} {:>6} {:>6} {:<24} {}",
@@ -87,7 +88,7 @@ fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()
 }
 
 fn described(object: &Object) -> Value {
-    let (route, target) = split_key(&object.key);
+    let (route, target) = key::split(&object.key);
     let time = |millis: UnixMillis| Timestamp::from_millisecond(millis).ok().map(|time| time.to_string());
     json!({
         "route": route,

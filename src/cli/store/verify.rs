@@ -1,53 +1,170 @@
 //! `gupd store verify`: the whole store now, with a bar, one line for each thing that is wrong. With the folder's lock
-//! it repairs as it goes; beside a running relay it only tells.
+//! it makes good as it goes: damaged chunks are fetched from the configured upstreams, and what none of them has is
+//! removed. Beside a running relay it only tells.
+
+use std::sync::Arc;
 
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::{Failure, Opened, Place, bar};
 use crate::cli::{answer, complain};
-use crate::store::{Finding, Inventory, StoreError, verify};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::proxy::Live;
+use crate::relay::{StartError, live};
+use crate::store::{Finding, Inventory, Object, ReadError, StoreError, Unrepaired, verify};
+use crate::telemetry::Metrics;
 
-pub(super) fn run(place: &Place, dry_run: bool) -> Result<(), Failure> {
-    let config = place.load()?;
-    if !config.dir.join("blobs").exists() {
-        return Err(StoreError::NoStore { path: config.dir }.into());
+pub(super) fn run(place: &Place, upstream: Vec<String>, dry_run: bool) -> Result<(), Failure> {
+    let config = place.load_all(upstream)?;
+    let dir = &config.store.dir;
+    if !dir.join("blobs").exists() {
+        return Err(StoreError::NoStore { path: dir.clone() }.into());
     }
-    let (opened, relay_runs) = match dry_run {
+    let (repairs, relay_runs) = match dry_run {
         true => (None, false),
-        false => match Opened::open(&config) {
-            Ok(opened) => (Some(opened), false),
+        false => match Opened::open(&config.store) {
+            Ok(opened) => (Some(Repairs::new(opened, &config)?), false),
             Err(StoreError::Locked { .. }) => (None, true),
             Err(error) => return Err(error.into()),
         },
     };
-    let inventory = Inventory::open(&config.dir)?;
+    let inventory = Inventory::open(dir)?;
     let bar = bar("verifying", inventory.bytes()?);
-    let (mut wrong, mut repaired) = (0, 0);
+    let mut sum = Sum::default();
     let found = |finding: Finding| {
-        let done = match &opened {
-            Some(Opened { store, runtime }) => runtime.block_on(store.clear(&finding))?,
-            None => false,
+        let outcome = match &repairs {
+            Some(repairs) => repairs.make_good(&finding)?,
+            None => Outcome::Left(None),
         };
-        bar.suspend(|| complain(&format!("{finding}{}", if done { "; repaired" } else { "" })));
-        wrong += 1;
-        repaired += u64::from(done);
+        sum.add(&outcome);
+        bar.suspend(|| complain(&format!("{finding}{}", outcome.told())));
         Ok(())
     };
     let verified = verify(&inventory, |bytes| bar.inc(bytes), found)?;
     bar.finish_and_clear();
     answer(&format!("verified {} blobs, {}", HumanCount(verified.blobs), BinaryBytes(verified.bytes)));
-    match (wrong, wrong - repaired) {
-        (0, _) => Ok(()),
-        (_, 0) => Err(Failure::Failed(format!(
-            "{wrong} found and repaired: what was damaged is removed, and fetched again when asked for"
-        ))),
-        (_, left) if relay_runs => Err(Failure::Failed(format!(
-            "{left} found, nothing repaired: a relay has the store. It never serves them, and removes damaged blobs \
+    let left = sum.left;
+    if sum.found() == 0 {
+        return Ok(());
+    }
+    Err(Failure::Failed(if relay_runs {
+        format!(
+            "{left} found, nothing repaired: a relay has the store. It never serves them, and repairs damaged blobs \
              when it meets them; to repair all now, stop it and run this again"
-        ))),
-        (_, left) if dry_run => {
-            Err(Failure::Failed(format!("{left} found, nothing repaired; run this without --dry-run")))
+        )
+    } else if dry_run {
+        format!("{left} found, nothing repaired; run this without --dry-run")
+    } else {
+        sum.told(config.upstreams.is_empty())
+    }))
+}
+
+/// A store of which what is wrong can be made good.
+struct Repairs {
+    opened: Opened,
+    live: Live,
+    metrics: Arc<Metrics>,
+}
+
+/// What became of a finding.
+enum Outcome {
+    /// It is what was stored again.
+    Repaired {
+        /// Bytes that crossed the WAN for it.
+        fetched: u64,
+    },
+    /// It is gone; why it could not be repaired, if it might have been.
+    Removed(Option<Unrepaired>),
+    /// It is as it was, and maybe why.
+    Left(Option<ReadError>),
+}
+
+/// What became of all of them.
+#[derive(Default)]
+struct Sum {
+    repaired: u64,
+    fetched: u64,
+    removed: u64,
+    unrepaired: u64,
+    left: u64,
+}
+
+impl Repairs {
+    fn new(opened: Opened, config: &Config) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::new()?);
+        Ok(Self { opened, live: live(config, &Clock::system(), &metrics)?, metrics })
+    }
+
+    fn make_good(&self, finding: &Finding) -> Result<Outcome, StoreError> {
+        let Self { opened: Opened { store, runtime }, live, metrics } = self;
+        runtime.block_on(async {
+            let mut why = None;
+            if let Finding::Damaged { blob, .. } = finding {
+                let fetch =
+                    |object: Arc<Object>, range| async move { live.refetch(&object, range, metrics).await };
+                match store.repair_blob(*blob, fetch).await {
+                    Ok(fetched) => return Ok(Outcome::Repaired { fetched }),
+                    Err(Unrepaired::Read(error @ ReadError::Io { .. })) => {
+                        return Ok(Outcome::Left(Some(error)));
+                    }
+                    // The finding says it.
+                    Err(Unrepaired::Read(_)) => {}
+                    Err(unrepaired) => why = Some(unrepaired),
+                }
+            }
+            Ok(if store.clear(finding).await? { Outcome::Removed(why) } else { Outcome::Left(None) })
+        })
+    }
+}
+
+impl Outcome {
+    /// Behind what was found.
+    fn told(&self) -> String {
+        match self {
+            Self::Repaired { fetched } => format!("; repaired, {} fetched", BinaryBytes(*fetched)),
+            Self::Removed(Some(unrepaired)) => format!("; removed: {unrepaired}"),
+            Self::Removed(None) => "; removed".to_owned(),
+            Self::Left(Some(error)) => format!("; left: {error}"),
+            Self::Left(None) => String::new(),
         }
-        (_, left) => Err(Failure::Failed(format!("{wrong} found, {left} of them left as they are"))),
+    }
+}
+
+impl Sum {
+    fn add(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Repaired { fetched } => {
+                self.repaired += 1;
+                self.fetched += fetched;
+            }
+            Outcome::Removed(why) => {
+                self.removed += 1;
+                self.unrepaired += u64::from(why.is_some());
+            }
+            Outcome::Left(_) => self.left += 1,
+        }
+    }
+
+    fn found(&self) -> u64 {
+        self.repaired + self.removed + self.left
+    }
+
+    /// The last line.
+    fn told(&self, no_upstream: bool) -> String {
+        let Self { repaired, fetched, removed, unrepaired, left } = *self;
+        let fetched = BinaryBytes(fetched);
+        let mut line =
+            format!("{} found: {repaired} repaired ({fetched} fetched), {removed} removed", self.found());
+        if left > 0 {
+            line += &format!(", {left} left as they are");
+        }
+        if removed > 0 {
+            line += "; what is removed is fetched again when asked for";
+        }
+        if unrepaired > 0 && no_upstream {
+            line += "; no upstream to repair from is configured, give --upstream or --config";
+        }
+        line
     }
 }

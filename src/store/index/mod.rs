@@ -123,6 +123,11 @@ impl Index {
         self.read(move |connection| row::find(connection, &key)).await
     }
 
+    /// Objects that have this body, newest first, at most `limit`.
+    pub(super) async fn objects_of(&self, blob: BlobId, limit: usize) -> Result<Vec<Object>, StoreError> {
+        self.read(move |connection| row::of_blob(connection, blob, limit)).await
+    }
+
     /// Those of `ids` that have no row.
     pub(super) async fn absent(&self, ids: Vec<BlobId>) -> Result<Vec<BlobId>, StoreError> {
         self.read(move |connection| {

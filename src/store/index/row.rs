@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::check::damage;
 use super::journal::Put;
 use crate::store::object::decode_headers;
-use crate::store::{MAX_VARIANTS, NewObject, Object};
+use crate::store::{BlobId, MAX_VARIANTS, NewObject, Object};
 
 /// An object's row and its blob's.
 pub(in crate::store) const ROW: &str =
@@ -19,6 +19,14 @@ pub(super) fn find(connection: &Connection, key: &str) -> Result<Vec<Object>> {
     let mut statement = connection
         .prepare_cached(&format!("{ROW} WHERE key = ?1 ORDER BY response_time DESC, o.id DESC LIMIT ?2"))?;
     statement.query_map(params![key, MAX_VARIANTS as i64], object)?.collect()
+}
+
+/// Objects that have this body, newest first, at most `limit`.
+pub(super) fn of_blob(connection: &Connection, blob: BlobId, limit: usize) -> Result<Vec<Object>> {
+    let mut statement = connection.prepare_cached(&format!(
+        "{ROW} WHERE b.hash = ?1 ORDER BY response_time DESC, o.id DESC LIMIT ?2"
+    ))?;
+    statement.query_map(params![blob.as_bytes(), limit as i64], object)?.collect()
 }
 
 /// An object as it was written, of a row of [`ROW`].

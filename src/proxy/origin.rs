@@ -1,0 +1,102 @@
+//! Where stored content can be had from again when no client asks for it: from an object's key back to its route, the
+//! upstreams of that and a target they take. With it, a blob that the scrub found damaged is repaired; what cannot be is
+//! removed, so that the next request fetches it anew. What bytes are right is for the store's checksums to say.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Version;
+
+use super::{Live, Proxy, fields};
+use crate::cache::{Selecting, key};
+use crate::fill::{FillError, Wanted, refetch};
+use crate::store::{BlobId, Object, ReadError, Unrepaired};
+use crate::telemetry::Metrics;
+
+/// Why stored content cannot be had again.
+#[derive(Debug, thiserror::Error)]
+pub enum Irretrievable {
+    /// The configuration has changed since it was stored.
+    #[error("there is no route of the name {name:?} any more")]
+    NoRoute {
+        /// The route it came by.
+        name: String,
+    },
+    /// What is stored of it does not make a request.
+    #[error("its key {key:?} cannot be asked for")]
+    Key {
+        /// The key.
+        key: Arc<str>,
+    },
+    /// No upstream of the route gives it.
+    #[error(transparent)]
+    Fetch(#[from] FillError),
+}
+
+impl Live {
+    /// Fetches `range` of a stored object, a chunk at most, from any upstream of its route.
+    ///
+    /// # Errors
+    /// When there is no such route any more, or none of its upstreams gives those bytes.
+    pub async fn refetch(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        metrics: &Metrics,
+    ) -> Result<Bytes, Irretrievable> {
+        Ok(refetch(&self.wanted_again(object)?, range, &self.upstreams, metrics).await?)
+    }
+
+    /// As a client whose request selects this object would ask.
+    fn wanted_again(&self, object: &Object) -> Result<Wanted, Irretrievable> {
+        let (name, normal) = key::split(&object.key);
+        let route =
+            self.policy.route_named(name).ok_or_else(|| Irretrievable::NoRoute { name: name.to_owned() })?;
+        let (Some(target), Some(selecting)) = (key::target(normal), Selecting::decode(&object.selecting))
+        else {
+            return Err(Irretrievable::Key { key: object.key.clone() });
+        };
+        let path = normal.split('?').next().unwrap_or_default();
+        let classified = self.policy.classify(route, path);
+        let asked = selecting.request();
+        Ok(Wanted {
+            key: object.key.clone(),
+            variant: object.selecting.clone(),
+            order: Arc::from(&*route.upstreams),
+            headers: fields::for_fill(&asked, Version::HTTP_11, classified.class),
+            target,
+            asked,
+            classified,
+            stale: None,
+            part: None,
+        })
+    }
+}
+
+impl Proxy {
+    /// Makes a damaged blob what was stored, or removes it if that cannot be. By the configuration in force now.
+    pub async fn make_good(&self, blob: BlobId) {
+        let live = self.live.load_full();
+        let fetch = |object: Arc<Object>, range| {
+            let live = &live;
+            async move { live.refetch(&object, range, &self.metrics).await }
+        };
+        let unrepaired = match self.cache.store().repair_blob(blob, fetch).await {
+            Ok(fetched) => {
+                tracing::warn!(%blob, fetched, "a damaged blob is what was stored again");
+                return;
+            }
+            // A disk that does not answer now says nothing about the bytes.
+            Err(Unrepaired::Read(error @ ReadError::Io { .. })) => {
+                tracing::error!(%blob, %error, "a damaged blob cannot be repaired now; it is when it is read");
+                return;
+            }
+            Err(unrepaired) => unrepaired,
+        };
+        match self.cache.discard_blob(blob).await {
+            Ok(()) => tracing::error!(%blob, %unrepaired, "removed a damaged blob that cannot be repaired"),
+            Err(error) => tracing::error!(%blob, %error, "a damaged blob could not be removed"),
+        }
+    }
+}
