@@ -1,6 +1,6 @@
 //! Verifying the whole store: each blob of the index against its file, each file against the index. It reads and
-//! reports; [`Store::repair_blob`] and [`Store::clear`] are for the process that holds the folder's lock. Beside a running
-//! relay blobs come and go meanwhile, so what looks wrong is looked at once more before it is said. Blocks.
+//! reports; [`Store::repair_blob`] and [`Store::clear`] are for the process that holds the folder's lock. Beside a
+//! running relay blobs come and go meanwhile, so what looks wrong is looked at once more before it is said. Blocks.
 
 use std::fmt;
 use std::fs;

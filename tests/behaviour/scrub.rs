@@ -1,31 +1,130 @@
-//! A relay finds what has rotted on its disk by itself, and its clients never see it.
+//! A relay finds what has rotted on its disk by itself and makes it good, and its clients never see it.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::support::{PAYLOAD, Resource, Site, bytes};
+use gupd::Config;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flipped_bit_is_found_by_the_scrub_and_fetched_again() {
-    let mut site = Site::with(|config| config.store.scrub_period = None);
-    site.manager.put(PAYLOAD, Resource::new(bytes(1, 1_500_000)));
+use crate::support::{Manager, PAYLOAD, Resource, Site, bytes};
+
+const LENGTH: usize = 1_500_000;
+const MIB: u64 = 1 << 20;
+const REPAIRED: &str = "gupd_store_repaired_bytes_total";
+
+/// A site that has the payload, and the file that it is in.
+async fn stored() -> (Site, PathBuf) {
+    let site = Site::with(|config| config.store.scrub_period = None);
+    site.manager.put(PAYLOAD, Resource::new(bytes(1, LENGTH)));
     site.get(PAYLOAD).await.whole();
     site.stored(PAYLOAD).await;
-    site.stop();
     let shelves = fs::read_dir(site.store().join("blobs")).unwrap().map(|shelf| shelf.unwrap().path());
     let file = shelves.flat_map(|shelf| fs::read_dir(shelf).unwrap()).next().unwrap().unwrap().path();
-    let mut rotten = fs::read(&file).unwrap();
-    rotten[1_400_000] ^= 1;
-    fs::write(&file, rotten).unwrap();
+    (site, file)
+}
 
+fn flip(file: &PathBuf, at: u64) {
+    let file = fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+/// Starts anew with a scrub that verifies everything at once, and again and again.
+fn scrub(site: &mut Site) {
     site.config.store.scrub_period = Some(Duration::from_millis(1));
     site.restart();
-    site.counts("gupd_store_scrub_damaged_blobs_total", 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_is_found_by_the_scrub_and_costs_a_block_of_the_line() {
+    let (mut site, file) = stored().await;
+    let before = site.manager.body_bytes();
+    flip(&file, 1_400_000);
+    scrub(&mut site);
+    site.counts(REPAIRED, 65_536.0).await;
+    assert_eq!(fs::read(&file).unwrap()[..LENGTH], bytes(1, LENGTH));
+    let response = site.get(PAYLOAD).await;
+    assert_eq!(response.cache_status(), "gupd; hit");
+    assert!(response.whole() == bytes(1, LENGTH));
+    let again = site.manager.seen(PAYLOAD).split_off(1);
+    let ranges: Vec<_> = again.iter().map(|seen| seen.header("range").unwrap()).collect();
+    assert_eq!(ranges, ["bytes=1376256-1441791"]);
+    assert!(site.manager.body_bytes() - before <= MIB);
+    assert_eq!(site.metric("gupd_store_scrub_damaged_blobs_total").await, 1.0);
+    assert_eq!(site.metric("gupd_store_objects").await, 1.0);
+    assert!(site.metric("gupd_store_scrubbed_bytes_total").await > 0.0);
+    assert!(site.metric("gupd_store_scrub_completed_timestamp_seconds").await > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_is_damaged_in_each_of_its_chunks_is_repaired_in_all() {
+    let (mut site, file) = stored().await;
+    for at in [0, 1_000_000, 1_100_000] {
+        flip(&file, at);
+    }
+    scrub(&mut site);
+    // Of the first chunk everything from its first damaged block to its last.
+    site.counts(REPAIRED, 1_048_576.0 + 65_536.0).await;
+    let response = site.get(PAYLOAD).await;
+    assert_eq!(response.cache_status(), "gupd; hit");
+    assert!(response.whole() == bytes(1, LENGTH));
+    assert_eq!(site.manager.requests(PAYLOAD), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_manager_no_longer_has_is_removed_and_fetched_anew() {
+    let (mut site, file) = stored().await;
+    site.manager.put(PAYLOAD, Resource::new(bytes(2, LENGTH)));
+    flip(&file, 1_400_000);
+    scrub(&mut site);
     site.counts("gupd_store_objects", 0.0).await;
     let response = site.get(PAYLOAD).await;
     assert!(response.cache_status().contains("fwd=uri-miss"), "{}", response.cache_status());
-    assert!(response.whole() == bytes(1, 1_500_000));
-    assert_eq!(site.manager.requests(PAYLOAD), 2);
-    assert!(site.metric("gupd_store_scrubbed_bytes_total").await > 0.0);
-    assert!(site.metric("gupd_store_scrub_completed_timestamp_seconds").await > 0.0);
+    assert!(response.whole() == bytes(2, LENGTH));
+    assert_eq!(site.metric(REPAIRED).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_without_sound_checksums_is_removed_and_fetched_anew() {
+    let (mut site, file) = stored().await;
+    flip(&file, fs::metadata(&file).unwrap().len() - 20);
+    scrub(&mut site);
+    site.counts("gupd_store_objects", 0.0).await;
+    assert_eq!(site.manager.requests(PAYLOAD), 1, "nobody could tell the right bytes");
+    assert!(site.get(PAYLOAD).await.whole() == bytes(1, LENGTH));
+    site.stored(PAYLOAD).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_asks_the_upstreams_of_the_configuration_that_is_in_force() {
+    let (mut site, file) = stored().await;
+    scrub(&mut site);
+    let other = Manager::start();
+    other.put(PAYLOAD, Resource::new(bytes(1, LENGTH)));
+    let mut config = site.config.clone();
+    config.upstreams = Config::for_upstreams(&[&other.url()]).unwrap().upstreams;
+    tokio::task::block_in_place(|| site.relay_mut().reload(config)).unwrap();
+    flip(&file, 1_400_000);
+    site.counts(REPAIRED, 65_536.0).await;
+    assert_eq!((site.manager.requests(PAYLOAD), other.requests(PAYLOAD)), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_asks_for_the_variant_that_is_stored() {
+    let mut site = Site::with(|config| config.store.scrub_period = None);
+    let page = Resource::new(bytes(1, LENGTH)).header("Vary", "Accept-Language");
+    site.manager.put("/page", page.header("Cache-Control", "max-age=86400"));
+    let in_german = || crate::support::Request::get("/page").header("Accept-Language", "de");
+    site.send(in_german()).await.whole();
+    site.filled().await;
+    let shelves = fs::read_dir(site.store().join("blobs")).unwrap().map(|shelf| shelf.unwrap().path());
+    let file = shelves.flat_map(|shelf| fs::read_dir(shelf).unwrap()).next().unwrap().unwrap().path();
+    flip(&file, 0);
+    scrub(&mut site);
+    site.counts(REPAIRED, 65_536.0).await;
+    let asked = site.manager.seen("/page");
+    assert_eq!(asked.last().unwrap().header("accept-language"), Some("de"));
+    assert_eq!(site.send(in_german()).await.cache_status(), "gupd; hit");
 }

@@ -132,7 +132,7 @@ async fn purge_removes_what_is_asked_for_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn verify_names_what_is_wrong_and_repairs_it() {
+async fn verify_names_what_is_wrong_and_makes_it_good() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let relay = filled(&manager, folder.path()).await;
     let folder = folder.path();
@@ -165,22 +165,52 @@ async fn verify_names_what_is_wrong_and_repairs_it() {
     wrong(&store("verify", folder, &["--dry-run"]));
     assert!(orphan.exists() && files[0].exists());
 
-    let repaired = store("verify", folder, &[]);
+    let before = manager.body_bytes();
+    let repaired = store("verify", folder, &["--upstream", &manager.url()]);
     wrong(&repaired);
-    assert_eq!(repaired.errors.matches("; repaired\n").count(), 3, "{repaired:#?}");
-    assert!(!orphan.exists() && !files[0].exists());
+    assert_eq!(repaired.errors.matches("; repaired, 64.00 KiB fetched\n").count(), 1, "{repaired:#?}");
+    assert_eq!(repaired.errors.matches("; removed\n").count(), 2, "{repaired:#?}");
+    let sum = "3 found: 1 repaired (64.00 KiB fetched), 2 removed; what is removed is fetched again";
+    assert!(repaired.errors.contains(sum), "{repaired:#?}");
+    assert_eq!(manager.body_bytes() - before, 65_536);
+    assert!(!orphan.exists() && files[0].exists());
     let sound = store("verify", folder, &[]);
-    assert_eq!(
-        (sound.status.code(), sound.lines),
-        (Some(0), vec!["verified 3 blobs, 497.07 KiB".to_owned()])
-    );
+    assert_eq!((sound.status.code(), sound.lines), (Some(0), vec!["verified 4 blobs, 2.87 MiB".to_owned()]));
+    let bundle = folder.join("bundle.tar.zst");
+    let exported = store("export", folder, &["-o", bundle.to_str().unwrap()]);
+    assert!(exported.status.success(), "{exported:#?}");
 
     let relay = Relay::start(&mut serve(&manager, folder));
     for (seed, (path, _, length)) in content().into_iter().enumerate() {
-        assert!(relay.get(&path).await.whole() == bytes(seed as u64, length), "{path}");
+        let response = relay.get(&path).await;
+        assert_eq!(response.cache_status() == "gupd; hit", seed != 1, "{path}");
+        assert!(response.whole() == bytes(seed as u64, length), "{path}");
     }
-    assert_eq!(manager.requests(&content()[0].0), 2);
-    assert_eq!(manager.requests(&content()[2].0), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_removes_what_no_manager_gives_and_says_so() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    stop(filled(&manager, folder.path()).await);
+    let (folder, url) = (folder.path(), manager.url());
+    let objects = listed(folder, &[]);
+    let files: Vec<PathBuf> = objects.iter().map(|object| file_of(folder, object)).collect();
+
+    flip_a_bit(&files[0], 2_400_000);
+    let alone = store("verify", folder, &[]);
+    assert!(alone.errors.contains("; removed: the right bytes cannot be had: "), "{alone:#?}");
+    assert!(alone.errors.contains("no upstream to repair from is configured"), "{alone:#?}");
+    assert!(!files[0].exists());
+
+    flip_a_bit(&files[2], 0);
+    drop(manager);
+    let down = store("verify", folder, &["--upstream", &url]);
+    assert!(down.errors.contains("cannot connect"), "{down:#?}");
+    assert!(down.errors.contains("1 found: 0 repaired (0 B fetched), 1 removed;"), "{down:#?}");
+    assert_eq!((down.status.code(), down.errors.lines().count()), (Some(1), 2), "{down:#?}");
+    assert_eq!(paths(folder, &[]).len(), 3);
+    let sound = store("verify", folder, &[]);
+    assert_eq!((sound.status.code(), sound.errors.as_str()), (Some(0), ""), "{sound:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

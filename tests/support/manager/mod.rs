@@ -80,11 +80,11 @@ impl Manager {
 
     /// Publishes a resource, or a new version of it.
     pub fn put(&self, path: &str, resource: Resource) {
-        self.shared.resources.lock().unwrap().insert(path.to_owned(), resource);
+        self.shared.resources.lock().unwrap().insert(file(path), resource);
     }
 
     pub fn remove(&self, path: &str) {
-        self.shared.resources.lock().unwrap().remove(path);
+        self.shared.resources.lock().unwrap().remove(&file(path));
     }
 
     /// Requests whose path, without a query, is this one.
@@ -158,5 +158,10 @@ impl Drop for Manager {
 }
 
 fn is_for(seen: &Seen, path: &str) -> bool {
-    seen.target.split('?').next() == Some(path)
+    seen.target.split('?').next().map(file) == Some(file(path))
+}
+
+/// What a path names where case does not count, as on the managers' file system, however its braces are spelled.
+fn file(path: &str) -> String {
+    path.to_ascii_lowercase().replace("%7b", "{").replace("%7d", "}")
 }

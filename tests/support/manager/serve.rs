@@ -18,7 +18,7 @@ pub(super) fn connection(stream: &TcpStream, shared: &Shared) -> io::Result<()> 
     let mut writer = stream.try_clone()?;
     while let Some(seen) = read_request(&mut reader, &mut writer)? {
         let path = seen.target.split('?').next().unwrap_or_default().to_owned();
-        let resource = shared.resources.lock().unwrap().get(&path).cloned();
+        let resource = shared.resources.lock().unwrap().get(&super::file(&path)).cloned();
         shared.seen.lock().unwrap().push(seen.clone());
         shared.arrived.notify_all();
         let resource =
