@@ -1,7 +1,8 @@
 //! How the store's disk is, as far as the store has seen: what keeps it from its work, since when it is told, and how
 //! it finds out that this is over. Errors are noted where the store meets them; only the probe takes a note back, so
 //! that one good read does not hide a disk that takes no writes. Decides nothing about responses: while the disk ails,
-//! [`Store::begin`] refuses at once, and callers pass through as they do for every [`StoreError`].
+//! [`Store::begin`] refuses at once, and callers pass through as they do for every [`StoreError`]. A few blocks that a
+//! disk without any other fault never gives back are given up with their blobs.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,15 @@ use super::error::{Limit, ReadError, StoreError};
 use super::id::BlobId;
 use super::room::Shortage;
 use super::{BLOCK, CHUNK, Source, Store};
+
+/// Probes in a row that find everything well but a few blocks, until the blobs of those are given up. Half a minute at
+/// one a second: Linux gives a command 30 s before it resets the disk's link, and what such a reset mends is back by
+/// then; a bad sector is not, and every miss is passed through uncached meanwhile.
+const GIVE_UP_AFTER: u32 = 30;
+
+/// Blobs with blocks that could not be read, remembered at once. Each costs a probe a read, which on a bad sector takes
+/// the disk seconds; of more, those that are asked for again are found in their turn.
+const UNREADABLE_MAX: usize = 8;
 
 /// What the store's disk does not do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,17 +58,19 @@ pub struct Ailment {
 #[derive(Debug)]
 pub(super) struct Health {
     ailment: watch::Sender<Option<Ailment>>,
-    /// A block that could not be read: the disk is not well before it can be, or its blob is gone.
-    // Held to copy, never across I/O.
-    unreadable: Mutex<Option<Block>>,
+    /// Blocks that could not be read, one of each blob: the disk is not well before they can be, or their blobs are gone.
+    // Held to copy or change, never across I/O.
+    unreadable: Mutex<Vec<Block>>,
 }
 
-/// One block of a blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One block of a blob that could not be read.
+#[derive(Clone, Copy, Debug)]
 struct Block {
     id: BlobId,
     len: u64,
     start: u64,
+    /// Probes in a row since then that found nothing wrong but such blocks.
+    probes: u32,
 }
 
 impl Condition {
@@ -123,7 +135,10 @@ impl Health {
         let ReadError::Io { source: cause, .. } = error else { return };
         let condition = Condition::of(cause);
         if let (Condition::Failing, Source::Blob { id, len }) = (condition, source) {
-            *self.block() = Some(Block { id: *id, len: *len, start });
+            let mut blocks = self.unreadable();
+            if blocks.len() < UNREADABLE_MAX && !blocks.iter().any(|block| block.id == *id) {
+                blocks.push(Block { id: *id, len: *len, start, probes: 0 });
+            }
         }
         self.note(condition, error);
     }
@@ -165,7 +180,7 @@ impl Health {
         }
     }
 
-    fn block(&self) -> MutexGuard<'_, Option<Block>> {
+    fn unreadable(&self) -> MutexGuard<'_, Vec<Block>> {
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -189,7 +204,13 @@ impl Store {
         let known = self.health.ailment.borrow().as_ref().map(|ailment| ailment.condition);
         let tried = match known {
             None => self.free().await.map(drop),
-            Some(known) => self.try_all(known).await,
+            Some(known) => match self.try_all(known).await {
+                Ok(()) => self.try_unreadable().await,
+                Err(error) => {
+                    self.health.unreadable().iter_mut().for_each(|block| block.probes = 0);
+                    Err(error)
+                }
+            },
         };
         if let Err(StoreError::FolderGone { .. }) = tried
             && let Err(error) = self.succeed().await
@@ -220,17 +241,34 @@ impl Store {
         spawn_blocking(move || folder.try_write(CHUNK)).await??;
         let failed = self.index.failure();
         self.index.change(move |change| change.try_write().map_err(failed)).await?;
-        self.index.find("").await?;
-        let unreadable = *self.health.block();
-        if let Some(Block { id, len, start }) = unreadable {
+        self.index.find("").await.map(drop)
+    }
+
+    /// Reads the blocks that could not be read; on a disk that does all else, not for ever.
+    async fn try_unreadable(&self) -> Result<(), StoreError> {
+        let blocks = self.health.unreadable().clone();
+        let mut failed = Ok(());
+        for Block { id, len, start, probes } in blocks {
             let block = usize::try_from(len.saturating_sub(start).min(BLOCK)).unwrap_or(0);
             match self.load(&Source::Blob { id, len }, start, vec![0; block]).await {
-                Err(error @ ReadError::Io { .. }) => return Err(error.into()),
+                Err(error @ ReadError::Io { .. }) if probes + 1 < GIVE_UP_AFTER => {
+                    let mut unreadable = self.health.unreadable();
+                    unreadable.iter_mut().filter(|block| block.id == id).for_each(|block| block.probes += 1);
+                    failed = Err(error.into());
+                    continue;
+                }
+                Err(error @ ReadError::Io { .. }) => {
+                    let keys = self.discard(id).await?;
+                    self.forget(keys);
+                    tracing::error!(blob = %id, at = start, %error,
+                        "removed a blob of which the disk does not give a block; it is fetched when it is asked for");
+                }
                 // What is damaged or evicted is for its readers to find.
-                _ => *self.health.block() = None,
+                _ => {}
             }
+            self.health.unreadable().retain(|block| block.id != id);
         }
-        Ok(())
+        failed
     }
 
     /// Looks at the begin of a fill.

@@ -152,10 +152,15 @@ impl Store {
     ) -> Result<Removed, StoreError> {
         let RemovedObjects { keys, removed } = self.remove_objects(which).await?;
         self.counters.evicted(why, removed);
+        self.forget(keys);
+        Ok(removed)
+    }
+
+    /// Keeps the keys of removed objects for those who may have them hot.
+    pub(super) fn forget(&self, keys: Vec<Arc<str>>) {
         let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
         let space = FORGOTTEN_MAX.saturating_sub(forgotten.len());
         forgotten.extend(keys.into_iter().take(space));
-        Ok(removed)
     }
 
     /// Removes objects, and from the disk the blobs only they had.

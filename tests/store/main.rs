@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "steps of tests: what fails here fails the test")]
 
 mod bytes_on_disk;
+mod condition;
 mod damage;
 mod index;
 mod lost_index;

@@ -1,0 +1,130 @@
+//! A disk that never gives one block back, and does all else: the store does without that block's blob after a while,
+//! and is well. What stands for the block is a folder in the place of the blob's file: it opens, and cannot be read.
+
+use super::*;
+use gupd::cache::{Cache, Selecting};
+use gupd::config::{Class, Config};
+use gupd::policy::{Classified, Form};
+use gupd::store::{BLOCK, Condition};
+
+/// Probes until a block is given up.
+const PROBES: usize = 30;
+
+/// Has the disk keep a blob to itself.
+fn withhold(site: &Site, blob: BlobId) -> PathBuf {
+    let file = site.blob(blob);
+    let away = site.dir.path().join("away");
+    fs::rename(&file, &away).unwrap();
+    fs::create_dir(&file).unwrap();
+    away
+}
+
+fn give_back(site: &Site, blob: BlobId, away: &Path) {
+    fs::remove_dir(site.blob(blob)).unwrap();
+    fs::rename(away, site.blob(blob)).unwrap();
+}
+
+async fn fails_to_read(store: &Store, committed: &Committed) {
+    let read = store.read(&committed.source, 0).await;
+    assert!(matches!(read, Err(ReadError::Io { .. })), "{read:?}");
+}
+
+fn condition(store: &Store) -> Condition {
+    store.facts().condition
+}
+
+#[tokio::test]
+async fn a_block_that_never_comes_back_costs_its_blob_and_not_the_store() {
+    let site = Site::with(|config| config.memory = 0);
+    let store = site.open();
+    let [lost, kept] = [1, 2].map(|seed| body(seed, 3 * BLOCK));
+    let committed = super::store(&store, "lost", &lost).await.unwrap();
+    super::store(&store, "kept", &kept).await.unwrap();
+    let rules = Config::for_upstreams(&["http://manager:8014"]).unwrap().cache;
+    let cache = Cache::new(rules, store.clone(), site.clock.clone());
+    let classified = Classified { class: Class::Payload, form: Form::Full, content_type: Arc::from("test") };
+    let hot = store.lookup("lost").await.unwrap().remove(0);
+    cache.insert(hot, Selecting::default(), classified);
+
+    withhold(&site, committed.object.blob);
+    fails_to_read(&store, &committed).await;
+    for probe in 1..PROBES {
+        cache.maintain().await.unwrap();
+        assert_eq!(condition(&store), Condition::Failing, "after {probe} probes");
+        assert!(matches!(store.begin(Some(BLOCK)).await, Err(StoreError::Ailing { .. })));
+    }
+    assert!(cache.find_hot("lost", &HeaderMap::new()).is_some());
+    cache.maintain().await.unwrap();
+    assert_eq!(condition(&store), Condition::Well);
+    assert!(store.lookup("lost").await.unwrap().is_empty());
+    assert!(cache.find_hot("lost", &HeaderMap::new()).is_none(), "nobody is sent to the block any more");
+    assert_eq!(store.lookup("kept").await.unwrap().len(), 1);
+
+    let again = super::store(&store, "lost", &lost).await.unwrap();
+    assert_eq!(again.object.blob, committed.object.blob);
+    assert_eq!(read_from(&store, &again.source, 0, 3 * BLOCK).await.unwrap(), lost);
+}
+
+#[tokio::test]
+async fn a_block_that_comes_back_in_time_costs_nothing() {
+    let site = Site::with(|config| config.memory = 0);
+    let store = site.open();
+    let committed = super::store(&store, "key", &body(1, BLOCK)).await.unwrap();
+    let away = withhold(&site, committed.object.blob);
+    fails_to_read(&store, &committed).await;
+    for _ in 1..PROBES {
+        assert!(!store.probe().await);
+    }
+    give_back(&site, committed.object.blob, &away);
+    assert!(store.probe().await);
+    assert_eq!(store.lookup("key").await.unwrap().len(), 1);
+    assert!(store.read(&committed.source, 0).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_block_is_not_given_up_while_the_disk_fails_in_other_ways() {
+    let site = Site::with(|config| config.memory = 0);
+    let store = site.open();
+    let committed = super::store(&store, "key", &body(1, BLOCK)).await.unwrap();
+    let away = withhold(&site, committed.object.blob);
+    fails_to_read(&store, &committed).await;
+    let (partial, aside) = (site.config.dir.join("partial"), site.dir.path().join("partial"));
+    for _ in 0..2 {
+        for _ in 1..PROBES {
+            assert!(!store.probe().await);
+        }
+        // It takes no writes for a moment: the count begins anew.
+        fs::rename(&partial, &aside).unwrap();
+        assert!(!store.probe().await);
+        fs::rename(&aside, &partial).unwrap();
+    }
+    give_back(&site, committed.object.blob, &away);
+    assert!(store.probe().await);
+    assert_eq!(store.lookup("key").await.unwrap().len(), 1);
+    assert!(store.read(&committed.source, 0).await.is_ok());
+}
+
+#[tokio::test]
+async fn each_of_several_such_blocks_has_its_own_time() {
+    let site = Site::with(|config| config.memory = 0);
+    let store = site.open();
+    let first = super::store(&store, "first", &body(1, BLOCK)).await.unwrap();
+    let second = super::store(&store, "second", &body(2, BLOCK)).await.unwrap();
+    withhold(&site, first.object.blob);
+    fails_to_read(&store, &first).await;
+    for _ in 0..PROBES / 2 {
+        assert!(!store.probe().await);
+    }
+    withhold(&site, second.object.blob);
+    fails_to_read(&store, &second).await;
+    for _ in 0..PROBES / 2 {
+        assert!(!store.probe().await);
+    }
+    assert!(store.lookup("first").await.unwrap().is_empty());
+    assert_eq!(store.lookup("second").await.unwrap().len(), 1);
+    for _ in 0..PROBES / 2 {
+        store.probe().await;
+    }
+    assert!(store.lookup("second").await.unwrap().is_empty());
+    assert_eq!(condition(&store), Condition::Well);
+}
