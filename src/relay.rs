@@ -267,7 +267,7 @@ async fn maintain(cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {
     }
 }
 
-/// Has made good what the scrub finds.
+/// Has the proxy, which knows the upstreams in force, make good what the scrub finds.
 async fn scrub_store(mut scrub: Scrub, proxy: Arc<Proxy>, mut stage: watch::Receiver<Stage>) {
     let scrubbing = async {
         loop {
