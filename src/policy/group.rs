@@ -110,7 +110,7 @@ mod tests {
     fn only_a_group_with_windows_or_a_spread_takes_turns() {
         let always = config::Group::of_all_others("a");
         assert!(!Group::new(always.clone()).takes_turns());
-        let spread = config::Group { spread: std::time::Duration::from_secs(1), ..always.clone() };
+        let spread = config::Group { spread: std::time::Duration::from_secs(1), ..always };
         assert!(Group::new(spread.clone()).takes_turns());
         assert!(!Group::new(config::Group { outside: Outside::Ignore, ..spread }).takes_turns());
     }
