@@ -1,9 +1,14 @@
-//! The wall clock, as a value. Owns the only place that reads the system's time for freshness, expiry and use;
-//! time-outs are the runtime's business and do not come here. Tests hold a clock that only they move.
+//! The wall clock, as a value. Owns the only place that reads the system's time for freshness, expiry, use and
+//! schedules; time-outs are the runtime's business and do not come here. Tests hold a clock that only they move.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// The longest sleep before the system's clock is looked at again: it may be set, and a machine may be suspended.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Milliseconds since 1970-01-01T00:00:00Z. What every stored time is in.
 pub type UnixMillis = i64;
@@ -15,7 +20,7 @@ pub struct Clock(Source);
 #[derive(Clone, Debug)]
 enum Source {
     System,
-    Manual(Arc<AtomicI64>),
+    Manual(Arc<watch::Sender<UnixMillis>>),
 }
 
 impl Clock {
@@ -26,7 +31,7 @@ impl Clock {
 
     /// A clock that stands at `now` until [`Clock::advance`] moves it.
     pub fn manual(now: UnixMillis) -> Self {
-        Self(Source::Manual(Arc::new(AtomicI64::new(now))))
+        Self(Source::Manual(Arc::new(watch::Sender::new(now))))
     }
 
     /// The time now. A system clock set before 1970 reads as 0.
@@ -35,21 +40,34 @@ impl Clock {
             Source::System => SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)),
-            Source::Manual(now) => now.load(Ordering::Relaxed),
+            Source::Manual(now) => *now.borrow(),
+        }
+    }
+
+    /// Waits until it shows `at` or later.
+    pub async fn reached(&self, at: UnixMillis) {
+        match &self.0 {
+            Source::System => {
+                while let Ok(left @ 1..) = u64::try_from(at.saturating_sub(self.now())) {
+                    sleep(Duration::from_millis(left).min(LOOK)).await;
+                }
+            }
+            // The sender is here, so there is one.
+            Source::Manual(now) => drop(now.subscribe().wait_for(|now| *now >= at).await),
         }
     }
 
     /// Sets a manual clock back; a system clock is not moved.
     pub fn set_back(&self, by: Duration) {
         if let Source::Manual(now) = &self.0 {
-            now.fetch_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
+            now.send_modify(|now| *now -= i64::try_from(by.as_millis()).unwrap_or(i64::MAX));
         }
     }
 
     /// Moves a manual clock forward; a system clock is not moved.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(now) = &self.0 {
-            now.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
+            now.send_modify(|now| *now += i64::try_from(by.as_millis()).unwrap_or(i64::MAX));
         }
     }
 }

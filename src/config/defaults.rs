@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::Recurrence;
 use super::units::{GIB, KIB, MIB, Rate, TIB};
 
 /// A setting's default and the values it may have, both ends included.
@@ -99,6 +100,25 @@ pub(super) const CLIENT_QUEUE: Bounds<u32> = bounds(8, 0, 65_536);
 pub(super) const QUEUE_TIMEOUT: Bounds<Duration> = times(30, 1, HOUR);
 /// A week: beyond it a revision is old before the last client has it.
 pub(super) const SPREAD: Bounds<Duration> = times(0, 0, 7 * DAY);
+
+/// As often as the vendor's own managers and clients ask for new content.
+pub(super) const SCHEDULE: Recurrence = Recurrence::Every(Duration::from_secs(4 * HOUR));
+/// Shorter would be a freshness, which `cache.catalog_fresh` is; longer leaves a site behind for more than a month.
+pub(super) const EVERY: Bounds<Duration> = times(4 * HOUR, 15 * MINUTE, 30 * DAY);
+/// Between two runs of a schedule that is continuous: a heartbeat of an endpoint.
+pub(super) const CONTINUOUS: Duration = Duration::from_secs(5 * MINUTE);
+/// A thousand sites are 17 a minute then. The most is half a week.
+pub(super) const RANDOM: Bounds<Duration> = times(30 * MINUTE, 0, 84 * HOUR);
+/// These two are the vendor's own: every 15 minutes for an hour.
+pub(super) const RETRY: Bounds<Duration> = times(15 * MINUTE, MINUTE, DAY);
+/// See above.
+pub(super) const RETRY_WINDOW: Bounds<Duration> = times(HOUR, 0, 7 * DAY);
+/// A site's clients ask for much the same of each revision.
+pub(super) const LEARNED: bool = true;
+/// A day's, at three revisions a day. The most is what managers keep of the larger content types.
+pub(super) const REVISIONS: Bounds<u32> = bounds(3, 1, 30);
+/// Some full sets and every delta of a day.
+pub(super) const PREFETCH_BYTES: Bounds<u64> = bounds(GIB, MIB, 1_024 * TIB);
 
 /// Without `debug` a line for each request and each event that an administrator would ask about.
 pub(super) const LOG_LEVEL: &str = "info";

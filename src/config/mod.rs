@@ -1,6 +1,6 @@
 //! What an administrator may set: the settings as types that cannot be wrong. `document` finds a setting in the flag,
-//! environment variable or `file` that gives it; `settings`, `tables`, `network` and `group` read them all, with the
-//! numbers of `defaults`, and name every `problem`; `units` reads sizes and times, `week` and `limit` what differs by
+//! environment variable or `file` that gives it; `settings`, `tables`, `network`, `group` and `refresh` read them
+//! all, with the numbers of `defaults`, and name every `problem`; `units` reads sizes and times, `week` and `limit` what differs by
 //! time of the week. Nothing here opens a socket, or a file other than the configuration and the system's time zones.
 
 pub(crate) mod content;
@@ -12,6 +12,7 @@ mod limit;
 mod network;
 pub(crate) mod pattern;
 mod problem;
+mod refresh;
 mod settings;
 mod tables;
 pub mod units;
@@ -25,6 +26,7 @@ pub use group::{Group, Outside};
 pub use limit::{Ceiling, Limit};
 pub use network::{Lan, Site, Wan, WanLimit, WanMatch};
 pub use problem::{Place, Problem, Problems};
+pub use refresh::{Prefetch, Recurrence, Refresh};
 pub use units::UnitError;
 pub use week::{Week, WeekMinute, WeekTimes};
 
@@ -102,6 +104,10 @@ pub struct Config {
     pub lan: Lan,
     /// Sets of clients; the first whose subnets hold a client's address is its. One without subnets is the last.
     pub groups: Vec<Group>,
+    /// When catalogs are revalidated without being asked for.
+    pub refresh: Refresh,
+    /// What is fetched before a client asks.
+    pub prefetch: Prefetch,
     /// What is legal but odd, by place: for `gupd check` and the log.
     pub warnings: Vec<Problem>,
 }
@@ -113,6 +119,8 @@ pub struct Server {
     pub listen: Vec<SocketAddr>,
     /// Address of metrics and health.
     pub admin: SocketAddr,
+    /// The file whose first line whoever changes something over the admin address must know; without it nobody can.
+    pub admin_token_file: Option<PathBuf>,
     /// Threads that serve clients, 1 to 1,024; by default one for each core.
     pub workers: usize,
     /// Certificate and key; with them every `listen` speaks TLS.

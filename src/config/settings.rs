@@ -15,7 +15,7 @@ use super::document::{Document, Section};
 use super::units::{Rate, Size, Time};
 use super::{
     Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, group,
-    network, tables,
+    network, refresh, tables,
 };
 
 impl Config {
@@ -71,6 +71,8 @@ impl Config {
         let rules = tables::rules(&mut document);
         let wan_limits = network::wan_limits(&mut document, &wan, &content_types);
         let groups = group::groups(&mut document, &wan, &lan);
+        let refresh = refresh::refresh(&mut document, &wan);
+        let prefetch = refresh::prefetch(&mut document);
         let warnings = Vec::new();
         let config = Self {
             server,
@@ -87,6 +89,8 @@ impl Config {
             wan_limits,
             lan,
             groups,
+            refresh,
+            prefetch,
             warnings,
         };
         Ok((document, config))
@@ -134,6 +138,7 @@ fn server(document: &mut Document) -> Server {
     let server = Server {
         listen,
         admin,
+        admin_token_file: s.one("admin_token_file", path),
         workers,
         tls,
         max_connections: count(&mut s, "max_connections", defaults::MAX_CONNECTIONS),
@@ -220,7 +225,7 @@ fn finish(text: &str) -> Result<Finish, String> {
     }
 }
 
-fn size(s: &mut Section, key: &'static str, bounds: Bounds<u64>) -> u64 {
+pub(super) fn size(s: &mut Section, key: &'static str, bounds: Bounds<u64>) -> u64 {
     let read = |text: &str| {
         let Size(bytes) = text.parse().map_err(|error: UnitError| error.to_string())?;
         within(text, bytes, bounds, Size)
@@ -266,7 +271,7 @@ pub(super) fn number<T: Copy + PartialOrd + Display + FromStr>(
     within(text, text.parse().map_err(|_| refused())?, bounds, |value| value)
 }
 
-fn within<T: PartialOrd, S: Display>(
+pub(super) fn within<T: PartialOrd, S: Display>(
     text: &str,
     value: T,
     bounds: Bounds<T>,

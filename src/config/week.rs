@@ -160,11 +160,24 @@ pub(super) fn apart<'a>(
     }
 }
 
+/// A minute of a day at which something begins.
+pub(super) fn minute_of_day(text: &str) -> Result<u16, String> {
+    match time_of_day(text)? {
+        DAY => Err(format!("{text:?} is an end; what begins then begins at 00:00 of the next day")),
+        minute => Ok(minute),
+    }
+}
+
+/// A day by its name, 0 for Monday.
+pub(super) fn day(name: &str) -> Option<u16> {
+    let day = DAYS.iter().position(|day| day.eq_ignore_ascii_case(name))?;
+    u16::try_from(day).ok()
+}
+
 // A range may go over Sunday: its end is then past 7.
 fn days(text: &str) -> Option<Range<u16>> {
-    let day = |name: &str| DAYS.iter().position(|day| day.eq_ignore_ascii_case(name));
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last) = (u16::try_from(day(first)?).ok()?, u16::try_from(day(last)?).ok()?);
+    let (first, last) = (day(first)?, day(last)?);
     Some(first..if last >= first { last + 1 } else { last + 8 })
 }
 

@@ -113,7 +113,7 @@ impl Wall {
 }
 
 // A clock that is set past what the library counts (the year 9999) stands still there.
-fn timestamp(instant: UnixMillis) -> Timestamp {
+pub(super) fn timestamp(instant: UnixMillis) -> Timestamp {
     Timestamp::from_millisecond(instant).unwrap_or(Timestamp::MAX)
 }
 

@@ -7,6 +7,7 @@ mod content_type;
 mod group;
 mod profile;
 mod route;
+mod schedule;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use group::Groups;
 use profile::Classes;
 pub use route::Route;
 use route::Routes;
+pub use schedule::{Run, Schedule};
 
 /// The compiled routes, rules, content types and groups.
 #[derive(Debug)]
