@@ -3,8 +3,8 @@
 //! A caching reverse proxy that stands at a remote site in front of the endpoint-protection manager and is the
 //! update source of every client there. The modules are the stages of a request, in this order:
 //! [`listen`] accepts, [`proxy`] leads a request through, [`policy`] routes and classes it, [`cache`] finds what is
-//! stored, [`fill`] fetches what is not from [`upstream`], [`digest`] says whether it is what was announced, and [`store`] keeps it. [`telemetry`] and [`admin`]
-//! observe; [`Relay`] puts it all together. ARCHITECTURE.md has the map.
+//! stored, [`fill`] fetches what is not from [`upstream`], [`digest`] says whether it is what was announced, and [`store`] keeps it. [`refresh`] does what no
+//! request asks for; [`telemetry`] and [`admin`] observe; [`Relay`] puts it all together. ARCHITECTURE.md has the map.
 
 pub mod admin;
 pub mod cache;
@@ -17,6 +17,7 @@ pub mod fill;
 pub mod listen;
 pub mod policy;
 pub mod proxy;
+pub mod refresh;
 mod relay;
 pub mod store;
 pub mod telemetry;

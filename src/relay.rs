@@ -17,6 +17,7 @@ use crate::fill::Fills;
 use crate::listen::{self, Connections, ListenError, Listeners, Stage, TlsError, Workers, tls};
 use crate::policy::{Policy, PolicyError};
 use crate::proxy::{Live, Proxy};
+use crate::refresh::{self, Refresher};
 use crate::store::{Scrub, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::{ConnectError, Upstreams};
@@ -71,6 +72,7 @@ pub struct Relay {
     proxy: Arc<Proxy>,
     cache: Arc<Cache>,
     metrics: Arc<Metrics>,
+    refresher: Refresher,
     stage: watch::Sender<Stage>,
     workers: Arc<Workers>,
     connections: Arc<Connections>,
@@ -109,6 +111,8 @@ impl Relay {
             control.handle().clone(),
         );
         let proxy = Arc::new(Proxy::new(live, cache.clone(), fills, metrics.clone()));
+        let (refresher, refresh) =
+            Refresher::new(&config, proxy.clone(), store.clone(), metrics.clone(), clock.clone());
         let connections = Arc::new(Connections::new(proxy.clone(), metrics.clone(), &config.server, tls));
         let (stage, stages) = watch::channel(Stage::Serving);
         let workers = Arc::new(Workers::start(config.server.workers, &connections, &stages)?);
@@ -116,8 +120,14 @@ impl Relay {
         {
             let _in_control = control.enter();
             listeners.accept_into(&workers, &config.server, &metrics, &stages)?;
-            let admin =
-                Admin { metrics: metrics.clone(), store, quota: config.store.quota, stage: stages.clone() };
+            let admin = Admin {
+                metrics: metrics.clone(),
+                store,
+                quota: config.store.quota,
+                stage: stages.clone(),
+                refresher: refresher.clone(),
+                token_file: config.server.admin_token_file.clone(),
+            };
             let listener = TcpListener::from_std(admin_socket)?;
             tokio::spawn(async move {
                 if let Err(error) = admin.serve(listener).await {
@@ -127,6 +137,7 @@ impl Relay {
             if let Some(scrub) = scrub {
                 tokio::spawn(scrub_store(scrub, proxy.clone(), stages.clone()));
             }
+            tokio::spawn(keep_fresh(refresh, stages.clone()));
             tokio::spawn(maintain(cache.clone(), stages));
         }
         Ok(Self {
@@ -137,6 +148,7 @@ impl Relay {
             proxy,
             cache,
             metrics,
+            refresher,
             stage,
             workers,
             connections,
@@ -165,6 +177,7 @@ impl Relay {
         self.connections.renew_certificate(&config.server)?;
         self.proxy.reconfigure(live);
         self.cache.reconfigure(config.cache.clone());
+        self.refresher.reconfigure(&config);
         let mut running = config.clone();
         running.server = Server {
             tls: config.server.tls.clone(),
@@ -264,6 +277,14 @@ async fn maintain(cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {
         if let Err(error) = cache.maintain().await {
             tracing::error!(%error, "the store's housekeeping failed");
         }
+    }
+}
+
+/// Dropped when the relay drains: what it had begun is kept, and is no reason to wait.
+async fn keep_fresh(refresh: refresh::Task, mut stage: watch::Receiver<Stage>) {
+    tokio::select! {
+        () = refresh.run() => {}
+        () = Stage::Draining.reached(&mut stage) => {}
     }
 }
 

@@ -1,16 +1,22 @@
-//! The admin address: metrics and health. Owns no state; it reads what others count and says how the relay is.
+//! The admin address: metrics, health, and what an administrator asks for. Owns no state; it reads what others count and
+//! says how the relay is. Whatever changes something needs the admin token.
 
+mod refresh;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+pub use self::refresh::read_token;
 use crate::listen::Stage;
+use crate::refresh::Refresher;
 use crate::store::{Ailment, Store};
 use crate::telemetry::Metrics;
 
@@ -25,6 +31,10 @@ pub struct Admin {
     pub quota: u64,
     /// Whether new requests are welcome.
     pub stage: watch::Receiver<Stage>,
+    /// Who refreshes.
+    pub refresher: Refresher,
+    /// Where the admin token is.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Admin {
@@ -38,6 +48,7 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
+            .route("/api/v1/refresh", post(refresh::refresh))
             .with_state(self);
         let stopped = async move { Stage::Stopped.reached(&mut stage).await };
         axum::serve(listener, router).with_graceful_shutdown(stopped).await

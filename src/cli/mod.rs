@@ -3,6 +3,7 @@
 
 mod check;
 mod demo;
+mod refresh;
 mod serve;
 mod store;
 
@@ -34,6 +35,8 @@ enum Command {
         #[arg(long)]
         probe: bool,
     },
+    /// Have the running relay ask whether its catalogs are still good, now.
+    Refresh(Settings),
     /// Look at what is stored, verify, remove or carry it.
     Store {
         #[command(subcommand)]
@@ -81,7 +84,15 @@ struct Settings {
 
 impl Settings {
     fn load(&self) -> Result<Config, Problems> {
-        let overrides = Overrides {
+        Config::load(&self.overrides(), self.config.as_deref(), config::environment())
+    }
+
+    fn load_without_upstreams(&self) -> Result<Config, Problems> {
+        Config::load_without_upstreams(&self.overrides(), self.config.as_deref(), config::environment())
+    }
+
+    fn overrides(&self) -> Overrides {
+        Overrides {
             listen: self.listen.clone(),
             upstream: self.upstream.clone(),
             store: self.store.clone(),
@@ -89,8 +100,7 @@ impl Settings {
             tls_cert: self.tls_cert.clone(),
             tls_key: self.tls_key.clone(),
             wan_limit: self.wan_limit.clone(),
-        };
-        Config::load(&overrides, self.config.as_deref(), config::environment())
+        }
     }
 }
 
@@ -109,6 +119,7 @@ pub fn main() -> ExitCode {
     let done = match CommandLine::parse().command {
         Command::Serve(settings) => serve::run(&settings),
         Command::Check { settings, probe } => check::run(&settings, probe),
+        Command::Refresh(settings) => refresh::run(&settings),
         Command::Store { command } => store::run(command),
         Command::Demo { clients, exit } => demo::run(clients, exit),
     };

@@ -136,6 +136,7 @@ impl Fetch<'_> {
     /// Whether to fetch what no reader wants.
     fn in_background(&self) -> bool {
         match (self.finish, self.flow.length) {
+            _ if self.flow.errands.load(Ordering::Acquire) > 0 => true,
             (Finish::Always, _) => true,
             (Finish::Never, _) | (Finish::Above(_), None) => false,
             (Finish::Above(percent), Some(length)) => {

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -78,7 +78,9 @@ pub struct Flow {
     // Held to push, trim or clone one piece, or to look over runs and demands.
     state: Mutex<State>,
     /// For the fill's task: a reader wants what is not on its way to it, or one went.
-    attention: Arc<Notify>,
+    pub(super) attention: Arc<Notify>,
+    /// How many want everything, but not now.
+    pub(super) errands: AtomicUsize,
     /// For runs that are held.
     planned: Notify,
 }
@@ -177,6 +179,7 @@ impl Flow {
             in_parts: AtomicBool::new(in_parts && length.is_some()),
             state: Mutex::default(),
             attention,
+            errands: AtomicUsize::new(0),
             planned: Notify::new(),
         }
     }

@@ -1,9 +1,11 @@
 //! One fill for each object: whoever asks first starts it, everyone else follows it. Owns the register of running
 //! fills and their tasks; relies on `upstream` for bytes, on `store` to keep them, on `cache` to make them found.
-//! A fill knows no client: it ends when its object does, whoever is still there.
+//! A fill knows no client: it ends when its object does, whoever is still there; but one of the relay's own ends when
+//! nobody wants it any more.
 
 mod alone;
 mod begin;
+mod errand;
 mod fetch;
 mod flow;
 mod intake;
@@ -16,6 +18,7 @@ mod task;
 mod transfer;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
@@ -26,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::begin::Part;
+pub use self::errand::{Ended, Purpose};
 pub use self::flow::{Flow, Phase};
 pub use self::reader::{Reader, TransferError};
 pub use self::refetch::refetch;
@@ -61,7 +65,7 @@ const OUTCOMES: [&str; 19] = [
     "broken-off",
 ];
 
-/// What to ask for, taken from the request that starts a fill.
+/// What to ask for, taken from the request that starts a fill, or of the relay's own.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The object's key.
@@ -82,12 +86,16 @@ pub struct Wanted {
     pub stale: Option<Arc<Entry>>,
     /// What of it the client waits for, if not everything.
     pub part: Option<Part>,
+    /// Who it is for.
+    pub purpose: Purpose,
 }
 
 /// One download of one object, as those who follow it see it.
 #[derive(Clone, Debug)]
 pub struct Fill {
     phase: watch::Receiver<Phase>,
+    /// A client has asked for it.
+    for_client: Arc<AtomicBool>,
     // After the receiver: whoever is woken finds one follower less.
     _leaving: Leaving,
 }
@@ -251,7 +259,9 @@ impl Fills {
     pub fn join(&self, wanted: Wanted, upstreams: &Arc<Upstreams>) -> Joined {
         let key = (wanted.key.clone(), wanted.variant.clone());
         let mut running = self.shared.lock();
+        let for_client = wanted.purpose == Purpose::Client;
         if let Some(fill) = running.get(&key) {
+            fill.for_client.fetch_or(for_client, Ordering::Relaxed);
             return Joined::Following(fill.clone());
         }
         // A fill puts its object into the cache before it leaves the register: whoever missed both was in between.
@@ -260,7 +270,8 @@ impl Fills {
         }
         let (phase, receiver) = watch::channel(Phase::Asking);
         let attention = Arc::new(Notify::new());
-        let fill = Fill { phase: receiver, _leaving: Leaving(attention.clone()) };
+        let for_client = Arc::new(AtomicBool::new(for_client));
+        let fill = Fill { phase: receiver, for_client, _leaving: Leaving(attention.clone()) };
         running.insert(key, fill.clone());
         drop(running);
         let (hand, handover) = oneshot::channel();

@@ -208,8 +208,12 @@ impl Task {
         tracing::warn!(%error, key = &*self.wanted.key, "the fill begins again");
         let (phase, receiver) = watch::channel(Phase::Asking);
         let old = std::mem::replace(&mut self.phase, phase);
-        let fill = Fill { phase: receiver, _leaving: Leaving(self.attention.clone()) };
-        self.shared.lock().insert(self.register_key(), fill);
+        let mut running = self.shared.lock();
+        let for_client = running.get(&self.register_key()).map(|fill| fill.for_client.clone());
+        let for_client = for_client.unwrap_or_default();
+        let fill = Fill { phase: receiver, for_client, _leaving: Leaving(self.attention.clone()) };
+        running.insert(self.register_key(), fill);
+        drop(running);
         old.send_replace(Phase::Failed { error });
     }
 

@@ -8,6 +8,7 @@ mod group;
 mod profile;
 mod route;
 mod schedule;
+mod sequence;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use profile::Classes;
 pub use route::Route;
 use route::Routes;
 pub use schedule::{Run, Schedule};
+pub use sequence::{Numbered, canonical};
 
 /// The compiled routes, rules, content types and groups.
 #[derive(Debug)]

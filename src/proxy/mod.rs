@@ -3,8 +3,10 @@
 
 pub mod body;
 pub mod conditional;
+mod errand;
 pub mod fields;
 pub mod multipart;
+mod news;
 mod origin;
 mod passthrough;
 pub mod range;
@@ -25,6 +27,8 @@ use http::{HeaderMap, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 
 pub use self::body::ResponseBody;
+pub use self::errand::Fetched;
+pub use self::news::News;
 pub use self::origin::Irretrievable;
 pub use self::refusal::Refusal;
 use self::reply::Reply;
@@ -64,6 +68,7 @@ pub struct Proxy {
     live: ArcSwap<Live>,
     cache: Arc<Cache>,
     fills: Fills,
+    news: News,
     metrics: Arc<Metrics>,
 }
 
@@ -98,7 +103,7 @@ impl Proxy {
         for refusal in Refusal::ALL {
             metrics.refused.with_label_values(&[refusal.as_str()]);
         }
-        Self { live: ArcSwap::from_pointee(live), cache, fills, metrics }
+        Self { live: ArcSwap::from_pointee(live), cache, fills, news: News::default(), metrics }
     }
 
     /// Takes new routes, rules and upstreams; requests under way keep the old ones.

@@ -6,12 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Version;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Version};
 
 use super::{Live, Proxy, fields};
 use crate::cache::{Selecting, key};
-use crate::fill::{FillError, Wanted, refetch};
-use crate::store::{BlobId, Object, ReadError, Unrepaired};
+use crate::fill::{FillError, Purpose, Wanted, refetch};
+use crate::store::{BlobId, Object, ReadError, StoreError, Unrepaired};
 use crate::telemetry::Metrics;
 
 /// Why stored content cannot be had again.
@@ -29,6 +30,15 @@ pub enum Irretrievable {
         /// The key.
         key: Arc<str>,
     },
+    /// It is no path of content, or no route takes it.
+    #[error("no route takes the path {path}")]
+    Path {
+        /// The path.
+        path: PathAndQuery,
+    },
+    /// The index cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// No upstream of the route gives it.
     #[error(transparent)]
     Fetch(#[from] FillError),
@@ -49,20 +59,23 @@ impl Live {
     }
 
     /// As a client whose request selects this object would ask.
-    fn wanted_again(&self, object: &Object) -> Result<Wanted, Irretrievable> {
-        let (name, normal) = key::split(&object.key);
+    pub(super) fn wanted_again(&self, object: &Object) -> Result<Wanted, Irretrievable> {
+        let selecting = Selecting::decode(&object.selecting)
+            .ok_or_else(|| Irretrievable::Key { key: object.key.clone() })?;
+        Ok(Wanted { variant: object.selecting.clone(), ..self.wanted_for(&object.key, selecting.request())? })
+    }
+
+    /// As a client with these fields would ask for what is stored under a key.
+    pub(super) fn wanted_for(&self, key: &Arc<str>, asked: HeaderMap) -> Result<Wanted, Irretrievable> {
+        let (name, normal) = key::split(key);
         let route =
             self.policy.route_named(name).ok_or_else(|| Irretrievable::NoRoute { name: name.to_owned() })?;
-        let (Some(target), Some(selecting)) = (key::target(normal), Selecting::decode(&object.selecting))
-        else {
-            return Err(Irretrievable::Key { key: object.key.clone() });
-        };
+        let target = key::target(normal).ok_or_else(|| Irretrievable::Key { key: key.clone() })?;
         let path = normal.split('?').next().unwrap_or_default();
         let classified = self.policy.classify(route, path);
-        let asked = selecting.request();
         Ok(Wanted {
-            key: object.key.clone(),
-            variant: object.selecting.clone(),
+            key: key.clone(),
+            variant: String::new(),
             order: Arc::from(&*route.upstreams),
             headers: fields::for_fill(&asked, Version::HTTP_11, classified.class),
             target,
@@ -70,6 +83,7 @@ impl Live {
             classified,
             stale: None,
             part: None,
+            purpose: Purpose::Revalidation,
         })
     }
 }

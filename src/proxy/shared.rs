@@ -14,8 +14,9 @@ use crate::cache::control::Directive;
 use crate::cache::freshness::Why;
 use crate::cache::status::{CacheStatus, Forward, Outcome};
 use crate::cache::{Entry, Found, Unstorable, Verdict};
+use crate::config::Class;
 use crate::digest::{Subject, Whole};
-use crate::fill::{self, FillError, Handover, Joined, TransferError, Unshared, Wanted};
+use crate::fill::{self, FillError, Handover, Joined, Purpose, TransferError, Unshared, Wanted};
 use crate::policy::Classified;
 use crate::upstream::RequestBody;
 
@@ -76,6 +77,9 @@ impl Proxy {
             }
             let wanted = self.wanted(asked, key.clone(), variant.clone(), classified, stale.clone());
             let joined = self.fills.join(wanted, &asked.live.upstreams);
+            if classified.class == Class::Payload {
+                self.news.hear(&key);
+            }
             match self.follow(asked, joined, forward, classified).await {
                 Followed::Reply(reply) => return reply,
                 Followed::Again { variant: known } => variant = known.unwrap_or(variant),
@@ -280,6 +284,7 @@ impl Proxy {
             classified: classified.clone(),
             stale,
             part: if *asked.method == Method::GET { Ranges::first_part(asked.headers) } else { None },
+            purpose: Purpose::Client,
         }
     }
 }

@@ -39,6 +39,7 @@ impl Store {
             return Err(error);
         }
         self.index.maintain().await?;
+        self.save_ahead().await?;
         self.open.maintain();
         Ok(self.take_removed())
     }
@@ -152,6 +153,7 @@ impl Store {
     ) -> Result<Removed, StoreError> {
         let RemovedObjects { keys, removed } = self.remove_objects(which).await?;
         self.counters.evicted(why, removed);
+        self.ahead.evicted(&keys);
         self.forget(keys);
         Ok(removed)
     }

@@ -65,6 +65,10 @@ pub struct Facts {
     pub memory_bytes: u64,
     /// Files of blobs open now, half-written ones too.
     pub open_files: u64,
+    /// Bytes stored before any client asked for them, and removed since without a use.
+    pub ahead_unused_bytes: u64,
+    /// Those that are there and have had no use.
+    pub ahead_bytes: u64,
     /// How the disk is.
     pub condition: Condition,
 }
@@ -143,6 +147,8 @@ impl Counters {
             scrub_completed: self.scrub_completed.load(Ordering::Relaxed),
             memory_bytes,
             open_files: read(&self.open_files),
+            ahead_unused_bytes: 0,
+            ahead_bytes: 0,
             condition: Condition::Well,
         }
     }

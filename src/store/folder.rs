@@ -6,6 +6,7 @@
 //! index.db        the index, with its -wal and -shm; index.journal, of which it is made anew
 //! blobs/ab/ab…    committed blobs
 //! scrub           how far the scrub is
+//! prefetched      what was stored before any client asked for it
 //! partial/<n>     half-written, or about to be removed; outlives a restart only with its journal
 //! partial/<n>.log the journal of a half-written file
 //! partial/probe   written, moved and removed to see whether a disk that failed is well again
@@ -192,6 +193,14 @@ impl Folder {
             let _unlinked = fs::remove_file(&path);
             StoreError::Io { doing: "write", path, source }
         })
+    }
+
+    /// Writes a small file of the folder's own, whole or not at all. Not synced.
+    pub(super) fn replace(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        self.check()?;
+        let (path, new) = (self.root.join(name), self.root.join(format!("{name}.new")));
+        let done = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
+        done.map_err(|source| StoreError::Io { doing: "write", path, source })
     }
 
     /// Bytes that the file system has free for this user.

@@ -8,6 +8,7 @@
 //! blocks an async thread, except [`Store::open`], which is called before there is one.
 
 mod adopt;
+mod ahead;
 mod blob;
 mod blocks;
 pub mod bundle;
@@ -63,6 +64,7 @@ pub use self::verify::{Finding, Verified, verify};
 use self::writer::DISK_WRITES;
 pub use self::writer::{Committed, Writer};
 
+use self::ahead::Ahead;
 use self::blob::OpenBlobs;
 use self::condition::Health;
 use self::facts::Counters;
@@ -103,6 +105,7 @@ pub struct Store {
     counters: Arc<Counters>,
     forgotten: Mutex<Vec<Arc<str>>>,
     unfinished: UnfinishedList,
+    ahead: Ahead,
     health: Health,
     generation: AtomicU64,
     clock: Clock,
@@ -122,6 +125,7 @@ impl Store {
             Index::open(Arc::clone(&folder), Arc::clone(&room), Arc::clone(&counters), clock.clone())?;
         let unfinished = UnfinishedList::open(left, &room, folder.free()?)?;
         Ok(Arc::new(Self {
+            ahead: Ahead::open(&folder),
             folder,
             room,
             index,
@@ -145,6 +149,11 @@ impl Store {
     /// All variants of a key, newest first, at most [`MAX_VARIANTS`].
     pub async fn lookup(&self, key: &str) -> Result<Vec<Object>, StoreError> {
         self.health.seen(self.index.find(key).await)
+    }
+
+    /// A page of all objects, in the order they came, behind the row `after`; empty at the end.
+    pub async fn page(&self, after: i64) -> Result<Vec<Object>, StoreError> {
+        self.health.seen(self.index.page(after).await)
     }
 
     /// Gives an object the header fields and times of a `304` (RFC 9111 §4.3.4). Nothing if it is gone.
@@ -180,6 +189,7 @@ impl Store {
 
     /// Writes down when objects were last used. Uses lost with the process make eviction a little less exact.
     pub async fn record_use(&self, uses: Vec<(i64, UnixMillis)>) -> Result<(), StoreError> {
+        self.ahead.used(&uses);
         let failed = self.index.failure();
         let recorded = self.index.change(move |change| change.record_use(&uses).map_err(failed)).await;
         self.health.seen(recorded).map(drop)
@@ -205,7 +215,8 @@ impl Store {
     /// Figures for metrics and status.
     pub fn facts(&self) -> Facts {
         let condition = self.ailment().map_or(Condition::Well, |ailment| ailment.condition);
-        Facts { condition, ..self.counters.facts(self.memory.held()) }
+        let (ahead_unused_bytes, ahead_bytes) = self.ahead.bytes();
+        Facts { condition, ahead_unused_bytes, ahead_bytes, ..self.counters.facts(self.memory.held()) }
     }
 
     /// The memory that bodies are held in.

@@ -17,7 +17,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Store;
 use super::error::StoreError;
-use super::folder::Folder;
 use super::id::BlobId;
 use super::inspect::{Inspection, Unsound};
 use super::inventory::Inventory;
@@ -223,7 +222,8 @@ impl Scrub {
 
     async fn save(&mut self) -> Result<(), StoreError> {
         let (line, folder) = (self.progress.encode(), Arc::clone(&self.store.folder));
-        spawn_blocking(move || write(&folder, &line)).await??;
+        // A line lost in a power cut costs reading again.
+        spawn_blocking(move || folder.replace("scrub", &line)).await??;
         self.saved = Instant::now();
         Ok(())
     }
@@ -254,14 +254,6 @@ impl Progress {
 fn turn(id: BlobId, period: Duration) -> Duration {
     let head = id.as_bytes().first_chunk().map_or(0, |head| u32::from_be_bytes(*head));
     period.mul_f64(f64::from(head) / f64::from(u32::MAX))
-}
-
-/// Whole or not at all; a line lost in a power cut costs reading again.
-fn write(folder: &Folder, line: &str) -> Result<(), StoreError> {
-    folder.check()?;
-    let (path, new) = (folder.root().join("scrub"), folder.root().join("scrub.new"));
-    let done = fs::write(&new, line).and_then(|()| fs::rename(&new, &path));
-    done.map_err(|source| StoreError::Io { doing: "write", path, source })
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ impl Store {
         self.folder.adopt(identity);
         self.open.forget_all();
         self.unfinished.leave();
+        self.ahead.forget_all();
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
         self.generation.fetch_add(1, Ordering::AcqRel);
         tracing::warn!("another store is where the one that was opened was; it is used from now on");

@@ -14,6 +14,7 @@ use crate::config::Class;
 use crate::store::Facts;
 
 use super::access::End;
+use super::refresh_metrics::RefreshMetrics;
 use super::store_metrics::StoreMetrics;
 
 /// Seconds. From a hit in memory (tens of microseconds) to a full set over a thin line.
@@ -61,6 +62,8 @@ pub struct Metrics {
     pub digest_mismatches: IntCounterVec,
     /// Bytes clients got that did not cross the WAN for them.
     pub saved_bytes: IntCounter,
+    /// What the relay asks for by itself.
+    pub refresh: RefreshMetrics,
     store: StoreMetrics,
     // Held while a scrape reads the store's figures, so that two at once do not both add the same.
     scraping: Mutex<()>,
@@ -166,6 +169,7 @@ impl Metrics {
                 "gupd_saved_bytes_total",
                 "Bytes clients got from the store or from a fill already running: bytes the WAN was spared.",
             )?,
+            refresh: RefreshMetrics::register(&registry)?,
             store: StoreMetrics::register(&registry)?,
             scraping: Mutex::new(()),
             registry,

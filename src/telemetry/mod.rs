@@ -4,6 +4,8 @@
 pub mod access;
 pub mod log;
 pub mod metrics;
+mod refresh_metrics;
 mod store_metrics;
 
 pub use self::metrics::Metrics;
+pub use self::refresh_metrics::RefreshMetrics;

@@ -23,6 +23,8 @@ pub(super) struct StoreMetrics {
     evicted_objects: IntCounterVec,
     evicted_bytes: IntCounterVec,
     condition: IntGaugeVec,
+    ahead_unused_bytes: IntCounter,
+    ahead_bytes: IntGauge,
 }
 
 impl StoreMetrics {
@@ -80,6 +82,14 @@ impl StoreMetrics {
                 "gupd_store_scrub_completed_timestamp_seconds",
                 "When the scrub had last verified the whole store; 0 if it never has.",
             )?,
+            ahead_unused_bytes: counter(
+                "gupd_prefetch_unused_bytes_total",
+                "Prefetched bytes that were removed before any client asked for them.",
+            )?,
+            ahead_bytes: gauge(
+                "gupd_prefetch_waiting_bytes",
+                "Prefetched bytes in the store that no client has asked for yet.",
+            )?,
             evicted_objects: by_reason("gupd_store_evicted_objects_total", "Objects removed, by reason.")?,
             evicted_bytes: by_reason(
                 "gupd_store_evicted_bytes_total",
@@ -96,6 +106,7 @@ impl StoreMetrics {
             (&self.quota_bytes, quota),
             (&self.memory_bytes, facts.memory_bytes),
             (&self.open_files, facts.open_files),
+            (&self.ahead_bytes, facts.ahead_bytes),
             (&self.deduplicated_bytes, facts.saved_bytes),
         ] {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -109,6 +120,7 @@ impl StoreMetrics {
         catch_up(&self.repaired_bytes, facts.repaired_bytes);
         catch_up(&self.scrubbed_bytes, facts.scrubbed_bytes);
         catch_up(&self.scrub_damaged, facts.scrub_damaged);
+        catch_up(&self.ahead_unused_bytes, facts.ahead_unused_bytes);
         self.scrub_completed.set(facts.scrub_completed / 1000);
         for (reason, removed) in Eviction::ALL.into_iter().zip(facts.evicted) {
             catch_up(&self.evicted_objects.with_label_values(&[reason.as_str()]), removed.objects);

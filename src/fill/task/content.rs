@@ -128,7 +128,7 @@ impl Task {
             },
             store: &self.shared.store,
             phase: &self.phase,
-            finish: self.upstreams.settings().finish,
+            finish: self.wanted.purpose.finish(self.upstreams.settings().finish),
             stopping: &self.shared.stopping,
         };
         let go_on = |bytes| self.check_open_ended(bytes);

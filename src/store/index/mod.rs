@@ -44,6 +44,9 @@ const QUEUE: usize = 1024;
 /// Look-ups at once. A look-up takes microseconds; this many saturate a disk.
 const READERS: usize = 4;
 
+/// Rows read at once by who reads all: a millisecond's work, beside which look-ups go on.
+const PAGE: usize = 512;
+
 /// The open index.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -121,6 +124,11 @@ impl Index {
     pub(super) async fn find(&self, key: &str) -> Result<Vec<Object>, StoreError> {
         let key = key.to_owned();
         self.read(move |connection| row::find(connection, &key)).await
+    }
+
+    /// A page of all objects by row, behind `after`.
+    pub(super) async fn page(&self, after: i64) -> Result<Vec<Object>, StoreError> {
+        self.read(move |connection| row::page(connection, after, PAGE)).await
     }
 
     /// Objects that have this body, newest first, at most `limit`.

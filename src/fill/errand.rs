@@ -1,0 +1,96 @@
+//! Following a fill for the relay's own sake: an errand reads nothing, wants everything, and lets clients go first. What
+//! it began ends with it, unless a client has come; what came by then is kept, as of any fill.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Fill, FillError, Flow, Phase};
+use crate::cache::Entry;
+use crate::config::Finish;
+
+/// Who a fill is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A client waits for it.
+    Client,
+    /// The relay asks whether what it has is still good.
+    Revalidation,
+    /// Clients may want it later.
+    Prefetch,
+}
+
+/// How a fill ended for one that wanted everything.
+#[derive(Debug)]
+pub enum Ended {
+    /// It is stored.
+    Stored(Arc<Entry>),
+    /// What was stored is still good.
+    NotModified(Arc<Entry>),
+    /// There is a response, but none that is kept for others.
+    Unkept,
+    /// There is none.
+    Failed(FillError),
+}
+
+/// Has everything fetched for as long as it is there.
+#[derive(Debug)]
+pub(super) struct WantsAll(Arc<Flow>);
+
+impl Purpose {
+    /// When to fetch what nobody waits for: `configured` is for clients' fills.
+    pub(super) fn finish(self, configured: Finish) -> Finish {
+        match self {
+            Self::Client => configured,
+            Self::Revalidation | Self::Prefetch => Finish::Never,
+        }
+    }
+}
+
+impl WantsAll {
+    pub(super) fn of(flow: &Arc<Flow>) -> Self {
+        flow.errands.fetch_add(1, Ordering::AcqRel);
+        flow.attention.notify_one();
+        Self(flow.clone())
+    }
+}
+
+impl Drop for WantsAll {
+    fn drop(&mut self) {
+        self.0.errands.fetch_sub(1, Ordering::AcqRel);
+        self.0.attention.notify_one();
+    }
+}
+
+impl Fill {
+    /// Waits until it has ended and its object can be found, and has all of it fetched meanwhile.
+    pub async fn ended(&self) -> Ended {
+        let mut phase = self.phase.clone();
+        let mut wants = None;
+        let mut complete = false;
+        loop {
+            let arriving = match &*phase.borrow_and_update() {
+                Phase::Asking => None,
+                Phase::Receiving { flow, .. } => Some(flow.clone()),
+                Phase::Complete { .. } => {
+                    complete = true;
+                    None
+                }
+                Phase::Stored { entry } => return Ended::Stored(entry.clone()),
+                Phase::NotModified { entry } => return Ended::NotModified(entry.clone()),
+                Phase::Unshared { .. } => return Ended::Unkept,
+                Phase::Failed { error } => return Ended::Failed(error.clone()),
+            };
+            if let (Some(flow), None) = (arriving, &wants) {
+                wants = Some(WantsAll::of(&flow));
+            }
+            if phase.changed().await.is_err() {
+                return if complete { Ended::Unkept } else { Ended::Failed(FillError::Stopped) };
+            }
+        }
+    }
+
+    /// Whether a client has asked for it.
+    pub fn is_for_client(&self) -> bool {
+        self.for_client.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,60 @@
+//! The numbers that a manager gives the revisions of a content, as they stand in keys: `/…/{GUID}/<number>/<name>`. That
+//! a larger one is newer is the only thing believed of them.
+
+/// A file of one revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbered<'a> {
+    /// Route and path up to the number: one content.
+    pub series: &'a str,
+    /// The revision.
+    pub number: u64,
+    /// The file within it.
+    pub name: &'a str,
+}
+
+impl<'a> Numbered<'a> {
+    /// Of a key without query; `None` if it is none of this form.
+    pub fn of(key: &'a str) -> Option<Self> {
+        let (folder, name) = key.rsplit_once('/')?;
+        let (series, number) = folder.rsplit_once('/')?;
+        let content = series.rsplit('/').next()?;
+        let is_content = content.starts_with('{') && content.ends_with('}');
+        let fits = is_content && !name.is_empty() && !name.contains('?');
+        Some(Self { series, number: canonical(number)?, name }).filter(|_| fits)
+    }
+
+    /// The key of another file of the same content.
+    pub fn key(series: &str, number: u64, name: &str) -> String {
+        format!("{series}/{number}/{name}")
+    }
+}
+
+/// A number whose digits are the only way to write it.
+pub fn canonical(digits: &str) -> Option<u64> {
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
+    plain.then(|| digits.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_a_revision_is_taken_apart_and_put_together() {
+        let key = "/ /content/{535cb6a4-441f-4e8a-a897-804cd859100e}/261121001/full.zip";
+        let numbered = Numbered::of(key).unwrap();
+        assert_eq!((numbered.number, numbered.name), (261_121_001, "full.zip"));
+        assert_eq!(Numbered::key(numbered.series, numbered.number, numbered.name), key);
+        for key in [
+            "/ /content/{a}/0261/full.zip",
+            "/ /content/{a}/x1/full.zip",
+            "/ /content/a/1/full.zip",
+            "/ /content/{a}/1/",
+            "/ /content/{a}/1/full.zip?x",
+            "/ /content/{a}/99999999999999999999/full.zip",
+            "",
+        ] {
+            assert_eq!(Numbered::of(key), None, "{key}");
+        }
+    }
+}

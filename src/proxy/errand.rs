@@ -1,0 +1,168 @@
+//! Requests of the relay's own: whether a stored response is still good, and content that clients may want later. They
+//! go through the same look-up and the same fills as clients' requests, so that neither is made twice, and answer
+//! nobody. Owns how such a request is made; when and for what is `refresh`'s to say.
+
+use std::sync::Arc;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, StatusCode};
+
+use super::origin::Irretrievable;
+use super::{Live, News, Proxy};
+use crate::cache::{CacheControl, Entry, Found, Verdict, key};
+use crate::config::Class;
+use crate::fill::{self, Ended, FillError, Joined, Purpose, Wanted};
+use crate::policy::Classified;
+use crate::store::Object;
+
+/// How often one request is made again, because its content changed meanwhile.
+const MAX_TRIES: usize = 3;
+
+/// What came of a request.
+#[derive(Debug)]
+pub enum Fetched {
+    /// What is stored is good, or on its way to a client.
+    Unchanged,
+    /// It came, and is stored.
+    New {
+        /// The response.
+        entry: Arc<Entry>,
+        /// A client has asked for it meanwhile.
+        for_client: bool,
+    },
+    /// The upstream has none that could be kept.
+    Nothing,
+    /// It is larger than it may be.
+    TooLarge,
+}
+
+impl Live {
+    /// What a stored response is by the rules in force; `None` without its route.
+    fn classify(&self, key: &str) -> Option<Classified> {
+        let (route, target) = key::split(key);
+        let path = target.split('?').next().unwrap_or_default();
+        Some(self.policy.classify(self.policy.route_named(route)?, path))
+    }
+}
+
+impl Proxy {
+    /// Whether an object is a catalog that its upstream had when it was last asked.
+    pub fn is_catalog(&self, object: &Object) -> bool {
+        let class = self.live.load().classify(&object.key).map(|classified| classified.class);
+        class == Some(Class::Catalog) && object.status == StatusCode::OK
+    }
+
+    /// Whether what is stored under this key, or would be, is a payload.
+    pub fn is_payload(&self, key: &str) -> bool {
+        self.live.load().classify(key).is_some_and(|classified| classified.class == Class::Payload)
+    }
+
+    /// What clients have begun to ask for.
+    pub fn news(&self) -> &News {
+        &self.news
+    }
+
+    /// The key that a path, on a route of every host, is stored under.
+    ///
+    /// # Errors
+    /// When it is none of content.
+    pub fn key_of(&self, path: &PathAndQuery) -> Result<Arc<str>, Irretrievable> {
+        let refused = || Irretrievable::Path { path: path.clone() };
+        let normal = key::normalise(path.path(), path.query()).map_err(|_| refused())?;
+        let live = self.live.load();
+        let route = live.policy.route(None, normal.path()).ok_or_else(refused)?;
+        Ok(Arc::from(normal.key(&route.name)))
+    }
+
+    /// Asks whether a stored response is still what its upstream has, however fresh it is. That clients have not asked
+    /// for it since stays known.
+    ///
+    /// # Errors
+    /// When it cannot be asked for, or there is no answer; what is stored stays.
+    pub async fn revalidate(&self, object: &Object) -> Result<Fetched, Irretrievable> {
+        let live = self.live.load_full();
+        self.ask(&live, live.wanted_again(object)?, u64::MAX).await
+    }
+
+    /// The same for what is stored under a key; without that, it is fetched.
+    ///
+    /// # Errors
+    /// When it cannot be asked for, or there is no answer.
+    pub async fn revalidate_key(&self, key: &Arc<str>) -> Result<Fetched, Irretrievable> {
+        let live = self.live.load_full();
+        self.ask(&live, live.wanted_for(key, HeaderMap::new())?, u64::MAX).await
+    }
+
+    /// Fetches what is not stored under a key, or not good any more, of `most` bytes at most. Dropped, it leaves what
+    /// came for the next time.
+    ///
+    /// # Errors
+    /// When it cannot be asked for, or its fill fails.
+    pub async fn fetch_ahead(&self, key: &Arc<str>, most: u64) -> Result<Fetched, Irretrievable> {
+        let live = self.live.load_full();
+        let wanted = live.wanted_for(key, HeaderMap::new())?;
+        self.ask(&live, Wanted { purpose: Purpose::Prefetch, ..wanted }, most).await
+    }
+
+    async fn ask(&self, live: &Live, mut wanted: Wanted, most: u64) -> Result<Fetched, Irretrievable> {
+        if wanted.classified.class == Class::Private {
+            return Ok(Fetched::Nothing);
+        }
+        let mut last = FillError::Abandoned;
+        for _ in 0..MAX_TRIES {
+            match self.cache.find(&wanted.key, &wanted.asked, &wanted.classified).await? {
+                Found::Nothing => wanted.stale = None,
+                Found::OtherVariant { variant } => (wanted.variant, wanted.stale) = (variant, None),
+                Found::Entry(entry) => {
+                    let now = self.cache.clock().now();
+                    let verdict = entry.freshness.judge(now, &CacheControl::default());
+                    if wanted.purpose == Purpose::Prefetch && verdict == Verdict::Fresh {
+                        return Ok(Fetched::Unchanged);
+                    }
+                    wanted.variant.clone_from(&entry.object.selecting);
+                    wanted.stale = Some(entry);
+                }
+            }
+            let (fill, begun) = match self.fills.join(wanted.clone(), &live.upstreams) {
+                // A response for one client alone is of no use to nobody.
+                Joined::Started(fill, _handover) => (fill, true),
+                Joined::Following(fill) => (fill, false),
+                Joined::Stored(_) => return Ok(Fetched::Unchanged),
+            };
+            if !begun && wanted.purpose == Purpose::Prefetch && fill.is_for_client() {
+                return Ok(Fetched::Unchanged);
+            }
+            if let fill::Outcome::Content(flow) = fill.outcome().await
+                && let Some(length) = flow.length
+                && length - flow.present(0..length) > most
+            {
+                return Ok(Fetched::TooLarge);
+            }
+            match fill.ended().await {
+                Ended::Stored(entry) => return Ok(stored(&wanted, entry, fill.is_for_client())),
+                Ended::NotModified(_) => return Ok(Fetched::Unchanged),
+                Ended::Unkept => return Ok(Fetched::Nothing),
+                Ended::Failed(
+                    error @ (FillError::Changed { .. } | FillError::Mismatch { .. } | FillError::Abandoned),
+                ) => last = error,
+                Ended::Failed(error) => return Err(error.into()),
+            }
+        }
+        Err(last.into())
+    }
+}
+
+fn stored(wanted: &Wanted, entry: Arc<Entry>, for_client: bool) -> Fetched {
+    if entry.object.status != StatusCode::OK {
+        return Fetched::Nothing;
+    }
+    if let Some(stale) = &wanted.stale {
+        if wanted.purpose == Purpose::Revalidation && !for_client {
+            entry.touch(stale.object.last_used());
+        }
+        if stale.object.blob == entry.object.blob {
+            return Fetched::Unchanged;
+        }
+    }
+    Fetched::New { entry, for_client }
+}

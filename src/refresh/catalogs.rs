@@ -1,0 +1,97 @@
+//! One refresh: every catalog in the store, and those that are listed, once. What nobody has asked for in
+//! `store.max_unused` is not in the store any more; a refresh does not count as asking.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+
+use super::{Report, Settings, Worker};
+use crate::proxy::{Fetched, Irretrievable};
+use crate::store::{Object, StoreError};
+
+/// Catalogs asked for at once: a line with a delay is used, a manager is not flooded by a thousand sites.
+const AT_ONCE: usize = 4;
+
+/// Catalogs of one refresh, at most: a LiveUpdate server has hundreds of products in some languages.
+const MAX_CATALOGS: usize = 10_000;
+
+/// A catalog to ask for.
+enum Catalog {
+    Stored(Object),
+    Listed(Arc<str>),
+}
+
+impl Worker {
+    /// Asks whether every catalog is still what its upstream has.
+    pub(super) async fn refresh(&self, settings: &Settings) -> Report {
+        let mut report = Report::default();
+        let mut catalogs = self.stored_catalogs().await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the catalogs to refresh cannot be listed");
+            report.failed += 1;
+            Vec::new()
+        });
+        let stored: BTreeSet<Arc<str>> = catalogs.iter().map(|catalog| catalog.key().clone()).collect();
+        for path in &settings.catalogs {
+            match self.proxy.key_of(path) {
+                Ok(key) if stored.contains(&key) => {}
+                Ok(key) => catalogs.push(Catalog::Listed(key)),
+                Err(error) => {
+                    tracing::warn!(%error, "a catalog of refresh.catalogs cannot be asked for");
+                    report.failed += 1;
+                }
+            }
+        }
+        report.asked = catalogs.len() as u64;
+        let mut asked = stream::iter(catalogs).map(|catalog| self.ask_for(catalog)).buffer_unordered(AT_ONCE);
+        while let Some(outcome) = asked.next().await {
+            let label = match outcome {
+                Ok(Fetched::New { .. }) => {
+                    report.changed += 1;
+                    "changed"
+                }
+                Ok(Fetched::Unchanged) => "unchanged",
+                Ok(Fetched::Nothing | Fetched::TooLarge) => "missing",
+                Err(_) => {
+                    report.failed += 1;
+                    "failed"
+                }
+            };
+            self.metrics.refresh.catalogs.with_label_values(&[label]).inc();
+        }
+        report
+    }
+
+    async fn ask_for(&self, catalog: Catalog) -> Result<Fetched, Irretrievable> {
+        let outcome = match &catalog {
+            Catalog::Stored(object) => Box::pin(self.proxy.revalidate(object)).await,
+            Catalog::Listed(key) => Box::pin(self.proxy.revalidate_key(key)).await,
+        };
+        if let Err(error) = &outcome {
+            tracing::debug!(%error, key = &**catalog.key(), "a catalog could not be refreshed");
+        }
+        outcome
+    }
+
+    async fn stored_catalogs(&self) -> Result<Vec<Catalog>, StoreError> {
+        let (mut catalogs, mut after) = (Vec::new(), 0);
+        while catalogs.len() < MAX_CATALOGS {
+            let page = self.store.page(after).await?;
+            let Some(last) = page.last() else { break };
+            after = last.id;
+            let of_page = page.into_iter().filter(|object| self.proxy.is_catalog(object));
+            catalogs.extend(of_page.map(Catalog::Stored));
+        }
+        catalogs.truncate(MAX_CATALOGS);
+        Ok(catalogs)
+    }
+}
+
+impl Catalog {
+    fn key(&self) -> &Arc<str> {
+        match self {
+            Self::Stored(object) => &object.key,
+            Self::Listed(key) => key,
+        }
+    }
+}
