@@ -134,7 +134,7 @@ impl Proxy {
             }
             if let fill::Outcome::Content(flow) = fill.outcome().await
                 && let Some(length) = flow.length
-                && length - flow.present(0..length) > most
+                && length.saturating_sub(flow.present(0..length)) > most
             {
                 return Ok(Fetched::TooLarge);
             }

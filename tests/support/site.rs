@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use gupd::config::Recurrence;
 use gupd::{Clock, Config, Relay};
 use tempfile::TempDir;
 
@@ -38,6 +39,9 @@ impl Site {
         config.server.drain_timeout = Duration::from_secs(10);
         config.store.dir = folder.path().to_owned();
         config.store.min_free = 0;
+        // Nothing is asked for but what a test asks for.
+        config.refresh.schedule = Recurrence::Off;
+        config.prefetch.learned = false;
         change(&mut config);
         let clock = Clock::manual(Clock::system().now());
         manager.follow(clock.clone());

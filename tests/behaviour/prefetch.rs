@@ -1,0 +1,158 @@
+//! What clients will want of a new revision is in the store before they ask: learned from what they took before, or
+//! listed; within the line's windows and `prefetch.max_bytes`, and accounted for when nobody wanted it.
+
+use std::time::Duration;
+
+use gupd::Config;
+
+use crate::refresh::{ask, in_hours, windows, with_token};
+use crate::support::{Gate, Resource, Site, bytes, get};
+
+const GUID: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}";
+const HOUR: Duration = Duration::from_secs(3600);
+const PREFETCHED: &str = "gupd_prefetched_bytes_total";
+const UNUSED: &str = "gupd_prefetch_unused_bytes_total";
+const WAITING: &str = "gupd_prefetch_waiting_bytes";
+const LENGTH: usize = 100_000;
+
+fn path(file: &str) -> String {
+    format!("{GUID}/{file}")
+}
+
+fn learning(config: &mut Config) {
+    config.prefetch.learned = true;
+    config.refresh.random = Duration::ZERO;
+}
+
+/// Fetches these after each refresh, which is asked for by hand.
+fn listing(config: &mut Config, paths: &[String]) {
+    with_token(config);
+    config.refresh.random = Duration::ZERO;
+    config.prefetch.paths = paths.iter().map(|path| path.parse().unwrap()).collect();
+}
+
+async fn refresh(site: &Site) {
+    assert_eq!(ask(site, "s3cret").await.status, 200);
+}
+
+/// Clients took these; a moment later.
+async fn taken(site: &Site, files: &[&str]) {
+    for file in files {
+        site.manager.put(&path(file), Resource::new(bytes(file.len() as u64, LENGTH)));
+        site.stored(&path(file)).await;
+    }
+    site.clock.advance(Duration::from_secs(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_deltas_of_a_new_revision_are_there_before_all_but_its_first_client_ask() {
+    let site = Site::with(learning);
+    taken(&site, &["100/xdelta90.dax", "110/xdelta100.dax", "120/xdelta110.dax", "120/xdelta100.dax"]).await;
+    let late = path("130/xdelta110.dax");
+    site.manager.put(&late, Resource::new(bytes(7, LENGTH)));
+    taken(&site, &["130/xdelta120.dax"]).await;
+    site.counts(PREFETCHED, LENGTH as f64).await;
+    assert_eq!(site.metric(WAITING).await, LENGTH as f64);
+    let response = site.get(&late).await;
+    assert_eq!(response.cache_status(), "gupd; hit");
+    assert!(response.whole() == bytes(7, LENGTH));
+    assert_eq!(site.manager.requests(&late), 1);
+    assert_eq!(site.manager.requests(&path("130/full.zip")), 0, "no client took a full set");
+    assert_eq!(site.manager.requests(&path("130/xdelta100.dax")), 0, "no client was so far behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_fetched_ahead_and_not_wanted_is_not_learned_from_and_counts_as_unused() {
+    let mut site = Site::with(|config| {
+        config.prefetch.revisions = 1;
+        config.store.max_unused = 10 * HOUR;
+    });
+    taken(&site, &["100/full.zip", "110/xdelta100.dax", "110/full.zip"]).await;
+    site.config.prefetch.learned = true;
+    site.restart();
+    for revision in [120, 130] {
+        site.manager.put(&path(&format!("{revision}/full.zip")), Resource::new(bytes(3, LENGTH + revision)));
+    }
+    taken(&site, &["120/xdelta110.dax"]).await;
+    site.counts(PREFETCHED, (LENGTH + 120) as f64).await;
+    site.filled().await;
+    // Also when the relay was started anew meanwhile.
+    site.restart();
+    assert_eq!(site.metric(WAITING).await, (LENGTH + 120) as f64);
+    taken(&site, &["130/xdelta120.dax", "140/xdelta130.dax"]).await;
+    assert_eq!(site.manager.requests(&path("130/full.zip")), 0);
+    site.clock.advance(11 * HOUR);
+    site.restart();
+    site.counts(UNUSED, (LENGTH + 120) as f64).await;
+    assert_eq!(site.metric(WAITING).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prefetch_stops_when_the_window_closes_and_goes_on_in_the_next() {
+    let now = gupd::Clock::system().now();
+    let ((closes, away), (opens, _)) = (in_hours(now, 3), in_hours(now, 5));
+    let files = [path("100/full.zip"), path("100/other.dax")];
+    let site = Site::with(|config| {
+        listing(config, &files);
+        windows(config, &format!("{opens}-{closes}"));
+    });
+    let gate = Gate::default();
+    site.manager.put(&files[0], Resource::new(bytes(1, 4 << 20)).stalled(2 << 20, &gate));
+    site.manager.put(&files[1], Resource::new(bytes(2, LENGTH)));
+    refresh(&site).await;
+    // What the manager sends before it stands still is here.
+    while site.upstream_bytes().await < f64::from(2 << 20) {}
+    site.clock.advance(away);
+    site.filled().await;
+    gate.open();
+    site.clock.advance(HOUR);
+    assert_eq!(site.metric(PREFETCHED).await, 0.0);
+    assert_eq!(files.each_ref().map(|file| site.manager.requests(file)), [1, 0]);
+    site.clock.advance(HOUR);
+    site.counts(PREFETCHED, ((4 << 20) + LENGTH) as f64).await;
+    let rest = &site.manager.seen(&files[0])[1];
+    assert_eq!(rest.header("range"), Some("bytes=2097152-"));
+    for file in &files {
+        assert_eq!(site.get(file).await.cache_status(), "gupd; hit");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_than_max_bytes_come_and_what_is_there_is_not_fetched() {
+    let files = ["full.zip", "b.dax", "c.dax", "d.dax"].map(|file| path(&format!("100/{file}")));
+    let site = Site::with(|config| {
+        listing(config, &files);
+        config.prefetch.max_bytes = 1 << 20;
+    });
+    for (file, length) in files.iter().zip([2 << 20, 700_000, 700_000, 300_000]) {
+        site.manager.put(file, Resource::new(bytes(1, length)));
+    }
+    site.stored(&files[3]).await;
+    refresh(&site).await;
+    site.counts(PREFETCHED, 700_000.0).await;
+    site.filled().await;
+    refresh(&site).await;
+    site.counts(PREFETCHED, 1_400_000.0).await;
+    refresh(&site).await;
+    site.manager.asked(&files[0], 3).await;
+    site.filled().await;
+    assert_eq!(site.metric(PREFETCHED).await, 1_400_000.0);
+    assert_eq!(site.manager.requests(&files[3]), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_follows_a_prefetch_makes_it_useful() {
+    let files = [path("100/full.zip")];
+    let site = Site::with(|config| listing(config, &files));
+    let gate = Gate::default();
+    site.manager.put(&files[0], Resource::new(bytes(1, 2 << 20)).stalled(1 << 20, &gate));
+    refresh(&site).await;
+    site.manager.asked(&files[0], 1).await;
+    let (address, target) = (site.address(), files[0].clone());
+    let client = tokio::spawn(async move { get(address, &target).await });
+    site.counts("gupd_requests_total{cache=\"collapsed\",class=\"payload\"}", 1.0).await;
+    gate.open();
+    assert!(client.await.unwrap().whole() == bytes(1, 2 << 20));
+    site.counts(PREFETCHED, f64::from(2 << 20)).await;
+    assert_eq!((site.metric(WAITING).await, site.manager.requests(&files[0])), (0.0, 1));
+}
