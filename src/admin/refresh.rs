@@ -54,7 +54,8 @@ pub fn read_token(file: &Path) -> Result<String, String> {
 
 /// Takes as long whatever is the same of them: digests tell nothing of where two texts begin to differ.
 fn is_same(given: &[u8], token: &[u8]) -> bool {
-    let differing = Sha256::digest(given).iter().zip(Sha256::digest(token)).fold(0, |all, (a, b)| all | (a ^ b));
+    let differing =
+        Sha256::digest(given).iter().zip(Sha256::digest(token)).fold(0, |all, (a, b)| all | (a ^ b));
     differing == 0
 }
 
@@ -73,7 +74,8 @@ mod tests {
         std::fs::write(&file, " s3cret \nsecond line\n").unwrap();
         let status = |headers: &HeaderMap| authorise(Some(&file), headers).map_err(|(status, _)| status);
         assert_eq!(status(&with("Bearer s3cret")), Ok(()));
-        for wrong in ["Bearer s3cre", "Bearer s3crett", "Bearer ", "s3cret", "Basic s3cret", "bearer s3cret"] {
+        for wrong in ["Bearer s3cre", "Bearer s3crett", "Bearer ", "s3cret", "Basic s3cret", "bearer s3cret"]
+        {
             assert_eq!(status(&with(wrong)), Err(StatusCode::UNAUTHORIZED), "{wrong}");
         }
         assert_eq!(status(&HeaderMap::new()), Err(StatusCode::UNAUTHORIZED));

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Failure;
+use crate::config::Recurrence;
 use crate::demo::{self, Options, RelayAddresses, RunningRelay};
 use crate::{Clock, Config, Relay};
 
@@ -27,6 +28,9 @@ fn start_relay(manager: &str, store: &Path) -> Result<Relay, Box<dyn std::error:
     config.store.dir = store.to_owned();
     // The demo's content is 25 MB, wherever its folder is.
     config.store.min_free = 0;
+    // What its table shows is what clients asked for.
+    config.refresh.schedule = Recurrence::Off;
+    config.prefetch.learned = false;
     Ok(Relay::start(config, Clock::system())?)
 }
 

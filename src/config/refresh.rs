@@ -55,7 +55,7 @@ pub struct Prefetch {
     pub revisions: u32,
     /// Bytes fetched ahead after one refresh, at most; 1 MiB to 1,024 TiB.
     pub max_bytes: u64,
-    /// Paths that are fetched after each refresh.
+    /// Paths that are fetched after each refresh; `*` is the newest revision of a content.
     pub paths: Vec<PathAndQuery>,
 }
 
@@ -93,7 +93,7 @@ pub(super) fn refresh(document: &mut Document, wan: &Wan) -> Refresh {
         random: time(&mut s, "random", defaults::RANDOM),
         retry: time(&mut s, "retry", defaults::RETRY),
         retry_window: time(&mut s, "retry_window", defaults::RETRY_WINDOW),
-        catalogs: paths(&mut s, "catalogs"),
+        catalogs: paths(&mut s, "catalogs", 0),
     };
     // Two runs must not change places.
     let most = match schedule {
@@ -105,7 +105,11 @@ pub(super) fn refresh(document: &mut Document, wan: &Wan) -> Refresh {
             Recurrence::Continuous => s.warn("random", "is not used by a schedule that is continuous"),
             _ => s.refuse(
                 "random",
-                format!("{} is more than half of {schedule}; give at most {}", Time(refresh.random), Time(most)),
+                format!(
+                    "{} is more than half of {schedule}; give at most {}",
+                    Time(refresh.random),
+                    Time(most)
+                ),
             ),
         }
     }
@@ -115,7 +119,9 @@ pub(super) fn refresh(document: &mut Document, wan: &Wan) -> Refresh {
         s.warn("retry", format!("is longer than refresh.retry_window, {window}; nothing is tried again"));
     }
     let is_open = match schedule {
-        Recurrence::Daily(minute) => (0..WEEK).step_by(usize::from(DAY)).any(|day| wan.windows.at(day + minute)),
+        Recurrence::Daily(minute) => {
+            (0..WEEK).step_by(usize::from(DAY)).any(|day| wan.windows.at(day + minute))
+        }
         Recurrence::Weekly(minute) => wan.windows.at(minute.0),
         _ => true,
     };
@@ -134,7 +140,7 @@ pub(super) fn prefetch(document: &mut Document) -> Prefetch {
             .unwrap_or(defaults::LEARNED),
         revisions: count(&mut s, "revisions", defaults::REVISIONS),
         max_bytes: size(&mut s, "max_bytes", defaults::PREFETCH_BYTES),
-        paths: paths(&mut s, "paths"),
+        paths: paths(&mut s, "paths", 1),
     };
     document.close(s);
     prefetch
@@ -150,7 +156,7 @@ fn recurrence(text: &str) -> Result<Recurrence, String> {
     match (word, rest.trim()) {
         ("off", "") => Ok(Recurrence::Off),
         ("continuous", "") => Ok(Recurrence::Continuous),
-        ("every", rest) => {
+        ("every", rest) if !rest.is_empty() => {
             let Time(period) = rest.parse().map_err(|error: UnitError| error.to_string())?;
             within(rest, period, defaults::EVERY, Time).map(Recurrence::Every)
         }
@@ -164,13 +170,22 @@ fn recurrence(text: &str) -> Result<Recurrence, String> {
     }
 }
 
-fn paths(s: &mut Section, key: &'static str) -> Vec<PathAndQuery> {
+// `*` may be one segment in `wild` places of a path.
+fn paths(s: &mut Section, key: &'static str, wild: usize) -> Vec<PathAndQuery> {
     let mut taken: Vec<PathAndQuery> = Vec::new();
     s.many(key, |text| {
         let refused = || format!("{text:?} is not a path; write it like /minitri.flg, as clients ask for it");
         let path: PathAndQuery = text.parse().map_err(|_| refused())?;
         if !text.starts_with('/') {
             return Err(refused());
+        }
+        if text.matches('*').count() > wild.min(text.matches("/*/").count()) {
+            return Err(match wild {
+                0 => format!("{text:?} has a *; give the path of one catalog"),
+                _ => format!(
+                    "{text:?} has a * that is no revision; write it like /content/{{GUID}}/*/full.zip"
+                ),
+            });
         }
         if taken.len() == MAX_PATHS {
             return Err(format!("{text:?} is one path too many; give at most {MAX_PATHS}"));

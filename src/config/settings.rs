@@ -111,6 +111,7 @@ fn server(document: &mut Document) -> Server {
     let mut s = document.section("server");
     let listen = s.many("listen", address).unwrap_or_else(|| vec![defaults::LISTEN]);
     let admin = s.one("admin", address).unwrap_or(defaults::ADMIN);
+    let admin_token_file = s.one("admin_token_file", path);
     if let Some(twice) = listen.iter().enumerate().find(|(i, a)| listen[..*i].iter().any(|b| clash(a, b))) {
         s.refuse("listen", format!("{} is covered twice; give each port once", twice.1));
     }
@@ -138,7 +139,7 @@ fn server(document: &mut Document) -> Server {
     let server = Server {
         listen,
         admin,
-        admin_token_file: s.one("admin_token_file", path),
+        admin_token_file,
         workers,
         tls,
         max_connections: count(&mut s, "max_connections", defaults::MAX_CONNECTIONS),

@@ -198,6 +198,11 @@ impl Digests {
         self.catalogs.insert(key.clone(), whole.blob);
     }
 
+    /// Keys of the payloads that catalogs list, as far as they are remembered.
+    pub fn listed(&self) -> Vec<Arc<String>> {
+        self.listed.iter().map(|(key, _)| key).collect()
+    }
+
     fn alarm(&self, key: &str, mismatch: &Mismatch, then: Consequence) {
         let Mismatch { by, expected, found } = mismatch;
         let (by, said) = (by.as_str(), then.sentence());

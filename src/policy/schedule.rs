@@ -64,7 +64,9 @@ impl Schedule {
                     last + (missed + 1) * period
                 })
             }
-            Recurrence::Daily(minute) => self.civil(minute, None, last.unwrap_or(i64::MIN).max(earliest - 1))?,
+            Recurrence::Daily(minute) => {
+                self.civil(minute, None, last.unwrap_or(i64::MIN).max(earliest - 1))?
+            }
             Recurrence::Weekly(minute) => {
                 let after = last.unwrap_or(i64::MIN).max(earliest - 1);
                 self.civil(minute.0 % DAY, Some(minute.0 / DAY), after)?
@@ -199,10 +201,7 @@ mod tests {
     #[test]
     fn a_time_that_autumn_repeats_is_due_once() {
         let daily = schedule("Europe/Berlin", "daily 02:30", "0s", "always");
-        assert_eq!(
-            runs(&daily, "2026-10-24T12:00:00Z", 2),
-            ["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"]
-        );
+        assert_eq!(runs(&daily, "2026-10-24T12:00:00Z", 2), ["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"]);
     }
 
     #[test]

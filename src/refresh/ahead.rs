@@ -7,11 +7,15 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::learn::Learner;
+use super::listed::Listed;
 use super::{Settings, Worker, random, reached};
 use crate::clock::UnixMillis;
 use crate::policy::Numbered;
 use crate::proxy::Fetched;
-use crate::store::StoreError;
+use crate::store::{Object, StoreError};
+
+/// What stands for the newest revision in a path of `prefetch.paths`.
+const ANY_REVISION: &str = "/*/";
 
 /// A prefetch to come, or interrupted.
 #[derive(Debug)]
@@ -19,6 +23,12 @@ pub(super) struct Pending {
     at: UnixMillis,
     /// Bytes it may still bring.
     left: u64,
+}
+
+/// What clients took, by both protocols.
+struct Taken {
+    revisions: Learner,
+    listed: Listed,
 }
 
 impl Worker {
@@ -79,43 +89,67 @@ impl Worker {
 
     /// Keys in the order they are fetched.
     async fn wanted(&self, settings: &Settings) -> Vec<Arc<str>> {
-        let listed = settings.prefetch.paths.iter().filter_map(|path| {
-            let key = self.proxy.key_of(path);
-            key.inspect_err(|error| tracing::warn!(%error, "a path of prefetch.paths cannot be asked for")).ok()
+        let prefetch = &settings.prefetch;
+        if !prefetch.learned && prefetch.paths.is_empty() {
+            return Vec::new();
+        }
+        let taken = self.taken(prefetch.revisions).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "what to prefetch cannot be learned from the store");
+            Taken::new(prefetch.revisions)
         });
-        let mut wanted: Vec<Arc<str>> = listed.collect();
-        if settings.prefetch.learned {
-            match self.learned(settings).await {
-                Ok(learned) => wanted.extend(learned.into_iter().map(Arc::from)),
-                Err(error) => tracing::error!(%error, "what to prefetch cannot be learned from the store"),
+        let mut wanted: Vec<Arc<str>> = Vec::new();
+        for path in &prefetch.paths {
+            match self.proxy.key_of(path) {
+                // Of a revision that is not known yet, nothing.
+                Ok(key) if key.contains(ANY_REVISION) => wanted.extend(
+                    key.split_once(ANY_REVISION)
+                        .and_then(|(series, name)| taken.revisions.of_newest(series, name))
+                        .map(Arc::from),
+                ),
+                Ok(key) => wanted.push(key),
+                Err(error) => tracing::warn!(%error, "a path of prefetch.paths cannot be asked for"),
             }
+        }
+        if prefetch.learned {
+            let listed = self.proxy.fills().digests().listed();
+            let listed = taken.listed.wanted(listed.iter().map(|key| key.as_str()));
+            let learned = taken.revisions.wanted().into_iter().chain(listed);
+            wanted.extend(learned.filter(|key| self.proxy.is_payload(key)).map(Arc::from));
         }
         wanted
     }
 
-    async fn learned(&self, settings: &Settings) -> Result<Vec<String>, StoreError> {
-        let mut learner = Learner::new(settings.prefetch.revisions);
+    /// What the store has of what clients took.
+    async fn taken(&self, revisions: u32) -> Result<Taken, StoreError> {
+        let mut taken = Taken::new(revisions);
         let mut after = 0;
         loop {
             let page = self.store.page(after).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
-            for object in page.iter().filter(|object| object.status == StatusCode::OK) {
-                let Some(Numbered { series, number, .. }) = Numbered::of(&object.key) else { continue };
-                if !self.proxy.is_payload(&object.key) {
-                    continue;
+            let is_content =
+                |object: &&Object| object.status == StatusCode::OK && self.proxy.is_payload(&object.key);
+            for object in page.iter().filter(is_content) {
+                if let Some(Numbered { series, number, .. }) = Numbered::of(&object.key) {
+                    self.proxy.news().note(&object.key);
+                    taken.revisions.exists(series, number);
                 }
-                self.proxy.news().note(&object.key);
-                learner.exists(series, number);
                 // What was only prefetched says nothing of clients.
                 if !self.store.is_ahead(&object.key) {
-                    learner.taken(&object.key);
+                    taken.revisions.taken(&object.key);
+                    taken.listed.taken(&object.key);
                 }
             }
         }
         for (series, newest) in self.proxy.news().all() {
-            learner.exists(&series, newest);
+            taken.revisions.exists(&series, newest);
         }
-        Ok(learner.wanted().into_iter().filter(|key| self.proxy.is_payload(key)).collect())
+        Ok(taken)
+    }
+}
+
+impl Taken {
+    fn new(revisions: u32) -> Self {
+        Self { revisions: Learner::new(revisions), listed: Listed::default() }
     }
 }

@@ -16,9 +16,12 @@ const AT_ONCE: usize = 4;
 /// Catalogs of one refresh, at most: a LiveUpdate server has hundreds of products in some languages.
 const MAX_CATALOGS: usize = 10_000;
 
+/// What may come of asking for one, in metrics.
+pub(super) const OUTCOMES: [&str; 4] = ["changed", "unchanged", "missing", "failed"];
+
 /// A catalog to ask for.
 enum Catalog {
-    Stored(Object),
+    Stored(Box<Object>),
     Listed(Arc<str>),
 }
 
@@ -80,7 +83,7 @@ impl Worker {
             let Some(last) = page.last() else { break };
             after = last.id;
             let of_page = page.into_iter().filter(|object| self.proxy.is_catalog(object));
-            catalogs.extend(of_page.map(Catalog::Stored));
+            catalogs.extend(of_page.map(|object| Catalog::Stored(Box::new(object))));
         }
         catalogs.truncate(MAX_CATALOGS);
         Ok(catalogs)

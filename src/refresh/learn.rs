@@ -56,6 +56,12 @@ impl Learner {
         }
     }
 
+    /// The key of this file in the newest revision of a content, if one is known.
+    pub(super) fn of_newest(&self, series: &str, name: &str) -> Option<String> {
+        let (newest, _) = self.series.get(series)?.last_key_value()?;
+        Some(Numbered::key(series, *newest, name))
+    }
+
     /// Keys of what clients will want of each content's newest revision, the smallest kind first over all contents.
     pub(super) fn wanted(&self) -> Vec<String> {
         let mut wanted: Vec<(Habit<'_>, String)> = Vec::new();
@@ -142,6 +148,8 @@ mod tests {
         learner.taken(&format!("{AV}/120/xdelta100.dax"));
         learner.exists(AV, 130);
         assert_eq!(wanted(&learner), ["/130/xdelta120.dax", "/130/xdelta110.dax", "/130/full.zip"]);
+        assert_eq!(learner.of_newest(AV, "x"), Some(format!("{AV}/130/x")));
+        assert_eq!(learner.of_newest(IPS, "x"), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod ahead;
 mod catalogs;
 mod learn;
+mod listed;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -112,6 +113,9 @@ impl Refresher {
     ) -> (Self, Task) {
         for outcome in OUTCOMES {
             metrics.refresh.refreshes.with_label_values(&[outcome]);
+        }
+        for outcome in catalogs::OUTCOMES {
+            metrics.refresh.catalogs.with_label_values(&[outcome]);
         }
         let (requests, waiting) = mpsc::channel(MAX_WAITING);
         let (settings, current) = watch::channel(Settings::new(config));

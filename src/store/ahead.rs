@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::spawn_blocking;
 
+use super::Store;
 use super::error::StoreError;
 use super::folder::Folder;
 use super::object::Object;
-use super::Store;
 use crate::clock::UnixMillis;
 
 /// First line of the file; another form gets another number.

@@ -108,7 +108,7 @@ fn catalog(members: &[(&str, &[u8])]) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
-fn listing(path: &str, body: &[u8]) -> Vec<u8> {
+pub(crate) fn listing(path: &str, body: &[u8]) -> Vec<u8> {
     let hash: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02X}")).collect();
     let name = path.rsplit('/').next().unwrap();
     let list = format!("[GuardHeader]\r\n[File-{name}]\r\nSHA1=00\r\nSHA256={hash}\r\n");

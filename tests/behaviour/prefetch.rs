@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gupd::Config;
 
+use crate::digests::listing as livetri;
 use crate::refresh::{ask, in_hours, windows, with_token};
 use crate::support::{Gate, Resource, Site, bytes, get};
 
@@ -155,4 +156,41 @@ async fn a_client_that_follows_a_prefetch_makes_it_useful() {
     assert!(client.await.unwrap().whole() == bytes(1, 2 << 20));
     site.counts(PREFETCHED, f64::from(2 << 20)).await;
     assert_eq!((site.metric(WAITING).await, site.manager.requests(&files[0])), (0.0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_new_catalog_lists_is_fetched_if_clients_took_its_like() {
+    const CATALOG: &str = "/clu/sesc$20defs_14.3_symalllanguages_livetri.zip";
+    let site = Site::with(|config| {
+        with_token(config);
+        config.prefetch.learned = true;
+    });
+    let [old, new] = ["/clu/1369163480jtun_a.zip", "/clu/1369163490jtun_a.zip"];
+    site.manager.put(CATALOG, Resource::new(livetri(old, &bytes(1, LENGTH))));
+    site.manager.put(old, Resource::new(bytes(1, LENGTH)));
+    for path in [CATALOG, old] {
+        site.stored(path).await;
+    }
+    site.manager.put(CATALOG, Resource::new(livetri(new, &bytes(2, LENGTH))));
+    site.manager.put(new, Resource::new(bytes(2, LENGTH)));
+    refresh(&site).await;
+    site.counts(PREFETCHED, LENGTH as f64).await;
+    assert_eq!(site.get(new).await.cache_status(), "gupd; hit");
+    assert_eq!((site.manager.requests(new), site.manager.requests(old)), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listed_path_may_be_of_whichever_revision_is_the_newest() {
+    let any = [path("*/full.zip")];
+    let site = Site::with(|config| listing(config, &any));
+    for revision in [100, 110] {
+        site.manager.put(&path(&format!("{revision}/full.zip")), Resource::new(bytes(3, LENGTH)));
+    }
+    refresh(&site).await;
+    taken(&site, &["100/xdelta90.dax"]).await;
+    site.counts(PREFETCHED, LENGTH as f64).await;
+    taken(&site, &["110/xdelta100.dax"]).await;
+    site.counts(PREFETCHED, 2.0 * LENGTH as f64).await;
+    assert_eq!(site.metric(WAITING).await, 2.0 * LENGTH as f64);
+    assert_eq!(site.manager.requests(&path("*/full.zip")), 0);
 }

@@ -81,7 +81,10 @@ async fn known_catalogs_are_asked_for_once_each_on_schedule() {
     assert_eq!(response.cache_status(), "gupd; hit");
     assert!(response.whole() == bytes(2, 1_000));
     for (outcome, count) in [("changed", 1.0), ("unchanged", 1.0)] {
-        assert_eq!(site.metric(&format!("gupd_refresh_catalogs_total{{outcome=\"{outcome}\"}}")).await, count);
+        assert_eq!(
+            site.metric(&format!("gupd_refresh_catalogs_total{{outcome=\"{outcome}\"}}")).await,
+            count
+        );
     }
     let now = site.clock.now() / 1_000;
     assert_eq!(site.metric("gupd_refresh_completed_timestamp_seconds").await, now as f64);
@@ -147,7 +150,8 @@ async fn a_refresh_that_failed_is_tried_again_until_it_succeeds_or_its_time_is_o
 #[tokio::test(flavor = "multi_thread")]
 async fn an_administrator_refreshes_with_the_token_also_outside_of_windows() {
     let site = Site::with(|config| {
-        let (begin, end) = (in_hours(gupd::Clock::system().now(), 5).0, in_hours(gupd::Clock::system().now(), 6).0);
+        let (begin, end) =
+            (in_hours(gupd::Clock::system().now(), 5).0, in_hours(gupd::Clock::system().now(), 6).0);
         windows(config, &format!("{begin}-{end}"));
         with_token(config);
     });

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the test")]
 
 mod limits;
+mod refresh;
 
 use std::path::Path;
 use std::time::Duration;
@@ -82,6 +83,9 @@ fn every_documented_default_is_the_one_in_the_code() {
     expected.site.time_zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
     expected.wan.congestion = Some("lp".into());
     expected.wan_limits.clone_from(&documented.wan_limits);
+    expected.server.admin_token_file = Some("/etc/gupd/admin-token".into());
+    expected.refresh.catalogs = vec!["/minitri.flg".parse().unwrap()];
+    expected.prefetch.paths.clone_from(&documented.prefetch.paths);
     let mut group = Group::of_all_others("branch-a");
     group.subnets.clone_from(&documented.groups[0].subnets);
     expected.groups = vec![group];
@@ -89,6 +93,7 @@ fn every_documented_default_is_the_one_in_the_code() {
     assert_eq!(documented.wan_limits.len(), 2);
     assert_eq!(documented.content_types.len(), 2);
     assert_eq!(documented.rules.len(), 1);
+    assert_eq!(documented.prefetch.paths.len(), 1);
 }
 
 #[test]
@@ -104,6 +109,8 @@ fn every_key_the_reader_knows_is_documented() {
         "site",
         "wan",
         "lan",
+        "refresh",
+        "prefetch",
         "upstream",
         "route",
         "content_type",
@@ -127,7 +134,7 @@ fn every_key_the_reader_knows_is_documented() {
             known += 1;
         }
     }
-    assert!(known > 65, "only {known} keys were found");
+    assert!(known > 75, "only {known} keys were found");
 }
 
 #[test]
@@ -136,7 +143,7 @@ fn every_documented_key_is_also_a_variable() {
     let section =
         |name: &str| text.split(&format!("\n[{name}]\n")).nth(1).unwrap().split("\n[").next().unwrap();
     let mut checked = 0;
-    for name in ["server", "store", "fill", "cache", "log", "site", "wan", "lan"] {
+    for name in ["server", "store", "fill", "cache", "log", "site", "wan", "lan", "refresh", "prefetch"] {
         for (key, value) in section(name).lines().filter_map(|line| line.split_once(" = ")) {
             let variable = format!("GUPD_{}_{}", name.to_uppercase(), key.to_uppercase());
             let value = value.trim_matches(['[', ']']).trim_matches('"');
@@ -146,7 +153,7 @@ fn every_documented_key_is_also_a_variable() {
             checked += 1;
         }
     }
-    assert!(checked > 38, "only {checked} variables were checked");
+    assert!(checked > 48, "only {checked} variables were checked");
 }
 
 #[test]
@@ -255,8 +262,8 @@ access = true
         "gupd.toml:7: stor: unknown section; did you mean store?",
         "gupd.toml:13: server.listen: \"2967\" is not an address with a port; write it like 0.0.0.0:2967 or [::1]:2967",
         "gupd.toml:15: server.workers: 0 is too little; the least is 1",
-        "gupd.toml:16: server.access: unknown key; server has listen, admin, tls_cert, tls_key, workers, \
-         max_header_bytes, max_uri_bytes, max_connections, header_timeout, stall_timeout, drain_timeout",
+        "gupd.toml:16: server.access: unknown key; server has listen, admin, admin_token_file, tls_cert, tls_key, \
+         workers, max_header_bytes, max_uri_bytes, max_connections, header_timeout, stall_timeout, drain_timeout",
     ];
     assert_eq!(problems(load_with(text, &overrides, &env)), expected);
 }
@@ -447,7 +454,7 @@ fn a_section_in_the_wrong_form_is_one_problem() {
             "no upstream: give --upstream URL or [[upstream]]",
             "gupd.toml:1: store: is one table; write [store]",
             "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, cache, log, \
-             site, wan, lan, upstream, route, content_type, rule, wan_limit, group",
+             site, wan, lan, upstream, route, content_type, rule, wan_limit, group, refresh, prefetch",
             "gupd.toml:3: upstream: is a list of tables; write [[upstream]]",
             "gupd.toml:5: log: is one table; write [log]",
         ]

@@ -21,6 +21,7 @@ mod exposition;
 mod fault_layer;
 mod faults;
 mod process;
+mod refresh;
 mod resumable;
 mod seen;
 mod serve;

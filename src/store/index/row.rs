@@ -31,7 +31,8 @@ pub(super) fn of_blob(connection: &Connection, blob: BlobId, limit: usize) -> Re
 
 /// Objects by row behind `after`, at most `limit`.
 pub(super) fn page(connection: &Connection, after: i64, limit: usize) -> Result<Vec<Object>> {
-    let mut statement = connection.prepare_cached(&format!("{ROW} WHERE o.id > ?1 ORDER BY o.id LIMIT ?2"))?;
+    let mut statement =
+        connection.prepare_cached(&format!("{ROW} WHERE o.id > ?1 ORDER BY o.id LIMIT ?2"))?;
     statement.query_map(params![after, limit as i64], object)?.collect()
 }
 

@@ -1,0 +1,114 @@
+//! Schedules and what is fetched ahead as an administrator writes them.
+
+use std::time::Duration;
+
+use gupd::config::{Recurrence, WeekMinute};
+
+use super::{MANAGER, load, problems};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn a_schedule_is_written_as_the_policies_have_it_and_shown_as_it_is_written() {
+    for (text, expected) in [
+        ("off", Recurrence::Off),
+        ("continuous", Recurrence::Continuous),
+        ("every 4h", Recurrence::Every(4 * HOUR)),
+        ("daily 03:00", Recurrence::Daily(180)),
+        ("weekly sun 23:59", Recurrence::Weekly(WeekMinute(7 * 24 * 60 - 1))),
+    ] {
+        let config = load(&format!("{MANAGER}[refresh]\nschedule = \"{text}\"\n")).unwrap();
+        assert_eq!(config.refresh.schedule, expected);
+        assert_eq!(expected.to_string(), text);
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    }
+}
+
+#[test]
+fn a_default_offset_is_never_more_than_half_of_a_schedule() {
+    let random =
+        |text: &str| load(&format!("{MANAGER}[refresh]\nschedule = \"{text}\"\n")).unwrap().refresh.random;
+    assert_eq!(random("every 20m"), HOUR / 6);
+    assert_eq!(random("continuous"), Duration::ZERO);
+    assert_eq!(random("weekly mon 00:00"), HOUR / 2);
+}
+
+#[test]
+fn every_mistake_in_schedules_and_prefetches_is_named_with_its_line() {
+    for (schedule, expected) in [
+        (
+            "sometimes",
+            "\"sometimes\" is not a schedule; write off, continuous, every 4h, daily 03:00 or weekly sun 03:00",
+        ),
+        (
+            "weekly 03:00",
+            "\"weekly 03:00\" is not a schedule; write off, continuous, every 4h, daily 03:00 or weekly sun 03:00",
+        ),
+        (
+            "every",
+            "\"every\" is not a schedule; write off, continuous, every 4h, daily 03:00 or weekly sun 03:00",
+        ),
+        ("every 5m", "5m is too little; the least is 15m"),
+        ("every 31d", "31d is too much; the most is 30d"),
+        ("daily 25:00", "\"25:00\" is not a time of day; write it like 07:00, from 00:00 to 24:00"),
+        ("daily 24:00", "\"24:00\" is an end; what begins then begins at 00:00 of the next day"),
+    ] {
+        let lines = problems(load(&format!("{MANAGER}[refresh]\nschedule = \"{schedule}\"\n")));
+        assert_eq!(lines, [format!("gupd.toml:4: refresh.schedule: {expected}")]);
+    }
+    let text = "\
+[refresh]
+schedule = \"every 1h\"
+random = \"31m\"
+retry = \"10s\"
+catalogs = [\"minitri.flg\", \"/a\", \"/a\", \"/a b\", \"/*/a\"]
+[prefetch]
+learned = \"yes\"
+revisions = 0
+max_bytes = \"1KiB\"
+paths = [\"\", \"/content/{a}/*/full.zip\", \"/content/*/1/*/x\", \"/a*\"]
+";
+    let expected = [
+        "3: refresh.random: 31m is more than half of every 1h; give at most 30m",
+        "4: refresh.retry: 10s is too little; the least is 1m",
+        "5: refresh.catalogs: \"/*/a\" has a *; give the path of one catalog",
+        "5: refresh.catalogs: \"/a b\" is not a path; write it like /minitri.flg, as clients ask for it",
+        "5: refresh.catalogs: \"/a\" is given twice; give it once",
+        "5: refresh.catalogs: \"minitri.flg\" is not a path; write it like /minitri.flg, as clients ask for it",
+        "7: prefetch.learned: \"yes\" is not one of true, false",
+        "8: prefetch.revisions: 0 is too little; the least is 1",
+        "9: prefetch.max_bytes: 1KiB is too little; the least is 1MiB",
+        "10: prefetch.paths: \"\" is not a path; write it like /minitri.flg, as clients ask for it",
+        "10: prefetch.paths: \"/a*\" has a * that is no revision; write it like /content/{GUID}/*/full.zip",
+        "10: prefetch.paths: \"/content/*/1/*/x\" has a * that is no revision; write it like /content/{GUID}/*/full.zip",
+    ]
+    .map(|line| format!("gupd.toml:{line}"));
+    assert_eq!(problems(load(&format!("{text}{MANAGER}"))), expected);
+}
+
+#[test]
+fn a_schedule_that_is_legal_but_odd_is_a_warning() {
+    for (text, expected) in [
+        (
+            "[wan]\nwindows = \"sat-sun 00:00-24:00\"\n[refresh]\nschedule = \"weekly mon 03:00\"\n",
+            "6: refresh.schedule: weekly mon 03:00 is outside of wan.windows; it waits for the next of them",
+        ),
+        (
+            "[wan]\nwindows = \"20:00-03:00\"\n[refresh]\nschedule = \"daily 03:00\"\n",
+            "6: refresh.schedule: daily 03:00 is outside of wan.windows; it waits for the next of them",
+        ),
+        (
+            "[refresh]\nretry = \"2h\"\n",
+            "4: refresh.retry: is longer than refresh.retry_window, 1h; nothing is tried again",
+        ),
+        (
+            "[refresh]\nschedule = \"continuous\"\nrandom = \"1m\"\n",
+            "5: refresh.random: is not used by a schedule that is continuous",
+        ),
+    ] {
+        let config = load(&format!("{MANAGER}{text}")).unwrap();
+        let lines: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        let [line] = &lines[..] else { panic!("{lines:?}") };
+        assert!(line.ends_with(&format!("gupd.toml:{expected}")), "{line}");
+    }
+}

@@ -1,0 +1,51 @@
+//! `gupd refresh` beside a running relay.
+
+use std::fs;
+
+use crate::process::{Ended, Process, Relay, gupd, serve};
+use crate::support::{Manager, Resource};
+
+const MINITRI: &str = "/minitri.flg";
+
+fn refresh(relay: &Relay, token: Option<&std::path::Path>) -> Ended {
+    let mut command = gupd(["refresh", "--admin", &relay.admin.to_string()]);
+    command.envs(token.map(|token| ("GUPD_SERVER_ADMIN_TOKEN_FILE", token)));
+    Process::start(&mut command).ended()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refresh_has_the_relay_ask_for_its_catalogs_and_tells_what_came_of_it() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let [token, other] = ["token", "other"].map(|name| folder.path().join(name));
+    fs::write(&token, "s3cret\n").unwrap();
+    fs::write(&other, "other\n").unwrap();
+    let mut command = serve(&manager, &folder.path().join("store"));
+    let relay = Relay::start(command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", &token));
+    manager.put(MINITRI, Resource::new(" "));
+    relay.stored(MINITRI).await;
+    manager.put(MINITRI, Resource::new("  "));
+    let ended = refresh(&relay, Some(&token));
+    assert!(ended.status.success(), "{ended:#?}");
+    assert_eq!(ended.lines, ["1 catalogs asked for: 1 changed, 0 failed"]);
+    assert_eq!(relay.get(MINITRI).await.whole(), b"  ");
+
+    refresh(&relay, None).complained(2, &["server.admin_token_file", "--config"]);
+    refresh(&relay, Some(&folder.path().join("none"))).complained(2, &["server.admin_token_file", "none"]);
+    refresh(&relay, Some(&other)).complained(1, &["refuses", "not the admin token"]);
+    fs::write(&token, "other\n").unwrap();
+    assert!(refresh(&relay, Some(&other)).status.success(), "a new token holds at once");
+    assert!(manager.requests(MINITRI) == 3);
+    let Relay { mut process, admin, .. } = relay;
+    process.kill();
+    let relay = Relay { process, address: admin, admin };
+    refresh(&relay, Some(&other)).complained(1, &["the relay's admin address", &admin.to_string()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_without_a_token_refuses_and_says_what_to_set() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let token = folder.path().join("token");
+    fs::write(&token, "s3cret\n").unwrap();
+    let relay = Relay::start(&mut serve(&manager, &folder.path().join("store")));
+    refresh(&relay, Some(&token)).complained(1, &["refuses", "set server.admin_token_file"]);
+}
