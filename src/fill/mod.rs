@@ -361,6 +361,17 @@ pub enum Outcome {
     Failed(FillError),
 }
 
+impl Outcome {
+    /// The status of content that everyone may have.
+    pub fn status(&self) -> Option<http::StatusCode> {
+        match self {
+            Self::Content(flow) => Some(flow.head.status),
+            Self::Stored(entry) | Self::NotModified(entry) => Some(entry.object.status),
+            Self::Unshared(_) | Self::Failed(_) => None,
+        }
+    }
+}
+
 /// Why a response is not shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unshared {

@@ -1,5 +1,5 @@
-//! What clients' requests tell of new revisions: the largest number asked for of each content. The first client that
-//! asks for a revision is how the relay learns that there is one. Asked on misses only; bounded.
+//! What clients' requests tell of new revisions: the largest number of each content that its manager has given them. The
+//! first client that gets a payload of a revision is how the relay learns that there is one. Told of misses only; bounded.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ pub struct News {
 }
 
 impl News {
-    /// Notes that a client asks for the payload of this key.
+    /// Notes that a client gets the payload of this key.
     pub fn hear(&self, key: &str) {
         if self.note(key) {
             self.heard.notify_one();

@@ -77,9 +77,6 @@ impl Proxy {
             }
             let wanted = self.wanted(asked, key.clone(), variant.clone(), classified, stale.clone());
             let joined = self.fills.join(wanted, &asked.live.upstreams);
-            if classified.class == Class::Payload {
-                self.news.hear(&key);
-            }
             match self.follow(asked, joined, forward, classified).await {
                 Followed::Reply(reply) => return reply,
                 Followed::Again { variant: known } => variant = known.unwrap_or(variant),
@@ -155,7 +152,12 @@ impl Proxy {
             let fetched = kept.map_or_else(Outcome::NotStored, |()| Outcome::Stored);
             CacheStatus::Forwarded(forward, if collapsed { Outcome::Collapsed } else { fetched })
         };
-        match fill.outcome().await {
+        let outcome = fill.outcome().await;
+        // Only what the manager has is news: who makes paths up teaches nothing.
+        if !collapsed && classified.class == Class::Payload && outcome.status() == Some(StatusCode::OK) {
+            self.news.hear(&asked.target.key());
+        }
+        match outcome {
             fill::Outcome::Content(flow) if !flow.head.selecting.matches(asked.headers) => {
                 let known = flow.head.selecting.for_request(asked.headers).encode();
                 Followed::Again { variant: Some(known) }

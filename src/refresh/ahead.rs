@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use super::learn::Learner;
 use super::listed::Listed;
-use super::{Settings, Worker, random, reached};
+use super::{MAX_FAILURES, Settings, Worker, random, reached};
 use crate::clock::UnixMillis;
 use crate::policy::Numbered;
 use crate::proxy::Fetched;
@@ -64,11 +64,20 @@ impl Worker {
     }
 
     async fn fetch_all(&self, settings: &Settings, left: &mut u64) {
+        if self.store.ailment().is_some() {
+            return tracing::info!("nothing is prefetched: the store's disk is not well");
+        }
+        let mut in_a_row = 0;
         for key in self.wanted(settings).await {
             if *left == 0 {
                 return tracing::info!("prefetch.max_bytes have been fetched");
             }
-            match Box::pin(self.proxy.fetch_ahead(&key, *left)).await {
+            if in_a_row == MAX_FAILURES {
+                return tracing::warn!("prefetch is given up: one request after the other fails");
+            }
+            let fetched = Box::pin(self.proxy.fetch_ahead(&key, *left)).await;
+            in_a_row = if fetched.is_err() { in_a_row + 1 } else { 0 };
+            match fetched {
                 Ok(Fetched::New { entry, for_client }) => {
                     let bytes = entry.object.len;
                     *left = left.saturating_sub(bytes);

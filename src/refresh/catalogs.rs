@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 
-use super::{Report, Settings, Worker};
+use super::{MAX_FAILURES, Report, Settings, Worker};
 use crate::proxy::{Fetched, Irretrievable};
 use crate::store::{Object, StoreError};
 
@@ -47,7 +47,12 @@ impl Worker {
         }
         report.asked = catalogs.len() as u64;
         let mut asked = stream::iter(catalogs).map(|catalog| self.ask_for(catalog)).buffer_unordered(AT_ONCE);
-        while let Some(outcome) = asked.next().await {
+        let (mut left, mut in_a_row) = (report.asked, 0);
+        while in_a_row < MAX_FAILURES
+            && let Some(outcome) = asked.next().await
+        {
+            left -= 1;
+            in_a_row = if outcome.is_err() { in_a_row + 1 } else { 0 };
             let label = match outcome {
                 Ok(Fetched::New { .. }) => {
                     report.changed += 1;
@@ -62,6 +67,8 @@ impl Worker {
             };
             self.metrics.refresh.catalogs.with_label_values(&[label]).inc();
         }
+        report.failed += left;
+        self.metrics.refresh.catalogs.with_label_values(&["failed"]).inc_by(left);
         report
     }
 

@@ -25,6 +25,9 @@ use crate::telemetry::Metrics;
 /// Refreshes asked for by hand that may wait for the one that runs.
 const MAX_WAITING: usize = 8;
 
+/// Requests in a row that fail before the others are not made: their upstream is away, and each would wait for it.
+const MAX_FAILURES: u64 = 8;
+
 /// How a refresh may end, in metrics.
 const OUTCOMES: [&str; 3] = ["done", "failed", "window-closed"];
 

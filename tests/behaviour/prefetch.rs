@@ -194,3 +194,15 @@ async fn a_listed_path_may_be_of_whichever_revision_is_the_newest() {
     assert_eq!(site.metric(WAITING).await, 2.0 * LENGTH as f64);
     assert_eq!(site.manager.requests(&path("*/full.zip")), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_that_the_manager_does_not_have_teaches_nothing() {
+    let site = Site::with(learning);
+    taken(&site, &["100/full.zip"]).await;
+    assert_eq!(site.get(&path("999/full.zip")).await.status, 404);
+    let next = path("110/full.zip");
+    site.manager.put(&next, Resource::new(bytes(4, LENGTH)));
+    taken(&site, &["110/xdelta100.dax"]).await;
+    site.counts(PREFETCHED, LENGTH as f64).await;
+    assert_eq!(site.get(&next).await.cache_status(), "gupd; hit");
+}

@@ -221,3 +221,20 @@ async fn a_reload_brings_another_schedule() {
     site.counts(DONE, 1.0).await;
     assert_eq!(site.manager.requests(UNASKED), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_is_away_is_not_asked_for_every_catalog() {
+    let site = Site::with(|config| {
+        with_token(config);
+        config.refresh.catalogs =
+            (0..100).map(|name| format!("/{name}_livetri.zip").parse().unwrap()).collect();
+    });
+    for name in 0..100 {
+        let broken = Resource::new("broken").without("ETag").status(500);
+        site.manager.put(&format!("/{name}_livetri.zip"), broken);
+    }
+    let report = ask(&site, "s3cret").await;
+    assert_eq!(report.whole(), br#"{"asked":100,"changed":0,"failed":100}"#);
+    let asked = (0..100).filter(|name| site.manager.requests(&format!("/{name}_livetri.zip")) > 0).count();
+    assert!((8..=12).contains(&asked), "{asked}");
+}
