@@ -6,14 +6,11 @@ use std::sync::atomic::Ordering;
 
 use super::{Fill, FillError, Flow, Phase};
 use crate::cache::Entry;
-use crate::config::Finish;
 
-/// Who a fill is for.
+/// Why the relay asks for something that no client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// A client waits for it.
-    Client,
-    /// The relay asks whether what it has is still good.
+pub enum Errand {
+    /// What it has may not be good any more.
     Revalidation,
     /// Clients may want it later.
     Prefetch,
@@ -35,16 +32,6 @@ pub enum Ended {
 /// Has everything fetched for as long as it is there.
 #[derive(Debug)]
 pub(super) struct WantsAll(Arc<Flow>);
-
-impl Purpose {
-    /// When to fetch what nobody waits for: `configured` is for clients' fills.
-    pub(super) fn finish(self, configured: Finish) -> Finish {
-        match self {
-            Self::Client => configured,
-            Self::Revalidation | Self::Prefetch => Finish::Never,
-        }
-    }
-}
 
 impl WantsAll {
     pub(super) fn of(flow: &Arc<Flow>) -> Self {

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::begin::Part;
-pub use self::errand::{Ended, Purpose};
+pub use self::errand::{Ended, Errand};
 pub use self::flow::{Flow, Phase};
 pub use self::reader::{Reader, TransferError};
 pub use self::refetch::refetch;
@@ -86,8 +86,8 @@ pub struct Wanted {
     pub stale: Option<Arc<Entry>>,
     /// What of it the client waits for, if not everything.
     pub part: Option<Part>,
-    /// Who it is for.
-    pub purpose: Purpose,
+    /// Why, if it is for no client.
+    pub errand: Option<Errand>,
 }
 
 /// One download of one object, as those who follow it see it.
@@ -259,7 +259,7 @@ impl Fills {
     pub fn join(&self, wanted: Wanted, upstreams: &Arc<Upstreams>) -> Joined {
         let key = (wanted.key.clone(), wanted.variant.clone());
         let mut running = self.shared.lock();
-        let for_client = wanted.purpose == Purpose::Client;
+        let for_client = wanted.errand.is_none();
         if let Some(fill) = running.get(&key) {
             fill.for_client.fetch_or(for_client, Ordering::Relaxed);
             return Joined::Following(fill.clone());

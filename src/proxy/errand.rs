@@ -11,7 +11,7 @@ use super::origin::Irretrievable;
 use super::{Live, News, Proxy};
 use crate::cache::{CacheControl, Entry, Found, Verdict, key};
 use crate::config::Class;
-use crate::fill::{self, Ended, FillError, Joined, Purpose, Wanted};
+use crate::fill::{self, Ended, Errand, FillError, Joined, Wanted};
 use crate::policy::Classified;
 use crate::store::Object;
 
@@ -101,7 +101,7 @@ impl Proxy {
     pub async fn fetch_ahead(&self, key: &Arc<str>, most: u64) -> Result<Fetched, Irretrievable> {
         let live = self.live.load_full();
         let wanted = live.wanted_for(key, HeaderMap::new())?;
-        self.ask(&live, Wanted { purpose: Purpose::Prefetch, ..wanted }, most).await
+        self.ask(&live, Wanted { errand: Some(Errand::Prefetch), ..wanted }, most).await
     }
 
     async fn ask(&self, live: &Live, mut wanted: Wanted, most: u64) -> Result<Fetched, Irretrievable> {
@@ -116,7 +116,7 @@ impl Proxy {
                 Found::Entry(entry) => {
                     let now = self.cache.clock().now();
                     let verdict = entry.freshness.judge(now, &CacheControl::default());
-                    if wanted.purpose == Purpose::Prefetch && verdict == Verdict::Fresh {
+                    if wanted.errand == Some(Errand::Prefetch) && verdict == Verdict::Fresh {
                         return Ok(Fetched::Unchanged);
                     }
                     wanted.variant.clone_from(&entry.object.selecting);
@@ -129,7 +129,7 @@ impl Proxy {
                 Joined::Following(fill) => (fill, false),
                 Joined::Stored(_) => return Ok(Fetched::Unchanged),
             };
-            if !begun && wanted.purpose == Purpose::Prefetch && fill.is_for_client() {
+            if !begun && wanted.errand == Some(Errand::Prefetch) && fill.is_for_client() {
                 return Ok(Fetched::Unchanged);
             }
             if let fill::Outcome::Content(flow) = fill.outcome().await
@@ -157,7 +157,7 @@ fn stored(wanted: &Wanted, entry: Arc<Entry>, for_client: bool) -> Fetched {
         return Fetched::Nothing;
     }
     if let Some(stale) = &wanted.stale {
-        if wanted.purpose == Purpose::Revalidation && !for_client {
+        if wanted.errand == Some(Errand::Revalidation) && !for_client {
             entry.touch(stale.object.last_used());
         }
         if stale.object.blob == entry.object.blob {

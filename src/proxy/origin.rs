@@ -11,7 +11,7 @@ use http::{HeaderMap, Version};
 
 use super::{Live, Proxy, fields};
 use crate::cache::{Selecting, key};
-use crate::fill::{FillError, Purpose, Wanted, refetch};
+use crate::fill::{Errand, FillError, Wanted, refetch};
 use crate::store::{BlobId, Object, ReadError, StoreError, Unrepaired};
 use crate::telemetry::Metrics;
 
@@ -83,7 +83,7 @@ impl Live {
             classified,
             stale: None,
             part: None,
-            purpose: Purpose::Revalidation,
+            errand: Some(Errand::Revalidation),
         })
     }
 }

@@ -16,7 +16,7 @@ use crate::cache::status::{CacheStatus, Forward, Outcome};
 use crate::cache::{Entry, Found, Unstorable, Verdict};
 use crate::config::Class;
 use crate::digest::{Subject, Whole};
-use crate::fill::{self, FillError, Handover, Joined, Purpose, TransferError, Unshared, Wanted};
+use crate::fill::{self, FillError, Handover, Joined, TransferError, Unshared, Wanted};
 use crate::policy::Classified;
 use crate::upstream::RequestBody;
 
@@ -286,7 +286,7 @@ impl Proxy {
             classified: classified.clone(),
             stale,
             part: if *asked.method == Method::GET { Ranges::first_part(asked.headers) } else { None },
-            purpose: Purpose::Client,
+            errand: None,
         }
     }
 }

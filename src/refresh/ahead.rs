@@ -25,6 +25,13 @@ pub(super) struct Pending {
     left: u64,
 }
 
+impl Pending {
+    /// The windows may have changed.
+    pub(super) fn look_again(&mut self, now: UnixMillis) {
+        self.at = now;
+    }
+}
+
 /// What clients took, by both protocols.
 struct Taken {
     revisions: Learner,

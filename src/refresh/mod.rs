@@ -168,6 +168,9 @@ impl Task {
                 Ok(()) = current.changed() => {
                     settings = current.borrow_and_update().clone();
                     plan.renew(&settings, worker);
+                    if let Some(pending) = &mut pending {
+                        pending.look_again(worker.clock.now());
+                    }
                 }
                 Some(asker) = requests.recv() => {
                     let report = Box::pin(worker.refresh(&settings)).await;

@@ -128,7 +128,11 @@ impl Task {
             },
             store: &self.shared.store,
             phase: &self.phase,
-            finish: self.wanted.purpose.finish(self.upstreams.settings().finish),
+            finish: match self.wanted.errand {
+                // An errand wants everything for as long as it is there.
+                Some(_) => Finish::Never,
+                None => self.upstreams.settings().finish,
+            },
             stopping: &self.shared.stopping,
         };
         let go_on = |bytes| self.check_open_ended(bytes);
