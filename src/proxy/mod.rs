@@ -1,4 +1,4 @@
-//! Leads a request through its stages: target, route, look-up, then a hit, a fill to follow, or the manager itself.
+//! Leads a request through its stages: target, route, group and its windows, look-up, then a hit, a fill to follow, or the manager itself.
 //! Owns the order of these steps and nothing else; each stage has its file. Nothing here knows sockets or threads.
 
 pub mod body;
@@ -15,6 +15,7 @@ mod reply;
 mod respond;
 mod shared;
 mod target;
+mod turn;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use crate::cache::status::CacheStatus;
 use crate::cache::{Cache, CacheControl, Verdict};
 use crate::config::{Class, Config};
 use crate::fill::Fills;
-use crate::policy::Policy;
+use crate::policy::{FirstSeen, Group, Policy};
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
 use crate::upstream::{RequestBody, Upstreams};
@@ -64,6 +65,7 @@ pub struct Proxy {
     live: ArcSwap<Live>,
     cache: Arc<Cache>,
     fills: Fills,
+    first_seen: FirstSeen,
     metrics: Arc<Metrics>,
 }
 
@@ -75,6 +77,7 @@ struct Asked<'a> {
     peer: Peer,
     control: CacheControl,
     target: &'a Target,
+    group: &'a Arc<Group>,
     live: &'a Arc<Live>,
 }
 
@@ -98,11 +101,15 @@ impl Proxy {
         for refusal in Refusal::ALL {
             metrics.refused.with_label_values(&[refusal.as_str()]);
         }
-        Self { live: ArcSwap::from_pointee(live), cache, fills, metrics }
+        let proxy =
+            Self { live: ArcSwap::from_pointee(live), cache, fills, first_seen: FirstSeen::new(), metrics };
+        proxy.expect_groups(&proxy.live.load());
+        proxy
     }
 
     /// Takes new routes, rules and upstreams; requests under way keep the old ones.
     pub fn reconfigure(&self, live: Live) {
+        self.expect_groups(&live);
         self.live.store(Arc::new(live));
     }
 
@@ -139,12 +146,16 @@ impl Proxy {
                     peer,
                     control: CacheControl::of_request(&head.headers),
                     target: &target,
+                    group: live.policy.group(peer.address.ip()),
                     live: &live,
                 };
-                match self.hit(&asked).await {
-                    Some(reply) => reply,
+                if let Some(deferred) = self.before_its_turn(&asked).await {
+                    deferred
+                } else if let Some(reply) = self.hit(&asked).await {
+                    reply
+                } else {
                     // Off the hit path; boxed, so that a hit's future stays small.
-                    None => Box::pin(self.look_further(&asked, body)).await,
+                    Box::pin(self.look_further(&asked, body)).await
                 }
             }
         };

@@ -98,7 +98,7 @@ impl Proxy {
     }
 
     /// Answers from a stored response if it may be used as it is.
-    async fn use_stored(&self, asked: &Asked<'_>, entry: &Arc<Entry>) -> Use {
+    pub(super) async fn use_stored(&self, asked: &Asked<'_>, entry: &Arc<Entry>) -> Use {
         let classified = &entry.classified;
         let status = match entry.freshness.judge(self.cache.clock().now(), &asked.control) {
             Verdict::Revalidate(why) => return Use::Revalidate(why),
@@ -124,7 +124,7 @@ impl Proxy {
 
     /// Whether what was stored before the relay started is not what its catalog lists. A catalog is read before its
     /// payloads can be asked for.
-    async fn is_disowned(&self, entry: &Entry) -> bool {
+    pub(super) async fn is_disowned(&self, entry: &Entry) -> bool {
         let (object, class) = (&entry.object, entry.classified.class);
         let subject = Subject { key: &object.key, class, status: object.status };
         let whole = Whole { source: entry.source(), length: object.len, blob: object.blob };
@@ -284,8 +284,9 @@ impl Proxy {
     }
 }
 
+/// What came of answering from the store.
 #[expect(clippy::large_enum_variant, reason = "returned once a request, never kept")]
-enum Use {
+pub(super) enum Use {
     Reply(Reply),
     Revalidate(Why),
     /// It is gone now; look again.

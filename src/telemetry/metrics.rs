@@ -41,6 +41,8 @@ pub struct Metrics {
     pub broken: IntCounterVec,
     /// Requests and connections refused, by reason.
     pub refused: IntCounterVec,
+    /// Requests deferred to their client's turn, by group: policy, not failure.
+    pub deferred: IntCounterVec,
     /// Client connections now.
     pub connections: IntGauge,
     /// Client connections so far.
@@ -137,6 +139,11 @@ impl Metrics {
                 "gupd_refused_total",
                 "Requests and connections refused, by reason.",
                 &["reason"],
+            )?,
+            deferred: counters(
+                "gupd_deferred_total",
+                "Requests for payloads deferred to their client's turn by the windows of its group: policy, not failure.",
+                &["group"],
             )?,
             connections: gauge("gupd_connections", "Client connections open now.")?,
             connections_total: counter("gupd_connections_total", "Client connections accepted.")?,
@@ -250,7 +257,7 @@ fn of(
     class: Class,
 ) -> Option<&IntCounter> {
     let label = cache?.as_str();
-    // Nine labels, the most frequent first.
+    // Ten labels, the most frequent first.
     let at = CacheStatus::LABELS.iter().position(|known| *known == label)?;
     Some(&counters.get(at)?[class as usize])
 }

@@ -18,3 +18,4 @@ mod refusals;
 mod scrub;
 mod sparse;
 mod tls;
+mod windows;
