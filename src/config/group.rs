@@ -52,6 +52,9 @@ pub enum Outside {
 }
 
 impl Group {
+    /// Name of the group of all clients that no configured one takes.
+    pub const DEFAULT: &str = "default";
+
     /// Time of a window that the spread leaves to the client whose turn comes last: two heartbeats of an endpoint.
     pub const LEAST_TURN: Duration = Duration::from_secs(15 * 60);
 
@@ -114,6 +117,9 @@ pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan) -> Vec<Group
         }
         if groups.iter().any(|other| other.name == group.name && name.is_some()) {
             s.refuse("name", format!("{:?} is the name of two groups; give each its own", group.name));
+        }
+        if s.given("subnets") && group.name == Group::DEFAULT {
+            s.refuse("name", format!("{:?} is the name of all others; give this group its own", group.name));
         }
         if !s.given("subnets") {
             rest = rest.or(Some(group.name.clone()));

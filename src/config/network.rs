@@ -10,7 +10,7 @@ use super::limit::{self, Limit};
 use super::settings::{choice, count, number, time};
 use super::tables::{glob, label};
 use super::week::WeekTimes;
-use super::{ContentType, content, defaults};
+use super::{Config, ContentType, Group, content, defaults};
 
 /// Bytes of an algorithm's name, at most: Linux's `TCP_CA_NAME_MAX`, without its NUL.
 const MAX_CONGESTION: usize = 15;
@@ -83,6 +83,25 @@ pub(super) fn site(document: &mut Document) -> Site {
     let time_zone = s.one("time_zone", time_zone).unwrap_or_else(TimeZone::system);
     document.close(s);
     Site { time_zone }
+}
+
+/// Says that times are in UTC where neither the configuration nor the machine has a zone, as in many containers.
+pub(super) fn check_time_zone(document: &mut Document, config: &Config) {
+    let constant = |limit: &Limit| limit.constant().is_some();
+    let limits = [&config.wan.limit, &config.lan.limit, &config.lan.client_limit];
+    let limits = limits.into_iter().chain(config.upstreams.iter().map(|upstream| &upstream.limit));
+    let limits = limits.chain(config.wan_limits.iter().map(|limit| &limit.limit));
+    let of_groups = |group: &Group| {
+        group.windows.constant().is_some()
+            && [&group.limit, &group.client_limit, &group.wan_limit].into_iter().all(constant)
+    };
+    let is_timed = config.wan.windows.constant().is_none()
+        || !limits.into_iter().all(constant)
+        || !config.groups.iter().all(of_groups);
+    if is_timed && config.site.time_zone.is_unknown() {
+        document
+            .warn_missing("site.time_zone", "is not given, and the machine has none: times of day are UTC");
+    }
 }
 
 pub(super) fn wan(document: &mut Document) -> Wan {

@@ -89,6 +89,7 @@ impl Config {
             groups,
             warnings,
         };
+        network::check_time_zone(&mut document, &config);
         Ok((document, config))
     }
 

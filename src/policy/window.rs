@@ -110,6 +110,7 @@ mod tests {
 
     use jiff::Timestamp;
     use jiff::tz::TimeZone;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::config::{Config, Overrides};
@@ -296,6 +297,37 @@ mod tests {
             };
             assert!((monday(20)..=monday(22) - HOUR / 4).contains(&opens), "{client}");
             assert_eq!(turn(&calendar, &group, client, "1", 0, opens), Turn::Open);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn who_comes_when_told_is_served_and_a_moment_before_is_not(
+            zone in prop::sample::select(vec!["Europe/Berlin", "Australia/Lord_Howe", "UTC"]),
+            windows in prop::sample::select(vec![
+                "always", "20:00-06:00", "mon-fri 20:00-06:00", "02:15-02:45", "sun 01:30-03:00, sun 22:00-24:00",
+            ]),
+            spread in prop::sample::select(vec!["0s", "10m", "4h", "7d"]),
+            // Around both changes of the clocks.
+            day in prop::sample::select(vec![
+                "2026-03-28T00:00:00Z", "2026-10-24T00:00:00Z", "2026-04-04T00:00:00Z", "2026-10-03T00:00:00Z",
+            ]),
+            later in 0..3 * 24 * HOUR,
+            known in 0..12 * HOUR,
+            client in any::<u32>(),
+        ) {
+            let calendar = Calendar::new(TimeZone::get(zone).unwrap());
+            let now = day.parse::<Timestamp>().unwrap().as_millisecond() + later;
+            let (group, client) = (group(windows, spread), Ipv4Addr::from(client).into());
+            let at = |at| turn(&calendar, &group, client, "261121001", now - known, at);
+            if let Turn::Closed { opens } = at(now) {
+                prop_assert!(opens > now);
+                prop_assert_eq!(at(opens), Turn::Open);
+                prop_assert_eq!(at(opens - 1), Turn::Closed { opens });
+                prop_assert_eq!(at(now + (opens - now) / 2), Turn::Closed { opens });
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::cache::status::CacheStatus;
 use crate::cache::{Found, Verdict};
 use crate::clock::UnixMillis;
 use crate::config::Outside;
-use crate::policy::{Classified, Revision, Turn};
+use crate::policy::{Classified, Turn};
 
 impl Proxy {
     /// What a client gets whose turn comes later; `None` if it may have what it asks for. For a group without windows
@@ -36,13 +36,16 @@ impl Proxy {
     async fn judge(&self, asked: &Asked<'_>) -> Option<Reply> {
         let Asked { target, group, live, .. } = asked;
         let revision = live.policy.revision(&target.route, target.normal.path())?;
-        let classified = live.policy.classify(&target.route, target.normal.path());
         let now = self.cache.clock().now();
-        let seen = self.first_seen(asked, revision, &classified, now).await;
+        let seen = match self.first_seen.of(revision) {
+            Some(seen) => seen,
+            None => self.first_seen.remember(revision, self.stored_at(asked, now).await),
+        };
         let opens = match live.policy.turn(group, asked.peer.address.ip(), revision, seen, now) {
             Turn::Open | Turn::Emergency => return None,
             Turn::Closed { opens } => opens,
         };
+        let classified = live.policy.classify(&target.route, target.normal.path());
         if group.settings.outside == Outside::CachedOnly
             && let Some(reply) = self.without_upstreams(asked, &classified).await
         {
@@ -52,24 +55,15 @@ impl Proxy {
         Some(deferred(opens, now).told(CacheStatus::Deferred, &classified, None))
     }
 
-    /// When the site first knew of a revision. After a restart the payload asked for may have been stored before;
-    /// a revision of which it is not stored is new.
-    async fn first_seen(
-        &self,
-        asked: &Asked<'_>,
-        revision: Revision<'_>,
-        classified: &Classified,
-        now: UnixMillis,
-    ) -> UnixMillis {
-        if let Some(seen) = self.first_seen.of(revision) {
-            return seen;
-        }
+    /// When the site first knew of a revision that nobody asked for since the start: as early as the payload asked for
+    /// was stored, and else now.
+    async fn stored_at(&self, asked: &Asked<'_>, now: UnixMillis) -> UnixMillis {
+        let classified = asked.live.policy.classify(&asked.target.route, asked.target.normal.path());
         let key = Arc::from(asked.target.key());
-        let stored = match self.cache.find(&key, asked.headers, classified).await {
+        match self.cache.find(&key, asked.headers, &classified).await {
             Ok(Found::Entry(entry)) => entry.object.response_time.min(now),
             _ => now,
-        };
-        self.first_seen.remember(revision, stored)
+        }
     }
 
     /// A fresh response from the store, which asks nobody.

@@ -200,3 +200,25 @@ fn a_flag_that_is_none_is_a_usage_error() {
         assert!(ended.lines.is_empty() && !ended.errors.is_empty(), "{ended:#?}");
     }
 }
+
+#[test]
+fn what_is_only_odd_is_told_with_its_line_and_keeps_nobody_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gupd.toml");
+    let text = "[[group]]\nname = \"a\"\nwindows = \"mon-fri 20:00-22:00\"\nspread = \"4h\"\n";
+    fs::write(&file, text).unwrap();
+    let manager = Manager::start();
+    let mut command = gupd(["check", "--upstream", &manager.url(), "--config"]);
+    let ended = run(command.arg(&file).env("TZ", "/nowhere"));
+    assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+    let [no_zone, spread, good] = &ended.lines[..] else { panic!("{ended:#?}") };
+    assert!(no_zone.starts_with("warning: site.time_zone: is not given"), "{no_zone}");
+    assert!(
+        spread.starts_with("warning: ") && spread.contains("gupd.toml:4: group.spread: 4h is longer"),
+        "{spread}"
+    );
+    assert_eq!(good, "the configuration is good");
+    let mut relay = Relay::start(serve(&manager, &folder.path().join("store")).arg("--config").arg(&file));
+    assert_eq!(relay.process.said("the configuration is odd"), 1);
+    relay.process.kill();
+}
