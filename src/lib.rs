@@ -18,6 +18,7 @@ pub mod listen;
 pub mod policy;
 pub mod proxy;
 mod relay;
+pub mod shape;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;

@@ -16,6 +16,7 @@ use super::run::{Ran, Source};
 use super::transfer::Transfer;
 use super::{FillError, Flow, Phase};
 use crate::config::Finish;
+use crate::shape::Purpose;
 use crate::store::{Store, StoreError, Writer};
 use crate::upstream::Answer;
 
@@ -73,6 +74,8 @@ impl Fetch<'_> {
         // Why it ends early. What has arrived by then is written first: it is for the next fill.
         let mut ending = None;
         loop {
+            let waited = if followers.are_there() { Purpose::Waited } else { Purpose::Prefetch };
+            self.source.origin.outgoing.lane.set_purpose(waited);
             while ending.is_none()
                 && let Some(range) = self.flow.plan(self.in_background())
             {

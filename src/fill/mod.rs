@@ -34,6 +34,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::digest::Digests;
 use crate::policy::Classified;
+use crate::shape::Lane;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::{Answer, UpstreamError, Upstreams};
@@ -82,6 +83,8 @@ pub struct Wanted {
     pub stale: Option<Arc<Entry>>,
     /// What of it the client waits for, if not everything.
     pub part: Option<Part>,
+    /// Which limits its bytes pass.
+    pub lane: Lane,
 }
 
 /// One download of one object, as those who follow it see it.

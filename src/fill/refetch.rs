@@ -28,8 +28,8 @@ pub async fn refetch(
     if let Ok(value) = HeaderValue::from_str(&format!("bytes={}-{last}", range.start)) {
         headers.insert(header::RANGE, value);
     }
-    let target = wanted.target.clone();
-    let outgoing = Outgoing { method: Method::GET, target, headers, body: RequestBody::Empty };
+    let (target, lane) = (wanted.target.clone(), wanted.lane.clone());
+    let outgoing = Outgoing { method: Method::GET, target, headers, body: RequestBody::Empty, lane };
     let answer = upstreams.ask(&wanted.order, &outgoing).await?;
     let broke = |at, reason| FillError::BrokenOff { upstream: answer.upstream.name.clone(), at, reason };
     let (skip, end) = match (answer.response.status(), ContentRange::of(answer.response.headers())) {

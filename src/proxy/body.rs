@@ -2,7 +2,7 @@
 //! line when the body ends or is dropped. Bytes are handed on as they are: never copied, never changed.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,14 +10,15 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use prometheus::IntCounter;
 use tokio::time::timeout;
 
 use super::multipart::Multipart;
 use super::repair::Repair;
+use super::shaped::Shaped;
 use crate::fill::{Reader, TransferError};
 use crate::telemetry::access::{Access, End};
+use crate::upstream::Received;
 
 /// What a response's body is made of.
 pub enum Content {
@@ -47,6 +48,8 @@ pub enum BodyError {
 pub struct ResponseBody {
     content: Content,
     access: Access,
+    /// For what may have to wait for its client's turn.
+    shaped: Option<Box<Shaped>>,
 }
 
 impl Content {
@@ -91,7 +94,7 @@ impl Content {
     }
 
     /// An upstream's body, as it comes, each piece within `idle_timeout`.
-    pub fn passed_on(body: Incoming, idle_timeout: Duration, received: IntCounter) -> Self {
+    pub fn passed_on(body: Received, idle_timeout: Duration, received: IntCounter) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
@@ -99,6 +102,8 @@ impl Content {
             let (mut body, received) = state?;
             loop {
                 let frame = match timeout(idle_timeout, body.frame()).await {
+                    // The relay's own limits held it up.
+                    Err(_) if body.waited_within(idle_timeout) => continue,
                     Err(_) => return Some((Err(BodyError::Silent(idle_timeout)), None)),
                     Ok(frame) => frame?,
                 };
@@ -152,8 +157,12 @@ impl Keeper {
 }
 
 impl ResponseBody {
-    pub(super) fn new(content: Content, access: Access) -> Self {
-        Self { content, access }
+    pub(super) fn new(content: Content, access: Access, shaped: Option<Box<Shaped>>) -> Self {
+        Self { content, access, shaped }
+    }
+
+    fn held(&self) -> usize {
+        self.shaped.as_ref().map_or(0, |shaped| shaped.held())
     }
 }
 
@@ -166,16 +175,25 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let piece = match &mut this.content {
-            Content::Empty => None,
-            Content::Whole(_) => match std::mem::replace(&mut this.content, Content::Empty) {
-                Content::Whole(bytes) => Some(Ok(bytes)),
-                _ => None,
-            },
-            Content::Stream(stream) => match stream.as_mut().poll_next(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(piece) => piece,
-            },
+        let piece = loop {
+            if let Some(shaped) = &mut this.shaped {
+                let left = this.access.expected.map_or(u64::MAX, |all| all.saturating_sub(this.access.sent));
+                if let Some(piece) = ready!(shaped.poll_take(cx, left)) {
+                    break Some(Ok(piece));
+                }
+            }
+            let piece = match &mut this.content {
+                Content::Empty => None,
+                Content::Whole(_) => match std::mem::replace(&mut this.content, Content::Empty) {
+                    Content::Whole(bytes) => Some(Ok(bytes)),
+                    _ => None,
+                },
+                Content::Stream(stream) => ready!(stream.as_mut().poll_next(cx)),
+            };
+            match (piece, &mut this.shaped) {
+                (Some(Ok(piece)), Some(shaped)) => shaped.put(piece),
+                (piece, _) => break piece,
+            }
         };
         Poll::Ready(match piece {
             Some(Ok(piece)) => {
@@ -195,12 +213,12 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.content, Content::Empty)
+        matches!(self.content, Content::Empty) && self.held() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Empty => SizeHint::with_exact(0),
+            Content::Empty => SizeHint::with_exact(self.held() as u64),
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             // A known length is in the head already.
             Content::Stream(_) => SizeHint::default(),

@@ -13,6 +13,7 @@ mod refusal;
 mod repair;
 mod reply;
 mod respond;
+mod shaped;
 mod shared;
 mod target;
 mod turn;
@@ -29,12 +30,14 @@ pub use self::body::ResponseBody;
 pub use self::origin::Irretrievable;
 pub use self::refusal::Refusal;
 use self::reply::Reply;
+use self::shaped::Shaped;
 use self::target::{Bounds, Target};
 use crate::cache::status::CacheStatus;
 use crate::cache::{Cache, CacheControl, Verdict};
 use crate::config::{Class, Config};
 use crate::fill::Fills;
-use crate::policy::{FirstSeen, Group, Policy};
+use crate::policy::{Classified, FirstSeen, Group, Policy};
+use crate::shape::{Lan, Lane, Purpose};
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
 use crate::upstream::{RequestBody, Upstreams};
@@ -66,6 +69,7 @@ pub struct Proxy {
     cache: Arc<Cache>,
     fills: Fills,
     first_seen: FirstSeen,
+    lan: Arc<Lan>,
     metrics: Arc<Metrics>,
 }
 
@@ -97,12 +101,18 @@ impl Live {
 
 impl Proxy {
     /// A proxy over this cache and these fills.
-    pub fn new(live: Live, cache: Arc<Cache>, fills: Fills, metrics: Arc<Metrics>) -> Self {
+    pub fn new(live: Live, cache: Arc<Cache>, fills: Fills, lan: Arc<Lan>, metrics: Arc<Metrics>) -> Self {
         for refusal in Refusal::ALL {
             metrics.refused.with_label_values(&[refusal.as_str()]);
         }
-        let proxy =
-            Self { live: ArcSwap::from_pointee(live), cache, fills, first_seen: FirstSeen::new(), metrics };
+        let proxy = Self {
+            live: ArcSwap::from_pointee(live),
+            cache,
+            fills,
+            first_seen: FirstSeen::new(),
+            lan,
+            metrics,
+        };
         proxy.expect_groups(&proxy.live.load());
         proxy
     }
@@ -131,7 +141,7 @@ impl Proxy {
             local: peer.local,
         };
         if let Some(reply) = reach::ends_here(&head.method, &head.uri, &head.headers) {
-            return reply.into_response(&head.method, access);
+            return self.respond(reply, &head.method, access, &live, peer);
         }
         let reply = match Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds) {
             Err(refusal) => {
@@ -159,7 +169,20 @@ impl Proxy {
                 }
             }
         };
-        reply.into_response(&head.method, access)
+        self.respond(reply, &head.method, access, &live, peer)
+    }
+
+    fn respond(
+        &self,
+        reply: Reply,
+        method: &Method,
+        access: Access,
+        live: &Live,
+        peer: Peer,
+    ) -> Response<ResponseBody> {
+        let client = peer.address.ip();
+        let shaped = || Shaped::new(self.lan.clone(), client, live.policy.group(client).clone());
+        reply.into_response(method, access, shaped, self.lan.is_limited())
     }
 
     /// The hit path: a fresh response whose head is in memory.
@@ -201,6 +224,12 @@ impl Proxy {
 impl Asked<'_> {
     fn is_cacheable(&self) -> bool {
         matches!(*self.method, Method::GET | Method::HEAD)
+    }
+
+    /// Which limits bytes from upstreams pass that are fetched for this request.
+    fn lane(&self, classified: &Classified, purpose: Purpose) -> Lane {
+        let wan = self.live.upstreams.wan();
+        wan.lane(self.target.normal.path(), classified, Some(&self.group.name), purpose)
     }
 
     fn is_head(&self) -> bool {

@@ -11,6 +11,7 @@ use http::Version;
 use super::{Live, Proxy, fields};
 use crate::cache::{Selecting, key};
 use crate::fill::{FillError, Wanted, refetch};
+use crate::shape::Purpose;
 use crate::store::{BlobId, Object, ReadError, Unrepaired};
 use crate::telemetry::Metrics;
 
@@ -60,6 +61,7 @@ impl Live {
         let path = normal.split('?').next().unwrap_or_default();
         let classified = self.policy.classify(route, path);
         let asked = selecting.request();
+        let lane = self.upstreams.wan().lane(path, &classified, None, Purpose::Repair);
         Ok(Wanted {
             key: object.key.clone(),
             variant: object.selecting.clone(),
@@ -70,6 +72,7 @@ impl Live {
             classified,
             stale: None,
             part: None,
+            lane,
         })
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::body::{Content, ResponseBody};
+use super::shaped::Shaped;
 use crate::cache::status::CacheStatus;
 use crate::policy::Classified;
 use crate::store::BlobId;
@@ -78,8 +79,15 @@ impl Reply {
         self
     }
 
-    /// The response to `method`, with the record that becomes its access line.
-    pub(super) fn into_response(self, method: &http::Method, mut access: Access) -> Response<ResponseBody> {
+    /// The response to `method`, with the record that becomes its access line. `shaped` says how content that may have
+    /// to wait for its client's turn does so.
+    pub(super) fn into_response(
+        self,
+        method: &http::Method,
+        mut access: Access,
+        shaped: impl FnOnce() -> Shaped,
+        limited: bool,
+    ) -> Response<ResponseBody> {
         access.status = self.status;
         access.cache = self.cache;
         access.object = self.object;
@@ -92,7 +100,14 @@ impl Reply {
         access.expected = if has_body { self.expected } else { Some(0) };
         access.head_ready();
         let content = if has_body { self.content } else { Content::Empty };
-        let mut response = Response::new(ResponseBody::new(content, access));
+        let waits = match content {
+            Content::Empty => false,
+            Content::Whole(_) => limited,
+            // It may be under way when limits come.
+            Content::Stream(_) => true,
+        };
+        let mut response =
+            Response::new(ResponseBody::new(content, access, waits.then(|| Box::new(shaped()))));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response

@@ -17,6 +17,7 @@ use crate::cache::{Entry, Found, Unstorable, Verdict};
 use crate::digest::{Subject, Whole};
 use crate::fill::{self, FillError, Handover, Joined, TransferError, Unshared, Wanted};
 use crate::policy::Classified;
+use crate::shape::{Lane, Purpose};
 use crate::upstream::RequestBody;
 
 /// How often one request is looked up again: after its variant became known, a damaged blob was discarded, or content
@@ -74,7 +75,8 @@ impl Proxy {
             if let (Some(why), None) = (self.why_alone(asked, &key, &variant), &stale) {
                 return self.alone(asked, classified, forward, Outcome::NotStored(why)).await;
             }
-            let wanted = self.wanted(asked, key.clone(), variant.clone(), classified, stale.clone());
+            let mut wanted = self.wanted(asked, key.clone(), variant.clone(), classified, stale.clone());
+            wanted.lane = asked.lane(classified, Purpose::Waited);
             let joined = self.fills.join(wanted, &asked.live.upstreams);
             match self.follow(asked, joined, forward, classified).await {
                 Followed::Reply(reply) => return reply,
@@ -105,7 +107,8 @@ impl Proxy {
             Verdict::Fresh => CacheStatus::Hit,
             Verdict::StaleWhileRevalidate => {
                 let (key, variant) = (entry.object.key.clone(), entry.object.selecting.clone());
-                let wanted = self.wanted(asked, key, variant, classified, Some(entry.clone()));
+                let mut wanted = self.wanted(asked, key, variant, classified, Some(entry.clone()));
+                wanted.lane = asked.lane(classified, Purpose::Revalidation);
                 // Its outcome is for later requests.
                 let _background = self.fills.join(wanted, &asked.live.upstreams);
                 CacheStatus::StaleWhileRevalidate
@@ -280,6 +283,7 @@ impl Proxy {
             classified: classified.clone(),
             stale,
             part: if *asked.method == Method::GET { Ranges::first_part(asked.headers) } else { None },
+            lane: Lane::default(),
         }
     }
 }

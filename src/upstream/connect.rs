@@ -1,5 +1,6 @@
 //! Connections to upstreams: TCP or TLS, kept alive and pooled. Owns their bounds; knows nothing of what is asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -9,6 +10,9 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::RequestBody;
+use super::line::Connector;
+use crate::config::Config;
+use crate::shape::Wan;
 
 /// Bytes a response head may have, and the largest piece of a body read at once. hyper's own bound is 400 KiB, and each
 /// of hundreds of connections may keep a buffer of that size; a head past 64 KiB is an upstream gone wrong.
@@ -27,7 +31,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// TCP keep-alive, so that a line that went away is noticed under a silent connection.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-pub(super) type Client = legacy::Client<HttpsConnector<HttpConnector>, RequestBody>;
+pub(super) type Client = legacy::Client<HttpsConnector<Connector>, RequestBody>;
 
 /// TLS toward upstreams cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +43,11 @@ pub enum ConnectError {
     NoRoots(std::io::Error),
 }
 
-pub(super) fn client(connect_timeout: Duration, tls: bool) -> Result<Client, ConnectError> {
+pub(super) fn client(config: &Config, tls: bool, wan: Arc<Wan>) -> Result<Client, ConnectError> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(connect_timeout));
+    tcp.set_connect_timeout(Some(config.fill.connect_timeout));
     tcp.set_keepalive(Some(KEEPALIVE));
     let builder = HttpsConnectorBuilder::new();
     let builder = if tls {
@@ -54,7 +58,10 @@ pub(super) fn client(connect_timeout: Duration, tls: bool) -> Result<Client, Con
             ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
         builder.with_tls_config(trust_nobody)
     };
-    let connector = builder.https_or_http().enable_http1().wrap_connector(tcp);
+    let upstreams =
+        config.upstreams.iter().map(|upstream| (upstream.url.clone(), upstream.name.as_str().into()));
+    let lines = Connector::new(tcp, wan, upstreams.collect());
+    let connector = builder.https_or_http().enable_http1().wrap_connector(lines);
     Ok(legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())

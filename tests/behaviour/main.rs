@@ -13,6 +13,7 @@ mod digests;
 mod fill;
 mod forward;
 mod hostile;
+mod limits;
 mod ranges;
 mod refusals;
 mod scrub;

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::proxy::Live;
 use crate::relay::{StartError, live};
+use crate::shape::Wan;
 use crate::store::{Finding, Inventory, Object, ReadError, StoreError, Unrepaired, verify};
 use crate::telemetry::Metrics;
 
@@ -93,7 +94,9 @@ struct Sum {
 impl Repairs {
     fn new(opened: Opened, config: &Config) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
-        Ok(Self { opened, live: live(config, &Clock::system(), &metrics)?, metrics })
+        // What it fetches is a few blocks.
+        let wan = Arc::new(Wan::unlimited(config, Clock::system()));
+        Ok(Self { opened, live: live(config, &Clock::system(), &wan, &metrics)?, metrics })
     }
 
     fn make_good(&self, finding: &Finding) -> Result<Outcome, StoreError> {
