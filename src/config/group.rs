@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::document::{Document, Section};
 use super::limit::{self, Ceiling, Limit};
-use super::network::{downloads, warn_above};
+use super::network::{count_or_unlimited, warn_above};
 use super::settings::{choice, time};
 use super::tables::label;
 use super::units::{Rate, Time};
@@ -102,8 +102,8 @@ pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan) -> Vec<Group
             limit: limit::limit(&mut s, "limit"),
             client_limit: limit::limit(&mut s, "client_limit"),
             wan_limit: limit::limit(&mut s, "wan_limit"),
-            max_downloads: downloads(&mut s, "max_downloads"),
-            client_downloads: downloads(&mut s, "client_downloads"),
+            max_downloads: count_or_unlimited(&mut s, "max_downloads"),
+            client_downloads: count_or_unlimited(&mut s, "client_downloads"),
             windows: limit::windows(&mut s, "windows"),
             spread: time(&mut s, "spread", defaults::SPREAD),
             outside: s.one("outside", |text| choice(text, &OUTSIDE)).unwrap_or(Outside::Defer),

@@ -163,9 +163,9 @@ pub(super) fn lan(document: &mut Document) -> Lan {
     let lan = Lan {
         limit: limit::limit(&mut s, "limit"),
         client_limit: limit::limit(&mut s, "client_limit"),
-        max_downloads: downloads(&mut s, "max_downloads"),
-        client_downloads: downloads(&mut s, "client_downloads"),
-        client_connections: downloads(&mut s, "client_connections"),
+        max_downloads: count_or_unlimited(&mut s, "max_downloads"),
+        client_downloads: count_or_unlimited(&mut s, "client_downloads"),
+        client_connections: count_or_unlimited(&mut s, "client_connections"),
         queue: count(&mut s, "queue", defaults::QUEUE),
         client_queue: count(&mut s, "client_queue", defaults::CLIENT_QUEUE),
         queue_timeout: time(&mut s, "queue_timeout", defaults::QUEUE_TIMEOUT),
@@ -186,12 +186,12 @@ pub(super) fn warn_above(s: &mut Section, key: &'static str, limit: &Limit, of: 
 }
 
 /// A count, or `None` for `unlimited`.
-pub(super) fn downloads(s: &mut Section, key: &'static str) -> Option<u32> {
+pub(super) fn count_or_unlimited(s: &mut Section, key: &'static str) -> Option<u32> {
     let read = |text: &str| {
         if text == "unlimited" {
             return Ok(None);
         }
-        number(text, defaults::DOWNLOADS).map(Some).map_err(|message| format!("{message}, or unlimited"))
+        number(text, defaults::COUNT).map(Some).map_err(|message| format!("{message}, or unlimited"))
     };
     s.one(key, read).flatten()
 }

@@ -1,5 +1,6 @@
 //! Which revision a payload of a manager belongs to, and since when the site has known of it. Owns what is remembered
-//! of revisions over reloads, in memory alone: who restarts asks the store how long it has had a payload.
+//! of revisions over reloads, in memory alone: who restarts asks the store how long it has had a payload. Whoever asks for
+//! a revision before it is published begins its count; what that costs is its spread, never content.
 
 use moka::sync::Cache;
 
