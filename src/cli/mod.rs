@@ -3,6 +3,7 @@
 
 mod check;
 mod demo;
+mod plan;
 mod serve;
 mod store;
 
@@ -34,6 +35,8 @@ enum Command {
         #[arg(long)]
         probe: bool,
     },
+    /// Say what a rollout will be like at this site, and what each limit costs.
+    Plan(Box<plan::Plan>),
     /// Look at what is stored, verify, remove or carry it.
     Store {
         #[command(subcommand)]
@@ -109,6 +112,7 @@ pub fn main() -> ExitCode {
     let done = match CommandLine::parse().command {
         Command::Serve(settings) => serve::run(&settings),
         Command::Check { settings, probe } => check::run(&settings, probe),
+        Command::Plan(plan) => plan::run(&plan),
         Command::Store { command } => store::run(command),
         Command::Demo { clients, exit } => demo::run(clients, exit),
     };
