@@ -14,6 +14,7 @@ mod fill;
 mod forward;
 mod hostile;
 mod limits;
+mod plan;
 mod ranges;
 mod refusals;
 mod scrub;
