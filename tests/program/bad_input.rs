@@ -6,12 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::process::{Ended, Process, Relay, gupd, serve};
-use crate::support::{Manager, PAYLOAD};
-
-/// An address where nobody listens.
-fn nobody() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
+use crate::support::{Manager, Nobody, PAYLOAD};
 
 fn run(command: &mut Command) -> Ended {
     Process::start(command).ended()
@@ -166,24 +161,25 @@ fn a_store_has_one_relay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manager_that_is_away_keeps_nobody_from_starting() {
     let folder = tempfile::tempdir().unwrap();
-    let away = nobody();
+    let away = Nobody::new();
     let mut command = gupd(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    command.args(["--upstream", &format!("http://{away}"), "--store"]).arg(folder.path());
+    command.args(["--upstream", &away.url(), "--store"]).arg(folder.path());
     let relay = Relay::start(&mut command);
     let response = relay.get(PAYLOAD).await;
     assert_eq!(response.status, 504);
     assert!(response.header("retry-after").is_some());
-    let metric = format!("gupd_upstream_requests_total{{outcome=\"connect\",upstream=\"{away}\"}} 1\n");
+    let metric =
+        format!("gupd_upstream_requests_total{{outcome=\"connect\",upstream=\"{}\"}} 1\n", away.address());
     assert!(relay.metrics().await.contains(&metric));
 }
 
 #[test]
 fn probing_names_who_answers_and_who_does_not() {
-    let (manager, away) = (Manager::start(), nobody());
+    let (manager, away) = (Manager::start(), Nobody::new());
     let good = run(&mut gupd(["check", "--probe", "--upstream", &manager.url()]));
     assert!(good.status.success() && good.errors.is_empty(), "{good:#?}");
     assert!(good.lines.iter().any(|line| line.contains("answers 404")), "{good:#?}");
-    let url = format!("http://{away}");
+    let url = away.url();
     let bad = run(&mut gupd(["check", "--probe", "--upstream", &manager.url(), "--upstream", &url]));
     assert_eq!(bad.status.code(), Some(1), "{bad:#?}");
     assert_eq!(bad.errors.lines().count(), 1, "{bad:#?}");

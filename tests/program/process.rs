@@ -8,14 +8,12 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
+pub(crate) use crate::support::PATIENCE;
 use crate::support::{Manager, Response, get};
-
-/// However slow the machine, what a test waits for has happened by then.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program with these arguments and no settings from the tests' own environment.
 pub(crate) fn gupd<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
