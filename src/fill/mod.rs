@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 pub use self::begin::Part;
 pub use self::flow::{Flow, Phase};
 pub use self::reader::{Reader, TransferError};
-pub use self::refetch::refetch;
+pub use self::refetch::{RefetchError, refetch};
 use crate::cache::{Cache, CacheControl, Entry, Unstorable, Verdict};
 use crate::clock::Clock;
 use crate::config::Config;
