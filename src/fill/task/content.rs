@@ -182,7 +182,14 @@ impl Task {
             Ok(committed) => Ended::Finally(self.stored(&flow, committed).await),
             Err(error) => {
                 // Every follower has, or can still read, the right bytes; only the next client has to ask again.
-                tracing::error!(%error, key = &*self.wanted.key, "content was served but could not be stored");
+                let key = &*self.wanted.key;
+                // What ails the store is told once, and not by all fills that it meets at their end.
+                let is_told = matches!(error, StoreError::IndexDamaged { .. });
+                if is_told || self.shared.store.ailment().is_some() {
+                    tracing::debug!(%error, key, "content was served but could not be stored");
+                } else {
+                    tracing::error!(%error, key, "content was served but could not be stored");
+                }
                 self.leave();
                 Ended::Finally("store")
             }
