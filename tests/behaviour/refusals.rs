@@ -6,7 +6,7 @@ use gupd::Config;
 
 use crate::support::{Client, Ending, PAYLOAD, Request, Resource, Site, bytes};
 
-const SOON: Duration = Duration::from_millis(200);
+const SOON: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_not_plainly_one_is_refused_and_counted_and_nobody_else_notices() {
@@ -125,7 +125,7 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
     for (target, status) in [("http://foreign.example/", 421), ("/a/../b", 400)] {
         let mut client = Client::connect(site.address()).await;
         let request = Request::new("POST", target).body(body.clone());
-        let sent = tokio::time::timeout(SOON * 50, client.send(&request)).await.unwrap();
+        let sent = tokio::time::timeout(SOON * 20, client.send(&request)).await.unwrap();
         assert_eq!(sent.unwrap().status, status);
     }
 }
