@@ -9,8 +9,10 @@ mod queue;
 mod schedule;
 mod timed;
 mod wan;
+mod yielding;
 
 pub use self::lan::Lan;
 pub use self::pace::Pace;
 pub use self::queue::Priority;
 pub use self::wan::{Lane, Purpose, Wan};
+pub(crate) use self::yielding::Sample;

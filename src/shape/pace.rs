@@ -108,7 +108,8 @@ impl Pacer {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    fn now(&self) -> Nanos {
+    /// The runtime's time, since the pacer began.
+    pub(super) fn now(&self) -> Nanos {
         u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 

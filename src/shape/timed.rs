@@ -36,6 +36,11 @@ impl Timed {
         self.week.is_unlimited()
     }
 
+    /// What it is at a moment, in bytes a second; `None` without a limit.
+    pub(super) fn rate(&self, moment: &Moment<'_>) -> Option<u64> {
+        moment.rate(&self.week).value
+    }
+
     /// Sets it to what it is now; gives when it changes.
     pub(super) fn apply(&self, pacer: &Pacer, moment: &Moment<'_>) -> Option<UnixMillis> {
         let Held { value, until } = moment.rate(&self.week);

@@ -2,7 +2,7 @@
 //! limits a transfer's bytes pass and how urgent they are; relies on `pace` for turns.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -13,10 +13,17 @@ use super::pace::{Flow, Pace, Pacer};
 use super::queue::Priority;
 use super::schedule::LimitId;
 use super::timed::{Holds, Moment, Timed};
-use crate::clock::Clock;
+use super::yielding::{Sample, Yielding};
+use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, Config, Limit, WanMatch, pattern};
 use crate::policy::calendar::Calendar;
 use crate::policy::{Classified, Form};
+
+/// What may be on its way at a limited rate, in time at that rate: a burst, and the round trip of most lines.
+const AHEAD: Duration = Duration::from_millis(250);
+
+/// The least that may be on its way: a dozen packets, with which TCP still notices losses by itself.
+const LEAST_WINDOW: u64 = 16 << 10;
 
 /// The limits on what comes from upstreams.
 #[derive(Debug)]
@@ -24,6 +31,12 @@ pub struct Wan {
     pacer: Arc<Pacer>,
     clock: Clock,
     limited: AtomicBool,
+    /// Bytes a second that the line may have now; 0 without a limit.
+    line_rate: AtomicU64,
+    /// What the relay takes of a line that others use, if it yields to them.
+    spare: LimitId,
+    // Held for arithmetic.
+    yielding: Mutex<Option<Yielding>>,
     state: Mutex<State>,
     reconfigured: Notify,
 }
@@ -86,8 +99,16 @@ impl Wan {
             named: HashMap::new(),
             rules: Vec::new(),
         };
-        let (limited, state, reconfigured) = (AtomicBool::new(false), Mutex::new(state), Notify::new());
-        let wan = Self { pacer, clock, limited, state, reconfigured };
+        let wan = Self {
+            spare: pacer.add_limit(None, Duration::ZERO),
+            pacer,
+            clock,
+            limited: AtomicBool::new(false),
+            line_rate: AtomicU64::new(0),
+            yielding: Mutex::new(None),
+            state: Mutex::new(state),
+            reconfigured: Notify::new(),
+        };
         wan.reconfigure(config);
         wan
     }
@@ -106,8 +127,14 @@ impl Wan {
         state_now.rules = rules
             .filter_map(|limit| Some((Rule::of(limit)?, state_now.named.get(&limit.name)?.id)))
             .collect();
-        let limited = state.timed().any(|timed| !timed.is_unlimited());
+        let yields = config.wan.yield_to_others;
+        let limited = yields || state.timed().any(|timed| !timed.is_unlimited());
         drop(state);
+        let mut yielding = self.yielding();
+        if yielding.is_some() != yields {
+            *yielding = yields.then(|| Yielding::new(self.pacer.now()));
+        }
+        drop(yielding);
         let _until = self.apply();
         self.limited.store(limited, Ordering::Relaxed);
         self.reconfigured.notify_one();
@@ -149,7 +176,8 @@ impl Wan {
         let state = self.state();
         let of_upstream = state.upstreams.get(upstream).map(|timed| timed.id);
         let narrower = common.map_or(&[][..], |common| &common.narrower);
-        let path: Vec<_> = narrower.iter().copied().chain(of_upstream).chain([state.line.id]).collect();
+        let path: Vec<_> =
+            narrower.iter().copied().chain(of_upstream).chain([state.line.id, self.spare]).collect();
         drop(state);
         let flow = self.pacer.join(None, &path);
         match (lane, common) {
@@ -158,6 +186,26 @@ impl Wan {
             (_, None) => {}
         }
         Pace::new(flow)
+    }
+
+    /// Takes in what a connection to an upstream has seen of the line.
+    pub(crate) fn observe(&self, sample: Sample) {
+        let changed = self.yielding().as_mut().is_some_and(|y| y.observe(sample, self.pacer.now()));
+        if changed {
+            let state = self.state();
+            self.steer(&state, self.clock.now());
+        }
+    }
+
+    /// Bytes that an upstream may send ahead on a connection of this round trip, so that what the limits hold up waits
+    /// there and not in this machine's buffers: of a line that carries 8 KiB/s those would take a minute's bytes at
+    /// once. `None` without a limit on the line.
+    pub(crate) fn window(&self, round_trip: Option<Duration>) -> Option<u64> {
+        let rate = self.line_rate.load(Ordering::Relaxed);
+        let time = (round_trip.unwrap_or_default() * 2).max(AHEAD);
+        let bytes = (rate as f64 * time.as_secs_f64()) as u64;
+        let yielded = self.yielding().as_ref().map(Yielding::window);
+        (rate > 0).then_some(bytes.min(yielded.unwrap_or(u64::MAX)).max(LEAST_WINDOW))
     }
 
     /// Gives turns and keeps the limits at what the time of the week says, for ever.
@@ -196,7 +244,22 @@ impl Wan {
         let state = self.state();
         let now = self.clock.now();
         let moment = Moment { calendar: &state.calendar, now, burst: state.burst };
-        Holds::new(now, state.timed().map(|timed| timed.apply(&self.pacer, &moment)))
+        let holds = Holds::new(now, state.timed().map(|timed| timed.apply(&self.pacer, &moment)));
+        self.steer(&state, now);
+        holds
+    }
+
+    /// Sets what the line may have of what the relay yields, and what may be on its way.
+    fn steer(&self, state: &State, now: UnixMillis) {
+        let moment = Moment { calendar: &state.calendar, now, burst: state.burst };
+        let spare = self.yielding().as_ref().map(Yielding::rate);
+        self.pacer.set_rate(self.spare, spare, state.burst);
+        let least = state.line.rate(&moment).into_iter().chain(spare).min();
+        self.line_rate.store(least.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn yielding(&self) -> MutexGuard<'_, Option<Yielding>> {
+        self.yielding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

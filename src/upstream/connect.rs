@@ -7,6 +7,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustix::net::sockopt::set_tcp_congestion;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::RequestBody;
@@ -41,6 +42,19 @@ pub enum ConnectError {
         "an upstream is https, but this system has no trusted certificates ({0}); install ca-certificates"
     )]
     NoRoots(std::io::Error),
+    /// The kernel does not offer this algorithm.
+    #[error(
+        "wan.congestion: the kernel does not offer {algorithm:?} ({cause}); it has {offered}, and more with modprobe \
+         tcp_{algorithm}"
+    )]
+    Congestion {
+        /// What was asked for.
+        algorithm: String,
+        /// What the kernel says.
+        cause: std::io::Error,
+        /// What it has.
+        offered: String,
+    },
 }
 
 pub(super) fn client(config: &Config, tls: bool, wan: Arc<Wan>) -> Result<Client, ConnectError> {
@@ -60,7 +74,8 @@ pub(super) fn client(config: &Config, tls: bool, wan: Arc<Wan>) -> Result<Client
     };
     let upstreams =
         config.upstreams.iter().map(|upstream| (upstream.url.clone(), upstream.name.as_str().into()));
-    let lines = Connector::new(tcp, wan, upstreams.collect());
+    let congestion = config.wan.congestion.as_deref().map(offered).transpose()?;
+    let lines = Connector::new(tcp, wan, upstreams.collect(), congestion);
     let connector = builder.https_or_http().enable_http1().wrap_connector(lines);
     Ok(legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -70,4 +85,16 @@ pub(super) fn client(config: &Config, tls: bool, wan: Arc<Wan>) -> Result<Client
         .http1_max_buf_size(MAX_READ)
         .http1_max_headers(MAX_FIELDS)
         .build(connector))
+}
+
+/// The algorithm, if the kernel takes it for a socket.
+fn offered(algorithm: &str) -> Result<Arc<str>, ConnectError> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let taken = socket.and_then(|socket| Ok(set_tcp_congestion(&socket, algorithm)?));
+    let offered = || std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
+    taken.map(|()| Arc::from(algorithm)).map_err(|cause| ConnectError::Congestion {
+        algorithm: algorithm.to_owned(),
+        cause,
+        offered: offered().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(", "),
+    })
 }

@@ -11,12 +11,14 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt::set_tcp_congestion;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use crate::shape::{Lane, Pace, Wan};
+use super::tcp::{self, Seen};
+use crate::shape::{Lane, Pace, Sample, Wan};
 
 /// Connects to upstreams by lines.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub(super) struct Connector {
     wan: Arc<Wan>,
     /// Names by scheme and authority.
     upstreams: Arc<[(Uri, Arc<str>)]>,
+    /// `TCP_CONGESTION`, if it is not the system's.
+    congestion: Option<Arc<str>>,
 }
 
 /// A connection's line, as those who use the connection see it.
@@ -59,16 +63,28 @@ pub(super) struct Held {
     response: u64,
 }
 
+/// Time between two looks at what the kernel has seen of a connection.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// The connection.
 #[derive(Debug)]
 pub(super) struct Stream {
     tcp: TcpStream,
     line: Line,
+    /// What was seen last, and when.
+    seen: Option<(Instant, Seen)>,
+    /// The window is held to what the limits let pass.
+    clamped: bool,
 }
 
 impl Connector {
-    pub(super) fn new(tcp: HttpConnector, wan: Arc<Wan>, upstreams: Arc<[(Uri, Arc<str>)]>) -> Self {
-        Self { tcp, wan, upstreams }
+    pub(super) fn new(
+        tcp: HttpConnector,
+        wan: Arc<Wan>,
+        upstreams: Arc<[(Uri, Arc<str>)]>,
+        congestion: Option<Arc<str>>,
+    ) -> Self {
+        Self { tcp, wan, upstreams, congestion }
     }
 
     fn name(&self, uri: &Uri) -> Arc<str> {
@@ -160,13 +176,53 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let (wan, upstream) = (self.wan.clone(), self.name(&uri));
-        let connecting = self.tcp.call(uri);
+        let (connecting, congestion) = (self.tcp.call(uri), self.congestion.clone());
         Box::pin(async move {
             let tcp = connecting.await?.into_inner();
+            if let Some(algorithm) = congestion
+                && let Err(error) = set_tcp_congestion(&tcp, &algorithm)
+            {
+                // It was there when the configuration was taken; a slower upload is better than none.
+                tracing::warn!(%error, %algorithm, "the kernel does not take wan.congestion any more");
+            }
             let state = State { lane: None, response: 0, pace: None, waits: false, turn: None };
             let line = Line(Arc::new(Shared { wan, upstream, state: Mutex::new(state) }));
-            Ok(TokioIo::new(Stream { tcp, line }))
+            let mut stream = Stream { tcp, line, seen: None, clamped: false };
+            stream.clamp(None);
+            Ok(TokioIo::new(stream))
         })
+    }
+}
+
+impl Stream {
+    /// Tells the limits what the kernel has seen, and the kernel what the limits let pass.
+    fn look(&mut self) {
+        let now = Instant::now();
+        let before = match self.seen {
+            Some((at, _)) if now.duration_since(at) < LOOK => return,
+            before => before.map(|(_, seen)| seen),
+        };
+        // Without it limits are kept all the same, and others not yielded to.
+        let Ok(seen) = tcp::seen(&self.tcp) else { return };
+        self.seen = Some((now, seen));
+        if let Some(before) = before {
+            self.line.0.wan.observe(Sample {
+                // To the microsecond the same means that none was measured.
+                round_trip: seen.round_trip.filter(|_| seen.round_trip != before.round_trip),
+                received: seen.received.saturating_sub(before.received),
+                disorder: seen.disordered > before.disordered,
+            });
+        }
+        self.clamp(seen.round_trip);
+    }
+
+    fn clamp(&mut self, round_trip: Option<Duration>) {
+        let window = self.line.0.wan.window(round_trip);
+        if window.is_some() || self.clamped {
+            self.clamped = window.is_some();
+            // A kernel that refuses lets more come ahead, and no more pass.
+            let _refused = tcp::clamp_window(&self.tcp, window.unwrap_or(u64::MAX));
+        }
     }
 }
 
@@ -180,6 +236,9 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.line.0.wan.is_limited() {
+            if this.clamped {
+                this.clamp(None);
+            }
             return Pin::new(&mut this.tcp).poll_read(cx, buf);
         }
         // A connection on which nothing comes asks for no turn.
@@ -190,6 +249,7 @@ impl AsyncRead for Stream {
         let read = limited.filled().len();
         buf.advance(read);
         this.line.spend(read);
+        this.look();
         Poll::Ready(Ok(()))
     }
 }

@@ -7,6 +7,7 @@ mod body;
 mod connect;
 mod line;
 mod received;
+mod tcp;
 
 use std::error::Error as StdError;
 use std::sync::Arc;

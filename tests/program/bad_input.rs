@@ -95,6 +95,14 @@ fn a_log_level_that_is_none_is_a_problem_of_the_configuration() {
 }
 
 #[test]
+fn an_algorithm_that_the_kernel_does_not_offer_is_named_with_those_it_does() {
+    let folder = tempfile::tempdir().unwrap();
+    for ended in both(folder.path(), &format!("{MANAGER}[wan]\ncongestion = \"nosuch\"\n"), &[]) {
+        ended.complained(2, &["wan.congestion", "nosuch", "reno"]);
+    }
+}
+
+#[test]
 fn certificates_that_cannot_be_used_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
