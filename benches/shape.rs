@@ -4,6 +4,8 @@
 //!
 //! `cargo bench --bench shape`
 
+#![allow(clippy::print_stdout, reason = "what a bench is for")]
+
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
