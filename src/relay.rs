@@ -17,7 +17,7 @@ use crate::fill::Fills;
 use crate::listen::{self, Connections, ListenError, Listeners, Stage, TlsError, Workers, tls};
 use crate::policy::{Policy, PolicyError};
 use crate::proxy::{Live, Proxy};
-use crate::shape::{Lan, Wan};
+use crate::shape::{Lan, Places, Wan};
 use crate::store::{Scrub, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::{ConnectError, Upstreams};
@@ -72,6 +72,7 @@ pub struct Relay {
     proxy: Arc<Proxy>,
     cache: Arc<Cache>,
     lan: Arc<Lan>,
+    places: Arc<Places>,
     wan: Arc<Wan>,
     metrics: Arc<Metrics>,
     stage: watch::Sender<Stage>,
@@ -113,7 +114,9 @@ impl Relay {
             control.handle().clone(),
         );
         let lan = Arc::new(Lan::new(&config, clock.clone()));
-        let proxy = Arc::new(Proxy::new(live, cache.clone(), fills, lan.clone(), metrics.clone()));
+        let places = Arc::new(Places::new(&config));
+        let proxy = Proxy::new(live, cache.clone(), fills, lan.clone(), places.clone(), metrics.clone());
+        let proxy = Arc::new(proxy);
         let connections = Arc::new(Connections::new(proxy.clone(), metrics.clone(), &config.server, tls));
         let (stage, stages) = watch::channel(Stage::Serving);
         let workers = Arc::new(Workers::start(config.server.workers, &connections, &stages)?);
@@ -145,6 +148,7 @@ impl Relay {
             proxy,
             cache,
             lan,
+            places,
             wan,
             metrics,
             stage,
@@ -176,6 +180,7 @@ impl Relay {
         self.proxy.reconfigure(live);
         self.cache.reconfigure(config.cache.clone());
         self.lan.reconfigure(&config);
+        self.places.reconfigure(&config);
         self.wan.reconfigure(&config);
         let mut running = config.clone();
         running.server = Server {

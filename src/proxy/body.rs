@@ -14,6 +14,7 @@ use prometheus::IntCounter;
 use tokio::time::timeout;
 
 use super::multipart::Multipart;
+use super::place::Download;
 use super::repair::Repair;
 use super::shaped::Shaped;
 use crate::fill::{Reader, TransferError};
@@ -50,6 +51,21 @@ pub struct ResponseBody {
     access: Access,
     /// For what may have to wait for its client's turn.
     shaped: Option<Box<Shaped>>,
+    /// For what is counted as a download.
+    place: Option<Box<Download>>,
+}
+
+/// A download's last bytes. hyper drops a body that it has taken the last bytes of, and the client may still be far from
+/// having them; its place goes with them.
+struct Last {
+    piece: Bytes,
+    _download: Box<Download>,
+}
+
+impl AsRef<[u8]> for Last {
+    fn as_ref(&self) -> &[u8] {
+        &self.piece
+    }
 }
 
 impl Content {
@@ -157,8 +173,13 @@ impl Keeper {
 }
 
 impl ResponseBody {
-    pub(super) fn new(content: Content, access: Access, shaped: Option<Box<Shaped>>) -> Self {
-        Self { content, access, shaped }
+    pub(super) fn new(
+        content: Content,
+        access: Access,
+        shaped: Option<Box<Shaped>>,
+        place: Option<Box<Download>>,
+    ) -> Self {
+        Self { content, access, shaped, place }
     }
 
     fn held(&self) -> usize {
@@ -198,6 +219,10 @@ impl Body for ResponseBody {
         Poll::Ready(match piece {
             Some(Ok(piece)) => {
                 this.access.sent += piece.len() as u64;
+                let piece = match this.place.take_if(|_| this.access.expected == Some(this.access.sent)) {
+                    Some(place) => Bytes::from_owner(Last { piece, _download: place }),
+                    None => piece,
+                };
                 Some(Ok(Frame::data(piece)))
             }
             Some(Err(error)) => {
@@ -223,5 +248,37 @@ impl Body for ResponseBody {
             // A known length is in the head already.
             Content::Stream(_) => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::{Method, Uri};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::shape::Places;
+    use crate::telemetry::Metrics;
+
+    #[tokio::test]
+    async fn a_download_keeps_its_place_until_its_last_bytes_have_left() {
+        let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
+        config.lan.max_downloads = Some(1);
+        let (places, metrics) = (Arc::new(Places::new(&config)), Arc::new(Metrics::new().unwrap()));
+        let client = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
+        let place = places.try_take(client.ip(), "default").unwrap();
+        let mut access = Access::new(client, &Method::GET, &Uri::from_static("/"), metrics.clone(), false);
+        access.expected = Some(5);
+        let content = Content::Whole(Bytes::from_static(b"bytes"));
+        let mut body = ResponseBody::new(content, access, None, Some(Download::new(place, &metrics)));
+        let last = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        drop(body);
+        assert!(places.try_take(client.ip(), "default").is_none());
+        assert_eq!((&*last, metrics.downloads.get()), (&b"bytes"[..], 1));
+        drop(last);
+        assert!(places.try_take(client.ip(), "default").is_some());
+        assert_eq!(metrics.downloads.get(), 0);
     }
 }

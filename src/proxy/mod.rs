@@ -1,5 +1,6 @@
-//! Leads a request through its stages: target, route, group and its windows, look-up, then a hit, a fill to follow, or the manager itself.
-//! Owns the order of these steps and nothing else; each stage has its file. Nothing here knows sockets or threads.
+//! Leads a request through its stages: target, route, group and its windows, a place, look-up, then a hit, a fill to
+//! follow, or the manager itself. Owns the order of these steps and nothing else; each stage has its file. Nothing here
+//! knows sockets or threads.
 
 pub mod body;
 pub mod conditional;
@@ -7,6 +8,7 @@ pub mod fields;
 pub mod multipart;
 mod origin;
 mod passthrough;
+mod place;
 pub mod range;
 mod reach;
 mod refusal;
@@ -37,7 +39,7 @@ use crate::cache::{Cache, CacheControl, Verdict};
 use crate::config::{Class, Config};
 use crate::fill::Fills;
 use crate::policy::{Classified, FirstSeen, Group, Policy};
-use crate::shape::{Lan, Lane, Purpose};
+use crate::shape::{Lan, Lane, Places, Purpose};
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
 use crate::upstream::{RequestBody, Upstreams};
@@ -70,6 +72,7 @@ pub struct Proxy {
     fills: Fills,
     first_seen: FirstSeen,
     lan: Arc<Lan>,
+    places: Arc<Places>,
     metrics: Arc<Metrics>,
 }
 
@@ -101,7 +104,14 @@ impl Live {
 
 impl Proxy {
     /// A proxy over this cache and these fills.
-    pub fn new(live: Live, cache: Arc<Cache>, fills: Fills, lan: Arc<Lan>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        live: Live,
+        cache: Arc<Cache>,
+        fills: Fills,
+        lan: Arc<Lan>,
+        places: Arc<Places>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         for refusal in Refusal::ALL {
             metrics.refused.with_label_values(&[refusal.as_str()]);
         }
@@ -111,6 +121,7 @@ impl Proxy {
             fills,
             first_seen: FirstSeen::new(),
             lan,
+            places,
             metrics,
         };
         proxy.expect_groups(&proxy.live.load());
@@ -159,13 +170,12 @@ impl Proxy {
                     group: live.policy.group(peer.address.ip()),
                     live: &live,
                 };
-                if let Some(deferred) = self.before_its_turn(&asked).await {
-                    deferred
-                } else if let Some(reply) = self.hit(&asked).await {
-                    reply
-                } else {
-                    // Off the hit path; boxed, so that a hit's future stays small.
-                    Box::pin(self.look_further(&asked, body)).await
+                match self.before_its_turn(&asked).await {
+                    Some(reply) if self.may_be_counted(&asked) => {
+                        Box::pin(self.with_place(&asked, reply, None)).await
+                    }
+                    Some(reply) => reply,
+                    None => self.in_place(&asked, body).await,
                 }
             }
         };
@@ -183,6 +193,32 @@ impl Proxy {
         let client = peer.address.ip();
         let shaped = || Shaped::new(self.lan.clone(), client, live.policy.group(client).clone());
         reply.into_response(method, access, shaped, self.lan.is_limited())
+    }
+
+    /// Answers a request that may have what it asks for, once there is a place for it.
+    async fn in_place(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
+        if !self.may_be_counted(asked) {
+            return self.look_up(asked, body).await;
+        }
+        // Boxed, so that a hit's future stays small where nothing is counted.
+        let counted = async {
+            match self.before_its_download(asked).await {
+                Ok(place) => {
+                    let reply = self.look_up(asked, body).await;
+                    self.with_place(asked, reply, place).await
+                }
+                Err(refused) => refused,
+            }
+        };
+        Box::pin(counted).await
+    }
+
+    async fn look_up(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
+        if let Some(reply) = self.hit(asked).await {
+            return reply;
+        }
+        // Off the hit path; boxed, so that a hit's future stays small.
+        Box::pin(self.look_further(asked, body)).await
     }
 
     /// The hit path: a fresh response whose head is in memory.

@@ -43,6 +43,12 @@ pub struct Metrics {
     pub refused: IntCounterVec,
     /// Requests deferred to their client's turn, by group: policy, not failure.
     pub deferred: IntCounterVec,
+    /// Downloads now that have a place, of those that are counted.
+    pub downloads: IntGauge,
+    /// Requests that wait for a place now.
+    pub queued: IntGauge,
+    /// Time that requests have waited for a place.
+    pub queue_seconds: Histogram,
     /// Client connections now.
     pub connections: IntGauge,
     /// Client connections so far.
@@ -144,6 +150,15 @@ impl Metrics {
                 "gupd_deferred_total",
                 "Requests for payloads deferred to their client's turn by the windows of its group: policy, not failure.",
                 &["group"],
+            )?,
+            downloads: gauge(
+                "gupd_downloads",
+                "Downloads running now that have a place; none while no count of downloads is configured.",
+            )?,
+            queued: gauge("gupd_queued_requests", "Requests that wait for a place to download now.")?,
+            queue_seconds: histogram(
+                "gupd_queue_seconds",
+                "Time that requests waited for a place, until they had one or were turned away.",
             )?,
             connections: gauge("gupd_connections", "Client connections open now.")?,
             connections_total: counter("gupd_connections_total", "Client connections accepted.")?,
