@@ -14,7 +14,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, Log, Server};
 use crate::fill::Fills;
-use crate::listen::{self, Connections, ListenError, Listeners, Stage, TlsError, Workers, tls};
+use crate::listen::{self, Connections, ListenError, Listeners, Newcomers, Stage, TlsError, Workers, tls};
 use crate::policy::{Policy, PolicyError};
 use crate::proxy::{Live, Proxy};
 use crate::shape::{Lan, Places, Wan};
@@ -78,6 +78,7 @@ pub struct Relay {
     stage: watch::Sender<Stage>,
     workers: Arc<Workers>,
     connections: Arc<Connections>,
+    newcomers: Arc<Newcomers>,
     // Only taken when the relay ends.
     control: Option<Runtime>,
 }
@@ -120,10 +121,11 @@ impl Relay {
         let connections = Arc::new(Connections::new(proxy.clone(), metrics.clone(), &config.server, tls));
         let (stage, stages) = watch::channel(Stage::Serving);
         let workers = Arc::new(Workers::start(config.server.workers, &connections, &stages)?);
+        let newcomers = Arc::new(Newcomers::new(&config));
         let addresses = listeners.addresses().to_vec();
         {
             let _in_control = control.enter();
-            listeners.accept_into(&workers, &config.server, &metrics, &stages)?;
+            listeners.accept_into(&workers, &newcomers, &config.server, &metrics, &stages)?;
             let admin =
                 Admin { metrics: metrics.clone(), store, quota: config.store.quota, stage: stages.clone() };
             let listener = TcpListener::from_std(admin_socket)?;
@@ -154,6 +156,7 @@ impl Relay {
             stage,
             workers,
             connections,
+            newcomers,
             control: Some(control),
         })
     }
@@ -181,6 +184,7 @@ impl Relay {
         self.cache.reconfigure(config.cache.clone());
         self.lan.reconfigure(&config);
         self.places.reconfigure(&config);
+        self.newcomers.reconfigure(&config);
         self.wan.reconfigure(&config);
         let mut running = config.clone();
         running.server = Server {
