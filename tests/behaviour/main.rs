@@ -15,6 +15,7 @@ mod forward;
 mod hostile;
 mod limits;
 mod plan;
+mod queue;
 mod ranges;
 mod refusals;
 mod scrub;
