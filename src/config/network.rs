@@ -68,7 +68,7 @@ pub struct Lan {
     pub max_downloads: Option<u32>,
     /// Downloads at once, of each client.
     pub client_downloads: Option<u32>,
-    /// New connections a second, of each client; over IPv6, of each /64.
+    /// New connections a second, of each client.
     pub client_connections: Option<u32>,
     /// Requests that wait for a place, in all; 0 to 65,536.
     pub queue: u32,
