@@ -14,10 +14,11 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, Log, Server};
 use crate::fill::Fills;
-use crate::listen::{self, Connections, ListenError, Listeners, Stage, TlsError, Workers, tls};
+use crate::listen::{self, Connections, ListenError, Listeners, Newcomers, Stage, TlsError, Workers, tls};
 use crate::policy::{Policy, PolicyError};
 use crate::proxy::{Live, Proxy};
 use crate::refresh::{self, Refresher};
+use crate::shape::{Lan, Places, Wan};
 use crate::store::{Scrub, Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::{ConnectError, Upstreams};
@@ -71,11 +72,15 @@ pub struct Relay {
     clock: Clock,
     proxy: Arc<Proxy>,
     cache: Arc<Cache>,
+    lan: Arc<Lan>,
+    places: Arc<Places>,
+    wan: Arc<Wan>,
     metrics: Arc<Metrics>,
     refresher: Refresher,
     stage: watch::Sender<Stage>,
     workers: Arc<Workers>,
     connections: Arc<Connections>,
+    newcomers: Arc<Newcomers>,
     // Only taken when the relay ends.
     control: Option<Runtime>,
 }
@@ -89,7 +94,8 @@ impl Relay {
     pub fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
         // What may be wrong with the configuration first, then what leaves traces.
-        let live = live(&config, &clock, &metrics)?;
+        let wan = Arc::new(Wan::new(&config, clock.clone()));
+        let live = live(&config, &clock, &wan, &metrics)?;
         let tls = config.server.tls.as_ref().map(tls::acceptor).transpose()?;
         let listeners = Listeners::open(&config.server.listen)?;
         let admin_socket = listen::bind(config.server.admin)?;
@@ -110,16 +116,20 @@ impl Relay {
             clock.clone(),
             control.handle().clone(),
         );
-        let proxy = Arc::new(Proxy::new(live, cache.clone(), fills, metrics.clone()));
+        let lan = Arc::new(Lan::new(&config, clock.clone()));
+        let places = Arc::new(Places::new(&config));
+        let proxy = Proxy::new(live, cache.clone(), fills, lan.clone(), places.clone(), metrics.clone());
+        let proxy = Arc::new(proxy);
         let (refresher, refresh) =
             Refresher::new(&config, proxy.clone(), store.clone(), metrics.clone(), clock.clone());
         let connections = Arc::new(Connections::new(proxy.clone(), metrics.clone(), &config.server, tls));
         let (stage, stages) = watch::channel(Stage::Serving);
         let workers = Arc::new(Workers::start(config.server.workers, &connections, &stages)?);
+        let newcomers = Arc::new(Newcomers::new(&config));
         let addresses = listeners.addresses().to_vec();
         {
             let _in_control = control.enter();
-            listeners.accept_into(&workers, &config.server, &metrics, &stages)?;
+            listeners.accept_into(&workers, &newcomers, &config.server, &metrics, &stages)?;
             let admin = Admin {
                 metrics: metrics.clone(),
                 store,
@@ -138,6 +148,9 @@ impl Relay {
                 tokio::spawn(scrub_store(scrub, proxy.clone(), stages.clone()));
             }
             tokio::spawn(keep_fresh(refresh, stages.clone()));
+            let (to_clients, from_upstreams) = (lan.clone(), wan.clone());
+            tokio::spawn(until_stopped(stages.clone(), async move { to_clients.run().await }));
+            tokio::spawn(until_stopped(stages.clone(), async move { from_upstreams.run().await }));
             tokio::spawn(maintain(cache.clone(), stages));
         }
         Ok(Self {
@@ -147,11 +160,15 @@ impl Relay {
             clock,
             proxy,
             cache,
+            lan,
+            places,
+            wan,
             metrics,
             refresher,
             stage,
             workers,
             connections,
+            newcomers,
             control: Some(control),
         })
     }
@@ -172,12 +189,16 @@ impl Relay {
     /// # Errors
     /// When it cannot be used; the old one stays in force.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
-        let live = live(&config, &self.clock, &self.metrics)?;
+        let live = live(&config, &self.clock, &self.wan, &self.metrics)?;
         // Nothing has changed yet, and nothing fails from here on.
         self.connections.renew_certificate(&config.server)?;
         self.proxy.reconfigure(live);
         self.cache.reconfigure(config.cache.clone());
         self.refresher.reconfigure(&config);
+        self.lan.reconfigure(&config);
+        self.places.reconfigure(&config);
+        self.newcomers.reconfigure(&config);
+        self.wan.reconfigure(&config);
         let mut running = config.clone();
         running.server = Server {
             tls: config.server.tls.clone(),
@@ -261,9 +282,22 @@ impl Drop for Relay {
 }
 
 /// The reloadable part of a relay.
-pub(crate) fn live(config: &Config, clock: &Clock, metrics: &Arc<Metrics>) -> Result<Live, StartError> {
-    let upstreams = Arc::new(Upstreams::new(config, clock.clone(), metrics.clone())?);
+pub(crate) fn live(
+    config: &Config,
+    clock: &Clock,
+    wan: &Arc<Wan>,
+    metrics: &Arc<Metrics>,
+) -> Result<Live, StartError> {
+    let upstreams = Arc::new(Upstreams::new(config, clock.clone(), wan.clone(), metrics.clone())?);
     Ok(Live::new(config, Policy::new(config)?, upstreams))
+}
+
+/// Runs what has no end of its own until the last response has ended.
+async fn until_stopped(mut stage: watch::Receiver<Stage>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        () = Stage::Stopped.reached(&mut stage) => {}
+    }
 }
 
 async fn maintain(cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {

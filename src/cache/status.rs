@@ -31,6 +31,8 @@ pub enum CacheStatus {
     Method,
     /// `504`, because the client wanted a stored response only and there is none.
     OnlyIfCached,
+    /// `503`, because the windows of the client's group give it a later turn.
+    Deferred,
     /// An error of the relay's own, because no upstream gave a response.
     Failed,
 }
@@ -65,8 +67,18 @@ pub enum Outcome {
 
 impl CacheStatus {
     /// Every label that [`as_str`](Self::as_str) gives, for the label set of a metric.
-    pub const LABELS: [&'static str; 9] =
-        ["hit", "stale", "revalidated", "expired", "collapsed", "miss", "bypass", "only-if-cached", "failed"];
+    pub const LABELS: [&'static str; 10] = [
+        "hit",
+        "stale",
+        "revalidated",
+        "expired",
+        "collapsed",
+        "miss",
+        "bypass",
+        "only-if-cached",
+        "deferred",
+        "failed",
+    ];
 
     /// The short form in access logs and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -79,6 +91,7 @@ impl CacheStatus {
             Self::Forwarded(..) => "miss",
             Self::Bypass | Self::Method => "bypass",
             Self::OnlyIfCached => "only-if-cached",
+            Self::Deferred => "deferred",
             Self::Failed => "failed",
         }
     }
@@ -142,7 +155,7 @@ impl CacheStatus {
             }
             Self::Bypass => BYPASS,
             Self::Method => METHOD,
-            Self::OnlyIfCached | Self::Failed => return None,
+            Self::OnlyIfCached | Self::Deferred | Self::Failed => return None,
         })
     }
 }
@@ -216,6 +229,7 @@ mod tests {
             (Bypass, Some("gupd; fwd=bypass"), "bypass"),
             (Method, Some("gupd; fwd=method"), "bypass"),
             (OnlyIfCached, None, "only-if-cached"),
+            (Deferred, None, "deferred"),
             (Failed, None, "failed"),
         ]
     }

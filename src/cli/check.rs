@@ -10,6 +10,7 @@ use http::{HeaderMap, Method};
 use super::{Failure, Settings, answer};
 use crate::listen::tls;
 use crate::policy::Policy;
+use crate::shape::{Lane, Wan};
 use crate::telemetry::Metrics;
 use crate::upstream::{Outgoing, RequestBody, Upstreams};
 use crate::{Clock, Config};
@@ -22,8 +23,9 @@ pub(super) fn run(settings: &Settings, probe: bool) -> Result<(), Failure> {
         tls::acceptor(pair).map_err(|error| configuration(&error))?;
     }
     let metrics = Metrics::new().map_err(|error| Failure::Failed(error.to_string()))?;
-    let upstreams =
-        Upstreams::new(&config, Clock::system(), Arc::new(metrics)).map_err(|error| configuration(&error))?;
+    let wan = Arc::new(Wan::unlimited(&config, Clock::system()));
+    let upstreams = Upstreams::new(&config, Clock::system(), wan, Arc::new(metrics))
+        .map_err(|error| configuration(&error))?;
     for warning in &config.warnings {
         answer(&format!("warning: {warning}"));
     }
@@ -42,6 +44,7 @@ fn ask_all(config: &Config, upstreams: &Upstreams) -> Result<(), Failure> {
         target: PathAndQuery::from_static("/"),
         headers: HeaderMap::new(),
         body: RequestBody::Empty,
+        lane: Lane::default(),
     };
     let mut silent = Vec::new();
     for (upstream, configured) in upstreams.iter().zip(&config.upstreams) {

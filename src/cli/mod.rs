@@ -3,6 +3,7 @@
 
 mod check;
 mod demo;
+mod plan;
 mod refresh;
 mod serve;
 mod store;
@@ -37,6 +38,8 @@ enum Command {
     },
     /// Have the running relay ask whether its catalogs are still good, now.
     Refresh(Settings),
+    /// Say what a rollout will be like at this site, and what each limit costs.
+    Plan(Box<plan::Plan>),
     /// Look at what is stored, verify, remove or carry it.
     Store {
         #[command(subcommand)]
@@ -120,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Serve(settings) => serve::run(&settings),
         Command::Check { settings, probe } => check::run(&settings, probe),
         Command::Refresh(settings) => refresh::run(&settings),
+        Command::Plan(plan) => plan::run(&plan),
         Command::Store { command } => store::run(command),
         Command::Demo { clients, exit } => demo::run(clients, exit),
     };

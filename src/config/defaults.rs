@@ -90,8 +90,8 @@ pub(super) const LIMIT: Bounds<Rate> = bounds(Rate(TIB), Rate(KIB), Rate(TIB));
 /// A tenth of a second at the rate: a page's worth on a thin line, too short to be felt by others on it.
 pub(super) const BURST: Bounds<Duration> =
     bounds(Duration::from_millis(100), Duration::from_millis(1), Duration::from_secs(10));
-/// What a count may be limited to; without a limit it is bounded by `MAX_CONNECTIONS`.
-pub(super) const DOWNLOADS: Bounds<u32> = bounds(1_000_000, 1, 1_000_000);
+/// What downloads or connections may be limited to; `unlimited` they are still bounded by `MAX_CONNECTIONS`.
+pub(super) const COUNT: Bounds<u32> = bounds(1_000_000, 1, 1_000_000);
 /// As many as a small site has endpoints; each waits on a connection that is counted already.
 pub(super) const QUEUE: Bounds<u32> = bounds(1_024, 0, 65_536);
 /// More than an updater asks for at once.

@@ -144,6 +144,12 @@ impl Document {
         self.problems.push(Problem { place: None, key: None, message: message.to_owned() });
     }
 
+    /// Adds a warning that has no place: something odd follows from what was not given.
+    pub(super) fn warn_missing(&mut self, key: &str, message: &str) {
+        let key = Some(key.to_owned());
+        self.warnings.push(Problem { place: None, key, message: message.to_owned() });
+    }
+
     /// Every problem; or, if there is none, the warnings by place. What no section took is unknown.
     pub(super) fn finish(mut self) -> Result<Vec<Problem>, Problems> {
         for Block { name, place, body } in std::mem::take(&mut self.blocks) {

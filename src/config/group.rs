@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::document::{Document, Section};
 use super::limit::{self, Ceiling, Limit};
-use super::network::{downloads, warn_above};
+use super::network::{count_or_unlimited, warn_above};
 use super::settings::{choice, time};
 use super::tables::label;
 use super::units::{Rate, Time};
@@ -52,6 +52,9 @@ pub enum Outside {
 }
 
 impl Group {
+    /// Name of the group of all clients that no configured one takes.
+    pub const DEFAULT: &str = "default";
+
     /// Time of a window that the spread leaves to the client whose turn comes last: two heartbeats of an endpoint.
     pub const LEAST_TURN: Duration = Duration::from_secs(15 * 60);
 
@@ -99,8 +102,8 @@ pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan) -> Vec<Group
             limit: limit::limit(&mut s, "limit"),
             client_limit: limit::limit(&mut s, "client_limit"),
             wan_limit: limit::limit(&mut s, "wan_limit"),
-            max_downloads: downloads(&mut s, "max_downloads"),
-            client_downloads: downloads(&mut s, "client_downloads"),
+            max_downloads: count_or_unlimited(&mut s, "max_downloads"),
+            client_downloads: count_or_unlimited(&mut s, "client_downloads"),
             windows: limit::windows(&mut s, "windows"),
             spread: time(&mut s, "spread", defaults::SPREAD),
             outside: s.one("outside", |text| choice(text, &OUTSIDE)).unwrap_or(Outside::Defer),
@@ -114,6 +117,9 @@ pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan) -> Vec<Group
         }
         if groups.iter().any(|other| other.name == group.name && name.is_some()) {
             s.refuse("name", format!("{:?} is the name of two groups; give each its own", group.name));
+        }
+        if s.given("subnets") && group.name == Group::DEFAULT {
+            s.refuse("name", format!("{:?} is the name of all others; give this group its own", group.name));
         }
         if !s.given("subnets") {
             rest = rest.or(Some(group.name.clone()));

@@ -10,7 +10,7 @@ use super::limit::{self, Limit};
 use super::settings::{choice, count, number, time};
 use super::tables::{glob, label};
 use super::week::WeekTimes;
-use super::{ContentType, content, defaults};
+use super::{Config, ContentType, Group, content, defaults};
 
 /// Bytes of an algorithm's name, at most: Linux's `TCP_CA_NAME_MAX`, without its NUL.
 const MAX_CONGESTION: usize = 15;
@@ -85,6 +85,25 @@ pub(super) fn site(document: &mut Document) -> Site {
     Site { time_zone }
 }
 
+/// Says that times are in UTC where neither the configuration nor the machine has a zone, as in many containers.
+pub(super) fn check_time_zone(document: &mut Document, config: &Config) {
+    let constant = |limit: &Limit| limit.constant().is_some();
+    let limits = [&config.wan.limit, &config.lan.limit, &config.lan.client_limit];
+    let limits = limits.into_iter().chain(config.upstreams.iter().map(|upstream| &upstream.limit));
+    let limits = limits.chain(config.wan_limits.iter().map(|limit| &limit.limit));
+    let of_groups = |group: &Group| {
+        group.windows.constant().is_some()
+            && [&group.limit, &group.client_limit, &group.wan_limit].into_iter().all(constant)
+    };
+    let is_timed = config.wan.windows.constant().is_none()
+        || !limits.into_iter().all(constant)
+        || !config.groups.iter().all(of_groups);
+    if is_timed && config.site.time_zone.is_unknown() {
+        document
+            .warn_missing("site.time_zone", "is not given, and the machine has none: times of day are UTC");
+    }
+}
+
 pub(super) fn wan(document: &mut Document) -> Wan {
     let mut s = document.section("wan");
     let wan = Wan {
@@ -144,9 +163,9 @@ pub(super) fn lan(document: &mut Document) -> Lan {
     let lan = Lan {
         limit: limit::limit(&mut s, "limit"),
         client_limit: limit::limit(&mut s, "client_limit"),
-        max_downloads: downloads(&mut s, "max_downloads"),
-        client_downloads: downloads(&mut s, "client_downloads"),
-        client_connections: downloads(&mut s, "client_connections"),
+        max_downloads: count_or_unlimited(&mut s, "max_downloads"),
+        client_downloads: count_or_unlimited(&mut s, "client_downloads"),
+        client_connections: count_or_unlimited(&mut s, "client_connections"),
         queue: count(&mut s, "queue", defaults::QUEUE),
         client_queue: count(&mut s, "client_queue", defaults::CLIENT_QUEUE),
         queue_timeout: time(&mut s, "queue_timeout", defaults::QUEUE_TIMEOUT),
@@ -167,12 +186,12 @@ pub(super) fn warn_above(s: &mut Section, key: &'static str, limit: &Limit, of: 
 }
 
 /// A count, or `None` for `unlimited`.
-pub(super) fn downloads(s: &mut Section, key: &'static str) -> Option<u32> {
+pub(super) fn count_or_unlimited(s: &mut Section, key: &'static str) -> Option<u32> {
     let read = |text: &str| {
         if text == "unlimited" {
             return Ok(None);
         }
-        number(text, defaults::DOWNLOADS).map(Some).map_err(|message| format!("{message}, or unlimited"))
+        number(text, defaults::COUNT).map(Some).map_err(|message| format!("{message}, or unlimited"))
     };
     s.one(key, read).flatten()
 }

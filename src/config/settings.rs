@@ -93,6 +93,7 @@ impl Config {
             prefetch,
             warnings,
         };
+        network::check_time_zone(&mut document, &config);
         Ok((document, config))
     }
 

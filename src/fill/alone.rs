@@ -34,8 +34,8 @@ impl Origin {
         upstream: Arc<Upstream>,
         metrics: &Metrics,
     ) -> Self {
-        let (target, headers) = (wanted.target.clone(), wanted.headers.clone());
-        let outgoing = Outgoing { method: Method::GET, target, headers, body: RequestBody::Empty };
+        let (target, headers, lane) = (wanted.target.clone(), wanted.headers.clone(), wanted.lane.clone());
+        let outgoing = Outgoing { method: Method::GET, target, headers, body: RequestBody::Empty, lane };
         let received = metrics.upstream_bytes.with_label_values(&[&*upstream.name]);
         Self { upstreams, upstream, outgoing, received }
     }

@@ -16,6 +16,7 @@ use super::run::{Ran, Source};
 use super::transfer::Transfer;
 use super::{FillError, Flow, Phase};
 use crate::config::Finish;
+use crate::shape::Purpose;
 use crate::store::{Store, StoreError, Writer};
 use crate::upstream::Answer;
 
@@ -26,6 +27,8 @@ pub(super) struct Fetch<'a> {
     pub(super) store: &'a Arc<Store>,
     pub(super) phase: &'a watch::Sender<Phase>,
     pub(super) finish: Finish,
+    /// What it is for while no client reads.
+    pub(super) unread: Purpose,
     pub(super) stopping: &'a CancellationToken,
 }
 
@@ -73,6 +76,8 @@ impl Fetch<'_> {
         // Why it ends early. What has arrived by then is written first: it is for the next fill.
         let mut ending = None;
         loop {
+            let purpose = if self.flow.is_read() { Purpose::Waited } else { self.unread };
+            self.source.origin.outgoing.lane.set_purpose(purpose);
             while ending.is_none()
                 && let Some(range) = self.flow.plan(self.in_background())
             {

@@ -300,6 +300,11 @@ impl Flow {
         self.attention.notified().await;
     }
 
+    /// Whether a client reads it, or will.
+    pub(super) fn is_read(&self) -> bool {
+        !self.state().demands.is_empty()
+    }
+
     /// Notes what a reader is there for.
     pub(super) fn want(self: &Arc<Self>, range: Range<u64>) -> Wants {
         let mut state = self.state();

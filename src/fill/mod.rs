@@ -32,12 +32,13 @@ pub use self::begin::Part;
 pub use self::errand::{Ended, Errand};
 pub use self::flow::{Flow, Phase};
 pub use self::reader::{Reader, TransferError};
-pub use self::refetch::refetch;
+pub use self::refetch::{RefetchError, refetch};
 use crate::cache::{Cache, CacheControl, Entry, Unstorable, Verdict};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::digest::Digests;
 use crate::policy::Classified;
+use crate::shape::Lane;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::upstream::{Answer, UpstreamError, Upstreams};
@@ -88,6 +89,8 @@ pub struct Wanted {
     pub part: Option<Part>,
     /// Why, if it is for no client.
     pub errand: Option<Errand>,
+    /// Which limits its bytes pass.
+    pub lane: Lane,
 }
 
 /// One download of one object, as those who follow it see it.

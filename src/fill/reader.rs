@@ -190,11 +190,12 @@ impl Reader {
                 Place::Memory(piece) => return cut(piece),
                 Place::Store => {
                     let source = Source::Partial(flow.partial.clone());
+                    let losses = flow.partial.losses();
                     match self.store.read(&source, self.position).await {
                         Ok(piece) => return cut(piece),
                         // What an earlier process wrote did not all reach the disk, or it rotted: fetched again.
                         Err(ReadError::Damaged { .. }) if whole.is_none() => {
-                            flow.partial.forget_chunk(self.position);
+                            flow.partial.forget_chunk(self.position, losses);
                         }
                         Err(ReadError::OutOfRange { .. }) if whole.is_none() => {}
                         Err(error) => return Err(error.into()),

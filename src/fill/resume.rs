@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::sleep;
 
 use super::FillError;
 use crate::cache::validator::strong_validator;
 use crate::config;
-use crate::upstream::{Answer, Outgoing, Upstream, UpstreamError, Upstreams};
+use crate::upstream::{Answer, Outgoing, Received, Upstream, UpstreamError, Upstreams};
 
 /// The wait before the second attempt in a row without a new byte; it doubles with each.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -39,7 +38,7 @@ pub(super) enum Resumed {
     /// The same content, from the position asked for.
     Continues {
         /// Where.
-        body: Incoming,
+        body: Received,
         /// Bytes at its beginning that come before that position: it is all of the content.
         skip: u64,
         /// Where in the content it ends, if that is known now.

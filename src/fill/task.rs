@@ -111,8 +111,8 @@ impl Task {
     }
 
     fn outgoing(&self, headers: HeaderMap) -> Outgoing {
-        let target = self.wanted.target.clone();
-        Outgoing { method: Method::GET, target, headers, body: RequestBody::Empty }
+        let (target, lane) = (self.wanted.target.clone(), self.wanted.lane.clone());
+        Outgoing { method: Method::GET, target, headers, body: RequestBody::Empty, lane }
     }
 
     /// Judges one response and, if it is for everyone, takes it in.

@@ -8,19 +8,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::FillError;
 use crate::store::StoreError;
+use crate::upstream::Received;
 
 /// Pieces below this many bytes are put together with what follows them at once.
 const SMALL_PIECE: usize = 64 << 10;
 
 /// A body on its way here.
 pub(super) struct Transfer {
-    body: Incoming,
+    body: Received,
     /// Bytes at its beginning that are not wanted.
     skip: u64,
     /// Where in the content it ends, if anyone said it.
@@ -46,17 +46,21 @@ impl From<StoreError> for Interruption {
 }
 
 impl Transfer {
-    pub(super) fn new(body: Incoming, skip: u64, end: Option<u64>) -> Self {
+    pub(super) fn new(body: Received, skip: u64, end: Option<u64>) -> Self {
         Self { body, skip, end, gathered: Vec::new(), broke: None }
     }
 
     /// The next bytes, or `None` at the body's end; an error if none arrive in `idle_timeout`. Safe to drop and call
     /// again.
     pub(super) async fn next(&mut self, idle_timeout: Duration) -> Result<Option<Bytes>, Interruption> {
-        match timeout(idle_timeout, self.gather()).await {
-            Err(_) => Err(Interruption::Upstream(Arc::from("no byte arrived in time"))),
-            Ok(Err(error)) => Err(Interruption::Upstream(Arc::from(error.to_string()))),
-            Ok(Ok(piece)) => Ok(piece),
+        loop {
+            match timeout(idle_timeout, self.gather()).await {
+                // The relay's own limits held it up.
+                Err(_) if self.body.waited_within(idle_timeout) => {}
+                Err(_) => return Err(Interruption::Upstream(Arc::from("no byte arrived in time"))),
+                Ok(Err(error)) => return Err(Interruption::Upstream(Arc::from(error.to_string()))),
+                Ok(Ok(piece)) => return Ok(piece),
+            }
         }
     }
 

@@ -40,7 +40,14 @@ const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BUFFER: usize = 16 << 10;
 
 /// Why connections are refused; what requests are refused for is the proxy's.
-const REFUSALS: [&str; 5] = ["tls", "slow-head", "head-too-large", "malformed", super::TOO_MANY_CONNECTIONS];
+const REFUSALS: [&str; 6] = [
+    "tls",
+    "slow-head",
+    "head-too-large",
+    "malformed",
+    super::TooMany::Open.as_str(),
+    super::TooMany::New.as_str(),
+];
 
 /// What a stream's bytes travel on.
 trait OverTcp {
@@ -197,7 +204,10 @@ impl std::fmt::Debug for Connections {
 
 /// Ends a connection so that the last response arrives (RFC 9112 §9.6): a socket closed over unread bytes is reset, and
 /// the reset may overtake a refusal that a client, still sending, has not read yet.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, mut stage: watch::Receiver<Stage>) {
+pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    mut stage: watch::Receiver<Stage>,
+) {
     let unread = async {
         stream.shutdown().await?;
         let mut unread = vec![0; LINGER_BUFFER];

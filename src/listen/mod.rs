@@ -1,8 +1,9 @@
 //! Accepts clients. One task a listening socket accepts and gives each connection to the worker with the fewest; a
 //! worker is a thread with a runtime of its own, so that a connection never changes cores. Owns sockets, threads and
-//! the bound on connections; what is said on a connection is the proxy's business.
+//! the bounds on connections; what is said on a connection is the proxy's business.
 
 mod connection;
+mod newcomers;
 mod stall;
 pub mod tls;
 mod worker;
@@ -18,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 pub use self::connection::Connections;
+pub use self::newcomers::Newcomers;
 pub use self::tls::TlsError;
 pub use self::worker::{Stage, Workers};
 use crate::config;
@@ -32,12 +34,43 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often it is told, at most: it lasts for as long as clients keep what is wanting.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// Word for it in metrics.
-const TOO_MANY_CONNECTIONS: &str = "too-many-connections";
+/// Connections that are turned away and not closed yet, so that what they were told arrives. Past these, and in a flood
+/// of connections that is soon, they are closed at once.
+const TURNED_AWAY: usize = 256;
 
-/// What a client over the limit of connections is told, if it speaks plain HTTP.
-const TOO_MANY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 10\r\nConnection: close\r\n\r\n";
+/// Why a connection is turned away.
+#[derive(Clone, Copy)]
+enum TooMany {
+    /// `server.max_connections` are open.
+    Open,
+    /// Its client has made `lan.client_connections` within a second.
+    New,
+}
+
+impl TooMany {
+    /// Word for logs and metrics.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "too-many-connections",
+            Self::New => "too-many-new-connections",
+        }
+    }
+
+    /// What a client is told, if it speaks plain HTTP.
+    const fn response(self) -> &'static [u8] {
+        match self {
+            Self::Open => {
+                b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 10\r\n\
+                  Connection: close\r\n\r\n"
+            }
+            // All that it may make in a second it may make again after one.
+            Self::New => {
+                b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n\
+                  Connection: close\r\n\r\n"
+            }
+        }
+    }
+}
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -101,16 +134,20 @@ impl Listeners {
     pub fn accept_into(
         self,
         workers: &Arc<Workers>,
+        newcomers: &Arc<Newcomers>,
         server: &config::Server,
         metrics: &Arc<Metrics>,
         stage: &watch::Receiver<Stage>,
     ) -> io::Result<()> {
         let places = Arc::new(Semaphore::new(server.max_connections));
+        let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
         for socket in self.sockets {
             let acceptor = Acceptor {
                 listener: TcpListener::from_std(socket)?,
                 workers: workers.clone(),
+                newcomers: newcomers.clone(),
                 places: places.clone(),
+                turned_away: turned_away.clone(),
                 metrics: metrics.clone(),
             };
             tokio::spawn(acceptor.run(stage.clone()));
@@ -160,7 +197,9 @@ fn inherited() -> Result<Vec<StdListener>, ListenError> {
 struct Acceptor {
     listener: TcpListener,
     workers: Arc<Workers>,
+    newcomers: Arc<Newcomers>,
     places: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
@@ -173,7 +212,7 @@ impl Acceptor {
                 () = Stage::Draining.reached(&mut stage) => return,
             };
             match accepted {
-                Ok((stream, peer)) => self.give(stream, peer),
+                Ok((stream, peer)) => self.give(stream, peer, &stage),
                 Err(error) => {
                     self.metrics.accept_failures.inc();
                     if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
@@ -186,17 +225,39 @@ impl Acceptor {
         }
     }
 
-    fn give(&self, stream: TcpStream, peer: SocketAddr) {
+    fn give(&self, stream: TcpStream, peer: SocketAddr, stage: &watch::Receiver<Stage>) {
         self.metrics.connections_total.inc();
+        if !self.newcomers.admit(peer.ip()) {
+            return self.turn_away(stream, peer, TooMany::New, stage);
+        }
         let Ok(place) = self.places.clone().try_acquire_owned() else {
-            self.metrics.refused.with_label_values(&[TOO_MANY_CONNECTIONS]).inc();
-            tracing::warn!(client = %peer.ip(), "refused a connection: server.max_connections are open");
-            // A new connection's buffer takes this much at once; if not, the close says the same.
-            let _unsent = stream.try_write(TOO_MANY);
-            return;
+            return self.turn_away(stream, peer, TooMany::Open, stage);
         };
         if let Err(error) = self.workers.give(stream, peer, place) {
             tracing::error!(%error, "cannot give a connection to a worker");
+        }
+    }
+
+    fn turn_away(&self, stream: TcpStream, peer: SocketAddr, why: TooMany, stage: &watch::Receiver<Stage>) {
+        let (client, reason) = (peer.ip().to_canonical(), why.as_str());
+        self.metrics.refused.with_label_values(&[reason]).inc();
+        match why {
+            TooMany::Open => {
+                tracing::warn!(%client, reason, "refused a connection: server.max_connections are open");
+            }
+            // The relay has enough; one client asks for too much.
+            TooMany::New => {
+                tracing::info!(%client, reason, "refused a connection: lan.client_connections in a second");
+            }
+        }
+        // A new connection's buffer takes this much at once; if not, the close says the same.
+        let _unsent = stream.try_write(why.response());
+        if let Ok(place) = self.turned_away.clone().try_acquire_owned() {
+            let stage = stage.clone();
+            tokio::spawn(async move {
+                connection::linger(stream, stage).await;
+                drop(place);
+            });
         }
     }
 }

@@ -6,9 +6,6 @@ use std::sync::Arc;
 
 use crate::config::{self, Outside};
 
-/// The group of all clients that no configured one takes.
-const DEFAULT: &str = "default";
-
 /// A set of clients that shares limits and windows.
 #[derive(Debug)]
 pub struct Group {
@@ -50,7 +47,7 @@ impl Groups {
                 groups.push(compiled);
             }
         }
-        let of_all_others = || Arc::new(Group::new(config::Group::of_all_others(DEFAULT)));
+        let of_all_others = || Arc::new(Group::new(config::Group::of_all_others(config::Group::DEFAULT)));
         Self { groups, rest: rest.unwrap_or_else(of_all_others) }
     }
 

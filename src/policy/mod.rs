@@ -6,23 +6,28 @@ pub mod calendar;
 mod content_type;
 mod group;
 mod profile;
+mod revision;
 mod route;
 mod schedule;
 mod sequence;
+pub mod window;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::clock::UnixMillis;
 use crate::config::{Class, Config, Profile, pattern};
 use calendar::Calendar;
 use content_type::ContentTypes;
 pub use group::Group;
 use group::Groups;
 use profile::Classes;
+pub use revision::{FirstSeen, Revision};
 pub use route::Route;
 use route::Routes;
 pub use schedule::{Run, Schedule};
 pub use sequence::{Numbered, canonical};
+pub use window::Turn;
 
 /// The compiled routes, rules, content types and groups.
 #[derive(Debug)]
@@ -130,6 +135,25 @@ impl Policy {
         self.groups.iter()
     }
 
+    /// The revision that a payload of a manager belongs to; `None` if `path` (normalised, without query) is none.
+    pub fn revision<'a>(&self, route: &Route, path: &'a str) -> Option<Revision<'a>> {
+        let revision =
+            Revision::of(path).filter(|_| matches!(route.profile, Profile::Auto | Profile::Sep))?;
+        (route.classes.class(&pattern::fold(path)) == Class::Payload).then_some(revision)
+    }
+
+    /// Whether a client of this group may begin to download from a revision now, which was first asked for at `seen`.
+    pub fn turn(
+        &self,
+        group: &Group,
+        client: IpAddr,
+        revision: Revision<'_>,
+        seen: UnixMillis,
+        now: UnixMillis,
+    ) -> Turn {
+        window::turn(&self.calendar, &group.settings, client, revision.sequence, seen, now)
+    }
+
     /// The site's wall clock.
     pub fn calendar(&self) -> &Calendar {
         &self.calendar
@@ -166,6 +190,28 @@ mod tests {
         assert_eq!(classify("/secars/secars.dll"), (Class::Private, Form::Other, "management".to_owned()));
         assert_eq!(classify("/1369163480x.zip"), (Class::Payload, Form::Other, "liveupdate".to_owned()));
         assert_eq!(classify("/"), (Class::Generic, Form::Other, "other".to_owned()));
+    }
+
+    #[test]
+    fn only_payloads_of_a_manager_have_a_revision() {
+        let mut config = Config::for_upstreams(&["http://manager:8014"]).unwrap();
+        let own = crate::config::Rule { pattern: "**/own.dax".to_owned(), class: Class::Generic };
+        config.rules.push(own);
+        let sequence = |config: &Config, path: &str| {
+            let policy = Policy::new(config).unwrap();
+            policy
+                .revision(policy.route(None, path).unwrap(), path)
+                .map(|revision| revision.sequence.to_owned())
+        };
+        let folder = "/content/{07b590b3-9282-482f-bbaa-6d515d385869}/210602017";
+        assert_eq!(sequence(&config, &format!("{folder}/full.zip")).as_deref(), Some("210602017"));
+        for path in
+            [format!("{folder}/index.dax"), format!("{folder}/own.dax"), "/1369163480x.zip".to_owned()]
+        {
+            assert_eq!(sequence(&config, &path), None, "{path}");
+        }
+        config.routes[0].profile = Profile::LiveUpdate;
+        assert_eq!(sequence(&config, &format!("{folder}/1369163480x.dax")), None);
     }
 
     #[test]

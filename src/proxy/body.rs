@@ -2,7 +2,7 @@
 //! line when the body ends or is dropped. Bytes are handed on as they are: never copied, never changed.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,14 +10,16 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use prometheus::IntCounter;
 use tokio::time::timeout;
 
 use super::multipart::Multipart;
+use super::place::Download;
 use super::repair::Repair;
+use super::shaped::Shaped;
 use crate::fill::{Reader, TransferError};
 use crate::telemetry::access::{Access, End};
+use crate::upstream::Received;
 
 /// What a response's body is made of.
 pub enum Content {
@@ -47,6 +49,23 @@ pub enum BodyError {
 pub struct ResponseBody {
     content: Content,
     access: Access,
+    /// For what may have to wait for its client's turn.
+    shaped: Option<Box<Shaped>>,
+    /// For what is counted as a download.
+    place: Option<Box<Download>>,
+}
+
+/// A download's last bytes. hyper drops a body that it has taken the last bytes of, and the client may still be far from
+/// having them; its place goes with them.
+struct Last {
+    piece: Bytes,
+    _download: Box<Download>,
+}
+
+impl AsRef<[u8]> for Last {
+    fn as_ref(&self) -> &[u8] {
+        &self.piece
+    }
 }
 
 impl Content {
@@ -91,7 +110,7 @@ impl Content {
     }
 
     /// An upstream's body, as it comes, each piece within `idle_timeout`.
-    pub fn passed_on(body: Incoming, idle_timeout: Duration, received: IntCounter) -> Self {
+    pub fn passed_on(body: Received, idle_timeout: Duration, received: IntCounter) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
@@ -99,6 +118,8 @@ impl Content {
             let (mut body, received) = state?;
             loop {
                 let frame = match timeout(idle_timeout, body.frame()).await {
+                    // The relay's own limits held it up.
+                    Err(_) if body.waited_within(idle_timeout) => continue,
                     Err(_) => return Some((Err(BodyError::Silent(idle_timeout)), None)),
                     Ok(frame) => frame?,
                 };
@@ -152,8 +173,17 @@ impl Keeper {
 }
 
 impl ResponseBody {
-    pub(super) fn new(content: Content, access: Access) -> Self {
-        Self { content, access }
+    pub(super) fn new(
+        content: Content,
+        access: Access,
+        shaped: Option<Box<Shaped>>,
+        place: Option<Box<Download>>,
+    ) -> Self {
+        Self { content, access, shaped, place }
+    }
+
+    fn held(&self) -> usize {
+        self.shaped.as_ref().map_or(0, |shaped| shaped.held())
     }
 }
 
@@ -166,20 +196,33 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let piece = match &mut this.content {
-            Content::Empty => None,
-            Content::Whole(_) => match std::mem::replace(&mut this.content, Content::Empty) {
-                Content::Whole(bytes) => Some(Ok(bytes)),
-                _ => None,
-            },
-            Content::Stream(stream) => match stream.as_mut().poll_next(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(piece) => piece,
-            },
+        let piece = loop {
+            if let Some(shaped) = &mut this.shaped {
+                let left = this.access.expected.map_or(u64::MAX, |all| all.saturating_sub(this.access.sent));
+                if let Some(piece) = ready!(shaped.poll_take(cx, left)) {
+                    break Some(Ok(piece));
+                }
+            }
+            let piece = match &mut this.content {
+                Content::Empty => None,
+                Content::Whole(_) => match std::mem::replace(&mut this.content, Content::Empty) {
+                    Content::Whole(bytes) => Some(Ok(bytes)),
+                    _ => None,
+                },
+                Content::Stream(stream) => ready!(stream.as_mut().poll_next(cx)),
+            };
+            match (piece, &mut this.shaped) {
+                (Some(Ok(piece)), Some(shaped)) => shaped.put(piece),
+                (piece, _) => break piece,
+            }
         };
         Poll::Ready(match piece {
             Some(Ok(piece)) => {
                 this.access.sent += piece.len() as u64;
+                let piece = match this.place.take_if(|_| this.access.expected == Some(this.access.sent)) {
+                    Some(place) => Bytes::from_owner(Last { piece, _download: place }),
+                    None => piece,
+                };
                 Some(Ok(Frame::data(piece)))
             }
             Some(Err(error)) => {
@@ -195,15 +238,47 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.content, Content::Empty)
+        matches!(self.content, Content::Empty) && self.held() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Empty => SizeHint::with_exact(0),
+            Content::Empty => SizeHint::with_exact(self.held() as u64),
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             // A known length is in the head already.
             Content::Stream(_) => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::{Method, Uri};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::shape::Places;
+    use crate::telemetry::Metrics;
+
+    #[tokio::test]
+    async fn a_download_keeps_its_place_until_its_last_bytes_have_left() {
+        let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
+        config.lan.max_downloads = Some(1);
+        let (places, metrics) = (Arc::new(Places::new(&config)), Arc::new(Metrics::new().unwrap()));
+        let client = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
+        let place = places.try_take(client.ip(), "default").unwrap();
+        let mut access = Access::new(client, &Method::GET, &Uri::from_static("/"), metrics.clone(), false);
+        access.expected = Some(5);
+        let content = Content::Whole(Bytes::from_static(b"bytes"));
+        let mut body = ResponseBody::new(content, access, None, Some(Download::new(place, &metrics)));
+        let last = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        drop(body);
+        assert!(places.try_take(client.ip(), "default").is_none());
+        assert_eq!((&*last, metrics.downloads.get()), (&b"bytes"[..], 1));
+        drop(last);
+        assert!(places.try_take(client.ip(), "default").is_some());
+        assert_eq!(metrics.downloads.get(), 0);
     }
 }

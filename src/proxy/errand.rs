@@ -13,6 +13,7 @@ use crate::cache::{CacheControl, Entry, Found, Verdict, key};
 use crate::config::Class;
 use crate::fill::{self, Ended, Errand, FillError, Joined, Wanted};
 use crate::policy::Classified;
+use crate::shape::Purpose;
 use crate::store::Object;
 
 /// How often one request is made again, because its content changed meanwhile.
@@ -101,6 +102,7 @@ impl Proxy {
     pub async fn fetch_ahead(&self, key: &Arc<str>, most: u64) -> Result<Fetched, Irretrievable> {
         let live = self.live.load_full();
         let wanted = live.wanted_for(key, HeaderMap::new())?;
+        wanted.lane.set_purpose(Purpose::Prefetch);
         self.ask(&live, Wanted { errand: Some(Errand::Prefetch), ..wanted }, most).await
     }
 

@@ -1,5 +1,6 @@
-//! Leads a request through its stages: target, route, look-up, then a hit, a fill to follow, or the manager itself.
-//! Owns the order of these steps and nothing else; each stage has its file. Nothing here knows sockets or threads.
+//! Leads a request through its stages: target, route, group and its windows, a place, look-up, then a hit, a fill to
+//! follow, or the manager itself. Owns the order of these steps and nothing else; each stage has its file. Nothing here
+//! knows sockets or threads.
 
 pub mod body;
 pub mod conditional;
@@ -9,14 +10,17 @@ pub mod multipart;
 mod news;
 mod origin;
 mod passthrough;
+mod place;
 pub mod range;
 mod reach;
 mod refusal;
 mod repair;
 mod reply;
 mod respond;
+mod shaped;
 mod shared;
 mod target;
+mod turn;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,12 +36,14 @@ pub use self::news::News;
 pub use self::origin::Irretrievable;
 pub use self::refusal::Refusal;
 use self::reply::Reply;
+use self::shaped::Shaped;
 use self::target::{Bounds, Target};
 use crate::cache::status::CacheStatus;
 use crate::cache::{Cache, CacheControl, Verdict};
 use crate::config::{Class, Config};
 use crate::fill::Fills;
-use crate::policy::Policy;
+use crate::policy::{Classified, FirstSeen, Group, Policy};
+use crate::shape::{Lan, Lane, Places, Purpose};
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
 use crate::upstream::{RequestBody, Upstreams};
@@ -69,6 +75,9 @@ pub struct Proxy {
     cache: Arc<Cache>,
     fills: Fills,
     news: News,
+    first_seen: FirstSeen,
+    lan: Arc<Lan>,
+    places: Arc<Places>,
     metrics: Arc<Metrics>,
 }
 
@@ -80,6 +89,7 @@ struct Asked<'a> {
     peer: Peer,
     control: CacheControl,
     target: &'a Target,
+    group: &'a Arc<Group>,
     live: &'a Arc<Live>,
 }
 
@@ -99,15 +109,34 @@ impl Live {
 
 impl Proxy {
     /// A proxy over this cache and these fills.
-    pub fn new(live: Live, cache: Arc<Cache>, fills: Fills, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        live: Live,
+        cache: Arc<Cache>,
+        fills: Fills,
+        lan: Arc<Lan>,
+        places: Arc<Places>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         for refusal in Refusal::ALL {
             metrics.refused.with_label_values(&[refusal.as_str()]);
         }
-        Self { live: ArcSwap::from_pointee(live), cache, fills, news: News::default(), metrics }
+        let proxy = Self {
+            live: ArcSwap::from_pointee(live),
+            cache,
+            fills,
+            news: News::default(),
+            first_seen: FirstSeen::new(),
+            lan,
+            places,
+            metrics,
+        };
+        proxy.expect_groups(&proxy.live.load());
+        proxy
     }
 
     /// Takes new routes, rules and upstreams; requests under way keep the old ones.
     pub fn reconfigure(&self, live: Live) {
+        self.expect_groups(&live);
         self.live.store(Arc::new(live));
     }
 
@@ -129,7 +158,7 @@ impl Proxy {
             local: peer.local,
         };
         if let Some(reply) = reach::ends_here(&head.method, &head.uri, &head.headers) {
-            return reply.into_response(&head.method, access);
+            return self.respond(reply, &head.method, access, &live, peer);
         }
         let reply = match Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds) {
             Err(refusal) => {
@@ -144,16 +173,58 @@ impl Proxy {
                     peer,
                     control: CacheControl::of_request(&head.headers),
                     target: &target,
+                    group: live.policy.group(peer.address.ip()),
                     live: &live,
                 };
-                match self.hit(&asked).await {
+                match self.before_its_turn(&asked).await {
+                    Some(reply) if self.may_be_counted(&asked) => {
+                        Box::pin(self.with_place(&asked, reply, None)).await
+                    }
                     Some(reply) => reply,
-                    // Off the hit path; boxed, so that a hit's future stays small.
-                    None => Box::pin(self.look_further(&asked, body)).await,
+                    None => self.in_place(&asked, body).await,
                 }
             }
         };
-        reply.into_response(&head.method, access)
+        self.respond(reply, &head.method, access, &live, peer)
+    }
+
+    fn respond(
+        &self,
+        reply: Reply,
+        method: &Method,
+        access: Access,
+        live: &Live,
+        peer: Peer,
+    ) -> Response<ResponseBody> {
+        let client = peer.address.ip();
+        let shaped = || Shaped::new(self.lan.clone(), client, live.policy.group(client).clone());
+        reply.into_response(method, access, shaped, self.lan.is_limited())
+    }
+
+    /// Answers a request that may have what it asks for, once there is a place for it.
+    async fn in_place(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
+        if !self.may_be_counted(asked) {
+            return self.look_up(asked, body).await;
+        }
+        // Boxed, so that a hit's future stays small where nothing is counted.
+        let counted = async {
+            match self.before_its_download(asked).await {
+                Ok(place) => {
+                    let reply = self.look_up(asked, body).await;
+                    self.with_place(asked, reply, place).await
+                }
+                Err(refused) => refused,
+            }
+        };
+        Box::pin(counted).await
+    }
+
+    async fn look_up(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
+        if let Some(reply) = self.hit(asked).await {
+            return reply;
+        }
+        // Off the hit path; boxed, so that a hit's future stays small.
+        Box::pin(self.look_further(asked, body)).await
     }
 
     /// The hit path: a fresh response whose head is in memory.
@@ -195,6 +266,12 @@ impl Proxy {
 impl Asked<'_> {
     fn is_cacheable(&self) -> bool {
         matches!(*self.method, Method::GET | Method::HEAD)
+    }
+
+    /// Which limits bytes from upstreams pass that are fetched for this request.
+    fn lane(&self, classified: &Classified, purpose: Purpose) -> Lane {
+        let wan = self.live.upstreams.wan();
+        wan.lane(self.target.normal.path(), classified, Some(&self.group.name), purpose)
     }
 
     fn is_head(&self) -> bool {

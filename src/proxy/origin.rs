@@ -1,6 +1,7 @@
 //! Where stored content can be had from again when no client asks for it: from an object's key back to its route, the
-//! upstreams of that and a target they take. With it, a blob that the scrub found damaged is repaired; what cannot be is
-//! removed, so that the next request fetches it anew. What bytes are right is for the store's checksums to say.
+//! upstreams of that and a target they take. With it, a blob that the scrub found damaged is repaired; what no upstream
+//! has any more is removed, so that the next request fetches it anew. What bytes are right is for the store's checksums
+//! to say.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use http::{HeaderMap, Version};
 
 use super::{Live, Proxy, fields};
 use crate::cache::{Selecting, key};
-use crate::fill::{Errand, FillError, Wanted, refetch};
+use crate::fill::{Errand, FillError, RefetchError, Wanted, refetch};
+use crate::shape::Purpose;
 use crate::store::{BlobId, Object, ReadError, StoreError, Unrepaired};
 use crate::telemetry::Metrics;
 
@@ -41,7 +43,22 @@ pub enum Irretrievable {
     Store(#[from] StoreError),
     /// No upstream of the route gives it.
     #[error(transparent)]
-    Fetch(#[from] FillError),
+    Fetch(#[from] RefetchError),
+    /// Its fill failed.
+    #[error(transparent)]
+    Fill(#[from] FillError),
+}
+
+impl From<Irretrievable> for Unrepaired {
+    fn from(error: Irretrievable) -> Self {
+        match error {
+            Irretrievable::Fetch(error) => error.into(),
+            Irretrievable::NoRoute { .. } | Irretrievable::Key { .. } | Irretrievable::Path { .. } => {
+                Self::NotGiven(Arc::from(error.to_string()))
+            }
+            Irretrievable::Store(_) | Irretrievable::Fill(_) => Self::NotNow(Arc::from(error.to_string())),
+        }
+    }
 }
 
 impl Live {
@@ -55,7 +72,9 @@ impl Live {
         range: Range<u64>,
         metrics: &Metrics,
     ) -> Result<Bytes, Irretrievable> {
-        Ok(refetch(&self.wanted_again(object)?, range, &self.upstreams, metrics).await?)
+        let wanted = self.wanted_again(object)?;
+        wanted.lane.set_purpose(Purpose::Repair);
+        Ok(refetch(&wanted, range, &self.upstreams, metrics).await?)
     }
 
     /// As a client whose request selects this object would ask.
@@ -73,6 +92,7 @@ impl Live {
         let target = key::target(normal).ok_or_else(|| Irretrievable::Key { key: key.clone() })?;
         let path = normal.split('?').next().unwrap_or_default();
         let classified = self.policy.classify(route, path);
+        let lane = self.upstreams.wan().lane(path, &classified, None, Purpose::Revalidation);
         Ok(Wanted {
             key: key.clone(),
             variant: String::new(),
@@ -84,12 +104,15 @@ impl Live {
             stale: None,
             part: None,
             errand: Some(Errand::Revalidation),
+            lane,
         })
     }
 }
 
 impl Proxy {
-    /// Makes a damaged blob what was stored, or removes it if that cannot be. By the configuration in force now.
+    /// Makes a damaged blob what was stored, or removes it if nobody has that any more. One that cannot be repaired now
+    /// stays: most of it is sound, no reader is given the rest, and whoever reads it or the next scrub tries again. By
+    /// the configuration in force now.
     pub async fn make_good(&self, blob: BlobId) {
         let live = self.live.load_full();
         let fetch = |object: Arc<Object>, range| {
@@ -101,9 +124,10 @@ impl Proxy {
                 tracing::warn!(%blob, fetched, "a damaged blob is what was stored again");
                 return;
             }
-            // A disk that does not answer now says nothing about the bytes.
-            Err(Unrepaired::Read(error @ ReadError::Io { .. })) => {
-                tracing::error!(%blob, %error, "a damaged blob cannot be repaired now; it is when it is read");
+            // A disk or a line that does not answer now says nothing about the bytes.
+            Err(error @ (Unrepaired::Read(ReadError::Io { .. }) | Unrepaired::NotNow(_))) => {
+                tracing::error!(%blob, %error,
+                    "a damaged blob cannot be repaired now; it is when it is read, or by the next scrub");
                 return;
             }
             Err(unrepaired) => unrepaired,

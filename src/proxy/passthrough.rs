@@ -13,6 +13,7 @@ use super::target::Target;
 use super::{Asked, Live, reach};
 use crate::cache::{Cache, key, update};
 use crate::fill::{FillError, Fills};
+use crate::shape::Purpose;
 use crate::telemetry::Metrics;
 use crate::upstream::{Answer, Outgoing, RequestBody, UpstreamError};
 
@@ -25,7 +26,10 @@ pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody, metrics: &Metrics
     let Asked { target, live, .. } = asked;
     let mut headers = fields::for_upstream(asked.headers, asked.version, asked.peer.address);
     reach::count_down(asked.method, &mut headers);
-    let outgoing = Outgoing { method: asked.method.clone(), target: target.spelled.clone(), headers, body };
+    let classified = live.policy.classify(&target.route, target.normal.path());
+    let lane = asked.lane(&classified, Purpose::Waited);
+    let target_path = target.spelled.clone();
+    let outgoing = Outgoing { method: asked.method.clone(), target: target_path, headers, body, lane };
     match live.upstreams.ask(&target.route.upstreams, &outgoing).await {
         Ok(answer) => pass_on(asked.method, answer, live, metrics),
         Err(error) => no_answer(&error),

@@ -5,6 +5,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::reply::Reply;
 use crate::cache::key::BadPath;
+use crate::shape::{NoPlace, TurnedAway};
 
 /// The methods that are not refused.
 pub(super) const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
@@ -30,11 +31,13 @@ pub enum Refusal {
     UriTooLong,
     /// No route has this host and path.
     NoRoute,
+    /// As many downloads run and wait as may.
+    NoPlace(NoPlace),
 }
 
 impl Refusal {
     /// Every refusal, for metrics that exist before the first one.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Connect,
         Self::Trace,
         Self::ForeignTarget,
@@ -46,6 +49,9 @@ impl Refusal {
         Self::Path(BadPath::PercentEncoding),
         Self::UriTooLong,
         Self::NoRoute,
+        Self::NoPlace(NoPlace::QueueFull),
+        Self::NoPlace(NoPlace::ClientQueueFull),
+        Self::NoPlace(NoPlace::QueueTimeout),
     ];
 
     /// Word for logs and metrics.
@@ -62,6 +68,7 @@ impl Refusal {
             Self::Path(BadPath::PercentEncoding) => "percent-encoding",
             Self::UriTooLong => "uri-too-long",
             Self::NoRoute => "no-route",
+            Self::NoPlace(why) => why.as_str(),
         }
     }
 
@@ -74,6 +81,8 @@ impl Refusal {
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            // Not 429: it is the relay that is busy, and updaters know 503 from managers.
+            Self::NoPlace(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -92,6 +101,10 @@ impl Refusal {
             Self::Path(BadPath::PercentEncoding) => "gupd: the path has a % without two hexadecimal digits\n",
             Self::UriTooLong => "gupd: the request target is too long\n",
             Self::NoRoute => "gupd: no route for this host and path\n",
+            Self::NoPlace(NoPlace::ClientQueueFull) => {
+                "gupd: too many downloads of this client wait: see Retry-After\n"
+            }
+            Self::NoPlace(_) => "gupd: as many downloads run as may: see Retry-After\n",
         }
     }
 }
@@ -109,6 +122,15 @@ impl From<Refusal> for Reply {
             // RFC 9110 §15.5.6: a 405 names what is allowed.
             reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
         }
+        reply
+    }
+}
+
+impl From<TurnedAway> for Reply {
+    fn from(turned: TurnedAway) -> Self {
+        let mut reply = Reply::from(Refusal::NoPlace(turned.why));
+        let seconds = HeaderValue::from(turned.retry_after.as_secs());
+        reply.headers_mut().insert(header::RETRY_AFTER, seconds);
         reply
     }
 }

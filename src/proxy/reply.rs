@@ -4,6 +4,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::body::{Content, ResponseBody};
+use super::place::Download;
+use super::shaped::Shaped;
 use crate::cache::status::CacheStatus;
 use crate::policy::Classified;
 use crate::store::BlobId;
@@ -19,6 +21,7 @@ pub(super) struct Reply {
     cache: Option<CacheStatus>,
     classified: Option<Classified>,
     object: Option<BlobId>,
+    place: Option<Box<Download>>,
 }
 
 impl Reply {
@@ -29,7 +32,17 @@ impl Reply {
         content: Content,
         expected: Option<u64>,
     ) -> Self {
-        Self { status, headers, content, expected, present: 0, cache: None, classified: None, object: None }
+        Self {
+            status,
+            headers,
+            content,
+            expected,
+            present: 0,
+            cache: None,
+            classified: None,
+            object: None,
+            place: None,
+        }
     }
 
     /// A sentence for people, never cached.
@@ -59,9 +72,30 @@ impl Reply {
         self.status
     }
 
+    /// What its path is, if it was classed.
+    pub(super) fn classified(&self) -> Option<&Classified> {
+        self.classified.as_ref()
+    }
+
+    /// Whether it brings content, all or parts of it: neither an error nor a `304`.
+    pub(super) fn brings_content(&self) -> bool {
+        matches!(self.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
+            && !matches!(self.content, Content::Empty)
+    }
+
+    /// Has it keep this place until its last byte has left.
+    pub(super) fn in_place(self, place: Option<Box<Download>>) -> Self {
+        Self { place, ..self }
+    }
+
     /// Its header fields.
     pub(super) fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.headers
+    }
+
+    /// Says what its path is, in the access line alone: the cache did nothing.
+    pub(super) fn about(self, classified: &Classified) -> Self {
+        Self { classified: Some(classified.clone()), ..self }
     }
 
     /// Says what the cache did, in `Cache-Status` and in the access line.
@@ -78,8 +112,15 @@ impl Reply {
         self
     }
 
-    /// The response to `method`, with the record that becomes its access line.
-    pub(super) fn into_response(self, method: &http::Method, mut access: Access) -> Response<ResponseBody> {
+    /// The response to `method`, with the record that becomes its access line. `shaped` says how content that may have
+    /// to wait for its client's turn does so.
+    pub(super) fn into_response(
+        self,
+        method: &http::Method,
+        mut access: Access,
+        shaped: impl FnOnce() -> Shaped,
+        limited: bool,
+    ) -> Response<ResponseBody> {
         access.status = self.status;
         access.cache = self.cache;
         access.object = self.object;
@@ -92,7 +133,14 @@ impl Reply {
         access.expected = if has_body { self.expected } else { Some(0) };
         access.head_ready();
         let content = if has_body { self.content } else { Content::Empty };
-        let mut response = Response::new(ResponseBody::new(content, access));
+        let waits = match content {
+            Content::Empty => false,
+            Content::Whole(_) => limited,
+            // It may be under way when limits come.
+            Content::Stream(_) => true,
+        };
+        let shaped = waits.then(|| Box::new(shaped()));
+        let mut response = Response::new(ResponseBody::new(content, access, shaped, self.place));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response

@@ -18,6 +18,7 @@ use crate::config::Class;
 use crate::digest::{Subject, Whole};
 use crate::fill::{self, FillError, Handover, Joined, TransferError, Unshared, Wanted};
 use crate::policy::Classified;
+use crate::shape::{Lane, Purpose};
 use crate::upstream::RequestBody;
 
 /// How often one request is looked up again: after its variant became known, a damaged blob was discarded, or content
@@ -75,7 +76,8 @@ impl Proxy {
             if let (Some(why), None) = (self.why_alone(asked, &key, &variant), &stale) {
                 return self.alone(asked, classified, forward, Outcome::NotStored(why)).await;
             }
-            let wanted = self.wanted(asked, key.clone(), variant.clone(), classified, stale.clone());
+            let mut wanted = self.wanted(asked, key.clone(), variant.clone(), classified, stale.clone());
+            wanted.lane = asked.lane(classified, Purpose::Waited);
             let joined = self.fills.join(wanted, &asked.live.upstreams);
             match self.follow(asked, joined, forward, classified).await {
                 Followed::Reply(reply) => return reply,
@@ -99,14 +101,15 @@ impl Proxy {
     }
 
     /// Answers from a stored response if it may be used as it is.
-    async fn use_stored(&self, asked: &Asked<'_>, entry: &Arc<Entry>) -> Use {
+    pub(super) async fn use_stored(&self, asked: &Asked<'_>, entry: &Arc<Entry>) -> Use {
         let classified = &entry.classified;
         let status = match entry.freshness.judge(self.cache.clock().now(), &asked.control) {
             Verdict::Revalidate(why) => return Use::Revalidate(why),
             Verdict::Fresh => CacheStatus::Hit,
             Verdict::StaleWhileRevalidate => {
                 let (key, variant) = (entry.object.key.clone(), entry.object.selecting.clone());
-                let wanted = self.wanted(asked, key, variant, classified, Some(entry.clone()));
+                let mut wanted = self.wanted(asked, key, variant, classified, Some(entry.clone()));
+                wanted.lane = asked.lane(classified, Purpose::Revalidation);
                 // Its outcome is for later requests.
                 let _background = self.fills.join(wanted, &asked.live.upstreams);
                 CacheStatus::StaleWhileRevalidate
@@ -125,7 +128,7 @@ impl Proxy {
 
     /// Whether what was stored before the relay started is not what its catalog lists. A catalog is read before its
     /// payloads can be asked for.
-    async fn is_disowned(&self, entry: &Entry) -> bool {
+    pub(super) async fn is_disowned(&self, entry: &Entry) -> bool {
         let (object, class) = (&entry.object, entry.classified.class);
         let subject = Subject { key: &object.key, class, status: object.status };
         let whole = Whole { source: entry.source(), length: object.len, blob: object.blob };
@@ -287,12 +290,14 @@ impl Proxy {
             stale,
             part: if *asked.method == Method::GET { Ranges::first_part(asked.headers) } else { None },
             errand: None,
+            lane: Lane::default(),
         }
     }
 }
 
+/// What came of answering from the store.
 #[expect(clippy::large_enum_variant, reason = "returned once a request, never kept")]
-enum Use {
+pub(super) enum Use {
     Reply(Reply),
     Revalidate(Why),
     /// It is gone now; look again.

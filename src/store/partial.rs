@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::blob::{FileFault, read_verified};
@@ -22,6 +23,8 @@ pub struct Partial {
     pub(super) file: File,
     /// The readable blocks. The lock covers looking at bits and copying at most a chunk's sixteen checksums.
     blocks: RwLock<BlockMap>,
+    /// Changes under that lock.
+    losses: AtomicU64,
     len: OnceLock<u64>,
     blob: OnceLock<BlobId>,
     _open: OpenFile,
@@ -36,7 +39,8 @@ impl Partial {
         open: OpenFile,
     ) -> Arc<Self> {
         let len = len.map_or_else(OnceLock::new, OnceLock::from);
-        Arc::new(Self { number, file, blocks: RwLock::new(blocks), len, blob: OnceLock::new(), _open: open })
+        let (blocks, losses) = (RwLock::new(blocks), AtomicU64::new(0));
+        Arc::new(Self { number, file, blocks, losses, len, blob: OnceLock::new(), _open: open })
     }
 
     /// The body's length, if it is known yet.
@@ -61,10 +65,21 @@ impl Partial {
         self.length().map_or(blocks, |len| blocks.min(len))
     }
 
-    /// Takes a chunk back of which a block is not what was written, so that it can be fetched again.
-    pub fn forget_chunk(&self, position: u64) {
+    /// How many chunks were taken back so far. Asked before a read, for [`Self::forget_chunk`] if that fails.
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
+    }
+
+    /// Takes a chunk back of which a block was not what was written, so that it can be fetched again; unless one was
+    /// since there were so many `losses`. Who reads damage at the same time as another must not take back what has
+    /// been fetched since, but read again.
+    pub fn forget_chunk(&self, position: u64, losses: u64) {
         let start = position / CHUNK * CHUNK;
         let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
+        if self.losses() != losses {
+            return;
+        }
+        self.losses.store(losses + 1, Ordering::Release);
         (block_of(start)..block_of(start + CHUNK)).for_each(|block| blocks.forget(block));
     }
 

@@ -28,9 +28,12 @@ pub enum Unrepaired {
     /// The blob has no checksums to go by, or cannot be read or written.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The right bytes could not be had.
+    /// The right bytes cannot be had now; another time they may be.
+    #[error("the right bytes cannot be had now: {0}")]
+    NotNow(Arc<str>),
+    /// Nobody has the right bytes any more.
     #[error("the right bytes cannot be had: {0}")]
-    Fetch(Arc<str>),
+    NotGiven(Arc<str>),
     /// What was fetched is not what was stored either.
     #[error("what was fetched is not what was stored")]
     Different,
@@ -47,10 +50,10 @@ impl Store {
     ) -> Result<u64, Unrepaired>
     where
         F: Future<Output = Result<Bytes, E>>,
-        E: std::fmt::Display,
+        E: Into<Unrepaired>,
     {
         let objects = self.index.objects_of(id, MAX_NAMES).await;
-        let objects = objects.map_err(|error| Unrepaired::Fetch(Arc::from(error.to_string())))?;
+        let objects = objects.map_err(|error| Unrepaired::NotNow(Arc::from(error.to_string())))?;
         let objects: Vec<_> = objects.into_iter().map(Arc::new).collect();
         let len = objects.first().ok_or_else(|| unsound(id, Unsound::Gone))?.len;
         let fetched = AtomicU64::new(0);
@@ -83,8 +86,13 @@ impl Store {
                     repaired = Some(position);
                     let mut done = Ok(());
                     for object in &objects {
-                        done = self.repair(id, len, position, |range| fetch(object, range)).await;
-                        if let Ok(()) | Err(Unrepaired::Read(_)) = done {
+                        let tried = self.repair(id, len, position, |range| fetch(object, range)).await;
+                        let is_over = matches!(tried, Ok(()) | Err(Unrepaired::Read(_)));
+                        // What one name may give another time outweighs what the others do not give.
+                        if is_over || !matches!(done, Err(Unrepaired::NotNow(_))) {
+                            done = tried;
+                        }
+                        if is_over {
                             break;
                         }
                     }
@@ -106,14 +114,13 @@ impl Store {
     ) -> Result<(), Unrepaired>
     where
         F: Future<Output = Result<Bytes, E>>,
-        E: std::fmt::Display,
+        E: Into<Unrepaired>,
     {
         let chunk = position / CHUNK;
         let repair = async {
             let range = chunk * CHUNK..len.min((chunk + 1) * CHUNK);
             let Some(damaged) = self.damaged(id, len, range).await? else { return Ok(()) };
-            let bytes = fetch(damaged.clone()).await;
-            let bytes = bytes.map_err(|error| Unrepaired::Fetch(Arc::from(error.to_string())))?;
+            let bytes = fetch(damaged.clone()).await.map_err(Into::into)?;
             self.replace(id, len, damaged, bytes).await
         };
         self.repairs.run((id, chunk), repair).await

@@ -163,11 +163,12 @@ impl Writer {
                 self.prefix = Some(prefix);
                 return Ok(Err(missing));
             }
+            let losses = partial.losses();
             prefix = match self.draft.hash_on(prefix, len).await? {
                 (prefix, Ok(())) => prefix,
                 (prefix, Err(ReadError::Damaged { what, fault })) => {
                     tracing::warn!(what, fault, at, "fetching again what the disk did not keep");
-                    partial.forget_chunk(prefix.len);
+                    partial.forget_chunk(prefix.len, losses);
                     prefix
                 }
                 (_, Err(error)) => return Err(error.into()),

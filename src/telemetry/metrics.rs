@@ -42,6 +42,14 @@ pub struct Metrics {
     pub broken: IntCounterVec,
     /// Requests and connections refused, by reason.
     pub refused: IntCounterVec,
+    /// Requests deferred to their client's turn, by group: policy, not failure.
+    pub deferred: IntCounterVec,
+    /// Downloads now that have a place, of those that are counted.
+    pub downloads: IntGauge,
+    /// Requests that wait for a place now.
+    pub queued: IntGauge,
+    /// Time that requests have waited for a place.
+    pub queue_seconds: Histogram,
     /// Client connections now.
     pub connections: IntGauge,
     /// Client connections so far.
@@ -140,6 +148,20 @@ impl Metrics {
                 "gupd_refused_total",
                 "Requests and connections refused, by reason.",
                 &["reason"],
+            )?,
+            deferred: counters(
+                "gupd_deferred_total",
+                "Requests for payloads deferred to their client's turn by the windows of its group: policy, not failure.",
+                &["group"],
+            )?,
+            downloads: gauge(
+                "gupd_downloads",
+                "Downloads running now that have a place; none while no count of downloads is configured.",
+            )?,
+            queued: gauge("gupd_queued_requests", "Requests that wait for a place to download now.")?,
+            queue_seconds: histogram(
+                "gupd_queue_seconds",
+                "Time that requests waited for a place, until they had one or were turned away.",
             )?,
             connections: gauge("gupd_connections", "Client connections open now.")?,
             connections_total: counter("gupd_connections_total", "Client connections accepted.")?,
@@ -254,7 +276,7 @@ fn of(
     class: Class,
 ) -> Option<&IntCounter> {
     let label = cache?.as_str();
-    // Nine labels, the most frequent first.
+    // Ten labels, the most frequent first.
     let at = CacheStatus::LABELS.iter().position(|known| *known == label)?;
     Some(&counters.get(at)?[class as usize])
 }

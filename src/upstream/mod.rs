@@ -5,6 +5,9 @@
 
 mod body;
 mod connect;
+mod line;
+mod received;
+mod tcp;
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -20,8 +23,11 @@ use tokio::time::timeout;
 pub use self::body::RequestBody;
 use self::body::RequestBodyError;
 pub use self::connect::ConnectError;
+use self::line::Line;
+pub use self::received::Received;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, Config};
+use crate::shape::{Lane, Wan};
 use crate::telemetry::Metrics;
 
 /// An upstream that could not be reached is asked last for this long, in milliseconds: long enough that not every
@@ -45,6 +51,7 @@ pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
     client: connect::Client,
     settings: config::Fill,
+    wan: Arc<Wan>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -60,6 +67,8 @@ pub struct Outgoing {
     pub headers: HeaderMap,
     /// Empty, or the client's, streamed.
     pub body: RequestBody,
+    /// Which limits the response's bytes pass.
+    pub lane: Lane,
 }
 
 /// A manager's response head, with its body still to come.
@@ -72,7 +81,7 @@ pub struct Answer {
     /// When the head arrived.
     pub response_time: UnixMillis,
     /// The response.
-    pub response: Response<Incoming>,
+    pub response: Response<Received>,
 }
 
 /// Why no manager answered.
@@ -152,7 +161,12 @@ impl Upstreams {
     ///
     /// # Errors
     /// When an upstream speaks TLS and the system has no certificates to trust.
-    pub fn new(config: &Config, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, ConnectError> {
+    pub fn new(
+        config: &Config,
+        clock: Clock,
+        wan: Arc<Wan>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ConnectError> {
         let tls = config.upstreams.iter().any(|upstream| upstream.url.scheme() == Some(&Scheme::HTTPS));
         let list =
             config.upstreams.iter().filter_map(|upstream| Upstream::new(&upstream.name, &upstream.url));
@@ -162,8 +176,9 @@ impl Upstreams {
         }
         Ok(Self {
             list,
-            client: connect::client(config.fill.connect_timeout, tls)?,
+            client: connect::client(config, tls, wan.clone())?,
             settings: config.fill.clone(),
+            wan,
             clock,
             metrics,
         })
@@ -177,6 +192,11 @@ impl Upstreams {
     /// The one of this name, if it is among those of `order`.
     pub fn named(&self, order: &[usize], name: &str) -> Option<&Arc<Upstream>> {
         order.iter().filter_map(|&index| self.list.get(index)).find(|upstream| *upstream.name == *name)
+    }
+
+    /// The limits on what they send.
+    pub fn wan(&self) -> &Wan {
+        &self.wan
     }
 
     /// How patient to be with them.
@@ -242,7 +262,10 @@ impl Upstreams {
             }
             Some(Err(error)) if is_closed(&error) => Err(UpstreamError::Closed { upstream: name() }),
             Some(Err(error)) => Err(UpstreamError::Response { upstream: name(), reason: root_cause(&error) }),
-            Some(Ok(response)) => Ok(response),
+            Some(Ok(response)) => {
+                let line = response.extensions().get::<Line>().map(|line| line.hold(outgoing.lane.clone()));
+                Ok(response.map(|body| Received::new(body, line)))
+            }
         };
         let outcome = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
         self.metrics.count_upstream(&upstream.name, outcome);

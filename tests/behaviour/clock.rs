@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use gupd::{Clock, Config};
-use tokio::net::TcpListener;
 
-use crate::support::{Gate, Manager, PAYLOAD, Resource, Site, bytes, get};
+use crate::support::{Gate, Manager, Nobody, PAYLOAD, Resource, Site, bytes, get};
 
 const FILE: &str = "/files/setup.msi";
 const CATALOG: &str = "/minitri.flg";
@@ -74,16 +73,16 @@ async fn a_fill_that_runs_while_the_clock_is_set_back_is_stored_and_not_repeated
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manager_that_was_avoided_before_the_clock_was_set_back_is_asked_again_at_once() {
-    let first = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let first = Nobody::new();
     let second = Manager::start();
-    let both = Config::for_upstreams(&[&format!("http://{first}"), &second.url()]).unwrap();
+    let both = Config::for_upstreams(&[&first.url(), &second.url()]).unwrap();
     let site = Site::of(second, |config| {
         config.upstreams = both.upstreams;
         config.routes = both.routes;
     });
     site.manager.put("/secars/x", Resource::new("x"));
     assert_eq!(site.get("/secars/x").await.whole(), b"x");
-    let first = TcpListener::bind(first).await.unwrap();
+    let first = first.listen();
     site.clock.set_back(DAY);
     let address = site.address();
     let client = tokio::spawn(async move { get(address, "/secars/x").await });

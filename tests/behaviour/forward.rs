@@ -6,7 +6,7 @@ use gupd::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Client, Ending, Gate, Manager, Nobody, PAYLOAD, Request, Resource, Site, bytes};
 
 const PRIVATE: &str = "/secars/secars.dll";
 
@@ -141,12 +141,12 @@ async fn the_manager_gets_a_body_while_the_client_still_sends_it_and_the_client_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_takes_longer_than_the_managers_time_to_answer_is_no_failure() {
-    let site = Site::with(|config| config.fill.head_timeout = Duration::from_millis(150));
+    let site = Site::with(|config| config.fill.head_timeout = Duration::from_millis(500));
     site.manager.put(PRIVATE, Resource::echo());
     let mut client = Client::connect(site.address()).await;
     client.begin(&Request::new("POST", PRIVATE).header("Content-Length", "4")).await.unwrap();
     // A thin line: what is tested is time itself.
-    let mut line = tokio::time::interval(Duration::from_millis(60));
+    let mut line = tokio::time::interval(Duration::from_millis(80));
     for byte in b"slow" {
         line.tick().await;
         line.tick().await;
@@ -389,12 +389,12 @@ async fn options_passes_as_far_as_it_may_and_trace_does_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_upstream_answers_when_the_first_does_not() {
-    let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let refusing = Nobody::new();
     let overloaded = Manager::start();
     for path in [PAYLOAD, PRIVATE, "/unknown"] {
         overloaded.put(path, Resource::new("later").status(503));
     }
-    for first in [format!("http://{refusing}"), overloaded.url()] {
+    for first in [refusing.url(), overloaded.url()] {
         let site = behind(&first);
         for (method, path) in [("GET", PAYLOAD), ("GET", PRIVATE), ("HEAD", "/unknown")] {
             site.manager.put(path, Resource::new("second"));
@@ -407,8 +407,8 @@ async fn the_next_upstream_answers_when_the_first_does_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_post_goes_to_a_second_upstream_only_while_no_upstream_can_have_acted_on_it() {
-    let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let site = behind(&format!("http://{refusing}"));
+    let refusing = Nobody::new();
+    let site = behind(&refusing.url());
     site.manager.put(PRIVATE, Resource::echo());
     let post = |body: &str| Request::new("POST", PRIVATE).body(body);
     assert_eq!(site.send(post("body")).await.whole(), b"body");
@@ -428,9 +428,9 @@ async fn a_post_goes_to_a_second_upstream_only_while_no_upstream_can_have_acted_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_upstream_a_miss_is_a_504_that_says_when_to_come_again() {
-    let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let refusing = Nobody::new();
     let site = Site::with(|config| {
-        config.upstreams = Config::for_upstreams(&[&format!("http://{refusing}")]).unwrap().upstreams;
+        config.upstreams = Config::for_upstreams(&[&refusing.url()]).unwrap().upstreams;
     });
     for request in [Request::get(PAYLOAD), Request::get(PRIVATE), Request::new("POST", "/").body("x")] {
         let response = site.send(request).await;

@@ -6,7 +6,7 @@ use gupd::Config;
 
 use crate::support::{Client, Ending, PAYLOAD, Request, Resource, Site, bytes};
 
-const SOON: Duration = Duration::from_millis(200);
+const SOON: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_not_plainly_one_is_refused_and_counted_and_nobody_else_notices() {
@@ -125,7 +125,7 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
     for (target, status) in [("http://foreign.example/", 421), ("/a/../b", 400)] {
         let mut client = Client::connect(site.address()).await;
         let request = Request::new("POST", target).body(body.clone());
-        let sent = tokio::time::timeout(SOON * 50, client.send(&request)).await.unwrap();
+        let sent = tokio::time::timeout(SOON * 20, client.send(&request)).await.unwrap();
         assert_eq!(sent.unwrap().status, status);
     }
 }
@@ -165,8 +165,10 @@ async fn an_idle_connection_is_closed_without_a_word() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_nothing_is_let_go_and_one_that_reads_slowly_is_not() {
-    let site = Site::with(|config| config.server.stall_timeout = SOON);
-    let body = bytes(2, 30 << 20);
+    // A socket takes more only when a third of its buffer, megabytes, is free: as often as that, the slow one has to read.
+    let stall = 2 * SOON;
+    let site = Site::with(|config| config.server.stall_timeout = stall);
+    let body = bytes(2, 40 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     site.stored(PAYLOAD).await;
     let mut stalled = Client::connect(site.address()).await;
@@ -176,11 +178,11 @@ async fn a_client_that_takes_nothing_is_let_go_and_one_that_reads_slowly_is_not(
     let mut slow = Client::connect(site.address()).await;
     slow.begin(&Request::get(PAYLOAD)).await.unwrap();
     let mut slow_head = slow.head().await.unwrap();
-    // Less than a stall between two reads, much more in all.
-    let mut reads = tokio::time::interval(SOON / 4);
+    // Much less than a stall between two reads, more in all.
+    let mut reads = tokio::time::interval(stall / 16);
     while site.metric(let_go).await < 1.0 {
         reads.tick().await;
-        slow_head.body.extend(slow.some(1 << 20).await.unwrap());
+        slow_head.body.extend(slow.some(1 << 19).await.unwrap());
     }
     stalled.rest("GET", &mut head).await;
     assert_eq!(head.ending, Ending::Broken);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gupd::Config;
 
-use crate::support::{Manager, PAYLOAD, Resource, Site, bytes};
+use crate::support::{Manager, Nobody, PAYLOAD, Resource, Site, bytes};
 
 const LENGTH: usize = 1_500_000;
 const MIB: u64 = 1 << 20;
@@ -55,7 +55,7 @@ async fn a_flipped_bit_is_found_by_the_scrub_and_costs_a_block_of_the_line() {
     assert_eq!(site.metric("gupd_store_scrub_damaged_blobs_total").await, 1.0);
     assert_eq!(site.metric("gupd_store_objects").await, 1.0);
     assert!(site.metric("gupd_store_scrubbed_bytes_total").await > 0.0);
-    assert!(site.metric("gupd_store_scrub_completed_timestamp_seconds").await > 0.0);
+    site.counts_to("gupd_store_scrub_completed_timestamp_seconds", 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,6 +84,34 @@ async fn what_the_manager_no_longer_has_is_removed_and_fetched_anew() {
     assert!(response.cache_status().contains("fwd=uri-miss"), "{}", response.cache_status());
     assert!(response.whole() == bytes(2, LENGTH));
     assert_eq!(site.metric(REPAIRED).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_upstream_can_be_asked_for_now_stays_and_is_repaired_when_one_can() {
+    const DAMAGED: &str = "gupd_store_scrub_damaged_blobs_total";
+    let (mut site, file) = stored().await;
+    let config = site.config.clone();
+    flip(&file, 1_400_000);
+    // Nobody is there; then somebody who fails; then somebody whose answer breaks off.
+    let away = Nobody::new();
+    site.config.upstreams = Config::for_upstreams(&[&away.url()]).unwrap().upstreams;
+    scrub(&mut site);
+    site.counts_to(DAMAGED, 2.0).await;
+    tokio::task::block_in_place(|| site.relay_mut().reload(config)).unwrap();
+    for resource in [Resource::new("busy").status(500), Resource::new(bytes(1, LENGTH)).cut(1000, usize::MAX)]
+    {
+        let asked = site.manager.requests(PAYLOAD);
+        site.manager.put(PAYLOAD, resource);
+        // The second pass finds what the first one left.
+        site.manager.asked(PAYLOAD, asked + 3).await;
+    }
+    assert_eq!(site.metric("gupd_store_objects").await, 1.0);
+    assert_eq!(site.metric(REPAIRED).await, 0.0);
+    site.manager.put(PAYLOAD, Resource::new(bytes(1, LENGTH)));
+    site.counts(REPAIRED, 65_536.0).await;
+    let response = site.get(PAYLOAD).await;
+    assert_eq!(response.cache_status(), "gupd; hit");
+    assert!(response.whole() == bytes(1, LENGTH));
 }
 
 #[tokio::test(flavor = "multi_thread")]

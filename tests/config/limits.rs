@@ -166,6 +166,9 @@ name = \"rest\"
 [[group]]
 name = \"b\"
 subnets = \"10.4.0.0/16\"
+[[group]]
+name = \"default\"
+subnets = \"10.5.0.0/16\"
 ";
     let expected = [
         "6: group.name: is missing",
@@ -182,6 +185,8 @@ subnets = \"10.4.0.0/16\"
         "21: group.outside: \"deny\" is not one of defer, cached-only, ignore",
         "25: group.name: \"b\" is the name of two groups; give each its own",
         "25: group.name: comes after group \"rest\", which has no subnets and so takes all clients",
+        "28: group.name: \"default\" is the name of all others; give this group its own",
+        "28: group.name: comes after group \"rest\", which has no subnets and so takes all clients",
     ]
     .map(|line| format!("gupd.toml:{line}"));
     assert_eq!(problems(load(&format!("{text}{MANAGER}"))), expected);

@@ -6,12 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::process::{Ended, Process, Relay, gupd, serve};
-use crate::support::{Manager, PAYLOAD};
-
-/// An address where nobody listens.
-fn nobody() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
+use crate::support::{Manager, Nobody, PAYLOAD};
 
 fn run(command: &mut Command) -> Ended {
     Process::start(command).ended()
@@ -100,6 +95,14 @@ fn a_log_level_that_is_none_is_a_problem_of_the_configuration() {
 }
 
 #[test]
+fn an_algorithm_that_the_kernel_does_not_offer_is_named_with_those_it_does() {
+    let folder = tempfile::tempdir().unwrap();
+    for ended in both(folder.path(), &format!("{MANAGER}[wan]\ncongestion = \"nosuch\"\n"), &[]) {
+        ended.complained(2, &["wan.congestion", "nosuch", "reno"]);
+    }
+}
+
+#[test]
 fn certificates_that_cannot_be_used_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -166,24 +169,25 @@ fn a_store_has_one_relay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manager_that_is_away_keeps_nobody_from_starting() {
     let folder = tempfile::tempdir().unwrap();
-    let away = nobody();
+    let away = Nobody::new();
     let mut command = gupd(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-    command.args(["--upstream", &format!("http://{away}"), "--store"]).arg(folder.path());
+    command.args(["--upstream", &away.url(), "--store"]).arg(folder.path());
     let relay = Relay::start(&mut command);
     let response = relay.get(PAYLOAD).await;
     assert_eq!(response.status, 504);
     assert!(response.header("retry-after").is_some());
-    let metric = format!("gupd_upstream_requests_total{{outcome=\"connect\",upstream=\"{away}\"}} 1\n");
+    let metric =
+        format!("gupd_upstream_requests_total{{outcome=\"connect\",upstream=\"{}\"}} 1\n", away.address());
     assert!(relay.metrics().await.contains(&metric));
 }
 
 #[test]
 fn probing_names_who_answers_and_who_does_not() {
-    let (manager, away) = (Manager::start(), nobody());
+    let (manager, away) = (Manager::start(), Nobody::new());
     let good = run(&mut gupd(["check", "--probe", "--upstream", &manager.url()]));
     assert!(good.status.success() && good.errors.is_empty(), "{good:#?}");
     assert!(good.lines.iter().any(|line| line.contains("answers 404")), "{good:#?}");
-    let url = format!("http://{away}");
+    let url = away.url();
     let bad = run(&mut gupd(["check", "--probe", "--upstream", &manager.url(), "--upstream", &url]));
     assert_eq!(bad.status.code(), Some(1), "{bad:#?}");
     assert_eq!(bad.errors.lines().count(), 1, "{bad:#?}");
@@ -199,4 +203,26 @@ fn a_flag_that_is_none_is_a_usage_error() {
         assert_eq!(ended.status.code(), Some(2), "{ended:#?}");
         assert!(ended.lines.is_empty() && !ended.errors.is_empty(), "{ended:#?}");
     }
+}
+
+#[test]
+fn what_is_only_odd_is_told_with_its_line_and_keeps_nobody_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gupd.toml");
+    let text = "[[group]]\nname = \"a\"\nwindows = \"mon-fri 20:00-22:00\"\nspread = \"4h\"\n";
+    fs::write(&file, text).unwrap();
+    let manager = Manager::start();
+    let mut command = gupd(["check", "--upstream", &manager.url(), "--config"]);
+    let ended = run(command.arg(&file).env("TZ", "/nowhere"));
+    assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+    let [no_zone, spread, good] = &ended.lines[..] else { panic!("{ended:#?}") };
+    assert!(no_zone.starts_with("warning: site.time_zone: is not given"), "{no_zone}");
+    assert!(
+        spread.starts_with("warning: ") && spread.contains("gupd.toml:4: group.spread: 4h is longer"),
+        "{spread}"
+    );
+    assert_eq!(good, "the configuration is good");
+    let mut relay = Relay::start(serve(&manager, &folder.path().join("store")).arg("--config").arg(&file));
+    assert_eq!(relay.process.said("the configuration is odd"), 1);
+    relay.process.kill();
 }

@@ -8,14 +8,12 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
+pub(crate) use crate::support::PATIENCE;
 use crate::support::{Manager, Response, get};
-
-/// However slow the machine, what a test waits for has happened by then.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program with these arguments and no settings from the tests' own environment.
 pub(crate) fn gupd<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
@@ -183,7 +181,16 @@ impl Relay {
         String::from_utf8(get(self.admin, "/metrics").await.whole()).unwrap()
     }
 
-    /// Asks until the answer comes from the store: it is committed behind the last byte of the fill.
+    /// Waits until no fill runs: what it leaves behind is there or gone then, and it is counted.
+    pub(crate) async fn filled(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.metrics().await.contains("gupd_fills_running 0\n") {
+            assert!(Instant::now() < deadline, "a fill still runs");
+        }
+    }
+
+    /// Asks until the answer comes from the store, which it is put into behind the last byte of the fill; and waits for
+    /// the fill's end.
     pub(crate) async fn stored(&self, target: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.get(target).await.cache_status().starts_with("gupd; hit") {
@@ -192,6 +199,7 @@ impl Relay {
                 panic!("{target} was never stored: {ready}");
             }
         }
+        self.filled().await;
     }
 }
 

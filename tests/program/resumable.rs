@@ -18,7 +18,8 @@ const HAS_ALREADY: usize = 7_654_321;
 async fn download(program: &str, already: usize, command: impl Fn(&mut Command, &str, &Path)) {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let body = bytes(1, LENGTH);
-    manager.put(PAYLOAD, Resource::new(body.clone()));
+    // As from a line, and not as fast as sockets take it.
+    manager.put(PAYLOAD, Resource::new(body.clone()).rate(50 << 20));
     let relay = Relay::start(&mut serve(&manager, &folder.path().join("store")));
     let url = format!("http://{}{PAYLOAD}", relay.address);
     for temperature in ["cold", "hot"] {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::process::{Ended, Process, Relay, gupd, serve};
-use crate::support::{Manager, Resource, bytes};
+use crate::support::{Manager, Nobody, Resource, bytes};
 
 const VIRUS: &str = "/content/{07B590B3-9282-482f-BBAA-6D515D385869}";
 const NETWORK: &str = "/content/{55DE35DC-862A-44C9-8A2B-3EF451665D0A}";
@@ -192,7 +192,7 @@ async fn verify_names_what_is_wrong_and_makes_it_good() {
 async fn verify_removes_what_no_manager_gives_and_says_so() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     stop(filled(&manager, folder.path()).await);
-    let (folder, url) = (folder.path(), manager.url());
+    let folder = folder.path();
     let objects = listed(folder, &[]);
     let files: Vec<PathBuf> = objects.iter().map(|object| file_of(folder, object)).collect();
 
@@ -203,12 +203,31 @@ async fn verify_removes_what_no_manager_gives_and_says_so() {
     assert!(!files[0].exists());
 
     flip_a_bit(&files[2], 0);
-    drop(manager);
-    let down = store("verify", folder, &["--upstream", &url]);
-    assert!(down.errors.contains("cannot connect"), "{down:#?}");
-    assert!(down.errors.contains("1 found: 0 repaired (0 B fetched), 1 removed;"), "{down:#?}");
-    assert_eq!((down.status.code(), down.errors.lines().count()), (Some(1), 2), "{down:#?}");
+    manager.put(objects[2]["path"].as_str().unwrap(), Resource::new("other bytes"));
+    let other = store("verify", folder, &["--upstream", &manager.url()]);
+    assert!(other.errors.contains("; removed: "), "{other:#?}");
+    assert!(other.errors.contains("1 found: 0 repaired (0 B fetched), 1 removed;"), "{other:#?}");
+    assert_eq!((other.status.code(), other.errors.lines().count()), (Some(1), 2), "{other:#?}");
     assert_eq!(paths(folder, &[]).len(), 3);
+    let sound = store("verify", folder, &[]);
+    assert_eq!((sound.status.code(), sound.errors.as_str()), (Some(0), ""), "{sound:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_leaves_what_no_manager_can_be_asked_for_now() {
+    let (manager, folder, away) = (Manager::start(), tempfile::tempdir().unwrap(), Nobody::new());
+    stop(filled(&manager, folder.path()).await);
+    let folder = folder.path();
+    let damaged = file_of(folder, &listed(folder, &[])[0]);
+    flip_a_bit(&damaged, 2_400_000);
+    let down = store("verify", folder, &["--upstream", &away.url()]);
+    assert!(down.errors.contains("; left: the right bytes cannot be had now: "), "{down:#?}");
+    assert!(down.errors.contains("cannot connect"), "{down:#?}");
+    let sum = "1 found: 0 repaired (0 B fetched), 0 removed, 1 left as they are; damage is never served: run this again";
+    assert!(down.errors.contains(sum), "{down:#?}");
+    assert_eq!((down.status.code(), down.errors.lines().count()), (Some(1), 2), "{down:#?}");
+    let up = store("verify", folder, &["--upstream", &manager.url()]);
+    assert!(up.errors.contains("1 found: 1 repaired (64.00 KiB fetched), 0 removed"), "{up:#?}");
     let sound = store("verify", folder, &[]);
     assert_eq!((sound.status.code(), sound.errors.as_str()), (Some(0), ""), "{sound:#?}");
 }

@@ -86,6 +86,23 @@ async fn a_damaged_partial_is_not_readable_either() {
 }
 
 #[tokio::test]
+async fn what_was_written_again_is_not_taken_back_by_whoever_had_read_the_damage() {
+    let site = Site::with(|config| config.memory = 0);
+    let store = site.open();
+    let mut writer = store.begin(Some(CHUNK)).await.unwrap();
+    writer.segment(0).write(vec![body(1, CHUNK)]).await.unwrap();
+    let partial = writer.partial().clone();
+    let losses = partial.losses();
+    partial.forget_chunk(70_000, losses);
+    assert_eq!(partial.missing(0..CHUNK), Some(0..CHUNK));
+    writer.segment(0).write(vec![body(1, CHUNK)]).await.unwrap();
+    partial.forget_chunk(70_000, losses);
+    assert_eq!(partial.missing(0..CHUNK), None);
+    partial.forget_chunk(70_000, partial.losses());
+    assert_eq!(partial.missing(0..CHUNK), Some(0..CHUNK));
+}
+
+#[tokio::test]
 async fn a_discarded_blob_takes_all_its_objects_and_can_be_filled_again() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();

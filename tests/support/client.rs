@@ -2,10 +2,10 @@
 //! that broke off.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// One connection to a relay.
 pub struct Client {
@@ -95,6 +95,13 @@ impl Request {
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
         Self { stream: BufReader::new(TcpStream::connect(address).await.unwrap()), address }
+    }
+
+    /// From this address of the machine: another client.
+    pub async fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        Self { stream: BufReader::new(socket.connect(address).await.unwrap()), address }
     }
 
     pub async fn send(&mut self, request: &Request) -> io::Result<Response> {

@@ -1,13 +1,20 @@
 //! What behaviour tests stand on: a manager with faults, a client that sees the bytes on the wire, and a site with a
 //! relay between the two. All real sockets on loopback; nothing here sleeps to wait for something to happen.
 
+use std::time::Duration;
+
 pub mod client;
 pub mod manager;
+pub mod nobody;
 pub mod site;
 
 pub use client::{Client, Ending, Request, Response, get};
 pub use manager::{Gate, Manager, Resource};
+pub use nobody::Nobody;
 pub use site::Site;
+
+/// However slow the machine, what a test waits for has happened by then.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A content path that is immutable by name.
 pub const PAYLOAD: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/full.zip";

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gupd::config::Recurrence;
 use gupd::{Clock, Config, Relay};
 use tempfile::TempDir;
 
-use super::{Manager, Request, Response, get};
+use super::{Manager, PATIENCE, Request, Response, get};
 
 pub struct Site {
     pub manager: Manager,
@@ -100,12 +100,26 @@ impl Site {
 
     /// Asks until a metric has this value: what is counted when a connection ends is counted behind its last byte.
     pub async fn counts(&self, name: &str, value: f64) {
-        for _ in 0..1_000 {
-            if self.metric(name).await == value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let is = self.metric(name).await;
+            if is == value {
                 return;
             }
+            assert!(Instant::now() < deadline, "{name} is not {value} but {is}");
         }
-        panic!("{name} is not {value} but {}", self.metric(name).await);
+    }
+
+    /// Asks until a counter has come to this value.
+    pub async fn counts_to(&self, name: &str, value: f64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let is = self.metric(name).await;
+            if is >= value {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name} has not come to {value} but to {is}");
+        }
     }
 
     /// Waits until no fill runs: what clients got is stored then.
@@ -115,24 +129,19 @@ impl Site {
 
     /// Asks until a new version is stored.
     pub async fn stored_as(&self, target: &str, body: &[u8]) {
-        for _ in 0..10_000 {
-            if self.get(target).await.whole() == body {
-                return self.filled().await;
-            }
-            tokio::task::yield_now().await;
+        let deadline = Instant::now() + PATIENCE;
+        while self.get(target).await.whole() != body {
+            assert!(Instant::now() < deadline, "{target} was never stored anew");
         }
-        panic!("{target} was never stored anew");
+        self.filled().await;
     }
 
     /// Asks until the answer is no longer part of a fill: what was just filled is committed behind its last byte.
     pub async fn stored(&self, target: &str) {
-        for _ in 0..10_000 {
-            let response = self.get(target).await;
-            if response.cache_status().starts_with("gupd; hit") {
-                return self.filled().await;
-            }
-            tokio::task::yield_now().await;
+        let deadline = Instant::now() + PATIENCE;
+        while !self.get(target).await.cache_status().starts_with("gupd; hit") {
+            assert!(Instant::now() < deadline, "{target} was never stored");
         }
-        panic!("{target} was never stored");
+        self.filled().await;
     }
 }

@@ -1,6 +1,6 @@
 //! `gupd store verify`: the whole store now, with a bar, one line for each thing that is wrong. With the folder's lock
-//! it makes good as it goes: damaged chunks are fetched from the configured upstreams, and what none of them has is
-//! removed. Beside a running relay it only tells.
+//! it makes good as it goes: damaged chunks are fetched from the configured upstreams, and what none of them has any
+//! more is removed. What they cannot be asked for now is left. Beside a running relay it only tells.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::proxy::Live;
 use crate::relay::{StartError, live};
+use crate::shape::Wan;
 use crate::store::{Finding, Inventory, Object, ReadError, StoreError, Unrepaired, verify};
 use crate::telemetry::Metrics;
 
@@ -77,7 +78,7 @@ enum Outcome {
     /// It is gone; why it could not be repaired, if it might have been.
     Removed(Option<Unrepaired>),
     /// It is as it was, and maybe why.
-    Left(Option<ReadError>),
+    Left(Option<Unrepaired>),
 }
 
 /// What became of all of them.
@@ -88,12 +89,15 @@ struct Sum {
     removed: u64,
     unrepaired: u64,
     left: u64,
+    unreachable: u64,
 }
 
 impl Repairs {
     fn new(opened: Opened, config: &Config) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
-        Ok(Self { opened, live: live(config, &Clock::system(), &metrics)?, metrics })
+        // What it fetches is a few blocks.
+        let wan = Arc::new(Wan::unlimited(config, Clock::system()));
+        Ok(Self { opened, live: live(config, &Clock::system(), &wan, &metrics)?, metrics })
     }
 
     fn make_good(&self, finding: &Finding) -> Result<Outcome, StoreError> {
@@ -105,7 +109,7 @@ impl Repairs {
                     |object: Arc<Object>, range| async move { live.refetch(&object, range, metrics).await };
                 match store.repair_blob(*blob, fetch).await {
                     Ok(fetched) => return Ok(Outcome::Repaired { fetched }),
-                    Err(Unrepaired::Read(error @ ReadError::Io { .. })) => {
+                    Err(error @ (Unrepaired::Read(ReadError::Io { .. }) | Unrepaired::NotNow(_))) => {
                         return Ok(Outcome::Left(Some(error)));
                     }
                     // The finding says it.
@@ -142,7 +146,10 @@ impl Sum {
                 self.removed += 1;
                 self.unrepaired += u64::from(why.is_some());
             }
-            Outcome::Left(_) => self.left += 1,
+            Outcome::Left(why) => {
+                self.left += 1;
+                self.unreachable += u64::from(matches!(why, Some(Unrepaired::NotNow(_))));
+            }
         }
     }
 
@@ -152,12 +159,15 @@ impl Sum {
 
     /// The last line.
     fn told(&self, no_upstream: bool) -> String {
-        let Self { repaired, fetched, removed, unrepaired, left } = *self;
+        let Self { repaired, fetched, removed, unrepaired, left, unreachable } = *self;
         let fetched = BinaryBytes(fetched);
         let mut line =
             format!("{} found: {repaired} repaired ({fetched} fetched), {removed} removed", self.found());
         if left > 0 {
             line += &format!(", {left} left as they are");
+        }
+        if unreachable > 0 {
+            line += "; damage is never served: run this again when an upstream answers";
         }
         if removed > 0 {
             line += "; what is removed is fetched again when asked for";

@@ -18,7 +18,8 @@ use crate::fill::fetch::{Fetch, Fetched, Followers};
 use crate::fill::flow::Head;
 use crate::fill::resume::{Resumed, Resumption};
 use crate::fill::transfer::Transfer;
-use crate::fill::{FillError, Flow, Phase, Unshared, run};
+use crate::fill::{Errand, FillError, Flow, Phase, Unshared, run};
+use crate::shape::Purpose;
 use crate::store::{CHUNK, Source, StoreError, Unfinished, Writer};
 use crate::upstream::Upstream;
 
@@ -133,6 +134,10 @@ impl Task {
                 Some(_) => Finish::Never,
                 None => self.upstreams.settings().finish,
             },
+            unread: match self.wanted.errand {
+                Some(Errand::Revalidation) => Purpose::Revalidation,
+                Some(Errand::Prefetch) | None => Purpose::Prefetch,
+            },
             stopping: &self.shared.stopping,
         };
         let go_on = |bytes| self.check_open_ended(bytes);
@@ -186,7 +191,14 @@ impl Task {
             Ok(committed) => Ended::Finally(self.stored(&flow, committed).await),
             Err(error) => {
                 // Every follower has, or can still read, the right bytes; only the next client has to ask again.
-                tracing::error!(%error, key = &*self.wanted.key, "content was served but could not be stored");
+                let key = &*self.wanted.key;
+                // What ails the store is told once, and not by all fills that it meets at their end.
+                let is_told = matches!(error, StoreError::IndexDamaged { .. });
+                if is_told || self.shared.store.ailment().is_some() {
+                    tracing::debug!(%error, key, "content was served but could not be stored");
+                } else {
+                    tracing::error!(%error, key, "content was served but could not be stored");
+                }
                 self.leave();
                 Ended::Finally("store")
             }

@@ -85,9 +85,13 @@ impl State {
 
     pub(super) fn error(&self, reason: String) -> StoreError {
         let path = self.path.clone();
-        match self.is_damaged() && !self.irreplaceable.load(Ordering::Acquire) {
-            true => StoreError::IndexDamaged { path, reason },
-            false => StoreError::Index { path, reason },
+        match (self.is_damaged(), self.irreplaceable.load(Ordering::Acquire)) {
+            (true, false) => StoreError::IndexDamaged { path, reason },
+            // What SQLite says then is of the nothing that is in its place.
+            (true, true) => {
+                StoreError::Index { path, reason: "it cannot be read, and not be replaced yet".to_owned() }
+            }
+            (false, _) => StoreError::Index { path, reason },
         }
     }
 

@@ -12,10 +12,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use gupd::Clock;
 
+use super::PATIENCE;
 pub use resource::{Gate, Resource};
-
-/// However slow the machine, what a test waits for has happened by then.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Manager {
     address: SocketAddr,

@@ -151,14 +151,19 @@ fn write_body(
             std::thread::sleep(Duration::from_nanos((end - at) as u64 * 1_000_000_000 / rate));
         }
         let piece = &whole[at..end];
-        if resource.framing == Framing::Chunked {
-            write!(writer, "{:x}\r\n", piece.len())?;
-            writer.write_all(piece)?;
-            writer.write_all(b"\r\n")?;
-        } else {
-            writer.write_all(piece)?;
-        }
+        // Counted first: a client that has them may look at the count.
         shared.body_bytes.fetch_add(piece.len() as u64, Ordering::SeqCst);
+        let written = if resource.framing == Framing::Chunked {
+            write!(writer, "{:x}\r\n", piece.len())
+                .and_then(|()| writer.write_all(piece))
+                .and_then(|()| writer.write_all(b"\r\n"))
+        } else {
+            writer.write_all(piece)
+        };
+        if let Err(error) = written {
+            shared.body_bytes.fetch_sub(piece.len() as u64, Ordering::SeqCst);
+            return Err(error);
+        }
         at = end;
     }
     if resource.framing == Framing::Chunked {

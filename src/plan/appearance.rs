@@ -1,0 +1,124 @@
+//! When clients of an estate come online after content is published: shares by time, straight between them. What is left
+//! of the whole at the end never comes, and a plan says so instead of counting on it.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::config::units::Time;
+
+/// A profile of appearance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Appearance {
+    /// Seconds, and the share of all clients that has come by then; ascending in both.
+    points: Vec<(f64, f64)>,
+}
+
+/// What is wrong with a profile.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no profile; give always-on, estate, or shares by time such as 24h:60%,3d:75%")]
+pub struct NotAProfile(String);
+
+const HOUR: f64 = 3_600.0;
+const DAY: f64 = 24.0 * HOUR;
+
+impl Appearance {
+    /// Every client is there from the start.
+    pub fn always_on() -> Self {
+        Self { points: vec![(0.0, 1.0)] }
+    }
+
+    /// An estate of 5,000 with people at work, on leave and gone: 60 % come within a day, 75 % within three, 80 % within
+    /// a week.
+    pub fn estate() -> Self {
+        Self { points: vec![(DAY, 0.60), (3.0 * DAY, 0.75), (7.0 * DAY, 0.80)] }
+    }
+
+    /// When the client at this place of the order, from 0 to 1, comes online; `None` if it never does.
+    pub fn time_of(&self, place: f64) -> Option<f64> {
+        let (mut since, mut share) = (0.0, 0.0);
+        for &(until, by_then) in &self.points {
+            if place < by_then {
+                return Some(since + (until - since) * (place - share) / (by_then - share));
+            }
+            (since, share) = (until, by_then);
+        }
+        None
+    }
+
+    /// The share that has come online by a time.
+    pub fn share_at(&self, time: f64) -> f64 {
+        let (mut since, mut share) = (0.0, 0.0);
+        for &(until, by_then) in &self.points {
+            if time < until {
+                return share + (by_then - share) * (time - since) / (until - since);
+            }
+            (since, share) = (until, by_then);
+        }
+        share
+    }
+}
+
+impl FromStr for Appearance {
+    type Err = NotAProfile;
+
+    fn from_str(text: &str) -> Result<Self, NotAProfile> {
+        match text {
+            "always-on" => return Ok(Self::always_on()),
+            "estate" => return Ok(Self::estate()),
+            _ => {}
+        }
+        let point = |part: &str| {
+            let (time, share) = part.trim().split_once(':')?;
+            let Time(time) = time.parse().ok()?;
+            Some((Duration::as_secs_f64(&time), share_of(share)?))
+        };
+        let points: Option<Vec<_>> = text.split(',').map(point).collect();
+        let ascends = |points: &Vec<(f64, f64)>| {
+            points.first().is_some_and(|first| first.1 > 0.0)
+                && points.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1)
+        };
+        points.filter(ascends).map(|points| Self { points }).ok_or_else(|| NotAProfile(text.to_owned()))
+    }
+}
+
+/// A share of a whole written like `60%` or `2.5%`; from 0 to 1.
+pub fn share_of(text: &str) -> Option<f64> {
+    let percent: f64 = text.trim().strip_suffix('%')?.trim_end().parse().ok()?;
+    (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_estate_comes_as_it_is_documented_and_a_fifth_never() {
+        let estate = Appearance::estate();
+        let by = |time: f64| {
+            (0..5_000)
+                .filter(|i| estate.time_of((f64::from(*i) + 0.5) / 5_000.0).is_some_and(|t| t <= time))
+                .count()
+        };
+        assert_eq!([by(DAY), by(3.0 * DAY), by(7.0 * DAY), by(1e9)], [3_000, 3_750, 4_000, 4_000]);
+        assert_eq!(
+            [DAY / 2.0, DAY, 2.0 * DAY, 1e9].map(|t| (estate.share_at(t) * 1e6).round()),
+            [3e5, 6e5, 6.75e5, 8e5]
+        );
+        assert_eq!(
+            (Appearance::always_on().time_of(0.999), Appearance::always_on().share_at(0.0)),
+            (Some(0.0), 1.0)
+        );
+    }
+
+    #[test]
+    fn a_profile_reads_by_name_or_as_shares_by_time() {
+        assert_eq!("24h:60%, 3d:75%,7d:80%".parse(), Ok(Appearance::estate()));
+        assert_eq!("estate".parse(), Ok(Appearance::estate()));
+        assert_eq!("0s:100%".parse(), Ok(Appearance::always_on()));
+        for text in
+            ["", "some", "24h", "24h:60", "24h:160%", "24h:0%", "3d:60%,24h:75%", "1d:60%,2d:60%", "1d:NaN%"]
+        {
+            assert!(text.parse::<Appearance>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What a calendar comes to on a plan's time axis: rates that hold from one moment to the next, and hours that are open.
+//! Times are seconds since the plan's start; nothing here knows of zones, days or the configuration's words.
+
+use crate::config;
+
+/// A rate over time, in bytes a second; infinite where nothing is set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve {
+    first: f64,
+    /// From when on which rate; ascending, after 0.
+    changes: Vec<(f64, f64)>,
+}
+
+impl Curve {
+    /// No limit, ever.
+    pub const UNLIMITED: Self = Self::constant(f64::INFINITY);
+
+    /// The same rate at all times.
+    pub const fn constant(rate: f64) -> Self {
+        Self { first: rate, changes: Vec::new() }
+    }
+
+    /// `rate_from` says which rate holds at a moment, and until when, if it ends before the horizon.
+    pub fn trace(horizon: f64, rate_from: impl Fn(f64) -> (f64, Option<f64>)) -> Self {
+        let (first, mut until) = rate_from(0.0);
+        let (mut curve, mut last) = (Self::constant(first), first);
+        while let Some(at) = until.filter(|at| *at < horizon) {
+            let (rate, next) = rate_from(at);
+            if rate != last {
+                curve.changes.push((at, rate));
+            }
+            // A calendar that does not move on would keep us here for ever.
+            (last, until) = (rate, next.filter(|next| *next > at));
+        }
+        curve
+    }
+
+    /// The rate at a time.
+    pub fn at(&self, time: f64) -> f64 {
+        let passed = self.changes.partition_point(|(from, _)| *from <= time);
+        passed.checked_sub(1).map_or(self.first, |last| self.changes[last].1)
+    }
+
+    /// When the rate changes next.
+    pub fn next_change(&self, time: f64) -> Option<f64> {
+        self.changes.get(self.changes.partition_point(|(from, _)| *from <= time)).map(|(from, _)| *from)
+    }
+
+    /// Whether it limits anything at any time.
+    pub fn is_limited(&self) -> bool {
+        self.rates().any(f64::is_finite)
+    }
+
+    /// Whether it limits at all times.
+    pub fn is_always_limited(&self) -> bool {
+        self.rates().all(f64::is_finite)
+    }
+
+    fn rates(&self) -> impl Iterator<Item = f64> {
+        std::iter::once(self.first).chain(self.changes.iter().map(|(_, rate)| *rate))
+    }
+}
+
+/// When a window is open: spans from their opening to their end, ascending and apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hours(Vec<(f64, f64)>);
+
+impl Hours {
+    /// Open at all times, from the plan's start on.
+    pub fn always() -> Self {
+        Self(vec![(0.0, f64::INFINITY)])
+    }
+
+    /// Open in these spans, which are in order and apart. The first may have opened before the plan's start.
+    pub fn new(spans: Vec<(f64, f64)>) -> Self {
+        Self(spans)
+    }
+
+    /// When a client is admitted, at `time` or later; `None` if never. `turn`, from 0 to 1, is its place in the spread,
+    /// which counts from the opening, or from the plan's start if that came later, and is made to fit into each span.
+    pub fn admits(&self, time: f64, turn: f64, spread: f64) -> Option<f64> {
+        let reachable = self.0.iter().skip(self.0.partition_point(|(_, end)| *end <= time));
+        let own = |(opens, end): &(f64, f64)| {
+            ((opens.max(0.0) + turn * spread_within(spread, end - opens)).max(time), *end)
+        };
+        reachable.map(own).find(|(at, end)| at < end).map(|(at, _)| at)
+    }
+}
+
+/// As [`config::Group::spread_within`] has it.
+fn spread_within(spread: f64, window: f64) -> f64 {
+    spread.min((window - config::Group::LEAST_TURN.as_secs_f64()).max(window / 2.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_curve_holds_each_rate_until_its_next_change() {
+        // Two rates that alternate every ten seconds.
+        let curve = Curve::trace(25.0, |t| {
+            (if t % 20.0 < 10.0 { 1.0 } else { 2.0 }, Some((t / 10.0).floor() * 10.0 + 10.0))
+        });
+        assert_eq!([0.0, 9.9, 10.0, 19.9, 20.0, 1e9].map(|t| curve.at(t)), [1.0, 1.0, 2.0, 2.0, 1.0, 1.0]);
+        assert_eq!([0.0, 10.0, 20.0].map(|t| curve.next_change(t)), [Some(10.0), Some(20.0), None]);
+        assert_eq!(Curve::trace(1e9, |_| (1.0, Some(0.0))), Curve::constant(1.0));
+        assert!(curve.is_always_limited() && !Curve::UNLIMITED.is_limited());
+    }
+
+    #[test]
+    fn a_client_is_admitted_its_turn_after_each_opening_and_not_after_the_end() {
+        let hours = Hours::new(vec![(-5_000.0, 1_000.0), (10_000.0, 20_000.0)]);
+        for (time, turn, spread, admitted) in [
+            (0.0, 0.0, 0.0, Some(0.0)),
+            (0.0, 0.5, 1_000.0, Some(500.0)),
+            // Its turn in the first span is over, that in the second is its share of the whole spread.
+            (0.0, 0.5, 4_000.0, Some(12_000.0)),
+            (1_000.0, 0.0, 0.0, Some(10_000.0)),
+            (15_000.0, 0.1, 4_000.0, Some(15_000.0)),
+            // 10,000 s hold a spread of 9,100.
+            (1_000.0, 1.0, 1e6, Some(19_100.0)),
+            (20_000.0, 0.0, 0.0, None),
+        ] {
+            assert_eq!(hours.admits(time, turn, spread), admitted, "at {time}, turn {turn} of {spread}");
+        }
+        assert_eq!(Hours::always().admits(0.0, 0.5, 1e6), Some(5e5));
+        for (spread, window) in [(3_600, 7_200), (7_000, 7_200), (9_000, 1_000)]
+            .map(|(a, b)| (Duration::from_secs(a), Duration::from_secs(b)))
+        {
+            let group = config::Group { spread, ..config::Group::of_all_others("a") };
+            let fits = spread_within(spread.as_secs_f64(), window.as_secs_f64());
+            assert_eq!(Duration::from_secs_f64(fits), group.spread_within(window));
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The stage before look-up in which a request that may become a download waits for a place. Owns what counts as one: a
+//! `GET` whose response brings content of a payload, or of what the general rules class; what catalogs bring, `HEAD`,
+//! errors, `304` and private paths are none, and do not wait. Whose turn it is `shape` says.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, Method, StatusCode};
+
+use super::conditional::{self, Precondition};
+use super::range::Ranges;
+use super::reply::Reply;
+use super::{Asked, Proxy, Refusal};
+use crate::cache::control::Directive;
+use crate::cache::{Entry, Found};
+use crate::config::Class;
+use crate::policy::Classified;
+use crate::shape::{NoPlace, Place, TurnedAway};
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Counted;
+
+/// A place, and its download in the metrics.
+pub(super) struct Download {
+    // Dropped in this order, so that the metric never shows more than the count.
+    _counted: Counted,
+    _place: Place,
+}
+
+impl Proxy {
+    /// Whether this request may become a download that is counted: one look at a flag while nothing is.
+    pub(super) fn may_be_counted(&self, asked: &Asked<'_>) -> bool {
+        self.places.is_limited() && *asked.method == Method::GET
+    }
+
+    /// A place for what a request may become; none if it will be no download, as far as can be told. It is taken before
+    /// the response is made: who waits has neither a fill begun for it nor bytes in memory.
+    ///
+    /// # Errors
+    /// What a client gets for which there is none in time.
+    pub(super) async fn before_its_download(
+        &self,
+        asked: &Asked<'_>,
+    ) -> Result<Option<Box<Download>>, Reply> {
+        let classified = asked.live.policy.classify(&asked.target.route, asked.target.normal.path());
+        if !is_counted(classified.class) {
+            return Ok(None);
+        }
+        if let Some(place) = self.places.try_take(asked.peer.address.ip(), &asked.group.name) {
+            return Ok(Some(Download::new(place, &self.metrics)));
+        }
+        if self.brings_nothing(asked, &classified).await {
+            return Ok(None);
+        }
+        self.wait_for_place(asked, &classified).await.map(Some)
+    }
+
+    /// Gives a reply that is a download its place, which it waits for if it was taken for none: the stored response was
+    /// no longer good, and the new one brings content. Any other reply leaves the place to others.
+    pub(super) async fn with_place(
+        &self,
+        asked: &Asked<'_>,
+        reply: Reply,
+        place: Option<Box<Download>>,
+    ) -> Reply {
+        let counted = reply.classified().filter(|classified| is_counted(classified.class));
+        let (Some(classified), true) = (counted, reply.brings_content()) else { return reply };
+        if place.is_some() {
+            return reply.in_place(place);
+        }
+        match self.wait_for_place(asked, classified).await {
+            Ok(place) => reply.in_place(Some(place)),
+            Err(refused) => refused,
+        }
+    }
+
+    /// Waits in its client's turn.
+    async fn wait_for_place(
+        &self,
+        asked: &Asked<'_>,
+        classified: &Classified,
+    ) -> Result<Box<Download>, Reply> {
+        let begun = Instant::now();
+        let taken = {
+            let _waits = Counted::one(&self.metrics.queued);
+            self.places.take(asked.peer.address.ip(), &asked.group.name).await
+        };
+        if !matches!(taken, Err(TurnedAway { why: NoPlace::QueueFull | NoPlace::ClientQueueFull, .. })) {
+            self.metrics.queue_seconds.observe(begun.elapsed().as_secs_f64());
+        }
+        match taken {
+            Ok(place) => Ok(Download::new(place, &self.metrics)),
+            Err(turned) => {
+                let reason = Refusal::NoPlace(turned.why).as_str();
+                self.metrics.refused.with_label_values(&[reason]).inc();
+                Err(Reply::from(turned).about(classified))
+            }
+        }
+    }
+
+    /// Whether a request will be answered without content, judged by what is stored: asking is not waiting.
+    async fn brings_nothing(&self, asked: &Asked<'_>, classified: &Classified) -> bool {
+        let key = Arc::from(asked.target.key());
+        match self.cache.find(&key, asked.headers, classified).await {
+            Ok(Found::Entry(entry)) => has_nothing_for(&entry, asked),
+            Ok(Found::Nothing | Found::OtherVariant { .. }) => asked.control.has(Directive::OnlyIfCached),
+            Err(_) => false,
+        }
+    }
+}
+
+impl Download {
+    /// Boxed, so that a response without one carries a word for it.
+    pub(super) fn new(place: Place, metrics: &Metrics) -> Box<Self> {
+        Box::new(Self { _counted: Counted::one(&metrics.downloads), _place: place })
+    }
+}
+
+fn is_counted(class: Class) -> bool {
+    match class {
+        Class::Payload | Class::Generic => true,
+        Class::Catalog | Class::Private => false,
+    }
+}
+
+fn has_nothing_for(entry: &Entry, asked: &Asked<'_>) -> bool {
+    let (status, headers): (StatusCode, &HeaderMap) = (entry.object.status, &entry.object.headers);
+    status != StatusCode::OK
+        || conditional::evaluate(asked.method, asked.headers, status, headers) != Precondition::Proceed
+        || (asked.wants_range(headers)
+            && matches!(Ranges::of(asked.headers, entry.object.len), Ranges::Unsatisfiable))
+}

@@ -1,0 +1,276 @@
+//! The line to an upstream: a connection that reads and writes no faster than the limits allow. Everything an upstream
+//! sends passes here, heads and what TLS adds included, and nothing is read before its turn, so that the upstream's own
+//! congestion control sees a slow reader. Without limits it is a plain connection.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::TokioIo;
+use rustix::net::sockopt::set_tcp_congestion;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tower_service::Service;
+
+use super::tcp::{self, Seen};
+use crate::shape::{Lane, Pace, Sample, Wan};
+
+/// Connects to upstreams by lines.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    tcp: HttpConnector,
+    wan: Arc<Wan>,
+    /// Names by scheme and authority.
+    upstreams: Arc<[(Uri, Arc<str>)]>,
+    /// `TCP_CONGESTION`, if it is not the system's.
+    congestion: Option<Arc<str>>,
+}
+
+/// A connection's line, as those who use the connection see it.
+#[derive(Clone, Debug)]
+pub(super) struct Line(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    wan: Arc<Wan>,
+    upstream: Arc<str>,
+    // Held for arithmetic, never while bytes are read or written.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Whose bytes pass; none between responses.
+    lane: Option<Lane>,
+    /// Which response that was.
+    response: u64,
+    pace: Option<Pace>,
+    /// It waits for its turn.
+    waits: bool,
+    /// When it last had one, having waited.
+    turn: Option<Instant>,
+}
+
+/// A response's hold on its connection's line.
+#[derive(Debug)]
+pub(super) struct Held {
+    line: Line,
+    response: u64,
+}
+
+/// Time between two looks at what the kernel has seen of a connection.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The connection.
+#[derive(Debug)]
+pub(super) struct Stream {
+    tcp: TcpStream,
+    line: Line,
+    /// What was seen last, and when.
+    seen: Option<(Instant, Seen)>,
+    /// The window is held to what the limits let pass.
+    clamped: bool,
+}
+
+impl Connector {
+    pub(super) fn new(
+        tcp: HttpConnector,
+        wan: Arc<Wan>,
+        upstreams: Arc<[(Uri, Arc<str>)]>,
+        congestion: Option<Arc<str>>,
+    ) -> Self {
+        Self { tcp, wan, upstreams, congestion }
+    }
+
+    fn name(&self, uri: &Uri) -> Arc<str> {
+        let is_there = |known: &Uri| known.scheme() == uri.scheme() && known.authority() == uri.authority();
+        let known = self.upstreams.iter().find(|(known, _)| is_there(known));
+        known.map_or_else(|| Arc::from(""), |(_, name)| name.clone())
+    }
+}
+
+impl Line {
+    /// A response's bytes pass from now on.
+    pub(super) fn hold(&self, lane: Lane) -> Held {
+        let mut state = self.state();
+        state.response += 1;
+        let response = state.response;
+        let old = (state.lane.replace(lane), state.pace.take());
+        drop(state);
+        drop(old);
+        Held { line: self.clone(), response }
+    }
+
+    /// How many of `bytes` may pass now.
+    fn poll(&self, cx: &Context<'_>, bytes: usize) -> Poll<usize> {
+        let Shared { wan, upstream, .. } = &*self.0;
+        let mut state = self.state();
+        if !wan.is_limited() {
+            let unused = state.pace.take();
+            state.waits = false;
+            drop(state);
+            drop(unused);
+            return Poll::Ready(bytes);
+        }
+        let lane = state.lane.clone();
+        let pace = state.pace.get_or_insert_with(|| wan.pace(upstream, lane.as_ref()));
+        match pace.poll(cx, bytes as u64) {
+            Poll::Pending => {
+                state.waits = true;
+                Poll::Pending
+            }
+            Poll::Ready(passes) => {
+                if std::mem::take(&mut state.waits) {
+                    state.turn = Some(Instant::now());
+                }
+                // No more than what was asked for.
+                Poll::Ready(usize::try_from(passes).unwrap_or(bytes))
+            }
+        }
+    }
+
+    fn spend(&self, bytes: usize) {
+        if let Some(pace) = &mut self.state().pace {
+            pace.spend(bytes as u64);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// Whether it is a limit, not the upstream, that nothing came in this time.
+    pub(super) fn waited_within(&self, time: Duration) -> bool {
+        let state = self.line.state();
+        state.waits || state.turn.is_some_and(|turn| turn.elapsed() < time)
+    }
+}
+
+impl Drop for Held {
+    /// The next response on the connection may have it already.
+    fn drop(&mut self) {
+        let mut state = self.line.state();
+        if state.response == self.response {
+            let old = (state.lane.take(), state.pace.take());
+            drop(state);
+            drop(old);
+        }
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = <HttpConnector as Service<Uri>>::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.tcp.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (wan, upstream) = (self.wan.clone(), self.name(&uri));
+        let (connecting, congestion) = (self.tcp.call(uri), self.congestion.clone());
+        Box::pin(async move {
+            let tcp = connecting.await?.into_inner();
+            if let Some(algorithm) = congestion
+                && let Err(error) = set_tcp_congestion(&tcp, &algorithm)
+            {
+                // It was there when the configuration was taken; a slower upload is better than none.
+                tracing::warn!(%error, %algorithm, "the kernel does not take wan.congestion any more");
+            }
+            let state = State { lane: None, response: 0, pace: None, waits: false, turn: None };
+            let line = Line(Arc::new(Shared { wan, upstream, state: Mutex::new(state) }));
+            let mut stream = Stream { tcp, line, seen: None, clamped: false };
+            stream.clamp(None);
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
+
+impl Stream {
+    /// Tells the limits what the kernel has seen, and the kernel what the limits let pass.
+    fn look(&mut self) {
+        let now = Instant::now();
+        let before = match self.seen {
+            Some((at, _)) if now.duration_since(at) < LOOK => return,
+            before => before.map(|(_, seen)| seen),
+        };
+        // Without it limits are kept all the same, and others not yielded to.
+        let Ok(seen) = tcp::seen(&self.tcp) else { return };
+        self.seen = Some((now, seen));
+        if let Some(before) = before {
+            self.line.0.wan.observe(Sample {
+                // To the microsecond the same means that none was measured.
+                round_trip: seen.round_trip.filter(|_| seen.round_trip != before.round_trip),
+                received: seen.received.saturating_sub(before.received),
+                disorder: seen.disordered > before.disordered,
+            });
+        }
+        self.clamp(seen.round_trip);
+    }
+
+    fn clamp(&mut self, round_trip: Option<Duration>) {
+        let window = self.line.0.wan.window(round_trip);
+        if window.is_some() || self.clamped {
+            self.clamped = window.is_some();
+            // A kernel that refuses lets more come ahead, and no more pass.
+            let _refused = tcp::clamp_window(&self.tcp, window.unwrap_or(u64::MAX));
+        }
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        self.tcp.connected().extra(self.line.clone())
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.line.0.wan.is_limited() {
+            if this.clamped {
+                this.clamp(None);
+            }
+            return Pin::new(&mut this.tcp).poll_read(cx, buf);
+        }
+        // A connection on which nothing comes asks for no turn.
+        ready!(this.tcp.poll_read_ready(cx))?;
+        let passes = ready!(this.line.poll(cx, buf.remaining()));
+        let mut limited = ReadBuf::new(buf.initialize_unfilled_to(passes));
+        ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut limited))?;
+        let read = limited.filled().len();
+        buf.advance(read);
+        this.line.spend(read);
+        this.look();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if !this.line.0.wan.is_limited() {
+            return Pin::new(&mut this.tcp).poll_write(cx, buf);
+        }
+        let passes = ready!(this.line.poll(cx, buf.len()));
+        let written = ready!(Pin::new(&mut this.tcp).poll_write(cx, &buf[..passes]))?;
+        this.line.spend(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,158 @@
+//! Limits on the wire: nothing passes faster than it may, what a limit holds up is not given up, and a limit that is
+//! lifted lets go at once. What exactly passes when is the schedule's, and tested there; here no time is taken for
+//! short, only for too long.
+
+use std::time::{Duration, Instant};
+
+use gupd::Config;
+use gupd::config::units::Rate;
+use gupd::config::{Group, Limit};
+
+use crate::support::{Client, Ending, Manager, PAYLOAD, Request, Resource, Site, bytes};
+
+const KIB: u64 = 1 << 10;
+
+fn limit(rate: u64) -> Limit {
+    Limit::rate(Rate(rate))
+}
+
+/// A limit as the configuration reads it.
+fn timed(text: &str) -> Limit {
+    let env = [("GUPD_UPSTREAM", "http://manager"), ("GUPD_WAN_LIMIT", text), ("GUPD_SITE_TIME_ZONE", "UTC")];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Config::load(&gupd::config::Overrides::default(), None, env.into_iter()).unwrap().wan.limit
+}
+
+/// The least time in which so many bytes can pass, with what idle time saved up and a turn on its way.
+fn least(bytes: u64, rate: u64) -> Duration {
+    Duration::from_secs_f64((bytes - rate / 10 - 2 * rate / 100) as f64 / rate as f64)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_line_is_never_faster_than_its_limit() {
+    let rate = 1_000 * KIB;
+    let site = Site::with(|config| config.wan.limit = limit(rate));
+    let body = bytes(1, 400 << 10);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    let begun = Instant::now();
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
+    // From the store it is a matter of the LAN.
+    site.stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.whole() == body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_passed_through_passes_the_limit_too() {
+    let rate = 1_000 * KIB;
+    let site = Site::with(|config| config.upstreams[0].limit = limit(rate));
+    let body = bytes(1, 300 << 10);
+    site.manager.put("/secars/secars.dll", Resource::new(body.clone()));
+    let begun = Instant::now();
+    assert!(site.get("/secars/secars.dll").await.whole() == body);
+    assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
+    let upload = Request::new("POST", "/secars/secars.dll").body(body.clone());
+    let begun = Instant::now();
+    assert_eq!(site.send(upload).await.status, 200);
+    assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_that_a_limit_holds_up_is_not_taken_for_broken_off() {
+    let site = Site::with(|config| {
+        config.wan.limit = limit(4 * KIB);
+        config.fill.idle_timeout = Duration::from_millis(40);
+    });
+    let body = bytes(1, 3 << 10);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert_eq!(site.manager.seen(PAYLOAD).len(), 1);
+    assert_eq!(site.metric("gupd_fill_resumes_total").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_is_held_to_its_limit_and_the_others_are_not() {
+    let rate = 1_000 * KIB;
+    let group = Group {
+        subnets: vec!["127.0.0.2/32".parse().unwrap()],
+        client_limit: limit(rate),
+        ..Group::of_all_others("branch")
+    };
+    let site = Site::with(|config| config.groups = vec![group]);
+    let body = bytes(1, 300 << 10);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    site.stored(PAYLOAD).await;
+    let begun = Instant::now();
+    // Two connections of it have together what one has.
+    let mut both = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::connect_from("127.0.0.2".parse().unwrap(), site.address()).await;
+        both.push(tokio::spawn(async move { client.send(&Request::get(PAYLOAD)).await.unwrap() }));
+    }
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    for response in both {
+        assert!(response.await.unwrap().whole() == body);
+    }
+    assert!(begun.elapsed() >= least(2 * body.len() as u64, rate), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_is_lifted_lets_running_transfers_go_at_once() {
+    let mut site = Site::with(|config| {
+        // What is shown to clients at first, 64 KiB, takes half a second.
+        config.wan.limit = limit(100 * KIB);
+        config.lan.limit = limit(KIB);
+    });
+    let body = bytes(1, 12 << 20);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.head().await.unwrap();
+    response.body = client.some(100).await.unwrap();
+    let mut config = site.config.clone();
+    config.wan.limit = Limit::unlimited();
+    config.lan.limit = Limit::unlimited();
+    assert!(site.relay_mut().reload(config).unwrap().is_empty());
+    client.rest("GET", &mut response).await;
+    assert!(response.ending == Ending::Complete && response.body == body);
+    assert_eq!(site.manager.seen(PAYLOAD).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_follows_the_time_of_the_week() {
+    let mut site = Site::new();
+    let minute = site.clock.now().rem_euclid(86_400_000) / 60_000;
+    let wall = |minute: i64| format!("{:02}:{:02}", minute.rem_euclid(1_440) / 60, minute.rem_euclid(60));
+    site.config.site.time_zone = jiff::tz::TimeZone::UTC;
+    site.config.lan.limit = timed(&format!("1KiB/s {}-{}", wall(minute - 30), wall(minute + 30)));
+    site.restart();
+    let body = bytes(1, 4 << 20);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.head().await.unwrap();
+    response.body = client.some(100).await.unwrap();
+    site.clock.advance(Duration::from_secs(60 * 31));
+    client.rest("GET", &mut response).await;
+    assert!(response.ending == Ending::Complete && response.body == body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_narrower_limit_holds_what_it_is_for_and_nothing_else() {
+    let rate = 1_000 * KIB;
+    let site = Site::of(Manager::start(), |config| {
+        config.wan_limits = vec![gupd::config::WanLimit {
+            name: "fulls".to_owned(),
+            matches: gupd::config::WanMatch::Pattern("**/full.zip".to_owned()),
+            limit: limit(rate),
+        }];
+    });
+    let body = bytes(1, 300 << 10);
+    for path in [PAYLOAD, "/content/delta.dax"] {
+        site.manager.put(path, Resource::new(body.clone()));
+    }
+    let begun = Instant::now();
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
+    assert!(site.get("/content/delta.dax").await.whole() == body);
+}

@@ -1,0 +1,86 @@
+//! A plan against the rollout that it is of: one configuration, simulated and then played by a relay over real sockets.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use gupd::config::Limit;
+use gupd::config::units::Rate;
+use gupd::plan::{self, Appearance, simulate};
+use tokio::task::JoinSet;
+
+use crate::support::{Client, PAYLOAD, Request, Resource, Site, bytes};
+
+const DELTA: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261120001.dax";
+/// Each client is one by its address, and takes the full set, or each the delta.
+const CLIENTS: u8 = 20;
+/// Bytes of both. Over the line they take 2.4 s, to all clients 3 s: that hides what the machine takes.
+const FULL: usize = 800_000;
+const DELTA_LENGTH: usize = 400_000;
+const LINE: Rate = Rate(500_000);
+const LAN: Rate = Rate(4_000_000);
+/// By which share of its time a plan may be off, for half of the clients and for all of them. What a limit's idle time
+/// earns, and the next turn that one waits for, are a tenth of the shorter time by themselves.
+const OFF: [f64; 2] = [0.2, 0.1];
+/// On a machine that is busy with other tests the relay itself may be late.
+const ATTEMPTS: usize = 3;
+
+/// When the half of the clients and all of them were done, and the bytes they got.
+async fn rollout(site: &Site) -> ([f64; 2], usize) {
+    let mut connected = Vec::new();
+    for client in 1..=CLIENTS {
+        connected.push(Client::connect_from(Ipv4Addr::new(127, 0, 1, client).into(), site.address()).await);
+    }
+    let begun = Instant::now();
+    let mut clients = JoinSet::new();
+    for (number, mut client) in connected.into_iter().enumerate() {
+        let request = Request::get(if number.is_multiple_of(2) { DELTA } else { PAYLOAD });
+        clients.spawn(async move {
+            let got = client.send(&request).await.unwrap().whole().len();
+            (begun.elapsed().as_secs_f64(), got)
+        });
+    }
+    let mut done = clients.join_all().await;
+    done.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let half = usize::from(CLIENTS) / 2;
+    ([done[half - 1].0, done[2 * half - 1].0], done.iter().map(|(_, got)| got).sum())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_is_within_a_tenth_of_the_rollout() {
+    let mut attempts = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let site = Site::with(|config| {
+            (config.wan.limit, config.lan.limit) = (Limit::rate(LINE), Limit::rate(LAN));
+            // What idle time has earned is nothing that a plan knows of, but makes up for waking late.
+            config.wan.burst = Duration::from_millis(50);
+        });
+        site.manager.put(PAYLOAD, Resource::new(bytes(1, FULL)));
+        site.manager.put(DELTA, Resource::new(bytes(2, DELTA_LENGTH)));
+        let asked = plan::Site {
+            clients: vec![(None, CLIENTS.into())],
+            full: Some(FULL as u64),
+            delta: Some(DELTA_LENGTH as u64),
+            full_share: 0.5,
+            line: None,
+            lan: Rate(1 << 30),
+            start: site.clock.now(),
+            appearance: Appearance::always_on(),
+            heartbeat: Duration::ZERO,
+            horizon: Duration::from_secs(60),
+        };
+        let scenario = asked.scenario(&site.config).unwrap();
+        let plan = simulate(&scenario).unwrap();
+        let planned = [0.5, 1.0].map(|share| plan.current_at(&scenario, share).unwrap());
+
+        let (done, got) = rollout(&site).await;
+        site.filled().await;
+        let same = |planned: f64, real: f64| (planned - real).abs() <= real * 1e-4;
+        assert!(same(plan.lan_bytes, got as f64), "{} {got}", plan.lan_bytes);
+        assert!(same(plan.wan_bytes, site.upstream_bytes().await), "{}", plan.wan_bytes);
+        if (0..2).all(|mark| (planned[mark] - done[mark]).abs() <= done[mark] * OFF[mark]) {
+            return;
+        }
+        attempts.push((planned, done));
+    }
+    panic!("half of the clients, and all of them, were not done as planned: {attempts:?}");
+}

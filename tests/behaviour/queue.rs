@@ -1,0 +1,313 @@
+//! Counts of downloads and connections over sockets: past them requests wait in their clients' turns, or are told when to
+//! come again; who asks for nothing heavy never waits.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use gupd::config::{Config, Group};
+
+use crate::support::{Client, Gate, PAYLOAD, Request, Resource, Response, Site, bytes};
+
+const ONE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+/// What shows that a response never comes: much longer than any takes.
+const NEVER: Duration = Duration::from_secs(20);
+
+/// What is asked for while all places are taken.
+const WANTED: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121002/full.zip";
+
+const QUEUED: &str = "gupd_queued_requests";
+
+fn content() -> Vec<u8> {
+    bytes(1, 200 << 10)
+}
+
+/// A payload that the manager sends the first half of until the gate opens: its download keeps its place.
+fn held(site: &Site, path: &str) -> Gate {
+    let gate = Gate::default();
+    site.manager.put(path, Resource::new(content()).stalled(100 << 10, &gate));
+    gate
+}
+
+async fn begun(client: IpAddr, site: &Site, path: &str) -> Client {
+    let mut connection = Client::connect_from(client, site.address()).await;
+    connection.begin(&Request::get(path)).await.unwrap();
+    connection
+}
+
+async fn head(client: &mut Client) -> Response {
+    tokio::time::timeout(NEVER, client.head()).await.unwrap().unwrap()
+}
+
+async fn rest(client: &mut Client, mut response: Response) -> Vec<u8> {
+    client.rest("GET", &mut response).await;
+    response.whole()
+}
+
+/// A site with one place, which a download has until the gate opens.
+async fn full(change: impl FnOnce(&mut Config)) -> (Site, Gate, Client, Response) {
+    let site = Site::with(|config| {
+        config.lan.max_downloads = Some(1);
+        change(config);
+    });
+    let gate = held(&site, PAYLOAD);
+    site.manager.put(WANTED, Resource::new(content()));
+    let mut holder = begun(ONE, &site, PAYLOAD).await;
+    let response = head(&mut holder).await;
+    (site, gate, holder, response)
+}
+
+fn retry_after(response: &Response) -> &str {
+    assert_eq!((response.status, response.header("cache-status")), (503, None), "{:?}", response.headers);
+    response.header("retry-after").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_count_clients_have_places_in_turn_and_their_requests_in_order() {
+    let (site, gate, mut holder, response) = full(|_| {}).await;
+    let paths = ["/content/1.dax", "/content/2.dax", "/content/3.dax"];
+    let gates = paths.map(|path| held(&site, path));
+    let mut waiting = Vec::new();
+    for (number, (client, path)) in [ONE, ONE, OTHER].into_iter().zip(paths).enumerate() {
+        waiting.push(begun(client, &site, path).await);
+        site.counts(QUEUED, number as f64 + 1.0).await;
+    }
+    assert!(paths.iter().all(|path| site.manager.requests(path) == 0), "nothing is fetched for who waits");
+    gate.open();
+    assert_eq!(rest(&mut holder, response).await, content());
+    // One place: a head comes only when the download before has ended, and that waits for its gate.
+    for (left, next) in [(2.0, 0), (1.0, 2), (0.0, 1)] {
+        let response = head(&mut waiting[next]).await;
+        assert_eq!((response.status, site.metric(QUEUED).await), (200, left), "{next}");
+        assert_eq!(site.metric("gupd_downloads").await, 1.0);
+        gates[next].open();
+        assert_eq!(rest(&mut waiting[next], response).await, content());
+    }
+    site.counts("gupd_downloads", 0.0).await;
+    assert_eq!(site.metric("gupd_queue_seconds_count").await, 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_waited_long_enough_is_told_when_to_come_again() {
+    let (site, gate, mut holder, response) =
+        full(|config| config.lan.queue_timeout = Duration::from_millis(30)).await;
+    let turned = site.get(WANTED).await;
+    assert_eq!((retry_after(&turned), turned.header("cache-control")), ("1", Some("no-store")));
+    assert_eq!(site.metric("gupd_refused_total{reason=\"queue-timeout\"}").await, 1.0);
+    assert_eq!((site.metric(QUEUED).await, site.manager.requests(WANTED)), (0.0, 0));
+    gate.open();
+    rest(&mut holder, response).await;
+    assert_eq!(site.get(WANTED).await.whole(), content());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_turns_away_at_once() {
+    let (site, _gate, _holder, _) = full(|config| {
+        (config.lan.queue, config.lan.client_queue) = (2, 1);
+        config.lan.queue_timeout = Duration::from_secs(40);
+    })
+    .await;
+    let _first = begun(ONE, &site, WANTED).await;
+    site.counts(QUEUED, 1.0).await;
+    // No place has come free yet, so each of two is taken to need as long as anybody waits.
+    assert_eq!(retry_after(&site.get(WANTED).await), "80");
+    let _second = begun(OTHER, &site, WANTED).await;
+    site.counts(QUEUED, 2.0).await;
+    let mut third = begun(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)), &site, WANTED).await;
+    assert_eq!(retry_after(&head(&mut third).await), "120");
+    for reason in ["client-queue-full", "queue-full"] {
+        assert_eq!(site.metric(&format!("gupd_refused_total{{reason=\"{reason}\"}}")).await, 1.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_download_passes_while_all_places_are_taken() {
+    let mut site = Site::new();
+    let delta = "/content/delta.dax";
+    site.manager.put(WANTED, Resource::new(content()).etag("\"wanted\""));
+    site.stored(WANTED).await;
+    assert_eq!(site.get(delta).await.status, 404);
+    for path in ["/minitri.flg", "/liveupdt.tri", "/secars/secars.dll"] {
+        site.manager.put(path, Resource::new("content"));
+    }
+    let mut config = site.config.clone();
+    (config.lan.max_downloads, config.lan.queue) = (Some(1), 0);
+    site.relay_mut().reload(config.clone()).unwrap();
+    let gate = held(&site, PAYLOAD);
+    let mut holder = begun(ONE, &site, PAYLOAD).await;
+    let response = head(&mut holder).await;
+    assert_eq!(response.status, 200);
+    // What would wait is turned away, by this queue.
+    assert_eq!(site.get(WANTED).await.status, 503);
+    assert_eq!(site.send(Request::get(WANTED).range("5-9")).await.status, 503);
+    let unknown = Request::get(WANTED).header("If-None-Match", "\"another\"");
+    assert_eq!(site.send(unknown).await.status, 503);
+    // Twice: from the manager, and from the store if it may be.
+    for _ in 0..2 {
+        for path in ["/minitri.flg", "/liveupdt.tri", "/secars/secars.dll"] {
+            assert_eq!(site.get(path).await.whole(), b"content", "{path}");
+        }
+    }
+    assert_eq!(site.send(Request::head(WANTED)).await.status, 200);
+    assert_eq!(site.send(Request::head(PAYLOAD)).await.status, 200);
+    let known = Request::get(WANTED).header("If-None-Match", "\"wanted\"");
+    assert_eq!(site.send(known).await.status, 304);
+    assert_eq!(site.send(Request::get(WANTED).range("9999999-")).await.status, 416);
+    assert_eq!(site.get(delta).await.status, 404);
+    let absent = Request::get("/content/absent.dax").header("Cache-Control", "only-if-cached");
+    assert_eq!(site.send(absent).await.status, 504);
+    assert_eq!(site.send(Request::new("POST", "/secars/secars.dll").body("up")).await.status, 200);
+    assert_eq!((site.metric("gupd_downloads").await, site.metric(QUEUED).await), (1.0, 0.0));
+    // The place is given back behind the last byte.
+    config.lan.queue = 8;
+    site.relay_mut().reload(config).unwrap();
+    gate.open();
+    rest(&mut holder, response).await;
+    assert_eq!(site.get(WANTED).await.whole(), content());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_keeps_no_place() {
+    let site = Site::with(|config| (config.lan.max_downloads, config.lan.queue) = (Some(1), 0));
+    let mut client = Client::connect(site.address()).await;
+    for _ in 0..3 {
+        assert_eq!(client.send(&Request::get(PAYLOAD)).await.unwrap().status, 404);
+    }
+    assert_eq!(site.metric("gupd_downloads").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_has_changed_since_it_was_stored_waits_though_it_was_taken_for_a_304() {
+    let path = "/files/setup.msi";
+    let mut site = Site::new();
+    site.manager.put(path, Resource::new("old").etag("\"old\"").header("Cache-Control", "max-age=60"));
+    site.stored(path).await;
+    let mut config = site.config.clone();
+    config.lan.max_downloads = Some(1);
+    site.relay_mut().reload(config).unwrap();
+    let gate = held(&site, PAYLOAD);
+    let mut holder = begun(ONE, &site, PAYLOAD).await;
+    let response = head(&mut holder).await;
+    site.clock.advance(Duration::from_secs(61));
+    site.manager.put(path, Resource::new("new").etag("\"new\""));
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(path).header("If-None-Match", "\"old\"")).await.unwrap();
+    site.counts(QUEUED, 1.0).await;
+    gate.open();
+    rest(&mut holder, response).await;
+    let response = head(&mut client).await;
+    assert_eq!((response.status, rest(&mut client, response).await), (200, b"new".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_leaves_the_queue_and_its_place() {
+    let (site, _gate, holder, _) = full(|config| config.lan.queue = 1).await;
+    let left = begun(ONE, &site, WANTED).await;
+    site.counts(QUEUED, 1.0).await;
+    drop(left);
+    site.counts(QUEUED, 0.0).await;
+    let mut next = begun(OTHER, &site, WANTED).await;
+    site.counts(QUEUED, 1.0).await;
+    assert_eq!(site.manager.requests(WANTED), 0);
+    drop(holder);
+    let response = head(&mut next).await;
+    assert_eq!(rest(&mut next, response).await, content());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_held_up_by_its_own_count_or_its_groups_holds_up_nobody() {
+    let site = Site::with(|config| {
+        config.lan.client_downloads = Some(1);
+        config.groups = vec![Group {
+            subnets: vec!["127.0.1.0/24".parse().unwrap()],
+            max_downloads: Some(1),
+            ..Group::of_all_others("branch")
+        }];
+    });
+    let branch = |last| IpAddr::V4(Ipv4Addr::new(127, 0, 1, last));
+    let gate = held(&site, PAYLOAD);
+    site.manager.put(WANTED, Resource::new(content()));
+    let (mut own, mut of_group) = (begun(ONE, &site, PAYLOAD).await, begun(branch(1), &site, PAYLOAD).await);
+    let heads = [head(&mut own).await, head(&mut of_group).await];
+    let mut waiting = Vec::new();
+    for (number, client) in [ONE, branch(2)].into_iter().enumerate() {
+        waiting.push(begun(client, &site, WANTED).await);
+        site.counts(QUEUED, number as f64 + 1.0).await;
+    }
+    let mut other = begun(OTHER, &site, WANTED).await;
+    assert_eq!(head(&mut other).await.status, 200);
+    assert_eq!(site.metric(QUEUED).await, 2.0);
+    gate.open();
+    for (client, response) in [&mut own, &mut of_group].into_iter().zip(heads) {
+        rest(client, response).await;
+    }
+    for client in &mut waiting {
+        assert_eq!(head(client).await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_that_are_lifted_let_those_who_wait_go_at_once() {
+    let (mut site, gate, mut holder, response) = full(|_| {}).await;
+    let mut waiting = begun(OTHER, &site, WANTED).await;
+    site.counts(QUEUED, 1.0).await;
+    let mut config = site.config.clone();
+    config.lan.max_downloads = None;
+    assert!(site.relay_mut().reload(config).unwrap().is_empty());
+    let late = head(&mut waiting).await;
+    assert_eq!(rest(&mut waiting, late).await, content());
+    gate.open();
+    assert_eq!(rest(&mut holder, response).await, content());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_and_served_outside_of_windows_has_a_place_too() {
+    let mut site = Site::with(|config| {
+        config.groups = vec![Group {
+            subnets: vec!["127.0.0.1/32".parse().unwrap()],
+            spread: Duration::from_secs(7 * 86_400),
+            outside: gupd::config::Outside::CachedOnly,
+            ..Group::of_all_others("branch")
+        }];
+    });
+    site.manager.put(WANTED, Resource::new(content()));
+    let mut client = Client::connect_from(OTHER, site.address()).await;
+    assert_eq!(client.send(&Request::get(WANTED)).await.unwrap().whole(), content());
+    site.filled().await;
+    let mut config = site.config.clone();
+    (config.lan.max_downloads, config.lan.queue) = (Some(1), 0);
+    site.relay_mut().reload(config).unwrap();
+    let _gate = held(&site, PAYLOAD);
+    let mut holder = begun(OTHER, &site, PAYLOAD).await;
+    assert_eq!(head(&mut holder).await.status, 200);
+    assert_eq!(site.get(WANTED).await.status, 503);
+    assert_eq!(site.metric("gupd_refused_total{reason=\"queue-full\"}").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_connects_too_often_is_told_to_come_again_and_others_are_not() {
+    let mut site = Site::with(|config| config.lan.client_connections = Some(1));
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    let reason = "gupd_refused_total{reason=\"too-many-new-connections\"}";
+    let mut statuses = Vec::new();
+    // So many in less than as many seconds.
+    for _ in 0..20 {
+        let mut client = begun(ONE, &site, PAYLOAD).await;
+        let response = head(&mut client).await;
+        statuses.push(response.status);
+        if response.status == 503 {
+            assert_eq!(response.header("retry-after"), Some("1"));
+            assert!(client.is_closed().await);
+        }
+    }
+    let refused = statuses.iter().filter(|status| **status == 503).count();
+    assert!(statuses[0] == 200 && refused > 0, "{statuses:?}");
+    assert_eq!(site.metric(reason).await, refused as f64);
+    let mut other = begun(OTHER, &site, PAYLOAD).await;
+    assert_eq!(head(&mut other).await.status, 200);
+    let mut config = site.config.clone();
+    config.lan.client_connections = None;
+    assert!(site.relay_mut().reload(config).unwrap().is_empty());
+    assert_eq!(site.get(PAYLOAD).await.status, 200);
+}

@@ -1,0 +1,187 @@
+//! Windows over sockets: a client that comes before its turn is told when that is, or gets what the site has; who asks
+//! for nothing heavy never waits.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use gupd::clock::UnixMillis;
+use gupd::config::{Config, Group, Overrides};
+use gupd::policy::window::offset;
+
+use crate::support::{Client, PAYLOAD, Request, Resource, Response, Site, bytes};
+
+const DELTA: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261120001.dax";
+const NEXT: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121002/full.zip";
+const SEQUENCE: &str = "261121001";
+const MONDAY_NOON: UnixMillis = 4 * DAY + DAY / 2;
+const DAY: i64 = 24 * HOUR;
+const HOUR: i64 = 60 * MINUTE;
+const MINUTE: i64 = 60_000;
+
+/// The client of most requests, and another one in a group without windows.
+const ONE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const FREE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+fn group(settings: &str) -> Group {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gupd.toml");
+    let text = format!(
+        "[[upstream]]\nurl = \"http://manager\"\n\
+         [[group]]\nname = \"branch\"\nsubnets = \"127.0.0.1/32\"\n{settings}\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    Config::load(&Overrides::default(), Some(&file), std::iter::empty()).unwrap().groups.remove(0)
+}
+
+/// A site whose clock is at noon of a Monday, with a group of this machine's own address.
+fn site(settings: &str) -> Site {
+    let site = Site::with(|config| {
+        config.site.time_zone = jiff::tz::TimeZone::UTC;
+        config.groups = vec![group(settings)];
+    });
+    let to_monday = (MONDAY_NOON - site.clock.now()).rem_euclid(7 * DAY);
+    advance(&site, to_monday);
+    for path in [PAYLOAD, DELTA, NEXT] {
+        site.manager.put(path, Resource::new(bytes(1, 100_000)));
+    }
+    site
+}
+
+fn advance(site: &Site, millis: i64) {
+    site.clock.advance(Duration::from_millis(millis.unsigned_abs()));
+}
+
+async fn from(client: IpAddr, site: &Site, path: &str) -> Response {
+    Client::connect_from(client, site.address()).await.send(&Request::get(path)).await.unwrap()
+}
+
+fn retry_after(response: &Response) -> i64 {
+    assert_eq!(response.status, 503, "{:?}", response.headers);
+    response.header("retry-after").unwrap().parse().unwrap()
+}
+
+fn own_seconds(client: IpAddr, sequence: &str, hours: u64) -> i64 {
+    let offset = offset(client, sequence, Duration::from_secs(hours * 3600));
+    i64::try_from(offset.as_millis().div_ceil(1_000)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_before_its_turn_is_told_the_second_it_opens_and_served_then() {
+    let site = site("windows = \"mon-fri 20:00-06:00\"\nspread = \"4h\"");
+    let wait = 8 * 3600 + own_seconds(ONE, SEQUENCE, 4);
+    let deferred = site.get(PAYLOAD).await;
+    assert_eq!(retry_after(&deferred), wait);
+    assert_eq!((deferred.header("cache-control"), deferred.header("cache-status")), (Some("no-store"), None));
+    advance(&site, (wait - 1) * 1_000);
+    assert_eq!(retry_after(&site.get(DELTA).await), 1);
+    assert_eq!((site.manager.requests(PAYLOAD), site.manager.requests(DELTA)), (0, 0));
+    advance(&site, 1_000);
+    assert_eq!(site.get(PAYLOAD).await.whole(), bytes(1, 100_000));
+    site.stored(PAYLOAD).await;
+    // The same at the end: what is stored is no exception.
+    advance(&site, 18 * HOUR - wait * 1_000);
+    assert_eq!(retry_after(&site.get(PAYLOAD).await), 14 * 3600 + own_seconds(ONE, SEQUENCE, 4));
+    assert_eq!(site.metric("gupd_deferred_total{group=\"branch\"}").await, 3.0);
+    let counted = site.metric("gupd_requests_total{cache=\"deferred\",class=\"payload\"}").await;
+    assert_eq!(counted, 3.0, "it is no refusal and no failure");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_downloads_of_a_managers_payloads_wait_for_a_turn() {
+    let site = site("windows = \"mon-fri 20:00-06:00\"");
+    let others =
+        ["/minitri.flg", "/1369163480x.zip", "/agent/index.dat", "/secars/secars.dll", "/files/setup.msi"];
+    for path in others {
+        site.manager.put(path, Resource::new("content"));
+        assert_eq!(site.get(path).await.whole(), b"content", "{path}");
+    }
+    assert_eq!(site.send(Request::head(PAYLOAD)).await.status, 200);
+    assert_eq!(from(FREE, &site, PAYLOAD).await.status, 200);
+    assert_eq!(retry_after(&site.get(PAYLOAD).await), 8 * 3600);
+    assert_eq!(retry_after(&site.send(Request::get(PAYLOAD).range("5-9")).await), 8 * 3600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_has_begun_is_not_cut_off_by_the_windows_end() {
+    let site = site("windows = \"mon-fri 12:00-13:00\"");
+    let body = bytes(2, 20 << 20);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.head().await.unwrap();
+    advance(&site, 2 * HOUR);
+    client.rest("GET", &mut response).await;
+    assert!(response.whole() == body);
+    assert_eq!(retry_after(&site.get(PAYLOAD).await), 22 * 3600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outside_of_its_windows_a_client_may_have_what_is_stored_and_nothing_is_fetched_for_it() {
+    let site = site("windows = \"mon-fri 20:00-06:00\"\noutside = \"cached-only\"");
+    assert_eq!(retry_after(&site.get(PAYLOAD).await), 8 * 3600);
+    assert_eq!(site.manager.requests(PAYLOAD), 0);
+    from(FREE, &site, PAYLOAD).await.whole();
+    site.filled().await;
+    let stored = site.get(PAYLOAD).await;
+    assert_eq!(stored.cache_status(), "gupd; hit");
+    assert_eq!(stored.whole(), bytes(1, 100_000));
+    let part = site.send(Request::get(PAYLOAD).range("5-9")).await;
+    assert_eq!((part.status, part.whole()), (206, bytes(1, 100_000)[5..10].to_vec()));
+    assert_eq!(retry_after(&site.get(DELTA).await), 8 * 3600);
+    assert_eq!((site.manager.requests(PAYLOAD), site.manager.requests(DELTA)), (1, 0));
+    assert_eq!(site.metric("gupd_deferred_total{group=\"branch\"}").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_that_are_ignored_hold_nobody_up() {
+    let site = site("windows = \"mon-fri 20:00-06:00\"\noutside = \"ignore\"");
+    assert_eq!(site.get(PAYLOAD).await.whole(), bytes(1, 100_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_client_has_a_moment_of_its_own_from_when_a_revision_appears() {
+    let site = Site::with(|config| {
+        config.groups = vec![Group { subnets: Vec::new(), ..group("spread = \"4h\"") }];
+    });
+    for client in [ONE, FREE] {
+        assert_eq!(retry_after(&from(client, &site, PAYLOAD).await), own_seconds(client, SEQUENCE, 4));
+    }
+    assert_ne!(own_seconds(ONE, SEQUENCE, 4), own_seconds(FREE, SEQUENCE, 4));
+    // Another revision, a minute later, has another moment.
+    advance(&site, MINUTE);
+    assert_eq!(retry_after(&from(ONE, &site, NEXT).await), own_seconds(ONE, "261121002", 4));
+    assert_eq!(retry_after(&from(ONE, &site, DELTA).await), own_seconds(ONE, SEQUENCE, 4) - 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_a_revision_is_as_old_as_its_stored_payload() {
+    let mut site = site("spread = \"4h\"");
+    from(FREE, &site, PAYLOAD).await.whole();
+    site.filled().await;
+    advance(&site, MINUTE);
+    site.restart();
+    assert_eq!(retry_after(&site.get(PAYLOAD).await), own_seconds(ONE, SEQUENCE, 4) - 60);
+    // Of a revision of which nothing is stored it begins to count now.
+    assert_eq!(retry_after(&site.get(NEXT).await), own_seconds(ONE, "261121002", 4));
+    advance(&site, own_seconds(ONE, SEQUENCE, 4) * 1_000 - MINUTE);
+    assert_eq!(site.get(PAYLOAD).await.whole(), bytes(1, 100_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_brings_new_windows_and_forgets_no_revision() {
+    let mut site = site("spread = \"4h\"");
+    assert_eq!(retry_after(&site.get(PAYLOAD).await), own_seconds(ONE, SEQUENCE, 4));
+    advance(&site, MINUTE);
+    let mut config = site.config.clone();
+    for (settings, seconds) in [
+        ("windows = \"mon 14:00-16:00\"", 2 * 3600 - 60),
+        ("spread = \"4h\"", own_seconds(ONE, SEQUENCE, 4) - 60),
+    ] {
+        config.groups = vec![group(settings)];
+        site.relay_mut().reload(config.clone()).unwrap();
+        assert_eq!(retry_after(&site.get(PAYLOAD).await), seconds, "{settings}");
+    }
+    config.groups.clear();
+    site.relay_mut().reload(config).unwrap();
+    assert_eq!(site.get(PAYLOAD).await.status, 200);
+}
