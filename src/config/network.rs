@@ -27,7 +27,7 @@ pub struct Site {
 pub struct Wan {
     /// All that upstreams send, together.
     pub limit: Limit,
-    /// What idle time may earn, in time at the rate, for every limit; 1 ms to 10 s.
+    /// What idle time may earn, in time at the rate, for every limit; 20 ms to 10 s.
     pub burst: Duration,
     /// When the relay's own downloads may use the line.
     pub windows: WeekTimes,

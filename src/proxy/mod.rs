@@ -176,12 +176,13 @@ impl Proxy {
                     group: live.policy.group(peer.address.ip()),
                     live: &live,
                 };
-                match self.before_its_turn(&asked).await {
-                    Some(reply) if self.may_be_counted(&asked) => {
-                        Box::pin(self.with_place(&asked, reply, None)).await
-                    }
-                    Some(reply) => reply,
-                    None => self.in_place(&asked, body).await,
+                // What is off the hit path is boxed, so that a hit's future stays small.
+                if self.may_wait(&asked) {
+                    Box::pin(self.in_turn(&asked, body)).await
+                } else if let Some(reply) = self.hit(&asked).await {
+                    reply
+                } else {
+                    Box::pin(self.look_further(&asked, body)).await
                 }
             }
         };
@@ -201,30 +202,37 @@ impl Proxy {
         reply.into_response(method, access, shaped, self.lan.is_limited())
     }
 
-    /// Answers a request that may have what it asks for, once there is a place for it.
-    async fn in_place(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
+    /// Whether windows or counts may hold this request up: without any, one look at two flags.
+    fn may_wait(&self, asked: &Asked<'_>) -> bool {
+        asked.group.takes_turns() || self.may_be_counted(asked)
+    }
+
+    /// Answers a request in its client's turn, and in its place among downloads.
+    async fn in_turn(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
+        let deferred = self.before_its_turn(asked).await;
         if !self.may_be_counted(asked) {
-            return self.look_up(asked, body).await;
+            return match deferred {
+                Some(reply) => reply,
+                None => self.look_up(asked, body).await,
+            };
         }
-        // Boxed, so that a hit's future stays small where nothing is counted.
-        let counted = async {
-            match self.before_its_download(asked).await {
-                Ok(place) => {
-                    let reply = self.look_up(asked, body).await;
-                    self.with_place(asked, reply, place).await
-                }
-                Err(refused) => refused,
+        if let Some(reply) = deferred {
+            return self.with_place(asked, reply, None).await;
+        }
+        match self.before_its_download(asked).await {
+            Ok(place) => {
+                let reply = self.look_up(asked, body).await;
+                self.with_place(asked, reply, place).await
             }
-        };
-        Box::pin(counted).await
+            Err(refused) => refused,
+        }
     }
 
     async fn look_up(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
-        if let Some(reply) = self.hit(asked).await {
-            return reply;
+        match self.hit(asked).await {
+            Some(reply) => reply,
+            None => self.look_further(asked, body).await,
         }
-        // Off the hit path; boxed, so that a hit's future stays small.
-        Box::pin(self.look_further(asked, body)).await
     }
 
     /// The hit path: a fresh response whose head is in memory.

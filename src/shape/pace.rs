@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use slab::Slab;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::bucket::Nanos;
 use super::queue::Priority;
 use super::schedule::{FlowId, Grant, LimitId, Schedule};
+
+/// Time between two looks at who may go, at least: turns are given together, which halves what they cost, and a tenth of
+/// a second still has twenty looks.
+const TICK: Duration = Duration::from_millis(5);
 
 /// The schedule of one direction, and those who wait for it.
 #[derive(Debug)]
@@ -59,10 +63,13 @@ impl Pacer {
             let sooner = self.sooner.notified();
             match next {
                 None => sooner.await,
-                Some(at) => tokio::select! {
-                    () = sleep_until(self.begun + Duration::from_nanos(at)) => {}
-                    () = sooner => {}
-                },
+                Some(at) => {
+                    let at = self.begun + Duration::from_nanos(at);
+                    tokio::select! {
+                        () = sleep_until(at.max(Instant::now() + TICK)) => {}
+                        () = sooner => sleep(TICK).await,
+                    }
+                }
             }
         }
     }
