@@ -213,11 +213,12 @@ impl Wan {
         let follow = async {
             let mut holds = self.apply();
             loop {
-                tokio::select! {
-                    () = tokio::time::sleep(holds.look_again(self.clock.now())) => {}
-                    () = self.reconfigured.notified() => {}
-                }
-                if !holds.at(self.clock.now()) {
+                // Other limits change at other times.
+                let others = tokio::select! {
+                    () = tokio::time::sleep(holds.look_again(self.clock.now())) => false,
+                    () = self.reconfigured.notified() => true,
+                };
+                if others || !holds.at(self.clock.now()) {
                     holds = self.apply();
                 }
             }
@@ -326,5 +327,46 @@ impl Common {
 
     fn transfers(&self) -> MutexGuard<'_, (Purpose, Vec<Weak<Flow>>)> {
         self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+    use crate::config::Overrides;
+
+    fn config(settings: &[(&str, &str)]) -> Config {
+        let always = [("GUPD_UPSTREAM", "http://manager"), ("GUPD_SITE_TIME_ZONE", "UTC")];
+        let env =
+            always.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::load(&Overrides::default(), None, env).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_a_reload_brought_ends_when_it_says() {
+        let clock = Clock::manual(0);
+        let wan = Arc::new(Wan::new(&config(&[]), clock.clone()));
+        let running = Arc::clone(&wan);
+        let task = tokio::spawn(async move { running.run().await });
+        sleep(Duration::from_secs(5)).await;
+        wan.reconfigure(&config(&[("GUPD_WAN_LIMIT", "1KiB/s 00:00-07:00")]));
+        let mut pace = wan.pace("", None);
+        let mut left = 1 << 20;
+        let mut send = std::pin::pin!(poll_fn(|cx| {
+            while left > 0 {
+                let bytes = std::task::ready!(pace.poll(cx, left));
+                pace.spend(bytes);
+                left -= bytes;
+            }
+            std::task::Poll::Ready(())
+        }));
+        assert!(timeout(Duration::from_secs(60), &mut send).await.is_err());
+        clock.advance(Duration::from_secs(7 * 3_600));
+        timeout(Duration::from_secs(60), send).await.expect("it is no limit any more");
+        task.abort();
     }
 }
