@@ -211,43 +211,58 @@ impl Schedule {
 
     /// Begins the turn of a flow's first ask.
     fn begin(&mut self, id: FlowId, now: Nanos, grants: &mut Vec<Grant>) {
-        let Some(flow) = self.flows.get(id.0) else { return };
-        let Some((_, want)) = flow.asks.front() else { return };
-        let bytes = flow.path.iter().map(|step| self.limits[step.limit.0].turn()).min().unwrap_or(TURN_MAX);
-        self.go_on(id, Turn { at: 0, bytes: bytes.min((*want).max(1)) }, now, grants);
+        if let Some(turn) = self.first_turn(id) {
+            self.go_on(id, turn, now, grants);
+        }
     }
 
-    /// Takes a turn past every limit that lets it.
-    fn go_on(&mut self, id: FlowId, mut turn: Turn, now: Nanos, grants: &mut Vec<Grant>) {
-        let Some(flow) = self.flows.get_mut(id.0) else { return };
+    fn first_turn(&self, id: FlowId) -> Option<Turn> {
+        let flow = self.flows.get(id.0)?;
+        let (_, want) = flow.asks.front()?;
+        let bytes = flow.path.iter().map(|step| self.limits[step.limit.0].turn()).min().unwrap_or(TURN_MAX);
+        Some(Turn { at: 0, bytes: bytes.min((*want).max(1)) })
+    }
+
+    /// Takes a turn, and then those of the flow's other asks, past every limit that lets them.
+    fn go_on(&mut self, id: FlowId, turn: Turn, now: Nanos, grants: &mut Vec<Grant>) {
+        let mut next = Some(turn);
+        while let Some(turn) = next
+            && let Some(bytes) = self.pass(id, turn, now)
+        {
+            let Some(flow) = self.flows.get_mut(id.0) else { return };
+            if let Some((ask, _)) = flow.asks.pop_front() {
+                grants.push(Grant { ask, bytes });
+            }
+            // Its other asks wait behind those of other flows.
+            next = self.first_turn(id);
+        }
+    }
+
+    /// The bytes of a turn that has passed all limits of its flow; `None` if it waits at one.
+    fn pass(&mut self, id: FlowId, mut turn: Turn, now: Nanos) -> Option<u64> {
+        let flow = self.flows.get_mut(id.0)?;
         while let Some(step) = flow.path.get_mut(turn.at) {
             let number = step.limit.0;
             let limit = &mut self.limits[number];
             let start = step.next.max(limit.passed);
-            let passes = match &mut limit.bucket {
-                None => true,
-                Some(bucket) => {
-                    turn.bytes = turn.bytes.min(bucket.capacity());
-                    limit.queue.is_empty() && bucket.take(turn.bytes, now)
+            if let Some(bucket) = &mut limit.bucket {
+                turn.bytes = turn.bytes.min(bucket.capacity());
+                if !limit.queue.is_empty() || !bucket.take(turn.bytes, now) {
+                    // Behind others, it is they whom the limit is armed for, or is being served to.
+                    if limit.queue.is_empty() {
+                        let at = bucket.ready_at(turn.bytes);
+                        limit.armed = Some(at);
+                        self.timers.push(Reverse((at, number)));
+                    }
+                    flow.turn = Some((turn, limit.queue.push(flow.priority, start, id)));
+                    return None;
                 }
-            };
-            if !passes {
-                flow.turn = Some((turn, limit.queue.push(flow.priority, start, id)));
-                if limit.armed.is_none() {
-                    self.serve(number, now, grants);
-                }
-                return;
             }
             limit.passed = start;
             step.next = start.saturating_add(turn.bytes);
             turn.at += 1;
         }
-        flow.turn = None;
-        if let Some((ask, _)) = flow.asks.pop_front() {
-            grants.push(Grant { ask, bytes: turn.bytes });
-        }
-        // Its other asks wait behind those of other flows.
-        self.begin(id, now, grants);
+        Some(turn.bytes)
     }
 
     /// Lets those who wait at a limit pass, as far as it has something to give; else waits until it has.

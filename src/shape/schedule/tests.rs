@@ -278,3 +278,24 @@ fn fill_up(total: u64, groups: &[u64], flows: &[(usize, u64)]) -> Vec<f64> {
     }
     share
 }
+
+#[test]
+fn however_many_connections_a_limit_lets_go_at_once_the_stack_of_a_thread_is_enough() {
+    const CONNECTIONS: usize = 1 << 16;
+    // One client with all of them, as behind a translated address, and clients with two each; a limit that is lifted,
+    // and one that is raised.
+    for (each, rate) in [(CONNECTIONS, None), (CONNECTIONS, Some(u64::MAX)), (2, None), (2, Some(u64::MAX))] {
+        let mut run = Run::default();
+        let limit = run.limit(1 << 10);
+        let mut grants = Vec::new();
+        for client in 0..CONNECTIONS / each {
+            let flow = run.flow(&[limit], each);
+            for ask in client * each..(client + 1) * each {
+                run.schedule.ask(run.flows[flow], ask, u64::MAX, 0, &mut grants);
+            }
+        }
+        run.schedule.set_rate(limit, rate, BURST, 0, &mut grants);
+        run.schedule.advance(SECOND, &mut grants);
+        assert_eq!(grants.len(), CONNECTIONS);
+    }
+}
