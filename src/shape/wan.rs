@@ -149,6 +149,7 @@ impl Wan {
     pub fn unlimited(config: &Config, clock: Clock) -> Self {
         let mut config = config.clone();
         config.wan.limit = Limit::unlimited();
+        config.wan.yield_to_others = false;
         config.upstreams.iter_mut().for_each(|upstream| upstream.limit = Limit::unlimited());
         config.wan_limits.clear();
         config.groups.clear();
@@ -368,5 +369,18 @@ mod tests {
         clock.advance(Duration::from_secs(7 * 3_600));
         timeout(Duration::from_secs(60), send).await.expect("it is no limit any more");
         task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_limits_nothing_needs_to_run() {
+        let config = config(&[("GUPD_WAN_LIMIT", "1KiB/s"), ("GUPD_WAN_YIELD_TO_OTHERS", "true")]);
+        let wan = Wan::unlimited(&config, Clock::manual(0));
+        assert!(!wan.is_limited() && wan.window(None).is_none());
+        let mut pace = wan.pace("", None);
+        for _ in 0..100 {
+            let passes = poll_fn(|cx| pace.poll(cx, 1 << 20));
+            let bytes = timeout(Duration::from_secs(60), passes).await.expect("nobody gives turns");
+            pace.spend(bytes);
+        }
     }
 }
