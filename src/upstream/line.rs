@@ -5,7 +5,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use http::Uri;
@@ -50,8 +50,8 @@ struct State {
     /// Which response that was.
     response: u64,
     pace: Option<Pace>,
-    /// It waits for its turn.
-    waits: bool,
+    /// Whom to wake when it need not wait for its turn any more; none if it does not wait.
+    waits: Option<Waker>,
     /// When it last had one, having waited.
     turn: Option<Instant>,
 }
@@ -95,15 +95,28 @@ impl Connector {
 }
 
 impl Line {
+    fn new(wan: Arc<Wan>, upstream: Arc<str>) -> Self {
+        let state = State { lane: None, response: 0, pace: None, waits: None, turn: None };
+        Self(Arc::new(Shared { wan, upstream, state: Mutex::new(state) }))
+    }
+
     /// A response's bytes pass from now on.
     pub(super) fn hold(&self, lane: Lane) -> Held {
         let mut state = self.state();
         state.response += 1;
         let response = state.response;
-        let old = (state.lane.replace(lane), state.pace.take());
+        Self::pass_on(state, Some(lane));
+        Held { line: self.clone(), response }
+    }
+
+    /// Bytes pass for another lane from now on. The connection may wait for a turn of the one before, as it reads on
+    /// behind a head: no turn comes of that any more, so it asks again.
+    fn pass_on(mut state: MutexGuard<'_, State>, lane: Option<Lane>) {
+        let old = (std::mem::replace(&mut state.lane, lane), state.pace.take());
+        let waits = state.waits.take();
         drop(state);
         drop(old);
-        Held { line: self.clone(), response }
+        waits.into_iter().for_each(Waker::wake);
     }
 
     /// How many of `bytes` may pass now.
@@ -112,7 +125,7 @@ impl Line {
         let mut state = self.state();
         if !wan.is_limited() {
             let unused = state.pace.take();
-            state.waits = false;
+            state.waits = None;
             drop(state);
             drop(unused);
             return Poll::Ready(bytes);
@@ -121,11 +134,11 @@ impl Line {
         let pace = state.pace.get_or_insert_with(|| wan.pace(upstream, lane.as_ref()));
         match pace.poll(cx, bytes as u64) {
             Poll::Pending => {
-                state.waits = true;
+                state.waits = Some(cx.waker().clone());
                 Poll::Pending
             }
             Poll::Ready(passes) => {
-                if std::mem::take(&mut state.waits) {
+                if state.waits.take().is_some() {
                     state.turn = Some(Instant::now());
                 }
                 // No more than what was asked for.
@@ -149,18 +162,16 @@ impl Held {
     /// Whether it is a limit, not the upstream, that nothing came in this time.
     pub(super) fn waited_within(&self, time: Duration) -> bool {
         let state = self.line.state();
-        state.waits || state.turn.is_some_and(|turn| turn.elapsed() < time)
+        state.waits.is_some() || state.turn.is_some_and(|turn| turn.elapsed() < time)
     }
 }
 
 impl Drop for Held {
     /// The next response on the connection may have it already.
     fn drop(&mut self) {
-        let mut state = self.line.state();
+        let state = self.line.state();
         if state.response == self.response {
-            let old = (state.lane.take(), state.pace.take());
-            drop(state);
-            drop(old);
+            Line::pass_on(state, None);
         }
     }
 }
@@ -185,8 +196,7 @@ impl Service<Uri> for Connector {
                 // It was there when the configuration was taken; a slower upload is better than none.
                 tracing::warn!(%error, %algorithm, "the kernel does not take wan.congestion any more");
             }
-            let state = State { lane: None, response: 0, pace: None, waits: false, turn: None };
-            let line = Line(Arc::new(Shared { wan, upstream, state: Mutex::new(state) }));
+            let line = Line::new(wan, upstream);
             let mut stream = Stream { tcp, line, seen: None, clamped: false };
             stream.clamp(None);
             Ok(TokioIo::new(stream))
@@ -272,5 +282,39 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::units::Rate;
+    use crate::config::{Config, Limit};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_waits_when_its_response_takes_the_line_goes_on() {
+        let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
+        config.wan.limit = Limit::rate(Rate(1 << 10));
+        let wan = Arc::new(Wan::new(&config, Clock::manual(0)));
+        let running = wan.clone();
+        let limits = tokio::spawn(async move { running.run().await });
+        let line = Line::new(wan, Arc::from("manager"));
+        let reader = line.clone();
+        // It reads behind the head at once, before anybody has the response.
+        let connection = tokio::spawn(async move {
+            for _ in 0..10 {
+                let passes = poll_fn(|cx| reader.poll(cx, 16 << 10)).await;
+                reader.spend(passes);
+            }
+        });
+        tokio::task::yield_now().await;
+        let _held = line.hold(Lane::default());
+        timeout(Duration::from_secs(60), connection).await.expect("nobody woke it").unwrap();
+        limits.abort();
     }
 }
