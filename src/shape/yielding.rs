@@ -15,6 +15,9 @@ const TARGET: Duration = Duration::from_millis(10);
 /// Time between two decisions: the round trip of most lines, so that one's effect is seen by the next.
 const STEP: Duration = Duration::from_millis(100);
 
+/// A step that lasted longer had idle time in it: how fast it went then says nothing about the line.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// The rate that is never given up, in bytes a second: without any traffic nobody would see that the line is free.
 const FLOOR: f64 = 16.0 * 1024.0;
 
@@ -102,10 +105,14 @@ impl Yielding {
 
     /// Takes in what a connection has seen; whether the rate is another one now.
     pub(super) fn observe(&mut self, sample: Sample, now: Nanos) -> bool {
+        let passed = Duration::from_nanos(now.saturating_sub(self.step.begun));
+        if passed > IDLE {
+            self.step = Step::new(now);
+            return false;
+        }
         self.step.shortest = self.step.shortest.into_iter().chain(sample.round_trip).min();
         self.step.received += sample.received;
         self.step.disorder |= sample.disorder;
-        let passed = Duration::from_nanos(now.saturating_sub(self.step.begun));
         if passed < STEP {
             return false;
         }
@@ -254,6 +261,20 @@ mod tests {
         line.run(10.0, |_| 0.0);
         let (ours, theirs) = line.run(60.0, |_| 0.5 * CAPACITY);
         assert!(theirs > 0.49 && ours > 0.35, "{ours} {theirs}");
+    }
+
+    #[test]
+    fn idle_time_does_not_count_as_time_in_which_little_came() {
+        let mut line = Line::new();
+        line.run(10.0, |_| 0.0);
+        line.now += 60.0;
+        // A download begins, and its first packets queue.
+        let round_trip = Some(Duration::from_millis(50));
+        let first = Sample { round_trip, received: 64 << 10, disorder: false };
+        line.yielding.observe(first, (line.now * 1e9) as Nanos);
+        line.queue = 0.0;
+        let (ours, _) = line.run(2.0, |_| 0.0);
+        assert!(ours > 0.7, "{ours}");
     }
 
     #[test]
