@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use http::Uri;
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::legacy::connect::{CaptureConnection, Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt::set_tcp_congestion;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -100,6 +100,19 @@ impl Line {
         Self(Arc::new(Shared { wan, upstream, state: Mutex::new(state) }))
     }
 
+    /// That of a request's connection, once it has one.
+    pub(super) fn of(request: &CaptureConnection) -> Option<Self> {
+        let mut extras = http::Extensions::new();
+        request.connection_metadata().as_ref()?.get_extras(&mut extras);
+        extras.remove()
+    }
+
+    /// Whether it is a limit, not the upstream, that nothing passed in this time.
+    pub(super) fn waited_within(&self, time: Duration) -> bool {
+        let state = self.state();
+        state.waits.is_some() || state.turn.is_some_and(|turn| turn.elapsed() < time)
+    }
+
     /// A response's bytes pass from now on.
     pub(super) fn hold(&self, lane: Lane) -> Held {
         let mut state = self.state();
@@ -161,8 +174,7 @@ impl Line {
 impl Held {
     /// Whether it is a limit, not the upstream, that nothing came in this time.
     pub(super) fn waited_within(&self, time: Duration) -> bool {
-        let state = self.line.state();
-        state.waits.is_some() || state.turn.is_some_and(|turn| turn.elapsed() < time)
+        self.line.waited_within(time)
     }
 }
 

@@ -18,6 +18,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::capture_connection;
 use tokio::time::timeout;
 
 pub use self::body::RequestBody;
@@ -277,12 +278,14 @@ impl Upstreams {
     }
 
     /// Waits for the response head. The time for it begins anew as long as the request's body is on its way: a large
-    /// report on a thin line takes longer to send than a manager has to answer it.
+    /// report on a thin line takes longer to send than a manager has to answer it. So it does when the relay's own
+    /// limits held the connection up: what hyper has taken of a body is not on its way yet.
     async fn head(
         &self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         body: &RequestBody,
     ) -> Option<Result<Response<Incoming>, legacy::Error>> {
+        let connection = self.wan.is_limited().then(|| capture_connection(&mut request));
         let mut answer = std::pin::pin!(self.client.request(request));
         let mut progress = body.progress();
         loop {
@@ -290,7 +293,9 @@ impl Upstreams {
                 return Some(answer);
             }
             let now = body.progress();
-            if now == progress && !body.waits_for_client() {
+            let line = connection.as_ref().and_then(Line::of);
+            let held_up = line.is_some_and(|line| line.waited_within(self.settings.head_timeout));
+            if now == progress && !body.waits_for_client() && !held_up {
                 return None;
             }
             progress = now;

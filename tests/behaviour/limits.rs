@@ -156,3 +156,14 @@ async fn a_narrower_limit_holds_what_it_is_for_and_nothing_else() {
     assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
     assert!(site.get("/content/delta.dax").await.whole() == body);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_a_limit_holds_up_is_not_taken_for_an_upstream_without_an_answer() {
+    let site = Site::with(|config| {
+        config.wan.limit = limit(8 * KIB);
+        config.fill.head_timeout = Duration::from_millis(100);
+    });
+    site.manager.put("/secars/secars.dll", Resource::new(bytes(1, 10)));
+    let upload = Request::new("POST", "/secars/secars.dll").body(bytes(2, 5 << 10));
+    assert_eq!(site.send(upload).await.status, 200);
+}
