@@ -27,6 +27,8 @@ pub(super) struct Fetch<'a> {
     pub(super) store: &'a Arc<Store>,
     pub(super) phase: &'a watch::Sender<Phase>,
     pub(super) finish: Finish,
+    /// It was begun for no client: it ends when nobody wants it, also without a length, when what came is lost.
+    pub(super) is_errand: bool,
     /// What it is for while no client reads.
     pub(super) unread: Purpose,
     pub(super) stopping: &'a CancellationToken,
@@ -108,7 +110,7 @@ impl Fetch<'_> {
                 },
                 () = self.stopping.cancelled(), if ending.is_none() => ending = Some(FillError::Stopped),
                 () = self.flow.attention() => {
-                    if self.flow.length.is_some() && !for_somebody() {
+                    if (self.flow.length.is_some() || self.is_errand) && !for_somebody() {
                         ending = ending.or(Some(FillError::Abandoned));
                     }
                 }

@@ -119,6 +119,25 @@ async fn prefetch_stops_when_the_window_closes_and_goes_on_in_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn prefetch_of_what_has_no_length_stops_with_the_window_too() {
+    let now = gupd::Clock::system().now();
+    let ((closes, away), (opens, _)) = (in_hours(now, 3), in_hours(now, 5));
+    let files = [path("100/full.zip")];
+    let site = Site::with(|config| {
+        listing(config, &files);
+        windows(config, &format!("{opens}-{closes}"));
+    });
+    let gate = Gate::default();
+    site.manager.put(&files[0], Resource::new(bytes(1, 4 << 20)).chunked().stalled(2 << 20, &gate));
+    refresh(&site).await;
+    while site.upstream_bytes().await < 1e6 {}
+    site.clock.advance(away);
+    site.filled().await;
+    gate.open();
+    assert_ne!(site.get(&files[0]).await.cache_status(), "gupd; hit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_more_than_max_bytes_come_and_what_is_there_is_not_fetched() {
     let files = ["full.zip", "b.dax", "c.dax", "d.dax"].map(|file| path(&format!("100/{file}")));
     let site = Site::with(|config| {

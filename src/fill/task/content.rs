@@ -134,6 +134,7 @@ impl Task {
                 Some(_) => Finish::Never,
                 None => self.upstreams.settings().finish,
             },
+            is_errand: self.wanted.errand.is_some(),
             unread: match self.wanted.errand {
                 Some(Errand::Revalidation) => Purpose::Revalidation,
                 Some(Errand::Prefetch) | None => Purpose::Prefetch,
