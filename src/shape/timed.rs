@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
 use super::pace::Pacer;
 use super::schedule::LimitId;
-use crate::clock::UnixMillis;
+use crate::clock::{Clock, UnixMillis};
 use crate::config::units::Rate;
 use crate::config::{Ceiling, Limit};
 use crate::policy::calendar::{Calendar, Held};
@@ -68,6 +71,21 @@ impl Moment<'_> {
     }
 }
 
+/// Has limits applied whenever one of them changes by itself, or `others` are told of; for ever.
+pub(super) async fn follow(clock: &Clock, others: &Notify, apply: impl Fn() -> Holds) {
+    let mut holds = apply();
+    loop {
+        // Other limits change at other times.
+        let changed = tokio::select! {
+            () = sleep(holds.look_again(clock.now())) => false,
+            () = others.notified() => true,
+        };
+        if changed || !holds.at(clock.now()) {
+            holds = apply();
+        }
+    }
+}
+
 /// The stretch of time in which no limit changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Holds {
@@ -82,12 +100,12 @@ impl Holds {
     }
 
     /// Whether it is still that stretch. A clock that was set back may be in another.
-    pub(super) fn at(&self, now: UnixMillis) -> bool {
+    fn at(&self, now: UnixMillis) -> bool {
         now >= self.from && self.until.is_none_or(|until| now < until)
     }
 
     /// When to look at the clock again.
-    pub(super) fn look_again(&self, now: UnixMillis) -> Duration {
+    fn look_again(&self, now: UnixMillis) -> Duration {
         let left = self.until.map(|until| u64::try_from(until.saturating_sub(now)).unwrap_or(0));
         left.map_or(LOOK, Duration::from_millis).clamp(Duration::from_millis(1), LOOK)
     }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::pace::{Flow, Pace, Pacer};
 use super::queue::Priority;
 use super::schedule::LimitId;
-use super::timed::{Holds, Moment, Timed};
+use super::timed::{Holds, Moment, Timed, follow};
 use super::yielding::{Sample, Yielding};
 use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, Config, Limit, WanMatch, pattern};
@@ -211,22 +211,9 @@ impl Wan {
 
     /// Gives turns and keeps the limits at what the time of the week says, for ever.
     pub async fn run(&self) {
-        let follow = async {
-            let mut holds = self.apply();
-            loop {
-                // Other limits change at other times.
-                let others = tokio::select! {
-                    () = tokio::time::sleep(holds.look_again(self.clock.now())) => false,
-                    () = self.reconfigured.notified() => true,
-                };
-                if others || !holds.at(self.clock.now()) {
-                    holds = self.apply();
-                }
-            }
-        };
         tokio::select! {
             () = self.pacer.run() => {}
-            () = follow => {}
+            () = follow(&self.clock, &self.reconfigured, || self.apply()) => {}
         }
     }
 
