@@ -299,3 +299,53 @@ fn however_many_connections_a_limit_lets_go_at_once_the_stack_of_a_thread_is_eno
         assert_eq!(grants.len(), CONNECTIONS);
     }
 }
+
+proptest! {
+    #[test]
+    fn whatever_happens_meanwhile_every_ask_that_stays_is_granted_in_the_end(
+        steps in proptest::collection::vec((0..7u8, 0..6usize, 0..4u64, 0..200_000_000u64), 1..200),
+    ) {
+        let (mut schedule, mut now, mut grants) = (Schedule::default(), 0, Vec::new());
+        let rates = [None, Some(1 << 10), Some(100_000), Some(50_000_000)];
+        let limits: Vec<_> = (0..4).map(|limit| schedule.add_limit(rates[limit], BURST, 0)).collect();
+        let join = |schedule: &mut Schedule, number: usize| {
+            schedule.join(&[limits[number % 2], limits[2], limits[3]])
+        };
+        let mut flows: Vec<_> = (0..6).map(|number| join(&mut schedule, number)).collect();
+        let (mut asks, mut next) = (Vec::new(), 0);
+        for (what, which, value, passes) in steps {
+            match what {
+                0 | 1 => {
+                    asks.push((next, which));
+                    schedule.ask(flows[which], next, 1 << (5 * value), now, &mut grants);
+                    next += 1;
+                }
+                2 if !asks.is_empty() => {
+                    let (ask, flow) = asks.remove(which % asks.len());
+                    schedule.cancel(flows[flow], ask, now, &mut grants);
+                }
+                3 => schedule.set_rate(limits[which % 4], rates[value as usize], BURST, now, &mut grants),
+                4 => schedule.set_priority(flows[which], [Priority::Waited, Priority::Repair][which % 2]),
+                5 if value == 0 => {
+                    schedule.leave(flows[which], now);
+                    asks.retain(|(_, flow)| *flow != which);
+                    flows[which] = join(&mut schedule, which);
+                }
+                _ => schedule.give_back(flows[which], value * 1_000),
+            }
+            now += passes;
+            schedule.advance(now, &mut grants);
+            asks.retain(|(ask, _)| !grants.iter().any(|grant| grant.ask == *ask));
+        }
+        while let Some(at) = schedule.next() {
+            now = now.max(at);
+            schedule.advance(now, &mut grants);
+        }
+        asks.retain(|(ask, _)| !grants.iter().any(|grant| grant.ask == *ask));
+        prop_assert_eq!(asks, []);
+        let mut granted: Vec<_> = grants.iter().map(|grant| grant.ask).collect();
+        granted.sort_unstable();
+        granted.dedup();
+        prop_assert_eq!(granted.len(), grants.len(), "each once");
+    }
+}
