@@ -124,7 +124,7 @@ pattern = \"/a/[b\"
         "16: wan.windows: \"mon 12:00-12:00\" has no length; a whole day is 00:00-24:00",
         "17: wan.windows: \"25:00\" is not a time of day; write it like 07:00, from 00:00 to 24:00",
         "19: wan.congestion: \"Reno!\" is not the name of an algorithm; write it like lp, as the system names it",
-        "20: wan.burst: 0s is too little; the least is 1ms",
+        "20: wan.burst: 0s is too little; the least is 20ms",
         "24: lan.client_queue: 5 is above lan.queue, which is 4",
         "25: lan.max_downloads: 0 is too little; the least is 1, or unlimited",
         "28: wan_limit.content_type: \"virus\" is not a content type; known: catalog, iron-revocation, iron-whitelist, \
