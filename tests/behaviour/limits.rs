@@ -167,3 +167,21 @@ async fn an_upload_that_a_limit_holds_up_is_not_taken_for_an_upstream_without_an
     let upload = Request::new("POST", "/secars/secars.dll").body(bytes(2, 5 << 10));
     assert_eq!(site.send(upload).await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_waits_for_goes_before_what_nobody_waits_for() {
+    let site = Site::with(|config| config.wan.limit = limit(400 * KIB));
+    let (left, waited) = (bytes(1, 4 << 20), bytes(2, 300 << 10));
+    site.manager.put("/content/left/full.zip", Resource::new(left));
+    site.manager.put(PAYLOAD, Resource::new(waited.clone()));
+    let mut leaving = Client::connect(site.address()).await;
+    leaving.begin(&Request::get("/content/left/full.zip")).await.unwrap();
+    leaving.head().await.unwrap();
+    drop(leaving);
+    site.counts("gupd_connections", 0.0).await;
+    let before = site.upstream_bytes().await;
+    assert!(site.get(PAYLOAD).await.whole() == waited);
+    // Alike, it would be twice the bytes. A twentieth keeps the other from starving; turns and a piece were on their way.
+    let came = site.upstream_bytes().await - before;
+    assert!(came < 1.4 * waited.len() as f64, "{came} bytes came for {}", waited.len());
+}
