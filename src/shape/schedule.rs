@@ -17,9 +17,12 @@ use super::queue::{Place, Priority, Queue};
 /// Bytes of one turn, at most: what a socket takes at once, and more would make limits coarse that are far apart.
 pub(super) const TURN_MAX: u64 = 64 << 10;
 
-/// A limit gives each of its flows a turn in this time, if turns are not the least they may be: short, so that rates
-/// are even within 100 ms.
-const ROUND: u64 = 100;
+/// The largest turn is a second's bytes divided by this: 8 ms, more than the time between two looks at who may go, so that
+/// one who goes first can have all there is, and less than a tenth of the 100 ms in which rates are even.
+const SHARE: u64 = 125;
+
+/// With more flows than this turns are shorter, and a round of all of them takes four of those times.
+const FEW: u64 = 4;
 
 /// Turns a second at one limit, at most. Each costs 5 to 10 us, to wake somebody: 4 % of a core.
 const TURNS: u64 = 4_000;
@@ -320,7 +323,7 @@ impl Limit {
     /// many.
     fn turn(&self) -> u64 {
         let Some(bucket) = &self.bucket else { return TURN_MAX };
-        let even = bucket.rate() / ROUND / self.flows.max(1);
+        let even = bucket.rate() / SHARE * FEW / self.flows.max(FEW);
         even.max(bucket.rate() / TURNS).clamp(LEAST, TURN_MAX).min(bucket.capacity())
     }
 }
