@@ -21,7 +21,7 @@ pub(super) const TURN_MAX: u64 = 64 << 10;
 /// one who goes first can have all there is, and less than a tenth of the 100 ms in which rates are even.
 const SHARE: u64 = 125;
 
-/// With more flows than this turns are shorter, and a round of all of them takes four of those times.
+/// With more flows than this, turns are that divided by all of them: what each has stays even in any tenth of a second.
 const FEW: u64 = 4;
 
 /// Turns a second at one limit, at most. Each costs 5 to 10 us, to wake somebody: 4 % of a core.
@@ -323,7 +323,7 @@ impl Limit {
     /// many.
     fn turn(&self) -> u64 {
         let Some(bucket) = &self.bucket else { return TURN_MAX };
-        let even = bucket.rate() / SHARE * FEW / self.flows.max(FEW);
+        let even = bucket.rate() / SHARE / if self.flows > FEW { self.flows } else { 1 };
         even.max(bucket.rate() / TURNS).clamp(LEAST, TURN_MAX).min(bucket.capacity())
     }
 }
