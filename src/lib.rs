@@ -27,4 +27,4 @@ pub mod upstream;
 
 pub use self::clock::Clock;
 pub use self::config::Config;
-pub use self::relay::{Relay, StartError};
+pub use self::relay::{Pulse, Ready, Relay, StartError};

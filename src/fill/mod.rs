@@ -44,13 +44,14 @@ use crate::telemetry::Metrics;
 use crate::upstream::{Answer, UpstreamError, Upstreams};
 
 /// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
-const OUTCOMES: [&str; 19] = [
+const OUTCOMES: [&str; 20] = [
     "stored",
     "deduplicated",
     "not-modified",
     "unshared",
     "unstorable",
     "outdated",
+    "handed-over",
     "store",
     "stopped",
     "abandoned",
@@ -100,7 +101,7 @@ pub struct Fill {
     /// A client has asked for it.
     for_client: Arc<AtomicBool>,
     // After the receiver: whoever is woken finds one follower less.
-    _leaving: Leaving,
+    leaving: Leaving,
 }
 
 /// Tells the fill's task when it is dropped: it may have nobody left to go on for.
@@ -274,7 +275,7 @@ impl Fills {
         let (phase, receiver) = watch::channel(Phase::Asking);
         let attention = Arc::new(Notify::new());
         let for_client = Arc::new(AtomicBool::new(for_client));
-        let fill = Fill { phase: receiver, for_client, _leaving: Leaving(attention.clone()) };
+        let fill = Fill { phase: receiver, for_client, leaving: Leaving(attention.clone()) };
         running.insert(key, fill.clone());
         drop(running);
         let (hand, handover) = oneshot::channel();
@@ -301,6 +302,11 @@ impl Fills {
     /// Ends every fill where it is: what has arrived is written first, so that a restart costs no byte of it.
     pub fn stop(&self) {
         self.shared.stopping.cancel();
+    }
+
+    /// Ends what is being filled for nobody, now that the store is another process's.
+    pub fn notice_release(&self) {
+        self.shared.lock().values().for_each(|fill| fill.leaving.0.notify_one());
     }
 
     /// Waits until no fill runs. Called after the last client has gone; what does not end in the caller's time is

@@ -211,7 +211,7 @@ impl Task {
         let mut running = self.shared.lock();
         let for_client = running.get(&self.register_key()).map(|fill| fill.for_client.clone());
         let for_client = for_client.unwrap_or_default();
-        let fill = Fill { phase: receiver, for_client, _leaving: Leaving(self.attention.clone()) };
+        let fill = Fill { phase: receiver, for_client, leaving: Leaving(self.attention.clone()) };
         running.insert(self.register_key(), fill);
         drop(running);
         old.send_replace(Phase::Failed { error });

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use http::{HeaderValue, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -74,6 +75,8 @@ pub struct Connections {
     http: http1::Builder,
     header_timeout: Duration,
     stall_timeout: Duration,
+    /// Every response is its connection's last.
+    leaving: AtomicBool,
 }
 
 impl Connections {
@@ -100,7 +103,14 @@ impl Connections {
             http,
             header_timeout: server.header_timeout,
             stall_timeout: server.stall_timeout,
+            leaving: AtomicBool::new(false),
         }
+    }
+
+    /// Ends each connection behind the response to its next request. One that is closed while that is on its way leaves
+    /// its client without an answer; this way only one that says nothing for a while is closed idle.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// Reads the certificate and its key again, for connections to come. A relay that began without TLS stays so.
@@ -150,7 +160,11 @@ impl Connections {
         let service = service_fn(|request: Request<Incoming>| {
             ends_by_close.store(request.version() < Version::HTTP_11, Ordering::Relaxed);
             async move {
-                Ok::<Response<ResponseBody>, std::convert::Infallible>(proxy.handle(request, peer).await)
+                let mut response = proxy.handle(request, peer).await;
+                if self.leaving.load(Ordering::Relaxed) {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<Response<ResponseBody>, std::convert::Infallible>(response)
             }
         });
         let stream = Stalling::new(stream, self.stall_timeout, unanswered.clone());
