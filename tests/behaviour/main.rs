@@ -12,6 +12,7 @@ mod damage;
 mod digests;
 mod fill;
 mod forward;
+mod handover;
 mod hostile;
 mod limits;
 mod plan;
