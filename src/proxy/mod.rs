@@ -5,21 +5,17 @@
 pub mod body;
 pub mod conditional;
 mod errand;
-pub mod fields;
 pub mod multipart;
 mod news;
 mod origin;
 mod passthrough;
 mod place;
 pub mod range;
-mod reach;
-mod refusal;
 mod repair;
 mod reply;
 mod respond;
 mod shaped;
 mod shared;
-mod target;
 mod turn;
 
 use std::net::SocketAddr;
@@ -34,14 +30,14 @@ pub use self::body::ResponseBody;
 pub use self::errand::Fetched;
 pub use self::news::News;
 pub use self::origin::Irretrievable;
-pub use self::refusal::Refusal;
 use self::reply::Reply;
 use self::shaped::Shaped;
-use self::target::{Bounds, Target};
 use crate::cache::status::CacheStatus;
 use crate::cache::{Cache, CacheControl, Verdict};
 use crate::config::{Class, Config};
 use crate::fill::Fills;
+pub use crate::forward::Refusal;
+use crate::forward::{self, Bounds, Target};
 use crate::policy::{Classified, FirstSeen, Group, Policy};
 use crate::shape::{Lan, Lane, Places, Purpose};
 use crate::telemetry::Metrics;
@@ -157,8 +153,8 @@ impl Proxy {
             max_uri_bytes: live.max_uri_bytes,
             local: peer.local,
         };
-        if let Some(reply) = reach::ends_here(&head.method, &head.uri, &head.headers) {
-            return self.respond(reply, &head.method, access, &live, peer);
+        if forward::ends_here(&head.method, &head.uri, &head.headers) {
+            return self.respond(Reply::options(), &head.method, access, &live, peer);
         }
         let reply = match Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds) {
             Err(refusal) => {
