@@ -18,7 +18,6 @@ mod shaped;
 mod shared;
 mod turn;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +37,7 @@ use crate::config::{Class, Config};
 use crate::fill::Fills;
 pub use crate::forward::Refusal;
 use crate::forward::{self, Bounds, Target};
+use crate::listen::{Answers, Peer};
 use crate::policy::{Classified, FirstSeen, Group, Policy};
 use crate::shape::{Lan, Lane, Places, Purpose};
 use crate::telemetry::Metrics;
@@ -53,15 +53,6 @@ pub struct Live {
     stall_timeout: Duration,
     idle_timeout: Duration,
     access_log: bool,
-}
-
-/// A client's end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    /// The client.
-    pub address: SocketAddr,
-    /// The address it connected to.
-    pub local: SocketAddr,
 }
 
 /// Answers requests. One for the whole relay.
@@ -264,6 +255,18 @@ impl Proxy {
             return reply.told(CacheStatus::Bypass, &classified, None);
         }
         self.shared(asked, &classified).await
+    }
+}
+
+impl Answers for Proxy {
+    type Body = ResponseBody;
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Response<ResponseBody>> + Send {
+        self.handle(request, peer)
     }
 }
 
