@@ -14,6 +14,7 @@ pub mod config;
 pub mod demo;
 pub mod digest;
 pub mod fill;
+pub mod forward;
 pub mod listen;
 pub mod plan;
 pub mod policy;

@@ -8,6 +8,7 @@ mod defaults;
 mod document;
 mod file;
 mod group;
+mod guard;
 mod limit;
 mod network;
 pub(crate) mod pattern;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use group::{Group, Outside};
+pub use guard::{Fallback, Guard};
 pub use limit::{Ceiling, Limit};
 pub use network::{Lan, Site, Wan, WanLimit, WanMatch};
 pub use problem::{Place, Problem, Problems};
@@ -108,6 +110,8 @@ pub struct Config {
     pub refresh: Refresh,
     /// What is fetched before a client asks.
     pub prefetch: Prefetch,
+    /// What clients get while no worker serves.
+    pub guard: Guard,
     /// What is legal but odd, by place: for `gupd check` and the log.
     pub warnings: Vec<Problem>,
 }
@@ -243,6 +247,8 @@ pub struct Upstream {
     pub url: http::Uri,
     /// What it may send, within `wan.limit`.
     pub limit: Limit,
+    /// How clients reach it, where that is not `url`; the same form.
+    pub public_url: Option<http::Uri>,
 }
 
 /// `[[route]]`
@@ -258,6 +264,8 @@ pub struct Route {
     pub upstreams: Vec<usize>,
     /// The rules that class this route's paths.
     pub profile: Profile,
+    /// What its clients get while no worker serves, if not `guard.answer`.
+    pub fallback: Option<Fallback>,
 }
 
 /// Which built-in rules class a route's paths.

@@ -15,7 +15,7 @@ use super::document::{Document, Section};
 use super::units::{Rate, Size, Time};
 use super::{
     Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, group,
-    network, refresh, tables,
+    guard, network, refresh, tables,
 };
 
 impl Config {
@@ -73,6 +73,7 @@ impl Config {
         let groups = group::groups(&mut document, &wan, &lan);
         let refresh = refresh::refresh(&mut document, &wan);
         let prefetch = refresh::prefetch(&mut document);
+        let guard = guard::guard(&mut document);
         let warnings = Vec::new();
         let config = Self {
             server,
@@ -91,6 +92,7 @@ impl Config {
             groups,
             refresh,
             prefetch,
+            guard,
             warnings,
         };
         network::check_time_zone(&mut document, &config);

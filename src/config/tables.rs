@@ -6,6 +6,7 @@ use http::Uri;
 use http::uri::Scheme;
 
 use super::document::{Document, Section};
+use super::guard::FALLBACKS;
 use super::network::warn_above;
 use super::settings::choice;
 use super::{Class, ContentMatch, ContentType, Profile, Route, Rule, Upstream, Wan, limit, pattern};
@@ -33,6 +34,7 @@ pub(super) fn upstreams(document: &mut Document, wan: &Wan) -> Vec<Upstream> {
         let url = s.required("url", origin);
         let named = s.one("name", name);
         let limit = limit::limit(&mut s, "limit");
+        let public_url = s.one("public_url", origin);
         warn_above(&mut s, "limit", &limit, "wan.limit", &wan.limit);
         if let Some(url) = url {
             let name = named.or_else(|| Some(url.authority()?.as_str().to_ascii_lowercase()));
@@ -40,7 +42,7 @@ pub(super) fn upstreams(document: &mut Document, wan: &Wan) -> Vec<Upstream> {
             if upstreams.iter().any(|other| other.name == name) {
                 s.refuse("name", format!("{name:?} is the name of two upstreams; give each its own"));
             }
-            upstreams.push(Upstream { name, url, limit });
+            upstreams.push(Upstream { name, url, limit, public_url });
         }
         document.close(s);
     }
@@ -57,6 +59,7 @@ pub(super) fn routes(document: &mut Document, upstreams: &[Upstream]) -> Vec<Rou
             host: None,
             upstreams: every,
             profile: Profile::Auto,
+            fallback: None,
         }];
     }
     let mut routes: Vec<Route> = Vec::with_capacity(tables.len());
@@ -65,11 +68,12 @@ pub(super) fn routes(document: &mut Document, upstreams: &[Upstream]) -> Vec<Rou
         let host = s.one("host", host);
         let named = s.one("name", name);
         let profile = s.one("profile", |text| choice(text, &PROFILES)).unwrap_or(Profile::Auto);
+        let fallback = s.one("fallback", |text| choice(text, &FALLBACKS));
         let upstreams = s.many("upstreams", |text| upstream(text, upstreams));
         if let Some(prefix) = prefix {
             let name = named.unwrap_or_else(|| format!("{}{prefix}", host.as_deref().unwrap_or_default()));
-            let route =
-                Route { name, prefix, host, upstreams: upstreams.unwrap_or_else(|| every.clone()), profile };
+            let upstreams = upstreams.unwrap_or_else(|| every.clone());
+            let route = Route { name, prefix, host, upstreams, profile, fallback };
             check_route(&mut s, &route, &routes);
             routes.push(route);
         }

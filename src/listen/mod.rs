@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-pub use self::connection::Connections;
+pub use self::connection::{Answers, Connections, Peer};
 pub use self::newcomers::Newcomers;
 pub use self::tls::TlsError;
 pub use self::worker::{Stage, Workers};

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::connection::Connections;
+use super::connection::{Answers, Connections};
 
 /// Connections on their way to one worker. The worker takes them as fast as it turns; this many waiting means that it
 /// is stuck, and refusing is better than piling up.
@@ -82,9 +82,9 @@ impl Workers {
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
-    pub(crate) fn start(
+    pub(crate) fn start<A: Answers>(
         count: usize,
-        connections: &Arc<Connections>,
+        connections: &Arc<Connections<A>>,
         stage: &watch::Receiver<Stage>,
     ) -> io::Result<Self> {
         let running = TaskTracker::new();
@@ -138,9 +138,9 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(
+    fn start<A: Answers>(
         number: usize,
-        connections: Arc<Connections>,
+        connections: Arc<Connections<A>>,
         running: TaskTracker,
         stage: watch::Receiver<Stage>,
     ) -> io::Result<Self> {
@@ -159,9 +159,9 @@ impl Worker {
     }
 }
 
-async fn serve(
+async fn serve<A: Answers>(
     mut handed: mpsc::Receiver<Handed>,
-    connections: Arc<Connections>,
+    connections: Arc<Connections<A>>,
     running: TaskTracker,
     mut stage: watch::Receiver<Stage>,
 ) {

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Version};
 
-use super::{Live, Proxy, fields};
+use super::{Live, Proxy};
 use crate::cache::{Selecting, key};
 use crate::fill::{Errand, FillError, RefetchError, Wanted, refetch};
+use crate::forward::fields;
 use crate::shape::Purpose;
 use crate::store::{BlobId, Object, ReadError, StoreError, Unrepaired};
 use crate::telemetry::Metrics;

@@ -7,12 +7,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::Body;
 
 use super::body::Content;
-use super::fields;
 use super::reply::Reply;
-use super::target::Target;
-use super::{Asked, Live, reach};
+use super::{Asked, Live};
 use crate::cache::{Cache, key, update};
 use crate::fill::{FillError, Fills};
+use crate::forward::{self, Target, fields};
 use crate::shape::Purpose;
 use crate::telemetry::Metrics;
 use crate::upstream::{Answer, Outgoing, RequestBody, UpstreamError};
@@ -25,7 +24,7 @@ const RETRY_AFTER: u64 = 60;
 pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody, metrics: &Metrics) -> Reply {
     let Asked { target, live, .. } = asked;
     let mut headers = fields::for_upstream(asked.headers, asked.version, asked.peer.address);
-    reach::count_down(asked.method, &mut headers);
+    forward::count_down(asked.method, &mut headers);
     let classified = live.policy.classify(&target.route, target.normal.path());
     let lane = asked.lane(&classified, Purpose::Waited);
     let target_path = target.spelled.clone();

@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 
 use super::body::{Content, Keeper};
 use super::conditional::{self, Precondition};
-use super::fields;
 use super::multipart::Multipart;
 use super::range::{Need, Ranges, content_range, unsatisfied_range};
 use super::reply::Reply;
@@ -17,6 +16,7 @@ use super::{Asked, Proxy};
 use crate::cache::{Cache, Entry};
 use crate::digest::field::{CONTENT_DIGEST, CONTENT_MD5, REPR_DIGEST, repr_digest};
 use crate::fill::{Arrived, Fill, FillError, Flow, Reader, TransferError};
+use crate::forward::fields;
 use crate::store::{BLOCK, Source, Store};
 
 /// Content that is being received is shown to clients from this many bytes on, or when it is whole: up to here a

@@ -82,7 +82,7 @@ pub struct Relay {
     refresher: Refresher,
     stage: watch::Sender<Stage>,
     workers: Arc<Workers>,
-    connections: Arc<Connections>,
+    connections: Arc<Connections<Proxy>>,
     newcomers: Arc<Newcomers>,
     // There from the first connection on.
     acceptors: Option<Acceptors>,

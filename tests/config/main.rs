@@ -1,6 +1,7 @@
 //! The configuration as an administrator meets it: files, variables and flags in, settings or lines of problems out.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the test")]
 
+mod guard;
 mod limits;
 mod refresh;
 
@@ -8,8 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use gupd::config::{
-    Class, Config, ContentMatch, Group, Limit, LogFormat, Overrides, Place, Problems, Profile, Rule, Tls,
-    Upstream,
+    Class, Config, ContentMatch, Fallback, Group, Limit, LogFormat, Overrides, Place, Problems, Profile,
+    Rule, Tls, Upstream,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -76,6 +77,8 @@ fn every_documented_default_is_the_one_in_the_code() {
     // The settings that have no default, or one of the machine.
     expected.server.tls = Some(Tls { cert: "/etc/gupd/tls.pem".into(), key: "/etc/gupd/tls.key".into() });
     expected.store.dir = "/var/lib/gupd".into();
+    expected.upstreams[0].public_url = Some("https://manager.example".parse().unwrap());
+    expected.routes[0].fallback = Some(Fallback::Relay);
     expected.routes[0].host = Some("updates.example".into());
     expected.routes[0].name = "updates.example/".into();
     expected.content_types.clone_from(&documented.content_types);
@@ -106,6 +109,7 @@ fn every_key_the_reader_knows_is_documented() {
         "fill",
         "cache",
         "log",
+        "guard",
         "site",
         "wan",
         "lan",
@@ -176,8 +180,18 @@ fn a_relay_without_a_file_needs_only_an_upstream() {
     assert_eq!(
         config.upstreams,
         [
-            Upstream { name: "one:8014".into(), url: url("http://one:8014"), limit: Limit::unlimited() },
-            Upstream { name: "two".into(), url: url("https://Two"), limit: Limit::unlimited() },
+            Upstream {
+                name: "one:8014".into(),
+                url: url("http://one:8014"),
+                limit: Limit::unlimited(),
+                public_url: None
+            },
+            Upstream {
+                name: "two".into(),
+                url: url("https://Two"),
+                limit: Limit::unlimited(),
+                public_url: None
+            },
         ]
     );
     assert_eq!(config.routes.len(), 1);
@@ -454,7 +468,7 @@ fn a_section_in_the_wrong_form_is_one_problem() {
             "no upstream: give --upstream URL or [[upstream]]",
             "gupd.toml:1: store: is one table; write [store]",
             "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, cache, log, \
-             site, wan, lan, upstream, route, content_type, rule, wan_limit, group, refresh, prefetch",
+             site, wan, lan, upstream, route, content_type, rule, wan_limit, group, refresh, prefetch, guard",
             "gupd.toml:3: upstream: is a list of tables; write [[upstream]]",
             "gupd.toml:5: log: is one table; write [log]",
         ]

@@ -1,14 +1,13 @@
 //! What the relay does not do, as one enum: each refusal has its status, its word in metrics and logs, and a sentence
 //! for whoever sees it. A refusal never reaches an upstream.
 
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 
-use super::reply::Reply;
 use crate::cache::key::BadPath;
-use crate::shape::{NoPlace, TurnedAway};
+use crate::shape::NoPlace;
 
 /// The methods that are not refused.
-pub(super) const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
+pub const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 
 /// A request that is answered without asking anyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +71,8 @@ impl Refusal {
         }
     }
 
-    fn status(self) -> StatusCode {
+    /// What it is answered with.
+    pub fn status(self) -> StatusCode {
         match self {
             Self::Connect | Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
             // RFC 9110 §7.4: not willing to answer for that origin.
@@ -86,7 +86,8 @@ impl Refusal {
         }
     }
 
-    fn sentence(self) -> &'static str {
+    /// A line for whoever sees it.
+    pub fn sentence(self) -> &'static str {
         match self {
             Self::Connect => "gupd: CONNECT is refused: this relay is not a tunnel\n",
             Self::Trace => "gupd: TRACE is refused\n",
@@ -112,25 +113,5 @@ impl Refusal {
 impl From<BadPath> for Refusal {
     fn from(bad: BadPath) -> Self {
         Self::Path(bad)
-    }
-}
-
-impl From<Refusal> for Reply {
-    fn from(refusal: Refusal) -> Self {
-        let mut reply = Reply::text(refusal.status(), refusal.sentence());
-        if refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
-            // RFC 9110 §15.5.6: a 405 names what is allowed.
-            reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
-        }
-        reply
-    }
-}
-
-impl From<TurnedAway> for Reply {
-    fn from(turned: TurnedAway) -> Self {
-        let mut reply = Reply::from(Refusal::NoPlace(turned.why));
-        let seconds = HeaderValue::from(turned.retry_after.as_secs());
-        reply.headers_mut().insert(header::RETRY_AFTER, seconds);
-        reply
     }
 }
