@@ -1,13 +1,16 @@
-//! The managers: asks one, or the next by priority when one does not answer. Relies on hyper-util's pooled client for
-//! connections and on `connect` for TLS; counts what each is asked. It does not cache, retry bodies or resume: what a
+//! The managers: asks one, or the next by priority when one does not answer. Relies on `pool` for the connections to
+//! each; counts what each is asked. It does not cache, retry bodies or resume: what a
 //! broken transfer means is the fill's to say. A second manager gets a request only if the first cannot have acted on
 //! it (RFC 9110 §9.2.2).
 
 mod body;
 mod connect;
+mod dial;
 mod line;
+mod pool;
 mod received;
 mod tcp;
+mod tls;
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -24,7 +27,11 @@ use tokio::time::timeout;
 pub use self::body::RequestBody;
 use self::body::RequestBodyError;
 pub use self::connect::ConnectError;
+use self::connect::{Connector, Tls, Way};
+use self::dial::Dialer;
+pub use self::dial::{Connecting, Duplex, Network};
 use self::line::Line;
+use self::pool::Pool;
 pub use self::received::Received;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, Config};
@@ -43,14 +50,14 @@ pub struct Upstream {
     scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
+    pool: Pool,
     shunned_until: AtomicI64,
 }
 
-/// All configured managers, and the connections to them.
+/// All configured managers.
 #[derive(Debug)]
 pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
-    client: connect::Client,
     settings: config::Fill,
     wan: Arc<Wan>,
     clock: Clock,
@@ -168,21 +175,52 @@ impl Upstreams {
         wan: Arc<Wan>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ConnectError> {
-        let tls = config.upstreams.iter().any(|upstream| upstream.url.scheme() == Some(&Scheme::HTTPS));
-        let list =
-            config.upstreams.iter().filter_map(|upstream| Upstream::new(&upstream.name, &upstream.url));
-        let list: Vec<_> = list.map(Arc::new).collect();
-        for upstream in &list {
-            metrics.expect_upstream(&upstream.name, &UpstreamError::WORDS);
+        let dialer = Dialer::tcp(config.fill.connect_timeout);
+        Self::by(dialer, config, clock, wan, metrics)
+    }
+
+    /// The same over another network than the system's.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new).
+    pub fn over(
+        network: Arc<dyn Network>,
+        config: &Config,
+        clock: Clock,
+        wan: Arc<Wan>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ConnectError> {
+        Self::by(Dialer::Given(network), config, clock, wan, metrics)
+    }
+
+    fn by(
+        dialer: Dialer,
+        config: &Config,
+        clock: Clock,
+        wan: Arc<Wan>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ConnectError> {
+        let congestion = config.wan.congestion.as_deref().map(connect::offered).transpose()?;
+        let mut trust = tls::Trust::default();
+        let mut list = Vec::with_capacity(config.upstreams.len());
+        for upstream in &config.upstreams {
+            let name: Arc<str> = Arc::from(&*upstream.name);
+            metrics.expect_upstream(&name, &UpstreamError::WORDS);
+            let tls = match upstream.url.scheme() == Some(&Scheme::HTTPS) {
+                true => Some(Tls::new(&name, &upstream.url, trust.toward(upstream)?)?),
+                false => None,
+            };
+            let connector = Connector::new(Way {
+                upstream: name.clone(),
+                dialer: dialer.clone(),
+                wan: wan.clone(),
+                congestion: congestion.clone(),
+                tls,
+                timeout: config.fill.connect_timeout,
+            });
+            list.extend(Upstream::new(name, &upstream.url, Pool::new(connector)).map(Arc::new));
         }
-        Ok(Self {
-            list,
-            client: connect::client(config, tls, wan.clone())?,
-            settings: config.fill.clone(),
-            wan,
-            clock,
-            metrics,
-        })
+        Ok(Self { list, settings: config.fill.clone(), wan, clock, metrics })
     }
 
     /// The upstreams in the order of the configuration.
@@ -253,7 +291,7 @@ impl Upstreams {
         let request = upstream.request(outgoing)?;
         let request_time = self.clock.now();
         let name = || upstream.name.clone();
-        let answer = match self.head(request, &outgoing.body).await {
+        let answer = match self.head(upstream, request, &outgoing.body).await {
             None => Err(UpstreamError::HeadTimeout { upstream: name(), after: self.settings.head_timeout }),
             Some(Err(error)) if error.is_connect() => {
                 Err(UpstreamError::Connect { upstream: name(), reason: root_cause(&error) })
@@ -282,11 +320,12 @@ impl Upstreams {
     /// limits held the connection up: what hyper has taken of a body is not on its way yet.
     async fn head(
         &self,
+        upstream: &Upstream,
         mut request: Request<RequestBody>,
         body: &RequestBody,
     ) -> Option<Result<Response<Incoming>, legacy::Error>> {
         let connection = self.wan.is_limited().then(|| capture_connection(&mut request));
-        let mut answer = std::pin::pin!(self.client.request(request));
+        let mut answer = std::pin::pin!(upstream.pool.client().request(request));
         let mut progress = body.progress();
         loop {
             if let Ok(answer) = timeout(self.settings.head_timeout, &mut answer).await {
@@ -314,13 +353,14 @@ impl Upstreams {
 }
 
 impl Upstream {
-    fn new(name: &str, url: &Uri) -> Option<Self> {
+    fn new(name: Arc<str>, url: &Uri, pool: Pool) -> Option<Self> {
         let authority = url.authority()?.clone();
         Some(Self {
-            name: Arc::from(name),
+            name,
             scheme: url.scheme()?.clone(),
             host: HeaderValue::from_str(authority.as_str()).ok()?,
             authority,
+            pool,
             shunned_until: AtomicI64::new(0),
         })
     }
@@ -333,18 +373,26 @@ impl Upstream {
                 == self.authority.port_u16().unwrap_or_else(|| default_port(self.scheme.as_str()))
     }
 
+    /// Makes a connection, with TLS if it speaks that, and asks for nothing.
+    ///
+    /// # Errors
+    /// When there is none to be had.
+    pub async fn reach(&self) -> Result<(), UpstreamError> {
+        let root = self.uri(PathAndQuery::from_static("/"))?;
+        let connected = self.pool.try_to_connect(root).await;
+        connected.map_err(|reason| UpstreamError::Connect { upstream: self.name.clone(), reason })
+    }
+
+    fn uri(&self, target: PathAndQuery) -> Result<Uri, UpstreamError> {
+        let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
+        let unusable = |error: http::Error| UpstreamError::Request { reason: Arc::from(error.to_string()) };
+        uri.path_and_query(target).build().map_err(unusable)
+    }
+
     fn request(&self, outgoing: &Outgoing) -> Result<Request<RequestBody>, UpstreamError> {
-        let unusable =
-            |error: &dyn std::fmt::Display| UpstreamError::Request { reason: Arc::from(error.to_string()) };
-        let uri = Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(outgoing.target.clone())
-            .build()
-            .map_err(|error| unusable(&error))?;
         let mut request = Request::new(outgoing.body.clone());
         *request.method_mut() = outgoing.method.clone();
-        *request.uri_mut() = uri;
+        *request.uri_mut() = self.uri(outgoing.target.clone())?;
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = outgoing.headers.clone();
         request.headers_mut().insert(header::HOST, self.host.clone());
