@@ -15,6 +15,7 @@ pub mod demo;
 pub mod digest;
 pub mod fill;
 pub mod listen;
+pub mod pem;
 pub mod plan;
 pub mod policy;
 pub mod proxy;

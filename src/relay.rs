@@ -14,7 +14,8 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, Log, Server};
 use crate::fill::Fills;
-use crate::listen::{self, Connections, ListenError, Listeners, Newcomers, Stage, TlsError, Workers, tls};
+use crate::listen::{self, Connections, ListenError, Listeners, Newcomers, Stage, Workers, tls};
+use crate::pem::PemError;
 use crate::policy::{Policy, PolicyError};
 use crate::proxy::{Live, Proxy};
 use crate::refresh::{self, Refresher};
@@ -47,7 +48,7 @@ pub enum StartError {
     Store(#[from] StoreError),
     /// The relay's certificate.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] PemError),
     /// TLS toward upstreams.
     #[error(transparent)]
     Connect(#[from] ConnectError),

@@ -23,6 +23,7 @@ use super::stall::Stalling;
 use super::tls;
 use super::worker::{Place, Stage};
 use crate::config;
+use crate::pem::PemError;
 use crate::proxy::{Peer, Proxy, ResponseBody};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Counted;
@@ -107,7 +108,7 @@ impl Connections {
     ///
     /// # Errors
     /// When they cannot be used; the old ones stay.
-    pub fn renew_certificate(&self, server: &config::Server) -> Result<(), tls::TlsError> {
+    pub fn renew_certificate(&self, server: &config::Server) -> Result<(), PemError> {
         let renewed = acceptor(server)?;
         if renewed.is_some() && self.tls.load().is_some() {
             self.tls.store(renewed);
@@ -192,7 +193,7 @@ impl Connections {
     }
 }
 
-fn acceptor(server: &config::Server) -> Result<Option<Arc<TlsAcceptor>>, tls::TlsError> {
+fn acceptor(server: &config::Server) -> Result<Option<Arc<TlsAcceptor>>, PemError> {
     server.tls.as_ref().map(|tls| tls::acceptor(tls).map(Arc::new)).transpose()
 }
 

@@ -20,7 +20,6 @@ use tokio::sync::{Semaphore, watch};
 
 pub use self::connection::Connections;
 pub use self::newcomers::Newcomers;
-pub use self::tls::TlsError;
 pub use self::worker::{Stage, Workers};
 use crate::config;
 use crate::telemetry::Metrics;

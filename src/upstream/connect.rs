@@ -1,6 +1,6 @@
-//! A connection to an upstream: dialled, on its line, with TLS if the upstream speaks it. Owns the order of these steps
-//! and their time; relies on `dial` for the network, on `line` for the limits, on `tls` for whom to trust. Knows
-//! nothing of what is asked.
+//! A connection to an upstream: dialled, on its line, through its proxy, with TLS if the upstream speaks it. Owns the
+//! order of these steps and their time; relies on `dial` for the network, on `line` for the limits, on `tls` for whom to
+//! trust. Knows nothing of what is asked.
 
 use std::io;
 use std::pin::Pin;
@@ -20,16 +20,30 @@ use tower_service::Service;
 
 use super::dial::Dialer;
 use super::line::{Line, Stream};
+use super::proxy::{CredentialsError, Proxy};
+use super::tls::{self, Roots, TrustError};
+use crate::config::Trust;
 use crate::shape::Wan;
 
 /// Connections to upstreams cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The system has no trusted certificates.
-    #[error(
-        "an upstream is https, but this system has no trusted certificates ({0}); install ca-certificates"
-    )]
-    NoRoots(String),
+    /// Whom to trust.
+    #[error("upstream {upstream}: {reason}")]
+    Trust {
+        /// Its name.
+        upstream: Arc<str>,
+        /// What is wrong.
+        reason: TrustError,
+    },
+    /// The credentials for its proxy.
+    #[error("upstream {upstream}: proxy_auth_file: {reason}")]
+    Credentials {
+        /// Its name.
+        upstream: Arc<str>,
+        /// What is wrong.
+        reason: CredentialsError,
+    },
     /// The host of an upstream cannot be that of a certificate.
     #[error("upstream {upstream}: {host:?} is not a name that TLS can ask for; give its DNS name or address")]
     ServerName {
@@ -66,8 +80,9 @@ pub(super) struct Way {
     pub(super) wan: Arc<Wan>,
     /// `TCP_CONGESTION`, if it is not the system's.
     pub(super) congestion: Option<Arc<str>>,
+    pub(super) proxy: Option<Arc<Proxy>>,
     pub(super) tls: Option<Tls>,
-    /// For each step after the network's own.
+    /// For each step: connecting, the proxy's tunnel, the handshake.
     pub(super) timeout: Duration,
 }
 
@@ -82,6 +97,8 @@ pub(super) struct Tls {
 #[derive(Debug)]
 pub(super) enum Wire {
     Plain(Stream),
+    /// To a proxy, which is told in each request where it goes.
+    Proxied(Stream),
     Tls(Box<TlsStream<Stream>>),
 }
 
@@ -95,7 +112,12 @@ impl Connector {
     /// A new connection to `uri`.
     pub(super) async fn connect(&self, uri: Uri) -> Result<Wire, Failed> {
         let way = &*self.0;
-        let socket = way.dialer.connect(uri).await?;
+        let socket = match &way.proxy {
+            None => way.dialer.connect(uri.clone()).await?,
+            Some(proxy) => way.dialer.connect(proxy.url().clone()).await.map_err(|error| {
+                format!("proxy {} cannot be connected to: {}", proxy.name(), super::root_cause(&*error))
+            })?,
+        };
         if let Some(algorithm) = &way.congestion
             && let Err(error) = socket.set_congestion(algorithm)
         {
@@ -103,22 +125,34 @@ impl Connector {
             tracing::warn!(%error, %algorithm, "the kernel does not take wan.congestion any more");
         }
         let stream = Stream::new(socket, way.wan.clone(), way.upstream.clone());
-        let Some(Tls { connector, name }) = &way.tls else { return Ok(Wire::Plain(stream)) };
         let line = stream.line().clone();
+        let (stream, Tls { connector, name }) = match (&way.proxy, &way.tls) {
+            (None, None) => return Ok(Wire::Plain(stream)),
+            (Some(_), None) => return Ok(Wire::Proxied(stream)),
+            (None, Some(tls)) => (stream, tls),
+            (Some(proxy), Some(tls)) => {
+                let tunnel = in_time(&line, way.timeout, proxy.tunnel(stream, &uri)).await;
+                (tunnel.ok_or_else(|| format!("proxy {} gives no tunnel in time", proxy.name()))??, tls)
+            }
+        };
         let handshake = connector.connect(name.clone(), stream);
         let handshaken = in_time(&line, way.timeout, handshake).await;
-        let tls = handshaken.ok_or("no TLS handshake in time")??;
+        let tls = handshaken.ok_or("no TLS handshake in time")?.map_err(tls::failed)?;
         Ok(Wire::Tls(Box::new(tls)))
     }
 }
 
 impl Tls {
+    /// To the server at `url`, known as `trust` says.
     pub(super) fn new(
         upstream: &Arc<str>,
-        uri: &Uri,
-        config: Arc<rustls::ClientConfig>,
+        url: &Uri,
+        trust: &Trust,
+        roots: &mut Roots,
     ) -> Result<Self, ConnectError> {
-        let host = uri.host().unwrap_or_default();
+        let config = tls::toward(trust, roots)
+            .map_err(|reason| ConnectError::Trust { upstream: upstream.clone(), reason })?;
+        let host = url.host().unwrap_or_default();
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(bare.to_owned())
             .map_err(|_| ConnectError::ServerName { upstream: upstream.clone(), host: bare.to_owned() })?;
@@ -175,6 +209,7 @@ impl Connection for Wire {
     fn connected(&self) -> Connected {
         match self {
             Self::Plain(stream) => stream.connected(),
+            Self::Proxied(stream) => stream.connected().proxy(true),
             Self::Tls(tls) => tls.get_ref().0.connected(),
         }
     }
@@ -183,7 +218,7 @@ impl Connection for Wire {
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Plain(stream) | Self::Proxied(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
         }
     }
@@ -192,21 +227,21 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Plain(stream) | Self::Proxied(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain(stream) | Self::Proxied(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain(stream) | Self::Proxied(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }

@@ -8,6 +8,7 @@ mod connect;
 mod dial;
 mod line;
 mod pool;
+mod proxy;
 mod received;
 mod tcp;
 mod tls;
@@ -32,7 +33,10 @@ use self::dial::Dialer;
 pub use self::dial::{Connecting, Duplex, Network};
 use self::line::Line;
 use self::pool::Pool;
+pub use self::proxy::CredentialsError;
+use self::proxy::Proxy;
 pub use self::received::Received;
+pub use self::tls::TrustError;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, Config};
 use crate::shape::{Lane, Wan};
@@ -50,6 +54,8 @@ pub struct Upstream {
     scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
+    /// Who is asked in its place, in absolute form (RFC 9112 §3.2.2).
+    proxy: Option<Arc<Proxy>>,
     pool: Pool,
     shunned_until: AtomicI64,
 }
@@ -201,24 +207,29 @@ impl Upstreams {
         metrics: Arc<Metrics>,
     ) -> Result<Self, ConnectError> {
         let congestion = config.wan.congestion.as_deref().map(connect::offered).transpose()?;
-        let mut trust = tls::Trust::default();
+        let mut roots = tls::Roots::default();
         let mut list = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
             let name: Arc<str> = Arc::from(&*upstream.name);
             metrics.expect_upstream(&name, &UpstreamError::WORDS);
             let tls = match upstream.url.scheme() == Some(&Scheme::HTTPS) {
-                true => Some(Tls::new(&name, &upstream.url, trust.toward(upstream)?)?),
+                true => Some(Tls::new(&name, &upstream.url, &upstream.trust, &mut roots)?),
                 false => None,
             };
+            let proxy = upstream.proxy.as_ref().map(Proxy::new).transpose();
+            let proxy = proxy
+                .map_err(|reason| ConnectError::Credentials { upstream: name.clone(), reason })?
+                .map(Arc::new);
             let connector = Connector::new(Way {
                 upstream: name.clone(),
                 dialer: dialer.clone(),
                 wan: wan.clone(),
                 congestion: congestion.clone(),
+                proxy: proxy.clone(),
                 tls,
                 timeout: config.fill.connect_timeout,
             });
-            list.extend(Upstream::new(name, &upstream.url, Pool::new(connector)).map(Arc::new));
+            list.extend(Upstream::new(name, &upstream.url, proxy, Pool::new(connector)).map(Arc::new));
         }
         Ok(Self { list, settings: config.fill.clone(), wan, clock, metrics })
     }
@@ -301,6 +312,12 @@ impl Upstreams {
             }
             Some(Err(error)) if is_closed(&error) => Err(UpstreamError::Closed { upstream: name() }),
             Some(Err(error)) => Err(UpstreamError::Response { upstream: name(), reason: root_cause(&error) }),
+            Some(Ok(response))
+                if let Some(proxy) = &upstream.proxy
+                    && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED =>
+            {
+                Err(UpstreamError::Connect { upstream: name(), reason: proxy.asks_for_credentials() })
+            }
             Some(Ok(response)) => {
                 let line = response.extensions().get::<Line>().map(|line| line.hold(outgoing.lane.clone()));
                 Ok(response.map(|body| Received::new(body, line)))
@@ -353,13 +370,15 @@ impl Upstreams {
 }
 
 impl Upstream {
-    fn new(name: Arc<str>, url: &Uri, pool: Pool) -> Option<Self> {
+    fn new(name: Arc<str>, url: &Uri, proxy: Option<Arc<Proxy>>, pool: Pool) -> Option<Self> {
         let authority = url.authority()?.clone();
         Some(Self {
             name,
             scheme: url.scheme()?.clone(),
             host: HeaderValue::from_str(authority.as_str()).ok()?,
             authority,
+            // Of a tunnel it is only told when that is made.
+            proxy: proxy.filter(|_| url.scheme() == Some(&Scheme::HTTP)),
             pool,
             shunned_until: AtomicI64::new(0),
         })
@@ -396,6 +415,9 @@ impl Upstream {
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = outgoing.headers.clone();
         request.headers_mut().insert(header::HOST, self.host.clone());
+        if let Some(authorization) = self.proxy.as_ref().and_then(|proxy| proxy.authorization()) {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());
+        }
         Ok(request)
     }
 }

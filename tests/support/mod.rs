@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 pub mod client;
+pub mod front;
 pub mod manager;
 pub mod nobody;
 pub mod site;
 
 pub use client::{Client, Ending, Request, Response, get};
+pub use front::{Authority, Front, Identity};
 pub use manager::{Gate, Manager, Resource};
 pub use nobody::Nobody;
 pub use site::Site;
