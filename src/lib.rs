@@ -14,6 +14,7 @@ pub mod config;
 pub mod demo;
 pub mod digest;
 pub mod fill;
+pub mod instance;
 pub mod listen;
 pub mod pem;
 pub mod plan;

@@ -14,6 +14,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, Log, Server};
 use crate::fill::Fills;
+use crate::instance::Instance;
 use crate::listen::{self, Connections, ListenError, Listeners, Newcomers, Stage, Workers, tls};
 use crate::pem::PemError;
 use crate::policy::{Policy, PolicyError};
@@ -71,6 +72,8 @@ pub struct Relay {
     /// What is in force.
     config: Config,
     clock: Clock,
+    // The same over reloads: what an earlier configuration has sent may still come round.
+    instance: Arc<Instance>,
     proxy: Arc<Proxy>,
     cache: Arc<Cache>,
     lan: Arc<Lan>,
@@ -96,7 +99,8 @@ impl Relay {
         let metrics = Arc::new(Metrics::new()?);
         // What may be wrong with the configuration first, then what leaves traces.
         let wan = Arc::new(Wan::new(&config, clock.clone()));
-        let live = live(&config, &clock, &wan, &metrics)?;
+        let instance = Arc::new(Instance::new());
+        let live = live(&config, &clock, &wan, &metrics, &instance)?;
         let tls = config.server.tls.as_ref().map(tls::acceptor).transpose()?;
         let listeners = Listeners::open(&config.server.listen)?;
         let admin_socket = listen::bind(config.server.admin)?;
@@ -159,6 +163,7 @@ impl Relay {
             admin,
             config,
             clock,
+            instance,
             proxy,
             cache,
             lan,
@@ -190,7 +195,7 @@ impl Relay {
     /// # Errors
     /// When it cannot be used; the old one stays in force.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
-        let live = live(&config, &self.clock, &self.wan, &self.metrics)?;
+        let live = live(&config, &self.clock, &self.wan, &self.metrics, &self.instance)?;
         // Nothing has changed yet, and nothing fails from here on.
         self.connections.renew_certificate(&config.server)?;
         self.proxy.reconfigure(live);
@@ -288,9 +293,11 @@ pub(crate) fn live(
     clock: &Clock,
     wan: &Arc<Wan>,
     metrics: &Arc<Metrics>,
+    instance: &Arc<Instance>,
 ) -> Result<Live, StartError> {
-    let upstreams = Arc::new(Upstreams::new(config, clock.clone(), wan.clone(), metrics.clone())?);
-    Ok(Live::new(config, Policy::new(config)?, upstreams))
+    let upstreams = Upstreams::new(config, clock.clone(), wan.clone(), metrics.clone())?;
+    let upstreams = upstreams.on_behalf_of(instance.clone());
+    Ok(Live::new(config, Policy::new(config)?, Arc::new(upstreams)))
 }
 
 /// Runs what has no end of its own until the last response has ended.

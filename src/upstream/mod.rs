@@ -15,9 +15,10 @@ mod tls;
 
 use std::error::Error as StdError;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
@@ -39,6 +40,7 @@ pub use self::received::Received;
 pub use self::tls::TrustError;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, Config};
+use crate::instance::{self, Instance};
 use crate::shape::{Lane, Wan};
 use crate::telemetry::Metrics;
 
@@ -58,7 +60,13 @@ pub struct Upstream {
     proxy: Option<Arc<Proxy>>,
     pool: Pool,
     shunned_until: AtomicI64,
+    /// What it sent has not come through a relay.
+    is_origin: AtomicBool,
 }
+
+/// Who is being asked for something at this moment, for others to see. Clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Asking(Arc<ArcSwapOption<Upstream>>);
 
 /// All configured managers.
 #[derive(Debug)]
@@ -68,6 +76,7 @@ pub struct Upstreams {
     wan: Arc<Wan>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    instance: Arc<Instance>,
 }
 
 /// A request as the client spelled it, ready for whichever manager answers.
@@ -83,6 +92,8 @@ pub struct Outgoing {
     pub body: RequestBody,
     /// Which limits the response's bytes pass.
     pub lane: Lane,
+    /// Shows who is asked.
+    pub asking: Asking,
 }
 
 /// A manager's response head, with its body still to come.
@@ -143,6 +154,13 @@ pub enum UpstreamError {
         /// Why.
         reason: Arc<str>,
     },
+}
+
+impl Asking {
+    /// The one that was asked last, if anyone has been.
+    pub fn upstream(&self) -> Option<Arc<Upstream>> {
+        self.0.load_full()
+    }
 }
 
 impl Outgoing {
@@ -231,7 +249,13 @@ impl Upstreams {
             });
             list.extend(Upstream::new(name, &upstream.url, proxy, Pool::new(connector)).map(Arc::new));
         }
-        Ok(Self { list, settings: config.fill.clone(), wan, clock, metrics })
+        let (settings, instance) = (config.fill.clone(), Arc::default());
+        Ok(Self { list, settings, wan, clock, metrics, instance })
+    }
+
+    /// Asks as this relay.
+    pub fn on_behalf_of(self, instance: Arc<Instance>) -> Self {
+        Self { instance, ..self }
     }
 
     /// The upstreams in the order of the configuration.
@@ -244,9 +268,20 @@ impl Upstreams {
         order.iter().filter_map(|&index| self.list.get(index)).find(|upstream| *upstream.name == *name)
     }
 
+    /// Whether none of `order` comes after this one.
+    pub fn is_last(&self, order: &[usize], upstream: &Arc<Upstream>) -> bool {
+        let last = order.last().and_then(|&index| self.list.get(index));
+        last.is_some_and(|last| Arc::ptr_eq(last, upstream))
+    }
+
     /// The limits on what they send.
     pub fn wan(&self) -> &Wan {
         &self.wan
+    }
+
+    /// Who asks them.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
     }
 
     /// How patient to be with them.
@@ -255,7 +290,7 @@ impl Upstreams {
     }
 
     /// Asks the upstreams of `order`, indices by priority, until one gives a final answer. One that cannot be reached,
-    /// does not answer in time or answers `502`, `503` or `504` passes the request to the next.
+    /// does not answer in time or answers `502`, `503`, `504` or `508` passes the request to the next.
     ///
     /// # Errors
     /// What went wrong with the last one asked.
@@ -300,6 +335,7 @@ impl Upstreams {
         outgoing: &Outgoing,
     ) -> Result<Answer, UpstreamError> {
         let request = upstream.request(outgoing)?;
+        outgoing.asking.0.store(Some(upstream.clone()));
         let request_time = self.clock.now();
         let name = || upstream.name.clone();
         let answer = match self.head(upstream, request, &outgoing.body).await {
@@ -319,6 +355,7 @@ impl Upstreams {
                 Err(UpstreamError::Connect { upstream: name(), reason: proxy.asks_for_credentials() })
             }
             Some(Ok(response)) => {
+                upstream.learn(&response);
                 let line = response.extensions().get::<Line>().map(|line| line.hold(outgoing.lane.clone()));
                 Ok(response.map(|body| Received::new(body, line)))
             }
@@ -381,7 +418,20 @@ impl Upstream {
             proxy: proxy.filter(|_| url.scheme() == Some(&Scheme::HTTP)),
             pool,
             shunned_until: AtomicI64::new(0),
+            is_origin: AtomicBool::new(false),
         })
+    }
+
+    /// Whether it is a relay like this one, or has not been heard yet.
+    pub fn may_be_relay(&self) -> bool {
+        !self.is_origin.load(Ordering::Relaxed)
+    }
+
+    // What a relay makes up itself bears no mark.
+    fn learn<B>(&self, response: &Response<B>) {
+        if response.status().is_success() {
+            self.is_origin.store(!instance::came_by_relay(response.headers()), Ordering::Relaxed);
+        }
     }
 
     /// Whether a target in absolute form names this upstream. Ports are compared with the scheme's default filled in.
@@ -429,7 +479,14 @@ fn is_closed(error: &legacy::Error) -> bool {
 }
 
 fn is_unavailable(status: StatusCode) -> bool {
-    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+    matches!(
+        status,
+        StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+            // A relay that this request has passed before: another upstream may have the content itself.
+            | StatusCode::LOOP_DETECTED
+    )
 }
 
 fn is_from_client(error: &(dyn StdError + 'static)) -> bool {
