@@ -16,6 +16,7 @@ mod problem;
 mod refresh;
 mod settings;
 mod tables;
+mod tls;
 pub mod units;
 pub mod week;
 
@@ -29,6 +30,7 @@ pub use limit::{Ceiling, Limit};
 pub use network::{Lan, Site, Wan, WanLimit, WanMatch};
 pub use problem::{Place, Problem, Problems};
 pub use refresh::{Prefetch, Recurrence, Refresh};
+pub use tls::{Pin, Trust};
 pub use units::UnitError;
 pub use week::{Week, WeekMinute, WeekTimes};
 
@@ -249,6 +251,19 @@ pub struct Upstream {
     pub limit: Limit,
     /// How clients reach it, where that is not `url`; the same form.
     pub public_url: Option<http::Uri>,
+    /// How it is known, if it is `https`.
+    pub trust: Trust,
+    /// The proxy between the relay and it.
+    pub proxy: Option<HttpProxy>,
+}
+
+/// A proxy toward an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpProxy {
+    /// `http`, host, optional port; no path, no credentials.
+    pub url: http::Uri,
+    /// The file whose first line is `user:password`.
+    pub auth_file: Option<PathBuf>,
 }
 
 /// `[[route]]`

@@ -313,7 +313,7 @@ fn clash(a: &SocketAddr, b: &SocketAddr) -> bool {
         && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
-fn path(text: &str) -> Result<PathBuf, String> {
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("is an empty path".to_owned()) } else { Ok(PathBuf::from(text)) }
 }
 

@@ -8,8 +8,11 @@ use http::uri::Scheme;
 use super::document::{Document, Section};
 use super::guard::FALLBACKS;
 use super::network::warn_above;
-use super::settings::choice;
-use super::{Class, ContentMatch, ContentType, Profile, Route, Rule, Upstream, Wan, limit, pattern};
+use super::settings::{choice, path};
+use super::tls::trust;
+use super::{
+    Class, ContentMatch, ContentType, HttpProxy, Profile, Route, Rule, Upstream, Wan, limit, pattern,
+};
 
 /// Bytes of a name that becomes a metric's label.
 const MAX_NAME: usize = 128;
@@ -31,22 +34,36 @@ pub(super) fn upstreams(document: &mut Document, wan: &Wan) -> Vec<Upstream> {
     let tables = document.tables("upstream", Some("url"));
     let mut upstreams: Vec<Upstream> = Vec::with_capacity(tables.len());
     for mut s in tables {
-        let url = s.required("url", origin);
+        let url = s.required("url", |text| origin(text, "http://manager:8014"));
         let named = s.one("name", name);
         let limit = limit::limit(&mut s, "limit");
-        let public_url = s.one("public_url", origin);
+        let public_url = s.one("public_url", |text| origin(text, "https://manager.example"));
         warn_above(&mut s, "limit", &limit, "wan.limit", &wan.limit);
+        let trust = trust(&mut s, url.as_ref());
+        let proxy = proxy(&mut s);
         if let Some(url) = url {
             let name = named.or_else(|| Some(url.authority()?.as_str().to_ascii_lowercase()));
             let name = name.unwrap_or_default();
             if upstreams.iter().any(|other| other.name == name) {
                 s.refuse("name", format!("{name:?} is the name of two upstreams; give each its own"));
             }
-            upstreams.push(Upstream { name, url, limit, public_url });
+            upstreams.push(Upstream { name, url, limit, public_url, trust, proxy });
         }
         document.close(s);
     }
     upstreams
+}
+
+fn proxy(s: &mut Section) -> Option<HttpProxy> {
+    let url = s.one("proxy", |text| match origin(text, "http://proxy:3128")? {
+        url if url.scheme() == Some(&Scheme::HTTP) => Ok(url),
+        _ => Err(format!("{text:?} is not spoken to proxies; write it like http://proxy:3128")),
+    });
+    let auth_file = s.one("proxy_auth_file", path);
+    if auth_file.is_some() && !s.given("proxy") {
+        s.refuse("proxy_auth_file", "is given without proxy; give both, or leave it out");
+    }
+    Some(HttpProxy { url: url?, auth_file })
 }
 
 pub(super) fn routes(document: &mut Document, upstreams: &[Upstream]) -> Vec<Route> {
@@ -145,21 +162,21 @@ fn check_route(s: &mut Section, route: &Route, others: &[Route]) {
 }
 
 // Credentials are never shown: problems end in logs.
-fn origin(text: &str) -> Result<Uri, String> {
+fn origin(text: &str, like: &str) -> Result<Uri, String> {
     let authority_end = text.find("://").map_or(0, |at| at + 3);
     let authority = text[authority_end..].split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') {
-        return Err("has credentials; the relay sends none, leave them out of the URL".to_owned());
+        return Err("has credentials; leave them out of the URL".to_owned());
     }
     if text.contains(['?', '#']) {
         return Err(format!("{text:?} has a query or fragment; give scheme, host and port only"));
     }
-    let refused = || format!("{text:?} is not a URL; write it like http://manager:8014");
+    let refused = || format!("{text:?} is not a URL; write it like {like}");
     let uri: Uri = text.parse().map_err(|_| refused())?;
     match uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS => {}
         Some(scheme) => return Err(format!("{text:?} has scheme {scheme}; only http and https are spoken")),
-        None => return Err(format!("{text:?} has no scheme; write it like http://manager:8014")),
+        None => return Err(format!("{text:?} has no scheme; write it like {like}")),
     }
     if uri.path() != "/" {
         return Err(format!("{text:?} has a path; give scheme, host and port only, paths are [[route]]s"));

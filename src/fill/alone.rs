@@ -14,7 +14,7 @@ use super::transfer::{Interruption, Transfer};
 use super::{FillError, Flow, Wanted};
 use crate::store::Object;
 use crate::telemetry::Metrics;
-use crate::upstream::{Outgoing, RequestBody, Upstream, Upstreams};
+use crate::upstream::{Asking, Outgoing, RequestBody, Upstream, Upstreams};
 
 /// Where content comes from, and how it is asked for.
 #[derive(Clone, Debug)]
@@ -35,7 +35,14 @@ impl Origin {
         metrics: &Metrics,
     ) -> Self {
         let (target, headers, lane) = (wanted.target.clone(), wanted.headers.clone(), wanted.lane.clone());
-        let outgoing = Outgoing { method: Method::GET, target, headers, body: RequestBody::Empty, lane };
+        let outgoing = Outgoing {
+            method: Method::GET,
+            target,
+            headers,
+            body: RequestBody::Empty,
+            lane,
+            asking: Asking::default(),
+        };
         let received = metrics.upstream_bytes.with_label_values(&[&*upstream.name]);
         Self { upstreams, upstream, outgoing, received }
     }

@@ -41,7 +41,7 @@ use crate::policy::Classified;
 use crate::shape::Lane;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
-use crate::upstream::{Answer, UpstreamError, Upstreams};
+use crate::upstream::{Answer, Asking, Upstream, UpstreamError, Upstreams};
 
 /// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
 const OUTCOMES: [&str; 20] = [
@@ -100,6 +100,7 @@ pub struct Fill {
     phase: watch::Receiver<Phase>,
     /// A client has asked for it.
     for_client: Arc<AtomicBool>,
+    asking: Asking,
     // After the receiver: whoever is woken finds one follower less.
     leaving: Leaving,
 }
@@ -275,11 +276,14 @@ impl Fills {
         let (phase, receiver) = watch::channel(Phase::Asking);
         let attention = Arc::new(Notify::new());
         let for_client = Arc::new(AtomicBool::new(for_client));
-        let fill = Fill { phase: receiver, for_client, leaving: Leaving(attention.clone()) };
+        let asking = Asking::default();
+        let fill =
+            Fill { phase: receiver, for_client, asking: asking.clone(), leaving: Leaving(attention.clone()) };
         running.insert(key, fill.clone());
         drop(running);
         let (hand, handover) = oneshot::channel();
-        let task = task::Task::new(self.shared.clone(), upstreams.clone(), wanted, phase, attention, hand);
+        let task =
+            task::Task::new(self.shared.clone(), upstreams.clone(), wanted, phase, asking, attention, hand);
         self.tasks.spawn_on(task.run(), &self.runtime);
         Joined::Started(fill, handover)
     }
@@ -332,6 +336,11 @@ impl Fill {
             Ok(Phase::Failed { error }) => Outcome::Failed(error.clone()),
             Ok(Phase::Asking) | Err(_) => Outcome::Failed(FillError::Stopped),
         }
+    }
+
+    /// The upstream that it has asked last.
+    pub fn asks(&self) -> Option<Arc<Upstream>> {
+        self.asking.upstream()
     }
 
     /// Waits until the first `bytes` have arrived or the fill has ended, and tells the complete length if it is known

@@ -20,13 +20,15 @@ use crate::config::Class;
 use crate::policy::Classified;
 use crate::store::{Committed, Object};
 use crate::telemetry::metrics::Counted;
-use crate::upstream::{Answer, Outgoing, RequestBody, Upstreams};
+use crate::upstream::{Answer, Asking, Outgoing, RequestBody, Upstreams};
 
 pub(super) struct Task {
     shared: Arc<Shared>,
     upstreams: Arc<Upstreams>,
     wanted: Wanted,
     phase: watch::Sender<Phase>,
+    /// Shows followers who is asked.
+    asking: Asking,
     /// Followers came for something, or went.
     attention: Arc<Notify>,
     hand: Option<oneshot::Sender<Answer>>,
@@ -49,10 +51,11 @@ impl Task {
         upstreams: Arc<Upstreams>,
         wanted: Wanted,
         phase: watch::Sender<Phase>,
+        asking: Asking,
         attention: Arc<Notify>,
         hand: oneshot::Sender<Answer>,
     ) -> Self {
-        Self { shared, upstreams, wanted, phase, attention, hand: Some(hand), again: false }
+        Self { shared, upstreams, wanted, phase, asking, attention, hand: Some(hand), again: false }
     }
 
     pub(super) async fn run(mut self) {
@@ -111,8 +114,14 @@ impl Task {
     }
 
     fn outgoing(&self, headers: HeaderMap) -> Outgoing {
-        let (target, lane) = (self.wanted.target.clone(), self.wanted.lane.clone());
-        Outgoing { method: Method::GET, target, headers, body: RequestBody::Empty, lane }
+        Outgoing {
+            method: Method::GET,
+            target: self.wanted.target.clone(),
+            headers,
+            body: RequestBody::Empty,
+            lane: self.wanted.lane.clone(),
+            asking: self.asking.clone(),
+        }
     }
 
     /// Judges one response and, if it is for everyone, takes it in.
@@ -211,7 +220,9 @@ impl Task {
         let mut running = self.shared.lock();
         let for_client = running.get(&self.register_key()).map(|fill| fill.for_client.clone());
         let for_client = for_client.unwrap_or_default();
-        let fill = Fill { phase: receiver, for_client, leaving: Leaving(self.attention.clone()) };
+        let asking = self.asking.clone();
+        let leaving = Leaving(self.attention.clone());
+        let fill = Fill { phase: receiver, for_client, asking, leaving };
         running.insert(self.register_key(), fill);
         drop(running);
         old.send_replace(Phase::Failed { error });

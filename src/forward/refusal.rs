@@ -30,13 +30,15 @@ pub enum Refusal {
     UriTooLong,
     /// No route has this host and path.
     NoRoute,
+    /// A request that this relay has sent on itself, or that has passed too many relays.
+    Loop,
     /// As many downloads run and wait as may.
     NoPlace(NoPlace),
 }
 
 impl Refusal {
     /// Every refusal, for metrics that exist before the first one.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Connect,
         Self::Trace,
         Self::ForeignTarget,
@@ -48,6 +50,7 @@ impl Refusal {
         Self::Path(BadPath::PercentEncoding),
         Self::UriTooLong,
         Self::NoRoute,
+        Self::Loop,
         Self::NoPlace(NoPlace::QueueFull),
         Self::NoPlace(NoPlace::ClientQueueFull),
         Self::NoPlace(NoPlace::QueueTimeout),
@@ -67,6 +70,7 @@ impl Refusal {
             Self::Path(BadPath::PercentEncoding) => "percent-encoding",
             Self::UriTooLong => "uri-too-long",
             Self::NoRoute => "no-route",
+            Self::Loop => "loop",
             Self::NoPlace(why) => why.as_str(),
         }
     }
@@ -81,6 +85,7 @@ impl Refusal {
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             // Not 429: it is the relay that is busy, and updaters know 503 from managers.
             Self::NoPlace(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -102,6 +107,7 @@ impl Refusal {
             Self::Path(BadPath::PercentEncoding) => "gupd: the path has a % without two hexadecimal digits\n",
             Self::UriTooLong => "gupd: the request target is too long\n",
             Self::NoRoute => "gupd: no route for this host and path\n",
+            Self::Loop => "gupd: the request comes round: this relay has passed it on before\n",
             Self::NoPlace(NoPlace::ClientQueueFull) => {
                 "gupd: too many downloads of this client wait: see Retry-After\n"
             }

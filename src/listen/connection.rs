@@ -25,6 +25,7 @@ use super::stall::Stalling;
 use super::tls;
 use super::worker::Stage;
 use crate::config;
+use crate::pem::PemError;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Counted;
 
@@ -139,7 +140,7 @@ impl<A: Answers> Connections<A> {
     ///
     /// # Errors
     /// When they cannot be used; the old ones stay.
-    pub fn renew_certificate(&self, server: &config::Server) -> Result<(), tls::TlsError> {
+    pub fn renew_certificate(&self, server: &config::Server) -> Result<(), PemError> {
         let renewed = acceptor(server)?;
         if renewed.is_some() && self.tls.load().is_some() {
             self.tls.store(renewed);
@@ -236,7 +237,7 @@ impl<A: Answers> Connections<A> {
     }
 }
 
-fn acceptor(server: &config::Server) -> Result<Option<Arc<TlsAcceptor>>, tls::TlsError> {
+fn acceptor(server: &config::Server) -> Result<Option<Arc<TlsAcceptor>>, PemError> {
     server.tls.as_ref().map(|tls| tls::acceptor(tls).map(Arc::new)).transpose()
 }
 

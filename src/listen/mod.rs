@@ -21,7 +21,6 @@ use tokio_util::task::TaskTracker;
 
 pub use self::connection::{Answers, Connections, Peer};
 pub use self::newcomers::Newcomers;
-pub use self::tls::TlsError;
 pub use self::worker::{Stage, Workers};
 use crate::config;
 use crate::telemetry::Metrics;

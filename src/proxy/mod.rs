@@ -3,6 +3,7 @@
 //! knows sockets or threads.
 
 pub mod body;
+mod circle;
 pub mod conditional;
 mod errand;
 pub mod multipart;
@@ -147,11 +148,14 @@ impl Proxy {
         if forward::ends_here(&head.method, &head.uri, &head.headers) {
             return self.respond(Reply::options(), &head.method, access, &live, peer);
         }
-        let reply = match Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds) {
-            Err(refusal) => {
-                self.metrics.refused.with_label_values(&[refusal.as_str()]).inc();
-                refusal.into()
-            }
+        // Before anything that it could wait for, or that waits for it.
+        let target = if live.upstreams.instance().has_passed(&head.headers) {
+            Err(Refusal::Loop)
+        } else {
+            Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds)
+        };
+        let reply = match target {
+            Err(refusal) => self.refuse(refusal),
             Ok(target) => {
                 let asked = Asked {
                     method: &head.method,
@@ -174,6 +178,11 @@ impl Proxy {
             }
         };
         self.respond(reply, &head.method, access, &live, peer)
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Reply {
+        self.metrics.refused.with_label_values(&[refusal.as_str()]).inc();
+        refusal.into()
     }
 
     fn respond(

@@ -98,7 +98,7 @@ impl Live {
             key: key.clone(),
             variant: String::new(),
             order: Arc::from(&*route.upstreams),
-            headers: fields::for_fill(&asked, Version::HTTP_11, classified.class),
+            headers: fields::for_fill(&asked, Version::HTTP_11, classified.class, self.upstreams.instance()),
             target,
             asked,
             classified,

@@ -14,7 +14,7 @@ use crate::fill::{FillError, Fills};
 use crate::forward::{self, Target, fields};
 use crate::shape::Purpose;
 use crate::telemetry::Metrics;
-use crate::upstream::{Answer, Outgoing, RequestBody, UpstreamError};
+use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError};
 
 /// When a client may ask again after no manager could be reached, in seconds: about a heartbeat's quarter, so that
 /// clients neither hammer a manager that is down nor wait long for one that is back.
@@ -23,12 +23,20 @@ const RETRY_AFTER: u64 = 60;
 /// Asks the route's upstreams on behalf of one client.
 pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody, metrics: &Metrics) -> Reply {
     let Asked { target, live, .. } = asked;
-    let mut headers = fields::for_upstream(asked.headers, asked.version, asked.peer.address);
+    let instance = live.upstreams.instance();
+    let mut headers = fields::for_upstream(asked.headers, asked.version, asked.peer.address, instance);
     forward::count_down(asked.method, &mut headers);
     let classified = live.policy.classify(&target.route, target.normal.path());
     let lane = asked.lane(&classified, Purpose::Waited);
     let target_path = target.spelled.clone();
-    let outgoing = Outgoing { method: asked.method.clone(), target: target_path, headers, body, lane };
+    let outgoing = Outgoing {
+        method: asked.method.clone(),
+        target: target_path,
+        headers,
+        body,
+        lane,
+        asking: Asking::default(),
+    };
     match live.upstreams.ask(&target.route.upstreams, &outgoing).await {
         Ok(answer) => pass_on(asked.method, answer, live, metrics),
         Err(error) => no_answer(&error),

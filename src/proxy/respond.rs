@@ -24,7 +24,7 @@ use crate::store::{BLOCK, Source, Store};
 const HOLD_BACK: u64 = BLOCK;
 
 /// Fields a `304` repeats (RFC 9110 §15.4.5), and those that say how it came here.
-const NOT_MODIFIED: [header::HeaderName; 9] = [
+const NOT_MODIFIED: [header::HeaderName; 10] = [
     header::CACHE_CONTROL,
     header::CONTENT_LOCATION,
     header::DATE,
@@ -33,6 +33,7 @@ const NOT_MODIFIED: [header::HeaderName; 9] = [
     header::VARY,
     header::AGE,
     header::VIA,
+    header::CACHE_STATUS,
     header::LAST_MODIFIED,
 ];
 

@@ -19,7 +19,9 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, Log, Server};
 use crate::fill::Fills;
-use crate::listen::{Acceptors, Connections, ListenError, Newcomers, Sockets, Stage, TlsError, Workers, tls};
+use crate::instance::Instance;
+use crate::listen::{Acceptors, Connections, ListenError, Newcomers, Sockets, Stage, Workers, tls};
+use crate::pem::PemError;
 use crate::policy::{Policy, PolicyError};
 use crate::proxy::{Live, Proxy};
 use crate::refresh::Refresher;
@@ -50,7 +52,7 @@ pub enum StartError {
     Store(#[from] StoreError),
     /// The relay's certificate.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] PemError),
     /// TLS toward upstreams.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -73,6 +75,8 @@ pub struct Relay {
     /// What is in force.
     config: Config,
     clock: Clock,
+    // The same over reloads: what an earlier configuration has sent may still come round.
+    instance: Arc<Instance>,
     proxy: Arc<Proxy>,
     cache: Arc<Cache>,
     lan: Arc<Lan>,
@@ -110,7 +114,8 @@ impl Relay {
     /// What is wrong.
     pub fn check(config: &Config, clock: &Clock) -> Result<(), StartError> {
         let metrics = Arc::new(Metrics::new()?);
-        live(config, clock, &Arc::new(Wan::new(config, clock.clone())), &metrics)?;
+        let wan = Arc::new(Wan::new(config, clock.clone()));
+        live(config, clock, &wan, &metrics, &Arc::new(Instance::new()))?;
         config.server.tls.as_ref().map(tls::acceptor).transpose()?;
         Ok(())
     }
@@ -123,7 +128,8 @@ impl Relay {
         let metrics = Arc::new(Metrics::new()?);
         // What may be wrong with the configuration first, then what leaves traces.
         let wan = Arc::new(Wan::new(&config, clock.clone()));
-        let live = live(&config, &clock, &wan, &metrics)?;
+        let instance = Arc::new(Instance::new());
+        let live = live(&config, &clock, &wan, &metrics, &instance)?;
         let tls = config.server.tls.as_ref().map(tls::acceptor).transpose()?;
         let admin = sockets.admin.local_addr()?;
         let store = Store::open(&config.store, clock.clone())?;
@@ -156,6 +162,7 @@ impl Relay {
             admin,
             config,
             clock,
+            instance,
             proxy,
             cache,
             lan,
@@ -191,7 +198,7 @@ impl Relay {
     /// # Errors
     /// When it cannot be used; the old one stays in force.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
-        let live = live(&config, &self.clock, &self.wan, &self.metrics)?;
+        let live = live(&config, &self.clock, &self.wan, &self.metrics, &self.instance)?;
         // Nothing has changed yet, and nothing fails from here on.
         self.connections.renew_certificate(&config.server)?;
         self.proxy.reconfigure(live);
@@ -336,7 +343,9 @@ pub(crate) fn live(
     clock: &Clock,
     wan: &Arc<Wan>,
     metrics: &Arc<Metrics>,
+    instance: &Arc<Instance>,
 ) -> Result<Live, StartError> {
-    let upstreams = Arc::new(Upstreams::new(config, clock.clone(), wan.clone(), metrics.clone())?);
-    Ok(Live::new(config, Policy::new(config)?, upstreams))
+    let upstreams = Upstreams::new(config, clock.clone(), wan.clone(), metrics.clone())?;
+    let upstreams = upstreams.on_behalf_of(instance.clone());
+    Ok(Live::new(config, Policy::new(config)?, Arc::new(upstreams)))
 }

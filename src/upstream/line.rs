@@ -8,28 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use http::Uri;
-use hyper_util::client::legacy::connect::{CaptureConnection, Connected, Connection, HttpConnector};
-use hyper_util::rt::TokioIo;
-use rustix::net::sockopt::set_tcp_congestion;
+use hyper_util::client::legacy::connect::{CaptureConnection, Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tower_service::Service;
 
-use super::tcp::{self, Seen};
+use super::dial::Socket;
+use super::tcp::Seen;
 use crate::shape::{Lane, Pace, Sample, Wan};
-
-/// Connects to upstreams by lines.
-#[derive(Clone, Debug)]
-pub(super) struct Connector {
-    tcp: HttpConnector,
-    wan: Arc<Wan>,
-    /// Names by scheme and authority.
-    upstreams: Arc<[(Uri, Arc<str>)]>,
-    /// `TCP_CONGESTION`, if it is not the system's.
-    congestion: Option<Arc<str>>,
-}
 
 /// A connection's line, as those who use the connection see it.
 #[derive(Clone, Debug)]
@@ -69,29 +54,12 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The connection.
 #[derive(Debug)]
 pub(super) struct Stream {
-    tcp: TcpStream,
+    socket: Socket,
     line: Line,
     /// What was seen last, and when.
     seen: Option<(Instant, Seen)>,
     /// The window is held to what the limits let pass.
     clamped: bool,
-}
-
-impl Connector {
-    pub(super) fn new(
-        tcp: HttpConnector,
-        wan: Arc<Wan>,
-        upstreams: Arc<[(Uri, Arc<str>)]>,
-        congestion: Option<Arc<str>>,
-    ) -> Self {
-        Self { tcp, wan, upstreams, congestion }
-    }
-
-    fn name(&self, uri: &Uri) -> Arc<str> {
-        let is_there = |known: &Uri| known.scheme() == uri.scheme() && known.authority() == uri.authority();
-        let known = self.upstreams.iter().find(|(known, _)| is_there(known));
-        known.map_or_else(|| Arc::from(""), |(_, name)| name.clone())
-    }
 }
 
 impl Line {
@@ -188,35 +156,18 @@ impl Drop for Held {
     }
 }
 
-impl Service<Uri> for Connector {
-    type Response = TokioIo<Stream>;
-    type Error = <HttpConnector as Service<Uri>>::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.tcp.poll_ready(cx)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let (wan, upstream) = (self.wan.clone(), self.name(&uri));
-        let (connecting, congestion) = (self.tcp.call(uri), self.congestion.clone());
-        Box::pin(async move {
-            let tcp = connecting.await?.into_inner();
-            if let Some(algorithm) = congestion
-                && let Err(error) = set_tcp_congestion(&tcp, &algorithm)
-            {
-                // It was there when the configuration was taken; a slower upload is better than none.
-                tracing::warn!(%error, %algorithm, "the kernel does not take wan.congestion any more");
-            }
-            let line = Line::new(wan, upstream);
-            let mut stream = Stream { tcp, line, seen: None, clamped: false };
-            stream.clamp(None);
-            Ok(TokioIo::new(stream))
-        })
-    }
-}
-
 impl Stream {
+    /// A connection whose bytes pass by the limits of its upstream.
+    pub(super) fn new(socket: Socket, wan: Arc<Wan>, upstream: Arc<str>) -> Self {
+        let mut stream = Self { socket, line: Line::new(wan, upstream), seen: None, clamped: false };
+        stream.clamp(None);
+        stream
+    }
+
+    pub(super) fn line(&self) -> &Line {
+        &self.line
+    }
+
     /// Tells the limits what the kernel has seen, and the kernel what the limits let pass.
     fn look(&mut self) {
         let now = Instant::now();
@@ -225,7 +176,7 @@ impl Stream {
             before => before.map(|(_, seen)| seen),
         };
         // Without it limits are kept all the same, and others not yielded to.
-        let Ok(seen) = tcp::seen(&self.tcp) else { return };
+        let Some(seen) = self.socket.seen() else { return };
         self.seen = Some((now, seen));
         if let Some(before) = before {
             self.line.0.wan.observe(Sample {
@@ -242,15 +193,14 @@ impl Stream {
         let window = self.line.0.wan.window(round_trip);
         if window.is_some() || self.clamped {
             self.clamped = window.is_some();
-            // A kernel that refuses lets more come ahead, and no more pass.
-            let _refused = tcp::clamp_window(&self.tcp, window.unwrap_or(u64::MAX));
+            self.socket.clamp_window(window.unwrap_or(u64::MAX));
         }
     }
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        self.tcp.connected().extra(self.line.clone())
+        self.socket.connected().extra(self.line.clone())
     }
 }
 
@@ -261,13 +211,13 @@ impl AsyncRead for Stream {
             if this.clamped {
                 this.clamp(None);
             }
-            return Pin::new(&mut this.tcp).poll_read(cx, buf);
+            return Pin::new(&mut this.socket).poll_read(cx, buf);
         }
         // A connection on which nothing comes asks for no turn.
-        ready!(this.tcp.poll_read_ready(cx))?;
+        ready!(this.socket.poll_read_ready(cx))?;
         let passes = ready!(this.line.poll(cx, buf.remaining()));
         let mut limited = ReadBuf::new(buf.initialize_unfilled_to(passes));
-        ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut limited))?;
+        ready!(Pin::new(&mut this.socket).poll_read(cx, &mut limited))?;
         let read = limited.filled().len();
         buf.advance(read);
         this.line.spend(read);
@@ -280,20 +230,20 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if !this.line.0.wan.is_limited() {
-            return Pin::new(&mut this.tcp).poll_write(cx, buf);
+            return Pin::new(&mut this.socket).poll_write(cx, buf);
         }
         let passes = ready!(this.line.poll(cx, buf.len()));
-        let written = ready!(Pin::new(&mut this.tcp).poll_write(cx, &buf[..passes]))?;
+        let written = ready!(Pin::new(&mut this.socket).poll_write(cx, &buf[..passes]))?;
         this.line.spend(written);
         Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
     }
 }
 

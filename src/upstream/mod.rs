@@ -1,19 +1,24 @@
-//! The managers: asks one, or the next by priority when one does not answer. Relies on hyper-util's pooled client for
-//! connections and on `connect` for TLS; counts what each is asked. It does not cache, retry bodies or resume: what a
+//! The managers: asks one, or the next by priority when one does not answer. Relies on `pool` for the connections to
+//! each; counts what each is asked. It does not cache, retry bodies or resume: what a
 //! broken transfer means is the fill's to say. A second manager gets a request only if the first cannot have acted on
 //! it (RFC 9110 §9.2.2).
 
 mod body;
 mod connect;
+mod dial;
 mod line;
+mod pool;
+mod proxy;
 mod received;
 mod tcp;
+mod tls;
 
 use std::error::Error as StdError;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
@@ -24,10 +29,18 @@ use tokio::time::timeout;
 pub use self::body::RequestBody;
 use self::body::RequestBodyError;
 pub use self::connect::ConnectError;
+use self::connect::{Connector, Tls, Way};
+use self::dial::Dialer;
+pub use self::dial::{Connecting, Duplex, Network};
 use self::line::Line;
+use self::pool::Pool;
+pub use self::proxy::CredentialsError;
+use self::proxy::Proxy;
 pub use self::received::Received;
+pub use self::tls::TrustError;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, Config};
+use crate::instance::{self, Instance};
 use crate::shape::{Lane, Wan};
 use crate::telemetry::Metrics;
 
@@ -43,18 +56,27 @@ pub struct Upstream {
     scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
+    /// Who is asked in its place, in absolute form (RFC 9112 §3.2.2).
+    proxy: Option<Arc<Proxy>>,
+    pool: Pool,
     shunned_until: AtomicI64,
+    /// What it sent has not come through a relay.
+    is_origin: AtomicBool,
 }
 
-/// All configured managers, and the connections to them.
+/// Who is being asked for something at this moment, for others to see. Clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Asking(Arc<ArcSwapOption<Upstream>>);
+
+/// All configured managers.
 #[derive(Debug)]
 pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
-    client: connect::Client,
     settings: config::Fill,
     wan: Arc<Wan>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    instance: Arc<Instance>,
 }
 
 /// A request as the client spelled it, ready for whichever manager answers.
@@ -70,6 +92,8 @@ pub struct Outgoing {
     pub body: RequestBody,
     /// Which limits the response's bytes pass.
     pub lane: Lane,
+    /// Shows who is asked.
+    pub asking: Asking,
 }
 
 /// A manager's response head, with its body still to come.
@@ -132,6 +156,13 @@ pub enum UpstreamError {
     },
 }
 
+impl Asking {
+    /// The one that was asked last, if anyone has been.
+    pub fn upstream(&self) -> Option<Arc<Upstream>> {
+        self.0.load_full()
+    }
+}
+
 impl Outgoing {
     /// Whether a manager that got it and failed does not keep it from another: it does the same however often it is
     /// done, and nobody has read from its body.
@@ -168,21 +199,63 @@ impl Upstreams {
         wan: Arc<Wan>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ConnectError> {
-        let tls = config.upstreams.iter().any(|upstream| upstream.url.scheme() == Some(&Scheme::HTTPS));
-        let list =
-            config.upstreams.iter().filter_map(|upstream| Upstream::new(&upstream.name, &upstream.url));
-        let list: Vec<_> = list.map(Arc::new).collect();
-        for upstream in &list {
-            metrics.expect_upstream(&upstream.name, &UpstreamError::WORDS);
+        let dialer = Dialer::tcp(config.fill.connect_timeout);
+        Self::by(dialer, config, clock, wan, metrics)
+    }
+
+    /// The same over another network than the system's.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new).
+    pub fn over(
+        network: Arc<dyn Network>,
+        config: &Config,
+        clock: Clock,
+        wan: Arc<Wan>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ConnectError> {
+        Self::by(Dialer::Given(network), config, clock, wan, metrics)
+    }
+
+    fn by(
+        dialer: Dialer,
+        config: &Config,
+        clock: Clock,
+        wan: Arc<Wan>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ConnectError> {
+        let congestion = config.wan.congestion.as_deref().map(connect::offered).transpose()?;
+        let mut roots = tls::Roots::default();
+        let mut list = Vec::with_capacity(config.upstreams.len());
+        for upstream in &config.upstreams {
+            let name: Arc<str> = Arc::from(&*upstream.name);
+            metrics.expect_upstream(&name, &UpstreamError::WORDS);
+            let tls = match upstream.url.scheme() == Some(&Scheme::HTTPS) {
+                true => Some(Tls::new(&name, &upstream.url, &upstream.trust, &mut roots)?),
+                false => None,
+            };
+            let proxy = upstream.proxy.as_ref().map(Proxy::new).transpose();
+            let proxy = proxy
+                .map_err(|reason| ConnectError::Credentials { upstream: name.clone(), reason })?
+                .map(Arc::new);
+            let connector = Connector::new(Way {
+                upstream: name.clone(),
+                dialer: dialer.clone(),
+                wan: wan.clone(),
+                congestion: congestion.clone(),
+                proxy: proxy.clone(),
+                tls,
+                timeout: config.fill.connect_timeout,
+            });
+            list.extend(Upstream::new(name, &upstream.url, proxy, Pool::new(connector)).map(Arc::new));
         }
-        Ok(Self {
-            list,
-            client: connect::client(config, tls, wan.clone())?,
-            settings: config.fill.clone(),
-            wan,
-            clock,
-            metrics,
-        })
+        let (settings, instance) = (config.fill.clone(), Arc::default());
+        Ok(Self { list, settings, wan, clock, metrics, instance })
+    }
+
+    /// Asks as this relay.
+    pub fn on_behalf_of(self, instance: Arc<Instance>) -> Self {
+        Self { instance, ..self }
     }
 
     /// The upstreams in the order of the configuration.
@@ -195,9 +268,20 @@ impl Upstreams {
         order.iter().filter_map(|&index| self.list.get(index)).find(|upstream| *upstream.name == *name)
     }
 
+    /// Whether none of `order` comes after this one.
+    pub fn is_last(&self, order: &[usize], upstream: &Arc<Upstream>) -> bool {
+        let last = order.last().and_then(|&index| self.list.get(index));
+        last.is_some_and(|last| Arc::ptr_eq(last, upstream))
+    }
+
     /// The limits on what they send.
     pub fn wan(&self) -> &Wan {
         &self.wan
+    }
+
+    /// Who asks them.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
     }
 
     /// How patient to be with them.
@@ -206,7 +290,7 @@ impl Upstreams {
     }
 
     /// Asks the upstreams of `order`, indices by priority, until one gives a final answer. One that cannot be reached,
-    /// does not answer in time or answers `502`, `503` or `504` passes the request to the next.
+    /// does not answer in time or answers `502`, `503`, `504` or `508` passes the request to the next.
     ///
     /// # Errors
     /// What went wrong with the last one asked.
@@ -251,9 +335,10 @@ impl Upstreams {
         outgoing: &Outgoing,
     ) -> Result<Answer, UpstreamError> {
         let request = upstream.request(outgoing)?;
+        outgoing.asking.0.store(Some(upstream.clone()));
         let request_time = self.clock.now();
         let name = || upstream.name.clone();
-        let answer = match self.head(request, &outgoing.body).await {
+        let answer = match self.head(upstream, request, &outgoing.body).await {
             None => Err(UpstreamError::HeadTimeout { upstream: name(), after: self.settings.head_timeout }),
             Some(Err(error)) if error.is_connect() => {
                 Err(UpstreamError::Connect { upstream: name(), reason: root_cause(&error) })
@@ -263,7 +348,14 @@ impl Upstreams {
             }
             Some(Err(error)) if is_closed(&error) => Err(UpstreamError::Closed { upstream: name() }),
             Some(Err(error)) => Err(UpstreamError::Response { upstream: name(), reason: root_cause(&error) }),
+            Some(Ok(response))
+                if let Some(proxy) = &upstream.proxy
+                    && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED =>
+            {
+                Err(UpstreamError::Connect { upstream: name(), reason: proxy.asks_for_credentials() })
+            }
             Some(Ok(response)) => {
+                upstream.learn(&response);
                 let line = response.extensions().get::<Line>().map(|line| line.hold(outgoing.lane.clone()));
                 Ok(response.map(|body| Received::new(body, line)))
             }
@@ -282,11 +374,12 @@ impl Upstreams {
     /// limits held the connection up: what hyper has taken of a body is not on its way yet.
     async fn head(
         &self,
+        upstream: &Upstream,
         mut request: Request<RequestBody>,
         body: &RequestBody,
     ) -> Option<Result<Response<Incoming>, legacy::Error>> {
         let connection = self.wan.is_limited().then(|| capture_connection(&mut request));
-        let mut answer = std::pin::pin!(self.client.request(request));
+        let mut answer = std::pin::pin!(upstream.pool.client().request(request));
         let mut progress = body.progress();
         loop {
             if let Ok(answer) = timeout(self.settings.head_timeout, &mut answer).await {
@@ -314,15 +407,31 @@ impl Upstreams {
 }
 
 impl Upstream {
-    fn new(name: &str, url: &Uri) -> Option<Self> {
+    fn new(name: Arc<str>, url: &Uri, proxy: Option<Arc<Proxy>>, pool: Pool) -> Option<Self> {
         let authority = url.authority()?.clone();
         Some(Self {
-            name: Arc::from(name),
+            name,
             scheme: url.scheme()?.clone(),
             host: HeaderValue::from_str(authority.as_str()).ok()?,
             authority,
+            // Of a tunnel it is only told when that is made.
+            proxy: proxy.filter(|_| url.scheme() == Some(&Scheme::HTTP)),
+            pool,
             shunned_until: AtomicI64::new(0),
+            is_origin: AtomicBool::new(false),
         })
+    }
+
+    /// Whether it is a relay like this one, or has not been heard yet.
+    pub fn may_be_relay(&self) -> bool {
+        !self.is_origin.load(Ordering::Relaxed)
+    }
+
+    // What a relay makes up itself bears no mark.
+    fn learn<B>(&self, response: &Response<B>) {
+        if response.status().is_success() {
+            self.is_origin.store(!instance::came_by_relay(response.headers()), Ordering::Relaxed);
+        }
     }
 
     /// Whether a target in absolute form names this upstream. Ports are compared with the scheme's default filled in.
@@ -333,21 +442,32 @@ impl Upstream {
                 == self.authority.port_u16().unwrap_or_else(|| default_port(self.scheme.as_str()))
     }
 
+    /// Makes a connection, with TLS if it speaks that, and asks for nothing.
+    ///
+    /// # Errors
+    /// When there is none to be had.
+    pub async fn reach(&self) -> Result<(), UpstreamError> {
+        let root = self.uri(PathAndQuery::from_static("/"))?;
+        let connected = self.pool.try_to_connect(root).await;
+        connected.map_err(|reason| UpstreamError::Connect { upstream: self.name.clone(), reason })
+    }
+
+    fn uri(&self, target: PathAndQuery) -> Result<Uri, UpstreamError> {
+        let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
+        let unusable = |error: http::Error| UpstreamError::Request { reason: Arc::from(error.to_string()) };
+        uri.path_and_query(target).build().map_err(unusable)
+    }
+
     fn request(&self, outgoing: &Outgoing) -> Result<Request<RequestBody>, UpstreamError> {
-        let unusable =
-            |error: &dyn std::fmt::Display| UpstreamError::Request { reason: Arc::from(error.to_string()) };
-        let uri = Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(outgoing.target.clone())
-            .build()
-            .map_err(|error| unusable(&error))?;
         let mut request = Request::new(outgoing.body.clone());
         *request.method_mut() = outgoing.method.clone();
-        *request.uri_mut() = uri;
+        *request.uri_mut() = self.uri(outgoing.target.clone())?;
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = outgoing.headers.clone();
         request.headers_mut().insert(header::HOST, self.host.clone());
+        if let Some(authorization) = self.proxy.as_ref().and_then(|proxy| proxy.authorization()) {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());
+        }
         Ok(request)
     }
 }
@@ -359,7 +479,14 @@ fn is_closed(error: &legacy::Error) -> bool {
 }
 
 fn is_unavailable(status: StatusCode) -> bool {
-    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+    matches!(
+        status,
+        StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+            // A relay that this request has passed before: another upstream may have the content itself.
+            | StatusCode::LOOP_DETECTED
+    )
 }
 
 fn is_from_client(error: &(dyn StdError + 'static)) -> bool {

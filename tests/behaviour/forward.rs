@@ -241,7 +241,8 @@ async fn via_is_everywhere_and_a_clients_address_only_where_the_response_is_for_
         site.manager.put(path, Resource::new("x").header("Via", "1.0 parent"));
         let response = site.send(Request::get(path).header("Via", "1.1 floor")).await;
         assert_eq!(response.header("via"), Some("1.0 parent, 1.1 gupd"), "{path}");
-        assert_eq!(site.manager.seen(path)[0].header("via"), Some("1.1 floor, 1.1 gupd"), "{path}");
+        let seen = site.manager.seen(path).remove(0);
+        assert!(seen.header("via").unwrap().starts_with("1.1 floor, 1.1 gupd-"), "{path}");
     }
     let passed = &site.manager.seen(PRIVATE)[0];
     assert_eq!(passed.header("x-forwarded-for"), Some("127.0.0.1"));

@@ -4,13 +4,14 @@
 mod guard;
 mod limits;
 mod refresh;
+mod upstreams;
 
 use std::path::Path;
 use std::time::Duration;
 
 use gupd::config::{
-    Class, Config, ContentMatch, Fallback, Group, Limit, LogFormat, Overrides, Place, Problems, Profile,
-    Rule, Tls, Upstream,
+    Class, Config, ContentMatch, Fallback, Group, LogFormat, Overrides, Place, Problems, Profile, Rule, Tls,
+    Trust,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -89,10 +90,12 @@ fn every_documented_default_is_the_one_in_the_code() {
     expected.server.admin_token_file = Some("/etc/gupd/admin-token".into());
     expected.refresh.catalogs = vec!["/minitri.flg".parse().unwrap()];
     expected.prefetch.paths.clone_from(&documented.prefetch.paths);
+    expected.upstreams.push(documented.upstreams[1].clone());
     let mut group = Group::of_all_others("branch-a");
     group.subnets.clone_from(&documented.groups[0].subnets);
     expected.groups = vec![group];
     assert_eq!(documented, expected);
+    assert_eq!(documented.upstreams.len(), 2);
     assert_eq!(documented.wan_limits.len(), 2);
     assert_eq!(documented.content_types.len(), 2);
     assert_eq!(documented.rules.len(), 1);
@@ -176,24 +179,9 @@ fn the_examples_load() {
 #[test]
 fn a_relay_without_a_file_needs_only_an_upstream() {
     let config = Config::for_upstreams(&["http://one:8014", "https://Two"]).unwrap();
-    let url = |url: &'static str| http::Uri::from_static(url);
-    assert_eq!(
-        config.upstreams,
-        [
-            Upstream {
-                name: "one:8014".into(),
-                url: url("http://one:8014"),
-                limit: Limit::unlimited(),
-                public_url: None
-            },
-            Upstream {
-                name: "two".into(),
-                url: url("https://Two"),
-                limit: Limit::unlimited(),
-                public_url: None
-            },
-        ]
-    );
+    let known: Vec<_> = config.upstreams.iter().map(|one| (one.name.as_str(), one.url.to_string())).collect();
+    assert_eq!(known, [("one:8014", "http://one:8014/".to_owned()), ("two", "https://Two/".to_owned())]);
+    assert!(config.upstreams.iter().all(|one| one.limit.is_unlimited() && one.trust == Trust::default()));
     assert_eq!(config.routes.len(), 1);
     assert_eq!(
         (config.routes[0].prefix.as_str(), config.routes[0].upstreams.as_slice()),

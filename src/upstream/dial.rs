@@ -1,0 +1,152 @@
+//! What makes connections toward upstreams: TCP by the system, or another network that is given instead. Owns the
+//! settings of the sockets; relies on hyper-util for looking names up and trying every address of both families
+//! (RFC 8305). Knows no HTTP, no TLS and no limits.
+
+use std::fmt::Debug;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use rustix::net::sockopt::set_tcp_congestion;
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader, ReadBuf};
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use super::tcp::{self, Seen};
+
+/// TCP keep-alive, so that a line that went away is noticed under a silent connection.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Bytes read ahead of a turn from a network that cannot tell whether there are any.
+const READ_AHEAD: usize = 16 << 10;
+
+/// A network in place of the system's, such as a simulated one.
+pub trait Network: Debug + Send + Sync {
+    /// Connects to the host and port of a URL.
+    fn connect(&self, to: Uri) -> Connecting;
+}
+
+/// A connection in the making.
+pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send>>;
+
+/// Bytes both ways, in order.
+pub trait Duplex: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Debug + Send + Unpin> Duplex for T {}
+
+/// What makes connections.
+#[derive(Clone, Debug)]
+pub(super) enum Dialer {
+    Tcp(HttpConnector),
+    Given(Arc<dyn Network>),
+}
+
+/// A connection, without limits.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    Given(BufReader<Box<dyn Duplex>>),
+}
+
+impl Dialer {
+    /// Real connections; `timeout` is for all addresses of a name together.
+    pub(super) fn tcp(timeout: Duration) -> Self {
+        Self::Tcp(set_up(HttpConnector::new(), timeout))
+    }
+
+    pub(super) async fn connect(&self, to: Uri) -> Result<Socket, Box<dyn std::error::Error + Send + Sync>> {
+        match self {
+            Self::Tcp(tcp) => Ok(Socket::Tcp(tcp.clone().call(to).await?.into_inner())),
+            Self::Given(network) => {
+                Ok(Socket::Given(BufReader::with_capacity(READ_AHEAD, network.connect(to).await?)))
+            }
+        }
+    }
+}
+
+/// The settings of real connections, whoever looks names up.
+fn set_up<R>(mut tcp: HttpConnector<R>, timeout: Duration) -> HttpConnector<R> {
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(timeout));
+    tcp.set_keepalive(Some(KEEPALIVE));
+    tcp
+}
+
+impl Socket {
+    /// Takes another congestion control, where there is one to take.
+    pub(super) fn set_congestion(&self, algorithm: &str) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => Ok(set_tcp_congestion(tcp, algorithm)?),
+            Self::Given(_) => Ok(()),
+        }
+    }
+
+    /// What the kernel has seen of it; `None` if it does not tell.
+    pub(super) fn seen(&self) -> Option<Seen> {
+        match self {
+            Self::Tcp(tcp) => tcp::seen(tcp).ok(),
+            Self::Given(_) => None,
+        }
+    }
+
+    /// Holds its window to so many bytes. A kernel that refuses lets more come ahead.
+    pub(super) fn clamp_window(&self, bytes: u64) {
+        if let Self::Tcp(tcp) = self {
+            let _refused = tcp::clamp_window(tcp, bytes);
+        }
+    }
+
+    /// Waits until there is something to read, or the end.
+    pub(super) fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_read_ready(cx),
+            Self::Given(given) => Pin::new(given).poll_fill_buf(cx).map_ok(|_| ()),
+        }
+    }
+}
+
+impl Connection for Socket {
+    fn connected(&self) -> Connected {
+        match self {
+            Self::Tcp(tcp) => tcp.connected(),
+            Self::Given(_) => Connected::new(),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Given(given) => Pin::new(given).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Given(given) => Pin::new(given).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Given(given) => Pin::new(given).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Given(given) => Pin::new(given).poll_shutdown(cx),
+        }
+    }
+}

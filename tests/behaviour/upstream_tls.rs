@@ -1,0 +1,188 @@
+//! Whom the relay takes for a manager that speaks TLS, and how it makes itself known to it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gupd::config::{Tls, Trust};
+use gupd::shape::Wan;
+use gupd::telemetry::Metrics;
+use gupd::upstream::Upstreams;
+use gupd::{Clock, Config, Relay};
+use tempfile::TempDir;
+
+use crate::support::{Authority, Front, Identity, Manager, PAYLOAD, Resource, Site, bytes};
+
+/// Why no connection comes about; `Ok` if one does.
+async fn reach(url: &str, trust: Trust) -> Result<(), String> {
+    let upstreams = upstreams(url, trust)?;
+    upstreams.iter().next().unwrap().reach().await.map_err(|error| error.to_string())
+}
+
+fn upstreams(url: &str, trust: Trust) -> Result<Upstreams, String> {
+    let mut config = Config::for_upstreams(&[url]).unwrap();
+    config.fill.connect_timeout = Duration::from_secs(20);
+    config.upstreams[0].trust = trust;
+    let wan = Arc::new(Wan::unlimited(&config, Clock::system()));
+    let metrics = Arc::new(Metrics::new().unwrap());
+    Upstreams::new(&config, Clock::system(), wan, metrics).map_err(|error| error.to_string())
+}
+
+fn pinned(identity: &Identity) -> Trust {
+    Trust { pins: vec![identity.pin()], ..Trust::default() }
+}
+
+fn file(folder: &TempDir, name: &str, text: &str) -> PathBuf {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_of_a_pinned_manager_is_served_whatever_its_certificate_says() {
+    let manager = Manager::start();
+    let identity = Identity::self_signed();
+    let trust = pinned(&identity);
+    let front = Front::start(manager.address(), identity).await;
+    let url = front.url();
+    let site = Site::of(manager, |config| {
+        config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
+        config.upstreams[0].trust = trust;
+    });
+    let body = bytes(80, 3_000_000);
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(1_000_000, 1));
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert_eq!(front.accepted(), 2, "one connection, and one more after the cut");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_certificate_than_the_pinned_one_is_refused_and_named() {
+    let manager = Manager::start();
+    let (pinned_one, other) = (Identity::self_signed(), Identity::self_signed());
+    let seen = other.pin();
+    let front = Front::start(manager.address(), other).await;
+    let error = reach(&front.url(), pinned(&pinned_one)).await.unwrap_err();
+    assert!(error.ends_with(&format!("its certificate is {seen}, which is not pinned")), "{error}");
+    // As the administrator would, having compared it.
+    let both = Trust { pins: vec![pinned_one.pin(), seen], ..Trust::default() };
+    reach(&front.url(), both).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_certificate_without_its_key_is_refused() {
+    let manager = Manager::start();
+    let identity = Identity::self_signed();
+    let front = Front::start(manager.address(), Identity::stolen(identity.certificate.clone())).await;
+    let error = reach(&front.url(), pinned(&identity)).await.unwrap_err();
+    assert!(error.contains("BadSignature"), "{error}");
+    assert_eq!(front.accepted(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_own_issuer_is_trusted_instead_of_the_systems() {
+    let manager = Manager::start();
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let trust = Trust { ca: Some(file(&folder, "ca.pem", &authority.pem())), ..Trust::default() };
+    let front = Front::start(manager.address(), authority.issue("127.0.0.1")).await;
+    reach(&front.url(), trust.clone()).await.unwrap();
+    let misnamed = Front::start(manager.address(), authority.issue("another-name")).await;
+    let error = reach(&misnamed.url(), trust.clone()).await.unwrap_err();
+    assert!(error.contains("which is not trusted") && error.contains("127.0.0.1"), "{error}");
+    let foreign = Authority::new().issue("127.0.0.1");
+    let seen = foreign.pin();
+    let foreign = Front::start(manager.address(), foreign).await;
+    let error = reach(&foreign.url(), trust).await.unwrap_err();
+    assert!(error.contains(&format!("its certificate is {seen}, which is not trusted")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_issuer_and_pin_both_must_hold() {
+    let manager = Manager::start();
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let ca = Some(file(&folder, "ca.pem", &authority.pem()));
+    let identity = authority.issue("127.0.0.1");
+    let trust = Trust { ca: ca.clone(), ..pinned(&identity) };
+    let front = Front::start(manager.address(), identity).await;
+    reach(&front.url(), trust.clone()).await.unwrap();
+    let renewed = Front::start(manager.address(), authority.issue("127.0.0.1")).await;
+    assert!(reach(&renewed.url(), trust).await.unwrap_err().contains("which is not pinned"));
+    let foreign = Identity::self_signed();
+    let trust = Trust { ca, ..pinned(&foreign) };
+    let foreign = Front::start(manager.address(), foreign).await;
+    assert!(reach(&foreign.url(), trust).await.unwrap_err().contains("which is not trusted"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_shows_its_certificate_to_a_manager_that_asks() {
+    let manager = Manager::start();
+    let body = bytes(81, 100_000);
+    manager.put(PAYLOAD, Resource::new(body.clone()));
+    let (clients, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let (cert, key) = clients.issue("relay").write(folder.path());
+    let identity = Identity::self_signed();
+    let stranger = pinned(&identity);
+    let known = Trust { client: Some(Tls { cert, key }), ..stranger.clone() };
+    let front = Front::for_clients_of(manager.address(), identity, &clients).await;
+    let url = front.url();
+    for (trust, status) in [(known, 200), (stranger, 502)] {
+        let site = Site::of(Manager::start(), |config| {
+            config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
+            config.upstreams[0].trust = trust;
+        });
+        assert_eq!(site.get(PAYLOAD).await.status, status);
+    }
+    assert_eq!(manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_reads_the_files_again() {
+    let manager = Manager::start();
+    manager.put(PAYLOAD, Resource::new("content"));
+    let (old, new, folder) = (Authority::new(), Authority::new(), tempfile::tempdir().unwrap());
+    let ca = file(&folder, "ca.pem", &old.pem());
+    let front = Front::start(manager.address(), new.issue("127.0.0.1")).await;
+    let url = front.url();
+    let mut site = Site::of(manager, |config| {
+        config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
+        config.upstreams[0].trust.ca = Some(ca.clone());
+    });
+    assert_eq!(site.get(PAYLOAD).await.status, 504);
+    let config = site.config.clone();
+    std::fs::write(&ca, "-----BEGIN CERTIFICATE-----\n").unwrap();
+    let error = site.relay_mut().reload(config.clone()).unwrap_err().to_string();
+    assert!(error.contains("ca.pem: no certificate can be read from it"), "{error}");
+    std::fs::write(&ca, new.pem()).unwrap();
+    site.relay_mut().reload(config).unwrap();
+    assert_eq!(site.get(PAYLOAD).await.whole(), b"content");
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_one_line_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, other) = (Authority::new(), tempfile::tempdir().unwrap());
+    let (cert, key) = authority.issue("relay").write(folder.path());
+    let (_, foreign_key) = authority.issue("relay").write(other.path());
+    let empty = file(&folder, "empty.pem", "nothing\n");
+    let missing = folder.path().join("missing.pem");
+    let ca = |path: &PathBuf| Trust { ca: Some(path.clone()), ..Trust::default() };
+    let client = |cert: &PathBuf, key: &PathBuf| {
+        let client = Some(Tls { cert: cert.clone(), key: key.clone() });
+        Trust { client, ..pinned(&authority.issue("manager")) }
+    };
+    for (trust, expected) in [
+        (ca(&missing), "missing.pem: no certificate can be read from it"),
+        (ca(&empty), "empty.pem: no certificate can be read from it: it has none"),
+        (client(&empty, &key), "empty.pem: no certificate can be read from it: it has none"),
+        (client(&cert, &missing), "missing.pem: no private key can be read from it"),
+        (client(&cert, &foreign_key), "not a certificate and its key"),
+    ] {
+        let error = upstreams("https://manager:8443", trust.clone()).unwrap_err();
+        assert!(error.starts_with("upstream manager:8443: "), "{error}");
+        assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
+        let mut config = Config::for_upstreams(&["https://manager:8443"]).unwrap();
+        config.upstreams[0].trust = trust;
+        config.store.dir = folder.path().join("store");
+        assert_eq!(Relay::start(config, Clock::system()).unwrap_err().to_string(), error);
+        assert!(!folder.path().join("store").exists(), "nothing is left behind");
+    }
+}

@@ -1,0 +1,79 @@
+//! How a manager is known and reached, as an administrator writes it.
+
+use std::path::Path;
+
+use gupd::config::{HttpProxy, Pin, Tls};
+
+use super::{MANAGER, load, problems};
+
+const SECURE: &str = "[[upstream]]\nurl = \"https://manager:8443\"\n";
+const ZEROS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+#[test]
+fn a_manager_may_be_known_by_issuer_and_pins_and_reached_by_a_proxy() {
+    let ones = "FF:".repeat(31) + "FF";
+    let config = load(&format!(
+        "{SECURE}ca = \"ca.pem\"\npin = [\"sha256:{ZEROS}\", \"sha256:{ones}\"]\n\
+         client_cert = \"c.pem\"\nclient_key = \"c.key\"\n\
+         proxy = \"http://proxy:3128\"\nproxy_auth_file = \"auth\"\n"
+    ))
+    .unwrap();
+    let upstream = &config.upstreams[0];
+    assert_eq!(upstream.trust.ca.as_deref(), Some(Path::new("ca.pem")));
+    let pins: Vec<_> = upstream.trust.pins.iter().map(Pin::to_string).collect();
+    assert_eq!(pins, [format!("sha256:{ZEROS}"), format!("sha256:{}", "ff".repeat(32))]);
+    assert_eq!(upstream.trust.client, Some(Tls { cert: "c.pem".into(), key: "c.key".into() }));
+    let url = http::Uri::from_static("http://proxy:3128");
+    assert_eq!(upstream.proxy, Some(HttpProxy { url, auth_file: Some("auth".into()) }));
+}
+
+#[test]
+fn every_mistake_about_a_managers_certificate_is_named() {
+    for (settings, expected) in [
+        (
+            "pin = \"00\"\n",
+            "pin: \"00\" is not a pin; write sha256: and the 64 hex digits of the certificate's SHA-256",
+        ),
+        (
+            "pin = \"sha256:xy\"\n",
+            "pin: \"sha256:xy\" is not a pin; write sha256: and the 64 hex digits of the certificate's SHA-256",
+        ),
+        ("pin = []\n", "pin: is empty; give at least one value, or leave the key out"),
+        ("ca = \"\"\n", "ca: is an empty path"),
+        ("client_cert = \"c\"\n", "client_cert: is given without client_key; give both or neither"),
+        ("client_key = \"c\"\n", "client_key: is given without client_cert; give both or neither"),
+    ] {
+        let lines = problems(load(&format!("{SECURE}{settings}")));
+        assert_eq!(lines, [format!("gupd.toml:3: upstream.{expected}")]);
+    }
+    for digits in [62, 63, 65, 66] {
+        let pin = format!("{SECURE}pin = \"sha256:{}\"\n", "0".repeat(digits));
+        assert_eq!(problems(load(&pin)).len(), 1, "{digits}");
+    }
+}
+
+#[test]
+fn a_certificate_of_a_manager_that_speaks_none_is_a_mistake() {
+    for key in ["ca = \"c\"".to_owned(), format!("pin = \"sha256:{ZEROS}\"")] {
+        let name = key.split_once(' ').unwrap().0;
+        let lines = problems(load(&format!("{MANAGER}{key}\n")));
+        let expected = "is given, but the URL is http; write https, or leave it out";
+        assert_eq!(lines, [format!("gupd.toml:3: upstream.{name}: {expected}")]);
+    }
+}
+
+#[test]
+fn a_proxy_is_a_url_of_http_without_credentials() {
+    for (settings, expected) in [
+        (
+            "proxy = \"https://p:3128\"\n",
+            "proxy: \"https://p:3128\" is not spoken to proxies; write it like http://proxy:3128",
+        ),
+        ("proxy = \"p:3128\"\n", "proxy: \"p:3128\" has no scheme; write it like http://proxy:3128"),
+        ("proxy = \"http://a:secret@p\"\n", "proxy: has credentials; leave them out of the URL"),
+        ("proxy_auth_file = \"f\"\n", "proxy_auth_file: is given without proxy; give both, or leave it out"),
+    ] {
+        let lines = problems(load(&format!("{MANAGER}{settings}")));
+        assert_eq!(lines, [format!("gupd.toml:3: upstream.{expected}")]);
+    }
+}

@@ -1,0 +1,155 @@
+//! TLS in front of a manager, and certificates for it: what a client of the manager meets is this, what the manager sees
+//! is plain. Ends with the runtime of its test.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use gupd::config::Pin;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+pub struct Front {
+    address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+}
+
+/// An issuer of certificates.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and a key, which need not be its own.
+pub struct Identity {
+    pub certificate: CertificateDer<'static>,
+    key: KeyPair,
+}
+
+impl Front {
+    /// Shows `identity` to everyone, and passes what they send on to `behind`.
+    pub async fn start(behind: SocketAddr, identity: Identity) -> Self {
+        let config = ServerConfig::builder().with_no_client_auth();
+        Self::with(behind, config.with_cert_resolver(Arc::new(identity.unchecked()))).await
+    }
+
+    /// The same for those who show a certificate of `clients` only.
+    pub async fn for_clients_of(behind: SocketAddr, identity: Identity, clients: &Authority) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(clients.certificate()).unwrap();
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+        let config = ServerConfig::builder().with_client_cert_verifier(verifier);
+        Self::with(behind, config.with_cert_resolver(Arc::new(identity.unchecked()))).await
+    }
+
+    async fn with(behind: SocketAddr, config: ServerConfig) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let accepted = Arc::<AtomicUsize>::default();
+        let counted = accepted.clone();
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let (acceptor, counted) = (acceptor.clone(), counted.clone());
+                tokio::spawn(async move {
+                    let mut client = acceptor.accept(client).await?;
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    copy_bidirectional(&mut client, &mut TcpStream::connect(behind).await?).await
+                });
+            }
+        });
+        Self { address, accepted }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// By a name that `Identity::of` may have.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.address.port())
+    }
+
+    /// Handshakes that came to their end.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        self.0.der().clone()
+    }
+
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for this name or address, good now.
+    pub fn issue(&self, name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        Identity { certificate: params.signed_by(&key, &self.0).unwrap().der().clone(), key }
+    }
+}
+
+impl Identity {
+    /// As managers make them: self-signed, by any name, and this one no longer good.
+    pub fn self_signed() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["another-name".to_owned()]).unwrap();
+        params.not_after = date_time_ymd(2001, 1, 1);
+        Self { certificate: params.self_signed(&key).unwrap().der().clone(), key }
+    }
+
+    /// The certificate of another, without its key.
+    pub fn stolen(certificate: CertificateDer<'static>) -> Self {
+        Self { certificate, key: KeyPair::generate().unwrap() }
+    }
+
+    pub fn pin(&self) -> Pin {
+        Pin::of(&self.certificate)
+    }
+
+    /// Writes certificate and key to files.
+    pub fn write(&self, folder: &Path) -> (PathBuf, PathBuf) {
+        let (cert, key) = (folder.join("client.pem"), folder.join("client.key"));
+        std::fs::write(&cert, pem(&self.certificate)).unwrap();
+        std::fs::write(&key, self.key.serialize_pem()).unwrap();
+        (cert, key)
+    }
+
+    /// rustls would refuse a key that does not fit when it is asked to show a certificate.
+    fn unchecked(self) -> Shown {
+        let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
+        let key = ring::sign::any_supported_type(&key).unwrap();
+        Shown(Arc::new(CertifiedKey::new(vec![self.certificate], key)))
+    }
+}
+
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+fn pem(certificate: &CertificateDer<'_>) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+}
