@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use gupd::config::{
     Class, Config, ContentMatch, Group, Limit, LogFormat, Overrides, Place, Problems, Profile, Rule, Tls,
-    Upstream,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -76,6 +75,8 @@ fn every_documented_default_is_the_one_in_the_code() {
     // The settings that have no default, or one of the machine.
     expected.server.tls = Some(Tls { cert: "/etc/gupd/tls.pem".into(), key: "/etc/gupd/tls.key".into() });
     expected.store.dir = "/var/lib/gupd".into();
+    expected.upstreams[0].priority = Some(1);
+    expected.upstreams[0].check = Some("/secars/secars.dll?hello,secars".parse().unwrap());
     expected.routes[0].host = Some("updates.example".into());
     expected.routes[0].name = "updates.example/".into();
     expected.content_types.clone_from(&documented.content_types);
@@ -104,6 +105,7 @@ fn every_key_the_reader_knows_is_documented() {
         "server",
         "store",
         "fill",
+        "health",
         "cache",
         "log",
         "site",
@@ -172,14 +174,11 @@ fn the_examples_load() {
 #[test]
 fn a_relay_without_a_file_needs_only_an_upstream() {
     let config = Config::for_upstreams(&["http://one:8014", "https://Two"]).unwrap();
-    let url = |url: &'static str| http::Uri::from_static(url);
-    assert_eq!(
-        config.upstreams,
-        [
-            Upstream { name: "one:8014".into(), url: url("http://one:8014"), limit: Limit::unlimited() },
-            Upstream { name: "two".into(), url: url("https://Two"), limit: Limit::unlimited() },
-        ]
-    );
+    let named: Vec<_> = config.upstreams.iter().map(|u| (u.name.as_str(), u.url.to_string())).collect();
+    assert_eq!(named, [("one:8014", "http://one:8014/".into()), ("two", "https://Two/".into())]);
+    for upstream in &config.upstreams {
+        assert_eq!((&upstream.limit, upstream.priority, &upstream.check), (&Limit::unlimited(), None, &None));
+    }
     assert_eq!(config.routes.len(), 1);
     assert_eq!(
         (config.routes[0].prefix.as_str(), config.routes[0].upstreams.as_slice()),
@@ -453,8 +452,8 @@ fn a_section_in_the_wrong_form_is_one_problem() {
         [
             "no upstream: give --upstream URL or [[upstream]]",
             "gupd.toml:1: store: is one table; write [store]",
-            "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, cache, log, \
-             site, wan, lan, upstream, route, content_type, rule, wan_limit, group, refresh, prefetch",
+            "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, health, \
+             cache, log, site, wan, lan, upstream, route, content_type, rule, wan_limit, group, refresh, prefetch",
             "gupd.toml:3: upstream: is a list of tables; write [[upstream]]",
             "gupd.toml:5: log: is one table; write [log]",
         ]
