@@ -21,7 +21,7 @@ use crate::refresh::{self, Refresher};
 use crate::shape::{Lan, Places, Wan};
 use crate::store::{Scrub, Store, StoreError};
 use crate::telemetry::Metrics;
-use crate::upstream::{ConnectError, Upstreams};
+use crate::upstream::{ConnectError, Upstreams, health::Checks};
 
 /// Threads for fills, accepting and the admin address. They wait most of the time; two, so that one busy with a
 /// hash does not keep the other's connections waiting.
@@ -77,6 +77,7 @@ pub struct Relay {
     wan: Arc<Wan>,
     metrics: Arc<Metrics>,
     refresher: Refresher,
+    checks: Checks,
     stage: watch::Sender<Stage>,
     workers: Arc<Workers>,
     connections: Arc<Connections>,
@@ -95,7 +96,8 @@ impl Relay {
         let metrics = Arc::new(Metrics::new()?);
         // What may be wrong with the configuration first, then what leaves traces.
         let wan = Arc::new(Wan::new(&config, clock.clone()));
-        let live = live(&config, &clock, &wan, &metrics)?;
+        let live = live(&config, &clock, &wan, &metrics, None)?;
+        let (checks, check) = Checks::new(live.upstreams().clone());
         let tls = config.server.tls.as_ref().map(tls::acceptor).transpose()?;
         let listeners = Listeners::open(&config.server.listen)?;
         let admin_socket = listen::bind(config.server.admin)?;
@@ -151,6 +153,7 @@ impl Relay {
             let (to_clients, from_upstreams) = (lan.clone(), wan.clone());
             tokio::spawn(until_stopped(stages.clone(), async move { to_clients.run().await }));
             tokio::spawn(until_stopped(stages.clone(), async move { from_upstreams.run().await }));
+            tokio::spawn(until_stopped(stages.clone(), check.run()));
             tokio::spawn(maintain(cache.clone(), stages));
         }
         Ok(Self {
@@ -165,6 +168,7 @@ impl Relay {
             wan,
             metrics,
             refresher,
+            checks,
             stage,
             workers,
             connections,
@@ -189,12 +193,15 @@ impl Relay {
     /// # Errors
     /// When it cannot be used; the old one stays in force.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
-        let live = live(&config, &self.clock, &self.wan, &self.metrics)?;
+        let before = self.checks.upstreams();
+        let live = live(&config, &self.clock, &self.wan, &self.metrics, Some(&before))?;
+        let upstreams = live.upstreams().clone();
         // Nothing has changed yet, and nothing fails from here on.
         self.connections.renew_certificate(&config.server)?;
         self.proxy.reconfigure(live);
         self.cache.reconfigure(config.cache.clone());
         self.refresher.reconfigure(&config);
+        self.checks.reconfigure(upstreams);
         self.lan.reconfigure(&config);
         self.places.reconfigure(&config);
         self.newcomers.reconfigure(&config);
@@ -281,15 +288,19 @@ impl Drop for Relay {
     }
 }
 
-/// The reloadable part of a relay.
+/// The reloadable part of a relay, which knows of upstreams what was known `before`.
 pub(crate) fn live(
     config: &Config,
     clock: &Clock,
     wan: &Arc<Wan>,
     metrics: &Arc<Metrics>,
+    before: Option<&Upstreams>,
 ) -> Result<Live, StartError> {
-    let upstreams = Arc::new(Upstreams::new(config, clock.clone(), wan.clone(), metrics.clone())?);
-    Ok(Live::new(config, Policy::new(config)?, upstreams))
+    let mut upstreams = Upstreams::new(config, clock.clone(), wan.clone(), metrics.clone())?;
+    if let Some(before) = before {
+        upstreams = upstreams.succeeding(before);
+    }
+    Ok(Live::new(config, Policy::new(config)?, Arc::new(upstreams)))
 }
 
 /// Runs what has no end of its own until the last response has ended.

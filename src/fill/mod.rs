@@ -44,7 +44,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::{Answer, UpstreamError, Upstreams};
 
 /// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
-const OUTCOMES: [&str; 19] = [
+const OUTCOMES: [&str; 20] = [
     "stored",
     "deduplicated",
     "not-modified",
@@ -62,6 +62,7 @@ const OUTCOMES: [&str; 19] = [
     "closed",
     "bad-response",
     "bad-request",
+    "unavailable",
     "server-error",
     "broken-off",
 ];

@@ -32,7 +32,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// TCP keep-alive, so that a line that went away is noticed under a silent connection.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-pub(super) type Client = legacy::Client<HttpsConnector<Connector>, RequestBody>;
+pub(super) type Connecting = HttpsConnector<Connector>;
+
+pub(super) type Client = legacy::Client<Connecting, RequestBody>;
 
 /// TLS toward upstreams cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +59,7 @@ pub enum ConnectError {
     },
 }
 
-pub(super) fn client(config: &Config, tls: bool, wan: Arc<Wan>) -> Result<Client, ConnectError> {
+pub(super) fn connector(config: &Config, tls: bool, wan: Arc<Wan>) -> Result<Connecting, ConnectError> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -76,15 +78,18 @@ pub(super) fn client(config: &Config, tls: bool, wan: Arc<Wan>) -> Result<Client
         config.upstreams.iter().map(|upstream| (upstream.url.clone(), upstream.name.as_str().into()));
     let congestion = config.wan.congestion.as_deref().map(offered).transpose()?;
     let lines = Connector::new(tcp, wan, upstreams.collect(), congestion);
-    let connector = builder.https_or_http().enable_http1().wrap_connector(lines);
-    Ok(legacy::Client::builder(TokioExecutor::new())
+    Ok(builder.https_or_http().enable_http1().wrap_connector(lines))
+}
+
+pub(super) fn client(connector: Connecting) -> Client {
+    legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(MAX_IDLE)
         .http1_max_buf_size(MAX_READ)
         .http1_max_headers(MAX_FIELDS)
-        .build(connector))
+        .build(connector)
 }
 
 /// The algorithm, if the kernel takes it for a socket.

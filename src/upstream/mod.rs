@@ -1,39 +1,44 @@
-//! The managers: asks one, or the next by priority when one does not answer. Relies on hyper-util's pooled client for
-//! connections and on `connect` for TLS; counts what each is asked. It does not cache, retry bodies or resume: what a
-//! broken transfer means is the fill's to say. A second manager gets a request only if the first cannot have acted on
-//! it (RFC 9110 §9.2.2).
+//! The managers, and how each is asked: who they are, what a request and an answer are. Relies on hyper-util's pooled
+//! client for connections and on `connect` for TLS; `ask` asks, `choice` says whom first, `breaker` whom not, `health`
+//! finds out who is back. Nothing here caches or resumes: what a broken transfer means is the fill's to say.
 
+mod ask;
 mod body;
+mod breaker;
+mod choice;
 mod connect;
+mod error;
+pub mod health;
 mod line;
 mod received;
+mod standing;
 mod tcp;
 
-use std::error::Error as StdError;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
-use hyper::body::Incoming;
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::capture_connection;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use prometheus::IntGauge;
 use tokio::time::timeout;
+use tower_service::Service;
 
 pub use self::body::RequestBody;
-use self::body::RequestBodyError;
+use self::breaker::Limits;
 pub use self::connect::ConnectError;
-use self::line::Line;
+pub use self::error::UpstreamError;
 pub use self::received::Received;
+use self::standing::Standing;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, Config};
 use crate::shape::{Lane, Wan};
 use crate::telemetry::Metrics;
 
-/// An upstream that could not be reached is asked last for this long, in milliseconds: long enough that not every
-/// miss pays the connect time-out, short enough that a manager is back in use soon after it is back.
-const SHUN: UnixMillis = 5_000;
+/// The least time to connect where the relay's own limits hold bytes up: a TLS handshake of some KiB, beside others, on
+/// the thinnest line that can be set.
+const LIMITED_CONNECT: Duration = Duration::from_secs(60);
 
 /// One manager or LiveUpdate server.
 #[derive(Debug)]
@@ -43,7 +48,11 @@ pub struct Upstream {
     scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
-    shunned_until: AtomicI64,
+    priority: Option<u32>,
+    check: Option<PathAndQuery>,
+    limits: Limits,
+    healthy: IntGauge,
+    standing: Arc<Standing>,
 }
 
 /// All configured managers, and the connections to them.
@@ -51,7 +60,13 @@ pub struct Upstream {
 pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
     client: connect::Client,
+    connector: connect::Connecting,
     settings: config::Fill,
+    health: config::Health,
+    /// A task finds out which are back, and clients' requests need not.
+    is_checked: AtomicBool,
+    /// Requests so far.
+    turns: Arc<AtomicU64>,
     wan: Arc<Wan>,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -85,75 +100,11 @@ pub struct Answer {
     pub response: Response<Received>,
 }
 
-/// Why no manager answered.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// No connection.
-    #[error("upstream {upstream}: cannot connect: {reason}")]
-    Connect {
-        /// Its name.
-        upstream: Arc<str>,
-        /// What the system says.
-        reason: Arc<str>,
-    },
-    /// No response head in time.
-    #[error("upstream {upstream}: no response within {after:?}")]
-    HeadTimeout {
-        /// Its name.
-        upstream: Arc<str>,
-        /// The time it had.
-        after: Duration,
-    },
-    /// The connection was closed without an answer.
-    #[error("upstream {upstream}: closed the connection without an answer")]
-    Closed {
-        /// Its name.
-        upstream: Arc<str>,
-    },
-    /// Something that is not HTTP.
-    #[error("upstream {upstream}: not a usable response: {reason}")]
-    Response {
-        /// Its name.
-        upstream: Arc<str>,
-        /// What is wrong with it.
-        reason: Arc<str>,
-    },
-    /// The client's request broke off before it was sent whole. No upstream is to blame.
-    #[error("{reason}")]
-    Client {
-        /// What the client did.
-        reason: Arc<str>,
-    },
-    /// The request itself could not be sent on.
-    #[error("the request cannot be sent to an upstream: {reason}")]
-    Request {
-        /// Why.
-        reason: Arc<str>,
-    },
-}
-
 impl Outgoing {
     /// Whether a manager that got it and failed does not keep it from another: it does the same however often it is
     /// done, and nobody has read from its body.
     fn is_repeatable(&self) -> bool {
         self.method.is_idempotent() && self.body.is_whole()
-    }
-}
-
-impl UpstreamError {
-    /// What [`as_str`](Self::as_str) says of requests that were sent.
-    const WORDS: [&'static str; 4] = ["connect", "head-timeout", "closed", "bad-response"];
-
-    /// Word for logs and metrics.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Connect { .. } => "connect",
-            Self::HeadTimeout { .. } => "head-timeout",
-            Self::Closed { .. } => "closed",
-            Self::Response { .. } => "bad-response",
-            Self::Client { .. } => "client",
-            Self::Request { .. } => "bad-request",
-        }
     }
 }
 
@@ -169,20 +120,42 @@ impl Upstreams {
         metrics: Arc<Metrics>,
     ) -> Result<Self, ConnectError> {
         let tls = config.upstreams.iter().any(|upstream| upstream.url.scheme() == Some(&Scheme::HTTPS));
-        let list =
-            config.upstreams.iter().filter_map(|upstream| Upstream::new(&upstream.name, &upstream.url));
-        let list: Vec<_> = list.map(Arc::new).collect();
+        let limits = Limits::new(&config.health);
+        let new = |upstream| Upstream::new(upstream, limits, &metrics);
+        let list: Vec<_> = config.upstreams.iter().filter_map(new).map(Arc::new).collect();
         for upstream in &list {
             metrics.expect_upstream(&upstream.name, &UpstreamError::WORDS);
         }
+        let connector = connect::connector(config, tls, wan.clone())?;
         Ok(Self {
             list,
-            client: connect::client(config, tls, wan.clone())?,
+            client: connect::client(connector.clone()),
+            connector,
             settings: config.fill.clone(),
+            health: config.health.clone(),
+            is_checked: AtomicBool::new(false),
+            turns: Arc::default(),
             wan,
             clock,
             metrics,
         })
+    }
+
+    /// Keeps what is known of upstreams that were there before, by name and URL.
+    pub fn succeeding(mut self, before: &Self) -> Self {
+        self.turns = before.turns.clone();
+        for upstream in &mut self.list {
+            let is_same = |old: &&Arc<Upstream>| {
+                (&old.name, &old.scheme, &old.authority)
+                    == (&upstream.name, &upstream.scheme, &upstream.authority)
+            };
+            let standing = before.list.iter().find(is_same).map(|old| old.standing.clone());
+            // Nobody else has it yet.
+            if let (Some(standing), Some(upstream)) = (standing, Arc::get_mut(upstream)) {
+                upstream.standing = standing;
+            }
+        }
+        self
     }
 
     /// The upstreams in the order of the configuration.
@@ -205,123 +178,38 @@ impl Upstreams {
         &self.settings
     }
 
-    /// Asks the upstreams of `order`, indices by priority, until one gives a final answer. One that cannot be reached,
-    /// does not answer in time or answers `502`, `503` or `504` passes the request to the next.
-    ///
-    /// # Errors
-    /// What went wrong with the last one asked.
-    pub async fn ask(&self, order: &[usize], outgoing: &Outgoing) -> Result<Answer, UpstreamError> {
-        let candidates = self.by_preference(order);
-        let mut last = UpstreamError::Request { reason: Arc::from("its route has no upstream") };
-        for (asked, upstream) in candidates.iter().enumerate() {
-            let next = asked + 1 < candidates.len();
-            let mut answer = self.ask_one(upstream, outgoing).await;
-            if matches!(answer, Err(UpstreamError::Closed { .. })) && outgoing.is_repeatable() {
-                // Most likely a kept connection, closed by its idle time-out just as the request went out; a new one
-                // tells (RFC 9112 §9.3.1).
-                answer = self.ask_one(upstream, outgoing).await;
-            }
-            match answer {
-                Ok(answer)
-                    if next && outgoing.is_repeatable() && is_unavailable(answer.response.status()) =>
-                {
-                    tracing::warn!(upstream = &*upstream.name, status = %answer.response.status(), "asking the next upstream");
-                }
-                Ok(answer) => return Ok(answer),
-                Err(error) => {
-                    tracing::warn!(%error, next, "upstream did not answer");
-                    let unsent = matches!(error, UpstreamError::Connect { .. }) && outgoing.body.is_whole();
-                    last = error;
-                    if !unsent && !outgoing.is_repeatable() {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(last)
-    }
-
-    /// Asks this upstream and no other.
-    ///
-    /// # Errors
-    /// When it cannot be reached, does not answer in time, or answers with something that is not HTTP.
-    pub async fn ask_one(
-        &self,
-        upstream: &Arc<Upstream>,
-        outgoing: &Outgoing,
-    ) -> Result<Answer, UpstreamError> {
-        let request = upstream.request(outgoing)?;
-        let request_time = self.clock.now();
-        let name = || upstream.name.clone();
-        let answer = match self.head(request, &outgoing.body).await {
-            None => Err(UpstreamError::HeadTimeout { upstream: name(), after: self.settings.head_timeout }),
-            Some(Err(error)) if error.is_connect() => {
-                Err(UpstreamError::Connect { upstream: name(), reason: root_cause(&error) })
-            }
-            Some(Err(error)) if is_from_client(&error) => {
-                Err(UpstreamError::Client { reason: root_cause(&error) })
-            }
-            Some(Err(error)) if is_closed(&error) => Err(UpstreamError::Closed { upstream: name() }),
-            Some(Err(error)) => Err(UpstreamError::Response { upstream: name(), reason: root_cause(&error) }),
-            Some(Ok(response)) => {
-                let line = response.extensions().get::<Line>().map(|line| line.hold(outgoing.lane.clone()));
-                Ok(response.map(|body| Received::new(body, line)))
-            }
+    /// A connection to this upstream, with TLS if it speaks it, and nothing more.
+    async fn connect(&self, upstream: &Upstream, patience: Duration) -> Result<(), UpstreamError> {
+        let uri = upstream.uri(PathAndQuery::from_static("/"))?;
+        let mut connector = self.connector.clone();
+        let connecting = async {
+            poll_fn(|cx| connector.poll_ready(cx)).await?;
+            connector.call(uri).await
         };
-        let outcome = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
-        self.metrics.count_upstream(&upstream.name, outcome);
-        let response_time = self.clock.now();
-        let shunned =
-            matches!(answer, Err(UpstreamError::Connect { .. } | UpstreamError::HeadTimeout { .. }));
-        upstream.shunned_until.store(if shunned { response_time + SHUN } else { 0 }, Ordering::Relaxed);
-        Ok(Answer { upstream: upstream.clone(), request_time, response_time, response: answer? })
-    }
-
-    /// Waits for the response head. The time for it begins anew as long as the request's body is on its way: a large
-    /// report on a thin line takes longer to send than a manager has to answer it. So it does when the relay's own
-    /// limits held the connection up: what hyper has taken of a body is not on its way yet.
-    async fn head(
-        &self,
-        mut request: Request<RequestBody>,
-        body: &RequestBody,
-    ) -> Option<Result<Response<Incoming>, legacy::Error>> {
-        let connection = self.wan.is_limited().then(|| capture_connection(&mut request));
-        let mut answer = std::pin::pin!(self.client.request(request));
-        let mut progress = body.progress();
-        loop {
-            if let Ok(answer) = timeout(self.settings.head_timeout, &mut answer).await {
-                return Some(answer);
-            }
-            let now = body.progress();
-            let line = connection.as_ref().and_then(Line::of);
-            let held_up = line.is_some_and(|line| line.waited_within(self.settings.head_timeout));
-            if now == progress && !body.waits_for_client() && !held_up {
-                return None;
-            }
-            progress = now;
-        }
-    }
-
-    fn by_preference(&self, order: &[usize]) -> Vec<&Arc<Upstream>> {
-        let now = self.clock.now();
-        let mut candidates: Vec<_> = order.iter().filter_map(|&index| self.list.get(index)).collect();
-        // One that is shunned for longer than anyone is was so before the clock was set back.
-        candidates.sort_by_key(|upstream| {
-            (1..=SHUN).contains(&(upstream.shunned_until.load(Ordering::Relaxed) - now))
-        });
-        candidates
+        let patience = if self.wan.is_limited() { patience.max(LIMITED_CONNECT) } else { patience };
+        let reason = match timeout(patience, connecting).await {
+            Ok(Ok(_closed)) => return Ok(()),
+            Ok(Err(error)) => error::root_cause(&*error),
+            Err(_) => Arc::from(format!("no connection within {patience:?}")),
+        };
+        Err(UpstreamError::Connect { upstream: upstream.name.clone(), reason })
     }
 }
 
 impl Upstream {
-    fn new(name: &str, url: &Uri) -> Option<Self> {
+    fn new(upstream: &config::Upstream, limits: Limits, metrics: &Metrics) -> Option<Self> {
+        let (name, url) = (&upstream.name, &upstream.url);
         let authority = url.authority()?.clone();
         Some(Self {
-            name: Arc::from(name),
+            name: Arc::from(name.as_str()),
             scheme: url.scheme()?.clone(),
             host: HeaderValue::from_str(authority.as_str()).ok()?,
             authority,
-            shunned_until: AtomicI64::new(0),
+            priority: upstream.priority,
+            check: upstream.check.clone(),
+            limits,
+            healthy: metrics.health.healthy.with_label_values(&[name]),
+            standing: Arc::default(),
         })
     }
 
@@ -334,43 +222,21 @@ impl Upstream {
     }
 
     fn request(&self, outgoing: &Outgoing) -> Result<Request<RequestBody>, UpstreamError> {
-        let unusable =
-            |error: &dyn std::fmt::Display| UpstreamError::Request { reason: Arc::from(error.to_string()) };
-        let uri = Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(outgoing.target.clone())
-            .build()
-            .map_err(|error| unusable(&error))?;
         let mut request = Request::new(outgoing.body.clone());
         *request.method_mut() = outgoing.method.clone();
-        *request.uri_mut() = uri;
+        *request.uri_mut() = self.uri(outgoing.target.clone())?;
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = outgoing.headers.clone();
         request.headers_mut().insert(header::HOST, self.host.clone());
         Ok(request)
     }
-}
 
-/// hyper-util itself sends a request again only if none of it had been written.
-fn is_closed(error: &legacy::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<hyper::Error>());
-    cause.is_some_and(hyper::Error::is_incomplete_message)
-}
-
-fn is_unavailable(status: StatusCode) -> bool {
-    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
-}
-
-fn is_from_client(error: &(dyn StdError + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| (*error).source()).any(|cause| cause.is::<RequestBodyError>())
-}
-
-/// The innermost cause is the one that helps: "connection refused", not "client error".
-fn root_cause(error: &(dyn StdError + 'static)) -> Arc<str> {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
+    fn uri(&self, target: PathAndQuery) -> Result<Uri, UpstreamError> {
+        Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(target)
+            .build()
+            .map_err(|error| UpstreamError::Request { reason: Arc::from(error.to_string()) })
     }
-    Arc::from(cause.to_string())
 }
