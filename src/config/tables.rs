@@ -3,15 +3,16 @@
 //! not reported.
 
 use http::Uri;
-use http::uri::Scheme;
+use http::uri::{PathAndQuery, Scheme};
 
 use super::document::{Document, Section};
 use super::guard::FALLBACKS;
 use super::network::warn_above;
-use super::settings::{choice, path};
+use super::settings::{choice, number, path};
 use super::tls::trust;
 use super::{
-    Class, ContentMatch, ContentType, HttpProxy, Profile, Route, Rule, Upstream, Wan, limit, pattern,
+    Class, ContentMatch, ContentType, HttpProxy, Profile, Route, Rule, Upstream, Wan, defaults, limit,
+    pattern,
 };
 
 /// Bytes of a name that becomes a metric's label.
@@ -41,13 +42,15 @@ pub(super) fn upstreams(document: &mut Document, wan: &Wan) -> Vec<Upstream> {
         warn_above(&mut s, "limit", &limit, "wan.limit", &wan.limit);
         let trust = trust(&mut s, url.as_ref());
         let proxy = proxy(&mut s);
+        let priority = s.one("priority", |text| number(text, defaults::PRIORITY));
+        let check = s.one("check", check);
         if let Some(url) = url {
             let name = named.or_else(|| Some(url.authority()?.as_str().to_ascii_lowercase()));
             let name = name.unwrap_or_default();
             if upstreams.iter().any(|other| other.name == name) {
                 s.refuse("name", format!("{name:?} is the name of two upstreams; give each its own"));
             }
-            upstreams.push(Upstream { name, url, limit, public_url, trust, proxy });
+            upstreams.push(Upstream { name, url, limit, priority, check, public_url, trust, proxy });
         }
         document.close(s);
     }
@@ -188,6 +191,11 @@ fn origin(text: &str, like: &str) -> Result<Uri, String> {
         return Err(refused());
     }
     Ok(uri)
+}
+
+fn check(text: &str) -> Result<PathAndQuery, String> {
+    let path = text.parse().ok().filter(|_| text.starts_with('/'));
+    path.ok_or_else(|| format!("{text:?} is not a path; write it like /secars/secars.dll?hello,secars"))
 }
 
 fn name(text: &str) -> Result<String, String> {

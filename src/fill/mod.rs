@@ -44,7 +44,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::{Answer, Asking, Upstream, UpstreamError, Upstreams};
 
 /// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
-const OUTCOMES: [&str; 20] = [
+const OUTCOMES: [&str; 21] = [
     "stored",
     "deduplicated",
     "not-modified",
@@ -63,6 +63,7 @@ const OUTCOMES: [&str; 20] = [
     "closed",
     "bad-response",
     "bad-request",
+    "unavailable",
     "server-error",
     "broken-off",
 ];

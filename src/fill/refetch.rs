@@ -33,6 +33,7 @@ impl From<UpstreamError> for RefetchError {
             UpstreamError::Connect { .. }
             | UpstreamError::HeadTimeout { .. }
             | UpstreamError::Closed { .. }
+            | UpstreamError::Unavailable { .. }
             | UpstreamError::Response { .. } => Self::Unreachable(error.into()),
             UpstreamError::Client { .. } | UpstreamError::Request { .. } => Self::NotGiven(error.into()),
         }

@@ -20,7 +20,7 @@ use crate::config::Class;
 use crate::policy::Classified;
 use crate::store::{Committed, Object};
 use crate::telemetry::metrics::Counted;
-use crate::upstream::{Answer, Asking, Outgoing, RequestBody, Upstreams};
+use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError, Upstreams};
 
 pub(super) struct Task {
     shared: Arc<Shared>,
@@ -61,12 +61,18 @@ impl Task {
     pub(super) async fn run(mut self) {
         let shared = self.shared.clone();
         let permit = tokio::select! {
-            permit = shared.permits.acquire() => permit,
+            biased;
             () = shared.stopping.cancelled() => return,
+            permit = shared.permits.acquire() => permit.map_err(|_| None),
+            // Whoever waits behind others for an upstream that fails them need not wait longer than they.
+            error = self.upstreams.unavailable(&self.wanted.order) => Err(Some(error)),
         };
-        let Ok(_permit) = permit else { return };
         let _running = Counted::one(&shared.metrics.fills_running);
-        let outcome = self.fill().await;
+        let outcome = match permit {
+            Ok(_permit) => self.fill().await,
+            Err(Some(error)) => self.fail(error.into()),
+            Err(None) => return,
+        };
         shared.metrics.fills.with_label_values(&[outcome]).inc();
     }
 
@@ -201,7 +207,8 @@ impl Task {
     }
 
     fn fail(&mut self, error: FillError) -> &'static str {
-        if matches!(error, FillError::Abandoned | FillError::Stopped) {
+        let is_known = matches!(error, FillError::Upstream(UpstreamError::Unavailable { .. }));
+        if is_known || matches!(error, FillError::Abandoned | FillError::Stopped) {
             tracing::debug!(%error, key = &*self.wanted.key, "fill stopped");
         } else {
             tracing::warn!(%error, key = &*self.wanted.key, "fill failed");

@@ -93,6 +93,11 @@ impl Live {
             access_log: config.log.access,
         }
     }
+
+    /// The upstreams that requests go to.
+    pub fn upstreams(&self) -> &Arc<Upstreams> {
+        &self.upstreams
+    }
 }
 
 impl Proxy {

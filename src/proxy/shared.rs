@@ -244,7 +244,7 @@ impl Proxy {
         };
         let reply = match answer {
             Some(answer) => passthrough::pass_on(asked.method, answer, asked.live, &self.metrics),
-            None => passthrough::failed(error),
+            None => passthrough::failed(asked, error),
         };
         reply.told(CacheStatus::Failed, classified, None)
     }

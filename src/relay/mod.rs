@@ -28,7 +28,7 @@ use crate::refresh::Refresher;
 use crate::shape::{Lan, Places, Wan};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
-use crate::upstream::{ConnectError, Upstreams};
+use crate::upstream::{ConnectError, Upstreams, health::Checks};
 
 /// Threads for fills, accepting and the admin address. They wait most of the time; two, so that one busy with a
 /// hash does not keep the other's connections waiting.
@@ -84,6 +84,7 @@ pub struct Relay {
     wan: Arc<Wan>,
     metrics: Arc<Metrics>,
     refresher: Refresher,
+    checks: Checks,
     stage: watch::Sender<Stage>,
     workers: Arc<Workers>,
     connections: Arc<Connections<Proxy>>,
@@ -115,7 +116,7 @@ impl Relay {
     pub fn check(config: &Config, clock: &Clock) -> Result<(), StartError> {
         let metrics = Arc::new(Metrics::new()?);
         let wan = Arc::new(Wan::new(config, clock.clone()));
-        live(config, clock, &wan, &metrics, &Arc::new(Instance::new()))?;
+        live(config, clock, &wan, &metrics, &Arc::new(Instance::new()), None)?;
         config.server.tls.as_ref().map(tls::acceptor).transpose()?;
         Ok(())
     }
@@ -129,7 +130,8 @@ impl Relay {
         // What may be wrong with the configuration first, then what leaves traces.
         let wan = Arc::new(Wan::new(&config, clock.clone()));
         let instance = Arc::new(Instance::new());
-        let live = live(&config, &clock, &wan, &metrics, &instance)?;
+        let live = live(&config, &clock, &wan, &metrics, &instance, None)?;
+        let (checks, check) = Checks::new(live.upstreams().clone());
         let tls = config.server.tls.as_ref().map(tls::acceptor).transpose()?;
         let admin = sockets.admin.local_addr()?;
         let store = Store::open(&config.store, clock.clone())?;
@@ -170,6 +172,7 @@ impl Relay {
             wan,
             metrics,
             refresher,
+            checks,
             stage,
             workers,
             connections,
@@ -179,7 +182,7 @@ impl Relay {
             background: TaskTracker::new(),
             control: Some(control),
         };
-        Ok(Ready { relay, sockets, refresh })
+        Ok(Ready { relay, sockets, refresh, check })
     }
 
     /// The addresses clients connect to, in the configuration's order, with the ports that were given.
@@ -198,12 +201,15 @@ impl Relay {
     /// # Errors
     /// When it cannot be used; the old one stays in force.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
-        let live = live(&config, &self.clock, &self.wan, &self.metrics, &self.instance)?;
+        let before = self.checks.upstreams();
+        let live = live(&config, &self.clock, &self.wan, &self.metrics, &self.instance, Some(&before))?;
+        let upstreams = live.upstreams().clone();
         // Nothing has changed yet, and nothing fails from here on.
         self.connections.renew_certificate(&config.server)?;
         self.proxy.reconfigure(live);
         self.cache.reconfigure(config.cache.clone());
         self.refresher.reconfigure(&config);
+        self.checks.reconfigure(upstreams);
         self.lan.reconfigure(&config);
         self.places.reconfigure(&config);
         self.newcomers.reconfigure(&config);
@@ -337,15 +343,19 @@ impl Drop for Relay {
     }
 }
 
-/// The reloadable part of a relay.
+/// The reloadable part of a relay, which knows of upstreams what was known `before`.
 pub(crate) fn live(
     config: &Config,
     clock: &Clock,
     wan: &Arc<Wan>,
     metrics: &Arc<Metrics>,
     instance: &Arc<Instance>,
+    before: Option<&Upstreams>,
 ) -> Result<Live, StartError> {
     let upstreams = Upstreams::new(config, clock.clone(), wan.clone(), metrics.clone())?;
-    let upstreams = upstreams.on_behalf_of(instance.clone());
+    let mut upstreams = upstreams.on_behalf_of(instance.clone());
+    if let Some(before) = before {
+        upstreams = upstreams.succeeding(before);
+    }
     Ok(Live::new(config, Policy::new(config)?, Arc::new(upstreams)))
 }

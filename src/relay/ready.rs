@@ -14,6 +14,7 @@ use crate::listen::{Acceptors, Sockets, Stage};
 use crate::proxy::Proxy;
 use crate::refresh;
 use crate::store::{Scrub, Store};
+use crate::upstream::health;
 
 /// Pause between two rounds of housekeeping.
 const MAINTENANCE: Duration = Duration::from_secs(30);
@@ -27,6 +28,7 @@ pub struct Ready {
     pub(super) relay: Relay,
     pub(super) sockets: Sockets,
     pub(super) refresh: refresh::Task,
+    pub(super) check: health::Task,
 }
 
 impl Ready {
@@ -35,7 +37,7 @@ impl Ready {
     /// # Errors
     /// When the system cannot watch a socket.
     pub fn serve(self) -> Result<Relay, StartError> {
-        let Self { mut relay, sockets, refresh } = self;
+        let Self { mut relay, sockets, refresh, check } = self;
         let Some(control) = &relay.control else { return Ok(relay) };
         let (config, stages) = (&relay.config, relay.stage.subscribe());
         let _in_control = control.enter();
@@ -65,6 +67,7 @@ impl Ready {
         let (to_clients, from_upstreams) = (relay.lan.clone(), relay.wan.clone());
         tokio::spawn(until_stopped(stages.clone(), async move { to_clients.run().await }));
         tokio::spawn(until_stopped(stages.clone(), async move { from_upstreams.run().await }));
+        tokio::spawn(until_stopped(stages.clone(), check.run()));
         relay.background.spawn(maintain(relay.cache.clone(), stages));
         relay.acceptors = Some(acceptors);
         Ok(relay)

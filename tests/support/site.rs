@@ -42,6 +42,7 @@ impl Site {
         // Nothing is asked for but what a test asks for.
         config.refresh.schedule = Recurrence::Off;
         config.prefetch.learned = false;
+        config.health.interval = None;
         change(&mut config);
         let clock = Clock::manual(Clock::system().now());
         manager.follow(clock.clone());
