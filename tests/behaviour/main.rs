@@ -6,14 +6,17 @@
 #[allow(dead_code, unreachable_pub, reason = "a test bed offers more than one test uses")]
 mod support;
 
+mod balance;
 mod caching;
 mod clock;
 mod damage;
 mod digests;
 mod fill;
 mod forward;
+mod health;
 mod hostile;
 mod limits;
+mod offline;
 mod plan;
 mod prefetch;
 mod queue;
