@@ -118,7 +118,7 @@ async fn looking_for_an_upstream_takes_no_longer_than_all_tries_together_may() {
     let began = Instant::now();
     assert_eq!(site.get(PAYLOAD).await.status, 504);
     assert!(began.elapsed() >= Duration::from_millis(600), "the second was not asked");
-    // The second was cut short, which says nothing of it: it is asked first now.
+    // It was, and its time was cut short.
     let second = urls[1].trim_start_matches("http://");
     let metric = format!("gupd_upstream_requests_total{{outcome=\"head-timeout\",upstream=\"{second}\"}}");
     assert_eq!(site.metric(&metric).await, 1.0);

@@ -1,11 +1,17 @@
 //! Managers are watched: checks of the relay's own find out who fails and who is back, and what is known of them
 //! outlives a reload. The clock is the test's, so nothing is due before it says so.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::Config;
+use gupd::shape::{Lane, Wan};
+use gupd::telemetry::Metrics;
+use gupd::upstream::{Outgoing, RequestBody, Upstreams};
+use gupd::{Clock, Config};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method};
 
-use crate::support::{Manager, Nobody, PAYLOAD, Request, Resource, Site};
+use crate::support::{Client, Gate, Manager, Nobody, PAYLOAD, Request, Resource, Site, bytes};
 
 const CHECK: &str = "/secars/secars.dll";
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -163,4 +169,60 @@ async fn a_reload_begins_and_ends_checks() {
     assert_eq!(site.send(Request::get(PAYLOAD)).await.status, 404);
     assert_eq!(site.metric(&checks(&name, "well")).await, 2.0);
     assert_eq!(site.metric(&healthy(&name)).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_broke_off_waits_for_the_managers_next_check_and_goes_on() {
+    let site = checked(|config| config.fill.attempts = 4);
+    let name = site.manager.address().to_string();
+    site.counts(&checks(&name, "well"), 1.0).await;
+    let (body, gate) = (bytes(1, 400_000), Gate::default());
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(200_000, &gate).cut(200_000, 1));
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = client.head().await.unwrap();
+    // Three attempts fail, which is all that a manager is allowed; the fourth may be made once it is back.
+    site.manager.put(PAYLOAD, Resource::raw(""));
+    gate.open();
+    site.counts(&healthy(&name), 0.0).await;
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    site.clock.advance(RETRY);
+    client.rest("GET", &mut head).await;
+    assert!(head.whole() == body);
+    assert_eq!(site.manager.requests(PAYLOAD), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_be_served_here_is_sent_to_the_first_healthy_manager() {
+    let (first, second) = (Nobody::new(), Nobody::new());
+    let config = Config::for_upstreams(&[&first.url(), &second.url()]).unwrap();
+    let (clock, metrics) = (Clock::manual(1_000_000), Arc::new(Metrics::new().unwrap()));
+    let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
+    let upstreams = Upstreams::new(&config, clock.clone(), wan, metrics).unwrap();
+    let order = [0, 1];
+    let preferred = || upstreams.preferred(&order).map(|upstream| upstream.name.to_string());
+    let outgoing = get_root();
+    let mut expected = [Some(second.address().to_string()), None].into_iter();
+    assert_eq!(preferred(), Some(first.address().to_string()));
+    for upstream in upstreams.iter() {
+        assert_eq!(upstreams.next_probe(&order), None);
+        for _ in 0..3 {
+            upstreams.ask_one(upstream, &outgoing).await.unwrap_err();
+        }
+        assert_eq!(preferred(), expected.next().unwrap());
+    }
+    assert_eq!(upstreams.next_probe(&order), Some(RETRY));
+    assert_eq!(upstreams.ask(&order, &outgoing).await.unwrap_err().as_str(), "unavailable");
+    clock.advance(RETRY);
+    assert_eq!(upstreams.next_probe(&order), Some(Duration::ZERO));
+}
+
+fn get_root() -> Outgoing {
+    Outgoing {
+        method: Method::GET,
+        target: PathAndQuery::from_static("/"),
+        headers: HeaderMap::new(),
+        body: RequestBody::Empty,
+        lane: Lane::default(),
+    }
 }

@@ -41,7 +41,8 @@ async fn behind_listener(change: impl FnOnce(&mut Config)) -> (Site, TcpListener
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
-    tokio::time::timeout(PATIENCE, listener.accept()).await.expect("nobody connects").unwrap().0
+    let accepted = tokio::time::timeout(PATIENCE, listener.accept()).await;
+    accepted.unwrap_or_else(|_| panic!("nobody connects")).unwrap().0
 }
 
 /// Reads a request and answers it with `ok`.
@@ -75,30 +76,42 @@ async fn fail_until_open(site: &Site, listener: &TcpListener) {
     assert!(listener.accept().now_or_never().is_none());
 }
 
-/// Has clients send requests, half of them for paths of their own and half for one path; all of them are told at once to
-/// come again after so many seconds.
-async fn storm(site: &Site, tag: &str, retry_after: &str) {
-    let asked = Arc::<AtomicUsize>::default();
-    let mut clients = JoinSet::new();
-    for _ in 0..connections() {
-        let (address, asked) = (site.address(), asked.clone());
-        let (tag, retry_after) = (tag.to_owned(), retry_after.to_owned());
-        clients.spawn(async move {
-            let mut client = Client::connect(address).await;
-            loop {
-                let number = asked.fetch_add(1, Ordering::Relaxed);
-                if number >= REQUESTS {
-                    return;
-                }
-                let revision = if number % 2 == 0 { format!("{tag}{number:05}") } else { tag.clone() };
-                let request = Request::get(&PAYLOAD.replace("261121001", &revision));
-                let response = client.send(&request).await.unwrap();
-                assert_eq!((response.status, response.header("retry-after")), (504, Some(&*retry_after)));
-            }
-        });
+/// Clients that are connected.
+struct Crowd(Vec<Client>);
+
+impl Crowd {
+    /// They come one after the other: how many can be accepted at once is not what is tested here.
+    async fn come(site: &Site) -> Self {
+        let mut clients = Vec::new();
+        for _ in 0..connections() {
+            let mut client = Client::connect(site.address()).await;
+            assert_eq!(client.send(&Request::new("OPTIONS", "*")).await.unwrap().status, 204);
+            clients.push(client);
+        }
+        Self(clients)
     }
-    while let Some(client) = clients.join_next().await {
-        client.unwrap();
+
+    /// All of them send requests at once, half of them for paths of their own and half for one path; all are told at
+    /// once to come again after so many seconds.
+    async fn ask_in_vain(&mut self, tag: &str, retry_after: &str) {
+        let asked = Arc::<AtomicUsize>::default();
+        let mut asking = JoinSet::new();
+        for mut client in self.0.drain(..) {
+            let (asked, tag, retry_after) = (asked.clone(), tag.to_owned(), retry_after.to_owned());
+            asking.spawn(async move {
+                loop {
+                    let number = asked.fetch_add(1, Ordering::Relaxed);
+                    if number >= REQUESTS {
+                        return client;
+                    }
+                    let revision = if number % 2 == 0 { format!("{tag}{number:05}") } else { tag.clone() };
+                    let request = Request::get(&PAYLOAD.replace("261121001", &revision));
+                    let response = client.send(&request).await.unwrap();
+                    assert_eq!((response.status, response.header("retry-after")), (504, Some(&*retry_after)));
+                }
+            });
+        }
+        self.0 = asking.join_all().await;
     }
 }
 
@@ -110,7 +123,8 @@ fn is_left_alone(listener: &TcpListener) -> bool {
 async fn five_thousand_waiting_clients_cost_a_manager_that_is_away_one_connection_for_each_probe() {
     let (site, listener) = behind_listener(|config| config.server.max_connections = 2 * REQUESTS).await;
     fail_until_open(&site, &listener).await;
-    storm(&site, "1", "5").await;
+    let mut crowd = Crowd::come(&site).await;
+    crowd.ask_in_vain("1", "5").await;
     assert!(is_left_alone(&listener), "it was not yet time for a probe");
     for (wait, retry_after) in [(RETRY, "10"), (2 * RETRY, "20")] {
         site.clock.advance(wait);
@@ -119,7 +133,7 @@ async fn five_thousand_waiting_clients_cost_a_manager_that_is_away_one_connectio
         let probe = accept(&listener).await;
         // While it is under way, nobody waits for it.
         if wait == RETRY {
-            storm(&site, "2", "5").await;
+            crowd.ask_in_vain("2", "5").await;
         }
         drop(probe);
         assert_eq!(first.head().await.unwrap().status, 502);
