@@ -91,6 +91,8 @@ impl Resumption {
             if self.fruitless > 0 {
                 sleep(wait_before(self.fruitless)).await;
             }
+            // Its readers have bytes already: rather than break, they wait as long for it as others do to ask it.
+            self.upstreams.probed(&self.upstream).await;
             self.fruitless += 1;
             tracing::info!(upstream = &*self.upstream.name, from = range.start, %reason, "resuming");
             match self.ask(&range).await? {

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::capture_connection;
 use tokio::time::{Instant, timeout};
 
+use super::breaker::Breaker;
 use super::choice;
 use super::error::{Verdict, is_unavailable};
 use super::line::Line;
@@ -113,6 +114,15 @@ impl Upstreams {
             // A sender lives as long as its upstream.
             let _changed = select_all(changes.iter_mut().map(|one| Box::pin(one.changed()))).await;
         }
+    }
+
+    /// Waits while this upstream may not be asked, until it may or its next probe must have ended.
+    pub async fn probed(&self, upstream: &Upstream) {
+        let mut changes = upstream.standing.changes();
+        let Some(wait) = upstream.standing.next_probe(self.clock.now(), &upstream.limits) else { return };
+        let probing = if self.requests_probe() { Duration::ZERO } else { self.health.timeout };
+        // The sender lives as long as the upstream; there is nothing to do with what it sent.
+        let _either = timeout(wait + probing, changes.wait_for(Breaker::is_closed)).await;
     }
 
     /// The healthy upstream of `order` that would be asked first: where to send who cannot be served here.

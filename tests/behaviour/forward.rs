@@ -141,7 +141,10 @@ async fn the_manager_gets_a_body_while_the_client_still_sends_it_and_the_client_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_takes_longer_than_the_managers_time_to_answer_is_no_failure() {
-    let site = Site::with(|config| config.fill.head_timeout = Duration::from_millis(500));
+    let site = Site::with(|config| {
+        config.fill.head_timeout = Duration::from_millis(500);
+        config.fill.total_timeout = Duration::from_millis(500);
+    });
     site.manager.put(PRIVATE, Resource::echo());
     let mut client = Client::connect(site.address()).await;
     client.begin(&Request::new("POST", PRIVATE).header("Content-Length", "4")).await.unwrap();
