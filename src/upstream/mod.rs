@@ -358,7 +358,8 @@ impl Upstreams {
         }
     }
 
-    fn by_preference(&self, order: &[usize]) -> Vec<&Arc<Upstream>> {
+    /// The upstreams of `order`, in the order in which they are asked now.
+    pub(crate) fn by_preference(&self, order: &[usize]) -> Vec<&Arc<Upstream>> {
         let now = self.clock.now();
         let mut candidates: Vec<_> = order.iter().filter_map(|&index| self.list.get(index)).collect();
         // One that is shunned for longer than anyone is was so before the clock was set back.
