@@ -6,55 +6,22 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
-use prometheus::IntCounter;
+use http::HeaderMap;
 
-use super::resume::{Resumed, Resumption};
-use super::transfer::{Interruption, Transfer};
-use super::{FillError, Flow, Wanted};
+use super::origin::Origin;
+use super::resume::{NoRestart, Resumed, Resumption};
+use super::transfer::{Broke, Interruption, Transfer};
+use super::turns::Setback;
+use super::{FillError, Flow};
 use crate::store::Object;
-use crate::telemetry::Metrics;
-use crate::upstream::{Asking, Outgoing, RequestBody, Upstream, Upstreams};
-
-/// Where content comes from, and how it is asked for.
-#[derive(Clone, Debug)]
-pub(super) struct Origin {
-    pub(super) upstreams: Arc<Upstreams>,
-    pub(super) upstream: Arc<Upstream>,
-    pub(super) outgoing: Outgoing,
-    /// Counts bytes that came from it.
-    pub(super) received: IntCounter,
-}
-
-impl Origin {
-    /// As `wanted` is asked for.
-    pub(super) fn of(
-        wanted: &Wanted,
-        upstreams: Arc<Upstreams>,
-        upstream: Arc<Upstream>,
-        metrics: &Metrics,
-    ) -> Self {
-        let (target, headers, lane) = (wanted.target.clone(), wanted.headers.clone(), wanted.lane.clone());
-        let outgoing = Outgoing {
-            method: Method::GET,
-            target,
-            headers,
-            body: RequestBody::Empty,
-            lane,
-            asking: Asking::default(),
-        };
-        let received = metrics.upstream_bytes.with_label_values(&[&*upstream.name]);
-        Self { upstreams, upstream, outgoing, received }
-    }
-}
 
 /// The rest of content, for one reader.
 pub(super) struct Alone {
     resumption: Resumption,
-    received: IntCounter,
     end: Option<u64>,
     transfer: Option<Transfer>,
-    reason: Arc<str>,
+    /// What broke the one before.
+    broke: Option<Broke>,
 }
 
 impl Alone {
@@ -69,9 +36,9 @@ impl Alone {
     }
 
     fn new(origin: Origin, headers: &HeaderMap, length: Option<u64>, end: Option<u64>) -> Self {
-        let Origin { upstreams, upstream, outgoing, received } = origin;
-        let resumption = Resumption::new(upstreams, upstream, outgoing, headers, length);
-        Self { resumption, received, end, transfer: None, reason: Arc::from("the store failed") }
+        let broke = Broke { setback: Setback::Broke, reason: Arc::from("the store failed") };
+        let resumption = Resumption::new(origin, headers, length);
+        Self { resumption, end, transfer: None, broke: Some(broke) }
     }
 
     /// The bytes from `position` on; `None` at the end of content whose length nobody said.
@@ -82,8 +49,8 @@ impl Alone {
                 Some(transfer) => transfer,
                 None => {
                     let range = position..self.end.unwrap_or(u64::MAX);
-                    match self.resumption.resume(range, Some(self.reason.clone())).await? {
-                        Resumed::Continues { body, skip, end } => Transfer::new(body, skip, end),
+                    match self.resumption.resume(range, self.broke.take(), &NoRestart).await? {
+                        Resumed::Continues { transfer, .. } => transfer,
                         Resumed::Changed(answer) => {
                             return Err(FillError::Changed { upstream: answer.upstream.name.clone() });
                         }
@@ -91,10 +58,7 @@ impl Alone {
                 }
             };
             let came = match transfer.next(idle_timeout).await {
-                Ok(Some(piece)) => {
-                    self.received.inc_by(piece.len() as u64);
-                    transfer.wanted(piece, position).map(Some)
-                }
+                Ok(Some(piece)) => transfer.wanted(piece, position).map(Some),
                 Ok(None) => transfer.ended(position).map(|()| None),
                 Err(interruption) => Err(interruption),
             };
@@ -105,8 +69,11 @@ impl Alone {
                     return Ok(piece);
                 }
                 Ok(None) if self.end.is_none() => return Ok(None),
-                Ok(None) => self.reason = Arc::from("its answer was a part of what was asked for"),
-                Err(Interruption::Upstream(reason)) => self.reason = reason,
+                Ok(None) => {
+                    let reason = Arc::from("its answer was a part of what was asked for");
+                    self.broke = Some(Broke { setback: Setback::Broke, reason });
+                }
+                Err(Interruption::Upstream(broke)) => self.broke = Some(broke),
                 Err(Interruption::Fatal(error)) => return Err(error),
             }
         }
@@ -115,6 +82,6 @@ impl Alone {
 
 impl std::fmt::Debug for Alone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Alone").field("end", &self.end).field("reason", &self.reason).finish_non_exhaustive()
+        f.debug_struct("Alone").field("end", &self.end).field("broke", &self.broke).finish_non_exhaustive()
     }
 }

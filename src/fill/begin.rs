@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::Body;
 
 use super::Wanted;
+use super::content_range::ContentRange;
 use super::flow::Head;
-use super::resume::ContentRange;
 use crate::cache::storable::storable;
 use crate::cache::validator::strong_validator;
 use crate::cache::{Cache, Selecting, Unstorable, update};

@@ -5,15 +5,16 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::sync::Notify;
 
-use super::alone::Origin;
+use super::origin::Origin;
 use super::plan::{NEAR, Span, View};
+use super::resume::Restart;
 use super::{FillError, Unshared};
 use crate::cache::{Entry, Freshness, Selecting, Unstorable};
 use crate::clock::UnixMillis;
@@ -73,6 +74,7 @@ pub struct Flow {
     pub left: Option<Stock>,
     pub(super) origin: Origin,
     pub(super) partial: Arc<Partial>,
+    seen: AtomicU8,
     /// The upstream serves parts: bytes may arrive in any order.
     in_parts: AtomicBool,
     // Held to push, trim or clone one piece, or to look over runs and demands.
@@ -134,6 +136,11 @@ struct Demand {
     range: Range<u64>,
 }
 
+/// Nobody has been shown a byte of it; somebody has; nobody will be, since other content takes its place.
+const UNSEEN: u8 = 0;
+const SEEN: u8 = 1;
+const REPLACED: u8 = 2;
+
 /// What a reader wants, from where it is on, for as long as it is there.
 #[derive(Debug)]
 pub(super) struct Wants {
@@ -176,6 +183,7 @@ impl Flow {
             origin,
             left: partial.stock(),
             partial,
+            seen: AtomicU8::new(UNSEEN),
             in_parts: AtomicBool::new(in_parts && length.is_some()),
             state: Mutex::default(),
             attention,
@@ -316,6 +324,16 @@ impl Flow {
         Wants { flow: self.clone(), id }
     }
 
+    /// Has the content shown to a reader, if it may be; whoever has a byte of it has a claim to the rest.
+    pub(super) fn show(&self) -> bool {
+        // Of two that decide at once, one is first: a reader, or who replaces the content.
+        let first = || self.seen.compare_exchange(UNSEEN, SEEN, Ordering::AcqRel, Ordering::Acquire);
+        match self.seen.load(Ordering::Acquire) {
+            UNSEEN => first().unwrap_or_else(|was| was) != REPLACED,
+            decided => decided != REPLACED,
+        }
+    }
+
     /// How many of the first bytes may be shown to a reader of everything: its end only when it has been judged.
     pub(super) fn shown(&self) -> u64 {
         let arrived = || self.state().runs.first().map_or(0, |run| run.span.position);
@@ -366,6 +384,16 @@ impl Flow {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Restart for Flow {
+    fn is_possible(&self) -> bool {
+        self.seen.load(Ordering::Acquire) == UNSEEN
+    }
+
+    fn decide(&self) -> bool {
+        self.seen.compare_exchange(UNSEEN, REPLACED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 

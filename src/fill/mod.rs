@@ -5,10 +5,12 @@
 
 mod alone;
 mod begin;
+mod content_range;
 mod errand;
 mod fetch;
 mod flow;
 mod intake;
+mod origin;
 mod plan;
 mod reader;
 mod refetch;
@@ -16,6 +18,7 @@ mod resume;
 mod run;
 mod task;
 mod transfer;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

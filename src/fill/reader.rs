@@ -7,8 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::alone::{Alone, Origin};
+use super::alone::Alone;
 use super::flow::{Place, Wants};
+use super::origin::Origin;
 use super::{Fill, FillError, Flow, Phase, Wanted};
 use crate::store::{Object, ReadError, Source, Store};
 use crate::telemetry::Metrics;
@@ -69,8 +70,8 @@ impl Reader {
         Self { store, from, position: start, end }
     }
 
-    /// Reads `range` of what is stored from the upstream that it came from, for this reader alone: the disk does not
-    /// give it. `None` if there is no such upstream now.
+    /// Reads `range` of what is stored from the upstreams that have it, for this reader alone: the disk does not give it.
+    /// `None` if its route has none now.
     pub fn alone(
         store: Arc<Store>,
         object: &Object,
@@ -79,8 +80,7 @@ impl Reader {
         metrics: &Metrics,
         range: Range<u64>,
     ) -> Option<Self> {
-        let upstream = upstreams.named(&wanted.order, &object.upstream)?.clone();
-        let origin = Origin::of(wanted, upstreams.clone(), upstream, metrics);
+        let origin = Origin::recorded(wanted, upstreams, &object.upstream, metrics)?;
         let from = From::Alone(Box::new(Alone::of_stored(origin, object, range.end)));
         Some(Self { store, from, position: range.start, end: Some(range.end) })
     }
@@ -100,7 +100,11 @@ impl Reader {
                 _ => return Ok(()),
             }
             match flow.first_missing(wanted.clone()) {
-                None if !*all || wanted.end <= flow.shown() => return Ok(()),
+                None if !*all || wanted.end <= flow.shown() => {
+                    if flow.show() {
+                        return Ok(());
+                    }
+                }
                 missing => wants.waits_at(missing.unwrap_or(wanted.end)),
             }
             phase.changed().await.map_err(|_| FillError::Stopped)?;
@@ -180,7 +184,7 @@ impl Reader {
                 Some(Whole::Arrived(_)) | None => {}
             }
             let shown = if all && whole.is_none() { flow.shown() } else { u64::MAX };
-            let open = shown.saturating_sub(self.position);
+            let open = if flow.show() { shown.saturating_sub(self.position) } else { 0 };
             let cut = |mut piece: Bytes| {
                 piece.truncate(usize::try_from(open).unwrap_or(usize::MAX));
                 Ok(Some(piece))

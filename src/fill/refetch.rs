@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body::Body;
 
-use super::resume::ContentRange;
+use super::content_range::ContentRange;
 use super::transfer::{Interruption, Transfer};
 use super::{FillError, Wanted};
 use crate::store::Unrepaired;
@@ -93,7 +93,7 @@ pub async fn refetch(
         }
     };
     let received = metrics.upstream_bytes.with_label_values(&[&*answer.upstream.name]);
-    let mut transfer = Transfer::new(answer.response.into_body(), skip, end);
+    let mut transfer = Transfer::new(answer.response.into_body(), skip, end, received);
     let mut bytes = Vec::new();
     loop {
         let position = range.start + bytes.len() as u64;
@@ -102,14 +102,13 @@ pub async fn refetch(
             return Ok(bytes.into());
         }
         let interrupted = |interruption| match interruption {
-            Interruption::Upstream(reason) => broke(position, reason),
+            Interruption::Upstream(why) => broke(position, why.reason),
             Interruption::Fatal(error) => error,
         };
         let arrived = transfer.next(upstreams.settings().idle_timeout).await;
         let Some(piece) = arrived.map_err(|why| RefetchError::Unreachable(interrupted(why)))? else {
             return Err(RefetchError::NotGiven(broke(position, "its answer is shorter".into())));
         };
-        received.inc_by(piece.len() as u64);
         let wanted = transfer.wanted(piece, position);
         let wanted = wanted.map_err(|why| RefetchError::NotGiven(interrupted(why)))?;
         bytes.extend_from_slice(&wanted.unwrap_or_default());

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
-use super::alone::Origin;
 use super::intake::Intake;
+use super::origin::Origin;
 use super::resume::{Resumed, Resumption};
 use super::transfer::{Interruption, Transfer};
 use super::{FillError, Flow, Phase};
@@ -47,27 +47,26 @@ impl Source {
         go_on: impl Fn(u64) -> Result<(), FillError>,
     ) -> Ran {
         let flow = intake.flow().clone();
-        let Origin { upstreams, upstream, outgoing, .. } = self.origin.clone();
-        let mut resumption = Resumption::new(upstreams, upstream, outgoing, &flow.head.headers, flow.length);
-        let mut reason = None;
+        let mut resumption = Resumption::new(self.origin.clone(), &flow.head.headers, flow.length);
+        let mut broke = None;
         loop {
-            let broke = reason.is_some();
             let mut current = match transfer.take() {
                 Some(transfer) => transfer,
                 None => {
                     let rest = intake.position()..intake.course().until;
+                    let mended = broke.is_some();
                     let resumed = tokio::select! {
-                        resumed = resumption.resume(rest, reason.take()) => resumed,
+                        resumed = resumption.resume(rest, broke.take(), &*flow) => resumed,
                         () = flow.stopped(intake.run()) => break,
                     };
                     match resumed {
-                        Ok(Resumed::Continues { skip, .. }) if skip > 0 && intake.others() => {
+                        Ok(Resumed::Continues { whole: true, .. }) if intake.others() => {
                             flow.not_in_parts();
                             return Ran::Whole;
                         }
-                        Ok(Resumed::Continues { body, skip, end }) => {
-                            self.metrics.resumes.inc_by(u64::from(broke));
-                            Transfer::new(body, skip, end.or(flow.length))
+                        Ok(Resumed::Continues { transfer, .. }) => {
+                            self.metrics.resumes.inc_by(u64::from(mended));
+                            transfer
                         }
                         Ok(Resumed::Changed(answer)) => return Ran::Changed(answer),
                         Err(error) => return Ran::Failed(error),
@@ -76,7 +75,7 @@ impl Source {
             };
             match self.receive(&flow, &mut intake, &mut current, phase, &go_on).await {
                 Ok(()) => break,
-                Err(Interruption::Upstream(why)) => reason = Some(why),
+                Err(Interruption::Upstream(why)) => broke = Some(why),
                 Err(Interruption::Fatal(error)) => return Self::failed(intake, error).await,
             }
         }
@@ -121,7 +120,6 @@ impl Source {
                 () = flow.stopped(run) => return Ok(()),
             };
             let Some(piece) = piece else { break };
-            self.origin.received.inc_by(piece.len() as u64);
             let Some(mut piece) = transfer.wanted(piece, intake.position())? else { continue };
             let left = intake.course().until.saturating_sub(intake.position());
             if (piece.len() as u64) > left {
@@ -139,7 +137,7 @@ impl Source {
         // A part may be shorter than what was asked for: the rest is asked for again.
         match flow.length {
             Some(_) if intake.position() < intake.course().until => {
-                Err(Interruption::Upstream(Arc::from("its answer was a part of what was asked for")))
+                Err(Interruption::broke("its answer was a part of what was asked for"))
             }
             _ => Ok(()),
         }

@@ -34,6 +34,8 @@ pub(super) struct Task {
     hand: Option<oneshot::Sender<Answer>>,
     /// What came first was not what was announced.
     again: bool,
+    /// How often other content took the place of what was coming.
+    changes: u32,
 }
 
 /// How a fill, or one try of it, ended. The word is the metric's label.
@@ -55,7 +57,17 @@ impl Task {
         attention: Arc<Notify>,
         hand: oneshot::Sender<Answer>,
     ) -> Self {
-        Self { shared, upstreams, wanted, phase, asking, attention, hand: Some(hand), again: false }
+        Self {
+            shared,
+            upstreams,
+            wanted,
+            phase,
+            asking,
+            attention,
+            hand: Some(hand),
+            again: false,
+            changes: 0,
+        }
     }
 
     pub(super) async fn run(mut self) {

@@ -8,10 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
+use prometheus::IntCounter;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::FillError;
+use super::turns::Setback;
 use crate::store::StoreError;
 use crate::upstream::Received;
 
@@ -25,6 +27,8 @@ pub(super) struct Transfer {
     skip: u64,
     /// Where in the content it ends, if anyone said it.
     end: Option<u64>,
+    /// Counts its bytes.
+    received: IntCounter,
     /// Small pieces put together so far.
     gathered: Vec<u8>,
     /// What ended the body, if not its end.
@@ -34,9 +38,23 @@ pub(super) struct Transfer {
 /// What keeps a transfer from its end.
 pub(super) enum Interruption {
     /// The rest may be had by asking again.
-    Upstream(Arc<str>),
+    Upstream(Broke),
     /// There is no sense in going on.
     Fatal(FillError),
+}
+
+/// How an upstream broke a transfer.
+#[derive(Debug)]
+pub(super) struct Broke {
+    pub(super) setback: Setback,
+    pub(super) reason: Arc<str>,
+}
+
+impl Interruption {
+    /// The upstream did not keep to what it had said.
+    pub(super) fn broke(reason: impl Into<Arc<str>>) -> Self {
+        Self::Upstream(Broke { setback: Setback::Broke, reason: reason.into() })
+    }
 }
 
 impl From<StoreError> for Interruption {
@@ -46,8 +64,8 @@ impl From<StoreError> for Interruption {
 }
 
 impl Transfer {
-    pub(super) fn new(body: Received, skip: u64, end: Option<u64>) -> Self {
-        Self { body, skip, end, gathered: Vec::new(), broke: None }
+    pub(super) fn new(body: Received, skip: u64, end: Option<u64>, received: IntCounter) -> Self {
+        Self { body, skip, end, received, gathered: Vec::new(), broke: None }
     }
 
     /// The next bytes, or `None` at the body's end; an error if none arrive in `idle_timeout`. Safe to drop and call
@@ -57,9 +75,15 @@ impl Transfer {
             match timeout(idle_timeout, self.gather()).await {
                 // The relay's own limits held it up.
                 Err(_) if self.body.waited_within(idle_timeout) => {}
-                Err(_) => return Err(Interruption::Upstream(Arc::from("no byte arrived in time"))),
-                Ok(Err(error)) => return Err(Interruption::Upstream(Arc::from(error.to_string()))),
-                Ok(Ok(piece)) => return Ok(piece),
+                Err(_) => {
+                    let reason = Arc::from("no byte arrived in time");
+                    return Err(Interruption::Upstream(Broke { setback: Setback::Silent, reason }));
+                }
+                Ok(Err(error)) => return Err(Interruption::broke(error.to_string())),
+                Ok(Ok(piece)) => {
+                    self.received.inc_by(piece.as_ref().map_or(0, Bytes::len) as u64);
+                    return Ok(piece);
+                }
             }
         }
     }
@@ -74,7 +98,7 @@ impl Transfer {
             return Ok(None);
         }
         if self.end.is_some_and(|end| position + piece.len() as u64 > end) {
-            return Err(Interruption::Upstream(Arc::from("it sent more than it had promised")));
+            return Err(Interruption::broke("it sent more than it had promised"));
         }
         Ok(Some(piece))
     }
@@ -82,12 +106,10 @@ impl Transfer {
     /// Judges the end of the body when the next byte wanted is the one at `position`.
     pub(super) fn ended(&self, position: u64) -> Result<(), Interruption> {
         if self.skip > 0 {
-            return Err(Interruption::Upstream(Arc::from(
-                "its answer was shorter than what it had sent before",
-            )));
+            return Err(Interruption::broke("its answer was shorter than what it had sent before"));
         }
         if self.end.is_some_and(|end| end != position) {
-            return Err(Interruption::Upstream(Arc::from("the response ended before its length")));
+            return Err(Interruption::broke("the response ended before its length"));
         }
         Ok(())
     }

@@ -69,6 +69,8 @@ pub struct Metrics {
     pub fills: IntCounterVec,
     /// Transfers that broke off and were resumed.
     pub resumes: IntCounter,
+    /// Transfers that went on from another upstream.
+    pub failovers: IntCounter,
     /// Content that was not what was announced, by who had announced it and what followed.
     pub digest_mismatches: IntCounterVec,
     /// Bytes clients got that did not cross the WAN for them.
@@ -185,6 +187,10 @@ impl Metrics {
             health: HealthMetrics::register(&registry)?,
             fills_running: gauge("gupd_fills_running", "Fills running now.")?,
             fills: counters("gupd_fills_total", "Fills by how they ended.", &["outcome"])?,
+            failovers: counter(
+                "gupd_fill_failovers_total",
+                "Broken upstream transfers that went on from another upstream.",
+            )?,
             resumes: counter("gupd_fill_resumes_total", "Broken upstream transfers that were resumed.")?,
             digest_mismatches: counters(
                 "gupd_digest_mismatches_total",

@@ -228,7 +228,8 @@ impl Upstreams {
         UpstreamError::Unavailable { retry: self.next_probe(order).unwrap_or_default() }
     }
 
-    fn by_preference(&self, order: &[usize]) -> Vec<Arc<Upstream>> {
+    /// The upstreams of `order`, in the order in which they are asked now.
+    pub(crate) fn by_preference(&self, order: &[usize]) -> Vec<Arc<Upstream>> {
         let now = self.clock.now();
         let mut candidates: Vec<_> =
             self.of(order).zip(1..).map(|(upstream, place)| upstream.candidate(place, now)).collect();

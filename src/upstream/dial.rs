@@ -150,3 +150,73 @@ impl AsyncWrite for Socket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Ready;
+    use std::net::{IpAddr, SocketAddr};
+
+    use hyper_util::client::legacy::connect::dns::Name;
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    /// A name with these addresses.
+    #[derive(Clone)]
+    struct Addresses(Vec<IpAddr>);
+
+    impl Service<Name> for Addresses {
+        type Response = std::vec::IntoIter<SocketAddr>;
+        type Error = io::Error;
+        type Future = Ready<io::Result<Self::Response>>;
+
+        fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _name: Name) -> Self::Future {
+            let addresses: Vec<_> = self.0.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
+            std::future::ready(Ok(addresses.into_iter()))
+        }
+    }
+
+    async fn connect(addresses: &[&str], port: u16) -> IpAddr {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let mut tcp = set_up(HttpConnector::new_with_resolver(Addresses(addresses)), Duration::from_secs(60));
+        let url = format!("http://manager.example:{port}").parse().unwrap();
+        tcp.call(url).await.unwrap().inner().peer_addr().unwrap().ip()
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_does_not_stand_in_the_way_of_one_that_lives() {
+        let living = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = living.local_addr().unwrap().port();
+        for addresses in [
+            &["127.0.0.2", "127.0.0.1"][..],
+            &["::1", "127.0.0.1"],
+            &["127.0.0.1", "::1"],
+            &["::1", "127.0.0.2", "127.0.0.1"],
+        ] {
+            assert_eq!(connect(addresses, port).await, IpAddr::from([127, 0, 0, 1]), "{addresses:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_says_nothing_does_not_cost_the_time_to_connect() {
+        let living = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = living.local_addr().unwrap().port();
+        // A full backlog answers no SYN. On a machine without IPv6 there is nothing to be silent.
+        let silent = TcpSocket::new_v6().unwrap();
+        let Ok(()) = silent.bind(SocketAddr::new("::1".parse().unwrap(), port)) else { return };
+        let silent = silent.listen(1).unwrap();
+        let full = silent.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(Ok(stream)) =
+            tokio::time::timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(full)).await
+        {
+            waiting.push(stream);
+        }
+        let connected = tokio::time::timeout(Duration::from_secs(20), connect(&["::1", "127.0.0.1"], port));
+        assert_eq!(connected.await.expect("the silent one was waited for"), IpAddr::from([127, 0, 0, 1]));
+    }
+}

@@ -1,1 +1,215 @@
+//! Two managers of one site: what becomes of a transfer when the one that gave it is gone.
 
+use std::time::Duration;
+
+use gupd::Config;
+use gupd::config::Finish;
+
+use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, Site, bytes};
+
+/// A site with two managers, of which the first, which is asked first, may go.
+fn pair(change: impl FnOnce(&mut Config)) -> (Site, Manager) {
+    let first = Manager::start();
+    let second = Manager::start();
+    let urls = [first.url(), second.url()];
+    let site = Site::of(second, |config| {
+        config.upstreams = Config::for_upstreams(&[&urls[0], &urls[1]]).unwrap().upstreams;
+        config.routes[0].upstreams = vec![0, 1];
+        config.fill.attempts = 3;
+        change(config);
+    });
+    first.follow(site.clock.clone());
+    (site, first)
+}
+
+/// A client that has had so many bytes of a response.
+async fn begun(site: &Site, some: usize) -> (Client, Response) {
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.head().await.unwrap();
+    response.body = client.some(some).await.unwrap();
+    (client, response)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_manager_with_the_same_content_gives_the_rest_and_no_client_notices() {
+    let (site, first) = pair(|_| {});
+    let (body, gate) = (bytes(90, 5_000_000), Gate::default());
+    // Files are copied from one to the other: their dates differ.
+    let dated = |date: &str| Resource::new(body.clone()).header("Last-Modified", date);
+    first.put(PAYLOAD, dated("Sat, 01 Aug 2026 01:02:03 GMT").stalled(2_000_000, &gate));
+    site.manager.put(PAYLOAD, dated("Sun, 02 Aug 2026 04:05:06 GMT"));
+    let (mut client, mut response) = begun(&site, 2_000_000).await;
+    let given = first.body_bytes();
+    drop(first);
+    gate.open();
+    client.rest("GET", &mut response).await;
+    assert!(response.whole() == body);
+    assert_eq!(given + site.manager.body_bytes(), body.len() as u64, "nothing crossed the WAN twice");
+    assert_eq!(site.manager.seen(PAYLOAD)[0].header("range"), Some("bytes=2000000-"));
+    assert_eq!(site.metric("gupd_fill_failovers_total").await, 1.0);
+    site.stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.whole() == body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_falls_silent_is_left_after_the_idle_timeout() {
+    let (site, first) = pair(|config| config.fill.idle_timeout = Duration::from_millis(300));
+    let (body, gate) = (bytes(91, 3_000_000), Gate::default());
+    first.put(PAYLOAD, Resource::new(body.clone()).stalled(1_000_000, &gate));
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert_eq!((first.requests(PAYLOAD), site.manager.requests(PAYLOAD)), (1, 1));
+    gate.open();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_content_never_continues_what_a_client_has_and_the_next_request_gets_it_whole() {
+    type Change = fn(Resource) -> Resource;
+    let undated: Change = |resource| resource;
+    // The same date says nothing between two managers, and neither does a weak tag.
+    let dated: Change =
+        |resource| resource.without("ETag").header("Last-Modified", "Sat, 01 Aug 2026 01:02:03 GMT");
+    let weak: Change = |resource| resource.etag("W/\"one\"");
+    for change in [undated, dated, weak] {
+        for length in [3_000_000, 3_000_001] {
+            let (site, first) = pair(|_| {});
+            let (old, new, gate) = (bytes(92, 3_000_000), bytes(93, length), Gate::default());
+            first.put(PAYLOAD, change(Resource::new(old.clone())).stalled(1_000_000, &gate));
+            site.manager.put(PAYLOAD, change(Resource::new(new.clone())));
+            let (mut client, mut response) = begun(&site, 1_000_000).await;
+            drop(first);
+            gate.open();
+            client.rest("GET", &mut response).await;
+            assert_eq!(response.ending, Ending::Broken);
+            assert!(old.starts_with(&response.body));
+            assert!(site.get(PAYLOAD).await.whole() == new);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_tag_on_content_of_another_length_continues_nothing() {
+    let (site, first) = pair(|_| {});
+    let (old, new, gate) = (bytes(94, 3_000_000), bytes(95, 3_000_001), Gate::default());
+    first.put(PAYLOAD, Resource::new(old.clone()).etag("\"one\"").stalled(1_000_000, &gate));
+    site.manager.put(PAYLOAD, Resource::new(new.clone()).etag("\"one\""));
+    let (mut client, mut response) = begun(&site, 1_000_000).await;
+    drop(first);
+    gate.open();
+    client.rest("GET", &mut response).await;
+    assert_eq!(response.ending, Ending::Broken);
+    assert!(old.starts_with(&response.body));
+    assert!(site.get(PAYLOAD).await.whole() == new);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_a_client_has_a_byte_other_content_takes_its_place_unseen() {
+    for tagged in [true, false] {
+        let (site, first) = pair(|_| {});
+        let (old, new, gate) = (bytes(96, 3_000_000), bytes(97, 3_000_000), Gate::default());
+        let resource = |body: &Vec<u8>| match tagged {
+            true => Resource::new(body.clone()),
+            false => Resource::new(body.clone()).without("ETag"),
+        };
+        first.put(PAYLOAD, resource(&old).stalled(20_000, &gate));
+        site.manager.put(PAYLOAD, resource(&new));
+        let address = site.address();
+        let waiting: Vec<_> =
+            (0..20).map(|_| tokio::spawn(async move { Request::get(PAYLOAD).send(address).await })).collect();
+        first.asked(PAYLOAD, 1).await;
+        site.counts("gupd_fills_running", 1.0).await;
+        drop(first);
+        gate.open();
+        for client in waiting {
+            assert!(client.await.unwrap().whole() == new);
+        }
+        assert_eq!(site.manager.requests(PAYLOAD), 1, "its answer to the attempt to resume was the new fill");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_does_not_have_it_yet_takes_nothing_away() {
+    let (site, first) = pair(|config| config.fill.attempts = 5);
+    let body = bytes(98, 3_000_000);
+    // Four breaks in a row without a byte are two turns for the other one.
+    first.put(PAYLOAD, Resource::new(body.clone()).cut(0, 4));
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.manager.requests(PAYLOAD) <= 1, "it was asked once at most");
+    assert_eq!(first.requests(PAYLOAD), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_fill_left_is_gone_on_with_from_another_manager() {
+    let (site, first) = pair(|config| config.fill.finish = Finish::Never);
+    let (body, gate) = (bytes(99, 5_000_000), Gate::default());
+    first.put(PAYLOAD, Resource::new(body.clone()).stalled(3_000_000, &gate));
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    let (client, _) = begun(&site, 3_000_000).await;
+    drop(client);
+    site.filled().await;
+    drop(first);
+    gate.open();
+    assert!(site.get(PAYLOAD).await.whole() == body);
+    let asked = site.manager.seen(PAYLOAD);
+    assert!(asked[0].header("if-range").is_some());
+    assert!(
+        site.manager.body_bytes() < 3_000_000,
+        "{} bytes crossed the WAN again",
+        site.manager.body_bytes()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_breaks_where_no_client_gets_a_mixture() {
+    let (site, first) = pair(|config| {
+        config.fill.attempts = 4;
+        config.store.quota = 1 << 30;
+    });
+    let mut whole = 0;
+    for seed in 0..60_u64 {
+        let path = PAYLOAD.replace("full", &format!("seed{seed}"));
+        let dice = bytes(seed, 16);
+        let length = 100_000 + usize::from(dice[0]) * 4_000;
+        let contents = [bytes(1_000 + seed, length), bytes(2_000 + seed, length + usize::from(dice[1] % 2))];
+        let second = if dice[2] % 3 == 0 { &contents[0] } else { &contents[1] };
+        for (manager, content, dice) in
+            [(&first, &contents[0], &dice[4..8]), (&site.manager, second, &dice[8..12])]
+        {
+            let resource =
+                Resource::new(content.clone()).cut(usize::from(dice[0]) * 1_500, usize::from(dice[1] % 12));
+            manager.put(
+                &path,
+                match dice[2] % 8 {
+                    0 => resource.without_ranges(),
+                    1 => resource.without("ETag").header("Last-Modified", "Sat, 01 Aug 2026 01:02:03 GMT"),
+                    2 => resource.chunked(),
+                    3 => resource.etag("W/\"weak\""),
+                    _ => resource,
+                },
+            );
+        }
+        let address = site.address();
+        let clients: Vec<_> = (0..3)
+            .map(|_| {
+                let path = path.clone();
+                tokio::spawn(async move { Request::get(&path).send(address).await })
+            })
+            .collect();
+        for client in clients {
+            let response = client.await.unwrap();
+            if response.status != 200 {
+                assert!((500..600).contains(&response.status), "seed {seed}: {}", response.status);
+                continue;
+            }
+            let of_one = contents.iter().any(|content| match response.ending {
+                Ending::Complete => *content == response.body,
+                Ending::Broken | Ending::Closed => content.starts_with(&response.body),
+            });
+            assert!(of_one, "seed {seed}: {} bytes of a mixture", response.body.len());
+            whole += usize::from(response.ending == Ending::Complete);
+        }
+        site.filled().await;
+    }
+    assert!(whole > 90, "only {whole} of 180 downloads came to their end");
+}

@@ -224,5 +224,6 @@ fn get_root() -> Outgoing {
         headers: HeaderMap::new(),
         body: RequestBody::Empty,
         lane: Lane::default(),
+        asking: gupd::upstream::Asking::default(),
     }
 }

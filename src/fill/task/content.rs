@@ -12,16 +12,19 @@ use crate::cache::storable::storable_length;
 use crate::cache::{Selecting, Unstorable};
 use crate::config::{Class, Finish};
 use crate::digest::{Expectation, Judgement, Subject, Whole};
-use crate::fill::alone::Origin;
 use crate::fill::begin::{Begun, Part};
 use crate::fill::fetch::{Fetch, Fetched, Followers};
 use crate::fill::flow::Head;
-use crate::fill::resume::{Resumed, Resumption};
+use crate::fill::origin::Origin;
+use crate::fill::resume::{Asked, Resumed, Resumption};
 use crate::fill::transfer::Transfer;
 use crate::fill::{Errand, FillError, Flow, Phase, Unshared, run};
 use crate::shape::Purpose;
 use crate::store::{CHUNK, Source, StoreError, Unfinished, Writer};
-use crate::upstream::Upstream;
+
+/// How often another upstream's content may take the place of what was coming, unseen by clients: two that break off in
+/// turn must not keep them waiting for ever.
+const MAX_CHANGES: u32 = 2;
 
 impl Task {
     /// Takes content in that has just begun.
@@ -46,17 +49,18 @@ impl Task {
             tracing::warn!(%error, key = &*self.wanted.key, "what arrives will not outlive an interruption");
         }
         let Begun { answer, head, length, brings, skip, end, in_parts } = begun;
-        let origin = self.origin(answer.upstream);
+        let origin = Origin::of(&self.wanted, &self.upstreams, answer.upstream.clone(), &self.shared.metrics);
+        let received = origin.received(&answer.upstream);
         let partial = writer.partial().clone();
         let flow = Arc::new(Flow::new(head, length, origin, partial, in_parts, self.attention.clone()));
-        let transfer = Transfer::new(answer.response.into_body(), skip, end);
+        let transfer = Transfer::new(answer.response.into_body(), skip, end, received);
         self.fetch(flow, writer, brings, transfer).await
     }
 
-    /// Goes on with what an earlier fill left, if its upstream still has that content; `None` if that cannot be told
-    /// now.
+    /// Goes on with what an earlier fill left, if an upstream still has that content; `None` if that cannot be told now.
     pub(super) async fn go_on_with(&mut self, mut left: Unfinished) -> Option<Ended> {
-        let upstream = self.upstreams.named(&self.wanted.order, &left.object.upstream).cloned()?;
+        let metrics = &self.shared.metrics;
+        let origin = Origin::recorded(&self.wanted, &self.upstreams, &left.object.upstream, metrics)?;
         let wanted = self.part().map_or(0..left.len, |part| part.of(left.len));
         let missing = left.missing(wanted.start);
         let enough = match missing.end > wanted.start {
@@ -65,22 +69,15 @@ impl Task {
             false => missing.start + CHUNK,
         };
         let first = missing.start..missing.end.min(enough);
-        let outgoing = self.outgoing(self.wanted.headers.clone());
-        let resumption = Resumption::new(
-            self.upstreams.clone(),
-            upstream.clone(),
-            outgoing,
-            &left.object.headers,
-            Some(left.len),
-        );
+        let resumption = Resumption::new(origin.clone(), &left.object.headers, Some(left.len));
         let asked = tokio::select! {
-            asked = resumption.ask(&first) => asked,
+            asked = resumption.ask_each(&first) => asked,
             () = self.shared.stopping.cancelled() => Err(FillError::Stopped),
         };
-        let (body, skip, end) = match asked {
-            Ok(Ok(Resumed::Continues { body, skip, end })) => (body, skip, end),
-            Ok(Ok(Resumed::Changed(answer))) => return Some(Ended::Changed(answer)),
-            Ok(Err(reason)) => {
+        let (transfer, whole) = match asked {
+            Ok(Asked::Resumed(Resumed::Continues { transfer, whole })) => (transfer, whole),
+            Ok(Asked::Resumed(Resumed::Changed(answer))) => return Some(Ended::Changed(answer)),
+            Ok(Asked::Nothing(_, reason)) => {
                 tracing::info!(key = &*self.wanted.key, %reason, "cannot go on with what was left");
                 self.shared.store.keep_unfinished(left);
                 return None;
@@ -102,11 +99,9 @@ impl Task {
         };
         tracing::info!(key = &*self.wanted.key, written, length, "going on with what was left");
         self.shared.metrics.resumes.inc();
-        let origin = self.origin(upstream);
         let partial = writer.partial().clone();
         let attention = self.attention.clone();
-        let flow = Arc::new(Flow::new(head, Some(length), origin, partial, skip == 0, attention));
-        let transfer = Transfer::new(body, skip, end);
+        let flow = Arc::new(Flow::new(head, Some(length), origin, partial, !whole, attention));
         Some(self.fetch(flow, writer, first, transfer).await)
     }
 
@@ -118,6 +113,10 @@ impl Task {
         first: Range<u64>,
         transfer: Transfer,
     ) -> Ended {
+        if self.changes >= MAX_CHANGES {
+            // As if a client had bytes of it.
+            flow.show();
+        }
         let arrived = writer.partial().written();
         self.show(Phase::Receiving { flow: flow.clone(), arrived });
         let fetch = Fetch {
@@ -146,6 +145,7 @@ impl Task {
             Fetched::All { length } => length,
             Fetched::Changed(answer) => {
                 writer.discard();
+                self.changes += 1;
                 self.begin_again(FillError::Changed { upstream: answer.upstream.name.clone() });
                 return Ended::Changed(answer);
             }
@@ -214,10 +214,6 @@ impl Task {
         let whole = Whole { source: Source::Partial(flow.partial.clone()), length, blob: writer.blob()? };
         let subject = self.subject(flow.head.status);
         Ok(self.shared.digests.judge(subject, &flow.head.expected, &whole).await?)
-    }
-
-    fn origin(&self, upstream: Arc<Upstream>) -> Origin {
-        Origin::of(&self.wanted, self.upstreams.clone(), upstream, &self.shared.metrics)
     }
 
     pub(super) fn expect(&self, status: StatusCode, headers: &HeaderMap) -> Expectation {
