@@ -74,6 +74,8 @@ pub(super) enum Verdict {
     Well,
     /// It fails.
     Failed(Fault, Arc<str>),
+    /// It fails, perhaps on one path only: a service of its own that is stopped, or a request that it holds open.
+    Suspect(Fault),
     /// Nothing.
     Unknown,
 }
@@ -117,7 +119,7 @@ impl Verdict {
             Ok(answer) => {
                 let status = answer.response.status();
                 match is_unavailable(status) {
-                    true => Self::Failed(Fault::Wrong, Arc::from(format!("it answers {status}"))),
+                    true => Self::Failed(Fault::Busy, Arc::from(format!("it answers {status}"))),
                     false => Self::Well,
                 }
             }
@@ -125,7 +127,15 @@ impl Verdict {
         }
     }
 
-    /// The same of a request without an answer.
+    /// What a client's request says where a check says more: everybody else's must not hang on the path it asked for.
+    pub(super) fn of_one_path(self) -> Self {
+        match self {
+            Self::Failed(fault @ (Fault::Silent | Fault::Busy), _) => Self::Suspect(fault),
+            verdict => verdict,
+        }
+    }
+
+    /// Of a request without an answer.
     pub(super) fn of_error(error: &UpstreamError, patience: Duration) -> Self {
         let fault = match error {
             UpstreamError::Connect { .. } => Fault::Unreachable,

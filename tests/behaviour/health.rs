@@ -99,6 +99,34 @@ async fn without_a_path_a_connection_is_enough_but_not_of_a_manager_that_does_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_always_fails_closes_no_other_but_has_the_manager_checked_sooner() {
+    let site = checked(|config| config.fill.head_timeout = Duration::from_millis(100));
+    let name = site.manager.address().to_string();
+    site.counts(&checks(&name, "well"), 1.0).await;
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    site.manager.put("/secars/stopped", Resource::new("").status(503));
+    let gate = Gate::default();
+    site.manager.put("/secars/held", Resource::new("").held(&gate));
+    for (path, status) in [("/secars/stopped", 503), ("/secars/held", 504)] {
+        for _ in 0..4 {
+            assert_eq!(site.get(path).await.status, status);
+        }
+    }
+    assert_eq!(site.metric(&healthy(&name)).await, 1.0);
+    assert_eq!(site.get("/secars/stopped").await.status, 503);
+    site.clock.advance(RETRY);
+    site.counts(&checks(&name, "well"), 2.0).await;
+    // All of it fails: one check is enough now.
+    site.manager.put(CHECK, Resource::new("").status(503));
+    for _ in 0..2 {
+        assert_eq!(site.get("/secars/stopped").await.status, 503);
+    }
+    site.clock.advance(RETRY);
+    site.counts(&healthy(&name), 0.0).await;
+    gate.open();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn checks_go_ahead_of_downloads_on_a_full_line() {
     // What is on its way takes four minutes.
     let site = checked(|config| config.wan.limit = Limit::rate(Rate(16 << 10)));
