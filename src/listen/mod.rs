@@ -227,7 +227,7 @@ impl Acceptor {
                 () = Stage::Leaving.reached(&mut stage) => return,
             };
             match accepted {
-                Ok((stream, peer)) => self.give(stream, peer, &stage),
+                Ok((stream, peer)) => self.give(stream, peer, &stage).await,
                 Err(error) => {
                     self.metrics.accept_failures.inc();
                     if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
@@ -240,7 +240,7 @@ impl Acceptor {
         }
     }
 
-    fn give(&self, stream: TcpStream, peer: SocketAddr, stage: &watch::Receiver<Stage>) {
+    async fn give(&self, stream: TcpStream, peer: SocketAddr, stage: &watch::Receiver<Stage>) {
         self.metrics.connections_total.inc();
         if !self.newcomers.admit(peer.ip()) {
             return self.turn_away(stream, peer, TooMany::New, stage);
@@ -248,7 +248,7 @@ impl Acceptor {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             return self.turn_away(stream, peer, TooMany::Open, stage);
         };
-        if let Err(error) = self.workers.give(stream, peer, place) {
+        if let Err(error) = self.workers.give(stream, peer, place).await {
             tracing::error!(%error, "cannot give a connection to a worker");
         }
     }
