@@ -27,7 +27,7 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the relay.
-    Serve(Settings),
+    Serve(serve::Serve),
     /// Name every problem of a configuration.
     Check {
         #[command(flatten)]
@@ -120,7 +120,7 @@ enum Failure {
 pub fn main() -> ExitCode {
     // clap writes usage errors itself, and exits with 2.
     let done = match CommandLine::parse().command {
-        Command::Serve(settings) => serve::run(&settings),
+        Command::Serve(serve) => serve::run(serve),
         Command::Check { settings, probe } => check::run(&settings, probe),
         Command::Refresh(settings) => refresh::run(&settings),
         Command::Plan(plan) => plan::run(&plan),

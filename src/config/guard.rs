@@ -15,7 +15,7 @@ pub struct Guard {
     pub answer: Fallback,
     /// A worker that says nothing for so long is ended and started again; 100 ms to 10 m.
     pub watchdog: Duration,
-    /// The longest pause before a worker that keeps dying is started again, 0 to 1 h.
+    /// The longest pause before a worker that keeps dying is started again; 100 ms to 1 h.
     pub restart_max: Duration,
 }
 

@@ -10,6 +10,7 @@ mod worker;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -122,6 +123,13 @@ impl Sockets {
             inherited
         };
         Ok(Self { clients, admin: bind(server.admin)? })
+    }
+
+    /// As another process handed them over: the admin address's is the last.
+    pub fn of_descriptors(descriptors: Vec<OwnedFd>) -> Option<Self> {
+        let mut clients: Vec<_> = descriptors.into_iter().map(StdListener::from).collect();
+        let admin = clients.pop()?;
+        Some(Self { clients, admin })
     }
 
     /// The addresses clients connect to.
