@@ -38,6 +38,17 @@ const RETIRING: usize = 3;
 /// A worker's number, never given twice.
 pub type WorkerId = u64;
 
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself.
+    Status(i32),
+    /// By a signal.
+    Signal(i32),
+    /// Nobody knows.
+    Unknown,
+}
+
 /// What has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -55,8 +66,8 @@ pub enum Event {
     Beat(WorkerId),
     /// Its end of the control socket is closed: it is about to be gone.
     Lost(WorkerId),
-    /// It is gone, with this exit status if it had one.
-    Ended(WorkerId, Option<i32>),
+    /// It is gone.
+    Ended(WorkerId, Exit),
     /// An administrator wants the program on disk to take over.
     Upgrade,
     /// The configuration shall be read again.
@@ -89,7 +100,7 @@ pub enum Action {
     /// End it, at once and surely.
     Kill(WorkerId),
     /// A worker's end is known and counted.
-    Count(WorkerId, Why, Option<i32>),
+    Count(WorkerId, Why, Exit),
     /// What became of the upgrade.
     Upgraded(Result<(), NoUpgrade>),
     /// Everything has ended.
@@ -212,7 +223,7 @@ impl Handover {
         match event {
             Event::Turn => {}
             Event::Beat(id) => self.heard(id),
-            Event::NotSpawned(id) => self.ended(id, Some(1)),
+            Event::NotSpawned(id) => self.ended(id, Exit::Status(1)),
             Event::Prepared(id) => self.prepared(id),
             Event::Ready(id) => self.ready(id),
             Event::Released(id) => self.released(id),
@@ -236,7 +247,7 @@ impl Handover {
     /// When it must have its next turn, at the latest.
     pub fn next_turn(&self) -> Duration {
         let own = match &self.main {
-            Main::Waiting { until } => Some(*until),
+            Main::Waiting { until } => (!self.stopping).then_some(*until),
             Main::Starting { answer, .. } => (*answer > self.now).then_some(*answer),
             Main::Serving { .. } => None,
             Main::Leaving { since, .. } => Some(*since + RELEASE),
@@ -360,25 +371,25 @@ impl Handover {
         }
     }
 
-    fn ended(&mut self, id: WorkerId, status: Option<i32>) {
+    fn ended(&mut self, id: WorkerId, exit: Exit) {
         let now = self.now;
         let of_itself = if self.stopping {
             Why::Stopped
         } else {
-            match status {
-                Some(0) => Why::Exited,
-                Some(_) => Why::Failed,
-                None => Why::Killed,
+            match exit {
+                Exit::Status(0) => Why::Exited,
+                Exit::Status(_) => Why::Failed,
+                Exit::Signal(_) | Exit::Unknown => Why::Killed,
             }
         };
         if let Some(at) = self.retiring.iter().position(|worker| worker.id == id) {
             let worker = self.retiring.remove(at);
-            let why = if status == Some(0) { Why::HandedOver } else { of_itself };
-            self.actions.push(Action::Count(id, worker.why_ended(why), status));
+            let why = if exit == Exit::Status(0) { Why::HandedOver } else { of_itself };
+            self.actions.push(Action::Count(id, worker.why_ended(why), exit));
             return;
         }
         if let Some(candidate) = self.candidate.take_if(|candidate| candidate.worker.id == id) {
-            self.actions.push(Action::Count(id, candidate.worker.why_ended(of_itself), status));
+            self.actions.push(Action::Count(id, candidate.worker.why_ended(of_itself), exit));
             if !candidate.prepared {
                 self.actions.push(Action::Upgraded(Err(NoUpgrade::Unfit)));
             }
@@ -391,11 +402,11 @@ impl Handover {
                 Some(now.saturating_sub(*since))
             }
             // One that was given up, or counted already.
-            _ => return self.actions.push(Action::Count(id, Why::Hung, status)),
+            _ => return self.actions.push(Action::Count(id, Why::Hung, exit)),
         };
         let why = self.main.worker().map_or(Why::Hung, |worker| worker.why_ended(of_itself));
-        self.actions.push(Action::Count(id, why, status));
-        if status == Some(2) && !self.began && !self.stopping {
+        self.actions.push(Action::Count(id, why, exit));
+        if exit == Exit::Status(2) && !self.began && !self.stopping {
             self.actions.push(Action::Refuse);
             self.stopping = true;
         }

@@ -14,10 +14,10 @@ use super::admin::Page;
 use super::answer::Answers;
 use super::control::Order;
 use super::door::{Door, Visitor};
-use super::handover::{Action, Event, Handover, Patience, WorkerId};
+use super::handover::{Action, Event, Exit, Handover, Patience, WorkerId};
 use super::renew;
 use super::signals::{Asked, Signals};
-use super::workers::{Gone, Heard, Program, Workers};
+use super::workers::{Heard, Program, Workers};
 use crate::config::{Config, Problems};
 use crate::listen::{Connections, ListenError, Sockets, Stage, TlsError, tls};
 use crate::policy::PolicyError;
@@ -276,7 +276,7 @@ impl Guard {
                 tracing::error!(worker = id, "a worker gives no sign of life; it is ended");
                 self.workers.kill(id);
             }
-            Action::Count(id, why, status) => self.count(id, why, status),
+            Action::Count(id, why, exit) => self.count(id, why, exit),
             Action::Upgraded(result) => {
                 match result {
                     Ok(()) => tracing::info!("the new worker is ready to take over"),
@@ -299,14 +299,21 @@ impl Guard {
         self.answers.figures().answering = true;
     }
 
-    fn count(&mut self, id: WorkerId, why: Why, status: Option<i32>) {
+    fn count(&mut self, id: WorkerId, why: Why, exit: Exit) {
         self.answers.figures().ended(why);
-        match why {
-            Why::HandedOver | Why::Stopped => {
-                tracing::info!(worker = id, why = why.as_str(), status, "a worker has ended");
-            }
-            _ => tracing::error!(worker = id, why = why.as_str(), status, "the worker has ended"),
+        let (mut status, mut signal) = (None, None);
+        match exit {
+            Exit::Status(number) => status = Some(number),
+            Exit::Signal(number) => signal = Some(number),
+            Exit::Unknown => {}
         }
+        let why = match why {
+            Why::HandedOver | Why::Stopped => {
+                return tracing::info!(worker = id, why = why.as_str(), status, signal, "a worker has ended");
+            }
+            other => other.as_str(),
+        };
+        tracing::error!(worker = id, why, status, signal, next = self.handover.why(), "the worker has ended");
     }
 
     fn asked(&mut self, asked: Asked) {
@@ -335,14 +342,8 @@ impl Guard {
     }
 
     fn reap(&mut self) {
-        let (said, gone) = self.workers.reap();
-        said.into_iter().for_each(|said| self.heard(said));
-        for Gone { id, status, signal } in gone {
-            if let Some(signal) = signal {
-                tracing::warn!(worker = id, signal, "a signal ended a worker");
-            }
-            self.on(Event::Ended(id, status));
-        }
+        let heard = self.workers.reap();
+        heard.into_iter().for_each(|heard| self.heard(heard));
     }
 
     fn came(&mut self, came: io::Result<Visitor>) {

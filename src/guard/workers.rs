@@ -14,7 +14,7 @@ use std::task::Poll;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::control::{self, Channel, Order, Said};
-use super::handover::{Event, WorkerId};
+use super::handover::{Event, Exit, WorkerId};
 use crate::service;
 
 /// How a program is started again.
@@ -46,14 +46,6 @@ pub(super) enum Heard {
     Event(Event),
     /// This worker's administrator wants an upgrade.
     Upgrade(WorkerId),
-}
-
-/// A process that ended, as it is told.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Gone {
-    pub(super) id: WorkerId,
-    pub(super) status: Option<i32>,
-    pub(super) signal: Option<i32>,
 }
 
 impl Workers {
@@ -117,16 +109,17 @@ impl Workers {
     }
 
     /// What those who have ended had still said, and then their ends.
-    pub(super) fn reap(&mut self) -> (Vec<Heard>, Vec<Gone>) {
+    pub(super) fn reap(&mut self) -> Vec<Heard> {
         let (mut said, mut gone) = (Vec::new(), Vec::new());
         self.0.retain_mut(|worker| {
             let ended = match waitpid(Some(worker.pid), WaitOptions::NOHANG) {
                 Ok(None) => return true,
                 Ok(Some((_, status))) => {
-                    Gone { id: worker.id, status: status.exit_status(), signal: status.terminating_signal() }
+                    let by_signal = status.terminating_signal().map(Exit::Signal);
+                    status.exit_status().map(Exit::Status).or(by_signal).unwrap_or(Exit::Unknown)
                 }
                 // Nobody's child any more.
-                Err(_) => Gone { id: worker.id, status: None, signal: None },
+                Err(_) => Exit::Unknown,
             };
             while let Some(channel) = &worker.channel {
                 match control::receive::<Said>(channel.as_fd()) {
@@ -134,10 +127,11 @@ impl Workers {
                     received => said.push(worker.heard(received)),
                 }
             }
-            gone.push(ended);
+            gone.push(Heard::Event(Event::Ended(worker.id, ended)));
             false
         });
-        (said, gone)
+        said.append(&mut gone);
+        said
     }
 
     /// The process of one, and its end of the control socket.

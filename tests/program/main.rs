@@ -20,6 +20,8 @@ mod demo;
 mod exposition;
 mod fault_layer;
 mod faults;
+mod guard;
+mod guarded;
 mod plan;
 mod process;
 mod refresh;
