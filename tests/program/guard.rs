@@ -300,7 +300,7 @@ async fn a_second_signal_ends_guard_and_worker_at_once() {
 fn what_keeps_a_relay_from_starting_keeps_its_guard_too() {
     let serve = ["serve", "--guard", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     Process::start(&mut gupd(serve)).ended().complained(2, &["no upstream"]);
-    let mut taken = gupd(["serve", "--guard", "--upstream", "http://127.0.0.1:1", "--admin", "127.0.0.1:0"]);
+    let mut taken = gupd(["serve", "--guard", "--upstream", "http://manager:1", "--admin", "127.0.0.1:0"]);
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap().to_string();
     Process::start(taken.args(["--listen", &address])).ended().complained(1, &["the port is in use"]);
