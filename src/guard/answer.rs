@@ -19,16 +19,21 @@ use super::run::GuardError;
 use crate::Clock;
 use crate::config::{Config, Fallback};
 use crate::forward::{self, ALLOWED, Bounds, PassError, Refusal, Target, fields};
+use crate::instance::Instance;
 use crate::listen::{self, Peer};
 use crate::policy::Policy;
 use crate::shape::{Purpose, Wan};
 use crate::telemetry::Metrics;
 use crate::telemetry::{Answered, Figures};
-use crate::upstream::{Answer, Outgoing, RequestBody, UpstreamError, Upstreams};
+use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError, Upstreams};
 
 /// When a client may ask again that neither worker nor manager can serve, in seconds: a worker is back sooner than a
 /// manager.
 const RETRY_AFTER: u64 = 5;
+
+/// Bytes of a response's head, or of a piece of its body, in memory for each client: of the little that the guard may
+/// have.
+const MAX_READ: usize = 16 << 10;
 
 type ResponseBody = UnsyncBoxBody<Bytes, PassError>;
 
@@ -37,6 +42,7 @@ type ResponseBody = UnsyncBoxBody<Bytes, PassError>;
 pub(super) struct Answers {
     live: ArcSwap<Live>,
     wan: Arc<Wan>,
+    instance: Arc<Instance>,
     metrics: Arc<Metrics>,
     // Held to count.
     figures: Mutex<Figures>,
@@ -63,8 +69,9 @@ impl Answers {
     /// When it cannot be used.
     pub(super) fn new(config: &Config, metrics: Arc<Metrics>, figures: Figures) -> Result<Self, GuardError> {
         let wan = Arc::new(Wan::new(config, Clock::system()));
-        let live = ArcSwap::from_pointee(Live::new(config, &wan, &metrics)?);
-        Ok(Self { live, wan, metrics, figures: Mutex::new(figures) })
+        let instance = Arc::<Instance>::default();
+        let live = ArcSwap::from_pointee(Live::new(config, &wan, &instance, &metrics)?);
+        Ok(Self { live, wan, instance, metrics, figures: Mutex::new(figures) })
     }
 
     /// As another one says, for requests to come.
@@ -72,7 +79,7 @@ impl Answers {
     /// # Errors
     /// When it cannot be used; the old one stays.
     pub(super) fn reconfigure(&self, config: &Config) -> Result<(), GuardError> {
-        self.live.store(Arc::new(Live::new(config, &self.wan, &self.metrics)?));
+        self.live.store(Arc::new(Live::new(config, &self.wan, &self.instance, &self.metrics)?));
         self.wan.reconfigure(config);
         Ok(())
     }
@@ -100,6 +107,9 @@ impl Answers {
             max_uri_bytes: live.max_uri_bytes,
             local: peer.local,
         };
+        if live.upstreams.instance().has_passed(&head.headers) {
+            return (refused(Refusal::Loop), Answered::Refused);
+        }
         let target = match Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds) {
             Ok(target) => target,
             Err(refusal) => return (refused(refusal), Answered::Refused),
@@ -107,7 +117,12 @@ impl Answers {
         match target.route.fallback.unwrap_or(live.answer) {
             Fallback::Redirect => live.redirect(&target),
             Fallback::Relay => {
-                let mut headers = fields::for_upstream(&head.headers, head.version, peer.address);
+                let mut headers = fields::for_upstream(
+                    &head.headers,
+                    head.version,
+                    peer.address,
+                    live.upstreams.instance(),
+                );
                 forward::count_down(&head.method, &mut headers);
                 let body = RequestBody::streamed(body, live.stall_timeout);
                 self.relay(&live, &target, head.method, headers, body, peer.address.ip()).await
@@ -127,7 +142,14 @@ impl Answers {
         let classified = live.policy.classify(&target.route, target.normal.path());
         let group = &live.policy.group(client).name;
         let lane = self.wan.lane(target.normal.path(), &classified, Some(group), Purpose::Waited);
-        let outgoing = Outgoing { method, target: target.spelled.clone(), headers, body, lane };
+        let outgoing = Outgoing {
+            method,
+            target: target.spelled.clone(),
+            headers,
+            body,
+            lane,
+            asking: Asking::default(),
+        };
         match live.upstreams.ask(&target.route.upstreams, &outgoing).await {
             Ok(answer) => (self.pass_on(answer, live.idle_timeout), Answered::Relay),
             Err(UpstreamError::Client { .. }) => {
@@ -180,7 +202,13 @@ impl listen::Answers for Answers {
 }
 
 impl Live {
-    fn new(config: &Config, wan: &Arc<Wan>, metrics: &Arc<Metrics>) -> Result<Self, GuardError> {
+    fn new(
+        config: &Config,
+        wan: &Arc<Wan>,
+        instance: &Arc<Instance>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, GuardError> {
+        let upstreams = Upstreams::new(config, Clock::system(), wan.clone(), metrics.clone())?;
         let public = config.upstreams.iter().map(|upstream| {
             let url = upstream.public_url.as_ref().unwrap_or(&upstream.url);
             // Without the slash that a URL without a path has: the client's path follows.
@@ -189,7 +217,7 @@ impl Live {
         Ok(Self {
             public: public.collect(),
             policy: Policy::new(config)?,
-            upstreams: Upstreams::new(config, Clock::system(), wan.clone(), metrics.clone())?,
+            upstreams: upstreams.on_behalf_of(instance.clone()).reading_at_most(MAX_READ),
             answer: config.guard.answer,
             max_uri_bytes: config.server.max_uri_bytes,
             stall_timeout: config.server.stall_timeout,

@@ -63,6 +63,9 @@ pub enum Said {
     Upgrade,
 }
 
+/// A message with its descriptors; `None` at the end.
+pub type Packet<M> = Option<(M, Vec<OwnedFd>)>;
+
 /// One end of the socket pair.
 #[derive(Debug)]
 pub struct Channel(UnixDatagram);
@@ -98,7 +101,7 @@ pub fn send<M: Serialize>(end: impl AsFd, message: &M, descriptors: &[BorrowedFd
 ///
 /// # Errors
 /// When what came is no message.
-pub fn receive<M: DeserializeOwned>(end: impl AsFd) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+pub fn receive<M: DeserializeOwned>(end: impl AsFd) -> io::Result<Packet<M>> {
     let mut packet = vec![0; MAX_PACKET];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut along = RecvAncillaryBuffer::new(&mut space);
@@ -148,14 +151,14 @@ impl Channel {
     ///
     /// # Errors
     /// When what came is no message.
-    pub async fn receive<M: DeserializeOwned>(&self) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+    pub async fn receive<M: DeserializeOwned>(&self) -> io::Result<Packet<M>> {
         poll_fn(|cx| self.poll_receive(cx)).await
     }
 
     pub(super) fn poll_receive<M: DeserializeOwned>(
         &self,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Option<(M, Vec<OwnedFd>)>>> {
+    ) -> Poll<io::Result<Packet<M>>> {
         loop {
             ready!(self.0.poll_recv_ready(cx))?;
             match self.0.try_io(Interest::READABLE, || receive(&self.0)) {

@@ -19,7 +19,8 @@ use super::renew;
 use super::signals::{Asked, Signals};
 use super::workers::{Heard, Program, Workers};
 use crate::config::{Config, Problems};
-use crate::listen::{Connections, ListenError, Sockets, Stage, TlsError, tls};
+use crate::listen::{Connections, ListenError, Sockets, Stage, tls};
+use crate::pem::PemError;
 use crate::policy::PolicyError;
 use crate::service;
 use crate::telemetry::Metrics;
@@ -83,7 +84,7 @@ pub enum GuardError {
     Listen(#[from] ListenError),
     /// The certificate.
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(#[from] PemError),
     /// TLS toward upstreams.
     #[error(transparent)]
     Connect(#[from] ConnectError),

@@ -13,7 +13,7 @@ use std::task::Poll;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use super::control::{self, Channel, Order, Said};
+use super::control::{self, Channel, Order, Packet, Said};
 use super::handover::{Event, Exit, WorkerId};
 use crate::service;
 
@@ -147,7 +147,7 @@ impl Workers {
 }
 
 impl Worker {
-    fn heard(&mut self, received: io::Result<Option<(Said, Vec<OwnedFd>)>>) -> Heard {
+    fn heard(&mut self, received: io::Result<Packet<Said>>) -> Heard {
         let id = self.id;
         let said = match received {
             Ok(Some((said, _))) => said,

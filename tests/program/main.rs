@@ -30,3 +30,4 @@ mod seen;
 mod serve;
 mod signals;
 mod store_commands;
+mod upgrade;

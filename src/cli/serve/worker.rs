@@ -12,7 +12,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::{Failure, Settings, reload, warn};
 use crate::admin::{Ask, Upgrades};
-use crate::guard::control::{self, Channel, Order, Said};
+use crate::guard::control::{self, Channel, Order, Packet, Said};
 use crate::listen::Sockets;
 use crate::telemetry::log;
 use crate::{Clock, Pulse, Relay};
@@ -107,7 +107,7 @@ impl Guard {
     }
 
     /// The next order with what came along; `None` when the guard is gone.
-    fn next(&mut self) -> Option<(Order, Vec<std::os::fd::OwnedFd>)> {
+    fn next(&mut self) -> Packet<Order> {
         loop {
             let (channel, asked) = (&self.channel, &mut self.asked);
             let ask = self.runtime.block_on(async {
