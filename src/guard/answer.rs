@@ -2,6 +2,7 @@
 //! uncached. Takes the same targets as the proxy and refuses the same; a client whose manager does not answer is told
 //! when to come back.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::policy::Policy;
 use crate::shape::{Purpose, Wan};
 use crate::telemetry::Metrics;
 use crate::telemetry::{Answered, Figures};
+use crate::upstream::health::{self, Checks};
 use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError, Upstreams};
 
 /// When a client may ask again that neither worker nor manager can serve, in seconds: a worker is back sooner than a
@@ -41,6 +43,7 @@ type ResponseBody = UnsyncBoxBody<Bytes, PassError>;
 #[derive(Debug)]
 pub(super) struct Answers {
     live: ArcSwap<Live>,
+    checks: Checks,
     wan: Arc<Wan>,
     instance: Arc<Instance>,
     metrics: Arc<Metrics>,
@@ -52,9 +55,9 @@ pub(super) struct Answers {
 #[derive(Debug)]
 struct Live {
     policy: Policy,
-    upstreams: Upstreams,
-    /// How clients reach each upstream: scheme and authority.
-    public: Vec<String>,
+    upstreams: Arc<Upstreams>,
+    /// How clients reach each upstream, by name: scheme and authority.
+    public: HashMap<String, String>,
     answer: Fallback,
     max_uri_bytes: usize,
     stall_timeout: Duration,
@@ -63,15 +66,21 @@ struct Live {
 }
 
 impl Answers {
-    /// As a configuration says.
+    /// As a configuration says; and what is to run beside, which says which managers are well.
     ///
     /// # Errors
     /// When it cannot be used.
-    pub(super) fn new(config: &Config, metrics: Arc<Metrics>, figures: Figures) -> Result<Self, GuardError> {
+    pub(super) fn new(
+        config: &Config,
+        metrics: Arc<Metrics>,
+        figures: Figures,
+    ) -> Result<(Self, health::Task), GuardError> {
         let wan = Arc::new(Wan::new(config, Clock::system()));
         let instance = Arc::<Instance>::default();
-        let live = ArcSwap::from_pointee(Live::new(config, &wan, &instance, &metrics)?);
-        Ok(Self { live, wan, instance, metrics, figures: Mutex::new(figures) })
+        let upstreams = Arc::new(upstreams(config, &wan, &instance, &metrics)?);
+        let (checks, checking) = Checks::new(upstreams.clone());
+        let live = ArcSwap::from_pointee(Live::new(config, upstreams)?);
+        Ok((Self { live, checks, wan, instance, metrics, figures: Mutex::new(figures) }, checking))
     }
 
     /// As another one says, for requests to come.
@@ -79,7 +88,11 @@ impl Answers {
     /// # Errors
     /// When it cannot be used; the old one stays.
     pub(super) fn reconfigure(&self, config: &Config) -> Result<(), GuardError> {
-        self.live.store(Arc::new(Live::new(config, &self.wan, &self.instance, &self.metrics)?));
+        let upstreams = upstreams(config, &self.wan, &self.instance, &self.metrics)?;
+        let upstreams = Arc::new(upstreams.succeeding(&self.checks.upstreams()));
+        let live = Live::new(config, upstreams.clone())?;
+        self.live.store(Arc::new(live));
+        self.checks.reconfigure(upstreams);
         self.wan.reconfigure(config);
         Ok(())
     }
@@ -202,22 +215,16 @@ impl listen::Answers for Answers {
 }
 
 impl Live {
-    fn new(
-        config: &Config,
-        wan: &Arc<Wan>,
-        instance: &Arc<Instance>,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Self, GuardError> {
-        let upstreams = Upstreams::new(config, Clock::system(), wan.clone(), metrics.clone())?;
+    fn new(config: &Config, upstreams: Arc<Upstreams>) -> Result<Self, GuardError> {
         let public = config.upstreams.iter().map(|upstream| {
             let url = upstream.public_url.as_ref().unwrap_or(&upstream.url);
             // Without the slash that a URL without a path has: the client's path follows.
-            url.to_string().trim_end_matches('/').to_owned()
+            (upstream.name.clone(), url.to_string().trim_end_matches('/').to_owned())
         });
         Ok(Self {
             public: public.collect(),
             policy: Policy::new(config)?,
-            upstreams: upstreams.on_behalf_of(instance.clone()).reading_at_most(MAX_READ),
+            upstreams,
             answer: config.guard.answer,
             max_uri_bytes: config.server.max_uri_bytes,
             stall_timeout: config.server.stall_timeout,
@@ -226,20 +233,27 @@ impl Live {
         })
     }
 
+    /// To the manager that goes first of those that are well.
     fn redirect(&self, target: &Target) -> (Response<ResponseBody>, Answered) {
-        let place = self.preferred(&target.route.upstreams).and_then(|manager| {
-            HeaderValue::from_str(&format!("{}{}", self.public.get(manager)?, target.spelled)).ok()
+        let manager = self.upstreams.preferred(&target.route.upstreams);
+        let place = manager.and_then(|manager| {
+            HeaderValue::from_str(&format!("{}{}", self.public.get(&*manager.name)?, target.spelled)).ok()
         });
         let Some(place) = place else { return (unavailable(), Answered::Unavailable) };
         let mut response = text(StatusCode::TEMPORARY_REDIRECT, "");
         response.headers_mut().insert(header::LOCATION, place);
         (response, Answered::Redirect)
     }
+}
 
-    /// The manager that clients are sent to, of those of a route.
-    fn preferred(&self, order: &[usize]) -> Option<usize> {
-        order.first().copied()
-    }
+fn upstreams(
+    config: &Config,
+    wan: &Arc<Wan>,
+    instance: &Arc<Instance>,
+    metrics: &Arc<Metrics>,
+) -> Result<Upstreams, GuardError> {
+    let upstreams = Upstreams::new(config, Clock::system(), wan.clone(), metrics.clone())?;
+    Ok(upstreams.on_behalf_of(instance.clone()).reading_at_most(MAX_READ))
 }
 
 fn refused(refusal: Refusal) -> Response<ResponseBody> {

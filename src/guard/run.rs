@@ -26,7 +26,7 @@ use crate::service;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::LogGuard;
 use crate::telemetry::{Figures, Why};
-use crate::upstream::ConnectError;
+use crate::upstream::{ConnectError, health};
 
 /// Connections that the guard serves at once; further ones wait in the backlog. A redirect is done in a millisecond, and
 /// each costs some 50 KiB of the little that the guard may have.
@@ -113,6 +113,8 @@ struct Guard {
     /// The door could not be opened; it is tried again then.
     reopen: Option<Instant>,
     answers: Arc<Answers>,
+    /// Until it runs.
+    checking: Option<health::Task>,
     serving: Arc<Connections<Answers>>,
     page: Arc<Page>,
     clients: JoinSet<()>,
@@ -157,7 +159,8 @@ impl Guard {
             let sockets = Sockets::open(&config.server)?;
             (Handover::new(patience), Workers::default(), sockets, Figures::default())
         };
-        let answers = Arc::new(Answers::new(config, metrics.clone(), figures.clone())?);
+        let (answers, checking) = Answers::new(config, metrics.clone(), figures.clone())?;
+        let answers = Arc::new(answers);
         let mut server = config.server.clone();
         server.max_header_bytes = server.max_header_bytes.min(MAX_HEAD);
         server.header_timeout = server.header_timeout.min(HEAD_TIMEOUT);
@@ -173,6 +176,7 @@ impl Guard {
             door,
             reopen: None,
             answers,
+            checking: Some(checking),
             serving: Arc::new(serving),
             page: Arc::new(Page::new()?),
             clients: JoinSet::new(),
@@ -189,7 +193,11 @@ impl Guard {
     }
 
     async fn run(mut self, mut signals: Signals) -> Result<Outcome, GuardError> {
-        let limits = tokio::spawn(self.answers.keep_limits());
+        // They end with the runtime.
+        tokio::spawn(self.answers.keep_limits());
+        if let Some(checking) = self.checking.take() {
+            tokio::spawn(checking.run());
+        }
         let alive_every = service::watchdog();
         let mut alive_at = alive_every.map(|_| self.began);
         tracing::info!(listen = ?self.door.addresses(), replaced = self.setup.resumed, "guarding");
@@ -199,7 +207,6 @@ impl Guard {
         loop {
             self.after_each_turn();
             if let Some(outcome) = self.finished() {
-                limits.abort();
                 return Ok(outcome);
             }
             let turn = self.began + self.handover.next_turn();

@@ -14,8 +14,8 @@ use crate::config::Class;
 use crate::store::Facts;
 
 use super::access::End;
-use super::health_metrics::HealthMetrics;
 use super::guard_metrics::{Figures, GuardMetrics};
+use super::health_metrics::HealthMetrics;
 use super::refresh_metrics::RefreshMetrics;
 use super::store_metrics::StoreMetrics;
 
