@@ -8,18 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use futures_util::TryStreamExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 
-use super::run::GuardError;
+use super::response::{ResponseBody, allowed, empty, refused, text, unavailable};
+use super::setup::GuardError;
 use crate::Clock;
 use crate::config::{Config, Fallback};
-use crate::forward::{self, ALLOWED, Bounds, PassError, Refusal, Target, fields};
+use crate::forward::{self, Bounds, Refusal, Target, fields};
 use crate::instance::Instance;
 use crate::listen::{self, Peer};
 use crate::policy::Policy;
@@ -29,15 +28,9 @@ use crate::telemetry::{Answered, Figures};
 use crate::upstream::health::{self, Checks};
 use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError, Upstreams};
 
-/// When a client may ask again that neither worker nor manager can serve, in seconds: a worker is back sooner than a
-/// manager.
-const RETRY_AFTER: u64 = 5;
-
 /// Bytes of a response's head, or of a piece of its body, in memory for each client: of the little that the guard may
 /// have.
 const MAX_READ: usize = 16 << 10;
-
-type ResponseBody = UnsyncBoxBody<Bytes, PassError>;
 
 /// Answers requests in a worker's place.
 #[derive(Debug)]
@@ -254,47 +247,4 @@ fn upstreams(
 ) -> Result<Upstreams, GuardError> {
     let upstreams = Upstreams::new(config, Clock::system(), wan.clone(), metrics.clone())?;
     Ok(upstreams.on_behalf_of(instance.clone()).reading_at_most(MAX_READ))
-}
-
-fn refused(refusal: Refusal) -> Response<ResponseBody> {
-    match refusal.status() {
-        StatusCode::METHOD_NOT_ALLOWED => allowed(StatusCode::METHOD_NOT_ALLOWED, refusal.sentence()),
-        status => text(status, refusal.sentence()),
-    }
-}
-
-fn allowed(status: StatusCode, sentence: &'static str) -> Response<ResponseBody> {
-    let mut response = text(status, sentence);
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
-    response
-}
-
-fn unavailable() -> Response<ResponseBody> {
-    let mut response =
-        text(StatusCode::SERVICE_UNAVAILABLE, "gupd: neither relay nor manager can serve now\n");
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
-    response
-}
-
-fn text(status: StatusCode, sentence: &'static str) -> Response<ResponseBody> {
-    let body = if sentence.is_empty() {
-        empty()
-    } else {
-        Full::new(Bytes::from_static(sentence.as_bytes())).map_err(|never| match never {}).boxed_unsync()
-    };
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if !sentence.is_empty() {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    }
-    if status != StatusCode::NO_CONTENT {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(sentence.len()));
-    }
-    response
-}
-
-fn empty() -> ResponseBody {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }

@@ -3,12 +3,17 @@
 //! whenever no worker serves, the guard does before anything else happens. `tests` plays it against a model of
 //! processes that die, hang and lag behind at any point.
 
+mod event;
+mod main_worker;
 #[cfg(test)]
 mod tests;
 mod watched;
 
 use std::time::Duration;
 
+use self::event::RETIRING;
+pub use self::event::{Action, Event, Exit, NoUpgrade, WorkerId};
+use self::main_worker::{Main, REAP, RELEASE};
 use self::watched::Watched;
 use crate::telemetry::Why;
 
@@ -19,112 +24,11 @@ const START: Duration = Duration::from_secs(30);
 /// Clients wait for so long for a new worker that has been handed the store, before the guard answers them.
 const GAP: Duration = Duration::from_secs(1);
 
-/// Time a worker has to release the store: what fills have in memory reaches even a slow disk in it.
-const RELEASE: Duration = Duration::from_secs(30);
-
-/// A worker that has been killed runs no more; so long the guard waits to see it gone. One that the kernel holds in a
-/// system call, as a hung disk does, may take for ever.
-const REAP: Duration = Duration::from_secs(1);
-
 /// A worker that has served for so long has not died of its start.
 const STEADY: Duration = Duration::from_secs(60);
 
 /// The pause before a worker that died again is started again; it doubles each time.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// Workers that finish what runs after having handed over, at most: each holds a program and its connections.
-const RETIRING: usize = 3;
-
-/// A worker's number, never given twice.
-pub type WorkerId = u64;
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// By itself.
-    Status(i32),
-    /// By a signal.
-    Signal(i32),
-    /// Nobody knows.
-    Unknown,
-}
-
-/// What has happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Time has passed: no more than [`Handover::next_turn`] said.
-    Turn,
-    /// A worker could not be started.
-    NotSpawned(WorkerId),
-    /// Its configuration is good.
-    Prepared(WorkerId),
-    /// Its store is open.
-    Ready(WorkerId),
-    /// It has stopped accepting, and its store is free.
-    Released(WorkerId),
-    /// It is alive.
-    Beat(WorkerId),
-    /// Its end of the control socket is closed: it is about to be gone.
-    Lost(WorkerId),
-    /// It is gone.
-    Ended(WorkerId, Exit),
-    /// An administrator wants the program on disk to take over.
-    Upgrade,
-    /// The configuration shall be read again.
-    Reload,
-    /// The relay shall stop; the second time at once.
-    Stop,
-}
-
-/// What is to be done, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Accept clients.
-    Accept,
-    /// Accept no more.
-    Refrain,
-    /// Give up the sockets for good: clients that come are refused.
-    Close,
-    /// Start a worker from the program on disk, under this number.
-    Spawn(WorkerId),
-    /// Have it open its store.
-    Open(WorkerId),
-    /// Have it accept.
-    Go(WorkerId),
-    /// Have it stop accepting and release its store.
-    HandOver(WorkerId),
-    /// Have it read its configuration again.
-    Reload(WorkerId),
-    /// Have it stop.
-    Stop(WorkerId),
-    /// End it, at once and surely.
-    Kill(WorkerId),
-    /// A worker's end is known and counted.
-    Count(WorkerId, Why, Exit),
-    /// What became of the upgrade.
-    Upgraded(Result<(), NoUpgrade>),
-    /// Everything has ended.
-    End,
-    /// The first worker refused its configuration: so does the guard.
-    Refuse,
-}
-
-/// Why there is no upgrade.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoUpgrade {
-    /// The new one did not get as far as a good configuration.
-    #[error("the new worker ended before it could take over, and says why in the log; the old one goes on")]
-    Unfit,
-    /// One change at a time.
-    #[error("a worker is being started or replaced already; try again when it serves")]
-    UnderWay,
-    /// Too many are still finishing.
-    #[error("{RETIRING} workers before this one still finish downloads; try again when one has")]
-    Retiring,
-    /// It stops.
-    #[error("the relay stops")]
-    Stopping,
-}
 
 /// What an administrator may set of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,21 +60,6 @@ pub struct Handover {
     /// A worker of a new program has taken over.
     renewal: bool,
     actions: Vec<Action>,
-}
-
-/// The worker that serves, or would.
-#[derive(Debug)]
-enum Main {
-    /// None; one is started then.
-    Waiting { until: Duration },
-    /// Not serving yet; the guard answers from then on.
-    Starting { worker: Watched, opening: bool, answer: Duration },
-    /// It accepts.
-    Serving { worker: Watched, since: Duration },
-    /// It has been told to release its store, to the candidate.
-    Leaving { worker: Watched, since: Duration },
-    /// It has been killed, and may not be gone yet.
-    Dying { id: WorkerId, since: Duration, served: Option<Duration> },
 }
 
 #[derive(Debug)]
@@ -246,13 +135,8 @@ impl Handover {
 
     /// When it must have its next turn, at the latest.
     pub fn next_turn(&self) -> Duration {
-        let own = match &self.main {
-            Main::Waiting { until } => (!self.stopping).then_some(*until),
-            Main::Starting { answer, .. } => (*answer > self.now).then_some(*answer),
-            Main::Serving { .. } => None,
-            Main::Leaving { since, .. } => Some(*since + RELEASE),
-            Main::Dying { since, .. } => Some(*since + REAP),
-        };
+        let waits = matches!(self.main, Main::Waiting { .. });
+        let own = self.main.due(self.now).filter(|_| !(waits && self.stopping));
         let main = self.main.worker().into_iter().chain(self.candidate.as_ref().map(|it| &it.worker));
         let silent = main.chain(&self.retiring).map(|worker| worker.next_look(self.now));
         let idle = self.now + START;
@@ -395,15 +279,15 @@ impl Handover {
             }
             return;
         }
-        let served = match &self.main {
-            Main::Dying { id: dying, served, .. } if *dying == id => *served,
-            Main::Starting { worker, .. } if worker.id == id => None,
-            Main::Serving { worker, since } | Main::Leaving { worker, since } if worker.id == id => {
-                Some(now.saturating_sub(*since))
-            }
-            // One that was given up, or counted already.
-            _ => return self.actions.push(Action::Count(id, Why::Hung, exit)),
+        let is_main = match &self.main {
+            Main::Dying { id: dying, .. } => *dying == id,
+            other => other.worker().is_some_and(|worker| worker.id == id),
         };
+        if !is_main {
+            // One that was given up.
+            return self.actions.push(Action::Count(id, Why::Hung, exit));
+        }
+        let served = self.main.served(now);
         let why = self.main.worker().map_or(Why::Hung, |worker| worker.why_ended(of_itself));
         self.actions.push(Action::Count(id, why, exit));
         if exit == Exit::Status(2) && !self.began && !self.stopping {
@@ -485,10 +369,7 @@ impl Handover {
         silent.extend(self.candidate.as_mut().and_then(|candidate| candidate.worker.condemn(now)));
         self.actions.extend(silent.into_iter().map(Action::Kill));
         let late = matches!(&self.main, Main::Leaving { since, .. } if now >= *since + RELEASE);
-        let served = match &self.main {
-            Main::Serving { since, .. } | Main::Leaving { since, .. } => Some(now.saturating_sub(*since)),
-            _ => None,
-        };
+        let served = self.main.served(now);
         if let Some(worker) = self.main.worker_mut()
             && (late || worker.is_silent(now))
         {
@@ -520,11 +401,7 @@ impl Handover {
             let worker = self.spawn();
             self.main = Main::Starting { worker, opening: false, answer: now };
         }
-        let answer = match &self.main {
-            Main::Waiting { .. } => true,
-            Main::Starting { answer, .. } => *answer <= now,
-            Main::Serving { .. } | Main::Leaving { .. } | Main::Dying { .. } => false,
-        };
+        let answer = self.main.leaves_clients_to_the_guard(now);
         if answer && !self.accepting {
             self.accepting = true;
             // Before all else: clients wait.
@@ -551,25 +428,5 @@ impl Handover {
     fn watched(&mut self) -> impl Iterator<Item = &mut Watched> {
         let candidate = self.candidate.as_mut().map(|candidate| &mut candidate.worker);
         self.main.worker_mut().into_iter().chain(candidate).chain(&mut self.retiring)
-    }
-}
-
-impl Main {
-    fn worker(&self) -> Option<&Watched> {
-        match self {
-            Self::Starting { worker, .. } | Self::Serving { worker, .. } | Self::Leaving { worker, .. } => {
-                Some(worker)
-            }
-            Self::Waiting { .. } | Self::Dying { .. } => None,
-        }
-    }
-
-    fn worker_mut(&mut self) -> Option<&mut Watched> {
-        match self {
-            Self::Starting { worker, .. } | Self::Serving { worker, .. } | Self::Leaving { worker, .. } => {
-                Some(worker)
-            }
-            Self::Waiting { .. } | Self::Dying { .. } => None,
-        }
     }
 }

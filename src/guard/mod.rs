@@ -11,9 +11,12 @@ pub mod control;
 mod door;
 pub mod handover;
 mod renew;
+mod response;
 mod run;
+mod setup;
 mod signals;
 mod workers;
 
-pub use self::run::{GuardError, Outcome, Setup, run};
+pub use self::run::run;
+pub use self::setup::{GuardError, Outcome, Setup};
 pub use self::workers::Program;

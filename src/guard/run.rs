@@ -16,17 +16,15 @@ use super::control::Order;
 use super::door::{Door, Visitor};
 use super::handover::{Action, Event, Exit, Handover, Patience, WorkerId};
 use super::renew;
+use super::setup::{GuardError, Outcome, Setup};
 use super::signals::{Asked, Signals};
-use super::workers::{Heard, Program, Workers};
-use crate::config::{Config, Problems};
-use crate::listen::{Connections, ListenError, Sockets, Stage, tls};
-use crate::pem::PemError;
-use crate::policy::PolicyError;
+use super::workers::{Heard, Workers};
+use crate::config::Config;
+use crate::listen::{Connections, Sockets, Stage, tls};
 use crate::service;
 use crate::telemetry::Metrics;
-use crate::telemetry::log::LogGuard;
 use crate::telemetry::{Figures, Why};
-use crate::upstream::{ConnectError, health};
+use crate::upstream::health;
 
 /// Connections that the guard serves at once; further ones wait in the backlog. A redirect is done in a millisecond, and
 /// each costs some 50 KiB of the little that the guard may have.
@@ -52,57 +50,6 @@ const BEATS: u32 = 3;
 
 /// Sockets of workers that a guard hands on when it is replaced, at most: one that serves, and those that finish.
 const MAX_WORKERS: usize = 8;
-
-/// What a guard is started with.
-pub struct Setup {
-    /// Its configuration.
-    pub config: Config,
-    /// Reads it again.
-    pub load: Box<dyn Fn() -> Result<Config, Problems>>,
-    /// How workers are started.
-    pub program: Program,
-    /// Whether it takes the place of another guard, whose state is its standard input.
-    pub resumed: bool,
-    /// The log, which is written out before the guard is replaced.
-    pub log: LogGuard,
-}
-
-/// How a guard ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// As it was told to.
-    Stopped,
-    /// Its first worker refused the configuration, and has said why.
-    Refused,
-}
-
-/// What keeps a guard from starting, or from reloading.
-#[derive(Debug, thiserror::Error)]
-pub enum GuardError {
-    /// An address.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The certificate.
-    #[error(transparent)]
-    Tls(#[from] PemError),
-    /// TLS toward upstreams.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// Routes or rules.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    /// Metrics.
-    #[error("metrics cannot be set up: {0}")]
-    Metrics(#[from] prometheus::Error),
-    /// More sockets than can be handed to a worker.
-    #[error(
-        "server.listen has more addresses than a guard can hand on; give fewer, or one for all addresses"
-    )]
-    TooManyAddresses,
-    /// The system.
-    #[error("the guard cannot run: {0}")]
-    System(#[from] io::Error),
-}
 
 struct Guard {
     began: Instant,
@@ -438,10 +385,4 @@ impl Guard {
 
 fn patience(config: &Config) -> Patience {
     Patience { watchdog: config.guard.watchdog, restart_max: config.guard.restart_max }
-}
-
-impl std::fmt::Debug for Setup {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Setup").field("program", &self.program).finish_non_exhaustive()
-    }
 }

@@ -1,6 +1,7 @@
 //! `gupd serve --guard`: whatever becomes of the worker, clients get an answer on the same port.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
@@ -94,7 +95,8 @@ async fn a_guard_that_relays_passes_requests_and_their_bodies_on() {
     assert!(passed.whole() == bytes(1, 3_000_000));
     let seen = manager.seen(PAYLOAD).pop().unwrap();
     assert_eq!((seen.header("x-own"), seen.header("x-hop")), (Some("1"), None));
-    assert_eq!((seen.header("via"), seen.header("x-forwarded-for")), (Some("1.1 gupd"), Some("127.0.0.1")));
+    assert!(seen.header("via").unwrap().starts_with("1.1 gupd-"), "{seen:?}");
+    assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
     let echo = exchange(relay.address, &Request::new("POST", "/echo").body(bytes(2, 500_000))).await.unwrap();
     assert!(echo.whole() == bytes(2, 500_000));
     let foreign = exchange(relay.address, &Request::get("http://elsewhere.example/")).await.unwrap();
@@ -294,6 +296,111 @@ async fn a_second_signal_ends_guard_and_worker_at_once() {
     relay.process.signal("INT");
     let ended = relay.process.ended();
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_sent_past_a_manager_that_does_not_answer_to_how_they_reach_the_next() {
+    let (first, second, folder) = (Manager::start(), Manager::start(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("gupd.toml");
+    let text = format!(
+        "[[upstream]]\nurl = \"{}\"\n[[upstream]]\nurl = \"{}\"\npublic_url = \"https://updates.example\"\n\
+         [[route]]\nprefix = \"/\"\n[[route]]\nprefix = \"/through\"\nfallback = \"relay\"\n\
+         [health]\ninterval = \"1s\"\nfailures = 1\n",
+        first.url(),
+        second.url()
+    );
+    fs::write(&file, text).unwrap();
+    second.put("/through/x", Resource::new("content"));
+    drop(first);
+    let mut command =
+        gupd(["serve", "--guard", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"]);
+    command.arg(&file).arg("--store").arg(folder.path().join("store")).env("GUPD_STORE_MIN_FREE", "0");
+    let relay = Relay::start(command.env("GUPD_GUARD_RESTART_MAX", "5s"));
+    for _ in 0..4 {
+        kill(&relay).await;
+    }
+    let sent = exchange(relay.address, &Request::get("/a?b")).await.unwrap();
+    assert_eq!((sent.status, sent.header("location")), (307, Some("https://updates.example/a?b")));
+    let through = exchange(relay.address, &Request::get("/through/x")).await.unwrap();
+    assert_eq!((through.status, through.whole()), (200, b"content".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_speaks_tls_where_its_worker_does() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    fs::write(&cert, own.cert.pem()).unwrap();
+    fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+    let mut command = guarded(&manager, &folder.path().join("store"));
+    command.arg("--tls-cert").arg(&cert).arg("--tls-key").arg(&key).env("GUPD_GUARD_RESTART_MAX", "5s");
+    let relay = Relay::start(&mut command);
+    for _ in 0..4 {
+        kill(&relay).await;
+    }
+    let place = format!("https://localhost:{}/a", relay.address.port());
+    let curl = std::process::Command::new("curl")
+        .args(["-s", "--cacert"])
+        .arg(&cert)
+        .args(["-w", "%{http_code} %{redirect_url}"])
+        .arg(place)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(curl.stdout).unwrap(), format!("307 {}/a", manager.url()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_manager_is_told_how_a_guard_and_its_worker_are() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = |what: &str| {
+        let mut packet = [0; 4096];
+        loop {
+            let length = socket.recv(&mut packet).unwrap_or_else(|_| panic!("{what} was never told"));
+            let text = String::from_utf8_lossy(&packet[..length]).into_owned();
+            if text.lines().any(|line| line.starts_with(what)) {
+                return text;
+            }
+        }
+    };
+    let mut command = guarded(&manager, &folder.path().join("store"));
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "500000");
+    let relay = Relay::start(&mut command);
+    assert!(told("READY=1").contains("STATUS=serving"));
+    told("WATCHDOG=1");
+    relay.process.signal("HUP");
+    assert!(told("RELOADING=1").contains("MONOTONIC_USEC="));
+    told("READY=1");
+    kill(&relay).await;
+    told("STATUS=the guard answers: the worker ended; ");
+    told("STATUS=serving");
+    relay.process.signal("TERM");
+    told("STOPPING=1");
+    assert!(relay.process.ended().status.success());
+}
+
+#[test]
+fn a_guard_knows_nothing_of_what_is_stored() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/guard");
+    let mut folders = vec![folder];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for foreign in ["store", "cache", "fill", "proxy", "refresh", "relay", "admin", "digest"] {
+                assert!(!text.contains(&format!("crate::{foreign}")), "{} knows {foreign}", path.display());
+            }
+            files += 1;
+        }
+    }
+    assert!(files > 8);
 }
 
 #[test]

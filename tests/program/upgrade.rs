@@ -1,6 +1,7 @@
 //! A new program takes over from a running one: the sockets stay, what runs finishes, nobody notices.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -124,7 +125,8 @@ async fn a_program_that_does_not_start_changes_nothing() {
     let mut command = by(&program, &guarded(&manager, &folder.path().join("store")));
     let mut relay = Relay::start(command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", &token));
     let old = serves(&relay).await;
-    let upgrade = || upgrade(&relay, Some(&token));
+    let admin = relay.admin;
+    let upgrade = || upgrade(admin, Some(&token));
     assert_eq!(upgrade().lines, ["the new worker is ready and takes over"]);
     let new = replaced(&relay, old).await;
 
@@ -143,8 +145,8 @@ async fn a_program_that_does_not_start_changes_nothing() {
     replaced(&relay, new).await;
 }
 
-fn upgrade(relay: &Relay, token: Option<&Path>) -> Ended {
-    let mut command = gupd(["upgrade", "--admin", &relay.admin.to_string()]);
+fn upgrade(admin: SocketAddr, token: Option<&Path>) -> Ended {
+    let mut command = gupd(["upgrade", "--admin", &admin.to_string()]);
     command.envs(token.map(|token| ("GUPD_SERVER_ADMIN_TOKEN_FILE", token)));
     Process::start(&mut command).ended()
 }
@@ -156,6 +158,6 @@ async fn without_a_guard_or_a_token_there_is_no_upgrade_and_it_says_why() {
     fs::write(&token, "s3cret\n").unwrap();
     let mut command = crate::process::serve(&manager, &folder.path().join("store"));
     let relay = Relay::start(command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", &token));
-    upgrade(&relay, Some(&token)).complained(1, &["refuses", "no guard", "gupd serve --guard"]);
-    upgrade(&relay, None).complained(2, &["upgrade: there is no admin token", "--config"]);
+    upgrade(relay.admin, Some(&token)).complained(1, &["refuses", "no guard", "gupd serve --guard"]);
+    upgrade(relay.admin, None).complained(2, &["upgrade: there is no admin token", "--config"]);
 }
