@@ -365,7 +365,9 @@ impl Guard {
                 self.on(event);
             }
         }
-        if self.handover.renewal_is_due() && self.clients.is_empty() && self.scrapers.is_empty() {
+        // One that is about to end cannot be handed on, and is soon gone.
+        let quiet = self.clients.is_empty() && self.scrapers.is_empty() && self.workers.are_all_there();
+        if quiet && self.handover.renewal_is_due() {
             tracing::info!(program = %self.setup.program.path.display(), "the guard replaces itself");
             self.setup.log.flush();
             let error =

@@ -144,6 +144,11 @@ impl Workers {
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }
+
+    /// Whether each of them can be told something still.
+    pub(super) fn are_all_there(&self) -> bool {
+        self.0.iter().all(|worker| worker.channel.is_some())
+    }
 }
 
 impl Worker {

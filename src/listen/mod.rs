@@ -211,7 +211,8 @@ fn inherited() -> Result<Vec<StdListener>, ListenError> {
         let refused = |error| ListenError::Inherited { number, error };
         if let Some(socket) = handed.take_tcp_listener(number).map_err(refused)? {
             socket.set_nonblocking(true).map_err(refused)?;
-            sockets.push(socket);
+            // A copy that processes started from here do not get.
+            sockets.push(socket.try_clone().map_err(refused)?);
         }
     }
     Ok(sockets)

@@ -14,6 +14,7 @@ use crate::listen::{Acceptors, Sockets, Stage};
 use crate::proxy::Proxy;
 use crate::refresh;
 use crate::store::{Scrub, Store};
+use crate::telemetry::Figures;
 use crate::upstream::health;
 
 /// Pause between two rounds of housekeeping.
@@ -33,9 +34,10 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Passes on what an administrator asks of the guard.
+    /// Passes on what an administrator asks of the guard, and shows its figures.
     #[must_use]
-    pub fn guarded(self, upgrades: Upgrades) -> Self {
+    pub fn guarded(self, upgrades: Upgrades, figures: &Figures) -> Self {
+        self.relay.metrics.show_guard(figures);
         Self { upgrades: Some(upgrades), ..self }
     }
 

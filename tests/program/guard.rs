@@ -224,9 +224,9 @@ async fn a_guard_takes_little_memory_whatever_it_relays() {
     };
     let (all, own) = (kib("VmHWM:"), kib("RssAnon:"));
     println!("the guard's memory: {all} KiB at its peak, {own} KiB of it its own now");
-    // A program without optimisation is many times as large.
-    assert!(own < if cfg!(debug_assertions) { 12 << 10 } else { 10 << 10 }, "{own} KiB");
-    assert!(all < if cfg!(debug_assertions) { 40 << 10 } else { 15 << 10 }, "{all} KiB");
+    // Without optimisation the program, and what it keeps of each connection, is several times as large.
+    let most = if cfg!(debug_assertions) { [40 << 10, 16 << 10] } else { [15 << 10, 10 << 10] };
+    assert!(all < most[0] && own < most[1], "{all} KiB, {own} KiB");
 }
 
 #[tokio::test(flavor = "multi_thread")]

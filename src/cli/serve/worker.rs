@@ -52,11 +52,10 @@ pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
     beat_every(beat, guard.channel.clone(), pulse.clone());
     // What was said before the beginning holds for this start too.
     let config = settings.load().unwrap_or(config);
-    let ready = Relay::ready(config, Clock::system(), sockets)?.guarded(upgrades);
+    let ready = Relay::ready(config, Clock::system(), sockets)?;
     guard.say(Said::Ready);
     let Some(figures) = guard.let_go() else { return Ok(()) };
-    let mut relay = ready.serve()?;
-    relay.metrics().show_guard(&figures);
+    let mut relay = ready.guarded(upgrades, &figures).serve()?;
     *pulse.lock().unwrap_or_else(PoisonError::into_inner) = relay.pulse();
     tracing::info!(
         listen = ?relay.addresses(),
