@@ -10,6 +10,7 @@ mod worker;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -124,6 +125,13 @@ impl Sockets {
         Ok(Self { clients, admin: bind(server.admin)? })
     }
 
+    /// As another process handed them over: the admin address's is the last.
+    pub fn of_descriptors(descriptors: Vec<OwnedFd>) -> Option<Self> {
+        let mut clients: Vec<_> = descriptors.into_iter().map(StdListener::from).collect();
+        let admin = clients.pop()?;
+        Some(Self { clients, admin })
+    }
+
     /// The addresses clients connect to.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.clients.iter().filter_map(|socket| socket.local_addr().ok()).collect()
@@ -203,7 +211,8 @@ fn inherited() -> Result<Vec<StdListener>, ListenError> {
         let refused = |error| ListenError::Inherited { number, error };
         if let Some(socket) = handed.take_tcp_listener(number).map_err(refused)? {
             socket.set_nonblocking(true).map_err(refused)?;
-            sockets.push(socket);
+            // A copy that processes started from here do not get.
+            sockets.push(socket.try_clone().map_err(refused)?);
         }
     }
     Ok(sockets)
