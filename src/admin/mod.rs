@@ -1,8 +1,8 @@
 //! The admin address: metrics, health, and what an administrator asks for. Owns no state; it reads what others count and
 //! says how the relay is. Whatever changes something needs the admin token.
 
+mod orders;
 mod refresh;
-mod upgrade;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,8 +16,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use self::orders::{Answer, Order, Ordered, Orders};
 pub use self::refresh::read_token;
-pub use self::upgrade::{Ask, Upgrades};
+use crate::forward::{Drain, Draining};
 use crate::listen::Stage;
 use crate::refresh::Refresher;
 use crate::store::{Ailment, Store};
@@ -36,8 +37,10 @@ pub struct Admin {
     pub stage: watch::Receiver<Stage>,
     /// Who refreshes.
     pub refresher: Refresher,
-    /// Who is asked for an upgrade, if there is a guard.
-    pub upgrades: Option<Upgrades>,
+    /// Who does what concerns the process, if anybody does.
+    pub orders: Option<Orders>,
+    /// Whether clients are to go elsewhere.
+    pub drain: Arc<Drain>,
     /// Where the admin token is.
     pub token_file: Option<PathBuf>,
 }
@@ -54,7 +57,9 @@ impl Admin {
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/api/v1/refresh", post(refresh::refresh))
-            .route("/api/v1/upgrade", post(upgrade::upgrade))
+            .route("/api/v1/reload", post(orders::reload))
+            .route("/api/v1/upgrade", post(orders::upgrade))
+            .route("/api/v1/drain", post(orders::drain).delete(orders::end_drain))
             .with_state(self);
         let stopped = async move {
             tokio::select! {
@@ -82,9 +87,12 @@ async fn healthz() -> &'static str {
 
 /// New clients are welcome. Also while the disk fails: they get everything, only not from the store.
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
-    let (status, word) = match *admin.stage.borrow() {
-        Stage::Serving => (StatusCode::OK, "serving"),
-        Stage::Leaving | Stage::Draining | Stage::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+    let (status, word) = match (*admin.stage.borrow(), admin.drain.get()) {
+        (Stage::Serving, Draining::No) => (StatusCode::OK, "serving"),
+        (Stage::Serving, Draining::Unready | Draining::Redirecting)
+        | (Stage::Leaving | Stage::Draining | Stage::Stopped, _) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "draining")
+        }
     };
     let text = match admin.store.ailment() {
         None => format!("{word}\n"),

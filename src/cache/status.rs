@@ -33,6 +33,8 @@ pub enum CacheStatus {
     OnlyIfCached,
     /// `503`, because the windows of the client's group give it a later turn.
     Deferred,
+    /// `307`, because an administrator wants clients to go to the manager.
+    Redirected,
     /// An error of the relay's own, because no upstream gave a response.
     Failed,
 }
@@ -67,7 +69,7 @@ pub enum Outcome {
 
 impl CacheStatus {
     /// Every label that [`as_str`](Self::as_str) gives, for the label set of a metric.
-    pub const LABELS: [&'static str; 10] = [
+    pub const LABELS: [&'static str; 11] = [
         "hit",
         "stale",
         "revalidated",
@@ -77,6 +79,7 @@ impl CacheStatus {
         "bypass",
         "only-if-cached",
         "deferred",
+        "redirected",
         "failed",
     ];
 
@@ -92,6 +95,7 @@ impl CacheStatus {
             Self::Bypass | Self::Method => "bypass",
             Self::OnlyIfCached => "only-if-cached",
             Self::Deferred => "deferred",
+            Self::Redirected => "redirected",
             Self::Failed => "failed",
         }
     }
@@ -155,7 +159,7 @@ impl CacheStatus {
             }
             Self::Bypass => BYPASS,
             Self::Method => METHOD,
-            Self::OnlyIfCached | Self::Deferred | Self::Failed => return None,
+            Self::OnlyIfCached | Self::Deferred | Self::Redirected | Self::Failed => return None,
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -17,7 +17,12 @@ const MAX_ANSWER: usize = 64 << 10;
 
 /// Has the relay do what `path` stands for, and gives its answer, which comes when that is done. `command` is what the
 /// administrator called.
-pub(super) fn relay(settings: &Settings, command: &str, path: &str) -> Result<(SocketAddr, Bytes), Failure> {
+pub(super) fn relay(
+    settings: &Settings,
+    command: &str,
+    method: &Method,
+    path: &str,
+) -> Result<(SocketAddr, Bytes), Failure> {
     let config = settings.load_without_upstreams()?;
     let Some(file) = &config.server.admin_token_file else {
         let why = format!(
@@ -33,7 +38,7 @@ pub(super) fn relay(settings: &Settings, command: &str, path: &str) -> Result<(S
         .map_err(|error| Failure::Failed(format!("the system gives no event queue: {error}")))?;
     let admin = config.server.admin;
     let (status, body) = runtime
-        .block_on(post(admin, path, &token))
+        .block_on(send(admin, method, path, &token))
         .map_err(|error| Failure::Failed(format!("the relay's admin address {admin}: {error}")))?;
     if status != StatusCode::OK {
         let why = String::from_utf8_lossy(&body);
@@ -42,8 +47,9 @@ pub(super) fn relay(settings: &Settings, command: &str, path: &str) -> Result<(S
     Ok((admin, body))
 }
 
-async fn post(
+async fn send(
     admin: SocketAddr,
+    method: &Method,
     path: &str,
     token: &str,
 ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
@@ -51,7 +57,9 @@ async fn post(
     let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // What goes wrong with the connection is the request's error.
     let connection = tokio::spawn(async move { drop(connection.await) });
-    let request = Request::post(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(header::HOST, admin.to_string())
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .body(Empty::<Bytes>::new())?;

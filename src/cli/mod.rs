@@ -4,11 +4,11 @@
 mod ask;
 mod check;
 mod demo;
+mod orders;
 mod plan;
 mod refresh;
 mod serve;
 mod store;
-mod upgrade;
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -42,6 +42,10 @@ enum Command {
     Refresh(Settings),
     /// Have the program on disk take over from the running one, whose guard keeps clients served.
     Upgrade(Settings),
+    /// Have the running relay read its configuration again, and say what comes of it.
+    Reload(Settings),
+    /// Have load balancers, and with --redirect clients too, go elsewhere; what runs goes on.
+    Drain(orders::Drain),
     /// Say what a rollout will be like at this site, and what each limit costs.
     Plan(Box<plan::Plan>),
     /// Look at what is stored, verify, remove or carry it.
@@ -127,7 +131,9 @@ pub fn main() -> ExitCode {
         Command::Serve(serve) => serve::run(serve),
         Command::Check { settings, probe } => check::run(&settings, probe),
         Command::Refresh(settings) => refresh::run(&settings),
-        Command::Upgrade(settings) => upgrade::run(&settings),
+        Command::Reload(settings) => orders::reload(&settings),
+        Command::Drain(drain) => orders::drain(&drain),
+        Command::Upgrade(settings) => orders::upgrade(&settings),
         Command::Plan(plan) => plan::run(&plan),
         Command::Store { command } => store::run(command),
         Command::Demo { clients, exit } => demo::run(clients, exit),

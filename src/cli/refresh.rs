@@ -1,10 +1,12 @@
 //! `gupd refresh`: has the running relay revalidate its catalogs now, and says what came of it.
 
+use http::Method;
+
 use super::{Failure, Settings, answer, ask};
 use crate::refresh::Report;
 
 pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
-    let (admin, body) = ask::relay(settings, "refresh", "/api/v1/refresh")?;
+    let (admin, body) = ask::relay(settings, "refresh", &Method::POST, "/api/v1/refresh")?;
     let Report { asked, changed, failed } = serde_json::from_slice(&body)
         .map_err(|error| Failure::Failed(format!("{admin} is not a relay's admin address: {error}")))?;
     answer(&format!("{asked} catalogs asked for: {changed} changed, {failed} failed"));

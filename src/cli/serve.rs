@@ -10,8 +10,10 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Settings};
+use crate::admin::{Order, Ordered, Orders};
+use crate::listen::Sockets;
 use crate::telemetry::log;
-use crate::{Clock, Config, Relay, service};
+use crate::{Clock, Config, Relay, StartError, service};
 
 /// What makes a guard of the program.
 const GUARD: &str = "--guard";
@@ -60,7 +62,9 @@ fn alone(settings: &Settings) -> Result<(), Failure> {
         // Before the start, so that no signal meets the default action once clients are served.
         Signals::watch().map_err(|error| Failure::Failed(format!("signals cannot be watched: {error}")))?
     };
-    let mut relay = Relay::start(config, Clock::system())?;
+    let (orders, mut ordered) = Orders::new();
+    let sockets = Sockets::open(&config.server).map_err(StartError::from)?;
+    let mut relay = Relay::ready(config, Clock::system(), sockets)?.ordered(orders).serve()?;
     tracing::info!(
         listen = ?relay.addresses(),
         admin = %relay.admin(),
@@ -69,10 +73,35 @@ fn alone(settings: &Settings) -> Result<(), Failure> {
     );
     service::ready("serving");
     keep_watchdog(&relay);
-    while let Asked::Reload = runtime.block_on(signals.next()) {
+    let mut reload_and_tell = || {
         service::reloading();
-        reload(&mut relay, settings);
+        let done = reload(&mut relay, settings);
         service::ready("serving");
+        done
+    };
+    loop {
+        let ordered = runtime.block_on(async {
+            tokio::select! {
+                asked = signals.next() => Err(asked),
+                Some(ordered) = ordered.recv() => Ok(ordered),
+            }
+        });
+        match ordered {
+            Err(Asked::Stop) => break,
+            Err(Asked::Reload) => drop(reload_and_tell()),
+            Ok(Ordered { order, answer }) => {
+                let done = match order {
+                    Order::Reload => reload_and_tell(),
+                    Order::Upgrade => {
+                        Err("the relay has no guard to hand over to another program; start it with \
+                                           gupd serve --guard"
+                            .to_owned())
+                    }
+                };
+                // Whoever asked may have gone.
+                let _gone = answer.send(done);
+            }
+        }
     }
     tracing::info!(timeout = ?relay.drain_timeout(), "draining");
     service::stopping();
@@ -101,23 +130,27 @@ fn keep_watchdog(relay: &Relay) {
     });
 }
 
-fn reload(relay: &mut Relay, settings: &Settings) {
-    let config = match settings.load() {
-        Ok(config) => config,
-        Err(problems) => {
-            for problem in problems.iter() {
-                tracing::error!(%problem, "reload refused; the old configuration stays");
-            }
-            return;
-        }
-    };
+/// Reads the configuration again; gives what the log says of it.
+fn reload(relay: &mut Relay, settings: &Settings) -> Result<String, String> {
+    const REFUSED: &str = "reload refused; the old configuration stays";
+    let config = settings.load().map_err(|problems| {
+        problems.iter().for_each(|problem| tracing::error!(%problem, REFUSED));
+        format!("{REFUSED}\n{problems}")
+    })?;
     warn(&config);
     match relay.reload(config) {
-        Ok(fixed) if fixed.is_empty() => tracing::info!("reloaded"),
+        Ok(fixed) if fixed.is_empty() => {
+            tracing::info!("reloaded");
+            Ok("reloaded".to_owned())
+        }
         Ok(fixed) => {
             tracing::warn!(sections = ?fixed, "reloaded, but these sections change at a restart only");
+            Ok(format!("reloaded, but these sections change at a restart only: {}", fixed.join(", ")))
         }
-        Err(error) => tracing::error!(%error, "reload refused; the old configuration stays"),
+        Err(error) => {
+            tracing::error!(%error, REFUSED);
+            Err(format!("{REFUSED}\n{error}"))
+        }
     }
 }
 

@@ -2,12 +2,14 @@
 //! and which refused, which fields go on, how an upstream's body is passed on. Shared by the proxy and the guard, which
 //! answers while no proxy does: nothing here may know the store, the cache's contents or fills.
 
+mod away;
 pub mod fields;
 mod passed;
 mod reach;
 mod refusal;
 mod target;
 
+pub use self::away::{Drain, Draining, PublicUrls};
 pub use self::passed::{PassError, pieces};
 pub use self::reach::{count_down, ends_here};
 pub use self::refusal::{ALLOWED, Refusal};

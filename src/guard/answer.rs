@@ -2,14 +2,13 @@
 //! uncached. Takes the same targets as the proxy and refuses the same; a client whose manager does not answer is told
 //! when to come back.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::TryStreamExt;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
@@ -18,7 +17,7 @@ use super::response::{ResponseBody, allowed, empty, refused, text, unavailable};
 use super::setup::GuardError;
 use crate::Clock;
 use crate::config::{Config, Fallback};
-use crate::forward::{self, Bounds, Refusal, Target, fields};
+use crate::forward::{self, Bounds, PublicUrls, Refusal, Target, fields};
 use crate::instance::Instance;
 use crate::listen::{self, Peer};
 use crate::policy::Policy;
@@ -49,8 +48,7 @@ pub(super) struct Answers {
 struct Live {
     policy: Policy,
     upstreams: Arc<Upstreams>,
-    /// How clients reach each upstream, by name: scheme and authority.
-    public: HashMap<String, String>,
+    public: PublicUrls,
     answer: Fallback,
     max_uri_bytes: usize,
     stall_timeout: Duration,
@@ -209,13 +207,8 @@ impl listen::Answers for Answers {
 
 impl Live {
     fn new(config: &Config, upstreams: Arc<Upstreams>) -> Result<Self, GuardError> {
-        let public = config.upstreams.iter().map(|upstream| {
-            let url = upstream.public_url.as_ref().unwrap_or(&upstream.url);
-            // Without the slash that a URL without a path has: the client's path follows.
-            (upstream.name.clone(), url.to_string().trim_end_matches('/').to_owned())
-        });
         Ok(Self {
-            public: public.collect(),
+            public: PublicUrls::new(config),
             policy: Policy::new(config)?,
             upstreams,
             answer: config.guard.answer,
@@ -228,10 +221,7 @@ impl Live {
 
     /// To the manager that goes first of those that are well.
     fn redirect(&self, target: &Target) -> (Response<ResponseBody>, Answered) {
-        let manager = self.upstreams.preferred(&target.route.upstreams);
-        let place = manager.and_then(|manager| {
-            HeaderValue::from_str(&format!("{}{}", self.public.get(&*manager.name)?, target.spelled)).ok()
-        });
+        let place = self.public.location(&self.upstreams, target);
         let Some(place) = place else { return (unavailable(), Answered::Unavailable) };
         let mut response = text(StatusCode::TEMPORARY_REDIRECT, "");
         response.headers_mut().insert(header::LOCATION, place);

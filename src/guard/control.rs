@@ -61,6 +61,8 @@ pub enum Said {
     Beat,
     /// An administrator asks for an upgrade.
     Upgrade,
+    /// An administrator asks for a reload, which the guard takes part in.
+    Reload,
 }
 
 /// A message with its descriptors; `None` at the end.

@@ -289,6 +289,7 @@ impl Guard {
     fn heard(&mut self, heard: Heard) {
         match heard {
             Heard::Event(event) => self.on(event),
+            Heard::Reload => self.reload(),
             Heard::Upgrade(id) => {
                 self.upgrade_for = Some(id);
                 self.on(Event::Upgrade);

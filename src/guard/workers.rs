@@ -46,6 +46,8 @@ pub(super) enum Heard {
     Event(Event),
     /// This worker's administrator wants an upgrade.
     Upgrade(WorkerId),
+    /// An administrator asks for a reload.
+    Reload,
 }
 
 impl Workers {
@@ -167,6 +169,7 @@ impl Worker {
             Said::Released => Event::Released(id),
             Said::Beat => Event::Beat(id),
             Said::Upgrade => return Heard::Upgrade(id),
+            Said::Reload => return Heard::Reload,
         })
     }
 }

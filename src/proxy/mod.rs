@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Method, Request, Response, Version, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
 pub use self::body::ResponseBody;
@@ -37,7 +37,7 @@ use crate::cache::{Cache, CacheControl, Verdict};
 use crate::config::{Class, Config};
 use crate::fill::Fills;
 pub use crate::forward::Refusal;
-use crate::forward::{self, Bounds, Target};
+use crate::forward::{self, Bounds, Drain, Draining, PublicUrls, Target};
 use crate::listen::{Answers, Peer};
 use crate::policy::{Classified, FirstSeen, Group, Policy};
 use crate::shape::{Lan, Lane, Places, Purpose};
@@ -54,6 +54,7 @@ pub struct Live {
     stall_timeout: Duration,
     idle_timeout: Duration,
     access_log: bool,
+    public: PublicUrls,
 }
 
 /// Answers requests. One for the whole relay.
@@ -67,6 +68,7 @@ pub struct Proxy {
     lan: Arc<Lan>,
     places: Arc<Places>,
     metrics: Arc<Metrics>,
+    drain: Arc<Drain>,
 }
 
 /// What was asked, as every stage needs it.
@@ -91,6 +93,7 @@ impl Live {
             stall_timeout: config.server.stall_timeout,
             idle_timeout: config.fill.idle_timeout,
             access_log: config.log.access,
+            public: PublicUrls::new(config),
         }
     }
 
@@ -122,6 +125,7 @@ impl Proxy {
             lan,
             places,
             metrics,
+            drain: Arc::default(),
         };
         proxy.expect_groups(&proxy.live.load());
         proxy
@@ -131,6 +135,11 @@ impl Proxy {
     pub fn reconfigure(&self, live: Live) {
         self.expect_groups(&live);
         self.live.store(Arc::new(live));
+    }
+
+    /// Whether clients are to go elsewhere.
+    pub fn drain(&self) -> &Arc<Drain> {
+        &self.drain
     }
 
     /// The running fills.
@@ -172,6 +181,11 @@ impl Proxy {
                     group: live.policy.group(peer.address.ip()),
                     live: &live,
                 };
+                if self.drain.get() == Draining::Redirecting
+                    && let Some(reply) = self.away(&asked)
+                {
+                    return self.respond(reply, &head.method, access, &live, peer);
+                }
                 // What is off the hit path is boxed, so that a hit's future stays small.
                 if self.may_wait(&asked) {
                     Box::pin(self.in_turn(&asked, body)).await
@@ -188,6 +202,15 @@ impl Proxy {
     fn refuse(&self, refusal: Refusal) -> Reply {
         self.metrics.refused.with_label_values(&[refusal.as_str()]).inc();
         refusal.into()
+    }
+
+    /// The way to the manager; `None` if none is well, and the relay may still help.
+    fn away(&self, asked: &Asked<'_>) -> Option<Reply> {
+        let place = asked.live.public.location(&asked.live.upstreams, asked.target)?;
+        let mut reply = Reply::text(StatusCode::TEMPORARY_REDIRECT, "");
+        reply.headers_mut().insert(header::LOCATION, place);
+        let classified = asked.live.policy.classify(&asked.target.route, asked.target.normal.path());
+        Some(reply.told(CacheStatus::Redirected, &classified, None))
     }
 
     fn respond(

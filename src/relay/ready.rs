@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::{Relay, StartError};
-use crate::admin::{Admin, Upgrades};
+use crate::admin::{Admin, Orders};
 use crate::cache::Cache;
 use crate::listen::{Acceptors, Sockets, Stage};
 use crate::proxy::Proxy;
@@ -30,15 +30,21 @@ pub struct Ready {
     pub(super) sockets: Sockets,
     pub(super) refresh: refresh::Task,
     pub(super) check: health::Task,
-    pub(super) upgrades: Option<Upgrades>,
+    pub(super) orders: Option<Orders>,
 }
 
 impl Ready {
-    /// Passes on what an administrator asks of the guard, and shows its figures.
+    /// Passes on what an administrator asks of the process.
     #[must_use]
-    pub fn guarded(self, upgrades: Upgrades, figures: &Figures) -> Self {
+    pub fn ordered(self, orders: Orders) -> Self {
+        Self { orders: Some(orders), ..self }
+    }
+
+    /// Shows the guard's figures.
+    #[must_use]
+    pub fn guarded(self, figures: &Figures) -> Self {
         self.relay.metrics.show_guard(figures);
-        Self { upgrades: Some(upgrades), ..self }
+        self
     }
 
     /// Accepts clients from now on, and begins what is done without them.
@@ -46,7 +52,7 @@ impl Ready {
     /// # Errors
     /// When the system cannot watch a socket.
     pub fn serve(self) -> Result<Relay, StartError> {
-        let Self { mut relay, sockets, refresh, check, upgrades } = self;
+        let Self { mut relay, sockets, refresh, check, orders } = self;
         let Some(control) = &relay.control else { return Ok(relay) };
         let (config, stages) = (&relay.config, relay.stage.subscribe());
         let _in_control = control.enter();
@@ -61,7 +67,8 @@ impl Ready {
             quota: config.store.quota,
             stage: stages.clone(),
             refresher: relay.refresher.clone(),
-            upgrades,
+            orders,
+            drain: relay.proxy.drain().clone(),
             token_file: config.server.admin_token_file.clone(),
         };
         let (listener, handed_over) = (TcpListener::from_std(sockets.admin)?, relay.handed_over.clone());

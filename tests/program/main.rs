@@ -22,6 +22,7 @@ mod fault_layer;
 mod faults;
 mod guard;
 mod guarded;
+mod orders;
 mod plan;
 mod process;
 mod refresh;

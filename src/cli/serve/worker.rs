@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 
 use super::{Failure, Settings, reload, warn};
-use crate::admin::{Ask, Upgrades};
+use crate::admin::{self, Answer, Ordered, Orders};
 use crate::guard::control::{self, Channel, Order, Packet, Said};
 use crate::listen::Sockets;
 use crate::telemetry::log;
@@ -29,9 +29,11 @@ enum Turn {
 struct Guard {
     runtime: Runtime,
     channel: Arc<Channel>,
-    asked: Receiver<Ask>,
+    ordered: Receiver<Ordered>,
     /// Who waits for the upgrade that was asked for.
-    waiting: Option<Ask>,
+    upgrade: Option<Answer>,
+    /// Who waits for the reload.
+    reloaded: Option<Answer>,
     /// The configuration has changed since it was read.
     reload: bool,
     // Taken, so that they do not end the process; the guard passes on what they mean.
@@ -43,9 +45,9 @@ pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
     let _log = log::init(&config.log).map_err(|error| Failure::Configuration(error.to_string()))?;
     warn(&config);
     Relay::check(&config, &Clock::system())?;
-    let (upgrades, asked) = Upgrades::new();
+    let (orders, ordered) = Orders::new();
     let mut guard =
-        Guard::find(asked).map_err(|error| Failure::Failed(format!("there is no guard: {error}")))?;
+        Guard::find(ordered).map_err(|error| Failure::Failed(format!("there is no guard: {error}")))?;
     guard.say(Said::Prepared);
     let Some((beat, sockets)) = guard.opened() else { return Ok(()) };
     let pulse = Arc::<Mutex<Option<Pulse>>>::default();
@@ -55,7 +57,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
     let ready = Relay::ready(config, Clock::system(), sockets)?;
     guard.say(Said::Ready);
     let Some(figures) = guard.let_go() else { return Ok(()) };
-    let mut relay = ready.guarded(upgrades, &figures).serve()?;
+    let mut relay = ready.guarded(&figures).ordered(orders).serve()?;
     *pulse.lock().unwrap_or_else(PoisonError::into_inner) = relay.pulse();
     tracing::info!(
         listen = ?relay.addresses(),
@@ -84,7 +86,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
 }
 
 impl Guard {
-    fn find(asked: Receiver<Ask>) -> std::io::Result<Self> {
+    fn find(ordered: Receiver<Ordered>) -> std::io::Result<Self> {
         let end = std::io::stdin().as_fd().try_clone_to_owned()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let in_runtime = runtime.enter();
@@ -97,7 +99,8 @@ impl Guard {
         let signals = kinds.into_iter().map(signal).collect::<std::io::Result<_>>()?;
         let channel = Arc::new(Channel::new(end)?);
         drop(in_runtime);
-        Ok(Self { runtime, channel, asked, waiting: None, reload: false, _signals: signals })
+        let (upgrade, reloaded) = (None, None);
+        Ok(Self { runtime, channel, ordered, upgrade, reloaded, reload: false, _signals: signals })
     }
 
     /// A guard that cannot be told is gone, which is found out when it is listened to.
@@ -108,18 +111,23 @@ impl Guard {
     /// The next order with what came along; `None` when the guard is gone.
     fn next(&mut self) -> Packet<Order> {
         loop {
-            let (channel, asked) = (&self.channel, &mut self.asked);
-            let ask = self.runtime.block_on(async {
+            let (channel, ordered) = (&self.channel, &mut self.ordered);
+            let ordered = self.runtime.block_on(async {
                 tokio::select! {
                     order = channel.receive::<Order>() => Err(order),
-                    Some(ask) = asked.recv() => Ok(ask),
+                    Some(ordered) = ordered.recv() => Ok(ordered),
                 }
             });
-            match ask {
+            match ordered {
                 Err(order) => return order.ok().flatten(),
-                Ok(ask) => {
-                    self.waiting = Some(ask);
+                // The guard has its part in both, and says when it is this one's turn.
+                Ok(Ordered { order: admin::Order::Upgrade, answer }) => {
+                    self.upgrade = Some(answer);
                     self.say(Said::Upgrade);
+                }
+                Ok(Ordered { order: admin::Order::Reload, answer }) => {
+                    self.reloaded = Some(answer);
+                    self.say(Said::Reload);
                 }
             }
         }
@@ -153,7 +161,7 @@ impl Guard {
 
     fn until_it_ends(&mut self, relay: &mut Relay, settings: &Settings) -> Turn {
         if std::mem::take(&mut self.reload) {
-            reload(relay, settings);
+            self.reload(relay, settings);
         }
         loop {
             match self.next().map(|(order, _)| order) {
@@ -163,15 +171,22 @@ impl Guard {
                 }
                 Some(Order::Stop) => return Turn::Stop,
                 Some(Order::HandOver) => return Turn::HandOver,
-                Some(Order::Reload) => reload(relay, settings),
+                Some(Order::Reload) => self.reload(relay, settings),
                 Some(Order::Count(figures)) => relay.metrics().show_guard(&figures),
                 Some(Order::Upgraded(result)) => {
                     // Whoever asked may have gone.
-                    let _gone = self.waiting.take().map(|waiting| waiting.send(result));
+                    let result = result.map(|()| "the new worker is ready and takes over".to_owned());
+                    let _gone = self.upgrade.take().map(|answer| answer.send(result));
                 }
                 Some(Order::Open { .. } | Order::Go(_)) => {}
             }
         }
+    }
+
+    fn reload(&mut self, relay: &mut Relay, settings: &Settings) {
+        let done = reload(relay, settings);
+        // Whoever asked may have gone.
+        let _gone = self.reloaded.take().map(|answer| answer.send(done));
     }
 
     /// Waits for the order to stop, also for ever: a guard that is gone gives none.

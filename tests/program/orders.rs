@@ -1,0 +1,94 @@
+//! What an administrator has a running relay do: `gupd reload`, `gupd drain`, with a guard and without.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::process::{Ended, Process, Relay, gupd};
+use crate::support::{Client, Gate, Manager, PAYLOAD, Request, Resource, bytes, get};
+
+/// `gupd serve` by a file that says more than flags can, with a token.
+fn configured(folder: &Path, manager: &Manager, more: &str) -> Command {
+    fs::write(folder.join("token"), "s3cret\n").unwrap();
+    let file = folder.join("gupd.toml");
+    let (token, store) = (folder.join("token"), folder.join("store"));
+    let text = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nadmin_token_file = {token:?}\n\
+         [store]\ndir = {store:?}\nmin_free = \"0B\"\n[[upstream]]\nurl = \"{}\"\n{more}",
+        manager.url()
+    );
+    fs::write(&file, text).unwrap();
+    let mut command = gupd(["serve", "--config"]);
+    command.arg(file);
+    command
+}
+
+fn order(relay: &Relay, folder: &Path, arguments: &[&str]) -> Ended {
+    let mut command = gupd(arguments);
+    command.args(["--admin", &relay.admin.to_string()]);
+    command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", folder.join("token"));
+    Process::start(&mut command).ended()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_says_what_came_of_it() {
+    for guard in [None, Some("--guard")] {
+        let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+        let mut command = configured(folder.path(), &manager, "");
+        let relay = Relay::start(command.args(guard));
+        let reload = || order(&relay, folder.path(), &["reload"]);
+        let done = reload();
+        assert!(done.status.success(), "{done:#?}");
+        assert_eq!(done.lines, ["reloaded"]);
+        configured(folder.path(), &manager, "[log]\naccess = false\nformat = \"text\"\n");
+        assert_eq!(reload().lines, ["reloaded, but these sections change at a restart only: log"]);
+        configured(folder.path(), &manager, "[fill]\nattempts = 0\n");
+        let refused = reload();
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(refused.errors.contains("gupd.toml") && refused.errors.contains("attempts"), "{refused:#?}");
+        assert!(refused.errors.contains("the old configuration stays"), "{refused:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_to_a_relay_that_drains_is_sent_to_the_manager_while_downloads_finish() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let public = "public_url = \"https://manager.example\"\n";
+    let relay = Relay::start(&mut configured(folder.path(), &manager, public));
+    let (body, gate) = (bytes(1, 3_000_000), Gate::default());
+    manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1_000_000, &gate));
+    let mut client = Client::connect(relay.address).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut running = client.head().await.unwrap();
+    running.body = client.some(1_000_000).await.unwrap();
+
+    let drained = order(&relay, folder.path(), &["drain", "--redirect"]);
+    assert_eq!(drained.lines, ["draining: who comes is sent to the manager; 1 connections are open"]);
+    let ready = get(relay.admin, "/readyz").await;
+    assert_eq!((ready.status, ready.whole()), (503, b"draining\n".to_vec()));
+    let target = format!("{PAYLOAD}?a=b");
+    let sent = get(relay.address, &target).await;
+    assert_eq!(sent.status, 307);
+    assert_eq!(sent.header("location"), Some(&*format!("https://manager.example{target}")));
+    // A report is sent on as it is.
+    assert_eq!(Request::new("POST", "/secars/x").body("report").send(relay.address).await.status, 307);
+    gate.open();
+    client.rest("GET", &mut running).await;
+    assert!(running.whole() == body);
+
+    assert_eq!(order(&relay, folder.path(), &["drain", "--end"]).lines, ["serving"]);
+    assert_eq!(get(relay.admin, "/readyz").await.status, 200);
+    assert!(relay.get(PAYLOAD).await.whole() == body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_drains_without_redirects_serves_who_comes() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let relay = Relay::start(&mut configured(folder.path(), &manager, ""));
+    manager.put(PAYLOAD, Resource::new("content"));
+    assert!(order(&relay, folder.path(), &["drain"]).status.success());
+    assert_eq!(get(relay.admin, "/readyz").await.status, 503);
+    assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
+    fs::write(folder.path().join("token"), "other\n").unwrap();
+    assert!(order(&relay, folder.path(), &["drain", "--end"]).status.success(), "a new token holds at once");
+}
