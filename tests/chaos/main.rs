@@ -1,0 +1,159 @@
+//! The relay in bad weather, for minutes: 300 clients, managers that stall, cut, lie and go away, content that changes, a
+//! worker that is killed, a store that is too small, reloads. Whatever happens, what a client has whole is right, nothing
+//! leaks, and the line carries little more than the content.
+//!
+//!     cargo test --release --test chaos -- --ignored            # two minutes
+//!     CHAOS_SECONDS=3600 CHAOS_SEED=7 cargo test --release --test chaos -- --ignored
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a test ends by a panic, and this one tells what it has seen"
+)]
+
+#[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports, unreachable_pub, reason = "a test bed offers more than one test uses")]
+mod support;
+
+#[path = "../program/process.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the tests of the program")]
+mod process;
+
+mod clients;
+mod content;
+mod managers;
+mod watched;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use self::clients::{Client, Got, Tally};
+use self::content::{Dice, Published, mix};
+use self::managers::{Crossed, Manager};
+use self::process::{Relay, gupd};
+use self::watched::Watched;
+
+const CLIENTS: u64 = 300;
+
+/// Less than what comes out in two minutes.
+const QUOTA: &str = "448MiB";
+
+/// `store.memory` in MiB, and what the relay may have besides.
+const MEMORY: (u64, u64) = (64, 150);
+
+/// Connections to managers that a pool may keep, of all pools.
+const POOLED: usize = 64;
+
+/// Between two things that happen to the relay.
+const PAUSE: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes two minutes"]
+async fn chaos() {
+    let seed = setting("CHAOS_SEED").unwrap_or(0x6775_7064);
+    let length = Duration::from_secs(setting("CHAOS_SECONDS").unwrap_or(120));
+    println!("CHAOS_SEED={seed} CHAOS_SECONDS={}", length.as_secs());
+    let (published, crossed) = (Arc::new(Published::new(seed)), Arc::<Crossed>::default());
+    let first = Manager::start(0, seed, published.clone(), crossed.clone()).await;
+    let second = Manager::start(1, seed, published.clone(), crossed.clone()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gupd.toml");
+    configure(&file, folder.path(), [&first, &second], 0);
+    let relay =
+        Relay::start(gupd(["serve", "--guard", "--config"]).arg(&file).env("GUPD_LOG_ACCESS", "false"));
+    let watched = Watched::of(&relay.process);
+    let before = watched.now();
+    let tally = Arc::<Tally>::default();
+    let client = || Client { relay: relay.address, published: published.clone(), tally: tally.clone() };
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        clients.spawn(client().run(Dice(mix(seed ^ number))));
+    }
+    let mut dice = Dice(mix(!seed));
+    let (end, mut events) = (Instant::now() + length, [0_u32; 5]);
+    while Instant::now() < end {
+        tokio::select! {
+            () = sleep(PAUSE) => {}
+            // A client that found something wrong.
+            Some(ended) = clients.join_next() => ended.unwrap(),
+        }
+        let event = dice.below(5) as usize;
+        events[event] += 1;
+        match event {
+            0 => watched.kill_worker(),
+            1 => {
+                configure(&file, folder.path(), [&first, &second], events[1]);
+                relay.process.signal("HUP");
+            }
+            2 => be_away(&[&first]).await,
+            3 => be_away(&[&first, &second]).await,
+            _ => relay.process.signal("USR2"),
+        }
+    }
+    println!("events: {events:?} of kill, reload, one manager away, all away, upgrade");
+    first.behave();
+    second.behave();
+    // Whoever waits is answered without faults.
+    sleep(PAUSE).await;
+    clients.abort_all();
+    while let Some(ended) = clients.join_next().await {
+        assert!(!ended.is_err_and(|error| error.is_panic()), "a client had something wrong");
+    }
+    println!("{tally:?}");
+    let (bytes, unique) = (crossed.bytes(), crossed.unique());
+    println!("{} MiB crossed for {} MiB of content", bytes >> 20, unique >> 20);
+    // All of what is there can be had, whole.
+    let client = client();
+    for number in 0..published.count() {
+        let object = published.object(number);
+        let got = client.ask("GET", object, String::new(), u64::MAX, false).await;
+        assert!(
+            matches!(got, Got::Bytes(version, range) if range == (0..version.object.length)),
+            "{}",
+            object.path()
+        );
+    }
+    relay.filled().await;
+    let after = watched.settled(|now| now.sockets <= before.sockets + POOLED).await;
+    println!("descriptors and memory: {before:?}, then {after:?}");
+    assert_eq!(after.half_written, 0);
+    assert!(after.resident >> 20 <= MEMORY.0 + MEMORY.1, "{after:?}");
+    assert!(tally.complete.load(Ordering::Relaxed) > CLIENTS, "{tally:?}");
+    assert!(bytes as f64 <= unique as f64 * 1.3, "{bytes} bytes crossed for {unique}");
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
+}
+
+async fn be_away(managers: &[&Manager]) {
+    managers.iter().for_each(|manager| manager.go_away(true));
+    sleep(Duration::from_secs(2)).await;
+    managers.iter().for_each(|manager| manager.go_away(false));
+}
+
+/// Another configuration each time: limits come and go, and who is asked first changes.
+fn configure(file: &Path, folder: &Path, managers: [&Manager; 2], times: u32) {
+    let urls = managers.map(Manager::url);
+    let (one, other) = if times.is_multiple_of(2) { (&urls[0], &urls[1]) } else { (&urls[1], &urls[0]) };
+    let limit = ["unlimited", "40MiB/s", "20MiB/s"][times as usize % 3];
+    let store = folder.join("store");
+    let text = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
+         [store]\ndir = {store:?}\nquota = \"{QUOTA}\"\nmin_free = \"0B\"\nmemory = \"{}MiB\"\n\
+         [fill]\nidle_timeout = \"1s\"\nconnect_timeout = \"1s\"\n\
+         [health]\nretry = \"1s\"\nretry_max = \"2s\"\n[guard]\nanswer = \"redirect\"\n[wan]\nlimit = \"{limit}\"\n[refresh]\nschedule = \"off\"\n\
+         [[upstream]]\nurl = \"{one}\"\n[[upstream]]\nurl = \"{other}\"\n",
+        MEMORY.0
+    );
+    fs::write(file, text).unwrap();
+}
