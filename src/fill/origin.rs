@@ -53,7 +53,7 @@ impl Origin {
         metrics: &Metrics,
     ) -> Option<Self> {
         let first = || upstreams.by_preference(&wanted.order).into_iter().next();
-        let giver = upstreams.named(&wanted.order, author).or_else(first)?.clone();
+        let giver = upstreams.named(&wanted.order, author).cloned().or_else(first)?;
         Some(Self { author: author.clone(), ..Self::of(wanted, upstreams, giver, metrics) })
     }
 
@@ -84,8 +84,8 @@ impl Origin {
     pub(super) fn candidates(&self) -> Vec<Arc<Upstream>> {
         let giver = self.giver();
         let others = self.upstreams.by_preference(&self.order).into_iter();
-        let others: Vec<_> = others.filter(|other| !Arc::ptr_eq(other, &giver)).cloned().collect();
-        std::iter::once(giver).chain(others).collect()
+        let others = others.filter(|other| !Arc::ptr_eq(other, &giver));
+        std::iter::once(giver.clone()).chain(others).collect()
     }
 
     /// Counts bytes that come from it.

@@ -28,13 +28,11 @@ use tokio::time::timeout;
 pub use self::body::RequestBody;
 use self::body::RequestBodyError;
 pub use self::connect::ConnectError;
-use self::connect::{Connector, Tls, Way};
 use self::dial::Dialer;
 pub use self::dial::{Connecting, Duplex, Network};
 use self::line::Line;
-use self::pool::Pool;
+use self::pool::{Pool, Pools};
 pub use self::proxy::CredentialsError;
-use self::proxy::Proxy;
 pub use self::received::Received;
 pub use self::tls::TrustError;
 use crate::clock::{Clock, UnixMillis};
@@ -54,8 +52,6 @@ pub struct Upstream {
     scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
-    /// Who is asked in its place, in absolute form (RFC 9112 §3.2.2).
-    proxy: Option<Arc<Proxy>>,
     pool: Pool,
     shunned_until: AtomicI64,
 }
@@ -206,30 +202,12 @@ impl Upstreams {
         wan: Arc<Wan>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ConnectError> {
-        let congestion = config.wan.congestion.as_deref().map(connect::offered).transpose()?;
-        let mut roots = tls::Roots::default();
+        let mut pools = Pools::new(config, dialer, wan.clone())?;
         let mut list = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
-            let name: Arc<str> = Arc::from(&*upstream.name);
-            metrics.expect_upstream(&name, &UpstreamError::WORDS);
-            let tls = match upstream.url.scheme() == Some(&Scheme::HTTPS) {
-                true => Some(Tls::new(&name, &upstream.url, &upstream.trust, &mut roots)?),
-                false => None,
-            };
-            let proxy = upstream.proxy.as_ref().map(Proxy::new).transpose();
-            let proxy = proxy
-                .map_err(|reason| ConnectError::Credentials { upstream: name.clone(), reason })?
-                .map(Arc::new);
-            let connector = Connector::new(Way {
-                upstream: name.clone(),
-                dialer: dialer.clone(),
-                wan: wan.clone(),
-                congestion: congestion.clone(),
-                proxy: proxy.clone(),
-                tls,
-                timeout: config.fill.connect_timeout,
-            });
-            list.extend(Upstream::new(name, &upstream.url, proxy, Pool::new(connector)).map(Arc::new));
+            let pool = pools.toward(upstream)?;
+            list.extend(Upstream::new(&upstream.name, &upstream.url, pool).map(Arc::new));
+            metrics.expect_upstream(&upstream.name, &UpstreamError::WORDS);
         }
         Ok(Self { list, settings: config.fill.clone(), wan, clock, metrics })
     }
@@ -313,7 +291,7 @@ impl Upstreams {
             Some(Err(error)) if is_closed(&error) => Err(UpstreamError::Closed { upstream: name() }),
             Some(Err(error)) => Err(UpstreamError::Response { upstream: name(), reason: root_cause(&error) }),
             Some(Ok(response))
-                if let Some(proxy) = &upstream.proxy
+                if let Some(proxy) = upstream.pool.asked_in_its_place()
                     && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED =>
             {
                 Err(UpstreamError::Connect { upstream: name(), reason: proxy.asks_for_credentials() })
@@ -359,9 +337,10 @@ impl Upstreams {
     }
 
     /// The upstreams of `order`, in the order in which they are asked now.
-    pub(crate) fn by_preference(&self, order: &[usize]) -> Vec<&Arc<Upstream>> {
+    pub(crate) fn by_preference(&self, order: &[usize]) -> Vec<Arc<Upstream>> {
         let now = self.clock.now();
-        let mut candidates: Vec<_> = order.iter().filter_map(|&index| self.list.get(index)).collect();
+        let mut candidates: Vec<_> =
+            order.iter().filter_map(|&index| self.list.get(index)).cloned().collect();
         // One that is shunned for longer than anyone is was so before the clock was set back.
         candidates.sort_by_key(|upstream| {
             (1..=SHUN).contains(&(upstream.shunned_until.load(Ordering::Relaxed) - now))
@@ -371,15 +350,13 @@ impl Upstreams {
 }
 
 impl Upstream {
-    fn new(name: Arc<str>, url: &Uri, proxy: Option<Arc<Proxy>>, pool: Pool) -> Option<Self> {
+    fn new(name: &str, url: &Uri, pool: Pool) -> Option<Self> {
         let authority = url.authority()?.clone();
         Some(Self {
-            name,
+            name: Arc::from(name),
             scheme: url.scheme()?.clone(),
             host: HeaderValue::from_str(authority.as_str()).ok()?,
             authority,
-            // Of a tunnel it is only told when that is made.
-            proxy: proxy.filter(|_| url.scheme() == Some(&Scheme::HTTP)),
             pool,
             shunned_until: AtomicI64::new(0),
         })
@@ -416,7 +393,7 @@ impl Upstream {
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = outgoing.headers.clone();
         request.headers_mut().insert(header::HOST, self.host.clone());
-        if let Some(authorization) = self.proxy.as_ref().and_then(|proxy| proxy.authorization()) {
+        if let Some(authorization) = self.pool.asked_in_its_place().and_then(|proxy| proxy.authorization()) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());
         }
         Ok(request)

@@ -9,8 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use gupd::config::{
-    Class, Config, ContentMatch, Group, Limit, LogFormat, Overrides, Place, Problems, Profile, Rule, Tls,
-    Trust,
+    Class, Config, ContentMatch, Group, LogFormat, Overrides, Place, Problems, Profile, Rule, Tls, Trust,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
