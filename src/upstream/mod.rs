@@ -192,7 +192,7 @@ impl Upstreams {
         wan: Arc<Wan>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ConnectError> {
-        Self::by(Dialer::Given(network), config, clock, wan, metrics)
+        Self::by(Dialer::given(network, config.fill.connect_timeout), config, clock, wan, metrics)
     }
 
     fn by(
