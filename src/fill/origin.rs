@@ -67,9 +67,14 @@ impl Origin {
         self.giver.load_full()
     }
 
+    /// Whether it is this one.
+    pub(super) fn is_giver(&self, upstream: &Arc<Upstream>) -> bool {
+        Arc::ptr_eq(&self.giver.load(), upstream)
+    }
+
     /// From now on it is this one.
     pub(super) fn gives(&self, upstream: &Arc<Upstream>) {
-        if !Arc::ptr_eq(&self.giver(), upstream) {
+        if !self.is_giver(upstream) {
             tracing::warn!(
                 from = &*self.giver().name,
                 to = &*upstream.name,

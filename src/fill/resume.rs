@@ -119,8 +119,10 @@ impl Resumption {
             }
             sleep(wait).await;
             tracing::info!(upstream = &*upstream.name, from = range.start, %reason, "resuming");
+            // Elsewhere other content says nothing of what was coming; at the one that began it and gave it, it changed.
+            let has_changed = author && self.origin.is_giver(upstream);
             match self.ask(upstream, &range).await? {
-                Asked::Resumed(Resumed::Changed(_)) if !author && !restart.decide() => {
+                Asked::Resumed(Resumed::Changed(_)) if !has_changed && !restart.decide() => {
                     turns.failed(Setback::Unfit, Instant::now());
                     tracing::info!(upstream = &*upstream.name, "it has other content");
                 }
