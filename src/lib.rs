@@ -14,6 +14,8 @@ pub mod config;
 pub mod demo;
 pub mod digest;
 pub mod fill;
+pub mod forward;
+pub mod instance;
 pub mod listen;
 pub mod pem;
 pub mod plan;
@@ -28,4 +30,4 @@ pub mod upstream;
 
 pub use self::clock::Clock;
 pub use self::config::Config;
-pub use self::relay::{Relay, StartError};
+pub use self::relay::{Pulse, Ready, Relay, StartError};

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use self::refresh::read_token;
 use crate::listen::Stage;
@@ -38,11 +39,11 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Answers on `listener` until the relay has stopped.
+    /// Answers on `listener` until the relay has stopped, or has handed it over to another process.
     ///
     /// # Errors
     /// When the listener fails.
-    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+    pub async fn serve(self, listener: TcpListener, handed_over: CancellationToken) -> std::io::Result<()> {
         let mut stage = self.stage.clone();
         let router = Router::new()
             .route("/metrics", get(metrics))
@@ -50,7 +51,12 @@ impl Admin {
             .route("/readyz", get(readyz))
             .route("/api/v1/refresh", post(refresh::refresh))
             .with_state(self);
-        let stopped = async move { Stage::Stopped.reached(&mut stage).await };
+        let stopped = async move {
+            tokio::select! {
+                () = Stage::Stopped.reached(&mut stage) => {}
+                () = handed_over.cancelled() => {}
+            }
+        };
         axum::serve(listener, router).with_graceful_shutdown(stopped).await
     }
 }
@@ -73,7 +79,7 @@ async fn healthz() -> &'static str {
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
     let (status, word) = match *admin.stage.borrow() {
         Stage::Serving => (StatusCode::OK, "serving"),
-        Stage::Draining | Stage::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        Stage::Leaving | Stage::Draining | Stage::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
     };
     let text = match admin.store.ailment() {
         None => format!("{word}\n"),

@@ -1,6 +1,6 @@
 //! Field values as RFC 9110 §5.5 and §5.6 write them: lists over several field lines, HTTP dates, delta-seconds.
 //! Works on bytes, because one octet that is not ASCII must not hide a `no-store` beside it. Every reader here is linear
-//! in the value's length and allocates nothing. What a field means is not known here.
+//! in the value's length and allocates nothing; what is written is one field line. What a field means is not known here.
 
 use std::time::UNIX_EPOCH;
 
@@ -47,6 +47,20 @@ pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
 /// A value this crate composed from ASCII text; the empty value stands in for text that is none, rather than a panic.
 pub(crate) fn composed(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Appends a member to a list-based field, whose lines become one.
+pub(crate) fn append_member(headers: &mut HeaderMap, name: HeaderName, member: &str) {
+    let mut list: Vec<u8> = Vec::new();
+    for value in headers.get_all(&name) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(member.as_bytes());
+    // Made of values that were valid, and of ours.
+    if let Ok(value) = HeaderValue::from_bytes(&list) {
+        headers.insert(name, value);
+    }
 }
 
 struct Members<'a> {

@@ -12,7 +12,7 @@ use crate::listen::tls;
 use crate::policy::Policy;
 use crate::shape::{Lane, Wan};
 use crate::telemetry::Metrics;
-use crate::upstream::{Outgoing, RequestBody, Upstreams};
+use crate::upstream::{Asking, Outgoing, RequestBody, Upstreams};
 use crate::{Clock, Config};
 
 pub(super) fn run(settings: &Settings, probe: bool) -> Result<(), Failure> {
@@ -45,6 +45,7 @@ fn ask_all(config: &Config, upstreams: &Upstreams) -> Result<(), Failure> {
         headers: HeaderMap::new(),
         body: RequestBody::Empty,
         lane: Lane::default(),
+        asking: Asking::default(),
     };
     let mut silent = Vec::new();
     for (upstream, configured) in upstreams.iter().zip(&config.upstreams) {

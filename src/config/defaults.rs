@@ -65,12 +65,29 @@ pub(super) const SCRUB_RATE: Bounds<u64> = bounds(20 * MIB, 64 * KIB, TIB);
 pub(super) const CONNECT_TIMEOUT: Bounds<Duration> = times(5, 1, 5 * MINUTE);
 /// A manager that builds a delta answers only when it is built.
 pub(super) const HEAD_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
+/// Two upstreams that take a head's whole time. Longer than updaters themselves wait.
+pub(super) const TOTAL_TIMEOUT: Bounds<Duration> = times(120, 1, HOUR);
 /// A WAN without one byte in this time is broken; the fill resumes where it was.
 pub(super) const IDLE_TIMEOUT: Bounds<Duration> = times(30, 1, HOUR);
 /// With back-off, about five minutes of outage; any new byte starts the count again.
 pub(super) const ATTEMPTS: Bounds<u32> = bounds(8, 1, 100);
 /// More would share a site's line so thinly that none ends.
 pub(super) const MAX_CONCURRENT: Bounds<usize> = bounds(256, 1, 65_536);
+
+/// A manager that goes away is known before most of its clients' heartbeats; a connection costs below 1 KiB.
+pub(super) const CHECK_INTERVAL: Bounds<Duration> = times(10, 1, HOUR);
+/// As `CONNECT_TIMEOUT`: a check that asks for a path asks for a small one.
+pub(super) const CHECK_TIMEOUT: Bounds<Duration> = times(5, 1, 5 * MINUTE);
+/// One lost connection is no failure of a manager; three in a row are.
+pub(super) const FAILURES: Bounds<u32> = bounds(3, 1, 100);
+/// Long enough that not every miss pays the connect time-out, short enough to use a restarted service soon.
+pub(super) const PROBE: Bounds<Duration> = times(5, 1, HOUR);
+/// A manager is back in use within a minute, however long it was away.
+pub(super) const PROBE_MAX: Bounds<Duration> = times(60, 1, DAY);
+/// A manager that has just started has cold caches of its own.
+pub(super) const SLOW_START: Bounds<Duration> = times(30, 0, HOUR);
+/// Of upstreams; a thousand is the most that there can be.
+pub(super) const PRIORITY: Bounds<u32> = bounds(1, 1, 1_000);
 
 /// New definitions are seen within a minute, at one conditional request a minute and catalog.
 pub(super) const CATALOG_FRESH: Bounds<Duration> = times(60, 0, DAY);
@@ -120,6 +137,12 @@ pub(super) const LEARNED: bool = true;
 pub(super) const REVISIONS: Bounds<u32> = bounds(3, 1, 30);
 /// Some full sets and every delta of a day.
 pub(super) const PREFETCH_BYTES: Bounds<u64> = bounds(GIB, MIB, 1_024 * TIB);
+
+/// Longer than a stall of the machine, shorter than clients' patience with a relay that accepts and says nothing.
+pub(super) const WATCHDOG: Bounds<Duration> =
+    bounds(Duration::from_secs(10), Duration::from_millis(100), Duration::from_secs(10 * MINUTE));
+/// A start costs a look at the store; half a minute keeps a worker that dies at each from being most of the load.
+pub(super) const RESTART_MAX: Bounds<Duration> = times(30, 0, HOUR);
 
 /// Without `debug` a line for each request and each event that an administrator would ask about.
 pub(super) const LOG_LEVEL: &str = "info";

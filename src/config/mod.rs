@@ -1,13 +1,16 @@
 //! What an administrator may set: the settings as types that cannot be wrong. `document` finds a setting in the flag,
-//! environment variable or `file` that gives it; `settings`, `tables`, `network`, `group` and `refresh` read them
-//! all, with the numbers of `defaults`, and name every `problem`; `units` reads sizes and times, `week` and `limit` what differs by
-//! time of the week. Nothing here opens a socket, or a file other than the configuration and the system's time zones.
+//! environment variable or `file` that gives it; `settings`, `tables`, `network`, `group`, `health` and `refresh` read
+//! them all, with the numbers of `defaults`, and name every `problem`; `units` reads sizes and times, `week` and `limit`
+//! what differs by time of the week. Nothing here opens a socket, or a file other than the configuration and the system's
+//! time zones.
 
 pub(crate) mod content;
 mod defaults;
 mod document;
 mod file;
 mod group;
+mod guard;
+mod health;
 mod limit;
 mod network;
 pub(crate) mod pattern;
@@ -24,6 +27,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use group::{Group, Outside};
+pub use guard::{Fallback, Guard};
+pub use health::Health;
 pub use limit::{Ceiling, Limit};
 pub use network::{Lan, Site, Wan, WanLimit, WanMatch};
 pub use problem::{Place, Problem, Problems};
@@ -84,6 +89,8 @@ pub struct Config {
     pub store: Store,
     /// How content is fetched.
     pub fill: Fill,
+    /// How the relay learns which upstreams answer.
+    pub health: Health,
     /// How long responses that say nothing themselves stay fresh.
     pub cache: Cache,
     /// Log format and level.
@@ -110,6 +117,8 @@ pub struct Config {
     pub refresh: Refresh,
     /// What is fetched before a client asks.
     pub prefetch: Prefetch,
+    /// What clients get while no worker serves.
+    pub guard: Guard,
     /// What is legal but odd, by place: for `gupd check` and the log.
     pub warnings: Vec<Problem>,
 }
@@ -176,6 +185,8 @@ pub struct Fill {
     pub connect_timeout: Duration,
     /// Time from a request to the upstream's response head, 1 s to 1 h.
     pub head_timeout: Duration,
+    /// Time to find an upstream that answers, all tries of one request together; 1 s to 1 h.
+    pub total_timeout: Duration,
     /// Time without a byte after which an upstream's transfer counts as broken off; 1 s to 1 h.
     pub idle_timeout: Duration,
     /// When to fetch what no client waits for.
@@ -245,10 +256,16 @@ pub struct Upstream {
     pub url: http::Uri,
     /// What it may send, within `wan.limit`.
     pub limit: Limit,
+    /// How clients reach it, where that is not `url`; the same form.
+    pub public_url: Option<http::Uri>,
     /// How it is known, if it is `https`.
     pub trust: Trust,
     /// The proxy between the relay and it.
     pub proxy: Option<HttpProxy>,
+    /// Smaller is asked first, and those of one priority share; 1 to 1,000. By default its place in the route's list.
+    pub priority: Option<u32>,
+    /// The path asked to see whether it is well; without one a connection is enough.
+    pub check: Option<http::uri::PathAndQuery>,
 }
 
 /// A proxy toward an upstream.
@@ -273,6 +290,8 @@ pub struct Route {
     pub upstreams: Vec<usize>,
     /// The rules that class this route's paths.
     pub profile: Profile,
+    /// What its clients get while no worker serves, if not `guard.answer`.
+    pub fallback: Option<Fallback>,
 }
 
 /// Which built-in rules class a route's paths.

@@ -15,7 +15,7 @@ use super::document::{Document, Section};
 use super::units::{Rate, Size, Time};
 use super::{
     Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, group,
-    network, refresh, tables,
+    guard, health, network, refresh, tables,
 };
 
 impl Config {
@@ -60,6 +60,7 @@ impl Config {
         let server = server(&mut document);
         let store = store(&mut document, store_dir);
         let fill = fill(&mut document);
+        let health = health::health(&mut document);
         let cache = cache(&mut document);
         let log = log(&mut document);
         let site = network::site(&mut document);
@@ -73,11 +74,13 @@ impl Config {
         let groups = group::groups(&mut document, &wan, &lan);
         let refresh = refresh::refresh(&mut document, &wan);
         let prefetch = refresh::prefetch(&mut document);
+        let guard = guard::guard(&mut document);
         let warnings = Vec::new();
         let config = Self {
             server,
             store,
             fill,
+            health,
             cache,
             log,
             upstreams,
@@ -91,6 +94,7 @@ impl Config {
             groups,
             refresh,
             prefetch,
+            guard,
             warnings,
         };
         network::check_time_zone(&mut document, &config);
@@ -175,11 +179,16 @@ fn fill(document: &mut Document) -> Fill {
     let fill = Fill {
         connect_timeout: time(&mut s, "connect_timeout", defaults::CONNECT_TIMEOUT),
         head_timeout: time(&mut s, "head_timeout", defaults::HEAD_TIMEOUT),
+        total_timeout: time(&mut s, "total_timeout", defaults::TOTAL_TIMEOUT),
         idle_timeout: time(&mut s, "idle_timeout", defaults::IDLE_TIMEOUT),
         finish: s.one("finish", finish).unwrap_or(Finish::Always),
         attempts: count(&mut s, "attempts", defaults::ATTEMPTS),
         max_concurrent: count(&mut s, "max_concurrent", defaults::MAX_CONCURRENT),
     };
+    if fill.head_timeout > fill.total_timeout {
+        let total = Time(fill.total_timeout);
+        s.warn("head_timeout", format!("is longer than fill.total_timeout, {total}, which ends a try first"));
+    }
     document.close(s);
     fill
 }

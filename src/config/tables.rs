@@ -3,14 +3,16 @@
 //! not reported.
 
 use http::Uri;
-use http::uri::Scheme;
+use http::uri::{PathAndQuery, Scheme};
 
 use super::document::{Document, Section};
+use super::guard::FALLBACKS;
 use super::network::warn_above;
-use super::settings::{choice, path};
+use super::settings::{choice, number, path};
 use super::tls::trust;
 use super::{
-    Class, ContentMatch, ContentType, HttpProxy, Profile, Route, Rule, Upstream, Wan, limit, pattern,
+    Class, ContentMatch, ContentType, HttpProxy, Profile, Route, Rule, Upstream, Wan, defaults, limit,
+    pattern,
 };
 
 /// Bytes of a name that becomes a metric's label.
@@ -36,16 +38,19 @@ pub(super) fn upstreams(document: &mut Document, wan: &Wan) -> Vec<Upstream> {
         let url = s.required("url", |text| origin(text, "http://manager:8014"));
         let named = s.one("name", name);
         let limit = limit::limit(&mut s, "limit");
+        let public_url = s.one("public_url", |text| origin(text, "https://manager.example"));
         warn_above(&mut s, "limit", &limit, "wan.limit", &wan.limit);
         let trust = trust(&mut s, url.as_ref());
         let proxy = proxy(&mut s);
+        let priority = s.one("priority", |text| number(text, defaults::PRIORITY));
+        let check = s.one("check", check);
         if let Some(url) = url {
             let name = named.or_else(|| Some(url.authority()?.as_str().to_ascii_lowercase()));
             let name = name.unwrap_or_default();
             if upstreams.iter().any(|other| other.name == name) {
                 s.refuse("name", format!("{name:?} is the name of two upstreams; give each its own"));
             }
-            upstreams.push(Upstream { name, url, limit, trust, proxy });
+            upstreams.push(Upstream { name, url, limit, priority, check, public_url, trust, proxy });
         }
         document.close(s);
     }
@@ -74,6 +79,7 @@ pub(super) fn routes(document: &mut Document, upstreams: &[Upstream]) -> Vec<Rou
             host: None,
             upstreams: every,
             profile: Profile::Auto,
+            fallback: None,
         }];
     }
     let mut routes: Vec<Route> = Vec::with_capacity(tables.len());
@@ -82,11 +88,12 @@ pub(super) fn routes(document: &mut Document, upstreams: &[Upstream]) -> Vec<Rou
         let host = s.one("host", host);
         let named = s.one("name", name);
         let profile = s.one("profile", |text| choice(text, &PROFILES)).unwrap_or(Profile::Auto);
+        let fallback = s.one("fallback", |text| choice(text, &FALLBACKS));
         let upstreams = s.many("upstreams", |text| upstream(text, upstreams));
         if let Some(prefix) = prefix {
             let name = named.unwrap_or_else(|| format!("{}{prefix}", host.as_deref().unwrap_or_default()));
-            let route =
-                Route { name, prefix, host, upstreams: upstreams.unwrap_or_else(|| every.clone()), profile };
+            let upstreams = upstreams.unwrap_or_else(|| every.clone());
+            let route = Route { name, prefix, host, upstreams, profile, fallback };
             check_route(&mut s, &route, &routes);
             routes.push(route);
         }
@@ -184,6 +191,11 @@ fn origin(text: &str, like: &str) -> Result<Uri, String> {
         return Err(refused());
     }
     Ok(uri)
+}
+
+fn check(text: &str) -> Result<PathAndQuery, String> {
+    let path = text.parse().ok().filter(|_| text.starts_with('/'));
+    path.ok_or_else(|| format!("{text:?} is not a path; write it like /secars/secars.dll?hello,secars"))
 }
 
 fn name(text: &str) -> Result<String, String> {

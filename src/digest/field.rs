@@ -23,7 +23,8 @@ pub const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 
 const DIGEST: HeaderName = HeaderName::from_static("digest");
 
-const WANT_REPR_DIGEST: HeaderName = HeaderName::from_static("want-repr-digest");
+/// Which algorithms of `Repr-Digest` a request asks for.
+pub const WANT_REPR_DIGEST: HeaderName = HeaderName::from_static("want-repr-digest");
 
 /// Padding may be left out, as RFC 9651 §4.2.7 asks of a reader.
 const BASE64: GeneralPurpose = GeneralPurpose::new(

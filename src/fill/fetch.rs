@@ -143,6 +143,8 @@ impl Fetch<'_> {
     /// Whether to fetch what no reader wants.
     fn in_background(&self) -> bool {
         match (self.finish, self.flow.length) {
+            // It would be stored for nobody.
+            _ if self.store.is_released() => false,
             _ if self.flow.errands.load(Ordering::Acquire) > 0 => true,
             (Finish::Always, _) => true,
             (Finish::Never, _) | (Finish::Above(_), None) => false,

@@ -44,16 +44,17 @@ use crate::policy::Classified;
 use crate::shape::Lane;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
-use crate::upstream::{Answer, UpstreamError, Upstreams};
+use crate::upstream::{Answer, Asking, Upstream, UpstreamError, Upstreams};
 
 /// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
-const OUTCOMES: [&str; 19] = [
+const OUTCOMES: [&str; 21] = [
     "stored",
     "deduplicated",
     "not-modified",
     "unshared",
     "unstorable",
     "outdated",
+    "handed-over",
     "store",
     "stopped",
     "abandoned",
@@ -65,6 +66,7 @@ const OUTCOMES: [&str; 19] = [
     "closed",
     "bad-response",
     "bad-request",
+    "unavailable",
     "server-error",
     "broken-off",
 ];
@@ -102,8 +104,9 @@ pub struct Fill {
     phase: watch::Receiver<Phase>,
     /// A client has asked for it.
     for_client: Arc<AtomicBool>,
+    asking: Asking,
     // After the receiver: whoever is woken finds one follower less.
-    _leaving: Leaving,
+    leaving: Leaving,
 }
 
 /// Tells the fill's task when it is dropped: it may have nobody left to go on for.
@@ -277,11 +280,14 @@ impl Fills {
         let (phase, receiver) = watch::channel(Phase::Asking);
         let attention = Arc::new(Notify::new());
         let for_client = Arc::new(AtomicBool::new(for_client));
-        let fill = Fill { phase: receiver, for_client, _leaving: Leaving(attention.clone()) };
+        let asking = Asking::default();
+        let fill =
+            Fill { phase: receiver, for_client, asking: asking.clone(), leaving: Leaving(attention.clone()) };
         running.insert(key, fill.clone());
         drop(running);
         let (hand, handover) = oneshot::channel();
-        let task = task::Task::new(self.shared.clone(), upstreams.clone(), wanted, phase, attention, hand);
+        let task =
+            task::Task::new(self.shared.clone(), upstreams.clone(), wanted, phase, asking, attention, hand);
         self.tasks.spawn_on(task.run(), &self.runtime);
         Joined::Started(fill, handover)
     }
@@ -304,6 +310,11 @@ impl Fills {
     /// Ends every fill where it is: what has arrived is written first, so that a restart costs no byte of it.
     pub fn stop(&self) {
         self.shared.stopping.cancel();
+    }
+
+    /// Ends what is being filled for nobody, now that the store is another process's.
+    pub fn notice_release(&self) {
+        self.shared.lock().values().for_each(|fill| fill.leaving.0.notify_one());
     }
 
     /// Waits until no fill runs. Called after the last client has gone; what does not end in the caller's time is
@@ -329,6 +340,11 @@ impl Fill {
             Ok(Phase::Failed { error }) => Outcome::Failed(error.clone()),
             Ok(Phase::Asking) | Err(_) => Outcome::Failed(FillError::Stopped),
         }
+    }
+
+    /// The upstream that it has asked last.
+    pub fn asks(&self) -> Option<Arc<Upstream>> {
+        self.asking.upstream()
     }
 
     /// Waits until the first `bytes` have arrived or the fill has ended, and tells the complete length if it is known

@@ -9,7 +9,7 @@ use prometheus::{IntCounter, IntCounterVec};
 
 use super::Wanted;
 use crate::telemetry::Metrics;
-use crate::upstream::{Outgoing, RequestBody, Upstream, Upstreams};
+use crate::upstream::{Asking, Outgoing, RequestBody, Upstream, Upstreams};
 
 /// Where content comes from, and how it is asked for.
 #[derive(Clone, Debug)]
@@ -33,7 +33,14 @@ impl Origin {
         metrics: &Metrics,
     ) -> Self {
         let (target, headers, lane) = (wanted.target.clone(), wanted.headers.clone(), wanted.lane.clone());
-        let outgoing = Outgoing { method: Method::GET, target, headers, body: RequestBody::Empty, lane };
+        let outgoing = Outgoing {
+            method: Method::GET,
+            target,
+            headers,
+            body: RequestBody::Empty,
+            lane,
+            asking: Asking::default(),
+        };
         Self {
             upstreams: upstreams.clone(),
             outgoing,
@@ -91,6 +98,11 @@ impl Origin {
         let others = self.upstreams.by_preference(&self.order).into_iter();
         let others = others.filter(|other| !Arc::ptr_eq(other, &giver));
         std::iter::once(giver.clone()).chain(others).collect()
+    }
+
+    /// Whether each of them has failed so often that requests are kept from it.
+    pub(super) fn nobody_may_be_asked(&self) -> bool {
+        self.upstreams.next_probe(&self.order).is_some()
     }
 
     /// Counts bytes that come from it.

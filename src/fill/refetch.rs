@@ -13,7 +13,7 @@ use super::transfer::{Interruption, Transfer};
 use super::{FillError, Wanted};
 use crate::store::Unrepaired;
 use crate::telemetry::Metrics;
-use crate::upstream::{Outgoing, RequestBody, UpstreamError, Upstreams};
+use crate::upstream::{Asking, Outgoing, RequestBody, UpstreamError, Upstreams};
 
 /// Why the bytes could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,7 @@ impl From<UpstreamError> for RefetchError {
             UpstreamError::Connect { .. }
             | UpstreamError::HeadTimeout { .. }
             | UpstreamError::Closed { .. }
+            | UpstreamError::Unavailable { .. }
             | UpstreamError::Response { .. } => Self::Unreachable(error.into()),
             UpstreamError::Client { .. } | UpstreamError::Request { .. } => Self::NotGiven(error.into()),
         }
@@ -65,7 +66,14 @@ pub async fn refetch(
         headers.insert(header::RANGE, value);
     }
     let (target, lane) = (wanted.target.clone(), wanted.lane.clone());
-    let outgoing = Outgoing { method: Method::GET, target, headers, body: RequestBody::Empty, lane };
+    let outgoing = Outgoing {
+        method: Method::GET,
+        target,
+        headers,
+        body: RequestBody::Empty,
+        lane,
+        asking: Asking::default(),
+    };
     let answer = upstreams.ask(&wanted.order, &outgoing).await?;
     let upstream = answer.upstream.name.clone();
     let broke = |at, reason| FillError::BrokenOff { upstream: upstream.clone(), at, reason };

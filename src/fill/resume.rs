@@ -118,6 +118,10 @@ impl Resumption {
                 continue;
             }
             sleep(wait).await;
+            if self.origin.nobody_may_be_asked() {
+                // Readers have bytes already: rather than break, they wait as long for it as others do to ask it.
+                self.origin.upstreams.probed(upstream).await;
+            }
             tracing::info!(upstream = &*upstream.name, from = range.start, %reason, "resuming");
             // Elsewhere other content says nothing of what was coming; at the one that began it and gave it, it changed.
             let has_changed = author && self.origin.is_giver(upstream);
@@ -158,7 +162,9 @@ impl Resumption {
         };
         let setback = match error {
             UpstreamError::Request { .. } => return Err(error.into()),
-            UpstreamError::Connect { .. } | UpstreamError::HeadTimeout { .. } => Setback::Silent,
+            UpstreamError::Connect { .. }
+            | UpstreamError::HeadTimeout { .. }
+            | UpstreamError::Unavailable { .. } => Setback::Silent,
             UpstreamError::Closed { .. } | UpstreamError::Response { .. } | UpstreamError::Client { .. } => {
                 Setback::Broke
             }

@@ -20,13 +20,15 @@ use crate::config::Class;
 use crate::policy::Classified;
 use crate::store::{Committed, Object};
 use crate::telemetry::metrics::Counted;
-use crate::upstream::{Answer, Outgoing, RequestBody, Upstreams};
+use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError, Upstreams};
 
 pub(super) struct Task {
     shared: Arc<Shared>,
     upstreams: Arc<Upstreams>,
     wanted: Wanted,
     phase: watch::Sender<Phase>,
+    /// Shows followers who is asked.
+    asking: Asking,
     /// Followers came for something, or went.
     attention: Arc<Notify>,
     hand: Option<oneshot::Sender<Answer>>,
@@ -51,21 +53,38 @@ impl Task {
         upstreams: Arc<Upstreams>,
         wanted: Wanted,
         phase: watch::Sender<Phase>,
+        asking: Asking,
         attention: Arc<Notify>,
         hand: oneshot::Sender<Answer>,
     ) -> Self {
-        Self { shared, upstreams, wanted, phase, attention, hand: Some(hand), again: false, changes: 0 }
+        Self {
+            shared,
+            upstreams,
+            wanted,
+            phase,
+            asking,
+            attention,
+            hand: Some(hand),
+            again: false,
+            changes: 0,
+        }
     }
 
     pub(super) async fn run(mut self) {
         let shared = self.shared.clone();
         let permit = tokio::select! {
-            permit = shared.permits.acquire() => permit,
+            biased;
             () = shared.stopping.cancelled() => return,
+            permit = shared.permits.acquire() => permit.map_err(|_| None),
+            // Whoever waits behind others for an upstream that fails them need not wait longer than they.
+            error = self.upstreams.unavailable(&self.wanted.order) => Err(Some(error)),
         };
-        let Ok(_permit) = permit else { return };
         let _running = Counted::one(&shared.metrics.fills_running);
-        let outcome = self.fill().await;
+        let outcome = match permit {
+            Ok(_permit) => self.fill().await,
+            Err(Some(error)) => self.fail(error.into()),
+            Err(None) => return,
+        };
         shared.metrics.fills.with_label_values(&[outcome]).inc();
     }
 
@@ -113,8 +132,14 @@ impl Task {
     }
 
     fn outgoing(&self, headers: HeaderMap) -> Outgoing {
-        let (target, lane) = (self.wanted.target.clone(), self.wanted.lane.clone());
-        Outgoing { method: Method::GET, target, headers, body: RequestBody::Empty, lane }
+        Outgoing {
+            method: Method::GET,
+            target: self.wanted.target.clone(),
+            headers,
+            body: RequestBody::Empty,
+            lane: self.wanted.lane.clone(),
+            asking: self.asking.clone(),
+        }
     }
 
     /// Judges one response and, if it is for everyone, takes it in.
@@ -194,7 +219,8 @@ impl Task {
     }
 
     fn fail(&mut self, error: FillError) -> &'static str {
-        if matches!(error, FillError::Abandoned | FillError::Stopped) {
+        let is_known = matches!(error, FillError::Upstream(UpstreamError::Unavailable { .. }));
+        if is_known || matches!(error, FillError::Abandoned | FillError::Stopped) {
             tracing::debug!(%error, key = &*self.wanted.key, "fill stopped");
         } else {
             tracing::warn!(%error, key = &*self.wanted.key, "fill failed");
@@ -213,7 +239,9 @@ impl Task {
         let mut running = self.shared.lock();
         let for_client = running.get(&self.register_key()).map(|fill| fill.for_client.clone());
         let for_client = for_client.unwrap_or_default();
-        let fill = Fill { phase: receiver, for_client, _leaving: Leaving(self.attention.clone()) };
+        let asking = self.asking.clone();
+        let leaving = Leaving(self.attention.clone());
+        let fill = Fill { phase: receiver, for_client, asking, leaving };
         running.insert(self.register_key(), fill);
         drop(running);
         old.send_replace(Phase::Failed { error });

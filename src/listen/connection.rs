@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use http::{HeaderValue, header};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -21,10 +23,9 @@ use tokio_rustls::server::TlsStream;
 
 use super::stall::Stalling;
 use super::tls;
-use super::worker::{Place, Stage};
+use super::worker::Stage;
 use crate::config;
 use crate::pem::PemError;
-use crate::proxy::{Peer, Proxy, ResponseBody};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Counted;
 
@@ -67,20 +68,44 @@ impl OverTcp for TlsStream<TcpStream> {
     }
 }
 
+/// A client's end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The client.
+    pub address: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+}
+
+/// Whoever answers what is asked on connections.
+pub trait Answers: Send + Sync + 'static {
+    /// The body of its responses.
+    type Body: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+
+    /// Answers one request. What goes wrong becomes a status, or a broken body.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+}
+
 /// Serves connections, all alike.
-pub struct Connections {
-    proxy: Arc<Proxy>,
+pub struct Connections<A> {
+    answers: Arc<A>,
     metrics: Arc<Metrics>,
     tls: ArcSwapOption<TlsAcceptor>,
     http: http1::Builder,
     header_timeout: Duration,
     stall_timeout: Duration,
+    /// Every response is its connection's last.
+    leaving: AtomicBool,
 }
 
-impl Connections {
-    /// Connections to `proxy` within the bounds of `server`, all of them over TLS if there is an acceptor.
+impl<A: Answers> Connections<A> {
+    /// Connections to `answers` within the bounds of `server`, all of them over TLS if there is an acceptor.
     pub fn new(
-        proxy: Arc<Proxy>,
+        answers: Arc<A>,
         metrics: Arc<Metrics>,
         server: &config::Server,
         tls: Option<TlsAcceptor>,
@@ -95,13 +120,20 @@ impl Connections {
             .max_buf_size(server.max_header_bytes)
             .max_headers(MAX_FIELDS);
         Self {
-            proxy,
+            answers,
             metrics,
             tls: ArcSwapOption::new(tls.map(Arc::new)),
             http,
             header_timeout: server.header_timeout,
             stall_timeout: server.stall_timeout,
+            leaving: AtomicBool::new(false),
         }
+    }
+
+    /// Ends each connection behind the response to its next request. One that is closed while that is on its way leaves
+    /// its client without an answer; this way only one that says nothing for a while is closed idle.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// Reads the certificate and its key again, for connections to come. A relay that began without TLS stays so.
@@ -116,11 +148,19 @@ impl Connections {
         Ok(())
     }
 
-    pub(super) async fn serve(
+    /// Has each connection end with its first response.
+    #[must_use]
+    pub fn with_one_request_each(mut self) -> Self {
+        self.http.keep_alive(false);
+        self
+    }
+
+    /// Serves one connection to its end. `place` is given back then.
+    pub async fn serve<P: Send>(
         self: Arc<Self>,
         stream: TcpStream,
         client: SocketAddr,
-        _place: Place,
+        _place: P,
         stage: watch::Receiver<Stage>,
     ) {
         let _open = Counted::one(&self.metrics.connections);
@@ -147,11 +187,15 @@ impl Connections {
     {
         let unanswered = Arc::new(AtomicBool::new(false));
         let ends_by_close = AtomicBool::new(false);
-        let proxy = &self.proxy;
+        let answers = &self.answers;
         let service = service_fn(|request: Request<Incoming>| {
             ends_by_close.store(request.version() < Version::HTTP_11, Ordering::Relaxed);
             async move {
-                Ok::<Response<ResponseBody>, std::convert::Infallible>(proxy.handle(request, peer).await)
+                let mut response = answers.answer(request, peer).await;
+                if self.leaving.load(Ordering::Relaxed) {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<Response<A::Body>, std::convert::Infallible>(response)
             }
         });
         let stream = Stalling::new(stream, self.stall_timeout, unanswered.clone());
@@ -197,7 +241,7 @@ fn acceptor(server: &config::Server) -> Result<Option<Arc<TlsAcceptor>>, PemErro
     server.tls.as_ref().map(|tls| tls::acceptor(tls).map(Arc::new)).transpose()
 }
 
-impl std::fmt::Debug for Connections {
+impl<A> std::fmt::Debug for Connections<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connections").field("http", &self.http).finish_non_exhaustive()
     }

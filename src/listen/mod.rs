@@ -17,8 +17,9 @@ use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
 
-pub use self::connection::Connections;
+pub use self::connection::{Answers, Connections, Peer};
 pub use self::newcomers::Newcomers;
 pub use self::worker::{Stage, Workers};
 use crate::config;
@@ -100,47 +101,56 @@ pub enum ListenError {
 
 /// Bound sockets, not yet accepting.
 #[derive(Debug)]
-pub struct Listeners {
-    sockets: Vec<StdListener>,
-    addresses: Vec<SocketAddr>,
+pub struct Sockets {
+    /// For clients.
+    pub clients: Vec<StdListener>,
+    /// For metrics and health.
+    pub admin: StdListener,
 }
 
-impl Listeners {
-    /// Takes the sockets the service manager opened (`LISTEN_FDS`), if it opened any, else binds `addresses`.
+impl Sockets {
+    /// Takes the clients' sockets that the service manager opened (`LISTEN_FDS`), if it opened any, else binds the
+    /// addresses of the configuration.
     ///
     /// # Errors
     /// When one cannot be had.
-    pub fn open(addresses: &[SocketAddr]) -> Result<Self, ListenError> {
+    pub fn open(server: &config::Server) -> Result<Self, ListenError> {
         let inherited = inherited()?;
-        let sockets = if inherited.is_empty() {
-            addresses.iter().map(|&address| bind(address)).collect::<Result<_, _>>()?
+        let clients = if inherited.is_empty() {
+            server.listen.iter().map(|&address| bind(address)).collect::<Result<_, _>>()?
         } else {
             inherited
         };
-        let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
-        Ok(Self { sockets, addresses })
+        Ok(Self { clients, admin: bind(server.admin)? })
     }
 
     /// The addresses clients connect to.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.clients.iter().filter_map(|socket| socket.local_addr().ok()).collect()
     }
+}
 
+/// What accepts connections.
+#[derive(Debug)]
+pub struct Acceptors(TaskTracker);
+
+impl Acceptors {
     /// Accepts on every socket until the stage is no longer serving; must be called within a runtime.
     ///
     /// # Errors
     /// When the runtime cannot watch a socket.
-    pub fn accept_into(
-        self,
+    pub fn start(
+        sockets: Vec<StdListener>,
         workers: &Arc<Workers>,
         newcomers: &Arc<Newcomers>,
         server: &config::Server,
         metrics: &Arc<Metrics>,
         stage: &watch::Receiver<Stage>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Self> {
         let places = Arc::new(Semaphore::new(server.max_connections));
         let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
-        for socket in self.sockets {
+        let running = TaskTracker::new();
+        for socket in sockets {
             let acceptor = Acceptor {
                 listener: TcpListener::from_std(socket)?,
                 workers: workers.clone(),
@@ -149,9 +159,15 @@ impl Listeners {
                 turned_away: turned_away.clone(),
                 metrics: metrics.clone(),
             };
-            tokio::spawn(acceptor.run(stage.clone()));
+            running.spawn(acceptor.run(stage.clone()));
         }
-        Ok(())
+        Ok(Self(running))
+    }
+
+    /// Waits until nothing is accepted any more, and every connection that was has been given to a worker.
+    pub async fn ended(&self) {
+        self.0.close();
+        self.0.wait().await;
     }
 }
 
@@ -208,7 +224,7 @@ impl Acceptor {
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                () = Stage::Draining.reached(&mut stage) => return,
+                () = Stage::Leaving.reached(&mut stage) => return,
             };
             match accepted {
                 Ok((stream, peer)) => self.give(stream, peer, &stage),

@@ -7,12 +7,15 @@ use std::net::{SocketAddr, TcpStream as StdStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::connection::Connections;
+use super::connection::{Answers, Connections};
 
 /// Connections on their way to one worker. The worker takes them as fast as it turns; this many waiting means that it
 /// is stuck, and refusing is better than piling up.
@@ -23,11 +26,16 @@ const HANDED_OVER: usize = 1024;
 /// after 18 s (500 clients of one cold object of 256 MiB).
 const TURNS: u32 = 2;
 
+/// Questions whether a thread turns that it has not come to yet; who asks gives up long before there are more.
+const PINGS: usize = 16;
+
 /// How far the relay has come with stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// New connections and requests are welcome.
     Serving,
+    /// New connections are for somebody else; a request on an open one is answered, and ends it.
+    Leaving,
     /// Running responses are finished; nothing new.
     Draining,
     /// Whatever still runs is dropped.
@@ -52,6 +60,7 @@ pub struct Workers {
 #[derive(Debug)]
 struct Worker {
     connections: mpsc::Sender<Handed>,
+    pings: mpsc::Sender<oneshot::Sender<()>>,
     open: Arc<AtomicUsize>,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -73,9 +82,9 @@ impl Workers {
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
-    pub(crate) fn start(
+    pub(crate) fn start<A: Answers>(
         count: usize,
-        connections: &Arc<Connections>,
+        connections: &Arc<Connections<A>>,
         stage: &watch::Receiver<Stage>,
     ) -> io::Result<Self> {
         let running = TaskTracker::new();
@@ -83,6 +92,17 @@ impl Workers {
             .map(|number| Worker::start(number, connections.clone(), running.clone(), stage.clone()))
             .collect::<io::Result<_>>()?;
         Ok(Self { workers, connections: running })
+    }
+
+    /// Whether every thread turns within this time: none is stuck in a loop, a lock or a system call. Threads that have
+    /// ended do not.
+    pub async fn turn(&self, within: Duration) -> bool {
+        let turns = self.workers.iter().map(|worker| async {
+            let (turned, told) = oneshot::channel();
+            // With a full queue it does not take connections, which is being stuck too.
+            worker.pings.try_send(turned).is_ok() && told.await.is_ok()
+        });
+        timeout(within, join_all(turns)).await.is_ok_and(|turned| turned.into_iter().all(|turned| turned))
     }
 
     /// Waits until the last connection has closed; called when no more are accepted.
@@ -118,9 +138,9 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(
+    fn start<A: Answers>(
         number: usize,
-        connections: Arc<Connections>,
+        connections: Arc<Connections<A>>,
         running: TaskTracker,
         stage: watch::Receiver<Stage>,
     ) -> io::Result<Self> {
@@ -129,17 +149,19 @@ impl Worker {
             .enable_all()
             .build()?;
         let (sender, receiver) = mpsc::channel(HANDED_OVER);
-        let thread = std::thread::Builder::new()
-            .name(format!("gupd-worker-{number}"))
-            .spawn(move || runtime.block_on(serve(receiver, connections, running, stage)))?;
+        let (pings, pinged) = mpsc::channel(PINGS);
+        let thread = std::thread::Builder::new().name(format!("gupd-worker-{number}")).spawn(move || {
+            runtime.spawn(answer(pinged));
+            runtime.block_on(serve(receiver, connections, running, stage));
+        })?;
         let thread = std::sync::Mutex::new(Some(thread));
-        Ok(Self { connections: sender, open: Arc::default(), thread })
+        Ok(Self { connections: sender, pings, open: Arc::default(), thread })
     }
 }
 
-async fn serve(
+async fn serve<A: Answers>(
     mut handed: mpsc::Receiver<Handed>,
-    connections: Arc<Connections>,
+    connections: Arc<Connections<A>>,
     running: TaskTracker,
     mut stage: watch::Receiver<Stage>,
 ) {
@@ -148,6 +170,8 @@ async fn serve(
     let mut changes = stage.clone();
     loop {
         let next = tokio::select! {
+            // Whoever was accepted is served: nobody accepts any more when the relay drains.
+            biased;
             next = handed.recv() => next,
             () = Stage::Draining.reached(&mut changes) => None,
         };
@@ -162,6 +186,14 @@ async fn serve(
     local.send_replace(Stage::Draining);
     // What is still open when the relay stops waiting is dropped with this thread's runtime.
     Stage::Stopped.reached(&mut stage).await;
+}
+
+/// Says that the thread turns.
+async fn answer(mut pinged: mpsc::Receiver<oneshot::Sender<()>>) {
+    while let Some(turned) = pinged.recv().await {
+        // Whoever asked may have stopped waiting.
+        let _late = turned.send(());
+    }
 }
 
 impl Drop for Place {

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::profile::Classes;
-use crate::config::{self, Profile};
+use crate::config::{self, Fallback, Profile};
 
 /// A path prefix bound to upstreams and to the rules that class its paths.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct Route {
     pub upstreams: Vec<usize>,
     /// Which built-in rules class its paths.
     pub profile: Profile,
+    /// What its clients get while no worker serves, if not what all get.
+    pub fallback: Option<Fallback>,
     pub(super) classes: Arc<Classes>,
     host: Option<Box<str>>,
     // Without a last slash, so `/` is empty.
@@ -28,6 +30,7 @@ impl Route {
             name: route.name.as_str().into(),
             upstreams: route.upstreams.clone(),
             profile: route.profile,
+            fallback: route.fallback,
             classes,
             host: route.host.as_deref().map(Into::into),
             prefix: route.prefix.trim_end_matches('/').into(),
@@ -92,6 +95,7 @@ mod tests {
                 host: host.map(str::to_owned),
                 upstreams: vec![0],
                 profile: Profile::Auto,
+                fallback: None,
             })
             .collect();
         Policy::new(&config).unwrap()

@@ -6,18 +6,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
 use futures_util::stream::unfold;
+use futures_util::{Stream, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use prometheus::IntCounter;
-use tokio::time::timeout;
 
 use super::multipart::Multipart;
 use super::place::Download;
 use super::repair::Repair;
 use super::shaped::Shaped;
 use crate::fill::{Reader, TransferError};
+use crate::forward::{self, PassError};
 use crate::telemetry::access::{Access, End};
 use crate::upstream::Received;
 
@@ -37,12 +36,9 @@ pub enum BodyError {
     /// The content broke off.
     #[error(transparent)]
     Transfer(#[from] TransferError),
-    /// The upstream of a passed-through response broke off.
-    #[error("the upstream broke off: {0}")]
-    Upstream(hyper::Error),
-    /// The upstream of a passed-through response fell silent.
-    #[error("the upstream sent no byte for {0:?}")]
-    Silent(Duration),
+    /// The upstream of a passed-through response broke off, or fell silent.
+    #[error(transparent)]
+    Passed(#[from] PassError),
 }
 
 /// A response's body, and the record of its request.
@@ -114,26 +110,7 @@ impl Content {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        Self::Stream(Box::pin(unfold(Some((body, received)), move |state| async move {
-            let (mut body, received) = state?;
-            loop {
-                let frame = match timeout(idle_timeout, body.frame()).await {
-                    // The relay's own limits held it up.
-                    Err(_) if body.waited_within(idle_timeout) => continue,
-                    Err(_) => return Some((Err(BodyError::Silent(idle_timeout)), None)),
-                    Ok(frame) => frame?,
-                };
-                match frame.map(Frame::into_data) {
-                    Ok(Ok(piece)) => {
-                        received.inc_by(piece.len() as u64);
-                        return Some((Ok(piece), Some((body, received))));
-                    }
-                    // Trailers: hop-by-hop here, since nobody announced them to the client.
-                    Ok(Err(_)) => {}
-                    Err(error) => return Some((Err(BodyError::Upstream(error)), None)),
-                }
-            }
-        })))
+        Self::Stream(Box::pin(forward::pieces(body, idle_timeout, received).map_err(BodyError::from)))
     }
 }
 
@@ -256,6 +233,7 @@ mod tests {
     use std::sync::Arc;
 
     use http::{Method, Uri};
+    use http_body_util::BodyExt;
 
     use super::*;
     use crate::config::Config;

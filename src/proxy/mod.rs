@@ -3,26 +3,22 @@
 //! knows sockets or threads.
 
 pub mod body;
+mod circle;
 pub mod conditional;
 mod errand;
-pub mod fields;
 pub mod multipart;
 mod news;
 mod origin;
 mod passthrough;
 mod place;
 pub mod range;
-mod reach;
-mod refusal;
 mod repair;
 mod reply;
 mod respond;
 mod shaped;
 mod shared;
-mod target;
 mod turn;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,14 +30,15 @@ pub use self::body::ResponseBody;
 pub use self::errand::Fetched;
 pub use self::news::News;
 pub use self::origin::Irretrievable;
-pub use self::refusal::Refusal;
 use self::reply::Reply;
 use self::shaped::Shaped;
-use self::target::{Bounds, Target};
 use crate::cache::status::CacheStatus;
 use crate::cache::{Cache, CacheControl, Verdict};
 use crate::config::{Class, Config};
 use crate::fill::Fills;
+pub use crate::forward::Refusal;
+use crate::forward::{self, Bounds, Target};
+use crate::listen::{Answers, Peer};
 use crate::policy::{Classified, FirstSeen, Group, Policy};
 use crate::shape::{Lan, Lane, Places, Purpose};
 use crate::telemetry::Metrics;
@@ -57,15 +54,6 @@ pub struct Live {
     stall_timeout: Duration,
     idle_timeout: Duration,
     access_log: bool,
-}
-
-/// A client's end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    /// The client.
-    pub address: SocketAddr,
-    /// The address it connected to.
-    pub local: SocketAddr,
 }
 
 /// Answers requests. One for the whole relay.
@@ -104,6 +92,11 @@ impl Live {
             idle_timeout: config.fill.idle_timeout,
             access_log: config.log.access,
         }
+    }
+
+    /// The upstreams that requests go to.
+    pub fn upstreams(&self) -> &Arc<Upstreams> {
+        &self.upstreams
     }
 }
 
@@ -157,14 +150,17 @@ impl Proxy {
             max_uri_bytes: live.max_uri_bytes,
             local: peer.local,
         };
-        if let Some(reply) = reach::ends_here(&head.method, &head.uri, &head.headers) {
-            return self.respond(reply, &head.method, access, &live, peer);
+        if forward::ends_here(&head.method, &head.uri, &head.headers) {
+            return self.respond(Reply::options(), &head.method, access, &live, peer);
         }
-        let reply = match Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds) {
-            Err(refusal) => {
-                self.metrics.refused.with_label_values(&[refusal.as_str()]).inc();
-                refusal.into()
-            }
+        // Before anything that it could wait for, or that waits for it.
+        let target = if live.upstreams.instance().has_passed(&head.headers) {
+            Err(Refusal::Loop)
+        } else {
+            Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds)
+        };
+        let reply = match target {
+            Err(refusal) => self.refuse(refusal),
             Ok(target) => {
                 let asked = Asked {
                     method: &head.method,
@@ -187,6 +183,11 @@ impl Proxy {
             }
         };
         self.respond(reply, &head.method, access, &live, peer)
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Reply {
+        self.metrics.refused.with_label_values(&[refusal.as_str()]).inc();
+        refusal.into()
     }
 
     fn respond(
@@ -268,6 +269,18 @@ impl Proxy {
             return reply.told(CacheStatus::Bypass, &classified, None);
         }
         self.shared(asked, &classified).await
+    }
+}
+
+impl Answers for Proxy {
+    type Body = ResponseBody;
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Response<ResponseBody>> + Send {
+        self.handle(request, peer)
     }
 }
 

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Version};
 
-use super::{Live, Proxy, fields};
+use super::{Live, Proxy};
 use crate::cache::{Selecting, key};
 use crate::fill::{Errand, FillError, RefetchError, Wanted, refetch};
+use crate::forward::fields;
 use crate::shape::Purpose;
 use crate::store::{BlobId, Object, ReadError, StoreError, Unrepaired};
 use crate::telemetry::Metrics;
@@ -97,7 +98,7 @@ impl Live {
             key: key.clone(),
             variant: String::new(),
             order: Arc::from(&*route.upstreams),
-            headers: fields::for_fill(&asked, Version::HTTP_11, classified.class),
+            headers: fields::for_fill(&asked, Version::HTTP_11, classified.class, self.upstreams.instance()),
             target,
             asked,
             classified,

@@ -7,32 +7,39 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::Body;
 
 use super::body::Content;
-use super::fields;
 use super::reply::Reply;
-use super::target::Target;
-use super::{Asked, Live, reach};
+use super::{Asked, Live};
 use crate::cache::{Cache, key, update};
 use crate::fill::{FillError, Fills};
+use crate::forward::{self, Target, fields};
 use crate::shape::Purpose;
 use crate::telemetry::Metrics;
-use crate::upstream::{Answer, Outgoing, RequestBody, UpstreamError};
+use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError};
 
-/// When a client may ask again after no manager could be reached, in seconds: about a heartbeat's quarter, so that
-/// clients neither hammer a manager that is down nor wait long for one that is back.
+/// When a client may ask again after something failed of which nobody knows when it is over, in seconds: about a
+/// heartbeat's quarter, so that clients neither hammer a manager that fails nor wait long for one that does not.
 const RETRY_AFTER: u64 = 60;
 
 /// Asks the route's upstreams on behalf of one client.
 pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody, metrics: &Metrics) -> Reply {
     let Asked { target, live, .. } = asked;
-    let mut headers = fields::for_upstream(asked.headers, asked.version, asked.peer.address);
-    reach::count_down(asked.method, &mut headers);
+    let instance = live.upstreams.instance();
+    let mut headers = fields::for_upstream(asked.headers, asked.version, asked.peer.address, instance);
+    forward::count_down(asked.method, &mut headers);
     let classified = live.policy.classify(&target.route, target.normal.path());
     let lane = asked.lane(&classified, Purpose::Waited);
     let target_path = target.spelled.clone();
-    let outgoing = Outgoing { method: asked.method.clone(), target: target_path, headers, body, lane };
+    let outgoing = Outgoing {
+        method: asked.method.clone(),
+        target: target_path,
+        headers,
+        body,
+        lane,
+        asking: Asking::default(),
+    };
     match live.upstreams.ask(&target.route.upstreams, &outgoing).await {
         Ok(answer) => pass_on(asked.method, answer, live, metrics),
-        Err(error) => no_answer(&error),
+        Err(error) => no_answer(asked, &error),
     }
 }
 
@@ -50,10 +57,12 @@ pub(super) fn pass_on(method: &Method, answer: Answer, live: &Live, metrics: &Me
 }
 
 /// What a client sees when no upstream answered, or none that made sense.
-pub(super) fn no_answer(error: &UpstreamError) -> Reply {
+fn no_answer(asked: &Asked<'_>, error: &UpstreamError) -> Reply {
     match error {
-        UpstreamError::Connect { .. } | UpstreamError::HeadTimeout { .. } => {
-            unavailable(StatusCode::GATEWAY_TIMEOUT, "gupd: no upstream answers\n")
+        UpstreamError::Connect { .. }
+        | UpstreamError::HeadTimeout { .. }
+        | UpstreamError::Unavailable { .. } => {
+            unavailable(asked, StatusCode::GATEWAY_TIMEOUT, "gupd: no upstream answers\n")
         }
         UpstreamError::Client { .. } => {
             Reply::text(StatusCode::REQUEST_TIMEOUT, "gupd: the request's body did not arrive\n")
@@ -65,11 +74,11 @@ pub(super) fn no_answer(error: &UpstreamError) -> Reply {
 }
 
 /// What a client sees when the fill it waited for failed before its first byte.
-pub(super) fn failed(error: &FillError) -> Reply {
+pub(super) fn failed(asked: &Asked<'_>, error: &FillError) -> Reply {
     match error {
-        FillError::Upstream(error) => no_answer(error),
+        FillError::Upstream(error) => no_answer(asked, error),
         FillError::ServerError { status, .. } => {
-            unavailable(*status, "gupd: the upstream has a server error\n")
+            unavailable(asked, *status, "gupd: the upstream has a server error\n")
         }
         FillError::BrokenOff { .. }
         | FillError::Changed { .. }
@@ -78,15 +87,19 @@ pub(super) fn failed(error: &FillError) -> Reply {
             Reply::text(StatusCode::BAD_GATEWAY, "gupd: the upstream's transfer broke off\n")
         }
         FillError::Store(_) | FillError::Abandoned | FillError::Stopped => {
-            unavailable(StatusCode::SERVICE_UNAVAILABLE, "gupd: the relay cannot answer now\n")
+            unavailable(asked, StatusCode::SERVICE_UNAVAILABLE, "gupd: the relay cannot answer now\n")
         }
     }
 }
 
-/// A status that asks the client to come again later.
-pub(super) fn unavailable(status: StatusCode, sentence: &'static str) -> Reply {
+/// A status that asks the client to come again later: while no upstream of its route is asked, when the next is tried.
+fn unavailable(asked: &Asked<'_>, status: StatusCode, sentence: &'static str) -> Reply {
     let mut reply = Reply::text(status, sentence);
-    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+    let probe = asked.live.upstreams.next_probe(&asked.target.route.upstreams);
+    // Not before, and never at once.
+    let seconds =
+        probe.map(|left| u64::try_from(left.as_millis().div_ceil(1_000)).unwrap_or(RETRY_AFTER).max(1));
+    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.unwrap_or(RETRY_AFTER)));
     reply
 }
 

@@ -7,7 +7,9 @@ use super::body::{Content, ResponseBody};
 use super::place::Download;
 use super::shaped::Shaped;
 use crate::cache::status::CacheStatus;
+use crate::forward::{ALLOWED, Refusal};
 use crate::policy::Classified;
+use crate::shape::TurnedAway;
 use crate::store::BlobId;
 use crate::telemetry::access::Access;
 
@@ -55,6 +57,12 @@ impl Reply {
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ]);
         Self::new(status, headers, Content::Whole(sentence), Some(length))
+    }
+
+    /// To an `OPTIONS` that goes no further (RFC 9110 §9.3.7).
+    pub(super) fn options() -> Self {
+        let headers = HeaderMap::from_iter([(header::ALLOW, HeaderValue::from_static(ALLOWED))]);
+        Self::new(StatusCode::NO_CONTENT, headers, Content::Empty, Some(0))
     }
 
     /// Says how many bytes of its content are here already.
@@ -144,5 +152,25 @@ impl Reply {
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        let mut reply = Reply::text(refusal.status(), refusal.sentence());
+        if refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
+            // RFC 9110 §15.5.6: a 405 names what is allowed.
+            reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
+        }
+        reply
+    }
+}
+
+impl From<TurnedAway> for Reply {
+    fn from(turned: TurnedAway) -> Self {
+        let mut reply = Reply::from(Refusal::NoPlace(turned.why));
+        let seconds = HeaderValue::from(turned.retry_after.as_secs());
+        reply.headers_mut().insert(header::RETRY_AFTER, seconds);
+        reply
     }
 }

@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 
 use super::body::{Content, Keeper};
 use super::conditional::{self, Precondition};
-use super::fields;
 use super::multipart::Multipart;
 use super::range::{Need, Ranges, content_range, unsatisfied_range};
 use super::reply::Reply;
@@ -17,6 +16,7 @@ use super::{Asked, Proxy};
 use crate::cache::{Cache, Entry};
 use crate::digest::field::{CONTENT_DIGEST, CONTENT_MD5, REPR_DIGEST, repr_digest};
 use crate::fill::{Arrived, Fill, FillError, Flow, Reader, TransferError};
+use crate::forward::fields;
 use crate::store::{BLOCK, Source, Store};
 
 /// Content that is being received is shown to clients from this many bytes on, or when it is whole: up to here a
@@ -24,7 +24,7 @@ use crate::store::{BLOCK, Source, Store};
 const HOLD_BACK: u64 = BLOCK;
 
 /// Fields a `304` repeats (RFC 9110 §15.4.5), and those that say how it came here.
-const NOT_MODIFIED: [header::HeaderName; 9] = [
+const NOT_MODIFIED: [header::HeaderName; 10] = [
     header::CACHE_CONTROL,
     header::CONTENT_LOCATION,
     header::DATE,
@@ -33,6 +33,7 @@ const NOT_MODIFIED: [header::HeaderName; 9] = [
     header::VARY,
     header::AGE,
     header::VIA,
+    header::CACHE_STATUS,
     header::LAST_MODIFIED,
 ];
 

@@ -9,7 +9,7 @@ use http::{Method, StatusCode, header};
 use super::range::Ranges;
 use super::repair::Repair;
 use super::reply::Reply;
-use super::{Asked, Proxy, fields, passthrough, respond};
+use super::{Asked, Proxy, passthrough, respond};
 use crate::cache::control::Directive;
 use crate::cache::freshness::Why;
 use crate::cache::status::{CacheStatus, Forward, Outcome};
@@ -17,6 +17,7 @@ use crate::cache::{Entry, Found, Unstorable, Verdict};
 use crate::config::Class;
 use crate::digest::{Subject, Whole};
 use crate::fill::{self, FillError, Handover, Joined, TransferError, Unshared, Wanted};
+use crate::forward::{Refusal, fields};
 use crate::policy::Classified;
 use crate::shape::{Lane, Purpose};
 use crate::upstream::RequestBody;
@@ -155,7 +156,12 @@ impl Proxy {
             let fetched = kept.map_or_else(Outcome::NotStored, |()| Outcome::Stored);
             CacheStatus::Forwarded(forward, if collapsed { Outcome::Collapsed } else { fetched })
         };
-        let outcome = fill.outcome().await;
+        let outcome = if collapsed {
+            self.outcome_for(asked, &fill, classified).await
+        } else {
+            Some(fill.outcome().await)
+        };
+        let Some(outcome) = outcome else { return Followed::Reply(self.refuse(Refusal::Loop)) };
         // Only what the manager has is news: who makes paths up teaches nothing.
         if !collapsed && classified.class == Class::Payload && outcome.status() == Some(StatusCode::OK) {
             self.news.hear(&asked.target.key());
@@ -238,7 +244,7 @@ impl Proxy {
         };
         let reply = match answer {
             Some(answer) => passthrough::pass_on(asked.method, answer, asked.live, &self.metrics),
-            None => passthrough::failed(error),
+            None => passthrough::failed(asked, error),
         };
         reply.told(CacheStatus::Failed, classified, None)
     }
@@ -279,13 +285,14 @@ impl Proxy {
         classified: &Classified,
         stale: Option<Arc<Entry>>,
     ) -> Wanted {
+        let instance = asked.live.upstreams.instance();
         Wanted {
             key,
             variant,
             order: Arc::from(&*asked.target.route.upstreams),
             target: asked.target.spelled.clone(),
             asked: asked.headers.clone(),
-            headers: fields::for_fill(asked.headers, asked.version, classified.class),
+            headers: fields::for_fill(asked.headers, asked.version, classified.class, instance),
             classified: classified.clone(),
             stale,
             part: if *asked.method == Method::GET { Ranges::first_part(asked.headers) } else { None },

@@ -26,6 +26,9 @@ pub enum StoreError {
         /// The folder.
         path: PathBuf,
     },
+    /// Another process has the folder now, and this one only goes on with what it had begun.
+    #[error("the store was handed over to another process")]
+    Released,
     /// Nothing is there, or nothing of gupd's.
     #[error("there is no store in {}; name its folder with --store, or the file that does with --config", path.display())]
     NoStore {

@@ -68,9 +68,12 @@ impl Folder {
         let partial = root.join("partial");
         fs::create_dir_all(&partial).map_err(failed(&partial))?;
         let (mut numbers, mut useless) = (Vec::new(), Vec::new());
+        let mut last = None;
         for entry in fs::read_dir(&partial).map_err(failed(&partial))? {
             let path = entry.map_err(failed(&partial))?.path();
-            match path.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok()) {
+            let number = path.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok());
+            last = last.max(number);
+            match number {
                 Some(number) if journal_of(&path).exists() => numbers.push(number),
                 None if path.extension().is_some_and(|extension| extension == JOURNAL)
                     && path.with_extension("").exists() => {}
@@ -81,7 +84,8 @@ impl Folder {
             fs::remove_file(&path).map_err(failed(&path))?;
         }
         numbers.sort_unstable();
-        number_after(numbers.last().copied());
+        // Also of those that are removed now: a process that gave the folder up may still be about to remove one.
+        number_after(last);
         let of = *folder.identity();
         let left = numbers.into_iter().map(|number| Left::new(partial.join(number.to_string()), of));
         let left = left.collect();
@@ -124,6 +128,21 @@ impl Folder {
             }
             Err(source) => Err(StoreError::Io { doing: "create", path, source }),
         }
+    }
+
+    /// A file to fill for readers alone, which goes with the last of them.
+    pub(super) fn create_nameless(&self) -> Result<(u64, File), StoreError> {
+        let (number, path) = self.next();
+        // The folder may be another process's, with the same numbers.
+        let path = path.with_extension(format!("{}.tmp", std::process::id()));
+        let create = || {
+            let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+            fs::remove_file(&path)?;
+            Ok(file)
+        };
+        let file =
+            create().map_err(|source| StoreError::Io { doing: "create", path: path.clone(), source })?;
+        Ok((number, file))
     }
 
     /// Begins the journal beside a half-written file.

@@ -27,6 +27,7 @@ mod memory;
 mod object;
 mod partial;
 mod read;
+mod release;
 mod repair;
 mod room;
 mod scratch;
@@ -72,6 +73,7 @@ use self::flight::Flights;
 use self::folder::{Folder, FolderLock};
 use self::index::{Index, Which};
 use self::read::{DISK_READS, Load, Loaded};
+use self::release::Tenure;
 use self::repair::Repaired;
 use self::room::Room;
 use crate::clock::{Clock, UnixMillis};
@@ -107,11 +109,12 @@ pub struct Store {
     unfinished: UnfinishedList,
     ahead: Ahead,
     health: Health,
+    tenure: Tenure,
     generation: AtomicU64,
     clock: Clock,
     max_unused: Duration,
-    /// Last: given up when everything above is closed.
-    lock: Mutex<FolderLock>,
+    /// Last: given up when everything above is closed, or when the tenure ends.
+    lock: Mutex<Option<FolderLock>>,
 }
 
 impl Store {
@@ -139,10 +142,11 @@ impl Store {
             forgotten: Mutex::default(),
             unfinished,
             health: Health::new(),
+            tenure: Tenure::new(),
             generation: AtomicU64::new(0),
             clock,
             max_unused: config.max_unused,
-            lock: Mutex::new(lock),
+            lock: Mutex::new(Some(lock)),
         }))
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::error::ReadError;
+use super::error::{ReadError, StoreError};
 use super::id::BlobId;
 use super::inspect::{Inspection, Unsound};
 use super::{CHUNK, Object, Store};
@@ -141,6 +141,9 @@ impl Store {
     }
 
     async fn replace(&self, id: BlobId, len: u64, range: Range<u64>, bytes: Bytes) -> Repaired {
+        if self.is_released() {
+            return Err(stopped(id, std::io::Error::other(StoreError::Released)).into());
+        }
         let (folder, open, counters) =
             (Arc::clone(&self.folder), Arc::clone(&self.open), Arc::clone(&self.counters));
         let replace = move || {

@@ -28,7 +28,7 @@ impl Store {
         self.open.forget_all();
         self.unfinished.leave();
         self.ahead.forget_all();
-        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
         self.generation.fetch_add(1, Ordering::AcqRel);
         tracing::warn!("another store is where the one that was opened was; it is used from now on");
         Ok(())

@@ -38,6 +38,9 @@ impl Store {
     pub fn take_unfinished(&self, key: &str, is_it: impl Fn(&str) -> bool) -> Option<Unfinished> {
         // It stays until the disk is well.
         self.health.check().ok()?;
+        if self.is_released() {
+            return None;
+        }
         let mut list = self.unfinished.lock();
         let at = list.iter().position(|left| *left.object.key == *key && is_it(&left.object.selecting))?;
         list.remove(at)
@@ -45,6 +48,9 @@ impl Store {
 
     /// Keeps it for the next fill of its object, in place of what was kept of that.
     pub fn keep_unfinished(&self, left: Unfinished) {
+        if self.is_released() {
+            return left.scratch.leave();
+        }
         let replaced = {
             let mut list = self.unfinished.lock();
             let same = |other: &Unfinished| {

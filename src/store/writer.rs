@@ -63,7 +63,7 @@ pub struct Committed {
 pub(super) struct Draft {
     pub(super) store: Arc<Store>,
     pub(super) partial: Arc<Partial>,
-    /// There until the commit takes it. Held to look, never across I/O.
+    /// There until the commit takes it, or the store is given up. Held to look, never across I/O.
     scratch: Mutex<Option<Scratch>>,
     journal: OnceLock<Journal>,
     written: AtomicU64,
@@ -84,12 +84,28 @@ impl Store {
     }
 
     async fn begin_draft(self: &Arc<Self>, len: Option<u64>) -> Result<Writer, StoreError> {
+        if self.is_released() {
+            return self.begin_nameless(len).await;
+        }
         let bytes = on_disk(trailer::file_size(len.unwrap_or(0)));
         let reservation = self.reserve(bytes).await?;
         let folder = Arc::clone(&self.folder);
         let (number, file, scratch) = spawn_blocking(move || folder.create(reservation)).await??;
         let partial = Partial::new(number, file, len, BlockMap::default(), self.counters.open_file());
-        Ok(Writer::new(Arc::clone(self), partial, scratch))
+        let writer = Writer::new(Arc::clone(self), partial, Some(scratch));
+        if self.tenure.register(&writer.draft).is_err() {
+            let draft = Arc::clone(&writer.draft);
+            spawn_blocking(move || draft.lose_name()).await?;
+        }
+        Ok(writer)
+    }
+
+    /// Begins what only its readers will have.
+    async fn begin_nameless(self: &Arc<Self>, len: Option<u64>) -> Result<Writer, StoreError> {
+        let folder = Arc::clone(&self.folder);
+        let (number, file) = spawn_blocking(move || folder.create_nameless()).await??;
+        let partial = Partial::new(number, file, len, BlockMap::default(), self.counters.open_file());
+        Ok(Writer::new(Arc::clone(self), partial, None))
     }
 
     /// Goes on with a blob that an earlier fill left half-written.
@@ -99,7 +115,12 @@ impl Store {
         let ((number, file, journal), scratch) = self.health.seen(opened.await?)?;
         let written = blocks.count() as u64 * BLOCK;
         let partial = Partial::new(number, file, Some(len), blocks, self.counters.open_file());
-        let writer = Writer::new(Arc::clone(self), partial, scratch);
+        let writer = Writer::new(Arc::clone(self), partial, Some(scratch));
+        if let Err(error) = self.tenure.register(&writer.draft) {
+            // Another process goes on with it.
+            writer.draft.lock().take().into_iter().for_each(Scratch::leave);
+            return Err(error);
+        }
         writer.draft.wrote(written);
         let _ = writer.draft.journal.set(Journal { file: Arc::new(journal), object });
         Ok(writer)
@@ -107,11 +128,11 @@ impl Store {
 }
 
 impl Writer {
-    fn new(store: Arc<Store>, partial: Arc<Partial>, scratch: Scratch) -> Self {
+    fn new(store: Arc<Store>, partial: Arc<Partial>, scratch: Option<Scratch>) -> Self {
         let draft = Draft {
             store,
             partial,
-            scratch: Mutex::new(Some(scratch)),
+            scratch: Mutex::new(scratch),
             journal: OnceLock::new(),
             written: AtomicU64::new(0),
             writes: TaskTracker::new(),
@@ -130,6 +151,9 @@ impl Writer {
         let begin = journal::begin(len, &object);
         if begin.len() > RECORD_MAX {
             return Err(StoreError::HeadTooLarge { bytes: begin.len(), max: RECORD_MAX });
+        }
+        if self.draft.store.is_released() {
+            return Ok(());
         }
         let draft = Arc::clone(&self.draft);
         let path = draft.lock().as_mut().map(Scratch::with_journal).ok_or(StoreError::Broken)?;
@@ -191,6 +215,7 @@ impl Writer {
     }
 
     async fn enter(mut self, object: NewObject) -> Result<Committed, StoreError> {
+        let _until_it_has_a_row = self.draft.store.tenure.commit()?;
         let len = self.finish().await?.map_err(|_| StoreError::Broken)?;
         let record = object.encode();
         if record.len() > RECORD_MAX {
@@ -267,8 +292,17 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Draft {
+    /// Goes on without a name and without a right to room: the folder is another process's. Unlinks.
+    pub(super) fn lose_name(&self) {
+        let scratch = self.lock().take();
+        drop(scratch);
+    }
+
     /// Takes more room for a body that does not say its length.
     pub(super) async fn make_room(&self, len: u64) -> Result<(), StoreError> {
+        if self.store.is_released() {
+            return Ok(());
+        }
         let has = self.lock().as_ref().ok_or(StoreError::Broken)?.reservation.bytes();
         let need = on_disk(trailer::file_size(len));
         if let Some(more) = need.checked_sub(has).filter(|more| *more > 0) {

@@ -14,6 +14,7 @@ use crate::config::Class;
 use crate::store::Facts;
 
 use super::access::End;
+use super::health_metrics::HealthMetrics;
 use super::refresh_metrics::RefreshMetrics;
 use super::store_metrics::StoreMetrics;
 
@@ -60,6 +61,8 @@ pub struct Metrics {
     pub upstream_bytes: IntCounterVec,
     /// Requests to upstreams, by upstream and outcome.
     pub upstream_requests: IntCounterVec,
+    /// How upstreams stand.
+    pub health: HealthMetrics,
     /// Fills now.
     pub fills_running: IntGauge,
     /// Fills by how they ended.
@@ -181,6 +184,7 @@ impl Metrics {
                 "Requests sent to upstreams, by outcome (a status class, or what failed).",
                 &["upstream", "outcome"],
             )?,
+            health: HealthMetrics::register(&registry)?,
             fills_running: gauge("gupd_fills_running", "Fills running now.")?,
             fills: counters("gupd_fills_total", "Fills by how they ended.", &["outcome"])?,
             failovers: counter(

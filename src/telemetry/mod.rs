@@ -2,10 +2,12 @@
 //! It observes; nothing here changes what a client gets.
 
 pub mod access;
+mod health_metrics;
 pub mod log;
 pub mod metrics;
 mod refresh_metrics;
 mod store_metrics;
 
+pub use self::health_metrics::HealthMetrics;
 pub use self::metrics::Metrics;
 pub use self::refresh_metrics::RefreshMetrics;

@@ -81,6 +81,11 @@ impl Line {
         state.waits.is_some() || state.turn.is_some_and(|turn| turn.elapsed() < time)
     }
 
+    /// Whether it is kept from an earlier response.
+    pub(super) fn has_answered(&self) -> bool {
+        self.state().response > 0
+    }
+
     /// A response's bytes pass from now on.
     pub(super) fn hold(&self, lane: Lane) -> Held {
         let mut state = self.state();

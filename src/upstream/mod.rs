@@ -1,48 +1,54 @@
-//! The managers: asks one, or the next by priority when one does not answer. Relies on `pool` for the connections to
-//! each; counts what each is asked. It does not cache, retry bodies or resume: what a
-//! broken transfer means is the fill's to say. A second manager gets a request only if the first cannot have acted on
-//! it (RFC 9110 §9.2.2).
+//! The managers, and how each is asked: who they are, what a request and an answer are. Relies on `pool` for the
+//! connections to each; `ask` asks, `choice` says whom first, `breaker` whom not, `health` finds out who is back. Nothing
+//! here caches or resumes: what a broken transfer means is the fill's to say.
 
+mod ask;
 mod body;
+mod breaker;
+mod choice;
 mod connect;
 mod dial;
+mod error;
+pub mod health;
 mod line;
 mod pool;
 mod proxy;
 mod received;
+mod standing;
 mod tcp;
 mod tls;
 
-use std::error::Error as StdError;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
-use hyper::body::Incoming;
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::capture_connection;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use prometheus::IntGauge;
 use tokio::time::timeout;
 
 pub use self::body::RequestBody;
-use self::body::RequestBodyError;
+use self::breaker::Limits;
 pub use self::connect::ConnectError;
 use self::dial::Dialer;
 pub use self::dial::{Connecting, Duplex, Network};
-use self::line::Line;
+pub use self::error::UpstreamError;
+use self::error::root_cause;
 use self::pool::{Pool, Pools};
 pub use self::proxy::CredentialsError;
 pub use self::received::Received;
+use self::standing::Standing;
 pub use self::tls::TrustError;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, Config};
+use crate::instance::{self, Instance};
 use crate::shape::{Lane, Wan};
 use crate::telemetry::Metrics;
 
-/// An upstream that could not be reached is asked last for this long, in milliseconds: long enough that not every
-/// miss pays the connect time-out, short enough that a manager is back in use soon after it is back.
-const SHUN: UnixMillis = 5_000;
+/// The least time to connect where the relay's own limits hold bytes up: a TLS handshake of some KiB, beside others, on
+/// the thinnest line that can be set.
+const LIMITED_CONNECT: Duration = Duration::from_secs(60);
 
 /// One manager or LiveUpdate server.
 #[derive(Debug)]
@@ -53,17 +59,35 @@ pub struct Upstream {
     authority: Authority,
     host: HeaderValue,
     pool: Pool,
-    shunned_until: AtomicI64,
+    priority: Option<u32>,
+    check: Option<PathAndQuery>,
+    limits: Limits,
+    healthy: IntGauge,
+    standing: Arc<Standing>,
+    /// What it sent has not come through a relay.
+    is_origin: AtomicBool,
+    /// It has.
+    is_relay: AtomicBool,
 }
+
+/// Who is being asked for something at this moment, for others to see. Clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Asking(Arc<ArcSwapOption<Upstream>>);
 
 /// All configured managers.
 #[derive(Debug)]
 pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
     settings: config::Fill,
+    health: config::Health,
+    /// A task finds out which are back, and clients' requests need not.
+    is_checked: AtomicBool,
+    /// Requests so far.
+    turns: Arc<AtomicU64>,
     wan: Arc<Wan>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    instance: Arc<Instance>,
 }
 
 /// A request as the client spelled it, ready for whichever manager answers.
@@ -79,6 +103,8 @@ pub struct Outgoing {
     pub body: RequestBody,
     /// Which limits the response's bytes pass.
     pub lane: Lane,
+    /// Shows who is asked.
+    pub asking: Asking,
 }
 
 /// A manager's response head, with its body still to come.
@@ -94,51 +120,11 @@ pub struct Answer {
     pub response: Response<Received>,
 }
 
-/// Why no manager answered.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// No connection.
-    #[error("upstream {upstream}: cannot connect: {reason}")]
-    Connect {
-        /// Its name.
-        upstream: Arc<str>,
-        /// What the system says.
-        reason: Arc<str>,
-    },
-    /// No response head in time.
-    #[error("upstream {upstream}: no response within {after:?}")]
-    HeadTimeout {
-        /// Its name.
-        upstream: Arc<str>,
-        /// The time it had.
-        after: Duration,
-    },
-    /// The connection was closed without an answer.
-    #[error("upstream {upstream}: closed the connection without an answer")]
-    Closed {
-        /// Its name.
-        upstream: Arc<str>,
-    },
-    /// Something that is not HTTP.
-    #[error("upstream {upstream}: not a usable response: {reason}")]
-    Response {
-        /// Its name.
-        upstream: Arc<str>,
-        /// What is wrong with it.
-        reason: Arc<str>,
-    },
-    /// The client's request broke off before it was sent whole. No upstream is to blame.
-    #[error("{reason}")]
-    Client {
-        /// What the client did.
-        reason: Arc<str>,
-    },
-    /// The request itself could not be sent on.
-    #[error("the request cannot be sent to an upstream: {reason}")]
-    Request {
-        /// Why.
-        reason: Arc<str>,
-    },
+impl Asking {
+    /// The one that was asked last, if anyone has been.
+    pub fn upstream(&self) -> Option<Arc<Upstream>> {
+        self.0.load_full()
+    }
 }
 
 impl Outgoing {
@@ -146,23 +132,6 @@ impl Outgoing {
     /// done, and nobody has read from its body.
     fn is_repeatable(&self) -> bool {
         self.method.is_idempotent() && self.body.is_whole()
-    }
-}
-
-impl UpstreamError {
-    /// What [`as_str`](Self::as_str) says of requests that were sent.
-    const WORDS: [&'static str; 4] = ["connect", "head-timeout", "closed", "bad-response"];
-
-    /// Word for logs and metrics.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Connect { .. } => "connect",
-            Self::HeadTimeout { .. } => "head-timeout",
-            Self::Closed { .. } => "closed",
-            Self::Response { .. } => "bad-response",
-            Self::Client { .. } => "client",
-            Self::Request { .. } => "bad-request",
-        }
     }
 }
 
@@ -202,14 +171,47 @@ impl Upstreams {
         wan: Arc<Wan>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ConnectError> {
-        let mut pools = Pools::new(config, dialer, wan.clone())?;
+        let (mut pools, limits) = (Pools::new(config, dialer, wan.clone())?, Limits::new(&config.health));
         let mut list = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
-            let pool = pools.toward(upstream)?;
-            list.extend(Upstream::new(&upstream.name, &upstream.url, pool).map(Arc::new));
             metrics.expect_upstream(&upstream.name, &UpstreamError::WORDS);
+            let pool = pools.toward(upstream)?;
+            list.extend(Upstream::new(upstream, limits, pool, &metrics).map(Arc::new));
         }
-        Ok(Self { list, settings: config.fill.clone(), wan, clock, metrics })
+        let (settings, instance) = (config.fill.clone(), Arc::default());
+        Ok(Self {
+            list,
+            settings,
+            health: config.health.clone(),
+            is_checked: AtomicBool::new(false),
+            turns: Arc::default(),
+            wan,
+            clock,
+            metrics,
+            instance,
+        })
+    }
+
+    /// Asks as this relay.
+    pub fn on_behalf_of(self, instance: Arc<Instance>) -> Self {
+        Self { instance, ..self }
+    }
+
+    /// Keeps what is known of upstreams that were there before, by name and URL.
+    pub fn succeeding(mut self, before: &Self) -> Self {
+        self.turns = before.turns.clone();
+        for upstream in &mut self.list {
+            let is_same = |old: &&Arc<Upstream>| {
+                (&old.name, &old.scheme, &old.authority)
+                    == (&upstream.name, &upstream.scheme, &upstream.authority)
+            };
+            let standing = before.list.iter().find(is_same).map(|old| old.standing.clone());
+            // Nobody else has it yet.
+            if let (Some(standing), Some(upstream)) = (standing, Arc::get_mut(upstream)) {
+                upstream.standing = standing;
+            }
+        }
+        self
     }
 
     /// The upstreams in the order of the configuration.
@@ -222,9 +224,20 @@ impl Upstreams {
         order.iter().filter_map(|&index| self.list.get(index)).find(|upstream| *upstream.name == *name)
     }
 
+    /// Whether none of `order` comes after this one.
+    pub fn is_last(&self, order: &[usize], upstream: &Arc<Upstream>) -> bool {
+        let last = order.last().and_then(|&index| self.list.get(index));
+        last.is_some_and(|last| Arc::ptr_eq(last, upstream))
+    }
+
     /// The limits on what they send.
     pub fn wan(&self) -> &Wan {
         &self.wan
+    }
+
+    /// Who asks them.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
     }
 
     /// How patient to be with them.
@@ -232,134 +245,49 @@ impl Upstreams {
         &self.settings
     }
 
-    /// Asks the upstreams of `order`, indices by priority, until one gives a final answer. One that cannot be reached,
-    /// does not answer in time or answers `502`, `503` or `504` passes the request to the next.
-    ///
-    /// # Errors
-    /// What went wrong with the last one asked.
-    pub async fn ask(&self, order: &[usize], outgoing: &Outgoing) -> Result<Answer, UpstreamError> {
-        let candidates = self.by_preference(order);
-        let mut last = UpstreamError::Request { reason: Arc::from("its route has no upstream") };
-        for (asked, upstream) in candidates.iter().enumerate() {
-            let next = asked + 1 < candidates.len();
-            let mut answer = self.ask_one(upstream, outgoing).await;
-            if matches!(answer, Err(UpstreamError::Closed { .. })) && outgoing.is_repeatable() {
-                // Most likely a kept connection, closed by its idle time-out just as the request went out; a new one
-                // tells (RFC 9112 §9.3.1).
-                answer = self.ask_one(upstream, outgoing).await;
-            }
-            match answer {
-                Ok(answer)
-                    if next && outgoing.is_repeatable() && is_unavailable(answer.response.status()) =>
-                {
-                    tracing::warn!(upstream = &*upstream.name, status = %answer.response.status(), "asking the next upstream");
-                }
-                Ok(answer) => return Ok(answer),
-                Err(error) => {
-                    tracing::warn!(%error, next, "upstream did not answer");
-                    let unsent = matches!(error, UpstreamError::Connect { .. }) && outgoing.body.is_whole();
-                    last = error;
-                    if !unsent && !outgoing.is_repeatable() {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(last)
-    }
-
-    /// Asks this upstream and no other.
-    ///
-    /// # Errors
-    /// When it cannot be reached, does not answer in time, or answers with something that is not HTTP.
-    pub async fn ask_one(
-        &self,
-        upstream: &Arc<Upstream>,
-        outgoing: &Outgoing,
-    ) -> Result<Answer, UpstreamError> {
-        let request = upstream.request(outgoing)?;
-        let request_time = self.clock.now();
-        let name = || upstream.name.clone();
-        let answer = match self.head(upstream, request, &outgoing.body).await {
-            None => Err(UpstreamError::HeadTimeout { upstream: name(), after: self.settings.head_timeout }),
-            Some(Err(error)) if error.is_connect() => {
-                Err(UpstreamError::Connect { upstream: name(), reason: root_cause(&error) })
-            }
-            Some(Err(error)) if is_from_client(&error) => {
-                Err(UpstreamError::Client { reason: root_cause(&error) })
-            }
-            Some(Err(error)) if is_closed(&error) => Err(UpstreamError::Closed { upstream: name() }),
-            Some(Err(error)) => Err(UpstreamError::Response { upstream: name(), reason: root_cause(&error) }),
-            Some(Ok(response))
-                if let Some(proxy) = upstream.pool.asked_in_its_place()
-                    && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED =>
-            {
-                Err(UpstreamError::Connect { upstream: name(), reason: proxy.asks_for_credentials() })
-            }
-            Some(Ok(response)) => {
-                let line = response.extensions().get::<Line>().map(|line| line.hold(outgoing.lane.clone()));
-                Ok(response.map(|body| Received::new(body, line)))
-            }
+    /// A connection to this upstream, with TLS if it speaks it, and nothing more.
+    async fn connect(&self, upstream: &Upstream, patience: Duration) -> Result<(), UpstreamError> {
+        let patience = if self.wan.is_limited() { patience.max(LIMITED_CONNECT) } else { patience };
+        let no_connection = |_| UpstreamError::Connect {
+            upstream: upstream.name.clone(),
+            reason: Arc::from(format!("no connection within {patience:?}")),
         };
-        let outcome = answer.as_ref().map(Response::status).map_err(UpstreamError::as_str);
-        self.metrics.count_upstream(&upstream.name, outcome);
-        let response_time = self.clock.now();
-        let shunned =
-            matches!(answer, Err(UpstreamError::Connect { .. } | UpstreamError::HeadTimeout { .. }));
-        upstream.shunned_until.store(if shunned { response_time + SHUN } else { 0 }, Ordering::Relaxed);
-        Ok(Answer { upstream: upstream.clone(), request_time, response_time, response: answer? })
-    }
-
-    /// Waits for the response head. The time for it begins anew as long as the request's body is on its way: a large
-    /// report on a thin line takes longer to send than a manager has to answer it. So it does when the relay's own
-    /// limits held the connection up: what hyper has taken of a body is not on its way yet.
-    async fn head(
-        &self,
-        upstream: &Upstream,
-        mut request: Request<RequestBody>,
-        body: &RequestBody,
-    ) -> Option<Result<Response<Incoming>, legacy::Error>> {
-        let connection = self.wan.is_limited().then(|| capture_connection(&mut request));
-        let mut answer = std::pin::pin!(upstream.pool.client().request(request));
-        let mut progress = body.progress();
-        loop {
-            if let Ok(answer) = timeout(self.settings.head_timeout, &mut answer).await {
-                return Some(answer);
-            }
-            let now = body.progress();
-            let line = connection.as_ref().and_then(Line::of);
-            let held_up = line.is_some_and(|line| line.waited_within(self.settings.head_timeout));
-            if now == progress && !body.waits_for_client() && !held_up {
-                return None;
-            }
-            progress = now;
-        }
-    }
-
-    /// The upstreams of `order`, in the order in which they are asked now.
-    pub(crate) fn by_preference(&self, order: &[usize]) -> Vec<Arc<Upstream>> {
-        let now = self.clock.now();
-        let mut candidates: Vec<_> =
-            order.iter().filter_map(|&index| self.list.get(index)).cloned().collect();
-        // One that is shunned for longer than anyone is was so before the clock was set back.
-        candidates.sort_by_key(|upstream| {
-            (1..=SHUN).contains(&(upstream.shunned_until.load(Ordering::Relaxed) - now))
-        });
-        candidates
+        timeout(patience, upstream.reach()).await.map_err(no_connection)?
     }
 }
 
 impl Upstream {
-    fn new(name: &str, url: &Uri, pool: Pool) -> Option<Self> {
+    fn new(upstream: &config::Upstream, limits: Limits, pool: Pool, metrics: &Metrics) -> Option<Self> {
+        let (name, url) = (&upstream.name, &upstream.url);
         let authority = url.authority()?.clone();
         Some(Self {
-            name: Arc::from(name),
+            name: Arc::from(name.as_str()),
             scheme: url.scheme()?.clone(),
             host: HeaderValue::from_str(authority.as_str()).ok()?,
             authority,
             pool,
-            shunned_until: AtomicI64::new(0),
+            priority: upstream.priority,
+            check: upstream.check.clone(),
+            limits,
+            healthy: metrics.health.healthy.with_label_values(&[name]),
+            standing: Arc::default(),
+            is_origin: AtomicBool::new(false),
+            is_relay: AtomicBool::new(false),
         })
+    }
+
+    /// Whether it is a relay like this one, or has not been heard yet.
+    pub fn may_be_relay(&self) -> bool {
+        !self.is_origin.load(Ordering::Relaxed)
+    }
+
+    // What a relay makes up itself bears no mark.
+    fn learn<B>(&self, response: &Response<B>) {
+        if response.status().is_success() {
+            let by_relay = instance::came_by_relay(response.headers());
+            self.is_origin.store(!by_relay, Ordering::Relaxed);
+            self.is_relay.store(by_relay, Ordering::Relaxed);
+        }
     }
 
     /// Whether a target in absolute form names this upstream. Ports are compared with the scheme's default filled in.
@@ -398,27 +326,4 @@ impl Upstream {
         }
         Ok(request)
     }
-}
-
-/// hyper-util itself sends a request again only if none of it had been written.
-fn is_closed(error: &legacy::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<hyper::Error>());
-    cause.is_some_and(hyper::Error::is_incomplete_message)
-}
-
-fn is_unavailable(status: StatusCode) -> bool {
-    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
-}
-
-fn is_from_client(error: &(dyn StdError + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| (*error).source()).any(|cause| cause.is::<RequestBodyError>())
-}
-
-/// The innermost cause is the one that helps: "connection refused", not "client error".
-fn root_cause(error: &(dyn StdError + 'static)) -> Arc<str> {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    Arc::from(cause.to_string())
 }

@@ -1,13 +1,15 @@
-//! The body of an upstream's response, and its hold on the connection's line for as long as it lasts.
+//! The body of an upstream's response, with its hold on the connection's line and on the upstream's load for as long as
+//! it lasts.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::choice::Outstanding;
 use super::line::Held;
 
 /// A response's content as it comes, no faster than the limits allow.
@@ -15,11 +17,13 @@ use super::line::Held;
 pub struct Received {
     body: Incoming,
     line: Option<Held>,
+    /// What is still to come; nothing once it has ended.
+    outstanding: Option<Outstanding>,
 }
 
 impl Received {
-    pub(super) fn new(body: Incoming, line: Option<Held>) -> Self {
-        Self { body, line }
+    pub(super) fn new(body: Incoming, line: Option<Held>, outstanding: Outstanding) -> Self {
+        Self { body, line, outstanding: Some(outstanding) }
     }
 
     /// Whether it is the relay's own limits, not the upstream's silence, that nothing came in this time.
@@ -36,7 +40,15 @@ impl Body for Received {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match (&frame, &mut this.outstanding) {
+            (Some(Ok(frame)), Some(outstanding)) => {
+                outstanding.received(frame.data_ref().map_or(0, |data| data.len() as u64));
+            }
+            _ => this.outstanding = None,
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -141,7 +141,10 @@ async fn the_manager_gets_a_body_while_the_client_still_sends_it_and_the_client_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_takes_longer_than_the_managers_time_to_answer_is_no_failure() {
-    let site = Site::with(|config| config.fill.head_timeout = Duration::from_millis(500));
+    let site = Site::with(|config| {
+        config.fill.head_timeout = Duration::from_millis(500);
+        config.fill.total_timeout = Duration::from_millis(500);
+    });
     site.manager.put(PRIVATE, Resource::echo());
     let mut client = Client::connect(site.address()).await;
     client.begin(&Request::new("POST", PRIVATE).header("Content-Length", "4")).await.unwrap();
@@ -241,7 +244,8 @@ async fn via_is_everywhere_and_a_clients_address_only_where_the_response_is_for_
         site.manager.put(path, Resource::new("x").header("Via", "1.0 parent"));
         let response = site.send(Request::get(path).header("Via", "1.1 floor")).await;
         assert_eq!(response.header("via"), Some("1.0 parent, 1.1 gupd"), "{path}");
-        assert_eq!(site.manager.seen(path)[0].header("via"), Some("1.1 floor, 1.1 gupd"), "{path}");
+        let seen = site.manager.seen(path).remove(0);
+        assert!(seen.header("via").unwrap().starts_with("1.1 floor, 1.1 gupd-"), "{path}");
     }
     let passed = &site.manager.seen(PRIVATE)[0];
     assert_eq!(passed.header("x-forwarded-for"), Some("127.0.0.1"));
@@ -415,15 +419,16 @@ async fn a_post_goes_to_a_second_upstream_only_while_no_upstream_can_have_acted_
     assert_eq!(site.manager.seen(PRIVATE)[0].body, b"body");
     // One that got it and then failed may have acted on it: with or without a body.
     let first = Manager::start();
-    let site = behind(&first.url());
-    site.manager.put(PRIVATE, Resource::echo());
     for (resource, status) in [(Resource::raw(""), 502), (Resource::new("busy").status(503), 503)] {
+        let site = behind(&first.url());
+        site.manager.put(PRIVATE, Resource::echo());
         first.put(PRIVATE, resource);
         for body in ["body", ""] {
             assert_eq!(site.send(post(body)).await.status, status, "{body:?}");
         }
+        assert_eq!(site.manager.requests(PRIVATE), 0);
     }
-    assert_eq!((first.requests(PRIVATE), site.manager.requests(PRIVATE)), (4, 0));
+    assert_eq!(first.requests(PRIVATE), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

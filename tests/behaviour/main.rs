@@ -6,6 +6,7 @@
 #[allow(dead_code, unreachable_pub, reason = "a test bed offers more than one test uses")]
 mod support;
 
+mod balance;
 mod caching;
 mod clock;
 mod damage;
@@ -13,8 +14,13 @@ mod digests;
 mod failover;
 mod fill;
 mod forward;
+mod handover;
+mod health;
+mod hierarchy;
 mod hostile;
 mod limits;
+mod loops;
+mod offline;
 mod plan;
 mod prefetch;
 mod queue;

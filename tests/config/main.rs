@@ -1,6 +1,8 @@
 //! The configuration as an administrator meets it: files, variables and flags in, settings or lines of problems out.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the test")]
 
+mod guard;
+mod health;
 mod limits;
 mod refresh;
 mod upstreams;
@@ -9,7 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use gupd::config::{
-    Class, Config, ContentMatch, Group, LogFormat, Overrides, Place, Problems, Profile, Rule, Tls, Trust,
+    Class, Config, ContentMatch, Fallback, Group, Limit, LogFormat, Overrides, Place, Problems, Profile,
+    Rule, Tls,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -76,6 +79,10 @@ fn every_documented_default_is_the_one_in_the_code() {
     // The settings that have no default, or one of the machine.
     expected.server.tls = Some(Tls { cert: "/etc/gupd/tls.pem".into(), key: "/etc/gupd/tls.key".into() });
     expected.store.dir = "/var/lib/gupd".into();
+    expected.upstreams[0].public_url = Some("https://manager.example".parse().unwrap());
+    expected.routes[0].fallback = Some(Fallback::Relay);
+    expected.upstreams[0].priority = Some(1);
+    expected.upstreams[0].check = Some("/secars/secars.dll?hello,secars".parse().unwrap());
     expected.routes[0].host = Some("updates.example".into());
     expected.routes[0].name = "updates.example/".into();
     expected.content_types.clone_from(&documented.content_types);
@@ -106,8 +113,10 @@ fn every_key_the_reader_knows_is_documented() {
         "server",
         "store",
         "fill",
+        "health",
         "cache",
         "log",
+        "guard",
         "site",
         "wan",
         "lan",
@@ -174,9 +183,11 @@ fn the_examples_load() {
 #[test]
 fn a_relay_without_a_file_needs_only_an_upstream() {
     let config = Config::for_upstreams(&["http://one:8014", "https://Two"]).unwrap();
-    let known: Vec<_> = config.upstreams.iter().map(|one| (one.name.as_str(), one.url.to_string())).collect();
-    assert_eq!(known, [("one:8014", "http://one:8014/".to_owned()), ("two", "https://Two/".to_owned())]);
-    assert!(config.upstreams.iter().all(|one| one.limit.is_unlimited() && one.trust == Trust::default()));
+    let named: Vec<_> = config.upstreams.iter().map(|u| (u.name.as_str(), u.url.to_string())).collect();
+    assert_eq!(named, [("one:8014", "http://one:8014/".into()), ("two", "https://Two/".into())]);
+    for upstream in &config.upstreams {
+        assert_eq!((&upstream.limit, upstream.priority, &upstream.check), (&Limit::unlimited(), None, &None));
+    }
     assert_eq!(config.routes.len(), 1);
     assert_eq!(
         (config.routes[0].prefix.as_str(), config.routes[0].upstreams.as_slice()),
@@ -450,8 +461,8 @@ fn a_section_in_the_wrong_form_is_one_problem() {
         [
             "no upstream: give --upstream URL or [[upstream]]",
             "gupd.toml:1: store: is one table; write [store]",
-            "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, cache, log, \
-             site, wan, lan, upstream, route, content_type, rule, wan_limit, group, refresh, prefetch",
+            "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, health, \
+             cache, log, site, wan, lan, upstream, route, content_type, rule, wan_limit, group, refresh, prefetch, guard",
             "gupd.toml:3: upstream: is a list of tables; write [[upstream]]",
             "gupd.toml:5: log: is one table; write [log]",
         ]

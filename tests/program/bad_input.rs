@@ -172,7 +172,13 @@ async fn a_manager_that_is_away_keeps_nobody_from_starting() {
     let away = Nobody::new();
     let mut command = gupd(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     command.args(["--upstream", &away.url(), "--store"]).arg(folder.path());
-    let relay = Relay::start(&mut command);
+    let mut relay = Relay::start(&mut command);
+    let line = relay.process.logged(
+        "upstreams do not answer; what is stored is served, and of theirs all else fails until they do",
+    );
+    assert_eq!((line["silent"].as_u64(), line["of"].as_u64()), (Some(1), Some(1)));
+    let why = line["why"].as_str().unwrap();
+    assert!(why.contains(&away.address().to_string()) && why.contains("refused"), "{why}");
     let response = relay.get(PAYLOAD).await;
     assert_eq!(response.status, 504);
     assert!(response.header("retry-after").is_some());

@@ -205,8 +205,10 @@ impl Response {
             .map(|(_, value)| value.as_str())
     }
 
+    /// What the relay that answered did; those before it come before.
     pub fn cache_status(&self) -> &str {
-        self.header("cache-status").unwrap_or("")
+        let mut all = self.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("cache-status"));
+        all.next_back().and_then(|(_, value)| value.rsplit(", ").next()).unwrap_or("")
     }
 
     /// The body, if it arrived whole.

@@ -8,12 +8,14 @@ pub mod front;
 pub mod manager;
 pub mod nobody;
 pub mod site;
+pub mod wire;
 
 pub use client::{Client, Ending, Request, Response, get};
 pub use front::{Authority, Front, Identity};
 pub use manager::{Gate, Manager, Resource};
 pub use nobody::Nobody;
 pub use site::Site;
+pub use wire::Wire;
 
 /// However slow the machine, what a test waits for has happened by then.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -42,11 +42,24 @@ impl Site {
         // Nothing is asked for but what a test asks for.
         config.refresh.schedule = Recurrence::Off;
         config.prefetch.learned = false;
+        config.health.interval = None;
         change(&mut config);
         let clock = Clock::manual(Clock::system().now());
         manager.follow(clock.clone());
         let relay = Some(Relay::start(config.clone(), clock.clone()).unwrap());
         Self { manager, clock, config, relay, folder }
+    }
+
+    /// A site whose relay asks these, in this order; its own manager has nothing.
+    pub fn behind(upstreams: &[SocketAddr]) -> Self {
+        Self::with(|config| ask(config, upstreams))
+    }
+
+    /// Has the relay ask these from now on.
+    pub fn ask(&mut self, upstreams: &[SocketAddr]) {
+        ask(&mut self.config, upstreams);
+        let config = self.config.clone();
+        self.relay_mut().reload(config).unwrap();
     }
 
     pub fn relay(&self) -> &Relay {
@@ -144,4 +157,11 @@ impl Site {
         }
         self.filled().await;
     }
+}
+
+fn ask(config: &mut Config, upstreams: &[SocketAddr]) {
+    let urls: Vec<String> = upstreams.iter().map(|address| format!("http://{address}")).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let asked = Config::for_upstreams(&urls).unwrap();
+    (config.upstreams, config.routes) = (asked.upstreams, asked.routes);
 }

@@ -97,7 +97,8 @@ impl Repairs {
         let metrics = Arc::new(Metrics::new()?);
         // What it fetches is a few blocks.
         let wan = Arc::new(Wan::unlimited(config, Clock::system()));
-        Ok(Self { opened, live: live(config, &Clock::system(), &wan, &metrics)?, metrics })
+        let live = live(config, &Clock::system(), &wan, &metrics, &Arc::default(), None)?;
+        Ok(Self { opened, live, metrics })
     }
 
     fn make_good(&self, finding: &Finding) -> Result<Outcome, StoreError> {

@@ -188,13 +188,17 @@ impl Task {
             }
         }
         self.show(Phase::Complete { flow: flow.clone(), length });
+        if self.shared.store.is_released() {
+            self.leave();
+            return Ended::Finally("handed-over");
+        }
         match writer.commit(flow.head.to_object(&self.wanted)).await {
             Ok(committed) => Ended::Finally(self.stored(&flow, committed).await),
             Err(error) => {
                 // Every follower has, or can still read, the right bytes; only the next client has to ask again.
                 let key = &*self.wanted.key;
                 // What ails the store is told once, and not by all fills that it meets at their end.
-                let is_told = matches!(error, StoreError::IndexDamaged { .. });
+                let is_told = matches!(error, StoreError::IndexDamaged { .. } | StoreError::Released);
                 if is_told || self.shared.store.ailment().is_some() {
                     tracing::debug!(%error, key, "content was served but could not be stored");
                 } else {

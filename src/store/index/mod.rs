@@ -103,6 +103,15 @@ impl Index {
         Ok(())
     }
 
+    /// Commits what is waiting and closes the file for changes: every later one fails. Reading goes on.
+    pub(super) async fn release(&self) {
+        let (done, told) = oneshot::channel();
+        if self.send(Work::Release(done)).await.is_ok() {
+            // A thread that ends without a word has closed the file too.
+            let _closed = told.await;
+        }
+    }
+
     /// What a rebuilt index still lacks, and whether files were looked at.
     pub(super) fn state(&self) -> &State {
         &self.state

@@ -46,6 +46,8 @@ pub(super) enum Work {
     Look,
     /// Go on with the index that is now in the place of this one.
     Reopen(oneshot::Sender<Result<(), StoreError>>),
+    /// Commit what came before, close the file and end.
+    Release(oneshot::Sender<()>),
 }
 
 /// A change to run; gives what to do after the commit.
@@ -100,7 +102,7 @@ impl Writer {
     pub(super) fn run(mut self, mut queue: Receiver<Work>) {
         let mut jobs = Vec::with_capacity(GROUP);
         let mut compacted = Vec::new();
-        let mut reopen = None;
+        let (mut reopen, mut release) = (None, None);
         while let Some(first) = queue.blocking_recv() {
             let mut next = Some(first);
             while let Some(work) = next {
@@ -109,8 +111,9 @@ impl Writer {
                     Work::Journal(journal) => compacted.push(journal),
                     Work::Look => {}
                     Work::Reopen(done) => reopen = Some(done),
+                    Work::Release(done) => release = Some(done),
                 }
-                next = if jobs.len() < GROUP { queue.try_recv().ok() } else { None };
+                next = if jobs.len() < GROUP && release.is_none() { queue.try_recv().ok() } else { None };
             }
             self.replace_damaged();
             self.commit(&mut jobs);
@@ -124,6 +127,12 @@ impl Writer {
             self.replace_damaged();
             if let Some(done) = reopen.take() {
                 drop(done.send(self.reopen()));
+            }
+            if let Some(done) = release.take() {
+                drop((queue, self));
+                // Who asked may have gone away.
+                let _closed = done.send(());
+                return;
             }
         }
     }

@@ -14,31 +14,39 @@ use crate::upstream::Upstreams;
 
 /// A target that has been understood.
 #[derive(Debug)]
-pub(super) struct Target {
+pub struct Target {
     /// Its route.
-    pub(super) route: Arc<Route>,
+    pub route: Arc<Route>,
     /// Path and query in the one spelling.
-    pub(super) normal: Normal,
+    pub normal: Normal,
     /// Path and query in the client's own spelling.
-    pub(super) spelled: PathAndQuery,
+    pub spelled: PathAndQuery,
 }
 
 /// What a target is judged against.
-pub(super) struct Bounds<'a> {
-    pub(super) policy: &'a Policy,
-    pub(super) upstreams: &'a Upstreams,
-    pub(super) max_uri_bytes: usize,
+#[derive(Debug)]
+pub struct Bounds<'a> {
+    /// The routes.
+    pub policy: &'a Policy,
+    /// Whose hosts an absolute target may name.
+    pub upstreams: &'a Upstreams,
+    /// `server.max_uri_bytes`.
+    pub max_uri_bytes: usize,
     /// The address the client connected to.
-    pub(super) local: SocketAddr,
+    pub local: SocketAddr,
 }
 
 impl Target {
     /// The key its response is stored under.
-    pub(super) fn key(&self) -> String {
+    pub fn key(&self) -> String {
         self.normal.key(&self.route.name)
     }
 
-    pub(super) fn of(
+    /// Reads the target of a request.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn of(
         method: &Method,
         uri: &Uri,
         version: Version,

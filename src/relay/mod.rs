@@ -1,41 +1,45 @@
 //! A running relay: puts the stages together, starts them, reloads and stops them. Owns every thread and runtime, and
 //! the order in which things end: first new connections, then responses, then fills, then the store.
 
+mod pulse;
+mod ready;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::admin::Admin;
+pub use self::pulse::Pulse;
+pub use self::ready::Ready;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, Log, Server};
 use crate::fill::Fills;
-use crate::listen::{self, Connections, ListenError, Listeners, Newcomers, Stage, Workers, tls};
+use crate::instance::Instance;
+use crate::listen::{Acceptors, Connections, ListenError, Newcomers, Sockets, Stage, Workers, tls};
 use crate::pem::PemError;
 use crate::policy::{Policy, PolicyError};
 use crate::proxy::{Live, Proxy};
-use crate::refresh::{self, Refresher};
+use crate::refresh::Refresher;
 use crate::shape::{Lan, Places, Wan};
-use crate::store::{Scrub, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
-use crate::upstream::{ConnectError, Upstreams};
+use crate::upstream::{ConnectError, Upstreams, health::Checks};
 
 /// Threads for fills, accepting and the admin address. They wait most of the time; two, so that one busy with a
 /// hash does not keep the other's connections waiting.
 const CONTROL_THREADS: usize = 2;
 
-/// Pause between two rounds of housekeeping.
-const MAINTENANCE: Duration = Duration::from_secs(30);
-
-/// Pause between two looks at a disk that fails: nobody has to wait longer for hits when it is well again.
-const RECOVERY: Duration = Duration::from_secs(1);
-
 /// Time for what fills have in memory, a few MiB each at most, to reach the disk at the end.
 const WRITE_OUT: Duration = Duration::from_secs(5);
+
+/// Time for requests on kept connections to come after another process has taken over: the round trip of a slow line. A
+/// client that is told by a close instead would have to ask again.
+const LAST_REQUESTS: Duration = Duration::from_secs(1);
 
 /// What keeps a relay from starting or from reloading. Each is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +75,8 @@ pub struct Relay {
     /// What is in force.
     config: Config,
     clock: Clock,
+    // The same over reloads: what an earlier configuration has sent may still come round.
+    instance: Arc<Instance>,
     proxy: Arc<Proxy>,
     cache: Arc<Cache>,
     lan: Arc<Lan>,
@@ -78,31 +84,57 @@ pub struct Relay {
     wan: Arc<Wan>,
     metrics: Arc<Metrics>,
     refresher: Refresher,
+    checks: Checks,
     stage: watch::Sender<Stage>,
     workers: Arc<Workers>,
-    connections: Arc<Connections>,
+    connections: Arc<Connections<Proxy>>,
     newcomers: Arc<Newcomers>,
+    // There from the first connection on.
+    acceptors: Option<Acceptors>,
+    handed_over: CancellationToken,
+    /// What ends when the relay leaves.
+    background: TaskTracker,
     // Only taken when the relay ends.
     control: Option<Runtime>,
 }
 
 impl Relay {
-    /// Opens the store, binds the addresses and serves. Blocks for as long as that takes; clients are served when it
+    /// Binds the addresses, opens the store and serves. Blocks for as long as that takes; clients are served when it
     /// returns. Do not call it from within a runtime's task that others wait for.
     ///
     /// # Errors
     /// When something the configuration names cannot be had. Nothing is left behind then.
     pub fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
+        let sockets = Sockets::open(&config.server)?;
+        Self::ready(config, clock, sockets)?.serve()
+    }
+
+    /// What may be wrong with a configuration besides the store and the addresses; leaves no trace.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(config: &Config, clock: &Clock) -> Result<(), StartError> {
+        let metrics = Arc::new(Metrics::new()?);
+        let wan = Arc::new(Wan::new(config, clock.clone()));
+        live(config, clock, &wan, &metrics, &Arc::new(Instance::new()), None)?;
+        config.server.tls.as_ref().map(tls::acceptor).transpose()?;
+        Ok(())
+    }
+
+    /// Opens the store and makes everything ready to serve on these sockets, but accepts nothing yet. Blocks.
+    ///
+    /// # Errors
+    /// When something the configuration names cannot be had. Nothing is left behind then.
+    pub fn ready(config: Config, clock: Clock, sockets: Sockets) -> Result<Ready, StartError> {
         let metrics = Arc::new(Metrics::new()?);
         // What may be wrong with the configuration first, then what leaves traces.
         let wan = Arc::new(Wan::new(&config, clock.clone()));
-        let live = live(&config, &clock, &wan, &metrics)?;
+        let instance = Arc::new(Instance::new());
+        let live = live(&config, &clock, &wan, &metrics, &instance, None)?;
+        let (checks, check) = Checks::new(live.upstreams().clone());
         let tls = config.server.tls.as_ref().map(tls::acceptor).transpose()?;
-        let listeners = Listeners::open(&config.server.listen)?;
-        let admin_socket = listen::bind(config.server.admin)?;
-        let admin = admin_socket.local_addr()?;
+        let admin = sockets.admin.local_addr()?;
         let store = Store::open(&config.store, clock.clone())?;
-        let scrub = config.store.scrub_period.map(|period| store.scrub(period, config.store.scrub_rate));
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(CONTROL_THREADS)
             .thread_name("gupd-control")
@@ -122,43 +154,17 @@ impl Relay {
         let proxy = Proxy::new(live, cache.clone(), fills, lan.clone(), places.clone(), metrics.clone());
         let proxy = Arc::new(proxy);
         let (refresher, refresh) =
-            Refresher::new(&config, proxy.clone(), store.clone(), metrics.clone(), clock.clone());
+            Refresher::new(&config, proxy.clone(), store, metrics.clone(), clock.clone());
         let connections = Arc::new(Connections::new(proxy.clone(), metrics.clone(), &config.server, tls));
         let (stage, stages) = watch::channel(Stage::Serving);
         let workers = Arc::new(Workers::start(config.server.workers, &connections, &stages)?);
         let newcomers = Arc::new(Newcomers::new(&config));
-        let addresses = listeners.addresses().to_vec();
-        {
-            let _in_control = control.enter();
-            listeners.accept_into(&workers, &newcomers, &config.server, &metrics, &stages)?;
-            let admin = Admin {
-                metrics: metrics.clone(),
-                store,
-                quota: config.store.quota,
-                stage: stages.clone(),
-                refresher: refresher.clone(),
-                token_file: config.server.admin_token_file.clone(),
-            };
-            let listener = TcpListener::from_std(admin_socket)?;
-            tokio::spawn(async move {
-                if let Err(error) = admin.serve(listener).await {
-                    tracing::error!(%error, "the admin address failed");
-                }
-            });
-            if let Some(scrub) = scrub {
-                tokio::spawn(scrub_store(scrub, proxy.clone(), stages.clone()));
-            }
-            tokio::spawn(keep_fresh(refresh, stages.clone()));
-            let (to_clients, from_upstreams) = (lan.clone(), wan.clone());
-            tokio::spawn(until_stopped(stages.clone(), async move { to_clients.run().await }));
-            tokio::spawn(until_stopped(stages.clone(), async move { from_upstreams.run().await }));
-            tokio::spawn(maintain(cache.clone(), stages));
-        }
-        Ok(Self {
-            addresses,
+        let relay = Self {
+            addresses: sockets.addresses(),
             admin,
             config,
             clock,
+            instance,
             proxy,
             cache,
             lan,
@@ -166,12 +172,17 @@ impl Relay {
             wan,
             metrics,
             refresher,
+            checks,
             stage,
             workers,
             connections,
             newcomers,
+            acceptors: None,
+            handed_over: CancellationToken::new(),
+            background: TaskTracker::new(),
             control: Some(control),
-        })
+        };
+        Ok(Ready { relay, sockets, refresh, check })
     }
 
     /// The addresses clients connect to, in the configuration's order, with the ports that were given.
@@ -190,12 +201,15 @@ impl Relay {
     /// # Errors
     /// When it cannot be used; the old one stays in force.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
-        let live = live(&config, &self.clock, &self.wan, &self.metrics)?;
+        let before = self.checks.upstreams();
+        let live = live(&config, &self.clock, &self.wan, &self.metrics, &self.instance, Some(&before))?;
+        let upstreams = live.upstreams().clone();
         // Nothing has changed yet, and nothing fails from here on.
         self.connections.renew_certificate(&config.server)?;
         self.proxy.reconfigure(live);
         self.cache.reconfigure(config.cache.clone());
         self.refresher.reconfigure(&config);
+        self.checks.reconfigure(upstreams);
         self.lan.reconfigure(&config);
         self.places.reconfigure(&config);
         self.newcomers.reconfigure(&config);
@@ -220,16 +234,57 @@ impl Relay {
         Ok(waiting.into_iter().filter_map(|(section, waits)| waits.then_some(section)).collect())
     }
 
+    /// Makes way for another process on the same sockets and the same store: accepts nothing more, gives the store up,
+    /// and goes on with what runs, until [`stop`](Self::stop) is called, which is to follow. What is being filled is
+    /// fetched to its end for those who wait for it, and not stored. Blocks until the other process may open the store.
+    pub fn hand_over(&mut self) {
+        let Some(control) = &self.control else { return };
+        self.stage.send_replace(Stage::Leaving);
+        self.connections.leave();
+        self.handed_over.cancel();
+        control.block_on(async {
+            if let Some(acceptors) = &self.acceptors {
+                acceptors.ended().await;
+            }
+            // None of them changes the store when it is another process's.
+            self.background.close();
+            if tokio::time::timeout(WRITE_OUT, self.background.wait()).await.is_err() {
+                tracing::warn!("housekeeping takes long; it ends with an error");
+            }
+            if let Err(error) = self.cache.record_uses().await {
+                tracing::error!(%error, "last uses could not be recorded");
+            }
+            self.cache.store().release().await;
+            self.proxy.fills().notice_release();
+        });
+    }
+
     /// Stops: no new connections, running downloads finish within `server.drain_timeout`, then whatever is left ends.
     /// Blocks.
     pub fn stop(mut self) {
         let Some(control) = self.control.take() else { return };
-        self.stage.send_replace(Stage::Draining);
+        let was_handed_over = self.handed_over.is_cancelled();
+        self.stage.send_if_modified(|stage| {
+            *stage == Stage::Serving && {
+                *stage = Stage::Leaving;
+                true
+            }
+        });
+        let acceptors = self.acceptors.take();
         let (workers, proxy) = (self.workers.clone(), self.proxy.clone());
         let (cache, patience) = (self.cache.clone(), self.config.server.drain_timeout);
+        let drain = self.stage.clone();
         let mut stage = self.stage.subscribe();
         control.block_on(async move {
             let drained = async {
+                if was_handed_over {
+                    // Requests that are on their way on kept connections come, and are answered.
+                    tokio::time::sleep(LAST_REQUESTS).await;
+                }
+                if let Some(acceptors) = acceptors {
+                    acceptors.ended().await;
+                }
+                drain.send_if_modified(|stage| *stage < Stage::Draining && { *stage = Stage::Draining; true });
                 workers.finished().await;
                 proxy.fills().finished().await;
             };
@@ -243,7 +298,7 @@ impl Relay {
             if tokio::time::timeout(WRITE_OUT, proxy.fills().finished()).await.is_err() {
                 tracing::warn!("a slow disk: some of what had arrived may be fetched again");
             }
-            if let Err(error) = cache.record_uses().await {
+            if !was_handed_over && let Err(error) = cache.record_uses().await {
                 tracing::error!(%error, "last uses could not be recorded");
             }
         });
@@ -259,6 +314,12 @@ impl Relay {
         move || {
             stage.send_replace(Stage::Stopped);
         }
+    }
+
+    /// A handle to see whether its threads turn; `None` once it has ended.
+    pub fn pulse(&self) -> Option<Pulse> {
+        let control = self.control.as_ref()?.handle().clone();
+        Some(Pulse { workers: self.workers.clone(), control })
     }
 
     /// Its metrics.
@@ -282,63 +343,19 @@ impl Drop for Relay {
     }
 }
 
-/// The reloadable part of a relay.
+/// The reloadable part of a relay, which knows of upstreams what was known `before`.
 pub(crate) fn live(
     config: &Config,
     clock: &Clock,
     wan: &Arc<Wan>,
     metrics: &Arc<Metrics>,
+    instance: &Arc<Instance>,
+    before: Option<&Upstreams>,
 ) -> Result<Live, StartError> {
-    let upstreams = Arc::new(Upstreams::new(config, clock.clone(), wan.clone(), metrics.clone())?);
-    Ok(Live::new(config, Policy::new(config)?, upstreams))
-}
-
-/// Runs what has no end of its own until the last response has ended.
-async fn until_stopped(mut stage: watch::Receiver<Stage>, work: impl Future<Output = ()>) {
-    tokio::select! {
-        () = work => {}
-        () = Stage::Stopped.reached(&mut stage) => {}
+    let upstreams = Upstreams::new(config, clock.clone(), wan.clone(), metrics.clone())?;
+    let mut upstreams = upstreams.on_behalf_of(instance.clone());
+    if let Some(before) = before {
+        upstreams = upstreams.succeeding(before);
     }
-}
-
-async fn maintain(cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {
-    let mut rounds = tokio::time::interval(MAINTENANCE);
-    loop {
-        tokio::select! {
-            _ = rounds.tick() => {}
-            () = ailing(cache.store()) => {}
-            () = Stage::Draining.reached(&mut stage) => return,
-        }
-        if let Err(error) = cache.maintain().await {
-            tracing::error!(%error, "the store's housekeeping failed");
-        }
-    }
-}
-
-/// Dropped when the relay drains: what it had begun is kept, and is no reason to wait.
-async fn keep_fresh(refresh: refresh::Task, mut stage: watch::Receiver<Stage>) {
-    tokio::select! {
-        () = refresh.run() => {}
-        () = Stage::Draining.reached(&mut stage) => {}
-    }
-}
-
-/// Has the proxy, which knows the upstreams in force, make good what the scrub finds.
-async fn scrub_store(mut scrub: Scrub, proxy: Arc<Proxy>, mut stage: watch::Receiver<Stage>) {
-    let scrubbing = async {
-        loop {
-            let damaged = scrub.next_damaged().await;
-            proxy.make_good(damaged).await;
-        }
-    };
-    tokio::select! {
-        () = scrubbing => {}
-        () = Stage::Draining.reached(&mut stage) => {}
-    }
-}
-
-/// Waits for the next look at a disk that fails, for as long as it does.
-async fn ailing(store: &Store) {
-    store.ailing().await;
-    tokio::time::sleep(RECOVERY).await;
+    Ok(Live::new(config, Policy::new(config)?, Arc::new(upstreams)))
 }

@@ -6,8 +6,11 @@ use std::net::SocketAddr;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Version};
 
+use crate::cache::field::append_member;
 use crate::cache::update::remove_hop_by_hop;
 use crate::config::Class;
+use crate::digest::field::WANT_REPR_DIGEST;
+use crate::instance::Instance;
 
 /// The fields a request for a whole object is made without: ranges and conditions are the client's own affair.
 const SELECTIVE: [HeaderName; 6] = [
@@ -42,26 +45,33 @@ const MEANING_ELSE: [HeaderName; 5] = [
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The fields of a request that is passed through for one client.
-pub fn for_upstream(client: &HeaderMap, version: Version, peer: SocketAddr) -> HeaderMap {
-    let mut headers = for_any_client(client, version);
+pub fn for_upstream(
+    client: &HeaderMap,
+    version: Version,
+    peer: SocketAddr,
+    instance: &Instance,
+) -> HeaderMap {
+    let mut headers = for_any_client(client, version, instance);
     let address = peer.ip().to_canonical();
-    append_to_list(&mut headers, FORWARDED_FOR, &address.to_string());
+    append_member(&mut headers, FORWARDED_FOR, &address.to_string());
     // RFC 7239 §6: an IPv6 address is in brackets and quotes.
     let node = if address.is_ipv6() { format!("for=\"[{address}]\"") } else { format!("for={address}") };
-    append_to_list(&mut headers, header::FORWARDED, &node);
+    append_member(&mut headers, header::FORWARDED, &node);
     headers
 }
 
 /// The fields of a request whose response is for everyone: it names no client, since it is not for one, and nothing
-/// that one client says may make the manager answer another question.
-pub fn for_fill(client: &HeaderMap, version: Version, class: Class) -> HeaderMap {
-    let mut headers = for_any_client(client, version);
+/// that one client says may make the manager answer another question. A relay before this one has the content's
+/// SHA-256, and tells it whoever asks.
+pub fn for_fill(client: &HeaderMap, version: Version, class: Class, instance: &Instance) -> HeaderMap {
+    let mut headers = for_any_client(client, version, instance);
     for name in SELECTIVE.iter().chain(&PERSONAL).chain(&MEANING_ELSE) {
         headers.remove(name);
     }
     if matches!(class, Class::Payload | Class::Catalog) {
         headers.remove(header::COOKIE);
     }
+    headers.insert(WANT_REPR_DIGEST, HeaderValue::from_static("sha-256=10"));
     headers
 }
 
@@ -72,34 +82,20 @@ pub fn add_via(headers: &mut HeaderMap, version: Version) {
         _ => "1.1 gupd",
     };
     if headers.contains_key(header::VIA) {
-        append_to_list(headers, header::VIA, via);
+        append_member(headers, header::VIA, via);
     } else {
         headers.insert(header::VIA, HeaderValue::from_static(via));
     }
 }
 
-fn for_any_client(client: &HeaderMap, version: Version) -> HeaderMap {
+fn for_any_client(client: &HeaderMap, version: Version, instance: &Instance) -> HeaderMap {
     let mut headers = client.clone();
     remove_hop_by_hop(&mut headers);
     // Set for the upstream, and by the connection that sends a body.
     headers.remove(header::HOST);
     headers.remove(header::EXPECT);
-    add_via(&mut headers, version);
+    instance.mark(&mut headers, version);
     headers
-}
-
-/// Appends to a list field, as one field line.
-fn append_to_list(headers: &mut HeaderMap, name: HeaderName, member: &str) {
-    let mut list: Vec<u8> = Vec::new();
-    for value in headers.get_all(&name) {
-        list.extend_from_slice(value.as_bytes());
-        list.extend_from_slice(b", ");
-    }
-    list.extend_from_slice(member.as_bytes());
-    // Made of values that were valid, and of ours.
-    if let Ok(value) = HeaderValue::from_bytes(&list) {
-        headers.insert(name, value);
-    }
 }
 
 #[cfg(test)]
@@ -116,15 +112,16 @@ mod tests {
     #[test]
     fn proxies_before_this_one_stay_named() {
         let fields = headers(&[("via", "1.1 floor"), ("x-forwarded-for", "10.0.0.1"), ("host", "relay")]);
-        let sent = for_upstream(&fields, Version::HTTP_11, "[::ffff:10.0.0.2]:99".parse().unwrap());
-        assert_eq!(
-            sent,
-            headers(&[
-                ("via", "1.1 floor, 1.1 gupd"),
-                ("x-forwarded-for", "10.0.0.1, 10.0.0.2"),
-                ("forwarded", "for=10.0.0.2"),
-            ])
-        );
+        let relay = Instance::new();
+        let peer = "[::ffff:10.0.0.2]:99".parse().unwrap();
+        let sent = for_upstream(&fields, Version::HTTP_11, peer, &relay);
+        let mut expected = headers(&[
+            ("via", "1.1 floor"),
+            ("x-forwarded-for", "10.0.0.1, 10.0.0.2"),
+            ("forwarded", "for=10.0.0.2"),
+        ]);
+        relay.mark(&mut expected, Version::HTTP_11);
+        assert_eq!(sent, expected);
     }
 
     #[test]
@@ -137,7 +134,10 @@ mod tests {
             ("x-forwarded-for", "10.0.0.1"),
             ("x-original-url", "/secars/"),
         ]);
-        let sent = for_fill(&fields, Version::HTTP_11, Class::Payload);
-        assert_eq!(sent, headers(&[("user-agent", "Smc"), ("via", "1.1 gupd")]));
+        let relay = Instance::new();
+        let sent = for_fill(&fields, Version::HTTP_11, Class::Payload, &relay);
+        let mut expected = headers(&[("user-agent", "Smc"), ("want-repr-digest", "sha-256=10")]);
+        relay.mark(&mut expected, Version::HTTP_11);
+        assert_eq!(sent, expected);
     }
 }

@@ -1,14 +1,13 @@
 //! What the relay does not do, as one enum: each refusal has its status, its word in metrics and logs, and a sentence
 //! for whoever sees it. A refusal never reaches an upstream.
 
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 
-use super::reply::Reply;
 use crate::cache::key::BadPath;
-use crate::shape::{NoPlace, TurnedAway};
+use crate::shape::NoPlace;
 
 /// The methods that are not refused.
-pub(super) const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
+pub const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 
 /// A request that is answered without asking anyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +30,15 @@ pub enum Refusal {
     UriTooLong,
     /// No route has this host and path.
     NoRoute,
+    /// A request that this relay has sent on itself, or that has passed too many relays.
+    Loop,
     /// As many downloads run and wait as may.
     NoPlace(NoPlace),
 }
 
 impl Refusal {
     /// Every refusal, for metrics that exist before the first one.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Connect,
         Self::Trace,
         Self::ForeignTarget,
@@ -49,6 +50,7 @@ impl Refusal {
         Self::Path(BadPath::PercentEncoding),
         Self::UriTooLong,
         Self::NoRoute,
+        Self::Loop,
         Self::NoPlace(NoPlace::QueueFull),
         Self::NoPlace(NoPlace::ClientQueueFull),
         Self::NoPlace(NoPlace::QueueTimeout),
@@ -68,11 +70,13 @@ impl Refusal {
             Self::Path(BadPath::PercentEncoding) => "percent-encoding",
             Self::UriTooLong => "uri-too-long",
             Self::NoRoute => "no-route",
+            Self::Loop => "loop",
             Self::NoPlace(why) => why.as_str(),
         }
     }
 
-    fn status(self) -> StatusCode {
+    /// What it is answered with.
+    pub fn status(self) -> StatusCode {
         match self {
             Self::Connect | Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
             // RFC 9110 §7.4: not willing to answer for that origin.
@@ -81,12 +85,14 @@ impl Refusal {
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             // Not 429: it is the relay that is busy, and updaters know 503 from managers.
             Self::NoPlace(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
-    fn sentence(self) -> &'static str {
+    /// A line for whoever sees it.
+    pub fn sentence(self) -> &'static str {
         match self {
             Self::Connect => "gupd: CONNECT is refused: this relay is not a tunnel\n",
             Self::Trace => "gupd: TRACE is refused\n",
@@ -101,6 +107,7 @@ impl Refusal {
             Self::Path(BadPath::PercentEncoding) => "gupd: the path has a % without two hexadecimal digits\n",
             Self::UriTooLong => "gupd: the request target is too long\n",
             Self::NoRoute => "gupd: no route for this host and path\n",
+            Self::Loop => "gupd: the request comes round: this relay has passed it on before\n",
             Self::NoPlace(NoPlace::ClientQueueFull) => {
                 "gupd: too many downloads of this client wait: see Retry-After\n"
             }
@@ -112,25 +119,5 @@ impl Refusal {
 impl From<BadPath> for Refusal {
     fn from(bad: BadPath) -> Self {
         Self::Path(bad)
-    }
-}
-
-impl From<Refusal> for Reply {
-    fn from(refusal: Refusal) -> Self {
-        let mut reply = Reply::text(refusal.status(), refusal.sentence());
-        if refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
-            // RFC 9110 §15.5.6: a 405 names what is allowed.
-            reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
-        }
-        reply
-    }
-}
-
-impl From<TurnedAway> for Reply {
-    fn from(turned: TurnedAway) -> Self {
-        let mut reply = Reply::from(Refusal::NoPlace(turned.why));
-        let seconds = HeaderValue::from(turned.retry_after.as_secs());
-        reply.headers_mut().insert(header::RETRY_AFTER, seconds);
-        reply
     }
 }

@@ -1,0 +1,178 @@
+//! What goes wrong between the relay and its upstreams: as those who asked are told it, and as the breaker counts it.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::StatusCode;
+use hyper_util::client::legacy;
+
+use super::Answer;
+use super::body::RequestBodyError;
+use super::breaker::Fault;
+
+/// Why no manager answered.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection.
+    #[error("upstream {upstream}: cannot connect: {reason}")]
+    Connect {
+        /// Its name.
+        upstream: Arc<str>,
+        /// What the system says.
+        reason: Arc<str>,
+    },
+    /// No response head in time.
+    #[error("upstream {upstream}: no response within {after:?}")]
+    HeadTimeout {
+        /// Its name.
+        upstream: Arc<str>,
+        /// The time it had.
+        after: Duration,
+    },
+    /// The connection was closed without an answer.
+    #[error("upstream {upstream}: closed the connection without an answer")]
+    Closed {
+        /// Its name.
+        upstream: Arc<str>,
+        /// The connection had answered before: it may have been its idle time-out.
+        kept: bool,
+    },
+    /// Something that is not HTTP.
+    #[error("upstream {upstream}: not a usable response: {reason}")]
+    Response {
+        /// Its name.
+        upstream: Arc<str>,
+        /// What is wrong with it.
+        reason: Arc<str>,
+    },
+    /// None may be asked now: each has failed too often, and the try that tells whether it is back is not this one.
+    #[error("no upstream answers; the next try is in {retry:?}")]
+    Unavailable {
+        /// Time to that try.
+        retry: Duration,
+    },
+    /// The client's request broke off before it was sent whole. No upstream is to blame.
+    #[error("{reason}")]
+    Client {
+        /// What the client did.
+        reason: Arc<str>,
+    },
+    /// The request itself could not be sent on.
+    #[error("the request cannot be sent to an upstream: {reason}")]
+    Request {
+        /// Why.
+        reason: Arc<str>,
+    },
+}
+
+/// What a request says of its upstream.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// It answers.
+    Well,
+    /// It fails.
+    Failed(Fault, Arc<str>),
+    /// Nothing.
+    Unknown,
+}
+
+impl UpstreamError {
+    /// What [`as_str`](Self::as_str) says of requests that were sent.
+    pub(super) const WORDS: [&'static str; 4] = ["connect", "head-timeout", "closed", "bad-response"];
+
+    /// Word for logs and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "connect",
+            Self::HeadTimeout { .. } => "head-timeout",
+            Self::Closed { .. } => "closed",
+            Self::Response { .. } => "bad-response",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Client { .. } => "client",
+            Self::Request { .. } => "bad-request",
+        }
+    }
+
+    /// Why hyper's client gave no response; `kept` if it had the connection from its pool.
+    pub(super) fn of_client(error: &legacy::Error, upstream: Arc<str>, kept: bool) -> Self {
+        let reason = root_cause(error);
+        if error.is_connect() {
+            Self::Connect { upstream, reason }
+        } else if causes(error).any(|cause| cause.is::<RequestBodyError>()) {
+            Self::Client { reason }
+        } else if is_closed(error) || (kept && is_reset(error)) {
+            Self::Closed { upstream, kept }
+        } else {
+            Self::Response { upstream, reason }
+        }
+    }
+}
+
+impl Verdict {
+    /// Of a request whose upstream had `patience` to answer, unless something else cut that short.
+    pub(super) fn of(answer: &Result<Answer, UpstreamError>, patience: Duration) -> Self {
+        match answer {
+            Ok(answer) => {
+                let status = answer.response.status();
+                // A relay that cannot get one thing has others, and one that a request comes back to is well.
+                let is_relay = answer.upstream.is_relay.load(Ordering::Relaxed);
+                let is_well = is_relay || status == StatusCode::LOOP_DETECTED;
+                match is_unavailable(status) && !is_well {
+                    true => Self::Failed(Fault::Wrong, Arc::from(format!("it answers {status}"))),
+                    false => Self::Well,
+                }
+            }
+            Err(error) => Self::of_error(error, patience),
+        }
+    }
+
+    /// The same of a request without an answer.
+    pub(super) fn of_error(error: &UpstreamError, patience: Duration) -> Self {
+        let fault = match error {
+            UpstreamError::Connect { .. } => Fault::Unreachable,
+            UpstreamError::HeadTimeout { after, .. } if *after >= patience => Fault::Silent,
+            UpstreamError::Closed { kept: false, .. } | UpstreamError::Response { .. } => Fault::Wrong,
+            UpstreamError::HeadTimeout { .. }
+            | UpstreamError::Closed { kept: true, .. }
+            | UpstreamError::Unavailable { .. }
+            | UpstreamError::Client { .. }
+            | UpstreamError::Request { .. } => return Self::Unknown,
+        };
+        Self::Failed(fault, Arc::from(error.to_string()))
+    }
+}
+
+/// Whether a status says that somebody else should be asked.
+pub(super) fn is_unavailable(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+            // A relay that this request has passed before: another upstream may have the content itself.
+            | StatusCode::LOOP_DETECTED
+    )
+}
+
+/// The innermost cause is the one that helps: "connection refused", not "client error".
+pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> Arc<str> {
+    Arc::from(causes(error).last().map(ToString::to_string).unwrap_or_default())
+}
+
+/// hyper-util itself sends a request again only if none of it had been written.
+fn is_closed(error: &legacy::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<hyper::Error>());
+    cause.is_some_and(hyper::Error::is_incomplete_message)
+}
+
+fn is_reset(error: &legacy::Error) -> bool {
+    let io = causes(error).find_map(|cause| cause.downcast_ref::<io::Error>());
+    io.is_some_and(|io| matches!(io.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe))
+}
+
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}

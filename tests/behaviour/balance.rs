@@ -1,0 +1,134 @@
+//! Which of several managers is asked: the smaller priority, and of one priority who has the fewest bytes still to send.
+
+use std::time::{Duration, Instant};
+
+use gupd::Config;
+use tokio::net::TcpListener;
+
+use crate::support::{Client, Gate, Manager, PATIENCE, PAYLOAD, Request, Resource, Site, bytes};
+
+const SIZE: usize = 1 << 20;
+
+/// A site behind its own manager and another one, with these priorities.
+fn behind_two(other: &Manager, priorities: [u32; 2]) -> Site {
+    let manager = Manager::start();
+    let both = Config::for_upstreams(&[&manager.url(), &other.url()]).unwrap();
+    Site::of(manager, |config| {
+        config.upstreams = both.upstreams;
+        config.routes = both.routes;
+        for (upstream, priority) in config.upstreams.iter_mut().zip(priorities) {
+            upstream.priority = Some(priority);
+        }
+    })
+}
+
+fn path(number: usize) -> String {
+    PAYLOAD.replace("261121001", &format!("2611210{number:02}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn managers_of_one_priority_have_as_many_bytes_to_send_each() {
+    let other = Manager::start();
+    let site = behind_two(&other, [1, 1]);
+    let gate = Gate::default();
+    let mut clients = Vec::new();
+    for number in 0..8 {
+        for manager in [&site.manager, &other] {
+            // Each response stands still in its middle: what it holds of its manager's load stays.
+            manager.put(&path(number), Resource::new(bytes(number as u64, SIZE)).stalled(SIZE / 2, &gate));
+        }
+        let mut client = Client::connect(site.address()).await;
+        client.begin(&Request::get(&path(number))).await.unwrap();
+        let head = client.head().await.unwrap();
+        assert_eq!(head.status, 200);
+        clients.push((client, head));
+    }
+    let asked = |manager: &Manager| (0..8).map(|number| manager.requests(&path(number))).sum::<usize>();
+    assert_eq!((asked(&site.manager), asked(&other)), (4, 4));
+    gate.open();
+    for (number, (client, head)) in clients.iter_mut().enumerate() {
+        client.rest("GET", head).await;
+        assert!(head.body == bytes(number as u64, SIZE));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_still_sends_much_is_not_asked_for_more_until_it_has_been_sent_or_nobody_wants_it() {
+    const PRIVATE: &str = "/secars/large";
+    let other = Manager::start();
+    let site = behind_two(&other, [1, 1]);
+    let gate = Gate::default();
+    let large = || Resource::new(bytes(1, SIZE)).stalled(SIZE / 2, &gate);
+    site.manager.put(PRIVATE, large());
+    other.put(PRIVATE, large());
+    for manager in [&site.manager, &other] {
+        manager.put("/secars/small", Resource::new("small"));
+    }
+    let asked = || [site.manager.requests("/secars/small"), other.requests("/secars/small")];
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(PRIVATE)).await.unwrap();
+    client.head().await.unwrap();
+    let busy = usize::from(other.requests(PRIVATE) == 1);
+    for _ in 0..6 {
+        assert_eq!(site.get("/secars/small").await.whole(), b"small");
+    }
+    assert_eq!((asked()[busy], asked()[1 - busy]), (0, 6));
+    // Whoever took it goes away in its middle.
+    drop(client);
+    gate.open();
+    let deadline = Instant::now() + PATIENCE;
+    while asked()[busy] == 0 {
+        site.get("/secars/small").await.whole();
+        assert!(Instant::now() < deadline, "what nobody wants is still counted");
+    }
+    // Equals take turns.
+    let before = asked();
+    for _ in 0..6 {
+        site.get("/secars/small").await.whole();
+    }
+    let after = asked();
+    assert_eq!([after[0] - before[0], after[1] - before[1]], [3, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_smaller_priority_goes_before_a_place_in_the_list() {
+    let other = Manager::start();
+    let site = behind_two(&other, [2, 1]);
+    for number in 0..4 {
+        for manager in [&site.manager, &other] {
+            manager.put(&path(number), Resource::new("definitions"));
+        }
+        assert_eq!(site.get(&path(number)).await.status, 200);
+        assert_eq!((site.manager.requests(&path(number)), other.requests(&path(number))), (0, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_for_an_upstream_takes_no_longer_than_all_tries_together_may() {
+    // They take connections, and say nothing.
+    let silent =
+        [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+    let urls = silent.each_ref().map(|listener| format!("http://{}", listener.local_addr().unwrap()));
+    let site = Site::with(|config| {
+        let both = Config::for_upstreams(&[&urls[0], &urls[1]]).unwrap();
+        (config.upstreams, config.routes) = (both.upstreams, both.routes);
+        config.fill.head_timeout = Duration::from_millis(400);
+        config.fill.total_timeout = Duration::from_millis(600);
+    });
+    let began = Instant::now();
+    assert_eq!(site.get(PAYLOAD).await.status, 504);
+    assert!(began.elapsed() >= Duration::from_millis(600), "the second was not asked");
+    // It was, and its time was cut short.
+    let second = urls[1].trim_start_matches("http://");
+    let metric = format!("gupd_upstream_requests_total{{outcome=\"head-timeout\",upstream=\"{second}\"}}");
+    assert_eq!(site.metric(&metric).await, 1.0);
+    let site = Site::with(|config| {
+        let both = Config::for_upstreams(&[&urls[0], &urls[1]]).unwrap();
+        (config.upstreams, config.routes) = (both.upstreams, both.routes);
+        config.fill.total_timeout = Duration::from_millis(200);
+    });
+    // One try alone would have a minute.
+    let began = Instant::now();
+    assert_eq!(site.get(PAYLOAD).await.status, 504);
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+}

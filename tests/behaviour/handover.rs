@@ -1,0 +1,184 @@
+//! One process after another on the same sockets and the same store: what runs goes on, nothing is lost, nobody is
+//! refused. The two are relays in this process, with descriptors of their own.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use gupd::config::Recurrence;
+use gupd::listen::Sockets;
+use gupd::{Clock, Config, Relay};
+use tempfile::TempDir;
+use tokio::task::block_in_place;
+
+use crate::support::{Client, Gate, Manager, PAYLOAD, Request, Resource, bytes, get};
+
+const OTHER: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121002/full.zip";
+
+/// A relay that serves, and what the next one needs.
+struct Place {
+    manager: Manager,
+    folder: TempDir,
+    config: Config,
+    sockets: Sockets,
+    address: SocketAddr,
+}
+
+impl Place {
+    fn new() -> (Self, Relay) {
+        let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+        let mut config = Config::for_upstreams(&[&manager.url()]).unwrap();
+        config.server.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+        config.server.admin = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.server.workers = 2;
+        folder.path().clone_into(&mut config.store.dir);
+        config.store.min_free = 0;
+        config.refresh.schedule = Recurrence::Off;
+        config.prefetch.learned = false;
+        let sockets = Sockets::open(&config.server).unwrap();
+        let address = sockets.addresses()[0];
+        let place = Self { manager, folder, config, sockets, address };
+        let relay = place.relay();
+        (place, relay)
+    }
+
+    fn relay(&self) -> Relay {
+        let clients = self.sockets.clients.iter().map(|socket| socket.try_clone().unwrap()).collect();
+        let sockets = Sockets { clients, admin: self.sockets.admin.try_clone().unwrap() };
+        Relay::ready(self.config.clone(), Clock::system(), sockets).unwrap().serve().unwrap()
+    }
+
+    fn half_written(&self) -> usize {
+        let partial: &Path = &self.folder.path().join("partial");
+        std::fs::read_dir(partial).unwrap().count()
+    }
+
+    async fn stored(&self, target: &str) {
+        while !get(self.address, target).await.cache_status().starts_with("gupd; hit") {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_process_has_the_store_while_downloads_of_the_one_before_go_on() {
+    let (place, mut before) = Place::new();
+    let (stored, arriving) = (bytes(1, 9 << 20), bytes(2, 7 << 20));
+    place.manager.put(PAYLOAD, Resource::new(stored.clone()));
+    let gate = Gate::default();
+    place.manager.put(OTHER, Resource::new(arriving.clone()).stalled(3 << 20, &gate));
+    place.stored(PAYLOAD).await;
+    // In the middle of what is stored, and of what is being filled, by two.
+    let mut reading = Client::connect(place.address).await;
+    reading.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut read = reading.head().await.unwrap();
+    read.body = reading.some(100_000).await.unwrap();
+    let mut following = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::connect(place.address).await;
+        client.begin(&Request::get(OTHER)).await.unwrap();
+        let mut response = client.head().await.unwrap();
+        response.body = client.some(2 << 20).await.unwrap();
+        following.push((client, response));
+    }
+    block_in_place(|| before.hand_over());
+    assert_eq!(place.half_written(), 0);
+    let after = block_in_place(|| place.relay());
+    let hit = get(place.address, PAYLOAD).await;
+    assert_eq!(hit.cache_status(), "gupd; hit");
+    assert!(hit.whole() == stored);
+    gate.open();
+    reading.rest("GET", &mut read).await;
+    assert!(read.whole() == stored);
+    for (mut client, mut response) in following {
+        client.rest("GET", &mut response).await;
+        assert!(response.whole() == arriving);
+    }
+    // One request for both; what was fetched to its end after the store was given up is not in it.
+    assert_eq!(place.manager.requests(OTHER), 1);
+    assert_eq!(get(place.address, OTHER).await.cache_status(), "gupd; fwd=uri-miss; stored");
+    block_in_place(|| before.stop());
+    place.stored(OTHER).await;
+    drop(after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_half_written_is_for_the_next_process() {
+    let (mut place, _) = Place::new();
+    place.config.fill.finish = gupd::config::Finish::Never;
+    let (sockets, body) = (Sockets::open(&place.config.server).unwrap(), bytes(3, 8 << 20));
+    place.address = sockets.addresses()[0];
+    place.sockets = sockets;
+    place.config.store.dir = place.folder.path().join("other");
+    let mut before = place.relay();
+    let gate = Gate::default();
+    place.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(5 << 20, &gate));
+    let mut leaver = Client::connect(place.address).await;
+    leaver.begin(&Request::get(PAYLOAD)).await.unwrap();
+    leaver.head().await.unwrap();
+    leaver.some(4 << 20).await.unwrap();
+    drop(leaver);
+    while !String::from_utf8(get(before.admin(), "/metrics").await.whole())
+        .unwrap()
+        .contains("gupd_fills_running 0\n")
+    {}
+    gate.open();
+    block_in_place(|| before.hand_over());
+    let _after = block_in_place(|| place.relay());
+    place.manager.put(PAYLOAD, Resource::new(body.clone()));
+    assert!(get(place.address, PAYLOAD).await.whole() == body);
+    let seen = place.manager.seen(PAYLOAD);
+    assert!(seen.last().unwrap().header("range").is_some(), "{seen:?}");
+    block_in_place(|| before.stop());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_meets_the_change_on_a_kept_connection_is_answered_and_its_connection_closed() {
+    let (place, mut before) = Place::new();
+    place.manager.put(PAYLOAD, Resource::new(bytes(4, 100_000)));
+    place.manager.put(OTHER, Resource::new(bytes(5, 100_000)));
+    place.stored(PAYLOAD).await;
+    let (mut stored, mut new) = (Client::connect(place.address).await, Client::connect(place.address).await);
+    for client in [&mut stored, &mut new] {
+        assert_eq!(client.send(&Request::head(PAYLOAD)).await.unwrap().header("connection"), None);
+    }
+    block_in_place(|| before.hand_over());
+    let _after = block_in_place(|| place.relay());
+    let stopping = std::thread::spawn(move || before.stop());
+    for (client, target, seed) in [(&mut stored, PAYLOAD, 4), (&mut new, OTHER, 5)] {
+        let response = client.send(&Request::get(target)).await.unwrap();
+        assert_eq!(response.header("connection"), Some("close"), "{target}");
+        assert!(response.whole() == bytes(seed, 100_000));
+        assert!(client.is_closed().await);
+    }
+    block_in_place(|| stopping.join().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_refused_however_often_processes_change() {
+    let (place, mut serving) = Place::new();
+    place.manager.put(PAYLOAD, Resource::new(bytes(6, 200_000)));
+    let address = place.address;
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let ended = ended.clone();
+            tokio::spawn(async move {
+                let mut had = 0_usize;
+                while !*ended.borrow() {
+                    assert!(get(address, PAYLOAD).await.whole() == bytes(6, 200_000));
+                    had += 1;
+                }
+                had
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        block_in_place(|| serving.hand_over());
+        let next = block_in_place(|| place.relay());
+        let before = std::mem::replace(&mut serving, next);
+        block_in_place(|| before.stop());
+    }
+    end.send_replace(true);
+    for client in clients {
+        assert!(client.await.unwrap() > 0);
+    }
+    assert_eq!(place.manager.requests(PAYLOAD), 1);
+}

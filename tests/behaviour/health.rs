@@ -1,0 +1,229 @@
+//! Managers are watched: checks of the relay's own find out who fails and who is back, and what is known of them
+//! outlives a reload. The clock is the test's, so nothing is due before it says so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gupd::shape::{Lane, Wan};
+use gupd::telemetry::Metrics;
+use gupd::upstream::{Outgoing, RequestBody, Upstreams};
+use gupd::{Clock, Config};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method};
+
+use crate::support::{Client, Gate, Manager, Nobody, PAYLOAD, Request, Resource, Site, bytes};
+
+const CHECK: &str = "/secars/secars.dll";
+const INTERVAL: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(5);
+
+/// A site whose manager is asked for `CHECK` every ten seconds.
+fn checked(change: impl FnOnce(&mut Config)) -> Site {
+    Site::with(|config| {
+        config.health.interval = Some(INTERVAL);
+        config.upstreams[0].check = Some(format!("{CHECK}?hello,secars").parse().unwrap());
+        change(config);
+    })
+}
+
+fn healthy(upstream: &str) -> String {
+    format!("gupd_upstream_healthy{{upstream=\"{upstream}\"}}")
+}
+
+fn checks(upstream: &str, outcome: &str) -> String {
+    format!("gupd_upstream_checks_total{{outcome=\"{outcome}\",upstream=\"{upstream}\"}}")
+}
+
+/// Has the site's only upstream, at `name`, opened by requests that it fails.
+async fn fail_three_times(site: &Site, name: &str) {
+    for _ in 0..3 {
+        assert!(site.get("/secars/fails").await.status >= 500);
+    }
+    assert_eq!(site.metric(&healthy(name)).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_fails_its_checks_is_asked_no_more_until_a_check_succeeds() {
+    let site = checked(|_| {});
+    let name = site.manager.address().to_string();
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    // 404 is an answer.
+    site.counts(&checks(&name, "well"), 1.0).await;
+    assert_eq!(site.manager.seen(CHECK)[0].target, "/secars/secars.dll?hello,secars");
+    site.manager.put(CHECK, Resource::new("overloaded").status(503));
+    for (failures, after) in [(1.0, INTERVAL), (2.0, RETRY), (3.0, RETRY)] {
+        assert_eq!(site.metric(&healthy(&name)).await, 1.0);
+        site.clock.advance(after);
+        site.counts(&checks(&name, "server-error"), failures).await;
+    }
+    site.counts(&healthy(&name), 0.0).await;
+    let refused = site.get(PAYLOAD).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (504, Some("5")));
+    // However late it is, no client's request is spent on finding out.
+    site.manager.put(CHECK, Resource::new("overloaded").status(503));
+    site.clock.advance(RETRY);
+    site.counts(&checks(&name, "server-error"), 4.0).await;
+    assert_eq!(site.get(PAYLOAD).await.status, 504);
+    assert_eq!(site.manager.requests(PAYLOAD), 0);
+    site.manager.put(CHECK, Resource::new("OK"));
+    site.clock.advance(2 * RETRY);
+    site.counts(&healthy(&name), 1.0).await;
+    assert_eq!(site.get(PAYLOAD).await.whole(), b"definitions");
+    // Checks are no requests of clients, and keep their connection.
+    assert_eq!(
+        site.metric(&format!("gupd_upstream_requests_total{{outcome=\"5xx\",upstream=\"{name}\"}}")).await,
+        0.0
+    );
+    assert_eq!(site.manager.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_path_a_connection_is_enough_but_not_of_a_manager_that_does_not_answer() {
+    let site = Site::with(|config| config.health.interval = Some(INTERVAL));
+    let name = site.manager.address().to_string();
+    site.counts(&checks(&name, "well"), 1.0).await;
+    site.manager.connected(1).await;
+    assert_eq!(site.manager.requests("/"), 0);
+    site.manager.put("/secars/fails", Resource::raw(""));
+    site.manager.put("/", Resource::raw(""));
+    fail_three_times(&site, &name).await;
+    site.clock.advance(RETRY);
+    site.counts(&checks(&name, "closed"), 1.0).await;
+    assert_eq!(site.metric(&healthy(&name)).await, 0.0);
+    site.manager.remove("/");
+    site.clock.advance(2 * RETRY);
+    site.counts(&healthy(&name), 1.0).await;
+    assert_eq!(site.manager.seen("/")[0].method, "HEAD");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_go_to_the_next_manager_before_one_of_them_has_met_a_failure() {
+    let (refusing, manager) = (Nobody::new(), Manager::start());
+    let both = Config::for_upstreams(&[&refusing.url(), &manager.url()]).unwrap();
+    let away = refusing.address().to_string();
+    let site = Site::of(manager, |config| {
+        (config.upstreams, config.routes) = (both.upstreams, both.routes);
+        config.health.interval = Some(INTERVAL);
+    });
+    site.counts(&checks(&away, "connect"), 1.0).await;
+    for failures in [2.0, 3.0] {
+        site.clock.advance(RETRY);
+        site.counts(&checks(&away, "connect"), failures).await;
+    }
+    site.counts(&healthy(&away), 0.0).await;
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    assert_eq!(site.get(PAYLOAD).await.whole(), b"definitions");
+    let failed = format!("gupd_upstream_requests_total{{outcome=\"connect\",upstream=\"{away}\"}}");
+    assert_eq!(site.metric(&failed).await, 0.0);
+    // It is back in its place as soon as it answers.
+    let _back = refusing.listen();
+    site.clock.advance(RETRY);
+    site.counts(&healthy(&away), 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_keeps_what_is_known_of_an_upstream_with_the_same_name_and_url() {
+    let mut site = Site::new();
+    site.manager.put("/secars/fails", Resource::raw(""));
+    let name = site.manager.address().to_string();
+    fail_three_times(&site, &name).await;
+    let connections = site.manager.connections();
+    let mut config = site.config.clone();
+    config.health.retry_max = Duration::from_secs(20);
+    site.relay_mut().reload(config.clone()).unwrap();
+    assert_eq!(site.metric(&healthy(&name)).await, 0.0);
+    assert_eq!(site.get(PAYLOAD).await.status, 504);
+    assert_eq!(site.manager.connections(), connections);
+    // Another manager under the same name is another manager.
+    let other = Manager::start();
+    other.put(PAYLOAD, Resource::new("definitions"));
+    config.upstreams[0].url = other.url().parse().unwrap();
+    site.relay_mut().reload(config.clone()).unwrap();
+    assert_eq!(site.metric(&healthy(&name)).await, 1.0);
+    assert_eq!(site.get(PAYLOAD).await.whole(), b"definitions");
+    // One that is gone is not shown.
+    config.upstreams[0].name = "other".to_owned();
+    site.relay_mut().reload(config).unwrap();
+    assert_eq!(site.metric(&healthy("other")).await, 1.0);
+    let text = crate::support::get(site.relay().admin(), "/metrics").await.whole();
+    assert!(!String::from_utf8(text).unwrap().contains(&healthy(&name)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_begins_and_ends_checks() {
+    let mut site = Site::new();
+    let name = site.manager.address().to_string();
+    let mut config = site.config.clone();
+    config.health.interval = Some(INTERVAL);
+    site.relay_mut().reload(config.clone()).unwrap();
+    site.counts(&checks(&name, "well"), 1.0).await;
+    site.clock.advance(INTERVAL);
+    site.counts(&checks(&name, "well"), 2.0).await;
+    config.health.interval = None;
+    site.relay_mut().reload(config).unwrap();
+    site.clock.advance(INTERVAL);
+    site.manager.put("/secars/fails", Resource::raw(""));
+    fail_three_times(&site, &name).await;
+    // Requests find out from now on.
+    site.clock.advance(RETRY);
+    assert_eq!(site.send(Request::get(PAYLOAD)).await.status, 404);
+    assert_eq!(site.metric(&checks(&name, "well")).await, 2.0);
+    assert_eq!(site.metric(&healthy(&name)).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_broke_off_waits_for_the_managers_next_check_and_goes_on() {
+    let site = checked(|config| config.fill.attempts = 4);
+    let name = site.manager.address().to_string();
+    site.counts(&checks(&name, "well"), 1.0).await;
+    let (body, gate) = (bytes(1, 400_000), Gate::default());
+    site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(200_000, &gate).cut(200_000, 1));
+    let mut client = Client::connect(site.address()).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = client.head().await.unwrap();
+    // Three attempts fail, which is all that a manager is allowed; the fourth may be made once it is back.
+    site.manager.put(PAYLOAD, Resource::raw(""));
+    gate.open();
+    site.counts(&healthy(&name), 0.0).await;
+    site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    site.clock.advance(RETRY);
+    client.rest("GET", &mut head).await;
+    assert!(head.whole() == body);
+    assert_eq!(site.manager.requests(PAYLOAD), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_be_served_here_is_sent_to_the_first_healthy_manager() {
+    let (first, second) = (Nobody::new(), Nobody::new());
+    let config = Config::for_upstreams(&[&first.url(), &second.url()]).unwrap();
+    let (clock, metrics) = (Clock::manual(1_000_000), Arc::new(Metrics::new().unwrap()));
+    let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
+    let upstreams = Upstreams::new(&config, clock.clone(), wan, metrics).unwrap();
+    let order = [0, 1];
+    let preferred = || upstreams.preferred(&order).map(|upstream| upstream.name.to_string());
+    let outgoing = get_root();
+    let mut expected = [Some(second.address().to_string()), None].into_iter();
+    assert_eq!(preferred(), Some(first.address().to_string()));
+    for upstream in upstreams.iter() {
+        assert_eq!(upstreams.next_probe(&order), None);
+        for _ in 0..3 {
+            upstreams.ask_one(upstream, &outgoing).await.unwrap_err();
+        }
+        assert_eq!(preferred(), expected.next().unwrap());
+    }
+    assert_eq!(upstreams.next_probe(&order), Some(RETRY));
+    assert_eq!(upstreams.ask(&order, &outgoing).await.unwrap_err().as_str(), "unavailable");
+    clock.advance(RETRY);
+    assert_eq!(upstreams.next_probe(&order), Some(Duration::ZERO));
+}
+
+fn get_root() -> Outgoing {
+    Outgoing {
+        method: Method::GET,
+        target: PathAndQuery::from_static("/"),
+        headers: HeaderMap::new(),
+        body: RequestBody::Empty,
+        lane: Lane::default(),
+        asking: gupd::upstream::Asking::default(),
+    }
+}

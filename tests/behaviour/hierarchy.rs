@@ -1,0 +1,164 @@
+//! Relays behind relays: region, site, floor. Each hop is crossed once, each says what it did, and what is damaged on the
+//! way between two of them is found by the next.
+
+use futures_util::future::join_all;
+
+use crate::support::{PAYLOAD, Request, Resource, Site, Wire, bytes};
+
+/// A catalog, which is revalidated, unlike payloads.
+const CATALOG: &str = "/minitri.flg";
+
+struct Chain {
+    region: Site,
+    site: Site,
+    floor: Site,
+}
+
+impl Chain {
+    fn new() -> Self {
+        let region = Site::new();
+        let site = Site::behind(&[region.address()]);
+        let floor = Site::behind(&[site.address()]);
+        Self { region, site, floor }
+    }
+
+    fn all(&self) -> [&Site; 3] {
+        [&self.region, &self.site, &self.floor]
+    }
+}
+
+/// Bytes of bodies that came from the relay's upstream.
+async fn received(relay: &Site) -> f64 {
+    let upstream = relay.config.upstreams[0].name.clone();
+    relay.metric(&format!("gupd_upstream_received_bytes_total{{upstream=\"{upstream}\"}}")).await
+}
+
+fn members(response: &crate::support::Response) -> Vec<String> {
+    let all = response.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("cache-status"));
+    all.flat_map(|(_, value)| value.split(", ").map(str::to_owned)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_on_three_floors_cost_one_crossing_of_each_hop() {
+    let region = Site::new();
+    let site = Site::behind(&[region.address()]);
+    let floors = [(); 3].map(|()| Site::behind(&[site.address()]));
+    let body = bytes(1, 3 << 20);
+    region.manager.put(PAYLOAD, Resource::new(body.clone()));
+    let clients = floors.iter().flat_map(|floor| (0..10).map(move |_| floor.get(PAYLOAD)));
+    for response in join_all(clients).await {
+        assert!(response.whole() == body);
+    }
+    for relay in floors.iter().chain([&site, &region]) {
+        relay.stored(PAYLOAD).await;
+        assert_eq!(received(relay).await, body.len() as f64);
+    }
+    assert_eq!(region.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_relay_says_what_it_did_after_those_nearer_the_manager() {
+    let chain = Chain::new();
+    chain.region.manager.put(PAYLOAD, Resource::new("payload").header("Cache-Status", "origin; hit"));
+    let miss = "gupd; fwd=uri-miss; stored";
+    let first = chain.floor.get(PAYLOAD).await;
+    assert_eq!(members(&first), ["origin; hit", miss, miss, miss]);
+    for relay in chain.all() {
+        relay.stored(PAYLOAD).await;
+    }
+    // What those before did was done for the request that brought it here.
+    let hit = chain.floor.get(PAYLOAD).await;
+    assert_eq!(members(&hit), ["origin; hit", miss, miss, "gupd; hit"]);
+    let again = Site::behind(&[chain.site.address()]);
+    assert_eq!(members(&again.get(PAYLOAD).await), ["origin; hit", miss, "gupd; hit", miss]);
+    assert_eq!(hit.header("via"), Some("1.1 gupd, 1.1 gupd, 1.1 gupd"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revalidation_says_what_each_relay_did_with_it() {
+    let chain = Chain::new();
+    chain.region.manager.put(CATALOG, Resource::new("catalog"));
+    assert_eq!(chain.floor.get(CATALOG).await.status, 200);
+    for relay in chain.all() {
+        relay.stored(CATALOG).await;
+        relay.clock.advance(std::time::Duration::from_secs(3600));
+    }
+    chain.region.manager.follow(chain.region.clock.clone());
+    let validated = "gupd; fwd=stale; fwd-status=304";
+    assert_eq!(members(&chain.floor.get(CATALOG).await), [validated, validated, validated]);
+    assert_eq!(members(&chain.floor.get(CATALOG).await), [validated, validated, "gupd; hit"]);
+    assert_eq!(chain.region.manager.requests(CATALOG), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_tells_the_digest_of_what_it_has_to_the_next_and_to_who_asks() {
+    let chain = Chain::new();
+    let body = bytes(2, 200_000);
+    chain.region.manager.put(PAYLOAD, Resource::new(body.clone()));
+    chain.region.get(PAYLOAD).await;
+    chain.region.stored(PAYLOAD).await;
+    assert_eq!(chain.region.get(PAYLOAD).await.header("repr-digest"), None, "nobody asked");
+    let part = Request::get(PAYLOAD).range("5-9").header("Want-Repr-Digest", "sha-256=1");
+    let part = chain.region.send(part).await;
+    let digest = part.header("repr-digest").unwrap().to_owned();
+    assert_eq!(part.status, 206);
+    // From there it travels as the origin's would.
+    let response = chain.floor.get(PAYLOAD).await;
+    assert_eq!(response.header("repr-digest"), Some(&*digest));
+    assert!(response.whole() == body);
+    let seen = chain.region.manager.seen(PAYLOAD).remove(0);
+    assert_eq!(seen.header("want-repr-digest"), Some("sha-256=10"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_turned_over_between_two_relays_is_found_by_the_next_and_never_served() {
+    for at in [10, 90_000, 199_999] {
+        let region = Site::new();
+        let wire = Wire::to(region.address());
+        let site = Site::behind(&[wire.address()]);
+        let floor = Site::behind(&[site.address()]);
+        let body = bytes(3, 200_000);
+        region.manager.put(PAYLOAD, Resource::new(body.clone()));
+        region.get(PAYLOAD).await;
+        region.stored(PAYLOAD).await;
+
+        wire.flip(at);
+        let mut response = floor.get(PAYLOAD).await;
+        assert_eq!(wire.flipped(), 1);
+        if response.ending == crate::support::Ending::Broken {
+            // Beyond what is held back of an end, a client sees a broken transfer, and asks again.
+            response = floor.get(PAYLOAD).await;
+        }
+        assert!(response.whole() == body, "damaged at {at}");
+        for relay in [&site, &floor] {
+            relay.stored(PAYLOAD).await;
+            assert!(relay.get(PAYLOAD).await.whole() == body);
+        }
+        let counted = r#"gupd_digest_mismatches_total{by="repr-digest",then="fetched-again"}"#;
+        assert_eq!(site.metric(counted).await, 1.0);
+        assert_eq!(region.manager.requests(PAYLOAD), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_origins_digest_is_checked_at_each_hop_when_nothing_is_stored_yet() {
+    let region = Site::new();
+    let wire = Wire::to(region.address());
+    let site = Site::behind(&[wire.address()]);
+    let body = bytes(4, 50_000);
+    let digest = sha256(&body);
+    region.manager.put(PAYLOAD, Resource::new(body.clone()).header("Repr-Digest", &digest));
+    wire.flip(25_000);
+    let response = site.get(PAYLOAD).await;
+    assert_eq!(wire.flipped(), 1);
+    assert_eq!(response.header("repr-digest"), Some(&*digest));
+    assert!(response.whole() == body, "unseen by the client");
+    assert_eq!(region.manager.requests(PAYLOAD), 1, "the hop before has it");
+}
+
+fn sha256(body: &[u8]) -> String {
+    use base64::Engine;
+    use sha2::Digest;
+    let hash = sha2::Sha256::digest(body);
+    format!("sha-256=:{}:", base64::engine::general_purpose::STANDARD.encode(hash))
+}

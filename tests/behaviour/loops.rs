@@ -1,0 +1,136 @@
+//! Relays that ask one another in a circle: nobody waits, and who has the content elsewhere gets it.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+
+use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, Site, bytes, get};
+
+/// Two relays, each the first upstream of the other; `manager` is the second of the first.
+fn circle(manager: Option<&Manager>) -> (Site, Site) {
+    let mut one = Site::new();
+    let other = Site::behind(&[one.address()]);
+    let behind: Vec<_> = [other.address()].into_iter().chain(manager.map(Manager::address)).collect();
+    one.ask(&behind);
+    (one, other)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_round_is_refused() {
+    let (one, other) = circle(None);
+    for target in [PAYLOAD, "/secars/secars.dll", "/generic?x"] {
+        for site in [&one, &other] {
+            let begun = Instant::now();
+            let response = site.get(target).await;
+            assert_eq!(response.status, 508, "{target}");
+            assert!(begun.elapsed() < Duration::from_secs(1), "nobody has to look for it");
+        }
+    }
+    let refused = r#"gupd_refused_total{reason="loop"}"#;
+    assert!(one.metric(refused).await + other.metric(refused).await >= 6.0);
+    assert_eq!(one.get("/secars/secars.dll").await.status, 508);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_asks_itself_refuses() {
+    let mut site = Site::new();
+    let own = site.address();
+    site.ask(&[own]);
+    assert_eq!(site.get(PAYLOAD).await.status, 508);
+    assert_eq!(site.send(Request::new("POST", "/upload").body("x")).await.status, 508);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_upstream_behind_the_circle_is_asked() {
+    let manager = Manager::start();
+    let body = bytes(1, 100_000);
+    manager.put(PAYLOAD, Resource::new(body.clone()));
+    let (one, other) = circle(Some(&manager));
+    assert!(other.get(PAYLOAD).await.whole() == body);
+    assert!(one.get(PAYLOAD).await.whole() == body);
+    assert_eq!(manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fills_that_wait_for_each_other_are_found() {
+    let (one, other) = circle(None);
+    // Any of these that both begin at once follow each other.
+    for round in 0..4 {
+        let targets: Vec<String> = (0..20).map(|at| format!("/content/{round}-{at}.dax")).collect();
+        let begun = Instant::now();
+        let clients = targets.iter().flat_map(|target| [&one, &other].map(|site| site.get(target)));
+        for response in join_all(clients).await {
+            assert_eq!(response.status, 508);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "a time-out ended it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_both_relays_of_a_circle_get_what_the_upstream_behind_it_has() {
+    let manager = Manager::start();
+    let bodies: Vec<_> = (0..20).map(|at| (format!("/content/{at}.dax"), bytes(at, 70_000))).collect();
+    for (target, body) in &bodies {
+        manager.put(target, Resource::new(body.clone()));
+    }
+    let (one, other) = circle(Some(&manager));
+    let clients = bodies.iter().flat_map(|(target, body)| {
+        [&one, &other].map(|site| async move { assert!(site.get(target).await.whole() == *body, "{target}") })
+    });
+    join_all(clients).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_manager_is_not_taken_for_a_circle() {
+    let region = Site::new();
+    let gate = Gate::default();
+    let body = bytes(2, 10_000);
+    region.manager.put(PAYLOAD, Resource::new(body.clone()).held(&gate));
+    let floors = [Site::behind(&[region.address()]), Site::behind(&[region.address()])];
+    let clients = floors.each_ref().map(|floor| tokio::spawn(get(floor.address(), PAYLOAD)));
+    // The one that follows looks for a circle; the manager has never answered, and might be a relay.
+    region.manager.asked(PAYLOAD, 2).await;
+    assert!(region.manager.seen(PAYLOAD).iter().any(|seen| seen.method == "HEAD"));
+    gate.open();
+    for client in clients {
+        assert!(client.await.unwrap().whole() == body);
+    }
+    let gets = region.manager.seen(PAYLOAD).into_iter().filter(|seen| seen.method == "GET");
+    assert_eq!(gets.count(), 1);
+    // It is known for a manager now.
+    let (gate, other) = (Gate::default(), "/content/other.dax");
+    region.manager.put(other, Resource::new(body.clone()).delayed(Duration::from_millis(2500)).held(&gate));
+    gate.open();
+    let clients = floors.each_ref().map(|floor| tokio::spawn(get(floor.address(), other)));
+    for client in clients {
+        assert!(client.await.unwrap().whole() == body);
+    }
+    assert_eq!(region.manager.requests(other), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_bear_the_marks_of_all_they_passed_and_no_longer_chain_is_served() {
+    let region = Site::new();
+    region.manager.put(PAYLOAD, Resource::new("content"));
+    let floor = Site::behind(&[region.address()]);
+    let asked =
+        Request::get(PAYLOAD).header("CDN-Loop", "cdn.example; x=\"a, b\"").header("Via", "1.1 other");
+    assert_eq!(floor.send(asked).await.status, 200);
+    let seen = region.manager.seen(PAYLOAD).remove(0);
+    let marks: Vec<&str> = seen.header("cdn-loop").unwrap().split(", gupd; id=").collect();
+    let [first, floors, regions] = marks[..] else { panic!("{marks:?}") };
+    assert_eq!((first, floors.len(), regions.len()), ("cdn.example; x=\"a, b\"", 16, 16));
+    assert_ne!(floors, regions);
+    let via = format!("1.1 other, 1.1 gupd-{floors}, 1.1 gupd-{regions}");
+    assert_eq!(seen.header("via"), Some(&*via));
+
+    let chain = |relays: usize| vec!["gupd; id=0123456789abcdef"; relays].join(", ");
+    for (relays, status) in [(16, 200), (17, 508)] {
+        let asked = Request::get(PAYLOAD).header("CDN-Loop", &chain(relays));
+        assert_eq!(region.send(asked).await.status, status, "{relays}");
+    }
+    for (name, mark) in [("CDN-Loop", format!("gupd; id={regions}")), ("Via", format!("1.1 gupd-{regions}"))]
+    {
+        assert_eq!(region.send(Request::get(PAYLOAD).header(name, &mark)).await.status, 508, "{name}");
+    }
+}

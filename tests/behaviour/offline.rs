@@ -1,0 +1,251 @@
+//! While no manager answers: what is stored is served, everything else fails at once and says when to come again, and
+//! the manager is not run over when it comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use gupd::Config;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::support::{Client, Nobody, PATIENCE, PAYLOAD, Request, Resource, Site};
+
+const RETRY: Duration = Duration::from_secs(5);
+const PRIVATE: &str = "/secars/secars.dll";
+const MINITRI: &str = "/minitri.flg";
+
+/// Requests of clients at once.
+const REQUESTS: usize = 5_000;
+
+/// As many connections as files may be open, both ends of each being here, and files of the relay besides; with 20,000
+/// that is one for each request.
+fn connections() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let files: usize = files.split_whitespace().next().unwrap().parse().unwrap_or(usize::MAX);
+    (files / 2).saturating_sub(200).clamp(100, REQUESTS)
+}
+
+/// A site whose only manager is this listener: the test sees every connection.
+async fn behind_listener(change: impl FnOnce(&mut Config)) -> (Site, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let site = Site::with(|config| {
+        config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
+        change(config);
+    });
+    (site, listener)
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    let accepted = tokio::time::timeout(PATIENCE, listener.accept()).await;
+    accepted.unwrap_or_else(|_| panic!("nobody connects")).unwrap().0
+}
+
+/// Reads a request and answers it with `ok`.
+async fn answer(mut connection: TcpStream) -> TcpStream {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(connection.read_u8().await.unwrap());
+    }
+    connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+    connection
+}
+
+/// Closes connections without an answer until the relay asks no more.
+async fn fail_until_open(site: &Site, listener: &TcpListener) {
+    let name = listener.local_addr().unwrap();
+    let healthy = format!("gupd_upstream_healthy{{upstream=\"{name}\"}}");
+    let closing = async {
+        loop {
+            drop(accept(listener).await);
+        }
+    };
+    let asking = async {
+        while site.metric(&healthy).await == 1.0 {
+            assert!(site.get(PRIVATE).await.status >= 502);
+        }
+    };
+    tokio::select! {
+        () = closing => {}
+        () = asking => {}
+    }
+    assert!(listener.accept().now_or_never().is_none());
+}
+
+/// Clients that are connected.
+struct Crowd(Vec<Client>);
+
+impl Crowd {
+    /// They come one after the other: how many can be accepted at once is not what is tested here.
+    async fn come(site: &Site) -> Self {
+        let mut clients = Vec::new();
+        for _ in 0..connections() {
+            let mut client = Client::connect(site.address()).await;
+            assert_eq!(client.send(&Request::new("OPTIONS", "*")).await.unwrap().status, 204);
+            clients.push(client);
+        }
+        Self(clients)
+    }
+
+    /// All of them send requests at once, half of them for paths of their own and half for one path; all are told at
+    /// once to come again after so many seconds.
+    async fn ask_in_vain(&mut self, tag: &str, retry_after: &str) {
+        let asked = Arc::<AtomicUsize>::default();
+        let mut asking = JoinSet::new();
+        for mut client in self.0.drain(..) {
+            let (asked, tag, retry_after) = (asked.clone(), tag.to_owned(), retry_after.to_owned());
+            asking.spawn(async move {
+                loop {
+                    let number = asked.fetch_add(1, Ordering::Relaxed);
+                    if number >= REQUESTS {
+                        return client;
+                    }
+                    let revision = if number % 2 == 0 { format!("{tag}{number:05}") } else { tag.clone() };
+                    let request = Request::get(&PAYLOAD.replace("261121001", &revision));
+                    let response = client.send(&request).await.unwrap();
+                    assert_eq!((response.status, response.header("retry-after")), (504, Some(&*retry_after)));
+                }
+            });
+        }
+        self.0 = asking.join_all().await;
+    }
+}
+
+fn is_left_alone(listener: &TcpListener) -> bool {
+    listener.accept().now_or_never().is_none()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_thousand_waiting_clients_cost_a_manager_that_is_away_one_connection_for_each_probe() {
+    let (site, listener) = behind_listener(|config| config.server.max_connections = 2 * REQUESTS).await;
+    fail_until_open(&site, &listener).await;
+    let mut crowd = Crowd::come(&site).await;
+    crowd.ask_in_vain("1", "5").await;
+    assert!(is_left_alone(&listener), "it was not yet time for a probe");
+    for (wait, retry_after) in [(RETRY, "10"), (2 * RETRY, "20")] {
+        site.clock.advance(wait);
+        let mut first = Client::connect(site.address()).await;
+        first.begin(&Request::get(PAYLOAD)).await.unwrap();
+        let probe = accept(&listener).await;
+        // While it is under way, nobody waits for it.
+        if wait == RETRY {
+            crowd.ask_in_vain("2", "5").await;
+        }
+        drop(probe);
+        assert_eq!(first.head().await.unwrap().status, 502);
+        assert_eq!(site.get(PRIVATE).await.header("retry-after"), Some(retry_after));
+        assert!(is_left_alone(&listener), "a second probe");
+    }
+    // It comes back.
+    site.clock.advance(4 * RETRY);
+    let (response, _probe) = tokio::join!(site.get(PRIVATE), async { answer(accept(&listener).await).await });
+    assert_eq!(response.whole(), b"ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_in_its_probe_leaves_it_to_the_next() {
+    let (site, listener) = behind_listener(|_| {}).await;
+    fail_until_open(&site, &listener).await;
+    site.clock.advance(RETRY);
+    let mut first = Client::connect(site.address()).await;
+    first.begin(&Request::get(PRIVATE)).await.unwrap();
+    let _probe = accept(&listener).await;
+    drop(first);
+    let (answered, _next) = tokio::join!(
+        async {
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let response = site.get(PRIVATE).await;
+                if response.status == 200 {
+                    return response;
+                }
+                assert!(Instant::now() < deadline, "nobody may probe: {response:?}");
+            }
+        },
+        async { answer(accept(&listener).await).await }
+    );
+    assert_eq!(answered.whole(), b"ok");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_place_among_fills_fails_as_soon_as_the_manager_is_given_up() {
+    let (site, listener) = behind_listener(|config| config.fill.max_concurrent = 1).await;
+    let begin = async |path: &str| {
+        let mut client = Client::connect(site.address()).await;
+        client.begin(&Request::get(path)).await.unwrap();
+        client
+    };
+    // The manager takes its time with the first; the others wait behind it, one of them for the other's fill.
+    let mut first = begin(PAYLOAD).await;
+    let filling = accept(&listener).await;
+    let second = PAYLOAD.replace("261121001", "261121002");
+    let mut waiting = [begin(&second).await, begin(&second).await];
+    fail_until_open(&site, &listener).await;
+    for client in &mut waiting {
+        let head = client.head().await.unwrap();
+        assert_eq!((head.status, head.header("retry-after")), (504, Some("5")));
+    }
+    // What was under way goes on, and tells that the manager is there.
+    let _filling = answer(filling).await;
+    let mut head = first.head().await.unwrap();
+    first.rest("GET", &mut head).await;
+    assert_eq!(head.whole(), b"ok");
+    site.counts(&format!("gupd_upstream_healthy{{upstream=\"{}\"}}", listener.local_addr().unwrap()), 1.0)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_is_served_while_no_manager_answers_stale_or_not() {
+    let site = Site::new();
+    for path in [PAYLOAD, MINITRI] {
+        site.manager.put(path, Resource::new("definitions"));
+        site.stored(path).await;
+    }
+    site.clock.advance(Duration::from_secs(3_600));
+    for path in [MINITRI, PRIVATE] {
+        site.manager.put(path, Resource::raw(""));
+    }
+    while !is_given_up(&site).await {
+        assert_eq!(site.get(PRIVATE).await.status, 502);
+    }
+    let connections = site.manager.connections();
+    for (path, status) in [(PAYLOAD, "gupd; hit"), (MINITRI, "gupd; hit; detail=stale-if-error")] {
+        let served = site.get(path).await;
+        assert_eq!((served.status, served.cache_status()), (200, status), "{path}");
+        assert_eq!((served.header("warning"), served.header("age")), (None, Some("3600")));
+        assert_eq!(served.whole(), b"definitions");
+    }
+    let missing = PAYLOAD.replace("261121001", "261121002");
+    for request in [Request::get(&missing), Request::get(PRIVATE), Request::new("POST", "/").body("x")] {
+        let failed = site.send(request).await;
+        assert_eq!((failed.status, failed.header("retry-after")), (504, Some("5")));
+        assert_eq!(failed.header("warning"), None);
+    }
+    // A second later it is a second less.
+    site.clock.advance(Duration::from_millis(1_001));
+    assert_eq!(site.get(&missing).await.header("retry-after"), Some("4"));
+    assert_eq!(site.manager.connections(), connections);
+}
+
+async fn is_given_up(site: &Site) -> bool {
+    site.metric(&format!("gupd_upstream_healthy{{upstream=\"{}\"}}", site.manager.address())).await == 0.0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_starts_without_any_manager_and_serves_what_it_has() {
+    let mut site = Site::new();
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    site.stored(PAYLOAD).await;
+    let away = Nobody::new();
+    site.config.upstreams[0].url = away.url().parse().unwrap();
+    site.config.health.interval = Some(Duration::from_secs(10));
+    site.restart();
+    assert_eq!(site.get(PAYLOAD).await.whole(), b"definitions");
+    assert_eq!(site.get(PRIVATE).await.status, 504);
+    let name = &site.config.upstreams[0].name;
+    site.counts(&format!("gupd_upstream_checks_total{{outcome=\"connect\",upstream=\"{name}\"}}"), 1.0).await;
+}

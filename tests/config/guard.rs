@@ -1,0 +1,41 @@
+//! `[guard]`, and what upstreams and routes say to it.
+
+use std::time::Duration;
+
+use gupd::config::Fallback;
+
+use super::{MANAGER, load, problems};
+
+#[test]
+fn the_guard_is_told_what_to_answer_and_how_long_to_wait() {
+    let text = format!(
+        "{MANAGER}public_url = \"https://manager.example\"\n[guard]\nanswer = \"relay\"\nwatchdog = \"300ms\"\n\
+         restart_max = \"0s\"\n[[route]]\nprefix = \"/\"\nfallback = \"redirect\"\n"
+    );
+    let config = load(&text).unwrap();
+    assert_eq!(config.guard.answer, Fallback::Relay);
+    assert_eq!(config.guard.watchdog, Duration::from_millis(300));
+    assert_eq!(config.guard.restart_max, Duration::ZERO);
+    assert_eq!(config.routes[0].fallback, Some(Fallback::Redirect));
+    assert_eq!(config.upstreams[0].public_url, Some("https://manager.example".parse().unwrap()));
+}
+
+#[test]
+fn what_the_guard_cannot_do_is_named_with_its_line() {
+    let text = format!(
+        "{MANAGER}public_url = \"manager/x\"\n[guard]\nanswer = \"drop\"\nwatchdog = \"1ms\"\nrestart_max = \"2h\"\n\
+         [[route]]\nprefix = \"/\"\nfallback = \"307\"\n"
+    );
+    let lines = problems(load(&text));
+    let expected = [
+        "gupd.toml:3: upstream.public_url: ",
+        "gupd.toml:5: guard.answer: \"drop\" is not one of redirect, relay",
+        "gupd.toml:6: guard.watchdog: 1ms is too little",
+        "gupd.toml:7: guard.restart_max: 2h is too much",
+        "gupd.toml:10: route.fallback: \"307\" is not one of redirect, relay",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line}");
+    }
+}

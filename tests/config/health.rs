@@ -1,0 +1,74 @@
+//! Upstreams' priorities, checks and health as an administrator writes them.
+
+use std::time::Duration;
+
+use super::{MANAGER, load, problems};
+
+#[test]
+fn priorities_and_checks_belong_to_their_upstream() {
+    let config =
+        load(&format!("{MANAGER}priority = 7\ncheck = \"/secars/secars.dll?hello,secars\"\n")).unwrap();
+    let upstream = &config.upstreams[0];
+    assert_eq!(upstream.priority, Some(7));
+    assert_eq!(upstream.check.as_ref().map(ToString::to_string).unwrap(), "/secars/secars.dll?hello,secars");
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn checks_can_be_turned_off() {
+    assert_eq!(load(&format!("{MANAGER}[health]\ninterval = \"off\"\n")).unwrap().health.interval, None);
+}
+
+#[test]
+fn the_longest_wait_is_never_shorter_than_the_first() {
+    let health = load(&format!("{MANAGER}[health]\nretry = \"5m\"\n")).unwrap().health;
+    assert_eq!((health.retry, health.retry_max), (Duration::from_secs(300), Duration::from_secs(300)));
+}
+
+#[test]
+fn every_mistake_about_health_is_named_with_its_line() {
+    let text = "\
+[health]
+interval = \"never\"
+timeout = \"10m\"
+failures = 0
+retry = \"30s\"
+retry_max = \"20s\"
+slow_start = \"2h\"
+[fill]
+total_timeout = \"0s\"
+[[upstream]]
+url = \"http://a\"
+priority = 0
+check = \"secars\"
+[[upstream]]
+url = \"http://b\"
+priority = \"first\"
+check = \"/a b\"
+";
+    let expected = [
+        "2: health.interval: \"never\" is not a time; write it like 30d, 4h, 15m, 10s or 300ms, or off",
+        "3: health.timeout: 10m is too much; the most is 5m",
+        "4: health.failures: 0 is too little; the least is 1",
+        "6: health.retry_max: 20s is less than health.retry, 30s; give at least that",
+        "7: health.slow_start: 2h is too much; the most is 1h",
+        "9: fill.total_timeout: 0s is too little; the least is 1s",
+        "12: upstream.priority: 0 is too little; the least is 1",
+        "13: upstream.check: \"secars\" is not a path; write it like /secars/secars.dll?hello,secars",
+        "16: upstream.priority: \"first\" is not a whole number; give one from 1 to 1000",
+        "17: upstream.check: \"/a b\" is not a path; write it like /secars/secars.dll?hello,secars",
+    ]
+    .map(|line| format!("gupd.toml:{line}"));
+    assert_eq!(problems(load(text)), expected);
+}
+
+#[test]
+fn a_time_for_one_try_that_is_longer_than_for_all_is_odd() {
+    let config = load(&format!("[fill]\ntotal_timeout = \"30s\"\n{MANAGER}")).unwrap();
+    let lines: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(
+        line.ends_with("fill.head_timeout: is longer than fill.total_timeout, 30s, which ends a try first"),
+        "{line}"
+    );
+}
