@@ -2,6 +2,7 @@
 //! says how the relay is. Whatever changes something needs the admin token.
 
 mod refresh;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::refresh::read_token;
+pub use self::upgrade::{Ask, Upgrades};
 use crate::listen::Stage;
 use crate::refresh::Refresher;
 use crate::store::{Ailment, Store};
@@ -34,6 +36,8 @@ pub struct Admin {
     pub stage: watch::Receiver<Stage>,
     /// Who refreshes.
     pub refresher: Refresher,
+    /// Who is asked for an upgrade, if there is a guard.
+    pub upgrades: Option<Upgrades>,
     /// Where the admin token is.
     pub token_file: Option<PathBuf>,
 }
@@ -50,6 +54,7 @@ impl Admin {
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/api/v1/refresh", post(refresh::refresh))
+            .route("/api/v1/upgrade", post(upgrade::upgrade))
             .with_state(self);
         let stopped = async move {
             tokio::select! {

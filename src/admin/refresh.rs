@@ -30,7 +30,10 @@ pub(super) async fn refresh(State(admin): State<Admin>, headers: HeaderMap) -> R
 }
 
 /// Whether a request may change something.
-async fn authorise(file: Option<PathBuf>, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
+pub(super) async fn authorise(
+    file: Option<PathBuf>,
+    headers: &HeaderMap,
+) -> Result<(), (StatusCode, String)> {
     let Some(file) = file else {
         let why = "the relay has no admin token, and so takes no such request; set server.admin_token_file";
         return Err((StatusCode::FORBIDDEN, why.to_owned()));

@@ -26,7 +26,7 @@ pub(super) fn run(settings: &Settings, probe: bool) -> Result<(), Failure> {
     let wan = Arc::new(Wan::unlimited(&config, Clock::system()));
     let upstreams = Upstreams::new(&config, Clock::system(), wan, Arc::new(metrics))
         .map_err(|error| configuration(&error))?;
-    for warning in &config.warnings {
+    for warning in config.warnings.iter().chain(&config.redirect_warnings()) {
         answer(&format!("warning: {warning}"));
     }
     answer("the configuration is good");

@@ -1,12 +1,14 @@
 //! The command line: reads it, runs a command, turns what went wrong into one line and an exit status: 0 done,
 //! 1 failed, 2 usage or configuration. Standard error is written only here.
 
+mod ask;
 mod check;
 mod demo;
 mod plan;
 mod refresh;
 mod serve;
 mod store;
+mod upgrade;
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -27,7 +29,7 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the relay.
-    Serve(Settings),
+    Serve(serve::Serve),
     /// Name every problem of a configuration.
     Check {
         #[command(flatten)]
@@ -38,6 +40,8 @@ enum Command {
     },
     /// Have the running relay ask whether its catalogs are still good, now.
     Refresh(Settings),
+    /// Have the program on disk take over from the running one, whose guard keeps clients served.
+    Upgrade(Settings),
     /// Say what a rollout will be like at this site, and what each limit costs.
     Plan(Box<plan::Plan>),
     /// Look at what is stored, verify, remove or carry it.
@@ -120,9 +124,10 @@ enum Failure {
 pub fn main() -> ExitCode {
     // clap writes usage errors itself, and exits with 2.
     let done = match CommandLine::parse().command {
-        Command::Serve(settings) => serve::run(&settings),
+        Command::Serve(serve) => serve::run(serve),
         Command::Check { settings, probe } => check::run(&settings, probe),
         Command::Refresh(settings) => refresh::run(&settings),
+        Command::Upgrade(settings) => upgrade::run(&settings),
         Command::Plan(plan) => plan::run(&plan),
         Command::Store { command } => store::run(command),
         Command::Demo { clients, exit } => demo::run(clients, exit),

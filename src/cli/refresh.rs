@@ -1,63 +1,12 @@
 //! `gupd refresh`: has the running relay revalidate its catalogs now, and says what came of it.
 
-use std::net::SocketAddr;
-
-use bytes::Bytes;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-
-use super::{Failure, Settings, answer};
-use crate::admin::read_token;
+use super::{Failure, Settings, answer, ask};
 use crate::refresh::Report;
 
-/// Bytes of an answer, at most: a line or three numbers.
-const MAX_ANSWER: usize = 64 << 10;
-
 pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
-    let config = settings.load_without_upstreams()?;
-    let Some(file) = &config.server.admin_token_file else {
-        let why = "refresh: there is no admin token; give the relay's configuration with --config, and set \
-                   server.admin_token_file there";
-        return Err(Failure::Configuration(why.to_owned()));
-    };
-    let token = read_token(file).map_err(Failure::Configuration)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Failed(format!("the system gives no event queue: {error}")))?;
-    let admin = config.server.admin;
-    let (status, body) = runtime
-        .block_on(ask(admin, &token))
-        .map_err(|error| Failure::Failed(format!("the relay's admin address {admin}: {error}")))?;
-    if status != StatusCode::OK {
-        let why = String::from_utf8_lossy(&body);
-        return Err(Failure::Failed(format!("the relay refuses: {}", why.trim())));
-    }
+    let (admin, body) = ask::relay(settings, "refresh", "/api/v1/refresh")?;
     let Report { asked, changed, failed } = serde_json::from_slice(&body)
         .map_err(|error| Failure::Failed(format!("{admin} is not a relay's admin address: {error}")))?;
     answer(&format!("{asked} catalogs asked for: {changed} changed, {failed} failed"));
     if failed == 0 { Ok(()) } else { Err(Failure::Failed("some catalogs could not be refreshed".to_owned())) }
-}
-
-/// The answer comes when the refresh is done, which may take as long as its catalogs do.
-async fn ask(
-    admin: SocketAddr,
-    token: &str,
-) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TcpStream::connect(admin).await?;
-    let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // What goes wrong with the connection is the request's error.
-    let connection = tokio::spawn(async move { drop(connection.await) });
-    let request = Request::post("/api/v1/refresh")
-        .header(header::HOST, admin.to_string())
-        .header(header::AUTHORIZATION, format!("Bearer {token}"))
-        .body(Empty::<Bytes>::new())?;
-    let response = requests.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await?.to_bytes();
-    connection.abort();
-    Ok((status, body))
 }

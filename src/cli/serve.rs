@@ -1,13 +1,52 @@
-//! `gupd serve`: runs the relay until it is told to stop. SIGHUP reads the configuration again, SIGTERM and SIGINT
-//! drain; a second one stops at once.
+//! `gupd serve`: runs the relay until it is told to stop: alone, as a guard's worker (`worker`), or as the guard
+//! (`guarded`). SIGHUP reads the configuration again, SIGTERM and SIGINT drain; a second one stops at once.
 
+mod guarded;
+mod worker;
+
+use std::time::Instant;
+
+use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Settings};
 use crate::telemetry::log;
-use crate::{Clock, Config, Relay};
+use crate::{Clock, Config, Relay, service};
 
-pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
+/// What makes a guard of the program.
+const GUARD: &str = "--guard";
+
+/// What a guard gives a worker to know itself by.
+const WORKER: &str = "--guarded";
+
+/// What a guard gives another that takes its place.
+const RESUMED: &str = "--resumed";
+
+/// How `serve` runs.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+    /// Keep a tiny parent on the sockets: it restarts the relay, hands over to a new program, and answers meanwhile.
+    #[arg(long, conflicts_with = "guarded")]
+    guard: bool,
+    /// Set by a guard, for its worker.
+    #[arg(long, hide = true)]
+    guarded: bool,
+    /// Set by a guard, for the one that takes its place.
+    #[arg(long, hide = true, requires = "guard")]
+    resumed: bool,
+}
+
+pub(super) fn run(serve: Serve) -> Result<(), Failure> {
+    match serve {
+        Serve { settings, guarded: true, .. } => worker::run(&settings),
+        Serve { settings, guard: true, resumed, .. } => guarded::run(settings, resumed),
+        Serve { settings, .. } => alone(&settings),
+    }
+}
+
+fn alone(settings: &Settings) -> Result<(), Failure> {
     let config = settings.load()?;
     let _log = log::init(&config.log).map_err(|error| Failure::Configuration(error.to_string()))?;
     warn(&config);
@@ -28,10 +67,15 @@ pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
         version = env!("CARGO_PKG_VERSION"),
         "serving"
     );
+    service::ready("serving");
+    keep_watchdog(&relay);
     while let Asked::Reload = runtime.block_on(signals.next()) {
+        service::reloading();
         reload(&mut relay, settings);
+        service::ready("serving");
     }
     tracing::info!(timeout = ?relay.drain_timeout(), "draining");
+    service::stopping();
     let stop_now = relay.stopper();
     std::thread::spawn(move || {
         while let Asked::Reload = runtime.block_on(signals.next()) {}
@@ -41,6 +85,20 @@ pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
     relay.stop();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Has the service manager know that the relay lives, if it wants to: for as long as all its threads turn.
+fn keep_watchdog(relay: &Relay) {
+    let (Some(every), Some(pulse)) = (service::watchdog(), relay.pulse()) else { return };
+    std::thread::spawn(move || {
+        loop {
+            let begun = Instant::now();
+            if pulse.beats(every) {
+                service::alive();
+            }
+            std::thread::sleep(every.saturating_sub(begun.elapsed()));
+        }
+    });
 }
 
 fn reload(relay: &mut Relay, settings: &Settings) {

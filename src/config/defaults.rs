@@ -142,7 +142,8 @@ pub(super) const PREFETCH_BYTES: Bounds<u64> = bounds(GIB, MIB, 1_024 * TIB);
 pub(super) const WATCHDOG: Bounds<Duration> =
     bounds(Duration::from_secs(10), Duration::from_millis(100), Duration::from_secs(10 * MINUTE));
 /// A start costs a look at the store; half a minute keeps a worker that dies at each from being most of the load.
-pub(super) const RESTART_MAX: Bounds<Duration> = times(30, 0, HOUR);
+pub(super) const RESTART_MAX: Bounds<Duration> =
+    bounds(Duration::from_secs(30), Duration::from_millis(100), Duration::from_secs(HOUR));
 
 /// Without `debug` a line for each request and each event that an administrator would ask about.
 pub(super) const LOG_LEVEL: &str = "info";

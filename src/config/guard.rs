@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::document::Document;
 use super::settings::{choice, time};
-use super::{Config, Place, Problem, defaults};
+use super::{Config, Place, Problem, Trust, defaults};
 
 /// `[guard]`: how `gupd serve --guard` stands in for its worker.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,7 +15,7 @@ pub struct Guard {
     pub answer: Fallback,
     /// A worker that says nothing for so long is ended and started again; 100 ms to 10 m.
     pub watchdog: Duration,
-    /// The longest pause before a worker that keeps dying is started again, 0 to 1 h.
+    /// The longest pause before a worker that keeps dying is started again; 100 ms to 1 h.
     pub restart_max: Duration,
 }
 
@@ -44,15 +44,17 @@ pub(super) fn guard(document: &mut Document) -> Guard {
 }
 
 impl Config {
-    /// What is odd about the guard's redirects, for whoever runs one: managers that clients are sent to, and most
-    /// likely cannot reach.
+    /// What is odd about the guard's redirects, for whoever runs one: managers that clients are sent to, and may
+    /// not reach: at a private address, behind a proxy, or with a certificate of their own.
     pub fn redirect_warnings(&self) -> Vec<Problem> {
         let redirected = |at: usize| {
             self.routes.iter().any(|route| self.redirects(route) && route.upstreams.contains(&at))
         };
         let unreachable = self.upstreams.iter().enumerate().filter_map(|(at, upstream)| {
-            let host = upstream.public_url.is_none().then(|| upstream.url.host()).flatten()?;
-            (redirected(at) && is_private(host)).then(|| Problem {
+            let hidden = is_private(upstream.url.host()?)
+                || upstream.proxy.is_some()
+                || upstream.trust != Trust::default();
+            (upstream.public_url.is_none() && redirected(at) && hidden).then(|| Problem {
                 place: None::<Place>,
                 key: Some("guard.answer".to_owned()),
                 message: format!(
@@ -103,6 +105,8 @@ mod tests {
             );
         }
         assert!(warnings(&["http://manager:8014", "http://192.0.2.1"], |_| {}).is_empty());
+        let trusted = |config: &mut Config| config.upstreams[0].trust.ca = Some("/etc/gupd/ca.pem".into());
+        assert_eq!(warnings(&["https://manager"], trusted).len(), 1);
     }
 
     #[test]

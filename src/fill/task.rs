@@ -75,15 +75,14 @@ impl Task {
         let permit = tokio::select! {
             biased;
             () = shared.stopping.cancelled() => return,
-            permit = shared.permits.acquire() => permit.map_err(|_| None),
+            Ok(permit) = shared.permits.acquire() => Ok(permit),
             // Whoever waits behind others for an upstream that fails them need not wait longer than they.
-            error = self.upstreams.unavailable(&self.wanted.order) => Err(Some(error)),
+            error = self.upstreams.unavailable(&self.wanted.order) => Err(error),
         };
         let _running = Counted::one(&shared.metrics.fills_running);
         let outcome = match permit {
             Ok(_permit) => self.fill().await,
-            Err(Some(error)) => self.fail(error.into()),
-            Err(None) => return,
+            Err(error) => self.fail(error.into()),
         };
         shared.metrics.fills.with_label_values(&[outcome]).inc();
     }

@@ -75,6 +75,12 @@ pub fn for_fill(client: &HeaderMap, version: Version, class: Class, instance: &I
     headers
 }
 
+/// Makes the fields of an upstream's response, which came in this version, those of the relay's own.
+pub fn for_client(headers: &mut HeaderMap, version: Version) {
+    remove_hop_by_hop(headers);
+    add_via(headers, version);
+}
+
 /// Notes on a response that it came through here.
 pub fn add_via(headers: &mut HeaderMap, version: Version) {
     let via = match version {

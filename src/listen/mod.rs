@@ -10,6 +10,7 @@ mod worker;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -124,6 +125,13 @@ impl Sockets {
         Ok(Self { clients, admin: bind(server.admin)? })
     }
 
+    /// As another process handed them over: the admin address's is the last.
+    pub fn of_descriptors(descriptors: Vec<OwnedFd>) -> Option<Self> {
+        let mut clients: Vec<_> = descriptors.into_iter().map(StdListener::from).collect();
+        let admin = clients.pop()?;
+        Some(Self { clients, admin })
+    }
+
     /// The addresses clients connect to.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.clients.iter().filter_map(|socket| socket.local_addr().ok()).collect()
@@ -203,7 +211,8 @@ fn inherited() -> Result<Vec<StdListener>, ListenError> {
         let refused = |error| ListenError::Inherited { number, error };
         if let Some(socket) = handed.take_tcp_listener(number).map_err(refused)? {
             socket.set_nonblocking(true).map_err(refused)?;
-            sockets.push(socket);
+            // A copy that processes started from here do not get.
+            sockets.push(socket.try_clone().map_err(refused)?);
         }
     }
     Ok(sockets)
@@ -227,7 +236,7 @@ impl Acceptor {
                 () = Stage::Leaving.reached(&mut stage) => return,
             };
             match accepted {
-                Ok((stream, peer)) => self.give(stream, peer, &stage),
+                Ok((stream, peer)) => self.give(stream, peer, &stage).await,
                 Err(error) => {
                     self.metrics.accept_failures.inc();
                     if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
@@ -240,7 +249,7 @@ impl Acceptor {
         }
     }
 
-    fn give(&self, stream: TcpStream, peer: SocketAddr, stage: &watch::Receiver<Stage>) {
+    async fn give(&self, stream: TcpStream, peer: SocketAddr, stage: &watch::Receiver<Stage>) {
         self.metrics.connections_total.inc();
         if !self.newcomers.admit(peer.ip()) {
             return self.turn_away(stream, peer, TooMany::New, stage);
@@ -248,7 +257,7 @@ impl Acceptor {
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             return self.turn_away(stream, peer, TooMany::Open, stage);
         };
-        if let Err(error) = self.workers.give(stream, peer, place) {
+        if let Err(error) = self.workers.give(stream, peer, place).await {
             tracing::error!(%error, "cannot give a connection to a worker");
         }
     }

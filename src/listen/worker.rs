@@ -17,8 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::{Answers, Connections};
 
-/// Connections on their way to one worker. The worker takes them as fast as it turns; this many waiting means that it
-/// is stuck, and refusing is better than piling up.
+/// Connections on their way to one worker, which takes them as fast as it turns. Past these those who come wait in the
+/// system's backlog, which is as good a place and costs nothing here.
 const HANDED_OVER: usize = 1024;
 
 /// Every so many turns goes to a task woken from another thread: here, a client that waits for a fill. tokio's own
@@ -111,8 +111,8 @@ impl Workers {
         self.connections.wait().await;
     }
 
-    /// Gives a connection to the worker with the fewest.
-    pub(super) fn give(
+    /// Gives a connection to the worker with the fewest; waits while that has too many on their way to it.
+    pub(super) async fn give(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
@@ -123,7 +123,7 @@ impl Workers {
         let idlest = idlest.ok_or_else(|| io::Error::other("no workers"))?;
         idlest.open.fetch_add(1, Ordering::Relaxed);
         let place = Place { _permit: permit, open: idlest.open.clone() };
-        idlest.connections.try_send(Handed { stream, peer, place }).map_err(io::Error::other)
+        idlest.connections.send(Handed { stream, peer, place }).await.map_err(io::Error::other)
     }
 
     /// Waits until every worker has ended, which they do when the relay has stopped. Blocks.

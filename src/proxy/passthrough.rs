@@ -9,7 +9,7 @@ use http_body::Body;
 use super::body::Content;
 use super::reply::Reply;
 use super::{Asked, Live};
-use crate::cache::{Cache, key, update};
+use crate::cache::{Cache, key};
 use crate::fill::{FillError, Fills};
 use crate::forward::{self, Target, fields};
 use crate::shape::Purpose;
@@ -48,8 +48,7 @@ pub(super) fn pass_on(method: &Method, answer: Answer, live: &Live, metrics: &Me
     let received = metrics.upstream_bytes.with_label_values(&[&*answer.upstream.name]);
     let (head, body) = answer.response.into_parts();
     let mut headers = head.headers;
-    update::remove_hop_by_hop(&mut headers);
-    fields::add_via(&mut headers, head.version);
+    fields::for_client(&mut headers, head.version);
     let bodiless = *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
     let expected = if bodiless { Some(0) } else { body.size_hint().exact() };
     let content = Content::passed_on(body, live.idle_timeout, received);

@@ -182,7 +182,7 @@ impl Relay {
             background: TaskTracker::new(),
             control: Some(control),
         };
-        Ok(Ready { relay, sockets, refresh, check })
+        Ok(Ready { relay, sockets, refresh, check, upgrades: None })
     }
 
     /// The addresses clients connect to, in the configuration's order, with the ports that were given.

@@ -8,12 +8,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::{Relay, StartError};
-use crate::admin::Admin;
+use crate::admin::{Admin, Upgrades};
 use crate::cache::Cache;
 use crate::listen::{Acceptors, Sockets, Stage};
 use crate::proxy::Proxy;
 use crate::refresh;
 use crate::store::{Scrub, Store};
+use crate::telemetry::Figures;
 use crate::upstream::health;
 
 /// Pause between two rounds of housekeeping.
@@ -29,15 +30,23 @@ pub struct Ready {
     pub(super) sockets: Sockets,
     pub(super) refresh: refresh::Task,
     pub(super) check: health::Task,
+    pub(super) upgrades: Option<Upgrades>,
 }
 
 impl Ready {
+    /// Passes on what an administrator asks of the guard, and shows its figures.
+    #[must_use]
+    pub fn guarded(self, upgrades: Upgrades, figures: &Figures) -> Self {
+        self.relay.metrics.show_guard(figures);
+        Self { upgrades: Some(upgrades), ..self }
+    }
+
     /// Accepts clients from now on, and begins what is done without them.
     ///
     /// # Errors
     /// When the system cannot watch a socket.
     pub fn serve(self) -> Result<Relay, StartError> {
-        let Self { mut relay, sockets, refresh, check } = self;
+        let Self { mut relay, sockets, refresh, check, upgrades } = self;
         let Some(control) = &relay.control else { return Ok(relay) };
         let (config, stages) = (&relay.config, relay.stage.subscribe());
         let _in_control = control.enter();
@@ -52,6 +61,7 @@ impl Ready {
             quota: config.store.quota,
             stage: stages.clone(),
             refresher: relay.refresher.clone(),
+            upgrades,
             token_file: config.server.admin_token_file.clone(),
         };
         let (listener, handed_over) = (TcpListener::from_std(sockets.admin)?, relay.handed_over.clone());

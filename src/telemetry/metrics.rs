@@ -1,7 +1,7 @@
 //! The relay's metrics, one registry a relay. Owns every metric's name, help and label set; labels are bounded (never
 //! a client, never a path). Counters on the hot path are looked up once, here, so that a request only adds to them.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -14,6 +14,7 @@ use crate::config::Class;
 use crate::store::Facts;
 
 use super::access::End;
+use super::guard_metrics::{Figures, GuardMetrics};
 use super::health_metrics::HealthMetrics;
 use super::refresh_metrics::RefreshMetrics;
 use super::store_metrics::StoreMetrics;
@@ -78,6 +79,8 @@ pub struct Metrics {
     /// What the relay asks for by itself.
     pub refresh: RefreshMetrics,
     store: StoreMetrics,
+    // Only where there is a guard.
+    guard: OnceLock<GuardMetrics>,
     // Held while a scrape reads the store's figures, so that two at once do not both add the same.
     scraping: Mutex<()>,
 }
@@ -203,6 +206,7 @@ impl Metrics {
             )?,
             refresh: RefreshMetrics::register(&registry)?,
             store: StoreMetrics::register(&registry)?,
+            guard: OnceLock::new(),
             scraping: Mutex::new(()),
             registry,
         })
@@ -247,6 +251,19 @@ impl Metrics {
             STATUS_CLASSES[usize::from(status.as_u16() / 100).clamp(1, STATUS_CLASSES.len()) - 1]
         };
         self.upstream_requests.with_label_values(&[upstream, outcome.map_or_else(|word| word, class)]).inc();
+    }
+
+    /// Shows the guard's figures too, from now on.
+    pub fn show_guard(&self, figures: &Figures) {
+        if self.guard.get().is_none()
+            && let Ok(metrics) = GuardMetrics::new(&self.registry)
+        {
+            // Another thread may have been first; both show the same.
+            let _shown = self.guard.set(metrics);
+        }
+        if let Some(metrics) = self.guard.get() {
+            metrics.show(figures);
+        }
     }
 
     /// The text exposition format, with the store's figures as of now.

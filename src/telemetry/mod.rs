@@ -2,12 +2,14 @@
 //! It observes; nothing here changes what a client gets.
 
 pub mod access;
+mod guard_metrics;
 mod health_metrics;
 pub mod log;
 pub mod metrics;
 mod refresh_metrics;
 mod store_metrics;
 
+pub use self::guard_metrics::{Answered, Figures, GuardMetrics, Why};
 pub use self::health_metrics::HealthMetrics;
 pub use self::metrics::Metrics;
 pub use self::refresh_metrics::RefreshMetrics;

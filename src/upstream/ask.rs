@@ -172,7 +172,8 @@ impl Upstreams {
                 answer.as_ref().map(|answer| answer.response.status()).map_err(UpstreamError::as_str);
             self.metrics.count_upstream(&permit.upstream().name, outcome);
         }
-        permit.settle(&Verdict::of(&answer, patience.head));
+        let verdict = Verdict::of(&answer, patience.head);
+        permit.settle(&if self.requests_probe() { verdict } else { verdict.of_one_path() });
         answer
     }
 

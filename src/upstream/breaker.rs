@@ -64,8 +64,10 @@ pub(super) enum Fault {
     Unreachable,
     /// There was no answer in time.
     Silent,
-    /// There was an answer, or the end of the connection, and it was no good.
+    /// It closed the connection, or what it said is not HTTP.
     Wrong,
+    /// It answered that it, or somebody behind it, cannot answer.
+    Busy,
 }
 
 /// What everybody who asks it sees change.
@@ -145,7 +147,7 @@ impl Breaker {
                     return Some(Change::Opened { until });
                 }
                 let last_until = match fault {
-                    Fault::Wrong => last_until,
+                    Fault::Wrong | Fault::Busy => last_until,
                     Fault::Unreachable | Fault::Silent => Some(now.saturating_add(limits.retry)),
                 };
                 self.state = State::Closed { failures, last_until, recovered };
@@ -160,6 +162,18 @@ impl Breaker {
             }
             // Requests that were under way when it opened say nothing that is not known.
             State::Open { .. } | State::HalfOpen { .. } => None,
+        }
+    }
+
+    /// The upstream has failed a request in a way that may be that of one path. Somebody checks it as a whole, and is the
+    /// one to find the last failure.
+    pub(super) fn suspected(&mut self, fault: Fault, now: UnixMillis, limits: &Limits) {
+        if let State::Closed { failures, .. } = self.state {
+            let most = Limits { failures: u32::MAX, ..*limits };
+            self.failed(&Ticket::Regular, fault, now, &most);
+            if let State::Closed { failures: counted, .. } = &mut self.state {
+                *counted = failures.saturating_add(1).min(limits.failures.saturating_sub(1));
+            }
         }
     }
 
@@ -283,6 +297,23 @@ mod tests {
         assert!(breaker.is_last(4_999, &LIMITS) && !breaker.is_last(5_000, &LIMITS));
         breaker.succeeded(0);
         assert!(breaker.fault().is_none() && !breaker.is_last(0, &LIMITS));
+    }
+
+    #[test]
+    fn what_may_be_the_failure_of_one_path_opens_it_only_with_the_checks_own() {
+        let mut breaker = Breaker::default();
+        for _ in 0..100 {
+            breaker.suspected(Fault::Busy, 0, &LIMITS);
+        }
+        assert!(breaker.is_closed());
+        assert_eq!(breaker.fault(), Some(Fault::Busy));
+        let check = breaker.admit(0, true).unwrap();
+        let change = breaker.failed(&check, Fault::Silent, 0, &LIMITS);
+        assert_eq!(change, Some(Change::Opened { until: 5_000 }));
+        let always = Limits { failures: 1, ..LIMITS };
+        let mut breaker = Breaker::default();
+        breaker.suspected(Fault::Silent, 0, &always);
+        assert!(breaker.is_closed() && breaker.is_last(0, &always));
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl Tls {
         roots: &mut Roots,
     ) -> Result<Self, ConnectError> {
         let config = tls::toward(trust, roots)
-            .map_err(|reason| ConnectError::Trust { upstream: upstream.clone(), reason: Box::new(reason) })?;
+            .map_err(|reason| ConnectError::Trust { upstream: upstream.clone(), reason: reason.into() })?;
         let host = url.host().unwrap_or_default();
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(bare.to_owned())

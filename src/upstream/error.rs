@@ -75,6 +75,8 @@ pub(super) enum Verdict {
     Well,
     /// It fails.
     Failed(Fault, Arc<str>),
+    /// It fails, perhaps on one path only: a service of its own that is stopped, or a request that it holds open.
+    Suspect(Fault),
     /// Nothing.
     Unknown,
 }
@@ -121,7 +123,7 @@ impl Verdict {
                 let is_relay = answer.upstream.is_relay.load(Ordering::Relaxed);
                 let is_well = is_relay || status == StatusCode::LOOP_DETECTED;
                 match is_unavailable(status) && !is_well {
-                    true => Self::Failed(Fault::Wrong, Arc::from(format!("it answers {status}"))),
+                    true => Self::Failed(Fault::Busy, Arc::from(format!("it answers {status}"))),
                     false => Self::Well,
                 }
             }
@@ -129,7 +131,15 @@ impl Verdict {
         }
     }
 
-    /// The same of a request without an answer.
+    /// What a client's request says where a check says more: everybody else's must not hang on the path it asked for.
+    pub(super) fn of_one_path(self) -> Self {
+        match self {
+            Self::Failed(fault @ (Fault::Silent | Fault::Busy), _) => Self::Suspect(fault),
+            verdict => verdict,
+        }
+    }
+
+    /// Of a request without an answer.
     pub(super) fn of_error(error: &UpstreamError, patience: Duration) -> Self {
         let fault = match error {
             UpstreamError::Connect { .. } => Fault::Unreachable,

@@ -165,12 +165,12 @@ impl Upstreams {
                 }
             }
         };
-        self.metrics.health.checks.with_label_values(&[&*upstream.name, outcome]).inc();
         permit.settle(&verdict);
         upstream.show();
+        self.metrics.health.checks.with_label_values(&[&*upstream.name, outcome]).inc();
         match verdict {
             Verdict::Failed(_, why) => Some(why),
-            Verdict::Well | Verdict::Unknown => None,
+            Verdict::Well | Verdict::Suspect(_) | Verdict::Unknown => None,
         }
     }
 

@@ -214,6 +214,13 @@ impl Upstreams {
         self
     }
 
+    /// Reads no more than so many bytes of a head, or of a body, at once: 8 KiB and more. For who has little memory.
+    #[must_use]
+    pub fn reading_at_most(self, bytes: usize) -> Self {
+        self.list.iter().for_each(|upstream| upstream.pool.read_at_most(bytes));
+        self
+    }
+
     /// The upstreams in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.list.iter()

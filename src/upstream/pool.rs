@@ -63,6 +63,7 @@ pub(super) struct Pool {
 struct Generation {
     client: Client,
     since: Instant,
+    max_read: usize,
 }
 
 impl Pools {
@@ -89,7 +90,7 @@ impl Pools {
             tls: tls.transpose()?,
             timeout: self.timeout,
         });
-        let current = Mutex::new(Generation::new(&connector));
+        let current = Mutex::new(Generation::new(&connector, MAX_READ));
         Ok(Pool { connector, proxy: proxy.filter(|_| !is_tls), current })
     }
 }
@@ -99,9 +100,15 @@ impl Pool {
     pub(super) fn client(&self) -> Client {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.since.elapsed() >= MAX_AGE {
-            *current = Generation::new(&self.connector);
+            *current = Generation::new(&self.connector, current.max_read);
         }
         current.client.clone()
+    }
+
+    /// Reads no more than so many bytes at once, on connections to come.
+    pub(super) fn read_at_most(&self, bytes: usize) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Generation::new(&self.connector, bytes);
     }
 
     /// The proxy that is asked in the upstream's place. One that gives a tunnel is not: it is only told when it is made.
@@ -117,15 +124,15 @@ impl Pool {
 }
 
 impl Generation {
-    fn new(connector: &Connector) -> Self {
+    fn new(connector: &Connector, max_read: usize) -> Self {
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE)
-            .http1_max_buf_size(MAX_READ)
+            .http1_max_buf_size(max_read)
             .http1_max_headers(MAX_FIELDS)
             .build(connector.clone());
-        Self { client, since: Instant::now() }
+        Self { client, since: Instant::now(), max_read }
     }
 }

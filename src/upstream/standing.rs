@@ -97,22 +97,28 @@ impl Permit {
     pub(super) fn settle(mut self, verdict: &Verdict) {
         let now = self.clock.now();
         let Upstream { name, standing, limits, .. } = &*self.upstream;
+        let Some(ticket) = self.ticket.take() else { return };
         let mut change = None;
-        match verdict {
-            Verdict::Unknown => return,
-            Verdict::Well => standing.breaker.send_if_modified(|breaker| {
-                change = breaker.succeeded(now);
-                change.is_some()
-            }),
-            Verdict::Failed(fault, _) => {
-                let Some(ticket) = &self.ticket else { return };
-                standing.breaker.send_if_modified(|breaker| {
-                    change = breaker.failed(ticket, *fault, now, limits);
-                    change.is_some()
-                })
-            }
-        };
-        self.ticket = None;
+        standing.breaker.send_if_modified(|breaker| {
+            let before = breaker.fault();
+            let freed = match verdict {
+                Verdict::Unknown => breaker.given_back(&ticket, now),
+                Verdict::Suspect(fault) => {
+                    breaker.suspected(*fault, now, limits);
+                    breaker.given_back(&ticket, now)
+                }
+                Verdict::Well => {
+                    change = breaker.succeeded(now);
+                    false
+                }
+                Verdict::Failed(fault, _) => {
+                    change = breaker.failed(&ticket, *fault, now, limits);
+                    false
+                }
+            };
+            // Whoever checks it looks sooner after a failure.
+            freed || change.is_some() || before != breaker.fault()
+        });
         self.upstream.show();
         let seconds = |until: UnixMillis| until.saturating_sub(now) as f64 / 1e3;
         match (change, verdict) {

@@ -39,8 +39,9 @@ async fn managers_of_one_priority_have_as_many_bytes_to_send_each() {
         }
         let mut client = Client::connect(site.address()).await;
         client.begin(&Request::get(&path(number))).await.unwrap();
-        let head = client.head().await.unwrap();
+        let mut head = client.head().await.unwrap();
         assert_eq!(head.status, 200);
+        head.body = client.some(SIZE / 2).await.unwrap();
         clients.push((client, head));
     }
     let asked = |manager: &Manager| (0..8).map(|number| manager.requests(&path(number))).sum::<usize>();
@@ -112,12 +113,12 @@ async fn looking_for_an_upstream_takes_no_longer_than_all_tries_together_may() {
     let site = Site::with(|config| {
         let both = Config::for_upstreams(&[&urls[0], &urls[1]]).unwrap();
         (config.upstreams, config.routes) = (both.upstreams, both.routes);
-        config.fill.head_timeout = Duration::from_millis(400);
-        config.fill.total_timeout = Duration::from_millis(600);
+        config.fill.head_timeout = Duration::from_secs(1);
+        config.fill.total_timeout = Duration::from_millis(1_500);
     });
     let began = Instant::now();
     assert_eq!(site.get(PAYLOAD).await.status, 504);
-    assert!(began.elapsed() >= Duration::from_millis(600), "the second was not asked");
+    assert!(began.elapsed() >= Duration::from_millis(1_500), "the second was not asked");
     // It was, and its time was cut short.
     let second = urls[1].trim_start_matches("http://");
     let metric = format!("gupd_upstream_requests_total{{outcome=\"head-timeout\",upstream=\"{second}\"}}");

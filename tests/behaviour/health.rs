@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gupd::config::Limit;
+use gupd::config::units::Rate;
 use gupd::shape::{Lane, Wan};
 use gupd::telemetry::Metrics;
 use gupd::upstream::{Outgoing, RequestBody, Upstreams};
@@ -94,6 +96,54 @@ async fn without_a_path_a_connection_is_enough_but_not_of_a_manager_that_does_no
     site.clock.advance(2 * RETRY);
     site.counts(&healthy(&name), 1.0).await;
     assert_eq!(site.manager.seen("/")[0].method, "HEAD");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_always_fails_closes_no_other_but_has_the_manager_checked_sooner() {
+    let site = checked(|config| config.fill.head_timeout = Duration::from_secs(1));
+    let name = site.manager.address().to_string();
+    site.counts(&checks(&name, "well"), 1.0).await;
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    site.manager.put("/secars/stopped", Resource::new("").status(503));
+    let gate = Gate::default();
+    site.manager.put("/secars/held", Resource::new("").held(&gate));
+    let held = || async { site.get("/secars/held").await.status };
+    assert_eq!(tokio::join!(held(), held(), held(), held()), (504, 504, 504, 504));
+    for _ in 0..4 {
+        assert_eq!(site.get("/secars/stopped").await.status, 503);
+    }
+    assert_eq!(site.metric(&healthy(&name)).await, 1.0);
+    site.clock.advance(RETRY);
+    site.counts(&checks(&name, "well"), 2.0).await;
+    // All of it fails: one check is enough now.
+    site.manager.put(CHECK, Resource::new("").status(503));
+    for _ in 0..2 {
+        assert_eq!(site.get("/secars/stopped").await.status, 503);
+    }
+    site.clock.advance(RETRY);
+    site.counts(&healthy(&name), 0.0).await;
+    gate.open();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checks_go_ahead_of_downloads_on_a_full_line() {
+    // What is on its way takes four minutes.
+    let site = checked(|config| config.wan.limit = Limit::rate(Rate(16 << 10)));
+    let name = site.manager.address().to_string();
+    let mut clients = Vec::new();
+    for number in 1..=4 {
+        let path = PAYLOAD.replace("261121001", &format!("26112100{number}"));
+        site.manager.put(&path, Resource::new(bytes(number, 1 << 20)));
+        let mut client = Client::connect(site.address()).await;
+        client.begin(&Request::get(&path)).await.unwrap();
+        site.manager.asked(&path, 1).await;
+        clients.push(client);
+    }
+    for well in [2.0, 3.0] {
+        site.clock.advance(INTERVAL);
+        site.counts(&checks(&name, "well"), well).await;
+    }
+    assert_eq!(site.metric(&healthy(&name)).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,12 +10,12 @@ use super::{MANAGER, load, problems};
 fn the_guard_is_told_what_to_answer_and_how_long_to_wait() {
     let text = format!(
         "{MANAGER}public_url = \"https://manager.example\"\n[guard]\nanswer = \"relay\"\nwatchdog = \"300ms\"\n\
-         restart_max = \"0s\"\n[[route]]\nprefix = \"/\"\nfallback = \"redirect\"\n"
+         restart_max = \"200ms\"\n[[route]]\nprefix = \"/\"\nfallback = \"redirect\"\n"
     );
     let config = load(&text).unwrap();
     assert_eq!(config.guard.answer, Fallback::Relay);
     assert_eq!(config.guard.watchdog, Duration::from_millis(300));
-    assert_eq!(config.guard.restart_max, Duration::ZERO);
+    assert_eq!(config.guard.restart_max, Duration::from_millis(200));
     assert_eq!(config.routes[0].fallback, Some(Fallback::Redirect));
     assert_eq!(config.upstreams[0].public_url, Some("https://manager.example".parse().unwrap()));
 }

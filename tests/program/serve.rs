@@ -133,9 +133,17 @@ fn it_explains_itself() {
     let help = Process::start(&mut gupd(["serve", "--help"])).ended();
     assert!(help.status.success());
     let help = help.lines.join("\n");
-    for flag in
-        ["--config", "--listen", "--upstream", "--store", "--admin", "--tls-cert", "--tls-key", "--wan-limit"]
-    {
+    for flag in [
+        "--config",
+        "--listen",
+        "--upstream",
+        "--store",
+        "--admin",
+        "--tls-cert",
+        "--tls-key",
+        "--wan-limit",
+        "--guard",
+    ] {
         assert!(help.contains(flag), "{help}");
     }
 }

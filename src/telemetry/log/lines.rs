@@ -47,6 +47,8 @@ pub struct LogGuard {
 
 #[derive(Default)]
 struct Shared {
+    // Held while lines are written, with room for them.
+    writing: Mutex<Vec<u8>>,
     // Locked to add a thread, once in its life, and by the writer.
     threads: Mutex<Vec<Gathered>>,
     dropped: AtomicU64,
@@ -100,18 +102,22 @@ impl Shared {
         gathered
     }
 
+    fn write_gathered(&self) {
+        let mut taken = lock(&self.writing);
+        let threads = lock(&self.threads).clone();
+        for gathered in &threads {
+            std::mem::swap(&mut *lock(gathered), &mut taken);
+            put(&taken);
+            taken.clear();
+        }
+    }
+
     fn write(&self) {
-        let mut taken = Vec::with_capacity(2 * MUCH);
+        lock(&self.writing).reserve(2 * MUCH);
         loop {
             // Read before the last round, so that nothing gathered before the end stays.
             let ended = self.ended.load(Ordering::Acquire);
-            let threads = lock(&self.threads).clone();
-            for gathered in &threads {
-                std::mem::swap(&mut *lock(gathered), &mut taken);
-                put(&taken);
-                taken.clear();
-            }
-            drop(threads);
+            self.write_gathered();
             // A thread that has ended, and whose lines are written, is held by nobody else.
             lock(&self.threads)
                 .retain(|gathered| Arc::strong_count(gathered) > 1 || !lock(gathered).is_empty());
@@ -124,6 +130,13 @@ impl Shared {
             }
             std::thread::park_timeout(PAUSE);
         }
+    }
+}
+
+impl LogGuard {
+    /// Writes what has been gathered, before the process becomes another program.
+    pub fn flush(&self) {
+        self.shared.write_gathered();
     }
 }
 

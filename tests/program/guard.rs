@@ -1,0 +1,425 @@
+//! `gupd serve --guard`: whatever becomes of the worker, clients get an answer on the same port.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+
+use crate::guarded::{Catalog, Load, exchange, guarded, kill, runs, serves, signal, workers};
+use crate::process::{PATIENCE, Process, Relay, gupd};
+use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, bytes, get};
+
+const KIB: usize = 1 << 10;
+
+/// Mostly deltas and catalogs, some sets.
+const SIZES: [usize; 20] = {
+    let mut sizes = [8 * KIB; 20];
+    sizes[0] = 2 << 20;
+    sizes[1] = 512 * KIB;
+    sizes[2] = 64 * KIB;
+    sizes[3] = 100;
+    sizes
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_a_dead_worker_are_sent_to_the_manager_until_the_next_one_serves() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(PAYLOAD, Resource::new("content"));
+    let mut command = guarded(&manager, folder.path());
+    let mut relay = Relay::start(command.env("GUPD_GUARD_RESTART_MAX", "3s"));
+    assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
+    relay.stored(PAYLOAD).await;
+    assert!(relay.metrics().await.contains("gupd_guard_worker_starts_total 1\n"));
+    // The first time it is back at once, then not.
+    for _ in 0..3 {
+        kill(&relay).await;
+    }
+    let spelled = PAYLOAD.replace('{', "%7b") + "?a=%20b";
+    for (method, status) in [("GET", 307), ("HEAD", 307), ("POST", 307), ("PUT", 307), ("TRACE", 405)] {
+        let answer = exchange(relay.address, &Request::new(method, &spelled).body("")).await.unwrap();
+        assert_eq!(answer.status, status, "{method}");
+        assert_eq!(answer.header("connection"), Some("close"), "{method}");
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{method}");
+        if status == 307 {
+            assert_eq!(answer.header("location"), Some(&*format!("{}{spelled}", manager.url())), "{method}");
+            assert_eq!(answer.header("content-length"), Some("0"), "{method}");
+        }
+    }
+    for (request, status) in [
+        (Request::get("http://elsewhere.example/"), 421),
+        (Request::new("CONNECT", "elsewhere.example:443"), 405),
+        (Request::get("/../etc"), 400),
+        (Request::get(&format!("{}{PAYLOAD}", manager.url())), 307),
+    ] {
+        assert_eq!(exchange(relay.address, &request).await.unwrap().status, status);
+    }
+    assert_eq!(get(relay.admin, "/healthz").await.status, 200);
+    let ready = get(relay.admin, "/readyz").await;
+    assert_eq!(ready.status, 503);
+    let why = String::from_utf8(ready.body).unwrap();
+    assert!(why.starts_with("the guard answers: the worker ended 3 times; "), "{why}");
+    let metrics = relay.metrics().await;
+    for line in [
+        "gupd_guard_answering 1",
+        "gupd_guard_responses_total{answer=\"redirect\"} 5",
+        "gupd_guard_worker_ends_total{why=\"killed\"} 3",
+    ] {
+        assert!(metrics.contains(&format!("{line}\n")), "{line} in {metrics}");
+    }
+    serves(&relay).await;
+    assert!(relay.get(PAYLOAD).await.cache_status().starts_with("gupd; hit"), "what was stored is there");
+    let metrics = relay.metrics().await;
+    for line in ["gupd_guard_answering 0", "gupd_guard_worker_starts_total 4"] {
+        assert!(metrics.contains(&format!("{line}\n")), "{line} in {metrics}");
+    }
+    let ended = relay.process.logged("the worker has ended");
+    assert_eq!((&ended["why"], &ended["signal"]), (&"killed".into(), &9.into()), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_relays_passes_requests_and_their_bodies_on() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)));
+    manager.put("/echo", Resource::echo());
+    let mut command = guarded(&manager, folder.path());
+    command.env("GUPD_GUARD_RESTART_MAX", "3s").env("GUPD_GUARD_ANSWER", "relay");
+    let relay = Relay::start(&mut command);
+    for _ in 0..3 {
+        kill(&relay).await;
+    }
+    let asked = Request::get(PAYLOAD).header("X-Own", "1").header("Connection", "X-Hop").header("X-Hop", "1");
+    let passed = exchange(relay.address, &asked).await.unwrap();
+    assert_eq!((passed.status, passed.header("connection")), (200, Some("close")));
+    assert_eq!(passed.header("via"), Some("1.1 gupd"));
+    assert!(passed.whole() == bytes(1, 3_000_000));
+    let seen = manager.seen(PAYLOAD).pop().unwrap();
+    assert_eq!((seen.header("x-own"), seen.header("x-hop")), (Some("1"), None));
+    assert!(seen.header("via").unwrap().starts_with("1.1 gupd-"), "{seen:?}");
+    assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
+    let echo = exchange(relay.address, &Request::new("POST", "/echo").body(bytes(2, 500_000))).await.unwrap();
+    assert!(echo.whole() == bytes(2, 500_000));
+    let foreign = exchange(relay.address, &Request::get("http://elsewhere.example/")).await.unwrap();
+    assert_eq!(foreign.status, 421);
+
+    // What breaks off upstream breaks off for the client; who is not there is told as such.
+    manager.put("/cut", Resource::new(bytes(3, 100_000)).cut(50_000, 9));
+    assert_eq!(exchange(relay.address, &Request::get("/cut")).await.unwrap().ending, Ending::Broken);
+    drop(manager);
+    let gone = exchange(relay.address, &Request::get(PAYLOAD)).await.unwrap();
+    assert_eq!((gone.status, gone.header("retry-after")), (503, Some("5")));
+}
+
+async fn survive(answer: &str) {
+    const CLIENTS: usize = 200;
+    const KILLS: usize = 20;
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let catalog = Catalog::publish(&manager, &SIZES);
+    let mut command = guarded(&manager, folder.path());
+    let relay = Relay::start(command.env("GUPD_GUARD_ANSWER", answer).env("GUPD_LOG_ACCESS", "false"));
+    let mut load = Load::begin(&relay, catalog, CLIENTS);
+    let begun = Instant::now();
+    for _ in 0..KILLS {
+        let worker = serves(&relay).await;
+        load.disturb();
+        signal(worker, "KILL");
+        load.settle().await;
+    }
+    let seen = load.end().await;
+    println!("{KILLS} kills in {:?}: {seen:?}", begun.elapsed());
+    assert!(seen.downloads >= KILLS * CLIENTS);
+    assert_eq!(seen.redirected > 0, answer == "redirect");
+    serves(&relay).await;
+    let metrics = relay.metrics().await;
+    assert!(
+        !metrics.contains(&format!("gupd_guard_responses_total{{answer=\"{answer}\"}} 0\n")),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains(&format!("gupd_guard_worker_ends_total{{why=\"killed\"}} {KILLS}\n")),
+        "{metrics}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_kills_under_two_hundred_clients_cost_no_more_than_one_retry_with_redirects() {
+    survive("redirect").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_kills_under_two_hundred_clients_cost_no_more_than_one_retry_with_relaying() {
+    survive("relay").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_hangs_is_ended_and_its_clients_are_answered() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(PAYLOAD, Resource::new("content"));
+    let mut command = guarded(&manager, folder.path());
+    let mut relay = Relay::start(command.env("GUPD_GUARD_WATCHDOG", "500ms"));
+    let hung = serves(&relay).await;
+    signal(hung, "STOP");
+    // Nobody accepts this one before the guard does.
+    let answered = exchange(relay.address, &Request::get(PAYLOAD)).await.unwrap();
+    assert!([200, 307].contains(&answered.status));
+    let told = relay.process.logged("a worker gives no sign of life; it is ended");
+    assert_eq!(told["level"], "ERROR");
+    assert_eq!(relay.process.logged("the worker has ended")["why"], "hung");
+    assert_ne!(serves(&relay).await, hung);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_cannot_start_again_is_tried_again_until_it_can() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(PAYLOAD, Resource::new("content"));
+    let store = folder.path().join("store");
+    let mut relay = Relay::start(&mut guarded(&manager, &store));
+    assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
+    relay.stored(PAYLOAD).await;
+    let away = folder.path().join("away");
+    fs::rename(&store, &away).unwrap();
+    fs::write(&store, "in the way").unwrap();
+    kill(&relay).await;
+    for _ in 0..5 {
+        let ended = relay.process.line(|line| line.contains("the worker has ended")).unwrap();
+        assert!(ended.contains("ERROR"), "{ended}");
+        assert_eq!(exchange(relay.address, &Request::get(PAYLOAD)).await.unwrap().status, 307);
+    }
+    fs::remove_file(&store).unwrap();
+    fs::rename(&away, &store).unwrap();
+    serves(&relay).await;
+    assert!(relay.get(PAYLOAD).await.cache_status().starts_with("gupd; hit"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_takes_little_memory_whatever_it_relays() {
+    const CLIENTS: usize = 200;
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let gate = Gate::default();
+    let body = bytes(1, 300_000);
+    manager.put(PAYLOAD, Resource::new(body.clone()).stalled(200_000, &gate));
+    let mut command = guarded(&manager, folder.path());
+    command.env("GUPD_GUARD_RESTART_MAX", "5s").env("GUPD_GUARD_ANSWER", "relay");
+    let relay = Relay::start(&mut command);
+    for _ in 0..4 {
+        kill(&relay).await;
+    }
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = Client::connect(relay.address).await;
+        client.begin(&Request::get(PAYLOAD)).await.unwrap();
+        clients.push(client);
+    }
+    manager.asked(PAYLOAD, 128).await;
+    gate.open();
+    for mut client in clients {
+        let mut head = client.head().await.unwrap();
+        client.rest("GET", &mut head).await;
+        assert!(head.whole() == body);
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", relay.process.id())).unwrap();
+    let kib = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let (all, own) = (kib("VmHWM:"), kib("RssAnon:"));
+    println!("the guard's memory: {all} KiB at its peak, {own} KiB of it its own now");
+    // Without optimisation the program, and what it keeps of each connection, is several times as large.
+    let most = if cfg!(debug_assertions) { [40 << 10, 16 << 10] } else { [15 << 10, 10 << 10] };
+    assert!(all < most[0] && own < most[1], "{all} KiB, {own} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_guard_is_killed_finishes_what_runs_and_ends() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let gate = Gate::default();
+    manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
+    let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
+    let worker = serves(&relay).await;
+    let mut client = Client::connect(relay.address).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = client.head().await.unwrap();
+    relay.process.kill();
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(relay.address).await.is_ok() {
+        assert!(Instant::now() < deadline, "it still accepts");
+    }
+    gate.open();
+    client.rest("GET", &mut head).await;
+    assert!(head.whole() == bytes(1, 3_000_000));
+    while runs(worker) {
+        assert!(Instant::now() < deadline, "it still runs");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guard_passes_signals_on() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let gate = Gate::default();
+    manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
+    let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
+    relay.process.signal("HUP");
+    relay.process.line(|line| line.contains("\"reloaded\"")).unwrap();
+    let worker = serves(&relay).await;
+    // Signals that reach the worker, as a terminal's or a service manager's may, are not its to mind.
+    signal(worker, "TERM");
+    signal(worker, "INT");
+    let mut client = Client::connect(relay.address).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = client.head().await.unwrap();
+    relay.process.signal("TERM");
+    relay.process.logged("draining");
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(relay.address).await.is_ok() {
+        assert!(Instant::now() < deadline, "it still accepts");
+    }
+    gate.open();
+    client.rest("GET", &mut head).await;
+    assert!(head.whole() == bytes(1, 3_000_000));
+    let ended = relay.process.ended();
+    assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+    assert!(!runs(worker));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_guard_and_worker_at_once() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let gate = Gate::default();
+    manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
+    let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
+    let mut client = Client::connect(relay.address).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    client.head().await.unwrap();
+    relay.process.signal("TERM");
+    relay.process.logged("draining");
+    relay.process.signal("INT");
+    let ended = relay.process.ended();
+    assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_sent_past_a_manager_that_does_not_answer_to_how_they_reach_the_next() {
+    let (first, second, folder) = (Manager::start(), Manager::start(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("gupd.toml");
+    let text = format!(
+        "[[upstream]]\nurl = \"{}\"\n[[upstream]]\nurl = \"{}\"\npublic_url = \"https://updates.example\"\n\
+         [[route]]\nprefix = \"/\"\n[[route]]\nprefix = \"/through\"\nfallback = \"relay\"\n\
+         [health]\ninterval = \"1s\"\nfailures = 1\n",
+        first.url(),
+        second.url()
+    );
+    fs::write(&file, text).unwrap();
+    second.put("/through/x", Resource::new("content"));
+    drop(first);
+    let mut command =
+        gupd(["serve", "--guard", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"]);
+    command.arg(&file).arg("--store").arg(folder.path().join("store")).env("GUPD_STORE_MIN_FREE", "0");
+    let relay = Relay::start(command.env("GUPD_GUARD_RESTART_MAX", "5s"));
+    for _ in 0..4 {
+        kill(&relay).await;
+    }
+    let sent = exchange(relay.address, &Request::get("/a?b")).await.unwrap();
+    assert_eq!((sent.status, sent.header("location")), (307, Some("https://updates.example/a?b")));
+    let through = exchange(relay.address, &Request::get("/through/x")).await.unwrap();
+    assert_eq!((through.status, through.whole()), (200, b"content".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_speaks_tls_where_its_worker_does() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    fs::write(&cert, own.cert.pem()).unwrap();
+    fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+    let mut command = guarded(&manager, &folder.path().join("store"));
+    command.arg("--tls-cert").arg(&cert).arg("--tls-key").arg(&key).env("GUPD_GUARD_RESTART_MAX", "5s");
+    let relay = Relay::start(&mut command);
+    for _ in 0..4 {
+        kill(&relay).await;
+    }
+    let place = format!("https://localhost:{}/a", relay.address.port());
+    let curl = std::process::Command::new("curl")
+        .args(["-s", "--cacert"])
+        .arg(&cert)
+        .args(["-w", "%{http_code} %{redirect_url}"])
+        .arg(place)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(curl.stdout).unwrap(), format!("307 {}/a", manager.url()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_manager_is_told_how_a_guard_and_its_worker_are() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = |what: &str| {
+        let mut packet = [0; 4096];
+        loop {
+            let length = socket.recv(&mut packet).unwrap_or_else(|_| panic!("{what} was never told"));
+            let text = String::from_utf8_lossy(&packet[..length]).into_owned();
+            if text.lines().any(|line| line.starts_with(what)) {
+                return text;
+            }
+        }
+    };
+    let mut command = guarded(&manager, &folder.path().join("store"));
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "500000");
+    let relay = Relay::start(&mut command);
+    assert!(told("READY=1").contains("STATUS=serving"));
+    told("WATCHDOG=1");
+    relay.process.signal("HUP");
+    assert!(told("RELOADING=1").contains("MONOTONIC_USEC="));
+    told("READY=1");
+    kill(&relay).await;
+    told("STATUS=the guard answers: the worker ended; ");
+    told("STATUS=serving");
+    relay.process.signal("TERM");
+    told("STOPPING=1");
+    assert!(relay.process.ended().status.success());
+}
+
+#[test]
+fn a_guard_knows_nothing_of_what_is_stored() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/guard");
+    let mut folders = vec![folder];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for foreign in ["store", "cache", "fill", "proxy", "refresh", "relay", "admin", "digest"] {
+                assert!(!text.contains(&format!("crate::{foreign}")), "{} knows {foreign}", path.display());
+            }
+            files += 1;
+        }
+    }
+    assert!(files > 8);
+}
+
+#[test]
+fn what_keeps_a_relay_from_starting_keeps_its_guard_too() {
+    let serve = ["serve", "--guard", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    Process::start(&mut gupd(serve)).ended().complained(2, &["no upstream"]);
+    let mut taken = gupd(["serve", "--guard", "--upstream", "http://manager:1", "--admin", "127.0.0.1:0"]);
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    Process::start(taken.args(["--listen", &address])).ended().complained(1, &["the port is in use"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_has_one_worker_and_it_is_no_child_of_a_terminal() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let relay = Relay::start(&mut guarded(&manager, folder.path()));
+    let worker = serves(&relay).await;
+    assert_eq!(workers(&relay), [worker]);
+    let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
+    let group = stat.rsplit(')').next().unwrap().split_whitespace().nth(2).unwrap().to_owned();
+    assert_eq!(group, worker.to_string(), "a process group of its own");
+}

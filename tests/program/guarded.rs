@@ -1,0 +1,189 @@
+//! A relay with its guard, and clients that do what update clients do: follow a redirect, and try once more.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use tokio::task::JoinSet;
+
+use crate::process::{PATIENCE, Relay, serve};
+use crate::support::{Client, Ending, Manager, PAYLOAD, Request, Resource, Response, bytes};
+
+/// `gupd serve --guard` whose workers come back quickly, however often they die.
+pub(crate) fn guarded(manager: &Manager, store: &Path) -> Command {
+    let mut command = serve(manager, store);
+    command.arg("--guard").env("GUPD_GUARD_RESTART_MAX", "100ms");
+    command
+}
+
+/// One exchange on a connection of its own, which must come about.
+pub(crate) async fn exchange(address: SocketAddr, request: &Request) -> io::Result<Response> {
+    Client::connect(address).await.send(request).await
+}
+
+/// Processes that a guard has started and that run.
+pub(crate) fn workers(relay: &Relay) -> Vec<u32> {
+    let guard = relay.process.id();
+    let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap_or_default();
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// Whether a process runs.
+pub(crate) fn runs(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status
+        .rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// Sends a signal to a process that is no child of the test.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let kill = format!("kill -{name} {pid}");
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+}
+
+/// Waits for what an administrator sees as serving, and gives the worker.
+pub(crate) async fn serves(relay: &Relay) -> u32 {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let ready = exchange(relay.admin, &Request::get("/readyz")).await;
+        if ready.is_ok_and(|ready| ready.status == 200)
+            && let [worker] = workers(relay)[..]
+        {
+            return worker;
+        }
+        assert!(Instant::now() < deadline, "no worker serves");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Kills the worker and waits until no process of it is left; clients meet the guard then.
+pub(crate) async fn kill(relay: &Relay) {
+    let worker = serves(relay).await;
+    signal(worker, "KILL");
+    let deadline = Instant::now() + PATIENCE;
+    while runs(worker) {
+        assert!(Instant::now() < deadline, "the worker does not die");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Objects of many sizes at a manager, each with its path.
+pub(crate) struct Catalog(Vec<(String, Arc<Vec<u8>>)>);
+
+impl Catalog {
+    pub(crate) fn publish(manager: &Manager, sizes: &[usize]) -> Self {
+        let publish = |(number, &size): (usize, &usize)| {
+            let path = PAYLOAD.replace("261121001", &format!("{}", 261_121_001 + number));
+            let body = Arc::new(bytes(number as u64, size));
+            manager.put(&path, Resource::new(body.to_vec()));
+            (path, body)
+        };
+        Self(sizes.iter().enumerate().map(publish).collect())
+    }
+}
+
+/// Clients that download one object after another, for as long as they are let.
+pub(crate) struct Load {
+    clients: JoinSet<()>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    ended: AtomicUsize,
+    /// Disturbances so far.
+    disturbed: AtomicUsize,
+    /// By client: disturbances before its download began.
+    began: Vec<AtomicUsize>,
+    downloads: AtomicUsize,
+    broken: AtomicUsize,
+    redirected: AtomicUsize,
+}
+
+/// What clients have seen.
+#[derive(Debug)]
+pub(crate) struct Experience {
+    pub(crate) downloads: usize,
+    /// Downloads that broke off and came the second time.
+    pub(crate) broken: usize,
+    pub(crate) redirected: usize,
+}
+
+impl Load {
+    pub(crate) fn begin(relay: &Relay, catalog: Catalog, clients: usize) -> Self {
+        let began = (0..clients).map(|_| AtomicUsize::new(0)).collect();
+        let shared = Arc::new(Shared { began, ..Shared::default() });
+        let catalog = Arc::new(catalog);
+        let mut tasks = JoinSet::new();
+        for number in 0..clients {
+            let (shared, catalog, address) = (shared.clone(), catalog.clone(), relay.address);
+            tasks.spawn(async move {
+                let (path, body) = &catalog.0[number % catalog.0.len()];
+                while shared.ended.load(Ordering::SeqCst) == 0 {
+                    let disturbed = shared.disturbed.load(Ordering::SeqCst);
+                    shared.began[number].store(disturbed, Ordering::SeqCst);
+                    if !shared.download(address, path, body).await {
+                        shared.broken.fetch_add(1, Ordering::SeqCst);
+                        let again = shared.download(address, path, body).await;
+                        assert!(again, "client {number} tried once more, and {path} broke off again");
+                    }
+                    shared.downloads.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        Self { clients: tasks, shared }
+    }
+
+    /// Waits until every client has begun a download after the last disturbance, and so has got over it.
+    pub(crate) async fn settle(&mut self) {
+        let (disturbed, deadline) = (self.shared.disturbed.load(Ordering::SeqCst), Instant::now() + PATIENCE);
+        while !self.shared.began.iter().all(|began| began.load(Ordering::SeqCst) >= disturbed) {
+            if let Some(Err(failed)) = self.clients.try_join_next() {
+                std::panic::resume_unwind(failed.into_panic());
+            }
+            assert!(Instant::now() < deadline, "a client does not get over it");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Notes that what is done next may break downloads.
+    pub(crate) fn disturb(&self) {
+        self.shared.disturbed.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) async fn end(mut self) -> Experience {
+        self.shared.ended.store(1, Ordering::SeqCst);
+        while let Some(ended) = self.clients.join_next().await {
+            ended.unwrap();
+        }
+        let of = |count: &AtomicUsize| count.load(Ordering::SeqCst);
+        Experience {
+            downloads: of(&self.shared.downloads),
+            broken: of(&self.shared.broken),
+            redirected: of(&self.shared.redirected),
+        }
+    }
+}
+
+impl Shared {
+    /// Whether a download came whole; what came is right in any case.
+    async fn download(&self, address: SocketAddr, path: &str, body: &[u8]) -> bool {
+        let Ok(mut response) = exchange(address, &Request::get(path)).await else { return false };
+        if response.status == 307 {
+            self.redirected.fetch_add(1, Ordering::SeqCst);
+            let place = response.header("location").unwrap().strip_prefix("http://").unwrap().to_owned();
+            let (manager, path) = place.split_at(place.find('/').unwrap());
+            response = exchange(manager.parse().unwrap(), &Request::get(path)).await.unwrap();
+        }
+        assert_eq!(response.status, 200, "{response:?}");
+        assert!(body.starts_with(&response.body), "wrong bytes of {path}");
+        response.ending == Ending::Complete && response.body.len() == body.len()
+    }
+}

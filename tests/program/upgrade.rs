@@ -1,0 +1,163 @@
+//! A new program takes over from a running one: the sockets stay, what runs finishes, nobody notices.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use crate::guarded::{Catalog, Load, exchange, guarded, kill, runs, serves, workers};
+use crate::process::{Ended, PATIENCE, Process, Relay, gupd};
+use crate::support::{Client, Gate, Manager, PAYLOAD, Request, Resource, bytes};
+
+const KIB: usize = 1 << 10;
+
+/// The program in a place of its own, where another can take its place.
+fn installed(folder: &Path) -> PathBuf {
+    let program = folder.join("gupd");
+    let given = env!("CARGO_BIN_EXE_gupd");
+    fs::hard_link(given, &program).or_else(|_| fs::copy(given, &program).map(drop)).unwrap();
+    program
+}
+
+/// `command` by that program.
+fn by(program: &Path, command: &Command) -> Command {
+    let mut other = Command::new(program);
+    other.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => other.env(name, value),
+            None => other.env_remove(name),
+        };
+    }
+    other
+}
+
+/// Waits until another worker than this one serves, alone.
+async fn replaced(relay: &Relay, old: u32) -> u32 {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let worker = serves(relay).await;
+        if worker != old && !runs(old) {
+            return worker;
+        }
+        assert!(Instant::now() < deadline, "{old} still serves");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_under_two_hundred_clients_fails_nobody() {
+    const SIZES: [usize; 25] = {
+        let mut sizes = [KIB; 25];
+        sizes[0] = 100 << 20;
+        sizes[1] = 10 << 20;
+        sizes[2] = 1 << 20;
+        sizes[3] = 1 << 20;
+        sizes[4] = 64 * KIB;
+        sizes[5] = 64 * KIB;
+        sizes
+    };
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let program = installed(folder.path());
+    let catalog = Catalog::publish(&manager, &SIZES);
+    let mut command = by(&program, &guarded(&manager, &folder.path().join("store")));
+    let mut relay = Relay::start(command.env("GUPD_LOG_ACCESS", "false"));
+    let mut load = Load::begin(&relay, catalog, 200);
+    let begun = Instant::now();
+    for _ in 0..3 {
+        let old = serves(&relay).await;
+        relay.process.signal("USR2");
+        replaced(&relay, old).await;
+        relay.process.logged("the guard replaces itself");
+        load.disturb();
+        load.settle().await;
+    }
+    let seen = load.end().await;
+    println!("three upgrades in {:?}: {seen:?}", begun.elapsed());
+    assert!(seen.downloads >= 200, "{seen:?}");
+    assert_eq!((seen.broken, seen.redirected), (0, 0), "{seen:?}");
+    // The guard that took the place of the first one knows its workers, and starts others.
+    kill(&relay).await;
+    serves(&relay).await;
+    let metrics = relay.metrics().await;
+    for line in [
+        "gupd_guard_worker_starts_total 5",
+        "gupd_guard_worker_ends_total{why=\"handed-over\"} 3",
+        "gupd_guard_worker_ends_total{why=\"killed\"} 1",
+    ] {
+        assert!(metrics.contains(&format!("{line}\n")), "{line} in {metrics}");
+    }
+    relay.process.signal("TERM");
+    let ended = relay.process.ended();
+    assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_runs_is_finished_by_the_worker_that_began_it() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let gate = Gate::default();
+    manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
+    manager.put("/other", Resource::new("other"));
+    let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
+    let old = serves(&relay).await;
+    let mut client = Client::connect(relay.address).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = client.head().await.unwrap();
+    relay.process.signal("USR2");
+    relay.process.line(|line| line.contains("handed over; finishing what runs")).unwrap();
+    let answered = exchange(relay.address, &Request::get("/other")).await.unwrap();
+    assert_eq!((answered.status, answered.whole()), (200, b"other".to_vec()));
+    assert!(runs(old) && workers(&relay).len() == 2);
+    gate.open();
+    client.rest("GET", &mut head).await;
+    assert!(head.whole() == bytes(1, 3_000_000));
+    replaced(&relay, old).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_does_not_start_changes_nothing() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let [program, token] = ["gupd", "token"].map(|name| folder.path().join(name));
+    fs::write(&token, "s3cret\n").unwrap();
+    manager.put(PAYLOAD, Resource::new("content"));
+    installed(folder.path());
+    let mut command = by(&program, &guarded(&manager, &folder.path().join("store")));
+    let mut relay = Relay::start(command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", &token));
+    let old = serves(&relay).await;
+    let admin = relay.admin;
+    let upgrade = || upgrade(admin, Some(&token));
+    assert_eq!(upgrade().lines, ["the new worker is ready and takes over"]);
+    let new = replaced(&relay, old).await;
+
+    fs::remove_file(&program).unwrap();
+    upgrade().complained(1, &["refuses", "the old one goes on"]);
+    fs::write(&program, "#!/bin/sh\nexit 3\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    upgrade().complained(1, &["refuses", "the old one goes on"]);
+    assert_eq!(serves(&relay).await, new);
+    assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
+    relay.process.logged("no upgrade");
+
+    fs::remove_file(&program).unwrap();
+    installed(folder.path());
+    assert!(upgrade().status.success());
+    replaced(&relay, new).await;
+}
+
+fn upgrade(admin: SocketAddr, token: Option<&Path>) -> Ended {
+    let mut command = gupd(["upgrade", "--admin", &admin.to_string()]);
+    command.envs(token.map(|token| ("GUPD_SERVER_ADMIN_TOKEN_FILE", token)));
+    Process::start(&mut command).ended()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_guard_or_a_token_there_is_no_upgrade_and_it_says_why() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let token = folder.path().join("token");
+    fs::write(&token, "s3cret\n").unwrap();
+    let mut command = crate::process::serve(&manager, &folder.path().join("store"));
+    let relay = Relay::start(command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", &token));
+    upgrade(relay.admin, Some(&token)).complained(1, &["refuses", "no guard", "gupd serve --guard"]);
+    upgrade(relay.admin, None).complained(2, &["upgrade: there is no admin token", "--config"]);
+}
