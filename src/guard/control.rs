@@ -29,11 +29,13 @@ pub(super) const MAX_DESCRIPTORS: usize = 253;
 /// What the guard tells a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Order {
-    /// Open the store, with the sockets that come along, the last of which is the admin address's; do not accept.
-    Open {
-        /// Give a sign of life this often, in milliseconds.
+    /// Give signs of life. The first order of all.
+    Begin {
+        /// How often, in milliseconds.
         beat: u64,
     },
+    /// Open the store, with the sockets that come along, the last of which is the admin address's; do not accept.
+    Open,
     /// Accept from now on.
     Go(Figures),
     /// The guard's figures have changed.
@@ -188,12 +190,12 @@ mod tests {
         let (ours, theirs) = pair().unwrap();
         let (ours, theirs) = (Channel::new(ours).unwrap(), Channel::new(theirs).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        ours.send(&Order::Open { beat: 3_000 }, &[listener.as_fd(), listener.as_fd()]).unwrap();
+        ours.send(&Order::Begin { beat: 3_000 }, &[listener.as_fd(), listener.as_fd()]).unwrap();
         ours.send(&Order::Go(Figures::default()), &[]).unwrap();
         theirs.send(&Said::Beat, &[]).unwrap();
         drop(ours);
         let (order, mut descriptors) = theirs.receive::<Order>().await.unwrap().unwrap();
-        assert_eq!((order, descriptors.len()), (Order::Open { beat: 3_000 }, 2));
+        assert_eq!((order, descriptors.len()), (Order::Begin { beat: 3_000 }, 2));
         let same = TcpListener::from(descriptors.pop().unwrap());
         assert_eq!(same.local_addr().unwrap(), listener.local_addr().unwrap());
         let (order, descriptors) = theirs.receive::<Order>().await.unwrap().unwrap();

@@ -204,7 +204,7 @@ impl Guard {
                 service::stopping();
                 tracing::info!(timeout = ?self.setup.config.server.drain_timeout, "the guard has the worker drain");
             }
-            Action::Spawn(id) => match self.workers.spawn(id, &self.setup.program) {
+            Action::Spawn(id) => match self.spawn(id) {
                 Ok(pid) => {
                     self.answers.figures().starts += 1;
                     tracing::info!(worker = id, pid, "started a worker");
@@ -216,9 +216,7 @@ impl Guard {
                 }
             },
             Action::Open(id) => {
-                let beat = patience(&self.setup.config).watchdog / BEATS;
-                let order = Order::Open { beat: u64::try_from(beat.as_millis()).unwrap_or(u64::MAX) };
-                return self.workers.tell(id, &order, &self.door.descriptors());
+                return self.workers.tell(id, &Order::Open, &self.door.descriptors());
             }
             Action::Go(id) => {
                 self.told = self.answers.figures().clone();
@@ -228,7 +226,11 @@ impl Guard {
             Action::Reload(id) => return self.workers.tell(id, &Order::Reload, &[]),
             Action::Stop(id) => return self.workers.tell(id, &Order::Stop, &[]),
             Action::Kill(id) => {
-                tracing::error!(worker = id, "a worker gives no sign of life; it is ended");
+                if self.handover.is_stopping() {
+                    tracing::info!(worker = id, "a worker that is not needed any more is ended");
+                } else {
+                    tracing::error!(worker = id, "a worker gives no sign of life; it is ended");
+                }
                 self.workers.kill(id);
             }
             Action::Count(id, why, exit) => self.count(id, why, exit),
@@ -244,6 +246,10 @@ impl Guard {
             Action::End => self.outcome = self.outcome.or(Some(Outcome::Stopped)),
         }
         None
+    }
+
+    fn spawn(&mut self, id: WorkerId) -> io::Result<u32> {
+        self.workers.spawn(id, &self.setup.program, self.setup.config.guard.watchdog / BEATS)
     }
 
     fn open_door(&mut self) {

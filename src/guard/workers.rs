@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::task::Poll;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
@@ -51,12 +52,14 @@ pub(super) enum Heard {
 }
 
 impl Workers {
-    /// Starts one.
+    /// Starts one that is to give a sign of life every `beat`.
     ///
     /// # Errors
     /// When the system gives no process, or the program is not there.
-    pub(super) fn spawn(&mut self, id: WorkerId, program: &Program) -> io::Result<u32> {
+    pub(super) fn spawn(&mut self, id: WorkerId, program: &Program, beat: Duration) -> io::Result<u32> {
         let (ours, theirs) = control::pair()?;
+        let beat = u64::try_from(beat.as_millis()).unwrap_or(u64::MAX);
+        control::send(&ours, &Order::Begin { beat }, &[])?;
         let mut command = Command::new(&program.path);
         // A group of its own: what a terminal sends to the foreground's is for the guard to pass on.
         command.args(&program.worker).stdin(theirs).process_group(0);

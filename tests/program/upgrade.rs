@@ -48,8 +48,8 @@ async fn replaced(relay: &Relay, old: u32) -> u32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_under_two_hundred_clients_fails_nobody() {
-    const SIZES: [usize; 25] = {
-        let mut sizes = [KIB; 25];
+    const SIZES: [usize; 50] = {
+        let mut sizes = [KIB; 50];
         sizes[0] = 100 << 20;
         sizes[1] = 10 << 20;
         sizes[2] = 1 << 20;

@@ -41,17 +41,18 @@ struct Guard {
 }
 
 pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
+    let (orders, ordered) = Orders::new();
+    let no_guard = |error: &dyn std::fmt::Display| Failure::Failed(format!("there is no guard: {error}"));
+    let mut guard = Guard::find(ordered).map_err(|error| no_guard(&error))?;
+    let beat = guard.begun().ok_or_else(|| no_guard(&"it says nothing"))?;
+    let pulse = Arc::<Mutex<Option<Pulse>>>::default();
+    beat_every(beat, guard.channel.clone(), pulse.clone());
     let config = settings.load()?;
     let _log = log::init(&config.log).map_err(|error| Failure::Configuration(error.to_string()))?;
     warn(&config);
     Relay::check(&config, &Clock::system())?;
-    let (orders, ordered) = Orders::new();
-    let mut guard =
-        Guard::find(ordered).map_err(|error| Failure::Failed(format!("there is no guard: {error}")))?;
     guard.say(Said::Prepared);
-    let Some((beat, sockets)) = guard.opened() else { return Ok(()) };
-    let pulse = Arc::<Mutex<Option<Pulse>>>::default();
-    beat_every(beat, guard.channel.clone(), pulse.clone());
+    let Some(sockets) = guard.opened() else { return Ok(()) };
     // What was said before the beginning holds for this start too.
     let config = settings.load().unwrap_or(config);
     let ready = Relay::ready(config, Clock::system(), sockets)?;
@@ -133,13 +134,19 @@ impl Guard {
         }
     }
 
-    /// Waits until the store may be opened: says how often to give a sign of life, and gives the sockets.
-    fn opened(&mut self) -> Option<(Duration, Sockets)> {
+    /// How often to give a sign of life.
+    fn begun(&mut self) -> Option<Duration> {
+        match self.next()?.0 {
+            Order::Begin { beat } => Some(Duration::from_millis(beat)),
+            _ => None,
+        }
+    }
+
+    /// Waits until the store may be opened, on these sockets.
+    fn opened(&mut self) -> Option<Sockets> {
         loop {
             match self.next()? {
-                (Order::Open { beat }, descriptors) => {
-                    return Some((Duration::from_millis(beat), Sockets::of_descriptors(descriptors)?));
-                }
+                (Order::Open, descriptors) => return Sockets::of_descriptors(descriptors),
                 (Order::Stop | Order::HandOver, _) => return None,
                 // It is read when the store is opened.
                 _ => {}
@@ -178,7 +185,7 @@ impl Guard {
                     let result = result.map(|()| "the new worker is ready and takes over".to_owned());
                     let _gone = self.upgrade.take().map(|answer| answer.send(result));
                 }
-                Some(Order::Open { .. } | Order::Go(_)) => {}
+                Some(Order::Begin { .. } | Order::Open | Order::Go(_)) => {}
             }
         }
     }
