@@ -191,7 +191,7 @@ pub struct Fill {
     pub idle_timeout: Duration,
     /// When to fetch what no client waits for.
     pub finish: Finish,
-    /// Attempts in a row without one new byte before a fill is given up, 1 to 100.
+    /// Attempts in a row without one new byte, at each upstream, before a fill is given up; 1 to 100.
     pub attempts: u32,
     /// Fills at once, 1 to 65,536; further ones wait.
     pub max_concurrent: usize,

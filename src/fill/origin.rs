@@ -74,9 +74,14 @@ impl Origin {
         self.giver.load_full()
     }
 
+    /// Whether it is this one.
+    pub(super) fn is_giver(&self, upstream: &Arc<Upstream>) -> bool {
+        Arc::ptr_eq(&self.giver.load(), upstream)
+    }
+
     /// From now on it is this one.
     pub(super) fn gives(&self, upstream: &Arc<Upstream>) {
-        if !Arc::ptr_eq(&self.giver(), upstream) {
+        if !self.is_giver(upstream) {
             tracing::warn!(
                 from = &*self.giver().name,
                 to = &*upstream.name,
@@ -91,8 +96,8 @@ impl Origin {
     pub(super) fn candidates(&self) -> Vec<Arc<Upstream>> {
         let giver = self.giver();
         let others = self.upstreams.by_preference(&self.order).into_iter();
-        let others: Vec<_> = others.filter(|other| !Arc::ptr_eq(other, &giver)).collect();
-        std::iter::once(giver).chain(others).collect()
+        let others = others.filter(|other| !Arc::ptr_eq(other, &giver));
+        std::iter::once(giver.clone()).chain(others).collect()
     }
 
     /// Whether each of them has failed so often that requests are kept from it.

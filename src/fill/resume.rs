@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Body;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::FillError;
 use super::content_range::ContentRange;
@@ -98,7 +98,7 @@ impl Resumption {
         let mut reason = broke.map_or_else(|| Arc::from("a part was needed first"), |broke| broke.reason);
         let (candidates, mut turns) = match (self.trying.take(), setback) {
             (Some((candidates, mut turns)), setback) => {
-                turns.failed(setback.unwrap_or(Setback::Broke));
+                turns.failed(setback.unwrap_or(Setback::Broke), Instant::now());
                 (candidates, turns)
             }
             (None, setback) => {
@@ -107,14 +107,14 @@ impl Resumption {
                 (candidates, turns)
             }
         };
-        while let Some((who, wait)) = turns.next() {
+        while let Some((who, wait)) = turns.next(Instant::now()) {
             let Some(upstream) = candidates.get(who) else { break };
             let author = self.origin.is_author(upstream);
             if !self.could_continue(upstream, &range) && (author || !restart.is_possible()) {
                 if author {
                     reason = Arc::from(format!("{reason}; it has no strong validator"));
                 }
-                turns.failed(Setback::Unfit);
+                turns.failed(Setback::Unfit, Instant::now());
                 continue;
             }
             sleep(wait).await;
@@ -123,9 +123,11 @@ impl Resumption {
                 self.origin.upstreams.probed(upstream).await;
             }
             tracing::info!(upstream = &*upstream.name, from = range.start, %reason, "resuming");
+            // Elsewhere other content says nothing of what was coming; at the one that began it and gave it, it changed.
+            let has_changed = author && self.origin.is_giver(upstream);
             match self.ask(upstream, &range).await? {
-                Asked::Resumed(Resumed::Changed(_)) if !author && !restart.decide() => {
-                    turns.failed(Setback::Unfit);
+                Asked::Resumed(Resumed::Changed(_)) if !has_changed && !restart.decide() => {
+                    turns.failed(Setback::Unfit, Instant::now());
                     tracing::info!(upstream = &*upstream.name, "it has other content");
                 }
                 Asked::Resumed(Resumed::Changed(answer)) => return Ok(Resumed::Changed(answer)),
@@ -135,7 +137,7 @@ impl Resumption {
                     return Ok(continues);
                 }
                 Asked::Nothing(setback, why) => {
-                    turns.failed(setback);
+                    turns.failed(setback, Instant::now());
                     reason = why;
                 }
             }

@@ -143,7 +143,7 @@ impl Upstreams {
         let mut outstanding = upstream.standing.load.request();
         let request_time = self.clock.now();
         let response = self.head(upstream, request, &outgoing.body, patience).await?;
-        if let Some(proxy) = &upstream.proxy
+        if let Some(proxy) = upstream.pool.asked_in_its_place()
             && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED
         {
             let reason = proxy.asks_for_credentials();

@@ -34,7 +34,7 @@ pub enum ConnectError {
         /// Its name.
         upstream: Arc<str>,
         /// What is wrong.
-        reason: TrustError,
+        reason: Box<TrustError>,
     },
     /// The credentials for its proxy.
     #[error("upstream {upstream}: proxy_auth_file: {reason}")]
@@ -151,7 +151,7 @@ impl Tls {
         roots: &mut Roots,
     ) -> Result<Self, ConnectError> {
         let config = tls::toward(trust, roots)
-            .map_err(|reason| ConnectError::Trust { upstream: upstream.clone(), reason })?;
+            .map_err(|reason| ConnectError::Trust { upstream: upstream.clone(), reason: Box::new(reason) })?;
         let host = url.host().unwrap_or_default();
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(bare.to_owned())

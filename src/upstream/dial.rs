@@ -42,7 +42,7 @@ impl<T: AsyncRead + AsyncWrite + Debug + Send + Unpin> Duplex for T {}
 #[derive(Clone, Debug)]
 pub(super) enum Dialer {
     Tcp(HttpConnector),
-    Given(Arc<dyn Network>),
+    Given(Arc<dyn Network>, Duration),
 }
 
 /// A connection, without limits.
@@ -53,6 +53,11 @@ pub(super) enum Socket {
 }
 
 impl Dialer {
+    /// Connections over this network.
+    pub(super) fn given(network: Arc<dyn Network>, timeout: Duration) -> Self {
+        Self::Given(network, timeout)
+    }
+
     /// Real connections; `timeout` is for all addresses of a name together.
     pub(super) fn tcp(timeout: Duration) -> Self {
         Self::Tcp(set_up(HttpConnector::new(), timeout))
@@ -61,8 +66,9 @@ impl Dialer {
     pub(super) async fn connect(&self, to: Uri) -> Result<Socket, Box<dyn std::error::Error + Send + Sync>> {
         match self {
             Self::Tcp(tcp) => Ok(Socket::Tcp(tcp.clone().call(to).await?.into_inner())),
-            Self::Given(network) => {
-                Ok(Socket::Given(BufReader::with_capacity(READ_AHEAD, network.connect(to).await?)))
+            Self::Given(network, timeout) => {
+                let connected = tokio::time::timeout(*timeout, network.connect(to)).await;
+                Ok(Socket::Given(BufReader::with_capacity(READ_AHEAD, connected??)))
             }
         }
     }
@@ -206,7 +212,7 @@ mod tests {
         let living = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = living.local_addr().unwrap().port();
         // A full backlog answers no SYN. On a machine without IPv6 there is nothing to be silent.
-        let silent = TcpSocket::new_v6().unwrap();
+        let Ok(silent) = TcpSocket::new_v6() else { return };
         let Ok(()) = silent.bind(SocketAddr::new("::1".parse().unwrap(), port)) else { return };
         let silent = silent.listen(1).unwrap();
         let full = silent.local_addr().unwrap();

@@ -31,14 +31,12 @@ use tokio::time::timeout;
 pub use self::body::RequestBody;
 use self::breaker::Limits;
 pub use self::connect::ConnectError;
-use self::connect::{Connector, Tls, Way};
 use self::dial::Dialer;
 pub use self::dial::{Connecting, Duplex, Network};
 pub use self::error::UpstreamError;
 use self::error::root_cause;
-use self::pool::Pool;
+use self::pool::{Pool, Pools};
 pub use self::proxy::CredentialsError;
-use self::proxy::Proxy;
 pub use self::received::Received;
 use self::standing::Standing;
 pub use self::tls::TrustError;
@@ -60,8 +58,6 @@ pub struct Upstream {
     scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
-    /// Who is asked in its place, in absolute form (RFC 9112 §3.2.2).
-    proxy: Option<Arc<Proxy>>,
     pool: Pool,
     priority: Option<u32>,
     check: Option<PathAndQuery>,
@@ -165,7 +161,7 @@ impl Upstreams {
         wan: Arc<Wan>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ConnectError> {
-        Self::by(Dialer::Given(network), config, clock, wan, metrics)
+        Self::by(Dialer::given(network, config.fill.connect_timeout), config, clock, wan, metrics)
     }
 
     fn by(
@@ -175,30 +171,13 @@ impl Upstreams {
         wan: Arc<Wan>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ConnectError> {
-        let congestion = config.wan.congestion.as_deref().map(connect::offered).transpose()?;
-        let (mut roots, limits) = (tls::Roots::default(), Limits::new(&config.health));
+        let mut pools = Pools::new(config, dialer, wan.clone())?;
+        let limits = Limits::new(&config.health);
         let mut list = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
-            let name: Arc<str> = Arc::from(&*upstream.name);
-            metrics.expect_upstream(&name, &UpstreamError::WORDS);
-            let tls = match upstream.url.scheme() == Some(&Scheme::HTTPS) {
-                true => Some(Tls::new(&name, &upstream.url, &upstream.trust, &mut roots)?),
-                false => None,
-            };
-            let proxy = upstream.proxy.as_ref().map(Proxy::new).transpose();
-            let proxy = proxy
-                .map_err(|reason| ConnectError::Credentials { upstream: name.clone(), reason })?
-                .map(Arc::new);
-            let connector = Connector::new(Way {
-                upstream: name.clone(),
-                dialer: dialer.clone(),
-                wan: wan.clone(),
-                congestion: congestion.clone(),
-                proxy: proxy.clone(),
-                tls,
-                timeout: config.fill.connect_timeout,
-            });
-            list.extend(Upstream::new(upstream, limits, proxy, Pool::new(connector), &metrics).map(Arc::new));
+            let pool = pools.toward(upstream)?;
+            list.extend(Upstream::new(upstream, limits, pool, &metrics).map(Arc::new));
+            metrics.expect_upstream(&upstream.name, &UpstreamError::WORDS);
         }
         let (settings, instance) = (config.fill.clone(), Arc::default());
         Ok(Self {
@@ -279,13 +258,7 @@ impl Upstreams {
 }
 
 impl Upstream {
-    fn new(
-        upstream: &config::Upstream,
-        limits: Limits,
-        proxy: Option<Arc<Proxy>>,
-        pool: Pool,
-        metrics: &Metrics,
-    ) -> Option<Self> {
+    fn new(upstream: &config::Upstream, limits: Limits, pool: Pool, metrics: &Metrics) -> Option<Self> {
         let (name, url) = (&upstream.name, &upstream.url);
         let authority = url.authority()?.clone();
         Some(Self {
@@ -293,8 +266,6 @@ impl Upstream {
             scheme: url.scheme()?.clone(),
             host: HeaderValue::from_str(authority.as_str()).ok()?,
             authority,
-            // Of a tunnel it is only told when that is made.
-            proxy: proxy.filter(|_| url.scheme() == Some(&Scheme::HTTP)),
             pool,
             priority: upstream.priority,
             check: upstream.check.clone(),
@@ -351,7 +322,7 @@ impl Upstream {
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = outgoing.headers.clone();
         request.headers_mut().insert(header::HOST, self.host.clone());
-        if let Some(authorization) = self.proxy.as_ref().and_then(|proxy| proxy.authorization()) {
+        if let Some(authorization) = self.pool.asked_in_its_place().and_then(|proxy| proxy.authorization()) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());
         }
         Ok(request)

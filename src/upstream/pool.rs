@@ -5,12 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Uri;
+use http::uri::Scheme;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
 
 use super::RequestBody;
-use super::connect::Connector;
+use super::connect::{ConnectError, Connector, Tls, Way, offered};
+use super::dial::Dialer;
+use super::proxy::Proxy;
+use super::tls::Roots;
+use crate::config::{self, Config};
+use crate::shape::Wan;
 
 /// Bytes a response head may have, and the largest piece of a body read at once. hyper's own bound is 400 KiB, and each
 /// of hundreds of connections may keep a buffer of that size; a head past 64 KiB is an upstream gone wrong.
@@ -33,10 +39,21 @@ const MAX_AGE: Duration = Duration::from_secs(300);
 
 type Client = legacy::Client<Connector, RequestBody>;
 
+/// Makes the pools of all upstreams, which have the network and the line in common.
+pub(super) struct Pools {
+    dialer: Dialer,
+    wan: Arc<Wan>,
+    congestion: Option<Arc<str>>,
+    roots: Roots,
+    timeout: Duration,
+}
+
 /// The connections to one upstream.
 #[derive(Debug)]
 pub(super) struct Pool {
     connector: Connector,
+    /// Who is asked in its place, in absolute form (RFC 9112 §3.2.2).
+    proxy: Option<Arc<Proxy>>,
     // Held to clone or to replace what is in it.
     current: Mutex<Generation>,
 }
@@ -48,12 +65,36 @@ struct Generation {
     since: Instant,
 }
 
-impl Pool {
-    pub(super) fn new(connector: Connector) -> Self {
-        let current = Mutex::new(Generation::new(&connector));
-        Self { connector, current }
+impl Pools {
+    pub(super) fn new(config: &Config, dialer: Dialer, wan: Arc<Wan>) -> Result<Self, ConnectError> {
+        let congestion = config.wan.congestion.as_deref().map(offered).transpose()?;
+        let timeout = config.fill.connect_timeout;
+        Ok(Self { dialer, wan, congestion, roots: Roots::default(), timeout })
     }
 
+    /// Reads the files that `upstream` names, and connects to nobody yet.
+    pub(super) fn toward(&mut self, upstream: &config::Upstream) -> Result<Pool, ConnectError> {
+        let name: Arc<str> = Arc::from(&*upstream.name);
+        let is_tls = upstream.url.scheme() == Some(&Scheme::HTTPS);
+        let tls = is_tls.then(|| Tls::new(&name, &upstream.url, &upstream.trust, &mut self.roots));
+        let proxy = upstream.proxy.as_ref().map(Proxy::new).transpose();
+        let unusable = |reason| ConnectError::Credentials { upstream: name.clone(), reason };
+        let proxy = proxy.map_err(unusable)?.map(Arc::new);
+        let connector = Connector::new(Way {
+            upstream: name,
+            dialer: self.dialer.clone(),
+            wan: self.wan.clone(),
+            congestion: self.congestion.clone(),
+            proxy: proxy.clone(),
+            tls: tls.transpose()?,
+            timeout: self.timeout,
+        });
+        let current = Mutex::new(Generation::new(&connector));
+        Ok(Pool { connector, proxy: proxy.filter(|_| !is_tls), current })
+    }
+}
+
+impl Pool {
     /// To ask by now; not to be kept.
     pub(super) fn client(&self) -> Client {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,6 +102,11 @@ impl Pool {
             *current = Generation::new(&self.connector);
         }
         current.client.clone()
+    }
+
+    /// The proxy that is asked in the upstream's place. One that gives a tunnel is not: it is only told when it is made.
+    pub(super) fn asked_in_its_place(&self) -> Option<&Proxy> {
+        self.proxy.as_deref()
     }
 
     /// Makes a connection that nobody will use.

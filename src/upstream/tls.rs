@@ -47,9 +47,9 @@ pub(super) struct Roots(Option<Arc<RootCertStore>>);
 /// Whose certificate is taken.
 #[derive(Debug)]
 enum Known {
-    ByIssuer(Arc<WebPkiServerVerifier>),
-    ByPin(Vec<Pin>),
-    ByBoth(Arc<WebPkiServerVerifier>, Vec<Pin>),
+    Issuer(Arc<WebPkiServerVerifier>),
+    Pin(Vec<Pin>),
+    Both(Arc<WebPkiServerVerifier>, Vec<Pin>),
 }
 
 /// Judges certificates of one upstream.
@@ -88,9 +88,9 @@ pub(super) fn toward(trust: &Trust, roots: &mut Roots) -> Result<Arc<ClientConfi
         None => None,
     };
     let known = match issuers {
-        None => Known::ByPin(trust.pins.clone()),
-        Some(issuers) if trust.pins.is_empty() => Known::ByIssuer(issuers),
-        Some(issuers) => Known::ByBoth(issuers, trust.pins.clone()),
+        None => Known::Pin(trust.pins.clone()),
+        Some(issuers) if trust.pins.is_empty() => Known::Issuer(issuers),
+        Some(issuers) => Known::Both(issuers, trust.pins.clone()),
     };
     let verifier = Arc::new(Verifier { known, provider: provider.clone() });
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -142,9 +142,9 @@ impl ServerCertVerifier for Verifier {
         let seen = Pin::of(end_entity);
         let refused = |why: Refused| rustls::Error::from(CertificateError::Other(OtherError(Arc::new(why))));
         let (issuers, pins) = match &self.known {
-            Known::ByIssuer(issuers) => (Some(issuers), None),
-            Known::ByPin(pins) => (None, Some(pins)),
-            Known::ByBoth(issuers, pins) => (Some(issuers), Some(pins)),
+            Known::Issuer(issuers) => (Some(issuers), None),
+            Known::Pin(pins) => (None, Some(pins)),
+            Known::Both(issuers, pins) => (Some(issuers), Some(pins)),
         };
         if pins.is_some_and(|pins| !pins.contains(&seen)) {
             return Err(refused(Refused::NotPinned(seen)));

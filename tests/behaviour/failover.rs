@@ -172,7 +172,7 @@ async fn whatever_breaks_where_no_client_gets_a_mixture() {
         let dice = bytes(seed, 16);
         let length = 100_000 + usize::from(dice[0]) * 4_000;
         let contents = [bytes(1_000 + seed, length), bytes(2_000 + seed, length + usize::from(dice[1] % 2))];
-        let second = if dice[2] % 3 == 0 { &contents[0] } else { &contents[1] };
+        let second = if dice[2].is_multiple_of(3) { &contents[0] } else { &contents[1] };
         for (manager, content, dice) in
             [(&first, &contents[0], &dice[4..8]), (&site.manager, second, &dice[8..12])]
         {

@@ -1,0 +1,125 @@
+//! Two managers over lines that break, stall and come back: whoever asks ends with the right bytes or an error, in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::Dice;
+use crate::manager::Manager;
+use crate::network::{Net, State, Weather};
+use crate::site::{End, Site};
+
+const PATH: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/full.zip";
+const NAMES: [&str; 2] = ["one", "two"];
+
+/// After this time nothing breaks any more.
+const STORM: Duration = Duration::from_secs(60);
+
+/// By then whoever asked has an end: the storm, and each upstream silent for as many times as it is asked.
+const PATIENCE: Duration = Duration::from_secs(1_800);
+
+/// A machine changes its state a few times, and is up in the end.
+async fn storm(net: Net, name: &'static str, mut dice: Dice) {
+    let begin = Instant::now();
+    loop {
+        sleep(Duration::from_millis(dice.roll(10_000))).await;
+        if begin.elapsed() >= STORM {
+            break net.set(name, State::Up);
+        }
+        net.set(name, [State::Up, State::Up, State::Refusing, State::Silent][dice.roll(4) as usize]);
+    }
+}
+
+/// What became of those who asked managers with the same content, or with contents of their own.
+async fn play(seed: u64, same: bool) -> Vec<End> {
+    let mut dice = Dice::new(seed);
+    let length = 200_000 + dice.roll(1_000_000) as usize;
+    let contents = [dice.bytes(length), dice.bytes(length)];
+    let managers = match same {
+        true => [&contents[0], &contents[0]].map(|content| Arc::new(Manager::new(content, "same"))),
+        false => [0, 1].map(|number| Arc::new(Manager::new(&contents[number], NAMES[number]))),
+    };
+    let weather =
+        Weather { often: 1 + dice.roll(3), bytes: 2 * length as u64, delay: Duration::from_millis(300) };
+    let net = Net::new(seed, weather);
+    for (name, manager) in NAMES.iter().zip(&managers) {
+        net.put(name, manager);
+    }
+    let site = Arc::new(Site::new(&net, &NAMES));
+    for name in NAMES {
+        tokio::spawn(storm(net.clone(), name, Dice::new(dice.roll(u64::MAX))));
+    }
+    let mut clients = JoinSet::new();
+    for _ in 0..6 {
+        let (site, begin) = (site.clone(), Duration::from_millis(dice.roll(50_000)));
+        clients.spawn(async move {
+            sleep(begin).await;
+            timeout(PATIENCE, site.get(PATH)).await.unwrap_or_else(|_| panic!("seed {seed}: no end"))
+        });
+    }
+    let mut ends = clients.join_all().await;
+    // When all is well again, so is the relay.
+    sleep(STORM).await;
+    let end = timeout(PATIENCE, site.get(PATH)).await.unwrap();
+    assert!(matches!(end, End::Whole(_)), "seed {seed}: {end:?} in fair weather");
+    ends.push(end);
+    for end in &ends {
+        let of_one = |bytes: &[u8], whole: bool| {
+            contents.iter().any(|content| if whole { content == bytes } else { content.starts_with(bytes) })
+        };
+        match end {
+            End::Whole(bytes) => assert!(of_one(bytes, true), "seed {seed}: {} wrong bytes", bytes.len()),
+            End::Broken(bytes) => assert!(of_one(bytes, false), "seed {seed}: a mixture"),
+            End::Refused(_) => {}
+        }
+    }
+    site.fills.finished().await;
+    assert_eq!(site.metrics.fills_running.get(), 0);
+    // Longer than idle connections are kept.
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(net.open(), 0, "seed {seed}: a connection leaked");
+    ends
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_breaks_when_most_get_what_both_managers_have_and_the_others_an_error_in_time() {
+    let mut whole = 0;
+    for seed in 0..8 {
+        whole += play(seed, true).await.iter().filter(|end| matches!(end, End::Whole(_))).count();
+    }
+    assert!(whole > 28, "only {whole} of 56 came to their end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_breaks_when_nobody_gets_a_mixture_of_what_two_managers_have() {
+    for seed in 100..108 {
+        play(seed, false).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manager_that_refuses_costs_a_second_and_a_silent_one_its_idle_timeout() {
+    let content = Dice::new(1).bytes(1_500_000);
+    for (state, most) in [(State::Refusing, 1), (State::Silent, 6)] {
+        let managers = [(); 2].map(|()| Arc::new(Manager::new(&content, "same")));
+        let weather = Weather { often: 0, bytes: 0, delay: Duration::from_millis(1) };
+        let net = Net::new(1, weather);
+        NAMES.iter().zip(&managers).for_each(|(name, manager)| net.put(name, manager));
+        let site = Site::new(&net, &NAMES);
+        let begin = Instant::now();
+        let gone = async {
+            sleep(Duration::from_millis(50)).await;
+            net.set("one", state);
+        };
+        let (End::Whole(bytes), ()) = tokio::join!(site.get(PATH), gone) else {
+            panic!("{state:?}: it broke")
+        };
+        assert!(bytes == content);
+        let took = begin.elapsed();
+        assert!(took < Duration::from_secs(most), "{state:?}: {took:?}");
+        assert_eq!(managers.map(|manager| manager.requests()), [1, 1], "{state:?}");
+        assert_eq!(site.metrics.failovers.get(), 1);
+    }
+}

@@ -1,0 +1,142 @@
+//! A relay's fills and store, as its requests use them, before managers of a simulated network.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gupd::cache::Cache;
+use gupd::fill::{Fills, Joined, Outcome, Reader, Wanted};
+use gupd::policy::Policy;
+use gupd::shape::{Lane, Wan};
+use gupd::store::Store;
+use gupd::telemetry::Metrics;
+use gupd::upstream::Upstreams;
+use gupd::{Clock, Config};
+use http::HeaderMap;
+use http::uri::PathAndQuery;
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use crate::network::Net;
+
+/// What a response is held back for, as for clients.
+const HOLD_BACK: u64 = 64 << 10;
+
+/// Between two moves of the wall clock.
+const TICK: Duration = Duration::from_secs(2);
+
+/// What that takes of real time at least: the store's index has a thread of its own, which the runtime does not wait for
+/// before it lets time go by, and hours would while a row is written.
+const REAL_TICK: Duration = Duration::from_millis(1);
+
+pub(crate) struct Site {
+    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) fills: Fills,
+    pub(crate) metrics: Arc<Metrics>,
+    store: Arc<Store>,
+    policy: Policy,
+    _folder: TempDir,
+}
+
+/// What somebody who asked for everything has at the end.
+#[derive(Debug)]
+pub(crate) enum End {
+    Whole(Vec<u8>),
+    /// The first bytes, and a broken transfer.
+    Broken(Vec<u8>),
+    /// No byte, and an error.
+    Refused(#[expect(dead_code, reason = "shown when a test fails")] String),
+}
+
+impl Site {
+    pub(crate) fn new(net: &Net, names: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let urls: Vec<_> = names.iter().map(|name| format!("http://{name}")).collect();
+        let urls: Vec<_> = urls.iter().map(String::as_str).collect();
+        let mut config = Config::for_upstreams(&urls).unwrap();
+        config.store.dir = folder.path().to_owned();
+        config.store.min_free = 0;
+        config.fill.head_timeout = Duration::from_secs(10);
+        config.fill.idle_timeout = Duration::from_secs(5);
+        let clock = Clock::manual(Clock::system().now());
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
+        let network = Arc::new(net.clone());
+        let upstreams = Upstreams::over(network, &config, clock.clone(), wan, metrics.clone()).unwrap();
+        let store = Store::open(&config.store, clock.clone()).unwrap();
+        let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
+        let fills =
+            Fills::new(&config, store.clone(), cache, metrics.clone(), clock.clone(), Handle::current());
+        tokio::spawn(async move {
+            loop {
+                sleep(TICK).await;
+                spawn_blocking(|| std::thread::sleep(REAL_TICK)).await.unwrap();
+                clock.advance(TICK);
+            }
+        });
+        let policy = Policy::new(&config).unwrap();
+        let upstreams = Arc::new(upstreams);
+        Self { upstreams, fills, metrics, store, policy, _folder: folder }
+    }
+
+    /// Asks for everything of a path, as a client's request does, and reads it to its end.
+    pub(crate) async fn get(&self, path: &str) -> End {
+        // As often as a request looks again.
+        for _ in 0..4 {
+            let fill = match self.fills.join(self.wanted(path), &self.upstreams) {
+                Joined::Started(fill, _) | Joined::Following(fill) => fill,
+                Joined::Stored(entry) => {
+                    return read(Reader::stored(self.store.clone(), entry.source(), 0..entry.object.len))
+                        .await;
+                }
+            };
+            match fill.outcome().await {
+                Outcome::Content(flow) => {
+                    let mut reader = Reader::following(self.store.clone(), &fill, flow, 0, None);
+                    match reader.at_hand(HOLD_BACK).await {
+                        Ok(()) => return read(reader).await,
+                        Err(error) if error.as_str() == "changed" => {}
+                        Err(error) => return End::Refused(error.to_string()),
+                    }
+                }
+                Outcome::Stored(entry) | Outcome::NotModified(entry) => {
+                    return read(Reader::stored(self.store.clone(), entry.source(), 0..entry.object.len))
+                        .await;
+                }
+                Outcome::Failed(error) if error.as_str() == "changed" => {}
+                Outcome::Failed(error) => return End::Refused(error.to_string()),
+                Outcome::Unshared(why) => return End::Refused(why.as_str().to_owned()),
+            }
+        }
+        End::Refused("it never settled".to_owned())
+    }
+
+    fn wanted(&self, path: &str) -> Wanted {
+        let route = self.policy.route(None, path).unwrap();
+        Wanted {
+            key: Arc::from(path),
+            variant: String::new(),
+            order: Arc::from(&*route.upstreams),
+            target: PathAndQuery::try_from(path).unwrap(),
+            asked: HeaderMap::new(),
+            headers: HeaderMap::new(),
+            classified: self.policy.classify(route, path),
+            stale: None,
+            part: None,
+            errand: None,
+            lane: Lane::default(),
+        }
+    }
+}
+
+async fn read(mut reader: Reader) -> End {
+    let mut bytes = Vec::new();
+    while let Some(piece) = reader.next().await {
+        match piece {
+            Ok(piece) => bytes.extend_from_slice(&piece),
+            Err(_) => return End::Broken(bytes),
+        }
+    }
+    End::Whole(bytes)
+}
