@@ -347,6 +347,18 @@ impl Fill {
         self.asking.upstream()
     }
 
+    /// Waits until it is known, and tells, whether a manager feeds it. What another relay of the site feeds may wait for
+    /// whoever asks.
+    pub async fn is_fed_by_manager(&self) -> bool {
+        let mut phase = self.phase.clone();
+        let decided = phase.wait_for(|phase| !matches!(phase, Phase::Asking)).await;
+        match decided.as_deref() {
+            Ok(Phase::Receiving { flow, .. } | Phase::Complete { flow, .. }) => !flow.is_from_peer(),
+            Ok(Phase::Stored { .. } | Phase::NotModified { .. }) => true,
+            Ok(Phase::Asking | Phase::Unshared { .. } | Phase::Failed { .. }) | Err(_) => false,
+        }
+    }
+
     /// Waits until the first `bytes` have arrived or the fill has ended, and tells the complete length if it is known
     /// by then: for content whose length its upstream did not say, which arrives in order.
     pub async fn arrived(&self, bytes: u64) -> Arrived {

@@ -15,6 +15,7 @@ use crate::store::Facts;
 
 use super::access::End;
 use super::health_metrics::HealthMetrics;
+use super::peer_metrics::PeerMetrics;
 use super::refresh_metrics::RefreshMetrics;
 use super::store_metrics::StoreMetrics;
 
@@ -75,6 +76,8 @@ pub struct Metrics {
     pub digest_mismatches: IntCounterVec,
     /// Bytes clients got that did not cross the WAN for them.
     pub saved_bytes: IntCounter,
+    /// What came from other relays of the site.
+    pub peers: PeerMetrics,
     /// What the relay asks for by itself.
     pub refresh: RefreshMetrics,
     store: StoreMetrics,
@@ -201,6 +204,7 @@ impl Metrics {
                 "gupd_saved_bytes_total",
                 "Bytes clients got from the store or from a fill already running: bytes the WAN was spared.",
             )?,
+            peers: PeerMetrics::register(&registry)?,
             refresh: RefreshMetrics::register(&registry)?,
             store: StoreMetrics::register(&registry)?,
             scraping: Mutex::new(()),

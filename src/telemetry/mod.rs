@@ -5,6 +5,7 @@ pub mod access;
 mod health_metrics;
 pub mod log;
 pub mod metrics;
+mod peer_metrics;
 mod refresh_metrics;
 mod store_metrics;
 

@@ -462,7 +462,7 @@ fn a_section_in_the_wrong_form_is_one_problem() {
             "no upstream: give --upstream URL or [[upstream]]",
             "gupd.toml:1: store: is one table; write [store]",
             "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, health, \
-             cache, log, site, wan, lan, upstream, route, content_type, rule, wan_limit, group, refresh, prefetch, guard",
+             cache, log, site, wan, lan, upstream, peer, route, content_type, rule, wan_limit, group, refresh, prefetch, guard",
             "gupd.toml:3: upstream: is a list of tables; write [[upstream]]",
             "gupd.toml:5: log: is one table; write [log]",
         ]
