@@ -4,6 +4,7 @@
 mod guard;
 mod health;
 mod limits;
+mod peers;
 mod refresh;
 mod upstreams;
 
@@ -123,6 +124,7 @@ fn every_key_the_reader_knows_is_documented() {
         "refresh",
         "prefetch",
         "upstream",
+        "peer",
         "route",
         "content_type",
         "rule",
