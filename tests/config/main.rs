@@ -95,11 +95,13 @@ fn every_documented_default_is_the_one_in_the_code() {
     expected.refresh.catalogs = vec!["/minitri.flg".parse().unwrap()];
     expected.prefetch.paths.clone_from(&documented.prefetch.paths);
     expected.upstreams.push(documented.upstreams[1].clone());
+    expected.peers.clone_from(&documented.peers);
     let mut group = Group::of_all_others("branch-a");
     group.subnets.clone_from(&documented.groups[0].subnets);
     expected.groups = vec![group];
     assert_eq!(documented, expected);
     assert_eq!(documented.upstreams.len(), 2);
+    assert_eq!(documented.peers.len(), 2);
     assert_eq!(documented.wan_limits.len(), 2);
     assert_eq!(documented.content_types.len(), 2);
     assert_eq!(documented.rules.len(), 1);

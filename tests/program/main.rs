@@ -20,6 +20,7 @@ mod demo;
 mod exposition;
 mod fault_layer;
 mod faults;
+mod pair;
 mod plan;
 mod process;
 mod refresh;
