@@ -2,6 +2,7 @@
 //! 1 failed, 2 usage or configuration. Standard error is written only here.
 
 mod check;
+mod clients_config;
 mod demo;
 mod plan;
 mod refresh;
@@ -38,6 +39,8 @@ enum Command {
     },
     /// Have the running relay ask whether its catalogs are still good, now.
     Refresh(Settings),
+    /// Print what to enter where, so that clients come to this relay.
+    ClientsConfig(Box<clients_config::ClientsConfig>),
     /// Say what a rollout will be like at this site, and what each limit costs.
     Plan(Box<plan::Plan>),
     /// Look at what is stored, verify, remove or carry it.
@@ -123,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Serve(settings) => serve::run(&settings),
         Command::Check { settings, probe } => check::run(&settings, probe),
         Command::Refresh(settings) => refresh::run(&settings),
+        Command::ClientsConfig(command) => clients_config::run(&command),
         Command::Plan(plan) => plan::run(&plan),
         Command::Store { command } => store::run(command),
         Command::Demo { clients, exit } => demo::run(clients, exit),

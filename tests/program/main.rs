@@ -15,6 +15,7 @@ mod support;
 mod bad_input;
 mod bounds;
 mod bundles;
+mod clients_config;
 mod crash;
 mod demo;
 mod exposition;
