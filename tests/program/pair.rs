@@ -47,7 +47,7 @@ impl Front {
         std::fs::write(&file, text).unwrap();
         let mut haproxy = Command::new("haproxy");
         let started = haproxy.args(["-db", "-f"]).arg(file).stderr(Stdio::null()).spawn();
-        let process = started.expect("haproxy: tests/run installs it");
+        let process = started.unwrap_or_else(|error| panic!("haproxy: {error}; tests/run installs it"));
         Self { process, address: listener.local_addr().unwrap(), _folder: folder }
     }
 
