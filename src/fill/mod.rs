@@ -7,6 +7,7 @@ mod alone;
 mod begin;
 mod content_range;
 mod errand;
+mod feeder;
 mod fetch;
 mod flow;
 mod intake;
@@ -44,7 +45,7 @@ use crate::policy::Classified;
 use crate::shape::Lane;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
-use crate::upstream::{Answer, Asking, Upstream, UpstreamError, Upstreams};
+use crate::upstream::{Answer, Asking, UpstreamError, Upstreams};
 
 /// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
 const OUTCOMES: [&str; 21] = [
@@ -339,23 +340,6 @@ impl Fill {
             Ok(Phase::Unshared { why }) => Outcome::Unshared(*why),
             Ok(Phase::Failed { error }) => Outcome::Failed(error.clone()),
             Ok(Phase::Asking) | Err(_) => Outcome::Failed(FillError::Stopped),
-        }
-    }
-
-    /// The upstream that it has asked last.
-    pub fn asks(&self) -> Option<Arc<Upstream>> {
-        self.asking.upstream()
-    }
-
-    /// Waits until it is known, and tells, whether a manager feeds it. What another relay of the site feeds may wait for
-    /// whoever asks.
-    pub async fn is_fed_by_manager(&self) -> bool {
-        let mut phase = self.phase.clone();
-        let decided = phase.wait_for(|phase| !matches!(phase, Phase::Asking)).await;
-        match decided.as_deref() {
-            Ok(Phase::Receiving { flow, .. } | Phase::Complete { flow, .. }) => !flow.is_from_peer(),
-            Ok(Phase::Stored { .. } | Phase::NotModified { .. }) => true,
-            Ok(Phase::Asking | Phase::Unshared { .. } | Phase::Failed { .. }) | Err(_) => false,
         }
     }
 

@@ -12,8 +12,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use gupd::config::{
-    Class, Config, ContentMatch, Fallback, Group, LogFormat, Overrides, Place, Problems, Profile, Rule, Tls,
-    Trust,
+    Class, Config, ContentMatch, Fallback, Group, Limit, LogFormat, Overrides, Place, Problems, Profile,
+    Rule, Tls,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
