@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Version};
 
 use super::{Failure, Settings, answer};
 use crate::listen::tls;
@@ -38,11 +38,13 @@ fn ask_all(config: &Config, upstreams: &Upstreams) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("the system gives no event queue: {error}")))?;
+    let mut headers = HeaderMap::new();
+    upstreams.instance().mark(&mut headers, Version::HTTP_11);
     let outgoing = Outgoing {
         // Any answer will do: it shows that somebody speaks HTTP there.
         method: Method::HEAD,
         target: PathAndQuery::from_static("/"),
-        headers: HeaderMap::new(),
+        headers,
         body: RequestBody::Empty,
         lane: Lane::default(),
         asking: Asking::default(),

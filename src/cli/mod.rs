@@ -3,6 +3,7 @@
 
 mod ask;
 mod check;
+mod clients_config;
 mod demo;
 mod orders;
 mod plan;
@@ -46,6 +47,8 @@ enum Command {
     Reload(Settings),
     /// Have load balancers, and with --redirect clients too, go elsewhere; what runs goes on.
     Drain(orders::Drain),
+    /// Print what to enter where, so that clients come to this relay.
+    ClientsConfig(Box<clients_config::ClientsConfig>),
     /// Say what a rollout will be like at this site, and what each limit costs.
     Plan(Box<plan::Plan>),
     /// Look at what is stored, verify, remove or carry it.
@@ -134,6 +137,7 @@ pub fn main() -> ExitCode {
         Command::Reload(settings) => orders::reload(&settings),
         Command::Drain(drain) => orders::drain(&drain),
         Command::Upgrade(settings) => orders::upgrade(&settings),
+        Command::ClientsConfig(command) => clients_config::run(&command),
         Command::Plan(plan) => plan::run(&plan),
         Command::Store { command } => store::run(command),
         Command::Demo { clients, exit } => demo::run(clients, exit),

@@ -14,6 +14,7 @@ mod health;
 mod limit;
 mod network;
 pub(crate) mod pattern;
+mod peer;
 mod problem;
 mod refresh;
 mod settings;
@@ -31,6 +32,7 @@ pub use guard::{Fallback, Guard};
 pub use health::Health;
 pub use limit::{Ceiling, Limit};
 pub use network::{Lan, Site, Wan, WanLimit, WanMatch};
+pub use peer::Peer;
 pub use problem::{Place, Problem, Problems};
 pub use refresh::{Prefetch, Recurrence, Refresh};
 pub use tls::{Pin, Trust};
@@ -97,6 +99,8 @@ pub struct Config {
     pub log: Log,
     /// The managers, by priority. Never empty, but of [`Config::load_without_upstreams`].
     pub upstreams: Vec<Upstream>,
+    /// The other relays of the site, asked before the managers.
+    pub peers: Vec<Peer>,
     /// Which paths go to which managers. Never empty; the longest prefix wins.
     pub routes: Vec<Route>,
     /// Content types besides the built-in ones.

@@ -15,7 +15,7 @@ use super::document::{Document, Section};
 use super::units::{Rate, Size, Time};
 use super::{
     Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, group,
-    guard, health, network, refresh, tables,
+    guard, health, network, peer, refresh, tables,
 };
 
 impl Config {
@@ -67,6 +67,7 @@ impl Config {
         let wan = network::wan(&mut document);
         let lan = network::lan(&mut document);
         let upstreams = tables::upstreams(&mut document, &wan);
+        let peers = peer::peers(&mut document, &upstreams);
         let routes = tables::routes(&mut document, &upstreams);
         let content_types = tables::content_types(&mut document);
         let rules = tables::rules(&mut document);
@@ -84,6 +85,7 @@ impl Config {
             cache,
             log,
             upstreams,
+            peers,
             routes,
             content_types,
             rules,

@@ -165,7 +165,7 @@ fn check_route(s: &mut Section, route: &Route, others: &[Route]) {
 }
 
 // Credentials are never shown: problems end in logs.
-fn origin(text: &str, like: &str) -> Result<Uri, String> {
+pub(super) fn origin(text: &str, like: &str) -> Result<Uri, String> {
     let authority_end = text.find("://").map_or(0, |at| at + 3);
     let authority = text[authority_end..].split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') {
@@ -198,7 +198,8 @@ fn check(text: &str) -> Result<PathAndQuery, String> {
     path.ok_or_else(|| format!("{text:?} is not a path; write it like /secars/secars.dll?hello,secars"))
 }
 
-fn name(text: &str) -> Result<String, String> {
+/// A name that becomes a metric's label.
+pub(super) fn name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > MAX_NAME || !text.bytes().all(|b| b.is_ascii_graphic() && b != b',') {
         return Err(format!(
             "{text:?} is not a name; use 1 to {MAX_NAME} ASCII characters without spaces and commas"

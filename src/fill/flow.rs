@@ -74,6 +74,7 @@ pub struct Flow {
     pub left: Option<Stock>,
     pub(super) origin: Origin,
     pub(super) partial: Arc<Partial>,
+    from_peer: bool,
     seen: AtomicU8,
     /// The upstream serves parts: bytes may arrive in any order.
     in_parts: AtomicBool,
@@ -177,12 +178,14 @@ impl Flow {
         in_parts: bool,
         attention: Arc<Notify>,
     ) -> Self {
+        let from_peer = origin.giver().is_peer();
         Self {
             head,
             length,
             origin,
             left: partial.stock(),
             partial,
+            from_peer,
             seen: AtomicU8::new(UNSEEN),
             in_parts: AtomicBool::new(in_parts && length.is_some()),
             state: Mutex::default(),
@@ -190,6 +193,11 @@ impl Flow {
             errands: AtomicUsize::new(0),
             planned: Notify::new(),
         }
+    }
+
+    /// Whether another relay of the site began to send it, not a manager.
+    pub(super) fn is_from_peer(&self) -> bool {
+        self.from_peer
     }
 
     /// The upstream serves this content whole or not at all: the run that came first brings it to its end.

@@ -7,6 +7,7 @@ mod alone;
 mod begin;
 mod content_range;
 mod errand;
+mod feeder;
 mod fetch;
 mod flow;
 mod intake;
@@ -44,7 +45,7 @@ use crate::policy::Classified;
 use crate::shape::Lane;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
-use crate::upstream::{Answer, Asking, Upstream, UpstreamError, Upstreams};
+use crate::upstream::{Answer, Asking, UpstreamError, Upstreams};
 
 /// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
 const OUTCOMES: [&str; 21] = [
@@ -340,11 +341,6 @@ impl Fill {
             Ok(Phase::Failed { error }) => Outcome::Failed(error.clone()),
             Ok(Phase::Asking) | Err(_) => Outcome::Failed(FillError::Stopped),
         }
-    }
-
-    /// The upstream that it has asked last.
-    pub fn asks(&self) -> Option<Arc<Upstream>> {
-        self.asking.upstream()
     }
 
     /// Waits until the first `bytes` have arrived or the fill has ended, and tells the complete length if it is known

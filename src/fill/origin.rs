@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::Method;
-use prometheus::{IntCounter, IntCounterVec};
+use prometheus::IntCounter;
 
 use super::Wanted;
 use crate::telemetry::Metrics;
@@ -20,7 +20,6 @@ pub(super) struct Origin {
     author: Arc<str>,
     order: Arc<[usize]>,
     giver: Arc<ArcSwap<Upstream>>,
-    received: IntCounterVec,
     failovers: IntCounter,
 }
 
@@ -47,7 +46,6 @@ impl Origin {
             author: author.name.clone(),
             order: wanted.order.clone(),
             giver: Arc::new(ArcSwap::new(author)),
-            received: metrics.upstream_bytes.clone(),
             failovers: metrics.failovers.clone(),
         }
     }
@@ -103,10 +101,5 @@ impl Origin {
     /// Whether each of them has failed so often that requests are kept from it.
     pub(super) fn nobody_may_be_asked(&self) -> bool {
         self.upstreams.next_probe(&self.order).is_some()
-    }
-
-    /// Counts bytes that come from it.
-    pub(super) fn received(&self, upstream: &Upstream) -> IntCounter {
-        self.received.with_label_values(&[&*upstream.name])
     }
 }

@@ -12,7 +12,6 @@ use super::content_range::ContentRange;
 use super::transfer::{Interruption, Transfer};
 use super::{FillError, Wanted};
 use crate::store::Unrepaired;
-use crate::telemetry::Metrics;
 use crate::upstream::{Asking, Outgoing, RequestBody, UpstreamError, Upstreams};
 
 /// Why the bytes could not be had.
@@ -58,7 +57,6 @@ pub async fn refetch(
     wanted: &Wanted,
     range: Range<u64>,
     upstreams: &Upstreams,
-    metrics: &Metrics,
 ) -> Result<Bytes, RefetchError> {
     let mut headers = wanted.headers.clone();
     let last = range.end.saturating_sub(1);
@@ -92,7 +90,7 @@ pub async fn refetch(
             return Err(RefetchError::NotGiven(broke(range.start, reason)));
         }
     };
-    let received = metrics.upstream_bytes.with_label_values(&[&*answer.upstream.name]);
+    let received = answer.upstream.received().clone();
     let mut transfer = Transfer::new(answer.response.into_body(), skip, end, received);
     let mut bytes = Vec::new();
     loop {

@@ -251,7 +251,7 @@ impl Resumption {
     }
 
     fn continues(&self, answer: Answer, skip: u64, end: Option<u64>) -> Asked {
-        let received = self.origin.received(&answer.upstream);
+        let received = answer.upstream.received().clone();
         let transfer = Transfer::new(answer.response.into_body(), skip, end, received);
         Asked::Resumed(Resumed::Continues { transfer, whole: skip > 0 })
     }

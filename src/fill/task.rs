@@ -94,6 +94,8 @@ impl Task {
         {
             return outcome;
         }
+        // Once, at the beginning: what others begin to follow must not come to wait for them.
+        let mut peers = self.may_have_from_peers();
         loop {
             let mut headers = self.wanted.headers.clone();
             if let Some(stale) = &self.wanted.stale {
@@ -102,8 +104,9 @@ impl Task {
                 headers.insert(header::RANGE, part);
             }
             let outgoing = self.outgoing(headers);
+            let peers = std::mem::take(&mut peers);
             let answer = tokio::select! {
-                answer = self.upstreams.ask(&self.wanted.order, &outgoing) => answer,
+                answer = self.ask(&outgoing, peers) => answer,
                 () = self.shared.stopping.cancelled() => return self.fail(FillError::Stopped),
             };
             let answer = match answer {
@@ -128,6 +131,21 @@ impl Task {
                 Ended::Unconditionally => return None,
             }
         }
+    }
+
+    /// Whether another relay of the site may give what is wanted. What is immutable or says itself how long it is good
+    /// is the same there; whether something is still good, only a manager knows.
+    fn may_have_from_peers(&self) -> bool {
+        matches!(self.wanted.classified.class, Class::Payload | Class::Generic)
+            && self.wanted.stale.is_none()
+            && !self.again
+    }
+
+    async fn ask(&self, outgoing: &Outgoing, peers: bool) -> Result<Answer, UpstreamError> {
+        if peers && let Some(answer) = self.upstreams.ask_peers(outgoing).await {
+            return Ok(answer);
+        }
+        self.upstreams.ask(&self.wanted.order, outgoing).await
     }
 
     fn outgoing(&self, headers: HeaderMap) -> Outgoing {

@@ -51,7 +51,10 @@ async fn waits_for_sender(asked: &Asked<'_>, fill: &Fill, classified: &Classifie
     loop {
         sleep(PATIENCE).await;
         // It may go on to the next upstream, but does not come back to one.
-        let is_new = |now: &Arc<Upstream>| !looked.iter().any(|before| Arc::ptr_eq(before, now));
+        let is_new = |now: &Arc<Upstream>| {
+            // A peer never asks on.
+            !now.is_peer() && !looked.iter().any(|before| Arc::ptr_eq(before, now))
+        };
         let Some(upstream) = fill.asks().filter(is_new) else { continue };
         if !upstreams.is_last(&asked.target.route.upstreams, &upstream) {
             sleep(DEFERENCE).await;

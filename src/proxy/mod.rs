@@ -10,6 +10,7 @@ pub mod multipart;
 mod news;
 mod origin;
 mod passthrough;
+mod peers;
 mod place;
 pub mod range;
 mod repair;
@@ -32,6 +33,7 @@ pub use self::news::News;
 pub use self::origin::Irretrievable;
 use self::reply::Reply;
 use self::shaped::Shaped;
+use crate::cache::control::Directive;
 use crate::cache::status::CacheStatus;
 use crate::cache::{Cache, CacheControl, Verdict};
 use crate::config::{Class, Config};
@@ -278,7 +280,7 @@ impl Proxy {
         let classified = live.policy.classify(&target.route, target.normal.path());
         let body = RequestBody::streamed(body, live.stall_timeout);
         if !asked.is_cacheable() {
-            let mut reply = passthrough::pass(asked, body, &self.metrics).await;
+            let mut reply = passthrough::pass(asked, body).await;
             if !asked.method.is_safe()
                 && !reply.status().is_client_error()
                 && !reply.status().is_server_error()
@@ -288,7 +290,10 @@ impl Proxy {
             return reply.told(CacheStatus::Method, &classified, None);
         }
         if classified.class == Class::Private || !matches!(body, RequestBody::Empty) {
-            let reply = passthrough::pass(asked, body, &self.metrics).await;
+            if asked.control.has(Directive::OnlyIfCached) {
+                return shared::only_if_cached(&classified);
+            }
+            let reply = passthrough::pass(asked, body).await;
             return reply.told(CacheStatus::Bypass, &classified, None);
         }
         self.shared(asked, &classified).await

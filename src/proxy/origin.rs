@@ -16,7 +16,6 @@ use crate::fill::{Errand, FillError, RefetchError, Wanted, refetch};
 use crate::forward::fields;
 use crate::shape::Purpose;
 use crate::store::{BlobId, Object, ReadError, StoreError, Unrepaired};
-use crate::telemetry::Metrics;
 
 /// Why stored content cannot be had again.
 #[derive(Debug, thiserror::Error)]
@@ -67,15 +66,10 @@ impl Live {
     ///
     /// # Errors
     /// When there is no such route any more, or none of its upstreams gives those bytes.
-    pub async fn refetch(
-        &self,
-        object: &Object,
-        range: Range<u64>,
-        metrics: &Metrics,
-    ) -> Result<Bytes, Irretrievable> {
+    pub async fn refetch(&self, object: &Object, range: Range<u64>) -> Result<Bytes, Irretrievable> {
         let wanted = self.wanted_again(object)?;
         wanted.lane.set_purpose(Purpose::Repair);
-        Ok(refetch(&wanted, range, &self.upstreams, metrics).await?)
+        Ok(refetch(&wanted, range, &self.upstreams).await?)
     }
 
     /// As a client whose request selects this object would ask.
@@ -118,7 +112,7 @@ impl Proxy {
         let live = self.live.load_full();
         let fetch = |object: Arc<Object>, range| {
             let live = &live;
-            async move { live.refetch(&object, range, &self.metrics).await }
+            async move { live.refetch(&object, range).await }
         };
         let unrepaired = match self.cache.store().repair_blob(blob, fetch).await {
             Ok(fetched) => {

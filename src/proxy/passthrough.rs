@@ -13,7 +13,6 @@ use crate::cache::{Cache, key};
 use crate::fill::{FillError, Fills};
 use crate::forward::{self, Target, fields};
 use crate::shape::Purpose;
-use crate::telemetry::Metrics;
 use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError};
 
 /// When a client may ask again after something failed of which nobody knows when it is over, in seconds: about a
@@ -21,7 +20,7 @@ use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError};
 const RETRY_AFTER: u64 = 60;
 
 /// Asks the route's upstreams on behalf of one client.
-pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody, metrics: &Metrics) -> Reply {
+pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody) -> Reply {
     let Asked { target, live, .. } = asked;
     let instance = live.upstreams.instance();
     let mut headers = fields::for_upstream(asked.headers, asked.version, asked.peer.address, instance);
@@ -38,14 +37,14 @@ pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody, metrics: &Metrics
         asking: Asking::default(),
     };
     match live.upstreams.ask(&target.route.upstreams, &outgoing).await {
-        Ok(answer) => pass_on(asked.method, answer, live, metrics),
+        Ok(answer) => pass_on(asked.method, answer, live),
         Err(error) => no_answer(asked, &error),
     }
 }
 
 /// Passes a manager's response on to one client.
-pub(super) fn pass_on(method: &Method, answer: Answer, live: &Live, metrics: &Metrics) -> Reply {
-    let received = metrics.upstream_bytes.with_label_values(&[&*answer.upstream.name]);
+pub(super) fn pass_on(method: &Method, answer: Answer, live: &Live) -> Reply {
+    let received = answer.upstream.received().clone();
     let (head, body) = answer.response.into_parts();
     let mut headers = head.headers;
     fields::for_client(&mut headers, head.version);

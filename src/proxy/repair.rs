@@ -52,7 +52,7 @@ impl Repair {
         let (object, store) = (&self.entry.object, self.cache.store());
         if matches!(read, ReadError::Damaged { .. }) {
             let upstreams = &self.live.upstreams;
-            let fetch = |range| refetch(&self.wanted, range, upstreams, &self.metrics);
+            let fetch = |range| refetch(&self.wanted, range, upstreams);
             match store.repair(object.blob, object.len, rest.start, fetch).await {
                 Ok(()) => return Ok(None),
                 Err(unrepaired) => {

@@ -66,8 +66,17 @@ impl Proxy {
                 }
             };
             if asked.control.has(Directive::OnlyIfCached) {
-                let reply = Reply::text(StatusCode::GATEWAY_TIMEOUT, "gupd: not in the store\n");
-                return reply.told(CacheStatus::OnlyIfCached, classified, None);
+                let Some(fill) = self.offered(asked, &key, &variant).await else {
+                    return only_if_cached(classified);
+                };
+                match self.follow(asked, Joined::Following(fill), forward, classified).await {
+                    Followed::Reply(reply) => return reply,
+                    Followed::Again { variant: known } => {
+                        variant = known.unwrap_or(variant);
+                        continue;
+                    }
+                    Followed::Alone(_) | Followed::Failed(..) => return only_if_cached(classified),
+                }
             }
             if asked.control.has(Directive::NoStore) {
                 // Nothing of its response may be stored, not even what a 304 says.
@@ -195,7 +204,7 @@ impl Proxy {
                 };
                 match answer {
                     Some(answer) => {
-                        let reply = passthrough::pass_on(asked.method, answer, asked.live, &self.metrics);
+                        let reply = passthrough::pass_on(asked.method, answer, asked.live);
                         let status = CacheStatus::Forwarded(forward, outcome);
                         Followed::Reply(reply.told(status, classified, None))
                     }
@@ -243,7 +252,7 @@ impl Proxy {
             _ => None,
         };
         let reply = match answer {
-            Some(answer) => passthrough::pass_on(asked.method, answer, asked.live, &self.metrics),
+            Some(answer) => passthrough::pass_on(asked.method, answer, asked.live),
             None => passthrough::failed(asked, error),
         };
         reply.told(CacheStatus::Failed, classified, None)
@@ -257,7 +266,10 @@ impl Proxy {
         forward: Forward,
         why: Outcome,
     ) -> Reply {
-        let reply = passthrough::pass(asked, RequestBody::Empty, &self.metrics).await;
+        if asked.control.has(Directive::OnlyIfCached) {
+            return only_if_cached(classified);
+        }
+        let reply = passthrough::pass(asked, RequestBody::Empty).await;
         reply.told(CacheStatus::Forwarded(forward, why), classified, None)
     }
 
@@ -331,6 +343,12 @@ impl From<Unshared> for Outcome {
             Unshared::NoRoom => Self::StoreFailed,
         }
     }
+}
+
+/// The answer to a request that must not be sent on.
+pub(super) fn only_if_cached(classified: &Classified) -> Reply {
+    let reply = Reply::text(StatusCode::GATEWAY_TIMEOUT, "gupd: not in the store\n");
+    reply.told(CacheStatus::OnlyIfCached, classified, None)
 }
 
 fn failed(error: TransferError, handover: Option<Handover>) -> Followed {

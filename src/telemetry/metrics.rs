@@ -16,6 +16,7 @@ use crate::store::Facts;
 use super::access::End;
 use super::guard_metrics::{Figures, GuardMetrics};
 use super::health_metrics::HealthMetrics;
+use super::peer_metrics::PeerMetrics;
 use super::refresh_metrics::RefreshMetrics;
 use super::store_metrics::StoreMetrics;
 
@@ -76,6 +77,8 @@ pub struct Metrics {
     pub digest_mismatches: IntCounterVec,
     /// Bytes clients got that did not cross the WAN for them.
     pub saved_bytes: IntCounter,
+    /// What came from other relays of the site.
+    pub peers: PeerMetrics,
     /// What the relay asks for by itself.
     pub refresh: RefreshMetrics,
     store: StoreMetrics,
@@ -204,6 +207,7 @@ impl Metrics {
                 "gupd_saved_bytes_total",
                 "Bytes clients got from the store or from a fill already running: bytes the WAN was spared.",
             )?,
+            peers: PeerMetrics::register(&registry)?,
             refresh: RefreshMetrics::register(&registry)?,
             store: StoreMetrics::register(&registry)?,
             guard: OnceLock::new(),

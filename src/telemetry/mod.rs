@@ -6,6 +6,7 @@ mod guard_metrics;
 mod health_metrics;
 pub mod log;
 pub mod metrics;
+mod peer_metrics;
 mod refresh_metrics;
 mod store_metrics;
 

@@ -18,7 +18,7 @@ use super::choice;
 use super::error::{Verdict, is_unavailable};
 use super::line::Line;
 use super::standing::Permit;
-use super::{Answer, Outgoing, Received, RequestBody, Upstream, UpstreamError, Upstreams};
+use super::{Answer, Outgoing, Received, RequestBody, Upstream, UpstreamError, Upstreams, peers};
 
 /// How long to wait for an answer.
 #[derive(Debug)]
@@ -85,6 +85,10 @@ impl Upstreams {
         upstream: &Arc<Upstream>,
         outgoing: &Outgoing,
     ) -> Result<Answer, UpstreamError> {
+        if upstream.is_peer() {
+            let absent = || peers::is_absent(upstream);
+            return self.ask_peer(upstream, outgoing).await.ok_or_else(absent);
+        }
         let Some(permit) = self.admit(upstream, outgoing) else {
             let retry = upstream.standing.next_probe(self.clock.now(), &upstream.limits);
             return Err(UpstreamError::Unavailable { retry: retry.unwrap_or_default() });
@@ -139,7 +143,7 @@ impl Upstreams {
         patience: &mut Patience,
     ) -> Result<Answer, UpstreamError> {
         let request = upstream.request(outgoing)?;
-        outgoing.asking.0.store(Some(upstream.clone()));
+        outgoing.asking.show(upstream);
         let mut outstanding = upstream.standing.load.request();
         let request_time = self.clock.now();
         let response = self.head(upstream, request, &outgoing.body, patience).await?;

@@ -173,7 +173,7 @@ pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> Arc<str> {
 }
 
 /// hyper-util itself sends a request again only if none of it had been written.
-fn is_closed(error: &legacy::Error) -> bool {
+pub(super) fn is_closed(error: &legacy::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<hyper::Error>());
     cause.is_some_and(hyper::Error::is_incomplete_message)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method, Version, header};
 use http_body_util::BodyExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -182,7 +182,8 @@ impl Upstreams {
     ) -> Result<Answer, UpstreamError> {
         let method = if path.is_some() { Method::GET } else { Method::HEAD };
         // Who reads the manager's log wants to know who asks.
-        let headers = HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static("gupd"))]);
+        let mut headers = HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static("gupd"))]);
+        self.instance.mark(&mut headers, Version::HTTP_11);
         let outgoing = Outgoing {
             method,
             target: path.unwrap_or(PathAndQuery::from_static("/")),

@@ -3,6 +3,7 @@
 //! here caches or resumes: what a broken transfer means is the fill's to say.
 
 mod ask;
+mod asking;
 mod body;
 mod breaker;
 mod choice;
@@ -11,6 +12,7 @@ mod dial;
 mod error;
 pub mod health;
 mod line;
+mod peers;
 mod pool;
 mod proxy;
 mod received;
@@ -22,12 +24,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
-use prometheus::IntGauge;
+use prometheus::{IntCounter, IntGauge};
 use tokio::time::timeout;
 
+pub use self::asking::Asking;
 pub use self::body::RequestBody;
 use self::breaker::Limits;
 pub use self::connect::ConnectError;
@@ -35,6 +37,7 @@ use self::dial::Dialer;
 pub use self::dial::{Connecting, Duplex, Network};
 pub use self::error::UpstreamError;
 use self::error::root_cause;
+use self::peers::Peering;
 use self::pool::{Pool, Pools};
 pub use self::proxy::CredentialsError;
 pub use self::received::Received;
@@ -64,20 +67,22 @@ pub struct Upstream {
     limits: Limits,
     healthy: IntGauge,
     standing: Arc<Standing>,
+    /// It is another relay of the site, not a manager.
+    peering: Option<Peering>,
+    /// Bytes of bodies that came from it.
+    received: IntCounter,
     /// What it sent has not come through a relay.
     is_origin: AtomicBool,
     /// It has.
     is_relay: AtomicBool,
 }
 
-/// Who is being asked for something at this moment, for others to see. Clones show the same.
-#[derive(Clone, Debug, Default)]
-pub struct Asking(Arc<ArcSwapOption<Upstream>>);
-
 /// All configured managers.
 #[derive(Debug)]
 pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
+    /// The other relays of the site.
+    peers: Vec<Arc<Upstream>>,
     settings: config::Fill,
     health: config::Health,
     /// A task finds out which are back, and clients' requests need not.
@@ -118,13 +123,6 @@ pub struct Answer {
     pub response_time: UnixMillis,
     /// The response.
     pub response: Response<Received>,
-}
-
-impl Asking {
-    /// The one that was asked last, if anyone has been.
-    pub fn upstream(&self) -> Option<Arc<Upstream>> {
-        self.0.load_full()
-    }
 }
 
 impl Outgoing {
@@ -171,16 +169,21 @@ impl Upstreams {
         wan: Arc<Wan>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ConnectError> {
-        let (mut pools, limits) = (Pools::new(config, dialer, wan.clone())?, Limits::new(&config.health));
+        let mut pools = Pools::new(config, dialer.clone(), wan.clone())?;
+        let limits = Limits::new(&config.health);
         let mut list = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
-            metrics.expect_upstream(&upstream.name, &UpstreamError::WORDS);
             let pool = pools.toward(upstream)?;
-            list.extend(Upstream::new(upstream, limits, pool, &metrics).map(Arc::new));
+            let healthy = metrics.health.healthy.with_label_values(&[&upstream.name]);
+            let received = metrics.upstream_bytes.with_label_values(&[&upstream.name]);
+            list.extend(Upstream::new(upstream, limits, pool, healthy, received).map(Arc::new));
+            metrics.expect_upstream(&upstream.name, &UpstreamError::WORDS);
         }
+        let peers = peers::of(config, dialer, &clock, &metrics)?;
         let (settings, instance) = (config.fill.clone(), Arc::default());
         Ok(Self {
             list,
+            peers,
             settings,
             health: config.health.clone(),
             is_checked: AtomicBool::new(false),
@@ -226,9 +229,10 @@ impl Upstreams {
         self.list.iter()
     }
 
-    /// The one of this name, if it is among those of `order`.
+    /// The one of this name, if it is among those of `order` or a peer.
     pub fn named(&self, order: &[usize], name: &str) -> Option<&Arc<Upstream>> {
-        order.iter().filter_map(|&index| self.list.get(index)).find(|upstream| *upstream.name == *name)
+        let managers = order.iter().filter_map(|&index| self.list.get(index));
+        managers.chain(&self.peers).find(|upstream| *upstream.name == *name)
     }
 
     /// Whether none of `order` comes after this one.
@@ -264,7 +268,13 @@ impl Upstreams {
 }
 
 impl Upstream {
-    fn new(upstream: &config::Upstream, limits: Limits, pool: Pool, metrics: &Metrics) -> Option<Self> {
+    fn new(
+        upstream: &config::Upstream,
+        limits: Limits,
+        pool: Pool,
+        healthy: IntGauge,
+        received: IntCounter,
+    ) -> Option<Self> {
         let (name, url) = (&upstream.name, &upstream.url);
         let authority = url.authority()?.clone();
         Some(Self {
@@ -276,11 +286,23 @@ impl Upstream {
             priority: upstream.priority,
             check: upstream.check.clone(),
             limits,
-            healthy: metrics.health.healthy.with_label_values(&[name]),
+            healthy,
             standing: Arc::default(),
+            peering: None,
+            received,
             is_origin: AtomicBool::new(false),
             is_relay: AtomicBool::new(false),
         })
+    }
+
+    /// Whether it is another relay of the site, which is asked only for what it has.
+    pub fn is_peer(&self) -> bool {
+        self.peering.is_some()
+    }
+
+    /// Counts bytes of bodies that come from it.
+    pub fn received(&self) -> &IntCounter {
+        &self.received
     }
 
     /// Whether it is a relay like this one, or has not been heard yet.

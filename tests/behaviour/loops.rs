@@ -67,6 +67,24 @@ async fn fills_that_wait_for_each_other_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_circle_of_three_is_found_too_and_broken_where_nobody_else_can_be_asked() {
+    let manager = Manager::start();
+    let (body, kept) = (bytes(7, 70_000), "/content/kept.dax");
+    manager.put(kept, Resource::new(body.clone()));
+    let mut one = Site::new();
+    let three = Site::behind(&[one.address()]);
+    let two = Site::behind(&[three.address()]);
+    for (behind, status) in [(vec![two.address()], 508), (vec![two.address(), manager.address()], 200)] {
+        one.ask(&behind);
+        let begun = Instant::now();
+        for response in join_all([&one, &two, &three].map(|site| site.get(kept))).await {
+            assert_eq!(response.status, status);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "a time-out ended it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_of_both_relays_of_a_circle_get_what_the_upstream_behind_it_has() {
     let manager = Manager::start();
     let bodies: Vec<_> = (0..20).map(|at| (format!("/content/{at}.dax"), bytes(at, 70_000))).collect();

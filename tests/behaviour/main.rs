@@ -21,6 +21,7 @@ mod hostile;
 mod limits;
 mod loops;
 mod offline;
+mod peers;
 mod plan;
 mod prefetch;
 mod queue;

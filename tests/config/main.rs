@@ -4,6 +4,7 @@
 mod guard;
 mod health;
 mod limits;
+mod peers;
 mod refresh;
 mod upstreams;
 
@@ -94,11 +95,13 @@ fn every_documented_default_is_the_one_in_the_code() {
     expected.refresh.catalogs = vec!["/minitri.flg".parse().unwrap()];
     expected.prefetch.paths.clone_from(&documented.prefetch.paths);
     expected.upstreams.push(documented.upstreams[1].clone());
+    expected.peers.clone_from(&documented.peers);
     let mut group = Group::of_all_others("branch-a");
     group.subnets.clone_from(&documented.groups[0].subnets);
     expected.groups = vec![group];
     assert_eq!(documented, expected);
     assert_eq!(documented.upstreams.len(), 2);
+    assert_eq!(documented.peers.len(), 2);
     assert_eq!(documented.wan_limits.len(), 2);
     assert_eq!(documented.content_types.len(), 2);
     assert_eq!(documented.rules.len(), 1);
@@ -123,6 +126,7 @@ fn every_key_the_reader_knows_is_documented() {
         "refresh",
         "prefetch",
         "upstream",
+        "peer",
         "route",
         "content_type",
         "rule",
@@ -462,7 +466,7 @@ fn a_section_in_the_wrong_form_is_one_problem() {
             "no upstream: give --upstream URL or [[upstream]]",
             "gupd.toml:1: store: is one table; write [store]",
             "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, health, \
-             cache, log, site, wan, lan, upstream, route, content_type, rule, wan_limit, group, refresh, prefetch, guard",
+             cache, log, site, wan, lan, upstream, peer, route, content_type, rule, wan_limit, group, refresh, prefetch, guard",
             "gupd.toml:3: upstream: is a list of tables; write [[upstream]]",
             "gupd.toml:5: log: is one table; write [log]",
         ]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gupd::config::Recurrence;
+use gupd::config::{Peer, Recurrence, Trust};
 use gupd::{Clock, Config, Relay};
 use tempfile::TempDir;
 
@@ -58,6 +58,18 @@ impl Site {
     /// Has the relay ask these from now on.
     pub fn ask(&mut self, upstreams: &[SocketAddr]) {
         ask(&mut self.config, upstreams);
+        let config = self.config.clone();
+        self.relay_mut().reload(config).unwrap();
+    }
+
+    /// Makes these its peers.
+    pub fn meet(&mut self, peers: &[SocketAddr]) {
+        let peer = |address: &SocketAddr| Peer {
+            name: address.to_string(),
+            url: format!("http://{address}").parse().unwrap(),
+            trust: Trust::default(),
+        };
+        self.config.peers = peers.iter().map(peer).collect();
         let config = self.config.clone();
         self.relay_mut().reload(config).unwrap();
     }

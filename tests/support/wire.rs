@@ -1,5 +1,5 @@
-//! A line that passes everything on, but for one bit that a test has it turn over: what checksums of packets let through
-//! once in many terabytes.
+//! A line that passes everything on, until a test has it break, or turn one bit over: what checksums of packets let
+//! through once in many terabytes.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -16,6 +16,8 @@ struct Shared {
     /// Which byte of the next response's content to damage.
     flip: Mutex<Option<usize>>,
     flipped: AtomicUsize,
+    /// At which byte of the next response's content to break.
+    cut: Mutex<Option<usize>>,
     ended: AtomicBool,
 }
 
@@ -23,8 +25,9 @@ impl Wire {
     pub fn to(to: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (flip, flipped, ended) = (Mutex::default(), AtomicUsize::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { to, flip, flipped, ended });
+        let (flipped, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let shared = Shared { to, flip: Mutex::default(), flipped, cut: Mutex::default(), ended };
+        let shared = Arc::new(shared);
         let accepting = shared.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -45,6 +48,11 @@ impl Wire {
     /// Damages this byte of the content of the next response that has it.
     pub fn flip(&self, at: usize) {
         *self.shared.flip.lock().unwrap() = Some(at);
+    }
+
+    /// Breaks before this byte of the content of the next response that has it, and for good.
+    pub fn cut(&self, at: usize) {
+        *self.shared.cut.lock().unwrap() = Some(at);
     }
 
     /// How many bits it has turned over.
@@ -85,8 +93,13 @@ fn answers(mut server: &TcpStream, mut client: &TcpStream, shared: &Shared) -> i
             return Ok(());
         }
         let piece = &mut buffer[..read];
-        for byte in piece.iter_mut() {
+        let mut cut = None;
+        for (index, byte) in piece.iter_mut().enumerate() {
             if let Some(at) = &mut content {
+                if shared.cut.lock().unwrap().take_if(|cut| cut == at).is_some() {
+                    cut = Some(index);
+                    break;
+                }
                 let mut flip = shared.flip.lock().unwrap();
                 if *flip == Some(*at) {
                     *byte ^= 1;
@@ -100,6 +113,10 @@ fn answers(mut server: &TcpStream, mut client: &TcpStream, shared: &Shared) -> i
                 content = Some(0);
             }
         }
-        client.write_all(piece)?;
+        client.write_all(&piece[..cut.unwrap_or(read)])?;
+        if cut.is_some() {
+            shared.ended.store(true, Ordering::SeqCst);
+            return Ok(());
+        }
     }
 }

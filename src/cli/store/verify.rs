@@ -65,7 +65,6 @@ pub(super) fn run(place: &Place, upstream: Vec<String>, dry_run: bool) -> Result
 struct Repairs {
     opened: Opened,
     live: Live,
-    metrics: Arc<Metrics>,
 }
 
 /// What became of a finding.
@@ -98,16 +97,15 @@ impl Repairs {
         // What it fetches is a few blocks.
         let wan = Arc::new(Wan::unlimited(config, Clock::system()));
         let live = live(config, &Clock::system(), &wan, &metrics, &Arc::default(), None)?;
-        Ok(Self { opened, live, metrics })
+        Ok(Self { opened, live })
     }
 
     fn make_good(&self, finding: &Finding) -> Result<Outcome, StoreError> {
-        let Self { opened: Opened { store, runtime }, live, metrics } = self;
+        let Self { opened: Opened { store, runtime }, live } = self;
         runtime.block_on(async {
             let mut why = None;
             if let Finding::Damaged { blob, .. } = finding {
-                let fetch =
-                    |object: Arc<Object>, range| async move { live.refetch(&object, range, metrics).await };
+                let fetch = |object: Arc<Object>, range| async move { live.refetch(&object, range).await };
                 match store.repair_blob(*blob, fetch).await {
                     Ok(fetched) => return Ok(Outcome::Repaired { fetched }),
                     Err(error @ (Unrepaired::Read(ReadError::Io { .. }) | Unrepaired::NotNow(_))) => {

@@ -50,7 +50,7 @@ impl Task {
         }
         let Begun { answer, head, length, brings, skip, end, in_parts } = begun;
         let origin = Origin::of(&self.wanted, &self.upstreams, answer.upstream.clone(), &self.shared.metrics);
-        let received = origin.received(&answer.upstream);
+        let received = answer.upstream.received().clone();
         let partial = writer.partial().clone();
         let flow = Arc::new(Flow::new(head, length, origin, partial, in_parts, self.attention.clone()));
         let transfer = Transfer::new(answer.response.into_body(), skip, end, received);

@@ -1,0 +1,22 @@
+//! Who is being asked for something, for others to see.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use super::Upstream;
+
+/// Who is being asked at this moment. Clones show the same.
+#[derive(Clone, Debug, Default)]
+pub struct Asking(Arc<ArcSwapOption<Upstream>>);
+
+impl Asking {
+    /// The one that was asked last, if anyone has been.
+    pub fn upstream(&self) -> Option<Arc<Upstream>> {
+        self.0.load_full()
+    }
+
+    pub(super) fn show(&self, upstream: &Arc<Upstream>) {
+        self.0.store(Some(upstream.clone()));
+    }
+}

@@ -1,0 +1,245 @@
+//! Relays of one site that ask each other before a manager: together they cross the line once, and neither ever waits for
+//! itself.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use gupd::config::Limit;
+use gupd::config::units::Rate;
+
+use crate::support::{
+    Client, Ending, Gate, Manager, Nobody, PAYLOAD, Request, Resource, Site, Wire, bytes, get,
+};
+
+/// Two relays of one manager, each the other's peer.
+fn pair() -> (Site, Site) {
+    let mut one = Site::new();
+    let mut other = Site::behind(&[one.manager.address()]);
+    one.meet(&[other.address()]);
+    other.meet(&[one.address()]);
+    (one, other)
+}
+
+/// A relay that has this, and one that asks it over `wire` before `manager`.
+async fn filled(manager: Manager, body: &[u8]) -> (Site, Wire, Site) {
+    manager.put(PAYLOAD, Resource::new(body));
+    let one = Site::of(manager, |_| {});
+    one.get(PAYLOAD).await;
+    one.stored(PAYLOAD).await;
+    let wire = Wire::to(one.address());
+    let mut other = Site::behind(&[one.manager.address()]);
+    other.meet(&[wire.address()]);
+    (one, wire, other)
+}
+
+fn delta(at: u64) -> String {
+    PAYLOAD.replace("full.zip", &format!("{at}.dax"))
+}
+
+async fn from_peers(site: &Site) -> f64 {
+    let peer = site.config.peers[0].name.clone();
+    site.metric(&format!("gupd_peer_received_bytes_total{{peer=\"{peer}\"}}")).await
+}
+
+async fn from_managers(site: &Site) -> f64 {
+    let upstream = site.config.upstreams[0].name.clone();
+    site.metric(&format!("gupd_upstream_received_bytes_total{{upstream=\"{upstream}\"}}")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_has_comes_from_it_outside_of_the_lines_limits_and_counts() {
+    let body = bytes(1, 1 << 20);
+    let (one, _wire, mut other) = filled(Manager::start(), &body).await;
+    other.config.wan.limit = Limit::rate(Rate(1 << 10));
+    other.config.upstreams[0].limit = Limit::rate(Rate(1 << 10));
+    let config = other.config.clone();
+    other.relay_mut().reload(config).unwrap();
+    let begun = Instant::now();
+    let response = other.get(PAYLOAD).await;
+    assert_eq!(response.cache_status(), "gupd; fwd=uri-miss; stored");
+    assert!(response.whole() == body);
+    assert!(begun.elapsed() < Duration::from_secs(60), "at the line's rate it takes a quarter of an hour");
+    other.stored(PAYLOAD).await;
+    assert_eq!((from_peers(&other).await, from_managers(&other).await), (body.len() as f64, 0.0));
+    assert_eq!(one.manager.requests(PAYLOAD), 1);
+    let part = &delta(1);
+    one.manager.put(part, Resource::new(body.clone()));
+    one.get(part).await;
+    one.stored(part).await;
+    let response = other.send(Request::get(part).range("600000-600009")).await;
+    assert!(response.status == 206 && response.whole() == body[600_000..600_010]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_ask_each_other_at_once_cross_the_line_once() {
+    let (one, other) = pair();
+    let bodies: Vec<_> = (0..40).map(|at| (delta(at), bytes(at, 100_000))).collect();
+    for (target, body) in &bodies {
+        one.manager.put(target, Resource::new(body.clone()));
+    }
+    let begun = Instant::now();
+    let clients = bodies.iter().flat_map(|(target, body)| {
+        [&one, &other, &one, &other]
+            .map(|site| async move { assert!(site.get(target).await.whole() == *body) })
+    });
+    join_all(clients).await;
+    assert!(begun.elapsed() < Duration::from_secs(20), "they waited for each other");
+    let crossed: Vec<_> = bodies.iter().map(|(target, _)| one.manager.requests(target)).collect();
+    for (target, _) in &bodies {
+        let seen = one.manager.seen(target);
+        assert!((1..=2).contains(&seen.len()), "{seen:#?}");
+    }
+    // Twice only where a head took longer than one waits for another's.
+    assert!(crossed.iter().sum::<usize>() <= bodies.len() + bodies.len() / 4, "{crossed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_manager_is_sending_to_one_is_streamed_to_the_other() {
+    let (one, other) = pair();
+    let (body, gate) = (bytes(2, 2 << 20), Gate::default());
+    one.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1 << 20, &gate));
+    let first = tokio::spawn(get(one.address(), PAYLOAD));
+    one.manager.asked(PAYLOAD, 1).await;
+    let mut second = Client::connect(other.address()).await;
+    second.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = second.head().await.unwrap();
+    response.body = second.some(900_000).await.unwrap();
+    gate.open();
+    second.rest("GET", &mut response).await;
+    assert!(response.whole() == body && first.await.unwrap().whole() == body);
+    assert_eq!(one.manager.requests(PAYLOAD), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_sends_is_not_offered_to_a_third_before_it_is_stored() {
+    let (one, two) = pair();
+    let mut three = Site::behind(&[one.manager.address()]);
+    three.meet(&[two.address()]);
+    let (body, gate) = (bytes(3, 2 << 20), Gate::default());
+    one.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1 << 20, &gate));
+    let first = tokio::spawn(get(one.address(), PAYLOAD));
+    one.manager.asked(PAYLOAD, 1).await;
+    let mut second = Client::connect(two.address()).await;
+    second.begin(&Request::get(PAYLOAD)).await.unwrap();
+    second.head().await.unwrap();
+    let third = tokio::spawn(get(three.address(), PAYLOAD));
+    one.manager.asked(PAYLOAD, 2).await;
+    gate.open();
+    assert!(first.await.unwrap().whole() == body && third.await.unwrap().whole() == body);
+    assert_eq!((from_peers(&three).await, from_managers(&three).await), (0.0, body.len() as f64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_for_what_is_here_only_is_never_sent_on() {
+    let (one, other) = pair();
+    for (target, method) in [(PAYLOAD, "GET"), (PAYLOAD, "HEAD"), ("/secars/x", "GET"), ("/generic", "GET")] {
+        one.manager.put(target, Resource::new("content"));
+        let asked = Request::new(method, target).header("Cache-Control", "only-if-cached");
+        assert_eq!(one.send(asked).await.status, 504, "{method} {target}");
+        assert_eq!(one.manager.requests(target), 0);
+    }
+    assert_eq!(other.metric("gupd_connections_total").await, 0.0, "nor to a peer");
+    // Who is no relay is answered from the store, not from what still arrives (RFC 9111 §5.2.1.7).
+    let gate = Gate::default();
+    one.manager.put(PAYLOAD, Resource::new(bytes(4, 200_000)).stalled(100_000, &gate));
+    let first = tokio::spawn(get(one.address(), PAYLOAD));
+    one.manager.asked(PAYLOAD, 1).await;
+    let asked = Request::get(PAYLOAD).header("Cache-Control", "only-if-cached");
+    assert_eq!(one.send(asked).await.status, 504);
+    gate.open();
+    first.await.unwrap().whole();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_may_be_the_same_there_is_asked_of_peers() {
+    let (one, other) = pair();
+    let missing = &*delta(0);
+    for target in ["/minitri.flg", "/secars/x", missing] {
+        if target != missing {
+            one.manager.put(target, Resource::new("content"));
+        }
+        one.get(target).await;
+        other.get(target).await;
+        assert_eq!(one.manager.requests(target), 2, "{target}");
+    }
+    let generic = "/generic";
+    one.manager.put(generic, Resource::new("content").header("Cache-Control", "max-age=60"));
+    for site in [&one, &other] {
+        assert_eq!(site.get(generic).await.whole(), b"content");
+        site.stored(generic).await;
+    }
+    assert_eq!(one.manager.requests(generic), 1);
+    for site in [&one, &other] {
+        site.clock.advance(Duration::from_secs(61));
+    }
+    other.get(generic).await;
+    assert_eq!(one.manager.requests(generic), 2, "whether it is still good, a manager says");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_does_not_answer_costs_one_wait_and_one_that_is_down_none() {
+    let mut site = Site::new();
+    // Connections to it are made, and never looked at.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (unheard, down) = (silent.local_addr().unwrap(), Nobody::new());
+    site.meet(&[unheard, down.address()]);
+    let own = site.address();
+    let mut begun = Instant::now();
+    for at in 0..20 {
+        let target = delta(at);
+        site.manager.put(&target, Resource::new("content"));
+        assert_eq!(site.get(&target).await.status, 200);
+        if at == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(5));
+            begun = Instant::now();
+        }
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "they were asked again");
+    for peer in [unheard, down.address()] {
+        let asked = format!("gupd_peer_requests_total{{outcome=\"failed\",peer=\"{peer}\"}}");
+        assert_eq!(site.metric(&asked).await, 1.0);
+    }
+    // A file that all relays of a site share names each to itself.
+    site.meet(&[own]);
+    for at in 20..25 {
+        site.get(&delta(at)).await;
+    }
+    let asked = format!("gupd_peer_requests_total{{outcome=\"itself\",peer=\"{own}\"}}");
+    assert_eq!(site.metric(&asked).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_from_a_peer_that_breaks_goes_on_at_the_manager() {
+    let body = bytes(5, 3 << 20);
+    let (one, wire, other) = filled(Manager::start(), &body).await;
+    wire.cut(2 << 20);
+    let response = other.get(PAYLOAD).await;
+    assert!(response.whole() == body);
+    let resumed = one.manager.seen(PAYLOAD).pop().unwrap();
+    assert!(resumed.header("range").is_some() && resumed.header("if-range").is_some());
+    other.stored(PAYLOAD).await;
+    let (peers, managers) = (from_peers(&other).await, from_managers(&other).await);
+    assert!(peers >= f64::from(1 << 20) && managers <= f64::from(2 << 20), "{peers} {managers}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_of_a_peer_and_of_other_content_of_the_manager_never_mix() {
+    let body = bytes(6, 3 << 20);
+    let (one, wire, other) = filled(Manager::start(), &body).await;
+    let new = bytes(7, 3 << 20);
+    one.manager.put(PAYLOAD, Resource::new(new.clone()));
+    wire.cut(2 << 20);
+    assert_eq!(other.get(PAYLOAD).await.ending, Ending::Broken);
+    other.stored(PAYLOAD).await;
+    assert!(other.get(PAYLOAD).await.whole() == new);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_turned_over_on_the_way_from_a_peer_is_found() {
+    let body = bytes(8, 50_000);
+    let (one, wire, other) = filled(Manager::start(), &body).await;
+    wire.flip(30_000);
+    assert!(other.get(PAYLOAD).await.whole() == body);
+    assert_eq!(wire.flipped(), 1);
+    assert_eq!(one.manager.requests(PAYLOAD), 2, "once more, from the manager");
+}

@@ -1,0 +1,52 @@
+//! The other relays of a site, as an administrator names them.
+
+use super::{MANAGER, load, problems};
+
+#[test]
+fn a_peer_has_a_name_of_its_own_or_that_of_its_place() {
+    let config = load(&format!(
+        "{MANAGER}[[peer]]\nurl = \"http://Relay2:2967\"\n[[peer]]\nurl = \"https://relay3\"\nname = \"third\"\n"
+    ));
+    let peers = config.unwrap().peers;
+    let names: Vec<_> = peers.iter().map(|peer| peer.name.as_str()).collect();
+    assert_eq!(names, ["relay2:2967", "third"]);
+    assert_eq!(peers[0].url, "http://relay2:2967");
+}
+
+#[test]
+fn every_mistake_about_a_peer_is_named() {
+    let manager = "[[upstream]]\nurl = \"http://manager\"\nname = \"manager\"\n";
+    for (peers, expected) in [
+        ("[[peer]]\nname = \"two\"\n", "4: peer.url: is missing"),
+        (
+            "[[peer]]\nurl = \"relay\"\n",
+            "5: peer.url: \"relay\" has no scheme; write it like http://relay2:2967",
+        ),
+        (
+            "[[peer]]\nurl = \"http://manager\"\n",
+            "5: peer.url: http://manager/ is an upstream too; a relay is one or the other",
+        ),
+        (
+            "[[peer]]\nurl = \"http://relay\"\nname = \"manager\"\n",
+            "6: peer.name: \"manager\" is the name of an upstream; give the peer its own",
+        ),
+        (
+            "[[peer]]\nurl = \"http://relay\"\n[[peer]]\nurl = \"http://relay\"\n",
+            "6: peer.name: \"relay\" is the name of two peers; give each its own",
+        ),
+        (
+            "[[peer]]\nurl = \"http://relay\"\nlimit = \"1MiB/s\"\n",
+            "6: peer.limit: unknown key; peer has url, name, ca, pin, client_cert, client_key",
+        ),
+        (
+            "[[peer]]\nurl = \"http://relay\"\nca = \"c\"\n",
+            "6: peer.ca: is given, but the URL is http; write https, or leave it out",
+        ),
+        ("[peer]\nurl = \"http://relay\"\n", "4: peer: is a list of tables; write [[peer]]"),
+    ] {
+        assert_eq!(problems(load(&format!("{manager}{peers}"))), [format!("gupd.toml:{expected}")]);
+    }
+    let many: String = (0..9).map(|at| format!("[[peer]]\nurl = \"http://relay{at}\"\n")).collect();
+    let lines = problems(load(&format!("{manager}{many}")));
+    assert_eq!(lines, ["gupd.toml:21: peer.url: is the url of more than 8 peers; give fewer"]);
+}

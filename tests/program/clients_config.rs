@@ -1,0 +1,119 @@
+//! What `gupd clients-config` tells clients, and that they can use it: the PAC file is run, not read.
+
+use std::process::Command;
+
+use crate::process::{Ended, Process, gupd};
+
+const SITE: &str = "[[upstream]]\nname = \"sepm\"\nurl = \"http://SEPM.example.com:8014\"\n\
+    [[upstream]]\nname = \"lu\"\nurl = \"http://liveupdate.example.com\"\n\
+    [[upstream]]\nname = \"secure\"\nurl = \"https://secure.example.com\"\n\
+    [[route]]\nprefix = \"/content\"\nupstreams = [\"sepm\"]\nprofile = \"sep\"\n\
+    [[route]]\nprefix = \"/\"\nupstreams = [\"lu\", \"secure\"]\nprofile = \"liveupdate\"\n";
+
+fn said(config: &str, arguments: &[&str]) -> Ended {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gupd.toml");
+    std::fs::write(&file, config).unwrap();
+    let mut command = gupd(["clients-config", "--config"]);
+    Process::start(command.arg(file).args(arguments)).ended()
+}
+
+fn part(config: &str, only: &str) -> String {
+    let ended = said(config, &["--host", "relay.site", "--only", only]);
+    assert!(ended.status.success(), "{ended:?}");
+    ended.lines.join("\n") + "\n"
+}
+
+#[test]
+fn the_relay_comes_first_and_what_it_stands_for_after_it() {
+    let servers = "1. gupd http://relay.site:2967\n2. lu http://liveupdate.example.com\n\
+                   3. secure https://secure.example.com\n";
+    assert_eq!(part(SITE, "liveupdate").to_lowercase(), servers);
+    assert_eq!(part(SITE, "gup"), "host relay.site\nport 2967\nbypass after 3 days\n");
+    let hosts = "hosts/0/url=http://relay.site:2967/\nhosts/1/url=http://liveupdate.example.com/\n\
+                 hosts/2/url=https://secure.example.com/\n";
+    assert_eq!(part(SITE, "linux"), hosts);
+    assert_eq!(part(SITE, "dns"), "gupd 300 IN CNAME relay.site.\n");
+}
+
+#[test]
+fn a_pac_file_sends_what_the_relay_takes_to_it_and_nothing_else() {
+    let asked = [
+        ("http://sepm.example.com:8014/content/x", true),
+        ("http://SEPM.example.com:8014/", true),
+        ("http://liveupdate.example.com/minitri.flg", true),
+        ("http://liveupdate.example.com:80/minitri.flg", true),
+        ("http://liveupdate.example.com:8080/", false),
+        ("http://sepm.example.com/", false),
+        ("http://sepm.example.com:80140/", false),
+        ("https://sepm.example.com:8014/", false),
+        ("https://secure.example.com/", false),
+        ("http://secure.example.com/", false),
+        ("http://liveupdate.example.com.evil.example/", false),
+        ("http://other.example/?http://liveupdate.example.com/", false),
+    ];
+    let mut script = part(SITE, "pac");
+    for (url, _) in asked {
+        script += &format!("print(FindProxyForURL({url:?}, \"\"));\n");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("proxy.js");
+    std::fs::write(&file, script).unwrap();
+    let output = Command::new("duk").arg(file).output().expect("duk: tests/run installs duktape");
+    let answers = String::from_utf8(output.stdout).unwrap();
+    let expected =
+        asked.map(|(_, by_relay)| if by_relay { "PROXY relay.site:2967; DIRECT" } else { "DIRECT" });
+    assert_eq!(answers.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn each_part_says_how_sure_it_is_and_what_is_not_for_this_relay() {
+    let ended = said(SITE, &["--host", "10.1.2.3"]);
+    let all = ended.lines.join("\n");
+    for certainty in ["certainty: documented.", "certainty: inference, test", "certainty: unverified, test"] {
+        assert!(all.contains(certainty), "{all}");
+    }
+    assert_eq!(all.matches("\n== ").count() + 1, 5);
+    assert!(all.contains("    gupd 300 IN A 10.1.2.3\n") && !all.contains("longer than the longest wait"));
+
+    let windows =
+        format!("{SITE}[[group]]\nname = \"branch\"\nsubnets = [\"10.0.0.0/8\"]\nspread = \"4h\"\n");
+    assert!(said(&windows, &[]).lines.join("\n").contains("longer than the longest wait"));
+
+    let tls = format!(
+        "[server]\ntls_cert = \"c\"\ntls_key = \"k\"\nlisten = [\"127.0.0.1:1\", \"[::1]:2\", \"10.0.0.1:443\"]\n{SITE}"
+    );
+    assert_eq!(part(&tls, "liveupdate").lines().next(), Some("1. gupd https://relay.site:443"));
+    for only in ["pac", "gup"] {
+        said(&tls, &["--host", "relay", "--only", only]).complained(1, &["TLS"]);
+    }
+    let ended = said("[[upstream]]\nurl = \"https://lu\"\n", &["--host", "::1"]);
+    let all = ended.lines.join("\n");
+    assert!(
+        all.contains("1. gupd http://[::1]:2967\n")
+            && all.contains("not for this relay: no upstream is http")
+    );
+}
+
+#[test]
+fn a_host_that_clients_could_not_use_is_refused() {
+    for host in ["http://relay", "relay:2967", "a b", "x\"; alert(1)", ""] {
+        said(SITE, &["--host", host]).complained(2, &["--host"]);
+    }
+}
+
+#[test]
+fn the_shipped_zone_has_records_of_the_form_that_is_printed() {
+    let zone = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/dns/gupd.zone");
+    let zone = std::fs::read_to_string(zone).unwrap();
+    let records: Vec<Vec<&str>> = zone
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with(';'))
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(records.len(), 2);
+    for record in records {
+        let ["gupd", "300", "IN", "A", address] = record[..] else { panic!("{record:?}") };
+        address.parse::<std::net::Ipv4Addr>().unwrap();
+    }
+}

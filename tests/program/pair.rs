@@ -1,0 +1,191 @@
+//! Two relays behind HAProxy, as a site has them: as one cache, also when one of them is killed under load.
+
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use tokio::task::JoinSet;
+
+use crate::process::{PATIENCE, Relay, gupd};
+use crate::support::{Client, Ending, Manager, PAYLOAD, Request, Resource, bytes};
+
+const CLIENTS: usize = 30;
+const OBJECTS: usize = 40;
+
+fn deployed(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)
+}
+
+/// HAProxy with the shipped file, in front of these.
+struct Front {
+    process: Child,
+    address: std::net::SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Front {
+    fn start(relays: [&Relay; 2]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Inherited, so that no port has to be free in between.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+        let mut text = std::fs::read_to_string(deployed("haproxy/gupd-pair.cfg")).unwrap();
+        let bind = format!("bind fd@{}", listener.as_raw_fd());
+        let [one, two] = relays.map(|relay| format!("{} check port {}", relay.address, relay.admin.port()));
+        for (shipped, here) in [
+            ("bind :2967", &bind),
+            ("192.0.2.11:2967", &one),
+            ("192.0.2.12:2967", &two),
+            ("check port 9467 inter", &"inter".to_owned()),
+        ] {
+            assert!(text.contains(shipped), "{shipped}");
+            text = text.replace(shipped, here);
+        }
+        let file = folder.path().join("haproxy.cfg");
+        std::fs::write(&file, text).unwrap();
+        let mut haproxy = Command::new("haproxy");
+        let started = haproxy.args(["-db", "-f"]).arg(file).stderr(Stdio::null()).spawn();
+        let process = started.unwrap_or_else(|error| panic!("haproxy: {error}; tests/run installs it"));
+        Self { process, address: listener.local_addr().unwrap(), _folder: folder }
+    }
+
+    /// Waits until HAProxy has found a relay that serves.
+    async fn serves(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let serves = async || {
+            let mut client = Client::connect(self.address).await;
+            let response = client.send(&Request::get("/nothing")).await;
+            response.is_ok_and(|response| response.status == 404)
+        };
+        while !serves().await {
+            assert!(Instant::now() < deadline, "HAProxy never passed anything on");
+        }
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        let _ended = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+/// A relay's configuration, in a folder of its own.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn configure(&self, manager: &Manager, peers: &[&Relay]) -> PathBuf {
+        let store = self.0.path().join("store");
+        let mut text = format!(
+            "[server]\nlisten = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n[store]\ndir = {store:?}\nmin_free = \"0B\"\n\
+             [log]\nformat = \"json\"\naccess = false\n[refresh]\nschedule = \"off\"\n[prefetch]\nlearned = false\n\
+             [[upstream]]\nurl = {:?}\n",
+            manager.url()
+        );
+        for peer in peers {
+            text += &format!("[[peer]]\nurl = \"http://{}\"\n", peer.address);
+        }
+        let file = self.0.path().join("gupd.toml");
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    fn start(&self, manager: &Manager) -> Relay {
+        let file = self.configure(manager, &[]);
+        Relay::start(gupd(["serve", "--config"]).arg(file))
+    }
+}
+
+fn object(number: usize) -> (String, Vec<u8>) {
+    let path = PAYLOAD.replace("full.zip", &format!("{number}.dax"));
+    (path, bytes(number as u64, 150_000 + number * 10_000))
+}
+
+/// Takes these objects in an order of its own; each may be asked for once more. How many were.
+async fn client(number: usize, front: std::net::SocketAddr, objects: std::ops::Range<usize>) -> usize {
+    let mut retried = 0;
+    for at in 0..objects.len() {
+        let (path, body) = object(objects.start + (at * 7 + number * 3) % objects.len());
+        for attempt in 0..2 {
+            let answer = async {
+                let mut client = Client::connect(front).await;
+                client.send(&Request::get(&path)).await
+            };
+            match answer.await {
+                Ok(response) if response.status == 200 && response.ending == Ending::Complete => {
+                    assert!(response.body == body, "{path} is not what the manager has");
+                    break;
+                }
+                failed if attempt > 0 => panic!("{path}: {failed:?}"),
+                _ => retried += 1,
+            }
+        }
+    }
+    retried
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_crosses_the_line_once_and_outlives_either() {
+    let manager = Manager::start();
+    let unique: u64 = (0..2 * OBJECTS)
+        .map(|number| {
+            let (path, body) = object(number);
+            manager.put(&path, Resource::new(body.clone()).rate(4 << 20));
+            body.len() as u64
+        })
+        .sum();
+    let places = [Place::new(), Place::new()];
+    let [mut one, mut two] = places.each_ref().map(|place| place.start(&manager));
+    places[0].configure(&manager, &[&two]);
+    places[1].configure(&manager, &[&one]);
+    for relay in [&mut one, &mut two] {
+        relay.process.signal("HUP");
+        relay.process.logged("reloaded");
+    }
+    let front = Front::start([&one, &two]);
+    front.serves().await;
+
+    let address = front.address;
+    let mut clients: JoinSet<usize> =
+        (0..CLIENTS).map(|number| client(number, address, 0..OBJECTS)).collect();
+    while let Some(retried) = clients.join_next().await {
+        assert_eq!(retried.unwrap(), 0);
+    }
+    for number in 0..OBJECTS {
+        assert_eq!(manager.requests(&object(number).0), 1, "each object crosses the line once");
+    }
+    let shares = [one.metrics().await, two.metrics().await].map(|metrics| {
+        let line = metrics.lines().find(|line| line.starts_with("gupd_upstream_received_bytes_total"));
+        line.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    });
+    assert!(shares.iter().all(|share| *share > 0.0), "both have a share: {shares:?}");
+
+    let mut clients: JoinSet<usize> =
+        (0..CLIENTS).map(|number| client(number, address, OBJECTS..2 * OBJECTS)).collect();
+    // In the middle of what it brings.
+    manager.asked(&object(OBJECTS + OBJECTS / 2).0, 1).await;
+    one.process.kill();
+    while let Some(retried) = clients.join_next().await {
+        retried.unwrap();
+    }
+    let crossed = manager.body_bytes();
+    println!("{crossed} bytes crossed the line for {unique}: {:.3}", crossed as f64 / unique as f64);
+    assert!(crossed <= unique * 3 / 2);
+}
+
+#[test]
+fn the_shipped_files_are_taken() {
+    let taken = |program: &str, arguments: &[&str], file: &str| {
+        let mut command = Command::new(program);
+        let output = command.args(arguments).arg(deployed(file)).output();
+        let output = output.unwrap_or_else(|error| panic!("{program}: {error}; tests/run installs it"));
+        assert!(output.status.success(), "{output:?}");
+    };
+    taken("haproxy", &["-c", "-f"], "haproxy/gupd-pair.cfg");
+}
