@@ -29,7 +29,7 @@ use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError, Upst
 
 /// Bytes of a response's head, or of a piece of its body, in memory for each client: of the little that the guard may
 /// have.
-const MAX_READ: usize = 16 << 10;
+const MAX_READ: usize = 8 << 10;
 
 /// Answers requests in a worker's place.
 #[derive(Debug)]
