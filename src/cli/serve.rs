@@ -134,7 +134,7 @@ fn keep_watchdog(relay: &Relay) {
 fn reload(relay: &mut Relay, settings: &Settings) -> Result<String, String> {
     const REFUSED: &str = "reload refused; the old configuration stays";
     let config = settings.load().map_err(|problems| {
-        problems.iter().for_each(|problem| tracing::error!(%problem, REFUSED));
+        problems.iter().for_each(|problem| tracing::error!(%problem, "{REFUSED}"));
         format!("{REFUSED}\n{problems}")
     })?;
     warn(&config);
@@ -148,7 +148,7 @@ fn reload(relay: &mut Relay, settings: &Settings) -> Result<String, String> {
             Ok(format!("reloaded, but these sections change at a restart only: {}", fixed.join(", ")))
         }
         Err(error) => {
-            tracing::error!(%error, REFUSED);
+            tracing::error!(%error, "{REFUSED}");
             Err(format!("{REFUSED}\n{error}"))
         }
     }
