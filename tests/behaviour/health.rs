@@ -99,6 +99,16 @@ async fn without_a_path_a_connection_is_enough_but_not_of_a_manager_that_does_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_let_all_of_a_requests_time_pass_has_failed_it() {
+    let site = Site::with(|config| config.fill.total_timeout = Duration::from_secs(1));
+    assert!(site.config.fill.head_timeout > site.config.fill.total_timeout);
+    let gate = Gate::default();
+    site.manager.put("/secars/fails", Resource::new("").held(&gate));
+    fail_three_times(&site, &site.manager.address().to_string()).await;
+    gate.open();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_path_that_always_fails_closes_no_other_but_has_the_manager_checked_sooner() {
     let site = checked(|config| config.fill.head_timeout = Duration::from_secs(1));
     let name = site.manager.address().to_string();
