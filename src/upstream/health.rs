@@ -150,8 +150,10 @@ impl Upstreams {
     async fn check(&self, upstream: &Arc<Upstream>) -> Option<Arc<str>> {
         let permit = upstream.admit(&self.clock, true, self.next_turn())?;
         let patience = self.health.timeout;
-        // That it takes connections says little of one that does not answer on them.
-        let connecting = matches!(upstream.standing.breaker().fault(), None | Some(Fault::Unreachable));
+        // That it takes connections says little of one that does not answer on them, and if it is a proxy that takes
+        // them, nothing.
+        let connecting = upstream.pool.asked_in_its_place().is_none()
+            && matches!(upstream.standing.breaker().fault(), None | Some(Fault::Unreachable));
         let (verdict, outcome) = match (&upstream.check, connecting) {
             (None, true) => told(self.connect(upstream, patience).await, patience),
             (path, _) => {
