@@ -19,6 +19,7 @@ use super::error::Verdict;
 use super::{Answer, Outgoing, RequestBody, Upstream, UpstreamError, Upstreams};
 use crate::clock::UnixMillis;
 use crate::shape::Lane;
+use crate::telemetry::Metrics;
 
 /// The longest time between two looks at the wall clock, which may be set to any other time.
 const LOOK: Duration = Duration::from_secs(30);
@@ -57,9 +58,16 @@ impl Checks {
     /// Checks these from now on, in place of those before.
     pub fn reconfigure(&self, upstreams: Arc<Upstreams>) {
         let before = self.upstreams.send_replace(upstreams.clone());
-        for gone in before.iter().filter(|old| upstreams.iter().all(|new| new.name != old.name)) {
-            // Nobody should be told of an upstream that is not one any more. There is a series, or nothing to remove.
-            let _ = upstreams.metrics.health.healthy.remove_label_values(&[&*gone.name]);
+        let Metrics { health, peers, .. } = &*upstreams.metrics;
+        let lists = [
+            (&before.list, &upstreams.list, &health.healthy),
+            (&before.peers, &upstreams.peers, &peers.healthy),
+        ];
+        for (before, now, healthy) in lists {
+            for gone in before.iter().filter(|old| now.iter().all(|new| new.name != old.name)) {
+                // Nobody should be told of one that is not there any more. There is a series, or nothing to remove.
+                let _ = healthy.remove_label_values(&[&*gone.name]);
+            }
         }
         upstreams.show();
     }
@@ -103,8 +111,9 @@ impl Drop for Checked<'_> {
 
 impl Upstreams {
     fn show(&self) {
+        self.peers.iter().for_each(|peer| peer.show_in(&self.metrics.peers.healthy));
         for upstream in self.iter() {
-            upstream.show();
+            upstream.show_in(&self.metrics.health.healthy);
             for outcome in OUTCOMES {
                 self.metrics.health.checks.with_label_values(&[&*upstream.name, outcome]);
             }
@@ -170,7 +179,6 @@ impl Upstreams {
             }
         };
         permit.settle(&verdict);
-        upstream.show();
         self.metrics.health.checks.with_label_values(&[&*upstream.name, outcome]).inc();
         match verdict {
             Verdict::Failed(_, why) => Some(why),
@@ -258,7 +266,6 @@ mod tests {
     use crate::clock::Clock;
     use crate::config::Config;
     use crate::shape::Wan;
-    use crate::telemetry::Metrics;
     use crate::upstream::breaker::Ticket;
     use crate::upstream::{Connecting, Duplex, Network};
 

@@ -210,6 +210,23 @@ async fn a_reload_keeps_what_is_known_of_an_upstream_with_the_same_name_and_url(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_told_of_upstreams_and_peers_that_are_not_in_force() {
+    let mut site = Site::new();
+    site.meet(&[Nobody::new().address()]);
+    let (metrics, peer) = (site.relay().admin(), "gupd_peer_healthy{");
+    let text =
+        || async { String::from_utf8(crate::support::get(metrics, "/metrics").await.whole()).unwrap() };
+    assert!(text().await.contains(peer));
+    site.meet(&[]);
+    assert!(!text().await.contains(peer));
+    let mut refused = site.config.clone();
+    refused.upstreams[0].name = "refused".to_owned();
+    refused.server.tls = Some(gupd::config::Tls { cert: "/nowhere".into(), key: "/nowhere".into() });
+    site.relay_mut().reload(refused).unwrap_err();
+    assert!(!text().await.contains(&healthy("refused")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_begins_and_ends_checks() {
     let mut site = Site::new();
     let name = site.manager.address().to_string();
