@@ -234,6 +234,7 @@ mod tests {
             (Method, Some("gupd; fwd=method"), "bypass"),
             (OnlyIfCached, None, "only-if-cached"),
             (Deferred, None, "deferred"),
+            (Redirected, None, "redirected"),
             (Failed, None, "failed"),
         ]
     }
