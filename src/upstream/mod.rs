@@ -127,6 +127,12 @@ pub struct Answer {
 }
 
 impl Outgoing {
+    /// A `GET` without a body, whose bytes pass the limits of `lane`.
+    pub fn get(target: PathAndQuery, headers: HeaderMap, lane: Lane) -> Self {
+        let (body, asking) = (RequestBody::Empty, Asking::default());
+        Self { method: Method::GET, target, headers, body, lane, asking }
+    }
+
     /// Whether a manager that got it and failed does not keep it from another: it does the same however often it is
     /// done, and nobody has read from its body.
     fn is_repeatable(&self) -> bool {
