@@ -36,6 +36,9 @@ pub(super) fn health(document: &mut Document) -> Health {
         retry_max: time(&mut s, "retry_max", defaults::PROBE_MAX),
         slow_start: time(&mut s, "slow_start", defaults::SLOW_START),
     };
+    if health.interval.is_none() && s.given("timeout") {
+        s.warn("timeout", "has no effect while health.interval is off");
+    }
     if health.retry > health.retry_max {
         let (retry, most) = (Time(health.retry), Time(health.retry_max));
         if s.given("retry_max") {

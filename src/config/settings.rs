@@ -66,7 +66,7 @@ impl Config {
         let site = network::site(&mut document);
         let wan = network::wan(&mut document);
         let lan = network::lan(&mut document);
-        let upstreams = tables::upstreams(&mut document, &wan);
+        let upstreams = tables::upstreams(&mut document, &wan, &health);
         let peers = peer::peers(&mut document, &upstreams);
         let routes = tables::routes(&mut document, &upstreams);
         let content_types = tables::content_types(&mut document);

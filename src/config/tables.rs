@@ -11,8 +11,8 @@ use super::network::warn_above;
 use super::settings::{choice, number, path};
 use super::tls::trust;
 use super::{
-    Class, ContentMatch, ContentType, HttpProxy, Profile, Route, Rule, Upstream, Wan, defaults, limit,
-    pattern,
+    Class, ContentMatch, ContentType, Health, HttpProxy, Profile, Route, Rule, Upstream, Wan, defaults,
+    limit, pattern,
 };
 
 /// Bytes of a name that becomes a metric's label.
@@ -31,7 +31,7 @@ const CLASSES: [(&str, Class); 4] = [
     (Class::Generic.as_str(), Class::Generic),
 ];
 
-pub(super) fn upstreams(document: &mut Document, wan: &Wan) -> Vec<Upstream> {
+pub(super) fn upstreams(document: &mut Document, wan: &Wan, health: &Health) -> Vec<Upstream> {
     let tables = document.tables("upstream", Some("url"));
     let mut upstreams: Vec<Upstream> = Vec::with_capacity(tables.len());
     for mut s in tables {
@@ -44,6 +44,9 @@ pub(super) fn upstreams(document: &mut Document, wan: &Wan) -> Vec<Upstream> {
         let proxy = proxy(&mut s);
         let priority = s.one("priority", |text| number(text, defaults::PRIORITY));
         let check = s.one("check", check);
+        if check.is_some() && health.interval.is_none() {
+            s.warn("check", "is not asked for while health.interval is off");
+        }
         if let Some(url) = url {
             let name = named.or_else(|| Some(url.authority()?.as_str().to_ascii_lowercase()));
             let name = name.unwrap_or_default();

@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::Method;
 use prometheus::IntCounter;
 
 use super::Wanted;
 use crate::telemetry::Metrics;
-use crate::upstream::{Asking, Outgoing, RequestBody, Upstream, Upstreams};
+use crate::upstream::{Outgoing, Upstream, Upstreams};
 
 /// Where content comes from, and how it is asked for.
 #[derive(Clone, Debug)]
@@ -31,15 +30,8 @@ impl Origin {
         author: Arc<Upstream>,
         metrics: &Metrics,
     ) -> Self {
-        let (target, headers, lane) = (wanted.target.clone(), wanted.headers.clone(), wanted.lane.clone());
-        let outgoing = Outgoing {
-            method: Method::GET,
-            target,
-            headers,
-            body: RequestBody::Empty,
-            lane,
-            asking: Asking::default(),
-        };
+        let (target, headers) = (wanted.target.clone(), wanted.headers.clone());
+        let outgoing = Outgoing::get(target, headers, wanted.lane.clone());
         Self {
             upstreams: upstreams.clone(),
             outgoing,

@@ -5,14 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use http_body::Body;
 
 use super::content_range::ContentRange;
 use super::transfer::{Interruption, Transfer};
 use super::{FillError, Wanted};
 use crate::store::Unrepaired;
-use crate::upstream::{Asking, Outgoing, RequestBody, UpstreamError, Upstreams};
+use crate::upstream::{Outgoing, UpstreamError, Upstreams};
 
 /// Why the bytes could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -63,15 +63,7 @@ pub async fn refetch(
     if let Ok(value) = HeaderValue::from_str(&format!("bytes={}-{last}", range.start)) {
         headers.insert(header::RANGE, value);
     }
-    let (target, lane) = (wanted.target.clone(), wanted.lane.clone());
-    let outgoing = Outgoing {
-        method: Method::GET,
-        target,
-        headers,
-        body: RequestBody::Empty,
-        lane,
-        asking: Asking::default(),
-    };
+    let outgoing = Outgoing::get(wanted.target.clone(), headers, wanted.lane.clone());
     let answer = upstreams.ask(&wanted.order, &outgoing).await?;
     let upstream = answer.upstream.name.clone();
     let broke = |at, reason| FillError::BrokenOff { upstream: upstream.clone(), at, reason };

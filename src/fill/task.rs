@@ -20,7 +20,7 @@ use crate::config::Class;
 use crate::policy::Classified;
 use crate::store::{Committed, Object};
 use crate::telemetry::metrics::Counted;
-use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError, Upstreams};
+use crate::upstream::{Answer, Asking, Outgoing, UpstreamError, Upstreams};
 
 pub(super) struct Task {
     shared: Arc<Shared>,
@@ -149,14 +149,8 @@ impl Task {
     }
 
     fn outgoing(&self, headers: HeaderMap) -> Outgoing {
-        Outgoing {
-            method: Method::GET,
-            target: self.wanted.target.clone(),
-            headers,
-            body: RequestBody::Empty,
-            lane: self.wanted.lane.clone(),
-            asking: self.asking.clone(),
-        }
+        let asking = self.asking.clone();
+        Outgoing { asking, ..Outgoing::get(self.wanted.target.clone(), headers, self.wanted.lane.clone()) }
     }
 
     /// Judges one response and, if it is for everyone, takes it in.

@@ -65,9 +65,9 @@ impl AsRef<[u8]> for Last {
 }
 
 impl Content {
-    /// The rest of what `reader` reads, after `first`.
-    pub fn read(first: Bytes, reader: Reader, keeper: Keeper) -> Self {
-        let state = Some((Some(Ok(first)), reader, keeper.begun()));
+    /// The rest of what `reader` reads, after `first` if that has been read already.
+    pub fn read(first: Option<Bytes>, reader: Reader, keeper: Keeper) -> Self {
+        let state = Some((first.map(Ok), reader, keeper.begun()));
         Self::Stream(Box::pin(unfold(state, |state| async move {
             let (first, mut reader, mut keeper) = state?;
             let piece = match first {

@@ -13,6 +13,7 @@ use super::multipart::Multipart;
 use super::range::{Need, Ranges, content_range, unsatisfied_range};
 use super::reply::Reply;
 use super::{Asked, Proxy};
+use crate::cache::control::Directive;
 use crate::cache::{Cache, Entry};
 use crate::digest::field::{CONTENT_DIGEST, CONTENT_MD5, REPR_DIGEST, repr_digest};
 use crate::fill::{Arrived, Fill, FillError, Flow, Reader, TransferError};
@@ -22,6 +23,10 @@ use crate::store::{BLOCK, Source, Store};
 /// Content that is being received is shown to clients from this many bytes on, or when it is whole: up to here a
 /// failure becomes a `502`, not a broken transfer, and a delta is worth nothing to a client until it has all of it.
 const HOLD_BACK: u64 = BLOCK;
+
+/// Another relay of the site is shown the head at once: it gives up sooner than a thin line brings so much, and goes on
+/// elsewhere by itself if the rest does not come.
+const HOLD_BACK_FROM_PEERS: u64 = 0;
 
 /// Fields a `304` repeats (RFC 9110 §15.4.5), and those that say how it came here.
 const NOT_MODIFIED: [header::HeaderName; 10] = [
@@ -63,9 +68,8 @@ pub(super) async fn stored(
         age: entry.freshness.age(now),
         length: Some(entry.object.len),
     };
-    Opened { from, origin: Some((proxy, asked, entry)), head_only: asked.is_head() }
-        .respond(asked, content)
-        .await
+    let origin = Some((proxy, asked, entry));
+    Opened { from, origin, head_only: asked.is_head(), held_back: HOLD_BACK }.respond(asked, content).await
 }
 
 /// Responds with what a fill brings.
@@ -79,7 +83,10 @@ pub(super) async fn following(
     flow: &Arc<Flow>,
     collapsed: bool,
 ) -> Result<Reply, TransferError> {
-    let length = known_length(asked, fill, flow).await?;
+    // Nobody else is given what still arrives if it is to cause no request.
+    let from_peer = asked.control.has(Directive::OnlyIfCached);
+    let held_back = if from_peer { HOLD_BACK_FROM_PEERS } else { HOLD_BACK };
+    let length = known_length(asked, fill, flow, held_back).await?;
     let content = Available {
         status: flow.head.status,
         headers: &flow.head.headers,
@@ -89,12 +96,17 @@ pub(super) async fn following(
     };
     let store = cache.store().clone();
     let from = From::Arriving { store, fill: fill.clone(), flow: flow.clone(), collapsed };
-    Opened { from, origin: None, head_only: asked.is_head() }.respond(asked, content).await
+    Opened { from, origin: None, head_only: asked.is_head(), held_back }.respond(asked, content).await
 }
 
 /// The complete length, where it is not known once enough has arrived to begin: some requests cannot be answered
 /// without it.
-async fn known_length(asked: &Asked<'_>, fill: &Fill, flow: &Flow) -> Result<Option<u64>, FillError> {
+async fn known_length(
+    asked: &Asked<'_>,
+    fill: &Fill,
+    flow: &Flow,
+    held_back: u64,
+) -> Result<Option<u64>, FillError> {
     let enough = match flow.length {
         // Whoever opens it waits for what it needs.
         Some(length) => return Ok(Some(length)),
@@ -102,11 +114,11 @@ async fn known_length(asked: &Asked<'_>, fill: &Fill, flow: &Flow) -> Result<Opt
         // Without a length, a client of HTTP/1.0 could not tell a broken transfer from a whole one.
         None if asked.version < Version::HTTP_11 => u64::MAX,
         None if asked.wants_range(&flow.head.headers) => match Ranges::need(asked.headers) {
-            Some(Need::Bytes(bytes)) => bytes.end.max(HOLD_BACK),
+            Some(Need::Bytes(bytes)) => bytes.end.max(held_back),
             Some(Need::Length) => u64::MAX,
-            None => HOLD_BACK,
+            None => held_back,
         },
-        None => HOLD_BACK,
+        None => held_back,
     };
     match fill.arrived(enough).await {
         Arrived::Enough => Ok(flow.length),
@@ -131,6 +143,8 @@ struct Opened<'a> {
     /// Where what is stored came from.
     origin: Option<(&'a Proxy, &'a Asked<'a>, &'a Arc<Entry>)>,
     head_only: bool,
+    /// Bytes to have at hand before the head is shown.
+    held_back: u64,
 }
 
 #[derive(Clone)]
@@ -214,7 +228,7 @@ impl Opened<'_> {
         Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected)).with_present(present)
     }
 
-    /// Opens a range and has its first bytes at hand. What is in memory whole costs neither a stream nor a wait.
+    /// Opens a range and has the bytes at hand that are held back. What is in memory whole costs neither a stream nor a wait.
     async fn open(&self, range: Range<u64>) -> Result<Content, TransferError> {
         // A HEAD waits for no content: none may have arrived yet.
         if range.is_empty() || self.head_only {
@@ -229,11 +243,14 @@ impl Opened<'_> {
             }
         }
         let mut reader = self.from.reader(range);
-        reader.at_hand(HOLD_BACK).await?;
         let mut keeper = self.keeper();
+        if self.held_back == 0 {
+            return Ok(Content::read(None, reader, keeper));
+        }
+        reader.at_hand(self.held_back).await?;
         match keeper.next(&mut reader).await {
             None => Ok(Content::Empty),
-            Some(first) => Ok(Content::read(first?, reader, keeper)),
+            Some(first) => Ok(Content::read(Some(first?), reader, keeper)),
         }
     }
 

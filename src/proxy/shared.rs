@@ -360,6 +360,12 @@ fn failed(error: TransferError, handover: Option<Handover>) -> Followed {
         TransferError::Fill(
             FillError::Changed { .. } | FillError::Mismatch { .. } | FillError::Abandoned,
         ) => Followed::Again { variant: None },
+        // It came round for whoever began the fill. Who followed has not been there, and asks for itself.
+        TransferError::Fill(FillError::ServerError { status: StatusCode::LOOP_DETECTED, .. })
+            if handover.is_none() =>
+        {
+            Followed::Again { variant: None }
+        }
         TransferError::Fill(error) => Followed::Failed(error, handover),
     }
 }

@@ -37,8 +37,8 @@ impl Upstreams {
     /// What went wrong with the last one asked; at once, if none may be asked.
     pub async fn ask(&self, order: &[usize], outgoing: &Outgoing) -> Result<Answer, UpstreamError> {
         let total = self.settings.total_timeout;
-        let mut patience =
-            Patience { head: self.settings.head_timeout, total: Some((total, Instant::now() + total)) };
+        let head = self.settings.head_timeout.min(total);
+        let mut patience = Patience { head, total: Some((total, Instant::now() + total)) };
         let (mut busy, mut failed): (Option<Answer>, Option<UpstreamError>) = (None, None);
         for upstream in self.by_preference(order) {
             if patience.is_over() {

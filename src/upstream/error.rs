@@ -114,7 +114,7 @@ impl UpstreamError {
 }
 
 impl Verdict {
-    /// Of a request whose upstream had `patience` to answer, unless something else cut that short.
+    /// Of a request whose upstream had `patience` to answer, unless others had taken up more than half of that.
     pub(super) fn of(answer: &Result<Answer, UpstreamError>, patience: Duration) -> Self {
         match answer {
             Ok(answer) => {
@@ -143,7 +143,7 @@ impl Verdict {
     pub(super) fn of_error(error: &UpstreamError, patience: Duration) -> Self {
         let fault = match error {
             UpstreamError::Connect { .. } => Fault::Unreachable,
-            UpstreamError::HeadTimeout { after, .. } if *after >= patience => Fault::Silent,
+            UpstreamError::HeadTimeout { after, .. } if *after >= patience / 2 => Fault::Silent,
             UpstreamError::Closed { kept: false, .. } | UpstreamError::Response { .. } => Fault::Wrong,
             UpstreamError::HeadTimeout { .. }
             | UpstreamError::Closed { kept: true, .. }

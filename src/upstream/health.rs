@@ -19,6 +19,7 @@ use super::error::Verdict;
 use super::{Answer, Outgoing, RequestBody, Upstream, UpstreamError, Upstreams};
 use crate::clock::UnixMillis;
 use crate::shape::Lane;
+use crate::telemetry::Metrics;
 
 /// The longest time between two looks at the wall clock, which may be set to any other time.
 const LOOK: Duration = Duration::from_secs(30);
@@ -57,9 +58,16 @@ impl Checks {
     /// Checks these from now on, in place of those before.
     pub fn reconfigure(&self, upstreams: Arc<Upstreams>) {
         let before = self.upstreams.send_replace(upstreams.clone());
-        for gone in before.iter().filter(|old| upstreams.iter().all(|new| new.name != old.name)) {
-            // Nobody should be told of an upstream that is not one any more. There is a series, or nothing to remove.
-            let _ = upstreams.metrics.health.healthy.remove_label_values(&[&*gone.name]);
+        let Metrics { health, peers, .. } = &*upstreams.metrics;
+        let lists = [
+            (&before.list, &upstreams.list, &health.healthy),
+            (&before.peers, &upstreams.peers, &peers.healthy),
+        ];
+        for (before, now, healthy) in lists {
+            for gone in before.iter().filter(|old| now.iter().all(|new| new.name != old.name)) {
+                // Nobody should be told of one that is not there any more. There is a series, or nothing to remove.
+                let _ = healthy.remove_label_values(&[&*gone.name]);
+            }
         }
         upstreams.show();
     }
@@ -103,8 +111,9 @@ impl Drop for Checked<'_> {
 
 impl Upstreams {
     fn show(&self) {
+        self.peers.iter().for_each(|peer| peer.show_in(&self.metrics.peers.healthy));
         for upstream in self.iter() {
-            upstream.show();
+            upstream.show_in(&self.metrics.health.healthy);
             for outcome in OUTCOMES {
                 self.metrics.health.checks.with_label_values(&[&*upstream.name, outcome]);
             }
@@ -129,6 +138,8 @@ impl Upstreams {
         loop {
             let breaker = changes.borrow_and_update().clone();
             let now = self.clock.now();
+            // Once, when the clock was set back: else the next check would move ahead with every look at it.
+            last = last.min(now);
             let due = due(&breaker, last, now, interval, &upstream.limits);
             if due <= now {
                 last = now;
@@ -148,8 +159,10 @@ impl Upstreams {
     async fn check(&self, upstream: &Arc<Upstream>) -> Option<Arc<str>> {
         let permit = upstream.admit(&self.clock, true, self.next_turn())?;
         let patience = self.health.timeout;
-        // That it takes connections says little of one that does not answer on them.
-        let connecting = matches!(upstream.standing.breaker().fault(), None | Some(Fault::Unreachable));
+        // That it takes connections says little of one that does not answer on them, and if it is a proxy that takes
+        // them, nothing.
+        let connecting = upstream.pool.asked_in_its_place().is_none()
+            && matches!(upstream.standing.breaker().fault(), None | Some(Fault::Unreachable));
         let (verdict, outcome) = match (&upstream.check, connecting) {
             (None, true) => told(self.connect(upstream, patience).await, patience),
             (path, _) => {
@@ -166,7 +179,6 @@ impl Upstreams {
             }
         };
         permit.settle(&verdict);
-        upstream.show();
         self.metrics.health.checks.with_label_values(&[&*upstream.name, outcome]).inc();
         match verdict {
             Verdict::Failed(_, why) => Some(why),
@@ -239,15 +251,23 @@ fn due(
     match (breaker.next_probe(now, limits), breaker.fault()) {
         (Some(wait), _) => now.saturating_add(wait),
         // Sooner than a healthy one: the next failure may be the one that keeps clients from waiting for it.
-        (None, Some(_)) => last.min(now).saturating_add(interval.min(limits.retry)),
-        (None, None) => last.min(now).saturating_add(interval),
+        (None, Some(_)) => last.saturating_add(interval.min(limits.retry)),
+        (None, None) => last.saturating_add(interval),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use http::Uri;
+
     use super::*;
+    use crate::clock::Clock;
+    use crate::config::Config;
+    use crate::shape::Wan;
     use crate::upstream::breaker::Ticket;
+    use crate::upstream::{Connecting, Duplex, Network};
 
     const LIMITS: Limits = Limits { failures: 2, retry: 5_000, retry_max: 60_000, slow_start: 0 };
     const INTERVAL: Duration = Duration::from_secs(10);
@@ -269,9 +289,34 @@ mod tests {
         assert_eq!(due(&failed(2, 4_000), 1_000, 20_000), 20_000);
     }
 
-    #[test]
-    fn a_clock_that_is_set_back_delays_no_check_by_more_than_the_interval() {
-        assert_eq!(due(&Breaker::default(), 1_000_000, 2_000, INTERVAL, &LIMITS), 12_000);
-        assert_eq!(due(&failed(2, 1_000_000), 1_000_000, 2_000, INTERVAL, &LIMITS), 2_000);
+    /// A network on which every connection is made, and counted.
+    #[derive(Debug, Default)]
+    struct Reachable(AtomicUsize);
+
+    impl Network for Reachable {
+        fn connect(&self, _to: Uri) -> Connecting {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async { Ok(Box::new(tokio::io::duplex(64).0) as Box<dyn Duplex>) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_back_delays_no_check_by_more_than_the_interval() {
+        let config = Config::for_upstreams(&["http://manager"]).unwrap();
+        let (clock, network) = (Clock::manual(1_000_000_000), Arc::new(Reachable::default()));
+        let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let upstreams = Upstreams::over(network.clone(), &config, clock.clone(), wan, metrics).unwrap();
+        let (_checks, task) = Checks::new(Arc::new(upstreams));
+        tokio::spawn(task.run());
+        sleep(LOOK).await;
+        assert_eq!(network.0.load(Ordering::Relaxed), 1);
+        clock.set_back(Duration::from_secs(3_600));
+        for checks in 2..5 {
+            sleep(LOOK).await;
+            clock.advance(config.health.interval.unwrap());
+            sleep(LOOK).await;
+            assert_eq!(network.0.load(Ordering::Relaxed), checks);
+        }
     }
 }

@@ -20,8 +20,8 @@ mod standing;
 mod tcp;
 mod tls;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -65,7 +65,8 @@ pub struct Upstream {
     priority: Option<u32>,
     check: Option<PathAndQuery>,
     limits: Limits,
-    healthy: IntGauge,
+    /// The metric of how it stands, once it is in force: a configuration that is refused leaves none behind.
+    healthy: OnceLock<IntGauge>,
     standing: Arc<Standing>,
     /// It is another relay of the site, not a manager.
     peering: Option<Peering>,
@@ -126,6 +127,12 @@ pub struct Answer {
 }
 
 impl Outgoing {
+    /// A `GET` without a body, whose bytes pass the limits of `lane`.
+    pub fn get(target: PathAndQuery, headers: HeaderMap, lane: Lane) -> Self {
+        let (body, asking) = (RequestBody::Empty, Asking::default());
+        Self { method: Method::GET, target, headers, body, lane, asking }
+    }
+
     /// Whether a manager that got it and failed does not keep it from another: it does the same however often it is
     /// done, and nobody has read from its body.
     fn is_repeatable(&self) -> bool {
@@ -174,9 +181,8 @@ impl Upstreams {
         let mut list = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
             let pool = pools.toward(upstream)?;
-            let healthy = metrics.health.healthy.with_label_values(&[&upstream.name]);
             let received = metrics.upstream_bytes.with_label_values(&[&upstream.name]);
-            list.extend(Upstream::new(upstream, limits, pool, healthy, received).map(Arc::new));
+            list.extend(Upstream::new(upstream, limits, pool, received).map(Arc::new));
             metrics.expect_upstream(&upstream.name, &UpstreamError::WORDS);
         }
         let peers = peers::of(config, dialer, &clock, &metrics)?;
@@ -268,13 +274,7 @@ impl Upstreams {
 }
 
 impl Upstream {
-    fn new(
-        upstream: &config::Upstream,
-        limits: Limits,
-        pool: Pool,
-        healthy: IntGauge,
-        received: IntCounter,
-    ) -> Option<Self> {
+    fn new(upstream: &config::Upstream, limits: Limits, pool: Pool, received: IntCounter) -> Option<Self> {
         let (name, url) = (&upstream.name, &upstream.url);
         let authority = url.authority()?.clone();
         Some(Self {
@@ -286,7 +286,7 @@ impl Upstream {
             priority: upstream.priority,
             check: upstream.check.clone(),
             limits,
-            healthy,
+            healthy: OnceLock::new(),
             standing: Arc::default(),
             peering: None,
             received,

@@ -93,9 +93,7 @@ pub(super) fn of(
             metrics.peers.requests.with_label_values(&[&peer.name, outcome.as_str()]);
         }
         let received = metrics.peers.received.with_label_values(&[&peer.name]);
-        let healthy = metrics.peers.healthy.with_label_values(&[&peer.name]);
-        healthy.set(1);
-        let upstream = Upstream::new(&peer.as_upstream(), limits, pool, healthy, received);
+        let upstream = Upstream::new(&peer.as_upstream(), limits, pool, received);
         let as_peer = |upstream| Arc::new(Upstream { peering: Some(Peering::default()), ..upstream });
         peers.extend(upstream.map(as_peer));
     }
@@ -138,7 +136,7 @@ impl Upstreams {
             );
         }
         peering.shun(response_time, shunned);
-        peer.healthy.set(i64::from(shunned == 0));
+        peer.show(shunned == 0);
         let response = answer.and_then(Result::ok).filter(|_| outcome == Outcome::Served)?;
         let mut outstanding = peer.standing.load.request();
         outstanding.expect(response.body().size_hint().exact());

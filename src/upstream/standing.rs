@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use prometheus::IntGaugeVec;
 use tokio::sync::watch;
 
 use super::Upstream;
@@ -82,9 +83,17 @@ impl Upstream {
         Some(Permit { upstream: self.clone(), clock: clock.clone(), ticket })
     }
 
-    /// Says in the metric how it stands.
-    pub(super) fn show(&self) {
-        self.healthy.set(self.is_healthy().into());
+    /// Says in the metric how it stands, if it is in force.
+    pub(super) fn show(&self, is_healthy: bool) {
+        if let Some(healthy) = self.healthy.get() {
+            healthy.set(is_healthy.into());
+        }
+    }
+
+    /// It is in force, and this is its metric.
+    pub(super) fn show_in(&self, all: &IntGaugeVec) {
+        self.healthy.get_or_init(|| all.with_label_values(&[&*self.name]));
+        self.show(self.is_healthy());
     }
 }
 
@@ -119,7 +128,7 @@ impl Permit {
             // Whoever checks it looks sooner after a failure.
             freed || change.is_some() || before != breaker.fault()
         });
-        self.upstream.show();
+        self.upstream.show(self.upstream.is_healthy());
         let seconds = |until: UnixMillis| until.saturating_sub(now) as f64 / 1e3;
         match (change, verdict) {
             (Some(Change::Opened { until }), Verdict::Failed(_, why)) => {

@@ -1,5 +1,6 @@
 //! Two managers of one site: what becomes of a transfer when the one that gave it is gone.
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use gupd::Config;
@@ -212,4 +213,23 @@ async fn whatever_breaks_where_no_client_gets_a_mixture() {
         site.filled().await;
     }
     assert!(whole > 90, "only {whole} of 180 downloads came to their end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_is_other_content_each_time_it_breaks_off_is_given_up() {
+    let unsettled = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut site = Site::with(|config| config.fill.finish = Finish::Always);
+    site.ask(&[unsettled.local_addr().unwrap()]);
+    std::thread::spawn(move || {
+        for (number, connection) in unsettled.incoming().enumerate() {
+            let mut connection = connection.unwrap();
+            let _head = connection.read(&mut [0; 4096]).unwrap();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\nETag: \"{number}\"\r\n\r\n");
+            // The relay may be gone.
+            let _sent =
+                connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(&[b'x'; 90_000]));
+        }
+    });
+    assert_eq!(site.get(PAYLOAD).await.ending, Ending::Broken);
+    site.filled().await;
 }

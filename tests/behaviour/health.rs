@@ -99,6 +99,16 @@ async fn without_a_path_a_connection_is_enough_but_not_of_a_manager_that_does_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_let_all_of_a_requests_time_pass_has_failed_it() {
+    let site = Site::with(|config| config.fill.total_timeout = Duration::from_secs(1));
+    assert!(site.config.fill.head_timeout > site.config.fill.total_timeout);
+    let gate = Gate::default();
+    site.manager.put("/secars/fails", Resource::new("").held(&gate));
+    fail_three_times(&site, &site.manager.address().to_string()).await;
+    gate.open();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_path_that_always_fails_closes_no_other_but_has_the_manager_checked_sooner() {
     let site = checked(|config| config.fill.head_timeout = Duration::from_secs(1));
     let name = site.manager.address().to_string();
@@ -197,6 +207,23 @@ async fn a_reload_keeps_what_is_known_of_an_upstream_with_the_same_name_and_url(
     assert_eq!(site.metric(&healthy("other")).await, 1.0);
     let text = crate::support::get(site.relay().admin(), "/metrics").await.whole();
     assert!(!String::from_utf8(text).unwrap().contains(&healthy(&name)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_told_of_upstreams_and_peers_that_are_not_in_force() {
+    let mut site = Site::new();
+    site.meet(&[Nobody::new().address()]);
+    let (metrics, peer) = (site.relay().admin(), "gupd_peer_healthy{");
+    let text =
+        || async { String::from_utf8(crate::support::get(metrics, "/metrics").await.whole()).unwrap() };
+    assert!(text().await.contains(peer));
+    site.meet(&[]);
+    assert!(!text().await.contains(peer));
+    let mut refused = site.config.clone();
+    refused.upstreams[0].name = "refused".to_owned();
+    refused.server.tls = Some(gupd::config::Tls { cert: "/nowhere".into(), key: "/nowhere".into() });
+    site.relay_mut().reload(refused).unwrap_err();
+    assert!(!text().await.contains(&healthy("refused")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -99,6 +99,22 @@ async fn clients_of_both_relays_of_a_circle_get_what_the_upstream_behind_it_has(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_follows_a_request_that_comes_round_is_not_refused_with_it() {
+    let (site, gate) = (Site::new(), Gate::default());
+    site.manager.put(PAYLOAD, Resource::new("").status(508).held(&gate));
+    let comes_round = Request::get(PAYLOAD).header("CDN-Loop", "gupd; id=0123456789abcdef");
+    let address = site.address();
+    let first = tokio::spawn(async move { comes_round.send(address).await });
+    site.manager.asked(PAYLOAD, 1).await;
+    site.manager.put(PAYLOAD, Resource::new("definitions"));
+    let follower = tokio::spawn(get(address, PAYLOAD));
+    site.counts("gupd_connections_total", 2.0).await;
+    gate.open();
+    assert_eq!(first.await.unwrap().status, 508);
+    assert_eq!(follower.await.unwrap().whole(), b"definitions");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_manager_is_not_taken_for_a_circle() {
     let region = Site::new();
     let gate = Gate::default();

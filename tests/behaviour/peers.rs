@@ -111,6 +111,30 @@ async fn what_a_manager_is_sending_to_one_is_streamed_to_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_takes_longer_than_a_peer_waits_is_crossed_once_all_the_same() {
+    let (one, other) = pair();
+    let gate = Gate::default();
+    let bodies = [(delta(1), bytes(1, 50_000)), (delta(2), bytes(2, 500_000))];
+    let mut clients = Vec::new();
+    for (target, body) in &bodies {
+        one.manager.put(target, Resource::new(body.clone()).stalled(1_000, &gate));
+        for site in [&one, &other] {
+            let (address, asked) = (site.address(), target.clone());
+            clients.push(tokio::spawn(async move { get(address, &asked).await }));
+            one.manager.asked(target, 1).await;
+        }
+    }
+    let peer = &other.config.peers[0].name;
+    other.counts(&format!("gupd_peer_requests_total{{outcome=\"served\",peer=\"{peer}\"}}"), 2.0).await;
+    gate.open();
+    for (client, at) in clients.into_iter().zip([0, 0, 1, 1]) {
+        let (target, body) = &bodies[at];
+        assert!(client.await.unwrap().whole() == *body);
+        assert_eq!(one.manager.requests(target), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_peer_sends_is_not_offered_to_a_third_before_it_is_stored() {
     let (one, two) = pair();
     let mut three = Site::behind(&[one.manager.address()]);

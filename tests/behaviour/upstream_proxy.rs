@@ -208,3 +208,16 @@ fn what_is_wrong_with_credentials_is_one_line_at_the_start_that_does_not_show_th
         assert!(!error.contains("secret"), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_takes_connections_says_nothing_of_a_manager_behind_it() {
+    let proxied = Tunnels::start(Some("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")).await;
+    let site = Site::with(|config| {
+        config.upstreams[0].proxy = proxy(proxied.address, None);
+        config.health.interval = Some(Duration::from_secs(10));
+    });
+    let name = site.manager.address();
+    let failed = format!("gupd_upstream_checks_total{{outcome=\"server-error\",upstream=\"{name}\"}}");
+    site.counts(&failed, 1.0).await;
+    assert!(proxied.heads()[0].starts_with(&format!("HEAD http://{name}/ HTTP/1.1\r\n")));
+}

@@ -72,3 +72,13 @@ fn a_time_for_one_try_that_is_longer_than_for_all_is_odd() {
         "{line}"
     );
 }
+
+#[test]
+fn what_checks_are_told_while_there_are_none_is_odd() {
+    let config =
+        load(&format!("[health]\ninterval = \"off\"\ntimeout = \"9s\"\n{MANAGER}check = \"/\"\n")).unwrap();
+    let lines: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    let [timeout, check] = &lines[..] else { panic!("{lines:?}") };
+    assert!(timeout.ends_with("3: health.timeout: has no effect while health.interval is off"), "{timeout}");
+    assert!(check.ends_with("upstream.check: is not asked for while health.interval is off"), "{check}");
+}

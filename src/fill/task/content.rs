@@ -26,6 +26,10 @@ use crate::store::{CHUNK, Source, StoreError, Unfinished, Writer};
 /// turn must not keep them waiting for ever.
 const MAX_CHANGES: u32 = 2;
 
+/// How often content may be other content when it is gone on with, before the fill is given up: something between here
+/// and managers that differ may break each transfer off, and what is fetched for nobody would cross the line for ever.
+const MAX_RESTARTS: u32 = 8;
+
 impl Task {
     /// Takes content in that has just begun.
     pub(super) async fn take_in(&mut self, begun: Begun) -> Ended {
@@ -146,7 +150,11 @@ impl Task {
             Fetched::Changed(answer) => {
                 writer.discard();
                 self.changes += 1;
-                self.begin_again(FillError::Changed { upstream: answer.upstream.name.clone() });
+                let error = FillError::Changed { upstream: answer.upstream.name.clone() };
+                if self.changes > MAX_RESTARTS {
+                    return Ended::Finally(self.fail(error));
+                }
+                self.begin_again(error);
                 return Ended::Changed(answer);
             }
             Fetched::Failed(error) => {
