@@ -3,7 +3,6 @@
 use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -120,8 +119,7 @@ impl Verdict {
             Ok(answer) => {
                 let status = answer.response.status();
                 // A relay that cannot get one thing has others, and one that a request comes back to is well.
-                let is_relay = answer.upstream.is_relay.load(Ordering::Relaxed);
-                let is_well = is_relay || status == StatusCode::LOOP_DETECTED;
+                let is_well = answer.upstream.is_relay() || status == StatusCode::LOOP_DETECTED;
                 match is_unavailable(status) && !is_well {
                     true => Self::Failed(Fault::Busy, Arc::from(format!("it answers {status}"))),
                     false => Self::Well,

@@ -310,6 +310,11 @@ impl Upstream {
         !self.is_origin.load(Ordering::Relaxed)
     }
 
+    /// Whether what it sends comes from somebody else.
+    pub fn is_relay(&self) -> bool {
+        self.is_peer() || self.is_relay.load(Ordering::Relaxed)
+    }
+
     // What a relay makes up itself bears no mark.
     fn learn<B>(&self, response: &Response<B>) {
         if response.status().is_success() {
