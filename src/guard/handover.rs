@@ -90,7 +90,8 @@ impl Handover {
     /// As a guard finds it that has replaced another: the first of these workers serves, the others finish, each with its
     /// patience; numbers from `next` on are free.
     pub fn resumed(patience: Patience, known: &[(WorkerId, Duration)], next: WorkerId) -> Self {
-        let mut watched = known.iter().map(|&(id, patience)| Watched::new(id, Duration::ZERO, patience, patience));
+        let mut watched =
+            known.iter().map(|&(id, patience)| Watched::new(id, Duration::ZERO, patience, patience));
         let main = match watched.next() {
             Some(worker) => Main::Serving { worker, since: Duration::ZERO },
             None => Main::Waiting { until: Duration::ZERO },
