@@ -67,6 +67,16 @@ fn a_pac_file_sends_what_the_relay_takes_to_it_and_nothing_else() {
 }
 
 #[test]
+fn clients_are_told_how_they_reach_a_manager_not_how_the_relay_does() {
+    let config = "[[upstream]]\nname = \"lu\"\nurl = \"http://10.0.0.1:7070\"\n\
+                  public_url = \"http://updates.example\"\n";
+    for only in ["liveupdate", "linux", "pac"] {
+        let text = part(config, only);
+        assert!(text.contains("http://updates.example") && !text.contains("10.0.0.1"), "{text}");
+    }
+}
+
+#[test]
 fn each_part_says_how_sure_it_is_and_what_is_not_for_this_relay() {
     let ended = said(SITE, &["--host", "10.1.2.3"]);
     let all = ended.lines.join("\n");

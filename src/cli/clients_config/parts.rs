@@ -193,7 +193,7 @@ impl Site<'_> {
             }
         }
         let upstreams = seen.into_iter().filter_map(|index| self.config.upstreams.get(index));
-        upstreams.map(|upstream| (upstream.name.as_str(), &upstream.url))
+        upstreams.map(|upstream| (upstream.name.as_str(), upstream.as_clients_reach_it()))
     }
 
     /// Whether some clients have to wait for their turn.
