@@ -34,6 +34,7 @@ fn the_relay_comes_first_and_what_it_stands_for_after_it() {
                  hosts/2/url=https://secure.example.com/\n";
     assert_eq!(part(SITE, "linux"), hosts);
     assert_eq!(part(SITE, "dns"), "gupd 300 IN CNAME relay.site.\n");
+    assert_eq!(said(SITE, &["--host", "relay1", "--only", "dns"]).lines, ["gupd 300 IN CNAME relay1"]);
 }
 
 #[test]
