@@ -272,6 +272,13 @@ pub struct Upstream {
     pub check: Option<http::uri::PathAndQuery>,
 }
 
+impl Upstream {
+    /// Its URL for clients.
+    pub fn as_clients_reach_it(&self) -> &http::Uri {
+        self.public_url.as_ref().unwrap_or(&self.url)
+    }
+}
+
 /// A proxy toward an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpProxy {

@@ -18,7 +18,7 @@ impl PublicUrls {
     /// As a configuration says.
     pub fn new(config: &Config) -> Self {
         let public = config.upstreams.iter().map(|upstream| {
-            let url = upstream.public_url.as_ref().unwrap_or(&upstream.url);
+            let url = upstream.as_clients_reach_it();
             // Without the slash that a URL without a path has: the client's path follows.
             (upstream.name.clone(), url.to_string().trim_end_matches('/').to_owned())
         });

@@ -21,6 +21,8 @@ pub struct Target {
     pub normal: Normal,
     /// Path and query in the client's own spelling.
     pub spelled: PathAndQuery,
+    /// Asked of a proxy. The client would come here again if it were sent to the manager.
+    pub proxied: bool,
 }
 
 /// What a target is judged against.
@@ -67,22 +69,23 @@ impl Target {
             return Err(Refusal::UriTooLong);
         }
         let named = host_field(version, headers)?;
-        let host = match (uri.scheme_str(), uri.authority()) {
+        let (host, proxied) = match (uri.scheme_str(), uri.authority()) {
             (Some(scheme), Some(authority)) => {
-                if !is_ours(scheme, authority, bounds) {
+                let is_local = authority.as_str().parse() == Ok(bounds.local);
+                if !is_web(scheme, authority) || !is_local && !is_upstream(scheme, authority, bounds) {
                     return Err(Refusal::ForeignTarget);
                 }
                 // RFC 9112 §3.2.2: an absolute target overrules the Host field.
-                Some(authority.host().to_ascii_lowercase())
+                (Some(authority.host().to_ascii_lowercase()), !is_local)
             }
-            _ => named,
+            _ => (named, false),
         };
         if !spelled.path().starts_with('/') {
             return Err(Refusal::TargetForm);
         }
         let normal = key::normalise(spelled.path(), spelled.query())?;
         let route = bounds.policy.route(host.as_deref(), normal.path()).ok_or(Refusal::NoRoute)?;
-        Ok(Self { route: route.clone(), normal, spelled: spelled.clone() })
+        Ok(Self { route: route.clone(), normal, spelled: spelled.clone(), proxied })
     }
 }
 
@@ -90,12 +93,13 @@ fn is_chunked(coding: &HeaderValue) -> bool {
     coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
 }
 
-fn is_ours(scheme: &str, authority: &Authority, bounds: &Bounds<'_>) -> bool {
+fn is_web(scheme: &str, authority: &Authority) -> bool {
     let is_web = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
-    let is_local = authority.as_str().parse() == Ok(bounds.local);
-    is_web
-        && !authority.as_str().contains('@')
-        && (is_local || bounds.upstreams.iter().any(|upstream| upstream.is_at(scheme, authority)))
+    is_web && !authority.as_str().contains('@')
+}
+
+fn is_upstream(scheme: &str, authority: &Authority, bounds: &Bounds<'_>) -> bool {
+    bounds.upstreams.iter().any(|upstream| upstream.is_at(scheme, authority))
 }
 
 /// The host of the one `Host` field, without its port, in lower case. HTTP/1.0 may have none.

@@ -1,5 +1,5 @@
 //! What a client gets while no worker serves: a redirect to its route's manager, or the manager's answer, passed on
-//! uncached. Takes the same targets as the proxy and refuses the same; a client whose manager does not answer is told
+//! uncached; always that if the guard is its proxy, which a redirect would lead back to. Takes the same targets as the proxy and refuses the same; a client whose manager does not answer is told
 //! when to come back.
 
 use std::net::IpAddr;
@@ -124,8 +124,8 @@ impl Answers {
             Err(refusal) => return (refused(refusal), Answered::Refused),
         };
         match target.route.fallback.unwrap_or(live.answer) {
-            Fallback::Redirect => live.redirect(&target),
-            Fallback::Relay => {
+            Fallback::Redirect if !target.proxied => live.redirect(&target),
+            Fallback::Redirect | Fallback::Relay => {
                 let mut headers = fields::for_upstream(
                     &head.headers,
                     head.version,

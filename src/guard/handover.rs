@@ -90,7 +90,8 @@ impl Handover {
     /// As a guard finds it that has replaced another: the first of these workers serves, the others finish, each with its
     /// patience; numbers from `next` on are free.
     pub fn resumed(patience: Patience, known: &[(WorkerId, Duration)], next: WorkerId) -> Self {
-        let mut watched = known.iter().map(|&(id, patience)| Watched::new(id, Duration::ZERO, patience));
+        let mut watched =
+            known.iter().map(|&(id, patience)| Watched::new(id, Duration::ZERO, patience, patience));
         let main = match watched.next() {
             Some(worker) => Main::Serving { worker, since: Duration::ZERO },
             None => Main::Waiting { until: Duration::ZERO },
@@ -206,8 +207,8 @@ impl Handover {
     }
 
     fn prepared(&mut self, id: WorkerId) {
-        let (now, watchdog) = (self.now, self.patience.watchdog);
-        self.watched().filter(|w| w.id == id).for_each(|worker| worker.expect(now, watchdog));
+        let now = self.now;
+        self.watched().filter(|worker| worker.id == id).for_each(|worker| worker.expect(now));
         match (&mut self.main, &mut self.candidate) {
             (Main::Starting { worker, opening, .. }, _) if worker.id == id && !*opening => {
                 *opening = true;
@@ -248,7 +249,6 @@ impl Handover {
         match std::mem::replace(&mut self.main, Main::Waiting { until: now }) {
             Main::Leaving { worker, .. } if worker.id == id => {
                 self.retiring.push(worker);
-                self.renewal = true;
                 self.promote(now, now + GAP);
             }
             other => self.main = other,
@@ -316,6 +316,7 @@ impl Handover {
         self.main = match self.candidate.take() {
             None => Main::Waiting { until: otherwise },
             Some(Candidate { worker, prepared }) => {
+                self.renewal = true;
                 if prepared {
                     self.actions.push(Action::Open(worker.id));
                 }
@@ -347,8 +348,8 @@ impl Handover {
     }
 
     fn stop(&mut self) {
-        if !self.stopping {
-            self.stopping = true;
+        let again = std::mem::replace(&mut self.stopping, true);
+        if !again {
             self.accepting = false;
             self.actions.push(Action::Close);
             if let Some(candidate) = &self.candidate {
@@ -356,8 +357,10 @@ impl Handover {
                 self.actions.push(Action::Kill(candidate.worker.id));
             }
         }
-        let main = self.main.worker().into_iter().chain(&self.retiring);
-        let told = main.map(|worker| Action::Stop(worker.id));
+        // Those that hand over or have are finishing what runs already: to them it would be the second time.
+        let main = self.main.worker().filter(|_| again || !matches!(self.main, Main::Leaving { .. }));
+        let retiring = self.retiring.iter().filter(|_| again);
+        let told = main.into_iter().chain(retiring).map(|worker| Action::Stop(worker.id));
         self.actions.extend(told);
     }
 
@@ -419,7 +422,7 @@ impl Handover {
     }
 
     fn spawn(&mut self) -> Watched {
-        let worker = Watched::new(self.next, self.now, START.max(self.patience.watchdog));
+        let worker = Watched::new(self.next, self.now, self.patience.watchdog, START);
         self.next += 1;
         self.actions.push(Action::Spawn(worker.id));
         worker

@@ -2,12 +2,14 @@
 //! manager sees no change. What it knows waits in a socket that becomes the new one's standard input, filled before: a
 //! message and the descriptors, in the kernel's hands meanwhile. Only done when the guard has no connections of its own.
 
+use std::convert::Infallible;
+use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
+use rustix::stdio::dup2_stdin;
 use serde::{Deserialize, Serialize};
 
 use super::control;
@@ -53,10 +55,28 @@ pub(super) fn replace(
     handover: &Handover,
     figures: &Figures,
 ) -> io::Error {
-    match prepare(door, workers, handover, figures) {
-        Err(error) => error,
-        Ok(state) => Command::new(&program.path).args(&program.guard).stdin(state).exec(),
-    }
+    let Err(error) = prepare(door, workers, handover, figures).and_then(|state| exec(program, state));
+    error
+}
+
+/// Not the standard library's: should the program not start, that would leave this one with `state` as its input, which
+/// holds every socket open, and to be ended by the next write to a client who is gone (SIGPIPE).
+fn exec(program: &Program, state: OwnedFd) -> io::Result<Infallible> {
+    let text = |text: OsString| CString::new(text.into_vec());
+    let path = text(program.path.clone().into())?;
+    let arguments = std::iter::once(Ok(path.clone())).chain(program.guard.iter().cloned().map(text));
+    let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
+    let environment = std::env::vars_os().map(|(mut variable, value)| {
+        variable.push("=");
+        variable.push(value);
+        text(variable)
+    });
+    let environment = environment.collect::<Result<Vec<_>, _>>()?;
+    let input = std::io::stdin().as_fd().try_clone_to_owned()?;
+    dup2_stdin(state)?;
+    let started = nix::unistd::execve(&path, &arguments, &environment);
+    dup2_stdin(input)?;
+    Ok(started?)
 }
 
 fn prepare(door: &Door, workers: &Workers, handover: &Handover, figures: &Figures) -> io::Result<OwnedFd> {

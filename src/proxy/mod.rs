@@ -184,6 +184,7 @@ impl Proxy {
                     live: &live,
                 };
                 if self.drain.get() == Draining::Redirecting
+                    && !target.proxied
                     && let Some(reply) = self.away(&asked)
                 {
                     return self.respond(reply, &head.method, access, &live, peer);

@@ -30,7 +30,7 @@ pub(super) struct Tenure {
     /// Half-written files that have a name.
     // Held to look and to change, never across I/O.
     drafts: Mutex<Vec<Weak<Draft>>>,
-    /// Commits that run: each must have its row before another process opens the index.
+    /// Commits and repairs that run: each must have its row or its bytes before another process opens the folder.
     commits: TaskTracker,
 }
 
@@ -55,7 +55,7 @@ impl Tenure {
         Ok(())
     }
 
-    /// Lets a commit begin, and holds the end up for as long as the token lives.
+    /// Lets a commit or a repair begin, and holds the end up for as long as the token lives.
     pub(super) fn commit(&self) -> Result<TaskTrackerToken, StoreError> {
         let token = self.commits.token();
         if self.is_over() { Err(StoreError::Released) } else { Ok(token) }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::error::{ReadError, StoreError};
+use super::error::ReadError;
 use super::id::BlobId;
 use super::inspect::{Inspection, Unsound};
 use super::{CHUNK, Object, Store};
@@ -141,9 +141,9 @@ impl Store {
     }
 
     async fn replace(&self, id: BlobId, len: u64, range: Range<u64>, bytes: Bytes) -> Repaired {
-        if self.is_released() {
-            return Err(stopped(id, std::io::Error::other(StoreError::Released)).into());
-        }
+        // Another process waits until this one has written.
+        let until_it_is_written =
+            self.tenure.commit().map_err(|error| stopped(id, std::io::Error::other(error)))?;
         let (folder, open, counters) =
             (Arc::clone(&self.folder), Arc::clone(&self.open), Arc::clone(&self.counters));
         let replace = move || {
@@ -156,6 +156,7 @@ impl Store {
                 .map_err(|error| stopped(id, error))?;
             counters.repaired_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             tracing::warn!(blob = %id, from = range.start, bytes = bytes.len(), "repaired a damaged blob");
+            drop(until_it_is_written);
             Ok(())
         };
         spawn_blocking(replace).await.map_err(|error| stopped(id, error))?

@@ -60,6 +60,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     scheme: Scheme,
     authority: Authority,
+    /// How clients reach it, where that is not the same.
+    public: Option<(Scheme, Authority)>,
     host: HeaderValue,
     pool: Pool,
     priority: Option<u32>,
@@ -277,11 +279,13 @@ impl Upstream {
     fn new(upstream: &config::Upstream, limits: Limits, pool: Pool, received: IntCounter) -> Option<Self> {
         let (name, url) = (&upstream.name, &upstream.url);
         let authority = url.authority()?.clone();
+        let public = upstream.public_url.as_ref();
         Some(Self {
             name: Arc::from(name.as_str()),
             scheme: url.scheme()?.clone(),
             host: HeaderValue::from_str(authority.as_str()).ok()?,
             authority,
+            public: public.and_then(|url| Some((url.scheme()?.clone(), url.authority()?.clone()))),
             pool,
             priority: upstream.priority,
             check: upstream.check.clone(),
@@ -324,12 +328,18 @@ impl Upstream {
         }
     }
 
-    /// Whether a target in absolute form names this upstream. Ports are compared with the scheme's default filled in.
+    /// Whether a target in absolute form names this upstream, as the relay reaches it or as clients do. Ports are compared
+    /// with the scheme's default filled in.
     pub fn is_at(&self, scheme: &str, authority: &Authority) -> bool {
-        let default_port = |scheme: &str| if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
-        authority.host().eq_ignore_ascii_case(self.authority.host())
-            && authority.port_u16().unwrap_or_else(|| default_port(scheme))
-                == self.authority.port_u16().unwrap_or_else(|| default_port(self.scheme.as_str()))
+        let port = |scheme: &str, authority: &Authority| {
+            let default = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
+            authority.port_u16().unwrap_or(default)
+        };
+        let public = self.public.iter().map(|(scheme, authority)| (scheme, authority));
+        [(&self.scheme, &self.authority)].into_iter().chain(public).any(|(own_scheme, own)| {
+            authority.host().eq_ignore_ascii_case(own.host())
+                && port(scheme, authority) == port(own_scheme.as_str(), own)
+        })
     }
 
     /// Makes a connection, with TLS if it speaks that, and asks for nothing.

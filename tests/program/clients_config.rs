@@ -34,6 +34,7 @@ fn the_relay_comes_first_and_what_it_stands_for_after_it() {
                  hosts/2/url=https://secure.example.com/\n";
     assert_eq!(part(SITE, "linux"), hosts);
     assert_eq!(part(SITE, "dns"), "gupd 300 IN CNAME relay.site.\n");
+    assert_eq!(said(SITE, &["--host", "relay1", "--only", "dns"]).lines, ["gupd 300 IN CNAME relay1"]);
 }
 
 #[test]
@@ -64,6 +65,16 @@ fn a_pac_file_sends_what_the_relay_takes_to_it_and_nothing_else() {
     let expected =
         asked.map(|(_, by_relay)| if by_relay { "PROXY relay.site:2967; DIRECT" } else { "DIRECT" });
     assert_eq!(answers.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn clients_are_told_how_they_reach_a_manager_not_how_the_relay_does() {
+    let config = "[[upstream]]\nname = \"lu\"\nurl = \"http://10.0.0.1:7070\"\n\
+                  public_url = \"http://updates.example\"\n";
+    for only in ["liveupdate", "linux", "pac"] {
+        let text = part(config, only);
+        assert!(text.contains("http://updates.example") && !text.contains("10.0.0.1"), "{text}");
+    }
 }
 
 #[test]

@@ -50,7 +50,8 @@ async fn clients_of_a_dead_worker_are_sent_to_the_manager_until_the_next_one_ser
         (Request::get("http://elsewhere.example/"), 421),
         (Request::new("CONNECT", "elsewhere.example:443"), 405),
         (Request::get("/../etc"), 400),
-        (Request::get(&format!("{}{PAYLOAD}", manager.url())), 307),
+        // Asked of a proxy: sent away it would come back, again and again.
+        (Request::get(&format!("{}{PAYLOAD}", manager.url())), 200),
     ] {
         assert_eq!(exchange(relay.address, &request).await.unwrap().status, status);
     }
@@ -62,7 +63,7 @@ async fn clients_of_a_dead_worker_are_sent_to_the_manager_until_the_next_one_ser
     let metrics = relay.metrics().await;
     for line in [
         "gupd_guard_answering 1",
-        "gupd_guard_responses_total{answer=\"redirect\"} 5",
+        "gupd_guard_responses_total{answer=\"redirect\"} 4",
         "gupd_guard_worker_ends_total{why=\"killed\"} 3",
     ] {
         assert!(metrics.contains(&format!("{line}\n")), "{line} in {metrics}");
@@ -211,7 +212,7 @@ async fn a_guard_takes_little_memory_whatever_it_relays() {
         clients.push(client);
     }
     // As many as the guard serves at once.
-    manager.asked(PAYLOAD, 40).await;
+    manager.asked(PAYLOAD, 28).await;
     gate.open();
     for mut client in clients {
         let mut head = client.head().await.unwrap();

@@ -70,6 +70,9 @@ async fn who_comes_to_a_relay_that_drains_is_sent_to_the_manager_while_downloads
     let sent = get(relay.address, &target).await;
     assert_eq!(sent.status, 307);
     assert_eq!(sent.header("location"), Some(&*format!("https://manager.example{target}")));
+    // Whose proxy the relay is would come back to it.
+    let proxied = get(relay.address, "http://manager.example:443/none").await;
+    assert_eq!(proxied.status, 404, "the manager's own answer");
     // A report is sent on as it is.
     assert_eq!(Request::new("POST", "/secars/x").body("report").send(relay.address).await.status, 307);
     gate.open();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::guarded::{Catalog, Load, exchange, guarded, kill, runs, serves, workers};
+use crate::guarded::{Catalog, Load, exchange, guarded, kill, runs, serves, signal, workers};
 use crate::process::{Ended, PATIENCE, Process, Relay, gupd};
 use crate::support::{Client, Gate, Manager, PAYLOAD, Request, Resource, bytes};
 
@@ -177,6 +177,60 @@ async fn a_program_that_does_not_start_changes_nothing() {
     installed(folder.path());
     assert!(upgrade().status.success());
     replaced(&relay, new).await;
+}
+
+/// Whether a process ignores writes to whoever is gone, and how many descriptors it has.
+fn kept(pid: u32) -> (bool, usize) {
+    const SIGPIPE: u64 = 1 << 12;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap();
+    (ignored & SIGPIPE > 0, fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_cannot_be_replaced_is_what_it_was() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let program = installed(folder.path());
+    let mut relay = Relay::start(&mut by(&program, &guarded(&manager, &folder.path().join("store"))));
+    let (old, guard) = (serves(&relay).await, relay.process.id());
+    let before = kept(guard);
+    // It is about to hand over, and does not get to it before the program is gone.
+    signal(old, "STOP");
+    relay.process.signal("USR2");
+    relay.process.logged("the new worker is ready to take over");
+    fs::rename(&program, folder.path().join("away")).unwrap();
+    signal(old, "CONT");
+    relay.process.logged("the guard cannot be replaced; the old one goes on");
+    replaced(&relay, old).await;
+    assert_eq!(kept(guard), before);
+    let input = fs::read_link(format!("/proc/{guard}/fd/0")).unwrap();
+    assert!(!input.starts_with("socket:"), "{input:?}");
+
+    fs::rename(folder.path().join("away"), &program).unwrap();
+    kill(&relay).await;
+    serves(&relay).await;
+    relay.process.signal("TERM");
+    assert!(relay.process.ended().status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_signal_ends_a_guard_that_replaces_itself_and_none_is_lost() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
+    let guard = relay.process.id();
+    serves(&relay).await;
+    let hail = format!("while kill -USR2 {guard} && kill -HUP {guard}; do :; done");
+    let mut hail = Command::new("sh").args(["-c", &hail]).spawn().unwrap();
+    relay.process.logged("the guard replaces itself");
+    relay.process.line(|line| line.contains("guarding") && line.contains("\"replaced\":true")).unwrap();
+    hail.kill().unwrap();
+    hail.wait().unwrap();
+    serves(&relay).await;
+    relay.process.signal("USR2");
+    relay.process.logged("the guard replaces itself");
+    relay.process.signal("TERM");
+    assert!(relay.process.ended().status.success());
 }
 
 fn upgrade(admin: SocketAddr, token: Option<&Path>) -> Ended {

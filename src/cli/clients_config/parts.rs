@@ -159,6 +159,8 @@ pub(super) fn dns(site: &Site<'_>) -> Part {
     let record = match site.bare_host().parse() {
         Ok(std::net::IpAddr::V4(address)) => format!("A {address}"),
         Ok(std::net::IpAddr::V6(address)) => format!("AAAA {address}"),
+        // A name alone, as machines have, is one of the same zone; with a dot behind it, it would be nobody's.
+        Err(_) if !site.host.contains('.') => format!("CNAME {}", site.host),
         Err(_) => format!("CNAME {}.", site.host.trim_end_matches('.')),
     };
     Part {
@@ -193,7 +195,7 @@ impl Site<'_> {
             }
         }
         let upstreams = seen.into_iter().filter_map(|index| self.config.upstreams.get(index));
-        upstreams.map(|upstream| (upstream.name.as_str(), &upstream.url))
+        upstreams.map(|upstream| (upstream.name.as_str(), upstream.as_clients_reach_it()))
     }
 
     /// Whether some clients have to wait for their turn.

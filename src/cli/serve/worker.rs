@@ -246,7 +246,8 @@ fn beat_every(beat: Duration, channel: Arc<Channel>, pulse: Arc<Mutex<Option<Pul
     }
 }
 
-/// Whether nobody will ever listen again, not only now.
+/// Whether nobody will ever listen again. A guard that is busy will, and a machine that is short of memory has some again.
 fn is_end(error: &std::io::Error) -> bool {
-    error.kind() != std::io::ErrorKind::WouldBlock
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }

@@ -410,3 +410,41 @@ fn a_guard_that_stood_still_itself_takes_no_worker_for_hung() {
     world.heal(PATIENCE.watchdog + BEAT + Duration::from_secs(3));
     assert_ne!(world.guard.serving(), Some(0), "but one that is hung is found out");
 }
+
+#[test]
+fn who_finishes_what_runs_already_is_hurried_by_the_second_stop_alone() {
+    let mut guard = Handover::resumed(PATIENCE, &[(1, PATIENCE.watchdog), (0, PATIENCE.watchdog)], 2);
+    assert_eq!(guard.on(Duration::ZERO, Event::Stop), [Action::Close, Action::Stop(1)]);
+    assert_eq!(guard.on(Duration::ZERO, Event::Stop), [Action::Stop(1), Action::Stop(0)]);
+}
+
+#[test]
+fn a_stop_while_the_store_changes_hands_lets_the_old_worker_finish() {
+    let mut guard = Handover::resumed(PATIENCE, &[(0, PATIENCE.watchdog)], 1);
+    guard.on(Duration::ZERO, Event::Upgrade);
+    assert!(guard.on(Duration::ZERO, Event::Prepared(1)).contains(&Action::HandOver(0)));
+    assert_eq!(guard.on(Duration::ZERO, Event::Stop), [Action::Close, Action::Kill(1)]);
+    [Event::Ended(1, Exit::Signal(9)), Event::Released(0)].map(|event| guard.on(Duration::ZERO, event));
+    assert!(guard.on(Duration::ZERO, Event::Ended(0, Exit::Status(0))).contains(&Action::End));
+}
+
+#[test]
+fn a_reload_that_shortens_the_watchdog_has_no_worker_taken_for_hung_that_is_just_starting() {
+    let mut guard = Handover::new(PATIENCE);
+    guard.on(Duration::ZERO, Event::Turn);
+    guard.reconfigure(Patience { watchdog: Duration::from_millis(300), ..PATIENCE });
+    guard.on(Duration::ZERO, Event::Prepared(0));
+    let turns = (0..).map(|turn| turn * Duration::from_millis(50)).take_while(|now| *now < BEAT);
+    turns.for_each(|now| assert_eq!(guard.on(now, Event::Turn), []));
+}
+
+#[test]
+fn the_guard_is_renewed_also_if_the_old_worker_dies_before_it_hands_over() {
+    let mut world = serving();
+    world.tell(Event::Upgrade);
+    world.processes.get_mut(&0).unwrap().ended = Some(Exit::Signal(9));
+    world.see(0);
+    world.heal(Duration::from_secs(2));
+    assert_eq!(world.serving(), [1]);
+    assert!(world.guard.renewal_is_due());
+}

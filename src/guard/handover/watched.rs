@@ -10,12 +10,15 @@ pub(super) struct Watched {
     pub(super) id: WorkerId,
     heard: Duration,
     patience: Duration,
+    /// What it was started with: signs of life come accordingly, whatever the configuration says by now.
+    watchdog: Duration,
     condemned: bool,
 }
 
 impl Watched {
-    pub(super) fn new(id: WorkerId, now: Duration, patience: Duration) -> Self {
-        Self { id, heard: now, patience, condemned: false }
+    /// One that is just being started has at least `start` for its first word.
+    pub(super) fn new(id: WorkerId, now: Duration, watchdog: Duration, start: Duration) -> Self {
+        Self { id, heard: now, patience: start.max(watchdog), watchdog, condemned: false }
     }
 
     pub(super) fn patience(&self) -> Duration {
@@ -27,8 +30,8 @@ impl Watched {
     }
 
     /// It says something at least this often from now on.
-    pub(super) fn expect(&mut self, now: Duration, patience: Duration) {
-        (self.heard, self.patience) = (now, patience);
+    pub(super) fn expect(&mut self, now: Duration) {
+        (self.heard, self.patience) = (now, self.watchdog);
     }
 
     /// It is about to be gone: more than `within` is a hang.
