@@ -424,7 +424,9 @@ fn a_stop_while_the_store_changes_hands_lets_the_old_worker_finish() {
     guard.on(Duration::ZERO, Event::Upgrade);
     assert!(guard.on(Duration::ZERO, Event::Prepared(1)).contains(&Action::HandOver(0)));
     assert_eq!(guard.on(Duration::ZERO, Event::Stop), [Action::Close, Action::Kill(1)]);
-    [Event::Ended(1, Exit::Signal(9)), Event::Released(0)].map(|event| guard.on(Duration::ZERO, event));
+    for event in [Event::Ended(1, Exit::Signal(9)), Event::Released(0)] {
+        guard.on(Duration::ZERO, event);
+    }
     assert!(guard.on(Duration::ZERO, Event::Ended(0, Exit::Status(0))).contains(&Action::End));
 }
 
