@@ -9,19 +9,24 @@ use ipnet::IpNet;
 use super::document::{Document, Section};
 use super::limit::{self, Ceiling, Limit};
 use super::network::{count_or_unlimited, warn_above};
+use super::networks::Networks;
 use super::settings::{choice, time};
-use super::tables::label;
+use super::tables::{glob, label};
 use super::units::{Rate, Time};
 use super::week::WeekTimes;
-use super::{Lan, Wan, defaults};
+use super::{Lan, Place, Wan, defaults};
 
 /// `[[group]]`. A count that is `None` is not limited.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// Its name in logs and metrics, unique: lower case, digits, `-`.
     pub name: String,
-    /// The addresses of its clients; none for all clients of no other group.
+    /// The `[[group]]` in the file.
+    pub place: Option<Place>,
+    /// The addresses of its clients; none for any.
     pub subnets: Vec<IpNet>,
+    /// Globs over what its clients ask for, without regard to case; none for any.
+    pub paths: Vec<String>,
     /// All that its clients are sent, together.
     pub limit: Limit,
     /// What each of its clients is sent.
@@ -62,7 +67,9 @@ impl Group {
     pub fn of_all_others(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            place: None,
             subnets: Vec::new(),
+            paths: Vec::new(),
             limit: Limit::unlimited(),
             client_limit: Limit::unlimited(),
             wan_limit: Limit::unlimited(),
@@ -74,6 +81,16 @@ impl Group {
         }
     }
 
+    /// Whether it has no matcher, and so takes whoever no group before it does.
+    pub fn takes_all(&self) -> bool {
+        self.subnets.is_empty() && self.paths.is_empty()
+    }
+
+    /// Whether an address is all that it asks for.
+    pub fn takes_by_address(&self) -> bool {
+        !self.subnets.is_empty() && self.paths.is_empty()
+    }
+
     /// How much of its spread fits into a window of this length: all, or as much as leaves the last client a turn.
     pub fn spread_within(&self, window: Duration) -> Duration {
         self.spread.min(window.saturating_sub(Self::LEAST_TURN).max(window / 2))
@@ -83,22 +100,26 @@ impl Group {
 pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut rest: Option<String> = None;
+    // Where groups that ask for nothing but an address are: what they hold comes to none after them.
+    let mut held: Networks<String> = Networks::default();
     for mut s in document.tables("group", None) {
         let name = s.required("name", label);
-        let mut subnets: Vec<IpNet> = Vec::new();
-        s.many("subnets", |text| {
+        let mut own: Networks<()> = Networks::default();
+        let subnets = s.many("subnets", |text| {
             let subnet = subnet(text)?;
-            if groups.iter().any(|group| group.subnets.contains(&subnet)) {
+            if held.narrowest(subnet).is_some_and(|(holder, _)| holder == subnet) {
                 return Err(format!("{subnet} is in a group before this one; give it to one of them"));
             }
-            if subnets.contains(&subnet) {
+            if own.insert(subnet, ()).is_some() {
                 return Err(format!("{subnet} is given twice; give it once"));
             }
-            subnets.push(subnet);
-            Ok(())
+            Ok(subnet)
         });
         let group = Group {
             name: name.clone().unwrap_or_default(),
+            place: s.place().cloned(),
+            subnets: subnets.unwrap_or_default(),
+            paths: s.many("paths", glob).unwrap_or_default(),
             limit: limit::limit(&mut s, "limit"),
             client_limit: limit::limit(&mut s, "client_limit"),
             wan_limit: limit::limit(&mut s, "wan_limit"),
@@ -107,26 +128,38 @@ pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan) -> Vec<Group
             windows: limit::windows(&mut s, "windows"),
             spread: time(&mut s, "spread", defaults::SPREAD),
             outside: s.one("outside", |text| choice(text, &OUTSIDE)).unwrap_or(Outside::Defer),
-            subnets,
         };
+        let has_matcher = ["subnets", "paths"].iter().any(|key| s.given(key));
         if let Some(rest) = &rest {
             s.refuse(
                 "name",
-                format!("comes after group {rest:?}, which has no subnets and so takes all clients"),
+                format!("comes after group {rest:?}, which has no matcher and so takes all clients"),
             );
         }
         if groups.iter().any(|other| other.name == group.name && name.is_some()) {
             s.refuse("name", format!("{:?} is the name of two groups; give each its own", group.name));
         }
-        if s.given("subnets") && group.name == Group::DEFAULT {
+        if has_matcher && group.name == Group::DEFAULT {
             s.refuse("name", format!("{:?} is the name of all others; give this group its own", group.name));
         }
-        if !s.given("subnets") {
+        if !has_matcher {
             rest = rest.or(Some(group.name.clone()));
         }
         check_limits(&mut s, &group, wan, lan);
         check_windows(&mut s, &group, wan);
-        check_reach(&mut s, &group, &groups);
+        for subnet in &group.subnets {
+            if let Some((_, first)) = held.narrowest(*subnet) {
+                let message =
+                    format!("{subnet} lies within group {first:?}, which comes first: it never holds");
+                s.warn("subnets", message);
+            }
+        }
+        if group.takes_by_address() {
+            for subnet in &group.subnets {
+                // The widest stays the first: a narrower one within it never holds.
+                held.insert(*subnet, group.name.clone());
+            }
+        }
         groups.push(group);
         document.close(s);
     }
@@ -207,17 +240,5 @@ fn check_windows(s: &mut Section, group: &Group, wan: &Wan) {
     }
     if group.outside != Outside::Defer && always && group.spread.is_zero() {
         s.warn("outside", "says nothing without windows or spread: clients are never outside");
-    }
-}
-
-fn check_reach(s: &mut Section, group: &Group, before: &[Group]) {
-    for subnet in &group.subnets {
-        let covering = |other: &&Group| other.subnets.iter().any(|wider| wider.contains(subnet));
-        if let Some(other) = before.iter().find(covering) {
-            s.warn(
-                "subnets",
-                format!("{subnet} lies within group {:?}, which comes first: it never holds", other.name),
-            );
-        }
     }
 }

@@ -13,6 +13,7 @@ mod guard;
 mod health;
 mod limit;
 mod network;
+mod networks;
 pub(crate) mod pattern;
 mod peer;
 mod problem;
@@ -32,6 +33,7 @@ pub use guard::{Fallback, Guard};
 pub use health::Health;
 pub use limit::{Ceiling, Limit};
 pub use network::{Lan, Site, Wan, WanLimit, WanMatch};
+pub(crate) use networks::Networks;
 pub use peer::Peer;
 pub use problem::{Place, Problem, Problems};
 pub use refresh::{Prefetch, Recurrence, Refresh};
@@ -115,7 +117,7 @@ pub struct Config {
     pub wan_limits: Vec<WanLimit>,
     /// What clients may be sent.
     pub lan: Lan,
-    /// Sets of clients; the first whose subnets hold a client's address is its. One without subnets is the last.
+    /// Sets of clients; the first that takes a client is its. One without matchers takes all, and is the last.
     pub groups: Vec<Group>,
     /// When catalogs are revalidated without being asked for.
     pub refresh: Refresh,

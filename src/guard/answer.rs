@@ -20,7 +20,7 @@ use crate::config::{Config, Fallback};
 use crate::forward::{self, Bounds, PublicUrls, Refusal, Target, fields};
 use crate::instance::Instance;
 use crate::listen::{self, Peer};
-use crate::policy::Policy;
+use crate::policy::{Client, Policy};
 use crate::shape::{Purpose, Wan};
 use crate::telemetry::Metrics;
 use crate::telemetry::{Answered, Figures};
@@ -144,7 +144,7 @@ impl Answers {
         client: IpAddr,
     ) -> (Response<ResponseBody>, Answered) {
         let classified = live.policy.classify(&target.route, target.normal.path());
-        let group = &live.policy.group(client).name;
+        let group = &live.policy.group(&Client::new(client, target.normal.path())).name;
         let lane = self.wan.lane(target.normal.path(), &classified, Some(group), Purpose::Waited);
         let outgoing = Outgoing {
             method,

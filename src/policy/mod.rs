@@ -5,6 +5,7 @@
 pub mod calendar;
 mod content_type;
 mod group;
+mod matcher;
 mod profile;
 mod revision;
 mod route;
@@ -21,6 +22,7 @@ use calendar::Calendar;
 use content_type::ContentTypes;
 pub use group::Group;
 use group::Groups;
+pub use matcher::Client;
 use profile::Classes;
 pub use revision::{FirstSeen, Revision};
 pub use route::Route;
@@ -73,7 +75,7 @@ impl Form {
 
 /// A pattern of the configuration that does not compile. [`Config::load`] refuses such a pattern first.
 #[derive(Debug, thiserror::Error)]
-#[error("pattern of a rule or content type: {0}; mend it in the configuration")]
+#[error("pattern of a rule, content type or group: {0}; mend it in the configuration")]
 pub struct PolicyError(#[from] globset::Error);
 
 impl Policy {
@@ -98,7 +100,7 @@ impl Policy {
         Ok(Self {
             routes: Routes::new(routes),
             content_types: ContentTypes::new(&config.content_types)?,
-            groups: Groups::new(&config.groups),
+            groups: Groups::new(&config.groups)?,
             calendar: Calendar::new(config.site.time_zone.clone()),
         })
     }
@@ -125,8 +127,8 @@ impl Policy {
         Classified { class, form, content_type: Arc::clone(self.content_types.of(&path, class)) }
     }
 
-    /// The group of a client: the first whose subnets hold its address, else the one for all others.
-    pub fn group(&self, client: IpAddr) -> &Arc<Group> {
+    /// The group of a client: the first that takes it, else the one for all others.
+    pub fn group(&self, client: &Client<'_>) -> &Arc<Group> {
         self.groups.find(client)
     }
 

@@ -41,7 +41,7 @@ use crate::fill::Fills;
 pub use crate::forward::Refusal;
 use crate::forward::{self, Bounds, Drain, Draining, PublicUrls, Target};
 use crate::listen::{Answers, Peer};
-use crate::policy::{Classified, FirstSeen, Group, Policy};
+use crate::policy::{Classified, Client, FirstSeen, Group, Policy};
 use crate::shape::{Lan, Lane, Places, Purpose};
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
@@ -162,7 +162,7 @@ impl Proxy {
             local: peer.local,
         };
         if forward::ends_here(&head.method, &head.uri, &head.headers) {
-            return self.respond(Reply::options(), &head.method, access, &live, peer);
+            return self.respond(Reply::options(), &head.method, access, &live, peer, None);
         }
         // Before anything that it could wait for, or that waits for it.
         let target = if live.upstreams.instance().has_passed(&head.headers) {
@@ -170,9 +170,12 @@ impl Proxy {
         } else {
             Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds)
         };
+        let mut known = None;
         let reply = match target {
             Err(refusal) => self.refuse(refusal),
             Ok(target) => {
+                let client = Client::new(peer.address.ip(), target.normal.path());
+                let group = *known.insert(live.policy.group(&client));
                 let asked = Asked {
                     method: &head.method,
                     headers: &head.headers,
@@ -180,13 +183,13 @@ impl Proxy {
                     peer,
                     control: CacheControl::of_request(&head.headers),
                     target: &target,
-                    group: live.policy.group(peer.address.ip()),
+                    group,
                     live: &live,
                 };
                 if self.drain.get() == Draining::Redirecting
                     && let Some(reply) = self.away(&asked)
                 {
-                    return self.respond(reply, &head.method, access, &live, peer);
+                    return self.respond(reply, &head.method, access, &live, peer, known);
                 }
                 // What is off the hit path is boxed, so that a hit's future stays small.
                 if self.may_wait(&asked) {
@@ -198,7 +201,7 @@ impl Proxy {
                 }
             }
         };
-        self.respond(reply, &head.method, access, &live, peer)
+        self.respond(reply, &head.method, access, &live, peer, known)
     }
 
     fn refuse(&self, refusal: Refusal) -> Reply {
@@ -222,9 +225,12 @@ impl Proxy {
         access: Access,
         live: &Live,
         peer: Peer,
+        group: Option<&Arc<Group>>,
     ) -> Response<ResponseBody> {
         let client = peer.address.ip();
-        let shaped = || Shaped::new(self.lan.clone(), client, live.policy.group(client).clone());
+        // What has no target has no path either.
+        let group = || group.unwrap_or_else(|| live.policy.group(&Client::new(client, "")));
+        let shaped = || Shaped::new(self.lan.clone(), client, group().clone());
         reply.into_response(method, access, shaped, self.lan.is_limited())
     }
 

@@ -14,6 +14,7 @@ mod digests;
 mod failover;
 mod fill;
 mod forward;
+mod groups;
 mod handover;
 mod health;
 mod hierarchy;

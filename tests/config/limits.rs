@@ -184,9 +184,9 @@ subnets = \"10.5.0.0/16\"
         "20: group.spread: 8d is too much; the most is 7d",
         "21: group.outside: \"deny\" is not one of defer, cached-only, ignore",
         "25: group.name: \"b\" is the name of two groups; give each its own",
-        "25: group.name: comes after group \"rest\", which has no subnets and so takes all clients",
+        "25: group.name: comes after group \"rest\", which has no matcher and so takes all clients",
         "28: group.name: \"default\" is the name of all others; give this group its own",
-        "28: group.name: comes after group \"rest\", which has no subnets and so takes all clients",
+        "28: group.name: comes after group \"rest\", which has no matcher and so takes all clients",
     ]
     .map(|line| format!("gupd.toml:{line}"));
     assert_eq!(problems(load(&format!("{text}{MANAGER}"))), expected);

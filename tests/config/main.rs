@@ -1,6 +1,7 @@
 //! The configuration as an administrator meets it: files, variables and flags in, settings or lines of problems out.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the test")]
 
+mod groups;
 mod guard;
 mod health;
 mod limits;
@@ -97,7 +98,9 @@ fn every_documented_default_is_the_one_in_the_code() {
     expected.upstreams.push(documented.upstreams[1].clone());
     expected.peers.clone_from(&documented.peers);
     let mut group = Group::of_all_others("branch-a");
+    group.place.clone_from(&documented.groups[0].place);
     group.subnets.clone_from(&documented.groups[0].subnets);
+    group.paths.clone_from(&documented.groups[0].paths);
     expected.groups = vec![group];
     assert_eq!(documented, expected);
     assert_eq!(documented.upstreams.len(), 2);
@@ -298,9 +301,9 @@ fn a_file_that_cannot_be_read_is_one_problem() {
     let folder = load(dir.path()).to_string();
     assert!(folder.contains(": cannot be read: "), "{folder}");
     let large = dir.path().join("large");
-    std::fs::write(&large, "#".repeat((1 << 20) + 1)).unwrap();
+    std::fs::write(&large, "#".repeat((8 << 20) + 1)).unwrap();
     let large = load(&large);
-    assert!(large.to_string().contains("is larger than 1MiB"), "{large}");
+    assert!(large.to_string().contains("is larger than 8MiB"), "{large}");
     assert!(matches!(large.iter().next().unwrap().place, Some(Place::File(_, None))));
 }
 
