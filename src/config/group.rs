@@ -14,7 +14,7 @@ use super::settings::{choice, time};
 use super::tables::{glob, label};
 use super::units::{Rate, Time};
 use super::week::WeekTimes;
-use super::{Lan, Place, Wan, defaults};
+use super::{ContentType, Lan, Place, Wan, defaults, denials};
 
 /// `[[group]]`. A count that is `None` is not limited.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +43,10 @@ pub struct Group {
     pub spread: Duration,
     /// What a client gets that comes before its time.
     pub outside: Outside,
+    /// Names of content types that its clients are not to have.
+    pub deny: Vec<String>,
+    /// Names of content types that they may have all the same.
+    pub allow: Vec<String>,
 }
 
 /// `group.outside`: what a client gets that comes before its time.
@@ -78,6 +82,8 @@ impl Group {
             windows: WeekTimes::always(true),
             spread: defaults::SPREAD.default,
             outside: Outside::Defer,
+            deny: Vec::new(),
+            allow: Vec::new(),
         }
     }
 
@@ -97,7 +103,7 @@ impl Group {
     }
 }
 
-pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan) -> Vec<Group> {
+pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan, types: &[ContentType]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut rest: Option<String> = None;
     // Where groups that ask for nothing but an address are: what they hold comes to none after them.
@@ -128,7 +134,12 @@ pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan) -> Vec<Group
             windows: limit::windows(&mut s, "windows"),
             spread: time(&mut s, "spread", defaults::SPREAD),
             outside: s.one("outside", |text| choice(text, &OUTSIDE)).unwrap_or(Outside::Defer),
+            deny: denials::types(&mut s, "deny", types),
+            allow: denials::types(&mut s, "allow", types),
         };
+        if let Some(both) = group.deny.iter().find(|name| group.allow.contains(name)) {
+            s.warn("deny", format!("{both} is in allow too, which wins; leave it out of one of them"));
+        }
         let has_matcher = ["subnets", "paths"].iter().any(|key| s.given(key));
         if let Some(rest) = &rest {
             s.refuse(

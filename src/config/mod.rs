@@ -6,6 +6,7 @@
 
 pub(crate) mod content;
 mod defaults;
+mod denials;
 mod document;
 mod file;
 mod group;
@@ -28,6 +29,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use denials::Denials;
 pub use group::{Group, Outside};
 pub use guard::{Fallback, Guard};
 pub use health::Health;
@@ -109,6 +111,8 @@ pub struct Config {
     pub content_types: Vec<ContentType>,
     /// Class rules besides the built-in ones; asked before them.
     pub rules: Vec<Rule>,
+    /// What clients get of what they are not to have.
+    pub denials: Denials,
     /// Where the relay stands.
     pub site: Site,
     /// What the line to the upstreams may carry.
@@ -298,6 +302,8 @@ pub struct Route {
     pub profile: Profile,
     /// What its clients get while no worker serves, if not `guard.answer`.
     pub fallback: Option<Fallback>,
+    /// Names of content types that are neither fetched nor served here.
+    pub deny_download: Vec<String>,
 }
 
 /// Which built-in rules class a route's paths.

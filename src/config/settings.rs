@@ -14,8 +14,8 @@ use super::defaults::{self, Bounds};
 use super::document::{Document, Section};
 use super::units::{Rate, Size, Time};
 use super::{
-    Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, group,
-    guard, health, network, peer, refresh, tables,
+    Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, denials,
+    group, guard, health, network, peer, refresh, tables,
 };
 
 impl Config {
@@ -68,11 +68,12 @@ impl Config {
         let lan = network::lan(&mut document);
         let upstreams = tables::upstreams(&mut document, &wan);
         let peers = peer::peers(&mut document, &upstreams);
-        let routes = tables::routes(&mut document, &upstreams);
         let content_types = tables::content_types(&mut document);
+        let routes = tables::routes(&mut document, &upstreams, &content_types);
         let rules = tables::rules(&mut document);
         let wan_limits = network::wan_limits(&mut document, &wan, &content_types);
-        let groups = group::groups(&mut document, &wan, &lan);
+        let denials = denials::denials(&mut document);
+        let groups = group::groups(&mut document, &wan, &lan, &content_types);
         let refresh = refresh::refresh(&mut document, &wan);
         let prefetch = refresh::prefetch(&mut document);
         let guard = guard::guard(&mut document);
@@ -89,6 +90,7 @@ impl Config {
             routes,
             content_types,
             rules,
+            denials,
             site,
             wan,
             wan_limits,

@@ -118,6 +118,12 @@ impl Answers {
             Ok(target) => target,
             Err(refusal) => return (refused(refusal), Answered::Refused),
         };
+        let client = Client::new(peer.address.ip(), target.normal.path());
+        let group = live.policy.group(&client);
+        if let Some(denied) = live.policy.denied(group, &target.route, target.normal.path()) {
+            let sentence = "gupd: the policy of this site does not give this content to this client\n";
+            return (text(denied.status, sentence), Answered::Refused);
+        }
         match target.route.fallback.unwrap_or(live.answer) {
             Fallback::Redirect => live.redirect(&target),
             Fallback::Relay => {

@@ -16,14 +16,20 @@ pub struct Group {
     pub name: Arc<str>,
     /// As it is configured.
     pub settings: config::Group,
+    /// Content types that its clients are not to have.
+    pub(super) denied: Vec<String>,
     takes_turns: bool,
 }
 
 impl Group {
-    fn new(settings: config::Group) -> Self {
+    /// `withheld` are content types that clients get only where they are allowed.
+    fn new(settings: config::Group, withheld: &[&str]) -> Self {
         let takes_turns = settings.outside != Outside::Ignore
             && !(settings.windows.constant() == Some(true) && settings.spread.is_zero());
-        Self { name: settings.name.as_str().into(), settings, takes_turns }
+        let denied = settings.deny.iter().map(String::as_str).chain(withheld.iter().copied());
+        let denied = denied.filter(|name| !settings.allow.iter().any(|allowed| allowed == name));
+        let denied = denied.map(str::to_owned).collect();
+        Self { name: settings.name.as_str().into(), denied, settings, takes_turns }
     }
 
     /// Whether there is a time at which a client of it may not begin a download.
@@ -45,11 +51,11 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    pub(super) fn new(configured: &[config::Group]) -> Result<Self, globset::Error> {
+    pub(super) fn new(configured: &[config::Group], withheld: &[&str]) -> Result<Self, globset::Error> {
         let (mut groups, mut others, mut rest) = (Vec::new(), Vec::new(), None);
         let mut subnets: Vec<(IpNet, usize)> = Vec::new();
         for group in configured {
-            let compiled = Arc::new(Group::new(group.clone()));
+            let compiled = Arc::new(Group::new(group.clone(), withheld));
             if group.takes_all() {
                 rest.get_or_insert(compiled);
                 continue;
@@ -61,7 +67,8 @@ impl Groups {
             }
             groups.push(compiled);
         }
-        let of_all_others = || Arc::new(Group::new(config::Group::of_all_others(config::Group::DEFAULT)));
+        let default = || config::Group::of_all_others(config::Group::DEFAULT);
+        let of_all_others = || Arc::new(Group::new(default(), withheld));
         let rest = rest.unwrap_or_else(of_all_others);
         Ok(Self { groups, rest, by_address: first_holders(subnets), others })
     }
@@ -119,10 +126,13 @@ mod tests {
 
     #[test]
     fn the_first_group_that_holds_the_address_is_the_clients() {
-        let groups = Groups::new(&[
-            group("a", &["10.1.2.0/24", "2001:db8::/32"], &[]),
-            group("b", &["10.1.0.0/16", "10.1.2.0/25"], &[]),
-        ])
+        let groups = Groups::new(
+            &[
+                group("a", &["10.1.2.0/24", "2001:db8::/32"], &[]),
+                group("b", &["10.1.0.0/16", "10.1.2.0/25"], &[]),
+            ],
+            &[],
+        )
         .unwrap();
         for (client, expected) in [
             ("10.1.2.3", "a"),
@@ -139,19 +149,22 @@ mod tests {
 
     #[test]
     fn a_group_without_matchers_takes_all_others() {
-        let groups = Groups::new(&[group("a", &["10.0.0.0/8"], &[]), group("rest", &[], &[])]).unwrap();
+        let groups = Groups::new(&[group("a", &["10.0.0.0/8"], &[]), group("rest", &[], &[])], &[]).unwrap();
         assert_eq!((name(&groups, "10.0.0.1", "/"), name(&groups, "::1", "/")), ("a".into(), "rest".into()));
         assert_eq!(groups.iter().count(), 2);
     }
 
     #[test]
     fn every_kind_of_matcher_must_hold_and_the_first_group_wins() {
-        let groups = Groups::new(&[
-            group("pilot", &["10.1.2.0/24"], &["/content/{*}/*/full.zip", "/minitri.flg"]),
-            group("branch", &["10.1.0.0/16"], &[]),
-            group("version-14", &[], &["/packages/14.*/**"]),
-            group("late", &["10.1.2.0/24", "10.2.0.0/16"], &[]),
-        ])
+        let groups = Groups::new(
+            &[
+                group("pilot", &["10.1.2.0/24"], &["/content/{*}/*/full.zip", "/minitri.flg"]),
+                group("branch", &["10.1.0.0/16"], &[]),
+                group("version-14", &[], &["/packages/14.*/**"]),
+                group("late", &["10.1.2.0/24", "10.2.0.0/16"], &[]),
+            ],
+            &[],
+        )
         .unwrap();
         let full = "/Content/%7BA%7D/261121001/FULL.zip";
         for (client, path, expected) in [
@@ -171,10 +184,10 @@ mod tests {
     #[test]
     fn only_a_group_with_windows_or_a_spread_takes_turns() {
         let always = config::Group::of_all_others("a");
-        assert!(!Group::new(always.clone()).takes_turns());
+        assert!(!Group::new(always.clone(), &[]).takes_turns());
         let spread = config::Group { spread: std::time::Duration::from_secs(1), ..always };
-        assert!(Group::new(spread.clone()).takes_turns());
-        assert!(!Group::new(config::Group { outside: Outside::Ignore, ..spread }).takes_turns());
+        assert!(Group::new(spread.clone(), &[]).takes_turns());
+        assert!(!Group::new(config::Group { outside: Outside::Ignore, ..spread }, &[]).takes_turns());
     }
 
     // Few bits differ, so that networks hold each other.
@@ -209,7 +222,7 @@ mod tests {
                     ..config::Group::of_all_others(&number.to_string())
                 }
             }).collect();
-            let compiled = Groups::new(&configured).unwrap();
+            let compiled = Groups::new(&configured, &[]).unwrap();
             for client in clients {
                 for path in ["/0", "/1"] {
                     let takes = |group: &&config::Group| {

@@ -4,6 +4,7 @@
 
 pub mod calendar;
 mod content_type;
+mod denial;
 mod group;
 mod matcher;
 mod profile;
@@ -16,10 +17,13 @@ pub mod window;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use crate::clock::UnixMillis;
-use crate::config::{Class, Config, Profile, pattern};
+use crate::config::{Class, Config, Profile, content, pattern};
 use calendar::Calendar;
 use content_type::ContentTypes;
+pub use denial::Denied;
 pub use group::Group;
 use group::Groups;
 pub use matcher::Client;
@@ -37,6 +41,7 @@ pub struct Policy {
     routes: Routes,
     content_types: ContentTypes,
     groups: Groups,
+    denied_status: StatusCode,
     calendar: Calendar,
 }
 
@@ -97,10 +102,14 @@ impl Policy {
             };
             routes.push(Arc::new(Route::new(route, classes)));
         }
+        // Withheld from clients by default, as the vendor does, once there are any.
+        let is_known = config.content_types.iter().any(|own| own.name == content::CLIENT_PATCHES);
+        let withheld: Vec<&str> = is_known.then_some(content::CLIENT_PATCHES).into_iter().collect();
         Ok(Self {
             routes: Routes::new(routes),
             content_types: ContentTypes::new(&config.content_types)?,
-            groups: Groups::new(&config.groups)?,
+            groups: Groups::new(&config.groups, &withheld)?,
+            denied_status: config.denials.status,
             calendar: Calendar::new(config.site.time_zone.clone()),
         })
     }

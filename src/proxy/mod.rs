@@ -1,10 +1,11 @@
-//! Leads a request through its stages: target, route, group and its windows, a place, look-up, then a hit, a fill to
+//! Leads a request through its stages: target, route, group, what it is denied, its windows, a place, look-up, then a hit, a fill to
 //! follow, or the manager itself. Owns the order of these steps and nothing else; each stage has its file. Nothing here
 //! knows sockets or threads.
 
 pub mod body;
 mod circle;
 pub mod conditional;
+mod denied;
 mod errand;
 pub mod multipart;
 mod news;
@@ -130,12 +131,14 @@ impl Proxy {
             drain: Arc::default(),
         };
         proxy.expect_groups(&proxy.live.load());
+        proxy.expect_denials(&proxy.live.load());
         proxy
     }
 
     /// Takes new routes, rules and upstreams; requests under way keep the old ones.
     pub fn reconfigure(&self, live: Live) {
         self.expect_groups(&live);
+        self.expect_denials(&live);
         self.live.store(Arc::new(live));
     }
 
@@ -186,6 +189,9 @@ impl Proxy {
                     group,
                     live: &live,
                 };
+                if let Some(reply) = self.denied(&asked) {
+                    return self.respond(reply, &head.method, access, &live, peer, known);
+                }
                 if self.drain.get() == Draining::Redirecting
                     && let Some(reply) = self.away(&asked)
                 {

@@ -10,6 +10,7 @@ mod balance;
 mod caching;
 mod clock;
 mod damage;
+mod denied;
 mod digests;
 mod failover;
 mod fill;
