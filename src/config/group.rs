@@ -14,7 +14,10 @@ use super::settings::{choice, time};
 use super::tables::{glob, label};
 use super::units::{Rate, Time};
 use super::week::WeekTimes;
-use super::{ContentType, Lan, Place, Wan, defaults, denials};
+use super::{ContentType, Lan, Place, Server, Wan, defaults, denials};
+
+/// Bytes of a name of a certificate: DNS names have 253, URIs may have more.
+const MAX_CERTIFICATE: usize = 1_024;
 
 /// `[[group]]`. A count that is `None` is not limited.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +28,8 @@ pub struct Group {
     pub place: Option<Place>,
     /// The addresses of its clients; none for any.
     pub subnets: Vec<IpNet>,
+    /// Names of its clients' certificates, in lower case: exact, or `*.` for all below a name; none for any client.
+    pub certificates: Vec<String>,
     /// Globs over what its clients ask for, without regard to case; none for any.
     pub paths: Vec<String>,
     /// All that its clients are sent, together.
@@ -73,6 +78,7 @@ impl Group {
             name: name.to_owned(),
             place: None,
             subnets: Vec::new(),
+            certificates: Vec::new(),
             paths: Vec::new(),
             limit: Limit::unlimited(),
             client_limit: Limit::unlimited(),
@@ -89,12 +95,21 @@ impl Group {
 
     /// Whether it has no matcher, and so takes whoever no group before it does.
     pub fn takes_all(&self) -> bool {
-        self.subnets.is_empty() && self.paths.is_empty()
+        self.subnets.is_empty() && self.certificates.is_empty() && self.paths.is_empty()
     }
 
     /// Whether an address is all that it asks for.
     pub fn takes_by_address(&self) -> bool {
-        !self.subnets.is_empty() && self.paths.is_empty()
+        !self.subnets.is_empty() && self.certificates.is_empty() && self.paths.is_empty()
+    }
+
+    /// Which of its certificates' names takes one of these, which are in lower case.
+    pub fn certificate_of(&self, names: &[Box<str>]) -> Option<&str> {
+        let takes = |own: &&String| match own.strip_prefix('*') {
+            Some(below) => names.iter().any(|name| name.len() > below.len() && name.ends_with(below)),
+            None => names.iter().any(|name| **name == ***own),
+        };
+        self.certificates.iter().find(takes).map(String::as_str)
     }
 
     /// How much of its spread fits into a window of this length: all, or as much as leaves the last client a turn.
@@ -103,7 +118,13 @@ impl Group {
     }
 }
 
-pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan, types: &[ContentType]) -> Vec<Group> {
+pub(super) fn groups(
+    document: &mut Document,
+    server: &Server,
+    wan: &Wan,
+    lan: &Lan,
+    types: &[ContentType],
+) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut rest: Option<String> = None;
     // Where groups that ask for nothing but an address are: what they hold comes to none after them.
@@ -125,6 +146,7 @@ pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan, types: &[Con
             name: name.clone().unwrap_or_default(),
             place: s.place().cloned(),
             subnets: subnets.unwrap_or_default(),
+            certificates: s.many("certificates", certificate).unwrap_or_default(),
             paths: s.many("paths", glob).unwrap_or_default(),
             limit: limit::limit(&mut s, "limit"),
             client_limit: limit::limit(&mut s, "client_limit"),
@@ -140,7 +162,13 @@ pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan, types: &[Con
         if let Some(both) = group.deny.iter().find(|name| group.allow.contains(name)) {
             s.warn("deny", format!("{both} is in allow too, which wins; leave it out of one of them"));
         }
-        let has_matcher = ["subnets", "paths"].iter().any(|key| s.given(key));
+        if s.given("certificates") && server.client_ca.is_none() {
+            s.refuse(
+                "certificates",
+                "are shown by no client without server.client_ca; give it, or leave them out",
+            );
+        }
+        let has_matcher = ["subnets", "certificates", "paths"].iter().any(|key| s.given(key));
         if let Some(rest) = &rest {
             s.refuse(
                 "name",
@@ -198,6 +226,19 @@ fn subnet(text: &str) -> Result<IpNet, String> {
         ));
     }
     Ok(subnet)
+}
+
+fn certificate(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("*.").unwrap_or(text);
+    if rest.is_empty()
+        || rest.len() > MAX_CERTIFICATE
+        || !rest.bytes().all(|b| b.is_ascii_graphic() && b != b'*')
+    {
+        return Err(format!(
+            "{text:?} is not a name of a certificate; write it like pc-7.site.example or *.site.example"
+        ));
+    }
+    Ok(text.to_ascii_lowercase())
 }
 
 // A group is a part of the site: what it may is within what all may.

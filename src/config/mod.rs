@@ -146,6 +146,8 @@ pub struct Server {
     pub workers: usize,
     /// Certificate and key; with them every `listen` speaks TLS.
     pub tls: Option<Tls>,
+    /// The issuers of certificates that clients may show over TLS.
+    pub client_ca: Option<PathBuf>,
     /// Connections at once, in all, 1 to 1,000,000.
     pub max_connections: usize,
     /// Bytes of a request's head, 8 KiB to 1 MiB.

@@ -73,7 +73,7 @@ impl Config {
         let rules = tables::rules(&mut document);
         let wan_limits = network::wan_limits(&mut document, &wan, &content_types);
         let denials = denials::denials(&mut document);
-        let groups = group::groups(&mut document, &wan, &lan, &content_types);
+        let groups = group::groups(&mut document, &server, &wan, &lan, &content_types);
         let refresh = refresh::refresh(&mut document, &wan);
         let prefetch = refresh::prefetch(&mut document);
         let guard = guard::guard(&mut document);
@@ -139,6 +139,10 @@ fn server(document: &mut Document) -> Server {
         }
         (None, None) => None,
     };
+    let client_ca = s.one("client_ca", path);
+    if client_ca.is_some() && !s.given("tls_cert") {
+        s.refuse("client_ca", "is given without tls_cert; clients show certificates over TLS only");
+    }
     let workers = s.one("workers", workers).unwrap_or_else(cores);
     let max_header_bytes = size(&mut s, "max_header_bytes", defaults::MAX_HEADER_BYTES);
     let max_uri_bytes = size(&mut s, "max_uri_bytes", defaults::MAX_URI_BYTES);
@@ -151,6 +155,7 @@ fn server(document: &mut Document) -> Server {
         admin_token_file,
         workers,
         tls,
+        client_ca,
         max_connections: count(&mut s, "max_connections", defaults::MAX_CONNECTIONS),
         // Both are at most 1 MiB.
         max_header_bytes: usize::try_from(max_header_bytes).unwrap_or(usize::MAX),

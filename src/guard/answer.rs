@@ -2,7 +2,6 @@
 //! uncached. Takes the same targets as the proxy and refuses the same; a client whose manager does not answer is told
 //! when to come back.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,7 +98,11 @@ impl Answers {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer_for(&self, request: Request<Incoming>, peer: Peer) -> (Response<ResponseBody>, Answered) {
+    async fn answer_for(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> (Response<ResponseBody>, Answered) {
         let live = self.live.load_full();
         let (head, body) = request.into_parts();
         if forward::ends_here(&head.method, &head.uri, &head.headers) {
@@ -118,7 +121,7 @@ impl Answers {
             Ok(target) => target,
             Err(refusal) => return (refused(refusal), Answered::Refused),
         };
-        let client = Client::new(peer.address.ip(), target.normal.path());
+        let client = Client::new(peer.address.ip(), target.normal.path()).with_names(peer.names());
         let group = live.policy.group(&client);
         if let Some(denied) = live.policy.denied(group, &target.route, target.normal.path()) {
             let sentence = "gupd: the policy of this site does not give this content to this client\n";
@@ -135,7 +138,7 @@ impl Answers {
                 );
                 forward::count_down(&head.method, &mut headers);
                 let body = RequestBody::streamed(body, live.stall_timeout);
-                self.relay(&live, &target, head.method, headers, body, peer.address.ip()).await
+                self.relay(&live, &target, head.method, headers, body, &group.name).await
             }
         }
     }
@@ -147,10 +150,9 @@ impl Answers {
         method: Method,
         headers: HeaderMap,
         body: RequestBody,
-        client: IpAddr,
+        group: &str,
     ) -> (Response<ResponseBody>, Answered) {
         let classified = live.policy.classify(&target.route, target.normal.path());
-        let group = &live.policy.group(&Client::new(client, target.normal.path())).name;
         let lane = self.wan.lane(target.normal.path(), &classified, Some(group), Purpose::Waited);
         let outgoing = Outgoing {
             method,
@@ -195,7 +197,7 @@ impl listen::Answers for Answers {
 
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<ResponseBody> {
         let asked = self.live.load().access_log.then(|| (request.method().clone(), request.uri().clone()));
-        let (response, answered) = self.answer_for(request, peer).await;
+        let (response, answered) = self.answer_for(request, &peer).await;
         self.figures().answered(answered);
         if let Some((method, target)) = asked {
             tracing::info!(

@@ -79,12 +79,11 @@ impl Groups {
         }
         let by_address =
             self.by_address.narrowest(client.host()).map_or(self.groups.len(), |(_, first)| *first);
-        let before = self.others.iter().take_while(|(group, _)| *group < by_address);
-        let first = before
-            .filter(|(_, matcher)| matcher.takes(client))
-            .map(|(group, _)| *group)
-            .next()
-            .unwrap_or(by_address);
+        let mut before = self.others.iter().take_while(|(group, _)| *group < by_address);
+        let takes = |(at, matcher): &&(usize, Matcher)| {
+            self.groups.get(*at).is_some_and(|group| matcher.takes(&group.settings, client))
+        };
+        let first = before.find(takes).map_or(by_address, |(group, _)| *group);
         self.groups.get(first).unwrap_or(&self.rest)
     }
 

@@ -14,6 +14,7 @@ use crate::config::{self, Networks, pattern};
 #[derive(Debug)]
 pub struct Client<'a> {
     address: IpAddr,
+    names: &'a [Box<str>],
     path: &'a str,
     folded: OnceCell<String>,
 }
@@ -30,7 +31,13 @@ pub(super) struct Matcher {
 impl<'a> Client<'a> {
     /// A client at this address that asks for `path` (normalised, without query).
     pub fn new(address: IpAddr, path: &'a str) -> Self {
-        Self { address: address.to_canonical(), path, folded: OnceCell::new() }
+        Self { address: address.to_canonical(), names: &[], path, folded: OnceCell::new() }
+    }
+
+    /// With these names in the certificate that it has shown, in lower case.
+    #[must_use]
+    pub fn with_names(self, names: &'a [Box<str>]) -> Self {
+        Self { names, ..self }
     }
 
     /// Its address as a network.
@@ -64,9 +71,10 @@ impl Matcher {
         Ok(Self { subnets, paths })
     }
 
-    /// Whether the group takes this client; the dearest question last.
-    pub(super) fn takes(&self, client: &Client<'_>) -> bool {
-        self.subnets.as_ref().is_none_or(|subnets| subnets.narrowest(client.host()).is_some())
+    /// Whether `group`, whose matcher this is, takes this client; the dearest question last.
+    pub(super) fn takes(&self, group: &config::Group, client: &Client<'_>) -> bool {
+        (group.certificates.is_empty() || group.certificate_of(client.names).is_some())
+            && self.subnets.as_ref().is_none_or(|subnets| subnets.narrowest(client.host()).is_some())
             && self.paths.as_ref().is_none_or(|paths| paths.is_match(client.folded()))
     }
 }

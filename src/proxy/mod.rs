@@ -79,7 +79,7 @@ struct Asked<'a> {
     method: &'a Method,
     headers: &'a HeaderMap,
     version: Version,
-    peer: Peer,
+    peer: &'a Peer,
     control: CacheControl,
     target: &'a Target,
     group: &'a Arc<Group>,
@@ -165,7 +165,7 @@ impl Proxy {
             local: peer.local,
         };
         if forward::ends_here(&head.method, &head.uri, &head.headers) {
-            return self.respond(Reply::options(), &head.method, access, &live, peer, None);
+            return self.respond(Reply::options(), &head.method, access, &live, &peer, None);
         }
         // Before anything that it could wait for, or that waits for it.
         let target = if live.upstreams.instance().has_passed(&head.headers) {
@@ -177,25 +177,25 @@ impl Proxy {
         let reply = match target {
             Err(refusal) => self.refuse(refusal),
             Ok(target) => {
-                let client = Client::new(peer.address.ip(), target.normal.path());
+                let client = Client::new(peer.address.ip(), target.normal.path()).with_names(peer.names());
                 let group = *known.insert(live.policy.group(&client));
                 let asked = Asked {
                     method: &head.method,
                     headers: &head.headers,
                     version: head.version,
-                    peer,
+                    peer: &peer,
                     control: CacheControl::of_request(&head.headers),
                     target: &target,
                     group,
                     live: &live,
                 };
                 if let Some(reply) = self.denied(&asked) {
-                    return self.respond(reply, &head.method, access, &live, peer, known);
+                    return self.respond(reply, &head.method, access, &live, &peer, known);
                 }
                 if self.drain.get() == Draining::Redirecting
                     && let Some(reply) = self.away(&asked)
                 {
-                    return self.respond(reply, &head.method, access, &live, peer, known);
+                    return self.respond(reply, &head.method, access, &live, &peer, known);
                 }
                 // What is off the hit path is boxed, so that a hit's future stays small.
                 if self.may_wait(&asked) {
@@ -207,7 +207,7 @@ impl Proxy {
                 }
             }
         };
-        self.respond(reply, &head.method, access, &live, peer, known)
+        self.respond(reply, &head.method, access, &live, &peer, known)
     }
 
     fn refuse(&self, refusal: Refusal) -> Reply {
@@ -230,12 +230,13 @@ impl Proxy {
         method: &Method,
         access: Access,
         live: &Live,
-        peer: Peer,
+        peer: &Peer,
         group: Option<&Arc<Group>>,
     ) -> Response<ResponseBody> {
         let client = peer.address.ip();
         // What has no target has no path either.
-        let group = || group.unwrap_or_else(|| live.policy.group(&Client::new(client, "")));
+        let group =
+            || group.unwrap_or_else(|| live.policy.group(&Client::new(client, "").with_names(peer.names())));
         let shaped = || Shaped::new(self.lan.clone(), client, group().clone());
         reply.into_response(method, access, shaped, self.lan.is_limited())
     }

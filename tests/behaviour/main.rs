@@ -8,6 +8,7 @@ mod support;
 
 mod balance;
 mod caching;
+mod client_certificates;
 mod clock;
 mod damage;
 mod denied;

@@ -26,6 +26,10 @@ fn every_mistake_about_whom_a_group_takes_is_named_with_its_line() {
         ),
         ("name = \"a\"\npaths = \"[a\"\n", "5: group.paths: \"[a\": unclosed character class; missing ']'"),
         (
+            "name = \"a\"\ncertificates = \"*.site.example\"\n",
+            "5: group.certificates: are shown by no client without server.client_ca; give it, or leave them out",
+        ),
+        (
             "name = \"default\"\npaths = \"/a\"\n",
             "4: group.name: \"default\" is the name of all others; give this group its own",
         ),
@@ -43,6 +47,26 @@ fn every_mistake_about_whom_a_group_takes_is_named_with_its_line() {
             [format!("gupd.toml:{expected}")]
         );
     }
+}
+
+#[test]
+fn names_of_certificates_are_exact_or_all_below_one_and_need_an_issuer() {
+    let tls = "[server]\ntls_cert = \"c\"\ntls_key = \"k\"\nclient_ca = \"ca\"\n";
+    let group = |names: &str| format!("{MANAGER}{tls}[[group]]\nname = \"a\"\ncertificates = {names}\n");
+    let config = load(&group("[\"PC-7.site.example\", \"*.Branch.example\"]")).unwrap();
+    assert_eq!(config.groups[0].certificates, ["pc-7.site.example", "*.branch.example"]);
+    for wrong in ["*", "*.", "a*.example", "*.*.example", "a b", ""] {
+        let lines = problems(load(&group(&format!("[\"{wrong}\"]"))));
+        let expected = format!(
+            "gupd.toml:9: group.certificates: {wrong:?} is not a name of a certificate; write it like pc-7.site.example or *.site.example"
+        );
+        assert_eq!(lines, [expected]);
+    }
+    let lines = problems(load(&format!("{MANAGER}[server]\nclient_ca = \"ca\"\n")));
+    assert_eq!(
+        lines,
+        ["gupd.toml:4: server.client_ca: is given without tls_cert; clients show certificates over TLS only"]
+    );
 }
 
 #[test]

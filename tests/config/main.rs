@@ -81,6 +81,7 @@ fn every_documented_default_is_the_one_in_the_code() {
     let mut expected = Config::for_upstreams(&["http://manager.example:8014"]).unwrap();
     // The settings that have no default, or one of the machine.
     expected.server.tls = Some(Tls { cert: "/etc/gupd/tls.pem".into(), key: "/etc/gupd/tls.key".into() });
+    expected.server.client_ca = Some("/etc/gupd/site-ca.pem".into());
     expected.store.dir = "/var/lib/gupd".into();
     expected.upstreams[0].public_url = Some("https://manager.example".parse().unwrap());
     expected.routes[0].fallback = Some(Fallback::Relay);
@@ -101,6 +102,7 @@ fn every_documented_default_is_the_one_in_the_code() {
     let mut group = Group::of_all_others("branch-a");
     group.place.clone_from(&documented.groups[0].place);
     group.subnets.clone_from(&documented.groups[0].subnets);
+    group.certificates.clone_from(&documented.groups[0].certificates);
     group.paths.clone_from(&documented.groups[0].paths);
     (group.deny, group.allow) = (vec!["iron-revocation".into()], vec!["client-patches".into()]);
     expected.routes[0].deny_download = vec!["submission-control".into()];

@@ -32,6 +32,13 @@ name = "branch"
 subnets = ["10.9.0.0/16", "10.1.0.0/16"]
 client_limit = "500KiB/s"
 spread = "4h"
+[[group]]
+name = "laptops"
+certificates = ["*.laptops.example"]
+[server]
+tls_cert = "relay.pem"
+tls_key = "relay.key"
+client_ca = "site-ca.pem"
 "#;
 const FULL: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/full.zip";
 
@@ -88,6 +95,9 @@ fn what_is_denied_is_said_with_its_status_and_who_may_have_it() {
         value(&allowed, "group")[0].ends_with("by subnets 10.1.2.0/24 and paths /patches/**"),
         "{allowed:?}"
     );
+    let laptop =
+        explained("192.0.2.1", "/a", &["--certificate", "urn:a", "--certificate", "PC-7.laptops.example"]);
+    assert!(value(&laptop, "group")[0].ends_with("by certificates *.laptops.example"), "{laptop:?}");
     let nobody = explained("2001:db8::1", "/minitri.flg", &[]);
     assert_eq!(value(&nobody, "group"), ["default: no [[group]] takes it"]);
 }

@@ -124,7 +124,9 @@ impl Explanation {
         })?;
         let classified = policy.classify(route, path);
         let client = asked.client.to_canonical();
-        let group = policy.group(&Client::new(client, path));
+        let names = asked.certificate.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
+        let names: Vec<Box<str>> = names.collect();
+        let group = policy.group(&Client::new(client, path).with_names(&names));
         Ok(Self {
             client,
             path: asked.path.to_string(),
@@ -134,7 +136,7 @@ impl Explanation {
             form: classified.form.as_str(),
             content_type: classified.content_type.to_string(),
             upstreams: upstreams(config, route),
-            group: Taken::of(group, client, path),
+            group: Taken::of(group, client, &names, path),
             denied: policy.denied(group, route, path).map(|denied| denied.status.as_u16()),
             windows: Windows::of(&policy, &group.settings, now),
             turn: Moment::of(&policy, group, route, client, path, now),
@@ -156,7 +158,7 @@ fn upstreams(config: &Config, route: &Route) -> Vec<Asked> {
 }
 
 impl Taken {
-    fn of(group: &Group, client: IpAddr, path: &str) -> Self {
+    fn of(group: &Group, client: IpAddr, names: &[Box<str>], path: &str) -> Self {
         let settings = &group.settings;
         let folded = pattern::fold(path);
         let fits = |glob: &&String| {
@@ -165,11 +167,13 @@ impl Taken {
         let subnet = settings.subnets.iter().find(|subnet| subnet.contains(&client));
         let glob = settings.paths.iter().find(fits);
         let subnet = subnet.map(|subnet| Because { setting: "subnets", value: subnet.to_string() });
+        let certificate = settings.certificate_of(names);
+        let certificate = certificate.map(|name| Because { setting: "certificates", value: name.to_owned() });
         let glob = glob.map(|glob| Because { setting: "paths", value: glob.clone() });
         Self {
             name: group.name.to_string(),
             place: settings.place.as_ref().map(ToString::to_string),
-            because: subnet.into_iter().chain(glob).collect(),
+            because: subnet.into_iter().chain(certificate).chain(glob).collect(),
         }
     }
 }

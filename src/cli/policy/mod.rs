@@ -29,6 +29,9 @@ pub(super) struct Explain {
     /// What it asks for, as it spells it.
     #[arg(long, value_parser = path)]
     path: PathAndQuery,
+    /// A name of the certificate that it shows; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    certificate: Vec<String>,
     /// The host that it names, which routes may ask for.
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
