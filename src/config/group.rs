@@ -195,7 +195,7 @@ pub(super) fn groups(
         }
         if group.takes_by_address() {
             for subnet in &group.subnets {
-                // The widest stays the first: a narrower one within it never holds.
+                // Whoever comes later and lies within several is told of the narrowest.
                 held.insert(*subnet, group.name.clone());
             }
         }

@@ -217,6 +217,7 @@ impl Relay {
         let mut running = config.clone();
         running.server = Server {
             tls: config.server.tls.clone(),
+            client_ca: config.server.client_ca.clone(),
             max_uri_bytes: config.server.max_uri_bytes,
             drain_timeout: config.server.drain_timeout,
             ..self.config.server.clone()
