@@ -32,4 +32,4 @@ pub mod upstream;
 
 pub use self::clock::Clock;
 pub use self::config::Config;
-pub use self::relay::{Pulse, Ready, Relay, StartError};
+pub use self::relay::{Limits, Pulse, Ready, Relay, StartError};

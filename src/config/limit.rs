@@ -4,11 +4,11 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::UnitError;
 use super::defaults;
 use super::document::Section;
 use super::units::Rate;
 use super::week::{self, Week, WeekMinute};
+use super::{Config, UnitError};
 
 /// What may pass in a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +38,18 @@ impl Limit {
         self.constant() == Some(Ceiling::Unlimited)
     }
 
+    /// An equal part of it, of so many; 1 byte a second and more.
+    fn part(&self, of: u32) -> Self {
+        let part = |ceiling| match ceiling {
+            Ceiling::Rate(Rate(rate)) => Ceiling::Rate(Rate((rate / u64::from(of.max(1))).max(1))),
+            Ceiling::Unlimited => Ceiling::Unlimited,
+        };
+        Self::of(
+            Ceiling::Unlimited,
+            self.steps().map(|(minutes, ceiling)| (minutes, part(ceiling))).collect(),
+        )
+    }
+
     /// The first minute of the week at which this is set, and above what `total` is set to; and both.
     pub(super) fn above(&self, total: &Self) -> Option<Above> {
         let always = self.constant().and(total.constant()).is_some();
@@ -50,6 +62,28 @@ impl Limit {
             }
             _ => None,
         })
+    }
+}
+
+impl Config {
+    /// The same with an equal part of every rate, for each of so many processes.
+    pub fn part_of_limits(&self, processes: u32) -> Self {
+        let mut config = self.clone();
+        if processes <= 1 {
+            return config;
+        }
+        let lan = &mut config.lan;
+        let own = [&mut config.wan.limit, &mut lan.limit, &mut lan.client_limit];
+        let upstreams = config.upstreams.iter_mut().map(|upstream| &mut upstream.limit);
+        let named = config.wan_limits.iter_mut().map(|limit| &mut limit.limit);
+        let groups = config
+            .groups
+            .iter_mut()
+            .flat_map(|group| [&mut group.limit, &mut group.client_limit, &mut group.wan_limit]);
+        for limit in own.into_iter().chain(upstreams).chain(named).chain(groups) {
+            *limit = limit.part(processes);
+        }
+        config
     }
 }
 

@@ -87,6 +87,11 @@ impl Answers {
         Ok(())
     }
 
+    /// Keeps the limits of a configuration together with others, so many processes in all.
+    pub(super) fn share(&self, config: &Config, processes: u32) {
+        self.wan.reconfigure(&config.part_of_limits(processes));
+    }
+
     /// Keeps the limits of the line. Has no end of its own.
     pub(super) fn keep_limits(&self) -> impl Future<Output = ()> + Send + 'static {
         let wan = self.wan.clone();

@@ -40,6 +40,8 @@ pub enum Order {
     Go(Figures),
     /// The guard's figures have changed.
     Count(Figures),
+    /// So many processes keep the limits of the site together.
+    Share(u32),
     /// Stop accepting, release the store to the next worker, finish what runs, end.
     HandOver,
     /// Read the configuration again.

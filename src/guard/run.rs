@@ -69,6 +69,10 @@ struct Guard {
     stage: watch::Sender<Stage>,
     /// What workers were told last.
     told: Figures,
+    /// Workers that were let go and have not ended: all of them keep the limits.
+    going: Vec<WorkerId>,
+    /// How many processes keep them together, as everybody was told.
+    sharing: u32,
     /// Who asked for the upgrade that is under way.
     upgrade_for: Option<WorkerId>,
     /// The service manager knows that it has started.
@@ -116,6 +120,8 @@ impl Guard {
         if !renew::fit(&door.descriptors(), MAX_WORKERS) {
             return Err(GuardError::TooManyAddresses);
         }
+        // Those that a guard before this one let go; who was not yet is not kept from anything by a smaller part.
+        let going = workers.ids();
         Ok(Self {
             began: Instant::now(),
             handover,
@@ -130,6 +136,8 @@ impl Guard {
             scrapers: JoinSet::new(),
             stage: watch::Sender::new(Stage::Serving),
             told: figures,
+            going,
+            sharing: 0,
             upgrade_for: None,
             started: setup.resumed,
             status: String::new(),
@@ -220,6 +228,7 @@ impl Guard {
             }
             Action::Go(id) => {
                 self.told = self.answers.figures().clone();
+                self.going.push(id);
                 return self.workers.tell(id, &Order::Go(self.told.clone()), &[]);
             }
             Action::HandOver(id) => return self.workers.tell(id, &Order::HandOver, &[]),
@@ -372,6 +381,7 @@ impl Guard {
                 self.on(event);
             }
         }
+        self.share();
         // One that is about to end cannot be handed on, and is soon gone.
         let quiet = self.clients.is_empty() && self.scrapers.is_empty() && self.workers.are_all_there();
         if quiet && self.handover.renewal_is_due() {
@@ -381,6 +391,24 @@ impl Guard {
                 renew::replace(&self.setup.program, &self.door, &self.workers, &self.handover, &self.told);
             tracing::error!(%error, "the guard cannot be replaced; the old one goes on");
             self.handover.stay();
+        }
+    }
+
+    /// Has everybody who moves bytes keep a part of the limits.
+    fn share(&mut self) {
+        let workers = &self.workers;
+        self.going.retain(|id| workers.has(*id));
+        let own = usize::from(!self.clients.is_empty());
+        let sharing = u32::try_from((self.going.len() + own).max(1)).unwrap_or(u32::MAX);
+        if sharing == self.sharing {
+            return;
+        }
+        self.sharing = sharing;
+        self.answers.share(&self.setup.config, sharing);
+        for id in self.going.clone() {
+            if let Some(event) = self.workers.tell(id, &Order::Share(sharing), &[]) {
+                self.on(event);
+            }
         }
     }
 

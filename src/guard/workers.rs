@@ -150,6 +150,16 @@ impl Workers {
         self.0.len()
     }
 
+    /// Whether this one has not ended.
+    pub(super) fn has(&self, id: WorkerId) -> bool {
+        self.0.iter().any(|worker| worker.id == id)
+    }
+
+    /// All of them.
+    pub(super) fn ids(&self) -> Vec<WorkerId> {
+        self.0.iter().map(|worker| worker.id).collect()
+    }
+
     /// Whether each of them can be told something still.
     pub(super) fn are_all_there(&self) -> bool {
         self.0.iter().all(|worker| worker.channel.is_some())

@@ -1,6 +1,7 @@
 //! A running relay: puts the stages together, starts them, reloads and stops them. Owns every thread and runtime, and
 //! the order in which things end: first new connections, then responses, then fills, then the store.
 
+mod limits;
 mod pulse;
 mod ready;
 
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::limits::Limits;
 pub use self::pulse::Pulse;
 pub use self::ready::Ready;
 use crate::cache::Cache;
@@ -89,6 +91,7 @@ pub struct Relay {
     workers: Arc<Workers>,
     connections: Arc<Connections<Proxy>>,
     newcomers: Arc<Newcomers>,
+    limits: Arc<Limits>,
     // There from the first connection on.
     acceptors: Option<Acceptors>,
     handed_over: CancellationToken,
@@ -159,6 +162,7 @@ impl Relay {
         let (stage, stages) = watch::channel(Stage::Serving);
         let workers = Arc::new(Workers::start(config.server.workers, &connections, &stages)?);
         let newcomers = Arc::new(Newcomers::new(&config));
+        let limits = Arc::new(Limits::new(&config, lan.clone(), wan.clone()));
         let relay = Self {
             addresses: sockets.addresses(),
             admin,
@@ -177,6 +181,7 @@ impl Relay {
             workers,
             connections,
             newcomers,
+            limits,
             acceptors: None,
             handed_over: CancellationToken::new(),
             background: TaskTracker::new(),
@@ -210,10 +215,9 @@ impl Relay {
         self.cache.reconfigure(config.cache.clone());
         self.refresher.reconfigure(&config);
         self.checks.reconfigure(upstreams);
-        self.lan.reconfigure(&config);
         self.places.reconfigure(&config);
         self.newcomers.reconfigure(&config);
-        self.wan.reconfigure(&config);
+        self.limits.reconfigure(&config);
         let mut running = config.clone();
         running.server = Server {
             tls: config.server.tls.clone(),
@@ -321,6 +325,11 @@ impl Relay {
     pub fn pulse(&self) -> Option<Pulse> {
         let control = self.control.as_ref()?.handle().clone();
         Some(Pulse { workers: self.workers.clone(), control })
+    }
+
+    /// The rates it keeps, to be shared with other processes.
+    pub fn limits(&self) -> Arc<Limits> {
+        self.limits.clone()
     }
 
     /// Its metrics.

@@ -260,7 +260,8 @@ impl Folder {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> (u64, PathBuf) {
+    /// A number that no file in partial/ has had, and the path by it.
+    pub(super) fn next(&self) -> (u64, PathBuf) {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         (number, self.root.join("partial").join(number.to_string()))
     }

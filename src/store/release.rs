@@ -1,17 +1,27 @@
 //! Giving the folder up to another process while this one goes on with what it has begun. Owns the change and what is
 //! different from then on: the folder is read, never written. What is half-written goes on without a name, for its
-//! readers alone; what no fill has its hands on is left to the other process, as at an end.
+//! readers alone; the other process gets a copy of what is there of it, and what no fill has its hands on as it is.
 
+use std::fs::{self, File};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use rustix::fs::copy_file_range;
 use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::Store;
+use super::blocks::blocks_of;
 use super::error::StoreError;
+use super::folder::Folder;
+use super::scratch::journal_of;
 use super::writer::Draft;
+use super::{BLOCK, Store};
+
+/// Bytes that are copied for the other process, at most: it waits for them, a quarter of a second on a fast disk, or not
+/// at all where the file system shares blocks. What is not copied crosses the line again if it is asked for.
+const COPY_MAX: u64 = 256 << 20;
 
 /// Whose the folder is, and what of it is in use.
 #[derive(Debug)]
@@ -75,8 +85,18 @@ impl Store {
         let drafts = self.tenure.end();
         self.tenure.commits.close();
         self.tenure.commits.wait().await;
-        let unlink = move || drafts.iter().for_each(|draft| draft.lose_name());
-        if let Err(error) = spawn_blocking(unlink).await {
+        let folder = Arc::clone(&self.folder);
+        let give_up = move || {
+            let mut left = COPY_MAX;
+            for draft in drafts {
+                left -= leave_copy(&draft, &folder, left).unwrap_or_else(|error| {
+                    tracing::warn!(%error, "half of an object may have to be fetched again");
+                    0
+                });
+                draft.lose_name();
+            }
+        };
+        if let Err(error) = spawn_blocking(give_up).await {
             tracing::error!(%error, "half-written files could not be given up");
         }
         if let Err(error) = self.save_ahead().await {
@@ -86,4 +106,41 @@ impl Store {
         self.index.release().await;
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
+}
+
+/// Leaves a copy of what is there of a half-written body, and of its journal, if that is not more than `most`; gives how
+/// much it is. What is written meanwhile may be missing, and is found out when it is read.
+fn leave_copy(draft: &Draft, folder: &Folder, most: u64) -> io::Result<u64> {
+    let (Some(len), Some(from)) = (draft.partial.length(), draft.journal_path()) else { return Ok(0) };
+    let (blocks, end) = (draft.partial.blocks(), blocks_of(len));
+    let bytes = blocks.count() as u64 * BLOCK;
+    if bytes > most {
+        return Ok(0);
+    }
+    let path = folder.next().1;
+    let copy = || {
+        let file = File::options().write(true).create_new(true).open(&path)?;
+        let mut first = blocks.next(0, end, true);
+        while first < end {
+            let behind = blocks.next(first, end, false);
+            let (mut source, mut target) = (first as u64 * BLOCK, first as u64 * BLOCK);
+            let until = len.min(behind as u64 * BLOCK);
+            while source < until {
+                let count = usize::try_from(until - source).unwrap_or(usize::MAX);
+                let (from, to) = (Some(&mut source), Some(&mut target));
+                if copy_file_range(&draft.partial.file, from, &file, to, count)? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            first = blocks.next(behind, end, true);
+        }
+        fs::copy(&from, journal_of(&path)).map(drop)
+    };
+    copy().inspect_err(|_| {
+        for unfinished in [journal_of(&path), path.clone()] {
+            // It may not be there; what is left without a journal is removed at the next start.
+            let _gone = fs::remove_file(unfinished);
+        }
+    })?;
+    Ok(bytes)
 }

@@ -28,7 +28,7 @@ use super::object::{NewObject, Object};
 use super::partial::Partial;
 use super::read::Source;
 use super::room::on_disk;
-use super::scratch::Scratch;
+use super::scratch::{Scratch, journal_of};
 use super::segment::{Prefix, Segment};
 use super::trailer::{self, RECORD_MAX};
 use super::unfinished::Unfinished;
@@ -328,6 +328,12 @@ impl Draft {
 
     pub(super) fn journal(&self) -> Option<&File> {
         self.journal.get().map(|journal| &*journal.file)
+    }
+
+    /// Where its journal is, if a later fill could go on with it.
+    pub(super) fn journal_path(&self) -> Option<PathBuf> {
+        self.journal.get()?;
+        self.lock().as_ref().filter(|scratch| scratch.has_journal()).map(|scratch| journal_of(scratch.path()))
     }
 
     /// For messages.

@@ -116,6 +116,40 @@ async fn a_download_that_runs_is_finished_by_the_worker_that_began_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_workers_keep_the_limit_on_the_line_together() {
+    const RATE: u64 = 1 << 20;
+    const OTHER: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121002/full.zip";
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(PAYLOAD, Resource::new(bytes(1, 16 << 20)));
+    manager.put(OTHER, Resource::new(bytes(2, 16 << 20)));
+    let mut relay = Relay::start(guarded(&manager, folder.path()).args(["--wan-limit", "1MiB/s"]));
+    let old = serves(&relay).await;
+    let mut clients = Vec::new();
+    for target in [PAYLOAD, OTHER] {
+        let mut client = Client::connect(relay.address).await;
+        client.begin(&Request::get(target)).await.unwrap();
+        client.head().await.unwrap();
+        clients.push(client);
+        if target == PAYLOAD {
+            relay.process.signal("USR2");
+            relay.process.line(|line| line.contains("handed over; finishing what runs")).unwrap();
+        }
+    }
+    assert!(runs(old) && workers(&relay).len() == 2);
+    // Sockets' buffers fill beyond what has passed; then each byte more has had its turn.
+    let sent = |more: u64| {
+        let enough = manager.body_bytes() + more;
+        while manager.body_bytes() < enough {
+            std::thread::yield_now();
+        }
+        Instant::now()
+    };
+    let (begun, ended) = (sent(RATE), sent(2 * RATE));
+    let rate = (2 * RATE) as f64 / (ended - begun).as_secs_f64();
+    assert!(rate < 1.1 * RATE as f64, "{rate:.0} bytes a second crossed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_does_not_start_changes_nothing() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let [program, token] = ["gupd", "token"].map(|name| folder.path().join(name));

@@ -15,7 +15,7 @@ use crate::admin::{self, Answer, Ordered, Orders};
 use crate::guard::control::{self, Channel, Order, Packet, Said};
 use crate::listen::Sockets;
 use crate::telemetry::log;
-use crate::{Clock, Pulse, Relay};
+use crate::{Clock, Limits, Pulse, Relay};
 
 /// What becomes of the worker next.
 enum Turn {
@@ -36,6 +36,8 @@ struct Guard {
     reloaded: Option<Answer>,
     /// The configuration has changed since it was read.
     reload: bool,
+    /// The limits, once there are any.
+    limits: Option<Arc<Limits>>,
     // Taken, so that they do not end the process; the guard passes on what they mean.
     _signals: Vec<Signal>,
 }
@@ -59,6 +61,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
     guard.say(Said::Ready);
     let Some(figures) = guard.let_go() else { return Ok(()) };
     let mut relay = ready.guarded(&figures).ordered(orders).serve()?;
+    guard.limits = Some(relay.limits());
     *pulse.lock().unwrap_or_else(PoisonError::into_inner) = relay.pulse();
     tracing::info!(
         listen = ?relay.addresses(),
@@ -101,7 +104,16 @@ impl Guard {
         let channel = Arc::new(Channel::new(end)?);
         drop(in_runtime);
         let (upgrade, reloaded) = (None, None);
-        Ok(Self { runtime, channel, ordered, upgrade, reloaded, reload: false, _signals: signals })
+        Ok(Self {
+            runtime,
+            channel,
+            ordered,
+            upgrade,
+            reloaded,
+            reload: false,
+            limits: None,
+            _signals: signals,
+        })
     }
 
     /// A guard that cannot be told is gone, which is found out when it is listened to.
@@ -120,6 +132,11 @@ impl Guard {
                 }
             });
             match ordered {
+                Err(Ok(Some((Order::Share(processes), _)))) => {
+                    if let Some(limits) = &self.limits {
+                        limits.share(processes);
+                    }
+                }
                 Err(order) => return order.ok().flatten(),
                 // The guard has its part in both, and says when it is this one's turn.
                 Ok(Ordered { order: admin::Order::Upgrade, answer }) => {
@@ -185,7 +202,7 @@ impl Guard {
                     let result = result.map(|()| "the new worker is ready and takes over".to_owned());
                     let _gone = self.upgrade.take().map(|answer| answer.send(result));
                 }
-                Some(Order::Begin { .. } | Order::Open | Order::Go(_)) => {}
+                Some(Order::Begin { .. } | Order::Open | Order::Go(_) | Order::Share(_)) => {}
             }
         }
     }
