@@ -284,7 +284,7 @@ access = true
         "gupd.toml:13: server.listen: \"2967\" is not an address with a port; write it like 0.0.0.0:2967 or [::1]:2967",
         "gupd.toml:15: server.workers: 0 is too little; the least is 1",
         "gupd.toml:16: server.access: unknown key; server has listen, admin, admin_token_file, tls_cert, tls_key, \
-         workers, max_header_bytes, max_uri_bytes, max_connections, header_timeout, stall_timeout, drain_timeout",
+         client_ca, workers, max_header_bytes, max_uri_bytes, max_connections, header_timeout, stall_timeout, drain_timeout",
     ];
     assert_eq!(problems(load_with(text, &overrides, &env)), expected);
 }
