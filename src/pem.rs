@@ -19,6 +19,14 @@ pub enum PemError {
         /// What is wrong.
         reason: String,
     },
+    /// Certificates of issuers that cannot be such.
+    #[error("{}: its certificates cannot be trusted as issuers: {reason}; give those of the issuers, not of clients", path.display())]
+    Issuers {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// Not a PEM file with a private key.
     #[error("{}: no private key can be read from it: {reason}; give a PEM file with an unencrypted key", path.display())]
     Key {

@@ -33,6 +33,8 @@ pub enum CacheStatus {
     OnlyIfCached,
     /// `503`, because the windows of the client's group give it a later turn.
     Deferred,
+    /// A "there is none", because the policy of the site denies the client this content.
+    Denied,
     /// `307`, because an administrator wants clients to go to the manager.
     Redirected,
     /// An error of the relay's own, because no upstream gave a response.
@@ -69,7 +71,7 @@ pub enum Outcome {
 
 impl CacheStatus {
     /// Every label that [`as_str`](Self::as_str) gives, for the label set of a metric.
-    pub const LABELS: [&'static str; 11] = [
+    pub const LABELS: [&'static str; 12] = [
         "hit",
         "stale",
         "revalidated",
@@ -79,6 +81,7 @@ impl CacheStatus {
         "bypass",
         "only-if-cached",
         "deferred",
+        "denied",
         "redirected",
         "failed",
     ];
@@ -95,6 +98,7 @@ impl CacheStatus {
             Self::Bypass | Self::Method => "bypass",
             Self::OnlyIfCached => "only-if-cached",
             Self::Deferred => "deferred",
+            Self::Denied => "denied",
             Self::Redirected => "redirected",
             Self::Failed => "failed",
         }
@@ -159,7 +163,9 @@ impl CacheStatus {
             }
             Self::Bypass => BYPASS,
             Self::Method => METHOD,
-            Self::OnlyIfCached | Self::Deferred | Self::Redirected | Self::Failed => return None,
+            Self::OnlyIfCached | Self::Deferred | Self::Denied | Self::Redirected | Self::Failed => {
+                return None;
+            }
         })
     }
 }
@@ -234,6 +240,7 @@ mod tests {
             (Method, Some("gupd; fwd=method"), "bypass"),
             (OnlyIfCached, None, "only-if-cached"),
             (Deferred, None, "deferred"),
+            (Denied, None, "denied"),
             (Redirected, None, "redirected"),
             (Failed, None, "failed"),
         ]

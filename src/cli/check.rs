@@ -19,9 +19,7 @@ pub(super) fn run(settings: &Settings, probe: bool) -> Result<(), Failure> {
     let config = settings.load()?;
     let configuration = |error: &dyn std::fmt::Display| Failure::Configuration(error.to_string());
     Policy::new(&config).map_err(|error| configuration(&error))?;
-    if let Some(pair) = &config.server.tls {
-        tls::acceptor(pair).map_err(|error| configuration(&error))?;
-    }
+    tls::acceptor(&config.server).map_err(|error| configuration(&error))?;
     let metrics = Metrics::new().map_err(|error| Failure::Failed(error.to_string()))?;
     let wan = Arc::new(Wan::unlimited(&config, Clock::system()));
     let upstreams = Upstreams::new(&config, Clock::system(), wan, Arc::new(metrics))

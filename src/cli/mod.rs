@@ -7,6 +7,7 @@ mod clients_config;
 mod demo;
 mod orders;
 mod plan;
+mod policy;
 mod refresh;
 mod serve;
 mod store;
@@ -51,6 +52,11 @@ enum Command {
     ClientsConfig(Box<clients_config::ClientsConfig>),
     /// Say what a rollout will be like at this site, and what each limit costs.
     Plan(Box<plan::Plan>),
+    /// Say what the configuration means for a client.
+    Policy {
+        #[command(subcommand)]
+        command: policy::Command,
+    },
     /// Look at what is stored, verify, remove or carry it.
     Store {
         #[command(subcommand)]
@@ -139,6 +145,7 @@ pub fn main() -> ExitCode {
         Command::Upgrade(settings) => orders::upgrade(&settings),
         Command::ClientsConfig(command) => clients_config::run(&command),
         Command::Plan(plan) => plan::run(&plan),
+        Command::Policy { command } => policy::run(&command),
         Command::Store { command } => store::run(command),
         Command::Demo { clients, exit } => demo::run(clients, exit),
     };

@@ -18,6 +18,10 @@ pub(crate) const GUIDS: [(&str, &str); 8] = [
 /// A GUID that nobody named: normal, and relayed like any other.
 pub(crate) const UNKNOWN: &str = "unknown";
 
+/// Patches of the clients' own software. Which GUIDs or paths they have differs by version and is published nowhere, so
+/// the administrator says; once that is said, they are denied to clients unless a group allows them.
+pub(crate) const CLIENT_PATCHES: &str = "client-patches";
+
 /// What a path without GUID is for.
 pub(crate) const fn of_class(class: Class) -> &'static str {
     match class {
@@ -28,9 +32,22 @@ pub(crate) const fn of_class(class: Class) -> &'static str {
     }
 }
 
-/// Every name that content may have.
-pub(super) fn names(own: &[ContentType]) -> impl Iterator<Item = &str> {
+/// A name that content may have.
+///
+/// # Errors
+/// Any other; the message names those there are.
+pub(super) fn known(text: &str, own: &[ContentType]) -> Result<String, String> {
+    let mut names: Vec<&str> = names(own).collect();
+    if names.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    names.sort_unstable();
+    names.dedup();
+    Err(format!("{text:?} is not a content type; known: {}", names.join(", ")))
+}
+
+fn names(own: &[ContentType]) -> impl Iterator<Item = &str> {
     let classes = [Class::Payload, Class::Catalog, Class::Private, Class::Generic].map(of_class);
-    let built_in = GUIDS.into_iter().map(|(_, name)| name).chain(classes).chain([UNKNOWN]);
+    let built_in = GUIDS.into_iter().map(|(_, name)| name).chain(classes).chain([UNKNOWN, CLIENT_PATCHES]);
     own.iter().map(|own| own.name.as_str()).chain(built_in)
 }

@@ -266,6 +266,11 @@ impl Section {
         }
     }
 
+    /// Where it begins.
+    pub(super) fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
     /// Adds a problem of `key`, where it was given, or else where the section begins.
     pub(super) fn refuse(&mut self, key: &str, message: impl Into<String>) {
         let place = self.place_of(key).or(self.place.as_ref()).cloned();

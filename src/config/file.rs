@@ -12,9 +12,9 @@ use toml_edit::{Item, TableLike};
 use super::problem::{Place, Problem};
 use super::units::MIB;
 
-/// Bytes of a configuration file, at most: a thousand times the largest sensible one, so that a wrong path (a log, a
-/// device) is a clear line and not memory.
-const MAX_FILE: u64 = MIB;
+/// Bytes of a configuration file, at most: twice what 100,000 subnets take, so that a wrong path (a log, a device) is a
+/// clear line and not memory.
+const MAX_FILE: u64 = 8 * MIB;
 
 /// A top-level item of the file.
 pub(super) struct Block {
@@ -80,14 +80,15 @@ fn text(path: &Path) -> Result<String, String> {
     let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
     file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
     if text.len() as u64 > MAX_FILE {
-        return Err("is larger than 1MiB; is this the configuration?".to_owned());
+        return Err("is larger than 8MiB; is this the configuration?".to_owned());
     }
     Ok(text)
 }
 
 // The error is a line, if there is one, and what is wrong there.
 fn parse(file: &Arc<str>, text: &str) -> Result<Vec<Block>, (Option<usize>, String)> {
-    let lines = Lines { file, text };
+    let starts = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+    let lines = Lines { file, starts };
     let document = toml_edit::Document::parse(text)
         .map_err(|error| (error.span().map(|span| lines.number(&span)), error.message().to_owned()))?;
     let root = document.as_table();
@@ -102,13 +103,13 @@ fn parse(file: &Arc<str>, text: &str) -> Result<Vec<Block>, (Option<usize>, Stri
 
 struct Lines<'a> {
     file: &'a Arc<str>,
-    text: &'a str,
+    /// Where each line but the first begins.
+    starts: Vec<usize>,
 }
 
 impl Lines<'_> {
     fn number(&self, span: &Range<usize>) -> usize {
-        let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
-        before.iter().filter(|byte| **byte == b'\n').count() + 1
+        self.starts.partition_point(|start| *start <= span.start) + 1
     }
 
     fn place(&self, span: Option<Range<usize>>) -> Place {

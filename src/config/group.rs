@@ -9,19 +9,29 @@ use ipnet::IpNet;
 use super::document::{Document, Section};
 use super::limit::{self, Ceiling, Limit};
 use super::network::{count_or_unlimited, warn_above};
+use super::networks::Networks;
 use super::settings::{choice, time};
-use super::tables::label;
+use super::tables::{glob, label};
 use super::units::{Rate, Time};
 use super::week::WeekTimes;
-use super::{Lan, Wan, defaults};
+use super::{ContentType, Lan, Place, Server, Wan, defaults, denials};
+
+/// Bytes of a name of a certificate: DNS names have 253, URIs may have more.
+const MAX_CERTIFICATE: usize = 1_024;
 
 /// `[[group]]`. A count that is `None` is not limited.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// Its name in logs and metrics, unique: lower case, digits, `-`.
     pub name: String,
-    /// The addresses of its clients; none for all clients of no other group.
+    /// The `[[group]]` in the file.
+    pub place: Option<Place>,
+    /// The addresses of its clients; none for any.
     pub subnets: Vec<IpNet>,
+    /// Names of its clients' certificates, in lower case: exact, or `*.` for all below a name; none for any client.
+    pub certificates: Vec<String>,
+    /// Globs over what its clients ask for, without regard to case; none for any.
+    pub paths: Vec<String>,
     /// All that its clients are sent, together.
     pub limit: Limit,
     /// What each of its clients is sent.
@@ -38,6 +48,10 @@ pub struct Group {
     pub spread: Duration,
     /// What a client gets that comes before its time.
     pub outside: Outside,
+    /// Names of content types that its clients are not to have.
+    pub deny: Vec<String>,
+    /// Names of content types that they may have all the same.
+    pub allow: Vec<String>,
 }
 
 /// `group.outside`: what a client gets that comes before its time.
@@ -62,7 +76,10 @@ impl Group {
     pub fn of_all_others(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            place: None,
             subnets: Vec::new(),
+            certificates: Vec::new(),
+            paths: Vec::new(),
             limit: Limit::unlimited(),
             client_limit: Limit::unlimited(),
             wan_limit: Limit::unlimited(),
@@ -71,7 +88,28 @@ impl Group {
             windows: WeekTimes::always(true),
             spread: defaults::SPREAD.default,
             outside: Outside::Defer,
+            deny: Vec::new(),
+            allow: Vec::new(),
         }
+    }
+
+    /// Whether it has no matcher, and so takes whoever no group before it does.
+    pub fn takes_all(&self) -> bool {
+        self.subnets.is_empty() && self.certificates.is_empty() && self.paths.is_empty()
+    }
+
+    /// Whether an address is all that it asks for.
+    pub fn takes_by_address(&self) -> bool {
+        !self.subnets.is_empty() && self.certificates.is_empty() && self.paths.is_empty()
+    }
+
+    /// Which of its certificates' names takes one of these, which are in lower case.
+    pub fn certificate_of(&self, names: &[Box<str>]) -> Option<&str> {
+        let takes = |own: &&String| match own.strip_prefix('*') {
+            Some(below) => names.iter().any(|name| name.len() > below.len() && name.ends_with(below)),
+            None => names.iter().any(|name| **name == ***own),
+        };
+        self.certificates.iter().find(takes).map(String::as_str)
     }
 
     /// How much of its spread fits into a window of this length: all, or as much as leaves the last client a turn.
@@ -80,25 +118,36 @@ impl Group {
     }
 }
 
-pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan) -> Vec<Group> {
+pub(super) fn groups(
+    document: &mut Document,
+    server: &Server,
+    wan: &Wan,
+    lan: &Lan,
+    types: &[ContentType],
+) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut rest: Option<String> = None;
+    // Where groups that ask for nothing but an address are: what they hold comes to none after them.
+    let mut held: Networks<String> = Networks::default();
     for mut s in document.tables("group", None) {
         let name = s.required("name", label);
-        let mut subnets: Vec<IpNet> = Vec::new();
-        s.many("subnets", |text| {
+        let mut own: Networks<()> = Networks::default();
+        let subnets = s.many("subnets", |text| {
             let subnet = subnet(text)?;
-            if groups.iter().any(|group| group.subnets.contains(&subnet)) {
+            if held.narrowest(subnet).is_some_and(|(holder, _)| holder == subnet) {
                 return Err(format!("{subnet} is in a group before this one; give it to one of them"));
             }
-            if subnets.contains(&subnet) {
+            if own.insert(subnet, ()).is_some() {
                 return Err(format!("{subnet} is given twice; give it once"));
             }
-            subnets.push(subnet);
-            Ok(())
+            Ok(subnet)
         });
         let group = Group {
             name: name.clone().unwrap_or_default(),
+            place: s.place().cloned(),
+            subnets: subnets.unwrap_or_default(),
+            certificates: s.many("certificates", certificate).unwrap_or_default(),
+            paths: s.many("paths", glob).unwrap_or_default(),
             limit: limit::limit(&mut s, "limit"),
             client_limit: limit::limit(&mut s, "client_limit"),
             wan_limit: limit::limit(&mut s, "wan_limit"),
@@ -107,26 +156,49 @@ pub(super) fn groups(document: &mut Document, wan: &Wan, lan: &Lan) -> Vec<Group
             windows: limit::windows(&mut s, "windows"),
             spread: time(&mut s, "spread", defaults::SPREAD),
             outside: s.one("outside", |text| choice(text, &OUTSIDE)).unwrap_or(Outside::Defer),
-            subnets,
+            deny: denials::types(&mut s, "deny", types),
+            allow: denials::types(&mut s, "allow", types),
         };
+        if let Some(both) = group.deny.iter().find(|name| group.allow.contains(name)) {
+            s.warn("deny", format!("{both} is in allow too, which wins; leave it out of one of them"));
+        }
+        if s.given("certificates") && server.client_ca.is_none() {
+            s.refuse(
+                "certificates",
+                "are shown by no client without server.client_ca; give it, or leave them out",
+            );
+        }
+        let has_matcher = ["subnets", "certificates", "paths"].iter().any(|key| s.given(key));
         if let Some(rest) = &rest {
             s.refuse(
                 "name",
-                format!("comes after group {rest:?}, which has no subnets and so takes all clients"),
+                format!("comes after group {rest:?}, which has no matcher and so takes all clients"),
             );
         }
         if groups.iter().any(|other| other.name == group.name && name.is_some()) {
             s.refuse("name", format!("{:?} is the name of two groups; give each its own", group.name));
         }
-        if s.given("subnets") && group.name == Group::DEFAULT {
+        if has_matcher && group.name == Group::DEFAULT {
             s.refuse("name", format!("{:?} is the name of all others; give this group its own", group.name));
         }
-        if !s.given("subnets") {
+        if !has_matcher {
             rest = rest.or(Some(group.name.clone()));
         }
         check_limits(&mut s, &group, wan, lan);
         check_windows(&mut s, &group, wan);
-        check_reach(&mut s, &group, &groups);
+        for subnet in &group.subnets {
+            if let Some((_, first)) = held.narrowest(*subnet) {
+                let message =
+                    format!("{subnet} lies within group {first:?}, which comes first: it never holds");
+                s.warn("subnets", message);
+            }
+        }
+        if group.takes_by_address() {
+            for subnet in &group.subnets {
+                // Whoever comes later and lies within several is told of the narrowest.
+                held.insert(*subnet, group.name.clone());
+            }
+        }
         groups.push(group);
         document.close(s);
     }
@@ -154,6 +226,19 @@ fn subnet(text: &str) -> Result<IpNet, String> {
         ));
     }
     Ok(subnet)
+}
+
+fn certificate(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("*.").unwrap_or(text);
+    if rest.is_empty()
+        || rest.len() > MAX_CERTIFICATE
+        || !rest.bytes().all(|b| b.is_ascii_graphic() && b != b'*')
+    {
+        return Err(format!(
+            "{text:?} is not a name of a certificate; write it like pc-7.site.example or *.site.example"
+        ));
+    }
+    Ok(text.to_ascii_lowercase())
 }
 
 // A group is a part of the site: what it may is within what all may.
@@ -207,17 +292,5 @@ fn check_windows(s: &mut Section, group: &Group, wan: &Wan) {
     }
     if group.outside != Outside::Defer && always && group.spread.is_zero() {
         s.warn("outside", "says nothing without windows or spread: clients are never outside");
-    }
-}
-
-fn check_reach(s: &mut Section, group: &Group, before: &[Group]) {
-    for subnet in &group.subnets {
-        let covering = |other: &&Group| other.subnets.iter().any(|wider| wider.contains(subnet));
-        if let Some(other) = before.iter().find(covering) {
-            s.warn(
-                "subnets",
-                format!("{subnet} lies within group {:?}, which comes first: it never holds", other.name),
-            );
-        }
     }
 }

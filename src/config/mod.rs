@@ -6,6 +6,7 @@
 
 pub(crate) mod content;
 mod defaults;
+mod denials;
 mod document;
 mod file;
 mod group;
@@ -13,6 +14,7 @@ mod guard;
 mod health;
 mod limit;
 mod network;
+mod networks;
 pub(crate) mod pattern;
 mod peer;
 mod problem;
@@ -27,11 +29,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use denials::Denials;
 pub use group::{Group, Outside};
 pub use guard::{Fallback, Guard};
 pub use health::Health;
 pub use limit::{Ceiling, Limit};
 pub use network::{Lan, Site, Wan, WanLimit, WanMatch};
+pub(crate) use networks::Networks;
 pub use peer::Peer;
 pub use problem::{Place, Problem, Problems};
 pub use refresh::{Prefetch, Recurrence, Refresh};
@@ -107,6 +111,8 @@ pub struct Config {
     pub content_types: Vec<ContentType>,
     /// Class rules besides the built-in ones; asked before them.
     pub rules: Vec<Rule>,
+    /// What clients get of what they are not to have.
+    pub denials: Denials,
     /// Where the relay stands.
     pub site: Site,
     /// What the line to the upstreams may carry.
@@ -115,7 +121,7 @@ pub struct Config {
     pub wan_limits: Vec<WanLimit>,
     /// What clients may be sent.
     pub lan: Lan,
-    /// Sets of clients; the first whose subnets hold a client's address is its. One without subnets is the last.
+    /// Sets of clients; the first that takes a client is its. One without matchers takes all, and is the last.
     pub groups: Vec<Group>,
     /// When catalogs are revalidated without being asked for.
     pub refresh: Refresh,
@@ -140,6 +146,8 @@ pub struct Server {
     pub workers: usize,
     /// Certificate and key; with them every `listen` speaks TLS.
     pub tls: Option<Tls>,
+    /// The issuers of certificates that clients may show over TLS.
+    pub client_ca: Option<PathBuf>,
     /// Connections at once, in all, 1 to 1,000,000.
     pub max_connections: usize,
     /// Bytes of a request's head, 8 KiB to 1 MiB.
@@ -303,6 +311,8 @@ pub struct Route {
     pub profile: Profile,
     /// What its clients get while no worker serves, if not `guard.answer`.
     pub fallback: Option<Fallback>,
+    /// Names of content types that are neither fetched nor served here.
+    pub deny_download: Vec<String>,
 }
 
 /// Which built-in rules class a route's paths.

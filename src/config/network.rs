@@ -124,7 +124,7 @@ pub(super) fn wan_limits(document: &mut Document, wan: &Wan, types: &[ContentTyp
     for mut s in document.tables("wan_limit", None) {
         let name = s.required("name", label);
         let pattern = s.one("pattern", glob);
-        let content_type = s.one("content_type", |text| known(text, types));
+        let content_type = s.one("content_type", |text| content::known(text, types));
         let given = s.given("pattern") || s.given("content_type");
         let matches = match (pattern, content_type) {
             (Some(pattern), None) => Some(WanMatch::Pattern(pattern)),
@@ -210,14 +210,4 @@ fn congestion(text: &str) -> Result<String, String> {
         ));
     }
     Ok(text.to_owned())
-}
-
-fn known(text: &str, own: &[ContentType]) -> Result<String, String> {
-    let mut names: Vec<&str> = content::names(own).collect();
-    if names.contains(&text) {
-        return Ok(text.to_owned());
-    }
-    names.sort_unstable();
-    names.dedup();
-    Err(format!("{text:?} is not a content type; known: {}", names.join(", ")))
 }

@@ -14,8 +14,8 @@ use super::defaults::{self, Bounds};
 use super::document::{Document, Section};
 use super::units::{Rate, Size, Time};
 use super::{
-    Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, group,
-    guard, health, network, peer, refresh, tables,
+    Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, denials,
+    group, guard, health, network, peer, refresh, tables,
 };
 
 impl Config {
@@ -68,11 +68,12 @@ impl Config {
         let lan = network::lan(&mut document);
         let upstreams = tables::upstreams(&mut document, &wan, &health);
         let peers = peer::peers(&mut document, &upstreams);
-        let routes = tables::routes(&mut document, &upstreams);
         let content_types = tables::content_types(&mut document);
+        let routes = tables::routes(&mut document, &upstreams, &content_types);
         let rules = tables::rules(&mut document);
         let wan_limits = network::wan_limits(&mut document, &wan, &content_types);
-        let groups = group::groups(&mut document, &wan, &lan);
+        let denials = denials::denials(&mut document);
+        let groups = group::groups(&mut document, &server, &wan, &lan, &content_types);
         let refresh = refresh::refresh(&mut document, &wan);
         let prefetch = refresh::prefetch(&mut document);
         let guard = guard::guard(&mut document);
@@ -89,6 +90,7 @@ impl Config {
             routes,
             content_types,
             rules,
+            denials,
             site,
             wan,
             wan_limits,
@@ -137,6 +139,10 @@ fn server(document: &mut Document) -> Server {
         }
         (None, None) => None,
     };
+    let client_ca = s.one("client_ca", path);
+    if client_ca.is_some() && !s.given("tls_cert") {
+        s.refuse("client_ca", "is given without tls_cert; clients show certificates over TLS only");
+    }
     let workers = s.one("workers", workers).unwrap_or_else(cores);
     let max_header_bytes = size(&mut s, "max_header_bytes", defaults::MAX_HEADER_BYTES);
     let max_uri_bytes = size(&mut s, "max_uri_bytes", defaults::MAX_URI_BYTES);
@@ -149,6 +155,7 @@ fn server(document: &mut Document) -> Server {
         admin_token_file,
         workers,
         tls,
+        client_ca,
         max_connections: count(&mut s, "max_connections", defaults::MAX_CONNECTIONS),
         // Both are at most 1 MiB.
         max_header_bytes: usize::try_from(max_header_bytes).unwrap_or(usize::MAX),

@@ -12,7 +12,7 @@ use super::settings::{choice, number, path};
 use super::tls::trust;
 use super::{
     Class, ContentMatch, ContentType, Health, HttpProxy, Profile, Route, Rule, Upstream, Wan, defaults,
-    limit, pattern,
+    denials, limit, pattern,
 };
 
 /// Bytes of a name that becomes a metric's label.
@@ -72,7 +72,7 @@ fn proxy(s: &mut Section) -> Option<HttpProxy> {
     Some(HttpProxy { url: url?, auth_file })
 }
 
-pub(super) fn routes(document: &mut Document, upstreams: &[Upstream]) -> Vec<Route> {
+pub(super) fn routes(document: &mut Document, upstreams: &[Upstream], types: &[ContentType]) -> Vec<Route> {
     let tables = document.tables("route", None);
     let every: Vec<usize> = (0..upstreams.len()).collect();
     if tables.is_empty() {
@@ -83,6 +83,7 @@ pub(super) fn routes(document: &mut Document, upstreams: &[Upstream]) -> Vec<Rou
             upstreams: every,
             profile: Profile::Auto,
             fallback: None,
+            deny_download: Vec::new(),
         }];
     }
     let mut routes: Vec<Route> = Vec::with_capacity(tables.len());
@@ -93,10 +94,11 @@ pub(super) fn routes(document: &mut Document, upstreams: &[Upstream]) -> Vec<Rou
         let profile = s.one("profile", |text| choice(text, &PROFILES)).unwrap_or(Profile::Auto);
         let fallback = s.one("fallback", |text| choice(text, &FALLBACKS));
         let upstreams = s.many("upstreams", |text| upstream(text, upstreams));
+        let deny_download = denials::types(&mut s, "deny_download", types);
         if let Some(prefix) = prefix {
             let name = named.unwrap_or_else(|| format!("{}{prefix}", host.as_deref().unwrap_or_default()));
             let upstreams = upstreams.unwrap_or_else(|| every.clone());
-            let route = Route { name, prefix, host, upstreams, profile, fallback };
+            let route = Route { name, prefix, host, upstreams, profile, fallback, deny_download };
             check_route(&mut s, &route, &routes);
             routes.push(route);
         }

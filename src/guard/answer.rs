@@ -2,7 +2,6 @@
 //! uncached; always that if the guard is its proxy, which a redirect would lead back to. Takes the same targets as the proxy and refuses the same; a client whose manager does not answer is told
 //! when to come back.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use crate::config::{Config, Fallback};
 use crate::forward::{self, Bounds, PublicUrls, Refusal, Target, fields};
 use crate::instance::Instance;
 use crate::listen::{self, Peer};
-use crate::policy::Policy;
+use crate::policy::{Client, Policy};
 use crate::shape::{Purpose, Wan};
 use crate::telemetry::Metrics;
 use crate::telemetry::{Answered, Figures};
@@ -104,7 +103,11 @@ impl Answers {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer_for(&self, request: Request<Incoming>, peer: Peer) -> (Response<ResponseBody>, Answered) {
+    async fn answer_for(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> (Response<ResponseBody>, Answered) {
         let live = self.live.load_full();
         let (head, body) = request.into_parts();
         if forward::ends_here(&head.method, &head.uri, &head.headers) {
@@ -123,6 +126,12 @@ impl Answers {
             Ok(target) => target,
             Err(refusal) => return (refused(refusal), Answered::Refused),
         };
+        let client = Client::new(peer.address.ip(), target.normal.path()).with_names(peer.names());
+        let group = live.policy.group(&client);
+        if let Some(denied) = live.policy.denied(group, &target.route, target.normal.path()) {
+            let sentence = "gupd: the policy of this site does not give this content to this client\n";
+            return (text(denied.status, sentence), Answered::Refused);
+        }
         match target.route.fallback.unwrap_or(live.answer) {
             Fallback::Redirect if !target.proxied => live.redirect(&target),
             Fallback::Redirect | Fallback::Relay => {
@@ -134,7 +143,7 @@ impl Answers {
                 );
                 forward::count_down(&head.method, &mut headers);
                 let body = RequestBody::streamed(body, live.stall_timeout);
-                self.relay(&live, &target, head.method, headers, body, peer.address.ip()).await
+                self.relay(&live, &target, head.method, headers, body, &group.name).await
             }
         }
     }
@@ -146,10 +155,9 @@ impl Answers {
         method: Method,
         headers: HeaderMap,
         body: RequestBody,
-        client: IpAddr,
+        group: &str,
     ) -> (Response<ResponseBody>, Answered) {
         let classified = live.policy.classify(&target.route, target.normal.path());
-        let group = &live.policy.group(client).name;
         let lane = self.wan.lane(target.normal.path(), &classified, Some(group), Purpose::Waited);
         let outgoing = Outgoing {
             method,
@@ -194,7 +202,7 @@ impl listen::Answers for Answers {
 
     async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<ResponseBody> {
         let asked = self.live.load().access_log.then(|| (request.method().clone(), request.uri().clone()));
-        let (response, answered) = self.answer_for(request, peer).await;
+        let (response, answered) = self.answer_for(request, &peer).await;
         self.figures().answered(answered);
         if let Some((method, target)) = asked {
             tracing::info!(

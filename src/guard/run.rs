@@ -101,7 +101,7 @@ impl Guard {
     fn new(setup: Setup) -> Result<Self, GuardError> {
         let config = &setup.config;
         let metrics = Arc::new(Metrics::new()?);
-        let tls = config.server.tls.as_ref().map(tls::acceptor).transpose()?;
+        let tls = tls::acceptor(&config.server)?;
         let patience = patience(config);
         let (handover, workers, sockets, figures) = if setup.resumed {
             let resumed = renew::resume()?;

@@ -69,12 +69,21 @@ impl OverTcp for TlsStream<TcpStream> {
 }
 
 /// A client's end of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// The client.
     pub address: SocketAddr,
     /// The address it connected to.
     pub local: SocketAddr,
+    /// The names of its certificate, in lower case; `None` if it has shown none.
+    names: Option<Arc<[Box<str>]>>,
+}
+
+impl Peer {
+    /// The names of the certificate that it has shown.
+    pub fn names(&self) -> &[Box<str>] {
+        self.names.as_deref().unwrap_or_default()
+    }
 }
 
 /// Whoever answers what is asked on connections.
@@ -141,7 +150,7 @@ impl<A: Answers> Connections<A> {
     /// # Errors
     /// When they cannot be used; the old ones stay.
     pub fn renew_certificate(&self, server: &config::Server) -> Result<(), PemError> {
-        let renewed = acceptor(server)?;
+        let renewed = tls::acceptor(server)?.map(Arc::new);
         if renewed.is_some() && self.tls.load().is_some() {
             self.tls.store(renewed);
         }
@@ -169,13 +178,16 @@ impl<A: Answers> Connections<A> {
 
     async fn serve_stream(&self, stream: TcpStream, client: SocketAddr, stage: watch::Receiver<Stage>) {
         let Ok(local) = stream.local_addr() else { return };
-        let peer = Peer { address: client, local };
+        let mut peer = Peer { address: client, local, names: None };
         // Heads and small bodies leave at once; large bodies fill segments anyway.
         let _unsupported = stream.set_nodelay(true);
         let tls = self.tls.load_full();
         let Some(tls) = tls else { return self.serve_http(stream, peer, stage).await };
         match timeout(self.header_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => self.serve_http(stream, peer, stage).await,
+            Ok(Ok(stream)) => {
+                peer.names = tls::names(stream.get_ref().1);
+                self.serve_http(stream, peer, stage).await;
+            }
             Ok(Err(error)) => self.refuse("tls", client, &error),
             Err(late) => self.refuse("tls", client, &late),
         }
@@ -188,10 +200,13 @@ impl<A: Answers> Connections<A> {
         let unanswered = Arc::new(AtomicBool::new(false));
         let ends_by_close = AtomicBool::new(false);
         let answers = &self.answers;
+        let client = &peer;
         let service = service_fn(|request: Request<Incoming>| {
             ends_by_close.store(request.version() < Version::HTTP_11, Ordering::Relaxed);
+            // Counts up once for a client with a certificate, and copies two addresses for others.
+            let client = client.clone();
             async move {
-                let mut response = answers.answer(request, peer).await;
+                let mut response = answers.answer(request, client).await;
                 if self.leaving.load(Ordering::Relaxed) {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -235,10 +250,6 @@ impl<A: Answers> Connections<A> {
         self.metrics.refused.with_label_values(&[reason]).inc();
         tracing::info!(client = %client.ip().to_canonical(), reason, %error, "refused");
     }
-}
-
-fn acceptor(server: &config::Server) -> Result<Option<Arc<TlsAcceptor>>, PemError> {
-    server.tls.as_ref().map(|tls| tls::acceptor(tls).map(Arc::new)).transpose()
 }
 
 impl<A> std::fmt::Debug for Connections<A> {

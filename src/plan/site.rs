@@ -119,7 +119,7 @@ impl Site {
 
     fn groups(&self, config: &Config, axis: &Axis) -> Result<Vec<Group>, SiteError> {
         let mut all = config.groups.clone();
-        if all.iter().all(|group| !group.subnets.is_empty()) {
+        if !all.iter().any(config::Group::takes_all) {
             all.push(config::Group::of_all_others(DEFAULT));
         }
         // Clients of no group are clients of the default one, which takes part if it is named, or if there is no other.

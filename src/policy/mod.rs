@@ -4,7 +4,9 @@
 
 pub mod calendar;
 mod content_type;
+mod denial;
 mod group;
+mod matcher;
 mod profile;
 mod revision;
 mod route;
@@ -15,12 +17,16 @@ pub mod window;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::StatusCode;
+
 use crate::clock::UnixMillis;
-use crate::config::{Class, Config, Profile, pattern};
+use crate::config::{Class, Config, Profile, content, pattern};
 use calendar::Calendar;
 use content_type::ContentTypes;
+pub use denial::Denied;
 pub use group::Group;
 use group::Groups;
+pub use matcher::Client;
 use profile::Classes;
 pub use revision::{FirstSeen, Revision};
 pub use route::Route;
@@ -35,6 +41,7 @@ pub struct Policy {
     routes: Routes,
     content_types: ContentTypes,
     groups: Groups,
+    denied_status: StatusCode,
     calendar: Calendar,
 }
 
@@ -73,7 +80,7 @@ impl Form {
 
 /// A pattern of the configuration that does not compile. [`Config::load`] refuses such a pattern first.
 #[derive(Debug, thiserror::Error)]
-#[error("pattern of a rule or content type: {0}; mend it in the configuration")]
+#[error("pattern of a rule, content type or group: {0}; mend it in the configuration")]
 pub struct PolicyError(#[from] globset::Error);
 
 impl Policy {
@@ -95,10 +102,14 @@ impl Policy {
             };
             routes.push(Arc::new(Route::new(route, classes)));
         }
+        // Withheld from clients by default, as the vendor does, once there are any.
+        let is_known = config.content_types.iter().any(|own| own.name == content::CLIENT_PATCHES);
+        let withheld: Vec<&str> = is_known.then_some(content::CLIENT_PATCHES).into_iter().collect();
         Ok(Self {
             routes: Routes::new(routes),
             content_types: ContentTypes::new(&config.content_types)?,
-            groups: Groups::new(&config.groups),
+            groups: Groups::new(&config.groups, &withheld)?,
+            denied_status: config.denials.status,
             calendar: Calendar::new(config.site.time_zone.clone()),
         })
     }
@@ -125,8 +136,8 @@ impl Policy {
         Classified { class, form, content_type: Arc::clone(self.content_types.of(&path, class)) }
     }
 
-    /// The group of a client: the first whose subnets hold its address, else the one for all others.
-    pub fn group(&self, client: IpAddr) -> &Arc<Group> {
+    /// The group of a client: the first that takes it, else the one for all others.
+    pub fn group(&self, client: &Client<'_>) -> &Arc<Group> {
         self.groups.find(client)
     }
 

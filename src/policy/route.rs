@@ -18,6 +18,8 @@ pub struct Route {
     pub profile: Profile,
     /// What its clients get while no worker serves, if not what all get.
     pub fallback: Option<Fallback>,
+    /// Content types that are neither fetched nor served here.
+    pub(super) denied: Vec<String>,
     pub(super) classes: Arc<Classes>,
     host: Option<Box<str>>,
     // Without a last slash, so `/` is empty.
@@ -31,6 +33,7 @@ impl Route {
             upstreams: route.upstreams.clone(),
             profile: route.profile,
             fallback: route.fallback,
+            denied: route.deny_download.clone(),
             classes,
             host: route.host.as_deref().map(Into::into),
             prefix: route.prefix.trim_end_matches('/').into(),
@@ -66,6 +69,10 @@ impl Routes {
         self.0.iter().find(|route| route.takes(host, path))
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.0.iter()
+    }
+
     pub(super) fn named(&self, name: &str) -> Option<&Arc<Route>> {
         self.0.iter().find(|route| *route.name == *name)
     }
@@ -96,6 +103,7 @@ mod tests {
                 upstreams: vec![0],
                 profile: Profile::Auto,
                 fallback: None,
+                deny_download: Vec::new(),
             })
             .collect();
         Policy::new(&config).unwrap()

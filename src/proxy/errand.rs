@@ -38,11 +38,13 @@ pub enum Fetched {
 }
 
 impl Live {
-    /// What a stored response is by the rules in force; `None` without its route.
+    /// What a stored response is by the rules in force; `None` if the relay has no route for it, or must not fetch it.
     fn classify(&self, key: &str) -> Option<Classified> {
         let (route, target) = key::split(key);
         let path = target.split('?').next().unwrap_or_default();
-        Some(self.policy.classify(self.policy.route_named(route)?, path))
+        let route = self.policy.route_named(route)?;
+        let classified = self.policy.classify(route, path);
+        self.policy.may_fetch(route, &classified).then_some(classified)
     }
 }
 
@@ -107,7 +109,7 @@ impl Proxy {
     }
 
     async fn ask(&self, live: &Live, mut wanted: Wanted, most: u64) -> Result<Fetched, Irretrievable> {
-        if wanted.classified.class == Class::Private {
+        if wanted.classified.class == Class::Private || live.classify(&wanted.key).is_none() {
             return Ok(Fetched::Nothing);
         }
         let mut last = FillError::Abandoned;

@@ -1,10 +1,11 @@
-//! Leads a request through its stages: target, route, group and its windows, a place, look-up, then a hit, a fill to
+//! Leads a request through its stages: target, route, group, what it is denied, its windows, a place, look-up, then a hit, a fill to
 //! follow, or the manager itself. Owns the order of these steps and nothing else; each stage has its file. Nothing here
 //! knows sockets or threads.
 
 pub mod body;
 mod circle;
 pub mod conditional;
+mod denied;
 mod errand;
 pub mod multipart;
 mod news;
@@ -41,7 +42,7 @@ use crate::fill::Fills;
 pub use crate::forward::Refusal;
 use crate::forward::{self, Bounds, Drain, Draining, PublicUrls, Target};
 use crate::listen::{Answers, Peer};
-use crate::policy::{Classified, FirstSeen, Group, Policy};
+use crate::policy::{Classified, Client, FirstSeen, Group, Policy};
 use crate::shape::{Lan, Lane, Places, Purpose};
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
@@ -78,7 +79,7 @@ struct Asked<'a> {
     method: &'a Method,
     headers: &'a HeaderMap,
     version: Version,
-    peer: Peer,
+    peer: &'a Peer,
     control: CacheControl,
     target: &'a Target,
     group: &'a Arc<Group>,
@@ -130,12 +131,14 @@ impl Proxy {
             drain: Arc::default(),
         };
         proxy.expect_groups(&proxy.live.load());
+        proxy.expect_denials(&proxy.live.load());
         proxy
     }
 
     /// Takes new routes, rules and upstreams; requests under way keep the old ones.
     pub fn reconfigure(&self, live: Live) {
         self.expect_groups(&live);
+        self.expect_denials(&live);
         self.live.store(Arc::new(live));
     }
 
@@ -162,7 +165,7 @@ impl Proxy {
             local: peer.local,
         };
         if forward::ends_here(&head.method, &head.uri, &head.headers) {
-            return self.respond(Reply::options(), &head.method, access, &live, peer);
+            return self.respond(Reply::options(), &head.method, access, &live, &peer, None);
         }
         // Before anything that it could wait for, or that waits for it.
         let target = if live.upstreams.instance().has_passed(&head.headers) {
@@ -170,24 +173,30 @@ impl Proxy {
         } else {
             Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds)
         };
+        let mut known = None;
         let reply = match target {
             Err(refusal) => self.refuse(refusal),
             Ok(target) => {
+                let client = Client::new(peer.address.ip(), target.normal.path()).with_names(peer.names());
+                let group = *known.insert(live.policy.group(&client));
                 let asked = Asked {
                     method: &head.method,
                     headers: &head.headers,
                     version: head.version,
-                    peer,
+                    peer: &peer,
                     control: CacheControl::of_request(&head.headers),
                     target: &target,
-                    group: live.policy.group(peer.address.ip()),
+                    group,
                     live: &live,
                 };
+                if let Some(reply) = self.denied(&asked) {
+                    return self.respond(reply, &head.method, access, &live, &peer, known);
+                }
                 if self.drain.get() == Draining::Redirecting
                     && !target.proxied
                     && let Some(reply) = self.away(&asked)
                 {
-                    return self.respond(reply, &head.method, access, &live, peer);
+                    return self.respond(reply, &head.method, access, &live, &peer, known);
                 }
                 // What is off the hit path is boxed, so that a hit's future stays small.
                 if self.may_wait(&asked) {
@@ -199,7 +208,7 @@ impl Proxy {
                 }
             }
         };
-        self.respond(reply, &head.method, access, &live, peer)
+        self.respond(reply, &head.method, access, &live, &peer, known)
     }
 
     fn refuse(&self, refusal: Refusal) -> Reply {
@@ -222,10 +231,14 @@ impl Proxy {
         method: &Method,
         access: Access,
         live: &Live,
-        peer: Peer,
+        peer: &Peer,
+        group: Option<&Arc<Group>>,
     ) -> Response<ResponseBody> {
         let client = peer.address.ip();
-        let shaped = || Shaped::new(self.lan.clone(), client, live.policy.group(client).clone());
+        // What has no target has no path either.
+        let group =
+            || group.unwrap_or_else(|| live.policy.group(&Client::new(client, "").with_names(peer.names())));
+        let shaped = || Shaped::new(self.lan.clone(), client, group().clone());
         reply.into_response(method, access, shaped, self.lan.is_limited())
     }
 

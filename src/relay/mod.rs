@@ -120,7 +120,7 @@ impl Relay {
         let metrics = Arc::new(Metrics::new()?);
         let wan = Arc::new(Wan::new(config, clock.clone()));
         live(config, clock, &wan, &metrics, &Arc::new(Instance::new()), None)?;
-        config.server.tls.as_ref().map(tls::acceptor).transpose()?;
+        tls::acceptor(&config.server)?;
         Ok(())
     }
 
@@ -135,7 +135,7 @@ impl Relay {
         let instance = Arc::new(Instance::new());
         let live = live(&config, &clock, &wan, &metrics, &instance, None)?;
         let (checks, check) = Checks::new(live.upstreams().clone());
-        let tls = config.server.tls.as_ref().map(tls::acceptor).transpose()?;
+        let tls = tls::acceptor(&config.server)?;
         let admin = sockets.admin.local_addr()?;
         let store = Store::open(&config.store, clock.clone())?;
         let control = tokio::runtime::Builder::new_multi_thread()
@@ -221,6 +221,7 @@ impl Relay {
         let mut running = config.clone();
         running.server = Server {
             tls: config.server.tls.clone(),
+            client_ca: config.server.client_ca.clone(),
             max_uri_bytes: config.server.max_uri_bytes,
             drain_timeout: config.server.drain_timeout,
             ..self.config.server.clone()

@@ -47,6 +47,8 @@ pub struct Metrics {
     pub refused: IntCounterVec,
     /// Requests deferred to their client's turn, by group: policy, not failure.
     pub deferred: IntCounterVec,
+    /// Requests for what the site's policy denies their clients, by group and content type: policy, not failure.
+    pub denied: IntCounterVec,
     /// Downloads now that have a place, of those that are counted.
     pub downloads: IntGauge,
     /// Requests that wait for a place now.
@@ -164,6 +166,11 @@ impl Metrics {
                 "gupd_deferred_total",
                 "Requests for payloads deferred to their client's turn by the windows of its group: policy, not failure.",
                 &["group"],
+            )?,
+            denied: counters(
+                "gupd_denied_total",
+                "Requests for content that the policy of the site denies to their clients: policy, not failure.",
+                &["group", "content_type"],
             )?,
             downloads: gauge(
                 "gupd_downloads",

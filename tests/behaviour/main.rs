@@ -8,12 +8,15 @@ mod support;
 
 mod balance;
 mod caching;
+mod client_certificates;
 mod clock;
 mod damage;
+mod denied;
 mod digests;
 mod failover;
 mod fill;
 mod forward;
+mod groups;
 mod handover;
 mod health;
 mod hierarchy;

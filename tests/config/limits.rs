@@ -127,8 +127,8 @@ pattern = \"/a/[b\"
         "20: wan.burst: 0s is too little; the least is 20ms",
         "24: lan.client_queue: 5 is above lan.queue, which is 4",
         "25: lan.max_downloads: 0 is too little; the least is 1, or unlimited",
-        "28: wan_limit.content_type: \"virus\" is not a content type; known: catalog, iron-revocation, iron-whitelist, \
-         liveupdate, management, network-threat, other, proactive-threat, submission-control, unknown, \
+        "28: wan_limit.content_type: \"virus\" is not a content type; known: catalog, client-patches, iron-revocation, \
+         iron-whitelist, liveupdate, management, network-threat, other, proactive-threat, submission-control, unknown, \
          virus-definitions-32, virus-definitions-64, virus-definitions-legacy",
         "30: wan_limit.limit: is missing",
         "32: wan_limit.pattern: \"/a/[b\": unclosed character class; missing ']'",
@@ -184,9 +184,9 @@ subnets = \"10.5.0.0/16\"
         "20: group.spread: 8d is too much; the most is 7d",
         "21: group.outside: \"deny\" is not one of defer, cached-only, ignore",
         "25: group.name: \"b\" is the name of two groups; give each its own",
-        "25: group.name: comes after group \"rest\", which has no subnets and so takes all clients",
+        "25: group.name: comes after group \"rest\", which has no matcher and so takes all clients",
         "28: group.name: \"default\" is the name of all others; give this group its own",
-        "28: group.name: comes after group \"rest\", which has no subnets and so takes all clients",
+        "28: group.name: comes after group \"rest\", which has no matcher and so takes all clients",
     ]
     .map(|line| format!("gupd.toml:{line}"));
     assert_eq!(problems(load(&format!("{text}{MANAGER}"))), expected);

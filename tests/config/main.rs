@@ -1,6 +1,8 @@
 //! The configuration as an administrator meets it: files, variables and flags in, settings or lines of problems out.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the test")]
 
+mod denials;
+mod groups;
 mod guard;
 mod health;
 mod limits;
@@ -79,6 +81,7 @@ fn every_documented_default_is_the_one_in_the_code() {
     let mut expected = Config::for_upstreams(&["http://manager.example:8014"]).unwrap();
     // The settings that have no default, or one of the machine.
     expected.server.tls = Some(Tls { cert: "/etc/gupd/tls.pem".into(), key: "/etc/gupd/tls.key".into() });
+    expected.server.client_ca = Some("/etc/gupd/site-ca.pem".into());
     expected.store.dir = "/var/lib/gupd".into();
     expected.upstreams[0].public_url = Some("https://manager.example".parse().unwrap());
     expected.routes[0].fallback = Some(Fallback::Relay);
@@ -97,13 +100,18 @@ fn every_documented_default_is_the_one_in_the_code() {
     expected.upstreams.push(documented.upstreams[1].clone());
     expected.peers.clone_from(&documented.peers);
     let mut group = Group::of_all_others("branch-a");
+    group.place.clone_from(&documented.groups[0].place);
     group.subnets.clone_from(&documented.groups[0].subnets);
+    group.certificates.clone_from(&documented.groups[0].certificates);
+    group.paths.clone_from(&documented.groups[0].paths);
+    (group.deny, group.allow) = (vec!["iron-revocation".into()], vec!["client-patches".into()]);
+    expected.routes[0].deny_download = vec!["submission-control".into()];
     expected.groups = vec![group];
     assert_eq!(documented, expected);
     assert_eq!(documented.upstreams.len(), 2);
     assert_eq!(documented.peers.len(), 2);
     assert_eq!(documented.wan_limits.len(), 2);
-    assert_eq!(documented.content_types.len(), 2);
+    assert_eq!(documented.content_types.len(), 3);
     assert_eq!(documented.rules.len(), 1);
     assert_eq!(documented.prefetch.paths.len(), 1);
 }
@@ -132,6 +140,7 @@ fn every_key_the_reader_knows_is_documented() {
         "rule",
         "wan_limit",
         "group",
+        "policy",
     ] {
         let [one, many] = [format!("\n[{section}]\n"), format!("\n[[{section}]]\n")];
         let table = if text.contains(&many) { many } else { one };
@@ -275,7 +284,7 @@ access = true
         "gupd.toml:13: server.listen: \"2967\" is not an address with a port; write it like 0.0.0.0:2967 or [::1]:2967",
         "gupd.toml:15: server.workers: 0 is too little; the least is 1",
         "gupd.toml:16: server.access: unknown key; server has listen, admin, admin_token_file, tls_cert, tls_key, \
-         workers, max_header_bytes, max_uri_bytes, max_connections, header_timeout, stall_timeout, drain_timeout",
+         client_ca, workers, max_header_bytes, max_uri_bytes, max_connections, header_timeout, stall_timeout, drain_timeout",
     ];
     assert_eq!(problems(load_with(text, &overrides, &env)), expected);
 }
@@ -298,9 +307,9 @@ fn a_file_that_cannot_be_read_is_one_problem() {
     let folder = load(dir.path()).to_string();
     assert!(folder.contains(": cannot be read: "), "{folder}");
     let large = dir.path().join("large");
-    std::fs::write(&large, "#".repeat((1 << 20) + 1)).unwrap();
+    std::fs::write(&large, "#".repeat((8 << 20) + 1)).unwrap();
     let large = load(&large);
-    assert!(large.to_string().contains("is larger than 1MiB"), "{large}");
+    assert!(large.to_string().contains("is larger than 8MiB"), "{large}");
     assert!(matches!(large.iter().next().unwrap().place, Some(Place::File(_, None))));
 }
 
@@ -466,7 +475,7 @@ fn a_section_in_the_wrong_form_is_one_problem() {
             "no upstream: give --upstream URL or [[upstream]]",
             "gupd.toml:1: store: is one table; write [store]",
             "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, health, \
-             cache, log, site, wan, lan, upstream, peer, route, content_type, rule, wan_limit, group, refresh, prefetch, guard",
+             cache, log, site, wan, lan, upstream, peer, content_type, route, rule, wan_limit, policy, group, refresh, prefetch, guard",
             "gupd.toml:3: upstream: is a list of tables; write [[upstream]]",
             "gupd.toml:5: log: is one table; write [log]",
         ]

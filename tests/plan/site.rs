@@ -7,7 +7,7 @@ use gupd::config::Overrides;
 use gupd::config::units::Rate;
 use gupd::plan::{Appearance, Group, Limit, Outside, Site};
 use gupd::policy::window::offset;
-use gupd::policy::{Policy, Revision, Turn};
+use gupd::policy::{Client, Policy, Revision, Turn};
 use proptest::prelude::*;
 
 use crate::HOUR;
@@ -143,7 +143,7 @@ proptest! {
         let turn = offset(client.into(), "1", scale).as_secs_f64() / scale.as_secs_f64();
         let revision = Revision { name: "{a}/1", sequence: "1" };
         let now = start + minutes.1 * 60_000;
-        let relays = match policy.turn(policy.group(client.into()), client.into(), revision, start, now) {
+        let relays = match policy.turn(policy.group(&Client::new(client.into(), "/")), client.into(), revision, start, now) {
             Turn::Open | Turn::Emergency => now,
             Turn::Closed { opens } => opens,
         };

@@ -18,6 +18,7 @@ mod bundles;
 mod clients_config;
 mod crash;
 mod demo;
+mod explain;
 mod exposition;
 mod fault_layer;
 mod faults;

@@ -1,0 +1,92 @@
+//! What it costs to find a client's group: look-ups of random addresses among 10, 1,000 and 100,000 subnets of 100
+//! groups, half of them held by one. Prints nanoseconds for each look-up, and how long the table takes to build.
+//!
+//! `cargo bench --bench groups`
+
+#![allow(clippy::print_stdout, reason = "what a bench is for")]
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
+
+use gupd::Config;
+use gupd::config::Group;
+use gupd::policy::{Client, Policy};
+use ipnet::IpNet;
+
+const GROUPS: u64 = 100;
+/// More than the second-level cache holds nodes, so that look-ups are as cold as a site's.
+const CLIENTS: usize = 1 << 16;
+const ROUNDS: usize = 32;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("{:>6} {:>9} {:>12} {:>10}", "family", "subnets", "ns/look-up", "build/ms");
+    for is_v4 in [true, false] {
+        for subnets in [10, 1_000, 100_000] {
+            measure(is_v4, subnets)?;
+        }
+    }
+    Ok(())
+}
+
+fn measure(is_v4: bool, subnets: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let mut random = Random(1);
+    let mut config = Config::for_upstreams(&["http://manager"])?;
+    let mut networks = Vec::new();
+    for _ in 0..subnets {
+        // Branches: a handful of lengths, some within others.
+        let length = if is_v4 { 20 + random.below(9) } else { 44 + random.below(21) };
+        networks.push(IpNet::new(random.address(is_v4), u8::try_from(length)?)?.trunc());
+    }
+    config.groups = (0..GROUPS.min(subnets))
+        .map(|number| Group {
+            subnets: networks.iter().copied().skip(number as usize).step_by(GROUPS as usize).collect(),
+            ..Group::of_all_others(&format!("branch-{number}"))
+        })
+        .collect();
+    let begun = Instant::now();
+    let policy = Policy::new(&config)?;
+    let built = begun.elapsed();
+    let clients: Vec<IpAddr> = (0..CLIENTS)
+        .map(|at| match at % 2 {
+            0 => networks[random.below(subnets) as usize].addr(),
+            _ => random.address(is_v4),
+        })
+        .collect();
+    let begun = Instant::now();
+    for _ in 0..ROUNDS {
+        for client in &clients {
+            black_box(policy.group(&Client::new(*black_box(client), "/")));
+        }
+    }
+    let each = begun.elapsed().as_secs_f64() * 1e9 / (ROUNDS * CLIENTS) as f64;
+    let family = if is_v4 { "IPv4" } else { "IPv6" };
+    println!("{family:>6} {subnets:>9} {each:>12.1} {:>10.1}", built.as_secs_f64() * 1e3);
+    Ok(())
+}
+
+/// SplitMix64: the same addresses in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, most: u64) -> u64 {
+        self.next() % most
+    }
+
+    /// Within 10.0.0.0/8 or 2001:db8::/32.
+    fn address(&mut self, is_v4: bool) -> IpAddr {
+        if is_v4 {
+            Ipv4Addr::from(0x0a00_0000 | (self.next() as u32 >> 8)).into()
+        } else {
+            let rest = u128::from(self.next()) << 32 | u128::from(self.next() as u32);
+            Ipv6Addr::from(0x2001_0db8_u128 << 96 | rest).into()
+        }
+    }
+}

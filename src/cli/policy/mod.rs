@@ -1,0 +1,66 @@
+//! `gupd policy`: what the configuration means for one client, by the rules that the relay itself asks. Owns the flags;
+//! needs no relay and no upstream. What is said stands in `explanation`, how in `table`.
+
+mod explanation;
+mod table;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use http::uri::PathAndQuery;
+
+use self::explanation::Explanation;
+use super::{Failure, answer};
+use crate::clock::Clock;
+use crate::config::{self, Config, Overrides};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Say what a client that asks for a path gets, and why: its group, turn, limits and upstreams.
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// The client's address.
+    #[arg(long, value_name = "ADDR")]
+    client: IpAddr,
+    /// What it asks for, as it spells it.
+    #[arg(long, value_parser = path)]
+    path: PathAndQuery,
+    /// A name of the certificate that it shows; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    certificate: Vec<String>,
+    /// The host that it names, which routes may ask for.
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// JSON, with times in UTC, spans in seconds and rates in bytes a second.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(command: &Command) -> Result<(), Failure> {
+    let Command::Explain(asked) = command;
+    let config = Config::load_without_upstreams(
+        &Overrides::default(),
+        asked.config.as_deref(),
+        config::environment(),
+    )?;
+    let explanation = Explanation::of(asked, &config, Clock::system().now())?;
+    if asked.json {
+        let text = serde_json::to_string_pretty(&explanation);
+        answer(&text.map_err(|error| Failure::Failed(format!("it cannot be written as JSON: {error}")))?);
+    } else {
+        answer(&table::table(&explanation, &config.site.time_zone));
+    }
+    Ok(())
+}
+
+fn path(text: &str) -> Result<PathAndQuery, String> {
+    let path = text.parse().ok().filter(|_| text.starts_with('/'));
+    path.ok_or_else(|| format!("{text:?} is not a path; write it like /content/{{GUID}}/261121001/full.zip"))
+}

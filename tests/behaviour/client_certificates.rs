@@ -1,0 +1,80 @@
+//! Clients that show a certificate: what it says decides their group, and nobody must show one.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use gupd::config::week::WeekTimes;
+use gupd::config::{Group, Tls};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::support::{Authority, Identity, PAYLOAD, Resource, Site, bytes};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_in_the_group_of_its_certificate_and_one_without_is_served_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let server = authority.issue("localhost");
+    let (cert, key) = server.write(folder.path());
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    // Read when the relay starts.
+    let site = Site::with(|config| {
+        config.server.tls = Some(Tls { cert, key });
+        config.server.client_ca = Some(ca);
+        config.groups = vec![Group {
+            certificates: vec!["*.branch.example".to_owned(), "urn:pc:7".to_owned()],
+            windows: WeekTimes::always(false),
+            ..Group::of_all_others("branch")
+        }];
+    });
+    site.manager.put(PAYLOAD, Resource::new(bytes(1, 10_000)));
+    let ask = |identity| asked(site.address(), &authority, identity);
+    assert_eq!(ask(None).await.as_deref(), Some("HTTP/1.1 200"));
+    for (name, status) in [
+        ("PC-7.Branch.example", "HTTP/1.1 503"),
+        ("pc.deep.branch.example", "HTTP/1.1 503"),
+        ("branch.example", "HTTP/1.1 200"),
+        ("pc-7.other.example", "HTTP/1.1 200"),
+    ] {
+        assert_eq!(ask(Some(authority.issue(name))).await.as_deref(), Some(status), "{name}");
+    }
+    assert_eq!(ask(Some(Authority::new().issue("pc-7.branch.example"))).await, None);
+    site.counts("gupd_refused_total{reason=\"tls\"}", 1.0).await;
+}
+
+/// The beginning of the answer, `None` if the connection ends without one. Two requests: the names stay the connection's.
+async fn asked(address: SocketAddr, authority: &Authority, identity: Option<Identity>) -> Option<String> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.certificate()).unwrap();
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots);
+    let config = match identity {
+        None => config.with_no_client_auth(),
+        Some(identity) => {
+            let folder = tempfile::tempdir().unwrap();
+            let (chain, key) = read(identity.write(folder.path()));
+            config.with_client_auth_cert(chain, key).unwrap()
+        }
+    };
+    let stream = TcpStream::connect(address).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), stream).await.ok()?;
+    let head = format!(
+        "HEAD /minitri.flg HTTP/1.1\r\nHost: a\r\n\r\nGET {PAYLOAD} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.ok()?;
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).await.ok()?;
+    let text = String::from_utf8_lossy(&response);
+    text.match_indices("HTTP/1.1 ").nth(1).map(|(at, _)| text[at..at + 12].to_owned())
+}
+
+fn read(
+    (cert, key): (impl AsRef<Path>, impl AsRef<Path>),
+) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    (vec![CertificateDer::from_pem_file(cert).unwrap()], PrivateKeyDer::from_pem_file(key).unwrap())
+}

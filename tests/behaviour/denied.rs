@@ -1,0 +1,104 @@
+//! Patch control over sockets: a client that is denied content gets what means "there is none", and nothing is fetched for
+//! it; the relay fetches it for others, unless its route forbids that.
+
+use gupd::config::{ContentMatch, ContentType, Group};
+use http::StatusCode;
+
+use crate::refresh::{ask, with_token};
+use crate::support::{Client, PAYLOAD, Request, Resource, Site, bytes};
+
+const PATCH: &str = "/patches/14.3/patch.zip";
+const DEFINITIONS: &str = "virus-definitions-32";
+
+fn patches(config: &mut gupd::Config) {
+    let matches = ContentMatch::Pattern("/patches/**".to_owned());
+    config.content_types.push(ContentType { name: "client-patches".to_owned(), matches });
+}
+
+fn with_content(site: Site) -> Site {
+    for path in [PATCH, PAYLOAD, "/patches/index2.dax", "/minitri.flg"] {
+        site.manager.put(path, Resource::new(bytes(1, 10_000)));
+    }
+    site
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_patches_are_for_groups_that_allow_them_once_they_are_known() {
+    let unknown = with_content(Site::new());
+    assert_eq!(unknown.get(PATCH).await.status, 200);
+    let site = with_content(Site::with(|config| {
+        patches(config);
+        config.groups = vec![Group {
+            subnets: vec!["127.0.0.2/32".parse().unwrap()],
+            allow: vec!["client-patches".to_owned()],
+            ..Group::of_all_others("pilot")
+        }];
+    }));
+    let denied = site.get(PATCH).await;
+    assert_eq!((denied.status, denied.header("cache-control")), (404, Some("no-store")));
+    assert_eq!(site.manager.requests(PATCH), 0);
+    let mut pilot = Client::connect_from("127.0.0.2".parse().unwrap(), site.address()).await;
+    assert_eq!(pilot.send(&Request::get(PATCH)).await.unwrap().whole(), bytes(1, 10_000));
+    site.filled().await;
+    // What is stored for others is no exception, however it is asked for.
+    for request in [Request::get(PATCH), Request::head(PATCH), Request::get(PATCH).range("5-9")] {
+        assert_eq!(site.send(request).await.status, 404);
+    }
+    assert_eq!(site.get(&PATCH.replace("patches", "%50ATCHES")).await.status, 404);
+    assert_eq!(site.get(PAYLOAD).await.status, 200);
+    let series = "{content_type=\"client-patches\",group=\"default\"}";
+    assert_eq!(site.metric(&format!("gupd_denied_total{series}")).await, 5.0);
+    assert_eq!(site.metric("gupd_denied_total{content_type=\"client-patches\",group=\"pilot\"}").await, 0.0);
+    let counted = "gupd_requests_total{cache=\"denied\",class=\"generic\"}";
+    assert_eq!(site.metric(counted).await, 5.0, "it is no refusal and no failure");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_payload_has_the_status_that_is_set_and_a_denied_catalog_is_missing() {
+    let mut site = with_content(Site::with(|config| {
+        patches(config);
+        config.denials.status = StatusCode::GONE;
+        let deny = vec![DEFINITIONS.to_owned(), "catalog".to_owned()];
+        config.groups = vec![Group { deny, ..Group::of_all_others("all") }];
+    }));
+    for (path, status) in
+        [(PATCH, 410), (PAYLOAD, 410), ("/patches/index2.dax", 404), ("/minitri.flg", 404), ("/other", 404)]
+    {
+        assert_eq!(site.get(path).await.status, status, "{path}");
+    }
+    let mut config = site.config.clone();
+    config.groups.clear();
+    config.content_types.clear();
+    site.relay_mut().reload(config).unwrap();
+    for path in [PATCH, PAYLOAD, "/patches/index2.dax", "/minitri.flg"] {
+        assert_eq!(site.get(path).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_route_denies_is_neither_served_nor_refreshed_nor_fetched_ahead() {
+    let change = |config: &mut gupd::Config| {
+        patches(config);
+        with_token(config);
+        config.refresh.catalogs = vec!["/patches/index2.dax".parse().unwrap()];
+        config.prefetch.paths = vec![PATCH.parse().unwrap()];
+    };
+    let site = with_content(Site::with(change));
+    assert_eq!(ask(&site, "s3cret").await.status, 200);
+    site.counts_to("gupd_prefetched_bytes_total", 10_000.0).await;
+    assert_eq!((site.manager.requests("/patches/index2.dax"), site.manager.requests(PATCH)), (1, 1));
+    assert_eq!(site.get(PATCH).await.status, 404, "the relay has it, and clients do not get it");
+
+    let site = with_content(Site::with(|config| {
+        change(config);
+        config.prefetch.paths.push(PAYLOAD.parse().unwrap());
+        config.routes[0].deny_download = vec!["client-patches".to_owned()];
+        config.groups =
+            vec![Group { allow: vec!["client-patches".to_owned()], ..Group::of_all_others("all") }];
+    }));
+    assert_eq!(ask(&site, "s3cret").await.status, 200);
+    site.counts_to("gupd_prefetched_bytes_total", 10_000.0).await;
+    assert_eq!(site.get(PATCH).await.status, 404);
+    assert_eq!((site.manager.requests("/patches/index2.dax"), site.manager.requests(PATCH)), (0, 0));
+    assert_eq!(site.manager.requests(PAYLOAD), 1);
+}

@@ -1,0 +1,54 @@
+//! Groups over sockets: which one a request is in decides what it gets, whatever it asked for before on its connection.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use gupd::config::Group;
+use gupd::config::week::WeekTimes;
+
+use crate::support::{Client, PAYLOAD, Request, Resource, Site, bytes};
+
+const DELTA: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261120001.dax";
+
+/// A group whose clients never have a turn.
+fn never(name: &str) -> Group {
+    Group { windows: WeekTimes::always(false), ..Group::of_all_others(name) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_paths_holds_up_what_they_match_and_nothing_else_on_the_same_connection() {
+    let site = Site::with(|config| {
+        let full = Group { paths: vec!["**/full.zip".to_owned()], ..never("full-sets") };
+        config.groups = vec![full];
+    });
+    for path in [PAYLOAD, DELTA] {
+        site.manager.put(path, Resource::new(bytes(1, 10_000)));
+    }
+    let mut client = Client::connect(site.address()).await;
+    for (path, status) in
+        [(DELTA, 200), (PAYLOAD, 503), (&PAYLOAD.replace("full", "%66ULL"), 503), (DELTA, 200)]
+    {
+        assert_eq!(client.send(&Request::get(path)).await.unwrap().status, status, "{path}");
+    }
+    assert_eq!(site.metric("gupd_deferred_total{group=\"full-sets\"}").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subnets_and_paths_of_a_group_must_both_fit_and_a_group_before_it_wins() {
+    let one = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    let site = Site::with(|config| {
+        let subnets = vec!["127.0.0.2/32".parse().unwrap()];
+        let pilot = Group {
+            subnets: subnets.clone(),
+            paths: vec!["**/*.dax".to_owned()],
+            ..Group::of_all_others("pilot")
+        };
+        config.groups = vec![pilot, Group { subnets, ..never("branch") }];
+    });
+    for path in [PAYLOAD, DELTA] {
+        site.manager.put(path, Resource::new(bytes(1, 10_000)));
+    }
+    let mut client = Client::connect_from(one, site.address()).await;
+    assert_eq!(client.send(&Request::get(DELTA)).await.unwrap().status, 200);
+    assert_eq!(client.send(&Request::get(PAYLOAD)).await.unwrap().status, 503);
+    assert_eq!(site.get(PAYLOAD).await.status, 200);
+}

@@ -1,0 +1,53 @@
+//! What clients are not to have, as an administrator writes it.
+
+use http::StatusCode;
+
+use super::{MANAGER, load, problems};
+
+#[test]
+fn denied_content_is_a_404_unless_another_status_is_given() {
+    assert_eq!(load(MANAGER).unwrap().denials.status, StatusCode::NOT_FOUND);
+    let config = load(&format!("{MANAGER}[policy]\ndenied_status = 410\n")).unwrap();
+    assert_eq!(config.denials.status, StatusCode::GONE);
+}
+
+#[test]
+fn every_mistake_about_what_is_denied_is_named_with_its_line() {
+    let known = "known: catalog, client-patches, iron-revocation";
+    for (text, expected) in [
+        (
+            "[policy]\ndenied_status = 500\n",
+            "4: policy.denied_status: \"500\" is not one of 403, 404, 410, 503",
+        ),
+        ("[policy]\nstatus = 404\n", "4: policy.status: unknown key; policy has denied_status"),
+        (
+            "[[group]]\nname = \"a\"\ndeny = [\"client-patch\"]\n",
+            "5: group.deny: \"client-patch\" is not a content type; known: catalog, client-patches, iron",
+        ),
+        (
+            "[[group]]\nname = \"a\"\nallow = \"x\"\n",
+            &format!("5: group.allow: \"x\" is not a content type; {known}"),
+        ),
+        (
+            "[[route]]\nprefix = \"/\"\ndeny_download = [\"own\", \"others\"]\n[[content_type]]\nname = \"own\"\npattern = \"/x\"\n",
+            "5: route.deny_download: \"others\" is not a content type; known: catalog, client-patches, iron",
+        ),
+    ] {
+        let lines = problems(load(&format!("{MANAGER}{text}")));
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].starts_with(&format!("gupd.toml:{expected}")), "{lines:?}");
+    }
+}
+
+#[test]
+fn what_is_denied_and_allowed_at_once_is_a_warning() {
+    let text = "[[group]]\nname = \"a\"\ndeny = \"catalog\"\nallow = \"catalog\"\n";
+    let warnings = load(&format!("{MANAGER}{text}")).unwrap().warnings;
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(
+        warning.to_string().ends_with(
+            "gupd.toml:5: group.deny: catalog is in allow too, which wins; leave it out of one of them"
+        ),
+        "{warning}"
+    );
+}

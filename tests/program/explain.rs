@@ -1,0 +1,128 @@
+//! What `gupd policy explain` says of a client, with no relay running.
+
+use crate::process::{Ended, Process, gupd};
+
+const SITE: &str = r#"
+[site]
+time_zone = "UTC"
+[wan]
+limit = "8Mbit/s"
+[[wan_limit]]
+name = "full-sets"
+pattern = "**/full.zip"
+limit = "1Mbit/s"
+[lan]
+max_downloads = 50
+[[upstream]]
+url = "http://second.example"
+priority = 2
+[[upstream]]
+url = "http://first.example"
+priority = 1
+[[content_type]]
+name = "client-patches"
+pattern = "/patches/**"
+[[group]]
+name = "pilot"
+subnets = ["10.1.2.0/24"]
+paths = ["/patches/**"]
+allow = ["client-patches"]
+[[group]]
+name = "branch"
+subnets = ["10.9.0.0/16", "10.1.0.0/16"]
+client_limit = "500KiB/s"
+spread = "4h"
+[[group]]
+name = "laptops"
+certificates = ["*.laptops.example"]
+[server]
+tls_cert = "relay.pem"
+tls_key = "relay.key"
+client_ca = "site-ca.pem"
+"#;
+const FULL: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/full.zip";
+
+fn explained(client: &str, path: &str, more: &[&str]) -> Ended {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gupd.toml");
+    std::fs::write(&file, SITE).unwrap();
+    let mut command = gupd(["policy", "explain", "--client", client, "--path", path, "--config"]);
+    Process::start(command.arg(file).args(more)).ended()
+}
+
+fn value<'a>(ended: &'a Ended, name: &str) -> Vec<&'a str> {
+    let own = ended.lines.iter().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    own.map(str::trim_start).collect()
+}
+
+#[test]
+fn a_client_is_told_its_group_its_turn_and_what_holds_for_it() {
+    let ended = explained("10.1.2.3", FULL, &[]);
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(value(&ended, "route"), ["/"]);
+    assert_eq!(value(&ended, "class"), ["payload, form full"]);
+    assert_eq!(value(&ended, "content type"), ["virus-definitions-32"]);
+    let group = value(&ended, "group")[0];
+    assert!(
+        group.starts_with("branch: ")
+            && group.ends_with("gupd.toml:26 is the first that takes it, by subnets 10.1.0.0/16"),
+        "{group}"
+    );
+    assert_eq!(value(&ended, "windows"), ["always open"]);
+    let turn = value(&ended, "turn")[0];
+    assert!(
+        turn.starts_with("now, or ") && turn.contains(" into 4h of spread, for revision 261121001"),
+        "{turn}"
+    );
+    assert_eq!(
+        value(&ended, "limit"),
+        ["500KiB/s group.client_limit", "1Mbit/s wan_limit full-sets", "8Mbit/s wan.limit"]
+    );
+    assert_eq!(value(&ended, "downloads"), ["50 lan.max_downloads"]);
+    assert_eq!(
+        value(&ended, "upstream"),
+        ["1 first.example http://first.example/", "2 second.example http://second.example/"]
+    );
+}
+
+#[test]
+fn what_is_denied_is_said_with_its_status_and_who_may_have_it() {
+    let denied = explained("10.1.3.3", "/patches/a.zip", &[]);
+    assert!(value(&denied, "denied")[0].contains("get 404"), "{denied:?}");
+    let allowed = explained("10.1.2.3", "/Patches/a.zip", &[]);
+    assert_eq!(value(&allowed, "denied"), [""; 0]);
+    assert!(
+        value(&allowed, "group")[0].ends_with("by subnets 10.1.2.0/24 and paths /patches/**"),
+        "{allowed:?}"
+    );
+    let laptop =
+        explained("192.0.2.1", "/a", &["--certificate", "urn:a", "--certificate", "PC-7.laptops.example"]);
+    assert!(value(&laptop, "group")[0].ends_with("by certificates *.laptops.example"), "{laptop:?}");
+    let nobody = explained("2001:db8::1", "/minitri.flg", &[]);
+    assert_eq!(value(&nobody, "group"), ["default: no [[group]] takes it"]);
+}
+
+#[test]
+fn a_program_is_told_the_same_as_json() {
+    let ended = explained("::ffff:10.1.2.3", FULL, &["--json"]);
+    let said: serde_json::Value = serde_json::from_str(&ended.lines.join("\n")).unwrap();
+    assert_eq!((said["client"].as_str(), said["class"].as_str()), (Some("10.1.2.3"), Some("payload")));
+    assert_eq!(said["group"]["because"][0]["value"], "10.1.0.0/16");
+    assert_eq!(said["upstreams"][0]["name"], "first.example");
+    assert_eq!(said["limits"][1]["bytes_per_second"], 125_000);
+    // The relay's own test of offsets says the same of this client and revision.
+    assert_eq!(
+        (said["turn"]["spread_seconds"].as_f64(), said["turn"]["offset_seconds"].as_f64()),
+        (Some(14_400.0), Some(6_785.019))
+    );
+    assert!(said["turn"]["known"] == said["time"] && said["denied"].is_null(), "{said}");
+}
+
+#[test]
+fn a_question_that_has_no_answer_is_one_line() {
+    explained("10.1.2.3", "/a/../b", &[]).complained(1, &["/a/../b", "400"]);
+    for (client, path, what) in [("10.1.2.3", "content", "not a path"), ("10.1.2", "/a", "--client")] {
+        let ended = explained(client, path, &[]);
+        assert!(ended.status.code() == Some(2) && ended.errors.contains(what), "{ended:?}");
+    }
+}
