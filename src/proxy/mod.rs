@@ -1,6 +1,6 @@
-//! Leads a request through its stages: target, route, group, what it is denied, its windows, a place, look-up, then a hit, a fill to
-//! follow, or the manager itself. Owns the order of these steps and nothing else; each stage has its file. Nothing here
-//! knows sockets or threads.
+//! Leads a request through its stages: target, route, group, what it is denied, its windows, a place, look-up, then a
+//! hit, a fill to follow, or the manager itself. Owns the order of these steps and nothing else; each stage has its file.
+//! Nothing here knows sockets or threads.
 
 pub mod body;
 mod circle;
