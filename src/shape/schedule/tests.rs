@@ -248,7 +248,7 @@ proptest! {
         for (flow, due) in dues.into_iter().enumerate() {
             let had = run.bytes(flow, 2 * SECOND, 12 * SECOND) as f64 / 10.0;
             // A turn more or less at the ends of the ten seconds.
-            let turn = (total / u64::from(SHARE)).min(TURN_MAX) as f64 / 10.0;
+            let turn = (total / SHARE).min(TURN_MAX) as f64 / 10.0;
             prop_assert!((had - due).abs() <= due * 0.03 + turn, "flow {} had {} of {}", flow, had, due);
         }
     }
