@@ -39,7 +39,7 @@ use tokio::time::sleep;
 use self::clients::{Client, Got, Tally};
 use self::content::{Dice, Published, mix};
 use self::managers::{Crossed, Manager};
-use self::process::{Relay, gupd};
+use self::process::{PATIENCE, Relay, gupd};
 use self::watched::Watched;
 
 const CLIENTS: u64 = 300;
@@ -115,12 +115,16 @@ async fn chaos() {
     let client = client();
     for number in 0..published.count() {
         let object = published.object(number);
-        let got = client.ask("GET", object, String::new(), u64::MAX, false).await;
-        assert!(
-            matches!(got, Got::Bytes(version, range) if range == (0..version.object.length)),
-            "{}",
-            object.path()
-        );
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // A worker that was killed just now may take a moment, and its guard sends clients away meanwhile.
+            let got = client.ask("GET", object, String::new(), u64::MAX, false).await;
+            if matches!(got, Got::Bytes(version, range) if range == (0..version.object.length)) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{} cannot be had", object.path());
+            sleep(Duration::from_millis(100)).await;
+        }
     }
     relay.filled().await;
     let after = watched.settled(|now| now.sockets <= before.sockets + POOLED).await;
@@ -151,7 +155,7 @@ fn configure(file: &Path, folder: &Path, managers: [&Manager; 2], times: u32) {
         "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
          [store]\ndir = {store:?}\nquota = \"{QUOTA}\"\nmin_free = \"0B\"\nmemory = \"{}MiB\"\n\
          [fill]\nidle_timeout = \"1s\"\nconnect_timeout = \"1s\"\n\
-         [health]\nretry = \"1s\"\nretry_max = \"2s\"\n[guard]\nanswer = \"redirect\"\n[wan]\nlimit = \"{limit}\"\n[refresh]\nschedule = \"off\"\n\
+         [health]\nretry = \"1s\"\nretry_max = \"2s\"\n[guard]\nanswer = \"redirect\"\nrestart_max = \"2s\"\n[wan]\nlimit = \"{limit}\"\n[refresh]\nschedule = \"off\"\n\
          [[upstream]]\nurl = \"{one}\"\n[[upstream]]\nurl = \"{other}\"\n",
         MEMORY.0
     );
