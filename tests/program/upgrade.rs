@@ -122,7 +122,10 @@ async fn two_workers_keep_the_limit_on_the_line_together() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new(bytes(1, 16 << 20)));
     manager.put(OTHER, Resource::new(bytes(2, 16 << 20)));
-    let mut relay = Relay::start(guarded(&manager, folder.path()).args(["--wan-limit", "1MiB/s"]));
+    let mut command = guarded(&manager, folder.path());
+    // What is left at the end is for nobody.
+    command.args(["--wan-limit", "1MiB/s"]).env("GUPD_SERVER_DRAIN_TIMEOUT", "20s");
+    let mut relay = Relay::start(&mut command);
     let old = serves(&relay).await;
     let mut clients = Vec::new();
     for target in [PAYLOAD, OTHER] {
