@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::process::{Process, Relay, gupd, parsed, serve};
-use crate::support::{Manager, PAYLOAD, Request, Resource, bytes, get};
+use crate::support::{Authority, Front, Manager, PAYLOAD, Request, Resource, bytes, get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_is_all_it_needs_to_be_told() {
@@ -145,5 +145,22 @@ fn it_explains_itself() {
         "--guard",
     ] {
         assert!(help.contains(flag), "{help}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_is_trusted_that_the_systems_roots_vouch_for_and_no_other() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    manager.put(PAYLOAD, Resource::new("content"));
+    let (known, unknown) = (Authority::new(), Authority::new());
+    let roots = folder.path().join("roots.pem");
+    std::fs::write(&roots, known.pem()).unwrap();
+    for (authority, store, status) in [(known, "known", 200), (unknown, "unknown", 504)] {
+        let front = Front::start(manager.address(), authority.issue("127.0.0.1")).await;
+        let mut command = gupd(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.args(["--upstream", &front.url(), "--store"]).arg(folder.path().join(store));
+        // Where the machine's own would be.
+        command.env("SSL_CERT_FILE", &roots).env_remove("SSL_CERT_DIR").env("GUPD_STORE_MIN_FREE", "0");
+        assert_eq!(Relay::start(&mut command).get(PAYLOAD).await.status, status, "{store}");
     }
 }
