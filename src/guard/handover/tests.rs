@@ -10,7 +10,6 @@ use super::*;
 
 const PATIENCE: Patience =
     Patience { watchdog: Duration::from_secs(10), restart_max: Duration::from_secs(30) };
-
 const BEAT: Duration = Duration::from_secs(3);
 
 /// A worker as it really is, whatever the guard believes.
@@ -424,9 +423,8 @@ fn a_stop_while_the_store_changes_hands_lets_the_old_worker_finish() {
     guard.on(Duration::ZERO, Event::Upgrade);
     assert!(guard.on(Duration::ZERO, Event::Prepared(1)).contains(&Action::HandOver(0)));
     assert_eq!(guard.on(Duration::ZERO, Event::Stop), [Action::Close, Action::Kill(1)]);
-    for event in [Event::Ended(1, Exit::Signal(9)), Event::Released(0)] {
-        guard.on(Duration::ZERO, event);
-    }
+    guard.on(Duration::ZERO, Event::Ended(1, Exit::Signal(9)));
+    guard.on(Duration::ZERO, Event::Released(0));
     assert!(guard.on(Duration::ZERO, Event::Ended(0, Exit::Status(0))).contains(&Action::End));
 }
 
