@@ -138,6 +138,25 @@ pub(super) const REVISIONS: Bounds<u32> = bounds(3, 1, 30);
 /// Some full sets and every delta of a day.
 pub(super) const PREFETCH_BYTES: Bounds<u64> = bounds(GIB, MIB, 1_024 * TIB);
 
+/// A month: beyond it every revision that waits has been replaced many times.
+pub(super) const RING_DELAY: Bounds<Duration> = times(0, 0, 30 * DAY);
+/// Two days of a manager that publishes each four hours. More than a thousand would be years.
+pub(super) const KEEP: Bounds<u32> = bounds(10, 2, 1_000);
+/// As long as content that nobody asks for is kept.
+pub(super) const MAX_AGE: Bounds<Duration> = times(30 * DAY, DAY, 3_650 * DAY);
+/// Percent: one of twenty is more than laptops that are closed while they download.
+pub(super) const TROUBLE_SHARE: Bounds<u8> = bounds(5, 1, 100);
+/// One or two clients of a small ring may be broken themselves.
+pub(super) const TROUBLE_CLIENTS: Bounds<u32> = bounds(3, 1, 1_000_000);
+/// Once, and once again after something went wrong; the third time the client does not get on with it.
+pub(super) const REPEATS: Bounds<u32> = bounds(3, 2, 100);
+/// An endpoint that is switched on each day has asked by then.
+pub(super) const BEHIND: Bounds<Duration> = times(DAY, MINUTE, 30 * DAY);
+/// A week's leave.
+pub(super) const UNSEEN: Bounds<Duration> = times(7 * DAY, HOUR, 365 * DAY);
+/// Five times the largest site; a client costs about a kilobyte.
+pub(super) const MAX_CLIENTS: Bounds<u32> = bounds(50_000, 1, 1_000_000);
+
 /// Longer than a stall of the machine, shorter than clients' patience with a relay that accepts and says nothing.
 pub(super) const WATCHDOG: Bounds<Duration> =
     bounds(Duration::from_secs(10), Duration::from_millis(100), Duration::from_secs(10 * MINUTE));

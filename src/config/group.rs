@@ -208,7 +208,7 @@ pub(super) fn groups(
 const OUTSIDE: [(&str, Outside); 3] =
     [("defer", Outside::Defer), ("cached-only", Outside::CachedOnly), ("ignore", Outside::Ignore)];
 
-fn subnet(text: &str) -> Result<IpNet, String> {
+pub(super) fn subnet(text: &str) -> Result<IpNet, String> {
     let refused = || format!("{text:?} is not a subnet; write it like 10.1.0.0/16 or 2001:db8::/48");
     let subnet: IpNet = match text.parse::<IpAddr>() {
         Ok(address) => address.into(),

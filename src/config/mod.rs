@@ -19,6 +19,8 @@ pub(crate) mod pattern;
 mod peer;
 mod problem;
 mod refresh;
+mod ring;
+mod rollout;
 mod settings;
 mod tables;
 mod tls;
@@ -39,6 +41,8 @@ pub(crate) use networks::Networks;
 pub use peer::Peer;
 pub use problem::{Place, Problem, Problems};
 pub use refresh::{Prefetch, Recurrence, Refresh};
+pub use ring::{Gate, Ring, Steps};
+pub use rollout::Rollout;
 pub use tls::{Pin, Trust};
 pub use units::UnitError;
 pub use week::{Week, WeekMinute, WeekTimes};
@@ -123,6 +127,10 @@ pub struct Config {
     pub lan: Lan,
     /// Sets of clients; the first that takes a client is its. One without matchers takes all, and is the last.
     pub groups: Vec<Group>,
+    /// Stages in which clients come to see a new revision; without any, they see it at once.
+    pub rings: Vec<Ring>,
+    /// How many revisions are kept, and what is taken for trouble.
+    pub rollout: Rollout,
     /// When catalogs are revalidated without being asked for.
     pub refresh: Refresh,
     /// What is fetched before a client asks.

@@ -15,7 +15,7 @@ use super::document::{Document, Section};
 use super::units::{Rate, Size, Time};
 use super::{
     Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, denials,
-    group, guard, health, network, peer, refresh, tables,
+    group, guard, health, network, peer, refresh, ring, rollout, tables,
 };
 
 impl Config {
@@ -74,6 +74,8 @@ impl Config {
         let wan_limits = network::wan_limits(&mut document, &wan, &content_types);
         let denials = denials::denials(&mut document);
         let groups = group::groups(&mut document, &server, &wan, &lan, &content_types);
+        let rollout = rollout::rollout(&mut document);
+        let rings = ring::rings(&mut document, &groups, &rollout);
         let refresh = refresh::refresh(&mut document, &wan);
         let prefetch = refresh::prefetch(&mut document);
         let guard = guard::guard(&mut document);
@@ -96,6 +98,8 @@ impl Config {
             wan_limits,
             lan,
             groups,
+            rings,
+            rollout,
             refresh,
             prefetch,
             guard,

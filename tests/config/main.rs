@@ -8,6 +8,7 @@ mod health;
 mod limits;
 mod peers;
 mod refresh;
+mod rings;
 mod together;
 mod upstreams;
 
@@ -108,12 +109,14 @@ fn every_documented_default_is_the_one_in_the_code() {
     (group.deny, group.allow) = (vec!["iron-revocation".into()], vec!["client-patches".into()]);
     expected.routes[0].deny_download = vec!["submission-control".into()];
     expected.groups = vec![group];
+    expected.rings.clone_from(&documented.rings);
     assert_eq!(documented, expected);
     assert_eq!(documented.upstreams.len(), 2);
     assert_eq!(documented.peers.len(), 2);
     assert_eq!(documented.wan_limits.len(), 2);
     assert_eq!(documented.content_types.len(), 3);
     assert_eq!(documented.rules.len(), 1);
+    assert_eq!(documented.rings.len(), 2);
     assert_eq!(documented.prefetch.paths.len(), 1);
 }
 
@@ -142,6 +145,8 @@ fn every_key_the_reader_knows_is_documented() {
         "wan_limit",
         "group",
         "policy",
+        "rollout",
+        "ring",
     ] {
         let [one, many] = [format!("\n[{section}]\n"), format!("\n[[{section}]]\n")];
         let table = if text.contains(&many) { many } else { one };
@@ -368,7 +373,7 @@ fn a_section_in_the_wrong_form_is_one_problem() {
             "no upstream: give --upstream URL or [[upstream]]",
             "gupd.toml:1: store: is one table; write [store]",
             "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, health, \
-             cache, log, site, wan, lan, upstream, peer, content_type, route, rule, wan_limit, policy, group, refresh, prefetch, guard",
+             cache, log, site, wan, lan, upstream, peer, content_type, route, rule, wan_limit, policy, group, rollout, ring, refresh, prefetch, guard",
             "gupd.toml:3: upstream: is a list of tables; write [[upstream]]",
             "gupd.toml:5: log: is one table; write [log]",
         ]

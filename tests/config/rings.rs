@@ -1,0 +1,112 @@
+//! The stages of a rollout, as an administrator writes them.
+
+use std::time::Duration;
+
+use gupd::config::{Gate, Steps};
+
+use super::{MANAGER, load, problems};
+
+const GROUPS: &str = "[[group]]\nname = \"a\"\nsubnets = \"10.1.0.0/16\"\n[[group]]\nname = \"b\"\nsubnets = \"10.2.0.0/16\"\n";
+
+fn with(rings: &str) -> String {
+    format!("{MANAGER}{GROUPS}{rings}")
+}
+
+#[test]
+fn rings_follow_each_other_in_the_files_order_unless_they_say_otherwise() {
+    let config = load(&with(
+        "[[ring]]\nname = \"pilot\"\ngroups = \"a\"\n[[ring]]\nname = \"all\"\ngroups = [\"default\"]\ndelay = \"1d\"\n\
+         gate = \"manual\"\nshares = [\"10%\", 50, 100]\nstep = \"4h\"\nspread = \"1h\"\n\
+         [[ring]]\nname = \"b\"\ngroups = \"b\"\nafter = \"pilot\"\nsubnets = [\"10.2.1.0/24\", \"10.2.2.0/24\"]\n",
+    ))
+    .unwrap();
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let after: Vec<_> = config.rings.iter().map(|ring| ring.after).collect();
+    assert_eq!(after, [None, Some(0), Some(0)]);
+    let all = &config.rings[1];
+    assert_eq!((all.gate, all.delay), (Gate::Manual, Duration::from_secs(24 * 3600)));
+    assert_eq!(all.steps, Steps::Shares(vec![10, 50, 100]));
+    assert_eq!(all.duration(), Duration::from_secs(9 * 3600));
+    assert_eq!(config.rings[2].steps.count(), 2);
+}
+
+#[test]
+fn every_mistake_about_a_ring_is_named_with_its_line() {
+    for (rings, expected) in [
+        (
+            "name = \"p\"\n",
+            "9: ring.groups: is missing: a ring that names no group moves nobody; give names of [[group]]s",
+        ),
+        (
+            "name = \"p\"\ngroups = []\n",
+            "11: ring.groups: is empty; give at least one value, or leave the key out",
+        ),
+        (
+            "name = \"p\"\ngroups = \"c\"\n",
+            "11: ring.groups: there is no group \"c\"; the groups are a, b, default",
+        ),
+        (
+            "name = \"p\"\ngroups = \"a\"\n[[ring]]\nname = \"q\"\ngroups = \"a\"\n",
+            "14: ring.groups: group \"a\" is in ring \"p\" too; leave it in one of them",
+        ),
+        (
+            "name = \"p\"\ngroups = \"a\"\nafter = \"q\"\n",
+            "12: ring.after: there is no ring \"q\"; name one, or leave it out",
+        ),
+        (
+            "name = \"p\"\ngroups = \"a\"\nafter = \"q\"\n[[ring]]\nname = \"q\"\ngroups = \"b\"\n",
+            "12: ring.after: \"p\" comes after itself by way of it; let one ring of the circle begin",
+        ),
+        (
+            "name = \"p\"\ngroups = \"a\"\n[[ring]]\nname = \"p\"\ngroups = \"b\"\n",
+            "13: ring.name: \"p\" is the name of two rings; give each its own",
+        ),
+        (
+            "name = \"p\"\ngroups = \"a\"\nshares = [10, 10, 100]\n",
+            "12: ring.shares: 10 is not from 11 to 100; shares rise, as in 10, 50, 100",
+        ),
+        (
+            "name = \"p\"\ngroups = \"a\"\nshares = [10]\n",
+            "12: ring.shares: end before 100: the rest of the clients would never move; add 100",
+        ),
+        (
+            "name = \"p\"\ngroups = \"a\"\nshares = [100]\nsubnets = \"10.1.0.0/24\"\n",
+            "12: ring.shares: are given beside subnets; give one of them",
+        ),
+        (
+            "name = \"p\"\ngroups = \"a\"\nwindows = \"sometimes\"\n",
+            "12: ring.windows: \"sometimes\" is not a time of the week; write it like mon-fri 20:00-06:00",
+        ),
+    ] {
+        let lines = problems(load(&with(&format!("[[ring]]\n{rings}"))));
+        assert_eq!(lines, [format!("gupd.toml:{expected}")]);
+    }
+}
+
+#[test]
+fn what_is_odd_about_rings_is_a_warning() {
+    let config = load(&with(
+        "[[ring]]\nname = \"p\"\ngroups = \"a\"\nstep = \"1h\"\n[[ring]]\nname = \"q\"\ngroups = \"b\"\ndelay = \"30d\"\n\
+         spread = \"1d\"\n[[ring]]\nname = \"late\"\ngroups = \"default\"\n",
+    ))
+    .unwrap();
+    let lines: Vec<String> = config
+        .warnings
+        .iter()
+        .map(|warning| warning.to_string().split_once("gupd.toml").unwrap().1.to_owned())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            ":12: ring.step: says nothing without shares or subnets: all clients move in one step",
+            ":18: ring.delay: has it open 31d after publication, and rollout.max_age is 30d: revisions are kept longer for it",
+        ]
+    );
+    let config = load(&with("[[ring]]\nname = \"p\"\ngroups = \"a\"\n")).unwrap();
+    let lines: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        lines[0].contains("do not name b, which is in no ring; its clients come with this one"),
+        "{lines:?}"
+    );
+    assert!(lines[1].contains("do not name default"), "{lines:?}");
+}
