@@ -114,7 +114,12 @@ impl Group {
 
     /// How much of its spread fits into a window of this length: all, or as much as leaves the last client a turn.
     pub fn spread_within(&self, window: Duration) -> Duration {
-        self.spread.min(window.saturating_sub(Self::LEAST_TURN).max(window / 2))
+        Self::fitting(self.spread, window)
+    }
+
+    /// The same of any spread.
+    pub fn fitting(spread: Duration, window: Duration) -> Duration {
+        spread.min(window.saturating_sub(Self::LEAST_TURN).max(window / 2))
     }
 }
 

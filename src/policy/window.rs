@@ -36,6 +36,14 @@ pub enum Turn {
 /// revisions, and the same for ever. It is the high half of the product of `spread` in milliseconds and the XXH3-64
 /// (seed 0) of the client's address as 16 bytes of IPv6 (IPv4 as `::ffff:a.b.c.d`) followed by the revision's text.
 pub fn offset(client: IpAddr, revision: &str, spread: Duration) -> Duration {
+    let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
+    // Not a remainder, which would favour the front of the spread.
+    let offset = (u128::from(draw(client, revision)) * u128::from(millis)) >> 64;
+    Duration::from_millis(u64::try_from(offset).unwrap_or(u64::MAX))
+}
+
+/// The hash alone: 2^64 stands for the whole spread.
+pub fn draw(client: IpAddr, revision: &str) -> u64 {
     let address = match client {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => address,
@@ -43,10 +51,7 @@ pub fn offset(client: IpAddr, revision: &str, spread: Duration) -> Duration {
     let mut hash = Xxh3::new();
     hash.update(&address.octets());
     hash.update(revision.as_bytes());
-    let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
-    // Not a remainder, which would favour the front of the spread.
-    let offset = (u128::from(hash.digest()) * u128::from(millis)) >> 64;
-    Duration::from_millis(u64::try_from(offset).unwrap_or(u64::MAX))
+    hash.digest()
 }
 
 /// Whether `client` may begin to download from this revision now. `seen` is when the revision was first asked for; one

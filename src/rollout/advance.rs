@@ -1,0 +1,228 @@
+//! How a rollout comes forward: which step of which ring is next for a revision, what it waits for, and that it opens.
+//! Owns the rules of delay, gate and trouble. A newer revision that has come as far overtakes an older one, which then
+//! waits for nothing more. What opens, opens at the time of the call: who comes back after a month goes on from there, one
+//! stage at a time.
+
+use std::fmt;
+
+use super::moment::{Opened, Opening};
+use super::revision::Number;
+use super::rings::{Ring, RingId, Rings};
+use super::state::{Progress, State};
+use crate::clock::UnixMillis;
+use crate::config::Gate;
+
+/// A step that is not open yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// Of this revision.
+    pub revision: Number,
+    /// Of this ring.
+    pub ring: RingId,
+    /// This step of it.
+    pub step: usize,
+    /// What it waits for.
+    pub waits: Waits,
+}
+
+/// What a step waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// The ring before is not open to all of its clients, and when that is nobody knows.
+    Before(RingId),
+    /// This time.
+    Until(UnixMillis),
+    /// An administrator.
+    Promotion,
+    /// The ring whose clients have trouble with the revision.
+    Trouble(RingId),
+}
+
+/// A step that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advanced {
+    /// Of this revision.
+    pub revision: Number,
+    /// Of this ring.
+    pub ring: RingId,
+    /// This step of it.
+    pub step: usize,
+}
+
+impl fmt::Display for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "revision {}, ring {}, step {}", self.revision, self.ring + 1, self.step + 1)
+    }
+}
+
+impl State {
+    /// Opens every step whose time has come and whose ring before has no trouble, of which `troubled` tells by revision
+    /// and ring. While it is halted nothing opens.
+    pub fn advance(
+        &mut self,
+        rings: &Rings,
+        now: UnixMillis,
+        troubled: impl Fn(Number, RingId) -> bool,
+    ) -> Vec<Advanced> {
+        let mut advanced = Vec::new();
+        if self.halted.is_some() {
+            return advanced;
+        }
+        // The newest first: what it opens, none before it needs to.
+        for at in (0..self.revisions.len()).rev() {
+            for ring in rings.in_order() {
+                while let Some(Next { revision, step, waits: Waits::Until(due), .. }) =
+                    self.next_of(at, ring, rings, &troubled)
+                    && due <= now
+                    && self.open(at, ring, rings, now)
+                {
+                    advanced.push(Advanced { revision, ring, step });
+                }
+            }
+        }
+        self.settle(rings, now);
+        advanced
+    }
+
+    /// What each ring waits for, of each revision that has something to wait for; the oldest first.
+    pub fn outlook(&self, rings: &Rings, troubled: impl Fn(Number, RingId) -> bool) -> Vec<Next> {
+        let all = 0..self.revisions.len();
+        all.flat_map(|at| rings.iter().map(move |(ring, _)| (at, ring)))
+            .filter_map(|(at, ring)| self.next_of(at, ring, rings, &troubled))
+            .collect()
+    }
+
+    /// When there is something to do again; `None` for as long as nothing happens.
+    pub fn next_change(&self, rings: &Rings, now: UnixMillis) -> Option<UnixMillis> {
+        if self.halted.is_some() {
+            return None;
+        }
+        let opens = self.outlook(rings, |_, _| false).into_iter().filter_map(|next| match next.waits {
+            Waits::Until(due) => Some(due),
+            _ => None,
+        });
+        let completes = (0..self.revisions.len())
+            .flat_map(|at| rings.iter().filter_map(move |(ring, _)| self.complete(at, ring, rings)));
+        opens.chain(completes).filter(|at| *at > now).min()
+    }
+
+    /// Has views stand still from `since` until `now`: what is under way goes on from where it was then. `now` may be
+    /// before `since`, if the clock was set back.
+    pub fn stood_still(&mut self, rings: &Rings, since: UnixMillis, now: UnixMillis) {
+        for kept in &mut self.revisions {
+            let Progress::Rings { since: began, open } = &mut kept.progress else { continue };
+            *began += now - since.max(*began);
+            for (name, steps) in open {
+                let Some(ring) = rings.named(name).and_then(|ring| rings.get(ring)) else { continue };
+                for opened in steps {
+                    let was = opening(*opened, ring, rings);
+                    let completed = if opened.all { opened.at } else { was.complete() };
+                    *opened = was.interrupted(since, now);
+                    if opened.all {
+                        // The delays after it go on as well.
+                        opened.at = now - (since - completed).max(0);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opens the next step of a ring now; whether there was one.
+    pub(super) fn open(&mut self, at: usize, ring: RingId, rings: &Rings, now: UnixMillis) -> bool {
+        let (Some(kept), Some(ring)) = (self.revisions.get_mut(at), rings.get(ring)) else { return false };
+        let Progress::Rings { open, .. } = &mut kept.progress else { return false };
+        let steps = open.entry(ring.settings.name.clone()).or_default();
+        let is_left = steps.len() < ring.steps();
+        if is_left {
+            steps.push(Opened::at(now));
+        }
+        is_left
+    }
+
+    /// Marks revisions that every ring has come to the end of.
+    pub(super) fn settle(&mut self, rings: &Rings, now: UnixMillis) {
+        for at in 0..self.revisions.len() {
+            let mut all = rings.iter().map(|(ring, _)| self.complete_itself(at, ring, rings));
+            if all.all(|complete| complete.is_some_and(|complete| complete <= now)) {
+                self.revisions[at].progress = Progress::Everyone;
+            }
+        }
+        // What everyone sees needs no release.
+        let base = self.revisions.iter().rev().find(|kept| kept.progress == Progress::Everyone);
+        let base = base.map_or(0, |kept| kept.number);
+        self.released.retain(|_, released| *released > base);
+    }
+
+    /// When a ring is open to all of its clients, of this revision or of a newer one.
+    pub(super) fn complete(&self, at: usize, ring: RingId, rings: &Rings) -> Option<UnixMillis> {
+        (at..self.revisions.len()).filter_map(|at| self.complete_itself(at, ring, rings)).min()
+    }
+
+    /// How many steps of a ring are open, of this revision itself; all of them for everyone's.
+    pub(super) fn steps_open(&self, at: usize, ring: &Ring) -> usize {
+        match self.revisions.get(at).map(|kept| &kept.progress) {
+            Some(Progress::Everyone) => ring.steps(),
+            Some(Progress::Rings { open, .. }) => {
+                open.get(&ring.settings.name).map_or(0, |steps| steps.len().min(ring.steps()))
+            }
+            None => 0,
+        }
+    }
+
+    fn complete_itself(&self, at: usize, ring: RingId, rings: &Rings) -> Option<UnixMillis> {
+        let ring = rings.get(ring)?;
+        match &self.revisions.get(at)?.progress {
+            Progress::Everyone => Some(UnixMillis::MIN),
+            Progress::Rings { open, .. } => {
+                let steps = open.get(&ring.settings.name).filter(|steps| steps.len() >= ring.steps())?;
+                let complete = |opened: &Opened| {
+                    if opened.all { opened.at } else { opening(*opened, ring, rings).complete() }
+                };
+                steps.iter().map(complete).max()
+            }
+        }
+    }
+
+    fn next_of(
+        &self,
+        at: usize,
+        ring: RingId,
+        rings: &Rings,
+        troubled: &impl Fn(Number, RingId) -> bool,
+    ) -> Option<Next> {
+        let (kept, settings) = (self.revisions.get(at)?, &rings.get(ring)?.settings);
+        let Progress::Rings { since, open } = &kept.progress else { return None };
+        let opened = open.get(&settings.name).map_or(&[][..], Vec::as_slice);
+        let step = opened.len();
+        if step >= settings.steps.count() || self.is_overtaken(at, rings.get(ring)?, step) {
+            return None;
+        }
+        let next = |waits| Some(Next { revision: kept.number, ring, step, waits });
+        let (before, due) = match (opened.last(), settings.after) {
+            (Some(last), _) => (Some(ring), last.at.saturating_add(millis(settings.step))),
+            (None, _) if settings.gate == Gate::Manual => return next(Waits::Promotion),
+            (None, None) => (None, since.saturating_add(millis(settings.delay))),
+            (None, Some(before)) => match self.complete(at, before, rings) {
+                Some(complete) => (Some(before), complete.saturating_add(millis(settings.delay))),
+                None => return next(Waits::Before(before)),
+            },
+        };
+        match before.filter(|before| settings.gate == Gate::Auto && troubled(kept.number, *before)) {
+            Some(before) => next(Waits::Trouble(before)),
+            None => next(Waits::Until(due)),
+        }
+    }
+
+    fn is_overtaken(&self, at: usize, ring: &Ring, step: usize) -> bool {
+        (at + 1..self.revisions.len()).any(|newer| self.steps_open(newer, ring) > step)
+    }
+}
+
+/// A step as its ring's windows and spread have it.
+pub(super) fn opening(opened: Opened, ring: &Ring, rings: &Rings) -> Opening {
+    Opening::new(opened, &ring.settings.windows, ring.settings.spread, rings.calendar())
+}
+
+fn millis(time: std::time::Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2)
+}

@@ -1,0 +1,300 @@
+//! What an administrator may order, and what comes of it. Owns the words for it and every reason to refuse; the state is
+//! changed whole or not at all. Who may order, and that it is written down, is not its business.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::revision::Number;
+use super::rings::Rings;
+use super::state::State;
+use crate::clock::UnixMillis;
+use crate::config::Config;
+
+/// Names at most: each keeps a revision.
+const MAX_NAMES: usize = 100;
+
+/// Bytes of a name, as of a group's.
+const MAX_NAME: usize = 64;
+
+/// An order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Order {
+    /// Give a revision a name, under which it is kept.
+    Name {
+        /// The revision.
+        revision: Number,
+        /// Its name from now on; another revision that had it has it no more.
+        name: String,
+    },
+    /// Take a name away.
+    Unname {
+        /// The name.
+        name: String,
+    },
+    /// Have a group see one revision until it is released.
+    Hold {
+        /// The group.
+        group: String,
+        /// A name or a number.
+        revision: String,
+    },
+    /// The same, by default with the revision before the one that it sees.
+    Rollback {
+        /// The group.
+        group: String,
+        /// A name or a number.
+        revision: Option<String>,
+    },
+    /// End what holds a group, or every group; `now` has it see the newest revision at once, whatever its ring says.
+    Release {
+        /// The group; by default every one.
+        group: Option<String>,
+        /// At once.
+        now: bool,
+    },
+    /// Let no view move.
+    Halt,
+    /// Let them move again.
+    Resume,
+    /// Open the next step of a ring now, for the newest revision that has not come as far.
+    Promote {
+        /// The ring.
+        ring: String,
+    },
+}
+
+/// What came of an order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// In words.
+    pub what: String,
+    /// What an administrator should know besides.
+    pub warnings: Vec<String>,
+}
+
+/// Why an order is refused: one line that says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Nothing was published yet.
+    #[error("there is no revision yet; have clients ask for catalogs, or run gupd refresh")]
+    NoRevision,
+    /// No revision has this number or name.
+    #[error("no kept revision is called {given:?}; kept are {kept}")]
+    UnknownRevision {
+        /// What was given.
+        given: String,
+        /// What there is.
+        kept: String,
+    },
+    /// No group has this name.
+    #[error("there is no group {given:?}; the groups are {known}")]
+    UnknownGroup {
+        /// What was given.
+        given: String,
+        /// What there is.
+        known: String,
+    },
+    /// No ring has this name.
+    #[error("there is no ring {given:?}; the rings are {known}")]
+    UnknownRing {
+        /// What was given.
+        given: String,
+        /// What there is.
+        known: String,
+    },
+    /// It is no name.
+    #[error("{given:?} is not a name: use 1 to {MAX_NAME} of a-z, 0-9, - and ., not a number alone")]
+    NotAName {
+        /// What was given.
+        given: String,
+    },
+    /// Enough revisions have one.
+    #[error("{MAX_NAMES} names are given already; take one away with gupd rollout name --remove NAME")]
+    TooManyNames,
+    /// There is nothing before it.
+    #[error("no revision before {number} is kept for group {group:?}; name one with gupd rollout hold")]
+    NothingBefore {
+        /// The group.
+        group: String,
+        /// What it sees.
+        number: Number,
+    },
+    /// No view may move.
+    #[error("the rollout is halted; end that first with gupd rollout resume")]
+    Halted,
+    /// It is halted already, or it is not.
+    #[error("the rollout is {0} already")]
+    Already(&'static str),
+    /// The ring has nothing to open.
+    #[error("ring {ring:?} is open for every revision already")]
+    NothingToPromote {
+        /// The ring.
+        ring: String,
+    },
+}
+
+impl State {
+    /// Does what is ordered.
+    ///
+    /// # Errors
+    /// Why it is refused; nothing has changed.
+    pub fn order(&mut self, order: &Order, rings: &Rings, now: UnixMillis) -> Result<Done, Refused> {
+        match order {
+            Order::Name { revision, name } => self.name(*revision, name),
+            Order::Unname { name } => match self.names.remove(name) {
+                Some(number) => Ok(done(format!("revision {number} is not called {name} any more"))),
+                None => Err(self.unknown(name)),
+            },
+            Order::Hold { group, revision } => {
+                let (group, number) = (known_group(rings, group)?, self.find(revision)?);
+                Ok(self.hold(group, number))
+            }
+            Order::Rollback { group, revision: Some(revision) } => {
+                let (group, number) = (known_group(rings, group)?, self.find(revision)?);
+                Ok(self.hold(group, number))
+            }
+            Order::Rollback { group, revision: None } => {
+                let group = known_group(rings, group)?;
+                let sees = self.views(rings, now).newest_of(&group).ok_or(Refused::NoRevision)?;
+                let before =
+                    self.revisions().rev().map(|revision| revision.number).find(|number| *number < sees);
+                let before = before
+                    .ok_or_else(|| Refused::NothingBefore { group: group.to_string(), number: sees })?;
+                Ok(self.hold(group, before))
+            }
+            Order::Release { group, now } => self.release(group.as_deref(), *now, rings),
+            Order::Halt if self.halted.is_some() => Err(Refused::Already("halted")),
+            Order::Halt => {
+                self.halted = Some(now);
+                Ok(done("no view moves until gupd rollout resume".to_owned()))
+            }
+            Order::Resume => {
+                let since = self.halted.take().ok_or(Refused::Already("under way"))?;
+                self.stood_still(rings, since, now);
+                Ok(done("views move again, from where they stood".to_owned()))
+            }
+            Order::Promote { ring } => self.promote(ring, rings, now),
+        }
+    }
+
+    /// The revision of this name or number.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(&self, given: &str) -> Result<Number, Refused> {
+        let number = self.names.get(given).copied().or_else(|| given.parse().ok());
+        number.filter(|number| self.revision(*number).is_some()).ok_or_else(|| self.unknown(given))
+    }
+
+    fn name(&mut self, revision: Number, name: &str) -> Result<Done, Refused> {
+        let number = self.find(&revision.to_string())?;
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+        let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+        if name.is_empty() || name.len() > MAX_NAME || is_number || !name.bytes().all(allowed) {
+            return Err(Refused::NotAName { given: name.to_owned() });
+        }
+        if self.names.len() >= MAX_NAMES && !self.names.contains_key(name) {
+            return Err(Refused::TooManyNames);
+        }
+        let before = self.names.insert(name.to_owned(), number).filter(|before| *before != number);
+        let of = before.map(|before| format!("; revision {before} was until now")).unwrap_or_default();
+        Ok(done(format!("revision {number} is called {name}{of}")))
+    }
+
+    fn hold(&mut self, group: Arc<str>, number: Number) -> Done {
+        let mut what =
+            done(format!("group {group} sees revision {number} until gupd rollout release {group}"));
+        let gone = self.revisions.iter().find(|kept| kept.number == number).map(|kept| kept.gone);
+        if let Some(gone) = gone.filter(|gone| gone.payloads > 0) {
+            what.warnings.push(format!(
+                "{} payloads of revision {number} ({} bytes) had to go for room, and are fetched from the manager if it \
+                 still has them; raise store.quota",
+                gone.payloads, gone.bytes
+            ));
+        }
+        self.released.remove(&group);
+        self.held.insert(group, number);
+        what
+    }
+
+    fn release(&mut self, group: Option<&str>, at_once: bool, rings: &Rings) -> Result<Done, Refused> {
+        let groups: Vec<Arc<str>> = match group {
+            Some(group) => vec![known_group(rings, group)?],
+            None => rings.groups().cloned().collect(),
+        };
+        let newest = self.newest().ok_or(Refused::NoRevision)?.number;
+        if at_once && self.halted.is_some() {
+            return Err(Refused::Halted);
+        }
+        let of = group.map_or_else(|| "every group".to_owned(), |group| format!("group {group}"));
+        for group in groups {
+            self.held.remove(&group);
+            if at_once {
+                self.released.insert(group, newest);
+            }
+        }
+        Ok(done(match at_once {
+            true => format!("{of} sees revision {newest} now"),
+            false => format!("{of} is held no more, and sees what its ring says"),
+        }))
+    }
+
+    fn promote(&mut self, name: &str, rings: &Rings, now: UnixMillis) -> Result<Done, Refused> {
+        let unknown = || Refused::UnknownRing {
+            given: name.to_owned(),
+            known: listed(rings.iter().map(|(_, ring)| ring.settings.name.as_str())),
+        };
+        let ring = rings.named(name).ok_or_else(unknown)?;
+        if self.halted.is_some() {
+            return Err(Refused::Halted);
+        }
+        let at = self.revisions.len().checked_sub(1).ok_or(Refused::NoRevision)?;
+        if !self.open(at, ring, rings, now) {
+            return Err(Refused::NothingToPromote { ring: name.to_owned() });
+        }
+        let (number, steps) = (self.revisions[at].number, rings.get(ring).map_or(1, |ring| ring.steps()));
+        let open = rings.get(ring).map_or(1, |ring| self.steps_open(at, ring));
+        self.settle(rings, now);
+        let of = if steps > 1 { format!(", step {open} of {steps}") } else { String::new() };
+        Ok(done(format!("ring {name}{of} is open for revision {number}")))
+    }
+
+    fn unknown(&self, given: &str) -> Refused {
+        let named = self.names.iter().map(|(name, number)| format!("{name} ({number})"));
+        let numbers = self.revisions().rev().map(|revision| revision.number.to_string());
+        let kept: Vec<String> = named.chain(numbers).collect();
+        let kept = if kept.is_empty() { "none".to_owned() } else { listed(kept.iter().map(String::as_str)) };
+        Refused::UnknownRevision { given: given.to_owned(), kept }
+    }
+}
+
+impl Rings {
+    /// What is ordered of a relay without rings.
+    pub const NONE: &'static str = "this relay has no rollouts: give its configuration a [[ring]], such as name = \"all\", groups = [\"default\"]";
+
+    /// Whether a configuration has any.
+    pub fn are_in(config: &Config) -> bool {
+        !config.rings.is_empty()
+    }
+}
+
+fn known_group(rings: &Rings, given: &str) -> Result<Arc<str>, Refused> {
+    rings.groups().find(|group| &***group == given).cloned().ok_or_else(|| Refused::UnknownGroup {
+        given: given.to_owned(),
+        known: listed(rings.groups().map(|group| &**group)),
+    })
+}
+
+fn done(what: String) -> Done {
+    Done { what, warnings: Vec::new() }
+}
+
+/// The first of them: it is one line.
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const SHOWN: usize = 20;
+    let names: Vec<&str> = names.collect();
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    names[..names.len().min(SHOWN)].join(", ") + more
+}

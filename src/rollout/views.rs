@@ -1,0 +1,200 @@
+//! What each client sees: a snapshot of the state, made to be asked on every request of a catalog. Owns the verdict, as a
+//! pure function of group, address and time; it takes no lock and allocates nothing. A snapshot is never changed, so a
+//! client that asks several times within one sees one revision, or a newer one that its moment has brought.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::advance::{Waits, opening};
+use super::moment::{Opening, share};
+use super::revision::{Number, Revision};
+use super::rings::{Ring, RingId, Rings};
+use super::state::{Progress, State};
+use crate::clock::UnixMillis;
+
+/// What every client sees.
+#[derive(Debug)]
+pub struct Views {
+    /// The newest first.
+    revisions: Vec<Seen>,
+    rings: Vec<RingView>,
+    groups: HashMap<Arc<str>, GroupView>,
+    /// Views stand still since then.
+    halted: Option<UnixMillis>,
+    /// A clock that is set back moves nobody back.
+    made: UnixMillis,
+}
+
+/// A client's right to a payload of a manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// What it sees has it.
+    Now,
+    /// It was released at once: windows do not hold it up either.
+    AtOnce,
+    /// Later; when, if that is known. It may be later still.
+    Later(Option<UnixMillis>),
+    /// No revision has it yet.
+    Unheard,
+}
+
+#[derive(Debug)]
+struct Seen {
+    revision: Arc<Revision>,
+    /// The number as text, which clients' shares are drawn for.
+    text: Box<str>,
+    is_for_everyone: bool,
+}
+
+/// How far each revision, in the same order, has come in a ring.
+#[derive(Debug)]
+struct RingView {
+    ring: Arc<Ring>,
+    steps: Vec<Vec<Opening>>,
+    /// When the first step that is not open may open.
+    due: Vec<Option<UnixMillis>>,
+}
+
+#[derive(Debug)]
+enum GroupView {
+    Held(usize),
+    Ring { ring: RingId, released: Number },
+}
+
+impl State {
+    /// What clients see from now on.
+    pub fn views(&self, rings: &Rings, now: UnixMillis) -> Views {
+        let order = || (0..self.revisions.len()).rev();
+        let revisions = order().filter_map(|at| {
+            let kept = self.revisions.get(at)?;
+            let revision = kept.revision.clone()?;
+            let text = revision.number.to_string().into();
+            Some(Seen { revision, text, is_for_everyone: kept.progress == Progress::Everyone })
+        });
+        let revisions: Vec<Seen> = revisions.collect();
+        let outlook = self.outlook(rings, |_, _| false);
+        let view = |id: RingId, ring: &Arc<Ring>| {
+            let steps = order().filter_map(|at| self.revisions.get(at)).map(|kept| match &kept.progress {
+                Progress::Everyone => Vec::new(),
+                Progress::Rings { open, .. } => {
+                    let steps = open.get(&ring.settings.name).into_iter().flatten();
+                    steps.map(|opened| opening(*opened, ring, rings)).collect()
+                }
+            });
+            let due = revisions.iter().map(|seen| {
+                let of =
+                    outlook.iter().find(|next| (next.revision, next.ring) == (seen.revision.number, id))?;
+                if let Waits::Until(due) = of.waits { Some(due) } else { None }
+            });
+            RingView { ring: ring.clone(), steps: steps.collect(), due: due.collect() }
+        };
+        let ring_views = rings.iter().map(|(id, ring)| view(id, ring)).collect();
+        let place = |number: Number| revisions.iter().position(|seen| seen.revision.number == number);
+        let group = |name: &Arc<str>| {
+            let held = self.held.get(name).and_then(|number| place(*number));
+            let released = self.released.get(name).copied().unwrap_or(0);
+            let by_ring = rings.of_group(name).map(|ring| GroupView::Ring { ring, released });
+            Some((name.clone(), held.map(GroupView::Held).or(by_ring)?))
+        };
+        let groups = rings.groups().filter_map(group).collect();
+        Views { groups, revisions, rings: ring_views, halted: self.halted, made: now }
+    }
+}
+
+impl Views {
+    /// The revision that a client of this group sees; `None` before there is one.
+    pub fn of(&self, group: &str, client: IpAddr, now: UnixMillis) -> Option<&Arc<Revision>> {
+        self.revisions.get(self.place(group, client, now)?).map(|seen| &seen.revision)
+    }
+
+    /// The newest revision.
+    pub fn newest(&self) -> Option<&Arc<Revision>> {
+        self.revisions.first().map(|seen| &seen.revision)
+    }
+
+    /// Each revision, the newest first.
+    pub fn revisions(&self) -> impl Iterator<Item = &Arc<Revision>> {
+        self.revisions.iter().map(|seen| &seen.revision)
+    }
+
+    /// Whether the catalog of this key is in some revision, or known to be in none.
+    pub fn knows(&self, key: &str) -> bool {
+        self.newest().is_some_and(|newest| newest.catalogs.contains_key(key))
+    }
+
+    /// The newest revision that some clients of a group may see.
+    pub fn newest_of(&self, group: &str) -> Option<Number> {
+        let (ring, released) = match self.groups.get(group)? {
+            GroupView::Held(held) => return self.revisions.get(*held).map(|seen| seen.revision.number),
+            GroupView::Ring { ring, released } => (self.rings.get(*ring)?, *released),
+        };
+        let mut each = self.revisions.iter().zip(&ring.steps);
+        let seen = each.find(|(seen, steps)| {
+            seen.is_for_everyone || seen.revision.number <= released || !steps.is_empty()
+        });
+        seen.map(|(seen, _)| seen).or(self.revisions.last()).map(|seen| seen.revision.number)
+    }
+
+    /// Whether a client may have the payload of this number, of this content of a manager.
+    pub fn due(&self, group: &str, client: IpAddr, series: &str, number: u64, now: UnixMillis) -> Due {
+        let has = |seen: &Seen| seen.revision.sequences.get(series).is_some_and(|newest| *newest >= number);
+        if !self.revisions.first().is_some_and(has) {
+            return Due::Unheard;
+        }
+        let Some(at) = self.place(group, client, now) else { return Due::Now };
+        if self.revisions.get(at).is_some_and(has) {
+            let released = match self.groups.get(group) {
+                Some(GroupView::Ring { released, .. }) => *released,
+                _ => 0,
+            };
+            let at_once = self.revisions.get(at).is_some_and(|seen| seen.revision.number <= released);
+            return if at_once { Due::AtOnce } else { Due::Now };
+        }
+        let ring = match self.groups.get(group) {
+            Some(GroupView::Ring { ring, .. }) if self.halted.is_none() => self.rings.get(*ring),
+            _ => None,
+        };
+        // The soonest of all revisions that have it.
+        let moment = |(at, seen): (usize, &Seen)| ring?.moment(at, seen, client);
+        Due::Later(self.revisions.iter().enumerate().filter(|(_, seen)| has(seen)).filter_map(moment).min())
+    }
+
+    fn place(&self, group: &str, client: IpAddr, now: UnixMillis) -> Option<usize> {
+        let now = self.halted.unwrap_or(now.max(self.made));
+        let (ring, released) = match self.groups.get(group) {
+            Some(GroupView::Held(held)) => return Some(*held),
+            Some(GroupView::Ring { ring, released }) => (self.rings.get(*ring), *released),
+            // Of a configuration that came or went meanwhile.
+            None => (None, 0),
+        };
+        let sees = |(at, seen): (usize, &Seen)| {
+            seen.is_for_everyone
+                || seen.revision.number <= released
+                || ring.is_some_and(|ring| ring.has_moved(at, seen, client, now))
+        };
+        let each = self.revisions.iter().enumerate();
+        each.map(|each| (each.0, sees(each)))
+            .find(|(_, sees)| *sees)
+            .map(|(at, _)| at)
+            .or(self.revisions.len().checked_sub(1))
+    }
+}
+
+impl RingView {
+    fn has_moved(&self, at: usize, seen: &Seen, client: IpAddr, now: UnixMillis) -> bool {
+        let steps = self.steps.get(at).filter(|steps| !steps.is_empty());
+        let opening = steps.and_then(|steps| steps.get(self.ring.step(client)));
+        opening.is_some_and(|opening| {
+            opening.complete() <= now || opening.moment(share(client, &seen.text)) <= now
+        })
+    }
+
+    /// When a client comes to see a revision; of a step that is not open, when that may be at the earliest.
+    fn moment(&self, at: usize, seen: &Seen, client: IpAddr) -> Option<UnixMillis> {
+        match self.steps.get(at)?.get(self.ring.step(client)) {
+            Some(opening) => Some(opening.moment(share(client, &seen.text))),
+            None => self.due.get(at).copied().flatten(),
+        }
+    }
+}
