@@ -162,6 +162,9 @@ fn check_route(s: &mut Section, route: &Route, others: &[Route]) {
     } else if others.iter().any(|other| other.name == route.name) {
         s.refuse("name", format!("{:?} is the name of two routes; give each its own", route.name));
     }
+    if route.name.starts_with('@') {
+        s.refuse("name", format!("{:?} begins with @, as keys of copies do; give another", route.name));
+    }
     if let Some((_, twice)) =
         route.upstreams.iter().enumerate().find(|(i, upstream)| route.upstreams[..*i].contains(upstream))
     {

@@ -27,7 +27,7 @@ impl Sizes {
         let mut newest: HashMap<String, Newest> = HashMap::new();
         for object in inventory.objects() {
             let object = object?;
-            if object.status.is_success() {
+            if object.status.is_success() && !object.is_copy() {
                 let path = pattern::fold(key::split(&object.key).1);
                 note(&mut newest, &path, object.len);
             }
