@@ -48,7 +48,11 @@ impl Config {
     /// not reach: at a private address, behind a proxy, or with a certificate of their own.
     pub fn redirect_warnings(&self) -> Vec<Problem> {
         let redirected = |at: usize| {
-            self.routes.iter().any(|route| self.redirects(route) && route.upstreams.contains(&at))
+            let bindings = self.groups.iter().filter_map(|group| group.binding.as_deref());
+            let is_bound = bindings.into_iter().any(|binding| binding.upstreams().contains(&at));
+            self.routes
+                .iter()
+                .any(|route| self.redirects(route) && (is_bound || route.upstreams.contains(&at)))
         };
         let unreachable = self.upstreams.iter().enumerate().filter_map(|(at, upstream)| {
             let hidden = is_private(upstream.url.host()?)

@@ -73,7 +73,7 @@ impl Config {
         let rules = tables::rules(&mut document);
         let wan_limits = network::wan_limits(&mut document, &wan, &content_types);
         let denials = denials::denials(&mut document);
-        let groups = group::groups(&mut document, &server, &wan, &lan, &content_types);
+        let groups = group::groups(&mut document, &server, &wan, &lan, &content_types, &upstreams, &routes);
         let refresh = refresh::refresh(&mut document, &wan);
         let prefetch = refresh::prefetch(&mut document);
         let guard = guard::guard(&mut document);

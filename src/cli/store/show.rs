@@ -74,7 +74,7 @@ fn begin(out: &mut impl Write, form: Form) -> io::Result<()> {
 }
 
 fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()> {
-    let (_, target) = key::split(&object.key);
+    let target = key::split(&object.key).target;
     writeln!(
         out,
         "{:>11} {:>5} {:>6} {:>6} {:<24} {}",
@@ -88,10 +88,11 @@ fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()
 }
 
 fn described(object: &Object) -> Value {
-    let (route, target) = key::split(&object.key);
+    let key::Parts { route, binding, target } = key::split(&object.key);
     let time = |millis: UnixMillis| Timestamp::from_millisecond(millis).ok().map(|time| time.to_string());
     json!({
         "route": route,
+        "binding": binding,
         "path": target,
         "selecting": object.selecting,
         "status": object.status.as_u16(),
