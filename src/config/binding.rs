@@ -18,7 +18,8 @@ pub struct Binding {
 impl Binding {
     /// To these of all upstreams, by priority; `None` if there is none.
     pub fn new(all: &[Upstream], upstreams: Vec<usize>) -> Option<Self> {
-        let names: Vec<&str> = upstreams.iter().map(|at| Some(&*all.get(*at)?.name)).collect::<Option<_>>()?;
+        let names: Vec<&str> =
+            upstreams.iter().map(|at| Some(&*all.get(*at)?.name)).collect::<Option<_>>()?;
         let name = names.join(&JOINT.to_string());
         (!upstreams.is_empty()).then_some(Self { name, upstreams })
     }
@@ -60,8 +61,12 @@ pub(super) fn binding(
         upstreams
     };
     if !is_of_paths && routes.windows(2).any(|two| sorted(&two[0]) != sorted(&two[1])) {
-        let message = "hold on every route, and the routes' own differ: all that its clients ask for goes there";
-        s.warn("upstreams", format!("{message}; give the group paths, such as \"/content/**\", if that is not meant"));
+        let message =
+            "hold on every route, and the routes' own differ: all that its clients ask for goes there";
+        s.warn(
+            "upstreams",
+            format!("{message}; give the group paths, such as \"/content/**\", if that is not meant"),
+        );
     }
     Binding::new(all, upstreams)
 }

@@ -44,7 +44,8 @@ pub struct Bounds<'a> {
 impl Target {
     /// The key its response is stored under.
     pub fn key(&self) -> String {
-        let bound = self.bound.as_ref().map(|(binding, class)| Bound { binding: binding.name(), class: *class });
+        let bound =
+            self.bound.as_ref().map(|(binding, class)| Bound { binding: binding.name(), class: *class });
         self.normal.key(&self.route.name, bound)
     }
 

@@ -84,8 +84,10 @@ impl Proxy {
         let route = policy.route(None, normal.path()).ok_or_else(refused)?;
         let class = policy.classify(route, normal.path()).class;
         let by_route = class == Class::Payload || policy.goes_by_route();
-        let mut bound = policy.bindings().iter().map(|binding| Some(Bound { binding: binding.name(), class }));
-        let ways = by_route.then_some(None).into_iter().chain(bound.by_ref().filter(|_| class != Class::Payload));
+        let mut bound =
+            policy.bindings().iter().map(|binding| Some(Bound { binding: binding.name(), class }));
+        let ways =
+            by_route.then_some(None).into_iter().chain(bound.by_ref().filter(|_| class != Class::Payload));
         Ok(ways.map(|bound| Arc::from(normal.key(&route.name, bound))).collect())
     }
 

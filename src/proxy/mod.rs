@@ -2,8 +2,8 @@
 //! hit, a fill to follow, or the manager itself. Owns the order of these steps and nothing else; each stage has its file.
 //! Nothing here knows sockets or threads.
 
-mod bound;
 pub mod body;
+mod bound;
 mod circle;
 pub mod conditional;
 mod denied;

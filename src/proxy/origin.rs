@@ -62,9 +62,7 @@ impl From<Irretrievable> for Unrepaired {
             Irretrievable::NoRoute { .. }
             | Irretrievable::NoBinding { .. }
             | Irretrievable::Key { .. }
-            | Irretrievable::Path { .. } => {
-                Self::NotGiven(Arc::from(error.to_string()))
-            }
+            | Irretrievable::Path { .. } => Self::NotGiven(Arc::from(error.to_string())),
             Irretrievable::Store(_) | Irretrievable::Fill(_) => Self::NotNow(Arc::from(error.to_string())),
         }
     }

@@ -292,7 +292,11 @@ impl Proxy {
             live: asked.live.clone(),
             metrics: self.metrics.clone(),
             wanted: Wanted {
-                order: asked.live.with_author(asked.target.upstreams(), &entry.object, entry.classified.class),
+                order: asked.live.with_author(
+                    asked.target.upstreams(),
+                    &entry.object,
+                    entry.classified.class,
+                ),
                 ..self.wanted(asked, key, variant, &entry.classified, None)
             },
             entry: entry.clone(),
