@@ -2,14 +2,12 @@
 //! or that nobody answers, is only what the managers say that were asked. Owns that difference: who may believe such an
 //! answer, and whom else to ask for stored bytes. Where no group is bound, each of these is a comparison.
 
-use std::sync::Arc;
-
 use http::StatusCode;
 
 use super::{Asked, Live};
 use crate::cache::Entry;
 use crate::config::Class;
-use crate::fill::{self, Fill};
+use crate::fill::{self, Fill, Wanted};
 use crate::store::Object;
 
 impl Live {
@@ -21,15 +19,17 @@ impl Live {
             && self.upstreams.named(order, &entry.object.upstream).is_none()
     }
 
-    /// `order`, and before it the upstream that gave a payload, if that is another group's: it has these bytes, and of
-    /// the others nobody knows.
-    pub(super) fn with_author(&self, order: &[usize], object: &Object, class: Class) -> Arc<[usize]> {
-        if class != Class::Payload || self.policy.bindings().is_empty() {
-            return Arc::from(order);
+    /// Has a payload's bytes asked of the upstream that gave it before those of `wanted`, if it is another group's: it
+    /// has them, and of the others nobody knows.
+    pub(super) fn ask_author_first(&self, wanted: &mut Wanted, object: &Object) {
+        if wanted.classified.class != Class::Payload || self.policy.bindings().is_empty() {
+            return;
         }
         let is_author = |at: &usize| self.upstreams.at(*at).is_some_and(|one| one.name == object.upstream);
-        let author = self.policy.upstreams().find(is_author).filter(|at| !order.contains(at));
-        author.into_iter().chain(order.iter().copied()).collect()
+        let author = self.policy.upstreams().find(is_author);
+        if let Some(author) = author.filter(|at| !wanted.order.contains(at)) {
+            wanted.order = std::iter::once(author).chain(wanted.order.iter().copied()).collect();
+        }
     }
 }
 

@@ -83,12 +83,12 @@ impl Proxy {
         let policy = &live.policy;
         let route = policy.route(None, normal.path()).ok_or_else(refused)?;
         let class = policy.classify(route, normal.path()).class;
-        let by_route = class == Class::Payload || policy.goes_by_route();
-        let mut bound =
-            policy.bindings().iter().map(|binding| Some(Bound { binding: binding.name(), class }));
-        let ways =
-            by_route.then_some(None).into_iter().chain(bound.by_ref().filter(|_| class != Class::Payload));
-        Ok(ways.map(|bound| Arc::from(normal.key(&route.name, bound))).collect())
+        let key = |bound| Arc::from(normal.key(&route.name, bound));
+        if class == Class::Payload {
+            return Ok(vec![key(None)]);
+        }
+        let bound = policy.bindings().iter().map(|binding| Bound { binding: binding.name(), class });
+        Ok(policy.goes_by_route().then_some(None).into_iter().chain(bound.map(Some)).map(key).collect())
     }
 
     /// Asks whether a stored response is still what its upstream has, however fresh it is. That clients have not asked

@@ -83,9 +83,10 @@ impl Live {
     pub(super) fn wanted_again(&self, object: &Object) -> Result<Wanted, Irretrievable> {
         let selecting = Selecting::decode(&object.selecting)
             .ok_or_else(|| Irretrievable::Key { key: object.key.clone() })?;
-        let wanted = self.wanted_for(&object.key, selecting.request())?;
-        let order = self.with_author(&wanted.order, object, wanted.classified.class);
-        Ok(Wanted { variant: object.selecting.clone(), order, ..wanted })
+        let mut wanted = self.wanted_for(&object.key, selecting.request())?;
+        wanted.variant.clone_from(&object.selecting);
+        self.ask_author_first(&mut wanted, object);
+        Ok(wanted)
     }
 
     /// As a client with these fields would ask for what is stored under a key.

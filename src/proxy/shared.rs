@@ -286,19 +286,14 @@ impl Proxy {
     /// What a stored response can be had from again.
     pub(super) fn repair(&self, asked: &Asked<'_>, entry: &Arc<Entry>) -> Repair {
         let (key, variant) = (entry.object.key.clone(), entry.object.selecting.clone());
+        let mut wanted = self.wanted(asked, key, variant, &entry.classified, None);
+        asked.live.ask_author_first(&mut wanted, &entry.object);
         Repair {
             cache: self.cache.clone(),
             fills: self.fills.clone(),
             live: asked.live.clone(),
             metrics: self.metrics.clone(),
-            wanted: Wanted {
-                order: asked.live.with_author(
-                    asked.target.upstreams(),
-                    &entry.object,
-                    entry.classified.class,
-                ),
-                ..self.wanted(asked, key, variant, &entry.classified, None)
-            },
+            wanted,
             entry: entry.clone(),
             repairs: 0,
             begun: false,

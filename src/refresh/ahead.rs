@@ -117,11 +117,12 @@ impl Worker {
         for path in &prefetch.paths {
             match self.proxy.keys_of(path) {
                 Ok(keys) => {
-                    wanted.extend(keys.into_iter().filter_map(|key| match key.split_once(ANY_REVISION) {
+                    let known = keys.into_iter().filter_map(|key| match key.split_once(ANY_REVISION) {
                         // Of a revision that is not known yet, nothing.
                         Some((series, name)) => taken.revisions.of_newest(series, name).map(Arc::from),
                         None => Some(key),
-                    }))
+                    });
+                    wanted.extend(known);
                 }
                 Err(error) => tracing::warn!(%error, "a path of prefetch.paths cannot be asked for"),
             }
