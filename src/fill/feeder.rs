@@ -1,4 +1,5 @@
-//! Who feeds a fill, or may, for those who consider following it: what waits for its upstream must not be what that waits for.
+//! Who feeds a fill, or may, for those who consider following it: what waits for its upstream must not be what that
+//! waits for.
 
 use std::sync::Arc;
 

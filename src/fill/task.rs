@@ -135,7 +135,8 @@ impl Task {
     }
 
     /// Whether another relay of the site may give what is wanted. What is immutable or says itself how long it is good
-    /// is the same there, but for what is the content of one binding's managers; whether something is still good, only a manager knows.
+    /// is the same there, but for what is the content of one binding's managers; whether something is still good, only a
+    /// manager knows.
     fn may_have_from_peers(&self) -> bool {
         matches!(self.wanted.classified.class, Class::Payload | Class::Generic)
             && key::split(&self.wanted.key).binding.is_none()

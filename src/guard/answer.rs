@@ -1,6 +1,6 @@
-//! What a client gets while no worker serves: a redirect to its manager, by group or route, or the manager's answer, passed on
-//! uncached; always that if the guard is its proxy, which a redirect would lead back to. Takes the same targets as the proxy and refuses the same; a client whose manager does not answer is told
-//! when to come back.
+//! What a client gets while no worker serves: a redirect to its manager, by group or route, or the manager's answer,
+//! passed on uncached; always that if the guard is its proxy, which a redirect would lead back to. Takes the same targets
+//! as the proxy and refuses the same; a client whose manager does not answer is told when to come back.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
