@@ -262,5 +262,5 @@ impl State {
 
 /// What a plain key begins with: its route, and its binding if it has one.
 pub fn source_of(key: &str) -> &str {
-    crate::cache::key::split(key).0
+    key.find(" /").map_or("", |at| &key[..at])
 }

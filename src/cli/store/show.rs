@@ -75,7 +75,7 @@ fn begin(out: &mut impl Write, form: Form) -> io::Result<()> {
 
 fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()> {
     let (mark, copied) = object.copied();
-    let (_, target) = key::split(copied);
+    let target = key::split(copied).target;
     let space = if mark.is_empty() { "" } else { " " };
     writeln!(
         out,
@@ -91,10 +91,11 @@ fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()
 
 fn described(object: &Object) -> Value {
     let (mark, copied) = object.copied();
-    let (route, target) = key::split(copied);
+    let key::Parts { route, binding, target } = key::split(copied);
     let time = |millis: UnixMillis| Timestamp::from_millisecond(millis).ok().map(|time| time.to_string());
     json!({
         "route": route,
+        "binding": binding,
         "path": target,
         "copy": (!mark.is_empty()).then_some(mark),
         "selecting": object.selecting,
