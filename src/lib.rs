@@ -24,6 +24,7 @@ pub mod policy;
 pub mod proxy;
 pub mod refresh;
 mod relay;
+pub mod rollout;
 pub mod service;
 pub mod shape;
 pub mod store;
