@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_secs(60);
 const BATCH: usize = 1_000;
 
 /// Where rows are kept.
-pub trait Rows: Send + 'static {
+pub trait Rows: Send + Sync + 'static {
     /// What may go wrong.
     type Error: Display + Send;
 
@@ -243,6 +243,14 @@ impl Tracker {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Tracker {
+    /// What was told next, if anything was.
+    pub(super) fn told(&mut self) -> Option<Sighting> {
+        self.sightings.try_recv().ok()
     }
 }
 
