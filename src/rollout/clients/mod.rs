@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::identity::{Identity, NotAClient};
 pub use self::light::{Light, Thresholds, View, Viewer, Who};
 pub use self::report::{ClientReport, Count, Filter, MAX_LISTED, Summary};
-pub use self::sighting::{Outcome, Response, Sighting, Sought};
+pub use self::sighting::{Outcome, Sighting, Sought};
 pub use self::tracker::{Rows, Tracker};
 pub use self::trouble::Trouble;
 pub use self::witness::Witness;

@@ -74,17 +74,17 @@ pub enum Outcome {
 
 /// How a response was, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
-pub struct Response {
+pub(super) struct Response {
     /// Its status.
-    pub status: StatusCode,
+    pub(super) status: StatusCode,
     /// What the cache did; `None` if the request was refused before.
-    pub cache: Option<CacheStatus>,
+    pub(super) cache: Option<CacheStatus>,
     /// How it ended.
-    pub end: End,
+    pub(super) end: End,
     /// Whether it broke off because the content was not what it has to be.
-    pub damaged: bool,
+    pub(super) damaged: bool,
     /// Whether it brought the content's last byte, and not only its head.
-    pub to_the_end: bool,
+    pub(super) to_the_end: bool,
 }
 
 impl Sought {
@@ -97,7 +97,7 @@ impl Sought {
 
 impl Outcome {
     /// What came of a request for this, of its response.
-    pub fn of(sought: Sought, response: Response) -> Self {
+    pub(super) fn of(sought: Sought, response: Response) -> Self {
         let Response { status, cache, end, damaged, to_the_end } = response;
         match (cache, end) {
             (Some(CacheStatus::Deferred), _) => Self::Deferred,

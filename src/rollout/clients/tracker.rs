@@ -265,3 +265,6 @@ async fn ended(saving: &mut Option<Saving<'_>>) -> Saved {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

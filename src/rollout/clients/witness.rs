@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method, StatusCode, header};
 
-use super::{Clients, Identity, Outcome, Response, Sighting, Sought};
+use super::sighting::Response;
+use super::{Clients, Identity, Outcome, Sighting, Sought};
 use crate::cache::status::CacheStatus;
 use crate::clock::UnixMillis;
 use crate::telemetry::access::End;
