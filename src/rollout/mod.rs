@@ -3,6 +3,7 @@
 //! state and time; fetching is `refresh`'s, serving is `proxy`'s. Where the configuration has no ring nothing here runs.
 
 pub mod advance;
+pub mod clients;
 pub mod engine;
 pub mod moment;
 pub mod orders;
