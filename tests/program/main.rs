@@ -16,6 +16,7 @@ mod bad_input;
 mod bounds;
 mod bundles;
 mod clients_config;
+mod copies;
 mod crash;
 mod demo;
 mod explain;
