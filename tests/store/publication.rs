@@ -239,6 +239,28 @@ async fn a_damaged_blob_is_asked_for_by_the_name_of_an_object_before_that_of_a_c
 }
 
 #[test]
+fn what_could_not_be_committed_does_not_come_back_with_an_index_made_anew() {
+    let site = filled();
+    run(async {
+        let store = site.open();
+        // As a disk that fails at the transaction's end.
+        let other = rusqlite::Connection::open(site.config.dir.join("index.db")).unwrap();
+        let fail =
+            "CREATE TRIGGER fail BEFORE UPDATE OF journal ON totals BEGIN SELECT RAISE(ABORT, 'no'); END";
+        other.execute_batch(fail).unwrap();
+        let refused = publish(&store, |change| change.records = vec![record("revision/3", "a b")]).await;
+        assert!(matches!(refused, Err(StoreError::Index { .. })), "{refused:?}");
+        other.execute_batch("DROP TRIGGER fail").unwrap();
+        assert!(store.probe().await);
+        publish(&store, |change| change.records = vec![record("rings", "open")]).await.unwrap();
+        assert_eq!(published(&store).await, expected());
+    });
+    survives(&site);
+    fs::remove_file(site.config.dir.join("index.db")).unwrap();
+    survives(&site);
+}
+
+#[test]
 fn nothing_is_published_while_the_disk_ails_or_after_the_store_was_given_up() {
     let site = filled();
     run(async {

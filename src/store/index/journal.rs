@@ -95,6 +95,12 @@ impl Journal {
         Ok(self.len)
     }
 
+    /// Forgets what was appended from here on: the index did not take it.
+    pub(super) fn take_back(&mut self, from: u64) -> io::Result<()> {
+        self.len = from;
+        self.file.set_len(from)
+    }
+
     /// What was appended from here on.
     pub(super) fn tail(&self, from: u64) -> io::Result<Vec<u8>> {
         let mut tail = vec![0; usize::try_from(self.len.saturating_sub(from)).unwrap_or(0)];
