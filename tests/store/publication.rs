@@ -4,12 +4,17 @@
 use super::*;
 use gupd::store::bundle::{Exported, export};
 use gupd::store::{BLOCK, CHUNK, Inventory, Object, ObjectCopy, Publication, Unrepaired};
+use sha2::{Digest, Sha256};
 
-/// What one publication left: the records, and the copies with their bodies.
-type Published = (Vec<(String, Vec<u8>)>, Vec<(Arc<str>, Bytes)>);
+/// What is published: the records, and the copies with their blobs.
+type Published = (Vec<(String, Vec<u8>)>, Vec<(Arc<str>, BlobId)>);
 
 fn record(name: &str, value: &str) -> (String, Option<Vec<u8>>) {
     (name.to_owned(), Some(value.as_bytes().to_vec()))
+}
+
+fn blob_of(body: &Bytes) -> BlobId {
+    BlobId::from(<[u8; 32]>::from(Sha256::digest(body)))
 }
 
 fn copy_of(object: &Object, since: u64) -> ObjectCopy {
@@ -48,7 +53,8 @@ async fn published(store: &Store) -> Published {
         let object = store.lookup(&key).await.unwrap().remove(0);
         assert_eq!(object.headers["etag"].as_bytes(), b"\"1\"");
         let source = Source::Blob { id: object.blob, len: object.len };
-        copies.push((key, read_from(store, &source, 0, object.len).await.unwrap()));
+        let body = read_from(store, &source, 0, object.len).await.unwrap();
+        copies.push((key, blob_of(&body)));
     }
     (store.records("").await.unwrap(), copies)
 }
@@ -59,7 +65,7 @@ fn expected() -> Published {
         [("@1 all /a", body(1, 2 * BLOCK)), ("@1 all /b", body(2, 100)), ("@2 all /a", body(3, 300))];
     (
         records.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).into(),
-        copies.map(|(key, body)| (key.into(), body)).into(),
+        copies.map(|(key, body)| (key.into(), blob_of(&body))).into(),
     )
 }
 

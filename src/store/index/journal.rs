@@ -292,6 +292,17 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_of_a_gupd_that_knew_pins_alone_reads_back() {
+        let hex = "f5676a318600000001020000000000000001070707070707070707070707070707070707070707070707070707\
+             07070707070a000000000000000010000000000000010d000000616c6c2f636f6e74656e742f32000000001100\
+             000076697275732d646566696e6974696f6e73070000006d616e61676572c80001000000000000000200000000\
+             00000000000000154db9a9f71989bf";
+        let mut bytes = Vec::new();
+        put(2).encode(&mut bytes);
+        assert_eq!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), hex);
+    }
+
+    #[test]
     fn the_largest_record_reads_back() {
         let value = vec![7; NAMED_MAX - 4];
         let mut bytes = Vec::new();
