@@ -8,7 +8,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, StatusCode};
 
 use super::origin::Irretrievable;
-use super::{Live, News, Proxy};
+use super::{Absentees, Arrivals, Live, News, Proxy};
 use crate::cache::{CacheControl, Entry, Found, Verdict, key};
 use crate::config::Class;
 use crate::fill::{self, Ended, Errand, FillError, Joined, Wanted};
@@ -39,7 +39,7 @@ pub enum Fetched {
 
 impl Live {
     /// What a stored response is by the rules in force; `None` if the relay has no route for it, or must not fetch it.
-    fn classify(&self, key: &str) -> Option<Classified> {
+    pub(super) fn classify(&self, key: &str) -> Option<Classified> {
         let (route, target) = key::split(key);
         let path = target.split('?').next().unwrap_or_default();
         let route = self.policy.route_named(route)?;
@@ -63,6 +63,16 @@ impl Proxy {
     /// What clients have begun to ask for.
     pub fn news(&self) -> &News {
         &self.news
+    }
+
+    /// Catalogs that clients ask for and no revision has.
+    pub fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
+    }
+
+    /// When clients asked for catalogs that there are none of.
+    pub fn absentees(&self) -> &Absentees {
+        &self.absentees
     }
 
     /// The key that a path, on a route of every host, is stored under.
