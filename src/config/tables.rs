@@ -260,7 +260,8 @@ fn host(text: &str) -> Result<String, String> {
     Ok(text.to_ascii_lowercase())
 }
 
-fn upstream(text: &str, upstreams: &[Upstream]) -> Result<usize, String> {
+/// Which upstream has this name.
+pub(super) fn upstream(text: &str, upstreams: &[Upstream]) -> Result<usize, String> {
     upstreams.iter().position(|upstream| upstream.name == text).ok_or_else(|| {
         let names: Vec<_> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
         let known = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode};
 
 use super::origin::Irretrievable;
-use super::{Live, Proxy};
+use super::{Absentees, Arrivals, Live, Proxy};
 use crate::cache::{CacheControl, Entry, Found, Verdict};
 use crate::config::Class;
 use crate::fill::{Ended, Errand, FillError, Joined, Wanted};
@@ -74,6 +74,16 @@ impl Candidate {
 }
 
 impl Proxy {
+    /// Catalogs that clients ask for and no revision has.
+    pub fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
+    }
+
+    /// When clients asked for catalogs that there are none of.
+    pub fn absentees(&self) -> &Absentees {
+        &self.absentees
+    }
+
     /// Whether what is stored under this key, or would be, is a catalog that the relay may ask for.
     pub fn is_catalog_key(&self, key: &str) -> bool {
         self.live.load().classify(key).is_some_and(|classified| classified.class == Class::Catalog)

@@ -5,6 +5,7 @@
 mod absent;
 mod arrivals;
 pub mod body;
+mod bound;
 mod catalog;
 mod circle;
 pub mod conditional;
@@ -186,9 +187,10 @@ impl Proxy {
         let mut known = None;
         let reply = match target {
             Err(refusal) => self.refuse(refusal),
-            Ok(target) => {
+            Ok(mut target) => {
                 let client = Client::new(peer.address.ip(), target.normal.path()).with_names(peer.names());
                 let group = *known.insert(live.policy.group(&client));
+                target.bind(group, &live.policy);
                 let asked = Asked {
                     method: &head.method,
                     headers: &head.headers,
@@ -291,6 +293,9 @@ impl Proxy {
             return None;
         }
         let entry = self.cache.find_hot(&asked.target.key(), asked.headers)?;
+        if asked.is_said_to_others(&entry) {
+            return None;
+        }
         let verdict = entry.freshness.judge(self.cache.clock().now(), &asked.control);
         if verdict != Verdict::Fresh {
             return None;
@@ -309,7 +314,7 @@ impl Proxy {
                 && !reply.status().is_client_error()
                 && !reply.status().is_server_error()
             {
-                passthrough::invalidate(&self.cache, &self.fills, target, reply.headers_mut()).await;
+                passthrough::invalidate(&self.cache, &self.fills, asked, reply.headers_mut()).await;
             }
             return reply.told(CacheStatus::Method, &classified, None);
         }

@@ -3,10 +3,16 @@
 //! state and time; fetching is `refresh`'s, serving is `proxy`'s. Where the configuration has no ring nothing here runs.
 
 pub mod advance;
+pub mod clients;
+pub mod engine;
 pub mod moment;
 pub mod orders;
+mod payloads;
+mod record;
 mod retire;
 pub mod revision;
 pub mod rings;
 pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod views;

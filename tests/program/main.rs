@@ -13,9 +13,11 @@
 mod support;
 
 mod bad_input;
+mod bindings;
 mod bounds;
 mod bundles;
 mod clients_config;
+mod copies;
 mod crash;
 mod demo;
 mod explain;

@@ -28,7 +28,7 @@ impl Sizes {
         for object in inventory.objects() {
             let object = object?;
             if object.status.is_success() && !object.is_copy() {
-                let path = pattern::fold(key::split(&object.key).1);
+                let path = pattern::fold(key::split(&object.key).target);
                 note(&mut newest, &path, object.len);
             }
         }
