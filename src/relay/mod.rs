@@ -164,7 +164,7 @@ impl Relay {
         let proxy = Proxy::new(live, cache.clone(), fills, lan.clone(), places.clone(), metrics.clone());
         let proxy = Arc::new(proxy);
         let (refresher, refresh) =
-            Refresher::new(&config, proxy.clone(), store, metrics.clone(), clock.clone());
+            Refresher::new(&config, proxy.clone(), rollouts.clone(), store, metrics.clone(), clock.clone());
         let connections = Arc::new(Connections::new(proxy.clone(), metrics.clone(), &config.server, tls));
         let (stage, stages) = watch::channel(Stage::Serving);
         let workers = Arc::new(Workers::start(config.server.workers, &connections, &stages)?);
