@@ -3,10 +3,13 @@
 //! state and time; fetching is `refresh`'s, serving is `proxy`'s. Where the configuration has no ring nothing here runs.
 
 pub mod advance;
+pub mod audit;
 pub mod moment;
 pub mod orders;
+pub mod preview;
 mod retire;
 pub mod revision;
 pub mod rings;
 pub mod state;
+pub mod status;
 pub mod views;
