@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 pub use self::survey::Beside;
 use super::revision::Number;
 use crate::clock::UnixMillis;
+use crate::config;
 
 /// Hashes of catalogs in one status, those of the newest revisions first: about 10 MiB of text.
 const MAX_HASHES: usize = 100_000;
@@ -135,8 +136,8 @@ pub struct Upcoming {
 pub struct GroupStatus {
     /// Its name.
     pub name: Arc<str>,
-    /// Its ring; `None` of a group that the configuration does not have any more.
-    pub ring: Option<String>,
+    /// Its ring.
+    pub ring: String,
     /// The revision that it is held at.
     pub held: Option<Number>,
     /// The revision up to which it was released at once.
@@ -145,6 +146,21 @@ pub struct GroupStatus {
     pub newest: Option<Number>,
     /// Its clients.
     pub clients: Clients,
+}
+
+/// What one client sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewStatus {
+    /// The revision.
+    pub revision: Number,
+    /// When that was published.
+    pub published: At,
+    /// The newest revision that there is.
+    pub newest: Number,
+    /// The revision that it comes to see next, if that is foreseen.
+    pub next: Option<Number>,
+    /// When, at the earliest.
+    pub at: Option<At>,
 }
 
 /// Clients, counted.
@@ -161,6 +177,25 @@ pub struct Clients {
 /// An instant, written as in RFC 3339.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct At(pub UnixMillis);
+
+impl Gate {
+    /// Its name in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+impl From<config::Gate> for Gate {
+    fn from(gate: config::Gate) -> Self {
+        match gate {
+            config::Gate::Auto => Self::Auto,
+            config::Gate::Manual => Self::Manual,
+        }
+    }
+}
 
 impl Clients {
     /// Those of both.

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::super::Failure;
 use super::Explain;
+use super::stage::Stage;
 use crate::cache::key;
 use crate::clock::UnixMillis;
 use crate::config::{self, Ceiling, Config, Limit, Outside, WanMatch, pattern};
@@ -33,6 +34,8 @@ pub(super) struct Explanation {
     pub(super) turn: Option<Moment>,
     pub(super) limits: Vec<Held>,
     pub(super) counts: Vec<Count>,
+    /// With rings: added by who may ask a relay.
+    pub(super) rollout: Option<Stage>,
 }
 
 /// An upstream of the route.
@@ -142,6 +145,7 @@ impl Explanation {
             turn: Moment::of(&policy, group, route, client, path, now),
             limits: limits(config, &policy, route, &group.settings, path, &classified, now),
             counts: counts(config, &group.settings),
+            rollout: None,
         })
     }
 }

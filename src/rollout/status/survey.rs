@@ -2,6 +2,7 @@
 //! known beside the state.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::super::advance::{Next, Waits, opening};
@@ -9,9 +10,12 @@ use super::super::moment::Opened;
 use super::super::revision::{Catalog, Number, Revision};
 use super::super::rings::{Ring, RingId, Rings};
 use super::super::state::{Progress, State};
-use super::{At, Clients, Gate, GroupStatus, MAX_HASHES, RevisionStatus, RingStatus, Seen, Status, Upcoming};
+use super::super::views::Views;
+use super::{
+    At, Clients, GroupStatus, MAX_HASHES, RevisionStatus, RingStatus, Seen, Status, Upcoming, ViewStatus,
+};
 use crate::clock::UnixMillis;
-use crate::config::{self, Steps};
+use crate::config::Steps;
 
 /// What is known of rollouts beside their state.
 #[derive(Clone, Copy)]
@@ -41,6 +45,21 @@ impl Status {
             groups: groups(state, rings, beside, now),
             clients,
         }
+    }
+}
+
+impl ViewStatus {
+    /// What a client of this group sees; `None` before there is a revision.
+    pub fn of(views: &Views, group: &str, client: IpAddr, now: UnixMillis) -> Option<Self> {
+        let (sees, newest) = (views.of(group, client, now)?, views.newest()?);
+        let next = views.comes_next(group, client, now);
+        Some(Self {
+            revision: sees.number,
+            published: At(sees.published),
+            newest: newest.number,
+            next: next.map(|(revision, _)| revision),
+            at: next.map(|(_, at)| At(at)),
+        })
     }
 }
 
@@ -118,10 +137,7 @@ impl RingStatus {
         Self {
             name: ring.settings.name.clone(),
             after: after.map(|after| after.settings.name.clone()),
-            gate: match ring.settings.gate {
-                config::Gate::Auto => Gate::Auto,
-                config::Gate::Manual => Gate::Manual,
-            },
+            gate: ring.settings.gate.into(),
             groups: ring.groups.clone(),
             sees,
             clients,
@@ -201,16 +217,15 @@ fn upcoming(state: &State, rings: &Rings, beside: Beside<'_>, now: UnixMillis) -
 
 fn groups(state: &State, rings: &Rings, beside: Beside<'_>, now: UnixMillis) -> Vec<GroupStatus> {
     let views = state.views(rings, now);
-    let unknown = state.held.keys().filter(|group| rings.of_group(group).is_none());
-    let told = |name: &Arc<str>| GroupStatus {
+    let told = |ring: &Arc<Ring>, name: &Arc<str>| GroupStatus {
         name: name.clone(),
-        ring: rings.of_group(name).and_then(|ring| Some(rings.get(ring)?.settings.name.clone())),
+        ring: ring.settings.name.clone(),
         held: state.held.get(name).copied(),
         released: state.released.get(name).copied(),
         newest: views.newest_of(name),
         clients: beside.clients.get(name).cloned().unwrap_or_default(),
     };
-    rings.groups().chain(unknown).map(told).collect()
+    rings.iter().flat_map(|(_, ring)| ring.groups.iter().map(|name| told(ring, name))).collect()
 }
 
 #[cfg(test)]

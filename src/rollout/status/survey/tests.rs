@@ -125,7 +125,7 @@ fn groups_tell_their_ring_and_what_they_are_held_at() {
     let groups: Vec<_> =
         told.groups.iter().map(|group| (&*group.name, group.held, group.released, group.newest)).collect();
     assert_eq!(groups, [("pilot", Some(1), None, Some(1)), ("default", None, Some(2), Some(2))]);
-    assert_eq!(told.groups[0].ring.as_deref(), Some("first"));
+    assert_eq!(told.groups[0].ring, "first");
 }
 
 #[test]
