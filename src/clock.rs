@@ -57,6 +57,18 @@ impl Clock {
         }
     }
 
+    /// Waits until it shows what is before `at`: it was set back.
+    pub async fn set_back_before(&self, at: UnixMillis) {
+        match &self.0 {
+            Source::System => {
+                while self.now() >= at {
+                    sleep(LOOK).await;
+                }
+            }
+            Source::Manual(now) => drop(now.subscribe().wait_for(|now| *now < at).await),
+        }
+    }
+
     /// Sets a manual clock back; a system clock is not moved.
     pub fn set_back(&self, by: Duration) {
         if let Source::Manual(now) = &self.0 {

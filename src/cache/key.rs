@@ -1,10 +1,13 @@
-//! The name under which a response is stored: the route, then path and query in one spelling. Two spellings that every
-//! manager must answer alike are one object; the client's own spelling still goes upstream. Paths that could mean
-//! something else to the manager than to the relay are refused here, before anything looks at them.
+//! The name under which a response is stored: the route, the binding if its client's group has one, then path and query
+//! in one spelling: `<route> /<path>` or `<route> ~<binding> /<path>`. Two spellings that every manager must answer alike
+//! are one object; the client's own spelling still goes upstream. Paths that could mean something else to the manager
+//! than to the relay are refused here, before anything looks at them.
 
 use std::fmt::Write;
 
 use http::uri::PathAndQuery;
+
+use crate::config::Class;
 
 /// A path that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,15 +38,42 @@ pub fn normalise(path: &str, query: Option<&str>) -> Result<Normal, BadPath> {
     Ok(Normal { text, path: length })
 }
 
-/// A key's route, and path with query. A route's name may have spaces, a path begins with `/`.
-pub fn split(key: &str) -> (&str, &str) {
-    key.find(" /").map_or(("", key), |at| (&key[..at], &key[at + 1..]))
+/// Stands between a route's name and its binding's.
+const BINDING: &str = " ~";
+
+/// A key, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts<'a> {
+    /// The route's name.
+    pub route: &'a str,
+    /// The name of the binding whose upstreams it came from, if it is not one for all clients of the route.
+    pub binding: Option<&'a str>,
+    /// Path and query.
+    pub target: &'a str,
+}
+
+/// A key's parts. Names of routes and bindings have no spaces where they are read, and a path begins with `/`.
+pub fn split(key: &str) -> Parts<'_> {
+    let (name, target) = key.find(" /").map_or(("", key), |at| (&key[..at], &key[at + 1..]));
+    match name.split_once(BINDING) {
+        Some((route, binding)) => Parts { route, binding: Some(binding), target },
+        None => Parts { route: name, binding: None, target },
+    }
 }
 
 /// How a key's path and query are asked for when no client spells them. Braces are encoded, which RFC 3986 demands and
 /// some servers insist on; GUIDs stay in the lower case of the key.
 pub fn target(path_and_query: &str) -> Option<PathAndQuery> {
     path_and_query.replace('{', "%7B").replace('}', "%7D").parse().ok()
+}
+
+/// What a bound client asks for: whose content that is depends on its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound<'a> {
+    /// The name of its group's binding.
+    pub binding: &'a str,
+    /// The class of the path.
+    pub class: Class,
 }
 
 /// A normalised path and query.
@@ -59,10 +89,17 @@ impl Normal {
         &self.text[..self.path]
     }
 
-    /// The key of this path on a route.
-    pub fn key(&self, route: &str) -> String {
-        let mut key = String::with_capacity(route.len() + 1 + self.text.len());
+    /// The key of this path on a route, for a client that goes to the route's own upstreams, or is bound to others. What
+    /// is immutable by name is one for all of them; all else is what those upstreams have.
+    pub fn key(&self, route: &str, bound: Option<Bound<'_>>) -> String {
+        let binding = bound.filter(|bound| bound.class != Class::Payload).map(|bound| bound.binding);
+        let length = route.len() + binding.map_or(0, |binding| BINDING.len() + binding.len());
+        let mut key = String::with_capacity(length + 1 + self.text.len());
         key.push_str(route);
+        if let Some(binding) = binding {
+            key.push_str(BINDING);
+            key.push_str(binding);
+        }
         key.push(' ');
         key.push_str(&self.text);
         key
@@ -156,14 +193,33 @@ mod tests {
     fn case_and_reserved_characters_are_kept() {
         assert_eq!(key("/A%2fb%3F/C$20d").as_deref(), Ok("/A%2Fb%3F/C$20d"));
         let normal = normalise("/a", Some("b=%7e&c=%26")).unwrap();
-        assert_eq!((normal.path(), normal.key("r").as_str()), ("/a", "r /a?b=~&c=%26"));
+        assert_eq!((normal.path(), normal.key("r", None).as_str()), ("/a", "r /a?b=~&c=%26"));
     }
 
     #[test]
     fn a_key_splits_at_its_path() {
-        assert_eq!(split("updates.example/a /a/b c?d"), ("updates.example/a", "/a/b c?d"));
-        assert_eq!(split("two words /x"), ("two words", "/x"));
-        assert_eq!(split("odd"), ("", "odd"));
+        for (key, route, binding, target) in [
+            ("updates.example/a /a/b c?d", "updates.example/a", None, "/a/b c?d"),
+            ("two words /x", "two words", None, "/x"),
+            ("/ ~m2+m/3 /x ~y /z", "/", Some("m2+m/3"), "/x ~y /z"),
+            ("~a~ ~~b /x", "~a~", Some("~b"), "/x"),
+            ("odd", "", None, "odd"),
+        ] {
+            assert_eq!(split(key), Parts { route, binding, target }, "{key}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_immutable_has_one_key_for_every_binding() {
+        let normal = normalise("/a", Some("b")).unwrap();
+        for (class, key) in [
+            (Class::Payload, "r /a?b"),
+            (Class::Catalog, "r ~m2 /a?b"),
+            (Class::Generic, "r ~m2 /a?b"),
+            (Class::Private, "r ~m2 /a?b"),
+        ] {
+            assert_eq!(normal.key("r", Some(Bound { binding: "m2", class })), key);
+        }
     }
 
     #[test]
@@ -172,10 +228,10 @@ mod tests {
             ["/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/1/full.zip", "/a%2fb%20\"c?d={%7d&e"]
         {
             let (path, query) = spelling.split_once('?').map_or((spelling, None), |(p, q)| (p, Some(q)));
-            let key = normalise(path, query).unwrap().key("route");
-            let target = target(split(&key).1).unwrap();
+            let key = normalise(path, query).unwrap().key("route", None);
+            let target = target(split(&key).target).unwrap();
             assert!(!target.as_str().contains(['{', '}']));
-            assert_eq!(normalise(target.path(), target.query()).unwrap().key("route"), key);
+            assert_eq!(normalise(target.path(), target.query()).unwrap().key("route", None), key);
         }
     }
 

@@ -2,10 +2,12 @@
 //! group against the whole site; which group a client is in is `policy`'s to say.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::binding::{Binding, binding};
 use super::document::{Document, Section};
 use super::limit::{self, Ceiling, Limit};
 use super::network::{count_or_unlimited, warn_above};
@@ -14,7 +16,7 @@ use super::settings::{choice, time};
 use super::tables::{glob, label};
 use super::units::{Rate, Time};
 use super::week::WeekTimes;
-use super::{ContentType, Lan, Place, Server, Wan, defaults, denials};
+use super::{ContentType, Lan, Place, Route, Server, Upstream, Wan, defaults, denials};
 
 /// Bytes of a name of a certificate: DNS names have 253, URIs may have more.
 const MAX_CERTIFICATE: usize = 1_024;
@@ -52,6 +54,8 @@ pub struct Group {
     pub deny: Vec<String>,
     /// Names of content types that they may have all the same.
     pub allow: Vec<String>,
+    /// Where its clients' requests go in place of their routes' upstreams.
+    pub binding: Option<Arc<Binding>>,
 }
 
 /// `group.outside`: what a client gets that comes before its time.
@@ -90,6 +94,7 @@ impl Group {
             outside: Outside::Defer,
             deny: Vec::new(),
             allow: Vec::new(),
+            binding: None,
         }
     }
 
@@ -129,6 +134,8 @@ pub(super) fn groups(
     wan: &Wan,
     lan: &Lan,
     types: &[ContentType],
+    upstreams: &[Upstream],
+    routes: &[Route],
 ) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut rest: Option<String> = None;
@@ -163,7 +170,10 @@ pub(super) fn groups(
             outside: s.one("outside", |text| choice(text, &OUTSIDE)).unwrap_or(Outside::Defer),
             deny: denials::types(&mut s, "deny", types),
             allow: denials::types(&mut s, "allow", types),
+            binding: None,
         };
+        let binding = binding(&mut s, upstreams, routes, !group.paths.is_empty()).map(Arc::new);
+        let group = Group { binding, ..group };
         if let Some(both) = group.deny.iter().find(|name| group.allow.contains(name)) {
             s.warn("deny", format!("{both} is in allow too, which wins; leave it out of one of them"));
         }

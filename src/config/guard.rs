@@ -48,7 +48,11 @@ impl Config {
     /// not reach: at a private address, behind a proxy, or with a certificate of their own.
     pub fn redirect_warnings(&self) -> Vec<Problem> {
         let redirected = |at: usize| {
-            self.routes.iter().any(|route| self.redirects(route) && route.upstreams.contains(&at))
+            let mut bindings = self.groups.iter().filter_map(|group| group.binding.as_deref());
+            let is_bound = bindings.any(|binding| binding.upstreams().contains(&at));
+            self.routes
+                .iter()
+                .any(|route| self.redirects(route) && (is_bound || route.upstreams.contains(&at)))
         };
         let unreachable = self.upstreams.iter().enumerate().filter_map(|(at, upstream)| {
             let hidden = is_private(upstream.url.host()?)
@@ -86,6 +90,9 @@ fn is_private(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::{Binding, Group};
     use super::*;
 
     fn warnings(urls: &[&str], change: impl FnOnce(&mut Config)) -> Vec<String> {
@@ -121,5 +128,17 @@ mod tests {
             config.routes[0].fallback = Some(Fallback::Redirect);
         };
         assert_eq!(warnings(&[private], redirected).len(), 1);
+    }
+
+    #[test]
+    fn a_manager_that_only_a_group_is_sent_to_counts() {
+        let told = |is_bound: bool| {
+            warnings(&["http://manager", "http://10.0.0.2"], |config| {
+                config.routes[0].upstreams = vec![0];
+                let binding = Binding::new(&config.upstreams, vec![1]).filter(|_| is_bound).map(Arc::new);
+                config.groups = vec![Group { binding, ..Group::of_all_others("moved") }];
+            })
+        };
+        assert_eq!((told(true).len(), told(false).len()), (1, 0));
     }
 }

@@ -4,6 +4,7 @@
 //! what differs by time of the week. Nothing here opens a socket, or a file other than the configuration and the system's
 //! time zones.
 
+mod binding;
 pub(crate) mod content;
 mod defaults;
 mod denials;
@@ -31,6 +32,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use binding::Binding;
 pub use denials::Denials;
 pub use group::{Group, Outside};
 pub use guard::{Fallback, Guard};

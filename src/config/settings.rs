@@ -73,7 +73,7 @@ impl Config {
         let rules = tables::rules(&mut document);
         let wan_limits = network::wan_limits(&mut document, &wan, &content_types);
         let denials = denials::denials(&mut document);
-        let groups = group::groups(&mut document, &server, &wan, &lan, &content_types);
+        let groups = group::groups(&mut document, &server, &wan, &lan, &content_types, &upstreams, &routes);
         let rollout = rollout::rollout(&mut document);
         let rings = ring::rings(&mut document, &groups, &rollout);
         let refresh = refresh::refresh(&mut document, &wan);

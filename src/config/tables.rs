@@ -162,6 +162,9 @@ fn check_route(s: &mut Section, route: &Route, others: &[Route]) {
     } else if others.iter().any(|other| other.name == route.name) {
         s.refuse("name", format!("{:?} is the name of two routes; give each its own", route.name));
     }
+    if route.name.starts_with('@') {
+        s.refuse("name", format!("{:?} begins with @, as keys of copies do; give another", route.name));
+    }
     if let Some((_, twice)) =
         route.upstreams.iter().enumerate().find(|(i, upstream)| route.upstreams[..*i].contains(upstream))
     {
@@ -257,7 +260,8 @@ fn host(text: &str) -> Result<String, String> {
     Ok(text.to_ascii_lowercase())
 }
 
-fn upstream(text: &str, upstreams: &[Upstream]) -> Result<usize, String> {
+/// Which upstream has this name.
+pub(super) fn upstream(text: &str, upstreams: &[Upstream]) -> Result<usize, String> {
     upstreams.iter().position(|upstream| upstream.name == text).ok_or_else(|| {
         let names: Vec<_> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
         let known = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };

@@ -63,7 +63,7 @@ pub type Listed = (String, BlobId);
 
 /// Whether what is stored under `key` is such a catalog.
 pub fn is_catalog(key: &str) -> bool {
-    let path = key.split('?').next().unwrap_or(key);
+    let path = key::split(key).target.split('?').next().unwrap_or(key);
     let tail = path.len().checked_sub("livetri.zip".len()).and_then(|at| path.get(at..));
     tail.is_some_and(|tail| tail.eq_ignore_ascii_case("livetri.zip"))
 }
@@ -101,13 +101,14 @@ pub fn read(catalog: &[u8]) -> Result<Vec<Listed>, CatalogError> {
     Ok(listed)
 }
 
-/// The key of the file of this name beside a catalog; `None` if no such name can be one.
+/// The key of the payload of this name beside a catalog, which is one for all upstreams; `None` if no such name can be
+/// one.
 pub fn sibling(catalog: &str, name: &str) -> Option<String> {
-    let (route, target) = catalog.rsplit_once(' ')?;
+    let key::Parts { route, target, .. } = key::split(catalog);
     let path = target.split('?').next().unwrap_or(target);
     let folder = &path[..=path.rfind('/')?];
     let spelled = key::normalise(&format!("{folder}{}", escaped(name)), None).ok()?;
-    Some(spelled.key(route))
+    Some(spelled.key(route, None))
 }
 
 fn read_list(text: &str, listed: &mut Vec<Listed>) -> Result<(), CatalogError> {
@@ -189,6 +190,7 @@ mod tests {
         for (catalog, name, expected) in [
             ("all /x$20y_livetri.zip", "1_a$20b.zip", Some("all /1_a$20b.zip")),
             ("a b /lu/livetri.zip?x=/y", "1 a.7z", Some("a b /lu/1%20a.7z")),
+            ("all ~m2 /lu/livetri.zip", "a.7z", Some("all /lu/a.7z")),
             ("all /livetri.zip", "..", None),
             ("all", "a", None),
         ] {

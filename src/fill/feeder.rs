@@ -1,4 +1,5 @@
-//! Who feeds a fill, for those who consider following it: what waits for its upstream must not be what that waits for.
+//! Who feeds a fill, or may, for those who consider following it: what waits for its upstream must not be what that
+//! waits for.
 
 use std::sync::Arc;
 
@@ -6,6 +7,11 @@ use super::{Fill, Phase};
 use crate::upstream::Upstream;
 
 impl Fill {
+    /// The upstreams that it asks, by priority.
+    pub fn order(&self) -> &[usize] {
+        &self.order
+    }
+
     /// The upstream that it has asked last.
     pub fn asks(&self) -> Option<Arc<Upstream>> {
         self.asking.upstream()

@@ -79,7 +79,7 @@ pub struct Wanted {
     pub key: Arc<str>,
     /// What selects this variant, as far as known before a response: two requests that differ here are two fills.
     pub variant: String,
-    /// The route's upstreams, by priority.
+    /// The upstreams to ask, by priority: those of its route, or of who asks.
     pub order: Arc<[usize]>,
     /// Path and query in the client's own spelling.
     pub target: PathAndQuery,
@@ -106,6 +106,7 @@ pub struct Fill {
     /// A client has asked for it.
     for_client: Arc<AtomicBool>,
     asking: Asking,
+    order: Arc<[usize]>,
     // After the receiver: whoever is woken finds one follower less.
     leaving: Leaving,
 }
@@ -282,8 +283,13 @@ impl Fills {
         let attention = Arc::new(Notify::new());
         let for_client = Arc::new(AtomicBool::new(for_client));
         let asking = Asking::default();
-        let fill =
-            Fill { phase: receiver, for_client, asking: asking.clone(), leaving: Leaving(attention.clone()) };
+        let fill = Fill {
+            phase: receiver,
+            for_client,
+            asking: asking.clone(),
+            order: wanted.order.clone(),
+            leaving: Leaving(attention.clone()),
+        };
         running.insert(key, fill.clone());
         drop(running);
         let (hand, handover) = oneshot::channel();

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::begin::{Begun, NotBegun, Part};
 use super::fetch::Followers;
 use super::{Fill, FillError, FillKey, Flow, Leaving, Phase, Shared, Unshared, Wanted};
+use crate::cache::key;
 use crate::cache::storable::storable;
 use crate::cache::validator::{confirms, validate};
 use crate::cache::{Entry, Selecting, update};
@@ -134,9 +135,11 @@ impl Task {
     }
 
     /// Whether another relay of the site may give what is wanted. What is immutable or says itself how long it is good
-    /// is the same there; whether something is still good, only a manager knows.
+    /// is the same there, but for what is the content of one binding's managers; whether something is still good, only a
+    /// manager knows.
     fn may_have_from_peers(&self) -> bool {
         matches!(self.wanted.classified.class, Class::Payload | Class::Generic)
+            && key::split(&self.wanted.key).binding.is_none()
             && self.wanted.stale.is_none()
             && !self.again
     }
@@ -252,7 +255,7 @@ impl Task {
         let for_client = for_client.unwrap_or_default();
         let asking = self.asking.clone();
         let leaving = Leaving(self.attention.clone());
-        let fill = Fill { phase: receiver, for_client, asking, leaving };
+        let fill = Fill { phase: receiver, for_client, asking, order: self.wanted.order.clone(), leaving };
         running.insert(self.register_key(), fill);
         drop(running);
         old.send_replace(Phase::Failed { error });

@@ -25,9 +25,9 @@ impl PublicUrls {
         Self(public.collect())
     }
 
-    /// The target at the manager that goes first of those of its route that are well; `None` if none is.
+    /// The target at the manager that goes first of those that it may go to and that are well; `None` if none is.
     pub fn location(&self, upstreams: &Upstreams, target: &Target) -> Option<HeaderValue> {
-        let manager = upstreams.preferred(&target.route.upstreams)?;
+        let manager = upstreams.preferred(target.upstreams())?;
         HeaderValue::from_str(&format!("{}{}", self.0.get(&*manager.name)?, target.spelled)).ok()
     }
 }

@@ -8,8 +8,9 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 
 use super::refusal::Refusal;
-use crate::cache::key::{self, Normal};
-use crate::policy::{Policy, Route};
+use crate::cache::key::{self, Bound, Normal};
+use crate::config::{Binding, Class};
+use crate::policy::{Group, Policy, Route};
 use crate::upstream::Upstreams;
 
 /// A target that has been understood.
@@ -23,6 +24,8 @@ pub struct Target {
     pub spelled: PathAndQuery,
     /// Asked of a proxy. The client would come here again if it were sent to the manager.
     pub proxied: bool,
+    /// What its client's group is bound to, and the class of the path, which only then is of interest here.
+    bound: Option<(Arc<Binding>, Class)>,
 }
 
 /// What a target is judged against.
@@ -41,7 +44,26 @@ pub struct Bounds<'a> {
 impl Target {
     /// The key its response is stored under.
     pub fn key(&self) -> String {
-        self.normal.key(&self.route.name)
+        let bound =
+            self.bound.as_ref().map(|(binding, class)| Bound { binding: binding.name(), class: *class });
+        self.normal.key(&self.route.name, bound)
+    }
+
+    /// What its client's group is bound to, if it is.
+    pub fn binding(&self) -> Option<&str> {
+        self.bound.as_ref().map(|(binding, _)| binding.name())
+    }
+
+    /// The upstreams that it goes to, by priority: those that its client's group is bound to, or its route's.
+    pub fn upstreams(&self) -> &[usize] {
+        self.bound.as_ref().map_or(&self.route.upstreams, |(binding, _)| binding.upstreams())
+    }
+
+    /// Now that its client's group is known: only for one that is bound is this more than a comparison.
+    pub fn bind(&mut self, group: &Group, policy: &Policy) {
+        let Some(binding) = &group.settings.binding else { return };
+        let class = policy.classify(&self.route, self.normal.path()).class;
+        self.bound = Some((binding.clone(), class));
     }
 
     /// Reads the target of a request.
@@ -85,7 +107,7 @@ impl Target {
         }
         let normal = key::normalise(spelled.path(), spelled.query())?;
         let route = bounds.policy.route(host.as_deref(), normal.path()).ok_or(Refusal::NoRoute)?;
-        Ok(Self { route: route.clone(), normal, spelled: spelled.clone(), proxied })
+        Ok(Self { route: route.clone(), normal, spelled: spelled.clone(), proxied, bound: None })
     }
 }
 

@@ -1,6 +1,6 @@
-//! What a client gets while no worker serves: a redirect to its route's manager, or the manager's answer, passed on
-//! uncached; always that if the guard is its proxy, which a redirect would lead back to. Takes the same targets as the proxy and refuses the same; a client whose manager does not answer is told
-//! when to come back.
+//! What a client gets while no worker serves: a redirect to its manager, by group or route, or the manager's answer,
+//! passed on uncached; always that if the guard is its proxy, which a redirect would lead back to. Takes the same targets
+//! as the proxy and refuses the same; a client whose manager does not answer is told when to come back.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -122,12 +122,13 @@ impl Answers {
         if live.upstreams.instance().has_passed(&head.headers) {
             return (refused(Refusal::Loop), Answered::Refused);
         }
-        let target = match Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds) {
+        let mut target = match Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds) {
             Ok(target) => target,
             Err(refusal) => return (refused(refusal), Answered::Refused),
         };
         let client = Client::new(peer.address.ip(), target.normal.path()).with_names(peer.names());
         let group = live.policy.group(&client);
+        target.bind(group, &live.policy);
         if let Some(denied) = live.policy.denied(group, &target.route, target.normal.path()) {
             let sentence = "gupd: the policy of this site does not give this content to this client\n";
             return (text(denied.status, sentence), Answered::Refused);
@@ -167,7 +168,7 @@ impl Answers {
             lane,
             asking: Asking::default(),
         };
-        match live.upstreams.ask(&target.route.upstreams, &outgoing).await {
+        match live.upstreams.ask(target.upstreams(), &outgoing).await {
             Ok(answer) => (self.pass_on(answer, live.idle_timeout), Answered::Relay),
             Err(UpstreamError::Client { .. }) => {
                 let sentence = "gupd: the request's body did not arrive\n";

@@ -2,6 +2,7 @@
 //! routes, rules, content types and groups of one configuration; a reload builds a new policy. It decides by host,
 //! path, client and time only, does no I/O, and never changes a path.
 
+mod binding;
 pub mod calendar;
 mod content_type;
 mod denial;
@@ -21,6 +22,7 @@ use http::StatusCode;
 
 use crate::clock::UnixMillis;
 use crate::config::{Class, Config, Profile, content, pattern};
+use binding::Ways;
 use calendar::Calendar;
 use content_type::ContentTypes;
 pub use denial::Denied;
@@ -41,6 +43,7 @@ pub struct Policy {
     routes: Routes,
     content_types: ContentTypes,
     groups: Groups,
+    ways: Ways,
     denied_status: StatusCode,
     calendar: Calendar,
 }
@@ -105,10 +108,12 @@ impl Policy {
         // Withheld from clients by default, as the vendor does, once there are any.
         let is_known = config.content_types.iter().any(|own| own.name == content::CLIENT_PATCHES);
         let withheld: Vec<&str> = is_known.then_some(content::CLIENT_PATCHES).into_iter().collect();
+        let groups = Groups::new(&config.groups, &withheld)?;
         Ok(Self {
             routes: Routes::new(routes),
             content_types: ContentTypes::new(&config.content_types)?,
-            groups: Groups::new(&config.groups, &withheld)?,
+            ways: Ways::of(groups.iter()),
+            groups,
             denied_status: config.denials.status,
             calendar: Calendar::new(config.site.time_zone.clone()),
         })

@@ -56,7 +56,7 @@ async fn waits_for_sender(asked: &Asked<'_>, fill: &Fill, classified: &Classifie
             !now.is_peer() && !looked.iter().any(|before| Arc::ptr_eq(before, now))
         };
         let Some(upstream) = fill.asks().filter(is_new) else { continue };
-        if !upstreams.is_last(&asked.target.route.upstreams, &upstream) {
+        if !upstreams.is_last(fill.order(), &upstream) {
             sleep(DEFERENCE).await;
         }
         if upstream.may_be_relay() && comes_back_from(&upstream, asked, classified).await {

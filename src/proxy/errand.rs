@@ -9,7 +9,8 @@ use http::{HeaderMap, StatusCode};
 
 use super::origin::Irretrievable;
 use super::{Live, News, Proxy};
-use crate::cache::{CacheControl, Entry, Found, Verdict, key};
+use crate::cache::key::{self, Bound, Parts};
+use crate::cache::{CacheControl, Entry, Found, Verdict};
 use crate::config::Class;
 use crate::fill::{self, Ended, Errand, FillError, Joined, Wanted};
 use crate::policy::Classified;
@@ -39,12 +40,17 @@ pub enum Fetched {
 
 impl Live {
     /// What a stored response is by the rules in force; `None` if the relay has no route for it, or must not fetch it.
+    /// Nor what only clients of a binding would get that is no group's any more, or that every group has left for one.
     fn classify(&self, key: &str) -> Option<Classified> {
-        let (route, target) = key::split(key);
+        let Parts { route, binding, target } = key::split(key);
         let path = target.split('?').next().unwrap_or_default();
         let route = self.policy.route_named(route)?;
         let classified = self.policy.classify(route, path);
-        self.policy.may_fetch(route, &classified).then_some(classified)
+        let is_somebodys = match binding {
+            Some(name) => self.policy.binding_named(name).is_some(),
+            None => classified.class == Class::Payload || self.policy.goes_by_route(),
+        };
+        (is_somebodys && self.policy.may_fetch(route, &classified)).then_some(classified)
     }
 }
 
@@ -65,16 +71,24 @@ impl Proxy {
         &self.news
     }
 
-    /// The key that a path, on a route of every host, is stored under.
+    /// The keys that a path, on a route of every host, is stored under: one, or one for each way that clients' requests
+    /// for it go.
     ///
     /// # Errors
     /// When it is none of content.
-    pub fn key_of(&self, path: &PathAndQuery) -> Result<Arc<str>, Irretrievable> {
+    pub fn keys_of(&self, path: &PathAndQuery) -> Result<Vec<Arc<str>>, Irretrievable> {
         let refused = || Irretrievable::Path { path: path.clone() };
         let normal = key::normalise(path.path(), path.query()).map_err(|_| refused())?;
         let live = self.live.load();
-        let route = live.policy.route(None, normal.path()).ok_or_else(refused)?;
-        Ok(Arc::from(normal.key(&route.name)))
+        let policy = &live.policy;
+        let route = policy.route(None, normal.path()).ok_or_else(refused)?;
+        let class = policy.classify(route, normal.path()).class;
+        let key = |bound| Arc::from(normal.key(&route.name, bound));
+        if class == Class::Payload {
+            return Ok(vec![key(None)]);
+        }
+        let bound = policy.bindings().iter().map(|binding| Bound { binding: binding.name(), class });
+        Ok(policy.goes_by_route().then_some(None).into_iter().chain(bound.map(Some)).map(key).collect())
     }
 
     /// Asks whether a stored response is still what its upstream has, however fresh it is. That clients have not asked
@@ -105,7 +119,17 @@ impl Proxy {
         let live = self.live.load_full();
         let wanted = live.wanted_for(key, HeaderMap::new())?;
         wanted.lane.set_purpose(Purpose::Prefetch);
-        self.ask(&live, Wanted { errand: Some(Errand::Prefetch), ..wanted }, most).await
+        let wanted = Wanted { errand: Some(Errand::Prefetch), ..wanted };
+        let mut fetched = self.ask(&live, wanted.clone(), most).await;
+        // A payload is one for all, and may be what only another group's managers have.
+        for binding in live.policy.bindings().iter().filter(|_| wanted.classified.class == Class::Payload) {
+            if !matches!(fetched, Ok(Fetched::Nothing) | Err(_)) {
+                break;
+            }
+            let wanted = Wanted { order: Arc::from(binding.upstreams()), ..wanted.clone() };
+            fetched = self.ask(&live, wanted, most).await;
+        }
+        fetched
     }
 
     async fn ask(&self, live: &Live, mut wanted: Wanted, most: u64) -> Result<Fetched, Irretrievable> {
@@ -117,6 +141,9 @@ impl Proxy {
             match self.cache.find(&wanted.key, &wanted.asked, &wanted.classified).await? {
                 Found::Nothing => wanted.stale = None,
                 Found::OtherVariant { variant } => (wanted.variant, wanted.stale) = (variant, None),
+                Found::Entry(entry) if live.is_said_to_others(&wanted.order, &entry) => {
+                    wanted.stale = Some(entry);
+                }
                 Found::Entry(entry) => {
                     let now = self.cache.clock().now();
                     let verdict = entry.freshness.judge(now, &CacheControl::default());

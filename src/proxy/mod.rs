@@ -3,6 +3,7 @@
 //! Nothing here knows sockets or threads.
 
 pub mod body;
+mod bound;
 mod circle;
 pub mod conditional;
 mod denied;
@@ -176,9 +177,10 @@ impl Proxy {
         let mut known = None;
         let reply = match target {
             Err(refusal) => self.refuse(refusal),
-            Ok(target) => {
+            Ok(mut target) => {
                 let client = Client::new(peer.address.ip(), target.normal.path()).with_names(peer.names());
                 let group = *known.insert(live.policy.group(&client));
+                target.bind(group, &live.policy);
                 let asked = Asked {
                     method: &head.method,
                     headers: &head.headers,
@@ -281,6 +283,9 @@ impl Proxy {
             return None;
         }
         let entry = self.cache.find_hot(&asked.target.key(), asked.headers)?;
+        if asked.is_said_to_others(&entry) {
+            return None;
+        }
         let verdict = entry.freshness.judge(self.cache.clock().now(), &asked.control);
         if verdict != Verdict::Fresh {
             return None;
@@ -299,7 +304,7 @@ impl Proxy {
                 && !reply.status().is_client_error()
                 && !reply.status().is_server_error()
             {
-                passthrough::invalidate(&self.cache, &self.fills, target, reply.headers_mut()).await;
+                passthrough::invalidate(&self.cache, &self.fills, asked, reply.headers_mut()).await;
             }
             return reply.told(CacheStatus::Method, &classified, None);
         }

@@ -1,5 +1,5 @@
 //! Where stored content can be had from again when no client asks for it: from an object's key back to its route, the
-//! upstreams of that and a target they take. With it, a blob that the scrub found damaged is repaired; what no upstream
+//! upstreams of that or of its binding, and a target they take. With it, a blob that the scrub found damaged is repaired; what no upstream
 //! has any more is removed, so that the next request fetches it anew. What bytes are right is for the store's checksums
 //! to say.
 
@@ -26,6 +26,12 @@ pub enum Irretrievable {
         /// The route it came by.
         name: String,
     },
+    /// No group is bound to the upstreams that it came from.
+    #[error("no group has the upstreams {name:?} any more")]
+    NoBinding {
+        /// Their binding's name.
+        name: String,
+    },
     /// What is stored of it does not make a request.
     #[error("its key {key:?} cannot be asked for")]
     Key {
@@ -41,7 +47,7 @@ pub enum Irretrievable {
     /// The index cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No upstream of the route gives it.
+    /// No upstream that may have it gives it.
     #[error(transparent)]
     Fetch(#[from] RefetchError),
     /// Its fill failed.
@@ -53,16 +59,17 @@ impl From<Irretrievable> for Unrepaired {
     fn from(error: Irretrievable) -> Self {
         match error {
             Irretrievable::Fetch(error) => error.into(),
-            Irretrievable::NoRoute { .. } | Irretrievable::Key { .. } | Irretrievable::Path { .. } => {
-                Self::NotGiven(Arc::from(error.to_string()))
-            }
+            Irretrievable::NoRoute { .. }
+            | Irretrievable::NoBinding { .. }
+            | Irretrievable::Key { .. }
+            | Irretrievable::Path { .. } => Self::NotGiven(Arc::from(error.to_string())),
             Irretrievable::Store(_) | Irretrievable::Fill(_) => Self::NotNow(Arc::from(error.to_string())),
         }
     }
 }
 
 impl Live {
-    /// Fetches `range` of a stored object, a chunk at most, from any upstream of its route.
+    /// Fetches `range` of a stored object, a chunk at most, from any upstream that may have it.
     ///
     /// # Errors
     /// When there is no such route any more, or none of its upstreams gives those bytes.
@@ -76,14 +83,24 @@ impl Live {
     pub(super) fn wanted_again(&self, object: &Object) -> Result<Wanted, Irretrievable> {
         let selecting = Selecting::decode(&object.selecting)
             .ok_or_else(|| Irretrievable::Key { key: object.key.clone() })?;
-        Ok(Wanted { variant: object.selecting.clone(), ..self.wanted_for(&object.key, selecting.request())? })
+        let mut wanted = self.wanted_for(&object.key, selecting.request())?;
+        wanted.variant.clone_from(&object.selecting);
+        self.ask_author_first(&mut wanted, object);
+        Ok(wanted)
     }
 
     /// As a client with these fields would ask for what is stored under a key.
     pub(super) fn wanted_for(&self, key: &Arc<str>, asked: HeaderMap) -> Result<Wanted, Irretrievable> {
-        let (name, normal) = key::split(key);
+        let key::Parts { route: name, binding, target: normal } = key::split(key);
         let route =
             self.policy.route_named(name).ok_or_else(|| Irretrievable::NoRoute { name: name.to_owned() })?;
+        let upstreams = match binding {
+            None => &*route.upstreams,
+            Some(name) => {
+                let bound = self.policy.binding_named(name);
+                bound.ok_or_else(|| Irretrievable::NoBinding { name: name.to_owned() })?.upstreams()
+            }
+        };
         let target = key::target(normal).ok_or_else(|| Irretrievable::Key { key: key.clone() })?;
         let path = normal.split('?').next().unwrap_or_default();
         let classified = self.policy.classify(route, path);
@@ -91,7 +108,7 @@ impl Live {
         Ok(Wanted {
             key: key.clone(),
             variant: String::new(),
-            order: Arc::from(&*route.upstreams),
+            order: Arc::from(upstreams),
             headers: fields::for_fill(&asked, Version::HTTP_11, classified.class, self.upstreams.instance()),
             target,
             asked,

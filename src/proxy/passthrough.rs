@@ -9,9 +9,10 @@ use http_body::Body;
 use super::body::Content;
 use super::reply::Reply;
 use super::{Asked, Live};
-use crate::cache::{Cache, key};
+use crate::cache::Cache;
+use crate::cache::key::{self, Bound};
 use crate::fill::{FillError, Fills};
-use crate::forward::{self, Target, fields};
+use crate::forward::{self, fields};
 use crate::shape::Purpose;
 use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError};
 
@@ -19,7 +20,7 @@ use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError};
 /// heartbeat's quarter, so that clients neither hammer a manager that fails nor wait long for one that does not.
 const RETRY_AFTER: u64 = 60;
 
-/// Asks the route's upstreams on behalf of one client.
+/// Asks the upstreams of a target on behalf of one client.
 pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody) -> Reply {
     let Asked { target, live, .. } = asked;
     let instance = live.upstreams.instance();
@@ -36,7 +37,7 @@ pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody) -> Reply {
         lane,
         asking: Asking::default(),
     };
-    match live.upstreams.ask(&target.route.upstreams, &outgoing).await {
+    match live.upstreams.ask(target.upstreams(), &outgoing).await {
         Ok(answer) => pass_on(asked.method, answer, live),
         Err(error) => no_answer(asked, &error),
     }
@@ -90,10 +91,10 @@ pub(super) fn failed(asked: &Asked<'_>, error: &FillError) -> Reply {
     }
 }
 
-/// A status that asks the client to come again later: while no upstream of its route is asked, when the next is tried.
+/// A status that asks the client to come again later: while none of its upstreams is asked, when the next is tried.
 fn unavailable(asked: &Asked<'_>, status: StatusCode, sentence: &'static str) -> Reply {
     let mut reply = Reply::text(status, sentence);
-    let probe = asked.live.upstreams.next_probe(&asked.target.route.upstreams);
+    let probe = asked.live.upstreams.next_probe(asked.target.upstreams());
     // Not before, and never at once.
     let seconds =
         probe.map(|left| u64::try_from(left.as_millis().div_ceil(1_000)).unwrap_or(RETRY_AFTER).max(1));
@@ -103,12 +104,16 @@ fn unavailable(asked: &Asked<'_>, status: StatusCode, sentence: &'static str) ->
 
 /// Forgets what an unsafe request may have changed: its target, and what the response says it is about, if that is on
 /// the same route (RFC 9111 §4.4).
-pub(super) async fn invalidate(cache: &Cache, fills: &Fills, target: &Target, response: &HeaderMap) {
+pub(super) async fn invalidate(cache: &Cache, fills: &Fills, asked: &Asked<'_>, response: &HeaderMap) {
+    let Asked { target, live, .. } = asked;
     let about = [header::LOCATION, header::CONTENT_LOCATION].into_iter().filter_map(|name| {
         let place: Uri = response.get(name)?.to_str().ok()?.parse().ok()?;
         // Another origin's content is not this one's to forget; the relay's key has no origin, so a path will do.
         let path = place.authority().is_none().then(|| place.path_and_query().cloned())??;
-        Some(key::normalise(path.path(), path.query()).ok()?.key(&target.route.name))
+        let normal = key::normalise(path.path(), path.query()).ok()?;
+        let class = || live.policy.classify(&target.route, normal.path()).class;
+        let bound = target.binding().map(|binding| Bound { binding, class: class() });
+        Some(normal.key(&target.route.name, bound))
     });
     for key in std::iter::once(target.key()).chain(about) {
         fills.detach(&key);

@@ -41,11 +41,16 @@ impl Proxy {
                     return self.alone(asked, classified, forward, Outcome::StoreFailed).await;
                 }
             };
+            let mut said_to_others = None;
             let stale = match found {
                 Found::Nothing => None,
                 Found::OtherVariant { variant: known } => {
                     variant = known;
                     forward = Forward::VaryMiss;
+                    None
+                }
+                Found::Entry(entry) if asked.is_said_to_others(&entry) => {
+                    said_to_others = Some(entry);
                     None
                 }
                 Found::Entry(entry) => {
@@ -86,7 +91,8 @@ impl Proxy {
             if let (Some(why), None) = (self.why_alone(asked, &key, &variant), &stale) {
                 return self.alone(asked, classified, forward, Outcome::NotStored(why)).await;
             }
-            let mut wanted = self.wanted(asked, key.clone(), variant.clone(), classified, stale.clone());
+            let before = stale.clone().or(said_to_others);
+            let mut wanted = self.wanted(asked, key.clone(), variant.clone(), classified, before);
             wanted.lane = asked.lane(classified, Purpose::Waited);
             let joined = self.fills.join(wanted, &asked.live.upstreams);
             match self.follow(asked, joined, forward, classified).await {
@@ -171,6 +177,10 @@ impl Proxy {
             Some(fill.outcome().await)
         };
         let Some(outcome) = outcome else { return Followed::Reply(self.refuse(Refusal::Loop)) };
+        if collapsed && asked.is_let_down(&fill, &outcome) {
+            fill.ended().await;
+            return Followed::Again { variant: None };
+        }
         // Only what the manager has is news: who makes paths up teaches nothing.
         if !collapsed && classified.class == Class::Payload && outcome.status() == Some(StatusCode::OK) {
             self.news.hear(&asked.target.key());
@@ -216,7 +226,7 @@ impl Proxy {
     }
 
     async fn answer_stored(&self, asked: &Asked<'_>, entry: &Arc<Entry>, status: CacheStatus) -> Followed {
-        if !entry.selecting.matches(asked.headers) {
+        if !entry.selecting.matches(asked.headers) || asked.is_said_to_others(entry) {
             return Followed::Again { variant: None };
         }
         match respond::stored(self, asked, entry).await {
@@ -276,12 +286,14 @@ impl Proxy {
     /// What a stored response can be had from again.
     pub(super) fn repair(&self, asked: &Asked<'_>, entry: &Arc<Entry>) -> Repair {
         let (key, variant) = (entry.object.key.clone(), entry.object.selecting.clone());
+        let mut wanted = self.wanted(asked, key, variant, &entry.classified, None);
+        asked.live.ask_author_first(&mut wanted, &entry.object);
         Repair {
             cache: self.cache.clone(),
             fills: self.fills.clone(),
             live: asked.live.clone(),
             metrics: self.metrics.clone(),
-            wanted: self.wanted(asked, key, variant, &entry.classified, None),
+            wanted,
             entry: entry.clone(),
             repairs: 0,
             begun: false,
@@ -301,7 +313,7 @@ impl Proxy {
         Wanted {
             key,
             variant,
-            order: Arc::from(&*asked.target.route.upstreams),
+            order: Arc::from(asked.target.upstreams()),
             target: asked.target.spelled.clone(),
             asked: asked.headers.clone(),
             headers: fields::for_fill(asked.headers, asked.version, classified.class, instance),

@@ -115,14 +115,15 @@ impl Worker {
         });
         let mut wanted: Vec<Arc<str>> = Vec::new();
         for path in &prefetch.paths {
-            match self.proxy.key_of(path) {
-                // Of a revision that is not known yet, nothing.
-                Ok(key) if key.contains(ANY_REVISION) => wanted.extend(
-                    key.split_once(ANY_REVISION)
-                        .and_then(|(series, name)| taken.revisions.of_newest(series, name))
-                        .map(Arc::from),
-                ),
-                Ok(key) => wanted.push(key),
+            match self.proxy.keys_of(path) {
+                Ok(keys) => {
+                    let known = keys.into_iter().filter_map(|key| match key.split_once(ANY_REVISION) {
+                        // Of a revision that is not known yet, nothing.
+                        Some((series, name)) => taken.revisions.of_newest(series, name).map(Arc::from),
+                        None => Some(key),
+                    });
+                    wanted.extend(known);
+                }
                 Err(error) => tracing::warn!(%error, "a path of prefetch.paths cannot be asked for"),
             }
         }

@@ -36,9 +36,11 @@ impl Worker {
         });
         let stored: BTreeSet<Arc<str>> = catalogs.iter().map(|catalog| catalog.key().clone()).collect();
         for path in &settings.catalogs {
-            match self.proxy.key_of(path) {
-                Ok(key) if stored.contains(&key) => {}
-                Ok(key) => catalogs.push(Catalog::Listed(key)),
+            match self.proxy.keys_of(path) {
+                Ok(keys) => {
+                    let unknown = keys.into_iter().filter(|key| !stored.contains(key));
+                    catalogs.extend(unknown.map(Catalog::Listed));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a catalog of refresh.catalogs cannot be asked for");
                     report.failed += 1;

@@ -6,7 +6,7 @@ mod pulse;
 mod ready;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -27,6 +27,7 @@ use crate::pem::PemError;
 use crate::policy::{Policy, PolicyError};
 use crate::proxy::{Live, Proxy};
 use crate::refresh::Refresher;
+use crate::rollout::engine::{self, OpenError, Rollouts};
 use crate::shape::{Lan, Places, Wan};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
@@ -55,6 +56,9 @@ pub enum StartError {
     /// The relay's certificate.
     #[error(transparent)]
     Tls(#[from] PemError),
+    /// The rollouts.
+    #[error(transparent)]
+    Rollouts(#[from] OpenError),
     /// TLS toward upstreams.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -85,6 +89,7 @@ pub struct Relay {
     places: Arc<Places>,
     wan: Arc<Wan>,
     metrics: Arc<Metrics>,
+    rollouts: Rollouts,
     refresher: Refresher,
     checks: Checks,
     stage: watch::Sender<Stage>,
@@ -143,6 +148,7 @@ impl Relay {
             .thread_name("gupd-control")
             .enable_all()
             .build()?;
+        let (rollouts, rollout) = open_rollouts(&config, &store, &clock, &control)?;
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
         let fills = Fills::new(
             &config,
@@ -175,6 +181,7 @@ impl Relay {
             places,
             wan,
             metrics,
+            rollouts,
             refresher,
             checks,
             stage,
@@ -187,7 +194,7 @@ impl Relay {
             background: TaskTracker::new(),
             control: Some(control),
         };
-        Ok(Ready { relay, sockets, refresh, check, orders: None })
+        Ok(Ready { relay, sockets, refresh, rollout, check, orders: None })
     }
 
     /// The addresses clients connect to, in the configuration's order, with the ports that were given.
@@ -213,6 +220,7 @@ impl Relay {
         self.connections.renew_certificate(&config.server)?;
         self.proxy.reconfigure(live);
         self.cache.reconfigure(config.cache.clone());
+        self.rollouts.reconfigure(&config);
         self.refresher.reconfigure(&config);
         self.checks.reconfigure(upstreams);
         self.places.reconfigure(&config);
@@ -278,7 +286,7 @@ impl Relay {
         let acceptors = self.acceptors.take();
         let (workers, proxy) = (self.workers.clone(), self.proxy.clone());
         let (cache, patience) = (self.cache.clone(), self.config.server.drain_timeout);
-        let drain = self.stage.clone();
+        let (drain, background) = (self.stage.clone(), self.background.clone());
         let mut stage = self.stage.subscribe();
         control.block_on(async move {
             let drained = async {
@@ -302,6 +310,10 @@ impl Relay {
             proxy.fills().stop();
             if tokio::time::timeout(WRITE_OUT, proxy.fills().finished()).await.is_err() {
                 tracing::warn!("a slow disk: some of what had arrived may be fetched again");
+            }
+            background.close();
+            if tokio::time::timeout(WRITE_OUT, background.wait()).await.is_err() {
+                tracing::warn!("housekeeping takes long; it ends with an error");
             }
             if !was_handed_over && let Err(error) = cache.record_uses().await {
                 tracing::error!(%error, "last uses could not be recorded");
@@ -351,6 +363,21 @@ impl Drop for Relay {
             control.shutdown_background();
         }
     }
+}
+
+/// Reads back what rollouts there are. Blocks.
+fn open_rollouts(
+    config: &Config,
+    store: &Arc<Store>,
+    clock: &Clock,
+    control: &Runtime,
+) -> Result<(Rollouts, engine::Task), StartError> {
+    let (config, store, clock) = (config.clone(), store.clone(), clock.clone());
+    let (tell, told) = mpsc::channel();
+    // Whoever starts a relay may be a runtime's thread, which must not enter another one.
+    control.spawn(async move { tell.send(Rollouts::open(&config, store, clock).await) });
+    let opened = told.recv().map_err(|_| std::io::Error::other("a thread ended without a word"))?;
+    Ok(opened?)
 }
 
 /// The reloadable part of a relay, which knows of upstreams what was known `before`.

@@ -13,6 +13,7 @@ use crate::cache::Cache;
 use crate::listen::{Acceptors, Sockets, Stage};
 use crate::proxy::Proxy;
 use crate::refresh;
+use crate::rollout::engine;
 use crate::store::{Scrub, Store};
 use crate::telemetry::Figures;
 use crate::upstream::health;
@@ -29,6 +30,7 @@ pub struct Ready {
     pub(super) relay: Relay,
     pub(super) sockets: Sockets,
     pub(super) refresh: refresh::Task,
+    pub(super) rollout: engine::Task,
     pub(super) check: health::Task,
     pub(super) orders: Option<Orders>,
 }
@@ -52,7 +54,7 @@ impl Ready {
     /// # Errors
     /// When the system cannot watch a socket.
     pub fn serve(self) -> Result<Relay, StartError> {
-        let Self { mut relay, sockets, refresh, check, orders } = self;
+        let Self { mut relay, sockets, refresh, rollout, check, orders } = self;
         let Some(control) = &relay.control else { return Ok(relay) };
         let (config, stages) = (&relay.config, relay.stage.subscribe());
         let _in_control = control.enter();
@@ -69,6 +71,8 @@ impl Ready {
             refresher: relay.refresher.clone(),
             orders,
             drain: relay.proxy.drain().clone(),
+            rollouts: relay.rollouts.clone(),
+            clock: relay.clock.clone(),
             token_file: config.server.admin_token_file.clone(),
         };
         let (listener, handed_over) = (TcpListener::from_std(sockets.admin)?, relay.handed_over.clone());
@@ -81,6 +85,8 @@ impl Ready {
             relay.background.spawn(scrub_store(scrub, relay.proxy.clone(), stages.clone()));
         }
         relay.background.spawn(keep_fresh(refresh, stages.clone()));
+        let mut stage = stages.clone();
+        relay.background.spawn(rollout.run(async move { Stage::Leaving.reached(&mut stage).await }));
         let (to_clients, from_upstreams) = (relay.lan.clone(), relay.wan.clone());
         tokio::spawn(until_stopped(stages.clone(), async move { to_clients.run().await }));
         tokio::spawn(until_stopped(stages.clone(), async move { from_upstreams.run().await }));

@@ -4,12 +4,17 @@
 
 pub mod advance;
 pub mod audit;
+pub mod engine;
 pub mod moment;
 pub mod orders;
+mod payloads;
 pub mod preview;
+mod record;
 mod retire;
 pub mod revision;
 pub mod rings;
 pub mod state;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod views;

@@ -189,6 +189,16 @@ impl State {
         number.filter(|number| self.revision(*number).is_some()).ok_or_else(|| self.unknown(given))
     }
 
+    /// Forgets what was ordered of groups that there are no more; their names.
+    pub(super) fn forget_groups(&mut self, rings: &Rings) -> Vec<Arc<str>> {
+        let known = |group: &Arc<str>| rings.of_group(group).is_some();
+        let unknown: Vec<Arc<str>> =
+            self.held.keys().chain(self.released.keys()).filter(|group| !known(group)).cloned().collect();
+        self.held.retain(|group, _| known(group));
+        self.released.retain(|group, _| known(group));
+        unknown
+    }
+
     fn name(&mut self, revision: Number, name: &str) -> Result<Done, Refused> {
         let number = self.find(&revision.to_string())?;
         let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);

@@ -106,14 +106,21 @@ pub enum Unpublished {
 }
 
 impl State {
-    /// From what was written down; `None` if a revision's contents are not there.
-    pub fn restore(mut self, contents: Vec<Revision>) -> Option<Self> {
-        let mut contents: BTreeMap<Number, Revision> =
-            contents.into_iter().map(|revision| (revision.number, revision)).collect();
-        for kept in &mut self.revisions {
-            kept.revision = Some(Arc::new(contents.remove(&kept.number)?));
-        }
-        Some(self)
+    /// Gives the revisions their contents, which are written down by themselves. One without goes, with all that
+    /// speaks of it; what went, in words.
+    pub(super) fn take_contents(&mut self, mut contents: BTreeMap<Number, Revision>) -> Vec<String> {
+        let mut losses = Vec::new();
+        self.revisions.retain_mut(|kept| {
+            kept.revision = contents.remove(&kept.number).map(Arc::new);
+            if kept.revision.is_none() {
+                losses.push(format!("revision {} is lost, and whoever saw it sees another one", kept.number));
+            }
+            kept.revision.is_some()
+        });
+        let numbers: Vec<Number> = self.revisions.iter().map(|kept| kept.number).collect();
+        self.names.retain(|_, number| numbers.contains(number));
+        self.held.retain(|_, number| numbers.contains(number));
+        losses
     }
 
     /// Every revision, the oldest first.
@@ -255,5 +262,5 @@ impl State {
 
 /// What a plain key begins with: its route, and its binding if it has one.
 pub fn source_of(key: &str) -> &str {
-    crate::cache::key::split(key).0
+    key.find(" /").map_or("", |at| &key[..at])
 }

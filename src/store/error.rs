@@ -117,6 +117,26 @@ pub enum StoreError {
         /// How it is.
         condition: Condition,
     },
+    /// What was to be stored once more is not what it was.
+    #[error(
+        "nothing can be stored as {key:?}: the object to copy is gone or has other bytes by now; nothing was changed, look it up and publish again"
+    )]
+    NotCopied {
+        /// The copy's key.
+        key: Arc<str>,
+    },
+    /// A record is larger than the index's journal takes.
+    #[error(
+        "the record {name:?} needs {bytes} bytes and the store keeps at most {max}; nothing was changed, split it"
+    )]
+    RecordTooLarge {
+        /// Its name.
+        name: String,
+        /// Bytes of its name and value.
+        bytes: usize,
+        /// The bound.
+        max: usize,
+    },
     /// A writer was used after one of its operations failed or was abandoned.
     #[error("this fill's file is incomplete after an earlier failure; the object is passed through")]
     Broken,

@@ -151,8 +151,9 @@ impl Store {
         why: Eviction,
         which: impl FnOnce() -> Which + Send + 'static,
     ) -> Result<Removed, StoreError> {
-        let RemovedObjects { keys, removed } = self.remove_objects(which).await?;
+        let RemovedObjects { keys, removed, given_up } = self.remove_objects(which).await?;
         self.counters.evicted(why, removed);
+        self.gave_up(given_up, why);
         self.ahead.evicted(&keys);
         self.forget(keys);
         Ok(removed)
@@ -183,7 +184,7 @@ impl Store {
     }
 }
 
-async fn delete(files: Vec<Scratch>) -> Result<(), StoreError> {
+pub(super) async fn delete(files: Vec<Scratch>) -> Result<(), StoreError> {
     if !files.is_empty() {
         spawn_blocking(move || drop(files)).await?;
     }

@@ -49,6 +49,8 @@ pub struct Facts {
     pub saved_bytes: u64,
     /// Objects and bytes on disk removed, in the order of [`Eviction::ALL`].
     pub evicted: [Removed; 4],
+    /// Kept objects, and bytes of their bodies, that went for room: see [`super::Store::take_given_up`].
+    pub given_up: Removed,
     /// Blocks, trailers or lengths that did not agree when read.
     pub verification_failures: u64,
     /// Bytes that were replaced because they were damaged.
@@ -73,7 +75,7 @@ pub struct Facts {
     pub condition: Condition,
 }
 
-/// Objects removed, and the bytes on disk that gave back.
+/// Objects removed, and the bytes on disk that gave back, unless it says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     /// Objects.
@@ -100,6 +102,7 @@ pub(super) struct Counters {
     disk_bytes: AtomicU64,
     saved_bytes: AtomicU64,
     evicted: [(AtomicU64, AtomicU64); 4],
+    given_up: (AtomicU64, AtomicU64),
     pub(super) verification_failures: AtomicU64,
     pub(super) repaired_bytes: AtomicU64,
     pub(super) disk_reads: AtomicU64,
@@ -123,6 +126,12 @@ impl Counters {
         bytes.fetch_add(removed.bytes, Ordering::Relaxed);
     }
 
+    pub(super) fn gave_up(&self, removed: Removed) {
+        let (objects, bytes) = &self.given_up;
+        objects.fetch_add(removed.objects, Ordering::Relaxed);
+        bytes.fetch_add(removed.bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn open_file(&self) -> OpenFile {
         self.open_files.fetch_add(1, Ordering::Relaxed);
         OpenFile(Arc::clone(&self.open_files))
@@ -139,6 +148,7 @@ impl Counters {
                 .evicted
                 .each_ref()
                 .map(|(objects, bytes)| Removed { objects: read(objects), bytes: read(bytes) }),
+            given_up: Removed { objects: read(&self.given_up.0), bytes: read(&self.given_up.1) },
             verification_failures: read(&self.verification_failures),
             repaired_bytes: read(&self.repaired_bytes),
             disk_reads: read(&self.disk_reads),

@@ -12,6 +12,7 @@ mod ahead;
 mod blob;
 mod blocks;
 pub mod bundle;
+mod clients;
 mod condition;
 mod error;
 mod evict;
@@ -23,9 +24,11 @@ mod index;
 mod inspect;
 mod inventory;
 mod journal;
+mod kept;
 mod memory;
 mod object;
 mod partial;
+mod publication;
 mod read;
 mod release;
 mod repair;
@@ -55,6 +58,7 @@ pub use self::inventory::Inventory;
 pub use self::memory::{Charge, ChunkMemory, PIECES_MAX, PINNED_MAX};
 pub use self::object::{NewObject, Object};
 pub use self::partial::{Partial, Stock};
+pub use self::publication::{ObjectCopy, Publication};
 pub use self::read::Source;
 pub use self::repair::Unrepaired;
 pub use self::scrub::Scrub;
@@ -71,7 +75,8 @@ use self::condition::Health;
 use self::facts::Counters;
 use self::flight::Flights;
 use self::folder::{Folder, FolderLock};
-use self::index::{Index, Which};
+use self::index::{Hold, Index, Which};
+use self::kept::GivenUp;
 use self::read::{DISK_READS, Load, Loaded};
 use self::release::Tenure;
 use self::repair::Repaired;
@@ -106,6 +111,7 @@ pub struct Store {
     disk_writes: Semaphore,
     counters: Arc<Counters>,
     forgotten: Mutex<Vec<Arc<str>>>,
+    given_up: GivenUp,
     unfinished: UnfinishedList,
     ahead: Ahead,
     health: Health,
@@ -140,6 +146,7 @@ impl Store {
             disk_writes: Semaphore::new(DISK_WRITES),
             counters,
             forgotten: Mutex::default(),
+            given_up: GivenUp::default(),
             unfinished,
             health: Health::new(),
             tenure: Tenure::new(),
@@ -155,7 +162,7 @@ impl Store {
         self.health.seen(self.index.find(key).await)
     }
 
-    /// A page of all objects, in the order they came, behind the row `after`; empty at the end.
+    /// A page of all objects but for copies, in the order they came, behind the row `after`; empty at the end.
     pub async fn page(&self, after: i64) -> Result<Vec<Object>, StoreError> {
         self.health.seen(self.index.page(after).await)
     }
@@ -212,8 +219,19 @@ impl Store {
 
     async fn set_pinned(&self, key: &str, pinned: bool) -> Result<usize, StoreError> {
         let (key, failed) = (key.to_owned(), self.index.failure());
-        let (variants, _) = self.index.change(move |change| change.pin(&key, pinned).map_err(failed)).await?;
+        let work = move |change: &mut index::Change<'_>| {
+            change.hold(&key, |hold| Hold { pinned, ..hold }).map_err(failed)
+        };
+        let (variants, _) = self.index.change(work).await?;
         Ok(variants)
+    }
+
+    /// Whether it takes changes, as far as is known.
+    ///
+    /// # Errors
+    /// When its disk ails.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.health.check()
     }
 
     /// Figures for metrics and status.

@@ -237,6 +237,11 @@ impl Upstreams {
         self.list.iter()
     }
 
+    /// The one at this place of the configuration.
+    pub fn at(&self, index: usize) -> Option<&Arc<Upstream>> {
+        self.list.get(index)
+    }
+
     /// The one of this name, if it is among those of `order` or a peer.
     pub fn named(&self, order: &[usize], name: &str) -> Option<&Arc<Upstream>> {
         let managers = order.iter().filter_map(|&index| self.list.get(index));

@@ -7,6 +7,7 @@
 mod support;
 
 mod balance;
+mod bindings;
 mod caching;
 mod client_certificates;
 mod clock;

@@ -1,6 +1,7 @@
 //! The configuration as an administrator meets it: files, variables and flags in, settings or lines of problems out.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the test")]
 
+mod bindings;
 mod denials;
 mod groups;
 mod guard;
@@ -13,11 +14,12 @@ mod together;
 mod upstreams;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gupd::config::{
-    Class, Config, ContentMatch, Fallback, Group, Limit, LogFormat, Overrides, Place, Problems, Profile,
-    Rule, Tls,
+    Binding, Class, Config, ContentMatch, Fallback, Group, Limit, LogFormat, Overrides, Place, Problems,
+    Profile, Rule, Tls,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -106,6 +108,7 @@ fn every_documented_default_is_the_one_in_the_code() {
     group.subnets.clone_from(&documented.groups[0].subnets);
     group.certificates.clone_from(&documented.groups[0].certificates);
     group.paths.clone_from(&documented.groups[0].paths);
+    group.binding = Binding::new(&documented.upstreams, vec![1]).map(Arc::new);
     (group.deny, group.allow) = (vec!["iron-revocation".into()], vec!["client-patches".into()]);
     expected.routes[0].deny_download = vec!["submission-control".into()];
     expected.groups = vec![group];

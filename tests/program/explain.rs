@@ -35,6 +35,7 @@ spread = "4h"
 [[group]]
 name = "laptops"
 certificates = ["*.laptops.example"]
+upstreams = ["second.example"]
 [server]
 tls_cert = "relay.pem"
 tls_key = "relay.key"
@@ -81,7 +82,10 @@ fn a_client_is_told_its_group_its_turn_and_what_holds_for_it() {
     assert_eq!(value(&ended, "downloads"), ["50 lan.max_downloads"]);
     assert_eq!(
         value(&ended, "upstream"),
-        ["1 first.example http://first.example/", "2 second.example http://second.example/"]
+        [
+            "1 first.example http://first.example/ of the route",
+            "2 second.example http://second.example/ of the route"
+        ]
     );
 }
 
@@ -97,6 +101,7 @@ fn what_is_denied_is_said_with_its_status_and_who_may_have_it() {
     );
     let laptop =
         explained("192.0.2.1", "/a", &["--certificate", "urn:a", "--certificate", "PC-7.laptops.example"]);
+    assert_eq!(value(&laptop, "upstream"), ["2 second.example http://second.example/ of the group"]);
     assert!(value(&laptop, "group")[0].ends_with("by certificates *.laptops.example"), "{laptop:?}");
     let nobody = explained("2001:db8::1", "/minitri.flg", &[]);
     assert_eq!(value(&nobody, "group"), ["default: no [[group]] takes it"]);
@@ -108,7 +113,10 @@ fn a_program_is_told_the_same_as_json() {
     let said: serde_json::Value = serde_json::from_str(&ended.lines.join("\n")).unwrap();
     assert_eq!((said["client"].as_str(), said["class"].as_str()), (Some("10.1.2.3"), Some("payload")));
     assert_eq!(said["group"]["because"][0]["value"], "10.1.0.0/16");
-    assert_eq!(said["upstreams"][0]["name"], "first.example");
+    assert_eq!(
+        (&said["upstreams"][0]["name"], &said["upstreams_of"]),
+        (&"first.example".into(), &"route".into())
+    );
     assert_eq!(said["limits"][1]["bytes_per_second"], 125_000);
     // The relay's own test of offsets says the same of this client and revision.
     assert_eq!(

@@ -13,6 +13,7 @@
 mod support;
 
 mod bad_input;
+mod bindings;
 mod bounds;
 mod bundles;
 mod clients_config;

@@ -8,7 +8,7 @@ use crate::process::{Ended, Process, Relay, gupd};
 use crate::support::{Client, Gate, Manager, PAYLOAD, Request, Resource, bytes, get};
 
 /// `gupd serve` by a file that says more than flags can, with a token.
-fn configured(folder: &Path, manager: &Manager, more: &str) -> Command {
+pub(crate) fn configured(folder: &Path, manager: &Manager, more: &str) -> Command {
     fs::write(folder.join("token"), "s3cret\n").unwrap();
     let file = folder.join("gupd.toml");
     let (token, store) = (folder.join("token"), folder.join("store"));
@@ -23,7 +23,7 @@ fn configured(folder: &Path, manager: &Manager, more: &str) -> Command {
     command
 }
 
-fn order(relay: &Relay, folder: &Path, arguments: &[&str]) -> Ended {
+pub(crate) fn order(relay: &Relay, folder: &Path, arguments: &[&str]) -> Ended {
     let mut command = gupd(arguments);
     command.args(["--admin", &relay.admin.to_string()]);
     command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", folder.join("token"));

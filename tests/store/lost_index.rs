@@ -166,7 +166,7 @@ fn damage_that_a_write_meets_is_healed_too() {
         std::os::unix::fs::FileExt::write_all_at(&file, &rot, 4096).unwrap();
         // The writing connection has read all pages at the start; this one empties its memory of them.
         let other = rusqlite::Connection::open(index(&site)).unwrap();
-        drop(other.execute_batch("PRAGMA user_version = 2"));
+        drop(other.execute_batch("PRAGMA user_version = 3"));
         drop(other);
         assert!(store.remove("removed").await.is_err());
         put(&store, "removed", "", "\"l\"", &body(9, 10)).await;

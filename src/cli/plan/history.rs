@@ -27,8 +27,8 @@ impl Sizes {
         let mut newest: HashMap<String, Newest> = HashMap::new();
         for object in inventory.objects() {
             let object = object?;
-            if object.status.is_success() {
-                let path = pattern::fold(key::split(&object.key).1);
+            if object.status.is_success() && !object.is_copy() {
+                let path = pattern::fold(key::split(&object.key).target);
                 note(&mut newest, &path, object.len);
             }
         }

@@ -26,6 +26,8 @@ pub(super) struct Explanation {
     pub(super) form: &'static str,
     pub(super) content_type: String,
     pub(super) upstreams: Vec<Asked>,
+    /// Whose they are: the group's or the route's.
+    pub(super) upstreams_of: &'static str,
     pub(super) group: Taken,
     /// The status of a client that is denied it.
     pub(super) denied: Option<u16>,
@@ -38,7 +40,7 @@ pub(super) struct Explanation {
     pub(super) rollout: Option<Stage>,
 }
 
-/// An upstream of the route.
+/// An upstream that it is asked of.
 #[derive(Debug, Serialize)]
 pub(super) struct Asked {
     pub(super) name: String,
@@ -130,6 +132,8 @@ impl Explanation {
         let names = asked.certificate.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
         let names: Vec<Box<str>> = names.collect();
         let group = policy.group(&Client::new(client, path).with_names(&names));
+        let binding = group.settings.binding.as_ref();
+        let order = binding.map_or(&*route.upstreams, |binding| binding.upstreams());
         Ok(Self {
             client,
             path: asked.path.to_string(),
@@ -138,20 +142,21 @@ impl Explanation {
             class: classified.class.as_str(),
             form: classified.form.as_str(),
             content_type: classified.content_type.to_string(),
-            upstreams: upstreams(config, route),
+            upstreams: upstreams(config, order),
+            upstreams_of: if group.settings.binding.is_some() { "group" } else { "route" },
             group: Taken::of(group, client, &names, path),
             denied: policy.denied(group, route, path).map(|denied| denied.status.as_u16()),
             windows: Windows::of(&policy, &group.settings, now),
             turn: Moment::of(&policy, group, route, client, path, now),
-            limits: limits(config, &policy, route, &group.settings, path, &classified, now),
+            limits: limits(config, &policy, order, &group.settings, path, &classified, now),
             counts: counts(config, &group.settings),
             rollout: None,
         })
     }
 }
 
-fn upstreams(config: &Config, route: &Route) -> Vec<Asked> {
-    let named = route.upstreams.iter().enumerate().filter_map(|(place, at)| {
+fn upstreams(config: &Config, order: &[usize]) -> Vec<Asked> {
+    let named = order.iter().enumerate().filter_map(|(place, at)| {
         let upstream = config.upstreams.get(*at)?;
         let priority = upstream.priority.map_or(place + 1, |priority| priority as usize);
         Some(Asked { name: upstream.name.clone(), url: upstream.url.to_string(), priority })
@@ -225,7 +230,7 @@ impl Moment {
 fn limits(
     config: &Config,
     policy: &Policy,
-    route: &Route,
+    order: &[usize],
     group: &config::Group,
     path: &str,
     classified: &Classified,
@@ -240,7 +245,7 @@ fn limits(
     };
     let named = config.wan_limits.iter().find(fits);
     let named = named.map(|named| (format!("wan_limit {}", named.name), &named.limit));
-    let upstreams = route.upstreams.iter().filter_map(|at| config.upstreams.get(*at));
+    let upstreams = order.iter().filter_map(|at| config.upstreams.get(*at));
     let upstreams = upstreams.map(|upstream| (format!("upstream {} limit", upstream.name), &upstream.limit));
     let fixed = |setting: &str, limit| (setting.to_owned(), limit);
     let all: Vec<(String, &Limit)> = [

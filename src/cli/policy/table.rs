@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::explanation::{Explanation, Moment, Windows};
+use super::explanation::{Asked, Explanation, Moment, Windows};
 use super::stage::{Stage, View};
 use crate::clock::UnixMillis;
 use crate::config::units::Time;
@@ -51,7 +51,8 @@ pub(super) fn table(said: &Explanation, zone: &TimeZone) -> String {
         lines.push(line("downloads", format!("{} {}", count.downloads, count.setting)));
     }
     for upstream in &said.upstreams {
-        lines.push(line("upstream", format!("{} {} {}", upstream.priority, upstream.name, upstream.url)));
+        let Asked { priority, name, url } = upstream;
+        lines.push(line("upstream", format!("{priority} {name} {url} of the {}", said.upstreams_of)));
     }
     lines.join("\n")
 }

@@ -27,7 +27,8 @@ pub(super) fn run(place: &Place, selection: &Selection) -> Result<(), Failure> {
     let mut keys = BTreeSet::<Arc<str>>::new();
     for object in inventory.objects() {
         let object = object?;
-        if selection.has(&object, now) {
+        // A copy goes with the revision that has it.
+        if selection.has(&object, now) && !object.is_copy() {
             keys.insert(object.key);
         }
     }

@@ -74,10 +74,12 @@ fn begin(out: &mut impl Write, form: Form) -> io::Result<()> {
 }
 
 fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()> {
-    let (_, target) = key::split(&object.key);
+    let (mark, copied) = object.copied();
+    let target = key::split(copied).target;
+    let space = if mark.is_empty() { "" } else { " " };
     writeln!(
         out,
-        "{:>11} {:>5} {:>6} {:>6} {:<24} {}",
+        "{:>11} {:>5} {:>6} {:>6} {:<24} {mark}{space}{}",
         BinaryBytes(object.len).to_string(),
         rounded(age(object.response_time, now)),
         rounded(age(object.last_used(), now)),
@@ -88,11 +90,14 @@ fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()
 }
 
 fn described(object: &Object) -> Value {
-    let (route, target) = key::split(&object.key);
+    let (mark, copied) = object.copied();
+    let key::Parts { route, binding, target } = key::split(copied);
     let time = |millis: UnixMillis| Timestamp::from_millisecond(millis).ok().map(|time| time.to_string());
     json!({
         "route": route,
+        "binding": binding,
         "path": target,
+        "copy": (!mark.is_empty()).then_some(mark),
         "selecting": object.selecting,
         "status": object.status.as_u16(),
         "content_type": &*object.content_type,

@@ -33,7 +33,7 @@ pub struct Exported {
 }
 
 /// Writes the objects that came, or were confirmed by their upstream, at `since` or later. What only says that there is
-/// nothing is left out: it is believed for seconds.
+/// nothing is left out: it is believed for seconds. So are copies, which mean nothing elsewhere.
 ///
 /// # Errors
 /// When the index or a blob cannot be read, or the bundle not written. There is no bundle then.
@@ -84,6 +84,7 @@ impl<W: Write, P: FnMut(u64)> Writing<'_, W, P> {
             let wanted: Vec<&Object> = page
                 .iter()
                 .filter(|object| object.status.is_success() && object.response_time >= self.since)
+                .filter(|object| !object.is_copy())
                 .collect();
             if wanted.is_empty() {
                 continue;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::clock::UnixMillis;
+use crate::store::publication::is_copy;
 use crate::store::trailer::RECORD_MAX;
 use crate::store::{BlobId, NewObject, Object};
 
@@ -77,6 +78,9 @@ impl Head {
             || [&self.key, &self.selecting].iter().any(|text| text.contains(char::is_control))
         {
             return Err("its key is empty or has control characters".to_owned());
+        }
+        if is_copy(&self.key) {
+            return Err("its key is that of a copy, which only a store itself makes".to_owned());
         }
         let new = NewObject {
             key: self.key.as_str().into(),

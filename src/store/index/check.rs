@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, Error, Result, ffi};
 
-use super::row;
+use super::{records, row};
 
 /// Bytes of an index that is checked before it is used: some ten thousand objects, as most sites have, in a tenth of
 /// a second.
@@ -29,8 +29,9 @@ pub(super) fn whole(connection: &Connection) -> Result<()> {
         return Err(damage(&said));
     }
     let agree: bool = connection.query_row(
-        "SELECT (objects, object_bytes, small_bytes) = (
-                SELECT count(*), coalesce(sum(len), 0), coalesce(sum(len * (queue = 0)), 0)
+        "SELECT (objects, object_bytes, small_bytes, held_bytes) = (
+                SELECT count(*), coalesce(sum(len), 0), coalesce(sum(len * (queue = 0 AND pinned = 0)), 0),
+                    coalesce(sum(len * (pinned <> 0)), 0)
                 FROM objects o JOIN blobs b ON b.id = o.blob)
             AND (blobs, blob_bytes, disk_bytes) = (
                 SELECT count(*), coalesce(sum(len), 0), coalesce(sum(disk), 0) FROM blobs)
@@ -41,7 +42,8 @@ pub(super) fn whole(connection: &Connection) -> Result<()> {
     if !agree {
         return Err(damage("the totals are not those of the rows"));
     }
-    row::each(connection, |_| Ok(()))
+    row::each(connection, |_| Ok(()))?;
+    records::each(connection, |_, _| Ok(()))
 }
 
 /// An error as SQLite gives it for a page that cannot be right.

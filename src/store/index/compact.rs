@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::writer::{Compacted, Work};
-use super::{Index, rebuild, row, statements};
+use super::{Index, journal, rebuild, records, row, statements};
 use crate::store::StoreError;
 
 /// Bytes of a journal that are never too many.
@@ -62,11 +62,22 @@ impl Index {
 fn write(connection: &Connection, path: &Path) -> io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     let mut frame = Vec::new();
-    row::each(connection, |put| {
+    let mut write = |frame: &[u8]| {
+        file.write_all(frame).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+    };
+    let objects = row::each(connection, |put| {
         frame.clear();
         put.encode(&mut frame);
-        file.write_all(&frame).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
-    })
-    .map_err(io::Error::other)?;
+        write(&frame)
+    });
+    // Behind the objects, as in a publication: a journal that is cut has no record of what is not there.
+    let records = objects.and_then(|()| {
+        records::each(connection, |name, value| {
+            frame.clear();
+            journal::encode_record(name, Some(value), &mut frame);
+            write(&frame)
+        })
+    });
+    records.map_err(io::Error::other)?;
     file.into_inner()?.sync_data()
 }

@@ -1,16 +1,17 @@
-//! The journal of the index: every object that entered, changed or left, one checksummed frame each, appended in the
-//! order of the index's transactions. It is read only when the index is damaged, missing or behind it, and then has
+//! The journal of the index: every object that entered, changed or left, and every record that was set, one checksummed
+//! frame each, appended in the order of the index's transactions. It is read only when the index is damaged, missing or behind it, and then has
 //! what a blob's own trailer has not: objects that share another's blob, and heads that a `304` refreshed.
 //!
 //! It costs a commit one write of a few hundred bytes for all changes of a transaction, just before that commits, and
 //! no sync: like the index's last transactions, its last frames survive a crash of the process and not always one of
 //! the machine. Then the trailers of the blobs stand in. A frame that is damaged is skipped, those behind it are found
-//! by their mark.
+//! by their mark. A sound one of a kind that is not known is a later gupd's, and passed over.
 //!
 //! ```text
 //! mark (4) · length (4) · payload · XXH3-64 of length and payload (8)
-//! payload: 1 · id (8) · pinned (1) · SHA-256 (32) · body's length (8) · bytes on disk (8) · record
+//! payload: 1 · id (8) · hold (1) · SHA-256 (32) · body's length (8) · bytes on disk (8) · the object's record
 //!        | 2 · id (8)
+//!        | 3 · there (1) · name (4 + n) · value
 //! ```
 
 use std::fs::File;
@@ -20,16 +21,20 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::store::object::Fields;
-use crate::store::trailer::RECORD_MAX;
+use super::hold::Hold;
+use crate::store::object::{Fields, put};
 use crate::store::{BlobId, NewObject};
 
 const MARK: [u8; 4] = *b"\xf5gj1";
 const PUT: u8 = 1;
 const REMOVE: u8 = 2;
+const RECORD: u8 = 3;
 
-/// Bytes of a payload, at most: a put's fields and the largest record.
-const PAYLOAD_MAX: usize = 58 + RECORD_MAX;
+/// Bytes of a record's name and value, at most: a list of three thousand catalogs. An object's record has less.
+pub(in crate::store) const NAMED_MAX: usize = 512 << 10;
+
+/// Bytes of a payload, at most: fields, and the largest record.
+const PAYLOAD_MAX: usize = 58 + NAMED_MAX;
 
 /// Bytes of a frame besides its payload.
 const FRAME: usize = 16;
@@ -41,7 +46,7 @@ const WINDOW: usize = 1 << 20;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Put {
     pub(super) id: i64,
-    pub(super) pinned: bool,
+    pub(super) hold: Hold,
     pub(super) blob: BlobId,
     /// The body's length.
     pub(super) len: u64,
@@ -57,6 +62,10 @@ pub(super) enum Entry {
     Put(Box<Put>),
     /// There is no object with this id any more.
     Remove(i64),
+    /// The record has this value now, or is gone.
+    Record { name: String, value: Option<Vec<u8>> },
+    /// What a later gupd knows.
+    Unknown,
 }
 
 /// The open file. One thread appends.
@@ -99,7 +108,7 @@ impl Put {
     pub(super) fn encode(&self, frames: &mut Vec<u8>) {
         let mut payload = vec![PUT];
         payload.extend_from_slice(&self.id.to_le_bytes());
-        payload.push(u8::from(self.pinned));
+        payload.push(self.hold.bits());
         payload.extend_from_slice(self.blob.as_bytes());
         payload.extend_from_slice(&self.len.to_le_bytes());
         payload.extend_from_slice(&self.disk.to_le_bytes());
@@ -112,6 +121,14 @@ impl Put {
 pub(super) fn encode_remove(object: i64, frames: &mut Vec<u8>) {
     let mut payload = vec![REMOVE];
     payload.extend_from_slice(&object.to_le_bytes());
+    frame(frames, &payload);
+}
+
+/// Appends the frame of a record, whose size the caller has checked.
+pub(super) fn encode_record(name: &str, value: Option<&[u8]>, frames: &mut Vec<u8>) {
+    let mut payload = vec![RECORD, u8::from(value.is_some())];
+    put(&mut payload, name.as_bytes());
+    payload.extend_from_slice(value.unwrap_or_default());
     frame(frames, &payload);
 }
 
@@ -143,14 +160,19 @@ fn decode(bytes: &[u8]) -> Option<(Entry, usize)> {
     let entry = match fields.array()? {
         [PUT] => Entry::Put(Box::new(Put {
             id: i64::from_le_bytes(fields.array()?),
-            pinned: fields.array()? != [0],
+            hold: Hold::from_bits(u8::from_le_bytes(fields.array()?))?,
             blob: fields.array::<32>()?.into(),
             len: u64::from_le_bytes(fields.array()?),
             disk: u64::from_le_bytes(fields.array()?),
             new: NewObject::decode(fields.0)?,
         })),
         [REMOVE] => Entry::Remove(i64::from_le_bytes(fields.array()?)),
-        _ => return None,
+        [RECORD] => {
+            let there = fields.array()? != [0];
+            let name = std::str::from_utf8(fields.bytes()?).ok()?.to_owned();
+            Entry::Record { name, value: there.then(|| fields.0.to_vec()) }
+        }
+        _ => Entry::Unknown,
     };
     Some((entry, payload.len() + FRAME))
 }
@@ -224,7 +246,8 @@ mod tests {
             request_time: 1,
             response_time: 2,
         };
-        Put { id, pinned: id % 2 == 0, blob: [7; 32].into(), len: 10, disk: 4096, new }
+        let hold = Hold { pinned: id % 2 == 0, kept: id % 3 == 0 };
+        Put { id, hold, blob: [7; 32].into(), len: 10, disk: 4096, new }
     }
 
     fn entries(bytes: &[u8]) -> Vec<Entry> {
@@ -239,10 +262,38 @@ mod tests {
         for id in 0..many {
             put(id).encode(&mut bytes);
             encode_remove(id, &mut bytes);
+            encode_record(&id.to_string(), (id % 2 == 0).then_some(b"value"), &mut bytes);
         }
         assert!(bytes.len() > 2 * WINDOW);
-        let expected = (0..many).flat_map(|id| [Entry::Put(Box::new(put(id))), Entry::Remove(id)]);
+        let record =
+            |id: i64| Entry::Record { name: id.to_string(), value: (id % 2 == 0).then(|| b"value".to_vec()) };
+        let expected =
+            (0..many).flat_map(|id| [Entry::Put(Box::new(put(id))), Entry::Remove(id), record(id)]);
         assert!(entries(&bytes).into_iter().eq(expected));
+    }
+
+    #[test]
+    fn a_kind_that_is_not_known_is_passed_over_and_is_no_damage() {
+        let mut bytes = Vec::new();
+        put(1).encode(&mut bytes);
+        frame(&mut bytes, &[77, 1, 2, 3]);
+        encode_remove(1, &mut bytes);
+        let mut frames = Frames::new(&bytes[..]);
+        for expected in [Entry::Put(Box::new(put(1))), Entry::Unknown, Entry::Remove(1)] {
+            assert_eq!(frames.next().unwrap(), Some(expected));
+        }
+        assert_eq!((frames.next().unwrap(), frames.skipped), (None, 0));
+    }
+
+    #[test]
+    fn the_largest_record_reads_back() {
+        let value = vec![7; NAMED_MAX - 4];
+        let mut bytes = Vec::new();
+        for _ in 0..3 {
+            encode_record("name", Some(&value), &mut bytes);
+        }
+        let record = || Entry::Record { name: "name".to_owned(), value: Some(value.clone()) };
+        assert!(entries(&bytes).into_iter().eq([record(), record(), record()]));
     }
 
     proptest! {

@@ -7,9 +7,12 @@
 
 mod check;
 mod compact;
+mod hold;
 mod journal;
+mod migrate;
 mod policy;
 mod rebuild;
+mod records;
 mod restore;
 mod row;
 mod schema;
@@ -35,6 +38,9 @@ use super::scratch::Scratch;
 use super::{BlobId, StoreError};
 use crate::clock::Clock;
 
+pub(super) use self::hold::Hold;
+pub(super) use self::journal::NAMED_MAX;
+pub(super) use self::records::Named;
 pub(super) use self::row::{ROW, object, unsigned};
 pub(super) use self::statements::{BATCH, Change, RemovedObjects, Which};
 
@@ -135,9 +141,26 @@ impl Index {
         self.read(move |connection| row::find(connection, &key)).await
     }
 
-    /// A page of all objects by row, behind `after`.
+    /// A page of all objects but copies by row, behind `after`.
     pub(super) async fn page(&self, after: i64) -> Result<Vec<Object>, StoreError> {
         self.read(move |connection| row::page(connection, after, PAGE)).await
+    }
+
+    /// Keys of all copies.
+    pub(super) async fn copies(&self) -> Result<Vec<Arc<str>>, StoreError> {
+        self.read(row::copies).await
+    }
+
+    /// All records whose names begin with `prefix`.
+    pub(super) async fn records(&self, prefix: &str) -> Result<Vec<Named>, StoreError> {
+        let prefix = prefix.to_owned();
+        self.read(move |connection| records::records(connection, &prefix)).await
+    }
+
+    /// A page of what is known of clients by name, behind `after`.
+    pub(super) async fn clients(&self, after: &str) -> Result<Vec<Named>, StoreError> {
+        let after = after.to_owned();
+        self.read(move |connection| records::clients(connection, &after, PAGE)).await
     }
 
     /// Objects that have this body, newest first, at most `limit`.

@@ -8,9 +8,13 @@
 //! paper's, and measured better on a site's requests (benches/README.md): the small queue has a quarter instead of a
 //! tenth, because new revisions are what most clients want; one use is enough to stay, because uses are written down
 //! once a minute and a crowd counts as one; and the number of ghosts is fixed.
+//!
+//! What is held has no turn, and its bytes are none of the queues'. When no object has a turn, what is kept and not
+//! pinned goes, the longest unused first.
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
+use super::row::unsigned;
 use super::statements::{BATCH, Change, Found, RemovedObjects};
 
 /// Percent of all objects' bytes above which the small queue gives way first.
@@ -67,7 +71,11 @@ pub(super) fn evict(change: &mut Change<'_>, enough: u64) -> Result<RemovedObjec
             Some(next) => (first, next),
             None => match candidate(change.connection, other)? {
                 Some(next) => (other, next),
-                None => break,
+                None => {
+                    let Some(removed) = give_up(change)? else { break };
+                    all.add(removed);
+                    continue;
+                }
             },
         };
         if next.uses > 0 && chances > 0 {
@@ -85,7 +93,8 @@ pub(super) fn evict(change: &mut Change<'_>, enough: u64) -> Result<RemovedObjec
 }
 
 fn small_is_over(connection: &Connection) -> Result<bool> {
-    let mut totals = connection.prepare_cached("SELECT small_bytes, object_bytes FROM totals")?;
+    let mut totals =
+        connection.prepare_cached("SELECT small_bytes, object_bytes - held_bytes FROM totals")?;
     let (small, all) = totals.query_row([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
     Ok(u128::from(small.unsigned_abs()) * 100 > u128::from(all.unsigned_abs()) * u128::from(SMALL_SHARE))
 }
@@ -97,6 +106,20 @@ fn candidate(connection: &Connection, queue: Queue) -> Result<Option<Candidate>>
     first
         .query_row([queue as i64], |row| Ok(Candidate { found: Found::of(row)?, uses: row.get(3)? }))
         .optional()
+}
+
+/// Removes the kept object that was not used for longest.
+fn give_up(change: &mut Change<'_>) -> Result<Option<RemovedObjects>> {
+    let found = {
+        let mut first = change.connection.prepare_cached(
+            "SELECT id, key, blob, (SELECT len FROM blobs WHERE id = blob) FROM objects WHERE pinned = 2
+             ORDER BY last_used LIMIT 1",
+        )?;
+        first.query_row([], |row| Ok((Found::of(row)?, unsigned(row, 3)?))).optional()?
+    };
+    let Some((found, len)) = found else { return Ok(None) };
+    let given_up = vec![(found.key.clone(), len)];
+    Ok(Some(RemovedObjects { given_up, ..change.delete(vec![found])? }))
 }
 
 fn enter_main(connection: &Connection, object: i64, uses: i64) -> Result<()> {
@@ -119,12 +142,13 @@ fn ghost(key: &str) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::schema;
+    use super::super::{hold::Hold, schema};
     use super::*;
     use crate::store::NewObject;
     use http::{HeaderMap, StatusCode};
     use proptest::prelude::*;
     use std::collections::{HashMap, VecDeque};
+    use std::sync::Arc;
 
     fn object(key: u8) -> NewObject {
         NewObject {
@@ -146,15 +170,23 @@ mod tests {
         uses: HashMap<u8, i64>,
         sizes: HashMap<u8, u64>,
         ghosts: Vec<u8>,
+        kept: Vec<u8>,
+        last_used: HashMap<u8, i64>,
     }
 
     impl Model {
-        fn insert(&mut self, key: u8, size: u64) {
+        fn insert(&mut self, key: u8, size: u64, now: i64) {
+            self.last_used.insert(key, now);
             let ghost = self.ghosts.contains(&key);
             self.ghosts.retain(|ghost| *ghost != key);
             self.queues[usize::from(ghost)].push_back(key);
             self.uses.insert(key, 0);
             self.sizes.insert(key, size);
+        }
+
+        fn keep(&mut self, key: u8) {
+            self.queues.iter_mut().for_each(|queue| queue.retain(|other| *other != key));
+            self.kept.push(key);
         }
 
         fn bytes(&self, keys: impl IntoIterator<Item = u8>) -> u64 {
@@ -164,8 +196,15 @@ mod tests {
         fn evict(&mut self, enough: u64) -> Vec<u8> {
             let (mut gone, mut freed) = (Vec::new(), 0);
             while freed < enough && !self.sizes.is_empty() {
+                if self.queues.iter().all(VecDeque::is_empty) {
+                    self.kept.sort_by_key(|key| self.last_used[key]);
+                    let key = self.kept.remove(0);
+                    freed += self.sizes.remove(&key).unwrap();
+                    gone.push(key);
+                    continue;
+                }
                 let small = self.bytes(self.queues[0].iter().copied()) * 100;
-                let over = small > self.bytes(self.sizes.keys().copied()) * SMALL_SHARE;
+                let over = small > self.bytes(self.queues.iter().flatten().copied()) * SMALL_SHARE;
                 let queue = usize::from(!over || self.queues[0].is_empty());
                 let queue = if self.queues[queue].is_empty() { 1 - queue } else { queue };
                 let key = self.queues[queue].pop_front().unwrap();
@@ -189,35 +228,44 @@ mod tests {
         connection
     }
 
-    fn insert(change: &mut Change<'_>, key: u8, size: u64) -> i64 {
+    fn insert(change: &mut Change<'_>, key: u8, size: u64, now: i64) -> i64 {
         let blob = change.insert_blob([key; 32].into(), size, size).unwrap();
-        change.insert_object(&object(key), blob, 0).unwrap()
+        change.insert_object(&object(key), blob, now).unwrap()
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn what_goes_is_what_the_paper_says(
-            steps in proptest::collection::vec((0..5u8, any::<u8>(), 1..50u64), 1..120),
+        fn what_goes_is_what_the_paper_says_and_what_is_kept_goes_last(
+            steps in proptest::collection::vec((0..6u8, any::<u8>(), 1..50u64), 1..120),
         ) {
             let connection = index();
             let mut change = Change::new(&connection);
             let (mut model, mut ids) = (Model::default(), HashMap::new());
-            for (what, key, size) in steps {
+            for (now, (what, key, size)) in (0..).zip(steps) {
                 let key = key % 32;
                 match what {
                     0 => {
-                        let gone = evict(&mut change, size).unwrap();
-                        let gone: Vec<u8> = gone.keys.iter().map(|key| key.parse().unwrap()).collect();
+                        let RemovedObjects { keys, given_up, .. } = evict(&mut change, size).unwrap();
+                        let gone: Vec<u8> = keys.iter().map(|key| key.parse().unwrap()).collect();
+                        let kept = model.kept.clone();
                         prop_assert_eq!(gone, model.evict(size));
+                        let was_kept = |key: &&Arc<str>| kept.contains(&key.parse().unwrap());
+                        let expected: Vec<&Arc<str>> = keys.iter().filter(was_kept).collect();
+                        prop_assert_eq!(given_up.iter().map(|(key, _)| key).collect::<Vec<_>>(), expected);
                     }
                     1 | 2 if !model.sizes.contains_key(&key) => {
-                        ids.insert(key, insert(&mut change, key, size));
-                        model.insert(key, size);
+                        ids.insert(key, insert(&mut change, key, size, now));
+                        model.insert(key, size, now);
                     }
                     3 | 4 if model.sizes.contains_key(&key) => {
-                        change.record_use(&[(ids[&key], 1)]).unwrap();
+                        change.record_use(&[(ids[&key], now)]).unwrap();
+                        model.last_used.insert(key, now);
                         model.uses.entry(key).and_modify(|uses| *uses = (*uses + 1).min(USES_MAX));
+                    }
+                    5 if model.sizes.contains_key(&key) && !model.kept.contains(&key) => {
+                        change.hold(&key.to_string(), |hold| Hold { kept: true, ..hold }).unwrap();
+                        model.keep(key);
                     }
                     _ => {}
                 }
@@ -229,10 +277,10 @@ mod tests {
     fn a_scan_goes_and_what_is_used_stays() {
         let connection = index();
         let mut change = Change::new(&connection);
-        let used: Vec<i64> = (0..10).map(|key| insert(&mut change, key, 10)).collect();
+        let used: Vec<i64> = (0..10).map(|key| insert(&mut change, key, 10, 0)).collect();
         change.record_use(&used.iter().map(|id| (*id, 1)).collect::<Vec<_>>()).unwrap();
         for key in 10..200 {
-            insert(&mut change, key, 10);
+            insert(&mut change, key, 10, 0);
             if key >= 20 {
                 let gone = evict(&mut change, 10).unwrap().keys;
                 assert!(gone.iter().all(|key| key.parse::<u8>().unwrap() >= 10), "{gone:?}");

@@ -164,6 +164,8 @@ fn replay(
         match entry {
             Entry::Put(put) => change.restore(&put, there, place, now),
             Entry::Remove(object) => change.restore_removal(object),
+            Entry::Record { name, value } => change.restore_record(&name, value.as_deref()),
+            Entry::Unknown => Ok(()),
         }
         .map_err(&failed)?;
         change.unreferenced.clear(); // the sweep finds files that stayed

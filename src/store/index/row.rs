@@ -1,5 +1,7 @@
 //! Objects as they are read from the index: a row is what was written, by its checksum, or the index is damaged.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use rusqlite::{Connection, Error, Result, Row, params};
 use xxhash_rust::xxh3::Xxh3;
@@ -21,19 +23,26 @@ pub(super) fn find(connection: &Connection, key: &str) -> Result<Vec<Object>> {
     statement.query_map(params![key, MAX_VARIANTS as i64], object)?.collect()
 }
 
-/// Objects that have this body, newest first, at most `limit`.
+/// Objects that have this body, newest first and copies last, at most `limit`: no upstream knows a copy's key.
 pub(super) fn of_blob(connection: &Connection, blob: BlobId, limit: usize) -> Result<Vec<Object>> {
     let mut statement = connection.prepare_cached(&format!(
-        "{ROW} WHERE b.hash = ?1 ORDER BY response_time DESC, o.id DESC LIMIT ?2"
+        "{ROW} WHERE b.hash = ?1 ORDER BY key GLOB '@*', response_time DESC, o.id DESC LIMIT ?2"
     ))?;
     statement.query_map(params![blob.as_bytes(), limit as i64], object)?.collect()
 }
 
-/// Objects by row behind `after`, at most `limit`.
+/// Objects but for copies by row behind `after`, at most `limit`.
 pub(super) fn page(connection: &Connection, after: i64, limit: usize) -> Result<Vec<Object>> {
-    let mut statement =
-        connection.prepare_cached(&format!("{ROW} WHERE o.id > ?1 ORDER BY o.id LIMIT ?2"))?;
+    let mut statement = connection
+        .prepare_cached(&format!("{ROW} WHERE o.id > ?1 AND key NOT GLOB '@*' ORDER BY o.id LIMIT ?2"))?;
     statement.query_map(params![after, limit as i64], object)?.collect()
+}
+
+/// Keys of all copies.
+pub(super) fn copies(connection: &Connection) -> Result<Vec<Arc<str>>> {
+    let mut statement = connection
+        .prepare_cached("SELECT DISTINCT key FROM objects WHERE key >= '@' AND key < 'A' ORDER BY key")?;
+    statement.query_map([], |row| row.get(0))?.collect()
 }
 
 /// An object as it was written, of a row of [`ROW`].
@@ -73,7 +82,7 @@ pub(super) fn read(row: &Row<'_>) -> Result<Put> {
     };
     Ok(Put {
         id: row.get(0)?,
-        pinned: row.get(13)?,
+        hold: row.get(13)?,
         blob: row.get::<_, [u8; 32]>(10)?.into(),
         len: unsigned(row, 11)?,
         disk: unsigned(row, 12)?,

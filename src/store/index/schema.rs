@@ -10,12 +10,11 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::check;
-use super::statements::Change;
+use super::{check, migrate};
 use crate::store::StoreError;
 
 /// Version of the schema below, in `user_version`.
-const SCHEMA: i64 = 2;
+pub(super) const SCHEMA: i64 = 3;
 
 /// In `application_id`, by exclusive or with the version: a flipped bit does not make an index of a later gupd.
 const APPLICATION: i64 = 0x6775_7064; // "gupd"
@@ -23,8 +22,8 @@ const APPLICATION: i64 = 0x6775_7064; // "gupd"
 /// Where the journal is behind the index, it has no position: see [`crate::store::index::journal`].
 pub(super) const INCOMPLETE: i64 = i64::MAX;
 
-/// Statements kept prepared for each connection: as many as there are in `statements` and `policy`.
-const STATEMENTS: usize = 48;
+/// Statements kept prepared for each connection: as many as there are in all files beside this one.
+const STATEMENTS: usize = 64;
 
 const TABLES: &str = "
     CREATE TABLE blobs (
@@ -48,13 +47,14 @@ const TABLES: &str = "
         queue         INTEGER NOT NULL DEFAULT 1, -- these three: see policy
         uses          INTEGER NOT NULL DEFAULT 0,
         entered       INTEGER NOT NULL DEFAULT 0,
-        pinned        INTEGER NOT NULL DEFAULT 0,
+        pinned        INTEGER NOT NULL DEFAULT 0, -- see hold
         sum           INTEGER NOT NULL DEFAULT 0  -- XXH3-64 of the record, the hash and the length
     ) STRICT;
     CREATE TABLE totals (
         objects INTEGER NOT NULL, object_bytes INTEGER NOT NULL,
         blobs INTEGER NOT NULL, blob_bytes INTEGER NOT NULL, disk_bytes INTEGER NOT NULL,
-        small_bytes INTEGER NOT NULL DEFAULT 0,
+        small_bytes INTEGER NOT NULL DEFAULT 0,  -- on probation
+        held_bytes  INTEGER NOT NULL DEFAULT 0,  -- of objects that have no turn
         journal     INTEGER NOT NULL DEFAULT 9223372036854775807, -- how far the journal went with this index
         adopting    INTEGER NOT NULL DEFAULT 0   -- files without a row may be objects that were lost
     ) STRICT;
@@ -70,40 +70,42 @@ const TABLES: &str = "
 ";
 
 /// What version 2 has in place of version 1's.
-const QUEUES: &str = "
+pub(super) const QUEUES: &str = "
     CREATE TABLE ghosts (id INTEGER PRIMARY KEY AUTOINCREMENT, key INTEGER NOT NULL UNIQUE) STRICT;
     CREATE INDEX objects_by_use ON objects (last_used) WHERE pinned = 0;
     CREATE INDEX objects_by_turn ON objects (queue, entered) WHERE pinned = 0;
+";
+
+/// What version 3 has in place of version 2's.
+pub(super) const HOLDS: &str = "
+    CREATE INDEX objects_kept ON objects (last_used) WHERE pinned = 2;
     CREATE TRIGGER object_in AFTER INSERT ON objects BEGIN
         UPDATE totals SET objects = objects + 1,
             object_bytes = object_bytes + (SELECT len FROM blobs WHERE id = NEW.blob),
-            small_bytes = small_bytes + (NEW.queue = 0) * (SELECT len FROM blobs WHERE id = NEW.blob);
+            small_bytes = small_bytes
+                + (NEW.queue = 0 AND NEW.pinned = 0) * (SELECT len FROM blobs WHERE id = NEW.blob),
+            held_bytes = held_bytes + (NEW.pinned <> 0) * (SELECT len FROM blobs WHERE id = NEW.blob);
     END;
     CREATE TRIGGER object_out AFTER DELETE ON objects BEGIN
         UPDATE totals SET objects = objects - 1,
             object_bytes = object_bytes - (SELECT len FROM blobs WHERE id = OLD.blob),
-            small_bytes = small_bytes - (OLD.queue = 0) * (SELECT len FROM blobs WHERE id = OLD.blob);
+            small_bytes = small_bytes
+                - (OLD.queue = 0 AND OLD.pinned = 0) * (SELECT len FROM blobs WHERE id = OLD.blob),
+            held_bytes = held_bytes - (OLD.pinned <> 0) * (SELECT len FROM blobs WHERE id = OLD.blob);
     END;
-    CREATE TRIGGER object_moves AFTER UPDATE OF queue ON objects BEGIN
-        UPDATE totals SET small_bytes = small_bytes
-            + ((NEW.queue = 0) - (OLD.queue = 0)) * (SELECT len FROM blobs WHERE id = NEW.blob);
+    CREATE TRIGGER object_moves AFTER UPDATE OF queue, pinned ON objects BEGIN
+        UPDATE totals SET
+            small_bytes = small_bytes + ((NEW.queue = 0 AND NEW.pinned = 0) - (OLD.queue = 0 AND OLD.pinned = 0))
+                * (SELECT len FROM blobs WHERE id = NEW.blob),
+            held_bytes = held_bytes + ((NEW.pinned <> 0) - (OLD.pinned <> 0))
+                * (SELECT len FROM blobs WHERE id = NEW.blob);
     END;
 ";
 
-/// Version 1 knew last uses only: its objects were used before, in that order.
-const FROM_1: &str = "
-    ALTER TABLE objects ADD COLUMN queue INTEGER NOT NULL DEFAULT 1;
-    ALTER TABLE objects ADD COLUMN uses INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE objects ADD COLUMN entered INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE objects ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE objects ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE totals ADD COLUMN small_bytes INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE totals ADD COLUMN journal INTEGER NOT NULL DEFAULT 9223372036854775807;
-    ALTER TABLE totals ADD COLUMN adopting INTEGER NOT NULL DEFAULT 0;
-    UPDATE objects SET entered = last_used;
-    DROP INDEX objects_by_use;
-    DROP TRIGGER object_in;
-    DROP TRIGGER object_out;
+/// The tables of `records`, also version 3's.
+pub(super) const NAMED: &str = "
+    CREATE TABLE records (name TEXT PRIMARY KEY, value BLOB NOT NULL, sum INTEGER NOT NULL) STRICT;
+    CREATE TABLE clients (name TEXT PRIMARY KEY, value BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
 /// Looks once at each table and index: what these touch is damaged at start or found sound enough to begin.
@@ -113,7 +115,10 @@ const PROBE: &str = "
         (SELECT uses FROM objects WHERE pinned = 0 AND queue = 1 ORDER BY entered LIMIT 1),
         (SELECT status FROM objects ORDER BY key, selecting LIMIT 1),
         (SELECT hash FROM blobs ORDER BY id LIMIT 1),
-        (SELECT count(*) FROM ghosts)
+        (SELECT status FROM objects WHERE pinned = 2 ORDER BY last_used LIMIT 1),
+        (SELECT count(*) FROM ghosts),
+        (SELECT sum FROM records ORDER BY name LIMIT 1),
+        (SELECT sum FROM clients ORDER BY name LIMIT 1)
 ";
 
 /// Why a file is not a sound index.
@@ -173,7 +178,8 @@ pub(super) fn open(path: &Path) -> Result<Connection, Unsound> {
     connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
     let value = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     match (value("user_version")?, value("application_id")?) {
-        (1, 0) => migrate_from_1(&mut connection)?,
+        (1, 0) => migrate::from_1(&mut connection)?,
+        (2, application) if application == APPLICATION ^ 2 => migrate::from_2(&mut connection)?,
         (SCHEMA, application) if application == APPLICATION ^ SCHEMA => {}
         (version, application) if version > SCHEMA && application == APPLICATION ^ version => {
             return Err(Unsound::Newer(version));
@@ -197,18 +203,26 @@ pub(super) fn begin(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "synchronous", "OFF")?;
     connection.pragma_update(None, "cache_size", -(64 << 10))?; // KiB: keys and hashes come in no order
     connection.execute_batch(TABLES)?;
+    connection.execute_batch(NAMED)?;
     Ok(connection)
 }
 
 /// Gives an index what is quicker to make once than to keep up for each row.
 pub(super) fn finish(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(QUEUES)?;
-    connection.execute_batch(
-        "UPDATE totals SET (objects, object_bytes, small_bytes) = (
-            SELECT count(*), coalesce(sum(len), 0), coalesce(sum(len * (queue = 0)), 0)
-            FROM objects o JOIN blobs b ON b.id = o.blob)",
-    )?;
+    connection.execute_batch(HOLDS)?;
+    recount(connection)?;
     set_version(connection)
+}
+
+/// Has the totals of objects be those of the rows.
+pub(super) fn recount(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "UPDATE totals SET (objects, object_bytes, small_bytes, held_bytes) = (
+            SELECT count(*), coalesce(sum(len), 0), coalesce(sum(len * (queue = 0 AND pinned = 0)), 0),
+                coalesce(sum(len * (pinned <> 0)), 0)
+            FROM objects o JOIN blobs b ON b.id = o.blob)",
+    )
 }
 
 /// Opens a reading connection to an index that [`open`] found sound.
@@ -224,18 +238,7 @@ fn writing() -> OpenFlags {
     OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 
-fn set_version(connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn set_version(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "application_id", APPLICATION ^ SCHEMA)?;
     connection.pragma_update(None, "user_version", SCHEMA)
-}
-
-fn migrate_from_1(connection: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    transaction.execute_batch(FROM_1)?;
-    transaction.execute_batch(QUEUES)?;
-    Change::new(&transaction).sum_all()?;
-    set_version(&transaction)?;
-    transaction.commit()?;
-    tracing::info!(schema = SCHEMA, "brought the index to this version's schema");
-    Ok(())
 }

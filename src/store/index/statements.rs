@@ -7,13 +7,14 @@ use std::sync::Arc;
 use http::HeaderMap;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
+use super::hold::Hold;
 use super::journal::{self, Put};
 use super::policy::{self, Queue};
 use super::row::{ROW, stored, sum, unsigned};
 use crate::clock::UnixMillis;
 use crate::store::facts::{Removed, Totals};
 use crate::store::object::encode_headers;
-use crate::store::{BlobId, MAX_VARIANTS, NewObject};
+use crate::store::{BlobId, MAX_VARIANTS, NewObject, ObjectCopy};
 
 /// Objects taken in one transaction by eviction: short enough for a commit to wait behind.
 pub(in crate::store) const BATCH: usize = 256;
@@ -46,11 +47,14 @@ impl Found {
 pub(in crate::store) struct RemovedObjects {
     pub(in crate::store) keys: Vec<Arc<str>>,
     pub(in crate::store) removed: Removed,
+    /// Those of them that were kept, and the lengths of their bodies.
+    pub(in crate::store) given_up: Vec<(Arc<str>, u64)>,
 }
 
 impl RemovedObjects {
     pub(super) fn add(&mut self, other: Self) {
         self.keys.extend(other.keys);
+        self.given_up.extend(other.given_up);
         self.removed.objects += other.removed.objects;
         self.removed.bytes += other.removed.bytes;
     }
@@ -62,7 +66,7 @@ pub(in crate::store) enum Which {
     Key(String),
     /// All that have this body.
     Blob(BlobId),
-    /// Those last used before this time and not pinned, a batch.
+    /// Those last used before this time that nothing holds, a batch.
     UnusedSince(UnixMillis),
     /// Those whose turn it is, until their blobs give back this much, a batch.
     Bytes(u64),
@@ -122,13 +126,17 @@ impl<'a> Change<'a> {
         blob: i64,
         now: UnixMillis,
     ) -> Result<i64> {
+        self.enter(new, blob, Hold::default(), now)
+    }
+
+    fn enter(&mut self, new: &NewObject, blob: i64, hold: Hold, last_used: UnixMillis) -> Result<i64> {
         let mut blob_row =
             self.connection.prepare_cached("SELECT hash, len, disk FROM blobs WHERE id = ?1")?;
         let (hash, len, disk) = blob_row.query_row([blob], |row| {
             Ok((row.get::<_, [u8; 32]>(0)?, unsigned(row, 1)?, unsigned(row, 2)?))
         })?;
         let mut replaced = self.same_variant(new)?;
-        let pinned = self.is_pinned(&replaced)?;
+        let hold = hold | self.held(&replaced)?;
         self.delete_objects(&replaced)?;
         let surplus = self.select(
             "SELECT id, key, blob FROM objects WHERE key = ?1
@@ -137,13 +145,23 @@ impl<'a> Change<'a> {
         )?;
         self.delete_objects(&surplus)?;
         let queue = policy::begins_in(self.connection, &new.key)?;
-        let mut put = Put { id: 0, pinned, blob: hash.into(), len, disk, new: new.clone() };
-        put.id = self.insert(None, &put, blob, (queue, policy::last(self.connection, queue)?), now)?;
+        let mut put = Put { id: 0, hold, blob: hash.into(), len, disk, new: new.clone() };
+        put.id = self.insert(None, &put, blob, (queue, policy::last(self.connection, queue)?), last_used)?;
         put.encode(&mut self.journal);
         // Only now: the new object often has the blob of the one it replaces.
         replaced.extend(surplus);
         self.delete_unused_blobs(&replaced)?;
         Ok(put.id)
+    }
+
+    /// Stores an object once more under another key, pinned; nothing if it is gone or has another body.
+    pub(in crate::store) fn copy(&mut self, copy: &ObjectCopy) -> Result<Option<i64>> {
+        let Some(put) = self.object(copy.object)?.filter(|put| put.blob == copy.blob) else {
+            return Ok(None);
+        };
+        let Some(blob) = self.blob(copy.blob)? else { return Ok(None) };
+        let new = NewObject { key: copy.key.clone(), ..put.new };
+        self.enter(&new, blob, Hold { pinned: true, kept: false }, copy.last_used).map(Some)
     }
 
     pub(super) fn insert(
@@ -173,7 +191,7 @@ impl<'a> Change<'a> {
             blob,
             queue as i64,
             entered,
-            put.pinned,
+            put.hold,
             sum(put),
         ])
     }
@@ -183,12 +201,6 @@ impl<'a> Change<'a> {
             "SELECT id, key, blob FROM objects WHERE key = ?1 AND selecting = ?2",
             params![&*new.key, new.selecting],
         )
-    }
-
-    fn is_pinned(&self, found: &[Found]) -> Result<bool> {
-        let mut pinned =
-            self.connection.prepare_cached("SELECT 1 FROM objects WHERE id = ?1 AND pinned = 1")?;
-        found.iter().try_fold(false, |any, object| Ok(any || pinned.exists([object.id])?))
     }
 
     /// Changes an object's headers and times; nothing if it is gone, or another has its id in another store.
@@ -213,20 +225,7 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    /// Keeps all variants of a key from eviction and expiry, or no longer; how many there are.
-    pub(in crate::store) fn pin(&mut self, key: &str, pinned: bool) -> Result<usize> {
-        let rows = self.select("SELECT id, key, blob FROM objects WHERE key = ?1", [key])?;
-        let mut update = self.connection.prepare_cached("UPDATE objects SET pinned = ?2 WHERE id = ?1")?;
-        for row in &rows {
-            update.execute(params![row.id, pinned])?;
-            if let Some(put) = self.object(row.id)? {
-                put.encode(&mut self.journal);
-            }
-        }
-        Ok(rows.len())
-    }
-
-    fn object(&self, id: i64) -> Result<Option<Put>> {
+    pub(super) fn object(&self, id: i64) -> Result<Option<Put>> {
         self.connection.prepare_cached(&format!("{ROW} WHERE o.id = ?1"))?.query_row([id], stored).optional()
     }
 
@@ -270,7 +269,8 @@ impl<'a> Change<'a> {
     pub(super) fn delete(&mut self, found: Vec<Found>) -> Result<RemovedObjects> {
         self.delete_objects(&found)?;
         let removed = Removed { objects: found.len() as u64, bytes: self.delete_unused_blobs(&found)? };
-        Ok(RemovedObjects { keys: found.into_iter().map(|object| object.key).collect(), removed })
+        let keys = found.into_iter().map(|object| object.key).collect();
+        Ok(RemovedObjects { keys, removed, given_up: Vec::new() })
     }
 
     pub(super) fn delete_objects(&mut self, found: &[Found]) -> Result<()> {

@@ -1,0 +1,130 @@
+//! Which payloads clients of kept revisions took: they are kept as long as one of those revisions is, so that a group that
+//! goes back to it finds them. Owns the first and the last revision of each, between which all count: one that was taken
+//! before and after was not useless between. Bounded; pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::revision::Number;
+use super::state::{Gone, State};
+
+/// Payloads noted, at most: deltas and full sets of some dozens of contents in a thousand revisions are fewer. What does not
+/// fit is kept as any other object is.
+const MAX_PAYLOADS: usize = 20_000;
+
+/// The payloads, by key.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Payloads {
+    taken: Arc<BTreeMap<Arc<str>, (Number, Number)>>,
+    /// Those that were taken since it was last written down, or that are gone.
+    fresh: HashMap<Arc<str>, (Number, Number)>,
+}
+
+impl Payloads {
+    pub(super) fn new(taken: BTreeMap<Arc<str>, (Number, Number)>) -> Self {
+        Self { taken: Arc::new(taken), fresh: HashMap::new() }
+    }
+
+    /// A client that sees this revision takes it.
+    pub(super) fn takes(&mut self, key: Arc<str>, revision: Number) {
+        let known = self.fresh.get(&key).or_else(|| self.taken.get(&key)).copied();
+        let of =
+            known.map_or((revision, revision), |(first, last)| (first.min(revision), last.max(revision)));
+        if known == Some(of) || (known.is_none() && self.taken.len() + self.fresh.len() >= MAX_PAYLOADS) {
+            return;
+        }
+        self.fresh.insert(key, of);
+    }
+
+    /// What is to be written down: which are kept and of which revisions, and which are not any more.
+    pub(super) fn changes(&mut self, state: &State) -> Vec<(Arc<str>, Option<(Number, Number)>)> {
+        let numbers: BTreeSet<Number> = state.revisions().map(|revision| revision.number).collect();
+        let is_kept = |(first, last): (Number, Number)| numbers.range(first..=last).next().is_some();
+        let fresh: Vec<_> = self.fresh.drain().filter(|(_, of)| is_kept(*of)).collect();
+        let gone: Vec<_> =
+            self.taken.iter().filter(|(_, of)| !is_kept(**of)).map(|(key, _)| key.clone()).collect();
+        if fresh.is_empty() && gone.is_empty() {
+            return Vec::new();
+        }
+        let taken = Arc::make_mut(&mut self.taken);
+        let mut changes = Vec::with_capacity(fresh.len() + gone.len());
+        for key in gone {
+            taken.remove(&key);
+            changes.push((key, None));
+        }
+        for (key, of) in fresh {
+            taken.insert(key.clone(), of);
+            changes.push((key, Some(of)));
+        }
+        changes
+    }
+
+    /// Of payloads that had to go for room, how many and how large they were, by kept revision.
+    pub(super) fn given_up(&mut self, gone: Vec<(Arc<str>, u64)>, state: &State) -> Vec<(Number, Gone)> {
+        let mut of: BTreeMap<Number, Gone> = BTreeMap::new();
+        for (key, bytes) in gone {
+            let Some((first, last)) = self.taken.get(&key).copied() else { continue };
+            for revision in state.revisions().filter(|revision| (first..=last).contains(&revision.number)) {
+                let gone = of.entry(revision.number).or_default();
+                gone.payloads += 1;
+                gone.bytes += bytes;
+            }
+        }
+        of.into_iter().collect()
+    }
+
+    /// How many are kept of each revision.
+    pub(super) fn count(&self, state: &State) -> BTreeMap<Number, u64> {
+        let mut counts: BTreeMap<Number, u64> =
+            state.revisions().map(|revision| (revision.number, 0)).collect();
+        for (first, last) in self.taken.values() {
+            for (_, count) in counts.range_mut(first..=last) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(revisions: u64) -> State {
+        let mut state = State::default();
+        state.announce("a", 1, 0).unwrap();
+        for number in 2..=revisions {
+            state.announce("a", number, i64::try_from(number).unwrap() * 10_000_000).unwrap();
+        }
+        state
+    }
+
+    #[test]
+    fn a_payload_is_kept_from_the_first_revision_whose_clients_took_it_to_the_last() {
+        let (mut payloads, mut state) = (Payloads::default(), state(4));
+        payloads.takes("full".into(), 3);
+        payloads.takes("full".into(), 1);
+        payloads.takes("delta".into(), 4);
+        payloads.takes("of none".into(), 9);
+        let mut changes = payloads.changes(&state);
+        changes.sort();
+        assert_eq!(changes, [("delta".into(), Some((4, 4))), ("full".into(), Some((1, 3)))]);
+        assert_eq!(payloads.changes(&state), []);
+        assert_eq!(payloads.count(&state), BTreeMap::from([(1, 1), (2, 1), (3, 1), (4, 1)]));
+        let gone = payloads.given_up(vec![("full".into(), 7), ("unknown".into(), 9)], &state);
+        assert_eq!(gone, [1, 2, 3].map(|number| (number, Gone { payloads: 1, bytes: 7 })));
+        state.revisions.drain(..3);
+        assert_eq!(payloads.changes(&state), [("full".into(), None)]);
+    }
+
+    #[test]
+    fn what_is_taken_again_and_again_is_written_down_once() {
+        let (mut payloads, state) = (Payloads::default(), state(1));
+        for _ in 0..5 {
+            payloads.takes("full".into(), 1);
+        }
+        assert_eq!(payloads.changes(&state).len(), 1);
+        payloads.takes("full".into(), 1);
+        assert_eq!(payloads.changes(&state), []);
+    }
+}

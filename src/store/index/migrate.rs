@@ -1,0 +1,60 @@
+//! What indexes of earlier versions lack, each brought to the schema's in one transaction: a crash in the middle leaves
+//! the old one. Their rows are believed as far as their version could tell.
+
+use rusqlite::Connection;
+
+use super::schema::{HOLDS, NAMED, QUEUES, SCHEMA, recount, set_version};
+use super::statements::Change;
+
+/// Version 1 knew last uses only: its objects were used before, in that order.
+const FROM_1: &str = "
+    ALTER TABLE objects ADD COLUMN queue INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE objects ADD COLUMN uses INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE objects ADD COLUMN entered INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE objects ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE objects ADD COLUMN sum INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE totals ADD COLUMN small_bytes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE totals ADD COLUMN held_bytes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE totals ADD COLUMN journal INTEGER NOT NULL DEFAULT 9223372036854775807;
+    ALTER TABLE totals ADD COLUMN adopting INTEGER NOT NULL DEFAULT 0;
+    UPDATE objects SET entered = last_used;
+    DROP INDEX objects_by_use;
+    DROP TRIGGER object_in;
+    DROP TRIGGER object_out;
+";
+
+/// Version 2 counted what was pinned among what has a turn, and kept nothing.
+const FROM_2: &str = "
+    ALTER TABLE totals ADD COLUMN held_bytes INTEGER NOT NULL DEFAULT 0;
+    DROP TRIGGER object_in;
+    DROP TRIGGER object_out;
+    DROP TRIGGER object_moves;
+";
+
+pub(super) fn from_1(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for change in [FROM_1, QUEUES, HOLDS, NAMED] {
+        transaction.execute_batch(change)?;
+    }
+    Change::new(&transaction).sum_all()?;
+    set_version(&transaction)?;
+    transaction.commit()?;
+    tell(1);
+    Ok(())
+}
+
+pub(super) fn from_2(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for change in [FROM_2, HOLDS, NAMED] {
+        transaction.execute_batch(change)?;
+    }
+    recount(&transaction)?;
+    set_version(&transaction)?;
+    transaction.commit()?;
+    tell(2);
+    Ok(())
+}
+
+fn tell(before: i64) {
+    tracing::info!(before, schema = SCHEMA, "brought the index to this version's schema");
+}

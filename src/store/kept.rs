@@ -1,0 +1,40 @@
+//! What was to be kept and had to go all the same, because nothing else was left to make room: told to who kept it, and
+//! to the administrator in one line for each batch. What is kept goes last: see `index::policy`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Store;
+use super::facts::{Eviction, Removed};
+
+/// Objects remembered until somebody asks, at about 200 bytes each; of more, only their number is told.
+const GIVEN_UP_MAX: usize = 4096;
+
+/// Keys and lengths of bodies, in the order they went.
+// Held to append and to take.
+#[derive(Debug, Default)]
+pub(super) struct GivenUp(Mutex<Vec<(Arc<str>, u64)>>);
+
+impl Store {
+    /// Keys of kept objects that went for room since the last call, and the lengths of their bodies; the first 4,096.
+    pub fn take_given_up(&self) -> Vec<(Arc<str>, u64)> {
+        std::mem::take(&mut *self.given_up.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn gave_up(&self, given_up: Vec<(Arc<str>, u64)>, why: Eviction) {
+        if given_up.is_empty() {
+            return;
+        }
+        let (objects, bytes) = (given_up.len() as u64, given_up.iter().map(|(_, bytes)| bytes).sum());
+        self.counters.gave_up(Removed { objects, bytes });
+        tracing::warn!(
+            objects,
+            bytes,
+            limit = why.as_str(),
+            "content that was to be kept had to go for room; it is fetched again when it is asked for, raise `store.quota` \
+             or keep fewer revisions"
+        );
+        let mut waiting = self.given_up.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let space = GIVEN_UP_MAX.saturating_sub(waiting.len());
+        waiting.extend(given_up.into_iter().take(space));
+    }
+}

@@ -1,0 +1,290 @@
+//! Groups bound to managers of their own, over sockets: each gets what its managers publish, payloads cross the line once
+//! for all, and clients move from one manager to another and back without any of them being fetched again.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gupd::Config;
+use gupd::config::{Binding, Group};
+
+use crate::refresh::{ask, with_token};
+use crate::support::{Client, Gate, Manager, Nobody, PAYLOAD, Request, Resource, Response, Site, bytes};
+
+const CATALOG: &str = "/minitri.flg";
+const GENERIC: &str = "/news.txt";
+const PRIVATE: &str = "/secars/secars.dll";
+const LENGTH: usize = 1_500_000;
+/// A client of the batch that goes to the second manager.
+const BATCH: &str = "127.0.0.2";
+const OTHER: &str = "127.0.0.1";
+
+/// A site of two managers of which its own is the route's, and the second one that of a batch of clients.
+struct Two {
+    site: Site,
+    second: Manager,
+}
+
+impl Two {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let second = Manager::start();
+        let site = Site::with(|config| {
+            let asked = [config.upstreams[0].url.to_string(), second.url()];
+            let asked = asked.iter().map(|url| url.trim_end_matches('/')).collect::<Vec<_>>();
+            config.upstreams = Config::for_upstreams(&asked).unwrap().upstreams;
+            config.upstreams[1].name = "second".to_owned();
+            config.groups = vec![batch(config, &[1])];
+            change(config);
+        });
+        second.follow(site.clock.clone());
+        for (manager, own) in [(&site.manager, "first"), (&second, "second")] {
+            for path in [CATALOG, GENERIC, PRIVATE] {
+                manager.put(path, Resource::new(own).header("Cache-Control", "max-age=60"));
+            }
+            manager.put(PAYLOAD, Resource::new(bytes(1, LENGTH)));
+        }
+        Self { site, second }
+    }
+
+    async fn get(&self, client: &str, path: &str) -> Response {
+        self.send(client, Request::get(path)).await
+    }
+
+    async fn send(&self, client: &str, request: Request) -> Response {
+        let mut client = Client::connect_from(client.parse().unwrap(), self.site.address()).await;
+        client.send(&request).await.unwrap()
+    }
+
+    async fn body(&self, client: &str, path: &str) -> String {
+        String::from_utf8(self.get(client, path).await.whole()).unwrap()
+    }
+
+    fn reload(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.site.config);
+        let config = self.site.config.clone();
+        tokio::task::block_in_place(|| self.site.relay_mut().reload(config)).unwrap();
+    }
+
+    /// How often each manager was asked.
+    fn asked(&self, path: &str) -> (usize, usize) {
+        (self.site.manager.requests(path), self.second.requests(path))
+    }
+}
+
+fn batch(config: &Config, upstreams: &[usize]) -> Group {
+    let binding = Binding::new(&config.upstreams, upstreams.to_vec()).map(Arc::new);
+    Group { subnets: vec![format!("{BATCH}/32").parse().unwrap()], binding, ..Group::of_all_others("batch") }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_group_gets_what_its_managers_publish_and_payloads_are_fetched_once() {
+    let two = Two::new();
+    for path in [CATALOG, GENERIC] {
+        for (client, own) in [(BATCH, "second"), (OTHER, "first"), (BATCH, "second")] {
+            assert_eq!(two.body(client, path).await, own, "{path}");
+            two.site.filled().await;
+        }
+        assert_eq!(two.asked(path), (1, 1), "each group has its own stored");
+    }
+    for (client, own) in [(BATCH, "second"), (OTHER, "first")] {
+        assert_eq!(two.body(client, PRIVATE).await, own);
+    }
+    assert!(two.get(BATCH, PAYLOAD).await.whole() == bytes(1, LENGTH));
+    two.site.stored(PAYLOAD).await;
+    assert!(two.get(OTHER, PAYLOAD).await.whole() == bytes(1, LENGTH));
+    assert_eq!(two.asked(PAYLOAD), (0, 1));
+    // What the one group's manager is told is not about what the other's has.
+    assert_eq!(two.send(BATCH, Request::new("POST", GENERIC).body("x")).await.status, 200);
+    assert_eq!(two.asked(GENERIC), (1, 2));
+    assert_eq!(
+        (two.body(OTHER, GENERIC).await, two.body(BATCH, GENERIC).await),
+        ("first".into(), "second".into())
+    );
+    assert_eq!(two.asked(GENERIC), (1, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_moved_then_the_rest_and_then_all_back_and_no_payload_crosses_the_line_again() {
+    let mut two = Two::with(|config| {
+        config.groups.clear();
+        config.routes[0].upstreams = vec![0];
+    });
+    let delta = PAYLOAD.replace("full.zip", "xdelta261120001.dax");
+    for manager in [&two.site.manager, &two.second] {
+        manager.put(&delta, Resource::new(bytes(2, 10_000)));
+    }
+    for path in [PAYLOAD, &delta] {
+        two.get(OTHER, path).await.whole();
+        two.site.stored(path).await;
+    }
+    let crossed = (LENGTH + 10_000) as u64;
+    assert_eq!((two.site.manager.body_bytes(), two.second.body_bytes()), (crossed, 0));
+    let mut catalogs = 0;
+    for (bound, of_batch, of_others) in [
+        (&[][..], "first", "first"),
+        (&["batch"], "second", "first"),
+        (&["batch", "rest"], "second", "second"),
+        (&[], "first", "first"),
+    ] {
+        two.reload(|config| {
+            let rest = Group { subnets: Vec::new(), name: "rest".to_owned(), ..batch(config, &[1]) };
+            let groups = [batch(config, &[1]), rest].into_iter();
+            config.groups = groups.filter(|group| bound.contains(&&*group.name)).collect();
+        });
+        for (client, own) in [(BATCH, of_batch), (OTHER, of_others)] {
+            assert_eq!(two.body(client, CATALOG).await, own, "at once, with {bound:?}");
+            two.site.filled().await;
+            for (path, length) in [(PAYLOAD, LENGTH), (&delta, 10_000)] {
+                let response = two.get(client, path).await;
+                assert_eq!(response.cache_status(), "gupd; hit", "with {bound:?}");
+                assert_eq!(response.whole().len(), length);
+            }
+        }
+        catalogs = two.asked(CATALOG).0 * "first".len() + two.asked(CATALOG).1 * "second".len();
+    }
+    assert_eq!(two.site.manager.body_bytes() + two.second.body_bytes(), crossed + catalogs as u64);
+    assert_eq!(two.asked(CATALOG), (1, 1), "what was still fresh was not asked for again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_groups_manager_is_down_it_gets_what_is_stored_and_others_notice_nothing() {
+    let (mut two, nobody) = (Two::new(), Nobody::new());
+    for client in [BATCH, OTHER] {
+        two.get(client, CATALOG).await;
+    }
+    two.get(OTHER, PAYLOAD).await.whole();
+    two.site.stored(PAYLOAD).await;
+    two.reload(|config| config.upstreams[1].url = nobody.url().parse().unwrap());
+    two.site.clock.advance(Duration::from_secs(61));
+    let stale = two.get(BATCH, CATALOG).await;
+    assert_eq!(stale.cache_status(), "gupd; hit; detail=stale-if-error");
+    assert_eq!(stale.whole(), b"second");
+    assert_eq!(two.get(BATCH, GENERIC).await.status, 504);
+    assert_eq!(two.get(BATCH, PRIVATE).await.status, 504);
+    assert!(two.get(BATCH, PAYLOAD).await.whole() == bytes(1, LENGTH));
+    for path in [CATALOG, GENERIC, PRIVATE] {
+        assert_eq!(two.body(OTHER, path).await, "first");
+    }
+    assert_eq!((two.asked(GENERIC), two.asked(PRIVATE)), ((1, 0), (1, 0)), "nobody asked another's manager");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_one_groups_manager_has_not_got_is_had_from_anothers() {
+    let two = Two::new();
+    two.second.remove(PAYLOAD);
+    assert_eq!(two.get(BATCH, PAYLOAD).await.status, 404);
+    two.site.filled().await;
+    assert_eq!(two.get(BATCH, PAYLOAD).await.status, 404);
+    assert_eq!(two.asked(PAYLOAD), (0, 1), "believed for some seconds by those whose manager said so");
+    assert!(two.get(OTHER, PAYLOAD).await.whole() == bytes(1, LENGTH));
+    two.site.stored(PAYLOAD).await;
+    assert!(two.get(BATCH, PAYLOAD).await.whole() == bytes(1, LENGTH));
+    assert_eq!(two.asked(PAYLOAD), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_a_fill_that_anothers_manager_fails_is_given_the_content_by_its_own() {
+    for broken in [Resource::new("none").status(404), Resource::raw("")] {
+        let (two, gate) = (Two::new(), Gate::default());
+        two.second.put(PAYLOAD, broken.held(&gate));
+        let one = two.get(BATCH, PAYLOAD);
+        let follower = async {
+            two.second.asked(PAYLOAD, 1).await;
+            let mut client = Client::connect_from(OTHER.parse().unwrap(), two.site.address()).await;
+            client.begin(&Request::get(PAYLOAD)).await.unwrap();
+            two.site.counts("gupd_connections", 2.0).await;
+            gate.open();
+            let mut response = client.head().await.unwrap();
+            client.rest("GET", &mut response).await;
+            response
+        };
+        let (one, follower) = tokio::join!(one, follower);
+        assert_ne!(one.status, 200);
+        assert!(follower.whole() == bytes(1, LENGTH));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_catalog_is_asked_for_again_where_it_came_from_and_listed_ones_of_all() {
+    let listed = "/liveupdt.tri";
+    let mut two = Two::with(|config| {
+        with_token(config);
+        config.routes[0].upstreams = vec![0];
+        config.refresh.catalogs = vec![listed.parse().unwrap()];
+    });
+    two.site.manager.put(listed, Resource::new("first"));
+    two.second.put(listed, Resource::new("second"));
+    for client in [BATCH, OTHER] {
+        two.get(client, CATALOG).await;
+    }
+    two.site.filled().await;
+    two.second.put(CATALOG, Resource::new("newer"));
+    assert_eq!(ask(&two.site, "s3cret").await.whole(), br#"{"asked":4,"changed":3,"failed":0}"#);
+    assert_eq!((two.asked(CATALOG), two.asked(listed)), ((2, 2), (1, 1)));
+    for (client, own, of_listed) in [(BATCH, "newer", "second"), (OTHER, "first", "first")] {
+        assert_eq!(
+            (two.body(client, CATALOG).await, two.body(client, listed).await),
+            (own.into(), of_listed.into())
+        );
+    }
+    assert_eq!((two.asked(CATALOG), two.asked(listed)), ((2, 2), (1, 1)));
+    // When all have left the first, it may be switched off.
+    two.reload(|config| {
+        let binding = config.groups[0].binding.clone();
+        config.groups = vec![Group { binding, ..Group::of_all_others("all") }];
+    });
+    assert_eq!(ask(&two.site, "s3cret").await.whole(), br#"{"asked":2,"changed":0,"failed":0}"#);
+    assert_eq!((two.asked(CATALOG), two.asked(listed)), ((2, 3), (1, 2)));
+    // And when all are back, what came from the second is nobody's.
+    two.reload(|config| config.groups.clear());
+    assert_eq!(ask(&two.site, "s3cret").await.whole(), br#"{"asked":2,"changed":0,"failed":0}"#);
+    assert_eq!((two.asked(CATALOG), two.asked(listed)), ((3, 3), (2, 2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_only_a_groups_manager_has_is_fetched_ahead_and_repaired_from_there() {
+    let mut two = Two::with(|config| {
+        with_token(config);
+        config.store.scrub_period = None;
+        config.routes[0].upstreams = vec![0];
+        config.prefetch.paths = vec![PAYLOAD.parse().unwrap()];
+    });
+    two.site.manager.remove(PAYLOAD);
+    assert_eq!(ask(&two.site, "s3cret").await.status, 200);
+    two.site.counts("gupd_prefetched_bytes_total", LENGTH as f64).await;
+    assert_eq!(two.get(BATCH, PAYLOAD).await.cache_status(), "gupd; hit");
+    assert_eq!(two.asked(PAYLOAD), (1, 1));
+    let shelves = fs::read_dir(two.site.store().join("blobs")).unwrap().map(|shelf| shelf.unwrap().path());
+    let files = shelves.flat_map(|shelf| fs::read_dir(shelf).unwrap()).map(|file| file.unwrap().path());
+    let file = files.into_iter().find(|file| fs::metadata(file).unwrap().len() > LENGTH as u64).unwrap();
+    let flip = |at| fs::File::options().write(true).open(&file).unwrap().write_all_at(b"rotten", at).unwrap();
+    // Read by who does not go there, and found by the scrub.
+    flip(1_200_000);
+    two.site.restart();
+    assert!(two.get(OTHER, PAYLOAD).await.whole() == bytes(1, LENGTH));
+    flip(100_000);
+    two.site.config.store.scrub_period = Some(Duration::from_millis(1));
+    two.site.restart();
+    two.site.counts("gupd_store_repaired_bytes_total", 65_536.0).await;
+    assert_eq!(fs::read(&file).unwrap()[..LENGTH], bytes(1, LENGTH));
+    assert_eq!(two.asked(PAYLOAD), (1, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_of_the_site_is_not_asked_for_what_only_a_groups_managers_say() {
+    let peer = Site::new();
+    for path in [GENERIC, PAYLOAD] {
+        peer.manager.put(path, Resource::new("of the peer").header("Cache-Control", "max-age=60"));
+        peer.stored(path).await;
+    }
+    let mut two = Two::new();
+    two.site.meet(&[peer.address()]);
+    assert_eq!(two.body(OTHER, GENERIC).await, "of the peer");
+    assert_eq!(two.body(BATCH, GENERIC).await, "second");
+    assert_eq!(two.body(BATCH, PAYLOAD).await, "of the peer");
+}

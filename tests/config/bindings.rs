@@ -1,0 +1,43 @@
+//! The upstreams of groups, as an administrator writes them.
+
+use super::{MANAGER, load, problems};
+
+const SECOND: &str = "[[upstream]]\nurl = \"http://b:80\"\nname = \"b\"\n[[upstream]]\nurl = \"http://c:80\"\nname = \"c+d\"\n";
+
+fn group(settings: &str) -> String {
+    format!("{MANAGER}{SECOND}[[group]]\nname = \"pilot\"\nsubnets = \"10.0.0.0/8\"\n{settings}\n")
+}
+
+#[test]
+fn a_group_may_have_upstreams_of_its_own_in_their_order() {
+    let config = load(&group("upstreams = [\"b\", \"manager:8014\"]")).unwrap();
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let binding = config.groups[0].binding.as_ref().unwrap();
+    assert_eq!((binding.name(), binding.upstreams()), ("b+manager:8014", &[1, 0][..]));
+    assert_eq!(load(&group("")).unwrap().groups[0].binding, None);
+}
+
+#[test]
+fn upstreams_that_a_group_cannot_have_are_named_with_their_line() {
+    for (upstreams, expected) in [
+        ("\"e\"", "\"e\" is not the name of an upstream; known: manager:8014, b, c+d"),
+        ("[\"b\", \"b\"]", "\"b\" is named twice; name it once"),
+        ("[\"c+d\"]", "\"c+d\" has a +, which joins names here; give the upstream a name without"),
+        ("[]", "is empty; give at least one value, or leave the key out"),
+    ] {
+        let lines = problems(load(&group(&format!("upstreams = {upstreams}"))));
+        assert_eq!(lines, [format!("gupd.toml:12: group.upstreams: {expected}")]);
+    }
+}
+
+#[test]
+fn upstreams_for_all_paths_of_routes_that_go_elsewhere_are_odd() {
+    let routes = "[[route]]\nprefix = \"/\"\nupstreams = \"b\"\n[[route]]\nprefix = \"/lu\"\nupstreams = \"manager:8014\"\n";
+    let of =
+        |settings: &str| load(&(group(&format!("upstreams = \"b\"\n{settings}")) + routes)).unwrap().warnings;
+    let warnings = of("");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let line = warnings[0].to_string();
+    assert!(line.contains("gupd.toml:12: group.upstreams: hold on every route"), "{line}");
+    assert!(of("paths = \"/content/**\"").is_empty());
+}
