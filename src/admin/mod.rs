@@ -1,6 +1,7 @@
 //! The admin address: metrics, health, and what an administrator asks for. Owns no state; it reads what others count and
 //! says how the relay is. Whatever changes something needs the admin token.
 
+mod clients;
 mod orders;
 mod refresh;
 mod rollout;
@@ -24,6 +25,7 @@ use crate::clock::Clock;
 use crate::forward::{Drain, Draining};
 use crate::listen::Stage;
 use crate::refresh::Refresher;
+use crate::rollout::clients::Clients;
 use crate::rollout::engine::Rollouts;
 use crate::store::{Ailment, Store};
 use crate::telemetry::Metrics;
@@ -47,6 +49,8 @@ pub struct Admin {
     pub drain: Arc<Drain>,
     /// Which revisions clients see.
     pub rollouts: Rollouts,
+    /// Who the clients are, if that is tracked.
+    pub clients: Option<Clients>,
     /// The time.
     pub clock: Clock,
     /// Where the admin token is.
@@ -69,6 +73,7 @@ impl Admin {
             .route("/api/v1/upgrade", post(orders::upgrade))
             .route("/api/v1/drain", post(orders::drain).delete(orders::end_drain))
             .route("/api/v1/rollout", get(rollout::status).post(rollout::order))
+            .route("/api/v1/rollout/clients", get(clients::clients))
             .route("/api/v1/rollout/view", get(rollout::view))
             .with_state(self)
             .into_make_service_with_connect_info::<SocketAddr>();

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
@@ -18,11 +19,13 @@ use tokio::time::timeout;
 
 use super::Admin;
 use super::refresh::authorise;
-use crate::rollout::engine::{OrderError, Ordered};
+use crate::rollout::clients::{Ended, Filter, MAX_LISTED};
+use crate::rollout::engine::{Current, OrderError, Ordered};
 use crate::rollout::orders::Order;
-use crate::rollout::preview::Preview;
+use crate::rollout::preview::{KnownClient, Preview};
 use crate::rollout::rings::Rings;
-use crate::rollout::status::{Beside, Status, ViewStatus};
+use crate::rollout::status::{Beside, Clients, Status, ViewStatus};
+use crate::rollout::troubles::Troubles;
 
 /// Bytes of an order, many times what the longest one takes.
 const MAX_ORDER: usize = 16 << 10;
@@ -62,18 +65,32 @@ pub(super) async fn status(State(admin): State<Admin>, uri: Uri) -> Response {
         }
     };
     let (current, now) = (admin.rollouts.current(), admin.clock.now());
+    let Some(rings) = current.rings.clone() else {
+        return refuse((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
+    };
+    let (troubles, clients) = match known(&admin, &current, &rings).await {
+        Ok(known) => known,
+        Err(ended) => return refuse((StatusCode::SERVICE_UNAVAILABLE, ended.to_string())),
+    };
     let told = spawn_blocking(move || {
-        let rings = current.rings.as_ref()?;
-        let clients = BTreeMap::new();
         let kept = |number| current.payloads.get(&number).copied().unwrap_or(0);
-        let beside = Beside { trouble: &|_, _| None, kept: &kept, clients: &clients };
-        Some(written(&Status::of(&current.state, rings, beside, catalogs, now)))
+        let trouble = |revision, ring| troubles.words(revision, ring);
+        let beside = Beside { trouble: &trouble, kept: &kept, clients: &clients };
+        written(&Status::of(&current.state, &rings, beside, catalogs, now))
     });
-    match told.await {
-        Ok(Some(told)) => told,
-        Ok(None) => refuse((StatusCode::NOT_FOUND, Rings::NONE.to_owned())),
-        Err(error) => refuse((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
-    }
+    told.await.unwrap_or_else(|error| refuse((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())))
+}
+
+/// What is known of clients: trouble, and how many of each group are how.
+async fn known(
+    admin: &Admin,
+    current: &Current,
+    rings: &Rings,
+) -> Result<(Troubles, BTreeMap<Arc<str>, Clients>), Ended> {
+    let Some(clients) = &admin.clients else { return Ok((Troubles::default(), BTreeMap::new())) };
+    let troubles = Troubles::ask(&current.state, rings, &current.settings, clients).await?;
+    let groups = clients.summary().await?.groups;
+    Ok((troubles, groups.iter().map(|(group, count)| (group.as_str().into(), count.into())).collect()))
 }
 
 /// `GET /api/v1/rollout/view?client=ADDR&group=NAME`.
@@ -127,7 +144,14 @@ pub(super) async fn order(
 
 async fn preview(admin: &Admin, order: Order) -> Response {
     let (rollouts, now) = (admin.rollouts.clone(), admin.clock.now());
-    let clients = Vec::new();
+    let clients = match &admin.clients {
+        Some(clients) => clients.list(Filter::default(), MAX_LISTED).await,
+        None => Ok(Vec::new()),
+    };
+    let clients: Vec<KnownClient> = match clients {
+        Ok(clients) => clients.iter().map(KnownClient::from).collect(),
+        Err(ended) => return refuse((StatusCode::SERVICE_UNAVAILABLE, ended.to_string())),
+    };
     let told = spawn_blocking(move || {
         let current = rollouts.current();
         let (done, before, after) = rollouts.preview(&order, now)?;
@@ -191,15 +215,15 @@ fn refusal(error: &OrderError) -> Refusal {
 }
 
 /// Names and values of a query whose values need no encoding.
-fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
+pub(super) fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
     query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='))
 }
 
-fn refuse((status, why): Refusal) -> Response {
+pub(super) fn refuse((status, why): Refusal) -> Response {
     (status, format!("{why}\n")).into_response()
 }
 
-fn written(value: &impl Serialize) -> Response {
+pub(super) fn written(value: &impl Serialize) -> Response {
     match serde_json::to_string(value) {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => refuse((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),

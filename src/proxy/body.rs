@@ -15,8 +15,9 @@ use super::multipart::Multipart;
 use super::place::Download;
 use super::repair::Repair;
 use super::shaped::Shaped;
-use crate::fill::{Reader, TransferError};
+use crate::fill::{FillError, Reader, TransferError};
 use crate::forward::{self, PassError};
+use crate::store::ReadError;
 use crate::telemetry::access::{Access, End};
 use crate::upstream::Received;
 
@@ -39,6 +40,19 @@ pub enum BodyError {
     /// The upstream of a passed-through response broke off, or fell silent.
     #[error(transparent)]
     Passed(#[from] PassError),
+}
+
+impl BodyError {
+    /// Whether the content is not what was announced or stored; otherwise it only did not come.
+    fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Transfer(
+                TransferError::Read(ReadError::Damaged { .. })
+                    | TransferError::Fill(FillError::Mismatch { .. })
+            )
+        )
+    }
 }
 
 /// A response's body, and the record of its request.
@@ -205,6 +219,11 @@ impl Body for ResponseBody {
             Some(Err(error)) => {
                 tracing::warn!(%error, "a response broke off");
                 this.access.end = End::Upstream;
+                if error.is_damage()
+                    && let Some(witness) = &mut this.access.witness
+                {
+                    witness.damaged();
+                }
                 Some(Err(error))
             }
             None => {

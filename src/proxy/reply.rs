@@ -139,6 +139,9 @@ impl Reply {
         }
         let has_body = method != http::Method::HEAD;
         access.expected = if has_body { self.expected } else { Some(0) };
+        if let Some(witness) = &mut access.witness {
+            witness.answered(method, self.status, &self.headers);
+        }
         access.head_ready();
         let content = if has_body { self.content } else { Content::Empty };
         let waits = match content {

@@ -72,6 +72,7 @@ impl Ready {
             orders,
             drain: relay.proxy.drain().clone(),
             rollouts: relay.rollouts.clone(),
+            clients: None,
             clock: relay.clock.clone(),
             token_file: config.server.admin_token_file.clone(),
         };

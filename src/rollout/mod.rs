@@ -4,6 +4,7 @@
 
 pub mod advance;
 pub mod audit;
+pub mod clients;
 pub mod engine;
 pub mod moment;
 pub mod orders;
@@ -17,4 +18,5 @@ pub mod state;
 pub mod status;
 #[cfg(test)]
 mod tests;
+pub mod troubles;
 pub mod views;

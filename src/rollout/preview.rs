@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::clients::ClientReport;
 use super::orders::Done;
 use super::revision::Number;
 use super::views::Views;
@@ -74,6 +75,13 @@ pub struct KnownClient {
     pub address: IpAddr,
     /// Its group then.
     pub group: Arc<str>,
+}
+
+impl From<&ClientReport> for KnownClient {
+    fn from(client: &ClientReport) -> Self {
+        let (name, group) = (client.client.to_string(), Arc::from(&*client.group));
+        Self { client: name, address: client.address, group }
+    }
 }
 
 impl Moves {

@@ -13,7 +13,8 @@ use crate::config::Rollout;
 impl State {
     /// Drops what nobody needs; gives the numbers of those that went.
     pub fn retire(&mut self, rings: &Rings, settings: &Rollout, now: UnixMillis) -> Vec<Number> {
-        let needed = self.needed(rings, now);
+        // While views stand still, spreads do not end.
+        let needed = self.needed(rings, self.halted.unwrap_or(now));
         let keep = usize::try_from(settings.keep).unwrap_or(usize::MAX);
         let max_age = i64::try_from(settings.max_age.as_millis()).unwrap_or(i64::MAX);
         let mut left = self.revisions.len();

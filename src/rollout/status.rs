@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 pub use self::survey::Beside;
+use super::clients::Count;
 use super::revision::Number;
 use crate::clock::UnixMillis;
 use crate::config;
@@ -207,6 +208,13 @@ impl Clients {
         for (revision, count) in &more.revisions {
             *self.revisions.entry(*revision).or_default() += count;
         }
+    }
+}
+
+impl From<&Count> for Clients {
+    fn from(count: &Count) -> Self {
+        let lights = count.lights.iter().map(|(light, clients)| (light.as_str().to_owned(), *clients));
+        Self { known: count.clients, lights: lights.collect(), revisions: count.revisions.clone() }
     }
 }
 

@@ -10,6 +10,7 @@ use http::{Method, StatusCode, Uri};
 use super::Metrics;
 use crate::cache::status::CacheStatus;
 use crate::config::Class;
+use crate::rollout::clients::Witness;
 use crate::store::BlobId;
 
 /// What is known of one request.
@@ -39,6 +40,8 @@ pub struct Access {
     pub sent: u64,
     /// How the response ended.
     pub end: End,
+    /// Who tells of the client; `None` where nobody keeps track of clients.
+    pub witness: Option<Box<Witness>>,
 }
 
 /// How a response ended.
@@ -88,6 +91,7 @@ impl Access {
             present: 0,
             sent: 0,
             end: End::Client,
+            witness: None,
         }
     }
 
@@ -111,6 +115,9 @@ impl Drop for Access {
         self.metrics.count_sent(self.cache, self.class, self.sent, stored, took);
         if self.end != End::Complete {
             self.metrics.broken.with_label_values(&[self.end.as_str()]).inc();
+        }
+        if let Some(witness) = self.witness.take() {
+            witness.ended(self.status, self.cache, self.end, self.sent);
         }
         if self.written {
             tracing::info!(

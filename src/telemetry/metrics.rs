@@ -18,6 +18,7 @@ use super::guard_metrics::{Figures, GuardMetrics};
 use super::health_metrics::HealthMetrics;
 use super::peer_metrics::PeerMetrics;
 use super::refresh_metrics::RefreshMetrics;
+use super::rollout_metrics::RolloutMetrics;
 use super::store_metrics::StoreMetrics;
 
 /// Seconds. From a hit in memory (tens of microseconds) to a full set over a thin line.
@@ -83,6 +84,8 @@ pub struct Metrics {
     pub peers: PeerMetrics,
     /// What the relay asks for by itself.
     pub refresh: RefreshMetrics,
+    /// How clients are.
+    pub rollout: RolloutMetrics,
     store: StoreMetrics,
     // Only where there is a guard.
     guard: OnceLock<GuardMetrics>,
@@ -216,6 +219,7 @@ impl Metrics {
             )?,
             peers: PeerMetrics::register(&registry)?,
             refresh: RefreshMetrics::register(&registry)?,
+            rollout: RolloutMetrics::register(&registry)?,
             store: StoreMetrics::register(&registry)?,
             guard: OnceLock::new(),
             scraping: Mutex::new(()),

@@ -20,6 +20,7 @@ pub(super) struct StoreMetrics {
     scrubbed_bytes: IntCounter,
     scrub_damaged: IntCounter,
     scrub_completed: IntGauge,
+    given_up_bytes: IntCounter,
     evicted_objects: IntCounterVec,
     evicted_bytes: IntCounterVec,
     condition: IntGaugeVec,
@@ -90,6 +91,10 @@ impl StoreMetrics {
                 "gupd_prefetch_waiting_bytes",
                 "Prefetched bytes in the store that no client has asked for yet.",
             )?,
+            given_up_bytes: counter(
+                "gupd_store_given_up_bytes_total",
+                "Bytes of content that was to be kept for clients of an older revision and had to go for room.",
+            )?,
             evicted_objects: by_reason("gupd_store_evicted_objects_total", "Objects removed, by reason.")?,
             evicted_bytes: by_reason(
                 "gupd_store_evicted_bytes_total",
@@ -121,6 +126,7 @@ impl StoreMetrics {
         catch_up(&self.scrubbed_bytes, facts.scrubbed_bytes);
         catch_up(&self.scrub_damaged, facts.scrub_damaged);
         catch_up(&self.ahead_unused_bytes, facts.ahead_unused_bytes);
+        catch_up(&self.given_up_bytes, facts.given_up.bytes);
         self.scrub_completed.set(facts.scrub_completed / 1000);
         for (reason, removed) in Eviction::ALL.into_iter().zip(facts.evicted) {
             catch_up(&self.evicted_objects.with_label_values(&[reason.as_str()]), removed.objects);

@@ -70,6 +70,9 @@ pattern = \"**\"
 [[rule]]
 pattern = \"/a/[b\"
 class = \"forever\"
+[[route]]
+prefix = \"/b\"
+name = \"@b\"
 "
     );
     let expected = [
@@ -91,6 +94,7 @@ class = \"forever\"
         "gupd.toml:31: content_type.pattern: is given beside guid; write one [[content_type]] for each",
         "gupd.toml:33: rule.pattern: \"/a/[b\": unclosed character class; missing ']'",
         "gupd.toml:34: rule.class: \"forever\" is not one of payload, catalog, private, generic",
+        "gupd.toml:37: route.name: \"@b\" begins with @, as keys of copies do; give another",
     ];
     assert_eq!(problems(load(&text)), expected);
 }

@@ -237,6 +237,9 @@ async fn a_bundle_that_is_not_sound_changes_nothing() {
     ] {
         changed(&|entries| entries[head].1.clone_from(&json), &[word]);
     }
+    let copy = BlobId::from(<[u8; 32]>::from(Sha256::digest("@1 / /other\0")));
+    let copy = (format!("objects/{copy}.json"), with("key", "@1 / /other".into()));
+    changed(&|entries| entries[head].clone_from(&copy), &["its key is that of a copy"]);
 
     // Cut anywhere, as a file and as a tar that was compressed again.
     let tar = zstd::decode_all(whole.as_slice()).unwrap();

@@ -17,6 +17,7 @@ mod bindings;
 mod bounds;
 mod bundles;
 mod clients_config;
+mod copies;
 mod crash;
 mod demo;
 mod explain;

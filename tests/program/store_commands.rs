@@ -45,7 +45,7 @@ fn stop(relay: Relay) {
     assert!(relay.process.ended().status.success());
 }
 
-fn listed(folder: &Path, arguments: &[&str]) -> Vec<Value> {
+pub(crate) fn listed(folder: &Path, arguments: &[&str]) -> Vec<Value> {
     let ended = store("ls", folder, &[&["--json"], arguments].concat());
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
     serde_json::from_str(&ended.lines.join("\n")).unwrap()

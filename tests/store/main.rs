@@ -4,11 +4,15 @@
 #![allow(clippy::unwrap_used, reason = "steps of tests: what fails here fails the test")]
 
 mod bytes_on_disk;
+mod clients;
 mod condition;
 mod damage;
 mod index;
+mod kept;
 mod lost_index;
 mod memory;
+mod migration;
+mod publication;
 mod restart;
 mod room;
 mod scrub;

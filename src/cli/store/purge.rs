@@ -9,13 +9,13 @@ use super::selection::Selection;
 use super::show::{Form, list};
 use super::{Failure, Opened, Place};
 use crate::cli::answer;
-use crate::clock::Clock;
-use crate::store::Inventory;
+use crate::clock::{Clock, UnixMillis};
+use crate::store::{Inventory, Object};
 
 /// Lists what would be removed.
 pub(super) fn rehearse(place: &Place, selection: &Selection) -> Result<(), Failure> {
     chosen(selection)?;
-    list(&Inventory::open(&place.load()?.dir)?, selection, Form::Table)
+    list(&Inventory::open(&place.load()?.dir)?, |object, now| is_meant(selection, object, now), Form::Table)
 }
 
 pub(super) fn run(place: &Place, selection: &Selection) -> Result<(), Failure> {
@@ -27,8 +27,7 @@ pub(super) fn run(place: &Place, selection: &Selection) -> Result<(), Failure> {
     let mut keys = BTreeSet::<Arc<str>>::new();
     for object in inventory.objects() {
         let object = object?;
-        // A copy goes with the revision that has it.
-        if selection.has(&object, now) && !object.is_copy() {
+        if is_meant(selection, &object, now) {
             keys.insert(object.key);
         }
     }
@@ -43,6 +42,11 @@ pub(super) fn run(place: &Place, selection: &Selection) -> Result<(), Failure> {
         BinaryBytes(before.disk_bytes.saturating_sub(after.disk_bytes)),
     ));
     Ok(())
+}
+
+/// A copy goes with the revision that has it.
+fn is_meant(selection: &Selection, object: &Object, now: UnixMillis) -> bool {
+    selection.has(object, now) && !object.is_copy()
 }
 
 /// A forgotten flag is not to empty a site's store.

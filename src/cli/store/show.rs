@@ -15,7 +15,8 @@ use crate::store::{Inventory, Object};
 
 pub(super) fn run(place: &Place, selection: &Selection, as_json: bool) -> Result<(), Failure> {
     let inventory = Inventory::open(&place.load()?.dir)?;
-    list(&inventory, selection, if as_json { Form::Json } else { Form::Table })
+    let form = if as_json { Form::Json } else { Form::Table };
+    list(&inventory, |object, now| selection.has(object, now), form)
 }
 
 /// How a list is written.
@@ -26,7 +27,11 @@ pub(super) enum Form {
 }
 
 /// Writes the objects that are meant to standard output.
-pub(super) fn list(inventory: &Inventory, selection: &Selection, form: Form) -> Result<(), Failure> {
+pub(super) fn list(
+    inventory: &Inventory,
+    is_meant: impl Fn(&Object, UnixMillis) -> bool,
+    form: Form,
+) -> Result<(), Failure> {
     let now = Clock::system().now();
     let mut out = BufWriter::new(io::stdout().lock());
     let (mut objects, mut bytes) = (0, 0);
@@ -40,7 +45,7 @@ pub(super) fn list(inventory: &Inventory, selection: &Selection, form: Form) -> 
     }
     for object in inventory.objects() {
         let object = object?;
-        if !selection.has(&object, now) {
+        if !is_meant(&object, now) {
             continue;
         }
         let written = match form {

@@ -95,6 +95,12 @@ impl Journal {
         Ok(self.len)
     }
 
+    /// Forgets what was appended from here on: the index did not take it.
+    pub(super) fn take_back(&mut self, from: u64) -> io::Result<()> {
+        self.len = from;
+        self.file.set_len(from)
+    }
+
     /// What was appended from here on.
     pub(super) fn tail(&self, from: u64) -> io::Result<Vec<u8>> {
         let mut tail = vec![0; usize::try_from(self.len.saturating_sub(from)).unwrap_or(0)];
@@ -283,6 +289,17 @@ mod tests {
             assert_eq!(frames.next().unwrap(), Some(expected));
         }
         assert_eq!((frames.next().unwrap(), frames.skipped), (None, 0));
+    }
+
+    #[test]
+    fn a_frame_of_a_gupd_that_knew_pins_alone_reads_back() {
+        let hex = "f5676a318600000001020000000000000001070707070707070707070707070707070707070707070707070707\
+             07070707070a000000000000000010000000000000010d000000616c6c2f636f6e74656e742f32000000001100\
+             000076697275732d646566696e6974696f6e73070000006d616e61676572c80001000000000000000200000000\
+             00000000000000154db9a9f71989bf";
+        let mut bytes = Vec::new();
+        put(2).encode(&mut bytes);
+        assert_eq!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), hex);
     }
 
     #[test]

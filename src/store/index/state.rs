@@ -100,6 +100,13 @@ impl State {
         self.damaged.load(Ordering::Acquire)
     }
 
+    /// The journal is not what it is to be: the next upkeep writes it anew.
+    pub(super) fn incomplete(&self, error: &std::io::Error) {
+        if self.complete.swap(false, Ordering::AcqRel) {
+            tracing::warn!(%error, "cannot write the index's journal; it is written anew when that works");
+        }
+    }
+
     /// There is a sound file again.
     pub(super) fn replaced(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);

@@ -142,11 +142,19 @@ impl Writer {
             return;
         }
         let Self { connection, journal, context, .. } = self;
+        let before = journal.len();
         let (committed, settled) = match connection.unchecked_transaction() {
             Ok(transaction) => {
                 let settled: Vec<Settled> = jobs.drain(..).map(|job| job(&transaction)).collect();
                 let told = tell(journal, &settled, &transaction, &context.state);
-                (told.and_then(|()| transaction.commit()), settled)
+                let committed = told.and_then(|()| transaction.commit());
+                // An index that is made anew would have what its callers were told has failed.
+                if committed.is_err()
+                    && let Err(error) = journal.take_back(before)
+                {
+                    context.state.incomplete(&error);
+                }
+                (committed, settled)
             }
             // Each savepoint is then a transaction of its own, and tells its caller what is wrong.
             Err(_) => {
@@ -285,9 +293,7 @@ fn tell(
         Ok(len) if complete => i64::try_from(len).unwrap_or(INCOMPLETE),
         Ok(_) => return Ok(()),
         Err(error) => {
-            if state.complete.swap(false, Ordering::AcqRel) {
-                tracing::warn!(%error, "cannot write the index's journal; it is written anew when that works");
-            }
+            state.incomplete(&error);
             INCOMPLETE
         }
     };

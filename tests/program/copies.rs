@@ -1,0 +1,48 @@
+//! Copies in the commands on a store: shown for what they are, and left alone.
+
+use std::sync::Arc;
+
+use gupd::clock::Clock;
+use gupd::config::Config;
+use gupd::store::{ObjectCopy, Publication, Store};
+
+use crate::process::{Relay, serve};
+use crate::store_commands::{listed, store};
+use crate::support::{Manager, Resource, bytes};
+
+const CATALOG: &str = "/liveupdt.tri";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_listed_with_its_mark_and_purge_leaves_it() {
+    let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
+    let folder = folder.path();
+    manager.put(CATALOG, Resource::new(bytes(1, 5000)));
+    let relay = Relay::start(&mut serve(&manager, folder));
+    relay.get(CATALOG).await.whole();
+    relay.stored(CATALOG).await;
+    relay.process.signal("TERM");
+    relay.process.ended();
+
+    let mut config = Config::for_upstreams(&[&manager.url()]).unwrap().store;
+    config.dir = folder.to_owned();
+    let opened = Store::open(&config, Clock::system()).unwrap();
+    let object = opened.page(0).await.unwrap().remove(0);
+    let key = Arc::from(format!("@7 {}", object.key));
+    let copies = vec![ObjectCopy { object: object.id, blob: object.blob, key, last_used: 0 }];
+    opened.publish(Publication { copies, ..Publication::default() }).await.unwrap();
+    drop(opened);
+
+    let objects = listed(folder, &["--path", "**/*.tri"]);
+    let shown: Vec<_> =
+        objects.iter().map(|object| (object["path"].as_str(), object["copy"].as_str())).collect();
+    assert_eq!(shown, [(Some(CATALOG), None), (Some(CATALOG), Some("@7"))]);
+    let table = store("ls", folder, &[]);
+    assert!(table.lines[2].ends_with(&format!(" @7 {CATALOG}")), "{table:#?}");
+    let rehearsed = store("purge", folder, &["--path", "**", "--dry-run"]);
+    assert_eq!(rehearsed.lines.len(), 3, "{rehearsed:#?}");
+    let purged = store("purge", folder, &["--path", "**"]);
+    assert_eq!(purged.lines, ["removed 1 objects, 0 B of the disk"], "{purged:#?}");
+    assert_eq!(listed(folder, &[]).len(), 1);
+    let verified = store("verify", folder, &[]);
+    assert_eq!(verified.lines, ["verified 1 blobs, 4.88 KiB"], "{verified:#?}");
+}
