@@ -139,14 +139,23 @@ pub struct GroupStatus {
     pub name: Arc<str>,
     /// Its ring.
     pub ring: String,
-    /// The revision that it is held at.
-    pub held: Option<Number>,
-    /// The revision up to which it was released at once.
-    pub released: Option<Number>,
+    /// What it is held at.
+    pub held: Option<Fixed>,
+    /// What it was released to at once.
+    pub released: Option<Fixed>,
     /// The newest revision that some of its clients may see.
     pub newest: Option<Number>,
     /// Its clients.
     pub clients: Clients,
+}
+
+/// A revision that an administrator has a group see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fixed {
+    /// Its number.
+    pub revision: Number,
+    /// Since when.
+    pub since: At,
 }
 
 /// What one client sees.

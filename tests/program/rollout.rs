@@ -294,7 +294,7 @@ async fn the_status_shows_revisions_rings_groups_and_what_is_next_in_eighty_colu
 
     let told: Value = serde_json::from_str(&place.done(&relay, &["status", "--json"]).join("\n")).unwrap();
     assert_eq!(told["revisions"][0]["catalogs"], json!({ "default /0.flg": null }));
-    assert_eq!(told["groups"][1]["held"], 2);
+    assert_eq!(told["groups"][1]["held"]["revision"], 2);
 
     let mut command = gupd(["rollout", "status", "--watch", "--admin", &relay.admin.to_string()]);
     let mut watch = Process::start(command.arg("--config").arg(place.file()));

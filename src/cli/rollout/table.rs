@@ -133,8 +133,8 @@ fn groups(told: &[GroupStatus], out: &mut String) -> std::fmt::Result {
             write!(out, "  {:>6}", HumanCount(count).to_string())?;
         }
         match (group.held, group.released) {
-            (Some(held), _) => writeln!(out, "  held at {held}")?,
-            (None, Some(released)) => writeln!(out, "  released: {released}")?,
+            (Some(held), _) => writeln!(out, "  held at {}", held.revision)?,
+            (None, Some(released)) => writeln!(out, "  released: {}", released.revision)?,
             (None, None) => writeln!(out, "  by ring")?,
         }
     }

@@ -12,7 +12,8 @@ use super::super::rings::{Ring, RingId, Rings};
 use super::super::state::{Progress, State};
 use super::super::views::Views;
 use super::{
-    At, Clients, GroupStatus, MAX_HASHES, RevisionStatus, RingStatus, Seen, Status, Upcoming, ViewStatus,
+    At, Clients, Fixed, GroupStatus, MAX_HASHES, RevisionStatus, RingStatus, Seen, Status, Upcoming,
+    ViewStatus,
 };
 use crate::clock::UnixMillis;
 use crate::config::Steps;
@@ -77,7 +78,7 @@ fn revisions(state: &State, beside: Beside<'_>, clients: &Clients, hashes: bool)
             number: kept.number,
             published: At(revision.published),
             names: names.map(|(name, _)| name.clone()).collect(),
-            everyone: kept.progress == Progress::Everyone,
+            everyone: kept.is_for_everyone(),
             present,
             absent: revision.catalogs.len() - present,
             changed: before.map(|before| changed(before, revision)),
@@ -217,11 +218,12 @@ fn upcoming(state: &State, rings: &Rings, beside: Beside<'_>, now: UnixMillis) -
 
 fn groups(state: &State, rings: &Rings, beside: Beside<'_>, now: UnixMillis) -> Vec<GroupStatus> {
     let views = state.views(rings, now);
+    let fixed = |(revision, since): &(Number, UnixMillis)| Fixed { revision: *revision, since: At(*since) };
     let told = |ring: &Arc<Ring>, name: &Arc<str>| GroupStatus {
         name: name.clone(),
         ring: ring.settings.name.clone(),
-        held: state.held.get(name).copied(),
-        released: state.released.get(name).copied(),
+        held: state.held.get(name).map(fixed),
+        released: state.released.get(name).map(fixed),
         newest: views.newest_of(name),
         clients: beside.clients.get(name).cloned().unwrap_or_default(),
     };

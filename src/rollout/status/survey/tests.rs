@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::super::{At, Clients, Status};
+use super::super::{At, Clients, Fixed, Status};
 use super::Beside;
 use crate::clock::UnixMillis;
 use crate::config::{Config, Overrides};
@@ -124,7 +124,8 @@ fn groups_tell_their_ring_and_what_they_are_held_at() {
     let told = status(&state, &rings, "", T0);
     let groups: Vec<_> =
         told.groups.iter().map(|group| (&*group.name, group.held, group.released, group.newest)).collect();
-    assert_eq!(groups, [("pilot", Some(1), None, Some(1)), ("default", None, Some(2), Some(2))]);
+    let at = |revision| Some(Fixed { revision, since: At(T0) });
+    assert_eq!(groups, [("pilot", at(1), None, Some(1)), ("default", None, at(2), Some(2))]);
     assert_eq!(told.groups[0].ring, "first");
 }
 
