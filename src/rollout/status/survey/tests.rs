@@ -165,3 +165,20 @@ fn an_order_is_previewed_by_what_each_client_sees_would_see_and_comes_to_see() {
     let moved = told.clients.iter().filter(|client| client.moves.sees == Some(2)).count();
     assert!((3..20).contains(&moved), "a quarter of the spread has passed: {moved}");
 }
+
+#[test]
+fn the_part_that_is_said_to_have_moved_is_the_part_of_clients_that_see_the_revision() {
+    let rings = rings();
+    let mut state = published(&rings);
+    for (hours, group) in [(1, "pilot"), (3, "pilot"), (6, "default"), (7, "default"), (9, "default")] {
+        let now = T0 + hours * HOUR;
+        state.advance(&rings, now, |_, _| false);
+        let views = state.views(&rings, now);
+        let clients = (0..4_000_u32).map(|number| std::net::Ipv4Addr::from_bits(0x0a01_0000 + number).into());
+        let see = clients.filter(|client| views.of(group, *client, now).unwrap().number == 2).count();
+        let told = status(&state, &rings, "", now);
+        let ring = told.rings.iter().find(|ring| ring.groups.iter().any(|name| &**name == group)).unwrap();
+        let moved = ring.sees.iter().find(|seen| seen.revision == 2).map_or(0.0, |seen| seen.moved);
+        assert!((moved - see as f64 / 4_000.0).abs() < 0.03, "{hours} {group}: {moved}, {see}");
+    }
+}
