@@ -9,6 +9,7 @@ use super::Admin;
 use super::refresh::authorise;
 use super::rollout::{pairs, refuse, written};
 use crate::rollout::clients::{Filter, Light, MAX_LISTED};
+use crate::rollout::rings::Rings;
 
 /// With `?client=`, `group=`, `light=`, `revision=` those for whom all of it holds; `limit=` is how many at most, the
 /// latest seen first.
@@ -20,10 +21,10 @@ pub(super) async fn clients(State(admin): State<Admin>, uri: Uri, headers: Heade
         Ok(parsed) => parsed,
         Err(why) => return refuse((StatusCode::BAD_REQUEST, why)),
     };
-    let Some(clients) = admin.clients else {
-        return refuse((StatusCode::NOT_FOUND, "this relay does not track its clients".to_owned()));
-    };
-    match clients.list(filter, limit).await {
+    if !admin.rollouts.are_on() {
+        return refuse((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
+    }
+    match admin.rollouts.clients().list(filter, limit).await {
         Ok(list) => written(&list),
         Err(ended) => refuse((StatusCode::SERVICE_UNAVAILABLE, ended.to_string())),
     }

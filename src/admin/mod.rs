@@ -25,7 +25,6 @@ use crate::clock::Clock;
 use crate::forward::{Drain, Draining};
 use crate::listen::Stage;
 use crate::refresh::Refresher;
-use crate::rollout::clients::Clients;
 use crate::rollout::engine::Rollouts;
 use crate::store::{Ailment, Store};
 use crate::telemetry::Metrics;
@@ -49,8 +48,6 @@ pub struct Admin {
     pub drain: Arc<Drain>,
     /// Which revisions clients see.
     pub rollouts: Rollouts,
-    /// Who the clients are, if that is tracked.
-    pub clients: Option<Clients>,
     /// The time.
     pub clock: Clock,
     /// Where the admin token is.

@@ -19,13 +19,12 @@ use tokio::time::timeout;
 
 use super::Admin;
 use super::refresh::authorise;
-use crate::rollout::clients::{Ended, Filter, MAX_LISTED};
-use crate::rollout::engine::{Current, OrderError, Ordered};
+use crate::rollout::clients::{Filter, MAX_LISTED};
+use crate::rollout::engine::{OrderError, Ordered};
 use crate::rollout::orders::Order;
 use crate::rollout::preview::{KnownClient, Preview};
 use crate::rollout::rings::Rings;
 use crate::rollout::status::{Beside, Clients, Status, ViewStatus};
-use crate::rollout::troubles::Troubles;
 
 /// Bytes of an order, many times what the longest one takes.
 const MAX_ORDER: usize = 16 << 10;
@@ -68,29 +67,19 @@ pub(super) async fn status(State(admin): State<Admin>, uri: Uri) -> Response {
     let Some(rings) = current.rings.clone() else {
         return refuse((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
     };
-    let (troubles, clients) = match known(&admin, &current, &rings).await {
-        Ok(known) => known,
+    let groups = match admin.rollouts.clients().summary().await {
+        Ok(summary) => summary.groups,
         Err(ended) => return refuse((StatusCode::SERVICE_UNAVAILABLE, ended.to_string())),
     };
     let told = spawn_blocking(move || {
         let kept = |number| current.payloads.get(&number).copied().unwrap_or(0);
-        let trouble = |revision, ring| troubles.words(revision, ring);
+        let trouble = |revision, ring| current.troubles.get(&(revision, ring)).map(ToString::to_string);
+        let clients = groups.iter().map(|(group, count)| (group.as_str().into(), Clients::from(count)));
+        let clients: BTreeMap<Arc<str>, Clients> = clients.collect();
         let beside = Beside { trouble: &trouble, kept: &kept, clients: &clients };
         written(&Status::of(&current.state, &rings, beside, catalogs, now))
     });
     told.await.unwrap_or_else(|error| refuse((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())))
-}
-
-/// What is known of clients: trouble, and how many of each group are how.
-async fn known(
-    admin: &Admin,
-    current: &Current,
-    rings: &Rings,
-) -> Result<(Troubles, BTreeMap<Arc<str>, Clients>), Ended> {
-    let Some(clients) = &admin.clients else { return Ok((Troubles::default(), BTreeMap::new())) };
-    let troubles = Troubles::ask(&current.state, rings, &current.settings, clients).await?;
-    let groups = clients.summary().await?.groups;
-    Ok((troubles, groups.iter().map(|(group, count)| (group.as_str().into(), count.into())).collect()))
 }
 
 /// `GET /api/v1/rollout/view?client=ADDR&group=NAME`.
@@ -144,11 +133,7 @@ pub(super) async fn order(
 
 async fn preview(admin: &Admin, order: Order) -> Response {
     let (rollouts, now) = (admin.rollouts.clone(), admin.clock.now());
-    let clients = match &admin.clients {
-        Some(clients) => clients.list(Filter::default(), MAX_LISTED).await,
-        None => Ok(Vec::new()),
-    };
-    let clients: Vec<KnownClient> = match clients {
+    let clients: Vec<KnownClient> = match rollouts.clients().list(Filter::default(), MAX_LISTED).await {
         Ok(clients) => clients.iter().map(KnownClient::from).collect(),
         Err(ended) => return refuse((StatusCode::SERVICE_UNAVAILABLE, ended.to_string())),
     };

@@ -12,6 +12,8 @@ use crate::cache::Entry;
 pub enum Errand {
     /// What it has may not be good any more.
     Revalidation,
+    /// What one upstream has at this moment, whatever others have, or had: it becomes part of a coherent set.
+    Collect,
     /// Clients may want it later.
     Prefetch,
 }

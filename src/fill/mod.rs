@@ -276,7 +276,9 @@ impl Fills {
             return Joined::Following(fill.clone());
         }
         // A fill puts its object into the cache before it leaves the register: whoever missed both was in between.
-        if let Some(entry) = self.shared.just_stored(&wanted) {
+        if wanted.errand != Some(Errand::Collect)
+            && let Some(entry) = self.shared.just_stored(&wanted)
+        {
             return Joined::Stored(entry);
         }
         let (phase, receiver) = watch::channel(Phase::Asking);

@@ -41,7 +41,7 @@ pub enum Fetched {
 impl Live {
     /// What a stored response is by the rules in force; `None` if the relay has no route for it, or must not fetch it.
     /// Nor what only clients of a binding would get that is no group's any more, or that every group has left for one.
-    fn classify(&self, key: &str) -> Option<Classified> {
+    pub(super) fn classify(&self, key: &str) -> Option<Classified> {
         let Parts { route, binding, target } = key::split(key);
         let path = target.split('?').next().unwrap_or_default();
         let route = self.policy.route_named(route)?;

@@ -2,8 +2,11 @@
 //! hit, a fill to follow, or the manager itself. Owns the order of these steps and nothing else; each stage has its file.
 //! Nothing here knows sockets or threads.
 
+mod absent;
+mod arrivals;
 pub mod body;
 mod bound;
+mod catalog;
 mod circle;
 pub mod conditional;
 mod denied;
@@ -29,7 +32,10 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
+pub use self::absent::Absentees;
+pub use self::arrivals::{Arrivals, Arrived};
 pub use self::body::ResponseBody;
+pub use self::catalog::{Candidate, Unanswered};
 pub use self::errand::Fetched;
 pub use self::news::News;
 pub use self::origin::Irretrievable;
@@ -68,6 +74,8 @@ pub struct Proxy {
     cache: Arc<Cache>,
     fills: Fills,
     news: News,
+    arrivals: Arrivals,
+    absentees: Absentees,
     first_seen: FirstSeen,
     lan: Arc<Lan>,
     places: Arc<Places>,
@@ -125,6 +133,8 @@ impl Proxy {
             cache,
             fills,
             news: News::default(),
+            arrivals: Arrivals::default(),
+            absentees: Absentees::default(),
             first_seen: FirstSeen::new(),
             lan,
             places,

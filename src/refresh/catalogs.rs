@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 
+use super::snapshot::Memory;
 use super::{MAX_FAILURES, Report, Settings, Worker};
 use crate::proxy::{Fetched, Irretrievable};
 use crate::store::{Object, StoreError};
 
 /// Catalogs asked for at once: a line with a delay is used, a manager is not flooded by a thousand sites.
-const AT_ONCE: usize = 4;
+pub(super) const AT_ONCE: usize = 4;
 
 /// Catalogs of one refresh, at most: a LiveUpdate server has hundreds of products in some languages.
 const MAX_CATALOGS: usize = 10_000;
@@ -26,14 +27,24 @@ enum Catalog {
 }
 
 impl Worker {
-    /// Asks whether every catalog is still what its upstream has.
-    pub(super) async fn refresh(&self, settings: &Settings) -> Report {
+    /// Asks whether every catalog is still what its upstream has; where there are rings, all of them together.
+    pub(super) async fn refresh(&self, settings: &Settings, memory: &mut Memory) -> Report {
+        let views = self.rollouts.views().as_ref().cloned();
+        match views {
+            Some(views) => self.refresh_whole(settings, &views, memory).await,
+            None => self.refresh_each(settings).await,
+        }
+    }
+
+    async fn refresh_each(&self, settings: &Settings) -> Report {
         let mut report = Report::default();
-        let mut catalogs = self.stored_catalogs().await.unwrap_or_else(|error| {
+        let stored = self.stored_catalogs().await.unwrap_or_else(|error| {
             tracing::error!(%error, "the catalogs to refresh cannot be listed");
             report.failed += 1;
             Vec::new()
         });
+        let mut catalogs: Vec<Catalog> =
+            stored.into_iter().map(|object| Catalog::Stored(Box::new(object))).collect();
         let stored: BTreeSet<Arc<str>> = catalogs.iter().map(|catalog| catalog.key().clone()).collect();
         for path in &settings.catalogs {
             match self.proxy.keys_of(path) {
@@ -85,14 +96,14 @@ impl Worker {
         outcome
     }
 
-    async fn stored_catalogs(&self) -> Result<Vec<Catalog>, StoreError> {
+    /// Every catalog that is stored for clients, whichever a revision may have.
+    pub(super) async fn stored_catalogs(&self) -> Result<Vec<Object>, StoreError> {
         let (mut catalogs, mut after) = (Vec::new(), 0);
         while catalogs.len() < MAX_CATALOGS {
             let page = self.store.page(after).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
-            let of_page = page.into_iter().filter(|object| self.proxy.is_catalog(object));
-            catalogs.extend(of_page.map(|object| Catalog::Stored(Box::new(object))));
+            catalogs.extend(page.into_iter().filter(|object| self.proxy.is_catalog(object)));
         }
         catalogs.truncate(MAX_CATALOGS);
         Ok(catalogs)

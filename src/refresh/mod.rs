@@ -1,24 +1,33 @@
 //! What the relay does by itself over the line: revalidates the catalogs it has, on the configuration's schedule or when
-//! it is told to, and then fetches ahead what clients will want. Owns the one task that does it, in which order, and
-//! what is counted; relies on `policy::Schedule` for times and on `proxy` for requests. Nothing here runs outside of
-//! `wan.windows`, but for a refresh that an administrator asks for.
+//! it is told to, and then fetches ahead what clients will want. Where there are rings, what it finds becomes revisions
+//! (`coherent`). Owns the one task that does it, in which order, and what is counted; relies on `policy::Schedule` for
+//! times and on `proxy` for requests. Nothing here runs outside of `wan.windows`, but for a refresh that an administrator
+//! asks for, and catalogs that a client waits for.
 
 mod ahead;
 mod catalogs;
+mod coherent;
+mod collect;
+mod known;
 mod learn;
 mod listed;
+mod snapshot;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::ahead::Pending;
+use self::snapshot::Memory;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::{Config, Prefetch};
 use crate::policy::{Run, Schedule};
 use crate::proxy::Proxy;
+use crate::rollout::engine::Rollouts;
+use crate::rollout::revision::Number;
 use crate::store::Store;
 use crate::telemetry::Metrics;
 
@@ -38,8 +47,11 @@ pub struct Report {
     pub asked: u64,
     /// Those of them that are others now.
     pub changed: u64,
-    /// Those of them that nobody answered for.
+    /// Those of them that nobody answered for, or that were not published.
     pub failed: u64,
+    /// The revision that what was new has become, or become part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Number>,
 }
 
 /// Why no refresh can be asked for.
@@ -74,15 +86,26 @@ struct Settings {
     schedule: Schedule,
     catalogs: Vec<http::uri::PathAndQuery>,
     prefetch: Prefetch,
+    max_unused: Duration,
 }
 
 /// What the work is done with.
 #[derive(Debug)]
 struct Worker {
     proxy: Arc<Proxy>,
+    rollouts: Rollouts,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     clock: Clock,
+}
+
+/// Whoever waits for a catalog does not wait for a task that has ended.
+struct Closing<'a>(&'a Proxy);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.arrivals().close();
+    }
 }
 
 /// When the schedule's next refresh is.
@@ -101,6 +124,7 @@ impl Settings {
             schedule: Schedule::new(config),
             catalogs: config.refresh.catalogs.clone(),
             prefetch: config.prefetch.clone(),
+            max_unused: config.store.max_unused,
         }
     }
 }
@@ -110,6 +134,7 @@ impl Refresher {
     pub fn new(
         config: &Config,
         proxy: Arc<Proxy>,
+        rollouts: Rollouts,
         store: Arc<Store>,
         metrics: Arc<Metrics>,
         clock: Clock,
@@ -122,7 +147,7 @@ impl Refresher {
         }
         let (requests, waiting) = mpsc::channel(MAX_WAITING);
         let (settings, current) = watch::channel(Settings::new(config));
-        let worker = Worker { proxy, store, metrics, clock };
+        let worker = Worker { proxy, rollouts, store, metrics, clock };
         let task = Task { worker, requests: waiting, settings: current };
         (Self { requests, settings: Arc::new(settings) }, task)
     }
@@ -157,6 +182,8 @@ impl Task {
     pub async fn run(self) {
         let Self { worker, mut requests, settings: mut current } = self;
         let worker = &worker;
+        let _closing = Closing(&worker.proxy);
+        let mut memory = Memory::default();
         let mut settings = current.borrow_and_update().clone();
         let mut plan = Plan::default();
         plan.renew(&settings, worker);
@@ -173,7 +200,7 @@ impl Task {
                     }
                 }
                 Some(asker) = requests.recv() => {
-                    let report = Box::pin(worker.refresh(&settings)).await;
+                    let report = Box::pin(worker.refresh(&settings, &mut memory)).await;
                     worker.tell(Some(report), "by hand");
                     if plan.failing.is_some() && report.failed == 0 {
                         plan.renew(&settings, worker);
@@ -190,12 +217,15 @@ impl Task {
                     };
                     let began = worker.clock.now();
                     let report = tokio::select! {
-                        report = Box::pin(worker.refresh(&settings)) => Some(report),
+                        report = Box::pin(worker.refresh(&settings, &mut memory)) => Some(report),
                         () = reached(&worker.clock, closes) => None,
                     };
                     worker.tell(report, "by the schedule");
                     plan.ran(run, began, report, &settings, worker);
                     pending = worker.after_refresh(&settings);
+                }
+                () = worker.proxy.arrivals().some() => {
+                    Box::pin(worker.take_arrivals(&settings, &mut memory)).await;
                 }
                 () = Box::pin(worker.go_ahead(&settings, &mut pending)) => {}
             }
@@ -256,15 +286,15 @@ impl Worker {
             None => "window-closed",
         };
         self.metrics.refresh.refreshes.with_label_values(&[outcome]).inc();
-        let Some(Report { asked: catalogs, changed, failed }) = report else {
+        let Some(Report { asked: catalogs, changed, failed, revision }) = report else {
             tracing::warn!(asked, "the window closed before a refresh was done");
             return;
         };
         if failed == 0 {
             self.metrics.refresh.completed.set(self.clock.now() / 1_000);
-            tracing::info!(asked, catalogs, changed, failed, "refreshed");
+            tracing::info!(asked, catalogs, changed, failed, revision, "refreshed");
         } else {
-            tracing::warn!(asked, catalogs, changed, failed, "refreshed, but for some");
+            tracing::warn!(asked, catalogs, changed, failed, revision, "refreshed, but for some");
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::pem::PemError;
 use crate::policy::{Policy, PolicyError};
 use crate::proxy::{Live, Proxy};
 use crate::refresh::Refresher;
+use crate::rollout::clients::Tracker;
 use crate::rollout::engine::{self, OpenError, Rollouts};
 use crate::shape::{Lan, Places, Wan};
 use crate::store::{Store, StoreError};
@@ -148,7 +149,7 @@ impl Relay {
             .thread_name("gupd-control")
             .enable_all()
             .build()?;
-        let (rollouts, rollout) = open_rollouts(&config, &store, &clock, &control)?;
+        let (rollouts, rollout, tracker) = open_rollouts(&config, &store, &metrics, &clock, &control)?;
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
         let fills = Fills::new(
             &config,
@@ -163,7 +164,7 @@ impl Relay {
         let proxy = Proxy::new(live, cache.clone(), fills, lan.clone(), places.clone(), metrics.clone());
         let proxy = Arc::new(proxy);
         let (refresher, refresh) =
-            Refresher::new(&config, proxy.clone(), store, metrics.clone(), clock.clone());
+            Refresher::new(&config, proxy.clone(), rollouts.clone(), store, metrics.clone(), clock.clone());
         let connections = Arc::new(Connections::new(proxy.clone(), metrics.clone(), &config.server, tls));
         let (stage, stages) = watch::channel(Stage::Serving);
         let workers = Arc::new(Workers::start(config.server.workers, &connections, &stages)?);
@@ -194,7 +195,7 @@ impl Relay {
             background: TaskTracker::new(),
             control: Some(control),
         };
-        Ok(Ready { relay, sockets, refresh, rollout, check, orders: None })
+        Ok(Ready { relay, sockets, refresh, rollout, tracker, check, orders: None })
     }
 
     /// The addresses clients connect to, in the configuration's order, with the ports that were given.
@@ -369,13 +370,15 @@ impl Drop for Relay {
 fn open_rollouts(
     config: &Config,
     store: &Arc<Store>,
+    metrics: &Arc<Metrics>,
     clock: &Clock,
     control: &Runtime,
-) -> Result<(Rollouts, engine::Task), StartError> {
-    let (config, store, clock) = (config.clone(), store.clone(), clock.clone());
+) -> Result<(Rollouts, engine::Task, Tracker), StartError> {
+    let (config, store) = (config.clone(), store.clone());
+    let (metrics, clock) = (metrics.clone(), clock.clone());
     let (tell, told) = mpsc::channel();
     // Whoever starts a relay may be a runtime's thread, which must not enter another one.
-    control.spawn(async move { tell.send(Rollouts::open(&config, store, clock).await) });
+    control.spawn(async move { tell.send(Rollouts::open(&config, store, metrics, clock).await) });
     let opened = told.recv().map_err(|_| std::io::Error::other("a thread ended without a word"))?;
     Ok(opened?)
 }

@@ -49,6 +49,18 @@ pub struct Advanced {
     pub step: usize,
 }
 
+impl Next {
+    /// The ring whose clients show whether it may open: the one before, or itself for a further step.
+    pub fn follows(&self, rings: &Rings) -> Option<RingId> {
+        let settings = &rings.get(self.ring)?.settings;
+        match (self.step, settings.gate) {
+            (_, Gate::Manual) => None,
+            (0, Gate::Auto) => settings.after,
+            (_, Gate::Auto) => Some(self.ring),
+        }
+    }
+}
+
 impl fmt::Display for Next {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "revision {}, ring {}, step {}", self.revision, self.ring + 1, self.step + 1)

@@ -18,5 +18,4 @@ pub mod state;
 pub mod status;
 #[cfg(test)]
 mod tests;
-pub mod troubles;
 pub mod views;

@@ -163,9 +163,8 @@ impl State {
         let (mut changed, mut joined) = (false, false);
         let number = self.last + 1;
         for Collected { source, catalogs: found } in collected {
-            let before = catalogs.len();
+            // That nobody asks for something any more is no news.
             catalogs.retain(|key, _| source_of(key) != &**source || found.contains_key(key));
-            changed |= catalogs.len() != before;
             for (key, found) in found {
                 let known = catalogs.get(key);
                 match (known, found) {
@@ -194,7 +193,8 @@ impl State {
                     *since = into;
                 }
             }
-            *newest = Arc::new(Revision { catalogs, ..Revision::clone(newest) });
+            // Clients may see all that it has.
+            Arc::make_mut(newest).catalogs.extend(catalogs);
             return Ok(Published::Joined(into));
         }
         self.add(catalogs, sequences, now)

@@ -130,6 +130,14 @@ impl Views {
         self.newest().is_some_and(|newest| newest.catalogs.contains_key(key))
     }
 
+    /// The newest revision that a ring has begun to move its clients to.
+    pub fn newest_in(&self, ring: RingId) -> Option<Number> {
+        let steps = &self.rings.get(ring)?.steps;
+        let mut each = self.revisions.iter().zip(steps);
+        let seen = each.find(|(seen, steps)| seen.everyone.is_some() || !steps.is_empty());
+        seen.map(|(seen, _)| seen).or(self.revisions.last()).map(|seen| seen.revision.number)
+    }
+
     /// The newest revision that some clients of a group may see.
     pub fn newest_of(&self, group: &str) -> Option<Number> {
         let (ring, released) = match self.groups.get(group)? {

@@ -242,6 +242,19 @@ impl Upstreams {
         candidates.into_iter().map(|candidate| candidate.upstream).collect()
     }
 
+    /// The upstreams of `order`, by their places in the list, and their names: those that are well first, then by
+    /// priority. Equals do not take turns: of two that are not of one version, catalogs would go to and fro.
+    pub(crate) fn steadily(&self, order: &[usize]) -> Vec<(usize, Arc<str>)> {
+        let rank = |(at, place): (&usize, u32)| {
+            let upstream = self.list.get(*at)?;
+            let rank = (!upstream.is_healthy(), upstream.priority.unwrap_or(place));
+            Some((rank, (*at, upstream.name.clone())))
+        };
+        let mut ranked: Vec<_> = order.iter().zip(1..).filter_map(rank).collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.into_iter().map(|(_, upstream)| upstream).collect()
+    }
+
     fn of(&self, order: &[usize]) -> impl Iterator<Item = &Arc<Upstream>> {
         order.iter().filter_map(|&index| self.list.get(index))
     }

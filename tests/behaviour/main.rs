@@ -11,6 +11,7 @@ mod bindings;
 mod caching;
 mod client_certificates;
 mod clock;
+mod collect;
 mod damage;
 mod denied;
 mod digests;

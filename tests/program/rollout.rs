@@ -4,11 +4,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gupd::config::Overrides;
 use gupd::rollout::engine::{Found, Rollouts};
 use gupd::store::Store;
+use gupd::telemetry::Metrics;
 use gupd::{Clock, Config};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -48,7 +50,9 @@ impl Place {
         let place = Self::new(RINGS);
         let config = Config::load(&Overrides::default(), Some(&place.file()), std::iter::empty()).unwrap();
         let store = Store::open(&config.store, Clock::system()).unwrap();
-        let (rollouts, task) = Rollouts::open(&config, store.clone(), Clock::system()).await.unwrap();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let opened = Rollouts::open(&config, store.clone(), metrics, Clock::system()).await;
+        let (rollouts, task, _tracker) = opened.unwrap();
         let end = CancellationToken::new();
         let task = tokio::spawn(task.run(end.clone().cancelled_owned()));
         // A catalog that is gone makes a revision, as one that has changed does.

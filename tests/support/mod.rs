@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 pub mod client;
+pub mod collector;
 pub mod front;
 pub mod manager;
 pub mod nobody;

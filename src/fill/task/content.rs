@@ -139,7 +139,7 @@ impl Task {
             },
             is_errand: self.wanted.errand.is_some(),
             unread: match self.wanted.errand {
-                Some(Errand::Revalidation) => Purpose::Revalidation,
+                Some(Errand::Revalidation | Errand::Collect) => Purpose::Revalidation,
                 Some(Errand::Prefetch) | None => Purpose::Prefetch,
             },
             stopping: &self.shared.stopping,

@@ -1,0 +1,363 @@
+//! Where there are rings, catalogs become revisions: all of a source as one upstream had them at one moment, or none; and
+//! what clients ask for that nobody knew of joins them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gupd::proxy::Arrived;
+use gupd::refresh::Report;
+use sha2::{Digest, Sha256};
+use tokio::task::JoinSet;
+
+use crate::support::collector::{Collector, key};
+use crate::support::{Gate, Manager, Resource};
+
+const MINITRI: &str = "/minitri.flg";
+const NAMES: [&str; 4] = ["/a_livetri.zip", "/b_livetri.zip", "/c_livetri.zip", MINITRI];
+
+fn hash(body: &str) -> Option<[u8; 32]> {
+    Some(Sha256::digest(body).into())
+}
+
+fn broken() -> Resource {
+    Resource::new("broken").without("ETag").status(500)
+}
+
+/// A version of every catalog.
+fn publish(manager: &Manager, version: u32) {
+    for name in NAMES {
+        manager.put(name, Resource::new(format!("{version} of {name}")));
+    }
+}
+
+fn requests(manager: &Manager) -> [usize; 4] {
+    NAMES.map(|name| manager.requests(name))
+}
+
+async fn collector(managers: &[&Manager]) -> Collector {
+    let urls: Vec<String> = managers.iter().map(|manager| manager.url()).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let listed = |config: &mut gupd::Config| {
+        config.refresh.catalogs = NAMES.iter().map(|name| name.parse().unwrap()).collect();
+    };
+    Collector::asking(&urls, listed).await
+}
+
+/// Whether the newest revision is this version, of all of the catalogs.
+fn is_version(collector: &Collector, version: u32) -> bool {
+    let (_, catalogs) = collector.newest();
+    NAMES.iter().all(|name| {
+        let found = catalogs[*name].map(|blob| blob == hash(&format!("{version} of {name}")).unwrap().into());
+        found == Some(true)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_two_collects_agree_on_is_published_and_one_is_enough_to_see_that_nothing_changed() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = collector(&[&manager]).await;
+    let report = collector.refresh().await;
+    assert_eq!(report, Report { asked: 4, changed: 4, failed: 0, revision: Some(1) });
+    assert!(is_version(&collector, 1));
+    assert_eq!(requests(&manager), [2; 4]);
+    assert_eq!(collector.refresh().await, Report { asked: 4, ..Report::default() });
+    assert_eq!(requests(&manager), [3; 4]);
+    assert!(manager.seen(MINITRI)[2].header("if-none-match").is_some());
+    publish(&manager, 2);
+    let report = collector.refresh().await;
+    assert_eq!(report, Report { asked: 4, changed: 4, failed: 0, revision: Some(2) });
+    assert!(is_version(&collector, 2));
+    assert_eq!(requests(&manager), [5; 4]);
+    assert_eq!(collector.stored(&collector.view()).await.len(), 4);
+    assert_eq!((collector.counted("changed"), collector.counted("unchanged")), (8, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_during_a_collect_is_not_mixed_with_what_was_before() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = Arc::new(collector(&[&manager]).await);
+    collector.refresh().await;
+    publish(&manager, 2);
+    let gate = Gate::default();
+    manager.put(MINITRI, Resource::new(format!("2 of {MINITRI}")).held(&gate));
+    let before = manager.requests(MINITRI);
+    let refreshing = tokio::spawn({
+        let collector = collector.clone();
+        async move { collector.refresh().await }
+    });
+    manager.asked(MINITRI, before + 1).await;
+    for name in &NAMES[..3] {
+        manager.asked(name, before + 1).await;
+    }
+    // Two of version 2 were read; now there is version 3.
+    publish(&manager, 3);
+    gate.open();
+    assert_eq!(refreshing.await.unwrap().revision, Some(2));
+    assert!(is_version(&collector, 3), "{:?}", collector.newest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_never_settles_is_not_published_and_is_not_collected_for_ever() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = Arc::new(collector(&[&manager]).await);
+    collector.refresh().await;
+    let held = |version: u32| {
+        let gate = Gate::default();
+        for name in NAMES {
+            manager.put(name, Resource::new(format!("{version} of {name}")).held(&gate));
+        }
+        gate
+    };
+    let mut gate = held(2);
+    let refreshing = tokio::spawn({
+        let collector = collector.clone();
+        async move { collector.refresh().await }
+    });
+    for (version, requests) in (3..7).zip(3..) {
+        for name in NAMES {
+            manager.asked(name, requests).await;
+        }
+        // All of one version are on their way; the next collect finds another one.
+        let next = held(version);
+        gate.open();
+        gate = next;
+    }
+    let report = refreshing.await.unwrap();
+    assert_eq!(report, Report { asked: 4, changed: 0, failed: 4, revision: None });
+    assert_eq!(requests(&manager), [6; 4]);
+    assert!(is_version(&collector, 1));
+    gate.open();
+    assert_eq!(collector.refresh().await.revision, Some(2));
+    assert!(is_version(&collector, 6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_fails_in_the_middle_is_not_mixed_with_the_next() {
+    let (first, second) = (Manager::start(), Manager::start());
+    publish(&first, 1);
+    publish(&second, 7);
+    let collector = collector(&[&first, &second]).await;
+    collector.refresh().await;
+    assert!(is_version(&collector, 1));
+    assert_eq!(requests(&second), [0; 4]);
+    publish(&first, 2);
+    first.put(MINITRI, broken());
+    let report = collector.refresh().await;
+    assert_eq!((report.failed, report.revision), (0, Some(2)));
+    assert!(is_version(&collector, 7), "{:?}", collector.newest());
+    second.put(MINITRI, broken());
+    publish(&first, 3);
+    first.put(NAMES[0], broken());
+    assert_eq!(collector.refresh().await, Report { asked: 4, changed: 0, failed: 4, revision: None });
+    assert!(is_version(&collector, 7), "{:?}", collector.newest());
+    publish(&first, 3);
+    assert_eq!(collector.refresh().await.revision, Some(3));
+    assert!(is_version(&collector, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_is_not_believed_to_have_what_another_one_had_at_that_date() {
+    let (first, second) = (Manager::start(), Manager::start());
+    let dated = |body: &str| {
+        Resource::new(body).without("ETag").header("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT")
+    };
+    NAMES.iter().for_each(|name| first.put(name, dated("new")));
+    NAMES.iter().for_each(|name| second.put(name, dated("old")));
+    let collector = collector(&[&first, &second]).await;
+    collector.refresh().await;
+    NAMES.iter().for_each(|name| first.put(name, broken()));
+    assert_eq!(collector.refresh().await.revision, Some(2));
+    assert!(second.seen(MINITRI)[0].header("if-modified-since").is_none());
+    assert!(collector.newest().1.values().all(|blob| *blob == hash("old").map(Into::into)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_at_its_manager_is_gone_with_a_revision_and_comes_back_with_one() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = collector(&[&manager]).await;
+    collector.refresh().await;
+    manager.remove(MINITRI);
+    assert_eq!(collector.refresh().await.revision, Some(2));
+    assert_eq!(collector.newest().1[MINITRI], None);
+    assert!(collector.views().revisions().last().unwrap().catalogs[&key(MINITRI)].blob().is_some());
+    assert_eq!(collector.refresh().await.revision, None);
+    assert_eq!(collector.counted("missing"), 1);
+    publish(&manager, 1);
+    assert_eq!(collector.refresh().await.revision, Some(3));
+    assert!(is_version(&collector, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_asks_for_joins_the_newest_revision_if_all_else_is_as_it_was() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = collector(&[&manager]).await;
+    collector.refresh().await;
+    manager.put("/new_livetri.zip", Resource::new("new"));
+    assert_eq!(collector.wants("/new_livetri.zip").await, Arrived::Published);
+    let (number, catalogs) = collector.newest();
+    assert_eq!((number, catalogs.len()), (1, 5));
+    assert_eq!(catalogs["/new_livetri.zip"], hash("new").map(Into::into));
+    assert_eq!((requests(&manager), manager.requests("/new_livetri.zip")), ([3; 4], 1));
+    assert_eq!(collector.stored(&collector.view()).await.len(), 5);
+    // Whoever asks late is answered without a request.
+    assert_eq!(collector.wants("/new_livetri.zip").await, Arrived::Published);
+    assert_eq!((requests(&manager), manager.requests("/new_livetri.zip")), ([3; 4], 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_asks_for_comes_with_a_new_revision_if_anything_has_changed() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = collector(&[&manager]).await;
+    collector.refresh().await;
+    publish(&manager, 2);
+    manager.put("/new_livetri.zip", Resource::new("2"));
+    assert_eq!(collector.wants("/new_livetri.zip").await, Arrived::Published);
+    let (number, catalogs) = collector.newest();
+    assert_eq!((number, catalogs.len()), (2, 5));
+    assert!(is_version(&collector, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_revision_what_a_client_asks_for_begins_the_first_one_with_all_that_is_known() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = collector(&[&manager]).await;
+    manager.put("/new_livetri.zip", Resource::new("new"));
+    assert_eq!(collector.wants("/new_livetri.zip").await, Arrived::Published);
+    let (number, catalogs) = collector.newest();
+    assert_eq!((number, catalogs.len()), (1, 5));
+    assert!(is_version(&collector, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_clients_at_once_cost_one_collect() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = Arc::new(collector(&[&manager]).await);
+    collector.refresh().await;
+    let gate = Gate::default();
+    let path = |at: usize| format!("/{}_livetri.zip", at % 40);
+    for at in 0..40 {
+        manager.put(&path(at), Resource::new(at.to_string()).held(&gate));
+    }
+    let mut clients = JoinSet::new();
+    for at in 0..50 {
+        // All of them wait before the first has its answer.
+        let waiting = collector.proxy.arrivals().wanted(&key(&path(at)));
+        clients.spawn(waiting);
+    }
+    gate.open();
+    assert_eq!(clients.join_all().await, vec![Arrived::Published; 50]);
+    assert_eq!(requests(&manager), [3; 4]);
+    let (number, catalogs) = collector.newest();
+    assert_eq!((number, catalogs.len()), (1, 44));
+    assert!((0..40).all(|at| manager.requests(&path(at)) <= 2), "each once, and again beside the others");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_names_cost_a_request_each_and_no_collect() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = collector(&[&manager]).await;
+    collector.refresh().await;
+    let path = |at: usize| format!("/{at}_livetri.zip");
+    for (names, expected) in [(0..1_000, Arrived::Published), (1_000..1_005, Arrived::Absent)] {
+        let waiting = names.clone().map(|at| collector.proxy.arrivals().wanted(&key(&path(at))));
+        let waiting: JoinSet<Arrived> = waiting.collect();
+        assert!(waiting.join_all().await.iter().all(|arrived| *arrived == expected));
+        assert!(names.into_iter().all(|at| manager.requests(&path(at)) == 1));
+    }
+    assert_eq!((requests(&manager), collector.newest().0), ([2; 4], 1));
+    assert_eq!(collector.wants("/1004_livetri.zip").await, Arrived::Absent);
+    assert_eq!(manager.requests("/1004_livetri.zip"), 1, "known to be none for a moment");
+    // Of those, the ones that clients ask for are asked for again.
+    collector.clock.advance(Duration::from_secs(60));
+    collector.proxy.absentees().asked(&key("/7_livetri.zip"), collector.clock.now());
+    assert_eq!(collector.refresh().await.asked, 504);
+    publish(&manager, 2);
+    assert_eq!(collector.refresh().await.revision, Some(2));
+    let (_, catalogs) = collector.newest();
+    assert_eq!((catalogs.len(), catalogs.contains_key("/7_livetri.zip")), (504, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_queries_are_refused_when_there_are_too_many() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = collector(&[&manager]).await;
+    collector.refresh().await;
+    let mut waiting = JoinSet::new();
+    for at in 0..300 {
+        let key = Arc::from(format!("{}?{at}", key(MINITRI)));
+        waiting.spawn(collector.proxy.arrivals().wanted(&key));
+    }
+    let answers = waiting.join_all().await;
+    let refused = answers.iter().filter(|arrived| **arrived == Arrived::Refused).count();
+    let published = answers.iter().filter(|arrived| **arrived == Arrived::Published).count();
+    assert_eq!((published, refused), (256, 44));
+    let payload =
+        Arc::from(format!("{} {}", key("/x.flg").split(' ').next().unwrap(), crate::support::PAYLOAD));
+    assert_eq!(collector.proxy.arrivals().wanted(&payload).await, Arrived::Refused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_cannot_be_collected_is_left_alone_for_a_while() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = collector(&[&manager]).await;
+    collector.refresh().await;
+    manager.put(MINITRI, broken());
+    for name in ["/1_livetri.zip", "/2_livetri.zip"] {
+        manager.put(name, Resource::new("there"));
+        assert_eq!(collector.wants(name).await, Arrived::Unpublished);
+    }
+    assert_eq!((manager.requests("/1_livetri.zip"), manager.requests("/2_livetri.zip")), (1, 0));
+    assert_eq!(collector.newest().1.len(), 4);
+    publish(&manager, 1);
+    collector.clock.advance(Duration::from_secs(30));
+    assert_eq!(collector.wants("/2_livetri.zip").await, Arrived::Published);
+    assert_eq!(collector.newest().1.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_its_manager_fails_for_keeps_nobody_else_from_theirs() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = collector(&[&manager]).await;
+    collector.refresh().await;
+    manager.put("/odd_livetri.zip", broken());
+    assert_eq!(collector.wants("/odd_livetri.zip").await, Arrived::Unpublished);
+    manager.put("/new_livetri.zip", Resource::new("new"));
+    let both = tokio::join!(collector.wants("/odd_livetri.zip"), collector.wants("/new_livetri.zip"));
+    assert_eq!(both, (Arrived::Unpublished, Arrived::Published));
+    assert_eq!(collector.refresh().await.failed, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_client_asks_for_is_not_in_the_next_revision() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = Collector::asking(&[&manager.url()], |config| {
+        config.refresh.catalogs = vec![MINITRI.parse().unwrap()];
+    })
+    .await;
+    let month = Duration::from_secs(31 * 86_400);
+    assert_eq!(collector.wants(NAMES[0]).await, Arrived::Published);
+    assert_eq!(collector.newest().1.len(), 2);
+    collector.clock.advance(3 * month);
+    // The store's upkeep does this.
+    for name in [NAMES[0], MINITRI] {
+        collector.store.remove(&key(name)).await.unwrap();
+    }
+    assert_eq!(collector.refresh().await.revision, None, "that is no news");
+    assert_eq!(collector.newest().1.len(), 2);
+    publish(&manager, 2);
+    assert_eq!(collector.refresh().await.revision, Some(2));
+    assert_eq!(collector.newest().1.into_keys().collect::<Vec<_>>(), [MINITRI]);
+}

@@ -1,0 +1,174 @@
+//! A relay's refresh, with all that it stands on, and no client but those that wait for a catalog: what it publishes is
+//! looked at as clients would see it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gupd::cache::Cache;
+use gupd::config::{self, Class, Gate, Recurrence, Steps, WeekTimes};
+use gupd::fill::Fills;
+use gupd::policy::Policy;
+use gupd::proxy::{Arrived, Live, Proxy};
+use gupd::refresh::{Refresher, Report};
+use gupd::rollout::engine::Rollouts;
+use gupd::rollout::revision::{Catalog, Revision, version_key};
+use gupd::rollout::views::Views;
+use gupd::shape::{Lan, Places, Wan};
+use gupd::store::{BlobId, Store};
+use gupd::telemetry::Metrics;
+use gupd::upstream::{Network, Upstreams};
+use gupd::{Clock, Config};
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+pub struct Collector {
+    pub proxy: Arc<Proxy>,
+    pub rollouts: Rollouts,
+    pub refresher: Refresher,
+    pub metrics: Arc<Metrics>,
+    pub store: Arc<Store>,
+    pub clock: Clock,
+    tasks: Vec<AbortHandle>,
+    _folder: TempDir,
+}
+
+impl Collector {
+    /// Asks these, over the system's network.
+    pub async fn asking(upstreams: &[&str], change: impl FnOnce(&mut Config)) -> Self {
+        Self::new(upstreams, None, change).await
+    }
+
+    /// The same over another network.
+    pub async fn over(network: Arc<dyn Network>, upstreams: &[&str]) -> Self {
+        Self::new(upstreams, Some(network), |_| {}).await
+    }
+
+    async fn new(
+        upstreams: &[&str],
+        network: Option<Arc<dyn Network>>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::for_upstreams(upstreams).unwrap();
+        config.store.dir = folder.path().to_owned();
+        config.store.min_free = 0;
+        config.refresh.schedule = Recurrence::Off;
+        config.prefetch.learned = false;
+        config.fill.head_timeout = Duration::from_secs(20);
+        config.rings = vec![everyone_at_once()];
+        change(&mut config);
+        let clock = Clock::manual(Clock::system().now());
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
+        let upstreams = match network {
+            None => Upstreams::new(&config, clock.clone(), wan, metrics.clone()).unwrap(),
+            Some(network) => Upstreams::over(network, &config, clock.clone(), wan, metrics.clone()).unwrap(),
+        };
+        let store = Store::open(&config.store, clock.clone()).unwrap();
+        let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
+        let fills = Fills::new(
+            &config,
+            store.clone(),
+            cache.clone(),
+            metrics.clone(),
+            clock.clone(),
+            Handle::current(),
+        );
+        let live = Live::new(&config, Policy::new(&config).unwrap(), Arc::new(upstreams));
+        let (lan, places) = (Lan::new(&config, clock.clone()), Places::new(&config));
+        let proxy = Proxy::new(live, cache, fills, Arc::new(lan), Arc::new(places), metrics.clone());
+        let proxy = Arc::new(proxy);
+        let (rollouts, rollout) = Rollouts::open(&config, store.clone(), clock.clone()).await.unwrap();
+        let (refresher, refresh) = Refresher::new(
+            &config,
+            proxy.clone(),
+            rollouts.clone(),
+            store.clone(),
+            metrics.clone(),
+            clock.clone(),
+        );
+        let tasks = vec![
+            tokio::spawn(rollout.run(std::future::pending())).abort_handle(),
+            tokio::spawn(refresh.run()).abort_handle(),
+        ];
+        Self { proxy, rollouts, refresher, metrics, store, clock, tasks, _folder: folder }
+    }
+
+    pub async fn refresh(&self) -> Report {
+        self.refresher.refresh().await.unwrap()
+    }
+
+    /// A client asks for a catalog that no revision has.
+    pub async fn wants(&self, path: &str) -> Arrived {
+        self.proxy.arrivals().wanted(&key(path)).await
+    }
+
+    pub fn views(&self) -> Arc<Views> {
+        self.rollouts.views().as_ref().unwrap().clone()
+    }
+
+    /// What a client sees.
+    pub fn view(&self) -> Arc<Revision> {
+        let views = self.views();
+        views.of("default", IpAddr::from([10, 0, 0, 1]), self.clock.now()).unwrap().clone()
+    }
+
+    /// The newest revision's number, and its catalogs' bytes, by path.
+    pub fn newest(&self) -> (u64, BTreeMap<String, Option<BlobId>>) {
+        let newest = self.views().newest().unwrap().clone();
+        let path = |key: &str| key.split_once(" ").unwrap().1.to_owned();
+        let catalogs = newest.catalogs.iter().map(|(key, catalog)| (path(key), catalog.blob()));
+        (newest.number, catalogs.collect())
+    }
+
+    /// The upstream and the length of what is stored of each catalog of a revision.
+    pub async fn stored(&self, revision: &Revision) -> Vec<(Arc<str>, u64)> {
+        let mut stored = Vec::new();
+        for (key, catalog) in &revision.catalogs {
+            let Catalog::Present { since, blob, len } = catalog else { continue };
+            let versions = self.store.lookup(&version_key(*since, key)).await.unwrap();
+            let [version] = &versions[..] else {
+                panic!("{key} of {since} is stored {} times", versions.len())
+            };
+            assert_eq!((version.blob, version.len), (*blob, *len), "{key}");
+            stored.push((version.upstream.clone(), version.len));
+        }
+        stored
+    }
+
+    pub fn counted(&self, outcome: &str) -> u64 {
+        self.metrics.refresh.catalogs.with_label_values(&[outcome]).get()
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+pub fn key(path: &str) -> Arc<str> {
+    let config = Config::for_upstreams(&["http://any"]).unwrap();
+    let policy = Policy::new(&config).unwrap();
+    let route = policy.route(None, path).unwrap();
+    assert_eq!(policy.classify(route, path).class, Class::Catalog, "{path}");
+    Arc::from(format!("{} {path}", route.name))
+}
+
+fn everyone_at_once() -> config::Ring {
+    config::Ring {
+        name: "everyone".to_owned(),
+        place: None,
+        groups: vec!["default".to_owned()],
+        after: None,
+        delay: Duration::ZERO,
+        spread: Duration::ZERO,
+        windows: WeekTimes::always(true),
+        gate: Gate::Auto,
+        steps: Steps::All,
+        step: Duration::ZERO,
+    }
+}
