@@ -161,7 +161,15 @@ impl Relay {
         );
         let lan = Arc::new(Lan::new(&config, clock.clone()));
         let places = Arc::new(Places::new(&config));
-        let proxy = Proxy::new(live, cache.clone(), fills, lan.clone(), places.clone(), metrics.clone());
+        let proxy = Proxy::new(
+            live,
+            cache.clone(),
+            fills,
+            rollouts.clone(),
+            lan.clone(),
+            places.clone(),
+            metrics.clone(),
+        );
         let proxy = Arc::new(proxy);
         let (refresher, refresh) =
             Refresher::new(&config, proxy.clone(), rollouts.clone(), store, metrics.clone(), clock.clone());
