@@ -73,6 +73,8 @@ impl Ready {
             refresher: relay.refresher.clone(),
             orders,
             drain: relay.proxy.drain().clone(),
+            rollouts: relay.rollouts.clone(),
+            clock: relay.clock.clone(),
             token_file: config.server.admin_token_file.clone(),
         };
         let (listener, handed_over) = (TcpListener::from_std(sockets.admin)?, relay.handed_over.clone());

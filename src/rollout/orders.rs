@@ -52,6 +52,7 @@ pub enum Order {
         /// The group; by default every one.
         group: Option<String>,
         /// At once.
+        #[serde(default)]
         now: bool,
     },
     /// Let no view move.
@@ -66,7 +67,7 @@ pub enum Order {
 }
 
 /// What came of an order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// In words.
     pub what: String,

@@ -175,6 +175,17 @@ impl Views {
         Due::Later(self.revisions.iter().enumerate().filter(|(_, seen)| has(seen)).filter_map(moment).min())
     }
 
+    /// The newer revision that a client comes to see first, and when: of a step that is not open, at the earliest. `None`
+    /// if that is not foreseen, or if it sees the newest.
+    pub fn comes_next(&self, group: &str, client: IpAddr, now: UnixMillis) -> Option<(Number, UnixMillis)> {
+        let GroupView::Ring { ring, .. } = self.groups.get(group)? else { return None };
+        let (ring, sees) = (self.rings.get(*ring)?, self.place(group, client, now)?);
+        let newer = self.revisions.iter().enumerate().take(sees).filter(|_| self.halted.is_none());
+        let moment =
+            |(at, seen): (usize, &Seen)| Some((seen.revision.number, ring.moment(at, seen, client)?));
+        newer.filter_map(moment).min_by_key(|(_, at)| *at)
+    }
+
     /// Since when a client could have seen more than the revision that it was given, or has to see less.
     pub fn since(&self, group: &str, client: IpAddr, given: Number, now: UnixMillis) -> Option<UnixMillis> {
         let at = self.place(group, client, now)?;

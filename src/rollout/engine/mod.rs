@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::task::Beginning;
 pub use self::task::Task;
+use super::audit::{Audit, Unwritten};
 use super::clients::{self, Clients, Thresholds, Tracker, Trouble, View, Viewer};
 use super::orders::{Done, Order, Refused};
 use super::record::{self, Newer, PREFIX};
@@ -111,6 +112,9 @@ pub enum OrderError {
     /// It cannot be.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// It cannot be told who ordered it.
+    #[error(transparent)]
+    Unwritten(#[from] Unwritten),
     /// It cannot be written down.
     #[error("nothing is changed, because it cannot be written down: {0}")]
     Store(#[from] StoreError),
@@ -188,7 +192,8 @@ impl Rollouts {
             taken: take,
             settings: give,
         });
-        let beginning = Beginning { shared: shared.clone(), requests: asked, taken, given, settings };
+        let audit = Audit::of_store(&config.store.dir);
+        let beginning = Beginning { shared: shared.clone(), requests: asked, taken, given, settings, audit };
         let task = Task::begin(beginning, restored, store, clock).await;
         Ok((Self(shared), task, tracker))
     }

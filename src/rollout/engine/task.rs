@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Current, Found, FoundCatalog, OrderError, Ordered, PublishError, Request, Settings, Shared};
 use crate::clock::{Clock, UnixMillis};
 use crate::rollout::advance::Waits;
+use crate::rollout::audit::{Audit, Entry, Outcome};
 use crate::rollout::clients::Trouble;
 use crate::rollout::orders::Done;
 use crate::rollout::payloads::Payloads;
@@ -44,6 +45,7 @@ pub struct Task {
     written: Arc<State>,
     settings: Settings,
     payloads: Payloads,
+    audit: Audit,
     /// What holds rings up.
     troubles: BTreeMap<(Number, RingId), Trouble>,
     /// When views were last looked at, and when that was last written down.
@@ -58,6 +60,7 @@ pub(super) struct Beginning {
     pub(super) taken: mpsc::Receiver<(Arc<str>, Number)>,
     pub(super) given: watch::Receiver<Settings>,
     pub(super) settings: Settings,
+    pub(super) audit: Audit,
 }
 
 impl Task {
@@ -68,7 +71,7 @@ impl Task {
         store: Arc<Store>,
         clock: Clock,
     ) -> Self {
-        let Beginning { shared, requests, taken, given, settings } = beginning;
+        let Beginning { shared, requests, taken, given, settings, audit } = beginning;
         let now = clock.now();
         let written = Arc::new(restored.state);
         let mut state = State::clone(&written);
@@ -91,6 +94,7 @@ impl Task {
             written,
             settings,
             payloads: Payloads::new(restored.payloads),
+            audit,
             troubles: BTreeMap::new(),
             looked: now,
             alive,
@@ -200,12 +204,32 @@ impl Task {
 
     async fn order(&mut self, ordered: &Ordered) -> Result<Done, OrderError> {
         let Ordered { order, by, from, reason } = ordered;
-        let rings = self.settings.rings.clone().ok_or(OrderError::Off)?;
+        let (rings, now) = (self.settings.rings.clone().ok_or(OrderError::Off)?, self.clock.now());
+        self.store.check()?;
+        let entry = |outcome| vec![Entry::ordered(now, order, (by, from), reason.as_deref(), outcome)];
         let mut next = State::clone(&self.state);
-        let done = next.order(order, &rings, self.clock.now())?;
-        self.commit(next, Vec::new(), Vec::new()).await?;
+        let done = match next.order(order, &rings, now) {
+            Ok(done) => done,
+            Err(refused) => {
+                self.note(entry(Outcome::Refused(refused.to_string()))).await;
+                return Err(refused.into());
+            }
+        };
+        // First, so that nothing is in force of which nobody knows whose order it was.
+        self.audit.write(entry(Outcome::Done(done.what.clone()))).await?;
+        if let Err(error) = self.commit(next, Vec::new(), Vec::new()).await {
+            self.note(entry(Outcome::Failed(error.to_string()))).await;
+            return Err(error.into());
+        }
         tracing::info!(by, from, reason = reason.as_deref(), what = done.what, "an order");
         Ok(done)
+    }
+
+    /// Writes down what does not depend on it.
+    async fn note(&self, entries: Vec<Entry>) {
+        if let Err(error) = self.audit.write(entries).await {
+            tracing::error!(%error, "something is not in the audit log");
+        }
     }
 
     async fn reconfigure(&mut self) {
@@ -254,7 +278,11 @@ impl Task {
             next.gave_up(number, gone);
         }
         match self.commit(next, Vec::new(), records).await {
+            Ok(()) if advanced.is_empty() => {}
             Ok(()) => {
+                if let Some(rings) = &self.settings.rings {
+                    self.note(advanced.iter().map(|step| Entry::opened(now, rings, *step)).collect()).await;
+                }
                 for step in advanced {
                     let ring = self.settings.rings.as_ref().and_then(|rings| rings.get(step.ring));
                     let ring = ring.map_or("", |ring| ring.settings.name.as_str());
