@@ -162,10 +162,11 @@ impl State {
                 self.revisions[at].progress = Progress::Everyone { since: now };
             }
         }
-        // What everyone sees needs no release.
+        // What everyone sees needs no release any more once there is something newer: until then windows of groups, which
+        // know nothing of rings, stay open for it.
         let base = self.revisions.iter().rev().find(|kept| kept.is_for_everyone());
         let base = base.map_or(0, |kept| kept.number);
-        self.released.retain(|_, (released, _)| *released > base);
+        self.released.retain(|_, (released, _)| *released >= base);
     }
 
     /// When a ring is open to all of its clients, of this revision or of a newer one.
