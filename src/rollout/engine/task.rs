@@ -108,14 +108,24 @@ impl Task {
         self.state = self.written.clone();
         self.payloads = Payloads::new(restored.payloads);
         self.alive = restored.alive.unwrap_or(now);
-        if now - self.alive > AWAY || self.alive - now > ADJUSTED {
+        let is_back = now - self.alive > AWAY || self.alive - now > ADJUSTED;
+        if is_back {
             tracing::debug!(minutes = (now - self.alive) / 60_000, "rollouts go on from where they stopped");
-            self.stand_still(self.alive, now);
+            // The mark may be that old; whoever moved behind it must not go back.
+            self.stand_still(self.alive + LOOK, now);
         }
         self.end_without_rings();
         self.forget_groups();
         self.tidy(restored.stray).await;
         self.show();
+        if is_back && self.settings.rings.is_some() {
+            // So that a second start soon after this one goes on from here.
+            self.alive = now;
+            let records = vec![record::alive(now)];
+            if let Err(error) = self.commit(State::clone(&self.state), Vec::new(), records).await {
+                tracing::debug!(%error, "where rollouts go on from is not written down yet");
+            }
+        }
     }
 
     /// Another store has come in the place of the one that was open: what that one has is what is.
@@ -300,6 +310,9 @@ impl Task {
             self.stand_still(self.looked, now);
         }
         self.looked = now;
+        while let Ok((key, revision)) = self.taken.try_recv() {
+            self.payloads.takes(key, revision);
+        }
         for (number, gone) in self.payloads.given_up(self.store.take_given_up(), &self.state) {
             tracing::warn!(
                 revision = number,
