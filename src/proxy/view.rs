@@ -223,10 +223,10 @@ impl Proxy {
         match self.rollouts.announce(file.series, file.number).await {
             Ok(Published::Nothing) => {}
             Ok(Published::New(_) | Published::Joined(_)) => self.news.hear(key),
-            // What cannot be written down is not staged, and content is not held up for it.
+            // What cannot be written down is not staged, and content is not held up for it, but where somebody holds it.
             Err(error) => {
                 tracing::warn!(%error, key = &**key, "what a client announces cannot be noted");
-                return first;
+                return if views.stands_still(&asked.group.name) { Due::Later(None) } else { first };
             }
         }
         self.rollouts.views().as_ref().map_or(first, |views| due(views))
