@@ -195,7 +195,7 @@ fn who_is_not_to_have_a_number_yet_is_told_the_moment() {
     assert_eq!(due("pilot", 8), Due::Unheard);
     state.advance(&rings, START + 25 * HOUR, calm);
     let views = state.views(&rings, START + 25 * HOUR);
-    let spread = u128::from(share(client("branch", 9), "2")) * 4 * HOUR.unsigned_abs() as u128;
+    let spread = u128::from(share(client("branch", 9), "2")) * 4 * u128::from(HOUR.unsigned_abs());
     let own = START + 25 * HOUR + i64::try_from(spread >> 64).unwrap();
     let at = START + 25 * HOUR;
     assert_eq!(views.due("branch", client("branch", 9), series, 7, at), Due::Later(Some(own)));
