@@ -224,6 +224,49 @@ async fn what_a_client_asks_for_comes_with_a_new_revision_if_anything_has_change
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_that_clients_ask_for_are_of_one_moment_also_if_nothing_else_has_changed_between_them() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = collector(&[&manager]).await;
+    collector.refresh().await;
+    let gate = Gate::default();
+    let [x, y] = ["/x_livetri.zip", "/y_livetri.zip"];
+    manager.put(x, Resource::new("1").held(&gate));
+    let waiting = collector.proxy.arrivals().wanted(&key(x));
+    manager.asked(x, 1).await;
+    // The first has its answer already; for the second there is none yet.
+    manager.put(x, Resource::new("2"));
+    manager.put(y, Resource::new("2"));
+    let also = collector.proxy.arrivals().wanted(&key(y));
+    gate.open();
+    assert_eq!(tokio::join!(waiting, also), (Arrived::Published, Arrived::Published));
+    let (_, catalogs) = collector.newest();
+    assert_eq!([x, y].map(|path| catalogs[path]), [hash("2").map(Into::into); 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_upstream_had_says_nothing_of_when_another_one_had_it() {
+    let (first, second) = (Manager::start(), Manager::start());
+    publish(&first, 1);
+    publish(&second, 1);
+    second.put(MINITRI, Resource::new("before"));
+    let collector = collector(&[&first, &second]).await;
+    collector.refresh().await;
+    let (gate, new) = (Gate::default(), "/new_livetri.zip");
+    NAMES.iter().chain([&new]).for_each(|name| first.put(name, broken()));
+    second.put(new, Resource::new("before").held(&gate));
+    let waiting = collector.proxy.arrivals().wanted(&key(new));
+    second.asked(new, 1).await;
+    // Now it has what the first one had.
+    publish(&second, 1);
+    second.put(new, Resource::new("1"));
+    gate.open();
+    assert_eq!(waiting.await, Arrived::Published);
+    assert!(is_version(&collector, 1));
+    assert_eq!(collector.newest().1[new], hash("1").map(Into::into));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_revision_what_a_client_asks_for_begins_the_first_one_with_all_that_is_known() {
     let manager = Manager::start();
     publish(&manager, 1);
