@@ -107,7 +107,7 @@ async fn fifty_thousand_clients_take_less_than_64_mib_whoever_makes_up_more() {
     let (before, peak_before) = resident();
     let (clients, tracker) = Tracker::new(settings, Arc::new(|_, _| None), metrics.clone(), clock);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(tracker.run(Nowhere, stop.clone()));
+    let task = tokio::spawn(tracker.run(Nowhere, stop.clone().cancelled_owned()));
 
     tell(&clients, fleet()).await;
     let full = resident().0 - before;

@@ -1,9 +1,12 @@
 //! The admin address: metrics, health, and what an administrator asks for. Owns no state; it reads what others count and
 //! says how the relay is. Whatever changes something needs the admin token.
 
+mod clients;
 mod orders;
 mod refresh;
+mod rollout;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,9 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::orders::{Answer, Order, Ordered, Orders};
 pub use self::refresh::read_token;
+use crate::clock::Clock;
 use crate::forward::{Drain, Draining};
 use crate::listen::Stage;
 use crate::refresh::Refresher;
+use crate::rollout::engine::Rollouts;
 use crate::store::{Ailment, Store};
 use crate::telemetry::Metrics;
 
@@ -41,6 +46,10 @@ pub struct Admin {
     pub orders: Option<Orders>,
     /// Whether clients are to go elsewhere.
     pub drain: Arc<Drain>,
+    /// Which revisions clients see.
+    pub rollouts: Rollouts,
+    /// The time.
+    pub clock: Clock,
     /// Where the admin token is.
     pub token_file: Option<PathBuf>,
 }
@@ -60,7 +69,11 @@ impl Admin {
             .route("/api/v1/reload", post(orders::reload))
             .route("/api/v1/upgrade", post(orders::upgrade))
             .route("/api/v1/drain", post(orders::drain).delete(orders::end_drain))
-            .with_state(self);
+            .route("/api/v1/rollout", get(rollout::status).post(rollout::order))
+            .route("/api/v1/rollout/clients", get(clients::clients))
+            .route("/api/v1/rollout/view", get(rollout::view))
+            .with_state(self)
+            .into_make_service_with_connect_info::<SocketAddr>();
         let stopped = async move {
             tokio::select! {
                 () = Stage::Stopped.reached(&mut stage) => {}

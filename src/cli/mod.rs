@@ -9,6 +9,7 @@ mod orders;
 mod plan;
 mod policy;
 mod refresh;
+mod rollout;
 mod serve;
 mod store;
 
@@ -56,6 +57,11 @@ enum Command {
     Policy {
         #[command(subcommand)]
         command: policy::Command,
+    },
+    /// Show which revision clients see and what opens next; hold, roll back, release, halt, promote.
+    Rollout {
+        #[command(subcommand)]
+        command: Box<rollout::Command>,
     },
     /// Look at what is stored, verify, remove or carry it.
     Store {
@@ -146,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::ClientsConfig(command) => clients_config::run(&command),
         Command::Plan(plan) => plan::run(&plan),
         Command::Policy { command } => policy::run(&command),
+        Command::Rollout { command } => rollout::run(*command),
         Command::Store { command } => store::run(command),
         Command::Demo { clients, exit } => demo::run(clients, exit),
     };

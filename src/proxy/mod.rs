@@ -24,6 +24,7 @@ mod respond;
 mod shaped;
 mod shared;
 mod turn;
+mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,7 @@ pub use crate::forward::Refusal;
 use crate::forward::{self, Bounds, Drain, Draining, PublicUrls, Target};
 use crate::listen::{Answers, Peer};
 use crate::policy::{Classified, Client, FirstSeen, Group, Policy};
+use crate::rollout::engine::Rollouts;
 use crate::shape::{Lan, Lane, Places, Purpose};
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Access;
@@ -77,6 +79,7 @@ pub struct Proxy {
     arrivals: Arrivals,
     absentees: Absentees,
     first_seen: FirstSeen,
+    rollouts: Rollouts,
     lan: Arc<Lan>,
     places: Arc<Places>,
     metrics: Arc<Metrics>,
@@ -121,6 +124,7 @@ impl Proxy {
         live: Live,
         cache: Arc<Cache>,
         fills: Fills,
+        rollouts: Rollouts,
         lan: Arc<Lan>,
         places: Arc<Places>,
         metrics: Arc<Metrics>,
@@ -136,6 +140,7 @@ impl Proxy {
             arrivals: Arrivals::default(),
             absentees: Absentees::default(),
             first_seen: FirstSeen::new(),
+            rollouts,
             lan,
             places,
             metrics,
@@ -167,7 +172,7 @@ impl Proxy {
     pub async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<ResponseBody> {
         let live = self.live.load();
         let (head, body) = request.into_parts();
-        let access =
+        let mut access =
             Access::new(peer.address, &head.method, &head.uri, self.metrics.clone(), live.access_log);
         let bounds = Bounds {
             policy: &live.policy,
@@ -202,6 +207,7 @@ impl Proxy {
                     live: &live,
                 };
                 if let Some(reply) = self.denied(&asked) {
+                    access.witness = self.witness_of_denial(&asked);
                     return self.respond(reply, &head.method, access, &live, &peer, known);
                 }
                 if self.drain.get() == Draining::Redirecting
@@ -211,7 +217,11 @@ impl Proxy {
                     return self.respond(reply, &head.method, access, &live, &peer, known);
                 }
                 // What is off the hit path is boxed, so that a hit's future stays small.
-                if self.may_wait(&asked) {
+                if self.rollouts.are_on() {
+                    let (reply, witness) = Box::pin(self.in_view(&asked, body)).await;
+                    access.witness = witness;
+                    reply
+                } else if self.may_wait(&asked) {
                     Box::pin(self.in_turn(&asked, body)).await
                 } else if let Some(reply) = self.hit(&asked).await {
                     reply
@@ -261,15 +271,17 @@ impl Proxy {
 
     /// Answers a request in its client's turn, and in its place among downloads.
     async fn in_turn(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
-        let deferred = self.before_its_turn(asked).await;
-        if !self.may_be_counted(asked) {
-            return match deferred {
-                Some(reply) => reply,
-                None => self.look_up(asked, body).await,
-            };
+        match self.before_its_turn(asked).await {
+            Some(reply) if self.may_be_counted(asked) => self.with_place(asked, reply, None).await,
+            Some(reply) => reply,
+            None => self.in_place(asked, body).await,
         }
-        if let Some(reply) = deferred {
-            return self.with_place(asked, reply, None).await;
+    }
+
+    /// Answers a request in its place among downloads, where these are counted.
+    async fn in_place(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
+        if !self.may_be_counted(asked) {
+            return self.look_up(asked, body).await;
         }
         match self.before_its_download(asked).await {
             Ok(place) => {

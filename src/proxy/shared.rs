@@ -301,7 +301,7 @@ impl Proxy {
     }
 
     /// How content that may be shared is asked for.
-    fn wanted(
+    pub(super) fn wanted(
         &self,
         asked: &Asked<'_>,
         key: Arc<str>,

@@ -84,7 +84,7 @@ impl Proxy {
 }
 
 // RFC 9110 §10.2.3 as seconds, rounded up: who comes then is not too early.
-fn deferred(opens: UnixMillis, now: UnixMillis) -> Reply {
+pub(super) fn deferred(opens: UnixMillis, now: UnixMillis) -> Reply {
     let seconds = opens.abs_diff(now).div_ceil(1_000);
     let sentence = "gupd: the windows of this site give this client a later turn: see Retry-After\n";
     let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, sentence);

@@ -27,6 +27,7 @@ use crate::pem::PemError;
 use crate::policy::{Policy, PolicyError};
 use crate::proxy::{Live, Proxy};
 use crate::refresh::Refresher;
+use crate::rollout::clients::Tracker;
 use crate::rollout::engine::{self, OpenError, Rollouts};
 use crate::shape::{Lan, Places, Wan};
 use crate::store::{Store, StoreError};
@@ -148,7 +149,7 @@ impl Relay {
             .thread_name("gupd-control")
             .enable_all()
             .build()?;
-        let (rollouts, rollout) = open_rollouts(&config, &store, &clock, &control)?;
+        let (rollouts, rollout, tracker) = open_rollouts(&config, &store, &metrics, &clock, &control)?;
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
         let fills = Fills::new(
             &config,
@@ -160,7 +161,15 @@ impl Relay {
         );
         let lan = Arc::new(Lan::new(&config, clock.clone()));
         let places = Arc::new(Places::new(&config));
-        let proxy = Proxy::new(live, cache.clone(), fills, lan.clone(), places.clone(), metrics.clone());
+        let proxy = Proxy::new(
+            live,
+            cache.clone(),
+            fills,
+            rollouts.clone(),
+            lan.clone(),
+            places.clone(),
+            metrics.clone(),
+        );
         let proxy = Arc::new(proxy);
         let (refresher, refresh) =
             Refresher::new(&config, proxy.clone(), rollouts.clone(), store, metrics.clone(), clock.clone());
@@ -194,7 +203,7 @@ impl Relay {
             background: TaskTracker::new(),
             control: Some(control),
         };
-        Ok(Ready { relay, sockets, refresh, rollout, check, orders: None })
+        Ok(Ready { relay, sockets, refresh, rollout, tracker, check, orders: None })
     }
 
     /// The addresses clients connect to, in the configuration's order, with the ports that were given.
@@ -344,6 +353,16 @@ impl Relay {
         self.limits.clone()
     }
 
+    /// What its clients see, and how that is changed.
+    pub fn rollouts(&self) -> &Rollouts {
+        &self.rollouts
+    }
+
+    /// Has it revalidate its catalogs.
+    pub fn refresher(&self) -> &Refresher {
+        &self.refresher
+    }
+
     /// Its metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -369,13 +388,15 @@ impl Drop for Relay {
 fn open_rollouts(
     config: &Config,
     store: &Arc<Store>,
+    metrics: &Arc<Metrics>,
     clock: &Clock,
     control: &Runtime,
-) -> Result<(Rollouts, engine::Task), StartError> {
-    let (config, store, clock) = (config.clone(), store.clone(), clock.clone());
+) -> Result<(Rollouts, engine::Task, Tracker), StartError> {
+    let (config, store) = (config.clone(), store.clone());
+    let (metrics, clock) = (metrics.clone(), clock.clone());
     let (tell, told) = mpsc::channel();
     // Whoever starts a relay may be a runtime's thread, which must not enter another one.
-    control.spawn(async move { tell.send(Rollouts::open(&config, store, clock).await) });
+    control.spawn(async move { tell.send(Rollouts::open(&config, store, metrics, clock).await) });
     let opened = told.recv().map_err(|_| std::io::Error::other("a thread ended without a word"))?;
     Ok(opened?)
 }

@@ -13,8 +13,9 @@ use crate::cache::Cache;
 use crate::listen::{Acceptors, Sockets, Stage};
 use crate::proxy::Proxy;
 use crate::refresh;
+use crate::rollout::clients::{Rows, Tracker};
 use crate::rollout::engine;
-use crate::store::{Scrub, Store};
+use crate::store::{Scrub, Store, StoreError};
 use crate::telemetry::Figures;
 use crate::upstream::health;
 
@@ -31,6 +32,7 @@ pub struct Ready {
     pub(super) sockets: Sockets,
     pub(super) refresh: refresh::Task,
     pub(super) rollout: engine::Task,
+    pub(super) tracker: Tracker,
     pub(super) check: health::Task,
     pub(super) orders: Option<Orders>,
 }
@@ -54,7 +56,7 @@ impl Ready {
     /// # Errors
     /// When the system cannot watch a socket.
     pub fn serve(self) -> Result<Relay, StartError> {
-        let Self { mut relay, sockets, refresh, rollout, check, orders } = self;
+        let Self { mut relay, sockets, refresh, rollout, tracker, check, orders } = self;
         let Some(control) = &relay.control else { return Ok(relay) };
         let (config, stages) = (&relay.config, relay.stage.subscribe());
         let _in_control = control.enter();
@@ -71,6 +73,8 @@ impl Ready {
             refresher: relay.refresher.clone(),
             orders,
             drain: relay.proxy.drain().clone(),
+            rollouts: relay.rollouts.clone(),
+            clock: relay.clock.clone(),
             token_file: config.server.admin_token_file.clone(),
         };
         let (listener, handed_over) = (TcpListener::from_std(sockets.admin)?, relay.handed_over.clone());
@@ -85,6 +89,8 @@ impl Ready {
         relay.background.spawn(keep_fresh(refresh, stages.clone()));
         let mut stage = stages.clone();
         relay.background.spawn(rollout.run(async move { Stage::Leaving.reached(&mut stage).await }));
+        let (rows, mut stage) = (KeptClients(relay.cache.store().clone()), stages.clone());
+        relay.background.spawn(tracker.run(rows, async move { Stage::Leaving.reached(&mut stage).await }));
         let (to_clients, from_upstreams) = (relay.lan.clone(), relay.wan.clone());
         tokio::spawn(until_stopped(stages.clone(), async move { to_clients.run().await }));
         tokio::spawn(until_stopped(stages.clone(), async move { from_upstreams.run().await }));
@@ -92,6 +98,21 @@ impl Ready {
         relay.background.spawn(maintain(relay.cache.clone(), stages));
         relay.acceptors = Some(acceptors);
         Ok(relay)
+    }
+}
+
+/// Where the tracker of clients keeps them.
+struct KeptClients(Arc<Store>);
+
+impl Rows for KeptClients {
+    type Error = StoreError;
+
+    async fn page(&self, after: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.0.clients(after).await
+    }
+
+    async fn save(&self, rows: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        self.0.save_clients(rows).await
     }
 }
 

@@ -49,6 +49,18 @@ pub struct Advanced {
     pub step: usize,
 }
 
+impl Next {
+    /// The ring whose clients show whether it may open: the one before, or itself for a further step.
+    pub fn follows(&self, rings: &Rings) -> Option<RingId> {
+        let settings = &rings.get(self.ring)?.settings;
+        match (self.step, settings.gate) {
+            (_, Gate::Manual) => None,
+            (0, Gate::Auto) => settings.after,
+            (_, Gate::Auto) => Some(self.ring),
+        }
+    }
+}
+
 impl fmt::Display for Next {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "revision {}, ring {}, step {}", self.revision, self.ring + 1, self.step + 1)
@@ -142,15 +154,18 @@ impl State {
     /// Marks revisions that every ring has come to the end of.
     pub(super) fn settle(&mut self, rings: &Rings, now: UnixMillis) {
         for at in 0..self.revisions.len() {
+            if self.revisions[at].is_for_everyone() {
+                continue;
+            }
             let mut all = rings.iter().map(|(ring, _)| self.complete_itself(at, ring, rings));
             if all.all(|complete| complete.is_some_and(|complete| complete <= now)) {
-                self.revisions[at].progress = Progress::Everyone;
+                self.revisions[at].progress = Progress::Everyone { since: now };
             }
         }
         // What everyone sees needs no release.
-        let base = self.revisions.iter().rev().find(|kept| kept.progress == Progress::Everyone);
+        let base = self.revisions.iter().rev().find(|kept| kept.is_for_everyone());
         let base = base.map_or(0, |kept| kept.number);
-        self.released.retain(|_, released| *released > base);
+        self.released.retain(|_, (released, _)| *released > base);
     }
 
     /// When a ring is open to all of its clients, of this revision or of a newer one.
@@ -161,7 +176,7 @@ impl State {
     /// How many steps of a ring are open, of this revision itself; all of them for everyone's.
     pub(super) fn steps_open(&self, at: usize, ring: &Ring) -> usize {
         match self.revisions.get(at).map(|kept| &kept.progress) {
-            Some(Progress::Everyone) => ring.steps(),
+            Some(Progress::Everyone { .. }) => ring.steps(),
             Some(Progress::Rings { open, .. }) => {
                 open.get(&ring.settings.name).map_or(0, |steps| steps.len().min(ring.steps()))
             }
@@ -172,7 +187,7 @@ impl State {
     fn complete_itself(&self, at: usize, ring: RingId, rings: &Rings) -> Option<UnixMillis> {
         let ring = rings.get(ring)?;
         match &self.revisions.get(at)?.progress {
-            Progress::Everyone => Some(UnixMillis::MIN),
+            Progress::Everyone { .. } => Some(UnixMillis::MIN),
             Progress::Rings { open, .. } => {
                 let steps = open.get(&ring.settings.name).filter(|steps| steps.len() >= ring.steps())?;
                 let complete = |opened: &Opened| {

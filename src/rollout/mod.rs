@@ -3,16 +3,19 @@
 //! state and time; fetching is `refresh`'s, serving is `proxy`'s. Where the configuration has no ring nothing here runs.
 
 pub mod advance;
+pub mod audit;
 pub mod clients;
 pub mod engine;
 pub mod moment;
 pub mod orders;
 mod payloads;
+pub mod preview;
 mod record;
 mod retire;
 pub mod revision;
 pub mod rings;
 pub mod state;
+pub mod status;
 #[cfg(test)]
 mod tests;
 pub mod views;

@@ -95,6 +95,13 @@ impl Opening {
         if self.all { UnixMillis::MIN } else { self.moment(Share::MAX) }
     }
 
+    /// The part of the clients that have moved, from 0 to 1.
+    pub fn moved(&self, now: UnixMillis) -> f64 {
+        let left = self.interrupted(now, now);
+        // 2^64 stands for all of them.
+        if left.all { 1.0 } else { left.done as f64 / 2.0_f64.powi(64) }
+    }
+
     /// What it is to go on with at `now` after it stood still since `since`: those who had moved have.
     pub fn interrupted(&self, since: UnixMillis, now: UnixMillis) -> Opened {
         if self.complete() <= since {

@@ -52,6 +52,7 @@ pub enum Order {
         /// The group; by default every one.
         group: Option<String>,
         /// At once.
+        #[serde(default)]
         now: bool,
     },
     /// Let no view move.
@@ -66,7 +67,7 @@ pub enum Order {
 }
 
 /// What came of an order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// In words.
     pub what: String,
@@ -149,11 +150,11 @@ impl State {
             },
             Order::Hold { group, revision } => {
                 let (group, number) = (known_group(rings, group)?, self.find(revision)?);
-                Ok(self.hold(group, number))
+                Ok(self.hold(group, number, now))
             }
             Order::Rollback { group, revision: Some(revision) } => {
                 let (group, number) = (known_group(rings, group)?, self.find(revision)?);
-                Ok(self.hold(group, number))
+                Ok(self.hold(group, number, now))
             }
             Order::Rollback { group, revision: None } => {
                 let group = known_group(rings, group)?;
@@ -162,9 +163,11 @@ impl State {
                     self.revisions().rev().map(|revision| revision.number).find(|number| *number < sees);
                 let before = before
                     .ok_or_else(|| Refused::NothingBefore { group: group.to_string(), number: sees })?;
-                Ok(self.hold(group, before))
+                Ok(self.hold(group, before, now))
             }
-            Order::Release { group, now } => self.release(group.as_deref(), *now, rings),
+            Order::Release { group, now: at_once } => {
+                self.release(group.as_deref(), at_once.then_some(now), rings)
+            }
             Order::Halt if self.halted.is_some() => Err(Refused::Already("halted")),
             Order::Halt => {
                 self.halted = Some(now);
@@ -213,7 +216,7 @@ impl State {
         Ok(done(format!("revision {number} is called {name}{of}")))
     }
 
-    fn hold(&mut self, group: Arc<str>, number: Number) -> Done {
+    fn hold(&mut self, group: Arc<str>, number: Number, now: UnixMillis) -> Done {
         let mut what =
             done(format!("group {group} sees revision {number} until gupd rollout release {group}"));
         let gone = self.revisions.iter().find(|kept| kept.number == number).map(|kept| kept.gone);
@@ -225,27 +228,32 @@ impl State {
             ));
         }
         self.released.remove(&group);
-        self.held.insert(group, number);
+        self.held.insert(group, (number, now));
         what
     }
 
-    fn release(&mut self, group: Option<&str>, at_once: bool, rings: &Rings) -> Result<Done, Refused> {
+    fn release(
+        &mut self,
+        group: Option<&str>,
+        at_once: Option<UnixMillis>,
+        rings: &Rings,
+    ) -> Result<Done, Refused> {
         let groups: Vec<Arc<str>> = match group {
             Some(group) => vec![known_group(rings, group)?],
             None => rings.groups().cloned().collect(),
         };
         let newest = self.newest().ok_or(Refused::NoRevision)?.number;
-        if at_once && self.halted.is_some() {
+        if at_once.is_some() && self.halted.is_some() {
             return Err(Refused::Halted);
         }
         let of = group.map_or_else(|| "every group".to_owned(), |group| format!("group {group}"));
         for group in groups {
             self.held.remove(&group);
-            if at_once {
-                self.released.insert(group, newest);
+            if let Some(now) = at_once {
+                self.released.insert(group, (newest, now));
             }
         }
-        Ok(done(match at_once {
+        Ok(done(match at_once.is_some() {
             true => format!("{of} sees revision {newest} now"),
             false => format!("{of} is held no more, and sees what its ring says"),
         }))

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::revision::Number;
 use super::rings::Rings;
-use super::state::{Progress, State};
+use super::state::{Kept, State};
 use crate::clock::UnixMillis;
 use crate::config::Rollout;
 
@@ -34,11 +34,10 @@ impl State {
 
     /// Revisions that must stay.
     fn needed(&self, rings: &Rings, now: UnixMillis) -> BTreeSet<Number> {
-        let mut needed: BTreeSet<Number> = self.names.values().chain(self.held.values()).copied().collect();
-        needed.extend(self.released.values());
+        let mut needed: BTreeSet<Number> = self.names.values().copied().collect();
+        needed.extend(self.held.values().chain(self.released.values()).map(|(number, _)| number));
         needed.extend(self.revisions.last().map(|kept| kept.number));
-        let is_base = |progress: &Progress| *progress == Progress::Everyone;
-        let base = self.revisions.iter().rposition(|kept| is_base(&kept.progress)).unwrap_or(0);
+        let base = self.revisions.iter().rposition(Kept::is_for_everyone).unwrap_or(0);
         for (ring, settings) in rings.iter() {
             // What all of its clients see, and whatever is newer and has begun to move some.
             let seen = (base..self.revisions.len())

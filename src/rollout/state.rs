@@ -36,10 +36,10 @@ pub struct State {
     pub(super) revisions: Vec<Kept>,
     /// Names that an administrator gave.
     pub(super) names: BTreeMap<String, Number>,
-    /// Groups whose view does not move, and what it is.
-    pub(super) held: BTreeMap<Arc<str>, Number>,
-    /// Groups that were released at once, up to a revision.
-    pub(super) released: BTreeMap<Arc<str>, Number>,
+    /// Groups whose view does not move, what it is, and since when.
+    pub(super) held: BTreeMap<Arc<str>, (Number, UnixMillis)>,
+    /// Groups that were released at once, up to a revision, and when.
+    pub(super) released: BTreeMap<Arc<str>, (Number, UnixMillis)>,
     /// Since when no view moves.
     pub(super) halted: Option<UnixMillis>,
 }
@@ -56,12 +56,19 @@ pub(super) struct Kept {
     pub(super) gone: Gone,
 }
 
+impl Kept {
+    /// Whether no ring holds it back.
+    pub(super) fn is_for_everyone(&self) -> bool {
+        matches!(self.progress, Progress::Everyone { .. })
+    }
+}
+
 /// How far a revision has come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Progress {
-    /// No ring holds it back.
-    Everyone,
+    /// No ring holds it back, since then.
+    Everyone { since: UnixMillis },
     /// The steps that are open, by the ring's name, and since when the first rings' delays run.
     Rings { since: UnixMillis, open: BTreeMap<String, Vec<Opened>> },
 }
@@ -119,7 +126,7 @@ impl State {
         });
         let numbers: Vec<Number> = self.revisions.iter().map(|kept| kept.number).collect();
         self.names.retain(|_, number| numbers.contains(number));
-        self.held.retain(|_, number| numbers.contains(number));
+        self.held.retain(|_, (number, _)| numbers.contains(number));
         losses
     }
 
@@ -251,7 +258,7 @@ impl State {
         self.last += 1;
         let number = self.last;
         let progress = match self.revisions.is_empty() {
-            true => Progress::Everyone,
+            true => Progress::Everyone { since: now },
             false => Progress::Rings { since: now, open: BTreeMap::new() },
         };
         let revision = Some(Arc::new(Revision { number, published: now, catalogs, sequences }));

@@ -44,7 +44,8 @@ struct Seen {
     revision: Arc<Revision>,
     /// The number as text, which clients' shares are drawn for.
     text: Box<str>,
-    is_for_everyone: bool,
+    /// Since when it is for everyone.
+    everyone: Option<UnixMillis>,
 }
 
 /// How far each revision, in the same order, has come in a ring.
@@ -58,8 +59,8 @@ struct RingView {
 
 #[derive(Debug)]
 enum GroupView {
-    Held(usize),
-    Ring { ring: RingId, released: Number },
+    Held { at: usize, since: UnixMillis },
+    Ring { ring: RingId, released: Number, since: UnixMillis },
 }
 
 impl State {
@@ -70,13 +71,17 @@ impl State {
             let kept = self.revisions.get(at)?;
             let revision = kept.revision.clone()?;
             let text = revision.number.to_string().into();
-            Some(Seen { revision, text, is_for_everyone: kept.progress == Progress::Everyone })
+            let everyone = match kept.progress {
+                Progress::Everyone { since } => Some(since),
+                Progress::Rings { .. } => None,
+            };
+            Some(Seen { revision, text, everyone })
         });
         let revisions: Vec<Seen> = revisions.collect();
         let outlook = self.outlook(rings, |_, _| false);
         let view = |id: RingId, ring: &Arc<Ring>| {
             let steps = order().filter_map(|at| self.revisions.get(at)).map(|kept| match &kept.progress {
-                Progress::Everyone => Vec::new(),
+                Progress::Everyone { .. } => Vec::new(),
                 Progress::Rings { open, .. } => {
                     let steps = open.get(&ring.settings.name).into_iter().flatten();
                     steps.map(|opened| opening(*opened, ring, rings)).collect()
@@ -92,10 +97,12 @@ impl State {
         let ring_views = rings.iter().map(|(id, ring)| view(id, ring)).collect();
         let place = |number: Number| revisions.iter().position(|seen| seen.revision.number == number);
         let group = |name: &Arc<str>| {
-            let held = self.held.get(name).and_then(|number| place(*number));
-            let released = self.released.get(name).copied().unwrap_or(0);
-            let by_ring = rings.of_group(name).map(|ring| GroupView::Ring { ring, released });
-            Some((name.clone(), held.map(GroupView::Held).or(by_ring)?))
+            let held = self.held.get(name);
+            let held =
+                held.and_then(|(number, since)| Some(GroupView::Held { at: place(*number)?, since: *since }));
+            let (released, since) = self.released.get(name).copied().unwrap_or_default();
+            let by_ring = rings.of_group(name).map(|ring| GroupView::Ring { ring, released, since });
+            Some((name.clone(), held.or(by_ring)?))
         };
         let groups = rings.groups().filter_map(group).collect();
         Views { groups, revisions, rings: ring_views, halted: self.halted, made: now }
@@ -123,15 +130,23 @@ impl Views {
         self.newest().is_some_and(|newest| newest.catalogs.contains_key(key))
     }
 
+    /// The newest revision that a ring has begun to move its clients to.
+    pub fn newest_in(&self, ring: RingId) -> Option<Number> {
+        let steps = &self.rings.get(ring)?.steps;
+        let mut each = self.revisions.iter().zip(steps);
+        let seen = each.find(|(seen, steps)| seen.everyone.is_some() || !steps.is_empty());
+        seen.map(|(seen, _)| seen).or(self.revisions.last()).map(|seen| seen.revision.number)
+    }
+
     /// The newest revision that some clients of a group may see.
     pub fn newest_of(&self, group: &str) -> Option<Number> {
         let (ring, released) = match self.groups.get(group)? {
-            GroupView::Held(held) => return self.revisions.get(*held).map(|seen| seen.revision.number),
-            GroupView::Ring { ring, released } => (self.rings.get(*ring)?, *released),
+            GroupView::Held { at, .. } => return self.revisions.get(*at).map(|seen| seen.revision.number),
+            GroupView::Ring { ring, released, .. } => (self.rings.get(*ring)?, *released),
         };
         let mut each = self.revisions.iter().zip(&ring.steps);
         let seen = each.find(|(seen, steps)| {
-            seen.is_for_everyone || seen.revision.number <= released || !steps.is_empty()
+            seen.everyone.is_some() || seen.revision.number <= released || !steps.is_empty()
         });
         seen.map(|(seen, _)| seen).or(self.revisions.last()).map(|seen| seen.revision.number)
     }
@@ -160,16 +175,46 @@ impl Views {
         Due::Later(self.revisions.iter().enumerate().filter(|(_, seen)| has(seen)).filter_map(moment).min())
     }
 
+    /// The newer revision that a client comes to see first, and when: of a step that is not open, at the earliest. `None`
+    /// if that is not foreseen, or if it sees the newest.
+    pub fn comes_next(&self, group: &str, client: IpAddr, now: UnixMillis) -> Option<(Number, UnixMillis)> {
+        let GroupView::Ring { ring, .. } = self.groups.get(group)? else { return None };
+        let (ring, sees) = (self.rings.get(*ring)?, self.place(group, client, now)?);
+        let newer = self.revisions.iter().enumerate().take(sees).filter(|_| self.halted.is_none());
+        let moment =
+            |(at, seen): (usize, &Seen)| Some((seen.revision.number, ring.moment(at, seen, client)?));
+        newer.filter_map(moment).min_by_key(|(_, at)| *at)
+    }
+
+    /// Since when a client could have seen more than the revision that it was given, or has to see less.
+    pub fn since(&self, group: &str, client: IpAddr, given: Number, now: UnixMillis) -> Option<UnixMillis> {
+        let at = self.place(group, client, now)?;
+        let (ring, released, since) = match self.groups.get(group)? {
+            GroupView::Held { since, .. } => return Some(*since),
+            GroupView::Ring { ring, released, since } => (self.rings.get(*ring)?, *released, *since),
+        };
+        let newer =
+            self.revisions.iter().enumerate().skip(at).take_while(|(_, seen)| seen.revision.number > given);
+        let moved = newer.filter_map(|(at, seen)| {
+            let by_ring = ring.moment(at, seen, client).filter(|_| ring.has_moved(at, seen, client, now));
+            // Of an opening that was interrupted, when somebody moved is not known any more.
+            let by_ring = by_ring.map(|moment| moment.max(seen.revision.published));
+            let at_once = (seen.revision.number <= released).then_some(since);
+            by_ring.into_iter().chain(at_once).chain(seen.everyone).min()
+        });
+        moved.min()
+    }
+
     fn place(&self, group: &str, client: IpAddr, now: UnixMillis) -> Option<usize> {
         let now = self.halted.unwrap_or(now.max(self.made));
         let (ring, released) = match self.groups.get(group) {
-            Some(GroupView::Held(held)) => return Some(*held),
-            Some(GroupView::Ring { ring, released }) => (self.rings.get(*ring), *released),
+            Some(GroupView::Held { at, .. }) => return Some(*at),
+            Some(GroupView::Ring { ring, released, .. }) => (self.rings.get(*ring), *released),
             // Of a configuration that came or went meanwhile.
             None => (None, 0),
         };
         let sees = |(at, seen): (usize, &Seen)| {
-            seen.is_for_everyone
+            seen.everyone.is_some()
                 || seen.revision.number <= released
                 || ring.is_some_and(|ring| ring.has_moved(at, seen, client, now))
         };

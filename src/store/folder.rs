@@ -7,6 +7,7 @@
 //! blobs/ab/ab…    committed blobs
 //! scrub           how far the scrub is
 //! prefetched      what was stored before any client asked for it
+//! audit.log       what was ordered of rollouts, which is theirs
 //! partial/<n>     half-written, or about to be removed; outlives a restart only with its journal
 //! partial/<n>.log the journal of a half-written file
 //! partial/probe   written, moved and removed to see whether a disk that failed is well again

@@ -226,6 +226,14 @@ impl Store {
         Ok(variants)
     }
 
+    /// Whether it takes changes, as far as is known.
+    ///
+    /// # Errors
+    /// When its disk ails.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.health.check()
+    }
+
     /// Figures for metrics and status.
     pub fn facts(&self) -> Facts {
         let condition = self.ailment().map_or(Condition::Well, |ailment| ailment.condition);

@@ -32,6 +32,7 @@ mod plan;
 mod process;
 mod refresh;
 mod resumable;
+mod rollout;
 mod seen;
 mod serve;
 mod signals;

@@ -78,10 +78,20 @@ impl Collector {
             Handle::current(),
         );
         let live = Live::new(&config, Policy::new(&config).unwrap(), Arc::new(upstreams));
+        let (rollouts, rollout, tracker) =
+            Rollouts::open(&config, store.clone(), metrics.clone(), clock.clone()).await.unwrap();
+        drop(tracker);
         let (lan, places) = (Lan::new(&config, clock.clone()), Places::new(&config));
-        let proxy = Proxy::new(live, cache, fills, Arc::new(lan), Arc::new(places), metrics.clone());
+        let proxy = Proxy::new(
+            live,
+            cache,
+            fills,
+            rollouts.clone(),
+            Arc::new(lan),
+            Arc::new(places),
+            metrics.clone(),
+        );
         let proxy = Arc::new(proxy);
-        let (rollouts, rollout) = Rollouts::open(&config, store.clone(), clock.clone()).await.unwrap();
         let (refresher, refresh) = Refresher::new(
             &config,
             proxy.clone(),

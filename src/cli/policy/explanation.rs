@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::super::Failure;
 use super::Explain;
+use super::stage::Stage;
 use crate::cache::key;
 use crate::clock::UnixMillis;
 use crate::config::{self, Ceiling, Config, Limit, Outside, WanMatch, pattern};
@@ -35,6 +36,8 @@ pub(super) struct Explanation {
     pub(super) turn: Option<Moment>,
     pub(super) limits: Vec<Held>,
     pub(super) counts: Vec<Count>,
+    /// With rings: added by who may ask a relay.
+    pub(super) rollout: Option<Stage>,
 }
 
 /// An upstream that it is asked of.
@@ -147,6 +150,7 @@ impl Explanation {
             turn: Moment::of(&policy, group, route, client, path, now),
             limits: limits(config, &policy, order, &group.settings, path, &classified, now),
             counts: counts(config, &group.settings),
+            rollout: None,
         })
     }
 }

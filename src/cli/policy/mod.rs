@@ -1,7 +1,9 @@
 //! `gupd policy`: what the configuration means for one client, by the rules that the relay itself asks. Owns the flags;
-//! needs no relay and no upstream. What is said stands in `explanation`, how in `table`.
+//! needs no relay and no upstream, but for what a client sees of a rollout (`stage`). What is said stands in
+//! `explanation`, how in `table`.
 
 mod explanation;
+mod stage;
 mod table;
 
 use std::net::IpAddr;
@@ -11,6 +13,7 @@ use clap::{Args, Subcommand};
 use http::uri::PathAndQuery;
 
 use self::explanation::Explanation;
+use self::stage::Stage;
 use super::{Failure, answer};
 use crate::clock::Clock;
 use crate::config::{self, Config, Overrides};
@@ -50,7 +53,8 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         asked.config.as_deref(),
         config::environment(),
     )?;
-    let explanation = Explanation::of(asked, &config, Clock::system().now())?;
+    let mut explanation = Explanation::of(asked, &config, Clock::system().now())?;
+    explanation.rollout = Stage::of(&config, &explanation.group.name, explanation.client)?;
     if asked.json {
         let text = serde_json::to_string_pretty(&explanation);
         answer(&text.map_err(|error| Failure::Failed(format!("it cannot be written as JSON: {error}")))?);

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::explanation::{Asked, Explanation, Moment, Windows};
+use super::stage::{Stage, View};
 use crate::clock::UnixMillis;
 use crate::config::units::Time;
 
@@ -38,6 +39,10 @@ pub(super) fn table(said: &Explanation, zone: &TimeZone) -> String {
                 .to_owned(),
         },
     ));
+    if let Some(stage) = &said.rollout {
+        lines.push(line("ring", ring(stage)));
+        lines.push(line("view", view(&stage.view, &time)));
+    }
     for limit in &said.limits {
         let until = limit.until.map(|until| format!(" until {}", time(until))).unwrap_or_default();
         lines.push(line("limit", format!("{} {}{until}", limit.told, limit.setting)));
@@ -92,6 +97,31 @@ fn turn(moment: &Moment, now: UnixMillis, time: &impl Fn(UnixMillis) -> String) 
         return format!("{new}: {own}");
     }
     format!("{known}, or {new} if nobody has asked for the revision before: {own}")
+}
+
+fn ring(stage: &Stage) -> String {
+    let after = match &stage.after {
+        Some(ring) => format!("after ring {ring}"),
+        None => "begins with publication".to_owned(),
+    };
+    let step = match &stage.moves {
+        Some(moves) => format!(", step {} of {}: {moves}", stage.step, stage.steps),
+        None => String::new(),
+    };
+    format!("{}, {after}, gate {}{step}", stage.ring, stage.gate.as_str())
+}
+
+fn view(view: &View, time: &impl Fn(UnixMillis) -> String) -> String {
+    let view = match view {
+        View::Known(view) => view,
+        View::Unknown(why) => return why.clone(),
+    };
+    let sees = format!("revision {}, published {}", view.revision, time(view.published.0));
+    match (view.next, view.at) {
+        _ if view.revision == view.newest => format!("{sees}: the newest"),
+        (Some(next), Some(at)) => format!("{sees}; revision {next} from {} at the earliest", time(at.0)),
+        _ => format!("{sees}; the newest is {}: see gupd rollout status", view.newest),
+    }
 }
 
 fn time(at: UnixMillis, zone: &TimeZone) -> String {

@@ -4,14 +4,13 @@
 //! It looks for sightings 20 times a second and not at each one: to wake a task costs as much as a good part of a hit.
 //! While there are none it sleeps.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 use super::light::{Light, Viewer};
 use super::report::{Reporter, Summary};
@@ -59,6 +58,12 @@ pub struct Tracker {
     failing: bool,
 }
 
+impl fmt::Debug for Tracker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracker").finish_non_exhaustive()
+    }
+}
+
 /// A save that has ended: whose rows it was to write, and what went wrong.
 type Saved = (Vec<Identity>, Result<(), String>);
 
@@ -89,7 +94,8 @@ impl Tracker {
 
     /// Begins with the rows that were saved, and tracks until it is told to stop or nobody is left to tell it anything;
     /// then saves what was not yet. A store that fails costs what was to be saved, and is tried again.
-    pub async fn run<R: Rows>(mut self, rows: R, stop: CancellationToken) {
+    pub async fn run<R: Rows>(mut self, rows: R, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
         self.restore(&rows).await;
         let mut saving: Option<Saving<'_>> = None;
         let mut ticks = interval_at(Instant::now() + TICK, TICK);
@@ -99,7 +105,7 @@ impl Tracker {
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = &mut stop => break,
                 Some(question) = self.questions.recv() => {
                     self.drain();
                     self.answer(question);

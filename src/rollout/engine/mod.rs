@@ -12,15 +12,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::task::Beginning;
 pub use self::task::Task;
+use super::audit::{Audit, Unwritten};
+use super::clients::{self, Clients, Thresholds, Tracker, Trouble, View, Viewer};
 use super::orders::{Done, Order, Refused};
 use super::record::{self, Newer, PREFIX};
 use super::revision::Number;
-use super::rings::Rings;
+use super::rings::{RingId, Rings};
 use super::state::{Collected, Published, State, Unpublished};
 use super::views::Views;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, Config};
 use crate::store::{BlobId, Store, StoreError};
+use crate::telemetry::Metrics;
 
 /// Requests that wait for the task.
 const WAITING: usize = 64;
@@ -34,7 +37,9 @@ pub struct Rollouts(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    views: ArcSwapOption<Views>,
+    views: Arc<ArcSwapOption<Views>>,
+    clients: Clients,
+    metrics: Arc<Metrics>,
     current: ArcSwap<Current>,
     requests: mpsc::Sender<Request>,
     taken: mpsc::Sender<(Arc<str>, Number)>,
@@ -59,6 +64,8 @@ pub struct Current {
     pub settings: config::Rollout,
     /// Kept payloads by revision, as their number.
     pub payloads: BTreeMap<Number, u64>,
+    /// What holds rings up: trouble with a revision among the clients of the ring before.
+    pub troubles: BTreeMap<(Number, RingId), Trouble>,
 }
 
 /// All catalogs of one source, as one upstream has had them at one moment.
@@ -105,6 +112,9 @@ pub enum OrderError {
     /// It cannot be.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// It cannot be told who ordered it.
+    #[error(transparent)]
+    Unwritten(#[from] Unwritten),
     /// It cannot be written down.
     #[error("nothing is changed, because it cannot be written down: {0}")]
     Store(#[from] StoreError),
@@ -150,7 +160,12 @@ impl Rollouts {
     ///
     /// # Errors
     /// When it cannot be read now, or was written by a later gupd.
-    pub async fn open(config: &Config, store: Arc<Store>, clock: Clock) -> Result<(Self, Task), OpenError> {
+    pub async fn open(
+        config: &Config,
+        store: Arc<Store>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Result<(Self, Task, Tracker), OpenError> {
         let restored = record::restore(store.records(PREFIX).await?)?;
         for loss in &restored.losses {
             tracing::error!(loss, "the rollouts are not whole");
@@ -159,20 +174,28 @@ impl Rollouts {
         let (requests, asked) = mpsc::channel(WAITING);
         let (take, taken) = mpsc::channel(TAKEN);
         let (give, given) = watch::channel(settings.clone());
+        let views = Arc::new(ArcSwapOption::empty());
+        let (clients, tracker) =
+            Tracker::new(track(config), viewer(views.clone()), metrics.clone(), clock.clone());
         let shared = Arc::new(Shared {
-            views: ArcSwapOption::empty(),
+            views,
+            clients,
+            metrics,
             current: ArcSwap::from_pointee(Current {
                 state: Arc::default(),
                 rings: None,
                 settings: config.rollout.clone(),
                 payloads: BTreeMap::new(),
+                troubles: BTreeMap::new(),
             }),
             requests,
             taken: take,
             settings: give,
         });
-        let beginning = Beginning { shared: shared.clone(), requests: asked, taken, given, settings };
-        Ok((Self(shared), Task::begin(beginning, restored, store, clock).await))
+        let audit = Audit::of_store(&config.store.dir);
+        let beginning = Beginning { shared: shared.clone(), requests: asked, taken, given, settings, audit };
+        let task = Task::begin(beginning, restored, store, clock).await;
+        Ok((Self(shared), task, tracker))
     }
 
     /// What clients see; `None` without rings.
@@ -183,6 +206,11 @@ impl Rollouts {
     /// Whether there are rings.
     pub fn are_on(&self) -> bool {
         self.0.views.load().is_some()
+    }
+
+    /// Who the clients are, and how they do.
+    pub fn clients(&self) -> &Clients {
+        &self.0.clients
     }
 
     /// What is in force.
@@ -241,6 +269,7 @@ impl Rollouts {
 
     /// Takes new rings and settings. Who has moved stays where it is.
     pub fn reconfigure(&self, config: &Config) {
+        self.0.clients.reconfigure(track(config));
         self.0.settings.send_replace(Settings::new(config));
     }
 
@@ -261,4 +290,23 @@ impl From<&Found> for Collected {
         let catalogs = catalogs.map(|(key, found)| (key.clone(), found.map(|found| (found.blob, found.len))));
         Self { source: found.source.clone(), catalogs: catalogs.collect() }
     }
+}
+
+fn track(config: &Config) -> clients::Settings {
+    let config::Rollout { behind, unseen, repeats, max_clients, .. } = config.rollout;
+    clients::Settings {
+        max_clients: usize::try_from(max_clients).unwrap_or(usize::MAX),
+        thresholds: Thresholds { behind, unseen, repeats, failing: Thresholds::FAILING },
+    }
+}
+
+/// Tells the tracker what clients could see.
+fn viewer(views: Arc<ArcSwapOption<Views>>) -> Arc<Viewer> {
+    Arc::new(move |who, now| {
+        let views = views.load();
+        let views = views.as_ref()?;
+        let revision = views.of(who.group, who.address, now)?.number;
+        let since = who.given.and_then(|given| views.since(who.group, who.address, given, now));
+        Some(View { revision, since: since.unwrap_or(now) })
+    })
 }

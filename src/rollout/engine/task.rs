@@ -8,11 +8,16 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Current, Found, FoundCatalog, OrderError, Ordered, PublishError, Request, Settings, Shared};
 use crate::clock::{Clock, UnixMillis};
+use crate::rollout::advance::Waits;
+use crate::rollout::audit::{Audit, Entry, Outcome};
+use crate::rollout::clients::Trouble;
 use crate::rollout::orders::Done;
 use crate::rollout::payloads::Payloads;
 use crate::rollout::record::{self, Record, Restored};
 use crate::rollout::revision::{Catalog, Number, version_key};
+use crate::rollout::rings::RingId;
 use crate::rollout::state::{Collected, Published, State};
+use crate::rollout::views::Views;
 use crate::store::{ObjectCopy, Publication, Store, StoreError};
 
 /// Between two looks at what has become due without being foreseen: a gate that trouble held, a clock that was set. Also
@@ -40,6 +45,9 @@ pub struct Task {
     written: Arc<State>,
     settings: Settings,
     payloads: Payloads,
+    audit: Audit,
+    /// What holds rings up.
+    troubles: BTreeMap<(Number, RingId), Trouble>,
     /// When views were last looked at, and when that was last written down.
     looked: UnixMillis,
     alive: UnixMillis,
@@ -52,6 +60,7 @@ pub(super) struct Beginning {
     pub(super) taken: mpsc::Receiver<(Arc<str>, Number)>,
     pub(super) given: watch::Receiver<Settings>,
     pub(super) settings: Settings,
+    pub(super) audit: Audit,
 }
 
 impl Task {
@@ -62,7 +71,7 @@ impl Task {
         store: Arc<Store>,
         clock: Clock,
     ) -> Self {
-        let Beginning { shared, requests, taken, given, settings } = beginning;
+        let Beginning { shared, requests, taken, given, settings, audit } = beginning;
         let now = clock.now();
         let written = Arc::new(restored.state);
         let mut state = State::clone(&written);
@@ -85,6 +94,8 @@ impl Task {
             written,
             settings,
             payloads: Payloads::new(restored.payloads),
+            audit,
+            troubles: BTreeMap::new(),
             looked: now,
             alive,
         };
@@ -116,13 +127,34 @@ impl Task {
     }
 
     async fn answer(&mut self, request: Request) {
-        // Whoever asked may have gone.
+        // What is due because of it is done before anybody is told. Whoever asked may have gone.
         match request {
-            Request::Publish(found, answer) => drop(answer.send(self.publish(&found).await)),
-            Request::Announce(series, number, answer) => {
-                drop(answer.send(self.announce(&series, number).await));
+            Request::Publish(found, answer) => {
+                let published = self.publish(&found).await;
+                self.look_if_due().await;
+                drop(answer.send(published));
             }
-            Request::Order(ordered, answer) => drop(answer.send(self.order(&ordered).await)),
+            Request::Announce(series, number, answer) => {
+                let published = self.announce(&series, number).await;
+                self.look_if_due().await;
+                drop(answer.send(published));
+            }
+            Request::Order(ordered, answer) => {
+                let done = self.order(&ordered).await;
+                self.look_if_due().await;
+                drop(answer.send(done));
+            }
+        }
+    }
+
+    async fn look_if_due(&mut self) {
+        let now = self.clock.now();
+        let is_due = |waits: &Waits| matches!(waits, Waits::Until(due) if *due <= now);
+        if let Some(rings) = &self.settings.rings
+            && self.state.halted().is_none()
+            && self.state.outlook(rings, |_, _| false).iter().any(|next| is_due(&next.waits))
+        {
+            self.look().await;
         }
     }
 
@@ -172,12 +204,32 @@ impl Task {
 
     async fn order(&mut self, ordered: &Ordered) -> Result<Done, OrderError> {
         let Ordered { order, by, from, reason } = ordered;
-        let rings = self.settings.rings.clone().ok_or(OrderError::Off)?;
+        let (rings, now) = (self.settings.rings.clone().ok_or(OrderError::Off)?, self.clock.now());
+        self.store.check()?;
+        let entry = |outcome| vec![Entry::ordered(now, order, (by, from), reason.as_deref(), outcome)];
         let mut next = State::clone(&self.state);
-        let done = next.order(order, &rings, self.clock.now())?;
-        self.commit(next, Vec::new(), Vec::new()).await?;
+        let done = match next.order(order, &rings, now) {
+            Ok(done) => done,
+            Err(refused) => {
+                self.note(entry(Outcome::Refused(refused.to_string()))).await;
+                return Err(refused.into());
+            }
+        };
+        // First, so that nothing is in force of which nobody knows whose order it was.
+        self.audit.write(entry(Outcome::Done(done.what.clone()))).await?;
+        if let Err(error) = self.commit(next, Vec::new(), Vec::new()).await {
+            self.note(entry(Outcome::Failed(error.to_string()))).await;
+            return Err(error.into());
+        }
         tracing::info!(by, from, reason = reason.as_deref(), what = done.what, "an order");
         Ok(done)
+    }
+
+    /// Writes down what does not depend on it.
+    async fn note(&self, entries: Vec<Entry>) {
+        if let Err(error) = self.audit.write(entries).await {
+            tracing::error!(%error, "something is not in the audit log");
+        }
     }
 
     async fn reconfigure(&mut self) {
@@ -200,6 +252,7 @@ impl Task {
         let back = self.looked - now > ADJUSTED;
         let before = self.looked;
         self.looked = now;
+        self.troubles = self.troubles_at(now).await;
         let mut records = Vec::new();
         let mut next = State::clone(&self.state);
         let mut advanced = Vec::new();
@@ -208,7 +261,8 @@ impl Task {
                 tracing::warn!(seconds = (before - now) / 1_000, "the clock was set back; nobody's view is");
                 next.stood_still(rings, before, now);
             }
-            advanced = next.advance(rings, now, |_, _| false);
+            let troubles = &self.troubles;
+            advanced = next.advance(rings, now, |revision, ring| troubles.contains_key(&(revision, ring)));
             if (now - self.alive).abs() >= LOOK {
                 records.push(record::alive(now));
                 self.alive = now;
@@ -224,7 +278,11 @@ impl Task {
             next.gave_up(number, gone);
         }
         match self.commit(next, Vec::new(), records).await {
+            Ok(()) if advanced.is_empty() => {}
             Ok(()) => {
+                if let Some(rings) = &self.settings.rings {
+                    self.note(advanced.iter().map(|step| Entry::opened(now, rings, *step)).collect()).await;
+                }
                 for step in advanced {
                     let ring = self.settings.rings.as_ref().and_then(|rings| rings.get(step.ring));
                     let ring = ring.map_or("", |ring| ring.settings.name.as_str());
@@ -234,6 +292,34 @@ impl Task {
             // The disk fails, and has told so.
             Err(error) => tracing::debug!(%error, "rollouts stand still"),
         }
+    }
+
+    /// Where trouble keeps a step closed whose time has come.
+    async fn troubles_at(&self, now: UnixMillis) -> BTreeMap<(Number, RingId), Trouble> {
+        let Some(rings) = &self.settings.rings else { return BTreeMap::new() };
+        let share = self.settings.rollout.trouble_share;
+        let least = u64::from(self.settings.rollout.trouble_clients);
+        let due: BTreeSet<(Number, RingId)> = self
+            .state
+            .outlook(rings, |_, _| false)
+            .iter()
+            .filter(|next| matches!(next.waits, Waits::Until(due) if due <= now))
+            .filter_map(|next| Some((next.revision, next.follows(rings)?)))
+            .collect();
+        let mut troubles = BTreeMap::new();
+        for (revision, ring) in due {
+            let Some(groups) = rings.get(ring).map(|ring| &ring.groups) else { continue };
+            // A tracker that has ended leaves a relay that is ending.
+            let Ok(trouble) = self.shared.clients.trouble(revision, groups).await else { continue };
+            if trouble.is_above(share, least) {
+                if !self.troubles.contains_key(&(revision, ring)) {
+                    let ring = rings.get(ring).map_or("", |ring| ring.settings.name.as_str());
+                    tracing::warn!(revision, ring, %trouble, "a ring has trouble; the next one does not open");
+                }
+                troubles.insert((revision, ring), trouble);
+            }
+        }
+        troubles
     }
 
     /// Writes a state down with what belongs to it, and shows it.
@@ -281,10 +367,28 @@ impl Task {
             rings: self.settings.rings.clone(),
             settings: self.settings.rollout.clone(),
             payloads: self.payloads.count(&self.state),
+            troubles: self.troubles.clone(),
         }));
-        self.shared
-            .views
-            .store(self.settings.rings.as_ref().map(|rings| Arc::new(self.state.views(rings, now))));
+        let views = self.settings.rings.as_ref().map(|rings| Arc::new(self.state.views(rings, now)));
+        self.measure(views.as_deref());
+        self.shared.views.store(views);
+    }
+
+    fn measure(&self, views: Option<&Views>) {
+        let metrics = &self.shared.metrics.rollout;
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        metrics.revision.set(number(self.state.newest().map_or(0, |newest| newest.number)));
+        metrics.revisions.set(number(self.state.revisions().count() as u64));
+        metrics.halted.set(i64::from(self.state.halted().is_some()));
+        metrics.ring.reset();
+        metrics.trouble.reset();
+        for (id, ring) in self.settings.rings.iter().flat_map(|rings| rings.iter()) {
+            let name = [ring.settings.name.as_str()];
+            let sees = views.and_then(|views| views.newest_in(id)).unwrap_or(0);
+            metrics.ring.with_label_values(&name).set(number(sees));
+            let has_trouble = self.troubles.keys().any(|(_, ring)| *ring == id);
+            metrics.trouble.with_label_values(&name).set(i64::from(has_trouble));
+        }
     }
 
     /// What is held or released of groups that the configuration has no more.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::super::sample::{self, HOUR, T0, THRESHOLDS};
 use super::super::{Ended, Filter, Outcome, Sought, Thresholds, View};
@@ -77,7 +78,7 @@ impl Running {
         let viewer: Arc<Viewer> = Arc::new(|_, _| Some(View { revision: 7, since: T0 }));
         let (clients, tracker) = Tracker::new(SETTINGS, viewer, metrics.clone(), clock.clone());
         let stop = CancellationToken::new();
-        let task = tokio::spawn(tracker.run(rows.clone(), stop.clone()));
+        let task = tokio::spawn(tracker.run(rows.clone(), stop.clone().cancelled_owned()));
         Self { clients, metrics, clock, stop, task }
     }
 

@@ -1,0 +1,57 @@
+//! Clients for people, the latest seen first.
+
+use std::fmt::Write;
+
+use indicatif::{BinaryBytes, HumanCount};
+use jiff::tz::TimeZone;
+use serde::Deserialize;
+
+use super::table::time;
+use crate::clock::UnixMillis;
+use crate::rollout::revision::Number;
+
+/// What is shown of a client that the relay tells of.
+#[derive(Debug, Deserialize)]
+pub(super) struct Client {
+    client: String,
+    group: String,
+    light: String,
+    sees: Option<Number>,
+    revision: Option<Number>,
+    last_seen: UnixMillis,
+    bytes: u64,
+    errors: u32,
+    trouble: Vec<String>,
+}
+
+pub(super) fn table(told: &[Client], zone: &TimeZone) -> String {
+    let width = |heading: &str, of: fn(&Client) -> &str| {
+        told.iter().map(|client| of(client).chars().count()).chain([heading.len()]).max().unwrap_or(0)
+    };
+    let (names, groups) = (width("CLIENT", |client| &client.client), width("GROUP", |client| &client.group));
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        out,
+        "{:<names$}  {:<groups$}  {:<6}  {:>5}  {:>5}  {:<11}  {:>10}  {:>6}  TROUBLE",
+        "CLIENT", "GROUP", "LIGHT", "SEES", "HAS", "LAST SEEN", "BYTES", "ERRORS"
+    );
+    let number = |number: Option<Number>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    for client in told {
+        let line = format!(
+            "{:<names$}  {:<groups$}  {:<6}  {:>5}  {:>5}  {:<11}  {:>10}  {:>6}  {}",
+            client.client,
+            client.group,
+            client.light,
+            number(client.sees),
+            number(client.revision),
+            time(client.last_seen, "%m-%d %H:%M", zone),
+            BinaryBytes(client.bytes).to_string(),
+            HumanCount(client.errors.into()).to_string(),
+            client.trouble.join(", "),
+        );
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    out.truncate(out.trim_end().len());
+    out
+}

@@ -1,0 +1,57 @@
+//! Gives an order to the running relay, and says what came of it or what would.
+
+use bytes::Bytes;
+use http::Method;
+use nix::unistd::{Uid, User};
+use serde_json::Value;
+
+use super::ask::{Admin, Question};
+use super::{Failure, How, MAX_ANSWER, answer, json, preview, read};
+use crate::rollout::orders::{Done, Order};
+use crate::rollout::preview::Preview;
+
+/// Where orders go.
+const PATH: &str = "/api/v1/rollout";
+
+pub(super) fn give(command: &str, order: &Order, how: &How) -> Result<(), Failure> {
+    let config = how.settings.load_without_upstreams()?;
+    let admin = Admin::with_token(&config, &format!("rollout {command}"))?;
+    let body = Bytes::from(body(order, how)?);
+    let told = admin.ask(Question { method: Method::POST, path: PATH, body, max: MAX_ANSWER })?;
+    if how.dry_run {
+        let told: Preview = read(&admin, &told)?;
+        answer(&if how.json { json(&told)? } else { preview::table(&told) });
+        return Ok(());
+    }
+    let done: Done = read(&admin, &told)?;
+    if how.json {
+        answer(&json(&done)?);
+        return Ok(());
+    }
+    answer(&done.what);
+    for warning in &done.warnings {
+        answer(&format!("warning: {warning}"));
+    }
+    Ok(())
+}
+
+/// The order with who gives it and why.
+fn body(order: &Order, how: &How) -> Result<Vec<u8>, Failure> {
+    let failed = |error| Failure::Failed(format!("the order cannot be written as JSON: {error}"));
+    let mut body = serde_json::to_value(order).map_err(failed)?;
+    if let Value::Object(body) = &mut body {
+        body.insert("by".to_owned(), user().into());
+        body.insert("dry_run".to_owned(), how.dry_run.into());
+        body.extend(how.reason.clone().map(|reason| ("reason".to_owned(), reason.into())));
+    }
+    serde_json::to_vec(&body).map_err(failed)
+}
+
+/// Who calls the command, as the system knows them: the name, or the number of who has none.
+fn user() -> String {
+    let id = Uid::current();
+    match User::from_uid(id) {
+        Ok(Some(user)) => user.name,
+        _ => id.to_string(),
+    }
+}

@@ -1,0 +1,63 @@
+//! What an order would do, for people: how many clients of each group would see what, and then which. Revisions are by
+//! number; `-` is none.
+
+use std::fmt::Write;
+
+use indicatif::HumanCount;
+
+use crate::rollout::preview::{Moves, Preview};
+use crate::rollout::revision::Number;
+
+/// Clients in the table; JSON has all.
+const MAX_LINES: usize = 1_000;
+
+pub(super) fn table(told: &Preview) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = write(told, &mut out);
+    out.truncate(out.trim_end().len());
+    out
+}
+
+fn write(told: &Preview, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "nothing is changed; it would be: {}", told.what)?;
+    for warning in &told.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    let width = width("GROUP", told.groups.iter().map(|group| &*group.group));
+    writeln!(out, "\n{:<width$}  {:>9}  {}", "GROUP", "CLIENTS", headings())?;
+    for group in &told.groups {
+        let clients = HumanCount(group.clients).to_string();
+        writeln!(out, "{:<width$}  {clients:>9}  {}", group.group, columns(&group.moves))?;
+    }
+    if told.clients.is_empty() {
+        return writeln!(out, "\nNo client that is known would see another revision.");
+    }
+    let shown = &told.clients[..told.clients.len().min(MAX_LINES)];
+    let group_width = self::width("GROUP", shown.iter().map(|client| &*client.group));
+    let width = self::width("CLIENT", shown.iter().map(|client| client.client.as_str()));
+    writeln!(out, "\n{:<width$}  {:<group_width$}  {}", "CLIENT", "GROUP", headings())?;
+    for client in shown {
+        let name = &client.client;
+        writeln!(out, "{name:<width$}  {:<group_width$}  {}", client.group, columns(&client.moves))?;
+    }
+    match told.clients.len() - shown.len() {
+        0 => Ok(()),
+        more => writeln!(out, "and {} more; --json has all", HumanCount(more as u64)),
+    }
+}
+
+fn width<'a>(heading: &str, names: impl Iterator<Item = &'a str>) -> usize {
+    names.map(|name| name.chars().count()).chain([heading.len()]).max().unwrap_or(0)
+}
+
+fn headings() -> String {
+    format!("{:>8}  {:>8}  {:>8}  {:>9}", "SEES", "AT ONCE", "IN TIME", "OTHERWISE")
+}
+
+fn columns(moves: &Moves) -> String {
+    let of = |number: Option<Number>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let [sees, would, in_time, otherwise] =
+        [moves.sees, moves.would_see, moves.in_time, moves.otherwise].map(of);
+    format!("{sees:>8}  {would:>8}  {in_time:>8}  {otherwise:>9}")
+}

@@ -1,0 +1,173 @@
+//! A status for people: who is how, which revisions there are, how far rings are, what opens next. Times are the site's.
+//! It fits into 80 columns unless names are long.
+
+use std::fmt::Write;
+
+use indicatif::HumanCount;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use crate::clock::UnixMillis;
+use crate::rollout::status::{At, Clients, GroupStatus, RevisionStatus, RingStatus, Status, Upcoming};
+
+/// Lights in the order of their columns.
+const LIGHTS: [&str; 4] = ["green", "yellow", "red", "grey"];
+
+pub(super) fn table(told: &Status, zone: &TimeZone) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = write(told, zone, &mut out);
+    out.truncate(out.trim_end().len());
+    out
+}
+
+/// A time of the site, such as `%F %H:%M`.
+pub(super) fn time(at: UnixMillis, form: &str, zone: &TimeZone) -> String {
+    let time = Timestamp::from_millisecond(at).map(|time| time.to_zoned(zone.clone()));
+    time.map_or_else(|_| "never".to_owned(), |time| time.strftime(form).to_string())
+}
+
+fn write(told: &Status, zone: &TimeZone, out: &mut String) -> std::fmt::Result {
+    let time = |at: At| time(at.0, "%F %H:%M", zone);
+    writeln!(out, "{}: {}", time(told.time), lights(&told.clients))?;
+    if let Some(since) = told.halted {
+        writeln!(out, "halted since {}: no view moves until gupd rollout resume", time(since))?;
+    }
+    if told.revisions.is_empty() {
+        return writeln!(
+            out,
+            "There is no revision yet; have clients ask for catalogs, or run gupd refresh."
+        );
+    }
+    revisions(&told.revisions, &time, out)?;
+    rings(&told.rings, &time, out)?;
+    groups(&told.groups, out)?;
+    next(&told.next, &time, out)
+}
+
+fn lights(clients: &Clients) -> String {
+    let each = LIGHTS.iter().filter_map(|light| {
+        let count = clients.lights.get(*light).filter(|count| **count > 0)?;
+        Some(format!("{} {light}", HumanCount(*count)))
+    });
+    let each: Vec<String> = each.collect();
+    let of = if each.is_empty() { String::new() } else { format!(", {}", each.join(", ")) };
+    format!("{} clients known{of}", HumanCount(clients.known))
+}
+
+fn revisions(told: &[RevisionStatus], time: &impl Fn(At) -> String, out: &mut String) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n{:>8}  {:<16}  {:>8}  {:>8}  {:>7}  {:>8}  FOR",
+        "REVISION", "PUBLISHED", "CLIENTS", "CATALOGS", "CHANGED", "PAYLOADS"
+    )?;
+    for revision in told {
+        let changed =
+            revision.changed.zip(revision.announced).map(|(catalogs, contents)| catalogs + contents);
+        writeln!(
+            out,
+            "{:>8}  {:<16}  {:>8}  {:>8}  {:>7}  {:>8}  {}",
+            revision.number,
+            time(revision.published),
+            HumanCount(revision.clients).to_string(),
+            HumanCount(revision.present as u64).to_string(),
+            changed.map_or_else(|| "-".to_owned(), |changed| HumanCount(changed as u64).to_string()),
+            HumanCount(revision.kept).to_string(),
+            if revision.everyone { "everyone" } else { "rings" },
+        )?;
+        if !revision.names.is_empty() {
+            writeln!(out, "{:>8}  called {}", "", revision.names.join(", "))?;
+        }
+        if revision.gone > 0 {
+            let gone = HumanCount(revision.gone);
+            writeln!(out, "{:>8}  {gone} payloads had to go for room; raise store.quota", "")?;
+        }
+    }
+    writeln!(out)
+}
+
+fn rings(told: &[RingStatus], time: &impl Fn(At) -> String, out: &mut String) -> std::fmt::Result {
+    let width = width("RING", told.iter().map(|ring| ring.name.as_str()));
+    writeln!(
+        out,
+        "{:<width$}  {:>9}  {:>8}  {:>5}  {:>5}  {:<16}  GATE",
+        "RING", "CLIENTS", "REVISION", "STEPS", "MOVED", "COMPLETE"
+    )?;
+    for ring in told {
+        for (line, seen) in ring.sees.iter().enumerate() {
+            let (name, clients, gate) = match line {
+                0 => (&*ring.name, HumanCount(ring.clients.known).to_string(), ring.gate.as_str()),
+                _ => ("", String::new(), ""),
+            };
+            let complete = match seen.complete {
+                Some(at) => time(at),
+                None if seen.moved >= 1.0 => "yes".to_owned(),
+                None => "-".to_owned(),
+            };
+            let steps = format!("{}/{}", seen.open, seen.steps);
+            // Rounded down: 100 % is everyone.
+            let moved = format!("{}%", (seen.moved * 100.0).floor());
+            let line = format!(
+                "{name:<width$}  {clients:>9}  {:>8}  {steps:>5}  {moved:>5}  {complete:<16}  {gate}",
+                seen.revision
+            );
+            writeln!(out, "{}", line.trim_end())?;
+        }
+    }
+    writeln!(out)
+}
+
+fn groups(told: &[GroupStatus], out: &mut String) -> std::fmt::Result {
+    let width = width("GROUP", told.iter().map(|group| &*group.name));
+    let ring_width = self::width("RING", told.iter().map(|group| group.ring.as_str()));
+    write!(out, "{:<width$}  {:<ring_width$}  {:>8}", "GROUP", "RING", "CLIENTS")?;
+    for light in LIGHTS {
+        write!(out, "  {:>6}", light.to_uppercase())?;
+    }
+    writeln!(out, "  VIEW")?;
+    for group in told {
+        let known = HumanCount(group.clients.known).to_string();
+        write!(out, "{:<width$}  {:<ring_width$}  {known:>8}", group.name, group.ring)?;
+        for light in LIGHTS {
+            let count = group.clients.lights.get(light).copied().unwrap_or(0);
+            write!(out, "  {:>6}", HumanCount(count).to_string())?;
+        }
+        match (group.held, group.released) {
+            (Some(held), _) => writeln!(out, "  held at {}", held.revision)?,
+            (None, Some(released)) => writeln!(out, "  released: {}", released.revision)?,
+            (None, None) => writeln!(out, "  by ring")?,
+        }
+    }
+    writeln!(out)
+}
+
+fn next(told: &[Upcoming], time: &impl Fn(At) -> String, out: &mut String) -> std::fmt::Result {
+    if told.is_empty() {
+        return writeln!(out, "Every ring is open for every revision.");
+    }
+    writeln!(out, "NEXT")?;
+    for Upcoming { revision, ring, step, steps, opens, begins, complete, blocked } in told {
+        let step = if *steps > 1 { format!(", step {step} of {steps}") } else { String::new() };
+        write!(out, "revision {revision}, ring {ring}{step}: ")?;
+        match (blocked, opens) {
+            (Some(blocked), _) => writeln!(out, "{blocked}")?,
+            (None, Some(opens)) => {
+                writeln!(out, "opens {}", time(*opens))?;
+                if let (Some(begins), Some(complete)) = (begins, complete) {
+                    let begins = if begins > opens {
+                        format!("moves clients from {}, ", time(*begins))
+                    } else {
+                        String::new()
+                    };
+                    writeln!(out, "  {begins}complete {}", time(*complete))?;
+                }
+            }
+            (None, None) => writeln!(out, "not yet")?,
+        }
+    }
+    Ok(())
+}
+
+fn width<'a>(heading: &str, names: impl Iterator<Item = &'a str>) -> usize {
+    names.map(|name| name.chars().count()).chain([heading.len()]).max().unwrap_or(0)
+}

@@ -1,0 +1,292 @@
+//! A request where rollouts are on: what its client sees decides. A catalog is the one of the client's revision, from the
+//! store alone; a payload of a manager whose number that revision has not is put off. Owns what a client gets in each of
+//! these cases; `rollout` says what it sees, `refresh` brings what no revision has yet. Whatever the request says of
+//! freshness, the client's revision is what it gets: it was published for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use hyper::body::Incoming;
+
+use super::reply::Reply;
+use super::turn::deferred;
+use super::{Arrived, Asked, Proxy, respond, shared};
+use crate::cache::control::Directive;
+use crate::cache::field;
+use crate::cache::status::CacheStatus;
+use crate::cache::{Entry, Found};
+use crate::clock::UnixMillis;
+use crate::config::Class;
+use crate::fill::Joined;
+use crate::policy::{Classified, Numbered};
+use crate::rollout::clients::{Sought, Witness};
+use crate::rollout::revision::{Catalog, Number, version_key};
+use crate::rollout::state::Published;
+use crate::rollout::views::{Due, Views};
+use crate::shape::Purpose;
+
+/// The longest that a client waits for a catalog that no revision has: less than updaters' own patience. It is published
+/// all the same, and found by whoever asks again.
+const ARRIVAL: Duration = Duration::from_secs(25);
+
+/// When a client comes again for a catalog that is not there now.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// When a client comes again whose turn is in nobody's calendar: it is held, or waits for an administrator. An hour is a
+/// heartbeat of most endpoints.
+const HELD: i64 = 3_600_000;
+
+/// What a request is for, as views have it.
+enum Object {
+    /// A catalog, by its plain key.
+    Catalog(Arc<str>),
+    /// A payload, by its key.
+    Payload(Arc<str>),
+    /// Anything else.
+    Other,
+}
+
+impl Proxy {
+    /// Answers a request by what its client sees, and has who it is told once it has ended.
+    pub(super) async fn in_view(&self, asked: &Asked<'_>, body: Incoming) -> (Reply, Option<Box<Witness>>) {
+        let Some(views) = self.rollouts.views().clone() else {
+            // There were rings a moment ago.
+            return (self.look_up(asked, body).await, None);
+        };
+        let classified = asked.live.policy.classify(&asked.target.route, asked.target.normal.path());
+        let is_read = asked.is_cacheable();
+        let object = match classified.class {
+            Class::Catalog if is_read => Object::Catalog(asked.target.key().into()),
+            Class::Payload if is_read => Object::Payload(asked.target.key().into()),
+            _ => Object::Other,
+        };
+        let now = self.cache.clock().now();
+        let (reply, sees) = match &object {
+            Object::Catalog(key) => self.catalog(asked, key, &classified, views).await,
+            Object::Payload(key) => self.payload(asked, key, &classified, views, body).await,
+            Object::Other => {
+                let sees = self.sees(asked, &views, now);
+                (self.by_windows(asked, body).await, sees)
+            }
+        };
+        let sought = match &object {
+            Object::Catalog(_) => Sought::Catalog,
+            Object::Payload(key) => Sought::payload(key),
+            Object::Other => Sought::Other,
+        };
+        (reply, Some(self.witness(asked, now, sees, sought)))
+    }
+
+    /// Who tells of a client that is denied what it asks for.
+    pub(super) fn witness_of_denial(&self, asked: &Asked<'_>) -> Option<Box<Witness>> {
+        let views = self.rollouts.views();
+        let now = self.cache.clock().now();
+        let sees = self.sees(asked, views.as_ref()?, now);
+        Some(self.witness(asked, now, sees, Sought::Other))
+    }
+
+    fn witness(
+        &self,
+        asked: &Asked<'_>,
+        now: UnixMillis,
+        sees: Option<Number>,
+        sought: Sought,
+    ) -> Box<Witness> {
+        let who = (asked.peer.address.ip(), asked.peer.names());
+        Box::new(Witness::new(self.rollouts.clients(), who, &asked.group.name, now, sees, sought))
+    }
+
+    fn sees(&self, asked: &Asked<'_>, views: &Views, now: UnixMillis) -> Option<Number> {
+        views.of(&asked.group.name, asked.peer.address.ip(), now).map(|revision| revision.number)
+    }
+
+    /// The catalog of the client's revision, and which that is.
+    async fn catalog(
+        &self,
+        asked: &Asked<'_>,
+        key: &Arc<str>,
+        classified: &Classified,
+        mut views: Arc<Views>,
+    ) -> (Reply, Option<Number>) {
+        let now = || self.cache.clock().now();
+        if !views.knows(key) {
+            if asked.control.has(Directive::OnlyIfCached) {
+                return (shared::only_if_cached(classified), self.sees(asked, &views, now()));
+            }
+            let arrived = tokio::time::timeout(ARRIVAL, self.arrivals.wanted(key)).await;
+            views = self.rollouts.views().clone().unwrap_or(views);
+            let sees = self.sees(asked, &views, now());
+            match arrived {
+                Ok(Arrived::Published) => {}
+                Ok(Arrived::Absent | Arrived::Refused) => return (absent(classified), sees),
+                Ok(Arrived::Unpublished) | Err(_) => return (not_now(classified), sees),
+            }
+        }
+        let (client, group) = (asked.peer.address.ip(), &asked.group.name);
+        let Some(revision) = views.of(group, client, now()) else {
+            return (not_now(classified), None);
+        };
+        let reply = match revision.catalogs.get(key) {
+            Some(Catalog::Present { since, .. }) => {
+                self.version(asked, &version_key(*since, key).into(), classified).await
+            }
+            Some(Catalog::Absent) => {
+                self.absentees.asked(key, now());
+                absent(classified)
+            }
+            // It came with a later one.
+            None => absent(classified),
+        };
+        (reply, Some(revision.number))
+    }
+
+    /// A version of a catalog, as it is stored.
+    async fn version(&self, asked: &Asked<'_>, key: &Arc<str>, classified: &Classified) -> Reply {
+        let entry = match self.cache.find(key, asked.headers, classified).await {
+            Ok(Found::Entry(entry)) => Ok(entry),
+            Ok(Found::OtherVariant { .. } | Found::Nothing) => Err("it is gone".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        let reply = match entry {
+            Ok(entry) => {
+                let headers = dated_exactly(asked.headers, &entry);
+                let asked = Asked { headers: headers.as_ref().unwrap_or(asked.headers), ..*asked };
+                let reply = respond::stored(self, &asked, &entry).await;
+                reply
+                    .map(|reply| reply.told(CacheStatus::Hit, classified, Some(entry.object.blob)))
+                    .map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error),
+        };
+        reply.unwrap_or_else(|error| {
+            tracing::error!(key = &**key, error, "a catalog of a kept revision cannot be served");
+            not_now(classified)
+        })
+    }
+
+    /// A payload, if the client's revision has come to its number, and which revision that is.
+    async fn payload(
+        &self,
+        asked: &Asked<'_>,
+        key: &Arc<str>,
+        classified: &Classified,
+        views: Arc<Views>,
+        body: Incoming,
+    ) -> (Reply, Option<Number>) {
+        let due = match Numbered::of(key) {
+            Some(file) if *asked.method == Method::GET => {
+                self.due(asked, key, file, classified, &views).await
+            }
+            _ => Due::Now,
+        };
+        // It may have been announced meanwhile.
+        let views = self.rollouts.views().clone().unwrap_or(views);
+        let now = self.cache.clock().now();
+        let sees = self.sees(asked, &views, now);
+        let reply = match due {
+            Due::Later(opens) => {
+                self.metrics.deferred.with_label_values(&[&asked.group.name]).inc();
+                let opens = opens.unwrap_or(now.saturating_add(HELD));
+                return (
+                    deferred(opens.max(now + 1), now).told(CacheStatus::Deferred, classified, None),
+                    sees,
+                );
+            }
+            Due::AtOnce => self.in_place(asked, body).await,
+            Due::Now | Due::Unheard => self.by_windows(asked, body).await,
+        };
+        if let Some(sees) = sees.filter(|_| reply.brings_content()) {
+            self.rollouts.takes(key, sees);
+        }
+        (reply, sees)
+    }
+
+    /// Whether it is the client's turn for a numbered payload. Of a number that is new, only what its manager has counts:
+    /// whoever makes numbers up announces nothing.
+    async fn due(
+        &self,
+        asked: &Asked<'_>,
+        key: &Arc<str>,
+        file: Numbered<'_>,
+        classified: &Classified,
+        views: &Views,
+    ) -> Due {
+        let due = |views: &Views| {
+            let now = self.cache.clock().now();
+            views.due(&asked.group.name, asked.peer.address.ip(), file.series, file.number, now)
+        };
+        let first = due(views);
+        if first != Due::Unheard || !self.is_there(asked, key, classified).await {
+            return first;
+        }
+        match self.rollouts.announce(file.series, file.number).await {
+            Ok(Published::Nothing) => {}
+            Ok(Published::New(_) | Published::Joined(_)) => self.news.hear(key),
+            // What cannot be written down is not staged, and content is not held up for it.
+            Err(error) => {
+                tracing::warn!(%error, key = &**key, "what a client announces cannot be noted");
+                return first;
+            }
+        }
+        self.rollouts.views().as_ref().map_or(first, |views| due(views))
+    }
+
+    /// Whether a payload is stored, or its manager has it: that is asked as the client asks, and what comes is kept.
+    async fn is_there(&self, asked: &Asked<'_>, key: &Arc<str>, classified: &Classified) -> bool {
+        let mut variant = String::new();
+        match self.cache.find(key, asked.headers, classified).await {
+            Ok(Found::Entry(entry)) if entry.object.status == StatusCode::OK => return true,
+            // Its own request finds out what is wrong.
+            Ok(Found::Entry(_)) | Err(_) => return false,
+            Ok(Found::OtherVariant { variant: known }) => variant = known,
+            Ok(Found::Nothing) => {}
+        }
+        if asked.control.has(Directive::OnlyIfCached) || self.cache.unstorable(key).is_some() {
+            return false;
+        }
+        let mut wanted = self.wanted(asked, key.clone(), variant, classified, None);
+        wanted.lane = asked.lane(classified, Purpose::Waited);
+        let fill = match self.fills.join(wanted, &asked.live.upstreams) {
+            Joined::Started(fill, _) | Joined::Following(fill) => fill,
+            Joined::Stored(entry) => return entry.object.status == StatusCode::OK,
+        };
+        matches!(fill.outcome().await.status(), Some(StatusCode::OK | StatusCode::PARTIAL_CONTENT))
+    }
+
+    /// What the windows and counts of its group make of it.
+    async fn by_windows(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
+        if self.may_wait(asked) {
+            Box::pin(self.in_turn(asked, body)).await
+        } else {
+            Box::pin(self.look_up(asked, body)).await
+        }
+    }
+}
+
+/// `If-Modified-Since` with another date than this catalog's says nothing: a client that has a later one, and sees an
+/// earlier revision now, does not have it. `None` if nothing is to be changed.
+fn dated_exactly(headers: &HeaderMap, entry: &Entry) -> Option<HeaderMap> {
+    let since = headers.get(header::IF_MODIFIED_SINCE)?;
+    let modified = field::date(&entry.object.headers, header::LAST_MODIFIED);
+    if modified.is_some() && field::parse_date(since) == modified {
+        return None;
+    }
+    let mut headers = headers.clone();
+    headers.remove(header::IF_MODIFIED_SINCE);
+    Some(headers)
+}
+
+/// To clients a catalog that there is none of is normal.
+fn absent(classified: &Classified) -> Reply {
+    let reply =
+        Reply::text(StatusCode::NOT_FOUND, "gupd: the revision that this client sees has no such catalog\n");
+    reply.told(CacheStatus::Hit, classified, None)
+}
+
+fn not_now(classified: &Classified) -> Reply {
+    let sentence = "gupd: this catalog is not known for one moment now: see Retry-After\n";
+    let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, sentence);
+    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(AGAIN.as_secs()));
+    reply.told(CacheStatus::Failed, classified, None)
+}

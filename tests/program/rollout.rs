@@ -1,0 +1,365 @@
+//! `gupd rollout` beside a running relay: every order with the token, in force at once and after a restart, written down,
+//! and only tried with --dry-run; what is shown of it all. What the orders mean is tested where the state is.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gupd::config::Overrides;
+use gupd::rollout::engine::{Found, Rollouts};
+use gupd::store::Store;
+use gupd::telemetry::Metrics;
+use gupd::{Clock, Config};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::process::{Ended, Process, Relay, gupd, parsed};
+use crate::support::{Manager, Request, get};
+
+const RINGS: &str = "[site]\ntime_zone = \"UTC\"\n\
+     [[group]]\nname = \"pilot\"\nsubnets = \"10.1.0.0/16\"\n\
+     [[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
+     [[ring]]\nname = \"rest\"\ngroups = \"default\"\ngate = \"manual\"\nshares = [10, 100]\nstep = \"24h\"\n";
+
+/// A relay's folder: its configuration, token and store.
+struct Place {
+    folder: TempDir,
+    _manager: Manager,
+}
+
+impl Place {
+    fn new(rings: &str) -> Self {
+        let (folder, manager) = (tempfile::tempdir().unwrap(), Manager::start());
+        let (token, store) = (folder.path().join("token"), folder.path().join("store"));
+        fs::write(&token, "s3cret\n").unwrap();
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nadmin_token_file = {token:?}\n\
+             [store]\ndir = {store:?}\nmin_free = \"0B\"\n[refresh]\nschedule = \"off\"\n\
+             [[upstream]]\nurl = \"{}\"\n{rings}",
+            manager.url()
+        );
+        fs::write(folder.path().join("gupd.toml"), text).unwrap();
+        Self { folder, _manager: manager }
+    }
+
+    /// With revisions 1 to 3: everyone sees 1, and the first ring, which has no delay, 3.
+    async fn published() -> Self {
+        let place = Self::new(RINGS);
+        let config = Config::load(&Overrides::default(), Some(&place.file()), std::iter::empty()).unwrap();
+        let store = Store::open(&config.store, Clock::system()).unwrap();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let opened = Rollouts::open(&config, store.clone(), metrics, Clock::system()).await;
+        let (rollouts, task, _tracker) = opened.unwrap();
+        let end = CancellationToken::new();
+        let task = tokio::spawn(task.run(end.clone().cancelled_owned()));
+        // A catalog that is gone makes a revision, as one that has changed does.
+        for catalogs in [3, 2, 1] {
+            let catalogs = (0..catalogs).map(|at| (format!("default /{at}.flg").into(), None));
+            let found = Found { source: "default".into(), catalogs: catalogs.collect() };
+            rollouts.publish(vec![found]).await.unwrap();
+        }
+        end.cancel();
+        task.await.unwrap();
+        store.release().await;
+        place
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("gupd.toml")
+    }
+
+    fn audit(&self) -> PathBuf {
+        self.folder.path().join("store/audit.log")
+    }
+
+    fn lines(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.audit()).unwrap_or_default();
+        text.lines().map(parsed).collect()
+    }
+
+    fn serve(&self) -> Relay {
+        Relay::start(gupd(["serve", "--config"]).arg(self.file()))
+    }
+
+    fn rollout(&self, relay: &Relay, arguments: &[&str]) -> Ended {
+        let mut command = gupd(["rollout"]);
+        command.args(arguments).arg("--config").arg(self.file());
+        Process::start(command.args(["--admin", &relay.admin.to_string()])).ended()
+    }
+
+    fn done(&self, relay: &Relay, arguments: &[&str]) -> Vec<String> {
+        let ended = self.rollout(relay, arguments);
+        assert!(ended.status.success(), "{arguments:?}: {ended:#?}");
+        ended.lines
+    }
+}
+
+async fn sees(admin: SocketAddr, group: &str) -> u64 {
+    // Not one of the first tenth.
+    let client = if group == "pilot" { "10.1.0.1" } else { "192.0.2.1" };
+    let view = get(admin, &format!("/api/v1/rollout/view?client={client}&group={group}")).await;
+    let view: Value = serde_json::from_slice(&view.whole()).unwrap();
+    view["revision"].as_u64().unwrap()
+}
+
+/// What the pilots see, and what all others do.
+async fn views(admin: SocketAddr) -> (u64, u64) {
+    (sees(admin, "pilot").await, sees(admin, "default").await)
+}
+
+async fn status(admin: SocketAddr) -> Value {
+    let mut status: Value =
+        serde_json::from_slice(&get(admin, "/api/v1/rollout?catalogs=true").await.whole()).unwrap();
+    status["time"] = Value::Null;
+    status
+}
+
+fn order(body: impl Into<Vec<u8>>) -> Request {
+    Request::new("POST", "/api/v1/rollout").header("Authorization", "Bearer s3cret").body(body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_order_is_in_force_when_it_is_answered_and_after_a_crash_and_is_in_the_audit_log() {
+    let place = Place::published().await;
+    let mut relay = place.serve();
+    assert_eq!(views(relay.admin).await, (3, 1));
+    for (arguments, says, pilot, default) in [
+        (&["name", "2", "good"][..], "revision 2 is called good", 3, 1),
+        (&["hold", "default", "good"], "group default sees revision 2 until", 3, 2),
+        (&["rollback", "pilot"], "group pilot sees revision 2 until", 2, 2),
+        (&["rollback", "pilot", "1"], "group pilot sees revision 1 until", 1, 2),
+        (&["name", "--remove", "good"], "revision 2 is not called good any more", 1, 2),
+        (&["release", "pilot"], "group pilot is held no more", 3, 2),
+        (&["release", "--now", "default"], "group default sees revision 3 now", 3, 3),
+        (&["hold", "default", "1"], "group default sees revision 1 until", 3, 1),
+        (&["release"], "every group is held no more", 3, 1),
+        (&["halt"], "no view moves until", 3, 1),
+        (&["resume"], "views move again", 3, 1),
+        (&["promote", "rest"], "ring rest, step 1 of 2 is open for revision 3", 3, 1),
+        (&["promote", "rest"], "ring rest, step 2 of 2 is open for revision 3", 3, 3),
+    ] {
+        let told = place.done(&relay, &[arguments, &["--reason", "a \"test\""]].concat());
+        assert!(told[0].starts_with(says), "{arguments:?}: {told:?}");
+        assert_eq!(views(relay.admin).await, (pilot, default), "{arguments:?}");
+        relay.process.kill();
+        relay = place.serve();
+        assert_eq!(views(relay.admin).await, (pilot, default), "{arguments:?}");
+        let line = place.lines().pop().unwrap();
+        let order = if arguments.contains(&"--remove") { "unname" } else { arguments[0] };
+        assert_eq!((&line["order"], &line["from"]), (&json!(order), &json!("127.0.0.1")), "{line}");
+        assert_eq!(line["reason"], "a \"test\"", "{line}");
+        assert!(line["outcome"]["done"].as_str().unwrap().starts_with(says), "{line}");
+        assert!(line["who"].as_str().is_some_and(|who| !who.is_empty()), "{line}");
+        assert!(line["at"].as_str().is_some_and(|at| at.starts_with("20") && at.ends_with('Z')), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_takes_less_than_a_second() {
+    let place = Place::published().await;
+    let relay = place.serve();
+    let began = Instant::now();
+    let body = json!({ "order": "release", "now": true, "by": "anna" }).to_string();
+    let done = order(body).send(relay.admin).await;
+    assert_eq!(done.status, 200, "{done:?}");
+    assert_eq!(sees(relay.admin, "default").await, 3);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_says_who_would_see_what_and_changes_nothing() {
+    let place = Place::published().await;
+    let relay = place.serve();
+    let (before, lines) = (status(relay.admin).await, place.lines());
+    for arguments in [
+        &["name", "1", "old"][..],
+        &["hold", "default", "2"],
+        &["rollback", "pilot"],
+        &["release", "--now"],
+        &["halt"],
+        &["promote", "rest"],
+    ] {
+        let told = place.done(&relay, &[arguments, &["--dry-run"]].concat());
+        assert!(told[0].starts_with("nothing is changed; it would be: "), "{told:?}");
+        assert!(told.iter().any(|line| line.starts_with("pilot ")), "{told:?}");
+        assert_eq!(status(relay.admin).await, before, "{arguments:?}");
+    }
+    let told = place.done(&relay, &["rollback", "pilot", "--dry-run", "--json"]).join("\n");
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let group = &told["groups"][1];
+    assert_eq!(
+        (&group["group"], &group["sees"], &group["would_see"]),
+        (&json!("pilot"), &json!(3), &json!(2))
+    );
+    place.rollout(&relay, &["resume", "--dry-run"]).complained(1, &["under way already"]);
+    assert_eq!(place.lines(), lines);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_refused_with_one_line_that_says_what_to_do() {
+    let place = Place::published().await;
+    let relay = place.serve();
+    let before = status(relay.admin).await;
+    for (arguments, words) in [
+        (&["hold", "pilot", "nonesuch"][..], &["nonesuch", "kept are", "3"][..]),
+        (&["hold", "nonesuch", "1"], &["nonesuch", "the groups are pilot, default"]),
+        (&["rollback", "default"], &["no revision before 1", "gupd rollout hold"]),
+        (&["release", "nonesuch"], &["nonesuch", "the groups are"]),
+        (&["promote", "nonesuch"], &["nonesuch", "the rings are first, rest"]),
+        (&["promote", "first"], &["open for every revision already"]),
+        (&["name", "9", "good"], &["kept are"]),
+        (&["name", "1", "7"], &["not a name"]),
+        (&["name", "--remove", "good"], &["good", "kept are"]),
+        (&["resume"], &["under way already"]),
+    ] {
+        place.rollout(&relay, arguments).complained(1, words);
+        let line = place.lines().pop().unwrap();
+        assert!(line["outcome"]["refused"].as_str().unwrap().contains(words[0]), "{line}");
+    }
+    assert_eq!(status(relay.admin).await, before);
+    place.done(&relay, &["halt"]);
+    place.rollout(&relay, &["release", "--now"]).complained(1, &["halted", "gupd rollout resume"]);
+    place.rollout(&relay, &["halt"]).complained(1, &["halted already"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_takes_orders_only_with_the_token_and_in_words_that_it_knows() {
+    let place = Place::published().await;
+    let relay = place.serve();
+    let bare = Request::new("POST", "/api/v1/rollout").body(r#"{"order":"halt","by":"anna"}"#);
+    assert_eq!(bare.send(relay.admin).await.status, 401);
+    assert_eq!(get(relay.admin, "/api/v1/rollout/clients").await.status, 401);
+    for body in [
+        r#"{"order":"halt"}"#.to_owned(),
+        r#"{"order":"halt","by":"anna","group":"pilot"}"#.to_owned(),
+        "halt".to_owned(),
+        format!(r#"{{"order":"halt","by":"anna","reason":"{}"}}"#, "a".repeat(20_000)),
+    ] {
+        let refused = order(body).send(relay.admin).await;
+        assert_eq!(refused.status, 400, "{refused:?}");
+        assert_eq!(refused.body.iter().filter(|byte| **byte == b'\n').count(), 1, "{refused:?}");
+    }
+    for query in ["view?client=x&group=pilot", "view?client=10.1.0.1"] {
+        assert_eq!(get(relay.admin, &format!("/api/v1/rollout/{query}")).await.status, 400, "{query}");
+    }
+    assert!(status(relay.admin).await["halted"].is_null());
+    fs::remove_file(place.folder.path().join("token")).unwrap();
+    place.rollout(&relay, &["halt"]).complained(2, &["server.admin_token_file"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_written_to_the_audit_log_is_not_done() {
+    let place = Place::published().await;
+    let relay = place.serve();
+    let moved = place.folder.path().join("store/audit.log.1");
+    if place.audit().exists() {
+        fs::rename(place.audit(), &moved).unwrap();
+    }
+    fs::create_dir(place.audit()).unwrap();
+    place
+        .rollout(&relay, &["hold", "pilot", "1"])
+        .complained(1, &["audit.log cannot be written", "nothing is"]);
+    assert_eq!(sees(relay.admin, "pilot").await, 3);
+    fs::remove_dir(place.audit()).unwrap();
+    place.done(&relay, &["hold", "pilot", "1"]);
+    assert_eq!((sees(relay.admin, "pilot").await, place.lines().len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_opens_by_itself_is_in_the_audit_log_too() {
+    let place = Place::published().await;
+    let opened: Vec<Value> = place.lines();
+    let told =
+        opened.iter().map(|line| (line["who"].as_str(), line["order"].as_str(), &line["what"]["ring"]));
+    for (who, order, ring) in told {
+        assert_eq!((who, order, ring), (Some("gupd"), Some("open"), &json!("first")));
+    }
+    assert_eq!(opened.last().unwrap()["what"], json!({ "revision": 3, "ring": "first", "step": 1 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_shows_revisions_rings_groups_and_what_is_next_in_eighty_columns() {
+    let place = Place::published().await;
+    let relay = place.serve();
+    place.done(&relay, &["name", "2", "good"]);
+    place.done(&relay, &["hold", "default", "good"]);
+    let lines = place.done(&relay, &["status"]);
+    let line = |begins: &str| lines.iter().find(|line| line.trim_start().starts_with(begins)).cloned();
+    for begins in ["REVISION  PUBLISHED", "called good", "first ", "rest ", "pilot ", "NEXT"] {
+        assert!(line(begins).is_some(), "{begins}: {lines:#?}");
+    }
+    assert!(line("default ").unwrap().ends_with("held at 2"), "{lines:#?}");
+    let next = "revision 3, ring rest, step 1 of 2: waits for gupd rollout promote rest";
+    assert!(lines.iter().any(|line| line == next), "{lines:#?}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+
+    let told: Value = serde_json::from_str(&place.done(&relay, &["status", "--json"]).join("\n")).unwrap();
+    assert_eq!(told["revisions"][0]["catalogs"], json!({ "default /0.flg": null }));
+    assert_eq!(told["groups"][1]["held"]["revision"], 2);
+
+    let mut command = gupd(["rollout", "status", "--watch", "--admin", &relay.admin.to_string()]);
+    let mut watch = Process::start(command.arg("--config").arg(place.file()));
+    for _ in 0..2 {
+        assert!(watch.line(|line| line == next).is_some());
+    }
+    watch.signal("INT");
+    assert!(!watch.ended().status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_without_rings_says_how_it_comes_to_have_rollouts() {
+    let place = Place::new("");
+    let relay = place.serve();
+    for arguments in [&["status"][..], &["halt"], &["hold", "default", "1"], &["halt", "--dry-run"]] {
+        place.rollout(&relay, arguments).complained(1, &["no rollouts", "[[ring]]"]);
+    }
+    assert!(!place.audit().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_says_ring_and_step_and_asks_a_relay_for_the_view() {
+    let place = Place::published().await;
+    let relay = place.serve();
+    let explain = |admin: SocketAddr, client: &str| {
+        let mut command = gupd(["policy", "explain", "--path", "/0.flg", "--client", client, "--config"]);
+        command.arg(place.file()).env("GUPD_SERVER_ADMIN", admin.to_string());
+        let ended = Process::start(&mut command).ended();
+        assert!(ended.status.success(), "{ended:#?}");
+        let value = |name: &str| -> String {
+            let line = ended.lines.iter().find(|line| line.starts_with(name));
+            line.unwrap_or_else(|| panic!("{ended:#?}"))[13..].trim().to_owned()
+        };
+        (value("ring "), value("view "))
+    };
+    let (ring, view) = explain(relay.admin, "10.1.0.1");
+    assert_eq!(ring, "first, begins with publication, gate auto");
+    assert!(view.starts_with("revision 3, published ") && view.ends_with(": the newest"), "{view}");
+    let (ring, view) = explain(relay.admin, "192.0.2.1");
+    assert_eq!(ring, "rest, after ring first, gate manual, step 2 of 2: the first 100%");
+    assert!(view.ends_with("; the newest is 3: see gupd rollout status"), "{view}");
+    let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let (_, view) = explain(nobody, "10.1.0.1");
+    assert!(view.starts_with("no relay answers at 127.0.0.1:1 ") && view.contains("start it"), "{view}");
+}
+
+#[test]
+fn a_command_line_that_means_nothing_is_a_usage_error() {
+    for arguments in [
+        &["name", "1"][..],
+        &["name", "good", "1"],
+        &["name", "--remove", "good", "1", "good"],
+        &["hold", "pilot"],
+        &["promote"],
+        &["status", "--watch", "--json"],
+        &["jump"],
+    ] {
+        let ended = Process::start(gupd(["rollout"]).args(arguments)).ended();
+        assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {ended:#?}");
+    }
+    let nowhere = Path::new("/nonexistent/gupd.toml");
+    let ended = Process::start(gupd(["rollout", "status", "--config"]).arg(nowhere)).ended();
+    ended.complained(2, &["/nonexistent/gupd.toml"]);
+}
