@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gupd::config::WeekTimes;
 use gupd::proxy::Arrived;
 use gupd::refresh::Report;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
-use crate::support::collector::{Collector, key};
-use crate::support::{Gate, Manager, PAYLOAD, Resource};
+use crate::refresh::{ask, with_token};
+use crate::support::collector::{Collector, everyone_at_once, key};
+use crate::support::{Gate, Manager, PAYLOAD, Resource, Site};
 
 const MINITRI: &str = "/minitri.flg";
 const NAMES: [&str; 4] = ["/a_livetri.zip", "/b_livetri.zip", "/c_livetri.zip", MINITRI];
@@ -402,4 +404,39 @@ async fn what_no_client_asks_for_is_not_in_the_next_revision() {
     publish(&manager, 2);
     assert_eq!(collector.refresh().await.revision, Some(2));
     assert_eq!(collector.newest().1.into_keys().collect::<Vec<_>>(), [MINITRI]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_catalog_waits_neither_for_a_window_nor_for_what_is_fetched_ahead() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let gate = Gate::default();
+    manager.put(PAYLOAD, Resource::new("ahead").held(&gate));
+    let collector = Collector::asking(&[&manager.url()], |config| {
+        config.refresh.catalogs = vec![MINITRI.parse().unwrap()];
+        config.prefetch.paths = vec![PAYLOAD.parse().unwrap()];
+    })
+    .await;
+    collector.refresh().await;
+    manager.asked(PAYLOAD, 1).await;
+    assert_eq!(collector.wants(NAMES[0]).await, Arrived::Published);
+    gate.open();
+    let closed = Collector::asking(&[&manager.url()], |config| {
+        config.wan.windows = WeekTimes::always(false);
+    })
+    .await;
+    assert_eq!(closed.wants(NAMES[0]).await, Arrived::Published);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_is_told_the_revision() {
+    let site = Site::with(|config| {
+        with_token(config);
+        config.rings = vec![everyone_at_once()];
+        config.refresh.catalogs = vec![MINITRI.parse().unwrap()];
+    });
+    publish(&site.manager, 1);
+    let report = ask(&site, "s3cret").await;
+    assert_eq!(report.whole(), br#"{"asked":1,"changed":1,"failed":0,"revision":1}"#);
+    assert_eq!(ask(&site, "s3cret").await.whole(), br#"{"asked":1,"changed":0,"failed":0}"#);
 }
