@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use gupd::config::Overrides;
-use gupd::rollout::engine::{Found, Rollouts};
-use gupd::store::Store;
+use gupd::rollout::engine::{Found, FoundCatalog, Rollouts};
+use gupd::store::{NewObject, Object, Store};
 use gupd::telemetry::Metrics;
 use gupd::{Clock, Config};
+use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +25,28 @@ const RINGS: &str = "[site]\ntime_zone = \"UTC\"\n\
      [[group]]\nname = \"pilot\"\nsubnets = \"10.1.0.0/16\"\n\
      [[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
      [[ring]]\nname = \"rest\"\ngroups = \"default\"\ngate = \"manual\"\nshares = [10, 100]\nstep = \"24h\"\n";
+
+/// A version of a catalog.
+async fn stored(store: &Arc<Store>, version: u8) -> FoundCatalog {
+    let mut writer = store.begin(Some(1)).await.unwrap();
+    let mut segment = writer.segment(0);
+    segment.write(vec![Bytes::copy_from_slice(&[version])]).await.unwrap();
+    segment.end().unwrap();
+    writer.rejoin(segment);
+    let now = Clock::system().now();
+    let new = NewObject {
+        key: "default /0.flg".into(),
+        selecting: String::new(),
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        content_type: "test".into(),
+        upstream: "manager".into(),
+        request_time: now,
+        response_time: now,
+    };
+    let Object { id, blob, len, .. } = writer.commit(new).await.unwrap().object;
+    FoundCatalog { object: id, blob, len, last_used: now }
+}
 
 /// A relay's folder: its configuration, token and store.
 struct Place {
@@ -55,11 +79,14 @@ impl Place {
         let (rollouts, task, _tracker) = opened.unwrap();
         let end = CancellationToken::new();
         let task = tokio::spawn(task.run(end.clone().cancelled_owned()));
-        // A catalog that is gone makes a revision, as one that has changed does.
-        for catalogs in [3, 2, 1] {
-            let catalogs = (0..catalogs).map(|at| (format!("default /{at}.flg").into(), None));
-            let found = Found { source: "default".into(), catalogs: catalogs.collect() };
-            rollouts.publish(vec![found]).await.unwrap();
+        // It changes, and then it is gone.
+        for version in [Some(1), Some(2), None] {
+            let found = match version {
+                Some(version) => Some(stored(&store, version).await),
+                None => None,
+            };
+            let catalogs = [("default /0.flg".into(), found)].into();
+            rollouts.publish(vec![Found { source: "default".into(), catalogs }]).await.unwrap();
         }
         end.cancel();
         task.await.unwrap();
