@@ -353,6 +353,16 @@ impl Relay {
         self.limits.clone()
     }
 
+    /// What its clients see, and how that is changed.
+    pub fn rollouts(&self) -> &Rollouts {
+        &self.rollouts
+    }
+
+    /// Has it revalidate its catalogs.
+    pub fn refresher(&self) -> &Refresher {
+        &self.refresher
+    }
+
     /// Its metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics

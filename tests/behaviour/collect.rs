@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
 use crate::support::collector::{Collector, key};
-use crate::support::{Gate, Manager, Resource};
+use crate::support::{Gate, Manager, PAYLOAD, Resource};
 
 const MINITRI: &str = "/minitri.flg";
 const NAMES: [&str; 4] = ["/a_livetri.zip", "/b_livetri.zip", "/c_livetri.zip", MINITRI];
@@ -301,8 +301,7 @@ async fn made_up_queries_are_refused_when_there_are_too_many() {
     let refused = answers.iter().filter(|arrived| **arrived == Arrived::Refused).count();
     let published = answers.iter().filter(|arrived| **arrived == Arrived::Published).count();
     assert_eq!((published, refused), (256, 44));
-    let payload =
-        Arc::from(format!("{} {}", key("/x.flg").split(' ').next().unwrap(), crate::support::PAYLOAD));
+    let payload = Arc::from(key(MINITRI).replace(MINITRI, PAYLOAD));
     assert_eq!(collector.proxy.arrivals().wanted(&payload).await, Arrived::Refused);
 }
 

@@ -33,6 +33,7 @@ mod queue;
 mod ranges;
 mod refresh;
 mod refusals;
+mod rollout;
 mod scrub;
 mod sparse;
 mod tls;

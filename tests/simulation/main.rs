@@ -4,10 +4,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by a panic")]
 
+#[path = "../support/collector.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a test bed offers more than one test uses")]
+mod collector;
 mod failover;
 mod manager;
 mod names;
 mod network;
+mod revisions;
 mod site;
 
 /// The same numbers for the same seed (SplitMix64).

@@ -8,6 +8,11 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+/// What answers at a name.
+pub(crate) trait Answers: Send + Sync {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>>;
+}
+
 pub(crate) struct Manager {
     content: Mutex<(Bytes, String)>,
     requests: AtomicUsize,
@@ -22,8 +27,10 @@ impl Manager {
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
+}
 
-    pub(crate) fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+impl Answers for Manager {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         self.requests.fetch_add(1, Ordering::SeqCst);
         let (content, tag) = self.content.lock().unwrap().clone();
         let response = Response::builder().header(header::ETAG, &tag);

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::Dice;
-use crate::manager::Manager;
+use crate::manager::Answers;
 
 /// Bytes that travel together.
 const PIECE: usize = 8 << 10;
@@ -49,7 +49,7 @@ struct Shared {
 
 struct Machine {
     state: watch::Sender<State>,
-    manager: Arc<Manager>,
+    manager: Arc<dyn Answers>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -70,7 +70,8 @@ impl Net {
     }
 
     /// Whom a name leads to from now on; connections that there are stay where they lead.
-    pub(crate) fn put(&self, name: &str, manager: &Arc<Manager>) {
+    pub(crate) fn put(&self, name: &str, manager: &Arc<impl Answers + 'static>) {
+        let manager: Arc<dyn Answers> = manager.clone();
         let mut machines = self.0.machines.lock().unwrap();
         let new = || Machine { state: watch::Sender::new(State::Up), manager: manager.clone() };
         machines.entry(name.to_owned()).or_insert_with(new).manager = manager.clone();

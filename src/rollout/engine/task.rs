@@ -127,13 +127,34 @@ impl Task {
     }
 
     async fn answer(&mut self, request: Request) {
-        // Whoever asked may have gone.
+        // What is due because of it is done before anybody is told. Whoever asked may have gone.
         match request {
-            Request::Publish(found, answer) => drop(answer.send(self.publish(&found).await)),
-            Request::Announce(series, number, answer) => {
-                drop(answer.send(self.announce(&series, number).await));
+            Request::Publish(found, answer) => {
+                let published = self.publish(&found).await;
+                self.look_if_due().await;
+                drop(answer.send(published));
             }
-            Request::Order(ordered, answer) => drop(answer.send(self.order(&ordered).await)),
+            Request::Announce(series, number, answer) => {
+                let published = self.announce(&series, number).await;
+                self.look_if_due().await;
+                drop(answer.send(published));
+            }
+            Request::Order(ordered, answer) => {
+                let done = self.order(&ordered).await;
+                self.look_if_due().await;
+                drop(answer.send(done));
+            }
+        }
+    }
+
+    async fn look_if_due(&mut self) {
+        let now = self.clock.now();
+        let is_due = |waits: &Waits| matches!(waits, Waits::Until(due) if *due <= now);
+        if let Some(rings) = &self.settings.rings
+            && self.state.halted().is_none()
+            && self.state.outlook(rings, |_, _| false).iter().any(|next| is_due(&next.waits))
+        {
+            self.look().await;
         }
     }
 

@@ -1,0 +1,180 @@
+//! Managers that publish at any moment, also in the middle of a collect, and lines and managers that fail: whatever a
+//! client sees, some manager has had it all at one moment.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use gupd::rollout::revision::Revision;
+use gupd::store::BlobId;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use sha2::{Digest, Sha256};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::Dice;
+use crate::collector::Collector;
+use crate::manager::Answers;
+use crate::network::{Net, State, Weather};
+
+const NAMES: [&str; 3] = ["one", "two", "three"];
+const CATALOGS: u64 = 8;
+const ROUNDS: usize = 12;
+
+/// Which versions of which manager have these bytes.
+type Meanings = Arc<Mutex<HashMap<BlobId, (&'static str, Range<u64>)>>>;
+
+/// Of each version only some files are new, as on a manager; it never publishes the same bytes again.
+struct Publisher {
+    name: &'static str,
+    /// Validates by dates alone.
+    is_dated: bool,
+    /// One request in so many finds a new version.
+    often: u64,
+    /// One in so many fails.
+    fails: u64,
+    now: Mutex<(u64, Dice)>,
+    meanings: Meanings,
+}
+
+impl Publisher {
+    /// Which versions have the file that this one has.
+    fn versions(path: &str, version: u64) -> Range<u64> {
+        let is_new = |version: &u64| {
+            let digest = Sha256::digest(format!("{path} {version}"));
+            *version == 0 || digest[0] < 96
+        };
+        let since = (0..=version).rev().find(is_new).unwrap();
+        since..(version + 1..).find(is_new).unwrap()
+    }
+}
+
+impl Answers for Publisher {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let mut now = self.now.lock().unwrap();
+        if now.1.roll(self.often) == 0 {
+            now.0 += 1;
+        }
+        let (version, fails) = (now.0, now.1.roll(self.fails) == 0);
+        drop(now);
+        let path = request.uri().path();
+        let versions = Self::versions(path, version);
+        let body = format!("{} {} {path}", self.name, versions.start);
+        let digest: [u8; 32] = Sha256::digest(&body).into();
+        self.meanings.lock().unwrap().insert(digest.into(), (self.name, versions.clone()));
+        if fails {
+            return status(StatusCode::INTERNAL_SERVER_ERROR).body(Full::default()).unwrap();
+        }
+        let (validator, value, is_known) = self.validate(versions.start, request.headers());
+        let response = status(if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
+        let body = if is_known { Bytes::new() } else { body.into() };
+        response.header(validator, value).body(Full::new(body)).unwrap()
+    }
+}
+
+impl Publisher {
+    fn validate(&self, since: u64, asked: &HeaderMap) -> (header::HeaderName, String, bool) {
+        let given = |name| asked.get(name).and_then(|value| value.to_str().ok());
+        if !self.is_dated {
+            let tag = format!("\"{}-{since}\"", self.name);
+            let is_known = given(header::IF_NONE_MATCH) == Some(&tag);
+            return (header::ETAG, tag, is_known);
+        }
+        // Files keep the dates that they were made at, wherever they are copied to.
+        let modified = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000 + since);
+        let known = given(header::IF_MODIFIED_SINCE).and_then(|date| httpdate::parse_http_date(date).ok());
+        (header::LAST_MODIFIED, httpdate::fmt_http_date(modified), known >= Some(modified))
+    }
+}
+
+fn status(status: StatusCode) -> http::response::Builder {
+    Response::builder().status(status)
+}
+
+/// Some manager has had all of it at one moment.
+fn check(seed: u64, revision: &Revision, meanings: &Meanings) {
+    let meanings = meanings.lock().unwrap();
+    let (mut manager, mut versions) = (None, 0..u64::MAX);
+    for (key, catalog) in &revision.catalogs {
+        let (of, these) =
+            &meanings[&catalog.blob().unwrap_or_else(|| panic!("seed {seed}: {key} is absent"))];
+        assert_eq!(
+            *manager.get_or_insert(*of),
+            *of,
+            "seed {seed}: {key} is of another manager: {revision:#?}"
+        );
+        versions = versions.start.max(these.start)..versions.end.min(these.end);
+    }
+    assert!(!versions.is_empty(), "seed {seed}: a mixture of versions: {revision:#?}");
+}
+
+/// How many revisions there were in the end.
+async fn play(seed: u64) -> u64 {
+    let mut dice = Dice::new(seed);
+    let meanings = Meanings::default();
+    let weather = Weather { often: 12, bytes: 4_000, delay: Duration::from_micros(300) };
+    let net = Net::new(seed, weather);
+    for (at, name) in (1..).zip(NAMES) {
+        let publisher = Publisher {
+            name,
+            is_dated: dice.roll(2) == 0,
+            often: 6 + dice.roll(60),
+            fails: 80,
+            now: Mutex::new((dice.roll(10), Dice::new(seed * 10 + at))),
+            meanings: meanings.clone(),
+        };
+        net.put(name, &Arc::new(publisher));
+    }
+    let urls = NAMES.map(|name| format!("http://{name}"));
+    let urls = urls.each_ref().map(String::as_str);
+    let collector = Arc::new(Collector::over(Arc::new(net.clone()), &urls).await);
+    let looking = tokio::spawn({
+        let (collector, meanings) = (collector.clone(), meanings.clone());
+        async move {
+            loop {
+                collector.views().revisions().for_each(|revision| check(seed, revision, &meanings));
+                sleep(Duration::from_micros(500)).await;
+            }
+        }
+    });
+    for _ in 0..ROUNDS {
+        let mut clients = JoinSet::new();
+        for _ in 0..dice.roll(4) {
+            let (collector, path) = (collector.clone(), format!("/{}_livetri.zip", dice.roll(CATALOGS)));
+            let begins = Duration::from_micros(dice.roll(20_000));
+            clients.spawn(async move {
+                sleep(begins).await;
+                collector.wants(&path).await;
+            });
+        }
+        let down = NAMES[usize::try_from(dice.roll(3)).unwrap()];
+        if dice.roll(4) == 0 {
+            net.set(down, State::Refusing);
+        }
+        collector.refresh().await;
+        clients.join_all().await;
+        net.set(down, State::Up);
+        // Whoever was left alone is asked again.
+        collector.clock.advance(Duration::from_secs(120));
+    }
+    looking.abort();
+    assert!(looking.await.unwrap_err().is_cancelled(), "seed {seed}");
+    collector.views().revisions().for_each(|revision| check(seed, revision, &meanings));
+    if let Some(newest) = collector.views().newest() {
+        assert_eq!(collector.stored(newest).await.len(), newest.catalogs.len(), "seed {seed}");
+    }
+    collector.views().newest().map_or(0, |newest| newest.number)
+}
+
+#[tokio::test]
+async fn whoever_publishes_or_fails_when_no_client_ever_sees_two_moments_of_a_manager_or_two_managers() {
+    let mut revisions = 0;
+    for seed in 0..12 {
+        revisions += play(seed).await;
+    }
+    assert!(revisions >= 36, "only {revisions}");
+}
