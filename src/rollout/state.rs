@@ -238,6 +238,11 @@ impl State {
         self.add(newest.catalogs.clone(), sequences, now)
     }
 
+    /// Forgets all that was published and ordered, but for the numbers that were given.
+    pub(super) fn clear(&mut self) {
+        *self = Self { last: self.last, ..Self::default() };
+    }
+
     /// Kept payloads of these revisions had to go for room.
     pub fn gave_up(&mut self, number: Number, lost: Gone) {
         if let Some(kept) = self.revisions.iter_mut().find(|kept| kept.number == number) {

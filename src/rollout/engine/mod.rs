@@ -6,6 +6,7 @@ mod task;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -38,6 +39,8 @@ pub struct Rollouts(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     views: Arc<ArcSwapOption<Views>>,
+    /// Whether there are any: what every request asks.
+    are_on: AtomicBool,
     clients: Clients,
     metrics: Arc<Metrics>,
     current: ArcSwap<Current>,
@@ -167,9 +170,6 @@ impl Rollouts {
         clock: Clock,
     ) -> Result<(Self, Task, Tracker), OpenError> {
         let restored = record::restore(store.records(PREFIX).await?)?;
-        for loss in &restored.losses {
-            tracing::error!(loss, "the rollouts are not whole");
-        }
         let settings = Settings::new(config);
         let (requests, asked) = mpsc::channel(WAITING);
         let (take, taken) = mpsc::channel(TAKEN);
@@ -179,6 +179,7 @@ impl Rollouts {
             Tracker::new(track(config), viewer(views.clone()), metrics.clone(), clock.clone());
         let shared = Arc::new(Shared {
             views,
+            are_on: AtomicBool::new(false),
             clients,
             metrics,
             current: ArcSwap::from_pointee(Current {
@@ -205,7 +206,7 @@ impl Rollouts {
 
     /// Whether there are rings.
     pub fn are_on(&self) -> bool {
-        self.0.views.load().is_some()
+        self.0.are_on.load(Ordering::Acquire)
     }
 
     /// Who the clients are, and how they do.

@@ -1,24 +1,26 @@
 //! The task: takes requests one by one, and looks at what is due. Owns the order in which a change is made, written down
 //! and shown; nothing here decides what a rollout does.
 
+mod commit;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Current, Found, FoundCatalog, OrderError, Ordered, PublishError, Request, Settings, Shared};
+use self::commit::versions;
+use super::{Found, FoundCatalog, OrderError, Ordered, PublishError, Request, Settings, Shared};
 use crate::clock::{Clock, UnixMillis};
 use crate::rollout::advance::Waits;
 use crate::rollout::audit::{Audit, Entry, Outcome};
 use crate::rollout::clients::Trouble;
 use crate::rollout::orders::Done;
 use crate::rollout::payloads::Payloads;
-use crate::rollout::record::{self, Record, Restored};
-use crate::rollout::revision::{Catalog, Number, version_key};
+use crate::rollout::record::{self, PREFIX, Restored};
+use crate::rollout::revision::{Number, version_key};
 use crate::rollout::rings::RingId;
 use crate::rollout::state::{Collected, Published, State};
-use crate::rollout::views::Views;
-use crate::store::{ObjectCopy, Publication, Store, StoreError};
+use crate::store::{ObjectCopy, Store};
 
 /// Between two looks at what has become due without being foreseen: a gate that trouble held, a clock that was set. Also
 /// how old the mark is that the relay ran, when it is found dead.
@@ -48,6 +50,8 @@ pub struct Task {
     audit: Audit,
     /// What holds rings up.
     troubles: BTreeMap<(Number, RingId), Trouble>,
+    /// Of the store that all of this is written down in.
+    generation: u64,
     /// When views were last looked at, and when that was last written down.
     looked: UnixMillis,
     alive: UnixMillis,
@@ -73,36 +77,78 @@ impl Task {
     ) -> Self {
         let Beginning { shared, requests, taken, given, settings, audit } = beginning;
         let now = clock.now();
-        let written = Arc::new(restored.state);
-        let mut state = State::clone(&written);
-        let alive = restored.alive.unwrap_or(now);
-        if let Some(rings) = &settings.rings
-            && state.halted().is_none()
-            && (now - alive > AWAY || alive - now > ADJUSTED)
-        {
-            tracing::info!(minutes = (now - alive) / 60_000, "rollouts go on from where they stopped");
-            state.stood_still(rings, alive, now);
-        }
         let mut task = Self {
             shared,
             requests,
             taken,
             given,
+            generation: store.generation(),
             store,
             clock,
-            state: Arc::new(state),
-            written,
+            state: Arc::default(),
+            written: Arc::default(),
             settings,
-            payloads: Payloads::new(restored.payloads),
+            payloads: Payloads::default(),
             audit,
             troubles: BTreeMap::new(),
             looked: now,
-            alive,
+            alive: now,
         };
-        task.forget_groups();
-        task.tidy(restored.stray).await;
-        task.show();
+        task.go_on_with(restored).await;
         task
+    }
+
+    /// Takes what was written down for what is.
+    async fn go_on_with(&mut self, restored: Restored) {
+        for loss in &restored.losses {
+            tracing::error!(loss, "the rollouts are not whole");
+        }
+        let now = self.clock.now();
+        self.written = Arc::new(restored.state);
+        self.state = self.written.clone();
+        self.payloads = Payloads::new(restored.payloads);
+        self.alive = restored.alive.unwrap_or(now);
+        if now - self.alive > AWAY || self.alive - now > ADJUSTED {
+            tracing::debug!(minutes = (now - self.alive) / 60_000, "rollouts go on from where they stopped");
+            self.stand_still(self.alive, now);
+        }
+        self.end_without_rings();
+        self.forget_groups();
+        self.tidy(restored.stray).await;
+        self.show();
+    }
+
+    /// Another store has come in the place of the one that was open: what that one has is what is.
+    async fn succeed(&mut self) {
+        let generation = self.store.generation();
+        let records = match self.store.records(PREFIX).await {
+            Ok(records) => records,
+            // The disk has told why; it is tried again.
+            Err(error) => return tracing::debug!(%error, "the rollouts of another store cannot be read yet"),
+        };
+        match record::restore(records) {
+            Ok(restored) => self.go_on_with(restored).await,
+            Err(error) => tracing::error!(%error, "the rollouts of another store are left alone"),
+        }
+        self.generation = generation;
+    }
+
+    /// Whoever has moved by `since` has at `now`; nobody else.
+    fn stand_still(&mut self, since: UnixMillis, now: UnixMillis) {
+        if let Some(rings) = &self.settings.rings
+            && self.state.halted().is_none()
+        {
+            Arc::make_mut(&mut self.state).stood_still(rings, since, now);
+        }
+    }
+
+    /// Rollouts end with the last ring: clients then see what their managers have, and if there are rings again one day
+    /// they must not go back to what was before.
+    fn end_without_rings(&mut self) {
+        if self.settings.rings.is_none() && self.state.newest().is_some() {
+            tracing::warn!("there are no rings any more; the revisions go, and so does what was ordered");
+            Arc::make_mut(&mut self.state).clear();
+        }
     }
 
     /// Does what is asked for and what is due, until `leaving` ends; what it is at then is finished first.
@@ -234,13 +280,10 @@ impl Task {
 
     async fn reconfigure(&mut self) {
         let now = self.clock.now();
-        if let Some(before) = &self.settings.rings
-            && self.state.halted().is_none()
-        {
-            // By other windows and spreads some would not have moved yet.
-            Arc::make_mut(&mut self.state).stood_still(before, now, now);
-        }
+        // By other windows and spreads some would not have moved yet.
+        self.stand_still(now, now);
         self.settings = self.given.borrow_and_update().clone();
+        self.end_without_rings();
         self.forget_groups();
         self.show();
         self.look().await;
@@ -249,33 +292,34 @@ impl Task {
     /// Opens what is due, drops what nobody needs, writes down that the relay runs.
     async fn look(&mut self) {
         let now = self.clock.now();
-        let back = self.looked - now > ADJUSTED;
-        let before = self.looked;
-        self.looked = now;
-        self.troubles = self.troubles_at(now).await;
-        let mut records = Vec::new();
-        let mut next = State::clone(&self.state);
-        let mut advanced = Vec::new();
-        if let Some(rings) = &self.settings.rings {
-            if back && next.halted().is_none() {
-                tracing::warn!(seconds = (before - now) / 1_000, "the clock was set back; nobody's view is");
-                next.stood_still(rings, before, now);
-            }
-            let troubles = &self.troubles;
-            advanced = next.advance(rings, now, |revision, ring| troubles.contains_key(&(revision, ring)));
-            if (now - self.alive).abs() >= LOOK {
-                records.push(record::alive(now));
-                self.alive = now;
-            }
+        if self.store.generation() != self.generation {
+            self.succeed().await;
         }
-        for (number, gone) in self.payloads.given_up(self.store.take_given_up(), &next) {
+        if self.looked - now > ADJUSTED {
+            tracing::warn!(seconds = (self.looked - now) / 1_000, "the clock was set back; nobody's view is");
+            self.stand_still(self.looked, now);
+        }
+        self.looked = now;
+        for (number, gone) in self.payloads.given_up(self.store.take_given_up(), &self.state) {
             tracing::warn!(
                 revision = number,
                 payloads = gone.payloads,
                 bytes = gone.bytes,
                 "payloads of a kept revision had to go for room; raise store.quota"
             );
-            next.gave_up(number, gone);
+            Arc::make_mut(&mut self.state).gave_up(number, gone);
+        }
+        self.troubles = self.troubles_at(now).await;
+        let mut records = Vec::new();
+        let mut next = State::clone(&self.state);
+        let mut advanced = Vec::new();
+        if let Some(rings) = &self.settings.rings {
+            let troubles = &self.troubles;
+            advanced = next.advance(rings, now, |revision, ring| troubles.contains_key(&(revision, ring)));
+            if (now - self.alive).abs() >= LOOK {
+                records.push(record::alive(now));
+                self.alive = now;
+            }
         }
         match self.commit(next, Vec::new(), records).await {
             Ok(()) if advanced.is_empty() => {}
@@ -321,117 +365,4 @@ impl Task {
         }
         troubles
     }
-
-    /// Writes a state down with what belongs to it, and shows it.
-    async fn commit(
-        &mut self,
-        mut next: State,
-        copies: Vec<ObjectCopy>,
-        mut records: Vec<Record>,
-    ) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        if let Some(rings) = &self.settings.rings {
-            let gone = next.retire(rings, &self.settings.rollout, now);
-            if !gone.is_empty() {
-                tracing::info!(revisions = ?gone, "revisions are kept no longer");
-            }
-        }
-        let changes = record::changes(&self.written, &next);
-        let removed: Vec<Arc<str>> = match changes.is_empty() {
-            true => Vec::new(),
-            false => {
-                let (before, after) = (versions(&self.written), versions(&next));
-                before.difference(&after).map(|(key, since)| version_key(*since, key).into()).collect()
-            }
-        };
-        records.extend(changes);
-        let (mut payloads, mut kept) = (self.payloads.clone(), Vec::new());
-        for (key, of) in payloads.changes(&next) {
-            records.push(record::payload(&key, of));
-            kept.push((key, of.is_some()));
-        }
-        if !(records.is_empty() && copies.is_empty() && kept.is_empty() && removed.is_empty()) {
-            self.store.publish(Publication { copies, kept, records, removed }).await?;
-        }
-        self.state = Arc::new(next);
-        self.written = self.state.clone();
-        self.payloads = payloads;
-        self.show();
-        Ok(())
-    }
-
-    fn show(&self) {
-        let now = self.clock.now();
-        self.shared.current.store(Arc::new(Current {
-            state: self.state.clone(),
-            rings: self.settings.rings.clone(),
-            settings: self.settings.rollout.clone(),
-            payloads: self.payloads.count(&self.state),
-            troubles: self.troubles.clone(),
-        }));
-        let views = self.settings.rings.as_ref().map(|rings| Arc::new(self.state.views(rings, now)));
-        self.measure(views.as_deref());
-        self.shared.views.store(views);
-    }
-
-    fn measure(&self, views: Option<&Views>) {
-        let metrics = &self.shared.metrics.rollout;
-        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        metrics.revision.set(number(self.state.newest().map_or(0, |newest| newest.number)));
-        metrics.revisions.set(number(self.state.revisions().count() as u64));
-        metrics.halted.set(i64::from(self.state.halted().is_some()));
-        metrics.ring.reset();
-        metrics.trouble.reset();
-        for (id, ring) in self.settings.rings.iter().flat_map(|rings| rings.iter()) {
-            let name = [ring.settings.name.as_str()];
-            let sees = views.and_then(|views| views.newest_in(id)).unwrap_or(0);
-            metrics.ring.with_label_values(&name).set(number(sees));
-            let has_trouble = self.troubles.keys().any(|(_, ring)| *ring == id);
-            metrics.trouble.with_label_values(&name).set(i64::from(has_trouble));
-        }
-    }
-
-    /// What is held or released of groups that the configuration has no more.
-    fn forget_groups(&mut self) {
-        let Some(rings) = &self.settings.rings else { return };
-        for group in Arc::make_mut(&mut self.state).forget_groups(rings) {
-            tracing::warn!(%group, "a group that was held or released is not in the configuration any more");
-        }
-    }
-
-    /// Removes what no record speaks of: after the index was lost, and made anew.
-    async fn tidy(&mut self, records: Vec<Record>) {
-        let known: BTreeSet<Arc<str>> =
-            versions(&self.state).into_iter().map(|(key, since)| version_key(since, &key).into()).collect();
-        let stored = match self.store.copies().await {
-            Ok(stored) => stored,
-            Err(error) => return tracing::error!(%error, "catalogs of revisions cannot be listed"),
-        };
-        let stored: BTreeSet<Arc<str>> = stored.into_iter().collect();
-        let lost = known.difference(&stored).count();
-        if lost > 0 {
-            tracing::error!(
-                catalogs = lost,
-                "catalogs of kept revisions are lost; clients that see those are told to come again"
-            );
-        }
-        let removed: Vec<Arc<str>> = stored.difference(&known).cloned().collect();
-        if records.is_empty() && removed.is_empty() {
-            return;
-        }
-        let publication = Publication { records, removed, ..Publication::default() };
-        if let Err(error) = self.store.publish(publication).await {
-            tracing::warn!(%error, "what is left of old revisions cannot be removed now");
-        }
-    }
-}
-
-/// Every version of a catalog that some kept revision has.
-fn versions(state: &State) -> BTreeSet<(Arc<str>, Number)> {
-    let catalogs = state.revisions().flat_map(|revision| &revision.catalogs);
-    let present = catalogs.filter_map(|(key, catalog)| match catalog {
-        Catalog::Present { since, .. } => Some((key.clone(), *since)),
-        Catalog::Absent => None,
-    });
-    present.collect()
 }

@@ -1,0 +1,130 @@
+//! A change of the rollouts, whole: written down in one transaction with the catalogs that come and go with it, and then
+//! shown. Owns that order, and what is told of the state to others.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Task;
+use crate::rollout::engine::Current;
+use crate::rollout::record::{self, Record};
+use crate::rollout::revision::{Catalog, Number, version_key};
+use crate::rollout::state::State;
+use crate::rollout::views::Views;
+use crate::store::{ObjectCopy, Publication, StoreError};
+
+impl Task {
+    /// Writes a state down with what belongs to it, and shows it.
+    pub(super) async fn commit(
+        &mut self,
+        mut next: State,
+        copies: Vec<ObjectCopy>,
+        mut records: Vec<Record>,
+    ) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        if let Some(rings) = &self.settings.rings {
+            let gone = next.retire(rings, &self.settings.rollout, now);
+            if !gone.is_empty() {
+                tracing::info!(revisions = ?gone, "revisions are kept no longer");
+            }
+        }
+        let changes = record::changes(&self.written, &next);
+        let removed: Vec<Arc<str>> = match changes.is_empty() {
+            true => Vec::new(),
+            false => {
+                let (before, after) = (versions(&self.written), versions(&next));
+                before.difference(&after).map(|(key, since)| version_key(*since, key).into()).collect()
+            }
+        };
+        records.extend(changes);
+        let (mut payloads, mut kept) = (self.payloads.clone(), Vec::new());
+        for (key, of) in payloads.changes(&next) {
+            records.push(record::payload(&key, of));
+            kept.push((key, of.is_some()));
+        }
+        if !(records.is_empty() && copies.is_empty() && kept.is_empty() && removed.is_empty()) {
+            self.store.publish(Publication { copies, kept, records, removed }).await?;
+        }
+        self.state = Arc::new(next);
+        self.written = self.state.clone();
+        self.payloads = payloads;
+        self.show();
+        Ok(())
+    }
+
+    pub(super) fn show(&self) {
+        let now = self.clock.now();
+        self.shared.current.store(Arc::new(Current {
+            state: self.state.clone(),
+            rings: self.settings.rings.clone(),
+            settings: self.settings.rollout.clone(),
+            payloads: self.payloads.count(&self.state),
+            troubles: self.troubles.clone(),
+        }));
+        let views = self.settings.rings.as_ref().map(|rings| Arc::new(self.state.views(rings, now)));
+        self.measure(views.as_deref());
+        self.shared.are_on.store(views.is_some(), Ordering::Release);
+        self.shared.views.store(views);
+    }
+
+    fn measure(&self, views: Option<&Views>) {
+        let metrics = &self.shared.metrics.rollout;
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        metrics.revision.set(number(self.state.newest().map_or(0, |newest| newest.number)));
+        metrics.revisions.set(number(self.state.revisions().count() as u64));
+        metrics.halted.set(i64::from(self.state.halted().is_some()));
+        metrics.ring.reset();
+        metrics.trouble.reset();
+        for (id, ring) in self.settings.rings.iter().flat_map(|rings| rings.iter()) {
+            let name = [ring.settings.name.as_str()];
+            let sees = views.and_then(|views| views.newest_in(id)).unwrap_or(0);
+            metrics.ring.with_label_values(&name).set(number(sees));
+            let has_trouble = self.troubles.keys().any(|(_, ring)| *ring == id);
+            metrics.trouble.with_label_values(&name).set(i64::from(has_trouble));
+        }
+    }
+
+    /// What is held or released of groups that the configuration has no more.
+    pub(super) fn forget_groups(&mut self) {
+        let Some(rings) = &self.settings.rings else { return };
+        for group in Arc::make_mut(&mut self.state).forget_groups(rings) {
+            tracing::warn!(%group, "a group that was held or released is not in the configuration any more");
+        }
+    }
+
+    /// Removes what no record speaks of: after the index was lost, and made anew.
+    pub(super) async fn tidy(&mut self, records: Vec<Record>) {
+        let known: BTreeSet<Arc<str>> =
+            versions(&self.state).into_iter().map(|(key, since)| version_key(since, &key).into()).collect();
+        let stored = match self.store.copies().await {
+            Ok(stored) => stored,
+            Err(error) => return tracing::error!(%error, "catalogs of revisions cannot be listed"),
+        };
+        let stored: BTreeSet<Arc<str>> = stored.into_iter().collect();
+        let lost = known.difference(&stored).count();
+        if lost > 0 {
+            tracing::error!(
+                catalogs = lost,
+                "catalogs of kept revisions are lost; clients that see those are told to come again"
+            );
+        }
+        let removed: Vec<Arc<str>> = stored.difference(&known).cloned().collect();
+        if records.is_empty() && removed.is_empty() {
+            return;
+        }
+        let publication = Publication { records, removed, ..Publication::default() };
+        if let Err(error) = self.store.publish(publication).await {
+            tracing::warn!(%error, "what is left of old revisions cannot be removed now");
+        }
+    }
+}
+
+/// Every version of a catalog that some kept revision has.
+pub(super) fn versions(state: &State) -> BTreeSet<(Arc<str>, Number)> {
+    let catalogs = state.revisions().flat_map(|revision| &revision.catalogs);
+    let present = catalogs.filter_map(|(key, catalog)| match catalog {
+        Catalog::Present { since, .. } => Some((key.clone(), *since)),
+        Catalog::Absent => None,
+    });
+    present.collect()
+}
