@@ -106,7 +106,7 @@ mod tests {
         let (arrivals, key) = (Arrivals::default(), Arc::from("route /a"));
         let both = [arrivals.wanted(&key), arrivals.wanted(&key)];
         arrivals.some().await;
-        assert_eq!(arrivals.keys(), [key.clone()]);
+        assert_eq!(arrivals.keys(), std::slice::from_ref(&key));
         arrivals.tell(&key, Arrived::Published);
         for waiting in both {
             assert_eq!(waiting.await, Arrived::Published);

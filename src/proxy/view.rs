@@ -110,7 +110,11 @@ impl Proxy {
         mut views: Arc<Views>,
     ) -> (Reply, Option<Number>) {
         let now = || self.cache.clock().now();
-        if !views.knows(key) {
+        let (client, group) = (asked.peer.address.ip(), &asked.group.name);
+        let has = |views: &Views| {
+            views.of(group, client, now()).is_some_and(|revision| revision.catalogs.contains_key(key))
+        };
+        if !has(&views) && !views.knows(key) {
             if asked.control.has(Directive::OnlyIfCached) {
                 return (shared::only_if_cached(classified), self.sees(asked, &views, now()));
             }
@@ -123,7 +127,6 @@ impl Proxy {
                 Ok(Arrived::Unpublished) | Err(_) => return (not_now(classified), sees),
             }
         }
-        let (client, group) = (asked.peer.address.ip(), &asked.group.name);
         let Some(revision) = views.of(group, client, now()) else {
             return (not_now(classified), None);
         };

@@ -119,9 +119,11 @@ impl Worker {
 
     /// Nothing of a source is published; whoever waits for something of it may come again.
     fn failed(&self, source: &Source<'_>, error: &Uncollected, memory: &mut Memory) {
-        tracing::warn!(source = &*source.name, %error, "nothing of a source is published");
-        // That nobody answers for one name says nothing of the others.
-        if !matches!(error, Uncollected::Unwanted(_)) {
+        if error.is_of_one_name() {
+            tracing::info!(source = &*source.name, %error, "nobody gives what a client asks for");
+        } else {
+            tracing::error!(source = &*source.name, %error,
+                "nothing of a source is published: its catalogs are not of one moment; clients keep what they see");
             memory.rest(&source.name, self.clock.now());
         }
         for key in self.proxy.arrivals().keys() {

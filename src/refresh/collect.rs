@@ -61,6 +61,13 @@ pub(super) enum Uncollected {
     Unsettled { upstream: Arc<str> },
 }
 
+impl Uncollected {
+    /// That nobody answers for what a client asked for says nothing of the others: clients may make names up.
+    pub(super) fn is_of_one_name(&self) -> bool {
+        matches!(self, Self::Unwanted(_))
+    }
+}
+
 impl Worker {
     /// Collects a source from the first of its upstreams that answers for all of it.
     pub(super) async fn collect(
@@ -85,8 +92,10 @@ impl Worker {
                 // It answers. What another one has is no better for that.
                 Err(error @ Uncollected::Unsettled { .. }) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(upstream = &**upstream.name(), source = &*source.name, %error,
-                        "catalogs are not collected from this upstream");
+                    if !error.is_of_one_name() {
+                        tracing::warn!(upstream = &**upstream.name(), source = &*source.name, %error,
+                            "catalogs are not collected from this upstream");
+                    }
                     failure = error;
                 }
             }

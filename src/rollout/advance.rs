@@ -127,13 +127,7 @@ impl State {
             for (name, steps) in open {
                 let Some(ring) = rings.named(name).and_then(|ring| rings.get(ring)) else { continue };
                 for opened in steps {
-                    let was = opening(*opened, ring, rings);
-                    let completed = if opened.all { opened.at } else { was.complete() };
-                    *opened = was.interrupted(since, now);
-                    if opened.all {
-                        // The delays after it go on as well.
-                        opened.at = now - (since - completed).max(0);
-                    }
+                    *opened = opened.interrupted(&opening(*opened, ring, rings), since, now);
                 }
             }
         }
@@ -215,7 +209,7 @@ impl State {
         }
         let next = |waits| Some(Next { revision: kept.number, ring, step, waits });
         let (before, due) = match (opened.last(), settings.after) {
-            (Some(last), _) => (Some(ring), last.at.saturating_add(millis(settings.step))),
+            (Some(last), _) => (Some(ring), last.since.saturating_add(millis(settings.step))),
             (None, _) if settings.gate == Gate::Manual => return next(Waits::Promotion),
             (None, None) => (None, since.saturating_add(millis(settings.delay))),
             (None, Some(before)) => match self.complete(at, before, rings) {

@@ -23,6 +23,8 @@ type Share = u64;
 pub struct Opened {
     /// When, or when it was gone on with.
     pub at: UnixMillis,
+    /// What the time until the next step counts from: when it was opened, and later by as long as views stood still.
+    pub since: UnixMillis,
     /// Whoever has a smaller share had moved before that.
     pub done: Share,
     /// Everyone had.
@@ -49,9 +51,21 @@ struct Stretch {
 }
 
 impl Opened {
+    /// The same, gone on with at `now` after views stood still since `since`: those who had moved have.
+    pub fn interrupted(self, opening: &Opening, since: UnixMillis, now: UnixMillis) -> Self {
+        let stood = now - since.max(self.since);
+        let after = Self { since: self.since + stood, ..self };
+        match opening.reached(since) {
+            // What counts from its end is put off as well.
+            None if self.all => Self { at: self.at + (now - since.max(self.at)), ..after },
+            None => Self { at: now - (since - opening.complete()), done: 0, all: true, ..after },
+            Some(done) => Self { at: now, done, all: false, ..after },
+        }
+    }
+
     /// Opened now, from its beginning.
     pub fn at(now: UnixMillis) -> Self {
-        Self { at: now, done: 0, all: false }
+        Self { at: now, since: now, done: 0, all: false }
     }
 }
 
@@ -97,26 +111,25 @@ impl Opening {
 
     /// The part of the clients that have moved, from 0 to 1.
     pub fn moved(&self, now: UnixMillis) -> f64 {
-        let left = self.interrupted(now, now);
         // 2^64 stands for all of them.
-        if left.all { 1.0 } else { left.done as f64 / 2.0_f64.powi(64) }
+        self.reached(now).map_or(1.0, |reached| reached as f64 / 2.0_f64.powi(64))
     }
 
-    /// What it is to go on with at `now` after it stood still since `since`: those who had moved have.
-    pub fn interrupted(&self, since: UnixMillis, now: UnixMillis) -> Opened {
-        if self.complete() <= since {
-            return Opened { at: now, done: 0, all: true };
+    /// How far it has come at `now`: the share below which everyone has moved, `None` if everyone has.
+    pub fn reached(&self, now: UnixMillis) -> Option<Share> {
+        if self.complete() <= now {
+            return None;
         }
         // The least share that has not moved: moments rise with shares.
         let (mut moved, mut not) = (self.done, Share::MAX);
-        if self.moment(moved) > since {
-            return Opened { at: now, done: self.done, all: false };
+        if self.moment(moved) > now {
+            return Some(self.done);
         }
         while not - moved > 1 {
             let middle = moved + (not - moved) / 2;
-            if self.moment(middle) <= since { moved = middle } else { not = middle }
+            if self.moment(middle) <= now { moved = middle } else { not = middle }
         }
-        Opened { at: now, done: not, all: false }
+        Some(not)
     }
 }
 
@@ -197,7 +210,8 @@ mod tests {
             let spread = Duration::from_secs(hours * 3600);
             let before = Opening::new(Opened::at(at), &windows, spread, &calendar);
             let (since, now) = (at + stood, at + stood + away);
-            let after = Opening::new(before.interrupted(since, now), &windows, spread, &calendar);
+            let after = Opened::at(at).interrupted(&before, since, now);
+            let after = Opening::new(after, &windows, spread, &calendar);
             for share in shares.into_iter().chain([0, u64::MAX]) {
                 let moved = before.moment(share) <= since;
                 prop_assert_eq!(moved, after.moment(share) < now, "{}", share);

@@ -12,6 +12,9 @@ use super::state::{Gone, State};
 /// fit is kept as any other object is.
 const MAX_PAYLOADS: usize = 20_000;
 
+/// A payload's key, and the first and the last revision that it is kept for; `None` if it is not any more.
+type Change = (Arc<str>, Option<(Number, Number)>);
+
 /// The payloads, by key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Payloads {
@@ -41,7 +44,7 @@ impl Payloads {
     }
 
     /// What is to be written down: which are kept and of which revisions, and which are not any more.
-    pub(super) fn changes(&mut self, state: &State) -> Vec<(Arc<str>, Option<(Number, Number)>)> {
+    pub(super) fn changes(&mut self, state: &State) -> Vec<Change> {
         let numbers: BTreeSet<Number> = state.revisions().map(|revision| revision.number).collect();
         let is_kept = |(first, last): (Number, Number)| numbers.range(first..=last).next().is_some();
         let fresh: Vec<_> = self.fresh.drain().filter(|(_, of)| is_kept(*of)).collect();

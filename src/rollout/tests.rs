@@ -195,7 +195,7 @@ fn who_is_not_to_have_a_number_yet_is_told_the_moment() {
     assert_eq!(due("pilot", 8), Due::Unheard);
     state.advance(&rings, START + 25 * HOUR, calm);
     let views = state.views(&rings, START + 25 * HOUR);
-    let spread = u128::from(share(client("branch", 9), "2")) * 4 * HOUR.unsigned_abs() as u128;
+    let spread = u128::from(share(client("branch", 9), "2")) * 4 * u128::from(HOUR.unsigned_abs());
     let own = START + 25 * HOUR + i64::try_from(spread >> 64).unwrap();
     let at = START + 25 * HOUR;
     assert_eq!(views.due("branch", client("branch", 9), series, 7, at), Due::Later(Some(own)));
@@ -279,7 +279,7 @@ fn named_and_held_revisions_are_kept_beyond_count_and_age() {
 }
 
 #[test]
-fn what_nobody_knew_of_joins_and_what_changes_or_goes_is_a_new_revision() {
+fn what_nobody_knew_of_joins_what_changes_is_a_new_revision_and_what_nobody_asks_for_is_no_news() {
     let mut state = State::default();
     publish(&mut state, 1, START);
     let of = |source: &str, catalogs: &[(&str, Option<u8>)]| Collected {
@@ -296,7 +296,14 @@ fn what_nobody_knew_of_joins_and_what_changes_or_goes_is_a_new_revision() {
     assert_eq!(state.publish(&[of("q", &[("q /minitri.flg", Some(4))])], START), Ok(Published::Joined(1)));
     let appears = [same[0], ("r /b_livetri.zip", Some(7)), joined[2]];
     assert_eq!(state.publish(&[of("r", &appears)], START), Ok(Published::New(2)));
-    assert_eq!(state.publish(&[of("r", &same)], START), Ok(Published::New(3)));
+    let gone = [same[0], ("r /c_livetri.zip", None)];
+    assert_eq!(state.publish(&[of("r", &gone)], START), Ok(Published::New(3)));
+    assert_eq!(state.publish(&[of("r", &same)], START), Ok(Published::Nothing));
+    let more = [same[0], ("r /d_livetri.zip", None)];
+    assert_eq!(state.publish(&[of("r", &more)], START), Ok(Published::Joined(3)));
+    assert!(state.newest().unwrap().catalogs.contains_key("r /c_livetri.zip"), "clients may see it");
+    let changed = [("r /minitri.flg", Some(2))];
+    assert_eq!(state.publish(&[of("r", &changed)], START), Ok(Published::New(4)));
     let newest = state.newest().unwrap();
     let keys: Vec<&str> = newest.catalogs.keys().map(|key| &**key).collect();
     assert_eq!(keys, ["q /minitri.flg", "r /minitri.flg"]);

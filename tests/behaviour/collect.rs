@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gupd::config::WeekTimes;
 use gupd::proxy::Arrived;
 use gupd::refresh::Report;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
-use crate::support::collector::{Collector, key};
-use crate::support::{Gate, Manager, PAYLOAD, Resource};
+use crate::refresh::{ask, with_token};
+use crate::support::collector::{Collector, everyone_at_once, key};
+use crate::support::{Gate, Manager, PAYLOAD, Resource, Site};
 
 const MINITRI: &str = "/minitri.flg";
 const NAMES: [&str; 4] = ["/a_livetri.zip", "/b_livetri.zip", "/c_livetri.zip", MINITRI];
@@ -224,6 +226,49 @@ async fn what_a_client_asks_for_comes_with_a_new_revision_if_anything_has_change
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_that_clients_ask_for_are_of_one_moment_also_if_nothing_else_has_changed_between_them() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = collector(&[&manager]).await;
+    collector.refresh().await;
+    let gate = Gate::default();
+    let [x, y] = ["/x_livetri.zip", "/y_livetri.zip"];
+    manager.put(x, Resource::new("1").held(&gate));
+    let waiting = collector.proxy.arrivals().wanted(&key(x));
+    manager.asked(x, 1).await;
+    // The first has its answer already; for the second there is none yet.
+    manager.put(x, Resource::new("2"));
+    manager.put(y, Resource::new("2"));
+    let also = collector.proxy.arrivals().wanted(&key(y));
+    gate.open();
+    assert_eq!(tokio::join!(waiting, also), (Arrived::Published, Arrived::Published));
+    let (_, catalogs) = collector.newest();
+    assert_eq!([x, y].map(|path| catalogs[path]), [hash("2").map(Into::into); 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_upstream_had_says_nothing_of_when_another_one_had_it() {
+    let (first, second) = (Manager::start(), Manager::start());
+    publish(&first, 1);
+    publish(&second, 1);
+    second.put(MINITRI, Resource::new("before"));
+    let collector = collector(&[&first, &second]).await;
+    collector.refresh().await;
+    let (gate, new) = (Gate::default(), "/new_livetri.zip");
+    NAMES.iter().chain([&new]).for_each(|name| first.put(name, broken()));
+    second.put(new, Resource::new("before").held(&gate));
+    let waiting = collector.proxy.arrivals().wanted(&key(new));
+    second.asked(new, 1).await;
+    // Now it has what the first one had.
+    publish(&second, 1);
+    second.put(new, Resource::new("1"));
+    gate.open();
+    assert_eq!(waiting.await, Arrived::Published);
+    assert!(is_version(&collector, 1));
+    assert_eq!(collector.newest().1[new], hash("1").map(Into::into));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_revision_what_a_client_asks_for_begins_the_first_one_with_all_that_is_known() {
     let manager = Manager::start();
     publish(&manager, 1);
@@ -359,4 +404,39 @@ async fn what_no_client_asks_for_is_not_in_the_next_revision() {
     publish(&manager, 2);
     assert_eq!(collector.refresh().await.revision, Some(2));
     assert_eq!(collector.newest().1.into_keys().collect::<Vec<_>>(), [MINITRI]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_catalog_waits_neither_for_a_window_nor_for_what_is_fetched_ahead() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let gate = Gate::default();
+    manager.put(PAYLOAD, Resource::new("ahead").held(&gate));
+    let collector = Collector::asking(&[&manager.url()], |config| {
+        config.refresh.catalogs = vec![MINITRI.parse().unwrap()];
+        config.prefetch.paths = vec![PAYLOAD.parse().unwrap()];
+    })
+    .await;
+    collector.refresh().await;
+    manager.asked(PAYLOAD, 1).await;
+    assert_eq!(collector.wants(NAMES[0]).await, Arrived::Published);
+    gate.open();
+    let closed = Collector::asking(&[&manager.url()], |config| {
+        config.wan.windows = WeekTimes::always(false);
+    })
+    .await;
+    assert_eq!(closed.wants(NAMES[0]).await, Arrived::Published);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_is_told_the_revision() {
+    let site = Site::with(|config| {
+        with_token(config);
+        config.rings = vec![everyone_at_once()];
+        config.refresh.catalogs = vec![MINITRI.parse().unwrap()];
+    });
+    publish(&site.manager, 1);
+    let report = ask(&site, "s3cret").await;
+    assert_eq!(report.whole(), br#"{"asked":1,"changed":1,"failed":0,"revision":1}"#);
+    assert_eq!(ask(&site, "s3cret").await.whole(), br#"{"asked":1,"changed":0,"failed":0}"#);
 }

@@ -4,30 +4,29 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gupd::config::Overrides;
-use gupd::rollout::engine::{Found, Rollouts};
-use gupd::store::Store;
-use gupd::telemetry::Metrics;
-use gupd::{Clock, Config};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 
-use crate::process::{Ended, Process, Relay, gupd, parsed};
-use crate::support::{Manager, Request, get};
+use crate::process::{Ended, PATIENCE, Process, Relay, gupd, parsed};
+use crate::support::{Client, Manager, Request, Resource, get};
 
 const RINGS: &str = "[site]\ntime_zone = \"UTC\"\n\
-     [[group]]\nname = \"pilot\"\nsubnets = \"10.1.0.0/16\"\n\
+     [[group]]\nname = \"pilot\"\nsubnets = \"127.0.0.2\"\n\
      [[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
      [[ring]]\nname = \"rest\"\ngroups = \"default\"\ngate = \"manual\"\nshares = [10, 100]\nstep = \"24h\"\n";
 
-/// A relay's folder: its configuration, token and store.
+/// The pilot, and one of all others who is not in the first tenth of them.
+const PILOT: [u8; 4] = [127, 0, 0, 2];
+const OTHER: [u8; 4] = [127, 0, 0, 3];
+
+const CATALOG: &str = "/minitri.flg";
+
+/// A relay's folder: its configuration, token and store; and its manager.
 struct Place {
     folder: TempDir,
-    _manager: Manager,
+    manager: Manager,
 }
 
 impl Place {
@@ -42,29 +41,25 @@ impl Place {
             manager.url()
         );
         fs::write(folder.path().join("gupd.toml"), text).unwrap();
-        Self { folder, _manager: manager }
+        Self { folder, manager }
     }
 
-    /// With revisions 1 to 3: everyone sees 1, and the first ring, which has no delay, 3.
-    async fn published() -> Self {
+    /// With revisions 1 to 3, whose catalog is their number: everyone sees 1, and the pilot, who does not wait, 3.
+    async fn published() -> (Self, Relay) {
         let place = Self::new(RINGS);
-        let config = Config::load(&Overrides::default(), Some(&place.file()), std::iter::empty()).unwrap();
-        let store = Store::open(&config.store, Clock::system()).unwrap();
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let opened = Rollouts::open(&config, store.clone(), metrics, Clock::system()).await;
-        let (rollouts, task, _tracker) = opened.unwrap();
-        let end = CancellationToken::new();
-        let task = tokio::spawn(task.run(end.clone().cancelled_owned()));
-        // A catalog that is gone makes a revision, as one that has changed does.
-        for catalogs in [3, 2, 1] {
-            let catalogs = (0..catalogs).map(|at| (format!("default /{at}.flg").into(), None));
-            let found = Found { source: "default".into(), catalogs: catalogs.collect() };
-            rollouts.publish(vec![found]).await.unwrap();
+        let relay = place.serve();
+        for (revision, version) in ["1", "2", "3"].into_iter().enumerate() {
+            place.manager.put(CATALOG, Resource::new(version));
+            if revision > 0 {
+                let refreshed = post("/api/v1/refresh", "").send(relay.admin).await;
+                assert_eq!(refreshed.status, 200, "{refreshed:?}");
+            }
+            let deadline = Instant::now() + PATIENCE;
+            while sees(&relay, PILOT).await != version {
+                assert!(Instant::now() < deadline, "the pilot never sees {version}");
+            }
         }
-        end.cancel();
-        task.await.unwrap();
-        store.release().await;
-        place
+        (place, relay)
     }
 
     fn file(&self) -> PathBuf {
@@ -97,17 +92,17 @@ impl Place {
     }
 }
 
-async fn sees(admin: SocketAddr, group: &str) -> u64 {
-    // Not one of the first tenth.
-    let client = if group == "pilot" { "10.1.0.1" } else { "192.0.2.1" };
-    let view = get(admin, &format!("/api/v1/rollout/view?client={client}&group={group}")).await;
-    let view: Value = serde_json::from_slice(&view.whole()).unwrap();
-    view["revision"].as_u64().unwrap()
+/// The catalog that a client at this address gets.
+async fn sees(relay: &Relay, client: [u8; 4]) -> String {
+    let mut client = Client::connect_from(client.into(), relay.address).await;
+    let response = client.send(&Request::get(CATALOG)).await.unwrap();
+    assert_eq!(response.status, 200, "{response:?}");
+    String::from_utf8(response.whole()).unwrap()
 }
 
-/// What the pilots see, and what all others do.
-async fn views(admin: SocketAddr) -> (u64, u64) {
-    (sees(admin, "pilot").await, sees(admin, "default").await)
+/// What the pilot sees, and what others do.
+async fn views(relay: &Relay) -> [String; 2] {
+    [sees(relay, PILOT).await, sees(relay, OTHER).await]
 }
 
 async fn status(admin: SocketAddr) -> Value {
@@ -117,36 +112,39 @@ async fn status(admin: SocketAddr) -> Value {
     status
 }
 
-fn order(body: impl Into<Vec<u8>>) -> Request {
-    Request::new("POST", "/api/v1/rollout").header("Authorization", "Bearer s3cret").body(body)
+fn post(path: &str, body: &str) -> Request {
+    Request::new("POST", path).header("Authorization", "Bearer s3cret").body(body)
+}
+
+fn order(body: &str) -> Request {
+    post("/api/v1/rollout", body)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_order_is_in_force_when_it_is_answered_and_after_a_crash_and_is_in_the_audit_log() {
-    let place = Place::published().await;
-    let mut relay = place.serve();
-    assert_eq!(views(relay.admin).await, (3, 1));
-    for (arguments, says, pilot, default) in [
-        (&["name", "2", "good"][..], "revision 2 is called good", 3, 1),
-        (&["hold", "default", "good"], "group default sees revision 2 until", 3, 2),
-        (&["rollback", "pilot"], "group pilot sees revision 2 until", 2, 2),
-        (&["rollback", "pilot", "1"], "group pilot sees revision 1 until", 1, 2),
-        (&["name", "--remove", "good"], "revision 2 is not called good any more", 1, 2),
-        (&["release", "pilot"], "group pilot is held no more", 3, 2),
-        (&["release", "--now", "default"], "group default sees revision 3 now", 3, 3),
-        (&["hold", "default", "1"], "group default sees revision 1 until", 3, 1),
-        (&["release"], "every group is held no more", 3, 1),
-        (&["halt"], "no view moves until", 3, 1),
-        (&["resume"], "views move again", 3, 1),
-        (&["promote", "rest"], "ring rest, step 1 of 2 is open for revision 3", 3, 1),
-        (&["promote", "rest"], "ring rest, step 2 of 2 is open for revision 3", 3, 3),
+    let (place, mut relay) = Place::published().await;
+    assert_eq!(views(&relay).await, ["3", "1"]);
+    for (arguments, says, pilot, other) in [
+        (&["name", "2", "good"][..], "revision 2 is called good", "3", "1"),
+        (&["hold", "default", "good"], "group default sees revision 2 until", "3", "2"),
+        (&["rollback", "pilot"], "group pilot sees revision 2 until", "2", "2"),
+        (&["rollback", "pilot", "1"], "group pilot sees revision 1 until", "1", "2"),
+        (&["name", "--remove", "good"], "revision 2 is not called good any more", "1", "2"),
+        (&["release", "pilot"], "group pilot is held no more", "3", "2"),
+        (&["release", "--now", "default"], "group default sees revision 3 now", "3", "3"),
+        (&["hold", "default", "1"], "group default sees revision 1 until", "3", "1"),
+        (&["release"], "every group is held no more", "3", "1"),
+        (&["halt"], "no view moves until", "3", "1"),
+        (&["resume"], "views move again", "3", "1"),
+        (&["promote", "rest"], "ring rest, step 1 of 2 is open for revision 3", "3", "1"),
+        (&["promote", "rest"], "ring rest, step 2 of 2 is open for revision 3", "3", "3"),
     ] {
         let told = place.done(&relay, &[arguments, &["--reason", "a \"test\""]].concat());
         assert!(told[0].starts_with(says), "{arguments:?}: {told:?}");
-        assert_eq!(views(relay.admin).await, (pilot, default), "{arguments:?}");
+        assert_eq!(views(&relay).await, [pilot, other], "{arguments:?}");
         relay.process.kill();
         relay = place.serve();
-        assert_eq!(views(relay.admin).await, (pilot, default), "{arguments:?}");
+        assert_eq!(views(&relay).await, [pilot, other], "{arguments:?}");
         let line = place.lines().pop().unwrap();
         let order = if arguments.contains(&"--remove") { "unname" } else { arguments[0] };
         assert_eq!((&line["order"], &line["from"]), (&json!(order), &json!("127.0.0.1")), "{line}");
@@ -159,20 +157,18 @@ async fn every_order_is_in_force_when_it_is_answered_and_after_a_crash_and_is_in
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_takes_less_than_a_second() {
-    let place = Place::published().await;
-    let relay = place.serve();
+    let (_place, relay) = Place::published().await;
     let began = Instant::now();
     let body = json!({ "order": "release", "now": true, "by": "anna" }).to_string();
-    let done = order(body).send(relay.admin).await;
+    let done = order(&body).send(relay.admin).await;
     assert_eq!(done.status, 200, "{done:?}");
-    assert_eq!(sees(relay.admin, "default").await, 3);
+    assert_eq!(sees(&relay, OTHER).await, "3");
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_says_who_would_see_what_and_changes_nothing() {
-    let place = Place::published().await;
-    let relay = place.serve();
+    let (place, relay) = Place::published().await;
     let (before, lines) = (status(relay.admin).await, place.lines());
     for arguments in [
         &["name", "1", "old"][..],
@@ -200,8 +196,7 @@ async fn a_dry_run_says_who_would_see_what_and_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_is_refused_with_one_line_that_says_what_to_do() {
-    let place = Place::published().await;
-    let relay = place.serve();
+    let (place, relay) = Place::published().await;
     let before = status(relay.admin).await;
     for (arguments, words) in [
         (&["hold", "pilot", "nonesuch"][..], &["nonesuch", "kept are", "3"][..]),
@@ -227,8 +222,7 @@ async fn what_cannot_be_is_refused_with_one_line_that_says_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_takes_orders_only_with_the_token_and_in_words_that_it_knows() {
-    let place = Place::published().await;
-    let relay = place.serve();
+    let (place, relay) = Place::published().await;
     let bare = Request::new("POST", "/api/v1/rollout").body(r#"{"order":"halt","by":"anna"}"#);
     assert_eq!(bare.send(relay.admin).await.status, 401);
     assert_eq!(get(relay.admin, "/api/v1/rollout/clients").await.status, 401);
@@ -238,11 +232,11 @@ async fn a_relay_takes_orders_only_with_the_token_and_in_words_that_it_knows() {
         "halt".to_owned(),
         format!(r#"{{"order":"halt","by":"anna","reason":"{}"}}"#, "a".repeat(20_000)),
     ] {
-        let refused = order(body).send(relay.admin).await;
+        let refused = order(&body).send(relay.admin).await;
         assert_eq!(refused.status, 400, "{refused:?}");
         assert_eq!(refused.body.iter().filter(|byte| **byte == b'\n').count(), 1, "{refused:?}");
     }
-    for query in ["view?client=x&group=pilot", "view?client=10.1.0.1"] {
+    for query in ["view?client=x&group=pilot", "view?client=127.0.0.2"] {
         assert_eq!(get(relay.admin, &format!("/api/v1/rollout/{query}")).await.status, 400, "{query}");
     }
     assert!(status(relay.admin).await["halted"].is_null());
@@ -252,25 +246,21 @@ async fn a_relay_takes_orders_only_with_the_token_and_in_words_that_it_knows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_written_to_the_audit_log_is_not_done() {
-    let place = Place::published().await;
-    let relay = place.serve();
-    let moved = place.folder.path().join("store/audit.log.1");
-    if place.audit().exists() {
-        fs::rename(place.audit(), &moved).unwrap();
-    }
+    let (place, relay) = Place::published().await;
+    fs::rename(place.audit(), place.folder.path().join("store/audit.log.1")).unwrap();
     fs::create_dir(place.audit()).unwrap();
     place
         .rollout(&relay, &["hold", "pilot", "1"])
         .complained(1, &["audit.log cannot be written", "nothing is"]);
-    assert_eq!(sees(relay.admin, "pilot").await, 3);
+    assert_eq!(sees(&relay, PILOT).await, "3");
     fs::remove_dir(place.audit()).unwrap();
     place.done(&relay, &["hold", "pilot", "1"]);
-    assert_eq!((sees(relay.admin, "pilot").await, place.lines().len()), (1, 1));
+    assert_eq!((&*sees(&relay, PILOT).await, place.lines().len()), ("1", 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_opens_by_itself_is_in_the_audit_log_too() {
-    let place = Place::published().await;
+    let (place, _relay) = Place::published().await;
     let opened: Vec<Value> = place.lines();
     let told =
         opened.iter().map(|line| (line["who"].as_str(), line["order"].as_str(), &line["what"]["ring"]));
@@ -282,8 +272,7 @@ async fn what_opens_by_itself_is_in_the_audit_log_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_shows_revisions_rings_groups_and_what_is_next_in_eighty_columns() {
-    let place = Place::published().await;
-    let relay = place.serve();
+    let (place, relay) = Place::published().await;
     place.done(&relay, &["name", "2", "good"]);
     place.done(&relay, &["hold", "default", "good"]);
     let lines = place.done(&relay, &["status"]);
@@ -297,7 +286,9 @@ async fn the_status_shows_revisions_rings_groups_and_what_is_next_in_eighty_colu
     assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
 
     let told: Value = serde_json::from_str(&place.done(&relay, &["status", "--json"]).join("\n")).unwrap();
-    assert_eq!(told["revisions"][0]["catalogs"], json!({ "default /0.flg": null }));
+    let hashes: Vec<&Value> = told["revisions"][0]["catalogs"].as_object().unwrap().values().collect();
+    // SHA-256 of "3".
+    assert_eq!(hashes, ["4e07408562bedb8b60ce05c1decfe3ad16b72230967de01f640b7e4729b49fce"]);
     assert_eq!(told["groups"][1]["held"]["revision"], 2);
 
     let mut command = gupd(["rollout", "status", "--watch", "--admin", &relay.admin.to_string()]);
@@ -307,6 +298,32 @@ async fn the_status_shows_revisions_rings_groups_and_what_is_next_in_eighty_colu
     }
     watch.signal("INT");
     assert!(!watch.ended().status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_shown_with_what_they_see_and_in_a_dry_run_those_who_would_see_something_else() {
+    let (place, relay) = Place::published().await;
+    assert_eq!(views(&relay).await, ["3", "1"]);
+    let lines = place.done(&relay, &["status", "--clients"]);
+    assert!(lines[0].ends_with(": 2 clients known, 2 green"), "{lines:#?}");
+    let of = |client: &str| lines.iter().find(|line| line.starts_with(client)).unwrap().split_whitespace();
+    assert_eq!(of("127.0.0.2").take(5).collect::<Vec<_>>(), ["127.0.0.2", "pilot", "green", "3", "3"]);
+    assert_eq!(of("127.0.0.3").take(5).collect::<Vec<_>>(), ["127.0.0.3", "default", "green", "1", "1"]);
+    let mut command = gupd(["rollout", "status", "--clients", "--admin", &relay.admin.to_string()]);
+    Process::start(&mut command).ended().complained(2, &["--clients", "server.admin_token_file"]);
+
+    let lines = place.done(&relay, &["release", "--now", "--dry-run"]);
+    let clients: Vec<Vec<&str>> = lines
+        .iter()
+        .filter(|line| line.starts_with("127."))
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(clients, [["127.0.0.3", "default", "1", "3", "3", "1"]], "{lines:#?}");
+
+    let query = "/api/v1/rollout/clients?group=pilot";
+    let list = Request::get(query).header("Authorization", "Bearer s3cret").send(relay.admin).await;
+    let list: Value = serde_json::from_slice(&list.whole()).unwrap();
+    assert_eq!((list.as_array().unwrap().len(), &list[0]["client"]), (1, &json!("127.0.0.2")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -321,10 +338,9 @@ async fn a_relay_without_rings_says_how_it_comes_to_have_rollouts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_says_ring_and_step_and_asks_a_relay_for_the_view() {
-    let place = Place::published().await;
-    let relay = place.serve();
+    let (place, relay) = Place::published().await;
     let explain = |admin: SocketAddr, client: &str| {
-        let mut command = gupd(["policy", "explain", "--path", "/0.flg", "--client", client, "--config"]);
+        let mut command = gupd(["policy", "explain", "--path", CATALOG, "--client", client, "--config"]);
         command.arg(place.file()).env("GUPD_SERVER_ADMIN", admin.to_string());
         let ended = Process::start(&mut command).ended();
         assert!(ended.status.success(), "{ended:#?}");
@@ -334,14 +350,14 @@ async fn explain_says_ring_and_step_and_asks_a_relay_for_the_view() {
         };
         (value("ring "), value("view "))
     };
-    let (ring, view) = explain(relay.admin, "10.1.0.1");
+    let (ring, view) = explain(relay.admin, "127.0.0.2");
     assert_eq!(ring, "first, begins with publication, gate auto");
     assert!(view.starts_with("revision 3, published ") && view.ends_with(": the newest"), "{view}");
-    let (ring, view) = explain(relay.admin, "192.0.2.1");
+    let (ring, view) = explain(relay.admin, "127.0.0.3");
     assert_eq!(ring, "rest, after ring first, gate manual, step 2 of 2: the first 100%");
     assert!(view.ends_with("; the newest is 3: see gupd rollout status"), "{view}");
     let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
-    let (_, view) = explain(nobody, "10.1.0.1");
+    let (_, view) = explain(nobody, "127.0.0.2");
     assert!(view.starts_with("no relay answers at 127.0.0.1:1 ") && view.contains("start it"), "{view}");
 }
 

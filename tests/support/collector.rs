@@ -168,7 +168,7 @@ pub fn key(path: &str) -> Arc<str> {
     Arc::from(format!("{} {path}", route.name))
 }
 
-fn everyone_at_once() -> config::Ring {
+pub fn everyone_at_once() -> config::Ring {
     config::Ring {
         name: "everyone".to_owned(),
         place: None,

@@ -33,13 +33,13 @@ pub(super) fn table(told: &[Client], zone: &TimeZone) -> String {
     // Writing to a string does not fail.
     let _ = writeln!(
         out,
-        "{:<names$}  {:<groups$}  {:<6}  {:>5}  {:>5}  {:<11}  {:>10}  {:>6}  TROUBLE",
+        "{:<names$}  {:<groups$}  {:<6}  {:>4}  {:>4}  {:<11}  {:>10}  {:>6}  TROUBLE",
         "CLIENT", "GROUP", "LIGHT", "SEES", "HAS", "LAST SEEN", "BYTES", "ERRORS"
     );
     let number = |number: Option<Number>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     for client in told {
         let line = format!(
-            "{:<names$}  {:<groups$}  {:<6}  {:>5}  {:>5}  {:<11}  {:>10}  {:>6}  {}",
+            "{:<names$}  {:<groups$}  {:<6}  {:>4}  {:>4}  {:<11}  {:>10}  {:>6}  {}",
             client.client,
             client.group,
             client.light,

@@ -122,7 +122,13 @@ impl Table {
     pub(super) fn not_saved(&mut self, clients: Vec<Identity>) {
         for client in clients {
             match self.numbers.get(&client) {
-                Some(&at) => self.changes.changed(at),
+                Some(&at) => {
+                    // It may be there of an earlier time: what was not saved may be its removal.
+                    if let Some(entry) = self.entries.get_mut(at as usize) {
+                        entry.saved = true;
+                    }
+                    self.changes.changed(at);
+                }
                 None => self.changes.gone(client),
             }
         }
@@ -264,6 +270,20 @@ mod tests {
         write(&mut store, next.take_changes(10));
         assert_eq!(names(&next), ["b"]);
         assert_eq!(store.into_keys().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn a_removal_that_failed_is_made_good_for_a_client_that_came_back_and_went_again() {
+        let (mut table, mut store) = (Table::default(), BTreeMap::new());
+        seen(&mut table, "a", T0);
+        write(&mut store, table.take_changes(10));
+        table.forget(&"a".parse().unwrap());
+        seen(&mut table, "a", T0 + HOUR);
+        let lost = table.take_changes(1);
+        table.not_saved(lost.into_iter().map(|(client, _)| client).collect());
+        table.forget(&"a".parse().unwrap());
+        write(&mut store, table.take_changes(10));
+        assert!(store.is_empty(), "{store:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::super::{At, Clients, Fixed, Status};
+use super::super::{At, Clients, Fixed, Status, ViewStatus};
 use super::Beside;
 use crate::clock::UnixMillis;
 use crate::config::{Config, Overrides};
@@ -127,6 +127,23 @@ fn groups_tell_their_ring_and_what_they_are_held_at() {
     let at = |revision| Some(Fixed { revision, since: At(T0) });
     assert_eq!(groups, [("pilot", at(1), None, Some(1)), ("default", None, at(2), Some(2))]);
     assert_eq!(told.groups[0].ring, "first");
+}
+
+#[test]
+fn a_client_is_told_what_it_sees_and_what_it_comes_to_see_when() {
+    let rings = rings();
+    let mut state = published(&rings);
+    let view = |state: &State, group: &str| {
+        let views = state.views(&rings, T0);
+        let view = ViewStatus::of(&views, group, [192, 0, 2, 1].into(), T0).unwrap();
+        (view.revision, view.next, view.at)
+    };
+    assert_eq!(view(&state, "default"), (1, Some(2), Some(At(T0 + 5 * HOUR - 1))));
+    let (sees, next, at) = view(&state, "pilot");
+    assert_eq!((sees, next), (1, Some(2)));
+    assert!(at > Some(At(T0)) && at < Some(At(T0 + 4 * HOUR)), "its moment within the spread: {at:?}");
+    state.order(&Order::Halt, &rings, T0).unwrap();
+    assert_eq!(view(&state, "pilot"), (1, None, None));
 }
 
 #[test]
