@@ -322,13 +322,17 @@ impl Task {
             );
             Arc::make_mut(&mut self.state).gave_up(number, gone);
         }
-        self.troubles = self.troubles_at(now).await;
+        let troubles = self.troubles_at(now).await;
         let mut records = Vec::new();
         let mut next = State::clone(&self.state);
         let mut advanced = Vec::new();
         if let Some(rings) = &self.settings.rings {
-            let troubles = &self.troubles;
-            advanced = next.advance(rings, now, |revision, ring| troubles.contains_key(&(revision, ring)));
+            // As long as nobody knows of trouble, nothing opens.
+            if let Some(troubles) = troubles {
+                let has_trouble = |revision, ring| troubles.contains_key(&(revision, ring));
+                advanced = next.advance(rings, now, has_trouble);
+                self.troubles = troubles;
+            }
             if (now - self.alive).abs() >= LOOK {
                 records.push(record::alive(now));
                 self.alive = now;
@@ -351,9 +355,9 @@ impl Task {
         }
     }
 
-    /// Where trouble keeps a step closed whose time has come.
-    async fn troubles_at(&self, now: UnixMillis) -> BTreeMap<(Number, RingId), Trouble> {
-        let Some(rings) = &self.settings.rings else { return BTreeMap::new() };
+    /// Where trouble keeps a step closed whose time has come; `None` if nobody is there to say, as when the relay ends.
+    async fn troubles_at(&self, now: UnixMillis) -> Option<BTreeMap<(Number, RingId), Trouble>> {
+        let Some(rings) = &self.settings.rings else { return Some(BTreeMap::new()) };
         let share = self.settings.rollout.trouble_share;
         let least = u64::from(self.settings.rollout.trouble_clients);
         let due: BTreeSet<(Number, RingId)> = self
@@ -366,8 +370,7 @@ impl Task {
         let mut troubles = BTreeMap::new();
         for (revision, ring) in due {
             let Some(groups) = rings.get(ring).map(|ring| &ring.groups) else { continue };
-            // A tracker that has ended leaves a relay that is ending.
-            let Ok(trouble) = self.shared.clients.trouble(revision, groups).await else { continue };
+            let trouble = self.shared.clients.trouble(revision, groups).await.ok()?;
             if trouble.is_above(share, least) {
                 if !self.troubles.contains_key(&(revision, ring)) {
                     let ring = rings.get(ring).map_or("", |ring| ring.settings.name.as_str());
@@ -376,6 +379,6 @@ impl Task {
                 troubles.insert((revision, ring), trouble);
             }
         }
-        troubles
+        Some(troubles)
     }
 }
