@@ -320,7 +320,11 @@ impl Task {
                 bytes = gone.bytes,
                 "payloads of a kept revision had to go for room; raise store.quota"
             );
+        let before = self.settings.rings.clone();
             Arc::make_mut(&mut self.state).gave_up(number, gone);
+        if let (Some(before), Some(after)) = (&before, &self.settings.rings) {
+            Arc::make_mut(&mut self.state).rename_rings(before, after);
+        }
         }
         let troubles = self.troubles_at(now).await;
         let mut records = Vec::new();
