@@ -98,7 +98,7 @@ impl Proxy {
     }
 
     fn sees(&self, asked: &Asked<'_>, views: &Views, now: UnixMillis) -> Option<Number> {
-        views.of(&asked.group.name, asked.peer.address.ip(), now).map(|revision| revision.number)
+        views.of(&asked.group.name, asked.peer.address.ip(), views.time(now)).map(|revision| revision.number)
     }
 
     /// The catalog of the client's revision, and which that is.
@@ -127,7 +127,7 @@ impl Proxy {
                 Ok(Arrived::Unpublished) | Err(_) => return (not_now(classified), sees),
             }
         }
-        let Some(revision) = views.of(group, client, now()) else {
+        let Some(revision) = views.of(group, client, views.time(now())) else {
             return (not_now(classified), None);
         };
         let reply = match revision.catalogs.get(key) {
@@ -216,7 +216,7 @@ impl Proxy {
         views: &Views,
     ) -> Due {
         let due = |views: &Views| {
-            let now = self.cache.clock().now();
+            let now = views.time(self.cache.clock().now());
             views.due(&asked.group.name, asked.peer.address.ip(), file.series, file.number, now)
         };
         let first = due(views);

@@ -13,6 +13,10 @@ use super::rings::{Ring, RingId, Rings};
 use super::state::{Progress, State};
 use crate::clock::UnixMillis;
 
+/// How long a snapshot is good for: who looks at what is due makes one every 30 s. A clock that leaps past that was set, or
+/// the machine slept.
+pub(super) const LASTS: i64 = 10 * 60_000;
+
 /// What every client sees.
 #[derive(Debug)]
 pub struct Views {
@@ -114,6 +118,11 @@ impl Views {
     /// configuration.
     pub fn of(&self, group: &str, client: IpAddr, now: UnixMillis) -> Option<&Arc<Revision>> {
         self.revisions.get(self.place(group, client, now)?).map(|seen| &seen.revision)
+    }
+
+    /// What the time is for clients: one that leaps moves nobody, until it is known what time it is for rollouts.
+    pub fn time(&self, now: UnixMillis) -> UnixMillis {
+        now.min(self.made.saturating_add(LASTS))
     }
 
     /// The newest revision.

@@ -20,6 +20,7 @@ use crate::rollout::record::{self, PREFIX, Restored};
 use crate::rollout::revision::{Number, version_key};
 use crate::rollout::rings::RingId;
 use crate::rollout::state::{Collected, Published, State};
+use crate::rollout::views::LASTS;
 use crate::store::{ObjectCopy, Store};
 
 /// Between two looks at what has become due without being foreseen: a gate that trouble held, a clock that was set. Also
@@ -28,7 +29,7 @@ const LOOK: i64 = 30_000;
 
 /// A relay that was away for longer goes on where it stopped, instead of having everyone move who should have meanwhile.
 /// Shorter is a restart or an upgrade.
-const AWAY: i64 = 10 * 60_000;
+const AWAY: i64 = LASTS;
 
 /// A clock that goes back by less is being adjusted.
 const ADJUSTED: i64 = 1_000;
@@ -52,8 +53,9 @@ pub struct Task {
     troubles: BTreeMap<(Number, RingId), Trouble>,
     /// Of the store that all of this is written down in.
     generation: u64,
-    /// When views were last looked at, and when that was last written down.
+    /// When views were last looked at, also by a clock that nobody sets, and when that was last written down.
     looked: UnixMillis,
+    steady: i64,
     alive: UnixMillis,
 }
 
@@ -76,7 +78,7 @@ impl Task {
         clock: Clock,
     ) -> Self {
         let Beginning { shared, requests, taken, given, settings, audit } = beginning;
-        let now = clock.now();
+        let (now, steady) = clock.now_and_steady();
         let mut task = Self {
             shared,
             requests,
@@ -92,6 +94,7 @@ impl Task {
             audit,
             troubles: BTreeMap::new(),
             looked: now,
+            steady,
             alive: now,
         };
         task.go_on_with(restored).await;
@@ -152,6 +155,28 @@ impl Task {
         }
     }
 
+    /// Has a clock that was set, or a machine that slept, move nobody.
+    fn keep_time(&mut self) {
+        let (now, steady) = self.clock.now_and_steady();
+        let expected = self.looked + (steady - self.steady);
+        let since = if now - expected > AWAY {
+            tracing::warn!(
+                seconds = (now - expected) / 1_000,
+                "the clock leapt; views go on from where they were"
+            );
+            // What clients may have been shown since.
+            expected + LASTS
+        } else if expected - now > ADJUSTED {
+            tracing::warn!(seconds = (expected - now) / 1_000, "the clock was set back; nobody's view is");
+            expected
+        } else {
+            return;
+        };
+        self.stand_still(since, now);
+        (self.looked, self.steady) = (now, steady);
+        self.show();
+    }
+
     /// Rollouts end with the last ring: clients then see what their managers have, and if there are rings again one day
     /// they must not go back to what was before.
     fn end_without_rings(&mut self) {
@@ -183,6 +208,7 @@ impl Task {
     }
 
     async fn answer(&mut self, request: Request) {
+        self.keep_time();
         // What is due because of it is done before anybody is told. Whoever asked may have gone.
         match request {
             Request::Publish(found, answer) => {
@@ -206,10 +232,11 @@ impl Task {
     async fn look_if_due(&mut self) {
         let now = self.clock.now();
         let is_due = |waits: &Waits| matches!(waits, Waits::Until(due) if *due <= now);
-        if let Some(rings) = &self.settings.rings
-            && self.state.halted().is_none()
-            && self.state.outlook(rings, |_, _| false).iter().any(|next| is_due(&next.waits))
-        {
+        let has_due = |rings| {
+            self.state.halted().is_none()
+                && self.state.outlook(rings, |_, _| false).iter().any(|next| is_due(&next.waits))
+        };
+        if now - self.looked >= LOOK || self.settings.rings.as_deref().is_some_and(has_due) {
             self.look().await;
         }
     }
@@ -289,10 +316,15 @@ impl Task {
     }
 
     async fn reconfigure(&mut self) {
+        self.keep_time();
         let now = self.clock.now();
         // By other windows and spreads some would not have moved yet.
         self.stand_still(now, now);
+        let before = self.settings.rings.clone();
         self.settings = self.given.borrow_and_update().clone();
+        if let (Some(before), Some(after)) = (&before, &self.settings.rings) {
+            Arc::make_mut(&mut self.state).rename_rings(before, after);
+        }
         self.end_without_rings();
         self.forget_groups();
         self.show();
@@ -301,15 +333,12 @@ impl Task {
 
     /// Opens what is due, drops what nobody needs, writes down that the relay runs.
     async fn look(&mut self) {
-        let now = self.clock.now();
         if self.store.generation() != self.generation {
             self.succeed().await;
         }
-        if self.looked - now > ADJUSTED {
-            tracing::warn!(seconds = (self.looked - now) / 1_000, "the clock was set back; nobody's view is");
-            self.stand_still(self.looked, now);
-        }
-        self.looked = now;
+        self.keep_time();
+        let (now, steady) = self.clock.now_and_steady();
+        (self.looked, self.steady) = (now, steady);
         while let Ok((key, revision)) = self.taken.try_recv() {
             self.payloads.takes(key, revision);
         }
@@ -320,11 +349,7 @@ impl Task {
                 bytes = gone.bytes,
                 "payloads of a kept revision had to go for room; raise store.quota"
             );
-        let before = self.settings.rings.clone();
             Arc::make_mut(&mut self.state).gave_up(number, gone);
-        if let (Some(before), Some(after)) = (&before, &self.settings.rings) {
-            Arc::make_mut(&mut self.state).rename_rings(before, after);
-        }
         }
         let troubles = self.troubles_at(now).await;
         let mut records = Vec::new();
@@ -355,7 +380,10 @@ impl Task {
                 }
             }
             // The disk fails, and has told so.
-            Err(error) => tracing::debug!(%error, "rollouts stand still"),
+            Err(error) => {
+                tracing::debug!(%error, "rollouts stand still, but for what is open");
+                self.show();
+            }
         }
     }
 

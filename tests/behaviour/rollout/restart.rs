@@ -143,3 +143,32 @@ async fn a_held_group_is_not_given_newer_payloads_after_a_restart() {
     order(&site, release(Some("pilot"), false)).await;
     assert_eq!(get(&site, PILOT, &next).await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_moves_nobody_and_a_machine_that_slept_opens_nothing() {
+    let site = site(SPREAD);
+    let mut crowd = Crowd::of(&site, [60, 20, 20]).await;
+    crowd.look().await;
+    publish_and_refresh(&site, 2).await;
+    pass(&site, 3 * HOUR).await;
+    let before = crowd.look().await;
+    for leap in [30 * DAY, 11 * HOUR] {
+        site.clock.set_forward(leap);
+        // Before and after the rollouts have seen it. A leap is worth some minutes, since it may be time that passed.
+        let early = crowd.look().await;
+        settled(&site).await;
+        let moved = crowd.look().await.iter().filter(|(_, sees)| *sees == 2).count();
+        let (were, at_once) =
+            [&before, &early].map(|seen| seen.iter().filter(|(_, sees)| *sees == 2).count()).into();
+        assert!(at_once <= were + 6 && moved <= were + 6, "{were} {at_once} {moved}");
+    }
+    let before = crowd.look().await;
+    for leap in [11 * HOUR, 30 * DAY] {
+        site.clock.set_back(leap);
+        assert_eq!(crowd.look().await, before);
+        settled(&site).await;
+        assert_eq!(crowd.look().await, before);
+    }
+    pass(&site, 7 * HOUR).await;
+    assert_eq!(crowd.count(2).await, [60, 0, 0]);
+}
