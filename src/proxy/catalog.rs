@@ -74,6 +74,11 @@ impl Candidate {
 }
 
 impl Proxy {
+    /// Has the store know what clients used until now: it is told of that from time to time.
+    pub async fn note_uses(&self) -> Result<(), StoreError> {
+        self.cache.record_uses().await
+    }
+
     /// Catalogs that clients ask for and no revision has.
     pub fn arrivals(&self) -> &Arrivals {
         &self.arrivals

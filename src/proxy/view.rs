@@ -98,7 +98,7 @@ impl Proxy {
     }
 
     fn sees(&self, asked: &Asked<'_>, views: &Views, now: UnixMillis) -> Option<Number> {
-        views.of(&asked.group.name, asked.peer.address.ip(), now).map(|revision| revision.number)
+        views.of(&asked.group.name, asked.peer.address.ip(), views.time(now)).map(|revision| revision.number)
     }
 
     /// The catalog of the client's revision, and which that is.
@@ -127,7 +127,7 @@ impl Proxy {
                 Ok(Arrived::Unpublished) | Err(_) => return (not_now(classified), sees),
             }
         }
-        let Some(revision) = views.of(group, client, now()) else {
+        let Some(revision) = views.of(group, client, views.time(now())) else {
             return (not_now(classified), None);
         };
         let reply = match revision.catalogs.get(key) {
@@ -153,7 +153,7 @@ impl Proxy {
         };
         let reply = match entry {
             Ok(entry) => {
-                let headers = dated_exactly(asked.headers, &entry);
+                let headers = exactly(asked.headers, &entry);
                 let asked = Asked { headers: headers.as_ref().unwrap_or(asked.headers), ..*asked };
                 let reply = respond::stored(self, &asked, &entry).await;
                 reply
@@ -216,7 +216,7 @@ impl Proxy {
         views: &Views,
     ) -> Due {
         let due = |views: &Views| {
-            let now = self.cache.clock().now();
+            let now = views.time(self.cache.clock().now());
             views.due(&asked.group.name, asked.peer.address.ip(), file.series, file.number, now)
         };
         let first = due(views);
@@ -226,10 +226,10 @@ impl Proxy {
         match self.rollouts.announce(file.series, file.number).await {
             Ok(Published::Nothing) => {}
             Ok(Published::New(_) | Published::Joined(_)) => self.news.hear(key),
-            // What cannot be written down is not staged, and content is not held up for it.
+            // What cannot be written down is not staged, and content is not held up for it, but where somebody holds it.
             Err(error) => {
                 tracing::warn!(%error, key = &**key, "what a client announces cannot be noted");
-                return first;
+                return if views.stands_still(&asked.group.name) { Due::Later(None) } else { first };
             }
         }
         self.rollouts.views().as_ref().map_or(first, |views| due(views))
@@ -267,16 +267,25 @@ impl Proxy {
     }
 }
 
-/// `If-Modified-Since` with another date than this catalog's says nothing: a client that has a later one, and sees an
-/// earlier revision now, does not have it. `None` if nothing is to be changed.
-fn dated_exactly(headers: &HeaderMap, entry: &Entry) -> Option<HeaderMap> {
-    let since = headers.get(header::IF_MODIFIED_SINCE)?;
+/// Without what would have a client take parts of two revisions for one, or what it has for what it sees now. `None` if
+/// nothing is to be changed.
+fn exactly(headers: &HeaderMap, entry: &Entry) -> Option<HeaderMap> {
     let modified = field::date(&entry.object.headers, header::LAST_MODIFIED);
-    if modified.is_some() && field::parse_date(since) == modified {
+    let is_of_another = |since| modified.is_none() || field::parse_date(since) != modified;
+    // A later date says nothing: a client that has it, and sees an earlier revision now, does not have that.
+    let since = headers.get(header::IF_MODIFIED_SINCE).is_some_and(is_of_another);
+    // It goes on with a download that may have been of another revision, and does not say of which.
+    let range = headers.contains_key(header::RANGE) && !headers.contains_key(header::IF_RANGE);
+    if !since && !range {
         return None;
     }
     let mut headers = headers.clone();
-    headers.remove(header::IF_MODIFIED_SINCE);
+    if since {
+        headers.remove(header::IF_MODIFIED_SINCE);
+    }
+    if range {
+        headers.remove(header::RANGE);
+    }
     Some(headers)
 }
 

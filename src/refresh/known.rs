@@ -33,6 +33,10 @@ impl Worker {
         let is_used = |last_asked: &UnixMillis| now.saturating_sub(*last_asked) <= unused;
         let mut known: BTreeMap<Arc<str>, UnixMillis> = BTreeMap::new();
         let mut absent: Vec<(UnixMillis, &Arc<str>)> = Vec::new();
+        // Whoever comes first after a long absence is not known to the store yet.
+        if also_stored && let Err(error) = self.proxy.note_uses().await {
+            tracing::debug!(%error, "what was used lately is not known");
+        }
         if let Some(newest) = views.newest() {
             for (key, catalog) in newest.catalogs.iter().filter(|(key, _)| self.proxy.is_catalog_key(key)) {
                 match catalog {

@@ -133,6 +133,23 @@ impl State {
         }
     }
 
+    /// Has a ring that has another name by now go on from where it was: it is the one with a group in common.
+    pub fn rename_rings(&mut self, before: &Rings, after: &Rings) {
+        let gone = before.iter().filter(|(_, ring)| after.named(&ring.settings.name).is_none());
+        for (_, was) in gone {
+            let mut new = after.iter().filter(|(_, ring)| before.named(&ring.settings.name).is_none());
+            let is = new.find(|(_, ring)| ring.groups.iter().any(|group| was.groups.contains(group)));
+            let Some((_, is)) = is else { continue };
+            for kept in &mut self.revisions {
+                if let Progress::Rings { open, .. } = &mut kept.progress
+                    && let Some(steps) = open.remove(&was.settings.name)
+                {
+                    open.entry(is.settings.name.clone()).or_insert(steps);
+                }
+            }
+        }
+    }
+
     /// Opens the next step of a ring now; whether there was one.
     pub(super) fn open(&mut self, at: usize, ring: RingId, rings: &Rings, now: UnixMillis) -> bool {
         let (Some(kept), Some(ring)) = (self.revisions.get_mut(at), rings.get(ring)) else { return false };
@@ -156,10 +173,11 @@ impl State {
                 self.revisions[at].progress = Progress::Everyone { since: now };
             }
         }
-        // What everyone sees needs no release.
+        // What everyone sees needs no release any more once there is something newer: until then windows of groups, which
+        // know nothing of rings, stay open for it.
         let base = self.revisions.iter().rev().find(|kept| kept.is_for_everyone());
         let base = base.map_or(0, |kept| kept.number);
-        self.released.retain(|_, (released, _)| *released > base);
+        self.released.retain(|_, (released, _)| *released >= base);
     }
 
     /// When a ring is open to all of its clients, of this revision or of a newer one.

@@ -21,11 +21,15 @@ pub(super) struct Payloads {
     taken: Arc<BTreeMap<Arc<str>, (Number, Number)>>,
     /// Those that were taken since it was last written down, or that are gone.
     fresh: HashMap<Arc<str>, (Number, Number)>,
+    /// Those of the first that the store may not hold: they were still being fetched when they were written down, or had
+    /// to go for room.
+    unheld: BTreeSet<Arc<str>>,
 }
 
 impl Payloads {
     pub(super) fn new(taken: BTreeMap<Arc<str>, (Number, Number)>) -> Self {
-        Self { taken: Arc::new(taken), fresh: HashMap::new() }
+        let unheld = taken.keys().cloned().collect();
+        Self { taken: Arc::new(taken), fresh: HashMap::new(), unheld }
     }
 
     /// A client that sees this revision takes it.
@@ -53,6 +57,7 @@ impl Payloads {
         let mut changes = Vec::with_capacity(fresh.len() + gone.len());
         for key in gone {
             taken.remove(&key);
+            self.unheld.remove(&key);
             changes.push((key, None));
         }
         for (key, of) in fresh {
@@ -62,11 +67,22 @@ impl Payloads {
         changes
     }
 
+    /// Those that the store is to hold besides.
+    pub(super) fn unheld(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.unheld.iter()
+    }
+
+    /// Of all that the store was to hold it has these not.
+    pub(super) fn are_unheld(&mut self, keys: Vec<Arc<str>>) {
+        self.unheld = keys.into_iter().filter(|key| self.taken.contains_key(key)).collect();
+    }
+
     /// Of payloads that had to go for room, how many and how large they were, by kept revision.
     pub(super) fn given_up(&mut self, gone: Vec<(Arc<str>, u64)>, state: &State) -> Vec<(Number, Gone)> {
         let mut of: BTreeMap<Number, Gone> = BTreeMap::new();
         for (key, bytes) in gone {
             let Some((first, last)) = self.taken.get(&key).copied() else { continue };
+            self.unheld.insert(key);
             for revision in state.revisions().filter(|revision| (first..=last).contains(&revision.number)) {
                 let gone = of.entry(revision.number).or_default();
                 gone.payloads += 1;
@@ -116,8 +132,10 @@ mod tests {
         assert_eq!(payloads.count(&state), BTreeMap::from([(1, 1), (2, 1), (3, 1), (4, 1)]));
         let gone = payloads.given_up(vec![("full".into(), 7), ("unknown".into(), 9)], &state);
         assert_eq!(gone, [1, 2, 3].map(|number| (number, Gone { payloads: 1, bytes: 7 })));
+        assert_eq!(payloads.unheld().map(|key| &**key).collect::<Vec<_>>(), ["full"]);
         state.revisions.drain(..3);
         assert_eq!(payloads.changes(&state), [("full".into(), None)]);
+        assert_eq!(payloads.unheld().count(), 0);
     }
 
     #[test]

@@ -13,6 +13,10 @@ use super::rings::{Ring, RingId, Rings};
 use super::state::{Progress, State};
 use crate::clock::UnixMillis;
 
+/// How long a snapshot is good for: who looks at what is due makes one every 30 s. A clock that leaps past that was set, or
+/// the machine slept.
+pub(super) const LASTS: i64 = 10 * 60_000;
+
 /// What every client sees.
 #[derive(Debug)]
 pub struct Views {
@@ -110,9 +114,15 @@ impl State {
 }
 
 impl Views {
-    /// The revision that a client of this group sees; `None` before there is one.
+    /// The revision that a client of this group sees; `None` before there is one, or if the group is of another
+    /// configuration.
     pub fn of(&self, group: &str, client: IpAddr, now: UnixMillis) -> Option<&Arc<Revision>> {
         self.revisions.get(self.place(group, client, now)?).map(|seen| &seen.revision)
+    }
+
+    /// What the time is for clients: one that leaps moves nobody, until it is known what time it is for rollouts.
+    pub fn time(&self, now: UnixMillis) -> UnixMillis {
+        now.min(self.made.saturating_add(LASTS))
     }
 
     /// The newest revision.
@@ -157,7 +167,7 @@ impl Views {
         if !self.revisions.first().is_some_and(has) {
             return Due::Unheard;
         }
-        let Some(at) = self.place(group, client, now) else { return Due::Now };
+        let Some(at) = self.place(group, client, now) else { return Due::Later(Some(now)) };
         if self.revisions.get(at).is_some_and(has) {
             let released = match self.groups.get(group) {
                 Some(GroupView::Ring { released, .. }) => *released,
@@ -186,6 +196,11 @@ impl Views {
         newer.filter_map(moment).min_by_key(|(_, at)| *at)
     }
 
+    /// Whether a group's view stands still until an administrator says otherwise.
+    pub fn stands_still(&self, group: &str) -> bool {
+        self.halted.is_some() || matches!(self.groups.get(group), Some(GroupView::Held { .. }))
+    }
+
     /// Since when a client could have seen more than the revision that it was given, or has to see less.
     pub fn since(&self, group: &str, client: IpAddr, given: Number, now: UnixMillis) -> Option<UnixMillis> {
         let at = self.place(group, client, now)?;
@@ -209,14 +224,14 @@ impl Views {
         let now = self.halted.unwrap_or(now.max(self.made));
         let (ring, released) = match self.groups.get(group) {
             Some(GroupView::Held { at, .. }) => return Some(*at),
-            Some(GroupView::Ring { ring, released, .. }) => (self.rings.get(*ring), *released),
-            // Of a configuration that came or went meanwhile.
-            None => (None, 0),
+            Some(GroupView::Ring { ring, released, .. }) => (self.rings.get(*ring)?, *released),
+            // Of a configuration that comes or goes at this moment: what it may see is not known here.
+            None => return None,
         };
         let sees = |(at, seen): (usize, &Seen)| {
             seen.everyone.is_some()
                 || seen.revision.number <= released
-                || ring.is_some_and(|ring| ring.has_moved(at, seen, client, now))
+                || ring.has_moved(at, seen, client, now)
         };
         let each = self.revisions.iter().enumerate();
         each.map(|each| (each.0, sees(each)))

@@ -22,7 +22,7 @@ pub struct Publication {
     pub copies: Vec<ObjectCopy>,
     /// Keys of objects that are to be kept (`true`), or no longer. What is kept does not expire, and is not evicted
     /// while anything else can go; a response in its place is kept as well. A key under which nothing is stored is no
-    /// error.
+    /// error: it is told.
     pub kept: Vec<(Arc<str>, bool)>,
     /// Named values, `None` removes one. The journal has them: they survive the loss of the index. Name and value
     /// have 512 KiB together, at most.
@@ -65,22 +65,22 @@ pub(super) fn is_copy(key: &str) -> bool {
 }
 
 impl Store {
-    /// Makes a change as one transaction.
+    /// Makes a change as one transaction; gives the keys to be kept under which nothing is stored.
     ///
     /// # Errors
     /// [`StoreError::NotCopied`] if an object to copy is gone or has another body, [`StoreError::RecordTooLarge`], or
     /// when the index cannot be written. Nothing is changed then.
-    pub async fn publish(&self, publication: Publication) -> Result<(), StoreError> {
+    pub async fn publish(&self, publication: Publication) -> Result<Vec<Arc<str>>, StoreError> {
         self.health.check()?;
         publication.check()?;
         let _until_it_is_in = self.tenure.commit()?;
         let gone = publication.removed.clone();
         let failed = self.index.failure();
         let published = self.index.change(move |change| publication.make(change, failed)).await;
-        let ((), files) = self.health.seen(published)?;
+        let (unheld, files) = self.health.seen(published)?;
         evict::delete(files).await?;
         self.forget(gone);
-        Ok(())
+        Ok(unheld)
     }
 
     /// All records whose names begin with `prefix`, in the order of their names.
@@ -115,15 +115,18 @@ impl Publication {
         self,
         change: &mut Change<'_>,
         failed: impl Fn(rusqlite::Error) -> StoreError,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<Arc<str>>, StoreError> {
         for copy in self.copies {
             debug_assert!(is_copy(&copy.key), "{:?} is not the key of a copy", copy.key);
             if change.copy(&copy).map_err(&failed)?.is_none() {
                 return Err(StoreError::NotCopied { key: copy.key });
             }
         }
+        let mut unheld = Vec::new();
         for (key, kept) in self.kept {
-            change.hold(&key, |hold| Hold { kept, ..hold }).map_err(&failed)?;
+            if change.hold(&key, |hold| Hold { kept, ..hold }).map_err(&failed)? == 0 && kept {
+                unheld.push(key);
+            }
         }
         // Behind the copies, and before what goes: a journal that was cut has no record of what is not there.
         for (name, value) in self.records {
@@ -132,6 +135,6 @@ impl Publication {
         for key in self.removed {
             change.remove(&Which::Key(key.to_string())).map_err(&failed)?;
         }
-        Ok(())
+        Ok(unheld)
     }
 }

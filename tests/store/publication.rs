@@ -25,7 +25,7 @@ fn copy_of(object: &Object, since: u64) -> ObjectCopy {
 async fn publish(store: &Store, change: impl FnOnce(&mut Publication)) -> Result<(), StoreError> {
     let mut publication = Publication::default();
     change(&mut publication);
-    store.publish(publication).await
+    store.publish(publication).await.map(drop)
 }
 
 /// Two revisions of two catalogs, of which one did not change.

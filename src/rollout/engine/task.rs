@@ -20,6 +20,7 @@ use crate::rollout::record::{self, PREFIX, Restored};
 use crate::rollout::revision::{Number, version_key};
 use crate::rollout::rings::RingId;
 use crate::rollout::state::{Collected, Published, State};
+use crate::rollout::views::LASTS;
 use crate::store::{ObjectCopy, Store};
 
 /// Between two looks at what has become due without being foreseen: a gate that trouble held, a clock that was set. Also
@@ -28,7 +29,7 @@ const LOOK: i64 = 30_000;
 
 /// A relay that was away for longer goes on where it stopped, instead of having everyone move who should have meanwhile.
 /// Shorter is a restart or an upgrade.
-const AWAY: i64 = 10 * 60_000;
+const AWAY: i64 = LASTS;
 
 /// A clock that goes back by less is being adjusted.
 const ADJUSTED: i64 = 1_000;
@@ -52,8 +53,9 @@ pub struct Task {
     troubles: BTreeMap<(Number, RingId), Trouble>,
     /// Of the store that all of this is written down in.
     generation: u64,
-    /// When views were last looked at, and when that was last written down.
+    /// When views were last looked at, also by a clock that nobody sets, and when that was last written down.
     looked: UnixMillis,
+    steady: i64,
     alive: UnixMillis,
 }
 
@@ -76,7 +78,7 @@ impl Task {
         clock: Clock,
     ) -> Self {
         let Beginning { shared, requests, taken, given, settings, audit } = beginning;
-        let now = clock.now();
+        let (now, steady) = clock.now_and_steady();
         let mut task = Self {
             shared,
             requests,
@@ -92,6 +94,7 @@ impl Task {
             audit,
             troubles: BTreeMap::new(),
             looked: now,
+            steady,
             alive: now,
         };
         task.go_on_with(restored).await;
@@ -108,14 +111,24 @@ impl Task {
         self.state = self.written.clone();
         self.payloads = Payloads::new(restored.payloads);
         self.alive = restored.alive.unwrap_or(now);
-        if now - self.alive > AWAY || self.alive - now > ADJUSTED {
+        let is_back = now - self.alive > AWAY || self.alive - now > ADJUSTED;
+        if is_back {
             tracing::debug!(minutes = (now - self.alive) / 60_000, "rollouts go on from where they stopped");
-            self.stand_still(self.alive, now);
+            // The mark may be that old; whoever moved behind it must not go back.
+            self.stand_still(self.alive + LOOK, now);
         }
         self.end_without_rings();
         self.forget_groups();
         self.tidy(restored.stray).await;
         self.show();
+        if is_back && self.settings.rings.is_some() {
+            // So that a second start soon after this one goes on from here.
+            self.alive = now;
+            let records = vec![record::alive(now)];
+            if let Err(error) = self.commit(State::clone(&self.state), Vec::new(), records).await {
+                tracing::debug!(%error, "where rollouts go on from is not written down yet");
+            }
+        }
     }
 
     /// Another store has come in the place of the one that was open: what that one has is what is.
@@ -140,6 +153,28 @@ impl Task {
         {
             Arc::make_mut(&mut self.state).stood_still(rings, since, now);
         }
+    }
+
+    /// Has a clock that was set, or a machine that slept, move nobody.
+    fn keep_time(&mut self) {
+        let (now, steady) = self.clock.now_and_steady();
+        let expected = self.looked + (steady - self.steady);
+        let since = if now - expected > AWAY {
+            tracing::warn!(
+                seconds = (now - expected) / 1_000,
+                "the clock leapt; views go on from where they were"
+            );
+            // What clients may have been shown since.
+            expected + LASTS
+        } else if expected - now > ADJUSTED {
+            tracing::warn!(seconds = (expected - now) / 1_000, "the clock was set back; nobody's view is");
+            expected
+        } else {
+            return;
+        };
+        self.stand_still(since, now);
+        (self.looked, self.steady) = (now, steady);
+        self.show();
     }
 
     /// Rollouts end with the last ring: clients then see what their managers have, and if there are rings again one day
@@ -173,6 +208,7 @@ impl Task {
     }
 
     async fn answer(&mut self, request: Request) {
+        self.keep_time();
         // What is due because of it is done before anybody is told. Whoever asked may have gone.
         match request {
             Request::Publish(found, answer) => {
@@ -196,10 +232,11 @@ impl Task {
     async fn look_if_due(&mut self) {
         let now = self.clock.now();
         let is_due = |waits: &Waits| matches!(waits, Waits::Until(due) if *due <= now);
-        if let Some(rings) = &self.settings.rings
-            && self.state.halted().is_none()
-            && self.state.outlook(rings, |_, _| false).iter().any(|next| is_due(&next.waits))
-        {
+        let has_due = |rings| {
+            self.state.halted().is_none()
+                && self.state.outlook(rings, |_, _| false).iter().any(|next| is_due(&next.waits))
+        };
+        if now - self.looked >= LOOK || self.settings.rings.as_deref().is_some_and(has_due) {
             self.look().await;
         }
     }
@@ -279,10 +316,15 @@ impl Task {
     }
 
     async fn reconfigure(&mut self) {
+        self.keep_time();
         let now = self.clock.now();
         // By other windows and spreads some would not have moved yet.
         self.stand_still(now, now);
+        let before = self.settings.rings.clone();
         self.settings = self.given.borrow_and_update().clone();
+        if let (Some(before), Some(after)) = (&before, &self.settings.rings) {
+            Arc::make_mut(&mut self.state).rename_rings(before, after);
+        }
         self.end_without_rings();
         self.forget_groups();
         self.show();
@@ -291,15 +333,15 @@ impl Task {
 
     /// Opens what is due, drops what nobody needs, writes down that the relay runs.
     async fn look(&mut self) {
-        let now = self.clock.now();
         if self.store.generation() != self.generation {
             self.succeed().await;
         }
-        if self.looked - now > ADJUSTED {
-            tracing::warn!(seconds = (self.looked - now) / 1_000, "the clock was set back; nobody's view is");
-            self.stand_still(self.looked, now);
+        self.keep_time();
+        let (now, steady) = self.clock.now_and_steady();
+        (self.looked, self.steady) = (now, steady);
+        while let Ok((key, revision)) = self.taken.try_recv() {
+            self.payloads.takes(key, revision);
         }
-        self.looked = now;
         for (number, gone) in self.payloads.given_up(self.store.take_given_up(), &self.state) {
             tracing::warn!(
                 revision = number,
@@ -309,13 +351,17 @@ impl Task {
             );
             Arc::make_mut(&mut self.state).gave_up(number, gone);
         }
-        self.troubles = self.troubles_at(now).await;
+        let troubles = self.troubles_at(now).await;
         let mut records = Vec::new();
         let mut next = State::clone(&self.state);
         let mut advanced = Vec::new();
         if let Some(rings) = &self.settings.rings {
-            let troubles = &self.troubles;
-            advanced = next.advance(rings, now, |revision, ring| troubles.contains_key(&(revision, ring)));
+            // As long as nobody knows of trouble, nothing opens.
+            if let Some(troubles) = troubles {
+                let has_trouble = |revision, ring| troubles.contains_key(&(revision, ring));
+                advanced = next.advance(rings, now, has_trouble);
+                self.troubles = troubles;
+            }
             if (now - self.alive).abs() >= LOOK {
                 records.push(record::alive(now));
                 self.alive = now;
@@ -334,13 +380,16 @@ impl Task {
                 }
             }
             // The disk fails, and has told so.
-            Err(error) => tracing::debug!(%error, "rollouts stand still"),
+            Err(error) => {
+                tracing::debug!(%error, "rollouts stand still, but for what is open");
+                self.show();
+            }
         }
     }
 
-    /// Where trouble keeps a step closed whose time has come.
-    async fn troubles_at(&self, now: UnixMillis) -> BTreeMap<(Number, RingId), Trouble> {
-        let Some(rings) = &self.settings.rings else { return BTreeMap::new() };
+    /// Where trouble keeps a step closed whose time has come; `None` if nobody is there to say, as when the relay ends.
+    async fn troubles_at(&self, now: UnixMillis) -> Option<BTreeMap<(Number, RingId), Trouble>> {
+        let Some(rings) = &self.settings.rings else { return Some(BTreeMap::new()) };
         let share = self.settings.rollout.trouble_share;
         let least = u64::from(self.settings.rollout.trouble_clients);
         let due: BTreeSet<(Number, RingId)> = self
@@ -353,8 +402,7 @@ impl Task {
         let mut troubles = BTreeMap::new();
         for (revision, ring) in due {
             let Some(groups) = rings.get(ring).map(|ring| &ring.groups) else { continue };
-            // A tracker that has ended leaves a relay that is ending.
-            let Ok(trouble) = self.shared.clients.trouble(revision, groups).await else { continue };
+            let trouble = self.shared.clients.trouble(revision, groups).await.ok()?;
             if trouble.is_above(share, least) {
                 if !self.troubles.contains_key(&(revision, ring)) {
                     let ring = rings.get(ring).map_or("", |ring| ring.settings.name.as_str());
@@ -363,6 +411,6 @@ impl Task {
                 troubles.insert((revision, ring), trouble);
             }
         }
-        troubles
+        Some(troubles)
     }
 }

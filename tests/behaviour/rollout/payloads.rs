@@ -1,0 +1,207 @@
+//! Payloads of a manager in a rollout: a number that is new is announced by whoever asks for it first, and given to each in
+//! its turn; what clients of a kept revision took stays in the store.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{
+    BRANCH, DAY, GROUPS, HOUR, OTHER, PILOT, all, get, hold, newest, order, pass, publish_and_refresh, send,
+    settled, site, site_of,
+};
+use crate::support::{Client, Gate, PAYLOAD, Request, Resource, Response, Site, bytes};
+
+const RINGS: &str = "[[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
+     [[ring]]\nname = \"second\"\ngroups = \"branch\"\ndelay = \"24h\"\nspread = \"4h\"\n\
+     [[ring]]\nname = \"last\"\ngroups = \"default\"\ndelay = \"2h\"\n";
+
+fn numbered(number: u64) -> String {
+    PAYLOAD.replace("261121001", &number.to_string())
+}
+
+/// The manager has this number of the content.
+fn put(site: &Site, number: u64) -> String {
+    let path = numbered(number);
+    site.manager.put(&path, Resource::new(bytes(number, 50_000)));
+    path
+}
+
+fn retry_after(response: &Response) -> u64 {
+    assert_eq!(response.status, 503, "{:?}", response.headers);
+    response.header("retry-after").unwrap().parse().unwrap()
+}
+
+/// Everybody has this number, and the site knows it.
+async fn everybody_has(site: &Site, number: u64) {
+    let path = put(site, number);
+    for client in [PILOT, BRANCH, OTHER] {
+        assert_eq!(get(site, client, &path).await.whole(), bytes(number, 50_000));
+    }
+    site.stored(&path).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_a_client_of_the_last_ring_asks_for_first_is_put_off_for_it_and_given_to_the_pilot() {
+    let site = site(RINGS);
+    everybody_has(&site, 261_121_001).await;
+    let next = put(&site, 261_121_002);
+    assert_eq!(
+        retry_after(&get(&site, OTHER, &next).await),
+        3600,
+        "nobody knows when the ring before is done"
+    );
+    assert_eq!(retry_after(&get(&site, BRANCH, &next).await), 24 * 3600);
+    assert_eq!(get(&site, PILOT, &next).await.whole(), bytes(261_121_002, 50_000));
+    assert_eq!(site.manager.requests(&next), 1, "what found it out was kept");
+    for client in [BRANCH, OTHER] {
+        assert_eq!(get(&site, client, PAYLOAD).await.status, 200, "what they are to have");
+        let older = put(&site, 261_121_000);
+        assert_eq!(get(&site, client, &older).await.status, 200, "and what is older still");
+        assert_eq!(send(&site, client, &Request::get(&next).range("0-99")).await.status, 503);
+    }
+    pass(&site, DAY - Duration::from_secs(1)).await;
+    assert_eq!(retry_after(&get(&site, BRANCH, &next).await), 1);
+    pass(&site, Duration::from_secs(1)).await;
+    // From here on its own moment is known.
+    let own = retry_after(&get(&site, BRANCH, &next).await);
+    assert!((1..=4 * 3600).contains(&own), "{own}");
+    pass(&site, Duration::from_secs(own - 1)).await;
+    assert_eq!(retry_after(&get(&site, BRANCH, &next).await), 1);
+    pass(&site, Duration::from_secs(1)).await;
+    assert_eq!(get(&site, BRANCH, &next).await.status, 200);
+    pass(&site, 4 * HOUR).await;
+    pass(&site, 2 * HOUR).await;
+    assert_eq!(get(&site, OTHER, &next).await.whole(), bytes(261_121_002, 50_000));
+    assert_eq!(site.manager.requests(&next), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_no_manager_has_and_failures_announce_nothing() {
+    let site = site(RINGS);
+    everybody_has(&site, 261_121_001).await;
+    let before = newest(&site);
+    for number in [261_121_002, 999_999_999, u64::MAX] {
+        assert_eq!(get(&site, OTHER, &numbered(number)).await.status, 404);
+    }
+    let failing = numbered(261_121_003);
+    site.manager.put(&failing, Resource::new("busy").status(500));
+    assert!(get(&site, OTHER, &failing).await.status >= 500);
+    assert_eq!(send(&site, OTHER, &Request::head(&numbered(261_121_004))).await.status, 404);
+    assert_eq!(newest(&site), before);
+    let next = put(&site, 261_121_005);
+    assert_eq!(get(&site, OTHER, &next).await.status, 503);
+    assert_eq!(newest(&site), before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contents_announced_one_after_the_other_are_one_revision_and_later_ones_another() {
+    let site = site(RINGS);
+    let other = |number: u64| numbered(number).replace("535CB6A4", "535CB6A5");
+    everybody_has(&site, 261_121_001).await;
+    site.manager.put(&other(7), Resource::new("seven"));
+    assert_eq!(get(&site, OTHER, &other(7)).await.status, 200, "the first number of a content is no news");
+    pass(&site, HOUR).await;
+    let before = newest(&site);
+    let next = put(&site, 261_121_002);
+    site.manager.put(&other(8), Resource::new("eight"));
+    assert_eq!(get(&site, OTHER, &next).await.status, 503);
+    pass(&site, Duration::from_secs(600)).await;
+    assert_eq!(get(&site, OTHER, &other(8)).await.status, 503);
+    assert_eq!(newest(&site), before + 1);
+    pass(&site, Duration::from_secs(600)).await;
+    site.manager.put(&other(9), Resource::new("nine"));
+    assert_eq!(get(&site, OTHER, &other(9)).await.status, 503);
+    assert_eq!(newest(&site), before + 2);
+    assert_eq!(get(&site, PILOT, &other(9)).await.whole(), b"nine");
+}
+
+/// Takes what others take, until the store has no room for anything else.
+async fn crowd_out(site: &Site, count: u64) {
+    for at in 0..count {
+        let path = format!("/news/{at}.txt");
+        let body = Resource::new(bytes(at, 400_000)).header("Cache-Control", "max-age=86400000");
+        site.manager.put(&path, body);
+        get(site, OTHER, &path).await.whole();
+    }
+    site.filled().await;
+    settled(site).await;
+}
+
+/// A site whose store has room for ten payloads of 400 kB.
+fn small() -> Site {
+    let mut site = site_of(&format!("{GROUPS}{RINGS}[rollout]\nkeep = 2\n"));
+    site.config.store.quota = 4 << 20;
+    site.restart();
+    site
+}
+
+async fn takes(site: &Site, client: IpAddr, number: u64) -> String {
+    let path = numbered(number);
+    site.manager.put(&path, Resource::new(bytes(number, 400_000)));
+    assert_eq!(get(site, client, &path).await.whole().len(), 400_000);
+    site.filled().await;
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_of_a_kept_revision_took_stays_while_anything_else_can_go() {
+    let mut site = small();
+    assert_eq!(all(&site).await, [1, 1, 1]);
+    let path = takes(&site, OTHER, 261_121_001).await;
+    order(&site, hold("default", "1")).await;
+    pass(&site, HOUR).await;
+    crowd_out(&site, 20).await;
+    assert_eq!(get(&site, OTHER, &path).await.cache_status(), "gupd; hit");
+    site.restart();
+    for version in 2..=5 {
+        publish_and_refresh(&site, version).await;
+        pass(&site, DAY).await;
+    }
+    crowd_out(&site, 20).await;
+    assert_eq!(get(&site, OTHER, &path).await.cache_status(), "gupd; hit", "whoever is held may need it");
+    assert_eq!(site.manager.requests(&path), 1);
+    // When its revision goes, it may go.
+    order(&site, super::release(None, true)).await;
+    pass(&site, DAY).await;
+    publish_and_refresh(&site, 6).await;
+    order(&site, super::release(None, true)).await;
+    pass(&site, 40 * DAY).await;
+    let first = site.relay().rollouts().current().state.revisions().next().unwrap().number;
+    assert!(first > 2, "{first}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_takes_long_to_come_is_kept_once_it_is_there() {
+    let site = small();
+    assert_eq!(all(&site).await, [1, 1, 1]);
+    let (path, gate) = (numbered(261_121_001), Gate::default());
+    site.manager.put(&path, Resource::new(bytes(1, 400_000)).stalled(100_000, &gate));
+    let mut client = Client::connect_from(OTHER, site.address()).await;
+    client.begin(&Request::get(&path)).await.unwrap();
+    let mut head = client.head().await.unwrap();
+    for _ in 0..3 {
+        pass(&site, HOUR).await;
+    }
+    gate.open();
+    client.rest("GET", &mut head).await;
+    assert_eq!(head.whole().len(), 400_000);
+    site.stored(&path).await;
+    pass(&site, HOUR).await;
+    settled(&site).await;
+    crowd_out(&site, 20).await;
+    assert_eq!(get(&site, OTHER, &path).await.cache_status(), "gupd; hit");
+    assert_eq!(site.manager.requests(&path), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_had_to_go_of_a_kept_revision_is_said_to_who_goes_back_to_it() {
+    let site = small();
+    assert_eq!(all(&site).await, [1, 1, 1]);
+    for number in 1..=14 {
+        takes(&site, PILOT, 261_121_000 + number).await;
+        pass(&site, Duration::from_secs(60)).await;
+    }
+    pass(&site, HOUR).await;
+    settled(&site).await;
+    let done = order(&site, hold("pilot", "1")).await;
+    assert!(done.warnings.iter().any(|line| line.contains("had to go for room")), "{done:?}");
+}

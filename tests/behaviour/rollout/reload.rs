@@ -1,0 +1,113 @@
+//! Rings and groups that come, go and change by a reload under clients: nobody sees two revisions, or goes back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{
+    BRANCH, GROUPS, HOUR, OTHER, PILOT, STAGED, all, get, hold, order, pass, publish, publish_and_refresh,
+    refresh, reload, sees, site, site_of, version_of,
+};
+use crate::support::{Client, Request};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollouts_are_switched_on_and_off_under_clients() {
+    let mut site = site_of(GROUPS);
+    assert_eq!(all(&site).await, [1, 1, 1]);
+    publish_and_refresh(&site, 2).await;
+    assert_eq!(all(&site).await, [2, 2, 2]);
+    let staged = format!("{GROUPS}{STAGED}");
+    for version in [3, 6] {
+        reload(&mut site, &staged).await;
+        assert_eq!(all(&site).await, [version - 1; 3], "what there is is for all");
+        publish_and_refresh(&site, version).await;
+        assert_eq!(all(&site).await, [version, version - 1, version - 1]);
+        order(&site, hold("pilot", &super::newest(&site).to_string())).await;
+        publish_and_refresh(&site, version + 1).await;
+        assert_eq!(all(&site).await, [version, version - 1, version - 1]);
+        super::reload_off(&mut site, GROUPS).await;
+        assert_eq!(all(&site).await, [version + 1; 3]);
+        publish(&site.manager, version + 2);
+        refresh(&site).await;
+        assert_eq!(all(&site).await, [version + 2; 3]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_is_put_into_an_earlier_ring_moves_and_the_others_stay() {
+    let mut site = site(STAGED);
+    assert_eq!(all(&site).await, [1, 1, 1]);
+    publish_and_refresh(&site, 2).await;
+    assert_eq!(all(&site).await, [2, 1, 1]);
+    reload(
+        &mut site,
+        &format!(
+            "{GROUPS}[[ring]]\nname = \"first\"\ngroups = [\"pilot\", \"branch\"]\n\
+             [[ring]]\nname = \"last\"\ngroups = \"default\"\ngate = \"manual\"\n"
+        ),
+    )
+    .await;
+    assert_eq!(all(&site).await, [2, 2, 1]);
+    publish_and_refresh(&site, 3).await;
+    assert_eq!(all(&site).await, [3, 3, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_moved_in_a_spread_has_when_the_spread_is_made_longer() {
+    let spread = |hours: u32| {
+        format!(
+            "{GROUPS}[[ring]]\nname = \"all\"\ngroups = [\"pilot\", \"branch\", \"default\"]\nspread = \"{hours}h\"\n"
+        )
+    };
+    let mut site = site_of(&spread(2));
+    let mut crowd = super::Crowd::of(&site, [30, 30, 30]).await;
+    crowd.look().await;
+    publish_and_refresh(&site, 2).await;
+    pass(&site, HOUR).await;
+    let before = crowd.look().await;
+    reload(&mut site, &spread(100)).await;
+    assert_eq!(crowd.look().await, before);
+    pass(&site, HOUR).await;
+    let few = crowd.count(2).await.iter().sum::<usize>();
+    assert!(few < 80, "{few}");
+    reload(&mut site, &spread(1)).await;
+    pass(&site, HOUR).await;
+    assert_eq!(crowd.count(2).await, [30, 30, 30]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_and_rings_get_other_names_while_clients_ask_and_none_goes_back() {
+    let renamed = |group: u32, ring: u32| {
+        format!("{GROUPS}{STAGED}")
+            .replace("\"pilot\"", &format!("\"pilot-{group}\""))
+            .replace("\"branch\"", &format!("\"branch-{group}\""))
+            .replace("\"second\"", &format!("\"second-{ring}\""))
+    };
+    let mut site = site_of(&renamed(0, 0));
+    assert_eq!(all(&site).await, [1, 1, 1]);
+    publish_and_refresh(&site, 2).await;
+    pass(&site, 24 * HOUR).await;
+    pass(&site, 4 * HOUR).await;
+    assert_eq!(all(&site).await, [2, 2, 1]);
+    let (address, done) = (site.address(), AtomicBool::new(false));
+    let asks = async |client| {
+        let mut connection = Client::connect_from(client, address).await;
+        while !done.load(Ordering::Relaxed) {
+            for path in super::CATALOGS {
+                let response = connection.send(&Request::get(path)).await.unwrap();
+                // For one moment it is not known what it sees.
+                if response.status != 503 {
+                    assert_eq!(version_of(path, response), 2);
+                }
+            }
+        }
+    };
+    let renames = async {
+        // In turn: what has neither the ring's name nor any of its groups is another one.
+        for at in 1..20 {
+            reload(&mut site, &renamed(at / 2, at.div_ceil(2))).await;
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(renames, asks(PILOT), asks(BRANCH));
+    assert_eq!((sees(&site, PILOT).await, sees(&site, BRANCH).await), (2, 2));
+    assert_eq!(get(&site, OTHER, super::CATALOGS[0]).await.status, 200);
+}

@@ -1,0 +1,101 @@
+//! Trouble among the clients of one ring keeps the next one closed, and a fixed revision goes through.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use super::{HOUR, all, get, order, pass, promote, publish_and_refresh, sees, site};
+use crate::support::{PATIENCE, PAYLOAD, Resource, Site, bytes};
+
+const RINGS: &str = "[[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
+     [[ring]]\nname = \"second\"\ngroups = \"branch\"\ndelay = \"1h\"\n\
+     [[ring]]\nname = \"last\"\ngroups = \"default\"\ndelay = \"1h\"\n\
+     [rollout]\ntrouble_share = \"30%\"\ntrouble_clients = 3\nrepeats = 3\n";
+
+fn pilots() -> impl Iterator<Item = IpAddr> {
+    (1..=10).map(|host| Ipv4Addr::new(127, 1, 0, host).into())
+}
+
+/// Waits until so many of the pilot's clients are known to see a revision, and so many of them to have trouble.
+async fn known(site: &Site, revision: u64, clients: u64, troubled: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let trouble = site.relay().rollouts().clients().trouble(revision, &["pilot".into()]).await.unwrap();
+        if (trouble.clients, trouble.troubled) == (clients, troubled) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{trouble}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Everyone in the pilot moves to a version, and takes this as often.
+async fn pilot_takes(site: &Site, version: u64, path: &str, times: impl Fn(usize) -> usize) {
+    publish_and_refresh(site, version).await;
+    for (at, client) in pilots().enumerate() {
+        assert_eq!(sees(site, client).await, version);
+        for _ in 0..times(at) {
+            get(site, client, path).await;
+        }
+    }
+}
+
+async fn begun() -> Site {
+    let site = site(RINGS);
+    site.manager.put(PAYLOAD, Resource::new(bytes(1, 1_000)));
+    assert_eq!(all(&site).await, [1, 1, 1]);
+    site
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_take_the_same_full_set_again_and_again_keep_the_next_ring_closed_until_it_is_fixed() {
+    let mut site = begun().await;
+    pilot_takes(&site, 2, PAYLOAD, |at| if at < 3 { 3 } else { 1 }).await;
+    known(&site, 2, 10, 3).await;
+    for _ in 0..5 {
+        pass(&site, HOUR).await;
+        assert_eq!(all(&site).await, [2, 1, 1]);
+    }
+    assert_eq!(site.metric("gupd_rollout_ring_trouble{ring=\"first\"}").await, 1.0);
+    site.restart();
+    pass(&site, HOUR).await;
+    assert_eq!(all(&site).await, [2, 1, 1], "what is known of clients outlives the process");
+    pilot_takes(&site, 3, PAYLOAD, |_| 1).await;
+    known(&site, 3, 10, 0).await;
+    pass(&site, HOUR).await;
+    assert_eq!(all(&site).await, [3, 3, 1]);
+    pass(&site, HOUR).await;
+    assert_eq!(all(&site).await, [3, 3, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downloads_that_fail_do_too_and_fewer_than_the_threshold_do_not() {
+    let site = begun().await;
+    let broken = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261121000.dax";
+    site.manager.put(broken, Resource::new("busy").status(500));
+    pilot_takes(&site, 2, broken, |at| usize::from(at < 2)).await;
+    known(&site, 2, 10, 2).await;
+    pass(&site, HOUR).await;
+    assert_eq!(all(&site).await, [2, 2, 1], "two of ten are not three");
+    pilot_takes(&site, 3, broken, |at| usize::from(at < 4)).await;
+    known(&site, 3, 10, 4).await;
+    pass(&site, 2 * HOUR).await;
+    assert_eq!(all(&site).await, [3, 2, 2], "the one before goes on");
+    // Whoever has had it whole since is well.
+    for client in pilots().take(2) {
+        assert_eq!(get(&site, client, PAYLOAD).await.status, 200);
+    }
+    known(&site, 3, 10, 2).await;
+    pass(&site, Duration::from_secs(60)).await;
+    assert_eq!(all(&site).await, [3, 3, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_may_open_a_ring_that_trouble_keeps_closed() {
+    let site = begun().await;
+    pilot_takes(&site, 2, PAYLOAD, |_| 4).await;
+    known(&site, 2, 10, 10).await;
+    pass(&site, HOUR).await;
+    assert_eq!(all(&site).await, [2, 1, 1]);
+    order(&site, promote("second")).await;
+    assert_eq!(all(&site).await, [2, 2, 1]);
+}
