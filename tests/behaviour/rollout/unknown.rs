@@ -80,3 +80,16 @@ async fn a_catalog_that_comes_later_comes_with_a_revision_and_in_rings() {
     let head = send(&site, OTHER, &Request::head(NEW)).await;
     assert_eq!((head.status, head.header("etag")), (200, Some("\"2\"")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_that_its_manager_says_varies_is_the_same_for_every_client() {
+    let site = site(STAGED);
+    for path in CATALOGS {
+        site.manager.put(path, catalog(path, 1).header("Vary", "Accept-Encoding"));
+    }
+    for asked in [Request::get(CATALOGS[0]), Request::get(CATALOGS[0]).header("Accept-Encoding", "gzip")] {
+        let answer = send(&site, PILOT, &asked).await;
+        assert_eq!((answer.status, answer.header("vary")), (200, Some("Accept-Encoding")));
+        assert_eq!(version_of(CATALOGS[0], answer), 1);
+    }
+}
