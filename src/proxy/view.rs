@@ -154,7 +154,7 @@ impl Proxy {
         };
         let reply = match entry {
             Ok(entry) => {
-                let headers = dated_exactly(asked.headers, &entry);
+                let headers = exactly(asked.headers, &entry);
                 let asked = Asked { headers: headers.as_ref().unwrap_or(asked.headers), ..*asked };
                 let reply = respond::stored(self, &asked, &entry).await;
                 reply
@@ -268,16 +268,25 @@ impl Proxy {
     }
 }
 
-/// `If-Modified-Since` with another date than this catalog's says nothing: a client that has a later one, and sees an
-/// earlier revision now, does not have it. `None` if nothing is to be changed.
-fn dated_exactly(headers: &HeaderMap, entry: &Entry) -> Option<HeaderMap> {
-    let since = headers.get(header::IF_MODIFIED_SINCE)?;
+/// Without what would have a client take parts of two revisions for one, or what it has for what it sees now. `None` if
+/// nothing is to be changed.
+fn exactly(headers: &HeaderMap, entry: &Entry) -> Option<HeaderMap> {
     let modified = field::date(&entry.object.headers, header::LAST_MODIFIED);
-    if modified.is_some() && field::parse_date(since) == modified {
+    let is_of_another = |since| modified.is_none() || field::parse_date(since) != modified;
+    // A later date says nothing: a client that has it, and sees an earlier revision now, does not have that.
+    let since = headers.get(header::IF_MODIFIED_SINCE).is_some_and(is_of_another);
+    // It goes on with a download that may have been of another revision, and does not say of which.
+    let range = headers.contains_key(header::RANGE) && !headers.contains_key(header::IF_RANGE);
+    if !since && !range {
         return None;
     }
     let mut headers = headers.clone();
-    headers.remove(header::IF_MODIFIED_SINCE);
+    if since {
+        headers.remove(header::IF_MODIFIED_SINCE);
+    }
+    if range {
+        headers.remove(header::RANGE);
+    }
     Some(headers)
 }
 

@@ -66,12 +66,19 @@ async fn a_group_that_is_rolled_back_gets_older_catalogs_whole_whatever_it_has()
         assert_eq!(older.status, 200, "{:?}", older.headers);
         assert_eq!(version_of(path, older), 1);
     }
+    // Nor does it put the rest of the older one behind what it has of the newer.
+    for request in [Request::get(path).range("5-"), Request::get(path).range("5-").header("If-Range", &etag)]
+    {
+        assert_eq!(version_of(path, send(&site, PILOT, &request).await), 1);
+    }
     let older = get(&site, PILOT, path).await;
     let [etag, date] = ["etag", "last-modified"].map(|name| older.header(name).unwrap().to_owned());
     for (name, value) in [("If-None-Match", &etag), ("If-Modified-Since", &date)] {
         let request = Request::get(path).header(name, value);
         assert_eq!(send(&site, PILOT, &request).await.status, 304, "{name}");
     }
+    let rest = Request::get(path).range("5-").header("If-Range", &etag);
+    assert_eq!(send(&site, PILOT, &rest).await.status, 206);
     assert_eq!(site.manager.requests(path), asked, "no client has the manager asked");
     order(&site, release(Some("pilot"), false)).await;
     assert_eq!(all(&site).await, [2, 1, 1]);

@@ -1,8 +1,8 @@
 //! Catalogs that no revision has yet: what clients get who ask for them, while their manager is slow, away or has none.
 
 use super::{
-    BRANCH, CATALOGS, Crowd, OTHER, PILOT, STAGED, all, catalog, get, order, pass, promote, publish,
-    publish_and_refresh, refresh, send, site, version_of,
+    BRANCH, CATALOGS, Crowd, DAY, OTHER, PILOT, STAGED, all, catalog, get, hold, order, pass, promote,
+    publish, publish_and_refresh, refresh, send, site, version_of,
 };
 use crate::support::{Client, Gate, Nobody, Request};
 
@@ -92,4 +92,33 @@ async fn a_catalog_that_its_manager_says_varies_is_the_same_for_every_client() {
         assert_eq!((answer.status, answer.header("vary")), (200, Some("Accept-Encoding")));
         assert_eq!(version_of(CATALOGS[0], answer), 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_held_finds_what_nobody_else_asks_for_any_more_also_while_the_manager_is_away() {
+    let mut site = site(STAGED);
+    site.manager.put(NEW, catalog(NEW, 1));
+    assert_eq!(all(&site).await, [1, 1, 1]);
+    assert_eq!(version_of(NEW, get(&site, OTHER, NEW).await), 1);
+    order(&site, hold("default", "1")).await;
+    for days in [20, 20] {
+        pass(&site, days * DAY).await;
+        assert_eq!(all(&site).await[0], 1);
+    }
+    // The store's upkeep drops what was fetched for the refresh, at the start.
+    site.restart();
+    let has_it = || {
+        let newest = site.relay().rollouts().current().state.newest().cloned().unwrap();
+        newest.catalogs.keys().any(|key| key.ends_with(NEW))
+    };
+    for version in 2.. {
+        publish_and_refresh(&site, version).await;
+        if !has_it() {
+            break;
+        }
+        assert!(version < 1_000, "it is never left out");
+    }
+    let nobody = Nobody::new();
+    site.ask(&[nobody.address()]);
+    assert_eq!(version_of(NEW, get(&site, OTHER, NEW).await), 1);
 }
