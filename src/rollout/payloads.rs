@@ -2,7 +2,8 @@
 //! goes back to it finds them. Owns the first and the last revision of each, between which all count: one that was taken
 //! before and after was not useless between. Bounded; pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::revision::Number;
@@ -12,6 +13,9 @@ use super::state::{Gone, State};
 /// fit is kept as any other object is.
 const MAX_PAYLOADS: usize = 20_000;
 
+/// Payloads that the store is told of again at once: look-ups of some milliseconds, all of a site's in a round or two.
+const ROUND: usize = 1_000;
+
 /// A payload's key, and the first and the last revision that it is kept for; `None` if it is not any more.
 type Change = (Arc<str>, Option<(Number, Number)>);
 
@@ -19,13 +23,17 @@ type Change = (Arc<str>, Option<(Number, Number)>);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Payloads {
     taken: Arc<BTreeMap<Arc<str>, (Number, Number)>>,
-    /// Those that were taken since it was last written down, or that are gone.
+    /// Those that were taken since it was last written down.
     fresh: HashMap<Arc<str>, (Number, Number)>,
+    /// The last that the store was told of again.
+    round: Option<Arc<str>>,
+    /// Those that went for room since the start: each is counted once, however often it comes and goes.
+    gone: Arc<HashSet<Arc<str>>>,
 }
 
 impl Payloads {
     pub(super) fn new(taken: BTreeMap<Arc<str>, (Number, Number)>) -> Self {
-        Self { taken: Arc::new(taken), fresh: HashMap::new() }
+        Self { taken: Arc::new(taken), ..Self::default() }
     }
 
     /// A client that sees this revision takes it.
@@ -53,6 +61,9 @@ impl Payloads {
         let mut changes = Vec::with_capacity(fresh.len() + gone.len());
         for key in gone {
             taken.remove(&key);
+            if self.gone.contains(&key) {
+                Arc::make_mut(&mut self.gone).remove(&key);
+            }
             changes.push((key, None));
         }
         for (key, of) in fresh {
@@ -62,11 +73,24 @@ impl Payloads {
         changes
     }
 
+    /// The next of those that are kept. The store knows of what it has alone: a payload that was still on its way when it
+    /// was first taken, or that went and came back, is kept only once the store is told again.
+    pub(super) fn again(&mut self) -> Vec<Arc<str>> {
+        let after = self.round.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let next: Vec<Arc<str>> =
+            self.taken.range((after, Bound::Unbounded)).take(ROUND).map(|(key, _)| key.clone()).collect();
+        self.round = next.last().filter(|_| next.len() == ROUND).cloned();
+        next
+    }
+
     /// Of payloads that had to go for room, how many and how large they were, by kept revision.
     pub(super) fn given_up(&mut self, gone: Vec<(Arc<str>, u64)>, state: &State) -> Vec<(Number, Gone)> {
         let mut of: BTreeMap<Number, Gone> = BTreeMap::new();
         for (key, bytes) in gone {
             let Some((first, last)) = self.taken.get(&key).copied() else { continue };
+            if !Arc::make_mut(&mut self.gone).insert(key) {
+                continue;
+            }
             for revision in state.revisions().filter(|revision| (first..=last).contains(&revision.number)) {
                 let gone = of.entry(revision.number).or_default();
                 gone.payloads += 1;
@@ -118,6 +142,25 @@ mod tests {
         assert_eq!(gone, [1, 2, 3].map(|number| (number, Gone { payloads: 1, bytes: 7 })));
         state.revisions.drain(..3);
         assert_eq!(payloads.changes(&state), [("full".into(), None)]);
+    }
+
+    #[test]
+    fn what_comes_and_goes_is_counted_once() {
+        let (mut payloads, state) = (Payloads::default(), state(1));
+        payloads.takes("full".into(), 1);
+        payloads.changes(&state);
+        assert_eq!(payloads.given_up(vec![("full".into(), 7)], &state).len(), 1);
+        assert_eq!(payloads.given_up(vec![("full".into(), 7)], &state), []);
+    }
+
+    #[test]
+    fn the_store_is_told_of_all_payloads_again_in_rounds() {
+        let (mut payloads, state) = (Payloads::default(), state(1));
+        let keys: Vec<Arc<str>> = (0..ROUND + 2).map(|at| format!("{at:04}").into()).collect();
+        keys.iter().for_each(|key| payloads.takes(key.clone(), 1));
+        payloads.changes(&state);
+        assert_eq!([payloads.again(), payloads.again()], [&keys[..ROUND], &keys[ROUND..]]);
+        assert_eq!(payloads.again(), keys[..ROUND]);
     }
 
     #[test]

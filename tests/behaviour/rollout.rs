@@ -2,13 +2,13 @@
 //! the test moves. What a client sees is what its catalogs say.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gupd::config::{Config, Overrides};
 use gupd::rollout::engine::Ordered;
 use gupd::rollout::orders::Order;
 
-use crate::support::{Client, Request, Resource, Response, Site};
+use crate::support::{Client, Gate, PATIENCE, Request, Resource, Response, Site};
 
 const CATALOGS: [&str; 3] = ["/minitri.flg", "/a_1.0_english_livetri.zip", "/b_1.0_english_livetri.zip"];
 const HOUR: Duration = Duration::from_secs(3600);
@@ -100,4 +100,40 @@ async fn a_revision_reaches_one_ring_after_the_other() {
     assert_eq!(all(&site).await, [2, 2, 1]);
     order(&site, Order::Promote { ring: "last".into() }).await;
     assert_eq!(all(&site).await, [2, 2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_comes_after_it_was_noted_is_kept_all_the_same() {
+    const PAYLOAD: &str = "/1700000000jtun_a.zip";
+    let site = site(STAGED);
+    assert_eq!(sees(&site, PILOT).await, 1);
+    let gate = Gate::default();
+    site.manager.put(PAYLOAD, Resource::new(vec![7; 3 << 20]).etag("\"a\"").stalled(2 << 20, &gate));
+    let mut client = Client::connect_from(PILOT, site.address()).await;
+    client.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.head().await.unwrap();
+    // What is noted is written down while the fill runs, as one of a full set over a thin line does for minutes.
+    let counts = || site.relay().rollouts().current().payloads.get(&1).copied();
+    let deadline = Instant::now() + PATIENCE;
+    while counts() != Some(1) {
+        assert!(
+            Instant::now() < deadline,
+            "it is not noted: {:?}",
+            site.relay().rollouts().current().payloads
+        );
+        pass(&site, Duration::from_millis(1)).await;
+    }
+    gate.open();
+    client.rest("GET", &mut response).await;
+    assert_eq!(response.body.len(), 3 << 20);
+    let index = rusqlite::Connection::open(site.store().join("index.db")).unwrap();
+    let holds = || {
+        let sql = "SELECT pinned FROM objects WHERE key LIKE '%' || ?1";
+        index.query_row(sql, [PAYLOAD], |row| row.get::<_, i64>(0)).unwrap_or(-1)
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while holds() != 2 {
+        assert!(Instant::now() < deadline, "it is not kept: {}", holds());
+        pass(&site, Duration::from_secs(30)).await;
+    }
 }

@@ -43,6 +43,7 @@ impl Task {
             kept.push((key, of.is_some()));
         }
         if !(records.is_empty() && copies.is_empty() && kept.is_empty() && removed.is_empty()) {
+            kept.extend(payloads.again().into_iter().map(|key| (key, true)));
             self.store.publish(Publication { copies, kept, records, removed }).await?;
         }
         self.state = Arc::new(next);
