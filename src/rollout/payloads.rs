@@ -2,7 +2,8 @@
 //! goes back to it finds them. Owns the first and the last revision of each, between which all count: one that was taken
 //! before and after was not useless between. Bounded; pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::revision::Number;
@@ -12,6 +13,9 @@ use super::state::{Gone, State};
 /// fit is kept as any other object is.
 const MAX_PAYLOADS: usize = 20_000;
 
+/// Payloads that the store is told of again at once: look-ups of some milliseconds, all of a site's in a round or two.
+const ROUND: usize = 1_000;
+
 /// A payload's key, and the first and the last revision that it is kept for; `None` if it is not any more.
 type Change = (Arc<str>, Option<(Number, Number)>);
 
@@ -19,17 +23,21 @@ type Change = (Arc<str>, Option<(Number, Number)>);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Payloads {
     taken: Arc<BTreeMap<Arc<str>, (Number, Number)>>,
-    /// Those that were taken since it was last written down, or that are gone.
+    /// Those that were taken since it was last written down.
     fresh: HashMap<Arc<str>, (Number, Number)>,
     /// Those of the first that the store may not hold: they were still being fetched when they were written down, or had
     /// to go for room.
     unheld: BTreeSet<Arc<str>>,
+    /// The last of them that the store was told of again.
+    round: Option<Arc<str>>,
+    /// Those that went for room since the start: each is counted once, however often it comes and goes.
+    gone: Arc<HashSet<Arc<str>>>,
 }
 
 impl Payloads {
     pub(super) fn new(taken: BTreeMap<Arc<str>, (Number, Number)>) -> Self {
         let unheld = taken.keys().cloned().collect();
-        Self { taken: Arc::new(taken), fresh: HashMap::new(), unheld }
+        Self { taken: Arc::new(taken), unheld, ..Self::default() }
     }
 
     /// A client that sees this revision takes it.
@@ -58,6 +66,9 @@ impl Payloads {
         for key in gone {
             taken.remove(&key);
             self.unheld.remove(&key);
+            if self.gone.contains(&key) {
+                Arc::make_mut(&mut self.gone).remove(&key);
+            }
             changes.push((key, None));
         }
         for (key, of) in fresh {
@@ -67,14 +78,20 @@ impl Payloads {
         changes
     }
 
-    /// Those that the store is to hold besides.
-    pub(super) fn unheld(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.unheld.iter()
+    /// The next of those that the store may not hold: it is told of them again.
+    pub(super) fn again(&mut self) -> Vec<Arc<str>> {
+        let after = self.round.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let next: Vec<Arc<str>> = self.unheld.range((after, Bound::Unbounded)).take(ROUND).cloned().collect();
+        self.round = next.last().filter(|_| next.len() == ROUND).cloned();
+        next
     }
 
-    /// Of all that the store was to hold it has these not.
-    pub(super) fn are_unheld(&mut self, keys: Vec<Arc<str>>) {
-        self.unheld = keys.into_iter().filter(|key| self.taken.contains_key(key)).collect();
+    /// Of these, and of all that are new, the store has `unheld` not.
+    pub(super) fn are_unheld(&mut self, told: &[Arc<str>], unheld: Vec<Arc<str>>) {
+        for key in told {
+            self.unheld.remove(key);
+        }
+        self.unheld.extend(unheld.into_iter().filter(|key| self.taken.contains_key(key)));
     }
 
     /// Of payloads that had to go for room, how many and how large they were, by kept revision.
@@ -82,7 +99,10 @@ impl Payloads {
         let mut of: BTreeMap<Number, Gone> = BTreeMap::new();
         for (key, bytes) in gone {
             let Some((first, last)) = self.taken.get(&key).copied() else { continue };
-            self.unheld.insert(key);
+            self.unheld.insert(key.clone());
+            if !Arc::make_mut(&mut self.gone).insert(key) {
+                continue;
+            }
             for revision in state.revisions().filter(|revision| (first..=last).contains(&revision.number)) {
                 let gone = of.entry(revision.number).or_default();
                 gone.payloads += 1;
@@ -132,10 +152,30 @@ mod tests {
         assert_eq!(payloads.count(&state), BTreeMap::from([(1, 1), (2, 1), (3, 1), (4, 1)]));
         let gone = payloads.given_up(vec![("full".into(), 7), ("unknown".into(), 9)], &state);
         assert_eq!(gone, [1, 2, 3].map(|number| (number, Gone { payloads: 1, bytes: 7 })));
-        assert_eq!(payloads.unheld().map(|key| &**key).collect::<Vec<_>>(), ["full"]);
+        assert_eq!(payloads.again(), ["full".into()]);
         state.revisions.drain(..3);
         assert_eq!(payloads.changes(&state), [("full".into(), None)]);
-        assert_eq!(payloads.unheld().count(), 0);
+        assert_eq!(payloads.again(), []);
+    }
+
+    #[test]
+    fn what_comes_and_goes_is_counted_once() {
+        let (mut payloads, state) = (Payloads::default(), state(1));
+        payloads.takes("full".into(), 1);
+        payloads.changes(&state);
+        assert_eq!(payloads.given_up(vec![("full".into(), 7)], &state).len(), 1);
+        assert_eq!(payloads.given_up(vec![("full".into(), 7)], &state), []);
+    }
+
+    #[test]
+    fn the_store_is_told_again_in_rounds_of_what_it_may_not_hold() {
+        let keys: Vec<Arc<str>> = (0..ROUND + 2).map(|at| format!("{at:04}").into()).collect();
+        let mut payloads = Payloads::new(keys.iter().map(|key| (key.clone(), (1, 1))).collect());
+        assert_eq!([payloads.again(), payloads.again()], [&keys[..ROUND], &keys[ROUND..]]);
+        assert_eq!(payloads.again(), keys[..ROUND]);
+        payloads.are_unheld(&keys, vec![keys[7].clone(), "of none".into()]);
+        payloads.round = None;
+        assert_eq!(payloads.again(), keys[7..8]);
     }
 
     #[test]

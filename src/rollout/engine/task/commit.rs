@@ -42,10 +42,11 @@ impl Task {
             records.push(record::payload(&key, of));
             kept.push((key, of.is_some()));
         }
-        kept.extend(payloads.unheld().map(|key| (key.clone(), true)));
         if !(records.is_empty() && copies.is_empty() && kept.is_empty() && removed.is_empty()) {
+            let again = payloads.again();
+            kept.extend(again.iter().map(|key| (key.clone(), true)));
             let unheld = self.store.publish(Publication { copies, kept, records, removed }).await?;
-            payloads.are_unheld(unheld);
+            payloads.are_unheld(&again, unheld);
         }
         self.state = Arc::new(next);
         self.written = self.state.clone();
