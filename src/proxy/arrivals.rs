@@ -34,9 +34,18 @@ pub struct Arrivals {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    keys: BTreeMap<Arc<str>, watch::Sender<Option<Arrived>>>,
+    keys: BTreeMap<Arc<str>, Place>,
+    /// How many have come.
+    came: u64,
     /// Nobody asks for them any more.
     is_closed: bool,
+}
+
+/// A key's place in the line, and who is told of it.
+#[derive(Debug)]
+struct Place {
+    number: u64,
+    tell: watch::Sender<Option<Arrived>>,
 }
 
 impl Arrivals {
@@ -58,15 +67,20 @@ impl Arrivals {
         }
     }
 
-    /// The keys that are waited for. They stay until they are told of.
+    /// The keys that are waited for, in the order in which they came: whoever makes names up pushes nobody back. They stay
+    /// until they are told of.
     pub fn keys(&self) -> Vec<Arc<str>> {
-        self.lock().keys.keys().cloned().collect()
+        let waiting = self.lock();
+        let mut keys: Vec<_> = waiting.keys.iter().map(|(key, place)| (place.number, key.clone())).collect();
+        drop(waiting);
+        keys.sort_unstable_by_key(|(number, _)| *number);
+        keys.into_iter().map(|(_, key)| key).collect()
     }
 
     /// Tells whoever waits for a key.
     pub fn tell(&self, key: &str, arrived: Arrived) {
-        if let Some(told) = self.lock().keys.remove(key) {
-            told.send_replace(Some(arrived));
+        if let Some(place) = self.lock().keys.remove(key) {
+            place.tell.send_replace(Some(arrived));
         }
     }
 
@@ -79,14 +93,16 @@ impl Arrivals {
 
     fn enlist(&self, key: &Arc<str>) -> Option<watch::Receiver<Option<Arrived>>> {
         let mut waiting = self.lock();
-        if let Some(told) = waiting.keys.get(key) {
-            return Some(told.subscribe());
+        if let Some(place) = waiting.keys.get(key) {
+            return Some(place.tell.subscribe());
         }
         if waiting.is_closed || waiting.keys.len() >= MAX_WAITING {
             return None;
         }
         let (tell, told) = watch::channel(None);
-        waiting.keys.insert(key.clone(), tell);
+        let number = waiting.came;
+        waiting.came += 1;
+        waiting.keys.insert(key.clone(), Place { number, tell });
         drop(waiting);
         self.came.notify_one();
         Some(told)
@@ -115,6 +131,14 @@ mod tests {
         let again = arrivals.wanted(&key);
         arrivals.tell(&key, Arrived::Absent);
         assert_eq!(again.await, Arrived::Absent);
+    }
+
+    #[tokio::test]
+    async fn who_came_first_is_first_whatever_the_name() {
+        let arrivals = Arrivals::default();
+        let came = ["r /z", "r /a", "r /m"].map(Arc::<str>::from);
+        let _waiting = came.each_ref().map(|key| arrivals.wanted(key));
+        assert_eq!(arrivals.keys(), came);
     }
 
     #[tokio::test]

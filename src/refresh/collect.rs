@@ -21,6 +21,10 @@ use crate::shape::Purpose;
 /// many is several, behind one name.
 const MAX_COLLECTS: usize = 4;
 
+/// Names that clients wait for of one collect, at most: whoever makes up new ones all the time must not keep it from its end.
+/// The others are next.
+const MAX_ARRIVALS: usize = 256;
+
 /// What is to be collected.
 pub(super) struct Source<'a> {
     /// What its keys begin with.
@@ -157,7 +161,7 @@ impl Worker {
         stream::iter(keys.iter().map(ask)).buffer_unordered(AT_ONCE).try_collect().await
     }
 
-    /// What clients wait for of this source, until nobody waits for more that was not asked for.
+    /// What clients wait for of this source, until nobody waits for more that was not asked for, or enough was.
     async fn ask_arrivals(
         &self,
         upstream: &Candidate,
@@ -169,6 +173,9 @@ impl Worker {
         loop {
             let (mut new, mut left) = (Vec::new(), room.clone());
             for key in self.proxy.arrivals().keys() {
+                if asked.len() == MAX_ARRIVALS {
+                    break;
+                }
                 if source_of(&key) == &*source.name
                     && !asked.contains(&key)
                     && self.may_be_asked(source, &key, &left).await

@@ -82,6 +82,19 @@ async fn a_catalog_that_comes_later_comes_with_a_revision_and_in_rings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_that_its_manager_says_varies_is_the_same_for_every_client() {
+    let site = site(STAGED);
+    for path in CATALOGS {
+        site.manager.put(path, catalog(path, 1).header("Vary", "Accept-Encoding"));
+    }
+    for asked in [Request::get(CATALOGS[0]), Request::get(CATALOGS[0]).header("Accept-Encoding", "gzip")] {
+        let answer = send(&site, PILOT, &asked).await;
+        assert_eq!((answer.status, answer.header("vary")), (200, Some("Accept-Encoding")));
+        assert_eq!(version_of(CATALOGS[0], answer), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_held_finds_what_nobody_else_asks_for_any_more_also_while_the_manager_is_away() {
     let mut site = site(STAGED);
     site.manager.put(NEW, catalog(NEW, 1));
