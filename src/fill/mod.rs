@@ -297,9 +297,7 @@ impl Fills {
         let (hand, handover) = oneshot::channel();
         let task =
             task::Task::new(self.shared.clone(), upstreams.clone(), wanted, phase, asking, attention, hand);
-        let f = task.run();
-        eprintln!("SIZE fill {}", std::mem::size_of_val(&f));
-        self.tasks.spawn_on(f, &self.runtime);
+        self.tasks.spawn_on(task.run(), &self.runtime);
         Joined::Started(fill, handover)
     }
 

@@ -226,11 +226,7 @@ impl Proxy {
                 } else if let Some(reply) = self.hit(&asked).await {
                     reply
                 } else {
-                    {
-                        let f = self.look_further(&asked, body);
-                        eprintln!("SIZE further {}", std::mem::size_of_val(&f));
-                        Box::pin(f).await
-                    }
+                    Box::pin(self.look_further(&asked, body)).await
                 }
             }
         };
@@ -353,9 +349,7 @@ impl Answers for Proxy {
         request: Request<Incoming>,
         peer: Peer,
     ) -> impl Future<Output = Response<ResponseBody>> + Send {
-        let f = self.handle(request, peer);
-        eprintln!("SIZE handle {}", std::mem::size_of_val(&f));
-        f
+        self.handle(request, peer)
     }
 }
 
