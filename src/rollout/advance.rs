@@ -153,6 +153,9 @@ impl State {
                 {
                     open.entry(is.settings.name.clone()).or_insert(steps);
                 }
+                if let Some(trouble) = kept.troubled.remove(&was.settings.name) {
+                    kept.troubled.insert(is.settings.name.clone(), trouble);
+                }
             }
         }
     }
