@@ -139,10 +139,13 @@ impl Task {
             Err(error) => return tracing::debug!(%error, "the rollouts of another store cannot be read yet"),
         };
         match record::restore(records) {
-            Ok(restored) => self.go_on_with(restored).await,
+            Ok(restored) => {
+                self.generation = generation;
+                self.go_on_with(restored).await;
+            }
+            // Nothing is written into it, and it is tried again.
             Err(error) => tracing::error!(%error, "the rollouts of another store are left alone"),
         }
-        self.generation = generation;
     }
 
     /// Whoever has moved by `since` has at `now`; nobody else.
@@ -216,6 +219,9 @@ impl Task {
     }
 
     async fn answer(&mut self, request: Request) {
+        if self.store.generation() != self.generation {
+            self.succeed().await;
+        }
         self.keep_time();
         // What is due because of it is done before anybody is told. Whoever asked may have gone.
         match request {

@@ -21,6 +21,10 @@ impl Task {
         copies: Vec<ObjectCopy>,
         mut records: Vec<Record>,
     ) -> Result<(), StoreError> {
+        // What is known here is of another store, and would be mixed with what that one has.
+        if self.store.generation() != self.generation {
+            return Err(StoreError::Replaced);
+        }
         let now = self.clock.now();
         if let Some(rings) = &self.settings.rings {
             let gone = next.retire(rings, &self.settings.rollout, now);
