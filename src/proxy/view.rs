@@ -221,41 +221,54 @@ impl Proxy {
             views.due(&asked.group.name, asked.peer.address.ip(), file.series, file.number, now)
         };
         let first = due(views);
-        if first != Due::Unheard || !self.is_there(asked, key, classified).await {
+        if first != Due::Unheard {
             return first;
+        }
+        // What is not known, or cannot be written down, is not staged, and content is not held up for it, but where
+        // somebody holds it.
+        let unstaged = || {
+            let is_held = views.holds_back(&asked.group.name, file.series);
+            if is_held { Due::Later(None) } else { first }
+        };
+        match self.is_there(asked, key, classified).await {
+            Some(true) => {}
+            Some(false) => return first,
+            None => return unstaged(),
         }
         match self.rollouts.announce(file.series, file.number).await {
             Ok(Published::Nothing) => {}
             Ok(Published::New(_) | Published::Joined(_)) => self.news.hear(key),
-            // What cannot be written down is not staged, and content is not held up for it, but where somebody holds it.
             Err(error) => {
                 tracing::warn!(%error, key = &**key, "what a client announces cannot be noted");
-                return if views.stands_still(&asked.group.name) { Due::Later(None) } else { first };
+                return unstaged();
             }
         }
         self.rollouts.views().as_ref().map_or(first, |views| due(views))
     }
 
-    /// Whether a payload is stored, or its manager has it: that is asked as the client asks, and what comes is kept.
-    async fn is_there(&self, asked: &Asked<'_>, key: &Arc<str>, classified: &Classified) -> bool {
+    /// Whether a payload is stored, or its manager has it: that is asked as the client asks, and what comes is kept. `None`
+    /// if that cannot be found out.
+    async fn is_there(&self, asked: &Asked<'_>, key: &Arc<str>, classified: &Classified) -> Option<bool> {
         let mut variant = String::new();
         match self.cache.find(key, asked.headers, classified).await {
-            Ok(Found::Entry(entry)) if entry.object.status == StatusCode::OK => return true,
+            Ok(Found::Entry(entry)) if entry.object.status == StatusCode::OK => return Some(true),
+            Ok(Found::Entry(_)) => return Some(false),
             // Its own request finds out what is wrong.
-            Ok(Found::Entry(_)) | Err(_) => return false,
+            Err(_) => return None,
             Ok(Found::OtherVariant { variant: known }) => variant = known,
             Ok(Found::Nothing) => {}
         }
         if asked.control.has(Directive::OnlyIfCached) || self.cache.unstorable(key).is_some() {
-            return false;
+            return None;
         }
         let mut wanted = self.wanted(asked, key.clone(), variant, classified, None);
         wanted.lane = asked.lane(classified, Purpose::Waited);
         let fill = match self.fills.join(wanted, &asked.live.upstreams) {
             Joined::Started(fill, _) | Joined::Following(fill) => fill,
-            Joined::Stored(entry) => return entry.object.status == StatusCode::OK,
+            Joined::Stored(entry) => return Some(entry.object.status == StatusCode::OK),
         };
-        matches!(fill.outcome().await.status(), Some(StatusCode::OK | StatusCode::PARTIAL_CONTENT))
+        let status = fill.outcome().await.status();
+        status.map(|status| matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT))
     }
 
     /// What the windows and counts of its group make of it.

@@ -198,9 +198,12 @@ impl Views {
         newer.filter_map(moment).min_by_key(|(_, at)| *at)
     }
 
-    /// Whether a group's view stands still until an administrator says otherwise.
-    pub fn stands_still(&self, group: &str) -> bool {
-        self.halted.is_some() || matches!(self.groups.get(group), Some(GroupView::Held { .. }))
+    /// Whether a group's view does not come to a number that no revision has, of a content that is known, before an
+    /// administrator says so.
+    pub fn holds_back(&self, group: &str, series: &str) -> bool {
+        let stands_still =
+            self.halted.is_some() || matches!(self.groups.get(group), Some(GroupView::Held { .. }));
+        stands_still && self.newest().is_some_and(|newest| newest.sequences.contains_key(series))
     }
 
     /// Since when a client could have seen more than the revision that it was given, or has to see less.

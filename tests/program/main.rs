@@ -36,5 +36,6 @@ mod rollout;
 mod seen;
 mod serve;
 mod signals;
+mod staged;
 mod store_commands;
 mod upgrade;

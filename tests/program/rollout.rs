@@ -21,12 +21,12 @@ const RINGS: &str = "[site]\ntime_zone = \"UTC\"\n\
 const PILOT: [u8; 4] = [127, 0, 0, 2];
 const OTHER: [u8; 4] = [127, 0, 0, 3];
 
-const CATALOG: &str = "/minitri.flg";
+pub(crate) const CATALOG: &str = "/minitri.flg";
 
 /// A relay's folder: its configuration, token and store; and its manager.
-struct Place {
+pub(crate) struct Place {
     folder: TempDir,
-    manager: Manager,
+    pub(crate) manager: Manager,
 }
 
 impl Place {
@@ -45,7 +45,7 @@ impl Place {
     }
 
     /// With revisions 1 to 3, whose catalog is their number: everyone sees 1, and the pilot, who does not wait, 3.
-    async fn published() -> (Self, Relay) {
+    pub(crate) async fn published() -> (Self, Relay) {
         let place = Self::new(RINGS);
         let relay = place.serve();
         for (revision, version) in ["1", "2", "3"].into_iter().enumerate() {
@@ -62,7 +62,7 @@ impl Place {
         (place, relay)
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.path().join("gupd.toml")
     }
 
@@ -101,7 +101,7 @@ async fn sees(relay: &Relay, client: [u8; 4]) -> String {
 }
 
 /// What the pilot sees, and what others do.
-async fn views(relay: &Relay) -> [String; 2] {
+pub(crate) async fn views(relay: &Relay) -> [String; 2] {
     [sees(relay, PILOT).await, sees(relay, OTHER).await]
 }
 
@@ -112,11 +112,11 @@ async fn status(admin: SocketAddr) -> Value {
     status
 }
 
-fn post(path: &str, body: &str) -> Request {
+pub(crate) fn post(path: &str, body: &str) -> Request {
     Request::new("POST", path).header("Authorization", "Bearer s3cret").body(body)
 }
 
-fn order(body: &str) -> Request {
+pub(crate) fn order(body: &str) -> Request {
     post("/api/v1/rollout", body)
 }
 

@@ -1,6 +1,7 @@
 //! Whole rollouts over sockets: simulated clients at addresses of their own, a manager that publishes, a clock that only
 //! the test moves. What a client sees is what its catalogs say. Here is what all of them stand on.
 
+mod chance;
 mod managers;
 mod orders;
 mod payloads;

@@ -114,15 +114,18 @@ async fn contents_announced_one_after_the_other_are_one_revision_and_later_ones_
     assert_eq!(get(&site, PILOT, &other(9)).await.whole(), b"nine");
 }
 
-/// Takes what others take, until the store has no room for anything else.
+/// Fills the store with what others take, again and again.
 async fn crowd_out(site: &Site, count: u64) {
     for at in 0..count {
         let path = format!("/news/{at}.txt");
         let body = Resource::new(bytes(at, 400_000)).header("Cache-Control", "max-age=86400000");
         site.manager.put(&path, body);
-        get(site, OTHER, &path).await.whole();
+        // Each is wanted more often than what is to stay.
+        for _ in 0..4 {
+            get(site, OTHER, &path).await.whole();
+            site.filled().await;
+        }
     }
-    site.filled().await;
     settled(site).await;
 }
 

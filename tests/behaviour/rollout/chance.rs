@@ -1,0 +1,87 @@
+//! Rollouts under whatever may happen, in any order: nobody sees two revisions at once, or goes back but by an order, and
+//! in the end all have the newest.
+
+use std::time::Duration;
+
+use gupd::rollout::orders::Order;
+
+use super::{
+    Crowd, GROUPS, HOUR, group_of, hold, newest, promote, publish_and_refresh, release, reload, rollback,
+    settled, site_of, try_order,
+};
+use crate::support::bytes;
+
+const NAMES: [&str; 3] = ["pilot", "branch", "default"];
+
+/// Rings whose clients take so many hours.
+fn rings(hours: u8) -> String {
+    format!(
+        "{GROUPS}[[ring]]\nname = \"first\"\ngroups = \"pilot\"\nspread = \"{hours}h\"\n\
+         [[ring]]\nname = \"second\"\ngroups = \"branch\"\ndelay = \"5h\"\nspread = \"3h\"\nwindows = \"20:00-06:00\"\n\
+         [[ring]]\nname = \"last\"\ngroups = \"default\"\ndelay = \"1h\"\nshares = [20, 100]\nstep = \"{hours}h\"\n\
+         [rollout]\nkeep = 3\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_each_client_sees_one_revision_and_none_older_than_before() {
+    for seed in 1..=3 {
+        let mut site = site_of(&rings(2));
+        let mut crowd = Crowd::of(&site, [4, 4, 4]).await;
+        crowd.look().await;
+        let (mut version, mut done) = (1, Vec::new());
+        for event in bytes(seed, 80).chunks(2) {
+            let (what, which) = (event[0] % 16, usize::from(event[1]));
+            let group = NAMES[which % 3];
+            done.push((what, which));
+            match what {
+                0..=3 => site.clock.advance(u32::from(event[1]) * HOUR / 16),
+                4..=6 => {
+                    version += 1;
+                    publish_and_refresh(&site, version).await;
+                }
+                7 => site.restart(),
+                8 => {
+                    site.stop();
+                    site.clock.advance(u32::from(event[1]) * HOUR);
+                    site.restart();
+                }
+                9 => site.clock.set_forward(u32::from(event[1]) * HOUR),
+                10 => site.clock.set_back(u32::from(event[1]) * HOUR / 8),
+                11 => reload(&mut site, &rings(event[1] % 9 + 1)).await,
+                12 => {
+                    let order = if which % 2 == 0 { Order::Halt } else { Order::Resume };
+                    drop(try_order(&site, order).await);
+                }
+                13 => drop(try_order(&site, promote(["first", "second", "last"][which % 3])).await),
+                14 => drop(try_order(&site, release(Some(group), which % 2 == 0)).await),
+                // These two may show an older one.
+                _ => {
+                    let order = if which % 2 == 0 {
+                        rollback(group)
+                    } else {
+                        hold(group, &newest(&site).to_string())
+                    };
+                    drop(try_order(&site, order).await);
+                    let of_group = crowd
+                        .0
+                        .iter_mut()
+                        .filter(|one| NAMES[usize::from(group_of(one.address)) - 1] == group);
+                    of_group.for_each(|one| one.saw = 0);
+                }
+            }
+            settled(&site).await;
+            // Whoever ended a hold at a newer one sees what its ring says.
+            if what == 14 {
+                crowd.0.iter_mut().for_each(|one| one.saw = 0);
+            }
+            crowd.connect(&site).await;
+            eprintln!("seed {seed}: {done:?}");
+            crowd.look().await;
+        }
+        drop(try_order(&site, Order::Resume).await);
+        site.clock.advance(Duration::from_secs(1));
+        try_order(&site, release(None, true)).await.unwrap();
+        assert_eq!(crowd.count(version).await, [4, 4, 4], "seed {seed}");
+    }
+}
