@@ -26,7 +26,7 @@ fn broken() -> Resource {
 }
 
 /// A version of every catalog.
-pub fn publish(manager: &Manager, version: u32) {
+pub(crate) fn publish(manager: &Manager, version: u32) {
     for name in NAMES {
         manager.put(name, Resource::new(format!("{version} of {name}")));
     }
@@ -36,7 +36,7 @@ fn requests(manager: &Manager) -> [usize; 4] {
     NAMES.map(|name| manager.requests(name))
 }
 
-pub async fn collector(managers: &[&Manager]) -> Collector {
+pub(crate) async fn collector(managers: &[&Manager]) -> Collector {
     let urls: Vec<String> = managers.iter().map(|manager| manager.url()).collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     let listed = |config: &mut gupd::Config| {
@@ -46,7 +46,7 @@ pub async fn collector(managers: &[&Manager]) -> Collector {
 }
 
 /// Whether the newest revision is this version, of all of the catalogs.
-pub fn is_version(collector: &Collector, version: u32) -> bool {
+pub(crate) fn is_version(collector: &Collector, version: u32) -> bool {
     let (_, catalogs) = collector.newest();
     NAMES.iter().all(|name| {
         let found = catalogs[*name].map(|blob| blob == hash(&format!("{version} of {name}")).unwrap().into());
