@@ -8,7 +8,7 @@ use std::fmt;
 use super::moment::{Opened, Opening};
 use super::revision::Number;
 use super::rings::{Ring, RingId, Rings};
-use super::state::{Progress, State};
+use super::state::{Kept, Progress, State};
 use crate::clock::UnixMillis;
 use crate::config::Gate;
 
@@ -80,17 +80,19 @@ impl State {
         if self.halted.is_some() {
             return advanced;
         }
+        let (order, mut ahead) = (rings.in_order(), Ahead::of_none(rings));
         // The newest first: what it opens, none before it needs to.
-        for at in (0..self.revisions.len()).rev() {
-            for ring in rings.in_order() {
+        for at in self.under_way() {
+            for ring in order.iter().copied() {
                 while let Some(Next { revision, step, waits: Waits::Until(due), .. }) =
-                    self.next_of(at, ring, rings, &troubled)
+                    self.next_of(at, ring, rings, &ahead, &troubled)
                     && due <= now
                     && self.open(at, ring, rings, now)
                 {
                     advanced.push(Advanced { revision, ring, step });
                 }
             }
+            ahead.pass(self, at, rings);
         }
         self.settle(rings, now);
         advanced
@@ -98,10 +100,14 @@ impl State {
 
     /// What each ring waits for, of each revision that has something to wait for; the oldest first.
     pub fn outlook(&self, rings: &Rings, troubled: impl Fn(Number, RingId) -> bool) -> Vec<Next> {
-        let all = 0..self.revisions.len();
-        all.flat_map(|at| rings.iter().map(move |(ring, _)| (at, ring)))
-            .filter_map(|(at, ring)| self.next_of(at, ring, rings, &troubled))
-            .collect()
+        let (mut coming, mut ahead) = (Vec::new(), Ahead::of_none(rings));
+        for at in self.under_way() {
+            let next = rings.iter().rev();
+            coming.extend(next.filter_map(|(ring, _)| self.next_of(at, ring, rings, &ahead, &troubled)));
+            ahead.pass(self, at, rings);
+        }
+        coming.reverse();
+        coming
     }
 
     /// When there is something to do again; `None` for as long as nothing happens.
@@ -113,8 +119,9 @@ impl State {
             Waits::Until(due) => Some(due),
             _ => None,
         });
-        let completes = (0..self.revisions.len())
-            .flat_map(|at| rings.iter().filter_map(move |(ring, _)| self.complete(at, ring, rings)));
+        let completes = self
+            .under_way()
+            .flat_map(|at| rings.iter().filter_map(move |(ring, _)| self.complete_itself(at, ring, rings)));
         opens.chain(completes).filter(|at| *at > now).min()
     }
 
@@ -145,6 +152,9 @@ impl State {
                     && let Some(steps) = open.remove(&was.settings.name)
                 {
                     open.entry(is.settings.name.clone()).or_insert(steps);
+                }
+                if let Some(trouble) = kept.troubled.remove(&was.settings.name) {
+                    kept.troubled.insert(is.settings.name.clone(), trouble);
                 }
             }
         }
@@ -196,7 +206,14 @@ impl State {
         }
     }
 
-    fn complete_itself(&self, at: usize, ring: RingId, rings: &Rings) -> Option<UnixMillis> {
+    /// Places of the revisions that rings still move somebody to, the newest first: what is for everyone overtakes all before.
+    fn under_way(&self) -> impl Iterator<Item = usize> + use<> {
+        let base = self.revisions.iter().rposition(Kept::is_for_everyone).map_or(0, |base| base + 1);
+        (base..self.revisions.len()).rev()
+    }
+
+    /// When a ring is open to all of its clients, of this revision itself.
+    pub(super) fn complete_itself(&self, at: usize, ring: RingId, rings: &Rings) -> Option<UnixMillis> {
         let ring = rings.get(ring)?;
         match &self.revisions.get(at)?.progress {
             Progress::Everyone { .. } => Some(UnixMillis::MIN),
@@ -215,13 +232,14 @@ impl State {
         at: usize,
         ring: RingId,
         rings: &Rings,
+        ahead: &Ahead,
         troubled: &impl Fn(Number, RingId) -> bool,
     ) -> Option<Next> {
         let (kept, settings) = (self.revisions.get(at)?, &rings.get(ring)?.settings);
         let Progress::Rings { since, open } = &kept.progress else { return None };
         let opened = open.get(&settings.name).map_or(&[][..], Vec::as_slice);
         let step = opened.len();
-        if step >= settings.steps.count() || self.is_overtaken(at, rings.get(ring)?, step) {
+        if step >= settings.steps.count() || ahead.rings.get(ring)?.open > step {
             return None;
         }
         let next = |waits| Some(Next { revision: kept.number, ring, step, waits });
@@ -229,7 +247,7 @@ impl State {
             (Some(last), _) => (Some(ring), last.since.saturating_add(millis(settings.step))),
             (None, _) if settings.gate == Gate::Manual => return next(Waits::Promotion),
             (None, None) => (None, since.saturating_add(millis(settings.delay))),
-            (None, Some(before)) => match self.complete(at, before, rings) {
+            (None, Some(before)) => match ahead.complete(self, at, before, rings) {
                 Some(complete) => (Some(before), complete.saturating_add(millis(settings.delay))),
                 None => return next(Waits::Before(before)),
             },
@@ -239,9 +257,41 @@ impl State {
             None => next(Waits::Until(due)),
         }
     }
+}
 
-    fn is_overtaken(&self, at: usize, ring: &Ring, step: usize) -> bool {
-        (at + 1..self.revisions.len()).any(|newer| self.steps_open(newer, ring) > step)
+/// How far each ring has come with whatever is newer than the revision that is looked at: so each is looked at once, of
+/// a thousand too.
+struct Ahead {
+    rings: Vec<Reached>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Reached {
+    /// When it is open to all of its clients.
+    complete: Option<UnixMillis>,
+    /// Steps that are open.
+    open: usize,
+}
+
+impl Ahead {
+    fn of_none(rings: &Rings) -> Self {
+        Self { rings: rings.iter().map(|_| Reached::default()).collect() }
+    }
+
+    /// Goes on to the revision before.
+    fn pass(&mut self, state: &State, at: usize, rings: &Rings) {
+        for (id, ring) in rings.iter() {
+            let complete = self.complete(state, at, id, rings);
+            if let Some(reached) = self.rings.get_mut(id) {
+                *reached = Reached { complete, open: reached.open.max(state.steps_open(at, ring)) };
+            }
+        }
+    }
+
+    /// When a ring is open to all of its clients, of this revision or of a newer one.
+    fn complete(&self, state: &State, at: usize, ring: RingId, rings: &Rings) -> Option<UnixMillis> {
+        let newer = self.rings.get(ring).and_then(|reached| reached.complete);
+        newer.into_iter().chain(state.complete_itself(at, ring, rings)).min()
     }
 }
 

@@ -18,4 +18,5 @@ pub mod state;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod troubled;
 pub mod views;

@@ -42,7 +42,7 @@ impl State {
             // What all of its clients see, and whatever is newer and has begun to move some.
             let seen = (base..self.revisions.len())
                 .rev()
-                .find(|at| self.complete(*at, ring, rings).is_some_and(|complete| complete <= now))
+                .find(|at| self.complete_itself(*at, ring, rings).is_some_and(|complete| complete <= now))
                 .unwrap_or(base);
             let begun = |at: &usize| *at == seen || self.steps_open(*at, settings) > 0;
             let newest = (seen..self.revisions.len()).filter(begun).max().unwrap_or(seen);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::clients::Trouble;
 use super::moment::Opened;
 use super::revision::{Catalog, Number, Revision};
 use crate::clock::UnixMillis;
@@ -52,6 +53,9 @@ pub(super) struct Kept {
     #[serde(skip)]
     pub(super) revision: Option<Arc<Revision>>,
     pub(super) progress: Progress,
+    /// What trouble its clients had, by the ring's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) troubled: BTreeMap<String, Trouble>,
     /// Payloads of it that had to go for room.
     pub(super) gone: Gone,
 }
@@ -267,7 +271,8 @@ impl State {
             false => Progress::Rings { since: now, open: BTreeMap::new() },
         };
         let revision = Some(Arc::new(Revision { number, published: now, catalogs, sequences }));
-        self.revisions.push(Kept { number, revision, progress, gone: Gone::default() });
+        let (troubled, gone) = (BTreeMap::new(), Gone::default());
+        self.revisions.push(Kept { number, revision, progress, troubled, gone });
         Ok(Published::New(number))
     }
 }

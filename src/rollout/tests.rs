@@ -242,8 +242,7 @@ fn a_ring_slower_than_publication_still_comes_to_each_of_its_revisions() {
         "[rollout]\nkeep = 3\n[[ring]]\nname = \"a\"\ngroups = \"pilot\"\n\
          [[ring]]\nname = \"b\"\ngroups = [\"branch\", \"default\"]\ndelay = \"48h\"\n",
     );
-    let rings = Rings::new(&config).unwrap();
-    let mut state = State::default();
+    let (rings, mut state) = (Rings::new(&config).unwrap(), State::default());
     let mut seen = 0;
     for hour in 0..400 {
         let now = START + hour * HOUR;
@@ -262,11 +261,29 @@ fn a_ring_slower_than_publication_still_comes_to_each_of_its_revisions() {
 }
 
 #[test]
+fn a_thousand_revisions_that_wait_for_an_administrator_are_looked_at_in_a_moment() {
+    let config = config(
+        "[rollout]\nkeep = 1000\n[[ring]]\nname = \"a\"\ngroups = \"pilot\"\nwindows = \"20:00-06:00\"\n\
+         [[ring]]\nname = \"b\"\ngroups = [\"branch\", \"default\"]\ngate = \"manual\"\n",
+    );
+    let (rings, mut state) = (Rings::new(&config).unwrap(), State::default());
+    for number in 1..=1_000 {
+        state.announce("r /content/{a}", number, START + i64::try_from(number).unwrap() * HOUR / 3).unwrap();
+        state.open(state.revisions().count() - 1, 0, &rings, START);
+    }
+    let (now, begun) = (START + 334 * HOUR, std::time::Instant::now());
+    state.advance(&rings, now, calm);
+    state.retire(&rings, &config.rollout, now);
+    let (views, _) = (state.views(&rings, now), state.next_change(&rings, now));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!((sees(&views, "default", 1, now), state.outlook(&rings, calm).len()), (1, 999));
+}
+
+#[test]
 fn named_and_held_revisions_are_kept_beyond_count_and_age() {
     let config =
         config("[rollout]\nkeep = 2\nmax_age = \"1d\"\n[[ring]]\nname = \"a\"\ngroups = \"default\"\n");
-    let rings = Rings::new(&config).unwrap();
-    let mut state = State::default();
+    let (rings, mut state) = (Rings::new(&config).unwrap(), State::default());
     for version in 1..=6 {
         publish(&mut state, version, START);
     }

@@ -2,7 +2,7 @@
 //! pure function of group, address and time; it takes no lock and allocates nothing. A snapshot is never changed, so a
 //! client that asks several times within one sees one revision, or a newer one that its moment has brought.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -82,7 +82,13 @@ impl State {
             Some(Seen { revision, text, everyone })
         });
         let revisions: Vec<Seen> = revisions.collect();
-        let outlook = self.outlook(rings, |_, _| false);
+        let outlook = self.outlook(rings, |_, _| false).into_iter();
+        let dues: BTreeMap<(Number, RingId), UnixMillis> = outlook
+            .filter_map(|next| match next.waits {
+                Waits::Until(due) => Some(((next.revision, next.ring), due)),
+                _ => None,
+            })
+            .collect();
         let view = |id: RingId, ring: &Arc<Ring>| {
             let steps = order().filter_map(|at| self.revisions.get(at)).map(|kept| match &kept.progress {
                 Progress::Everyone { .. } => Vec::new(),
@@ -91,11 +97,7 @@ impl State {
                     steps.map(|opened| opening(*opened, ring, rings)).collect()
                 }
             });
-            let due = revisions.iter().map(|seen| {
-                let of =
-                    outlook.iter().find(|next| (next.revision, next.ring) == (seen.revision.number, id))?;
-                if let Waits::Until(due) = of.waits { Some(due) } else { None }
-            });
+            let due = revisions.iter().map(|seen| dues.get(&(seen.revision.number, id)).copied());
             RingView { ring: ring.clone(), steps: steps.collect(), due: due.collect() }
         };
         let ring_views = rings.iter().map(|(id, ring)| view(id, ring)).collect();

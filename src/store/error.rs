@@ -117,6 +117,9 @@ pub enum StoreError {
         /// How it is.
         condition: Condition,
     },
+    /// Another store is where this one was, and whoever writes has not looked at it yet.
+    #[error("another store has come in this one's place; ask again in a moment")]
+    Replaced,
     /// What was to be stored once more is not what it was.
     #[error(
         "nothing can be stored as {key:?}: the object to copy is gone or has other bytes by now; nothing was changed, look it up and publish again"

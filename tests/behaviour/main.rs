@@ -12,6 +12,7 @@ mod caching;
 mod client_certificates;
 mod clock;
 mod collect;
+mod collect_under_stress;
 mod damage;
 mod denied;
 mod digests;

@@ -32,7 +32,7 @@ pub struct Collector {
     pub store: Arc<Store>,
     pub clock: Clock,
     tasks: Vec<AbortHandle>,
-    _folder: TempDir,
+    pub folder: TempDir,
 }
 
 impl Collector {
@@ -104,7 +104,7 @@ impl Collector {
             tokio::spawn(rollout.run(std::future::pending())).abort_handle(),
             tokio::spawn(refresh.run()).abort_handle(),
         ];
-        Self { proxy, rollouts, refresher, metrics, store, clock, tasks, _folder: folder }
+        Self { proxy, rollouts, refresher, metrics, store, clock, tasks, folder }
     }
 
     pub async fn refresh(&self) -> Report {

@@ -2,13 +2,13 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::row::Ills;
 
 /// Trouble among clients, each counted once for each kind that it has. A client that takes the same again and again is
 /// counted as one that takes a full set, or as one that takes another object.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
     /// Clients that see the revision, and were seen lately.
     pub clients: u64,

@@ -2,26 +2,25 @@
 //! and shown; nothing here decides what a rollout does.
 
 mod commit;
+mod fare;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use self::commit::versions;
-use super::{Found, FoundCatalog, OrderError, Ordered, PublishError, Request, Settings, Shared};
+use self::commit::copies;
+use super::{Found, OrderError, Ordered, PublishError, Request, Settings, Shared};
 use crate::clock::{Clock, UnixMillis};
 use crate::rollout::advance::Waits;
 use crate::rollout::audit::{Audit, Entry, Outcome};
-use crate::rollout::clients::Trouble;
 use crate::rollout::orders::Done;
 use crate::rollout::payloads::Payloads;
 use crate::rollout::record::{self, PREFIX, Restored};
-use crate::rollout::revision::{Number, version_key};
-use crate::rollout::rings::RingId;
+use crate::rollout::revision::Number;
 use crate::rollout::state::{Collected, Published, State};
+use crate::rollout::troubled::Troubles;
 use crate::rollout::views::LASTS;
-use crate::store::{ObjectCopy, Store};
+use crate::store::Store;
 
 /// Between two looks at what has become due without being foreseen: a gate that trouble held, a clock that was set. Also
 /// how old the mark is that the relay ran, when it is found dead.
@@ -50,7 +49,7 @@ pub struct Task {
     payloads: Payloads,
     audit: Audit,
     /// What holds rings up.
-    troubles: BTreeMap<(Number, RingId), Trouble>,
+    troubles: Troubles,
     /// Of the store that all of this is written down in.
     generation: u64,
     /// When views were last looked at, also by a clock that nobody sets, and when that was last written down.
@@ -92,7 +91,7 @@ impl Task {
             settings,
             payloads: Payloads::default(),
             audit,
-            troubles: BTreeMap::new(),
+            troubles: Troubles::new(),
             looked: now,
             steady,
             alive: now,
@@ -140,10 +139,13 @@ impl Task {
             Err(error) => return tracing::debug!(%error, "the rollouts of another store cannot be read yet"),
         };
         match record::restore(records) {
-            Ok(restored) => self.go_on_with(restored).await,
+            Ok(restored) => {
+                self.generation = generation;
+                self.go_on_with(restored).await;
+            }
+            // Nothing is written into it, and it is tried again.
             Err(error) => tracing::error!(%error, "the rollouts of another store are left alone"),
         }
-        self.generation = generation;
     }
 
     /// Whoever has moved by `since` has at `now`; nobody else.
@@ -189,25 +191,37 @@ impl Task {
     /// Does what is asked for and what is due, until `leaving` ends; what it is at then is finished first.
     pub async fn run(mut self, leaving: impl Future<Output = ()>) {
         tokio::pin!(leaving);
+        // When something is due; what clients take changes nothing of it, and there is much of that.
+        let mut due = None;
         loop {
-            let next =
-                self.settings.rings.as_ref().and_then(|rings| self.state.next_change(rings, self.looked));
-            let at = next.unwrap_or(UnixMillis::MAX).min(self.looked.saturating_add(LOOK));
+            let at = *due.get_or_insert_with(|| self.next_look());
             let (clock, back) = (self.clock.clone(), self.looked);
             tokio::select! {
                 biased;
                 () = &mut leaving => break,
                 Ok(()) = self.given.changed() => self.reconfigure().await,
                 Some(request) = self.requests.recv() => self.answer(request).await,
-                Some((key, revision)) = self.taken.recv() => self.payloads.takes(key, revision),
+                Some((key, revision)) = self.taken.recv() => {
+                    self.payloads.takes(key, revision);
+                    continue;
+                }
                 () = clock.reached(at) => self.look().await,
                 () = clock.set_back_before(back - ADJUSTED) => self.look().await,
             }
+            due = None;
         }
         self.look().await;
     }
 
+    fn next_look(&self) -> UnixMillis {
+        let next = self.settings.rings.as_ref().and_then(|rings| self.state.next_change(rings, self.looked));
+        next.unwrap_or(UnixMillis::MAX).min(self.looked.saturating_add(LOOK))
+    }
+
     async fn answer(&mut self, request: Request) {
+        if self.store.generation() != self.generation {
+            self.succeed().await;
+        }
         self.keep_time();
         // What is due because of it is done before anybody is told. Whoever asked may have gone.
         match request {
@@ -248,22 +262,7 @@ impl Task {
         if published == Published::Nothing {
             return Ok(published);
         }
-        let by_key: BTreeMap<&Arc<str>, &FoundCatalog> = found
-            .iter()
-            .flat_map(|found| &found.catalogs)
-            .filter_map(|(key, found)| Some((key, found.as_ref()?)))
-            .collect();
-        let (before, after) = (versions(&self.state), versions(&next));
-        let copies = after.difference(&before).filter_map(|(key, since)| {
-            let found = by_key.get(key)?;
-            Some(ObjectCopy {
-                object: found.object,
-                blob: found.blob,
-                key: version_key(*since, key).into(),
-                last_used: found.last_used,
-            })
-        });
-        let copies = copies.collect();
+        let copies = copies(&self.state, &next, found);
         self.commit(next, copies, Vec::new()).await?;
         match published {
             Published::New(revision) => tracing::info!(revision, "published a revision"),
@@ -351,21 +350,17 @@ impl Task {
             );
             Arc::make_mut(&mut self.state).gave_up(number, gone);
         }
-        let troubles = self.troubles_at(now).await;
+        let watched = self.watched().await;
         let mut records = Vec::new();
         let mut next = State::clone(&self.state);
         let mut advanced = Vec::new();
-        if let Some(rings) = &self.settings.rings {
-            // As long as nobody knows of trouble, nothing opens.
-            if let Some(troubles) = troubles {
-                let has_trouble = |revision, ring| troubles.contains_key(&(revision, ring));
-                advanced = next.advance(rings, now, has_trouble);
-                self.troubles = troubles;
-            }
-            if (now - self.alive).abs() >= LOOK {
-                records.push(record::alive(now));
-                self.alive = now;
-            }
+        // As long as nobody knows of trouble, nothing opens.
+        if let Some(watched) = watched {
+            advanced = self.advance(&mut next, &watched, now);
+        }
+        if self.settings.rings.is_some() && (now - self.alive).abs() >= LOOK {
+            records.push(record::alive(now));
+            self.alive = now;
         }
         match self.commit(next, Vec::new(), records).await {
             Ok(()) if advanced.is_empty() => {}
@@ -385,32 +380,5 @@ impl Task {
                 self.show();
             }
         }
-    }
-
-    /// Where trouble keeps a step closed whose time has come; `None` if nobody is there to say, as when the relay ends.
-    async fn troubles_at(&self, now: UnixMillis) -> Option<BTreeMap<(Number, RingId), Trouble>> {
-        let Some(rings) = &self.settings.rings else { return Some(BTreeMap::new()) };
-        let share = self.settings.rollout.trouble_share;
-        let least = u64::from(self.settings.rollout.trouble_clients);
-        let due: BTreeSet<(Number, RingId)> = self
-            .state
-            .outlook(rings, |_, _| false)
-            .iter()
-            .filter(|next| matches!(next.waits, Waits::Until(due) if due <= now))
-            .filter_map(|next| Some((next.revision, next.follows(rings)?)))
-            .collect();
-        let mut troubles = BTreeMap::new();
-        for (revision, ring) in due {
-            let Some(groups) = rings.get(ring).map(|ring| &ring.groups) else { continue };
-            let trouble = self.shared.clients.trouble(revision, groups).await.ok()?;
-            if trouble.is_above(share, least) {
-                if !self.troubles.contains_key(&(revision, ring)) {
-                    let ring = rings.get(ring).map_or("", |ring| ring.settings.name.as_str());
-                    tracing::warn!(revision, ring, %trouble, "a ring has trouble; the next one does not open");
-                }
-                troubles.insert((revision, ring), trouble);
-            }
-        }
-        Some(troubles)
     }
 }

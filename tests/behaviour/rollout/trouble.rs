@@ -99,3 +99,18 @@ async fn an_administrator_may_open_a_ring_that_trouble_keeps_closed() {
     order(&site, promote("second")).await;
     assert_eq!(all(&site).await, [2, 2, 1]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_is_not_forgotten_because_something_newer_has_come_to_the_same_clients() {
+    let mut site = begun().await;
+    pilot_takes(&site, 2, PAYLOAD, |at| if at < 3 { 3 } else { 1 }).await;
+    known(&site, 2, 10, 3).await;
+    pass(&site, HOUR / 2).await;
+    pilot_takes(&site, 3, PAYLOAD, |_| 1).await;
+    known(&site, 3, 10, 0).await;
+    site.restart();
+    pass(&site, HOUR / 2).await;
+    assert_eq!(all(&site).await, [3, 1, 1], "nobody shows any more how they fared with it");
+    pass(&site, HOUR / 2).await;
+    assert_eq!(all(&site).await, [3, 3, 1]);
+}

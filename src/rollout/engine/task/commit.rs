@@ -1,14 +1,14 @@
 //! A change of the rollouts, whole: written down in one transaction with the catalogs that come and go with it, and then
 //! shown. Owns that order, and what is told of the state to others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Task;
-use crate::rollout::engine::Current;
+use crate::rollout::engine::{Current, Found, FoundCatalog};
 use crate::rollout::record::{self, Record};
-use crate::rollout::revision::{Catalog, Number, version_key};
+use crate::rollout::revision::{Catalog, Number, Revision, version_key};
 use crate::rollout::state::State;
 use crate::rollout::views::Views;
 use crate::store::{ObjectCopy, Publication, StoreError};
@@ -21,6 +21,10 @@ impl Task {
         copies: Vec<ObjectCopy>,
         mut records: Vec<Record>,
     ) -> Result<(), StoreError> {
+        // What is known here is of another store, and would be mixed with what that one has.
+        if self.store.generation() != self.generation {
+            return Err(StoreError::Replaced);
+        }
         let now = self.clock.now();
         if let Some(rings) = &self.settings.rings {
             let gone = next.retire(rings, &self.settings.rollout, now);
@@ -32,8 +36,8 @@ impl Task {
         let removed: Vec<Arc<str>> = match changes.is_empty() {
             true => Vec::new(),
             false => {
-                let (before, after) = (versions(&self.written), versions(&next));
-                before.difference(&after).map(|(key, since)| version_key(*since, key).into()).collect()
+                let dropped = dropped(&self.written, &next).into_iter();
+                dropped.map(|(key, since)| version_key(since, &key).into()).collect()
             }
         };
         records.extend(changes);
@@ -122,8 +126,51 @@ impl Task {
     }
 }
 
+/// What is to be stored of a state that was just published: what is new is so in its newest revision.
+pub(super) fn copies(before: &State, after: &State, found: &[Found]) -> Vec<ObjectCopy> {
+    let by_key: BTreeMap<&Arc<str>, &FoundCatalog> = found
+        .iter()
+        .flat_map(|found| &found.catalogs)
+        .filter_map(|(key, found)| Some((key, found.as_ref()?)))
+        .collect();
+    let Some(newest) = after.newest() else { return Vec::new() };
+    let was = before.revision(newest.number);
+    let new = newest.catalogs.iter().filter(|(key, catalog)| {
+        matches!(catalog, Catalog::Present { since, .. } if *since == newest.number)
+            && was.is_none_or(|was| was.catalogs.get(*key) != Some(catalog))
+    });
+    let copy = |(key, _): (&Arc<str>, &Catalog)| {
+        let found = by_key.get(key)?;
+        Some(ObjectCopy {
+            object: found.object,
+            blob: found.blob,
+            key: version_key(newest.number, key).into(),
+            last_used: found.last_used,
+        })
+    };
+    new.filter_map(copy).collect()
+}
+
+/// Versions of catalogs that were kept before and are in no revision after. A version is in all revisions from its first to
+/// its last, so the neighbours of a revision that goes say whether it is needed.
+fn dropped(before: &State, after: &State) -> BTreeSet<(Arc<str>, Number)> {
+    let mut dropped = BTreeSet::new();
+    for gone in before.revisions().filter(|revision| after.revision(revision.number).is_none()) {
+        let older = after.revisions().rfind(|revision| revision.number < gone.number);
+        let newer = after.revisions().find(|revision| revision.number > gone.number);
+        for (key, catalog) in &gone.catalogs {
+            let Catalog::Present { since, .. } = catalog else { continue };
+            let has = |kept: &&Arc<Revision>| kept.catalogs.get(key) == Some(catalog);
+            if !older.into_iter().chain(newer).any(|kept| has(&kept)) {
+                dropped.insert((key.clone(), *since));
+            }
+        }
+    }
+    dropped
+}
+
 /// Every version of a catalog that some kept revision has.
-pub(super) fn versions(state: &State) -> BTreeSet<(Arc<str>, Number)> {
+fn versions(state: &State) -> BTreeSet<(Arc<str>, Number)> {
     let catalogs = state.revisions().flat_map(|revision| &revision.catalogs);
     let present = catalogs.filter_map(|(key, catalog)| match catalog {
         Catalog::Present { since, .. } => Some((key.clone(), *since)),

@@ -1,0 +1,55 @@
+//! How clients fare with what has come to them, asked before a step is opened that they show the way to. Owns what is told
+//! of it in the log; what follows from it `rollout::troubled` says.
+
+use std::collections::BTreeSet;
+
+use super::Task;
+use crate::clock::UnixMillis;
+use crate::config;
+use crate::rollout::advance::{Advanced, Waits};
+use crate::rollout::revision::Number;
+use crate::rollout::rings::{RingId, Rings};
+use crate::rollout::state::State;
+use crate::rollout::troubled::Troubles;
+
+impl Task {
+    /// How clients fare with what they show of steps to come; `None` if nobody is there to say, as when the relay ends.
+    pub(super) async fn watched(&self) -> Option<Troubles> {
+        let Some(rings) = &self.settings.rings else { return Some(Troubles::new()) };
+        let mut watched = Troubles::new();
+        for (revision, ring) in self.state.watched(rings) {
+            let Some(groups) = rings.get(ring).map(|ring| &ring.groups) else { continue };
+            let trouble = self.shared.clients.trouble(revision, groups).await.ok()?;
+            watched.insert((revision, ring), trouble);
+        }
+        Some(watched)
+    }
+
+    /// Opens what is due and what nobody has trouble with.
+    pub(super) fn advance(&mut self, next: &mut State, watched: &Troubles, now: UnixMillis) -> Vec<Advanced> {
+        let Some(rings) = &self.settings.rings else { return Vec::new() };
+        let config::Rollout { trouble_share, trouble_clients, .. } = self.settings.rollout;
+        next.fare(rings, watched, |trouble| trouble.is_above(trouble_share, u64::from(trouble_clients)));
+        let troubles = held_up(next, rings, now);
+        for ((revision, ring), trouble) in &troubles {
+            if !self.troubles.contains_key(&(*revision, *ring)) {
+                let ring = rings.get(*ring).map_or("", |ring| ring.settings.name.as_str());
+                tracing::warn!(revision, ring, %trouble, "a ring has trouble; the next one does not open");
+            }
+        }
+        let advanced = next.advance(rings, now, |revision, ring| troubles.contains_key(&(revision, ring)));
+        self.troubles = troubles;
+        advanced
+    }
+}
+
+/// The trouble that keeps a step closed whose time has come.
+fn held_up(state: &State, rings: &Rings, now: UnixMillis) -> Troubles {
+    let coming = state.outlook(rings, |_, _| false);
+    let due = coming.iter().filter(|next| matches!(next.waits, Waits::Until(due) if due <= now));
+    let due: BTreeSet<(Number, RingId)> =
+        due.filter_map(|next| Some((next.revision, next.follows(rings)?))).collect();
+    let mut troubles = state.troubles(rings);
+    troubles.retain(|of, _| due.contains(of));
+    troubles
+}

@@ -1,0 +1,60 @@
+//! Which revisions the clients of a ring have had trouble with: what keeps the next step closed. Owns that it is not
+//! forgotten when something newer comes to the same clients, who then show nothing of it any more: with a day's delay and
+//! three revisions a day, nobody sees a revision by the time that the next ring is to have it. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::clients::Trouble;
+use super::revision::Number;
+use super::rings::{RingId, Rings};
+use super::state::{Progress, State};
+
+/// Trouble with a revision among the clients of a ring.
+pub(super) type Troubles = BTreeMap<(Number, RingId), Trouble>;
+
+impl State {
+    /// Of which revisions which rings' clients show whether a step to come may open.
+    pub(super) fn watched(&self, rings: &Rings) -> BTreeSet<(Number, RingId)> {
+        let coming = self.outlook(rings, |_, _| false);
+        let follows = coming.iter().filter_map(|next| Some((next.revision, next.follows(rings)?)));
+        follows.filter(|(number, ring)| self.has_begun(*number, *ring, rings)).collect()
+    }
+
+    /// Takes in how clients fare now with what is watched, by `is_trouble`. What has trouble is well again once clients
+    /// who see it are, but not by their seeing something newer.
+    pub(super) fn fare(&mut self, rings: &Rings, now: &Troubles, is_trouble: impl Fn(&Trouble) -> bool) {
+        let mut newer: BTreeSet<RingId> = BTreeSet::new();
+        for kept in self.revisions.iter_mut().rev() {
+            let Progress::Rings { open, .. } = &kept.progress else { break };
+            for (ring, settings) in rings.iter() {
+                let name = &settings.settings.name;
+                match now.get(&(kept.number, ring)) {
+                    Some(trouble) if is_trouble(trouble) => {
+                        kept.troubled.entry(name.clone()).or_insert(*trouble);
+                    }
+                    Some(trouble) if trouble.clients > 0 && !newer.contains(&ring) => {
+                        kept.troubled.remove(name);
+                    }
+                    _ => {}
+                }
+                if open.get(name).is_some_and(|steps| !steps.is_empty()) {
+                    newer.insert(ring);
+                }
+            }
+        }
+    }
+
+    /// The trouble there is, or was when it was last known.
+    pub(super) fn troubles(&self, rings: &Rings) -> Troubles {
+        let each = self.revisions.iter().flat_map(|kept| {
+            let known = kept.troubled.iter();
+            known.filter_map(|(name, trouble)| Some(((kept.number, rings.named(name)?), *trouble)))
+        });
+        each.collect()
+    }
+
+    fn has_begun(&self, number: Number, ring: RingId, rings: &Rings) -> bool {
+        let at = self.revisions.iter().position(|kept| kept.number == number);
+        at.zip(rings.get(ring)).is_some_and(|(at, ring)| self.steps_open(at, ring) > 0)
+    }
+}

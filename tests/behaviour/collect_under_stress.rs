@@ -1,0 +1,62 @@
+//! Catalogs are collected whatever clients make up, and what is known of one store stays its own.
+
+use std::sync::Arc;
+
+use gupd::Config;
+use gupd::rollout::engine::Ordered;
+use gupd::rollout::orders::Order;
+use gupd::store::Store;
+use tokio::task::JoinSet;
+
+use crate::collect::{collector, is_version, publish};
+use crate::support::{Manager, PATIENCE};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_makes_up_names_all_the_time_keeps_no_refresh_from_its_end() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = Arc::new(collector(&[&manager]).await);
+    collector.refresh().await;
+    // As many as a revision may say of that there are none.
+    let mut known = JoinSet::new();
+    for at in 0..1_000 {
+        let collector = collector.clone();
+        known.spawn(async move { collector.wants(&format!("/{at}_livetri.zip")).await });
+    }
+    known.join_all().await;
+    let mut endless = JoinSet::new();
+    for who in 0..64 {
+        let collector = collector.clone();
+        endless.spawn(async move {
+            for at in 0_u64.. {
+                collector.wants(&format!("/{who}_{at}_livetri.zip")).await;
+            }
+        });
+    }
+    publish(&manager, 2);
+    tokio::time::timeout(PATIENCE, collector.refresh()).await.expect("names are made up all the time");
+    assert!(is_version(&collector, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_of_one_store_is_not_written_into_another_that_comes_in_its_place() {
+    let manager = Manager::start();
+    publish(&manager, 1);
+    let collector = collector(&[&manager]).await;
+    collector.refresh().await;
+    let (place, other) = (collector.folder.path().to_owned(), tempfile::tempdir().unwrap());
+    let config = gupd::config::Store {
+        dir: other.path().to_owned(),
+        ..Config::for_upstreams(&[&manager.url()]).unwrap().store
+    };
+    drop(Store::open(&config, collector.clock.clone()).unwrap());
+    let away = tempfile::tempdir().unwrap();
+    std::fs::rename(&place, away.path().join("store")).unwrap();
+    std::fs::rename(other.path(), &place).unwrap();
+    while !collector.store.probe().await || collector.store.generation() == 0 {}
+    let order = Order::Name { revision: 1, name: "good".into() };
+    let ordered = Ordered { order, by: "test".into(), from: "here".into(), reason: None };
+    let refused = collector.rollouts.order(ordered).await.unwrap_err();
+    assert!(refused.to_string().starts_with("no kept revision is called"), "{refused}");
+    assert_eq!(collector.store.records("rollout/").await.unwrap(), []);
+}
