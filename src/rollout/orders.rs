@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::advance::opening;
+use super::moment::Opened;
 use super::revision::Number;
-use super::rings::Rings;
+use super::rings::{Ring, Rings};
 use super::state::State;
 use crate::clock::UnixMillis;
 use crate::config::Config;
@@ -122,6 +124,26 @@ pub enum Refused {
         /// What it sees.
         number: Number,
     },
+    /// It goes forward.
+    #[error(
+        "revision {number} is not before {sees}, the newest that group {group:?} sees; to go forward, use gupd rollout hold"
+    )]
+    NotBefore {
+        /// The group.
+        group: String,
+        /// What was given.
+        number: Number,
+        /// What it sees.
+        sees: Number,
+    },
+    /// Nothing holds it.
+    #[error(
+        "{who} not held; to have clients see the newest revision at once, use gupd rollout release --now"
+    )]
+    NotHeld {
+        /// Such as "groups are".
+        who: String,
+    },
     /// No view may move.
     #[error("the rollout is halted; end that first with gupd rollout resume")]
     Halted,
@@ -154,6 +176,10 @@ impl State {
             }
             Order::Rollback { group, revision: Some(revision) } => {
                 let (group, number) = (known_group(rings, group)?, self.find(revision)?);
+                let sees = self.views(rings, now).newest_of(&group).ok_or(Refused::NoRevision)?;
+                if number >= sees {
+                    return Err(Refused::NotBefore { group: group.to_string(), number, sees });
+                }
                 Ok(self.hold(group, number, now))
             }
             Order::Rollback { group, revision: None } => {
@@ -247,6 +273,10 @@ impl State {
             return Err(Refused::Halted);
         }
         let of = group.map_or_else(|| "every group".to_owned(), |group| format!("group {group}"));
+        if at_once.is_none() && !groups.iter().any(|group| self.held.contains_key(group)) {
+            let who = group.map_or_else(|| "groups are".to_owned(), |group| format!("group {group} is"));
+            return Err(Refused::NotHeld { who });
+        }
         for group in groups {
             self.held.remove(&group);
             if let Some(now) = at_once {
@@ -276,15 +306,25 @@ impl State {
         let open = rings.get(ring).map_or(1, |ring| self.steps_open(at, ring));
         self.settle(rings, now);
         let of = if steps > 1 { format!(", step {open} of {steps}") } else { String::new() };
-        Ok(done(format!("ring {name}{of} is open for revision {number}")))
+        let mut what = done(format!("ring {name}{of} is open for revision {number}"));
+        let waits = |ring: &Arc<Ring>| opening(Opened::at(now), ring, rings).moment(0) > now;
+        if rings.get(ring).is_some_and(waits) {
+            what.warnings.push(
+                "the ring's windows are closed now, and its clients move when they open: see gupd rollout status"
+                    .to_owned(),
+            );
+        }
+        Ok(what)
     }
 
     fn unknown(&self, given: &str) -> Refused {
+        if self.newest().is_none() {
+            return Refused::NoRevision;
+        }
         let named = self.names.iter().map(|(name, number)| format!("{name} ({number})"));
         let numbers = self.revisions().rev().map(|revision| revision.number.to_string());
         let kept: Vec<String> = named.chain(numbers).collect();
-        let kept = if kept.is_empty() { "none".to_owned() } else { listed(kept.iter().map(String::as_str)) };
-        Refused::UnknownRevision { given: given.to_owned(), kept }
+        Refused::UnknownRevision { given: given.to_owned(), kept: listed(kept.iter().map(String::as_str)) }
     }
 }
 
@@ -315,4 +355,57 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
     let more = if names.len() > SHOWN { ", …" } else { "" };
     names[..names.len().min(SHOWN)].join(", ") + more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{START, publish, rings, staged};
+    use super::*;
+
+    fn refused(state: &mut State, rings: &Rings, order: &Order) -> String {
+        let before = state.clone();
+        let refused = state.order(order, rings, START).unwrap_err().to_string();
+        assert_eq!(*state, before);
+        refused
+    }
+
+    #[test]
+    fn what_would_do_nothing_or_another_thing_than_its_name_says_is_refused() {
+        let (rings, mut state) = (staged(), State::default());
+        let back =
+            |revision: &str| Order::Rollback { group: "pilot".into(), revision: Some(revision.into()) };
+        assert!(refused(&mut state, &rings, &back("1")).contains("there is no revision yet"));
+        for version in 1..=3 {
+            publish(&mut state, version, START);
+        }
+        state.advance(&rings, START, |_, _| false);
+        let forward = "is not before 3, the newest that group \"pilot\" sees";
+        assert!(refused(&mut state, &rings, &back("3")).contains(forward));
+        let all = Order::Release { group: None, now: false };
+        let pilot = Order::Release { group: Some("pilot".into()), now: false };
+        assert!(refused(&mut state, &rings, &pilot).starts_with("group pilot is not held"));
+        assert!(refused(&mut state, &rings, &all).starts_with("groups are not held"));
+        state.order(&back("1"), &rings, START).unwrap();
+        assert!(refused(&mut state, &rings, &back("2")).contains("is not before 1"));
+        let branch = Order::Release { group: Some("branch".into()), now: false };
+        assert!(refused(&mut state, &rings, &branch).starts_with("group branch is not held"));
+        state.order(&all, &rings, START).unwrap();
+    }
+
+    #[test]
+    fn who_promotes_a_ring_while_its_windows_are_closed_is_told() {
+        let ring = |windows: &str| {
+            rings(&format!(
+                "[[ring]]\nname = \"all\"\ngroups = [\"pilot\", \"branch\", \"default\"]\ngate = \"manual\"\n{windows}"
+            ))
+        };
+        let promote = Order::Promote { ring: "all".into() };
+        for (rings, warnings) in [(ring("windows = \"sun 02:00-03:00\""), 1), (ring(""), 0)] {
+            let mut state = State::default();
+            publish(&mut state, 1, START);
+            publish(&mut state, 2, START);
+            let done = state.order(&promote, &rings, START).unwrap();
+            assert_eq!(done.warnings.len(), warnings, "{done:?}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use crate::clock::UnixMillis;
 use crate::config::{Config, Overrides};
 
 const HOUR: i64 = 3_600_000;
-const START: UnixMillis = 1_792_000_000_000;
+pub(super) const START: UnixMillis = 1_792_000_000_000;
 
 const GROUPS: &str = "[[group]]\nname = \"pilot\"\nsubnets = \"10.1.0.0/16\"\n\
      [[group]]\nname = \"branch\"\nsubnets = \"10.2.0.0/16\"\n";
@@ -25,12 +25,12 @@ fn config(rings: &str) -> Config {
     Config::load(&Overrides::default(), Some(&file), std::iter::empty()).unwrap()
 }
 
-fn rings(text: &str) -> Rings {
+pub(super) fn rings(text: &str) -> Rings {
     Rings::new(&config(text)).unwrap()
 }
 
 /// Pilot at once, the branch a day later over four hours, the rest by hand.
-fn staged() -> Rings {
+pub(super) fn staged() -> Rings {
     rings(
         "[[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
          [[ring]]\nname = \"second\"\ngroups = \"branch\"\ndelay = \"24h\"\nspread = \"4h\"\n\
@@ -43,7 +43,7 @@ fn collected(version: u8) -> Collected {
     Collected { source: "r".into(), catalogs: [catalog].into() }
 }
 
-fn publish(state: &mut State, version: u8, now: UnixMillis) -> u64 {
+pub(super) fn publish(state: &mut State, version: u8, now: UnixMillis) -> u64 {
     match state.publish(&[collected(version)], now).unwrap() {
         Published::New(number) => number,
         other => panic!("{other:?}"),
@@ -63,7 +63,7 @@ fn sees(views: &Views, group: &str, number: u8, now: UnixMillis) -> u64 {
     views.of(group, client(group, number), now).unwrap().number
 }
 
-fn calm(_: u64, _: usize) -> bool {
+pub(super) fn calm(_: u64, _: usize) -> bool {
     false
 }
 
