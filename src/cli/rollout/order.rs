@@ -1,5 +1,7 @@
 //! Gives an order to the running relay, and says what came of it or what would.
 
+use std::env;
+
 use bytes::Bytes;
 use http::Method;
 use nix::unistd::{Uid, User};
@@ -40,7 +42,10 @@ fn body(order: &Order, how: &How) -> Result<Vec<u8>, Failure> {
     let failed = |error| Failure::Failed(format!("the order cannot be written as JSON: {error}"));
     let mut body = serde_json::to_value(order).map_err(failed)?;
     if let Value::Object(body) = &mut body {
-        body.insert("by".to_owned(), user().into());
+        body.insert(
+            "by".to_owned(),
+            who(&user(), Uid::current().is_root(), env::var("SUDO_USER").ok()).into(),
+        );
         body.insert("dry_run".to_owned(), how.dry_run.into());
         body.extend(how.reason.clone().map(|reason| ("reason".to_owned(), reason.into())));
     }
@@ -53,5 +58,31 @@ fn user() -> String {
     match User::from_uid(id) {
         Ok(Some(user)) => user.name,
         _ => id.to_string(),
+    }
+}
+
+/// Whom the audit log names: with sudo who called that, since root is everyone.
+fn who(user: &str, is_root: bool, sudo: Option<String>) -> String {
+    match sudo.filter(|name| is_root && !name.is_empty() && name != user) {
+        Some(name) => format!("{name} as {user}"),
+        None => user.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_orders_something_by_sudo_is_named_and_nobody_who_only_says_so() {
+        for (user, is_root, sudo, expected) in [
+            ("root", true, Some("anna"), "anna as root"),
+            ("root", true, Some("root"), "root"),
+            ("root", true, Some(""), "root"),
+            ("root", true, None, "root"),
+            ("ben", false, Some("anna"), "ben"),
+        ] {
+            assert_eq!(who(user, is_root, sudo.map(str::to_owned)), expected);
+        }
     }
 }
