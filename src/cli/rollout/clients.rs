@@ -7,8 +7,8 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use super::table::time;
-use crate::clock::UnixMillis;
 use crate::rollout::revision::Number;
+use crate::rollout::status::At;
 
 /// What is shown of a client that the relay tells of.
 #[derive(Debug, Deserialize)]
@@ -18,7 +18,7 @@ pub(super) struct Client {
     light: String,
     sees: Option<Number>,
     revision: Option<Number>,
-    last_seen: UnixMillis,
+    last_seen: At,
     bytes: u64,
     errors: u32,
     trouble: Vec<String>,
@@ -45,7 +45,7 @@ pub(super) fn table(told: &[Client], zone: &TimeZone) -> String {
             client.light,
             number(client.sees),
             number(client.revision),
-            time(client.last_seen, "%m-%d %H:%M", zone),
+            time(client.last_seen.0, "%m-%d %H:%M", zone),
             BinaryBytes(client.bytes).to_string(),
             HumanCount(client.errors.into()).to_string(),
             client.trouble.join(", "),

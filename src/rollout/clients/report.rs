@@ -13,11 +13,12 @@ use super::row::Row;
 use super::table::Table;
 use super::{Identity, Trouble};
 use crate::clock::UnixMillis;
+use crate::rollout::status::At;
 
 /// Clients in one list, whatever was asked for: what one answer of the admin address may take of memory, some 20 MiB.
 pub const MAX_LISTED: usize = 50_000;
 
-/// One client. Times are milliseconds since 1970.
+/// One client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClientReport {
     /// Its address, or the name in its certificate.
@@ -33,11 +34,11 @@ pub struct ClientReport {
     /// The revision that it has: whose catalogs it was last given. A client that takes payloads alone has what it sees.
     pub revision: Option<u64>,
     /// When it was first given a catalog of that.
-    pub revision_since: Option<UnixMillis>,
+    pub revision_since: Option<At>,
     /// When its first request came.
-    pub first_seen: UnixMillis,
+    pub first_seen: At,
     /// When its latest request came.
-    pub last_seen: UnixMillis,
+    pub last_seen: At,
     /// Bytes of bodies that it was sent.
     pub bytes: u64,
     /// Requests that failed.
@@ -153,9 +154,9 @@ impl Reporter<'_> {
             light,
             sees: view.map(|view| view.revision),
             revision: revision(row, view),
-            revision_since: row.given.map(|given| given.at),
-            first_seen: row.first_seen,
-            last_seen: row.last_seen,
+            revision_since: row.given.map(|given| At(given.at)),
+            first_seen: At(row.first_seen),
+            last_seen: At(row.last_seen),
             bytes: row.bytes,
             errors: row.errors,
             errors_in_a_row: row.errors_in_a_row,
@@ -267,7 +268,7 @@ mod tests {
     fn a_report_reads_as_json() {
         let table = table(&[of("pc-1.example", sample::payload(8, Outcome::Damaged))]);
         let reports = reporter(&table, T0).list(&Filter::default(), 1);
-        let expected = r#"[{"client":"pc-1.example","address":"10.0.0.1","group":"pilot","light":"red","sees":8,"revision":8,"revision_since":null,"first_seen":1780000000000,"last_seen":1780000000000,"bytes":0,"errors":1,"errors_in_a_row":1,"trouble":["damaged"]}]"#;
+        let expected = r#"[{"client":"pc-1.example","address":"10.0.0.1","group":"pilot","light":"red","sees":8,"revision":8,"revision_since":null,"first_seen":"2026-05-28T20:26:40Z","last_seen":"2026-05-28T20:26:40Z","bytes":0,"errors":1,"errors_in_a_row":1,"trouble":["damaged"]}]"#;
         assert_eq!(serde_json::to_string(&reports).unwrap(), expected);
     }
 }
