@@ -79,6 +79,7 @@ mod tests {
             ("revision=x", "not a number"),
             ("ring=a", "none of client"),
             ("client=", "client: "),
+            ("limit", "not a number"),
         ] {
             let why = parse(Some(query)).unwrap_err();
             assert!(why.contains(says) && !why.contains('\n'), "{why}");

@@ -98,6 +98,11 @@ pub(super) async fn view(State(admin): State<Admin>, uri: Uri) -> Response {
     };
     let views = admin.rollouts.views();
     let Some(views) = &*views else { return refuse((StatusCode::NOT_FOUND, Rings::NONE.to_owned())) };
+    if !views.has_group(group) {
+        let why =
+            format!("this relay has no group {group:?}; if it is new in the configuration, run gupd reload");
+        return refuse((StatusCode::NOT_FOUND, why));
+    }
     match ViewStatus::of(views, group, client.to_canonical(), admin.clock.now()) {
         Some(view) => written(&view),
         None => refuse((StatusCode::NOT_FOUND, "there is no revision yet".to_owned())),
@@ -201,7 +206,8 @@ fn refusal(error: &OrderError) -> Refusal {
 
 /// Names and values of a query whose values need no encoding.
 pub(super) fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
-    query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='))
+    let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
 pub(super) fn refuse((status, why): Refusal) -> Response {

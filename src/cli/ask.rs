@@ -82,7 +82,10 @@ impl Admin {
     pub(super) fn ask(&self, question: Question<'_>) -> Result<Bytes, Failure> {
         let answer = self.runtime.block_on(self.send(question));
         let (status, body) = answer.map_err(|error| {
-            Failure::Failed(format!("the relay's admin address {}: {error}", self.address))
+            let address = self.address;
+            Failure::Failed(format!(
+                "the relay's admin address {address}: {error}; see that the relay runs, and give its --config or --admin"
+            ))
         })?;
         if status != StatusCode::OK {
             let why = String::from_utf8_lossy(&body);

@@ -135,6 +135,11 @@ impl Views {
         self.revisions.iter().map(|seen| &seen.revision)
     }
 
+    /// Whether there is a group of this name.
+    pub fn has_group(&self, group: &str) -> bool {
+        self.groups.contains_key(group)
+    }
+
     /// Whether the catalog of this key is in some revision, or known to be in none.
     pub fn knows(&self, key: &str) -> bool {
         self.newest().is_some_and(|newest| newest.catalogs.contains_key(key))

@@ -203,6 +203,8 @@ async fn what_cannot_be_is_refused_with_one_line_that_says_what_to_do() {
         (&["hold", "nonesuch", "1"], &["nonesuch", "the groups are pilot, default"]),
         (&["rollback", "default"], &["no revision before 1", "gupd rollout hold"]),
         (&["release", "nonesuch"], &["nonesuch", "the groups are"]),
+        (&["release", "pilot"], &["group pilot is not held", "release --now"]),
+        (&["rollback", "pilot", "3"], &["revision 3 is not before 3", "gupd rollout hold"]),
         (&["promote", "nonesuch"], &["nonesuch", "the rings are first, rest"]),
         (&["promote", "first"], &["open for every revision already"]),
         (&["name", "9", "good"], &["kept are"]),
@@ -239,6 +241,9 @@ async fn a_relay_takes_orders_only_with_the_token_and_in_words_that_it_knows() {
     for query in ["view?client=x&group=pilot", "view?client=127.0.0.2"] {
         assert_eq!(get(relay.admin, &format!("/api/v1/rollout/{query}")).await.status, 400, "{query}");
     }
+    // Of a configuration that was not reloaded yet: what its clients see here, nobody knows.
+    let unknown = get(relay.admin, "/api/v1/rollout/view?client=127.0.0.2&group=nonesuch").await;
+    assert_eq!(unknown.status, 404, "{unknown:?}");
     assert!(status(relay.admin).await["halted"].is_null());
     fs::remove_file(place.folder.path().join("token")).unwrap();
     place.rollout(&relay, &["halt"]).complained(2, &["server.admin_token_file"]);
