@@ -140,8 +140,8 @@ pub(super) const PREFETCH_BYTES: Bounds<u64> = bounds(GIB, MIB, 1_024 * TIB);
 
 /// A month: beyond it every revision that waits has been replaced many times.
 pub(super) const RING_DELAY: Bounds<Duration> = times(0, 0, 30 * DAY);
-/// Two days of a manager that publishes each four hours. More than a thousand would be years.
-pub(super) const KEEP: Bounds<u32> = bounds(10, 2, 1_000);
+/// Two days of a manager that publishes each four hours. A hundred are a month of it, and at ten thousand catalogs some 100 MiB of memory.
+pub(super) const KEEP: Bounds<u32> = bounds(10, 2, 100);
 /// As long as content that nobody asks for is kept.
 pub(super) const MAX_AGE: Bounds<Duration> = times(30 * DAY, DAY, 3_650 * DAY);
 /// Percent: one of twenty is more than laptops that are closed while they download.

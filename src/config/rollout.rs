@@ -9,7 +9,7 @@ use super::settings::{count, number, time};
 /// `[rollout]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rollout {
-    /// Revisions kept, besides those that have a name or that clients still see, 2 to 1,000.
+    /// Revisions kept, besides those that have a name or that clients still see, 2 to 100.
     pub keep: u32,
     /// Revisions older than this go, but for those, 1 d to 3,650 d.
     pub max_age: Duration,

@@ -36,6 +36,8 @@ pub enum Waits {
     Promotion,
     /// The ring whose clients have trouble with the revision.
     Trouble(RingId),
+    /// The ring of which a group was rolled back from the revision.
+    RolledBack(RingId),
 }
 
 /// A step that was opened.
@@ -252,10 +254,20 @@ impl State {
                 None => return next(Waits::Before(before)),
             },
         };
-        match before.filter(|before| settings.gate == Gate::Auto && troubled(kept.number, *before)) {
-            Some(before) => next(Waits::Trouble(before)),
-            None => next(Waits::Until(due)),
+        match before.filter(|_| settings.gate == Gate::Auto) {
+            Some(before) if self.is_rolled_back(kept.number, before, rings) => {
+                next(Waits::RolledBack(before))
+            }
+            Some(before) if troubled(kept.number, before) => next(Waits::Trouble(before)),
+            _ => next(Waits::Until(due)),
         }
+    }
+
+    /// Whoever rolls the pilot back from a revision does not want it to go on by itself.
+    fn is_rolled_back(&self, number: Number, ring: RingId, rings: &Rings) -> bool {
+        let from = |group| Some((self.held.get(group)?.0, *self.rolled_back.get(group)?));
+        let is_it = |group| from(group).is_some_and(|(to, from)| to < number && number <= from);
+        rings.get(ring).is_some_and(|ring| ring.groups.iter().any(is_it))
     }
 }
 

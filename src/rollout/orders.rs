@@ -172,6 +172,7 @@ impl State {
             },
             Order::Hold { group, revision } => {
                 let (group, number) = (known_group(rings, group)?, self.find(revision)?);
+                self.rolled_back.remove(&group);
                 Ok(self.hold(group, number, now))
             }
             Order::Rollback { group, revision: Some(revision) } => {
@@ -180,7 +181,7 @@ impl State {
                 if number >= sees {
                     return Err(Refused::NotBefore { group: group.to_string(), number, sees });
                 }
-                Ok(self.hold(group, number, now))
+                Ok(self.roll_back(group, (sees, number), now))
             }
             Order::Rollback { group, revision: None } => {
                 let group = known_group(rings, group)?;
@@ -189,7 +190,7 @@ impl State {
                     self.revisions().rev().map(|revision| revision.number).find(|number| *number < sees);
                 let before = before
                     .ok_or_else(|| Refused::NothingBefore { group: group.to_string(), number: sees })?;
-                Ok(self.hold(group, before, now))
+                Ok(self.roll_back(group, (sees, before), now))
             }
             Order::Release { group, now: at_once } => {
                 self.release(group.as_deref(), at_once.then_some(now), rings)
@@ -223,6 +224,7 @@ impl State {
         let unknown: Vec<Arc<str>> =
             self.held.keys().chain(self.released.keys()).filter(|group| !known(group)).cloned().collect();
         self.held.retain(|group, _| known(group));
+        self.rolled_back.retain(|group, _| known(group));
         self.released.retain(|group, _| known(group));
         unknown
     }
@@ -240,6 +242,13 @@ impl State {
         let before = self.names.insert(name.to_owned(), number).filter(|before| *before != number);
         let of = before.map(|before| format!("; revision {before} was until now")).unwrap_or_default();
         Ok(done(format!("revision {number} is called {name}{of}")))
+    }
+
+    /// Holds a group; what it is rolled back from goes no further by itself. Of several steps back, from the first on.
+    fn roll_back(&mut self, group: Arc<str>, (from, to): (Number, Number), now: UnixMillis) -> Done {
+        let first = self.rolled_back.entry(group.clone()).or_insert(from);
+        *first = from.max(*first);
+        self.hold(group, to, now)
     }
 
     fn hold(&mut self, group: Arc<str>, number: Number, now: UnixMillis) -> Done {
@@ -279,6 +288,7 @@ impl State {
         }
         for group in groups {
             self.held.remove(&group);
+            self.rolled_back.remove(&group);
             if let Some(now) = at_once {
                 self.released.insert(group, (newest, now));
             }

@@ -22,7 +22,7 @@ pub const MAX_CATALOGS: usize = 10_000;
 const MAX_SERIES: usize = 1_024;
 
 /// Revisions at most: what rings hold on to is less, and `rollout.keep` is within it.
-const MAX_REVISIONS: usize = 1_100;
+const MAX_REVISIONS: usize = 250;
 
 /// Clients announce what a manager has published at once by their heartbeats, one content after the other: within this
 /// time it is one revision.
@@ -39,6 +39,8 @@ pub struct State {
     pub(super) names: BTreeMap<String, Number>,
     /// Groups whose view does not move, what it is, and since when.
     pub(super) held: BTreeMap<Arc<str>, (Number, UnixMillis)>,
+    /// Those of them that were rolled back, and from which revision.
+    pub(super) rolled_back: BTreeMap<Arc<str>, Number>,
     /// Groups that were released at once, up to a revision, and when.
     pub(super) released: BTreeMap<Arc<str>, (Number, UnixMillis)>,
     /// Since when no view moves.
@@ -131,6 +133,7 @@ impl State {
         let numbers: Vec<Number> = self.revisions.iter().map(|kept| kept.number).collect();
         self.names.retain(|_, number| numbers.contains(number));
         self.held.retain(|_, (number, _)| numbers.contains(number));
+        self.rolled_back.retain(|group, _| self.held.contains_key(group));
         losses
     }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
 
+use super::advance::Waits;
 use super::moment::share;
 use super::orders::{Order, Refused};
 use super::rings::Rings;
@@ -112,6 +113,24 @@ fn trouble_in_a_ring_keeps_the_next_one_closed_for_that_revision_alone() {
     assert_eq!(opened.iter().map(|step| (step.revision, step.ring)).collect::<Vec<_>>(), [(good, 1)]);
     let end = START + 60 * HOUR;
     assert_eq!(sees(&state.views(&rings, end), "branch", 1, end), good);
+}
+
+#[test]
+fn a_revision_that_the_pilot_was_rolled_back_from_does_not_go_on_by_itself() {
+    let (rings, mut state) = (staged(), State::default());
+    publish(&mut state, 1, START);
+    let bad = publish(&mut state, 2, START);
+    state.advance(&rings, START, calm);
+    let back = Order::Rollback { group: "pilot".into(), revision: None };
+    state.order(&back, &rings, START + HOUR).unwrap();
+    assert_eq!(state.advance(&rings, START + 90 * HOUR, calm), []);
+    let waits = state.outlook(&rings, calm).into_iter().find(|next| next.ring == 1).unwrap();
+    assert_eq!((waits.revision, waits.waits), (bad, Waits::RolledBack(0)));
+    // What mends it does, though the pilot does not see it: whoever holds a group for good must not stop the others.
+    let mended = publish(&mut state, 3, START + 90 * HOUR);
+    state.advance(&rings, START + 90 * HOUR, calm);
+    let opened = state.advance(&rings, START + 115 * HOUR, calm);
+    assert_eq!(opened.iter().map(|step| (step.revision, step.ring)).collect::<Vec<_>>(), [(mended, 1)]);
 }
 
 #[test]
@@ -261,13 +280,13 @@ fn a_ring_slower_than_publication_still_comes_to_each_of_its_revisions() {
 }
 
 #[test]
-fn a_thousand_revisions_that_wait_for_an_administrator_are_looked_at_in_a_moment() {
+fn hundreds_of_revisions_that_wait_for_an_administrator_are_looked_at_in_a_moment() {
     let config = config(
-        "[rollout]\nkeep = 1000\n[[ring]]\nname = \"a\"\ngroups = \"pilot\"\nwindows = \"20:00-06:00\"\n\
+        "[rollout]\nkeep = 100\n[[ring]]\nname = \"a\"\ngroups = \"pilot\"\nwindows = \"20:00-06:00\"\n\
          [[ring]]\nname = \"b\"\ngroups = [\"branch\", \"default\"]\ngate = \"manual\"\n",
     );
     let (rings, mut state) = (Rings::new(&config).unwrap(), State::default());
-    for number in 1..=1_000 {
+    for number in 1..=240 {
         state.announce("r /content/{a}", number, START + i64::try_from(number).unwrap() * HOUR / 3).unwrap();
         state.open(state.revisions().count() - 1, 0, &rings, START);
     }
@@ -275,8 +294,8 @@ fn a_thousand_revisions_that_wait_for_an_administrator_are_looked_at_in_a_moment
     state.advance(&rings, now, calm);
     state.retire(&rings, &config.rollout, now);
     let (views, _) = (state.views(&rings, now), state.next_change(&rings, now));
-    assert!(begun.elapsed() < std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
-    assert_eq!((sees(&views, "default", 1, now), state.outlook(&rings, calm).len()), (1, 999));
+    assert!(begun.elapsed() < std::time::Duration::from_millis(700), "{:?}", begun.elapsed());
+    assert_eq!((sees(&views, "default", 1, now), state.outlook(&rings, calm).len()), (1, 99));
 }
 
 #[test]

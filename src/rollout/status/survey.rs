@@ -195,6 +195,9 @@ fn upcoming(state: &State, rings: &Rings, beside: Beside<'_>, now: UnixMillis) -
                 let trouble = (beside.trouble)(revision, *of).unwrap_or_default();
                 Some(format!("ring {} has trouble: {trouble}", name(*of)))
             }
+            (Waits::RolledBack(of), _) => {
+                Some(format!("ring {} was rolled back from it, until that is released", name(*of)))
+            }
             (Waits::Until(_), None) => None,
         };
         let opens = match waits {
