@@ -52,11 +52,14 @@ impl Worker {
         }
         absent.sort_unstable_by_key(|(last_asked, _)| Reverse(*last_asked));
         known.extend(absent.into_iter().take(MAX_ABSENT).map(|(last_asked, key)| (key.clone(), last_asked)));
-        known.retain(|_, last_asked| is_used(last_asked));
         if also_stored {
             for object in self.stored_catalogs().await? {
                 known.entry(object.key.clone()).or_insert(object.last_used());
             }
+        }
+        // Some may still be stored: the store's upkeep comes when it comes.
+        known.retain(|_, last_asked| is_used(last_asked));
+        if also_stored {
             for path in &settings.catalogs {
                 match self.proxy.keys_of(path) {
                     Ok(keys) => known.extend(keys.into_iter().map(|key| (key, now))),

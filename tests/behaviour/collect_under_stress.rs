@@ -57,6 +57,6 @@ async fn what_is_known_of_one_store_is_not_written_into_another_that_comes_in_it
     let order = Order::Name { revision: 1, name: "good".into() };
     let ordered = Ordered { order, by: "test".into(), from: "here".into(), reason: None };
     let refused = collector.rollouts.order(ordered).await.unwrap_err();
-    assert!(refused.to_string().starts_with("no kept revision is called"), "{refused}");
+    assert!(refused.to_string().starts_with("there is no revision yet"), "{refused}");
     assert_eq!(collector.store.records("rollout/").await.unwrap(), []);
 }
