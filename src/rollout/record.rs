@@ -51,6 +51,8 @@ struct Written<S> {
 /// A part of a revision's contents.
 #[derive(Serialize, Deserialize)]
 struct Part {
+    /// How many there are.
+    of: usize,
     published: UnixMillis,
     catalogs: BTreeMap<Arc<str>, Catalog>,
     sequences: BTreeMap<Arc<str>, u64>,
@@ -106,7 +108,7 @@ pub(super) fn payload(key: &str, of: Option<(Number, Number)>) -> Record {
 pub(super) fn restore(records: Vec<(String, Vec<u8>)>) -> Result<Restored, Newer> {
     let mut restored = Restored::default();
     let mut contents: BTreeMap<Number, Revision> = BTreeMap::new();
-    let mut parts: Vec<(Number, String)> = Vec::new();
+    let mut parts: Vec<(Number, usize, String)> = Vec::new();
     for (name, value) in records {
         if name == STATE {
             match serde_json::from_slice::<Written<serde_json::Value>>(&value) {
@@ -136,23 +138,31 @@ pub(super) fn restore(records: Vec<(String, Vec<u8>)>) -> Result<Restored, Newer
             });
             revision.catalogs.extend(part.catalogs);
             revision.sequences.extend(part.sequences);
-            parts.push((number, name));
+            parts.push((number, part.of, name));
         } else {
             restored.losses.push(format!("{name} cannot be read"));
             restored.stray.push((name, None));
         }
     }
+    // One that is not whole is none. No number is given twice, whatever is lost.
+    let there = |number: Number| parts.iter().filter(|(of, ..)| *of == number).count();
+    contents.retain(|number, _| parts.iter().all(|(of, count, _)| of != number || *count == there(*number)));
+    restored.state.last = parts.iter().map(|(number, ..)| *number).fold(restored.state.last, Number::max);
     restored.losses.extend(restored.state.take_contents(contents));
     let kept: BTreeSet<Number> = restored.state.revisions().map(|revision| revision.number).collect();
-    restored
-        .stray
-        .extend(parts.into_iter().filter(|(number, _)| !kept.contains(number)).map(|(_, name)| (name, None)));
+    restored.stray.extend(
+        parts.into_iter().filter(|(number, ..)| !kept.contains(number)).map(|(.., name)| (name, None)),
+    );
     Ok(restored)
 }
 
 fn parts(revision: &Revision) -> Vec<Vec<u8>> {
-    let empty =
-        || Part { published: revision.published, catalogs: BTreeMap::new(), sequences: BTreeMap::new() };
+    let empty = || Part {
+        of: 0,
+        published: revision.published,
+        catalogs: BTreeMap::new(),
+        sequences: BTreeMap::new(),
+    };
     let mut parts = vec![Part { sequences: revision.sequences.clone(), ..empty() }];
     let mut bytes = 0;
     for (key, catalog) in &revision.catalogs {
@@ -166,7 +176,8 @@ fn parts(revision: &Revision) -> Vec<Vec<u8>> {
             part.catalogs.insert(key.clone(), *catalog);
         }
     }
-    parts.iter().map(|part| serde_json::to_vec(part).unwrap_or_default()).collect()
+    let of = parts.len();
+    parts.into_iter().map(|part| serde_json::to_vec(&Part { of, ..part }).unwrap_or_default()).collect()
 }
 
 fn part_name(number: Number, part: usize) -> String {
@@ -239,6 +250,19 @@ mod tests {
         assert!(restored.state.names.is_empty());
         assert_eq!(restored.losses.len(), 2, "{:?}", restored.losses);
         assert_eq!(restored.stray, [("rollout/revision/x".to_owned(), None)]);
+    }
+
+    #[test]
+    fn a_revision_that_is_not_whole_is_lost_and_its_number_is_not_given_again() {
+        let state = state(3_000);
+        let mut records = written(changes(&State::default(), &state));
+        records.retain(|(name, _)| name != "rollout/revision/2/1");
+        let restored = restore(records.clone()).unwrap();
+        assert_eq!(restored.state.revisions().map(|revision| revision.number).collect::<Vec<_>>(), [1]);
+        assert!(restored.stray.iter().all(|(name, _)| name.starts_with("rollout/revision/2/")));
+        records.retain(|(name, _)| name != "rollout/state");
+        let restored = restore(records).unwrap();
+        assert_eq!((restored.state.revisions().count(), restored.state.last), (0, 2));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Rollouts as their state has them, driven through time: no sockets, no store.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod never_back;
 
-use proptest::prelude::*;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::advance::Waits;
 use super::moment::share;
@@ -343,126 +343,4 @@ fn what_nobody_knew_of_joins_what_changes_is_a_new_revision_and_what_nobody_asks
     let newest = state.newest().unwrap();
     let keys: Vec<&str> = newest.catalogs.keys().map(|key| &**key).collect();
     assert_eq!(keys, ["q /minitri.flg", "r /minitri.flg"]);
-}
-
-/// What happens to a relay.
-#[derive(Clone, Debug)]
-enum Event {
-    Passes(i64),
-    Publishes,
-    Announces,
-    Halts,
-    Resumes,
-    Away(i64),
-    SetBack(i64),
-    Promotes(usize),
-    Reloads(usize),
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        4 => (1..40 * HOUR).prop_map(Event::Passes),
-        3 => Just(Event::Publishes),
-        1 => Just(Event::Announces),
-        1 => Just(Event::Halts),
-        1 => Just(Event::Resumes),
-        1 => (HOUR..900 * HOUR).prop_map(Event::Away),
-        1 => (HOUR..90 * HOUR).prop_map(Event::SetBack),
-        1 => (0..3_usize).prop_map(Event::Promotes),
-        1 => (0..2_usize).prop_map(Event::Reloads),
-    ]
-}
-
-/// Configurations of the same rings; of the first two one may take the other's place.
-fn configurations() -> Vec<Config> {
-    let of = |second: &str| {
-        config(&format!(
-            "[rollout]\nkeep = 3\nmax_age = \"2d\"\n[[ring]]\nname = \"first\"\ngroups = \"pilot\"\nspread = \"1h\"\n\
-             [[ring]]\nname = \"second\"\ngroups = \"branch\"\n{second}\n\
-             [[ring]]\nname = \"last\"\ngroups = \"default\"\ndelay = \"3h\"\nspread = \"30h\"\n"
-        ))
-    };
-    vec![
-        of("delay = \"24h\"\nspread = \"4h\"\nwindows = \"20:00-06:00\""),
-        of("delay = \"2h\"\nspread = \"40h\""),
-        of("delay = \"2h\"\nspread = \"9h\"\nshares = [10, 50, 100]\nstep = \"5h\""),
-        of("after = \"first\"\ngate = \"manual\"\nshares = [20, 60, 100]"),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 96, ..ProptestConfig::default() })]
-
-    #[test]
-    fn no_client_ever_goes_back_whatever_happens_but_an_order_to(
-        first in 0..4_usize,
-        events in prop::collection::vec(event(), 1..40),
-        numbers in prop::collection::vec(any::<u8>(), 1..6),
-    ) {
-        let configs = configurations();
-        let config = &configs[first];
-        let mut rings = Rings::new(config).unwrap();
-        let (mut state, mut now, mut version) = (State::default(), START, 0_u8);
-        let mut last: std::collections::HashMap<(&str, u8), u64> = std::collections::HashMap::new();
-        for event in events {
-            match event {
-                Event::Passes(millis) => now += millis,
-                Event::Publishes => {
-                    version = version.wrapping_add(1);
-                    state.publish(&[collected(version)], now).unwrap();
-                }
-                Event::Announces => {
-                    state.announce("r /content/{a}", u64::from(version) + 1, now).unwrap();
-                }
-                Event::Halts => drop(state.order(&Order::Halt, &rings, now)),
-                Event::Resumes => drop(state.order(&Order::Resume, &rings, now)),
-                Event::Away(millis) => {
-                    if state.halted().is_none() {
-                        state.stood_still(&rings, now, now + millis);
-                    }
-                    now += millis;
-                }
-                Event::SetBack(millis) => {
-                    if state.halted().is_none() {
-                        state.stood_still(&rings, now, now - millis);
-                        now -= millis;
-                    }
-                }
-                Event::Promotes(ring) => {
-                    let ring = ["first", "second", "last"][ring].to_owned();
-                    drop(state.order(&Order::Promote { ring }, &rings, now));
-                }
-                // Of shares or subnets that change, who came in an earlier step may come in a later one.
-                Event::Reloads(to) if first < 2 && state.halted().is_none() => {
-                    state.stood_still(&rings, now, now);
-                    rings = Rings::new(&configs[to]).unwrap();
-                }
-                Event::Reloads(_) => {}
-            }
-            state.advance(&rings, now, calm);
-            state.retire(&rings, &config.rollout, now);
-            let views = state.views(&rings, now);
-            for group in ["pilot", "branch", "default"] {
-                for number in &numbers {
-                    let Some(seen) = views.of(group, client(group, *number), now) else { continue };
-                    let before = last.insert((group, *number), seen.number).unwrap_or(0);
-                    prop_assert!(seen.number >= before, "{group} {number}: {before}, then {}", seen.number);
-                    prop_assert!(state.revision(seen.number).is_some());
-                }
-            }
-        }
-        // And with time alone everyone comes to the newest.
-        drop(state.order(&Order::Resume, &rings, now));
-        for _ in 0..90 {
-            now += 10 * HOUR;
-            drop(state.order(&Order::Promote { ring: "second".into() }, &rings, now));
-            state.advance(&rings, now, calm);
-            state.retire(&rings, &config.rollout, now);
-        }
-        if let Some(newest) = state.newest() {
-            for group in ["pilot", "branch", "default"] {
-                prop_assert_eq!(sees(&state.views(&rings, now), group, numbers[0], now), newest.number);
-            }
-        }
-    }
 }
