@@ -69,6 +69,45 @@ pub enum Outcome {
     StoreFailed,
 }
 
+/// How a response to a client ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseEnd {
+    /// Its last byte was handed to the connection.
+    Complete,
+    /// The client disconnected or stalled before the last byte.
+    Client,
+    /// The content broke off.
+    Upstream,
+}
+
+/// A response that has ended, as a plain value for observers of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FinishedResponse {
+    /// Status code.
+    pub status: StatusCode,
+    /// What the cache did; `None` if the request was refused before the lookup.
+    pub cache: Option<CacheStatus>,
+    /// How it ended.
+    pub end: ResponseEnd,
+    /// True if it broke off because the content failed verification.
+    pub is_damaged: bool,
+    /// True if its content includes the last byte of the object.
+    pub has_last_byte: bool,
+    /// Bytes of body handed to the connection.
+    pub bytes: u64,
+}
+
+impl ResponseEnd {
+    /// Returns the label for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
 impl CacheStatus {
     /// Every label that [`as_str`](Self::as_str) gives, for the label set of a metric.
     pub const LABELS: [&'static str; 12] = [

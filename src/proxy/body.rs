@@ -15,10 +15,11 @@ use super::multipart::Multipart;
 use super::place::Download;
 use super::repair::Repair;
 use super::shaped::Shaped;
+use crate::cache::status::ResponseEnd;
 use crate::fill::{FillError, Reader, TransferError};
 use crate::forward::{self, PassError};
 use crate::store::ReadError;
-use crate::telemetry::access::{Access, End};
+use crate::telemetry::access::Access;
 use crate::upstream::Received;
 
 /// What a response's body is made of.
@@ -218,16 +219,12 @@ impl Body for ResponseBody {
             }
             Some(Err(error)) => {
                 tracing::warn!(%error, "a response broke off");
-                this.access.end = End::Upstream;
-                if error.is_damage()
-                    && let Some(witness) = &mut this.access.witness
-                {
-                    witness.damaged();
-                }
+                this.access.end = ResponseEnd::Upstream;
+                this.access.is_damaged = error.is_damage();
                 Some(Err(error))
             }
             None => {
-                this.access.end = End::Complete;
+                this.access.end = ResponseEnd::Complete;
                 None
             }
         })

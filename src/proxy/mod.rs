@@ -207,7 +207,7 @@ impl Proxy {
                     live: &live,
                 };
                 if let Some(reply) = self.denied(&asked) {
-                    access.witness = self.witness_of_denial(&asked);
+                    access.observer = self.observer_of_denial(&asked);
                     return self.respond(reply, &head.method, access, &live, &peer, known);
                 }
                 if self.drain.get() == Draining::Redirecting
@@ -218,8 +218,8 @@ impl Proxy {
                 }
                 // What is off the hit path is boxed, so that a hit's future stays small.
                 if self.rollouts.are_on() {
-                    let (reply, witness) = Box::pin(self.in_view(&asked, body)).await;
-                    access.witness = witness;
+                    let (reply, observer) = Box::pin(self.in_view(&asked, body)).await;
+                    access.observer = observer;
                     reply
                 } else if self.may_wait(&asked) {
                     Box::pin(self.in_turn(&asked, body)).await

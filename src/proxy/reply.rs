@@ -1,7 +1,7 @@
 //! A response before it is sent: head, content, and what the access line will say of it.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
 use super::body::{Content, ResponseBody};
 use super::place::Download;
@@ -124,7 +124,7 @@ impl Reply {
     /// to wait for its client's turn does so.
     pub(super) fn into_response(
         self,
-        method: &http::Method,
+        method: &Method,
         mut access: Access,
         shaped: impl FnOnce() -> Shaped,
         limited: bool,
@@ -137,10 +137,10 @@ impl Reply {
             access.class = classified.class;
             access.content_type = Some(classified.content_type);
         }
-        let has_body = method != http::Method::HEAD;
+        let has_body = method != Method::HEAD;
         access.expected = if has_body { self.expected } else { Some(0) };
-        if let Some(witness) = &mut access.witness {
-            witness.answered(method, self.status, &self.headers);
+        if access.observer.is_some() {
+            access.has_last_byte = *method == Method::GET && has_last_byte(self.status, &self.headers);
         }
         access.head_ready();
         let content = if has_body { self.content } else { Content::Empty };
@@ -155,6 +155,22 @@ impl Reply {
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response
+    }
+}
+
+/// Returns true if a `200` or `206` carries the object's last byte (RFC 9110 §14.4): a client that resumed its download
+/// has all of it then.
+fn has_last_byte(status: StatusCode, headers: &HeaderMap) -> bool {
+    let ends_at_last_byte = || {
+        let range = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
+        let (span, complete) = range.strip_prefix("bytes ")?.split_once('/')?;
+        let (_, last) = span.split_once('-')?;
+        Some(last.parse::<u64>().ok()?.checked_add(1)? == complete.parse::<u64>().ok()?)
+    };
+    match status {
+        StatusCode::OK => true,
+        StatusCode::PARTIAL_CONTENT => ends_at_last_byte().unwrap_or(false),
+        _ => false,
     }
 }
 
@@ -175,5 +191,27 @@ impl From<TurnedAway> for Reply {
         let seconds = HeaderValue::from(turned.retry_after.as_secs());
         reply.headers_mut().insert(header::RETRY_AFTER, seconds);
         reply
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_byte_is_found_by_status_and_content_range() {
+        for (status, range, expected) in [
+            (200, "", true),
+            (206, "bytes 5-9/10", true),
+            (206, "bytes 0-8/10", false),
+            (206, "bytes 0-9/*", false),
+            (206, "bytes */10", false),
+            (206, "", false),
+            (404, "", false),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let headers = HeaderMap::from_iter([(header::CONTENT_RANGE, HeaderValue::from_static(range))]);
+            assert_eq!(has_last_byte(status, &headers), expected, "{status} {range}");
+        }
     }
 }

@@ -14,17 +14,18 @@ use super::turn::deferred;
 use super::{Arrived, Asked, Proxy, respond, shared};
 use crate::cache::control::Directive;
 use crate::cache::field;
-use crate::cache::status::CacheStatus;
+use crate::cache::status::{CacheStatus, FinishedResponse};
 use crate::cache::{Entry, Found};
 use crate::clock::UnixMillis;
 use crate::config::Class;
 use crate::fill::Joined;
 use crate::policy::{Classified, Numbered};
-use crate::rollout::clients::{Sought, Witness};
+use crate::rollout::clients::{ObservedRequest, Sought};
 use crate::rollout::revision::{Catalog, Number, version_key};
 use crate::rollout::state::Published;
 use crate::rollout::views::{Due, Views};
 use crate::shape::Purpose;
+use crate::telemetry::access::RequestObserver;
 
 /// The longest that a client waits for a catalog that no revision has: less than updaters' own patience. It is published
 /// all the same, and found by whoever asks again.
@@ -48,8 +49,12 @@ enum Object {
 }
 
 impl Proxy {
-    /// Answers a request by what its client sees, and has who it is told once it has ended.
-    pub(super) async fn in_view(&self, asked: &Asked<'_>, body: Incoming) -> (Reply, Option<Box<Witness>>) {
+    /// Answers a request by its client's visible revision. The observer subscribes to the end of the response.
+    pub(super) async fn in_view(
+        &self,
+        asked: &Asked<'_>,
+        body: Incoming,
+    ) -> (Reply, Option<Box<dyn RequestObserver>>) {
         let Some(views) = self.rollouts.views().clone() else {
             // There were rings a moment ago.
             return (self.look_up(asked, body).await, None);
@@ -75,26 +80,26 @@ impl Proxy {
             Object::Payload(key) => Sought::payload(key),
             Object::Other => Sought::Other,
         };
-        (reply, Some(self.witness(asked, now, sees, sought)))
+        (reply, Some(self.observer(asked, now, sees, sought)))
     }
 
-    /// Who tells of a client that is denied what it asks for.
-    pub(super) fn witness_of_denial(&self, asked: &Asked<'_>) -> Option<Box<Witness>> {
+    /// Returns the observer of a request whose content the policy denies.
+    pub(super) fn observer_of_denial(&self, asked: &Asked<'_>) -> Option<Box<dyn RequestObserver>> {
         let views = self.rollouts.views();
         let now = self.cache.clock().now();
         let sees = self.sees(asked, views.as_ref()?, now);
-        Some(self.witness(asked, now, sees, Sought::Other))
+        Some(self.observer(asked, now, sees, Sought::Other))
     }
 
-    fn witness(
+    fn observer(
         &self,
         asked: &Asked<'_>,
         now: UnixMillis,
         sees: Option<Number>,
         sought: Sought,
-    ) -> Box<Witness> {
-        let who = (asked.peer.address.ip(), asked.peer.names());
-        Box::new(Witness::new(self.rollouts.clients(), who, &asked.group.name, now, sees, sought))
+    ) -> Box<dyn RequestObserver> {
+        let peer = (asked.peer.address.ip(), asked.peer.names());
+        Box::new(ObservedRequest::new(self.rollouts.clients(), peer, &asked.group.name, now, sees, sought))
     }
 
     fn sees(&self, asked: &Asked<'_>, views: &Views, now: UnixMillis) -> Option<Number> {
@@ -278,6 +283,12 @@ impl Proxy {
         } else {
             Box::pin(self.look_up(asked, body)).await
         }
+    }
+}
+
+impl RequestObserver for ObservedRequest {
+    fn finished(self: Box<Self>, response: FinishedResponse) {
+        self.record(response);
     }
 }
 

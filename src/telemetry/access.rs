@@ -1,6 +1,8 @@
-//! One record for each request, and the access line it becomes. The record is made when the request arrives and told
-//! the rest as it is known; when it is dropped, the response has ended, one way or another, and the line is written.
+//! The access record of one request. It is made when the request arrives and filled in as facts become known. Its drop
+//! is the end of the response, however that came: then the metrics are counted, the access line is written and the
+//! record's observer gets the finished response.
 
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,10 +10,15 @@ use std::time::Instant;
 use http::{Method, StatusCode, Uri};
 
 use super::Metrics;
-use crate::cache::status::CacheStatus;
+use crate::cache::status::{CacheStatus, FinishedResponse, ResponseEnd};
 use crate::config::Class;
-use crate::rollout::clients::Witness;
 use crate::store::BlobId;
+
+/// A subscriber to the end of one request.
+pub trait RequestObserver: Debug + Send + Sync {
+    /// Takes the finished response. Runs on the request's thread and must not block.
+    fn finished(self: Box<Self>, response: FinishedResponse);
+}
 
 /// What is known of one request.
 #[derive(Debug)]
@@ -39,31 +46,13 @@ pub struct Access {
     /// Bytes of body handed to the connection.
     pub sent: u64,
     /// How the response ended.
-    pub end: End,
-    /// Who tells of the client; `None` where nobody keeps track of clients.
-    pub witness: Option<Box<Witness>>,
-}
-
-/// How a response ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Its last byte was handed to the connection.
-    Complete,
-    /// The client went away or stalled before.
-    Client,
-    /// The content broke off.
-    Upstream,
-}
-
-impl End {
-    /// Word for logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::Client => "client",
-            Self::Upstream => "upstream",
-        }
-    }
+    pub end: ResponseEnd,
+    /// True if the response broke off because the content failed verification.
+    pub is_damaged: bool,
+    /// True if the content includes the last byte of the object. Set only where there is an observer.
+    pub has_last_byte: bool,
+    /// Gets the finished response; `None` while nothing tracks clients.
+    pub observer: Option<Box<dyn RequestObserver>>,
 }
 
 impl Access {
@@ -90,8 +79,10 @@ impl Access {
             expected: None,
             present: 0,
             sent: 0,
-            end: End::Client,
-            witness: None,
+            end: ResponseEnd::Client,
+            is_damaged: false,
+            has_last_byte: false,
+            observer: None,
         }
     }
 
@@ -105,19 +96,26 @@ impl Access {
 impl Drop for Access {
     fn drop(&mut self) {
         let took = self.started.elapsed();
-        if self.end == End::Client && self.expected == Some(self.sent) {
-            self.end = End::Complete;
+        if self.end == ResponseEnd::Client && self.expected == Some(self.sent) {
+            self.end = ResponseEnd::Complete;
         }
         let stored = match self.cache {
             Some(cache) if cache.is_from_store() => self.sent,
             _ => self.present.min(self.sent),
         };
         self.metrics.count_sent(self.cache, self.class, self.sent, stored, took);
-        if self.end != End::Complete {
+        if self.end != ResponseEnd::Complete {
             self.metrics.broken.with_label_values(&[self.end.as_str()]).inc();
         }
-        if let Some(witness) = self.witness.take() {
-            witness.ended(self.status, self.cache, self.end, self.sent);
+        if let Some(observer) = self.observer.take() {
+            observer.finished(FinishedResponse {
+                status: self.status,
+                cache: self.cache,
+                end: self.end,
+                is_damaged: self.is_damaged,
+                has_last_byte: self.has_last_byte,
+                bytes: self.sent,
+            });
         }
         if self.written {
             tracing::info!(
@@ -135,5 +133,42 @@ impl Drop for Access {
                 end = self.end.as_str(),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Reported(Arc<Mutex<Vec<FinishedResponse>>>);
+
+    impl RequestObserver for Reported {
+        fn finished(self: Box<Self>, response: FinishedResponse) {
+            self.0.lock().unwrap().push(response);
+        }
+    }
+
+    #[test]
+    fn dropped_record_reports_the_finished_response_once() {
+        let reported = Arc::new(Mutex::new(Vec::new()));
+        let client = ([10, 0, 0, 1], 1).into();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let mut access = Access::new(client, &Method::GET, &Uri::from_static("/a"), metrics, false);
+        access.observer = Some(Box::new(Reported(reported.clone())));
+        (access.status, access.cache, access.has_last_byte) = (StatusCode::OK, Some(CacheStatus::Hit), true);
+        (access.expected, access.sent) = (Some(5), 5);
+        drop(access);
+        let expected = FinishedResponse {
+            status: StatusCode::OK,
+            cache: Some(CacheStatus::Hit),
+            end: ResponseEnd::Complete,
+            is_damaged: false,
+            has_last_byte: true,
+            bytes: 5,
+        };
+        assert_eq!(*reported.lock().unwrap(), [expected]);
     }
 }

@@ -9,11 +9,10 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
-use crate::cache::status::CacheStatus;
+use crate::cache::status::{CacheStatus, ResponseEnd};
 use crate::config::Class;
 use crate::store::Facts;
 
-use super::access::End;
 use super::guard_metrics::{Figures, GuardMetrics};
 use super::health_metrics::HealthMetrics;
 use super::peer_metrics::PeerMetrics;
@@ -144,7 +143,7 @@ impl Metrics {
             "Responses that did not reach their end, by who broke off.",
             &["by"],
         )?;
-        for by in [End::Client, End::Upstream] {
+        for by in [ResponseEnd::Client, ResponseEnd::Upstream] {
             broken.with_label_values(&[by.as_str()]);
         }
         Ok(Self {

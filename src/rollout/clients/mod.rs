@@ -6,6 +6,7 @@ mod changes;
 mod codec;
 mod identity;
 mod light;
+mod observed;
 mod recency;
 mod report;
 mod restore;
@@ -17,7 +18,6 @@ mod table;
 mod taken;
 mod tracker;
 mod trouble;
-mod witness;
 
 use std::sync::Arc;
 
@@ -26,11 +26,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::identity::{Identity, NotAClient};
 pub use self::light::{Light, Thresholds, View, Viewer, Who};
+pub use self::observed::ObservedRequest;
 pub use self::report::{ClientReport, Count, Filter, MAX_LISTED, Summary};
 pub use self::sighting::{Outcome, Sighting, Sought};
 pub use self::tracker::{Rows, Tracker};
 pub use self::trouble::Trouble;
-pub use self::witness::Witness;
 
 /// Sightings that wait: those of a tenth of a second at the most requests that a relay answers on two cores. About a MiB.
 const MAX_SIGHTINGS: usize = 8 << 10;

@@ -8,10 +8,9 @@ use http::StatusCode;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Identity;
-use crate::cache::status::CacheStatus;
+use crate::cache::status::{CacheStatus, FinishedResponse, ResponseEnd};
 use crate::clock::UnixMillis;
 use crate::policy::Numbered;
-use crate::telemetry::access::End;
 
 /// The name of a payload that brings everything, where a delta would bring what has changed.
 const FULL: &str = "full.zip";
@@ -72,21 +71,6 @@ pub enum Outcome {
     Gone,
 }
 
-/// How a response was, as far as it matters here.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Response {
-    /// Its status.
-    pub(super) status: StatusCode,
-    /// What the cache did; `None` if the request was refused before.
-    pub(super) cache: Option<CacheStatus>,
-    /// How it ended.
-    pub(super) end: End,
-    /// Whether it broke off because the content was not what it has to be.
-    pub(super) damaged: bool,
-    /// Whether it brought the content's last byte, and not only its head.
-    pub(super) to_the_end: bool,
-}
-
 impl Sought {
     /// The payload under this key.
     pub fn payload(key: &str) -> Self {
@@ -97,19 +81,19 @@ impl Sought {
 
 impl Outcome {
     /// What came of a request for this, of its response.
-    pub(super) fn of(sought: Sought, response: Response) -> Self {
-        let Response { status, cache, end, damaged, to_the_end } = response;
+    pub(super) fn of(sought: Sought, response: FinishedResponse) -> Self {
+        let FinishedResponse { status, cache, end, is_damaged, has_last_byte, .. } = response;
         match (cache, end) {
             (Some(CacheStatus::Deferred), _) => Self::Deferred,
             (Some(CacheStatus::Denied), _) => Self::Denied,
             // Turned away for want of a place: a rollout must not be held up by its own queue.
             (None, _) if status == StatusCode::SERVICE_UNAVAILABLE => Self::Deferred,
-            (_, End::Upstream) if damaged => Self::Damaged,
-            (_, End::Upstream) => Self::Failed,
+            (_, ResponseEnd::Upstream) if is_damaged => Self::Damaged,
+            (_, ResponseEnd::Upstream) => Self::Failed,
             _ if status.is_server_error() => Self::Failed,
-            (_, End::Client) => Self::Gone,
-            (_, End::Complete) => match status {
-                StatusCode::OK | StatusCode::PARTIAL_CONTENT if to_the_end => Self::Given,
+            (_, ResponseEnd::Client) => Self::Gone,
+            (_, ResponseEnd::Complete) => match status {
+                StatusCode::OK | StatusCode::PARTIAL_CONTENT if has_last_byte => Self::Given,
                 StatusCode::NOT_MODIFIED if sought == Sought::Catalog => Self::Given,
                 _ => Self::Fine,
             },
@@ -127,25 +111,33 @@ mod tests {
         let miss = Some(CacheStatus::Forwarded(Forward::UriMiss, Fetched::Stored));
         let payload = Sought::payload("/ /a");
         for (status, cache, end, to_the_end, sought, expected) in [
-            (200, Some(CacheStatus::Hit), End::Complete, true, payload, Outcome::Given),
-            (206, Some(CacheStatus::Hit), End::Complete, false, payload, Outcome::Fine),
-            (304, Some(CacheStatus::Hit), End::Complete, false, Sought::Catalog, Outcome::Given),
-            (304, Some(CacheStatus::Hit), End::Complete, false, payload, Outcome::Fine),
-            (404, miss, End::Complete, true, payload, Outcome::Fine),
-            (200, miss, End::Client, false, payload, Outcome::Gone),
-            (200, miss, End::Upstream, false, payload, Outcome::Failed),
-            (504, Some(CacheStatus::Failed), End::Complete, true, payload, Outcome::Failed),
-            (503, miss, End::Complete, true, Sought::Catalog, Outcome::Failed),
-            (503, Some(CacheStatus::Deferred), End::Client, false, payload, Outcome::Deferred),
-            (503, None, End::Complete, true, payload, Outcome::Deferred),
-            (503, Some(CacheStatus::Denied), End::Complete, true, payload, Outcome::Denied),
+            (200, Some(CacheStatus::Hit), ResponseEnd::Complete, true, payload, Outcome::Given),
+            (206, Some(CacheStatus::Hit), ResponseEnd::Complete, false, payload, Outcome::Fine),
+            (304, Some(CacheStatus::Hit), ResponseEnd::Complete, false, Sought::Catalog, Outcome::Given),
+            (304, Some(CacheStatus::Hit), ResponseEnd::Complete, false, payload, Outcome::Fine),
+            (404, miss, ResponseEnd::Complete, true, payload, Outcome::Fine),
+            (200, miss, ResponseEnd::Client, false, payload, Outcome::Gone),
+            (200, miss, ResponseEnd::Upstream, false, payload, Outcome::Failed),
+            (504, Some(CacheStatus::Failed), ResponseEnd::Complete, true, payload, Outcome::Failed),
+            (503, miss, ResponseEnd::Complete, true, Sought::Catalog, Outcome::Failed),
+            (503, Some(CacheStatus::Deferred), ResponseEnd::Client, false, payload, Outcome::Deferred),
+            (503, None, ResponseEnd::Complete, true, payload, Outcome::Deferred),
+            (503, Some(CacheStatus::Denied), ResponseEnd::Complete, true, payload, Outcome::Denied),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            let response = Response { status, cache, end, damaged: false, to_the_end };
+            let response = FinishedResponse {
+                status,
+                cache,
+                end,
+                is_damaged: false,
+                has_last_byte: to_the_end,
+                bytes: 0,
+            };
             assert_eq!(Outcome::of(sought, response), expected, "{response:?}");
         }
-        let (status, end) = (StatusCode::OK, End::Upstream);
-        let response = Response { status, cache: miss, end, damaged: true, to_the_end: false };
+        let (status, end) = (StatusCode::OK, ResponseEnd::Upstream);
+        let (cache, has_last_byte, bytes) = (miss, false, 0);
+        let response = FinishedResponse { status, cache, end, is_damaged: true, has_last_byte, bytes };
         assert_eq!(Outcome::of(payload, response), Outcome::Damaged);
     }
 
