@@ -26,6 +26,7 @@ mod settings;
 mod tables;
 mod tls;
 pub mod units;
+mod upstream_id;
 pub mod week;
 
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ pub use ring::{Gate, Ring, Steps};
 pub use rollout::Rollout;
 pub use tls::{Pin, Trust};
 pub use units::UnitError;
+pub use upstream_id::UpstreamId;
 pub use week::{Week, WeekMinute, WeekTimes};
 
 /// What flags say; an empty list and `None` say nothing.

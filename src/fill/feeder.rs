@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use super::{Fill, Phase};
+use crate::config::UpstreamId;
 use crate::upstream::Upstream;
 
 impl Fill {
     /// The upstreams that it asks, by priority.
-    pub fn order(&self) -> &[usize] {
+    pub fn order(&self) -> &[UpstreamId] {
         &self.order
     }
 

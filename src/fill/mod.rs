@@ -39,7 +39,7 @@ pub use self::reader::{Reader, TransferError};
 pub use self::refetch::{RefetchError, refetch};
 use crate::cache::{Cache, CacheControl, Entry, Unstorable, Verdict};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, UpstreamId};
 use crate::digest::Digests;
 use crate::policy::Classified;
 use crate::shape::Lane;
@@ -80,7 +80,7 @@ pub struct Wanted {
     /// What selects this variant, as far as known before a response: two requests that differ here are two fills.
     pub variant: String,
     /// The upstreams to ask, by priority: those of its route, or of who asks.
-    pub order: Arc<[usize]>,
+    pub order: Arc<[UpstreamId]>,
     /// Path and query in the client's own spelling.
     pub target: PathAndQuery,
     /// The client's fields as it sent them: what selects a variant is judged by these, like every look-up.
@@ -106,7 +106,7 @@ pub struct Fill {
     /// A client has asked for it.
     for_client: Arc<AtomicBool>,
     asking: Asking,
-    order: Arc<[usize]>,
+    order: Arc<[UpstreamId]>,
     // After the receiver: whoever is woken finds one follower less.
     leaving: Leaving,
 }

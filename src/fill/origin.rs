@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use prometheus::IntCounter;
 
 use super::Wanted;
+use crate::config::UpstreamId;
 use crate::telemetry::Metrics;
 use crate::upstream::{Outgoing, Upstream, Upstreams};
 
@@ -17,7 +18,7 @@ pub(super) struct Origin {
     pub(super) outgoing: Outgoing,
     /// The name of who sent the head.
     author: Arc<str>,
-    order: Arc<[usize]>,
+    order: Arc<[UpstreamId]>,
     giver: Arc<ArcSwap<Upstream>>,
     failovers: IntCounter,
 }

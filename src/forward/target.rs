@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 
 use super::refusal::Refusal;
 use crate::cache::key::{self, Bound, Normal};
-use crate::config::{Binding, Class};
-use crate::policy::{Group, Policy, Route};
+use crate::config::{Class, UpstreamId};
+use crate::policy::{Group, Policy, Route, UpstreamBinding};
 use crate::upstream::Upstreams;
 
 /// A target that has been understood.
@@ -25,7 +25,7 @@ pub struct Target {
     /// Asked of a proxy. The client would come here again if it were sent to the manager.
     pub proxied: bool,
     /// What its client's group is bound to, and the class of the path, which only then is of interest here.
-    bound: Option<(Arc<Binding>, Class)>,
+    bound: Option<(Arc<UpstreamBinding>, Class)>,
 }
 
 /// What a target is judged against.
@@ -55,13 +55,13 @@ impl Target {
     }
 
     /// The upstreams that it goes to, by priority: those that its client's group is bound to, or its route's.
-    pub fn upstreams(&self) -> &[usize] {
+    pub fn upstreams(&self) -> &Arc<[UpstreamId]> {
         self.bound.as_ref().map_or(&self.route.upstreams, |(binding, _)| binding.upstreams())
     }
 
     /// Now that its client's group is known: only for one that is bound is this more than a comparison.
     pub fn bind(&mut self, group: &Group, policy: &Policy) {
-        let Some(binding) = &group.settings.binding else { return };
+        let Some(binding) = &group.binding else { return };
         let class = policy.classify(&self.route, self.normal.path()).class;
         self.bound = Some((binding.clone(), class));
     }

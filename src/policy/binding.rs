@@ -1,51 +1,89 @@
-//! Which upstreams the requests of the policy's groups go to: their routes', or those of a binding. Worked out once for a
-//! configuration, for who asks for stored content without a client.
+//! Upstreams of requests: those of the route, or of the binding of the client's group. Resolves the positions of a
+//! configuration to upstreams, and lists every binding once, for requests that have no client.
 
 use std::sync::Arc;
 
 use super::{Group, Policy};
-use crate::config::Binding;
+use crate::config::{Binding, Config, UpstreamId};
 
-/// Every way that requests of some group go, once each.
-#[derive(Debug, Default)]
-pub(super) struct Ways {
-    by_route: bool,
-    bindings: Vec<Arc<Binding>>,
+/// The upstreams of a group, in place of its clients' routes'.
+#[derive(Debug, PartialEq, Eq)]
+pub struct UpstreamBinding {
+    name: Box<str>,
+    upstreams: Arc<[UpstreamId]>,
 }
 
-impl Ways {
+impl UpstreamBinding {
+    /// The names of its upstreams, joined: groups with the same upstreams in the same order have the same.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its upstreams, by priority. Never empty.
+    pub fn upstreams(&self) -> &Arc<[UpstreamId]> {
+        &self.upstreams
+    }
+}
+
+/// Resolves positions in a configuration's list of upstreams.
+#[derive(Debug, Default)]
+pub(super) struct Resolver(Vec<UpstreamId>);
+
+impl Resolver {
+    pub(super) fn new(config: &Config) -> Self {
+        Self(config.upstreams.iter().map(UpstreamId::of).collect())
+    }
+
+    pub(super) fn resolve(&self, positions: &[usize]) -> Arc<[UpstreamId]> {
+        positions.iter().filter_map(|&at| self.0.get(at).cloned()).collect()
+    }
+
+    pub(super) fn binding(&self, binding: &Binding) -> Arc<UpstreamBinding> {
+        let upstreams = self.resolve(binding.upstreams());
+        Arc::new(UpstreamBinding { name: binding.name().into(), upstreams })
+    }
+}
+
+/// Where requests of all groups go.
+#[derive(Debug, Default)]
+pub(super) struct Destinations {
+    by_route: bool,
+    bindings: Vec<Arc<UpstreamBinding>>,
+}
+
+impl Destinations {
     pub(super) fn of<'a>(groups: impl Iterator<Item = &'a Arc<Group>>) -> Self {
-        let mut ways = Self::default();
+        let mut all = Self::default();
         for group in groups {
-            match &group.settings.binding {
-                None => ways.by_route = true,
-                Some(binding) if ways.bindings.contains(binding) => {}
-                Some(binding) => ways.bindings.push(binding.clone()),
+            match &group.binding {
+                None => all.by_route = true,
+                Some(binding) if all.bindings.contains(binding) => {}
+                Some(binding) => all.bindings.push(binding.clone()),
             }
         }
-        ways
+        all
     }
 }
 
 impl Policy {
-    /// Whether requests of some clients go to the upstreams of their routes.
+    /// Returns true if requests of some clients go to the upstreams of their routes.
     pub fn goes_by_route(&self) -> bool {
-        self.ways.by_route
+        self.destinations.by_route
     }
 
-    /// Indices of the upstreams that some request may go to, as often as they are named.
-    pub fn upstreams(&self) -> impl Iterator<Item = usize> {
-        let by_route = self.routes.iter().flat_map(|route| &route.upstreams);
-        by_route.chain(self.ways.bindings.iter().flat_map(|binding| binding.upstreams())).copied()
+    /// Every upstream that some request may go to, as often as it is named.
+    pub fn upstreams(&self) -> impl Iterator<Item = &UpstreamId> {
+        let by_route = self.routes.iter().flat_map(|route| route.upstreams.iter());
+        by_route.chain(self.destinations.bindings.iter().flat_map(|binding| binding.upstreams.iter()))
     }
 
     /// Every binding of a group, once.
-    pub fn bindings(&self) -> &[Arc<Binding>] {
-        &self.ways.bindings
+    pub fn bindings(&self) -> &[Arc<UpstreamBinding>] {
+        &self.destinations.bindings
     }
 
-    /// The binding of this name, if a group still has it.
-    pub fn binding_named(&self, name: &str) -> Option<&Arc<Binding>> {
-        self.ways.bindings.iter().find(|binding| binding.name() == name)
+    /// Returns the binding of this name, if a group still has it.
+    pub fn binding_named(&self, name: &str) -> Option<&Arc<UpstreamBinding>> {
+        self.destinations.bindings.iter().find(|binding| binding.name() == name)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::binding::{Resolver, UpstreamBinding};
 use super::matcher::{Client, Matcher};
 use crate::config::{self, Networks, Outside};
 
@@ -16,6 +17,8 @@ pub struct Group {
     pub name: Arc<str>,
     /// As it is configured.
     pub settings: config::Group,
+    /// Where its clients' requests go, if not to their routes' upstreams.
+    pub binding: Option<Arc<UpstreamBinding>>,
     /// Content types that its clients are not to have.
     pub(super) denied: Vec<String>,
     takes_turns: bool,
@@ -23,13 +26,14 @@ pub struct Group {
 
 impl Group {
     /// `withheld` are content types that clients get only where they are allowed.
-    fn new(settings: config::Group, withheld: &[&str]) -> Self {
+    fn new(settings: config::Group, withheld: &[&str], resolver: &Resolver) -> Self {
         let takes_turns = settings.outside != Outside::Ignore
             && !(settings.windows.constant() == Some(true) && settings.spread.is_zero());
         let denied = settings.deny.iter().map(String::as_str).chain(withheld.iter().copied());
         let denied = denied.filter(|name| !settings.allow.iter().any(|allowed| allowed == name));
         let denied = denied.map(str::to_owned).collect();
-        Self { name: settings.name.as_str().into(), denied, settings, takes_turns }
+        let binding = settings.binding.as_deref().map(|binding| resolver.binding(binding));
+        Self { name: settings.name.as_str().into(), binding, denied, settings, takes_turns }
     }
 
     /// Whether there is a time at which a client of it may not begin a download.
@@ -51,11 +55,15 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    pub(super) fn new(configured: &[config::Group], withheld: &[&str]) -> Result<Self, globset::Error> {
+    pub(super) fn new(
+        configured: &[config::Group],
+        withheld: &[&str],
+        resolver: &Resolver,
+    ) -> Result<Self, globset::Error> {
         let (mut groups, mut others, mut rest) = (Vec::new(), Vec::new(), None);
         let mut subnets: Vec<(IpNet, usize)> = Vec::new();
         for group in configured {
-            let compiled = Arc::new(Group::new(group.clone(), withheld));
+            let compiled = Arc::new(Group::new(group.clone(), withheld, resolver));
             if group.takes_all() {
                 rest.get_or_insert(compiled);
                 continue;
@@ -68,7 +76,7 @@ impl Groups {
             groups.push(compiled);
         }
         let default = || config::Group::of_all_others(config::Group::DEFAULT);
-        let of_all_others = || Arc::new(Group::new(default(), withheld));
+        let of_all_others = || Arc::new(Group::new(default(), withheld, resolver));
         let rest = rest.unwrap_or_else(of_all_others);
         Ok(Self { groups, rest, by_address: first_holders(subnets), others })
     }
@@ -131,6 +139,7 @@ mod tests {
                 group("b", &["10.1.0.0/16", "10.1.2.0/25"], &[]),
             ],
             &[],
+            &Resolver::default(),
         )
         .unwrap();
         for (client, expected) in [
@@ -148,7 +157,12 @@ mod tests {
 
     #[test]
     fn a_group_without_matchers_takes_all_others() {
-        let groups = Groups::new(&[group("a", &["10.0.0.0/8"], &[]), group("rest", &[], &[])], &[]).unwrap();
+        let groups = Groups::new(
+            &[group("a", &["10.0.0.0/8"], &[]), group("rest", &[], &[])],
+            &[],
+            &Resolver::default(),
+        )
+        .unwrap();
         assert_eq!((name(&groups, "10.0.0.1", "/"), name(&groups, "::1", "/")), ("a".into(), "rest".into()));
         assert_eq!(groups.iter().count(), 2);
     }
@@ -163,6 +177,7 @@ mod tests {
                 group("late", &["10.1.2.0/24", "10.2.0.0/16"], &[]),
             ],
             &[],
+            &Resolver::default(),
         )
         .unwrap();
         let full = "/Content/%7BA%7D/261121001/FULL.zip";
@@ -183,10 +198,13 @@ mod tests {
     #[test]
     fn only_a_group_with_windows_or_a_spread_takes_turns() {
         let always = config::Group::of_all_others("a");
-        assert!(!Group::new(always.clone(), &[]).takes_turns());
+        assert!(!Group::new(always.clone(), &[], &Resolver::default()).takes_turns());
         let spread = config::Group { spread: std::time::Duration::from_secs(1), ..always };
-        assert!(Group::new(spread.clone(), &[]).takes_turns());
-        assert!(!Group::new(config::Group { outside: Outside::Ignore, ..spread }, &[]).takes_turns());
+        assert!(Group::new(spread.clone(), &[], &Resolver::default()).takes_turns());
+        assert!(
+            !Group::new(config::Group { outside: Outside::Ignore, ..spread }, &[], &Resolver::default())
+                .takes_turns()
+        );
     }
 
     // Few bits differ, so that networks hold each other.
@@ -221,7 +239,7 @@ mod tests {
                     ..config::Group::of_all_others(&number.to_string())
                 }
             }).collect();
-            let compiled = Groups::new(&configured, &[]).unwrap();
+            let compiled = Groups::new(&configured, &[], &Resolver::default()).unwrap();
             for client in clients {
                 for path in ["/0", "/1"] {
                     let takes = |group: &&config::Group| {

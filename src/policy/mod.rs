@@ -22,7 +22,8 @@ use http::StatusCode;
 
 use crate::clock::UnixMillis;
 use crate::config::{Class, Config, Profile, content, pattern};
-use binding::Ways;
+pub use binding::UpstreamBinding;
+use binding::{Destinations, Resolver};
 use calendar::Calendar;
 use content_type::ContentTypes;
 pub use denial::Denied;
@@ -43,7 +44,7 @@ pub struct Policy {
     routes: Routes,
     content_types: ContentTypes,
     groups: Groups,
-    ways: Ways,
+    destinations: Destinations,
     denied_status: StatusCode,
     calendar: Calendar,
 }
@@ -92,6 +93,7 @@ impl Policy {
     /// # Errors
     /// A pattern that is not a glob, or all of them together too large.
     pub fn new(config: &Config) -> Result<Self, PolicyError> {
+        let resolver = Resolver::new(config);
         let mut compiled: Vec<(Profile, Arc<Classes>)> = Vec::new();
         let mut routes = Vec::with_capacity(config.routes.len());
         for route in &config.routes {
@@ -103,16 +105,16 @@ impl Policy {
                     classes
                 }
             };
-            routes.push(Arc::new(Route::new(route, classes)));
+            routes.push(Arc::new(Route::new(route, resolver.resolve(&route.upstreams), classes)));
         }
         // Withheld from clients by default, as the vendor does, once there are any.
         let is_known = config.content_types.iter().any(|own| own.name == content::CLIENT_PATCHES);
         let withheld: Vec<&str> = is_known.then_some(content::CLIENT_PATCHES).into_iter().collect();
-        let groups = Groups::new(&config.groups, &withheld)?;
+        let groups = Groups::new(&config.groups, &withheld, &resolver)?;
         Ok(Self {
             routes: Routes::new(routes),
             content_types: ContentTypes::new(&config.content_types)?,
-            ways: Ways::of(groups.iter()),
+            destinations: Destinations::of(groups.iter()),
             groups,
             denied_status: config.denials.status,
             calendar: Calendar::new(config.site.time_zone.clone()),

@@ -5,15 +5,15 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::profile::Classes;
-use crate::config::{self, Fallback, Profile};
+use crate::config::{self, Fallback, Profile, UpstreamId};
 
 /// A path prefix bound to upstreams and to the rules that class its paths.
 #[derive(Debug)]
 pub struct Route {
     /// Its name in keys, logs and metrics.
     pub name: Arc<str>,
-    /// Indices into the configuration's upstreams, by priority. Never empty.
-    pub upstreams: Vec<usize>,
+    /// Its upstreams, by priority. Never empty.
+    pub upstreams: Arc<[UpstreamId]>,
     /// Which built-in rules class its paths.
     pub profile: Profile,
     /// What its clients get while no worker serves, if not what all get.
@@ -27,10 +27,10 @@ pub struct Route {
 }
 
 impl Route {
-    pub(super) fn new(route: &config::Route, classes: Arc<Classes>) -> Self {
+    pub(super) fn new(route: &config::Route, upstreams: Arc<[UpstreamId]>, classes: Arc<Classes>) -> Self {
         Self {
             name: route.name.as_str().into(),
-            upstreams: route.upstreams.clone(),
+            upstreams,
             profile: route.profile,
             fallback: route.fallback,
             denied: route.deny_download.clone(),

@@ -6,13 +6,13 @@ use http::StatusCode;
 
 use super::{Asked, Live};
 use crate::cache::Entry;
-use crate::config::Class;
+use crate::config::{Class, UpstreamId};
 use crate::fill::{self, Fill, Wanted};
 use crate::store::Object;
 
 impl Live {
     /// Whether this is no payload but the news that there is none, from an upstream that is none of `order`.
-    pub(super) fn is_said_to_others(&self, order: &[usize], entry: &Entry) -> bool {
+    pub(super) fn is_said_to_others(&self, order: &[UpstreamId], entry: &Entry) -> bool {
         entry.object.status != StatusCode::OK
             && entry.classified.class == Class::Payload
             && !self.policy.bindings().is_empty()
@@ -25,10 +25,9 @@ impl Live {
         if wanted.classified.class != Class::Payload || self.policy.bindings().is_empty() {
             return;
         }
-        let is_author = |at: &usize| self.upstreams.at(*at).is_some_and(|one| one.name == object.upstream);
-        let author = self.policy.upstreams().find(is_author);
-        if let Some(author) = author.filter(|at| !wanted.order.contains(at)) {
-            wanted.order = std::iter::once(author).chain(wanted.order.iter().copied()).collect();
+        let author = self.policy.upstreams().find(|id| *id.name() == *object.upstream);
+        if let Some(author) = author.filter(|author| !wanted.order.contains(author)) {
+            wanted.order = std::iter::once(author).chain(wanted.order.iter()).cloned().collect();
         }
     }
 }
@@ -44,6 +43,6 @@ impl Asked<'_> {
         !matches!(outcome, fill::Outcome::Unshared(_))
             && outcome.status() != Some(StatusCode::OK)
             && !self.live.policy.bindings().is_empty()
-            && fill.order() != self.target.upstreams()
+            && *fill.order() != **self.target.upstreams()
     }
 }

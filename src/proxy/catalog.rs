@@ -10,10 +10,11 @@ use http::{HeaderMap, StatusCode};
 use super::origin::Irretrievable;
 use super::{Absentees, Arrivals, Live, Proxy};
 use crate::cache::{CacheControl, Entry, Found, Verdict};
-use crate::config::Class;
+use crate::config::{Class, UpstreamId};
 use crate::fill::{Ended, Errand, FillError, Joined, Wanted};
 use crate::shape::Purpose;
 use crate::store::StoreError;
+use crate::upstream::Upstream;
 
 /// How often one question is asked again, because the content changed meanwhile or somebody else's was on its way.
 const MAX_TRIES: usize = 4;
@@ -22,7 +23,7 @@ const MAX_TRIES: usize = 4;
 #[derive(Clone, Debug)]
 pub struct Candidate {
     live: Arc<Live>,
-    at: usize,
+    id: UpstreamId,
     name: Arc<str>,
 }
 
@@ -101,9 +102,12 @@ impl Proxy {
     pub fn candidates(&self, key: &Arc<str>) -> Result<Vec<Candidate>, Irretrievable> {
         let live = self.live.load_full();
         let wanted = live.wanted_for(key, HeaderMap::new())?;
-        let order = live.upstreams.steadily(&wanted.order);
-        let candidate = |(at, name)| Candidate { live: live.clone(), at, name };
-        Ok(order.into_iter().map(candidate).collect())
+        let candidate = |upstream: Arc<Upstream>| Candidate {
+            live: live.clone(),
+            id: upstream.id.clone(),
+            name: upstream.name.clone(),
+        };
+        Ok(live.upstreams.by_rank(&wanted.order).into_iter().map(candidate).collect())
     }
 
     /// What this upstream has under a catalog's key at this moment; `None` if it has none.
@@ -116,9 +120,9 @@ impl Proxy {
         key: &Arc<str>,
         purpose: Purpose,
     ) -> Result<Option<Arc<Entry>>, Unanswered> {
-        let Candidate { live, at, name } = upstream;
+        let Candidate { live, id, name } = upstream;
         let mut wanted = Wanted {
-            order: Arc::from([*at]),
+            order: Arc::from([id.clone()]),
             errand: Some(Errand::Collect),
             ..live.wanted_for(key, HeaderMap::new())?
         };

@@ -126,7 +126,7 @@ impl Proxy {
             if !matches!(fetched, Ok(Fetched::Nothing) | Err(_)) {
                 break;
             }
-            let wanted = Wanted { order: Arc::from(binding.upstreams()), ..wanted.clone() };
+            let wanted = Wanted { order: binding.upstreams().clone(), ..wanted.clone() };
             fetched = self.ask(&live, wanted, most).await;
         }
         fetched

@@ -95,7 +95,7 @@ impl Live {
         let route =
             self.policy.route_named(name).ok_or_else(|| Irretrievable::NoRoute { name: name.to_owned() })?;
         let upstreams = match binding {
-            None => &*route.upstreams,
+            None => &route.upstreams,
             Some(name) => {
                 let bound = self.policy.binding_named(name);
                 bound.ok_or_else(|| Irretrievable::NoBinding { name: name.to_owned() })?.upstreams()
@@ -108,7 +108,7 @@ impl Live {
         Ok(Wanted {
             key: key.clone(),
             variant: String::new(),
-            order: Arc::from(upstreams),
+            order: upstreams.clone(),
             headers: fields::for_fill(&asked, Version::HTTP_11, classified.class, self.upstreams.instance()),
             target,
             asked,

@@ -313,7 +313,7 @@ impl Proxy {
         Wanted {
             key,
             variant,
-            order: Arc::from(asked.target.upstreams()),
+            order: asked.target.upstreams().clone(),
             target: asked.target.spelled.clone(),
             asked: asked.headers.clone(),
             headers: fields::for_fill(asked.headers, asked.version, classified.class, instance),

@@ -19,6 +19,7 @@ use super::error::{Verdict, is_unavailable};
 use super::line::Line;
 use super::standing::Permit;
 use super::{Answer, Outgoing, Received, RequestBody, Upstream, UpstreamError, Upstreams, peers};
+use crate::config::UpstreamId;
 
 /// How long to wait for an answer.
 #[derive(Debug)]
@@ -30,12 +31,12 @@ pub(super) struct Patience {
 }
 
 impl Upstreams {
-    /// Asks the upstreams of `order`, indices as the route has them, until one gives a final answer. One that cannot be
+    /// Asks the upstreams of `order`, as the route has them, until one gives a final answer. One that cannot be
     /// reached, does not answer in time or answers `502`, `503`, `504` or `508` passes the request to the next.
     ///
     /// # Errors
     /// What went wrong with the last one asked; at once, if none may be asked.
-    pub async fn ask(&self, order: &[usize], outgoing: &Outgoing) -> Result<Answer, UpstreamError> {
+    pub async fn ask(&self, order: &[UpstreamId], outgoing: &Outgoing) -> Result<Answer, UpstreamError> {
         let total = self.settings.total_timeout;
         let head = self.settings.head_timeout.min(total);
         let mut patience = Patience { head, total: Some((total, Instant::now() + total)) };
@@ -97,7 +98,7 @@ impl Upstreams {
     }
 
     /// Time until an upstream of `order` is tried again; `None` while one of them may be asked.
-    pub fn next_probe(&self, order: &[usize]) -> Option<Duration> {
+    pub fn next_probe(&self, order: &[UpstreamId]) -> Option<Duration> {
         let now = self.clock.now();
         let each = self.of(order).map(|upstream| upstream.standing.next_probe(now, &upstream.limits));
         // None is less than any time.
@@ -105,7 +106,7 @@ impl Upstreams {
     }
 
     /// Waits until no request may be sent to any upstream of `order`.
-    pub async fn unavailable(&self, order: &[usize]) -> UpstreamError {
+    pub async fn unavailable(&self, order: &[UpstreamId]) -> UpstreamError {
         let mut changes: Vec<_> = self.of(order).map(|upstream| upstream.standing.changes()).collect();
         loop {
             match self.next_probe(order) {
@@ -130,7 +131,7 @@ impl Upstreams {
     }
 
     /// The healthy upstream of `order` that would be asked first: where to send who cannot be served here.
-    pub fn preferred(&self, order: &[usize]) -> Option<&Arc<Upstream>> {
+    pub fn preferred(&self, order: &[UpstreamId]) -> Option<&Arc<Upstream>> {
         let preferred = self.by_preference(order).into_iter().find(|upstream| upstream.is_healthy())?;
         self.of(order).find(|upstream| Arc::ptr_eq(upstream, &preferred))
     }
@@ -226,7 +227,7 @@ impl Upstreams {
         self.turns.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn refusal(&self, order: &[usize]) -> UpstreamError {
+    fn refusal(&self, order: &[UpstreamId]) -> UpstreamError {
         if order.is_empty() {
             return UpstreamError::Request { reason: Arc::from("its route has no upstream") };
         }
@@ -234,7 +235,7 @@ impl Upstreams {
     }
 
     /// The upstreams of `order`, in the order in which they are asked now.
-    pub(crate) fn by_preference(&self, order: &[usize]) -> Vec<Arc<Upstream>> {
+    pub(crate) fn by_preference(&self, order: &[UpstreamId]) -> Vec<Arc<Upstream>> {
         let now = self.clock.now();
         let mut candidates: Vec<_> =
             self.of(order).zip(1..).map(|(upstream, place)| upstream.candidate(place, now)).collect();
@@ -242,21 +243,19 @@ impl Upstreams {
         candidates.into_iter().map(|candidate| candidate.upstream).collect()
     }
 
-    /// The upstreams of `order`, by their places in the list, and their names: those that are well first, then by
-    /// priority. Equals do not take turns: of two that are not of one version, catalogs would go to and fro.
-    pub(crate) fn steadily(&self, order: &[usize]) -> Vec<(usize, Arc<str>)> {
-        let rank = |(at, place): (&usize, u32)| {
-            let upstream = self.list.get(*at)?;
-            let rank = (!upstream.is_healthy(), upstream.priority.unwrap_or(place));
-            Some((rank, (*at, upstream.name.clone())))
+    /// The upstreams of `order`: those that are well first, then by priority. Equals do not take turns: of two that are
+    /// not of one version, catalogs would go to and fro.
+    pub(crate) fn by_rank(&self, order: &[UpstreamId]) -> Vec<Arc<Upstream>> {
+        let rank = |(upstream, place): (&Arc<Upstream>, u32)| {
+            ((!upstream.is_healthy(), upstream.priority.unwrap_or(place)), upstream.clone())
         };
-        let mut ranked: Vec<_> = order.iter().zip(1..).filter_map(rank).collect();
+        let mut ranked: Vec<_> = self.of(order).zip(1..).map(rank).collect();
         ranked.sort_by_key(|(rank, _)| *rank);
         ranked.into_iter().map(|(_, upstream)| upstream).collect()
     }
 
-    fn of(&self, order: &[usize]) -> impl Iterator<Item = &Arc<Upstream>> {
-        order.iter().filter_map(|&index| self.list.get(index))
+    pub(super) fn of(&self, order: &[UpstreamId]) -> impl Iterator<Item = &Arc<Upstream>> {
+        order.iter().filter_map(|id| self.get(id))
     }
 }
 

@@ -44,7 +44,7 @@ pub use self::received::Received;
 use self::standing::Standing;
 pub use self::tls::TrustError;
 use crate::clock::{Clock, UnixMillis};
-use crate::config::{self, Config};
+use crate::config::{self, Config, UpstreamId};
 use crate::instance::{self, Instance};
 use crate::shape::{Lane, Wan};
 use crate::telemetry::Metrics;
@@ -56,6 +56,8 @@ const LIMITED_CONNECT: Duration = Duration::from_secs(60);
 /// One manager or LiveUpdate server.
 #[derive(Debug)]
 pub struct Upstream {
+    /// Its identity over reloads.
+    pub id: UpstreamId,
     /// Its name in logs, metrics and the index.
     pub name: Arc<str>,
     scheme: Scheme,
@@ -212,11 +214,7 @@ impl Upstreams {
     pub fn succeeding(mut self, before: &Self) -> Self {
         self.turns = before.turns.clone();
         for upstream in &mut self.list {
-            let is_same = |old: &&Arc<Upstream>| {
-                (&old.name, &old.scheme, &old.authority)
-                    == (&upstream.name, &upstream.scheme, &upstream.authority)
-            };
-            let standing = before.list.iter().find(is_same).map(|old| old.standing.clone());
+            let standing = before.get(&upstream.id).map(|old| old.standing.clone());
             // Nobody else has it yet.
             if let (Some(standing), Some(upstream)) = (standing, Arc::get_mut(upstream)) {
                 upstream.standing = standing;
@@ -237,21 +235,19 @@ impl Upstreams {
         self.list.iter()
     }
 
-    /// The one at this place of the configuration.
-    pub fn at(&self, index: usize) -> Option<&Arc<Upstream>> {
-        self.list.get(index)
+    /// The upstream of this identity.
+    pub fn get(&self, id: &UpstreamId) -> Option<&Arc<Upstream>> {
+        self.list.iter().find(|upstream| upstream.id == *id)
     }
 
     /// The one of this name, if it is among those of `order` or a peer.
-    pub fn named(&self, order: &[usize], name: &str) -> Option<&Arc<Upstream>> {
-        let managers = order.iter().filter_map(|&index| self.list.get(index));
-        managers.chain(&self.peers).find(|upstream| *upstream.name == *name)
+    pub fn named(&self, order: &[UpstreamId], name: &str) -> Option<&Arc<Upstream>> {
+        self.of(order).chain(&self.peers).find(|upstream| *upstream.name == *name)
     }
 
     /// Whether none of `order` comes after this one.
-    pub fn is_last(&self, order: &[usize], upstream: &Arc<Upstream>) -> bool {
-        let last = order.last().and_then(|&index| self.list.get(index));
-        last.is_some_and(|last| Arc::ptr_eq(last, upstream))
+    pub fn is_last(&self, order: &[UpstreamId], upstream: &Arc<Upstream>) -> bool {
+        order.last() == Some(&upstream.id)
     }
 
     /// The limits on what they send.
@@ -286,6 +282,7 @@ impl Upstream {
         let authority = url.authority()?.clone();
         let public = upstream.public_url.as_ref();
         Some(Self {
+            id: UpstreamId::of(upstream),
             name: Arc::from(name.as_str()),
             scheme: url.scheme()?.clone(),
             host: HeaderValue::from_str(authority.as_str()).ok()?,

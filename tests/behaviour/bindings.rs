@@ -288,3 +288,26 @@ async fn a_relay_of_the_site_is_not_asked_for_what_only_a_groups_managers_say() 
     assert_eq!(two.body(BATCH, GENERIC).await, "second");
     assert_eq!(two.body(BATCH, PAYLOAD).await, "of the peer");
 }
+
+/// A fill outlives the configuration that began it, in which its upstreams had other positions.
+#[tokio::test(flavor = "multi_thread")]
+async fn reordered_upstreams_keep_a_404_to_their_own_clients() {
+    let (mut two, gate) = (Two::new(), Gate::default());
+    two.second.put(PAYLOAD, Resource::new("none").status(404).held(&gate));
+    let mut starter = Client::connect_from(BATCH.parse().unwrap(), two.site.address()).await;
+    starter.begin(&Request::get(PAYLOAD)).await.unwrap();
+    two.second.asked(PAYLOAD, 1).await;
+    two.reload(|config| {
+        config.upstreams.reverse();
+        config.routes[0].upstreams = vec![1];
+        config.groups = vec![batch(config, &[0])];
+    });
+    let mut follower = Client::connect_from(OTHER.parse().unwrap(), two.site.address()).await;
+    follower.begin(&Request::get(PAYLOAD)).await.unwrap();
+    two.site.counts("gupd_connections", 2.0).await;
+    gate.open();
+    let mut response = follower.head().await.unwrap();
+    follower.rest("GET", &mut response).await;
+    assert!(response.whole() == bytes(1, LENGTH), "the first manager has it");
+    assert_eq!(starter.head().await.unwrap().status, 404);
+}

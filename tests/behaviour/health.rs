@@ -276,7 +276,7 @@ async fn who_cannot_be_served_here_is_sent_to_the_first_healthy_manager() {
     let (clock, metrics) = (Clock::manual(1_000_000), Arc::new(Metrics::new().unwrap()));
     let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
     let upstreams = Upstreams::new(&config, clock.clone(), wan, metrics).unwrap();
-    let order = [0, 1];
+    let order: Vec<_> = upstreams.iter().map(|upstream| upstream.id.clone()).collect();
     let preferred = || upstreams.preferred(&order).map(|upstream| upstream.name.to_string());
     let outgoing = get_root();
     let mut expected = [Some(second.address().to_string()), None].into_iter();

@@ -117,7 +117,7 @@ impl Site {
         Wanted {
             key: Arc::from(path),
             variant: String::new(),
-            order: Arc::from(&*route.upstreams),
+            order: route.upstreams.clone(),
             target: PathAndQuery::try_from(path).unwrap(),
             asked: HeaderMap::new(),
             headers: HeaderMap::new(),

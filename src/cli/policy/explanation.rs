@@ -132,8 +132,9 @@ impl Explanation {
         let names = asked.certificate.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
         let names: Vec<Box<str>> = names.collect();
         let group = policy.group(&Client::new(client, path).with_names(&names));
-        let binding = group.settings.binding.as_ref();
-        let order = binding.map_or(&*route.upstreams, |binding| binding.upstreams());
+        let binding = group.binding.as_ref();
+        let order = binding.map_or(&route.upstreams, |binding| binding.upstreams());
+        let order: Vec<&config::Upstream> = order.iter().filter_map(|id| config.upstream(id)).collect();
         Ok(Self {
             client,
             path: asked.path.to_string(),
@@ -142,24 +143,23 @@ impl Explanation {
             class: classified.class.as_str(),
             form: classified.form.as_str(),
             content_type: classified.content_type.to_string(),
-            upstreams: upstreams(config, order),
-            upstreams_of: if group.settings.binding.is_some() { "group" } else { "route" },
+            upstreams: upstreams(&order),
+            upstreams_of: if binding.is_some() { "group" } else { "route" },
             group: Taken::of(group, client, &names, path),
             denied: policy.denied(group, route, path).map(|denied| denied.status.as_u16()),
             windows: Windows::of(&policy, &group.settings, now),
             turn: Moment::of(&policy, group, route, client, path, now),
-            limits: limits(config, &policy, order, &group.settings, path, &classified, now),
+            limits: limits(config, &policy, &order, &group.settings, path, &classified, now),
             counts: counts(config, &group.settings),
             rollout: None,
         })
     }
 }
 
-fn upstreams(config: &Config, order: &[usize]) -> Vec<Asked> {
-    let named = order.iter().enumerate().filter_map(|(place, at)| {
-        let upstream = config.upstreams.get(*at)?;
+fn upstreams(order: &[&config::Upstream]) -> Vec<Asked> {
+    let named = order.iter().enumerate().map(|(place, upstream)| {
         let priority = upstream.priority.map_or(place + 1, |priority| priority as usize);
-        Some(Asked { name: upstream.name.clone(), url: upstream.url.to_string(), priority })
+        Asked { name: upstream.name.clone(), url: upstream.url.to_string(), priority }
     });
     let mut upstreams: Vec<Asked> = named.collect();
     upstreams.sort_by_key(|upstream| upstream.priority);
@@ -230,7 +230,7 @@ impl Moment {
 fn limits(
     config: &Config,
     policy: &Policy,
-    order: &[usize],
+    order: &[&config::Upstream],
     group: &config::Group,
     path: &str,
     classified: &Classified,
@@ -245,8 +245,8 @@ fn limits(
     };
     let named = config.wan_limits.iter().find(fits);
     let named = named.map(|named| (format!("wan_limit {}", named.name), &named.limit));
-    let upstreams = order.iter().filter_map(|at| config.upstreams.get(*at));
-    let upstreams = upstreams.map(|upstream| (format!("upstream {} limit", upstream.name), &upstream.limit));
+    let upstreams =
+        order.iter().map(|upstream| (format!("upstream {} limit", upstream.name), &upstream.limit));
     let fixed = |setting: &str, limit| (setting.to_owned(), limit);
     let all: Vec<(String, &Limit)> = [
         fixed("group.client_limit", &group.client_limit),

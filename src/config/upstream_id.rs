@@ -1,0 +1,69 @@
+//! The identity of an upstream. Positions in a list mean something within one configuration only; what outlives a
+//! reload (a running fill, what is known of an upstream's health) names its upstreams by this.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use http::Uri;
+
+use super::{Config, Upstream};
+
+/// Identity of an upstream over reloads: its name and its URL. Cheap to clone; those of one configuration are compared by
+/// address.
+#[derive(Clone, Debug, Eq)]
+pub struct UpstreamId(Arc<Identity>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    name: Box<str>,
+    url: Uri,
+}
+
+impl UpstreamId {
+    /// The identity of a configured upstream.
+    pub fn of(upstream: &Upstream) -> Self {
+        Self(Arc::new(Identity { name: upstream.name.as_str().into(), url: upstream.url.clone() }))
+    }
+
+    /// Name of the upstream in logs, metrics and the index.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+}
+
+impl PartialEq for UpstreamId {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl Hash for UpstreamId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+impl Config {
+    /// Returns the upstream of this identity.
+    pub fn upstream(&self, id: &UpstreamId) -> Option<&Upstream> {
+        self.upstreams.iter().find(|upstream| UpstreamId::of(upstream) == *id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstream_ids_of_two_configurations_compare_by_name_and_url() {
+        let ids = |urls: &[&str]| -> Vec<UpstreamId> {
+            Config::for_upstreams(urls).unwrap().upstreams.iter().map(UpstreamId::of).collect()
+        };
+        let (before, after) = (ids(&["http://a:1", "http://b:2"]), ids(&["http://b:2", "http://a:1"]));
+        assert_eq!([&before[0], &before[1]], [&after[1], &after[0]]);
+        assert_ne!(before[0], after[0]);
+        let mut moved = Config::for_upstreams(&["http://b:2"]).unwrap().upstreams.remove(0);
+        moved.name = before[0].name().to_owned();
+        assert_ne!(before[0], UpstreamId::of(&moved), "another machine of the same name");
+    }
+}
