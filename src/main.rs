@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    gupd::cli::main()
+    gupd_cli::main()
 }

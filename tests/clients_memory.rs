@@ -11,7 +11,7 @@ use gupd::clock::Clock;
 use gupd::rollout::clients::{
     Clients, Identity, Outcome, Rows, Settings, Sighting, Sought, Thresholds, Tracker,
 };
-use gupd::telemetry::Metrics;
+use gupd::rollout::metrics::RolloutMetrics;
 use tokio_util::sync::CancellationToken;
 
 const CLIENTS: usize = 50_000;
@@ -102,7 +102,7 @@ async fn fifty_thousand_clients_take_less_than_64_mib_whoever_makes_up_more() {
             repeats: 3,
         },
     };
-    let metrics = Arc::new(Metrics::new().unwrap());
+    let metrics = Arc::new(RolloutMetrics::register(&prometheus::Registry::new()).unwrap());
     let clock = Clock::manual(T0 + 2 * DAY);
     let (before, peak_before) = resident();
     let (clients, tracker) = Tracker::new(settings, Arc::new(|_, _| None), metrics.clone(), clock);
@@ -123,7 +123,7 @@ async fn fifty_thousand_clients_take_less_than_64_mib_whoever_makes_up_more() {
 
     stop.cancel();
     task.await.unwrap();
-    assert_eq!(metrics.rollout.sightings_lost.get(), 0);
+    assert_eq!(metrics.sightings_lost.get(), 0);
     let peak = resident().1 - peak_before;
     println!("full: {full}, flooded: {flooded}, peak with a list of all: {peak} bytes");
     // Fewer bytes than the names have would mean that nothing was measured.

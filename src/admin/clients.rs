@@ -8,8 +8,8 @@ use axum::response::Response;
 use super::Admin;
 use super::refresh::authorise;
 use super::rollout::{pairs, refuse, written};
-use crate::rollout::clients::{Filter, Light, MAX_LISTED};
-use crate::rollout::rings::Rings;
+use gupd_rollout::clients::{Filter, Light, MAX_LISTED};
+use gupd_rollout::rings::Rings;
 
 /// With `?client=`, `group=`, `light=`, `revision=` those for whom all of it holds; `limit=` is how many at most, the
 /// latest seen first.

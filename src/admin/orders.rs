@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Admin;
 use super::refresh::authorise;
-use crate::forward::Draining;
+use gupd_net::forward::Draining;
 
 /// Orders that have not been passed on yet.
 const WAITING: usize = 4;
@@ -92,7 +92,7 @@ pub(super) async fn drain(State(admin): State<Admin>, uri: Uri, headers: HeaderM
     };
     admin.drain.set(draining);
     tracing::info!(redirect = draining == Draining::Redirecting, "draining, as an administrator asks");
-    (StatusCode::OK, format!("{what}; {} connections are open\n", admin.metrics.connections.get()))
+    (StatusCode::OK, format!("{what}; {} connections are open\n", admin.exposition.connections()))
 }
 
 pub(super) async fn end_drain(State(admin): State<Admin>, headers: HeaderMap) -> (StatusCode, String) {

@@ -19,12 +19,12 @@ use tokio::time::timeout;
 
 use super::Admin;
 use super::refresh::authorise;
-use crate::rollout::clients::{Filter, MAX_LISTED};
-use crate::rollout::engine::{OrderError, Ordered};
-use crate::rollout::orders::Order;
-use crate::rollout::preview::{KnownClient, Preview};
-use crate::rollout::rings::Rings;
-use crate::rollout::status::{Beside, Clients, Status, ViewStatus};
+use gupd_rollout::clients::{Filter, MAX_LISTED};
+use gupd_rollout::engine::{OrderError, Ordered};
+use gupd_rollout::orders::Order;
+use gupd_rollout::preview::{KnownClient, Preview};
+use gupd_rollout::rings::Rings;
+use gupd_rollout::status::{Beside, Clients, Status, ViewStatus};
 
 /// Bytes of an order, many times what the longest one takes.
 const MAX_ORDER: usize = 16 << 10;

@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 use super::{Failure, Settings};
-use crate::admin::read_token;
-use crate::config::Config;
+use gupd_admin::read_token;
+use gupd_config::Config;
 
 /// Bytes of an answer, at most: a line or three numbers.
 const MAX_ANSWER: usize = 64 << 10;

@@ -8,19 +8,20 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Version};
 
 use super::{Failure, Settings, answer};
-use crate::listen::tls;
-use crate::policy::Policy;
-use crate::shape::{Lane, Wan};
-use crate::telemetry::Metrics;
-use crate::upstream::{Asking, Outgoing, RequestBody, Upstreams};
-use crate::{Clock, Config};
+use gupd_config::policy::Policy;
+use gupd_config::{Clock, Config};
+use gupd_net::listen::tls;
+use gupd_net::metrics::NetMetrics;
+use gupd_net::shape::{Lane, Wan};
+use gupd_net::upstream::{Asking, Outgoing, RequestBody, Upstreams};
 
 pub(super) fn run(settings: &Settings, probe: bool) -> Result<(), Failure> {
     let config = settings.load()?;
     let configuration = |error: &dyn std::fmt::Display| Failure::Configuration(error.to_string());
     Policy::new(&config).map_err(|error| configuration(&error))?;
     tls::acceptor(&config.server).map_err(|error| configuration(&error))?;
-    let metrics = Metrics::new().map_err(|error| Failure::Failed(error.to_string()))?;
+    let metrics = NetMetrics::register(&prometheus::Registry::new())
+        .map_err(|error| Failure::Failed(error.to_string()))?;
     let wan = Arc::new(Wan::unlimited(&config, Clock::system()));
     let upstreams = Upstreams::new(&config, Clock::system(), wan, Arc::new(metrics))
         .map_err(|error| configuration(&error))?;

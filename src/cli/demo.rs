@@ -5,16 +5,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Failure;
-use crate::config::Recurrence;
-use crate::demo::{self, Options, RelayAddresses, RunningRelay};
-use crate::{Clock, Config, Relay};
+use crate::relay::Relay;
+use crate::tour::{self, Options, RelayAddresses, RunningRelay};
+use gupd_config::Recurrence;
+use gupd_config::{Clock, Config};
 
 /// When the demo stops its relay, every client has what it wanted.
 const DRAIN: Duration = Duration::from_secs(2);
 
 pub(super) fn run(clients: NonZeroU16, exit: bool) -> Result<(), Failure> {
-    demo::run(Options { clients, exit }, start_relay).map_err(|error| match error {
-        demo::DemoError::TooManyClients(_) => Failure::Configuration(error.to_string()),
+    tour::run(Options { clients, exit }, start_relay).map_err(|error| match error {
+        tour::DemoError::TooManyClients(_) => Failure::Configuration(error.to_string()),
         _ => Failure::Failed(error.to_string()),
     })
 }

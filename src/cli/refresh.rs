@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::{Failure, Settings, answer, ask};
-use crate::refresh::Report;
+use gupd_refresh::Report;
 
 pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
     let (admin, body) = ask::relay(settings, "refresh", &Method::POST, "/api/v1/refresh")?;

@@ -10,10 +10,12 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Settings};
-use crate::admin::{Order, Ordered, Orders};
-use crate::listen::Sockets;
-use crate::telemetry::log;
-use crate::{Clock, Config, Relay, StartError, service};
+use crate::relay::{Relay, StartError};
+use gupd_admin::{Order, Ordered, Orders};
+use gupd_config::{Clock, Config};
+use gupd_guard::log;
+use gupd_guard::service;
+use gupd_net::listen::Sockets;
 
 /// What makes a guard of the program.
 const GUARD: &str = "--guard";

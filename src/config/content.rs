@@ -3,7 +3,7 @@
 use super::{Class, ContentType};
 
 /// Content GUIDs, lower case.
-pub(crate) const GUIDS: [(&str, &str); 8] = [
+pub const GUIDS: [(&str, &str); 8] = [
     // The generation before the two below.
     ("{c60dc234-65f9-4674-94ae-62158efca433}", "virus-definitions-legacy"),
     ("{535cb6a4-441f-4e8a-a897-804cd859100e}", "virus-definitions-32"),
@@ -16,14 +16,14 @@ pub(crate) const GUIDS: [(&str, &str); 8] = [
 ];
 
 /// A GUID that nobody named: normal, and relayed like any other.
-pub(crate) const UNKNOWN: &str = "unknown";
+pub const UNKNOWN: &str = "unknown";
 
 /// Patches of the clients' own software. Which GUIDs or paths they have differs by version and is published nowhere, so
 /// the administrator says; once that is said, they are denied to clients unless a group allows them.
-pub(crate) const CLIENT_PATCHES: &str = "client-patches";
+pub const CLIENT_PATCHES: &str = "client-patches";
 
 /// What a path without GUID is for.
-pub(crate) const fn of_class(class: Class) -> &'static str {
+pub const fn of_class(class: Class) -> &'static str {
     match class {
         Class::Payload => "liveupdate",
         Class::Catalog => "catalog",

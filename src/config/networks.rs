@@ -7,14 +7,14 @@ use prefix_trie::PrefixMap;
 
 /// A value for each of some networks.
 #[derive(Clone, Debug)]
-pub(crate) struct Networks<T> {
+pub struct Networks<T> {
     v4: PrefixMap<Ipv4Net, T>,
     v6: PrefixMap<Ipv6Net, T>,
 }
 
 impl<T> Networks<T> {
     /// Sets the value of a network; what it had before.
-    pub(crate) fn insert(&mut self, network: IpNet, value: T) -> Option<T> {
+    pub fn insert(&mut self, network: IpNet, value: T) -> Option<T> {
         match network {
             IpNet::V4(network) => self.v4.insert(network, value),
             IpNet::V6(network) => self.v6.insert(network, value),
@@ -22,7 +22,7 @@ impl<T> Networks<T> {
     }
 
     /// The narrowest network that holds all of this one, and its value.
-    pub(crate) fn narrowest(&self, network: IpNet) -> Option<(IpNet, &T)> {
+    pub fn narrowest(&self, network: IpNet) -> Option<(IpNet, &T)> {
         match network {
             IpNet::V4(network) => self.v4.get_lpm(&network).map(|(found, value)| (found.into(), value)),
             IpNet::V6(network) => self.v6.get_lpm(&network).map(|(found, value)| (found.into(), value)),

@@ -6,7 +6,7 @@ use globset::{Glob, GlobBuilder};
 
 /// Compiles a glob: `*` and `?` stay within a segment, `**` crosses segments, `[0-9]` is one of a set, `{a,b}` is
 /// either. Braces around no comma mean themselves, as in `/content/{*}/**`.
-pub(crate) fn compile(pattern: &str) -> Result<Glob, globset::Error> {
+pub fn compile(pattern: &str) -> Result<Glob, globset::Error> {
     GlobBuilder::new(&literal_braces(&pattern.to_ascii_lowercase()))
         .literal_separator(true)
         .backslash_escape(true)
@@ -14,7 +14,7 @@ pub(crate) fn compile(pattern: &str) -> Result<Glob, globset::Error> {
 }
 
 /// The path as patterns see it. A decoded `%2F` would make a separator and `%25` an escape, so those two stay.
-pub(crate) fn fold(path: &str) -> String {
+pub fn fold(path: &str) -> String {
     let mut folded = String::with_capacity(path.len());
     let mut rest = path;
     while let Some((before, after)) = rest.split_once('%') {

@@ -15,7 +15,7 @@ use prometheus::{Registry, TextEncoder};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::telemetry::GuardMetrics;
+use crate::metrics::GuardMetrics;
 
 /// Time for a whole exchange: a scrape takes milliseconds.
 const EXCHANGE: Duration = Duration::from_secs(10);

@@ -14,17 +14,17 @@ use hyper::body::Incoming;
 
 use super::response::{ResponseBody, allowed, empty, refused, text, unavailable};
 use super::setup::GuardError;
-use crate::Clock;
-use crate::config::{Config, Fallback};
-use crate::forward::{self, Bounds, PublicUrls, Refusal, Target, fields};
-use crate::instance::Instance;
-use crate::listen::{self, Peer};
-use crate::policy::{Client, Policy};
-use crate::shape::{Purpose, Wan};
-use crate::telemetry::Metrics;
-use crate::telemetry::{Answered, Figures};
-use crate::upstream::health::{self, Checks};
-use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError, Upstreams};
+use crate::metrics::{Answered, Figures};
+use gupd_config::Clock;
+use gupd_config::policy::{Client, Policy};
+use gupd_config::{Config, Fallback};
+use gupd_http::instance::Instance;
+use gupd_net::forward::{self, Bounds, PublicUrls, Refusal, Target, fields};
+use gupd_net::listen::{self, Peer};
+use gupd_net::metrics::NetMetrics;
+use gupd_net::shape::{Purpose, Wan};
+use gupd_net::upstream::health::{self, Checks};
+use gupd_net::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError, Upstreams};
 
 /// Bytes of a response's head, or of a piece of its body, in memory for each client: of the little that the guard may
 /// have.
@@ -37,7 +37,7 @@ pub(super) struct Answers {
     checks: Checks,
     wan: Arc<Wan>,
     instance: Arc<Instance>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<NetMetrics>,
     // Held to count.
     figures: Mutex<Figures>,
 }
@@ -62,7 +62,7 @@ impl Answers {
     /// When it cannot be used.
     pub(super) fn new(
         config: &Config,
-        metrics: Arc<Metrics>,
+        metrics: Arc<NetMetrics>,
         figures: Figures,
     ) -> Result<(Self, health::Task), GuardError> {
         let wan = Arc::new(Wan::new(config, Clock::system()));
@@ -247,7 +247,7 @@ fn upstreams(
     config: &Config,
     wan: &Arc<Wan>,
     instance: &Arc<Instance>,
-    metrics: &Arc<Metrics>,
+    metrics: &Arc<NetMetrics>,
 ) -> Result<Upstreams, GuardError> {
     let upstreams = Upstreams::new(config, Clock::system(), wan.clone(), metrics.clone())?;
     Ok(upstreams.on_behalf_of(instance.clone()).reading_at_most(MAX_READ))

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
-use crate::telemetry::Figures;
+use crate::metrics::Figures;
 
 /// Bytes of a packet, at most: a few hundred are usual.
 const MAX_PACKET: usize = 16 << 10;

@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::listen::Sockets;
+use gupd_net::listen::Sockets;
 
 /// All sockets, open or shut.
 #[derive(Debug)]

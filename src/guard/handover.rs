@@ -15,7 +15,7 @@ use self::event::RETIRING;
 pub use self::event::{Action, Event, Exit, NoUpgrade, WorkerId};
 use self::main_worker::{Main, REAP, RELEASE};
 use self::watched::Watched;
-use crate::telemetry::Why;
+use crate::metrics::Why;
 
 /// Time a worker that has just been started has for its first word: loading the program and the configuration, on a
 /// machine that is busy enough to have killed the one before.

@@ -16,8 +16,8 @@ use super::control;
 use super::door::Door;
 use super::handover::{Handover, WorkerId};
 use super::workers::{Program, Workers};
-use crate::listen::Sockets;
-use crate::telemetry::Figures;
+use crate::metrics::Figures;
+use gupd_net::listen::Sockets;
 
 /// What a guard hands to the one that replaces it.
 #[derive(Debug, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 
-use crate::forward::{ALLOWED, PassError, Refusal};
+use gupd_net::forward::{ALLOWED, PassError, Refusal};
 
 /// When a client may ask again that neither worker nor manager can serve, in seconds: a worker is back sooner than a
 /// manager.

@@ -19,12 +19,12 @@ use super::renew;
 use super::setup::{GuardError, Outcome, Setup};
 use super::signals::{Asked, Signals};
 use super::workers::{Heard, Workers};
-use crate::config::Config;
-use crate::listen::{Connections, Sockets, Stage, tls};
+use crate::metrics::{Figures, Why};
 use crate::service;
-use crate::telemetry::Metrics;
-use crate::telemetry::{Figures, Why};
-use crate::upstream::health;
+use gupd_config::Config;
+use gupd_net::listen::{Connections, Sockets, Stage, tls};
+use gupd_net::metrics::NetMetrics;
+use gupd_net::upstream::health;
 
 /// Connections that the guard serves at once; further ones wait in the backlog. A redirect is done in a millisecond. One
 /// that is relayed takes 75 KiB, more with TLS, and the program itself 12.2 of the 15 MiB that the guard may have: with 28
@@ -100,7 +100,7 @@ pub fn run(setup: Setup) -> Result<Outcome, GuardError> {
 impl Guard {
     fn new(setup: Setup) -> Result<Self, GuardError> {
         let config = &setup.config;
-        let metrics = Arc::new(Metrics::new()?);
+        let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
         let tls = tls::acceptor(&config.server)?;
         let patience = patience(config);
         let (handover, workers, sockets, figures) = if setup.resumed {

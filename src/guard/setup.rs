@@ -3,12 +3,12 @@
 use std::io;
 
 use super::workers::Program;
-use crate::config::{Config, Problems};
-use crate::listen::ListenError;
-use crate::pem::PemError;
-use crate::policy::PolicyError;
-use crate::telemetry::log::LogGuard;
-use crate::upstream::ConnectError;
+use crate::log::LogGuard;
+use gupd_config::policy::PolicyError;
+use gupd_config::{Config, Problems};
+use gupd_net::listen::ListenError;
+use gupd_net::pem::PemError;
+use gupd_net::upstream::ConnectError;
 
 /// What a guard is started with.
 pub struct Setup {

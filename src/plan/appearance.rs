@@ -4,7 +4,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::units::Time;
+use gupd_config::units::Time;
 
 /// A profile of appearance.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::scenario::Scenario;
-use crate::policy::window::offset;
+use gupd_config::policy::window::offset;
 
 /// One client.
 pub(super) struct Client {

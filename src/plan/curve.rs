@@ -1,7 +1,7 @@
 //! What a calendar comes to on a plan's time axis: rates that hold from one moment to the next, and hours that are open.
 //! Times are seconds since the plan's start; nothing here knows of zones, days or the configuration's words.
 
-use crate::config;
+use gupd_config as config;
 
 /// A rate over time, in bytes a second; infinite where nothing is set.
 #[derive(Clone, Debug, PartialEq)]

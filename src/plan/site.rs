@@ -6,10 +6,11 @@ use std::time::Duration;
 use super::appearance::Appearance;
 use super::curve::{Curve, Hours};
 use super::scenario::{Content, Group, Named, Outside, Scenario};
-use crate::clock::UnixMillis;
-use crate::config::units::Rate;
-use crate::config::{self, Ceiling, Config, Limit, WanMatch, Week, pattern};
-use crate::policy::calendar::Calendar;
+use gupd_config as config;
+use gupd_config::clock::UnixMillis;
+use gupd_config::policy::calendar::Calendar;
+use gupd_config::units::Rate;
+use gupd_config::{Ceiling, Config, Limit, WanMatch, Week, pattern};
 
 /// What a plan is about, besides the configuration.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// Absent catalogs, and when each was last asked for.
 #[derive(Debug, Default)]

@@ -11,16 +11,16 @@ use futures_util::{Stream, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
 use prometheus::IntCounter;
 
-use super::multipart::Multipart;
 use super::place::Download;
 use super::repair::Repair;
 use super::shaped::Shaped;
-use crate::cache::status::ResponseEnd;
-use crate::fill::{FillError, Reader, TransferError};
-use crate::forward::{self, PassError};
-use crate::store::ReadError;
-use crate::telemetry::access::Access;
-use crate::upstream::Received;
+use crate::access::Access;
+use gupd_cache::fill::{FillError, Reader, TransferError};
+use gupd_http::multipart::Multipart;
+use gupd_http::status::ResponseEnd;
+use gupd_net::forward::{self, PassError};
+use gupd_net::upstream::Received;
+use gupd_store::ReadError;
 
 /// What a response's body is made of.
 pub enum Content {
@@ -252,15 +252,15 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::config::Config;
-    use crate::shape::Places;
-    use crate::telemetry::Metrics;
+    use crate::metrics::RequestMetrics;
+    use gupd_config::Config;
+    use gupd_net::shape::Places;
 
     #[tokio::test]
     async fn a_download_keeps_its_place_until_its_last_bytes_have_left() {
         let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
         config.lan.max_downloads = Some(1);
-        let (places, metrics) = (Arc::new(Places::new(&config)), Arc::new(Metrics::new().unwrap()));
+        let (places, metrics) = (Arc::new(Places::new(&config)), Arc::new(RequestMetrics::in_new_registry()));
         let client = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
         let place = places.try_take(client.ip(), "default").unwrap();
         let mut access = Access::new(client, &Method::GET, &Uri::from_static("/"), metrics.clone(), false);

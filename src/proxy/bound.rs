@@ -5,10 +5,11 @@
 use http::StatusCode;
 
 use super::{Asked, Live};
-use crate::cache::Entry;
-use crate::config::{Class, UpstreamId};
-use crate::fill::{self, Fill, Wanted};
-use crate::store::Object;
+use gupd_cache::Entry;
+use gupd_cache::fill;
+use gupd_cache::fill::{Fill, Wanted};
+use gupd_config::{Class, UpstreamId};
+use gupd_store::Object;
 
 impl Live {
     /// Whether this is no payload but the news that there is none, from an upstream that is none of `order`.

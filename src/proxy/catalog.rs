@@ -9,12 +9,13 @@ use http::{HeaderMap, StatusCode};
 
 use super::origin::Irretrievable;
 use super::{Absentees, Arrivals, Live, Proxy};
-use crate::cache::{CacheControl, Entry, Found, Verdict};
-use crate::config::{Class, UpstreamId};
-use crate::fill::{Ended, Errand, FillError, Joined, Wanted};
-use crate::shape::Purpose;
-use crate::store::StoreError;
-use crate::upstream::Upstream;
+use gupd_cache::fill::{Ended, Errand, FillError, Joined, Wanted};
+use gupd_cache::{Entry, Found};
+use gupd_config::{Class, UpstreamId};
+use gupd_http::{CacheControl, Verdict};
+use gupd_net::shape::Purpose;
+use gupd_net::upstream::Upstream;
+use gupd_store::StoreError;
 
 /// How often one question is asked again, because the content changed meanwhile or somebody else's was on its way.
 const MAX_TRIES: usize = 4;

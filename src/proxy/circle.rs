@@ -11,12 +11,12 @@ use http::{Method, StatusCode};
 use tokio::time::sleep;
 
 use super::{Asked, Proxy};
-use crate::fill::{self, Fill};
-use crate::forward::fields;
-use crate::instance;
-use crate::policy::Classified;
-use crate::shape::Lane;
-use crate::upstream::{Asking, Outgoing, RequestBody, Upstream};
+use gupd_cache::fill::{self, Fill};
+use gupd_config::policy::Classified;
+use gupd_http::instance;
+use gupd_net::forward::fields;
+use gupd_net::shape::Lane;
+use gupd_net::upstream::{Asking, Outgoing, RequestBody, Upstream};
 
 /// How long another relay's request follows a fill without a response head before the first look, and between two
 /// looks. Heads come sooner over nearly every line, and who is in a circle has lost no more than this.

@@ -3,7 +3,7 @@
 
 use super::reply::Reply;
 use super::{Asked, Live, Proxy};
-use crate::cache::status::CacheStatus;
+use gupd_http::status::CacheStatus;
 
 impl Proxy {
     /// What a client gets that is denied what it asks for. Where nothing is denied, this is one comparison.

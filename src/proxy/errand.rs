@@ -9,13 +9,14 @@ use http::{HeaderMap, StatusCode};
 
 use super::origin::Irretrievable;
 use super::{Live, News, Proxy};
-use crate::cache::key::{self, Bound, Parts};
-use crate::cache::{CacheControl, Entry, Found, Verdict};
-use crate::config::Class;
-use crate::fill::{self, Ended, Errand, FillError, Joined, Wanted};
-use crate::policy::Classified;
-use crate::shape::Purpose;
-use crate::store::Object;
+use gupd_cache::fill::{self, Ended, Errand, FillError, Joined, Wanted};
+use gupd_cache::{Entry, Found};
+use gupd_config::Class;
+use gupd_config::policy::Classified;
+use gupd_http::key::{self, Bound, Parts};
+use gupd_http::{CacheControl, Verdict};
+use gupd_net::shape::Purpose;
+use gupd_store::Object;
 
 /// How often one request is made again, because its content changed meanwhile.
 const MAX_TRIES: usize = 3;

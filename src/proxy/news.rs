@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::policy::Numbered;
+use gupd_config::policy::Numbered;
 
 /// Contents remembered: a manager has some dozens. Those beyond are not learned of before they are stored.
 const MAX_SERIES: usize = 256;

@@ -11,11 +11,11 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Version};
 
 use super::{Live, Proxy};
-use crate::cache::{Selecting, key};
-use crate::fill::{Errand, FillError, RefetchError, Wanted, refetch};
-use crate::forward::fields;
-use crate::shape::Purpose;
-use crate::store::{BlobId, Object, ReadError, StoreError, Unrepaired};
+use gupd_cache::fill::{Errand, FillError, RefetchError, Wanted, refetch};
+use gupd_http::{Selecting, key};
+use gupd_net::forward::fields;
+use gupd_net::shape::Purpose;
+use gupd_store::{BlobId, Object, ReadError, StoreError, Unrepaired};
 
 /// Why stored content cannot be had again.
 #[derive(Debug, thiserror::Error)]

@@ -9,12 +9,12 @@ use http_body::Body;
 use super::body::Content;
 use super::reply::Reply;
 use super::{Asked, Live};
-use crate::cache::Cache;
-use crate::cache::key::{self, Bound};
-use crate::fill::{FillError, Fills};
-use crate::forward::{self, fields};
-use crate::shape::Purpose;
-use crate::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError};
+use gupd_cache::Cache;
+use gupd_cache::fill::{FillError, Fills};
+use gupd_http::key::{self, Bound};
+use gupd_net::forward::{self, fields};
+use gupd_net::shape::Purpose;
+use gupd_net::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError};
 
 /// When a client may ask again after something failed of which nobody knows when it is over, in seconds: about a
 /// heartbeat's quarter, so that clients neither hammer a manager that fails nor wait long for one that does not.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{Asked, Proxy};
-use crate::fill::Fill;
-use crate::instance;
+use gupd_cache::fill::Fill;
+use gupd_http::instance;
 
 /// How long a peer waits for the head of a fill that has begun, a little less than it has patience: a round trip over
 /// most lines. A manager that needs longer, to build a delta, is asked twice, which costs less than everybody's wait.

@@ -7,22 +7,22 @@ use std::time::Instant;
 
 use http::{HeaderMap, Method, StatusCode};
 
-use super::conditional::{self, Precondition};
-use super::range::Ranges;
 use super::reply::Reply;
 use super::{Asked, Proxy, Refusal};
-use crate::cache::control::Directive;
-use crate::cache::{Entry, Found};
-use crate::config::Class;
-use crate::policy::Classified;
-use crate::shape::{NoPlace, Place, TurnedAway};
-use crate::telemetry::Metrics;
-use crate::telemetry::metrics::Counted;
+use crate::metrics::RequestMetrics;
+use gupd_cache::{Entry, Found};
+use gupd_config::Class;
+use gupd_config::policy::Classified;
+use gupd_http::conditional::{self, Precondition};
+use gupd_http::control::Directive;
+use gupd_http::range::Ranges;
+use gupd_net::metrics::GaugeGuard;
+use gupd_net::shape::{NoPlace, Place, TurnedAway};
 
 /// A place, and its download in the metrics.
 pub(super) struct Download {
     // Dropped in this order, so that the metric never shows more than the count.
-    _counted: Counted,
+    _counted: GaugeGuard,
     _place: Place,
 }
 
@@ -81,7 +81,7 @@ impl Proxy {
     ) -> Result<Box<Download>, Reply> {
         let begun = Instant::now();
         let taken = {
-            let _waits = Counted::one(&self.metrics.queued);
+            let _waits = GaugeGuard::increment(&self.metrics.queued);
             self.places.take(asked.peer.address.ip(), &asked.group.name).await
         };
         if !matches!(taken, Err(TurnedAway { why: NoPlace::QueueFull | NoPlace::ClientQueueFull, .. })) {
@@ -110,8 +110,8 @@ impl Proxy {
 
 impl Download {
     /// Boxed, so that a response without one carries a word for it.
-    pub(super) fn new(place: Place, metrics: &Metrics) -> Box<Self> {
-        Box::new(Self { _counted: Counted::one(&metrics.downloads), _place: place })
+    pub(super) fn new(place: Place, metrics: &RequestMetrics) -> Box<Self> {
+        Box::new(Self { _counted: GaugeGuard::increment(&metrics.downloads), _place: place })
     }
 }
 

@@ -6,11 +6,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Live;
-use crate::cache::validator::strong_validator;
-use crate::cache::{Cache, Entry};
-use crate::fill::{self, Fills, Joined, Part, Reader, TransferError, Wanted, refetch};
-use crate::store::{ReadError, Source};
-use crate::telemetry::Metrics;
+use gupd_cache::fill::{self, Fills, Joined, Reader, TransferError, Wanted, refetch};
+use gupd_cache::{Cache, Entry};
+use gupd_http::range::Part;
+use gupd_http::validator::strong_validator;
+use gupd_store::{ReadError, Source};
 
 /// Repairs of one response at most: a disk that damages more than this is not worth going on with.
 const MAX_REPAIRS: u32 = 1024;
@@ -21,7 +21,6 @@ pub(super) struct Repair {
     pub(super) cache: Arc<Cache>,
     pub(super) fills: Fills,
     pub(super) live: Arc<Live>,
-    pub(super) metrics: Arc<Metrics>,
     pub(super) entry: Arc<Entry>,
     pub(super) wanted: Wanted,
     pub(super) repairs: u32,
@@ -72,7 +71,7 @@ impl Repair {
     /// Reads the rest from the upstream.
     fn alone(&self, rest: Range<u64>) -> Option<Reader> {
         let (store, upstreams) = (self.cache.store().clone(), &self.live.upstreams);
-        Reader::alone(store, &self.entry.object, &self.wanted, upstreams, &self.metrics, rest)
+        Reader::alone(store, &self.entry.object, &self.wanted, upstreams, self.fills.metrics(), rest)
     }
 
     /// Reads the rest of the same content from a fill.

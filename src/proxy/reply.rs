@@ -6,12 +6,12 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use super::body::{Content, ResponseBody};
 use super::place::Download;
 use super::shaped::Shaped;
-use crate::cache::status::CacheStatus;
-use crate::forward::{ALLOWED, Refusal};
-use crate::policy::Classified;
-use crate::shape::TurnedAway;
-use crate::store::BlobId;
-use crate::telemetry::access::Access;
+use crate::access::Access;
+use gupd_config::policy::Classified;
+use gupd_http::status::CacheStatus;
+use gupd_net::forward::{ALLOWED, Refusal};
+use gupd_net::shape::TurnedAway;
+use gupd_store::BlobId;
 
 /// A response, ready to be sent.
 pub(super) struct Reply {

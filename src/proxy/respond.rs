@@ -8,17 +8,17 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 
 use super::body::{Content, Keeper};
-use super::conditional::{self, Precondition};
-use super::multipart::Multipart;
-use super::range::{Need, Ranges, content_range, unsatisfied_range};
 use super::reply::Reply;
 use super::{Asked, Proxy};
-use crate::cache::control::Directive;
-use crate::cache::{Cache, Entry};
-use crate::digest::field::{CONTENT_DIGEST, CONTENT_MD5, REPR_DIGEST, repr_digest};
-use crate::fill::{Arrived, Fill, FillError, Flow, Reader, TransferError};
-use crate::forward::fields;
-use crate::store::{BLOCK, Source, Store};
+use gupd_cache::digest::field::{CONTENT_DIGEST, CONTENT_MD5, REPR_DIGEST, repr_digest};
+use gupd_cache::fill::{Arrived, Fill, FillError, Flow, Reader, TransferError};
+use gupd_cache::{Cache, Entry};
+use gupd_http::conditional::{self, Precondition};
+use gupd_http::control::Directive;
+use gupd_http::multipart::Multipart;
+use gupd_http::range::{Need, Ranges, content_range, unsatisfied_range};
+use gupd_net::forward::fields;
+use gupd_store::{BLOCK, Source, Store};
 
 /// Content that is being received is shown to clients from this many bytes on, or when it is whole: up to here a
 /// failure becomes a `502`, not a broken transfer, and a delta is worth nothing to a client until it has all of it.

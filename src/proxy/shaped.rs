@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use crate::policy::Group;
-use crate::shape::{Lan, Pace};
+use gupd_config::policy::Group;
+use gupd_net::shape::{Lan, Pace};
 
 /// The shaping of one response.
 pub(super) struct Shaped {

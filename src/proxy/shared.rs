@@ -6,21 +6,22 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode, header};
 
-use super::range::Ranges;
 use super::repair::Repair;
 use super::reply::Reply;
 use super::{Asked, Proxy, passthrough, respond};
-use crate::cache::control::Directive;
-use crate::cache::freshness::Why;
-use crate::cache::status::{CacheStatus, Forward, Outcome};
-use crate::cache::{Entry, Found, Unstorable, Verdict};
-use crate::config::Class;
-use crate::digest::{Subject, Whole};
-use crate::fill::{self, FillError, Handover, Joined, TransferError, Unshared, Wanted};
-use crate::forward::{Refusal, fields};
-use crate::policy::Classified;
-use crate::shape::{Lane, Purpose};
-use crate::upstream::RequestBody;
+use gupd_cache::digest::{Subject, Whole};
+use gupd_cache::fill::{self, FillError, Handover, Joined, TransferError, Wanted};
+use gupd_cache::{Entry, Found};
+use gupd_config::Class;
+use gupd_config::policy::Classified;
+use gupd_http::control::Directive;
+use gupd_http::freshness::Why;
+use gupd_http::range::Ranges;
+use gupd_http::status::{CacheStatus, Forward, Outcome};
+use gupd_http::{Unstorable, Verdict};
+use gupd_net::forward::{Refusal, fields};
+use gupd_net::shape::{Lane, Purpose};
+use gupd_net::upstream::RequestBody;
 
 /// How often one request is looked up again: after its variant became known, a damaged blob was discarded, or content
 /// changed while it waited. Each of these is rare; more than this many in a row is an upstream that never settles.
@@ -292,7 +293,6 @@ impl Proxy {
             cache: self.cache.clone(),
             fills: self.fills.clone(),
             live: asked.live.clone(),
-            metrics: self.metrics.clone(),
             wanted,
             entry: entry.clone(),
             repairs: 0,
@@ -346,15 +346,6 @@ enum Followed {
     /// The response is for somebody else; ask for oneself.
     Alone(Outcome),
     Failed(FillError, Option<Handover>),
-}
-
-impl From<Unshared> for Outcome {
-    fn from(why: Unshared) -> Self {
-        match why {
-            Unshared::Unstorable(why) => Self::NotStored(why),
-            Unshared::NoRoom => Self::StoreFailed,
-        }
-    }
 }
 
 /// The answer to a request that must not be sent on.

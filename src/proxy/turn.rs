@@ -10,11 +10,12 @@ use http::{HeaderValue, Method, StatusCode, header};
 use super::reply::Reply;
 use super::shared::Use;
 use super::{Asked, Live, Proxy};
-use crate::cache::status::CacheStatus;
-use crate::cache::{Found, Verdict};
-use crate::clock::UnixMillis;
-use crate::config::Outside;
-use crate::policy::{Classified, Turn};
+use gupd_cache::Found;
+use gupd_config::Outside;
+use gupd_config::clock::UnixMillis;
+use gupd_config::policy::{Classified, Turn};
+use gupd_http::Verdict;
+use gupd_http::status::CacheStatus;
 
 impl Proxy {
     /// What a client gets whose turn comes later; `None` if it may have what it asks for. For a group without windows

@@ -12,20 +12,20 @@ use hyper::body::Incoming;
 use super::reply::Reply;
 use super::turn::deferred;
 use super::{Arrived, Asked, Proxy, respond, shared};
-use crate::cache::control::Directive;
-use crate::cache::field;
-use crate::cache::status::{CacheStatus, FinishedResponse};
-use crate::cache::{Entry, Found};
-use crate::clock::UnixMillis;
-use crate::config::Class;
-use crate::fill::Joined;
-use crate::policy::{Classified, Numbered};
-use crate::rollout::clients::{ObservedRequest, Sought};
-use crate::rollout::revision::{Catalog, Number, version_key};
-use crate::rollout::state::Published;
-use crate::rollout::views::{Due, Views};
-use crate::shape::Purpose;
-use crate::telemetry::access::RequestObserver;
+use crate::access::RequestObserver;
+use gupd_cache::fill::Joined;
+use gupd_cache::{Entry, Found};
+use gupd_config::Class;
+use gupd_config::clock::UnixMillis;
+use gupd_config::policy::{Classified, Numbered};
+use gupd_http::control::Directive;
+use gupd_http::field;
+use gupd_http::status::{CacheStatus, FinishedResponse};
+use gupd_net::shape::Purpose;
+use gupd_rollout::clients::{ObservedRequest, Sought};
+use gupd_rollout::revision::{Catalog, Number, version_key};
+use gupd_rollout::state::Published;
+use gupd_rollout::views::{Due, Views};
 
 /// The longest that a client waits for a catalog that no revision has: less than updaters' own patience. It is published
 /// all the same, and found by whoever asks again.

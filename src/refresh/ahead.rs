@@ -9,10 +9,10 @@ use http::StatusCode;
 use super::learn::Learner;
 use super::listed::Listed;
 use super::{MAX_FAILURES, Settings, Worker, random, reached};
-use crate::clock::UnixMillis;
-use crate::policy::Numbered;
-use crate::proxy::Fetched;
-use crate::store::{Object, StoreError};
+use gupd_config::clock::UnixMillis;
+use gupd_config::policy::Numbered;
+use gupd_proxy::Fetched;
+use gupd_store::{Object, StoreError};
 
 /// What stands for the newest revision in a path of `prefetch.paths`.
 const ANY_REVISION: &str = "/*/";
@@ -88,7 +88,7 @@ impl Worker {
                 Ok(Fetched::New { entry, for_client }) => {
                     let bytes = entry.object.len;
                     *left = left.saturating_sub(bytes);
-                    self.metrics.refresh.prefetched_bytes.inc_by(bytes);
+                    self.metrics.prefetched_bytes.inc_by(bytes);
                     tracing::info!(key = &*key, bytes, "prefetched");
                     if !for_client && let Err(error) = self.store.stored_ahead(&entry.object).await {
                         tracing::debug!(%error, "what was prefetched is not written down");

@@ -8,8 +8,8 @@ use futures_util::{StreamExt, stream};
 
 use super::snapshot::Memory;
 use super::{MAX_FAILURES, Report, Settings, Worker};
-use crate::proxy::{Fetched, Irretrievable};
-use crate::store::{Object, StoreError};
+use gupd_proxy::{Fetched, Irretrievable};
+use gupd_store::{Object, StoreError};
 
 /// Catalogs asked for at once: a line with a delay is used, a manager is not flooded by a thousand sites.
 pub(super) const AT_ONCE: usize = 4;
@@ -78,10 +78,10 @@ impl Worker {
                     "failed"
                 }
             };
-            self.metrics.refresh.catalogs.with_label_values(&[label]).inc();
+            self.metrics.catalogs.with_label_values(&[label]).inc();
         }
         report.failed += left;
-        self.metrics.refresh.catalogs.with_label_values(&["failed"]).inc_by(left);
+        self.metrics.catalogs.with_label_values(&["failed"]).inc_by(left);
         report
     }
 

@@ -9,11 +9,11 @@ use super::collect::{Collected, Source, Uncollected};
 use super::known::Known;
 use super::snapshot::{Collect, Memory, Room, has, published};
 use super::{Report, Settings, Worker};
-use crate::proxy::Arrived;
-use crate::rollout::engine::Found;
-use crate::rollout::revision::{Catalog, Revision};
-use crate::rollout::state::{Published, source_of};
-use crate::rollout::views::Views;
+use gupd_proxy::Arrived;
+use gupd_rollout::engine::Found;
+use gupd_rollout::revision::{Catalog, Revision};
+use gupd_rollout::state::{Published, source_of};
+use gupd_rollout::views::Views;
 
 impl Worker {
     /// Collects every source, and publishes what was collected.
@@ -151,7 +151,7 @@ impl Worker {
         let Outcomes { changed, unchanged, missing } = *outcomes;
         let all = [("changed", changed), ("unchanged", unchanged), ("missing", missing), ("failed", failed)];
         for (outcome, count) in all {
-            self.metrics.refresh.catalogs.with_label_values(&[outcome]).inc_by(count);
+            self.metrics.catalogs.with_label_values(&[outcome]).inc_by(count);
         }
     }
 }

@@ -10,12 +10,12 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::Worker;
 use super::catalogs::AT_ONCE;
 use super::snapshot::{Collect, Memory, Room, agree, has};
-use crate::clock::UnixMillis;
-use crate::proxy::{Arrived, Candidate, Irretrievable, Unanswered};
-use crate::rollout::engine::FoundCatalog;
-use crate::rollout::revision::Revision;
-use crate::rollout::state::source_of;
-use crate::shape::Purpose;
+use gupd_config::clock::UnixMillis;
+use gupd_net::shape::Purpose;
+use gupd_proxy::{Arrived, Candidate, Irretrievable, Unanswered};
+use gupd_rollout::engine::FoundCatalog;
+use gupd_rollout::revision::Revision;
+use gupd_rollout::state::source_of;
 
 /// Collects of one upstream in a row. A manager that publishes takes a moment; one whose files differ after each of so
 /// many is several, behind one name.

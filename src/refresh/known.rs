@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Settings, Worker};
-use crate::clock::UnixMillis;
-use crate::rollout::revision::{Catalog, version_key};
-use crate::rollout::state::{MAX_CATALOGS, source_of};
-use crate::rollout::views::Views;
-use crate::store::{Store, StoreError};
+use gupd_config::clock::UnixMillis;
+use gupd_rollout::revision::{Catalog, version_key};
+use gupd_rollout::state::{MAX_CATALOGS, source_of};
+use gupd_rollout::views::Views;
+use gupd_store::{Store, StoreError};
 
 /// Absent catalogs that are collected again, those that were asked for last: beside them there is room for what clients
 /// ask for until the next revision.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::policy::{Numbered, canonical};
+use gupd_config::policy::{Numbered, canonical};
 
 /// Contents learned from: a manager has some dozens.
 const MAX_SERIES: usize = 256;

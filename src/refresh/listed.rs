@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::policy::canonical;
+use gupd_config::policy::canonical;
 
 /// Names that clients took, at about 200 bytes each: more than a catalog of all products lists.
 const MAX_NAMES: usize = 16_384;

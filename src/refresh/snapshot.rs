@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::clock::UnixMillis;
-use crate::rollout::engine::FoundCatalog;
-use crate::rollout::revision::{Catalog, Revision};
-use crate::rollout::state::{MAX_CATALOGS, source_of};
+use gupd_config::clock::UnixMillis;
+use gupd_rollout::engine::FoundCatalog;
+use gupd_rollout::revision::{Catalog, Revision};
+use gupd_rollout::state::{MAX_CATALOGS, source_of};
 
 /// Catalogs of a revision that there are none of, at most. Further ones are asked for whenever a client asks: clients may
 /// make names up.

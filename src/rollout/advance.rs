@@ -9,8 +9,8 @@ use super::moment::{Opened, Opening};
 use super::revision::Number;
 use super::rings::{Ring, RingId, Rings};
 use super::state::{Kept, Progress, State};
-use crate::clock::UnixMillis;
-use crate::config::Gate;
+use gupd_config::Gate;
+use gupd_config::clock::UnixMillis;
 
 /// A step that is not open yet.
 #[derive(Clone, Debug, PartialEq, Eq)]

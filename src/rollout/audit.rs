@@ -16,7 +16,7 @@ use super::advance::Advanced;
 use super::orders::Order;
 use super::rings::Rings;
 use super::status::At;
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// The file's name in the store's folder.
 const FILE: &str = "audit.log";

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::UnixMillis;
-use crate::config::{Group, WeekTimes};
-use crate::policy::calendar::Calendar;
-use crate::policy::window;
+use gupd_config::clock::UnixMillis;
+use gupd_config::policy::calendar::Calendar;
+use gupd_config::policy::window;
+use gupd_config::{Group, WeekTimes};
 
 /// A part of a spread: 2^64 stands for all of it.
 type Share = u64;
@@ -151,7 +151,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Config, Overrides};
+    use gupd_config::{Config, Overrides};
 
     const HOUR: i64 = 3_600_000;
 

@@ -10,8 +10,8 @@ use super::moment::Opened;
 use super::revision::Number;
 use super::rings::{Ring, Rings};
 use super::state::State;
-use crate::clock::UnixMillis;
-use crate::config::Config;
+use gupd_config::Config;
+use gupd_config::clock::UnixMillis;
 
 /// Names at most: each keeps a revision.
 const MAX_NAMES: usize = 100;

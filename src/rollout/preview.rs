@@ -11,7 +11,7 @@ use super::clients::ClientReport;
 use super::orders::Done;
 use super::revision::Number;
 use super::views::Views;
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// Later than any moment of an open step: delays and spreads are of days.
 const IN_TIME: UnixMillis = UnixMillis::MAX;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::revision::{Catalog, Number, Revision};
 use super::state::State;
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// What the names of all records begin with.
 pub(super) const PREFIX: &str = "rollout/";
@@ -192,7 +192,7 @@ fn part_of(name: &str, value: &[u8]) -> Option<(Number, Part)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::state::{Collected, Published};
+    use crate::state::{Collected, Published};
 
     fn state(catalogs: usize) -> State {
         let mut state = State::default();

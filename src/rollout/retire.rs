@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use super::revision::Number;
 use super::rings::Rings;
 use super::state::{Kept, State};
-use crate::clock::UnixMillis;
-use crate::config::Rollout;
+use gupd_config::Rollout;
+use gupd_config::clock::UnixMillis;
 
 impl State {
     /// Drops what nobody needs; gives the numbers of those that went.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::UnixMillis;
-use crate::store::BlobId;
+use gupd_config::clock::UnixMillis;
+use gupd_store::BlobId;
 
 /// A revision's number: from 1, one series for the whole relay, never given twice.
 pub type Number = u64;
@@ -68,7 +68,7 @@ pub fn is_version(key: &str) -> bool {
 mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    use crate::store::BlobId;
+    use gupd_store::BlobId;
 
     pub(super) fn serialize<S: Serializer>(blob: &BlobId, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(blob)

@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::config::{self, Config, Networks, Steps};
-use crate::policy::calendar::Calendar;
-use crate::policy::window;
+use gupd_config as config;
+use gupd_config::policy::calendar::Calendar;
+use gupd_config::policy::window;
+use gupd_config::{Config, Networks, Steps};
 
 /// What the place of a client among shares is drawn for; no revision is called so.
 const ORDER: &str = "ring";

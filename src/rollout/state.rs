@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::clients::Trouble;
 use super::moment::Opened;
 use super::revision::{Catalog, Number, Revision};
-use crate::clock::UnixMillis;
-use crate::store::BlobId;
+use gupd_config::clock::UnixMillis;
+use gupd_store::BlobId;
 
 /// Catalogs of a revision at most, also those that are absent: a LiveUpdate server has hundreds of products in some
 /// languages. Further ones are none.

@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 pub use self::survey::Beside;
 use super::clients::Count;
 use super::revision::Number;
-use crate::clock::UnixMillis;
-use crate::config;
+use gupd_config as config;
+use gupd_config::clock::UnixMillis;
 
 /// Hashes of catalogs in one status, those of the newest revisions first: about 10 MiB of text.
 const MAX_HASHES: usize = 100_000;

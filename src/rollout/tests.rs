@@ -10,8 +10,8 @@ use super::orders::{Order, Refused};
 use super::rings::Rings;
 use super::state::{Collected, Published, State};
 use super::views::{Due, Views};
-use crate::clock::UnixMillis;
-use crate::config::{Config, Overrides};
+use gupd_config::clock::UnixMillis;
+use gupd_config::{Config, Overrides};
 
 const HOUR: i64 = 3_600_000;
 pub(super) const START: UnixMillis = 1_792_000_000_000;

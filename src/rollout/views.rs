@@ -11,7 +11,7 @@ use super::moment::{Opening, share};
 use super::revision::{Number, Revision};
 use super::rings::{Ring, RingId, Rings};
 use super::state::{Progress, State};
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// How long a snapshot is good for: who looks at what is due makes one every 30 s. A clock that leaps past that was set, or
 /// the machine slept.

@@ -13,7 +13,7 @@ use super::Store;
 use super::error::StoreError;
 use super::folder::Folder;
 use super::object::Object;
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// First line of the file; another form gets another number.
 const FORMAT: &str = "gupd-prefetched-1";

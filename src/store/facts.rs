@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 use super::condition::Condition;
 

@@ -91,7 +91,7 @@ fn unseal(from: &[u8], fields: &mut Fields<'_>) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::BLOCK;
+    use crate::BLOCK;
     use http::{HeaderMap, StatusCode};
     use proptest::prelude::*;
 

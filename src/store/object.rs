@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::id::BlobId;
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// Version of the record in a blob's trailer.
 const RECORD_VERSION: u8 = 1;

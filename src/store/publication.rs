@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::evict;
 use super::index::{Change, Hold, NAMED_MAX, Which};
 use super::{BlobId, Object, Store};
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// What the key of a copy begins with, and no other.
 const COPY: char = '@';

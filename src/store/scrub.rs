@@ -21,7 +21,7 @@ use super::id::BlobId;
 use super::inspect::{Inspection, Unsound};
 use super::inventory::Inventory;
 use super::read::DISK_READS;
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// First word of the file `scrub`; another form gets another number.
 const FORMAT: &str = "gupd-scrub-1";

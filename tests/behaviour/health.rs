@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use gupd::config::Limit;
 use gupd::config::units::Rate;
+use gupd::net::metrics::NetMetrics;
 use gupd::shape::{Lane, Wan};
-use gupd::telemetry::Metrics;
 use gupd::upstream::{Outgoing, RequestBody, Upstreams};
 use gupd::{Clock, Config};
 use http::uri::PathAndQuery;
@@ -273,7 +273,8 @@ async fn a_download_that_broke_off_waits_for_the_managers_next_check_and_goes_on
 async fn who_cannot_be_served_here_is_sent_to_the_first_healthy_manager() {
     let (first, second) = (Nobody::new(), Nobody::new());
     let config = Config::for_upstreams(&[&first.url(), &second.url()]).unwrap();
-    let (clock, metrics) = (Clock::manual(1_000_000), Arc::new(Metrics::new().unwrap()));
+    let (clock, metrics) =
+        (Clock::manual(1_000_000), Arc::new(NetMetrics::register(&prometheus::Registry::new()).unwrap()));
     let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
     let upstreams = Upstreams::new(&config, clock.clone(), wan, metrics).unwrap();
     let order: Vec<_> = upstreams.iter().map(|upstream| upstream.id.clone()).collect();

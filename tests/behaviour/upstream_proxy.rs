@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gupd::config::{HttpProxy, Limit, Trust, units::Rate};
+use gupd::net::metrics::NetMetrics;
 use gupd::shape::Wan;
-use gupd::telemetry::Metrics;
 use gupd::upstream::Upstreams;
 use gupd::{Clock, Config};
 use tempfile::TempDir;
@@ -82,7 +82,7 @@ fn upstreams(url: &str, proxy: Option<HttpProxy>) -> Result<Upstreams, String> {
     config.upstreams[0].trust = Trust { pins: vec![Identity::self_signed().pin()], ..Trust::default() };
     config.upstreams[0].proxy = proxy;
     let wan = Arc::new(Wan::unlimited(&config, Clock::system()));
-    let metrics = Arc::new(Metrics::new().unwrap());
+    let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new()).unwrap());
     Upstreams::new(&config, Clock::system(), wan, metrics).map_err(|error| error.to_string())
 }
 

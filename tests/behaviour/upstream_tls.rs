@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gupd::config::{Tls, Trust};
+use gupd::net::metrics::NetMetrics;
 use gupd::shape::Wan;
-use gupd::telemetry::Metrics;
 use gupd::upstream::Upstreams;
 use gupd::{Clock, Config, Relay};
 use tempfile::TempDir;
@@ -24,7 +24,7 @@ fn upstreams(url: &str, trust: Trust) -> Result<Upstreams, String> {
     config.fill.connect_timeout = Duration::from_secs(20);
     config.upstreams[0].trust = trust;
     let wan = Arc::new(Wan::unlimited(&config, Clock::system()));
-    let metrics = Arc::new(Metrics::new().unwrap());
+    let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new()).unwrap());
     Upstreams::new(&config, Clock::system(), wan, metrics).map_err(|error| error.to_string())
 }
 

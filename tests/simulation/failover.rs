@@ -76,7 +76,7 @@ async fn play(seed: u64, same: bool) -> Vec<End> {
         }
     }
     site.fills.finished().await;
-    assert_eq!(site.metrics.fills_running.get(), 0);
+    assert_eq!(site.metrics.fills.running.get(), 0);
     // Twice as long as idle connections are kept, at which they are looked for.
     sleep(Duration::from_secs(120)).await;
     assert_eq!(net.open(), 0, "seed {seed}: a connection leaked");
@@ -120,6 +120,6 @@ async fn a_manager_that_refuses_costs_a_second_and_a_silent_one_its_idle_timeout
         let took = begin.elapsed();
         assert!(took < Duration::from_secs(most), "{state:?}: {took:?}");
         assert_eq!(managers.map(|manager| manager.requests()), [1, 1], "{state:?}");
-        assert_eq!(site.metrics.failovers.get(), 1);
+        assert_eq!(site.metrics.fills.failovers.get(), 1);
     }
 }

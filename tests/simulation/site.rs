@@ -6,9 +6,9 @@ use std::time::Duration;
 use gupd::cache::Cache;
 use gupd::fill::{Fills, Joined, Outcome, Reader, Wanted};
 use gupd::policy::Policy;
+use gupd::relay::RelayMetrics;
 use gupd::shape::{Lane, Wan};
 use gupd::store::Store;
-use gupd::telemetry::Metrics;
 use gupd::upstream::Upstreams;
 use gupd::{Clock, Config};
 use http::HeaderMap;
@@ -33,7 +33,7 @@ const REAL_TICK: Duration = Duration::from_millis(1);
 pub(crate) struct Site {
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) fills: Fills,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<RelayMetrics>,
     store: Arc<Store>,
     policy: Policy,
     _folder: TempDir,
@@ -60,14 +60,20 @@ impl Site {
         config.fill.head_timeout = Duration::from_secs(10);
         config.fill.idle_timeout = Duration::from_secs(5);
         let clock = Clock::manual(Clock::system().now());
-        let metrics = Arc::new(Metrics::new().unwrap());
+        let metrics = Arc::new(RelayMetrics::new().unwrap());
         let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
         let network = Arc::new(net.clone());
-        let upstreams = Upstreams::over(network, &config, clock.clone(), wan, metrics.clone()).unwrap();
+        let upstreams = Upstreams::over(network, &config, clock.clone(), wan, metrics.net.clone()).unwrap();
         let store = Store::open(&config.store, clock.clone()).unwrap();
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
-        let fills =
-            Fills::new(&config, store.clone(), cache, metrics.clone(), clock.clone(), Handle::current());
+        let fills = Fills::new(
+            &config,
+            store.clone(),
+            cache,
+            metrics.fills.clone(),
+            clock.clone(),
+            Handle::current(),
+        );
         tokio::spawn(async move {
             loop {
                 sleep(TICK).await;

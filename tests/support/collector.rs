@@ -12,12 +12,12 @@ use gupd::fill::Fills;
 use gupd::policy::Policy;
 use gupd::proxy::{Arrived, Live, Proxy};
 use gupd::refresh::{Refresher, Report};
+use gupd::relay::RelayMetrics;
 use gupd::rollout::engine::Rollouts;
 use gupd::rollout::revision::{Catalog, Revision, version_key};
 use gupd::rollout::views::Views;
 use gupd::shape::{Lan, Places, Wan};
 use gupd::store::{BlobId, Store};
-use gupd::telemetry::Metrics;
 use gupd::upstream::{Network, Upstreams};
 use gupd::{Clock, Config};
 use tempfile::TempDir;
@@ -28,7 +28,7 @@ pub struct Collector {
     pub proxy: Arc<Proxy>,
     pub rollouts: Rollouts,
     pub refresher: Refresher,
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<RelayMetrics>,
     pub store: Arc<Store>,
     pub clock: Clock,
     tasks: Vec<AbortHandle>,
@@ -61,11 +61,13 @@ impl Collector {
         config.rings = vec![everyone_at_once()];
         change(&mut config);
         let clock = Clock::manual(Clock::system().now());
-        let metrics = Arc::new(Metrics::new().unwrap());
+        let metrics = Arc::new(RelayMetrics::new().unwrap());
         let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
         let upstreams = match network {
-            None => Upstreams::new(&config, clock.clone(), wan, metrics.clone()).unwrap(),
-            Some(network) => Upstreams::over(network, &config, clock.clone(), wan, metrics.clone()).unwrap(),
+            None => Upstreams::new(&config, clock.clone(), wan, metrics.net.clone()).unwrap(),
+            Some(network) => {
+                Upstreams::over(network, &config, clock.clone(), wan, metrics.net.clone()).unwrap()
+            }
         };
         let store = Store::open(&config.store, clock.clone()).unwrap();
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
@@ -73,13 +75,13 @@ impl Collector {
             &config,
             store.clone(),
             cache.clone(),
-            metrics.clone(),
+            metrics.fills.clone(),
             clock.clone(),
             Handle::current(),
         );
         let live = Live::new(&config, Policy::new(&config).unwrap(), Arc::new(upstreams));
         let (rollouts, rollout, tracker) =
-            Rollouts::open(&config, store.clone(), metrics.clone(), clock.clone()).await.unwrap();
+            Rollouts::open(&config, store.clone(), metrics.rollout.clone(), clock.clone()).await.unwrap();
         drop(tracker);
         let (lan, places) = (Lan::new(&config, clock.clone()), Places::new(&config));
         let proxy = Proxy::new(
@@ -89,7 +91,7 @@ impl Collector {
             rollouts.clone(),
             Arc::new(lan),
             Arc::new(places),
-            metrics.clone(),
+            metrics.requests.clone(),
         );
         let proxy = Arc::new(proxy);
         let (refresher, refresh) = Refresher::new(
@@ -97,7 +99,7 @@ impl Collector {
             proxy.clone(),
             rollouts.clone(),
             store.clone(),
-            metrics.clone(),
+            metrics.refresh.clone(),
             clock.clone(),
         );
         let tasks = vec![

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use self::parts::{Part, Site};
 use super::{Failure, Settings, answer};
-use crate::Config;
+use gupd_config::Config;
 
 /// The machine's own name, as its kernel knows it.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";

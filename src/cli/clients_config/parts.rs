@@ -6,8 +6,8 @@ use std::fmt;
 use http::Uri;
 use http::uri::Scheme;
 
-use crate::Config;
-use crate::config::{Outside, Profile};
+use gupd_config::Config;
+use gupd_config::{Outside, Profile};
 
 /// A relay, as its clients see it.
 pub(super) struct Site<'a> {
@@ -200,7 +200,7 @@ impl Site<'_> {
 
     /// Whether some clients have to wait for their turn.
     fn defers(&self) -> bool {
-        let waits = |group: &crate::config::Group| {
+        let waits = |group: &gupd_config::Group| {
             group.outside != Outside::Ignore
                 && (group.windows.constant().is_none() || !group.spread.is_zero())
         };

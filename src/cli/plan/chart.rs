@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::Report;
 use super::words::{clock, rate, span};
-use crate::plan::Timeline;
+use gupd_plan::Timeline;
 
 const WIDTH: usize = 720;
 const PANEL: f64 = 120.0;

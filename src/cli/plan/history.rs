@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
-use crate::cache::key;
-use crate::cli::Failure;
-use crate::config::pattern;
-use crate::store::Inventory;
+use crate::Failure;
+use gupd_config::pattern;
+use gupd_http::key;
+use gupd_store::Inventory;
 
 /// Bytes of all content of one client together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

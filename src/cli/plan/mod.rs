@@ -1,5 +1,5 @@
 //! `gupd plan`: simulates a rollout with the configuration that is given and says what it will be like. Owns the flags;
-//! asks no upstream, and needs no relay. What is there to plan is `crate::plan`; here it is asked and written down.
+//! asks no upstream, and needs no relay. What is there to plan is `gupd_plan`; here it is asked and written down.
 
 mod chart;
 mod history;
@@ -15,14 +15,15 @@ use jiff::{Timestamp, civil};
 
 use self::history::Sizes;
 use super::{Failure, answer};
-use crate::clock::Clock;
-use crate::config::units::{Rate, Size, Time};
-use crate::config::{self, Config, Overrides};
-use crate::plan::{
+use gupd_config as config;
+use gupd_config::clock::Clock;
+use gupd_config::units::{Rate, Size, Time};
+use gupd_config::{Config, Overrides};
+use gupd_plan::{
     Appearance, Cost, Deadline, Endless, LineAnswer, Rollout, Scenario, Site, SiteError, SpreadAnswer, costs,
     share_of, simulate,
 };
-use crate::store::Inventory;
+use gupd_store::Inventory;
 
 /// A plan farther ahead than this is no plan.
 const MAX_HORIZON: Duration = Duration::from_secs(365 * 86_400);

@@ -6,7 +6,7 @@ use indicatif::{BinaryBytes, HumanCount};
 
 use super::words::{LAN, MINUTE, WAN, clock, rate, share, span, times};
 use super::{Report, Reverse};
-use crate::plan::{Curve, LineAnswer, MARKS, SpreadAnswer};
+use gupd_plan::{Curve, LineAnswer, MARKS, SpreadAnswer};
 
 /// How the clients are called that come online at all.
 const COMING: &str = "all that come";

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Report, Reverse};
-use crate::plan::{LineAnswer, MARKS, Moment, Rate, Rollout, Scenario, SpreadAnswer};
+use gupd_plan::{LineAnswer, MARKS, Moment, Rate, Rollout, Scenario, SpreadAnswer};
 
 pub(super) const WAN: Rate = wan;
 pub(super) const LAN: Rate = lan;

@@ -8,11 +8,12 @@ use serde::{Serialize, Serializer};
 use super::super::Failure;
 use super::Explain;
 use super::stage::Stage;
-use crate::cache::key;
-use crate::clock::UnixMillis;
-use crate::config::{self, Ceiling, Config, Limit, Outside, WanMatch, pattern};
-use crate::policy::window::offset;
-use crate::policy::{Classified, Client, Group, Policy, Route, Turn};
+use gupd_config as config;
+use gupd_config::clock::UnixMillis;
+use gupd_config::policy::window::offset;
+use gupd_config::policy::{Classified, Client, Group, Policy, Route, Turn};
+use gupd_config::{Ceiling, Config, Limit, Outside, WanMatch, pattern};
+use gupd_http::key;
 
 /// Everything that is said.
 #[derive(Debug, Serialize)]

@@ -15,8 +15,9 @@ use http::uri::PathAndQuery;
 use self::explanation::Explanation;
 use self::stage::Stage;
 use super::{Failure, answer};
-use crate::clock::Clock;
-use crate::config::{self, Config, Overrides};
+use gupd_config as config;
+use gupd_config::clock::Clock;
+use gupd_config::{Config, Overrides};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::super::Failure;
 use super::super::ask::{Admin, Question};
-use crate::config::{Config, Steps};
-use crate::rollout::rings::{Ring, Rings};
-use crate::rollout::status::{Gate, ViewStatus};
+use gupd_config::{Config, Steps};
+use gupd_rollout::rings::{Ring, Rings};
+use gupd_rollout::status::{Gate, ViewStatus};
 
 /// Time for the relay to say what a client sees: it is on this machine, or near.
 const PATIENCE: Duration = Duration::from_secs(2);

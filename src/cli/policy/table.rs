@@ -7,8 +7,8 @@ use jiff::tz::TimeZone;
 
 use super::explanation::{Asked, Explanation, Moment, Windows};
 use super::stage::{Stage, View};
-use crate::clock::UnixMillis;
-use crate::config::units::Time;
+use gupd_config::clock::UnixMillis;
+use gupd_config::units::Time;
 
 /// Columns of the names on the left.
 const NAMES: usize = 13;

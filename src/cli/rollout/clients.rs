@@ -7,8 +7,8 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use super::table::time;
-use crate::rollout::revision::Number;
-use crate::rollout::status::At;
+use gupd_rollout::revision::Number;
+use gupd_rollout::status::At;
 
 /// What is shown of a client that the relay tells of.
 #[derive(Debug, Deserialize)]

@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 
 use super::ask::Admin;
 use super::{Failure, Settings, answer, ask};
-use crate::rollout::orders::Order;
-use crate::rollout::revision::Number;
+use gupd_rollout::orders::Order;
+use gupd_rollout::revision::Number;
 
 /// Bytes of an answer at most: 50,000 clients, or the hashes of ten revisions of a whole LiveUpdate server.
 const MAX_ANSWER: usize = 64 << 20;

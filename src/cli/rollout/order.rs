@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::ask::{Admin, Question};
 use super::{Failure, How, MAX_ANSWER, answer, json, preview, read};
-use crate::rollout::orders::{Done, Order};
-use crate::rollout::preview::Preview;
+use gupd_rollout::orders::{Done, Order};
+use gupd_rollout::preview::Preview;
 
 /// Where orders go.
 const PATH: &str = "/api/v1/rollout";

@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use indicatif::HumanCount;
 
-use crate::rollout::preview::{Moves, Preview};
-use crate::rollout::revision::Number;
+use gupd_rollout::preview::{Moves, Preview};
+use gupd_rollout::revision::Number;
 
 /// Clients in the table; JSON has all.
 const MAX_LINES: usize = 1_000;

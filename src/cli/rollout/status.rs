@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::ask::{Admin, Question};
 use super::clients::{self, Client};
 use super::{Failure, MAX_ANSWER, Settings, answer, json, read, table};
-use crate::rollout::status::Status;
+use gupd_rollout::status::Status;
 
 /// Between two looks with --watch.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -25,7 +25,7 @@ const REST_OF_SCREEN: &str = "\x1b[J";
 const CLEAR: &str = "\x1b[2J";
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Show {
+pub(crate) struct Show {
     #[command(flatten)]
     settings: Settings,
     /// JSON, with the hashes of catalogs.

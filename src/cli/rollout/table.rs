@@ -7,8 +7,8 @@ use indicatif::HumanCount;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::clock::UnixMillis;
-use crate::rollout::status::{At, Clients, GroupStatus, RevisionStatus, RingStatus, Status, Upcoming};
+use gupd_config::clock::UnixMillis;
+use gupd_rollout::status::{At, Clients, GroupStatus, RevisionStatus, RingStatus, Status, Upcoming};
 
 /// Lights in the order of their columns.
 const LIGHTS: [&str; 4] = ["green", "yellow", "red", "grey"];

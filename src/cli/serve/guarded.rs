@@ -6,8 +6,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{Failure, GUARD, RESUMED, Settings, WORKER};
-use crate::guard::{self, GuardError, Outcome, Program, Setup};
-use crate::telemetry::log;
+use gupd_guard::{self as guard, log};
+use gupd_guard::{GuardError, Outcome, Program, Setup};
 
 pub(super) fn run(settings: Settings, resumed: bool) -> Result<(), Failure> {
     let config = settings.load()?;

@@ -11,11 +11,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 
 use super::{Failure, Settings, reload, warn};
-use crate::admin::{self, Answer, Ordered, Orders};
-use crate::guard::control::{self, Channel, Order, Packet, Said};
-use crate::listen::Sockets;
-use crate::telemetry::log;
-use crate::{Clock, Limits, Pulse, Relay};
+use crate::relay::{Limits, Pulse, Relay};
+use gupd_admin::{self as admin, Answer, Ordered, Orders};
+use gupd_config::Clock;
+use gupd_guard::control::{self, Channel, Order, Packet, Said};
+use gupd_guard::log;
+use gupd_net::listen::Sockets;
 
 /// What becomes of the worker next.
 enum Turn {
@@ -172,7 +173,7 @@ impl Guard {
     }
 
     /// Waits until clients may be accepted.
-    fn let_go(&mut self) -> Option<crate::telemetry::Figures> {
+    fn let_go(&mut self) -> Option<gupd_guard::metrics::Figures> {
         loop {
             match self.next()?.0 {
                 Order::Go(figures) => return Some(figures),

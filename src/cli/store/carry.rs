@@ -6,15 +6,15 @@ use indicatif::{BinaryBytes, HumanCount};
 use jiff::{Timestamp, civil, tz::TimeZone};
 
 use super::{Failure, Opened, Place, bar};
-use crate::cli::answer;
-use crate::clock::{Clock, UnixMillis};
-use crate::config::units::Time;
-use crate::store::Inventory;
-use crate::store::bundle::{self, BundleError};
+use crate::answer;
+use gupd_config::clock::{Clock, UnixMillis};
+use gupd_config::units::Time;
+use gupd_store::Inventory;
+use gupd_store::bundle::{self, BundleError};
 
 /// From when on objects are exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum Since {
+pub(crate) enum Since {
     At(UnixMillis),
     Ago(Time),
 }

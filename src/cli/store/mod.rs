@@ -17,9 +17,10 @@ use tokio::runtime::Runtime;
 
 use self::selection::Selection;
 use super::Failure;
-use crate::clock::Clock;
-use crate::config::{self, Config, Overrides};
-use crate::store::{Store, StoreError};
+use gupd_config as config;
+use gupd_config::clock::Clock;
+use gupd_config::{Config, Overrides};
+use gupd_store::{Store, StoreError};
 
 /// What is told of beside the command's own lines. Repairs, and what upstreams say to them, are among those.
 const WARNINGS: &str = "warn,gupd::store::repair=error,gupd::upstream=error";

@@ -8,9 +8,9 @@ use indicatif::{BinaryBytes, HumanCount};
 use super::selection::Selection;
 use super::show::{Form, list};
 use super::{Failure, Opened, Place};
-use crate::cli::answer;
-use crate::clock::{Clock, UnixMillis};
-use crate::store::{Inventory, Object};
+use crate::answer;
+use gupd_config::clock::{Clock, UnixMillis};
+use gupd_store::{Inventory, Object};
 
 /// Lists what would be removed.
 pub(super) fn rehearse(place: &Place, selection: &Selection) -> Result<(), Failure> {

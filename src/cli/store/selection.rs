@@ -4,15 +4,15 @@
 use clap::Args;
 use globset::GlobMatcher;
 
-use crate::cache::key;
-use crate::clock::UnixMillis;
-use crate::config::pattern;
-use crate::config::units::{Size, Time};
-use crate::store::Object;
+use gupd_config::clock::UnixMillis;
+use gupd_config::pattern;
+use gupd_config::units::{Size, Time};
+use gupd_http::key;
+use gupd_store::Object;
 
 /// Conditions on an object.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Selection {
+pub(crate) struct Selection {
     /// Path, as a glob without regard to case: * within a segment, ** across, {a,b} either.
     #[arg(long, value_name = "GLOB", value_parser = glob)]
     path: Option<GlobMatcher>,

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::selection::{Selection, age};
 use super::{Failure, Place};
-use crate::cache::key;
-use crate::clock::{Clock, UnixMillis};
-use crate::store::{Inventory, Object};
+use gupd_config::clock::{Clock, UnixMillis};
+use gupd_http::key;
+use gupd_store::{Inventory, Object};
 
 pub(super) fn run(place: &Place, selection: &Selection, as_json: bool) -> Result<(), Failure> {
     let inventory = Inventory::open(&place.load()?.dir)?;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::{Failure, Opened, Place, bar};
-use crate::cli::{answer, complain};
-use crate::clock::Clock;
-use crate::config::Config;
-use crate::proxy::Live;
 use crate::relay::{StartError, live};
-use crate::shape::Wan;
-use crate::store::{Finding, Inventory, Object, ReadError, StoreError, Unrepaired, verify};
-use crate::telemetry::Metrics;
+use crate::{answer, complain};
+use gupd_config::Config;
+use gupd_config::clock::Clock;
+use gupd_net::metrics::NetMetrics;
+use gupd_net::shape::Wan;
+use gupd_proxy::Live;
+use gupd_store::{Finding, Inventory, Object, ReadError, StoreError, Unrepaired, verify};
 
 pub(super) fn run(place: &Place, upstream: Vec<String>, dry_run: bool) -> Result<(), Failure> {
     let config = place.load_all(upstream)?;
@@ -93,7 +93,7 @@ struct Sum {
 
 impl Repairs {
     fn new(opened: Opened, config: &Config) -> Result<Self, StartError> {
-        let metrics = Arc::new(Metrics::new()?);
+        let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
         // What it fetches is a few blocks.
         let wan = Arc::new(Wan::unlimited(config, Clock::system()));
         let live = live(config, &Clock::system(), &wan, &metrics, &Arc::default(), None)?;

@@ -1,6 +1,6 @@
 //! What happens to guard and workers, and what is done about it: the terms that `handover` decides in.
 
-use crate::telemetry::Why;
+use crate::metrics::Why;
 
 /// Workers that finish what runs after having handed over, at most: each holds a program and its connections.
 pub(super) const RETIRING: usize = 3;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::WorkerId;
-use crate::telemetry::Why;
+use crate::metrics::Why;
 
 #[derive(Debug)]
 pub(super) struct Watched {

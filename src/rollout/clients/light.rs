@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Identity;
 use super::row::{Ills, Row};
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// How a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Clients, Identity, Outcome, Sighting, Sought};
-use crate::cache::status::FinishedResponse;
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
+use gupd_http::status::FinishedResponse;
 
 /// A request that is recorded once its response has ended.
 #[derive(Debug)]
@@ -57,13 +57,13 @@ mod tests {
     use super::super::sample::{self, THRESHOLDS};
     use super::super::{Settings, Tracker};
     use super::*;
-    use crate::cache::status::{CacheStatus, ResponseEnd};
-    use crate::clock::Clock;
-    use crate::telemetry::Metrics;
+    use crate::metrics::RolloutMetrics;
+    use gupd_config::clock::Clock;
+    use gupd_http::status::{CacheStatus, ResponseEnd};
 
     #[test]
     fn finished_request_is_recorded_with_its_client() {
-        let metrics = Arc::new(Metrics::new().unwrap());
+        let metrics = Arc::new(RolloutMetrics::register(&prometheus::Registry::new()).unwrap());
         let settings = Settings { max_clients: 10, thresholds: THRESHOLDS };
         let clock = Clock::manual(sample::T0);
         let (clients, mut tracker) = Tracker::new(settings, Arc::new(|_, _| None), metrics, clock);

@@ -12,8 +12,8 @@ use super::light::{Light, Thresholds, View, Viewer, Who, is_over};
 use super::row::Row;
 use super::table::Table;
 use super::{Identity, Trouble};
-use crate::clock::UnixMillis;
-use crate::rollout::status::At;
+use crate::status::At;
+use gupd_config::clock::UnixMillis;
 
 /// Clients in one list, whatever was asked for: what one answer of the admin address may take of memory, some 20 MiB.
 pub const MAX_LISTED: usize = 50_000;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::row::Row;
 use super::{Identity, codec};
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// Rows of clients that were saved.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::sighting::{Outcome, Sighting, Sought};
 use super::taken::Taken;
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// Time between a client's first and its latest sighting after which it is established: who is there on two days, and no
 /// address that is made up and thrown away.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::sighting::{Outcome, Sighting, Sought};
 use super::{Identity, Thresholds};
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// A time in 2026.
 pub(super) const T0: UnixMillis = 1_780_000_000_000;

@@ -8,9 +8,9 @@ use http::StatusCode;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Identity;
-use crate::cache::status::{CacheStatus, FinishedResponse, ResponseEnd};
-use crate::clock::UnixMillis;
-use crate::policy::Numbered;
+use gupd_config::clock::UnixMillis;
+use gupd_config::policy::Numbered;
+use gupd_http::status::{CacheStatus, FinishedResponse, ResponseEnd};
 
 /// The name of a payload that brings everything, where a delta would bring what has changed.
 const FULL: &str = "full.zip";
@@ -104,7 +104,7 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::status::{Forward, Outcome as Fetched};
+    use gupd_http::status::{Forward, Outcome as Fetched};
 
     #[test]
     fn what_came_of_a_request_is_told_by_its_response() {

@@ -12,7 +12,7 @@ use super::recency::{Recency, Standing};
 use super::restore::Restored;
 use super::row::Row;
 use super::{Identity, Sighting, codec};
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// A client that was not seen for so long is forgotten: whoever was on leave is back, and what was replaced is not shown
 /// for ever.

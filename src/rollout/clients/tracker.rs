@@ -17,8 +17,8 @@ use super::report::{Reporter, Summary};
 use super::restore::Restored;
 use super::table::{Change, Table};
 use super::{Clients, Identity, MAX_QUESTIONS, MAX_SIGHTINGS, Question, Settings, Shared, Sighting};
-use crate::clock::Clock;
-use crate::telemetry::Metrics;
+use crate::metrics::RolloutMetrics;
+use gupd_config::clock::Clock;
 
 /// Time between two looks at the queue while there are sightings.
 const LOOK: Duration = Duration::from_millis(50);
@@ -52,7 +52,7 @@ pub struct Tracker {
     settings: watch::Receiver<Settings>,
     table: Table,
     viewer: Arc<Viewer>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<RolloutMetrics>,
     clock: Clock,
     /// Whether the last save failed, and that was said.
     failing: bool,
@@ -75,16 +75,16 @@ impl Tracker {
     pub fn new(
         settings: Settings,
         viewer: Arc<Viewer>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<RolloutMetrics>,
         clock: Clock,
     ) -> (Clients, Self) {
         let (tell, sightings) = mpsc::channel(MAX_SIGHTINGS);
         let (ask, questions) = mpsc::channel(MAX_QUESTIONS);
         let (set, settings) = watch::channel(settings);
         for light in Light::ALL {
-            metrics.rollout.clients.with_label_values(&[light.as_str()]);
+            metrics.clients.with_label_values(&[light.as_str()]);
         }
-        let lost = metrics.rollout.sightings_lost.clone();
+        let lost = metrics.sightings_lost.clone();
         let shared = Shared { sightings: tell, questions: ask, settings: set, lost };
         let table = Table::default();
         let failing = false;
@@ -222,7 +222,7 @@ impl Tracker {
     fn show(&self, summary: &Summary) {
         for light in Light::ALL {
             let clients = summary.all.lights.get(&light).copied().unwrap_or(0);
-            let gauge = self.metrics.rollout.clients.with_label_values(&[light.as_str()]);
+            let gauge = self.metrics.clients.with_label_values(&[light.as_str()]);
             gauge.set(i64::try_from(clients).unwrap_or(i64::MAX));
         }
     }

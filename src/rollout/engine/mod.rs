@@ -21,10 +21,10 @@ use super::revision::Number;
 use super::rings::{RingId, Rings};
 use super::state::{Collected, Published, State, Unpublished};
 use super::views::Views;
-use crate::clock::{Clock, UnixMillis};
-use crate::config::{self, Config};
-use crate::store::{BlobId, Store, StoreError};
-use crate::telemetry::Metrics;
+use crate::metrics::RolloutMetrics;
+use gupd_config::clock::{Clock, UnixMillis};
+use gupd_config::{self as config, Config};
+use gupd_store::{BlobId, Store, StoreError};
 
 /// Requests that wait for the task.
 const WAITING: usize = 64;
@@ -42,7 +42,7 @@ struct Shared {
     /// Whether there are any: what every request asks.
     are_on: AtomicBool,
     clients: Clients,
-    metrics: Arc<Metrics>,
+    metrics: Arc<RolloutMetrics>,
     current: ArcSwap<Current>,
     requests: mpsc::Sender<Request>,
     taken: mpsc::Sender<(Arc<str>, Number)>,
@@ -166,7 +166,7 @@ impl Rollouts {
     pub async fn open(
         config: &Config,
         store: Arc<Store>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<RolloutMetrics>,
         clock: Clock,
     ) -> Result<(Self, Task, Tracker), OpenError> {
         let restored = record::restore(store.records(PREFIX).await?)?;

@@ -10,17 +10,17 @@ use tokio::sync::{mpsc, watch};
 
 use self::commit::copies;
 use super::{Found, OrderError, Ordered, PublishError, Request, Settings, Shared};
-use crate::clock::{Clock, UnixMillis};
-use crate::rollout::advance::Waits;
-use crate::rollout::audit::{Audit, Entry, Outcome};
-use crate::rollout::orders::Done;
-use crate::rollout::payloads::Payloads;
-use crate::rollout::record::{self, PREFIX, Restored};
-use crate::rollout::revision::Number;
-use crate::rollout::state::{Collected, Published, State};
-use crate::rollout::troubled::Troubles;
-use crate::rollout::views::LASTS;
-use crate::store::Store;
+use crate::advance::Waits;
+use crate::audit::{Audit, Entry, Outcome};
+use crate::orders::Done;
+use crate::payloads::Payloads;
+use crate::record::{self, PREFIX, Restored};
+use crate::revision::Number;
+use crate::state::{Collected, Published, State};
+use crate::troubled::Troubles;
+use crate::views::LASTS;
+use gupd_config::clock::{Clock, UnixMillis};
+use gupd_store::Store;
 
 /// Between two looks at what has become due without being foreseen: a gate that trouble held, a clock that was set. Also
 /// how old the mark is that the relay ran, when it is found dead.

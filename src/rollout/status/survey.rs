@@ -15,8 +15,8 @@ use super::{
     At, Clients, Fixed, GroupStatus, MAX_HASHES, RevisionStatus, RingStatus, Seen, Status, Upcoming,
     ViewStatus,
 };
-use crate::clock::UnixMillis;
-use crate::config::Steps;
+use gupd_config::Steps;
+use gupd_config::clock::UnixMillis;
 
 /// What is known of rollouts beside their state.
 #[derive(Clone, Copy)]

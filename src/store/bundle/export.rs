@@ -12,9 +12,9 @@ use zstd::Encoder;
 
 use super::head::Head;
 use super::{BEGIN, Begin, BundleError, END, End, FORMAT, HEADS_MAX};
-use crate::clock::UnixMillis;
-use crate::store::inspect::{Inspection, Unsound};
-use crate::store::{BlobId, Inventory, Object, StoreError};
+use crate::inspect::{Inspection, Unsound};
+use crate::{BlobId, Inventory, Object, StoreError};
+use gupd_config::clock::UnixMillis;
 
 /// Most payloads are compressed already: a higher level costs time and gains nothing.
 const LEVEL: i32 = 3;

@@ -6,10 +6,10 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::clock::UnixMillis;
-use crate::store::publication::is_copy;
-use crate::store::trailer::RECORD_MAX;
-use crate::store::{BlobId, NewObject, Object};
+use crate::publication::is_copy;
+use crate::trailer::RECORD_MAX;
+use crate::{BlobId, NewObject, Object};
+use gupd_config::clock::UnixMillis;
 
 /// Fields of one connection (RFC 9110 §7.6.1), which no store keeps.
 const HOP_BY_HOP: [HeaderName; 6] = [

@@ -10,8 +10,8 @@ use tokio::runtime::Handle;
 
 use super::BundleError;
 use super::read::{Sink, walk};
-use crate::clock::UnixMillis;
-use crate::store::{BlobId, NewObject, Segment, Source, Store, StoreError, Writer};
+use crate::{BlobId, NewObject, Segment, Source, Store, StoreError, Writer};
+use gupd_config::clock::UnixMillis;
 
 /// What an import did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl<P: FnMut(u64)> Sink for Import<'_, P> {
 /// Whether the store has this response, or a later one in its place.
 async fn has(store: &Store, new: &NewObject) -> Result<bool, StoreError> {
     let variants = store.lookup(&new.key).await?;
-    let is_it = |object: &crate::store::Object| {
+    let is_it = |object: &crate::Object| {
         object.selecting == new.selecting && object.response_time >= new.response_time
     };
     Ok(variants.iter().any(is_it))

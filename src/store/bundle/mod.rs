@@ -27,7 +27,7 @@ pub use self::import::{Imported, import};
 pub use self::read::{Contents, check};
 
 use super::{Limit, StoreError};
-use crate::clock::UnixMillis;
+use gupd_config::clock::UnixMillis;
 
 /// Number of the format above; a reader refuses others.
 const FORMAT: u32 = 1;

@@ -14,8 +14,8 @@ use zstd::Decoder;
 
 use super::head::Head;
 use super::{BEGIN, Begin, BundleError, END, End, FORMAT, HEAD_MAX, HEADS_MAX, WINDOW_LOG};
-use crate::clock::UnixMillis;
-use crate::store::{BlobId, CHUNK, NewObject};
+use crate::{BlobId, CHUNK, NewObject};
+use gupd_config::clock::UnixMillis;
 
 /// What a bundle has in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

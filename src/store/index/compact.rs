@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::writer::{Compacted, Work};
 use super::{Index, journal, rebuild, records, row, statements};
-use crate::store::StoreError;
+use crate::StoreError;
 
 /// Bytes of a journal that are never too many.
 const SMALL: u64 = 16 << 20;

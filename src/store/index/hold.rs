@@ -14,11 +14,11 @@ const KEPT: u8 = 2;
 
 /// Either does not end the other. By default neither.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::store) struct Hold {
+pub(crate) struct Hold {
     /// It never goes.
-    pub(in crate::store) pinned: bool,
+    pub(crate) pinned: bool,
     /// It goes for room when there is nothing else.
-    pub(in crate::store) kept: bool,
+    pub(crate) kept: bool,
 }
 
 impl Hold {
@@ -58,7 +58,7 @@ impl FromSql for Hold {
 
 impl Change<'_> {
     /// Changes what holds all variants of a key; how many there are.
-    pub(in crate::store) fn hold(&mut self, key: &str, change: impl Fn(Hold) -> Hold) -> Result<usize> {
+    pub(crate) fn hold(&mut self, key: &str, change: impl Fn(Hold) -> Hold) -> Result<usize> {
         let rows = self.select("SELECT id, key, blob FROM objects WHERE key = ?1", [key])?;
         let mut update = self.connection.prepare_cached("UPDATE objects SET pinned = ?2 WHERE id = ?1")?;
         for row in &rows {

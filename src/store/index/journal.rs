@@ -22,8 +22,8 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::hold::Hold;
-use crate::store::object::{Fields, put};
-use crate::store::{BlobId, NewObject};
+use crate::object::{Fields, put};
+use crate::{BlobId, NewObject};
 
 const MARK: [u8; 4] = *b"\xf5gj1";
 const PUT: u8 = 1;
@@ -31,7 +31,7 @@ const REMOVE: u8 = 2;
 const RECORD: u8 = 3;
 
 /// Bytes of a record's name and value, at most: a list of three thousand catalogs. An object's record has less.
-pub(in crate::store) const NAMED_MAX: usize = 512 << 10;
+pub(crate) const NAMED_MAX: usize = 512 << 10;
 
 /// Bytes of a payload, at most: fields, and the largest record.
 const PAYLOAD_MAX: usize = 58 + NAMED_MAX;

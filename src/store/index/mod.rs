@@ -36,7 +36,7 @@ use super::object::Object;
 use super::room::Room;
 use super::scratch::Scratch;
 use super::{BlobId, StoreError};
-use crate::clock::Clock;
+use gupd_config::clock::Clock;
 
 pub(super) use self::hold::Hold;
 pub(super) use self::journal::NAMED_MAX;

@@ -144,7 +144,7 @@ fn ghost(key: &str) -> i64 {
 mod tests {
     use super::super::{hold::Hold, schema};
     use super::*;
-    use crate::store::NewObject;
+    use crate::NewObject;
     use http::{HeaderMap, StatusCode};
     use proptest::prelude::*;
     use std::collections::{HashMap, VecDeque};

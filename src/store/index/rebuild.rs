@@ -17,10 +17,10 @@ use super::policy::{self, Queue};
 use super::schema::{self, INCOMPLETE, Unsound};
 use super::state::suspect;
 use super::statements::{self, Change};
-use crate::clock::UnixMillis;
-use crate::store::folder::Folder;
-use crate::store::room::on_disk;
-use crate::store::{BlobId, StoreError};
+use crate::folder::Folder;
+use crate::room::on_disk;
+use crate::{BlobId, StoreError};
+use gupd_config::clock::UnixMillis;
 
 /// An index that can be used.
 pub(super) struct Opened {

@@ -10,11 +10,11 @@ use super::journal;
 use super::statements::Change;
 
 /// A name and its value.
-pub(in crate::store) type Named = (String, Vec<u8>);
+pub(crate) type Named = (String, Vec<u8>);
 
 impl Change<'_> {
     /// Sets a record, or removes it.
-    pub(in crate::store) fn set_record(&mut self, name: &str, value: Option<&[u8]>) -> Result<()> {
+    pub(crate) fn set_record(&mut self, name: &str, value: Option<&[u8]>) -> Result<()> {
         self.restore_record(name, value)?;
         journal::encode_record(name, value, &mut self.journal);
         Ok(())
@@ -30,7 +30,7 @@ impl Change<'_> {
     }
 
     /// Sets what is known of a client, or removes it.
-    pub(in crate::store) fn set_client(&self, name: &str, value: Option<&[u8]>) -> Result<()> {
+    pub(crate) fn set_client(&self, name: &str, value: Option<&[u8]>) -> Result<()> {
         let (insert, delete) = (
             "INSERT OR REPLACE INTO clients (name, value, sum) VALUES (?1, ?2, ?3)",
             "DELETE FROM clients WHERE name = ?1",

@@ -7,12 +7,12 @@ use super::journal::Put;
 use super::policy::Queue;
 use super::row::{ROW, read, sum};
 use super::statements::{BATCH, Change};
-use crate::clock::UnixMillis;
-use crate::store::{BlobId, NewObject};
+use crate::{BlobId, NewObject};
+use gupd_config::clock::UnixMillis;
 
 impl Change<'_> {
     /// Enters the object of a blob's trailer, unless there is a newer one in its place; whether it was.
-    pub(in crate::store) fn adopt(
+    pub(crate) fn adopt(
         &mut self,
         new: &NewObject,
         blob: BlobId,
@@ -35,7 +35,7 @@ impl Change<'_> {
     }
 
     /// No file without a row is an object any more.
-    pub(in crate::store) fn adopted_all(&self) -> Result<()> {
+    pub(crate) fn adopted_all(&self) -> Result<()> {
         self.connection.execute("UPDATE totals SET adopting = 0", []).map(drop)
     }
 

@@ -8,11 +8,11 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::check::damage;
 use super::journal::Put;
-use crate::store::object::decode_headers;
-use crate::store::{BlobId, MAX_VARIANTS, NewObject, Object};
+use crate::object::decode_headers;
+use crate::{BlobId, MAX_VARIANTS, NewObject, Object};
 
 /// An object's row and its blob's.
-pub(in crate::store) const ROW: &str =
+pub(crate) const ROW: &str =
     "SELECT o.id, key, selecting, status, headers, content_type, upstream, request_time, response_time,
     last_used, hash, len, disk, pinned, sum FROM objects o JOIN blobs b ON b.id = o.blob";
 
@@ -46,7 +46,7 @@ pub(super) fn copies(connection: &Connection) -> Result<Vec<Arc<str>>> {
 }
 
 /// An object as it was written, of a row of [`ROW`].
-pub(in crate::store) fn object(row: &Row<'_>) -> Result<Object> {
+pub(crate) fn object(row: &Row<'_>) -> Result<Object> {
     let put = stored(row)?;
     Ok(put.new.into_object(put.id, put.blob, put.len, row.get(9)?))
 }
@@ -100,7 +100,7 @@ pub(super) fn sum(put: &Put) -> i64 {
 }
 
 /// A length or a count. Negative means that the index is damaged.
-pub(in crate::store) fn unsigned(row: &Row<'_>, column: usize) -> Result<u64> {
+pub(crate) fn unsigned(row: &Row<'_>, column: usize) -> Result<u64> {
     let value = row.get(column)?;
     u64::try_from(value).map_err(|_| Error::IntegralValueOutOfRange(column, value))
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{check, migrate};
-use crate::store::StoreError;
+use crate::StoreError;
 
 /// Version of the schema below, in `user_version`.
 pub(super) const SCHEMA: i64 = 3;
@@ -19,7 +19,7 @@ pub(super) const SCHEMA: i64 = 3;
 /// In `application_id`, by exclusive or with the version: a flipped bit does not make an index of a later gupd.
 const APPLICATION: i64 = 0x6775_7064; // "gupd"
 
-/// Where the journal is behind the index, it has no position: see [`crate::store::index::journal`].
+/// Where the journal is behind the index, it has no position: see [`crate::index::journal`].
 pub(super) const INCOMPLETE: i64 = i64::MAX;
 
 /// Statements kept prepared for each connection: as many as there are in all files beside this one.

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::check;
-use crate::store::StoreError;
-use crate::store::folder::Folder;
-use crate::store::room::Reservation;
+use crate::StoreError;
+use crate::folder::Folder;
+use crate::room::Reservation;
 
 /// Shared by the writing thread, the readers and the store.
 #[derive(Debug)]
-pub(in crate::store) struct State {
+pub(crate) struct State {
     folder: Arc<Folder>,
     path: PathBuf,
     damaged: AtomicBool,
@@ -27,9 +27,9 @@ pub(in crate::store) struct State {
     /// The journal has every object.
     pub(super) complete: AtomicBool,
     /// Files without a row may be objects that were lost with an index.
-    pub(in crate::store) adopting: AtomicBool,
+    pub(crate) adopting: AtomicBool,
     /// No sweep has looked at all files since the index was opened.
-    pub(in crate::store) unswept: AtomicBool,
+    pub(crate) unswept: AtomicBool,
     /// Room that those files take, until each has a row or is removed.
     unclaimed: Mutex<Option<Reservation>>,
 }
@@ -123,14 +123,14 @@ impl State {
     }
 
     /// One of them has a row now, or is gone.
-    pub(in crate::store) fn claimed(&self, bytes: u64) {
+    pub(crate) fn claimed(&self, bytes: u64) {
         if let Some(room) = &mut *self.unclaimed() {
             room.give_back(bytes);
         }
     }
 
     /// None are left.
-    pub(in crate::store) fn all_claimed(&self) {
+    pub(crate) fn all_claimed(&self) {
         self.adopting.store(false, Ordering::Release);
         drop(self.unclaimed().take());
     }

@@ -11,16 +11,16 @@ use super::hold::Hold;
 use super::journal::{self, Put};
 use super::policy::{self, Queue};
 use super::row::{ROW, stored, sum, unsigned};
-use crate::clock::UnixMillis;
-use crate::store::facts::{Removed, Totals};
-use crate::store::object::encode_headers;
-use crate::store::{BlobId, MAX_VARIANTS, NewObject, ObjectCopy};
+use crate::facts::{Removed, Totals};
+use crate::object::encode_headers;
+use crate::{BlobId, MAX_VARIANTS, NewObject, ObjectCopy};
+use gupd_config::clock::UnixMillis;
 
 /// Objects taken in one transaction by eviction: short enough for a commit to wait behind.
-pub(in crate::store) const BATCH: usize = 256;
+pub(crate) const BATCH: usize = 256;
 
 /// What a transaction has done so far.
-pub(in crate::store) struct Change<'a> {
+pub(crate) struct Change<'a> {
     pub(super) connection: &'a Connection,
     /// Blobs that may have no row any more, and whose files then go.
     pub(super) unreferenced: Vec<BlobId>,
@@ -44,11 +44,11 @@ impl Found {
 
 /// Objects that were removed.
 #[derive(Debug, Default)]
-pub(in crate::store) struct RemovedObjects {
-    pub(in crate::store) keys: Vec<Arc<str>>,
-    pub(in crate::store) removed: Removed,
+pub(crate) struct RemovedObjects {
+    pub(crate) keys: Vec<Arc<str>>,
+    pub(crate) removed: Removed,
     /// Those of them that were kept, and the lengths of their bodies.
-    pub(in crate::store) given_up: Vec<(Arc<str>, u64)>,
+    pub(crate) given_up: Vec<(Arc<str>, u64)>,
 }
 
 impl RemovedObjects {
@@ -61,7 +61,7 @@ impl RemovedObjects {
 }
 
 /// Which objects to remove.
-pub(in crate::store) enum Which {
+pub(crate) enum Which {
     /// All variants of a key.
     Key(String),
     /// All that have this body.
@@ -98,34 +98,29 @@ impl<'a> Change<'a> {
     }
 
     /// Writes what is there already: whether that can be committed says how the disk is.
-    pub(in crate::store) fn try_write(&self) -> Result<()> {
+    pub(crate) fn try_write(&self) -> Result<()> {
         self.connection.execute("UPDATE totals SET objects = objects", []).map(drop)
     }
 
     /// A blob's row.
-    pub(in crate::store) fn blob(&self, id: BlobId) -> Result<Option<i64>> {
+    pub(crate) fn blob(&self, id: BlobId) -> Result<Option<i64>> {
         blob(self.connection, id)
     }
 
     /// Enters a blob whose file has come to its place.
-    pub(in crate::store) fn insert_blob(&self, id: BlobId, len: u64, disk: u64) -> Result<i64> {
+    pub(crate) fn insert_blob(&self, id: BlobId, len: u64, disk: u64) -> Result<i64> {
         let mut insert =
             self.connection.prepare_cached("INSERT INTO blobs (hash, len, disk) VALUES (?1, ?2, ?3)")?;
         insert.insert(params![id.as_bytes(), len as i64, disk as i64])
     }
 
     /// Has the file of this blob taken out after the transaction, unless it has a row by then.
-    pub(in crate::store) fn unreferenced(&mut self, id: BlobId) {
+    pub(crate) fn unreferenced(&mut self, id: BlobId) {
         self.unreferenced.push(id);
     }
 
     /// Enters an object in place of the same variant and of variants beyond [`MAX_VARIANTS`]; gives its row.
-    pub(in crate::store) fn insert_object(
-        &mut self,
-        new: &NewObject,
-        blob: i64,
-        now: UnixMillis,
-    ) -> Result<i64> {
+    pub(crate) fn insert_object(&mut self, new: &NewObject, blob: i64, now: UnixMillis) -> Result<i64> {
         self.enter(new, blob, Hold::default(), now)
     }
 
@@ -155,7 +150,7 @@ impl<'a> Change<'a> {
     }
 
     /// Stores an object once more under another key, pinned; nothing if it is gone or has another body.
-    pub(in crate::store) fn copy(&mut self, copy: &ObjectCopy) -> Result<Option<i64>> {
+    pub(crate) fn copy(&mut self, copy: &ObjectCopy) -> Result<Option<i64>> {
         let Some(put) = self.object(copy.object)?.filter(|put| put.blob == copy.blob) else {
             return Ok(None);
         };
@@ -204,7 +199,7 @@ impl<'a> Change<'a> {
     }
 
     /// Changes an object's headers and times; nothing if it is gone, or another has its id in another store.
-    pub(in crate::store) fn refresh(
+    pub(crate) fn refresh(
         &mut self,
         object: i64,
         (key, blob): (&str, BlobId),
@@ -230,7 +225,7 @@ impl<'a> Change<'a> {
     }
 
     /// Notes when objects were last used.
-    pub(in crate::store) fn record_use(&self, uses: &[(i64, UnixMillis)]) -> Result<()> {
+    pub(crate) fn record_use(&self, uses: &[(i64, UnixMillis)]) -> Result<()> {
         let mut update = self
             .connection
             .prepare_cached("UPDATE objects SET last_used = ?2, uses = min(uses + 1, ?3) WHERE id = ?1")?;
@@ -238,7 +233,7 @@ impl<'a> Change<'a> {
     }
 
     /// Removes objects, and the blobs that had no others.
-    pub(in crate::store) fn remove(&mut self, which: &Which) -> Result<RemovedObjects> {
+    pub(crate) fn remove(&mut self, which: &Which) -> Result<RemovedObjects> {
         match which {
             Which::Key(key) => {
                 let rows = self.select("SELECT id, key, blob FROM objects WHERE key = ?1", [key])?;

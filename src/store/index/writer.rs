@@ -20,12 +20,12 @@ use super::rebuild::{self, Opened};
 use super::schema::INCOMPLETE;
 use super::state::State;
 use super::statements::{self, Change};
-use crate::clock::Clock;
-use crate::store::facts::Counters;
-use crate::store::folder::Folder;
-use crate::store::room::{Room, on_disk};
-use crate::store::scratch::Scratch;
-use crate::store::{BlobId, StoreError};
+use crate::facts::Counters;
+use crate::folder::Folder;
+use crate::room::{Room, on_disk};
+use crate::scratch::Scratch;
+use crate::{BlobId, StoreError};
+use gupd_config::clock::Clock;
 
 /// Changes committed together, at most.
 const GROUP: usize = 256;

@@ -66,7 +66,7 @@ impl Rows for Kept {
 
 struct Running {
     clients: Clients,
-    metrics: Arc<Metrics>,
+    metrics: Arc<RolloutMetrics>,
     clock: Clock,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -74,7 +74,8 @@ struct Running {
 
 impl Running {
     fn over(rows: &Kept) -> Self {
-        let (metrics, clock) = (Arc::new(Metrics::new().unwrap()), Clock::manual(T0));
+        let (metrics, clock) =
+            (Arc::new(RolloutMetrics::register(&prometheus::Registry::new()).unwrap()), Clock::manual(T0));
         let viewer: Arc<Viewer> = Arc::new(|_, _| Some(View { revision: 7, since: T0 }));
         let (clients, tracker) = Tracker::new(SETTINGS, viewer, metrics.clone(), clock.clone());
         let stop = CancellationToken::new();
@@ -92,7 +93,7 @@ impl Running {
     }
 
     fn gauge(&self, light: Light) -> i64 {
-        self.metrics.rollout.clients.with_label_values(&[light.as_str()]).get()
+        self.metrics.clients.with_label_values(&[light.as_str()]).get()
     }
 }
 
@@ -124,19 +125,19 @@ async fn without_questions_sightings_are_taken_in_too() {
         told(&relay.clients, MAX_SIGHTINGS);
         sleep(2 * LOOK).await;
     }
-    assert_eq!(relay.metrics.rollout.sightings_lost.get(), 0);
+    assert_eq!(relay.metrics.sightings_lost.get(), 0);
 }
 
 #[tokio::test]
 async fn a_sighting_that_finds_no_room_is_lost_and_counted() {
-    let metrics = Arc::new(Metrics::new().unwrap());
+    let metrics = Arc::new(RolloutMetrics::register(&prometheus::Registry::new()).unwrap());
     let clock = Clock::manual(T0);
     let (clients, tracker) = Tracker::new(SETTINGS, Arc::new(|_, _| None), metrics.clone(), clock);
     told(&clients, MAX_SIGHTINGS + 3);
-    assert_eq!(metrics.rollout.sightings_lost.get(), 3);
+    assert_eq!(metrics.sightings_lost.get(), 3);
     drop(tracker);
     told(&clients, 1);
-    assert_eq!(metrics.rollout.sightings_lost.get(), 3);
+    assert_eq!(metrics.sightings_lost.get(), 3);
     assert_eq!(clients.summary().await, Err(Ended));
 }
 

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Task;
-use crate::rollout::engine::{Current, Found, FoundCatalog};
-use crate::rollout::record::{self, Record};
-use crate::rollout::revision::{Catalog, Number, Revision, version_key};
-use crate::rollout::state::State;
-use crate::rollout::views::Views;
-use crate::store::{ObjectCopy, Publication, StoreError};
+use crate::engine::{Current, Found, FoundCatalog};
+use crate::record::{self, Record};
+use crate::revision::{Catalog, Number, Revision, version_key};
+use crate::state::State;
+use crate::views::Views;
+use gupd_store::{ObjectCopy, Publication, StoreError};
 
 impl Task {
     /// Writes a state down with what belongs to it, and shows it.
@@ -75,7 +75,7 @@ impl Task {
     }
 
     fn measure(&self, views: Option<&Views>) {
-        let metrics = &self.shared.metrics.rollout;
+        let metrics = &self.shared.metrics;
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         metrics.revision.set(number(self.state.newest().map_or(0, |newest| newest.number)));
         metrics.revisions.set(number(self.state.revisions().count() as u64));

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 
 use super::Task;
-use crate::clock::UnixMillis;
-use crate::config;
-use crate::rollout::advance::{Advanced, Waits};
-use crate::rollout::revision::Number;
-use crate::rollout::rings::{RingId, Rings};
-use crate::rollout::state::State;
-use crate::rollout::troubled::Troubles;
+use crate::advance::{Advanced, Waits};
+use crate::revision::Number;
+use crate::rings::{RingId, Rings};
+use crate::state::State;
+use crate::troubled::Troubles;
+use gupd_config as config;
+use gupd_config::clock::UnixMillis;
 
 impl Task {
     /// How clients fare with what they show of steps to come; `None` if nobody is there to say, as when the relay ends.

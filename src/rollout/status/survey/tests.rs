@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::super::{At, Clients, Fixed, Status, ViewStatus};
 use super::Beside;
-use crate::clock::UnixMillis;
-use crate::config::{Config, Overrides};
-use crate::rollout::orders::Order;
-use crate::rollout::preview::{KnownClient, Preview};
-use crate::rollout::revision::Number;
-use crate::rollout::rings::{RingId, Rings};
-use crate::rollout::state::{Collected, State};
-use crate::store::BlobId;
+use crate::orders::Order;
+use crate::preview::{KnownClient, Preview};
+use crate::revision::Number;
+use crate::rings::{RingId, Rings};
+use crate::state::{Collected, State};
+use gupd_config::clock::UnixMillis;
+use gupd_config::{Config, Overrides};
+use gupd_store::BlobId;
 
 const HOUR: UnixMillis = 3_600_000;
 const T0: UnixMillis = 1_780_000_000_000;

@@ -1,0 +1,47 @@
+//! The text exposition of all metrics of a relay, with the store's figures read at each scrape. Two scrapes at once
+//! must not both add the same difference to a counter, so one reads after the other.
+
+use std::sync::{Mutex, PoisonError};
+
+use gupd_store::{Facts, StoreMetrics};
+use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
+
+/// Initial size of the text, in bytes: a relay with a few upstreams needs about this much.
+const TEXT_BYTES: usize = 16 << 10;
+
+/// The registry of a relay, and the metrics that are read only when someone scrapes.
+#[derive(Debug)]
+pub struct Exposition {
+    registry: Registry,
+    connections: IntGauge,
+    // Locked for the duration of a scrape.
+    store: Mutex<StoreMetrics>,
+}
+
+impl Exposition {
+    /// Exposes `registry`; the store's metrics are registered in it. `connections` counts open client connections.
+    ///
+    /// # Errors
+    /// When the registry already has the store's metrics.
+    pub fn new(registry: Registry, connections: IntGauge) -> Result<Self, prometheus::Error> {
+        let store = Mutex::new(StoreMetrics::register(&registry)?);
+        Ok(Self { registry, connections, store })
+    }
+
+    /// Returns the text format, with the store's figures as given.
+    ///
+    /// # Errors
+    /// When a metric cannot be encoded.
+    pub fn encode(&self, facts: &Facts, quota: u64) -> Result<Vec<u8>, prometheus::Error> {
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        store.show(facts, quota);
+        let mut text = Vec::with_capacity(TEXT_BYTES);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// Returns the number of open client connections.
+    pub fn connections(&self) -> i64 {
+        self.connections.get()
+    }
+}

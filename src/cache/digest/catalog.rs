@@ -1,0 +1,246 @@
+//! Reads what a LiveUpdate catalog says of the payloads beside it: `*livetri.zip` has a `.grd`, an INI file with a
+//! section `[File-<name>]` and a `SHA256=` for each. The bytes come from the network and may be anything: every
+//! dimension is bounded before memory is spent on it, and the worst a catalog can do is not to be believed.
+//! The catalog itself is served as it is, whatever is found here.
+
+use std::io::{Cursor, Read};
+
+use zip::ZipArchive;
+use zip::result::ZipError;
+
+use gupd_http::key;
+use gupd_store::BlobId;
+
+/// Bytes of a catalog that is read: those seen have 4 KiB, and one for all products would have some hundreds.
+pub const MAX_CATALOG: u64 = 4 << 20;
+
+/// Files in a catalog. Those seen have three or four.
+const MAX_MEMBERS: usize = 1024;
+
+/// `.grd` files that are read of one catalog. There should be one.
+const MAX_LISTS: usize = 8;
+
+/// Bytes of an inflated `.grd`. With its hashes it takes about 200 a file: 5,000 files.
+const MAX_LIST: u64 = 1 << 20;
+
+/// Files listed by one catalog, in all.
+const MAX_LISTED: usize = 4096;
+
+/// Bytes of a file name; what no file system allows is no file.
+const MAX_NAME: usize = 255;
+
+/// A member's entry in the archive's directory begins with this.
+const ENTRY: &[u8; 4] = b"PK\x01\x02";
+
+/// A catalog that is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// Its bytes are too many.
+    #[error("it has {0} bytes; at most {MAX_CATALOG} are read")]
+    TooLarge(u64),
+    /// It is not an archive, is cut off, or uses what is not supported.
+    #[error("it is not a zip archive that can be read: {0}")]
+    Archive(#[from] ZipError),
+    /// Its files are too many.
+    #[error("it has more than {MAX_MEMBERS} files")]
+    Members,
+    /// Its lists are too many.
+    #[error("it has more than {MAX_LISTS} .grd files")]
+    Lists,
+    /// A list that grows too much when inflated.
+    #[error("its .grd inflates to more than {MAX_LIST} bytes")]
+    Inflates,
+    /// A list whose bytes are not what the archive says.
+    #[error("its .grd cannot be inflated: {0}")]
+    Broken(std::io::Error),
+    /// It lists too much.
+    #[error("it lists more than {MAX_LISTED} files")]
+    Listed,
+}
+
+/// One file beside a catalog, and what it should be.
+pub type Listed = (String, BlobId);
+
+/// Whether what is stored under `key` is such a catalog.
+pub fn is_catalog(key: &str) -> bool {
+    let path = key::split(key).target.split('?').next().unwrap_or(key);
+    let tail = path.len().checked_sub("livetri.zip".len()).and_then(|at| path.get(at..));
+    tail.is_some_and(|tail| tail.eq_ignore_ascii_case("livetri.zip"))
+}
+
+/// What a catalog lists. Hashes of its own members are left out. Blocks for as long as inflating a few MiB takes.
+///
+/// # Errors
+/// When it is not to be believed; then nothing of it is.
+pub fn read(catalog: &[u8]) -> Result<Vec<Listed>, CatalogError> {
+    let length = catalog.len() as u64;
+    if length > MAX_CATALOG {
+        return Err(CatalogError::TooLarge(length));
+    }
+    // The archive's reader makes an entry for each of these before it can be asked how many there are.
+    if catalog.windows(ENTRY.len()).filter(|window| window == ENTRY).count() > MAX_MEMBERS {
+        return Err(CatalogError::Members);
+    }
+    let mut archive = ZipArchive::new(Cursor::new(catalog))?;
+    let names =
+        archive.file_names().map(|name| Ok(name?.into_owned())).collect::<Result<Vec<_>, ZipError>>()?;
+    let mut listed = Vec::new();
+    let lists = names.iter().enumerate().filter(|(_, name)| name.to_ascii_lowercase().ends_with(".grd"));
+    for (count, (index, _)) in lists.enumerate() {
+        if count == MAX_LISTS {
+            return Err(CatalogError::Lists);
+        }
+        let mut text = Vec::new();
+        archive.by_index(index)?.take(MAX_LIST + 1).read_to_end(&mut text).map_err(CatalogError::Broken)?;
+        if text.len() as u64 > MAX_LIST {
+            return Err(CatalogError::Inflates);
+        }
+        read_list(&String::from_utf8_lossy(&text), &mut listed)?;
+    }
+    listed.retain(|(name, _)| !names.contains(name));
+    Ok(listed)
+}
+
+/// The key of the payload of this name beside a catalog, which is one for all upstreams; `None` if no such name can be
+/// one.
+pub fn sibling(catalog: &str, name: &str) -> Option<String> {
+    let key::Parts { route, target, .. } = key::split(catalog);
+    let path = target.split('?').next().unwrap_or(target);
+    let folder = &path[..=path.rfind('/')?];
+    let spelled = key::normalise(&format!("{folder}{}", escaped(name)), None).ok()?;
+    Some(spelled.key(route, None))
+}
+
+fn read_list(text: &str, listed: &mut Vec<Listed>) -> Result<(), CatalogError> {
+    let mut file = None;
+    for line in text.lines().map(str::trim) {
+        if let Some(section) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            file = section.strip_prefix("File-").filter(|name| is_name(name));
+        } else if let (Some(name), Some((field, value))) = (file, line.split_once('='))
+            && field.trim_end().eq_ignore_ascii_case("SHA256")
+            && let Ok(blob) = value.trim_start().to_ascii_lowercase().parse()
+        {
+            if listed.len() == MAX_LISTED {
+                return Err(CatalogError::Listed);
+            }
+            listed.push((name.to_owned(), blob));
+        }
+    }
+    Ok(())
+}
+
+/// A name that can only be beside the catalog.
+fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && !name.contains(['/', '\\'])
+}
+
+/// As a client has to write it in a path: what may stand in a segment (RFC 3986 §3.3) as it is.
+fn escaped(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@{}".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, bytes) in members {
+            writer.start_file(*name, SimpleFileOptions::default()).unwrap();
+            writer.write_all(bytes).unwrap();
+        }
+        writer.finish().unwrap().into_inner()
+    }
+
+    fn section(name: &str, digit: char) -> String {
+        let (short, long) = ("1".repeat(40), digit.to_string().repeat(64));
+        format!("[File-{name}]\r\nSHA1={short}\r\nSHA256={long}\r\n")
+    }
+
+    #[test]
+    fn a_catalog_lists_the_files_beside_it_and_not_those_in_it() {
+        let list = [
+            "[GuardHeader]\r\nLastModifiedUtcSeconds=1369163480\r\n".to_owned(),
+            section("1369163480jtun_a.zip", 'A'),
+            section("liveupdt.tri", 'b'),
+            section("../b.zip", 'c'),
+            "SHA256=cccc\r\n[File-d.7z]\r\nSHA256=short\r\n[File-]\r\n".to_owned(),
+        ];
+        let bytes = archive(&[("liveupdt.tri", b"tri"), ("V.GRD", list.concat().as_bytes()), ("v.sig", b"")]);
+        let listed = read(&bytes).unwrap();
+        assert_eq!(listed, [("1369163480jtun_a.zip".to_owned(), BlobId::from([0xaa; 32]))]);
+        assert_eq!(read(&archive(&[("liveupdt.tri", b"tri")])).unwrap(), []);
+    }
+
+    #[test]
+    fn a_file_beside_a_catalog_has_the_key_that_clients_requests_for_it_have() {
+        for (catalog, name, expected) in [
+            ("all /x$20y_livetri.zip", "1_a$20b.zip", Some("all /1_a$20b.zip")),
+            ("a b /lu/livetri.zip?x=/y", "1 a.7z", Some("a b /lu/1%20a.7z")),
+            ("all ~m2 /lu/livetri.zip", "a.7z", Some("all /lu/a.7z")),
+            ("all /livetri.zip", "..", None),
+            ("all", "a", None),
+        ] {
+            assert_eq!(sibling(catalog, name).as_deref(), expected, "{catalog} {name}");
+        }
+        for (key, expected) in [
+            ("all /a_LiveTri.zip?x", true),
+            ("all /livetri.zip.zip", false),
+            ("é", false),
+            ("all /tri.zip", false),
+        ] {
+            assert_eq!(is_catalog(key), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_of_any_kind_is_refused() {
+        let bomb = archive(&[("v.grd", &vec![b'a'; 64 << 20])]);
+        assert!(bomb.len() < 100_000, "it has {} bytes", bomb.len());
+        assert!(matches!(read(&bomb), Err(CatalogError::Inflates)));
+        let many: Vec<_> = (0..=MAX_MEMBERS).map(|member| member.to_string()).collect();
+        let many: Vec<_> = many.iter().map(|name| (&**name, &b""[..])).collect();
+        assert!(matches!(read(&archive(&many)), Err(CatalogError::Members)));
+        let lists: Vec<_> = (0..=MAX_LISTS).map(|list| format!("{list}.grd")).collect();
+        let lists: Vec<_> = lists.iter().map(|name| (&**name, &b""[..])).collect();
+        assert!(matches!(read(&archive(&lists)), Err(CatalogError::Lists)));
+        let long: String = (0..=MAX_LISTED).map(|file| section(&file.to_string(), 'a')).collect();
+        assert!(matches!(read(&archive(&[("v.grd", long.as_bytes())])), Err(CatalogError::Listed)));
+        assert!(matches!(read(&vec![0; MAX_CATALOG as usize + 1]), Err(CatalogError::TooLarge(_))));
+        // One within another is a file like any other.
+        assert_eq!(read(&archive(&[("v.zip", &bomb)])).unwrap(), []);
+    }
+
+    #[test]
+    fn a_catalog_cut_off_anywhere_is_refused() {
+        let whole = archive(&[("v.grd", section("a.zip", 'a').as_bytes())]);
+        for cut in 0..whole.len() {
+            assert!(read(&whole[..cut]).is_err(), "{cut} of {} bytes", whole.len());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_catalog_is_refused_or_read_without_a_panic(at: proptest::sample::Index, to: u8) {
+            let mut bytes = archive(&[("v.grd", section("a.zip", 'a').as_bytes())]);
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+            if let Ok(listed) = read(&bytes) {
+                prop_assert!(listed.len() <= 1);
+            }
+        }
+    }
+}

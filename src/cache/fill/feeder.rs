@@ -1,0 +1,32 @@
+//! Who feeds a fill, or may, for those who consider following it: what waits for its upstream must not be what that
+//! waits for.
+
+use std::sync::Arc;
+
+use super::{Fill, Phase};
+use gupd_config::UpstreamId;
+use gupd_net::upstream::Upstream;
+
+impl Fill {
+    /// The upstreams that it asks, by priority.
+    pub fn order(&self) -> &[UpstreamId] {
+        &self.order
+    }
+
+    /// The upstream that it has asked last.
+    pub fn asks(&self) -> Option<Arc<Upstream>> {
+        self.asking.upstream()
+    }
+
+    /// Waits until it is known, and tells, whether a manager feeds it. What another relay of the site feeds may wait for
+    /// whoever asks.
+    pub async fn is_fed_by_manager(&self) -> bool {
+        let mut phase = self.phase.clone();
+        let decided = phase.wait_for(|phase| !matches!(phase, Phase::Asking)).await;
+        match decided.as_deref() {
+            Ok(Phase::Receiving { flow, .. } | Phase::Complete { flow, .. }) => !flow.is_from_peer(),
+            Ok(Phase::Stored { .. } | Phase::NotModified { .. }) => true,
+            Ok(Phase::Asking | Phase::Unshared { .. } | Phase::Failed { .. }) | Err(_) => false,
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! The state of a fill that its followers see. A phase carries all that is true in it, so that a follower can end only
+//! on `Complete` or `Stored`, or with an error; when the fill's task vanishes, its channel closes and that is an error
+//! too. The flow is the content: what is in the store, the runs of bytes that are arriving, each with its newest bytes
+//! in memory until they can be read from the store, and where readers are, which is the fill's demand.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::sync::Notify;
+
+use super::origin::Origin;
+use super::plan::{NEAR, Span, View};
+use super::resume::Restart;
+use super::{FillError, Unshared};
+use crate::Entry;
+use crate::digest::Expectation;
+use gupd_config::clock::UnixMillis;
+use gupd_config::policy::Classified;
+use gupd_http::{Freshness, Selecting, Unstorable};
+use gupd_store::{Charge, Partial, Stock};
+
+/// Where a fill stands.
+#[derive(Clone, Debug)]
+pub enum Phase {
+    /// No response head yet.
+    Asking,
+    /// Bytes arrive.
+    Receiving {
+        /// Head and bytes.
+        flow: Arc<Flow>,
+        /// How many have arrived; of content without a length, from the first on.
+        arrived: u64,
+    },
+    /// Every byte has arrived, and is what was announced, or will not be kept.
+    Complete {
+        /// Head and bytes.
+        flow: Arc<Flow>,
+        /// How many bytes that is.
+        length: u64,
+    },
+    /// It is an object in the store.
+    Stored {
+        /// The object.
+        entry: Arc<Entry>,
+    },
+    /// The upstream says the stored response is still good.
+    NotModified {
+        /// The stored response, with the fields of the `304`.
+        entry: Arc<Entry>,
+    },
+    /// The response may not be shared, or cannot be kept.
+    Unshared {
+        /// Why.
+        why: Unshared,
+    },
+    /// There will be no more bytes.
+    Failed {
+        /// Why.
+        error: FillError,
+    },
+}
+
+/// A response on its way into the store.
+#[derive(Debug)]
+pub struct Flow {
+    /// Its head, as it will be stored.
+    pub head: Head,
+    /// Its complete length, where the upstream said it.
+    pub length: Option<u64>,
+    /// What an earlier fill left of it, if this one goes on with that.
+    pub left: Option<Stock>,
+    pub(super) origin: Origin,
+    pub(super) partial: Arc<Partial>,
+    from_peer: bool,
+    seen: AtomicU8,
+    /// The upstream serves parts: bytes may arrive in any order.
+    in_parts: AtomicBool,
+    // Held to push, trim or clone one piece, or to look over runs and demands.
+    state: Mutex<State>,
+    /// For the fill's task: a reader wants what is not on its way to it, or one went.
+    pub(super) attention: Arc<Notify>,
+    /// How many want everything, but not now.
+    pub(super) errands: AtomicUsize,
+    /// For runs that are held.
+    planned: Notify,
+}
+
+/// A shared response's head.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// The status.
+    pub status: StatusCode,
+    /// Whether it will be kept when it has arrived; if not, it is for those who wait alone.
+    pub kept: Result<(), Unstorable>,
+    /// End-to-end fields.
+    pub headers: HeaderMap,
+    /// What is known beforehand of the content.
+    pub expected: Expectation,
+    /// What selects it among variants.
+    pub selecting: Selecting,
+    /// How long it is good.
+    pub freshness: Freshness,
+    /// Class and content type of the path it was asked for.
+    pub classified: Classified,
+    /// Who sent it.
+    pub upstream: Arc<str>,
+    /// When it was asked for.
+    pub request_time: UnixMillis,
+    /// When it came.
+    pub response_time: UnixMillis,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    runs: Vec<Run>,
+    demands: Vec<Demand>,
+    /// Number of the next run or demand.
+    next: u64,
+}
+
+/// Bytes arriving one after the other. Those from `span.start` on are in memory, and counted as chunk memory; those
+/// before are in the store.
+#[derive(Debug)]
+struct Run {
+    id: u64,
+    span: Span,
+    held: bool,
+    pieces: VecDeque<(Bytes, Charge)>,
+}
+
+#[derive(Debug)]
+struct Demand {
+    id: u64,
+    range: Range<u64>,
+}
+
+/// Nobody has been shown a byte of it; somebody has; nobody will be, since other content takes its place.
+const UNSEEN: u8 = 0;
+const SEEN: u8 = 1;
+const REPLACED: u8 = 2;
+
+/// What a reader wants, from where it is on, for as long as it is there.
+#[derive(Debug)]
+pub(super) struct Wants {
+    flow: Arc<Flow>,
+    id: u64,
+}
+
+/// Where the bytes at a position are.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// In memory: these and maybe more after them.
+    Memory(Bytes),
+    /// In the store.
+    Store,
+    /// Not here yet.
+    Missing,
+}
+
+/// The state of a run that its owner acts on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Course {
+    /// Where it ends; the maximum if nobody knows.
+    pub(super) until: u64,
+    /// Readers wait for other bytes first.
+    pub(super) held: bool,
+}
+
+impl Flow {
+    pub(super) fn new(
+        head: Head,
+        length: Option<u64>,
+        origin: Origin,
+        partial: Arc<Partial>,
+        in_parts: bool,
+        attention: Arc<Notify>,
+    ) -> Self {
+        let from_peer = origin.giver().is_peer();
+        Self {
+            head,
+            length,
+            origin,
+            left: partial.stock(),
+            partial,
+            from_peer,
+            seen: AtomicU8::new(UNSEEN),
+            in_parts: AtomicBool::new(in_parts && length.is_some()),
+            state: Mutex::default(),
+            attention,
+            errands: AtomicUsize::new(0),
+            planned: Notify::new(),
+        }
+    }
+
+    /// Whether another relay of the site began to send it, not a manager.
+    pub(super) fn is_from_peer(&self) -> bool {
+        self.from_peer
+    }
+
+    /// The upstream serves this content whole or not at all: the run that came first brings it to its end.
+    pub(super) fn not_in_parts(&self) {
+        self.in_parts.store(false, Ordering::Relaxed);
+        if let (Some(first), Some(length)) = (self.state().runs.first_mut(), self.length) {
+            first.span.until = length;
+        }
+    }
+
+    /// Begins a run; one that was to bring these bytes later ends where it begins.
+    pub(super) fn begin_run(&self, range: Range<u64>) -> u64 {
+        let mut state = self.state();
+        for run in &mut state.runs {
+            if run.span.position < range.start && range.start < run.span.until {
+                run.span.until = range.start;
+            }
+        }
+        state.next += 1;
+        let id = state.next;
+        let span = Span { start: range.start, position: range.start, until: range.end };
+        state.runs.push(Run { id, span, held: false, pieces: VecDeque::new() });
+        id
+    }
+
+    /// Where a run is to go.
+    pub(super) fn course(&self, run: u64) -> Course {
+        let state = self.state();
+        let run = state.runs.iter().find(|known| known.id == run);
+        run.map_or(Course { until: 0, held: false }, |run| Course { until: run.span.until, held: run.held })
+    }
+
+    /// Waits until a run need not wait for others.
+    pub(super) async fn released(&self, run: u64) {
+        loop {
+            let mut planned = std::pin::pin!(self.planned.notified());
+            planned.as_mut().enable();
+            if !self.course(run).held {
+                return;
+            }
+            planned.await;
+        }
+    }
+
+    /// Waits until a run is at its end, which the plan may have moved to where it is.
+    pub(super) async fn stopped(&self, run: u64) {
+        loop {
+            let mut planned = std::pin::pin!(self.planned.notified());
+            planned.as_mut().enable();
+            let goes_on = |known: &Run| known.id == run && known.span.position < known.span.until;
+            if !self.state().runs.iter().any(goes_on) {
+                return;
+            }
+            planned.await;
+        }
+    }
+
+    /// Ends every run where it is.
+    pub(super) fn stop(&self) {
+        for run in &mut self.state().runs {
+            run.span.until = run.span.position;
+            run.held = false;
+        }
+        self.planned.notify_waiters();
+    }
+
+    pub(super) fn push(&self, run: u64, piece: Bytes, charge: Charge) {
+        if let Some(run) = self.state().run(run) {
+            run.span.position += piece.len() as u64;
+            run.pieces.push_back((piece, charge));
+        }
+    }
+
+    /// Lets go of a run's pieces that end at or before `written`: they can be read from the store.
+    pub(super) fn trim(&self, run: u64, written: u64) {
+        let mut state = self.state();
+        let Some(run) = state.run(run) else { return };
+        while let Some((piece, _)) = run.pieces.front() {
+            let end = run.span.start + piece.len() as u64;
+            if end > written {
+                break;
+            }
+            run.span.start = end;
+            run.pieces.pop_front();
+        }
+    }
+
+    /// Ends a run: all of it is in the store, or lost.
+    pub(super) fn end_run(&self, run: u64) {
+        self.state().runs.retain(|known| known.id != run);
+    }
+
+    /// How many runs there are.
+    pub(super) fn runs(&self) -> usize {
+        self.state().runs.len()
+    }
+
+    /// What to fetch next, if anything; says of every run whether it has to wait for others. Of what no reader wants,
+    /// something only if `background`.
+    pub(super) fn plan(&self, background: bool) -> Option<Range<u64>> {
+        let mut state = self.state();
+        let state = &mut *state;
+        let spans: Vec<_> = state.runs.iter().map(|run| run.span).collect();
+        let demands: Vec<_> = state.demands.iter().map(|demand| demand.range.clone()).collect();
+        let missing = |range| self.partial.missing(range);
+        let view = View { length: self.length?, runs: &spans, demands: &demands, missing: &missing };
+        for (run, held) in state.runs.iter_mut().zip(view.held()) {
+            run.held = held;
+        }
+        self.planned.notify_waiters();
+        if spans.is_empty() || self.in_parts.load(Ordering::Relaxed) { view.next(background) } else { None }
+    }
+
+    /// Waits until a reader wants something that is not on its way, or a follower went.
+    pub(super) async fn attention(&self) {
+        self.attention.notified().await;
+    }
+
+    /// Whether a client reads it, or will.
+    pub(super) fn is_read(&self) -> bool {
+        !self.state().demands.is_empty()
+    }
+
+    /// Notes what a reader is there for.
+    pub(super) fn want(self: &Arc<Self>, range: Range<u64>) -> Wants {
+        let mut state = self.state();
+        state.next += 1;
+        let id = state.next;
+        state.demands.push(Demand { id, range });
+        drop(state);
+        self.attention.notify_one();
+        Wants { flow: self.clone(), id }
+    }
+
+    /// Has the content shown to a reader, if it may be; whoever has a byte of it has a claim to the rest.
+    pub(super) fn show(&self) -> bool {
+        // Of two that decide at once, one is first: a reader, or who replaces the content.
+        let first = || self.seen.compare_exchange(UNSEEN, SEEN, Ordering::AcqRel, Ordering::Acquire);
+        match self.seen.load(Ordering::Acquire) {
+            UNSEEN => first().unwrap_or_else(|was| was) != REPLACED,
+            decided => decided != REPLACED,
+        }
+    }
+
+    /// How many of the first bytes may be shown to a reader of everything: its end only when it has been judged.
+    pub(super) fn shown(&self) -> u64 {
+        let arrived = || self.state().runs.first().map_or(0, |run| run.span.position);
+        self.head.expected.shown(self.length.unwrap_or_else(arrived))
+    }
+
+    /// Where the bytes at `position` are.
+    pub(super) fn place(&self, position: u64) -> Place {
+        let state = self.state();
+        for run in &state.runs {
+            if (run.span.start..run.span.position).contains(&position) {
+                return run.piece_at(position).map_or(Place::Missing, Place::Memory);
+            }
+        }
+        drop(state);
+        if self.partial.readable(position) > position { Place::Store } else { Place::Missing }
+    }
+
+    /// The first byte of `range` that is not here.
+    pub(super) fn first_missing(&self, range: Range<u64>) -> Option<u64> {
+        let mut at = range.start;
+        while at < range.end {
+            let state = self.state();
+            let here = |run: &&Run| (run.span.start..run.span.position).contains(&at);
+            let arrived = state.runs.iter().find(here).map(|run| run.span.position);
+            drop(state);
+            at = match arrived {
+                Some(position) => position,
+                None => match self.partial.readable(at) {
+                    readable if readable > at => readable,
+                    _ => return Some(at),
+                },
+            };
+        }
+        None
+    }
+
+    /// How many bytes of `range` are here.
+    pub fn present(&self, range: Range<u64>) -> u64 {
+        let stored = self.partial.within(range.clone());
+        let state = self.state();
+        let arriving = state
+            .runs
+            .iter()
+            .map(|run| run.span.position.min(range.end).saturating_sub(run.span.start.max(range.start)));
+        stored + arriving.sum::<u64>()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Restart for Flow {
+    fn is_possible(&self) -> bool {
+        self.seen.load(Ordering::Acquire) == UNSEEN
+    }
+
+    fn decide(&self) -> bool {
+        self.seen.compare_exchange(UNSEEN, REPLACED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+impl State {
+    fn run(&mut self, id: u64) -> Option<&mut Run> {
+        self.runs.iter_mut().find(|run| run.id == id)
+    }
+}
+
+impl Run {
+    /// The rest of the piece at `position`.
+    fn piece_at(&self, position: u64) -> Option<Bytes> {
+        let mut start = self.span.start;
+        for (piece, _) in &self.pieces {
+            let end = start + piece.len() as u64;
+            if position < end {
+                return usize::try_from(position - start).ok().map(|offset| piece.slice(offset..));
+            }
+            start = end;
+        }
+        None
+    }
+}
+
+impl Wants {
+    /// The reader stands at `position` and waits.
+    pub(super) fn waits_at(&self, position: u64) {
+        let mut state = self.flow.state();
+        if let Some(demand) = state.demands.iter_mut().find(|demand| demand.id == self.id) {
+            demand.range.start = position;
+        }
+        let comes = state.runs.iter().any(|run| !run.held && run.span.brings_soon(position, NEAR));
+        drop(state);
+        if !comes {
+            self.flow.attention.notify_one();
+        }
+    }
+}
+
+impl Drop for Wants {
+    fn drop(&mut self) {
+        self.flow.state().demands.retain(|demand| demand.id != self.id);
+        self.flow.attention.notify_one();
+    }
+}

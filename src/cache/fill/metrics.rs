@@ -1,0 +1,56 @@
+//! Metrics of fills: running, ended by outcome, resumed, continued elsewhere, and content with a wrong digest. Every
+//! label value is a word of an enum.
+
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, Registry, register_int_counter_vec_with_registry,
+    register_int_counter_with_registry, register_int_gauge_with_registry,
+};
+
+/// Counters and gauges of fills.
+#[derive(Debug)]
+pub struct FillMetrics {
+    /// Fills running now.
+    pub running: IntGauge,
+    /// Fills by outcome.
+    pub ended: IntCounterVec,
+    /// Broken transfers that were resumed.
+    pub resumes: IntCounter,
+    /// Broken transfers that another upstream continued.
+    pub failovers: IntCounter,
+    /// Content that differs from its announced digest, by announcer and consequence.
+    pub digest_mismatches: IntCounterVec,
+}
+
+impl FillMetrics {
+    /// Registers all of them, at zero.
+    ///
+    /// # Errors
+    /// When the registry already has a metric of one of these names.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            running: register_int_gauge_with_registry!("gupd_fills_running", "Fills running now.", registry)?,
+            ended: register_int_counter_vec_with_registry!(
+                "gupd_fills_total",
+                "Fills by how they ended.",
+                &["outcome"],
+                registry
+            )?,
+            failovers: register_int_counter_with_registry!(
+                "gupd_fill_failovers_total",
+                "Broken upstream transfers that went on from another upstream.",
+                registry
+            )?,
+            resumes: register_int_counter_with_registry!(
+                "gupd_fill_resumes_total",
+                "Broken upstream transfers that were resumed.",
+                registry
+            )?,
+            digest_mismatches: register_int_counter_vec_with_registry!(
+                "gupd_digest_mismatches_total",
+                "Content that was not what its digest or its catalog announced, by announcer and consequence.",
+                &["by", "then"],
+                registry
+            )?,
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! Fetches a few bytes of stored content again, for whoever can tell the right ones: no validator is asked for, and any
+//! upstream of the route will do. Says whether it may be worth asking another time.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use http_body::Body;
+
+use super::content_range::ContentRange;
+use super::transfer::{Interruption, Transfer};
+use super::{FillError, Wanted};
+use gupd_net::upstream::{Outgoing, UpstreamError, Upstreams};
+use gupd_store::Unrepaired;
+
+/// Why the bytes could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RefetchError {
+    /// No upstream could be asked, or none got to the end of its answer: an hour later one may.
+    #[error(transparent)]
+    Unreachable(FillError),
+    /// An upstream answered, and not with these bytes; or no upstream can be asked for them at all.
+    #[error(transparent)]
+    NotGiven(FillError),
+}
+
+impl From<UpstreamError> for RefetchError {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            // What is not HTTP is a connection reset in the middle of a head, or something between here and there.
+            UpstreamError::Connect { .. }
+            | UpstreamError::HeadTimeout { .. }
+            | UpstreamError::Closed { .. }
+            | UpstreamError::Unavailable { .. }
+            | UpstreamError::Response { .. } => Self::Unreachable(error.into()),
+            UpstreamError::Client { .. } | UpstreamError::Request { .. } => Self::NotGiven(error.into()),
+        }
+    }
+}
+
+impl From<RefetchError> for Unrepaired {
+    fn from(error: RefetchError) -> Self {
+        let reason = Arc::from(error.to_string());
+        match error {
+            RefetchError::Unreachable(_) => Self::NotNow(reason),
+            RefetchError::NotGiven(_) => Self::NotGiven(reason),
+        }
+    }
+}
+
+/// The bytes of `range`, which is a chunk at most.
+///
+/// # Errors
+/// When no upstream gives them now, or none does any more.
+pub async fn refetch(
+    wanted: &Wanted,
+    range: Range<u64>,
+    upstreams: &Upstreams,
+) -> Result<Bytes, RefetchError> {
+    let mut headers = wanted.headers.clone();
+    let last = range.end.saturating_sub(1);
+    if let Ok(value) = HeaderValue::from_str(&format!("bytes={}-{last}", range.start)) {
+        headers.insert(header::RANGE, value);
+    }
+    let outgoing = Outgoing::get(wanted.target.clone(), headers, wanted.lane.clone());
+    let answer = upstreams.ask(&wanted.order, &outgoing).await?;
+    let upstream = answer.upstream.name.clone();
+    let broke = |at, reason| FillError::BrokenOff { upstream: upstream.clone(), at, reason };
+    let (skip, end) = match (answer.response.status(), ContentRange::of(answer.response.headers())) {
+        (StatusCode::PARTIAL_CONTENT, Some(part))
+            if part.bytes.start == range.start && part.bytes.end >= range.end =>
+        {
+            (0, Some(part.bytes.end))
+        }
+        (StatusCode::OK, _) => (range.start, answer.response.body().size_hint().exact()),
+        (status, _) if status.is_server_error() => {
+            return Err(RefetchError::Unreachable(FillError::ServerError { upstream, status }));
+        }
+        (status, _) => {
+            let reason = format!("it answered {status}").into();
+            return Err(RefetchError::NotGiven(broke(range.start, reason)));
+        }
+    };
+    let received = answer.upstream.received().clone();
+    let mut transfer = Transfer::new(answer.response.into_body(), skip, end, received);
+    let mut bytes = Vec::new();
+    loop {
+        let position = range.start + bytes.len() as u64;
+        if position >= range.end {
+            bytes.truncate(usize::try_from(range.end - range.start).unwrap_or(usize::MAX));
+            return Ok(bytes.into());
+        }
+        let interrupted = |interruption| match interruption {
+            Interruption::Upstream(why) => broke(position, why.reason),
+            Interruption::Fatal(error) => error,
+        };
+        let arrived = transfer.next(upstreams.settings().idle_timeout).await;
+        let Some(piece) = arrived.map_err(|why| RefetchError::Unreachable(interrupted(why)))? else {
+            return Err(RefetchError::NotGiven(broke(position, "its answer is shorter".into())));
+        };
+        let wanted = transfer.wanted(piece, position);
+        let wanted = wanted.map_err(|why| RefetchError::NotGiven(interrupted(why)))?;
+        bytes.extend_from_slice(&wanted.unwrap_or_default());
+    }
+}

@@ -1,0 +1,280 @@
+//! Asking the upstreams for other bytes of the content that one of them has begun to send: the rest after it broke off, or a
+//! part that readers need first. Owns the rule that bytes of two versions are never mixed: only a strong validator, sent
+//! as `If-Range` and found again in the answer, joins two transfers (RFC 9110 §13.1.5, RFC 9111 §3.4). Between two
+//! upstreams only a strong `ETag` with the same complete length does: two managers' files may have the same date and not
+//! the same bytes. Relies on `turns` for who is asked next.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body::Body;
+use tokio::time::{Instant, sleep};
+
+use super::FillError;
+use super::content_range::ContentRange;
+use super::origin::Origin;
+use super::transfer::{Broke, Transfer};
+use super::turns::{Setback, Turns};
+use gupd_config as config;
+use gupd_http::validator::strong_validator;
+use gupd_net::upstream::{Answer, Outgoing, Upstream, UpstreamError};
+
+/// Asks for the bytes of one run as often as it breaks, as long as it gets on.
+pub(super) struct Resumption {
+    origin: Origin,
+    validator: Option<HeaderValue>,
+    headers: HeaderMap,
+    length: Option<u64>,
+    /// Since the byte at `reached`, if anything has been tried since.
+    trying: Option<(Vec<Arc<Upstream>>, Turns)>,
+    reached: u64,
+}
+
+pub(super) enum Resumed {
+    /// The same content, from the position asked for.
+    Continues {
+        /// Where.
+        transfer: Transfer,
+        /// It is all of the content: what comes before that position is skipped.
+        whole: bool,
+    },
+    /// There is other content in its place now: this is it.
+    Changed(Answer),
+}
+
+/// What came of asking one upstream once.
+pub(super) enum Asked {
+    Resumed(Resumed),
+    /// Nothing, and why.
+    Nothing(Setback, Arc<str>),
+}
+
+/// Whether other content may take the place of what has come so far.
+pub(super) trait Restart {
+    /// Whether it may as things are.
+    fn is_possible(&self) -> bool;
+
+    /// Whether it does; then nobody is shown any of what has come.
+    fn decide(&self) -> bool;
+}
+
+/// Never: somebody has bytes of it.
+pub(super) struct NoRestart;
+
+impl Restart for NoRestart {
+    fn is_possible(&self) -> bool {
+        false
+    }
+
+    fn decide(&self) -> bool {
+        false
+    }
+}
+
+impl Resumption {
+    pub(super) fn new(origin: Origin, headers: &HeaderMap, length: Option<u64>) -> Self {
+        let (validator, headers) = (strong_validator(headers), headers.clone());
+        Self { origin, validator, headers, length, trying: None, reached: 0 }
+    }
+
+    /// How upstreams are asked.
+    pub(super) fn settings(&self) -> &config::Fill {
+        self.origin.upstreams.settings()
+    }
+
+    /// Asks for `range`, to the content's end if it ends there. `broke` says what broke the transfer, if that is why.
+    pub(super) async fn resume(
+        &mut self,
+        range: Range<u64>,
+        broke: Option<Broke>,
+        restart: &impl Restart,
+    ) -> Result<Resumed, FillError> {
+        if range.start > self.reached {
+            self.reached = range.start;
+            self.trying = None;
+        }
+        let setback = broke.as_ref().map(|broke| broke.setback);
+        let mut reason = broke.map_or_else(|| Arc::from("a part was needed first"), |broke| broke.reason);
+        let (candidates, mut turns) = match (self.trying.take(), setback) {
+            (Some((candidates, mut turns)), setback) => {
+                turns.failed(setback.unwrap_or(Setback::Broke), Instant::now());
+                (candidates, turns)
+            }
+            (None, setback) => {
+                let candidates = self.origin.candidates();
+                let turns = Turns::new(candidates.len(), self.settings().attempts, setback);
+                (candidates, turns)
+            }
+        };
+        while let Some((who, wait)) = turns.next(Instant::now()) {
+            let Some(upstream) = candidates.get(who) else { break };
+            let author = self.origin.is_author(upstream);
+            if !self.could_continue(upstream, &range) && (author || !restart.is_possible()) {
+                if author {
+                    reason = Arc::from(format!("{reason}; it has no strong validator"));
+                }
+                turns.failed(Setback::Unfit, Instant::now());
+                continue;
+            }
+            sleep(wait).await;
+            if self.origin.nobody_may_be_asked() {
+                // Readers have bytes already: rather than break, they wait as long for it as others do to ask it.
+                self.origin.upstreams.probed(upstream).await;
+            }
+            tracing::info!(upstream = &*upstream.name, from = range.start, %reason, "resuming");
+            // Elsewhere other content says nothing of what was coming; at the one that began it and gave it, it changed.
+            let has_changed = author && self.origin.is_giver(upstream);
+            match self.ask(upstream, &range).await? {
+                Asked::Resumed(Resumed::Changed(_)) if !has_changed && !restart.decide() => {
+                    turns.failed(Setback::Unfit, Instant::now());
+                    tracing::info!(upstream = &*upstream.name, "it has other content");
+                }
+                Asked::Resumed(Resumed::Changed(answer)) => return Ok(Resumed::Changed(answer)),
+                Asked::Resumed(continues) => {
+                    self.origin.gives(upstream);
+                    self.trying = Some((candidates, turns));
+                    return Ok(continues);
+                }
+                Asked::Nothing(setback, why) => {
+                    turns.failed(setback, Instant::now());
+                    reason = why;
+                }
+            }
+        }
+        Err(FillError::BrokenOff { upstream: self.origin.giver().name.clone(), at: range.start, reason })
+    }
+
+    /// Whether an upstream can be told which content is meant.
+    pub(super) fn could_continue(&self, upstream: &Upstream, range: &Range<u64>) -> bool {
+        match self.origin.is_author(upstream) {
+            true if range.start == 0 => true,
+            // A relay may have it from another manager by now, and managers copy files with their dates.
+            true if upstream.is_relay() => self.entity_tag().is_some(),
+            true => self.validator.is_some(),
+            false => self.entity_tag().is_some() && self.length.is_some(),
+        }
+    }
+
+    /// Asks one upstream for `range`, once.
+    pub(super) async fn ask(&self, upstream: &Arc<Upstream>, range: &Range<u64>) -> Result<Asked, FillError> {
+        let answer = self.origin.upstreams.ask_one(upstream, &self.request(upstream, range)).await;
+        let error = match answer {
+            Ok(answer) => return Ok(self.judge(answer, range)),
+            Err(error) => error,
+        };
+        let setback = match error {
+            UpstreamError::Request { .. } => return Err(error.into()),
+            UpstreamError::Connect { .. }
+            | UpstreamError::HeadTimeout { .. }
+            | UpstreamError::Unavailable { .. } => Setback::Silent,
+            UpstreamError::Closed { .. } | UpstreamError::Response { .. } | UpstreamError::Client { .. } => {
+                Setback::Broke
+            }
+        };
+        Ok(Asked::Nothing(setback, Arc::from(error.to_string())))
+    }
+
+    /// Asks each upstream that may have the content for `range`, once, until one gives an answer.
+    pub(super) async fn ask_each(&self, range: &Range<u64>) -> Result<Asked, FillError> {
+        let mut last = Asked::Nothing(Setback::Unfit, Arc::from("no upstream could be asked for it"));
+        for upstream in self.origin.candidates() {
+            if !self.could_continue(&upstream, range) {
+                continue;
+            }
+            match self.ask(&upstream, range).await? {
+                Asked::Resumed(resumed) => {
+                    self.origin.gives(&upstream);
+                    return Ok(Asked::Resumed(resumed));
+                }
+                nothing @ Asked::Nothing(..) => last = nothing,
+            }
+        }
+        Ok(last)
+    }
+
+    fn entity_tag(&self) -> Option<&HeaderValue> {
+        self.validator.as_ref().filter(|_| self.headers.contains_key(header::ETAG))
+    }
+
+    fn request(&self, upstream: &Upstream, range: &Range<u64>) -> Outgoing {
+        let mut outgoing = self.origin.outgoing.clone();
+        let part = if self.length.is_none_or(|length| range.end >= length) {
+            (range.start > 0).then(|| format!("bytes={}-", range.start))
+        } else {
+            Some(format!("bytes={}-{}", range.start, range.end.saturating_sub(1)))
+        };
+        if self.could_continue(upstream, range)
+            && let (Some(part), Some(validator)) = (part, &self.validator)
+            && let Ok(part) = HeaderValue::from_str(&part)
+        {
+            outgoing.headers.insert(header::RANGE, part);
+            outgoing.headers.insert(header::IF_RANGE, validator.clone());
+        }
+        outgoing
+    }
+
+    fn judge(&self, answer: Answer, range: &Range<u64>) -> Asked {
+        let nothing = |setback, why: &str| Asked::Nothing(setback, Arc::from(why));
+        let author = self.origin.is_author(&answer.upstream);
+        let theirs = answer.response.headers();
+        match (answer.response.status(), author) {
+            (StatusCode::PARTIAL_CONTENT, true) if !self.is_same(theirs) => {
+                nothing(Setback::Broke, "its partial response is of other content")
+            }
+            (StatusCode::PARTIAL_CONTENT, false) if !self.is_equal(theirs) => {
+                nothing(Setback::Unfit, "its partial response is of other content")
+            }
+            (StatusCode::PARTIAL_CONTENT, _) => match ContentRange::of(theirs) {
+                Some(part) if part.is_from(range, self.length) => {
+                    let end = part.complete.or(self.length).map(|_| part.bytes.end);
+                    self.continues(answer, 0, end)
+                }
+                _ => nothing(Setback::Broke, "its partial response is not the range asked for"),
+            },
+            (StatusCode::OK, _) => {
+                let length = answer.response.body().size_hint().exact();
+                let same = match author {
+                    true => self.validator.is_some() && strong_validator(theirs) == self.validator,
+                    false => self.is_equal(theirs),
+                };
+                if same && length == self.length {
+                    self.continues(answer, range.start, length)
+                } else {
+                    Asked::Resumed(Resumed::Changed(answer))
+                }
+            }
+            (StatusCode::NOT_FOUND | StatusCode::GONE, true) => Asked::Resumed(Resumed::Changed(answer)),
+            // One that has not been given it yet is no reason to take it away.
+            (StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::RANGE_NOT_SATISFIABLE, false) => {
+                nothing(Setback::Unfit, "it does not have this content")
+            }
+            (status, _) => nothing(Setback::Broke, &format!("it answered {status}")),
+        }
+    }
+
+    fn continues(&self, answer: Answer, skip: u64, end: Option<u64>) -> Asked {
+        let received = answer.upstream.received().clone();
+        let transfer = Transfer::new(answer.response.into_body(), skip, end, received);
+        Asked::Resumed(Resumed::Continues { transfer, whole: skip > 0 })
+    }
+
+    /// A `206` must repeat the `ETag` (RFC 9110 §15.3.7); without it, an upstream that ignores `If-Range` could have
+    /// sent anything. It need not repeat `Last-Modified`, but must not contradict it.
+    fn is_same(&self, theirs: &HeaderMap) -> bool {
+        let ours = |name| self.headers.get(name);
+        let modified = theirs.get(header::LAST_MODIFIED);
+        theirs.get(header::ETAG) == ours(header::ETAG)
+            && modified.is_none_or(|modified| ours(header::LAST_MODIFIED) == Some(modified))
+    }
+
+    /// Whether what another upstream has is byte for byte the same: its strong `ETag` and its complete length, which
+    /// it must say. Its date may be another: files are copied from manager to manager.
+    fn is_equal(&self, theirs: &HeaderMap) -> bool {
+        let complete = match ContentRange::of(theirs) {
+            Some(part) => part.complete == self.length,
+            None => !theirs.contains_key(header::CONTENT_RANGE),
+        };
+        complete && self.entity_tag().is_some_and(|tag| theirs.get(header::ETAG) == Some(tag))
+    }
+}

@@ -1,0 +1,173 @@
+//! From a store that is open to a relay that serves: accepting, the admin address, and the tasks that run beside requests.
+//! Owns when each of these begins, and that all but the limits end when the relay leaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::{Relay, StartError};
+use gupd_admin::{Admin, Orders};
+use gupd_cache::Cache;
+use gupd_guard::metrics::Figures;
+use gupd_net::listen::{Acceptors, Sockets, Stage};
+use gupd_net::upstream::health;
+use gupd_proxy::Proxy;
+use gupd_refresh as refresh;
+use gupd_rollout::clients::{Rows, Tracker};
+use gupd_rollout::engine;
+use gupd_store::{Scrub, Store, StoreError};
+
+/// Pause between two rounds of housekeeping.
+const MAINTENANCE: Duration = Duration::from_secs(30);
+
+/// Pause between two looks at a disk that fails: nobody has to wait longer for hits when it is well again.
+const RECOVERY: Duration = Duration::from_secs(1);
+
+/// A relay that is about to serve: its store is open, and nothing is accepted yet. Dropping it ends it.
+#[derive(Debug)]
+pub struct Ready {
+    pub(super) relay: Relay,
+    pub(super) sockets: Sockets,
+    pub(super) refresh: refresh::Task,
+    pub(super) rollout: engine::Task,
+    pub(super) tracker: Tracker,
+    pub(super) check: health::Task,
+    pub(super) orders: Option<Orders>,
+}
+
+impl Ready {
+    /// Passes on what an administrator asks of the process.
+    #[must_use]
+    pub fn ordered(self, orders: Orders) -> Self {
+        Self { orders: Some(orders), ..self }
+    }
+
+    /// Shows the guard's figures.
+    #[must_use]
+    pub fn guarded(self, figures: &Figures) -> Self {
+        self.relay.metrics.show_guard(figures);
+        self
+    }
+
+    /// Accepts clients from now on, and begins what is done without them.
+    ///
+    /// # Errors
+    /// When the system cannot watch a socket.
+    pub fn serve(self) -> Result<Relay, StartError> {
+        let Self { mut relay, sockets, refresh, rollout, tracker, check, orders } = self;
+        let Some(control) = &relay.control else { return Ok(relay) };
+        let (config, stages) = (&relay.config, relay.stage.subscribe());
+        let _in_control = control.enter();
+        let (workers, newcomers) = (&relay.workers, &relay.newcomers);
+        let acceptors = Acceptors::start(
+            sockets.clients,
+            workers,
+            newcomers,
+            &config.server,
+            &relay.metrics.net,
+            &stages,
+        )?;
+        let store = relay.cache.store().clone();
+        let scrub = config.store.scrub_period.map(|period| store.scrub(period, config.store.scrub_rate));
+        let admin = Admin {
+            exposition: relay.metrics.exposition.clone(),
+            store,
+            quota: config.store.quota,
+            stage: stages.clone(),
+            refresher: relay.refresher.clone(),
+            orders,
+            drain: relay.proxy.drain().clone(),
+            rollouts: relay.rollouts.clone(),
+            clock: relay.clock.clone(),
+            token_file: config.server.admin_token_file.clone(),
+        };
+        let (listener, handed_over) = (TcpListener::from_std(sockets.admin)?, relay.handed_over.clone());
+        tokio::spawn(async move {
+            if let Err(error) = admin.serve(listener, handed_over).await {
+                tracing::error!(%error, "the admin address failed");
+            }
+        });
+        if let Some(scrub) = scrub {
+            relay.background.spawn(scrub_store(scrub, relay.proxy.clone(), stages.clone()));
+        }
+        relay.background.spawn(keep_fresh(refresh, stages.clone()));
+        let mut stage = stages.clone();
+        relay.background.spawn(rollout.run(async move { Stage::Leaving.reached(&mut stage).await }));
+        let (rows, mut stage) = (KeptClients(relay.cache.store().clone()), stages.clone());
+        relay.background.spawn(tracker.run(rows, async move { Stage::Leaving.reached(&mut stage).await }));
+        let (to_clients, from_upstreams) = (relay.lan.clone(), relay.wan.clone());
+        tokio::spawn(until_stopped(stages.clone(), async move { to_clients.run().await }));
+        tokio::spawn(until_stopped(stages.clone(), async move { from_upstreams.run().await }));
+        tokio::spawn(until_stopped(stages.clone(), check.run()));
+        relay.background.spawn(maintain(relay.cache.clone(), stages));
+        relay.acceptors = Some(acceptors);
+        Ok(relay)
+    }
+}
+
+/// Where the tracker of clients keeps them.
+struct KeptClients(Arc<Store>);
+
+impl Rows for KeptClients {
+    type Error = StoreError;
+
+    async fn page(&self, after: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.0.clients(after).await
+    }
+
+    async fn save(&self, rows: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        self.0.save_clients(rows).await
+    }
+}
+
+/// Runs what has no end of its own until the last response has ended.
+async fn until_stopped(mut stage: watch::Receiver<Stage>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        () = Stage::Stopped.reached(&mut stage) => {}
+    }
+}
+
+async fn maintain(cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {
+    let mut rounds = tokio::time::interval(MAINTENANCE);
+    loop {
+        tokio::select! {
+            _ = rounds.tick() => {}
+            () = ailing(cache.store()) => {}
+            () = Stage::Leaving.reached(&mut stage) => return,
+        }
+        if let Err(error) = cache.maintain().await {
+            tracing::error!(%error, "the store's housekeeping failed");
+        }
+    }
+}
+
+/// Dropped when the relay leaves: what it had begun is kept, and is no reason to wait.
+async fn keep_fresh(refresh: refresh::Task, mut stage: watch::Receiver<Stage>) {
+    tokio::select! {
+        () = refresh.run() => {}
+        () = Stage::Leaving.reached(&mut stage) => {}
+    }
+}
+
+/// Has the proxy, which knows the upstreams in force, make good what the scrub finds.
+async fn scrub_store(mut scrub: Scrub, proxy: Arc<Proxy>, mut stage: watch::Receiver<Stage>) {
+    let scrubbing = async {
+        loop {
+            let damaged = scrub.next_damaged().await;
+            proxy.make_good(damaged).await;
+        }
+    };
+    tokio::select! {
+        () = scrubbing => {}
+        () = Stage::Leaving.reached(&mut stage) => {}
+    }
+}
+
+/// Waits for the next look at a disk that fails, for as long as it does.
+async fn ailing(store: &Store) {
+    store.ailing().await;
+    tokio::time::sleep(RECOVERY).await;
+}

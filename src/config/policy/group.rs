@@ -1,0 +1,258 @@
+//! Which group a client is in: the first of the configuration that takes it. Asked on every request: without groups it is
+//! one comparison, with subnets alone one look-up however many there are, and only groups that ask for more than an
+//! address are asked one by one.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::binding::{Resolver, UpstreamBinding};
+use super::matcher::{Client, Matcher};
+use crate as config;
+use crate::{Networks, Outside};
+
+/// A set of clients that shares limits and windows.
+#[derive(Debug)]
+pub struct Group {
+    /// Its name in logs and metrics.
+    pub name: Arc<str>,
+    /// As it is configured.
+    pub settings: config::Group,
+    /// Where its clients' requests go, if not to their routes' upstreams.
+    pub binding: Option<Arc<UpstreamBinding>>,
+    /// Content types that its clients are not to have.
+    pub(super) denied: Vec<String>,
+    takes_turns: bool,
+}
+
+impl Group {
+    /// `withheld` are content types that clients get only where they are allowed.
+    fn new(settings: config::Group, withheld: &[&str], resolver: &Resolver) -> Self {
+        let takes_turns = settings.outside != Outside::Ignore
+            && !(settings.windows.constant() == Some(true) && settings.spread.is_zero());
+        let denied = settings.deny.iter().map(String::as_str).chain(withheld.iter().copied());
+        let denied = denied.filter(|name| !settings.allow.iter().any(|allowed| allowed == name));
+        let denied = denied.map(str::to_owned).collect();
+        let binding = settings.binding.as_deref().map(|binding| resolver.binding(binding));
+        Self { name: settings.name.as_str().into(), binding, denied, settings, takes_turns }
+    }
+
+    /// Whether there is a time at which a client of it may not begin a download.
+    pub fn takes_turns(&self) -> bool {
+        self.takes_turns
+    }
+}
+
+/// Every group, in the configuration's order.
+#[derive(Debug)]
+pub(super) struct Groups {
+    groups: Vec<Arc<Group>>,
+    rest: Arc<Group>,
+    /// Of the groups that ask for an address only, the first whose subnets hold it: each network has the least number
+    /// of itself and all that hold it, so that the narrowest one tells.
+    by_address: Networks<usize>,
+    /// The others, in their order.
+    others: Vec<(usize, Matcher)>,
+}
+
+impl Groups {
+    pub(super) fn new(
+        configured: &[config::Group],
+        withheld: &[&str],
+        resolver: &Resolver,
+    ) -> Result<Self, globset::Error> {
+        let (mut groups, mut others, mut rest) = (Vec::new(), Vec::new(), None);
+        let mut subnets: Vec<(IpNet, usize)> = Vec::new();
+        for group in configured {
+            let compiled = Arc::new(Group::new(group.clone(), withheld, resolver));
+            if group.takes_all() {
+                rest.get_or_insert(compiled);
+                continue;
+            }
+            if group.takes_by_address() {
+                subnets.extend(group.subnets.iter().map(|subnet| (*subnet, groups.len())));
+            } else {
+                others.push((groups.len(), Matcher::new(group)?));
+            }
+            groups.push(compiled);
+        }
+        let default = || config::Group::of_all_others(config::Group::DEFAULT);
+        let of_all_others = || Arc::new(Group::new(default(), withheld, resolver));
+        let rest = rest.unwrap_or_else(of_all_others);
+        Ok(Self { groups, rest, by_address: first_holders(subnets), others })
+    }
+
+    pub(super) fn find(&self, client: &Client<'_>) -> &Arc<Group> {
+        if self.groups.is_empty() {
+            return &self.rest;
+        }
+        let by_address =
+            self.by_address.narrowest(client.host()).map_or(self.groups.len(), |(_, first)| *first);
+        let mut before = self.others.iter().take_while(|(group, _)| *group < by_address);
+        let takes = |(at, matcher): &&(usize, Matcher)| {
+            self.groups.get(*at).is_some_and(|group| matcher.takes(&group.settings, client))
+        };
+        let first = before.find(takes).map_or(by_address, |(group, _)| *group);
+        self.groups.get(first).unwrap_or(&self.rest)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.groups.iter().chain([&self.rest])
+    }
+}
+
+// Wide networks first, so that each finds what the narrowest one around it says.
+fn first_holders(mut subnets: Vec<(IpNet, usize)>) -> Networks<usize> {
+    subnets.sort_by_key(|(subnet, _)| subnet.prefix_len());
+    let mut networks = Networks::default();
+    for (subnet, group) in subnets {
+        let around = networks.narrowest(subnet).map_or(group, |(_, first)| *first);
+        networks.insert(subnet, group.min(around));
+    }
+    networks
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn group(name: &str, subnets: &[&str], paths: &[&str]) -> config::Group {
+        config::Group {
+            subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
+            paths: paths.iter().map(|&path| path.to_owned()).collect(),
+            ..config::Group::of_all_others(name)
+        }
+    }
+
+    fn name(groups: &Groups, client: &str, path: &str) -> String {
+        groups.find(&Client::new(client.parse().unwrap(), path)).name.to_string()
+    }
+
+    #[test]
+    fn the_first_group_that_holds_the_address_is_the_clients() {
+        let groups = Groups::new(
+            &[
+                group("a", &["10.1.2.0/24", "2001:db8::/32"], &[]),
+                group("b", &["10.1.0.0/16", "10.1.2.0/25"], &[]),
+            ],
+            &[],
+            &Resolver::default(),
+        )
+        .unwrap();
+        for (client, expected) in [
+            ("10.1.2.3", "a"),
+            ("10.1.3.3", "b"),
+            ("::ffff:10.1.3.3", "b"),
+            ("2001:db8::1", "a"),
+            ("2001:db9::1", "default"),
+            ("10.2.0.1", "default"),
+            ("::10.1.2.3", "default"),
+        ] {
+            assert_eq!(name(&groups, client, "/"), expected, "{client}");
+        }
+    }
+
+    #[test]
+    fn a_group_without_matchers_takes_all_others() {
+        let groups = Groups::new(
+            &[group("a", &["10.0.0.0/8"], &[]), group("rest", &[], &[])],
+            &[],
+            &Resolver::default(),
+        )
+        .unwrap();
+        assert_eq!((name(&groups, "10.0.0.1", "/"), name(&groups, "::1", "/")), ("a".into(), "rest".into()));
+        assert_eq!(groups.iter().count(), 2);
+    }
+
+    #[test]
+    fn every_kind_of_matcher_must_hold_and_the_first_group_wins() {
+        let groups = Groups::new(
+            &[
+                group("pilot", &["10.1.2.0/24"], &["/content/{*}/*/full.zip", "/minitri.flg"]),
+                group("branch", &["10.1.0.0/16"], &[]),
+                group("version-14", &[], &["/packages/14.*/**"]),
+                group("late", &["10.1.2.0/24", "10.2.0.0/16"], &[]),
+            ],
+            &[],
+            &Resolver::default(),
+        )
+        .unwrap();
+        let full = "/Content/%7BA%7D/261121001/FULL.zip";
+        for (client, path, expected) in [
+            ("10.1.2.3", full, "pilot"),
+            ("10.1.2.3", "/minitri.flg", "pilot"),
+            ("10.1.2.3", "/other", "branch"),
+            ("10.1.3.3", full, "branch"),
+            ("10.1.3.3", "/packages/14.3/a/x.msi", "branch"),
+            ("10.2.0.1", "/packages/14.3/a/x.msi", "version-14"),
+            ("10.2.0.1", "/packages/12.1/a/x.msi", "late"),
+            ("10.3.0.1", "/packages/12.1/a/x.msi", "default"),
+        ] {
+            assert_eq!(name(&groups, client, path), expected, "{client} {path}");
+        }
+    }
+
+    #[test]
+    fn only_a_group_with_windows_or_a_spread_takes_turns() {
+        let always = config::Group::of_all_others("a");
+        assert!(!Group::new(always.clone(), &[], &Resolver::default()).takes_turns());
+        let spread = config::Group { spread: std::time::Duration::from_secs(1), ..always };
+        assert!(Group::new(spread.clone(), &[], &Resolver::default()).takes_turns());
+        assert!(
+            !Group::new(config::Group { outside: Outside::Ignore, ..spread }, &[], &Resolver::default())
+                .takes_turns()
+        );
+    }
+
+    // Few bits differ, so that networks hold each other.
+    fn address() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![
+            (0..64_u32).prop_map(|bits| Ipv4Addr::from(0x0a00_0000 | bits << 2).into()),
+            (0..64_u128).prop_map(|bits| Ipv6Addr::from(0x2001_0db8_u128 << 96 | bits << 2).into()),
+        ]
+    }
+
+    fn subnet() -> impl Strategy<Value = IpNet> {
+        let above = |address: IpAddr, up: u8| {
+            let full = if address.is_ipv4() { 32 } else { 128 };
+            IpNet::new(address, full - up.min(full)).unwrap().trunc()
+        };
+        let up = prop_oneof![0..10_u8, Just(128)];
+        (address(), up).prop_map(move |(address, up)| above(address, up))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_trie_finds_what_asking_one_group_after_the_other_does(
+            groups in prop::collection::vec((prop::collection::vec(subnet(), 0..5), any::<bool>()), 1..8),
+            clients in prop::collection::vec(address(), 1..20),
+        ) {
+            let configured: Vec<config::Group> = groups.iter().enumerate().map(|(number, (subnets, by_path))| {
+                config::Group {
+                    subnets: subnets.clone(),
+                    paths: by_path.then(|| format!("/{}", number % 2)).into_iter().collect(),
+                    ..config::Group::of_all_others(&number.to_string())
+                }
+            }).collect();
+            let compiled = Groups::new(&configured, &[], &Resolver::default()).unwrap();
+            for client in clients {
+                for path in ["/0", "/1"] {
+                    let takes = |group: &&config::Group| {
+                        !group.takes_all()
+                            && (group.subnets.is_empty() || group.subnets.iter().any(|subnet| subnet.contains(&client)))
+                            && (group.paths.is_empty() || group.paths[0] == path)
+                    };
+                    let rest = configured.iter().find(|group| group.takes_all());
+                    let expected = configured.iter().find(takes).or(rest).map_or("default", |group| &group.name);
+                    prop_assert_eq!(name(&compiled, &client.to_string(), path), expected);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Routes a request, classes its path, and says which group its client is in and when its turn is. Owns the compiled
+//! routes, rules, content types and groups of one configuration; a reload builds a new policy. It decides by host,
+//! path, client and time only, does no I/O, and never changes a path.
+
+mod binding;
+pub mod calendar;
+mod content_type;
+mod denial;
+mod group;
+mod matcher;
+mod profile;
+mod revision;
+mod route;
+mod schedule;
+mod sequence;
+pub mod window;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use crate::clock::UnixMillis;
+use crate::{Class, Config, Profile, content, pattern};
+pub use binding::UpstreamBinding;
+use binding::{Destinations, Resolver};
+use calendar::Calendar;
+use content_type::ContentTypes;
+pub use denial::Denied;
+pub use group::Group;
+use group::Groups;
+pub use matcher::Client;
+use profile::Classes;
+pub use revision::{FirstSeen, Revision};
+pub use route::Route;
+use route::Routes;
+pub use schedule::{Run, Schedule};
+pub use sequence::{Numbered, canonical};
+pub use window::Turn;
+
+/// The compiled routes, rules, content types and groups.
+#[derive(Debug)]
+pub struct Policy {
+    routes: Routes,
+    content_types: ContentTypes,
+    groups: Groups,
+    destinations: Destinations,
+    denied_status: StatusCode,
+    calendar: Calendar,
+}
+
+/// What a path is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classified {
+    /// How long it is good.
+    pub class: Class,
+    /// Whether it is a full set or a delta.
+    pub form: Form,
+    /// What it is for; one of [`Policy::content_types`].
+    pub content_type: Arc<str>,
+}
+
+/// How a payload brings a revision: a site whose clients ask for full sets pays a hundred times the delta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// A revision whole: `full.zip`.
+    Full,
+    /// From one revision to another: `*.dax`.
+    Delta,
+    /// Neither, or not to be told from its name.
+    Other,
+}
+
+impl Form {
+    /// The one spelling used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Delta => "delta",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A pattern of the configuration that does not compile. [`Config::load`] refuses such a pattern first.
+#[derive(Debug, thiserror::Error)]
+#[error("pattern of a rule, content type or group: {0}; mend it in the configuration")]
+pub struct PolicyError(#[from] globset::Error);
+
+impl Policy {
+    /// Compiles the policy of a configuration.
+    ///
+    /// # Errors
+    /// A pattern that is not a glob, or all of them together too large.
+    pub fn new(config: &Config) -> Result<Self, PolicyError> {
+        let resolver = Resolver::new(config);
+        let mut compiled: Vec<(Profile, Arc<Classes>)> = Vec::new();
+        let mut routes = Vec::with_capacity(config.routes.len());
+        for route in &config.routes {
+            let classes = match compiled.iter().find(|(profile, _)| *profile == route.profile) {
+                Some((_, classes)) => Arc::clone(classes),
+                None => {
+                    let classes = Arc::new(Classes::new(route.profile, &config.rules)?);
+                    compiled.push((route.profile, Arc::clone(&classes)));
+                    classes
+                }
+            };
+            routes.push(Arc::new(Route::new(route, resolver.resolve(&route.upstreams), classes)));
+        }
+        // Withheld from clients by default, as the vendor does, once there are any.
+        let is_known = config.content_types.iter().any(|own| own.name == content::CLIENT_PATCHES);
+        let withheld: Vec<&str> = is_known.then_some(content::CLIENT_PATCHES).into_iter().collect();
+        let groups = Groups::new(&config.groups, &withheld, &resolver)?;
+        Ok(Self {
+            routes: Routes::new(routes),
+            content_types: ContentTypes::new(&config.content_types)?,
+            destinations: Destinations::of(groups.iter()),
+            groups,
+            denied_status: config.denials.status,
+            calendar: Calendar::new(config.site.time_zone.clone()),
+        })
+    }
+
+    /// The route of a request: by `host` (the authority; a port is ignored), then by the longest prefix of `path`.
+    pub fn route(&self, host: Option<&str>, path: &str) -> Option<&Arc<Route>> {
+        self.routes.find(host, path)
+    }
+
+    /// The route of this name, if there still is one.
+    pub fn route_named(&self, name: &str) -> Option<&Arc<Route>> {
+        self.routes.named(name)
+    }
+
+    /// What `path` (without query, as the client spelt it) is on this route.
+    pub fn classify(&self, route: &Route, path: &str) -> Classified {
+        let path = pattern::fold(path);
+        let class = route.classes.class(&path);
+        let form = match class {
+            Class::Payload if path.ends_with("/full.zip") => Form::Full,
+            Class::Payload if path.ends_with(".dax") => Form::Delta,
+            _ => Form::Other,
+        };
+        Classified { class, form, content_type: Arc::clone(self.content_types.of(&path, class)) }
+    }
+
+    /// The group of a client: the first that takes it, else the one for all others.
+    pub fn group(&self, client: &Client<'_>) -> &Arc<Group> {
+        self.groups.find(client)
+    }
+
+    /// Every group a client may be in: the bounded set of labels for metrics.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.groups.iter()
+    }
+
+    /// The revision that a payload of a manager belongs to; `None` if `path` (normalised, without query) is none.
+    pub fn revision<'a>(&self, route: &Route, path: &'a str) -> Option<Revision<'a>> {
+        let revision =
+            Revision::of(path).filter(|_| matches!(route.profile, Profile::Auto | Profile::Sep))?;
+        (route.classes.class(&pattern::fold(path)) == Class::Payload).then_some(revision)
+    }
+
+    /// Whether a client of this group may begin to download from a revision now, which was first asked for at `seen`.
+    pub fn turn(
+        &self,
+        group: &Group,
+        client: IpAddr,
+        revision: Revision<'_>,
+        seen: UnixMillis,
+        now: UnixMillis,
+    ) -> Turn {
+        window::turn(&self.calendar, &group.settings, client, revision.sequence, seen, now)
+    }
+
+    /// The site's wall clock.
+    pub fn calendar(&self) -> &Calendar {
+        &self.calendar
+    }
+
+    /// Every content type a path may have: the bounded set of labels for metrics.
+    pub fn content_types(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.content_types.labels()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Policy {
+        Policy::new(&Config::for_upstreams(&["http://manager:8014"]).unwrap()).unwrap()
+    }
+
+    fn classify(path: &str) -> (Class, Form, String) {
+        let policy = policy();
+        let route = policy.route(Some("relay:2967"), path).unwrap();
+        let Classified { class, form, content_type } = policy.classify(route, path);
+        (class, form, content_type.to_string())
+    }
+
+    #[test]
+    fn a_relay_without_a_file_knows_both_protocols() {
+        let revision = "/content/{07B590B3-9282-482f-BBAA-6D515D385869}/210602017";
+        let name = "virus-definitions-64".to_owned();
+        assert_eq!(classify(&format!("{revision}/full.zip")), (Class::Payload, Form::Full, name.clone()));
+        assert_eq!(classify(&format!("{revision}/xdelta1.dax")), (Class::Payload, Form::Delta, name));
+        assert_eq!(classify("/index2.dax"), (Class::Catalog, Form::Other, "catalog".to_owned()));
+        assert_eq!(classify("/secars/secars.dll"), (Class::Private, Form::Other, "management".to_owned()));
+        assert_eq!(classify("/1369163480x.zip"), (Class::Payload, Form::Other, "liveupdate".to_owned()));
+        assert_eq!(classify("/"), (Class::Generic, Form::Other, "other".to_owned()));
+    }
+
+    #[test]
+    fn only_payloads_of_a_manager_have_a_revision() {
+        let mut config = Config::for_upstreams(&["http://manager:8014"]).unwrap();
+        let own = crate::Rule { pattern: "**/own.dax".to_owned(), class: Class::Generic };
+        config.rules.push(own);
+        let sequence = |config: &Config, path: &str| {
+            let policy = Policy::new(config).unwrap();
+            policy
+                .revision(policy.route(None, path).unwrap(), path)
+                .map(|revision| revision.sequence.to_owned())
+        };
+        let folder = "/content/{07b590b3-9282-482f-bbaa-6d515d385869}/210602017";
+        assert_eq!(sequence(&config, &format!("{folder}/full.zip")).as_deref(), Some("210602017"));
+        for path in
+            [format!("{folder}/index.dax"), format!("{folder}/own.dax"), "/1369163480x.zip".to_owned()]
+        {
+            assert_eq!(sequence(&config, &path), None, "{path}");
+        }
+        config.routes[0].profile = Profile::LiveUpdate;
+        assert_eq!(sequence(&config, &format!("{folder}/1369163480x.dax")), None);
+    }
+
+    #[test]
+    fn routes_of_different_profiles_class_one_path_differently() {
+        let mut config = Config::for_upstreams(&["http://manager:8014"]).unwrap();
+        let mut generic = config.routes[0].clone();
+        generic.prefix = "/mirror".to_owned();
+        generic.profile = Profile::Generic;
+        config.routes.push(generic);
+        let policy = Policy::new(&config).unwrap();
+        let class = |path: &str| policy.classify(policy.route(None, path).unwrap(), path).class;
+        assert_eq!(class("/a/x.7z"), Class::Payload);
+        assert_eq!(class("/mirror/x.7z"), Class::Generic);
+    }
+
+    #[test]
+    fn a_pattern_set_past_the_check_is_an_error_that_names_it() {
+        let mut config = Config::for_upstreams(&["http://manager:8014"]).unwrap();
+        config.rules.push(crate::Rule { pattern: "[a".to_owned(), class: Class::Payload });
+        let error = Policy::new(&config).unwrap_err();
+        assert!(error.to_string().contains("[a"), "{error}");
+    }
+}

@@ -1,0 +1,161 @@
+//! Which managers a request goes to: by host, then by the longest prefix of whole segments. A route never rewrites:
+//! the path that came in is the path that goes upstream. Asked on every request, so nothing here allocates.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use super::profile::Classes;
+use crate as config;
+use crate::{Fallback, Profile, UpstreamId};
+
+/// A path prefix bound to upstreams and to the rules that class its paths.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name in keys, logs and metrics.
+    pub name: Arc<str>,
+    /// Its upstreams, by priority. Never empty.
+    pub upstreams: Arc<[UpstreamId]>,
+    /// Which built-in rules class its paths.
+    pub profile: Profile,
+    /// What its clients get while no worker serves, if not what all get.
+    pub fallback: Option<Fallback>,
+    /// Content types that are neither fetched nor served here.
+    pub(super) denied: Vec<String>,
+    pub(super) classes: Arc<Classes>,
+    host: Option<Box<str>>,
+    // Without a last slash, so `/` is empty.
+    prefix: Box<str>,
+}
+
+impl Route {
+    pub(super) fn new(route: &config::Route, upstreams: Arc<[UpstreamId]>, classes: Arc<Classes>) -> Self {
+        Self {
+            name: route.name.as_str().into(),
+            upstreams,
+            profile: route.profile,
+            fallback: route.fallback,
+            denied: route.deny_download.clone(),
+            classes,
+            host: route.host.as_deref().map(Into::into),
+            prefix: route.prefix.trim_end_matches('/').into(),
+        }
+    }
+
+    // Case does not count: managers serve from Windows, and no two routes differ by case only.
+    fn takes(&self, host: Option<&str>, path: &str) -> bool {
+        let host_fits = match (self.host.as_deref(), host) {
+            (None, _) => true,
+            (Some(own), Some(host)) => own.eq_ignore_ascii_case(host),
+            (Some(_), None) => false,
+        };
+        let (path, prefix) = (path.as_bytes(), self.prefix.as_bytes());
+        host_fits
+            && path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+            && matches!(path.get(prefix.len()), None | Some(b'/'))
+    }
+}
+
+/// Every route, the most special first: one for a host before one for every host, then the longer prefix.
+#[derive(Debug)]
+pub(super) struct Routes(Vec<Arc<Route>>);
+
+impl Routes {
+    pub(super) fn new(mut routes: Vec<Arc<Route>>) -> Self {
+        routes.sort_by_key(|route| Reverse((route.host.is_some(), route.prefix.len())));
+        Self(routes)
+    }
+
+    pub(super) fn find(&self, host: Option<&str>, path: &str) -> Option<&Arc<Route>> {
+        let host = host.map(without_port);
+        self.0.iter().find(|route| route.takes(host, path))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.0.iter()
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&Arc<Route>> {
+        self.0.iter().find(|route| *route.name == *name)
+    }
+}
+
+// `Host` is host and optional port (RFC 9110 §7.2); colons within brackets are an IPv6 address's.
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+    use crate::policy::Policy;
+
+    fn policy(routes: &[(&str, Option<&str>)]) -> Policy {
+        let mut config = Config::for_upstreams(&["http://manager:8014"]).unwrap();
+        config.routes = routes
+            .iter()
+            .map(|(prefix, host)| config::Route {
+                name: format!("{}{prefix}", host.unwrap_or_default()),
+                prefix: (*prefix).to_owned(),
+                host: host.map(str::to_owned),
+                upstreams: vec![0],
+                profile: Profile::Auto,
+                fallback: None,
+                deny_download: Vec::new(),
+            })
+            .collect();
+        Policy::new(&config).unwrap()
+    }
+
+    fn name(policy: &Policy, host: Option<&str>, path: &str) -> Option<String> {
+        policy.route(host, path).map(|route| route.name.to_string())
+    }
+
+    #[test]
+    fn the_longest_prefix_of_whole_segments_wins() {
+        let policy = policy(&[("/", None), ("/content", None), ("/content/a", None)]);
+        for (path, route) in [
+            ("/content/a/b", "/content/a"),
+            ("/content/a", "/content/a"),
+            ("/content/ab", "/content"),
+            ("/Content/x", "/content"),
+            ("/content", "/content"),
+            ("/contents", "/"),
+            ("/", "/"),
+        ] {
+            assert_eq!(name(&policy, None, path).as_deref(), Some(route), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_route_of_the_host_goes_before_a_longer_prefix_of_every_host() {
+        let policy = policy(&[("/content/a", None), ("/", Some("lu.example")), ("/", None)]);
+        for (host, route) in [
+            (Some("lu.example"), "lu.example/"),
+            (Some("LU.example:2967"), "lu.example/"),
+            (Some("other.example"), "/content/a"),
+            (None, "/content/a"),
+        ] {
+            assert_eq!(name(&policy, host, "/content/a").as_deref(), Some(route), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_outside_of_every_prefix_has_no_route() {
+        let policy = policy(&[("/content", None)]);
+        assert_eq!(name(&policy, None, "/other"), None);
+        assert_eq!(name(&policy, None, "*"), None);
+        assert_eq!(name(&policy, None, ""), None);
+    }
+
+    #[test]
+    fn an_ipv6_host_keeps_its_colons() {
+        assert_eq!(without_port("[::1]:2967"), "[::1]");
+        assert_eq!(without_port("[fe80::1]"), "[fe80::1]");
+        assert_eq!(without_port("manager:8014"), "manager");
+        assert_eq!(without_port("manager"), "manager");
+    }
+}

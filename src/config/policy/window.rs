@@ -1,0 +1,338 @@
+//! When a client's turn is. Owns the offset that each client has within a spread, and the verdict on one request. Pure
+//! functions of client, revision and time: no state, so that a restart, a reload or another relay says the same.
+//!
+//! A client may begin from `start + offset` until its group's window closes. `start` is when the window opened, or when
+//! the revision was first asked for, if that came later; without windows it is always the latter. Who would come after
+//! the window has closed comes in the next one, and there counts from its opening. A spread that does not fit into a
+//! window is made to fit, so that every client has a turn in each.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::calendar::Calendar;
+use crate::Group;
+use crate::clock::UnixMillis;
+
+/// Time until a window that never opens is asked about again; no configuration has one.
+const NEVER: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Whether a client may begin to download a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Its time has come.
+    Open,
+    /// The revision is released to everyone at once.
+    Emergency,
+    /// Not yet.
+    Closed {
+        /// When its time comes.
+        opens: UnixMillis,
+    },
+}
+
+/// Where a client's turn lies within `spread`, for this revision: evenly spread over clients, of no relation between
+/// revisions, and the same for ever. It is the high half of the product of `spread` in milliseconds and the XXH3-64
+/// (seed 0) of the client's address as 16 bytes of IPv6 (IPv4 as `::ffff:a.b.c.d`) followed by the revision's text.
+pub fn offset(client: IpAddr, revision: &str, spread: Duration) -> Duration {
+    let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
+    // Not a remainder, which would favour the front of the spread.
+    let offset = (u128::from(draw(client, revision)) * u128::from(millis)) >> 64;
+    Duration::from_millis(u64::try_from(offset).unwrap_or(u64::MAX))
+}
+
+/// The hash alone: 2^64 stands for the whole spread.
+pub fn draw(client: IpAddr, revision: &str) -> u64 {
+    let address = match client {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    let mut hash = Xxh3::new();
+    hash.update(&address.octets());
+    hash.update(revision.as_bytes());
+    hash.digest()
+}
+
+/// Whether `client` may begin to download from this revision now. `seen` is when the revision was first asked for; one
+/// after `now`, of a clock that was set back since, says nothing.
+pub(super) fn turn(
+    calendar: &Calendar,
+    group: &Group,
+    client: IpAddr,
+    revision: &str,
+    seen: UnixMillis,
+    now: UnixMillis,
+) -> Turn {
+    let held = calendar.at(&group.windows, now);
+    if held.value {
+        let opened = calendar.since(&group.windows, now);
+        let window = Window { opens: opened, closes: held.until };
+        let Some(start) = opened.max((seen <= now).then_some(seen)) else { return Turn::Open };
+        let opens = start + millis(window.offset(group, client, revision));
+        if opens <= now {
+            return Turn::Open;
+        }
+        if held.until.is_none_or(|closes| opens < closes) {
+            return Turn::Closed { opens };
+        }
+    }
+    let next = if held.value {
+        held.until.and_then(|closed| calendar.at(&group.windows, closed).until)
+    } else {
+        held.until
+    };
+    let Some(opens) = next else {
+        return Turn::Closed { opens: now + millis(NEVER) };
+    };
+    let window = Window { opens: Some(opens), closes: calendar.at(&group.windows, opens).until };
+    Turn::Closed { opens: opens + millis(window.offset(group, client, revision)) }
+}
+
+// Open ends are for ever.
+struct Window {
+    opens: Option<UnixMillis>,
+    closes: Option<UnixMillis>,
+}
+
+impl Window {
+    fn offset(&self, group: &Group, client: IpAddr, revision: &str) -> Duration {
+        let spread = match (self.opens, self.closes) {
+            (Some(opens), Some(closes)) => group.spread_within(Duration::from_millis(opens.abs_diff(closes))),
+            _ => group.spread,
+        };
+        offset(client, revision, spread)
+    }
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use jiff::Timestamp;
+    use jiff::tz::TimeZone;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Config, Overrides};
+
+    const HOUR: i64 = 3_600_000;
+    const SPREAD: Duration = Duration::from_secs(4 * 3600);
+
+    fn clients(count: u32) -> impl Iterator<Item = IpAddr> {
+        let first = u32::from(Ipv4Addr::new(10, 1, 0, 1));
+        (first..first + count).map(|address| Ipv4Addr::from(address).into())
+    }
+
+    // The p-value of the Kolmogorov–Smirnov test that the shares (0 to 1) are uniform.
+    fn kolmogorov_smirnov(mut shares: Vec<f64>) -> f64 {
+        shares.sort_by(f64::total_cmp);
+        let count = shares.len() as f64;
+        let distance = shares.iter().enumerate().fold(0.0f64, |distance, (i, share)| {
+            distance.max((share - i as f64 / count).abs()).max(((i + 1) as f64 / count - share).abs())
+        });
+        let lambda = (count.sqrt() + 0.12 + 0.11 / count.sqrt()) * distance;
+        if lambda < 0.2 {
+            // The series does not converge there, and is 1 to within 1e-12.
+            return 1.0;
+        }
+        let term =
+            |k: i32| (-2.0 * f64::from(k * k) * lambda * lambda).exp() * if k % 2 == 1 { 2.0 } else { -2.0 };
+        (1..=100).map(term).sum::<f64>().clamp(0.0, 1.0)
+    }
+
+    fn share(client: IpAddr, revision: &str) -> f64 {
+        offset(client, revision, SPREAD).as_secs_f64() / SPREAD.as_secs_f64()
+    }
+
+    #[test]
+    fn the_test_for_uniformity_tells_a_skew_from_none() {
+        let even: Vec<f64> = (0..10_000).map(|i| (f64::from(i) + 0.5) / 10_000.0).collect();
+        let skewed = even.iter().map(|share| share.powf(1.05)).collect();
+        assert!(kolmogorov_smirnov(even) > 0.99);
+        assert!(kolmogorov_smirnov(skewed) < 0.01);
+    }
+
+    #[test]
+    fn the_offsets_of_ten_thousand_clients_are_uniform() {
+        for revision in ["261121001", "261121002", "210602017", ""] {
+            let p = kolmogorov_smirnov(clients(10_000).map(|client| share(client, revision)).collect());
+            assert!(p > 0.01, "{revision}: {p}");
+        }
+        let network = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0));
+        let of_ipv6 = (0..10_000).map(|i| share(Ipv6Addr::from(network + i).into(), "261121001"));
+        assert!(kolmogorov_smirnov(of_ipv6.collect()) > 0.01);
+    }
+
+    #[test]
+    fn a_clients_offset_for_one_revision_says_nothing_of_the_next() {
+        let differences = clients(10_000)
+            .map(|client| (share(client, "261121001") - share(client, "261121002")).rem_euclid(1.0));
+        assert!(kolmogorov_smirnov(differences.collect()) > 0.01);
+        let consecutive: Vec<f64> = clients(10_001).map(|client| share(client, "261121001")).collect();
+        let neighbours = consecutive.windows(2).map(|pair| (pair[0] - pair[1]).rem_euclid(1.0));
+        assert!(kolmogorov_smirnov(neighbours.collect()) > 0.01);
+    }
+
+    #[test]
+    fn offsets_are_the_same_in_every_version() {
+        // Worked out by another implementation of XXH3.
+        for (client, revision, millis) in [
+            ("10.1.2.3", "261121001", 6_785_019),
+            ("::ffff:10.1.2.3", "261121001", 6_785_019),
+            ("10.1.2.4", "261121001", 8_820_782),
+            ("10.1.2.3", "261121002", 2_251_632),
+            ("2001:db8::1", "210602017", 7_669_098),
+        ] {
+            let client = client.parse().unwrap();
+            assert_eq!(
+                offset(client, revision, SPREAD),
+                Duration::from_millis(millis),
+                "{client} {revision}"
+            );
+        }
+        assert_eq!(offset([10, 1, 2, 3].into(), "1", Duration::ZERO), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_peak_of_five_thousand_clients_stays_near_the_even_share() {
+        // 100 MiB at 1.4 Mbit/s.
+        const DOWNLOAD: i64 = 600_000;
+        let (group, calendar) = (group("always", "4h"), Calendar::new(TimeZone::UTC));
+        for revision in ["261121001", "261121002", "261121003"] {
+            let begin = |client| match turn(&calendar, &group, client, revision, 0, 0) {
+                Turn::Closed { opens } => opens,
+                Turn::Open | Turn::Emergency => 0,
+            };
+            let mut changes: Vec<(i64, i32)> =
+                clients(5_000).map(begin).flat_map(|at| [(at, 1), (at + DOWNLOAD, -1)]).collect();
+            changes.sort_unstable();
+            let running = changes.iter().scan(0, |running, (_, change)| {
+                *running += change;
+                Some(*running)
+            });
+            let peak = f64::from(running.max().unwrap());
+            let even = 5_000.0 * DOWNLOAD as f64 / millis(SPREAD) as f64;
+            assert!(peak <= 1.3 * even, "{revision}: {peak} against {even}");
+        }
+    }
+
+    fn group(windows: &str, spread: &str) -> Group {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gupd.toml");
+        let text = format!(
+            "[[upstream]]\nurl = \"http://manager\"\n[[group]]\nname = \"a\"\nwindows = \"{windows}\"\nspread = \"{spread}\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        Config::load(&Overrides::default(), Some(&file), std::iter::empty()).unwrap().groups.remove(0)
+    }
+
+    // The hour of Monday, 2026-11-23, in UTC.
+    fn monday(hour: i64) -> UnixMillis {
+        "2026-11-23T00:00:00Z".parse::<Timestamp>().unwrap().as_millisecond() + hour * HOUR
+    }
+
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
+
+    fn at(group: &Group, seen: UnixMillis, now: UnixMillis) -> Turn {
+        turn(&Calendar::new(TimeZone::UTC), group, CLIENT, "261121001", seen, now)
+    }
+
+    fn own(spread_hours: i64) -> i64 {
+        millis(offset(CLIENT, "261121001", Duration::from_secs(spread_hours.unsigned_abs() * 3600)))
+    }
+
+    #[test]
+    fn a_client_begins_its_offset_after_the_window_opens_and_not_after_it_closes() {
+        let group = group("mon-fri 20:00-06:00", "4h");
+        let opens = monday(20) + own(4);
+        assert_eq!(at(&group, monday(9), monday(12)), Turn::Closed { opens });
+        assert_eq!(at(&group, monday(9), monday(20)), Turn::Closed { opens });
+        assert_eq!(at(&group, monday(9), opens - 1), Turn::Closed { opens });
+        assert_eq!(at(&group, monday(9), opens), Turn::Open);
+        assert_eq!(at(&group, monday(9), monday(30) - 1), Turn::Open);
+        // A client that was away has its turn in the next window, again behind its offset.
+        assert_eq!(at(&group, monday(9), monday(30)), Turn::Closed { opens: opens + 24 * HOUR });
+        // And over the weekend, if nothing opens there.
+        let next_monday = Turn::Closed { opens: opens + 7 * 24 * HOUR };
+        assert_eq!(at(&group, monday(9), monday(5 * 24 + 7)), next_monday);
+    }
+
+    #[test]
+    fn a_revision_that_appears_in_an_open_window_counts_from_then() {
+        let group = group("mon-fri 20:00-06:00", "4h");
+        let seen = monday(23);
+        assert_eq!(at(&group, seen, seen), Turn::Closed { opens: seen + own(4) });
+        assert_eq!(at(&group, seen, seen + own(4)), Turn::Open);
+        // Too late for this window: in the next, from its opening.
+        let late = monday(30) - own(4) / 2;
+        assert_eq!(at(&group, late, late), Turn::Closed { opens: monday(44) + own(4) });
+        // A clock that was set back makes nobody wait for the time it was seen at.
+        assert_eq!(at(&group, monday(1000), monday(20) + own(4)), Turn::Open);
+    }
+
+    #[test]
+    fn without_windows_the_spread_counts_from_when_the_revision_was_seen() {
+        let group = group("always", "4h");
+        let seen = monday(9);
+        assert_eq!(at(&group, seen, seen), Turn::Closed { opens: seen + own(4) });
+        assert_eq!(at(&group, seen, seen + own(4)), Turn::Open);
+        assert_eq!(at(&group, seen, monday(1000)), Turn::Open);
+        assert_eq!(at(&group, monday(1000), seen), Turn::Open, "the clock was set back");
+    }
+
+    #[test]
+    fn without_a_spread_a_window_opens_for_all_at_once() {
+        let group = group("mon-fri 20:00-06:00", "0s");
+        assert_eq!(at(&group, monday(9), monday(20) - 1), Turn::Closed { opens: monday(20) });
+        assert_eq!(at(&group, monday(9), monday(20)), Turn::Open);
+    }
+
+    #[test]
+    fn a_spread_that_is_longer_than_the_window_leaves_every_client_a_turn_in_it() {
+        let group = group("20:00-22:00", "12h");
+        for client in clients(2_000) {
+            let calendar = Calendar::new(TimeZone::UTC);
+            let Turn::Closed { opens } = turn(&calendar, &group, client, "1", 0, monday(12)) else {
+                panic!("{client} is let in before the window")
+            };
+            assert!((monday(20)..=monday(22) - HOUR / 4).contains(&opens), "{client}");
+            assert_eq!(turn(&calendar, &group, client, "1", 0, opens), Turn::Open);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn who_comes_when_told_is_served_and_a_moment_before_is_not(
+            zone in prop::sample::select(vec!["Europe/Berlin", "Australia/Lord_Howe", "UTC"]),
+            windows in prop::sample::select(vec![
+                "always", "20:00-06:00", "mon-fri 20:00-06:00", "02:15-02:45", "sun 01:30-03:00, sun 22:00-24:00",
+            ]),
+            spread in prop::sample::select(vec!["0s", "10m", "4h", "7d"]),
+            // Around both changes of the clocks.
+            day in prop::sample::select(vec![
+                "2026-03-28T00:00:00Z", "2026-10-24T00:00:00Z", "2026-04-04T00:00:00Z", "2026-10-03T00:00:00Z",
+            ]),
+            later in 0..3 * 24 * HOUR,
+            known in 0..12 * HOUR,
+            client in any::<u32>(),
+        ) {
+            let calendar = Calendar::new(TimeZone::get(zone).unwrap());
+            let now = day.parse::<Timestamp>().unwrap().as_millisecond() + later;
+            let (group, client) = (group(windows, spread), Ipv4Addr::from(client).into());
+            let at = |at| turn(&calendar, &group, client, "261121001", now - known, at);
+            if let Turn::Closed { opens } = at(now) {
+                prop_assert!(opens > now);
+                prop_assert_eq!(at(opens), Turn::Open);
+                prop_assert_eq!(at(opens - 1), Turn::Closed { opens });
+                prop_assert_eq!(at(now + (opens - now) / 2), Turn::Closed { opens });
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! A client's preconditions against a stored or streaming response (RFC 9110 §13): what to answer, and whether its
+//! `Range` still applies. Relies on `cache::validator` for tags and dates; sends nothing and reads no body.
+
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+
+use crate::field;
+use crate::validator::{EntityTag, is_last_modified_strong};
+
+/// The fields that make a request conditional (§13.1), but for `If-Range`.
+const CONDITIONS: [HeaderName; 4] =
+    [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE];
+
+/// What a request's preconditions come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precondition {
+    /// Answer as if there were none.
+    Proceed,
+    /// The client has it: `304`.
+    NotModified,
+    /// The client's assumption does not hold: `412`.
+    Failed,
+}
+
+/// Evaluates the preconditions in the order of RFC 9110 §13.2.2 against the selected response.
+///
+/// They count for a response that would be `2xx` only (§13.2.1). RFC 9111 §4.3.2 lets a cache leave `If-Match` and
+/// `If-Unmodified-Since` to the origin; they are honoured here, because the bytes that would be sent are known.
+pub fn evaluate(
+    method: &Method,
+    request: &HeaderMap,
+    status: StatusCode,
+    response: &HeaderMap,
+) -> Precondition {
+    // Most requests have none, and then nothing of the response needs to be read.
+    if !status.is_success() || !CONDITIONS.iter().any(|name| request.contains_key(name)) {
+        return Precondition::Proceed;
+    }
+    let tag = EntityTag::of(response);
+    let modified = field::date(response, header::LAST_MODIFIED);
+    let assumed = if request.contains_key(header::IF_MATCH) {
+        is_any(request, header::IF_MATCH)
+            || tag.is_some_and(|tag| {
+                EntityTag::list(request, header::IF_MATCH).any(|wanted| wanted.strongly_equals(&tag))
+            })
+    } else {
+        match (field::date(request, header::IF_UNMODIFIED_SINCE), modified) {
+            (Some(since), Some(modified)) => modified <= since,
+            // §13.1.4: ignored if it is no date, or if the response has none.
+            _ => true,
+        }
+    };
+    if !assumed {
+        return Precondition::Failed;
+    }
+    let is_read = method == Method::GET || method == Method::HEAD;
+    if request.contains_key(header::IF_NONE_MATCH) {
+        let held = is_any(request, header::IF_NONE_MATCH)
+            || tag.is_some_and(|tag| {
+                EntityTag::list(request, header::IF_NONE_MATCH).any(|held| held.weakly_equals(&tag))
+            });
+        return match (held, is_read) {
+            (false, _) => Precondition::Proceed,
+            (true, true) => Precondition::NotModified,
+            (true, false) => Precondition::Failed,
+        };
+    }
+    // RFC 9111 §4.3.2: Date stands in for a Last-Modified that is not there.
+    let modified = modified.or_else(|| field::date(response, header::DATE));
+    match (field::date(request, header::IF_MODIFIED_SINCE), modified) {
+        (Some(since), Some(modified)) if is_read && modified <= since => Precondition::NotModified,
+        _ => Precondition::Proceed,
+    }
+}
+
+/// Whether the request's `Range` applies to this response (§13.1.5): there is no `If-Range`, or its validator is
+/// strong and the response's. Otherwise the client gets the whole.
+pub fn if_range(request: &HeaderMap, response: &HeaderMap) -> bool {
+    let Some(value) = request.get(header::IF_RANGE) else { return true };
+    if let Some(wanted) = EntityTag::parse(value.as_bytes()) {
+        return EntityTag::of(response).is_some_and(|tag| tag.strongly_equals(&wanted));
+    }
+    match (field::parse_date(value), field::date(response, header::LAST_MODIFIED)) {
+        (Some(wanted), Some(modified)) => wanted == modified && is_last_modified_strong(response),
+        _ => false,
+    }
+}
+
+fn is_any(request: &HeaderMap, name: header::HeaderName) -> bool {
+    field::members(request, name).eq([b"*"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+
+    const T0: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const T1: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+    const T2: &str = "Sun, 06 Nov 1994 08:49:39 GMT";
+
+    fn headers(text: &str) -> HeaderMap {
+        let text = text.replace("T0", T0).replace("T1", T1).replace("T2", T2);
+        let mut headers = HeaderMap::new();
+        for (name, value) in text.split('|').filter_map(|line| line.split_once(": ")) {
+            let name = HeaderName::try_from(name).unwrap();
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn preconditions_come_to_what_rfc_9110_section_13_says() {
+        use Precondition::{Failed, NotModified, Proceed};
+        let tagged = "etag: \"a\"|last-modified: T1|date: T2";
+        let weak = "etag: W/\"a\"|last-modified: T1|date: T2";
+        let bare = "date: T1";
+        for (request, response, expected) in [
+            ("", tagged, Proceed),
+            // 13.1.1
+            ("if-match: \"x\", \"a\"", tagged, Proceed),
+            ("if-match: \"x\"|if-match: \"a\"", tagged, Proceed),
+            ("if-match: \"x\"", tagged, Failed),
+            ("if-match: W/\"a\"", tagged, Failed),
+            ("if-match: \"a\"", weak, Failed),
+            ("if-match: *", bare, Proceed),
+            ("if-match: \"a\"", bare, Failed),
+            // 13.1.2
+            ("if-none-match: \"x\", W/\"a\"", tagged, NotModified),
+            ("if-none-match: \"a\"", weak, NotModified),
+            ("if-none-match: \"x\"", tagged, Proceed),
+            ("if-none-match: a", tagged, Proceed),
+            ("if-none-match: *", bare, NotModified),
+            ("if-none-match: \"*\"", tagged, Proceed),
+            // 13.1.3
+            ("if-modified-since: T0", tagged, Proceed),
+            ("if-modified-since: T1", tagged, NotModified),
+            ("if-modified-since: T2", tagged, NotModified),
+            ("if-modified-since: soon", tagged, Proceed),
+            ("if-modified-since: T0", bare, Proceed),
+            ("if-modified-since: T1", bare, NotModified),
+            // 13.1.4
+            ("if-unmodified-since: T0", tagged, Failed),
+            ("if-unmodified-since: T1", tagged, Proceed),
+            ("if-unmodified-since: soon", tagged, Proceed),
+            ("if-unmodified-since: T0", bare, Proceed),
+            // 13.2.2: the order
+            ("if-match: \"a\"|if-unmodified-since: T0", tagged, Proceed),
+            ("if-match: \"x\"|if-none-match: \"a\"", tagged, Failed),
+            ("if-match: \"a\"|if-none-match: \"a\"", tagged, NotModified),
+            ("if-none-match: \"x\"|if-modified-since: T2", tagged, Proceed),
+            ("if-none-match: \"a\"|if-modified-since: T0", tagged, NotModified),
+            ("if-unmodified-since: T1|if-modified-since: T1", tagged, NotModified),
+        ] {
+            let evaluated = evaluate(&Method::GET, &headers(request), StatusCode::OK, &headers(response));
+            assert_eq!(evaluated, expected, "{request} against {response}");
+        }
+    }
+
+    #[test]
+    fn unsafe_methods_fail_where_reads_are_not_modified() {
+        for (method, expected) in
+            [(Method::HEAD, Precondition::NotModified), (Method::PUT, Precondition::Failed)]
+        {
+            let request = headers("if-none-match: *");
+            assert_eq!(evaluate(&method, &request, StatusCode::OK, &headers("")), expected);
+        }
+        let since = headers("if-modified-since: T1");
+        let evaluated = evaluate(&Method::PUT, &since, StatusCode::OK, &headers("last-modified: T1"));
+        assert_eq!(evaluated, Precondition::Proceed);
+    }
+
+    #[test]
+    fn preconditions_do_not_turn_an_error_into_another() {
+        for request in ["if-match: \"x\"", "if-none-match: *"] {
+            let evaluated = evaluate(&Method::GET, &headers(request), StatusCode::NOT_FOUND, &headers(""));
+            assert_eq!(evaluated, Precondition::Proceed);
+        }
+    }
+
+    #[test]
+    fn a_range_applies_only_to_the_very_bytes_the_client_has() {
+        let tagged = "etag: \"a\"|last-modified: T0|date: T2";
+        for (request, response, expected) in [
+            ("", tagged, true),
+            ("if-range: \"a\"", tagged, true),
+            ("if-range: \"b\"", tagged, false),
+            ("if-range: W/\"a\"", tagged, false),
+            ("if-range: W/\"a\"", "etag: W/\"a\"", false),
+            ("if-range: \"a\"", "last-modified: T0|date: T2", false),
+            ("if-range: T0", tagged, true),
+            ("if-range: Sunday, 06-Nov-94 08:49:37 GMT", tagged, true),
+            ("if-range: T1", tagged, false),
+            ("if-range: T0", "last-modified: T0|date: T0", false),
+            ("if-range: T0", "last-modified: T0", false),
+            ("if-range: a", tagged, false),
+        ] {
+            assert_eq!(
+                if_range(&headers(request), &headers(response)),
+                expected,
+                "{request} against {response}"
+            );
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Field values as RFC 9110 §5.5 and §5.6 write them: lists over several field lines, HTTP dates, delta-seconds.
+//! Works on bytes, because one octet that is not ASCII must not hide a `no-store` beside it. Every reader here is linear
+//! in the value's length and allocates nothing; what is written is one field line. What a field means is not known here.
+
+use std::time::UNIX_EPOCH;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use gupd_config::clock::UnixMillis;
+
+/// Which algorithms of `Repr-Digest` a request asks for.
+pub const WANT_REPR_DIGEST: HeaderName = HeaderName::from_static("want-repr-digest");
+
+/// The greatest delta-seconds kept; greater ones read as this (RFC 9111 §1.2.2).
+pub const MAX_DELTA_SECONDS: u32 = 1 << 31;
+
+/// The members of a list-based field (RFC 9110 §5.6.1) over all its lines, trimmed, empty ones left out.
+/// A comma in a quoted string separates nothing.
+pub fn members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(name).into_iter().flat_map(|line| Members { rest: Some(line.as_bytes()), quoting: true })
+}
+
+/// The first value of a field that holds an HTTP date (RFC 9110 §5.6.7); `None` if absent or not a date.
+pub fn date(headers: &HeaderMap, name: HeaderName) -> Option<UnixMillis> {
+    headers.get(name).and_then(parse_date)
+}
+
+/// An HTTP date in any of the three forms a recipient must accept.
+pub fn parse_date(value: &HeaderValue) -> Option<UnixMillis> {
+    let time = httpdate::parse_http_date(value.to_str().ok()?).ok()?;
+    i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
+}
+
+/// Digits as seconds, at most [`MAX_DELTA_SECONDS`]; `None` for anything else, a sign or a fraction too.
+pub fn delta_seconds(digits: &[u8]) -> Option<u32> {
+    decimal(digits)
+        .map(|seconds| u32::try_from(seconds).map_or(MAX_DELTA_SECONDS, |s| s.min(MAX_DELTA_SECONDS)))
+}
+
+/// Digits as a number that stays at `u64::MAX` when it would overflow; `None` for anything else.
+pub fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, byte| {
+        byte.is_ascii_digit().then(|| number.saturating_mul(10).saturating_add(u64::from(byte - b'0')))
+    })
+}
+
+/// A value this crate composed from ASCII text; the empty value stands in for text that is none, rather than a panic.
+pub fn composed(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Appends a member to a list-based field, whose lines become one.
+pub fn append_member(headers: &mut HeaderMap, name: HeaderName, member: &str) {
+    let mut list: Vec<u8> = Vec::new();
+    for value in headers.get_all(&name) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(member.as_bytes());
+    // Made of values that were valid, and of ours.
+    if let Ok(value) = HeaderValue::from_bytes(&list) {
+        headers.insert(name, value);
+    }
+}
+
+struct Members<'a> {
+    rest: Option<&'a [u8]>,
+    // Off from the first quote that nothing closes: such a quote is an ordinary octet, so that it cannot swallow the
+    // directives after it, and a line full of them is not searched again for each.
+    quoting: bool,
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while let Some(rest) = self.rest {
+            let end = self.end_of_member(rest);
+            let (member, after) = rest.split_at(end);
+            self.rest = after.get(1..);
+            let member = member.trim_ascii();
+            if !member.is_empty() {
+                return Some(member);
+            }
+        }
+        None
+    }
+}
+
+impl Members<'_> {
+    fn end_of_member(&mut self, line: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(byte) = line.get(at) {
+            match byte {
+                b',' => return at,
+                b'"' if self.quoting => match length_of_quoted(&line[at..]) {
+                    Some(length) => at += length,
+                    None => self.quoting = false,
+                },
+                _ => at += 1,
+            }
+        }
+        line.len()
+    }
+}
+
+/// Octets of the quoted string (RFC 9110 §5.6.4) that `text` begins with, both quotes included.
+fn length_of_quoted(text: &[u8]) -> Option<usize> {
+    let mut at = 1;
+    loop {
+        match text.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::header;
+
+    fn split(lines: &[&str]) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(header::VARY, HeaderValue::from_str(line).unwrap());
+        }
+        members(&headers, header::VARY).map(|m| String::from_utf8(m.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_list_is_read_over_its_lines_and_quoted_commas_separate_nothing() {
+        assert_eq!(split(&["a, b", "", ",, c\t,"]), ["a", "b", "c"]);
+        assert_eq!(split(&[r#"x="1, 2" , y="\"," , z"#]), [r#"x="1, 2""#, r#"y="\",""#, "z"]);
+    }
+
+    #[test]
+    fn a_quote_that_nothing_closes_hides_nothing() {
+        assert_eq!(split(&[r#"private="a, no-store"#, "b"]), [r#"private="a"#, "no-store", "b"]);
+        let hostile = format!("\"{}, no-store", "\\\"".repeat(200_000));
+        assert_eq!(split(&[&hostile]).last().unwrap(), "no-store");
+    }
+
+    #[test]
+    fn numbers_saturate_and_nothing_but_digits_is_one() {
+        assert_eq!(delta_seconds(b"007"), Some(7));
+        assert_eq!(delta_seconds(b"2147483649"), Some(MAX_DELTA_SECONDS));
+        assert_eq!(decimal(b"99999999999999999999999"), Some(u64::MAX));
+        for bad in [&b""[..], b"-1", b"+1", b"1.5", b" 1", b"0x1"] {
+            assert_eq!(decimal(bad), None);
+        }
+    }
+
+    #[test]
+    fn all_three_date_forms_are_the_same_instant() {
+        for form in
+            ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
+        {
+            assert_eq!(parse_date(&HeaderValue::from_static(form)), Some(784_111_777_000));
+        }
+        assert_eq!(parse_date(&HeaderValue::from_static("0")), None);
+    }
+}

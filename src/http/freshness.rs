@@ -1,0 +1,385 @@
+//! Whether a stored response may be used: age against lifetime (RFC 9111 §4.2), staleness (§4.2.4, RFC 5861), and the
+//! class rules that replace them. Headers are read once, when a response is stored or loaded; afterwards a verdict is
+//! arithmetic on a `Copy` value. Relies on `storable` having let the response in; knows nothing of upstreams.
+
+use http::{HeaderMap, StatusCode, header};
+
+use super::control::{CacheControl, Directive};
+use super::field;
+use super::lifetime::{self, FOREVER, millis, seconds};
+use super::storable::is_ruled_by_class;
+use gupd_config::clock::UnixMillis;
+use gupd_config::{self as config, Class};
+
+/// How far back the clock may have been set for a response to count as received just now, in milliseconds.
+const CLOCK_STEP: i64 = 60_000;
+
+/// What may be done with a stored response for one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Serve it: it is fresh, or no staler than the request's `max-stale` accepts.
+    Fresh,
+    /// Serve it, and validate it meanwhile.
+    StaleWhileRevalidate,
+    /// Validate it first.
+    Revalidate(Why),
+}
+
+/// Why a stored response must be validated; the same distinction as `fwd` in RFC 9211 §2.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It is stale, or its `no-cache` asks for validation always.
+    Stale,
+    /// It is fresh, but not as fresh as this request wants.
+    Request,
+}
+
+/// The times of one stored response. All fields are milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freshness {
+    received: UnixMillis,
+    initial_age: i64,
+    // The age up to which it is fresh; FOREVER is never reached.
+    lifetime: i64,
+    // How far past `lifetime` it may be used in the two cases of RFC 5861.
+    stale_while_revalidate: i64,
+    stale_if_error: i64,
+    demands: Demands,
+}
+
+impl Freshness {
+    /// Reads a response's times. `headers` are the stored ones, after a `304` the updated ones; `request_time` and
+    /// `response_time` are when the request was sent and the (validating) response's head arrived.
+    ///
+    /// By class: a payload is fresh for ever; a catalog for `catalog_fresh`, and a negative response of either for its
+    /// class's time, counted from `response_time`, so that neither a manager's wrong clock nor a parent relay's `Age`
+    /// shortens the relay's own schedule. Everything else follows the response, then heuristics.
+    ///
+    /// `must-revalidate` and `proxy-revalidate` hold for catalogs too: they say that serving it stale would be wrong.
+    /// A stale negative payload is never served: "there is no such delta" makes a client fetch a full package, while an
+    /// error makes it come back later.
+    pub fn of(
+        status: StatusCode,
+        headers: &HeaderMap,
+        request_time: UnixMillis,
+        response_time: UnixMillis,
+        class: Class,
+        config: &config::Cache,
+    ) -> Self {
+        let control = CacheControl::of_response(headers);
+        let date = field::date(headers, header::DATE).unwrap_or(response_time);
+        let initial_age = lifetime::initial_age(headers, date, request_time, response_time);
+        let by_class = is_ruled_by_class(status, class);
+        let lifetime = lifetime::of(status, headers, &control, date, initial_age, class, config);
+        let forbids_stale = control.has(Directive::MustRevalidate) || control.has(Directive::ProxyRevalidate);
+        let (stale_while_revalidate, stale_if_error) = match class {
+            _ if forbids_stale => (0, 0),
+            Class::Payload if by_class => (0, 0),
+            Class::Catalog if by_class => (0, millis(config.stale_if_error)),
+            _ => (
+                control.stale_while_revalidate.map_or(0, seconds),
+                // §5.2.2.10: s-maxage forbids staleness like proxy-revalidate does. An origin that grants staleness in
+                // the same response means that grant, as CDNs read it; the administrator's default is none.
+                control.stale_if_error.map(seconds).unwrap_or(match control.s_maxage {
+                    Some(_) => 0,
+                    None => millis(config.stale_if_error),
+                }),
+            ),
+        };
+        let demands = Demands {
+            validation: control.has(Directive::NoCache) && !by_class,
+            never_stale: forbids_stale || control.s_maxage.is_some(),
+            deaf: class == Class::Payload && by_class,
+        };
+        Self {
+            received: response_time,
+            initial_age,
+            lifetime,
+            stale_while_revalidate,
+            stale_if_error,
+            demands,
+        }
+    }
+
+    /// Seconds for the `Age` field (§5.1). A clock set back to before the response arrived adds nothing to its age.
+    pub fn age(&self, now: UnixMillis) -> u64 {
+        u64::try_from(self.current_age(now) / 1000).unwrap_or(0)
+    }
+
+    /// What may be done with the response for a request that says `request`.
+    ///
+    /// A payload and its negative responses do not listen to the request: a site of clients that send
+    /// `no-cache` with every request would otherwise make each of them cross the WAN.
+    pub fn judge(&self, now: UnixMillis, request: &CacheControl) -> Verdict {
+        if self.is_from_the_future(now) {
+            return Verdict::Revalidate(Why::Stale);
+        }
+        let age = self.current_age(now);
+        let fresh_for = self.lifetime.saturating_sub(age);
+        if self.demands.validation {
+            return Verdict::Revalidate(Why::Stale);
+        }
+        let refused = !self.demands.deaf
+            && (request.has(Directive::NoCache)
+                || request.max_age.is_some_and(|limit| age > seconds(limit))
+                || request.min_fresh.is_some_and(|wanted| fresh_for < seconds(wanted)));
+        if fresh_for > 0 {
+            return if refused { Verdict::Revalidate(Why::Request) } else { Verdict::Fresh };
+        }
+        let stale_by = fresh_for.saturating_neg();
+        if refused {
+            Verdict::Revalidate(Why::Stale)
+        } else if self.accepts_stale(request, stale_by) {
+            Verdict::Fresh
+        } else if stale_by < self.stale_while_revalidate {
+            Verdict::StaleWhileRevalidate
+        } else {
+            Verdict::Revalidate(Why::Stale)
+        }
+    }
+
+    /// Whether the response may be used because validating it failed: no upstream answered, or with a `5xx`.
+    ///
+    /// A fresh response may, also for a client that asked for validation: it gets an answer instead of an error. A
+    /// request's own `stale-if-error` can shorten the time allowed, never lengthen it.
+    pub fn usable_on_error(&self, now: UnixMillis, request: &CacheControl) -> bool {
+        let fresh_for = self.lifetime.saturating_sub(self.current_age(now));
+        let allowed =
+            request.stale_if_error.map_or(self.stale_if_error, |s| seconds(s).min(self.stale_if_error));
+        !self.demands.validation && (fresh_for > 0 || fresh_for.saturating_neg() < allowed)
+    }
+
+    /// A response stored while the clock was ahead (a machine without a battery, before NTP) would stay fresh until the
+    /// clock is there again. What is fresh for ever is not concerned.
+    fn is_from_the_future(&self, now: UnixMillis) -> bool {
+        self.lifetime != FOREVER && self.received.saturating_sub(now) > CLOCK_STEP
+    }
+
+    /// `current_age` of §4.2.3.
+    fn current_age(&self, now: UnixMillis) -> i64 {
+        self.initial_age.saturating_add(now.saturating_sub(self.received).max(0))
+    }
+
+    fn accepts_stale(&self, request: &CacheControl, stale_by: i64) -> bool {
+        !self.demands.deaf
+            && !self.demands.never_stale
+            && request.max_stale.is_some_and(|limit| limit == u32::MAX || stale_by <= seconds(limit))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Demands {
+    // no-cache: never without validation.
+    validation: bool,
+    // must-revalidate, proxy-revalidate, s-maxage: the request cannot ask for it stale.
+    never_stale: bool,
+    // Not moved by the request's directives.
+    deaf: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::lifetime::FOREVER;
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    // Sun, 06 Nov 1994 08:49:37 GMT
+    const NOW: UnixMillis = 784_111_777_000;
+    const DATE: &str = "date: Sun, 06 Nov 1994 08:49:37 GMT";
+
+    const CONFIG: config::Cache = config::Cache {
+        catalog_fresh: Duration::from_secs(300),
+        catalog_negative: Duration::from_secs(120),
+        payload_negative: Duration::from_secs(5),
+        generic_negative: Duration::from_secs(30),
+        heuristic_max: Duration::from_secs(86_400),
+        stale_if_error: Duration::from_secs(1000),
+    };
+
+    fn headers(text: &str) -> HeaderMap {
+        let fields = text.split('|').filter_map(|line| line.split_once(": "));
+        fields
+            .map(|(name, value)| (HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap()))
+            .collect()
+    }
+
+    fn received(status: u16, response: &str, class: Class) -> Freshness {
+        let status = StatusCode::from_u16(status).unwrap();
+        Freshness::of(status, &headers(response), NOW, NOW, class, &CONFIG)
+    }
+
+    fn asks(directives: &str) -> CacheControl {
+        CacheControl::of_request(&headers(&format!("cache-control: {directives}")))
+    }
+
+    fn plain() -> CacheControl {
+        CacheControl::default()
+    }
+
+    /// Seconds after `NOW` in which the response is fresh, found by asking.
+    fn fresh_seconds(freshness: &Freshness) -> i64 {
+        let is_fresh = |s: &i64| freshness.judge(NOW + s * 1000, &plain()) == Verdict::Fresh;
+        (0..200_000).position(|s| !is_fresh(&s)).map_or(FOREVER, |s| i64::try_from(s).unwrap())
+    }
+
+    #[test]
+    fn the_class_says_how_long_payloads_and_catalogs_are_fresh() {
+        for response in
+            ["", "cache-control: no-cache, max-age=0|expires: 0", "cache-control: max-age=99999|age: 9999"]
+        {
+            for (class, status, expected) in [
+                (Class::Payload, 200, FOREVER),
+                (Class::Payload, 404, 5),
+                (Class::Payload, 410, 5),
+                (Class::Catalog, 200, 300),
+                (Class::Catalog, 404, 120),
+            ] {
+                assert_eq!(fresh_seconds(&received(status, response, class)), expected, "{class:?} {status}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_age_is_corrected_as_section_4_2_3_says() {
+        for (response, delay, expected) in [
+            ("", 0, 0),
+            (DATE, 0, 0),
+            ("date: Sun, 06 Nov 1994 08:49:27 GMT", 0, 10),
+            ("date: Sun, 06 Nov 1994 08:59:37 GMT", 0, 0),
+            ("age: 40", 2, 42),
+            ("age: 40, 90", 0, 40),
+            ("age: -4", 2, 2),
+            ("age: 99999999999999", 0, 1 << 31),
+            ("date: Sun, 06 Nov 1994 08:49:27 GMT|age: 4", 2, 10),
+        ] {
+            let sent = NOW - delay * 1000;
+            let freshness =
+                Freshness::of(StatusCode::OK, &headers(response), sent, NOW, Class::Generic, &CONFIG);
+            assert_eq!(freshness.age(NOW), expected, "{response} {delay}");
+            assert_eq!(freshness.age(NOW + 3999), expected + 3, "{response} {delay}");
+            assert_eq!(freshness.age(NOW - 3_600_000), expected, "a clock set back adds nothing");
+        }
+    }
+
+    #[test]
+    fn a_managers_wrong_clock_does_not_shorten_the_relays_schedule() {
+        let hour_slow = received(200, "date: Sun, 06 Nov 1994 07:49:37 GMT", Class::Catalog);
+        assert_eq!((fresh_seconds(&hour_slow), hour_slow.age(NOW)), (300, 3600));
+    }
+
+    #[test]
+    fn a_request_can_want_it_fresher_or_accept_it_staler() {
+        use Verdict::*;
+        let freshness = received(200, "cache-control: max-age=60", Class::Generic);
+        for (directives, after, expected) in [
+            ("", 59, Fresh),
+            ("", 60, Revalidate(Why::Stale)),
+            ("no-cache", 1, Revalidate(Why::Request)),
+            ("no-cache", 60, Revalidate(Why::Stale)),
+            ("max-age=5", 5, Fresh),
+            ("max-age=5", 6, Revalidate(Why::Request)),
+            ("min-fresh=10", 50, Fresh),
+            ("min-fresh=10", 51, Revalidate(Why::Request)),
+            ("max-stale", 100_000, Fresh),
+            ("max-stale=5", 65, Fresh),
+            ("max-stale=5", 66, Revalidate(Why::Stale)),
+            ("max-stale, max-age=62", 63, Revalidate(Why::Stale)),
+            ("max-stale, no-cache", 63, Revalidate(Why::Stale)),
+        ] {
+            let request = if directives.is_empty() { plain() } else { asks(directives) };
+            assert_eq!(
+                freshness.judge(NOW + after * 1000, &request),
+                expected,
+                "{directives} after {after} s"
+            );
+        }
+    }
+
+    #[test]
+    fn payloads_do_not_listen_to_requests_and_catalogs_do() {
+        for directives in ["no-cache", "max-age=0", "min-fresh=99999"] {
+            let judged = |status, class| received(status, "", class).judge(NOW + 1000, &asks(directives));
+            assert_eq!(judged(200, Class::Payload), Verdict::Fresh);
+            assert_eq!(judged(404, Class::Payload), Verdict::Fresh);
+            assert_eq!(judged(200, Class::Catalog), Verdict::Revalidate(Why::Request));
+        }
+        let gone_stale = received(404, "", Class::Payload).judge(NOW + 6000, &asks("max-stale"));
+        assert_eq!(gone_stale, Verdict::Revalidate(Why::Stale));
+    }
+
+    #[test]
+    fn no_cache_is_validated_always_and_never_used_on_error() {
+        let freshness =
+            received(200, "cache-control: no-cache, max-age=60, stale-if-error=60", Class::Generic);
+        for request in [plain(), asks("max-stale")] {
+            assert_eq!(freshness.judge(NOW, &request), Verdict::Revalidate(Why::Stale));
+            assert!(!freshness.usable_on_error(NOW, &request));
+        }
+    }
+
+    #[test]
+    fn staleness_is_allowed_as_rfc_5861_says_and_never_against_a_prohibition() {
+        // (class, status, Cache-Control, seconds stale while revalidating, seconds stale on error, max-stale heard)
+        for (class, status, control, revalidating, on_error, max_stale) in [
+            (Class::Generic, 200, "max-age=60", 0, 1000, true),
+            (Class::Generic, 200, "max-age=60, stale-if-error=5", 0, 5, true),
+            (Class::Generic, 200, "max-age=60, stale-if-error=x", 0, 0, true),
+            (Class::Generic, 200, "max-age=60, stale-while-revalidate=7", 7, 1000, true),
+            (Class::Generic, 200, "s-maxage=60", 0, 0, false),
+            (Class::Generic, 200, "s-maxage=60, stale-if-error=5, stale-while-revalidate=7", 7, 5, false),
+            (Class::Generic, 200, "max-age=60, must-revalidate, stale-if-error=5", 0, 0, false),
+            (Class::Generic, 200, "max-age=60, proxy-revalidate, stale-while-revalidate=7", 0, 0, false),
+            (Class::Generic, 404, "max-age=60", 0, 1000, true),
+            (Class::Catalog, 200, "no-cache, stale-while-revalidate=7, stale-if-error=5", 0, 1000, true),
+            (Class::Catalog, 404, "x", 0, 1000, true),
+            (Class::Catalog, 200, "must-revalidate", 0, 0, false),
+            (Class::Payload, 404, "stale-if-error=5", 0, 0, false),
+        ] {
+            let freshness = received(status, &format!("cache-control: {control}"), class);
+            let end = NOW + fresh_seconds(&freshness) * 1000;
+            let until = |holds: &dyn Fn(i64) -> bool| (0..2000).position(|s| !holds(end + s * 1000));
+            let while_revalidating = |at| freshness.judge(at, &plain()) == Verdict::StaleWhileRevalidate;
+            assert_eq!(until(&while_revalidating), Some(revalidating), "{class:?} {control}");
+            assert_eq!(
+                until(&|at| freshness.usable_on_error(at, &plain())),
+                Some(on_error),
+                "{class:?} {control}"
+            );
+            let heard = freshness.judge(end, &asks("max-stale")) == Verdict::Fresh;
+            assert_eq!(heard, max_stale, "{class:?} {control}");
+            assert!(
+                freshness.usable_on_error(end - 1000, &asks("no-cache")),
+                "while it is fresh it is better than 504"
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_can_shorten_stale_if_error_only() {
+        let freshness = received(200, "cache-control: max-age=0, stale-if-error=50", Class::Generic);
+        assert!(freshness.usable_on_error(NOW + 49_000, &asks("stale-if-error=900")));
+        assert!(!freshness.usable_on_error(NOW + 51_000, &asks("stale-if-error=900")));
+        assert!(!freshness.usable_on_error(NOW + 11_000, &asks("stale-if-error=10")));
+    }
+
+    proptest! {
+        #[test]
+        fn no_times_panic_and_time_only_ever_ages_a_response(
+            sent in any::<i64>(), arrived in any::<i64>(), now in any::<i64>(), later in any::<i64>(),
+            age in any::<u32>(), lifetime in any::<u32>(), class in prop::sample::select(
+                vec![Class::Payload, Class::Catalog, Class::Generic]), status in prop::sample::select(vec![200, 404]),
+        ) {
+            let response = headers(&format!("{DATE}|age: {age}|cache-control: max-age={lifetime}"));
+            let status = StatusCode::from_u16(status).unwrap();
+            let freshness = Freshness::of(status, &response, sent, arrived, class, &CONFIG);
+            let (now, later) = (now.min(later), now.max(later));
+            prop_assert!(freshness.age(now) <= freshness.age(later));
+            let fresh = |at| freshness.judge(at, &plain()) == Verdict::Fresh;
+            prop_assert!(fresh(now) || !fresh(later), "a stale response does not become fresh");
+            prop_assert!(!fresh(now) || freshness.usable_on_error(now, &plain()));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Who this relay is among relays: the mark that every request leaves with, in `CDN-Loop` (RFC 8586) and `Via`
+//! (RFC 9110 §7.6.3), and whether a request has been here before. Pure but for the draw of the number; what becomes of
+//! a request that goes in a circle is the proxy's to say.
+
+use std::hash::{BuildHasher, RandomState};
+
+use http::header::{self, HeaderName};
+use http::{HeaderMap, Version};
+
+use crate::field::{append_member, members};
+
+/// Relays that one request may have passed. A chain is three or four deep; a longer one is a circle through something
+/// that takes marks off.
+const MAX_RELAYS: usize = 16;
+
+/// The name of every relay, as a CDN-ID and at the beginning of a pseudonym.
+const NAME: &[u8] = b"gupd";
+
+/// Which relays and content delivery networks a request has passed.
+pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+
+/// One relay, from its start to its end.
+#[derive(Debug)]
+pub struct Instance {
+    /// 64 bits in hexadecimal digits, drawn at its start: nobody has to give relays names.
+    id: String,
+}
+
+impl Instance {
+    /// A relay unlike every other.
+    pub fn new() -> Self {
+        // Each has keys of its own, from the system's random numbers.
+        Self { id: format!("{:016x}", RandomState::new().hash_one(0)) }
+    }
+
+    /// Marks a request that came by `version` and is about to be sent on. The marks of others stay.
+    pub fn mark(&self, headers: &mut HeaderMap, version: Version) {
+        let received_by = match version {
+            Version::HTTP_10 => "1.0",
+            _ => "1.1",
+        };
+        append_member(headers, header::VIA, &format!("{received_by} gupd-{}", self.id));
+        append_member(headers, CDN_LOOP, &format!("gupd; id={}", self.id));
+    }
+
+    /// Whether a request has passed this relay before, or more relays than any chain has. Costs one that came straight
+    /// from a client two look-ups.
+    pub fn has_passed(&self, headers: &HeaderMap) -> bool {
+        self.is_among(relays(headers)) || self.is_among(pseudonyms(headers))
+    }
+
+    /// Whether this relay goes first where one of two has to wait for the other: it and the one that a request comes
+    /// from see it alike.
+    pub fn goes_before_sender(&self, headers: &HeaderMap) -> bool {
+        relays(headers).last().is_some_and(|sender| self.id.as_bytes() < sender)
+    }
+
+    fn is_among<'a>(&self, relays: impl Iterator<Item = &'a [u8]>) -> bool {
+        let mut passed = 0;
+        relays.into_iter().any(|id| {
+            passed += 1;
+            id == self.id.as_bytes() || passed > MAX_RELAYS
+        })
+    }
+}
+
+impl Default for Instance {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Whether a relay sent this request.
+pub fn is_from_relay(headers: &HeaderMap) -> bool {
+    relays(headers).next().is_some()
+}
+
+/// Whether a relay passed this response on.
+pub fn came_by_relay(response: &HeaderMap) -> bool {
+    members(response, header::VIA).filter_map(received_by).any(|by| by == NAME)
+}
+
+/// The relays in `CDN-Loop`, by id: `gupd; id=0123456789abcdef`.
+fn relays(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    members(headers, CDN_LOOP).filter_map(|member| {
+        let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        parts.next().filter(|name| name.eq_ignore_ascii_case(NAME))?;
+        let mut ids = parts.filter_map(|parameter| parameter.strip_prefix(b"id="));
+        Some(ids.next().unwrap_or_default())
+    })
+}
+
+/// The relays in `Via`, by id: `1.1 gupd-0123456789abcdef`.
+fn pseudonyms(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let received_by = members(headers, header::VIA).filter_map(received_by);
+    received_by.filter_map(|by| by.strip_prefix(NAME)?.strip_prefix(b"-"))
+}
+
+fn received_by(via: &[u8]) -> Option<&[u8]> {
+    via.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).nth(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn passed(relays: &[&Instance]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        relays.iter().for_each(|relay| relay.mark(&mut headers, Version::HTTP_11));
+        headers
+    }
+
+    fn sent(name: HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
+    }
+
+    #[test]
+    fn a_relay_knows_its_own_mark_alone_in_either_field() {
+        let [region, site, floor] = [(); 3].map(|()| Instance::new());
+        let mut headers = passed(&[&region, &site]);
+        assert!(region.has_passed(&headers) && site.has_passed(&headers) && !floor.has_passed(&headers));
+        headers.remove(CDN_LOOP);
+        assert!(region.has_passed(&headers) && !floor.has_passed(&headers));
+        let mut headers = passed(&[&region]);
+        headers.remove(header::VIA);
+        assert!(region.has_passed(&headers) && !floor.has_passed(&headers));
+        assert!(!floor.has_passed(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn marks_of_others_stay_before_its_own() {
+        let relay = Instance { id: "00000000000000ab".to_owned() };
+        let mut headers = sent(CDN_LOOP, "cdn.example; trace=\"a, b\"");
+        relay.mark(&mut headers, Version::HTTP_10);
+        assert_eq!(headers[CDN_LOOP], "cdn.example; trace=\"a, b\", gupd; id=00000000000000ab");
+        assert_eq!(headers[header::VIA], "1.0 gupd-00000000000000ab");
+    }
+
+    #[test]
+    fn a_longer_chain_than_any_is_a_circle() {
+        let others: Vec<Instance> = (0..=MAX_RELAYS).map(|_| Instance::new()).collect();
+        let chain: Vec<&Instance> = others.iter().collect();
+        let relay = Instance::new();
+        assert!(!relay.has_passed(&passed(&chain[1..])));
+        assert!(relay.has_passed(&passed(&chain)));
+    }
+
+    #[test]
+    fn nothing_else_is_taken_for_a_mark() {
+        let relay = Instance { id: "00000000000000ab".to_owned() };
+        for value in ["other; id=00000000000000ab", "x; y=\"gupd; id=00000000000000ab\"", "gupd", "gupd; id"]
+        {
+            assert!(!relay.has_passed(&sent(CDN_LOOP, value)), "{value}");
+        }
+        for value in ["1.1 gupd", "1.1 other (gupd-00000000000000ab)", "gupd-00000000000000ab", "1.1"] {
+            assert!(!relay.has_passed(&sent(header::VIA, value)), "{value}");
+        }
+        assert!(relay.has_passed(&sent(CDN_LOOP, "GUPD ;a=b;id=00000000000000ab")));
+        assert!(
+            is_from_relay(&sent(CDN_LOOP, "cdn.example, gupd")) && !is_from_relay(&sent(CDN_LOOP, "cdn"))
+        );
+    }
+
+    #[test]
+    fn of_two_relays_one_goes_first() {
+        let [one, other] = [Instance::new(), Instance::new()];
+        assert_ne!(one.goes_before_sender(&passed(&[&other])), other.goes_before_sender(&passed(&[&one])));
+        assert!(!one.goes_before_sender(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,250 @@
+//! The name under which a response is stored: the route, the binding if its client's group has one, then path and query
+//! in one spelling: `<route> /<path>` or `<route> ~<binding> /<path>`. Two spellings that every manager must answer alike
+//! are one object; the client's own spelling still goes upstream. Paths that could mean something else to the manager
+//! than to the relay are refused here, before anything looks at them.
+
+use std::fmt::Write;
+
+use http::uri::PathAndQuery;
+
+use gupd_config::Class;
+
+/// A path that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadPath {
+    /// `.` or `..` as a segment, also percent-encoded or behind a backslash.
+    DotSegment,
+    /// A control character or a backslash, raw or percent-encoded.
+    ControlCharacter,
+    /// `%` without two hexadecimal digits.
+    PercentEncoding,
+}
+
+/// A path and query in the one spelling that keys, routes and rules see. Percent-encoding that is not needed is
+/// undone (RFC 3986 §6.2.2.2), braces too; what is left of it is upper case; GUIDs are lower case.
+///
+/// # Errors
+/// When the path is one that is refused.
+pub fn normalise(path: &str, query: Option<&str>) -> Result<Normal, BadPath> {
+    let mut text = String::with_capacity(path.len() + query.map_or(0, |query| query.len() + 1));
+    spell(path, &mut text)?;
+    let length = text.len();
+    check_segments(&text)?;
+    lower_guids(&mut text);
+    if let Some(query) = query {
+        text.push('?');
+        spell(query, &mut text)?;
+    }
+    Ok(Normal { text, path: length })
+}
+
+/// Stands between a route's name and its binding's.
+const BINDING: &str = " ~";
+
+/// A key, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts<'a> {
+    /// The route's name.
+    pub route: &'a str,
+    /// The name of the binding whose upstreams it came from, if it is not one for all clients of the route.
+    pub binding: Option<&'a str>,
+    /// Path and query.
+    pub target: &'a str,
+}
+
+/// A key's parts. Names of routes and bindings have no spaces where they are read, and a path begins with `/`.
+pub fn split(key: &str) -> Parts<'_> {
+    let (name, target) = key.find(" /").map_or(("", key), |at| (&key[..at], &key[at + 1..]));
+    match name.split_once(BINDING) {
+        Some((route, binding)) => Parts { route, binding: Some(binding), target },
+        None => Parts { route: name, binding: None, target },
+    }
+}
+
+/// How a key's path and query are asked for when no client spells them. Braces are encoded, which RFC 3986 demands and
+/// some servers insist on; GUIDs stay in the lower case of the key.
+pub fn target(path_and_query: &str) -> Option<PathAndQuery> {
+    path_and_query.replace('{', "%7B").replace('}', "%7D").parse().ok()
+}
+
+/// What a bound client asks for: whose content that is depends on its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound<'a> {
+    /// The name of its group's binding.
+    pub binding: &'a str,
+    /// The class of the path.
+    pub class: Class,
+}
+
+/// A normalised path and query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Normal {
+    text: String,
+    path: usize,
+}
+
+impl Normal {
+    /// The path alone.
+    pub fn path(&self) -> &str {
+        &self.text[..self.path]
+    }
+
+    /// The key of this path on a route, for a client that goes to the route's own upstreams, or is bound to others. What
+    /// is immutable by name is one for all of them; all else is what those upstreams have.
+    pub fn key(&self, route: &str, bound: Option<Bound<'_>>) -> String {
+        let binding = bound.filter(|bound| bound.class != Class::Payload).map(|bound| bound.binding);
+        let length = route.len() + binding.map_or(0, |binding| BINDING.len() + binding.len());
+        let mut key = String::with_capacity(length + 1 + self.text.len());
+        key.push_str(route);
+        if let Some(binding) = binding {
+            key.push_str(BINDING);
+            key.push_str(binding);
+        }
+        key.push(' ');
+        key.push_str(&self.text);
+        key
+    }
+}
+
+/// Appends `text` in the one spelling.
+fn spell(text: &str, spelled: &mut String) -> Result<(), BadPath> {
+    if text.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(BadPath::ControlCharacter);
+    }
+    let mut rest = text;
+    while let Some((plain, escaped)) = rest.split_once('%') {
+        spelled.push_str(plain);
+        let digits = escaped.as_bytes().first_chunk::<2>().ok_or(BadPath::PercentEncoding)?;
+        let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
+        let byte = high.zip(low).and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
+        match byte.ok_or(BadPath::PercentEncoding)? {
+            byte if byte.is_ascii_control() => return Err(BadPath::ControlCharacter),
+            byte @ (b'-' | b'.' | b'_' | b'~' | b'{' | b'}' | b'\\') => spelled.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => spelled.push(char::from(byte)),
+            byte => write!(spelled, "%{byte:02X}").map_err(|_| BadPath::PercentEncoding)?,
+        }
+        // Both were ASCII.
+        rest = &escaped[2..];
+    }
+    spelled.push_str(rest);
+    Ok(())
+}
+
+/// A manager that takes `%2F` or a backslash for `/` must not see a segment that was not seen here.
+fn check_segments(path: &str) -> Result<(), BadPath> {
+    let is_dots = |segment: &str| matches!(segment, "." | "..");
+    if path.split('/').any(is_dots) {
+        return Err(BadPath::DotSegment);
+    }
+    let has_backslash = path.contains('\\');
+    if (has_backslash || path.contains('%')) && path.replace("%2F", "/").split(['/', '\\']).any(is_dots) {
+        return Err(BadPath::DotSegment);
+    }
+    if has_backslash { Err(BadPath::ControlCharacter) } else { Ok(()) }
+}
+
+/// GUIDs appear in mixed case, and the managers' file system does not tell case apart.
+fn lower_guids(path: &mut str) {
+    let mut start = 0;
+    while let Some(open) = path[start..].find("/{") {
+        start += open + 1;
+        let end = path[start..].find('/').map_or(path.len(), |slash| start + slash);
+        if is_guid(&path[start..end]) {
+            path[start..end].make_ascii_lowercase();
+        }
+        start = end;
+    }
+}
+
+/// `{8-4-4-4-12}` hexadecimal digits.
+fn is_guid(segment: &str) -> bool {
+    let Some(inner) = segment.strip_prefix('{').and_then(|inner| inner.strip_suffix('}')) else {
+        return false;
+    };
+    let mut groups = inner.split('-');
+    [8, 4, 4, 4, 12].iter().all(|&length| {
+        groups
+            .next()
+            .is_some_and(|group| group.len() == length && group.bytes().all(|b| b.is_ascii_hexdigit()))
+    }) && groups.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(path: &str) -> Result<String, BadPath> {
+        normalise(path, None).map(|normal| normal.path().to_owned())
+    }
+
+    #[test]
+    fn spellings_of_one_guid_are_one_key() {
+        let plain = "/content/{535cb6a4-441f-4e8a-a897-804cd859100e}/1/full.zip";
+        for spelling in [
+            "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/1/full.zip",
+            "/content/%7B535CB6A4-441F-4e8a-A897-804CD859100E%7d/1/full%2Ezip",
+            plain,
+        ] {
+            assert_eq!(key(spelling).as_deref(), Ok(plain));
+        }
+    }
+
+    #[test]
+    fn case_and_reserved_characters_are_kept() {
+        assert_eq!(key("/A%2fb%3F/C$20d").as_deref(), Ok("/A%2Fb%3F/C$20d"));
+        let normal = normalise("/a", Some("b=%7e&c=%26")).unwrap();
+        assert_eq!((normal.path(), normal.key("r", None).as_str()), ("/a", "r /a?b=~&c=%26"));
+    }
+
+    #[test]
+    fn a_key_splits_at_its_path() {
+        for (key, route, binding, target) in [
+            ("updates.example/a /a/b c?d", "updates.example/a", None, "/a/b c?d"),
+            ("two words /x", "two words", None, "/x"),
+            ("/ ~m2+m/3 /x ~y /z", "/", Some("m2+m/3"), "/x ~y /z"),
+            ("~a~ ~~b /x", "~a~", Some("~b"), "/x"),
+            ("odd", "", None, "odd"),
+        ] {
+            assert_eq!(split(key), Parts { route, binding, target }, "{key}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_immutable_has_one_key_for_every_binding() {
+        let normal = normalise("/a", Some("b")).unwrap();
+        for (class, key) in [
+            (Class::Payload, "r /a?b"),
+            (Class::Catalog, "r ~m2 /a?b"),
+            (Class::Generic, "r ~m2 /a?b"),
+            (Class::Private, "r ~m2 /a?b"),
+        ] {
+            assert_eq!(normal.key("r", Some(Bound { binding: "m2", class })), key);
+        }
+    }
+
+    #[test]
+    fn the_target_of_a_key_has_that_key() {
+        for spelling in
+            ["/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/1/full.zip", "/a%2fb%20\"c?d={%7d&e"]
+        {
+            let (path, query) = spelling.split_once('?').map_or((spelling, None), |(p, q)| (p, Some(q)));
+            let key = normalise(path, query).unwrap().key("route", None);
+            let target = target(split(&key).target).unwrap();
+            assert!(!target.as_str().contains(['{', '}']));
+            assert_eq!(normalise(target.path(), target.query()).unwrap().key("route", None), key);
+        }
+    }
+
+    #[test]
+    fn paths_with_two_meanings_are_refused() {
+        for path in ["/a/../b", "/..", "/%2e%2E/b", "/a\\..\\b", "/a%5c..%5Cb", "/./a", "/a%2f..%2Fb"] {
+            assert_eq!(key(path), Err(BadPath::DotSegment), "{path}");
+        }
+        for path in ["/a%00", "/a%0d%0aSet-Cookie:x", "/a\u{7f}", "/a%5cb"] {
+            assert_eq!(key(path), Err(BadPath::ControlCharacter), "{path}");
+        }
+        for path in ["/a%", "/a%2", "/a%zz", "/a%+1"] {
+            assert_eq!(key(path), Err(BadPath::PercentEncoding), "{path}");
+        }
+    }
+}

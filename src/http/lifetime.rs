@@ -1,0 +1,127 @@
+//! The two numbers that freshness is arithmetic on: the age a response arrived with (RFC 9111 §4.2.3) and the age up to
+//! which it is fresh (§4.2.1, §4.2.2), both in milliseconds. Read from headers once; saturating throughout, because the
+//! times come from other machines' clocks.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, header};
+
+use super::control::CacheControl;
+use super::field;
+use super::storable::{is_negative, is_ruled_by_class, may_be_heuristic};
+use gupd_config::{self as config, Class};
+
+/// The lifetime of what never gets stale.
+pub(super) const FOREVER: i64 = i64::MAX;
+
+/// `corrected_initial_age` of §4.2.3; `date` is the response's `Date`, or when it arrived.
+pub(super) fn initial_age(headers: &HeaderMap, date: i64, request_time: i64, response_time: i64) -> i64 {
+    // §5.1: the first member counts; an invalid one is ignored.
+    let age_value =
+        field::members(headers, header::AGE).next().and_then(field::delta_seconds).map_or(0, seconds);
+    let apparent_age = response_time.saturating_sub(date).max(0);
+    let response_delay = response_time.saturating_sub(request_time).max(0);
+    apparent_age.max(age_value.saturating_add(response_delay))
+}
+
+/// The age up to which a response is fresh. Times from the settings count from its arrival, so `initial_age` is added.
+pub(super) fn of(
+    status: StatusCode,
+    headers: &HeaderMap,
+    control: &CacheControl,
+    date: i64,
+    initial_age: i64,
+    class: Class,
+    config: &config::Cache,
+) -> i64 {
+    if is_ruled_by_class(status, class) {
+        by_class(status, class, config).saturating_add(initial_age)
+    } else if let Some(lifetime) = explicit(control, headers, date) {
+        lifetime
+    } else if is_negative(status) {
+        millis(config.generic_negative).saturating_add(initial_age)
+    } else if may_be_heuristic(status, control) {
+        heuristic(headers, date).min(millis(config.heuristic_max))
+    } else {
+        0
+    }
+}
+
+pub(super) fn seconds(seconds: u32) -> i64 {
+    i64::from(seconds) * 1000
+}
+
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(FOREVER)
+}
+
+fn by_class(status: StatusCode, class: Class, config: &config::Cache) -> i64 {
+    match (class, status) {
+        (Class::Payload, StatusCode::OK) => FOREVER,
+        (Class::Payload, _) => millis(config.payload_negative),
+        (Class::Catalog, StatusCode::OK) => millis(config.catalog_fresh),
+        (Class::Catalog, _) => millis(config.catalog_negative),
+        (Class::Private | Class::Generic, _) => 0,
+    }
+}
+
+/// §4.2.1. Of several `Expires` the earliest counts, and an invalid one is in the past (§5.3).
+fn explicit(control: &CacheControl, headers: &HeaderMap, date: i64) -> Option<i64> {
+    let expires = || {
+        let times = headers.get_all(header::EXPIRES).iter();
+        times.map(|value| field::parse_date(value).map_or(0, |at| at.saturating_sub(date).max(0))).min()
+    };
+    control.s_maxage.or(control.max_age).map(seconds).or_else(expires)
+}
+
+/// §4.2.2: a tenth of the time for which the response had not been modified when it was generated.
+fn heuristic(headers: &HeaderMap, date: i64) -> i64 {
+    field::date(headers, header::LAST_MODIFIED)
+        .map_or(0, |modified| date.saturating_sub(modified).max(0) / 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+
+    #[test]
+    fn the_lifetime_is_the_first_that_rfc_9111_section_4_2_1_finds() {
+        const DATE: i64 = 784_111_777_000; // Sun, 06 Nov 1994 08:49:37 GMT
+        let config = config::Cache {
+            catalog_fresh: Duration::ZERO,
+            catalog_negative: Duration::ZERO,
+            payload_negative: Duration::ZERO,
+            generic_negative: Duration::from_secs(30),
+            heuristic_max: Duration::from_secs(86_400),
+            stale_if_error: Duration::ZERO,
+        };
+        let expires = "expires: Sun, 06 Nov 1994 08:50:37 GMT"; // 60 s later
+        let modified = "last-modified: Sun, 06 Nov 1994 08:32:57 GMT"; // 1,000 s before
+        for (status, text, expected) in [
+            (200, format!("cache-control: max-age=10, s-maxage=20|{expires}"), 20),
+            (200, format!("cache-control: max-age=10|{expires}"), 10),
+            (200, format!("{expires}|{modified}"), 60),
+            (200, format!("{expires}|expires: 0"), 0),
+            (200, "expires: Sun, 06 Nov 1994 08:49:36 GMT".to_owned(), 0),
+            (200, format!("cache-control: max-age=x|{expires}"), 0),
+            (200, modified.to_owned(), 100),
+            (200, "last-modified: Sun, 06 Nov 1994 09:49:37 GMT".to_owned(), 0),
+            (200, "last-modified: Tue, 06 Nov 1984 08:49:37 GMT".to_owned(), 86_400),
+            (302, modified.to_owned(), 0),
+            (302, format!("{modified}|cache-control: public"), 100),
+            (404, modified.to_owned(), 30),
+            (404, "cache-control: max-age=7".to_owned(), 7),
+            (200, String::new(), 0),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in text.split('|').filter_map(|line| line.split_once(": ")) {
+                headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap());
+            }
+            let (status, control) =
+                (StatusCode::from_u16(status).unwrap(), CacheControl::of_response(&headers));
+            let lifetime = of(status, &headers, &control, DATE, 0, Class::Generic, &config);
+            assert_eq!(lifetime, expected * 1000, "{status} {text}");
+        }
+    }
+}

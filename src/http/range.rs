@@ -1,0 +1,345 @@
+//! `Range` requests (RFC 9110 §14): which bytes a client wants, of a whole of known length or of one still growing.
+//! Answers with ranges only; whether they apply at all (`GET`, `If-Range`) is asked before, and the bytes are
+//! `multipart`'s and the body's business.
+
+use std::ops::Range;
+
+use http::{HeaderMap, HeaderValue, header};
+
+use crate::field;
+
+/// Ranges in one request, at most; a request for more gets the whole. Every part costs a head and a seek, and no
+/// update client asks for more than one, document viewers for a few (RFC 9110 §17.15).
+pub const MAX_RANGES: usize = 32;
+
+/// The part of content that a client waits for: what an upstream is asked for first, in whole chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// From a position on, to another (exclusive) or to the end.
+    From(u64, Option<u64>),
+    /// So many bytes at the end.
+    Last(u64),
+}
+
+/// The bytes to answer with. Ranges are never empty, within the length, and in the order asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ranges {
+    /// `200` with everything: no range was asked for, none that can be understood, or so many that the whole is less.
+    Whole,
+    /// `206` with `Content-Range`.
+    Single(Range<u64>),
+    /// `206` with `multipart/byteranges`; two at least, [`MAX_RANGES`] at most, none overlapping.
+    Multiple(Vec<Range<u64>>),
+    /// `416` with [`unsatisfied_range`].
+    Unsatisfiable,
+}
+
+/// What must be there before a range of a growing whole can be answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// These bytes: then `206`, also while the length is unknown. If the whole ends before, its length is known.
+    Bytes(Range<u64>),
+    /// The length: of a range with an open end, a suffix, or several.
+    Length,
+}
+
+impl Part {
+    /// The value of `Range` to ask for it by.
+    pub fn to_field(self, chunk: u64) -> Option<HeaderValue> {
+        let text = match self {
+            Self::From(start, end) => {
+                let last = end.and_then(|end| end.checked_next_multiple_of(chunk)).map(|end| end - 1);
+                let last = last.map_or_else(String::new, |last| last.to_string());
+                format!("bytes={}-{last}", start / chunk * chunk)
+            }
+            // One chunk more: the first block of what comes is rarely whole, and cannot be kept.
+            Self::Last(count) => format!("bytes=-{}", count.saturating_add(chunk)),
+        };
+        HeaderValue::from_str(&text).ok()
+    }
+
+    /// Whether it is the front of the content, which a request for everything brings as soon.
+    pub fn is_front(self, chunk: u64) -> bool {
+        matches!(self, Self::From(start, _) if start < chunk)
+    }
+
+    /// Which bytes that is of so many.
+    pub fn of(self, length: u64) -> Range<u64> {
+        match self {
+            Self::From(start, end) => start.min(length)..end.map_or(length, |end| end.min(length)),
+            Self::Last(count) => length.saturating_sub(count)..length,
+        }
+    }
+}
+
+impl Ranges {
+    /// Reads the `Range` field for a whole of `complete_length` bytes.
+    ///
+    /// A range beyond the end is left out, one that runs past it is cut; if none is left, the request cannot be
+    /// satisfied. A field that is malformed anywhere, or of another unit, is ignored, as are ranges that overlap:
+    /// no client needs them, and they multiply the bytes sent (§14.2).
+    pub fn of(request: &HeaderMap, complete_length: u64) -> Self {
+        let Some(asked) = parse(request) else { return Self::Whole };
+        if complete_length == 0 && asked.iter().any(|spec| matches!(spec, Spec::Suffix(1..))) {
+            // Satisfiable, since it asks for at most everything (§14.1.2), but no Content-Range can say so.
+            return Self::Whole;
+        }
+        let mut ranges: Vec<_> = asked.iter().filter_map(|spec| spec.within(complete_length)).collect();
+        match (ranges.pop(), ranges.is_empty()) {
+            (None, _) => Self::Unsatisfiable,
+            (Some(only), true) => Self::Single(only),
+            (Some(last), false) => {
+                ranges.push(last);
+                if overlap(&ranges) { Self::Whole } else { Self::Multiple(ranges) }
+            }
+        }
+    }
+
+    /// The part that the client waits for first, if it does not ask for everything.
+    pub fn first_part(request: &HeaderMap) -> Option<Part> {
+        Some(match *parse(request)?.first()? {
+            Spec::FromTo(first, last) => Part::From(first, Some(last.saturating_add(1))),
+            Spec::From(first) => Part::From(first, None),
+            Spec::Suffix(count) => Part::Last(count),
+        })
+    }
+
+    /// What the request needs of a whole whose length is not known yet; `None` if it gets all of it as it comes.
+    pub fn need(request: &HeaderMap) -> Option<Need> {
+        match *parse(request)? {
+            [Spec::FromTo(first, last)] => Some(Need::Bytes(first..last.saturating_add(1))),
+            _ => Some(Need::Length),
+        }
+    }
+}
+
+/// `Content-Range` of a `206` (§14.4); without `complete_length` while it is unknown. `range` must not be empty.
+pub fn content_range(range: &Range<u64>, complete_length: Option<u64>) -> HeaderValue {
+    let (first, last) = (range.start, range.end.saturating_sub(1));
+    field::composed(match complete_length {
+        Some(length) => format!("bytes {first}-{last}/{length}"),
+        None => format!("bytes {first}-{last}/*"),
+    })
+}
+
+/// `Content-Range` of a `416` (§15.5.17).
+pub fn unsatisfied_range(complete_length: u64) -> HeaderValue {
+    field::composed(format!("bytes */{complete_length}"))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spec {
+    // First and last, both included.
+    FromTo(u64, u64),
+    From(u64),
+    // This many at the end.
+    Suffix(u64),
+}
+
+impl Spec {
+    fn within(self, length: u64) -> Option<Range<u64>> {
+        let range = match self {
+            Self::FromTo(first, last) => first..last.saturating_add(1).min(length),
+            Self::From(first) => first..length,
+            Self::Suffix(count) => length.saturating_sub(count)..length,
+        };
+        (range.start < range.end).then_some(range)
+    }
+
+    /// Numbers too great for 64 bits are beyond every end, and so stay at the greatest.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let dash = text.iter().position(|byte| *byte == b'-')?;
+        let (first, last) = (&text[..dash], &text[dash + 1..]);
+        match (first, last) {
+            ([], count) => field::decimal(count).map(Self::Suffix),
+            (first, []) => field::decimal(first).map(Self::From),
+            (first, last) => {
+                let (first, last) = (field::decimal(first)?, field::decimal(last)?);
+                // §14.1.1: reversed is invalid, not empty.
+                (first <= last).then_some(Self::FromTo(first, last))
+            }
+        }
+    }
+}
+
+/// The ranges asked for; `None` if the field is absent, repeated, malformed, of another unit or too long.
+fn parse(request: &HeaderMap) -> Option<Vec<Spec>> {
+    let mut lines = request.get_all(header::RANGE).iter();
+    let value = lines.next().filter(|_| lines.next().is_none())?.as_bytes();
+    let at = value.iter().position(|byte| *byte == b'=')?;
+    if !value[..at].trim_ascii().eq_ignore_ascii_case(b"bytes") {
+        return None;
+    }
+    let specs =
+        value[at + 1..].split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|spec| !spec.is_empty());
+    let specs = specs.take(MAX_RANGES + 1).map(Spec::parse).collect::<Option<Vec<_>>>()?;
+    (1..=MAX_RANGES).contains(&specs.len()).then_some(specs)
+}
+
+fn overlap(ranges: &[Range<u64>]) -> bool {
+    let mut sorted: Vec<_> = ranges.iter().collect();
+    sorted.sort_unstable_by_key(|range| range.start);
+    sorted.windows(2).any(|pair| matches!(pair, [a, b] if b.start < a.end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn request(range: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::RANGE, HeaderValue::from_str(range).unwrap())])
+    }
+
+    fn parts(ranges: Ranges) -> Vec<Range<u64>> {
+        match ranges {
+            Ranges::Single(range) => vec![range],
+            Ranges::Multiple(ranges) => ranges,
+            Ranges::Whole | Ranges::Unsatisfiable => vec![],
+        }
+    }
+
+    #[test]
+    fn satisfiable_ranges_are_cut_to_the_length_and_keep_their_order() {
+        for (value, length, expected) in [
+            ("bytes=0-499", 10_000, &[(0, 500)][..]),
+            ("bytes=500-999", 10_000, &[(500, 1000)]),
+            ("bytes=-500", 10_000, &[(9500, 10_000)]),
+            ("bytes=9500-", 10_000, &[(9500, 10_000)]),
+            ("bytes=0-0,-1", 10_000, &[(0, 1), (9999, 10_000)]),
+            ("BYTES=0-0", 10, &[(0, 1)]),
+            ("bytes= 5-6 ,,\t1-2,", 10, &[(5, 7), (1, 3)]),
+            ("bytes=0-99", 10, &[(0, 10)]),
+            ("bytes=-99", 10, &[(0, 10)]),
+            ("bytes=007-8", 10, &[(7, 9)]),
+            ("bytes=5-6,20-30,-0", 10, &[(5, 7)]),
+            ("bytes=0-99999999999999999999999", 10, &[(0, 10)]),
+            ("bytes=-99999999999999999999999", 10, &[(0, 10)]),
+            ("bytes=0-4,5-9", 10, &[(0, 5), (5, 10)]),
+            ("bytes=0-18446744073709551615", u64::MAX, &[(0, u64::MAX)]),
+        ] {
+            let found = parts(Ranges::of(&request(value), length));
+            let ends: Vec<_> = found.iter().map(|range| (range.start, range.end)).collect();
+            assert_eq!(ends, expected, "{value} of {length}");
+        }
+    }
+
+    #[test]
+    fn ranges_beyond_the_end_cannot_be_satisfied() {
+        for (value, length) in [
+            ("bytes=10-", 10),
+            ("bytes=10-20", 10),
+            ("bytes=-0", 10),
+            ("bytes=99999999999999999999-", 10),
+            ("bytes=0-", 0),
+        ] {
+            assert_eq!(Ranges::of(&request(value), length), Ranges::Unsatisfiable, "{value} of {length}");
+        }
+        assert_eq!(Ranges::of(&request("bytes=-5"), 0), Ranges::Whole, "a suffix of nothing is all of it");
+    }
+
+    #[test]
+    fn what_is_malformed_foreign_or_wasteful_gets_the_whole() {
+        for value in [
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=,",
+            "bytes=-",
+            "bytes=a-b",
+            "bytes=1",
+            "bytes=5-4",
+            "bytes=0-0,5-4",
+            "bytes=+1-2",
+            "bytes=1--2",
+            "bytes=1-2-3",
+            "bytes=0x1-2",
+            "bytes=1 -2",
+            "items=0-1",
+            "bytes 0-1",
+            "bytes=0-5,5-9",
+            "bytes=0-,0-",
+            "bytes=3-3,0-9",
+        ] {
+            assert_eq!(Ranges::of(&request(value), 10), Ranges::Whole, "{value}");
+        }
+        assert_eq!(Ranges::of(&HeaderMap::new(), 10), Ranges::Whole);
+        let mut twice = request("bytes=0-1");
+        twice.append(header::RANGE, HeaderValue::from_static("bytes=3-4"));
+        assert_eq!(Ranges::of(&twice, 10), Ranges::Whole);
+    }
+
+    #[test]
+    fn more_ranges_than_the_bound_get_the_whole() {
+        let many = |count: usize| (0..count).map(|i| format!("{0}-{0}", i * 2)).collect::<Vec<_>>().join(",");
+        let most = Ranges::of(&request(&format!("bytes={}", many(MAX_RANGES))), 10_000);
+        assert_eq!(parts(most).len(), MAX_RANGES);
+        assert_eq!(Ranges::of(&request(&format!("bytes={}", many(MAX_RANGES + 1))), 10_000), Ranges::Whole);
+    }
+
+    #[test]
+    fn only_a_closed_range_can_be_answered_before_the_length_is_known() {
+        for (value, expected) in [
+            ("bytes=5-9", Some(Need::Bytes(5..10))),
+            ("bytes=5-", Some(Need::Length)),
+            ("bytes=-5", Some(Need::Length)),
+            ("bytes=0-1,4-5", Some(Need::Length)),
+            ("bytes=5-4", None),
+            ("items=0-1", None),
+        ] {
+            assert_eq!(Ranges::need(&request(value)), expected, "{value}");
+        }
+        assert_eq!(Ranges::need(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn content_range_counts_both_ends() {
+        assert_eq!(content_range(&(0..500), Some(1234)), "bytes 0-499/1234");
+        assert_eq!(content_range(&(42..1234), None), "bytes 42-1233/*");
+        assert_eq!(unsatisfied_range(47), "bytes */47");
+    }
+
+    /// The bytes that a range names, one by one, straight from §14.1.2.
+    fn naive(spec: (Option<u64>, Option<u64>), length: u64) -> Vec<u64> {
+        let wanted = |at: &u64| match spec {
+            (Some(first), Some(last)) => first <= *at && *at <= last,
+            (Some(first), None) => first <= *at,
+            (None, Some(count)) => length - *at <= count,
+            (None, None) => false,
+        };
+        (0..length).filter(wanted).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_name_the_bytes_that_a_naive_reading_names(
+            specs in prop::collection::vec((prop::option::of(0_u64..40), prop::option::of(0_u64..40)), 1..5),
+            length in 1_u64..40,
+        ) {
+            let number = |n: Option<u64>| n.map_or(String::new(), |n| n.to_string());
+            let text = specs.iter().map(|s| format!("{}-{}", number(s.0), number(s.1))).collect::<Vec<_>>().join(",");
+            let invalid = specs.iter().any(|s| s.0.is_none() && s.1.is_none() || s.0.zip(s.1).is_some_and(|(a, b)| a > b));
+            let named: Vec<_> = specs.iter().map(|s| naive(*s, length)).filter(|bytes| !bytes.is_empty()).collect();
+            let distinct: std::collections::HashSet<_> = named.iter().flatten().collect();
+            let overlapping = distinct.len() < named.iter().map(Vec::len).sum();
+
+            let ranges = Ranges::of(&request(&format!("bytes={text}")), length);
+            if invalid || overlapping {
+                prop_assert_eq!(ranges, Ranges::Whole);
+            } else if named.is_empty() {
+                prop_assert_eq!(ranges, Ranges::Unsatisfiable);
+            } else {
+                let answered: Vec<Vec<u64>> = parts(ranges).into_iter().map(Iterator::collect).collect();
+                prop_assert_eq!(answered, named);
+            }
+        }
+
+        #[test]
+        fn no_value_and_no_length_panic(value in "(bytes=)?[0-9,-]{0,60}", length: u64) {
+            for range in parts(Ranges::of(&request(&value), length)) {
+                prop_assert!(range.start < range.end && range.end <= length);
+            }
+            Ranges::need(&request(&value));
+        }
+    }
+}

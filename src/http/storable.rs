@@ -1,0 +1,341 @@
+//! May this response be stored? RFC 9111 §3 as a shared cache, with the class rules of content whose name says more
+//! than its headers. Decides on heads only; the one rule about bodies is [`storable_length`], asked again when a
+//! length becomes known. How long the stored response is good is `freshness`'s business.
+
+use http::{HeaderMap, Method, StatusCode, header};
+
+use super::control::{CacheControl, Directive};
+use super::field;
+use super::vary::Selecting;
+use gupd_config::Class;
+
+/// Why a response is not stored. Its [`as_str`](Self::as_str) stands in logs, metrics and `Cache-Status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unstorable {
+    /// The path's class is private: passed through, whatever the response says.
+    ClassPrivate,
+    /// Only `GET` is stored; `HEAD` is answered from a stored `GET`.
+    Method,
+    /// `206`: fills ask for whole bodies, so a part is never what was wanted.
+    Partial,
+    /// A status code whose caching requirements the relay does not know.
+    Status,
+    /// The client said `no-store` (§5.2.1.5).
+    RequestNoStore,
+    /// The response said `no-store` (§5.2.2.5).
+    NoStore,
+    /// The response said `private` (§5.2.2.7).
+    Private,
+    /// The request had credentials and the response does not allow sharing it (§3.5).
+    Authorization,
+    /// `Vary` lists `*`, or more than is kept.
+    Vary,
+    /// It sets a cookie and does not call itself `public`.
+    SetCookie,
+    /// No explicit freshness, and a status that gets none by heuristics.
+    NotCacheable,
+    /// It has no length, and went on past what may be stored of such.
+    OpenEnded,
+    /// A payload of no bytes: what an overloaded manager answers for a delta that it has not made yet.
+    EmptyPayload,
+    /// Its content was not what a digest announced, and may not be this time.
+    DigestMismatch,
+}
+
+impl Unstorable {
+    /// Every reason, for the label set of a metric.
+    pub const ALL: [Self; 14] = [
+        Self::ClassPrivate,
+        Self::Method,
+        Self::Partial,
+        Self::Status,
+        Self::RequestNoStore,
+        Self::NoStore,
+        Self::Private,
+        Self::Authorization,
+        Self::Vary,
+        Self::SetCookie,
+        Self::NotCacheable,
+        Self::OpenEnded,
+        Self::EmptyPayload,
+        Self::DigestMismatch,
+    ];
+
+    /// Whether the next response to the same name will most likely not be stored either: the response itself says so,
+    /// and not one client's request or one moment's trouble.
+    pub const fn is_lasting(self) -> bool {
+        matches!(
+            self,
+            Self::NoStore
+                | Self::Private
+                | Self::Vary
+                | Self::SetCookie
+                | Self::NotCacheable
+                | Self::OpenEnded
+        )
+    }
+
+    /// The one spelling used in logs, metrics and `Cache-Status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClassPrivate => "class-private",
+            Self::Method => "method",
+            Self::Partial => "partial",
+            Self::Status => "status",
+            Self::RequestNoStore => "request-no-store",
+            Self::NoStore => "no-store",
+            Self::Private => "private",
+            Self::Authorization => "authorization",
+            Self::Vary => "vary",
+            Self::SetCookie => "set-cookie",
+            Self::NotCacheable => "not-cacheable",
+            Self::OpenEnded => "open-ended",
+            Self::EmptyPayload => "empty-payload",
+            Self::DigestMismatch => "digest-mismatch",
+        }
+    }
+}
+
+/// Whether the response to a request may be stored, and if not, why.
+///
+/// A payload's or catalog's `200`, and a negative response of either, needs no permission: managers serve them as
+/// static files, with validators and either no `Cache-Control` or a `no-cache`, `max-age=0` or session cookie that was
+/// configured for the whole web server or load balancer and never meant for them; their name or the relay's schedule says how long they
+/// are good, and their `Set-Cookie` is dropped when they are stored. What protects somebody is never overruled:
+/// `no-store` of either side, `private`, credentials, `Vary: *`.
+pub fn storable(
+    method: &Method,
+    request: &HeaderMap,
+    status: StatusCode,
+    response: &HeaderMap,
+    class: Class,
+) -> Result<(), Unstorable> {
+    let control = CacheControl::of_response(response);
+    let refused = [
+        (class == Class::Private, Unstorable::ClassPrivate),
+        (method != Method::GET, Unstorable::Method),
+        (status == StatusCode::PARTIAL_CONTENT, Unstorable::Partial),
+        (!UNDERSTOOD.contains(&status.as_u16()), Unstorable::Status),
+        (CacheControl::of_request(request).has(Directive::NoStore), Unstorable::RequestNoStore),
+        // §5.2.2.3: a cache that understands the status ignores the no-store meant for those that do not.
+        (control.has(Directive::NoStore) && !control.has(Directive::MustUnderstand), Unstorable::NoStore),
+        (control.has(Directive::Private), Unstorable::Private),
+        (
+            request.contains_key(header::AUTHORIZATION) && !shareable_with_credentials(&control),
+            Unstorable::Authorization,
+        ),
+        (Selecting::of(response, request, class).is_none(), Unstorable::Vary),
+    ];
+    if let Some((_, reason)) = refused.iter().find(|(applies, _)| *applies) {
+        return Err(*reason);
+    }
+    let length = response.get(header::CONTENT_LENGTH).and_then(|value| field::decimal(value.as_bytes()));
+    if let Some(length) = length {
+        storable_length(status, length, class)?;
+    }
+    if is_ruled_by_class(status, class) {
+        return Ok(());
+    }
+    // RFC 9111 §7.3 leaves this to the cache. A cookie handed to a whole site is a session shared by a whole site.
+    if response.contains_key(header::SET_COOKIE) && !control.has(Directive::Public) {
+        return Err(Unstorable::SetCookie);
+    }
+    if has_explicit_freshness(&control, response)
+        || (may_be_heuristic(status, &control) && is_reusable(request, status, response, &control))
+    {
+        Ok(())
+    } else {
+        Err(Unstorable::NotCacheable)
+    }
+}
+
+/// Whether a body of `length` bytes may be stored: a payload's must not be empty. A fill whose response had no
+/// `Content-Length` asks when it has ended. Negative responses may be empty.
+pub fn storable_length(status: StatusCode, length: u64, class: Class) -> Result<(), Unstorable> {
+    if length == 0 && class == Class::Payload && status == StatusCode::OK {
+        Err(Unstorable::EmptyPayload)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a status says that there is nothing: those among the heuristically cacheable ones that are errors.
+pub fn is_negative(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 404 | 405 | 410 | 414 | 501)
+}
+
+/// Whether the class, not the response's `Cache-Control`, says how a response is stored and how long it is fresh.
+pub(super) fn is_ruled_by_class(status: StatusCode, class: Class) -> bool {
+    matches!(class, Class::Payload | Class::Catalog) && (status == StatusCode::OK || is_negative(status))
+}
+
+/// Whether freshness may be estimated (§4.2.2): by the status, or because the response is marked `public`.
+pub(super) fn may_be_heuristic(status: StatusCode, control: &CacheControl) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308)
+        || is_negative(status)
+        || control.has(Directive::Public)
+}
+
+// Final status codes whose caching requirements are met: 206 and 304 complete other responses, 416 and all of 1xx
+// belong to one request, and other codes have no meaning here that would say what a stored copy is good for.
+const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
+
+fn shareable_with_credentials(control: &CacheControl) -> bool {
+    control.has(Directive::Public) || control.has(Directive::MustRevalidate) || control.s_maxage.is_some()
+}
+
+/// Whether a response that says nothing about freshness can be of use to anyone else: it can be validated, or is
+/// negative and so good for a moment. One to a request with a cookie is taken for that client's own, as it says nothing
+/// to the contrary: a stale copy of a personal page must not be what others get when the manager is down.
+fn is_reusable(
+    request: &HeaderMap,
+    status: StatusCode,
+    response: &HeaderMap,
+    control: &CacheControl,
+) -> bool {
+    control.has(Directive::Public)
+        || is_negative(status)
+        || (!request.contains_key(header::COOKIE)
+            && (response.contains_key(header::ETAG) || response.contains_key(header::LAST_MODIFIED)))
+}
+
+fn has_explicit_freshness(control: &CacheControl, response: &HeaderMap) -> bool {
+    control.s_maxage.is_some() || control.max_age.is_some() || response.contains_key(header::EXPIRES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+
+    fn headers(text: &str) -> HeaderMap {
+        let fields = text.split('|').filter_map(|line| line.split_once(": "));
+        fields
+            .map(|(name, value)| (HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap()))
+            .collect()
+    }
+
+    fn get(request: &str, status: u16, response: &str, class: Class) -> Result<(), Unstorable> {
+        let status = StatusCode::from_u16(status).unwrap();
+        storable(&Method::GET, &headers(request), status, &headers(response), class)
+    }
+
+    #[test]
+    fn generic_content_is_stored_as_rfc_9111_section_3_says() {
+        use Unstorable::*;
+        for (request, status, response, expected) in [
+            ("", 200, "cache-control: no-cache|etag: \"a\"", Ok(())),
+            ("", 200, "cache-control: no-store", Err(NoStore)),
+            ("", 200, "cache-control: no-store, must-understand|etag: \"a\"", Ok(())),
+            ("", 299, "cache-control: max-age=9, must-understand", Err(Status)),
+            ("", 200, "cache-control: max-age=9, private=\"x\"", Err(Private)),
+            ("cache-control: no-store", 200, "", Err(RequestNoStore)),
+            ("pragma: no-cache", 200, "etag: \"a\"", Ok(())),
+            ("authorization: x", 200, "cache-control: max-age=9", Err(Authorization)),
+            ("authorization: x", 200, "cache-control: s-maxage=0", Ok(())),
+            ("authorization: x", 200, "cache-control: must-revalidate|etag: \"a\"", Ok(())),
+            ("authorization: x", 200, "cache-control: public", Ok(())),
+            ("authorization: x", 200, "cache-control: proxy-revalidate", Err(Authorization)),
+            ("", 200, "vary: accept, *", Err(Vary)),
+            ("", 200, "vary: accept|etag: \"a\"", Ok(())),
+            ("", 200, "set-cookie: a=b|cache-control: max-age=9", Err(SetCookie)),
+            ("", 200, "set-cookie: a=b|cache-control: public", Ok(())),
+            ("", 206, "cache-control: max-age=9", Err(Partial)),
+            ("", 304, "cache-control: max-age=9", Err(Status)),
+            ("", 503, "cache-control: max-age=9", Err(Status)),
+            ("", 302, "", Err(NotCacheable)),
+            ("", 302, "cache-control: max-age=0", Ok(())),
+            ("", 302, "expires: 0", Ok(())),
+            ("", 302, "cache-control: public", Ok(())),
+            ("", 301, "", Err(NotCacheable)),
+            ("", 301, "last-modified: Sun, 06 Nov 1994 08:32:57 GMT", Ok(())),
+            ("", 404, "", Ok(())),
+            ("", 410, "", Ok(())),
+            ("", 200, "content-length: 0|etag: \"a\"", Ok(())),
+            ("", 200, "", Err(NotCacheable)),
+            ("cookie: a=b", 200, "etag: \"a\"", Err(NotCacheable)),
+            ("cookie: a=b", 200, "cache-control: public", Ok(())),
+        ] {
+            assert_eq!(
+                get(request, status, response, Class::Generic),
+                expected,
+                "{request} {status} {response}"
+            );
+        }
+    }
+
+    #[test]
+    fn payloads_and_catalogs_are_stored_whatever_freshness_their_headers_claim() {
+        for class in [Class::Payload, Class::Catalog] {
+            for response in [
+                "",
+                "cache-control: no-cache|pragma: no-cache|expires: -1",
+                "cache-control: max-age=0, must-revalidate",
+                "set-cookie: ASPSESSIONID=x",
+                "vary: User-Agent",
+            ] {
+                for status in [200, 404, 410] {
+                    assert_eq!(get("", status, response, class), Ok(()), "{class:?} {status} {response}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_protects_somebody_is_overruled_by_no_class() {
+        for class in [Class::Payload, Class::Catalog, Class::Generic] {
+            for (request, response, expected) in [
+                ("", "cache-control: no-store", Unstorable::NoStore),
+                ("cache-control: no-store", "", Unstorable::RequestNoStore),
+                ("", "cache-control: private", Unstorable::Private),
+                ("authorization: x", "", Unstorable::Authorization),
+                ("", "vary: *", Unstorable::Vary),
+            ] {
+                assert_eq!(
+                    get(request, 200, response, class),
+                    Err(expected),
+                    "{class:?} {request} {response}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_payload_of_no_bytes_is_never_stored() {
+        assert_eq!(get("", 200, "content-length: 0", Class::Payload), Err(Unstorable::EmptyPayload));
+        assert_eq!(storable_length(StatusCode::OK, 0, Class::Payload), Err(Unstorable::EmptyPayload));
+        assert_eq!(storable_length(StatusCode::OK, 1, Class::Payload), Ok(()));
+        assert_eq!(
+            get("", 404, "content-length: 0", Class::Payload),
+            Ok(()),
+            "a negative response may be empty"
+        );
+        assert_eq!(
+            get("", 200, "content-length: 0", Class::Catalog),
+            Ok(()),
+            "presence alone says something"
+        );
+    }
+
+    #[test]
+    fn a_payloads_redirect_follows_the_rfc() {
+        assert_eq!(get("", 302, "", Class::Payload), Err(Unstorable::NotCacheable));
+        assert_eq!(get("", 302, "set-cookie: a|expires: 0", Class::Payload), Err(Unstorable::SetCookie));
+    }
+
+    #[test]
+    fn private_paths_and_other_methods_are_never_stored() {
+        assert_eq!(get("", 200, "cache-control: public", Class::Private), Err(Unstorable::ClassPrivate));
+        for method in [Method::HEAD, Method::POST, Method::OPTIONS] {
+            let refused = storable(&method, &headers(""), StatusCode::OK, &headers(""), Class::Payload);
+            assert_eq!(refused, Err(Unstorable::Method));
+        }
+    }
+
+    #[test]
+    fn every_reason_has_its_own_kebab_case_name() {
+        let names = Unstorable::ALL.map(Unstorable::as_str);
+        assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
+        assert_eq!(std::collections::HashSet::from(names).len(), names.len());
+    }
+}

@@ -1,0 +1,167 @@
+//! Which header fields are stored, and how a `304` changes the stored ones (RFC 9111 §3.1, §3.2).
+//! After an update the caller asks `storable` and `Freshness::of` again: a `304` may say `no-store`.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::{HeaderMap, HeaderName, header};
+
+use super::field;
+use gupd_config::Class;
+use gupd_config::clock::UnixMillis;
+
+/// Removes what belongs to one connection (RFC 9110 §7.6.1): the fields named by `Connection` and those known to be
+/// hop-by-hop. For messages forwarded in either direction, and the first half of [`remove_unstored`].
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // RFC 9112 §6.3: the coding says where the body ends; a length beside it is wrong or an attack.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    let named: Vec<_> = field::members(headers, header::CONNECTION)
+        .filter_map(|member| HeaderName::from_bytes(member).ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// Removes the fields of a response that are not stored with it: hop-by-hop ones, those of one proxy (§3.1), and for
+/// payloads and catalogs `Set-Cookie`, since those are stored although they set one.
+pub fn remove_unstored(headers: &mut HeaderMap, class: Class) {
+    remove_hop_by_hop(headers);
+    for name in &OF_ONE_PROXY {
+        headers.remove(name);
+    }
+    if matches!(class, Class::Payload | Class::Catalog) {
+        headers.remove(header::SET_COOKIE);
+    }
+}
+
+/// Updates stored fields from a `304` that [`confirms`](super::validator::confirms) them: each field it has replaces
+/// the stored ones of that name. Not replaced is what describes the stored bytes, which the `304` does not bring.
+/// A `304`'s `Set-Cookie` is for the one client it answers.
+///
+/// `Date` and `Age` measured the old message and go even if the new one has none: freshness then counts from its
+/// arrival.
+pub fn update(stored: &mut HeaderMap, mut not_modified: HeaderMap, class: Class) {
+    remove_unstored(&mut not_modified, class);
+    for name in OF_THE_STORED_BYTES.iter().chain([&header::SET_COOKIE]) {
+        not_modified.remove(name);
+    }
+    stored.remove(header::DATE);
+    stored.remove(header::AGE);
+    for name in not_modified.keys() {
+        stored.remove(name);
+    }
+    for (name, value) in &not_modified {
+        stored.append(name, value.clone());
+    }
+}
+
+/// Dates a response by when it arrived, if its origin did not (RFC 9110 §6.6.1): served later, it must not seem new.
+pub fn date(headers: &mut HeaderMap, response_time: UnixMillis) {
+    if headers.contains_key(header::DATE) {
+        return;
+    }
+    let arrived = UNIX_EPOCH + Duration::from_millis(u64::try_from(response_time).unwrap_or(0));
+    headers.insert(header::DATE, field::composed(httpdate::fmt_http_date(arrived)));
+}
+
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+const OF_ONE_PROXY: [HeaderName; 3] = [
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-authentication-info"),
+];
+
+// §3.2 excepts Content-Length, and allows others whose change would contradict the stored bytes: the coding they are
+// in, the part they are, their digests. Content-Type is replaced, as §3.2 wants.
+const OF_THE_STORED_BYTES: [HeaderName; 6] = [
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::CONTENT_RANGE,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("repr-digest"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(text: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in text.split('|').filter_map(|line| line.split_once(": ")) {
+            let name = HeaderName::try_from(name).unwrap();
+            headers.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_304_replaces_every_field_it_has_and_leaves_the_others() {
+        let mut stored =
+            headers("etag: \"a\"|x-a: 1|x-a: 2|x-b: 3|content-type: a/b|cache-control: max-age=1");
+        update(&mut stored, headers("x-a: 4|x-a: 5|content-type: c/d|x-new: 6"), Class::Generic);
+        let expected =
+            headers("etag: \"a\"|x-b: 3|cache-control: max-age=1|x-a: 4|x-a: 5|content-type: c/d|x-new: 6");
+        assert_eq!(stored, expected);
+    }
+
+    #[test]
+    fn a_304_changes_nothing_that_describes_the_stored_bytes() {
+        let text = "content-length: 9|content-encoding: gzip|content-md5: x|repr-digest: y|content-digest: z";
+        let mut stored = headers(text);
+        update(
+            &mut stored,
+            headers(
+                "content-length: 0|content-encoding: br|content-range: bytes 0-0/1|content-md5: 0|repr-digest: 0",
+            ),
+            Class::Generic,
+        );
+        assert_eq!(stored, headers(text));
+    }
+
+    #[test]
+    fn the_old_messages_age_does_not_survive_a_304_without_one() {
+        let mut stored = headers("age: 999|date: Sun, 06 Nov 1994 08:49:37 GMT|etag: \"a\"");
+        update(&mut stored, headers("server: x"), Class::Catalog);
+        assert_eq!(stored, headers("etag: \"a\"|server: x"));
+    }
+
+    #[test]
+    fn a_304_brings_no_cookie_and_nothing_of_its_connection_into_the_store() {
+        for class in [Class::Generic, Class::Catalog] {
+            let mut stored = headers("etag: \"a\"");
+            let not_modified =
+                headers("set-cookie: a=b|connection: close, x-hop|x-hop: 1|keep-alive: timeout=5");
+            update(&mut stored, not_modified, class);
+            assert_eq!(stored, headers("etag: \"a\""));
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_one_hop_or_one_client_is_not_stored() {
+        let received = "connection: X-Hop|connection: close|x-hop: 1|transfer-encoding: chunked|trailer: x|te: x\
+                        |upgrade: h2c|proxy-connection: x|keep-alive: x|proxy-authenticate: x|etag: \"a\"\
+                        |proxy-authorization: x|proxy-authentication-info: x|set-cookie: a=b|cache-status: up; hit";
+        let stored = |class| {
+            let mut headers = headers(received);
+            remove_unstored(&mut headers, class);
+            headers
+        };
+        let kept = "etag: \"a\"|cache-status: up; hit";
+        assert_eq!(stored(Class::Payload), headers(kept));
+        assert_eq!(stored(Class::Catalog), headers(kept));
+        assert_eq!(stored(Class::Generic), headers(&format!("{kept}|set-cookie: a=b")));
+    }
+}

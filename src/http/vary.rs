@@ -1,0 +1,240 @@
+//! `Vary` (RFC 9111 §4.1): which request fields select a stored response, and whether a request presents the same ones.
+//! Values are compared after the normalisation that is safe for any list-based field: lines combined, white space
+//! around commas removed. No field's own meaning (q-values, languages) is looked into.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::field;
+use gupd_config::Class;
+
+/// Names in one `Vary`, at most; servers list up to five, and every one costs each lookup a comparison.
+pub const MAX_NAMES: usize = 16;
+/// Bytes of all normalised values together, at most: they are kept in the index for every variant.
+pub const MAX_VALUE_BYTES: usize = 4096;
+
+/// The request fields that select one stored response, and the values they had. Empty, and then without any
+/// allocation, for most responses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Selecting(Vec<Field>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Field {
+    name: HeaderName,
+    // None: the request had no such field, which only requests without it match.
+    value: Option<Box<[u8]>>,
+}
+
+impl Selecting {
+    /// What selects `response`, taken from the request that it answered.
+    ///
+    /// `None` if no later request can be known to match (`*`, an invalid name) or if the bounds of this module are
+    /// exceeded; such a response is not stored.
+    ///
+    /// For payloads and catalogs `User-Agent` is left out: LiveUpdate clients of one product send values that look
+    /// random, and the bytes under such a name are the same for all of them.
+    pub fn of(response: &HeaderMap, request: &HeaderMap, class: Class) -> Option<Self> {
+        let mut fields = Vec::new();
+        let mut bytes = 0;
+        for name in names(response, class) {
+            let name = name?;
+            let value = value_of(request, &name);
+            bytes += value.as_deref().map_or(0, <[u8]>::len);
+            fields.push(Field { name, value });
+            if fields.len() > MAX_NAMES || bytes > MAX_VALUE_BYTES {
+                return None;
+            }
+        }
+        fields.sort_unstable_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+        fields.dedup();
+        Some(Self(fields))
+    }
+
+    /// The same fields with the values that another request has: what its variant would be told apart by.
+    #[must_use]
+    pub fn for_request(&self, request: &HeaderMap) -> Self {
+        let field = |field: &Field| Field { name: field.name.clone(), value: value_of(request, &field.name) };
+        Self(self.0.iter().map(field).collect())
+    }
+
+    /// The fields of a request that matches.
+    pub fn request(&self) -> HeaderMap {
+        let fields = self.0.iter().filter_map(|field| {
+            let value = HeaderValue::from_bytes(field.value.as_deref()?).ok()?;
+            Some((field.name.clone(), value))
+        });
+        fields.collect()
+    }
+
+    /// Whether nothing selects: one response for every request.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a request presents the same values.
+    pub fn matches(&self, request: &HeaderMap) -> bool {
+        self.0.iter().all(|Field { name, value }| match value {
+            Some(value) => request.contains_key(name) && normalised(request, name).eq(value.iter().copied()),
+            None => !request.contains_key(name),
+        })
+    }
+
+    /// As text for the index: a line `name:value` or, for an absent field, `name`. Octets above ASCII are written as
+    /// the characters U+0080 to U+00FF.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        for field in &self.0 {
+            text.push_str(field.name.as_str());
+            if let Some(value) = &field.value {
+                text.push(':');
+                text.extend(value.iter().copied().map(char::from));
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Reads what [`Self::encode`] wrote; `None` for text it cannot have written.
+    pub fn decode(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Self::default());
+        }
+        let fields = text.strip_suffix('\n')?.split('\n').map(|line| {
+            let (name, value) =
+                line.split_once(':').map_or((line, None), |(name, value)| (name, Some(value)));
+            let value = value.map(|v| v.chars().map(|c| u8::try_from(c).ok()).collect::<Option<Box<[u8]>>>());
+            Some(Field {
+                name: HeaderName::try_from(name).ok()?,
+                value: value.map_or(Some(None), |v| v.map(Some))?,
+            })
+        });
+        fields.collect::<Option<Vec<_>>>().map(Self)
+    }
+}
+
+/// The names in `Vary` that select; `None` for one that no request can be known to match.
+fn names(response: &HeaderMap, class: Class) -> impl Iterator<Item = Option<HeaderName>> + '_ {
+    field::members(response, header::VARY)
+        // `*` is a token, and so would be taken for a field's name.
+        .map(|member| (member != b"*").then(|| HeaderName::from_bytes(member).ok()).flatten())
+        .filter(move |name| {
+            !(matches!(class, Class::Payload | Class::Catalog) && *name == Some(header::USER_AGENT))
+        })
+}
+
+fn value_of(request: &HeaderMap, name: &HeaderName) -> Option<Box<[u8]>> {
+    request.contains_key(name).then(|| normalised(request, name).collect())
+}
+
+fn normalised<'a>(request: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = u8> + use<'a> {
+    field::members(request, name.clone()).enumerate().flat_map(|(at, member)| {
+        let separator: &[u8] = if at == 0 { b"" } else { b"," };
+        separator.iter().chain(member).copied()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            let name = HeaderName::try_from(*name).unwrap();
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        headers
+    }
+
+    fn selecting(vary: &str, request: &[(&str, &str)]) -> Option<Selecting> {
+        Selecting::of(&headers(&[("vary", vary)]), &headers(request), Class::Generic)
+    }
+
+    #[test]
+    fn a_request_matches_by_the_listed_fields_alone() {
+        let stored =
+            selecting("Accept-Encoding, X-A", &[("accept-encoding", "gzip, br"), ("x-b", "1")]).unwrap();
+        for (request, expected) in [
+            (&[("accept-encoding", "gzip, br")][..], true),
+            (&[("accept-encoding", "gzip ,\tbr"), ("x-b", "2")], true),
+            (&[("accept-encoding", "gzip"), ("accept-encoding", "br")], true),
+            (&[("accept-encoding", "br, gzip")], false),
+            (&[("accept-encoding", "gzip, br, x")], false),
+            (&[("accept-encoding", "gzip, br"), ("x-a", "")], false),
+            (&[], false),
+        ] {
+            assert_eq!(stored.matches(&headers(request)), expected, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn an_absent_field_is_not_an_empty_one() {
+        let absent = selecting("x-a", &[]).unwrap();
+        let empty = selecting("x-a", &[("x-a", "")]).unwrap();
+        assert_ne!(absent, empty);
+        assert!(absent.matches(&headers(&[])) && !empty.matches(&headers(&[])));
+        assert!(empty.matches(&headers(&[("x-a", " ")])) && !absent.matches(&headers(&[("x-a", "")])));
+    }
+
+    #[test]
+    fn no_vary_selects_nothing_and_allocates_nothing() {
+        let none = Selecting::of(&headers(&[]), &headers(&[("accept", "x")]), Class::Generic).unwrap();
+        assert!(none.is_empty() && none.0.capacity() == 0 && none.matches(&headers(&[])));
+        assert_eq!(none.encode(), "");
+    }
+
+    #[test]
+    fn a_star_an_invalid_name_or_too_much_selects_no_later_request() {
+        assert_eq!(selecting("accept, *", &[]), None);
+        assert_eq!(selecting("a b", &[]), None);
+        let names = |count: usize| (0..count).map(|i| format!("x-{i}")).collect::<Vec<_>>().join(",");
+        assert!(selecting(&names(MAX_NAMES), &[]).is_some());
+        assert_eq!(selecting(&names(MAX_NAMES + 1), &[]), None);
+        assert!(selecting("x-a", &[("x-a", &"v".repeat(MAX_VALUE_BYTES))]).is_some());
+        assert_eq!(selecting("x-a", &[("x-a", &"v".repeat(MAX_VALUE_BYTES + 1))]), None);
+    }
+
+    #[test]
+    fn the_order_case_and_repetition_of_names_make_no_second_variant() {
+        let request = [("x-a", "1"), ("x-b", "2")];
+        assert_eq!(selecting("X-A, x-b", &request), selecting("x-b, x-a, X-B", &request));
+    }
+
+    #[test]
+    fn user_agent_selects_generic_content_only() {
+        let response = headers(&[("vary", "User-Agent")]);
+        let request = headers(&[("user-agent", "c2Vj")]);
+        for (class, selects) in [(Class::Generic, true), (Class::Payload, false), (Class::Catalog, false)] {
+            assert_eq!(!Selecting::of(&response, &request, class).unwrap().is_empty(), selects);
+        }
+    }
+
+    #[test]
+    fn text_that_was_never_encoded_is_refused() {
+        for text in ["x-a", "\n", ":v\n", "x a:v\n", "x-a:\u{100}\n", "x-a:v\n\n"] {
+            assert_eq!(Selecting::decode(text), None, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_selects_survives_the_index_and_matches_its_own_request(
+            values in prop::collection::vec(prop::option::of(prop::collection::vec(
+                any::<u8>().prop_filter("field octet", |b| *b >= 0x20 && *b != 0x7f), 0..20)), 0..6)
+        ) {
+            let (mut request, mut vary) = (HeaderMap::new(), String::new());
+            for (i, value) in values.iter().enumerate() {
+                let name = HeaderName::try_from(format!("x-{i}")).unwrap();
+                vary += &format!("{name},");
+                if let Some(value) = value {
+                    request.insert(name, HeaderValue::from_bytes(value).unwrap());
+                }
+            }
+            let response = headers(&[("vary", &vary)]);
+            let stored = Selecting::of(&response, &request, Class::Generic).unwrap();
+            prop_assert!(stored.matches(&request));
+            prop_assert_eq!(Selecting::decode(&stored.encode()), Some(stored));
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The network layer: listeners and connections of clients, connections to upstreams and peers, limits and slots, and
+//! what all forwarding has in common.
+//!
+//! Guarantees: every connection, wait and queue is bounded; no byte passes a limit that is in force. It knows nothing
+//! of stored content. Main types: [`listen::Connections`], [`upstream::Upstreams`], [`shape::Wan`], [`shape::Lan`],
+//! [`forward::Target`]. Start reading at [`upstream`] for requests to managers, at [`listen`] for clients.
+
+pub mod forward;
+pub mod listen;
+pub mod metrics;
+pub mod pem;
+pub mod shape;
+pub mod upstream;

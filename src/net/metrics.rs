@@ -1,0 +1,150 @@
+//! Metrics of connections, upstreams and peers of the site. Label sets are bounded: names from the configuration and
+//! words of an enum, never a client or a path.
+
+use http::StatusCode;
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, register_int_counter_vec_with_registry,
+    register_int_counter_with_registry, register_int_gauge_vec_with_registry,
+    register_int_gauge_with_registry,
+};
+
+/// Label values for status classes, from `1xx` on.
+pub const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Counters and gauges of the network layer.
+#[derive(Debug)]
+pub struct NetMetrics {
+    /// Requests and connections refused, by reason.
+    pub refused: IntCounterVec,
+    /// Client connections open now.
+    pub connections: IntGauge,
+    /// Client connections accepted.
+    pub connections_total: IntCounter,
+    /// Attempts to accept that the system refused, most likely for want of file descriptors.
+    pub accept_failures: IntCounter,
+    /// Bytes of response bodies from upstreams, by upstream.
+    pub upstream_bytes: IntCounterVec,
+    /// Requests to upstreams, by upstream and outcome.
+    pub upstream_requests: IntCounterVec,
+    /// Health of upstreams, by upstream: 1 or 0.
+    pub upstream_healthy: IntGaugeVec,
+    /// Health checks, by upstream and outcome.
+    pub upstream_checks: IntCounterVec,
+    /// Requests to peers, by peer and outcome.
+    pub peer_requests: IntCounterVec,
+    /// Health of peers, by peer: 1 or 0.
+    pub peer_healthy: IntGaugeVec,
+    /// Bytes of response bodies from peers, by peer.
+    pub peer_bytes: IntCounterVec,
+}
+
+impl NetMetrics {
+    /// Registers all of them, at zero.
+    ///
+    /// # Errors
+    /// When the registry already has a metric of one of these names.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            refused: register_int_counter_vec_with_registry!(
+                "gupd_refused_total",
+                "Requests and connections refused, by reason.",
+                &["reason"],
+                registry
+            )?,
+            connections: register_int_gauge_with_registry!(
+                "gupd_connections",
+                "Client connections open now.",
+                registry
+            )?,
+            connections_total: register_int_counter_with_registry!(
+                "gupd_connections_total",
+                "Client connections accepted.",
+                registry
+            )?,
+            accept_failures: register_int_counter_with_registry!(
+                "gupd_accept_failures_total",
+                "Attempts to accept a connection that the system refused.",
+                registry
+            )?,
+            upstream_bytes: register_int_counter_vec_with_registry!(
+                "gupd_upstream_received_bytes_total",
+                "Bytes of response bodies received from upstreams: what crossed the WAN.",
+                &["upstream"],
+                registry
+            )?,
+            upstream_requests: register_int_counter_vec_with_registry!(
+                "gupd_upstream_requests_total",
+                "Requests sent to upstreams, by outcome (a status class, or what failed).",
+                &["upstream", "outcome"],
+                registry
+            )?,
+            upstream_healthy: register_int_gauge_vec_with_registry!(
+                "gupd_upstream_healthy",
+                "Whether an upstream is asked: 0 once it failed too often, until a try succeeds.",
+                &["upstream"],
+                registry
+            )?,
+            upstream_checks: register_int_counter_vec_with_registry!(
+                "gupd_upstream_checks_total",
+                "Checks of upstreams by outcome (well, or what failed); not counted as requests.",
+                &["upstream", "outcome"],
+                registry
+            )?,
+            peer_requests: register_int_counter_vec_with_registry!(
+                "gupd_peer_requests_total",
+                "Requests sent to other relays of the site before a manager was asked, by outcome.",
+                &["peer", "outcome"],
+                registry
+            )?,
+            peer_healthy: register_int_gauge_vec_with_registry!(
+                "gupd_peer_healthy",
+                "Whether another relay of the site is asked: 0 while its circuit is open after a failure.",
+                &["peer"],
+                registry
+            )?,
+            peer_bytes: register_int_counter_vec_with_registry!(
+                "gupd_peer_received_bytes_total",
+                "Bytes of response bodies received from other relays of the site: they did not cross the WAN.",
+                &["peer"],
+                registry
+            )?,
+        })
+    }
+
+    /// Creates an upstream's series at zero. `failures` are the words of the failures that may be counted.
+    pub fn expect_upstream(&self, upstream: &str, failures: &[&str]) {
+        self.upstream_bytes.with_label_values(&[upstream]);
+        for outcome in STATUS_CLASSES.iter().chain(failures) {
+            self.upstream_requests.with_label_values(&[upstream, outcome]);
+        }
+    }
+
+    /// Counts a request to an upstream by its response's status, or by the word for the failure.
+    pub fn count_upstream(&self, upstream: &str, outcome: Result<StatusCode, &str>) {
+        let label = outcome.map_or_else(|word| word, |status| STATUS_CLASSES[status_class(status)]);
+        self.upstream_requests.with_label_values(&[upstream, label]).inc();
+    }
+}
+
+/// Index into [`STATUS_CLASSES`].
+pub fn status_class(status: StatusCode) -> usize {
+    usize::from(status.as_u16() / 100).clamp(1, STATUS_CLASSES.len()) - 1
+}
+
+/// One unit of a gauge, given back on drop, also after a panic.
+#[derive(Debug)]
+pub struct GaugeGuard(IntGauge);
+
+impl GaugeGuard {
+    /// Adds one to `gauge`.
+    pub fn increment(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,166 @@
+//! An HTTP proxy between the relay and an upstream: who it is, how the relay makes itself known to it, and the tunnel
+//! through it (RFC 9110 §9.3.6). Relies on hyper for the exchange. Never shows what the credentials are.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+
+use super::line::Stream;
+use gupd_config::HttpProxy;
+
+/// Bytes of a proxy's response head; the least that hyper takes, and many times what proxies send.
+const MAX_HEAD: usize = 8 << 10;
+
+/// Fields of a proxy's response head.
+const MAX_FIELDS: usize = 64;
+
+/// Bytes of a file with credentials, at most, so that a wrong path is a clear line and not memory.
+const MAX_FILE: u64 = 64 << 10;
+
+/// A proxy.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    url: Uri,
+    authorization: Option<HeaderValue>,
+}
+
+/// Credentials for a proxy that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// The file.
+    #[error("{}: cannot be read: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        reason: std::io::Error,
+    },
+    /// What is in it.
+    #[error("{}: its first line is not user:password", path.display())]
+    NotCredentials {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A proxy that does not give a tunnel.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TunnelError {
+    #[error("proxy {proxy} asks for other credentials than it was given (407); see proxy_auth_file")]
+    Credentials { proxy: String },
+    #[error("proxy {proxy} answers {status} to CONNECT")]
+    Refused { proxy: String, status: StatusCode },
+    #[error("proxy {proxy} gives no usable answer to CONNECT: {reason}")]
+    NotHttp { proxy: String, reason: hyper::Error },
+    #[error("proxy {proxy} closed the connection without an answer to CONNECT")]
+    Closed { proxy: String },
+    #[error("proxy {proxy} sends bytes of its own into the tunnel")]
+    Early { proxy: String },
+}
+
+impl Proxy {
+    /// Reads the credentials, if there are any.
+    pub(super) fn new(config: &HttpProxy) -> Result<Self, CredentialsError> {
+        let authorization = config.auth_file.as_deref().map(authorization).transpose()?;
+        Ok(Self { url: config.url.clone(), authorization })
+    }
+
+    pub(super) fn url(&self) -> &Uri {
+        &self.url
+    }
+
+    /// Host and port, as errors name it.
+    pub(super) fn name(&self) -> String {
+        self.url.authority().map_or_else(String::new, ToString::to_string)
+    }
+
+    /// The value of `Proxy-Authorization`, if it is to have one.
+    pub(super) fn authorization(&self) -> Option<&HeaderValue> {
+        self.authorization.as_ref()
+    }
+
+    /// What it means that it asks for credentials.
+    pub(super) fn asks_for_credentials(&self) -> Arc<str> {
+        Arc::from(TunnelError::Credentials { proxy: self.name() }.to_string())
+    }
+
+    /// Has `stream` lead to the host and port of `to`.
+    pub(super) async fn tunnel(&self, stream: Stream, to: &Uri) -> Result<Stream, TunnelError> {
+        let proxy = || self.name();
+        let not_http = |reason| TunnelError::NotHttp { proxy: proxy(), reason };
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(MAX_HEAD).max_headers(MAX_FIELDS);
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(not_http)?;
+        let mut connection = std::pin::pin!(connection.without_shutdown());
+        let mut answering = std::pin::pin!(sender.send_request(self.connect(to)));
+        let (answer, ended) = tokio::select! {
+            biased;
+            answer = &mut answering => (answer, None),
+            // Then the answer is there, or there will be none.
+            ended = &mut connection => (answering.await, Some(ended)),
+        };
+        let answer = answer.map_err(|error| match error.is_incomplete_message() || error.is_canceled() {
+            true => TunnelError::Closed { proxy: proxy() },
+            false => not_http(error),
+        })?;
+        match answer.status() {
+            status if status.is_success() => {}
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                return Err(TunnelError::Credentials { proxy: proxy() });
+            }
+            status => return Err(TunnelError::Refused { proxy: proxy(), status }),
+        }
+        let ended = match ended {
+            Some(ended) => ended,
+            None => connection.await,
+        };
+        let parts = ended.map_err(not_http)?;
+        // Nobody behind it speaks before the relay does: these are not the upstream's.
+        if !parts.read_buf.is_empty() {
+            return Err(TunnelError::Early { proxy: proxy() });
+        }
+        Ok(parts.io.into_inner())
+    }
+
+    fn connect(&self, to: &Uri) -> Request<Empty<Bytes>> {
+        let host = to.host().unwrap_or_default();
+        let target = format!("{host}:{}", to.port_u16().unwrap_or(443));
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = Method::CONNECT;
+        if let Ok(field) = HeaderValue::from_str(&target) {
+            request.headers_mut().insert(header::HOST, field);
+        }
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());
+        }
+        // Of a URL that was taken apart, both are sound.
+        *request.uri_mut() = target.parse().unwrap_or_default();
+        request
+    }
+}
+
+/// Basic credentials (RFC 7617) from the first line of a file.
+fn authorization(path: &Path) -> Result<HeaderValue, CredentialsError> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE).read_to_string(&mut text))
+        .map_err(|reason| CredentialsError::Unreadable { path: path.to_owned(), reason })?;
+    let line = text.lines().next().unwrap_or_default();
+    let sound = line.split_once(':').is_some_and(|(user, _)| !user.is_empty());
+    if !sound || line.chars().any(char::is_control) {
+        return Err(CredentialsError::NotCredentials { path: path.to_owned() });
+    }
+    let value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(line)));
+    let mut value = value.map_err(|_| CredentialsError::NotCredentials { path: path.to_owned() })?;
+    value.set_sensitive(true);
+    Ok(value)
+}

@@ -1,0 +1,188 @@
+//! Metrics of requests and their responses. Counters on the hit path are resolved here once, so that a request only
+//! adds to them. Label sets are bounded: never a client, never a path.
+
+use std::time::Duration;
+
+use gupd_config::Class;
+use gupd_http::status::{CacheStatus, ResponseEnd};
+use gupd_net::metrics::{NetMetrics, STATUS_CLASSES, status_class};
+use http::StatusCode;
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Registry,
+    register_histogram_with_registry, register_int_counter_vec_with_registry,
+    register_int_counter_with_registry, register_int_gauge_with_registry,
+};
+
+/// Seconds. From a hit in memory (tens of microseconds) to a full set over a thin line.
+const LATENCY_BUCKETS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];
+
+/// In the order of `Class`, which indexes the counters.
+const CLASSES: [Class; 4] = [Class::Payload, Class::Catalog, Class::Private, Class::Generic];
+
+/// Counters, gauges and histograms of the request pipeline.
+#[derive(Debug)]
+pub struct RequestMetrics {
+    // By `CacheStatus::LABELS`, then by class.
+    requests: Vec<[IntCounter; CLASSES.len()]>,
+    client_bytes: Vec<[IntCounter; CLASSES.len()]>,
+    responses: [IntCounter; STATUS_CLASSES.len()],
+    /// Time to the response head.
+    pub head_seconds: Histogram,
+    /// Time to the end of the response, or until the client went away.
+    pub request_seconds: Histogram,
+    /// Responses whose transfer did not reach its end, by the side that broke off.
+    pub broken: IntCounterVec,
+    /// Requests refused, by reason; connections refused are counted with them.
+    pub refused: IntCounterVec,
+    /// Requests deferred to a later time, by group: policy, not failure.
+    pub deferred: IntCounterVec,
+    /// Requests for content types that the policy denies, by group and content type: policy, not failure.
+    pub denied: IntCounterVec,
+    /// Downloads that hold a slot now.
+    pub downloads: IntGauge,
+    /// Requests that wait for a slot now.
+    pub queued: IntGauge,
+    /// Time that requests waited for a slot.
+    pub queue_seconds: Histogram,
+    /// Bytes that clients got and that did not cross the WAN for them.
+    pub saved_bytes: IntCounter,
+}
+
+impl RequestMetrics {
+    /// Registers all of them, at zero. Refusals share the counter of `net`.
+    ///
+    /// # Errors
+    /// When the registry already has a metric of one of these names.
+    pub fn register(registry: &Registry, net: &NetMetrics) -> Result<Self, prometheus::Error> {
+        let requests = register_int_counter_vec_with_registry!(
+            "gupd_requests_total",
+            "Requests answered, by what the cache did and by content class.",
+            &["cache", "class"],
+            registry
+        )?;
+        let client_bytes = register_int_counter_vec_with_registry!(
+            "gupd_client_sent_bytes_total",
+            "Bytes of response bodies sent to clients, by what the cache did and by content class.",
+            &["cache", "class"],
+            registry
+        )?;
+        let responses = register_int_counter_vec_with_registry!(
+            "gupd_responses_total",
+            "Responses by status class.",
+            &["status"],
+            registry
+        )?;
+        let broken = register_int_counter_vec_with_registry!(
+            "gupd_broken_transfers_total",
+            "Responses that did not reach their end, by who broke off.",
+            &["by"],
+            registry
+        )?;
+        for by in [ResponseEnd::Client, ResponseEnd::Upstream] {
+            broken.with_label_values(&[by.as_str()]);
+        }
+        Ok(Self {
+            requests: by_class(&requests),
+            client_bytes: by_class(&client_bytes),
+            responses: STATUS_CLASSES.map(|class| responses.with_label_values(&[class])),
+            broken,
+            refused: net.refused.clone(),
+            head_seconds: seconds(
+                registry,
+                "gupd_response_head_seconds",
+                "Time from a request to its response head.",
+            )?,
+            request_seconds: seconds(
+                registry,
+                "gupd_request_seconds",
+                "Time from a request to the end of its response, or until the client went away.",
+            )?,
+            deferred: register_int_counter_vec_with_registry!(
+                "gupd_deferred_total",
+                "Requests for payloads deferred to their client's turn by the windows of its group: policy, not failure.",
+                &["group"],
+                registry
+            )?,
+            denied: register_int_counter_vec_with_registry!(
+                "gupd_denied_total",
+                "Requests for content that the policy of the site denies to their clients: policy, not failure.",
+                &["group", "content_type"],
+                registry
+            )?,
+            downloads: register_int_gauge_with_registry!(
+                "gupd_downloads",
+                "Downloads running now that have a place; none while no count of downloads is configured.",
+                registry
+            )?,
+            queued: register_int_gauge_with_registry!(
+                "gupd_queued_requests",
+                "Requests that wait for a place to download now.",
+                registry
+            )?,
+            queue_seconds: seconds(
+                registry,
+                "gupd_queue_seconds",
+                "Time that requests waited for a place, until they had one or were turned away.",
+            )?,
+            saved_bytes: register_int_counter_with_registry!(
+                "gupd_saved_bytes_total",
+                "Bytes clients got from the store or from a fill already running: bytes the WAN was spared.",
+                registry
+            )?,
+        })
+    }
+
+    /// Returns metrics in a registry of their own.
+    #[cfg(test)]
+    pub(crate) fn in_new_registry() -> Self {
+        let registry = Registry::new();
+        let net = NetMetrics::register(&registry);
+        net.and_then(|net| Self::register(&registry, &net)).expect("names are unique")
+    }
+
+    /// Counts a response whose head is about to be sent. A refused request has no `cache`.
+    pub fn count_response(&self, cache: Option<CacheStatus>, class: Class, status: StatusCode) {
+        if let Some(counter) = counter(&self.requests, cache, class) {
+            counter.inc();
+        }
+        self.responses[status_class(status)].inc();
+    }
+
+    /// Counts the bytes that a client was sent, once its response has ended; `stored` of them were here when it asked.
+    pub fn count_sent(
+        &self,
+        cache: Option<CacheStatus>,
+        class: Class,
+        bytes: u64,
+        stored: u64,
+        took: Duration,
+    ) {
+        if let Some(counter) = counter(&self.client_bytes, cache, class) {
+            counter.inc_by(bytes);
+        }
+        self.saved_bytes.inc_by(if cache.is_some_and(CacheStatus::spares_the_wan) { bytes } else { stored });
+        self.request_seconds.observe(took.as_secs_f64());
+    }
+}
+
+fn seconds(registry: &Registry, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+    let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
+    register_histogram_with_registry!(opts, registry)
+}
+
+fn by_class(counters: &IntCounterVec) -> Vec<[IntCounter; CLASSES.len()]> {
+    let row = |cache: &&str| CLASSES.map(|class| counters.with_label_values(&[*cache, class.as_str()]));
+    CacheStatus::LABELS.iter().map(row).collect()
+}
+
+fn counter(
+    counters: &[[IntCounter; CLASSES.len()]],
+    cache: Option<CacheStatus>,
+    class: Class,
+) -> Option<&IntCounter> {
+    let label = cache?.as_str();
+    // Ten labels, the most frequent first.
+    let at = CacheStatus::LABELS.iter().position(|known| *known == label)?;
+    Some(&counters.get(at)?[class as usize])
+}
