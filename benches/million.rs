@@ -35,7 +35,7 @@ fn main() {
     let objects = std::env::var("OBJECTS").map_or(1_000_000, |objects| objects.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
-    println!("| what, with {objects} objects | measured |\n| --- | ---: |");
+    println!("| quantity, with {objects} objects | measured |\n| --- | ---: |");
     make(&store, objects);
     start(&store, objects);
     look_up(&store, objects);
@@ -151,7 +151,7 @@ fn look_up(store: &Path, objects: u64) {
             }
             times
         });
-        row(&format!("look-up, cold index cache, {memory}"), &percentiles(times));
+        row(&format!("lookup, cold index cache, {memory}"), &percentiles(times));
     }
     let mut config = config(store);
     config.quota = run(async { open(store).facts().disk_bytes }) - 20_000 * 106_496;
@@ -173,7 +173,7 @@ fn look_up(store: &Path, objects: u64) {
         times
     });
     let evicted = objects - opened.facts().objects;
-    row(&format!("look-up while {evicted} objects are evicted"), &percentiles(times));
+    row(&format!("lookup while {evicted} objects are evicted"), &percentiles(times));
 }
 
 /// Gives `objects` of the rows files, and loses the index.
