@@ -4,14 +4,14 @@
 
 use http::StatusCode;
 
-use super::{Asked, Live};
+use super::{Asked, Generation};
 use gupd_cache::Entry;
 use gupd_cache::fill;
 use gupd_cache::fill::{Fill, Wanted};
 use gupd_config::{Class, UpstreamId};
 use gupd_store::Object;
 
-impl Live {
+impl Generation {
     /// Whether this is no payload but the news that there is none, from an upstream that is none of `order`.
     pub(super) fn is_said_to_others(&self, order: &[UpstreamId], entry: &Entry) -> bool {
         entry.object.status != StatusCode::OK
@@ -36,14 +36,14 @@ impl Live {
 impl Asked<'_> {
     /// The same of this request's upstreams.
     pub(super) fn is_said_to_others(&self, entry: &Entry) -> bool {
-        self.live.is_said_to_others(self.target.upstreams(), entry)
+        self.generation.is_said_to_others(self.target.upstreams(), entry)
     }
 
     /// Whether a payload that others' managers have not brought may be had from this request's own.
     pub(super) fn is_let_down(&self, fill: &Fill, outcome: &fill::Outcome) -> bool {
         !matches!(outcome, fill::Outcome::Unshared(_))
             && outcome.status() != Some(StatusCode::OK)
-            && !self.live.policy.bindings().is_empty()
+            && !self.generation.policy.bindings().is_empty()
             && *fill.order() != **self.target.upstreams()
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode};
 
 use super::origin::Irretrievable;
-use super::{Absentees, Arrivals, Live, Proxy};
+use super::{Absentees, Arrivals, Generation, Proxy};
 use gupd_cache::fill::{Ended, Errand, FillError, Joined, Wanted};
 use gupd_cache::{Entry, Found};
 use gupd_config::{Class, UpstreamId};
@@ -23,7 +23,7 @@ const MAX_TRIES: usize = 4;
 /// An upstream that the catalogs of a source may be collected from, as one configuration has it.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    live: Arc<Live>,
+    generation: Arc<Generation>,
     id: UpstreamId,
     name: Arc<str>,
 }
@@ -93,7 +93,7 @@ impl Proxy {
 
     /// Whether what is stored under this key, or would be, is a catalog that the relay may ask for.
     pub fn is_catalog_key(&self, key: &str) -> bool {
-        self.live.load().classify(key).is_some_and(|classified| classified.class == Class::Catalog)
+        self.generations.load().classify(key).is_some_and(|classified| classified.class == Class::Catalog)
     }
 
     /// The upstreams that a catalog, and so all of its source, may be collected from: whom to ask first is first.
@@ -101,14 +101,14 @@ impl Proxy {
     /// # Errors
     /// When the configuration has none for it.
     pub fn candidates(&self, key: &Arc<str>) -> Result<Vec<Candidate>, Irretrievable> {
-        let live = self.live.load_full();
-        let wanted = live.wanted_for(key, HeaderMap::new())?;
+        let generation = self.generations.load_full();
+        let wanted = generation.wanted_for(key, HeaderMap::new())?;
         let candidate = |upstream: Arc<Upstream>| Candidate {
-            live: live.clone(),
+            generation: generation.clone(),
             id: upstream.id.clone(),
             name: upstream.name.clone(),
         };
-        Ok(live.upstreams.by_rank(&wanted.order).into_iter().map(candidate).collect())
+        Ok(generation.upstreams.by_rank(&wanted.order).into_iter().map(candidate).collect())
     }
 
     /// What this upstream has under a catalog's key at this moment; `None` if it has none.
@@ -121,11 +121,11 @@ impl Proxy {
         key: &Arc<str>,
         purpose: Purpose,
     ) -> Result<Option<Arc<Entry>>, Unanswered> {
-        let Candidate { live, id, name } = upstream;
+        let Candidate { generation, id, name } = upstream;
         let mut wanted = Wanted {
             order: Arc::from([id.clone()]),
             errand: Some(Errand::Collect),
-            ..live.wanted_for(key, HeaderMap::new())?
+            ..generation.wanted_for(key, HeaderMap::new())?
         };
         wanted.lane.set_purpose(purpose);
         let mut last = FillError::Abandoned;
@@ -140,7 +140,7 @@ impl Proxy {
                     (entry.object.selecting.clone(), is_its_own.then_some(entry))
                 }
             };
-            let (fill, handover) = match self.fills.join(wanted.clone(), &live.upstreams) {
+            let (fill, handover) = match self.fills.join(wanted.clone(), &generation.upstreams) {
                 Joined::Started(fill, handover) => (fill, handover),
                 Joined::Following(fill) => {
                     fill.ended().await;
@@ -180,8 +180,8 @@ impl Proxy {
 
     /// Whether an upstream has said a moment ago that there is none under this key.
     pub async fn was_absent(&self, key: &Arc<str>) -> bool {
-        let live = self.live.load_full();
-        let Ok(wanted) = live.wanted_for(key, HeaderMap::new()) else { return false };
+        let generation = self.generations.load_full();
+        let Ok(wanted) = generation.wanted_for(key, HeaderMap::new()) else { return false };
         match self.cache.find(key, &wanted.asked, &wanted.classified).await {
             Ok(Found::Entry(entry)) => {
                 let verdict = entry.freshness.judge(self.cache.clock().now(), &CacheControl::default());

@@ -46,7 +46,7 @@ impl Proxy {
 
 /// Ends when the fill is found to wait for whoever sent this request.
 async fn waits_for_sender(asked: &Asked<'_>, fill: &Fill, classified: &Classified) {
-    let upstreams = &asked.live.upstreams;
+    let upstreams = &asked.generation.upstreams;
     let mut looked: Option<Arc<Upstream>> = None;
     loop {
         sleep(PATIENCE).await;
@@ -68,7 +68,7 @@ async fn waits_for_sender(asked: &Asked<'_>, fill: &Fill, classified: &Classifie
 
 /// Whether what is asked of this upstream comes back here.
 async fn comes_back_from(upstream: &Arc<Upstream>, asked: &Asked<'_>, classified: &Classified) -> bool {
-    let upstreams = &asked.live.upstreams;
+    let upstreams = &asked.generation.upstreams;
     let look = Outgoing {
         method: Method::HEAD,
         target: asked.target.spelled.clone(),

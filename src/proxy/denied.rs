@@ -2,25 +2,18 @@
 //! is counted; `policy` says what is denied to whom. Not a refusal and no failure: an administrator wants it so.
 
 use super::reply::Reply;
-use super::{Asked, Live, Proxy};
+use super::{Asked, Proxy};
 use gupd_http::status::CacheStatus;
 
 impl Proxy {
     /// What a client gets that is denied what it asks for. Where nothing is denied, this is one comparison.
     pub(super) fn denied(&self, asked: &Asked<'_>) -> Option<Reply> {
-        let Asked { target, group, live, .. } = asked;
-        let denied = live.policy.denied(group, &target.route, target.normal.path())?;
+        let Asked { target, group, generation, .. } = asked;
+        let denied = generation.policy.denied(group, &target.route, target.normal.path())?;
         let content_type = &*denied.classified.content_type;
         self.metrics.denied.with_label_values(&[&*group.name, content_type]).inc();
         let sentence = "gupd: the policy of this site does not give this content to this client\n";
         let reply = Reply::text(denied.status, sentence);
         Some(reply.told(CacheStatus::Denied, &denied.classified, None))
-    }
-
-    /// Has the series of everything that may be denied exist before they count.
-    pub(super) fn expect_denials(&self, live: &Live) {
-        for (group, content_type) in live.policy.denials() {
-            self.metrics.denied.with_label_values(&[&*group.name, content_type]);
-        }
     }
 }

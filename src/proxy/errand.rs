@@ -8,7 +8,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, StatusCode};
 
 use super::origin::Irretrievable;
-use super::{Live, News, Proxy};
+use super::{Generation, News, Proxy};
 use gupd_cache::fill::{self, Ended, Errand, FillError, Joined, Wanted};
 use gupd_cache::{Entry, Found};
 use gupd_config::Class;
@@ -39,7 +39,7 @@ pub enum Fetched {
     TooLarge,
 }
 
-impl Live {
+impl Generation {
     /// What a stored response is by the rules in force; `None` if the relay has no route for it, or must not fetch it.
     /// Nor what only clients of a binding would get that is no group's any more, or that every group has left for one.
     pub(super) fn classify(&self, key: &str) -> Option<Classified> {
@@ -58,13 +58,13 @@ impl Live {
 impl Proxy {
     /// Whether an object is a catalog that its upstream had when it was last asked.
     pub fn is_catalog(&self, object: &Object) -> bool {
-        let class = self.live.load().classify(&object.key).map(|classified| classified.class);
+        let class = self.generations.load().classify(&object.key).map(|classified| classified.class);
         class == Some(Class::Catalog) && object.status == StatusCode::OK
     }
 
     /// Whether what is stored under this key, or would be, is a payload.
     pub fn is_payload(&self, key: &str) -> bool {
-        self.live.load().classify(key).is_some_and(|classified| classified.class == Class::Payload)
+        self.generations.load().classify(key).is_some_and(|classified| classified.class == Class::Payload)
     }
 
     /// What clients have begun to ask for.
@@ -80,8 +80,8 @@ impl Proxy {
     pub fn keys_of(&self, path: &PathAndQuery) -> Result<Vec<Arc<str>>, Irretrievable> {
         let refused = || Irretrievable::Path { path: path.clone() };
         let normal = key::normalise(path.path(), path.query()).map_err(|_| refused())?;
-        let live = self.live.load();
-        let policy = &live.policy;
+        let generation = self.generations.load();
+        let policy = &generation.policy;
         let route = policy.route(None, normal.path()).ok_or_else(refused)?;
         let class = policy.classify(route, normal.path()).class;
         let key = |bound| Arc::from(normal.key(&route.name, bound));
@@ -98,8 +98,8 @@ impl Proxy {
     /// # Errors
     /// When it cannot be asked for, or there is no answer; what is stored stays.
     pub async fn revalidate(&self, object: &Object) -> Result<Fetched, Irretrievable> {
-        let live = self.live.load_full();
-        self.ask(&live, live.wanted_again(object)?, u64::MAX).await
+        let generation = self.generations.load_full();
+        self.ask(&generation, generation.wanted_again(object)?, u64::MAX).await
     }
 
     /// The same for what is stored under a key; without that, it is fetched.
@@ -107,8 +107,8 @@ impl Proxy {
     /// # Errors
     /// When it cannot be asked for, or there is no answer.
     pub async fn revalidate_key(&self, key: &Arc<str>) -> Result<Fetched, Irretrievable> {
-        let live = self.live.load_full();
-        self.ask(&live, live.wanted_for(key, HeaderMap::new())?, u64::MAX).await
+        let generation = self.generations.load_full();
+        self.ask(&generation, generation.wanted_for(key, HeaderMap::new())?, u64::MAX).await
     }
 
     /// Fetches what is not stored under a key, or not good any more, of `most` bytes at most. Dropped, it leaves what
@@ -117,24 +117,31 @@ impl Proxy {
     /// # Errors
     /// When it cannot be asked for, or its fill fails.
     pub async fn fetch_ahead(&self, key: &Arc<str>, most: u64) -> Result<Fetched, Irretrievable> {
-        let live = self.live.load_full();
-        let wanted = live.wanted_for(key, HeaderMap::new())?;
+        let generation = self.generations.load_full();
+        let wanted = generation.wanted_for(key, HeaderMap::new())?;
         wanted.lane.set_purpose(Purpose::Prefetch);
         let wanted = Wanted { errand: Some(Errand::Prefetch), ..wanted };
-        let mut fetched = self.ask(&live, wanted.clone(), most).await;
+        let mut fetched = self.ask(&generation, wanted.clone(), most).await;
         // A payload is one for all, and may be what only another group's managers have.
-        for binding in live.policy.bindings().iter().filter(|_| wanted.classified.class == Class::Payload) {
+        for binding in
+            generation.policy.bindings().iter().filter(|_| wanted.classified.class == Class::Payload)
+        {
             if !matches!(fetched, Ok(Fetched::Nothing) | Err(_)) {
                 break;
             }
             let wanted = Wanted { order: binding.upstreams().clone(), ..wanted.clone() };
-            fetched = self.ask(&live, wanted, most).await;
+            fetched = self.ask(&generation, wanted, most).await;
         }
         fetched
     }
 
-    async fn ask(&self, live: &Live, mut wanted: Wanted, most: u64) -> Result<Fetched, Irretrievable> {
-        if wanted.classified.class == Class::Private || live.classify(&wanted.key).is_none() {
+    async fn ask(
+        &self,
+        generation: &Generation,
+        mut wanted: Wanted,
+        most: u64,
+    ) -> Result<Fetched, Irretrievable> {
+        if wanted.classified.class == Class::Private || generation.classify(&wanted.key).is_none() {
             return Ok(Fetched::Nothing);
         }
         let mut last = FillError::Abandoned;
@@ -142,7 +149,7 @@ impl Proxy {
             match self.cache.find(&wanted.key, &wanted.asked, &wanted.classified).await? {
                 Found::Nothing => wanted.stale = None,
                 Found::OtherVariant { variant } => (wanted.variant, wanted.stale) = (variant, None),
-                Found::Entry(entry) if live.is_said_to_others(&wanted.order, &entry) => {
+                Found::Entry(entry) if generation.is_said_to_others(&wanted.order, &entry) => {
                     wanted.stale = Some(entry);
                 }
                 Found::Entry(entry) => {
@@ -155,7 +162,7 @@ impl Proxy {
                     wanted.stale = Some(entry);
                 }
             }
-            let (fill, begun) = match self.fills.join(wanted.clone(), &live.upstreams) {
+            let (fill, begun) = match self.fills.join(wanted.clone(), &generation.upstreams) {
                 // A response for one client alone is of no use to nobody.
                 Joined::Started(fill, _handover) => (fill, true),
                 Joined::Following(fill) => (fill, false),

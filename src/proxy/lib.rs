@@ -11,6 +11,7 @@ mod catalog;
 mod circle;
 mod denied;
 mod errand;
+mod generation;
 pub mod metrics;
 mod news;
 mod origin;
@@ -26,9 +27,7 @@ mod turn;
 mod view;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
@@ -37,6 +36,7 @@ pub use self::arrivals::{Arrivals, Arrived};
 pub use self::body::ResponseBody;
 pub use self::catalog::{Candidate, Unanswered};
 pub use self::errand::Fetched;
+pub use self::generation::{Generation, Generations};
 pub use self::news::News;
 pub use self::origin::Irretrievable;
 use self::reply::Reply;
@@ -45,36 +45,24 @@ use crate::access::Access;
 use crate::metrics::RequestMetrics;
 use gupd_cache::Cache;
 use gupd_cache::fill::Fills;
-use gupd_config::policy::{Classified, Client, FirstSeen, Group, Policy};
-use gupd_config::{Class, Config};
+use gupd_config::Class;
+use gupd_config::policy::{Classified, Client, FirstSeen, Group};
 use gupd_http::conditional;
 use gupd_http::control::Directive;
 use gupd_http::status::CacheStatus;
 use gupd_http::{CacheControl, Verdict};
 use gupd_net::forward;
 pub use gupd_net::forward::Refusal;
-use gupd_net::forward::{Bounds, Drain, Draining, PublicUrls, Target};
+use gupd_net::forward::{Bounds, Drain, Draining, Target};
 use gupd_net::listen::{Answers, Peer};
 use gupd_net::shape::{Lan, Lane, Places, Purpose};
-use gupd_net::upstream::{RequestBody, Upstreams};
+use gupd_net::upstream::RequestBody;
 use gupd_rollout::engine::Rollouts;
-
-/// What a reload may change.
-#[derive(Debug)]
-pub struct Live {
-    policy: Policy,
-    upstreams: Arc<Upstreams>,
-    max_uri_bytes: usize,
-    stall_timeout: Duration,
-    idle_timeout: Duration,
-    access_log: bool,
-    public: PublicUrls,
-}
 
 /// Answers requests. One for the whole relay.
 #[derive(Debug)]
 pub struct Proxy {
-    live: ArcSwap<Live>,
+    generations: Arc<Generations>,
     cache: Arc<Cache>,
     fills: Fills,
     news: News,
@@ -97,33 +85,13 @@ struct Asked<'a> {
     control: CacheControl,
     target: &'a Target,
     group: &'a Arc<Group>,
-    live: &'a Arc<Live>,
-}
-
-impl Live {
-    /// The reloadable part of a configuration.
-    pub fn new(config: &Config, policy: Policy, upstreams: Arc<Upstreams>) -> Self {
-        Self {
-            policy,
-            upstreams,
-            max_uri_bytes: config.server.max_uri_bytes,
-            stall_timeout: config.server.stall_timeout,
-            idle_timeout: config.fill.idle_timeout,
-            access_log: config.log.access,
-            public: PublicUrls::new(config),
-        }
-    }
-
-    /// The upstreams that requests go to.
-    pub fn upstreams(&self) -> &Arc<Upstreams> {
-        &self.upstreams
-    }
+    generation: &'a Arc<Generation>,
 }
 
 impl Proxy {
     /// A proxy over this cache and these fills.
     pub fn new(
-        live: Live,
+        generations: Arc<Generations>,
         cache: Arc<Cache>,
         fills: Fills,
         rollouts: Rollouts,
@@ -134,8 +102,11 @@ impl Proxy {
         for refusal in Refusal::ALL {
             metrics.refused.with_label_values(&[refusal.as_str()]);
         }
-        let proxy = Self {
-            live: ArcSwap::from_pointee(live),
+        expect_groups(&generations.load(), &metrics);
+        let expecting = metrics.clone();
+        generations.follow(move |generation| expect_groups(generation, &expecting));
+        Self {
+            generations,
             cache,
             fills,
             news: News::default(),
@@ -147,17 +118,12 @@ impl Proxy {
             places,
             metrics,
             drain: Arc::default(),
-        };
-        proxy.expect_groups(&proxy.live.load());
-        proxy.expect_denials(&proxy.live.load());
-        proxy
+        }
     }
 
-    /// Takes new routes, rules and upstreams; requests under way keep the old ones.
-    pub fn reconfigure(&self, live: Live) {
-        self.expect_groups(&live);
-        self.expect_denials(&live);
-        self.live.store(Arc::new(live));
+    /// The configuration that requests are answered by.
+    pub fn generations(&self) -> &Arc<Generations> {
+        &self.generations
     }
 
     /// Whether clients are to go elsewhere.
@@ -172,21 +138,26 @@ impl Proxy {
 
     /// Answers one request. Never fails: what goes wrong becomes a status, or a broken body.
     pub async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<ResponseBody> {
-        let live = self.live.load();
+        let generation = self.generations.load();
         let (head, body) = request.into_parts();
-        let mut access =
-            Access::new(peer.address, &head.method, &head.uri, self.metrics.clone(), live.access_log);
+        let mut access = Access::new(
+            peer.address,
+            &head.method,
+            &head.uri,
+            self.metrics.clone(),
+            generation.config.log.access,
+        );
         let bounds = Bounds {
-            policy: &live.policy,
-            upstreams: &live.upstreams,
-            max_uri_bytes: live.max_uri_bytes,
+            policy: &generation.policy,
+            upstreams: &generation.upstreams,
+            max_uri_bytes: generation.config.server.max_uri_bytes,
             local: peer.local,
         };
         if forward::ends_here(&head.method, &head.uri, &head.headers) {
-            return self.respond(Reply::options(), &head.method, access, &live, &peer, None);
+            return self.respond(Reply::options(), &head.method, access, &generation, &peer, None);
         }
         // Before anything that it could wait for, or that waits for it.
-        let target = if live.upstreams.instance().has_passed(&head.headers) {
+        let target = if generation.upstreams.instance().has_passed(&head.headers) {
             Err(Refusal::Loop)
         } else {
             Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds)
@@ -196,8 +167,8 @@ impl Proxy {
             Err(refusal) => self.refuse(refusal),
             Ok(mut target) => {
                 let client = Client::new(peer.address.ip(), target.normal.path()).with_names(peer.names());
-                let group = *known.insert(live.policy.group(&client));
-                target.bind(group, &live.policy);
+                let group = *known.insert(generation.policy.group(&client));
+                target.bind(group, &generation.policy);
                 let asked = Asked {
                     method: &head.method,
                     headers: &head.headers,
@@ -206,20 +177,20 @@ impl Proxy {
                     control: CacheControl::of_request(&head.headers),
                     target: &target,
                     group,
-                    live: &live,
+                    generation: &generation,
                 };
                 if let Some(reply) = self.denied(&asked) {
                     access.observer = self.observer_of_denial(&asked);
-                    return self.respond(reply, &head.method, access, &live, &peer, known);
+                    return self.respond(reply, &head.method, access, &generation, &peer, known);
                 }
                 if self.drain.get() == Draining::Redirecting
                     && !target.proxied
                     && let Some(reply) = self.away(&asked)
                 {
-                    return self.respond(reply, &head.method, access, &live, &peer, known);
+                    return self.respond(reply, &head.method, access, &generation, &peer, known);
                 }
                 // What is off the hit path is boxed, so that a hit's future stays small.
-                if self.rollouts.are_on() {
+                if generation.rollout.have_rings() {
                     let (reply, observer) = Box::pin(self.in_view(&asked, body)).await;
                     access.observer = observer;
                     reply
@@ -232,7 +203,7 @@ impl Proxy {
                 }
             }
         };
-        self.respond(reply, &head.method, access, &live, &peer, known)
+        self.respond(reply, &head.method, access, &generation, &peer, known)
     }
 
     fn refuse(&self, refusal: Refusal) -> Reply {
@@ -242,10 +213,10 @@ impl Proxy {
 
     /// The way to the manager; `None` if none is well, and the relay may still help.
     fn away(&self, asked: &Asked<'_>) -> Option<Reply> {
-        let place = asked.live.public.location(&asked.live.upstreams, asked.target)?;
+        let place = asked.generation.public.location(&asked.generation.upstreams, asked.target)?;
         let mut reply = Reply::text(StatusCode::TEMPORARY_REDIRECT, "");
         reply.headers_mut().insert(header::LOCATION, place);
-        let classified = asked.live.policy.classify(&asked.target.route, asked.target.normal.path());
+        let classified = asked.generation.policy.classify(&asked.target.route, asked.target.normal.path());
         Some(reply.told(CacheStatus::Redirected, &classified, None))
     }
 
@@ -254,14 +225,16 @@ impl Proxy {
         reply: Reply,
         method: &Method,
         access: Access,
-        live: &Live,
+        generation: &Generation,
         peer: &Peer,
         group: Option<&Arc<Group>>,
     ) -> Response<ResponseBody> {
         let client = peer.address.ip();
         // What has no target has no path either.
-        let group =
-            || group.unwrap_or_else(|| live.policy.group(&Client::new(client, "").with_names(peer.names())));
+        let group = || {
+            group
+                .unwrap_or_else(|| generation.policy.group(&Client::new(client, "").with_names(peer.names())))
+        };
         let shaped = || Shaped::new(self.lan.clone(), client, group().clone());
         reply.into_response(method, access, shaped, self.lan.is_limited())
     }
@@ -319,9 +292,9 @@ impl Proxy {
     }
 
     async fn look_further(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
-        let Asked { target, live, .. } = asked;
-        let classified = live.policy.classify(&target.route, target.normal.path());
-        let body = RequestBody::streamed(body, live.stall_timeout);
+        let Asked { target, generation, .. } = asked;
+        let classified = generation.policy.classify(&target.route, target.normal.path());
+        let body = RequestBody::streamed(body, generation.config.server.stall_timeout);
         if !asked.is_cacheable() {
             let mut reply = passthrough::pass(asked, body).await;
             if !asked.method.is_safe()
@@ -340,6 +313,16 @@ impl Proxy {
             return reply.told(CacheStatus::Bypass, &classified, None);
         }
         self.shared(asked, &classified).await
+    }
+}
+
+/// Has the series of what groups may be denied or deferred exist before they count.
+fn expect_groups(generation: &Generation, metrics: &RequestMetrics) {
+    for group in generation.policy.groups().filter(|group| group.takes_turns()) {
+        metrics.deferred.with_label_values(&[&group.name]);
+    }
+    for (group, content_type) in generation.policy.denials() {
+        metrics.denied.with_label_values(&[&*group.name, content_type]);
     }
 }
 
@@ -362,7 +345,7 @@ impl Asked<'_> {
 
     /// Which limits bytes from upstreams pass that are fetched for this request.
     fn lane(&self, classified: &Classified, purpose: Purpose) -> Lane {
-        let wan = self.live.upstreams.wan();
+        let wan = self.generation.upstreams.wan();
         wan.lane(self.target.normal.path(), classified, Some(&self.group.name), purpose)
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Version};
 
-use super::{Live, Proxy};
+use super::{Generation, Proxy};
 use gupd_cache::fill::{Errand, FillError, RefetchError, Wanted, refetch};
 use gupd_http::{Selecting, key};
 use gupd_net::forward::fields;
@@ -68,7 +68,7 @@ impl From<Irretrievable> for Unrepaired {
     }
 }
 
-impl Live {
+impl Generation {
     /// Fetches `range` of a stored object, a chunk at most, from any upstream that may have it.
     ///
     /// # Errors
@@ -126,10 +126,10 @@ impl Proxy {
     /// stays: most of it is sound, no reader is given the rest, and whoever reads it or the next scrub tries again. By
     /// the configuration in force now.
     pub async fn make_good(&self, blob: BlobId) {
-        let live = self.live.load_full();
+        let generation = self.generations.load_full();
         let fetch = |object: Arc<Object>, range| {
-            let live = &live;
-            async move { live.refetch(&object, range).await }
+            let generation = &generation;
+            async move { generation.refetch(&object, range).await }
         };
         let unrepaired = match self.cache.store().repair_blob(blob, fetch).await {
             Ok(fetched) => {

@@ -8,7 +8,7 @@ use http_body::Body;
 
 use super::body::Content;
 use super::reply::Reply;
-use super::{Asked, Live};
+use super::{Asked, Generation};
 use gupd_cache::Cache;
 use gupd_cache::fill::{FillError, Fills};
 use gupd_http::key::{self, Bound};
@@ -22,11 +22,11 @@ const RETRY_AFTER: u64 = 60;
 
 /// Asks the upstreams of a target on behalf of one client.
 pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody) -> Reply {
-    let Asked { target, live, .. } = asked;
-    let instance = live.upstreams.instance();
+    let Asked { target, generation, .. } = asked;
+    let instance = generation.upstreams.instance();
     let mut headers = fields::for_upstream(asked.headers, asked.version, asked.peer.address, instance);
     forward::count_down(asked.method, &mut headers);
-    let classified = live.policy.classify(&target.route, target.normal.path());
+    let classified = generation.policy.classify(&target.route, target.normal.path());
     let lane = asked.lane(&classified, Purpose::Waited);
     let target_path = target.spelled.clone();
     let outgoing = Outgoing {
@@ -37,21 +37,21 @@ pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody) -> Reply {
         lane,
         asking: Asking::default(),
     };
-    match live.upstreams.ask(target.upstreams(), &outgoing).await {
-        Ok(answer) => pass_on(asked.method, answer, live),
+    match generation.upstreams.ask(target.upstreams(), &outgoing).await {
+        Ok(answer) => pass_on(asked.method, answer, generation),
         Err(error) => no_answer(asked, &error),
     }
 }
 
 /// Passes a manager's response on to one client.
-pub(super) fn pass_on(method: &Method, answer: Answer, live: &Live) -> Reply {
+pub(super) fn pass_on(method: &Method, answer: Answer, generation: &Generation) -> Reply {
     let received = answer.upstream.received().clone();
     let (head, body) = answer.response.into_parts();
     let mut headers = head.headers;
     fields::for_client(&mut headers, head.version);
     let bodiless = *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
     let expected = if bodiless { Some(0) } else { body.size_hint().exact() };
-    let content = Content::passed_on(body, live.idle_timeout, received);
+    let content = Content::passed_on(body, generation.config.fill.idle_timeout, received);
     Reply::new(head.status, headers, content, expected)
 }
 
@@ -94,7 +94,7 @@ pub(super) fn failed(asked: &Asked<'_>, error: &FillError) -> Reply {
 /// A status that asks the client to come again later: while none of its upstreams is asked, when the next is tried.
 fn unavailable(asked: &Asked<'_>, status: StatusCode, sentence: &'static str) -> Reply {
     let mut reply = Reply::text(status, sentence);
-    let probe = asked.live.upstreams.next_probe(asked.target.upstreams());
+    let probe = asked.generation.upstreams.next_probe(asked.target.upstreams());
     // Not before, and never at once.
     let seconds =
         probe.map(|left| u64::try_from(left.as_millis().div_ceil(1_000)).unwrap_or(RETRY_AFTER).max(1));
@@ -105,13 +105,13 @@ fn unavailable(asked: &Asked<'_>, status: StatusCode, sentence: &'static str) ->
 /// Forgets what an unsafe request may have changed: its target, and what the response says it is about, if that is on
 /// the same route (RFC 9111 §4.4).
 pub(super) async fn invalidate(cache: &Cache, fills: &Fills, asked: &Asked<'_>, response: &HeaderMap) {
-    let Asked { target, live, .. } = asked;
+    let Asked { target, generation, .. } = asked;
     let about = [header::LOCATION, header::CONTENT_LOCATION].into_iter().filter_map(|name| {
         let place: Uri = response.get(name)?.to_str().ok()?.parse().ok()?;
         // Another origin's content is not this one's to forget; the relay's key has no origin, so a path will do.
         let path = place.authority().is_none().then(|| place.path_and_query().cloned())??;
         let normal = key::normalise(path.path(), path.query()).ok()?;
-        let class = || live.policy.classify(&target.route, normal.path()).class;
+        let class = || generation.policy.classify(&target.route, normal.path()).class;
         let bound = target.binding().map(|binding| Bound { binding, class: class() });
         Some(normal.key(&target.route.name, bound))
     });

@@ -41,7 +41,7 @@ impl Proxy {
         &self,
         asked: &Asked<'_>,
     ) -> Result<Option<Box<Download>>, Reply> {
-        let classified = asked.live.policy.classify(&asked.target.route, asked.target.normal.path());
+        let classified = asked.generation.policy.classify(&asked.target.route, asked.target.normal.path());
         if !is_counted(classified.class) {
             return Ok(None);
         }

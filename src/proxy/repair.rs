@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Live;
+use super::Generation;
 use gupd_cache::fill::{self, Fills, Joined, Reader, TransferError, Wanted, refetch};
 use gupd_cache::{Cache, Entry};
 use gupd_http::range::Part;
@@ -20,7 +20,7 @@ const MAX_REPAIRS: u32 = 1024;
 pub(super) struct Repair {
     pub(super) cache: Arc<Cache>,
     pub(super) fills: Fills,
-    pub(super) live: Arc<Live>,
+    pub(super) generation: Arc<Generation>,
     pub(super) entry: Arc<Entry>,
     pub(super) wanted: Wanted,
     pub(super) repairs: u32,
@@ -50,7 +50,7 @@ impl Repair {
         }
         let (object, store) = (&self.entry.object, self.cache.store());
         if matches!(read, ReadError::Damaged { .. }) {
-            let upstreams = &self.live.upstreams;
+            let upstreams = &self.generation.upstreams;
             let fetch = |range| refetch(&self.wanted, range, upstreams);
             match store.repair(object.blob, object.len, rest.start, fetch).await {
                 Ok(()) => return Ok(None),
@@ -70,7 +70,7 @@ impl Repair {
 
     /// Reads the rest from the upstream.
     fn alone(&self, rest: Range<u64>) -> Option<Reader> {
-        let (store, upstreams) = (self.cache.store().clone(), &self.live.upstreams);
+        let (store, upstreams) = (self.cache.store().clone(), &self.generation.upstreams);
         Reader::alone(store, &self.entry.object, &self.wanted, upstreams, self.fills.metrics(), rest)
     }
 
@@ -81,7 +81,7 @@ impl Repair {
         let mut wanted = self.wanted.clone();
         let end = (rest.end < object.len).then_some(rest.end);
         wanted.part = Some(Part::From(rest.start, end));
-        let fill = match self.fills.join(wanted, &self.live.upstreams) {
+        let fill = match self.fills.join(wanted, &self.generation.upstreams) {
             Joined::Started(fill, _) | Joined::Following(fill) => fill,
             Joined::Stored(entry) => return self.stored(&entry, rest),
         };

@@ -95,7 +95,7 @@ impl Proxy {
             let before = stale.clone().or(said_to_others);
             let mut wanted = self.wanted(asked, key.clone(), variant.clone(), classified, before);
             wanted.lane = asked.lane(classified, Purpose::Waited);
-            let joined = self.fills.join(wanted, &asked.live.upstreams);
+            let joined = self.fills.join(wanted, &asked.generation.upstreams);
             match self.follow(asked, joined, forward, classified).await {
                 Followed::Reply(reply) => return reply,
                 Followed::Again { variant: known } => variant = known.unwrap_or(variant),
@@ -128,7 +128,7 @@ impl Proxy {
                 let mut wanted = self.wanted(asked, key, variant, classified, Some(entry.clone()));
                 wanted.lane = asked.lane(classified, Purpose::Revalidation);
                 // Its outcome is for later requests.
-                let _background = self.fills.join(wanted, &asked.live.upstreams);
+                let _background = self.fills.join(wanted, &asked.generation.upstreams);
                 CacheStatus::StaleWhileRevalidate
             }
         };
@@ -215,7 +215,7 @@ impl Proxy {
                 };
                 match answer {
                     Some(answer) => {
-                        let reply = passthrough::pass_on(asked.method, answer, asked.live);
+                        let reply = passthrough::pass_on(asked.method, answer, asked.generation);
                         let status = CacheStatus::Forwarded(forward, outcome);
                         Followed::Reply(reply.told(status, classified, None))
                     }
@@ -263,7 +263,7 @@ impl Proxy {
             _ => None,
         };
         let reply = match answer {
-            Some(answer) => passthrough::pass_on(asked.method, answer, asked.live),
+            Some(answer) => passthrough::pass_on(asked.method, answer, asked.generation),
             None => passthrough::failed(asked, error),
         };
         reply.told(CacheStatus::Failed, classified, None)
@@ -288,11 +288,11 @@ impl Proxy {
     pub(super) fn repair(&self, asked: &Asked<'_>, entry: &Arc<Entry>) -> Repair {
         let (key, variant) = (entry.object.key.clone(), entry.object.selecting.clone());
         let mut wanted = self.wanted(asked, key, variant, &entry.classified, None);
-        asked.live.ask_author_first(&mut wanted, &entry.object);
+        asked.generation.ask_author_first(&mut wanted, &entry.object);
         Repair {
             cache: self.cache.clone(),
             fills: self.fills.clone(),
-            live: asked.live.clone(),
+            generation: asked.generation.clone(),
             wanted,
             entry: entry.clone(),
             repairs: 0,
@@ -309,7 +309,7 @@ impl Proxy {
         classified: &Classified,
         stale: Option<Arc<Entry>>,
     ) -> Wanted {
-        let instance = asked.live.upstreams.instance();
+        let instance = asked.generation.upstreams.instance();
         Wanted {
             key,
             variant,

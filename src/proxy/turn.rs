@@ -9,7 +9,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 
 use super::reply::Reply;
 use super::shared::Use;
-use super::{Asked, Live, Proxy};
+use super::{Asked, Proxy};
 use gupd_cache::Found;
 use gupd_config::Outside;
 use gupd_config::clock::UnixMillis;
@@ -27,26 +27,19 @@ impl Proxy {
         Box::pin(self.judge(asked)).await
     }
 
-    /// Has the series of every group that may be deferred exist before they count.
-    pub(super) fn expect_groups(&self, live: &Live) {
-        for group in live.policy.groups().filter(|group| group.takes_turns()) {
-            self.metrics.deferred.with_label_values(&[&group.name]);
-        }
-    }
-
     async fn judge(&self, asked: &Asked<'_>) -> Option<Reply> {
-        let Asked { target, group, live, .. } = asked;
-        let revision = live.policy.revision(&target.route, target.normal.path())?;
+        let Asked { target, group, generation, .. } = asked;
+        let revision = generation.policy.revision(&target.route, target.normal.path())?;
         let now = self.cache.clock().now();
         let seen = match self.first_seen.of(revision) {
             Some(seen) => seen,
             None => self.first_seen.remember(revision, self.stored_at(asked, now).await),
         };
-        let opens = match live.policy.turn(group, asked.peer.address.ip(), revision, seen, now) {
+        let opens = match generation.policy.turn(group, asked.peer.address.ip(), revision, seen, now) {
             Turn::Open | Turn::Emergency => return None,
             Turn::Closed { opens } => opens,
         };
-        let classified = live.policy.classify(&target.route, target.normal.path());
+        let classified = generation.policy.classify(&target.route, target.normal.path());
         if group.settings.outside == Outside::CachedOnly
             && let Some(reply) = self.without_upstreams(asked, &classified).await
         {
@@ -59,7 +52,7 @@ impl Proxy {
     /// When the site first knew of a revision that nobody asked for since the start: as early as the payload asked for
     /// was stored, and else now.
     async fn stored_at(&self, asked: &Asked<'_>, now: UnixMillis) -> UnixMillis {
-        let classified = asked.live.policy.classify(&asked.target.route, asked.target.normal.path());
+        let classified = asked.generation.policy.classify(&asked.target.route, asked.target.normal.path());
         let key = Arc::from(asked.target.key());
         match self.cache.find(&key, asked.headers, &classified).await {
             Ok(Found::Entry(entry)) => entry.object.response_time.min(now),

@@ -3,6 +3,7 @@
 //! these cases; `rollout` says what it sees, `refresh` brings what no revision has yet. Whatever the request says of
 //! freshness, the client's revision is what it gets: it was published for it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use gupd_cache::fill::Joined;
 use gupd_cache::{Entry, Found};
 use gupd_config::Class;
 use gupd_config::clock::UnixMillis;
-use gupd_config::policy::{Classified, Numbered};
+use gupd_config::policy::{Classified, Client, Group, Numbered};
 use gupd_http::control::Directive;
 use gupd_http::field;
 use gupd_http::status::{CacheStatus, FinishedResponse};
@@ -55,11 +56,10 @@ impl Proxy {
         asked: &Asked<'_>,
         body: Incoming,
     ) -> (Reply, Option<Box<dyn RequestObserver>>) {
-        let Some(views) = self.rollouts.views().clone() else {
-            // There were rings a moment ago.
+        let Some(views) = asked.generation.rollout.views().clone() else {
             return (self.look_up(asked, body).await, None);
         };
-        let classified = asked.live.policy.classify(&asked.target.route, asked.target.normal.path());
+        let classified = asked.generation.policy.classify(&asked.target.route, asked.target.normal.path());
         let is_read = asked.is_cacheable();
         let object = match classified.class {
             Class::Catalog if is_read => Object::Catalog(asked.target.key().into()),
@@ -71,7 +71,7 @@ impl Proxy {
             Object::Catalog(key) => self.catalog(asked, key, &classified, views).await,
             Object::Payload(key) => self.payload(asked, key, &classified, views, body).await,
             Object::Other => {
-                let sees = self.sees(asked, &views, now);
+                let sees = sees(&views, asked.group, asked.peer.address.ip(), now);
                 (self.by_windows(asked, body).await, sees)
             }
         };
@@ -85,9 +85,9 @@ impl Proxy {
 
     /// Returns the observer of a request whose content the policy denies.
     pub(super) fn observer_of_denial(&self, asked: &Asked<'_>) -> Option<Box<dyn RequestObserver>> {
-        let views = self.rollouts.views();
+        let views = asked.generation.rollout.views();
         let now = self.cache.clock().now();
-        let sees = self.sees(asked, views.as_ref()?, now);
+        let sees = sees(views.as_ref()?, asked.group, asked.peer.address.ip(), now);
         Some(self.observer(asked, now, sees, Sought::Other))
     }
 
@@ -102,8 +102,14 @@ impl Proxy {
         Box::new(ObservedRequest::new(self.rollouts.clients(), peer, &asked.group.name, now, sees, sought))
     }
 
-    fn sees(&self, asked: &Asked<'_>, views: &Views, now: UnixMillis) -> Option<Number> {
-        views.of(&asked.group.name, asked.peer.address.ip(), views.time(now)).map(|revision| revision.number)
+    /// Views and group of the request's client by the configuration in force. A request that has waited goes on by these:
+    /// views of a configuration that was replaced meanwhile show nothing new. `None` without rings.
+    fn views_in_force(&self, asked: &Asked<'_>) -> Option<(Arc<Views>, Arc<Group>)> {
+        let generation = self.generations.load();
+        let views = generation.rollout.views().clone()?;
+        let client = Client::new(asked.peer.address.ip(), asked.target.normal.path());
+        let group = generation.policy.group(&client.with_names(asked.peer.names())).clone();
+        Some((views, group))
     }
 
     /// The catalog of the client's revision, and which that is.
@@ -115,24 +121,23 @@ impl Proxy {
         mut views: Arc<Views>,
     ) -> (Reply, Option<Number>) {
         let now = || self.cache.clock().now();
-        let (client, group) = (asked.peer.address.ip(), &asked.group.name);
-        let has = |views: &Views| {
-            views.of(group, client, now()).is_some_and(|revision| revision.catalogs.contains_key(key))
-        };
-        if !has(&views) && !views.knows(key) {
+        let (client, mut group) = (asked.peer.address.ip(), asked.group.clone());
+        let revision = views.of(&group.name, client, now());
+        let has = revision.is_some_and(|revision| revision.catalogs.contains_key(key));
+        if !has && !views.knows(key) {
             if asked.control.has(Directive::OnlyIfCached) {
-                return (shared::only_if_cached(classified), self.sees(asked, &views, now()));
+                return (shared::only_if_cached(classified), sees(&views, &group, client, now()));
             }
             let arrived = tokio::time::timeout(ARRIVAL, self.arrivals.wanted(key)).await;
-            views = self.rollouts.views().clone().unwrap_or(views);
-            let sees = self.sees(asked, &views, now());
+            (views, group) = self.views_in_force(asked).unwrap_or((views, group));
+            let sees = sees(&views, &group, client, now());
             match arrived {
                 Ok(Arrived::Published) => {}
                 Ok(Arrived::Absent | Arrived::Refused) => return (absent(classified), sees),
                 Ok(Arrived::Unpublished) | Err(_) => return (not_now(classified), sees),
             }
         }
-        let Some(revision) = views.of(group, client, views.time(now())) else {
+        let Some(revision) = views.of(&group.name, client, views.time(now())) else {
             return (not_now(classified), None);
         };
         let reply = match revision.catalogs.get(key) {
@@ -190,9 +195,9 @@ impl Proxy {
             _ => Due::Now,
         };
         // It may have been announced meanwhile.
-        let views = self.rollouts.views().clone().unwrap_or(views);
+        let (views, group) = self.views_in_force(asked).unwrap_or((views, asked.group.clone()));
         let now = self.cache.clock().now();
-        let sees = self.sees(asked, &views, now);
+        let sees = sees(&views, &group, asked.peer.address.ip(), now);
         let reply = match due {
             Due::Later(opens) => {
                 self.metrics.deferred.with_label_values(&[&asked.group.name]).inc();
@@ -221,11 +226,11 @@ impl Proxy {
         classified: &Classified,
         views: &Views,
     ) -> Due {
-        let due = |views: &Views| {
+        let due = |views: &Views, group: &Group| {
             let now = views.time(self.cache.clock().now());
-            views.due(&asked.group.name, asked.peer.address.ip(), file.series, file.number, now)
+            views.due(&group.name, asked.peer.address.ip(), file.series, file.number, now)
         };
-        let first = due(views);
+        let first = due(views, asked.group);
         if first != Due::Unheard {
             return first;
         }
@@ -248,7 +253,7 @@ impl Proxy {
                 return unstaged();
             }
         }
-        self.rollouts.views().as_ref().map_or(first, |views| due(views))
+        self.views_in_force(asked).map_or(first, |(views, group)| due(&views, &group))
     }
 
     /// Whether a payload is stored, or its manager has it: that is asked as the client asks, and what comes is kept. `None`
@@ -268,7 +273,7 @@ impl Proxy {
         }
         let mut wanted = self.wanted(asked, key.clone(), variant, classified, None);
         wanted.lane = asked.lane(classified, Purpose::Waited);
-        let fill = match self.fills.join(wanted, &asked.live.upstreams) {
+        let fill = match self.fills.join(wanted, &asked.generation.upstreams) {
             Joined::Started(fill, _) | Joined::Following(fill) => fill,
             Joined::Stored(entry) => return Some(entry.object.status == StatusCode::OK),
         };
@@ -290,6 +295,11 @@ impl RequestObserver for ObservedRequest {
     fn finished(self: Box<Self>, response: FinishedResponse) {
         self.record(response);
     }
+}
+
+/// The number of the revision that a client sees.
+fn sees(views: &Views, group: &Group, client: IpAddr, now: UnixMillis) -> Option<Number> {
+    views.of(&group.name, client, views.time(now)).map(|revision| revision.number)
 }
 
 /// Without what would have a client take parts of two revisions for one, or what it has for what it sees now. `None` if

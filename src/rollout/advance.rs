@@ -4,6 +4,7 @@
 //! stage at a time.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::moment::{Opened, Opening};
 use super::revision::Number;
@@ -140,6 +141,28 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Goes on by the rings of another configuration: clients that have moved by `since` have at `now`, whatever the new
+    /// windows and spreads. Without rings all is forgotten. Returns groups that were held or released and are gone.
+    pub fn switch(
+        &mut self,
+        before: Option<&Rings>,
+        after: Option<&Rings>,
+        since: UnixMillis,
+        now: UnixMillis,
+    ) -> Vec<Arc<str>> {
+        if let Some(before) = before.filter(|_| self.halted.is_none()) {
+            self.stood_still(before, since, now);
+        }
+        let Some(after) = after else {
+            self.clear();
+            return Vec::new();
+        };
+        if let Some(before) = before {
+            self.rename_rings(before, after);
+        }
+        self.forget_groups(after)
     }
 
     /// Has a ring that has another name by now go on from where it was: it is the one with a group in common.

@@ -10,7 +10,7 @@ use gupd::cache::Cache;
 use gupd::config::{self, Class, Gate, Recurrence, Steps, WeekTimes};
 use gupd::fill::Fills;
 use gupd::policy::Policy;
-use gupd::proxy::{Arrived, Live, Proxy};
+use gupd::proxy::{Arrived, Generation, Generations, Proxy};
 use gupd::refresh::{Refresher, Report};
 use gupd::relay::RelayMetrics;
 use gupd::rollout::engine::Rollouts;
@@ -79,13 +79,17 @@ impl Collector {
             clock.clone(),
             Handle::current(),
         );
-        let live = Live::new(&config, Policy::new(&config).unwrap(), Arc::new(upstreams));
+        let generation = Generation::new(config.clone(), Arc::new(upstreams)).unwrap();
+        let rules = generation.rollout.clone();
         let (rollouts, rollout, tracker) =
-            Rollouts::open(&config, store.clone(), metrics.rollout.clone(), clock.clone()).await.unwrap();
+            Rollouts::open(&config, rules, store.clone(), metrics.rollout.clone(), clock.clone())
+                .await
+                .unwrap();
         drop(tracker);
+        let generations = Arc::new(Generations::new(generation, rollouts.clone()));
         let (lan, places) = (Lan::new(&config, clock.clone()), Places::new(&config));
         let proxy = Proxy::new(
-            live,
+            generations,
             cache,
             fills,
             rollouts.clone(),

@@ -1,6 +1,7 @@
 //! A running relay: puts the stages together, starts them, reloads and stops them. Owns every thread and runtime, and
 //! the order in which things end: first new connections, then responses, then fills, then the store.
 
+mod followers;
 mod limits;
 mod metrics;
 mod pulse;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::followers::Followers;
 pub use self::limits::Limits;
 pub use self::metrics::RelayMetrics;
 
@@ -23,7 +25,7 @@ pub use self::ready::Ready;
 use gupd_cache::Cache;
 use gupd_cache::fill::Fills;
 use gupd_config::clock::Clock;
-use gupd_config::policy::{Policy, PolicyError};
+use gupd_config::policy::PolicyError;
 use gupd_config::{Config, Log, Server};
 use gupd_http::instance::Instance;
 use gupd_net::listen::{Acceptors, Connections, ListenError, Newcomers, Sockets, Stage, Workers, tls};
@@ -32,7 +34,7 @@ use gupd_net::pem::PemError;
 use gupd_net::shape::{Lan, Places, Wan};
 use gupd_net::upstream::health::Checks;
 use gupd_net::upstream::{ConnectError, Upstreams};
-use gupd_proxy::{Live, Proxy};
+use gupd_proxy::{Generation, Generations, Proxy};
 use gupd_refresh::Refresher;
 use gupd_rollout::clients::Tracker;
 use gupd_rollout::engine::{self, OpenError, Rollouts};
@@ -85,19 +87,17 @@ pub struct Relay {
     addresses: Vec<SocketAddr>,
     admin: SocketAddr,
     /// What is in force.
-    config: Config,
+    generations: Arc<Generations>,
     clock: Clock,
     // The same over reloads: what an earlier configuration has sent may still come round.
     instance: Arc<Instance>,
     proxy: Arc<Proxy>,
     cache: Arc<Cache>,
     lan: Arc<Lan>,
-    places: Arc<Places>,
     wan: Arc<Wan>,
     metrics: Arc<RelayMetrics>,
     rollouts: Rollouts,
     refresher: Refresher,
-    checks: Checks,
     stage: watch::Sender<Stage>,
     workers: Arc<Workers>,
     connections: Arc<Connections<Proxy>>,
@@ -130,7 +130,7 @@ impl Relay {
     pub fn check(config: &Config, clock: &Clock) -> Result<(), StartError> {
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
         let wan = Arc::new(Wan::new(config, clock.clone()));
-        live(config, clock, &wan, &metrics, &Arc::new(Instance::new()), None)?;
+        generation(config.clone(), clock, &wan, &metrics, &Arc::new(Instance::new()), None)?;
         tls::acceptor(&config.server)?;
         Ok(())
     }
@@ -144,8 +144,8 @@ impl Relay {
         // What may be wrong with the configuration first, then what leaves traces.
         let wan = Arc::new(Wan::new(&config, clock.clone()));
         let instance = Arc::new(Instance::new());
-        let live = live(&config, &clock, &wan, &metrics.net, &instance, None)?;
-        let (checks, check) = Checks::new(live.upstreams().clone());
+        let generation = generation(config.clone(), &clock, &wan, &metrics.net, &instance, None)?;
+        let (checks, check) = Checks::new(generation.upstreams.clone());
         let tls = tls::acceptor(&config.server)?;
         let admin = sockets.admin.local_addr()?;
         let store = Store::open(&config.store, clock.clone())?;
@@ -155,7 +155,8 @@ impl Relay {
             .enable_all()
             .build()?;
         let (rollouts, rollout, tracker) =
-            open_rollouts(&config, &store, &metrics.rollout, &clock, &control)?;
+            open_rollouts(&generation, &store, &metrics.rollout, &clock, &control)?;
+        let generations = Arc::new(Generations::new(generation, rollouts.clone()));
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
         let fills = Fills::new(
             &config,
@@ -168,7 +169,7 @@ impl Relay {
         let lan = Arc::new(Lan::new(&config, clock.clone()));
         let places = Arc::new(Places::new(&config));
         let proxy = Proxy::new(
-            live,
+            generations.clone(),
             cache.clone(),
             fills,
             rollouts.clone(),
@@ -190,21 +191,28 @@ impl Relay {
         let workers = Arc::new(Workers::start(config.server.workers, &connections, &stages)?);
         let newcomers = Arc::new(Newcomers::new(&config));
         let limits = Arc::new(Limits::new(&config, lan.clone(), wan.clone()));
+        let followers = Followers {
+            cache: cache.clone(),
+            refresher: refresher.clone(),
+            checks,
+            places,
+            newcomers: newcomers.clone(),
+            limits: limits.clone(),
+        };
+        generations.follow(move |generation| followers.reconfigure(generation));
         let relay = Self {
             addresses: sockets.addresses(),
             admin,
-            config,
+            generations,
             clock,
             instance,
             proxy,
             cache,
             lan,
-            places,
             wan,
             metrics,
             rollouts,
             refresher,
-            checks,
             stage,
             workers,
             connections,
@@ -234,37 +242,29 @@ impl Relay {
     /// # Errors
     /// When it cannot be used; the old one stays in force.
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
-        let before = self.checks.upstreams();
-        let live = live(&config, &self.clock, &self.wan, &self.metrics.net, &self.instance, Some(&before))?;
-        let upstreams = live.upstreams().clone();
-        // Nothing has changed yet, and nothing fails from here on.
-        self.connections.renew_certificate(&config.server)?;
-        self.proxy.reconfigure(live);
-        self.cache.reconfigure(config.cache.clone());
-        self.rollouts.reconfigure(&config);
-        self.refresher.reconfigure(&config);
-        self.checks.reconfigure(upstreams);
-        self.places.reconfigure(&config);
-        self.newcomers.reconfigure(&config);
-        self.limits.reconfigure(&config);
+        let before = self.generations.load_full();
         let mut running = config.clone();
         running.server = Server {
             tls: config.server.tls.clone(),
             client_ca: config.server.client_ca.clone(),
             max_uri_bytes: config.server.max_uri_bytes,
             drain_timeout: config.server.drain_timeout,
-            ..self.config.server.clone()
+            ..before.config.server.clone()
         };
-        running.store = self.config.store.clone();
-        running.fill.max_concurrent = self.config.fill.max_concurrent;
-        running.log = Log { access: config.log.access, ..self.config.log.clone() };
+        running.store = before.config.store.clone();
+        running.fill.max_concurrent = before.config.fill.max_concurrent;
+        running.log = Log { access: config.log.access, ..before.config.log.clone() };
         let waiting = [
             ("server", running.server != config.server),
             ("store", running.store != config.store),
             ("fill", running.fill != config.fill),
             ("log", running.log != config.log),
         ];
-        self.config = running;
+        let (clock, wan, metrics) = (&self.clock, &self.wan, &self.metrics.net);
+        let next = generation(running, clock, wan, metrics, &self.instance, Some(&before.upstreams))?;
+        // Nothing has changed yet, and nothing fails from here on.
+        self.connections.renew_certificate(&next.config.server)?;
+        self.generations.store(next);
         Ok(waiting.into_iter().filter_map(|(section, waits)| waits.then_some(section)).collect())
     }
 
@@ -306,7 +306,7 @@ impl Relay {
         });
         let acceptors = self.acceptors.take();
         let (workers, proxy) = (self.workers.clone(), self.proxy.clone());
-        let (cache, patience) = (self.cache.clone(), self.config.server.drain_timeout);
+        let (cache, patience) = (self.cache.clone(), self.drain_timeout());
         let (drain, background) = (self.stage.clone(), self.background.clone());
         let mut stage = self.stage.subscribe();
         control.block_on(async move {
@@ -382,7 +382,7 @@ impl Relay {
 
     /// Time running downloads get after a stop.
     pub fn drain_timeout(&self) -> Duration {
-        self.config.server.drain_timeout
+        self.generations.load().config.server.drain_timeout
     }
 }
 
@@ -398,34 +398,34 @@ impl Drop for Relay {
 
 /// Reads back what rollouts there are. Blocks.
 fn open_rollouts(
-    config: &Config,
+    generation: &Generation,
     store: &Arc<Store>,
     metrics: &Arc<RolloutMetrics>,
     clock: &Clock,
     control: &Runtime,
 ) -> Result<(Rollouts, engine::Task, Tracker), StartError> {
-    let (config, store) = (config.clone(), store.clone());
+    let (config, rules, store) = (generation.config.clone(), generation.rollout.clone(), store.clone());
     let (metrics, clock) = (metrics.clone(), clock.clone());
     let (tell, told) = mpsc::channel();
     // Whoever starts a relay may be a runtime's thread, which must not enter another one.
-    control.spawn(async move { tell.send(Rollouts::open(&config, store, metrics, clock).await) });
+    control.spawn(async move { tell.send(Rollouts::open(&config, rules, store, metrics, clock).await) });
     let opened = told.recv().map_err(|_| std::io::Error::other("a thread ended without a word"))?;
     Ok(opened?)
 }
 
-/// The reloadable part of a relay, which knows of upstreams what was known `before`.
-pub(crate) fn live(
-    config: &Config,
+/// Compiles a configuration; what was known `before` of its upstreams stays known.
+pub(crate) fn generation(
+    config: Config,
     clock: &Clock,
     wan: &Arc<Wan>,
     metrics: &Arc<NetMetrics>,
     instance: &Arc<Instance>,
     before: Option<&Upstreams>,
-) -> Result<Live, StartError> {
-    let upstreams = Upstreams::new(config, clock.clone(), wan.clone(), metrics.clone())?;
+) -> Result<Generation, StartError> {
+    let upstreams = Upstreams::new(&config, clock.clone(), wan.clone(), metrics.clone())?;
     let mut upstreams = upstreams.on_behalf_of(instance.clone());
     if let Some(before) = before {
         upstreams = upstreams.succeeding(before);
     }
-    Ok(Live::new(config, Policy::new(config)?, Arc::new(upstreams)))
+    Ok(Generation::new(config, Arc::new(upstreams))?)
 }

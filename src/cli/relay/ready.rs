@@ -58,7 +58,8 @@ impl Ready {
     pub fn serve(self) -> Result<Relay, StartError> {
         let Self { mut relay, sockets, refresh, rollout, tracker, check, orders } = self;
         let Some(control) = &relay.control else { return Ok(relay) };
-        let (config, stages) = (&relay.config, relay.stage.subscribe());
+        let (generation, stages) = (relay.generations.load_full(), relay.stage.subscribe());
+        let config = &generation.config;
         let _in_control = control.enter();
         let (workers, newcomers) = (&relay.workers, &relay.newcomers);
         let acceptors = Acceptors::start(

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::{Failure, Opened, Place, bar};
-use crate::relay::{StartError, live};
+use crate::relay::{StartError, generation};
 use crate::{answer, complain};
 use gupd_config::Config;
 use gupd_config::clock::Clock;
 use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::Wan;
-use gupd_proxy::Live;
+use gupd_proxy::Generation;
 use gupd_store::{Finding, Inventory, Object, ReadError, StoreError, Unrepaired, verify};
 
 pub(super) fn run(place: &Place, upstream: Vec<String>, dry_run: bool) -> Result<(), Failure> {
@@ -64,7 +64,7 @@ pub(super) fn run(place: &Place, upstream: Vec<String>, dry_run: bool) -> Result
 /// A store of which what is wrong can be made good.
 struct Repairs {
     opened: Opened,
-    live: Live,
+    generation: Generation,
 }
 
 /// What became of a finding.
@@ -96,16 +96,17 @@ impl Repairs {
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
         // What it fetches is a few blocks.
         let wan = Arc::new(Wan::unlimited(config, Clock::system()));
-        let live = live(config, &Clock::system(), &wan, &metrics, &Arc::default(), None)?;
-        Ok(Self { opened, live })
+        let generation = generation(config.clone(), &Clock::system(), &wan, &metrics, &Arc::default(), None)?;
+        Ok(Self { opened, generation })
     }
 
     fn make_good(&self, finding: &Finding) -> Result<Outcome, StoreError> {
-        let Self { opened: Opened { store, runtime }, live } = self;
+        let Self { opened: Opened { store, runtime }, generation } = self;
         runtime.block_on(async {
             let mut why = None;
             if let Finding::Damaged { blob, .. } = finding {
-                let fetch = |object: Arc<Object>, range| async move { live.refetch(&object, range).await };
+                let fetch =
+                    |object: Arc<Object>, range| async move { generation.refetch(&object, range).await };
                 match store.repair_blob(*blob, fetch).await {
                     Ok(fetched) => return Ok(Outcome::Repaired { fetched }),
                     Err(error @ (Unrepaired::Read(ReadError::Io { .. }) | Unrepaired::NotNow(_))) => {

@@ -2,19 +2,21 @@
 //! that belongs to it in one transaction of the store, and only then shown to clients, by one swap: a change that cannot
 //! be written down does not happen, and a restart finds what clients have seen. Relies on `state` for every decision.
 
+mod rules;
 mod task;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{mpsc, oneshot, watch};
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, oneshot};
 
+pub use self::rules::RolloutRules;
+use self::rules::Switch;
 use self::task::Beginning;
 pub use self::task::Task;
 use super::audit::{Audit, Unwritten};
-use super::clients::{self, Clients, Thresholds, Tracker, Trouble, View, Viewer};
+use super::clients::{Clients, Tracker, Trouble, View, Viewer};
 use super::orders::{Done, Order, Refused};
 use super::record::{self, Newer, PREFIX};
 use super::revision::Number;
@@ -38,22 +40,16 @@ pub struct Rollouts(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    views: Arc<ArcSwapOption<Views>>,
-    /// Whether there are any: what every request asks.
-    are_on: AtomicBool,
+    rules: Arc<ArcSwap<RolloutRules>>,
+    /// Those that the task has still to make. Held while views are computed and shown, never across I/O.
+    switches: Mutex<Vec<Switch>>,
+    switched: Notify,
     clients: Clients,
+    clock: Clock,
     metrics: Arc<RolloutMetrics>,
     current: ArcSwap<Current>,
     requests: mpsc::Sender<Request>,
     taken: mpsc::Sender<(Arc<str>, Number)>,
-    settings: watch::Sender<Settings>,
-}
-
-/// What a configuration says of rollouts.
-#[derive(Clone, Debug)]
-struct Settings {
-    rings: Option<Arc<Rings>>,
-    rollout: config::Rollout,
 }
 
 /// What is in force, for whoever tells of it.
@@ -165,48 +161,48 @@ impl Rollouts {
     /// When it cannot be read now, or was written by a later gupd.
     pub async fn open(
         config: &Config,
+        rules: Arc<RolloutRules>,
         store: Arc<Store>,
         metrics: Arc<RolloutMetrics>,
         clock: Clock,
     ) -> Result<(Self, Task, Tracker), OpenError> {
         let restored = record::restore(store.records(PREFIX).await?)?;
-        let settings = Settings::new(config);
         let (requests, asked) = mpsc::channel(WAITING);
         let (take, taken) = mpsc::channel(TAKEN);
-        let (give, given) = watch::channel(settings.clone());
-        let views = Arc::new(ArcSwapOption::empty());
-        let (clients, tracker) =
-            Tracker::new(track(config), viewer(views.clone()), metrics.clone(), clock.clone());
+        let in_force = Arc::new(ArcSwap::new(rules.clone()));
+        let viewer = viewer(in_force.clone());
+        let (clients, tracker) = Tracker::new(rules.tracking.clone(), viewer, metrics.clone(), clock.clone());
         let shared = Arc::new(Shared {
-            views,
-            are_on: AtomicBool::new(false),
+            rules: in_force,
+            switches: Mutex::default(),
+            switched: Notify::new(),
             clients,
+            clock: clock.clone(),
             metrics,
             current: ArcSwap::from_pointee(Current {
                 state: Arc::default(),
                 rings: None,
-                settings: config.rollout.clone(),
+                settings: rules.settings.clone(),
                 payloads: BTreeMap::new(),
                 troubles: BTreeMap::new(),
             }),
             requests,
             taken: take,
-            settings: give,
         });
         let audit = Audit::of_store(&config.store.dir);
-        let beginning = Beginning { shared: shared.clone(), requests: asked, taken, given, settings, audit };
+        let beginning = Beginning { shared: shared.clone(), requests: asked, taken, rules, audit };
         let task = Task::begin(beginning, restored, store, clock).await;
         Ok((Self(shared), task, tracker))
     }
 
     /// What clients see; `None` without rings.
     pub fn views(&self) -> arc_swap::Guard<Option<Arc<Views>>> {
-        self.0.views.load()
+        self.0.rules.load().views()
     }
 
     /// Whether there are rings.
     pub fn are_on(&self) -> bool {
-        self.0.are_on.load(Ordering::Acquire)
+        self.0.rules.load().have_rings()
     }
 
     /// Who the clients are, and how they do.
@@ -268,20 +264,14 @@ impl Rollouts {
         Ok((done, current.state.views(rings, now), after.views(rings, now)))
     }
 
-    /// Takes new rings and settings. Who has moved stays where it is.
-    pub fn reconfigure(&self, config: &Config) {
-        self.0.clients.reconfigure(track(config));
-        self.0.settings.send_replace(Settings::new(config));
-    }
-
     async fn ask(&self, request: Request) -> Option<()> {
         self.0.requests.send(request).await.ok()
     }
 }
 
-impl Settings {
-    fn new(config: &Config) -> Self {
-        Self { rings: Rings::new(config).map(Arc::new), rollout: config.rollout.clone() }
+impl Shared {
+    fn switches(&self) -> MutexGuard<'_, Vec<Switch>> {
+        self.switches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -293,18 +283,10 @@ impl From<&Found> for Collected {
     }
 }
 
-fn track(config: &Config) -> clients::Settings {
-    let config::Rollout { behind, unseen, repeats, max_clients, .. } = config.rollout;
-    clients::Settings {
-        max_clients: usize::try_from(max_clients).unwrap_or(usize::MAX),
-        thresholds: Thresholds { behind, unseen, repeats, failing: Thresholds::FAILING },
-    }
-}
-
 /// Tells the tracker what clients could see.
-fn viewer(views: Arc<ArcSwapOption<Views>>) -> Arc<Viewer> {
+fn viewer(rules: Arc<ArcSwap<RolloutRules>>) -> Arc<Viewer> {
     Arc::new(move |who, now| {
-        let views = views.load();
+        let views = rules.load().views();
         let views = views.as_ref()?;
         let revision = views.of(who.group, who.address, now)?.number;
         let since = who.given.and_then(|given| views.since(who.group, who.address, given, now));

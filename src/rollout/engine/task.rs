@@ -6,10 +6,11 @@ mod fare;
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use self::commit::copies;
-use super::{Found, OrderError, Ordered, PublishError, Request, Settings, Shared};
+use super::rules::Switch;
+use super::{Found, OrderError, Ordered, PublishError, Request, RolloutRules, Shared};
 use crate::advance::Waits;
 use crate::audit::{Audit, Entry, Outcome};
 use crate::orders::Done;
@@ -33,19 +34,21 @@ const AWAY: i64 = LASTS;
 /// A clock that goes back by less is being adjusted.
 const ADJUSTED: i64 = 1_000;
 
+/// The last ring is gone.
+const NO_RINGS: &str = "there are no rings any more; the revisions go, and so does what was ordered";
+
 /// The task.
 #[derive(Debug)]
 pub struct Task {
     shared: Arc<Shared>,
     requests: mpsc::Receiver<Request>,
     taken: mpsc::Receiver<(Arc<str>, Number)>,
-    given: watch::Receiver<Settings>,
     store: Arc<Store>,
     clock: Clock,
     state: Arc<State>,
     /// As it was last written down.
     written: Arc<State>,
-    settings: Settings,
+    rules: Arc<RolloutRules>,
     payloads: Payloads,
     audit: Audit,
     /// What holds rings up.
@@ -63,8 +66,7 @@ pub(super) struct Beginning {
     pub(super) shared: Arc<Shared>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) taken: mpsc::Receiver<(Arc<str>, Number)>,
-    pub(super) given: watch::Receiver<Settings>,
-    pub(super) settings: Settings,
+    pub(super) rules: Arc<RolloutRules>,
     pub(super) audit: Audit,
 }
 
@@ -76,19 +78,18 @@ impl Task {
         store: Arc<Store>,
         clock: Clock,
     ) -> Self {
-        let Beginning { shared, requests, taken, given, settings, audit } = beginning;
+        let Beginning { shared, requests, taken, rules, audit } = beginning;
         let (now, steady) = clock.now_and_steady();
         let mut task = Self {
             shared,
             requests,
             taken,
-            given,
             generation: store.generation(),
             store,
             clock,
             state: Arc::default(),
             written: Arc::default(),
-            settings,
+            rules,
             payloads: Payloads::default(),
             audit,
             troubles: Troubles::new(),
@@ -120,7 +121,7 @@ impl Task {
         self.forget_groups();
         self.tidy(restored.stray).await;
         self.show();
-        if is_back && self.settings.rings.is_some() {
+        if is_back && self.rules.rings.is_some() {
             // So that a second start soon after this one goes on from here.
             self.alive = now;
             let records = vec![record::alive(now)];
@@ -150,7 +151,7 @@ impl Task {
 
     /// Whoever has moved by `since` has at `now`; nobody else.
     fn stand_still(&mut self, since: UnixMillis, now: UnixMillis) {
-        if let Some(rings) = &self.settings.rings
+        if let Some(rings) = &self.rules.rings
             && self.state.halted().is_none()
         {
             Arc::make_mut(&mut self.state).stood_still(rings, since, now);
@@ -182,8 +183,8 @@ impl Task {
     /// Rollouts end with the last ring: clients then see what their managers have, and if there are rings again one day
     /// they must not go back to what was before.
     fn end_without_rings(&mut self) {
-        if self.settings.rings.is_none() && self.state.newest().is_some() {
-            tracing::warn!("there are no rings any more; the revisions go, and so does what was ordered");
+        if self.rules.rings.is_none() && self.state.newest().is_some() {
+            tracing::warn!("{NO_RINGS}");
             Arc::make_mut(&mut self.state).clear();
         }
     }
@@ -191,6 +192,7 @@ impl Task {
     /// Does what is asked for and what is due, until `leaving` ends; what it is at then is finished first.
     pub async fn run(mut self, leaving: impl Future<Output = ()>) {
         tokio::pin!(leaving);
+        let shared = self.shared.clone();
         // When something is due; what clients take changes nothing of it, and there is much of that.
         let mut due = None;
         loop {
@@ -199,7 +201,10 @@ impl Task {
             tokio::select! {
                 biased;
                 () = &mut leaving => break,
-                Ok(()) = self.given.changed() => self.reconfigure().await,
+                () = shared.switched.notified() => {
+                    self.show();
+                    self.look().await;
+                }
                 Some(request) = self.requests.recv() => self.answer(request).await,
                 Some((key, revision)) = self.taken.recv() => {
                     self.payloads.takes(key, revision);
@@ -214,7 +219,7 @@ impl Task {
     }
 
     fn next_look(&self) -> UnixMillis {
-        let next = self.settings.rings.as_ref().and_then(|rings| self.state.next_change(rings, self.looked));
+        let next = self.rules.rings.as_ref().and_then(|rings| self.state.next_change(rings, self.looked));
         next.unwrap_or(UnixMillis::MAX).min(self.looked.saturating_add(LOOK))
     }
 
@@ -250,7 +255,7 @@ impl Task {
             self.state.halted().is_none()
                 && self.state.outlook(rings, |_, _| false).iter().any(|next| is_due(&next.waits))
         };
-        if now - self.looked >= LOOK || self.settings.rings.as_deref().is_some_and(has_due) {
+        if now - self.looked >= LOOK || self.rules.rings.as_deref().is_some_and(has_due) {
             self.look().await;
         }
     }
@@ -286,7 +291,7 @@ impl Task {
 
     async fn order(&mut self, ordered: &Ordered) -> Result<Done, OrderError> {
         let Ordered { order, by, from, reason } = ordered;
-        let (rings, now) = (self.settings.rings.clone().ok_or(OrderError::Off)?, self.clock.now());
+        let (rings, now) = (self.rules.rings.clone().ok_or(OrderError::Off)?, self.clock.now());
         self.store.check()?;
         let entry = |outcome| vec![Entry::ordered(now, order, (by, from), reason.as_deref(), outcome)];
         let mut next = State::clone(&self.state);
@@ -314,20 +319,16 @@ impl Task {
         }
     }
 
-    async fn reconfigure(&mut self) {
-        self.keep_time();
-        let now = self.clock.now();
-        // By other windows and spreads some would not have moved yet.
-        self.stand_still(now, now);
-        let before = self.settings.rings.clone();
-        self.settings = self.given.borrow_and_update().clone();
-        if let (Some(before), Some(after)) = (&before, &self.settings.rings) {
-            Arc::make_mut(&mut self.state).rename_rings(before, after);
+    /// Makes a switch of rules that clients have seen already.
+    pub(super) fn follow(&mut self, switch: Switch) {
+        let Switch { rules, since, now } = switch;
+        if rules.rings.is_none() && self.state.newest().is_some() {
+            tracing::warn!("{NO_RINGS}");
         }
-        self.end_without_rings();
-        self.forget_groups();
-        self.show();
-        self.look().await;
+        let before = std::mem::replace(&mut self.rules, rules);
+        let (before, after) = (before.rings.as_deref(), self.rules.rings.as_deref());
+        let forgotten = Arc::make_mut(&mut self.state).switch(before, after, since, now);
+        warn_of_forgotten(&forgotten);
     }
 
     /// Opens what is due, drops what nobody needs, writes down that the relay runs.
@@ -358,18 +359,19 @@ impl Task {
         if let Some(watched) = watched {
             advanced = self.advance(&mut next, &watched, now);
         }
-        if self.settings.rings.is_some() && (now - self.alive).abs() >= LOOK {
+        let rings = self.rules.rings.clone();
+        if rings.is_some() && (now - self.alive).abs() >= LOOK {
             records.push(record::alive(now));
             self.alive = now;
         }
         match self.commit(next, Vec::new(), records).await {
             Ok(()) if advanced.is_empty() => {}
             Ok(()) => {
-                if let Some(rings) = &self.settings.rings {
+                if let Some(rings) = &rings {
                     self.note(advanced.iter().map(|step| Entry::opened(now, rings, *step)).collect()).await;
                 }
                 for step in advanced {
-                    let ring = self.settings.rings.as_ref().and_then(|rings| rings.get(step.ring));
+                    let ring = rings.as_ref().and_then(|rings| rings.get(step.ring));
                     let ring = ring.map_or("", |ring| ring.settings.name.as_str());
                     tracing::info!(revision = step.revision, ring, step = step.step + 1, "a ring opens");
                 }
@@ -380,5 +382,11 @@ impl Task {
                 self.show();
             }
         }
+    }
+}
+
+pub(super) fn warn_of_forgotten(groups: &[Arc<str>]) {
+    for group in groups {
+        tracing::warn!(%group, "a group that was held or released is not in the configuration any more");
     }
 }

@@ -75,19 +75,21 @@ fn take(config: &mut Config, text: &str) {
 
 /// Has the relay take this configuration, and waits until clients see by it.
 async fn reload(site: &mut Site, text: &str) {
+    take_by_reload(site, text);
+    settled(site).await;
+}
+
+/// Has the relay take this configuration.
+fn take_by_reload(site: &mut Site, text: &str) {
     let text = format!("[[upstream]]\nurl = \"{}\"\n{text}", site.manager.url());
     take(&mut site.config, &text);
     let config = site.config.clone();
     tokio::task::block_in_place(|| site.relay_mut().reload(config)).unwrap();
-    settled(site).await;
 }
 
 /// The same with a configuration that has no rings.
 async fn reload_off(site: &mut Site, text: &str) {
-    let text = format!("[[upstream]]\nurl = \"{}\"\n{text}", site.manager.url());
-    take(&mut site.config, &text);
-    let config = site.config.clone();
-    tokio::task::block_in_place(|| site.relay_mut().reload(config)).unwrap();
+    take_by_reload(site, text);
     let deadline = Instant::now() + PATIENCE;
     while site.relay().rollouts().are_on() {
         assert!(Instant::now() < deadline, "there are rings still");

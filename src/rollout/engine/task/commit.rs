@@ -3,9 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use super::Task;
+use super::{Task, warn_of_forgotten};
 use crate::engine::{Current, Found, FoundCatalog};
 use crate::record::{self, Record};
 use crate::revision::{Catalog, Number, Revision, version_key};
@@ -26,8 +25,8 @@ impl Task {
             return Err(StoreError::Replaced);
         }
         let now = self.clock.now();
-        if let Some(rings) = &self.settings.rings {
-            let gone = next.retire(rings, &self.settings.rollout, now);
+        if let Some(rings) = &self.rules.rings {
+            let gone = next.retire(rings, &self.rules.settings, now);
             if !gone.is_empty() {
                 tracing::info!(revisions = ?gone, "revisions are kept no longer");
             }
@@ -59,19 +58,24 @@ impl Task {
         Ok(())
     }
 
-    pub(super) fn show(&self) {
+    /// Makes the switches of rules that clients have seen already, and shows them the state by these rules.
+    pub(super) fn show(&mut self) {
+        let shared = self.shared.clone();
+        let mut switches = shared.switches();
+        for switch in switches.drain(..) {
+            self.follow(switch);
+        }
         let now = self.clock.now();
-        self.shared.current.store(Arc::new(Current {
+        shared.current.store(Arc::new(Current {
             state: self.state.clone(),
-            rings: self.settings.rings.clone(),
-            settings: self.settings.rollout.clone(),
+            rings: self.rules.rings.clone(),
+            settings: self.rules.settings.clone(),
             payloads: self.payloads.count(&self.state),
             troubles: self.troubles.clone(),
         }));
-        let views = self.settings.rings.as_ref().map(|rings| Arc::new(self.state.views(rings, now)));
-        self.measure(views.as_deref());
-        self.shared.are_on.store(views.is_some(), Ordering::Release);
-        self.shared.views.store(views);
+        self.rules.show(&self.state, now);
+        drop(switches);
+        self.measure(self.rules.views().as_deref());
     }
 
     fn measure(&self, views: Option<&Views>) {
@@ -82,7 +86,7 @@ impl Task {
         metrics.halted.set(i64::from(self.state.halted().is_some()));
         metrics.ring.reset();
         metrics.trouble.reset();
-        for (id, ring) in self.settings.rings.iter().flat_map(|rings| rings.iter()) {
+        for (id, ring) in self.rules.rings.iter().flat_map(|rings| rings.iter()) {
             let name = [ring.settings.name.as_str()];
             let sees = views.and_then(|views| views.newest_in(id)).unwrap_or(0);
             metrics.ring.with_label_values(&name).set(number(sees));
@@ -93,10 +97,8 @@ impl Task {
 
     /// What is held or released of groups that the configuration has no more.
     pub(super) fn forget_groups(&mut self) {
-        let Some(rings) = &self.settings.rings else { return };
-        for group in Arc::make_mut(&mut self.state).forget_groups(rings) {
-            tracing::warn!(%group, "a group that was held or released is not in the configuration any more");
-        }
+        let Some(rings) = &self.rules.rings else { return };
+        warn_of_forgotten(&Arc::make_mut(&mut self.state).forget_groups(rings));
     }
 
     /// Removes what no record speaks of: after the index was lost, and made anew.

@@ -15,7 +15,7 @@ use gupd_config::clock::UnixMillis;
 impl Task {
     /// How clients fare with what they show of steps to come; `None` if nobody is there to say, as when the relay ends.
     pub(super) async fn watched(&self) -> Option<Troubles> {
-        let Some(rings) = &self.settings.rings else { return Some(Troubles::new()) };
+        let Some(rings) = &self.rules.rings else { return Some(Troubles::new()) };
         let mut watched = Troubles::new();
         for (revision, ring) in self.state.watched(rings) {
             let Some(groups) = rings.get(ring).map(|ring| &ring.groups) else { continue };
@@ -27,8 +27,8 @@ impl Task {
 
     /// Opens what is due and what nobody has trouble with.
     pub(super) fn advance(&mut self, next: &mut State, watched: &Troubles, now: UnixMillis) -> Vec<Advanced> {
-        let Some(rings) = &self.settings.rings else { return Vec::new() };
-        let config::Rollout { trouble_share, trouble_clients, .. } = self.settings.rollout;
+        let Some(rings) = &self.rules.rings else { return Vec::new() };
+        let config::Rollout { trouble_share, trouble_clients, .. } = self.rules.settings;
         next.fare(rings, watched, |trouble| trouble.is_above(trouble_share, u64::from(trouble_clients)));
         let troubles = held_up(next, rings, now);
         for ((revision, ring), trouble) in &troubles {

@@ -1,0 +1,96 @@
+//! One accepted configuration, compiled: routes, groups, upstreams, rollout rules and settings. A request loads the one
+//! in force once and uses it to its end, so it never sees parts of two. The complication: limits, counts and tasks have
+//! a state that outlives a configuration. They follow, after requests are answered by the new one.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::{ArcSwap, Guard};
+
+use gupd_config::Config;
+use gupd_config::policy::{Policy, PolicyError};
+use gupd_net::forward::PublicUrls;
+use gupd_net::upstream::Upstreams;
+use gupd_rollout::engine::{RolloutRules, Rollouts};
+
+/// One accepted configuration, compiled. Never changed.
+#[derive(Debug)]
+pub struct Generation {
+    /// As it is in force: what needs a restart is still as it was at the start.
+    pub config: Config,
+    /// Routes, classes and groups.
+    pub policy: Policy,
+    /// The upstreams that requests go to.
+    pub upstreams: Arc<Upstreams>,
+    /// Rings, and the views that clients have by them.
+    pub rollout: Arc<RolloutRules>,
+    pub(super) public: PublicUrls,
+}
+
+impl Generation {
+    /// Compiles a configuration that goes to these upstreams.
+    ///
+    /// # Errors
+    /// Rules, content types or groups that do not compile.
+    pub fn new(config: Config, upstreams: Arc<Upstreams>) -> Result<Self, PolicyError> {
+        Ok(Self {
+            policy: Policy::new(&config)?,
+            rollout: Arc::new(RolloutRules::new(&config)),
+            public: PublicUrls::new(&config),
+            upstreams,
+            config,
+        })
+    }
+}
+
+type Follower = Box<dyn Fn(&Generation) + Send + Sync>;
+
+/// The generation in force, and those that follow it.
+pub struct Generations {
+    current: ArcSwap<Generation>,
+    rollouts: Rollouts,
+    /// Held while a generation comes into force: one after the other.
+    followers: Mutex<Vec<Follower>>,
+}
+
+impl Generations {
+    /// Has this generation in force. Its rollout rules are those that `rollouts` were opened with.
+    pub fn new(first: Generation, rollouts: Rollouts) -> Self {
+        Self { current: ArcSwap::from_pointee(first), rollouts, followers: Mutex::default() }
+    }
+
+    /// The generation in force, for one request. Cheaper than [`load_full`](Self::load_full).
+    #[inline]
+    pub fn load(&self) -> Guard<Arc<Generation>> {
+        self.current.load()
+    }
+
+    /// The generation in force, for work that is kept.
+    pub fn load_full(&self) -> Arc<Generation> {
+        self.current.load_full()
+    }
+
+    /// Has `follower` called with every later generation.
+    pub fn follow(&self, follower: impl Fn(&Generation) + Send + Sync + 'static) {
+        self.followers().push(Box::new(follower));
+    }
+
+    /// Has requests answered by this generation from now on, by one store; those under way keep theirs. Followers have
+    /// been told when this returns.
+    pub fn store(&self, next: Generation) {
+        let followers = self.followers();
+        let next = Arc::new(next);
+        self.rollouts.adopt(&next.rollout, || self.current.store(next.clone()));
+        followers.iter().for_each(|follower| follower(&next));
+    }
+
+    fn followers(&self) -> MutexGuard<'_, Vec<Follower>> {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Generations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generations").field("current", &self.current).finish_non_exhaustive()
+    }
+}
