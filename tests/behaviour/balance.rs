@@ -44,7 +44,7 @@ async fn managers_of_one_priority_have_as_many_bytes_to_send_each() {
         head.body = client.some(SIZE / 2).await.unwrap();
         clients.push((client, head));
     }
-    let asked = |manager: &Manager| (0..8).map(|number| manager.requests(&path(number))).sum::<usize>();
+    let asked = |manager: &Manager| (0..8).map(|number| manager.request_count(&path(number))).sum::<usize>();
     assert_eq!((asked(&site.manager), asked(&other)), (4, 4));
     gate.open();
     for (number, (client, head)) in clients.iter_mut().enumerate() {
@@ -65,11 +65,11 @@ async fn who_still_sends_much_is_not_asked_for_more_until_it_has_been_sent_or_no
     for manager in [&site.manager, &other] {
         manager.put("/secars/small", Resource::new("small"));
     }
-    let asked = || [site.manager.requests("/secars/small"), other.requests("/secars/small")];
+    let asked = || [site.manager.request_count("/secars/small"), other.request_count("/secars/small")];
     let mut client = Client::connect(site.address()).await;
     client.begin(&Request::get(PRIVATE)).await.unwrap();
     client.head().await.unwrap();
-    let busy = usize::from(other.requests(PRIVATE) == 1);
+    let busy = usize::from(other.request_count(PRIVATE) == 1);
     for _ in 0..6 {
         assert_eq!(site.get("/secars/small").await.whole(), b"small");
     }
@@ -100,7 +100,7 @@ async fn a_smaller_priority_goes_before_a_place_in_the_list() {
             manager.put(&path(number), Resource::new("definitions"));
         }
         assert_eq!(site.get(&path(number)).await.status, 200);
-        assert_eq!((site.manager.requests(&path(number)), other.requests(&path(number))), (0, 1));
+        assert_eq!((site.manager.request_count(&path(number)), other.request_count(&path(number))), (0, 1));
     }
 }
 

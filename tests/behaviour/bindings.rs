@@ -10,7 +10,10 @@ use gupd::Config;
 use gupd::config::{Binding, Group};
 
 use crate::refresh::{ask, with_token};
-use crate::support::{Client, Gate, Manager, Nobody, PAYLOAD, Request, Resource, Response, Site, bytes};
+use crate::support::site::time_of;
+use crate::support::{
+    Client, Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Response, Site, bytes,
+};
 
 const CATALOG: &str = "/minitri.flg";
 const GENERIC: &str = "/news.txt";
@@ -41,7 +44,7 @@ impl Two {
             config.groups = vec![batch(config, &[1])];
             change(config);
         });
-        second.follow(site.clock.clone());
+        second.date_by(time_of(&site.clock));
         for (manager, own) in [(&site.manager, "first"), (&second, "second")] {
             for path in [CATALOG, GENERIC, PRIVATE] {
                 manager.put(path, Resource::new(own).header("Cache-Control", "max-age=60"));
@@ -72,7 +75,7 @@ impl Two {
 
     /// How often each manager was asked.
     fn asked(&self, path: &str) -> (usize, usize) {
-        (self.site.manager.requests(path), self.second.requests(path))
+        (self.site.manager.request_count(path), self.second.request_count(path))
     }
 }
 
@@ -153,7 +156,7 @@ async fn a_batch_is_moved_then_the_rest_and_then_all_back_and_no_payload_crosses
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_groups_manager_is_down_it_gets_what_is_stored_and_others_notice_nothing() {
-    let (mut two, nobody) = (Two::new(), Nobody::new());
+    let (mut two, nobody) = (Two::new(), RefusingPort::new());
     for client in [BATCH, OTHER] {
         two.get(client, CATALOG).await;
     }
@@ -194,7 +197,7 @@ async fn who_follows_a_fill_that_anothers_manager_fails_is_given_the_content_by_
         two.second.put(PAYLOAD, broken.held(&gate));
         let one = two.get(BATCH, PAYLOAD);
         let follower = async {
-            two.second.asked(PAYLOAD, 1).await;
+            two.second.wait_for_requests(PAYLOAD, 1).await;
             let mut client = Client::connect_from(OTHER.parse().unwrap(), two.site.address()).await;
             client.begin(&Request::get(PAYLOAD)).await.unwrap();
             two.site.counts("gupd_connections", 2.0).await;
@@ -296,7 +299,7 @@ async fn reordered_upstreams_keep_a_404_to_their_own_clients() {
     two.second.put(PAYLOAD, Resource::new("none").status(404).held(&gate));
     let mut starter = Client::connect_from(BATCH.parse().unwrap(), two.site.address()).await;
     starter.begin(&Request::get(PAYLOAD)).await.unwrap();
-    two.second.asked(PAYLOAD, 1).await;
+    two.second.wait_for_requests(PAYLOAD, 1).await;
     two.reload(|config| {
         config.upstreams.reverse();
         config.routes[0].upstreams = vec![1];

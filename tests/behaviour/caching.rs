@@ -61,11 +61,11 @@ async fn revalidation_asks_with_what_the_content_is_known_by_and_takes_over_new_
         assert_eq!(revalidated.cache_status(), REVALIDATED);
         assert_eq!(revalidated.header("x-mirror"), Some("b"));
         assert_eq!(revalidated.whole(), b"x");
-        assert_eq!(site.manager.seen(FILE)[1].header(condition), Some(value));
+        assert_eq!(site.manager.requests_for(FILE)[1].header(condition), Some(value));
         // The new lifetime holds, from now on.
         site.clock.advance(Duration::from_secs(70));
         assert_eq!(site.get(FILE).await.cache_status(), HIT);
-        assert_eq!(site.manager.requests(FILE), 2);
+        assert_eq!(site.manager.request_count(FILE), 2);
     }
 }
 
@@ -97,7 +97,7 @@ async fn one_revalidation_serves_every_client_that_waits_for_it() {
     for _ in 0..50 {
         clients.spawn(async move { Request::get(FILE).send(address).await });
     }
-    site.manager.asked(FILE, 2).await;
+    site.manager.wait_for_requests(FILE, 2).await;
     gate.open();
     let mut asked = 0;
     while let Some(response) = clients.join_next().await {
@@ -105,7 +105,7 @@ async fn one_revalidation_serves_every_client_that_waits_for_it() {
         asked += usize::from(response.cache_status() == REVALIDATED);
         assert_eq!(response.whole(), b"x");
     }
-    assert_eq!((asked, site.manager.requests(FILE)), (1, 2));
+    assert_eq!((asked, site.manager.request_count(FILE)), (1, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +130,7 @@ async fn a_client_that_has_the_content_is_told_so() {
             assert_eq!(response.header("content-length"), None);
         }
     }
-    assert_eq!(site.manager.requests(FILE), 1);
+    assert_eq!(site.manager.request_count(FILE), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +151,7 @@ async fn variants_are_kept_apart_by_what_they_vary_on() {
         assert_eq!(hit.cache_status(), HIT, "{language}");
         assert_eq!(hit.whole(), body.as_bytes());
     }
-    assert_eq!(site.manager.requests(FILE), 2);
+    assert_eq!(site.manager.request_count(FILE), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,14 +164,14 @@ async fn clients_of_two_variants_that_ask_at_once_each_get_their_own() {
     let address = site.address();
     let asking = move |arch: &'static str| Request::get(FILE).header("X-Arch", arch);
     let first = tokio::spawn(async move { asking("x64").send(address).await });
-    site.manager.asked(FILE, 1).await;
+    site.manager.wait_for_requests(FILE, 1).await;
     let second = tokio::spawn(async move { asking("arm64").send(address).await });
     site.counts("gupd_connections_total", 2.0).await;
     site.manager.put(FILE, resource("arm64"));
     gate.open();
     assert_eq!(first.await.unwrap().whole(), b"x64");
     assert_eq!(second.await.unwrap().whole(), b"arm64");
-    assert_eq!(site.manager.requests(FILE), 2);
+    assert_eq!(site.manager.request_count(FILE), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,7 +194,7 @@ async fn what_may_not_be_shared_is_asked_for_each_time() {
             let response = site.send(request).await;
             assert_eq!(response.cache_status(), format!("gupd; fwd=uri-miss; detail={why}"));
             assert_eq!(response.whole(), b"x", "{why}");
-            assert_eq!(site.manager.requests(FILE), asked, "{why}");
+            assert_eq!(site.manager.request_count(FILE), asked, "{why}");
         }
         assert_eq!(site.metric("gupd_store_objects").await, 0.0, "{why}");
     }
@@ -256,7 +256,7 @@ async fn a_request_may_ask_for_what_is_fresher_or_accept_what_is_staler() {
     let asking = |control: &str| Request::get(FILE).header("Cache-Control", control);
     let only_if_cached = site.send(asking("only-if-cached")).await;
     assert_eq!((only_if_cached.status, only_if_cached.cache_status()), (504, ""));
-    assert_eq!(site.manager.requests(FILE), 0);
+    assert_eq!(site.manager.request_count(FILE), 0);
     site.manager.put(FILE, cached("max-age=100"));
     site.stored(FILE).await;
     site.clock.advance(Duration::from_secs(50));
@@ -304,7 +304,7 @@ async fn a_fill_that_an_unsafe_request_overtakes_is_not_stored() {
     site.manager.put(FILE, cached("max-age=1000").stalled(0, &gate));
     let address = site.address();
     let early = tokio::spawn(async move { Request::get(FILE).send(address).await });
-    site.manager.asked(FILE, 1).await;
+    site.manager.wait_for_requests(FILE, 1).await;
     site.manager.put(FILE, Resource::new("new").header("Cache-Control", "max-age=1000"));
     assert_eq!(site.send(Request::new("PUT", FILE).body("new")).await.status, 200);
     assert_eq!(site.get(FILE).await.whole(), b"new");
@@ -339,7 +339,7 @@ async fn what_is_missing_is_believed_for_its_classs_time() {
             assert_eq!((response.status, response.body.as_slice()), (404, &b"nothing here\n"[..]));
             site.stored(path).await;
             let expected = if moved == 2 { 2 } else { 1 };
-            assert_eq!(site.manager.requests(path), expected, "{path}");
+            assert_eq!(site.manager.request_count(path), expected, "{path}");
         }
         // Then it is there.
         site.clock.advance(Duration::from_secs(seconds + 1));
@@ -357,7 +357,7 @@ async fn an_empty_delta_is_not_remembered_as_one_that_cannot_be_shared() {
     site.manager.put(&delta, Resource::new("a delta"));
     assert_eq!(site.get(&delta).await.cache_status(), MISS);
     site.stored(&delta).await;
-    assert_eq!(site.manager.requests(&delta), 2);
+    assert_eq!(site.manager.request_count(&delta), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -406,10 +406,10 @@ async fn stale_content_is_served_while_it_is_revalidated_where_the_origin_allows
         assert_eq!(stale.cache_status(), "gupd; hit; detail=stale-while-revalidate");
         assert_eq!(stale.whole(), b"x");
     }
-    site.manager.asked(FILE, 2).await;
+    site.manager.wait_for_requests(FILE, 2).await;
     gate.open();
     site.stored_as(FILE, b"new").await;
-    assert_eq!(site.manager.requests(FILE), 2);
+    assert_eq!(site.manager.request_count(FILE), 2);
     // Past its time it is waited for.
     site.clock.advance(Duration::from_secs(100));
     assert_eq!(site.get(FILE).await.cache_status(), REVALIDATED);
@@ -435,7 +435,7 @@ async fn a_payload_is_fresh_for_ever_and_listens_to_no_client() {
         assert_eq!(hit.cache_status(), HIT, "{name}: {value}");
         assert_eq!(hit.header("set-cookie"), None);
     }
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

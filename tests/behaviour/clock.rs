@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use gupd::{Clock, Config};
 
-use crate::support::{Gate, Manager, Nobody, PAYLOAD, Resource, Site, bytes, get};
+use crate::support::site::time_of;
+use crate::support::{Gate, Manager, PAYLOAD, RefusingPort, Resource, Site, bytes, get};
 
 const FILE: &str = "/files/setup.msi";
 const CATALOG: &str = "/minitri.flg";
@@ -26,8 +27,8 @@ async fn a_clock_set_back_by_a_day_costs_a_revalidation_and_no_content() {
     }
     // The manager's clock is right, or goes with the relay's.
     for managers_clock in [Clock::manual(site.clock.now()), site.clock.clone()] {
-        site.manager.follow(managers_clock);
-        let asked = [PAYLOAD, CATALOG, FILE].map(|path| site.manager.requests(path));
+        site.manager.date_by(time_of(&managers_clock));
+        let asked = [PAYLOAD, CATALOG, FILE].map(|path| site.manager.request_count(path));
         let bytes_before = site.manager.body_bytes();
         site.clock.set_back(DAY);
         for path in [CATALOG, FILE] {
@@ -44,7 +45,7 @@ async fn a_clock_set_back_by_a_day_costs_a_revalidation_and_no_content() {
         assert_eq!(site.get(PAYLOAD).await.whole(), bytes(1, 100_000));
         assert_eq!(site.get(FILE).await.cache_status(), "gupd; hit");
         assert_eq!(site.metric("gupd_store_objects").await, 3.0, "nothing expires");
-        let now = [PAYLOAD, CATALOG, FILE].map(|path| site.manager.requests(path));
+        let now = [PAYLOAD, CATALOG, FILE].map(|path| site.manager.request_count(path));
         assert_eq!(now, [asked[0], asked[1] + 1, asked[2] + 1]);
         assert_eq!(site.manager.body_bytes(), bytes_before);
         // Time passes as before.
@@ -62,18 +63,18 @@ async fn a_fill_that_runs_while_the_clock_is_set_back_is_stored_and_not_repeated
     site.manager.put(PAYLOAD, Resource::new(bytes(1, 3 << 20)).stalled(1 << 20, &gate));
     let address = site.address();
     let client = tokio::spawn(async move { get(address, PAYLOAD).await });
-    site.manager.asked(PAYLOAD, 1).await;
+    site.manager.wait_for_requests(PAYLOAD, 1).await;
     site.clock.set_back(DAY);
     gate.open();
     assert!(client.await.unwrap().whole() == bytes(1, 3 << 20));
     site.stored(PAYLOAD).await;
     assert!(age(&site, PAYLOAD).await < 10);
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manager_that_was_avoided_before_the_clock_was_set_back_is_asked_again_at_once() {
-    let first = Nobody::new();
+    let first = RefusingPort::new();
     let second = Manager::start();
     let both = Config::for_upstreams(&[&first.url(), &second.url()]).unwrap();
     let site = Site::of(second, |config| {

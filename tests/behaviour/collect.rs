@@ -33,7 +33,7 @@ pub(crate) fn publish(manager: &Manager, version: u32) {
 }
 
 fn requests(manager: &Manager) -> [usize; 4] {
-    NAMES.map(|name| manager.requests(name))
+    NAMES.map(|name| manager.request_count(name))
 }
 
 pub(crate) async fn collector(managers: &[&Manager]) -> Collector {
@@ -65,7 +65,7 @@ async fn what_two_collects_agree_on_is_published_and_one_is_enough_to_see_that_n
     assert_eq!(requests(&manager), [2; 4]);
     assert_eq!(collector.refresh().await, Report { asked: 4, ..Report::default() });
     assert_eq!(requests(&manager), [3; 4]);
-    assert!(manager.seen(MINITRI)[2].header("if-none-match").is_some());
+    assert!(manager.requests_for(MINITRI)[2].header("if-none-match").is_some());
     publish(&manager, 2);
     let report = collector.refresh().await;
     assert_eq!(report, Report { asked: 4, changed: 4, failed: 0, revision: Some(2) });
@@ -84,14 +84,14 @@ async fn what_is_published_during_a_collect_is_not_mixed_with_what_was_before() 
     publish(&manager, 2);
     let gate = Gate::default();
     manager.put(MINITRI, Resource::new(format!("2 of {MINITRI}")).held(&gate));
-    let before = manager.requests(MINITRI);
+    let before = manager.request_count(MINITRI);
     let refreshing = tokio::spawn({
         let collector = collector.clone();
         async move { collector.refresh().await }
     });
-    manager.asked(MINITRI, before + 1).await;
+    manager.wait_for_requests(MINITRI, before + 1).await;
     for name in &NAMES[..3] {
-        manager.asked(name, before + 1).await;
+        manager.wait_for_requests(name, before + 1).await;
     }
     // Two of version 2 were read; now there is version 3.
     publish(&manager, 3);
@@ -120,7 +120,7 @@ async fn a_source_that_never_settles_is_not_published_and_is_not_collected_for_e
     });
     for (version, requests) in (3..7).zip(3..) {
         for name in NAMES {
-            manager.asked(name, requests).await;
+            manager.wait_for_requests(name, requests).await;
         }
         // All of one version are on their way; the next collect finds another one.
         let next = held(version);
@@ -172,7 +172,7 @@ async fn an_upstream_is_not_believed_to_have_what_another_one_had_at_that_date()
     collector.refresh().await;
     NAMES.iter().for_each(|name| first.put(name, broken()));
     assert_eq!(collector.refresh().await.revision, Some(2));
-    assert!(second.seen(MINITRI)[0].header("if-modified-since").is_none());
+    assert!(second.requests_for(MINITRI)[0].header("if-modified-since").is_none());
     assert!(collector.newest().1.values().all(|blob| *blob == hash("old").map(Into::into)));
 }
 
@@ -204,11 +204,11 @@ async fn what_a_client_asks_for_joins_the_newest_revision_if_all_else_is_as_it_w
     let (number, catalogs) = collector.newest();
     assert_eq!((number, catalogs.len()), (1, 5));
     assert_eq!(catalogs["/new_livetri.zip"], hash("new").map(Into::into));
-    assert_eq!((requests(&manager), manager.requests("/new_livetri.zip")), ([3; 4], 1));
+    assert_eq!((requests(&manager), manager.request_count("/new_livetri.zip")), ([3; 4], 1));
     assert_eq!(collector.stored(&collector.view()).await.len(), 5);
     // Whoever asks late is answered without a request.
     assert_eq!(collector.wants("/new_livetri.zip").await, Arrived::Published);
-    assert_eq!((requests(&manager), manager.requests("/new_livetri.zip")), ([3; 4], 1));
+    assert_eq!((requests(&manager), manager.request_count("/new_livetri.zip")), ([3; 4], 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,7 +235,7 @@ async fn two_that_clients_ask_for_are_of_one_moment_also_if_nothing_else_has_cha
     let [x, y] = ["/x_livetri.zip", "/y_livetri.zip"];
     manager.put(x, Resource::new("1").held(&gate));
     let waiting = collector.proxy.arrivals().wanted(&key(x));
-    manager.asked(x, 1).await;
+    manager.wait_for_requests(x, 1).await;
     // The first has its answer already; for the second there is none yet.
     manager.put(x, Resource::new("2"));
     manager.put(y, Resource::new("2"));
@@ -258,7 +258,7 @@ async fn what_one_upstream_had_says_nothing_of_when_another_one_had_it() {
     NAMES.iter().chain([&new]).for_each(|name| first.put(name, broken()));
     second.put(new, Resource::new("before").held(&gate));
     let waiting = collector.proxy.arrivals().wanted(&key(new));
-    second.asked(new, 1).await;
+    second.wait_for_requests(new, 1).await;
     // Now it has what the first one had.
     publish(&second, 1);
     second.put(new, Resource::new("1"));
@@ -302,7 +302,10 @@ async fn fifty_clients_at_once_cost_one_collect() {
     assert_eq!(requests(&manager), [3; 4]);
     let (number, catalogs) = collector.newest();
     assert_eq!((number, catalogs.len()), (1, 44));
-    assert!((0..40).all(|at| manager.requests(&path(at)) <= 2), "each once, and again beside the others");
+    assert!(
+        (0..40).all(|at| manager.request_count(&path(at)) <= 2),
+        "each once, and again beside the others"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -316,11 +319,11 @@ async fn made_up_names_cost_a_request_each_and_no_collect() {
         let waiting = names.clone().map(|at| collector.proxy.arrivals().wanted(&key(&path(at))));
         let waiting: JoinSet<Arrived> = waiting.collect();
         assert!(waiting.join_all().await.iter().all(|arrived| *arrived == expected));
-        assert!(names.into_iter().all(|at| manager.requests(&path(at)) == 1));
+        assert!(names.into_iter().all(|at| manager.request_count(&path(at)) == 1));
     }
     assert_eq!((requests(&manager), collector.newest().0), ([2; 4], 1));
     assert_eq!(collector.wants("/1004_livetri.zip").await, Arrived::Absent);
-    assert_eq!(manager.requests("/1004_livetri.zip"), 1, "known to be none for a moment");
+    assert_eq!(manager.request_count("/1004_livetri.zip"), 1, "known to be none for a moment");
     // Of those, the ones that clients ask for are asked for again.
     collector.clock.advance(Duration::from_secs(60));
     collector.proxy.absentees().asked(&key("/7_livetri.zip"), collector.clock.now());
@@ -361,7 +364,7 @@ async fn a_source_that_cannot_be_collected_is_left_alone_for_a_while() {
         manager.put(name, Resource::new("there"));
         assert_eq!(collector.wants(name).await, Arrived::Unpublished);
     }
-    assert_eq!((manager.requests("/1_livetri.zip"), manager.requests("/2_livetri.zip")), (1, 0));
+    assert_eq!((manager.request_count("/1_livetri.zip"), manager.request_count("/2_livetri.zip")), (1, 0));
     assert_eq!(collector.newest().1.len(), 4);
     publish(&manager, 1);
     collector.clock.advance(Duration::from_secs(30));
@@ -418,7 +421,7 @@ async fn who_waits_for_a_catalog_waits_neither_for_a_window_nor_for_what_is_fetc
     })
     .await;
     collector.refresh().await;
-    manager.asked(PAYLOAD, 1).await;
+    manager.wait_for_requests(PAYLOAD, 1).await;
     assert_eq!(collector.wants(NAMES[0]).await, Arrived::Published);
     gate.open();
     let closed = Collector::asking(&[&manager.url()], |config| {

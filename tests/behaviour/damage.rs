@@ -46,11 +46,11 @@ async fn a_damaged_chunk_is_fetched_again_and_replaced_unseen_by_the_client() {
     assert_eq!(response.cache_status(), "gupd; hit");
     assert!(response.whole() == body);
     assert!(fs::read(&file).unwrap()[..body.len()] == body, "the bad bytes are replaced");
-    let again = site.manager.seen(PAYLOAD).split_off(1);
+    let again = site.manager.requests_for(PAYLOAD).split_off(1);
     let ranges: Vec<_> = again.iter().map(|seen| seen.header("range").unwrap()).collect();
     assert_eq!(ranges, ["bytes=0-65535", "bytes=2949120-3145727", "bytes=5242880-5242956"]);
     assert!(site.get(PAYLOAD).await.whole() == body);
-    assert_eq!(site.manager.requests(PAYLOAD), 4, "once repaired, it stays so");
+    assert_eq!(site.manager.request_count(PAYLOAD), 4, "once repaired, it stays so");
     let repaired = 65_536.0 + 196_608.0 + 77.0;
     assert_eq!(site.metric("gupd_store_repaired_bytes_total").await, repaired);
     assert!(site.metric("gupd_store_verification_failures_total").await >= 3.0);
@@ -65,7 +65,7 @@ async fn readers_of_one_damaged_chunk_have_it_fetched_once() {
     for response in futures_util::future::join_all(readers).await {
         assert!(response.whole() == body);
     }
-    assert_eq!(site.manager.requests(PAYLOAD), 2);
+    assert_eq!(site.manager.request_count(PAYLOAD), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,7 +36,7 @@ async fn client_patches_are_for_groups_that_allow_them_once_they_are_known() {
     }));
     let denied = site.get(PATCH).await;
     assert_eq!((denied.status, denied.header("cache-control")), (404, Some("no-store")));
-    assert_eq!(site.manager.requests(PATCH), 0);
+    assert_eq!(site.manager.request_count(PATCH), 0);
     let mut pilot = Client::connect_from("127.0.0.2".parse().unwrap(), site.address()).await;
     assert_eq!(pilot.send(&Request::get(PATCH)).await.unwrap().whole(), bytes(1, 10_000));
     site.filled().await;
@@ -86,7 +86,10 @@ async fn what_a_route_denies_is_neither_served_nor_refreshed_nor_fetched_ahead()
     let site = with_content(Site::with(change));
     assert_eq!(ask(&site, "s3cret").await.status, 200);
     site.counts_to("gupd_prefetched_bytes_total", 10_000.0).await;
-    assert_eq!((site.manager.requests("/patches/index2.dax"), site.manager.requests(PATCH)), (1, 1));
+    assert_eq!(
+        (site.manager.request_count("/patches/index2.dax"), site.manager.request_count(PATCH)),
+        (1, 1)
+    );
     assert_eq!(site.get(PATCH).await.status, 404, "the relay has it, and clients do not get it");
 
     let site = with_content(Site::with(|config| {
@@ -99,6 +102,9 @@ async fn what_a_route_denies_is_neither_served_nor_refreshed_nor_fetched_ahead()
     assert_eq!(ask(&site, "s3cret").await.status, 200);
     site.counts_to("gupd_prefetched_bytes_total", 10_000.0).await;
     assert_eq!(site.get(PATCH).await.status, 404);
-    assert_eq!((site.manager.requests("/patches/index2.dax"), site.manager.requests(PATCH)), (0, 0));
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(
+        (site.manager.request_count("/patches/index2.dax"), site.manager.request_count(PATCH)),
+        (0, 0)
+    );
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }

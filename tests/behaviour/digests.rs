@@ -132,7 +132,7 @@ async fn content_that_is_what_its_origin_says_is_stored() {
             assert_eq!(response.cache_status(), STORED);
             assert!(response.whole() == body, "{name}: {value}");
             site.stored(path).await;
-            assert_eq!(site.manager.requests(path), 1, "{name}: {value}");
+            assert_eq!(site.manager.request_count(path), 1, "{name}: {value}");
         }
     }
 }
@@ -146,12 +146,12 @@ async fn content_that_is_wrong_once_is_fetched_again_unseen_by_who_waits_for_it(
         site.manager.put(PAYLOAD, Resource::new(bytes(5, 50_000)).header(name, &value).held(&gate));
         let address = site.address();
         let asking = tokio::spawn(async move { Request::get(PAYLOAD).send(address).await });
-        site.manager.asked(PAYLOAD, 1).await;
+        site.manager.wait_for_requests(PAYLOAD, 1).await;
         site.manager.put(PAYLOAD, Resource::new(right.clone()).header(name, &value));
         gate.open();
         assert!(asking.await.unwrap().whole() == right, "{name}: {value}");
         site.stored(PAYLOAD).await;
-        assert_eq!(site.manager.requests(PAYLOAD), 2, "{name}: {value}");
+        assert_eq!(site.manager.request_count(PAYLOAD), 2, "{name}: {value}");
         assert_eq!(mismatches(&site, &name.to_ascii_lowercase()).await, (1.0, 0.0));
     }
 }
@@ -175,7 +175,7 @@ async fn wrong_content_never_ends_cleanly_for_who_has_its_beginning() {
         assert!(wrong.starts_with(&response.body), "bytes of two tries never mix");
         assert!(site.get(PAYLOAD).await.whole() == right);
         site.stored(PAYLOAD).await;
-        assert_eq!(site.manager.requests(PAYLOAD), 2);
+        assert_eq!(site.manager.request_count(PAYLOAD), 2);
         assert_eq!(mismatches(&site, "repr-digest").await, (1.0, 0.0));
     }
 }
@@ -188,20 +188,20 @@ async fn content_that_stays_wrong_is_passed_on_uncached_with_an_alarm_until_it_i
     // The first client has its beginning and is cut off, or comes late enough to follow the second try.
     drop(site.get(PAYLOAD).await);
     site.filled().await;
-    let tries = site.manager.requests(PAYLOAD);
+    let tries = site.manager.request_count(PAYLOAD);
     assert_eq!(mismatches(&site, "content-md5").await, (1.0, tries as f64 - 1.0));
     for asked in tries + 1..=tries + 2 {
         let response = site.get(PAYLOAD).await;
         assert_eq!(response.cache_status(), DOUBTED);
         assert!(response.whole() == body);
         site.filled().await;
-        assert_eq!(site.manager.requests(PAYLOAD), asked);
+        assert_eq!(site.manager.request_count(PAYLOAD), asked);
         assert_eq!(mismatches(&site, "content-md5").await, (1.0, asked as f64 - 1.0));
     }
     site.manager.put(PAYLOAD, Resource::new(body.clone()).header("Content-MD5", &md5(&body)));
     assert!(site.get(PAYLOAD).await.whole() == body);
     site.stored(PAYLOAD).await;
-    assert_eq!(site.manager.requests(PAYLOAD), tries + 3);
+    assert_eq!(site.manager.request_count(PAYLOAD), tries + 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,7 +214,7 @@ async fn clients_of_doubted_content_still_cost_one_transfer_together() {
     site.filled().await;
     let gate = Gate::default();
     site.manager.put(PAYLOAD, announced().stalled(100_000, &gate));
-    let tries = site.manager.requests(PAYLOAD);
+    let tries = site.manager.request_count(PAYLOAD);
     let mut clients = Vec::new();
     for number in 0..20 {
         let mut client = Client::connect(site.address()).await;
@@ -228,7 +228,7 @@ async fn clients_of_doubted_content_still_cost_one_transfer_together() {
         client.rest("GET", &mut response).await;
         assert!(response.whole() == body);
     }
-    assert_eq!(site.manager.requests(PAYLOAD), tries + 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), tries + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,14 +253,14 @@ async fn a_digest_of_the_rest_says_nothing_of_the_whole() {
     site.manager.put(PAYLOAD, whole.stalled(200_000, &gate).cut(300_000, 1));
     let address = site.address();
     let asking = tokio::spawn(async move { Request::get(PAYLOAD).send(address).await });
-    site.manager.asked(PAYLOAD, 1).await;
+    site.manager.wait_for_requests(PAYLOAD, 1).await;
     let rest = Resource::new(body.clone()).header("Content-Digest", &sha256(&body[300_000..]));
     site.manager.put(PAYLOAD, rest.header("Content-MD5", &md5(&body[300_000..])));
     gate.open();
     assert!(asking.await.unwrap().whole() == body);
     site.stored(PAYLOAD).await;
-    assert_eq!(site.manager.seen(PAYLOAD)[1].header("range"), Some("bytes=300000-"));
-    assert_eq!(site.manager.requests(PAYLOAD), 2);
+    assert_eq!(site.manager.requests_for(PAYLOAD)[1].header("range"), Some("bytes=300000-"));
+    assert_eq!(site.manager.request_count(PAYLOAD), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,7 +286,7 @@ async fn a_payload_is_what_the_catalog_beside_it_lists() {
     assert_eq!(site.get(CATALOG).await.whole(), listing(LISTED, &body));
     assert!(site.get(LISTED).await.whole() == body);
     site.stored(LISTED).await;
-    assert_eq!((site.manager.requests(LISTED), mismatches(&site, "catalog").await), (1, (0.0, 0.0)));
+    assert_eq!((site.manager.request_count(LISTED), mismatches(&site, "catalog").await), (1, (0.0, 0.0)));
 
     // The catalog comes from the store now, and another of its payloads from the manager.
     let other = "/clu/1369163481jtun_b.zip";
@@ -301,7 +301,7 @@ async fn a_payload_is_what_the_catalog_beside_it_lists() {
     site.manager.put(other, Resource::new(wrong.clone()));
     assert!(site.get(other).await.whole() == wrong, "whoever has the wrong file must be able to see it");
     site.filled().await;
-    assert_eq!(mismatches(&site, "catalog").await, (1.0, site.manager.requests(other) as f64 - 1.0));
+    assert_eq!(mismatches(&site, "catalog").await, (1.0, site.manager.request_count(other) as f64 - 1.0));
     assert_eq!(site.get(other).await.cache_status(), DOUBTED);
     site.filled().await;
     site.manager.put(other, Resource::new(body.clone()));
@@ -327,7 +327,7 @@ async fn a_stored_payload_that_its_catalog_disowns_is_forgotten() {
         site.get(&folder_catalog).await.whole();
         assert!(site.get(path).await.whole() == right, "{path}");
         site.stored(path).await;
-        assert_eq!(site.manager.requests(path), 2, "{path}");
+        assert_eq!(site.manager.request_count(path), 2, "{path}");
     }
     let forgotten = "gupd_digest_mismatches_total{by=\"catalog\",then=\"forgotten\"}";
     assert_eq!(site.metric(forgotten).await, 2.0);
@@ -348,6 +348,6 @@ async fn a_bomb_for_a_catalog_is_served_as_it_is_and_changes_nothing() {
         site.stored(CATALOG).await;
         assert!(site.get(LISTED).await.whole() == body);
         site.stored(LISTED).await;
-        assert_eq!((site.manager.requests(CATALOG), site.manager.requests(LISTED)), (1, 1));
+        assert_eq!((site.manager.request_count(CATALOG), site.manager.request_count(LISTED)), (1, 1));
     }
 }

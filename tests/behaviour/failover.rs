@@ -6,6 +6,7 @@ use std::time::Duration;
 use gupd::Config;
 use gupd::config::Finish;
 
+use crate::support::site::time_of;
 use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, Site, bytes};
 
 /// A site with two managers, of which the first, which is asked first, may go.
@@ -19,7 +20,7 @@ fn pair(change: impl FnOnce(&mut Config)) -> (Site, Manager) {
         config.fill.attempts = 3;
         change(config);
     });
-    first.follow(site.clock.clone());
+    first.date_by(time_of(&site.clock));
     (site, first)
 }
 
@@ -47,7 +48,7 @@ async fn another_manager_with_the_same_content_gives_the_rest_and_no_client_noti
     client.rest("GET", &mut response).await;
     assert!(response.whole() == body);
     assert_eq!(given + site.manager.body_bytes(), body.len() as u64, "nothing crossed the WAN twice");
-    assert_eq!(site.manager.seen(PAYLOAD)[0].header("range"), Some("bytes=2000000-"));
+    assert_eq!(site.manager.requests_for(PAYLOAD)[0].header("range"), Some("bytes=2000000-"));
     assert_eq!(site.metric("gupd_fill_failovers_total").await, 1.0);
     site.stored(PAYLOAD).await;
     assert!(site.get(PAYLOAD).await.whole() == body);
@@ -60,7 +61,7 @@ async fn a_manager_that_falls_silent_is_left_after_the_idle_timeout() {
     first.put(PAYLOAD, Resource::new(body.clone()).stalled(1_000_000, &gate));
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     assert!(site.get(PAYLOAD).await.whole() == body);
-    assert_eq!((first.requests(PAYLOAD), site.manager.requests(PAYLOAD)), (1, 1));
+    assert_eq!((first.request_count(PAYLOAD), site.manager.request_count(PAYLOAD)), (1, 1));
     gate.open();
 }
 
@@ -117,14 +118,18 @@ async fn before_a_client_has_a_byte_other_content_takes_its_place_unseen() {
         let address = site.address();
         let waiting: Vec<_> =
             (0..20).map(|_| tokio::spawn(async move { Request::get(PAYLOAD).send(address).await })).collect();
-        first.asked(PAYLOAD, 1).await;
+        first.wait_for_requests(PAYLOAD, 1).await;
         site.counts("gupd_fills_running", 1.0).await;
         drop(first);
         gate.open();
         for client in waiting {
             assert!(client.await.unwrap().whole() == new);
         }
-        assert_eq!(site.manager.requests(PAYLOAD), 1, "its answer to the attempt to resume was the new fill");
+        assert_eq!(
+            site.manager.request_count(PAYLOAD),
+            1,
+            "its answer to the attempt to resume was the new fill"
+        );
     }
 }
 
@@ -135,8 +140,8 @@ async fn a_manager_that_does_not_have_it_yet_takes_nothing_away() {
     // Four breaks in a row without a byte are two turns for the other one.
     first.put(PAYLOAD, Resource::new(body.clone()).cut(0, 4));
     assert!(site.get(PAYLOAD).await.whole() == body);
-    assert!(site.manager.requests(PAYLOAD) <= 1, "it was asked once at most");
-    assert_eq!(first.requests(PAYLOAD), 5);
+    assert!(site.manager.request_count(PAYLOAD) <= 1, "it was asked once at most");
+    assert_eq!(first.request_count(PAYLOAD), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +156,7 @@ async fn what_a_fill_left_is_gone_on_with_from_another_manager() {
     drop(first);
     gate.open();
     assert!(site.get(PAYLOAD).await.whole() == body);
-    let asked = site.manager.seen(PAYLOAD);
+    let asked = site.manager.requests_for(PAYLOAD);
     assert!(asked[0].header("if-range").is_some());
     assert!(
         site.manager.body_bytes() < 3_000_000,
@@ -256,6 +261,7 @@ async fn what_a_relay_sends_is_gone_on_with_by_its_tag_alone() {
         assert!(body.starts_with(&response.body));
         site.filled().await;
     }
-    let parts = site.manager.seen(PAYLOAD).iter().filter(|seen| seen.header("range").is_some()).count();
+    let parts =
+        site.manager.requests_for(PAYLOAD).iter().filter(|seen| seen.header("range").is_some()).count();
     assert_eq!(parts, 1, "of the one with a tag");
 }

@@ -17,12 +17,12 @@ async fn a_thousand_clients_cost_one_fill() {
     for _ in 0..1000 {
         clients.spawn(async move { Request::get(PAYLOAD).send(address).await });
     }
-    site.manager.asked(PAYLOAD, 1).await;
+    site.manager.wait_for_requests(PAYLOAD, 1).await;
     gate.open();
     while let Some(response) = clients.join_next().await {
         assert!(response.unwrap().whole() == body);
     }
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
     assert_eq!(site.manager.body_bytes(), body.len() as u64);
 }
 
@@ -49,7 +49,7 @@ async fn waiters_are_woken_not_polled() {
         while let Some(length) = waiting.join_next().await {
             assert_eq!(length.unwrap(), 20_000);
         }
-        assert_eq!(site.manager.requests(&path), 1);
+        assert_eq!(site.manager.request_count(&path), 1);
         fastest = fastest.min(begun.elapsed());
         if fastest < Duration::from_millis(330) {
             return;
@@ -78,7 +78,7 @@ async fn bytes_reach_every_client_while_the_manager_still_sends() {
     first.rest("GET", &mut head).await;
     late.rest("GET", &mut late_head).await;
     assert!(head.whole() == body && late_head.whole() == body);
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +94,7 @@ async fn a_slow_reader_holds_nobody_back() {
     assert!(site.get(PAYLOAD).await.whole() == body);
     slow.rest("GET", &mut head).await;
     assert!(head.whole() == body);
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +109,7 @@ async fn a_fill_goes_on_when_its_only_client_leaves() {
     drop(client);
     gate.open();
     assert!(site.get(PAYLOAD).await.whole() == body);
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +123,7 @@ async fn content_without_a_length_is_shared_and_stored() {
         let hit = site.get(PAYLOAD).await;
         assert_eq!(hit.header("content-length"), Some("200000"));
         assert!(hit.whole() == body);
-        assert_eq!(site.manager.requests(PAYLOAD), 1);
+        assert_eq!(site.manager.request_count(PAYLOAD), 1);
     }
 }
 
@@ -133,7 +133,7 @@ async fn a_broken_transfer_is_resumed_and_no_client_notices() {
     let body = bytes(6, 5_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(700_000, 6));
     assert!(site.get(PAYLOAD).await.whole() == body);
-    let seen = site.manager.seen(PAYLOAD);
+    let seen = site.manager.requests_for(PAYLOAD);
     assert_eq!(seen.len(), 7);
     assert!(seen[1].header("range").is_some() && seen[1].header("if-range").is_some());
     // Nothing crossed the WAN twice.
@@ -147,7 +147,7 @@ async fn an_upstream_that_answers_a_range_with_everything_is_read_past_what_is_t
     let body = bytes(7, 3_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(1_000_000, 1).without_ranges());
     assert!(site.get(PAYLOAD).await.whole() == body);
-    assert_eq!(site.manager.requests(PAYLOAD), 2);
+    assert_eq!(site.manager.request_count(PAYLOAD), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,7 +167,7 @@ async fn bytes_of_two_versions_never_mix() {
     assert!(old.starts_with(&head.body));
     assert!(site.get(PAYLOAD).await.whole() == new);
     // The answer to the attempt to resume was the new fill.
-    assert_eq!(site.manager.requests(PAYLOAD), 2);
+    assert_eq!(site.manager.request_count(PAYLOAD), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,14 +199,14 @@ async fn a_response_that_may_not_be_shared_is_fetched_by_each_client_for_itself(
     for _ in 0..5 {
         clients.spawn(async move { Request::get("/account").send(address).await });
     }
-    site.manager.asked("/account", 1).await;
+    site.manager.wait_for_requests("/account", 1).await;
     gate.open();
     while let Some(response) = clients.join_next().await {
         let response = response.unwrap();
         assert!(response.cache_status().contains("private"), "{}", response.cache_status());
         assert_eq!(response.whole(), b"mine");
     }
-    assert_eq!(site.manager.requests("/account"), 5);
+    assert_eq!(site.manager.request_count("/account"), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,5 +273,5 @@ async fn a_manager_that_is_slow_is_not_asked_twice() {
     while let Some(got) = clients.join_next().await {
         assert!(got.unwrap() == body);
     }
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }

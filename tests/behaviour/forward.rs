@@ -6,7 +6,7 @@ use gupd::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Client, Ending, Gate, Manager, Nobody, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Site, bytes};
 
 const PRIVATE: &str = "/secars/secars.dll";
 
@@ -23,7 +23,7 @@ async fn a_get_is_stored_and_answers_get_and_head() {
         assert_eq!(head.header(name), site.get(PAYLOAD).await.header(name), "{name}");
     }
     assert_eq!(head.header("content-length"), Some("11"));
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,7 +34,7 @@ async fn a_head_on_a_miss_fetches_no_content() {
     let head = client.send(&Request::head(PAYLOAD)).await.unwrap();
     assert_eq!((head.status, head.header("content-length")), (200, Some("11")));
     assert_eq!(head.cache_status(), "gupd; fwd=uri-miss; detail=method");
-    assert_eq!(site.manager.seen(PAYLOAD)[0].method, "HEAD");
+    assert_eq!(site.manager.requests_for(PAYLOAD)[0].method, "HEAD");
     assert_eq!(site.manager.body_bytes(), 0);
     // The connection is where the next response begins.
     assert_eq!(client.send(&Request::get(PAYLOAD)).await.unwrap().whole(), b"definitions");
@@ -47,7 +47,7 @@ async fn a_head_on_a_running_fill_is_answered_from_it_before_any_content() {
     site.manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)).stalled(0, &gate));
     let mut filling = Client::connect(site.address()).await;
     filling.begin(&Request::get(PAYLOAD)).await.unwrap();
-    site.manager.asked(PAYLOAD, 1).await;
+    site.manager.wait_for_requests(PAYLOAD, 1).await;
     let head = site.send(Request::head(PAYLOAD)).await;
     assert_eq!((head.status, head.header("content-length")), (200, Some("100000")));
     assert_eq!(head.cache_status(), "gupd; fwd=uri-miss; collapsed");
@@ -55,7 +55,7 @@ async fn a_head_on_a_running_fill_is_answered_from_it_before_any_content() {
     let mut response = filling.head().await.unwrap();
     filling.rest("GET", &mut response).await;
     assert_eq!(response.whole().len(), 100_000);
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,7 +69,7 @@ async fn absolute_targets_on_the_upstream_or_the_relay_are_the_same_objects_as_p
         let response = site.send(Request::get(&target).header("Host", "elsewhere.example")).await;
         assert_eq!((response.status, response.cache_status()), (200, "gupd; hit"), "{target}");
     }
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +100,7 @@ async fn bodies_pass_in_both_directions() {
         assert_eq!((response.status, response.header("content-length")), (200, Some("4194304")));
         assert_eq!(response.cache_status(), "gupd; fwd=method");
         assert!(response.whole() == body);
-        let seen = &site.manager.seen(path)[0];
+        let seen = &site.manager.requests_for(path)[0];
         assert_eq!((seen.method.as_str(), seen.header("content-length")), (method, Some("4194304")));
     }
 }
@@ -116,7 +116,7 @@ async fn a_chunked_request_body_passes_chunked() {
     let mut response = client.head().await.unwrap();
     client.rest("POST", &mut response).await;
     assert_eq!(response.whole(), b"abcdefg");
-    let seen = &site.manager.seen(PRIVATE)[0];
+    let seen = &site.manager.requests_for(PRIVATE)[0];
     assert_eq!(seen.header("transfer-encoding"), Some("chunked"));
     assert_eq!(seen.header("content-length"), None);
 }
@@ -180,7 +180,7 @@ async fn private_paths_are_never_stored_and_their_query_passes_unchanged() {
         assert_eq!((response.status, response.cache_status()), (200, "gupd; fwd=bypass"));
         assert_eq!(response.whole(), b"profile");
     }
-    let seen = site.manager.seen(PRIVATE);
+    let seen = site.manager.requests_for(PRIVATE);
     assert_eq!(seen.iter().map(|seen| seen.target.as_str()).collect::<Vec<_>>(), [target; 2]);
     assert_eq!(site.metric("gupd_store_objects").await, 0.0);
 }
@@ -191,14 +191,14 @@ async fn the_clients_own_spelling_goes_upstream_while_the_object_is_one() {
     let site = Site::new();
     site.manager.put(spelled, Resource::new("definitions"));
     site.stored(spelled).await;
-    assert_eq!(site.manager.seen(spelled)[0].target, spelled);
+    assert_eq!(site.manager.requests_for(spelled)[0].target, spelled);
     assert_eq!(site.get(PAYLOAD).await.cache_status(), "gupd; hit");
     // A query is part of the key, and is spelled as the client did.
     site.manager.put("/file", Resource::new("x").header("Cache-Control", "max-age=60"));
     for target in ["/file?a=%7b1", "/file?a=%7B2", "/file"] {
         assert_eq!(site.get(target).await.cache_status(), "gupd; fwd=uri-miss; stored", "{target}");
     }
-    let targets: Vec<_> = site.manager.seen("/file").into_iter().map(|seen| seen.target).collect();
+    let targets: Vec<_> = site.manager.requests_for("/file").into_iter().map(|seen| seen.target).collect();
     assert_eq!(targets, ["/file?a=%7b1", "/file?a=%7B2", "/file"]);
 }
 
@@ -224,7 +224,7 @@ async fn fields_of_one_connection_end_at_the_relay_in_both_directions() {
             .header("Proxy-Connection", "keep-alive")
             .header("X-Everyones", "2");
         let response = site.send(request).await;
-        let seen = &site.manager.seen(path)[0];
+        let seen = &site.manager.requests_for(path)[0];
         for name in ["x-mine", "te", "keep-alive", "upgrade", "proxy-connection", "connection"] {
             assert_eq!(seen.header(name), None, "{name} {path}");
         }
@@ -244,13 +244,13 @@ async fn via_is_everywhere_and_a_clients_address_only_where_the_response_is_for_
         site.manager.put(path, Resource::new("x").header("Via", "1.0 parent"));
         let response = site.send(Request::get(path).header("Via", "1.1 floor")).await;
         assert_eq!(response.header("via"), Some("1.0 parent, 1.1 gupd"), "{path}");
-        let seen = site.manager.seen(path).remove(0);
+        let seen = site.manager.requests_for(path).remove(0);
         assert!(seen.header("via").unwrap().starts_with("1.1 floor, 1.1 gupd-"), "{path}");
     }
-    let passed = &site.manager.seen(PRIVATE)[0];
+    let passed = &site.manager.requests_for(PRIVATE)[0];
     assert_eq!(passed.header("x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(passed.header("forwarded"), Some("for=127.0.0.1"));
-    let filled = &site.manager.seen(PAYLOAD)[0];
+    let filled = &site.manager.requests_for(PAYLOAD)[0];
     assert_eq!((filled.header("x-forwarded-for"), filled.header("forwarded")), (None, None));
 }
 
@@ -330,7 +330,7 @@ async fn what_breaks_off_while_it_is_passed_on_is_broken_for_the_client_too() {
         // Asked for once: what was shown of it cannot be taken back.
         assert!(site.get(PRIVATE).await.whole().len() == 400_000);
     }
-    assert_eq!(site.manager.requests(PRIVATE), 4);
+    assert_eq!(site.manager.request_count(PRIVATE), 4);
     site.counts("gupd_broken_transfers_total{by=\"upstream\"}", 2.0).await;
 }
 
@@ -380,7 +380,7 @@ async fn options_passes_as_far_as_it_may_and_trace_does_not() {
     let options = |forwards: &str| Request::new("OPTIONS", "/").header("Max-Forwards", forwards);
     let passed = site.send(options("2")).await;
     assert_eq!((passed.status, passed.header("allow")), (200, Some("GET, OPTIONS")));
-    assert_eq!(site.manager.seen("/")[0].header("max-forwards"), Some("1"));
+    assert_eq!(site.manager.requests_for("/")[0].header("max-forwards"), Some("1"));
     for last in [options("0"), Request::new("OPTIONS", "*")] {
         let answered = site.send(last).await;
         assert_eq!((answered.status, answered.header("content-length")), (204, None));
@@ -388,12 +388,12 @@ async fn options_passes_as_far_as_it_may_and_trace_does_not() {
     }
     assert_eq!(site.send(Request::new("TRACE", "/").header("Cookie", "secret")).await.status, 405);
     assert_eq!(site.metric("gupd_refused_total{reason=\"trace\"}").await, 1.0);
-    assert_eq!(site.manager.requests("/"), 1);
+    assert_eq!(site.manager.request_count("/"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_upstream_answers_when_the_first_does_not() {
-    let refusing = Nobody::new();
+    let refusing = RefusingPort::new();
     let overloaded = Manager::start();
     for path in [PAYLOAD, PRIVATE, "/unknown"] {
         overloaded.put(path, Resource::new("later").status(503));
@@ -404,19 +404,19 @@ async fn the_next_upstream_answers_when_the_first_does_not() {
             site.manager.put(path, Resource::new("second"));
             let response = site.send(Request::new(method, path)).await;
             assert_eq!(response.status, 200, "{method} {path} {first}");
-            assert_eq!(site.manager.requests(path), 1, "{method} {path} {first}");
+            assert_eq!(site.manager.request_count(path), 1, "{method} {path} {first}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_post_goes_to_a_second_upstream_only_while_no_upstream_can_have_acted_on_it() {
-    let refusing = Nobody::new();
+    let refusing = RefusingPort::new();
     let site = behind(&refusing.url());
     site.manager.put(PRIVATE, Resource::echo());
     let post = |body: &str| Request::new("POST", PRIVATE).body(body);
     assert_eq!(site.send(post("body")).await.whole(), b"body");
-    assert_eq!(site.manager.seen(PRIVATE)[0].body, b"body");
+    assert_eq!(site.manager.requests_for(PRIVATE)[0].body, b"body");
     // One that got it and then failed may have acted on it: with or without a body.
     let first = Manager::start();
     for (resource, status) in [(Resource::raw(""), 502), (Resource::new("busy").status(503), 503)] {
@@ -426,14 +426,14 @@ async fn a_post_goes_to_a_second_upstream_only_while_no_upstream_can_have_acted_
         for body in ["body", ""] {
             assert_eq!(site.send(post(body)).await.status, status, "{body:?}");
         }
-        assert_eq!(site.manager.requests(PRIVATE), 0);
+        assert_eq!(site.manager.request_count(PRIVATE), 0);
     }
-    assert_eq!(first.requests(PRIVATE), 4);
+    assert_eq!(first.request_count(PRIVATE), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_upstream_a_miss_is_a_504_that_says_when_to_come_again() {
-    let refusing = Nobody::new();
+    let refusing = RefusingPort::new();
     let site = Site::with(|config| {
         config.upstreams = Config::for_upstreams(&[&refusing.url()]).unwrap().upstreams;
     });

@@ -93,11 +93,11 @@ async fn the_next_process_has_the_store_while_downloads_of_the_one_before_go_on(
         assert!(response.whole() == arriving);
     }
     // One request for both; what came after the store was given up is not in it, and only that is asked for again.
-    assert_eq!(place.manager.requests(OTHER), 1);
+    assert_eq!(place.manager.request_count(OTHER), 1);
     let again = get(place.address, OTHER).await;
     assert_eq!(again.cache_status(), "gupd; fwd=partial; stored");
     assert!(again.whole() == arriving);
-    let rest = place.manager.seen(OTHER)[1].header("range").unwrap().to_owned();
+    let rest = place.manager.requests_for(OTHER)[1].header("range").unwrap().to_owned();
     let from: usize = rest.trim_start_matches("bytes=").split('-').next().unwrap().parse().unwrap();
     assert!((1 << 20..=3 << 20).contains(&from), "{rest}");
     block_in_place(|| before.stop());
@@ -130,7 +130,7 @@ async fn what_was_left_half_written_is_for_the_next_process() {
     let _after = block_in_place(|| place.relay());
     place.manager.put(PAYLOAD, Resource::new(body.clone()));
     assert!(get(place.address, PAYLOAD).await.whole() == body);
-    let seen = place.manager.seen(PAYLOAD);
+    let seen = place.manager.requests_for(PAYLOAD);
     assert!(seen.last().unwrap().header("range").is_some(), "{seen:?}");
     block_in_place(|| before.stop());
 }
@@ -163,7 +163,7 @@ async fn nobody_is_refused_however_often_processes_change() {
     place.manager.put(PAYLOAD, Resource::new(bytes(6, 200_000)));
     // What is half-way when processes change may be asked for again.
     place.stored(PAYLOAD).await;
-    let asked = place.manager.requests(PAYLOAD);
+    let asked = place.manager.request_count(PAYLOAD);
     let address = place.address;
     let (end, ended) = tokio::sync::watch::channel(false);
     let clients: Vec<_> = (0..16)
@@ -189,5 +189,5 @@ async fn nobody_is_refused_however_often_processes_change() {
     for client in clients {
         assert!(client.await.unwrap() > 0);
     }
-    assert_eq!((asked, place.manager.requests(PAYLOAD)), (1, 1));
+    assert_eq!((asked, place.manager.request_count(PAYLOAD)), (1, 1));
 }

@@ -13,7 +13,7 @@ use gupd::{Clock, Config};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 
-use crate::support::{Client, Gate, Manager, Nobody, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Client, Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Site, bytes};
 
 const CHECK: &str = "/secars/secars.dll";
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ async fn a_manager_that_fails_its_checks_is_asked_no_more_until_a_check_succeeds
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     // 404 is an answer.
     site.counts(&checks(&name, "well"), 1.0).await;
-    assert_eq!(site.manager.seen(CHECK)[0].target, "/secars/secars.dll?hello,secars");
+    assert_eq!(site.manager.requests_for(CHECK)[0].target, "/secars/secars.dll?hello,secars");
     site.manager.put(CHECK, Resource::new("overloaded").status(503));
     for (failures, after) in [(1.0, INTERVAL), (2.0, RETRY), (3.0, RETRY)] {
         assert_eq!(site.metric(&healthy(&name)).await, 1.0);
@@ -66,7 +66,7 @@ async fn a_manager_that_fails_its_checks_is_asked_no_more_until_a_check_succeeds
     site.clock.advance(RETRY);
     site.counts(&checks(&name, "server-error"), 4.0).await;
     assert_eq!(site.get(PAYLOAD).await.status, 504);
-    assert_eq!(site.manager.requests(PAYLOAD), 0);
+    assert_eq!(site.manager.request_count(PAYLOAD), 0);
     site.manager.put(CHECK, Resource::new("OK"));
     site.clock.advance(2 * RETRY);
     site.counts(&healthy(&name), 1.0).await;
@@ -84,8 +84,8 @@ async fn without_a_path_a_connection_is_enough_but_not_of_a_manager_that_does_no
     let site = Site::with(|config| config.health.interval = Some(INTERVAL));
     let name = site.manager.address().to_string();
     site.counts(&checks(&name, "well"), 1.0).await;
-    site.manager.connected(1).await;
-    assert_eq!(site.manager.requests("/"), 0);
+    site.manager.wait_for_connections(1).await;
+    assert_eq!(site.manager.request_count("/"), 0);
     site.manager.put("/secars/fails", Resource::raw(""));
     site.manager.put("/", Resource::raw(""));
     fail_three_times(&site, &name).await;
@@ -95,7 +95,7 @@ async fn without_a_path_a_connection_is_enough_but_not_of_a_manager_that_does_no
     site.manager.remove("/");
     site.clock.advance(2 * RETRY);
     site.counts(&healthy(&name), 1.0).await;
-    assert_eq!(site.manager.seen("/")[0].method, "HEAD");
+    assert_eq!(site.manager.requests_for("/")[0].method, "HEAD");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +146,7 @@ async fn checks_go_ahead_of_downloads_on_a_full_line() {
         site.manager.put(&path, Resource::new(bytes(number, 1 << 20)));
         let mut client = Client::connect(site.address()).await;
         client.begin(&Request::get(&path)).await.unwrap();
-        site.manager.asked(&path, 1).await;
+        site.manager.wait_for_requests(&path, 1).await;
         clients.push(client);
     }
     for well in [2.0, 3.0] {
@@ -158,7 +158,7 @@ async fn checks_go_ahead_of_downloads_on_a_full_line() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_go_to_the_next_manager_before_one_of_them_has_met_a_failure() {
-    let (refusing, manager) = (Nobody::new(), Manager::start());
+    let (refusing, manager) = (RefusingPort::new(), Manager::start());
     let both = Config::for_upstreams(&[&refusing.url(), &manager.url()]).unwrap();
     let away = refusing.address().to_string();
     let site = Site::of(manager, |config| {
@@ -212,7 +212,7 @@ async fn a_reload_keeps_what_is_known_of_an_upstream_with_the_same_name_and_url(
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_told_of_upstreams_and_peers_that_are_not_in_force() {
     let mut site = Site::new();
-    site.meet(&[Nobody::new().address()]);
+    site.meet(&[RefusingPort::new().address()]);
     let (metrics, peer) = (site.relay().admin(), "gupd_peer_healthy{");
     let text =
         || async { String::from_utf8(crate::support::get(metrics, "/metrics").await.whole()).unwrap() };
@@ -266,12 +266,12 @@ async fn a_download_that_broke_off_waits_for_the_managers_next_check_and_goes_on
     site.clock.advance(RETRY);
     client.rest("GET", &mut head).await;
     assert!(head.whole() == body);
-    assert_eq!(site.manager.requests(PAYLOAD), 5);
+    assert_eq!(site.manager.request_count(PAYLOAD), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_cannot_be_served_here_is_sent_to_the_first_healthy_manager() {
-    let (first, second) = (Nobody::new(), Nobody::new());
+    let (first, second) = (RefusingPort::new(), RefusingPort::new());
     let config = Config::for_upstreams(&[&first.url(), &second.url()]).unwrap();
     let (clock, metrics) =
         (Clock::manual(1_000_000), Arc::new(NetMetrics::register(&prometheus::Registry::new()).unwrap()));

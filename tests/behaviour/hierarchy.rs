@@ -3,7 +3,8 @@
 
 use futures_util::future::join_all;
 
-use crate::support::{PAYLOAD, Request, Resource, Site, Wire, bytes};
+use crate::support::site::time_of;
+use crate::support::{PAYLOAD, Request, Resource, Site, Wan, bytes};
 
 /// A catalog, which is revalidated, unlike payloads.
 const CATALOG: &str = "/minitri.flg";
@@ -53,7 +54,7 @@ async fn many_clients_on_three_floors_cost_one_crossing_of_each_hop() {
         relay.stored(PAYLOAD).await;
         assert_eq!(received(relay).await, body.len() as f64);
     }
-    assert_eq!(region.manager.requests(PAYLOAD), 1);
+    assert_eq!(region.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,11 +84,11 @@ async fn a_revalidation_says_what_each_relay_did_with_it() {
         relay.stored(CATALOG).await;
         relay.clock.advance(std::time::Duration::from_secs(3600));
     }
-    chain.region.manager.follow(chain.region.clock.clone());
+    chain.region.manager.date_by(time_of(&chain.region.clock));
     let validated = "gupd; fwd=stale; fwd-status=304";
     assert_eq!(members(&chain.floor.get(CATALOG).await), [validated, validated, validated]);
     assert_eq!(members(&chain.floor.get(CATALOG).await), [validated, validated, "gupd; hit"]);
-    assert_eq!(chain.region.manager.requests(CATALOG), 2);
+    assert_eq!(chain.region.manager.request_count(CATALOG), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +107,7 @@ async fn a_relay_tells_the_digest_of_what_it_has_to_the_next_and_to_who_asks() {
     let response = chain.floor.get(PAYLOAD).await;
     assert_eq!(response.header("repr-digest"), Some(&*digest));
     assert!(response.whole() == body);
-    let seen = chain.region.manager.seen(PAYLOAD).remove(0);
+    let seen = chain.region.manager.requests_for(PAYLOAD).remove(0);
     assert_eq!(seen.header("want-repr-digest"), Some("sha-256=10"));
 }
 
@@ -114,7 +115,7 @@ async fn a_relay_tells_the_digest_of_what_it_has_to_the_next_and_to_who_asks() {
 async fn a_bit_turned_over_between_two_relays_is_found_by_the_next_and_never_served() {
     for at in [10, 90_000, 199_999] {
         let region = Site::new();
-        let wire = Wire::to(region.address());
+        let wire = Wan::to(region.address());
         let site = Site::behind(&[wire.address()]);
         let floor = Site::behind(&[site.address()]);
         let body = bytes(3, 200_000);
@@ -122,9 +123,9 @@ async fn a_bit_turned_over_between_two_relays_is_found_by_the_next_and_never_ser
         region.get(PAYLOAD).await;
         region.stored(PAYLOAD).await;
 
-        wire.flip(at);
+        wire.damage().flip(at);
         let mut response = floor.get(PAYLOAD).await;
-        assert_eq!(wire.flipped(), 1);
+        assert_eq!(wire.damage().flipped(), 1);
         if response.ending == crate::support::Ending::Broken {
             // Beyond what is held back of an end, a client sees a broken transfer, and asks again.
             response = floor.get(PAYLOAD).await;
@@ -136,24 +137,24 @@ async fn a_bit_turned_over_between_two_relays_is_found_by_the_next_and_never_ser
         }
         let counted = r#"gupd_digest_mismatches_total{by="repr-digest",then="fetched-again"}"#;
         assert_eq!(site.metric(counted).await, 1.0);
-        assert_eq!(region.manager.requests(PAYLOAD), 1);
+        assert_eq!(region.manager.request_count(PAYLOAD), 1);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_origins_digest_is_checked_at_each_hop_when_nothing_is_stored_yet() {
     let region = Site::new();
-    let wire = Wire::to(region.address());
+    let wire = Wan::to(region.address());
     let site = Site::behind(&[wire.address()]);
     let body = bytes(4, 50_000);
     let digest = sha256(&body);
     region.manager.put(PAYLOAD, Resource::new(body.clone()).header("Repr-Digest", &digest));
-    wire.flip(25_000);
+    wire.damage().flip(25_000);
     let response = site.get(PAYLOAD).await;
-    assert_eq!(wire.flipped(), 1);
+    assert_eq!(wire.damage().flipped(), 1);
     assert_eq!(response.header("repr-digest"), Some(&*digest));
     assert!(response.whole() == body, "unseen by the client");
-    assert_eq!(region.manager.requests(PAYLOAD), 1, "the hop before has it");
+    assert_eq!(region.manager.request_count(PAYLOAD), 1, "the hop before has it");
 }
 
 fn sha256(body: &[u8]) -> String {

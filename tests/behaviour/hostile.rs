@@ -71,7 +71,7 @@ async fn an_answer_shorter_than_what_had_arrived_is_not_an_end() {
     let mut response = client.head().await.unwrap();
     let head = "HTTP/1.1 200 OK\nETag: \"old\"\nTransfer-Encoding: chunked\n";
     site.manager.put(PAYLOAD, wire(head, &chunked(&body[..256], 256)));
-    site.manager.asked(PAYLOAD, 1).await;
+    site.manager.wait_for_requests(PAYLOAD, 1).await;
     gate.open();
     client.rest("GET", &mut response).await;
     assert_eq!(response.ending, Ending::Broken);
@@ -140,11 +140,11 @@ async fn one_client_cannot_make_everyone_ask_for_himself() {
     site.manager.put(PAYLOAD, Resource::new("nothing for you").status(403));
     assert_eq!(site.get(PAYLOAD).await.status, 403);
     site.manager.put(PAYLOAD, Resource::new("for all"));
-    let before = site.manager.requests(PAYLOAD);
+    let before = site.manager.request_count(PAYLOAD);
     for _ in 0..5 {
         assert_eq!(site.get(PAYLOAD).await.whole(), b"for all");
     }
-    assert_eq!(site.manager.requests(PAYLOAD), before + 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), before + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +187,7 @@ async fn a_flipped_bit_on_disk_is_never_served() {
     stored[1000] ^= 4;
     std::fs::write(&blob, stored).unwrap();
     assert!(site.get(PAYLOAD).await.whole() == body);
-    assert_eq!(site.manager.requests(PAYLOAD), 2);
+    assert_eq!(site.manager.request_count(PAYLOAD), 2);
     assert!(site.metric("gupd_store_verification_failures_total").await >= 1.0);
 }
 

@@ -66,7 +66,7 @@ async fn a_fill_that_a_limit_holds_up_is_not_taken_for_broken_off() {
     let body = bytes(1, 3 << 10);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     assert!(site.get(PAYLOAD).await.whole() == body);
-    assert_eq!(site.manager.seen(PAYLOAD).len(), 1);
+    assert_eq!(site.manager.requests_for(PAYLOAD).len(), 1);
     assert_eq!(site.metric("gupd_fill_resumes_total").await, 0.0);
 }
 
@@ -115,7 +115,7 @@ async fn a_limit_that_is_lifted_lets_running_transfers_go_at_once() {
     assert!(site.relay_mut().reload(config).unwrap().is_empty());
     client.rest("GET", &mut response).await;
     assert!(response.ending == Ending::Complete && response.body == body);
-    assert_eq!(site.manager.seen(PAYLOAD).len(), 1);
+    assert_eq!(site.manager.requests_for(PAYLOAD).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,7 +48,7 @@ async fn the_upstream_behind_the_circle_is_asked() {
     let (one, other) = circle(Some(&manager));
     assert!(other.get(PAYLOAD).await.whole() == body);
     assert!(one.get(PAYLOAD).await.whole() == body);
-    assert_eq!(manager.requests(PAYLOAD), 1);
+    assert_eq!(manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,7 +105,7 @@ async fn who_follows_a_request_that_comes_round_is_not_refused_with_it() {
     let comes_round = Request::get(PAYLOAD).header("CDN-Loop", "gupd; id=0123456789abcdef");
     let address = site.address();
     let first = tokio::spawn(async move { comes_round.send(address).await });
-    site.manager.asked(PAYLOAD, 1).await;
+    site.manager.wait_for_requests(PAYLOAD, 1).await;
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     let follower = tokio::spawn(get(address, PAYLOAD));
     site.counts("gupd_connections_total", 2.0).await;
@@ -123,13 +123,13 @@ async fn a_slow_manager_is_not_taken_for_a_circle() {
     let floors = [Site::behind(&[region.address()]), Site::behind(&[region.address()])];
     let clients = floors.each_ref().map(|floor| tokio::spawn(get(floor.address(), PAYLOAD)));
     // The one that follows looks for a circle; the manager has never answered, and might be a relay.
-    region.manager.asked(PAYLOAD, 2).await;
-    assert!(region.manager.seen(PAYLOAD).iter().any(|seen| seen.method == "HEAD"));
+    region.manager.wait_for_requests(PAYLOAD, 2).await;
+    assert!(region.manager.requests_for(PAYLOAD).iter().any(|seen| seen.method == "HEAD"));
     gate.open();
     for client in clients {
         assert!(client.await.unwrap().whole() == body);
     }
-    let gets = region.manager.seen(PAYLOAD).into_iter().filter(|seen| seen.method == "GET");
+    let gets = region.manager.requests_for(PAYLOAD).into_iter().filter(|seen| seen.method == "GET");
     assert_eq!(gets.count(), 1);
     // It is known for a manager now.
     let (gate, other) = (Gate::default(), "/content/other.dax");
@@ -139,7 +139,7 @@ async fn a_slow_manager_is_not_taken_for_a_circle() {
     for client in clients {
         assert!(client.await.unwrap().whole() == body);
     }
-    assert_eq!(region.manager.requests(other), 1);
+    assert_eq!(region.manager.request_count(other), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +150,7 @@ async fn requests_bear_the_marks_of_all_they_passed_and_no_longer_chain_is_serve
     let asked =
         Request::get(PAYLOAD).header("CDN-Loop", "cdn.example; x=\"a, b\"").header("Via", "1.1 other");
     assert_eq!(floor.send(asked).await.status, 200);
-    let seen = region.manager.seen(PAYLOAD).remove(0);
+    let seen = region.manager.requests_for(PAYLOAD).remove(0);
     let marks: Vec<&str> = seen.header("cdn-loop").unwrap().split(", gupd; id=").collect();
     let [first, floors, regions] = marks[..] else { panic!("{marks:?}") };
     assert_eq!((first, floors.len(), regions.len()), ("cdn.example; x=\"a, b\"", 16, 16));

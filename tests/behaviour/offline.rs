@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::support::{Client, Nobody, PATIENCE, PAYLOAD, Request, Resource, Site};
+use crate::support::{Client, PATIENCE, PAYLOAD, RefusingPort, Request, Resource, Site};
 
 const RETRY: Duration = Duration::from_secs(5);
 const PRIVATE: &str = "/secars/secars.dll";
@@ -240,7 +240,7 @@ async fn a_relay_starts_without_any_manager_and_serves_what_it_has() {
     let mut site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     site.stored(PAYLOAD).await;
-    let away = Nobody::new();
+    let away = RefusingPort::new();
     site.config.upstreams[0].url = away.url().parse().unwrap();
     site.config.health.interval = Some(Duration::from_secs(10));
     site.restart();

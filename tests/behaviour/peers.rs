@@ -8,7 +8,7 @@ use gupd::config::Limit;
 use gupd::config::units::Rate;
 
 use crate::support::{
-    Client, Ending, Gate, Manager, Nobody, PAYLOAD, Request, Resource, Site, Wire, bytes, get,
+    Client, Ending, Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Site, Wan, bytes, get,
 };
 
 /// Two relays of one manager, each the other's peer.
@@ -21,12 +21,12 @@ fn pair() -> (Site, Site) {
 }
 
 /// A relay that has this, and one that asks it over `wire` before `manager`.
-async fn filled(manager: Manager, body: &[u8]) -> (Site, Wire, Site) {
+async fn filled(manager: Manager, body: &[u8]) -> (Site, Wan, Site) {
     manager.put(PAYLOAD, Resource::new(body));
     let one = Site::of(manager, |_| {});
     one.get(PAYLOAD).await;
     one.stored(PAYLOAD).await;
-    let wire = Wire::to(one.address());
+    let wire = Wan::to(one.address());
     let mut other = Site::behind(&[one.manager.address()]);
     other.meet(&[wire.address()]);
     (one, wire, other)
@@ -61,7 +61,7 @@ async fn what_a_peer_has_comes_from_it_outside_of_the_lines_limits_and_counts() 
     assert!(begun.elapsed() < Duration::from_secs(60), "at the line's rate it takes a quarter of an hour");
     other.stored(PAYLOAD).await;
     assert_eq!((from_peers(&other).await, from_managers(&other).await), (body.len() as f64, 0.0));
-    assert_eq!(one.manager.requests(PAYLOAD), 1);
+    assert_eq!(one.manager.request_count(PAYLOAD), 1);
     let part = &delta(1);
     one.manager.put(part, Resource::new(body.clone()));
     one.get(part).await;
@@ -84,9 +84,9 @@ async fn two_that_ask_each_other_at_once_cross_the_line_once() {
     });
     join_all(clients).await;
     assert!(begun.elapsed() < Duration::from_secs(20), "they waited for each other");
-    let crossed: Vec<_> = bodies.iter().map(|(target, _)| one.manager.requests(target)).collect();
+    let crossed: Vec<_> = bodies.iter().map(|(target, _)| one.manager.request_count(target)).collect();
     for (target, _) in &bodies {
-        let seen = one.manager.seen(target);
+        let seen = one.manager.requests_for(target);
         assert!((1..=2).contains(&seen.len()), "{seen:#?}");
     }
     // Twice only where a head took longer than one waits for another's.
@@ -99,7 +99,7 @@ async fn what_a_manager_is_sending_to_one_is_streamed_to_the_other() {
     let (body, gate) = (bytes(2, 2 << 20), Gate::default());
     one.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1 << 20, &gate));
     let first = tokio::spawn(get(one.address(), PAYLOAD));
-    one.manager.asked(PAYLOAD, 1).await;
+    one.manager.wait_for_requests(PAYLOAD, 1).await;
     let mut second = Client::connect(other.address()).await;
     second.begin(&Request::get(PAYLOAD)).await.unwrap();
     let mut response = second.head().await.unwrap();
@@ -107,7 +107,7 @@ async fn what_a_manager_is_sending_to_one_is_streamed_to_the_other() {
     gate.open();
     second.rest("GET", &mut response).await;
     assert!(response.whole() == body && first.await.unwrap().whole() == body);
-    assert_eq!(one.manager.requests(PAYLOAD), 1);
+    assert_eq!(one.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +121,7 @@ async fn a_line_that_takes_longer_than_a_peer_waits_is_crossed_once_all_the_same
         for site in [&one, &other] {
             let (address, asked) = (site.address(), target.clone());
             clients.push(tokio::spawn(async move { get(address, &asked).await }));
-            one.manager.asked(target, 1).await;
+            one.manager.wait_for_requests(target, 1).await;
         }
     }
     let peer = &other.config.peers[0].name;
@@ -130,7 +130,7 @@ async fn a_line_that_takes_longer_than_a_peer_waits_is_crossed_once_all_the_same
     for (client, at) in clients.into_iter().zip([0, 0, 1, 1]) {
         let (target, body) = &bodies[at];
         assert!(client.await.unwrap().whole() == *body);
-        assert_eq!(one.manager.requests(target), 1);
+        assert_eq!(one.manager.request_count(target), 1);
     }
 }
 
@@ -142,12 +142,12 @@ async fn what_a_peer_sends_is_not_offered_to_a_third_before_it_is_stored() {
     let (body, gate) = (bytes(3, 2 << 20), Gate::default());
     one.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1 << 20, &gate));
     let first = tokio::spawn(get(one.address(), PAYLOAD));
-    one.manager.asked(PAYLOAD, 1).await;
+    one.manager.wait_for_requests(PAYLOAD, 1).await;
     let mut second = Client::connect(two.address()).await;
     second.begin(&Request::get(PAYLOAD)).await.unwrap();
     second.head().await.unwrap();
     let third = tokio::spawn(get(three.address(), PAYLOAD));
-    one.manager.asked(PAYLOAD, 2).await;
+    one.manager.wait_for_requests(PAYLOAD, 2).await;
     gate.open();
     assert!(first.await.unwrap().whole() == body && third.await.unwrap().whole() == body);
     assert_eq!((from_peers(&three).await, from_managers(&three).await), (0.0, body.len() as f64));
@@ -160,14 +160,14 @@ async fn a_request_for_what_is_here_only_is_never_sent_on() {
         one.manager.put(target, Resource::new("content"));
         let asked = Request::new(method, target).header("Cache-Control", "only-if-cached");
         assert_eq!(one.send(asked).await.status, 504, "{method} {target}");
-        assert_eq!(one.manager.requests(target), 0);
+        assert_eq!(one.manager.request_count(target), 0);
     }
     assert_eq!(other.metric("gupd_connections_total").await, 0.0, "nor to a peer");
     // Who is no relay is answered from the store, not from what still arrives (RFC 9111 §5.2.1.7).
     let gate = Gate::default();
     one.manager.put(PAYLOAD, Resource::new(bytes(4, 200_000)).stalled(100_000, &gate));
     let first = tokio::spawn(get(one.address(), PAYLOAD));
-    one.manager.asked(PAYLOAD, 1).await;
+    one.manager.wait_for_requests(PAYLOAD, 1).await;
     let asked = Request::get(PAYLOAD).header("Cache-Control", "only-if-cached");
     assert_eq!(one.send(asked).await.status, 504);
     gate.open();
@@ -184,7 +184,7 @@ async fn only_what_may_be_the_same_there_is_asked_of_peers() {
         }
         one.get(target).await;
         other.get(target).await;
-        assert_eq!(one.manager.requests(target), 2, "{target}");
+        assert_eq!(one.manager.request_count(target), 2, "{target}");
     }
     let generic = "/generic";
     one.manager.put(generic, Resource::new("content").header("Cache-Control", "max-age=60"));
@@ -192,12 +192,12 @@ async fn only_what_may_be_the_same_there_is_asked_of_peers() {
         assert_eq!(site.get(generic).await.whole(), b"content");
         site.stored(generic).await;
     }
-    assert_eq!(one.manager.requests(generic), 1);
+    assert_eq!(one.manager.request_count(generic), 1);
     for site in [&one, &other] {
         site.clock.advance(Duration::from_secs(61));
     }
     other.get(generic).await;
-    assert_eq!(one.manager.requests(generic), 2, "whether it is still good, a manager says");
+    assert_eq!(one.manager.request_count(generic), 2, "whether it is still good, a manager says");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,7 +205,7 @@ async fn a_peer_that_does_not_answer_costs_one_wait_and_one_that_is_down_none() 
     let mut site = Site::new();
     // Connections to it are made, and never looked at.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (unheard, down) = (silent.local_addr().unwrap(), Nobody::new());
+    let (unheard, down) = (silent.local_addr().unwrap(), RefusingPort::new());
     site.meet(&[unheard, down.address()]);
     let own = site.address();
     let mut begun = Instant::now();
@@ -236,10 +236,10 @@ async fn a_peer_that_does_not_answer_costs_one_wait_and_one_that_is_down_none() 
 async fn a_transfer_from_a_peer_that_breaks_goes_on_at_the_manager() {
     let body = bytes(5, 3 << 20);
     let (one, wire, other) = filled(Manager::start(), &body).await;
-    wire.cut(2 << 20);
+    wire.damage().break_at(2 << 20);
     let response = other.get(PAYLOAD).await;
     assert!(response.whole() == body);
-    let resumed = one.manager.seen(PAYLOAD).pop().unwrap();
+    let resumed = one.manager.requests_for(PAYLOAD).pop().unwrap();
     assert!(resumed.header("range").is_some() && resumed.header("if-range").is_some());
     other.stored(PAYLOAD).await;
     let (peers, managers) = (from_peers(&other).await, from_managers(&other).await);
@@ -252,7 +252,7 @@ async fn bytes_of_a_peer_and_of_other_content_of_the_manager_never_mix() {
     let (one, wire, other) = filled(Manager::start(), &body).await;
     let new = bytes(7, 3 << 20);
     one.manager.put(PAYLOAD, Resource::new(new.clone()));
-    wire.cut(2 << 20);
+    wire.damage().break_at(2 << 20);
     assert_eq!(other.get(PAYLOAD).await.ending, Ending::Broken);
     other.stored(PAYLOAD).await;
     assert!(other.get(PAYLOAD).await.whole() == new);
@@ -262,8 +262,8 @@ async fn bytes_of_a_peer_and_of_other_content_of_the_manager_never_mix() {
 async fn a_bit_turned_over_on_the_way_from_a_peer_is_found() {
     let body = bytes(8, 50_000);
     let (one, wire, other) = filled(Manager::start(), &body).await;
-    wire.flip(30_000);
+    wire.damage().flip(30_000);
     assert!(other.get(PAYLOAD).await.whole() == body);
-    assert_eq!(wire.flipped(), 1);
-    assert_eq!(one.manager.requests(PAYLOAD), 2, "once more, from the manager");
+    assert_eq!(wire.damage().flipped(), 1);
+    assert_eq!(one.manager.request_count(PAYLOAD), 2, "once more, from the manager");
 }

@@ -57,9 +57,9 @@ async fn the_deltas_of_a_new_revision_are_there_before_all_but_its_first_client_
     let response = site.get(&late).await;
     assert_eq!(response.cache_status(), "gupd; hit");
     assert!(response.whole() == bytes(7, LENGTH));
-    assert_eq!(site.manager.requests(&late), 1);
-    assert_eq!(site.manager.requests(&path("130/full.zip")), 0, "no client took a full set");
-    assert_eq!(site.manager.requests(&path("130/xdelta100.dax")), 0, "no client was so far behind");
+    assert_eq!(site.manager.request_count(&late), 1);
+    assert_eq!(site.manager.request_count(&path("130/full.zip")), 0, "no client took a full set");
+    assert_eq!(site.manager.request_count(&path("130/xdelta100.dax")), 0, "no client was so far behind");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +81,7 @@ async fn what_is_fetched_ahead_and_not_wanted_is_not_learned_from_and_counts_as_
     site.restart();
     assert_eq!(site.metric(WAITING).await, (LENGTH + 120) as f64);
     taken(&site, &["130/xdelta120.dax", "140/xdelta130.dax"]).await;
-    assert_eq!(site.manager.requests(&path("130/full.zip")), 0);
+    assert_eq!(site.manager.request_count(&path("130/full.zip")), 0);
     site.clock.advance(11 * HOUR);
     site.restart();
     site.counts(UNUSED, (LENGTH + 120) as f64).await;
@@ -108,10 +108,10 @@ async fn prefetch_stops_when_the_window_closes_and_goes_on_in_the_next() {
     gate.open();
     site.clock.advance(HOUR);
     assert_eq!(site.metric(PREFETCHED).await, 0.0);
-    assert_eq!(files.each_ref().map(|file| site.manager.requests(file)), [1, 0]);
+    assert_eq!(files.each_ref().map(|file| site.manager.request_count(file)), [1, 0]);
     site.clock.advance(HOUR);
     site.counts(PREFETCHED, ((4 << 20) + LENGTH) as f64).await;
-    let rest = &site.manager.seen(&files[0])[1];
+    let rest = &site.manager.requests_for(&files[0])[1];
     assert_eq!(rest.header("range"), Some("bytes=2097152-"));
     for file in &files {
         assert_eq!(site.get(file).await.cache_status(), "gupd; hit");
@@ -154,10 +154,10 @@ async fn no_more_than_max_bytes_come_and_what_is_there_is_not_fetched() {
     refresh(&site).await;
     site.counts(PREFETCHED, 1_400_000.0).await;
     refresh(&site).await;
-    site.manager.asked(&files[0], 3).await;
+    site.manager.wait_for_requests(&files[0], 3).await;
     site.filled().await;
     assert_eq!(site.metric(PREFETCHED).await, 1_400_000.0);
-    assert_eq!(site.manager.requests(&files[3]), 1);
+    assert_eq!(site.manager.request_count(&files[3]), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,14 +167,14 @@ async fn a_client_that_follows_a_prefetch_makes_it_useful() {
     let gate = Gate::default();
     site.manager.put(&files[0], Resource::new(bytes(1, 2 << 20)).stalled(1 << 20, &gate));
     refresh(&site).await;
-    site.manager.asked(&files[0], 1).await;
+    site.manager.wait_for_requests(&files[0], 1).await;
     let (address, target) = (site.address(), files[0].clone());
     let client = tokio::spawn(async move { get(address, &target).await });
     site.counts("gupd_requests_total{cache=\"collapsed\",class=\"payload\"}", 1.0).await;
     gate.open();
     assert!(client.await.unwrap().whole() == bytes(1, 2 << 20));
     site.counts(PREFETCHED, f64::from(2 << 20)).await;
-    assert_eq!((site.metric(WAITING).await, site.manager.requests(&files[0])), (0.0, 1));
+    assert_eq!((site.metric(WAITING).await, site.manager.request_count(&files[0])), (0.0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,7 +195,7 @@ async fn what_a_new_catalog_lists_is_fetched_if_clients_took_its_like() {
     refresh(&site).await;
     site.counts(PREFETCHED, LENGTH as f64).await;
     assert_eq!(site.get(new).await.cache_status(), "gupd; hit");
-    assert_eq!((site.manager.requests(new), site.manager.requests(old)), (1, 1));
+    assert_eq!((site.manager.request_count(new), site.manager.request_count(old)), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,7 +211,7 @@ async fn a_listed_path_may_be_of_whichever_revision_is_the_newest() {
     taken(&site, &["110/xdelta100.dax"]).await;
     site.counts(PREFETCHED, 2.0 * LENGTH as f64).await;
     assert_eq!(site.metric(WAITING).await, 2.0 * LENGTH as f64);
-    assert_eq!(site.manager.requests(&path("*/full.zip")), 0);
+    assert_eq!(site.manager.request_count(&path("*/full.zip")), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -73,7 +73,10 @@ async fn past_the_count_clients_have_places_in_turn_and_their_requests_in_order(
         waiting.push(begun(client, &site, path).await);
         site.counts(QUEUED, number as f64 + 1.0).await;
     }
-    assert!(paths.iter().all(|path| site.manager.requests(path) == 0), "nothing is fetched for who waits");
+    assert!(
+        paths.iter().all(|path| site.manager.request_count(path) == 0),
+        "nothing is fetched for who waits"
+    );
     gate.open();
     assert_eq!(rest(&mut holder, response).await, content());
     // One place: a head comes only when the download before has ended, and that waits for its gate.
@@ -95,7 +98,7 @@ async fn who_has_waited_long_enough_is_told_when_to_come_again() {
     let turned = site.get(WANTED).await;
     assert_eq!((retry_after(&turned), turned.header("cache-control")), ("1", Some("no-store")));
     assert_eq!(site.metric("gupd_refused_total{reason=\"queue-timeout\"}").await, 1.0);
-    assert_eq!((site.metric(QUEUED).await, site.manager.requests(WANTED)), (0.0, 0));
+    assert_eq!((site.metric(QUEUED).await, site.manager.request_count(WANTED)), (0.0, 0));
     gate.open();
     rest(&mut holder, response).await;
     assert_eq!(site.get(WANTED).await.whole(), content());
@@ -209,7 +212,7 @@ async fn a_client_that_goes_away_leaves_the_queue_and_its_place() {
     site.counts(QUEUED, 0.0).await;
     let mut next = begun(OTHER, &site, WANTED).await;
     site.counts(QUEUED, 1.0).await;
-    assert_eq!(site.manager.requests(WANTED), 0);
+    assert_eq!(site.manager.request_count(WANTED), 0);
     drop(holder);
     let response = head(&mut next).await;
     assert_eq!(rest(&mut next, response).await, content());

@@ -27,7 +27,7 @@ async fn a_stored_object_is_given_in_any_part() {
         assert!(response.header("etag").is_some());
         assert!(response.whole() == body[part], "{range}");
     }
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +106,7 @@ async fn a_part_of_a_cold_object_comes_first_and_the_rest_behind_it() {
     assert!(response.whole() == body[1_500_000..1_500_100]);
     site.stored(PAYLOAD).await;
     assert!(site.get(PAYLOAD).await.whole() == body);
-    let seen = site.manager.seen(PAYLOAD);
+    let seen = site.manager.requests_for(PAYLOAD);
     let ranges: Vec<_> = seen.iter().map(|seen| seen.header("range").unwrap()).collect();
     assert_eq!(ranges, ["bytes=1048576-2097151", "bytes=0-1048575"]);
     assert!(seen[1].header("if-range").is_some(), "the rest is of the same content");
@@ -191,7 +191,7 @@ async fn content_without_a_length_is_given_in_parts_from_one_fill() {
     assert_eq!(response.header("content-range"), Some("bytes 599900-599999/600000"));
     assert!(response.whole() == body[599_900..]);
     assert_eq!(beyond.head().await.unwrap().status, 416);
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,7 +206,7 @@ async fn an_origin_without_ranges_or_validators_still_gives_parts() {
     // Nothing can say that a part is of the same content: everything is sent.
     let request = Request::get(PAYLOAD).range("0-99").header("If-Range", "\"v1\"");
     assert_eq!(site.send(request).await.status, 200);
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +217,7 @@ async fn a_private_range_is_the_managers_own_affair() {
     let response = site.send(Request::get(path).range("2-4")).await;
     assert_eq!((response.status, response.header("content-range")), (206, Some("bytes 2-4/10")));
     assert_eq!(response.whole(), b"234");
-    assert_eq!(site.manager.seen(path)[0].header("range"), Some("bytes=2-4"));
+    assert_eq!(site.manager.requests_for(path)[0].header("range"), Some("bytes=2-4"));
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn any_ranges_of_a_stored_object_are_the_slices_they_name() {
             Ok(())
         })
         .unwrap();
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[test]
@@ -265,12 +265,12 @@ fn any_ranges_of_an_object_that_is_arriving_are_the_slices_they_name() {
                     check(&mut client, &body, specs).await;
                 });
                 let opening = async {
-                    site.manager.asked(PAYLOAD, 1).await;
+                    site.manager.wait_for_requests(PAYLOAD, 1).await;
                     gate.open();
                 };
                 futures_util::future::join(futures_util::future::join_all(asking), opening).await;
                 site.filled().await;
-                let cut_short = 131_072.0 * site.manager.requests(PAYLOAD) as f64;
+                let cut_short = 131_072.0 * site.manager.request_count(PAYLOAD) as f64;
                 assert!(site.upstream_bytes().await <= length as f64 + cut_short, "every byte crossed once");
             });
             Ok(())

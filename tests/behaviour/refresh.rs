@@ -74,9 +74,9 @@ async fn known_catalogs_are_asked_for_once_each_on_schedule() {
     assert_eq!(site.metric(DONE).await, 1.0);
     site.clock.advance(Duration::from_millis(1));
     site.counts(DONE, 2.0).await;
-    let asked = [MINITRI, CATALOG, PAYLOAD, "/none_livetri.zip"].map(|path| site.manager.requests(path));
+    let asked = [MINITRI, CATALOG, PAYLOAD, "/none_livetri.zip"].map(|path| site.manager.request_count(path));
     assert_eq!(asked, [2, 2, 1, 1]);
-    assert!(site.manager.seen(MINITRI)[1].header("if-none-match").is_some());
+    assert!(site.manager.requests_for(MINITRI)[1].header("if-none-match").is_some());
     let response = site.get(CATALOG).await;
     assert_eq!(response.cache_status(), "gupd; hit");
     assert!(response.whole() == bytes(2, 1_000));
@@ -105,14 +105,14 @@ async fn a_refresh_waits_for_the_window_and_comes_once_there() {
     site.manager.put(UNASKED, Resource::new("new"));
     // The clock of the site is a little later than that of above.
     site.clock.advance(away - Duration::from_secs(60));
-    assert_eq!((site.metric(DONE).await, site.manager.requests(UNASKED)), (0.0, 0));
+    assert_eq!((site.metric(DONE).await, site.manager.request_count(UNASKED)), (0.0, 0));
     site.clock.advance(Duration::from_secs(60));
     site.counts(DONE, 1.0).await;
-    assert_eq!(site.manager.requests(UNASKED), 1);
+    assert_eq!(site.manager.request_count(UNASKED), 1);
     assert_eq!(site.get(UNASKED).await.cache_status(), "gupd; hit");
     // The next is due when the window is closed.
     site.clock.advance(2 * HOUR);
-    assert_eq!((site.metric(DONE).await, site.manager.requests(UNASKED)), (1.0, 1));
+    assert_eq!((site.metric(DONE).await, site.manager.request_count(UNASKED)), (1.0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,10 +131,10 @@ async fn a_refresh_that_failed_is_tried_again_until_it_succeeds_or_its_time_is_o
     site.manager.put(CATALOG, Resource::new("2"));
     site.clock.advance(quarter);
     site.counts(DONE, 2.0).await;
-    let asked = site.manager.requests(CATALOG);
+    let asked = site.manager.request_count(CATALOG);
     site.clock.advance(3 * quarter);
     assert_eq!((site.metric(FAILED).await, site.metric(DONE).await), (2.0, 2.0));
-    assert_eq!(site.manager.requests(CATALOG), asked);
+    assert_eq!(site.manager.request_count(CATALOG), asked);
     // Without success: four tries more, and then the next by the schedule.
     site.manager.put(CATALOG, broken);
     site.clock.advance(4 * HOUR - 5 * quarter);
@@ -159,11 +159,11 @@ async fn an_administrator_refreshes_with_the_token_also_outside_of_windows() {
     site.stored(MINITRI).await;
     assert_eq!(ask(&site, "wrong").await.status, 401);
     assert_eq!(get(site.relay().admin(), "/api/v1/refresh").await.status, 405);
-    assert_eq!(site.manager.requests(MINITRI), 1);
+    assert_eq!(site.manager.request_count(MINITRI), 1);
     let response = ask(&site, "s3cret").await;
     assert_eq!((response.status, response.header("content-type")), (200, Some("application/json")));
     assert_eq!(response.whole(), br#"{"asked":1,"changed":0,"failed":0}"#);
-    assert_eq!(site.manager.requests(MINITRI), 2);
+    assert_eq!(site.manager.request_count(MINITRI), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,14 +182,14 @@ async fn a_client_that_asks_during_a_refresh_follows_it() {
     let gate = Gate::default();
     site.manager.put(CATALOG, Resource::new("2").held(&gate));
     site.clock.advance(4 * HOUR);
-    site.manager.asked(CATALOG, 2).await;
+    site.manager.wait_for_requests(CATALOG, 2).await;
     let address = site.address();
     let client = tokio::spawn(async move { get(address, CATALOG).await });
     site.counts("gupd_connections", 1.0).await;
     gate.open();
     assert_eq!(client.await.unwrap().whole(), b"2");
     site.counts(DONE, 2.0).await;
-    assert_eq!(site.manager.requests(CATALOG), 2);
+    assert_eq!(site.manager.request_count(CATALOG), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,7 +219,7 @@ async fn a_reload_brings_another_schedule() {
     config.refresh.catalogs = vec![UNASKED.parse().unwrap()];
     tokio::task::block_in_place(|| site.relay_mut().reload(config)).unwrap();
     site.counts(DONE, 1.0).await;
-    assert_eq!(site.manager.requests(UNASKED), 1);
+    assert_eq!(site.manager.request_count(UNASKED), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,6 +235,7 @@ async fn a_manager_that_is_away_is_not_asked_for_every_catalog() {
     }
     let report = ask(&site, "s3cret").await;
     assert_eq!(report.whole(), br#"{"asked":100,"changed":0,"failed":100}"#);
-    let asked = (0..100).filter(|name| site.manager.requests(&format!("/{name}_livetri.zip")) > 0).count();
+    let asked =
+        (0..100).filter(|name| site.manager.request_count(&format!("/{name}_livetri.zip")) > 0).count();
     assert!((8..=12).contains(&asked), "{asked}");
 }

@@ -80,7 +80,7 @@ async fn a_request_that_is_not_plainly_one_is_refused_and_counted_and_nobody_els
         site.counts(&counter, counted + 1.0).await;
         assert_eq!(other.send(&Request::get(PAYLOAD)).await.unwrap().whole(), b"definitions");
     }
-    assert_eq!((site.manager.requests(PAYLOAD), site.manager.requests("/")), (1, 0));
+    assert_eq!((site.manager.request_count(PAYLOAD), site.manager.request_count("/")), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,9 +100,9 @@ async fn a_body_with_two_framings_reaches_the_manager_with_one() {
         // RFC 9112, 6.1: what follows is not looked at.
         assert!(client.is_closed().await);
     }
-    let seen = site.manager.seen("/");
+    let seen = site.manager.requests_for("/");
     assert!(seen.iter().all(|seen| seen.header("content-length").is_none() && seen.body.is_empty()));
-    assert_eq!((seen.len(), site.manager.requests("/smuggled")), (2, 0));
+    assert_eq!((seen.len(), site.manager.request_count("/smuggled")), (2, 0));
     // The same length twice is one length.
     let mut client = Client::connect(site.address()).await;
     client
@@ -110,7 +110,7 @@ async fn a_body_with_two_framings_reaches_the_manager_with_one() {
         .await
         .unwrap();
     assert_eq!(client.head().await.unwrap().status, 200);
-    let lengths = site.manager.seen("/")[2]
+    let lengths = site.manager.requests_for("/")[2]
         .headers
         .iter()
         .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
@@ -153,7 +153,7 @@ async fn an_idle_connection_is_closed_without_a_word() {
     let mut unused = Client::connect(site.address()).await;
     let mut kept = Client::connect(site.address()).await;
     kept.begin(&Request::new("POST", "/").header("Content-Length", "4")).await.unwrap();
-    site.manager.connected(1).await;
+    site.manager.wait_for_connections(1).await;
     // The body comes after the head, as bodies do.
     kept.write(b"body").await.unwrap();
     let mut response = kept.head().await.unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gupd::Config;
 
-use crate::support::{Manager, Nobody, PAYLOAD, Resource, Site, bytes};
+use crate::support::{Manager, PAYLOAD, RefusingPort, Resource, Site, bytes};
 
 const LENGTH: usize = 1_500_000;
 const MIB: u64 = 1 << 20;
@@ -48,7 +48,7 @@ async fn a_flipped_bit_is_found_by_the_scrub_and_costs_a_block_of_the_line() {
     let response = site.get(PAYLOAD).await;
     assert_eq!(response.cache_status(), "gupd; hit");
     assert!(response.whole() == bytes(1, LENGTH));
-    let again = site.manager.seen(PAYLOAD).split_off(1);
+    let again = site.manager.requests_for(PAYLOAD).split_off(1);
     let ranges: Vec<_> = again.iter().map(|seen| seen.header("range").unwrap()).collect();
     assert_eq!(ranges, ["bytes=1376256-1441791"]);
     assert!(site.manager.body_bytes() - before <= MIB);
@@ -70,7 +70,7 @@ async fn a_blob_that_is_damaged_in_each_of_its_chunks_is_repaired_in_all() {
     let response = site.get(PAYLOAD).await;
     assert_eq!(response.cache_status(), "gupd; hit");
     assert!(response.whole() == bytes(1, LENGTH));
-    assert_eq!(site.manager.requests(PAYLOAD), 3);
+    assert_eq!(site.manager.request_count(PAYLOAD), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,17 +93,17 @@ async fn what_no_upstream_can_be_asked_for_now_stays_and_is_repaired_when_one_ca
     let config = site.config.clone();
     flip(&file, 1_400_000);
     // Nobody is there; then somebody who fails; then somebody whose answer breaks off.
-    let away = Nobody::new();
+    let away = RefusingPort::new();
     site.config.upstreams = Config::for_upstreams(&[&away.url()]).unwrap().upstreams;
     scrub(&mut site);
     site.counts_to(DAMAGED, 2.0).await;
     tokio::task::block_in_place(|| site.relay_mut().reload(config)).unwrap();
     for resource in [Resource::new("busy").status(500), Resource::new(bytes(1, LENGTH)).cut(1000, usize::MAX)]
     {
-        let asked = site.manager.requests(PAYLOAD);
+        let asked = site.manager.request_count(PAYLOAD);
         site.manager.put(PAYLOAD, resource);
         // The second pass finds what the first one left.
-        site.manager.asked(PAYLOAD, asked + 3).await;
+        site.manager.wait_for_requests(PAYLOAD, asked + 3).await;
     }
     assert_eq!(site.metric("gupd_store_objects").await, 1.0);
     assert_eq!(site.metric(REPAIRED).await, 0.0);
@@ -120,7 +120,7 @@ async fn a_blob_without_sound_checksums_is_removed_and_fetched_anew() {
     flip(&file, fs::metadata(&file).unwrap().len() - 20);
     scrub(&mut site);
     site.counts("gupd_store_objects", 0.0).await;
-    assert_eq!(site.manager.requests(PAYLOAD), 1, "nobody could tell the right bytes");
+    assert_eq!(site.manager.request_count(PAYLOAD), 1, "nobody could tell the right bytes");
     assert!(site.get(PAYLOAD).await.whole() == bytes(1, LENGTH));
     site.stored(PAYLOAD).await;
 }
@@ -136,7 +136,7 @@ async fn a_repair_asks_the_upstreams_of_the_configuration_that_is_in_force() {
     tokio::task::block_in_place(|| site.relay_mut().reload(config)).unwrap();
     flip(&file, 1_400_000);
     site.counts(REPAIRED, 65_536.0).await;
-    assert_eq!((site.manager.requests(PAYLOAD), other.requests(PAYLOAD)), (1, 1));
+    assert_eq!((site.manager.request_count(PAYLOAD), other.request_count(PAYLOAD)), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,7 +152,7 @@ async fn a_repair_asks_for_the_variant_that_is_stored() {
     flip(&file, 0);
     scrub(&mut site);
     site.counts(REPAIRED, 65_536.0).await;
-    let asked = site.manager.seen("/page");
+    let asked = site.manager.requests_for("/page");
     assert_eq!(asked.last().unwrap().header("accept-language"), Some("de"));
     assert_eq!(site.send(in_german()).await.cache_status(), "gupd; hit");
 }

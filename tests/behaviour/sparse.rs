@@ -71,7 +71,7 @@ async fn an_upstream_without_ranges_is_asked_once() {
     for range in ["7000000-7000099", "0-99", "-100"] {
         let mut client = Client::connect(site.address()).await;
         client.begin(&Request::get(PAYLOAD).range(range)).await.unwrap();
-        site.manager.asked(PAYLOAD, 1).await;
+        site.manager.wait_for_requests(PAYLOAD, 1).await;
         clients.push(client);
     }
     gate.open();
@@ -103,8 +103,12 @@ async fn what_a_client_left_unfinished_the_next_one_goes_on_with() {
     assert_eq!(response.cache_status(), "gupd; fwd=partial; stored");
     assert!(response.whole() == body);
     site.counts("gupd_saved_bytes_total", saved + 3.0 * MIB as f64).await;
-    let ranges: Vec<_> =
-        site.manager.seen(PAYLOAD).iter().map(|seen| seen.header("range").map(str::to_owned)).collect();
+    let ranges: Vec<_> = site
+        .manager
+        .requests_for(PAYLOAD)
+        .iter()
+        .map(|seen| seen.header("range").map(str::to_owned))
+        .collect();
     assert_eq!(ranges, [None, Some(format!("bytes={}-", 3 * MIB))]);
     site.stored(PAYLOAD).await;
 }
@@ -119,8 +123,12 @@ async fn a_share_that_is_there_has_the_rest_fetched() {
     assert_eq!(site.manager.body_bytes(), 2 * MIB as u64, "a quarter is not enough");
     site.send(Request::get(PAYLOAD).range("2097152-5242879")).await.whole();
     site.stored(PAYLOAD).await;
-    let ranges: Vec<_> =
-        site.manager.seen(PAYLOAD).iter().map(|seen| seen.header("range").map(str::to_owned)).collect();
+    let ranges: Vec<_> = site
+        .manager
+        .requests_for(PAYLOAD)
+        .iter()
+        .map(|seen| seen.header("range").map(str::to_owned))
+        .collect();
     assert_eq!(site.manager.body_bytes(), body.len() as u64, "{ranges:?}");
 }
 
@@ -201,8 +209,8 @@ async fn a_fill_that_cannot_go_on_with_its_upstream_gets_everything_from_the_nex
     site.restart();
     assert!(site.get(PAYLOAD).await.whole() == body);
     // Asked for the rest of what it does not have, it gave all of what it has.
-    assert!(other.seen(PAYLOAD)[0].header("if-range").is_some());
-    assert_eq!(other.requests(PAYLOAD), 1);
+    assert!(other.requests_for(PAYLOAD)[0].header("if-range").is_some());
+    assert_eq!(other.request_count(PAYLOAD), 1);
     site.stored(PAYLOAD).await;
     assert!(site.get(PAYLOAD).await.whole() == body);
 }
@@ -216,7 +224,7 @@ async fn a_part_without_a_validator_is_not_put_together_with_others() {
     assert!(part.whole() == body[3_000_000..3_000_010]);
     site.stored(PAYLOAD).await;
     assert!(site.get(PAYLOAD).await.whole() == body);
-    let last = site.manager.seen(PAYLOAD).pop().unwrap();
+    let last = site.manager.requests_for(PAYLOAD).pop().unwrap();
     assert_eq!(last.header("range"), None);
 }
 

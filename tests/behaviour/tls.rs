@@ -34,7 +34,7 @@ async fn clients_are_served_over_tls() {
         assert!(response[head_end..] == body);
         site.filled().await;
     }
-    assert_eq!(site.manager.requests(PAYLOAD), 1);
+    assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +51,7 @@ async fn a_plain_client_on_a_tls_port_is_refused_and_nobody_else_notices() {
     let mut status = [0; 12];
     secure.read_exact(&mut status).await.unwrap();
     assert_eq!(&status, b"HTTP/1.1 404");
-    assert_eq!(site.manager.requests(PAYLOAD), 0);
+    assert_eq!(site.manager.request_count(PAYLOAD), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

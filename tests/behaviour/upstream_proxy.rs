@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Front, Identity, Manager, Nobody, PAYLOAD, Resource, Site, bytes};
+use crate::support::{Front, Identity, Manager, PAYLOAD, RefusingPort, Resource, Site, bytes};
 
 /// A user, a colon and a password, and what becomes of them.
 const CREDENTIALS: (&str, &str) = ("relay:open sesame", "Basic cmVsYXk6b3BlbiBzZXNhbWU=");
@@ -115,7 +115,7 @@ async fn a_manager_that_speaks_tls_is_met_through_a_tunnel() {
         "{head}"
     );
     assert_eq!(
-        site.manager.seen(PAYLOAD)[0].header("proxy-authorization"),
+        site.manager.requests_for(PAYLOAD)[0].header("proxy-authorization"),
         None,
         "the manager never sees it"
     );
@@ -135,7 +135,7 @@ async fn a_plain_manager_is_asked_for_by_its_whole_url() {
     let body = bytes(83, 2_000_000);
     forwarding.put(&target, Resource::new(body.clone()).cut(1_000_000, 1));
     assert!(site.get(PAYLOAD).await.whole() == body);
-    let seen = forwarding.seen(&target);
+    let seen = forwarding.requests_for(&target);
     assert_eq!(seen.len(), 2);
     for seen in seen {
         assert_eq!(seen.target, target);
@@ -178,7 +178,7 @@ async fn an_endless_head_of_a_proxy_is_cut_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_is_down_or_wants_credentials_is_no_answer_for_a_client() {
-    let nobody = Nobody::new();
+    let nobody = RefusingPort::new();
     let down = upstreams("http://manager.example", proxy(nobody.address(), None)).unwrap();
     let error = down.iter().next().unwrap().reach().await.unwrap_err().to_string();
     assert!(error.contains(&format!("proxy {} cannot be connected to: ", nobody.address())), "{error}");

@@ -131,7 +131,7 @@ async fn the_relay_shows_its_certificate_to_a_manager_that_asks() {
         });
         assert_eq!(site.get(PAYLOAD).await.status, status);
     }
-    assert_eq!(manager.requests(PAYLOAD), 1);
+    assert_eq!(manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,7 +74,7 @@ async fn a_client_before_its_turn_is_told_the_second_it_opens_and_served_then() 
     assert_eq!((deferred.header("cache-control"), deferred.header("cache-status")), (Some("no-store"), None));
     advance(&site, (wait - 1) * 1_000);
     assert_eq!(retry_after(&site.get(DELTA).await), 1);
-    assert_eq!((site.manager.requests(PAYLOAD), site.manager.requests(DELTA)), (0, 0));
+    assert_eq!((site.manager.request_count(PAYLOAD), site.manager.request_count(DELTA)), (0, 0));
     advance(&site, 1_000);
     assert_eq!(site.get(PAYLOAD).await.whole(), bytes(1, 100_000));
     site.stored(PAYLOAD).await;
@@ -119,7 +119,7 @@ async fn a_response_that_has_begun_is_not_cut_off_by_the_windows_end() {
 async fn outside_of_its_windows_a_client_may_have_what_is_stored_and_nothing_is_fetched_for_it() {
     let site = site("windows = \"mon-fri 20:00-06:00\"\noutside = \"cached-only\"");
     assert_eq!(retry_after(&site.get(PAYLOAD).await), 8 * 3600);
-    assert_eq!(site.manager.requests(PAYLOAD), 0);
+    assert_eq!(site.manager.request_count(PAYLOAD), 0);
     from(FREE, &site, PAYLOAD).await.whole();
     site.filled().await;
     let stored = site.get(PAYLOAD).await;
@@ -128,7 +128,7 @@ async fn outside_of_its_windows_a_client_may_have_what_is_stored_and_nothing_is_
     let part = site.send(Request::get(PAYLOAD).range("5-9")).await;
     assert_eq!((part.status, part.whole()), (206, bytes(1, 100_000)[5..10].to_vec()));
     assert_eq!(retry_after(&site.get(DELTA).await), 8 * 3600);
-    assert_eq!((site.manager.requests(PAYLOAD), site.manager.requests(DELTA)), (1, 0));
+    assert_eq!((site.manager.request_count(PAYLOAD), site.manager.request_count(DELTA)), (1, 0));
     assert_eq!(site.metric("gupd_deferred_total{group=\"branch\"}").await, 2.0);
 }
 

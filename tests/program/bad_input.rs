@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::process::{Ended, Process, Relay, gupd, serve};
-use crate::support::{Manager, Nobody, PAYLOAD};
+use crate::support::{Manager, PAYLOAD, RefusingPort};
 
 fn run(command: &mut Command) -> Ended {
     Process::start(command).ended()
@@ -169,7 +169,7 @@ fn a_store_has_one_relay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manager_that_is_away_keeps_nobody_from_starting() {
     let folder = tempfile::tempdir().unwrap();
-    let away = Nobody::new();
+    let away = RefusingPort::new();
     let mut command = gupd(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     command.args(["--upstream", &away.url(), "--store"]).arg(folder.path());
     let mut relay = Relay::start(&mut command);
@@ -189,7 +189,7 @@ async fn a_manager_that_is_away_keeps_nobody_from_starting() {
 
 #[test]
 fn probing_names_who_answers_and_who_does_not() {
-    let (manager, away) = (Manager::start(), Nobody::new());
+    let (manager, away) = (Manager::start(), RefusingPort::new());
     let good = run(&mut gupd(["check", "--probe", "--upstream", &manager.url()]));
     assert!(good.status.success() && good.errors.is_empty(), "{good:#?}");
     assert!(good.lines.iter().any(|line| line.contains("answers 404")), "{good:#?}");

@@ -49,9 +49,9 @@ async fn half_written_fills_go_on_after_a_crash_and_committed_objects_are_hits()
         assert_eq!(response.cache_status().starts_with("gupd; hit"), number < 3, "object {number}");
         assert!(response.whole() == body(number), "object {number}");
     }
-    assert!((0..3).all(|number| manager.requests(&path(number)) == 1));
+    assert!((0..3).all(|number| manager.request_count(&path(number)) == 1));
     for number in 3..6 {
-        let rest = manager.seen(&path(number)).pop().unwrap();
+        let rest = manager.requests_for(&path(number)).pop().unwrap();
         let begin = ["bytes=1048576-", "bytes=2097152-"];
         assert!(begin.contains(&rest.header("range").unwrap()), "whole chunks are there: {rest:?}");
         assert!(rest.header("if-range").is_some());
@@ -170,7 +170,7 @@ async fn a_hundred_thousand_objects_are_served_within_a_second_of_a_start_after_
     assert!(response.whole() == bytes(1, 100_000));
     assert!(relay.metrics().await.contains("gupd_store_objects 100001\n"));
     assert!(took < Duration::from_secs(1), "{took:?}");
-    assert_eq!(manager.requests(PAYLOAD), 1);
+    assert_eq!(manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,6 +204,6 @@ async fn an_index_that_rots_while_it_serves_is_told_of_and_rebuilt_and_clients_g
         relay.stored(&path(number)).await;
         assert!(relay.get(&path(number)).await.whole() == body(number), "object {number}");
     }
-    let asked: usize = (0..20).map(|number| manager.requests(&path(number))).sum();
+    let asked: usize = (0..20).map(|number| manager.request_count(&path(number))).sum();
     assert!(asked <= 20 + 3, "{asked} requests: only those in between went to the manager");
 }

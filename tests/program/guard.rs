@@ -95,7 +95,7 @@ async fn a_guard_that_relays_passes_requests_and_their_bodies_on() {
     assert_eq!((passed.status, passed.header("connection")), (200, Some("close")));
     assert_eq!(passed.header("via"), Some("1.1 gupd"));
     assert!(passed.whole() == bytes(1, 3_000_000));
-    let seen = manager.seen(PAYLOAD).pop().unwrap();
+    let seen = manager.requests_for(PAYLOAD).pop().unwrap();
     assert_eq!((seen.header("x-own"), seen.header("x-hop")), (Some("1"), None));
     assert!(seen.header("via").unwrap().starts_with("1.1 gupd-"), "{seen:?}");
     assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
@@ -213,7 +213,7 @@ async fn a_guard_takes_little_memory_whatever_it_relays() {
         clients.push(client);
     }
     // As many as the guard serves at once.
-    manager.asked(PAYLOAD, 28).await;
+    manager.wait_for_requests(PAYLOAD, 28).await;
     gate.open();
     for mut client in clients {
         let mut head = client.head().await.unwrap();

@@ -158,7 +158,7 @@ async fn a_pair_crosses_the_line_once_and_outlives_either() {
         assert_eq!(retried.unwrap(), 0);
     }
     for number in 0..OBJECTS {
-        assert_eq!(manager.requests(&object(number).0), 1, "each object crosses the line once");
+        assert_eq!(manager.request_count(&object(number).0), 1, "each object crosses the line once");
     }
     let shares = [one.metrics().await, two.metrics().await].map(|metrics| {
         let line = metrics.lines().find(|line| line.starts_with("gupd_upstream_received_bytes_total"));
@@ -169,7 +169,7 @@ async fn a_pair_crosses_the_line_once_and_outlives_either() {
     let mut clients: JoinSet<usize> =
         (0..CLIENTS).map(|number| client(number, address, OBJECTS..2 * OBJECTS)).collect();
     // In the middle of what it brings.
-    manager.asked(&object(OBJECTS + OBJECTS / 2).0, 1).await;
+    manager.wait_for_requests(&object(OBJECTS + OBJECTS / 2).0, 1).await;
     one.process.kill();
     while let Some(retried) = clients.join_next().await {
         retried.unwrap();

@@ -34,7 +34,7 @@ async fn refresh_has_the_relay_ask_for_its_catalogs_and_tells_what_came_of_it() 
     refresh(&relay, Some(&other)).complained(1, &["refuses", "not the admin token"]);
     fs::write(&token, "other\n").unwrap();
     assert!(refresh(&relay, Some(&other)).status.success(), "a new token holds at once");
-    assert!(manager.requests(MINITRI) == 3);
+    assert!(manager.request_count(MINITRI) == 3);
     let Relay { mut process, admin, .. } = relay;
     process.kill();
     let relay = Relay { process, address: admin, admin };

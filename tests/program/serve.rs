@@ -16,7 +16,7 @@ async fn an_upstream_is_all_it_needs_to_be_told() {
     let relay = Relay::start(&mut serve(&manager, &folder.path().join("made/for/it")));
     assert!(relay.get(PAYLOAD).await.whole() == bytes(1, 100_000));
     relay.stored(PAYLOAD).await;
-    assert_eq!(manager.requests(PAYLOAD), 1);
+    assert_eq!(manager.request_count(PAYLOAD), 1);
     assert_eq!(get(relay.admin, "/healthz").await.status, 200);
     assert_eq!(get(relay.admin, "/readyz").await.status, 200);
 }

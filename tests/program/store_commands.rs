@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::process::{Ended, Process, Relay, gupd, serve};
-use crate::support::{Manager, Nobody, Resource, bytes};
+use crate::support::{Manager, RefusingPort, Resource, bytes};
 
 const VIRUS: &str = "/content/{07B590B3-9282-482f-BBAA-6D515D385869}";
 const NETWORK: &str = "/content/{55DE35DC-862A-44C9-8A2B-3EF451665D0A}";
@@ -215,7 +215,7 @@ async fn verify_removes_what_no_manager_gives_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_leaves_what_no_manager_can_be_asked_for_now() {
-    let (manager, folder, away) = (Manager::start(), tempfile::tempdir().unwrap(), Nobody::new());
+    let (manager, folder, away) = (Manager::start(), tempfile::tempdir().unwrap(), RefusingPort::new());
     stop(filled(&manager, folder.path()).await);
     let folder = folder.path();
     let damaged = file_of(folder, &listed(folder, &[])[0]);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gupd::config::{Peer, Recurrence, Trust};
 use gupd::{Clock, Config, Relay};
@@ -45,7 +45,7 @@ impl Site {
         config.health.interval = None;
         change(&mut config);
         let clock = Clock::manual(Clock::system().now());
-        manager.follow(clock.clone());
+        manager.date_by(time_of(&clock));
         let relay = Some(Relay::start(config.clone(), clock.clone()).unwrap());
         Self { manager, clock, config, relay, folder }
     }
@@ -176,4 +176,10 @@ fn ask(config: &mut Config, upstreams: &[SocketAddr]) {
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     let asked = Config::for_upstreams(&urls).unwrap();
     (config.upstreams, config.routes) = (asked.upstreams, asked.routes);
+}
+
+/// The time of a relay's clock, for a manager.
+pub fn time_of(clock: &Clock) -> impl Fn() -> SystemTime + Send + 'static {
+    let clock = clock.clone();
+    move || UNIX_EPOCH + Duration::from_millis(clock.now().cast_unsigned())
 }

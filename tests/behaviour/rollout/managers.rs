@@ -5,6 +5,7 @@ use super::{
     BRANCH, CATALOGS, HOUR, OTHER, PILOT, all, catalog, get, order, pass, promote, publish, rollback,
     site_behind,
 };
+use crate::support::site::time_of;
 use crate::support::{Manager, Resource, Site};
 
 struct Two {
@@ -28,7 +29,7 @@ impl Two {
             second.url()
         );
         let site = site_behind(first, &text);
-        second.follow(site.clock.clone());
+        second.date_by(time_of(&site.clock));
         assert_eq!(all(&site).await, [1, 11, 1]);
         Self { site, second }
     }

@@ -59,7 +59,7 @@ async fn a_group_that_is_rolled_back_gets_older_catalogs_whole_whatever_it_has()
     for request in &conditions()[..2] {
         assert_eq!(send(&site, PILOT, request).await.status, 304);
     }
-    let asked = site.manager.requests(path);
+    let asked = site.manager.request_count(path);
     order(&site, rollback("pilot")).await;
     for request in &conditions() {
         let older = send(&site, PILOT, request).await;
@@ -79,7 +79,7 @@ async fn a_group_that_is_rolled_back_gets_older_catalogs_whole_whatever_it_has()
     }
     let rest = Request::get(path).range("5-").header("If-Range", &etag);
     assert_eq!(send(&site, PILOT, &rest).await.status, 206);
-    assert_eq!(site.manager.requests(path), asked, "no client has the manager asked");
+    assert_eq!(site.manager.request_count(path), asked, "no client has the manager asked");
     order(&site, release(Some("pilot"), false)).await;
     assert_eq!(all(&site).await, [2, 1, 1]);
 }

@@ -51,7 +51,7 @@ async fn a_number_that_a_client_of_the_last_ring_asks_for_first_is_put_off_for_i
     );
     assert_eq!(retry_after(&get(&site, BRANCH, &next).await), 24 * 3600);
     assert_eq!(get(&site, PILOT, &next).await.whole(), bytes(261_121_002, 50_000));
-    assert_eq!(site.manager.requests(&next), 1, "what found it out was kept");
+    assert_eq!(site.manager.request_count(&next), 1, "what found it out was kept");
     for client in [BRANCH, OTHER] {
         assert_eq!(get(&site, client, PAYLOAD).await.status, 200, "what they are to have");
         let older = put(&site, 261_121_000);
@@ -71,7 +71,7 @@ async fn a_number_that_a_client_of_the_last_ring_asks_for_first_is_put_off_for_i
     pass(&site, 4 * HOUR).await;
     pass(&site, 2 * HOUR).await;
     assert_eq!(get(&site, OTHER, &next).await.whole(), bytes(261_121_002, 50_000));
-    assert_eq!(site.manager.requests(&next), 1);
+    assert_eq!(site.manager.request_count(&next), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +161,7 @@ async fn what_clients_of_a_kept_revision_took_stays_while_anything_else_can_go()
     }
     crowd_out(&site, 20).await;
     assert_eq!(get(&site, OTHER, &path).await.cache_status(), "gupd; hit", "whoever is held may need it");
-    assert_eq!(site.manager.requests(&path), 1);
+    assert_eq!(site.manager.request_count(&path), 1);
     // When its revision goes, it may go.
     order(&site, super::release(None, true)).await;
     pass(&site, DAY).await;
@@ -192,7 +192,7 @@ async fn a_payload_that_takes_long_to_come_is_kept_once_it_is_there() {
     settled(&site).await;
     crowd_out(&site, 20).await;
     assert_eq!(get(&site, OTHER, &path).await.cache_status(), "gupd; hit");
-    assert_eq!(site.manager.requests(&path), 1);
+    assert_eq!(site.manager.request_count(&path), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use super::{
     BRANCH, CATALOGS, Crowd, DAY, OTHER, PILOT, STAGED, all, catalog, get, hold, order, pass, promote,
     publish, publish_and_refresh, refresh, send, site, version_of,
 };
-use crate::support::{Client, Gate, Nobody, Request};
+use crate::support::{Client, Gate, RefusingPort, Request};
 
 const NEW: &str = "/c_1.0_english_livetri.zip";
 
@@ -31,7 +31,7 @@ async fn fifty_clients_at_once_begin_the_first_revision_while_the_manager_is_slo
         assert_eq!(version_of(path, answer), 1);
     }
     for path in CATALOGS {
-        assert!(site.manager.requests(path) <= 4, "{}", site.manager.requests(path));
+        assert!(site.manager.request_count(path) <= 4, "{}", site.manager.request_count(path));
     }
     let mut crowd = Crowd::of(&site, [5, 5, 5]).await;
     assert_eq!(crowd.count(1).await, [5, 5, 5]);
@@ -42,7 +42,7 @@ async fn while_the_manager_is_away_what_is_known_is_served_and_what_is_not_is_to
     let mut site = site(STAGED);
     assert_eq!(all(&site).await, [1, 1, 1]);
     publish_and_refresh(&site, 2).await;
-    let nobody = Nobody::new();
+    let nobody = RefusingPort::new();
     site.ask(&[nobody.address()]);
     for client in [PILOT, BRANCH] {
         let answer = get(&site, client, NEW).await;
@@ -118,7 +118,7 @@ async fn who_is_held_finds_what_nobody_else_asks_for_any_more_also_while_the_man
         }
         assert!(version < 1_000, "it is never left out");
     }
-    let nobody = Nobody::new();
+    let nobody = RefusingPort::new();
     site.ask(&[nobody.address()]);
     assert_eq!(version_of(NEW, get(&site, OTHER, NEW).await), 1);
 }

@@ -1,0 +1,59 @@
+//! A simulated site on loopback: a manager with faults, a WAN line and clients. The demo, the tests and the benchmarks
+//! stand on it, so it knows HTTP and nothing of the relay under test.
+//!
+//! [`Manager`] answers requests with [`Resource`]s; [`Wan`] carries connections at the rate and delay of a [`Line`];
+//! [`Client`] shows a response as it is on the wire; [`update`] runs the update of a whole site of clients. Every part
+//! also works over in-memory streams and in paused time: [`Origin::serve`], [`Link::carry`].
+
+mod answer;
+mod client;
+mod content;
+mod damage;
+mod gate;
+mod line;
+mod listener;
+mod manager;
+mod message;
+mod origin;
+mod random;
+mod refusing;
+mod resource;
+pub mod sep;
+mod serve;
+pub mod sessions;
+mod switch;
+pub mod update;
+mod wan;
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub use self::client::{Client, Ending, Request, Response, get};
+pub use self::content::Content;
+pub use self::damage::Damage;
+pub use self::gate::Gate;
+pub use self::line::{Line, Link};
+pub use self::listener::Listener;
+pub use self::manager::Manager;
+pub use self::origin::{Origin, RecordedRequest};
+pub use self::random::{Random, bytes, mix};
+pub use self::refusing::RefusingPort;
+pub use self::resource::{Pause, Resource};
+pub use self::switch::{State, Switch};
+pub use self::wan::Wan;
+
+/// Longest wait for an event that a test expects, however slow the machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Locks `mutex`. A panic elsewhere has failed its test already and must not hide behind a second one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns the value, or ends the test: a socket of loopback that fails is a fault of the machine.
+#[track_caller]
+#[expect(clippy::panic, reason = "a test ends by a panic; the demo calls the functions that return errors")]
+fn or_panic<T>(result: io::Result<T>) -> T {
+    result.unwrap_or_else(|error| panic!("loopback: {error}"))
+}

@@ -1,0 +1,104 @@
+//! A listening socket of loopback with a thread of its own, so that it works whatever runtime a test has, and while the
+//! test's own thread is blocked. Dropping it closes the port and breaks every connection.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use crate::Switch;
+
+/// Pause after a failed accept: more descriptors exist only when connections end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    address: SocketAddr,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Any free port of loopback.
+    pub const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    /// Listens on a free port and runs `connection` for each stream while `switch` lets it.
+    ///
+    /// # Errors
+    /// The system has no port or no thread.
+    pub fn start<F, C>(switch: Switch, connection: F) -> io::Result<Self>
+    where
+        F: Fn(TcpStream) -> C + Send + 'static,
+        C: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        Self::start_at(Self::ANY_PORT, switch, connection)
+    }
+
+    /// Listens on `address`.
+    ///
+    /// # Errors
+    /// The address is in use, or the system has no thread.
+    pub fn start_at<F, C>(address: SocketAddr, switch: Switch, connection: F) -> io::Result<Self>
+    where
+        F: Fn(TcpStream) -> C + Send + 'static,
+        C: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let (end, ended) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new().name("site".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accept(listener, switch, connection) => {}
+                    _ = ended => {}
+                }
+            });
+        })?;
+        Ok(Self { address, end: Some(end), thread: Some(thread) })
+    }
+
+    /// The address to connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept<F, C>(listener: std::net::TcpListener, switch: Switch, connection: F)
+where
+    F: Fn(TcpStream) -> C,
+    C: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let (switch, connection) = (switch.clone(), connection(stream));
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = switch.wait_until_refusing() => {}
+                // A client may go away at any moment.
+                _ = connection => {}
+            }
+        });
+    }
+}

@@ -1,0 +1,61 @@
+//! A manager: an origin on a port of loopback.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Deref;
+
+use crate::{Listener, Origin, State, Switch, or_panic};
+
+/// A running manager. Dropping it closes its port and breaks its connections.
+#[derive(Debug)]
+pub struct Manager {
+    origin: Origin,
+    listener: Listener,
+    switch: Switch,
+}
+
+impl Manager {
+    /// Starts a manager that has nothing yet.
+    ///
+    /// # Panics
+    /// The system has no port or no thread.
+    pub fn start() -> Self {
+        or_panic(Self::of(Origin::default()))
+    }
+
+    /// Puts an origin on a port.
+    ///
+    /// # Errors
+    /// The system has no port or no thread.
+    pub fn of(origin: Origin) -> io::Result<Self> {
+        let (served, switch) = (origin.clone(), Switch::default());
+        let listener = Listener::start(switch.clone(), move |stream| {
+            let served = served.clone();
+            async move { served.serve(stream).await }
+        })?;
+        Ok(Self { origin, listener, switch })
+    }
+
+    /// The address of its port.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// The address as a URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    /// Takes the manager down, which breaks its connections, or up again.
+    pub fn set_down(&self, is_down: bool) {
+        self.switch.set(if is_down { State::Refusing } else { State::Up });
+    }
+}
+
+impl Deref for Manager {
+    type Target = Origin;
+
+    fn deref(&self) -> &Origin {
+        &self.origin
+    }
+}

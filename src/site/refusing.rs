@@ -1,0 +1,50 @@
+//! A machine that is down: its port refuses connections, and no other test is given it meanwhile.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::net::{TcpListener, TcpSocket};
+
+use crate::or_panic;
+
+/// A bound port of loopback without a listener.
+#[derive(Debug)]
+pub struct RefusingPort {
+    socket: TcpSocket,
+    address: SocketAddr,
+}
+
+impl RefusingPort {
+    /// Takes a free port.
+    ///
+    /// # Panics
+    /// The system has none.
+    #[expect(clippy::new_without_default, reason = "no port is the same as another")]
+    pub fn new() -> Self {
+        or_panic(Self::bind())
+    }
+
+    fn bind() -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        Ok(Self { address: socket.local_addr()?, socket })
+    }
+
+    /// The address that refuses.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The address as a URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Listens on the port: the machine is up again.
+    ///
+    /// # Panics
+    /// The system refuses.
+    pub fn listen(self) -> TcpListener {
+        or_panic(self.socket.listen(1024))
+    }
+}

@@ -1,0 +1,43 @@
+//! The reachability of a machine or a line, which a test changes while connections are open.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Reachability.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Connections are made and bytes pass.
+    #[default]
+    Up,
+    /// Connections and bytes wait.
+    Silent,
+    /// Connections are refused, and open ones break.
+    Refusing,
+}
+
+/// A switch between states. Clones are the same switch.
+#[derive(Clone, Debug, Default)]
+pub struct Switch(Arc<watch::Sender<State>>);
+
+impl Switch {
+    /// Changes the state for all connections.
+    pub fn set(&self, state: State) {
+        self.0.send_replace(state);
+    }
+
+    /// Waits until the state is not [`State::Silent`] and returns it.
+    pub async fn wait_while_silent(&self) -> State {
+        self.wait_for(|state| state != State::Silent).await
+    }
+
+    /// Waits until connections are refused.
+    pub async fn wait_until_refusing(&self) {
+        self.wait_for(|state| state == State::Refusing).await;
+    }
+
+    async fn wait_for(&self, is_reached: impl Fn(State) -> bool) -> State {
+        // The sender lives as long as `self`, so the wait cannot fail.
+        self.0.subscribe().wait_for(|state| is_reached(*state)).await.map_or(State::Refusing, |state| *state)
+    }
+}

@@ -1,0 +1,326 @@
+//! The update of a site's clients: each runs its session over a connection that it keeps, and checks status, length and
+//! SHA-256 of each response. A client opens another connection if the server closed the first, and repeats no request that
+//! had a wrong response.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use sha2::{Digest, Sha256};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::sep::Object;
+use crate::sessions::{Session, Step};
+use crate::{Client, Request, Response};
+
+/// Time without a byte, or without a response's head, after which a client gives up. On the slowest line a fill that
+/// shares it with all others still gets a segment every few hundred milliseconds.
+const STALLED_AFTER: Duration = Duration::from_secs(30);
+
+/// Progress of all clients.
+#[derive(Debug, Default)]
+pub struct Received {
+    bytes: AtomicU64,
+    done: AtomicUsize,
+}
+
+impl Received {
+    /// Body bytes received.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Clients that ended, with or without an error.
+    pub fn done(&self) -> usize {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+/// The result of one client's update.
+#[derive(Debug)]
+pub struct Outcome {
+    /// [`Session::name`].
+    pub name: String,
+    /// Time from the first connection to the last byte.
+    pub took: Duration,
+    /// Body bytes received.
+    pub bytes: u64,
+    /// Responses by their `Cache-Status`.
+    pub answers: Answers,
+    /// The first error, after which the client stopped.
+    pub result: Result<(), Failure>,
+}
+
+/// Numbers of responses by their `Cache-Status` (RFC 9211).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// Served from the cache.
+    pub hit: usize,
+    /// Joined a request that was already under way upstream.
+    pub collapsed: usize,
+    /// Forwarded upstream.
+    pub forwarded: usize,
+    /// Without a `Cache-Status`.
+    pub silent: usize,
+}
+
+/// A wrong response.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No connection.
+    #[error("cannot connect to {server}: {source}")]
+    Connect {
+        /// Address of the server.
+        server: SocketAddr,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The connection broke, or the response is not HTTP.
+    #[error("{path}: the transfer broke off: {source}")]
+    Broken {
+        /// The requested path.
+        path: String,
+        /// The error of the connection.
+        source: io::Error,
+    },
+    /// No byte for too long.
+    #[error("{path}: nothing came for {} s", STALLED_AFTER.as_secs())]
+    Stalled {
+        /// The requested path.
+        path: String,
+    },
+    /// Another status than the manager's.
+    #[error("{path}: status {got}, the manager's is {expected}")]
+    Status {
+        /// The requested path.
+        path: String,
+        /// The manager's status.
+        expected: StatusCode,
+        /// The received status.
+        got: StatusCode,
+    },
+    /// A body of another length.
+    #[error("{path}: {got} bytes came, the manager has {expected}")]
+    Length {
+        /// The requested path.
+        path: String,
+        /// Length on the manager.
+        expected: u64,
+        /// Received length.
+        got: u64,
+    },
+    /// Another SHA-256 than the manager's.
+    #[error("{path}: wrong bytes, the SHA-256 differs from the manager's")]
+    Digest {
+        /// The requested path.
+        path: String,
+    },
+}
+
+/// Runs all sessions against `server`, each from its own start, and returns when the last client has ended.
+pub async fn run(server: SocketAddr, sessions: Vec<Session>, received: Arc<Received>) -> Vec<Outcome> {
+    let mut clients = JoinSet::new();
+    for session in sessions {
+        let received = Arc::clone(&received);
+        clients.spawn(async move {
+            sleep(session.starts_after).await;
+            update(server, &session, &received).await
+        });
+    }
+    clients.join_all().await
+}
+
+/// Runs one session against `server` at once.
+pub async fn update(server: SocketAddr, session: &Session, received: &Received) -> Outcome {
+    let begun = Instant::now();
+    let mut updating = Updating { server, client: None, bytes: 0, answers: Answers::default(), received };
+    let mut result = Ok(());
+    for step in &session.steps {
+        result = updating.run(step).await;
+        if result.is_err() {
+            break;
+        }
+    }
+    received.done.fetch_add(1, Ordering::Relaxed);
+    let Updating { bytes, answers, .. } = updating;
+    Outcome { name: session.name.clone(), took: begun.elapsed(), bytes, answers, result }
+}
+
+struct Updating<'a> {
+    server: SocketAddr,
+    client: Option<Client>,
+    bytes: u64,
+    answers: Answers,
+    received: &'a Received,
+}
+
+impl Updating<'_> {
+    /// Sends one request, reads its response to the end, and checks it.
+    async fn run(&mut self, step: &Step) -> Result<(), Failure> {
+        let path = step.path();
+        let mut client = self.connect().await?;
+        let response = within(path, async {
+            client.begin(&Request::get(path)).await?;
+            client.head().await
+        });
+        let response = response.await?;
+        self.answers.count(response.cache_status());
+        let (expected, object) = match step {
+            Step::Get(object) => (StatusCode::OK, Some(object)),
+            Step::Missing(_) => (StatusCode::NOT_FOUND, None),
+        };
+        if response.status != expected {
+            let got = StatusCode::from_u16(response.status).unwrap_or_default();
+            return Err(Failure::Status { path: path.to_owned(), expected, got });
+        }
+        let (length, sha256) = self.read_body(&mut client, path, &response).await?;
+        self.client = Some(client);
+        object.map_or(Ok(()), |object| check(object, length, sha256))
+    }
+
+    /// Returns the kept connection, or another one if the server has closed it.
+    async fn connect(&mut self) -> Result<Client, Failure> {
+        let server = self.server;
+        match self.client.take().filter(Client::is_idle) {
+            Some(client) => Ok(client),
+            None => Client::open(server).await.map_err(|source| Failure::Connect { server, source }),
+        }
+    }
+
+    async fn read_body(
+        &mut self,
+        client: &mut Client,
+        path: &str,
+        response: &Response,
+    ) -> Result<(u64, Sha256), Failure> {
+        // The manager and the relay know the length of each object, and say it.
+        let expected = response.length().unwrap_or(0);
+        let (mut length, mut sha256) = (0, Sha256::new());
+        while length < expected {
+            let piece = client.piece(expected - length, |piece| {
+                sha256.update(piece);
+                piece.len() as u64
+            });
+            let ended = io::Error::from(io::ErrorKind::UnexpectedEof);
+            let read = within(path, async { piece.await?.ok_or(ended) }).await?;
+            length += read;
+            self.bytes += read;
+            self.received.bytes.fetch_add(read, Ordering::Relaxed);
+        }
+        Ok((length, sha256))
+    }
+}
+
+impl Answers {
+    /// Returns the sums.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            hit: self.hit + other.hit,
+            collapsed: self.collapsed + other.collapsed,
+            forwarded: self.forwarded + other.forwarded,
+            silent: self.silent + other.silent,
+        }
+    }
+
+    /// Number of all responses.
+    pub fn total(self) -> usize {
+        self.hit + self.collapsed + self.forwarded + self.silent
+    }
+
+    fn count(&mut self, cache_status: &str) {
+        let mut parameters = cache_status.split(';').skip(1).map(str::trim);
+        let counter = match parameters.next() {
+            Some("hit") => &mut self.hit,
+            Some(_) if parameters.any(|parameter| parameter == "collapsed") => &mut self.collapsed,
+            Some(_) => &mut self.forwarded,
+            None => &mut self.silent,
+        };
+        *counter += 1;
+    }
+}
+
+fn check(object: &Object, length: u64, sha256: Sha256) -> Result<(), Failure> {
+    let (path, expected) = (object.path.clone(), object.content.length());
+    if length != expected {
+        return Err(Failure::Length { path, expected, got: length });
+    }
+    if sha256.finalize()[..] != object.sha256 {
+        return Err(Failure::Digest { path });
+    }
+    Ok(())
+}
+
+async fn within<T>(path: &str, work: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
+    let path = || path.to_owned();
+    let done = timeout(STALLED_AFTER, work).await.map_err(|_| Failure::Stalled { path: path() })?;
+    done.map_err(|source| Failure::Broken { path: path(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sep::SepContent;
+    use crate::sessions::{bytes_of, sessions};
+    use crate::{Line, Manager, Resource, Wan};
+
+    /// Fast enough that the processor limits the test.
+    const FAST: Line =
+        Line { bits_per_second: 10_000_000_000, one_way: Duration::from_millis(1), buffer: 1 << 20 };
+
+    #[tokio::test]
+    async fn clients_of_every_kind_update_over_a_line_that_counts_their_bytes() {
+        let (content, manager) = (SepContent::new(1), Manager::start());
+        content.publish_on(&manager);
+        let wan = Wan::start(manager.address(), FAST).unwrap();
+        let mut sessions = sessions(&content, 12, 1);
+        sessions.iter_mut().for_each(|session| session.starts_after = Duration::ZERO);
+        let (expected, received) = (bytes_of(&sessions), Arc::new(Received::default()));
+
+        let outcomes = run(wan.address(), sessions, Arc::clone(&received)).await;
+
+        for outcome in &outcomes {
+            assert!(outcome.result.is_ok(), "{}: {:?}", outcome.name, outcome.result);
+        }
+        assert_eq!(outcomes.iter().map(|outcome| outcome.bytes).sum::<u64>(), expected);
+        assert_eq!((received.bytes(), received.done()), (expected, 12));
+        let heads = 1024 * outcomes.iter().map(|outcome| outcome.answers.total()).sum::<usize>() as u64;
+        assert!((expected..expected + heads).contains(&wan.sent_down()), "{} sent", wan.sent_down());
+        assert!((1..heads).contains(&wan.sent_up()), "{} sent up", wan.sent_up());
+    }
+
+    /// One client gets one delta, of which the manager makes something else.
+    async fn failure(fault: impl FnOnce(Resource, Vec<u8>) -> Resource) -> String {
+        let (delta, manager) = (SepContent::new(1).definitions[0].deltas[0].clone(), Manager::start());
+        let body = delta.content.read(0..u64::MAX).to_vec();
+        manager.put(&delta.path, fault(Resource::new(delta.content.clone()), body));
+        let (name, starts_after) = ("client".to_owned(), Duration::ZERO);
+        let session = Session { name, starts_after, steps: vec![Step::Get(delta)] };
+        let outcome = update(manager.address(), &session, &Received::default()).await;
+        let variant = outcome.result.map_or_else(|failure| format!("{failure:?}"), |()| "none".to_owned());
+        variant.split(' ').next().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn client_detects_each_fault_of_a_response() {
+        assert_eq!(failure(|whole, _| whole).await, "none");
+        assert_eq!(failure(|whole, _| whole.flipped(12_345)).await, "Digest");
+        assert_eq!(failure(|_, body| Resource::new(&body[1..])).await, "Length");
+        assert_eq!(failure(|whole, body| whole.cut(body.len() / 2, 1)).await, "Broken");
+        assert_eq!(failure(|_, _| Resource::empty(504)).await, "Status");
+    }
+
+    #[test]
+    fn answers_are_counted_by_cache_status() {
+        let mut answers = Answers::default();
+        let all = ["a; hit", "a; fwd=uri-miss; stored", "a; fwd=uri-miss; collapsed", "a;hit;ttl=30", ""];
+        all.iter().for_each(|cache_status| answers.count(cache_status));
+        assert_eq!(answers, Answers { hit: 2, collapsed: 1, forwarded: 1, silent: 1 });
+        assert_eq!(answers.plus(answers).total(), 10);
+    }
+}
