@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use gupd::config::units::Rate;
 use gupd::config::{Config, Limit};
-use gupd::shape::Lan;
+use gupd::shape::LanLimiter;
 use gupd::{Clock, config};
 
 const CLIENTS: u32 = 10_000;
@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 async fn measure(rate: u64, clients: u32) -> Result<(f64, f64, f64), Box<dyn std::error::Error>> {
     let mut config = Config::for_upstreams(&["http://manager"])?;
     config.lan = config::Lan { limit: Limit::rate(Rate(rate)), ..config.lan };
-    let lan = Arc::new(Lan::new(&config, Clock::system()));
+    let lan = Arc::new(LanLimiter::new(&config, Clock::system()));
     let turns = lan.clone();
     let running = tokio::spawn(async move { turns.run().await });
     let counts: Arc<Vec<AtomicU64>> = Arc::new((0..clients).map(|_| AtomicU64::new(0)).collect());
@@ -55,10 +55,10 @@ async fn measure(rate: u64, clients: u32) -> Result<(f64, f64, f64), Box<dyn std
         let (lan, counts, stop) = (lan.clone(), counts.clone(), stop.clone());
         tokio::spawn(async move {
             let address = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + client));
-            let mut pace = lan.pace(address, "default");
+            let mut pace = lan.throttle(address, "default");
             while !stop.load(Ordering::Relaxed) {
-                let bytes = poll_fn(|cx| pace.poll(cx, u64::MAX)).await;
-                pace.spend(bytes);
+                let bytes = poll_fn(|cx| pace.poll_grant(cx, u64::MAX)).await;
+                pace.consume(bytes);
                 counts[client as usize].fetch_add(bytes, Ordering::Relaxed);
             }
         });

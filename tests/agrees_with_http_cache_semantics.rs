@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gupd::cache::control::CacheControl;
 use gupd::cache::freshness::{Freshness, Verdict};
-use gupd::cache::storable::storable;
+use gupd::cache::storable::check_storable;
 use gupd::config::{self, Class};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_cache_semantics::{CacheOptions, CachePolicy};
@@ -160,9 +160,9 @@ fn ours(case: &Case) -> Answer {
     let status = StatusCode::from_u16(case.status).unwrap();
     let arrived = i64::try_from(ARRIVED * 1000).unwrap();
     let now = arrived + i64::try_from(case.after * 1000).unwrap();
-    let stored = storable(&Method::GET, &request, status, &response, Class::Generic).is_ok();
+    let stored = check_storable(&Method::GET, &request, status, &response, Class::Generic).is_ok();
     let freshness = Freshness::of(status, &response, arrived, arrived, Class::Generic, &CONFIG);
-    let verdict = freshness.judge(now, &CacheControl::of_request(&headers(&case.later)));
+    let verdict = freshness.evaluate(now, &CacheControl::from_request(&headers(&case.later)));
     Answer { stored, reused: stored && verdict == Verdict::Fresh }
 }
 

@@ -24,8 +24,8 @@ pub use self::exposition::Exposition;
 pub use self::orders::{Answer, Order, Ordered, Orders};
 pub use self::refresh::read_token;
 use gupd_config::clock::Clock;
-use gupd_net::forward::{Drain, Draining};
-use gupd_net::listen::Stage;
+use gupd_net::forward::{DrainMode, DrainState};
+use gupd_net::listen::LifecycleStage;
 use gupd_refresh::Refresher;
 use gupd_rollout::engine::Rollouts;
 use gupd_store::{Ailment, Store};
@@ -40,13 +40,13 @@ pub struct Admin {
     /// Bytes the store may have on disk.
     pub quota: u64,
     /// Whether new requests are welcome.
-    pub stage: watch::Receiver<Stage>,
+    pub stage: watch::Receiver<LifecycleStage>,
     /// Who refreshes.
     pub refresher: Refresher,
     /// Who does what concerns the process, if anybody does.
     pub orders: Option<Orders>,
     /// Whether clients are to go elsewhere.
-    pub drain: Arc<Drain>,
+    pub drain: Arc<DrainState>,
     /// Which revisions clients see.
     pub rollouts: Rollouts,
     /// The time.
@@ -77,7 +77,7 @@ impl Admin {
             .into_make_service_with_connect_info::<SocketAddr>();
         let stopped = async move {
             tokio::select! {
-                () = Stage::Stopped.reached(&mut stage) => {}
+                () = LifecycleStage::Stopped.wait_until_reached(&mut stage) => {}
                 () = handed_over.cancelled() => {}
             }
         };
@@ -102,9 +102,9 @@ async fn healthz() -> &'static str {
 /// New clients are welcome. Also while the disk fails: they get everything, only not from the store.
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
     let (status, word) = match (*admin.stage.borrow(), admin.drain.get()) {
-        (Stage::Serving, Draining::No) => (StatusCode::OK, "serving"),
-        (Stage::Serving, Draining::Unready | Draining::Redirecting)
-        | (Stage::Leaving | Stage::Draining | Stage::Stopped, _) => {
+        (LifecycleStage::Serving, DrainMode::Off) => (StatusCode::OK, "serving"),
+        (LifecycleStage::Serving, DrainMode::Unready | DrainMode::Redirecting)
+        | (LifecycleStage::Leaving | LifecycleStage::Draining | LifecycleStage::Stopped, _) => {
             (StatusCode::SERVICE_UNAVAILABLE, "draining")
         }
     };

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Admin;
 use super::refresh::authorise;
-use gupd_net::forward::Draining;
+use gupd_net::forward::DrainMode;
 
 /// Orders that have not been passed on yet.
 const WAITING: usize = 4;
@@ -80,9 +80,9 @@ pub(super) async fn drain(State(admin): State<Admin>, uri: Uri, headers: HeaderM
     }
     let (draining, what) = match uri.query() {
         None | Some("redirect=false") => {
-            (Draining::Unready, "draining: /readyz says 503, and who comes is served")
+            (DrainMode::Unready, "draining: /readyz says 503, and who comes is served")
         }
-        Some("redirect=true") => (Draining::Redirecting, "draining: who comes is sent to the manager"),
+        Some("redirect=true") => (DrainMode::Redirecting, "draining: who comes is sent to the manager"),
         Some(_) => {
             return (
                 StatusCode::BAD_REQUEST,
@@ -91,7 +91,7 @@ pub(super) async fn drain(State(admin): State<Admin>, uri: Uri, headers: HeaderM
         }
     };
     admin.drain.set(draining);
-    tracing::info!(redirect = draining == Draining::Redirecting, "draining, as an administrator asks");
+    tracing::info!(redirect = draining == DrainMode::Redirecting, "draining, as an administrator asks");
     (StatusCode::OK, format!("{what}; {} connections are open\n", admin.exposition.connections()))
 }
 
@@ -99,7 +99,7 @@ pub(super) async fn end_drain(State(admin): State<Admin>, headers: HeaderMap) ->
     if let Err((status, why)) = authorise(admin.token_file, &headers).await {
         return (status, format!("{why}\n"));
     }
-    admin.drain.set(Draining::No);
+    admin.drain.set(DrainMode::Off);
     tracing::info!("serving again, as an administrator asks");
     (StatusCode::OK, "serving\n".to_owned())
 }

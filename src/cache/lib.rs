@@ -17,7 +17,7 @@ use moka::policy::EvictionPolicy;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::Classified;
 use gupd_config::{self as config, Class};
-use gupd_http::{Freshness, Selecting, Unstorable};
+use gupd_http::{Freshness, UnstorableReason, VaryFields};
 use gupd_store::{BlobId, Object, Source, Store, StoreError};
 
 /// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB a relay may use beyond `store.memory`.
@@ -45,7 +45,7 @@ pub struct Entry {
     /// How long it is good.
     pub freshness: Freshness,
     /// What selects it among its key's variants.
-    pub selecting: Selecting,
+    pub selecting: VaryFields,
     /// Class and content type of its path.
     pub classified: Classified,
     /// Its fields as clients get them, made when first needed: a hit copies a map instead of building one.
@@ -72,7 +72,7 @@ pub enum Found {
 #[derive(Debug)]
 pub struct Cache {
     hot: moka::sync::Cache<Arc<str>, Variants>,
-    unstorable: moka::sync::Cache<Arc<str>, Unstorable>,
+    unstorable: moka::sync::Cache<Arc<str>, UnstorableReason>,
     store: Arc<Store>,
     rules: ArcSwap<config::Cache>,
     clock: Clock,
@@ -162,7 +162,7 @@ impl Cache {
     }
 
     /// Makes a response that was just stored found from now on.
-    pub fn insert(&self, object: Object, selecting: Selecting, classified: Classified) -> Arc<Entry> {
+    pub fn insert(&self, object: Object, selecting: VaryFields, classified: Classified) -> Arc<Entry> {
         let entry = Arc::new(self.entry(object, selecting, classified));
         self.hot.entry(entry.object.key.clone()).and_compute_with(|present| {
             let present = present.map(moka::Entry::into_value);
@@ -234,12 +234,12 @@ impl Cache {
     }
 
     /// Why the last response under this key could not be shared, if it could not.
-    pub fn unstorable(&self, key: &str) -> Option<Unstorable> {
+    pub fn unstorable(&self, key: &str) -> Option<UnstorableReason> {
         self.unstorable.get(key)
     }
 
     /// Remembers that a response under this key could not be shared.
-    pub fn remember_unstorable(&self, key: &Arc<str>, why: Unstorable) {
+    pub fn remember_unstorable(&self, key: &Arc<str>, why: UnstorableReason) {
         self.unstorable.insert(key.clone(), why);
     }
 
@@ -298,7 +298,7 @@ impl Cache {
         let objects = self.store.lookup(key).await?;
         // One whose selection cannot be read must not match anything.
         let entries = objects.into_iter().filter_map(|object| {
-            let selecting = Selecting::decode(&object.selecting)?;
+            let selecting = VaryFields::decode(&object.selecting)?;
             Some(Arc::new(self.entry(object, selecting, classified.clone())))
         });
         let variants: Variants = entries.collect();
@@ -309,7 +309,7 @@ impl Cache {
         Ok(self.hot.entry(key.clone()).or_insert(variants).into_value())
     }
 
-    fn entry(&self, object: Object, selecting: Selecting, classified: Classified) -> Entry {
+    fn entry(&self, object: Object, selecting: VaryFields, classified: Classified) -> Entry {
         Entry {
             freshness: self.freshness(
                 object.status,

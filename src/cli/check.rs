@@ -12,17 +12,17 @@ use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config};
 use gupd_net::listen::tls;
 use gupd_net::metrics::NetMetrics;
-use gupd_net::shape::{Lane, Wan};
-use gupd_net::upstream::{Asking, Outgoing, RequestBody, Upstreams};
+use gupd_net::shape::{BandwidthClass, WanLimiter};
+use gupd_net::upstream::{CurrentUpstream, RequestBody, UpstreamRequest, Upstreams};
 
 pub(super) fn run(settings: &Settings, probe: bool) -> Result<(), Failure> {
     let config = settings.load()?;
     let configuration = |error: &dyn std::fmt::Display| Failure::Configuration(error.to_string());
     Policy::new(&config).map_err(|error| configuration(&error))?;
-    tls::acceptor(&config.server).map_err(|error| configuration(&error))?;
+    tls::load_acceptor(&config.server).map_err(|error| configuration(&error))?;
     let metrics = NetMetrics::register(&prometheus::Registry::new())
         .map_err(|error| Failure::Failed(error.to_string()))?;
-    let wan = Arc::new(Wan::unlimited(&config, Clock::system()));
+    let wan = Arc::new(WanLimiter::unlimited(&config, Clock::system()));
     let upstreams = Upstreams::new(&config, Clock::system(), wan, Arc::new(metrics))
         .map_err(|error| configuration(&error))?;
     for warning in config.warnings.iter().chain(&config.redirect_warnings()) {
@@ -39,19 +39,19 @@ fn ask_all(config: &Config, upstreams: &Upstreams) -> Result<(), Failure> {
         .map_err(|error| Failure::Failed(format!("the system gives no event queue: {error}")))?;
     let mut headers = HeaderMap::new();
     upstreams.instance().mark(&mut headers, Version::HTTP_11);
-    let outgoing = Outgoing {
+    let outgoing = UpstreamRequest {
         // Any answer will do: it shows that somebody speaks HTTP there.
         method: Method::HEAD,
         target: PathAndQuery::from_static("/"),
         headers,
         body: RequestBody::Empty,
-        lane: Lane::default(),
-        asking: Asking::default(),
+        bandwidth: BandwidthClass::default(),
+        current_upstream: CurrentUpstream::default(),
     };
     let mut silent = Vec::new();
     for (upstream, configured) in upstreams.iter().zip(&config.upstreams) {
         let begun = Instant::now();
-        match runtime.block_on(upstreams.ask_one(upstream, &outgoing)) {
+        match runtime.block_on(upstreams.send_to(upstream, &outgoing)) {
             Ok(reply) => answer(&format!(
                 "upstream {} ({}): answers {} in {} ms",
                 upstream.name,

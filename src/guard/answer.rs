@@ -18,13 +18,15 @@ use crate::metrics::{Answered, Figures};
 use gupd_config::Clock;
 use gupd_config::policy::{Client, Policy};
 use gupd_config::{Config, Fallback};
-use gupd_http::instance::Instance;
-use gupd_net::forward::{self, Bounds, PublicUrls, Refusal, Target, fields};
-use gupd_net::listen::{self, Peer};
+use gupd_http::instance::RelayInstance;
+use gupd_net::forward::{self, PublicUrls, Refusal, Target, TargetRules, fields};
+use gupd_net::listen::{self, ClientConnection};
 use gupd_net::metrics::NetMetrics;
-use gupd_net::shape::{Purpose, Wan};
-use gupd_net::upstream::health::{self, Checks};
-use gupd_net::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError, Upstreams};
+use gupd_net::shape::{Purpose, WanLimiter};
+use gupd_net::upstream::health::{self, HealthChecks};
+use gupd_net::upstream::{
+    CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams,
+};
 
 /// Bytes of a response's head, or of a piece of its body, in memory for each client: of the little that the guard may
 /// have.
@@ -34,9 +36,9 @@ const MAX_READ: usize = 8 << 10;
 #[derive(Debug)]
 pub(super) struct Answers {
     live: ArcSwap<Live>,
-    checks: Checks,
-    wan: Arc<Wan>,
-    instance: Arc<Instance>,
+    checks: HealthChecks,
+    wan: Arc<WanLimiter>,
+    instance: Arc<RelayInstance>,
     metrics: Arc<NetMetrics>,
     // Held to count.
     figures: Mutex<Figures>,
@@ -64,11 +66,11 @@ impl Answers {
         config: &Config,
         metrics: Arc<NetMetrics>,
         figures: Figures,
-    ) -> Result<(Self, health::Task), GuardError> {
-        let wan = Arc::new(Wan::new(config, Clock::system()));
-        let instance = Arc::<Instance>::default();
+    ) -> Result<(Self, health::HealthCheckTask), GuardError> {
+        let wan = Arc::new(WanLimiter::new(config, Clock::system()));
+        let instance = Arc::<RelayInstance>::default();
         let upstreams = Arc::new(upstreams(config, &wan, &instance, &metrics)?);
-        let (checks, checking) = Checks::new(upstreams.clone());
+        let (checks, checking) = HealthChecks::new(upstreams.clone());
         let live = ArcSwap::from_pointee(Live::new(config, upstreams)?);
         Ok((Self { live, checks, wan, instance, metrics, figures: Mutex::new(figures) }, checking))
     }
@@ -79,7 +81,7 @@ impl Answers {
     /// When it cannot be used; the old one stays.
     pub(super) fn reconfigure(&self, config: &Config) -> Result<(), GuardError> {
         let upstreams = upstreams(config, &self.wan, &self.instance, &self.metrics)?;
-        let upstreams = Arc::new(upstreams.succeeding(&self.checks.upstreams()));
+        let upstreams = Arc::new(upstreams.inherit_state(&self.checks.upstreams()));
         let live = Live::new(config, upstreams.clone())?;
         self.live.store(Arc::new(live));
         self.checks.reconfigure(upstreams);
@@ -106,14 +108,14 @@ impl Answers {
     async fn answer_for(
         &self,
         request: Request<Incoming>,
-        peer: &Peer,
+        peer: &ClientConnection,
     ) -> (Response<ResponseBody>, Answered) {
         let live = self.live.load_full();
         let (head, body) = request.into_parts();
-        if forward::ends_here(&head.method, &head.uri, &head.headers) {
+        if forward::is_final_recipient(&head.method, &head.uri, &head.headers) {
             return (allowed(StatusCode::NO_CONTENT, ""), Answered::Refused);
         }
-        let bounds = Bounds {
+        let bounds = TargetRules {
             policy: &live.policy,
             upstreams: &live.upstreams,
             max_uri_bytes: live.max_uri_bytes,
@@ -122,27 +124,28 @@ impl Answers {
         if live.upstreams.instance().has_passed(&head.headers) {
             return (refused(Refusal::Loop), Answered::Refused);
         }
-        let mut target = match Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds) {
+        let mut target = match Target::parse(&head.method, &head.uri, head.version, &head.headers, &bounds) {
             Ok(target) => target,
             Err(refusal) => return (refused(refusal), Answered::Refused),
         };
-        let client = Client::new(peer.address.ip(), target.normal.path()).with_names(peer.names());
+        let client =
+            Client::new(peer.address.ip(), target.normalized.path()).with_names(peer.certificate_names());
         let group = live.policy.group(&client);
         target.bind(group, &live.policy);
-        if let Some(denied) = live.policy.denied(group, &target.route, target.normal.path()) {
+        if let Some(denied) = live.policy.denied(group, &target.route, target.normalized.path()) {
             let sentence = "gupd: the policy of this site does not give this content to this client\n";
             return (text(denied.status, sentence), Answered::Refused);
         }
         match target.route.fallback.unwrap_or(live.answer) {
-            Fallback::Redirect if !target.proxied => live.redirect(&target),
+            Fallback::Redirect if !target.is_proxied => live.redirect(&target),
             Fallback::Redirect | Fallback::Relay => {
-                let mut headers = fields::for_upstream(
+                let mut headers = fields::prepare_passthrough(
                     &head.headers,
                     head.version,
                     peer.address,
                     live.upstreams.instance(),
                 );
-                forward::count_down(&head.method, &mut headers);
+                forward::decrement_max_forwards(&head.method, &mut headers);
                 let body = RequestBody::streamed(body, live.stall_timeout);
                 self.relay(&live, &target, head.method, headers, body, &group.name).await
             }
@@ -158,17 +161,18 @@ impl Answers {
         body: RequestBody,
         group: &str,
     ) -> (Response<ResponseBody>, Answered) {
-        let classified = live.policy.classify(&target.route, target.normal.path());
-        let lane = self.wan.lane(target.normal.path(), &classified, Some(group), Purpose::Waited);
-        let outgoing = Outgoing {
+        let classified = live.policy.classify(&target.route, target.normalized.path());
+        let bandwidth =
+            self.wan.bandwidth_class(target.normalized.path(), &classified, Some(group), Purpose::Client);
+        let outgoing = UpstreamRequest {
             method,
-            target: target.spelled.clone(),
+            target: target.original.clone(),
             headers,
             body,
-            lane,
-            asking: Asking::default(),
+            bandwidth,
+            current_upstream: CurrentUpstream::default(),
         };
-        match live.upstreams.ask(target.upstreams(), &outgoing).await {
+        match live.upstreams.send(target.upstreams(), &outgoing).await {
             Ok(answer) => (self.pass_on(answer, live.idle_timeout), Answered::Relay),
             Err(UpstreamError::Client { .. }) => {
                 let sentence = "gupd: the request's body did not arrive\n";
@@ -181,14 +185,14 @@ impl Answers {
         }
     }
 
-    fn pass_on(&self, answer: Answer, idle_timeout: Duration) -> Response<ResponseBody> {
+    fn pass_on(&self, answer: UpstreamResponse, idle_timeout: Duration) -> Response<ResponseBody> {
         let received = self.metrics.upstream_bytes.with_label_values(&[&*answer.upstream.name]);
         let (mut head, body) = answer.response.into_parts();
-        fields::for_client(&mut head.headers, head.version);
+        fields::prepare_response(&mut head.headers, head.version);
         let body = if body.is_end_stream() {
             empty()
         } else {
-            let pieces = forward::pieces(body, idle_timeout, received);
+            let pieces = forward::stream_body(body, idle_timeout, received);
             StreamBody::new(pieces.map_ok(Frame::data)).boxed_unsync()
         };
         let mut response = Response::new(body);
@@ -198,10 +202,14 @@ impl Answers {
     }
 }
 
-impl listen::Answers for Answers {
+impl listen::RequestHandler for Answers {
     type Body = ResponseBody;
 
-    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<ResponseBody> {
+    async fn handle_request(
+        &self,
+        request: Request<Incoming>,
+        peer: ClientConnection,
+    ) -> Response<ResponseBody> {
         let asked = self.live.load().access_log.then(|| (request.method().clone(), request.uri().clone()));
         let (response, answered) = self.answer_for(request, &peer).await;
         self.figures().answered(answered);
@@ -235,7 +243,7 @@ impl Live {
 
     /// To the manager that goes first of those that are well.
     fn redirect(&self, target: &Target) -> (Response<ResponseBody>, Answered) {
-        let place = self.public.location(&self.upstreams, target);
+        let place = self.public.redirect_location(&self.upstreams, target);
         let Some(place) = place else { return (unavailable(), Answered::Unavailable) };
         let mut response = text(StatusCode::TEMPORARY_REDIRECT, "");
         response.headers_mut().insert(header::LOCATION, place);
@@ -245,10 +253,10 @@ impl Live {
 
 fn upstreams(
     config: &Config,
-    wan: &Arc<Wan>,
-    instance: &Arc<Instance>,
+    wan: &Arc<WanLimiter>,
+    instance: &Arc<RelayInstance>,
     metrics: &Arc<NetMetrics>,
 ) -> Result<Upstreams, GuardError> {
     let upstreams = Upstreams::new(config, Clock::system(), wan.clone(), metrics.clone())?;
-    Ok(upstreams.on_behalf_of(instance.clone()).reading_at_most(MAX_READ))
+    Ok(upstreams.with_instance(instance.clone()).with_max_read(MAX_READ))
 }

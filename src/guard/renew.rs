@@ -107,7 +107,7 @@ pub(super) fn resume() -> io::Result<Resumed> {
     let sockets = descriptors.len().checked_sub(handed.workers.len()).ok_or_else(unusable)?;
     let mut descriptors = descriptors.into_iter();
     let sockets =
-        Sockets::of_descriptors(descriptors.by_ref().take(sockets).collect()).ok_or_else(unusable)?;
+        Sockets::from_descriptors(descriptors.by_ref().take(sockets).collect()).ok_or_else(unusable)?;
     let mut workers = Workers::default();
     for (known, control) in handed.workers.iter().zip(descriptors) {
         workers.adopt(known.id, u32::try_from(known.pid).map_err(|_| unusable())?, control)?;

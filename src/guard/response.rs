@@ -5,25 +5,25 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 
-use gupd_net::forward::{ALLOWED, PassError, Refusal};
+use gupd_net::forward::{ALLOWED_METHODS, BodyStreamError, Refusal};
 
 /// When a client may ask again that neither worker nor manager can serve, in seconds: a worker is back sooner than a
 /// manager.
 const RETRY_AFTER: u64 = 5;
 
 /// Of what the guard itself says, and of what it passes on.
-pub(super) type ResponseBody = UnsyncBoxBody<Bytes, PassError>;
+pub(super) type ResponseBody = UnsyncBoxBody<Bytes, BodyStreamError>;
 
 pub(super) fn refused(refusal: Refusal) -> Response<ResponseBody> {
     match refusal.status() {
-        StatusCode::METHOD_NOT_ALLOWED => allowed(StatusCode::METHOD_NOT_ALLOWED, refusal.sentence()),
-        status => text(status, refusal.sentence()),
+        StatusCode::METHOD_NOT_ALLOWED => allowed(StatusCode::METHOD_NOT_ALLOWED, refusal.message()),
+        status => text(status, refusal.message()),
     }
 }
 
 pub(super) fn allowed(status: StatusCode, sentence: &'static str) -> Response<ResponseBody> {
     let mut response = text(status, sentence);
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
     response
 }
 

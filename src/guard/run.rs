@@ -22,7 +22,7 @@ use super::workers::{Heard, Workers};
 use crate::metrics::{Figures, Why};
 use crate::service;
 use gupd_config::Config;
-use gupd_net::listen::{Connections, Sockets, Stage, tls};
+use gupd_net::listen::{HttpServer, LifecycleStage, Sockets, tls};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::upstream::health;
 
@@ -62,12 +62,12 @@ struct Guard {
     reopen: Option<Instant>,
     answers: Arc<Answers>,
     /// Until it runs.
-    checking: Option<health::Task>,
-    serving: Arc<Connections<Answers>>,
+    checking: Option<health::HealthCheckTask>,
+    serving: Arc<HttpServer<Answers>>,
     page: Arc<Page>,
     clients: JoinSet<()>,
     scrapers: JoinSet<()>,
-    stage: watch::Sender<Stage>,
+    stage: watch::Sender<LifecycleStage>,
     /// What workers were told last.
     told: Figures,
     /// Workers that were let go and have not ended: all of them keep the limits.
@@ -101,7 +101,7 @@ impl Guard {
     fn new(setup: Setup) -> Result<Self, GuardError> {
         let config = &setup.config;
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
-        let tls = tls::acceptor(&config.server)?;
+        let tls = tls::load_acceptor(&config.server)?;
         let patience = patience(config);
         let (handover, workers, sockets, figures) = if setup.resumed {
             let resumed = renew::resume()?;
@@ -116,7 +116,7 @@ impl Guard {
         let mut server = config.server.clone();
         server.max_header_bytes = server.max_header_bytes.min(MAX_HEAD);
         server.header_timeout = server.header_timeout.min(HEAD_TIMEOUT);
-        let serving = Connections::new(answers.clone(), metrics, &server, tls).with_one_request_each();
+        let serving = HttpServer::new(answers.clone(), metrics, &server, tls).without_keep_alive();
         let door = Door::new(sockets);
         if !renew::fit(&door.descriptors(), MAX_WORKERS) {
             return Err(GuardError::TooManyAddresses);
@@ -135,7 +135,7 @@ impl Guard {
             page: Arc::new(Page::new()?),
             clients: JoinSet::new(),
             scrapers: JoinSet::new(),
-            stage: watch::Sender::new(Stage::Serving),
+            stage: watch::Sender::new(LifecycleStage::Serving),
             told: figures,
             going,
             sharing: 0,
@@ -301,7 +301,7 @@ impl Guard {
             Asked::Upgrade => self.on(Event::Upgrade),
             Asked::Stop => {
                 if self.handover.is_stopping() {
-                    self.stage.send_replace(Stage::Stopped);
+                    self.stage.send_replace(LifecycleStage::Stopped);
                     self.end_by = Some(Instant::now());
                 }
                 self.on(Event::Stop);
@@ -360,7 +360,7 @@ impl Guard {
     }
 
     fn take(&mut self, config: Config) -> Result<(), GuardError> {
-        self.serving.renew_certificate(&config.server)?;
+        self.serving.reload_certificate(&config.server)?;
         self.answers.reconfigure(&config)?;
         self.handover.reconfigure(patience(&config));
         self.setup.config = config;

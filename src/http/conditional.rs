@@ -35,7 +35,7 @@ pub fn evaluate(
     if !status.is_success() || !CONDITIONS.iter().any(|name| request.contains_key(name)) {
         return Precondition::Proceed;
     }
-    let tag = EntityTag::of(response);
+    let tag = EntityTag::from_response(response);
     let modified = field::date(response, header::LAST_MODIFIED);
     let assumed = if request.contains_key(header::IF_MATCH) {
         is_any(request, header::IF_MATCH)
@@ -74,10 +74,10 @@ pub fn evaluate(
 
 /// Whether the request's `Range` applies to this response (§13.1.5): there is no `If-Range`, or its validator is
 /// strong and the response's. Otherwise the client gets the whole.
-pub fn if_range(request: &HeaderMap, response: &HeaderMap) -> bool {
+pub fn is_range_applicable(request: &HeaderMap, response: &HeaderMap) -> bool {
     let Some(value) = request.get(header::IF_RANGE) else { return true };
     if let Some(wanted) = EntityTag::parse(value.as_bytes()) {
-        return EntityTag::of(response).is_some_and(|tag| tag.strongly_equals(&wanted));
+        return EntityTag::from_response(response).is_some_and(|tag| tag.strongly_equals(&wanted));
     }
     match (field::parse_date(value), field::date(response, header::LAST_MODIFIED)) {
         (Some(wanted), Some(modified)) => wanted == modified && is_last_modified_strong(response),
@@ -195,7 +195,7 @@ mod tests {
             ("if-range: a", tagged, false),
         ] {
             assert_eq!(
-                if_range(&headers(request), &headers(response)),
+                is_range_applicable(&headers(request), &headers(response)),
                 expected,
                 "{request} against {response}"
             );

@@ -49,8 +49,8 @@ pub struct CacheControl {
 
 impl CacheControl {
     /// A request's directives. `Pragma: no-cache` counts where there is no `Cache-Control` (§5.4).
-    pub fn of_request(headers: &HeaderMap) -> Self {
-        let mut control = Self::of_response(headers);
+    pub fn from_request(headers: &HeaderMap) -> Self {
+        let mut control = Self::from_response(headers);
         if !headers.contains_key(header::CACHE_CONTROL)
             && field::members(headers, header::PRAGMA).any(|member| member.eq_ignore_ascii_case(b"no-cache"))
         {
@@ -60,7 +60,7 @@ impl CacheControl {
     }
 
     /// A response's directives. `Pragma` means nothing in a response (§5.4).
-    pub fn of_response(headers: &HeaderMap) -> Self {
+    pub fn from_response(headers: &HeaderMap) -> Self {
         let mut control = Self::default();
         for member in field::members(headers, header::CACHE_CONTROL) {
             control.read(member);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     fn control(lines: &[&str]) -> CacheControl {
-        CacheControl::of_response(&headers(header::CACHE_CONTROL, lines))
+        CacheControl::from_response(&headers(header::CACHE_CONTROL, lines))
     }
 
     #[test]
@@ -199,11 +199,11 @@ mod tests {
     #[test]
     fn pragma_counts_in_a_request_without_cache_control_only() {
         let pragma = headers(header::PRAGMA, &["x, No-Cache"]);
-        assert!(CacheControl::of_request(&pragma).has(Directive::NoCache));
-        assert!(!CacheControl::of_response(&pragma).has(Directive::NoCache));
+        assert!(CacheControl::from_request(&pragma).has(Directive::NoCache));
+        assert!(!CacheControl::from_response(&pragma).has(Directive::NoCache));
         let mut both = pragma;
         both.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=5"));
-        assert!(!CacheControl::of_request(&both).has(Directive::NoCache));
+        assert!(!CacheControl::from_request(&both).has(Directive::NoCache));
     }
 
     proptest! {

@@ -22,12 +22,12 @@ pub enum Verdict {
     /// Serve it, and validate it meanwhile.
     StaleWhileRevalidate,
     /// Validate it first.
-    Revalidate(Why),
+    Revalidate(RevalidationReason),
 }
 
 /// Why a stored response must be validated; the same distinction as `fwd` in RFC 9211 §2.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum RevalidationReason {
     /// It is stale, or its `no-cache` asks for validation always.
     Stale,
     /// It is fresh, but not as fresh as this request wants.
@@ -66,7 +66,7 @@ impl Freshness {
         class: Class,
         config: &config::Cache,
     ) -> Self {
-        let control = CacheControl::of_response(headers);
+        let control = CacheControl::from_response(headers);
         let date = field::date(headers, header::DATE).unwrap_or(response_time);
         let initial_age = lifetime::initial_age(headers, date, request_time, response_time);
         let by_class = is_ruled_by_class(status, class);
@@ -110,31 +110,31 @@ impl Freshness {
     ///
     /// A payload and its negative responses do not listen to the request: a site of clients that send
     /// `no-cache` with every request would otherwise make each of them cross the WAN.
-    pub fn judge(&self, now: UnixMillis, request: &CacheControl) -> Verdict {
+    pub fn evaluate(&self, now: UnixMillis, request: &CacheControl) -> Verdict {
         if self.is_from_the_future(now) {
-            return Verdict::Revalidate(Why::Stale);
+            return Verdict::Revalidate(RevalidationReason::Stale);
         }
         let age = self.current_age(now);
         let fresh_for = self.lifetime.saturating_sub(age);
         if self.demands.validation {
-            return Verdict::Revalidate(Why::Stale);
+            return Verdict::Revalidate(RevalidationReason::Stale);
         }
         let refused = !self.demands.deaf
             && (request.has(Directive::NoCache)
                 || request.max_age.is_some_and(|limit| age > seconds(limit))
                 || request.min_fresh.is_some_and(|wanted| fresh_for < seconds(wanted)));
         if fresh_for > 0 {
-            return if refused { Verdict::Revalidate(Why::Request) } else { Verdict::Fresh };
+            return if refused { Verdict::Revalidate(RevalidationReason::Request) } else { Verdict::Fresh };
         }
         let stale_by = fresh_for.saturating_neg();
         if refused {
-            Verdict::Revalidate(Why::Stale)
+            Verdict::Revalidate(RevalidationReason::Stale)
         } else if self.accepts_stale(request, stale_by) {
             Verdict::Fresh
         } else if stale_by < self.stale_while_revalidate {
             Verdict::StaleWhileRevalidate
         } else {
-            Verdict::Revalidate(Why::Stale)
+            Verdict::Revalidate(RevalidationReason::Stale)
         }
     }
 
@@ -142,7 +142,7 @@ impl Freshness {
     ///
     /// A fresh response may, also for a client that asked for validation: it gets an answer instead of an error. A
     /// request's own `stale-if-error` can shorten the time allowed, never lengthen it.
-    pub fn usable_on_error(&self, now: UnixMillis, request: &CacheControl) -> bool {
+    pub fn is_usable_on_error(&self, now: UnixMillis, request: &CacheControl) -> bool {
         let fresh_for = self.lifetime.saturating_sub(self.current_age(now));
         let allowed =
             request.stale_if_error.map_or(self.stale_if_error, |s| seconds(s).min(self.stale_if_error));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     fn asks(directives: &str) -> CacheControl {
-        CacheControl::of_request(&headers(&format!("cache-control: {directives}")))
+        CacheControl::from_request(&headers(&format!("cache-control: {directives}")))
     }
 
     fn plain() -> CacheControl {
@@ -221,7 +221,7 @@ mod tests {
 
     /// Seconds after `NOW` in which the response is fresh, found by asking.
     fn fresh_seconds(freshness: &Freshness) -> i64 {
-        let is_fresh = |s: &i64| freshness.judge(NOW + s * 1000, &plain()) == Verdict::Fresh;
+        let is_fresh = |s: &i64| freshness.evaluate(NOW + s * 1000, &plain()) == Verdict::Fresh;
         (0..200_000).position(|s| !is_fresh(&s)).map_or(FOREVER, |s| i64::try_from(s).unwrap())
     }
 
@@ -276,22 +276,22 @@ mod tests {
         let freshness = received(200, "cache-control: max-age=60", Class::Generic);
         for (directives, after, expected) in [
             ("", 59, Fresh),
-            ("", 60, Revalidate(Why::Stale)),
-            ("no-cache", 1, Revalidate(Why::Request)),
-            ("no-cache", 60, Revalidate(Why::Stale)),
+            ("", 60, Revalidate(RevalidationReason::Stale)),
+            ("no-cache", 1, Revalidate(RevalidationReason::Request)),
+            ("no-cache", 60, Revalidate(RevalidationReason::Stale)),
             ("max-age=5", 5, Fresh),
-            ("max-age=5", 6, Revalidate(Why::Request)),
+            ("max-age=5", 6, Revalidate(RevalidationReason::Request)),
             ("min-fresh=10", 50, Fresh),
-            ("min-fresh=10", 51, Revalidate(Why::Request)),
+            ("min-fresh=10", 51, Revalidate(RevalidationReason::Request)),
             ("max-stale", 100_000, Fresh),
             ("max-stale=5", 65, Fresh),
-            ("max-stale=5", 66, Revalidate(Why::Stale)),
-            ("max-stale, max-age=62", 63, Revalidate(Why::Stale)),
-            ("max-stale, no-cache", 63, Revalidate(Why::Stale)),
+            ("max-stale=5", 66, Revalidate(RevalidationReason::Stale)),
+            ("max-stale, max-age=62", 63, Revalidate(RevalidationReason::Stale)),
+            ("max-stale, no-cache", 63, Revalidate(RevalidationReason::Stale)),
         ] {
             let request = if directives.is_empty() { plain() } else { asks(directives) };
             assert_eq!(
-                freshness.judge(NOW + after * 1000, &request),
+                freshness.evaluate(NOW + after * 1000, &request),
                 expected,
                 "{directives} after {after} s"
             );
@@ -301,13 +301,13 @@ mod tests {
     #[test]
     fn payloads_do_not_listen_to_requests_and_catalogs_do() {
         for directives in ["no-cache", "max-age=0", "min-fresh=99999"] {
-            let judged = |status, class| received(status, "", class).judge(NOW + 1000, &asks(directives));
+            let judged = |status, class| received(status, "", class).evaluate(NOW + 1000, &asks(directives));
             assert_eq!(judged(200, Class::Payload), Verdict::Fresh);
             assert_eq!(judged(404, Class::Payload), Verdict::Fresh);
-            assert_eq!(judged(200, Class::Catalog), Verdict::Revalidate(Why::Request));
+            assert_eq!(judged(200, Class::Catalog), Verdict::Revalidate(RevalidationReason::Request));
         }
-        let gone_stale = received(404, "", Class::Payload).judge(NOW + 6000, &asks("max-stale"));
-        assert_eq!(gone_stale, Verdict::Revalidate(Why::Stale));
+        let gone_stale = received(404, "", Class::Payload).evaluate(NOW + 6000, &asks("max-stale"));
+        assert_eq!(gone_stale, Verdict::Revalidate(RevalidationReason::Stale));
     }
 
     #[test]
@@ -315,8 +315,8 @@ mod tests {
         let freshness =
             received(200, "cache-control: no-cache, max-age=60, stale-if-error=60", Class::Generic);
         for request in [plain(), asks("max-stale")] {
-            assert_eq!(freshness.judge(NOW, &request), Verdict::Revalidate(Why::Stale));
-            assert!(!freshness.usable_on_error(NOW, &request));
+            assert_eq!(freshness.evaluate(NOW, &request), Verdict::Revalidate(RevalidationReason::Stale));
+            assert!(!freshness.is_usable_on_error(NOW, &request));
         }
     }
 
@@ -341,17 +341,17 @@ mod tests {
             let freshness = received(status, &format!("cache-control: {control}"), class);
             let end = NOW + fresh_seconds(&freshness) * 1000;
             let until = |holds: &dyn Fn(i64) -> bool| (0..2000).position(|s| !holds(end + s * 1000));
-            let while_revalidating = |at| freshness.judge(at, &plain()) == Verdict::StaleWhileRevalidate;
+            let while_revalidating = |at| freshness.evaluate(at, &plain()) == Verdict::StaleWhileRevalidate;
             assert_eq!(until(&while_revalidating), Some(revalidating), "{class:?} {control}");
             assert_eq!(
-                until(&|at| freshness.usable_on_error(at, &plain())),
+                until(&|at| freshness.is_usable_on_error(at, &plain())),
                 Some(on_error),
                 "{class:?} {control}"
             );
-            let heard = freshness.judge(end, &asks("max-stale")) == Verdict::Fresh;
+            let heard = freshness.evaluate(end, &asks("max-stale")) == Verdict::Fresh;
             assert_eq!(heard, max_stale, "{class:?} {control}");
             assert!(
-                freshness.usable_on_error(end - 1000, &asks("no-cache")),
+                freshness.is_usable_on_error(end - 1000, &asks("no-cache")),
                 "while it is fresh it is better than 504"
             );
         }
@@ -360,9 +360,9 @@ mod tests {
     #[test]
     fn a_request_can_shorten_stale_if_error_only() {
         let freshness = received(200, "cache-control: max-age=0, stale-if-error=50", Class::Generic);
-        assert!(freshness.usable_on_error(NOW + 49_000, &asks("stale-if-error=900")));
-        assert!(!freshness.usable_on_error(NOW + 51_000, &asks("stale-if-error=900")));
-        assert!(!freshness.usable_on_error(NOW + 11_000, &asks("stale-if-error=10")));
+        assert!(freshness.is_usable_on_error(NOW + 49_000, &asks("stale-if-error=900")));
+        assert!(!freshness.is_usable_on_error(NOW + 51_000, &asks("stale-if-error=900")));
+        assert!(!freshness.is_usable_on_error(NOW + 11_000, &asks("stale-if-error=10")));
     }
 
     proptest! {
@@ -377,9 +377,9 @@ mod tests {
             let freshness = Freshness::of(status, &response, sent, arrived, class, &CONFIG);
             let (now, later) = (now.min(later), now.max(later));
             prop_assert!(freshness.age(now) <= freshness.age(later));
-            let fresh = |at| freshness.judge(at, &plain()) == Verdict::Fresh;
+            let fresh = |at| freshness.evaluate(at, &plain()) == Verdict::Fresh;
             prop_assert!(fresh(now) || !fresh(later), "a stale response does not become fresh");
-            prop_assert!(!fresh(now) || freshness.usable_on_error(now, &plain()));
+            prop_assert!(!fresh(now) || freshness.is_usable_on_error(now, &plain()));
         }
     }
 }

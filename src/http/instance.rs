@@ -21,12 +21,12 @@ pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
 /// One relay, from its start to its end.
 #[derive(Debug)]
-pub struct Instance {
+pub struct RelayInstance {
     /// 64 bits in hexadecimal digits, drawn at its start: nobody has to give relays names.
     id: String,
 }
 
-impl Instance {
+impl RelayInstance {
     /// A relay unlike every other.
     pub fn new() -> Self {
         // Each has keys of its own, from the system's random numbers.
@@ -51,7 +51,7 @@ impl Instance {
 
     /// Whether this relay goes first where one of two has to wait for the other: it and the one that a request comes
     /// from see it alike.
-    pub fn goes_before_sender(&self, headers: &HeaderMap) -> bool {
+    pub fn has_precedence_over_sender(&self, headers: &HeaderMap) -> bool {
         relays(headers).last().is_some_and(|sender| self.id.as_bytes() < sender)
     }
 
@@ -64,7 +64,7 @@ impl Instance {
     }
 }
 
-impl Default for Instance {
+impl Default for RelayInstance {
     fn default() -> Self {
         Self::new()
     }
@@ -76,7 +76,7 @@ pub fn is_from_relay(headers: &HeaderMap) -> bool {
 }
 
 /// Whether a relay passed this response on.
-pub fn came_by_relay(response: &HeaderMap) -> bool {
+pub fn has_passed_relay(response: &HeaderMap) -> bool {
     members(response, header::VIA).filter_map(received_by).any(|by| by == NAME)
 }
 
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn passed(relays: &[&Instance]) -> HeaderMap {
+    fn passed(relays: &[&RelayInstance]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         relays.iter().for_each(|relay| relay.mark(&mut headers, Version::HTTP_11));
         headers
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_relay_knows_its_own_mark_alone_in_either_field() {
-        let [region, site, floor] = [(); 3].map(|()| Instance::new());
+        let [region, site, floor] = [(); 3].map(|()| RelayInstance::new());
         let mut headers = passed(&[&region, &site]);
         assert!(region.has_passed(&headers) && site.has_passed(&headers) && !floor.has_passed(&headers));
         headers.remove(CDN_LOOP);
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn marks_of_others_stay_before_its_own() {
-        let relay = Instance { id: "00000000000000ab".to_owned() };
+        let relay = RelayInstance { id: "00000000000000ab".to_owned() };
         let mut headers = sent(CDN_LOOP, "cdn.example; trace=\"a, b\"");
         relay.mark(&mut headers, Version::HTTP_10);
         assert_eq!(headers[CDN_LOOP], "cdn.example; trace=\"a, b\", gupd; id=00000000000000ab");
@@ -139,16 +139,16 @@ mod tests {
 
     #[test]
     fn a_longer_chain_than_any_is_a_circle() {
-        let others: Vec<Instance> = (0..=MAX_RELAYS).map(|_| Instance::new()).collect();
-        let chain: Vec<&Instance> = others.iter().collect();
-        let relay = Instance::new();
+        let others: Vec<RelayInstance> = (0..=MAX_RELAYS).map(|_| RelayInstance::new()).collect();
+        let chain: Vec<&RelayInstance> = others.iter().collect();
+        let relay = RelayInstance::new();
         assert!(!relay.has_passed(&passed(&chain[1..])));
         assert!(relay.has_passed(&passed(&chain)));
     }
 
     #[test]
     fn nothing_else_is_taken_for_a_mark() {
-        let relay = Instance { id: "00000000000000ab".to_owned() };
+        let relay = RelayInstance { id: "00000000000000ab".to_owned() };
         for value in ["other; id=00000000000000ab", "x; y=\"gupd; id=00000000000000ab\"", "gupd", "gupd; id"]
         {
             assert!(!relay.has_passed(&sent(CDN_LOOP, value)), "{value}");
@@ -164,8 +164,11 @@ mod tests {
 
     #[test]
     fn of_two_relays_one_goes_first() {
-        let [one, other] = [Instance::new(), Instance::new()];
-        assert_ne!(one.goes_before_sender(&passed(&[&other])), other.goes_before_sender(&passed(&[&one])));
-        assert!(!one.goes_before_sender(&HeaderMap::new()));
+        let [one, other] = [RelayInstance::new(), RelayInstance::new()];
+        assert_ne!(
+            one.has_precedence_over_sender(&passed(&[&other])),
+            other.has_precedence_over_sender(&passed(&[&one]))
+        );
+        assert!(!one.has_precedence_over_sender(&HeaderMap::new()));
     }
 }

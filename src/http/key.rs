@@ -11,7 +11,7 @@ use gupd_config::Class;
 
 /// A path that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadPath {
+pub enum PathError {
     /// `.` or `..` as a segment, also percent-encoded or behind a backslash.
     DotSegment,
     /// A control character or a backslash, raw or percent-encoded.
@@ -25,7 +25,7 @@ pub enum BadPath {
 ///
 /// # Errors
 /// When the path is one that is refused.
-pub fn normalise(path: &str, query: Option<&str>) -> Result<Normal, BadPath> {
+pub fn normalize(path: &str, query: Option<&str>) -> Result<NormalizedTarget, PathError> {
     let mut text = String::with_capacity(path.len() + query.map_or(0, |query| query.len() + 1));
     spell(path, &mut text)?;
     let length = text.len();
@@ -35,7 +35,7 @@ pub fn normalise(path: &str, query: Option<&str>) -> Result<Normal, BadPath> {
         text.push('?');
         spell(query, &mut text)?;
     }
-    Ok(Normal { text, path: length })
+    Ok(NormalizedTarget { text, path: length })
 }
 
 /// Stands between a route's name and its binding's.
@@ -43,7 +43,7 @@ const BINDING: &str = " ~";
 
 /// A key, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parts<'a> {
+pub struct KeyParts<'a> {
     /// The route's name.
     pub route: &'a str,
     /// The name of the binding whose upstreams it came from, if it is not one for all clients of the route.
@@ -53,23 +53,23 @@ pub struct Parts<'a> {
 }
 
 /// A key's parts. Names of routes and bindings have no spaces where they are read, and a path begins with `/`.
-pub fn split(key: &str) -> Parts<'_> {
+pub fn split_key(key: &str) -> KeyParts<'_> {
     let (name, target) = key.find(" /").map_or(("", key), |at| (&key[..at], &key[at + 1..]));
     match name.split_once(BINDING) {
-        Some((route, binding)) => Parts { route, binding: Some(binding), target },
-        None => Parts { route: name, binding: None, target },
+        Some((route, binding)) => KeyParts { route, binding: Some(binding), target },
+        None => KeyParts { route: name, binding: None, target },
     }
 }
 
 /// How a key's path and query are asked for when no client spells them. Braces are encoded, which RFC 3986 demands and
 /// some servers insist on; GUIDs stay in the lower case of the key.
-pub fn target(path_and_query: &str) -> Option<PathAndQuery> {
+pub fn request_target(path_and_query: &str) -> Option<PathAndQuery> {
     path_and_query.replace('{', "%7B").replace('}', "%7D").parse().ok()
 }
 
 /// What a bound client asks for: whose content that is depends on its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bound<'a> {
+pub struct KeyBinding<'a> {
     /// The name of its group's binding.
     pub binding: &'a str,
     /// The class of the path.
@@ -78,12 +78,12 @@ pub struct Bound<'a> {
 
 /// A normalised path and query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Normal {
+pub struct NormalizedTarget {
     text: String,
     path: usize,
 }
 
-impl Normal {
+impl NormalizedTarget {
     /// The path alone.
     pub fn path(&self) -> &str {
         &self.text[..self.path]
@@ -91,7 +91,7 @@ impl Normal {
 
     /// The key of this path on a route, for a client that goes to the route's own upstreams, or is bound to others. What
     /// is immutable by name is one for all of them; all else is what those upstreams have.
-    pub fn key(&self, route: &str, bound: Option<Bound<'_>>) -> String {
+    pub fn key(&self, route: &str, bound: Option<KeyBinding<'_>>) -> String {
         let binding = bound.filter(|bound| bound.class != Class::Payload).map(|bound| bound.binding);
         let length = route.len() + binding.map_or(0, |binding| BINDING.len() + binding.len());
         let mut key = String::with_capacity(length + 1 + self.text.len());
@@ -107,21 +107,21 @@ impl Normal {
 }
 
 /// Appends `text` in the one spelling.
-fn spell(text: &str, spelled: &mut String) -> Result<(), BadPath> {
+fn spell(text: &str, spelled: &mut String) -> Result<(), PathError> {
     if text.bytes().any(|byte| byte.is_ascii_control()) {
-        return Err(BadPath::ControlCharacter);
+        return Err(PathError::ControlCharacter);
     }
     let mut rest = text;
     while let Some((plain, escaped)) = rest.split_once('%') {
         spelled.push_str(plain);
-        let digits = escaped.as_bytes().first_chunk::<2>().ok_or(BadPath::PercentEncoding)?;
+        let digits = escaped.as_bytes().first_chunk::<2>().ok_or(PathError::PercentEncoding)?;
         let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
         let byte = high.zip(low).and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
-        match byte.ok_or(BadPath::PercentEncoding)? {
-            byte if byte.is_ascii_control() => return Err(BadPath::ControlCharacter),
+        match byte.ok_or(PathError::PercentEncoding)? {
+            byte if byte.is_ascii_control() => return Err(PathError::ControlCharacter),
             byte @ (b'-' | b'.' | b'_' | b'~' | b'{' | b'}' | b'\\') => spelled.push(char::from(byte)),
             byte if byte.is_ascii_alphanumeric() => spelled.push(char::from(byte)),
-            byte => write!(spelled, "%{byte:02X}").map_err(|_| BadPath::PercentEncoding)?,
+            byte => write!(spelled, "%{byte:02X}").map_err(|_| PathError::PercentEncoding)?,
         }
         // Both were ASCII.
         rest = &escaped[2..];
@@ -131,16 +131,16 @@ fn spell(text: &str, spelled: &mut String) -> Result<(), BadPath> {
 }
 
 /// A manager that takes `%2F` or a backslash for `/` must not see a segment that was not seen here.
-fn check_segments(path: &str) -> Result<(), BadPath> {
+fn check_segments(path: &str) -> Result<(), PathError> {
     let is_dots = |segment: &str| matches!(segment, "." | "..");
     if path.split('/').any(is_dots) {
-        return Err(BadPath::DotSegment);
+        return Err(PathError::DotSegment);
     }
     let has_backslash = path.contains('\\');
     if (has_backslash || path.contains('%')) && path.replace("%2F", "/").split(['/', '\\']).any(is_dots) {
-        return Err(BadPath::DotSegment);
+        return Err(PathError::DotSegment);
     }
-    if has_backslash { Err(BadPath::ControlCharacter) } else { Ok(()) }
+    if has_backslash { Err(PathError::ControlCharacter) } else { Ok(()) }
 }
 
 /// GUIDs appear in mixed case, and the managers' file system does not tell case apart.
@@ -173,8 +173,8 @@ fn is_guid(segment: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn key(path: &str) -> Result<String, BadPath> {
-        normalise(path, None).map(|normal| normal.path().to_owned())
+    fn key(path: &str) -> Result<String, PathError> {
+        normalize(path, None).map(|normal| normal.path().to_owned())
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn case_and_reserved_characters_are_kept() {
         assert_eq!(key("/A%2fb%3F/C$20d").as_deref(), Ok("/A%2Fb%3F/C$20d"));
-        let normal = normalise("/a", Some("b=%7e&c=%26")).unwrap();
+        let normal = normalize("/a", Some("b=%7e&c=%26")).unwrap();
         assert_eq!((normal.path(), normal.key("r", None).as_str()), ("/a", "r /a?b=~&c=%26"));
     }
 
@@ -205,20 +205,20 @@ mod tests {
             ("~a~ ~~b /x", "~a~", Some("~b"), "/x"),
             ("odd", "", None, "odd"),
         ] {
-            assert_eq!(split(key), Parts { route, binding, target }, "{key}");
+            assert_eq!(split_key(key), KeyParts { route, binding, target }, "{key}");
         }
     }
 
     #[test]
     fn only_what_is_immutable_has_one_key_for_every_binding() {
-        let normal = normalise("/a", Some("b")).unwrap();
+        let normal = normalize("/a", Some("b")).unwrap();
         for (class, key) in [
             (Class::Payload, "r /a?b"),
             (Class::Catalog, "r ~m2 /a?b"),
             (Class::Generic, "r ~m2 /a?b"),
             (Class::Private, "r ~m2 /a?b"),
         ] {
-            assert_eq!(normal.key("r", Some(Bound { binding: "m2", class })), key);
+            assert_eq!(normal.key("r", Some(KeyBinding { binding: "m2", class })), key);
         }
     }
 
@@ -228,23 +228,23 @@ mod tests {
             ["/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/1/full.zip", "/a%2fb%20\"c?d={%7d&e"]
         {
             let (path, query) = spelling.split_once('?').map_or((spelling, None), |(p, q)| (p, Some(q)));
-            let key = normalise(path, query).unwrap().key("route", None);
-            let target = target(split(&key).target).unwrap();
+            let key = normalize(path, query).unwrap().key("route", None);
+            let target = request_target(split_key(&key).target).unwrap();
             assert!(!target.as_str().contains(['{', '}']));
-            assert_eq!(normalise(target.path(), target.query()).unwrap().key("route", None), key);
+            assert_eq!(normalize(target.path(), target.query()).unwrap().key("route", None), key);
         }
     }
 
     #[test]
     fn paths_with_two_meanings_are_refused() {
         for path in ["/a/../b", "/..", "/%2e%2E/b", "/a\\..\\b", "/a%5c..%5Cb", "/./a", "/a%2f..%2Fb"] {
-            assert_eq!(key(path), Err(BadPath::DotSegment), "{path}");
+            assert_eq!(key(path), Err(PathError::DotSegment), "{path}");
         }
         for path in ["/a%00", "/a%0d%0aSet-Cookie:x", "/a\u{7f}", "/a%5cb"] {
-            assert_eq!(key(path), Err(BadPath::ControlCharacter), "{path}");
+            assert_eq!(key(path), Err(PathError::ControlCharacter), "{path}");
         }
         for path in ["/a%", "/a%2", "/a%zz", "/a%+1"] {
-            assert_eq!(key(path), Err(BadPath::PercentEncoding), "{path}");
+            assert_eq!(key(path), Err(PathError::PercentEncoding), "{path}");
         }
     }
 }

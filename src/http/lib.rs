@@ -2,7 +2,7 @@
 //! conditional requests, `Cache-Status`, and the marks that relays leave on what they forward.
 //!
 //! Guarantees: no I/O, no clock of its own, no panic on any input; each rule names its section of RFC 9110, 9111, 9211
-//! or 8586. Main types: [`CacheControl`], [`Freshness`], [`Selecting`], [`status::CacheStatus`], [`range::Ranges`].
+//! or 8586. Main types: [`CacheControl`], [`Freshness`], [`VaryFields`], [`status::CacheStatus`], [`range::Ranges`].
 //! Start reading at [`freshness`].
 
 pub mod conditional;
@@ -22,5 +22,5 @@ pub mod vary;
 
 pub use self::control::CacheControl;
 pub use self::freshness::{Freshness, Verdict};
-pub use self::storable::Unstorable;
-pub use self::vary::Selecting;
+pub use self::storable::UnstorableReason;
+pub use self::vary::VaryFields;

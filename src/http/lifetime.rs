@@ -119,7 +119,7 @@ mod tests {
                 headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap());
             }
             let (status, control) =
-                (StatusCode::from_u16(status).unwrap(), CacheControl::of_response(&headers));
+                (StatusCode::from_u16(status).unwrap(), CacheControl::from_response(&headers));
             let lifetime = of(status, &headers, &control, DATE, 0, Class::Generic, &config);
             assert_eq!(lifetime, expected * 1000, "{status} {text}");
         }

@@ -14,13 +14,13 @@ use crate::field;
 #[derive(Clone, Debug)]
 pub struct Multipart {
     boundary: String,
-    parts: Vec<Part>,
+    parts: Vec<BodyPart>,
     closing: Bytes,
 }
 
 /// One part.
 #[derive(Clone, Debug)]
-pub struct Part {
+pub struct BodyPart {
     /// What stands before the part's bytes, the boundary included.
     pub head: Bytes,
     /// The part's bytes within the whole.
@@ -42,7 +42,7 @@ impl Multipart {
             head.extend_from_slice(b"\r\nContent-Range: ");
             head.extend_from_slice(content_range(range, Some(complete_length)).as_bytes());
             head.extend_from_slice(b"\r\n\r\n");
-            Part { head: head.into(), range: range.clone() }
+            BodyPart { head: head.into(), range: range.clone() }
         };
         let parts = ranges.iter().enumerate().map(part).collect();
         let closing = format!("\r\n--{boundary}--\r\n").into();
@@ -56,13 +56,14 @@ impl Multipart {
 
     /// The response's `Content-Length`.
     pub fn content_length(&self) -> u64 {
-        let length =
-            |part: &Part| octets(&part.head).saturating_add(part.range.end.saturating_sub(part.range.start));
+        let length = |part: &BodyPart| {
+            octets(&part.head).saturating_add(part.range.end.saturating_sub(part.range.start))
+        };
         self.parts.iter().map(length).fold(octets(&self.closing), u64::saturating_add)
     }
 
     /// The parts, in the order they are sent.
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[BodyPart] {
         &self.parts
     }
 
@@ -88,7 +89,7 @@ mod tests {
 
     fn body(multipart: &Multipart, whole: &[u8]) -> Vec<u8> {
         let mut body = Vec::new();
-        for Part { head, range } in multipart.parts() {
+        for BodyPart { head, range } in multipart.parts() {
             body.extend_from_slice(head);
             body.extend_from_slice(&whole[range.start as usize..range.end as usize]);
         }

@@ -14,7 +14,7 @@ pub const MAX_RANGES: usize = 32;
 
 /// The part of content that a client waits for: what an upstream is asked for first, in whole chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum RequestedPart {
     /// From a position on, to another (exclusive) or to the end.
     From(u64, Option<u64>),
     /// So many bytes at the end.
@@ -36,14 +36,14 @@ pub enum Ranges {
 
 /// What must be there before a range of a growing whole can be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Need {
+pub enum RangePrerequisite {
     /// These bytes: then `206`, also while the length is unknown. If the whole ends before, its length is known.
     Bytes(Range<u64>),
     /// The length: of a range with an open end, a suffix, or several.
     Length,
 }
 
-impl Part {
+impl RequestedPart {
     /// The value of `Range` to ask for it by.
     pub fn to_field(self, chunk: u64) -> Option<HeaderValue> {
         let text = match self {
@@ -78,7 +78,7 @@ impl Ranges {
     /// A range beyond the end is left out, one that runs past it is cut; if none is left, the request cannot be
     /// satisfied. A field that is malformed anywhere, or of another unit, is ignored, as are ranges that overlap:
     /// no client needs them, and they multiply the bytes sent (§14.2).
-    pub fn of(request: &HeaderMap, complete_length: u64) -> Self {
+    pub fn parse(request: &HeaderMap, complete_length: u64) -> Self {
         let Some(asked) = parse(request) else { return Self::Whole };
         if complete_length == 0 && asked.iter().any(|spec| matches!(spec, Spec::Suffix(1..))) {
             // Satisfiable, since it asks for at most everything (§14.1.2), but no Content-Range can say so.
@@ -96,19 +96,19 @@ impl Ranges {
     }
 
     /// The part that the client waits for first, if it does not ask for everything.
-    pub fn first_part(request: &HeaderMap) -> Option<Part> {
+    pub fn first_part(request: &HeaderMap) -> Option<RequestedPart> {
         Some(match *parse(request)?.first()? {
-            Spec::FromTo(first, last) => Part::From(first, Some(last.saturating_add(1))),
-            Spec::From(first) => Part::From(first, None),
-            Spec::Suffix(count) => Part::Last(count),
+            Spec::FromTo(first, last) => RequestedPart::From(first, Some(last.saturating_add(1))),
+            Spec::From(first) => RequestedPart::From(first, None),
+            Spec::Suffix(count) => RequestedPart::Last(count),
         })
     }
 
     /// What the request needs of a whole whose length is not known yet; `None` if it gets all of it as it comes.
-    pub fn need(request: &HeaderMap) -> Option<Need> {
+    pub fn prerequisite(request: &HeaderMap) -> Option<RangePrerequisite> {
         match *parse(request)? {
-            [Spec::FromTo(first, last)] => Some(Need::Bytes(first..last.saturating_add(1))),
-            _ => Some(Need::Length),
+            [Spec::FromTo(first, last)] => Some(RangePrerequisite::Bytes(first..last.saturating_add(1))),
+            _ => Some(RangePrerequisite::Length),
         }
     }
 }
@@ -218,7 +218,7 @@ mod tests {
             ("bytes=0-4,5-9", 10, &[(0, 5), (5, 10)]),
             ("bytes=0-18446744073709551615", u64::MAX, &[(0, u64::MAX)]),
         ] {
-            let found = parts(Ranges::of(&request(value), length));
+            let found = parts(Ranges::parse(&request(value), length));
             let ends: Vec<_> = found.iter().map(|range| (range.start, range.end)).collect();
             assert_eq!(ends, expected, "{value} of {length}");
         }
@@ -233,9 +233,9 @@ mod tests {
             ("bytes=99999999999999999999-", 10),
             ("bytes=0-", 0),
         ] {
-            assert_eq!(Ranges::of(&request(value), length), Ranges::Unsatisfiable, "{value} of {length}");
+            assert_eq!(Ranges::parse(&request(value), length), Ranges::Unsatisfiable, "{value} of {length}");
         }
-        assert_eq!(Ranges::of(&request("bytes=-5"), 0), Ranges::Whole, "a suffix of nothing is all of it");
+        assert_eq!(Ranges::parse(&request("bytes=-5"), 0), Ranges::Whole, "a suffix of nothing is all of it");
     }
 
     #[test]
@@ -261,35 +261,38 @@ mod tests {
             "bytes=0-,0-",
             "bytes=3-3,0-9",
         ] {
-            assert_eq!(Ranges::of(&request(value), 10), Ranges::Whole, "{value}");
+            assert_eq!(Ranges::parse(&request(value), 10), Ranges::Whole, "{value}");
         }
-        assert_eq!(Ranges::of(&HeaderMap::new(), 10), Ranges::Whole);
+        assert_eq!(Ranges::parse(&HeaderMap::new(), 10), Ranges::Whole);
         let mut twice = request("bytes=0-1");
         twice.append(header::RANGE, HeaderValue::from_static("bytes=3-4"));
-        assert_eq!(Ranges::of(&twice, 10), Ranges::Whole);
+        assert_eq!(Ranges::parse(&twice, 10), Ranges::Whole);
     }
 
     #[test]
     fn more_ranges_than_the_bound_get_the_whole() {
         let many = |count: usize| (0..count).map(|i| format!("{0}-{0}", i * 2)).collect::<Vec<_>>().join(",");
-        let most = Ranges::of(&request(&format!("bytes={}", many(MAX_RANGES))), 10_000);
+        let most = Ranges::parse(&request(&format!("bytes={}", many(MAX_RANGES))), 10_000);
         assert_eq!(parts(most).len(), MAX_RANGES);
-        assert_eq!(Ranges::of(&request(&format!("bytes={}", many(MAX_RANGES + 1))), 10_000), Ranges::Whole);
+        assert_eq!(
+            Ranges::parse(&request(&format!("bytes={}", many(MAX_RANGES + 1))), 10_000),
+            Ranges::Whole
+        );
     }
 
     #[test]
     fn only_a_closed_range_can_be_answered_before_the_length_is_known() {
         for (value, expected) in [
-            ("bytes=5-9", Some(Need::Bytes(5..10))),
-            ("bytes=5-", Some(Need::Length)),
-            ("bytes=-5", Some(Need::Length)),
-            ("bytes=0-1,4-5", Some(Need::Length)),
+            ("bytes=5-9", Some(RangePrerequisite::Bytes(5..10))),
+            ("bytes=5-", Some(RangePrerequisite::Length)),
+            ("bytes=-5", Some(RangePrerequisite::Length)),
+            ("bytes=0-1,4-5", Some(RangePrerequisite::Length)),
             ("bytes=5-4", None),
             ("items=0-1", None),
         ] {
-            assert_eq!(Ranges::need(&request(value)), expected, "{value}");
+            assert_eq!(Ranges::prerequisite(&request(value)), expected, "{value}");
         }
-        assert_eq!(Ranges::need(&HeaderMap::new()), None);
+        assert_eq!(Ranges::prerequisite(&HeaderMap::new()), None);
     }
 
     #[test]
@@ -323,7 +326,7 @@ mod tests {
             let distinct: std::collections::HashSet<_> = named.iter().flatten().collect();
             let overlapping = distinct.len() < named.iter().map(Vec::len).sum();
 
-            let ranges = Ranges::of(&request(&format!("bytes={text}")), length);
+            let ranges = Ranges::parse(&request(&format!("bytes={text}")), length);
             if invalid || overlapping {
                 prop_assert_eq!(ranges, Ranges::Whole);
             } else if named.is_empty() {
@@ -336,10 +339,10 @@ mod tests {
 
         #[test]
         fn no_value_and_no_length_panic(value in "(bytes=)?[0-9,-]{0,60}", length: u64) {
-            for range in parts(Ranges::of(&request(&value), length)) {
+            for range in parts(Ranges::parse(&request(&value), length)) {
                 prop_assert!(range.start < range.end && range.end <= length);
             }
-            Ranges::need(&request(&value));
+            Ranges::prerequisite(&request(&value));
         }
     }
 }

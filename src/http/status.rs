@@ -4,8 +4,8 @@
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::field;
-use super::freshness::Why;
-use super::storable::Unstorable;
+use super::freshness::RevalidationReason;
+use super::storable::UnstorableReason;
 
 /// What the relay did with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,12 +19,12 @@ pub enum CacheStatus {
     /// Served from the store after an upstream said `304`.
     Revalidated {
         /// Why it was asked.
-        why: Why,
+        why: RevalidationReason,
         /// Another request's validation answered this one too.
         collapsed: bool,
     },
     /// Answered with what an upstream sends.
-    Forwarded(Forward, Outcome),
+    Forwarded(ForwardReason, ForwardOutcome),
     /// Passed through: the class or the configuration keeps the path out of the cache.
     Bypass,
     /// Passed through: the method is never cached.
@@ -43,7 +43,7 @@ pub enum CacheStatus {
 
 /// Why a request went forward (RFC 9211 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forward {
+pub enum ForwardReason {
     /// Nothing is stored under the key.
     UriMiss,
     /// What is stored under the key is for other selecting fields.
@@ -58,13 +58,13 @@ pub enum Forward {
 
 /// What became of a response that was fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ForwardOutcome {
     /// It goes into the store.
     Stored,
     /// It is the response to another client's request, which this one follows.
     Collapsed,
     /// It is not stored, for this reason.
-    NotStored(Unstorable),
+    NotStored(UnstorableReason),
     /// It is not stored, because the store cannot take it.
     StoreFailed,
 }
@@ -131,8 +131,8 @@ impl CacheStatus {
             Self::Hit => "hit",
             Self::StaleWhileRevalidate | Self::StaleIfError(_) => "stale",
             Self::Revalidated { .. } => "revalidated",
-            Self::Forwarded(_, Outcome::Collapsed) => "collapsed",
-            Self::Forwarded(Forward::Stale, _) => "expired",
+            Self::Forwarded(_, ForwardOutcome::Collapsed) => "collapsed",
+            Self::Forwarded(ForwardReason::Stale, _) => "expired",
             Self::Forwarded(..) => "miss",
             Self::Bypass | Self::Method => "bypass",
             Self::OnlyIfCached => "only-if-cached",
@@ -152,8 +152,8 @@ impl CacheStatus {
     }
 
     /// Whether the bytes did not cross the WAN for this client.
-    pub const fn spares_the_wan(self) -> bool {
-        self.is_from_store() || matches!(self, Self::Forwarded(_, Outcome::Collapsed))
+    pub const fn is_wan_free(self) -> bool {
+        self.is_from_store() || matches!(self, Self::Forwarded(_, ForwardOutcome::Collapsed))
     }
 
     /// Appends the relay's member after those already there: the first is nearest the origin. A response that the
@@ -183,20 +183,20 @@ impl CacheStatus {
                 "gupd; fwd=stale; fwd-status={}; detail=stale-if-error",
                 status.as_u16()
             )),
-            Self::Revalidated { why: Why::Stale, collapsed: false } => REVALIDATED,
+            Self::Revalidated { why: RevalidationReason::Stale, collapsed: false } => REVALIDATED,
             Self::Revalidated { why, collapsed } => {
                 let collapsed = if collapsed { "; collapsed" } else { "" };
-                let why = Forward::from(why).as_str();
+                let why = ForwardReason::from(why).as_str();
                 field::composed(format!("gupd; fwd={why}; fwd-status=304{collapsed}"))
             }
-            Self::Forwarded(Forward::UriMiss, Outcome::Stored) => STORED,
-            Self::Forwarded(Forward::UriMiss, Outcome::Collapsed) => COLLAPSED,
+            Self::Forwarded(ForwardReason::UriMiss, ForwardOutcome::Stored) => STORED,
+            Self::Forwarded(ForwardReason::UriMiss, ForwardOutcome::Collapsed) => COLLAPSED,
             Self::Forwarded(forward, outcome) => {
                 let (parameter, detail) = match outcome {
-                    Outcome::Stored => ("; stored", ""),
-                    Outcome::Collapsed => ("; collapsed", ""),
-                    Outcome::NotStored(reason) => ("; detail=", reason.as_str()),
-                    Outcome::StoreFailed => ("; detail=", "store-failed"),
+                    ForwardOutcome::Stored => ("; stored", ""),
+                    ForwardOutcome::Collapsed => ("; collapsed", ""),
+                    ForwardOutcome::NotStored(reason) => ("; detail=", reason.as_str()),
+                    ForwardOutcome::StoreFailed => ("; detail=", "store-failed"),
                 };
                 field::composed(format!("gupd; fwd={}{parameter}{detail}", forward.as_str()))
             }
@@ -209,7 +209,7 @@ impl CacheStatus {
     }
 }
 
-impl Forward {
+impl ForwardReason {
     /// The value of the `fwd` parameter.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -222,11 +222,11 @@ impl Forward {
     }
 }
 
-impl From<Why> for Forward {
-    fn from(why: Why) -> Self {
+impl From<RevalidationReason> for ForwardReason {
+    fn from(why: RevalidationReason) -> Self {
         match why {
-            Why::Stale => Self::Stale,
-            Why::Request => Self::Request,
+            RevalidationReason::Stale => Self::Stale,
+            RevalidationReason::Request => Self::Request,
         }
     }
 }
@@ -248,30 +248,42 @@ mod tests {
                 "stale",
             ),
             (
-                Revalidated { why: Why::Stale, collapsed: false },
+                Revalidated { why: RevalidationReason::Stale, collapsed: false },
                 Some("gupd; fwd=stale; fwd-status=304"),
                 "revalidated",
             ),
             (
-                Revalidated { why: Why::Request, collapsed: true },
+                Revalidated { why: RevalidationReason::Request, collapsed: true },
                 Some("gupd; fwd=request; fwd-status=304; collapsed"),
                 "revalidated",
             ),
-            (Forwarded(Forward::UriMiss, Outcome::Stored), Some("gupd; fwd=uri-miss; stored"), "miss"),
             (
-                Forwarded(Forward::UriMiss, Outcome::Collapsed),
+                Forwarded(ForwardReason::UriMiss, ForwardOutcome::Stored),
+                Some("gupd; fwd=uri-miss; stored"),
+                "miss",
+            ),
+            (
+                Forwarded(ForwardReason::UriMiss, ForwardOutcome::Collapsed),
                 Some("gupd; fwd=uri-miss; collapsed"),
                 "collapsed",
             ),
-            (Forwarded(Forward::VaryMiss, Outcome::Stored), Some("gupd; fwd=vary-miss; stored"), "miss"),
-            (Forwarded(Forward::Stale, Outcome::Stored), Some("gupd; fwd=stale; stored"), "expired"),
             (
-                Forwarded(Forward::Request, Outcome::StoreFailed),
+                Forwarded(ForwardReason::VaryMiss, ForwardOutcome::Stored),
+                Some("gupd; fwd=vary-miss; stored"),
+                "miss",
+            ),
+            (
+                Forwarded(ForwardReason::Stale, ForwardOutcome::Stored),
+                Some("gupd; fwd=stale; stored"),
+                "expired",
+            ),
+            (
+                Forwarded(ForwardReason::Request, ForwardOutcome::StoreFailed),
                 Some("gupd; fwd=request; detail=store-failed"),
                 "miss",
             ),
             (
-                Forwarded(Forward::Partial, Outcome::NotStored(Unstorable::NoStore)),
+                Forwarded(ForwardReason::Partial, ForwardOutcome::NotStored(UnstorableReason::NoStore)),
                 Some("gupd; fwd=partial; detail=no-store"),
                 "miss",
             ),

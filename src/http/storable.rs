@@ -1,17 +1,17 @@
 //! May this response be stored? RFC 9111 §3 as a shared cache, with the class rules of content whose name says more
-//! than its headers. Decides on heads only; the one rule about bodies is [`storable_length`], asked again when a
+//! than its headers. Decides on heads only; the one rule about bodies is [`check_length`], asked again when a
 //! length becomes known. How long the stored response is good is `freshness`'s business.
 
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::control::{CacheControl, Directive};
 use super::field;
-use super::vary::Selecting;
+use super::vary::VaryFields;
 use gupd_config::Class;
 
 /// Why a response is not stored. Its [`as_str`](Self::as_str) stands in logs, metrics and `Cache-Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Unstorable {
+pub enum UnstorableReason {
     /// The path's class is private: passed through, whatever the response says.
     ClassPrivate,
     /// Only `GET` is stored; `HEAD` is answered from a stored `GET`.
@@ -42,7 +42,7 @@ pub enum Unstorable {
     DigestMismatch,
 }
 
-impl Unstorable {
+impl UnstorableReason {
     /// Every reason, for the label set of a metric.
     pub const ALL: [Self; 14] = [
         Self::ClassPrivate,
@@ -103,57 +103,60 @@ impl Unstorable {
 /// configured for the whole web server or load balancer and never meant for them; their name or the relay's schedule says how long they
 /// are good, and their `Set-Cookie` is dropped when they are stored. What protects somebody is never overruled:
 /// `no-store` of either side, `private`, credentials, `Vary: *`.
-pub fn storable(
+pub fn check_storable(
     method: &Method,
     request: &HeaderMap,
     status: StatusCode,
     response: &HeaderMap,
     class: Class,
-) -> Result<(), Unstorable> {
-    let control = CacheControl::of_response(response);
+) -> Result<(), UnstorableReason> {
+    let control = CacheControl::from_response(response);
     let refused = [
-        (class == Class::Private, Unstorable::ClassPrivate),
-        (method != Method::GET, Unstorable::Method),
-        (status == StatusCode::PARTIAL_CONTENT, Unstorable::Partial),
-        (!UNDERSTOOD.contains(&status.as_u16()), Unstorable::Status),
-        (CacheControl::of_request(request).has(Directive::NoStore), Unstorable::RequestNoStore),
+        (class == Class::Private, UnstorableReason::ClassPrivate),
+        (method != Method::GET, UnstorableReason::Method),
+        (status == StatusCode::PARTIAL_CONTENT, UnstorableReason::Partial),
+        (!UNDERSTOOD.contains(&status.as_u16()), UnstorableReason::Status),
+        (CacheControl::from_request(request).has(Directive::NoStore), UnstorableReason::RequestNoStore),
         // §5.2.2.3: a cache that understands the status ignores the no-store meant for those that do not.
-        (control.has(Directive::NoStore) && !control.has(Directive::MustUnderstand), Unstorable::NoStore),
-        (control.has(Directive::Private), Unstorable::Private),
+        (
+            control.has(Directive::NoStore) && !control.has(Directive::MustUnderstand),
+            UnstorableReason::NoStore,
+        ),
+        (control.has(Directive::Private), UnstorableReason::Private),
         (
             request.contains_key(header::AUTHORIZATION) && !shareable_with_credentials(&control),
-            Unstorable::Authorization,
+            UnstorableReason::Authorization,
         ),
-        (Selecting::of(response, request, class).is_none(), Unstorable::Vary),
+        (VaryFields::from_response(response, request, class).is_none(), UnstorableReason::Vary),
     ];
     if let Some((_, reason)) = refused.iter().find(|(applies, _)| *applies) {
         return Err(*reason);
     }
     let length = response.get(header::CONTENT_LENGTH).and_then(|value| field::decimal(value.as_bytes()));
     if let Some(length) = length {
-        storable_length(status, length, class)?;
+        check_length(status, length, class)?;
     }
     if is_ruled_by_class(status, class) {
         return Ok(());
     }
     // RFC 9111 §7.3 leaves this to the cache. A cookie handed to a whole site is a session shared by a whole site.
     if response.contains_key(header::SET_COOKIE) && !control.has(Directive::Public) {
-        return Err(Unstorable::SetCookie);
+        return Err(UnstorableReason::SetCookie);
     }
     if has_explicit_freshness(&control, response)
         || (may_be_heuristic(status, &control) && is_reusable(request, status, response, &control))
     {
         Ok(())
     } else {
-        Err(Unstorable::NotCacheable)
+        Err(UnstorableReason::NotCacheable)
     }
 }
 
 /// Whether a body of `length` bytes may be stored: a payload's must not be empty. A fill whose response had no
 /// `Content-Length` asks when it has ended. Negative responses may be empty.
-pub fn storable_length(status: StatusCode, length: u64, class: Class) -> Result<(), Unstorable> {
+pub fn check_length(status: StatusCode, length: u64, class: Class) -> Result<(), UnstorableReason> {
     if length == 0 && class == Class::Payload && status == StatusCode::OK {
-        Err(Unstorable::EmptyPayload)
+        Err(UnstorableReason::EmptyPayload)
     } else {
         Ok(())
     }
@@ -215,14 +218,14 @@ mod tests {
             .collect()
     }
 
-    fn get(request: &str, status: u16, response: &str, class: Class) -> Result<(), Unstorable> {
+    fn get(request: &str, status: u16, response: &str, class: Class) -> Result<(), UnstorableReason> {
         let status = StatusCode::from_u16(status).unwrap();
-        storable(&Method::GET, &headers(request), status, &headers(response), class)
+        check_storable(&Method::GET, &headers(request), status, &headers(response), class)
     }
 
     #[test]
     fn generic_content_is_stored_as_rfc_9111_section_3_says() {
-        use Unstorable::*;
+        use UnstorableReason::*;
         for (request, status, response, expected) in [
             ("", 200, "cache-control: no-cache|etag: \"a\"", Ok(())),
             ("", 200, "cache-control: no-store", Err(NoStore)),
@@ -285,11 +288,11 @@ mod tests {
     fn what_protects_somebody_is_overruled_by_no_class() {
         for class in [Class::Payload, Class::Catalog, Class::Generic] {
             for (request, response, expected) in [
-                ("", "cache-control: no-store", Unstorable::NoStore),
-                ("cache-control: no-store", "", Unstorable::RequestNoStore),
-                ("", "cache-control: private", Unstorable::Private),
-                ("authorization: x", "", Unstorable::Authorization),
-                ("", "vary: *", Unstorable::Vary),
+                ("", "cache-control: no-store", UnstorableReason::NoStore),
+                ("cache-control: no-store", "", UnstorableReason::RequestNoStore),
+                ("", "cache-control: private", UnstorableReason::Private),
+                ("authorization: x", "", UnstorableReason::Authorization),
+                ("", "vary: *", UnstorableReason::Vary),
             ] {
                 assert_eq!(
                     get(request, 200, response, class),
@@ -302,9 +305,9 @@ mod tests {
 
     #[test]
     fn a_payload_of_no_bytes_is_never_stored() {
-        assert_eq!(get("", 200, "content-length: 0", Class::Payload), Err(Unstorable::EmptyPayload));
-        assert_eq!(storable_length(StatusCode::OK, 0, Class::Payload), Err(Unstorable::EmptyPayload));
-        assert_eq!(storable_length(StatusCode::OK, 1, Class::Payload), Ok(()));
+        assert_eq!(get("", 200, "content-length: 0", Class::Payload), Err(UnstorableReason::EmptyPayload));
+        assert_eq!(check_length(StatusCode::OK, 0, Class::Payload), Err(UnstorableReason::EmptyPayload));
+        assert_eq!(check_length(StatusCode::OK, 1, Class::Payload), Ok(()));
         assert_eq!(
             get("", 404, "content-length: 0", Class::Payload),
             Ok(()),
@@ -319,22 +322,28 @@ mod tests {
 
     #[test]
     fn a_payloads_redirect_follows_the_rfc() {
-        assert_eq!(get("", 302, "", Class::Payload), Err(Unstorable::NotCacheable));
-        assert_eq!(get("", 302, "set-cookie: a|expires: 0", Class::Payload), Err(Unstorable::SetCookie));
+        assert_eq!(get("", 302, "", Class::Payload), Err(UnstorableReason::NotCacheable));
+        assert_eq!(
+            get("", 302, "set-cookie: a|expires: 0", Class::Payload),
+            Err(UnstorableReason::SetCookie)
+        );
     }
 
     #[test]
     fn private_paths_and_other_methods_are_never_stored() {
-        assert_eq!(get("", 200, "cache-control: public", Class::Private), Err(Unstorable::ClassPrivate));
+        assert_eq!(
+            get("", 200, "cache-control: public", Class::Private),
+            Err(UnstorableReason::ClassPrivate)
+        );
         for method in [Method::HEAD, Method::POST, Method::OPTIONS] {
-            let refused = storable(&method, &headers(""), StatusCode::OK, &headers(""), Class::Payload);
-            assert_eq!(refused, Err(Unstorable::Method));
+            let refused = check_storable(&method, &headers(""), StatusCode::OK, &headers(""), Class::Payload);
+            assert_eq!(refused, Err(UnstorableReason::Method));
         }
     }
 
     #[test]
     fn every_reason_has_its_own_kebab_case_name() {
-        let names = Unstorable::ALL.map(Unstorable::as_str);
+        let names = UnstorableReason::ALL.map(UnstorableReason::as_str);
         assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
         assert_eq!(std::collections::HashSet::from(names).len(), names.len());
     }

@@ -36,13 +36,13 @@ pub fn remove_unstored(headers: &mut HeaderMap, class: Class) {
     }
 }
 
-/// Updates stored fields from a `304` that [`confirms`](super::validator::confirms) them: each field it has replaces
+/// Updates stored fields from a `304` that [`matches_stored`](super::validator::matches_stored) them: each field it has replaces
 /// the stored ones of that name. Not replaced is what describes the stored bytes, which the `304` does not bring.
 /// A `304`'s `Set-Cookie` is for the one client it answers.
 ///
 /// `Date` and `Age` measured the old message and go even if the new one has none: freshness then counts from its
 /// arrival.
-pub fn update(stored: &mut HeaderMap, mut not_modified: HeaderMap, class: Class) {
+pub fn apply_not_modified(stored: &mut HeaderMap, mut not_modified: HeaderMap, class: Class) {
     remove_unstored(&mut not_modified, class);
     for name in OF_THE_STORED_BYTES.iter().chain([&header::SET_COOKIE]) {
         not_modified.remove(name);
@@ -58,7 +58,7 @@ pub fn update(stored: &mut HeaderMap, mut not_modified: HeaderMap, class: Class)
 }
 
 /// Dates a response by when it arrived, if its origin did not (RFC 9110 §6.6.1): served later, it must not seem new.
-pub fn date(headers: &mut HeaderMap, response_time: UnixMillis) {
+pub fn add_date(headers: &mut HeaderMap, response_time: UnixMillis) {
     if headers.contains_key(header::DATE) {
         return;
     }
@@ -111,7 +111,7 @@ mod tests {
     fn a_304_replaces_every_field_it_has_and_leaves_the_others() {
         let mut stored =
             headers("etag: \"a\"|x-a: 1|x-a: 2|x-b: 3|content-type: a/b|cache-control: max-age=1");
-        update(&mut stored, headers("x-a: 4|x-a: 5|content-type: c/d|x-new: 6"), Class::Generic);
+        apply_not_modified(&mut stored, headers("x-a: 4|x-a: 5|content-type: c/d|x-new: 6"), Class::Generic);
         let expected =
             headers("etag: \"a\"|x-b: 3|cache-control: max-age=1|x-a: 4|x-a: 5|content-type: c/d|x-new: 6");
         assert_eq!(stored, expected);
@@ -121,7 +121,7 @@ mod tests {
     fn a_304_changes_nothing_that_describes_the_stored_bytes() {
         let text = "content-length: 9|content-encoding: gzip|content-md5: x|repr-digest: y|content-digest: z";
         let mut stored = headers(text);
-        update(
+        apply_not_modified(
             &mut stored,
             headers(
                 "content-length: 0|content-encoding: br|content-range: bytes 0-0/1|content-md5: 0|repr-digest: 0",
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn the_old_messages_age_does_not_survive_a_304_without_one() {
         let mut stored = headers("age: 999|date: Sun, 06 Nov 1994 08:49:37 GMT|etag: \"a\"");
-        update(&mut stored, headers("server: x"), Class::Catalog);
+        apply_not_modified(&mut stored, headers("server: x"), Class::Catalog);
         assert_eq!(stored, headers("etag: \"a\"|server: x"));
     }
 
@@ -144,7 +144,7 @@ mod tests {
             let mut stored = headers("etag: \"a\"");
             let not_modified =
                 headers("set-cookie: a=b|connection: close, x-hop|x-hop: 1|keep-alive: timeout=5");
-            update(&mut stored, not_modified, class);
+            apply_not_modified(&mut stored, not_modified, class);
             assert_eq!(stored, headers("etag: \"a\""));
         }
     }

@@ -20,7 +20,7 @@ impl<'a> EntityTag<'a> {
     }
 
     /// The tag of a response.
-    pub fn of(headers: &'a HeaderMap) -> Option<Self> {
+    pub fn from_response(headers: &'a HeaderMap) -> Option<Self> {
         Self::parse(headers.get(header::ETAG)?.as_bytes())
     }
 
@@ -87,7 +87,7 @@ pub fn is_last_modified_strong(response: &HeaderMap) -> bool {
 
 /// Makes a request validate `stored` (RFC 9111 §4.3.1), in place of whatever conditions or range it had, since its
 /// answer is for the relay. `false` if the stored response has no validator, and the request then asks for everything.
-pub fn validate(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
+pub fn add_validators(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
     for name in [
         header::IF_MATCH,
         header::IF_NONE_MATCH,
@@ -112,8 +112,8 @@ pub fn validate(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
 
 /// Whether a `304` speaks of `stored` (RFC 9111 §4.3.4). One that names another version must not freshen it; the
 /// relay then asks again without conditions.
-pub fn confirms(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
-    match (EntityTag::of(not_modified), EntityTag::of(stored)) {
+pub fn matches_stored(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
+    match (EntityTag::from_response(not_modified), EntityTag::from_response(stored)) {
         (Some(new), Some(old)) if !new.weak => new.strongly_equals(&old),
         (Some(new), Some(old)) => new.weakly_equals(&old),
         (Some(new), None) if !new.weak => false,
@@ -186,11 +186,14 @@ mod tests {
     fn a_validating_request_has_the_stored_validators_and_no_other_condition() {
         let mut request =
             headers(&[(header::IF_MATCH, "*"), (header::RANGE, "bytes=0-"), (header::ACCEPT, "x")]);
-        assert!(validate(&mut request, &headers(&[(header::ETAG, "W/\"a\""), (header::LAST_MODIFIED, T0)])));
+        assert!(add_validators(
+            &mut request,
+            &headers(&[(header::ETAG, "W/\"a\""), (header::LAST_MODIFIED, T0)])
+        ));
         let expected =
             [(header::ACCEPT, "x"), (header::IF_NONE_MATCH, "W/\"a\""), (header::IF_MODIFIED_SINCE, T0)];
         assert_eq!(request, headers(&expected));
-        assert!(!validate(&mut request, &headers(&[])));
+        assert!(!add_validators(&mut request, &headers(&[])));
         assert_eq!(request, headers(&expected[..1]));
     }
 
@@ -207,7 +210,7 @@ mod tests {
             (&[(LAST_MODIFIED, T1)], &[(LAST_MODIFIED, T0)], false),
             (&[], &[(ETAG, "\"a\"")], true),
         ] {
-            assert_eq!(confirms(&headers(new), &headers(stored)), expected, "{new:?} {stored:?}");
+            assert_eq!(matches_stored(&headers(new), &headers(stored)), expected, "{new:?} {stored:?}");
         }
     }
 }

@@ -15,7 +15,7 @@ pub const MAX_VALUE_BYTES: usize = 4096;
 /// The request fields that select one stored response, and the values they had. Empty, and then without any
 /// allocation, for most responses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Selecting(Vec<Field>);
+pub struct VaryFields(Vec<Field>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Field {
@@ -24,7 +24,7 @@ struct Field {
     value: Option<Box<[u8]>>,
 }
 
-impl Selecting {
+impl VaryFields {
     /// What selects `response`, taken from the request that it answered.
     ///
     /// `None` if no later request can be known to match (`*`, an invalid name) or if the bounds of this module are
@@ -32,7 +32,7 @@ impl Selecting {
     ///
     /// For payloads and catalogs `User-Agent` is left out: LiveUpdate clients of one product send values that look
     /// random, and the bytes under such a name are the same for all of them.
-    pub fn of(response: &HeaderMap, request: &HeaderMap, class: Class) -> Option<Self> {
+    pub fn from_response(response: &HeaderMap, request: &HeaderMap, class: Class) -> Option<Self> {
         let mut fields = Vec::new();
         let mut bytes = 0;
         for name in names(response, class) {
@@ -147,8 +147,8 @@ mod tests {
         headers
     }
 
-    fn selecting(vary: &str, request: &[(&str, &str)]) -> Option<Selecting> {
-        Selecting::of(&headers(&[("vary", vary)]), &headers(request), Class::Generic)
+    fn selecting(vary: &str, request: &[(&str, &str)]) -> Option<VaryFields> {
+        VaryFields::from_response(&headers(&[("vary", vary)]), &headers(request), Class::Generic)
     }
 
     #[test]
@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn no_vary_selects_nothing_and_allocates_nothing() {
-        let none = Selecting::of(&headers(&[]), &headers(&[("accept", "x")]), Class::Generic).unwrap();
+        let none =
+            VaryFields::from_response(&headers(&[]), &headers(&[("accept", "x")]), Class::Generic).unwrap();
         assert!(none.is_empty() && none.0.capacity() == 0 && none.matches(&headers(&[])));
         assert_eq!(none.encode(), "");
     }
@@ -206,14 +207,14 @@ mod tests {
         let response = headers(&[("vary", "User-Agent")]);
         let request = headers(&[("user-agent", "c2Vj")]);
         for (class, selects) in [(Class::Generic, true), (Class::Payload, false), (Class::Catalog, false)] {
-            assert_eq!(!Selecting::of(&response, &request, class).unwrap().is_empty(), selects);
+            assert_eq!(!VaryFields::from_response(&response, &request, class).unwrap().is_empty(), selects);
         }
     }
 
     #[test]
     fn text_that_was_never_encoded_is_refused() {
         for text in ["x-a", "\n", ":v\n", "x a:v\n", "x-a:\u{100}\n", "x-a:v\n\n"] {
-            assert_eq!(Selecting::decode(text), None, "{text:?}");
+            assert_eq!(VaryFields::decode(text), None, "{text:?}");
         }
     }
 
@@ -232,9 +233,9 @@ mod tests {
                 }
             }
             let response = headers(&[("vary", &vary)]);
-            let stored = Selecting::of(&response, &request, Class::Generic).unwrap();
+            let stored = VaryFields::from_response(&response, &request, Class::Generic).unwrap();
             prop_assert!(stored.matches(&request));
-            prop_assert_eq!(Selecting::decode(&stored.encode()), Some(stored));
+            prop_assert_eq!(VaryFields::decode(&stored.encode()), Some(stored));
         }
     }
 }

@@ -2,7 +2,7 @@
 //! what all forwarding has in common.
 //!
 //! Guarantees: every connection, wait and queue is bounded; no byte passes a limit that is in force. It knows nothing
-//! of stored content. Main types: [`listen::Connections`], [`upstream::Upstreams`], [`shape::Wan`], [`shape::Lan`],
+//! of stored content. Main types: [`listen::Connections`], [`upstream::Upstreams`], [`shape::WanLimiter`], [`shape::LanLimiter`],
 //! [`forward::Target`]. Start reading at [`upstream`] for requests to managers, at [`listen`] for clients.
 
 pub mod forward;

@@ -112,7 +112,7 @@ impl NetMetrics {
     }
 
     /// Creates an upstream's series at zero. `failures` are the words of the failures that may be counted.
-    pub fn expect_upstream(&self, upstream: &str, failures: &[&str]) {
+    pub fn create_upstream_series(&self, upstream: &str, failures: &[&str]) {
         self.upstream_bytes.with_label_values(&[upstream]);
         for outcome in STATUS_CLASSES.iter().chain(failures) {
             self.upstream_requests.with_label_values(&[upstream, outcome]);

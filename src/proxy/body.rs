@@ -18,8 +18,8 @@ use crate::access::Access;
 use gupd_cache::fill::{FillError, Reader, TransferError};
 use gupd_http::multipart::Multipart;
 use gupd_http::status::ResponseEnd;
-use gupd_net::forward::{self, PassError};
-use gupd_net::upstream::Received;
+use gupd_net::forward::{self, BodyStreamError};
+use gupd_net::upstream::UpstreamBody;
 use gupd_store::ReadError;
 
 /// What a response's body is made of.
@@ -40,7 +40,7 @@ pub enum BodyError {
     Transfer(#[from] TransferError),
     /// The upstream of a passed-through response broke off, or fell silent.
     #[error(transparent)]
-    Passed(#[from] PassError),
+    Passed(#[from] BodyStreamError),
 }
 
 impl BodyError {
@@ -121,11 +121,11 @@ impl Content {
     }
 
     /// An upstream's body, as it comes, each piece within `idle_timeout`.
-    pub fn passed_on(body: Received, idle_timeout: Duration, received: IntCounter) -> Self {
+    pub fn passed_on(body: UpstreamBody, idle_timeout: Duration, received: IntCounter) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        Self::Stream(Box::pin(forward::pieces(body, idle_timeout, received).map_err(BodyError::from)))
+        Self::Stream(Box::pin(forward::stream_body(body, idle_timeout, received).map_err(BodyError::from)))
     }
 }
 
@@ -254,25 +254,26 @@ mod tests {
     use super::*;
     use crate::metrics::RequestMetrics;
     use gupd_config::Config;
-    use gupd_net::shape::Places;
+    use gupd_net::shape::SlotLimiter;
 
     #[tokio::test]
     async fn a_download_keeps_its_place_until_its_last_bytes_have_left() {
         let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
         config.lan.max_downloads = Some(1);
-        let (places, metrics) = (Arc::new(Places::new(&config)), Arc::new(RequestMetrics::in_new_registry()));
+        let (places, metrics) =
+            (Arc::new(SlotLimiter::new(&config)), Arc::new(RequestMetrics::in_new_registry()));
         let client = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
-        let place = places.try_take(client.ip(), "default").unwrap();
+        let place = places.try_acquire(client.ip(), "default").unwrap();
         let mut access = Access::new(client, &Method::GET, &Uri::from_static("/"), metrics.clone(), false);
         access.expected = Some(5);
         let content = Content::Whole(Bytes::from_static(b"bytes"));
         let mut body = ResponseBody::new(content, access, None, Some(Download::new(place, &metrics)));
         let last = body.frame().await.unwrap().unwrap().into_data().unwrap();
         drop(body);
-        assert!(places.try_take(client.ip(), "default").is_none());
+        assert!(places.try_acquire(client.ip(), "default").is_none());
         assert_eq!((&*last, metrics.downloads.get()), (&b"bytes"[..], 1));
         drop(last);
-        assert!(places.try_take(client.ip(), "default").is_some());
+        assert!(places.try_acquire(client.ip(), "default").is_some());
         assert_eq!(metrics.downloads.get(), 0);
     }
 }

@@ -17,7 +17,7 @@ impl Generation {
         entry.object.status != StatusCode::OK
             && entry.classified.class == Class::Payload
             && !self.policy.bindings().is_empty()
-            && self.upstreams.named(order, &entry.object.upstream).is_none()
+            && self.upstreams.find_by_name(order, &entry.object.upstream).is_none()
     }
 
     /// Has a payload's bytes asked of the upstream that gave it before those of `wanted`, if it is another group's: it

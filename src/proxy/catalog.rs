@@ -108,7 +108,7 @@ impl Proxy {
             id: upstream.id.clone(),
             name: upstream.name.clone(),
         };
-        Ok(generation.upstreams.by_rank(&wanted.order).into_iter().map(candidate).collect())
+        Ok(generation.upstreams.order_by_rank(&wanted.order).into_iter().map(candidate).collect())
     }
 
     /// What this upstream has under a catalog's key at this moment; `None` if it has none.
@@ -127,7 +127,7 @@ impl Proxy {
             errand: Some(Errand::Collect),
             ..generation.wanted_for(key, HeaderMap::new())?
         };
-        wanted.lane.set_purpose(purpose);
+        wanted.bandwidth.set_purpose(purpose);
         let mut last = FillError::Abandoned;
         for _ in 0..MAX_TRIES {
             let found = self.cache.find(key, &wanted.asked, &wanted.classified).await?;
@@ -184,7 +184,7 @@ impl Proxy {
         let Ok(wanted) = generation.wanted_for(key, HeaderMap::new()) else { return false };
         match self.cache.find(key, &wanted.asked, &wanted.classified).await {
             Ok(Found::Entry(entry)) => {
-                let verdict = entry.freshness.judge(self.cache.clock().now(), &CacheControl::default());
+                let verdict = entry.freshness.evaluate(self.cache.clock().now(), &CacheControl::default());
                 verdict == Verdict::Fresh
                     && matches!(entry.object.status, StatusCode::NOT_FOUND | StatusCode::GONE)
             }

@@ -15,8 +15,8 @@ use gupd_cache::fill::{self, Fill};
 use gupd_config::policy::Classified;
 use gupd_http::instance;
 use gupd_net::forward::fields;
-use gupd_net::shape::Lane;
-use gupd_net::upstream::{Asking, Outgoing, RequestBody, Upstream};
+use gupd_net::shape::BandwidthClass;
+use gupd_net::upstream::{CurrentUpstream, RequestBody, Upstream, UpstreamRequest};
 
 /// How long another relay's request follows a fill without a response head before the first look, and between two
 /// looks. Heads come sooner over nearly every line, and who is in a circle has lost no more than this.
@@ -59,7 +59,7 @@ async fn waits_for_sender(asked: &Asked<'_>, fill: &Fill, classified: &Classifie
         if !upstreams.is_last(fill.order(), &upstream) {
             sleep(DEFERENCE).await;
         }
-        if upstream.may_be_relay() && comes_back_from(&upstream, asked, classified).await {
+        if upstream.can_be_relay() && comes_back_from(&upstream, asked, classified).await {
             return;
         }
         looked = Some(upstream);
@@ -69,14 +69,14 @@ async fn waits_for_sender(asked: &Asked<'_>, fill: &Fill, classified: &Classifie
 /// Whether what is asked of this upstream comes back here.
 async fn comes_back_from(upstream: &Arc<Upstream>, asked: &Asked<'_>, classified: &Classified) -> bool {
     let upstreams = &asked.generation.upstreams;
-    let look = Outgoing {
+    let look = UpstreamRequest {
         method: Method::HEAD,
-        target: asked.target.spelled.clone(),
-        headers: fields::for_fill(asked.headers, asked.version, classified.class, upstreams.instance()),
+        target: asked.target.original.clone(),
+        headers: fields::prepare_fill(asked.headers, asked.version, classified.class, upstreams.instance()),
         body: RequestBody::Empty,
-        lane: Lane::default(),
-        asking: Asking::default(),
+        bandwidth: BandwidthClass::default(),
+        current_upstream: CurrentUpstream::default(),
     };
-    let answer = upstreams.ask_one(upstream, &look).await;
+    let answer = upstreams.send_to(upstream, &look).await;
     answer.is_ok_and(|answer| answer.response.status() == StatusCode::LOOP_DETECTED)
 }

@@ -13,7 +13,7 @@ use gupd_cache::fill::{self, Ended, Errand, FillError, Joined, Wanted};
 use gupd_cache::{Entry, Found};
 use gupd_config::Class;
 use gupd_config::policy::Classified;
-use gupd_http::key::{self, Bound, Parts};
+use gupd_http::key::{self, KeyBinding, KeyParts};
 use gupd_http::{CacheControl, Verdict};
 use gupd_net::shape::Purpose;
 use gupd_store::Object;
@@ -43,7 +43,7 @@ impl Generation {
     /// What a stored response is by the rules in force; `None` if the relay has no route for it, or must not fetch it.
     /// Nor what only clients of a binding would get that is no group's any more, or that every group has left for one.
     pub(super) fn classify(&self, key: &str) -> Option<Classified> {
-        let Parts { route, binding, target } = key::split(key);
+        let KeyParts { route, binding, target } = key::split_key(key);
         let path = target.split('?').next().unwrap_or_default();
         let route = self.policy.route_named(route)?;
         let classified = self.policy.classify(route, path);
@@ -79,7 +79,7 @@ impl Proxy {
     /// When it is none of content.
     pub fn keys_of(&self, path: &PathAndQuery) -> Result<Vec<Arc<str>>, Irretrievable> {
         let refused = || Irretrievable::Path { path: path.clone() };
-        let normal = key::normalise(path.path(), path.query()).map_err(|_| refused())?;
+        let normal = key::normalize(path.path(), path.query()).map_err(|_| refused())?;
         let generation = self.generations.load();
         let policy = &generation.policy;
         let route = policy.route(None, normal.path()).ok_or_else(refused)?;
@@ -88,7 +88,7 @@ impl Proxy {
         if class == Class::Payload {
             return Ok(vec![key(None)]);
         }
-        let bound = policy.bindings().iter().map(|binding| Bound { binding: binding.name(), class });
+        let bound = policy.bindings().iter().map(|binding| KeyBinding { binding: binding.name(), class });
         Ok(policy.goes_by_route().then_some(None).into_iter().chain(bound.map(Some)).map(key).collect())
     }
 
@@ -119,7 +119,7 @@ impl Proxy {
     pub async fn fetch_ahead(&self, key: &Arc<str>, most: u64) -> Result<Fetched, Irretrievable> {
         let generation = self.generations.load_full();
         let wanted = generation.wanted_for(key, HeaderMap::new())?;
-        wanted.lane.set_purpose(Purpose::Prefetch);
+        wanted.bandwidth.set_purpose(Purpose::Prefetch);
         let wanted = Wanted { errand: Some(Errand::Prefetch), ..wanted };
         let mut fetched = self.ask(&generation, wanted.clone(), most).await;
         // A payload is one for all, and may be what only another group's managers have.
@@ -154,7 +154,7 @@ impl Proxy {
                 }
                 Found::Entry(entry) => {
                     let now = self.cache.clock().now();
-                    let verdict = entry.freshness.judge(now, &CacheControl::default());
+                    let verdict = entry.freshness.evaluate(now, &CacheControl::default());
                     if wanted.errand == Some(Errand::Prefetch) && verdict == Verdict::Fresh {
                         return Ok(Fetched::Unchanged);
                     }

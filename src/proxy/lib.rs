@@ -53,9 +53,9 @@ use gupd_http::status::CacheStatus;
 use gupd_http::{CacheControl, Verdict};
 use gupd_net::forward;
 pub use gupd_net::forward::Refusal;
-use gupd_net::forward::{Bounds, Drain, Draining, Target};
-use gupd_net::listen::{Answers, Peer};
-use gupd_net::shape::{Lan, Lane, Places, Purpose};
+use gupd_net::forward::{DrainMode, DrainState, Target, TargetRules};
+use gupd_net::listen::{ClientConnection, RequestHandler};
+use gupd_net::shape::{BandwidthClass, LanLimiter, Purpose, SlotLimiter};
 use gupd_net::upstream::RequestBody;
 use gupd_rollout::engine::Rollouts;
 
@@ -70,10 +70,10 @@ pub struct Proxy {
     absentees: Absentees,
     first_seen: FirstSeen,
     rollouts: Rollouts,
-    lan: Arc<Lan>,
-    places: Arc<Places>,
+    lan: Arc<LanLimiter>,
+    places: Arc<SlotLimiter>,
     metrics: Arc<RequestMetrics>,
-    drain: Arc<Drain>,
+    drain: Arc<DrainState>,
 }
 
 /// What was asked, as every stage needs it.
@@ -81,7 +81,7 @@ struct Asked<'a> {
     method: &'a Method,
     headers: &'a HeaderMap,
     version: Version,
-    peer: &'a Peer,
+    peer: &'a ClientConnection,
     control: CacheControl,
     target: &'a Target,
     group: &'a Arc<Group>,
@@ -95,8 +95,8 @@ impl Proxy {
         cache: Arc<Cache>,
         fills: Fills,
         rollouts: Rollouts,
-        lan: Arc<Lan>,
-        places: Arc<Places>,
+        lan: Arc<LanLimiter>,
+        places: Arc<SlotLimiter>,
         metrics: Arc<RequestMetrics>,
     ) -> Self {
         for refusal in Refusal::ALL {
@@ -127,7 +127,7 @@ impl Proxy {
     }
 
     /// Whether clients are to go elsewhere.
-    pub fn drain(&self) -> &Arc<Drain> {
+    pub fn drain(&self) -> &Arc<DrainState> {
         &self.drain
     }
 
@@ -137,7 +137,7 @@ impl Proxy {
     }
 
     /// Answers one request. Never fails: what goes wrong becomes a status, or a broken body.
-    pub async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<ResponseBody> {
+    pub async fn handle(&self, request: Request<Incoming>, peer: ClientConnection) -> Response<ResponseBody> {
         let generation = self.generations.load();
         let (head, body) = request.into_parts();
         let mut access = Access::new(
@@ -147,26 +147,27 @@ impl Proxy {
             self.metrics.clone(),
             generation.config.log.access,
         );
-        let bounds = Bounds {
+        let bounds = TargetRules {
             policy: &generation.policy,
             upstreams: &generation.upstreams,
             max_uri_bytes: generation.config.server.max_uri_bytes,
             local: peer.local,
         };
-        if forward::ends_here(&head.method, &head.uri, &head.headers) {
+        if forward::is_final_recipient(&head.method, &head.uri, &head.headers) {
             return self.respond(Reply::options(), &head.method, access, &generation, &peer, None);
         }
         // Before anything that it could wait for, or that waits for it.
         let target = if generation.upstreams.instance().has_passed(&head.headers) {
             Err(Refusal::Loop)
         } else {
-            Target::of(&head.method, &head.uri, head.version, &head.headers, &bounds)
+            Target::parse(&head.method, &head.uri, head.version, &head.headers, &bounds)
         };
         let mut known = None;
         let reply = match target {
             Err(refusal) => self.refuse(refusal),
             Ok(mut target) => {
-                let client = Client::new(peer.address.ip(), target.normal.path()).with_names(peer.names());
+                let client = Client::new(peer.address.ip(), target.normalized.path())
+                    .with_names(peer.certificate_names());
                 let group = *known.insert(generation.policy.group(&client));
                 target.bind(group, &generation.policy);
                 let asked = Asked {
@@ -174,7 +175,7 @@ impl Proxy {
                     headers: &head.headers,
                     version: head.version,
                     peer: &peer,
-                    control: CacheControl::of_request(&head.headers),
+                    control: CacheControl::from_request(&head.headers),
                     target: &target,
                     group,
                     generation: &generation,
@@ -183,8 +184,8 @@ impl Proxy {
                     access.observer = self.observer_of_denial(&asked);
                     return self.respond(reply, &head.method, access, &generation, &peer, known);
                 }
-                if self.drain.get() == Draining::Redirecting
-                    && !target.proxied
+                if self.drain.get() == DrainMode::Redirecting
+                    && !target.is_proxied
                     && let Some(reply) = self.away(&asked)
                 {
                     return self.respond(reply, &head.method, access, &generation, &peer, known);
@@ -213,10 +214,11 @@ impl Proxy {
 
     /// The way to the manager; `None` if none is well, and the relay may still help.
     fn away(&self, asked: &Asked<'_>) -> Option<Reply> {
-        let place = asked.generation.public.location(&asked.generation.upstreams, asked.target)?;
+        let place = asked.generation.public.redirect_location(&asked.generation.upstreams, asked.target)?;
         let mut reply = Reply::text(StatusCode::TEMPORARY_REDIRECT, "");
         reply.headers_mut().insert(header::LOCATION, place);
-        let classified = asked.generation.policy.classify(&asked.target.route, asked.target.normal.path());
+        let classified =
+            asked.generation.policy.classify(&asked.target.route, asked.target.normalized.path());
         Some(reply.told(CacheStatus::Redirected, &classified, None))
     }
 
@@ -226,14 +228,15 @@ impl Proxy {
         method: &Method,
         access: Access,
         generation: &Generation,
-        peer: &Peer,
+        peer: &ClientConnection,
         group: Option<&Arc<Group>>,
     ) -> Response<ResponseBody> {
         let client = peer.address.ip();
         // What has no target has no path either.
         let group = || {
-            group
-                .unwrap_or_else(|| generation.policy.group(&Client::new(client, "").with_names(peer.names())))
+            group.unwrap_or_else(|| {
+                generation.policy.group(&Client::new(client, "").with_names(peer.certificate_names()))
+            })
         };
         let shaped = || Shaped::new(self.lan.clone(), client, group().clone());
         reply.into_response(method, access, shaped, self.lan.is_limited())
@@ -283,7 +286,7 @@ impl Proxy {
         if asked.is_said_to_others(&entry) {
             return None;
         }
-        let verdict = entry.freshness.judge(self.cache.clock().now(), &asked.control);
+        let verdict = entry.freshness.evaluate(self.cache.clock().now(), &asked.control);
         if verdict != Verdict::Fresh {
             return None;
         }
@@ -293,7 +296,7 @@ impl Proxy {
 
     async fn look_further(&self, asked: &Asked<'_>, body: Incoming) -> Reply {
         let Asked { target, generation, .. } = asked;
-        let classified = generation.policy.classify(&target.route, target.normal.path());
+        let classified = generation.policy.classify(&target.route, target.normalized.path());
         let body = RequestBody::streamed(body, generation.config.server.stall_timeout);
         if !asked.is_cacheable() {
             let mut reply = passthrough::pass(asked, body).await;
@@ -326,13 +329,13 @@ fn expect_groups(generation: &Generation, metrics: &RequestMetrics) {
     }
 }
 
-impl Answers for Proxy {
+impl RequestHandler for Proxy {
     type Body = ResponseBody;
 
-    fn answer(
+    fn handle_request(
         &self,
         request: Request<Incoming>,
-        peer: Peer,
+        peer: ClientConnection,
     ) -> impl Future<Output = Response<ResponseBody>> + Send {
         self.handle(request, peer)
     }
@@ -344,9 +347,9 @@ impl Asked<'_> {
     }
 
     /// Which limits bytes from upstreams pass that are fetched for this request.
-    fn lane(&self, classified: &Classified, purpose: Purpose) -> Lane {
+    fn bandwidth_class(&self, classified: &Classified, purpose: Purpose) -> BandwidthClass {
         let wan = self.generation.upstreams.wan();
-        wan.lane(self.target.normal.path(), classified, Some(&self.group.name), purpose)
+        wan.bandwidth_class(self.target.normalized.path(), classified, Some(&self.group.name), purpose)
     }
 
     fn is_head(&self) -> bool {
@@ -357,6 +360,6 @@ impl Asked<'_> {
     fn wants_range(&self, content: &HeaderMap) -> bool {
         *self.method == Method::GET
             && self.headers.contains_key(header::RANGE)
-            && conditional::if_range(self.headers, content)
+            && conditional::is_range_applicable(self.headers, content)
     }
 }

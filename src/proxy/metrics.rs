@@ -161,7 +161,7 @@ impl RequestMetrics {
         if let Some(counter) = counter(&self.client_bytes, cache, class) {
             counter.inc_by(bytes);
         }
-        self.saved_bytes.inc_by(if cache.is_some_and(CacheStatus::spares_the_wan) { bytes } else { stored });
+        self.saved_bytes.inc_by(if cache.is_some_and(CacheStatus::is_wan_free) { bytes } else { stored });
         self.request_seconds.observe(took.as_secs_f64());
     }
 }

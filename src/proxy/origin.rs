@@ -12,7 +12,7 @@ use http::{HeaderMap, Version};
 
 use super::{Generation, Proxy};
 use gupd_cache::fill::{Errand, FillError, RefetchError, Wanted, refetch};
-use gupd_http::{Selecting, key};
+use gupd_http::{VaryFields, key};
 use gupd_net::forward::fields;
 use gupd_net::shape::Purpose;
 use gupd_store::{BlobId, Object, ReadError, StoreError, Unrepaired};
@@ -75,13 +75,13 @@ impl Generation {
     /// When there is no such route any more, or none of its upstreams gives those bytes.
     pub async fn refetch(&self, object: &Object, range: Range<u64>) -> Result<Bytes, Irretrievable> {
         let wanted = self.wanted_again(object)?;
-        wanted.lane.set_purpose(Purpose::Repair);
+        wanted.bandwidth.set_purpose(Purpose::Repair);
         Ok(refetch(&wanted, range, &self.upstreams).await?)
     }
 
     /// As a client whose request selects this object would ask.
     pub(super) fn wanted_again(&self, object: &Object) -> Result<Wanted, Irretrievable> {
-        let selecting = Selecting::decode(&object.selecting)
+        let selecting = VaryFields::decode(&object.selecting)
             .ok_or_else(|| Irretrievable::Key { key: object.key.clone() })?;
         let mut wanted = self.wanted_for(&object.key, selecting.request())?;
         wanted.variant.clone_from(&object.selecting);
@@ -91,7 +91,7 @@ impl Generation {
 
     /// As a client with these fields would ask for what is stored under a key.
     pub(super) fn wanted_for(&self, key: &Arc<str>, asked: HeaderMap) -> Result<Wanted, Irretrievable> {
-        let key::Parts { route: name, binding, target: normal } = key::split(key);
+        let key::KeyParts { route: name, binding, target: normal } = key::split_key(key);
         let route =
             self.policy.route_named(name).ok_or_else(|| Irretrievable::NoRoute { name: name.to_owned() })?;
         let upstreams = match binding {
@@ -101,22 +101,27 @@ impl Generation {
                 bound.ok_or_else(|| Irretrievable::NoBinding { name: name.to_owned() })?.upstreams()
             }
         };
-        let target = key::target(normal).ok_or_else(|| Irretrievable::Key { key: key.clone() })?;
+        let target = key::request_target(normal).ok_or_else(|| Irretrievable::Key { key: key.clone() })?;
         let path = normal.split('?').next().unwrap_or_default();
         let classified = self.policy.classify(route, path);
-        let lane = self.upstreams.wan().lane(path, &classified, None, Purpose::Revalidation);
+        let bandwidth = self.upstreams.wan().bandwidth_class(path, &classified, None, Purpose::Revalidation);
         Ok(Wanted {
             key: key.clone(),
             variant: String::new(),
             order: upstreams.clone(),
-            headers: fields::for_fill(&asked, Version::HTTP_11, classified.class, self.upstreams.instance()),
+            headers: fields::prepare_fill(
+                &asked,
+                Version::HTTP_11,
+                classified.class,
+                self.upstreams.instance(),
+            ),
             target,
             asked,
             classified,
             stale: None,
             part: None,
             errand: Some(Errand::Revalidation),
-            lane,
+            bandwidth,
         })
     }
 }

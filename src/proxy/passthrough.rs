@@ -11,10 +11,10 @@ use super::reply::Reply;
 use super::{Asked, Generation};
 use gupd_cache::Cache;
 use gupd_cache::fill::{FillError, Fills};
-use gupd_http::key::{self, Bound};
+use gupd_http::key::{self, KeyBinding};
 use gupd_net::forward::{self, fields};
 use gupd_net::shape::Purpose;
-use gupd_net::upstream::{Answer, Asking, Outgoing, RequestBody, UpstreamError};
+use gupd_net::upstream::{CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// When a client may ask again after something failed of which nobody knows when it is over, in seconds: about a
 /// heartbeat's quarter, so that clients neither hammer a manager that fails nor wait long for one that does not.
@@ -24,31 +24,31 @@ const RETRY_AFTER: u64 = 60;
 pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody) -> Reply {
     let Asked { target, generation, .. } = asked;
     let instance = generation.upstreams.instance();
-    let mut headers = fields::for_upstream(asked.headers, asked.version, asked.peer.address, instance);
-    forward::count_down(asked.method, &mut headers);
-    let classified = generation.policy.classify(&target.route, target.normal.path());
-    let lane = asked.lane(&classified, Purpose::Waited);
-    let target_path = target.spelled.clone();
-    let outgoing = Outgoing {
+    let mut headers = fields::prepare_passthrough(asked.headers, asked.version, asked.peer.address, instance);
+    forward::decrement_max_forwards(asked.method, &mut headers);
+    let classified = generation.policy.classify(&target.route, target.normalized.path());
+    let bandwidth = asked.bandwidth_class(&classified, Purpose::Client);
+    let target_path = target.original.clone();
+    let outgoing = UpstreamRequest {
         method: asked.method.clone(),
         target: target_path,
         headers,
         body,
-        lane,
-        asking: Asking::default(),
+        bandwidth,
+        current_upstream: CurrentUpstream::default(),
     };
-    match generation.upstreams.ask(target.upstreams(), &outgoing).await {
+    match generation.upstreams.send(target.upstreams(), &outgoing).await {
         Ok(answer) => pass_on(asked.method, answer, generation),
         Err(error) => no_answer(asked, &error),
     }
 }
 
 /// Passes a manager's response on to one client.
-pub(super) fn pass_on(method: &Method, answer: Answer, generation: &Generation) -> Reply {
-    let received = answer.upstream.received().clone();
+pub(super) fn pass_on(method: &Method, answer: UpstreamResponse, generation: &Generation) -> Reply {
+    let received = answer.upstream.received_bytes().clone();
     let (head, body) = answer.response.into_parts();
     let mut headers = head.headers;
-    fields::for_client(&mut headers, head.version);
+    fields::prepare_response(&mut headers, head.version);
     let bodiless = *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
     let expected = if bodiless { Some(0) } else { body.size_hint().exact() };
     let content = Content::passed_on(body, generation.config.fill.idle_timeout, received);
@@ -94,7 +94,7 @@ pub(super) fn failed(asked: &Asked<'_>, error: &FillError) -> Reply {
 /// A status that asks the client to come again later: while none of its upstreams is asked, when the next is tried.
 fn unavailable(asked: &Asked<'_>, status: StatusCode, sentence: &'static str) -> Reply {
     let mut reply = Reply::text(status, sentence);
-    let probe = asked.generation.upstreams.next_probe(asked.target.upstreams());
+    let probe = asked.generation.upstreams.time_to_probe(asked.target.upstreams());
     // Not before, and never at once.
     let seconds =
         probe.map(|left| u64::try_from(left.as_millis().div_ceil(1_000)).unwrap_or(RETRY_AFTER).max(1));
@@ -110,9 +110,9 @@ pub(super) async fn invalidate(cache: &Cache, fills: &Fills, asked: &Asked<'_>, 
         let place: Uri = response.get(name)?.to_str().ok()?.parse().ok()?;
         // Another origin's content is not this one's to forget; the relay's key has no origin, so a path will do.
         let path = place.authority().is_none().then(|| place.path_and_query().cloned())??;
-        let normal = key::normalise(path.path(), path.query()).ok()?;
+        let normal = key::normalize(path.path(), path.query()).ok()?;
         let class = || generation.policy.classify(&target.route, normal.path()).class;
-        let bound = target.binding().map(|binding| Bound { binding, class: class() });
+        let bound = target.binding().map(|binding| KeyBinding { binding, class: class() });
         Some(normal.key(&target.route.name, bound))
     });
     for key in std::iter::once(target.key()).chain(about) {

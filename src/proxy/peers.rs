@@ -27,7 +27,7 @@ impl Proxy {
         }
         let fill = self.fills.running(key, variant)?;
         let asks_peers = fill.asks().is_none_or(|upstream| upstream.is_peer());
-        let goes_first = asked.generation.upstreams.instance().goes_before_sender(asked.headers);
+        let goes_first = asked.generation.upstreams.instance().has_precedence_over_sender(asked.headers);
         if asks_peers && !goes_first {
             return None;
         }

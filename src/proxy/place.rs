@@ -17,7 +17,7 @@ use gupd_http::conditional::{self, Precondition};
 use gupd_http::control::Directive;
 use gupd_http::range::Ranges;
 use gupd_net::metrics::GaugeGuard;
-use gupd_net::shape::{NoPlace, Place, TurnedAway};
+use gupd_net::shape::{Place, SlotDenial, SlotRejection};
 
 /// A place, and its download in the metrics.
 pub(super) struct Download {
@@ -41,11 +41,12 @@ impl Proxy {
         &self,
         asked: &Asked<'_>,
     ) -> Result<Option<Box<Download>>, Reply> {
-        let classified = asked.generation.policy.classify(&asked.target.route, asked.target.normal.path());
+        let classified =
+            asked.generation.policy.classify(&asked.target.route, asked.target.normalized.path());
         if !is_counted(classified.class) {
             return Ok(None);
         }
-        if let Some(place) = self.places.try_take(asked.peer.address.ip(), &asked.group.name) {
+        if let Some(place) = self.places.try_acquire(asked.peer.address.ip(), &asked.group.name) {
             return Ok(Some(Download::new(place, &self.metrics)));
         }
         if self.brings_nothing(asked, &classified).await {
@@ -82,15 +83,18 @@ impl Proxy {
         let begun = Instant::now();
         let taken = {
             let _waits = GaugeGuard::increment(&self.metrics.queued);
-            self.places.take(asked.peer.address.ip(), &asked.group.name).await
+            self.places.acquire(asked.peer.address.ip(), &asked.group.name).await
         };
-        if !matches!(taken, Err(TurnedAway { why: NoPlace::QueueFull | NoPlace::ClientQueueFull, .. })) {
+        if !matches!(
+            taken,
+            Err(SlotRejection { reason: SlotDenial::QueueFull | SlotDenial::ClientQueueFull, .. })
+        ) {
             self.metrics.queue_seconds.observe(begun.elapsed().as_secs_f64());
         }
         match taken {
             Ok(place) => Ok(Download::new(place, &self.metrics)),
             Err(turned) => {
-                let reason = Refusal::NoPlace(turned.why).as_str();
+                let reason = Refusal::NoSlot(turned.reason).as_str();
                 self.metrics.refused.with_label_values(&[reason]).inc();
                 Err(Reply::from(turned).about(classified))
             }
@@ -127,5 +131,5 @@ fn has_nothing_for(entry: &Entry, asked: &Asked<'_>) -> bool {
     status != StatusCode::OK
         || conditional::evaluate(asked.method, asked.headers, status, headers) != Precondition::Proceed
         || (asked.wants_range(headers)
-            && matches!(Ranges::of(asked.headers, entry.object.len), Ranges::Unsatisfiable))
+            && matches!(Ranges::parse(asked.headers, entry.object.len), Ranges::Unsatisfiable))
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Generation;
 use gupd_cache::fill::{self, Fills, Joined, Reader, TransferError, Wanted, refetch};
 use gupd_cache::{Cache, Entry};
-use gupd_http::range::Part;
+use gupd_http::range::RequestedPart;
 use gupd_http::validator::strong_validator;
 use gupd_store::{ReadError, Source};
 
@@ -80,7 +80,7 @@ impl Repair {
         let validator = strong_validator(&object.headers)?;
         let mut wanted = self.wanted.clone();
         let end = (rest.end < object.len).then_some(rest.end);
-        wanted.part = Some(Part::From(rest.start, end));
+        wanted.part = Some(RequestedPart::From(rest.start, end));
         let fill = match self.fills.join(wanted, &self.generation.upstreams) {
             Joined::Started(fill, _) | Joined::Following(fill) => fill,
             Joined::Stored(entry) => return self.stored(&entry, rest),

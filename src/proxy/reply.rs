@@ -9,8 +9,8 @@ use super::shaped::Shaped;
 use crate::access::Access;
 use gupd_config::policy::Classified;
 use gupd_http::status::CacheStatus;
-use gupd_net::forward::{ALLOWED, Refusal};
-use gupd_net::shape::TurnedAway;
+use gupd_net::forward::{ALLOWED_METHODS, Refusal};
+use gupd_net::shape::SlotRejection;
 use gupd_store::BlobId;
 
 /// A response, ready to be sent.
@@ -61,7 +61,7 @@ impl Reply {
 
     /// To an `OPTIONS` that goes no further (RFC 9110 §9.3.7).
     pub(super) fn options() -> Self {
-        let headers = HeaderMap::from_iter([(header::ALLOW, HeaderValue::from_static(ALLOWED))]);
+        let headers = HeaderMap::from_iter([(header::ALLOW, HeaderValue::from_static(ALLOWED_METHODS))]);
         Self::new(StatusCode::NO_CONTENT, headers, Content::Empty, Some(0))
     }
 
@@ -176,18 +176,18 @@ fn has_last_byte(status: StatusCode, headers: &HeaderMap) -> bool {
 
 impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
-        let mut reply = Reply::text(refusal.status(), refusal.sentence());
+        let mut reply = Reply::text(refusal.status(), refusal.message());
         if refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
             // RFC 9110 §15.5.6: a 405 names what is allowed.
-            reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
+            reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
         }
         reply
     }
 }
 
-impl From<TurnedAway> for Reply {
-    fn from(turned: TurnedAway) -> Self {
-        let mut reply = Reply::from(Refusal::NoPlace(turned.why));
+impl From<SlotRejection> for Reply {
+    fn from(turned: SlotRejection) -> Self {
+        let mut reply = Reply::from(Refusal::NoSlot(turned.reason));
         let seconds = HeaderValue::from(turned.retry_after.as_secs());
         reply.headers_mut().insert(header::RETRY_AFTER, seconds);
         reply

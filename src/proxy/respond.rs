@@ -16,7 +16,7 @@ use gupd_cache::{Cache, Entry};
 use gupd_http::conditional::{self, Precondition};
 use gupd_http::control::Directive;
 use gupd_http::multipart::Multipart;
-use gupd_http::range::{Need, Ranges, content_range, unsatisfied_range};
+use gupd_http::range::{RangePrerequisite, Ranges, content_range, unsatisfied_range};
 use gupd_net::forward::fields;
 use gupd_store::{BLOCK, Source, Store};
 
@@ -113,9 +113,9 @@ async fn known_length(
         None if asked.is_head() => return Ok(None),
         // Without a length, a client of HTTP/1.0 could not tell a broken transfer from a whole one.
         None if asked.version < Version::HTTP_11 => u64::MAX,
-        None if asked.wants_range(&flow.head.headers) => match Ranges::need(asked.headers) {
-            Some(Need::Bytes(bytes)) => bytes.end.max(held_back),
-            Some(Need::Length) => u64::MAX,
+        None if asked.wants_range(&flow.head.headers) => match Ranges::prerequisite(asked.headers) {
+            Some(RangePrerequisite::Bytes(bytes)) => bytes.end.max(held_back),
+            Some(RangePrerequisite::Length) => u64::MAX,
             None => held_back,
         },
         None => held_back,
@@ -173,12 +173,12 @@ impl Opened<'_> {
         }
         let Some(length) = length else {
             // `known_length` has waited: these bytes are there, only how many follow is not known.
-            return match Ranges::need(asked.headers) {
-                Some(Need::Bytes(part)) => self.part(headers, part, None).await,
-                Some(Need::Length) | None => self.whole(StatusCode::OK, headers, None).await,
+            return match Ranges::prerequisite(asked.headers) {
+                Some(RangePrerequisite::Bytes(part)) => self.part(headers, part, None).await,
+                Some(RangePrerequisite::Length) | None => self.whole(StatusCode::OK, headers, None).await,
             };
         };
-        match Ranges::of(asked.headers, length) {
+        match Ranges::parse(asked.headers, length) {
             Ranges::Whole => self.whole(StatusCode::OK, headers, Some(length)).await,
             Ranges::Single(part) => self.part(headers, part, Some(length)).await,
             Ranges::Multiple(parts) => Ok(self.parts(headers, &parts, length)),

@@ -8,21 +8,21 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use gupd_config::policy::Group;
-use gupd_net::shape::{Lan, Pace};
+use gupd_net::shape::{LanLimiter, Throttle};
 
 /// The shaping of one response.
 pub(super) struct Shaped {
-    lan: Arc<Lan>,
+    lan: Arc<LanLimiter>,
     client: IpAddr,
     group: Arc<Group>,
     /// There while there are limits: they may come and go while a response runs.
-    pace: Option<Pace>,
+    pace: Option<Throttle>,
     /// What has come and may not be sent yet.
     rest: Bytes,
 }
 
 impl Shaped {
-    pub(super) fn new(lan: Arc<Lan>, client: IpAddr, group: Arc<Group>) -> Self {
+    pub(super) fn new(lan: Arc<LanLimiter>, client: IpAddr, group: Arc<Group>) -> Self {
         Self { lan, client, group, pace: None, rest: Bytes::new() }
     }
 
@@ -47,9 +47,9 @@ impl Shaped {
             return Poll::Ready(Some(std::mem::take(&mut self.rest)));
         }
         let held = self.rest.len() as u64;
-        let pace = self.pace.get_or_insert_with(|| self.lan.pace(self.client, &self.group.name));
-        let bytes = ready!(pace.poll(cx, left.max(held))).min(held);
-        pace.spend(bytes);
+        let pace = self.pace.get_or_insert_with(|| self.lan.throttle(self.client, &self.group.name));
+        let bytes = ready!(pace.poll_grant(cx, left.max(held))).min(held);
+        pace.consume(bytes);
         // No more than what is held, so it fits.
         Poll::Ready(Some(self.rest.split_to(usize::try_from(bytes).unwrap_or(self.rest.len()))))
     }

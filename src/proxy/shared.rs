@@ -15,12 +15,12 @@ use gupd_cache::{Entry, Found};
 use gupd_config::Class;
 use gupd_config::policy::Classified;
 use gupd_http::control::Directive;
-use gupd_http::freshness::Why;
+use gupd_http::freshness::RevalidationReason;
 use gupd_http::range::Ranges;
-use gupd_http::status::{CacheStatus, Forward, Outcome};
-use gupd_http::{Unstorable, Verdict};
+use gupd_http::status::{CacheStatus, ForwardOutcome, ForwardReason};
+use gupd_http::{UnstorableReason, Verdict};
 use gupd_net::forward::{Refusal, fields};
-use gupd_net::shape::{Lane, Purpose};
+use gupd_net::shape::{BandwidthClass, Purpose};
 use gupd_net::upstream::RequestBody;
 
 /// How often one request is looked up again: after its variant became known, a damaged blob was discarded, or content
@@ -32,14 +32,14 @@ impl Proxy {
     pub(super) async fn shared(&self, asked: &Asked<'_>, classified: &Classified) -> Reply {
         let key: Arc<str> = Arc::from(asked.target.key());
         let mut variant = String::new();
-        let mut forward = Forward::UriMiss;
+        let mut forward = ForwardReason::UriMiss;
         for _ in 0..MAX_LOOKUPS {
             let found = match self.cache.find(&key, asked.headers, classified).await {
                 Ok(found) => found,
                 Err(error) => {
                     // The store has told it, once; this is once a request.
                     tracing::debug!(%error, "the index cannot be read; passing through");
-                    return self.alone(asked, classified, forward, Outcome::StoreFailed).await;
+                    return self.alone(asked, classified, forward, ForwardOutcome::StoreFailed).await;
                 }
             };
             let mut said_to_others = None;
@@ -47,7 +47,7 @@ impl Proxy {
                 Found::Nothing => None,
                 Found::OtherVariant { variant: known } => {
                     variant = known;
-                    forward = Forward::VaryMiss;
+                    forward = ForwardReason::VaryMiss;
                     None
                 }
                 Found::Entry(entry) if asked.is_said_to_others(&entry) => {
@@ -63,7 +63,7 @@ impl Proxy {
                         Use::Reply(reply) => return reply,
                         Use::Damaged => continue,
                         Use::Unreadable => {
-                            let why = Outcome::StoreFailed;
+                            let why = ForwardOutcome::StoreFailed;
                             return self.alone(asked, classified, forward, why).await;
                         }
                         Use::Revalidate(why) => forward = why.into(),
@@ -86,15 +86,15 @@ impl Proxy {
             }
             if asked.control.has(Directive::NoStore) {
                 // Nothing of its response may be stored, not even what a 304 says.
-                let why = Outcome::NotStored(Unstorable::RequestNoStore);
+                let why = ForwardOutcome::NotStored(UnstorableReason::RequestNoStore);
                 return self.alone(asked, classified, forward, why).await;
             }
             if let (Some(why), None) = (self.why_alone(asked, &key, &variant), &stale) {
-                return self.alone(asked, classified, forward, Outcome::NotStored(why)).await;
+                return self.alone(asked, classified, forward, ForwardOutcome::NotStored(why)).await;
             }
             let before = stale.clone().or(said_to_others);
             let mut wanted = self.wanted(asked, key.clone(), variant.clone(), classified, before);
-            wanted.lane = asked.lane(classified, Purpose::Waited);
+            wanted.bandwidth = asked.bandwidth_class(classified, Purpose::Client);
             let joined = self.fills.join(wanted, &asked.generation.upstreams);
             match self.follow(asked, joined, forward, classified).await {
                 Followed::Reply(reply) => return reply,
@@ -107,26 +107,26 @@ impl Proxy {
                 }
             }
         }
-        self.alone(asked, classified, forward, Outcome::StoreFailed).await
+        self.alone(asked, classified, forward, ForwardOutcome::StoreFailed).await
     }
 
     /// Why this request should not wait for a shared response: none will come of it.
-    fn why_alone(&self, asked: &Asked<'_>, key: &Arc<str>, variant: &str) -> Option<Unstorable> {
+    fn why_alone(&self, asked: &Asked<'_>, key: &Arc<str>, variant: &str) -> Option<UnstorableReason> {
         // A HEAD does not make content worth fetching, but it can be answered from a fill that runs.
         let head = asked.is_head() && self.fills.running(key, variant).is_none();
-        if head { Some(Unstorable::Method) } else { self.cache.unstorable(key) }
+        if head { Some(UnstorableReason::Method) } else { self.cache.unstorable(key) }
     }
 
     /// Answers from a stored response if it may be used as it is.
     pub(super) async fn use_stored(&self, asked: &Asked<'_>, entry: &Arc<Entry>) -> Use {
         let classified = &entry.classified;
-        let status = match entry.freshness.judge(self.cache.clock().now(), &asked.control) {
+        let status = match entry.freshness.evaluate(self.cache.clock().now(), &asked.control) {
             Verdict::Revalidate(why) => return Use::Revalidate(why),
             Verdict::Fresh => CacheStatus::Hit,
             Verdict::StaleWhileRevalidate => {
                 let (key, variant) = (entry.object.key.clone(), entry.object.selecting.clone());
                 let mut wanted = self.wanted(asked, key, variant, classified, Some(entry.clone()));
-                wanted.lane = asked.lane(classified, Purpose::Revalidation);
+                wanted.bandwidth = asked.bandwidth_class(classified, Purpose::Revalidation);
                 // Its outcome is for later requests.
                 let _background = self.fills.join(wanted, &asked.generation.upstreams);
                 CacheStatus::StaleWhileRevalidate
@@ -159,7 +159,7 @@ impl Proxy {
         &self,
         asked: &Asked<'_>,
         joined: Joined,
-        forward: Forward,
+        forward: ForwardReason,
         classified: &Classified,
     ) -> Followed {
         let (fill, handover) = match joined {
@@ -168,9 +168,9 @@ impl Proxy {
             Joined::Stored(entry) => return self.answer_stored(asked, &entry, CacheStatus::Hit).await,
         };
         let collapsed = handover.is_none();
-        let forwarded = |kept: Result<(), Unstorable>| {
-            let fetched = kept.map_or_else(Outcome::NotStored, |()| Outcome::Stored);
-            CacheStatus::Forwarded(forward, if collapsed { Outcome::Collapsed } else { fetched })
+        let forwarded = |kept: Result<(), UnstorableReason>| {
+            let fetched = kept.map_or_else(ForwardOutcome::NotStored, |()| ForwardOutcome::Stored);
+            CacheStatus::Forwarded(forward, if collapsed { ForwardOutcome::Collapsed } else { fetched })
         };
         let outcome = if collapsed {
             self.outcome_for(asked, &fill, classified).await
@@ -194,7 +194,7 @@ impl Proxy {
             fill::Outcome::Content(flow) => {
                 match respond::following(&self.cache, asked, &fill, &flow, collapsed).await {
                     Ok(reply) if !collapsed && reply.present() > 0 => {
-                        let status = CacheStatus::Forwarded(Forward::Partial, Outcome::Stored);
+                        let status = CacheStatus::Forwarded(ForwardReason::Partial, ForwardOutcome::Stored);
                         Followed::Reply(reply.told(status, classified, None))
                     }
                     Ok(reply) => Followed::Reply(reply.told(forwarded(flow.head.kept), classified, None)),
@@ -202,7 +202,11 @@ impl Proxy {
                 }
             }
             fill::Outcome::NotModified(entry) => {
-                let why = if forward == Forward::Request { Why::Request } else { Why::Stale };
+                let why = if forward == ForwardReason::Request {
+                    RevalidationReason::Request
+                } else {
+                    RevalidationReason::Stale
+                };
                 self.answer_stored(asked, &entry, CacheStatus::Revalidated { why, collapsed }).await
             }
             fill::Outcome::Stored(entry) => self.answer_stored(asked, &entry, forwarded(Ok(()))).await,
@@ -250,7 +254,7 @@ impl Proxy {
             _ => None,
         };
         let now = self.cache.clock().now();
-        let usable = stale.filter(|entry| entry.freshness.usable_on_error(now, &asked.control));
+        let usable = stale.filter(|entry| entry.freshness.is_usable_on_error(now, &asked.control));
         if let Some(entry) = usable
             && let Ok(reply) = respond::stored(self, asked, &entry).await
         {
@@ -274,8 +278,8 @@ impl Proxy {
         &self,
         asked: &Asked<'_>,
         classified: &Classified,
-        forward: Forward,
-        why: Outcome,
+        forward: ForwardReason,
+        why: ForwardOutcome,
     ) -> Reply {
         if asked.control.has(Directive::OnlyIfCached) {
             return only_if_cached(classified);
@@ -314,14 +318,14 @@ impl Proxy {
             key,
             variant,
             order: asked.target.upstreams().clone(),
-            target: asked.target.spelled.clone(),
+            target: asked.target.original.clone(),
             asked: asked.headers.clone(),
-            headers: fields::for_fill(asked.headers, asked.version, classified.class, instance),
+            headers: fields::prepare_fill(asked.headers, asked.version, classified.class, instance),
             classified: classified.clone(),
             stale,
             part: if *asked.method == Method::GET { Ranges::first_part(asked.headers) } else { None },
             errand: None,
-            lane: Lane::default(),
+            bandwidth: BandwidthClass::default(),
         }
     }
 }
@@ -330,7 +334,7 @@ impl Proxy {
 #[expect(clippy::large_enum_variant, reason = "returned once a request, never kept")]
 pub(super) enum Use {
     Reply(Reply),
-    Revalidate(Why),
+    Revalidate(RevalidationReason),
     /// It is gone now; look again.
     Damaged,
     /// It may be good, but the disk does not give it.
@@ -344,7 +348,7 @@ enum Followed {
         variant: Option<String>,
     },
     /// The response is for somebody else; ask for oneself.
-    Alone(Outcome),
+    Alone(ForwardOutcome),
     Failed(FillError, Option<Handover>),
 }
 
@@ -358,7 +362,7 @@ fn failed(error: TransferError, handover: Option<Handover>) -> Followed {
     match error {
         // The disk failed under a fill: the manager still has it.
         TransferError::Read(_) | TransferError::Fill(FillError::Store(_)) => {
-            Followed::Alone(Outcome::StoreFailed)
+            Followed::Alone(ForwardOutcome::StoreFailed)
         }
         TransferError::Fill(
             FillError::Changed { .. } | FillError::Mismatch { .. } | FillError::Abandoned,

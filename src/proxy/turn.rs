@@ -29,7 +29,7 @@ impl Proxy {
 
     async fn judge(&self, asked: &Asked<'_>) -> Option<Reply> {
         let Asked { target, group, generation, .. } = asked;
-        let revision = generation.policy.revision(&target.route, target.normal.path())?;
+        let revision = generation.policy.revision(&target.route, target.normalized.path())?;
         let now = self.cache.clock().now();
         let seen = match self.first_seen.of(revision) {
             Some(seen) => seen,
@@ -39,7 +39,7 @@ impl Proxy {
             Turn::Open | Turn::Emergency => return None,
             Turn::Closed { opens } => opens,
         };
-        let classified = generation.policy.classify(&target.route, target.normal.path());
+        let classified = generation.policy.classify(&target.route, target.normalized.path());
         if group.settings.outside == Outside::CachedOnly
             && let Some(reply) = self.without_upstreams(asked, &classified).await
         {
@@ -52,7 +52,8 @@ impl Proxy {
     /// When the site first knew of a revision that nobody asked for since the start: as early as the payload asked for
     /// was stored, and else now.
     async fn stored_at(&self, asked: &Asked<'_>, now: UnixMillis) -> UnixMillis {
-        let classified = asked.generation.policy.classify(&asked.target.route, asked.target.normal.path());
+        let classified =
+            asked.generation.policy.classify(&asked.target.route, asked.target.normalized.path());
         let key = Arc::from(asked.target.key());
         match self.cache.find(&key, asked.headers, &classified).await {
             Ok(Found::Entry(entry)) => entry.object.response_time.min(now),
@@ -66,7 +67,7 @@ impl Proxy {
         let Ok(Found::Entry(entry)) = self.cache.find(&key, asked.headers, classified).await else {
             return None;
         };
-        let is_fresh = entry.freshness.judge(self.cache.clock().now(), &asked.control) == Verdict::Fresh;
+        let is_fresh = entry.freshness.evaluate(self.cache.clock().now(), &asked.control) == Verdict::Fresh;
         if !is_fresh || (entry.is_new() && self.is_disowned(&entry).await) {
             return None;
         }

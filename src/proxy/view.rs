@@ -59,7 +59,8 @@ impl Proxy {
         let Some(views) = asked.generation.rollout.views().clone() else {
             return (self.look_up(asked, body).await, None);
         };
-        let classified = asked.generation.policy.classify(&asked.target.route, asked.target.normal.path());
+        let classified =
+            asked.generation.policy.classify(&asked.target.route, asked.target.normalized.path());
         let is_read = asked.is_cacheable();
         let object = match classified.class {
             Class::Catalog if is_read => Object::Catalog(asked.target.key().into()),
@@ -98,7 +99,7 @@ impl Proxy {
         sees: Option<Number>,
         sought: Sought,
     ) -> Box<dyn RequestObserver> {
-        let peer = (asked.peer.address.ip(), asked.peer.names());
+        let peer = (asked.peer.address.ip(), asked.peer.certificate_names());
         Box::new(ObservedRequest::new(self.rollouts.clients(), peer, &asked.group.name, now, sees, sought))
     }
 
@@ -107,8 +108,8 @@ impl Proxy {
     fn views_in_force(&self, asked: &Asked<'_>) -> Option<(Arc<Views>, Arc<Group>)> {
         let generation = self.generations.load();
         let views = generation.rollout.views().clone()?;
-        let client = Client::new(asked.peer.address.ip(), asked.target.normal.path());
-        let group = generation.policy.group(&client.with_names(asked.peer.names())).clone();
+        let client = Client::new(asked.peer.address.ip(), asked.target.normalized.path());
+        let group = generation.policy.group(&client.with_names(asked.peer.certificate_names())).clone();
         Some((views, group))
     }
 
@@ -272,7 +273,7 @@ impl Proxy {
             return None;
         }
         let mut wanted = self.wanted(asked, key.clone(), variant, classified, None);
-        wanted.lane = asked.lane(classified, Purpose::Waited);
+        wanted.bandwidth = asked.bandwidth_class(classified, Purpose::Client);
         let fill = match self.fills.join(wanted, &asked.generation.upstreams) {
             Joined::Started(fill, _) | Joined::Following(fill) => fill,
             Joined::Stored(entry) => return Some(entry.object.status == StatusCode::OK),

@@ -190,7 +190,7 @@ impl Worker {
             }
             let now = self.clock.now();
             let ask = |key: Arc<str>| async move {
-                let answer = self.ask_for_one(upstream, key.clone(), now, Purpose::Waited).await;
+                let answer = self.ask_for_one(upstream, key.clone(), now, Purpose::Client).await;
                 (key, answer)
             };
             let mut answers = stream::iter(new.into_iter().map(ask)).buffer_unordered(AT_ONCE);

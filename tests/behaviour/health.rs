@@ -7,8 +7,8 @@ use std::time::Duration;
 use gupd::config::Limit;
 use gupd::config::units::Rate;
 use gupd::net::metrics::NetMetrics;
-use gupd::shape::{Lane, Wan};
-use gupd::upstream::{Outgoing, RequestBody, Upstreams};
+use gupd::shape::{BandwidthClass, WanLimiter};
+use gupd::upstream::{RequestBody, UpstreamRequest, Upstreams};
 use gupd::{Clock, Config};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
@@ -275,7 +275,7 @@ async fn who_cannot_be_served_here_is_sent_to_the_first_healthy_manager() {
     let config = Config::for_upstreams(&[&first.url(), &second.url()]).unwrap();
     let (clock, metrics) =
         (Clock::manual(1_000_000), Arc::new(NetMetrics::register(&prometheus::Registry::new()).unwrap()));
-    let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
+    let wan = Arc::new(WanLimiter::unlimited(&config, clock.clone()));
     let upstreams = Upstreams::new(&config, clock.clone(), wan, metrics).unwrap();
     let order: Vec<_> = upstreams.iter().map(|upstream| upstream.id.clone()).collect();
     let preferred = || upstreams.preferred(&order).map(|upstream| upstream.name.to_string());
@@ -283,25 +283,25 @@ async fn who_cannot_be_served_here_is_sent_to_the_first_healthy_manager() {
     let mut expected = [Some(second.address().to_string()), None].into_iter();
     assert_eq!(preferred(), Some(first.address().to_string()));
     for upstream in upstreams.iter() {
-        assert_eq!(upstreams.next_probe(&order), None);
+        assert_eq!(upstreams.time_to_probe(&order), None);
         for _ in 0..3 {
-            upstreams.ask_one(upstream, &outgoing).await.unwrap_err();
+            upstreams.send_to(upstream, &outgoing).await.unwrap_err();
         }
         assert_eq!(preferred(), expected.next().unwrap());
     }
-    assert_eq!(upstreams.next_probe(&order), Some(RETRY));
-    assert_eq!(upstreams.ask(&order, &outgoing).await.unwrap_err().as_str(), "unavailable");
+    assert_eq!(upstreams.time_to_probe(&order), Some(RETRY));
+    assert_eq!(upstreams.send(&order, &outgoing).await.unwrap_err().as_str(), "unavailable");
     clock.advance(RETRY);
-    assert_eq!(upstreams.next_probe(&order), Some(Duration::ZERO));
+    assert_eq!(upstreams.time_to_probe(&order), Some(Duration::ZERO));
 }
 
-fn get_root() -> Outgoing {
-    Outgoing {
+fn get_root() -> UpstreamRequest {
+    UpstreamRequest {
         method: Method::GET,
         target: PathAndQuery::from_static("/"),
         headers: HeaderMap::new(),
         body: RequestBody::Empty,
-        lane: Lane::default(),
-        asking: gupd::upstream::Asking::default(),
+        bandwidth: BandwidthClass::default(),
+        current_upstream: gupd::upstream::CurrentUpstream::default(),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gupd::config::{HttpProxy, Limit, Trust, units::Rate};
 use gupd::net::metrics::NetMetrics;
-use gupd::shape::Wan;
+use gupd::shape::WanLimiter;
 use gupd::upstream::Upstreams;
 use gupd::{Clock, Config};
 use tempfile::TempDir;
@@ -81,7 +81,7 @@ fn upstreams(url: &str, proxy: Option<HttpProxy>) -> Result<Upstreams, String> {
     config.fill.connect_timeout = Duration::from_secs(1);
     config.upstreams[0].trust = Trust { pins: vec![Identity::self_signed().pin()], ..Trust::default() };
     config.upstreams[0].proxy = proxy;
-    let wan = Arc::new(Wan::unlimited(&config, Clock::system()));
+    let wan = Arc::new(WanLimiter::unlimited(&config, Clock::system()));
     let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new()).unwrap());
     Upstreams::new(&config, Clock::system(), wan, metrics).map_err(|error| error.to_string())
 }
@@ -158,7 +158,7 @@ async fn a_proxy_that_gives_no_tunnel_is_named_with_its_reason() {
     ] {
         let tunnels = Tunnels::start(Some(instead)).await;
         let upstreams = upstreams("https://manager.example", proxy(tunnels.address, None)).unwrap();
-        let error = upstreams.iter().next().unwrap().reach().await.unwrap_err();
+        let error = upstreams.iter().next().unwrap().test_connection().await.unwrap_err();
         assert_eq!(error.as_str(), "connect");
         let error = error.to_string();
         let begin = format!("upstream manager.example: cannot connect: proxy {} ", tunnels.address);
@@ -172,7 +172,7 @@ async fn an_endless_head_of_a_proxy_is_cut_off() {
     let endless: &'static str = format!("HTTP/1.1 200 OK\r\n{}", "X: y\r\n".repeat(100_000)).leak();
     let tunnels = Tunnels::start(Some(endless)).await;
     let upstreams = upstreams("https://manager.example", proxy(tunnels.address, None)).unwrap();
-    let error = upstreams.iter().next().unwrap().reach().await.unwrap_err().to_string();
+    let error = upstreams.iter().next().unwrap().test_connection().await.unwrap_err().to_string();
     assert!(error.contains("gives no usable answer to CONNECT"), "{error}");
 }
 
@@ -180,7 +180,7 @@ async fn an_endless_head_of_a_proxy_is_cut_off() {
 async fn a_proxy_that_is_down_or_wants_credentials_is_no_answer_for_a_client() {
     let nobody = RefusingPort::new();
     let down = upstreams("http://manager.example", proxy(nobody.address(), None)).unwrap();
-    let error = down.iter().next().unwrap().reach().await.unwrap_err().to_string();
+    let error = down.iter().next().unwrap().test_connection().await.unwrap_err().to_string();
     assert!(error.contains(&format!("proxy {} cannot be connected to: ", nobody.address())), "{error}");
     let forwarding = Manager::start();
     let site = Site::with(|config| {

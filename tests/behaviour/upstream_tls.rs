@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gupd::config::{Tls, Trust};
 use gupd::net::metrics::NetMetrics;
-use gupd::shape::Wan;
+use gupd::shape::WanLimiter;
 use gupd::upstream::Upstreams;
 use gupd::{Clock, Config, Relay};
 use tempfile::TempDir;
@@ -16,14 +16,14 @@ use crate::support::{Authority, Front, Identity, Manager, PAYLOAD, Resource, Sit
 /// Why no connection comes about; `Ok` if one does.
 async fn reach(url: &str, trust: Trust) -> Result<(), String> {
     let upstreams = upstreams(url, trust)?;
-    upstreams.iter().next().unwrap().reach().await.map_err(|error| error.to_string())
+    upstreams.iter().next().unwrap().test_connection().await.map_err(|error| error.to_string())
 }
 
 fn upstreams(url: &str, trust: Trust) -> Result<Upstreams, String> {
     let mut config = Config::for_upstreams(&[url]).unwrap();
     config.fill.connect_timeout = Duration::from_secs(20);
     config.upstreams[0].trust = trust;
-    let wan = Arc::new(Wan::unlimited(&config, Clock::system()));
+    let wan = Arc::new(WanLimiter::unlimited(&config, Clock::system()));
     let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new()).unwrap());
     Upstreams::new(&config, Clock::system(), wan, metrics).map_err(|error| error.to_string())
 }

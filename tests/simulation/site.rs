@@ -7,7 +7,7 @@ use gupd::cache::Cache;
 use gupd::fill::{Fills, Joined, Outcome, Reader, Wanted};
 use gupd::policy::Policy;
 use gupd::relay::RelayMetrics;
-use gupd::shape::{Lane, Wan};
+use gupd::shape::{BandwidthClass, WanLimiter};
 use gupd::store::Store;
 use gupd::upstream::Upstreams;
 use gupd::{Clock, Config};
@@ -61,9 +61,10 @@ impl Site {
         config.fill.idle_timeout = Duration::from_secs(5);
         let clock = Clock::manual(Clock::system().now());
         let metrics = Arc::new(RelayMetrics::new().unwrap());
-        let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
+        let wan = Arc::new(WanLimiter::unlimited(&config, clock.clone()));
         let network = Arc::new(net.clone());
-        let upstreams = Upstreams::over(network, &config, clock.clone(), wan, metrics.net.clone()).unwrap();
+        let upstreams =
+            Upstreams::with_network(network, &config, clock.clone(), wan, metrics.net.clone()).unwrap();
         let store = Store::open(&config.store, clock.clone()).unwrap();
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
         let fills = Fills::new(
@@ -131,7 +132,7 @@ impl Site {
             stale: None,
             part: None,
             errand: None,
-            lane: Lane::default(),
+            bandwidth: BandwidthClass::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! and is well. What stands for the block is a folder in the place of the blob's file: it opens, and cannot be read.
 
 use super::*;
-use gupd::cache::{Cache, Selecting};
+use gupd::cache::{Cache, VaryFields};
 use gupd::config::{Class, Config};
 use gupd::policy::{Classified, Form};
 use gupd::store::{BLOCK, Condition};
@@ -44,7 +44,7 @@ async fn a_block_that_never_comes_back_costs_its_blob_and_not_the_store() {
     let cache = Cache::new(rules, store.clone(), site.clock.clone());
     let classified = Classified { class: Class::Payload, form: Form::Full, content_type: Arc::from("test") };
     let hot = store.lookup("lost").await.unwrap().remove(0);
-    cache.insert(hot, Selecting::default(), classified);
+    cache.insert(hot, VaryFields::default(), classified);
 
     withhold(&site, committed.object.blob);
     fails_to_read(&store, &committed).await;

@@ -16,7 +16,7 @@ use gupd::relay::RelayMetrics;
 use gupd::rollout::engine::Rollouts;
 use gupd::rollout::revision::{Catalog, Revision, version_key};
 use gupd::rollout::views::Views;
-use gupd::shape::{Lan, Places, Wan};
+use gupd::shape::{LanLimiter, SlotLimiter, WanLimiter};
 use gupd::store::{BlobId, Store};
 use gupd::upstream::{Network, Upstreams};
 use gupd::{Clock, Config};
@@ -62,11 +62,11 @@ impl Collector {
         change(&mut config);
         let clock = Clock::manual(Clock::system().now());
         let metrics = Arc::new(RelayMetrics::new().unwrap());
-        let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
+        let wan = Arc::new(WanLimiter::unlimited(&config, clock.clone()));
         let upstreams = match network {
             None => Upstreams::new(&config, clock.clone(), wan, metrics.net.clone()).unwrap(),
             Some(network) => {
-                Upstreams::over(network, &config, clock.clone(), wan, metrics.net.clone()).unwrap()
+                Upstreams::with_network(network, &config, clock.clone(), wan, metrics.net.clone()).unwrap()
             }
         };
         let store = Store::open(&config.store, clock.clone()).unwrap();
@@ -87,7 +87,7 @@ impl Collector {
                 .unwrap();
         drop(tracker);
         let generations = Arc::new(Generations::new(generation, rollouts.clone()));
-        let (lan, places) = (Lan::new(&config, clock.clone()), Places::new(&config));
+        let (lan, places) = (LanLimiter::new(&config, clock.clone()), SlotLimiter::new(&config));
         let proxy = Proxy::new(
             generations,
             cache,

@@ -63,7 +63,7 @@ pub type Listed = (String, BlobId);
 
 /// Whether what is stored under `key` is such a catalog.
 pub fn is_catalog(key: &str) -> bool {
-    let path = key::split(key).target.split('?').next().unwrap_or(key);
+    let path = key::split_key(key).target.split('?').next().unwrap_or(key);
     let tail = path.len().checked_sub("livetri.zip".len()).and_then(|at| path.get(at..));
     tail.is_some_and(|tail| tail.eq_ignore_ascii_case("livetri.zip"))
 }
@@ -104,10 +104,10 @@ pub fn read(catalog: &[u8]) -> Result<Vec<Listed>, CatalogError> {
 /// The key of the payload of this name beside a catalog, which is one for all upstreams; `None` if no such name can be
 /// one.
 pub fn sibling(catalog: &str, name: &str) -> Option<String> {
-    let key::Parts { route, target, .. } = key::split(catalog);
+    let key::KeyParts { route, target, .. } = key::split_key(catalog);
     let path = target.split('?').next().unwrap_or(target);
     let folder = &path[..=path.rfind('/')?];
-    let spelled = key::normalise(&format!("{folder}{}", escaped(name)), None).ok()?;
+    let spelled = key::normalize(&format!("{folder}{}", escaped(name)), None).ok()?;
     Some(spelled.key(route, None))
 }
 

@@ -6,7 +6,7 @@ use sha2::Digest as _;
 
 use super::Whole;
 use super::field::{Announced, Announcer, Digest};
-use gupd_http::Unstorable;
+use gupd_http::UnstorableReason;
 use gupd_store::{BLOCK, ReadError, Store};
 
 /// Bytes that are shown to nobody before the content has been verified. A client that gets all but these sees a broken
@@ -63,8 +63,8 @@ impl Expectation {
     }
 
     /// Whether the response may be announced as one that will be kept.
-    pub fn kept(&self) -> Result<(), Unstorable> {
-        if self.doubted { Err(Unstorable::DigestMismatch) } else { Ok(()) }
+    pub fn kept(&self) -> Result<(), UnstorableReason> {
+        if self.doubted { Err(UnstorableReason::DigestMismatch) } else { Ok(()) }
     }
 
     /// How many of the first `available` bytes may be shown before all are judged.

@@ -11,16 +11,16 @@ use super::content_range::ContentRange;
 use super::flow::Head;
 use crate::Cache;
 use crate::digest::Expectation;
-use gupd_http::range::Part;
-use gupd_http::storable::storable;
+use gupd_http::range::RequestedPart;
+use gupd_http::storable::check_storable;
 use gupd_http::validator::strong_validator;
-use gupd_http::{Selecting, Unstorable, update};
-use gupd_net::upstream::Answer;
+use gupd_http::{UnstorableReason, VaryFields, update};
+use gupd_net::upstream::UpstreamResponse;
 use gupd_store::{BLOCK, CHUNK, NewObject, Unfinished};
 
 /// Content that has begun to arrive.
 pub(super) struct Begun {
-    pub(super) answer: Answer,
+    pub(super) answer: UpstreamResponse,
     pub(super) head: Head,
     /// The content's complete length, if that is known.
     pub(super) length: Option<u64>,
@@ -39,15 +39,15 @@ pub(super) enum NotBegun {
     /// It is of no use; everything is to be asked for.
     Unusable,
     /// It is for one client alone.
-    Unstorable(Box<Answer>, Unstorable),
+    Unstorable(Box<UpstreamResponse>, UnstorableReason),
 }
 
 impl Begun {
     /// Judges an answer to `wanted`, which was asked for `part` of it only or for everything.
     pub(super) fn of(
-        answer: Answer,
+        answer: UpstreamResponse,
         wanted: &Wanted,
-        part: Option<Part>,
+        part: Option<RequestedPart>,
         cache: &Cache,
         expect: impl Fn(StatusCode, &HeaderMap) -> Expectation,
     ) -> Result<Self, NotBegun> {
@@ -76,10 +76,10 @@ impl Begun {
             _ => (exact, 0..exact.unwrap_or(u64::MAX), 0, exact),
         };
         let class = wanted.classified.class;
-        let kept = storable(&Method::GET, &wanted.asked, status, &headers, class);
+        let kept = check_storable(&Method::GET, &wanted.asked, status, &headers, class);
         match kept {
             // Everyone who waits may have an empty one; it is not kept.
-            Ok(()) | Err(Unstorable::EmptyPayload) => {}
+            Ok(()) | Err(UnstorableReason::EmptyPayload) => {}
             Err(why) => return Err(NotBegun::Unstorable(Box::new(answer), why)),
         }
         // An upstream that sends all of it when a part was asked for has no parts to give.
@@ -88,9 +88,9 @@ impl Begun {
             && strong_validator(&headers).is_some()
             && headers.get(header::ACCEPT_RANGES).is_none_or(|unit| unit != "none");
         // `storable` refused `Vary: *`, the only case without a selection.
-        let selecting = Selecting::of(&headers, &wanted.asked, class).unwrap_or_default();
+        let selecting = VaryFields::from_response(&headers, &wanted.asked, class).unwrap_or_default();
         update::remove_unstored(&mut headers, class);
-        update::date(&mut headers, answer.response_time);
+        update::add_date(&mut headers, answer.response_time);
         let (request_time, response_time) = (answer.request_time, answer.response_time);
         let expected = expect(status, &headers);
         let head = Head {
@@ -126,7 +126,7 @@ impl Head {
             expected,
             freshness: cache.freshness(object.status, &object.headers, request_time, response_time, class),
             headers: object.headers.clone(),
-            selecting: Selecting::decode(&object.selecting).unwrap_or_default(),
+            selecting: VaryFields::decode(&object.selecting).unwrap_or_default(),
             classified: wanted.classified.clone(),
             upstream: object.upstream.clone(),
             request_time,

@@ -15,7 +15,7 @@ impl Fill {
 
     /// The upstream that it has asked last.
     pub fn asks(&self) -> Option<Arc<Upstream>> {
-        self.asking.upstream()
+        self.asking.get()
     }
 
     /// Waits until it is known, and tells, whether a manager feeds it. What another relay of the site feeds may wait for

@@ -17,7 +17,7 @@ use super::transfer::Transfer;
 use super::{FillError, Flow, Phase};
 use gupd_config::Finish;
 use gupd_net::shape::Purpose;
-use gupd_net::upstream::Answer;
+use gupd_net::upstream::UpstreamResponse;
 use gupd_store::{Store, StoreError, Writer};
 
 /// The fetching of one content.
@@ -42,7 +42,7 @@ pub(super) enum Fetched {
         length: u64,
     },
     /// The upstream has other content now.
-    Changed(Answer),
+    Changed(UpstreamResponse),
     /// It will not come to an end.
     Failed(FillError),
 }
@@ -78,8 +78,8 @@ impl Fetch<'_> {
         // Why it ends early. What has arrived by then is written first: it is for the next fill.
         let mut ending = None;
         loop {
-            let purpose = if self.flow.is_read() { Purpose::Waited } else { self.unread };
-            self.source.origin.outgoing.lane.set_purpose(purpose);
+            let purpose = if self.flow.is_read() { Purpose::Client } else { self.unread };
+            self.source.origin.outgoing.bandwidth.set_purpose(purpose);
             while ending.is_none()
                 && let Some(range) = self.flow.plan(self.in_background())
             {

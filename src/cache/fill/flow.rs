@@ -20,7 +20,7 @@ use crate::Entry;
 use crate::digest::Expectation;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::Classified;
-use gupd_http::{Freshness, Selecting, Unstorable};
+use gupd_http::{Freshness, UnstorableReason, VaryFields};
 use gupd_store::{Charge, Partial, Stock};
 
 /// Where a fill stands.
@@ -95,13 +95,13 @@ pub struct Head {
     /// The status.
     pub status: StatusCode,
     /// Whether it will be kept when it has arrived; if not, it is for those who wait alone.
-    pub kept: Result<(), Unstorable>,
+    pub kept: Result<(), UnstorableReason>,
     /// End-to-end fields.
     pub headers: HeaderMap,
     /// What is known beforehand of the content.
     pub expected: Expectation,
     /// What selects it among variants.
-    pub selecting: Selecting,
+    pub selecting: VaryFields,
     /// How long it is good.
     pub freshness: Freshness,
     /// Class and content type of the path it was asked for.

@@ -43,10 +43,10 @@ use crate::{Cache, Entry};
 use gupd_config::clock::Clock;
 use gupd_config::policy::Classified;
 use gupd_config::{Config, UpstreamId};
-use gupd_http::range::Part;
-use gupd_http::{CacheControl, Unstorable, Verdict};
-use gupd_net::shape::Lane;
-use gupd_net::upstream::{Answer, Asking, UpstreamError, Upstreams};
+use gupd_http::range::RequestedPart;
+use gupd_http::{CacheControl, UnstorableReason, Verdict};
+use gupd_net::shape::BandwidthClass;
+use gupd_net::upstream::{CurrentUpstream, UpstreamError, UpstreamResponse, Upstreams};
 use gupd_store::{Store, StoreError};
 
 /// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
@@ -94,11 +94,11 @@ pub struct Wanted {
     /// The stored response to revalidate, if there is one.
     pub stale: Option<Arc<Entry>>,
     /// What of it the client waits for, if not everything.
-    pub part: Option<Part>,
+    pub part: Option<RequestedPart>,
     /// Why, if it is for no client.
     pub errand: Option<Errand>,
     /// Which limits its bytes pass.
-    pub lane: Lane,
+    pub bandwidth: BandwidthClass,
 }
 
 /// One download of one object, as those who follow it see it.
@@ -107,7 +107,7 @@ pub struct Fill {
     phase: watch::Receiver<Phase>,
     /// A client has asked for it.
     for_client: Arc<AtomicBool>,
-    asking: Asking,
+    asking: CurrentUpstream,
     order: Arc<[UpstreamId]>,
     // After the receiver: whoever is woken finds one follower less.
     leaving: Leaving,
@@ -135,7 +135,7 @@ pub enum Joined {
 }
 
 /// Where the client that started a fill gets a response that is for it alone.
-pub type Handover = oneshot::Receiver<Answer>;
+pub type Handover = oneshot::Receiver<UpstreamResponse>;
 
 /// Why a fill did not bring its object.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -291,7 +291,7 @@ impl Fills {
         let (phase, receiver) = watch::channel(Phase::Asking);
         let attention = Arc::new(Notify::new());
         let for_client = Arc::new(AtomicBool::new(for_client));
-        let asking = Asking::default();
+        let asking = CurrentUpstream::default();
         let fill = Fill {
             phase: receiver,
             for_client,
@@ -409,7 +409,7 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unshared {
     /// Its own or the request's fields forbid it, or its class does.
-    Unstorable(Unstorable),
+    Unstorable(UnstorableReason),
     /// The store has no room for it, or cannot be written.
     NoRoom,
 }
@@ -444,7 +444,7 @@ impl Shared {
         let is_new = wanted.stale.as_ref().is_none_or(|stale| {
             stale.object.id != entry.object.id || stale.object.response_time < entry.object.response_time
         });
-        let verdict = entry.freshness.judge(self.clock.now(), &CacheControl::default());
+        let verdict = entry.freshness.evaluate(self.clock.now(), &CacheControl::default());
         (is_new && verdict == Verdict::Fresh).then_some(entry)
     }
 
@@ -453,7 +453,7 @@ impl Shared {
     }
 }
 
-impl From<Unshared> for gupd_http::status::Outcome {
+impl From<Unshared> for gupd_http::status::ForwardOutcome {
     fn from(why: Unshared) -> Self {
         match why {
             Unshared::Unstorable(why) => Self::NotStored(why),

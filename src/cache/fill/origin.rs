@@ -9,13 +9,13 @@ use prometheus::IntCounter;
 use super::Wanted;
 use crate::fill::metrics::FillMetrics;
 use gupd_config::UpstreamId;
-use gupd_net::upstream::{Outgoing, Upstream, Upstreams};
+use gupd_net::upstream::{Upstream, UpstreamRequest, Upstreams};
 
 /// Where content comes from, and how it is asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     pub(super) upstreams: Arc<Upstreams>,
-    pub(super) outgoing: Outgoing,
+    pub(super) outgoing: UpstreamRequest,
     /// The name of who sent the head.
     author: Arc<str>,
     order: Arc<[UpstreamId]>,
@@ -32,7 +32,7 @@ impl Origin {
         metrics: &FillMetrics,
     ) -> Self {
         let (target, headers) = (wanted.target.clone(), wanted.headers.clone());
-        let outgoing = Outgoing::get(target, headers, wanted.lane.clone());
+        let outgoing = UpstreamRequest::get(target, headers, wanted.bandwidth.clone());
         Self {
             upstreams: upstreams.clone(),
             outgoing,
@@ -50,8 +50,8 @@ impl Origin {
         author: &Arc<str>,
         metrics: &FillMetrics,
     ) -> Option<Self> {
-        let first = || upstreams.by_preference(&wanted.order).into_iter().next();
-        let giver = upstreams.named(&wanted.order, author).cloned().or_else(first)?;
+        let first = || upstreams.order_by_preference(&wanted.order).into_iter().next();
+        let giver = upstreams.find_by_name(&wanted.order, author).cloned().or_else(first)?;
         Some(Self { author: author.clone(), ..Self::of(wanted, upstreams, giver, metrics) })
     }
 
@@ -86,13 +86,13 @@ impl Origin {
     /// Who may have the content: who gives it, then the others by preference.
     pub(super) fn candidates(&self) -> Vec<Arc<Upstream>> {
         let giver = self.giver();
-        let others = self.upstreams.by_preference(&self.order).into_iter();
+        let others = self.upstreams.order_by_preference(&self.order).into_iter();
         let others = others.filter(|other| !Arc::ptr_eq(other, &giver));
         std::iter::once(giver.clone()).chain(others).collect()
     }
 
     /// Whether each of them has failed so often that requests are kept from it.
     pub(super) fn nobody_may_be_asked(&self) -> bool {
-        self.upstreams.next_probe(&self.order).is_some()
+        self.upstreams.time_to_probe(&self.order).is_some()
     }
 }

@@ -11,7 +11,7 @@ use http_body::Body;
 use super::content_range::ContentRange;
 use super::transfer::{Interruption, Transfer};
 use super::{FillError, Wanted};
-use gupd_net::upstream::{Outgoing, UpstreamError, Upstreams};
+use gupd_net::upstream::{UpstreamError, UpstreamRequest, Upstreams};
 use gupd_store::Unrepaired;
 
 /// Why the bytes could not be had.
@@ -63,8 +63,8 @@ pub async fn refetch(
     if let Ok(value) = HeaderValue::from_str(&format!("bytes={}-{last}", range.start)) {
         headers.insert(header::RANGE, value);
     }
-    let outgoing = Outgoing::get(wanted.target.clone(), headers, wanted.lane.clone());
-    let answer = upstreams.ask(&wanted.order, &outgoing).await?;
+    let outgoing = UpstreamRequest::get(wanted.target.clone(), headers, wanted.bandwidth.clone());
+    let answer = upstreams.send(&wanted.order, &outgoing).await?;
     let upstream = answer.upstream.name.clone();
     let broke = |at, reason| FillError::BrokenOff { upstream: upstream.clone(), at, reason };
     let (skip, end) = match (answer.response.status(), ContentRange::of(answer.response.headers())) {
@@ -82,7 +82,7 @@ pub async fn refetch(
             return Err(RefetchError::NotGiven(broke(range.start, reason)));
         }
     };
-    let received = answer.upstream.received().clone();
+    let received = answer.upstream.received_bytes().clone();
     let mut transfer = Transfer::new(answer.response.into_body(), skip, end, received);
     let mut bytes = Vec::new();
     loop {

@@ -18,7 +18,7 @@ use super::transfer::{Broke, Transfer};
 use super::turns::{Setback, Turns};
 use gupd_config as config;
 use gupd_http::validator::strong_validator;
-use gupd_net::upstream::{Answer, Outgoing, Upstream, UpstreamError};
+use gupd_net::upstream::{Upstream, UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// Asks for the bytes of one run as often as it breaks, as long as it gets on.
 pub(super) struct Resumption {
@@ -40,7 +40,7 @@ pub(super) enum Resumed {
         whole: bool,
     },
     /// There is other content in its place now: this is it.
-    Changed(Answer),
+    Changed(UpstreamResponse),
 }
 
 /// What came of asking one upstream once.
@@ -120,7 +120,7 @@ impl Resumption {
             sleep(wait).await;
             if self.origin.nobody_may_be_asked() {
                 // Readers have bytes already: rather than break, they wait as long for it as others do to ask it.
-                self.origin.upstreams.probed(upstream).await;
+                self.origin.upstreams.wait_for_probe(upstream).await;
             }
             tracing::info!(upstream = &*upstream.name, from = range.start, %reason, "resuming");
             // Elsewhere other content says nothing of what was coming; at the one that began it and gave it, it changed.
@@ -158,7 +158,7 @@ impl Resumption {
 
     /// Asks one upstream for `range`, once.
     pub(super) async fn ask(&self, upstream: &Arc<Upstream>, range: &Range<u64>) -> Result<Asked, FillError> {
-        let answer = self.origin.upstreams.ask_one(upstream, &self.request(upstream, range)).await;
+        let answer = self.origin.upstreams.send_to(upstream, &self.request(upstream, range)).await;
         let error = match answer {
             Ok(answer) => return Ok(self.judge(answer, range)),
             Err(error) => error,
@@ -197,7 +197,7 @@ impl Resumption {
         self.validator.as_ref().filter(|_| self.headers.contains_key(header::ETAG))
     }
 
-    fn request(&self, upstream: &Upstream, range: &Range<u64>) -> Outgoing {
+    fn request(&self, upstream: &Upstream, range: &Range<u64>) -> UpstreamRequest {
         let mut outgoing = self.origin.outgoing.clone();
         let part = if self.length.is_none_or(|length| range.end >= length) {
             (range.start > 0).then(|| format!("bytes={}-", range.start))
@@ -214,7 +214,7 @@ impl Resumption {
         outgoing
     }
 
-    fn judge(&self, answer: Answer, range: &Range<u64>) -> Asked {
+    fn judge(&self, answer: UpstreamResponse, range: &Range<u64>) -> Asked {
         let nothing = |setback, why: &str| Asked::Nothing(setback, Arc::from(why));
         let author = self.origin.is_author(&answer.upstream);
         let theirs = answer.response.headers();
@@ -253,8 +253,8 @@ impl Resumption {
         }
     }
 
-    fn continues(&self, answer: Answer, skip: u64, end: Option<u64>) -> Asked {
-        let received = answer.upstream.received().clone();
+    fn continues(&self, answer: UpstreamResponse, skip: u64, end: Option<u64>) -> Asked {
+        let received = answer.upstream.received_bytes().clone();
         let transfer = Transfer::new(answer.response.into_body(), skip, end, received);
         Asked::Resumed(Resumed::Continues { transfer, whole: skip > 0 })
     }

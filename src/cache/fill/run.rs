@@ -13,7 +13,7 @@ use super::resume::{Resumed, Resumption};
 use super::transfer::{Interruption, Transfer};
 use super::{FillError, Flow, Phase};
 use crate::fill::metrics::FillMetrics;
-use gupd_net::upstream::Answer;
+use gupd_net::upstream::UpstreamResponse;
 use gupd_store::Segment;
 
 /// What all runs of a fill have in common.
@@ -31,7 +31,7 @@ pub(super) enum Ran {
     /// The upstream serves this content only as a whole, which another run brings.
     Whole,
     /// The upstream has other content now.
-    Changed(Answer),
+    Changed(UpstreamResponse),
     /// Nothing more can be had.
     Failed(FillError),
 }

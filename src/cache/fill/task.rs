@@ -17,11 +17,11 @@ use crate::Entry;
 use gupd_config::Class;
 use gupd_config::policy::Classified;
 use gupd_http::key;
-use gupd_http::storable::storable;
-use gupd_http::validator::{confirms, validate};
-use gupd_http::{Selecting, update};
+use gupd_http::storable::check_storable;
+use gupd_http::validator::{add_validators, matches_stored};
+use gupd_http::{VaryFields, update};
 use gupd_net::metrics::GaugeGuard;
-use gupd_net::upstream::{Answer, Asking, Outgoing, UpstreamError, Upstreams};
+use gupd_net::upstream::{CurrentUpstream, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
 use gupd_store::{CHUNK, Committed, Object};
 
 pub(super) struct Task {
@@ -30,10 +30,10 @@ pub(super) struct Task {
     wanted: Wanted,
     phase: watch::Sender<Phase>,
     /// Shows followers who is asked.
-    asking: Asking,
+    asking: CurrentUpstream,
     /// Followers came for something, or went.
     attention: Arc<Notify>,
-    hand: Option<oneshot::Sender<Answer>>,
+    hand: Option<oneshot::Sender<UpstreamResponse>>,
     /// What came first was not what was announced.
     again: bool,
     /// How often other content took the place of what was coming.
@@ -44,7 +44,7 @@ pub(super) struct Task {
 enum Ended {
     Finally(&'static str),
     /// The content changed under it; the fill goes on with the new content from its beginning.
-    Changed(Answer),
+    Changed(UpstreamResponse),
     /// What came is of no use here; ask for everything.
     Unconditionally,
 }
@@ -55,9 +55,9 @@ impl Task {
         upstreams: Arc<Upstreams>,
         wanted: Wanted,
         phase: watch::Sender<Phase>,
-        asking: Asking,
+        asking: CurrentUpstream,
         attention: Arc<Notify>,
-        hand: oneshot::Sender<Answer>,
+        hand: oneshot::Sender<UpstreamResponse>,
     ) -> Self {
         Self {
             shared,
@@ -79,7 +79,7 @@ impl Task {
             () = shared.stopping.cancelled() => return,
             Ok(permit) = shared.permits.acquire() => Ok(permit),
             // Whoever waits behind others for an upstream that fails them need not wait longer than they.
-            error = self.upstreams.unavailable(&self.wanted.order) => Err(error),
+            error = self.upstreams.wait_until_unavailable(&self.wanted.order) => Err(error),
         };
         let _running = GaugeGuard::increment(&shared.metrics.running);
         let outcome = match permit {
@@ -101,7 +101,7 @@ impl Task {
         loop {
             let mut headers = self.wanted.headers.clone();
             if let Some(stale) = &self.wanted.stale {
-                validate(&mut headers, &stale.object.headers);
+                add_validators(&mut headers, &stale.object.headers);
             } else if let Some(part) = self.part().and_then(|part| part.to_field(CHUNK)) {
                 headers.insert(header::RANGE, part);
             }
@@ -140,25 +140,28 @@ impl Task {
     /// manager knows.
     fn may_have_from_peers(&self) -> bool {
         matches!(self.wanted.classified.class, Class::Payload | Class::Generic)
-            && key::split(&self.wanted.key).binding.is_none()
+            && key::split_key(&self.wanted.key).binding.is_none()
             && self.wanted.stale.is_none()
             && !self.again
     }
 
-    async fn ask(&self, outgoing: &Outgoing, peers: bool) -> Result<Answer, UpstreamError> {
-        if peers && let Some(answer) = self.upstreams.ask_peers(outgoing).await {
+    async fn ask(&self, outgoing: &UpstreamRequest, peers: bool) -> Result<UpstreamResponse, UpstreamError> {
+        if peers && let Some(answer) = self.upstreams.query_peers(outgoing).await {
             return Ok(answer);
         }
-        self.upstreams.ask(&self.wanted.order, outgoing).await
+        self.upstreams.send(&self.wanted.order, outgoing).await
     }
 
-    fn outgoing(&self, headers: HeaderMap) -> Outgoing {
+    fn outgoing(&self, headers: HeaderMap) -> UpstreamRequest {
         let asking = self.asking.clone();
-        Outgoing { asking, ..Outgoing::get(self.wanted.target.clone(), headers, self.wanted.lane.clone()) }
+        UpstreamRequest {
+            current_upstream: asking,
+            ..UpstreamRequest::get(self.wanted.target.clone(), headers, self.wanted.bandwidth.clone())
+        }
     }
 
     /// Judges one response and, if it is for everyone, takes it in.
-    async fn take(&mut self, answer: Answer) -> Ended {
+    async fn take(&mut self, answer: UpstreamResponse) -> Ended {
         let status = answer.response.status();
         if let (StatusCode::NOT_MODIFIED, Some(stale)) = (status, self.wanted.stale.clone()) {
             return self.not_modified(&stale, &answer).await;
@@ -195,17 +198,22 @@ impl Task {
         if deduplicated { "deduplicated" } else { "stored" }
     }
 
-    async fn not_modified(&mut self, stale: &Entry, answer: &Answer) -> Ended {
+    async fn not_modified(&mut self, stale: &Entry, answer: &UpstreamResponse) -> Ended {
         let fields = answer.response.headers();
-        if !confirms(fields, &stale.object.headers) {
+        if !matches_stored(fields, &stale.object.headers) {
             return Ended::Unconditionally;
         }
         let mut updated = stale.object.headers.clone();
-        update::update(&mut updated, fields.clone(), stale.classified.class);
-        update::date(&mut updated, answer.response_time);
+        update::apply_not_modified(&mut updated, fields.clone(), stale.classified.class);
+        update::add_date(&mut updated, answer.response_time);
         let cache = &self.shared.cache;
-        let still =
-            storable(&Method::GET, &self.wanted.asked, stale.object.status, &updated, stale.classified.class);
+        let still = check_storable(
+            &Method::GET,
+            &self.wanted.asked,
+            stale.object.status,
+            &updated,
+            stale.classified.class,
+        );
         let refreshed = match still {
             Ok(()) => Ok(cache.refresh(stale, updated, answer.request_time, answer.response_time).await),
             // What was public is not any more: it must not stay.
@@ -263,7 +271,7 @@ impl Task {
     }
 
     /// The client may have gone; then nobody needs the response.
-    fn hand_over(&mut self, answer: Answer) {
+    fn hand_over(&mut self, answer: UpstreamResponse) {
         if let Some(hand) = self.hand.take() {
             let _gone = hand.send(answer);
         }
@@ -278,7 +286,7 @@ impl Task {
     async fn leave_behind(
         &self,
         object: Object,
-        selecting: &Selecting,
+        selecting: &VaryFields,
         classified: &Classified,
     ) -> Option<Arc<Entry>> {
         let entry = {

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::FillError;
 use super::turns::Setback;
-use gupd_net::upstream::Received;
+use gupd_net::upstream::UpstreamBody;
 use gupd_store::StoreError;
 
 /// Pieces below this many bytes are put together with what follows them at once.
@@ -22,7 +22,7 @@ const SMALL_PIECE: usize = 64 << 10;
 
 /// A body on its way here.
 pub(super) struct Transfer {
-    body: Received,
+    body: UpstreamBody,
     /// Bytes at its beginning that are not wanted.
     skip: u64,
     /// Where in the content it ends, if anyone said it.
@@ -64,7 +64,7 @@ impl From<StoreError> for Interruption {
 }
 
 impl Transfer {
-    pub(super) fn new(body: Received, skip: u64, end: Option<u64>, received: IntCounter) -> Self {
+    pub(super) fn new(body: UpstreamBody, skip: u64, end: Option<u64>, received: IntCounter) -> Self {
         Self { body, skip, end, received, gathered: Vec::new(), broke: None }
     }
 

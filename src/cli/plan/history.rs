@@ -28,7 +28,7 @@ impl Sizes {
         for object in inventory.objects() {
             let object = object?;
             if object.status.is_success() && !object.is_copy() {
-                let path = pattern::fold(key::split(&object.key).target);
+                let path = pattern::fold(key::split_key(&object.key).target);
                 note(&mut newest, &path, object.len);
             }
         }

@@ -115,7 +115,7 @@ impl Explanation {
     /// A path that the relay refuses, or that no route takes.
     pub(super) fn of(asked: &Explain, config: &Config, now: UnixMillis) -> Result<Self, Failure> {
         let policy = Policy::new(config).map_err(|error| Failure::Configuration(error.to_string()))?;
-        let normal = key::normalise(asked.path.path(), asked.path.query()).map_err(|_| {
+        let normal = key::normalize(asked.path.path(), asked.path.query()).map_err(|_| {
             Failure::Failed(format!(
                 "{}: the relay answers such a path 400; give one without \
                  dot segments, backslashes and control characters, encoded or not",

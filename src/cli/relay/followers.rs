@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::limits::Limits;
 use gupd_cache::Cache;
-use gupd_net::listen::Newcomers;
-use gupd_net::shape::Places;
-use gupd_net::upstream::health::Checks;
+use gupd_net::listen::ConnectionRateLimiter;
+use gupd_net::shape::SlotLimiter;
+use gupd_net::upstream::health::HealthChecks;
 use gupd_proxy::Generation;
 use gupd_refresh::Refresher;
 
@@ -15,9 +15,9 @@ use gupd_refresh::Refresher;
 pub(super) struct Followers {
     pub(super) cache: Arc<Cache>,
     pub(super) refresher: Refresher,
-    pub(super) checks: Checks,
-    pub(super) places: Arc<Places>,
-    pub(super) newcomers: Arc<Newcomers>,
+    pub(super) checks: HealthChecks,
+    pub(super) places: Arc<SlotLimiter>,
+    pub(super) newcomers: Arc<ConnectionRateLimiter>,
     pub(super) limits: Arc<Limits>,
 }
 

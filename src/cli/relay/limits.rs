@@ -4,13 +4,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gupd_config::Config;
-use gupd_net::shape::{Lan, Wan};
+use gupd_net::shape::{LanLimiter, WanLimiter};
 
 /// The rates in force.
 #[derive(Debug)]
 pub struct Limits {
-    lan: Arc<Lan>,
-    wan: Arc<Wan>,
+    lan: Arc<LanLimiter>,
+    wan: Arc<WanLimiter>,
     // Held to change what is kept: one change after the other.
     kept: Mutex<Kept>,
 }
@@ -22,7 +22,7 @@ struct Kept {
 }
 
 impl Limits {
-    pub(super) fn new(config: &Config, lan: Arc<Lan>, wan: Arc<Wan>) -> Self {
+    pub(super) fn new(config: &Config, lan: Arc<LanLimiter>, wan: Arc<WanLimiter>) -> Self {
         Self { lan, wan, kept: Mutex::new(Kept { config: config.clone(), processes: 1 }) }
     }
 

@@ -27,12 +27,14 @@ use gupd_cache::fill::Fills;
 use gupd_config::clock::Clock;
 use gupd_config::policy::PolicyError;
 use gupd_config::{Config, Log, Server};
-use gupd_http::instance::Instance;
-use gupd_net::listen::{Acceptors, Connections, ListenError, Newcomers, Sockets, Stage, Workers, tls};
+use gupd_http::instance::RelayInstance;
+use gupd_net::listen::{
+    Acceptors, ConnectionRateLimiter, HttpServer, LifecycleStage, ListenError, Sockets, WorkerPool, tls,
+};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::pem::PemError;
-use gupd_net::shape::{Lan, Places, Wan};
-use gupd_net::upstream::health::Checks;
+use gupd_net::shape::{LanLimiter, SlotLimiter, WanLimiter};
+use gupd_net::upstream::health::HealthChecks;
 use gupd_net::upstream::{ConnectError, Upstreams};
 use gupd_proxy::{Generation, Generations, Proxy};
 use gupd_refresh::Refresher;
@@ -90,18 +92,18 @@ pub struct Relay {
     generations: Arc<Generations>,
     clock: Clock,
     // The same over reloads: what an earlier configuration has sent may still come round.
-    instance: Arc<Instance>,
+    instance: Arc<RelayInstance>,
     proxy: Arc<Proxy>,
     cache: Arc<Cache>,
-    lan: Arc<Lan>,
-    wan: Arc<Wan>,
+    lan: Arc<LanLimiter>,
+    wan: Arc<WanLimiter>,
     metrics: Arc<RelayMetrics>,
     rollouts: Rollouts,
     refresher: Refresher,
-    stage: watch::Sender<Stage>,
-    workers: Arc<Workers>,
-    connections: Arc<Connections<Proxy>>,
-    newcomers: Arc<Newcomers>,
+    stage: watch::Sender<LifecycleStage>,
+    workers: Arc<WorkerPool>,
+    connections: Arc<HttpServer<Proxy>>,
+    newcomers: Arc<ConnectionRateLimiter>,
     limits: Arc<Limits>,
     // There from the first connection on.
     acceptors: Option<Acceptors>,
@@ -129,9 +131,9 @@ impl Relay {
     /// What is wrong.
     pub fn check(config: &Config, clock: &Clock) -> Result<(), StartError> {
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
-        let wan = Arc::new(Wan::new(config, clock.clone()));
-        generation(config.clone(), clock, &wan, &metrics, &Arc::new(Instance::new()), None)?;
-        tls::acceptor(&config.server)?;
+        let wan = Arc::new(WanLimiter::new(config, clock.clone()));
+        generation(config.clone(), clock, &wan, &metrics, &Arc::new(RelayInstance::new()), None)?;
+        tls::load_acceptor(&config.server)?;
         Ok(())
     }
 
@@ -142,11 +144,11 @@ impl Relay {
     pub fn ready(config: Config, clock: Clock, sockets: Sockets) -> Result<Ready, StartError> {
         let metrics = Arc::new(RelayMetrics::new()?);
         // What may be wrong with the configuration first, then what leaves traces.
-        let wan = Arc::new(Wan::new(&config, clock.clone()));
-        let instance = Arc::new(Instance::new());
+        let wan = Arc::new(WanLimiter::new(&config, clock.clone()));
+        let instance = Arc::new(RelayInstance::new());
         let generation = generation(config.clone(), &clock, &wan, &metrics.net, &instance, None)?;
-        let (checks, check) = Checks::new(generation.upstreams.clone());
-        let tls = tls::acceptor(&config.server)?;
+        let (checks, check) = HealthChecks::new(generation.upstreams.clone());
+        let tls = tls::load_acceptor(&config.server)?;
         let admin = sockets.admin.local_addr()?;
         let store = Store::open(&config.store, clock.clone())?;
         let control = tokio::runtime::Builder::new_multi_thread()
@@ -166,8 +168,8 @@ impl Relay {
             clock.clone(),
             control.handle().clone(),
         );
-        let lan = Arc::new(Lan::new(&config, clock.clone()));
-        let places = Arc::new(Places::new(&config));
+        let lan = Arc::new(LanLimiter::new(&config, clock.clone()));
+        let places = Arc::new(SlotLimiter::new(&config));
         let proxy = Proxy::new(
             generations.clone(),
             cache.clone(),
@@ -186,10 +188,10 @@ impl Relay {
             metrics.refresh.clone(),
             clock.clone(),
         );
-        let connections = Arc::new(Connections::new(proxy.clone(), metrics.net.clone(), &config.server, tls));
-        let (stage, stages) = watch::channel(Stage::Serving);
-        let workers = Arc::new(Workers::start(config.server.workers, &connections, &stages)?);
-        let newcomers = Arc::new(Newcomers::new(&config));
+        let connections = Arc::new(HttpServer::new(proxy.clone(), metrics.net.clone(), &config.server, tls));
+        let (stage, stages) = watch::channel(LifecycleStage::Serving);
+        let workers = Arc::new(WorkerPool::start(config.server.workers, &connections, &stages)?);
+        let newcomers = Arc::new(ConnectionRateLimiter::new(&config));
         let limits = Arc::new(Limits::new(&config, lan.clone(), wan.clone()));
         let followers = Followers {
             cache: cache.clone(),
@@ -263,7 +265,7 @@ impl Relay {
         let (clock, wan, metrics) = (&self.clock, &self.wan, &self.metrics.net);
         let next = generation(running, clock, wan, metrics, &self.instance, Some(&before.upstreams))?;
         // Nothing has changed yet, and nothing fails from here on.
-        self.connections.renew_certificate(&next.config.server)?;
+        self.connections.reload_certificate(&next.config.server)?;
         self.generations.store(next);
         Ok(waiting.into_iter().filter_map(|(section, waits)| waits.then_some(section)).collect())
     }
@@ -273,12 +275,12 @@ impl Relay {
     /// fetched to its end for those who wait for it, and not stored. Blocks until the other process may open the store.
     pub fn hand_over(&mut self) {
         let Some(control) = &self.control else { return };
-        self.stage.send_replace(Stage::Leaving);
-        self.connections.leave();
+        self.stage.send_replace(LifecycleStage::Leaving);
+        self.connections.close_after_response();
         self.handed_over.cancel();
         control.block_on(async {
             if let Some(acceptors) = &self.acceptors {
-                acceptors.ended().await;
+                acceptors.wait_until_stopped().await;
             }
             // None of them changes the store when it is another process's.
             self.background.close();
@@ -299,8 +301,8 @@ impl Relay {
         let Some(control) = self.control.take() else { return };
         let was_handed_over = self.handed_over.is_cancelled();
         self.stage.send_if_modified(|stage| {
-            *stage == Stage::Serving && {
-                *stage = Stage::Leaving;
+            *stage == LifecycleStage::Serving && {
+                *stage = LifecycleStage::Leaving;
                 true
             }
         });
@@ -316,16 +318,16 @@ impl Relay {
                     tokio::time::sleep(LAST_REQUESTS).await;
                 }
                 if let Some(acceptors) = acceptors {
-                    acceptors.ended().await;
+                    acceptors.wait_until_stopped().await;
                 }
-                drain.send_if_modified(|stage| *stage < Stage::Draining && { *stage = Stage::Draining; true });
-                workers.finished().await;
+                drain.send_if_modified(|stage| *stage < LifecycleStage::Draining && { *stage = LifecycleStage::Draining; true });
+                workers.wait_until_idle().await;
                 proxy.fills().finished().await;
             };
             tokio::select! {
                 () = drained => {}
                 () = tokio::time::sleep(patience) => tracing::warn!("drain_timeout is over; dropping what still runs"),
-                () = Stage::Stopped.reached(&mut stage) => tracing::warn!("dropping what still runs"),
+                () = LifecycleStage::Stopped.wait_until_reached(&mut stage) => tracing::warn!("dropping what still runs"),
             }
             // What has arrived is for the next start, whoever still waited for it.
             proxy.fills().stop();
@@ -340,7 +342,7 @@ impl Relay {
                 tracing::error!(%error, "last uses could not be recorded");
             }
         });
-        self.stage.send_replace(Stage::Stopped);
+        self.stage.send_replace(LifecycleStage::Stopped);
         self.workers.join();
         // Connections to the admin address that stay open must not hold up the end.
         control.shutdown_timeout(Duration::from_secs(1));
@@ -350,7 +352,7 @@ impl Relay {
     pub fn stopper(&self) -> impl Fn() + Send + 'static {
         let stage = self.stage.clone();
         move || {
-            stage.send_replace(Stage::Stopped);
+            stage.send_replace(LifecycleStage::Stopped);
         }
     }
 
@@ -389,7 +391,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if let Some(control) = self.control.take() {
-            self.stage.send_replace(Stage::Stopped);
+            self.stage.send_replace(LifecycleStage::Stopped);
             self.workers.join();
             control.shutdown_background();
         }
@@ -417,15 +419,15 @@ fn open_rollouts(
 pub(crate) fn generation(
     config: Config,
     clock: &Clock,
-    wan: &Arc<Wan>,
+    wan: &Arc<WanLimiter>,
     metrics: &Arc<NetMetrics>,
-    instance: &Arc<Instance>,
+    instance: &Arc<RelayInstance>,
     before: Option<&Upstreams>,
 ) -> Result<Generation, StartError> {
     let upstreams = Upstreams::new(&config, clock.clone(), wan.clone(), metrics.clone())?;
-    let mut upstreams = upstreams.on_behalf_of(instance.clone());
+    let mut upstreams = upstreams.with_instance(instance.clone());
     if let Some(before) = before {
-        upstreams = upstreams.succeeding(before);
+        upstreams = upstreams.inherit_state(before);
     }
     Ok(Generation::new(config, Arc::new(upstreams))?)
 }

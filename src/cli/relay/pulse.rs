@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use gupd_net::listen::Workers;
+use gupd_net::listen::WorkerPool;
 
 /// Tells whether a relay's threads turn.
 #[derive(Clone, Debug)]
 pub struct Pulse {
-    pub(super) workers: Arc<Workers>,
+    pub(super) workers: Arc<WorkerPool>,
     pub(super) control: Handle,
 }
 
@@ -23,7 +23,7 @@ impl Pulse {
         let workers = self.workers.clone();
         self.control.spawn(async move {
             // Whoever asked may have stopped waiting.
-            let _late = turned.send(workers.turn(within).await);
+            let _late = turned.send(workers.is_responsive(within).await);
         });
         told.recv_timeout(within).unwrap_or(false)
     }

@@ -11,7 +11,7 @@ use super::{Relay, StartError};
 use gupd_admin::{Admin, Orders};
 use gupd_cache::Cache;
 use gupd_guard::metrics::Figures;
-use gupd_net::listen::{Acceptors, Sockets, Stage};
+use gupd_net::listen::{Acceptors, LifecycleStage, Sockets};
 use gupd_net::upstream::health;
 use gupd_proxy::Proxy;
 use gupd_refresh as refresh;
@@ -33,7 +33,7 @@ pub struct Ready {
     pub(super) refresh: refresh::Task,
     pub(super) rollout: engine::Task,
     pub(super) tracker: Tracker,
-    pub(super) check: health::Task,
+    pub(super) check: health::HealthCheckTask,
     pub(super) orders: Option<Orders>,
 }
 
@@ -95,9 +95,13 @@ impl Ready {
         }
         relay.background.spawn(keep_fresh(refresh, stages.clone()));
         let mut stage = stages.clone();
-        relay.background.spawn(rollout.run(async move { Stage::Leaving.reached(&mut stage).await }));
+        relay
+            .background
+            .spawn(rollout.run(async move { LifecycleStage::Leaving.wait_until_reached(&mut stage).await }));
         let (rows, mut stage) = (KeptClients(relay.cache.store().clone()), stages.clone());
-        relay.background.spawn(tracker.run(rows, async move { Stage::Leaving.reached(&mut stage).await }));
+        relay.background.spawn(
+            tracker.run(rows, async move { LifecycleStage::Leaving.wait_until_reached(&mut stage).await }),
+        );
         let (to_clients, from_upstreams) = (relay.lan.clone(), relay.wan.clone());
         tokio::spawn(until_stopped(stages.clone(), async move { to_clients.run().await }));
         tokio::spawn(until_stopped(stages.clone(), async move { from_upstreams.run().await }));
@@ -124,20 +128,20 @@ impl Rows for KeptClients {
 }
 
 /// Runs what has no end of its own until the last response has ended.
-async fn until_stopped(mut stage: watch::Receiver<Stage>, work: impl Future<Output = ()>) {
+async fn until_stopped(mut stage: watch::Receiver<LifecycleStage>, work: impl Future<Output = ()>) {
     tokio::select! {
         () = work => {}
-        () = Stage::Stopped.reached(&mut stage) => {}
+        () = LifecycleStage::Stopped.wait_until_reached(&mut stage) => {}
     }
 }
 
-async fn maintain(cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {
+async fn maintain(cache: Arc<Cache>, mut stage: watch::Receiver<LifecycleStage>) {
     let mut rounds = tokio::time::interval(MAINTENANCE);
     loop {
         tokio::select! {
             _ = rounds.tick() => {}
             () = ailing(cache.store()) => {}
-            () = Stage::Leaving.reached(&mut stage) => return,
+            () = LifecycleStage::Leaving.wait_until_reached(&mut stage) => return,
         }
         if let Err(error) = cache.maintain().await {
             tracing::error!(%error, "the store's housekeeping failed");
@@ -146,15 +150,15 @@ async fn maintain(cache: Arc<Cache>, mut stage: watch::Receiver<Stage>) {
 }
 
 /// Dropped when the relay leaves: what it had begun is kept, and is no reason to wait.
-async fn keep_fresh(refresh: refresh::Task, mut stage: watch::Receiver<Stage>) {
+async fn keep_fresh(refresh: refresh::Task, mut stage: watch::Receiver<LifecycleStage>) {
     tokio::select! {
         () = refresh.run() => {}
-        () = Stage::Leaving.reached(&mut stage) => {}
+        () = LifecycleStage::Leaving.wait_until_reached(&mut stage) => {}
     }
 }
 
 /// Has the proxy, which knows the upstreams in force, make good what the scrub finds.
-async fn scrub_store(mut scrub: Scrub, proxy: Arc<Proxy>, mut stage: watch::Receiver<Stage>) {
+async fn scrub_store(mut scrub: Scrub, proxy: Arc<Proxy>, mut stage: watch::Receiver<LifecycleStage>) {
     let scrubbing = async {
         loop {
             let damaged = scrub.next_damaged().await;
@@ -163,7 +167,7 @@ async fn scrub_store(mut scrub: Scrub, proxy: Arc<Proxy>, mut stage: watch::Rece
     };
     tokio::select! {
         () = scrubbing => {}
-        () = Stage::Leaving.reached(&mut stage) => {}
+        () = LifecycleStage::Leaving.wait_until_reached(&mut stage) => {}
     }
 }
 

@@ -164,7 +164,7 @@ impl Guard {
     fn opened(&mut self) -> Option<Sockets> {
         loop {
             match self.next()? {
-                (Order::Open, descriptors) => return Sockets::of_descriptors(descriptors),
+                (Order::Open, descriptors) => return Sockets::from_descriptors(descriptors),
                 (Order::Stop | Order::HandOver, _) => return None,
                 // It is read when the store is opened.
                 _ => {}

@@ -80,7 +80,7 @@ fn begin(out: &mut impl Write, form: Form) -> io::Result<()> {
 
 fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()> {
     let (mark, copied) = object.copied();
-    let target = key::split(copied).target;
+    let target = key::split_key(copied).target;
     let space = if mark.is_empty() { "" } else { " " };
     writeln!(
         out,
@@ -96,7 +96,7 @@ fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()
 
 fn described(object: &Object) -> Value {
     let (mark, copied) = object.copied();
-    let key::Parts { route, binding, target } = key::split(copied);
+    let key::KeyParts { route, binding, target } = key::split_key(copied);
     let time = |millis: UnixMillis| Timestamp::from_millisecond(millis).ok().map(|time| time.to_string());
     json!({
         "route": route,

@@ -12,7 +12,7 @@ use crate::{answer, complain};
 use gupd_config::Config;
 use gupd_config::clock::Clock;
 use gupd_net::metrics::NetMetrics;
-use gupd_net::shape::Wan;
+use gupd_net::shape::WanLimiter;
 use gupd_proxy::Generation;
 use gupd_store::{Finding, Inventory, Object, ReadError, StoreError, Unrepaired, verify};
 
@@ -95,7 +95,7 @@ impl Repairs {
     fn new(opened: Opened, config: &Config) -> Result<Self, StartError> {
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
         // What it fetches is a few blocks.
-        let wan = Arc::new(Wan::unlimited(config, Clock::system()));
+        let wan = Arc::new(WanLimiter::unlimited(config, Clock::system()));
         let generation = generation(config.clone(), &Clock::system(), &wan, &metrics, &Arc::default(), None)?;
         Ok(Self { opened, generation })
     }

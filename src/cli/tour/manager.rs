@@ -153,7 +153,7 @@ fn selected<B>(object: &Object, request: &Request<B>) -> Selected {
     }) {
         return Selected::Whole;
     }
-    match Ranges::of(headers, object.length()) {
+    match Ranges::parse(headers, object.length()) {
         Ranges::Single(part) => Selected::Part(part),
         Ranges::Unsatisfiable => Selected::Nothing,
         Ranges::Whole | Ranges::Multiple(_) => Selected::Whole,

@@ -26,19 +26,19 @@ impl PublicUrls {
     }
 
     /// The target at the manager that goes first of those that it may go to and that are well; `None` if none is.
-    pub fn location(&self, upstreams: &Upstreams, target: &Target) -> Option<HeaderValue> {
+    pub fn redirect_location(&self, upstreams: &Upstreams, target: &Target) -> Option<HeaderValue> {
         let manager = upstreams.preferred(target.upstreams())?;
-        HeaderValue::from_str(&format!("{}{}", self.0.get(&*manager.name)?, target.spelled)).ok()
+        HeaderValue::from_str(&format!("{}{}", self.0.get(&*manager.name)?, target.original)).ok()
     }
 }
 
 /// Whether an administrator wants clients to go elsewhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Draining {
+pub enum DrainMode {
     /// No.
     #[default]
-    No,
+    Off,
     /// Load balancers are to send none; those who come are served.
     Unready,
     /// Those who come are sent to the manager as well. What runs goes on.
@@ -47,20 +47,20 @@ pub enum Draining {
 
 /// What an administrator wants at this moment.
 #[derive(Debug, Default)]
-pub struct Drain(AtomicU8);
+pub struct DrainState(AtomicU8);
 
-impl Drain {
+impl DrainState {
     /// Wants this from now on.
-    pub fn set(&self, draining: Draining) {
+    pub fn set(&self, draining: DrainMode) {
         self.0.store(draining as u8, Ordering::Relaxed);
     }
 
     /// What is wanted. Asked on every request: one load.
-    pub fn get(&self) -> Draining {
+    pub fn get(&self) -> DrainMode {
         match self.0.load(Ordering::Relaxed) {
-            0 => Draining::No,
-            1 => Draining::Unready,
-            _ => Draining::Redirecting,
+            0 => DrainMode::Off,
+            1 => DrainMode::Unready,
+            _ => DrainMode::Redirecting,
         }
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Version};
 
 use gupd_config::Class;
 use gupd_http::field::{WANT_REPR_DIGEST, append_member};
-use gupd_http::instance::Instance;
+use gupd_http::instance::RelayInstance;
 use gupd_http::update::remove_hop_by_hop;
 
 /// The fields a request for a whole object is made without: ranges and conditions are the client's own affair.
@@ -44,11 +44,11 @@ const MEANING_ELSE: [HeaderName; 5] = [
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The fields of a request that is passed through for one client.
-pub fn for_upstream(
+pub fn prepare_passthrough(
     client: &HeaderMap,
     version: Version,
     peer: SocketAddr,
-    instance: &Instance,
+    instance: &RelayInstance,
 ) -> HeaderMap {
     let mut headers = for_any_client(client, version, instance);
     let address = peer.ip().to_canonical();
@@ -62,7 +62,12 @@ pub fn for_upstream(
 /// The fields of a request whose response is for everyone: it names no client, since it is not for one, and nothing
 /// that one client says may make the manager answer another question. A relay before this one has the content's
 /// SHA-256, and tells it whoever asks.
-pub fn for_fill(client: &HeaderMap, version: Version, class: Class, instance: &Instance) -> HeaderMap {
+pub fn prepare_fill(
+    client: &HeaderMap,
+    version: Version,
+    class: Class,
+    instance: &RelayInstance,
+) -> HeaderMap {
     let mut headers = for_any_client(client, version, instance);
     for name in SELECTIVE.iter().chain(&PERSONAL).chain(&MEANING_ELSE) {
         headers.remove(name);
@@ -75,7 +80,7 @@ pub fn for_fill(client: &HeaderMap, version: Version, class: Class, instance: &I
 }
 
 /// Makes the fields of an upstream's response, which came in this version, those of the relay's own.
-pub fn for_client(headers: &mut HeaderMap, version: Version) {
+pub fn prepare_response(headers: &mut HeaderMap, version: Version) {
     remove_hop_by_hop(headers);
     add_via(headers, version);
 }
@@ -93,7 +98,7 @@ pub fn add_via(headers: &mut HeaderMap, version: Version) {
     }
 }
 
-fn for_any_client(client: &HeaderMap, version: Version, instance: &Instance) -> HeaderMap {
+fn for_any_client(client: &HeaderMap, version: Version, instance: &RelayInstance) -> HeaderMap {
     let mut headers = client.clone();
     remove_hop_by_hop(&mut headers);
     // Set for the upstream, and by the connection that sends a body.
@@ -117,9 +122,9 @@ mod tests {
     #[test]
     fn proxies_before_this_one_stay_named() {
         let fields = headers(&[("via", "1.1 floor"), ("x-forwarded-for", "10.0.0.1"), ("host", "relay")]);
-        let relay = Instance::new();
+        let relay = RelayInstance::new();
         let peer = "[::ffff:10.0.0.2]:99".parse().unwrap();
-        let sent = for_upstream(&fields, Version::HTTP_11, peer, &relay);
+        let sent = prepare_passthrough(&fields, Version::HTTP_11, peer, &relay);
         let mut expected = headers(&[
             ("via", "1.1 floor"),
             ("x-forwarded-for", "10.0.0.1, 10.0.0.2"),
@@ -139,8 +144,8 @@ mod tests {
             ("x-forwarded-for", "10.0.0.1"),
             ("x-original-url", "/secars/"),
         ]);
-        let relay = Instance::new();
-        let sent = for_fill(&fields, Version::HTTP_11, Class::Payload, &relay);
+        let relay = RelayInstance::new();
+        let sent = prepare_fill(&fields, Version::HTTP_11, Class::Payload, &relay);
         let mut expected = headers(&[("user-agent", "Smc"), ("want-repr-digest", "sha-256=10")]);
         relay.mark(&mut expected, Version::HTTP_11);
         assert_eq!(sent, expected);

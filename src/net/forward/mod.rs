@@ -9,8 +9,8 @@ mod reach;
 mod refusal;
 mod target;
 
-pub use self::away::{Drain, Draining, PublicUrls};
-pub use self::passed::{PassError, pieces};
-pub use self::reach::{count_down, ends_here};
-pub use self::refusal::{ALLOWED, Refusal};
-pub use self::target::{Bounds, Target};
+pub use self::away::{DrainMode, DrainState, PublicUrls};
+pub use self::passed::{BodyStreamError, stream_body};
+pub use self::reach::{decrement_max_forwards, is_final_recipient};
+pub use self::refusal::{ALLOWED_METHODS, Refusal};
+pub use self::target::{Target, TargetRules};

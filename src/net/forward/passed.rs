@@ -10,11 +10,11 @@ use http_body_util::BodyExt;
 use prometheus::IntCounter;
 use tokio::time::timeout;
 
-use crate::upstream::Received;
+use crate::upstream::UpstreamBody;
 
 /// Why an upstream's body ended too soon.
 #[derive(Debug, thiserror::Error)]
-pub enum PassError {
+pub enum BodyStreamError {
     /// It broke off.
     #[error("the upstream broke off: {0}")]
     Upstream(hyper::Error),
@@ -24,18 +24,18 @@ pub enum PassError {
 }
 
 /// The pieces of a body, each within `idle_timeout`, counted in `received`.
-pub fn pieces(
-    body: Received,
+pub fn stream_body(
+    body: UpstreamBody,
     idle_timeout: Duration,
     received: IntCounter,
-) -> impl Stream<Item = Result<Bytes, PassError>> + Send {
+) -> impl Stream<Item = Result<Bytes, BodyStreamError>> + Send {
     unfold(Some((body, received)), move |state| async move {
         let (mut body, received) = state?;
         loop {
             let frame = match timeout(idle_timeout, body.frame()).await {
                 // The relay's own limits held it up.
                 Err(_) if body.waited_within(idle_timeout) => continue,
-                Err(_) => return Some((Err(PassError::Silent(idle_timeout)), None)),
+                Err(_) => return Some((Err(BodyStreamError::Silent(idle_timeout)), None)),
                 Ok(frame) => frame?,
             };
             match frame.map(Frame::into_data) {
@@ -45,7 +45,7 @@ pub fn pieces(
                 }
                 // Trailers: hop-by-hop here, since nobody announced them to the client.
                 Ok(Err(_)) => {}
-                Err(error) => return Some((Err(PassError::Upstream(error)), None)),
+                Err(error) => return Some((Err(BodyStreamError::Upstream(error)), None)),
             }
         }
     })

@@ -9,12 +9,12 @@ const MAX_FORWARDS: HeaderName = HeaderName::from_static("max-forwards");
 
 /// Whether a request's final recipient is the relay: an `OPTIONS` about the server as a whole, or one that may go no
 /// further.
-pub fn ends_here(method: &Method, target: &Uri, headers: &HeaderMap) -> bool {
+pub fn is_final_recipient(method: &Method, target: &Uri, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS && (target.path() == "*" || max_forwards(headers) == Some(0))
 }
 
 /// Counts this forwarding, where the method counts them.
-pub fn count_down(method: &Method, headers: &mut HeaderMap) {
+pub fn decrement_max_forwards(method: &Method, headers: &mut HeaderMap) {
     if let (&Method::OPTIONS, Some(left)) = (method, max_forwards(headers)) {
         headers.insert(MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
     }

@@ -3,11 +3,11 @@
 
 use http::StatusCode;
 
-use crate::shape::NoPlace;
-use gupd_http::key::BadPath;
+use crate::shape::SlotDenial;
+use gupd_http::key::PathError;
 
 /// The methods that are not refused.
-pub const ALLOWED: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
+pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 
 /// A request that is answered without asking anyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Refusal {
     /// A body in a transfer coding besides `chunked` (RFC 9112 §6.1): it cannot be undone, and ends here.
     TransferCoding,
     /// A path that could mean something else to the manager than to the relay.
-    Path(BadPath),
+    Path(PathError),
     /// A target longer than `server.max_uri_bytes`.
     UriTooLong,
     /// No route has this host and path.
@@ -33,7 +33,7 @@ pub enum Refusal {
     /// A request that this relay has sent on itself, or that has passed too many relays.
     Loop,
     /// As many downloads run and wait as may.
-    NoPlace(NoPlace),
+    NoSlot(SlotDenial),
 }
 
 impl Refusal {
@@ -45,15 +45,15 @@ impl Refusal {
         Self::TargetForm,
         Self::Host,
         Self::TransferCoding,
-        Self::Path(BadPath::DotSegment),
-        Self::Path(BadPath::ControlCharacter),
-        Self::Path(BadPath::PercentEncoding),
+        Self::Path(PathError::DotSegment),
+        Self::Path(PathError::ControlCharacter),
+        Self::Path(PathError::PercentEncoding),
         Self::UriTooLong,
         Self::NoRoute,
         Self::Loop,
-        Self::NoPlace(NoPlace::QueueFull),
-        Self::NoPlace(NoPlace::ClientQueueFull),
-        Self::NoPlace(NoPlace::QueueTimeout),
+        Self::NoSlot(SlotDenial::QueueFull),
+        Self::NoSlot(SlotDenial::ClientQueueFull),
+        Self::NoSlot(SlotDenial::QueueTimeout),
     ];
 
     /// Word for logs and metrics.
@@ -65,13 +65,13 @@ impl Refusal {
             Self::TargetForm => "target-form",
             Self::Host => "host",
             Self::TransferCoding => "transfer-coding",
-            Self::Path(BadPath::DotSegment) => "dot-segment",
-            Self::Path(BadPath::ControlCharacter) => "control-character",
-            Self::Path(BadPath::PercentEncoding) => "percent-encoding",
+            Self::Path(PathError::DotSegment) => "dot-segment",
+            Self::Path(PathError::ControlCharacter) => "control-character",
+            Self::Path(PathError::PercentEncoding) => "percent-encoding",
             Self::UriTooLong => "uri-too-long",
             Self::NoRoute => "no-route",
             Self::Loop => "loop",
-            Self::NoPlace(why) => why.as_str(),
+            Self::NoSlot(why) => why.as_str(),
         }
     }
 
@@ -87,12 +87,12 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Loop => StatusCode::LOOP_DETECTED,
             // Not 429: it is the relay that is busy, and updaters know 503 from managers.
-            Self::NoPlace(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoSlot(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     /// A line for whoever sees it.
-    pub fn sentence(self) -> &'static str {
+    pub fn message(self) -> &'static str {
         match self {
             Self::Connect => "gupd: CONNECT is refused: this relay is not a tunnel\n",
             Self::Trace => "gupd: TRACE is refused\n",
@@ -100,24 +100,26 @@ impl Refusal {
             Self::TargetForm => "gupd: the request target is neither a path nor a URL\n",
             Self::TransferCoding => "gupd: no transfer coding but chunked is understood\n",
             Self::Host => "gupd: the request has no Host field, or several\n",
-            Self::Path(BadPath::DotSegment) => "gupd: the path has a . or .. segment\n",
-            Self::Path(BadPath::ControlCharacter) => {
+            Self::Path(PathError::DotSegment) => "gupd: the path has a . or .. segment\n",
+            Self::Path(PathError::ControlCharacter) => {
                 "gupd: the path has a control character or a backslash\n"
             }
-            Self::Path(BadPath::PercentEncoding) => "gupd: the path has a % without two hexadecimal digits\n",
+            Self::Path(PathError::PercentEncoding) => {
+                "gupd: the path has a % without two hexadecimal digits\n"
+            }
             Self::UriTooLong => "gupd: the request target is too long\n",
             Self::NoRoute => "gupd: no route for this host and path\n",
             Self::Loop => "gupd: the request comes round: this relay has passed it on before\n",
-            Self::NoPlace(NoPlace::ClientQueueFull) => {
+            Self::NoSlot(SlotDenial::ClientQueueFull) => {
                 "gupd: too many downloads of this client wait: see Retry-After\n"
             }
-            Self::NoPlace(_) => "gupd: as many downloads run as may: see Retry-After\n",
+            Self::NoSlot(_) => "gupd: as many downloads run as may: see Retry-After\n",
         }
     }
 }
 
-impl From<BadPath> for Refusal {
-    fn from(bad: BadPath) -> Self {
+impl From<PathError> for Refusal {
+    fn from(bad: PathError) -> Self {
         Self::Path(bad)
     }
 }

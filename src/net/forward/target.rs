@@ -12,7 +12,7 @@ use crate::upstream::Upstreams;
 use gupd_config::policy::{Group, Policy, Route, UpstreamBinding};
 use gupd_config::{Class, UpstreamId};
 use gupd_http::key;
-use gupd_http::key::{Bound, Normal};
+use gupd_http::key::{KeyBinding, NormalizedTarget};
 
 /// A target that has been understood.
 #[derive(Debug)]
@@ -20,18 +20,18 @@ pub struct Target {
     /// Its route.
     pub route: Arc<Route>,
     /// Path and query in the one spelling.
-    pub normal: Normal,
+    pub normalized: NormalizedTarget,
     /// Path and query in the client's own spelling.
-    pub spelled: PathAndQuery,
+    pub original: PathAndQuery,
     /// Asked of a proxy. The client would come here again if it were sent to the manager.
-    pub proxied: bool,
+    pub is_proxied: bool,
     /// What its client's group is bound to, and the class of the path, which only then is of interest here.
     bound: Option<(Arc<UpstreamBinding>, Class)>,
 }
 
 /// What a target is judged against.
 #[derive(Debug)]
-pub struct Bounds<'a> {
+pub struct TargetRules<'a> {
     /// The routes.
     pub policy: &'a Policy,
     /// Whose hosts an absolute target may name.
@@ -46,8 +46,8 @@ impl Target {
     /// The key its response is stored under.
     pub fn key(&self) -> String {
         let bound =
-            self.bound.as_ref().map(|(binding, class)| Bound { binding: binding.name(), class: *class });
-        self.normal.key(&self.route.name, bound)
+            self.bound.as_ref().map(|(binding, class)| KeyBinding { binding: binding.name(), class: *class });
+        self.normalized.key(&self.route.name, bound)
     }
 
     /// What its client's group is bound to, if it is.
@@ -63,7 +63,7 @@ impl Target {
     /// Now that its client's group is known: only for one that is bound is this more than a comparison.
     pub fn bind(&mut self, group: &Group, policy: &Policy) {
         let Some(binding) = &group.binding else { return };
-        let class = policy.classify(&self.route, self.normal.path()).class;
+        let class = policy.classify(&self.route, self.normalized.path()).class;
         self.bound = Some((binding.clone(), class));
     }
 
@@ -71,12 +71,12 @@ impl Target {
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn of(
+    pub fn parse(
         method: &Method,
         uri: &Uri,
         version: Version,
         headers: &HeaderMap,
-        bounds: &Bounds<'_>,
+        bounds: &TargetRules<'_>,
     ) -> Result<Self, Refusal> {
         if method == Method::CONNECT {
             return Err(Refusal::Connect);
@@ -87,12 +87,12 @@ impl Target {
         if headers.get_all(header::TRANSFER_ENCODING).iter().any(|coding| !is_chunked(coding)) {
             return Err(Refusal::TransferCoding);
         }
-        let spelled = uri.path_and_query().ok_or(Refusal::TargetForm)?;
-        if spelled.as_str().len() > bounds.max_uri_bytes {
+        let original = uri.path_and_query().ok_or(Refusal::TargetForm)?;
+        if original.as_str().len() > bounds.max_uri_bytes {
             return Err(Refusal::UriTooLong);
         }
         let named = host_field(version, headers)?;
-        let (host, proxied) = match (uri.scheme_str(), uri.authority()) {
+        let (host, is_proxied) = match (uri.scheme_str(), uri.authority()) {
             (Some(scheme), Some(authority)) => {
                 let is_local = authority.as_str().parse() == Ok(bounds.local);
                 if !is_web(scheme, authority) || !is_local && !is_upstream(scheme, authority, bounds) {
@@ -103,12 +103,12 @@ impl Target {
             }
             _ => (named, false),
         };
-        if !spelled.path().starts_with('/') {
+        if !original.path().starts_with('/') {
             return Err(Refusal::TargetForm);
         }
-        let normal = key::normalise(spelled.path(), spelled.query())?;
-        let route = bounds.policy.route(host.as_deref(), normal.path()).ok_or(Refusal::NoRoute)?;
-        Ok(Self { route: route.clone(), normal, spelled: spelled.clone(), proxied, bound: None })
+        let normalized = key::normalize(original.path(), original.query())?;
+        let route = bounds.policy.route(host.as_deref(), normalized.path()).ok_or(Refusal::NoRoute)?;
+        Ok(Self { route: route.clone(), normalized, original: original.clone(), is_proxied, bound: None })
     }
 }
 
@@ -121,7 +121,7 @@ fn is_web(scheme: &str, authority: &Authority) -> bool {
     is_web && !authority.as_str().contains('@')
 }
 
-fn is_upstream(scheme: &str, authority: &Authority, bounds: &Bounds<'_>) -> bool {
+fn is_upstream(scheme: &str, authority: &Authority, bounds: &TargetRules<'_>) -> bool {
     bounds.upstreams.iter().any(|upstream| upstream.is_at(scheme, authority))
 }
 

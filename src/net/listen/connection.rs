@@ -23,7 +23,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::stall::Stalling;
 use super::tls;
-use super::worker::Stage;
+use super::worker::LifecycleStage;
 use crate::metrics::GaugeGuard;
 use crate::metrics::NetMetrics;
 use crate::pem::PemError;
@@ -70,7 +70,7 @@ impl OverTcp for TlsStream<TcpStream> {
 
 /// A client's end of a connection.
 #[derive(Clone, Debug)]
-pub struct Peer {
+pub struct ClientConnection {
     /// The client.
     pub address: SocketAddr,
     /// The address it connected to.
@@ -79,28 +79,28 @@ pub struct Peer {
     names: Option<Arc<[Box<str>]>>,
 }
 
-impl Peer {
+impl ClientConnection {
     /// The names of the certificate that it has shown.
-    pub fn names(&self) -> &[Box<str>] {
+    pub fn certificate_names(&self) -> &[Box<str>] {
         self.names.as_deref().unwrap_or_default()
     }
 }
 
 /// Whoever answers what is asked on connections.
-pub trait Answers: Send + Sync + 'static {
+pub trait RequestHandler: Send + Sync + 'static {
     /// The body of its responses.
     type Body: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
 
     /// Answers one request. What goes wrong becomes a status, or a broken body.
-    fn answer(
+    fn handle_request(
         &self,
         request: Request<Incoming>,
-        peer: Peer,
+        peer: ClientConnection,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
 /// Serves connections, all alike.
-pub struct Connections<A> {
+pub struct HttpServer<A> {
     answers: Arc<A>,
     metrics: Arc<NetMetrics>,
     tls: ArcSwapOption<TlsAcceptor>,
@@ -111,7 +111,7 @@ pub struct Connections<A> {
     leaving: AtomicBool,
 }
 
-impl<A: Answers> Connections<A> {
+impl<A: RequestHandler> HttpServer<A> {
     /// Connections to `answers` within the bounds of `server`, all of them over TLS if there is an acceptor.
     pub fn new(
         answers: Arc<A>,
@@ -141,7 +141,7 @@ impl<A: Answers> Connections<A> {
 
     /// Ends each connection behind the response to its next request. One that is closed while that is on its way leaves
     /// its client without an answer; this way only one that says nothing for a while is closed idle.
-    pub fn leave(&self) {
+    pub fn close_after_response(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
@@ -149,8 +149,8 @@ impl<A: Answers> Connections<A> {
     ///
     /// # Errors
     /// When they cannot be used; the old ones stay.
-    pub fn renew_certificate(&self, server: &config::Server) -> Result<(), PemError> {
-        let renewed = tls::acceptor(server)?.map(Arc::new);
+    pub fn reload_certificate(&self, server: &config::Server) -> Result<(), PemError> {
+        let renewed = tls::load_acceptor(server)?.map(Arc::new);
         if renewed.is_some() && self.tls.load().is_some() {
             self.tls.store(renewed);
         }
@@ -159,7 +159,7 @@ impl<A: Answers> Connections<A> {
 
     /// Has each connection end with its first response.
     #[must_use]
-    pub fn with_one_request_each(mut self) -> Self {
+    pub fn without_keep_alive(mut self) -> Self {
         self.http.keep_alive(false);
         self
     }
@@ -170,15 +170,20 @@ impl<A: Answers> Connections<A> {
         stream: TcpStream,
         client: SocketAddr,
         _place: P,
-        stage: watch::Receiver<Stage>,
+        stage: watch::Receiver<LifecycleStage>,
     ) {
         let _open = GaugeGuard::increment(&self.metrics.connections);
         self.serve_stream(stream, client, stage).await;
     }
 
-    async fn serve_stream(&self, stream: TcpStream, client: SocketAddr, stage: watch::Receiver<Stage>) {
+    async fn serve_stream(
+        &self,
+        stream: TcpStream,
+        client: SocketAddr,
+        stage: watch::Receiver<LifecycleStage>,
+    ) {
         let Ok(local) = stream.local_addr() else { return };
-        let mut peer = Peer { address: client, local, names: None };
+        let mut peer = ClientConnection { address: client, local, names: None };
         // Heads and small bodies leave at once; large bodies fill segments anyway.
         let _unsupported = stream.set_nodelay(true);
         let tls = self.tls.load_full();
@@ -193,8 +198,12 @@ impl<A: Answers> Connections<A> {
         }
     }
 
-    async fn serve_http<S>(&self, stream: S, peer: Peer, mut stage: watch::Receiver<Stage>)
-    where
+    async fn serve_http<S>(
+        &self,
+        stream: S,
+        peer: ClientConnection,
+        mut stage: watch::Receiver<LifecycleStage>,
+    ) where
         S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
     {
         let unanswered = Arc::new(AtomicBool::new(false));
@@ -206,7 +215,7 @@ impl<A: Answers> Connections<A> {
             // Counts up once for a client with a certificate, and copies two addresses for others.
             let client = client.clone();
             async move {
-                let mut response = answers.answer(request, client).await;
+                let mut response = answers.handle_request(request, client).await;
                 if self.leaving.load(Ordering::Relaxed) {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -218,7 +227,7 @@ impl<A: Answers> Connections<A> {
         let ended = tokio::select! {
             biased;
             ended = &mut connection => ended,
-            () = Stage::Draining.reached(&mut stage) => {
+            () = LifecycleStage::Draining.wait_until_reached(&mut stage) => {
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
                 (&mut connection).await
             }
@@ -252,7 +261,7 @@ impl<A: Answers> Connections<A> {
     }
 }
 
-impl<A> std::fmt::Debug for Connections<A> {
+impl<A> std::fmt::Debug for HttpServer<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connections").field("http", &self.http).finish_non_exhaustive()
     }
@@ -262,7 +271,7 @@ impl<A> std::fmt::Debug for Connections<A> {
 /// the reset may overtake a refusal that a client, still sending, has not read yet.
 pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    mut stage: watch::Receiver<Stage>,
+    mut stage: watch::Receiver<LifecycleStage>,
 ) {
     let unread = async {
         stream.shutdown().await?;
@@ -273,6 +282,6 @@ pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(
     tokio::select! {
         // However it ends, the connection is over.
         _ended = timeout(LINGER, unread) => {}
-        () = Stage::Draining.reached(&mut stage) => {}
+        () = LifecycleStage::Draining.wait_until_reached(&mut stage) => {}
     }
 }

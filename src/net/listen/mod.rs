@@ -20,9 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-pub use self::connection::{Answers, Connections, Peer};
-pub use self::newcomers::Newcomers;
-pub use self::worker::{Stage, Workers};
+pub use self::connection::{ClientConnection, HttpServer, RequestHandler};
+pub use self::newcomers::ConnectionRateLimiter;
+pub use self::worker::{LifecycleStage, WorkerPool};
 use crate::metrics::NetMetrics;
 use gupd_config as config;
 
@@ -126,7 +126,7 @@ impl Sockets {
     }
 
     /// As another process handed them over: the admin address's is the last.
-    pub fn of_descriptors(descriptors: Vec<OwnedFd>) -> Option<Self> {
+    pub fn from_descriptors(descriptors: Vec<OwnedFd>) -> Option<Self> {
         let mut clients: Vec<_> = descriptors.into_iter().map(StdListener::from).collect();
         let admin = clients.pop()?;
         Some(Self { clients, admin })
@@ -149,11 +149,11 @@ impl Acceptors {
     /// When the runtime cannot watch a socket.
     pub fn start(
         sockets: Vec<StdListener>,
-        workers: &Arc<Workers>,
-        newcomers: &Arc<Newcomers>,
+        workers: &Arc<WorkerPool>,
+        newcomers: &Arc<ConnectionRateLimiter>,
         server: &config::Server,
         metrics: &Arc<NetMetrics>,
-        stage: &watch::Receiver<Stage>,
+        stage: &watch::Receiver<LifecycleStage>,
     ) -> io::Result<Self> {
         let places = Arc::new(Semaphore::new(server.max_connections));
         let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
@@ -173,7 +173,7 @@ impl Acceptors {
     }
 
     /// Waits until nothing is accepted any more, and every connection that was has been given to a worker.
-    pub async fn ended(&self) {
+    pub async fn wait_until_stopped(&self) {
         self.0.close();
         self.0.wait().await;
     }
@@ -220,20 +220,20 @@ fn inherited() -> Result<Vec<StdListener>, ListenError> {
 
 struct Acceptor {
     listener: TcpListener,
-    workers: Arc<Workers>,
-    newcomers: Arc<Newcomers>,
+    workers: Arc<WorkerPool>,
+    newcomers: Arc<ConnectionRateLimiter>,
     places: Arc<Semaphore>,
     turned_away: Arc<Semaphore>,
     metrics: Arc<NetMetrics>,
 }
 
 impl Acceptor {
-    async fn run(self, mut stage: watch::Receiver<Stage>) {
+    async fn run(self, mut stage: watch::Receiver<LifecycleStage>) {
         let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                () = Stage::Leaving.reached(&mut stage) => return,
+                () = LifecycleStage::Leaving.wait_until_reached(&mut stage) => return,
             };
             match accepted {
                 Ok((stream, peer)) => self.give(stream, peer, &stage).await,
@@ -249,7 +249,7 @@ impl Acceptor {
         }
     }
 
-    async fn give(&self, stream: TcpStream, peer: SocketAddr, stage: &watch::Receiver<Stage>) {
+    async fn give(&self, stream: TcpStream, peer: SocketAddr, stage: &watch::Receiver<LifecycleStage>) {
         self.metrics.connections_total.inc();
         if !self.newcomers.admit(peer.ip()) {
             return self.turn_away(stream, peer, TooMany::New, stage);
@@ -262,7 +262,13 @@ impl Acceptor {
         }
     }
 
-    fn turn_away(&self, stream: TcpStream, peer: SocketAddr, why: TooMany, stage: &watch::Receiver<Stage>) {
+    fn turn_away(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        why: TooMany,
+        stage: &watch::Receiver<LifecycleStage>,
+    ) {
         let (client, reason) = (peer.ip().to_canonical(), why.as_str());
         self.metrics.refused.with_label_values(&[reason]).inc();
         match why {

@@ -23,7 +23,7 @@ const SECOND: Nanos = 1_000_000_000;
 
 /// How many connections clients have made lately.
 #[derive(Debug)]
-pub struct Newcomers {
+pub struct ConnectionRateLimiter {
     begun: Instant,
     /// Connections a second of one client; 0 for no limit: a limit is at least 1.
     rate: AtomicU32,
@@ -38,7 +38,7 @@ struct Seen {
     old: HashMap<IpAddr, Nanos>,
 }
 
-impl Newcomers {
+impl ConnectionRateLimiter {
     /// The limit of a configuration.
     pub fn new(config: &Config) -> Self {
         let newcomers = Self { begun: Instant::now(), rate: AtomicU32::new(0), seen: Mutex::default() };

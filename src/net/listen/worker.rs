@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Answers, Connections};
+use super::connection::{HttpServer, RequestHandler};
 
 /// Connections on their way to one worker, which takes them as fast as it turns. Past these those who come wait in the
 /// system's backlog, which is as good a place and costs nothing here.
@@ -31,7 +31,7 @@ const PINGS: usize = 16;
 
 /// How far the relay has come with stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
+pub enum LifecycleStage {
     /// New connections and requests are welcome.
     Serving,
     /// New connections are for somebody else; a request on an open one is answered, and ends it.
@@ -42,9 +42,9 @@ pub enum Stage {
     Stopped,
 }
 
-impl Stage {
+impl LifecycleStage {
     /// Waits until the relay has come at least this far with stopping. A relay that is gone has.
-    pub async fn reached(self, stage: &mut watch::Receiver<Self>) {
+    pub async fn wait_until_reached(self, stage: &mut watch::Receiver<Self>) {
         // The guard that `wait_for` returns must not live across an await.
         drop(stage.wait_for(|now| *now >= self).await);
     }
@@ -52,7 +52,7 @@ impl Stage {
 
 /// All workers.
 #[derive(Debug)]
-pub struct Workers {
+pub struct WorkerPool {
     workers: Vec<Worker>,
     connections: TaskTracker,
 }
@@ -77,15 +77,15 @@ pub(super) struct Place {
     open: Arc<AtomicUsize>,
 }
 
-impl Workers {
+impl WorkerPool {
     /// Starts `count` threads that serve `connections`.
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
-    pub fn start<A: Answers>(
+    pub fn start<A: RequestHandler>(
         count: usize,
-        connections: &Arc<Connections<A>>,
-        stage: &watch::Receiver<Stage>,
+        connections: &Arc<HttpServer<A>>,
+        stage: &watch::Receiver<LifecycleStage>,
     ) -> io::Result<Self> {
         let running = TaskTracker::new();
         let workers = (0..count)
@@ -96,7 +96,7 @@ impl Workers {
 
     /// Whether every thread turns within this time: none is stuck in a loop, a lock or a system call. Threads that have
     /// ended do not.
-    pub async fn turn(&self, within: Duration) -> bool {
+    pub async fn is_responsive(&self, within: Duration) -> bool {
         let turns = self.workers.iter().map(|worker| async {
             let (turned, told) = oneshot::channel();
             // With a full queue it does not take connections, which is being stuck too.
@@ -106,7 +106,7 @@ impl Workers {
     }
 
     /// Waits until the last connection has closed; called when no more are accepted.
-    pub async fn finished(&self) {
+    pub async fn wait_until_idle(&self) {
         self.connections.close();
         self.connections.wait().await;
     }
@@ -138,11 +138,11 @@ impl Workers {
 }
 
 impl Worker {
-    fn start<A: Answers>(
+    fn start<A: RequestHandler>(
         number: usize,
-        connections: Arc<Connections<A>>,
+        connections: Arc<HttpServer<A>>,
         running: TaskTracker,
-        stage: watch::Receiver<Stage>,
+        stage: watch::Receiver<LifecycleStage>,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .global_queue_interval(TURNS)
@@ -159,21 +159,21 @@ impl Worker {
     }
 }
 
-async fn serve<A: Answers>(
+async fn serve<A: RequestHandler>(
     mut handed: mpsc::Receiver<Handed>,
-    connections: Arc<Connections<A>>,
+    connections: Arc<HttpServer<A>>,
     running: TaskTracker,
-    mut stage: watch::Receiver<Stage>,
+    mut stage: watch::Receiver<LifecycleStage>,
 ) {
     // Of this thread alone: connections look at it whenever they wake up, and must not meet other threads there.
-    let (local, stages) = watch::channel(Stage::Serving);
+    let (local, stages) = watch::channel(LifecycleStage::Serving);
     let mut changes = stage.clone();
     loop {
         let next = tokio::select! {
             // Whoever was accepted is served: nobody accepts any more when the relay drains.
             biased;
             next = handed.recv() => next,
-            () = Stage::Draining.reached(&mut changes) => None,
+            () = LifecycleStage::Draining.wait_until_reached(&mut changes) => None,
         };
         let Some(Handed { stream, peer, place }) = next else { break };
         match TcpStream::from_std(stream) {
@@ -183,9 +183,9 @@ async fn serve<A: Answers>(
             Err(error) => tracing::error!(%error, "cannot serve a connection"),
         }
     }
-    local.send_replace(Stage::Draining);
+    local.send_replace(LifecycleStage::Draining);
     // What is still open when the relay stops waiting is dropped with this thread's runtime.
-    Stage::Stopped.reached(&mut stage).await;
+    LifecycleStage::Stopped.wait_until_reached(&mut stage).await;
 }
 
 /// Says that the thread turns.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::pace::{Flow, Pace, Pacer};
+use super::pace::{Flow, Pacer, Throttle};
 use super::timed::{Holds, Moment, Timed, follow};
 use gupd_config as config;
 use gupd_config::clock::Clock;
@@ -21,7 +21,7 @@ const SWEEP: usize = 1_024;
 
 /// The limits toward clients.
 #[derive(Debug)]
-pub struct Lan {
+pub struct LanLimiter {
     pacer: Arc<Pacer>,
     clock: Clock,
     limited: AtomicBool,
@@ -54,7 +54,7 @@ struct Client {
     flow: Weak<Flow>,
 }
 
-impl Lan {
+impl LanLimiter {
     /// The limits of a configuration.
     pub fn new(config: &Config, clock: Clock) -> Self {
         let pacer = Pacer::new();
@@ -106,11 +106,11 @@ impl Lan {
     }
 
     /// What one more response to `client`, of this group, may send.
-    pub fn pace(&self, client: IpAddr, group: &str) -> Pace {
+    pub fn throttle(&self, client: IpAddr, group: &str) -> Throttle {
         let client = client.to_canonical();
         let mut state = self.state();
         if let Some(flow) = state.clients.get(&client).and_then(|client| client.flow.upgrade()) {
-            return Pace::new(flow);
+            return Throttle::new(flow);
         }
         let moment = state.moment(&self.clock);
         let own = self.pacer.add_limit(state.client_rate(&moment, group), state.burst);
@@ -119,7 +119,7 @@ impl Lan {
         let flow = self.pacer.join(Some(own), &path);
         state.sweep();
         state.clients.insert(client, Client { group: group.to_owned(), flow: Arc::downgrade(&flow) });
-        Pace::new(flow)
+        Throttle::new(flow)
     }
 
     /// Gives turns and keeps the limits at what the time of the week says, for ever.
@@ -200,17 +200,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_limit_that_a_reload_brought_ends_when_it_says() {
         let clock = Clock::manual(0);
-        let lan = Arc::new(Lan::new(&config(&[]), clock.clone()));
+        let lan = Arc::new(LanLimiter::new(&config(&[]), clock.clone()));
         let running = Arc::clone(&lan);
         let task = tokio::spawn(async move { running.run().await });
         sleep(Duration::from_secs(5)).await;
         lan.reconfigure(&config(&[("GUPD_LAN_LIMIT", "1KiB/s 00:00-07:00")]));
-        let mut pace = lan.pace(IpAddr::from([10, 0, 0, 1]), "default");
+        let mut pace = lan.throttle(IpAddr::from([10, 0, 0, 1]), "default");
         let mut left = 1 << 20;
         let mut send = std::pin::pin!(poll_fn(|cx| {
             while left > 0 {
-                let bytes = std::task::ready!(pace.poll(cx, left));
-                pace.spend(bytes);
+                let bytes = std::task::ready!(pace.poll_grant(cx, left));
+                pace.consume(bytes);
                 left -= bytes;
             }
             std::task::Poll::Ready(())

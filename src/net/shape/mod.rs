@@ -1,7 +1,7 @@
 //! Limits: how many bytes may pass when, toward clients and from upstreams, and how many downloads at once. `bucket` is a
 //! rate, `queue` the order of those who wait at it, `schedule` decides turns over all limits as a pure function of time,
-//! `pace` runs that, `timed` follows the week; [`Lan`] and [`Wan`] are the two directions. `count` is a bound on downloads,
-//! `admission` decides whose turn is next over all counts, [`Places`] runs that. Knows no response and no fill: it is
+//! `pace` runs that, `timed` follows the week; [`LanLimiter`] and [`WanLimiter`] are the two directions. `count` is a bound on downloads,
+//! `admission` decides whose turn is next over all counts, [`SlotLimiter`] runs that. Knows no response and no fill: it is
 //! asked by them.
 
 mod admission;
@@ -16,9 +16,9 @@ mod timed;
 mod wan;
 mod yielding;
 
-pub use self::lan::Lan;
-pub use self::pace::Pace;
-pub use self::places::{NoPlace, Place, Places, TurnedAway};
+pub use self::lan::LanLimiter;
+pub use self::pace::Throttle;
+pub use self::places::{Place, SlotDenial, SlotLimiter, SlotRejection};
 pub use self::queue::Priority;
-pub use self::wan::{Lane, Purpose, Wan};
-pub use self::yielding::Sample;
+pub use self::wan::{BandwidthClass, Purpose, WanLimiter};
+pub use self::yielding::LineSample;

@@ -170,21 +170,21 @@ impl Drop for Flow {
 
 /// What one connection, or one transfer, may send.
 #[derive(Debug)]
-pub struct Pace {
+pub struct Throttle {
     flow: Arc<Flow>,
     /// Bytes granted and not sent; below 0, bytes sent before they were granted.
     credit: i64,
     ask: Option<usize>,
 }
 
-impl Pace {
+impl Throttle {
     pub(super) fn new(flow: Arc<Flow>) -> Self {
         Self { flow, credit: 0, ask: None }
     }
 
     /// Waits until something may be sent of the `left` bytes that there are; gives how much. The next turn is asked for
     /// while this one's bytes are sent, so that one connection has as many turns as many have.
-    pub fn poll(&mut self, cx: &Context<'_>, left: u64) -> Poll<u64> {
+    pub fn poll_grant(&mut self, cx: &Context<'_>, left: u64) -> Poll<u64> {
         while self.credit <= 0 {
             let missing = left.saturating_add(self.credit.unsigned_abs());
             match self.take(cx, missing) {
@@ -200,7 +200,7 @@ impl Pace {
     }
 
     /// Notes what was sent, also if it was more than was granted: later turns pay for that.
-    pub fn spend(&mut self, bytes: u64) {
+    pub fn consume(&mut self, bytes: u64) {
         self.credit = self.credit.saturating_sub_unsigned(bytes);
     }
 
@@ -242,7 +242,7 @@ impl Pace {
     }
 }
 
-impl Drop for Pace {
+impl Drop for Throttle {
     /// What was granted and not sent is for others.
     fn drop(&mut self) {
         let Self { flow, credit, ask } = self;

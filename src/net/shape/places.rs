@@ -22,7 +22,7 @@ const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 
 /// Downloads at once, and those who wait to begin one.
 #[derive(Debug)]
-pub struct Places {
+pub struct SlotLimiter {
     begun: Instant,
     limited: AtomicBool,
     state: Mutex<State>,
@@ -42,7 +42,7 @@ enum Ask {
 
 /// Why a request has no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoPlace {
+pub enum SlotDenial {
     /// `lan.queue` requests wait already.
     QueueFull,
     /// `lan.client_queue` requests of its client wait already.
@@ -51,7 +51,7 @@ pub enum NoPlace {
     QueueTimeout,
 }
 
-impl NoPlace {
+impl SlotDenial {
     /// Word for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -64,9 +64,9 @@ impl NoPlace {
 
 /// A request that is not to wait, or no longer.
 #[derive(Clone, Copy, Debug)]
-pub struct TurnedAway {
+pub struct SlotRejection {
     /// Why.
-    pub why: NoPlace,
+    pub reason: SlotDenial,
     /// When it would have had a place, if places go on coming free as they did; whole seconds, 1 s to 1 h. The mean of
     /// the gaps between two that came free while all were taken, or the present gap if that is longer, times the
     /// requests that have their turn before it; at the count, of all, of its group or its own, where that takes longest.
@@ -77,12 +77,12 @@ pub struct TurnedAway {
 /// One download's place; free for others when it is dropped.
 #[derive(Debug)]
 pub struct Place {
-    places: Arc<Places>,
+    places: Arc<SlotLimiter>,
     group: GroupId,
     client: IpAddr,
 }
 
-impl Places {
+impl SlotLimiter {
     /// The counts of a configuration.
     pub fn new(config: &Config) -> Self {
         let places = Self { begun: Instant::now(), limited: AtomicBool::new(false), state: Mutex::default() };
@@ -106,7 +106,7 @@ impl Places {
     }
 
     /// A place for a download of `client`, of this group, if one is free.
-    pub fn try_take(self: &Arc<Self>, client: IpAddr, group: &str) -> Option<Place> {
+    pub fn try_acquire(self: &Arc<Self>, client: IpAddr, group: &str) -> Option<Place> {
         let client = client.to_canonical();
         let now = self.now();
         let mut state = self.state();
@@ -120,7 +120,7 @@ impl Places {
     ///
     /// # Errors
     /// When as many wait as may, or it has waited for as long as it may.
-    pub async fn take(self: &Arc<Self>, client: IpAddr, group: &str) -> Result<Place, TurnedAway> {
+    pub async fn acquire(self: &Arc<Self>, client: IpAddr, group: &str) -> Result<Place, SlotRejection> {
         let (mut waiting, patience) = self.wait(client.to_canonical(), group)?;
         match timeout(patience, &mut waiting).await {
             Ok(place) => Ok(place),
@@ -128,7 +128,7 @@ impl Places {
         }
     }
 
-    fn wait(self: &Arc<Self>, client: IpAddr, group: &str) -> Result<(Waiting, Duration), TurnedAway> {
+    fn wait(self: &Arc<Self>, client: IpAddr, group: &str) -> Result<(Waiting, Duration), SlotRejection> {
         let now = self.now();
         let mut state = self.state();
         let State { admission, asks } = &mut *state;
@@ -140,12 +140,12 @@ impl Places {
                 None
             }
             Asked::Waits => None,
-            Asked::QueueFull => Some(NoPlace::QueueFull),
-            Asked::ClientQueueFull => Some(NoPlace::ClientQueueFull),
+            Asked::QueueFull => Some(SlotDenial::QueueFull),
+            Asked::ClientQueueFull => Some(SlotDenial::ClientQueueFull),
         };
         if let Some(why) = why {
             asks.remove(ask);
-            return Err(TurnedAway::new(why, admission.wait_of(group, client, None, now)));
+            return Err(SlotRejection::new(why, admission.wait_of(group, client, None, now)));
         }
         let patience = admission.queue_timeout();
         drop(state);
@@ -180,10 +180,10 @@ impl State {
     }
 }
 
-impl TurnedAway {
-    fn new(why: NoPlace, wait: Nanos) -> Self {
+impl SlotRejection {
+    fn new(why: SlotDenial, wait: Nanos) -> Self {
         let seconds = Duration::from_secs(wait.div_ceil(1_000_000_000));
-        Self { why, retry_after: seconds.clamp(RETRY_AFTER.0, RETRY_AFTER.1) }
+        Self { reason: why, retry_after: seconds.clamp(RETRY_AFTER.0, RETRY_AFTER.1) }
     }
 }
 
@@ -197,7 +197,7 @@ impl Drop for Place {
 /// A request that waits.
 #[derive(Debug)]
 struct Waiting {
-    places: Arc<Places>,
+    places: Arc<SlotLimiter>,
     group: GroupId,
     client: IpAddr,
     /// None when it has ended.
@@ -206,7 +206,7 @@ struct Waiting {
 
 impl Waiting {
     /// Waits no more. A place that came just now is used.
-    fn give_up(mut self) -> Result<Place, TurnedAway> {
+    fn give_up(mut self) -> Result<Place, SlotRejection> {
         let now = self.places.now();
         let wait = {
             let state = self.places.state();
@@ -216,7 +216,7 @@ impl Waiting {
             }
         };
         match wait {
-            Some(wait) => Err(TurnedAway::new(NoPlace::QueueTimeout, wait)),
+            Some(wait) => Err(SlotRejection::new(SlotDenial::QueueTimeout, wait)),
             None => Ok(self.place()),
         }
     }

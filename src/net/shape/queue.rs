@@ -35,7 +35,7 @@ const STARVATION_SHARE: u64 = 20;
 /// Where one who waits is found again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
-    lane: usize,
+    bandwidth: usize,
     /// Bytes that had begun to pass, of each who shares the limit, when its turn may begin.
     start: u64,
     /// Who came first goes first.
@@ -72,8 +72,8 @@ impl<T: Copy> Queue<T> {
 
     pub(super) fn push(&mut self, priority: Priority, start: u64, item: T) -> Place {
         self.came += 1;
-        let place = Place { lane: priority as usize, start, came: self.came };
-        self.lanes[place.lane].insert(place, item);
+        let place = Place { bandwidth: priority as usize, start, came: self.came };
+        self.lanes[place.bandwidth].insert(place, item);
         place
     }
 
@@ -85,11 +85,11 @@ impl<T: Copy> Queue<T> {
     /// Takes out who is next.
     pub(super) fn pop(&mut self, bytes: impl Fn(T) -> u64) -> Option<(Place, T)> {
         let (place, item) = self.choose(&bytes)?;
-        let first = self.lanes.iter().position(|lane| !lane.is_empty())?;
-        self.lanes[place.lane].remove(&place);
-        if place.lane > first {
+        let first = self.lanes.iter().position(|bandwidth| !bandwidth.is_empty())?;
+        self.lanes[place.bandwidth].remove(&place);
+        if place.bandwidth > first {
             self.ahead = self.ahead.saturating_sub((STARVATION_SHARE - 1) * bytes(item));
-            self.shared = place.lane;
+            self.shared = place.bandwidth;
         } else if self.behind(first).next().is_some() {
             self.ahead = self.ahead.saturating_add(bytes(item));
         } else {
@@ -100,14 +100,16 @@ impl<T: Copy> Queue<T> {
 
     /// Takes out who waits at `place`.
     pub(super) fn remove(&mut self, place: Place) -> Option<T> {
-        self.lanes[place.lane].remove(&place)
+        self.lanes[place.bandwidth].remove(&place)
     }
 
     fn choose(&self, bytes: impl Fn(T) -> u64) -> Option<(Place, T)> {
-        let head = |lane: usize| self.lanes[lane].first_key_value().map(|(place, item)| (*place, *item));
-        let first = self.lanes.iter().position(|lane| !lane.is_empty())?;
+        let head =
+            |bandwidth: usize| self.lanes[bandwidth].first_key_value().map(|(place, item)| (*place, *item));
+        let first = self.lanes.iter().position(|bandwidth| !bandwidth.is_empty())?;
         // In turn, so that the last one has its share too.
-        let after = self.behind(first).find(|lane| *lane > self.shared).or(self.behind(first).next());
+        let after =
+            self.behind(first).find(|bandwidth| *bandwidth > self.shared).or(self.behind(first).next());
         let starving = after.and_then(head);
         starving
             .filter(|(_, item)| self.ahead >= (STARVATION_SHARE - 1) * bytes(*item))
@@ -115,7 +117,7 @@ impl<T: Copy> Queue<T> {
     }
 
     fn behind(&self, first: usize) -> impl Iterator<Item = usize> {
-        (first + 1..Priority::COUNT).filter(|lane| !self.lanes[*lane].is_empty())
+        (first + 1..Priority::COUNT).filter(|bandwidth| !self.lanes[*bandwidth].is_empty())
     }
 }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 use globset::GlobMatcher;
 use tokio::sync::Notify;
 
-use super::pace::{Flow, Pace, Pacer};
+use super::pace::{Flow, Pacer, Throttle};
 use super::queue::Priority;
 use super::schedule::LimitId;
 use super::timed::{Holds, Moment, Timed, follow};
-use super::yielding::{Sample, Yielding};
+use super::yielding::{LineSample, Yielding};
 use gupd_config as config;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::calendar::Calendar;
@@ -28,7 +28,7 @@ const LEAST_WINDOW: u64 = 16 << 10;
 
 /// The limits on what comes from upstreams.
 #[derive(Debug)]
-pub struct Wan {
+pub struct WanLimiter {
     pacer: Arc<Pacer>,
     clock: Clock,
     limited: AtomicBool,
@@ -65,7 +65,7 @@ enum Rule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
     /// A client waits for them.
-    Waited,
+    Client,
     /// To see whether what is stored is still good.
     Revalidation,
     /// Clients will want them.
@@ -77,7 +77,7 @@ pub enum Purpose {
 /// What one object's transfers have in common: the narrower limits that they pass, and how urgent they are. Clones are
 /// the same lane. The default passes no narrower limit, for a client that waits.
 #[derive(Clone, Debug, Default)]
-pub struct Lane(Option<Arc<Common>>);
+pub struct BandwidthClass(Option<Arc<Common>>);
 
 #[derive(Debug)]
 struct Common {
@@ -87,7 +87,7 @@ struct Common {
     transfers: Mutex<(Purpose, Vec<Weak<Flow>>)>,
 }
 
-impl Wan {
+impl WanLimiter {
     /// The limits of a configuration.
     pub fn new(config: &Config, clock: Clock) -> Self {
         let pacer = Pacer::new();
@@ -146,7 +146,7 @@ impl Wan {
         self.limited.load(Ordering::Relaxed)
     }
 
-    /// No limits at all, for a process that is no relay. Needs no [`Wan::run`].
+    /// No limits at all, for a process that is no relay. Needs no [`WanLimiter::run`].
     pub fn unlimited(config: &Config, clock: Clock) -> Self {
         let mut config = config.clone();
         config.wan.limit = Limit::unlimited();
@@ -158,9 +158,15 @@ impl Wan {
     }
 
     /// The lane of an object: `path` is normalised, and `group` that of the client it is fetched for, if it is for one.
-    pub fn lane(&self, path: &str, classified: &Classified, group: Option<&str>, purpose: Purpose) -> Lane {
+    pub fn bandwidth_class(
+        &self,
+        path: &str,
+        classified: &Classified,
+        group: Option<&str>,
+        purpose: Purpose,
+    ) -> BandwidthClass {
         if !self.is_limited() {
-            return Lane::default();
+            return BandwidthClass::default();
         }
         let state = self.state();
         let folded = pattern::fold(path);
@@ -169,12 +175,12 @@ impl Wan {
         let group = group.and_then(|group| state.groups.get(group)).map(|timed| timed.id);
         let narrower = named.into_iter().chain(group).collect();
         let (form, transfers) = (classified.form, Mutex::new((purpose, Vec::new())));
-        Lane(Some(Arc::new(Common { narrower, form, transfers })))
+        BandwidthClass(Some(Arc::new(Common { narrower, form, transfers })))
     }
 
     /// What one transfer from `upstream` may send; without a lane it is a head, which is small and goes first.
-    pub fn pace(&self, upstream: &str, lane: Option<&Lane>) -> Pace {
-        let common = lane.and_then(|lane| lane.0.as_deref());
+    pub fn throttle(&self, upstream: &str, bandwidth: Option<&BandwidthClass>) -> Throttle {
+        let common = bandwidth.and_then(|bandwidth| bandwidth.0.as_deref());
         let state = self.state();
         let of_upstream = state.upstreams.get(upstream).map(|timed| timed.id);
         let narrower = common.map_or(&[][..], |common| &common.narrower);
@@ -182,16 +188,16 @@ impl Wan {
             narrower.iter().copied().chain(of_upstream).chain([state.line.id, self.spare]).collect();
         drop(state);
         let flow = self.pacer.join(None, &path);
-        match (lane, common) {
+        match (bandwidth, common) {
             (None, _) => flow.set_priority(Priority::WaitedDelta),
             (_, Some(common)) => common.enter(&flow),
             (_, None) => {}
         }
-        Pace::new(flow)
+        Throttle::new(flow)
     }
 
     /// Takes in what a connection to an upstream has seen of the line.
-    pub fn observe(&self, sample: Sample) {
+    pub fn observe(&self, sample: LineSample) {
         let changed = self.yielding().as_mut().is_some_and(|y| y.observe(sample, self.pacer.now()));
         if changed {
             let state = self.state();
@@ -283,7 +289,7 @@ impl Rule {
     }
 }
 
-impl Lane {
+impl BandwidthClass {
     /// What it is for from now on, also for transfers that run.
     pub fn set_purpose(&self, purpose: Purpose) {
         let Some(common) = &self.0 else { return };
@@ -305,8 +311,8 @@ impl Common {
 
     fn priority(&self, purpose: Purpose) -> Priority {
         match (purpose, self.form) {
-            (Purpose::Waited, Form::Delta) => Priority::WaitedDelta,
-            (Purpose::Waited, _) => Priority::Waited,
+            (Purpose::Client, Form::Delta) => Priority::WaitedDelta,
+            (Purpose::Client, _) => Priority::Waited,
             (Purpose::Revalidation, _) => Priority::Revalidation,
             (Purpose::Prefetch, Form::Delta) => Priority::PrefetchDelta,
             (Purpose::Prefetch, _) => Priority::Prefetch,
@@ -338,17 +344,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_limit_that_a_reload_brought_ends_when_it_says() {
         let clock = Clock::manual(0);
-        let wan = Arc::new(Wan::new(&config(&[]), clock.clone()));
+        let wan = Arc::new(WanLimiter::new(&config(&[]), clock.clone()));
         let running = Arc::clone(&wan);
         let task = tokio::spawn(async move { running.run().await });
         sleep(Duration::from_secs(5)).await;
         wan.reconfigure(&config(&[("GUPD_WAN_LIMIT", "1KiB/s 00:00-07:00")]));
-        let mut pace = wan.pace("", None);
+        let mut pace = wan.throttle("", None);
         let mut left = 1 << 20;
         let mut send = std::pin::pin!(poll_fn(|cx| {
             while left > 0 {
-                let bytes = std::task::ready!(pace.poll(cx, left));
-                pace.spend(bytes);
+                let bytes = std::task::ready!(pace.poll_grant(cx, left));
+                pace.consume(bytes);
                 left -= bytes;
             }
             std::task::Poll::Ready(())
@@ -362,13 +368,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_limits_nothing_needs_to_run() {
         let config = config(&[("GUPD_WAN_LIMIT", "1KiB/s"), ("GUPD_WAN_YIELD_TO_OTHERS", "true")]);
-        let wan = Wan::unlimited(&config, Clock::manual(0));
+        let wan = WanLimiter::unlimited(&config, Clock::manual(0));
         assert!(!wan.is_limited() && wan.window(None).is_none());
-        let mut pace = wan.pace("", None);
+        let mut pace = wan.throttle("", None);
         for _ in 0..100 {
-            let passes = poll_fn(|cx| pace.poll(cx, 1 << 20));
+            let passes = poll_fn(|cx| pace.poll_grant(cx, 1 << 20));
             let bytes = timeout(Duration::from_secs(60), passes).await.expect("nobody gives turns");
-            pace.spend(bytes);
+            pace.consume(bytes);
         }
     }
 }

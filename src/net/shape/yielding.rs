@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// What a connection has seen since it told last.
 #[derive(Clone, Copy, Debug)]
-pub struct Sample {
+pub struct LineSample {
     /// The round trip, as the receiving side measures it; `None` if it measured none since.
     pub round_trip: Option<Duration>,
     /// Bytes that came.
@@ -104,7 +104,7 @@ impl Yielding {
     }
 
     /// Takes in what a connection has seen; whether the rate is another one now.
-    pub(super) fn observe(&mut self, sample: Sample, now: Nanos) -> bool {
+    pub(super) fn observe(&mut self, sample: LineSample, now: Nanos) -> bool {
         let passed = Duration::from_nanos(now.saturating_sub(self.step.begun));
         if passed > IDLE {
             self.step = Step::new(now);
@@ -223,7 +223,7 @@ mod tests {
                 self.queue = (self.queue + arrived - CAPACITY * TICK).max(0.0);
                 let disorder = self.queue > BUFFER;
                 self.queue = self.queue.min(BUFFER);
-                let sample = Sample {
+                let sample = LineSample {
                     round_trip: Some(Duration::from_secs_f64(0.02 + self.queue / CAPACITY)),
                     received: mine as u64,
                     disorder,
@@ -270,7 +270,7 @@ mod tests {
         line.now += 60.0;
         // A download begins, and its first packets queue.
         let round_trip = Some(Duration::from_millis(50));
-        let first = Sample { round_trip, received: 64 << 10, disorder: false };
+        let first = LineSample { round_trip, received: 64 << 10, disorder: false };
         line.yielding.observe(first, (line.now * 1e9) as Nanos);
         line.queue = 0.0;
         let (ours, _) = line.run(2.0, |_| 0.0);
@@ -282,7 +282,7 @@ mod tests {
         let mut yielding = Yielding::new(0);
         for step in 1..100 {
             let sample =
-                Sample { round_trip: Some(Duration::from_millis(20)), received: 100, disorder: false };
+                LineSample { round_trip: Some(Duration::from_millis(20)), received: 100, disorder: false };
             yielding.observe(sample, step * 100_000_000);
         }
         assert_eq!(yielding.rate(), FIRST as u64);

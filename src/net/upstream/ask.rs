@@ -18,7 +18,9 @@ use super::choice;
 use super::error::{Verdict, is_unavailable};
 use super::line::Line;
 use super::standing::Permit;
-use super::{Answer, Outgoing, Received, RequestBody, Upstream, UpstreamError, Upstreams, peers};
+use super::{
+    RequestBody, Upstream, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams, peers,
+};
 use gupd_config::UpstreamId;
 
 /// How long to wait for an answer.
@@ -36,17 +38,21 @@ impl Upstreams {
     ///
     /// # Errors
     /// What went wrong with the last one asked; at once, if none may be asked.
-    pub async fn ask(&self, order: &[UpstreamId], outgoing: &Outgoing) -> Result<Answer, UpstreamError> {
+    pub async fn send(
+        &self,
+        order: &[UpstreamId],
+        outgoing: &UpstreamRequest,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let total = self.settings.total_timeout;
         let head = self.settings.head_timeout.min(total);
         let mut patience = Patience { head, total: Some((total, Instant::now() + total)) };
-        let (mut busy, mut failed): (Option<Answer>, Option<UpstreamError>) = (None, None);
-        for upstream in self.by_preference(order) {
+        let (mut busy, mut failed): (Option<UpstreamResponse>, Option<UpstreamError>) = (None, None);
+        for upstream in self.order_by_preference(order) {
             if patience.is_over() {
                 break;
             }
             let Some(permit) = self.admit(&upstream, outgoing) else { continue };
-            if let Some(Answer { upstream, response, .. }) = busy.take() {
+            if let Some(UpstreamResponse { upstream, response, .. }) = busy.take() {
                 tracing::warn!(upstream = &*upstream.name, status = %response.status(), "asking the next upstream");
             }
             let mut answer = self.ask_by(permit, outgoing, &mut patience).await;
@@ -81,11 +87,11 @@ impl Upstreams {
     /// # Errors
     /// When it cannot be reached, does not answer in time, or answers with something that is not HTTP; at once, if it may
     /// not be asked.
-    pub async fn ask_one(
+    pub async fn send_to(
         &self,
         upstream: &Arc<Upstream>,
-        outgoing: &Outgoing,
-    ) -> Result<Answer, UpstreamError> {
+        outgoing: &UpstreamRequest,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         if upstream.is_peer() {
             let absent = || peers::is_absent(upstream);
             return self.ask_peer(upstream, outgoing).await.ok_or_else(absent);
@@ -98,7 +104,7 @@ impl Upstreams {
     }
 
     /// Time until an upstream of `order` is tried again; `None` while one of them may be asked.
-    pub fn next_probe(&self, order: &[UpstreamId]) -> Option<Duration> {
+    pub fn time_to_probe(&self, order: &[UpstreamId]) -> Option<Duration> {
         let now = self.clock.now();
         let each = self.of(order).map(|upstream| upstream.standing.next_probe(now, &upstream.limits));
         // None is less than any time.
@@ -106,10 +112,10 @@ impl Upstreams {
     }
 
     /// Waits until no request may be sent to any upstream of `order`.
-    pub async fn unavailable(&self, order: &[UpstreamId]) -> UpstreamError {
+    pub async fn wait_until_unavailable(&self, order: &[UpstreamId]) -> UpstreamError {
         let mut changes: Vec<_> = self.of(order).map(|upstream| upstream.standing.changes()).collect();
         loop {
-            match self.next_probe(order) {
+            match self.time_to_probe(order) {
                 Some(retry) if !(retry.is_zero() && self.requests_probe()) => {
                     return UpstreamError::Unavailable { retry };
                 }
@@ -122,7 +128,7 @@ impl Upstreams {
     }
 
     /// Waits while this upstream may not be asked, until it may or its next probe must have ended.
-    pub async fn probed(&self, upstream: &Upstream) {
+    pub async fn wait_for_probe(&self, upstream: &Upstream) {
         let mut changes = upstream.standing.changes();
         let Some(wait) = upstream.standing.next_probe(self.clock.now(), &upstream.limits) else { return };
         let probing = if self.requests_probe() { Duration::ZERO } else { self.health.timeout };
@@ -132,19 +138,19 @@ impl Upstreams {
 
     /// The healthy upstream of `order` that would be asked first: where to send who cannot be served here.
     pub fn preferred(&self, order: &[UpstreamId]) -> Option<&Arc<Upstream>> {
-        let preferred = self.by_preference(order).into_iter().find(|upstream| upstream.is_healthy())?;
+        let preferred = self.order_by_preference(order).into_iter().find(|upstream| upstream.is_healthy())?;
         self.of(order).find(|upstream| Arc::ptr_eq(upstream, &preferred))
     }
 
     /// Sends a request and waits for the head of its response. Counts nothing.
-    pub(super) async fn send(
+    pub(super) async fn send_once(
         &self,
         upstream: &Arc<Upstream>,
-        outgoing: &Outgoing,
+        outgoing: &UpstreamRequest,
         patience: &mut Patience,
-    ) -> Result<Answer, UpstreamError> {
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let request = upstream.request(outgoing)?;
-        outgoing.asking.show(upstream);
+        outgoing.current_upstream.set(upstream);
         let mut outstanding = upstream.standing.load.request();
         let request_time = self.clock.now();
         let response = self.head(upstream, request, &outgoing.body, patience).await?;
@@ -155,23 +161,23 @@ impl Upstreams {
             return Err(UpstreamError::Connect { upstream: upstream.name.clone(), reason });
         }
         upstream.learn(&response);
-        let line = response.extensions().get::<Line>().map(|line| line.hold(outgoing.lane.clone()));
+        let line = response.extensions().get::<Line>().map(|line| line.hold(outgoing.bandwidth.clone()));
         outstanding.expect(response.body().size_hint().exact());
-        Ok(Answer {
+        Ok(UpstreamResponse {
             upstream: upstream.clone(),
             request_time,
             response_time: self.clock.now(),
-            response: response.map(|body| Received::new(body, line, outstanding)),
+            response: response.map(|body| UpstreamBody::new(body, line, outstanding)),
         })
     }
 
     async fn ask_by(
         &self,
         permit: Permit,
-        outgoing: &Outgoing,
+        outgoing: &UpstreamRequest,
         patience: &mut Patience,
-    ) -> Result<Answer, UpstreamError> {
-        let answer = self.send(permit.upstream(), outgoing, patience).await;
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        let answer = self.send_once(permit.upstream(), outgoing, patience).await;
         if !matches!(answer, Err(UpstreamError::Request { .. })) {
             let outcome =
                 answer.as_ref().map(|answer| answer.response.status()).map_err(UpstreamError::as_str);
@@ -212,7 +218,7 @@ impl Upstreams {
         }
     }
 
-    fn admit(&self, upstream: &Arc<Upstream>, outgoing: &Outgoing) -> Option<Permit> {
+    fn admit(&self, upstream: &Arc<Upstream>, outgoing: &UpstreamRequest) -> Option<Permit> {
         // A probe is over soon: it has no body that takes its time, and whoever fails with it may be helped elsewhere.
         let soon = outgoing.is_repeatable() && matches!(outgoing.body, RequestBody::Empty);
         upstream.admit(&self.clock, soon && self.requests_probe(), self.next_turn())
@@ -231,11 +237,11 @@ impl Upstreams {
         if order.is_empty() {
             return UpstreamError::Request { reason: Arc::from("its route has no upstream") };
         }
-        UpstreamError::Unavailable { retry: self.next_probe(order).unwrap_or_default() }
+        UpstreamError::Unavailable { retry: self.time_to_probe(order).unwrap_or_default() }
     }
 
     /// The upstreams of `order`, in the order in which they are asked now.
-    pub fn by_preference(&self, order: &[UpstreamId]) -> Vec<Arc<Upstream>> {
+    pub fn order_by_preference(&self, order: &[UpstreamId]) -> Vec<Arc<Upstream>> {
         let now = self.clock.now();
         let mut candidates: Vec<_> =
             self.of(order).zip(1..).map(|(upstream, place)| upstream.candidate(place, now)).collect();
@@ -245,7 +251,7 @@ impl Upstreams {
 
     /// The upstreams of `order`: those that are well first, then by priority. Equals do not take turns: of two that are
     /// not of one version, catalogs would go to and fro.
-    pub fn by_rank(&self, order: &[UpstreamId]) -> Vec<Arc<Upstream>> {
+    pub fn order_by_rank(&self, order: &[UpstreamId]) -> Vec<Arc<Upstream>> {
         let rank = |(upstream, place): (&Arc<Upstream>, u32)| {
             ((!upstream.is_healthy(), upstream.priority.unwrap_or(place)), upstream.clone())
         };

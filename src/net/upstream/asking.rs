@@ -8,15 +8,15 @@ use super::Upstream;
 
 /// Who is being asked at this moment. Clones show the same.
 #[derive(Clone, Debug, Default)]
-pub struct Asking(Arc<ArcSwapOption<Upstream>>);
+pub struct CurrentUpstream(Arc<ArcSwapOption<Upstream>>);
 
-impl Asking {
+impl CurrentUpstream {
     /// The one that was asked last, if anyone has been.
-    pub fn upstream(&self) -> Option<Arc<Upstream>> {
+    pub fn get(&self) -> Option<Arc<Upstream>> {
         self.0.load_full()
     }
 
-    pub(super) fn show(&self, upstream: &Arc<Upstream>) {
+    pub(super) fn set(&self, upstream: &Arc<Upstream>) {
         self.0.store(Some(upstream.clone()));
     }
 }

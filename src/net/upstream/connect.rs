@@ -22,7 +22,7 @@ use super::dial::Dialer;
 use super::line::{Line, Stream};
 use super::proxy::{CredentialsError, Proxy};
 use super::tls::{self, Roots, TrustError};
-use crate::shape::Wan;
+use crate::shape::WanLimiter;
 use gupd_config::Trust;
 
 /// Connections to upstreams cannot be set up.
@@ -77,7 +77,7 @@ pub(super) struct Way {
     /// Its name.
     pub(super) upstream: Arc<str>,
     pub(super) dialer: Dialer,
-    pub(super) wan: Arc<Wan>,
+    pub(super) wan: Arc<WanLimiter>,
     /// `TCP_CONGESTION`, if it is not the system's.
     pub(super) congestion: Option<Arc<str>>,
     pub(super) proxy: Option<Arc<Proxy>>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 use hyper_util::client::legacy;
 
-use super::Answer;
+use super::UpstreamResponse;
 use super::body::RequestBodyError;
 use super::breaker::Fault;
 
@@ -114,7 +114,7 @@ impl UpstreamError {
 
 impl Verdict {
     /// Of a request whose upstream had `patience` to answer, unless others had taken up more than half of that.
-    pub(super) fn of(answer: &Result<Answer, UpstreamError>, patience: Duration) -> Self {
+    pub(super) fn of(answer: &Result<UpstreamResponse, UpstreamError>, patience: Duration) -> Self {
         match answer {
             Ok(answer) => {
                 let status = answer.response.status();

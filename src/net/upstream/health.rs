@@ -16,8 +16,8 @@ use tokio::time::{sleep, timeout};
 use super::ask::Patience;
 use super::breaker::{Breaker, Fault, Limits};
 use super::error::Verdict;
-use super::{Answer, Outgoing, RequestBody, Upstream, UpstreamError, Upstreams};
-use crate::shape::Lane;
+use super::{RequestBody, Upstream, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
+use crate::shape::BandwidthClass;
 use gupd_config::clock::UnixMillis;
 
 /// The longest time between two looks at the wall clock, which may be set to any other time.
@@ -31,22 +31,22 @@ const OUTCOMES: [&str; 6] = ["well", "connect", "head-timeout", "closed", "bad-r
 
 /// Whose upstreams are checked; dropped, it ends the task.
 #[derive(Debug)]
-pub struct Checks {
+pub struct HealthChecks {
     upstreams: watch::Sender<Arc<Upstreams>>,
 }
 
 /// The checks themselves, to be run for as long as the relay does.
 #[derive(Debug)]
-pub struct Task {
+pub struct HealthCheckTask {
     upstreams: watch::Receiver<Arc<Upstreams>>,
 }
 
-impl Checks {
+impl HealthChecks {
     /// A handle, and the task to be run for it.
-    pub fn new(upstreams: Arc<Upstreams>) -> (Self, Task) {
+    pub fn new(upstreams: Arc<Upstreams>) -> (Self, HealthCheckTask) {
         upstreams.show();
         let (sender, upstreams) = watch::channel(upstreams);
-        (Self { upstreams: sender }, Task { upstreams })
+        (Self { upstreams: sender }, HealthCheckTask { upstreams })
     }
 
     /// The upstreams in force.
@@ -72,7 +72,7 @@ impl Checks {
     }
 }
 
-impl Task {
+impl HealthCheckTask {
     /// Checks, until the handle is dropped.
     pub async fn run(mut self) {
         loop {
@@ -190,30 +190,30 @@ impl Upstreams {
         upstream: &Arc<Upstream>,
         path: Option<PathAndQuery>,
         patience: Duration,
-    ) -> Result<Answer, UpstreamError> {
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let method = if path.is_some() { Method::GET } else { Method::HEAD };
         // Who reads the manager's log wants to know who asks.
         let mut headers = HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static("gupd"))]);
         self.instance.mark(&mut headers, Version::HTTP_11);
-        let outgoing = Outgoing {
+        let outgoing = UpstreamRequest {
             method,
             target: path.unwrap_or(PathAndQuery::from_static("/")),
             headers,
             body: RequestBody::Empty,
-            lane: Lane::default(),
-            asking: super::Asking::default(),
+            bandwidth: BandwidthClass::default(),
+            current_upstream: super::CurrentUpstream::default(),
         };
-        let answer = self.send(upstream, &outgoing, &mut Patience::of_one(patience)).await;
+        let answer = self.send_once(upstream, &outgoing, &mut Patience::of_one(patience)).await;
         match answer {
             // It had been idle for longer than the upstream keeps connections.
             Err(UpstreamError::Closed { kept: true, .. }) => {
-                self.send(upstream, &outgoing, &mut Patience::of_one(patience)).await
+                self.send_once(upstream, &outgoing, &mut Patience::of_one(patience)).await
             }
             answer => answer,
         }
     }
 
-    async fn read_briefly(&self, answer: Answer, patience: Duration) {
+    async fn read_briefly(&self, answer: UpstreamResponse, patience: Duration) {
         let received = self.metrics.upstream_bytes.with_label_values(&[&*answer.upstream.name]);
         let mut body = answer.response.into_body();
         let reading = async {
@@ -263,7 +263,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::NetMetrics;
-    use crate::shape::Wan;
+    use crate::shape::WanLimiter;
     use crate::upstream::breaker::Ticket;
     use crate::upstream::{Connecting, Duplex, Network};
     use gupd_config::Config;
@@ -304,10 +304,11 @@ mod tests {
     async fn a_clock_that_is_set_back_delays_no_check_by_more_than_the_interval() {
         let config = Config::for_upstreams(&["http://manager"]).unwrap();
         let (clock, network) = (Clock::manual(1_000_000_000), Arc::new(Reachable::default()));
-        let wan = Arc::new(Wan::unlimited(&config, clock.clone()));
+        let wan = Arc::new(WanLimiter::unlimited(&config, clock.clone()));
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new()).unwrap());
-        let upstreams = Upstreams::over(network.clone(), &config, clock.clone(), wan, metrics).unwrap();
-        let (_checks, task) = Checks::new(Arc::new(upstreams));
+        let upstreams =
+            Upstreams::with_network(network.clone(), &config, clock.clone(), wan, metrics).unwrap();
+        let (_checks, task) = HealthChecks::new(Arc::new(upstreams));
         tokio::spawn(task.run());
         sleep(LOOK).await;
         assert_eq!(network.0.load(Ordering::Relaxed), 1);

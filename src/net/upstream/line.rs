@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::dial::Socket;
 use super::tcp::Seen;
-use crate::shape::{Lane, Pace, Sample, Wan};
+use crate::shape::{BandwidthClass, LineSample, Throttle, WanLimiter};
 
 /// A connection's line, as those who use the connection see it.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Line(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    wan: Arc<Wan>,
+    wan: Arc<WanLimiter>,
     upstream: Arc<str>,
     // Held for arithmetic, never while bytes are read or written.
     state: Mutex<State>,
@@ -31,10 +31,10 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     /// Whose bytes pass; none between responses.
-    lane: Option<Lane>,
+    bandwidth: Option<BandwidthClass>,
     /// Which response that was.
     response: u64,
-    pace: Option<Pace>,
+    pace: Option<Throttle>,
     /// Whom to wake when it need not wait for its turn any more; none if it does not wait.
     waits: Option<Waker>,
     /// When it last had one, having waited.
@@ -63,8 +63,8 @@ pub(super) struct Stream {
 }
 
 impl Line {
-    fn new(wan: Arc<Wan>, upstream: Arc<str>) -> Self {
-        let state = State { lane: None, response: 0, pace: None, waits: None, turn: None };
+    fn new(wan: Arc<WanLimiter>, upstream: Arc<str>) -> Self {
+        let state = State { bandwidth: None, response: 0, pace: None, waits: None, turn: None };
         Self(Arc::new(Shared { wan, upstream, state: Mutex::new(state) }))
     }
 
@@ -87,18 +87,18 @@ impl Line {
     }
 
     /// A response's bytes pass from now on.
-    pub(super) fn hold(&self, lane: Lane) -> Held {
+    pub(super) fn hold(&self, bandwidth: BandwidthClass) -> Held {
         let mut state = self.state();
         state.response += 1;
         let response = state.response;
-        Self::pass_on(state, Some(lane));
+        Self::pass_on(state, Some(bandwidth));
         Held { line: self.clone(), response }
     }
 
     /// Bytes pass for another lane from now on. The connection may wait for a turn of the one before, as it reads on
     /// behind a head: no turn comes of that any more, so it asks again.
-    fn pass_on(mut state: MutexGuard<'_, State>, lane: Option<Lane>) {
-        let old = (std::mem::replace(&mut state.lane, lane), state.pace.take());
+    fn pass_on(mut state: MutexGuard<'_, State>, bandwidth: Option<BandwidthClass>) {
+        let old = (std::mem::replace(&mut state.bandwidth, bandwidth), state.pace.take());
         let waits = state.waits.take();
         drop(state);
         drop(old);
@@ -116,9 +116,9 @@ impl Line {
             drop(unused);
             return Poll::Ready(bytes);
         }
-        let lane = state.lane.clone();
-        let pace = state.pace.get_or_insert_with(|| wan.pace(upstream, lane.as_ref()));
-        match pace.poll(cx, bytes as u64) {
+        let bandwidth = state.bandwidth.clone();
+        let pace = state.pace.get_or_insert_with(|| wan.throttle(upstream, bandwidth.as_ref()));
+        match pace.poll_grant(cx, bytes as u64) {
             Poll::Pending => {
                 state.waits = Some(cx.waker().clone());
                 Poll::Pending
@@ -135,7 +135,7 @@ impl Line {
 
     fn spend(&self, bytes: usize) {
         if let Some(pace) = &mut self.state().pace {
-            pace.spend(bytes as u64);
+            pace.consume(bytes as u64);
         }
     }
 
@@ -163,7 +163,7 @@ impl Drop for Held {
 
 impl Stream {
     /// A connection whose bytes pass by the limits of its upstream.
-    pub(super) fn new(socket: Socket, wan: Arc<Wan>, upstream: Arc<str>) -> Self {
+    pub(super) fn new(socket: Socket, wan: Arc<WanLimiter>, upstream: Arc<str>) -> Self {
         let mut stream = Self { socket, line: Line::new(wan, upstream), seen: None, clamped: false };
         stream.clamp(None);
         stream
@@ -184,7 +184,7 @@ impl Stream {
         let Some(seen) = self.socket.seen() else { return };
         self.seen = Some((now, seen));
         if let Some(before) = before {
-            self.line.0.wan.observe(Sample {
+            self.line.0.wan.observe(LineSample {
                 // To the microsecond the same means that none was measured.
                 round_trip: seen.round_trip.filter(|_| seen.round_trip != before.round_trip),
                 received: seen.received.saturating_sub(before.received),
@@ -267,7 +267,7 @@ mod tests {
     async fn a_connection_that_waits_when_its_response_takes_the_line_goes_on() {
         let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
         config.wan.limit = Limit::rate(Rate(1 << 10));
-        let wan = Arc::new(Wan::new(&config, Clock::manual(0)));
+        let wan = Arc::new(WanLimiter::new(&config, Clock::manual(0)));
         let running = wan.clone();
         let limits = tokio::spawn(async move { running.run().await });
         let line = Line::new(wan, Arc::from("manager"));
@@ -280,7 +280,7 @@ mod tests {
             }
         });
         tokio::task::yield_now().await;
-        let _held = line.hold(Lane::default());
+        let _held = line.hold(BandwidthClass::default());
         timeout(Duration::from_secs(60), connection).await.expect("nobody woke it").unwrap();
         limits.abort();
     }

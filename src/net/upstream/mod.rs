@@ -29,7 +29,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, head
 use prometheus::{IntCounter, IntGauge};
 use tokio::time::timeout;
 
-pub use self::asking::Asking;
+pub use self::asking::CurrentUpstream;
 pub use self::body::RequestBody;
 use self::breaker::Limits;
 pub use self::connect::ConnectError;
@@ -40,16 +40,16 @@ use self::error::root_cause;
 use self::peers::Peering;
 use self::pool::{Pool, Pools};
 pub use self::proxy::CredentialsError;
-pub use self::received::Received;
+pub use self::received::UpstreamBody;
 use self::standing::Standing;
 pub use self::tls::TrustError;
 use crate::metrics::NetMetrics;
-use crate::shape::{Lane, Wan};
+use crate::shape::{BandwidthClass, WanLimiter};
 use gupd_config as config;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::{Config, UpstreamId};
 use gupd_http::instance;
-use gupd_http::instance::Instance;
+use gupd_http::instance::RelayInstance;
 
 /// The least time to connect where the relay's own limits hold bytes up: a TLS handshake of some KiB, beside others, on
 /// the thinnest line that can be set.
@@ -96,15 +96,15 @@ pub struct Upstreams {
     is_checked: AtomicBool,
     /// Requests so far.
     turns: Arc<AtomicU64>,
-    wan: Arc<Wan>,
+    wan: Arc<WanLimiter>,
     clock: Clock,
     metrics: Arc<NetMetrics>,
-    instance: Arc<Instance>,
+    instance: Arc<RelayInstance>,
 }
 
 /// A request as the client spelled it, ready for whichever manager answers.
 #[derive(Clone, Debug)]
-pub struct Outgoing {
+pub struct UpstreamRequest {
     /// The method.
     pub method: Method,
     /// Path and query in the client's own spelling.
@@ -114,14 +114,14 @@ pub struct Outgoing {
     /// Empty, or the client's, streamed.
     pub body: RequestBody,
     /// Which limits the response's bytes pass.
-    pub lane: Lane,
+    pub bandwidth: BandwidthClass,
     /// Shows who is asked.
-    pub asking: Asking,
+    pub current_upstream: CurrentUpstream,
 }
 
 /// A manager's response head, with its body still to come.
 #[derive(Debug)]
-pub struct Answer {
+pub struct UpstreamResponse {
     /// Who answered.
     pub upstream: Arc<Upstream>,
     /// When the request was sent.
@@ -129,14 +129,14 @@ pub struct Answer {
     /// When the head arrived.
     pub response_time: UnixMillis,
     /// The response.
-    pub response: Response<Received>,
+    pub response: Response<UpstreamBody>,
 }
 
-impl Outgoing {
-    /// A `GET` without a body, whose bytes pass the limits of `lane`.
-    pub fn get(target: PathAndQuery, headers: HeaderMap, lane: Lane) -> Self {
-        let (body, asking) = (RequestBody::Empty, Asking::default());
-        Self { method: Method::GET, target, headers, body, lane, asking }
+impl UpstreamRequest {
+    /// A `GET` without a body, whose bytes pass the limits of `bandwidth`.
+    pub fn get(target: PathAndQuery, headers: HeaderMap, bandwidth: BandwidthClass) -> Self {
+        let (body, current_upstream) = (RequestBody::Empty, CurrentUpstream::default());
+        Self { method: Method::GET, target, headers, body, bandwidth, current_upstream }
     }
 
     /// Whether a manager that got it and failed does not keep it from another: it does the same however often it is
@@ -154,7 +154,7 @@ impl Upstreams {
     pub fn new(
         config: &Config,
         clock: Clock,
-        wan: Arc<Wan>,
+        wan: Arc<WanLimiter>,
         metrics: Arc<NetMetrics>,
     ) -> Result<Self, ConnectError> {
         let dialer = Dialer::tcp(config.fill.connect_timeout);
@@ -165,11 +165,11 @@ impl Upstreams {
     ///
     /// # Errors
     /// As of [`new`](Self::new).
-    pub fn over(
+    pub fn with_network(
         network: Arc<dyn Network>,
         config: &Config,
         clock: Clock,
-        wan: Arc<Wan>,
+        wan: Arc<WanLimiter>,
         metrics: Arc<NetMetrics>,
     ) -> Result<Self, ConnectError> {
         Self::by(Dialer::given(network, config.fill.connect_timeout), config, clock, wan, metrics)
@@ -179,7 +179,7 @@ impl Upstreams {
         dialer: Dialer,
         config: &Config,
         clock: Clock,
-        wan: Arc<Wan>,
+        wan: Arc<WanLimiter>,
         metrics: Arc<NetMetrics>,
     ) -> Result<Self, ConnectError> {
         let mut pools = Pools::new(config, dialer.clone(), wan.clone())?;
@@ -189,7 +189,7 @@ impl Upstreams {
             let pool = pools.toward(upstream)?;
             let received = metrics.upstream_bytes.with_label_values(&[&upstream.name]);
             list.extend(Upstream::new(upstream, limits, pool, received).map(Arc::new));
-            metrics.expect_upstream(&upstream.name, &UpstreamError::WORDS);
+            metrics.create_upstream_series(&upstream.name, &UpstreamError::WORDS);
         }
         let peers = peers::of(config, dialer, &clock, &metrics)?;
         let (settings, instance) = (config.fill.clone(), Arc::default());
@@ -208,12 +208,12 @@ impl Upstreams {
     }
 
     /// Asks as this relay.
-    pub fn on_behalf_of(self, instance: Arc<Instance>) -> Self {
+    pub fn with_instance(self, instance: Arc<RelayInstance>) -> Self {
         Self { instance, ..self }
     }
 
     /// Keeps what is known of upstreams that were there before, by name and URL.
-    pub fn succeeding(mut self, before: &Self) -> Self {
+    pub fn inherit_state(mut self, before: &Self) -> Self {
         self.turns = before.turns.clone();
         for upstream in &mut self.list {
             let standing = before.get(&upstream.id).map(|old| old.standing.clone());
@@ -227,7 +227,7 @@ impl Upstreams {
 
     /// Reads no more than so many bytes of a head, or of a body, at once: 8 KiB and more. For who has little memory.
     #[must_use]
-    pub fn reading_at_most(self, bytes: usize) -> Self {
+    pub fn with_max_read(self, bytes: usize) -> Self {
         self.list.iter().for_each(|upstream| upstream.pool.read_at_most(bytes));
         self
     }
@@ -243,7 +243,7 @@ impl Upstreams {
     }
 
     /// The one of this name, if it is among those of `order` or a peer.
-    pub fn named(&self, order: &[UpstreamId], name: &str) -> Option<&Arc<Upstream>> {
+    pub fn find_by_name(&self, order: &[UpstreamId], name: &str) -> Option<&Arc<Upstream>> {
         self.of(order).chain(&self.peers).find(|upstream| *upstream.name == *name)
     }
 
@@ -253,12 +253,12 @@ impl Upstreams {
     }
 
     /// The limits on what they send.
-    pub fn wan(&self) -> &Wan {
+    pub fn wan(&self) -> &WanLimiter {
         &self.wan
     }
 
     /// Who asks them.
-    pub fn instance(&self) -> &Instance {
+    pub fn instance(&self) -> &RelayInstance {
         &self.instance
     }
 
@@ -274,7 +274,7 @@ impl Upstreams {
             upstream: upstream.name.clone(),
             reason: Arc::from(format!("no connection within {patience:?}")),
         };
-        timeout(patience, upstream.reach()).await.map_err(no_connection)?
+        timeout(patience, upstream.test_connection()).await.map_err(no_connection)?
     }
 }
 
@@ -309,12 +309,12 @@ impl Upstream {
     }
 
     /// Counts bytes of bodies that come from it.
-    pub fn received(&self) -> &IntCounter {
+    pub fn received_bytes(&self) -> &IntCounter {
         &self.received
     }
 
     /// Whether it is a relay like this one, or has not been heard yet.
-    pub fn may_be_relay(&self) -> bool {
+    pub fn can_be_relay(&self) -> bool {
         !self.is_origin.load(Ordering::Relaxed)
     }
 
@@ -326,7 +326,7 @@ impl Upstream {
     // What a relay makes up itself bears no mark.
     fn learn<B>(&self, response: &Response<B>) {
         if response.status().is_success() {
-            let by_relay = instance::came_by_relay(response.headers());
+            let by_relay = instance::has_passed_relay(response.headers());
             self.is_origin.store(!by_relay, Ordering::Relaxed);
             self.is_relay.store(by_relay, Ordering::Relaxed);
         }
@@ -350,7 +350,7 @@ impl Upstream {
     ///
     /// # Errors
     /// When there is none to be had.
-    pub async fn reach(&self) -> Result<(), UpstreamError> {
+    pub async fn test_connection(&self) -> Result<(), UpstreamError> {
         let root = self.uri(PathAndQuery::from_static("/"))?;
         let connected = self.pool.try_to_connect(root).await;
         connected.map_err(|reason| UpstreamError::Connect { upstream: self.name.clone(), reason })
@@ -362,7 +362,7 @@ impl Upstream {
         uri.path_and_query(target).build().map_err(unusable)
     }
 
-    fn request(&self, outgoing: &Outgoing) -> Result<Request<RequestBody>, UpstreamError> {
+    fn request(&self, outgoing: &UpstreamRequest) -> Result<Request<RequestBody>, UpstreamError> {
         let mut request = Request::new(outgoing.body.clone());
         *request.method_mut() = outgoing.method.clone();
         *request.uri_mut() = self.uri(outgoing.target.clone())?;

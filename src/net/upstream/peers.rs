@@ -19,9 +19,11 @@ use super::connect::ConnectError;
 use super::dial::Dialer;
 use super::error::is_closed;
 use super::pool::Pools;
-use super::{Answer, Outgoing, Received, RequestBody, Upstream, UpstreamError, Upstreams};
+use super::{
+    RequestBody, Upstream, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams,
+};
 use crate::metrics::NetMetrics;
-use crate::shape::Wan;
+use crate::shape::WanLimiter;
 use gupd_config::Config;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_http::field::append_member;
@@ -84,7 +86,7 @@ pub(super) fn of(
     clock: &Clock,
     metrics: &NetMetrics,
 ) -> Result<Vec<Arc<Upstream>>, ConnectError> {
-    let wan = Arc::new(Wan::unlimited(config, clock.clone()));
+    let wan = Arc::new(WanLimiter::unlimited(config, clock.clone()));
     let (mut pools, limits) = (Pools::new(config, dialer, wan)?, Limits::new(&config.health));
     let mut peers = Vec::with_capacity(config.peers.len());
     for peer in &config.peers {
@@ -102,7 +104,7 @@ pub(super) fn of(
 
 impl Upstreams {
     /// Asks the peers that answer, all at once; the first that has it. One that fails is not asked for a while.
-    pub async fn ask_peers(&self, outgoing: &Outgoing) -> Option<Answer> {
+    pub async fn query_peers(&self, outgoing: &UpstreamRequest) -> Option<UpstreamResponse> {
         let mut asked: FuturesUnordered<_> =
             self.peers.iter().map(|peer| self.ask_peer(peer, outgoing)).collect();
         while let Some(answer) = asked.next().await {
@@ -114,12 +116,16 @@ impl Upstreams {
     }
 
     /// Asks this peer, if it answers these days. `None` also if it has not got it.
-    pub(super) async fn ask_peer(&self, peer: &Arc<Upstream>, outgoing: &Outgoing) -> Option<Answer> {
+    pub(super) async fn ask_peer(
+        &self,
+        peer: &Arc<Upstream>,
+        outgoing: &UpstreamRequest,
+    ) -> Option<UpstreamResponse> {
         let request_time = self.clock.now();
         let peering = peer.peering.as_ref().filter(|peering| peering.is_due(request_time))?;
         let mut request = peer.request(outgoing).ok()?;
         append_member(request.headers_mut(), header::CACHE_CONTROL, "only-if-cached");
-        outgoing.asking.show(peer);
+        outgoing.current_upstream.set(peer);
         let answer = timeout(HEAD, peer.answer(&request)).await.ok();
         let (outcome, response_time) = (Outcome::of(answer.as_ref()), self.clock.now());
         self.metrics.peer_requests.with_label_values(&[&*peer.name, outcome.as_str()]).inc();
@@ -140,8 +146,8 @@ impl Upstreams {
         let response = answer.and_then(Result::ok).filter(|_| outcome == Outcome::Served)?;
         let mut outstanding = peer.standing.load.request();
         outstanding.expect(response.body().size_hint().exact());
-        let response = response.map(|body| Received::new(body, None, outstanding));
-        Some(Answer { upstream: peer.clone(), request_time, response_time, response })
+        let response = response.map(|body| UpstreamBody::new(body, None, outstanding));
+        Some(UpstreamResponse { upstream: peer.clone(), request_time, response_time, response })
     }
 }
 

@@ -15,7 +15,7 @@ use super::connect::{ConnectError, Connector, Tls, Way, offered};
 use super::dial::Dialer;
 use super::proxy::Proxy;
 use super::tls::Roots;
-use crate::shape::Wan;
+use crate::shape::WanLimiter;
 use gupd_config::{self as config, Config};
 
 /// Bytes a response head may have, and the largest piece of a body read at once. hyper's own bound is 400 KiB, and each
@@ -42,7 +42,7 @@ type Client = legacy::Client<Connector, RequestBody>;
 /// Makes the pools of all upstreams, which have the network and the line in common.
 pub(super) struct Pools {
     dialer: Dialer,
-    wan: Arc<Wan>,
+    wan: Arc<WanLimiter>,
     congestion: Option<Arc<str>>,
     roots: Roots,
     timeout: Duration,
@@ -67,7 +67,7 @@ struct Generation {
 }
 
 impl Pools {
-    pub(super) fn new(config: &Config, dialer: Dialer, wan: Arc<Wan>) -> Result<Self, ConnectError> {
+    pub(super) fn new(config: &Config, dialer: Dialer, wan: Arc<WanLimiter>) -> Result<Self, ConnectError> {
         let congestion = config.wan.congestion.as_deref().map(offered).transpose()?;
         let timeout = config.fill.connect_timeout;
         Ok(Self { dialer, wan, congestion, roots: Roots::default(), timeout })

@@ -14,14 +14,14 @@ use super::line::Held;
 
 /// A response's content as it comes, no faster than the limits allow.
 #[derive(Debug)]
-pub struct Received {
+pub struct UpstreamBody {
     body: Incoming,
     line: Option<Held>,
     /// What is still to come; nothing once it has ended.
     outstanding: Option<Outstanding>,
 }
 
-impl Received {
+impl UpstreamBody {
     pub(super) fn new(body: Incoming, line: Option<Held>, outstanding: Outstanding) -> Self {
         Self { body, line, outstanding: Some(outstanding) }
     }
@@ -32,7 +32,7 @@ impl Received {
     }
 }
 
-impl Body for Received {
+impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = hyper::Error;
 

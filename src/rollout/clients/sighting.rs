@@ -104,11 +104,11 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gupd_http::status::{Forward, Outcome as Fetched};
+    use gupd_http::status::{ForwardOutcome as Fetched, ForwardReason};
 
     #[test]
     fn what_came_of_a_request_is_told_by_its_response() {
-        let miss = Some(CacheStatus::Forwarded(Forward::UriMiss, Fetched::Stored));
+        let miss = Some(CacheStatus::Forwarded(ForwardReason::UriMiss, Fetched::Stored));
         let payload = Sought::payload("/ /a");
         for (status, cache, end, to_the_end, sought, expected) in [
             (200, Some(CacheStatus::Hit), ResponseEnd::Complete, true, payload, Outcome::Given),

@@ -17,9 +17,9 @@ use crate::fill::resume::{Asked, Resumed, Resumption};
 use crate::fill::transfer::Transfer;
 use crate::fill::{Errand, FillError, Flow, Phase, Unshared, run};
 use gupd_config::{Class, Finish};
-use gupd_http::range::Part;
-use gupd_http::storable::storable_length;
-use gupd_http::{Selecting, Unstorable};
+use gupd_http::range::RequestedPart;
+use gupd_http::storable::check_length;
+use gupd_http::{UnstorableReason, VaryFields};
 use gupd_net::shape::Purpose;
 use gupd_store::{CHUNK, Source, StoreError, Unfinished, Writer};
 
@@ -55,7 +55,7 @@ impl Task {
         }
         let Begun { answer, head, length, brings, skip, end, in_parts } = begun;
         let origin = Origin::of(&self.wanted, &self.upstreams, answer.upstream.clone(), &self.shared.metrics);
-        let received = answer.upstream.received().clone();
+        let received = answer.upstream.received_bytes().clone();
         let partial = writer.partial().clone();
         let flow = Arc::new(Flow::new(head, length, origin, partial, in_parts, self.attention.clone()));
         let transfer = Transfer::new(answer.response.into_body(), skip, end, received);
@@ -169,7 +169,7 @@ impl Task {
         };
         // An empty payload is what an overloaded manager makes of a delta it could not build (KB152365); only now is
         // the length of a response known that did not say it.
-        if storable_length(flow.head.status, length, self.wanted.classified.class).is_err() {
+        if check_length(flow.head.status, length, self.wanted.classified.class).is_err() {
             self.leave();
             self.show(Phase::Complete { flow, length });
             return Ended::Finally("unstorable");
@@ -234,7 +234,7 @@ impl Task {
     }
 
     /// The part to ask for first.
-    pub(super) fn part(&self) -> Option<Part> {
+    pub(super) fn part(&self) -> Option<RequestedPart> {
         let all = self.upstreams.settings().finish == Finish::Always;
         let part = self.wanted.part.filter(|part| !(all && part.is_front(CHUNK)));
         part.filter(|_| self.wanted.stale.is_none())
@@ -245,14 +245,14 @@ impl Task {
             return None;
         }
         self.shared.store.take_unfinished(&self.wanted.key, |selecting| {
-            Selecting::decode(selecting).is_some_and(|selecting| selecting.matches(&self.wanted.asked))
+            VaryFields::decode(selecting).is_some_and(|selecting| selecting.matches(&self.wanted.asked))
         })
     }
 
     /// A response that never says where it ends may never do so: it must neither empty the store nor go on for nobody.
     fn check_open_ended(&self, bytes: u64) -> Result<(), FillError> {
         if bytes > self.shared.open_ended_max {
-            self.shared.cache.remember_unstorable(&self.wanted.key, Unstorable::OpenEnded);
+            self.shared.cache.remember_unstorable(&self.wanted.key, UnstorableReason::OpenEnded);
             return Err(FillError::OpenEnded);
         }
         if !self.are_there() && self.wanted.classified.class == Class::Generic {
