@@ -342,7 +342,7 @@ fn values_outside_of_their_range_are_refused_with_the_range() {
     }
     let off = load_with(MANAGER, &Overrides::default(), &[("GUPD_STORE_SCRUB_PERIOD", "off")]).unwrap();
     assert_eq!(off.store.scrub_period, None);
-    for level in ["warn", "INFO", "info,gupd=debug", "gupd::store=trace", "off"] {
+    for level in ["warn", "INFO", "info,gupd=debug", "gupd_store=trace", "off"] {
         load_with(MANAGER, &Overrides::default(), &[("GUPD_LOG_LEVEL", level)]).unwrap();
     }
 }

@@ -23,7 +23,7 @@ use gupd_config::{Config, Overrides};
 use gupd_store::{Store, StoreError};
 
 /// What is told of beside the command's own lines. Repairs, and what upstreams say to them, are among those.
-const WARNINGS: &str = "warn,gupd::store::repair=error,gupd::upstream=error";
+const WARNINGS: &str = "warn,gupd_store::repair=error,gupd_net::upstream=error";
 
 /// Memory for chunks while a command has the store: it reads nothing twice.
 const MEMORY: u64 = 16 << 20;
