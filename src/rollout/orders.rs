@@ -10,7 +10,6 @@ use super::moment::Opened;
 use super::revision::Number;
 use super::rings::{Ring, Rings};
 use super::state::State;
-use gupd_config::Config;
 use gupd_config::clock::UnixMillis;
 
 /// Names at most: each keeps a revision.
@@ -341,11 +340,6 @@ impl State {
 impl Rings {
     /// What is ordered of a relay without rings.
     pub const NONE: &'static str = "this relay has no rollouts: give its configuration a [[ring]], such as name = \"all\", groups = [\"default\"]";
-
-    /// Whether a configuration has any.
-    pub fn are_in(config: &Config) -> bool {
-        !config.rings.is_empty()
-    }
 }
 
 fn known_group(rings: &Rings, given: &str) -> Result<Arc<str>, Refused> {
