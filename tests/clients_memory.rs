@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use gupd::clock::Clock;
 use gupd::rollout::clients::{
-    Clients, Identity, Outcome, Rows, Settings, Sighting, Sought, Thresholds, Tracker,
+    ClientFilter, ClientId, ClientStore, ClientTracker, Observation, RequestKind, RequestOutcome,
+    TrackerSettings,
 };
 use gupd::rollout::metrics::RolloutMetrics;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ const AT_ONCE: usize = 4_096;
 /// Takes what it is given, and has nothing.
 struct Nowhere;
 
-impl Rows for Nowhere {
+impl ClientStore for Nowhere {
     type Error = std::io::Error;
 
     async fn page(&self, _after: &str) -> Result<Vec<(String, Vec<u8>)>, std::io::Error> {
@@ -47,78 +48,73 @@ fn resident() -> (u64, u64) {
     (of("RssAnon:"), of("VmHWM:"))
 }
 
-/// Tells of clients, and has them taken in before the queue is full.
-async fn tell(clients: &Clients, sightings: impl Iterator<Item = Sighting>) {
-    let nobody: Identity = "nobody".parse().unwrap();
-    for (at, sighting) in sightings.enumerate() {
-        clients.sighted(sighting);
+/// Records observations, and queries before the queue is full, which drains it.
+async fn record(tracker: &ClientTracker, observations: impl Iterator<Item = Observation>) {
+    for (at, observation) in observations.enumerate() {
+        tracker.record(observation);
         if at % AT_ONCE == 0 {
-            assert!(!clients.forget(nobody.clone()).await.unwrap());
+            tracker.trouble(0, &[]).await;
         }
     }
-    assert!(!clients.forget(nobody).await.unwrap());
+    tracker.trouble(0, &[]).await;
 }
 
-fn sighting(client: Identity, address: IpAddr, at: i64, object: u64) -> Sighting {
-    let sought = Sought::Payload { object, full: true };
-    Sighting {
+fn observation(client: ClientId, address: IpAddr, at: i64, hash: u64) -> Observation {
+    Observation {
         client,
         address,
         group: "branch".into(),
         at,
-        sees: Some(1),
-        sought,
+        revision: Some(1),
+        request: RequestKind::Payload { hash, is_full_set: true },
+        outcome: RequestOutcome::Delivered,
         bytes: 1,
-        end: Outcome::Given,
     }
 }
 
-/// Every client takes nine objects, on two days.
-fn fleet() -> impl Iterator<Item = Sighting> {
+/// Every client downloads nine objects, on two days.
+fn fleet() -> impl Iterator<Item = Observation> {
     (0..9).flat_map(|object| {
         (0..CLIENTS).map(move |number| {
             let name = format!("{number:064}.example");
             let address = Ipv6Addr::from_bits(1 << 120 | number as u128).into();
-            sighting(name[8..].parse().unwrap(), address, T0 + (object % 2) * DAY, object as u64)
+            observation(name[8..].parse().unwrap(), address, T0 + (object % 2) * DAY, object as u64)
         })
     })
 }
 
-fn made_up(count: u128) -> impl Iterator<Item = Sighting> {
+fn invented(count: u128) -> impl Iterator<Item = Observation> {
     (0..count).map(|number| {
         let address = IpAddr::V6(Ipv6Addr::from_bits(number << 40));
-        sighting(Identity::of(address, &[]), address, T0 + DAY, 0)
+        observation(ClientId::of(address, &[]), address, T0 + DAY, 0)
     })
 }
 
 #[tokio::test]
-async fn fifty_thousand_clients_take_less_than_64_mib_whoever_makes_up_more() {
-    let settings = Settings {
+async fn fifty_thousand_clients_fit_64_mib_despite_a_flood() {
+    let settings = TrackerSettings {
         max_clients: CLIENTS,
-        thresholds: Thresholds {
-            behind: Duration::from_secs(86_400),
-            unseen: Duration::from_secs(7 * 86_400),
-            failing: Thresholds::FAILING,
-            repeats: 3,
-        },
+        behind: Duration::from_secs(86_400),
+        unseen: Duration::from_secs(7 * 86_400),
+        repeats: 3,
     };
     let metrics = Arc::new(RolloutMetrics::register(&prometheus::Registry::new()).unwrap());
     let clock = Clock::manual(T0 + 2 * DAY);
     let (before, peak_before) = resident();
-    let (clients, tracker) = Tracker::new(settings, Arc::new(|_, _| None), metrics.clone(), clock);
+    let tracker = ClientTracker::new(settings, Box::new(|_, _| None), metrics.clone(), clock);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(tracker.run(Nowhere, stop.clone().cancelled_owned()));
+    let task = tokio::spawn(tracker.clone().run(Nowhere, stop.clone().cancelled_owned()));
 
-    tell(&clients, fleet()).await;
+    record(&tracker, fleet()).await;
     let full = resident().0 - before;
-    assert_eq!(clients.summary().await.unwrap().all.clients, CLIENTS as u64);
+    assert_eq!(tracker.summary().await["branch"].known, CLIENTS as u64);
 
-    tell(&clients, made_up(500_000)).await;
+    record(&tracker, invented(500_000)).await;
     let flooded = resident().0 - before;
-    let known = clients.list(Default::default(), CLIENTS).await.unwrap();
+    let known = tracker.list(&ClientFilter::default(), CLIENTS).await;
     assert_eq!(known.len(), CLIENTS);
-    let made_up = known.iter().filter(|report| report.client.to_string().contains(':')).count();
-    assert_eq!(made_up, CLIENTS / 8);
+    let invented = known.iter().filter(|report| report.client.to_string().contains(':')).count();
+    assert_eq!(invented, CLIENTS / 8);
     drop(known);
 
     stop.cancel();

@@ -8,7 +8,7 @@ use axum::response::Response;
 use super::Admin;
 use super::refresh::authorise;
 use super::rollout::{pairs, refuse, written};
-use gupd_rollout::clients::{Filter, Light, MAX_LISTED};
+use gupd_rollout::clients::{ClientFilter, ClientStatus, MAX_LISTED};
 use gupd_rollout::rings::Rings;
 
 /// With `?client=`, `group=`, `light=`, `revision=` those for whom all of it holds; `limit=` is how many at most, the
@@ -24,23 +24,20 @@ pub(super) async fn clients(State(admin): State<Admin>, uri: Uri, headers: Heade
     if !admin.rollouts.are_on() {
         return refuse((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
     }
-    match admin.rollouts.clients().list(filter, limit).await {
-        Ok(list) => written(&list),
-        Err(ended) => refuse((StatusCode::SERVICE_UNAVAILABLE, ended.to_string())),
-    }
+    written(&admin.rollouts.clients().list(&filter, limit).await)
 }
 
 /// Which clients, and how many; or what is wrong, in one line.
-fn parse(query: Option<&str>) -> Result<(Filter, usize), String> {
-    let (mut filter, mut limit) = (Filter::default(), MAX_LISTED);
+fn parse(query: Option<&str>) -> Result<(ClientFilter, usize), String> {
+    let (mut filter, mut limit) = (ClientFilter::default(), MAX_LISTED);
     for (name, value) in pairs(query) {
         match name {
             "client" => filter.client = Some(value.parse().map_err(|error| format!("client: {error}"))?),
             "group" => filter.group = Some(value.to_owned()),
             "light" => {
-                let light = Light::ALL.into_iter().find(|light| light.as_str() == value);
-                let lights = || format!("light: {value:?} is none of green, yellow, red, grey");
-                filter.light = Some(light.ok_or_else(lights)?);
+                let status = ClientStatus::ALL.into_iter().find(|status| status.as_str() == value);
+                let unknown = || format!("light: {value:?} is none of green, yellow, red, grey");
+                filter.status = Some(status.ok_or_else(unknown)?);
             }
             "revision" => filter.revision = Some(number(name, value)?),
             "limit" => limit = number(name, value)?,
@@ -62,14 +59,14 @@ mod tests {
     fn a_query_says_which_clients_are_meant() {
         let (filter, limit) =
             parse(Some("group=pilot&light=red&revision=7&limit=10&client=10.0.0.1")).unwrap();
-        let expected = Filter {
+        let expected = ClientFilter {
             client: "10.0.0.1".parse().ok(),
             group: Some("pilot".to_owned()),
-            light: Some(Light::Red),
+            status: Some(ClientStatus::Red),
             revision: Some(7),
         };
         assert_eq!((filter, limit), (expected, 10));
-        assert_eq!(parse(None).unwrap(), (Filter::default(), MAX_LISTED));
+        assert_eq!(parse(None).unwrap(), (ClientFilter::default(), MAX_LISTED));
     }
 
     #[test]

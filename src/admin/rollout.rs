@@ -2,9 +2,7 @@
 //! read from a body and how its outcome is answered; who decides is `rollout`. What names clients, and what changes
 //! something, is only for who knows the admin token.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
@@ -19,12 +17,12 @@ use tokio::time::timeout;
 
 use super::Admin;
 use super::refresh::authorise;
-use gupd_rollout::clients::{Filter, MAX_LISTED};
+use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
 use gupd_rollout::engine::{OrderError, Ordered};
 use gupd_rollout::orders::Order;
 use gupd_rollout::preview::{KnownClient, Preview};
 use gupd_rollout::rings::Rings;
-use gupd_rollout::status::{Beside, Clients, Status, ViewStatus};
+use gupd_rollout::status::{Beside, Status, ViewStatus};
 
 /// Bytes of an order, many times what the longest one takes.
 const MAX_ORDER: usize = 16 << 10;
@@ -67,15 +65,10 @@ pub(super) async fn status(State(admin): State<Admin>, uri: Uri) -> Response {
     let Some(rings) = current.rings.clone() else {
         return refuse((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
     };
-    let groups = match admin.rollouts.clients().summary().await {
-        Ok(summary) => summary.groups,
-        Err(ended) => return refuse((StatusCode::SERVICE_UNAVAILABLE, ended.to_string())),
-    };
+    let clients = admin.rollouts.clients().summary().await;
     let told = spawn_blocking(move || {
         let kept = |number| current.payloads.get(&number).copied().unwrap_or(0);
         let trouble = |revision, ring| current.troubles.get(&(revision, ring)).map(ToString::to_string);
-        let clients = groups.iter().map(|(group, count)| (group.as_str().into(), Clients::from(count)));
-        let clients: BTreeMap<Arc<str>, Clients> = clients.collect();
         let beside = Beside { trouble: &trouble, kept: &kept, clients: &clients };
         written(&Status::of(&current.state, &rings, beside, catalogs, now))
     });
@@ -138,10 +131,8 @@ pub(super) async fn order(
 
 async fn preview(admin: &Admin, order: Order) -> Response {
     let (rollouts, now) = (admin.rollouts.clone(), admin.clock.now());
-    let clients: Vec<KnownClient> = match rollouts.clients().list(Filter::default(), MAX_LISTED).await {
-        Ok(clients) => clients.iter().map(KnownClient::from).collect(),
-        Err(ended) => return refuse((StatusCode::SERVICE_UNAVAILABLE, ended.to_string())),
-    };
+    let clients = rollouts.clients().list(&ClientFilter::default(), MAX_LISTED).await;
+    let clients: Vec<KnownClient> = clients.iter().map(KnownClient::from).collect();
     let told = spawn_blocking(move || {
         let current = rollouts.current();
         let (done, before, after) = rollouts.preview(&order, now)?;

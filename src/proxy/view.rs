@@ -23,7 +23,7 @@ use gupd_http::control::Directive;
 use gupd_http::field;
 use gupd_http::status::{CacheStatus, FinishedResponse};
 use gupd_net::shape::Purpose;
-use gupd_rollout::clients::{ObservedRequest, Sought};
+use gupd_rollout::clients::{ClientTracker, Observation, RequestKind};
 use gupd_rollout::revision::{Catalog, Number, version_key};
 use gupd_rollout::state::Published;
 use gupd_rollout::views::{Due, Views};
@@ -76,12 +76,12 @@ impl Proxy {
                 (self.by_windows(asked, body).await, sees)
             }
         };
-        let sought = match &object {
-            Object::Catalog(_) => Sought::Catalog,
-            Object::Payload(key) => Sought::payload(key),
-            Object::Other => Sought::Other,
+        let request = match &object {
+            Object::Catalog(_) => RequestKind::Catalog,
+            Object::Payload(key) => RequestKind::payload(key),
+            Object::Other => RequestKind::Other,
         };
-        (reply, Some(self.observer(asked, now, sees, sought)))
+        (reply, Some(self.observer(asked, now, sees, request)))
     }
 
     /// Returns the observer of a request whose content the policy denies.
@@ -89,7 +89,7 @@ impl Proxy {
         let views = asked.generation.rollout.views();
         let now = self.cache.clock().now();
         let sees = sees(views.as_ref()?, asked.group, asked.peer.address.ip(), now);
-        Some(self.observer(asked, now, sees, Sought::Other))
+        Some(self.observer(asked, now, sees, RequestKind::Other))
     }
 
     fn observer(
@@ -97,10 +97,11 @@ impl Proxy {
         asked: &Asked<'_>,
         now: UnixMillis,
         sees: Option<Number>,
-        sought: Sought,
+        request: RequestKind,
     ) -> Box<dyn RequestObserver> {
         let peer = (asked.peer.address.ip(), asked.peer.certificate_names());
-        Box::new(ObservedRequest::new(self.rollouts.clients(), peer, &asked.group.name, now, sees, sought))
+        let observation = Observation::new(peer, &asked.group.name, now, sees, request);
+        Box::new(ClientObserver { tracker: self.rollouts.clients().clone(), observation })
     }
 
     /// Views and group of the request's client by the configuration in force. A request that has waited goes on by these:
@@ -292,9 +293,16 @@ impl Proxy {
     }
 }
 
-impl RequestObserver for ObservedRequest {
+/// Sends an observation to the client tracker once the response has ended.
+#[derive(Debug)]
+struct ClientObserver {
+    tracker: ClientTracker,
+    observation: Observation,
+}
+
+impl RequestObserver for ClientObserver {
     fn finished(self: Box<Self>, response: FinishedResponse) {
-        self.record(response);
+        self.tracker.record(self.observation.with_response(response));
     }
 }
 

@@ -17,7 +17,7 @@ pub struct RolloutMetrics {
     pub ring: IntGaugeVec,
     /// 1 while trouble in a ring keeps the next stage closed.
     pub trouble: IntGaugeVec,
-    /// Sightings of clients that came while there was no room for them.
+    /// Observations that found the tracker's queue full.
     pub sightings_lost: IntCounter,
 }
 

@@ -79,8 +79,7 @@ pub struct KnownClient {
 
 impl From<&ClientReport> for KnownClient {
     fn from(client: &ClientReport) -> Self {
-        let (name, group) = (client.client.to_string(), Arc::from(&*client.group));
-        Self { client: name, address: client.address, group }
+        Self { client: client.client.to_string(), address: client.address, group: client.group.clone() }
     }
 }
 

@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 pub use self::survey::Beside;
-use super::clients::Count;
 use super::revision::Number;
 use gupd_config as config;
 use gupd_config::clock::UnixMillis;
@@ -217,13 +216,6 @@ impl Clients {
         for (revision, count) in &more.revisions {
             *self.revisions.entry(*revision).or_default() += count;
         }
-    }
-}
-
-impl From<&Count> for Clients {
-    fn from(count: &Count) -> Self {
-        let lights = count.lights.iter().map(|(light, clients)| (light.as_str().to_owned(), *clients));
-        Self { known: count.clients, lights: lights.collect(), revisions: count.revisions.clone() }
     }
 }
 

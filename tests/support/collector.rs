@@ -81,11 +81,10 @@ impl Collector {
         );
         let generation = Generation::new(config.clone(), Arc::new(upstreams)).unwrap();
         let rules = generation.rollout.clone();
-        let (rollouts, rollout, tracker) =
+        let (rollouts, rollout) =
             Rollouts::open(&config, rules, store.clone(), metrics.rollout.clone(), clock.clone())
                 .await
                 .unwrap();
-        drop(tracker);
         let generations = Arc::new(Generations::new(generation, rollouts.clone()));
         let (lan, places) = (LanLimiter::new(&config, clock.clone()), SlotLimiter::new(&config));
         let proxy = Proxy::new(
@@ -106,7 +105,9 @@ impl Collector {
             metrics.refresh.clone(),
             clock.clone(),
         );
+        let tracker = rollouts.clients().clone();
         let tasks = vec![
+            tokio::spawn(tracker.run(store.clone(), std::future::pending())).abort_handle(),
             tokio::spawn(rollout.run(std::future::pending())).abort_handle(),
             tokio::spawn(refresh.run()).abort_handle(),
         ];

@@ -38,7 +38,6 @@ use gupd_net::upstream::health::HealthChecks;
 use gupd_net::upstream::{ConnectError, Upstreams};
 use gupd_proxy::{Generation, Generations, Proxy};
 use gupd_refresh::Refresher;
-use gupd_rollout::clients::Tracker;
 use gupd_rollout::engine::{self, OpenError, Rollouts};
 use gupd_rollout::metrics::RolloutMetrics;
 use gupd_store::{Store, StoreError};
@@ -156,8 +155,7 @@ impl Relay {
             .thread_name("gupd-control")
             .enable_all()
             .build()?;
-        let (rollouts, rollout, tracker) =
-            open_rollouts(&generation, &store, &metrics.rollout, &clock, &control)?;
+        let (rollouts, rollout) = open_rollouts(&generation, &store, &metrics.rollout, &clock, &control)?;
         let generations = Arc::new(Generations::new(generation, rollouts.clone()));
         let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
         let fills = Fills::new(
@@ -225,7 +223,7 @@ impl Relay {
             background: TaskTracker::new(),
             control: Some(control),
         };
-        Ok(Ready { relay, sockets, refresh, rollout, tracker, check, orders: None })
+        Ok(Ready { relay, sockets, refresh, rollout, check, orders: None })
     }
 
     /// The addresses clients connect to, in the configuration's order, with the ports that were given.
@@ -405,7 +403,7 @@ fn open_rollouts(
     metrics: &Arc<RolloutMetrics>,
     clock: &Clock,
     control: &Runtime,
-) -> Result<(Rollouts, engine::Task, Tracker), StartError> {
+) -> Result<(Rollouts, engine::Task), StartError> {
     let (config, rules, store) = (generation.config.clone(), generation.rollout.clone(), store.clone());
     let (metrics, clock) = (metrics.clone(), clock.clone());
     let (tell, told) = mpsc::channel();

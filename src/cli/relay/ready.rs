@@ -15,9 +15,8 @@ use gupd_net::listen::{Acceptors, LifecycleStage, Sockets};
 use gupd_net::upstream::health;
 use gupd_proxy::Proxy;
 use gupd_refresh as refresh;
-use gupd_rollout::clients::{Rows, Tracker};
 use gupd_rollout::engine;
-use gupd_store::{Scrub, Store, StoreError};
+use gupd_store::{Scrub, Store};
 
 /// Pause between two rounds of housekeeping.
 const MAINTENANCE: Duration = Duration::from_secs(30);
@@ -32,7 +31,6 @@ pub struct Ready {
     pub(super) sockets: Sockets,
     pub(super) refresh: refresh::Task,
     pub(super) rollout: engine::Task,
-    pub(super) tracker: Tracker,
     pub(super) check: health::HealthCheckTask,
     pub(super) orders: Option<Orders>,
 }
@@ -56,7 +54,7 @@ impl Ready {
     /// # Errors
     /// When the system cannot watch a socket.
     pub fn serve(self) -> Result<Relay, StartError> {
-        let Self { mut relay, sockets, refresh, rollout, tracker, check, orders } = self;
+        let Self { mut relay, sockets, refresh, rollout, check, orders } = self;
         let Some(control) = &relay.control else { return Ok(relay) };
         let (generation, stages) = (relay.generations.load_full(), relay.stage.subscribe());
         let config = &generation.config;
@@ -98,9 +96,10 @@ impl Ready {
         relay
             .background
             .spawn(rollout.run(async move { LifecycleStage::Leaving.wait_until_reached(&mut stage).await }));
-        let (rows, mut stage) = (KeptClients(relay.cache.store().clone()), stages.clone());
+        let (tracker, store) = (relay.rollouts.clients().clone(), relay.cache.store().clone());
+        let mut stage = stages.clone();
         relay.background.spawn(
-            tracker.run(rows, async move { LifecycleStage::Leaving.wait_until_reached(&mut stage).await }),
+            tracker.run(store, async move { LifecycleStage::Leaving.wait_until_reached(&mut stage).await }),
         );
         let (to_clients, from_upstreams) = (relay.lan.clone(), relay.wan.clone());
         tokio::spawn(until_stopped(stages.clone(), async move { to_clients.run().await }));
@@ -109,21 +108,6 @@ impl Ready {
         relay.background.spawn(maintain(relay.cache.clone(), stages));
         relay.acceptors = Some(acceptors);
         Ok(relay)
-    }
-}
-
-/// Where the tracker of clients keeps them.
-struct KeptClients(Arc<Store>);
-
-impl Rows for KeptClients {
-    type Error = StoreError;
-
-    async fn page(&self, after: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        self.0.clients(after).await
-    }
-
-    async fn save(&self, rows: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
-        self.0.save_clients(rows).await
     }
 }
 

@@ -1,274 +1,345 @@
-//! What is told of clients: one by one, and how many are how. Pure: made of the table, of what views are now, and of the
-//! thresholds.
+//! Reports on clients: the status of each, counts by group, and trouble with a revision. Pure functions of the table, of
+//! what is visible now, and of the settings.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::light::{Light, Thresholds, View, Viewer, Who, is_over};
-use super::row::Row;
-use super::table::Table;
-use super::{Identity, Trouble};
-use crate::status::At;
+use super::record::ClientRecord;
+use super::table::ClientTable;
+use super::{ClientId, TrackerSettings, Trouble};
+use crate::status::{At, Clients};
 use gupd_config::clock::UnixMillis;
 
-/// Clients in one list, whatever was asked for: what one answer of the admin address may take of memory, some 20 MiB.
+/// Maximum number of clients in one list: some 20 MiB of memory for one answer of the admin listener.
 pub const MAX_LISTED: usize = 50_000;
+
+/// Consecutive errors that turn a client red. One is chance, and clients retry at once.
+const MAX_ERRORS: u32 = 3;
+
+/// The status of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientStatus {
+    /// Current: it has what is visible to it, or has not had time to fetch it.
+    Green,
+    /// Behind: it has not fetched what has been visible to it for long.
+    Yellow,
+    /// Failing: its requests fail, or the content does not help it.
+    Red,
+    /// Unseen: it has made no request lately.
+    Grey,
+}
+
+/// The revision visible to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VisibleRevision {
+    /// Its number.
+    pub number: u64,
+    /// Since when a revision other than the client's own has been visible. Not since when this one has: or no client
+    /// would be behind where revisions come faster than clients may fall behind.
+    pub differs_since: UnixMillis,
+}
+
+/// Returns the revision visible to a client at a time; `None` before the first. Called for every client once a minute.
+pub type VisibleRevisionOf = dyn Fn(&ClientRecord, UnixMillis) -> Option<VisibleRevision> + Send + Sync;
 
 /// One client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClientReport {
     /// Its address, or the name in its certificate.
-    pub client: Identity,
-    /// Where its latest request came from.
+    pub client: ClientId,
+    /// Address of its latest request.
     pub address: IpAddr,
-    /// The group that it was in then.
-    pub group: String,
-    /// How it is.
-    pub light: Light,
-    /// The revision that it sees now.
+    /// Its group at that time.
+    pub group: Arc<str>,
+    /// Its status.
+    #[serde(rename = "light")]
+    pub status: ClientStatus,
+    /// The revision visible to it now.
     pub sees: Option<u64>,
-    /// The revision that it has: whose catalogs it was last given. A client that takes payloads alone has what it sees.
+    /// The revision that it has: that of its catalogs, or the visible one if it fetches payloads only.
     pub revision: Option<u64>,
-    /// When it was first given a catalog of that.
+    /// When it first received a catalog of that revision.
     pub revision_since: Option<At>,
-    /// When its first request came.
+    /// Time of its first request.
     pub first_seen: At,
-    /// When its latest request came.
+    /// Time of its latest request.
     pub last_seen: At,
-    /// Bytes of bodies that it was sent.
+    /// Bytes of body sent to it.
     pub bytes: u64,
-    /// Requests that failed.
+    /// Failed requests.
     pub errors: u32,
-    /// Those since one that did not.
+    /// Failed requests since one that succeeded.
     pub errors_in_a_row: u32,
-    /// Its trouble with the revision that it sees: `failed`, `repeated`, `full-again`, `damaged`.
+    /// Its trouble with the visible revision: `failed`, `repeated`, `full-again`, `damaged`.
     pub trouble: Vec<&'static str>,
 }
 
-/// How many clients are how.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Summary {
-    /// All of them.
-    pub all: Count,
-    /// By group.
-    pub groups: BTreeMap<String, Count>,
-}
-
-/// How many of a set are how.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Count {
-    /// Clients.
-    pub clients: u64,
-    /// Clients by light; those that none has are not there.
-    pub lights: BTreeMap<Light, u64>,
-    /// Clients by the revision that they have.
-    pub revisions: BTreeMap<u64, u64>,
-}
-
-/// Which clients to list: those for whom everything that is given holds.
+/// Conditions on listed clients; all that are given must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// This client.
-    pub client: Option<Identity>,
-    /// In this group.
+pub struct ClientFilter {
+    /// Only this client.
+    pub client: Option<ClientId>,
+    /// Only this group.
     pub group: Option<String>,
-    /// With this light.
-    pub light: Option<Light>,
-    /// With this revision.
+    /// Only this status.
+    pub status: Option<ClientStatus>,
+    /// Only clients that have this revision.
     pub revision: Option<u64>,
 }
 
-/// What reports are made of.
+/// Makes reports.
 pub(super) struct Reporter<'a> {
-    pub(super) table: &'a Table,
-    pub(super) viewer: &'a Viewer,
-    pub(super) thresholds: Thresholds,
+    pub(super) table: &'a ClientTable,
+    pub(super) visible_of: &'a VisibleRevisionOf,
+    pub(super) settings: TrackerSettings,
     pub(super) now: UnixMillis,
 }
 
+impl ClientStatus {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Green, Self::Yellow, Self::Red, Self::Grey];
+
+    /// Returns the label for reports and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Green => "green",
+            Self::Yellow => "yellow",
+            Self::Red => "red",
+            Self::Grey => "grey",
+        }
+    }
+}
+
 impl Reporter<'_> {
-    /// How many clients are how.
-    pub(super) fn summary(&self) -> Summary {
-        let mut summary = Summary::default();
-        for (client, row) in self.table.iter() {
-            let view = self.view(client, row);
-            let (light, has) = (self.light(row, view), revision(row, view));
-            summary.all.add(light, has);
-            match summary.groups.get_mut(&*row.group) {
-                Some(count) => count.add(light, has),
-                None => summary.groups.entry(row.group.to_string()).or_default().add(light, has),
+    /// Counts the clients by group.
+    pub(super) fn summary(&self) -> BTreeMap<Arc<str>, Clients> {
+        let mut groups: BTreeMap<Arc<str>, Clients> = BTreeMap::new();
+        for (_, record) in self.table.iter() {
+            let (status, visible) = self.assess(record);
+            let group = groups.entry(record.group.clone()).or_default();
+            group.known += 1;
+            *group.lights.entry(status.as_str().to_owned()).or_default() += 1;
+            if let Some(revision) = record.revision(visible) {
+                *group.revisions.entry(revision).or_default() += 1;
             }
         }
-        summary
+        groups
     }
 
-    /// The trouble of those in these groups that see this revision, and were seen lately.
+    /// Counts the trouble of clients in these groups that see this revision and were seen lately.
     pub(super) fn trouble(&self, revision: u64, groups: &[Arc<str>]) -> Trouble {
         let mut trouble = Trouble::default();
-        for (_, row) in self.table.iter() {
-            let sees = row.sees.is_some_and(|sees| sees.revision == revision);
-            if sees
-                && groups.contains(&row.group)
-                && !is_over(row.last_seen, self.thresholds.unseen, self.now)
-            {
-                trouble.add(row.ills(self.thresholds.repeats));
+        for (_, record) in self.table.iter() {
+            let sees = record.visible.is_some_and(|visible| visible.revision == revision);
+            if sees && groups.contains(&record.group) && !self.is_unseen(record) {
+                trouble.add(record.trouble(self.settings.repeats));
             }
         }
         trouble
     }
 
-    /// Up to `limit` clients, the latest seen first.
-    pub(super) fn list(&self, filter: &Filter, limit: usize) -> Vec<ClientReport> {
-        let mut found: Vec<_> = self.table.iter().filter_map(|found| self.found(found, filter)).collect();
-        found.sort_unstable_by_key(|&(client, row, ..)| (Reverse(row.last_seen), client));
-        found.truncate(limit.min(MAX_LISTED));
-        found.into_iter().map(|(client, row, view, light)| self.report(client, row, view, light)).collect()
+    /// Lists up to `limit` clients, the latest seen first.
+    pub(super) fn list(&self, filter: &ClientFilter, limit: usize) -> Vec<ClientReport> {
+        let is_wanted = |(client, record): &(&ClientId, &ClientRecord)| {
+            if filter.client.as_ref().is_some_and(|wanted| wanted != *client)
+                || filter.group.as_ref().is_some_and(|wanted| **wanted != *record.group)
+            {
+                return false;
+            }
+            let (status, visible) = self.assess(record);
+            filter.status.is_none_or(|wanted| wanted == status)
+                && filter.revision.is_none_or(|wanted| record.revision(visible) == Some(wanted))
+        };
+        let mut clients: Vec<_> = self.table.iter().filter(is_wanted).collect();
+        clients.sort_unstable_by_key(|(client, record)| (Reverse(record.last_seen), *client));
+        clients.truncate(limit.min(MAX_LISTED));
+        clients.into_iter().map(|(client, record)| self.report(client, record)).collect()
     }
 
-    fn found<'a>(
-        &self,
-        (client, row): (&'a Identity, &'a Row),
-        filter: &Filter,
-    ) -> Option<(&'a Identity, &'a Row, Option<View>, Light)> {
-        let is_of = filter.client.as_ref().is_none_or(|wanted| wanted == client)
-            && filter.group.as_ref().is_none_or(|group| **group == *row.group);
-        if !is_of {
-            return None;
-        }
-        let view = self.view(client, row);
-        let light = self.light(row, view);
-        let is_so = filter.light.is_none_or(|wanted| wanted == light)
-            && filter.revision.is_none_or(|wanted| revision(row, view) == Some(wanted));
-        is_so.then_some((client, row, view, light))
-    }
-
-    fn report(&self, client: &Identity, row: &Row, view: Option<View>, light: Light) -> ClientReport {
+    fn report(&self, client: &ClientId, record: &ClientRecord) -> ClientReport {
+        let (status, visible) = self.assess(record);
         ClientReport {
             client: client.clone(),
-            address: row.address,
-            group: row.group.to_string(),
-            light,
-            sees: view.map(|view| view.revision),
-            revision: revision(row, view),
-            revision_since: row.given.map(|given| At(given.at)),
-            first_seen: At(row.first_seen),
-            last_seen: At(row.last_seen),
-            bytes: row.bytes,
-            errors: row.errors,
-            errors_in_a_row: row.errors_in_a_row,
-            trouble: row.ills(self.thresholds.repeats).words().collect(),
+            address: record.address,
+            group: record.group.clone(),
+            status,
+            sees: visible,
+            revision: record.revision(visible),
+            revision_since: record.catalogs.map(|catalogs| At(catalogs.at)),
+            first_seen: At(record.first_seen),
+            last_seen: At(record.last_seen),
+            bytes: record.bytes,
+            errors: record.errors,
+            errors_in_a_row: record.consecutive_errors,
+            trouble: record.trouble(self.settings.repeats).labels().collect(),
         }
     }
 
-    fn view(&self, client: &Identity, row: &Row) -> Option<View> {
-        let given = row.given.map(|given| given.revision);
-        (self.viewer)(&Who { client, address: row.address, group: &row.group, given }, self.now)
+    /// Returns the status of a client, and the revision visible to it.
+    fn assess(&self, record: &ClientRecord) -> (ClientStatus, Option<u64>) {
+        let visible = (self.visible_of)(record, self.now);
+        let is_behind = visible.zip(record.catalogs).is_some_and(|(visible, catalogs)| {
+            let differs = visible.number != catalogs.revision;
+            differs && has_passed(visible.differs_since, self.settings.behind, self.now)
+        });
+        let trouble = record.trouble(self.settings.repeats);
+        // One failed download does not make a failing client: the gate of the ring counts those.
+        let has_trouble = trouble.repeated + trouble.full_again + trouble.damaged > 0;
+        let status = if self.is_unseen(record) {
+            ClientStatus::Grey
+        } else if record.consecutive_errors >= MAX_ERRORS || has_trouble {
+            ClientStatus::Red
+        } else if is_behind {
+            ClientStatus::Yellow
+        } else {
+            ClientStatus::Green
+        };
+        (status, visible.map(|visible| visible.number))
     }
 
-    fn light(&self, row: &Row, view: Option<View>) -> Light {
-        Light::of(row, view, &self.thresholds, self.now)
+    fn is_unseen(&self, record: &ClientRecord) -> bool {
+        has_passed(record.last_seen, self.settings.unseen, self.now)
     }
 }
 
-impl Count {
-    fn add(&mut self, light: Light, revision: Option<u64>) {
-        self.clients += 1;
-        *self.lights.entry(light).or_default() += 1;
-        if let Some(revision) = revision {
-            *self.revisions.entry(revision).or_default() += 1;
-        }
-    }
-}
-
-/// The revision that a client has.
-fn revision(row: &Row, view: Option<View>) -> Option<u64> {
-    row.given.map(|given| given.revision).or(view.map(|view| view.revision))
+/// Returns true if more than `time` has passed since. A time in the future has not passed: the clock was set back.
+pub(super) fn has_passed(since: UnixMillis, time: Duration, now: UnixMillis) -> bool {
+    let passed = u64::try_from(now.saturating_sub(since)).unwrap_or(0);
+    u128::from(passed) > time.as_millis()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{self, HOUR, T0, THRESHOLDS};
-    use super::super::sighting::{Outcome, Sighting};
-    use super::*;
+    use proptest::prelude::*;
 
-    fn table(sightings: &[Sighting]) -> Table {
-        let mut table = Table::default();
-        sightings.iter().for_each(|sighting| table.record(sighting, sighting.at, 100));
+    use super::super::sample::{HOUR, SETTINGS, T0, catalog, payload};
+    use super::super::{Observation, RequestOutcome};
+    use super::ClientStatus::{Green, Grey, Red, Yellow};
+    use super::*;
+    use RequestOutcome::{Damaged, Delivered, Failed};
+
+    const DAY: UnixMillis = 24 * HOUR;
+
+    fn table(observations: &[Observation]) -> ClientTable {
+        let mut table = ClientTable::default();
+        observations.iter().for_each(|observation| table.observe(observation, observation.at, 100));
         table
     }
 
-    fn of(client: &str, sighting: Sighting) -> Sighting {
-        Sighting { client: client.parse().unwrap(), ..sighting }
+    fn of(client: &str, observation: Observation) -> Observation {
+        Observation { client: client.parse().unwrap(), ..observation }
     }
 
-    fn reporter(table: &Table, now: UnixMillis) -> Reporter<'_> {
-        let viewer: &Viewer = &|_, _| Some(View { revision: 8, since: T0 });
-        Reporter { table, viewer, thresholds: THRESHOLDS, now }
+    /// Revision 8 has been visible since T0.
+    fn reporter(table: &ClientTable, now: UnixMillis) -> Reporter<'_> {
+        let visible_of: &VisibleRevisionOf = &|_, _| Some(VisibleRevision { number: 8, differs_since: T0 });
+        Reporter { table, visible_of, settings: SETTINGS, now }
+    }
+
+    fn status(observations: &[Observation], now: UnixMillis) -> ClientStatus {
+        reporter(&table(observations), now).list(&ClientFilter::default(), 1)[0].status
     }
 
     #[test]
-    fn trouble_is_that_of_a_rings_clients_that_see_the_revision_and_were_seen_lately() {
-        let failed = sample::payload(8, Outcome::Failed);
+    fn status_follows_from_record_view_and_time() {
+        for (observations, after, expected) in [
+            (&[catalog(8)][..], 3 * DAY, Green),
+            (&[catalog(7)], DAY, Green),
+            (&[catalog(7)], DAY + 1, Yellow),
+            (&[catalog(7), Observation { at: T0 + 2 * DAY, ..catalog(8) }], 2 * DAY, Green),
+            // A client that fetches payloads only is never behind.
+            (&[payload(7, Delivered)], 5 * DAY, Green),
+            (&[payload(8, Failed), payload(8, Failed)], 0, Green),
+            (&[payload(8, Failed), payload(8, Failed), payload(8, Failed)], 0, Red),
+            (&[payload(8, Failed), payload(8, Failed), payload(8, Failed), payload(8, Delivered)], 0, Green),
+            (&[payload(8, Damaged)], 7 * DAY, Red),
+            (&[payload(8, Damaged)], 7 * DAY + 1, Grey),
+        ] {
+            assert_eq!(status(observations, T0 + after), expected, "{observations:?} {after}");
+        }
+    }
+
+    #[test]
+    fn trouble_counts_recent_clients_of_the_ring_and_revision() {
+        let failed = payload(8, Failed);
         let table = table(&[
             of("failing", failed.clone()),
-            of("well", sample::catalog(8)),
-            of("older", sample::payload(7, Outcome::Failed)),
-            of("elsewhere", Sighting { group: "other".into(), ..failed.clone() }),
-            of("unseen", Sighting { at: T0 - 200 * HOUR, ..failed }),
+            of("well", catalog(8)),
+            of("older", payload(7, Failed)),
+            of("elsewhere", Observation { group: "other".into(), ..failed.clone() }),
+            of("unseen", Observation { at: T0 - 200 * HOUR, ..failed }),
         ]);
         let trouble = reporter(&table, T0).trouble(8, &["pilot".into()]);
         assert_eq!(trouble, Trouble { clients: 2, failed: 1, troubled: 1, ..Trouble::default() });
     }
 
     #[test]
-    fn clients_are_counted_by_group_light_and_revision() {
+    fn summary_counts_by_group_status_and_revision() {
         let table = table(&[
-            of("behind", sample::catalog(7)),
-            of("current", sample::catalog(8)),
-            of("managed", Sighting { group: "other".into(), ..sample::payload(7, Outcome::Given) }),
+            of("behind", catalog(7)),
+            of("current", catalog(8)),
+            of("managed", Observation { group: "other".into(), ..payload(7, Delivered) }),
         ]);
         let summary = reporter(&table, T0 + 25 * HOUR).summary();
-        let all = Count {
-            clients: 3,
-            lights: [(Light::Green, 2), (Light::Yellow, 1)].into(),
-            revisions: [(7, 1), (8, 2)].into(),
-        };
-        assert_eq!(summary.all, all);
-        assert_eq!(summary.groups["other"].revisions, [(8, 1)].into());
-        let json = serde_json::to_value(&summary).unwrap();
-        assert_eq!(json["groups"]["pilot"]["lights"]["yellow"], 1);
+        let lights = [("green".to_owned(), 1), ("yellow".to_owned(), 1)].into();
+        assert_eq!(summary["pilot"], Clients { known: 2, lights, revisions: [(7, 1), (8, 1)].into() });
+        let lights = [("green".to_owned(), 1)].into();
+        assert_eq!(summary["other"], Clients { known: 1, lights, revisions: [(8, 1)].into() });
     }
 
     #[test]
-    fn a_list_has_whom_the_filter_takes_the_latest_seen_first() {
+    fn list_is_filtered_with_the_latest_seen_first() {
         let table = table(&[
-            of("a", sample::catalog(8)),
-            of("b", Sighting { at: T0 + 1, ..sample::catalog(8) }),
-            of("c", sample::catalog(7)),
-            of("d", sample::payload(8, Outcome::Damaged)),
+            of("a", catalog(8)),
+            of("b", Observation { at: T0 + 1, ..catalog(8) }),
+            of("c", catalog(7)),
+            of("d", payload(8, Damaged)),
         ]);
-        let reporter = reporter(&table, T0 + HOUR);
-        let list = |filter: Filter, limit| -> Vec<String> {
-            reporter.list(&filter, limit).iter().map(|report| report.client.to_string()).collect()
+        let list = |filter: ClientFilter, limit| -> Vec<String> {
+            let reports = reporter(&table, T0 + HOUR).list(&filter, limit);
+            reports.iter().map(|report| report.client.to_string()).collect()
         };
-        let all = Filter::default;
+        let all = ClientFilter::default;
         assert_eq!(list(all(), 10), ["b", "a", "c", "d"]);
         assert_eq!(list(all(), 1), ["b"]);
-        assert_eq!(list(Filter { light: Some(Light::Red), ..all() }, 10), ["d"]);
-        assert_eq!(list(Filter { revision: Some(7), ..all() }, 10), ["c"]);
-        assert_eq!(list(Filter { client: "a".parse().ok(), ..all() }, 10), ["a"]);
-        assert_eq!(list(Filter { group: Some("none".into()), ..all() }, 10), [""; 0]);
+        assert_eq!(list(ClientFilter { status: Some(Red), ..all() }, 10), ["d"]);
+        assert_eq!(list(ClientFilter { revision: Some(7), ..all() }, 10), ["c"]);
+        assert_eq!(list(ClientFilter { client: "a".parse().ok(), ..all() }, 10), ["a"]);
+        assert_eq!(list(ClientFilter { group: Some("none".into()), ..all() }, 10), [""; 0]);
     }
 
     #[test]
-    fn a_report_reads_as_json() {
-        let table = table(&[of("pc-1.example", sample::payload(8, Outcome::Damaged))]);
-        let reports = reporter(&table, T0).list(&Filter::default(), 1);
+    fn report_serializes_as_documented() {
+        let table = table(&[of("pc-1.example", payload(8, Damaged))]);
+        let reports = reporter(&table, T0).list(&ClientFilter::default(), 1);
         let expected = r#"[{"client":"pc-1.example","address":"10.0.0.1","group":"pilot","light":"red","sees":8,"revision":8,"revision_since":null,"first_seen":"2026-05-28T20:26:40Z","last_seen":"2026-05-28T20:26:40Z","bytes":0,"errors":1,"errors_in_a_row":1,"trouble":["damaged"]}]"#;
         assert_eq!(serde_json::to_string(&reports).unwrap(), expected);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn status_only_gets_worse_with_time(
+            outcomes in prop::collection::vec((0..4_usize, 7..9_u64), 1..8),
+            mut times in prop::collection::vec(T0..T0 + 30 * DAY, 2..10),
+        ) {
+            let observations = outcomes.into_iter().map(|(kind, revision)| match kind {
+                0 => catalog(revision),
+                1 => payload(revision, Delivered),
+                2 => payload(revision, Failed),
+                _ => payload(revision, Damaged),
+            });
+            let observations: Vec<Observation> = observations.collect();
+            times.sort_unstable();
+            let statuses: Vec<ClientStatus> = times.iter().map(|now| status(&observations, *now)).collect();
+            prop_assert!(statuses.is_sorted(), "{statuses:?}");
+        }
     }
 }

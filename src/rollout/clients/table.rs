@@ -1,169 +1,182 @@
-//! The clients that are known: a bounded table with look-ups and updates of constant cost. Owns who is in it and who has to
-//! go; what is known of one is its row's business. Without I/O, and with time as an argument.
+//! The client table: a bounded segmented LRU of client records, in the order in which clients were last seen. Established
+//! clients have seven eighths of it; the rest is for newcomers. So a flood of invented addresses evicts other newcomers,
+//! and no client that is seen every day. The table also knows which records differ from the store. It does no I/O.
 
-use std::collections::HashMap;
+use std::hash::RandomState;
 use std::time::Duration;
 
-use slab::Slab;
+use hashlink::{LinkedHashMap, LinkedHashSet};
 
-use super::changes::Changes;
-use super::light::is_over;
-use super::recency::{Recency, Standing};
-use super::restore::Restored;
-use super::row::Row;
-use super::{Identity, Sighting, codec};
+use super::record::ClientRecord;
+use super::report::has_passed;
+use super::{ClientId, Observation};
 use gupd_config::clock::UnixMillis;
 
-/// A client that was not seen for so long is forgotten: whoever was on leave is back, and what was replaced is not shown
-/// for ever.
+/// Part of the table that is kept for newcomers: 6,250 of 50,000, a quarter's share of a fleet renewed every two years.
+const NEWCOMERS: usize = 8;
+
+/// Time without a request after which a client is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(180 * 24 * 3600);
 
-/// A row to be saved under its key, or to be removed.
-pub(super) type Change = (Identity, Option<Vec<u8>>);
+/// Clients, the longest unseen first. `RandomState` because clients choose the names.
+type Segment = LinkedHashMap<ClientId, Entry, RandomState>;
+
+/// A record to be written under its key, or removed.
+pub(super) type Change = (ClientId, Option<Vec<u8>>);
 
 /// All clients.
 #[derive(Debug, Default)]
-pub(super) struct Table {
-    // The standard hasher: who makes up names does not know its seed.
-    numbers: HashMap<Identity, u32>,
-    entries: Slab<Entry>,
-    recency: Recency,
-    changes: Changes,
+pub(super) struct ClientTable {
+    newcomers: Segment,
+    established: Segment,
+    /// Clients whose stored records are to be written, or removed if they are not in the table. First in, first out, but
+    /// removals go first: so the store is as bounded as the table.
+    unsaved: LinkedHashSet<ClientId, RandomState>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    client: Identity,
-    row: Row,
-    /// Whether there is a row of it in the store, of whatever age.
-    saved: bool,
+    record: Box<ClientRecord>,
+    /// True if the store has a record of the client, of any age.
+    is_stored: bool,
 }
 
-impl Table {
-    /// Takes in a sighting, in a table of at most `room` clients.
-    pub(super) fn record(&mut self, sighting: &Sighting, now: UnixMillis, room: usize) {
-        let known = self.numbers.get(&sighting.client).copied();
-        let at = match known.and_then(|at| Some((at, self.entries.get_mut(at as usize)?))) {
-            Some((at, entry)) => {
-                entry.row.record(sighting, now);
-                at
+impl ClientTable {
+    /// The table of stored records, and the number of those that are damaged. Keeps the `max` clients last seen.
+    pub(super) fn restore(rows: Vec<(String, Vec<u8>)>, now: UnixMillis, max: usize) -> (Self, usize) {
+        let (mut table, mut damaged, mut records) = (Self::default(), 0, Vec::new());
+        for (key, row) in rows {
+            let client = key.parse::<ClientId>().ok().filter(|client| client.to_string() == key);
+            match (client, serde_json::from_slice::<Box<ClientRecord>>(&row)) {
+                (Some(client), Ok(record)) => records.push((client, record)),
+                (client, _) => {
+                    damaged += 1;
+                    table.unsaved.extend(client);
+                }
             }
-            None => {
-                let row = Row::new(sighting, now);
-                self.insert(Entry { client: sighting.client.clone(), row, saved: false }, room)
+        }
+        // After a clock was set back, a client last seen in the future counts as just seen.
+        records.sort_by_key(|(_, record)| record.last_seen.min(now));
+        let surplus = records.len().saturating_sub(max);
+        table.unsaved.extend(records.drain(..surplus).map(|(client, _)| client));
+        for (client, record) in records {
+            table.insert(client, Entry { record, is_stored: true }, max);
+        }
+        (table, damaged)
+    }
+
+    /// Applies an observation, in a table of at most `max` clients.
+    pub(super) fn observe(&mut self, observation: &Observation, now: UnixMillis, max: usize) {
+        let client = &observation.client;
+        let known = self.established.remove(client).or_else(|| self.newcomers.remove(client));
+        let entry = match known {
+            Some(mut entry) => {
+                entry.record.observe(observation, now);
+                entry
             }
+            None => Entry {
+                record: Box::new(ClientRecord::new(observation, now)),
+                // The removal of an earlier record may be pending.
+                is_stored: self.unsaved.contains(client),
+            },
         };
-        self.place(at, room);
-        self.changes.changed(at);
+        self.insert(client.clone(), entry, max);
+        self.unsaved.get_or_insert(client.clone());
     }
 
-    /// Begins with what was saved; returns how many rows could not be read.
-    pub(super) fn restore(&mut self, restored: Restored, room: usize) -> usize {
-        let (rows, surplus, unread) = restored.finish();
-        surplus.into_iter().for_each(|client| self.changes.gone(client));
-        for (client, row) in rows {
-            let at = self.insert(Entry { client, row, saved: true }, room);
-            self.place(at, room);
-        }
-        unread
-    }
-
-    /// Forgets those who were not seen for half a year, and whoever has no room, `most` of them.
-    pub(super) fn expire(&mut self, now: UnixMillis, room: usize, most: usize) {
-        for _ in 0..most {
-            let is_old = |at: &u32| {
-                self.entries
-                    .get(*at as usize)
-                    .is_some_and(|entry| is_over(entry.row.last_seen, FORGOTTEN, now))
-            };
-            let old = self.recency.longest_unseen().find(is_old);
-            let too_many = self.recency.first_to_go().filter(|_| self.numbers.len() > room);
-            let Some(at) = old.or(too_many) else { return };
-            self.remove(at);
+    /// Forgets clients unseen for half a year, and those beyond `max`; at most `limit` at once.
+    pub(super) fn expire(&mut self, now: UnixMillis, max: usize, limit: usize) {
+        let is_old = |segment: &Segment| {
+            segment.front().is_some_and(|(_, entry)| has_passed(entry.record.last_seen, FORGOTTEN, now))
+        };
+        for _ in 0..limit {
+            if is_old(&self.established) {
+                let oldest = self.established.pop_front();
+                self.forget(oldest);
+            } else if is_old(&self.newcomers) || self.len() > max {
+                self.evict();
+            } else {
+                return;
+            }
         }
     }
 
-    /// Forgets a client; whether it was known.
-    pub(super) fn forget(&mut self, client: &Identity) -> bool {
-        let known = self.numbers.get(client).copied();
-        known.inspect(|&at| self.remove(at)).is_some()
+    /// Returns all clients, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ClientId, &ClientRecord)> {
+        let entries = self.newcomers.iter().chain(&self.established);
+        entries.map(|(client, entry)| (client, &*entry.record))
     }
 
-    /// Every client, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Identity, &Row)> {
-        self.entries.iter().map(|(_, entry)| (&entry.client, &entry.row))
-    }
-
-    /// What is to be saved next, `most` at once: removals first, so that what is saved is bounded as the table is. What
-    /// is given counts as saved until [`not_saved`](Self::not_saved) says otherwise.
-    pub(super) fn take_changes(&mut self, most: usize) -> Vec<Change> {
+    /// Takes up to `limit` changes to be saved. They count as saved until [`not_saved`](Self::not_saved) reports them.
+    pub(super) fn take_unsaved(&mut self, limit: usize) -> Vec<Change> {
         let mut changes = Vec::new();
-        while changes.len() < most
-            && let Some(client) = self.changes.next_gone()
+        while changes.len() < limit
+            && let Some(client) = self.unsaved.pop_front()
         {
-            // Who came back is written again in its turn.
-            if let Some(&at) = self.numbers.get(&client) {
-                self.changes.changed(at);
-            }
-            changes.push((client, None));
-        }
-        while changes.len() < most
-            && let Some(at) = self.changes.next_changed()
-        {
-            if let Some(entry) = self.entries.get_mut(at as usize) {
-                entry.saved = true;
-                changes.push((entry.client.clone(), Some(codec::encode(&entry.row))));
-            }
+            let row = self.get_mut(&client).map(|entry| {
+                entry.is_stored = true;
+                encode(&entry.record)
+            });
+            changes.push((client, row));
         }
         changes
     }
 
-    /// These changes were not saved after all.
-    pub(super) fn not_saved(&mut self, clients: Vec<Identity>) {
+    /// Puts back changes that failed to be saved. Any part of them may be in the store.
+    pub(super) fn not_saved(&mut self, clients: Vec<ClientId>) {
         for client in clients {
-            match self.numbers.get(&client) {
-                Some(&at) => {
-                    // It may be there of an earlier time: what was not saved may be its removal.
-                    if let Some(entry) = self.entries.get_mut(at as usize) {
-                        entry.saved = true;
-                    }
-                    self.changes.changed(at);
-                }
-                None => self.changes.gone(client),
+            if let Some(entry) = self.get_mut(&client) {
+                entry.is_stored = true;
             }
+            self.unsaved.get_or_insert(client);
         }
     }
 
-    fn insert(&mut self, entry: Entry, room: usize) -> u32 {
-        while self.numbers.len() >= room.max(1)
-            && let Some(at) = self.recency.first_to_go()
+    fn len(&self) -> usize {
+        self.newcomers.len() + self.established.len()
+    }
+
+    fn get_mut(&mut self, client: &ClientId) -> Option<&mut Entry> {
+        self.established.get_mut(client).or_else(|| self.newcomers.get_mut(client))
+    }
+
+    /// Adds a client as the latest seen.
+    fn insert(&mut self, client: ClientId, entry: Entry, max: usize) {
+        while self.len() >= max.max(1) {
+            self.evict();
+        }
+        if !entry.record.is_established() {
+            self.newcomers.insert(client, entry);
+            return;
+        }
+        self.established.insert(client, entry);
+        if self.established.len() > max - max / NEWCOMERS
+            && let Some((client, entry)) = self.established.pop_front()
         {
-            self.remove(at);
-        }
-        let client = entry.client.clone();
-        // A table has a million clients at most.
-        let at = self.entries.insert(entry) as u32;
-        self.numbers.insert(client, at);
-        at
-    }
-
-    fn place(&mut self, at: u32, room: usize) {
-        if let Some(entry) = self.entries.get(at as usize) {
-            let standing =
-                if entry.row.is_established() { Standing::Established } else { Standing::Newcomer };
-            self.recency.seen(at, standing, room);
+            self.newcomers.insert(client, entry);
         }
     }
 
-    fn remove(&mut self, at: u32) {
-        self.recency.remove(at);
-        if let Some(Entry { client, saved, .. }) = self.entries.try_remove(at as usize) {
-            self.numbers.remove(&client);
-            if saved {
-                self.changes.gone(client);
-            }
+    fn evict(&mut self) {
+        let oldest = self.newcomers.pop_front().or_else(|| self.established.pop_front());
+        self.forget(oldest);
+    }
+
+    /// Has the store forget a client that has left the table.
+    fn forget(&mut self, client: Option<(ClientId, Entry)>) {
+        let Some((client, entry)) = client else { return };
+        if entry.is_stored {
+            self.unsaved.get_or_insert(client.clone());
+            self.unsaved.to_front(&client);
+        } else {
+            self.unsaved.remove(&client);
         }
     }
+}
+
+fn encode(record: &ClientRecord) -> Vec<u8> {
+    // Plain data: it does not fail. An empty row would count as damaged.
+    serde_json::to_vec(record).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -172,167 +185,138 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::Sought;
-    use super::super::sample::{self, HOUR, T0};
-    use super::super::sighting::Outcome;
+    use super::super::sample::{HOUR, T0, catalog};
     use super::*;
 
-    const ROOM: usize = 80;
+    type Stored = BTreeMap<String, Vec<u8>>;
 
-    fn seen(table: &mut Table, client: &str, at: UnixMillis) {
-        let sighting = Sighting { at, ..sample::sighting(client, 7, Sought::Other, Outcome::Fine) };
-        table.record(&sighting, at, ROOM);
+    const MAX: usize = 80;
+    const DAY: UnixMillis = 24 * HOUR;
+
+    fn see(table: &mut ClientTable, client: &str, at: UnixMillis, max: usize) {
+        table.observe(&Observation { client: client.parse().unwrap(), at, ..catalog(7) }, at, max);
     }
 
-    fn names(table: &Table) -> Vec<String> {
+    fn names(table: &ClientTable) -> Vec<String> {
         let mut names: Vec<String> = table.iter().map(|(client, _)| client.to_string()).collect();
         names.sort();
         names
     }
 
-    fn write(store: &mut BTreeMap<String, Vec<u8>>, changes: Vec<Change>) {
+    fn write(stored: &mut Stored, changes: impl IntoIterator<Item = Change>) {
         for (client, row) in changes {
             match row {
-                Some(row) => _ = store.insert(client.to_string(), row),
-                None => _ = store.remove(&client.to_string()),
+                Some(row) => _ = stored.insert(client.to_string(), row),
+                None => _ = stored.remove(&client.to_string()),
             }
         }
     }
 
-    // Two rows at once, as from a store that gives few.
-    fn restored(store: &BTreeMap<String, Vec<u8>>, room: usize) -> (Table, usize) {
-        let rows: Vec<_> = store.clone().into_iter().collect();
-        let mut restored = Restored::new(room, T0 + 24 * HOUR);
-        rows.chunks(2).for_each(|page| restored.add(page.to_vec()));
-        let mut table = Table::default();
-        let unread = table.restore(restored, room);
-        (table, unread)
+    fn restore(stored: &Stored, max: usize) -> (ClientTable, usize) {
+        ClientTable::restore(stored.clone().into_iter().collect(), T0 + DAY, max)
     }
 
     #[test]
-    fn addresses_that_are_made_up_push_out_nobody_who_is_seen_every_day() {
-        let mut table = Table::default();
-        let daily = |table: &mut Table, day: i64| {
-            (0..ROOM * 7 / 8).for_each(|pc| seen(table, &format!("pc-{pc}"), T0 + day * 24 * HOUR));
-        };
-        daily(&mut table, 0);
-        daily(&mut table, 1);
-        for made_up in 0..50_000_u128 {
-            let address = std::net::Ipv6Addr::from_bits(made_up << 64).to_string();
-            seen(&mut table, &address, T0 + 25 * HOUR);
+    fn invented_addresses_evict_no_daily_client() {
+        let mut table = ClientTable::default();
+        for day in 0..2 {
+            (0..MAX * 7 / 8).for_each(|pc| see(&mut table, &format!("pc-{pc}"), T0 + day * DAY, MAX));
+        }
+        for number in 0..50_000_u128 {
+            let address = std::net::Ipv6Addr::from_bits(number << 64).to_string();
+            see(&mut table, &address, T0 + 25 * HOUR, MAX);
         }
         let left = names(&table);
-        assert_eq!(left.iter().filter(|name| name.starts_with("pc-")).count(), ROOM * 7 / 8);
-        assert_eq!(left.len(), ROOM);
-        assert!(table.numbers.capacity() < 4 * ROOM && table.entries.capacity() < 4 * ROOM);
+        assert_eq!(left.iter().filter(|name| name.starts_with("pc-")).count(), MAX * 7 / 8);
+        assert_eq!(left.len(), MAX);
+        assert!(table.newcomers.capacity() < 4 * MAX && table.unsaved.capacity() < 4 * MAX);
     }
 
     #[test]
-    fn the_longest_unseen_go_first() {
-        let mut table = Table::default();
-        (0..ROOM).for_each(|pc| seen(&mut table, &format!("pc-{pc}"), T0));
-        seen(&mut table, "pc-0", T0);
-        seen(&mut table, "new", T0);
-        let left = names(&table);
-        assert_eq!(left.len(), ROOM);
-        assert!(left.contains(&"pc-0".into()) && !left.contains(&"pc-1".into()));
+    fn longest_unseen_client_is_evicted_first() {
+        let mut table = ClientTable::default();
+        ["a", "b", "c", "a", "d"].iter().for_each(|client| see(&mut table, client, T0, 3));
+        assert_eq!(names(&table), ["a", "c", "d"]);
+        table.expire(T0, 1, 10);
+        assert_eq!(names(&table), ["d"]);
     }
 
     #[test]
-    fn who_was_not_seen_for_half_a_year_is_forgotten_and_not_because_a_clock_was_set_back() {
-        let mut table = Table::default();
-        seen(&mut table, "old", T0);
-        seen(&mut table, "new", T0 + 24 * HOUR);
-        table.expire(T0 - 10_000 * HOUR, ROOM, 10);
-        table.expire(T0 + 180 * 24 * HOUR, ROOM, 10);
+    fn longest_unseen_established_client_becomes_newcomer() {
+        let mut table = ClientTable::default();
+        for day in 0..2 {
+            ["a", "b", "c", "d", "e", "f", "g", "h"]
+                .iter()
+                .for_each(|client| see(&mut table, client, T0 + day * DAY, 8));
+        }
+        assert_eq!((table.newcomers.len(), table.established.len()), (1, 7));
+        see(&mut table, "new", T0 + DAY, 8);
+        assert_eq!(names(&table), ["b", "c", "d", "e", "f", "g", "h", "new"]);
+    }
+
+    #[test]
+    fn client_unseen_for_half_a_year_is_forgotten() {
+        let mut table = ClientTable::default();
+        see(&mut table, "old", T0, MAX);
+        see(&mut table, "new", T0 + DAY, MAX);
+        table.expire(T0 - 10_000 * HOUR, MAX, 10);
+        table.expire(T0 + 180 * DAY, MAX, 10);
         assert_eq!(names(&table), ["new", "old"]);
-        table.expire(T0 + 181 * 24 * HOUR, ROOM, 10);
+        table.expire(T0 + 181 * DAY, MAX, 10);
         assert_eq!(names(&table), ["new"]);
     }
 
     #[test]
-    fn a_smaller_table_keeps_who_was_seen_last() {
-        let mut table = Table::default();
-        ["a", "b", "c"].iter().for_each(|name| seen(&mut table, name, T0));
-        table.expire(T0, 1, 10);
-        assert_eq!(names(&table), ["c"]);
+    fn damaged_record_is_removed_and_others_are_restored() {
+        let (mut table, mut stored) = (ClientTable::default(), Stored::new());
+        ["a", "b"].iter().for_each(|client| see(&mut table, client, T0, MAX));
+        write(&mut stored, table.take_unsaved(10));
+        stored.get_mut("a").unwrap()[0] = 99;
+        let (mut table, damaged) = restore(&stored, MAX);
+        write(&mut stored, table.take_unsaved(10));
+        assert_eq!((names(&table), damaged), (vec!["b".to_owned()], 1));
+        assert_eq!(stored.into_keys().collect::<Vec<_>>(), ["b"]);
     }
 
     #[test]
-    fn rows_that_cannot_be_read_are_removed_and_the_others_are_there() {
-        let mut table = Table::default();
-        ["a", "b"].iter().for_each(|name| seen(&mut table, name, T0));
-        let mut store = BTreeMap::new();
-        write(&mut store, table.take_changes(10));
-        store.get_mut("a").unwrap()[0] = 99;
-        let (mut next, unread) = restored(&store, ROOM);
-        assert_eq!(unread, 1);
-        write(&mut store, next.take_changes(10));
-        assert_eq!(names(&next), ["b"]);
-        assert_eq!(store.into_keys().collect::<Vec<_>>(), ["b"]);
-    }
-
-    #[test]
-    fn a_removal_that_failed_is_made_good_for_a_client_that_came_back_and_went_again() {
-        let (mut table, mut store) = (Table::default(), BTreeMap::new());
-        seen(&mut table, "a", T0);
-        write(&mut store, table.take_changes(10));
-        table.forget(&"a".parse().unwrap());
-        seen(&mut table, "a", T0 + HOUR);
-        let lost = table.take_changes(1);
-        table.not_saved(lost.into_iter().map(|(client, _)| client).collect());
-        table.forget(&"a".parse().unwrap());
-        write(&mut store, table.take_changes(10));
-        assert!(store.is_empty(), "{store:?}");
-    }
-
-    #[test]
-    fn a_full_table_restores_those_seen_last() {
-        let mut table = Table::default();
-        ["c", "d", "e", "a", "b"]
-            .iter()
-            .zip(0..)
-            .for_each(|(name, hour)| seen(&mut table, name, T0 + hour * HOUR));
-        let mut store = BTreeMap::new();
-        write(&mut store, table.take_changes(10));
-        let (mut next, _) = restored(&store, 2);
-        assert_eq!(names(&next), ["a", "b"]);
-        write(&mut store, next.take_changes(10));
-        assert_eq!(store.into_keys().collect::<Vec<_>>(), ["a", "b"]);
+    fn smaller_table_restores_clients_last_seen() {
+        let (mut table, mut stored) = (ClientTable::default(), Stored::new());
+        for (client, hour) in ["c", "d", "e", "a", "b"].iter().zip(0..) {
+            see(&mut table, client, T0 + hour * HOUR, MAX);
+        }
+        write(&mut stored, table.take_unsaved(10));
+        let (mut table, _) = restore(&stored, 2);
+        write(&mut stored, table.take_unsaved(10));
+        assert_eq!(names(&table), ["a", "b"]);
+        assert_eq!(stored.into_keys().collect::<Vec<_>>(), ["a", "b"]);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn what_is_saved_becomes_what_is_known_whatever_fails_in_between(
-            steps in prop::collection::vec((0..4_u8, 0..12_u32, 0..100_i64), 0..80),
-            room in 1..10_usize,
+        fn store_follows_the_table_whatever_fails(
+            steps in prop::collection::vec((0..4_u8, 0..12_usize, 0..3_usize, 0..100_i64), 0..80),
+            max in 1..10_usize,
         ) {
-            let (mut table, mut store) = (Table::default(), BTreeMap::new());
-            for (step, who, hour) in steps {
-                let client = format!("pc-{who}");
+            let (mut table, mut stored) = (ClientTable::default(), Stored::new());
+            for (step, number, written, hour) in steps {
                 match step {
-                    0 => _ = table.forget(&client.parse().unwrap()),
-                    1 => write(&mut store, table.take_changes(who as usize)),
+                    0 => table.expire(T0, number, 2),
+                    1 => write(&mut stored, table.take_unsaved(number)),
                     2 => {
-                        let lost = table.take_changes(who as usize);
-                        // Some of it was written before it failed.
-                        write(&mut store, lost.iter().take(hour as usize % 3).cloned().collect());
-                        table.not_saved(lost.into_iter().map(|(client, _)| client).collect());
+                        let failed = table.take_unsaved(number);
+                        see(&mut table, "pc-0", T0, max);
+                        write(&mut stored, failed.iter().take(written).cloned());
+                        table.not_saved(failed.into_iter().map(|(client, _)| client).collect());
                     }
-                    _ => {
-                        let at = T0 + hour * HOUR;
-                        let sighting = sample::sighting(&client, 7, Sought::Other, Outcome::Fine);
-                        table.record(&Sighting { at, ..sighting }, at, room);
-                    }
+                    _ => see(&mut table, &format!("pc-{number}"), T0 + hour * HOUR, max),
                 }
-                prop_assert!(table.numbers.len() <= room && table.entries.len() == table.numbers.len());
+                prop_assert!(table.len() <= max);
             }
-            write(&mut store, table.take_changes(usize::MAX));
-            let known: BTreeMap<_, _> =
-                table.iter().map(|(client, row)| (client.to_string(), codec::encode(row))).collect();
-            prop_assert_eq!(store, known);
+            write(&mut stored, table.take_unsaved(usize::MAX));
+            let known = table.iter().map(|(client, record)| (client.to_string(), encode(record)));
+            prop_assert_eq!(stored, known.collect::<Stored>());
         }
     }
 }

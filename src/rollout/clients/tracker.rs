@@ -1,275 +1,279 @@
-//! The task that owns what is known of clients: takes sightings in, answers questions, and saves what has changed, a
-//! little at a time. Nothing waits for it but who asks.
-//!
-//! It looks for sightings 20 times a second and not at each one: to wake a task costs as much as a good part of a hit.
-//! While there are none it sleeps.
+//! The handle that requests, gates and reports share, and the background work behind it: draining the queue, expiring
+//! clients and saving changed records a little at a time. A query drains the queue first, so its answer includes every
+//! observation sent before it. Until the stored records are restored, queries wait.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::sync::{Notify, SetOnce, mpsc};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use super::light::{Light, Viewer};
-use super::report::{Reporter, Summary};
-use super::restore::Restored;
-use super::table::{Change, Table};
-use super::{Clients, Identity, MAX_QUESTIONS, MAX_SIGHTINGS, Question, Settings, Shared, Sighting};
+use super::report::Reporter;
+use super::table::ClientTable;
+use super::{
+    ClientFilter, ClientId, ClientReport, ClientStatus, Observation, TrackerSettings, Trouble,
+    VisibleRevisionOf,
+};
 use crate::metrics::RolloutMetrics;
-use gupd_config::clock::Clock;
+use crate::status::Clients;
+use gupd_config::clock::{Clock, UnixMillis};
+use gupd_store::{Store, StoreError};
 
-/// Time between two looks at the queue while there are sightings.
-const LOOK: Duration = Duration::from_millis(50);
+/// Observations that wait: a tenth of a second of the highest request rate on two cores. About a MiB.
+const QUEUE: usize = 8 << 10;
 
-/// Time between two saves, and between two counts of lights. What is known of the time since is lost with the process.
+/// Interval between two saves, and between two updates of the metrics. A crash loses the observations since the last.
 const TICK: Duration = Duration::from_secs(60);
 
-/// Rows saved at once, a transaction of some 10 ms; and clients forgotten at once. 50,000 that change all the time are
-/// written once in 50 minutes each.
+/// Maximum number of records saved at once, a transaction of some 10 ms. 50,000 clients that change all the time are
+/// saved once in 50 minutes each.
 const BATCH: usize = 1_000;
 
-/// Where rows are kept.
-pub trait Rows: Send + Sync + 'static {
-    /// What may go wrong.
+/// A store of records.
+pub trait ClientStore: Send + Sync {
+    /// Why the store cannot be read or written.
     type Error: Display + Send;
 
-    /// Some rows, those whose keys are next after this one; none at the end.
+    /// Returns the records whose keys follow `after`, a page at a time; none at the end.
     fn page(&self, after: &str) -> impl Future<Output = Result<Vec<(String, Vec<u8>)>, Self::Error>> + Send;
 
-    /// Writes rows, or removes them, in this order.
+    /// Writes records, or removes them, in this order.
     fn save(
         &self,
         rows: Vec<(String, Option<Vec<u8>>)>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
-/// Owns what is known of clients. To be run.
-pub struct Tracker {
-    sightings: mpsc::Receiver<Sighting>,
-    questions: mpsc::Receiver<Question>,
-    settings: watch::Receiver<Settings>,
-    table: Table,
-    viewer: Arc<Viewer>,
+/// The client tracker. Cheap to clone.
+#[derive(Clone)]
+pub struct ClientTracker(Arc<Shared>);
+
+struct Shared {
+    queue: mpsc::Sender<Observation>,
+    is_filling: Notify,
+    /// Never locked on a request's path.
+    state: Mutex<State>,
+    is_restored: SetOnce<()>,
+    visible_of: Box<VisibleRevisionOf>,
     metrics: Arc<RolloutMetrics>,
     clock: Clock,
-    /// Whether the last save failed, and that was said.
-    failing: bool,
 }
 
-impl fmt::Debug for Tracker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tracker").finish_non_exhaustive()
+struct State {
+    queue: mpsc::Receiver<Observation>,
+    table: ClientTable,
+    settings: TrackerSettings,
+    /// True if the last save failed and that was logged.
+    is_failing: bool,
+}
+
+impl ClientStore for Arc<Store> {
+    type Error = StoreError;
+
+    async fn page(&self, after: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.clients(after).await
+    }
+
+    async fn save(&self, rows: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        self.save_clients(rows).await
     }
 }
 
-/// A save that has ended: whose rows it was to write, and what went wrong.
-type Saved = (Vec<Identity>, Result<(), String>);
+impl fmt::Debug for ClientTracker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTracker").finish_non_exhaustive()
+    }
+}
 
-type Saving<'a> = Pin<Box<dyn Future<Output = Saved> + Send + 'a>>;
-
-impl Tracker {
-    /// A tracker that knows nobody yet, and the handle to it. `viewer` says what views are at any time; it is asked for
-    /// every client once a minute, and must not block.
+impl ClientTracker {
+    /// A tracker without clients. Its queries wait until [`run`](Self::run) has restored the stored ones.
     pub fn new(
-        settings: Settings,
-        viewer: Arc<Viewer>,
+        settings: TrackerSettings,
+        visible_of: Box<VisibleRevisionOf>,
         metrics: Arc<RolloutMetrics>,
         clock: Clock,
-    ) -> (Clients, Self) {
-        let (tell, sightings) = mpsc::channel(MAX_SIGHTINGS);
-        let (ask, questions) = mpsc::channel(MAX_QUESTIONS);
-        let (set, settings) = watch::channel(settings);
-        for light in Light::ALL {
-            metrics.clients.with_label_values(&[light.as_str()]);
+    ) -> Self {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        for status in ClientStatus::ALL {
+            metrics.clients.with_label_values(&[status.as_str()]);
         }
-        let lost = metrics.sightings_lost.clone();
-        let shared = Shared { sightings: tell, questions: ask, settings: set, lost };
-        let table = Table::default();
-        let failing = false;
-        let tracker = Self { sightings, questions, settings, table, viewer, metrics, clock, failing };
-        (Clients(Arc::new(shared)), tracker)
+        let state = State { queue, table: ClientTable::default(), settings, is_failing: false };
+        Self(Arc::new(Shared {
+            queue: sender,
+            is_filling: Notify::new(),
+            state: Mutex::new(state),
+            is_restored: SetOnce::new(),
+            visible_of,
+            metrics,
+            clock,
+        }))
     }
 
-    /// Begins with the rows that were saved, and tracks until it is told to stop or nobody is left to tell it anything;
-    /// then saves what was not yet. A store that fails costs what was to be saved, and is tried again.
-    pub async fn run<R: Rows>(mut self, rows: R, stop: impl Future<Output = ()>) {
-        tokio::pin!(stop);
-        self.restore(&rows).await;
-        let mut saving: Option<Saving<'_>> = None;
-        let mut ticks = interval_at(Instant::now() + TICK, TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // When the queue is looked at again; until the next sighting comes, if that is `None`.
-        let mut look = None;
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut stop => break,
-                Some(question) = self.questions.recv() => {
-                    self.drain();
-                    self.answer(question);
-                }
-                saved = ended(&mut saving) => self.saved(saved),
-                _ = ticks.tick() => {
-                    self.drain();
-                    self.tend();
-                    if saving.is_none() {
-                        saving = self.save(&rows);
-                    }
-                }
-                sighting = self.sightings.recv(), if look.is_none() => {
-                    let Some(sighting) = sighting else { break };
-                    self.record(&sighting);
-                    look = Some(Instant::now() + LOOK);
-                }
-                () = sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => {
-                    look = (self.drain() > 0).then(|| Instant::now() + LOOK);
-                }
-            }
+    /// Records an observation. Never waits: one that finds the queue full is lost and counted.
+    pub fn record(&self, observation: Observation) {
+        if self.0.queue.try_send(observation).is_err() {
+            self.0.metrics.sightings_lost.inc();
         }
-        self.drain();
-        if let Some(saving) = saving {
-            let saved = saving.await;
-            self.saved(saved);
-        }
-        // Each takes rows that the one before left; one that fails ends it.
-        while !self.failing
-            && let Some(saving) = self.save(&rows)
-        {
-            let saved = saving.await;
-            self.saved(saved);
+        // An earlier wake-up would cost as much as a good part of a hit.
+        if self.0.queue.capacity() < QUEUE / 2 {
+            self.0.is_filling.notify_one();
         }
     }
 
-    async fn restore<R: Rows>(&mut self, rows: &R) {
-        let room = self.settings().max_clients;
-        let mut restored = Restored::new(room, self.clock.now());
-        let mut after = String::new();
+    /// Applies new settings.
+    pub fn reconfigure(&self, settings: TrackerSettings) {
+        self.state().settings = settings;
+    }
+
+    /// Returns the trouble of the clients in these groups that see this revision.
+    pub async fn trouble(&self, revision: u64, groups: &[Arc<str>]) -> Trouble {
+        self.read(|reporter| reporter.trouble(revision, groups)).await
+    }
+
+    /// Counts the clients by group.
+    pub async fn summary(&self) -> BTreeMap<Arc<str>, Clients> {
+        self.read(|reporter| self.count(reporter)).await
+    }
+
+    /// Lists up to `limit` clients, and at most [`MAX_LISTED`](super::MAX_LISTED), the latest seen first.
+    pub async fn list(&self, filter: &ClientFilter, limit: usize) -> Vec<ClientReport> {
+        self.read(|reporter| reporter.list(filter, limit)).await
+    }
+
+    /// Restores the stored records, then tracks until `stop`, and saves what is left. A store that fails costs the
+    /// records that it does not take; each save tries again.
+    pub async fn run(self, store: impl ClientStore, stop: impl Future<Output = ()>) {
+        self.restore(&store).await;
+        // Fails only if it runs twice.
+        let _ = self.0.is_restored.set(());
+        tokio::select! {
+            () = self.save_until(&store, stop) => {}
+            () = self.maintain() => {}
+        }
+    }
+
+    async fn restore(&self, store: &impl ClientStore) {
+        let (mut rows, mut after) = (Vec::new(), String::new());
         loop {
-            match rows.page(&after).await {
+            match store.page(&after).await {
                 Ok(page) => {
-                    let Some((last, _)) = page.last() else { break };
-                    // A store that goes round would be read for ever.
-                    if *last <= after {
-                        break;
-                    }
+                    // A store that repeats a page would be read for ever.
+                    let Some((last, _)) = page.last().filter(|(last, _)| *last > after) else { break };
                     after.clone_from(last);
-                    restored.add(page);
+                    rows.extend(page);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "what was known of clients cannot be read; they are new");
+                    tracing::warn!(%error, "client records cannot be read; all clients count as new");
                     break;
                 }
             }
         }
-        let unread = self.table.restore(restored, room);
-        if unread > 0 {
-            tracing::warn!(unread, "some rows of clients are damaged; these clients are new");
+        let max = self.state().settings.max_clients;
+        let (table, damaged) = ClientTable::restore(rows, self.0.clock.now(), max);
+        if damaged > 0 {
+            tracing::warn!(records = damaged, "client records are damaged; these clients count as new");
         }
-        self.tend();
+        self.state().table = table;
+        self.expire();
     }
 
-    fn settings(&self) -> Settings {
-        *self.settings.borrow()
-    }
-
-    /// Takes in what waits, and returns how much it was: no more than the queue holds, whatever comes meanwhile.
-    fn drain(&mut self) -> usize {
-        for count in 0..MAX_SIGHTINGS {
-            let Ok(sighting) = self.sightings.try_recv() else { return count };
-            self.record(&sighting);
-        }
-        MAX_SIGHTINGS
-    }
-
-    fn record(&mut self, sighting: &Sighting) {
-        let room = self.settings().max_clients;
-        self.table.record(sighting, self.clock.now(), room);
-    }
-
-    fn answer(&mut self, question: Question) {
-        // Whoever asked may have gone.
-        match question {
-            Question::Trouble { revision, groups, answer } => {
-                let _gone = answer.send(self.reporter().trouble(revision, &groups));
-            }
-            Question::Summary { answer } => {
-                let summary = self.reporter().summary();
-                self.show(&summary);
-                let _gone = answer.send(summary);
-            }
-            Question::List { filter, limit, answer } => {
-                let _gone = answer.send(self.reporter().list(&filter, limit));
-            }
-            Question::Forget { client, answer } => {
-                let _gone = answer.send(self.table.forget(&client));
+    /// Drains the queue when it fills up, and expires and counts clients once a minute.
+    async fn maintain(&self) {
+        let mut ticks = ticks();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.expire(),
+                () = self.0.is_filling.notified() => drop(self.state()),
             }
         }
     }
 
-    fn reporter(&self) -> Reporter<'_> {
-        let (viewer, thresholds) = (&*self.viewer, self.settings().thresholds);
-        Reporter { table: &self.table, viewer, thresholds, now: self.clock.now() }
+    fn expire(&self) {
+        let mut state = self.state();
+        let max = state.settings.max_clients;
+        state.table.expire(self.0.clock.now(), max, BATCH);
+        self.count(&self.reporter(&state));
     }
 
-    /// Forgets whoever it is time for, and counts the others.
-    fn tend(&mut self) {
-        self.table.expire(self.clock.now(), self.settings().max_clients, BATCH);
-        self.show(&self.reporter().summary());
+    async fn save_until(&self, store: &impl ClientStore, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
+        let mut ticks = ticks();
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                _ = ticks.tick() => { self.save(store).await; }
+            }
+        }
+        while self.save(store).await {}
     }
 
-    fn show(&self, summary: &Summary) {
-        for light in Light::ALL {
-            let clients = summary.all.lights.get(&light).copied().unwrap_or(0);
-            let gauge = self.metrics.clients.with_label_values(&[light.as_str()]);
+    /// Saves a batch of changed records. Returns true if another batch may follow.
+    async fn save(&self, store: &impl ClientStore) -> bool {
+        let changes = self.state().table.take_unsaved(BATCH);
+        if changes.is_empty() {
+            return false;
+        }
+        let clients: Vec<ClientId> = changes.iter().map(|(client, _)| client.clone()).collect();
+        let rows = changes.into_iter().map(|(client, row)| (client.to_string(), row)).collect();
+        let saved = store.save(rows).await;
+        let mut state = self.state();
+        let was_failing = std::mem::replace(&mut state.is_failing, saved.is_err());
+        let Err(error) = saved else { return true };
+        state.table.not_saved(clients);
+        if !was_failing {
+            tracing::warn!(%error, "client records cannot be saved; retrying every minute");
+        }
+        false
+    }
+
+    async fn read<T>(&self, query: impl FnOnce(&Reporter<'_>) -> T) -> T {
+        self.0.is_restored.wait().await;
+        query(&self.reporter(&self.state()))
+    }
+
+    fn reporter<'a>(&'a self, state: &'a State) -> Reporter<'a> {
+        let (visible_of, settings) = (&*self.0.visible_of, state.settings);
+        Reporter { table: &state.table, visible_of, settings, now: self.0.clock.now() }
+    }
+
+    /// Counts the clients, and updates the metrics.
+    fn count(&self, reporter: &Reporter<'_>) -> BTreeMap<Arc<str>, Clients> {
+        let summary = reporter.summary();
+        for status in ClientStatus::ALL {
+            let clients = summary.values().filter_map(|group| group.lights.get(status.as_str())).sum::<u64>();
+            let gauge = self.0.metrics.clients.with_label_values(&[status.as_str()]);
             gauge.set(i64::try_from(clients).unwrap_or(i64::MAX));
         }
+        summary
     }
 
-    /// Begins to save what is next; `None` if everything is.
-    fn save<'a, R: Rows>(&mut self, rows: &'a R) -> Option<Saving<'a>> {
-        let changes: Vec<Change> = self.table.take_changes(BATCH);
-        if changes.is_empty() {
-            return None;
+    /// Locks the state, with the queue drained into it. Observations wait in the queue until the records are restored.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.is_restored.initialized() {
+            state.drain(self.0.clock.now());
         }
-        let clients = changes.iter().map(|(client, _)| client.clone()).collect();
-        let changes = changes.into_iter().map(|(client, row)| (client.to_string(), row)).collect();
-        let saved = rows.save(changes);
-        Some(Box::pin(async move { (clients, saved.await.map_err(|error| error.to_string())) }))
+        state
     }
+}
 
-    fn saved(&mut self, (clients, result): Saved) {
-        match result {
-            Ok(()) => self.failing = false,
-            Err(error) => {
-                self.table.not_saved(clients);
-                if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!(%error, "what is known of clients cannot be saved; it is tried every minute");
-                }
-            }
+impl State {
+    /// Applies queued observations, but no more than a queue full: others may arrive meanwhile.
+    fn drain(&mut self, now: UnixMillis) {
+        for _ in 0..QUEUE {
+            let Ok(observation) = self.queue.try_recv() else { return };
+            self.table.observe(&observation, now, self.settings.max_clients);
         }
     }
 }
 
-#[cfg(test)]
-impl Tracker {
-    /// What was told next, if anything was.
-    pub(super) fn told(&mut self) -> Option<Sighting> {
-        self.sightings.try_recv().ok()
-    }
-}
-
-/// Waits for the save that runs; for ever without one.
-async fn ended(saving: &mut Option<Saving<'_>>) -> Saved {
-    match saving {
-        Some(running) => {
-            let saved = running.await;
-            *saving = None;
-            saved
-        }
-        None => std::future::pending().await,
-    }
+fn ticks() -> Interval {
+    let mut ticks = interval_at(Instant::now() + TICK, TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 #[cfg(test)]

@@ -1,45 +1,64 @@
-//! How those who see a revision fare with it: what holds up the ring that comes next. Pure.
+//! Trouble among the clients that see a revision: the gate of the next ring.
 
 use std::fmt::{self, Display, Formatter};
 
 use serde::{Deserialize, Serialize};
 
-use super::row::Ills;
-
-/// Trouble among clients, each counted once for each kind that it has. A client that takes the same again and again is
-/// counted as one that takes a full set, or as one that takes another object.
+/// Numbers of clients with trouble. A client counts once for each kind of trouble that it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
-    /// Clients that see the revision, and were seen lately.
+    /// Clients that see the revision and were seen lately.
     pub clients: u64,
-    /// Whose latest download failed, and none was whole since.
+    /// Clients whose latest download failed and has not been made up for.
     pub failed: u64,
-    /// That take the same object whole again and again.
+    /// Clients that download one object again and again.
     pub repeated: u64,
-    /// That take the same full set again and again.
+    /// Clients that download one full set again and again.
     pub full_again: u64,
-    /// That were sent what was not what it has to be.
+    /// Clients whose content failed verification.
     pub damaged: u64,
-    /// With trouble of any kind.
+    /// Clients with trouble of any kind.
     pub troubled: u64,
 }
 
 impl Trouble {
-    /// Whether as many of the clients have trouble as `share`, in percent, and no fewer than `least`. Nobody is never too
-    /// many.
+    /// Returns true if `share` percent of the clients have trouble, and at least `least` and one.
     pub fn is_above(&self, share: u8, least: u64) -> bool {
         let (troubled, clients) = (u128::from(self.troubled), u128::from(self.clients));
         self.troubled >= least.max(1) && troubled * 100 >= u128::from(share) * clients
     }
 
-    /// Counts a client.
-    pub(super) fn add(&mut self, ills: Ills) {
-        self.clients += 1;
-        self.failed += u64::from(ills.failed);
-        self.repeated += u64::from(ills.repeated);
-        self.full_again += u64::from(ills.full_again);
-        self.damaged += u64::from(ills.damaged);
-        self.troubled += u64::from(ills.any());
+    /// The trouble of one client.
+    pub(super) fn of_client(failed: bool, repeated: bool, full_again: bool, damaged: bool) -> Self {
+        Self {
+            clients: 1,
+            failed: failed.into(),
+            repeated: repeated.into(),
+            full_again: full_again.into(),
+            damaged: damaged.into(),
+            troubled: (failed || repeated || full_again || damaged).into(),
+        }
+    }
+
+    /// Adds the trouble of other clients.
+    pub(super) fn add(&mut self, more: Self) {
+        self.clients += more.clients;
+        self.failed += more.failed;
+        self.repeated += more.repeated;
+        self.full_again += more.full_again;
+        self.damaged += more.damaged;
+        self.troubled += more.troubled;
+    }
+
+    /// Returns the labels of the kinds that there are.
+    pub(super) fn labels(&self) -> impl Iterator<Item = &'static str> {
+        let kinds = [
+            (self.failed, "failed"),
+            (self.repeated, "repeated"),
+            (self.full_again, "full-again"),
+            (self.damaged, "damaged"),
+        ];
+        kinds.into_iter().filter_map(|(clients, label)| (clients > 0).then_some(label))
     }
 }
 
@@ -63,8 +82,8 @@ impl Display for Trouble {
             ),
             (self.damaged, ["was sent damaged content", "were sent damaged content"]),
         ];
-        let there = kinds.into_iter().filter(|(count, _)| *count > 0);
-        for (at, (count, [one, more])) in there.enumerate() {
+        let present = kinds.into_iter().filter(|(count, _)| *count > 0);
+        for (at, (count, [one, more])) in present.enumerate() {
             let before = if at == 0 { ": " } else { ", " };
             write!(f, "{before}{count} {}", if count == 1 { one } else { more })?;
         }
@@ -79,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trouble_is_told_in_words() {
+    fn trouble_is_displayed_in_words() {
         let trouble = Trouble { clients: 60, failed: 3, full_again: 1, troubled: 4, ..Trouble::default() };
         let words = "4 of 60 clients: 3 failed downloads, 1 takes the same full set again and again";
         assert_eq!(trouble.to_string(), words);
@@ -87,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn both_the_share_and_the_number_must_be_reached() {
+    fn gate_closes_at_both_share_and_number() {
         for (troubled, clients, expected) in
             [(2, 2, false), (3, 60, true), (3, 61, false), (4, 80, true), (0, 0, false), (3, 3, true)]
         {
@@ -101,11 +120,11 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_client_is_counted_once_for_each_kind_and_once_in_all(kinds in prop::collection::vec(0..16_u8, 0..50)) {
+        fn client_counts_once_per_kind_and_once_in_all(kinds in prop::collection::vec(0..16_u8, 0..50)) {
             let mut trouble = Trouble::default();
             for kind in &kinds {
                 let [failed, repeated, full_again, damaged] = [1, 2, 4, 8].map(|bit| kind & bit != 0);
-                trouble.add(Ills { failed, repeated, full_again, damaged });
+                trouble.add(Trouble::of_client(failed, repeated, full_again, damaged));
             }
             let count = |bit: u8| kinds.iter().filter(|kind| *kind & bit != 0).count() as u64;
             let Trouble { clients, failed, repeated, full_again, damaged, troubled } = trouble;
@@ -114,7 +133,7 @@ mod tests {
         }
 
         #[test]
-        fn one_more_in_trouble_never_opens_a_ring(troubled in 0..100_u64, well in 0..100_u64, share in 0..=100_u8, least in 0..10_u64) {
+        fn another_troubled_client_never_opens_a_gate(troubled in 0..100_u64, well in 0..100_u64, share in 0..=100_u8, least in 0..10_u64) {
             let one = |troubled| Trouble { troubled, clients: troubled + well, ..Trouble::default() };
             prop_assert!(!one(troubled).is_above(share, least) || one(troubled + 1).is_above(share, least));
         }

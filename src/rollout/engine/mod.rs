@@ -16,7 +16,7 @@ use self::rules::Switch;
 use self::task::Beginning;
 pub use self::task::Task;
 use super::audit::{Audit, Unwritten};
-use super::clients::{Clients, Tracker, Trouble, View, Viewer};
+use super::clients::{ClientTracker, Trouble, VisibleRevision, VisibleRevisionOf};
 use super::orders::{Done, Order, Refused};
 use super::record::{self, Newer, PREFIX};
 use super::revision::Number;
@@ -44,7 +44,7 @@ struct Shared {
     /// Those that the task has still to make. Held while views are computed and shown, never across I/O.
     switches: Mutex<Vec<Switch>>,
     switched: Notify,
-    clients: Clients,
+    clients: ClientTracker,
     clock: Clock,
     metrics: Arc<RolloutMetrics>,
     current: ArcSwap<Current>,
@@ -165,13 +165,13 @@ impl Rollouts {
         store: Arc<Store>,
         metrics: Arc<RolloutMetrics>,
         clock: Clock,
-    ) -> Result<(Self, Task, Tracker), OpenError> {
+    ) -> Result<(Self, Task), OpenError> {
         let restored = record::restore(store.records(PREFIX).await?)?;
         let (requests, asked) = mpsc::channel(WAITING);
         let (take, taken) = mpsc::channel(TAKEN);
         let in_force = Arc::new(ArcSwap::new(rules.clone()));
-        let viewer = viewer(in_force.clone());
-        let (clients, tracker) = Tracker::new(rules.tracking.clone(), viewer, metrics.clone(), clock.clone());
+        let visible_of = visible_of(in_force.clone());
+        let clients = ClientTracker::new(rules.tracking, visible_of, metrics.clone(), clock.clone());
         let shared = Arc::new(Shared {
             rules: in_force,
             switches: Mutex::default(),
@@ -192,7 +192,7 @@ impl Rollouts {
         let audit = Audit::of_store(&config.store.dir);
         let beginning = Beginning { shared: shared.clone(), requests: asked, taken, rules, audit };
         let task = Task::begin(beginning, restored, store, clock).await;
-        Ok((Self(shared), task, tracker))
+        Ok((Self(shared), task))
     }
 
     /// What clients see; `None` without rings.
@@ -205,8 +205,8 @@ impl Rollouts {
         self.0.rules.load().have_rings()
     }
 
-    /// Who the clients are, and how they do.
-    pub fn clients(&self) -> &Clients {
+    /// Returns the client tracker, which the relay must run.
+    pub fn clients(&self) -> &ClientTracker {
         &self.0.clients
     }
 
@@ -283,13 +283,14 @@ impl From<&Found> for Collected {
     }
 }
 
-/// Tells the tracker what clients could see.
-fn viewer(rules: Arc<ArcSwap<RolloutRules>>) -> Arc<Viewer> {
-    Arc::new(move |who, now| {
+/// Looks up the revision visible to a client.
+fn visible_of(rules: Arc<ArcSwap<RolloutRules>>) -> Box<VisibleRevisionOf> {
+    Box::new(move |client, now| {
         let views = rules.load().views();
         let views = views.as_ref()?;
-        let revision = views.of(who.group, who.address, now)?.number;
-        let since = who.given.and_then(|given| views.since(who.group, who.address, given, now));
-        Some(View { revision, since: since.unwrap_or(now) })
+        let number = views.of(&client.group, client.address, now)?.number;
+        let catalogs = client.catalogs.map(|catalogs| catalogs.revision);
+        let since = catalogs.and_then(|own| views.since(&client.group, client.address, own, now));
+        Some(VisibleRevision { number, differs_since: since.unwrap_or(now) })
     })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwapOption, Guard};
 
 use super::{Current, Rollouts};
-use crate::clients::{self, Thresholds};
+use crate::clients::TrackerSettings;
 use crate::rings::Rings;
 use crate::state::State;
 use crate::views::Views;
@@ -19,7 +19,7 @@ use gupd_config::{self as config, Config};
 pub struct RolloutRules {
     pub(super) rings: Option<Arc<Rings>>,
     pub(super) settings: config::Rollout,
-    pub(super) tracking: clients::Settings,
+    pub(super) tracking: TrackerSettings,
     views: ArcSwapOption<Views>,
 }
 
@@ -82,14 +82,12 @@ impl Rollouts {
         install();
         drop(switches);
         shared.switched.notify_one();
-        shared.clients.reconfigure(rules.tracking.clone());
+        shared.clients.reconfigure(rules.tracking);
     }
 }
 
-fn tracking(config: &Config) -> clients::Settings {
+fn tracking(config: &Config) -> TrackerSettings {
     let config::Rollout { behind, unseen, repeats, max_clients, .. } = config.rollout;
-    clients::Settings {
-        max_clients: usize::try_from(max_clients).unwrap_or(usize::MAX),
-        thresholds: Thresholds { behind, unseen, repeats, failing: Thresholds::FAILING },
-    }
+    let max_clients = usize::try_from(max_clients).unwrap_or(usize::MAX);
+    TrackerSettings { max_clients, behind, unseen, repeats }
 }

@@ -354,11 +354,7 @@ impl Task {
         let watched = self.watched().await;
         let mut records = Vec::new();
         let mut next = State::clone(&self.state);
-        let mut advanced = Vec::new();
-        // As long as nobody knows of trouble, nothing opens.
-        if let Some(watched) = watched {
-            advanced = self.advance(&mut next, &watched, now);
-        }
+        let advanced = self.advance(&mut next, &watched, now);
         let rings = self.rules.rings.clone();
         if rings.is_some() && (now - self.alive).abs() >= LOOK {
             records.push(record::alive(now));

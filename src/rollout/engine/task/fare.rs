@@ -13,16 +13,16 @@ use gupd_config as config;
 use gupd_config::clock::UnixMillis;
 
 impl Task {
-    /// How clients fare with what they show of steps to come; `None` if nobody is there to say, as when the relay ends.
-    pub(super) async fn watched(&self) -> Option<Troubles> {
-        let Some(rings) = &self.rules.rings else { return Some(Troubles::new()) };
+    /// Returns the trouble of clients with the revisions on which steps to come depend.
+    pub(super) async fn watched(&self) -> Troubles {
+        let Some(rings) = &self.rules.rings else { return Troubles::new() };
         let mut watched = Troubles::new();
         for (revision, ring) in self.state.watched(rings) {
             let Some(groups) = rings.get(ring).map(|ring| &ring.groups) else { continue };
-            let trouble = self.shared.clients.trouble(revision, groups).await.ok()?;
+            let trouble = self.shared.clients.trouble(revision, groups).await;
             watched.insert((revision, ring), trouble);
         }
-        Some(watched)
+        watched
     }
 
     /// Opens what is due and what nobody has trouble with.

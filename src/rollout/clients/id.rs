@@ -1,5 +1,5 @@
-//! Who a client is: the first name of the certificate that it shows, or else its address. Owns the one spelling of that in
-//! orders, reports and the store. Names come from the network: what is no host's name is not taken for one.
+//! The identity of a client: the first name in its certificate, or else its address. Owns its one spelling in commands,
+//! reports and the store. Names come from the network: a text that cannot be a host name is ignored.
 
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-/// Bytes of a name. A host has no longer one (RFC 1035 §2.3.4), and it is kept for each client.
+/// Maximum bytes of a name (RFC 1035 §2.3.4).
 const MAX_NAME: usize = 255;
 
-/// A client. Ordered by address, then by name; spelled as either.
+/// A client. Ordered by address, then by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Identity(Kind);
+pub struct ClientId(Kind);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Kind {
@@ -26,44 +26,43 @@ enum Kind {
 /// A text that names no client.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no client; give its address, or the first name in its certificate")]
-pub struct NotAClient(String);
+pub struct InvalidClientId(String);
 
-impl Identity {
-    /// Of a client at this address that has shown a certificate with these names. A name that reads like an address
-    /// would be another client's, and is passed over like one that no host can have.
+impl ClientId {
+    /// Returns the identity of a client at this address with these names in its certificate. A name that reads like an
+    /// address would be another client's, and is ignored.
     pub fn of(address: IpAddr, names: &[Box<str>]) -> Self {
         let named = names.first().and_then(|name| Self::named(name));
         named.unwrap_or_else(|| Self(Kind::Address(address.to_canonical())))
     }
 
     fn named(name: &str) -> Option<Self> {
-        let is_printable = |name: &str| name.chars().all(|char| !char.is_control() && !char.is_whitespace());
-        let fits = (1..=MAX_NAME).contains(&name.len()) && is_printable(name);
-        if !fits || name.parse::<IpAddr>().is_ok() {
+        let is_printable = name.chars().all(|char| !char.is_control() && !char.is_whitespace());
+        let fits = (1..=MAX_NAME).contains(&name.len());
+        if !fits || !is_printable || name.parse::<IpAddr>().is_ok() {
             return None;
         }
-        let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            name.to_ascii_lowercase().into()
-        } else {
-            name.into()
-        };
+        let mut name: Arc<str> = name.into();
+        if let Some(name) = Arc::get_mut(&mut name) {
+            name.make_ascii_lowercase();
+        }
         Some(Self(Kind::Name(name)))
     }
 }
 
-impl FromStr for Identity {
-    type Err = NotAClient;
+impl FromStr for ClientId {
+    type Err = InvalidClientId;
 
-    fn from_str(text: &str) -> Result<Self, NotAClient> {
+    fn from_str(text: &str) -> Result<Self, InvalidClientId> {
         let text = text.trim();
         match text.parse::<IpAddr>() {
             Ok(address) => Ok(Self(Kind::Address(address.to_canonical()))),
-            Err(_) => Self::named(text).ok_or_else(|| NotAClient(text.chars().take(MAX_NAME).collect())),
+            Err(_) => Self::named(text).ok_or_else(|| InvalidClientId(text.chars().take(MAX_NAME).collect())),
         }
     }
 }
 
-impl Display for Identity {
+impl Display for ClientId {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::Address(address) => address.fmt(f),
@@ -72,7 +71,7 @@ impl Display for Identity {
     }
 }
 
-impl Serialize for Identity {
+impl Serialize for ClientId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -86,14 +85,14 @@ mod tests {
 
     fn of(address: &str, names: &[&str]) -> String {
         let names: Vec<Box<str>> = names.iter().map(|&name| name.into()).collect();
-        Identity::of(address.parse().unwrap(), &names).to_string()
+        ClientId::of(address.parse().unwrap(), &names).to_string()
     }
 
     #[test]
-    fn a_client_is_its_first_name_or_else_its_canonical_address() {
+    fn client_is_its_first_name_or_its_canonical_address() {
         let long = "a".repeat(MAX_NAME + 1);
         for (address, names, expected) in [
-            ("10.0.0.1", &["pc-1.example", "other"][..], "pc-1.example"),
+            ("10.0.0.1", &["PC-1.example", "other"][..], "pc-1.example"),
             ("10.0.0.1", &[], "10.0.0.1"),
             ("::ffff:10.0.0.1", &[], "10.0.0.1"),
             ("2001:DB8::0:1", &[], "2001:db8::1"),
@@ -107,20 +106,19 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_client_is_refused_with_what_to_give() {
-        let error = "a b".parse::<Identity>().unwrap_err().to_string();
+    fn invalid_id_is_refused_with_advice() {
+        let error = "a b".parse::<ClientId>().unwrap_err().to_string();
         assert_eq!(error, r#""a b" is no client; give its address, or the first name in its certificate"#);
-        assert_eq!("PC-1.Example".parse::<Identity>().unwrap().to_string(), "pc-1.example");
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn an_identity_is_parsed_back(address: IpAddr, name in "\\PC{0,20}") {
+        fn displayed_id_parses_back(address: IpAddr, name in "\\PC{0,20}") {
             for names in [&[name.into_boxed_str()][..], &[]] {
-                let identity = Identity::of(address, names);
-                prop_assert_eq!(&identity.to_string().parse::<Identity>().unwrap(), &identity);
+                let id = ClientId::of(address, names);
+                prop_assert_eq!(&id.to_string().parse::<ClientId>().unwrap(), &id);
             }
         }
     }
