@@ -1,6 +1,7 @@
 //! Metrics of connections, upstreams and peers of the site. Label sets are bounded: names from the configuration and
 //! words of an enum, never a client or a path.
 
+use crate::upstream::UpstreamFailure;
 use http::StatusCode;
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, register_int_counter_vec_with_registry,
@@ -8,8 +9,48 @@ use prometheus::{
     register_int_gauge_with_registry,
 };
 
-/// Label values for status classes, from `1xx` on.
-pub const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Class of a status code (RFC 9110 §15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusClass {
+    /// 1xx, and what is below.
+    Informational,
+    /// 2xx
+    Successful,
+    /// 3xx
+    Redirection,
+    /// 4xx
+    ClientError,
+    /// 5xx, and what is above.
+    ServerError,
+}
+
+impl StatusClass {
+    /// Every class, in the order of their numbers.
+    pub const ALL: [Self; 5] =
+        [Self::Informational, Self::Successful, Self::Redirection, Self::ClientError, Self::ServerError];
+
+    /// Returns the class of a status code.
+    pub fn of(status: StatusCode) -> Self {
+        match status.as_u16() {
+            ..200 => Self::Informational,
+            200..300 => Self::Successful,
+            300..400 => Self::Redirection,
+            400..500 => Self::ClientError,
+            500.. => Self::ServerError,
+        }
+    }
+
+    /// The one spelling used in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Informational => "1xx",
+            Self::Successful => "2xx",
+            Self::Redirection => "3xx",
+            Self::ClientError => "4xx",
+            Self::ServerError => "5xx",
+        }
+    }
+}
 
 /// Counters and gauges of the network layer.
 #[derive(Debug)]
@@ -111,24 +152,21 @@ impl NetMetrics {
         })
     }
 
-    /// Creates an upstream's series at zero. `failures` are the words of the failures that may be counted.
-    pub fn create_upstream_series(&self, upstream: &str, failures: &[&str]) {
+    /// Creates an upstream's series at zero.
+    pub fn create_upstream_series(&self, upstream: &str) {
         self.upstream_bytes.with_label_values(&[upstream]);
-        for outcome in STATUS_CLASSES.iter().chain(failures) {
+        let answers = StatusClass::ALL.map(StatusClass::as_str).into_iter();
+        let failures = UpstreamFailure::OF_UPSTREAM.map(UpstreamFailure::as_str);
+        for outcome in answers.chain(failures) {
             self.upstream_requests.with_label_values(&[upstream, outcome]);
         }
     }
 
-    /// Counts a request to an upstream by its response's status, or by the word for the failure.
-    pub fn count_upstream(&self, upstream: &str, outcome: Result<StatusCode, &str>) {
-        let label = outcome.map_or_else(|word| word, |status| STATUS_CLASSES[status_class(status)]);
-        self.upstream_requests.with_label_values(&[upstream, label]).inc();
+    /// Counts a request to an upstream by its response's status, or by the failure.
+    pub fn count_upstream(&self, upstream: &str, outcome: Result<StatusCode, UpstreamFailure>) {
+        let outcome = outcome.map_or_else(UpstreamFailure::as_str, |status| StatusClass::of(status).as_str());
+        self.upstream_requests.with_label_values(&[upstream, outcome]).inc();
     }
-}
-
-/// Index into [`STATUS_CLASSES`].
-pub fn status_class(status: StatusCode) -> usize {
-    usize::from(status.as_u16() / 100).clamp(1, STATUS_CLASSES.len()) - 1
 }
 
 /// One unit of a gauge, given back on drop, also after a panic.

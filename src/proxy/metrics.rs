@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use gupd_config::Class;
-use gupd_http::status::{CacheStatus, ResponseEnd};
-use gupd_net::metrics::{NetMetrics, STATUS_CLASSES, status_class};
+use gupd_http::status::{CacheResult, CacheStatus, ResponseEnd};
+use gupd_net::metrics::{NetMetrics, StatusClass};
 use http::StatusCode;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Registry,
@@ -23,10 +23,10 @@ const CLASSES: [Class; 4] = [Class::Payload, Class::Catalog, Class::Private, Cla
 /// Counters, gauges and histograms of the request pipeline.
 #[derive(Debug)]
 pub struct RequestMetrics {
-    // By `CacheStatus::LABELS`, then by class.
+    // By `CacheResult`, then by class.
     requests: Vec<[IntCounter; CLASSES.len()]>,
     client_bytes: Vec<[IntCounter; CLASSES.len()]>,
-    responses: [IntCounter; STATUS_CLASSES.len()],
+    responses: [IntCounter; StatusClass::ALL.len()],
     /// Time to the response head.
     pub head_seconds: Histogram,
     /// Time to the end of the response, or until the client went away.
@@ -85,7 +85,7 @@ impl RequestMetrics {
         Ok(Self {
             requests: by_class(&requests),
             client_bytes: by_class(&client_bytes),
-            responses: STATUS_CLASSES.map(|class| responses.with_label_values(&[class])),
+            responses: StatusClass::ALL.map(|class| responses.with_label_values(&[class.as_str()])),
             broken,
             refused: net.refused.clone(),
             head_seconds: seconds(
@@ -146,7 +146,7 @@ impl RequestMetrics {
         if let Some(counter) = counter(&self.requests, cache, class) {
             counter.inc();
         }
-        self.responses[status_class(status)].inc();
+        self.responses[StatusClass::of(status) as usize].inc();
     }
 
     /// Counts the bytes that a client was sent, once its response has ended; `stored` of them were here when it asked.
@@ -172,8 +172,10 @@ fn seconds(registry: &Registry, name: &str, help: &str) -> Result<Histogram, pro
 }
 
 fn by_class(counters: &IntCounterVec) -> Vec<[IntCounter; CLASSES.len()]> {
-    let row = |cache: &&str| CLASSES.map(|class| counters.with_label_values(&[*cache, class.as_str()]));
-    CacheStatus::LABELS.iter().map(row).collect()
+    let row = |cache: CacheResult| {
+        CLASSES.map(|class| counters.with_label_values(&[cache.as_str(), class.as_str()]))
+    };
+    CacheResult::ALL.map(row).into()
 }
 
 fn counter(
@@ -181,8 +183,5 @@ fn counter(
     cache: Option<CacheStatus>,
     class: Class,
 ) -> Option<&IntCounter> {
-    let label = cache?.as_str();
-    // Ten labels, the most frequent first.
-    let at = CacheStatus::LABELS.iter().position(|known| *known == label)?;
-    Some(&counters.get(at)?[class as usize])
+    Some(&counters.get(cache?.result() as usize)?[class as usize])
 }

@@ -17,8 +17,28 @@ pub(super) const AT_ONCE: usize = 4;
 /// Catalogs of one refresh, at most: a LiveUpdate server has hundreds of products in some languages.
 const MAX_CATALOGS: usize = 10_000;
 
-/// What may come of asking for one, in metrics.
-pub(super) const OUTCOMES: [&str; 4] = ["changed", "unchanged", "missing", "failed"];
+/// Outcome of asking for one catalog, in metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CatalogOutcome {
+    Changed,
+    Unchanged,
+    Missing,
+    Failed,
+}
+
+impl CatalogOutcome {
+    pub(super) const ALL: [Self; 4] = [Self::Changed, Self::Unchanged, Self::Missing, Self::Failed];
+
+    /// The one spelling used in metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Unchanged => "unchanged",
+            Self::Missing => "missing",
+            Self::Failed => "failed",
+        }
+    }
+}
 
 /// A catalog to ask for.
 enum Catalog {
@@ -66,22 +86,22 @@ impl Worker {
         {
             left -= 1;
             in_a_row = if outcome.is_err() { in_a_row + 1 } else { 0 };
-            let label = match outcome {
+            let outcome = match outcome {
                 Ok(Fetched::New { .. }) => {
                     report.changed += 1;
-                    "changed"
+                    CatalogOutcome::Changed
                 }
-                Ok(Fetched::Unchanged) => "unchanged",
-                Ok(Fetched::Nothing | Fetched::TooLarge) => "missing",
+                Ok(Fetched::Unchanged) => CatalogOutcome::Unchanged,
+                Ok(Fetched::Nothing | Fetched::TooLarge) => CatalogOutcome::Missing,
                 Err(_) => {
                     report.failed += 1;
-                    "failed"
+                    CatalogOutcome::Failed
                 }
             };
-            self.metrics.catalogs.with_label_values(&[label]).inc();
+            self.metrics.catalogs.with_label_values(&[outcome.as_str()]).inc();
         }
         report.failed += left;
-        self.metrics.catalogs.with_label_values(&["failed"]).inc_by(left);
+        self.metrics.catalogs.with_label_values(&[CatalogOutcome::Failed.as_str()]).inc_by(left);
         report
     }
 

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::catalogs::CatalogOutcome;
 use super::collect::{Collected, Source, Uncollected};
 use super::known::Known;
 use super::snapshot::{Collect, Memory, Room, has, published};
@@ -149,9 +150,14 @@ impl Worker {
 
     fn count(&self, outcomes: &Outcomes, failed: u64) {
         let Outcomes { changed, unchanged, missing } = *outcomes;
-        let all = [("changed", changed), ("unchanged", unchanged), ("missing", missing), ("failed", failed)];
+        let all = [
+            (CatalogOutcome::Changed, changed),
+            (CatalogOutcome::Unchanged, unchanged),
+            (CatalogOutcome::Missing, missing),
+            (CatalogOutcome::Failed, failed),
+        ];
         for (outcome, count) in all {
-            self.metrics.catalogs.with_label_values(&[outcome]).inc_by(count);
+            self.metrics.catalogs.with_label_values(&[outcome.as_str()]).inc_by(count);
         }
     }
 }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::ahead::Pending;
+use self::catalogs::CatalogOutcome;
 use self::snapshot::Memory;
 use crate::metrics::RefreshMetrics;
 use gupd_config::clock::{Clock, UnixMillis};
@@ -38,8 +39,27 @@ const MAX_WAITING: usize = 8;
 /// Requests in a row that fail before the others are not made: their upstream is away, and each would wait for it.
 const MAX_FAILURES: u64 = 8;
 
-/// How a refresh may end, in metrics.
-const OUTCOMES: [&str; 3] = ["done", "failed", "window-closed"];
+/// Outcome of a refresh, in metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RefreshOutcome {
+    Done,
+    /// Some catalogs could not be asked for, or published.
+    Failed,
+    WindowClosed,
+}
+
+impl RefreshOutcome {
+    const ALL: [Self; 3] = [Self::Done, Self::Failed, Self::WindowClosed];
+
+    /// The one spelling used in metrics.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::WindowClosed => "window-closed",
+        }
+    }
+}
 
 /// What came of one refresh.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,11 +160,11 @@ impl Refresher {
         metrics: Arc<RefreshMetrics>,
         clock: Clock,
     ) -> (Self, Task) {
-        for outcome in OUTCOMES {
-            metrics.refreshes.with_label_values(&[outcome]);
+        for outcome in RefreshOutcome::ALL {
+            metrics.refreshes.with_label_values(&[outcome.as_str()]);
         }
-        for outcome in catalogs::OUTCOMES {
-            metrics.catalogs.with_label_values(&[outcome]);
+        for outcome in CatalogOutcome::ALL {
+            metrics.catalogs.with_label_values(&[outcome.as_str()]);
         }
         let (requests, waiting) = mpsc::channel(MAX_WAITING);
         let (settings, current) = watch::channel(Settings::new(config));
@@ -282,11 +302,11 @@ impl Worker {
     /// Counts a refresh and says how it ended; `None` if the window closed on it.
     fn tell(&self, report: Option<Report>, asked: &'static str) {
         let outcome = match report {
-            Some(Report { failed: 0, .. }) => "done",
-            Some(_) => "failed",
-            None => "window-closed",
+            Some(Report { failed: 0, .. }) => RefreshOutcome::Done,
+            Some(_) => RefreshOutcome::Failed,
+            None => RefreshOutcome::WindowClosed,
         };
-        self.metrics.refreshes.with_label_values(&[outcome]).inc();
+        self.metrics.refreshes.with_label_values(&[outcome.as_str()]).inc();
         let Some(Report { asked: catalogs, changed, failed, revision }) = report else {
             tracing::warn!(asked, "the window closed before a refresh was done");
             return;

@@ -8,7 +8,7 @@ use gupd::config::Limit;
 use gupd::config::units::Rate;
 use gupd::net::metrics::NetMetrics;
 use gupd::shape::{BandwidthClass, WanLimiter};
-use gupd::upstream::{RequestBody, UpstreamRequest, Upstreams};
+use gupd::upstream::{RequestBody, UpstreamFailure, UpstreamRequest, Upstreams};
 use gupd::{Clock, Config};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
@@ -290,7 +290,7 @@ async fn who_cannot_be_served_here_is_sent_to_the_first_healthy_manager() {
         assert_eq!(preferred(), expected.next().unwrap());
     }
     assert_eq!(upstreams.time_to_probe(&order), Some(RETRY));
-    assert_eq!(upstreams.send(&order, &outgoing).await.unwrap_err().as_str(), "unavailable");
+    assert_eq!(upstreams.send(&order, &outgoing).await.unwrap_err().kind(), UpstreamFailure::Unavailable);
     clock.advance(RETRY);
     assert_eq!(upstreams.time_to_probe(&order), Some(Duration::ZERO));
 }

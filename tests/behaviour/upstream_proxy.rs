@@ -8,7 +8,7 @@ use std::time::Duration;
 use gupd::config::{HttpProxy, Limit, Trust, units::Rate};
 use gupd::net::metrics::NetMetrics;
 use gupd::shape::WanLimiter;
-use gupd::upstream::Upstreams;
+use gupd::upstream::{UpstreamFailure, Upstreams};
 use gupd::{Clock, Config};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
@@ -159,7 +159,7 @@ async fn a_proxy_that_gives_no_tunnel_is_named_with_its_reason() {
         let tunnels = Tunnels::start(Some(instead)).await;
         let upstreams = upstreams("https://manager.example", proxy(tunnels.address, None)).unwrap();
         let error = upstreams.iter().next().unwrap().test_connection().await.unwrap_err();
-        assert_eq!(error.as_str(), "connect");
+        assert_eq!(error.kind(), UpstreamFailure::Connect);
         let error = error.to_string();
         let begin = format!("upstream manager.example: cannot connect: proxy {} ", tunnels.address);
         assert!(error.starts_with(&begin) && error.contains(expected), "{error}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gupd::cache::Cache;
-use gupd::fill::{Fills, Joined, Outcome, Reader, Wanted};
+use gupd::fill::{FillOutcome, Fills, Joined, Outcome, Reader, Wanted};
 use gupd::policy::Policy;
 use gupd::relay::RelayMetrics;
 use gupd::shape::{BandwidthClass, WanLimiter};
@@ -103,7 +103,7 @@ impl Site {
                     let mut reader = Reader::following(self.store.clone(), &fill, flow, 0, None);
                     match reader.at_hand(HOLD_BACK).await {
                         Ok(()) => return read(reader).await,
-                        Err(error) if error.as_str() == "changed" => {}
+                        Err(error) if error.outcome() == FillOutcome::Changed => {}
                         Err(error) => return End::Refused(error.to_string()),
                     }
                 }
@@ -111,7 +111,7 @@ impl Site {
                     return read(Reader::stored(self.store.clone(), entry.source(), 0..entry.object.len))
                         .await;
                 }
-                Outcome::Failed(error) if error.as_str() == "changed" => {}
+                Outcome::Failed(error) if error.outcome() == FillOutcome::Changed => {}
                 Outcome::Failed(error) => return End::Refused(error.to_string()),
                 Outcome::Unshared(why) => return End::Refused(why.as_str().to_owned()),
             }

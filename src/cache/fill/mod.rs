@@ -13,6 +13,7 @@ mod flow;
 mod intake;
 pub mod metrics;
 mod origin;
+mod outcome;
 mod plan;
 mod reader;
 mod refetch;
@@ -35,6 +36,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::errand::{Ended, Errand};
 pub use self::flow::{Flow, Phase};
+pub use self::outcome::FillOutcome;
 pub use self::reader::{Reader, TransferError};
 pub use self::refetch::{RefetchError, refetch};
 use crate::digest::Digests;
@@ -48,31 +50,6 @@ use gupd_http::{CacheControl, UnstorableReason, Verdict};
 use gupd_net::shape::BandwidthClass;
 use gupd_net::upstream::{CurrentUpstream, UpstreamError, UpstreamResponse, Upstreams};
 use gupd_store::{Store, StoreError};
-
-/// How a fill may end, in metrics: with an object, without one, or by a [`FillError`].
-const OUTCOMES: [&str; 21] = [
-    "stored",
-    "deduplicated",
-    "not-modified",
-    "unshared",
-    "unstorable",
-    "outdated",
-    "handed-over",
-    "store",
-    "stopped",
-    "abandoned",
-    "changed",
-    "digest-mismatch",
-    "open-ended",
-    "connect",
-    "head-timeout",
-    "closed",
-    "bad-response",
-    "bad-request",
-    "unavailable",
-    "server-error",
-    "broken-off",
-];
 
 /// What to ask for, taken from the request that starts a fill, or of the relay's own.
 #[derive(Clone, Debug)]
@@ -188,18 +165,18 @@ pub enum FillError {
 }
 
 impl FillError {
-    /// Word for logs and metrics.
-    pub fn as_str(&self) -> &'static str {
+    /// Outcome of the fill that ended so.
+    pub fn outcome(&self) -> FillOutcome {
         match self {
-            Self::Upstream(error) => error.as_str(),
-            Self::ServerError { .. } => "server-error",
-            Self::BrokenOff { .. } => "broken-off",
-            Self::Changed { .. } => "changed",
-            Self::Mismatch { .. } => "digest-mismatch",
-            Self::OpenEnded => "open-ended",
-            Self::Store(_) => "store",
-            Self::Abandoned => "abandoned",
-            Self::Stopped => "stopped",
+            Self::Upstream(error) => FillOutcome::Upstream(error.kind()),
+            Self::ServerError { .. } => FillOutcome::ServerError,
+            Self::BrokenOff { .. } => FillOutcome::BrokenOff,
+            Self::Changed { .. } => FillOutcome::Changed,
+            Self::Mismatch { .. } => FillOutcome::DigestMismatch,
+            Self::OpenEnded => FillOutcome::OpenEnded,
+            Self::Store(_) => FillOutcome::Store,
+            Self::Abandoned => FillOutcome::Abandoned,
+            Self::Stopped => FillOutcome::Stopped,
         }
     }
 }
@@ -251,8 +228,8 @@ impl Fills {
         clock: Clock,
         runtime: Handle,
     ) -> Self {
-        for outcome in OUTCOMES {
-            metrics.ended.with_label_values(&[outcome]);
+        for outcome in FillOutcome::all() {
+            metrics.ended.with_label_values(&[outcome.as_str()]);
         }
         let shared = Shared {
             running: Mutex::default(),

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::begin::{Begun, NotBegun};
 use super::fetch::Followers;
-use super::{Fill, FillError, FillKey, Flow, Leaving, Phase, Shared, Unshared, Wanted};
+use super::{Fill, FillError, FillKey, FillOutcome, Flow, Leaving, Phase, Shared, Unshared, Wanted};
 use crate::Entry;
 use gupd_config::Class;
 use gupd_config::policy::Classified;
@@ -40,9 +40,9 @@ pub(super) struct Task {
     changes: u32,
 }
 
-/// How a fill, or one try of it, ended. The word is the metric's label.
+/// How a fill, or one try of it, ended.
 enum Ended {
-    Finally(&'static str),
+    Finally(FillOutcome),
     /// The content changed under it; the fill goes on with the new content from its beginning.
     Changed(UpstreamResponse),
     /// What came is of no use here; ask for everything.
@@ -86,10 +86,10 @@ impl Task {
             Ok(_permit) => self.fill().await,
             Err(error) => self.fail(error.into()),
         };
-        shared.metrics.ended.with_label_values(&[outcome]).inc();
+        shared.metrics.ended.with_label_values(&[outcome.as_str()]).inc();
     }
 
-    async fn fill(&mut self) -> &'static str {
+    async fn fill(&mut self) -> FillOutcome {
         if let Some(left) = self.left_unfinished()
             && let Some(ended) = self.go_on_with(left).await
             && let Some(outcome) = self.settle(ended).await
@@ -125,7 +125,7 @@ impl Task {
     }
 
     /// Follows changes of the content to their end; `None` if everything is to be asked for, without conditions.
-    async fn settle(&mut self, mut ended: Ended) -> Option<&'static str> {
+    async fn settle(&mut self, mut ended: Ended) -> Option<FillOutcome> {
         loop {
             match ended {
                 Ended::Finally(outcome) => return Some(outcome),
@@ -187,15 +187,15 @@ impl Task {
         }
     }
 
-    async fn stored(&self, flow: &Flow, committed: Committed) -> &'static str {
+    async fn stored(&self, flow: &Flow, committed: Committed) -> FillOutcome {
         let Committed { object, deduplicated, .. } = committed;
         tracing::debug!(key = &*self.wanted.key, blob = %object.blob, len = object.len, "stored");
         match self.leave_behind(object, &flow.head.selecting, &flow.head.classified).await {
             Some(entry) => self.show(Phase::Stored { entry }),
             // Its followers have their bytes.
-            None => return "outdated",
+            None => return FillOutcome::Outdated,
         }
-        if deduplicated { "deduplicated" } else { "stored" }
+        if deduplicated { FillOutcome::Deduplicated } else { FillOutcome::Stored }
     }
 
     async fn not_modified(&mut self, stale: &Entry, answer: &UpstreamResponse) -> Ended {
@@ -226,7 +226,7 @@ impl Task {
             Ok(object) => match self.leave_behind(object, &stale.selecting, &stale.classified).await {
                 Some(entry) => {
                     self.show(Phase::NotModified { entry });
-                    "not-modified"
+                    FillOutcome::NotModified
                 }
                 None => return Ended::Unconditionally,
             },
@@ -234,24 +234,24 @@ impl Task {
         })
     }
 
-    fn unshared(&mut self, why: Unshared) -> &'static str {
+    fn unshared(&mut self, why: Unshared) -> FillOutcome {
         tracing::debug!(key = &*self.wanted.key, why = why.as_str(), "not shared");
         self.leave();
         self.show(Phase::Unshared { why });
-        "unshared"
+        FillOutcome::Unshared
     }
 
-    fn fail(&mut self, error: FillError) -> &'static str {
+    fn fail(&mut self, error: FillError) -> FillOutcome {
         let is_known = matches!(error, FillError::Upstream(UpstreamError::Unavailable { .. }));
         if is_known || matches!(error, FillError::Abandoned | FillError::Stopped) {
             tracing::debug!(%error, key = &*self.wanted.key, "fill stopped");
         } else {
             tracing::warn!(%error, key = &*self.wanted.key, "fill failed");
         }
-        let word = error.as_str();
+        let outcome = error.outcome();
         self.leave();
         self.show(Phase::Failed { error });
-        word
+        outcome
     }
 
     /// Whoever asks from now on follows the new content; who has bytes of the old sees a broken transfer.

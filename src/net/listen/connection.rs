@@ -41,15 +41,39 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Bytes thrown away at once meanwhile.
 const LINGER_BUFFER: usize = 16 << 10;
 
-/// Why connections are refused; what requests are refused for is the proxy's.
-const REFUSALS: [&str; 6] = [
-    "tls",
-    "slow-head",
-    "head-too-large",
-    "malformed",
-    super::TooMany::Open.as_str(),
-    super::TooMany::New.as_str(),
-];
+/// Reason why a connection is refused; reasons for requests are in [`Refusal`](crate::forward::Refusal).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionRefusal {
+    /// The handshake failed, or was not done in time.
+    Tls,
+    /// The head was not whole in time.
+    SlowHead,
+    /// The head is longer than `server.max_header_bytes`, or has too many fields.
+    HeadTooLarge,
+    /// What came is not HTTP.
+    Malformed,
+    /// `server.max_connections` are open.
+    TooManyOpen,
+    /// Its client has made `lan.client_connections` within a second.
+    TooManyNew,
+}
+
+impl ConnectionRefusal {
+    const ALL: [Self; 6] =
+        [Self::Tls, Self::SlowHead, Self::HeadTooLarge, Self::Malformed, Self::TooManyOpen, Self::TooManyNew];
+
+    /// The one spelling used in logs and metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::SlowHead => "slow-head",
+            Self::HeadTooLarge => "head-too-large",
+            Self::Malformed => "malformed",
+            Self::TooManyOpen => "too-many-connections",
+            Self::TooManyNew => "too-many-new-connections",
+        }
+    }
+}
 
 /// What a stream's bytes travel on.
 trait OverTcp {
@@ -119,8 +143,8 @@ impl<A: RequestHandler> HttpServer<A> {
         server: &config::Server,
         tls: Option<TlsAcceptor>,
     ) -> Self {
-        for reason in REFUSALS {
-            metrics.refused.with_label_values(&[reason]);
+        for reason in ConnectionRefusal::ALL {
+            metrics.refused.with_label_values(&[reason.as_str()]);
         }
         let mut http = http1::Builder::new();
         // `pipeline_flush` stays off: with it, hyper copies every body behind its head.
@@ -193,8 +217,8 @@ impl<A: RequestHandler> HttpServer<A> {
                 peer.names = tls::names(stream.get_ref().1);
                 self.serve_http(stream, peer, stage).await;
             }
-            Ok(Err(error)) => self.refuse("tls", client, &error),
-            Err(late) => self.refuse("tls", client, &late),
+            Ok(Err(error)) => self.refuse(ConnectionRefusal::Tls, client, &error),
+            Err(late) => self.refuse(ConnectionRefusal::Tls, client, &late),
         }
     }
 
@@ -236,14 +260,17 @@ impl<A: RequestHandler> HttpServer<A> {
         if error.is_timeout() {
             // A kept connection that sent nothing since its last response is idle, not slow.
             if unanswered.load(Ordering::Relaxed) {
-                self.refuse("slow-head", peer.address, &error);
+                self.refuse(ConnectionRefusal::SlowHead, peer.address, &error);
                 let mut stream = connection.into_parts().io.into_inner();
                 // It may be gone; it has been told what there is to tell.
                 let _unsent = timeout(self.header_timeout, stream.write_all(TOO_SLOW)).await;
                 linger(stream, stage).await;
             }
         } else if error.is_parse() {
-            let reason = if error.is_parse_too_large() { "head-too-large" } else { "malformed" };
+            let reason = match error.is_parse_too_large() {
+                true => ConnectionRefusal::HeadTooLarge,
+                false => ConnectionRefusal::Malformed,
+            };
             self.refuse(reason, peer.address, &error);
             linger(connection.into_parts().io.into_inner(), stage).await;
         } else {
@@ -255,7 +282,8 @@ impl<A: RequestHandler> HttpServer<A> {
         }
     }
 
-    fn refuse(&self, reason: &'static str, client: SocketAddr, error: &dyn std::fmt::Display) {
+    fn refuse(&self, reason: ConnectionRefusal, client: SocketAddr, error: &dyn std::fmt::Display) {
+        let reason = reason.as_str();
         self.metrics.refused.with_label_values(&[reason]).inc();
         tracing::info!(client = %client.ip().to_canonical(), reason, %error, "refused");
     }

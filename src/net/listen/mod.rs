@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
+use self::connection::ConnectionRefusal;
 pub use self::connection::{ClientConnection, HttpServer, RequestHandler};
 pub use self::newcomers::ConnectionRateLimiter;
 pub use self::worker::{LifecycleStage, WorkerPool};
@@ -49,11 +50,10 @@ enum TooMany {
 }
 
 impl TooMany {
-    /// Word for logs and metrics.
-    const fn as_str(self) -> &'static str {
+    const fn refusal(self) -> ConnectionRefusal {
         match self {
-            Self::Open => "too-many-connections",
-            Self::New => "too-many-new-connections",
+            Self::Open => ConnectionRefusal::TooManyOpen,
+            Self::New => ConnectionRefusal::TooManyNew,
         }
     }
 
@@ -269,7 +269,7 @@ impl Acceptor {
         why: TooMany,
         stage: &watch::Receiver<LifecycleStage>,
     ) {
-        let (client, reason) = (peer.ip().to_canonical(), why.as_str());
+        let (client, reason) = (peer.ip().to_canonical(), why.refusal().as_str());
         self.metrics.refused.with_label_values(&[reason]).inc();
         match why {
             TooMany::Open => {

@@ -179,8 +179,7 @@ impl Upstreams {
     ) -> Result<UpstreamResponse, UpstreamError> {
         let answer = self.send_once(permit.upstream(), outgoing, patience).await;
         if !matches!(answer, Err(UpstreamError::Request { .. })) {
-            let outcome =
-                answer.as_ref().map(|answer| answer.response.status()).map_err(UpstreamError::as_str);
+            let outcome = answer.as_ref().map(|answer| answer.response.status()).map_err(UpstreamError::kind);
             self.metrics.count_upstream(&permit.upstream().name, outcome);
         }
         let verdict = Verdict::of(&answer, patience.head);

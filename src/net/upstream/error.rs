@@ -67,6 +67,43 @@ pub enum UpstreamError {
     },
 }
 
+/// Kind of an [`UpstreamError`]: its one spelling in logs and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamFailure {
+    /// [`UpstreamError::Connect`]
+    Connect,
+    /// [`UpstreamError::HeadTimeout`]
+    HeadTimeout,
+    /// [`UpstreamError::Closed`]
+    Closed,
+    /// [`UpstreamError::Response`]
+    BadResponse,
+    /// [`UpstreamError::Unavailable`]
+    Unavailable,
+    /// [`UpstreamError::Client`]
+    Client,
+    /// [`UpstreamError::Request`]
+    BadRequest,
+}
+
+impl UpstreamFailure {
+    /// Failures of an upstream that was asked.
+    pub const OF_UPSTREAM: [Self; 4] = [Self::Connect, Self::HeadTimeout, Self::Closed, Self::BadResponse];
+
+    /// The one spelling used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::HeadTimeout => "head-timeout",
+            Self::Closed => "closed",
+            Self::BadResponse => "bad-response",
+            Self::Unavailable => "unavailable",
+            Self::Client => "client",
+            Self::BadRequest => "bad-request",
+        }
+    }
+}
+
 /// What a request says of its upstream.
 #[derive(Debug)]
 pub(super) enum Verdict {
@@ -81,19 +118,16 @@ pub(super) enum Verdict {
 }
 
 impl UpstreamError {
-    /// What [`as_str`](Self::as_str) says of requests that were sent.
-    pub(super) const WORDS: [&'static str; 4] = ["connect", "head-timeout", "closed", "bad-response"];
-
-    /// Word for logs and metrics.
-    pub fn as_str(&self) -> &'static str {
+    /// Its kind, for logs and metrics.
+    pub fn kind(&self) -> UpstreamFailure {
         match self {
-            Self::Connect { .. } => "connect",
-            Self::HeadTimeout { .. } => "head-timeout",
-            Self::Closed { .. } => "closed",
-            Self::Response { .. } => "bad-response",
-            Self::Unavailable { .. } => "unavailable",
-            Self::Client { .. } => "client",
-            Self::Request { .. } => "bad-request",
+            Self::Connect { .. } => UpstreamFailure::Connect,
+            Self::HeadTimeout { .. } => UpstreamFailure::HeadTimeout,
+            Self::Closed { .. } => UpstreamFailure::Closed,
+            Self::Response { .. } => UpstreamFailure::BadResponse,
+            Self::Unavailable { .. } => UpstreamFailure::Unavailable,
+            Self::Client { .. } => UpstreamFailure::Client,
+            Self::Request { .. } => UpstreamFailure::BadRequest,
         }
     }
 

@@ -16,7 +16,9 @@ use tokio::time::{sleep, timeout};
 use super::ask::Patience;
 use super::breaker::{Breaker, Fault, Limits};
 use super::error::Verdict;
-use super::{RequestBody, Upstream, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
+use super::{
+    RequestBody, Upstream, UpstreamError, UpstreamFailure, UpstreamRequest, UpstreamResponse, Upstreams,
+};
 use crate::shape::BandwidthClass;
 use gupd_config::clock::UnixMillis;
 
@@ -26,8 +28,29 @@ const LOOK: Duration = Duration::from_secs(30);
 /// Bytes of a check's body that are read so that its connection can be kept. A longer one costs a connection.
 const BODY: usize = 4 << 10;
 
-/// What a check is, by what became of it: the label of a metric.
-const OUTCOMES: [&str; 6] = ["well", "connect", "head-timeout", "closed", "bad-response", "server-error"];
+/// Outcome of a check, in metrics.
+#[derive(Clone, Copy)]
+enum CheckOutcome {
+    Well,
+    Failed(UpstreamFailure),
+    /// An answer by which the upstream is not well.
+    ServerError,
+}
+
+impl CheckOutcome {
+    fn all() -> impl Iterator<Item = Self> {
+        let failures = UpstreamFailure::OF_UPSTREAM.map(Self::Failed);
+        [Self::Well, Self::ServerError].into_iter().chain(failures)
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Well => "well",
+            Self::Failed(failure) => failure.as_str(),
+            Self::ServerError => "server-error",
+        }
+    }
+}
 
 /// Whose upstreams are checked; dropped, it ends the task.
 #[derive(Debug)]
@@ -113,8 +136,8 @@ impl Upstreams {
         self.peers.iter().for_each(|peer| peer.show_in(&self.metrics.peer_healthy));
         for upstream in self.iter() {
             upstream.show_in(&self.metrics.upstream_healthy);
-            for outcome in OUTCOMES {
-                self.metrics.upstream_checks.with_label_values(&[&*upstream.name, outcome]);
+            for outcome in CheckOutcome::all() {
+                self.metrics.upstream_checks.with_label_values(&[&*upstream.name, outcome.as_str()]);
             }
         }
     }
@@ -171,14 +194,14 @@ impl Upstreams {
                     Ok(answer) => {
                         self.read_briefly(answer, patience).await;
                         let well = matches!(verdict, Verdict::Well);
-                        (verdict, if well { "well" } else { "server-error" })
+                        (verdict, if well { CheckOutcome::Well } else { CheckOutcome::ServerError })
                     }
-                    Err(error) => (verdict, error.as_str()),
+                    Err(error) => (verdict, CheckOutcome::Failed(error.kind())),
                 }
             }
         };
         permit.settle(&verdict);
-        self.metrics.upstream_checks.with_label_values(&[&*upstream.name, outcome]).inc();
+        self.metrics.upstream_checks.with_label_values(&[&*upstream.name, outcome.as_str()]).inc();
         match verdict {
             Verdict::Failed(_, why) => Some(why),
             Verdict::Well | Verdict::Suspect(_) | Verdict::Unknown => None,
@@ -231,10 +254,10 @@ impl Upstreams {
     }
 }
 
-fn told(connected: Result<(), UpstreamError>, patience: Duration) -> (Verdict, &'static str) {
+fn told(connected: Result<(), UpstreamError>, patience: Duration) -> (Verdict, CheckOutcome) {
     match connected {
-        Ok(()) => (Verdict::Well, "well"),
-        Err(error) => (Verdict::of_error(&error, patience), error.as_str()),
+        Ok(()) => (Verdict::Well, CheckOutcome::Well),
+        Err(error) => (Verdict::of_error(&error, patience), CheckOutcome::Failed(error.kind())),
     }
 }
 

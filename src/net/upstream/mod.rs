@@ -35,8 +35,8 @@ use self::breaker::Limits;
 pub use self::connect::ConnectError;
 use self::dial::Dialer;
 pub use self::dial::{Connecting, Duplex, Network};
-pub use self::error::UpstreamError;
 use self::error::root_cause;
+pub use self::error::{UpstreamError, UpstreamFailure};
 use self::peers::Peering;
 use self::pool::{Pool, Pools};
 pub use self::proxy::CredentialsError;
@@ -189,7 +189,7 @@ impl Upstreams {
             let pool = pools.toward(upstream)?;
             let received = metrics.upstream_bytes.with_label_values(&[&upstream.name]);
             list.extend(Upstream::new(upstream, limits, pool, received).map(Arc::new));
-            metrics.create_upstream_series(&upstream.name, &UpstreamError::WORDS);
+            metrics.create_upstream_series(&upstream.name);
         }
         let peers = peers::of(config, dialer, &clock, &metrics)?;
         let (settings, instance) = (config.fill.clone(), Arc::default());

@@ -15,7 +15,7 @@ use crate::fill::flow::Head;
 use crate::fill::origin::Origin;
 use crate::fill::resume::{Asked, Resumed, Resumption};
 use crate::fill::transfer::Transfer;
-use crate::fill::{Errand, FillError, Flow, Phase, Unshared, run};
+use crate::fill::{Errand, FillError, FillOutcome, Flow, Phase, Unshared, run};
 use gupd_config::{Class, Finish};
 use gupd_http::range::RequestedPart;
 use gupd_http::storable::check_length;
@@ -172,7 +172,7 @@ impl Task {
         if check_length(flow.head.status, length, self.wanted.classified.class).is_err() {
             self.leave();
             self.show(Phase::Complete { flow, length });
-            return Ended::Finally("unstorable");
+            return Ended::Finally(FillOutcome::Unstorable);
         }
         if flow.head.expected.is_judged_first() {
             match self.judge(&flow, length, &writer).await {
@@ -187,7 +187,7 @@ impl Task {
                     writer.discard();
                     self.leave();
                     self.show(Phase::Complete { flow, length });
-                    return Ended::Finally("digest-mismatch");
+                    return Ended::Finally(FillOutcome::DigestMismatch);
                 }
                 // What cannot be verified has no end.
                 Err(error) => {
@@ -199,7 +199,7 @@ impl Task {
         self.show(Phase::Complete { flow: flow.clone(), length });
         if self.shared.store.is_released() {
             self.leave();
-            return Ended::Finally("handed-over");
+            return Ended::Finally(FillOutcome::HandedOver);
         }
         match writer.commit(flow.head.to_object(&self.wanted)).await {
             Ok(committed) => Ended::Finally(self.stored(&flow, committed).await),
@@ -214,7 +214,7 @@ impl Task {
                     tracing::error!(%error, key, "content was served but could not be stored");
                 }
                 self.leave();
-                Ended::Finally("store")
+                Ended::Finally(FillOutcome::Store)
             }
         }
     }
