@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 const FAST: Line = Line { bits_per_second: 10_000_000_000, one_way: Duration::from_millis(1) };
 
 #[tokio::test]
-async fn clients_of_every_kind_update_through_the_line_and_the_line_counts_their_bytes() {
+async fn every_kind_of_client_updates_and_line_counts_bytes() {
     let site = Arc::new(Site::new(1));
     let manager = Manager::start(Arc::clone(&site)).await.unwrap();
     let wan = Wan::start(manager.address(), FAST).await.unwrap();
@@ -77,7 +77,7 @@ async fn a_client_detects_another_status() {
 }
 
 #[tokio::test]
-async fn a_client_is_content_with_the_right_bytes_of_the_same_raw_server() {
+async fn client_accepts_right_bytes_of_raw_server() {
     let outcome = update_from_raw(|body| response(body.len(), &body)).await.unwrap();
     assert!(outcome.result.is_ok(), "{:?}", outcome.result);
 }
@@ -97,7 +97,7 @@ impl RunningRelay for NoRelay {
 }
 
 #[test]
-fn a_relay_that_does_not_start_ends_the_demo_and_leaves_no_folder() {
+fn demo_ends_without_folder_when_relay_fails_to_start() {
     let mut folder = PathBuf::new();
     let ended = demo::run(Options { clients: DEFAULT_CLIENTS, exit: true }, |manager, store| {
         assert!(manager.starts_with("http://127.0.0.1:") && store.is_dir());
@@ -109,7 +109,7 @@ fn a_relay_that_does_not_start_ends_the_demo_and_leaves_no_folder() {
 }
 
 #[test]
-fn more_clients_than_descriptors_are_refused_before_anything_starts() {
+fn demo_refuses_more_clients_than_descriptors() {
     let options = Options { clients: DEFAULT_CLIENTS.saturating_mul(DEFAULT_CLIENTS), exit: true };
     let ended = demo::run(options, |_, _| -> Result<NoRelay, &str> { panic!("started a relay") });
     assert!(matches!(ended, Err(DemoError::TooManyClients(_))), "{ended:?}");

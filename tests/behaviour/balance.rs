@@ -54,7 +54,7 @@ async fn managers_of_one_priority_have_as_many_bytes_to_send_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_still_sends_much_is_not_asked_for_more_until_it_has_been_sent_or_nobody_wants_it() {
+async fn busy_upstream_gets_no_request_until_its_bytes_are_sent() {
     const PRIVATE: &str = "/secars/large";
     let other = Manager::start();
     let site = behind_two(&other, [1, 1]);
@@ -105,7 +105,7 @@ async fn a_smaller_priority_goes_before_a_place_in_the_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn looking_for_an_upstream_takes_no_longer_than_all_tries_together_may() {
+async fn upstream_tries_end_within_total_timeout() {
     // They take connections, and say nothing.
     let silent =
         [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];

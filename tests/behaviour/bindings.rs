@@ -85,7 +85,7 @@ fn batch(config: &Config, upstreams: &[usize]) -> Group {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_group_gets_what_its_managers_publish_and_payloads_are_fetched_once() {
+async fn bound_groups_get_own_catalogs_and_share_payloads() {
     let two = Two::new();
     for path in [CATALOG, GENERIC] {
         for (client, own) in [(BATCH, "second"), (OTHER, "first"), (BATCH, "second")] {
@@ -112,7 +112,7 @@ async fn each_group_gets_what_its_managers_publish_and_payloads_are_fetched_once
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_is_moved_then_the_rest_and_then_all_back_and_no_payload_crosses_the_line_again() {
+async fn moved_group_fetches_no_payload_again() {
     let mut two = Two::with(|config| {
         config.groups.clear();
         config.routes[0].upstreams = vec![0];
@@ -155,7 +155,7 @@ async fn a_batch_is_moved_then_the_rest_and_then_all_back_and_no_payload_crosses
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_groups_manager_is_down_it_gets_what_is_stored_and_others_notice_nothing() {
+async fn bound_group_is_served_stored_content_while_manager_is_down() {
     let (mut two, nobody) = (Two::new(), RefusingPort::new());
     for client in [BATCH, OTHER] {
         two.get(client, CATALOG).await;
@@ -177,7 +177,7 @@ async fn while_a_groups_manager_is_down_it_gets_what_is_stored_and_others_notice
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payload_that_one_groups_manager_has_not_got_is_had_from_anothers() {
+async fn payload_missing_at_bound_manager_is_shared_from_another() {
     let two = Two::new();
     two.second.remove(PAYLOAD);
     assert_eq!(two.get(BATCH, PAYLOAD).await.status, 404);
@@ -191,7 +191,7 @@ async fn a_payload_that_one_groups_manager_has_not_got_is_had_from_anothers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_follows_a_fill_that_anothers_manager_fails_is_given_the_content_by_its_own() {
+async fn follower_of_failed_bound_fill_asks_its_own_manager() {
     for broken in [Resource::new("none").status(404), Resource::raw("")] {
         let (two, gate) = (Two::new(), Gate::default());
         two.second.put(PAYLOAD, broken.held(&gate));
@@ -213,7 +213,7 @@ async fn who_follows_a_fill_that_anothers_manager_fails_is_given_the_content_by_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_catalog_is_asked_for_again_where_it_came_from_and_listed_ones_of_all() {
+async fn catalog_is_revalidated_at_its_own_upstream() {
     let listed = "/liveupdt.tri";
     let mut two = Two::with(|config| {
         with_token(config);
@@ -250,7 +250,7 @@ async fn each_catalog_is_asked_for_again_where_it_came_from_and_listed_ones_of_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payload_that_only_a_groups_manager_has_is_fetched_ahead_and_repaired_from_there() {
+async fn bound_payload_is_prefetched_and_repaired_from_its_manager() {
     let mut two = Two::with(|config| {
         with_token(config);
         config.store.scrub_period = None;
@@ -279,7 +279,7 @@ async fn a_payload_that_only_a_groups_manager_has_is_fetched_ahead_and_repaired_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_of_the_site_is_not_asked_for_what_only_a_groups_managers_say() {
+async fn peer_is_not_asked_for_bound_negative_entries() {
     let peer = Site::new();
     for path in [GENERIC, PAYLOAD] {
         peer.manager.put(path, Resource::new("of the peer").header("Cache-Control", "max-age=60"));

@@ -15,7 +15,7 @@ const REVALIDATED: &str = "gupd; fwd=stale; fwd-status=304";
 const EXPIRED: &str = "gupd; fwd=stale; stored";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn content_is_fresh_for_as_long_as_it_says_and_tells_its_age() {
+async fn content_is_fresh_until_max_age_and_sends_age() {
     let site = Site::new();
     let at = |seconds: i64| http_date(site.clock.now() / 1000 + seconds);
     for (lifetime, fields) in [
@@ -45,7 +45,7 @@ async fn content_is_fresh_for_as_long_as_it_says_and_tells_its_age() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn revalidation_asks_with_what_the_content_is_known_by_and_takes_over_new_fields() {
+async fn revalidation_sends_validators_and_updates_fields() {
     let modified = "Sun, 06 Nov 1994 08:49:37 GMT";
     for (resource, condition, value) in [
         (Resource::new("x").etag("\"v1\""), "if-none-match", "\"v1\""),
@@ -109,7 +109,7 @@ async fn one_revalidation_serves_every_client_that_waits_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_has_the_content_is_told_so() {
+async fn conditional_request_for_held_content_is_304() {
     let site = Site::new();
     let modified = "Sun, 06 Nov 1994 08:49:37 GMT";
     let resource = Resource::new("x").etag("\"v1\"").header("Last-Modified", modified);
@@ -134,7 +134,7 @@ async fn a_client_that_has_the_content_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn variants_are_kept_apart_by_what_they_vary_on() {
+async fn variants_are_separated_by_vary() {
     let site = Site::new();
     let variant = |body: &str| {
         Resource::new(body).header("Cache-Control", "max-age=100").header("Vary", "Accept-Language")
@@ -175,7 +175,7 @@ async fn clients_of_two_variants_that_ask_at_once_each_get_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_not_be_shared_is_asked_for_each_time() {
+async fn unshareable_content_is_requested_each_time() {
     for (request, resource, why) in [
         (None, cached("no-store"), "no-store"),
         (None, cached("private, max-age=100"), "private"),
@@ -201,7 +201,7 @@ async fn what_may_not_be_shared_is_asked_for_each_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_shared_with_credentials_only_by_permission_is_shared_with_it() {
+async fn response_to_credentials_is_shared_only_by_permission() {
     for permission in ["public, max-age=100", "s-maxage=100", "must-revalidate, max-age=100"] {
         let site = Site::new();
         site.manager.put(FILE, cached(permission));
@@ -213,7 +213,7 @@ async fn what_is_shared_with_credentials_only_by_permission_is_shared_with_it() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_clients_credentials_keep_nothing_from_the_others() {
+async fn credentials_of_one_client_block_no_other() {
     let site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     site.send(Request::get(PAYLOAD).header("Authorization", "Basic eA==")).await;
@@ -228,7 +228,7 @@ async fn one_clients_credentials_keep_nothing_from_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_response_may_ask_to_be_validated_each_time_or_as_soon_as_it_is_stale() {
+async fn no_cache_and_must_revalidate_force_validation() {
     let site = Site::new();
     site.manager.put(FILE, cached("no-cache, max-age=100"));
     assert_eq!(site.get(FILE).await.cache_status(), MISS);
@@ -251,7 +251,7 @@ async fn a_response_may_ask_to_be_validated_each_time_or_as_soon_as_it_is_stale(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_may_ask_for_what_is_fresher_or_accept_what_is_staler() {
+async fn request_directives_tighten_or_relax_freshness() {
     let site = Site::new();
     let asking = |control: &str| Request::get(FILE).header("Cache-Control", control);
     let only_if_cached = site.send(asking("only-if-cached")).await;
@@ -277,7 +277,7 @@ async fn a_request_may_ask_for_what_is_fresher_or_accept_what_is_staler() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unsafe_request_that_succeeds_invalidates_what_it_may_have_changed() {
+async fn successful_unsafe_request_invalidates_entries() {
     let elsewhere = "/files/other.msi";
     for method in ["POST", "PUT", "DELETE", "PATCH", "MERGE"] {
         let site = Site::new();
@@ -317,7 +317,7 @@ async fn a_fill_that_an_unsafe_request_overtakes_is_not_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unsafe_request_that_fails_and_a_safe_one_invalidate_nothing() {
+async fn failed_unsafe_or_safe_request_invalidates_nothing() {
     for (method, status) in [("POST", 400), ("DELETE", 403), ("PUT", 500), ("OPTIONS", 200)] {
         let site = Site::new();
         site.manager.put(FILE, cached("max-age=1000"));
@@ -329,7 +329,7 @@ async fn an_unsafe_request_that_fails_and_a_safe_one_invalidate_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_missing_is_believed_for_its_classs_time() {
+async fn negative_entry_lasts_its_class_time() {
     let delta = PAYLOAD.replace("full.zip", "xdelta261120001.dax");
     for (path, seconds) in [(FILE, 10), (CATALOG, 60), (&delta, 5)] {
         let site = Site::new();
@@ -349,7 +349,7 @@ async fn what_is_missing_is_believed_for_its_classs_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_delta_is_not_remembered_as_one_that_cannot_be_shared() {
+async fn empty_delta_is_not_remembered_as_unstorable() {
     let site = Site::new();
     let delta = PAYLOAD.replace("full.zip", "xdelta261120001.dax");
     site.manager.put(&delta, Resource::new(""));
@@ -393,7 +393,7 @@ async fn stale_content_is_better_than_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stale_content_is_served_while_it_is_revalidated_where_the_origin_allows() {
+async fn stale_while_revalidate_serves_stale_content() {
     let site = Site::new();
     let gate = Gate::default();
     let control = "max-age=10, stale-while-revalidate=60";
@@ -473,7 +473,7 @@ async fn a_cookie_is_passed_to_the_one_client_it_is_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_metrics_tell_what_the_cache_did() {
+async fn metrics_count_cache_outcomes() {
     let site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     let miss: Response = site.get(PAYLOAD).await;

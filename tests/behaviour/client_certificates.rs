@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use crate::support::{Authority, Identity, PAYLOAD, Resource, Site, bytes};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_is_in_the_group_of_its_certificate_and_one_without_is_served_too() {
+async fn certificate_selects_group_and_is_optional() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let server = authority.issue("localhost");

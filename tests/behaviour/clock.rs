@@ -17,7 +17,7 @@ async fn age(site: &Site, path: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_set_back_by_a_day_costs_a_revalidation_and_no_content() {
+async fn clock_set_back_a_day_costs_one_revalidation() {
     let mut site = Site::new();
     site.manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)));
     site.manager.put(CATALOG, Resource::new("catalog"));
@@ -57,7 +57,7 @@ async fn a_clock_set_back_by_a_day_costs_a_revalidation_and_no_content() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fill_that_runs_while_the_clock_is_set_back_is_stored_and_not_repeated() {
+async fn fill_during_clock_change_is_stored_once() {
     let site = Site::new();
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(bytes(1, 3 << 20)).stalled(1 << 20, &gate));
@@ -73,7 +73,7 @@ async fn a_fill_that_runs_while_the_clock_is_set_back_is_stored_and_not_repeated
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manager_that_was_avoided_before_the_clock_was_set_back_is_asked_again_at_once() {
+async fn open_circuit_closes_after_clock_is_set_back() {
     let first = RefusingPort::new();
     let second = Manager::start();
     let both = Config::for_upstreams(&[&first.url(), &second.url()]).unwrap();

@@ -55,7 +55,7 @@ pub(crate) fn is_version(collector: &Collector, version: u32) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_two_collects_agree_on_is_published_and_one_is_enough_to_see_that_nothing_changed() {
+async fn two_equal_collects_publish_and_one_detects_no_change() {
     let manager = Manager::start();
     publish(&manager, 1);
     let collector = collector(&[&manager]).await;
@@ -76,7 +76,7 @@ async fn what_two_collects_agree_on_is_published_and_one_is_enough_to_see_that_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_published_during_a_collect_is_not_mixed_with_what_was_before() {
+async fn publication_during_collect_is_not_mixed() {
     let manager = Manager::start();
     publish(&manager, 1);
     let collector = Arc::new(collector(&[&manager]).await);
@@ -101,7 +101,7 @@ async fn what_is_published_during_a_collect_is_not_mixed_with_what_was_before() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_never_settles_is_not_published_and_is_not_collected_for_ever() {
+async fn unsettled_source_is_not_published_nor_collected_forever() {
     let manager = Manager::start();
     publish(&manager, 1);
     let collector = Arc::new(collector(&[&manager]).await);
@@ -161,7 +161,7 @@ async fn one_that_fails_in_the_middle_is_not_mixed_with_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_is_not_believed_to_have_what_another_one_had_at_that_date() {
+async fn equal_date_of_another_upstream_proves_nothing() {
     let (first, second) = (Manager::start(), Manager::start());
     let dated = |body: &str| {
         Resource::new(body).without("ETag").header("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT")
@@ -177,7 +177,7 @@ async fn an_upstream_is_not_believed_to_have_what_another_one_had_at_that_date()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_gone_at_its_manager_is_gone_with_a_revision_and_comes_back_with_one() {
+async fn removed_catalog_leaves_and_returns_by_revision() {
     let manager = Manager::start();
     publish(&manager, 1);
     let collector = collector(&[&manager]).await;
@@ -194,7 +194,7 @@ async fn what_is_gone_at_its_manager_is_gone_with_a_revision_and_comes_back_with
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_client_asks_for_joins_the_newest_revision_if_all_else_is_as_it_was() {
+async fn requested_catalog_joins_unchanged_newest_revision() {
     let manager = Manager::start();
     publish(&manager, 1);
     let collector = collector(&[&manager]).await;
@@ -212,7 +212,7 @@ async fn what_a_client_asks_for_joins_the_newest_revision_if_all_else_is_as_it_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_client_asks_for_comes_with_a_new_revision_if_anything_has_changed() {
+async fn requested_catalog_starts_revision_after_change() {
     let manager = Manager::start();
     publish(&manager, 1);
     let collector = collector(&[&manager]).await;
@@ -226,7 +226,7 @@ async fn what_a_client_asks_for_comes_with_a_new_revision_if_anything_has_change
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_that_clients_ask_for_are_of_one_moment_also_if_nothing_else_has_changed_between_them() {
+async fn two_requested_catalogs_are_of_one_instant() {
     let manager = Manager::start();
     publish(&manager, 1);
     let collector = collector(&[&manager]).await;
@@ -247,7 +247,7 @@ async fn two_that_clients_ask_for_are_of_one_moment_also_if_nothing_else_has_cha
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_upstream_had_says_nothing_of_when_another_one_had_it() {
+async fn collect_of_one_upstream_proves_nothing_for_another() {
     let (first, second) = (Manager::start(), Manager::start());
     publish(&first, 1);
     publish(&second, 1);
@@ -269,7 +269,7 @@ async fn what_one_upstream_had_says_nothing_of_when_another_one_had_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_revision_what_a_client_asks_for_begins_the_first_one_with_all_that_is_known() {
+async fn requested_catalog_starts_first_revision_with_all_known() {
     let manager = Manager::start();
     publish(&manager, 1);
     let collector = collector(&[&manager]).await;
@@ -373,7 +373,7 @@ async fn a_source_that_cannot_be_collected_is_left_alone_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_its_manager_fails_for_keeps_nobody_else_from_theirs() {
+async fn failing_catalog_blocks_no_other_client() {
     let manager = Manager::start();
     publish(&manager, 1);
     let collector = collector(&[&manager]).await;
@@ -387,7 +387,7 @@ async fn a_name_that_its_manager_fails_for_keeps_nobody_else_from_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_client_asks_for_is_not_in_the_next_revision() {
+async fn unused_catalog_is_not_in_next_revision() {
     let manager = Manager::start();
     publish(&manager, 1);
     let collector = Collector::asking(&[&manager.url()], |config| {
@@ -410,7 +410,7 @@ async fn what_no_client_asks_for_is_not_in_the_next_revision() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_a_catalog_waits_neither_for_a_window_nor_for_what_is_fetched_ahead() {
+async fn catalog_waiter_skips_windows_and_prefetch() {
     let manager = Manager::start();
     publish(&manager, 1);
     let gate = Gate::default();
@@ -432,7 +432,7 @@ async fn who_waits_for_a_catalog_waits_neither_for_a_window_nor_for_what_is_fetc
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_administrator_is_told_the_revision() {
+async fn admin_api_reports_revision() {
     let site = Site::with(|config| {
         with_token(config);
         config.rings = vec![everyone_at_once()];

@@ -12,7 +12,7 @@ use crate::collect::{collector, is_version, publish};
 use crate::support::{Manager, PATIENCE};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_makes_up_names_all_the_time_keeps_no_refresh_from_its_end() {
+async fn invented_names_do_not_stall_refresh() {
     let manager = Manager::start();
     publish(&manager, 1);
     let collector = Arc::new(collector(&[&manager]).await);
@@ -39,7 +39,7 @@ async fn whoever_makes_up_names_all_the_time_keeps_no_refresh_from_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_known_of_one_store_is_not_written_into_another_that_comes_in_its_place() {
+async fn state_of_one_store_is_not_written_to_its_replacement() {
     let manager = Manager::start();
     publish(&manager, 1);
     let collector = collector(&[&manager]).await;

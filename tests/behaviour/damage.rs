@@ -35,7 +35,7 @@ async fn stored(body: &[u8]) -> Site {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_chunk_is_fetched_again_and_replaced_unseen_by_the_client() {
+async fn damaged_chunk_is_refetched_unseen_by_client() {
     let body = bytes(1, 5 * MIB + 77);
     let site = stored(&body).await;
     let file = blobs(site.store()).remove(0);
@@ -81,7 +81,7 @@ async fn a_range_of_a_damaged_object_and_several_are_right_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_that_the_manager_cannot_make_good_breaks_the_transfer_and_goes() {
+async fn irreparable_damage_breaks_transfer_and_drops_object() {
     let body = bytes(4, 3 * MIB);
     let site = stored(&body).await;
     flip(&blobs(site.store())[0], 8 * 2_500_000);
@@ -97,7 +97,7 @@ async fn damage_that_the_manager_cannot_make_good_breaks_the_transfer_and_goes()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_blob_that_vanished_while_it_is_read_comes_from_the_manager_from_there_on() {
+async fn blob_lost_in_mid_read_continues_from_upstream() {
     let body = bytes(6, 4 * MIB);
     let mut site = stored(&body).await;
     // Nothing but the first chunk is in memory, and the file is not open.

@@ -23,7 +23,7 @@ fn with_content(site: Site) -> Site {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn client_patches_are_for_groups_that_allow_them_once_they_are_known() {
+async fn client_patches_need_group_permission() {
     let unknown = with_content(Site::new());
     assert_eq!(unknown.get(PATCH).await.status, 200);
     let site = with_content(Site::with(|config| {
@@ -54,7 +54,7 @@ async fn client_patches_are_for_groups_that_allow_them_once_they_are_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_denied_payload_has_the_status_that_is_set_and_a_denied_catalog_is_missing() {
+async fn denied_payload_gets_set_status_and_catalog_404() {
     let mut site = with_content(Site::with(|config| {
         patches(config);
         config.denials.status = StatusCode::GONE;
@@ -76,7 +76,7 @@ async fn a_denied_payload_has_the_status_that_is_set_and_a_denied_catalog_is_mis
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_route_denies_is_neither_served_nor_refreshed_nor_fetched_ahead() {
+async fn denied_route_content_is_never_fetched() {
     let change = |config: &mut gupd::Config| {
         patches(config);
         with_token(config);

@@ -23,7 +23,7 @@ fn md5(body: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_wants_a_digest_of_stored_content_gets_it_of_the_whole() {
+async fn want_repr_digest_returns_digest_of_whole() {
     let site = Site::new();
     let body = bytes(1, 3_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
@@ -46,7 +46,7 @@ async fn who_wants_a_digest_of_stored_content_gets_it_of_the_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_origins_own_digest_is_passed_on_once_and_of_a_part_only_what_is_true_of_it() {
+async fn origin_digest_is_forwarded_once_and_not_for_parts() {
     let site = Site::new();
     let body = bytes(2, 3_000);
     let resource = Resource::new(body.clone())
@@ -116,7 +116,7 @@ pub(crate) fn listing(path: &str, body: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn content_that_is_what_its_origin_says_is_stored() {
+async fn content_matching_origin_digest_is_stored() {
     for (name, value) in fields(&bytes(3, 200_000)) {
         let site = Site::new();
         let body = bytes(3, 200_000);
@@ -138,7 +138,7 @@ async fn content_that_is_what_its_origin_says_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn content_that_is_wrong_once_is_fetched_again_unseen_by_who_waits_for_it() {
+async fn content_wrong_once_is_refetched_unseen() {
     let right = bytes(4, 50_000);
     for (name, value) in fields(&right) {
         let site = Site::new();
@@ -157,7 +157,7 @@ async fn content_that_is_wrong_once_is_fetched_again_unseen_by_who_waits_for_it(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_content_never_ends_cleanly_for_who_has_its_beginning() {
+async fn wrong_content_never_ends_cleanly() {
     for framed in [|resource| resource, Resource::chunked as fn(Resource) -> Resource] {
         let site = Site::new();
         let (right, wrong) = (bytes(6, 1_000_000), bytes(7, 1_000_000));
@@ -181,7 +181,7 @@ async fn wrong_content_never_ends_cleanly_for_who_has_its_beginning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn content_that_stays_wrong_is_passed_on_uncached_with_an_alarm_until_it_is_mended() {
+async fn wrong_content_is_passed_uncached_with_alarm() {
     let site = Site::new();
     let body = bytes(8, 300_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).header("Content-MD5", &md5(b"other")));
@@ -245,7 +245,7 @@ async fn contradicting_digests_are_never_right() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_digest_of_the_rest_says_nothing_of_the_whole() {
+async fn digest_of_resumed_part_is_not_digest_of_whole() {
     let site = Site::new();
     let body = bytes(11, 400_000);
     let gate = Gate::default();
@@ -264,7 +264,7 @@ async fn a_digest_of_the_rest_says_nothing_of_the_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_content_does_not_replace_what_is_stored() {
+async fn wrong_content_does_not_replace_stored_object() {
     let site = Site::new();
     let catalog = "/clu/minitri.flg";
     site.manager.put(catalog, Resource::new(" "));
@@ -278,7 +278,7 @@ async fn wrong_content_does_not_replace_what_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payload_is_what_the_catalog_beside_it_lists() {
+async fn payload_must_match_catalog_digest() {
     let mut site = Site::new();
     let body = bytes(12, 20_000);
     site.manager.put(CATALOG, Resource::new(listing(LISTED, &body)));

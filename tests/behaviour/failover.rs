@@ -34,7 +34,7 @@ async fn begun(site: &Site, some: usize) -> (Client, Response) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_manager_with_the_same_content_gives_the_rest_and_no_client_notices() {
+async fn failover_continues_same_content_unseen() {
     let (site, first) = pair(|_| {});
     let (body, gate) = (bytes(90, 5_000_000), Gate::default());
     // Files are copied from one to the other: their dates differ.
@@ -66,7 +66,7 @@ async fn a_manager_that_falls_silent_is_left_after_the_idle_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_content_never_continues_what_a_client_has_and_the_next_request_gets_it_whole() {
+async fn failover_never_appends_other_content() {
     type Change = fn(Resource) -> Resource;
     let undated: Change = |resource| resource;
     // The same date says nothing between two managers, and neither does a weak tag.
@@ -96,7 +96,7 @@ async fn breaks_and_begins_anew(site: &Site, first: Manager, gate: &Gate, [old, 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_tag_on_content_of_another_length_continues_nothing() {
+async fn same_etag_with_other_length_does_not_resume() {
     let (site, first) = pair(|_| {});
     let (old, new, gate) = (bytes(94, 3_000_000), bytes(95, 3_000_001), Gate::default());
     first.put(PAYLOAD, Resource::new(old.clone()).etag("\"one\"").stalled(1_000_000, &gate));
@@ -105,7 +105,7 @@ async fn the_same_tag_on_content_of_another_length_continues_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn before_a_client_has_a_byte_other_content_takes_its_place_unseen() {
+async fn other_content_replaces_fill_before_first_byte() {
     for tagged in [true, false] {
         let (site, first) = pair(|_| {});
         let (old, new, gate) = (bytes(96, 3_000_000), bytes(97, 3_000_000), Gate::default());
@@ -145,7 +145,7 @@ async fn a_manager_that_does_not_have_it_yet_takes_nothing_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_fill_left_is_gone_on_with_from_another_manager() {
+async fn partial_fill_is_resumed_at_another_manager() {
     let (site, first) = pair(|config| config.fill.finish = Finish::Never);
     let (body, gate) = (bytes(99, 5_000_000), Gate::default());
     first.put(PAYLOAD, Resource::new(body.clone()).stalled(3_000_000, &gate));
@@ -166,7 +166,7 @@ async fn what_a_fill_left_is_gone_on_with_from_another_manager() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_breaks_where_no_client_gets_a_mixture() {
+async fn faults_at_any_byte_never_mix_content() {
     let (site, first) = pair(|config| {
         config.fill.attempts = 4;
         config.store.quota = 1 << 30;
@@ -221,7 +221,7 @@ async fn whatever_breaks_where_no_client_gets_a_mixture() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn content_that_is_other_content_each_time_it_breaks_off_is_given_up() {
+async fn fill_with_ever_changing_content_is_abandoned() {
     let unsettled = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut site = Site::with(|config| config.fill.finish = Finish::Always);
     site.ask(&[unsettled.local_addr().unwrap()]);
@@ -240,7 +240,7 @@ async fn content_that_is_other_content_each_time_it_breaks_off_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_relay_sends_is_gone_on_with_by_its_tag_alone() {
+async fn transfer_from_relay_resumes_by_etag_alone() {
     let site = Site::with(|config| config.fill.attempts = 2);
     let body = bytes(8, 2_000_000);
     let relayed = || Resource::new(body.clone()).header("Via", "1.1 gupd").cut(1_000_000, 1);

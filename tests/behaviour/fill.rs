@@ -82,7 +82,7 @@ async fn bytes_reach_every_client_while_the_manager_still_sends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_reader_holds_nobody_back() {
+async fn slow_reader_delays_no_other() {
     let site = Site::new();
     let body = bytes(3, 30 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
@@ -142,7 +142,7 @@ async fn a_broken_transfer_is_resumed_and_no_client_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_answers_a_range_with_everything_is_read_past_what_is_there() {
+async fn full_answer_to_range_is_read_past_stored_bytes() {
     let site = Site::new();
     let body = bytes(7, 3_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(1_000_000, 1).without_ranges());
@@ -189,7 +189,7 @@ async fn without_a_validator_a_broken_transfer_is_not_guessed_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_response_that_may_not_be_shared_is_fetched_by_each_client_for_itself() {
+async fn unshareable_response_is_fetched_by_each_client() {
     let site = Site::new();
     let gate = Gate::default();
     let private = Resource::new("mine").header("Cache-Control", "private");
@@ -210,7 +210,7 @@ async fn a_response_that_may_not_be_shared_is_fetched_by_each_client_for_itself(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_talks_nonsense_is_a_bad_gateway_and_leaves_nothing_behind() {
+async fn invalid_upstream_response_is_502_and_stores_nothing() {
     let endless = {
         let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
         for number in 0..100_000 {

@@ -41,7 +41,7 @@ async fn a_head_on_a_miss_fetches_no_content() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_on_a_running_fill_is_answered_from_it_before_any_content() {
+async fn head_on_running_fill_is_answered_before_content() {
     let site = Site::new();
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)).stalled(0, &gate));
@@ -59,7 +59,7 @@ async fn a_head_on_a_running_fill_is_answered_from_it_before_any_content() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn absolute_targets_on_the_upstream_or_the_relay_are_the_same_objects_as_paths() {
+async fn absolute_target_names_same_object_as_path() {
     let site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     site.stored(PAYLOAD).await;
@@ -122,7 +122,7 @@ async fn a_chunked_request_body_passes_chunked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_manager_gets_a_body_while_the_client_still_sends_it_and_the_client_a_response_likewise() {
+async fn request_and_response_bodies_stream_both_ways() {
     let (site, manager) = behind_listener().await;
     let mut client = Client::connect(site.address()).await;
     let request = Request::new("POST", PRIVATE).header("Content-Length", "8");
@@ -140,7 +140,7 @@ async fn the_manager_gets_a_body_while_the_client_still_sends_it_and_the_client_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_takes_longer_than_the_managers_time_to_answer_is_no_failure() {
+async fn upload_longer_than_head_timeout_succeeds() {
     let site = Site::with(|config| {
         config.fill.head_timeout = Duration::from_millis(500);
         config.fill.total_timeout = Duration::from_millis(500);
@@ -161,7 +161,7 @@ async fn an_upload_that_takes_longer_than_the_managers_time_to_answer_is_no_fail
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_stops_in_its_request_body_is_told_so_and_no_upstream_is_blamed() {
+async fn stalled_request_body_is_408_and_blames_no_upstream() {
     let site = Site::with(|config| config.server.stall_timeout = Duration::from_millis(100));
     site.manager.put(PRIVATE, Resource::echo());
     let mut client = Client::connect(site.address()).await;
@@ -171,7 +171,7 @@ async fn a_client_that_stops_in_its_request_body_is_told_so_and_no_upstream_is_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn private_paths_are_never_stored_and_their_query_passes_unchanged() {
+async fn private_path_is_never_stored_and_query_is_unchanged() {
     let site = Site::new();
     let target = "/secars/secars.dll?h=4A%2f%7bx%7d&action=12&&x";
     site.manager.put(PRIVATE, Resource::new("profile").header("Cache-Control", "public, max-age=1000"));
@@ -186,7 +186,7 @@ async fn private_paths_are_never_stored_and_their_query_passes_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_clients_own_spelling_goes_upstream_while_the_object_is_one() {
+async fn spelling_goes_upstream_unchanged_for_one_object() {
     let spelled = "/content/%7B535CB6A4-441F-4E8A-A897-804CD859100e%7d/261121001/full.zip";
     let site = Site::new();
     site.manager.put(spelled, Resource::new("definitions"));
@@ -238,7 +238,7 @@ async fn fields_of_one_connection_end_at_the_relay_in_both_directions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn via_is_everywhere_and_a_clients_address_only_where_the_response_is_for_it() {
+async fn via_is_always_sent_and_client_address_only_when_private() {
     let site = Site::new();
     for path in [PRIVATE, PAYLOAD] {
         site.manager.put(path, Resource::new("x").header("Via", "1.0 parent"));
@@ -255,7 +255,7 @@ async fn via_is_everywhere_and_a_clients_address_only_where_the_response_is_for_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_origins_date_is_kept_and_one_without_gets_the_time_it_arrived() {
+async fn date_of_origin_is_kept_or_set_on_arrival() {
     let site = Site::new();
     let date = "Sun, 06 Nov 1994 08:49:37 GMT";
     for path in [PRIVATE, PAYLOAD] {
@@ -307,7 +307,7 @@ async fn a_client_of_http_1_0_gets_whole_content_of_a_known_length() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_http_1_0_never_takes_a_short_body_for_a_whole_one() {
+async fn http_1_0_client_never_sees_short_body_as_complete() {
     let site = Site::with(|config| config.fill.attempts = 1);
     let broken = || Resource::new(bytes(4, 400_000)).chunked().without("ETag").cut(300_000, 9);
     // Of unknown length, a fill that breaks off is an error.
@@ -320,7 +320,7 @@ async fn a_client_of_http_1_0_never_takes_a_short_body_for_a_whole_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_breaks_off_while_it_is_passed_on_is_broken_for_the_client_too() {
+async fn broken_passthrough_is_broken_for_client() {
     let site = Site::new();
     for resource in [Resource::new(bytes(5, 400_000)), Resource::new(bytes(5, 400_000)).chunked()] {
         site.manager.put(PRIVATE, resource.cut(300_000, 1));
@@ -355,7 +355,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_expects_100_continue_gets_it_before_it_sends_and_a_refusal_without_it() {
+async fn expect_continue_is_sent_before_body_and_not_on_refusal() {
     let site = Site::new();
     site.manager.put(PRIVATE, Resource::echo());
     let expecting = |target: &str| {
@@ -410,7 +410,7 @@ async fn the_next_upstream_answers_when_the_first_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_post_goes_to_a_second_upstream_only_while_no_upstream_can_have_acted_on_it() {
+async fn post_is_retried_only_if_no_upstream_can_have_acted() {
     let refusing = RefusingPort::new();
     let site = behind(&refusing.url());
     site.manager.put(PRIVATE, Resource::echo());
@@ -432,7 +432,7 @@ async fn a_post_goes_to_a_second_upstream_only_while_no_upstream_can_have_acted_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_any_upstream_a_miss_is_a_504_that_says_when_to_come_again() {
+async fn miss_without_upstream_is_504_with_retry_after() {
     let refusing = RefusingPort::new();
     let site = Site::with(|config| {
         config.upstreams = Config::for_upstreams(&[&refusing.url()]).unwrap().upstreams;

@@ -15,7 +15,7 @@ fn never(name: &str) -> Group {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_of_paths_holds_up_what_they_match_and_nothing_else_on_the_same_connection() {
+async fn path_group_defers_only_matching_paths() {
     let site = Site::with(|config| {
         let full = Group { paths: vec!["**/full.zip".to_owned()], ..never("full-sets") };
         config.groups = vec![full];
@@ -33,7 +33,7 @@ async fn a_group_of_paths_holds_up_what_they_match_and_nothing_else_on_the_same_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn subnets_and_paths_of_a_group_must_both_fit_and_a_group_before_it_wins() {
+async fn group_needs_subnet_and_path_and_first_match_wins() {
     let one = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
     let site = Site::with(|config| {
         let subnets = vec!["127.0.0.2/32".parse().unwrap()];

@@ -58,7 +58,7 @@ impl Place {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_process_has_the_store_while_downloads_of_the_one_before_go_on() {
+async fn new_process_owns_store_while_old_downloads_finish() {
     let (place, mut before) = Place::new();
     let (stored, arriving) = (bytes(1, 9 << 20), bytes(2, 7 << 20));
     place.manager.put(PAYLOAD, Resource::new(stored.clone()));
@@ -106,7 +106,7 @@ async fn the_next_process_has_the_store_while_downloads_of_the_one_before_go_on(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_left_half_written_is_for_the_next_process() {
+async fn partial_files_pass_to_next_process() {
     let (mut place, _) = Place::new();
     place.config.fill.finish = gupd::config::Finish::Never;
     let (sockets, body) = (Sockets::open(&place.config.server).unwrap(), bytes(3, 8 << 20));
@@ -136,7 +136,7 @@ async fn what_was_left_half_written_is_for_the_next_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_meets_the_change_on_a_kept_connection_is_answered_and_its_connection_closed() {
+async fn handover_answers_kept_connection_and_closes_it() {
     let (place, mut before) = Place::new();
     place.manager.put(PAYLOAD, Resource::new(bytes(4, 100_000)));
     place.manager.put(OTHER, Resource::new(bytes(5, 100_000)));
@@ -158,7 +158,7 @@ async fn a_request_that_meets_the_change_on_a_kept_connection_is_answered_and_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_refused_however_often_processes_change() {
+async fn repeated_handover_refuses_no_client() {
     let (place, mut serving) = Place::new();
     place.manager.put(PAYLOAD, Resource::new(bytes(6, 200_000)));
     // What is half-way when processes change may be asked for again.

@@ -45,7 +45,7 @@ async fn fail_three_times(site: &Site, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manager_that_fails_its_checks_is_asked_no_more_until_a_check_succeeds() {
+async fn upstream_failing_checks_gets_no_request_until_one_succeeds() {
     let site = checked(|_| {});
     let name = site.manager.address().to_string();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
@@ -80,7 +80,7 @@ async fn a_manager_that_fails_its_checks_is_asked_no_more_until_a_check_succeeds
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_path_a_connection_is_enough_but_not_of_a_manager_that_does_not_answer() {
+async fn check_without_path_connects_unless_upstream_was_silent() {
     let site = Site::with(|config| config.health.interval = Some(INTERVAL));
     let name = site.manager.address().to_string();
     site.counts(&checks(&name, "well"), 1.0).await;
@@ -109,7 +109,7 @@ async fn a_manager_that_let_all_of_a_requests_time_pass_has_failed_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_path_that_always_fails_closes_no_other_but_has_the_manager_checked_sooner() {
+async fn failing_path_only_brings_next_check_forward() {
     let site = checked(|config| config.fill.head_timeout = Duration::from_secs(1));
     let name = site.manager.address().to_string();
     site.counts(&checks(&name, "well"), 1.0).await;
@@ -157,7 +157,7 @@ async fn checks_go_ahead_of_downloads_on_a_full_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_go_to_the_next_manager_before_one_of_them_has_met_a_failure() {
+async fn failed_check_redirects_clients_before_any_failure() {
     let (refusing, manager) = (RefusingPort::new(), Manager::start());
     let both = Config::for_upstreams(&[&refusing.url(), &manager.url()]).unwrap();
     let away = refusing.address().to_string();
@@ -182,7 +182,7 @@ async fn clients_go_to_the_next_manager_before_one_of_them_has_met_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_keeps_what_is_known_of_an_upstream_with_the_same_name_and_url() {
+async fn reload_keeps_health_of_upstream_with_same_name_and_url() {
     let mut site = Site::new();
     site.manager.put("/secars/fails", Resource::raw(""));
     let name = site.manager.address().to_string();
@@ -210,7 +210,7 @@ async fn a_reload_keeps_what_is_known_of_an_upstream_with_the_same_name_and_url(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_told_of_upstreams_and_peers_that_are_not_in_force() {
+async fn metrics_drop_removed_upstreams_and_peers() {
     let mut site = Site::new();
     site.meet(&[RefusingPort::new().address()]);
     let (metrics, peer) = (site.relay().admin(), "gupd_peer_healthy{");
@@ -249,7 +249,7 @@ async fn a_reload_begins_and_ends_checks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_download_that_broke_off_waits_for_the_managers_next_check_and_goes_on() {
+async fn broken_download_resumes_after_next_successful_check() {
     let site = checked(|config| config.fill.attempts = 4);
     let name = site.manager.address().to_string();
     site.counts(&checks(&name, "well"), 1.0).await;
@@ -270,7 +270,7 @@ async fn a_download_that_broke_off_waits_for_the_managers_next_check_and_goes_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_cannot_be_served_here_is_sent_to_the_first_healthy_manager() {
+async fn drain_redirects_to_first_healthy_upstream() {
     let (first, second) = (RefusingPort::new(), RefusingPort::new());
     let config = Config::for_upstreams(&[&first.url(), &second.url()]).unwrap();
     let (clock, metrics) =

@@ -58,7 +58,7 @@ async fn many_clients_on_three_floors_cost_one_crossing_of_each_hop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_relay_says_what_it_did_after_those_nearer_the_manager() {
+async fn cache_status_lists_relays_nearest_manager_first() {
     let chain = Chain::new();
     chain.region.manager.put(PAYLOAD, Resource::new("payload").header("Cache-Status", "origin; hit"));
     let miss = "gupd; fwd=uri-miss; stored";
@@ -76,7 +76,7 @@ async fn each_relay_says_what_it_did_after_those_nearer_the_manager() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revalidation_says_what_each_relay_did_with_it() {
+async fn revalidation_lists_each_relay_in_cache_status() {
     let chain = Chain::new();
     chain.region.manager.put(CATALOG, Resource::new("catalog"));
     assert_eq!(chain.floor.get(CATALOG).await.status, 200);
@@ -92,7 +92,7 @@ async fn a_revalidation_says_what_each_relay_did_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_tells_the_digest_of_what_it_has_to_the_next_and_to_who_asks() {
+async fn relay_sends_digest_of_stored_content_on_request() {
     let chain = Chain::new();
     let body = bytes(2, 200_000);
     chain.region.manager.put(PAYLOAD, Resource::new(body.clone()));
@@ -112,7 +112,7 @@ async fn a_relay_tells_the_digest_of_what_it_has_to_the_next_and_to_who_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bit_turned_over_between_two_relays_is_found_by_the_next_and_never_served() {
+async fn bit_flip_between_relays_is_found_and_never_served() {
     for at in [10, 90_000, 199_999] {
         let region = Site::new();
         let wire = Wan::to(region.address());
@@ -142,7 +142,7 @@ async fn a_bit_turned_over_between_two_relays_is_found_by_the_next_and_never_ser
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_origins_digest_is_checked_at_each_hop_when_nothing_is_stored_yet() {
+async fn origin_digest_is_checked_at_each_cold_hop() {
     let region = Site::new();
     let wire = Wan::to(region.address());
     let site = Site::behind(&[wire.address()]);

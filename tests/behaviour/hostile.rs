@@ -60,7 +60,7 @@ async fn a_part_that_does_not_name_its_version_continues_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_shorter_than_what_had_arrived_is_not_an_end() {
+async fn shorter_resumed_answer_is_not_a_clean_end() {
     let site = Site::with(|config| config.fill.attempts = 1);
     let body = bytes(23, 400_000);
     let gate = Gate::default();
@@ -106,7 +106,7 @@ async fn single_byte_chunks_are_put_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_response_without_end_takes_its_share_of_the_store_and_no_more() {
+async fn endless_response_is_limited_to_its_share_of_quota() {
     let site = Site::with(|config| config.store.quota = 64 << 20);
     // An eighth of the quota is 8 MiB.
     let body = bytes(27, 12 << 20);
@@ -121,7 +121,7 @@ async fn a_response_without_end_takes_its_share_of_the_store_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_for_one_client_is_not_shown_to_another() {
+async fn private_page_is_not_shared() {
     let site = Site::new();
     site.manager.put("/portal", Resource::new("for Alice").without("ETag"));
     let alice = site.send(Request::get("/portal").header("Cookie", "user=alice")).await;
@@ -132,7 +132,7 @@ async fn a_page_for_one_client_is_not_shown_to_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_client_cannot_make_everyone_ask_for_himself() {
+async fn one_client_cannot_disable_request_collapsing() {
     let site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("secret"));
     let with_credentials = site.send(Request::get(PAYLOAD).header("Authorization", "Basic eA==")).await;

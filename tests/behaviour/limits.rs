@@ -43,7 +43,7 @@ async fn the_line_is_never_faster_than_its_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_passed_through_passes_the_limit_too() {
+async fn passthrough_obeys_limit() {
     let rate = 1_000 * KIB;
     let site = Site::with(|config| config.upstreams[0].limit = limit(rate));
     let body = bytes(1, 300 << 10);
@@ -71,7 +71,7 @@ async fn a_fill_that_a_limit_holds_up_is_not_taken_for_broken_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_client_is_held_to_its_limit_and_the_others_are_not() {
+async fn client_limit_holds_one_client_only() {
     let rate = 1_000 * KIB;
     let group = Group {
         subnets: vec!["127.0.0.2/32".parse().unwrap()],
@@ -138,7 +138,7 @@ async fn a_limit_follows_the_time_of_the_week() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_narrower_limit_holds_what_it_is_for_and_nothing_else() {
+async fn narrower_limit_holds_only_its_own_paths() {
     let rate = 1_000 * KIB;
     let site = Site::of(Manager::start(), |config| {
         config.wan_limits = vec![gupd::config::WanLimit {
@@ -158,7 +158,7 @@ async fn a_narrower_limit_holds_what_it_is_for_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_a_limit_holds_up_is_not_taken_for_an_upstream_without_an_answer() {
+async fn limited_upload_is_no_upstream_timeout() {
     let site = Site::with(|config| {
         config.wan.limit = limit(8 * KIB);
         config.fill.head_timeout = Duration::from_millis(100);
@@ -169,7 +169,7 @@ async fn an_upload_that_a_limit_holds_up_is_not_taken_for_an_upstream_without_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_client_waits_for_goes_before_what_nobody_waits_for() {
+async fn client_fills_precede_background_fetches() {
     let site = Site::with(|config| config.wan.limit = limit(400 * KIB));
     let (left, waited) = (bytes(1, 4 << 20), bytes(2, 300 << 10));
     site.manager.put("/content/left/full.zip", Resource::new(left));

@@ -16,7 +16,7 @@ fn circle(manager: Option<&Manager>) -> (Site, Site) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_comes_round_is_refused() {
+async fn looped_request_is_refused() {
     let (one, other) = circle(None);
     for target in [PAYLOAD, "/secars/secars.dll", "/generic?x"] {
         for site in [&one, &other] {
@@ -67,7 +67,7 @@ async fn fills_that_wait_for_each_other_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_circle_of_three_is_found_too_and_broken_where_nobody_else_can_be_asked() {
+async fn loop_of_three_relays_ends_where_no_upstream_is_left() {
     let manager = Manager::start();
     let (body, kept) = (bytes(7, 70_000), "/content/kept.dax");
     manager.put(kept, Resource::new(body.clone()));
@@ -85,7 +85,7 @@ async fn a_circle_of_three_is_found_too_and_broken_where_nobody_else_can_be_aske
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_both_relays_of_a_circle_get_what_the_upstream_behind_it_has() {
+async fn looped_relays_serve_content_of_upstream_behind() {
     let manager = Manager::start();
     let bodies: Vec<_> = (0..20).map(|at| (format!("/content/{at}.dax"), bytes(at, 70_000))).collect();
     for (target, body) in &bodies {
@@ -99,7 +99,7 @@ async fn clients_of_both_relays_of_a_circle_get_what_the_upstream_behind_it_has(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_follows_a_request_that_comes_round_is_not_refused_with_it() {
+async fn follower_of_looped_request_is_not_refused() {
     let (site, gate) = (Site::new(), Gate::default());
     site.manager.put(PAYLOAD, Resource::new("").status(508).held(&gate));
     let comes_round = Request::get(PAYLOAD).header("CDN-Loop", "gupd; id=0123456789abcdef");
@@ -143,7 +143,7 @@ async fn a_slow_manager_is_not_taken_for_a_circle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_bear_the_marks_of_all_they_passed_and_no_longer_chain_is_served() {
+async fn requests_carry_all_marks_and_long_chains_are_refused() {
     let region = Site::new();
     region.manager.put(PAYLOAD, Resource::new("content"));
     let floor = Site::behind(&[region.address()]);

@@ -120,7 +120,7 @@ fn is_left_alone(listener: &TcpListener) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_thousand_waiting_clients_cost_a_manager_that_is_away_one_connection_for_each_probe() {
+async fn waiting_clients_cost_one_connection_per_probe() {
     let (site, listener) = behind_listener(|config| config.server.max_connections = 2 * REQUESTS).await;
     fail_until_open(&site, &listener).await;
     let mut crowd = Crowd::come(&site).await;
@@ -172,7 +172,7 @@ async fn a_client_that_goes_away_in_its_probe_leaves_it_to_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_a_place_among_fills_fails_as_soon_as_the_manager_is_given_up() {
+async fn queued_fill_fails_once_circuit_opens() {
     let (site, listener) = behind_listener(|config| config.fill.max_concurrent = 1).await;
     let begin = async |path: &str| {
         let mut client = Client::connect(site.address()).await;
@@ -199,7 +199,7 @@ async fn who_waits_for_a_place_among_fills_fails_as_soon_as_the_manager_is_given
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_stored_is_served_while_no_manager_answers_stale_or_not() {
+async fn stored_content_is_served_while_all_upstreams_fail() {
     let site = Site::new();
     for path in [PAYLOAD, MINITRI] {
         site.manager.put(path, Resource::new("definitions"));
@@ -236,7 +236,7 @@ async fn is_given_up(site: &Site) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_starts_without_any_manager_and_serves_what_it_has() {
+async fn relay_starts_offline_and_serves_stored_content() {
     let mut site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     site.stored(PAYLOAD).await;

@@ -47,7 +47,7 @@ async fn from_managers(site: &Site) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_peer_has_comes_from_it_outside_of_the_lines_limits_and_counts() {
+async fn peer_content_bypasses_wan_limits_and_counters() {
     let body = bytes(1, 1 << 20);
     let (one, _wire, mut other) = filled(Manager::start(), &body).await;
     other.config.wan.limit = Limit::rate(Rate(1 << 10));
@@ -94,7 +94,7 @@ async fn two_that_ask_each_other_at_once_cross_the_line_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_manager_is_sending_to_one_is_streamed_to_the_other() {
+async fn running_fill_is_streamed_to_peer() {
     let (one, other) = pair();
     let (body, gate) = (bytes(2, 2 << 20), Gate::default());
     one.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1 << 20, &gate));
@@ -111,7 +111,7 @@ async fn what_a_manager_is_sending_to_one_is_streamed_to_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_that_takes_longer_than_a_peer_waits_is_crossed_once_all_the_same() {
+async fn slow_line_is_crossed_once_despite_peer_timeout() {
     let (one, other) = pair();
     let gate = Gate::default();
     let bodies = [(delta(1), bytes(1, 50_000)), (delta(2), bytes(2, 500_000))];
@@ -135,7 +135,7 @@ async fn a_line_that_takes_longer_than_a_peer_waits_is_crossed_once_all_the_same
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_peer_sends_is_not_offered_to_a_third_before_it_is_stored() {
+async fn peer_fed_fill_is_not_offered_to_peers() {
     let (one, two) = pair();
     let mut three = Site::behind(&[one.manager.address()]);
     three.meet(&[two.address()]);
@@ -154,7 +154,7 @@ async fn what_a_peer_sends_is_not_offered_to_a_third_before_it_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_for_what_is_here_only_is_never_sent_on() {
+async fn only_if_cached_is_never_forwarded() {
     let (one, other) = pair();
     for (target, method) in [(PAYLOAD, "GET"), (PAYLOAD, "HEAD"), ("/secars/x", "GET"), ("/generic", "GET")] {
         one.manager.put(target, Resource::new("content"));
@@ -175,7 +175,7 @@ async fn a_request_for_what_is_here_only_is_never_sent_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_may_be_the_same_there_is_asked_of_peers() {
+async fn peers_are_asked_only_for_shared_content() {
     let (one, other) = pair();
     let missing = &*delta(0);
     for target in ["/minitri.flg", "/secars/x", missing] {
@@ -201,7 +201,7 @@ async fn only_what_may_be_the_same_there_is_asked_of_peers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_does_not_answer_costs_one_wait_and_one_that_is_down_none() {
+async fn silent_peer_costs_one_wait_and_dead_peer_none() {
     let mut site = Site::new();
     // Connections to it are made, and never looked at.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -247,7 +247,7 @@ async fn a_transfer_from_a_peer_that_breaks_goes_on_at_the_manager() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_of_a_peer_and_of_other_content_of_the_manager_never_mix() {
+async fn peer_bytes_never_mix_with_other_content() {
     let body = bytes(6, 3 << 20);
     let (one, wire, other) = filled(Manager::start(), &body).await;
     let new = bytes(7, 3 << 20);

@@ -46,7 +46,7 @@ async fn taken(site: &Site, files: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_deltas_of_a_new_revision_are_there_before_all_but_its_first_client_ask() {
+async fn deltas_are_prefetched_after_first_client() {
     let site = Site::with(learning);
     taken(&site, &["100/xdelta90.dax", "110/xdelta100.dax", "120/xdelta110.dax", "120/xdelta100.dax"]).await;
     let late = path("130/xdelta110.dax");
@@ -63,7 +63,7 @@ async fn the_deltas_of_a_new_revision_are_there_before_all_but_its_first_client_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_fetched_ahead_and_not_wanted_is_not_learned_from_and_counts_as_unused() {
+async fn unused_prefetch_is_counted_and_not_learned_from() {
     let mut site = Site::with(|config| {
         config.prefetch.revisions = 1;
         config.store.max_unused = 10 * HOUR;
@@ -89,7 +89,7 @@ async fn what_is_fetched_ahead_and_not_wanted_is_not_learned_from_and_counts_as_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prefetch_stops_when_the_window_closes_and_goes_on_in_the_next() {
+async fn prefetch_pauses_between_windows() {
     let now = gupd::Clock::system().now();
     let ((closes, away), (opens, _)) = (in_hours(now, 3), in_hours(now, 5));
     let files = [path("100/full.zip"), path("100/other.dax")];
@@ -119,7 +119,7 @@ async fn prefetch_stops_when_the_window_closes_and_goes_on_in_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prefetch_of_what_has_no_length_stops_with_the_window_too() {
+async fn prefetch_without_length_stops_with_window() {
     let now = gupd::Clock::system().now();
     let ((closes, away), (opens, _)) = (in_hours(now, 3), in_hours(now, 5));
     let files = [path("100/full.zip")];
@@ -138,7 +138,7 @@ async fn prefetch_of_what_has_no_length_stops_with_the_window_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_than_max_bytes_come_and_what_is_there_is_not_fetched() {
+async fn prefetch_keeps_max_bytes_and_skips_stored_objects() {
     let files = ["full.zip", "b.dax", "c.dax", "d.dax"].map(|file| path(&format!("100/{file}")));
     let site = Site::with(|config| {
         listing(config, &files);
@@ -178,7 +178,7 @@ async fn a_client_that_follows_a_prefetch_makes_it_useful() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_new_catalog_lists_is_fetched_if_clients_took_its_like() {
+async fn catalog_listing_prefetches_similar_payloads() {
     const CATALOG: &str = "/clu/sesc$20defs_14.3_symalllanguages_livetri.zip";
     let site = Site::with(|config| {
         with_token(config);

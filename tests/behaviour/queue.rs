@@ -64,7 +64,7 @@ fn retry_after(response: &Response) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn past_the_count_clients_have_places_in_turn_and_their_requests_in_order() {
+async fn queued_requests_get_slots_fairly_and_in_order() {
     let (site, gate, mut holder, response) = full(|_| {}).await;
     let paths = ["/content/1.dax", "/content/2.dax", "/content/3.dax"];
     let gates = paths.map(|path| held(&site, path));
@@ -92,7 +92,7 @@ async fn past_the_count_clients_have_places_in_turn_and_their_requests_in_order(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_waited_long_enough_is_told_when_to_come_again() {
+async fn queue_timeout_is_503_with_retry_after() {
     let (site, gate, mut holder, response) =
         full(|config| config.lan.queue_timeout = Duration::from_millis(30)).await;
     let turned = site.get(WANTED).await;
@@ -125,7 +125,7 @@ async fn a_full_queue_turns_away_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_download_passes_while_all_places_are_taken() {
+async fn non_download_passes_while_all_slots_are_taken() {
     let mut site = Site::new();
     let delta = "/content/delta.dax";
     site.manager.put(WANTED, Resource::new(content()).etag("\"wanted\""));
@@ -181,7 +181,7 @@ async fn an_error_keeps_no_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn content_that_has_changed_since_it_was_stored_waits_though_it_was_taken_for_a_304() {
+async fn changed_content_waits_though_304_was_expected() {
     let path = "/files/setup.msi";
     let mut site = Site::new();
     site.manager.put(path, Resource::new("old").etag("\"old\"").header("Cache-Control", "max-age=60"));
@@ -219,7 +219,7 @@ async fn a_client_that_goes_away_leaves_the_queue_and_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_held_up_by_its_own_count_or_its_groups_holds_up_nobody() {
+async fn client_at_its_own_slot_limit_blocks_no_other() {
     let site = Site::with(|config| {
         config.lan.client_downloads = Some(1);
         config.groups = vec![Group {
@@ -251,7 +251,7 @@ async fn who_is_held_up_by_its_own_count_or_its_groups_holds_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn counts_that_are_lifted_let_those_who_wait_go_at_once() {
+async fn lifted_slot_limit_releases_queue_at_once() {
     let (mut site, gate, mut holder, response) = full(|_| {}).await;
     let mut waiting = begun(OTHER, &site, WANTED).await;
     site.counts(QUEUED, 1.0).await;
@@ -265,7 +265,7 @@ async fn counts_that_are_lifted_let_those_who_wait_go_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_stored_and_served_outside_of_windows_has_a_place_too() {
+async fn cached_only_response_needs_a_slot() {
     let mut site = Site::with(|config| {
         config.groups = vec![Group {
             subnets: vec!["127.0.0.1/32".parse().unwrap()],
@@ -289,7 +289,7 @@ async fn what_is_stored_and_served_outside_of_windows_has_a_place_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_connects_too_often_is_told_to_come_again_and_others_are_not() {
+async fn connection_rate_limit_refuses_only_that_client() {
     let mut site = Site::with(|config| config.lan.client_connections = Some(1));
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     let reason = "gupd_refused_total{reason=\"too-many-new-connections\"}";

@@ -8,7 +8,7 @@ use crate::support::{Client, Gate, PAYLOAD, Request, Resource, Response, Site, b
 const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stored_object_is_given_in_any_part() {
+async fn stored_object_is_served_in_any_range() {
     let (site, body) = stored(Resource::new(bytes(1, 3_000_000))).await;
     for (range, part, content_range) in [
         ("0-0", 0..1, "bytes 0-0/3000000"),
@@ -44,7 +44,7 @@ async fn several_parts_come_in_one_response() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_range_that_cannot_be_satisfied_is_a_416_and_one_that_cannot_be_read_is_ignored() {
+async fn unsatisfiable_range_is_416_and_invalid_range_is_ignored() {
     let (site, body) = stored(Resource::new(bytes(3, 1000))).await;
     for range in ["1000-", "5000-6000", "-0", "1000-1001,2000-"] {
         let response = site.send(Request::get(PAYLOAD).range(range)).await;
@@ -61,7 +61,7 @@ async fn a_range_that_cannot_be_satisfied_is_a_416_and_one_that_cannot_be_read_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn if_range_gives_the_part_only_of_the_very_content_the_client_has() {
+async fn if_range_gives_part_only_of_matching_content() {
     let resource = Resource::new(bytes(4, 1000)).etag("\"v1\"").header("Last-Modified", MODIFIED);
     let (site, body) = stored(resource).await;
     for (validator, status) in [
@@ -94,7 +94,7 @@ async fn a_head_knows_no_range() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_of_a_cold_object_comes_first_and_the_rest_behind_it() {
+async fn range_of_cold_object_is_fetched_first() {
     let site = Site::new();
     let body = bytes(6, 2_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
@@ -114,7 +114,7 @@ async fn a_part_of_a_cold_object_comes_first_and_the_rest_behind_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_fill_gives_what_has_arrived_at_once_and_the_rest_when_it_is_there() {
+async fn range_on_running_fill_streams_as_bytes_arrive() {
     let site = Site::new();
     let body = bytes(7, 3_000_000);
     let gate = Gate::default();
@@ -168,7 +168,7 @@ async fn a_running_fill_gives_what_has_arrived_at_once_and_the_rest_when_it_is_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn content_without_a_length_is_given_in_parts_from_one_fill() {
+async fn content_without_length_is_served_in_ranges_from_one_fill() {
     let site = Site::new();
     let body = bytes(8, 600_000);
     let gate = Gate::default();
@@ -244,7 +244,7 @@ fn any_ranges_of_a_stored_object_are_the_slices_they_name() {
 }
 
 #[test]
-fn any_ranges_of_an_object_that_is_arriving_are_the_slices_they_name() {
+fn ranges_of_running_fill_are_exact_slices() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let length = 1_200_000;
     // In each case the manager stands still somewhere, with and without a length, while the ranges are asked for.

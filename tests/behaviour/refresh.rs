@@ -93,7 +93,7 @@ async fn known_catalogs_are_asked_for_once_each_on_schedule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_waits_for_the_window_and_comes_once_there() {
+async fn refresh_waits_for_window_and_runs_once() {
     let now = gupd::Clock::system().now();
     let ((opens, away), (closes, _)) = (in_hours(now, 9), in_hours(now, 10));
     let site = Site::with(|config| {
@@ -116,7 +116,7 @@ async fn a_refresh_waits_for_the_window_and_comes_once_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_that_failed_is_tried_again_until_it_succeeds_or_its_time_is_over() {
+async fn failed_refresh_is_retried_until_success_or_deadline() {
     let site = every_four_hours(|_| {}).await;
     site.manager.put(CATALOG, Resource::new("1"));
     site.stored(CATALOG).await;
@@ -148,7 +148,7 @@ async fn a_refresh_that_failed_is_tried_again_until_it_succeeds_or_its_time_is_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_administrator_refreshes_with_the_token_also_outside_of_windows() {
+async fn admin_refresh_ignores_windows() {
     let site = Site::with(|config| {
         let (begin, end) =
             (in_hours(gupd::Clock::system().now(), 5).0, in_hours(gupd::Clock::system().now(), 6).0);
@@ -167,7 +167,7 @@ async fn an_administrator_refreshes_with_the_token_also_outside_of_windows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_token_nobody_refreshes() {
+async fn refresh_needs_admin_token() {
     let site = Site::new();
     let response = ask(&site, "").await;
     assert_eq!(response.status, 403);
@@ -193,7 +193,7 @@ async fn a_client_that_asks_during_a_refresh_follows_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_catalog_that_no_client_asks_for_is_forgotten_though_it_is_refreshed() {
+async fn unused_catalog_expires_despite_refresh() {
     let mut site = every_four_hours(|config| config.store.max_unused = 10 * HOUR).await;
     site.manager.put(CATALOG, Resource::new("1"));
     site.stored(CATALOG).await;
@@ -210,7 +210,7 @@ async fn a_catalog_that_no_client_asks_for_is_forgotten_though_it_is_refreshed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_brings_another_schedule() {
+async fn reload_changes_schedule() {
     let mut site = Site::new();
     site.manager.put(UNASKED, Resource::new("new"));
     let mut config = site.config.clone();

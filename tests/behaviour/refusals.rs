@@ -9,7 +9,7 @@ use crate::support::{Client, Ending, PAYLOAD, Request, Resource, Site, bytes};
 const SOON: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_is_not_plainly_one_is_refused_and_counted_and_nobody_else_notices() {
+async fn malformed_request_is_refused_and_counted() {
     let long_field = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(100_000));
     let many_fields = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(200));
     let long_target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(9_000));
@@ -131,7 +131,7 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_comes_too_slowly_is_a_408() {
+async fn slow_request_head_is_408() {
     let site = Site::with(|config| config.server.header_timeout = SOON);
     let mut client = Client::connect(site.address()).await;
     client.write(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
@@ -164,7 +164,7 @@ async fn an_idle_connection_is_closed_without_a_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_takes_nothing_is_let_go_and_one_that_reads_slowly_is_not() {
+async fn stalled_client_is_dropped_and_slow_client_is_not() {
     // A socket takes more only when a third of its buffer, megabytes, is free: as often as that, the slow one has to read.
     let stall = 2 * SOON;
     let site = Site::with(|config| config.server.stall_timeout = stall);
@@ -192,7 +192,7 @@ async fn a_client_that_takes_nothing_is_let_go_and_one_that_reads_slowly_is_not(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_past_the_limit_are_told_to_come_again_and_a_place_is_given_back() {
+async fn connection_limit_refuses_and_frees_slot_on_close() {
     let site = Site::with(|config| config.server.max_connections = 2);
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     let (mut first, mut second) =

@@ -38,7 +38,7 @@ fn scrub(site: &mut Site) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flipped_bit_is_found_by_the_scrub_and_costs_a_block_of_the_line() {
+async fn scrub_finds_flipped_bit_and_refetches_one_block() {
     let (mut site, file) = stored().await;
     let before = site.manager.body_bytes();
     flip(&file, 1_400_000);
@@ -59,7 +59,7 @@ async fn a_flipped_bit_is_found_by_the_scrub_and_costs_a_block_of_the_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_blob_that_is_damaged_in_each_of_its_chunks_is_repaired_in_all() {
+async fn scrub_repairs_damage_in_every_chunk() {
     let (mut site, file) = stored().await;
     for at in [0, 1_000_000, 1_100_000] {
         flip(&file, at);
@@ -74,7 +74,7 @@ async fn a_blob_that_is_damaged_in_each_of_its_chunks_is_repaired_in_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_manager_no_longer_has_is_removed_and_fetched_anew() {
+async fn damage_gone_upstream_is_removed_and_fetched_anew() {
     let (mut site, file) = stored().await;
     site.manager.put(PAYLOAD, Resource::new(bytes(2, LENGTH)));
     flip(&file, 1_400_000);
@@ -87,7 +87,7 @@ async fn what_the_manager_no_longer_has_is_removed_and_fetched_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_upstream_can_be_asked_for_now_stays_and_is_repaired_when_one_can() {
+async fn damage_waits_for_upstream_and_is_repaired_later() {
     const DAMAGED: &str = "gupd_store_scrub_damaged_blobs_total";
     let (mut site, file) = stored().await;
     let config = site.config.clone();
@@ -126,7 +126,7 @@ async fn a_blob_without_sound_checksums_is_removed_and_fetched_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repair_asks_the_upstreams_of_the_configuration_that_is_in_force() {
+async fn repair_asks_upstreams_of_current_generation() {
     let (mut site, file) = stored().await;
     scrub(&mut site);
     let other = Manager::start();

@@ -86,7 +86,7 @@ async fn an_upstream_without_ranges_is_asked_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_client_left_unfinished_the_next_one_goes_on_with() {
+async fn abandoned_fill_is_resumed_by_next_client() {
     let site = frugal();
     let body = bytes(4, 6 * MIB);
     let gate = Gate::default();
@@ -153,7 +153,7 @@ fn half_written(site: &Site) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_is_stopped_in_the_middle_of_a_fill_fetches_no_byte_again() {
+async fn relay_stopped_in_mid_fill_fetches_no_byte_again() {
     let body = bytes(5, 8 * MIB);
     let mut site = interrupted(Resource::new(body.clone())).await;
     site.restart();
@@ -164,7 +164,7 @@ async fn a_relay_that_is_stopped_in_the_middle_of_a_fill_fetches_no_byte_again()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn content_that_changed_while_the_relay_was_down_is_fetched_whole() {
+async fn content_changed_during_downtime_is_fetched_whole() {
     let mut site = interrupted(Resource::new(bytes(6, 8 * MIB))).await;
     let new = bytes(7, 8 * MIB);
     site.manager.put(PAYLOAD, Resource::new(new.clone()));
@@ -175,7 +175,7 @@ async fn content_that_changed_while_the_relay_was_down_is_fetched_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_disk_did_not_keep_of_a_half_written_file_is_fetched_again() {
+async fn blocks_lost_from_partial_file_are_fetched_again() {
     let body = bytes(8, 8 * MIB);
     for from_the_damage in [true, false] {
         let mut site = interrupted(Resource::new(body.clone())).await;
@@ -195,7 +195,7 @@ async fn what_the_disk_did_not_keep_of_a_half_written_file_is_fetched_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fill_that_cannot_go_on_with_its_upstream_gets_everything_from_the_next() {
+async fn unresumable_fill_restarts_at_next_upstream() {
     let mut site = interrupted(Resource::new(bytes(9, 8 * MIB))).await;
     let other = Manager::start();
     let body = bytes(10, 5 * MIB);
@@ -216,7 +216,7 @@ async fn a_fill_that_cannot_go_on_with_its_upstream_gets_everything_from_the_nex
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_without_a_validator_is_not_put_together_with_others() {
+async fn part_without_validator_is_not_combined() {
     let site = Site::new();
     let body = bytes(11, 4 * MIB);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).without("ETag"));
@@ -280,7 +280,7 @@ fn sixty_random_ranges_of_a_cold_object_cost_its_bytes_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_larger_than_the_quota_is_passed_through_and_said_so() {
+async fn object_larger_than_quota_is_passed_through_and_annotated() {
     let site = Site::with(|config| config.store.quota = 2 << 20);
     let body = bytes(15, 3 * MIB);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));

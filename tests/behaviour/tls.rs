@@ -38,7 +38,7 @@ async fn clients_are_served_over_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plain_client_on_a_tls_port_is_refused_and_nobody_else_notices() {
+async fn plain_request_on_tls_port_is_refused() {
     let (site, certificate) = site(|_| {});
     let mut secure = connect(site.address(), &certificate).await;
     let mut plain = Client::connect(site.address()).await;
@@ -55,7 +55,7 @@ async fn a_plain_client_on_a_tls_port_is_refused_and_nobody_else_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_never_finishes_its_handshake_is_let_go() {
+async fn unfinished_tls_handshake_is_dropped() {
     let (site, _) = site(|config| config.server.header_timeout = Duration::from_millis(200));
     let mut silent = Client::connect(site.address()).await;
     assert!(silent.is_closed().await);

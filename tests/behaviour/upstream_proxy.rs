@@ -177,7 +177,7 @@ async fn an_endless_head_of_a_proxy_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_that_is_down_or_wants_credentials_is_no_answer_for_a_client() {
+async fn failing_upstream_proxy_is_never_a_client_response() {
     let nobody = RefusingPort::new();
     let down = upstreams("http://manager.example", proxy(nobody.address(), None)).unwrap();
     let error = down.iter().next().unwrap().test_connection().await.unwrap_err().to_string();
@@ -195,7 +195,7 @@ async fn a_proxy_that_is_down_or_wants_credentials_is_no_answer_for_a_client() {
 }
 
 #[test]
-fn what_is_wrong_with_credentials_is_one_line_at_the_start_that_does_not_show_them() {
+fn bad_proxy_credentials_are_one_error_line_without_secret() {
     let folder = tempfile::tempdir().unwrap();
     let missing = Some(folder.path().join("missing"));
     let error = upstreams("https://manager", proxy(([127, 0, 0, 1], 1).into(), missing)).unwrap_err();
@@ -210,7 +210,7 @@ fn what_is_wrong_with_credentials_is_one_line_at_the_start_that_does_not_show_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_that_takes_connections_says_nothing_of_a_manager_behind_it() {
+async fn connect_to_proxy_proves_nothing_about_upstream() {
     let proxied = Tunnels::start(Some("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")).await;
     let site = Site::with(|config| {
         config.upstreams[0].proxy = proxy(proxied.address, None);

@@ -39,7 +39,7 @@ fn file(folder: &TempDir, name: &str, text: &str) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn content_of_a_pinned_manager_is_served_whatever_its_certificate_says() {
+async fn pinned_certificate_is_trusted_despite_name_and_date() {
     let manager = Manager::start();
     let identity = Identity::self_signed();
     let trust = pinned(&identity);
@@ -56,7 +56,7 @@ async fn content_of_a_pinned_manager_is_served_whatever_its_certificate_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_certificate_than_the_pinned_one_is_refused_and_named() {
+async fn unpinned_certificate_is_refused_and_named() {
     let manager = Manager::start();
     let (pinned_one, other) = (Identity::self_signed(), Identity::self_signed());
     let seen = other.pin();
@@ -157,7 +157,7 @@ async fn a_reload_reads_the_files_again() {
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_one_line_at_the_start() {
+fn bad_tls_file_is_one_error_line() {
     let folder = tempfile::tempdir().unwrap();
     let (authority, other) = (Authority::new(), tempfile::tempdir().unwrap());
     let (cert, key) = authority.issue("relay").write(folder.path());

@@ -66,7 +66,7 @@ fn own_seconds(client: IpAddr, sequence: &str, hours: u64) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_before_its_turn_is_told_the_second_it_opens_and_served_then() {
+async fn deferred_client_is_served_at_its_retry_after() {
     let site = site("windows = \"mon-fri 20:00-06:00\"\nspread = \"4h\"");
     let wait = 8 * 3600 + own_seconds(ONE, SEQUENCE, 4);
     let deferred = site.get(PAYLOAD).await;
@@ -116,7 +116,7 @@ async fn a_response_that_has_begun_is_not_cut_off_by_the_windows_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn outside_of_its_windows_a_client_may_have_what_is_stored_and_nothing_is_fetched_for_it() {
+async fn cached_only_window_serves_stored_and_fetches_nothing() {
     let site = site("windows = \"mon-fri 20:00-06:00\"\noutside = \"cached-only\"");
     assert_eq!(retry_after(&site.get(PAYLOAD).await), 8 * 3600);
     assert_eq!(site.manager.request_count(PAYLOAD), 0);
@@ -133,13 +133,13 @@ async fn outside_of_its_windows_a_client_may_have_what_is_stored_and_nothing_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn windows_that_are_ignored_hold_nobody_up() {
+async fn ignored_windows_defer_no_client() {
     let site = site("windows = \"mon-fri 20:00-06:00\"\noutside = \"ignore\"");
     assert_eq!(site.get(PAYLOAD).await.whole(), bytes(1, 100_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_client_has_a_moment_of_its_own_from_when_a_revision_appears() {
+async fn client_offset_counts_from_first_sight_of_revision() {
     let site = Site::with(|config| {
         config.groups = vec![Group { subnets: Vec::new(), ..group("spread = \"4h\"") }];
     });

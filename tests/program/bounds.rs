@@ -143,7 +143,7 @@ async fn the_quota_holds_while_more_than_fits_is_served_and_the_oldest_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_larger_than_the_quota_is_passed_through_and_said_so() {
+async fn object_larger_than_quota_is_passed_through_and_annotated() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let mut command = small(&manager, folder.path());
     let mut relay = Relay::start(command.env("GUPD_STORE_QUOTA", "64MiB"));

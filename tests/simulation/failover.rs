@@ -84,7 +84,7 @@ async fn play(seed: u64, same: bool) -> Vec<End> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_breaks_when_most_get_what_both_managers_have_and_the_others_an_error_in_time() {
+async fn random_faults_end_in_content_or_error_in_time() {
     let mut whole = 0;
     for seed in 0..8 {
         whole += play(seed, true).await.iter().filter(|end| matches!(end, End::Whole(_))).count();
@@ -93,14 +93,14 @@ async fn whatever_breaks_when_most_get_what_both_managers_have_and_the_others_an
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_breaks_when_nobody_gets_a_mixture_of_what_two_managers_have() {
+async fn random_faults_never_mix_two_managers() {
     for seed in 100..108 {
         play(seed, false).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_manager_that_refuses_costs_a_second_and_a_silent_one_its_idle_timeout() {
+async fn refusing_manager_costs_a_second_silent_one_idle_timeout() {
     let content = Dice::new(1).bytes(1_500_000);
     for (state, most) in [(State::Refusing, 1), (State::Silent, 6)] {
         let managers = [(); 2].map(|()| Arc::new(Manager::new(&content, "same")));

@@ -10,7 +10,7 @@ use crate::network::{Net, Weather};
 use crate::site::{End, Site};
 
 #[tokio::test(start_paused = true)]
-async fn a_manager_that_moved_is_met_at_its_new_address_within_minutes_under_steady_load() {
+async fn moved_manager_is_found_within_minutes_under_load() {
     let net = Net::new(1, Weather { often: 0, bytes: 0, delay: Duration::ZERO });
     let (old, new) = (Arc::new(Manager::new(b"old", "old")), Arc::new(Manager::new(b"new", "new")));
     net.put("manager", &old);

@@ -171,7 +171,7 @@ async fn play(seed: u64) -> u64 {
 }
 
 #[tokio::test]
-async fn whoever_publishes_or_fails_when_no_client_ever_sees_two_moments_of_a_manager_or_two_managers() {
+async fn revisions_never_mix_instants_or_managers() {
     let mut revisions = 0;
     for seed in 0..12 {
         revisions += play(seed).await;

@@ -24,7 +24,7 @@ fn rings(hours: u8) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_happens_each_client_sees_one_revision_and_none_older_than_before() {
+async fn random_events_never_mix_or_revert_revisions() {
     for seed in 1..=3 {
         let mut site = site_of(&rings(2));
         let mut crowd = Crowd::of(&site, [4, 4, 4]).await;

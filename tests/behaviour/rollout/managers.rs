@@ -47,7 +47,7 @@ fn fail(manager: &Manager) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_publishes_while_the_other_fails_and_each_client_sees_its_own() {
+async fn failing_manager_does_not_stop_the_other_from_publishing() {
     let two = Two::new().await;
     let site = &two.site;
     publish(&two.second, 12);
@@ -83,7 +83,7 @@ async fn a_catalog_that_only_one_has_is_there_for_its_clients_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_is_moved_to_the_other_manager_and_back_sees_that_ones_catalogs_whole() {
+async fn group_moved_between_managers_sees_whole_catalogs() {
     let mut two = Two::new().await;
     let bound = two.site.config.groups.clone();
     for (batch, expected) in [(0, [11, 11, 1]), (1, [1, 11, 1]), (2, [1, 1, 1]), (1, [1, 11, 1])] {

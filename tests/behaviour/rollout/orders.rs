@@ -12,7 +12,7 @@ const SPREAD: &str =
     "[[ring]]\nname = \"all\"\ngroups = [\"pilot\", \"branch\", \"default\"]\nspread = \"10h\"\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_had_moved_before_a_halt_stays_and_the_others_go_on_from_there_days_later() {
+async fn resumed_halt_continues_from_same_share() {
     let site = site(SPREAD);
     let mut crowd = Crowd::of(&site, [30, 30, 30]).await;
     crowd.look().await;
@@ -40,7 +40,7 @@ async fn who_had_moved_before_a_halt_stays_and_the_others_go_on_from_there_days_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_is_rolled_back_gets_older_catalogs_whole_whatever_it_has() {
+async fn rolled_back_group_gets_whole_older_catalogs() {
     let site = site(STAGED);
     assert_eq!(all(&site).await, [1, 1, 1]);
     publish_and_refresh(&site, 2).await;
@@ -85,7 +85,7 @@ async fn a_group_that_is_rolled_back_gets_older_catalogs_whole_whatever_it_has()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_is_held_at_a_name_however_much_is_published_and_dropped() {
+async fn held_group_keeps_named_revision() {
     let site = site_of(&format!("{GROUPS}{STAGED}[rollout]\nkeep = 2\n"));
     assert_eq!(all(&site).await, [1, 1, 1]);
     order(&site, Order::Name { revision: 1, name: "good".into() }).await;
@@ -109,7 +109,7 @@ async fn a_group_is_held_at_a_name_however_much_is_published_and_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_emergency_release_moves_all_at_once_and_past_the_windows_of_their_group() {
+async fn emergency_release_moves_all_despite_windows() {
     let next = PAYLOAD.replace("261121001", "261121002");
     let site = site_of(&format!(
         "[[group]]\nname = \"pilot\"\nsubnets = \"127.1.0.0/16\"\n\
@@ -144,7 +144,7 @@ async fn an_emergency_release_moves_all_at_once_and_past_the_windows_of_their_gr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_emergency_release_opens_windows_also_for_what_no_ring_holds_back() {
+async fn emergency_release_opens_windows_for_unringed_content() {
     let site = site_of(
         "[[group]]\nname = \"branch\"\nsubnets = \"127.2.0.0/16\"\nwindows = \"20:00-06:00\"\n\
          [[ring]]\nname = \"all\"\ngroups = [\"branch\", \"default\"]\n",

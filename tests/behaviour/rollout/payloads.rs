@@ -40,7 +40,7 @@ async fn everybody_has(site: &Site, number: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_number_that_a_client_of_the_last_ring_asks_for_first_is_put_off_for_it_and_given_to_the_pilot() {
+async fn new_payload_is_deferred_in_last_ring_and_served_to_pilot() {
     let site = site(RINGS);
     everybody_has(&site, 261_121_001).await;
     let next = put(&site, 261_121_002);
@@ -93,7 +93,7 @@ async fn numbers_that_no_manager_has_and_failures_announce_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn contents_announced_one_after_the_other_are_one_revision_and_later_ones_another() {
+async fn payloads_announced_together_form_one_revision() {
     let site = site(RINGS);
     let other = |number: u64| numbered(number).replace("535CB6A4", "535CB6A5");
     everybody_has(&site, 261_121_001).await;
@@ -146,7 +146,7 @@ async fn takes(site: &Site, client: IpAddr, number: u64) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_clients_of_a_kept_revision_took_stays_while_anything_else_can_go() {
+async fn payloads_of_kept_revision_are_evicted_last() {
     let mut site = small();
     assert_eq!(all(&site).await, [1, 1, 1]);
     let path = takes(&site, OTHER, 261_121_001).await;
@@ -196,7 +196,7 @@ async fn a_payload_that_takes_long_to_come_is_kept_once_it_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_had_to_go_of_a_kept_revision_is_said_to_who_goes_back_to_it() {
+async fn rollback_reports_evicted_payloads() {
     let site = small();
     assert_eq!(all(&site).await, [1, 1, 1]);
     for number in 1..=14 {

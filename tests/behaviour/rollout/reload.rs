@@ -32,7 +32,7 @@ async fn rollouts_are_switched_on_and_off_under_clients() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_is_put_into_an_earlier_ring_moves_and_the_others_stay() {
+async fn group_moved_to_earlier_ring_advances_alone() {
     let mut site = site(STAGED);
     assert_eq!(all(&site).await, [1, 1, 1]);
     publish_and_refresh(&site, 2).await;
@@ -51,7 +51,7 @@ async fn a_group_that_is_put_into_an_earlier_ring_moves_and_the_others_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_moved_in_a_spread_has_when_the_spread_is_made_longer() {
+async fn longer_spread_reverts_no_moved_client() {
     let spread = |hours: u32| {
         format!(
             "{GROUPS}[[ring]]\nname = \"all\"\ngroups = [\"pilot\", \"branch\", \"default\"]\nspread = \"{hours}h\"\n"
@@ -74,7 +74,7 @@ async fn who_has_moved_in_a_spread_has_when_the_spread_is_made_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn groups_and_rings_get_other_names_while_clients_ask_and_none_goes_back() {
+async fn renamed_groups_and_rings_revert_no_client() {
     let renamed = |group: u32, ring: u32| {
         format!("{GROUPS}{STAGED}")
             .replace("\"pilot\"", &format!("\"pilot-{group}\""))

@@ -23,7 +23,7 @@ fn away(site: &mut Site, time: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_in_the_middle_of_a_spread_changes_nothing_for_anyone() {
+async fn restart_in_mid_spread_changes_no_view() {
     let mut site = site(SPREAD);
     let mut crowd = Crowd::of(&site, [60, 20, 20]).await;
     crowd.look().await;
@@ -48,7 +48,7 @@ async fn a_restart_in_the_middle_of_a_spread_changes_nothing_for_anyone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_month_away_clients_go_on_from_where_they_were_one_stage_after_the_other() {
+async fn rings_continue_stage_by_stage_after_month_offline() {
     let mut site = site(SPREAD);
     let mut crowd = Crowd::of(&site, [60, 20, 20]).await;
     crowd.look().await;
@@ -80,7 +80,7 @@ async fn after_a_month_away_clients_go_on_from_where_they_were_one_stage_after_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_moved_within_the_last_seconds_before_a_long_absence_does_not_go_back() {
+async fn client_moved_just_before_downtime_does_not_go_back() {
     let mut site =
         site("[[ring]]\nname = \"all\"\ngroups = [\"pilot\", \"branch\", \"default\"]\nspread = \"5m\"\n");
     let mut crowd = Crowd::of(&site, [100, 100, 0]).await;
@@ -96,7 +96,7 @@ async fn who_moved_within_the_last_seconds_before_a_long_absence_does_not_go_bac
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_held_named_halted_and_released_is_so_after_a_restart() {
+async fn rollout_commands_survive_restart() {
     let mut site = site(STAGED);
     assert_eq!(all(&site).await, [1, 1, 1]);
     publish_and_refresh(&site, 2).await;
@@ -124,7 +124,7 @@ async fn what_is_held_named_halted_and_released_is_so_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_held_group_is_not_given_newer_payloads_after_a_restart() {
+async fn held_group_gets_no_newer_payload_after_restart() {
     let next = PAYLOAD.replace("261121001", "261121002");
     let mut site = site(STAGED);
     for path in [PAYLOAD, &next] {
@@ -145,7 +145,7 @@ async fn a_held_group_is_not_given_newer_payloads_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_set_moves_nobody_and_a_machine_that_slept_opens_nothing() {
+async fn clock_change_or_sleep_opens_no_ring() {
     let site = site(SPREAD);
     let mut crowd = Crowd::of(&site, [60, 20, 20]).await;
     crowd.look().await;

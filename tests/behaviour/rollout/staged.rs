@@ -35,7 +35,7 @@ async fn a_revision_reaches_one_ring_after_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_clients_move_at_their_own_moments_and_the_line_carries_one_refresh() {
+async fn spread_moves_200_clients_for_one_refresh() {
     // From Monday noon: the branch on Tuesday from 20:00 to 24:00, the others on Wednesday at 2, 6 and 10, within an hour.
     let site = site(
         "[[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
@@ -96,7 +96,7 @@ async fn subnets_move_one_at_a_time_and_the_rest_with_the_last() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_revisions_are_under_way_at_once_and_each_client_moves_from_one_to_the_next() {
+async fn three_revisions_spread_at_once() {
     let site = site(
         "[[ring]]\nname = \"first\"\ngroups = \"pilot\"\nspread = \"2h\"\n\
          [[ring]]\nname = \"second\"\ngroups = \"branch\"\ndelay = \"1h\"\nspread = \"6h\"\n\
@@ -119,7 +119,7 @@ async fn three_revisions_are_under_way_at_once_and_each_client_moves_from_one_to
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ring_slower_than_publication_still_moves_its_clients_day_by_day() {
+async fn slow_ring_keeps_moving_under_daily_publication() {
     let site = site(
         "[[ring]]\nname = \"first\"\ngroups = [\"pilot\", \"branch\"]\n\
          [[ring]]\nname = \"last\"\ngroups = \"default\"\ndelay = \"3d\"\n[rollout]\nkeep = 2\n",

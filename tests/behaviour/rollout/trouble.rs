@@ -47,7 +47,7 @@ async fn begun() -> Site {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_take_the_same_full_set_again_and_again_keep_the_next_ring_closed_until_it_is_fixed() {
+async fn repeated_full_sets_keep_next_ring_closed() {
     let mut site = begun().await;
     pilot_takes(&site, 2, PAYLOAD, |at| if at < 3 { 3 } else { 1 }).await;
     known(&site, 2, 10, 3).await;
@@ -68,7 +68,7 @@ async fn clients_that_take_the_same_full_set_again_and_again_keep_the_next_ring_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn downloads_that_fail_do_too_and_fewer_than_the_threshold_do_not() {
+async fn failed_downloads_gate_only_above_threshold() {
     let site = begun().await;
     let broken = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261121000.dax";
     site.manager.put(broken, Resource::new("busy").status(500));
@@ -101,7 +101,7 @@ async fn an_administrator_may_open_a_ring_that_trouble_keeps_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trouble_is_not_forgotten_because_something_newer_has_come_to_the_same_clients() {
+async fn trouble_outlasts_newer_revision_for_same_clients() {
     let mut site = begun().await;
     pilot_takes(&site, 2, PAYLOAD, |at| if at < 3 { 3 } else { 1 }).await;
     known(&site, 2, 10, 3).await;

@@ -9,7 +9,7 @@ use crate::support::{Client, Gate, RefusingPort, Request};
 const NEW: &str = "/c_1.0_english_livetri.zip";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fifty_clients_at_once_begin_the_first_revision_while_the_manager_is_slow() {
+async fn fifty_clients_share_first_revision_of_slow_manager() {
     let (site, gate) = (site(STAGED), Gate::default());
     for path in CATALOGS {
         site.manager.put(path, catalog(path, 1).held(&gate));
@@ -38,7 +38,7 @@ async fn fifty_clients_at_once_begin_the_first_revision_while_the_manager_is_slo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_manager_is_away_what_is_known_is_served_and_what_is_not_is_to_be_asked_for_again() {
+async fn offline_manager_serves_known_catalogs_and_defers_unknown() {
     let mut site = site(STAGED);
     assert_eq!(all(&site).await, [1, 1, 1]);
     publish_and_refresh(&site, 2).await;
@@ -56,7 +56,7 @@ async fn while_the_manager_is_away_what_is_known_is_served_and_what_is_not_is_to
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_catalog_that_comes_later_comes_with_a_revision_and_in_rings() {
+async fn late_catalog_joins_new_revision_and_follows_rings() {
     let site = site(STAGED);
     assert_eq!(all(&site).await, [1, 1, 1]);
     assert_eq!(get(&site, OTHER, NEW).await.status, 404);
@@ -82,7 +82,7 @@ async fn a_catalog_that_comes_later_comes_with_a_revision_and_in_rings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_catalog_that_its_manager_says_varies_is_the_same_for_every_client() {
+async fn varying_catalog_is_same_for_every_client() {
     let site = site(STAGED);
     for path in CATALOGS {
         site.manager.put(path, catalog(path, 1).header("Vary", "Accept-Encoding"));
@@ -95,7 +95,7 @@ async fn a_catalog_that_its_manager_says_varies_is_the_same_for_every_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_held_finds_what_nobody_else_asks_for_any_more_also_while_the_manager_is_away() {
+async fn held_client_finds_unused_catalog_while_manager_is_offline() {
     let mut site = site(STAGED);
     site.manager.put(NEW, catalog(NEW, 1));
     assert_eq!(all(&site).await, [1, 1, 1]);
