@@ -1,6 +1,6 @@
-//! Which revisions the clients of a ring have had trouble with: what keeps the next step closed. Owns that it is not
-//! forgotten when something newer comes to the same clients, who then show nothing of it any more: with a day's delay and
-//! three revisions a day, nobody sees a revision by the time that the next ring is to have it. Pure.
+//! Trouble that the clients of a ring have had with a revision, which keeps the next step closed. It is not forgotten when
+//! a newer revision becomes visible to the same clients: with a day's delay and three revisions a day, no client sees a
+//! revision any more when the next ring is due. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,16 +13,21 @@ use super::state::{Progress, State};
 pub(super) type Troubles = BTreeMap<(Number, RingId), Trouble>;
 
 impl State {
-    /// Of which revisions which rings' clients show whether a step to come may open.
+    /// Returns the revisions and rings whose clients decide whether a step to come may open.
     pub(super) fn watched(&self, rings: &Rings) -> BTreeSet<(Number, RingId)> {
         let coming = self.outlook(rings, |_, _| false);
         let follows = coming.iter().filter_map(|next| Some((next.revision, next.follows(rings)?)));
         follows.filter(|(number, ring)| self.has_begun(*number, *ring, rings)).collect()
     }
 
-    /// Takes in how clients fare now with what is watched, by `is_trouble`. What has trouble is well again once clients
-    /// who see it are, but not by their seeing something newer.
-    pub(super) fn fare(&mut self, rings: &Rings, now: &Troubles, is_trouble: impl Fn(&Trouble) -> bool) {
+    /// Applies the trouble that clients have now; `is_trouble` says which of it holds a gate. Trouble ends when clients
+    /// that see the revision are well, but not because they see a newer one.
+    pub(super) fn update_troubles(
+        &mut self,
+        rings: &Rings,
+        now: &Troubles,
+        is_trouble: impl Fn(&Trouble) -> bool,
+    ) {
         let mut newer: BTreeSet<RingId> = BTreeSet::new();
         for kept in self.revisions.iter_mut().rev() {
             let Progress::Rings { open, .. } = &kept.progress else { break };
@@ -44,7 +49,7 @@ impl State {
         }
     }
 
-    /// The trouble there is, or was when it was last known.
+    /// Returns the trouble that there is, or was when it was last known.
     pub(super) fn troubles(&self, rings: &Rings) -> Troubles {
         let each = self.revisions.iter().flat_map(|kept| {
             let known = kept.troubled.iter();

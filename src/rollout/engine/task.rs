@@ -2,7 +2,7 @@
 //! and shown; nothing here decides what a rollout does.
 
 mod commit;
-mod fare;
+mod gates;
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! How clients fare with what has come to them, asked before a step is opened that they show the way to. Owns what is told
-//! of it in the log; what follows from it `rollout::troubled` says.
+//! The gates of rings: before a step opens, the clients of the ring before must be well with the revision. Owns the
+//! queries and the log; `rollout::troubled` decides.
 
 use std::collections::BTreeSet;
 
@@ -25,11 +25,13 @@ impl Task {
         watched
     }
 
-    /// Opens what is due and what nobody has trouble with.
+    /// Opens the steps that are due and that no trouble holds.
     pub(super) fn advance(&mut self, next: &mut State, watched: &Troubles, now: UnixMillis) -> Vec<Advanced> {
         let Some(rings) = &self.rules.rings else { return Vec::new() };
         let config::Rollout { trouble_share, trouble_clients, .. } = self.rules.settings;
-        next.fare(rings, watched, |trouble| trouble.is_above(trouble_share, u64::from(trouble_clients)));
+        next.update_troubles(rings, watched, |trouble| {
+            trouble.is_above(trouble_share, u64::from(trouble_clients))
+        });
         let troubles = held_up(next, rings, now);
         for ((revision, ring), trouble) in &troubles {
             if !self.troubles.contains_key(&(*revision, *ring)) {
@@ -43,7 +45,7 @@ impl Task {
     }
 }
 
-/// The trouble that keeps a step closed whose time has come.
+/// Returns the trouble that holds steps that are due.
 fn held_up(state: &State, rings: &Rings, now: UnixMillis) -> Troubles {
     let coming = state.outlook(rings, |_, _| false);
     let due = coming.iter().filter(|next| matches!(next.waits, Waits::Until(due) if due <= now));
