@@ -119,7 +119,7 @@ async fn fifty_thousand_clients_fit_64_mib_despite_a_flood() {
 
     stop.cancel();
     task.await.unwrap();
-    assert_eq!(metrics.sightings_lost.get(), 0);
+    assert_eq!(metrics.observations_lost.get(), 0);
     let peak = resident().1 - peak_before;
     println!("full: {full}, flooded: {flooded}, peak with a list of all: {peak} bytes");
     // Fewer bytes than the names have would mean that nothing was measured.

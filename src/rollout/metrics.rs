@@ -1,4 +1,4 @@
-//! Metrics of clients and of what they see. Never a client in a label: who it is, the admin address tells.
+//! Metrics of rollouts. No label names a client: the admin listener reports on clients.
 
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 
@@ -18,7 +18,7 @@ pub struct RolloutMetrics {
     /// 1 while trouble in a ring keeps the next stage closed.
     pub trouble: IntGaugeVec,
     /// Observations that found the tracker's queue full.
-    pub sightings_lost: IntCounter,
+    pub observations_lost: IntCounter,
 }
 
 impl RolloutMetrics {
@@ -45,11 +45,11 @@ impl RolloutMetrics {
             registry.register(Box::new(gauges.clone()))?;
             Ok(gauges)
         };
-        let sightings_lost = IntCounter::new(
+        let observations_lost = IntCounter::new(
             "gupd_rollout_sightings_lost_total",
             "Requests that were not taken into account for their client, because too many ended at once.",
         )?;
-        registry.register(Box::new(sightings_lost.clone()))?;
+        registry.register(Box::new(observations_lost.clone()))?;
         Ok(Self {
             clients,
             revision: gauge(
@@ -66,7 +66,7 @@ impl RolloutMetrics {
                 "gupd_rollout_ring_trouble",
                 "1 while trouble among the clients of a ring keeps the next stage closed.",
             )?,
-            sightings_lost,
+            observations_lost,
         })
     }
 }

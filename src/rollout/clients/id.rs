@@ -13,14 +13,14 @@ const MAX_NAME: usize = 255;
 
 /// A client. Ordered by address, then by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClientId(Kind);
+pub struct ClientId(ClientName);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Kind {
+enum ClientName {
     /// Canonical: an IPv4 address is never in its IPv6 form.
     Address(IpAddr),
     /// In lower case, and never the spelling of an address.
-    Name(Arc<str>),
+    Host(Arc<str>),
 }
 
 /// A text that names no client.
@@ -33,7 +33,7 @@ impl ClientId {
     /// address would be another client's, and is ignored.
     pub fn of(address: IpAddr, names: &[Box<str>]) -> Self {
         let named = names.first().and_then(|name| Self::named(name));
-        named.unwrap_or_else(|| Self(Kind::Address(address.to_canonical())))
+        named.unwrap_or_else(|| Self(ClientName::Address(address.to_canonical())))
     }
 
     fn named(name: &str) -> Option<Self> {
@@ -46,7 +46,7 @@ impl ClientId {
         if let Some(name) = Arc::get_mut(&mut name) {
             name.make_ascii_lowercase();
         }
-        Some(Self(Kind::Name(name)))
+        Some(Self(ClientName::Host(name)))
     }
 }
 
@@ -56,7 +56,7 @@ impl FromStr for ClientId {
     fn from_str(text: &str) -> Result<Self, InvalidClientId> {
         let text = text.trim();
         match text.parse::<IpAddr>() {
-            Ok(address) => Ok(Self(Kind::Address(address.to_canonical()))),
+            Ok(address) => Ok(Self(ClientName::Address(address.to_canonical()))),
             Err(_) => Self::named(text).ok_or_else(|| InvalidClientId(text.chars().take(MAX_NAME).collect())),
         }
     }
@@ -65,8 +65,8 @@ impl FromStr for ClientId {
 impl Display for ClientId {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Address(address) => address.fmt(f),
-            Kind::Name(name) => f.pad(name),
+            ClientName::Address(address) => address.fmt(f),
+            ClientName::Host(name) => f.pad(name),
         }
     }
 }

@@ -48,20 +48,20 @@ pub trait ClientStore: Send + Sync {
 
 /// The client tracker. Cheap to clone.
 #[derive(Clone)]
-pub struct ClientTracker(Arc<Shared>);
+pub struct ClientTracker(Arc<TrackerShared>);
 
-struct Shared {
+struct TrackerShared {
     queue: mpsc::Sender<Observation>,
     is_filling: Notify,
     /// Never locked on a request's path.
-    state: Mutex<State>,
+    state: Mutex<TrackerState>,
     is_restored: SetOnce<()>,
     visible_of: Box<VisibleRevisionOf>,
     metrics: Arc<RolloutMetrics>,
     clock: Clock,
 }
 
-struct State {
+struct TrackerState {
     queue: mpsc::Receiver<Observation>,
     table: ClientTable,
     settings: TrackerSettings,
@@ -99,8 +99,8 @@ impl ClientTracker {
         for status in ClientStatus::ALL {
             metrics.clients.with_label_values(&[status.as_str()]);
         }
-        let state = State { queue, table: ClientTable::default(), settings, is_failing: false };
-        Self(Arc::new(Shared {
+        let state = TrackerState { queue, table: ClientTable::default(), settings, is_failing: false };
+        Self(Arc::new(TrackerShared {
             queue: sender,
             is_filling: Notify::new(),
             state: Mutex::new(state),
@@ -114,7 +114,7 @@ impl ClientTracker {
     /// Records an observation. Never waits: one that finds the queue full is lost and counted.
     pub fn record(&self, observation: Observation) {
         if self.0.queue.try_send(observation).is_err() {
-            self.0.metrics.sightings_lost.inc();
+            self.0.metrics.observations_lost.inc();
         }
         // An earlier wake-up would cost as much as a good part of a hit.
         if self.0.queue.capacity() < QUEUE / 2 {
@@ -234,7 +234,7 @@ impl ClientTracker {
         query(&self.reporter(&self.state()))
     }
 
-    fn reporter<'a>(&'a self, state: &'a State) -> Reporter<'a> {
+    fn reporter<'a>(&'a self, state: &'a TrackerState) -> Reporter<'a> {
         let (visible_of, settings) = (&*self.0.visible_of, state.settings);
         Reporter { table: &state.table, visible_of, settings, now: self.0.clock.now() }
     }
@@ -251,7 +251,7 @@ impl ClientTracker {
     }
 
     /// Locks the state, with the queue drained into it. Observations wait in the queue until the records are restored.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, TrackerState> {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         if self.0.is_restored.initialized() {
             state.drain(self.0.clock.now());
@@ -260,7 +260,7 @@ impl ClientTracker {
     }
 }
 
-impl State {
+impl TrackerState {
     /// Applies queued observations, but no more than a queue full: others may arrive meanwhile.
     fn drain(&mut self, now: UnixMillis) {
         for _ in 0..QUEUE {

@@ -1,8 +1,16 @@
-//! Trouble among the clients that see a revision: the gate of the next ring.
+//! Trouble among the clients that see a revision. The gate of the next ring stays closed while there is too much.
 
 use std::fmt::{self, Display, Formatter};
 
 use serde::{Deserialize, Serialize};
+
+/// The label of each kind, and its words for one client and for more.
+const KINDS: [[&str; 3]; 4] = [
+    ["failed", "failed download", "failed downloads"],
+    ["repeated", "takes the same content again and again", "take the same content again and again"],
+    ["full-again", "takes the same full set again and again", "take the same full set again and again"],
+    ["damaged", "was sent damaged content", "were sent damaged content"],
+];
 
 /// Numbers of clients with trouble. A client counts once for each kind of trouble that it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,13 +60,12 @@ impl Trouble {
 
     /// Returns the labels of the kinds that there are.
     pub(super) fn labels(&self) -> impl Iterator<Item = &'static str> {
-        let kinds = [
-            (self.failed, "failed"),
-            (self.repeated, "repeated"),
-            (self.full_again, "full-again"),
-            (self.damaged, "damaged"),
-        ];
-        kinds.into_iter().filter_map(|(clients, label)| (clients > 0).then_some(label))
+        self.kinds().map(|(_, [label, ..])| label)
+    }
+
+    fn kinds(&self) -> impl Iterator<Item = (u64, [&'static str; 3])> {
+        let clients = [self.failed, self.repeated, self.full_again, self.damaged];
+        clients.into_iter().zip(KINDS).filter(|(clients, _)| *clients > 0)
     }
 }
 
@@ -70,22 +77,9 @@ impl Display for Trouble {
             return write!(f, "none of {} {clients}", self.clients);
         }
         write!(f, "{} of {} {clients}", self.troubled, self.clients)?;
-        let kinds = [
-            (self.failed, ["failed download", "failed downloads"]),
-            (
-                self.repeated,
-                ["takes the same content again and again", "take the same content again and again"],
-            ),
-            (
-                self.full_again,
-                ["takes the same full set again and again", "take the same full set again and again"],
-            ),
-            (self.damaged, ["was sent damaged content", "were sent damaged content"]),
-        ];
-        let present = kinds.into_iter().filter(|(count, _)| *count > 0);
-        for (at, (count, [one, more])) in present.enumerate() {
+        for (at, (clients, [_, one, more])) in self.kinds().enumerate() {
             let before = if at == 0 { ": " } else { ", " };
-            write!(f, "{before}{count} {}", if count == 1 { one } else { more })?;
+            write!(f, "{before}{clients} {}", if clients == 1 { one } else { more })?;
         }
         Ok(())
     }

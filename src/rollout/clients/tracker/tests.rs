@@ -1,8 +1,7 @@
 //! The tracker over a store in memory that fails or hangs on demand, with paused time and a manual clock.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ops::Bound;
 
 use prometheus::Registry;
 use tokio::task::JoinHandle;
@@ -14,19 +13,19 @@ use super::super::{RequestKind, RequestOutcome, VisibleRevision};
 use super::*;
 
 #[derive(Clone, Default)]
-struct MemoryStore(Arc<Contents>);
+struct MemoryStore(Arc<Mutex<Contents>>);
 
 #[derive(Default)]
 struct Contents {
-    rows: Mutex<BTreeMap<String, Vec<u8>>>,
-    batches: Mutex<Vec<usize>>,
-    fails: AtomicBool,
-    hangs: AtomicBool,
+    rows: BTreeMap<String, Vec<u8>>,
+    batches: Vec<usize>,
+    fails: bool,
+    hangs: bool,
 }
 
 impl MemoryStore {
-    fn len(&self) -> usize {
-        self.0.rows.lock().unwrap().len()
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.0.lock().unwrap()
     }
 }
 
@@ -34,28 +33,23 @@ impl ClientStore for MemoryStore {
     type Error = &'static str;
 
     async fn page(&self, after: &str) -> Result<Vec<(String, Vec<u8>)>, &'static str> {
-        let rows = self.0.rows.lock().unwrap();
-        Ok(rows
-            .iter()
-            .filter(|(key, _)| key.as_str() > after)
-            .take(7)
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect())
+        let after = (Bound::Excluded(after.to_owned()), Bound::Unbounded);
+        Ok(self.lock().rows.range(after).take(7).map(|(key, row)| (key.clone(), row.clone())).collect())
     }
 
     async fn save(&self, changes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), &'static str> {
-        if self.0.hangs.load(Ordering::Relaxed) {
+        if self.lock().hangs {
             std::future::pending::<()>().await;
         }
-        if self.0.fails.load(Ordering::Relaxed) {
+        let mut contents = self.lock();
+        if contents.fails {
             return Err("no room");
         }
-        self.0.batches.lock().unwrap().push(changes.len());
-        let mut rows = self.0.rows.lock().unwrap();
+        contents.batches.push(changes.len());
         for (key, row) in changes {
             match row {
-                Some(row) => _ = rows.insert(key, row),
-                None => _ = rows.remove(&key),
+                Some(row) => _ = contents.rows.insert(key, row),
+                None => _ = contents.rows.remove(&key),
             }
         }
         Ok(())
@@ -133,14 +127,14 @@ async fn filling_queue_is_drained_without_queries() {
         sleep(Duration::from_millis(1)).await;
         relay.observe(QUEUE);
     }
-    assert_eq!(relay.metrics.sightings_lost.get(), 0);
+    assert_eq!(relay.metrics.observations_lost.get(), 0);
 }
 
 #[tokio::test]
 async fn observation_without_room_is_lost_and_counted() {
     let metrics = Arc::new(RolloutMetrics::register(&Registry::new()).unwrap());
     observe(&tracker(&metrics, &Clock::manual(T0)), QUEUE + 3);
-    assert_eq!(metrics.sightings_lost.get(), 3);
+    assert_eq!(metrics.observations_lost.get(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -164,39 +158,33 @@ async fn changed_records_are_saved_a_thousand_a_minute() {
     relay.observe(2_500);
     assert_eq!(relay.known().await, 2_500);
     sleep(4 * TICK + TICK / 2).await;
-    assert_eq!(*store.0.batches.lock().unwrap(), [1_000, 1_000, 500]);
+    assert_eq!(store.lock().batches, [1_000, 1_000, 500]);
     relay.tracker.reconfigure(TrackerSettings { max_clients: 2_400, ..SETTINGS });
     sleep(2 * TICK).await;
-    assert_eq!(store.len(), 2_400);
+    assert_eq!(store.lock().rows.len(), 2_400);
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_save_is_retried() {
+async fn failed_save_is_retried_and_does_not_delay_the_stop() {
     let store = MemoryStore::default();
-    store.0.fails.store(true, Ordering::Relaxed);
+    store.lock().fails = true;
     let relay = Running::over(&store);
     relay.observe(10);
     sleep(3 * TICK).await;
-    assert_eq!(store.len(), 0);
-    store.0.fails.store(false, Ordering::Relaxed);
+    assert_eq!(store.lock().rows.len(), 0);
+    store.lock().fails = false;
     sleep(TICK).await;
-    assert_eq!(store.len(), 10);
-}
-
-#[tokio::test(start_paused = true)]
-async fn failing_store_does_not_delay_the_stop() {
-    let store = MemoryStore::default();
-    store.0.fails.store(true, Ordering::Relaxed);
-    let relay = Running::over(&store);
-    relay.observe(10);
+    assert_eq!(store.lock().rows.len(), 10);
+    relay.observe(20);
+    store.lock().fails = true;
     relay.stop().await;
-    assert_eq!(store.len(), 0);
+    assert_eq!(store.lock().rows.len(), 10);
 }
 
 #[tokio::test(start_paused = true)]
 async fn hanging_store_delays_neither_queue_nor_answers() {
     let store = MemoryStore::default();
-    store.0.hangs.store(true, Ordering::Relaxed);
+    store.lock().hangs = true;
     let relay = Running::over(&store);
     relay.observe(10);
     sleep(2 * TICK).await;
@@ -204,7 +192,7 @@ async fn hanging_store_delays_neither_queue_nor_answers() {
         relay.observe(QUEUE);
         sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(relay.metrics.sightings_lost.get(), 0);
+    assert_eq!(relay.metrics.observations_lost.get(), 0);
     assert_eq!(relay.known().await, SETTINGS.max_clients as u64);
     relay.task.abort();
 }
