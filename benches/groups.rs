@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 use gupd::Config;
-use gupd::config::Group;
-use gupd::policy::{Client, Policy};
+use gupd::config::GroupSettings;
+use gupd::policy::{ClientAttributes, Policy};
 use ipnet::IpNet;
 
 const GROUPS: u64 = 100;
@@ -39,9 +39,9 @@ fn measure(is_v4: bool, subnets: u64) -> Result<(), Box<dyn std::error::Error>> 
         networks.push(IpNet::new(random.address(is_v4), u8::try_from(length)?)?.trunc());
     }
     config.groups = (0..GROUPS.min(subnets))
-        .map(|number| Group {
+        .map(|number| GroupSettings {
             subnets: networks.iter().copied().skip(number as usize).step_by(GROUPS as usize).collect(),
-            ..Group::of_all_others(&format!("branch-{number}"))
+            ..GroupSettings::catch_all(&format!("branch-{number}"))
         })
         .collect();
     let begun = Instant::now();
@@ -56,7 +56,7 @@ fn measure(is_v4: bool, subnets: u64) -> Result<(), Box<dyn std::error::Error>> 
     let begun = Instant::now();
     for _ in 0..ROUNDS {
         for client in &clients {
-            black_box(policy.group(&Client::new(*black_box(client), "/")));
+            black_box(policy.group(&ClientAttributes::new(*black_box(client), "/")));
         }
     }
     let each = begun.elapsed().as_secs_f64() * 1e9 / (ROUNDS * CLIENTS) as f64;

@@ -222,8 +222,8 @@ fn percentiles(mut times: Vec<Duration>) -> String {
     format!("p50 {:.0?}, p99 {:.0?}, p99.9 {:.0?}", at(500), at(990), at(999))
 }
 
-fn config(store: &Path) -> config::Store {
-    config::Store {
+fn config(store: &Path) -> config::StoreSettings {
+    config::StoreSettings {
         dir: store.to_owned(),
         quota: 1 << 50,
         min_free: 0,

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gupd::config::units::Rate;
-use gupd::config::{Config, Limit};
+use gupd::config::{Config, RateSchedule};
 use gupd::shape::LanLimiter;
 use gupd::{Clock, config};
 
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn measure(rate: u64, clients: u32) -> Result<(f64, f64, f64), Box<dyn std::error::Error>> {
     let mut config = Config::for_upstreams(&["http://manager"])?;
-    config.lan = config::Lan { limit: Limit::rate(Rate(rate)), ..config.lan };
+    config.lan = config::LanSettings { limit: RateSchedule::from_rate(Rate(rate)), ..config.lan };
     let lan = Arc::new(LanLimiter::new(&config, Clock::system()));
     let turns = lan.clone();
     let running = tokio::spawn(async move { turns.run().await });

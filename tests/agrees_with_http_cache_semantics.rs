@@ -17,7 +17,7 @@ use proptest::prelude::*;
 const ARRIVED: u64 = 784_111_777;
 
 /// Nothing of the administrator's own, so that only the RFC speaks.
-const CONFIG: config::Cache = config::Cache {
+const CONFIG: config::CacheSettings = config::CacheSettings {
     catalog_fresh: Duration::ZERO,
     catalog_negative: Duration::ZERO,
     payload_negative: Duration::ZERO,

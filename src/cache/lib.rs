@@ -15,7 +15,7 @@ use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 
 use gupd_config::clock::{Clock, UnixMillis};
-use gupd_config::policy::Classified;
+use gupd_config::policy::Classification;
 use gupd_config::{self as config, Class};
 use gupd_http::{Freshness, UnstorableReason, VaryFields};
 use gupd_store::{BlobId, Object, Source, Store, StoreError};
@@ -47,7 +47,7 @@ pub struct Entry {
     /// What selects it among its key's variants.
     pub selecting: VaryFields,
     /// Class and content type of its path.
-    pub classified: Classified,
+    pub classified: Classification,
     /// Its fields as clients get them, made when first needed: a hit copies a map instead of building one.
     pub presented: OnceLock<HeaderMap>,
     recorded_use: AtomicI64,
@@ -74,7 +74,7 @@ pub struct Cache {
     hot: moka::sync::Cache<Arc<str>, Variants>,
     unstorable: moka::sync::Cache<Arc<str>, UnstorableReason>,
     store: Arc<Store>,
-    rules: ArcSwap<config::Cache>,
+    rules: ArcSwap<config::CacheSettings>,
     clock: Clock,
     /// Counts removals and refreshes, so that what was read from the index before one is not made hot after it.
     changes: AtomicU64,
@@ -88,7 +88,7 @@ type Variants = Arc<[Arc<Entry>]>;
 
 impl Cache {
     /// A cache over `store`; nothing is hot yet.
-    pub fn new(rules: config::Cache, store: Arc<Store>, clock: Clock) -> Self {
+    pub fn new(rules: config::CacheSettings, store: Arc<Store>, clock: Clock) -> Self {
         let pending_uses = Arc::new(Mutex::new(Vec::new()));
         let leaving = pending_uses.clone();
         let hot = moka::sync::Cache::builder()
@@ -146,7 +146,7 @@ impl Cache {
         &self,
         key: &Arc<str>,
         request: &HeaderMap,
-        classified: &Classified,
+        classified: &Classification,
     ) -> Result<Found, StoreError> {
         let variants = match self.hot.get(&**key) {
             Some(variants) => variants,
@@ -162,7 +162,7 @@ impl Cache {
     }
 
     /// Makes a response that was just stored found from now on.
-    pub fn insert(&self, object: Object, selecting: VaryFields, classified: Classified) -> Arc<Entry> {
+    pub fn insert(&self, object: Object, selecting: VaryFields, classified: Classification) -> Arc<Entry> {
         let entry = Arc::new(self.entry(object, selecting, classified));
         self.hot.entry(entry.object.key.clone()).and_compute_with(|present| {
             let present = present.map(moka::Entry::into_value);
@@ -244,7 +244,7 @@ impl Cache {
     }
 
     /// Takes new rules. Classes and freshness of hot entries may differ under them, so all are read anew.
-    pub fn reconfigure(&self, rules: config::Cache) {
+    pub fn reconfigure(&self, rules: config::CacheSettings) {
         self.rules.store(Arc::new(rules));
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.hot.invalidate_all();
@@ -293,7 +293,7 @@ impl Cache {
         if uses.is_empty() { Ok(()) } else { self.store.record_use(uses).await }
     }
 
-    async fn load(&self, key: &Arc<str>, classified: &Classified) -> Result<Variants, StoreError> {
+    async fn load(&self, key: &Arc<str>, classified: &Classification) -> Result<Variants, StoreError> {
         let changes = self.changes.load(Ordering::Acquire);
         let objects = self.store.lookup(key).await?;
         // One whose selection cannot be read must not match anything.
@@ -309,7 +309,7 @@ impl Cache {
         Ok(self.hot.entry(key.clone()).or_insert(variants).into_value())
     }
 
-    fn entry(&self, object: Object, selecting: VaryFields, classified: Classified) -> Entry {
+    fn entry(&self, object: Object, selecting: VaryFields, classified: Classification) -> Entry {
         Entry {
             freshness: self.freshness(
                 object.status,

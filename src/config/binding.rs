@@ -3,7 +3,7 @@
 
 use super::document::Section;
 use super::tables::upstream;
-use super::{Route, Upstream};
+use super::{RouteSettings, UpstreamSettings};
 
 /// Stands between the names of upstreams in a binding's name, and in none of theirs.
 const JOINT: char = '+';
@@ -17,7 +17,7 @@ pub struct Binding {
 
 impl Binding {
     /// To these of all upstreams, by priority; `None` if there is none.
-    pub fn new(all: &[Upstream], upstreams: Vec<usize>) -> Option<Self> {
+    pub fn new(all: &[UpstreamSettings], upstreams: Vec<usize>) -> Option<Self> {
         let names: Vec<&str> =
             upstreams.iter().map(|at| Some(&*all.get(*at)?.name)).collect::<Option<_>>()?;
         let name = names.join(&JOINT.to_string());
@@ -38,8 +38,8 @@ impl Binding {
 /// The `upstreams` of a group; `is_of_paths` if the group asks for paths.
 pub(super) fn binding(
     s: &mut Section,
-    all: &[Upstream],
-    routes: &[Route],
+    all: &[UpstreamSettings],
+    routes: &[RouteSettings],
     is_of_paths: bool,
 ) -> Option<Binding> {
     let mut taken: Vec<usize> = Vec::new();
@@ -55,7 +55,7 @@ pub(super) fn binding(
         taken.push(at);
         Ok(at)
     })?;
-    let sorted = |route: &Route| {
+    let sorted = |route: &RouteSettings| {
         let mut upstreams = route.upstreams.clone();
         upstreams.sort_unstable();
         upstreams

@@ -54,7 +54,7 @@ impl Clock {
 
     /// The time now, and how many milliseconds have passed since the clock was made, by one that nobody sets and that
     /// stands while the machine sleeps: where the two disagree, the first was set.
-    pub fn now_and_steady(&self) -> (UnixMillis, i64) {
+    pub fn now_and_monotonic(&self) -> (UnixMillis, i64) {
         match &self.0 {
             Source::System(since) => {
                 (self.now(), i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX))
@@ -67,7 +67,7 @@ impl Clock {
     }
 
     /// Waits until it shows `at` or later.
-    pub async fn reached(&self, at: UnixMillis) {
+    pub async fn sleep_until(&self, at: UnixMillis) {
         match &self.0 {
             Source::System(_) => {
                 while let Ok(left @ 1..) = u64::try_from(at.saturating_sub(self.now())) {
@@ -80,7 +80,7 @@ impl Clock {
     }
 
     /// Waits until it shows what is before `at`: it was set back.
-    pub async fn set_back_before(&self, at: UnixMillis) {
+    pub async fn wait_until_set_back(&self, at: UnixMillis) {
         match &self.0 {
             Source::System(_) => {
                 while self.now() >= at {

@@ -23,7 +23,7 @@ pub const UNKNOWN: &str = "unknown";
 pub const CLIENT_PATCHES: &str = "client-patches";
 
 /// What a path without GUID is for.
-pub const fn of_class(class: Class) -> &'static str {
+pub const fn name_for_class(class: Class) -> &'static str {
     match class {
         Class::Payload => "liveupdate",
         Class::Catalog => "catalog",
@@ -47,7 +47,7 @@ pub(super) fn known(text: &str, own: &[ContentType]) -> Result<String, String> {
 }
 
 fn names(own: &[ContentType]) -> impl Iterator<Item = &str> {
-    let classes = [Class::Payload, Class::Catalog, Class::Private, Class::Generic].map(of_class);
+    let classes = [Class::Payload, Class::Catalog, Class::Private, Class::Generic].map(name_for_class);
     let built_in = GUIDS.into_iter().map(|(_, name)| name).chain(classes).chain([UNKNOWN, CLIENT_PATCHES]);
     own.iter().map(|own| own.name.as_str()).chain(built_in)
 }

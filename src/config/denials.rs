@@ -17,16 +17,16 @@ const STATUSES: [(&str, StatusCode); 4] = [
 
 /// `[policy]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denials {
+pub struct PolicySettings {
     /// What a denied request is answered, but for a catalog, which is always `404`: 403, 404, 410 or 503.
     pub status: StatusCode,
 }
 
-pub(super) fn denials(document: &mut Document) -> Denials {
+pub(super) fn denials(document: &mut Document) -> PolicySettings {
     let mut s = document.section("policy");
     let status = s.one("denied_status", |text| choice(text, &STATUSES));
     document.close(s);
-    Denials { status: status.unwrap_or(StatusCode::NOT_FOUND) }
+    PolicySettings { status: status.unwrap_or(StatusCode::NOT_FOUND) }
 }
 
 /// A list of content types that there are.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Overrides;
 use super::file::{self, Block, Body, Entry, Value};
-use super::problem::{Place, Problem, Problems};
+use super::problem::{Location, Problem, Problems};
 
 /// Tables of one name, at most: each is tried in turn or becomes a metric's label.
 const MAX_TABLES: usize = 1_000;
@@ -31,12 +31,12 @@ pub(super) struct Document {
 /// One table: what was said for its keys, strongest place first.
 pub(super) struct Section {
     name: &'static str,
-    place: Option<Place>,
+    place: Option<Location>,
     entries: Vec<Entry>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     // Keys that were asked for, and where they were given.
-    known: Vec<(&'static str, Option<Place>)>,
+    known: Vec<(&'static str, Option<Location>)>,
 }
 
 impl Document {
@@ -52,7 +52,7 @@ impl Document {
             .filter(|(name, value)| name.starts_with("GUPD_") && !is_foreign(name) && !value.is_empty())
             .collect();
         let flags = overrides.entries().map(|(section, key, flag, values)| {
-            let place = Place::Flag(flag);
+            let place = Location::Flag(flag);
             let list = values.iter().map(|value| (place.clone(), value.clone())).collect();
             (section, Entry { key: key.to_owned(), place, value: Value::List(list) })
         });
@@ -75,7 +75,7 @@ impl Document {
         entries.extend(self.variables.extract_if(.., |(variable, _)| variable.starts_with(&prefix)).map(
             |(variable, value)| Entry {
                 key: variable[prefix.len()..].to_ascii_lowercase(),
-                place: Place::Environment(variable),
+                place: Location::Environment(variable),
                 value: Value::Text(value),
             },
         ));
@@ -163,7 +163,7 @@ impl Document {
         for (variable, _) in std::mem::take(&mut self.variables) {
             let message = "no such setting; variables are GUPD_<SECTION>_<KEY>, and GUPD_UPSTREAM";
             self.problems.push(Problem {
-                place: Some(Place::Environment(variable)),
+                place: Some(Location::Environment(variable)),
                 key: None,
                 message: message.to_owned(),
             });
@@ -180,25 +180,25 @@ impl Document {
     }
 
     // What a flag or the variable gives for `key` of `[[name]]`, one table for each value.
-    fn listed(&mut self, name: &'static str, key: &str) -> Option<Vec<(Place, Vec<Entry>)>> {
+    fn listed(&mut self, name: &'static str, key: &str) -> Option<Vec<(Location, Vec<Entry>)>> {
         let entry = |place, value| Entry { key: key.to_owned(), place, value };
         let variable = format!("GUPD_{}", name.to_ascii_uppercase());
         let flags = self.flags.extract_if(.., |(section, _)| *section == name).map(|(_, entry)| entry);
         let variables = self.variables.extract_if(.., |(given, _)| *given == variable);
-        let variables = variables.map(|(name, value)| entry(Place::Environment(name), Value::Text(value)));
+        let variables = variables.map(|(name, value)| entry(Location::Environment(name), Value::Text(value)));
         let given: Vec<Entry> = flags.chain(variables).collect();
         let values = given.into_iter().next()?.values().ok()?;
-        let table = |(place, value): (Place, _)| (place.clone(), vec![entry(place, Value::Text(value))]);
+        let table = |(place, value): (Location, _)| (place.clone(), vec![entry(place, Value::Text(value))]);
         Some(values.into_iter().map(table).collect())
     }
 
-    fn refuse(&mut self, place: Place, key: &str, message: String) {
+    fn refuse(&mut self, place: Location, key: &str, message: String) {
         self.problems.push(Problem { place: Some(place), key: Some(key.to_owned()), message });
     }
 }
 
 impl Section {
-    fn new(name: &'static str, place: Option<Place>, entries: Vec<Entry>) -> Self {
+    fn new(name: &'static str, place: Option<Location>, entries: Vec<Entry>) -> Self {
         Self { name, place, entries, problems: Vec::new(), warnings: Vec::new(), known: Vec::new() }
     }
 
@@ -267,7 +267,7 @@ impl Section {
     }
 
     /// Where it begins.
-    pub(super) fn place(&self) -> Option<&Place> {
+    pub(super) fn place(&self) -> Option<&Location> {
         self.place.as_ref()
     }
 
@@ -284,11 +284,11 @@ impl Section {
         self.warnings.push(Problem { place, key, message: message.into() });
     }
 
-    fn refuse_at(&mut self, place: Option<Place>, key: &str, message: String) {
+    fn refuse_at(&mut self, place: Option<Location>, key: &str, message: String) {
         self.problems.push(Problem { place, key: Some(format!("{}.{key}", self.name)), message });
     }
 
-    fn place_of(&self, key: &str) -> Option<&Place> {
+    fn place_of(&self, key: &str) -> Option<&Location> {
         self.known.iter().find(|(known, _)| *known == key).and_then(|(_, place)| place.as_ref())
     }
 

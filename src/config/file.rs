@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use toml_edit::{Item, TableLike};
 
-use super::problem::{Place, Problem};
+use super::problem::{Location, Problem};
 use super::units::MIB;
 
 /// Bytes of a configuration file, at most: twice what 100,000 subnets take, so that a wrong path (a log, a device) is a
@@ -19,7 +19,7 @@ const MAX_FILE: u64 = 8 * MIB;
 /// A top-level item of the file.
 pub(super) struct Block {
     pub(super) name: String,
-    pub(super) place: Place,
+    pub(super) place: Location,
     pub(super) body: Body,
 }
 
@@ -27,7 +27,7 @@ pub(super) enum Body {
     /// `[name]`
     Table(Vec<Entry>),
     /// `[[name]]`
-    Tables(Vec<(Place, Vec<Entry>)>),
+    Tables(Vec<(Location, Vec<Entry>)>),
     /// `name = …`
     Value,
 }
@@ -35,21 +35,21 @@ pub(super) enum Body {
 /// A key, what was said for it, and where: in the file, a flag or a variable.
 pub(super) struct Entry {
     pub(super) key: String,
-    pub(super) place: Place,
+    pub(super) place: Location,
     pub(super) value: Value,
 }
 
 /// Scalars are text, wherever they come from: `4096` and `"4096"` are the same number.
 pub(super) enum Value {
     Text(String),
-    List(Vec<(Place, String)>),
+    List(Vec<(Location, String)>),
     /// Nothing a setting can be, by name.
     Unfit(&'static str),
 }
 
 impl Entry {
     /// The value as a list: text is split at commas. `Err` says what it is instead.
-    pub(super) fn values(self) -> Result<Vec<(Place, String)>, &'static str> {
+    pub(super) fn values(self) -> Result<Vec<(Location, String)>, &'static str> {
         match self.value {
             Value::List(list) => Ok(list),
             Value::Text(text) => Ok(split(&self.place, &text)),
@@ -59,7 +59,7 @@ impl Entry {
 }
 
 /// The parts of a list written with commas.
-pub(super) fn split(place: &Place, text: &str) -> Vec<(Place, String)> {
+pub(super) fn split(place: &Location, text: &str) -> Vec<(Location, String)> {
     text.split(',').map(|part| (place.clone(), part.trim().to_owned())).collect()
 }
 
@@ -72,7 +72,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Block>, Problem> {
     text(path)
         .map_err(|message| (None, message))
         .and_then(|text| parse(&name, &text))
-        .map_err(|(line, message)| Problem { place: Some(Place::File(name, line)), key: None, message })
+        .map_err(|(line, message)| Problem { place: Some(Location::File(name, line)), key: None, message })
 }
 
 fn text(path: &Path) -> Result<String, String> {
@@ -112,8 +112,8 @@ impl Lines<'_> {
         self.starts.partition_point(|start| *start <= span.start) + 1
     }
 
-    fn place(&self, span: Option<Range<usize>>) -> Place {
-        Place::File(Arc::clone(self.file), span.map(|span| self.number(&span)))
+    fn place(&self, span: Option<Range<usize>>) -> Location {
+        Location::File(Arc::clone(self.file), span.map(|span| self.number(&span)))
     }
 
     fn body(&self, item: &Item) -> Body {

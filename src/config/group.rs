@@ -9,25 +9,28 @@ use ipnet::IpNet;
 
 use super::binding::{Binding, binding};
 use super::document::{Document, Section};
-use super::limit::{self, Ceiling, Limit};
+use super::limit::{self, Ceiling, RateSchedule};
 use super::network::{count_or_unlimited, warn_above};
 use super::networks::Networks;
 use super::settings::{choice, time};
 use super::tables::{glob, label};
 use super::units::{Rate, Time};
-use super::week::WeekTimes;
-use super::{ContentType, Lan, Place, Route, Server, Upstream, Wan, defaults, denials};
+use super::week::WeekWindows;
+use super::{
+    ContentType, LanSettings, Location, RouteSettings, ServerSettings, UpstreamSettings, WanSettings,
+    defaults, denials,
+};
 
 /// Bytes of a name of a certificate: DNS names have 253, URIs may have more.
 const MAX_CERTIFICATE: usize = 1_024;
 
 /// `[[group]]`. A count that is `None` is not limited.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Group {
+pub struct GroupSettings {
     /// Its name in logs and metrics, unique: lower case, digits, `-`.
     pub name: String,
     /// The `[[group]]` in the file.
-    pub place: Option<Place>,
+    pub place: Option<Location>,
     /// The addresses of its clients; none for any.
     pub subnets: Vec<IpNet>,
     /// Names of its clients' certificates, in lower case: exact, or `*.` for all below a name; none for any client.
@@ -35,21 +38,21 @@ pub struct Group {
     /// Globs over what its clients ask for, without regard to case; none for any.
     pub paths: Vec<String>,
     /// All that its clients are sent, together.
-    pub limit: Limit,
+    pub limit: RateSchedule,
     /// What each of its clients is sent.
-    pub client_limit: Limit,
+    pub client_limit: RateSchedule,
     /// What upstreams send for its clients.
-    pub wan_limit: Limit,
+    pub wan_limit: RateSchedule,
     /// Downloads at once, of all its clients.
     pub max_downloads: Option<u32>,
     /// Downloads at once, of each of its clients.
     pub client_downloads: Option<u32>,
     /// When its clients may begin to download payloads.
-    pub windows: WeekTimes,
+    pub windows: WeekWindows,
     /// The time over which clients begin, each at its own moment; 0 to 7 d.
     pub spread: Duration,
     /// What a client gets that comes before its time.
-    pub outside: Outside,
+    pub outside: OutsideWindow,
     /// Names of content types that its clients are not to have.
     pub deny: Vec<String>,
     /// Names of content types that they may have all the same.
@@ -60,7 +63,7 @@ pub struct Group {
 
 /// `group.outside`: what a client gets that comes before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outside {
+pub enum OutsideWindow {
     /// `503` with `Retry-After`.
     Defer,
     /// What is stored and fresh; else like `Defer`.
@@ -69,29 +72,29 @@ pub enum Outside {
     Ignore,
 }
 
-impl Group {
+impl GroupSettings {
     /// Name of the group of all clients that no configured one takes.
     pub const DEFAULT: &str = "default";
 
     /// Time of a window that the spread leaves to the client whose turn comes last: two heartbeats of an endpoint.
-    pub const LEAST_TURN: Duration = Duration::from_secs(15 * 60);
+    pub const MIN_START_WINDOW: Duration = Duration::from_secs(15 * 60);
 
     /// The group of clients that no other takes: without limits, always open.
-    pub fn of_all_others(name: &str) -> Self {
+    pub fn catch_all(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             place: None,
             subnets: Vec::new(),
             certificates: Vec::new(),
             paths: Vec::new(),
-            limit: Limit::unlimited(),
-            client_limit: Limit::unlimited(),
-            wan_limit: Limit::unlimited(),
+            limit: RateSchedule::unlimited(),
+            client_limit: RateSchedule::unlimited(),
+            wan_limit: RateSchedule::unlimited(),
             max_downloads: None,
             client_downloads: None,
-            windows: WeekTimes::always(true),
+            windows: WeekWindows::constant(true),
             spread: defaults::SPREAD.default,
-            outside: Outside::Defer,
+            outside: OutsideWindow::Defer,
             deny: Vec::new(),
             allow: Vec::new(),
             binding: None,
@@ -99,17 +102,17 @@ impl Group {
     }
 
     /// Whether it has no matcher, and so takes whoever no group before it does.
-    pub fn takes_all(&self) -> bool {
+    pub fn is_catch_all(&self) -> bool {
         self.subnets.is_empty() && self.certificates.is_empty() && self.paths.is_empty()
     }
 
     /// Whether an address is all that it asks for.
-    pub fn takes_by_address(&self) -> bool {
+    pub fn matches_address_only(&self) -> bool {
         !self.subnets.is_empty() && self.certificates.is_empty() && self.paths.is_empty()
     }
 
     /// Which of its certificates' names takes one of these, which are in lower case.
-    pub fn certificate_of(&self, names: &[Box<str>]) -> Option<&str> {
+    pub fn matching_certificate(&self, names: &[Box<str>]) -> Option<&str> {
         let takes = |own: &&String| match own.strip_prefix('*') {
             Some(below) => names.iter().any(|name| name.len() > below.len() && name.ends_with(below)),
             None => names.iter().any(|name| **name == ***own),
@@ -118,26 +121,26 @@ impl Group {
     }
 
     /// How much of its spread fits into a window of this length: all, or as much as leaves the last client a turn.
-    pub fn spread_within(&self, window: Duration) -> Duration {
-        Self::fitting(self.spread, window)
+    pub fn spread_in_window(&self, window: Duration) -> Duration {
+        Self::fit_spread(self.spread, window)
     }
 
     /// The same of any spread.
-    pub fn fitting(spread: Duration, window: Duration) -> Duration {
-        spread.min(window.saturating_sub(Self::LEAST_TURN).max(window / 2))
+    pub fn fit_spread(spread: Duration, window: Duration) -> Duration {
+        spread.min(window.saturating_sub(Self::MIN_START_WINDOW).max(window / 2))
     }
 }
 
 pub(super) fn groups(
     document: &mut Document,
-    server: &Server,
-    wan: &Wan,
-    lan: &Lan,
+    server: &ServerSettings,
+    wan: &WanSettings,
+    lan: &LanSettings,
     types: &[ContentType],
-    upstreams: &[Upstream],
-    routes: &[Route],
-) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
+    upstreams: &[UpstreamSettings],
+    routes: &[RouteSettings],
+) -> Vec<GroupSettings> {
+    let mut groups: Vec<GroupSettings> = Vec::new();
     let mut rest: Option<String> = None;
     // Where groups that ask for nothing but an address are: what they hold comes to none after them.
     let mut held: Networks<String> = Networks::default();
@@ -146,7 +149,7 @@ pub(super) fn groups(
         let mut own: Networks<()> = Networks::default();
         let subnets = s.many("subnets", |text| {
             let subnet = subnet(text)?;
-            if held.narrowest(subnet).is_some_and(|(holder, _)| holder == subnet) {
+            if held.longest_match(subnet).is_some_and(|(holder, _)| holder == subnet) {
                 return Err(format!("{subnet} is in a group before this one; give it to one of them"));
             }
             if own.insert(subnet, ()).is_some() {
@@ -154,7 +157,7 @@ pub(super) fn groups(
             }
             Ok(subnet)
         });
-        let group = Group {
+        let group = GroupSettings {
             name: name.clone().unwrap_or_default(),
             place: s.place().cloned(),
             subnets: subnets.unwrap_or_default(),
@@ -167,13 +170,13 @@ pub(super) fn groups(
             client_downloads: count_or_unlimited(&mut s, "client_downloads"),
             windows: limit::windows(&mut s, "windows"),
             spread: time(&mut s, "spread", defaults::SPREAD),
-            outside: s.one("outside", |text| choice(text, &OUTSIDE)).unwrap_or(Outside::Defer),
+            outside: s.one("outside", |text| choice(text, &OUTSIDE)).unwrap_or(OutsideWindow::Defer),
             deny: denials::types(&mut s, "deny", types),
             allow: denials::types(&mut s, "allow", types),
             binding: None,
         };
         let binding = binding(&mut s, upstreams, routes, !group.paths.is_empty()).map(Arc::new);
-        let group = Group { binding, ..group };
+        let group = GroupSettings { binding, ..group };
         if let Some(both) = group.deny.iter().find(|name| group.allow.contains(name)) {
             s.warn("deny", format!("{both} is in allow too, which wins; leave it out of one of them"));
         }
@@ -193,7 +196,7 @@ pub(super) fn groups(
         if groups.iter().any(|other| other.name == group.name && name.is_some()) {
             s.refuse("name", format!("{:?} is the name of two groups; give each its own", group.name));
         }
-        if has_matcher && group.name == Group::DEFAULT {
+        if has_matcher && group.name == GroupSettings::DEFAULT {
             s.refuse("name", format!("{:?} is the name of all others; give this group its own", group.name));
         }
         if !has_matcher {
@@ -202,13 +205,13 @@ pub(super) fn groups(
         check_limits(&mut s, &group, wan, lan);
         check_windows(&mut s, &group, wan);
         for subnet in &group.subnets {
-            if let Some((_, first)) = held.narrowest(*subnet) {
+            if let Some((_, first)) = held.longest_match(*subnet) {
                 let message =
                     format!("{subnet} lies within group {first:?}, which comes first: it never holds");
                 s.warn("subnets", message);
             }
         }
-        if group.takes_by_address() {
+        if group.matches_address_only() {
             for subnet in &group.subnets {
                 // Whoever comes later and lies within several is told of the narrowest.
                 held.insert(*subnet, group.name.clone());
@@ -220,8 +223,11 @@ pub(super) fn groups(
     groups
 }
 
-const OUTSIDE: [(&str, Outside); 3] =
-    [("defer", Outside::Defer), ("cached-only", Outside::CachedOnly), ("ignore", Outside::Ignore)];
+const OUTSIDE: [(&str, OutsideWindow); 3] = [
+    ("defer", OutsideWindow::Defer),
+    ("cached-only", OutsideWindow::CachedOnly),
+    ("ignore", OutsideWindow::Ignore),
+];
 
 pub(super) fn subnet(text: &str) -> Result<IpNet, String> {
     let refused = || format!("{text:?} is not a subnet; write it like 10.1.0.0/16 or 2001:db8::/48");
@@ -257,7 +263,7 @@ fn certificate(text: &str) -> Result<String, String> {
 }
 
 // A group is a part of the site: what it may is within what all may.
-fn check_limits(s: &mut Section, group: &Group, wan: &Wan, lan: &Lan) {
+fn check_limits(s: &mut Section, group: &GroupSettings, wan: &WanSettings, lan: &LanSettings) {
     for (key, limit, of, total) in [
         ("limit", &group.limit, "lan.limit", &lan.limit),
         ("wan_limit", &group.wan_limit, "wan.limit", &wan.limit),
@@ -274,7 +280,7 @@ fn check_limits(s: &mut Section, group: &Group, wan: &Wan, lan: &Lan) {
     }
     warn_above(s, "client_limit", &group.client_limit, "group.limit", &group.limit);
     warn_above(s, "client_limit", &group.client_limit, "lan.limit", &lan.limit);
-    let rates = (group.limit.constant(), group.client_limit.constant(), group.max_downloads);
+    let rates = (group.limit.as_constant(), group.client_limit.as_constant(), group.max_downloads);
     if let (Some(Ceiling::Rate(limit)), Some(Ceiling::Rate(client)), Some(downloads)) = rates
         && client.0.saturating_mul(u64::from(downloads)) < limit.0
     {
@@ -284,10 +290,10 @@ fn check_limits(s: &mut Section, group: &Group, wan: &Wan, lan: &Lan) {
     }
 }
 
-fn check_windows(s: &mut Section, group: &Group, wan: &Wan) {
-    let always = group.windows.constant().is_some();
-    let shortest = Duration::from_secs(60 * u64::from(group.windows.shortest()));
-    let fits = group.spread_within(shortest);
+fn check_windows(s: &mut Section, group: &GroupSettings, wan: &WanSettings) {
+    let always = group.windows.as_constant().is_some();
+    let shortest = Duration::from_secs(60 * u64::from(group.windows.shortest_window()));
+    let fits = group.spread_in_window(shortest);
     if !always && group.spread > fits {
         s.warn(
             "spread",
@@ -299,13 +305,13 @@ fn check_windows(s: &mut Section, group: &Group, wan: &Wan) {
             ),
         );
     }
-    if !group.windows.meets(&wan.windows) {
+    if !group.windows.overlaps(&wan.windows) {
         s.warn(
             "windows",
             "never meet wan.windows: the relay's own downloads cannot go ahead of these clients",
         );
     }
-    if group.outside != Outside::Defer && always && group.spread.is_zero() {
+    if group.outside != OutsideWindow::Defer && always && group.spread.is_zero() {
         s.warn("outside", "says nothing without windows or spread: clients are never outside");
     }
 }

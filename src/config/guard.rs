@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::document::Document;
 use super::settings::{choice, time};
-use super::{Config, Place, Problem, Trust, defaults};
+use super::{Config, Location, Problem, Trust, defaults};
 
 /// `[guard]`: how `gupd serve --guard` stands in for its worker.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Guard {
+pub struct GuardSettings {
     /// What clients get meanwhile.
     pub answer: Fallback,
     /// A worker that says nothing for so long is ended and started again; 100 ms to 10 m.
@@ -32,9 +32,9 @@ pub enum Fallback {
 pub(super) const FALLBACKS: [(&str, Fallback); 2] =
     [("redirect", Fallback::Redirect), ("relay", Fallback::Relay)];
 
-pub(super) fn guard(document: &mut Document) -> Guard {
+pub(super) fn guard(document: &mut Document) -> GuardSettings {
     let mut s = document.section("guard");
-    let guard = Guard {
+    let guard = GuardSettings {
         answer: s.one("answer", |text| choice(text, &FALLBACKS)).unwrap_or(Fallback::Redirect),
         watchdog: time(&mut s, "watchdog", defaults::WATCHDOG),
         restart_max: time(&mut s, "restart_max", defaults::RESTART_MAX),
@@ -59,7 +59,7 @@ impl Config {
                 || upstream.proxy.is_some()
                 || upstream.trust != Trust::default();
             (upstream.public_url.is_none() && redirected(at) && hidden).then(|| Problem {
-                place: None::<Place>,
+                place: None::<Location>,
                 key: Some("guard.answer".to_owned()),
                 message: format!(
                     "clients are sent to upstream {} at {} while the worker does not serve; if they cannot reach it, \
@@ -71,7 +71,7 @@ impl Config {
         unreachable.collect()
     }
 
-    fn redirects(&self, route: &super::Route) -> bool {
+    fn redirects(&self, route: &super::RouteSettings) -> bool {
         route.fallback.unwrap_or(self.guard.answer) == Fallback::Redirect
     }
 }
@@ -92,7 +92,7 @@ fn is_private(host: &str) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::{Binding, Group};
+    use super::super::{Binding, GroupSettings};
     use super::*;
 
     fn warnings(urls: &[&str], change: impl FnOnce(&mut Config)) -> Vec<String> {
@@ -136,7 +136,7 @@ mod tests {
             warnings(&["http://manager", "http://10.0.0.2"], |config| {
                 config.routes[0].upstreams = vec![0];
                 let binding = Binding::new(&config.upstreams, vec![1]).filter(|_| is_bound).map(Arc::new);
-                config.groups = vec![Group { binding, ..Group::of_all_others("moved") }];
+                config.groups = vec![GroupSettings { binding, ..GroupSettings::catch_all("moved") }];
             })
         };
         assert_eq!((told(true).len(), told(false).len()), (1, 0));

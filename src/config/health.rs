@@ -11,7 +11,7 @@ use super::units::Time;
 
 /// `[health]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Health {
+pub struct HealthSettings {
     /// Time between two checks of each upstream, 1 s to 1 h; `None` without checks: then clients' requests tell.
     pub interval: Option<Duration>,
     /// Time a check has, 1 s to 5 m.
@@ -26,9 +26,9 @@ pub struct Health {
     pub slow_start: Duration,
 }
 
-pub(super) fn health(document: &mut Document) -> Health {
+pub(super) fn health(document: &mut Document) -> HealthSettings {
     let mut s = document.section("health");
-    let mut health = Health {
+    let mut health = HealthSettings {
         interval: s.one("interval", interval).unwrap_or(Some(defaults::CHECK_INTERVAL.default)),
         timeout: time(&mut s, "timeout", defaults::CHECK_TIMEOUT),
         failures: count(&mut s, "failures", defaults::FAILURES),

@@ -37,22 +37,22 @@ use std::time::Duration;
 
 pub use binding::Binding;
 pub use clock::Clock;
-pub use denials::Denials;
-pub use group::{Group, Outside};
-pub use guard::{Fallback, Guard};
-pub use health::Health;
-pub use limit::{Ceiling, Limit};
-pub use network::{Lan, Site, Wan, WanLimit, WanMatch};
+pub use denials::PolicySettings;
+pub use group::{GroupSettings, OutsideWindow};
+pub use guard::{Fallback, GuardSettings};
+pub use health::HealthSettings;
+pub use limit::{Ceiling, RateSchedule};
+pub use network::{LanSettings, SiteSettings, WanLimit, WanMatch, WanSettings};
 pub use networks::Networks;
-pub use peer::Peer;
-pub use problem::{Place, Problem, Problems};
-pub use refresh::{Prefetch, Recurrence, Refresh};
-pub use ring::{Gate, Ring, Steps};
-pub use rollout::Rollout;
+pub use peer::PeerSettings;
+pub use problem::{Location, Problem, Problems};
+pub use refresh::{PrefetchSettings, Recurrence, RefreshSettings};
+pub use ring::{Gate, RingSettings, Steps};
+pub use rollout::RolloutSettings;
 pub use tls::{Pin, Trust};
 pub use units::UnitError;
 pub use upstream_id::UpstreamId;
-pub use week::{Week, WeekMinute, WeekTimes};
+pub use week::{Week, WeekMinute, WeekWindows};
 
 /// What flags say; an empty list and `None` say nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,56 +101,56 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where clients connect, and how patient the relay is with them.
-    pub server: Server,
+    pub server: ServerSettings,
     /// Where content is kept, and how much of it.
-    pub store: Store,
+    pub store: StoreSettings,
     /// How content is fetched.
-    pub fill: Fill,
+    pub fill: FillSettings,
     /// How the relay learns which upstreams answer.
-    pub health: Health,
+    pub health: HealthSettings,
     /// How long responses that say nothing themselves stay fresh.
-    pub cache: Cache,
+    pub cache: CacheSettings,
     /// Log format and level.
-    pub log: Log,
+    pub log: LogSettings,
     /// The managers, by priority. Never empty, but of [`Config::load_without_upstreams`].
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<UpstreamSettings>,
     /// The other relays of the site, asked before the managers.
-    pub peers: Vec<Peer>,
+    pub peers: Vec<PeerSettings>,
     /// Which paths go to which managers. Never empty; the longest prefix wins.
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteSettings>,
     /// Content types besides the built-in ones.
     pub content_types: Vec<ContentType>,
     /// Class rules besides the built-in ones; asked before them.
     pub rules: Vec<Rule>,
     /// What clients get of what they are not to have.
-    pub denials: Denials,
+    pub denials: PolicySettings,
     /// Where the relay stands.
-    pub site: Site,
+    pub site: SiteSettings,
     /// What the line to the upstreams may carry.
-    pub wan: Wan,
+    pub wan: WanSettings,
     /// Narrower limits by path; the first that fits holds, besides `wan.limit`.
     pub wan_limits: Vec<WanLimit>,
     /// What clients may be sent.
-    pub lan: Lan,
+    pub lan: LanSettings,
     /// Sets of clients; the first that takes a client is its. One without matchers takes all, and is the last.
-    pub groups: Vec<Group>,
+    pub groups: Vec<GroupSettings>,
     /// Stages in which clients come to see a new revision; without any, they see it at once.
-    pub rings: Vec<Ring>,
+    pub rings: Vec<RingSettings>,
     /// How many revisions are kept, and what is taken for trouble.
-    pub rollout: Rollout,
+    pub rollout: RolloutSettings,
     /// When catalogs are revalidated without being asked for.
-    pub refresh: Refresh,
+    pub refresh: RefreshSettings,
     /// What is fetched before a client asks.
-    pub prefetch: Prefetch,
+    pub prefetch: PrefetchSettings,
     /// What clients get while no worker serves.
-    pub guard: Guard,
+    pub guard: GuardSettings,
     /// What is legal but odd, by place: for `gupd check` and the log.
     pub warnings: Vec<Problem>,
 }
 
 /// `[server]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Server {
+pub struct ServerSettings {
     /// Addresses clients connect to. Never empty.
     pub listen: Vec<SocketAddr>,
     /// Address of metrics and health.
@@ -160,7 +160,7 @@ pub struct Server {
     /// Threads that serve clients, 1 to 1,024; by default one for each core.
     pub workers: usize,
     /// Certificate and key; with them every `listen` speaks TLS.
-    pub tls: Option<Tls>,
+    pub tls: Option<CertificateFiles>,
     /// The issuers of certificates that clients may show over TLS.
     pub client_ca: Option<PathBuf>,
     /// Connections at once, in all, 1 to 1,000,000.
@@ -179,7 +179,7 @@ pub struct Server {
 
 /// Paths of a PEM certificate chain and its key.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tls {
+pub struct CertificateFiles {
     /// The chain, leaf first.
     pub cert: PathBuf,
     /// The private key (PKCS#8, PKCS#1 or SEC1).
@@ -188,7 +188,7 @@ pub struct Tls {
 
 /// `[store]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Store {
+pub struct StoreSettings {
     /// The store's folder.
     pub dir: PathBuf,
     /// Bytes on disk, at most; 64 MiB to 1,024 TiB.
@@ -207,7 +207,7 @@ pub struct Store {
 
 /// `[fill]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Fill {
+pub struct FillSettings {
     /// Time to connect to an upstream, 1 s to 5 m.
     pub connect_timeout: Duration,
     /// Time from a request to the upstream's response head, 1 s to 1 h.
@@ -217,7 +217,7 @@ pub struct Fill {
     /// Time without a byte after which an upstream's transfer counts as broken off; 1 s to 1 h.
     pub idle_timeout: Duration,
     /// When to fetch what no client waits for.
-    pub finish: Finish,
+    pub finish: FinishPolicy,
     /// Attempts in a row without one new byte, at each upstream, before a fill is given up; 1 to 100.
     pub attempts: u32,
     /// Fills at once, 1 to 65,536; further ones wait.
@@ -226,7 +226,7 @@ pub struct Fill {
 
 /// `[cache]`: used where the response itself does not say, or where its class overrules it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Cache {
+pub struct CacheSettings {
     /// Catalogs are revalidated after this time, 0 to 1 d.
     pub catalog_fresh: Duration,
     /// A missing catalog (404) is believed this long, 0 to 1 d.
@@ -243,7 +243,7 @@ pub struct Cache {
 
 /// `[log]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Log {
+pub struct LogSettings {
     /// Text, JSON, or text on a terminal and JSON elsewhere.
     pub format: LogFormat,
     /// A `tracing` filter directive, such as `info` or `gupd=debug`.
@@ -265,7 +265,7 @@ pub enum LogFormat {
 
 /// `fill.finish`: when to fetch what no client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
+pub enum FinishPolicy {
     /// Always.
     Always,
     /// Once at least so many percent are there, 1 to 99.
@@ -276,13 +276,13 @@ pub enum Finish {
 
 /// `[[upstream]]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Upstream {
+pub struct UpstreamSettings {
     /// Its name in routes, logs and metrics; by default its authority.
     pub name: String,
     /// `http` or `https`, host, optional port; no path, no credentials.
     pub url: http::Uri,
     /// What it may send, within `wan.limit`.
-    pub limit: Limit,
+    pub limit: RateSchedule,
     /// How clients reach it, where that is not `url`; the same form.
     pub public_url: Option<http::Uri>,
     /// How it is known, if it is `https`.
@@ -295,9 +295,9 @@ pub struct Upstream {
     pub check: Option<http::uri::PathAndQuery>,
 }
 
-impl Upstream {
+impl UpstreamSettings {
     /// Its URL for clients.
-    pub fn as_clients_reach_it(&self) -> &http::Uri {
+    pub fn client_url(&self) -> &http::Uri {
         self.public_url.as_ref().unwrap_or(&self.url)
     }
 }
@@ -313,7 +313,7 @@ pub struct HttpProxy {
 
 /// `[[route]]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Route {
+pub struct RouteSettings {
     /// Unique name in keys, logs and metrics; by default host and prefix.
     pub name: String,
     /// Begins with `/` and ends without, but for `/` itself; matches whole path segments, without regard to case.

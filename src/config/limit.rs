@@ -20,22 +20,22 @@ pub enum Ceiling {
 }
 
 /// A ceiling for every minute of the week.
-pub type Limit = Week<Ceiling>;
+pub type RateSchedule = Week<Ceiling>;
 
-impl Limit {
+impl RateSchedule {
     /// No ceiling at any time.
     pub fn unlimited() -> Self {
-        Self::always(Ceiling::Unlimited)
+        Self::constant(Ceiling::Unlimited)
     }
 
     /// The same rate always.
-    pub fn rate(rate: Rate) -> Self {
-        Self::always(Ceiling::Rate(rate))
+    pub fn from_rate(rate: Rate) -> Self {
+        Self::constant(Ceiling::Rate(rate))
     }
 
     /// Whether there is no ceiling at any time.
     pub fn is_unlimited(&self) -> bool {
-        self.constant() == Some(Ceiling::Unlimited)
+        self.as_constant() == Some(Ceiling::Unlimited)
     }
 
     /// An equal part of it, of so many; 1 byte a second and more.
@@ -44,7 +44,7 @@ impl Limit {
             Ceiling::Rate(Rate(rate)) => Ceiling::Rate(Rate((rate / u64::from(of.max(1))).max(1))),
             Ceiling::Unlimited => Ceiling::Unlimited,
         };
-        Self::of(
+        Self::with_parts(
             Ceiling::Unlimited,
             self.steps().map(|(minutes, ceiling)| (minutes, part(ceiling))).collect(),
         )
@@ -52,11 +52,11 @@ impl Limit {
 
     /// The first minute of the week at which this is set, and above what `total` is set to; and both.
     pub(super) fn above(&self, total: &Self) -> Option<Above> {
-        let always = self.constant().and(total.constant()).is_some();
+        let always = self.as_constant().and(total.as_constant()).is_some();
         let mut begins: Vec<u16> =
             self.steps().chain(total.steps()).map(|(minutes, _)| minutes.start).collect();
         begins.sort_unstable();
-        begins.into_iter().find_map(|minute| match (self.at(minute), total.at(minute)) {
+        begins.into_iter().find_map(|minute| match (self.value_at(minute), total.value_at(minute)) {
             (Ceiling::Rate(rate), Ceiling::Rate(total)) if rate > total => {
                 Some(Above { minute: (!always).then_some(WeekMinute(minute)), rate, total })
             }
@@ -67,7 +67,7 @@ impl Limit {
 
 impl Config {
     /// The same with an equal part of every rate, for each of so many processes.
-    pub fn part_of_limits(&self, processes: u32) -> Self {
+    pub fn divide_limits(&self, processes: u32) -> Self {
         let mut config = self.clone();
         if processes <= 1 {
             return config;
@@ -115,7 +115,7 @@ impl fmt::Display for Ceiling {
 }
 
 /// Reads a rate, or a list of them by time; the one without times holds at all others.
-pub(super) fn limit(s: &mut Section, key: &'static str) -> Limit {
+pub(super) fn limit(s: &mut Section, key: &'static str) -> RateSchedule {
     let mut rest = None;
     let mut timed: Vec<(Range<u16>, Ceiling)> = Vec::new();
     s.many(key, |text| {
@@ -133,11 +133,11 @@ pub(super) fn limit(s: &mut Section, key: &'static str) -> Limit {
         timed.extend(parts.into_iter().map(|minutes| (minutes, ceiling)));
         Ok(())
     });
-    Limit::of(rest.unwrap_or(Ceiling::Unlimited), timed)
+    RateSchedule::with_parts(rest.unwrap_or(Ceiling::Unlimited), timed)
 }
 
 /// Reads when something is open: `always`, or a list of times.
-pub(super) fn windows(s: &mut Section, key: &'static str) -> week::WeekTimes {
+pub(super) fn windows(s: &mut Section, key: &'static str) -> week::WeekWindows {
     let mut open: Vec<Range<u16>> = Vec::new();
     let given = s.many(key, |text| {
         let parts = week::times(if text == "always" { "00:00-24:00" } else { text })?;
@@ -147,9 +147,9 @@ pub(super) fn windows(s: &mut Section, key: &'static str) -> week::WeekTimes {
     });
     // One that was refused is open always, so that nothing follows from it.
     if given.is_none() || open.is_empty() {
-        return Week::always(true);
+        return Week::constant(true);
     }
-    Week::of(false, open.into_iter().map(|minutes| (minutes, true)).collect())
+    Week::with_parts(false, open.into_iter().map(|minutes| (minutes, true)).collect())
 }
 
 // A rate and what follows it.

@@ -6,31 +6,31 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::document::{Document, Section};
-use super::limit::{self, Limit};
+use super::limit::{self, RateSchedule};
 use super::settings::{choice, count, number, time};
 use super::tables::{glob, label};
-use super::week::WeekTimes;
-use super::{Config, ContentType, Group, content, defaults};
+use super::week::WeekWindows;
+use super::{Config, ContentType, GroupSettings, content, defaults};
 
 /// Bytes of an algorithm's name, at most: Linux's `TCP_CA_NAME_MAX`, without its NUL.
 const MAX_CONGESTION: usize = 15;
 
 /// `[site]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Site {
+pub struct SiteSettings {
     /// The zone that times of day are in.
     pub time_zone: TimeZone,
 }
 
 /// `[wan]`: the line to the upstreams.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wan {
+pub struct WanSettings {
     /// All that upstreams send, together.
-    pub limit: Limit,
+    pub limit: RateSchedule,
     /// What idle time may earn, in time at the rate, for every limit; 20 ms to 10 s.
     pub burst: Duration,
     /// When the relay's own downloads may use the line.
-    pub windows: WeekTimes,
+    pub windows: WeekWindows,
     /// `TCP_CONGESTION` of upstream connections; the system's default without.
     pub congestion: Option<String>,
     /// Whether to yield before the line fills.
@@ -45,7 +45,7 @@ pub struct WanLimit {
     /// What it is for.
     pub matches: WanMatch,
     /// The limit.
-    pub limit: Limit,
+    pub limit: RateSchedule,
 }
 
 /// What a `[[wan_limit]]` is for.
@@ -59,11 +59,11 @@ pub enum WanMatch {
 
 /// `[lan]`: the lines to the clients. A count that is `None` is not limited.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Lan {
+pub struct LanSettings {
     /// All that clients are sent, together.
-    pub limit: Limit,
+    pub limit: RateSchedule,
     /// What each client is sent.
-    pub client_limit: Limit,
+    pub client_limit: RateSchedule,
     /// Downloads at once, in all.
     pub max_downloads: Option<u32>,
     /// Downloads at once, of each client.
@@ -78,24 +78,24 @@ pub struct Lan {
     pub queue_timeout: Duration,
 }
 
-pub(super) fn site(document: &mut Document) -> Site {
+pub(super) fn site(document: &mut Document) -> SiteSettings {
     let mut s = document.section("site");
     let time_zone = s.one("time_zone", time_zone).unwrap_or_else(TimeZone::system);
     document.close(s);
-    Site { time_zone }
+    SiteSettings { time_zone }
 }
 
 /// Says that times are in UTC where neither the configuration nor the machine has a zone, as in many containers.
 pub(super) fn check_time_zone(document: &mut Document, config: &Config) {
-    let constant = |limit: &Limit| limit.constant().is_some();
+    let constant = |limit: &RateSchedule| limit.as_constant().is_some();
     let limits = [&config.wan.limit, &config.lan.limit, &config.lan.client_limit];
     let limits = limits.into_iter().chain(config.upstreams.iter().map(|upstream| &upstream.limit));
     let limits = limits.chain(config.wan_limits.iter().map(|limit| &limit.limit));
-    let of_groups = |group: &Group| {
-        group.windows.constant().is_some()
+    let of_groups = |group: &GroupSettings| {
+        group.windows.as_constant().is_some()
             && [&group.limit, &group.client_limit, &group.wan_limit].into_iter().all(constant)
     };
-    let is_timed = config.wan.windows.constant().is_none()
+    let is_timed = config.wan.windows.as_constant().is_none()
         || !limits.into_iter().all(constant)
         || !config.groups.iter().all(of_groups);
     if is_timed && config.site.time_zone.is_unknown() {
@@ -104,9 +104,9 @@ pub(super) fn check_time_zone(document: &mut Document, config: &Config) {
     }
 }
 
-pub(super) fn wan(document: &mut Document) -> Wan {
+pub(super) fn wan(document: &mut Document) -> WanSettings {
     let mut s = document.section("wan");
-    let wan = Wan {
+    let wan = WanSettings {
         limit: limit::limit(&mut s, "limit"),
         burst: time(&mut s, "burst", defaults::BURST),
         windows: limit::windows(&mut s, "windows"),
@@ -119,7 +119,7 @@ pub(super) fn wan(document: &mut Document) -> Wan {
     wan
 }
 
-pub(super) fn wan_limits(document: &mut Document, wan: &Wan, types: &[ContentType]) -> Vec<WanLimit> {
+pub(super) fn wan_limits(document: &mut Document, wan: &WanSettings, types: &[ContentType]) -> Vec<WanLimit> {
     let mut limits: Vec<WanLimit> = Vec::new();
     for mut s in document.tables("wan_limit", None) {
         let name = s.required("name", label);
@@ -158,9 +158,9 @@ pub(super) fn wan_limits(document: &mut Document, wan: &Wan, types: &[ContentTyp
     limits
 }
 
-pub(super) fn lan(document: &mut Document) -> Lan {
+pub(super) fn lan(document: &mut Document) -> LanSettings {
     let mut s = document.section("lan");
-    let lan = Lan {
+    let lan = LanSettings {
         limit: limit::limit(&mut s, "limit"),
         client_limit: limit::limit(&mut s, "client_limit"),
         max_downloads: count_or_unlimited(&mut s, "max_downloads"),
@@ -175,11 +175,17 @@ pub(super) fn lan(document: &mut Document) -> Lan {
     }
     warn_above(&mut s, "client_limit", &lan.client_limit, "lan.limit", &lan.limit);
     document.close(s);
-    Lan { client_queue: lan.client_queue.min(lan.queue), ..lan }
+    LanSettings { client_queue: lan.client_queue.min(lan.queue), ..lan }
 }
 
 /// Says that a limit never holds where another is below it.
-pub(super) fn warn_above(s: &mut Section, key: &'static str, limit: &Limit, of: &str, total: &Limit) {
+pub(super) fn warn_above(
+    s: &mut Section,
+    key: &'static str,
+    limit: &RateSchedule,
+    of: &str,
+    total: &RateSchedule,
+) {
     if let Some(above) = limit.above(total) {
         s.warn(key, format!("{}; the smaller one holds", above.tell(of)));
     }

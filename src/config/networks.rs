@@ -22,7 +22,7 @@ impl<T> Networks<T> {
     }
 
     /// The narrowest network that holds all of this one, and its value.
-    pub fn narrowest(&self, network: IpNet) -> Option<(IpNet, &T)> {
+    pub fn longest_match(&self, network: IpNet) -> Option<(IpNet, &T)> {
         match network {
             IpNet::V4(network) => self.v4.get_lpm(&network).map(|(found, value)| (found.into(), value)),
             IpNet::V6(network) => self.v6.get_lpm(&network).map(|(found, value)| (found.into(), value)),

@@ -5,7 +5,7 @@ use http::Uri;
 use super::document::Document;
 use super::tables::{name, origin};
 use super::tls::{Trust, trust};
-use super::{Limit, Upstream};
+use super::{RateSchedule, UpstreamSettings};
 
 /// Peers, at most: each costs every miss a request on the site's own network, and more relays than this are served
 /// better by one above them.
@@ -13,7 +13,7 @@ const MAX_PEERS: usize = 8;
 
 /// `[[peer]]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Peer {
+pub struct PeerSettings {
     /// Its name in logs, metrics and the index; by default its authority.
     pub name: String,
     /// `http` or `https`, host, optional port; no path, no credentials.
@@ -22,17 +22,26 @@ pub struct Peer {
     pub trust: Trust,
 }
 
-impl Peer {
+impl PeerSettings {
     /// How it is connected to: like an upstream, without a proxy between, and without limits.
-    pub fn as_upstream(&self) -> Upstream {
+    pub fn as_upstream(&self) -> UpstreamSettings {
         let Self { name, url, trust } = self.clone();
-        let limit = Limit::unlimited();
-        Upstream { name, url, limit, public_url: None, trust, proxy: None, priority: None, check: None }
+        let limit = RateSchedule::unlimited();
+        UpstreamSettings {
+            name,
+            url,
+            limit,
+            public_url: None,
+            trust,
+            proxy: None,
+            priority: None,
+            check: None,
+        }
     }
 }
 
-pub(super) fn peers(document: &mut Document, upstreams: &[Upstream]) -> Vec<Peer> {
-    let mut peers: Vec<Peer> = Vec::new();
+pub(super) fn peers(document: &mut Document, upstreams: &[UpstreamSettings]) -> Vec<PeerSettings> {
+    let mut peers: Vec<PeerSettings> = Vec::new();
     for (at, mut s) in document.tables("peer", None).into_iter().enumerate() {
         let url = s.required("url", |text| origin(text, "http://relay2:2967"));
         let named = s.one("name", name);
@@ -46,7 +55,7 @@ pub(super) fn peers(document: &mut Document, upstreams: &[Upstream]) -> Vec<Peer
             if peers.iter().any(|other| other.name == name) {
                 s.refuse("name", format!("{name:?} is the name of two peers; give each its own"));
             }
-            let is_there = |upstream: &&Upstream| {
+            let is_there = |upstream: &&UpstreamSettings| {
                 upstream.url.scheme() == url.scheme() && upstream.url.authority() == url.authority()
             };
             if upstreams.iter().any(|upstream| is_there(&upstream)) {
@@ -54,7 +63,7 @@ pub(super) fn peers(document: &mut Document, upstreams: &[Upstream]) -> Vec<Peer
             } else if upstreams.iter().any(|upstream| upstream.name == name) {
                 s.refuse("name", format!("{name:?} is the name of an upstream; give the peer its own"));
             }
-            peers.push(Peer { name, url, trust });
+            peers.push(PeerSettings { name, url, trust });
         }
         document.close(s);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// Where a setting was given. Ordered as problems are listed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum Location {
     /// A flag on the command line, such as `--listen`.
     Flag(&'static str),
     /// An environment variable, such as `GUPD_STORE_QUOTA`.
@@ -15,7 +15,7 @@ pub enum Place {
     File(Arc<str>, Option<usize>),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag(flag) => f.write_str(flag),
@@ -30,7 +30,7 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// Where it was said; `None` for what is missing everywhere.
-    pub place: Option<Place>,
+    pub place: Option<Location>,
     /// The setting, such as `store.quota`; `None` where it is not one setting.
     pub key: Option<String>,
     /// What is wrong and what to do.
@@ -44,7 +44,7 @@ impl fmt::Display for Problem {
             write!(line, "{place}: ")?;
         }
         // A flag names its setting already.
-        if let (Some(key), false) = (&self.key, matches!(self.place, Some(Place::Flag(_)))) {
+        if let (Some(key), false) = (&self.key, matches!(self.place, Some(Location::Flag(_)))) {
             write!(line, "{key}: ")?;
         }
         line.push_str(&self.message);

@@ -11,14 +11,14 @@ use super::document::{Document, Section};
 use super::settings::{choice, count, size, time, within};
 use super::units::Time;
 use super::week::{self, DAY, WEEK, WeekMinute};
-use super::{UnitError, Wan, defaults};
+use super::{UnitError, WanSettings, defaults};
 
 /// Paths of one list, at most: each is a request of every refresh.
 const MAX_PATHS: usize = 1_000;
 
 /// `[refresh]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Refresh {
+pub struct RefreshSettings {
     /// When catalogs are revalidated.
     pub schedule: Recurrence,
     /// A run comes up to this much earlier or later, drawn anew for each; at most half of what lies between two.
@@ -48,7 +48,7 @@ pub enum Recurrence {
 
 /// `[prefetch]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Prefetch {
+pub struct PrefetchSettings {
     /// Whether to learn from what clients took.
     pub learned: bool,
     /// Revisions of a content that are learned from, 1 to 30.
@@ -85,10 +85,10 @@ impl fmt::Display for Recurrence {
     }
 }
 
-pub(super) fn refresh(document: &mut Document, wan: &Wan) -> Refresh {
+pub(super) fn refresh(document: &mut Document, wan: &WanSettings) -> RefreshSettings {
     let mut s = document.section("refresh");
     let schedule = s.one("schedule", recurrence).unwrap_or(defaults::SCHEDULE);
-    let mut refresh = Refresh {
+    let mut refresh = RefreshSettings {
         schedule,
         random: time(&mut s, "random", defaults::RANDOM),
         retry: time(&mut s, "retry", defaults::RETRY),
@@ -120,9 +120,9 @@ pub(super) fn refresh(document: &mut Document, wan: &Wan) -> Refresh {
     }
     let is_open = match schedule {
         Recurrence::Daily(minute) => {
-            (0..WEEK).step_by(usize::from(DAY)).any(|day| wan.windows.at(day + minute))
+            (0..WEEK).step_by(usize::from(DAY)).any(|day| wan.windows.value_at(day + minute))
         }
-        Recurrence::Weekly(minute) => wan.windows.at(minute.0),
+        Recurrence::Weekly(minute) => wan.windows.value_at(minute.0),
         _ => true,
     };
     if !is_open {
@@ -132,9 +132,9 @@ pub(super) fn refresh(document: &mut Document, wan: &Wan) -> Refresh {
     refresh
 }
 
-pub(super) fn prefetch(document: &mut Document) -> Prefetch {
+pub(super) fn prefetch(document: &mut Document) -> PrefetchSettings {
     let mut s = document.section("prefetch");
-    let prefetch = Prefetch {
+    let prefetch = PrefetchSettings {
         learned: s
             .one("learned", |text| choice(text, &[("true", true), ("false", false)]))
             .unwrap_or(defaults::LEARNED),

@@ -10,8 +10,8 @@ use super::document::{Document, Section};
 use super::settings::{choice, time};
 use super::tables::label;
 use super::units::Time;
-use super::week::WeekTimes;
-use super::{Group, Place, Rollout, defaults, group, limit};
+use super::week::WeekWindows;
+use super::{GroupSettings, Location, RolloutSettings, defaults, group, limit};
 
 /// Rings at most: each keeps revisions that its clients see from being dropped.
 const MAX_RINGS: usize = 32;
@@ -21,11 +21,11 @@ const MAX_STEPS: usize = 32;
 
 /// `[[ring]]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Ring {
+pub struct RingSettings {
     /// Its name in orders, logs and metrics, unique: lower case, digits, `-`.
     pub name: String,
     /// The `[[ring]]` in the file.
-    pub place: Option<Place>,
+    pub place: Option<Location>,
     /// Names of its groups. Never empty; no group is in two rings.
     pub groups: Vec<String>,
     /// The ring it comes after, by its place in the list; without one it begins with publication. There is no circle.
@@ -35,7 +35,7 @@ pub struct Ring {
     /// The time over which clients move, each at its own moment; 0 to 7 d.
     pub spread: Duration,
     /// When clients may move.
-    pub windows: WeekTimes,
+    pub windows: WeekWindows,
     /// What opens it.
     pub gate: Gate,
     /// Whom it moves at a time.
@@ -75,7 +75,7 @@ impl Steps {
     }
 }
 
-impl Ring {
+impl RingSettings {
     /// From its opening until its last client may have moved, windows aside.
     pub fn duration(&self) -> Duration {
         let steps = u32::try_from(self.steps.count()).unwrap_or(u32::MAX);
@@ -85,8 +85,12 @@ impl Ring {
 
 const GATES: [(&str, Gate); 2] = [("auto", Gate::Auto), ("manual", Gate::Manual)];
 
-pub(super) fn rings(document: &mut Document, groups: &[Group], rollout: &Rollout) -> Vec<Ring> {
-    let (mut rings, mut sections): (Vec<Ring>, Vec<Section>) = (Vec::new(), Vec::new());
+pub(super) fn rings(
+    document: &mut Document,
+    groups: &[GroupSettings],
+    rollout: &RolloutSettings,
+) -> Vec<RingSettings> {
+    let (mut rings, mut sections): (Vec<RingSettings>, Vec<Section>) = (Vec::new(), Vec::new());
     let mut taken: BTreeMap<String, String> = BTreeMap::new();
     let mut after: Vec<Option<String>> = Vec::new();
     for mut s in document.tables("ring", None) {
@@ -108,7 +112,7 @@ pub(super) fn rings(document: &mut Document, groups: &[Group], rollout: &Rollout
         }
         after.push(s.one("after", label));
         let spread = time(&mut s, "spread", defaults::SPREAD);
-        let ring = Ring {
+        let ring = RingSettings {
             place: s.place().cloned(),
             groups: of.unwrap_or_default(),
             after: rings.len().checked_sub(1),
@@ -120,7 +124,7 @@ pub(super) fn rings(document: &mut Document, groups: &[Group], rollout: &Rollout
             step: time(&mut s, "step", defaults::RING_DELAY),
             name,
         };
-        if rings.iter().any(|other: &Ring| other.name == ring.name && !ring.name.is_empty()) {
+        if rings.iter().any(|other: &RingSettings| other.name == ring.name && !ring.name.is_empty()) {
             s.refuse("name", format!("{:?} is the name of two rings; give each its own", ring.name));
         }
         if ring.steps.count() == 1 && s.given("step") {
@@ -153,12 +157,12 @@ pub(super) fn rings(document: &mut Document, groups: &[Group], rollout: &Rollout
 }
 
 /// Every group there is, that of all others too.
-fn all(groups: &[Group]) -> impl Iterator<Item = &str> {
-    let rest = (!groups.iter().any(Group::takes_all)).then_some(Group::DEFAULT);
+fn all(groups: &[GroupSettings]) -> impl Iterator<Item = &str> {
+    let rest = (!groups.iter().any(GroupSettings::is_catch_all)).then_some(GroupSettings::DEFAULT);
     groups.iter().map(|group| group.name.as_str()).chain(rest)
 }
 
-fn known(name: &str, groups: &[Group]) -> Result<(), String> {
+fn known(name: &str, groups: &[GroupSettings]) -> Result<(), String> {
     if all(groups).any(|known| known == name) {
         return Ok(());
     }
@@ -167,7 +171,7 @@ fn known(name: &str, groups: &[Group]) -> Result<(), String> {
 }
 
 /// Has each ring come after the one that it names.
-fn chain(rings: &mut [Ring], sections: &mut [Section], after: &[Option<String>]) {
+fn chain(rings: &mut [RingSettings], sections: &mut [Section], after: &[Option<String>]) {
     for (at, named) in after.iter().enumerate() {
         let (Some(named), Some(s)) = (named, sections.get_mut(at)) else { continue };
         match rings.iter().position(|ring| ring.name == *named) {
@@ -192,7 +196,7 @@ fn chain(rings: &mut [Ring], sections: &mut [Section], after: &[Option<String>])
 }
 
 /// A ring that opens later than revisions are kept for would see none of them.
-fn check_age(rings: &[Ring], at: usize, s: &mut Section, rollout: &Rollout) {
+fn check_age(rings: &[RingSettings], at: usize, s: &mut Section, rollout: &RolloutSettings) {
     let before = std::iter::successors(rings[at].after, |before| rings[*before].after).take(rings.len());
     let opens = before.fold(rings[at].delay, |sum, before| {
         sum.saturating_add(rings[before].delay).saturating_add(rings[before].duration())

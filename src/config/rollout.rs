@@ -8,7 +8,7 @@ use super::settings::{count, number, time};
 
 /// `[rollout]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rollout {
+pub struct RolloutSettings {
     /// Revisions kept, besides those that have a name or that clients still see, 2 to 100.
     pub keep: u32,
     /// Revisions older than this go, but for those, 1 d to 3,650 d.
@@ -27,13 +27,13 @@ pub struct Rollout {
     pub max_clients: u32,
 }
 
-pub(super) fn rollout(document: &mut Document) -> Rollout {
+pub(super) fn rollout(document: &mut Document) -> RolloutSettings {
     let mut s = document.section("rollout");
     let share = |text: &str| {
         let digits = text.strip_suffix('%').unwrap_or(text).trim();
         number(digits, defaults::TROUBLE_SHARE)
     };
-    let rollout = Rollout {
+    let rollout = RolloutSettings {
         keep: count(&mut s, "keep", defaults::KEEP),
         max_age: time(&mut s, "max_age", defaults::MAX_AGE),
         trouble_share: s.one("trouble_share", share).unwrap_or(defaults::TROUBLE_SHARE.default),

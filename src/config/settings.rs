@@ -14,8 +14,9 @@ use super::defaults::{self, Bounds};
 use super::document::{Document, Section};
 use super::units::{Rate, Size, Time};
 use super::{
-    Cache, Config, Fill, Finish, Log, LogFormat, Overrides, Problems, Server, Store, Tls, UnitError, denials,
-    group, guard, health, network, peer, refresh, ring, rollout, tables,
+    CacheSettings, CertificateFiles, Config, FillSettings, FinishPolicy, LogFormat, LogSettings, Overrides,
+    Problems, ServerSettings, StoreSettings, UnitError, denials, group, guard, health, network, peer,
+    refresh, ring, rollout, tables,
 };
 
 impl Config {
@@ -120,7 +121,7 @@ impl Config {
     }
 }
 
-fn server(document: &mut Document) -> Server {
+fn server(document: &mut Document) -> ServerSettings {
     let mut s = document.section("server");
     let listen = s.many("listen", address).unwrap_or_else(|| vec![defaults::LISTEN]);
     let admin = s.one("admin", address).unwrap_or(defaults::ADMIN);
@@ -132,7 +133,7 @@ fn server(document: &mut Document) -> Server {
         s.refuse("admin", format!("{admin} is taken by listen ({listen}); give it a port of its own"));
     }
     let tls = match (s.one("tls_cert", path), s.one("tls_key", path)) {
-        (Some(cert), Some(key)) => Some(Tls { cert, key }),
+        (Some(cert), Some(key)) => Some(CertificateFiles { cert, key }),
         (Some(_), None) => {
             s.refuse("tls_cert", "is given without tls_key; give both or neither");
             None
@@ -153,7 +154,7 @@ fn server(document: &mut Document) -> Server {
     if max_uri_bytes > max_header_bytes {
         s.refuse("max_uri_bytes", "is more than max_header_bytes, which counts the target too");
     }
-    let server = Server {
+    let server = ServerSettings {
         listen,
         admin,
         admin_token_file,
@@ -172,9 +173,9 @@ fn server(document: &mut Document) -> Server {
     server
 }
 
-fn store(document: &mut Document, default_dir: PathBuf) -> Store {
+fn store(document: &mut Document, default_dir: PathBuf) -> StoreSettings {
     let mut s = document.section("store");
-    let store = Store {
+    let store = StoreSettings {
         dir: s.one("dir", path).unwrap_or(default_dir),
         quota: size(&mut s, "quota", defaults::QUOTA),
         min_free: size(&mut s, "min_free", defaults::MIN_FREE),
@@ -187,14 +188,14 @@ fn store(document: &mut Document, default_dir: PathBuf) -> Store {
     store
 }
 
-fn fill(document: &mut Document) -> Fill {
+fn fill(document: &mut Document) -> FillSettings {
     let mut s = document.section("fill");
-    let fill = Fill {
+    let fill = FillSettings {
         connect_timeout: time(&mut s, "connect_timeout", defaults::CONNECT_TIMEOUT),
         head_timeout: time(&mut s, "head_timeout", defaults::HEAD_TIMEOUT),
         total_timeout: time(&mut s, "total_timeout", defaults::TOTAL_TIMEOUT),
         idle_timeout: time(&mut s, "idle_timeout", defaults::IDLE_TIMEOUT),
-        finish: s.one("finish", finish).unwrap_or(Finish::Always),
+        finish: s.one("finish", finish).unwrap_or(FinishPolicy::Always),
         attempts: count(&mut s, "attempts", defaults::ATTEMPTS),
         max_concurrent: count(&mut s, "max_concurrent", defaults::MAX_CONCURRENT),
     };
@@ -206,9 +207,9 @@ fn fill(document: &mut Document) -> Fill {
     fill
 }
 
-fn cache(document: &mut Document) -> Cache {
+fn cache(document: &mut Document) -> CacheSettings {
     let mut s = document.section("cache");
-    let cache = Cache {
+    let cache = CacheSettings {
         catalog_fresh: time(&mut s, "catalog_fresh", defaults::CATALOG_FRESH),
         catalog_negative: time(&mut s, "catalog_negative", defaults::CATALOG_NEGATIVE),
         payload_negative: time(&mut s, "payload_negative", defaults::PAYLOAD_NEGATIVE),
@@ -220,10 +221,10 @@ fn cache(document: &mut Document) -> Cache {
     cache
 }
 
-fn log(document: &mut Document) -> Log {
+fn log(document: &mut Document) -> LogSettings {
     let mut s = document.section("log");
     let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let log = Log {
+    let log = LogSettings {
         format: s.one("format", |text| choice(text, &formats)).unwrap_or(LogFormat::Auto),
         level: s.one("level", level).unwrap_or_else(|| defaults::LOG_LEVEL.to_owned()),
         access: s.one("access", |text| choice(text, &[("true", true), ("false", false)])).unwrap_or(true),
@@ -240,11 +241,11 @@ pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, St
     })
 }
 
-fn finish(text: &str) -> Result<Finish, String> {
+fn finish(text: &str) -> Result<FinishPolicy, String> {
     match (text, text.strip_suffix('%').map(str::parse)) {
-        ("always", _) => Ok(Finish::Always),
-        ("never", _) => Ok(Finish::Never),
-        (_, Some(Ok(percent @ 1..=99))) => Ok(Finish::Above(percent)),
+        ("always", _) => Ok(FinishPolicy::Always),
+        ("never", _) => Ok(FinishPolicy::Never),
+        (_, Some(Ok(percent @ 1..=99))) => Ok(FinishPolicy::Above(percent)),
         _ => Err(format!("{text:?} is not \"always\", \"never\" or a share from 1% to 99%")),
     }
 }

@@ -11,8 +11,8 @@ use super::network::warn_above;
 use super::settings::{choice, number, path};
 use super::tls::trust;
 use super::{
-    Class, ContentMatch, ContentType, Health, HttpProxy, Profile, Route, Rule, Upstream, Wan, defaults,
-    denials, limit, pattern,
+    Class, ContentMatch, ContentType, HealthSettings, HttpProxy, Profile, RouteSettings, Rule,
+    UpstreamSettings, WanSettings, defaults, denials, limit, pattern,
 };
 
 /// Bytes of a name that becomes a metric's label.
@@ -31,9 +31,13 @@ const CLASSES: [(&str, Class); 4] = [
     (Class::Generic.as_str(), Class::Generic),
 ];
 
-pub(super) fn upstreams(document: &mut Document, wan: &Wan, health: &Health) -> Vec<Upstream> {
+pub(super) fn upstreams(
+    document: &mut Document,
+    wan: &WanSettings,
+    health: &HealthSettings,
+) -> Vec<UpstreamSettings> {
     let tables = document.tables("upstream", Some("url"));
-    let mut upstreams: Vec<Upstream> = Vec::with_capacity(tables.len());
+    let mut upstreams: Vec<UpstreamSettings> = Vec::with_capacity(tables.len());
     for mut s in tables {
         let url = s.required("url", |text| origin(text, "http://manager:8014"));
         let named = s.one("name", name);
@@ -53,7 +57,7 @@ pub(super) fn upstreams(document: &mut Document, wan: &Wan, health: &Health) -> 
             if upstreams.iter().any(|other| other.name == name) {
                 s.refuse("name", format!("{name:?} is the name of two upstreams; give each its own"));
             }
-            upstreams.push(Upstream { name, url, limit, priority, check, public_url, trust, proxy });
+            upstreams.push(UpstreamSettings { name, url, limit, priority, check, public_url, trust, proxy });
         }
         document.close(s);
     }
@@ -72,11 +76,15 @@ fn proxy(s: &mut Section) -> Option<HttpProxy> {
     Some(HttpProxy { url: url?, auth_file })
 }
 
-pub(super) fn routes(document: &mut Document, upstreams: &[Upstream], types: &[ContentType]) -> Vec<Route> {
+pub(super) fn routes(
+    document: &mut Document,
+    upstreams: &[UpstreamSettings],
+    types: &[ContentType],
+) -> Vec<RouteSettings> {
     let tables = document.tables("route", None);
     let every: Vec<usize> = (0..upstreams.len()).collect();
     if tables.is_empty() {
-        return vec![Route {
+        return vec![RouteSettings {
             name: "/".to_owned(),
             prefix: "/".to_owned(),
             host: None,
@@ -86,7 +94,7 @@ pub(super) fn routes(document: &mut Document, upstreams: &[Upstream], types: &[C
             deny_download: Vec::new(),
         }];
     }
-    let mut routes: Vec<Route> = Vec::with_capacity(tables.len());
+    let mut routes: Vec<RouteSettings> = Vec::with_capacity(tables.len());
     for mut s in tables {
         let prefix = s.required("prefix", prefix);
         let host = s.one("host", host);
@@ -98,7 +106,7 @@ pub(super) fn routes(document: &mut Document, upstreams: &[Upstream], types: &[C
         if let Some(prefix) = prefix {
             let name = named.unwrap_or_else(|| format!("{}{prefix}", host.as_deref().unwrap_or_default()));
             let upstreams = upstreams.unwrap_or_else(|| every.clone());
-            let route = Route { name, prefix, host, upstreams, profile, fallback, deny_download };
+            let route = RouteSettings { name, prefix, host, upstreams, profile, fallback, deny_download };
             check_route(&mut s, &route, &routes);
             routes.push(route);
         }
@@ -150,9 +158,9 @@ pub(super) fn rules(document: &mut Document) -> Vec<Rule> {
 }
 
 // The name is part of the cache key: two routes of one name would share objects.
-fn check_route(s: &mut Section, route: &Route, others: &[Route]) {
+fn check_route(s: &mut Section, route: &RouteSettings, others: &[RouteSettings]) {
     let same_place =
-        |other: &&Route| other.host == route.host && other.prefix.eq_ignore_ascii_case(&route.prefix);
+        |other: &&RouteSettings| other.host == route.host && other.prefix.eq_ignore_ascii_case(&route.prefix);
     if let Some(other) = others.iter().find(same_place) {
         let host = route.host.as_deref().map(|host| format!(" for host {host}")).unwrap_or_default();
         s.refuse(
@@ -261,7 +269,7 @@ fn host(text: &str) -> Result<String, String> {
 }
 
 /// Which upstream has this name.
-pub(super) fn upstream(text: &str, upstreams: &[Upstream]) -> Result<usize, String> {
+pub(super) fn upstream(text: &str, upstreams: &[UpstreamSettings]) -> Result<usize, String> {
     upstreams.iter().position(|upstream| upstream.name == text).ok_or_else(|| {
         let names: Vec<_> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
         let known = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };

@@ -10,7 +10,7 @@ use http::Uri;
 use http::uri::Scheme;
 use sha2::{Digest, Sha256};
 
-use super::Tls;
+use super::CertificateFiles;
 use super::document::Section;
 use super::settings::path;
 
@@ -22,7 +22,7 @@ pub struct Trust {
     /// Its certificate is one of these. Without `ca` that is enough, whoever issued it, for what name and how long.
     pub pins: Vec<Pin>,
     /// The relay's own certificate and key, for servers that ask for one.
-    pub client: Option<Tls>,
+    pub client: Option<CertificateFiles>,
 }
 
 /// SHA-256 of a certificate (DER). Reads and shows as `sha256:` and 64 hex digits.
@@ -78,7 +78,7 @@ pub(super) fn trust(s: &mut Section, url: Option<&Uri>) -> Trust {
     let ca = s.one("ca", path);
     let pins = s.many("pin", Pin::from_str).unwrap_or_default();
     let client = match (s.one("client_cert", path), s.one("client_key", path)) {
-        (Some(cert), Some(key)) => Some(Tls { cert, key }),
+        (Some(cert), Some(key)) => Some(CertificateFiles { cert, key }),
         (None, None) => None,
         (cert, _) => {
             let (there, missing) = match cert {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::Uri;
 
-use super::{Config, Upstream};
+use super::{Config, UpstreamSettings};
 
 /// Identity of an upstream over reloads: its name and its URL. Cheap to clone; those of one configuration are compared by
 /// address.
@@ -21,7 +21,7 @@ struct Identity {
 
 impl UpstreamId {
     /// The identity of a configured upstream.
-    pub fn of(upstream: &Upstream) -> Self {
+    pub fn of(upstream: &UpstreamSettings) -> Self {
         Self(Arc::new(Identity { name: upstream.name.as_str().into(), url: upstream.url.clone() }))
     }
 
@@ -45,7 +45,7 @@ impl Hash for UpstreamId {
 
 impl Config {
     /// Returns the upstream of this identity.
-    pub fn upstream(&self, id: &UpstreamId) -> Option<&Upstream> {
+    pub fn upstream(&self, id: &UpstreamId) -> Option<&UpstreamSettings> {
         self.upstreams.iter().find(|upstream| UpstreamId::of(upstream) == *id)
     }
 }

@@ -20,7 +20,7 @@ pub struct Week<T> {
 }
 
 /// When something is open. Shown and written like `mon-fri 20:00-06:00`.
-pub type WeekTimes = Week<bool>;
+pub type WeekWindows = Week<bool>;
 
 /// A minute of the week, from 0 to [`WEEK`], which is the end of Sunday. Shows as `mon 07:00`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,19 +28,19 @@ pub struct WeekMinute(pub u16);
 
 impl<T: Copy + PartialEq> Week<T> {
     /// The same value always.
-    pub fn always(value: T) -> Self {
+    pub fn constant(value: T) -> Self {
         Self { steps: vec![(0, value)] }
     }
 
     /// The value at a minute of the week.
-    pub fn at(&self, minute: u16) -> T {
+    pub fn value_at(&self, minute: u16) -> T {
         let next = self.steps.partition_point(|(from, _)| *from <= minute % WEEK);
         // The first step begins at 0, so there is one before.
         self.steps[next.saturating_sub(1)].1
     }
 
     /// The value, if it is the same always.
-    pub fn constant(&self) -> Option<T> {
+    pub fn as_constant(&self) -> Option<T> {
         if let [(_, value)] = self.steps[..] { Some(value) } else { None }
     }
 
@@ -53,12 +53,12 @@ impl<T: Copy + PartialEq> Week<T> {
 
     /// Minutes from the begin of `minute` to the begin of the next one with another value, 1 to [`WEEK`]; `None` if
     /// there is none.
-    pub fn until_change(&self, minute: u16) -> Option<u16> {
+    pub fn minutes_until_change(&self, minute: u16) -> Option<u16> {
         self.changes()?.map(|from| (from + WEEK - 1 - minute % WEEK) % WEEK + 1).min()
     }
 
     /// Minutes from the begin of `minute` back to where its value began, 0 to [`WEEK`]; `None` if it always holds.
-    pub fn since_change(&self, minute: u16) -> Option<u16> {
+    pub fn minutes_since_change(&self, minute: u16) -> Option<u16> {
         self.changes()?.map(|from| (minute % WEEK + WEEK - from) % WEEK).min()
     }
 
@@ -70,7 +70,7 @@ impl<T: Copy + PartialEq> Week<T> {
     }
 
     /// `rest`, but for these minutes, which do not overlap.
-    pub(super) fn of(rest: T, mut parts: Vec<(Range<u16>, T)>) -> Self {
+    pub(super) fn with_parts(rest: T, mut parts: Vec<(Range<u16>, T)>) -> Self {
         parts.sort_by_key(|(minutes, _)| minutes.start);
         let mut steps: Vec<(u16, T)> = Vec::with_capacity(2 * parts.len() + 1);
         let mut step = |from: u16, value: T| match steps.last_mut() {
@@ -90,18 +90,18 @@ impl<T: Copy + PartialEq> Week<T> {
     }
 }
 
-impl WeekTimes {
+impl WeekWindows {
     /// Whether there is a minute at which both are open.
-    pub fn meets(&self, other: &Self) -> bool {
+    pub fn overlaps(&self, other: &Self) -> bool {
         let begins = self.steps.iter().chain(&other.steps).map(|(from, _)| *from);
-        begins.into_iter().any(|minute| self.at(minute) && other.at(minute))
+        begins.into_iter().any(|minute| self.value_at(minute) && other.value_at(minute))
     }
 
     /// Minutes of its shortest window, [`WEEK`] if it is always open.
-    pub fn shortest(&self) -> u16 {
-        let opening = |minute: &u16| self.at(*minute) && self.since_change(*minute) == Some(0);
+    pub fn shortest_window(&self) -> u16 {
+        let opening = |minute: &u16| self.value_at(*minute) && self.minutes_since_change(*minute) == Some(0);
         let begins = self.steps.iter().map(|(from, _)| *from).filter(opening);
-        begins.filter_map(|minute| self.until_change(minute)).min().unwrap_or(WEEK)
+        begins.filter_map(|minute| self.minutes_until_change(minute)).min().unwrap_or(WEEK)
     }
 }
 
@@ -204,9 +204,9 @@ mod tests {
 
     use super::*;
 
-    fn open(texts: &[&str]) -> WeekTimes {
+    fn open(texts: &[&str]) -> WeekWindows {
         let parts = texts.iter().flat_map(|text| times(text).unwrap()).map(|minutes| (minutes, true));
-        Week::of(false, parts.collect())
+        Week::with_parts(false, parts.collect())
     }
 
     #[test]
@@ -223,19 +223,19 @@ mod tests {
             (360, false),
             (1200, false),
         ] {
-            assert_eq!(week.at(minute), expected, "{}", WeekMinute(minute));
+            assert_eq!(week.value_at(minute), expected, "{}", WeekMinute(minute));
         }
-        assert_eq!((week.since_change(0), week.until_change(0)), (Some(240), Some(360)));
-        assert_eq!((week.shortest(), week.at(WEEK + 359)), (600, true));
+        assert_eq!((week.minutes_since_change(0), week.minutes_until_change(0)), (Some(240), Some(360)));
+        assert_eq!((week.shortest_window(), week.value_at(WEEK + 359)), (600, true));
     }
 
     #[test]
     fn windows_that_touch_are_one_and_the_whole_week_never_changes() {
         let week = open(&["sat-sun 00:00-24:00", "mon 00:00-01:00"]);
-        assert_eq!(week.until_change(5 * DAY), Some(2 * DAY + 60));
-        assert_eq!(week.shortest(), 2 * DAY + 60);
-        assert_eq!(open(&["00:00-24:00"]), Week::always(true));
-        assert_eq!(Week::always(true).until_change(5), None);
+        assert_eq!(week.minutes_until_change(5 * DAY), Some(2 * DAY + 60));
+        assert_eq!(week.shortest_window(), 2 * DAY + 60);
+        assert_eq!(open(&["00:00-24:00"]), Week::constant(true));
+        assert_eq!(Week::constant(true).minutes_until_change(5), None);
     }
 
     #[test]
@@ -276,14 +276,14 @@ mod tests {
                     apart.push((part, value));
                 }
             }
-            let week = Week::of(0u8, apart);
+            let week = Week::with_parts(0u8, apart);
             let at = |minute: u16| walked[usize::from(minute % WEEK)];
-            prop_assert_eq!(week.at(minute), at(minute));
+            prop_assert_eq!(week.value_at(minute), at(minute));
             let until = (1..=WEEK).find(|later| at(minute + later) != at(minute));
             // Another value's begin, whatever lies between: the value at the minute is what changes.
-            prop_assert_eq!(week.until_change(minute), until);
+            prop_assert_eq!(week.minutes_until_change(minute), until);
             let since = (0..WEEK).find(|earlier| at(minute + WEEK - earlier - 1) != at(minute));
-            prop_assert_eq!(week.since_change(minute), since);
+            prop_assert_eq!(week.minutes_since_change(minute), since);
             prop_assert!(week.steps().map(|(minutes, _)| minutes.len()).sum::<usize>() == usize::from(WEEK));
         }
 

@@ -16,7 +16,7 @@ use super::response::{ResponseBody, allowed, empty, refused, text, unavailable};
 use super::setup::GuardError;
 use crate::metrics::{Answered, Figures};
 use gupd_config::Clock;
-use gupd_config::policy::{Client, Policy};
+use gupd_config::policy::{ClientAttributes, Policy};
 use gupd_config::{Config, Fallback};
 use gupd_http::instance::RelayInstance;
 use gupd_net::forward::{self, PublicUrls, Refusal, Target, TargetRules, fields};
@@ -91,7 +91,7 @@ impl Answers {
 
     /// Keeps the limits of a configuration together with others, so many processes in all.
     pub(super) fn share(&self, config: &Config, processes: u32) {
-        self.wan.reconfigure(&config.part_of_limits(processes));
+        self.wan.reconfigure(&config.divide_limits(processes));
     }
 
     /// Keeps the limits of the line. Has no end of its own.
@@ -128,11 +128,11 @@ impl Answers {
             Ok(target) => target,
             Err(refusal) => return (refused(refusal), Answered::Refused),
         };
-        let client =
-            Client::new(peer.address.ip(), target.normalized.path()).with_names(peer.certificate_names());
+        let client = ClientAttributes::new(peer.address.ip(), target.normalized.path())
+            .with_names(peer.certificate_names());
         let group = live.policy.group(&client);
         target.bind(group, &live.policy);
-        if let Some(denied) = live.policy.denied(group, &target.route, target.normalized.path()) {
+        if let Some(denied) = live.policy.find_denial(group, &target.route, target.normalized.path()) {
             let sentence = "gupd: the policy of this site does not give this content to this client\n";
             return (text(denied.status, sentence), Answered::Refused);
         }

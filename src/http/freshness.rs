@@ -64,7 +64,7 @@ impl Freshness {
         request_time: UnixMillis,
         response_time: UnixMillis,
         class: Class,
-        config: &config::Cache,
+        config: &config::CacheSettings,
     ) -> Self {
         let control = CacheControl::from_response(headers);
         let date = field::date(headers, header::DATE).unwrap_or(response_time);
@@ -190,7 +190,7 @@ mod tests {
     const NOW: UnixMillis = 784_111_777_000;
     const DATE: &str = "date: Sun, 06 Nov 1994 08:49:37 GMT";
 
-    const CONFIG: config::Cache = config::Cache {
+    const CONFIG: config::CacheSettings = config::CacheSettings {
         catalog_fresh: Duration::from_secs(300),
         catalog_negative: Duration::from_secs(120),
         payload_negative: Duration::from_secs(5),

@@ -32,7 +32,7 @@ pub(super) fn of(
     date: i64,
     initial_age: i64,
     class: Class,
-    config: &config::Cache,
+    config: &config::CacheSettings,
 ) -> i64 {
     if is_ruled_by_class(status, class) {
         by_class(status, class, config).saturating_add(initial_age)
@@ -55,7 +55,7 @@ pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(FOREVER)
 }
 
-fn by_class(status: StatusCode, class: Class, config: &config::Cache) -> i64 {
+fn by_class(status: StatusCode, class: Class, config: &config::CacheSettings) -> i64 {
     match (class, status) {
         (Class::Payload, StatusCode::OK) => FOREVER,
         (Class::Payload, _) => millis(config.payload_negative),
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn the_lifetime_is_the_first_that_rfc_9111_section_4_2_1_finds() {
         const DATE: i64 = 784_111_777_000; // Sun, 06 Nov 1994 08:49:37 GMT
-        let config = config::Cache {
+        let config = config::CacheSettings {
             catalog_fresh: Duration::ZERO,
             catalog_negative: Duration::ZERO,
             payload_negative: Duration::ZERO,

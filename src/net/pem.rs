@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use gupd_config::Tls;
+use gupd_config::CertificateFiles;
 
 /// A certificate or key that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemErro
 /// # Errors
 /// When a file cannot be read, or `take` refuses the two.
 pub fn pair<T>(
-    tls: &Tls,
+    tls: &CertificateFiles,
     take: impl FnOnce(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) -> Result<T, rustls::Error>,
 ) -> Result<T, PemError> {
     let chain = certificates(&tls.cert)?;

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::scenario::Scenario;
-use gupd_config::policy::window::offset;
+use gupd_config::policy::window::client_offset;
 
 /// One client.
 pub(super) struct Client {
@@ -60,7 +60,7 @@ const GOLDEN: f64 = 0.618_033_988_749_895;
 /// As the relay gives it to a client of a site's own network.
 fn turn(client: usize) -> f64 {
     let address = Ipv4Addr::from(NETWORK.wrapping_add(u32::try_from(client).unwrap_or(u32::MAX)));
-    offset(address.into(), REVISION, SCALE).as_secs_f64() / SCALE.as_secs_f64()
+    client_offset(address.into(), REVISION, SCALE).as_secs_f64() / SCALE.as_secs_f64()
 }
 
 /// 10.0.0.1 and on.

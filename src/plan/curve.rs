@@ -36,7 +36,7 @@ impl Curve {
     }
 
     /// The rate at a time.
-    pub fn at(&self, time: f64) -> f64 {
+    pub fn rate_at(&self, time: f64) -> f64 {
         let passed = self.changes.partition_point(|(from, _)| *from <= time);
         passed.checked_sub(1).map_or(self.first, |last| self.changes[last].1)
     }
@@ -87,9 +87,9 @@ impl Hours {
     }
 }
 
-/// As [`config::Group::spread_within`] has it.
+/// As [`config::GroupSettings::spread_in_window`] has it.
 fn spread_within(spread: f64, window: f64) -> f64 {
-    spread.min((window - config::Group::LEAST_TURN.as_secs_f64()).max(window / 2.0))
+    spread.min((window - config::GroupSettings::MIN_START_WINDOW.as_secs_f64()).max(window / 2.0))
 }
 
 #[cfg(test)]
@@ -104,7 +104,10 @@ mod tests {
         let curve = Curve::trace(25.0, |t| {
             (if t % 20.0 < 10.0 { 1.0 } else { 2.0 }, Some((t / 10.0).floor() * 10.0 + 10.0))
         });
-        assert_eq!([0.0, 9.9, 10.0, 19.9, 20.0, 1e9].map(|t| curve.at(t)), [1.0, 1.0, 2.0, 2.0, 1.0, 1.0]);
+        assert_eq!(
+            [0.0, 9.9, 10.0, 19.9, 20.0, 1e9].map(|t| curve.rate_at(t)),
+            [1.0, 1.0, 2.0, 2.0, 1.0, 1.0]
+        );
         assert_eq!([0.0, 10.0, 20.0].map(|t| curve.next_change(t)), [Some(10.0), Some(20.0), None]);
         assert_eq!(Curve::trace(1e9, |_| (1.0, Some(0.0))), Curve::constant(1.0));
         assert!(curve.is_always_limited() && !Curve::UNLIMITED.is_limited());
@@ -130,9 +133,9 @@ mod tests {
         for (spread, window) in [(3_600, 7_200), (7_000, 7_200), (9_000, 1_000)]
             .map(|(a, b)| (Duration::from_secs(a), Duration::from_secs(b)))
         {
-            let group = config::Group { spread, ..config::Group::of_all_others("a") };
+            let group = config::GroupSettings { spread, ..config::GroupSettings::catch_all("a") };
             let fits = spread_within(spread.as_secs_f64(), window.as_secs_f64());
-            assert_eq!(Duration::from_secs_f64(fits), group.spread_within(window));
+            assert_eq!(Duration::from_secs_f64(fits), group.spread_in_window(window));
         }
     }
 }

@@ -243,36 +243,38 @@ impl<'a> Simulation<'a> {
 
     fn set_rates(&mut self) {
         let Self { scenario, now, .. } = *self;
-        let upstream = scenario.upstream.value.at(now);
+        let upstream = scenario.upstream.value.rate_at(now);
         let most: Vec<f64> = (self.fills.iter().zip(&scenario.contents))
             .map(|(fill, content)| match fill.is_running() {
-                true => content.limit.value.at(now).min(scenario.groups[fill.group()].wan_limit.at(now)),
+                true => {
+                    content.limit.value.rate_at(now).min(scenario.groups[fill.group()].wan_limit.rate_at(now))
+                }
                 false => 0.0,
             })
             .collect();
-        let line = scenario.line.min(scenario.wan.at(now)).min(upstream);
+        let line = scenario.line.min(scenario.wan.rate_at(now)).min(upstream);
         for (fill, rate) in self.fills.iter_mut().zip(share::by_priority(line, &most)) {
             fill.rate = rate;
         }
-        let client = scenario.client.at(now);
+        let client = scenario.client.rate_at(now);
         let demands: Vec<(f64, Vec<Demand>)> = scenario
             .groups
             .iter()
             .zip(&self.kinds)
             .map(|(group, kinds)| {
-                let most = client.min(group.client_limit.at(now));
+                let most = client.min(group.client_limit.rate_at(now));
                 let demand = |(kind, fill): (&Kind, &Fill)| {
                     [
                         Demand { clients: kind.abreast(), most: most.min(fill.rate) },
                         Demand { clients: kind.behind(), most },
                     ]
                 };
-                (group.limit.at(now), kinds.iter().zip(&self.fills).flat_map(demand).collect())
+                (group.limit.rate_at(now), kinds.iter().zip(&self.fills).flat_map(demand).collect())
             })
             .collect();
-        let levels = share::levels(scenario.lan_link.min(scenario.lan.at(now)), &demands);
+        let levels = share::levels(scenario.lan_link.min(scenario.lan.rate_at(now)), &demands);
         for ((kinds, level), group) in self.kinds.iter_mut().zip(levels).zip(&scenario.groups) {
-            let rate = level.min(client).min(group.client_limit.at(now)).min(scenario.lan_link);
+            let rate = level.min(client).min(group.client_limit.rate_at(now)).min(scenario.lan_link);
             for (kind, fill) in kinds.iter_mut().zip(&self.fills) {
                 kind.allow(rate, fill);
             }

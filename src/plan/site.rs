@@ -10,7 +10,7 @@ use gupd_config as config;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::calendar::Calendar;
 use gupd_config::units::Rate;
-use gupd_config::{Ceiling, Config, Limit, WanMatch, Week, pattern};
+use gupd_config::{Ceiling, Config, RateSchedule, WanMatch, Week, pattern};
 
 /// What a plan is about, besides the configuration.
 #[derive(Clone, Debug)]
@@ -120,8 +120,8 @@ impl Site {
 
     fn groups(&self, config: &Config, axis: &Axis) -> Result<Vec<Group>, SiteError> {
         let mut all = config.groups.clone();
-        if !all.iter().any(config::Group::takes_all) {
-            all.push(config::Group::of_all_others(DEFAULT));
+        if !all.iter().any(config::GroupSettings::is_catch_all) {
+            all.push(config::GroupSettings::catch_all(DEFAULT));
         }
         // Clients of no group are clients of the default one, which takes part if it is named, or if there is no other.
         let shared = config.groups.len().max(1) as u64;
@@ -163,7 +163,7 @@ struct Axis {
 }
 
 impl Axis {
-    fn curve(&self, limit: &Limit) -> Curve {
+    fn curve(&self, limit: &RateSchedule) -> Curve {
         Curve::trace(self.horizon, |time| match self.held(limit, time) {
             (Ceiling::Rate(Rate(bytes)), until) => (bytes as f64, until),
             (Ceiling::Unlimited, until) => (f64::INFINITY, until),
@@ -172,7 +172,7 @@ impl Axis {
 
     /// What holds, and until when.
     fn held<T: Copy + PartialEq>(&self, week: &Week<T>, time: f64) -> (T, Option<f64>) {
-        let held = self.calendar.at(week, self.instant(time));
+        let held = self.calendar.current(week, self.instant(time));
         (held.value, held.until.map(|until| self.seconds(until)))
     }
 
@@ -185,11 +185,11 @@ impl Axis {
     }
 
     fn hours(&self, windows: &Week<bool>) -> Hours {
-        if windows.constant().is_some() {
+        if windows.as_constant().is_some() {
             return Hours::always();
         }
         let mut spans = Vec::new();
-        let since = self.calendar.since(windows, self.start).map_or(0.0, |since| self.seconds(since));
+        let since = self.calendar.current_since(windows, self.start).map_or(0.0, |since| self.seconds(since));
         let (mut begin, mut time) = (since, 0.0);
         while time < self.horizon {
             let (open, until) = self.held(windows, time);
@@ -202,11 +202,11 @@ impl Axis {
         Hours::new(spans)
     }
 
-    fn group(&self, group: &config::Group, clients: u64) -> Group {
+    fn group(&self, group: &config::GroupSettings, clients: u64) -> Group {
         let outside = match group.outside {
-            config::Outside::Defer => Outside::Nothing,
-            config::Outside::CachedOnly => Outside::Cached,
-            config::Outside::Ignore => Outside::Everything,
+            config::OutsideWindow::Defer => Outside::Nothing,
+            config::OutsideWindow::CachedOnly => Outside::Cached,
+            config::OutsideWindow::Ignore => Outside::Everything,
         };
         Group {
             name: group.name.clone(),

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::{Asked, Proxy};
 use gupd_cache::fill::{self, Fill};
-use gupd_config::policy::Classified;
+use gupd_config::policy::Classification;
 use gupd_http::instance;
 use gupd_net::forward::fields;
 use gupd_net::shape::BandwidthClass;
@@ -32,7 +32,7 @@ impl Proxy {
         &self,
         asked: &Asked<'_>,
         fill: &Fill,
-        classified: &Classified,
+        classified: &Classification,
     ) -> Option<fill::Outcome> {
         if !instance::is_from_relay(asked.headers) {
             return Some(fill.outcome().await);
@@ -45,7 +45,7 @@ impl Proxy {
 }
 
 /// Ends when the fill is found to wait for whoever sent this request.
-async fn waits_for_sender(asked: &Asked<'_>, fill: &Fill, classified: &Classified) {
+async fn waits_for_sender(asked: &Asked<'_>, fill: &Fill, classified: &Classification) {
     let upstreams = &asked.generation.upstreams;
     let mut looked: Option<Arc<Upstream>> = None;
     loop {
@@ -67,7 +67,7 @@ async fn waits_for_sender(asked: &Asked<'_>, fill: &Fill, classified: &Classifie
 }
 
 /// Whether what is asked of this upstream comes back here.
-async fn comes_back_from(upstream: &Arc<Upstream>, asked: &Asked<'_>, classified: &Classified) -> bool {
+async fn comes_back_from(upstream: &Arc<Upstream>, asked: &Asked<'_>, classified: &Classification) -> bool {
     let upstreams = &asked.generation.upstreams;
     let look = UpstreamRequest {
         method: Method::HEAD,

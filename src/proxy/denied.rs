@@ -9,7 +9,7 @@ impl Proxy {
     /// What a client gets that is denied what it asks for. Where nothing is denied, this is one comparison.
     pub(super) fn denied(&self, asked: &Asked<'_>) -> Option<Reply> {
         let Asked { target, group, generation, .. } = asked;
-        let denied = generation.policy.denied(group, &target.route, target.normalized.path())?;
+        let denied = generation.policy.find_denial(group, &target.route, target.normalized.path())?;
         let content_type = &*denied.classified.content_type;
         self.metrics.denied.with_label_values(&[&*group.name, content_type]).inc();
         let sentence = "gupd: the policy of this site does not give this content to this client\n";

@@ -12,7 +12,7 @@ use super::{Generation, News, Proxy};
 use gupd_cache::fill::{self, Ended, Errand, FillError, Joined, Wanted};
 use gupd_cache::{Entry, Found};
 use gupd_config::Class;
-use gupd_config::policy::Classified;
+use gupd_config::policy::Classification;
 use gupd_http::key::{self, KeyBinding, KeyParts};
 use gupd_http::{CacheControl, Verdict};
 use gupd_net::shape::Purpose;
@@ -42,16 +42,16 @@ pub enum Fetched {
 impl Generation {
     /// What a stored response is by the rules in force; `None` if the relay has no route for it, or must not fetch it.
     /// Nor what only clients of a binding would get that is no group's any more, or that every group has left for one.
-    pub(super) fn classify(&self, key: &str) -> Option<Classified> {
+    pub(super) fn classify(&self, key: &str) -> Option<Classification> {
         let KeyParts { route, binding, target } = key::split_key(key);
         let path = target.split('?').next().unwrap_or_default();
-        let route = self.policy.route_named(route)?;
+        let route = self.policy.find_route(route)?;
         let classified = self.policy.classify(route, path);
         let is_somebodys = match binding {
-            Some(name) => self.policy.binding_named(name).is_some(),
-            None => classified.class == Class::Payload || self.policy.goes_by_route(),
+            Some(name) => self.policy.find_binding(name).is_some(),
+            None => classified.class == Class::Payload || self.policy.has_route_destinations(),
         };
-        (is_somebodys && self.policy.may_fetch(route, &classified)).then_some(classified)
+        (is_somebodys && self.policy.can_fetch(route, &classified)).then_some(classified)
     }
 }
 
@@ -89,7 +89,13 @@ impl Proxy {
             return Ok(vec![key(None)]);
         }
         let bound = policy.bindings().iter().map(|binding| KeyBinding { binding: binding.name(), class });
-        Ok(policy.goes_by_route().then_some(None).into_iter().chain(bound.map(Some)).map(key).collect())
+        Ok(policy
+            .has_route_destinations()
+            .then_some(None)
+            .into_iter()
+            .chain(bound.map(Some))
+            .map(key)
+            .collect())
     }
 
     /// Asks whether a stored response is still what its upstream has, however fresh it is. That clients have not asked

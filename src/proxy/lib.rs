@@ -46,7 +46,7 @@ use crate::metrics::RequestMetrics;
 use gupd_cache::Cache;
 use gupd_cache::fill::Fills;
 use gupd_config::Class;
-use gupd_config::policy::{Classified, Client, FirstSeen, Group};
+use gupd_config::policy::{Classification, ClientAttributes, FirstSeen, Group};
 use gupd_http::conditional;
 use gupd_http::control::Directive;
 use gupd_http::status::CacheStatus;
@@ -166,7 +166,7 @@ impl Proxy {
         let reply = match target {
             Err(refusal) => self.refuse(refusal),
             Ok(mut target) => {
-                let client = Client::new(peer.address.ip(), target.normalized.path())
+                let client = ClientAttributes::new(peer.address.ip(), target.normalized.path())
                     .with_names(peer.certificate_names());
                 let group = *known.insert(generation.policy.group(&client));
                 target.bind(group, &generation.policy);
@@ -235,7 +235,9 @@ impl Proxy {
         // What has no target has no path either.
         let group = || {
             group.unwrap_or_else(|| {
-                generation.policy.group(&Client::new(client, "").with_names(peer.certificate_names()))
+                generation
+                    .policy
+                    .group(&ClientAttributes::new(client, "").with_names(peer.certificate_names()))
             })
         };
         let shaped = || Shaped::new(self.lan.clone(), client, group().clone());
@@ -244,7 +246,7 @@ impl Proxy {
 
     /// Whether windows or counts may hold this request up: without any, one look at two flags.
     fn may_wait(&self, asked: &Asked<'_>) -> bool {
-        asked.group.takes_turns() || self.may_be_counted(asked)
+        asked.group.has_schedule() || self.may_be_counted(asked)
     }
 
     /// Answers a request in its client's turn, and in its place among downloads.
@@ -321,10 +323,10 @@ impl Proxy {
 
 /// Has the series of what groups may be denied or deferred exist before they count.
 fn expect_groups(generation: &Generation, metrics: &RequestMetrics) {
-    for group in generation.policy.groups().filter(|group| group.takes_turns()) {
+    for group in generation.policy.groups().filter(|group| group.has_schedule()) {
         metrics.deferred.with_label_values(&[&group.name]);
     }
-    for (group, content_type) in generation.policy.denials() {
+    for (group, content_type) in generation.policy.denial_labels() {
         metrics.denied.with_label_values(&[&*group.name, content_type]);
     }
 }
@@ -347,7 +349,7 @@ impl Asked<'_> {
     }
 
     /// Which limits bytes from upstreams pass that are fetched for this request.
-    fn bandwidth_class(&self, classified: &Classified, purpose: Purpose) -> BandwidthClass {
+    fn bandwidth_class(&self, classified: &Classification, purpose: Purpose) -> BandwidthClass {
         let wan = self.generation.upstreams.wan();
         wan.bandwidth_class(self.target.normalized.path(), classified, Some(&self.group.name), purpose)
     }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use gupd_config::policy::Numbered;
+use gupd_config::policy::RevisionFile;
 
 /// Contents remembered: a manager has some dozens. Those beyond are not learned of before they are stored.
 const MAX_SERIES: usize = 256;
@@ -29,7 +29,7 @@ impl News {
 
     /// Notes what is known already; whether it was news.
     pub fn note(&self, key: &str) -> bool {
-        let Some(Numbered { series, number, .. }) = Numbered::of(key) else { return false };
+        let Some(RevisionFile { series, number, .. }) = RevisionFile::parse(key) else { return false };
         let mut newest = self.newest();
         let has_room = newest.len() < MAX_SERIES;
         match newest.get_mut(series) {

@@ -93,11 +93,11 @@ impl Generation {
     pub(super) fn wanted_for(&self, key: &Arc<str>, asked: HeaderMap) -> Result<Wanted, Irretrievable> {
         let key::KeyParts { route: name, binding, target: normal } = key::split_key(key);
         let route =
-            self.policy.route_named(name).ok_or_else(|| Irretrievable::NoRoute { name: name.to_owned() })?;
+            self.policy.find_route(name).ok_or_else(|| Irretrievable::NoRoute { name: name.to_owned() })?;
         let upstreams = match binding {
             None => &route.upstreams,
             Some(name) => {
-                let bound = self.policy.binding_named(name);
+                let bound = self.policy.find_binding(name);
                 bound.ok_or_else(|| Irretrievable::NoBinding { name: name.to_owned() })?.upstreams()
             }
         };

@@ -12,7 +12,7 @@ use super::{Asked, Proxy, Refusal};
 use crate::metrics::RequestMetrics;
 use gupd_cache::{Entry, Found};
 use gupd_config::Class;
-use gupd_config::policy::Classified;
+use gupd_config::policy::Classification;
 use gupd_http::conditional::{self, Precondition};
 use gupd_http::control::Directive;
 use gupd_http::range::Ranges;
@@ -78,7 +78,7 @@ impl Proxy {
     async fn wait_for_place(
         &self,
         asked: &Asked<'_>,
-        classified: &Classified,
+        classified: &Classification,
     ) -> Result<Box<Download>, Reply> {
         let begun = Instant::now();
         let taken = {
@@ -102,7 +102,7 @@ impl Proxy {
     }
 
     /// Whether a request will be answered without content, judged by what is stored: asking is not waiting.
-    async fn brings_nothing(&self, asked: &Asked<'_>, classified: &Classified) -> bool {
+    async fn brings_nothing(&self, asked: &Asked<'_>, classified: &Classification) -> bool {
         let key = Arc::from(asked.target.key());
         match self.cache.find(&key, asked.headers, classified).await {
             Ok(Found::Entry(entry)) => has_nothing_for(&entry, asked),

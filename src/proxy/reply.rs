@@ -7,7 +7,7 @@ use super::body::{Content, ResponseBody};
 use super::place::Download;
 use super::shaped::Shaped;
 use crate::access::Access;
-use gupd_config::policy::Classified;
+use gupd_config::policy::Classification;
 use gupd_http::status::CacheStatus;
 use gupd_net::forward::{ALLOWED_METHODS, Refusal};
 use gupd_net::shape::SlotRejection;
@@ -21,7 +21,7 @@ pub(super) struct Reply {
     expected: Option<u64>,
     present: u64,
     cache: Option<CacheStatus>,
-    classified: Option<Classified>,
+    classified: Option<Classification>,
     object: Option<BlobId>,
     place: Option<Box<Download>>,
 }
@@ -81,7 +81,7 @@ impl Reply {
     }
 
     /// What its path is, if it was classed.
-    pub(super) fn classified(&self) -> Option<&Classified> {
+    pub(super) fn classified(&self) -> Option<&Classification> {
         self.classified.as_ref()
     }
 
@@ -102,7 +102,7 @@ impl Reply {
     }
 
     /// Says what its path is, in the access line alone: the cache did nothing.
-    pub(super) fn about(self, classified: &Classified) -> Self {
+    pub(super) fn about(self, classified: &Classification) -> Self {
         Self { classified: Some(classified.clone()), ..self }
     }
 
@@ -110,7 +110,7 @@ impl Reply {
     pub(super) fn told(
         mut self,
         cache: CacheStatus,
-        classified: &Classified,
+        classified: &Classification,
         object: Option<BlobId>,
     ) -> Self {
         cache.append_to(&mut self.headers);

@@ -13,7 +13,7 @@ use gupd_cache::digest::{Subject, Whole};
 use gupd_cache::fill::{self, FillError, Handover, Joined, TransferError, Wanted};
 use gupd_cache::{Entry, Found};
 use gupd_config::Class;
-use gupd_config::policy::Classified;
+use gupd_config::policy::Classification;
 use gupd_http::control::Directive;
 use gupd_http::freshness::RevalidationReason;
 use gupd_http::range::Ranges;
@@ -29,7 +29,7 @@ const MAX_LOOKUPS: usize = 4;
 
 impl Proxy {
     /// A request whose response may come from the store, or be for everyone.
-    pub(super) async fn shared(&self, asked: &Asked<'_>, classified: &Classified) -> Reply {
+    pub(super) async fn shared(&self, asked: &Asked<'_>, classified: &Classification) -> Reply {
         let key: Arc<str> = Arc::from(asked.target.key());
         let mut variant = String::new();
         let mut forward = ForwardReason::UriMiss;
@@ -160,7 +160,7 @@ impl Proxy {
         asked: &Asked<'_>,
         joined: Joined,
         forward: ForwardReason,
-        classified: &Classified,
+        classified: &Classification,
     ) -> Followed {
         let (fill, handover) = match joined {
             Joined::Started(fill, handover) => (fill, Some(handover)),
@@ -247,7 +247,7 @@ impl Proxy {
         stale: Option<Arc<Entry>>,
         error: &FillError,
         handover: Option<Handover>,
-        classified: &Classified,
+        classified: &Classification,
     ) -> Reply {
         let their_status = match error {
             FillError::ServerError { status, .. } => Some(*status),
@@ -277,7 +277,7 @@ impl Proxy {
     async fn alone(
         &self,
         asked: &Asked<'_>,
-        classified: &Classified,
+        classified: &Classification,
         forward: ForwardReason,
         why: ForwardOutcome,
     ) -> Reply {
@@ -310,7 +310,7 @@ impl Proxy {
         asked: &Asked<'_>,
         key: Arc<str>,
         variant: String,
-        classified: &Classified,
+        classified: &Classification,
         stale: Option<Arc<Entry>>,
     ) -> Wanted {
         let instance = asked.generation.upstreams.instance();
@@ -353,7 +353,7 @@ enum Followed {
 }
 
 /// The answer to a request that must not be sent on.
-pub(super) fn only_if_cached(classified: &Classified) -> Reply {
+pub(super) fn only_if_cached(classified: &Classification) -> Reply {
     let reply = Reply::text(StatusCode::GATEWAY_TIMEOUT, "gupd: not in the store\n");
     reply.told(CacheStatus::OnlyIfCached, classified, None)
 }

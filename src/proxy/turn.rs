@@ -11,9 +11,9 @@ use super::reply::Reply;
 use super::shared::Use;
 use super::{Asked, Proxy};
 use gupd_cache::Found;
-use gupd_config::Outside;
+use gupd_config::OutsideWindow;
 use gupd_config::clock::UnixMillis;
-use gupd_config::policy::{Classified, Turn};
+use gupd_config::policy::{Classification, ScheduledStart};
 use gupd_http::Verdict;
 use gupd_http::status::CacheStatus;
 
@@ -21,7 +21,7 @@ impl Proxy {
     /// What a client gets whose turn comes later; `None` if it may have what it asks for. For a group without windows
     /// and spread, and so without groups, this is one comparison.
     pub(super) async fn before_its_turn(&self, asked: &Asked<'_>) -> Option<Reply> {
-        if !asked.group.takes_turns() || *asked.method != Method::GET {
+        if !asked.group.has_schedule() || *asked.method != Method::GET {
             return None;
         }
         Box::pin(self.judge(asked)).await
@@ -35,12 +35,13 @@ impl Proxy {
             Some(seen) => seen,
             None => self.first_seen.remember(revision, self.stored_at(asked, now).await),
         };
-        let opens = match generation.policy.turn(group, asked.peer.address.ip(), revision, seen, now) {
-            Turn::Open | Turn::Emergency => return None,
-            Turn::Closed { opens } => opens,
-        };
+        let opens =
+            match generation.policy.scheduled_start(group, asked.peer.address.ip(), revision, seen, now) {
+                ScheduledStart::Now | ScheduledStart::Emergency => return None,
+                ScheduledStart::Later { at: opens } => opens,
+            };
         let classified = generation.policy.classify(&target.route, target.normalized.path());
-        if group.settings.outside == Outside::CachedOnly
+        if group.settings.outside == OutsideWindow::CachedOnly
             && let Some(reply) = self.without_upstreams(asked, &classified).await
         {
             return Some(reply);
@@ -62,7 +63,7 @@ impl Proxy {
     }
 
     /// A fresh response from the store, which asks nobody.
-    async fn without_upstreams(&self, asked: &Asked<'_>, classified: &Classified) -> Option<Reply> {
+    async fn without_upstreams(&self, asked: &Asked<'_>, classified: &Classification) -> Option<Reply> {
         let key = Arc::from(asked.target.key());
         let Ok(Found::Entry(entry)) = self.cache.find(&key, asked.headers, classified).await else {
             return None;

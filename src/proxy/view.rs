@@ -18,7 +18,7 @@ use gupd_cache::fill::Joined;
 use gupd_cache::{Entry, Found};
 use gupd_config::Class;
 use gupd_config::clock::UnixMillis;
-use gupd_config::policy::{Classified, Client, Group, Numbered};
+use gupd_config::policy::{Classification, ClientAttributes, Group, RevisionFile};
 use gupd_http::control::Directive;
 use gupd_http::field;
 use gupd_http::status::{CacheStatus, FinishedResponse};
@@ -109,7 +109,7 @@ impl Proxy {
     fn views_in_force(&self, asked: &Asked<'_>) -> Option<(Arc<Views>, Arc<Group>)> {
         let generation = self.generations.load();
         let views = generation.rollout.views().clone()?;
-        let client = Client::new(asked.peer.address.ip(), asked.target.normalized.path());
+        let client = ClientAttributes::new(asked.peer.address.ip(), asked.target.normalized.path());
         let group = generation.policy.group(&client.with_names(asked.peer.certificate_names())).clone();
         Some((views, group))
     }
@@ -119,7 +119,7 @@ impl Proxy {
         &self,
         asked: &Asked<'_>,
         key: &Arc<str>,
-        classified: &Classified,
+        classified: &Classification,
         mut views: Arc<Views>,
     ) -> (Reply, Option<Number>) {
         let now = || self.cache.clock().now();
@@ -157,7 +157,7 @@ impl Proxy {
     }
 
     /// A version of a catalog, as it is stored.
-    async fn version(&self, asked: &Asked<'_>, key: &Arc<str>, classified: &Classified) -> Reply {
+    async fn version(&self, asked: &Asked<'_>, key: &Arc<str>, classified: &Classification) -> Reply {
         // Whatever its `Vary` says, there is one of it, which was asked for as nobody in particular.
         let entry = match self.cache.find(key, &HeaderMap::new(), classified).await {
             Ok(Found::Entry(entry)) => Ok(entry),
@@ -186,11 +186,11 @@ impl Proxy {
         &self,
         asked: &Asked<'_>,
         key: &Arc<str>,
-        classified: &Classified,
+        classified: &Classification,
         views: Arc<Views>,
         body: Incoming,
     ) -> (Reply, Option<Number>) {
-        let due = match Numbered::of(key) {
+        let due = match RevisionFile::parse(key) {
             Some(file) if *asked.method == Method::GET => {
                 self.due(asked, key, file, classified, &views).await
             }
@@ -224,8 +224,8 @@ impl Proxy {
         &self,
         asked: &Asked<'_>,
         key: &Arc<str>,
-        file: Numbered<'_>,
-        classified: &Classified,
+        file: RevisionFile<'_>,
+        classified: &Classification,
         views: &Views,
     ) -> Due {
         let due = |views: &Views, group: &Group| {
@@ -260,7 +260,7 @@ impl Proxy {
 
     /// Whether a payload is stored, or its manager has it: that is asked as the client asks, and what comes is kept. `None`
     /// if that cannot be found out.
-    async fn is_there(&self, asked: &Asked<'_>, key: &Arc<str>, classified: &Classified) -> Option<bool> {
+    async fn is_there(&self, asked: &Asked<'_>, key: &Arc<str>, classified: &Classification) -> Option<bool> {
         let mut variant = String::new();
         match self.cache.find(key, asked.headers, classified).await {
             Ok(Found::Entry(entry)) if entry.object.status == StatusCode::OK => return Some(true),
@@ -334,13 +334,13 @@ fn exactly(headers: &HeaderMap, entry: &Entry) -> Option<HeaderMap> {
 }
 
 /// To clients a catalog that there is none of is normal.
-fn absent(classified: &Classified) -> Reply {
+fn absent(classified: &Classification) -> Reply {
     let reply =
         Reply::text(StatusCode::NOT_FOUND, "gupd: the revision that this client sees has no such catalog\n");
     reply.told(CacheStatus::Hit, classified, None)
 }
 
-fn not_now(classified: &Classified) -> Reply {
+fn not_now(classified: &Classification) -> Reply {
     let sentence = "gupd: this catalog is not known for one moment now: see Retry-After\n";
     let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, sentence);
     reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(AGAIN.as_secs()));

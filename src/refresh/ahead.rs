@@ -10,7 +10,7 @@ use super::learn::Learner;
 use super::listed::Listed;
 use super::{MAX_FAILURES, Settings, Worker, random, reached};
 use gupd_config::clock::UnixMillis;
-use gupd_config::policy::Numbered;
+use gupd_config::policy::RevisionFile;
 use gupd_proxy::Fetched;
 use gupd_store::{Object, StoreError};
 
@@ -57,7 +57,7 @@ impl Worker {
             *pending = self.after_refresh(settings);
             return;
         };
-        self.clock.reached(*at).await;
+        self.clock.sleep_until(*at).await;
         let closed = match settings.schedule.closes(self.clock.now()) {
             None => true,
             Some(closes) => tokio::select! {
@@ -147,7 +147,7 @@ impl Worker {
             let is_content =
                 |object: &&Object| object.status == StatusCode::OK && self.proxy.is_payload(&object.key);
             for object in page.iter().filter(is_content) {
-                if let Some(Numbered { series, number, .. }) = Numbered::of(&object.key) {
+                if let Some(RevisionFile { series, number, .. }) = RevisionFile::parse(&object.key) {
                     self.proxy.news().note(&object.key);
                     taken.revisions.exists(series, number);
                 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gupd_config::policy::{Numbered, canonical};
+use gupd_config::policy::{RevisionFile, parse_revision_number};
 
 /// Contents learned from: a manager has some dozens.
 const MAX_SERIES: usize = 256;
@@ -48,7 +48,7 @@ impl Learner {
 
     /// Clients took a payload; a key of another form says nothing.
     pub(super) fn taken(&mut self, key: &str) {
-        let Some(Numbered { series, number, name }) = Numbered::of(key) else { return };
+        let Some(RevisionFile { series, number, name }) = RevisionFile::parse(key) else { return };
         if let Some(names) = self.names(series, number)
             && names.len() < MAX_NAMES
         {
@@ -59,7 +59,7 @@ impl Learner {
     /// The key of this file in the newest revision of a content, if one is known.
     pub(super) fn of_newest(&self, series: &str, name: &str) -> Option<String> {
         let (newest, _) = self.series.get(series)?.last_key_value()?;
-        Some(Numbered::key(series, *newest, name))
+        Some(RevisionFile::format_key(series, *newest, name))
     }
 
     /// Keys of what clients will want of each content's newest revision, the smallest kind first over all contents.
@@ -76,7 +76,7 @@ impl Learner {
                         from.map(|from| format!("{before}{from}{after}"))
                     }
                 };
-                wanted.extend(name.map(|name| (habit, Numbered::key(series, *newest, &name))));
+                wanted.extend(name.map(|name| (habit, RevisionFile::format_key(series, *newest, &name))));
             }
         }
         wanted.sort();
@@ -111,7 +111,8 @@ fn habit<'a>(name: &'a str, older: &[u64]) -> Option<Habit<'a>> {
     while let Some(digits) = name[at..].find(|c: char| c.is_ascii_digit()) {
         let begin = at + digits;
         let end = name[begin..].find(|c: char| !c.is_ascii_digit()).map_or(name.len(), |end| begin + end);
-        let from = canonical(&name[begin..end]).and_then(|number| older.binary_search(&number).ok());
+        let from =
+            parse_revision_number(&name[begin..end]).and_then(|number| older.binary_search(&number).ok());
         if let Some(from) = from {
             return Some(Habit::Delta {
                 back: older.len() - from,

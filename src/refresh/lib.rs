@@ -1,6 +1,6 @@
 //! What the relay does by itself over the line: revalidates the catalogs it has, on the configuration's schedule or when
 //! it is told to, and then fetches ahead what clients will want. Where there are rings, what it finds becomes revisions
-//! (`coherent`). Owns the one task that does it, in which order, and what is counted; relies on `policy::Schedule` for
+//! (`coherent`). Owns the one task that does it, in which order, and what is counted; relies on `policy::RefreshSchedule` for
 //! times and on `proxy` for requests. Nothing here runs outside of `wan.windows`, but for a refresh that an administrator
 //! asks for, and catalogs that a client waits for.
 
@@ -26,8 +26,8 @@ use self::catalogs::CatalogOutcome;
 use self::snapshot::Memory;
 use crate::metrics::RefreshMetrics;
 use gupd_config::clock::{Clock, UnixMillis};
-use gupd_config::policy::{Run, Schedule};
-use gupd_config::{Config, Prefetch};
+use gupd_config::policy::{RefreshSchedule, ScheduledRun};
+use gupd_config::{Config, PrefetchSettings};
 use gupd_proxy::Proxy;
 use gupd_rollout::engine::Rollouts;
 use gupd_rollout::revision::Number;
@@ -104,9 +104,9 @@ pub struct Task {
 /// What a configuration says of it.
 #[derive(Clone, Debug, PartialEq)]
 struct Settings {
-    schedule: Schedule,
+    schedule: RefreshSchedule,
     catalogs: Vec<http::uri::PathAndQuery>,
-    prefetch: Prefetch,
+    prefetch: PrefetchSettings,
     max_unused: Duration,
 }
 
@@ -134,7 +134,7 @@ impl Drop for Closing<'_> {
 struct Plan {
     /// When the last one was due.
     last: Option<UnixMillis>,
-    next: Option<Run>,
+    next: Option<ScheduledRun>,
     /// When the first of the tries failed that had no success since.
     failing: Option<UnixMillis>,
 }
@@ -142,7 +142,7 @@ struct Plan {
 impl Settings {
     fn new(config: &Config) -> Self {
         Self {
-            schedule: Schedule::new(config),
+            schedule: RefreshSchedule::new(config),
             catalogs: config.refresh.catalogs.clone(),
             prefetch: config.prefetch.clone(),
             max_unused: config.store.max_unused,
@@ -262,15 +262,15 @@ impl Plan {
     }
 
     /// The window closed while nobody looked.
-    fn postpone(&mut self, run: Run, settings: &Settings, worker: &Worker) {
+    fn postpone(&mut self, run: ScheduledRun, settings: &Settings, worker: &Worker) {
         let at = settings.schedule.opening(worker.clock.now(), random());
-        self.set(at.map(|at| Run { at, ..run }), worker);
+        self.set(at.map(|at| ScheduledRun { at, ..run }), worker);
     }
 
     /// A run has ended; one that failed is tried again unless the next one comes first.
     fn ran(
         &mut self,
-        run: Run,
+        run: ScheduledRun,
         began: UnixMillis,
         report: Option<Report>,
         settings: &Settings,
@@ -283,7 +283,7 @@ impl Plan {
             self.failing = None;
         } else {
             let since = *self.failing.get_or_insert(began);
-            let retry = settings.schedule.retry(since, now).map(|at| Run { at, ..run });
+            let retry = settings.schedule.retry(since, now).map(|at| ScheduledRun { at, ..run });
             match retry.filter(|retry| next.is_none_or(|next| retry.at < next.at)) {
                 Some(retry) => next = Some(retry),
                 None => self.failing = None,
@@ -292,7 +292,7 @@ impl Plan {
         self.set(next, worker);
     }
 
-    fn set(&mut self, next: Option<Run>, worker: &Worker) {
+    fn set(&mut self, next: Option<ScheduledRun>, worker: &Worker) {
         self.next = next;
         worker.metrics.next.set(next.map_or(0, |run| run.at / 1_000));
     }
@@ -323,7 +323,7 @@ impl Worker {
 /// Waits for an instant; for ever without one.
 async fn reached(clock: &Clock, at: Option<UnixMillis>) {
     match at {
-        Some(at) => clock.reached(at).await,
+        Some(at) => clock.sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

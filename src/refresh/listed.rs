@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use gupd_config::policy::canonical;
+use gupd_config::policy::parse_revision_number;
 
 /// Names that clients took, at about 200 bytes each: more than a catalog of all products lists.
 const MAX_NAMES: usize = 16_384;
@@ -49,7 +49,7 @@ fn stamped(key: &str) -> Option<(&str, u64, &str)> {
     let (folder, name) = key.rsplit_once('/')?;
     let (stamp, rest) = name.split_at_checked(STAMP)?;
     let ends = !rest.starts_with(|c: char| c.is_ascii_digit()) && !rest.contains('?');
-    Some((folder, canonical(stamp)?, rest)).filter(|_| ends)
+    Some((folder, parse_revision_number(stamp)?, rest)).filter(|_| ends)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::calendar::Calendar;
 use gupd_config::policy::window;
-use gupd_config::{Group, WeekTimes};
+use gupd_config::{GroupSettings, WeekWindows};
 
 /// A part of a spread: 2^64 stands for all of it.
 type Share = u64;
@@ -71,17 +71,17 @@ impl Opened {
 
 impl Opening {
     /// Of a step of a ring with these windows and spread.
-    pub fn new(opened: Opened, windows: &WeekTimes, spread: Duration, calendar: &Calendar) -> Self {
+    pub fn new(opened: Opened, windows: &WeekWindows, spread: Duration, calendar: &Calendar) -> Self {
         let stretch = |from: UnixMillis| {
-            let held = calendar.at(windows, from);
+            let held = calendar.current(windows, from);
             // A window that never opens is in no configuration.
             let Some(starts) = (if held.value { Some(from) } else { held.until }) else {
                 return Stretch { starts: UnixMillis::MAX, spread, closes: None };
             };
-            let closes = calendar.at(windows, starts).until;
-            let spread = match (calendar.since(windows, starts), closes) {
+            let closes = calendar.current(windows, starts).until;
+            let spread = match (calendar.current_since(windows, starts), closes) {
                 (Some(opens), Some(closes)) => {
-                    Group::fitting(spread, Duration::from_millis(opens.abs_diff(closes)))
+                    GroupSettings::fit_spread(spread, Duration::from_millis(opens.abs_diff(closes)))
                 }
                 _ => spread,
             };
@@ -143,7 +143,7 @@ impl Stretch {
 
 /// A client's share of the spread of a revision: evenly spread over clients, of no relation between revisions.
 pub fn share(client: IpAddr, revision: &str) -> Share {
-    window::draw(client, revision)
+    window::client_hash(client, revision)
 }
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
     const HOUR: i64 = 3_600_000;
 
     // Windows and the calendar of a zone whose clocks are moved.
-    fn windows(text: &str) -> (WeekTimes, Calendar) {
+    fn windows(text: &str) -> (WeekWindows, Calendar) {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("gupd.toml");
         let text = format!(
@@ -168,7 +168,7 @@ mod tests {
         (config.rings[0].windows.clone(), Calendar::new(config.site.time_zone))
     }
 
-    fn any_windows() -> impl Strategy<Value = (WeekTimes, Calendar)> {
+    fn any_windows() -> impl Strategy<Value = (WeekWindows, Calendar)> {
         prop::sample::select(vec!["always", "20:00-06:00", "mon-fri 12:00-12:30", "sun 01:00-05:00"])
             .prop_map(windows)
     }
@@ -194,7 +194,7 @@ mod tests {
             prop_assert!(moments.is_sorted());
             for moment in moments {
                 prop_assert!(moment >= at && moment <= opening.complete());
-                prop_assert!(calendar.at(&windows, moment).value);
+                prop_assert!(calendar.current(&windows, moment).value);
             }
         }
 

@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use super::revision::Number;
 use super::rings::Rings;
 use super::state::{Kept, State};
-use gupd_config::Rollout;
+use gupd_config::RolloutSettings;
 use gupd_config::clock::UnixMillis;
 
 impl State {
     /// Drops what nobody needs; gives the numbers of those that went.
-    pub fn retire(&mut self, rings: &Rings, settings: &Rollout, now: UnixMillis) -> Vec<Number> {
+    pub fn retire(&mut self, rings: &Rings, settings: &RolloutSettings, now: UnixMillis) -> Vec<Number> {
         // While views stand still, spreads do not end.
         let needed = self.needed(rings, self.halted.unwrap_or(now));
         let keep = usize::try_from(settings.keep).unwrap_or(usize::MAX);

@@ -22,7 +22,7 @@ pub struct Revision {
     pub published: UnixMillis,
     /// Every catalog known, by plain key.
     pub catalogs: BTreeMap<Arc<str>, Catalog>,
-    /// The newest number known of each content of a manager, by `Numbered::series`.
+    /// The newest number known of each content of a manager, by `RevisionFile::series`.
     pub sequences: BTreeMap<Arc<str>, u64>,
 }
 

@@ -29,7 +29,7 @@ pub struct Rings {
 #[derive(Debug)]
 pub struct Ring {
     /// As it is configured.
-    pub settings: config::Ring,
+    pub settings: config::RingSettings,
     /// Names of the groups that it moves, those that no ring names too if it is the last.
     pub groups: Vec<Arc<str>>,
     subnets: Networks<usize>,
@@ -41,7 +41,8 @@ impl Rings {
         let last = config.rings.len().checked_sub(1)?;
         let named =
             |name: &str| config.rings.iter().any(|ring| ring.groups.iter().any(|group| group == name));
-        let rest = (!config.groups.iter().any(config::Group::takes_all)).then_some(config::Group::DEFAULT);
+        let rest = (!config.groups.iter().any(config::GroupSettings::is_catch_all))
+            .then_some(config::GroupSettings::DEFAULT);
         let groups = config.groups.iter().map(|group| group.name.as_str()).chain(rest);
         let others: Vec<Arc<str>> = groups.filter(|name| !named(name)).map(Arc::from).collect();
         let rings: Vec<Arc<Ring>> = config
@@ -108,7 +109,7 @@ impl Rings {
 }
 
 impl Ring {
-    fn new(settings: &config::Ring, others: &[Arc<str>]) -> Self {
+    fn new(settings: &config::RingSettings, others: &[Arc<str>]) -> Self {
         let mut subnets = Networks::default();
         if let Steps::Subnets(list) = &settings.steps {
             for (step, subnet) in list.iter().enumerate().rev() {
@@ -126,12 +127,13 @@ impl Ring {
         match &self.settings.steps {
             Steps::All => 0,
             Steps::Shares(shares) => {
-                let percent = (u128::from(window::draw(client, ORDER)) * 100) >> 64;
+                let percent = (u128::from(window::client_hash(client, ORDER)) * 100) >> 64;
                 shares.iter().position(|share| percent < u128::from(*share)).unwrap_or(shares.len() - 1)
             }
-            Steps::Subnets(list) => {
-                self.subnets.narrowest(client.to_canonical().into()).map_or(list.len() - 1, |(_, step)| *step)
-            }
+            Steps::Subnets(list) => self
+                .subnets
+                .longest_match(client.to_canonical().into())
+                .map_or(list.len() - 1, |(_, step)| *step),
         }
     }
 

@@ -128,7 +128,7 @@ pub struct Store {
 impl Store {
     /// Opens the folder, or begins it. Blocks. Takes no longer for a million objects, unless the index is damaged or
     /// missing and is made anew from its journal.
-    pub fn open(config: &config::Store, clock: Clock) -> Result<Arc<Self>, StoreError> {
+    pub fn open(config: &config::StoreSettings, clock: Clock) -> Result<Arc<Self>, StoreError> {
         let (folder, lock, left) = Folder::open(&config.dir)?;
         let room = Room::new(config.quota, config.min_free);
         let counters = Arc::<Counters>::default();

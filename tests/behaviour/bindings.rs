@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gupd::Config;
-use gupd::config::{Binding, Group};
+use gupd::config::{Binding, GroupSettings};
 
 use crate::refresh::{ask, with_token};
 use crate::support::site::time_of;
@@ -79,9 +79,13 @@ impl Two {
     }
 }
 
-fn batch(config: &Config, upstreams: &[usize]) -> Group {
+fn batch(config: &Config, upstreams: &[usize]) -> GroupSettings {
     let binding = Binding::new(&config.upstreams, upstreams.to_vec()).map(Arc::new);
-    Group { subnets: vec![format!("{BATCH}/32").parse().unwrap()], binding, ..Group::of_all_others("batch") }
+    GroupSettings {
+        subnets: vec![format!("{BATCH}/32").parse().unwrap()],
+        binding,
+        ..GroupSettings::catch_all("batch")
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +139,7 @@ async fn moved_group_fetches_no_payload_again() {
         (&[], "first", "first"),
     ] {
         two.reload(|config| {
-            let rest = Group { subnets: Vec::new(), name: "rest".to_owned(), ..batch(config, &[1]) };
+            let rest = GroupSettings { subnets: Vec::new(), name: "rest".to_owned(), ..batch(config, &[1]) };
             let groups = [batch(config, &[1]), rest].into_iter();
             config.groups = groups.filter(|group| bound.contains(&&*group.name)).collect();
         });
@@ -239,7 +243,7 @@ async fn catalog_is_revalidated_at_its_own_upstream() {
     // When all have left the first, it may be switched off.
     two.reload(|config| {
         let binding = config.groups[0].binding.clone();
-        config.groups = vec![Group { binding, ..Group::of_all_others("all") }];
+        config.groups = vec![GroupSettings { binding, ..GroupSettings::catch_all("all") }];
     });
     assert_eq!(ask(&two.site, "s3cret").await.whole(), br#"{"asked":2,"changed":0,"failed":0}"#);
     assert_eq!((two.asked(CATALOG), two.asked(listed)), ((2, 3), (1, 2)));

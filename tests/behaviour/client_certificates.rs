@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use gupd::config::week::WeekTimes;
-use gupd::config::{Group, Tls};
+use gupd::config::week::WeekWindows;
+use gupd::config::{CertificateFiles, GroupSettings};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,12 +24,12 @@ async fn certificate_selects_group_and_is_optional() {
     std::fs::write(&ca, authority.pem()).unwrap();
     // Read when the relay starts.
     let site = Site::with(|config| {
-        config.server.tls = Some(Tls { cert, key });
+        config.server.tls = Some(CertificateFiles { cert, key });
         config.server.client_ca = Some(ca);
-        config.groups = vec![Group {
+        config.groups = vec![GroupSettings {
             certificates: vec!["*.branch.example".to_owned(), "urn:pc:7".to_owned()],
-            windows: WeekTimes::always(false),
-            ..Group::of_all_others("branch")
+            windows: WeekWindows::constant(false),
+            ..GroupSettings::catch_all("branch")
         }];
     });
     site.manager.put(PAYLOAD, Resource::new(bytes(1, 10_000)));

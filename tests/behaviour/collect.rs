@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::config::WeekTimes;
+use gupd::config::WeekWindows;
 use gupd::proxy::Arrived;
 use gupd::refresh::Report;
 use sha2::{Digest, Sha256};
@@ -425,7 +425,7 @@ async fn catalog_waiter_skips_windows_and_prefetch() {
     assert_eq!(collector.wants(NAMES[0]).await, Arrived::Published);
     gate.open();
     let closed = Collector::asking(&[&manager.url()], |config| {
-        config.wan.windows = WeekTimes::always(false);
+        config.wan.windows = WeekWindows::constant(false);
     })
     .await;
     assert_eq!(closed.wants(NAMES[0]).await, Arrived::Published);

@@ -45,7 +45,7 @@ async fn state_of_one_store_is_not_written_to_its_replacement() {
     let collector = collector(&[&manager]).await;
     collector.refresh().await;
     let (place, other) = (collector.folder.path().to_owned(), tempfile::tempdir().unwrap());
-    let config = gupd::config::Store {
+    let config = gupd::config::StoreSettings {
         dir: other.path().to_owned(),
         ..Config::for_upstreams(&[&manager.url()]).unwrap().store
     };

@@ -1,7 +1,7 @@
 //! Patch control over sockets: a client that is denied content gets what means "there is none", and nothing is fetched for
 //! it; the relay fetches it for others, unless its route forbids that.
 
-use gupd::config::{ContentMatch, ContentType, Group};
+use gupd::config::{ContentMatch, ContentType, GroupSettings};
 use http::StatusCode;
 
 use crate::refresh::{ask, with_token};
@@ -28,10 +28,10 @@ async fn client_patches_need_group_permission() {
     assert_eq!(unknown.get(PATCH).await.status, 200);
     let site = with_content(Site::with(|config| {
         patches(config);
-        config.groups = vec![Group {
+        config.groups = vec![GroupSettings {
             subnets: vec!["127.0.0.2/32".parse().unwrap()],
             allow: vec!["client-patches".to_owned()],
-            ..Group::of_all_others("pilot")
+            ..GroupSettings::catch_all("pilot")
         }];
     }));
     let denied = site.get(PATCH).await;
@@ -59,7 +59,7 @@ async fn denied_payload_gets_set_status_and_catalog_404() {
         patches(config);
         config.denials.status = StatusCode::GONE;
         let deny = vec![DEFINITIONS.to_owned(), "catalog".to_owned()];
-        config.groups = vec![Group { deny, ..Group::of_all_others("all") }];
+        config.groups = vec![GroupSettings { deny, ..GroupSettings::catch_all("all") }];
     }));
     for (path, status) in
         [(PATCH, 410), (PAYLOAD, 410), ("/patches/index2.dax", 404), ("/minitri.flg", 404), ("/other", 404)]
@@ -96,8 +96,10 @@ async fn denied_route_content_is_never_fetched() {
         change(config);
         config.prefetch.paths.push(PAYLOAD.parse().unwrap());
         config.routes[0].deny_download = vec!["client-patches".to_owned()];
-        config.groups =
-            vec![Group { allow: vec!["client-patches".to_owned()], ..Group::of_all_others("all") }];
+        config.groups = vec![GroupSettings {
+            allow: vec!["client-patches".to_owned()],
+            ..GroupSettings::catch_all("all")
+        }];
     }));
     assert_eq!(ask(&site, "s3cret").await.status, 200);
     site.counts_to("gupd_prefetched_bytes_total", 10_000.0).await;

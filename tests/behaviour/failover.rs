@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use gupd::Config;
-use gupd::config::Finish;
+use gupd::config::FinishPolicy;
 
 use crate::support::site::time_of;
 use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, Site, bytes};
@@ -146,7 +146,7 @@ async fn a_manager_that_does_not_have_it_yet_takes_nothing_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partial_fill_is_resumed_at_another_manager() {
-    let (site, first) = pair(|config| config.fill.finish = Finish::Never);
+    let (site, first) = pair(|config| config.fill.finish = FinishPolicy::Never);
     let (body, gate) = (bytes(99, 5_000_000), Gate::default());
     first.put(PAYLOAD, Resource::new(body.clone()).stalled(3_000_000, &gate));
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
@@ -223,7 +223,7 @@ async fn faults_at_any_byte_never_mix_content() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fill_with_ever_changing_content_is_abandoned() {
     let unsettled = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut site = Site::with(|config| config.fill.finish = Finish::Always);
+    let mut site = Site::with(|config| config.fill.finish = FinishPolicy::Always);
     site.ask(&[unsettled.local_addr().unwrap()]);
     std::thread::spawn(move || {
         for (number, connection) in unsettled.incoming().enumerate() {

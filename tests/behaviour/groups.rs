@@ -2,22 +2,22 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use gupd::config::Group;
-use gupd::config::week::WeekTimes;
+use gupd::config::GroupSettings;
+use gupd::config::week::WeekWindows;
 
 use crate::support::{Client, PAYLOAD, Request, Resource, Site, bytes};
 
 const DELTA: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261120001.dax";
 
 /// A group whose clients never have a turn.
-fn never(name: &str) -> Group {
-    Group { windows: WeekTimes::always(false), ..Group::of_all_others(name) }
+fn never(name: &str) -> GroupSettings {
+    GroupSettings { windows: WeekWindows::constant(false), ..GroupSettings::catch_all(name) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn path_group_defers_only_matching_paths() {
     let site = Site::with(|config| {
-        let full = Group { paths: vec!["**/full.zip".to_owned()], ..never("full-sets") };
+        let full = GroupSettings { paths: vec!["**/full.zip".to_owned()], ..never("full-sets") };
         config.groups = vec![full];
     });
     for path in [PAYLOAD, DELTA] {
@@ -37,12 +37,12 @@ async fn group_needs_subnet_and_path_and_first_match_wins() {
     let one = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
     let site = Site::with(|config| {
         let subnets = vec!["127.0.0.2/32".parse().unwrap()];
-        let pilot = Group {
+        let pilot = GroupSettings {
             subnets: subnets.clone(),
             paths: vec!["**/*.dax".to_owned()],
-            ..Group::of_all_others("pilot")
+            ..GroupSettings::catch_all("pilot")
         };
-        config.groups = vec![pilot, Group { subnets, ..never("branch") }];
+        config.groups = vec![pilot, GroupSettings { subnets, ..never("branch") }];
     });
     for path in [PAYLOAD, DELTA] {
         site.manager.put(path, Resource::new(bytes(1, 10_000)));

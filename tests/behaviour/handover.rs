@@ -108,7 +108,7 @@ async fn new_process_owns_store_while_old_downloads_finish() {
 #[tokio::test(flavor = "multi_thread")]
 async fn partial_files_pass_to_next_process() {
     let (mut place, _) = Place::new();
-    place.config.fill.finish = gupd::config::Finish::Never;
+    place.config.fill.finish = gupd::config::FinishPolicy::Never;
     let (sockets, body) = (Sockets::open(&place.config.server).unwrap(), bytes(3, 8 << 20));
     place.address = sockets.addresses()[0];
     place.sockets = sockets;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::config::Limit;
+use gupd::config::RateSchedule;
 use gupd::config::units::Rate;
 use gupd::net::metrics::NetMetrics;
 use gupd::shape::{BandwidthClass, WanLimiter};
@@ -138,7 +138,7 @@ async fn failing_path_only_brings_next_check_forward() {
 #[tokio::test(flavor = "multi_thread")]
 async fn checks_go_ahead_of_downloads_on_a_full_line() {
     // What is on its way takes four minutes.
-    let site = checked(|config| config.wan.limit = Limit::rate(Rate(16 << 10)));
+    let site = checked(|config| config.wan.limit = RateSchedule::from_rate(Rate(16 << 10)));
     let name = site.manager.address().to_string();
     let mut clients = Vec::new();
     for number in 1..=4 {
@@ -221,7 +221,8 @@ async fn metrics_drop_removed_upstreams_and_peers() {
     assert!(!text().await.contains(peer));
     let mut refused = site.config.clone();
     refused.upstreams[0].name = "refused".to_owned();
-    refused.server.tls = Some(gupd::config::Tls { cert: "/nowhere".into(), key: "/nowhere".into() });
+    refused.server.tls =
+        Some(gupd::config::CertificateFiles { cert: "/nowhere".into(), key: "/nowhere".into() });
     site.relay_mut().reload(refused).unwrap_err();
     assert!(!text().await.contains(&healthy("refused")));
 }

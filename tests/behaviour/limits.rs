@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use gupd::Config;
 use gupd::config::units::Rate;
-use gupd::config::{Group, Limit};
+use gupd::config::{GroupSettings, RateSchedule};
 
 use crate::support::{Client, Ending, Manager, PAYLOAD, Request, Resource, Site, bytes};
 
 const KIB: u64 = 1 << 10;
 
-fn limit(rate: u64) -> Limit {
-    Limit::rate(Rate(rate))
+fn limit(rate: u64) -> RateSchedule {
+    RateSchedule::from_rate(Rate(rate))
 }
 
 /// A limit as the configuration reads it.
-fn timed(text: &str) -> Limit {
+fn timed(text: &str) -> RateSchedule {
     let env = [("GUPD_UPSTREAM", "http://manager"), ("GUPD_WAN_LIMIT", text), ("GUPD_SITE_TIME_ZONE", "UTC")];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
     Config::load(&gupd::config::Overrides::default(), None, env.into_iter()).unwrap().wan.limit
@@ -73,10 +73,10 @@ async fn a_fill_that_a_limit_holds_up_is_not_taken_for_broken_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn client_limit_holds_one_client_only() {
     let rate = 1_000 * KIB;
-    let group = Group {
+    let group = GroupSettings {
         subnets: vec!["127.0.0.2/32".parse().unwrap()],
         client_limit: limit(rate),
-        ..Group::of_all_others("branch")
+        ..GroupSettings::catch_all("branch")
     };
     let site = Site::with(|config| config.groups = vec![group]);
     let body = bytes(1, 300 << 10);
@@ -110,8 +110,8 @@ async fn a_limit_that_is_lifted_lets_running_transfers_go_at_once() {
     let mut response = client.head().await.unwrap();
     response.body = client.some(100).await.unwrap();
     let mut config = site.config.clone();
-    config.wan.limit = Limit::unlimited();
-    config.lan.limit = Limit::unlimited();
+    config.wan.limit = RateSchedule::unlimited();
+    config.lan.limit = RateSchedule::unlimited();
     assert!(site.relay_mut().reload(config).unwrap().is_empty());
     client.rest("GET", &mut response).await;
     assert!(response.ending == Ending::Complete && response.body == body);

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use gupd::config::Limit;
+use gupd::config::RateSchedule;
 use gupd::config::units::Rate;
 
 use crate::support::{
@@ -50,8 +50,8 @@ async fn from_managers(site: &Site) -> f64 {
 async fn peer_content_bypasses_wan_limits_and_counters() {
     let body = bytes(1, 1 << 20);
     let (one, _wire, mut other) = filled(Manager::start(), &body).await;
-    other.config.wan.limit = Limit::rate(Rate(1 << 10));
-    other.config.upstreams[0].limit = Limit::rate(Rate(1 << 10));
+    other.config.wan.limit = RateSchedule::from_rate(Rate(1 << 10));
+    other.config.upstreams[0].limit = RateSchedule::from_rate(Rate(1 << 10));
     let config = other.config.clone();
     other.relay_mut().reload(config).unwrap();
     let begun = Instant::now();

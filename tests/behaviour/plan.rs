@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use gupd::config::Limit;
+use gupd::config::RateSchedule;
 use gupd::config::units::Rate;
 use gupd::plan::{self, Appearance, simulate};
 use tokio::task::JoinSet;
@@ -50,7 +50,8 @@ async fn a_plan_is_within_a_tenth_of_the_rollout() {
     let mut attempts = Vec::new();
     for _ in 0..ATTEMPTS {
         let site = Site::with(|config| {
-            (config.wan.limit, config.lan.limit) = (Limit::rate(LINE), Limit::rate(LAN));
+            (config.wan.limit, config.lan.limit) =
+                (RateSchedule::from_rate(LINE), RateSchedule::from_rate(LAN));
             // What idle time has earned is nothing that a plan knows of, but makes up for waking late.
             config.wan.burst = Duration::from_millis(50);
         });

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use gupd::config::{Config, Group};
+use gupd::config::{Config, GroupSettings};
 
 use crate::support::{Client, Gate, PAYLOAD, Request, Resource, Response, Site, bytes};
 
@@ -222,10 +222,10 @@ async fn a_client_that_goes_away_leaves_the_queue_and_its_place() {
 async fn client_at_its_own_slot_limit_blocks_no_other() {
     let site = Site::with(|config| {
         config.lan.client_downloads = Some(1);
-        config.groups = vec![Group {
+        config.groups = vec![GroupSettings {
             subnets: vec!["127.0.1.0/24".parse().unwrap()],
             max_downloads: Some(1),
-            ..Group::of_all_others("branch")
+            ..GroupSettings::catch_all("branch")
         }];
     });
     let branch = |last| IpAddr::V4(Ipv4Addr::new(127, 0, 1, last));
@@ -267,11 +267,11 @@ async fn lifted_slot_limit_releases_queue_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cached_only_response_needs_a_slot() {
     let mut site = Site::with(|config| {
-        config.groups = vec![Group {
+        config.groups = vec![GroupSettings {
             subnets: vec!["127.0.0.1/32".parse().unwrap()],
             spread: Duration::from_secs(7 * 86_400),
-            outside: gupd::config::Outside::CachedOnly,
-            ..Group::of_all_others("branch")
+            outside: gupd::config::OutsideWindow::CachedOnly,
+            ..GroupSettings::catch_all("branch")
         }];
     });
     site.manager.put(WANTED, Resource::new(content()));

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use gupd::Config;
-use gupd::config::{Overrides, Recurrence, WeekTimes};
+use gupd::config::{Overrides, Recurrence, WeekWindows};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -43,7 +43,7 @@ pub(crate) fn windows(config: &mut Config, windows: &str) {
     config.site.time_zone = TimeZone::UTC;
 }
 
-fn read(env: impl Iterator<Item = (String, String)>) -> WeekTimes {
+fn read(env: impl Iterator<Item = (String, String)>) -> WeekWindows {
     Config::load(&Overrides::default(), None, env).unwrap().wan.windows
 }
 

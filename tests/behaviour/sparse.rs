@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use gupd::config::Finish;
+use gupd::config::FinishPolicy;
 use gupd::store::BLOCK;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, TestRunner};
@@ -16,7 +16,7 @@ const MIB: usize = 1 << 20;
 
 /// A site whose relay fetches what clients wait for, and nothing else.
 fn frugal() -> Site {
-    Site::with(|config| config.fill.finish = Finish::Never)
+    Site::with(|config| config.fill.finish = FinishPolicy::Never)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +115,7 @@ async fn abandoned_fill_is_resumed_by_next_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_share_that_is_there_has_the_rest_fetched() {
-    let site = Site::with(|config| config.fill.finish = Finish::Above(50));
+    let site = Site::with(|config| config.fill.finish = FinishPolicy::Above(50));
     let body = bytes(5, 8 * MIB);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     site.send(Request::get(PAYLOAD).range("0-2097151")).await.whole();
@@ -328,7 +328,7 @@ fn any_ranges_over_any_set_of_chunks_are_right_or_break() {
         .run(&case, |(steps, cut)| {
             runtime.block_on(async {
                 let mut site = Site::with(|config| {
-                    config.fill.finish = Finish::Never;
+                    config.fill.finish = FinishPolicy::Never;
                     config.server.drain_timeout = std::time::Duration::from_millis(1);
                 });
                 site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(cut, 3));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::config::Tls;
+use gupd::config::CertificateFiles;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,7 +70,7 @@ fn site(change: impl FnOnce(&mut gupd::Config)) -> (Site, CertificateDer<'static
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     // Read when the relay starts, not needed afterwards.
     let site = Site::with(|config| {
-        config.server.tls = Some(Tls { cert, key });
+        config.server.tls = Some(CertificateFiles { cert, key });
         change(config);
     });
     (site, made.cert.der().clone())

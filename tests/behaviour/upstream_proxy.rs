@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gupd::config::{HttpProxy, Limit, Trust, units::Rate};
+use gupd::config::{HttpProxy, RateSchedule, Trust, units::Rate};
 use gupd::net::metrics::NetMetrics;
 use gupd::shape::WanLimiter;
 use gupd::upstream::{UpstreamFailure, Upstreams};
@@ -100,7 +100,7 @@ async fn a_manager_that_speaks_tls_is_met_through_a_tunnel() {
         config.upstreams[0].trust.pins = pins;
         config.upstreams[0].proxy = proxy(tunnels.address, auth_file);
         // What crosses the line to the proxy is what counts.
-        config.wan.limit = Limit::rate(Rate(64 << 20));
+        config.wan.limit = RateSchedule::from_rate(Rate(64 << 20));
     });
     let body = bytes(82, 2_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::config::{Tls, Trust};
+use gupd::config::{CertificateFiles, Trust};
 use gupd::net::metrics::NetMetrics;
 use gupd::shape::WanLimiter;
 use gupd::upstream::Upstreams;
@@ -121,7 +121,7 @@ async fn the_relay_shows_its_certificate_to_a_manager_that_asks() {
     let (cert, key) = clients.issue("relay").write(folder.path());
     let identity = Identity::self_signed();
     let stranger = pinned(&identity);
-    let known = Trust { client: Some(Tls { cert, key }), ..stranger.clone() };
+    let known = Trust { client: Some(CertificateFiles { cert, key }), ..stranger.clone() };
     let front = Front::for_clients_of(manager.address(), identity, &clients).await;
     let url = front.url();
     for (trust, status) in [(known, 200), (stranger, 502)] {
@@ -166,7 +166,7 @@ fn bad_tls_file_is_one_error_line() {
     let missing = folder.path().join("missing.pem");
     let ca = |path: &PathBuf| Trust { ca: Some(path.clone()), ..Trust::default() };
     let client = |cert: &PathBuf, key: &PathBuf| {
-        let client = Some(Tls { cert: cert.clone(), key: key.clone() });
+        let client = Some(CertificateFiles { cert: cert.clone(), key: key.clone() });
         Trust { client, ..pinned(&authority.issue("manager")) }
     };
     for (trust, expected) in [

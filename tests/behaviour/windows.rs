@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use gupd::clock::UnixMillis;
-use gupd::config::{Config, Group, Overrides};
-use gupd::policy::window::offset;
+use gupd::config::{Config, GroupSettings, Overrides};
+use gupd::policy::window::client_offset;
 
 use crate::support::{Client, PAYLOAD, Request, Resource, Response, Site, bytes};
 
@@ -22,7 +22,7 @@ const MINUTE: i64 = 60_000;
 const ONE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const FREE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-fn group(settings: &str) -> Group {
+fn group(settings: &str) -> GroupSettings {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gupd.toml");
     let text = format!(
@@ -61,7 +61,7 @@ fn retry_after(response: &Response) -> i64 {
 }
 
 fn own_seconds(client: IpAddr, sequence: &str, hours: u64) -> i64 {
-    let offset = offset(client, sequence, Duration::from_secs(hours * 3600));
+    let offset = client_offset(client, sequence, Duration::from_secs(hours * 3600));
     i64::try_from(offset.as_millis().div_ceil(1_000)).unwrap()
 }
 
@@ -141,7 +141,7 @@ async fn ignored_windows_defer_no_client() {
 #[tokio::test(flavor = "multi_thread")]
 async fn client_offset_counts_from_first_sight_of_revision() {
     let site = Site::with(|config| {
-        config.groups = vec![Group { subnets: Vec::new(), ..group("spread = \"4h\"") }];
+        config.groups = vec![GroupSettings { subnets: Vec::new(), ..group("spread = \"4h\"") }];
     });
     for client in [ONE, FREE] {
         assert_eq!(retry_after(&from(client, &site, PAYLOAD).await), own_seconds(client, SEQUENCE, 4));

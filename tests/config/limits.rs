@@ -2,7 +2,7 @@
 //! with its line, and what is only odd.
 
 use gupd::config::units::Rate;
-use gupd::config::{Ceiling, Config, Outside, Overrides, WanMatch};
+use gupd::config::{Ceiling, Config, OutsideWindow, Overrides, WanMatch};
 
 use super::{MANAGER, load, load_with, problems};
 
@@ -29,23 +29,26 @@ fn a_limit_is_a_rate_or_a_rate_for_each_time_of_the_week() {
     ))
     .unwrap();
     let wan = &config.wan.limit;
-    assert_eq!([MONDAY_NINE, MONDAY_TWENTY, SATURDAY_NINE].map(|m| wan.at(m)), [mbit(2), mbit(8), mbit(8)]);
+    assert_eq!(
+        [MONDAY_NINE, MONDAY_TWENTY, SATURDAY_NINE].map(|m| wan.value_at(m)),
+        [mbit(2), mbit(8), mbit(8)]
+    );
     let own = &config.upstreams[0].limit;
-    assert_eq!([MONDAY_NINE, MONDAY_TWENTY].map(|m| own.at(m)), [mbit(2), Ceiling::Unlimited]);
+    assert_eq!([MONDAY_NINE, MONDAY_TWENTY].map(|m| own.value_at(m)), [mbit(2), Ceiling::Unlimited]);
     let lan = &config.lan.limit;
-    assert_eq!(lan.at(SATURDAY_NINE), Ceiling::Rate(Rate(500 << 10)));
-    assert!(lan.at(MONDAY_NINE) == Ceiling::Unlimited && !lan.is_unlimited());
-    assert_eq!(config.lan.client_limit.constant(), Some(Ceiling::Rate(Rate(1 << 20))));
+    assert_eq!(lan.value_at(SATURDAY_NINE), Ceiling::Rate(Rate(500 << 10)));
+    assert!(lan.value_at(MONDAY_NINE) == Ceiling::Unlimited && !lan.is_unlimited());
+    assert_eq!(config.lan.client_limit.as_constant(), Some(Ceiling::Rate(Rate(1 << 20))));
 }
 
 #[test]
 fn the_limit_of_the_line_is_a_flag_and_a_variable_too() {
     let overrides = Overrides { wan_limit: Some("4Mbit/s".into()), ..Overrides::default() };
     let file = format!("{MANAGER}[wan]\nlimit = \"1Mbit/s\"\n");
-    assert_eq!(load_with(&file, &overrides, &[]).unwrap().wan.limit.constant(), Some(mbit(4)));
+    assert_eq!(load_with(&file, &overrides, &[]).unwrap().wan.limit.as_constant(), Some(mbit(4)));
     let env = [("GUPD_WAN_LIMIT", "2Mbit/s mon-fri 07:00-19:00, 8Mbit/s")];
     let config = load_with(&file, &Overrides::default(), &env).unwrap();
-    assert_eq!([MONDAY_NINE, SATURDAY_NINE].map(|m| config.wan.limit.at(m)), [mbit(2), mbit(8)]);
+    assert_eq!([MONDAY_NINE, SATURDAY_NINE].map(|m| config.wan.limit.value_at(m)), [mbit(2), mbit(8)]);
     let wrong = Overrides { wan_limit: Some("4Mbit".into()), ..Overrides::default() };
     assert_eq!(
         problems(load_with(&file, &wrong, &[])),
@@ -69,10 +72,10 @@ fn groups_have_what_they_are_given_and_else_no_limit() {
     );
     assert_eq!(
         (branch.max_downloads, branch.client_downloads, branch.outside),
-        (Some(5), None, Outside::CachedOnly)
+        (Some(5), None, OutsideWindow::CachedOnly)
     );
-    assert!(branch.windows.at(MONDAY_TWENTY) && !branch.windows.at(MONDAY_NINE));
-    assert!(rest.subnets.is_empty() && rest.limit.is_unlimited() && rest.windows.at(MONDAY_NINE));
+    assert!(branch.windows.value_at(MONDAY_TWENTY) && !branch.windows.value_at(MONDAY_NINE));
+    assert!(rest.subnets.is_empty() && rest.limit.is_unlimited() && rest.windows.value_at(MONDAY_NINE));
     assert_eq!(config.wan_limits[0].matches, WanMatch::ContentType("virus-definitions-64".into()));
     assert_eq!(warnings(&config), [""; 0]);
 }

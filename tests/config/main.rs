@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gupd::config::{
-    Binding, Class, Config, ContentMatch, Fallback, Group, Limit, LogFormat, Overrides, Place, Problems,
-    Profile, Rule, Tls,
+    Binding, CertificateFiles, Class, Config, ContentMatch, Fallback, GroupSettings, Location, LogFormat,
+    Overrides, Problems, Profile, RateSchedule, Rule,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -84,7 +84,8 @@ fn every_documented_default_is_the_one_in_the_code() {
     let documented = load(&every_setting()).unwrap();
     let mut expected = Config::for_upstreams(&["http://manager.example:8014"]).unwrap();
     // The settings that have no default, or one of the machine.
-    expected.server.tls = Some(Tls { cert: "/etc/gupd/tls.pem".into(), key: "/etc/gupd/tls.key".into() });
+    expected.server.tls =
+        Some(CertificateFiles { cert: "/etc/gupd/tls.pem".into(), key: "/etc/gupd/tls.key".into() });
     expected.server.client_ca = Some("/etc/gupd/site-ca.pem".into());
     expected.store.dir = "/var/lib/gupd".into();
     expected.upstreams[0].public_url = Some("https://manager.example".parse().unwrap());
@@ -103,7 +104,7 @@ fn every_documented_default_is_the_one_in_the_code() {
     expected.prefetch.paths.clone_from(&documented.prefetch.paths);
     expected.upstreams.push(documented.upstreams[1].clone());
     expected.peers.clone_from(&documented.peers);
-    let mut group = Group::of_all_others("branch-a");
+    let mut group = GroupSettings::catch_all("branch-a");
     group.place.clone_from(&documented.groups[0].place);
     group.subnets.clone_from(&documented.groups[0].subnets);
     group.certificates.clone_from(&documented.groups[0].certificates);
@@ -208,7 +209,10 @@ fn a_relay_without_a_file_needs_only_an_upstream() {
     let named: Vec<_> = config.upstreams.iter().map(|u| (u.name.as_str(), u.url.to_string())).collect();
     assert_eq!(named, [("one:8014", "http://one:8014/".into()), ("two", "https://Two/".into())]);
     for upstream in &config.upstreams {
-        assert_eq!((&upstream.limit, upstream.priority, &upstream.check), (&Limit::unlimited(), None, &None));
+        assert_eq!(
+            (&upstream.limit, upstream.priority, &upstream.check),
+            (&RateSchedule::unlimited(), None, &None)
+        );
     }
     assert_eq!(config.routes.len(), 1);
     assert_eq!(
@@ -319,7 +323,7 @@ fn a_file_that_cannot_be_read_is_one_problem() {
     std::fs::write(&large, "#".repeat((8 << 20) + 1)).unwrap();
     let large = load(&large);
     assert!(large.to_string().contains("is larger than 8MiB"), "{large}");
-    assert!(matches!(large.iter().next().unwrap().place, Some(Place::File(_, None))));
+    assert!(matches!(large.iter().next().unwrap().place, Some(Location::File(_, None))));
 }
 
 #[test]

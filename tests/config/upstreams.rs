@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gupd::config::{HttpProxy, Pin, Tls};
+use gupd::config::{CertificateFiles, HttpProxy, Pin};
 
 use super::{MANAGER, load, problems};
 
@@ -22,7 +22,7 @@ fn a_manager_may_be_known_by_issuer_and_pins_and_reached_by_a_proxy() {
     assert_eq!(upstream.trust.ca.as_deref(), Some(Path::new("ca.pem")));
     let pins: Vec<_> = upstream.trust.pins.iter().map(Pin::to_string).collect();
     assert_eq!(pins, [format!("sha256:{ZEROS}"), format!("sha256:{}", "ff".repeat(32))]);
-    assert_eq!(upstream.trust.client, Some(Tls { cert: "c.pem".into(), key: "c.key".into() }));
+    assert_eq!(upstream.trust.client, Some(CertificateFiles { cert: "c.pem".into(), key: "c.key".into() }));
     let url = http::Uri::from_static("http://proxy:3128");
     assert_eq!(upstream.proxy, Some(HttpProxy { url, auth_file: Some("auth".into()) }));
 }

@@ -42,15 +42,15 @@ proptest! {
         let at_most = |rate: f64, limit: f64| rate <= limit * (1.0 + 1e-9);
         for moment in rollout.timeline.moments() {
             let at = moment.from;
-            prop_assert!(at_most(moment.wan, site.line.min(site.wan.at(at)).min(site.upstream.value.at(at))), "{moment:?}");
-            prop_assert!(at_most(moment.lan, site.lan_link.min(site.lan.at(at))), "{moment:?}");
+            prop_assert!(at_most(moment.wan, site.line.min(site.wan.rate_at(at)).min(site.upstream.value.rate_at(at))), "{moment:?}");
+            prop_assert!(at_most(moment.lan, site.lan_link.min(site.lan.rate_at(at))), "{moment:?}");
             if moment.downloads == 0 {
                 prop_assert_eq!(moment.lan, 0.0);
                 continue;
             }
             let downloads = f64::from(moment.downloads);
-            prop_assert!(at_most(moment.lan, downloads * site.client.at(at)), "{moment:?}");
-            let groups: f64 = site.groups.iter().map(|group| group.limit.at(at).min(group.client_limit.at(at) * downloads)).sum();
+            prop_assert!(at_most(moment.lan, downloads * site.client.rate_at(at)), "{moment:?}");
+            let groups: f64 = site.groups.iter().map(|group| group.limit.rate_at(at).min(group.client_limit.rate_at(at) * downloads)).sum();
             prop_assert!(at_most(moment.lan, groups), "{moment:?}");
             prop_assert!(site.downloads.is_none_or(|most| moment.downloads <= most));
             let counts: Option<u32> = site.groups.iter().map(|group| group.downloads).sum();

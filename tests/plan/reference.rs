@@ -32,11 +32,17 @@ fn plainly(scenario: &Scenario, step: f64) -> Vec<f64> {
     while done.len() < clients.len() {
         let active: Vec<usize> =
             (0..clients.len()).filter(|i| clients[*i].appears <= time && clients[*i].has < size).collect();
-        let line =
-            if active.is_empty() && arrived == 0.0 { 0.0 } else { scenario.line.min(scenario.wan.at(time)) };
+        let line = if active.is_empty() && arrived == 0.0 {
+            0.0
+        } else {
+            scenario.line.min(scenario.wan.rate_at(time))
+        };
         let line = line.min((size - arrived) / step);
         let most = |i: usize| {
-            let own = scenario.client.at(time).min(scenario.groups[clients[i].group].client_limit.at(time));
+            let own = scenario
+                .client
+                .rate_at(time)
+                .min(scenario.groups[clients[i].group].client_limit.rate_at(time));
             own.min((arrived - clients[i].has) / step + line)
         };
         let rates =
@@ -58,7 +64,7 @@ fn plainly(scenario: &Scenario, step: f64) -> Vec<f64> {
 fn raised(scenario: &Scenario, clients: &[(usize, f64)], time: f64) -> Vec<f64> {
     let mut rates = vec![0.0; clients.len()];
     let mut rising = vec![true; clients.len()];
-    let total = scenario.lan_link.min(scenario.lan.at(time));
+    let total = scenario.lan_link.min(scenario.lan.rate_at(time));
     while rising.contains(&true) {
         let count = |group: Option<usize>| {
             let of_group = |i: &usize| rising[*i] && group.is_none_or(|group| clients[*i].0 == group);
@@ -69,7 +75,7 @@ fn raised(scenario: &Scenario, clients: &[(usize, f64)], time: f64) -> Vec<f64> 
             (0..clients.len()).filter(of_group).map(|i| rates[i]).sum()
         };
         let of_group = |(index, group): (usize, &Group)| {
-            ((group.limit.at(time) - used(Some(index))) / count(Some(index)), Some(index))
+            ((group.limit.rate_at(time) - used(Some(index))) / count(Some(index)), Some(index))
         };
         let groups =
             scenario.groups.iter().enumerate().filter(|(index, _)| count(Some(*index)) > 0.0).map(of_group);

@@ -6,8 +6,8 @@ use gupd::Config;
 use gupd::config::Overrides;
 use gupd::config::units::Rate;
 use gupd::plan::{Appearance, Group, Limit, Outside, Site};
-use gupd::policy::window::offset;
-use gupd::policy::{Client, Policy, Revision, Turn};
+use gupd::policy::window::client_offset;
+use gupd::policy::{ClientAttributes, PayloadRevision, Policy, ScheduledStart};
 use proptest::prelude::*;
 
 use crate::HOUR;
@@ -76,10 +76,13 @@ fn the_configuration_becomes_limits_on_the_plans_axis_of_time() {
     );
     let scenario = asked().scenario(&config).unwrap();
     let hours = [0.0, 6.9, 7.0, 18.9, 19.0, 31.0, 24.0 * 5.0 + 12.0];
-    assert_eq!(hours.map(|hour| scenario.wan.at(hour * HOUR)), [1e6, 1e6, 2.5e5, 2.5e5, 1e6, 2.5e5, 1e6]);
-    assert_eq!((scenario.upstream.name.as_str(), scenario.upstream.value.at(0.0)), ("sepm", 5e5));
+    assert_eq!(
+        hours.map(|hour| scenario.wan.rate_at(hour * HOUR)),
+        [1e6, 1e6, 2.5e5, 2.5e5, 1e6, 2.5e5, 1e6]
+    );
+    assert_eq!((scenario.upstream.name.as_str(), scenario.upstream.value.rate_at(0.0)), ("sepm", 5e5));
     let limits: Vec<_> =
-        scenario.contents.iter().map(|of| (of.name, of.share, of.limit.value.at(0.0))).collect();
+        scenario.contents.iter().map(|of| (of.name, of.share, of.limit.value.rate_at(0.0))).collect();
     assert_eq!(limits, [("delta", 0.75, f64::INFINITY), ("full", 0.25, 1.25e5)]);
     assert_eq!((scenario.downloads, scenario.queue, scenario.queue_timeout), (Some(9), 1_024, 30.0));
     let [a, b] = &scenario.groups[..] else { panic!() };
@@ -140,12 +143,12 @@ proptest! {
         let Group { hours, spread, .. } = &site.scenario(&config).unwrap().groups[0];
         let policy = Policy::new(&config).unwrap();
         let scale = Duration::from_secs(1 << 32);
-        let turn = offset(client.into(), "1", scale).as_secs_f64() / scale.as_secs_f64();
-        let revision = Revision { name: "{a}/1", sequence: "1" };
+        let turn = client_offset(client.into(), "1", scale).as_secs_f64() / scale.as_secs_f64();
+        let revision = PayloadRevision { name: "{a}/1", sequence: "1" };
         let now = start + minutes.1 * 60_000;
-        let relays = match policy.turn(policy.group(&Client::new(client.into(), "/")), client.into(), revision, start, now) {
-            Turn::Open | Turn::Emergency => now,
-            Turn::Closed { opens } => opens,
+        let relays = match policy.scheduled_start(policy.group(&ClientAttributes::new(client.into(), "/")), client.into(), revision, start, now) {
+            ScheduledStart::Now | ScheduledStart::Emergency => now,
+            ScheduledStart::Later { at: opens } => opens,
         };
         let plans = hours.admits((now - start) as f64 / 1e3, turn, *spread).unwrap();
         prop_assert!((plans - (relays - start) as f64 / 1e3).abs() <= 0.002, "{plans} {relays}");

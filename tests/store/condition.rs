@@ -4,7 +4,7 @@
 use super::*;
 use gupd::cache::{Cache, VaryFields};
 use gupd::config::{Class, Config};
-use gupd::policy::{Classified, Form};
+use gupd::policy::{Classification, PayloadForm};
 use gupd::store::{BLOCK, Condition};
 
 /// Probes until a block is given up.
@@ -42,7 +42,8 @@ async fn a_block_that_never_comes_back_costs_its_blob_and_not_the_store() {
     super::store(&store, "kept", &kept).await.unwrap();
     let rules = Config::for_upstreams(&["http://manager:8014"]).unwrap().cache;
     let cache = Cache::new(rules, store.clone(), site.clock.clone());
-    let classified = Classified { class: Class::Payload, form: Form::Full, content_type: Arc::from("test") };
+    let classified =
+        Classification { class: Class::Payload, form: PayloadForm::Full, content_type: Arc::from("test") };
     let hot = store.lookup("lost").await.unwrap().remove(0);
     cache.insert(hot, VaryFields::default(), classified);
 

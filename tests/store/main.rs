@@ -37,14 +37,14 @@ const NOW: i64 = 1_700_000_000_000;
 /// A folder, and a clock that stands still.
 struct Site {
     dir: TempDir,
-    config: config::Store,
+    config: config::StoreSettings,
     clock: Clock,
 }
 
 impl Site {
     fn new() -> Self {
         let dir = TempDir::new().unwrap();
-        let config = config::Store {
+        let config = config::StoreSettings {
             dir: dir.path().join("store"),
             quota: 1 << 30,
             min_free: 0,
@@ -56,7 +56,7 @@ impl Site {
         Self { dir, config, clock: Clock::manual(NOW) }
     }
 
-    fn with(change: impl FnOnce(&mut config::Store)) -> Self {
+    fn with(change: impl FnOnce(&mut config::StoreSettings)) -> Self {
         let mut site = Self::new();
         change(&mut site.config);
         site
@@ -70,7 +70,7 @@ impl Site {
     fn crashed(&self) -> Self {
         let to = TempDir::new().unwrap();
         copy(&self.config.dir, &to.path().join("store"));
-        let config = config::Store { dir: to.path().join("store"), ..self.config.clone() };
+        let config = config::StoreSettings { dir: to.path().join("store"), ..self.config.clone() };
         Self { dir: to, config, clock: self.clock.clone() }
     }
 

@@ -84,7 +84,7 @@ fn a_folder_that_cannot_be_made_is_refused_with_its_path() {
     let site = Site::new();
     let file = site.dir.path().join("file");
     fs::write(&file, "").unwrap();
-    let config = config::Store { dir: file.join("store"), ..site.config };
+    let config = config::StoreSettings { dir: file.join("store"), ..site.config };
     let refused = Store::open(&config, site.clock).unwrap_err();
     assert!(matches!(refused, StoreError::Folder { .. }));
     assert!(refused.to_string().contains("file/store"), "{refused}");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gupd::cache::Cache;
-use gupd::config::{self, Class, Gate, Recurrence, Steps, WeekTimes};
+use gupd::config::{self, Class, Gate, Recurrence, Steps, WeekWindows};
 use gupd::fill::Fills;
 use gupd::policy::Policy;
 use gupd::proxy::{Arrived, Generation, Generations, Proxy};
@@ -175,15 +175,15 @@ pub fn key(path: &str) -> Arc<str> {
     Arc::from(format!("{} {path}", route.name))
 }
 
-pub fn everyone_at_once() -> config::Ring {
-    config::Ring {
+pub fn everyone_at_once() -> config::RingSettings {
+    config::RingSettings {
         name: "everyone".to_owned(),
         place: None,
         groups: vec!["default".to_owned()],
         after: None,
         delay: Duration::ZERO,
         spread: Duration::ZERO,
-        windows: WeekTimes::always(true),
+        windows: WeekWindows::constant(true),
         gate: Gate::Auto,
         steps: Steps::All,
         step: Duration::ZERO,

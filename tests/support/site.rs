@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use gupd::config::{Peer, Recurrence, Trust};
+use gupd::config::{PeerSettings, Recurrence, Trust};
 use gupd::{Clock, Config, Relay};
 use tempfile::TempDir;
 
@@ -64,7 +64,7 @@ impl Site {
 
     /// Makes these its peers.
     pub fn meet(&mut self, peers: &[SocketAddr]) {
-        let peer = |address: &SocketAddr| Peer {
+        let peer = |address: &SocketAddr| PeerSettings {
             name: address.to_string(),
             url: format!("http://{address}").parse().unwrap(),
             trust: Trust::default(),

@@ -15,7 +15,7 @@ use super::intake::Intake;
 use super::run::{Ran, Source};
 use super::transfer::Transfer;
 use super::{FillError, Flow, Phase};
-use gupd_config::Finish;
+use gupd_config::FinishPolicy;
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::UpstreamResponse;
 use gupd_store::{Store, StoreError, Writer};
@@ -26,7 +26,7 @@ pub(super) struct Fetch<'a> {
     pub(super) source: Source,
     pub(super) store: &'a Arc<Store>,
     pub(super) phase: &'a watch::Sender<Phase>,
-    pub(super) finish: Finish,
+    pub(super) finish: FinishPolicy,
     /// It was begun for no client: it ends when nobody wants it, also without a length, when what came is lost.
     pub(super) is_errand: bool,
     /// What it is for while no client reads.
@@ -146,9 +146,9 @@ impl Fetch<'_> {
             // It would be stored for nobody.
             _ if self.store.is_released() => false,
             _ if self.flow.errands.load(Ordering::Acquire) > 0 => true,
-            (Finish::Always, _) => true,
-            (Finish::Never, _) | (Finish::Above(_), None) => false,
-            (Finish::Above(percent), Some(length)) => {
+            (FinishPolicy::Always, _) => true,
+            (FinishPolicy::Never, _) | (FinishPolicy::Above(_), None) => false,
+            (FinishPolicy::Above(percent), Some(length)) => {
                 let arrived = self.source.arrived.load(Ordering::Relaxed);
                 u128::from(arrived) * 100 >= u128::from(length) * u128::from(percent)
             }

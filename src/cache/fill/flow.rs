@@ -19,7 +19,7 @@ use super::{FillError, Unshared};
 use crate::Entry;
 use crate::digest::Expectation;
 use gupd_config::clock::UnixMillis;
-use gupd_config::policy::Classified;
+use gupd_config::policy::Classification;
 use gupd_http::{Freshness, UnstorableReason, VaryFields};
 use gupd_store::{Charge, Partial, Stock};
 
@@ -105,7 +105,7 @@ pub struct Head {
     /// How long it is good.
     pub freshness: Freshness,
     /// Class and content type of the path it was asked for.
-    pub classified: Classified,
+    pub classified: Classification,
     /// Who sent it.
     pub upstream: Arc<str>,
     /// When it was asked for.

@@ -43,7 +43,7 @@ use crate::digest::Digests;
 use crate::fill::metrics::FillMetrics;
 use crate::{Cache, Entry};
 use gupd_config::clock::Clock;
-use gupd_config::policy::Classified;
+use gupd_config::policy::Classification;
 use gupd_config::{Config, UpstreamId};
 use gupd_http::range::RequestedPart;
 use gupd_http::{CacheControl, UnstorableReason, Verdict};
@@ -67,7 +67,7 @@ pub struct Wanted {
     /// The fields to ask with.
     pub headers: HeaderMap,
     /// Class and content type of the path.
-    pub classified: Classified,
+    pub classified: Classification,
     /// The stored response to revalidate, if there is one.
     pub stale: Option<Arc<Entry>>,
     /// What of it the client waits for, if not everything.

@@ -79,7 +79,7 @@ impl Resumption {
     }
 
     /// How upstreams are asked.
-    pub(super) fn settings(&self) -> &config::Fill {
+    pub(super) fn settings(&self) -> &config::FillSettings {
         self.origin.upstreams.settings()
     }
 

@@ -15,7 +15,7 @@ use super::fetch::Followers;
 use super::{Fill, FillError, FillKey, FillOutcome, Flow, Leaving, Phase, Shared, Unshared, Wanted};
 use crate::Entry;
 use gupd_config::Class;
-use gupd_config::policy::Classified;
+use gupd_config::policy::Classification;
 use gupd_http::key;
 use gupd_http::storable::check_storable;
 use gupd_http::validator::{add_validators, matches_stored};
@@ -287,7 +287,7 @@ impl Task {
         &self,
         object: Object,
         selecting: &VaryFields,
-        classified: &Classified,
+        classified: &Classification,
     ) -> Option<Arc<Entry>> {
         let entry = {
             let mut running = self.shared.lock();

@@ -7,7 +7,7 @@ use http::Uri;
 use http::uri::Scheme;
 
 use gupd_config::Config;
-use gupd_config::{Outside, Profile};
+use gupd_config::{OutsideWindow, Profile};
 
 /// A relay, as its clients see it.
 pub(super) struct Site<'a> {
@@ -195,14 +195,14 @@ impl Site<'_> {
             }
         }
         let upstreams = seen.into_iter().filter_map(|index| self.config.upstreams.get(index));
-        upstreams.map(|upstream| (upstream.name.as_str(), upstream.as_clients_reach_it()))
+        upstreams.map(|upstream| (upstream.name.as_str(), upstream.client_url()))
     }
 
     /// Whether some clients have to wait for their turn.
     fn defers(&self) -> bool {
-        let waits = |group: &gupd_config::Group| {
-            group.outside != Outside::Ignore
-                && (group.windows.constant().is_none() || !group.spread.is_zero())
+        let waits = |group: &gupd_config::GroupSettings| {
+            group.outside != OutsideWindow::Ignore
+                && (group.windows.as_constant().is_none() || !group.spread.is_zero())
         };
         self.config.groups.iter().any(waits)
     }

@@ -39,7 +39,7 @@ fn heading(report: &Report, out: &mut String) -> std::fmt::Result {
     }
     let line = match scenario.line {
         line if line.is_finite() => rate(line),
-        _ if scenario.wan == Curve::constant(scenario.wan.at(0.0)) => rate(scenario.wan.at(0.0)),
+        _ if scenario.wan == Curve::constant(scenario.wan.rate_at(0.0)) => rate(scenario.wan.rate_at(0.0)),
         _ => "as wan.limit says".to_owned(),
     };
     writeln!(out, "; line {line}, LAN {}\n", rate(scenario.lan_link))

@@ -10,9 +10,9 @@ use super::Explain;
 use super::stage::Stage;
 use gupd_config as config;
 use gupd_config::clock::UnixMillis;
-use gupd_config::policy::window::offset;
-use gupd_config::policy::{Classified, Client, Group, Policy, Route, Turn};
-use gupd_config::{Ceiling, Config, Limit, Outside, WanMatch, pattern};
+use gupd_config::policy::window::client_offset;
+use gupd_config::policy::{Classification, ClientAttributes, Group, Policy, Route, ScheduledStart};
+use gupd_config::{Ceiling, Config, OutsideWindow, RateSchedule, WanMatch, pattern};
 use gupd_http::key;
 
 /// Everything that is said.
@@ -132,10 +132,11 @@ impl Explanation {
         let client = asked.client.to_canonical();
         let names = asked.certificate.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
         let names: Vec<Box<str>> = names.collect();
-        let group = policy.group(&Client::new(client, path).with_names(&names));
+        let group = policy.group(&ClientAttributes::new(client, path).with_names(&names));
         let binding = group.binding.as_ref();
         let order = binding.map_or(&route.upstreams, |binding| binding.upstreams());
-        let order: Vec<&config::Upstream> = order.iter().filter_map(|id| config.upstream(id)).collect();
+        let order: Vec<&config::UpstreamSettings> =
+            order.iter().filter_map(|id| config.upstream(id)).collect();
         Ok(Self {
             client,
             path: asked.path.to_string(),
@@ -147,7 +148,7 @@ impl Explanation {
             upstreams: upstreams(&order),
             upstreams_of: if binding.is_some() { "group" } else { "route" },
             group: Taken::of(group, client, &names, path),
-            denied: policy.denied(group, route, path).map(|denied| denied.status.as_u16()),
+            denied: policy.find_denial(group, route, path).map(|denied| denied.status.as_u16()),
             windows: Windows::of(&policy, &group.settings, now),
             turn: Moment::of(&policy, group, route, client, path, now),
             limits: limits(config, &policy, &order, &group.settings, path, &classified, now),
@@ -157,7 +158,7 @@ impl Explanation {
     }
 }
 
-fn upstreams(order: &[&config::Upstream]) -> Vec<Asked> {
+fn upstreams(order: &[&config::UpstreamSettings]) -> Vec<Asked> {
     let named = order.iter().enumerate().map(|(place, upstream)| {
         let priority = upstream.priority.map_or(place + 1, |priority| priority as usize);
         Asked { name: upstream.name.clone(), url: upstream.url.to_string(), priority }
@@ -177,7 +178,7 @@ impl Taken {
         let subnet = settings.subnets.iter().find(|subnet| subnet.contains(&client));
         let glob = settings.paths.iter().find(fits);
         let subnet = subnet.map(|subnet| Because { setting: "subnets", value: subnet.to_string() });
-        let certificate = settings.certificate_of(names);
+        let certificate = settings.matching_certificate(names);
         let certificate = certificate.map(|name| Because { setting: "certificates", value: name.to_owned() });
         let glob = glob.map(|glob| Because { setting: "paths", value: glob.clone() });
         Self {
@@ -189,14 +190,14 @@ impl Taken {
 }
 
 impl Windows {
-    fn of(policy: &Policy, group: &config::Group, now: UnixMillis) -> Self {
+    fn of(policy: &Policy, group: &config::GroupSettings, now: UnixMillis) -> Self {
         let calendar = policy.calendar();
-        let held = calendar.at(&group.windows, now);
-        let then = held.until.and_then(|until| calendar.at(&group.windows, until).until);
+        let held = calendar.current(&group.windows, now);
+        let then = held.until.and_then(|until| calendar.current(&group.windows, until).until);
         let outside = match group.outside {
-            Outside::Defer => "defer",
-            Outside::CachedOnly => "cached-only",
-            Outside::Ignore => "ignore",
+            OutsideWindow::Defer => "defer",
+            OutsideWindow::CachedOnly => "cached-only",
+            OutsideWindow::Ignore => "ignore",
         };
         Self { open: held.value, until: held.until, then, outside }
     }
@@ -211,16 +212,16 @@ impl Moment {
         path: &str,
         now: UnixMillis,
     ) -> Option<Self> {
-        let revision = policy.revision(route, path).filter(|_| group.takes_turns())?;
-        let begins = |seen| match policy.turn(group, client, revision, seen, now) {
-            Turn::Open | Turn::Emergency => now,
-            Turn::Closed { opens } => opens,
+        let revision = policy.revision(route, path).filter(|_| group.has_schedule())?;
+        let begins = |seen| match policy.scheduled_start(group, client, revision, seen, now) {
+            ScheduledStart::Now | ScheduledStart::Emergency => now,
+            ScheduledStart::Later { at: opens } => opens,
         };
         let spread = group.settings.spread;
         Some(Self {
             revision: revision.sequence.to_owned(),
             spread_seconds: spread.as_secs_f64(),
-            offset_seconds: offset(client, revision.sequence, spread).as_secs_f64(),
+            offset_seconds: client_offset(client, revision.sequence, spread).as_secs_f64(),
             new: begins(now),
             known: begins(UnixMillis::MIN),
         })
@@ -231,10 +232,10 @@ impl Moment {
 fn limits(
     config: &Config,
     policy: &Policy,
-    order: &[&config::Upstream],
-    group: &config::Group,
+    order: &[&config::UpstreamSettings],
+    group: &config::GroupSettings,
     path: &str,
-    classified: &Classified,
+    classified: &Classification,
     now: UnixMillis,
 ) -> Vec<Held> {
     let folded = pattern::fold(path);
@@ -249,7 +250,7 @@ fn limits(
     let upstreams =
         order.iter().map(|upstream| (format!("upstream {} limit", upstream.name), &upstream.limit));
     let fixed = |setting: &str, limit| (setting.to_owned(), limit);
-    let all: Vec<(String, &Limit)> = [
+    let all: Vec<(String, &RateSchedule)> = [
         fixed("group.client_limit", &group.client_limit),
         fixed("lan.client_limit", &config.lan.client_limit),
         fixed("group.limit", &group.limit),
@@ -262,7 +263,7 @@ fn limits(
     .chain([fixed("wan.limit", &config.wan.limit)])
     .collect();
     let held = all.into_iter().filter_map(|(setting, limit)| {
-        let held = policy.calendar().at(limit, now);
+        let held = policy.calendar().current(limit, now);
         match held.value {
             Ceiling::Rate(rate) => {
                 Some(Held { setting, bytes_per_second: rate.0, told: rate.to_string(), until: held.until })
@@ -273,7 +274,7 @@ fn limits(
     held.collect()
 }
 
-fn counts(config: &Config, group: &config::Group) -> Vec<Count> {
+fn counts(config: &Config, group: &config::GroupSettings) -> Vec<Count> {
     let all = [
         ("group.client_downloads", group.client_downloads),
         ("lan.client_downloads", config.lan.client_downloads),

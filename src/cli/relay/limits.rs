@@ -39,7 +39,7 @@ impl Limits {
     fn change(&self, change: impl FnOnce(&mut Kept)) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut kept);
-        let part = kept.config.part_of_limits(kept.processes);
+        let part = kept.config.divide_limits(kept.processes);
         self.lan.reconfigure(&part);
         self.wan.reconfigure(&part);
     }

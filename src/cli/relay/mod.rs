@@ -26,7 +26,7 @@ use gupd_cache::Cache;
 use gupd_cache::fill::Fills;
 use gupd_config::clock::Clock;
 use gupd_config::policy::PolicyError;
-use gupd_config::{Config, Log, Server};
+use gupd_config::{Config, LogSettings, ServerSettings};
 use gupd_http::instance::RelayInstance;
 use gupd_net::listen::{
     Acceptors, ConnectionRateLimiter, HttpServer, LifecycleStage, ListenError, Sockets, WorkerPool, tls,
@@ -244,7 +244,7 @@ impl Relay {
     pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
         let before = self.generations.load_full();
         let mut running = config.clone();
-        running.server = Server {
+        running.server = ServerSettings {
             tls: config.server.tls.clone(),
             client_ca: config.server.client_ca.clone(),
             max_uri_bytes: config.server.max_uri_bytes,
@@ -253,7 +253,7 @@ impl Relay {
         };
         running.store = before.config.store.clone();
         running.fill.max_concurrent = before.config.fill.max_concurrent;
-        running.log = Log { access: config.log.access, ..before.config.log.clone() };
+        running.log = LogSettings { access: config.log.access, ..before.config.log.clone() };
         let waiting = [
             ("server", running.server != config.server),
             ("store", running.store != config.store),

@@ -106,7 +106,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
 }
 
 impl Place {
-    fn load(&self) -> Result<config::Store, Failure> {
+    fn load(&self) -> Result<config::StoreSettings, Failure> {
         Ok(self.load_all(Vec::new())?.store)
     }
 
@@ -126,7 +126,7 @@ struct Opened {
 
 impl Opened {
     /// Takes the folder's lock.
-    fn open(config: &config::Store) -> Result<Self, StoreError> {
+    fn open(config: &config::StoreSettings) -> Result<Self, StoreError> {
         // What the store does on its own account, such as putting a damaged index aside, is not to go unseen.
         let warnings = tracing_subscriber::fmt().with_env_filter(WARNINGS);
         // A second one of the same process changes nothing.
@@ -135,7 +135,8 @@ impl Opened {
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| {
                 StoreError::Io { doing: "get an event queue for", path: config.dir.clone(), source }
             })?;
-        let store = Store::open(&config::Store { memory: MEMORY, ..config.clone() }, Clock::system())?;
+        let store =
+            Store::open(&config::StoreSettings { memory: MEMORY, ..config.clone() }, Clock::system())?;
         Ok(Self { store, runtime })
     }
 }

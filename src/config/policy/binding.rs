@@ -67,7 +67,7 @@ impl Destinations {
 
 impl Policy {
     /// Returns true if requests of some clients go to the upstreams of their routes.
-    pub fn goes_by_route(&self) -> bool {
+    pub fn has_route_destinations(&self) -> bool {
         self.destinations.by_route
     }
 
@@ -83,7 +83,7 @@ impl Policy {
     }
 
     /// Returns the binding of this name, if a group still has it.
-    pub fn binding_named(&self, name: &str) -> Option<&Arc<UpstreamBinding>> {
+    pub fn find_binding(&self, name: &str) -> Option<&Arc<UpstreamBinding>> {
         self.destinations.bindings.iter().find(|binding| binding.name() == name)
     }
 }

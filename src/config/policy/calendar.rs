@@ -25,7 +25,7 @@ pub struct Calendar {
 
 /// What holds at an instant, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held<T> {
+pub struct CurrentValue<T> {
     /// The value.
     pub value: T,
     /// The first instant with another value; `None` for ever.
@@ -39,37 +39,38 @@ impl Calendar {
     }
 
     /// What holds now, and until when.
-    pub fn at<T: Copy + PartialEq>(&self, week: &Week<T>, now: UnixMillis) -> Held<T> {
-        if let Some(value) = week.constant() {
-            return Held { value, until: None };
+    pub fn current<T: Copy + PartialEq>(&self, week: &Week<T>, now: UnixMillis) -> CurrentValue<T> {
+        if let Some(value) = week.as_constant() {
+            return CurrentValue { value, until: None };
         }
         let mut wall = self.wall(now);
-        let value = week.at(wall.minute());
+        let value = week.value_at(wall.minute());
         for _ in 0..MAX_TRANSITIONS {
-            let Some(minutes) = week.until_change(wall.minute()) else { break };
+            let Some(minutes) = week.minutes_until_change(wall.minute()) else { break };
             let change = wall.begin_of_minute() + i64::from(minutes) * MINUTE;
             let Some(moved) = self.next_move(wall.instant).filter(|moved| moved.instant <= change) else {
-                return Held { value, until: Some(change) };
+                return CurrentValue { value, until: Some(change) };
             };
-            if week.at(moved.minute()) != value {
-                return Held { value, until: Some(moved.instant) };
+            if week.value_at(moved.minute()) != value {
+                return CurrentValue { value, until: Some(moved.instant) };
             }
             wall = moved;
         }
-        Held { value, until: None }
+        CurrentValue { value, until: None }
     }
 
     /// Since when what holds now has held; `None` for ever.
-    pub fn since<T: Copy + PartialEq>(&self, week: &Week<T>, now: UnixMillis) -> Option<UnixMillis> {
+    pub fn current_since<T: Copy + PartialEq>(&self, week: &Week<T>, now: UnixMillis) -> Option<UnixMillis> {
         let mut wall = self.wall(now);
-        let value = week.at(wall.minute());
+        let value = week.value_at(wall.minute());
         for _ in 0..MAX_TRANSITIONS {
-            let change = wall.begin_of_minute() - i64::from(week.since_change(wall.minute())?) * MINUTE;
+            let change =
+                wall.begin_of_minute() - i64::from(week.minutes_since_change(wall.minute())?) * MINUTE;
             let Some(moved) = self.last_move(wall.instant).filter(|moved| *moved >= change) else {
                 return Some(change);
             };
             wall = self.wall(moved - 1);
-            if week.at(wall.minute()) != value {
+            if week.value_at(wall.minute()) != value {
                 return Some(moved);
             }
         }
@@ -123,7 +124,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Config, Limit, WeekTimes};
+    use crate::{Config, RateSchedule, WeekWindows};
 
     const HOUR: i64 = 60 * MINUTE;
 
@@ -136,11 +137,11 @@ mod tests {
     }
 
     // As the configuration reads them.
-    fn windows(text: &str) -> WeekTimes {
+    fn windows(text: &str) -> WeekWindows {
         config("GUPD_WAN_WINDOWS", text).wan.windows
     }
 
-    fn limit(text: &str) -> Limit {
+    fn limit(text: &str) -> RateSchedule {
         config("GUPD_WAN_LIMIT", text).wan.limit
     }
 
@@ -151,15 +152,15 @@ mod tests {
     }
 
     // The instants at which a window opens and closes, from `from` on.
-    fn changes(zone: &str, week: &WeekTimes, from: &str, count: usize) -> Vec<(bool, String)> {
+    fn changes(zone: &str, week: &WeekWindows, from: &str, count: usize) -> Vec<(bool, String)> {
         let calendar = calendar(zone);
         let mut at = instant(from);
         let mut changes = Vec::new();
         for _ in 0..count {
-            at = calendar.at(week, at).until.unwrap();
+            at = calendar.current(week, at).until.unwrap();
             let time = Timestamp::from_millisecond(at).unwrap().to_string();
-            changes.push((calendar.at(week, at).value, time));
-            assert_eq!(calendar.since(week, at), Some(at), "it changes where it says it will");
+            changes.push((calendar.current(week, at).value, time));
+            assert_eq!(calendar.current_since(week, at), Some(at), "it changes where it says it will");
         }
         changes
     }
@@ -173,16 +174,16 @@ mod tests {
         let limit = limit("2Mbit/s mon-fri 07:00-19:00, 8Mbit/s");
         let calendar = calendar("Europe/Berlin");
         let friday_evening = instant("2026-11-20T17:30:00Z");
-        let held = calendar.at(&limit, friday_evening);
+        let held = calendar.current(&limit, friday_evening);
         assert_eq!(
             (held.value.to_string().as_str(), held.until),
             ("2Mbit/s", Some(friday_evening + HOUR / 2))
         );
-        let held = calendar.at(&limit, friday_evening + HOUR / 2);
+        let held = calendar.current(&limit, friday_evening + HOUR / 2);
         assert_eq!(held.value.to_string(), "8Mbit/s");
         assert_eq!(held.until, Some(instant("2026-11-23T06:00:00Z")));
-        assert_eq!(calendar.at(&Limit::unlimited(), 0).until, None);
-        assert_eq!(calendar.since(&Limit::unlimited(), 0), None);
+        assert_eq!(calendar.current(&RateSchedule::unlimited(), 0).until, None);
+        assert_eq!(calendar.current_since(&RateSchedule::unlimited(), 0), None);
     }
 
     #[test]
@@ -250,11 +251,11 @@ mod tests {
     }
 
     // What a clock on the wall shows, by another way than the arithmetic above.
-    fn shown(calendar: &Calendar, week: &WeekTimes, at: UnixMillis) -> bool {
+    fn shown(calendar: &Calendar, week: &WeekWindows, at: UnixMillis) -> bool {
         let wall: DateTime = calendar.zone.to_datetime(timestamp(at));
         let day = i64::from(wall.weekday().to_monday_zero_offset());
         let minute = (day * 24 + i64::from(wall.hour())) * 60 + i64::from(wall.minute());
-        week.at(u16::try_from(minute).unwrap())
+        week.value_at(u16::try_from(minute).unwrap())
     }
 
     proptest! {
@@ -282,7 +283,7 @@ mod tests {
             let calendar = calendar(zone);
             let now = begin + later;
             let open = shown(&calendar, &week, now);
-            let held = calendar.at(&week, now);
+            let held = calendar.current(&week, now);
             prop_assert_eq!(held.value, open);
             let minute = now - now.rem_euclid(MINUTE);
             let mut minutes = (1..).map(|count| minute + count * MINUTE);
@@ -290,7 +291,7 @@ mod tests {
             prop_assert_eq!(held.until, until);
             let mut minutes = (0..).map(|count| minute - count * MINUTE);
             let since = minutes.find(|at| shown(&calendar, &week, *at - MINUTE) != open);
-            prop_assert_eq!(calendar.since(&week, now), since);
+            prop_assert_eq!(calendar.current_since(&week, now), since);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use globset::{GlobSet, GlobSetBuilder};
 
-use crate::content::{GUIDS, UNKNOWN, of_class};
+use crate::content::{GUIDS, UNKNOWN, name_for_class};
 use crate::{Class, ContentMatch, ContentType, pattern};
 
 /// Every label and what marks it.
@@ -42,7 +42,7 @@ impl ContentTypes {
             }
         }
         let by_class = [Class::Payload, Class::Catalog, Class::Private, Class::Generic]
-            .map(|class| (class, label(&mut labels, of_class(class))));
+            .map(|class| (class, label(&mut labels, name_for_class(class))));
         let unknown = label(&mut labels, UNKNOWN);
         Ok(Self { patterns: patterns.build()?, by_pattern, by_guid, by_class, unknown, labels })
     }

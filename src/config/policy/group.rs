@@ -7,9 +7,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::binding::{Resolver, UpstreamBinding};
-use super::matcher::{Client, Matcher};
+use super::matcher::{ClientAttributes, Matcher};
 use crate as config;
-use crate::{Networks, Outside};
+use crate::{Networks, OutsideWindow};
 
 /// A set of clients that shares limits and windows.
 #[derive(Debug)]
@@ -17,29 +17,29 @@ pub struct Group {
     /// Its name in logs and metrics.
     pub name: Arc<str>,
     /// As it is configured.
-    pub settings: config::Group,
+    pub settings: config::GroupSettings,
     /// Where its clients' requests go, if not to their routes' upstreams.
     pub binding: Option<Arc<UpstreamBinding>>,
     /// Content types that its clients are not to have.
     pub(super) denied: Vec<String>,
-    takes_turns: bool,
+    has_schedule: bool,
 }
 
 impl Group {
     /// `withheld` are content types that clients get only where they are allowed.
-    fn new(settings: config::Group, withheld: &[&str], resolver: &Resolver) -> Self {
-        let takes_turns = settings.outside != Outside::Ignore
-            && !(settings.windows.constant() == Some(true) && settings.spread.is_zero());
+    fn new(settings: config::GroupSettings, withheld: &[&str], resolver: &Resolver) -> Self {
+        let has_schedule = settings.outside != OutsideWindow::Ignore
+            && !(settings.windows.as_constant() == Some(true) && settings.spread.is_zero());
         let denied = settings.deny.iter().map(String::as_str).chain(withheld.iter().copied());
         let denied = denied.filter(|name| !settings.allow.iter().any(|allowed| allowed == name));
         let denied = denied.map(str::to_owned).collect();
         let binding = settings.binding.as_deref().map(|binding| resolver.binding(binding));
-        Self { name: settings.name.as_str().into(), binding, denied, settings, takes_turns }
+        Self { name: settings.name.as_str().into(), binding, denied, settings, has_schedule }
     }
 
     /// Whether there is a time at which a client of it may not begin a download.
-    pub fn takes_turns(&self) -> bool {
-        self.takes_turns
+    pub fn has_schedule(&self) -> bool {
+        self.has_schedule
     }
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Groups {
 
 impl Groups {
     pub(super) fn new(
-        configured: &[config::Group],
+        configured: &[config::GroupSettings],
         withheld: &[&str],
         resolver: &Resolver,
     ) -> Result<Self, globset::Error> {
@@ -65,29 +65,29 @@ impl Groups {
         let mut subnets: Vec<(IpNet, usize)> = Vec::new();
         for group in configured {
             let compiled = Arc::new(Group::new(group.clone(), withheld, resolver));
-            if group.takes_all() {
+            if group.is_catch_all() {
                 rest.get_or_insert(compiled);
                 continue;
             }
-            if group.takes_by_address() {
+            if group.matches_address_only() {
                 subnets.extend(group.subnets.iter().map(|subnet| (*subnet, groups.len())));
             } else {
                 others.push((groups.len(), Matcher::new(group)?));
             }
             groups.push(compiled);
         }
-        let default = || config::Group::of_all_others(config::Group::DEFAULT);
+        let default = || config::GroupSettings::catch_all(config::GroupSettings::DEFAULT);
         let of_all_others = || Arc::new(Group::new(default(), withheld, resolver));
         let rest = rest.unwrap_or_else(of_all_others);
         Ok(Self { groups, rest, by_address: first_holders(subnets), others })
     }
 
-    pub(super) fn find(&self, client: &Client<'_>) -> &Arc<Group> {
+    pub(super) fn find(&self, client: &ClientAttributes<'_>) -> &Arc<Group> {
         if self.groups.is_empty() {
             return &self.rest;
         }
         let by_address =
-            self.by_address.narrowest(client.host()).map_or(self.groups.len(), |(_, first)| *first);
+            self.by_address.longest_match(client.host()).map_or(self.groups.len(), |(_, first)| *first);
         let mut before = self.others.iter().take_while(|(group, _)| *group < by_address);
         let takes = |(at, matcher): &&(usize, Matcher)| {
             self.groups.get(*at).is_some_and(|group| matcher.takes(&group.settings, client))
@@ -106,7 +106,7 @@ fn first_holders(mut subnets: Vec<(IpNet, usize)>) -> Networks<usize> {
     subnets.sort_by_key(|(subnet, _)| subnet.prefix_len());
     let mut networks = Networks::default();
     for (subnet, group) in subnets {
-        let around = networks.narrowest(subnet).map_or(group, |(_, first)| *first);
+        let around = networks.longest_match(subnet).map_or(group, |(_, first)| *first);
         networks.insert(subnet, group.min(around));
     }
     networks
@@ -120,16 +120,16 @@ mod tests {
 
     use super::*;
 
-    fn group(name: &str, subnets: &[&str], paths: &[&str]) -> config::Group {
-        config::Group {
+    fn group(name: &str, subnets: &[&str], paths: &[&str]) -> config::GroupSettings {
+        config::GroupSettings {
             subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
             paths: paths.iter().map(|&path| path.to_owned()).collect(),
-            ..config::Group::of_all_others(name)
+            ..config::GroupSettings::catch_all(name)
         }
     }
 
     fn name(groups: &Groups, client: &str, path: &str) -> String {
-        groups.find(&Client::new(client.parse().unwrap(), path)).name.to_string()
+        groups.find(&ClientAttributes::new(client.parse().unwrap(), path)).name.to_string()
     }
 
     #[test]
@@ -197,14 +197,18 @@ mod tests {
     }
 
     #[test]
-    fn only_a_group_with_windows_or_a_spread_takes_turns() {
-        let always = config::Group::of_all_others("a");
-        assert!(!Group::new(always.clone(), &[], &Resolver::default()).takes_turns());
-        let spread = config::Group { spread: std::time::Duration::from_secs(1), ..always };
-        assert!(Group::new(spread.clone(), &[], &Resolver::default()).takes_turns());
+    fn only_a_group_with_windows_or_a_spread_has_schedule() {
+        let always = config::GroupSettings::catch_all("a");
+        assert!(!Group::new(always.clone(), &[], &Resolver::default()).has_schedule());
+        let spread = config::GroupSettings { spread: std::time::Duration::from_secs(1), ..always };
+        assert!(Group::new(spread.clone(), &[], &Resolver::default()).has_schedule());
         assert!(
-            !Group::new(config::Group { outside: Outside::Ignore, ..spread }, &[], &Resolver::default())
-                .takes_turns()
+            !Group::new(
+                config::GroupSettings { outside: OutsideWindow::Ignore, ..spread },
+                &[],
+                &Resolver::default()
+            )
+            .has_schedule()
         );
     }
 
@@ -233,22 +237,22 @@ mod tests {
             groups in prop::collection::vec((prop::collection::vec(subnet(), 0..5), any::<bool>()), 1..8),
             clients in prop::collection::vec(address(), 1..20),
         ) {
-            let configured: Vec<config::Group> = groups.iter().enumerate().map(|(number, (subnets, by_path))| {
-                config::Group {
+            let configured: Vec<config::GroupSettings> = groups.iter().enumerate().map(|(number, (subnets, by_path))| {
+                config::GroupSettings {
                     subnets: subnets.clone(),
                     paths: by_path.then(|| format!("/{}", number % 2)).into_iter().collect(),
-                    ..config::Group::of_all_others(&number.to_string())
+                    ..config::GroupSettings::catch_all(&number.to_string())
                 }
             }).collect();
             let compiled = Groups::new(&configured, &[], &Resolver::default()).unwrap();
             for client in clients {
                 for path in ["/0", "/1"] {
-                    let takes = |group: &&config::Group| {
-                        !group.takes_all()
+                    let takes = |group: &&config::GroupSettings| {
+                        !group.is_catch_all()
                             && (group.subnets.is_empty() || group.subnets.iter().any(|subnet| subnet.contains(&client)))
                             && (group.paths.is_empty() || group.paths[0] == path)
                     };
-                    let rest = configured.iter().find(|group| group.takes_all());
+                    let rest = configured.iter().find(|group| group.is_catch_all());
                     let expected = configured.iter().find(takes).or(rest).map_or("default", |group| &group.name);
                     prop_assert_eq!(name(&compiled, &client.to_string(), path), expected);
                 }

@@ -13,7 +13,7 @@ use crate::{Networks, pattern};
 
 /// Who asks, and for what.
 #[derive(Debug)]
-pub struct Client<'a> {
+pub struct ClientAttributes<'a> {
     address: IpAddr,
     names: &'a [Box<str>],
     path: &'a str,
@@ -29,7 +29,7 @@ pub(super) struct Matcher {
     paths: Option<GlobSet>,
 }
 
-impl<'a> Client<'a> {
+impl<'a> ClientAttributes<'a> {
     /// A client at this address that asks for `path` (normalised, without query).
     pub fn new(address: IpAddr, path: &'a str) -> Self {
         Self { address: address.to_canonical(), names: &[], path, folded: OnceCell::new() }
@@ -56,7 +56,7 @@ impl Matcher {
     ///
     /// # Errors
     /// A pattern that is not a glob.
-    pub(super) fn new(group: &config::Group) -> Result<Self, globset::Error> {
+    pub(super) fn new(group: &config::GroupSettings) -> Result<Self, globset::Error> {
         let subnets = (!group.subnets.is_empty()).then(|| {
             let mut networks = Networks::default();
             for subnet in &group.subnets {
@@ -73,9 +73,9 @@ impl Matcher {
     }
 
     /// Whether `group`, whose matcher this is, takes this client; the dearest question last.
-    pub(super) fn takes(&self, group: &config::Group, client: &Client<'_>) -> bool {
-        (group.certificates.is_empty() || group.certificate_of(client.names).is_some())
-            && self.subnets.as_ref().is_none_or(|subnets| subnets.narrowest(client.host()).is_some())
+    pub(super) fn takes(&self, group: &config::GroupSettings, client: &ClientAttributes<'_>) -> bool {
+        (group.certificates.is_empty() || group.matching_certificate(client.names).is_some())
+            && self.subnets.as_ref().is_none_or(|subnets| subnets.longest_match(client.host()).is_some())
             && self.paths.as_ref().is_none_or(|paths| paths.is_match(client.folded()))
     }
 }

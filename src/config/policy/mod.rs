@@ -26,17 +26,17 @@ pub use binding::UpstreamBinding;
 use binding::{Destinations, Resolver};
 use calendar::Calendar;
 use content_type::ContentTypes;
-pub use denial::Denied;
+pub use denial::Denial;
 pub use group::Group;
 use group::Groups;
-pub use matcher::Client;
+pub use matcher::ClientAttributes;
 use profile::Classes;
-pub use revision::{FirstSeen, Revision};
+pub use revision::{FirstSeen, PayloadRevision};
 pub use route::Route;
 use route::Routes;
-pub use schedule::{Run, Schedule};
-pub use sequence::{Numbered, canonical};
-pub use window::Turn;
+pub use schedule::{RefreshSchedule, ScheduledRun};
+pub use sequence::{RevisionFile, parse_revision_number};
+pub use window::ScheduledStart;
 
 /// The compiled routes, rules, content types and groups.
 #[derive(Debug)]
@@ -51,18 +51,18 @@ pub struct Policy {
 
 /// What a path is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Classified {
+pub struct Classification {
     /// How long it is good.
     pub class: Class,
     /// Whether it is a full set or a delta.
-    pub form: Form,
+    pub form: PayloadForm,
     /// What it is for; one of [`Policy::content_types`].
     pub content_type: Arc<str>,
 }
 
 /// How a payload brings a revision: a site whose clients ask for full sets pays a hundred times the delta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Form {
+pub enum PayloadForm {
     /// A revision whole: `full.zip`.
     Full,
     /// From one revision to another: `*.dax`.
@@ -71,7 +71,7 @@ pub enum Form {
     Other,
 }
 
-impl Form {
+impl PayloadForm {
     /// The one spelling used in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -127,24 +127,24 @@ impl Policy {
     }
 
     /// The route of this name, if there still is one.
-    pub fn route_named(&self, name: &str) -> Option<&Arc<Route>> {
+    pub fn find_route(&self, name: &str) -> Option<&Arc<Route>> {
         self.routes.named(name)
     }
 
     /// What `path` (without query, as the client spelt it) is on this route.
-    pub fn classify(&self, route: &Route, path: &str) -> Classified {
+    pub fn classify(&self, route: &Route, path: &str) -> Classification {
         let path = pattern::fold(path);
         let class = route.classes.class(&path);
         let form = match class {
-            Class::Payload if path.ends_with("/full.zip") => Form::Full,
-            Class::Payload if path.ends_with(".dax") => Form::Delta,
-            _ => Form::Other,
+            Class::Payload if path.ends_with("/full.zip") => PayloadForm::Full,
+            Class::Payload if path.ends_with(".dax") => PayloadForm::Delta,
+            _ => PayloadForm::Other,
         };
-        Classified { class, form, content_type: Arc::clone(self.content_types.of(&path, class)) }
+        Classification { class, form, content_type: Arc::clone(self.content_types.of(&path, class)) }
     }
 
     /// The group of a client: the first that takes it, else the one for all others.
-    pub fn group(&self, client: &Client<'_>) -> &Arc<Group> {
+    pub fn group(&self, client: &ClientAttributes<'_>) -> &Arc<Group> {
         self.groups.find(client)
     }
 
@@ -154,22 +154,22 @@ impl Policy {
     }
 
     /// The revision that a payload of a manager belongs to; `None` if `path` (normalised, without query) is none.
-    pub fn revision<'a>(&self, route: &Route, path: &'a str) -> Option<Revision<'a>> {
+    pub fn revision<'a>(&self, route: &Route, path: &'a str) -> Option<PayloadRevision<'a>> {
         let revision =
-            Revision::of(path).filter(|_| matches!(route.profile, Profile::Auto | Profile::Sep))?;
+            PayloadRevision::of(path).filter(|_| matches!(route.profile, Profile::Auto | Profile::Sep))?;
         (route.classes.class(&pattern::fold(path)) == Class::Payload).then_some(revision)
     }
 
     /// Whether a client of this group may begin to download from a revision now, which was first asked for at `seen`.
-    pub fn turn(
+    pub fn scheduled_start(
         &self,
         group: &Group,
         client: IpAddr,
-        revision: Revision<'_>,
+        revision: PayloadRevision<'_>,
         seen: UnixMillis,
         now: UnixMillis,
-    ) -> Turn {
-        window::turn(&self.calendar, &group.settings, client, revision.sequence, seen, now)
+    ) -> ScheduledStart {
+        window::scheduled_start(&self.calendar, &group.settings, client, revision.sequence, seen, now)
     }
 
     /// The site's wall clock.
@@ -191,10 +191,10 @@ mod tests {
         Policy::new(&Config::for_upstreams(&["http://manager:8014"]).unwrap()).unwrap()
     }
 
-    fn classify(path: &str) -> (Class, Form, String) {
+    fn classify(path: &str) -> (Class, PayloadForm, String) {
         let policy = policy();
         let route = policy.route(Some("relay:2967"), path).unwrap();
-        let Classified { class, form, content_type } = policy.classify(route, path);
+        let Classification { class, form, content_type } = policy.classify(route, path);
         (class, form, content_type.to_string())
     }
 
@@ -202,12 +202,21 @@ mod tests {
     fn a_relay_without_a_file_knows_both_protocols() {
         let revision = "/content/{07B590B3-9282-482f-BBAA-6D515D385869}/210602017";
         let name = "virus-definitions-64".to_owned();
-        assert_eq!(classify(&format!("{revision}/full.zip")), (Class::Payload, Form::Full, name.clone()));
-        assert_eq!(classify(&format!("{revision}/xdelta1.dax")), (Class::Payload, Form::Delta, name));
-        assert_eq!(classify("/index2.dax"), (Class::Catalog, Form::Other, "catalog".to_owned()));
-        assert_eq!(classify("/secars/secars.dll"), (Class::Private, Form::Other, "management".to_owned()));
-        assert_eq!(classify("/1369163480x.zip"), (Class::Payload, Form::Other, "liveupdate".to_owned()));
-        assert_eq!(classify("/"), (Class::Generic, Form::Other, "other".to_owned()));
+        assert_eq!(
+            classify(&format!("{revision}/full.zip")),
+            (Class::Payload, PayloadForm::Full, name.clone())
+        );
+        assert_eq!(classify(&format!("{revision}/xdelta1.dax")), (Class::Payload, PayloadForm::Delta, name));
+        assert_eq!(classify("/index2.dax"), (Class::Catalog, PayloadForm::Other, "catalog".to_owned()));
+        assert_eq!(
+            classify("/secars/secars.dll"),
+            (Class::Private, PayloadForm::Other, "management".to_owned())
+        );
+        assert_eq!(
+            classify("/1369163480x.zip"),
+            (Class::Payload, PayloadForm::Other, "liveupdate".to_owned())
+        );
+        assert_eq!(classify("/"), (Class::Generic, PayloadForm::Other, "other".to_owned()));
     }
 
     #[test]

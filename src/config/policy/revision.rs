@@ -12,14 +12,14 @@ const MAX_REVISIONS: u64 = 4_096;
 
 /// A revision of content, as in `/content/{GUID}/<sequence>/full.zip`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Revision<'a> {
+pub struct PayloadRevision<'a> {
     /// `{GUID}/<sequence>`: this content's alone.
     pub name: &'a str,
     /// The sequence: what a client's offset is drawn for, so that it takes together what was published together.
     pub sequence: &'a str,
 }
 
-impl<'a> Revision<'a> {
+impl<'a> PayloadRevision<'a> {
     /// Of a normalised path.
     pub(super) fn of(path: &'a str) -> Option<Self> {
         let (folder, rest) = path.strip_prefix('/')?.split_once('/')?;
@@ -43,12 +43,12 @@ impl FirstSeen {
     }
 
     /// When it was first asked for, if that is remembered.
-    pub fn of(&self, revision: Revision<'_>) -> Option<UnixMillis> {
+    pub fn of(&self, revision: PayloadRevision<'_>) -> Option<UnixMillis> {
         self.0.get(revision.name)
     }
 
     /// Remembers it; of two requests at once, what the first one says.
-    pub fn remember(&self, revision: Revision<'_>, seen: UnixMillis) -> UnixMillis {
+    pub fn remember(&self, revision: PayloadRevision<'_>, seen: UnixMillis) -> UnixMillis {
         self.0.get_with(revision.name.into(), || seen)
     }
 }
@@ -68,7 +68,11 @@ mod tests {
         let name = "{535cb6a4-441f-4e8a-a897-804cd859100e}/261121001";
         for file in ["full.zip", "xdelta261120001.dax"] {
             let path = format!("/Content/{name}/{file}");
-            assert_eq!(Revision::of(&path), Some(Revision { name, sequence: "261121001" }), "{path}");
+            assert_eq!(
+                PayloadRevision::of(&path),
+                Some(PayloadRevision { name, sequence: "261121001" }),
+                "{path}"
+            );
         }
         for path in [
             "/content/{a}/full.zip",
@@ -81,16 +85,16 @@ mod tests {
             "/",
             "",
         ] {
-            assert_eq!(Revision::of(path), None, "{path}");
+            assert_eq!(PayloadRevision::of(path), None, "{path}");
         }
     }
 
     #[test]
     fn what_was_seen_first_stays() {
-        let (seen, revision) = (FirstSeen::new(), Revision { name: "{a}/1", sequence: "1" });
+        let (seen, revision) = (FirstSeen::new(), PayloadRevision { name: "{a}/1", sequence: "1" });
         assert_eq!(seen.of(revision), None);
         assert_eq!((seen.remember(revision, 5), seen.remember(revision, 9)), (5, 5));
         assert_eq!(seen.of(revision), Some(5));
-        assert_eq!(seen.of(Revision { name: "{b}/1", sequence: "1" }), None);
+        assert_eq!(seen.of(PayloadRevision { name: "{b}/1", sequence: "1" }), None);
     }
 }

@@ -28,7 +28,11 @@ pub struct Route {
 }
 
 impl Route {
-    pub(super) fn new(route: &config::Route, upstreams: Arc<[UpstreamId]>, classes: Arc<Classes>) -> Self {
+    pub(super) fn new(
+        route: &config::RouteSettings,
+        upstreams: Arc<[UpstreamId]>,
+        classes: Arc<Classes>,
+    ) -> Self {
         Self {
             name: route.name.as_str().into(),
             upstreams,
@@ -97,7 +101,7 @@ mod tests {
         let mut config = Config::for_upstreams(&["http://manager:8014"]).unwrap();
         config.routes = routes
             .iter()
-            .map(|(prefix, host)| config::Route {
+            .map(|(prefix, host)| config::RouteSettings {
                 name: format!("{}{prefix}", host.unwrap_or_default()),
                 prefix: (*prefix).to_owned(),
                 host: host.map(str::to_owned),

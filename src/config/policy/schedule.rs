@@ -10,30 +10,30 @@ use jiff::tz::{AmbiguousOffset, TimeZone};
 use super::calendar::{Calendar, timestamp};
 use crate::clock::UnixMillis;
 use crate::week::DAY;
-use crate::{Config, Recurrence, Refresh, WeekTimes};
+use crate::{Config, Recurrence, RefreshSettings, WeekWindows};
 
 /// Days looked through for the next time of a week: one more than a week has, and one that a zone may skip.
 const MAX_DAYS: usize = 10;
 
 /// One configuration's schedule.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Schedule {
-    refresh: Refresh,
-    windows: WeekTimes,
+pub struct RefreshSchedule {
+    refresh: RefreshSettings,
+    windows: WeekWindows,
     zone: TimeZone,
     calendar: Calendar,
 }
 
 /// A run to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct ScheduledRun {
     /// When it is due by the recurrence: what the next one counts from.
     pub due: UnixMillis,
     /// When it begins.
     pub at: UnixMillis,
 }
 
-impl Schedule {
+impl RefreshSchedule {
     /// The schedule of a configuration.
     pub fn new(config: &Config) -> Self {
         let zone = config.site.time_zone.clone();
@@ -50,7 +50,7 @@ impl Schedule {
     ///
     /// It begins within `refresh.random` of its time, as far as the window that it falls into allows. If it falls into
     /// none, it begins in the next, within twice as long from its opening: all sites with that window meet there.
-    pub fn next(&self, last: Option<UnixMillis>, now: UnixMillis, random: u64) -> Option<Run> {
+    pub fn next(&self, last: Option<UnixMillis>, now: UnixMillis, random: u64) -> Option<ScheduledRun> {
         let spread = millis(self.refresh.random);
         // A clock that was set back since says nothing.
         let last = last.filter(|last| *last <= now.saturating_add(spread));
@@ -73,7 +73,7 @@ impl Schedule {
             }
         };
         let at = self.within(due, spread, now, random).or_else(|| self.opening(due.max(now), random))?;
-        Some(Run { due, at })
+        Some(ScheduledRun { due, at })
     }
 
     /// The next try of a run whose first one failed at `since`; `None` if it is given up.
@@ -81,30 +81,30 @@ impl Schedule {
         if self.refresh.schedule == Recurrence::Continuous {
             return None;
         }
-        let held = self.calendar.at(&self.windows, now.saturating_add(millis(self.refresh.retry)));
+        let held = self.calendar.current(&self.windows, now.saturating_add(millis(self.refresh.retry)));
         let at = if held.value { now.saturating_add(millis(self.refresh.retry)) } else { held.until? };
         (at <= since.saturating_add(millis(self.refresh.retry_window))).then_some(at)
     }
 
     /// When the window of now closes: `Some(None)` if never, `None` if it is closed.
     pub fn closes(&self, now: UnixMillis) -> Option<Option<UnixMillis>> {
-        let held = self.calendar.at(&self.windows, now);
+        let held = self.calendar.current(&self.windows, now);
         held.value.then_some(held.until)
     }
 
     /// A moment in the window of `from`, or in the next one: within twice `refresh.random` of the first instant.
     pub fn opening(&self, from: UnixMillis, random: u64) -> Option<UnixMillis> {
-        let held = self.calendar.at(&self.windows, from);
+        let held = self.calendar.current(&self.windows, from);
         let opens = if held.value { from } else { held.until? };
         let latest = opens.saturating_add(2 * millis(self.refresh.random));
-        let closes = self.calendar.at(&self.windows, opens).until.unwrap_or(i64::MAX);
+        let closes = self.calendar.current(&self.windows, opens).until.unwrap_or(i64::MAX);
         Some(draw(opens, latest.min(closes - 1), random))
     }
 
     /// A moment near `due`, from `now` on and within the window that `due` falls into.
     fn within(&self, due: UnixMillis, spread: i64, now: UnixMillis, random: u64) -> Option<UnixMillis> {
-        let held = self.calendar.at(&self.windows, due);
-        let opened = self.calendar.since(&self.windows, due).unwrap_or(i64::MIN);
+        let held = self.calendar.current(&self.windows, due);
+        let opened = self.calendar.current_since(&self.windows, due).unwrap_or(i64::MIN);
         let from = due.saturating_sub(spread).max(opened).max(now);
         let until = due.saturating_add(spread).min(held.until.map_or(i64::MAX, |closes| closes - 1));
         (held.value && from <= until).then(|| draw(from, until, random))
@@ -163,7 +163,7 @@ mod tests {
     const HOUR: i64 = 60 * MINUTE;
     const DAY_LONG: i64 = 24 * HOUR;
 
-    fn schedule(zone: &str, text: &str, random: &str, windows: &str) -> Schedule {
+    fn schedule(zone: &str, text: &str, random: &str, windows: &str) -> RefreshSchedule {
         let env = [
             ("GUPD_SITE_TIME_ZONE", zone),
             ("GUPD_REFRESH_SCHEDULE", text),
@@ -172,14 +172,14 @@ mod tests {
             ("GUPD_UPSTREAM", "http://manager"),
         ];
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Schedule::new(&Config::load(&Overrides::default(), None, env.into_iter()).unwrap())
+        RefreshSchedule::new(&Config::load(&Overrides::default(), None, env.into_iter()).unwrap())
     }
 
     fn instant(text: &str) -> UnixMillis {
         text.parse::<jiff::Timestamp>().unwrap().as_millisecond()
     }
 
-    fn runs(schedule: &Schedule, from: &str, count: usize) -> Vec<String> {
+    fn runs(schedule: &RefreshSchedule, from: &str, count: usize) -> Vec<String> {
         let (mut last, mut now, mut runs) = (None, instant(from), Vec::new());
         for _ in 0..count {
             let run = schedule.next(last, now, 0).unwrap();
@@ -303,7 +303,7 @@ mod tests {
             let due = minutes.find(is_due).unwrap();
             prop_assert_eq!(run.due, due);
             let open = (0..).map(|count| due + count * MINUTE)
-                .find(|at| schedule.calendar.at(&schedule.windows, *at).value);
+                .find(|at| schedule.calendar.current(&schedule.windows, *at).value);
             prop_assert_eq!(Some(run.at), open);
             // The next one is another.
             prop_assert!(schedule.next(Some(run.due), run.at, 0).unwrap().due > run.due);

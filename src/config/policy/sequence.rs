@@ -3,7 +3,7 @@
 
 /// A file of one revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Numbered<'a> {
+pub struct RevisionFile<'a> {
     /// Route and path up to the number: one content.
     pub series: &'a str,
     /// The revision.
@@ -12,25 +12,25 @@ pub struct Numbered<'a> {
     pub name: &'a str,
 }
 
-impl<'a> Numbered<'a> {
+impl<'a> RevisionFile<'a> {
     /// Of a key without query; `None` if it is none of this form.
-    pub fn of(key: &'a str) -> Option<Self> {
+    pub fn parse(key: &'a str) -> Option<Self> {
         let (folder, name) = key.rsplit_once('/')?;
         let (series, number) = folder.rsplit_once('/')?;
         let content = series.rsplit('/').next()?;
         let is_content = content.starts_with('{') && content.ends_with('}');
         let fits = is_content && !name.is_empty() && !name.contains('?');
-        Some(Self { series, number: canonical(number)?, name }).filter(|_| fits)
+        Some(Self { series, number: parse_revision_number(number)?, name }).filter(|_| fits)
     }
 
     /// The key of another file of the same content.
-    pub fn key(series: &str, number: u64, name: &str) -> String {
+    pub fn format_key(series: &str, number: u64, name: &str) -> String {
         format!("{series}/{number}/{name}")
     }
 }
 
 /// A number whose digits are the only way to write it.
-pub fn canonical(digits: &str) -> Option<u64> {
+pub fn parse_revision_number(digits: &str) -> Option<u64> {
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
     plain.then(|| digits.parse().ok())?
 }
@@ -42,9 +42,9 @@ mod tests {
     #[test]
     fn a_key_of_a_revision_is_taken_apart_and_put_together() {
         let key = "/ /content/{535cb6a4-441f-4e8a-a897-804cd859100e}/261121001/full.zip";
-        let numbered = Numbered::of(key).unwrap();
+        let numbered = RevisionFile::parse(key).unwrap();
         assert_eq!((numbered.number, numbered.name), (261_121_001, "full.zip"));
-        assert_eq!(Numbered::key(numbered.series, numbered.number, numbered.name), key);
+        assert_eq!(RevisionFile::format_key(numbered.series, numbered.number, numbered.name), key);
         for key in [
             "/ /content/{a}/0261/full.zip",
             "/ /content/{a}/x1/full.zip",
@@ -54,7 +54,7 @@ mod tests {
             "/ /content/{a}/99999999999999999999/full.zip",
             "",
         ] {
-            assert_eq!(Numbered::of(key), None, "{key}");
+            assert_eq!(RevisionFile::parse(key), None, "{key}");
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::calendar::Calendar;
-use crate::Group;
+use crate::GroupSettings;
 use crate::clock::UnixMillis;
 
 /// Time until a window that never opens is asked about again; no configuration has one.
@@ -20,30 +20,30 @@ const NEVER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Whether a client may begin to download a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum ScheduledStart {
     /// Its time has come.
-    Open,
+    Now,
     /// The revision is released to everyone at once.
     Emergency,
     /// Not yet.
-    Closed {
+    Later {
         /// When its time comes.
-        opens: UnixMillis,
+        at: UnixMillis,
     },
 }
 
 /// Where a client's turn lies within `spread`, for this revision: evenly spread over clients, of no relation between
 /// revisions, and the same for ever. It is the high half of the product of `spread` in milliseconds and the XXH3-64
 /// (seed 0) of the client's address as 16 bytes of IPv6 (IPv4 as `::ffff:a.b.c.d`) followed by the revision's text.
-pub fn offset(client: IpAddr, revision: &str, spread: Duration) -> Duration {
+pub fn client_offset(client: IpAddr, revision: &str, spread: Duration) -> Duration {
     let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
     // Not a remainder, which would favour the front of the spread.
-    let offset = (u128::from(draw(client, revision)) * u128::from(millis)) >> 64;
+    let offset = (u128::from(client_hash(client, revision)) * u128::from(millis)) >> 64;
     Duration::from_millis(u64::try_from(offset).unwrap_or(u64::MAX))
 }
 
 /// The hash alone: 2^64 stands for the whole spread.
-pub fn draw(client: IpAddr, revision: &str) -> u64 {
+pub fn client_hash(client: IpAddr, revision: &str) -> u64 {
     let address = match client {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => address,
@@ -56,37 +56,37 @@ pub fn draw(client: IpAddr, revision: &str) -> u64 {
 
 /// Whether `client` may begin to download from this revision now. `seen` is when the revision was first asked for; one
 /// after `now`, of a clock that was set back since, says nothing.
-pub(super) fn turn(
+pub(super) fn scheduled_start(
     calendar: &Calendar,
-    group: &Group,
+    group: &GroupSettings,
     client: IpAddr,
     revision: &str,
     seen: UnixMillis,
     now: UnixMillis,
-) -> Turn {
-    let held = calendar.at(&group.windows, now);
+) -> ScheduledStart {
+    let held = calendar.current(&group.windows, now);
     if held.value {
-        let opened = calendar.since(&group.windows, now);
+        let opened = calendar.current_since(&group.windows, now);
         let window = Window { opens: opened, closes: held.until };
-        let Some(start) = opened.max((seen <= now).then_some(seen)) else { return Turn::Open };
+        let Some(start) = opened.max((seen <= now).then_some(seen)) else { return ScheduledStart::Now };
         let opens = start + millis(window.offset(group, client, revision));
         if opens <= now {
-            return Turn::Open;
+            return ScheduledStart::Now;
         }
         if held.until.is_none_or(|closes| opens < closes) {
-            return Turn::Closed { opens };
+            return ScheduledStart::Later { at: opens };
         }
     }
     let next = if held.value {
-        held.until.and_then(|closed| calendar.at(&group.windows, closed).until)
+        held.until.and_then(|closed| calendar.current(&group.windows, closed).until)
     } else {
         held.until
     };
     let Some(opens) = next else {
-        return Turn::Closed { opens: now + millis(NEVER) };
+        return ScheduledStart::Later { at: now + millis(NEVER) };
     };
-    let window = Window { opens: Some(opens), closes: calendar.at(&group.windows, opens).until };
-    Turn::Closed { opens: opens + millis(window.offset(group, client, revision)) }
+    let window = Window { opens: Some(opens), closes: calendar.current(&group.windows, opens).until };
+    ScheduledStart::Later { at: opens + millis(window.offset(group, client, revision)) }
 }
 
 // Open ends are for ever.
@@ -96,12 +96,14 @@ struct Window {
 }
 
 impl Window {
-    fn offset(&self, group: &Group, client: IpAddr, revision: &str) -> Duration {
+    fn offset(&self, group: &GroupSettings, client: IpAddr, revision: &str) -> Duration {
         let spread = match (self.opens, self.closes) {
-            (Some(opens), Some(closes)) => group.spread_within(Duration::from_millis(opens.abs_diff(closes))),
+            (Some(opens), Some(closes)) => {
+                group.spread_in_window(Duration::from_millis(opens.abs_diff(closes)))
+            }
             _ => group.spread,
         };
-        offset(client, revision, spread)
+        client_offset(client, revision, spread)
     }
 }
 
@@ -146,7 +148,7 @@ mod tests {
     }
 
     fn share(client: IpAddr, revision: &str) -> f64 {
-        offset(client, revision, SPREAD).as_secs_f64() / SPREAD.as_secs_f64()
+        client_offset(client, revision, SPREAD).as_secs_f64() / SPREAD.as_secs_f64()
     }
 
     #[test]
@@ -190,12 +192,12 @@ mod tests {
         ] {
             let client = client.parse().unwrap();
             assert_eq!(
-                offset(client, revision, SPREAD),
+                client_offset(client, revision, SPREAD),
                 Duration::from_millis(millis),
                 "{client} {revision}"
             );
         }
-        assert_eq!(offset([10, 1, 2, 3].into(), "1", Duration::ZERO), Duration::ZERO);
+        assert_eq!(client_offset([10, 1, 2, 3].into(), "1", Duration::ZERO), Duration::ZERO);
     }
 
     #[test]
@@ -204,9 +206,9 @@ mod tests {
         const DOWNLOAD: i64 = 600_000;
         let (group, calendar) = (group("always", "4h"), Calendar::new(TimeZone::UTC));
         for revision in ["261121001", "261121002", "261121003"] {
-            let begin = |client| match turn(&calendar, &group, client, revision, 0, 0) {
-                Turn::Closed { opens } => opens,
-                Turn::Open | Turn::Emergency => 0,
+            let begin = |client| match scheduled_start(&calendar, &group, client, revision, 0, 0) {
+                ScheduledStart::Later { at: opens } => opens,
+                ScheduledStart::Now | ScheduledStart::Emergency => 0,
             };
             let mut changes: Vec<(i64, i32)> =
                 clients(5_000).map(begin).flat_map(|at| [(at, 1), (at + DOWNLOAD, -1)]).collect();
@@ -221,7 +223,7 @@ mod tests {
         }
     }
 
-    fn group(windows: &str, spread: &str) -> Group {
+    fn group(windows: &str, spread: &str) -> GroupSettings {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("gupd.toml");
         let text = format!(
@@ -238,27 +240,27 @@ mod tests {
 
     const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
 
-    fn at(group: &Group, seen: UnixMillis, now: UnixMillis) -> Turn {
-        turn(&Calendar::new(TimeZone::UTC), group, CLIENT, "261121001", seen, now)
+    fn at(group: &GroupSettings, seen: UnixMillis, now: UnixMillis) -> ScheduledStart {
+        scheduled_start(&Calendar::new(TimeZone::UTC), group, CLIENT, "261121001", seen, now)
     }
 
     fn own(spread_hours: i64) -> i64 {
-        millis(offset(CLIENT, "261121001", Duration::from_secs(spread_hours.unsigned_abs() * 3600)))
+        millis(client_offset(CLIENT, "261121001", Duration::from_secs(spread_hours.unsigned_abs() * 3600)))
     }
 
     #[test]
     fn a_client_begins_its_offset_after_the_window_opens_and_not_after_it_closes() {
         let group = group("mon-fri 20:00-06:00", "4h");
         let opens = monday(20) + own(4);
-        assert_eq!(at(&group, monday(9), monday(12)), Turn::Closed { opens });
-        assert_eq!(at(&group, monday(9), monday(20)), Turn::Closed { opens });
-        assert_eq!(at(&group, monday(9), opens - 1), Turn::Closed { opens });
-        assert_eq!(at(&group, monday(9), opens), Turn::Open);
-        assert_eq!(at(&group, monday(9), monday(30) - 1), Turn::Open);
+        assert_eq!(at(&group, monday(9), monday(12)), ScheduledStart::Later { at: opens });
+        assert_eq!(at(&group, monday(9), monday(20)), ScheduledStart::Later { at: opens });
+        assert_eq!(at(&group, monday(9), opens - 1), ScheduledStart::Later { at: opens });
+        assert_eq!(at(&group, monday(9), opens), ScheduledStart::Now);
+        assert_eq!(at(&group, monday(9), monday(30) - 1), ScheduledStart::Now);
         // A client that was away has its turn in the next window, again behind its offset.
-        assert_eq!(at(&group, monday(9), monday(30)), Turn::Closed { opens: opens + 24 * HOUR });
+        assert_eq!(at(&group, monday(9), monday(30)), ScheduledStart::Later { at: opens + 24 * HOUR });
         // And over the weekend, if nothing opens there.
-        let next_monday = Turn::Closed { opens: opens + 7 * 24 * HOUR };
+        let next_monday = ScheduledStart::Later { at: opens + 7 * 24 * HOUR };
         assert_eq!(at(&group, monday(9), monday(5 * 24 + 7)), next_monday);
     }
 
@@ -266,30 +268,30 @@ mod tests {
     fn a_revision_that_appears_in_an_open_window_counts_from_then() {
         let group = group("mon-fri 20:00-06:00", "4h");
         let seen = monday(23);
-        assert_eq!(at(&group, seen, seen), Turn::Closed { opens: seen + own(4) });
-        assert_eq!(at(&group, seen, seen + own(4)), Turn::Open);
+        assert_eq!(at(&group, seen, seen), ScheduledStart::Later { at: seen + own(4) });
+        assert_eq!(at(&group, seen, seen + own(4)), ScheduledStart::Now);
         // Too late for this window: in the next, from its opening.
         let late = monday(30) - own(4) / 2;
-        assert_eq!(at(&group, late, late), Turn::Closed { opens: monday(44) + own(4) });
+        assert_eq!(at(&group, late, late), ScheduledStart::Later { at: monday(44) + own(4) });
         // A clock that was set back makes nobody wait for the time it was seen at.
-        assert_eq!(at(&group, monday(1000), monday(20) + own(4)), Turn::Open);
+        assert_eq!(at(&group, monday(1000), monday(20) + own(4)), ScheduledStart::Now);
     }
 
     #[test]
     fn without_windows_the_spread_counts_from_when_the_revision_was_seen() {
         let group = group("always", "4h");
         let seen = monday(9);
-        assert_eq!(at(&group, seen, seen), Turn::Closed { opens: seen + own(4) });
-        assert_eq!(at(&group, seen, seen + own(4)), Turn::Open);
-        assert_eq!(at(&group, seen, monday(1000)), Turn::Open);
-        assert_eq!(at(&group, monday(1000), seen), Turn::Open, "the clock was set back");
+        assert_eq!(at(&group, seen, seen), ScheduledStart::Later { at: seen + own(4) });
+        assert_eq!(at(&group, seen, seen + own(4)), ScheduledStart::Now);
+        assert_eq!(at(&group, seen, monday(1000)), ScheduledStart::Now);
+        assert_eq!(at(&group, monday(1000), seen), ScheduledStart::Now, "the clock was set back");
     }
 
     #[test]
     fn without_a_spread_a_window_opens_for_all_at_once() {
         let group = group("mon-fri 20:00-06:00", "0s");
-        assert_eq!(at(&group, monday(9), monday(20) - 1), Turn::Closed { opens: monday(20) });
-        assert_eq!(at(&group, monday(9), monday(20)), Turn::Open);
+        assert_eq!(at(&group, monday(9), monday(20) - 1), ScheduledStart::Later { at: monday(20) });
+        assert_eq!(at(&group, monday(9), monday(20)), ScheduledStart::Now);
     }
 
     #[test]
@@ -297,11 +299,13 @@ mod tests {
         let group = group("20:00-22:00", "12h");
         for client in clients(2_000) {
             let calendar = Calendar::new(TimeZone::UTC);
-            let Turn::Closed { opens } = turn(&calendar, &group, client, "1", 0, monday(12)) else {
+            let ScheduledStart::Later { at: opens } =
+                scheduled_start(&calendar, &group, client, "1", 0, monday(12))
+            else {
                 panic!("{client} is let in before the window")
             };
             assert!((monday(20)..=monday(22) - HOUR / 4).contains(&opens), "{client}");
-            assert_eq!(turn(&calendar, &group, client, "1", 0, opens), Turn::Open);
+            assert_eq!(scheduled_start(&calendar, &group, client, "1", 0, opens), ScheduledStart::Now);
         }
     }
 
@@ -326,12 +330,12 @@ mod tests {
             let calendar = Calendar::new(TimeZone::get(zone).unwrap());
             let now = day.parse::<Timestamp>().unwrap().as_millisecond() + later;
             let (group, client) = (group(windows, spread), Ipv4Addr::from(client).into());
-            let at = |at| turn(&calendar, &group, client, "261121001", now - known, at);
-            if let Turn::Closed { opens } = at(now) {
+            let at = |at| scheduled_start(&calendar, &group, client, "261121001", now - known, at);
+            if let ScheduledStart::Later { at: opens } = at(now) {
                 prop_assert!(opens > now);
-                prop_assert_eq!(at(opens), Turn::Open);
-                prop_assert_eq!(at(opens - 1), Turn::Closed { opens });
-                prop_assert_eq!(at(now + (opens - now) / 2), Turn::Closed { opens });
+                prop_assert_eq!(at(opens), ScheduledStart::Now);
+                prop_assert_eq!(at(opens - 1), ScheduledStart::Later { at: opens });
+                prop_assert_eq!(at(now + (opens - now) / 2), ScheduledStart::Later { at: opens });
             }
         }
     }

@@ -11,7 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use self::lines::LogGuard;
-use gupd_config::{Log, LogFormat};
+use gupd_config::{LogFormat, LogSettings};
 
 /// A log that cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum LogError {
 ///
 /// # Errors
 /// When the level cannot be understood, or a log is set up already.
-pub fn init(log: &Log) -> Result<LogGuard, LogError> {
+pub fn init(log: &LogSettings) -> Result<LogGuard, LogError> {
     let filter = EnvFilter::try_new(&log.level)?;
     let (lines, guard) = lines::start()?;
     let layer = tracing_subscriber::fmt::layer().with_writer(lines);

@@ -18,7 +18,7 @@ impl PublicUrls {
     /// As a configuration says.
     pub fn new(config: &Config) -> Self {
         let public = config.upstreams.iter().map(|upstream| {
-            let url = upstream.as_clients_reach_it();
+            let url = upstream.client_url();
             // Without the slash that a URL without a path has: the client's path follows.
             (upstream.name.clone(), url.to_string().trim_end_matches('/').to_owned())
         });

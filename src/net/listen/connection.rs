@@ -140,7 +140,7 @@ impl<A: RequestHandler> HttpServer<A> {
     pub fn new(
         answers: Arc<A>,
         metrics: Arc<NetMetrics>,
-        server: &config::Server,
+        server: &config::ServerSettings,
         tls: Option<TlsAcceptor>,
     ) -> Self {
         for reason in ConnectionRefusal::ALL {
@@ -173,7 +173,7 @@ impl<A: RequestHandler> HttpServer<A> {
     ///
     /// # Errors
     /// When they cannot be used; the old ones stay.
-    pub fn reload_certificate(&self, server: &config::Server) -> Result<(), PemError> {
+    pub fn reload_certificate(&self, server: &config::ServerSettings) -> Result<(), PemError> {
         let renewed = tls::load_acceptor(server)?.map(Arc::new);
         if renewed.is_some() && self.tls.load().is_some() {
             self.tls.store(renewed);

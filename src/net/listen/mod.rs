@@ -115,7 +115,7 @@ impl Sockets {
     ///
     /// # Errors
     /// When one cannot be had.
-    pub fn open(server: &config::Server) -> Result<Self, ListenError> {
+    pub fn open(server: &config::ServerSettings) -> Result<Self, ListenError> {
         let inherited = inherited()?;
         let clients = if inherited.is_empty() {
             server.listen.iter().map(|&address| bind(address)).collect::<Result<_, _>>()?
@@ -151,7 +151,7 @@ impl Acceptors {
         sockets: Vec<StdListener>,
         workers: &Arc<WorkerPool>,
         newcomers: &Arc<ConnectionRateLimiter>,
-        server: &config::Server,
+        server: &config::ServerSettings,
         metrics: &Arc<NetMetrics>,
         stage: &watch::Receiver<LifecycleStage>,
     ) -> io::Result<Self> {

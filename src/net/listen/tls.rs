@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use webpki::EndEntityCert;
 
 use crate::pem::{self, PemError};
-use gupd_config::Server;
+use gupd_config::ServerSettings;
 
 /// Names of one certificate that are looked at; machines have a handful.
 const MAX_NAMES: usize = 32;
@@ -20,7 +20,7 @@ const MAX_NAMES: usize = 32;
 ///
 /// # Errors
 /// When a file cannot be read or used; nothing is half set up.
-pub fn load_acceptor(server: &Server) -> Result<Option<TlsAcceptor>, PemError> {
+pub fn load_acceptor(server: &ServerSettings) -> Result<Option<TlsAcceptor>, PemError> {
     let Some(tls) = &server.tls else { return Ok(None) };
     let clients = server.client_ca.as_deref().map(issued_by).transpose()?;
     let mut config = pem::pair(tls, |chain, key| {

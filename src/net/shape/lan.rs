@@ -14,7 +14,7 @@ use super::timed::{Holds, Moment, Timed, follow};
 use gupd_config as config;
 use gupd_config::clock::Clock;
 use gupd_config::policy::calendar::Calendar;
-use gupd_config::{Config, Limit};
+use gupd_config::{Config, RateSchedule};
 
 /// Clients known before those that have gone are looked for; after that, when they have doubled.
 const SWEEP: usize = 1_024;
@@ -34,7 +34,7 @@ struct State {
     calendar: Calendar,
     burst: Duration,
     total: Timed,
-    client: Limit,
+    client: RateSchedule,
     /// By name. One that is no longer configured stays, unlimited: downloads of its clients may still run.
     groups: HashMap<String, Group>,
     clients: HashMap<IpAddr, Client>,
@@ -44,7 +44,7 @@ struct State {
 #[derive(Debug)]
 struct Group {
     total: Timed,
-    client: Limit,
+    client: RateSchedule,
 }
 
 /// A client that is sent something.
@@ -62,7 +62,7 @@ impl LanLimiter {
             calendar: Calendar::new(config.site.time_zone.clone()),
             burst: config.wan.burst,
             total: Timed::new(&pacer),
-            client: Limit::unlimited(),
+            client: RateSchedule::unlimited(),
             groups: HashMap::new(),
             clients: HashMap::new(),
             sweep_at: SWEEP,
@@ -86,10 +86,10 @@ impl LanLimiter {
         state.total.set(&config.lan.limit);
         state.client = config.lan.client_limit.clone();
         for group in state.groups.values_mut() {
-            group.set(&config::Group::of_all_others(""));
+            group.set(&config::GroupSettings::catch_all(""));
         }
         for group in &config.groups {
-            let new = || Group { total: Timed::new(&self.pacer), client: Limit::unlimited() };
+            let new = || Group { total: Timed::new(&self.pacer), client: RateSchedule::unlimited() };
             state.groups.entry(group.name.clone()).or_insert_with(new).set(group);
         }
         let limits = state.groups.values().any(Group::limits);
@@ -171,7 +171,7 @@ impl State {
 }
 
 impl Group {
-    fn set(&mut self, group: &config::Group) {
+    fn set(&mut self, group: &config::GroupSettings) {
         self.total.set(&group.limit);
         self.client = group.client_limit.clone();
     }

@@ -93,7 +93,7 @@ impl SlotLimiter {
     /// Other counts from now on; those who wait and have a place now go at once. A download that began while nothing
     /// was counted has no place, and is not counted later.
     pub fn reconfigure(&self, config: &Config) {
-        let of_groups = |group: &gupd_config::Group| group.max_downloads.or(group.client_downloads);
+        let of_groups = |group: &gupd_config::GroupSettings| group.max_downloads.or(group.client_downloads);
         let lan = config.lan.max_downloads.or(config.lan.client_downloads);
         let limited = lan.is_some() || config.groups.iter().any(|group| of_groups(group).is_some());
         self.change(|admission, now, granted| admission.configure(config, now, granted));

@@ -9,9 +9,9 @@ use tokio::time::sleep;
 use super::pace::Pacer;
 use super::schedule::LimitId;
 use gupd_config::clock::{Clock, UnixMillis};
-use gupd_config::policy::calendar::{Calendar, Held};
+use gupd_config::policy::calendar::{Calendar, CurrentValue};
 use gupd_config::units::Rate;
-use gupd_config::{Ceiling, Limit};
+use gupd_config::{Ceiling, RateSchedule};
 
 /// Longest time between two looks at the wall clock, which may be set to any other time.
 const LOOK: Duration = Duration::from_secs(1);
@@ -20,17 +20,17 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Timed {
     pub(super) id: LimitId,
-    week: Limit,
+    week: RateSchedule,
 }
 
 impl Timed {
     /// Unlimited, until it is told otherwise.
     pub(super) fn new(pacer: &Pacer) -> Self {
-        Self { id: pacer.add_limit(None, Duration::ZERO), week: Limit::unlimited() }
+        Self { id: pacer.add_limit(None, Duration::ZERO), week: RateSchedule::unlimited() }
     }
 
     /// What it is when, from now on.
-    pub(super) fn set(&mut self, week: &Limit) {
+    pub(super) fn set(&mut self, week: &RateSchedule) {
         self.week = week.clone();
     }
 
@@ -46,7 +46,7 @@ impl Timed {
 
     /// Sets it to what it is now; gives when it changes.
     pub(super) fn apply(&self, pacer: &Pacer, moment: &Moment<'_>) -> Option<UnixMillis> {
-        let Held { value, until } = moment.rate(&self.week);
+        let CurrentValue { value, until } = moment.rate(&self.week);
         pacer.set_rate(self.id, value, moment.burst);
         until
     }
@@ -61,13 +61,13 @@ pub(super) struct Moment<'a> {
 
 impl Moment<'_> {
     /// The rate at this moment, in bytes a second; `None` without a limit.
-    pub(super) fn rate(&self, week: &Limit) -> Held<Option<u64>> {
-        let Held { value, until } = self.calendar.at(week, self.now);
+    pub(super) fn rate(&self, week: &RateSchedule) -> CurrentValue<Option<u64>> {
+        let CurrentValue { value, until } = self.calendar.current(week, self.now);
         let rate = match value {
             Ceiling::Rate(Rate(bytes)) => Some(bytes),
             Ceiling::Unlimited => None,
         };
-        Held { value: rate, until }
+        CurrentValue { value: rate, until }
     }
 }
 

@@ -17,8 +17,8 @@ use super::yielding::{LineSample, Yielding};
 use gupd_config as config;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::calendar::Calendar;
-use gupd_config::policy::{Classified, Form};
-use gupd_config::{Config, Limit, WanMatch, pattern};
+use gupd_config::policy::{Classification, PayloadForm};
+use gupd_config::{Config, RateSchedule, WanMatch, pattern};
 
 /// What may be on its way at a limited rate, in time at that rate: a burst, and the round trip of most lines.
 const AHEAD: Duration = Duration::from_millis(250);
@@ -82,7 +82,7 @@ pub struct BandwidthClass(Option<Arc<Common>>);
 #[derive(Debug)]
 struct Common {
     narrower: Vec<LimitId>,
-    form: Form,
+    form: PayloadForm,
     // Held to look and to change priorities, which is arithmetic.
     transfers: Mutex<(Purpose, Vec<Weak<Flow>>)>,
 }
@@ -149,9 +149,9 @@ impl WanLimiter {
     /// No limits at all, for a process that is no relay. Needs no [`WanLimiter::run`].
     pub fn unlimited(config: &Config, clock: Clock) -> Self {
         let mut config = config.clone();
-        config.wan.limit = Limit::unlimited();
+        config.wan.limit = RateSchedule::unlimited();
         config.wan.yield_to_others = false;
-        config.upstreams.iter_mut().for_each(|upstream| upstream.limit = Limit::unlimited());
+        config.upstreams.iter_mut().for_each(|upstream| upstream.limit = RateSchedule::unlimited());
         config.wan_limits.clear();
         config.groups.clear();
         Self::new(&config, clock)
@@ -161,7 +161,7 @@ impl WanLimiter {
     pub fn bandwidth_class(
         &self,
         path: &str,
-        classified: &Classified,
+        classified: &Classification,
         group: Option<&str>,
         purpose: Purpose,
     ) -> BandwidthClass {
@@ -227,9 +227,9 @@ impl WanLimiter {
     fn set<'a>(
         &self,
         limits: &mut HashMap<String, Timed>,
-        configured: impl Iterator<Item = (&'a String, &'a Limit)>,
+        configured: impl Iterator<Item = (&'a String, &'a RateSchedule)>,
     ) {
-        limits.values_mut().for_each(|timed| timed.set(&Limit::unlimited()));
+        limits.values_mut().for_each(|timed| timed.set(&RateSchedule::unlimited()));
         for (name, limit) in configured {
             limits.entry(name.clone()).or_insert_with(|| Timed::new(&self.pacer)).set(limit);
         }
@@ -311,10 +311,10 @@ impl Common {
 
     fn priority(&self, purpose: Purpose) -> Priority {
         match (purpose, self.form) {
-            (Purpose::Client, Form::Delta) => Priority::WaitedDelta,
+            (Purpose::Client, PayloadForm::Delta) => Priority::WaitedDelta,
             (Purpose::Client, _) => Priority::Waited,
             (Purpose::Revalidation, _) => Priority::Revalidation,
-            (Purpose::Prefetch, Form::Delta) => Priority::PrefetchDelta,
+            (Purpose::Prefetch, PayloadForm::Delta) => Priority::PrefetchDelta,
             (Purpose::Prefetch, _) => Priority::Prefetch,
             (Purpose::Repair, _) => Priority::Repair,
         }

@@ -82,7 +82,7 @@ pub(super) enum Change {
 }
 
 impl Limits {
-    pub(super) fn new(health: &config::Health) -> Self {
+    pub(super) fn new(health: &config::HealthSettings) -> Self {
         let millis = |time: Duration| UnixMillis::try_from(time.as_millis()).unwrap_or(UnixMillis::MAX);
         Self {
             failures: health.failures,

@@ -169,7 +169,7 @@ impl Upstreams {
                 continue;
             }
             tokio::select! {
-                () = self.clock.reached(due) => {}
+                () = self.clock.sleep_until(due) => {}
                 // Only if the upstream were gone, which this task has.
                 _ = changes.changed() => {}
                 () = sleep(LOOK) => {}

@@ -261,12 +261,12 @@ mod tests {
     use super::*;
     use gupd_config::clock::Clock;
     use gupd_config::units::Rate;
-    use gupd_config::{Config, Limit};
+    use gupd_config::{Config, RateSchedule};
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_waits_when_its_response_takes_the_line_goes_on() {
         let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
-        config.wan.limit = Limit::rate(Rate(1 << 10));
+        config.wan.limit = RateSchedule::from_rate(Rate(1 << 10));
         let wan = Arc::new(WanLimiter::new(&config, Clock::manual(0)));
         let running = wan.clone();
         let limits = tokio::spawn(async move { running.run().await });

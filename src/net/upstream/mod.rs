@@ -90,8 +90,8 @@ pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
     /// The other relays of the site.
     peers: Vec<Arc<Upstream>>,
-    settings: config::Fill,
-    health: config::Health,
+    settings: config::FillSettings,
+    health: config::HealthSettings,
     /// A task finds out which are back, and clients' requests need not.
     is_checked: AtomicBool,
     /// Requests so far.
@@ -263,7 +263,7 @@ impl Upstreams {
     }
 
     /// How patient to be with them.
-    pub fn settings(&self) -> &config::Fill {
+    pub fn settings(&self) -> &config::FillSettings {
         &self.settings
     }
 
@@ -279,7 +279,12 @@ impl Upstreams {
 }
 
 impl Upstream {
-    fn new(upstream: &config::Upstream, limits: Limits, pool: Pool, received: IntCounter) -> Option<Self> {
+    fn new(
+        upstream: &config::UpstreamSettings,
+        limits: Limits,
+        pool: Pool,
+        received: IntCounter,
+    ) -> Option<Self> {
         let (name, url) = (&upstream.name, &upstream.url);
         let authority = url.authority()?.clone();
         let public = upstream.public_url.as_ref();

@@ -74,7 +74,7 @@ impl Pools {
     }
 
     /// Reads the files that `upstream` names, and connects to nobody yet.
-    pub(super) fn toward(&mut self, upstream: &config::Upstream) -> Result<Pool, ConnectError> {
+    pub(super) fn toward(&mut self, upstream: &config::UpstreamSettings) -> Result<Pool, ConnectError> {
         let name: Arc<str> = Arc::from(&*upstream.name);
         let is_tls = upstream.url.scheme() == Some(&Scheme::HTTPS);
         let tls = is_tls.then(|| Tls::new(&name, &upstream.url, &upstream.trust, &mut self.roots));

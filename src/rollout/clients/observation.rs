@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::ClientId;
 use gupd_config::clock::UnixMillis;
-use gupd_config::policy::Numbered;
+use gupd_config::policy::RevisionFile;
 use gupd_http::status::{CacheStatus, FinishedResponse, ResponseEnd};
 
 /// File name of a payload that replaces everything, where a delta brings only the changes.
@@ -99,7 +99,8 @@ impl Observation {
 impl RequestKind {
     /// A request for the payload under this key.
     pub fn payload(key: &str) -> Self {
-        let is_full_set = Numbered::of(key).is_some_and(|file| file.name.eq_ignore_ascii_case(FULL_SET));
+        let is_full_set =
+            RevisionFile::parse(key).is_some_and(|file| file.name.eq_ignore_ascii_case(FULL_SET));
         Self::Payload { hash: xxh3_64(key.as_bytes()), is_full_set }
     }
 }

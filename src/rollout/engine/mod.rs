@@ -60,7 +60,7 @@ pub struct Current {
     /// The rings; `None` without any.
     pub rings: Option<Arc<Rings>>,
     /// The settings.
-    pub settings: config::Rollout,
+    pub settings: config::RolloutSettings,
     /// Kept payloads by revision, as their number.
     pub payloads: BTreeMap<Number, u64>,
     /// What holds rings up: trouble with a revision among the clients of the ring before.

@@ -18,7 +18,7 @@ use gupd_config::{self as config, Config};
 #[derive(Debug)]
 pub struct RolloutRules {
     pub(super) rings: Option<Arc<Rings>>,
-    pub(super) settings: config::Rollout,
+    pub(super) settings: config::RolloutSettings,
     pub(super) tracking: TrackerSettings,
     views: ArcSwapOption<Views>,
 }
@@ -87,7 +87,7 @@ impl Rollouts {
 }
 
 fn tracking(config: &Config) -> TrackerSettings {
-    let config::Rollout { behind, unseen, repeats, max_clients, .. } = config.rollout;
+    let config::RolloutSettings { behind, unseen, repeats, max_clients, .. } = config.rollout;
     let max_clients = usize::try_from(max_clients).unwrap_or(usize::MAX);
     TrackerSettings { max_clients, behind, unseen, repeats }
 }

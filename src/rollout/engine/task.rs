@@ -79,7 +79,7 @@ impl Task {
         clock: Clock,
     ) -> Self {
         let Beginning { shared, requests, taken, rules, audit } = beginning;
-        let (now, steady) = clock.now_and_steady();
+        let (now, steady) = clock.now_and_monotonic();
         let mut task = Self {
             shared,
             requests,
@@ -160,7 +160,7 @@ impl Task {
 
     /// Has a clock that was set, or a machine that slept, move nobody.
     fn keep_time(&mut self) {
-        let (now, steady) = self.clock.now_and_steady();
+        let (now, steady) = self.clock.now_and_monotonic();
         let expected = self.looked + (steady - self.steady);
         let since = if now - expected > AWAY {
             tracing::warn!(
@@ -210,8 +210,8 @@ impl Task {
                     self.payloads.takes(key, revision);
                     continue;
                 }
-                () = clock.reached(at) => self.look().await,
-                () = clock.set_back_before(back - ADJUSTED) => self.look().await,
+                () = clock.sleep_until(at) => self.look().await,
+                () = clock.wait_until_set_back(back - ADJUSTED) => self.look().await,
             }
             due = None;
         }
@@ -337,7 +337,7 @@ impl Task {
             self.succeed().await;
         }
         self.keep_time();
-        let (now, steady) = self.clock.now_and_steady();
+        let (now, steady) = self.clock.now_and_monotonic();
         (self.looked, self.steady) = (now, steady);
         while let Ok((key, revision)) = self.taken.try_recv() {
             self.payloads.takes(key, revision);

@@ -16,7 +16,7 @@ use crate::fill::origin::Origin;
 use crate::fill::resume::{Asked, Resumed, Resumption};
 use crate::fill::transfer::Transfer;
 use crate::fill::{Errand, FillError, FillOutcome, Flow, Phase, Unshared, run};
-use gupd_config::{Class, Finish};
+use gupd_config::{Class, FinishPolicy};
 use gupd_http::range::RequestedPart;
 use gupd_http::storable::check_length;
 use gupd_http::{UnstorableReason, VaryFields};
@@ -135,7 +135,7 @@ impl Task {
             phase: &self.phase,
             finish: match self.wanted.errand {
                 // An errand wants everything for as long as it is there.
-                Some(_) => Finish::Never,
+                Some(_) => FinishPolicy::Never,
                 None => self.upstreams.settings().finish,
             },
             is_errand: self.wanted.errand.is_some(),
@@ -235,7 +235,7 @@ impl Task {
 
     /// The part to ask for first.
     pub(super) fn part(&self) -> Option<RequestedPart> {
-        let all = self.upstreams.settings().finish == Finish::Always;
+        let all = self.upstreams.settings().finish == FinishPolicy::Always;
         let part = self.wanted.part.filter(|part| !(all && part.is_front(CHUNK)));
         part.filter(|_| self.wanted.stale.is_none())
     }

@@ -15,7 +15,7 @@ fn address(client: u8) -> IpAddr {
 fn counts(total: Option<u32>, client: Option<u32>, groups: [Option<u32>; 2]) -> Config {
     let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
     (config.lan.max_downloads, config.lan.client_downloads) = (total, client);
-    config.groups = GROUPS.map(config::Group::of_all_others).to_vec();
+    config.groups = GROUPS.map(config::GroupSettings::catch_all).to_vec();
     for (group, most) in config.groups.iter_mut().zip(groups) {
         group.max_downloads = most;
     }

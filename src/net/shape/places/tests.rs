@@ -85,7 +85,7 @@ async fn a_place_granted_to_who_leaves_is_the_next_ones() {
 #[tokio::test(start_paused = true)]
 async fn more_places_are_given_at_once() {
     let (mut config, places) = places(|config| {
-        config.groups = vec![gupd_config::Group::of_all_others("branch")];
+        config.groups = vec![gupd_config::GroupSettings::catch_all("branch")];
         config.groups[0].max_downloads = Some(1);
     });
     let mut held = vec![places.try_acquire(ONE, "branch").unwrap()];

@@ -28,7 +28,7 @@ impl Task {
     /// Opens the steps that are due and that no trouble holds.
     pub(super) fn advance(&mut self, next: &mut State, watched: &Troubles, now: UnixMillis) -> Vec<Advanced> {
         let Some(rings) = &self.rules.rings else { return Vec::new() };
-        let config::Rollout { trouble_share, trouble_clients, .. } = self.rules.settings;
+        let config::RolloutSettings { trouble_share, trouble_clients, .. } = self.rules.settings;
         next.update_troubles(rings, watched, |trouble| {
             trouble.is_above(trouble_share, u64::from(trouble_clients))
         });
