@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gupd_site::{Random, State, bytes};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::Dice;
-use crate::manager::Manager;
-use crate::network::{Net, State, Weather};
+use crate::network::{Net, Weather};
+use crate::origin;
 use crate::site::{End, Site};
 
 const PATH: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/full.zip";
@@ -21,39 +21,39 @@ const STORM: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(1_800);
 
 /// A machine changes its state a few times, and is up in the end.
-async fn storm(net: Net, name: &'static str, mut dice: Dice) {
+async fn storm(net: Net, name: &'static str, mut random: Random) {
     let begin = Instant::now();
     loop {
-        sleep(Duration::from_millis(dice.roll(10_000))).await;
+        sleep(Duration::from_millis(random.below(10_000))).await;
         if begin.elapsed() >= STORM {
             break net.set(name, State::Up);
         }
-        net.set(name, [State::Up, State::Up, State::Refusing, State::Silent][dice.roll(4) as usize]);
+        net.set(name, [State::Up, State::Up, State::Refusing, State::Silent][random.below(4) as usize]);
     }
 }
 
 /// What became of those who asked managers with the same content, or with contents of their own.
 async fn play(seed: u64, same: bool) -> Vec<End> {
-    let mut dice = Dice::new(seed);
-    let length = 200_000 + dice.roll(1_000_000) as usize;
-    let contents = [dice.bytes(length), dice.bytes(length)];
+    let mut random = Random::new(seed);
+    let length = 200_000 + random.below(1_000_000) as usize;
+    let contents = [bytes(random.seed(), length), bytes(random.seed(), length)];
     let managers = match same {
-        true => [&contents[0], &contents[0]].map(|content| Arc::new(Manager::new(content, "same"))),
-        false => [0, 1].map(|number| Arc::new(Manager::new(&contents[number], NAMES[number]))),
+        true => [&contents[0], &contents[0]].map(|content| origin(content, "same")),
+        false => [0, 1].map(|number| origin(&contents[number], NAMES[number])),
     };
     let weather =
-        Weather { often: 1 + dice.roll(3), bytes: 2 * length as u64, delay: Duration::from_millis(300) };
+        Weather { often: 1 + random.below(3), bytes: 2 * length as u64, delay: Duration::from_millis(300) };
     let net = Net::new(seed, weather);
     for (name, manager) in NAMES.iter().zip(&managers) {
         net.put(name, manager);
     }
     let site = Arc::new(Site::new(&net, &NAMES));
     for name in NAMES {
-        tokio::spawn(storm(net.clone(), name, Dice::new(dice.roll(u64::MAX))));
+        tokio::spawn(storm(net.clone(), name, Random::new(random.seed())));
     }
     let mut clients = JoinSet::new();
     for _ in 0..6 {
-        let (site, begin) = (site.clone(), Duration::from_millis(dice.roll(50_000)));
+        let (site, begin) = (site.clone(), Duration::from_millis(random.below(50_000)));
         clients.spawn(async move {
             sleep(begin).await;
             timeout(PATIENCE, site.get(PATH)).await.unwrap_or_else(|_| panic!("seed {seed}: no end"))
@@ -101,10 +101,10 @@ async fn random_faults_never_mix_two_managers() {
 
 #[tokio::test(start_paused = true)]
 async fn refusing_manager_costs_a_second_silent_one_idle_timeout() {
-    let content = Dice::new(1).bytes(1_500_000);
+    let content = bytes(1, 1_500_000);
     for (state, most) in [(State::Refusing, 1), (State::Silent, 6)] {
-        let managers = [(); 2].map(|()| Arc::new(Manager::new(&content, "same")));
-        let weather = Weather { often: 0, bytes: 0, delay: Duration::from_millis(1) };
+        let managers = [(); 2].map(|()| origin(&content, "same"));
+        let weather = Weather { often: 0, bytes: 0, delay: Duration::from_millis(2) };
         let net = Net::new(1, weather);
         NAMES.iter().zip(&managers).for_each(|(name, manager)| net.put(name, manager));
         let site = Site::new(&net, &NAMES);
@@ -119,7 +119,7 @@ async fn refusing_manager_costs_a_second_silent_one_idle_timeout() {
         assert!(bytes == content);
         let took = begin.elapsed();
         assert!(took < Duration::from_secs(most), "{state:?}: {took:?}");
-        assert_eq!(managers.map(|manager| manager.requests()), [1, 1], "{state:?}");
+        assert_eq!(managers.map(|manager| manager.total_requests()), [1, 1], "{state:?}");
         assert_eq!(site.metrics.fills.failovers.get(), 1);
     }
 }

@@ -6,20 +6,15 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use gupd::rollout::revision::Revision;
 use gupd::store::BlobId;
-use http::{HeaderMap, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use gupd_site::{Origin, Random, Resource, State};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::Dice;
 use crate::collector::Collector;
-use crate::manager::Answers;
-use crate::network::{Net, State, Weather};
+use crate::network::{Net, Weather};
 
 const NAMES: [&str; 3] = ["one", "two", "three"];
 const CATALOGS: u64 = 8;
@@ -37,7 +32,7 @@ struct Publisher {
     often: u64,
     /// One in so many fails.
     fails: u64,
-    now: Mutex<(u64, Dice)>,
+    now: Mutex<(u64, Random)>,
     meanings: Meanings,
 }
 
@@ -51,48 +46,32 @@ impl Publisher {
         let since = (0..=version).rev().find(is_new).unwrap();
         since..(version + 1..).find(is_new).unwrap()
     }
-}
 
-impl Answers for Publisher {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn respond(&self, path: &str) -> Resource {
         let mut now = self.now.lock().unwrap();
-        if now.1.roll(self.often) == 0 {
+        if now.1.below(self.often) == 0 {
             now.0 += 1;
         }
-        let (version, fails) = (now.0, now.1.roll(self.fails) == 0);
+        let (version, fails) = (now.0, now.1.below(self.fails) == 0);
         drop(now);
-        let path = request.uri().path();
         let versions = Self::versions(path, version);
-        let body = format!("{} {} {path}", self.name, versions.start);
+        let since = versions.start;
+        let body = format!("{} {since} {path}", self.name);
         let digest: [u8; 32] = Sha256::digest(&body).into();
-        self.meanings.lock().unwrap().insert(digest.into(), (self.name, versions.clone()));
+        self.meanings.lock().unwrap().insert(digest.into(), (self.name, versions));
         if fails {
-            return status(StatusCode::INTERNAL_SERVER_ERROR).body(Full::default()).unwrap();
+            return Resource::empty(500);
         }
-        let (validator, value, is_known) = self.validate(versions.start, request.headers());
-        let response = status(if is_known { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
-        let body = if is_known { Bytes::new() } else { body.into() };
-        response.header(validator, value).body(Full::new(body)).unwrap()
-    }
-}
-
-impl Publisher {
-    fn validate(&self, since: u64, asked: &HeaderMap) -> (header::HeaderName, String, bool) {
-        let given = |name| asked.get(name).and_then(|value| value.to_str().ok());
         if !self.is_dated {
-            let tag = format!("\"{}-{since}\"", self.name);
-            let is_known = given(header::IF_NONE_MATCH) == Some(&tag);
-            return (header::ETAG, tag, is_known);
+            return Resource::tagged(body, &format!("\"{}-{since}\"", self.name)).undated();
         }
-        // Files keep the dates that they were made at, wherever they are copied to.
+        // Files keep their dates wherever they are copied to.
         let modified = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000 + since);
-        let known = given(header::IF_MODIFIED_SINCE).and_then(|date| httpdate::parse_http_date(date).ok());
-        (header::LAST_MODIFIED, httpdate::fmt_http_date(modified), known >= Some(modified))
+        Resource::new(body)
+            .without("ETag")
+            .header("Last-Modified", &httpdate::fmt_http_date(modified))
+            .undated()
     }
-}
-
-fn status(status: StatusCode) -> http::response::Builder {
-    Response::builder().status(status)
 }
 
 /// Some manager has had all of it at one moment.
@@ -114,20 +93,20 @@ fn check(seed: u64, revision: &Revision, meanings: &Meanings) {
 
 /// How many revisions there were in the end.
 async fn play(seed: u64) -> u64 {
-    let mut dice = Dice::new(seed);
+    let mut random = Random::new(seed);
     let meanings = Meanings::default();
     let weather = Weather { often: 12, bytes: 4_000, delay: Duration::from_micros(300) };
     let net = Net::new(seed, weather);
     for (at, name) in (1..).zip(NAMES) {
         let publisher = Publisher {
             name,
-            is_dated: dice.roll(2) == 0,
-            often: 6 + dice.roll(60),
+            is_dated: random.below(2) == 0,
+            often: 6 + random.below(60),
             fails: 80,
-            now: Mutex::new((dice.roll(10), Dice::new(seed * 10 + at))),
+            now: Mutex::new((random.below(10), Random::new(seed * 10 + at))),
             meanings: meanings.clone(),
         };
-        net.put(name, &Arc::new(publisher));
+        net.put(name, &Origin::computed(move |request| Some(publisher.respond(request.path()))));
     }
     let urls = NAMES.map(|name| format!("http://{name}"));
     let urls = urls.each_ref().map(String::as_str);
@@ -143,16 +122,16 @@ async fn play(seed: u64) -> u64 {
     });
     for _ in 0..ROUNDS {
         let mut clients = JoinSet::new();
-        for _ in 0..dice.roll(4) {
-            let (collector, path) = (collector.clone(), format!("/{}_livetri.zip", dice.roll(CATALOGS)));
-            let begins = Duration::from_micros(dice.roll(20_000));
+        for _ in 0..random.below(4) {
+            let (collector, path) = (collector.clone(), format!("/{}_livetri.zip", random.below(CATALOGS)));
+            let begins = Duration::from_micros(random.below(20_000));
             clients.spawn(async move {
                 sleep(begins).await;
                 collector.wants(&path).await;
             });
         }
-        let down = NAMES[usize::try_from(dice.roll(3)).unwrap()];
-        if dice.roll(4) == 0 {
+        let down = NAMES[usize::try_from(random.below(3)).unwrap()];
+        if random.below(4) == 0 {
             net.set(down, State::Refusing);
         }
         collector.refresh().await;
