@@ -1,6 +1,5 @@
-//! Clients that behave as clients do: whole downloads, parts, resumed ones, some that go away in the middle, some that
-//! read slowly. What one has read to its end is compared, byte by byte, with the version that its `ETag` names; nothing
-//! else is asked of the relay while its managers are in bad weather.
+//! Clients with the habits of real ones: whole downloads, parts, resumed ones, some that leave in the middle, some that
+//! read slowly. Each byte is compared with the version that the `ETag` names.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,228 +8,166 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use gupd_site::{Client, Random, Request};
 use tokio::time::{sleep, timeout};
 
-use crate::content::{Dice, Object, Published, Version};
+use crate::content::{Object, Published, Version};
 
 /// No update client waits for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What became of all requests.
+/// Numbers of requests by their result.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) complete: AtomicU64,
-    pub(crate) parts: AtomicU64,
-    pub(crate) not_modified: AtomicU64,
-    pub(crate) redirected: AtomicU64,
-    pub(crate) refused: AtomicU64,
-    pub(crate) broken: AtomicU64,
-    pub(crate) left: AtomicU64,
-    pub(crate) misled: AtomicU64,
+    parts: AtomicU64,
+    not_modified: AtomicU64,
+    redirected: AtomicU64,
+    refused: AtomicU64,
+    broken: AtomicU64,
+    left: AtomicU64,
+    misled: AtomicU64,
 }
 
-/// What a client does with one object.
-#[derive(Clone, Copy)]
-enum Habit {
-    Whole,
-    Part,
-    /// Reads a part, goes away, and comes back for the rest.
-    Resume,
-    Leave,
-    Slow,
-    Head,
-    Conditional,
-}
-
-/// How one request ended.
-pub(crate) enum Got {
-    /// These bytes of this version, all of them right.
+/// The result of a request.
+pub(crate) enum Received {
+    /// These bytes of a version, all of them right.
     Bytes(Version, Range<u64>),
     NotModified,
-    Elsewhere,
+    Redirected,
     Refused,
     Broken,
-    /// A part with the manager's own flipped bit.
+    /// A part with a bit that the manager flipped.
     Misled,
 }
 
-pub(crate) struct Client {
+/// One of the site's clients.
+pub(crate) struct SiteClient {
     pub(crate) relay: SocketAddr,
     pub(crate) published: Arc<Published>,
     pub(crate) tally: Arc<Tally>,
 }
 
-impl Client {
-    /// Asks for one thing after the other.
-    pub(crate) async fn run(self, mut dice: Dice) {
+impl SiteClient {
+    /// Downloads one object after the other.
+    pub(crate) async fn run(self, mut random: Random) {
         loop {
             let count = self.published.count() as u64;
-            let number = match dice.below(10) {
-                // What is new is wanted by all.
-                0..7 => count - 1 - dice.below(count.min(24)),
-                _ => dice.below(count),
+            let number = match random.below(10) {
+                // New objects are the most popular.
+                0..7 => count - 1 - random.below(count.min(24)),
+                _ => random.below(count),
             };
-            let object = self.published.object(number as usize);
-            let habit = match dice.below(20) {
-                0..8 => Habit::Whole,
-                8..12 => Habit::Part,
-                12..14 => Habit::Resume,
-                14..16 => Habit::Leave,
-                16..17 => Habit::Slow,
-                17..18 => Habit::Head,
-                _ => Habit::Conditional,
-            };
-            self.indulge(habit, object, &mut dice).await;
-            sleep(Duration::from_millis(dice.below(400))).await;
+            self.download(self.published.object(number as usize), &mut random).await;
+            sleep(Duration::from_millis(random.below(400))).await;
         }
     }
 
-    async fn indulge(&self, habit: Habit, object: Object, dice: &mut Dice) {
-        let length = object.length;
-        let some = dice.below(length);
-        let none = || String::new();
-        let all = u64::MAX;
-        let got = match habit {
-            Habit::Whole => self.ask("GET", object, none(), all, false).await,
-            Habit::Slow => self.ask("GET", object, none(), all, true).await,
-            Habit::Leave => {
-                let _left = self.ask("GET", object, none(), some, false).await;
+    async fn download(&self, object: Object, random: &mut Random) {
+        let (length, some) = (object.length, random.below(object.length));
+        let whole = Request::get(&object.path());
+        let received = match random.below(20) {
+            0..8 => self.send(whole, object, u64::MAX, false).await,
+            8..12 => {
+                let last = some + random.below(length - some);
+                self.send(whole.range(&format!("{some}-{last}")), object, u64::MAX, false).await
+            }
+            12..14 => match self.send(whole.clone(), object, some, false).await {
+                Received::Bytes(version, read) if read.end < length => {
+                    let rest = whole.range(&format!("{}-", read.end)).header("If-Range", &version.etag);
+                    self.send(rest, object, u64::MAX, false).await
+                }
+                ended => ended,
+            },
+            14..16 => {
+                let _ = self.send(whole, object, some, false).await;
                 self.tally.left.fetch_add(1, Ordering::Relaxed);
                 return;
             }
-            Habit::Head => self.ask("HEAD", object, none(), all, false).await,
-            Habit::Part => {
-                let last = some + dice.below(length - some);
-                self.ask("GET", object, format!("Range: bytes={some}-{last}\r\n"), all, false).await
-            }
-            Habit::Conditional => {
-                let etag = self.published.current(object, 0).etag();
-                self.ask("GET", object, format!("If-None-Match: {etag}\r\n"), all, false).await
-            }
-            Habit::Resume => {
-                let got = self.ask("GET", object, none(), some, false).await;
-                let Got::Bytes(version, read) = got else { return self.count(&got) };
-                if read.end == length {
-                    return self.count(&Got::Bytes(version, read));
-                }
-                let (etag, from) = (version.etag(), read.end);
-                let fields = format!("Range: bytes={from}-\r\nIf-Range: {etag}\r\n");
-                self.ask("GET", object, fields, all, false).await
+            16..17 => self.send(whole, object, u64::MAX, true).await,
+            17..18 => self.send(Request::head(&object.path()), object, 0, false).await,
+            _ => {
+                let etag = self.published.current(object, 0).etag;
+                self.send(whole.header("If-None-Match", &etag), object, u64::MAX, false).await
             }
         };
-        self.count(&got);
+        self.count(&received);
     }
 
-    pub(crate) fn count(&self, got: &Got) {
-        let Tally { complete, parts, not_modified, redirected, refused, broken, misled, .. } = &*self.tally;
-        let counter = match got {
-            Got::Bytes(version, bytes) if *bytes == (0..version.object.length) => complete,
-            Got::Bytes(..) => parts,
-            Got::NotModified => not_modified,
-            Got::Elsewhere => redirected,
-            Got::Refused => refused,
-            Got::Broken => broken,
-            Got::Misled => misled,
+    fn count(&self, received: &Received) {
+        let tally = &*self.tally;
+        let counter = match received {
+            Received::Bytes(version, bytes) if *bytes == (0..version.content.length()) => &tally.complete,
+            Received::Bytes(..) => &tally.parts,
+            Received::NotModified => &tally.not_modified,
+            Received::Redirected => &tally.redirected,
+            Received::Refused => &tally.refused,
+            Received::Broken => &tally.broken,
+            Received::Misled => &tally.misled,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One request, read to its end or to `most` bytes of it.
-    pub(crate) async fn ask(
-        &self,
-        method: &str,
-        object: Object,
-        fields: String,
-        most: u64,
-        slow: bool,
-    ) -> Got {
-        let asked = timeout(PATIENCE, self.try_ask(method, object, &fields, most, slow)).await;
-        asked.unwrap_or(Ok(Got::Broken)).unwrap_or(Got::Broken)
+    /// Sends one request and reads the response to its end, or the first `limit` bytes of its body.
+    pub(crate) async fn send(&self, request: Request, object: Object, limit: u64, is_slow: bool) -> Received {
+        let received = timeout(PATIENCE, self.try_send(request, object, limit, is_slow)).await;
+        received.unwrap_or(Ok(Received::Broken)).unwrap_or(Received::Broken)
     }
 
-    async fn try_ask(
+    async fn try_send(
         &self,
-        method: &str,
+        request: Request,
         object: Object,
-        fields: &str,
-        most: u64,
-        slow: bool,
-    ) -> io::Result<Got> {
-        let (path, host) = (object.path(), self.relay);
-        let mut stream = BufReader::new(TcpStream::connect(self.relay).await?);
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n");
-        stream.write_all(head.as_bytes()).await?;
-        let mut lines = Vec::new();
-        loop {
-            let mut line = String::new();
-            if stream.read_line(&mut line).await? == 0 {
-                return Ok(Got::Broken);
-            }
-            if line.trim().is_empty() {
-                break;
-            }
-            lines.push(line);
-        }
-        let field = |name: &str| {
-            let line = lines.iter().find(|line| line.to_ascii_lowercase().starts_with(name))?;
-            Some(line.split_once(':')?.1.trim())
-        };
-        let status = lines.first().and_then(|line| line.split(' ').nth(1)?.parse().ok()).unwrap_or(0);
-        let length: u64 = field("content-length:").and_then(|length| length.parse().ok()).unwrap_or(0);
-        let begin = match status {
+        limit: u64,
+        is_slow: bool,
+    ) -> io::Result<Received> {
+        let mut client = Client::open(self.relay).await?;
+        client.begin(&request.clone().header("Connection", "close")).await?;
+        let response = client.head().await?;
+        let begin = match response.status {
             200 => 0,
             206 => {
-                let range = field("content-range:").unwrap();
+                let range = response.header("content-range").unwrap();
                 range.trim_start_matches("bytes ").split('-').next().unwrap().parse().unwrap()
             }
-            304 => return Ok(Got::NotModified),
-            307 => return Ok(Got::Elsewhere),
-            502..=504 => return Ok(Got::Refused),
-            other => panic!("{method} {path} {fields:?} was answered {other}: {lines:?}"),
+            304 => return Ok(Received::NotModified),
+            307 => return Ok(Received::Redirected),
+            502..=504 => return Ok(Received::Refused),
+            _ => panic!("{request:?} was answered {response:?}"),
         };
-        let version = field("etag:").and_then(|etag| self.published.tagged(object, etag));
-        let version = version.unwrap_or_else(|| panic!("{path}: no version has this tag: {lines:?}"));
-        if method == "HEAD" {
-            assert_eq!(length, object.length, "{path}");
-            return Ok(Got::Bytes(version, 0..0));
-        }
-        if status == 200 {
-            assert_eq!(length, object.length, "{path}: {lines:?}");
-        }
-        let end = begin + length;
-        let mut position = begin;
-        let (mut piece, mut right) = (vec![0; 64 << 10], vec![0; 64 << 10]);
-        while position < end && position - begin < most {
-            let count = (end - position).min(piece.len() as u64) as usize;
-            let count = stream.read(&mut piece[..count]).await?;
-            if count == 0 {
-                return Ok(Got::Broken);
-            }
-            version.read(position, &mut right[..count]);
-            if piece[..count] != right[..count] {
-                // What is not whole may still break off: the digest is judged before the end is shown.
-                let at = position;
+        let version = response.header("etag").and_then(|etag| self.published.tagged(object, etag));
+        let version = version.unwrap_or_else(|| panic!("no version has this tag: {response:?}"));
+        let length = response.length().unwrap_or(0);
+        assert!(response.status == 206 || length == object.length, "{request:?}: {response:?}");
+        let (mut position, end) = (begin, begin + length);
+        while position < end && position - begin < limit {
+            let compared = client.piece(end - position, |piece| {
+                let right = version.content.read(position..position + piece.len() as u64);
+                let wrong = if piece == right {
+                    0
+                } else {
+                    piece.iter().zip(&right).filter(|(is, ought)| is != ought).count()
+                };
+                (piece.len() as u64, wrong)
+            });
+            let Some((count, wrong)) = compared.await? else { return Ok(Received::Broken) };
+            position += count;
+            if wrong > 0 {
+                // A wrong body may still break off: the relay checks the digest before it shows the end.
                 let mut rest = Vec::new();
-                let left = end - position - count as u64;
-                let read = stream.take(left).read_to_end(&mut rest).await?;
-                if (read as u64) < left {
-                    return Ok(Got::Broken);
+                client.until_end(&mut rest).await;
+                if (rest.len() as u64) < end - position {
+                    return Ok(Received::Broken);
                 }
-                // Who asks for a part has it before the whole is judged, so that a manager's lie may be in it; no more.
-                let wrong = piece.iter().zip(&right).take(count).filter(|(is, ought)| is != ought).count();
-                assert!(
-                    status == 206 && wrong == 1,
-                    "{path} {fields:?}: wrong from {at} on, with a clean end"
-                );
-                return Ok(Got::Misled);
+                // A part is sent before the whole is checked, so the manager's flipped bit may be in it; no more.
+                let is_flipped_bit = response.status == 206 && wrong == 1;
+                assert!(is_flipped_bit, "{request:?}: {wrong} wrong bytes before {position}, a clean end");
+                return Ok(Received::Misled);
             }
-            position += count as u64;
-            if slow {
+            if is_slow {
                 sleep(Duration::from_millis(20)).await;
             }
         }
-        Ok(Got::Bytes(version, begin..position))
+        Ok(Received::Bytes(version, begin..position))
     }
 }

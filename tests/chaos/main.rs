@@ -33,12 +33,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use gupd_site::{Manager, Random, Request, mix};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use self::clients::{Client, Got, Tally};
-use self::content::{Dice, Published, mix};
-use self::managers::{Crossed, Manager};
+use self::clients::{Received, SiteClient, Tally};
+use self::content::Published;
+use self::managers::Managers;
 use self::process::{PATIENCE, Relay, gupd};
 use self::watched::Watched;
 
@@ -62,9 +63,9 @@ async fn chaos() {
     let seed = setting("CHAOS_SEED").unwrap_or(0x6775_7064);
     let length = Duration::from_secs(setting("CHAOS_SECONDS").unwrap_or(120));
     println!("CHAOS_SEED={seed} CHAOS_SECONDS={}", length.as_secs());
-    let (published, crossed) = (Arc::new(Published::new(seed)), Arc::<Crossed>::default());
-    let first = Manager::start(0, seed, published.clone(), crossed.clone()).await;
-    let second = Manager::start(1, seed, published.clone(), crossed.clone()).await;
+    let published = Arc::new(Published::new(seed));
+    let managers = Managers::new(published.clone(), seed);
+    let (first, second) = (managers.start(0), managers.start(1));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gupd.toml");
     configure(&file, folder.path(), [&first, &second], 0);
@@ -73,12 +74,12 @@ async fn chaos() {
     let watched = Watched::of(&relay.process);
     let before = watched.now();
     let tally = Arc::<Tally>::default();
-    let client = || Client { relay: relay.address, published: published.clone(), tally: tally.clone() };
+    let client = || SiteClient { relay: relay.address, published: published.clone(), tally: tally.clone() };
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
-        clients.spawn(client().run(Dice(mix(seed ^ number))));
+        clients.spawn(client().run(Random::new(mix(seed ^ number))));
     }
-    let mut dice = Dice(mix(!seed));
+    let mut random = Random::new(mix(!seed));
     let (end, mut events) = (Instant::now() + length, [0_u32; 5]);
     while Instant::now() < end {
         tokio::select! {
@@ -86,7 +87,7 @@ async fn chaos() {
             // A client that found something wrong.
             Some(ended) = clients.join_next() => ended.unwrap(),
         }
-        let event = dice.below(5) as usize;
+        let event = random.below(5) as usize;
         events[event] += 1;
         match event {
             0 => watched.kill_worker(),
@@ -94,14 +95,13 @@ async fn chaos() {
                 configure(&file, folder.path(), [&first, &second], events[1]);
                 relay.process.signal("HUP");
             }
-            2 => be_away(&[&first]).await,
-            3 => be_away(&[&first, &second]).await,
+            2 => take_down(&[&first]).await,
+            3 => take_down(&[&first, &second]).await,
             _ => relay.process.signal("USR2"),
         }
     }
     println!("events: {events:?} of kill, reload, one manager away, all away, upgrade");
-    first.behave();
-    second.behave();
+    managers.end_faults();
     // Whoever waits is answered without faults.
     sleep(PAUSE).await;
     clients.abort_all();
@@ -109,7 +109,7 @@ async fn chaos() {
         assert!(!ended.is_err_and(|error| error.is_panic()), "a client had something wrong");
     }
     println!("{tally:?}");
-    let (bytes, unique) = (crossed.bytes(), crossed.unique());
+    let (bytes, unique) = (first.body_bytes() + second.body_bytes(), managers.distinct_bytes());
     println!("{} MiB crossed for {} MiB of content", bytes >> 20, unique >> 20);
     // All of what is there can be had, whole.
     let client = client();
@@ -118,8 +118,8 @@ async fn chaos() {
         let deadline = Instant::now() + PATIENCE;
         loop {
             // A worker that was killed just now may take a moment, and its guard sends clients away meanwhile.
-            let got = client.ask("GET", object, String::new(), u64::MAX, false).await;
-            if matches!(got, Got::Bytes(version, range) if range == (0..version.object.length)) {
+            let received = client.send(Request::get(&object.path()), object, u64::MAX, false).await;
+            if matches!(received, Received::Bytes(_, range) if range == (0..object.length)) {
                 break;
             }
             assert!(Instant::now() < deadline, "{} cannot be had", object.path());
@@ -139,15 +139,15 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
 }
 
-async fn be_away(managers: &[&Manager]) {
-    managers.iter().for_each(|manager| manager.go_away(true));
+async fn take_down(managers: &[&Manager]) {
+    managers.iter().for_each(|manager| manager.set_down(true));
     sleep(Duration::from_secs(2)).await;
-    managers.iter().for_each(|manager| manager.go_away(false));
+    managers.iter().for_each(|manager| manager.set_down(false));
 }
 
 /// Another configuration each time: limits come and go, and who is asked first changes.
 fn configure(file: &Path, folder: &Path, managers: [&Manager; 2], times: u32) {
-    let urls = managers.map(Manager::url);
+    let urls = managers.map(|manager| manager.url());
     let (one, other) = if times.is_multiple_of(2) { (&urls[0], &urls[1]) } else { (&urls[1], &urls[0]) };
     let limit = ["unlimited", "40MiB/s", "20MiB/s"][times as usize % 3];
     let store = folder.join("store");
