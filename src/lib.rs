@@ -10,8 +10,8 @@ pub use gupd_rollout as rollout;
 pub use gupd_store as store;
 
 pub use gupd_cache::{digest, fill};
+pub use gupd_cli::main;
 pub use gupd_cli::relay::{self, Limits, Pulse, Ready, Relay, StartError};
-pub use gupd_cli::{main, tour as demo};
 pub use gupd_config::{Clock, Config, clock, policy};
 pub use gupd_net::{self as net, forward, listen, shape, upstream};
 

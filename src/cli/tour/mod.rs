@@ -1,7 +1,6 @@
 //! `gupd demo`: a manager, a slow line, a relay and the clients of a site in one process on loopback. Owns the order
-//! in which they start and stop, and the temporary folder. `content` and `manager` are what is published, `wan` the
-//! line, `sessions` and `clients` the site, `report` what is shown.
-//! The relay is the real one and is handed in: nothing here knows more of it than two addresses and how to stop it.
+//! in which they start and stop, and the temporary folder. Manager, line and clients are those of the crate `site`;
+//! `report` is the output. The relay is the real one, and the caller starts it.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -15,24 +14,18 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval};
 
-use clients::Failure;
-use content::Site;
 use folder::TemporaryFolder;
-use manager::Manager;
+use gupd_site::sep::SepContent;
+use gupd_site::update::{self, Failure, Received};
+use gupd_site::{Line, Manager, Origin, Wan, sessions};
 use report::{Goal, Progress, Report, Snapshot};
-use wan::{Line, Wan};
 
-pub mod clients;
-pub mod content;
 mod folder;
-mod loopback;
-pub mod manager;
 pub mod report;
-pub mod sessions;
-pub mod wan;
 
 /// The line between relay and manager: a usual branch office's.
-pub const LINE: Line = Line { bits_per_second: 10_000_000, one_way: Duration::from_millis(20) };
+pub const LINE: Line =
+    Line { bits_per_second: 10_000_000, one_way: Duration::from_millis(20), buffer: 93_440 };
 
 /// Clients at most. Each has two descriptors in this one process, and a usual shell allows it 1,024.
 pub const MAX_CLIENTS: u16 = 400;
@@ -43,7 +36,7 @@ pub const DEFAULT_CLIENTS: NonZeroU16 = NonZeroU16::new(200).unwrap();
 /// Seed of content and clients: every demo shows the same.
 const SEED: u64 = 2967;
 
-/// Threads for manager, line and clients; the relay has its own.
+/// Threads for the clients; manager, line and relay have their own.
 const THREADS: usize = 2;
 
 /// What the administrator may choose.
@@ -135,7 +128,7 @@ where
     // Before the folder: from here on no Ctrl-C leaves anything behind.
     let mut interrupt = runtime.block_on(async { Interrupt::listen() })?;
     let folder = TemporaryFolder::create().map_err(DemoError::Folder)?;
-    let stage = runtime.block_on(Stage::start())?;
+    let stage = Stage::start()?;
     let relay = start_relay(&format!("http://{}", stage.wan.address()), folder.path())
         .map_err(|error| DemoError::Relay(error.into()))?;
     let shown = runtime.block_on(show(options, &stage, relay.addresses(), &mut interrupt));
@@ -145,21 +138,19 @@ where
 
 /// What stands on the far side of the relay.
 struct Stage {
-    site: Arc<Site>,
+    content: SepContent,
     wan: Wan,
     _manager: Manager,
 }
 
 impl Stage {
-    async fn start() -> Result<Self, DemoError> {
-        let site = Arc::new(Site::new(SEED));
-        let manager = Manager::start(Arc::clone(&site))
-            .await
-            .map_err(|source| DemoError::Start { what: "manager", source })?;
-        let wan = Wan::start(manager.address(), LINE)
-            .await
-            .map_err(|source| DemoError::Start { what: "line", source })?;
-        Ok(Self { site, wan, _manager: manager })
+    fn start() -> Result<Self, DemoError> {
+        let (content, origin) = (SepContent::new(SEED), Origin::default());
+        content.publish_on(&origin);
+        let failed = |what| move |source| DemoError::Start { what, source };
+        let manager = Manager::of(origin).map_err(failed("manager"))?;
+        let wan = Wan::start(manager.address(), LINE).map_err(failed("line"))?;
+        Ok(Self { content, wan, _manager: manager })
     }
 }
 
@@ -196,14 +187,14 @@ async fn show(
 
 /// All clients through the relay, then one without it.
 async fn update_site(options: Options, stage: &Stage, relay: RelayAddresses) -> Report {
-    let sessions = sessions::sessions(&stage.site, options.clients.get().into(), SEED);
+    let sessions = sessions::sessions(&stage.content, options.clients.get().into(), SEED);
     let goal = Goal {
         clients: sessions.len(),
         bytes: sessions::bytes_of(&sessions),
         distinct_bytes: sessions::distinct_bytes_of(&sessions),
     };
     let control = sessions.first().cloned();
-    let received = Arc::new(clients::Received::default());
+    let received = Arc::new(Received::default());
     let begun = Instant::now();
     let snapshot = || Snapshot {
         elapsed: begun.elapsed(),
@@ -214,7 +205,7 @@ async fn update_site(options: Options, stage: &Stage, relay: RelayAddresses) -> 
 
     let progress = Progress::towards(goal);
     let mut tick = interval(progress.every());
-    let mut running = pin!(clients::run(relay.relay, sessions, Arc::clone(&received)));
+    let mut running = pin!(update::run(relay.relay, sessions, Arc::clone(&received)));
     let outcomes = loop {
         tokio::select! {
             outcomes = &mut running => break outcomes,
@@ -226,9 +217,7 @@ async fn update_site(options: Options, stage: &Stage, relay: RelayAddresses) -> 
     drop(progress);
 
     let control = match control {
-        Some(session) => {
-            Some(clients::update(stage.wan.address(), &session, &clients::Received::default()).await)
-        }
+        Some(session) => Some(update::update(stage.wan.address(), &session, &Received::default()).await),
         None => None,
     };
     Report { goal, line: stage.wan.line(), end, crossed_up, outcomes, control }
@@ -236,7 +225,7 @@ async fn update_site(options: Options, stage: &Stage, relay: RelayAddresses) -> 
 
 /// What to look at while the relay is up.
 fn invitation(stage: &Stage, RelayAddresses { relay, admin }: RelayAddresses) -> String {
-    let path = stage.site.products.first().map_or("/minitri.flg", |product| product.livetri.path());
+    let path = stage.content.products.first().map_or("/minitri.flg", |product| &product.livetri.path);
     let wan = stage.wan.address();
     format!(
         "The relay stays up until Ctrl-C. To look at:\n  \
@@ -266,5 +255,45 @@ impl Interrupt {
             _ = self.ctrl_c.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A relay that does not exist.
+    #[derive(Debug)]
+    enum NoRelay {}
+
+    impl RunningRelay for NoRelay {
+        fn addresses(&self) -> RelayAddresses {
+            match *self {}
+        }
+
+        fn stop(self) {
+            match self {}
+        }
+    }
+
+    #[test]
+    fn demo_without_a_relay_ends_and_leaves_no_folder() {
+        let mut folder = PathBuf::new();
+        let ended = run(Options { clients: DEFAULT_CLIENTS, exit: true }, |manager, store| {
+            assert!(manager.starts_with("http://127.0.0.1:") && store.is_dir());
+            folder = store.to_owned();
+            Err::<NoRelay, _>("port in use")
+        });
+        assert_eq!(ended.unwrap_err().to_string(), "the relay does not start: port in use");
+        assert!(folder.is_absolute() && !folder.exists());
+    }
+
+    #[test]
+    fn more_clients_than_descriptors_are_refused_before_the_start() {
+        let options = Options { clients: DEFAULT_CLIENTS.saturating_mul(DEFAULT_CLIENTS), exit: true };
+        let ended = run(options, |_, _| -> Result<NoRelay, &str> { panic!("started a relay") });
+        assert!(matches!(ended, Err(DemoError::TooManyClients(_))), "{ended:?}");
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use indicatif::{DecimalBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 
-use super::clients::{Answers, Failure, Outcome};
-use super::wan::Line;
+use gupd_site::Line;
+use gupd_site::update::{Answers, Failure, Outcome};
 
 /// How often bars move: quick enough to look alive.
 const BARS_EVERY: Duration = Duration::from_millis(100);
@@ -233,7 +233,7 @@ mod tests {
     fn report(outcomes: Vec<Outcome>) -> Report {
         Report {
             goal: Goal { clients: outcomes.len(), bytes: 500_000_000, distinct_bytes: 24_900_000 },
-            line: Line { bits_per_second: 10_000_000, one_way: Duration::from_millis(20) },
+            line: super::super::LINE,
             end: Snapshot {
                 elapsed: Duration::from_millis(21_340),
                 done: outcomes.len(),
