@@ -154,7 +154,7 @@ fn look_up(store: &Path, objects: u64) {
         row(&format!("lookup, cold index cache, {memory}"), &percentiles(times));
     }
     let mut config = config(store);
-    config.quota = run(async { open(store).facts().disk_bytes }) - 20_000 * 106_496;
+    config.quota = run(async { open(store).stats().disk_bytes }) - 20_000 * 106_496;
     let opened = Store::open(&config, Clock::system()).unwrap();
     let times = run(async {
         let evicting = tokio::spawn({
@@ -172,7 +172,7 @@ fn look_up(store: &Path, objects: u64) {
         evicting.await.unwrap().unwrap();
         times
     });
-    let evicted = objects - opened.facts().objects;
+    let evicted = objects - opened.stats().objects;
     row(&format!("lookup while {evicted} objects are evicted"), &percentiles(times));
 }
 
@@ -196,7 +196,7 @@ fn lose(store: &Path, objects: u64, of: u64) {
     let begun = Instant::now();
     let opened = open(store);
     let took = begun.elapsed();
-    let found = opened.facts().objects;
+    let found = opened.stats().objects;
     row(&format!("start without an index: {found} objects from a journal of {of}"), &format!("{took:.1?}"));
 }
 

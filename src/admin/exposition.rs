@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use gupd_store::{Facts, StoreMetrics};
+use gupd_store::{StoreMetrics, StoreStats};
 use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
 
 /// Initial size of the text, in bytes: a relay with a few upstreams needs about this much.
@@ -32,9 +32,9 @@ impl Exposition {
     ///
     /// # Errors
     /// When a metric cannot be encoded.
-    pub fn encode(&self, facts: &Facts, quota: u64) -> Result<Vec<u8>, prometheus::Error> {
+    pub fn encode(&self, facts: &StoreStats, quota: u64) -> Result<Vec<u8>, prometheus::Error> {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        store.show(facts, quota);
+        store.update(facts, quota);
         let mut text = Vec::with_capacity(TEXT_BYTES);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

@@ -28,7 +28,7 @@ use gupd_net::forward::{DrainMode, DrainState};
 use gupd_net::listen::LifecycleStage;
 use gupd_refresh::Refresher;
 use gupd_rollout::engine::Rollouts;
-use gupd_store::{Ailment, Store};
+use gupd_store::{Degradation, Store};
 
 /// What the admin address tells of.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ impl Admin {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    match admin.exposition.encode(&admin.store.facts(), admin.quota) {
+    match admin.exposition.encode(&admin.store.stats(), admin.quota) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
         }
@@ -108,10 +108,10 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
             (StatusCode::SERVICE_UNAVAILABLE, "draining")
         }
     };
-    let text = match admin.store.ailment() {
+    let text = match admin.store.degradation() {
         None => format!("{word}\n"),
-        Some(Ailment { condition, detail }) => {
-            format!("{word}; store: {}, passing through: {detail}\n", condition.as_str())
+        Some(Degradation { health, detail }) => {
+            format!("{word}; store: {}, passing through: {detail}\n", health.as_str())
         }
     };
     (status, text)

@@ -18,7 +18,7 @@ use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::Classification;
 use gupd_config::{self as config, Class};
 use gupd_http::{Freshness, UnstorableReason, VaryFields};
-use gupd_store::{BlobId, Object, Source, Store, StoreError};
+use gupd_store::{BlobId, BodySource, Object, Store, StoreError};
 
 /// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB a relay may use beyond `store.memory`.
 const HOT_ENTRIES: u64 = 32 << 20;
@@ -186,7 +186,7 @@ impl Cache {
             tracing::debug!(%error, key = &*stale.object.key, "a revalidation is not recorded");
         }
         self.changes.fetch_add(1, Ordering::AcqRel);
-        stale.object.refreshed(updated, request_time, response_time)
+        stale.object.with_head(updated, request_time, response_time)
     }
 
     /// Forgets everything under a key, on disk too: an unsafe request has changed it (RFC 9111 §4.4).
@@ -216,7 +216,7 @@ impl Cache {
     /// # Errors
     /// When the index cannot be written.
     pub async fn discard_blob(&self, blob: BlobId) -> Result<(), StoreError> {
-        let keys = self.store.discard(blob).await?;
+        let keys = self.store.discard_blob(blob).await?;
         self.forget(&keys);
         Ok(())
     }
@@ -253,7 +253,7 @@ impl Cache {
 
     /// Forgets what the store has evicted, so that no request goes past it: called after room was made.
     pub fn forget_evicted(&self) {
-        let removed = self.store.take_removed();
+        let removed = self.store.take_removed_keys();
         if !removed.is_empty() {
             self.forget(&removed);
         }
@@ -337,8 +337,8 @@ impl Cache {
 
 impl Entry {
     /// Where its bytes are.
-    pub fn source(&self) -> Source {
-        Source::Blob { id: self.object.blob, len: self.object.len }
+    pub fn source(&self) -> BodySource {
+        BodySource::Blob { id: self.object.blob, len: self.object.len }
     }
 
     /// Whether this is asked for the first time since the entry was made hot.

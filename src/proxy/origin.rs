@@ -15,7 +15,7 @@ use gupd_cache::fill::{Errand, FillError, RefetchError, Wanted, refetch};
 use gupd_http::{VaryFields, key};
 use gupd_net::forward::fields;
 use gupd_net::shape::Purpose;
-use gupd_store::{BlobId, Object, ReadError, StoreError, Unrepaired};
+use gupd_store::{BlobId, Object, ReadError, RepairError, StoreError};
 
 /// Why stored content cannot be had again.
 #[derive(Debug, thiserror::Error)]
@@ -55,15 +55,17 @@ pub enum Irretrievable {
     Fill(#[from] FillError),
 }
 
-impl From<Irretrievable> for Unrepaired {
+impl From<Irretrievable> for RepairError {
     fn from(error: Irretrievable) -> Self {
         match error {
             Irretrievable::Fetch(error) => error.into(),
             Irretrievable::NoRoute { .. }
             | Irretrievable::NoBinding { .. }
             | Irretrievable::Key { .. }
-            | Irretrievable::Path { .. } => Self::NotGiven(Arc::from(error.to_string())),
-            Irretrievable::Store(_) | Irretrievable::Fill(_) => Self::NotNow(Arc::from(error.to_string())),
+            | Irretrievable::Path { .. } => Self::NotOffered(Arc::from(error.to_string())),
+            Irretrievable::Store(_) | Irretrievable::Fill(_) => {
+                Self::Unavailable(Arc::from(error.to_string()))
+            }
         }
     }
 }
@@ -142,7 +144,7 @@ impl Proxy {
                 return;
             }
             // A disk or a line that does not answer now says nothing about the bytes.
-            Err(error @ (Unrepaired::Read(ReadError::Io { .. }) | Unrepaired::NotNow(_))) => {
+            Err(error @ (RepairError::Read(ReadError::Io { .. }) | RepairError::Unavailable(_))) => {
                 tracing::error!(%blob, %error,
                     "a damaged blob cannot be repaired now; it is when it is read, or by the next scrub");
                 return;

@@ -10,7 +10,7 @@ use gupd_cache::fill::{self, Fills, Joined, Reader, TransferError, Wanted, refet
 use gupd_cache::{Cache, Entry};
 use gupd_http::range::RequestedPart;
 use gupd_http::validator::strong_validator;
-use gupd_store::{ReadError, Source};
+use gupd_store::{BodySource, ReadError};
 
 /// Repairs of one response at most: a disk that damages more than this is not worth going on with.
 const MAX_REPAIRS: u32 = 1024;
@@ -100,7 +100,7 @@ impl Repair {
 
     fn stored(&self, entry: &Entry, rest: Range<u64>) -> Option<Reader> {
         let source = entry.source();
-        let is_same = matches!(source, Source::Blob { id, .. } if id == self.entry.object.blob);
+        let is_same = matches!(source, BodySource::Blob { id, .. } if id == self.entry.object.blob);
         is_same.then(|| Reader::stored(self.cache.store().clone(), source, rest))
     }
 }

@@ -18,7 +18,7 @@ use gupd_http::control::Directive;
 use gupd_http::multipart::Multipart;
 use gupd_http::range::{RangePrerequisite, Ranges, content_range, unsatisfied_range};
 use gupd_net::forward::fields;
-use gupd_store::{BLOCK, Source, Store};
+use gupd_store::{BLOCK, BodySource, Store};
 
 /// Content that is being received is shown to clients from this many bytes on, or when it is whole: up to here a
 /// failure becomes a `502`, not a broken transfer, and a delta is worth nothing to a client until it has all of it.
@@ -149,7 +149,7 @@ struct Opened<'a> {
 
 #[derive(Clone)]
 enum From {
-    Stored { store: Arc<Store>, source: Source },
+    Stored { store: Arc<Store>, source: BodySource },
     Arriving { store: Arc<Store>, fill: Fill, flow: Arc<Flow>, collapsed: bool },
 }
 
@@ -236,7 +236,7 @@ impl Opened<'_> {
         }
         if let From::Stored { store, source } = &self.from {
             let wanted = range.end - range.start;
-            if let Some(piece) = store.read_hot(source, range.start)
+            if let Some(piece) = store.read_cached(source, range.start)
                 && piece.len() as u64 >= wanted
             {
                 return Ok(Content::Whole(piece.slice(..usize::try_from(wanted).unwrap_or(piece.len()))));
@@ -266,7 +266,7 @@ impl From {
         match self {
             Self::Stored { .. } => 0,
             Self::Arriving { flow, collapsed: true, .. } => flow.present(range),
-            Self::Arriving { flow, .. } => flow.left.as_ref().map_or(0, |left| left.within(range)),
+            Self::Arriving { flow, .. } => flow.left.as_ref().map_or(0, |left| left.bytes_within(range)),
         }
     }
 

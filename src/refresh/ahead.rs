@@ -71,7 +71,7 @@ impl Worker {
     }
 
     async fn fetch_all(&self, settings: &Settings, left: &mut u64) {
-        if self.store.ailment().is_some() {
+        if self.store.degradation().is_some() {
             return tracing::info!("nothing is prefetched: the store's disk is not well");
         }
         let mut in_a_row = 0;
@@ -90,7 +90,7 @@ impl Worker {
                     *left = left.saturating_sub(bytes);
                     self.metrics.prefetched_bytes.inc_by(bytes);
                     tracing::info!(key = &*key, bytes, "prefetched");
-                    if !for_client && let Err(error) = self.store.stored_ahead(&entry.object).await {
+                    if !for_client && let Err(error) = self.store.record_prefetch(&entry.object).await {
                         tracing::debug!(%error, "what was prefetched is not written down");
                     }
                 }
@@ -152,7 +152,7 @@ impl Worker {
                     taken.revisions.exists(series, number);
                 }
                 // What was only prefetched says nothing of clients.
-                if !self.store.is_ahead(&object.key) {
+                if !self.store.is_unused_prefetch(&object.key) {
                     taken.revisions.taken(&object.key);
                     taken.listed.taken(&object.key);
                 }

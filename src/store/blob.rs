@@ -1,4 +1,4 @@
-//! Committed blobs on disk: opening them, which checks footer and trailer, and reading them, which checks every block
+//! CommittedObject blobs on disk: opening them, which checks footer and trailer, and reading them, which checks every block
 //! before its bytes are seen by anyone. Nothing the disk says is believed: a short file, a wrong length, a name that
 //! is not the content's are damage, not surprises. Everything here blocks.
 
@@ -15,9 +15,9 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::BLOCK;
 use super::error::ReadError;
-use super::facts::OpenFile;
 use super::folder::Folder;
 use super::id::BlobId;
+use super::stats::OpenFile;
 use super::trailer::{FOOTER, Fault, Footer, Trailer};
 
 /// Files of blobs kept open, at most: below the 1,024 descriptors a service starts with, beside its sockets.

@@ -1,4 +1,4 @@
-//! Which blocks of a body are there, and the checksum of each. Pure: knows no file. Positions are bytes, ranges begin
+//! RemovalTarget blocks of a body are there, and the checksum of each. Pure: knows no file. Positions are bytes, ranges begin
 //! at blocks; only the last block of a body may be short, which whoever knows the body's length takes care of.
 
 use std::ops::Range;
@@ -37,7 +37,7 @@ impl BlockMap {
     }
 
     /// Removes a block: what the disk has is not what was written.
-    pub(super) fn forget(&mut self, index: usize) {
+    pub(super) fn remove(&mut self, index: usize) {
         if let Some(word) = self.there.get_mut(index / WORD) {
             let bit = 1 << (index % WORD);
             self.count -= usize::from(*word & bit != 0);
@@ -52,16 +52,18 @@ impl BlockMap {
 
     /// Checksums of all blocks of `range`, or `None` if one is not there.
     pub(super) fn checksums(&self, range: Range<usize>) -> Option<&[u128]> {
-        (self.next(range.start, range.end, false) == range.end).then(|| self.checksums.get(range)).flatten()
+        (self.find_next(range.start, range.end, false) == range.end)
+            .then(|| self.checksums.get(range))
+            .flatten()
     }
 
     /// How many bytes of a range of positions are there.
-    pub(super) fn within(&self, range: Range<u64>) -> u64 {
+    pub(super) fn bytes_within(&self, range: Range<u64>) -> u64 {
         let (mut at, end) = (block_of(range.start), blocks_of(range.end));
         let mut bytes = 0;
         while at < end {
-            let first = self.next(at, end, true);
-            at = self.next(first, end, false);
+            let first = self.find_next(at, end, true);
+            at = self.find_next(first, end, false);
             let run = (first as u64).saturating_mul(BLOCK)..(at as u64).saturating_mul(BLOCK);
             bytes += run.end.min(range.end).saturating_sub(run.start.max(range.start));
         }
@@ -69,7 +71,7 @@ impl BlockMap {
     }
 
     /// The first block in `from..end` that is there (or, with `there` false, that is not); `end` if none is.
-    pub(super) fn next(&self, from: usize, end: usize, there: bool) -> usize {
+    pub(super) fn find_next(&self, from: usize, end: usize, there: bool) -> usize {
         let mut at = from;
         while at < end {
             // Behind the last one there is nothing, however far the end is.
@@ -109,7 +111,7 @@ mod tests {
             let mut model = vec![None; 300];
             for (at, (first, len, forget)) in changes.into_iter().enumerate() {
                 if forget {
-                    map.forget(first);
+                    map.remove(first);
                     model[first] = None;
                 } else {
                     map.insert(first, &vec![at as u128; len]);
@@ -118,15 +120,15 @@ mod tests {
             }
             prop_assert_eq!(map.count(), model.iter().flatten().count());
             let next = |there| (from..300).find(|at| model[*at].is_some() == there).unwrap_or(300);
-            prop_assert_eq!(map.next(from, 300, true), next(true));
-            prop_assert_eq!(map.next(from, 300, false), next(false));
+            prop_assert_eq!(map.find_next(from, 300, true), next(true));
+            prop_assert_eq!(map.find_next(from, 300, false), next(false));
             let bytes = from as u64 * 1000..from as u64 * 70_000;
             let there = (0u64..).zip(&model).filter(|(_, checksum)| checksum.is_some());
             let overlap = |(block, _)| {
                 let end = bytes.end.min((block + 1) * BLOCK);
                 end.saturating_sub(bytes.start.max(block * BLOCK))
             };
-            prop_assert_eq!(map.within(bytes.clone()), there.map(overlap).sum::<u64>());
+            prop_assert_eq!(map.bytes_within(bytes.clone()), there.map(overlap).sum::<u64>());
             let end = (from + 5).min(300);
             let expected: Option<Vec<u128>> = model[from..end].iter().copied().collect();
             prop_assert_eq!(map.checksums(from..end).map(<[u128]>::to_vec), expected);

@@ -3,7 +3,7 @@
 
 use super::Store;
 use super::error::StoreError;
-use super::index::{BATCH, Change};
+use super::index::{BATCH, IndexChange};
 
 impl Store {
     /// Writes rows down, `None` removes one. In batches, between which other changes have their turn: of a call that
@@ -21,7 +21,7 @@ impl Store {
             }
             let _until_it_is_in = self.tenure.commit()?;
             let failed = self.index.failure();
-            let save = move |change: &mut Change<'_>| {
+            let save = move |change: &mut IndexChange<'_>| {
                 let mut save = batch.iter();
                 save.try_for_each(|(name, value)| change.set_client(name, value.as_deref())).map_err(failed)
             };
@@ -33,7 +33,7 @@ impl Store {
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub async fn clients(&self, after: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+    pub async fn load_clients(&self, after: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         self.health.seen(self.index.clients(after).await)
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::condition::Condition;
+use super::health::StoreHealth;
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ pub enum StoreError {
         /// Bytes on disk it needs.
         need: u64,
         /// The setting that is in the way.
-        limit: Limit,
+        limit: StoreLimit,
     },
     /// The response's head is larger than a blob's trailer may hold.
     #[error(
@@ -112,10 +112,10 @@ pub enum StoreError {
         reason: String,
     },
     /// The disk is known to fail, and was not tried.
-    #[error("the store's disk is {condition}; the object is passed through", condition = condition.as_str())]
-    Ailing {
+    #[error("the store's disk is {health}; the object is passed through", health = health.as_str())]
+    Degraded {
         /// How it is.
-        condition: Condition,
+        health: StoreHealth,
     },
     /// Another store is where this one was, and whoever writes has not looked at it yet.
     #[error("another store has come in this one's place; ask again in a moment")]
@@ -147,14 +147,14 @@ pub enum StoreError {
 
 /// The setting that bounds the store's room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
+pub enum StoreLimit {
     /// `store.quota`.
     Quota,
     /// `store.min_free`.
     MinFree,
 }
 
-impl Limit {
+impl StoreLimit {
     /// The setting's name.
     pub const fn as_str(self) -> &'static str {
         match self {

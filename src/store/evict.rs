@@ -2,7 +2,7 @@
 //! what nobody used, the limits after a change of settings or a disk that others filled, and the sweep of files without
 //! a row. All in batches between which commits get their turn, and never on a reader's path.
 //!
-//! Removed bytes are gone before the room they took is given to anyone, so that quota holds on the disk and not only
+//! RemovalStats bytes are gone before the room they took is given to anyone, so that quota holds on the disk and not only
 //! in the index.
 
 use std::sync::atomic::Ordering;
@@ -10,12 +10,12 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::task::spawn_blocking;
 
-use super::error::{Limit, StoreError};
-use super::facts::{Eviction, Removed};
+use super::budget::{Reservation, Shortage};
+use super::error::{StoreError, StoreLimit};
 use super::id::BlobId;
-use super::index::{BATCH, RemovedObjects, Which};
-use super::room::{Reservation, Shortage};
+use super::index::{BATCH, RemovalTarget, RemovedObjects};
 use super::scratch::Scratch;
+use super::stats::{EvictionReason, RemovalStats};
 use super::{FORGOTTEN_MAX, Store};
 
 impl Store {
@@ -24,12 +24,15 @@ impl Store {
     pub async fn maintain(&self) -> Result<Vec<Arc<str>>, StoreError> {
         let max_unused = i64::try_from(self.max_unused.as_millis()).unwrap_or(i64::MAX);
         let oldest = self.clock.now().saturating_sub(max_unused);
-        while self.evict_batch(Eviction::Unused, move || Which::UnusedSince(oldest)).await?.objects
+        while self
+            .evict_batch(EvictionReason::Unused, move || RemovalTarget::UnusedSince(oldest))
+            .await?
+            .objects
             == BATCH as u64
         {}
         match self.room.excess(self.free().await?) {
-            Some(Shortage::Quota { over }) => drop(self.evict(over, Eviction::Quota).await?),
-            Some(Shortage::MinFree { under }) => drop(self.evict(under, Eviction::MinFree).await?),
+            Some(Shortage::Quota { over }) => drop(self.evict(over, EvictionReason::Quota).await?),
+            Some(Shortage::MinFree { under }) => drop(self.evict(under, EvictionReason::MinFree).await?),
             _ => {}
         }
         if self.index.state().unswept.swap(false, Ordering::AcqRel)
@@ -41,11 +44,11 @@ impl Store {
         self.index.maintain().await?;
         self.save_ahead().await?;
         self.open.maintain();
-        Ok(self.take_removed())
+        Ok(self.take_removed_keys())
     }
 
     /// Gives the keys of objects evicted since the last call, so that they are no longer hot.
-    pub fn take_removed(&self) -> Vec<Arc<str>> {
+    pub fn take_removed_keys(&self) -> Vec<Arc<str>> {
         std::mem::take(&mut *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -108,19 +111,19 @@ impl Store {
                 // Ends: each round removes something.
                 Err(Shortage::Quota { .. } | Shortage::QuotaReserved | Shortage::MinFree { .. })
                     if self.without_unfinished().await? => {}
-                Err(Shortage::Quota { over }) if self.evict(over, Eviction::Quota).await? > 0 => {}
+                Err(Shortage::Quota { over }) if self.evict(over, EvictionReason::Quota).await? > 0 => {}
                 // Once: a disk that others fill would cost everything stored and still be full.
                 Err(Shortage::MinFree { under }) if !freed_disk => {
                     freed_disk = true;
-                    self.evict(under, Eviction::MinFree).await?;
+                    self.evict(under, EvictionReason::MinFree).await?;
                     let open = Arc::clone(&self.open);
                     spawn_blocking(move || open.close_removed()).await?;
                 }
                 Err(Shortage::MinFree { .. }) => {
-                    return Err(StoreError::NoRoom { need: bytes, limit: Limit::MinFree });
+                    return Err(StoreError::NoRoom { need: bytes, limit: StoreLimit::MinFree });
                 }
                 Err(Shortage::Quota { .. } | Shortage::QuotaReserved) => {
-                    return Err(StoreError::NoRoom { need: bytes, limit: Limit::Quota });
+                    return Err(StoreError::NoRoom { need: bytes, limit: StoreLimit::Quota });
                 }
             }
         }
@@ -129,15 +132,15 @@ impl Store {
     /// Makes room at the cost of what nobody was ever served; whether there was any.
     async fn without_unfinished(self: &Arc<Self>) -> Result<bool, StoreError> {
         let store = Arc::clone(self);
-        Ok(spawn_blocking(move || store.drop_unfinished()).await?)
+        Ok(spawn_blocking(move || store.discard_oldest_unfinished()).await?)
     }
 
     /// Evicts until `bytes` are free or nothing is left; gives the bytes freed.
-    async fn evict(&self, bytes: u64, why: Eviction) -> Result<u64, StoreError> {
+    async fn evict(&self, bytes: u64, why: EvictionReason) -> Result<u64, StoreError> {
         let mut freed = 0;
         while freed < bytes {
             let missing = bytes - freed;
-            let removed = self.evict_batch(why, move || Which::Bytes(missing)).await?;
+            let removed = self.evict_batch(why, move || RemovalTarget::Bytes(missing)).await?;
             freed += removed.bytes;
             if removed.objects == 0 {
                 break;
@@ -148,11 +151,11 @@ impl Store {
 
     async fn evict_batch(
         &self,
-        why: Eviction,
-        which: impl FnOnce() -> Which + Send + 'static,
-    ) -> Result<Removed, StoreError> {
+        why: EvictionReason,
+        which: impl FnOnce() -> RemovalTarget + Send + 'static,
+    ) -> Result<RemovalStats, StoreError> {
         let RemovedObjects { keys, removed, given_up } = self.remove_objects(which).await?;
-        self.counters.evicted(why, removed);
+        self.counters.count_evicted(why, removed);
         self.gave_up(given_up, why);
         self.ahead.evicted(&keys);
         self.forget(keys);
@@ -169,7 +172,7 @@ impl Store {
     /// Removes objects, and from the disk the blobs only they had.
     pub(super) async fn remove_objects(
         &self,
-        which: impl FnOnce() -> Which + Send + 'static,
+        which: impl FnOnce() -> RemovalTarget + Send + 'static,
     ) -> Result<RemovedObjects, StoreError> {
         let failed = self.index.failure();
         let removed = self.index.change(move |change| change.remove(&which()).map_err(failed)).await;

@@ -23,10 +23,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::budget::Reservation;
 use super::error::StoreError;
 use super::id::BlobId;
-use super::room::Reservation;
-use super::scratch::{JOURNAL, Left, Scratch, journal_of};
+use super::scratch::{JOURNAL, LeftoverFile, Scratch, journal_of};
 
 /// Numbers of files in partial/, for all stores of this process: a file that an earlier store is still removing must
 /// not be another one's.
@@ -36,14 +36,14 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub(super) struct Folder {
     root: PathBuf,
-    /// Which folder that is.
+    /// RemovalTarget folder that is.
     // Held to copy, never across I/O.
-    identity: Mutex<Identity>,
+    identity: Mutex<FolderId>,
 }
 
 /// Device and inode: another file system in a folder's place is another folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity(u64, u64);
+pub(super) struct FolderId(u64, u64);
 
 /// The right to use the folder, for as long as this lives.
 #[derive(Debug)]
@@ -54,13 +54,13 @@ pub(super) struct FolderLock {
 impl Folder {
     /// Makes what is missing, locks the folder and removes what an earlier process left of no use. Gives what it left
     /// half-written, oldest first.
-    pub(super) fn open(root: &Path) -> Result<(Arc<Self>, FolderLock, Vec<Left>), StoreError> {
+    pub(super) fn open(root: &Path) -> Result<(Arc<Self>, FolderLock, Vec<LeftoverFile>), StoreError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| StoreError::Folder { path, source }
         };
         fs::create_dir_all(root).map_err(failed(root))?;
-        let identity = Mutex::new(Identity::of(root).map_err(failed(root))?);
+        let identity = Mutex::new(FolderId::of(root).map_err(failed(root))?);
         let folder = Self { root: root.to_owned(), identity };
         let lock = folder.lock()?;
         for shelf in folder.shelves() {
@@ -88,14 +88,14 @@ impl Folder {
         // Also of those that are removed now: a process that gave the folder up may still be about to remove one.
         number_after(last);
         let of = *folder.identity();
-        let left = numbers.into_iter().map(|number| Left::new(partial.join(number.to_string()), of));
+        let left = numbers.into_iter().map(|number| LeftoverFile::new(partial.join(number.to_string()), of));
         let left = left.collect();
         Ok((Arc::new(folder), lock, left))
     }
 
     /// The paths in a folder, without a right to change what is there.
     pub(super) fn at(root: &Path) -> io::Result<Self> {
-        Ok(Self { root: root.to_owned(), identity: Mutex::new(Identity::of(root)?) })
+        Ok(Self { root: root.to_owned(), identity: Mutex::new(FolderId::of(root)?) })
     }
 
     /// The folder itself.
@@ -178,12 +178,12 @@ impl Folder {
     }
 
     /// Looks for a store in another folder at this place, and locks it.
-    pub(super) fn find_store(&self) -> Result<Option<(Identity, FolderLock)>, StoreError> {
+    pub(super) fn find_store(&self) -> Result<Option<(FolderId, FolderLock)>, StoreError> {
         let failed = |source| StoreError::Io { doing: "look at", path: self.root.clone(), source };
         if !self.index().exists() {
             return Ok(None);
         }
-        let (identity, lock) = (Identity::of(&self.root).map_err(failed)?, self.lock()?);
+        let (identity, lock) = (FolderId::of(&self.root).map_err(failed)?, self.lock()?);
         let files = fs::read_dir(self.root.join("partial")).map_err(failed)?;
         let number = |file: &Path| file.file_stem()?.to_str()?.parse::<u64>().ok();
         // Its half-written files stay until the next start.
@@ -192,7 +192,7 @@ impl Folder {
     }
 
     /// Uses the folder that was found at this place.
-    pub(super) fn adopt(&self, identity: Identity) {
+    pub(super) fn adopt(&self, identity: FolderId) {
         *self.identity() = identity;
     }
 
@@ -257,7 +257,7 @@ impl Folder {
         }
     }
 
-    fn identity(&self) -> MutexGuard<'_, Identity> {
+    fn identity(&self) -> MutexGuard<'_, FolderId> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -268,7 +268,7 @@ impl Folder {
     }
 }
 
-impl Identity {
+impl FolderId {
     fn of(root: &Path) -> io::Result<Self> {
         fs::metadata(root).map(|root| Self(root.dev(), root.ino()))
     }

@@ -13,7 +13,7 @@ pub struct BlobId([u8; 32]);
 /// The text is not 64 lower-case hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a blob is named by 64 lower-case hex digits")]
-pub struct NotABlobId;
+pub struct InvalidBlobId;
 
 impl BlobId {
     /// The digest's bytes.
@@ -46,12 +46,12 @@ impl fmt::Debug for BlobId {
 }
 
 impl FromStr for BlobId {
-    type Err = NotABlobId;
+    type Err = InvalidBlobId;
 
-    fn from_str(text: &str) -> Result<Self, NotABlobId> {
+    fn from_str(text: &str) -> Result<Self, InvalidBlobId> {
         let (pairs, rest) = text.as_bytes().as_chunks::<2>();
         if pairs.len() != 32 || !rest.is_empty() {
-            return Err(NotABlobId);
+            return Err(InvalidBlobId);
         }
         let mut digest = [0; 32];
         for (byte, [high, low]) in digest.iter_mut().zip(pairs) {
@@ -61,11 +61,11 @@ impl FromStr for BlobId {
     }
 }
 
-fn nibble(digit: u8) -> Result<u8, NotABlobId> {
+fn nibble(digit: u8) -> Result<u8, InvalidBlobId> {
     match digit {
         b'0'..=b'9' => Ok(digit - b'0'),
         b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(NotABlobId),
+        _ => Err(InvalidBlobId),
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
         let text = BlobId::from([0xab; 32]).to_string();
         for wrong in ["", &text[1..], &format!("{text}0"), &text.to_uppercase(), &text.replacen('a', "g", 1)]
         {
-            assert_eq!(wrong.parse::<BlobId>(), Err(NotABlobId), "{wrong}");
+            assert_eq!(wrong.parse::<BlobId>(), Err(InvalidBlobId), "{wrong}");
         }
     }
 }

@@ -20,7 +20,7 @@ use super::{BLOCK, CHUNK};
 
 /// Why a blob is not what its row says.
 #[derive(Debug)]
-pub(super) enum Unsound {
+pub(super) enum InspectionFault {
     /// Something does not agree, or the disk has lost what was there.
     Damaged(Fault),
     /// There is no file.
@@ -43,24 +43,24 @@ pub(super) struct Inspection {
 
 impl Inspection {
     /// Opens the file and compares its trailer with the index's row.
-    pub(super) fn begin(path: &Path, id: BlobId, len: u64) -> Result<Self, Unsound> {
+    pub(super) fn begin(path: &Path, id: BlobId, len: u64) -> Result<Self, InspectionFault> {
         // Without its folder the whole store may be away: nothing is known of one blob then.
         let opened = File::open(path).map_err(|error| match path.parent().is_some_and(Path::exists) {
-            true => Unsound::from(error),
-            false => Unsound::Unreadable(error),
+            true => InspectionFault::from(error),
+            false => InspectionFault::Unreadable(error),
         });
         let file = opened?;
         forget_pages(&file, 0, None);
         let (found, trailer) = read_trailer(&file).map_err(|fault| match fault {
             // A disk that answers nothing at all may come back; a sector of one that does is lost.
-            FileFault::Io(error) => Unsound::Unreadable(error),
+            FileFault::Io(error) => InspectionFault::Unreadable(error),
             fault @ FileFault::Damaged(_) => fault.into(),
         })?;
         if trailer.id != id {
-            return Err(Unsound::Damaged("it is another blob's file"));
+            return Err(InspectionFault::Damaged("it is another blob's file"));
         }
         if found != len {
-            return Err(Unsound::Damaged("length differs from the index's"));
+            return Err(InspectionFault::Damaged("length differs from the index's"));
         }
         Ok(Self { file, id, len, trailer, position: 0, sha256: Sha256::new(), buffer: Vec::new() })
     }
@@ -72,12 +72,16 @@ impl Inspection {
 
     /// The next bytes, a chunk at most, with every block checked; none after the last, and then the whole is sound.
     /// Where they are damaged, the next call reads them again, and from the disk.
-    pub(super) fn next(&mut self) -> Result<&[u8], Unsound> {
+    pub(super) fn next(&mut self) -> Result<&[u8], InspectionFault> {
         let start = self.position;
         let len = CHUNK.min(self.len - start);
         if len == 0 {
             let digest = BlobId::from(<[u8; 32]>::from(self.sha256.finalize_reset()));
-            return if digest == self.id { Ok(&[]) } else { Err(Unsound::Damaged("its SHA-256 differs")) };
+            return if digest == self.id {
+                Ok(&[])
+            } else {
+                Err(InspectionFault::Damaged("its SHA-256 differs"))
+            };
         }
         // A chunk at most.
         self.buffer.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
@@ -103,7 +107,7 @@ impl Inspection {
     }
 
     /// Reads the rest, and tells of each piece's length.
-    pub(super) fn finish(&mut self, mut read: impl FnMut(u64)) -> Result<(), Unsound> {
+    pub(super) fn finish(&mut self, mut read: impl FnMut(u64)) -> Result<(), InspectionFault> {
         loop {
             let len = self.next()?.len() as u64;
             if len == 0 {
@@ -114,7 +118,7 @@ impl Inspection {
     }
 }
 
-impl From<io::Error> for Unsound {
+impl From<io::Error> for InspectionFault {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Gone,
@@ -126,7 +130,7 @@ impl From<io::Error> for Unsound {
     }
 }
 
-impl From<FileFault> for Unsound {
+impl From<FileFault> for InspectionFault {
     fn from(fault: FileFault) -> Self {
         match fault {
             FileFault::Damaged(fault) => Self::Damaged(fault),

@@ -12,14 +12,14 @@
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::blocks::{BlockMap, blocks_of};
-use super::object::{Fields, NewObject, put};
+use super::object::{FieldReader, NewObject, put};
 
 const MAGIC: [u8; 8] = *b"gupdfill";
 const FORMAT: u32 = 1;
 
 /// What a journal tells.
 #[derive(Debug, PartialEq)]
-pub(super) struct Journal {
+pub(super) struct FillJournal {
     /// Length of the body.
     pub(super) len: u64,
     /// The response, but for its body.
@@ -49,19 +49,19 @@ pub(super) fn entry(first: usize, checksums: &[u128]) -> Option<Vec<u8>> {
 }
 
 /// Reads a journal as far as it is sound; `None` if its begin is not.
-pub(super) fn decode(bytes: &[u8]) -> Option<Journal> {
-    let mut fields = Fields(bytes);
+pub(super) fn decode(bytes: &[u8]) -> Option<FillJournal> {
+    let mut fields = FieldReader(bytes);
     let known = fields.array() == Some(MAGIC) && fields.array().map(u32::from_le_bytes) == Some(FORMAT);
     let len = fields.array().map(u64::from_le_bytes).filter(|_| known)?;
     let object = NewObject::decode(fields.bytes()?)?;
     unseal(bytes, &mut fields)?;
-    let mut journal = Journal { len, object, blocks: BlockMap::default() };
+    let mut journal = FillJournal { len, object, blocks: BlockMap::default() };
     while journal.read_entry(&mut fields).is_some() {}
     Some(journal)
 }
 
-impl Journal {
-    fn read_entry(&mut self, fields: &mut Fields<'_>) -> Option<()> {
+impl FillJournal {
+    fn read_entry(&mut self, fields: &mut FieldReader<'_>) -> Option<()> {
         let entry = fields.0;
         let first = usize::try_from(fields.array().map(u32::from_le_bytes)?).ok()?;
         let count = usize::try_from(fields.array().map(u32::from_le_bytes)?).ok()?;
@@ -83,7 +83,7 @@ fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// Compares what was read of `from` with the checksum that follows.
-fn unseal(from: &[u8], fields: &mut Fields<'_>) -> Option<()> {
+fn unseal(from: &[u8], fields: &mut FieldReader<'_>) -> Option<()> {
     let read = from.get(..from.len() - fields.0.len())?;
     (fields.array().map(u128::from_le_bytes)? == xxh3_128(read)).then_some(())
 }

@@ -8,17 +8,15 @@
 //! blocks an async thread, except [`Store::open`], which is called before there is one.
 
 mod adopt;
-mod ahead;
 mod blob;
 mod blocks;
+mod budget;
 pub mod bundle;
 mod clients;
-mod condition;
 mod error;
 mod evict;
-mod facts;
-mod flight;
 mod folder;
+mod health;
 mod id;
 mod index;
 mod inspect;
@@ -29,14 +27,16 @@ mod memory;
 mod metrics;
 mod object;
 mod partial;
+mod prefetch;
 mod publication;
 mod read;
 mod release;
 mod repair;
-mod room;
 mod scratch;
 mod scrub;
 mod segment;
+mod single_flight;
+mod stats;
 mod succession;
 mod trailer;
 mod unfinished;
@@ -51,38 +51,38 @@ use http::HeaderMap;
 use tokio::sync::Semaphore;
 
 pub use self::blob::MAX_OPEN_BLOBS;
-pub use self::condition::{Ailment, Condition};
-pub use self::error::{Limit, ReadError, StoreError};
-pub use self::facts::{Eviction, Facts, Removed};
-pub use self::id::{BlobId, NotABlobId};
+pub use self::error::{ReadError, StoreError, StoreLimit};
+pub use self::health::{Degradation, StoreHealth};
+pub use self::id::{BlobId, InvalidBlobId};
 pub use self::inventory::Inventory;
-pub use self::memory::{Charge, ChunkMemory, PIECES_MAX, PINNED_MAX};
+pub use self::memory::{ChunkMemory, MemoryCharge, PIECES_MAX, PINNED_MAX};
 pub use self::metrics::StoreMetrics;
 pub use self::object::{NewObject, Object};
-pub use self::partial::{Partial, Stock};
+pub use self::partial::{BlockSnapshot, PartialBlob};
 pub use self::publication::{ObjectCopy, Publication};
-pub use self::read::Source;
-pub use self::repair::Unrepaired;
+pub use self::read::BodySource;
+pub use self::repair::RepairError;
 pub use self::scrub::Scrub;
 pub use self::segment::Segment;
-pub use self::unfinished::Unfinished;
+pub use self::stats::{EvictionReason, RemovalStats, StoreStats};
+pub use self::unfinished::UnfinishedFill;
 use self::unfinished::UnfinishedList;
-pub use self::verify::{Finding, Verified, verify};
+pub use self::verify::{Finding, VerifySummary, verify};
 use self::writer::DISK_WRITES;
-pub use self::writer::{Committed, Writer};
+pub use self::writer::{BlobWriter, CommittedObject};
 
-use self::ahead::Ahead;
 use self::blob::OpenBlobs;
-use self::condition::Health;
-use self::facts::Counters;
-use self::flight::Flights;
+use self::budget::DiskBudget;
 use self::folder::{Folder, FolderLock};
-use self::index::{Hold, Index, Which};
-use self::kept::GivenUp;
-use self::read::{DISK_READS, Load, Loaded};
-use self::release::Tenure;
-use self::repair::Repaired;
-use self::room::Room;
+use self::health::HealthMonitor;
+use self::index::{Index, RemovalTarget};
+use self::kept::EvictedPins;
+use self::prefetch::PrefetchLedger;
+use self::read::{DISK_READS, LoadKey, LoadResult};
+use self::release::FolderLease;
+use self::repair::RepairResult;
+use self::single_flight::SingleFlight;
+use self::stats::Counters;
 use gupd_config as config;
 use gupd_config::clock::{Clock, UnixMillis};
 
@@ -103,21 +103,21 @@ const FORGOTTEN_MAX: usize = 1 << 16;
 #[derive(Debug)]
 pub struct Store {
     folder: Arc<Folder>,
-    room: Arc<Room>,
+    room: Arc<DiskBudget>,
     index: Index,
     memory: Arc<ChunkMemory>,
     open: Arc<OpenBlobs>,
-    loads: Flights<Load, Loaded>,
-    repairs: Flights<(BlobId, u64), Repaired>,
+    loads: SingleFlight<LoadKey, LoadResult>,
+    repairs: SingleFlight<(BlobId, u64), RepairResult>,
     disk_reads: Semaphore,
     disk_writes: Semaphore,
     counters: Arc<Counters>,
     forgotten: Mutex<Vec<Arc<str>>>,
-    given_up: GivenUp,
+    evicted_pins: EvictedPins,
     unfinished: UnfinishedList,
-    ahead: Ahead,
-    health: Health,
-    tenure: Tenure,
+    ahead: PrefetchLedger,
+    health: HealthMonitor,
+    tenure: FolderLease,
     generation: AtomicU64,
     clock: Clock,
     max_unused: Duration,
@@ -130,28 +130,28 @@ impl Store {
     /// missing and is made anew from its journal.
     pub fn open(config: &config::StoreSettings, clock: Clock) -> Result<Arc<Self>, StoreError> {
         let (folder, lock, left) = Folder::open(&config.dir)?;
-        let room = Room::new(config.quota, config.min_free);
+        let room = DiskBudget::new(config.quota, config.min_free);
         let counters = Arc::<Counters>::default();
         let index =
             Index::open(Arc::clone(&folder), Arc::clone(&room), Arc::clone(&counters), clock.clone())?;
         let unfinished = UnfinishedList::open(left, &room, folder.free()?)?;
         Ok(Arc::new(Self {
-            ahead: Ahead::open(&folder),
+            ahead: PrefetchLedger::open(&folder),
             folder,
             room,
             index,
             memory: Arc::new(ChunkMemory::new(config.memory)),
             open: Arc::new(OpenBlobs::new()),
-            loads: Flights::new(),
-            repairs: Flights::new(),
+            loads: SingleFlight::new(),
+            repairs: SingleFlight::new(),
             disk_reads: Semaphore::new(DISK_READS),
             disk_writes: Semaphore::new(DISK_WRITES),
             counters,
             forgotten: Mutex::default(),
-            given_up: GivenUp::default(),
+            evicted_pins: EvictedPins::default(),
             unfinished,
-            health: Health::new(),
-            tenure: Tenure::new(),
+            health: HealthMonitor::new(),
+            tenure: FolderLease::new(),
             generation: AtomicU64::new(0),
             clock,
             max_unused: config.max_unused,
@@ -180,7 +180,7 @@ impl Store {
         self.health.check()?;
         let (id, key, blob) = (stale.id, stale.key.clone(), stale.blob);
         let (headers, failed) = (headers.clone(), self.index.failure());
-        let work = move |change: &mut index::Change<'_>| {
+        let work = move |change: &mut index::IndexChange<'_>| {
             change.refresh(id, (&*key, blob), &headers, request_time, response_time).map_err(failed)
         };
         self.health.seen(self.index.change(work).await).map(drop)
@@ -189,14 +189,14 @@ impl Store {
     /// Removes all variants of a key, and blobs that no other object has.
     pub async fn remove(&self, key: &str) -> Result<(), StoreError> {
         let key = key.to_owned();
-        self.remove_objects(move || Which::Key(key)).await.map(drop)
+        self.remove_objects(move || RemovalTarget::Key(key)).await.map(drop)
     }
 
     /// Removes a damaged blob and all objects that have it; gives their keys.
-    pub async fn discard(&self, blob: BlobId) -> Result<Vec<Arc<str>>, StoreError> {
-        let removed = self.remove_objects(move || Which::Blob(blob)).await?;
+    pub async fn discard_blob(&self, blob: BlobId) -> Result<Vec<Arc<str>>, StoreError> {
+        let removed = self.remove_objects(move || RemovalTarget::Blob(blob)).await?;
         self.open.forget(blob);
-        self.counters.evicted(Eviction::Damaged, removed.removed);
+        self.counters.count_evicted(EvictionReason::Damaged, removed.removed);
         Ok(removed.keys)
     }
 
@@ -208,39 +208,24 @@ impl Store {
         self.health.seen(recorded).map(drop)
     }
 
-    /// Keeps what is stored under a key from eviction and expiry until [`Store::unpin`]; gives how many variants there
-    /// are. A response that replaces one of them is pinned as well.
-    pub async fn pin(&self, key: &str) -> Result<usize, StoreError> {
-        self.set_pinned(key, true).await
-    }
-
-    /// Lets what is stored under a key go again.
-    pub async fn unpin(&self, key: &str) -> Result<usize, StoreError> {
-        self.set_pinned(key, false).await
-    }
-
-    async fn set_pinned(&self, key: &str, pinned: bool) -> Result<usize, StoreError> {
-        let (key, failed) = (key.to_owned(), self.index.failure());
-        let work = move |change: &mut index::Change<'_>| {
-            change.hold(&key, |hold| Hold { pinned, ..hold }).map_err(failed)
-        };
-        let (variants, _) = self.index.change(work).await?;
-        Ok(variants)
-    }
-
     /// Whether it takes changes, as far as is known.
     ///
     /// # Errors
     /// When its disk ails.
-    pub fn check(&self) -> Result<(), StoreError> {
+    pub fn check_writable(&self) -> Result<(), StoreError> {
         self.health.check()
     }
 
     /// Figures for metrics and status.
-    pub fn facts(&self) -> Facts {
-        let condition = self.ailment().map_or(Condition::Well, |ailment| ailment.condition);
-        let (ahead_unused_bytes, ahead_bytes) = self.ahead.bytes();
-        Facts { condition, ahead_unused_bytes, ahead_bytes, ..self.counters.facts(self.memory.held()) }
+    pub fn stats(&self) -> StoreStats {
+        let health = self.degradation().map_or(StoreHealth::Healthy, |degradation| degradation.health);
+        let (wasted_prefetch_bytes, unused_prefetch_bytes) = self.ahead.bytes();
+        StoreStats {
+            health,
+            wasted_prefetch_bytes,
+            unused_prefetch_bytes,
+            ..self.counters.stats(self.memory.held_bytes())
+        }
     }
 
     /// The memory that bodies are held in.

@@ -52,13 +52,13 @@ pub(super) struct ChunkKey {
 #[derive(Debug)]
 pub struct ChunkMemory {
     chunks: moka::sync::Cache<ChunkKey, Bytes>,
-    held: Arc<Held>,
+    held: Arc<MemoryUsage>,
     /// Bytes of chunks at most before memory counts as pressed.
     limit: u64,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct MemoryUsage {
     /// Chunks and tails.
     chunks: AtomicU64,
     pieces: AtomicU64,
@@ -67,7 +67,7 @@ struct Held {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum ChargeKind {
     Chunk,
     Piece,
     Tail,
@@ -75,9 +75,9 @@ enum Kind {
 
 /// Bytes counted as held, until dropped.
 #[derive(Debug)]
-pub struct Charge {
-    held: Arc<Held>,
-    kind: Kind,
+pub struct MemoryCharge {
+    held: Arc<MemoryUsage>,
+    kind: ChargeKind,
     bytes: u64,
 }
 
@@ -85,7 +85,7 @@ pub struct Charge {
 #[derive(Debug)]
 pub(super) struct Buffer {
     bytes: Box<[u8]>,
-    charge: Charge,
+    charge: MemoryCharge,
 }
 
 impl ChunkMemory {
@@ -100,28 +100,28 @@ impl ChunkMemory {
     }
 
     /// Counts `bytes` of the tail of a fill.
-    pub fn charge_tail(&self, bytes: u64) -> Charge {
+    pub fn charge_tail(&self, bytes: u64) -> MemoryCharge {
         self.held.tails.fetch_add(bytes, Ordering::Relaxed);
-        self.charge_as(Kind::Tail, bytes)
+        self.charge_as(ChargeKind::Tail, bytes)
     }
 
     /// Whether tails of fills should be written behind as soon as they can be.
-    pub fn tails_pressed(&self) -> bool {
-        self.pressed() || self.held.tails.load(Ordering::Relaxed) > TAILS_MAX
+    pub fn has_tail_pressure(&self) -> bool {
+        self.is_over_limit() || self.held.tails.load(Ordering::Relaxed) > TAILS_MAX
     }
 
     /// Counts `bytes` held by others for bodies.
-    pub fn charge(&self, bytes: u64) -> Charge {
-        self.charge_as(Kind::Chunk, bytes)
+    pub fn charge(&self, bytes: u64) -> MemoryCharge {
+        self.charge_as(ChargeKind::Chunk, bytes)
     }
 
     /// Whether so much is held that no whole chunk is loaded.
-    pub fn pressed(&self) -> bool {
+    pub fn is_over_limit(&self) -> bool {
         self.held.chunks.load(Ordering::Relaxed) > self.limit
     }
 
     /// Bytes held for bodies: cached chunks, those that left the cache and are still being sent, pieces, charges.
-    pub fn held(&self) -> u64 {
+    pub fn held_bytes(&self) -> u64 {
         self.held.chunks.load(Ordering::Relaxed) + self.held.pieces.load(Ordering::Relaxed)
     }
 
@@ -154,45 +154,45 @@ impl ChunkMemory {
     /// A buffer for a chunk to load, unless memory is pressed. Counted before it is allocated, so that any number of
     /// loads at once stay within the bound.
     pub(super) fn try_chunk(&self, len: usize) -> Option<Buffer> {
-        let charge = self.try_charge(Kind::Chunk, len as u64, self.limit)?;
+        let charge = self.try_charge(ChargeKind::Chunk, len as u64, self.limit)?;
         Some(self.buffer(charge, len))
     }
 
     /// A buffer for a piece of a chunk, unless there are too many already.
     pub(super) fn try_piece(&self, len: usize) -> Option<Buffer> {
-        let charge = self.try_charge(Kind::Piece, len as u64, PIECES_MAX)?;
+        let charge = self.try_charge(ChargeKind::Piece, len as u64, PIECES_MAX)?;
         Some(self.buffer(charge, len))
     }
 
     /// A copy of a small piece; the last resort, so always granted.
     pub(super) fn small_piece(&self, bytes: &[u8]) -> Bytes {
-        let charge = self.charge_as(Kind::Piece, bytes.len() as u64);
+        let charge = self.charge_as(ChargeKind::Piece, bytes.len() as u64);
         Buffer { bytes: bytes.into(), charge }.freeze()
     }
 
-    fn charge_as(&self, kind: Kind, bytes: u64) -> Charge {
+    fn charge_as(&self, kind: ChargeKind, bytes: u64) -> MemoryCharge {
         self.held.counter(kind).fetch_add(bytes, Ordering::Relaxed);
-        Charge { held: Arc::clone(&self.held), kind, bytes }
+        MemoryCharge { held: Arc::clone(&self.held), kind, bytes }
     }
 
-    fn try_charge(&self, kind: Kind, bytes: u64, limit: u64) -> Option<Charge> {
+    fn try_charge(&self, kind: ChargeKind, bytes: u64, limit: u64) -> Option<MemoryCharge> {
         let counter = self.held.counter(kind);
         let charge = |now: u64| now.checked_add(bytes).filter(|after| *after <= limit);
         counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge).ok()?;
-        Some(Charge { held: Arc::clone(&self.held), kind, bytes })
+        Some(MemoryCharge { held: Arc::clone(&self.held), kind, bytes })
     }
 
-    fn buffer(&self, charge: Charge, len: usize) -> Buffer {
+    fn buffer(&self, charge: MemoryCharge, len: usize) -> Buffer {
         let spare = if len as u64 == CHUNK { self.held.spare().pop() } else { None };
         Buffer { bytes: spare.unwrap_or_else(|| vec![0; len].into()), charge }
     }
 }
 
-impl Held {
-    fn counter(&self, kind: Kind) -> &AtomicU64 {
+impl MemoryUsage {
+    fn counter(&self, kind: ChargeKind) -> &AtomicU64 {
         match kind {
-            Kind::Chunk | Kind::Tail => &self.chunks,
-            Kind::Piece => &self.pieces,
+            ChargeKind::Chunk | ChargeKind::Tail => &self.chunks,
+            ChargeKind::Piece => &self.pieces,
         }
     }
 
@@ -201,10 +201,10 @@ impl Held {
     }
 }
 
-impl Drop for Charge {
+impl Drop for MemoryCharge {
     fn drop(&mut self) {
         self.held.counter(self.kind).fetch_sub(self.bytes, Ordering::Relaxed);
-        if matches!(self.kind, Kind::Tail) {
+        if matches!(self.kind, ChargeKind::Tail) {
             self.held.tails.fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
@@ -254,7 +254,7 @@ mod tests {
         let memory = ChunkMemory::new(8 << 20);
         for chunk in 0..500 {
             memory.insert(key(chunk), memory.chunk(MIB).freeze());
-            assert!(!memory.pressed(), "after {chunk} chunks {} bytes are held", memory.held());
+            assert!(!memory.is_over_limit(), "after {chunk} chunks {} bytes are held", memory.held_bytes());
         }
         assert!(memory.get(&key(499)).is_some(), "the newest chunk is kept");
         assert!(memory.get(&key(0)).is_none());
@@ -267,9 +267,9 @@ mod tests {
         assert_eq!(held.len() as u64, PINNED_MAX / CHUNK);
         let slice = held[0].slice(5..6);
         drop(held);
-        assert_eq!(memory.held(), CHUNK, "one byte of a chunk keeps the chunk");
+        assert_eq!(memory.held_bytes(), CHUNK, "one byte of a chunk keeps the chunk");
         drop(slice);
-        assert_eq!(memory.held(), 0);
+        assert_eq!(memory.held_bytes(), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use crate::{Condition, Eviction, Facts};
+use crate::{EvictionReason, StoreHealth, StoreStats};
 
 /// Gauges and counters that show the figures of a store.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl StoreMetrics {
     }
 
     /// Shows these figures. Counters only move forward.
-    pub fn show(&self, facts: &Facts, quota: u64) {
+    pub fn update(&self, facts: &StoreStats, quota: u64) {
         for (gauge, value) in [
             (&self.objects, facts.objects),
             (&self.blobs, facts.blobs),
@@ -117,13 +117,13 @@ impl StoreMetrics {
             (&self.quota_bytes, quota),
             (&self.memory_bytes, facts.memory_bytes),
             (&self.open_files, facts.open_files),
-            (&self.ahead_bytes, facts.ahead_bytes),
-            (&self.deduplicated_bytes, facts.saved_bytes),
+            (&self.ahead_bytes, facts.unused_prefetch_bytes),
+            (&self.deduplicated_bytes, facts.deduplicated_bytes),
         ] {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
-        for state in Condition::ALL {
-            let is = i64::from(facts.condition == state);
+        for state in StoreHealth::ALL {
+            let is = i64::from(facts.health == state);
             self.condition.with_label_values(&[state.as_str()]).set(is);
         }
         catch_up(&self.disk_reads, facts.disk_reads);
@@ -131,10 +131,10 @@ impl StoreMetrics {
         catch_up(&self.repaired_bytes, facts.repaired_bytes);
         catch_up(&self.scrubbed_bytes, facts.scrubbed_bytes);
         catch_up(&self.scrub_damaged, facts.scrub_damaged);
-        catch_up(&self.ahead_unused_bytes, facts.ahead_unused_bytes);
-        catch_up(&self.given_up_bytes, facts.given_up.bytes);
+        catch_up(&self.ahead_unused_bytes, facts.wasted_prefetch_bytes);
+        catch_up(&self.given_up_bytes, facts.evicted_pins.bytes);
         self.scrub_completed.set(facts.scrub_completed / 1000);
-        for (reason, removed) in Eviction::ALL.into_iter().zip(facts.evicted) {
+        for (reason, removed) in EvictionReason::ALL.into_iter().zip(facts.evicted) {
             catch_up(&self.evicted_objects.with_label_values(&[reason.as_str()]), removed.objects);
             catch_up(&self.evicted_bytes.with_label_values(&[reason.as_str()]), removed.bytes);
         }

@@ -48,7 +48,7 @@ impl Object {
     }
 
     /// The same object with the header fields and times of a `304`.
-    pub fn refreshed(&self, headers: HeaderMap, request_time: UnixMillis, response_time: UnixMillis) -> Self {
+    pub fn with_head(&self, headers: HeaderMap, request_time: UnixMillis, response_time: UnixMillis) -> Self {
         Self {
             id: self.id,
             key: self.key.clone(),
@@ -108,7 +108,7 @@ impl NewObject {
 
     /// Reads a record back; `None` if it is not one.
     pub(super) fn decode(record: &[u8]) -> Option<Self> {
-        let mut fields = Fields(record);
+        let mut fields = FieldReader(record);
         if fields.array::<1>()? != [RECORD_VERSION] {
             return None;
         }
@@ -155,7 +155,7 @@ pub(super) fn encode_headers(headers: &HeaderMap) -> Vec<u8> {
 
 /// Reads header fields back; `None` if they are not well-formed.
 pub(super) fn decode_headers(encoded: &[u8]) -> Option<HeaderMap> {
-    let mut fields = Fields(encoded);
+    let mut fields = FieldReader(encoded);
     let mut headers = HeaderMap::new();
     while !fields.0.is_empty() {
         let name = HeaderName::from_bytes(fields.bytes()?).ok()?;
@@ -165,9 +165,9 @@ pub(super) fn decode_headers(encoded: &[u8]) -> Option<HeaderMap> {
 }
 
 /// A cursor over encoded fields.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(super) struct FieldReader<'a>(pub(super) &'a [u8]);
 
-impl<'a> Fields<'a> {
+impl<'a> FieldReader<'a> {
     /// The next `N` bytes.
     pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk()?;

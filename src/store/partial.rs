@@ -11,14 +11,14 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use super::blob::{FileFault, read_verified};
 use super::blocks::{BlockMap, block_of, blocks_of};
 use super::error::ReadError;
-use super::facts::OpenFile;
 use super::id::BlobId;
 use super::memory::MemoryId;
+use super::stats::OpenFile;
 use super::{BLOCK, CHUNK};
 
 /// A blob being written.
 #[derive(Debug)]
-pub struct Partial {
+pub struct PartialBlob {
     number: u64,
     pub(super) file: File,
     /// The readable blocks. The lock covers looking at bits and copying at most a chunk's sixteen checksums.
@@ -30,7 +30,7 @@ pub struct Partial {
     _open: OpenFile,
 }
 
-impl Partial {
+impl PartialBlob {
     pub(super) fn new(
         number: u64,
         file: File,
@@ -49,38 +49,38 @@ impl Partial {
     }
 
     /// The end of the readable bytes from `position` on; `position` itself if that one cannot be read.
-    pub fn readable(&self, position: u64) -> u64 {
+    pub fn readable_end(&self, position: u64) -> u64 {
         self.edge(position, self.length().unwrap_or(u64::MAX), false)
     }
 
     /// The first bytes of `range` that are not there, up to where the next ones are: from a block's begin on.
-    pub fn missing(&self, range: Range<u64>) -> Option<Range<u64>> {
+    pub fn first_gap(&self, range: Range<u64>) -> Option<Range<u64>> {
         let start = self.edge(range.start, range.end, false);
         (start < range.end).then(|| start / BLOCK * BLOCK..self.edge(start, range.end, true))
     }
 
     /// How many bytes are there, the last short block counted as a whole one.
-    pub fn written(&self) -> u64 {
+    pub fn written_bytes(&self) -> u64 {
         let blocks = self.read_blocks(BlockMap::count) as u64 * BLOCK;
         self.length().map_or(blocks, |len| blocks.min(len))
     }
 
-    /// How many chunks were taken back so far. Asked before a read, for [`Self::forget_chunk`] if that fails.
-    pub fn losses(&self) -> u64 {
+    /// How many chunks were taken back so far. Asked before a read, for [`Self::invalidate_chunk`] if that fails.
+    pub fn loss_count(&self) -> u64 {
         self.losses.load(Ordering::Acquire)
     }
 
     /// Takes a chunk back of which a block was not what was written, so that it can be fetched again; unless one was
     /// since there were so many `losses`. Who reads damage at the same time as another must not take back what has
     /// been fetched since, but read again.
-    pub fn forget_chunk(&self, position: u64, losses: u64) {
+    pub fn invalidate_chunk(&self, position: u64, losses: u64) {
         let start = position / CHUNK * CHUNK;
         let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
-        if self.losses() != losses {
+        if self.loss_count() != losses {
             return;
         }
         self.losses.store(losses + 1, Ordering::Release);
-        (block_of(start)..block_of(start + CHUNK)).for_each(|block| blocks.forget(block));
+        (block_of(start)..block_of(start + CHUNK)).for_each(|block| blocks.remove(block));
     }
 
     /// Whose chunks these are in memory: its own, and after the commit the blob's.
@@ -104,13 +104,13 @@ impl Partial {
     }
 
     /// How many bytes of `range` are there.
-    pub fn within(&self, range: Range<u64>) -> u64 {
-        self.read_blocks(|blocks| blocks.within(range))
+    pub fn bytes_within(&self, range: Range<u64>) -> u64 {
+        self.read_blocks(|blocks| blocks.bytes_within(range))
     }
 
     /// What is there now, to be asked later; `None` if nothing is.
-    pub fn stock(&self) -> Option<Stock> {
-        Some(Stock(self.blocks())).filter(|stock| stock.0.count() > 0)
+    pub fn snapshot(&self) -> Option<BlockSnapshot> {
+        Some(BlockSnapshot(self.blocks())).filter(|stock| stock.0.count() > 0)
     }
 
     /// A copy of what is there.
@@ -138,7 +138,7 @@ impl Partial {
     fn edge(&self, from: u64, end: u64, there: bool) -> u64 {
         let block = self.read_blocks(|blocks| {
             let most = blocks_of(end);
-            let found = blocks.next(block_of(from), most, there);
+            let found = blocks.find_next(block_of(from), most, there);
             if found == most { None } else { Some(found as u64) }
         });
         block.map_or(end, |block| block * BLOCK).clamp(from, end.max(from))
@@ -151,16 +151,16 @@ impl Partial {
 
 /// What of a blob was there at one moment.
 #[derive(Debug)]
-pub struct Stock(BlockMap);
+pub struct BlockSnapshot(BlockMap);
 
-impl Stock {
+impl BlockSnapshot {
     /// How many bytes of `range`.
-    pub fn within(&self, range: Range<u64>) -> u64 {
-        self.0.within(range)
+    pub fn bytes_within(&self, range: Range<u64>) -> u64 {
+        self.0.bytes_within(range)
     }
 }
 
-impl std::fmt::Display for Partial {
+impl std::fmt::Display for PartialBlob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "half-written file {}", self.number)
     }

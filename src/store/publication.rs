@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::error::StoreError;
 use super::evict;
-use super::index::{Change, Hold, NAMED_MAX, Which};
+use super::index::{IndexChange, NAMED_MAX, RemovalTarget, Retention};
 use super::{BlobId, Object, Store};
 use gupd_config::clock::UnixMillis;
 
@@ -23,7 +23,7 @@ pub struct Publication {
     /// Keys of objects that are to be kept (`true`), or no longer. What is kept does not expire, and is not evicted
     /// while anything else can go; a response in its place is kept as well. A key under which nothing is stored is no
     /// error: it is told.
-    pub kept: Vec<(Arc<str>, bool)>,
+    pub pins: Vec<(Arc<str>, bool)>,
     /// Named values, `None` removes one. The journal has them: they survive the loss of the index. Name and value
     /// have 512 KiB together, at most.
     pub records: Vec<(String, Option<Vec<u8>>)>,
@@ -51,7 +51,7 @@ impl Object {
     }
 
     /// What marks a copy, such as `@7`, and the key of what was copied; of another object nothing, and its key.
-    pub fn copied(&self) -> (&str, &str) {
+    pub fn copy_mark(&self) -> (&str, &str) {
         match self.key.split_once(' ') {
             Some((mark, key)) if is_copy(mark) => (mark, key),
             _ => ("", &self.key),
@@ -113,7 +113,7 @@ impl Publication {
 
     fn make(
         self,
-        change: &mut Change<'_>,
+        change: &mut IndexChange<'_>,
         failed: impl Fn(rusqlite::Error) -> StoreError,
     ) -> Result<Vec<Arc<str>>, StoreError> {
         for copy in self.copies {
@@ -123,8 +123,8 @@ impl Publication {
             }
         }
         let mut unheld = Vec::new();
-        for (key, kept) in self.kept {
-            if change.hold(&key, |hold| Hold { kept, ..hold }).map_err(&failed)? == 0 && kept {
+        for (key, kept) in self.pins {
+            if change.hold(&key, |hold| Retention { kept, ..hold }).map_err(&failed)? == 0 && kept {
                 unheld.push(key);
             }
         }
@@ -133,7 +133,7 @@ impl Publication {
             change.set_record(&name, value.as_deref()).map_err(&failed)?;
         }
         for key in self.removed {
-            change.remove(&Which::Key(key.to_string())).map_err(&failed)?;
+            change.remove(&RemovalTarget::Key(key.to_string())).map_err(&failed)?;
         }
         Ok(unheld)
     }

@@ -17,7 +17,7 @@ use super::blob::OpenBlob;
 use super::error::ReadError;
 use super::id::BlobId;
 use super::memory::{Buffer, ChunkKey, MemoryId};
-use super::partial::Partial;
+use super::partial::PartialBlob;
 use super::{BLOCK, CHUNK, Store};
 
 /// Disk reads at once: enough to keep a disk busy, few enough that their scratch buffers (64 KiB each) do not matter.
@@ -28,7 +28,7 @@ const SMALL: usize = 16 << 10;
 
 /// What a reader reads.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub enum BodySource {
     /// A committed blob.
     Blob {
         /// Its name.
@@ -37,20 +37,20 @@ pub enum Source {
         len: u64,
     },
     /// One that is being written.
-    Partial(Arc<Partial>),
+    Partial(Arc<PartialBlob>),
 }
 
 /// Result of a shared load: `None` if memory is pressed.
-pub(super) type Loaded = Result<Option<Bytes>, ReadError>;
+pub(super) type LoadResult = Result<Option<Bytes>, ReadError>;
 
 /// A shared load: a chunk or a block, by its begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Load {
+pub(super) enum LoadKey {
     Chunk(ChunkKey),
     Block { of: MemoryId, start: u64 },
 }
 
-impl Source {
+impl BodySource {
     fn memory_id(&self) -> MemoryId {
         match self {
             Self::Blob { id, .. } => MemoryId::Blob(*id),
@@ -66,7 +66,7 @@ impl Source {
     fn readable(&self, position: u64) -> u64 {
         match self {
             Self::Blob { len, .. } => position.max(*len),
-            Self::Partial(partial) => partial.readable(position),
+            Self::Partial(partial) => partial.readable_end(position),
         }
     }
 
@@ -88,13 +88,13 @@ impl Source {
 
 impl Store {
     /// The rest of the chunk from `position`, if it is in memory. Takes no lock over the body, copies nothing.
-    pub fn read_hot(&self, source: &Source, position: u64) -> Option<Bytes> {
+    pub fn read_cached(&self, source: &BodySource, position: u64) -> Option<Bytes> {
         rest(&self.memory.get(&source.key(position))?, position % CHUNK)
     }
 
     /// Bytes from `position`: never none, never unchecked, at most to the chunk's end.
-    pub async fn read(&self, source: &Source, position: u64) -> Result<Bytes, ReadError> {
-        if let Some(bytes) = self.read_hot(source, position) {
+    pub async fn read(&self, source: &BodySource, position: u64) -> Result<Bytes, ReadError> {
+        if let Some(bytes) = self.read_cached(source, position) {
             return Ok(bytes);
         }
         let readable = source.readable(position);
@@ -104,9 +104,9 @@ impl Store {
         let key = source.key(position);
         let start = key.chunk * CHUNK;
         let end = source.len().map_or(start + CHUNK, |len| len.min(start + CHUNK));
-        if end <= readable && source.readable(start) >= end && !self.memory.pressed() {
+        if end <= readable && source.readable(start) >= end && !self.memory.is_over_limit() {
             let load = self.load_chunk(source, key, end - start);
-            if let Some(chunk) = self.loads.run(Load::Chunk(key), load).await? {
+            if let Some(chunk) = self.loads.run(LoadKey::Chunk(key), load).await? {
                 return rest(&chunk, position - start).ok_or_else(|| self.short(source));
             }
         }
@@ -118,7 +118,7 @@ impl Store {
                 None => Ok(None),
             }
         };
-        if let Some(block) = self.loads.run(Load::Block { of: key.of, start }, load).await? {
+        if let Some(block) = self.loads.run(LoadKey::Block { of: key.of, start }, load).await? {
             return rest(&block, position - start).ok_or_else(|| self.short(source));
         }
         let block = self.load(source, start, vec![0; size(len)]).await?;
@@ -126,7 +126,7 @@ impl Store {
         Ok(self.memory.small_piece(&block[from..block.len().min(from + SMALL)]))
     }
 
-    async fn load_chunk(&self, source: &Source, key: ChunkKey, len: u64) -> Loaded {
+    async fn load_chunk(&self, source: &BodySource, key: ChunkKey, len: u64) -> LoadResult {
         // Another flight may have landed between this reader's look into memory and its own start.
         if let Some(chunk) = self.memory.get(&key) {
             return Ok(Some(chunk));
@@ -138,9 +138,9 @@ impl Store {
     }
 
     /// Fills a buffer from disk and checks it.
-    pub(super) async fn load<B: Fill>(
+    pub(super) async fn load<B: ReadBuffer>(
         &self,
-        source: &Source,
+        source: &BodySource,
         start: u64,
         mut buffer: B,
     ) -> Result<B, ReadError> {
@@ -151,10 +151,10 @@ impl Store {
         let read = move || {
             counters.disk_reads.fetch_add(1, Ordering::Relaxed);
             let result = match &from {
-                Source::Blob { id, len } => open
+                BodySource::Blob { id, len } => open
                     .open(&folder, *id, *len, || counters.open_file())
                     .and_then(|blob: Arc<OpenBlob>| blob.read(start, buffer.space())),
-                Source::Partial(partial) => partial.read(start, buffer.space()),
+                BodySource::Partial(partial) => partial.read(start, buffer.space()),
             };
             if matches!(result, Err(ReadError::Damaged { .. })) {
                 counters.verification_failures.fetch_add(1, Ordering::Relaxed);
@@ -174,24 +174,24 @@ impl Store {
         read.inspect_err(|error| self.health.unread(error, source, start))
     }
 
-    fn short(&self, source: &Source) -> ReadError {
+    fn short(&self, source: &BodySource) -> ReadError {
         self.counters.verification_failures.fetch_add(1, Ordering::Relaxed);
         ReadError::Damaged { what: source.what(), fault: "length differs from the index's" }
     }
 }
 
 /// Something to read into.
-pub(super) trait Fill: Send + 'static {
+pub(super) trait ReadBuffer: Send + 'static {
     fn space(&mut self) -> &mut [u8];
 }
 
-impl Fill for Buffer {
+impl ReadBuffer for Buffer {
     fn space(&mut self) -> &mut [u8] {
         self.as_mut()
     }
 }
 
-impl Fill for Vec<u8> {
+impl ReadBuffer for Vec<u8> {
     fn space(&mut self) -> &mut [u8] {
         self
     }

@@ -25,7 +25,7 @@ const COPY_MAX: u64 = 256 << 20;
 
 /// Whose the folder is, and what of it is in use.
 #[derive(Debug)]
-pub(super) struct Tenure {
+pub(super) struct FolderLease {
     over: AtomicBool,
     /// Half-written files that have a name.
     // Held to look and to change, never across I/O.
@@ -34,7 +34,7 @@ pub(super) struct Tenure {
     commits: TaskTracker,
 }
 
-impl Tenure {
+impl FolderLease {
     pub(super) fn new() -> Self {
         Self { over: AtomicBool::new(false), drafts: Mutex::default(), commits: TaskTracker::new() }
     }
@@ -120,9 +120,9 @@ fn leave_copy(draft: &Draft, folder: &Folder, most: u64) -> io::Result<u64> {
     let path = folder.next().1;
     let copy = || {
         let file = File::options().write(true).create_new(true).open(&path)?;
-        let mut first = blocks.next(0, end, true);
+        let mut first = blocks.find_next(0, end, true);
         while first < end {
-            let behind = blocks.next(first, end, false);
+            let behind = blocks.find_next(first, end, false);
             let (mut source, mut target) = (first as u64 * BLOCK, first as u64 * BLOCK);
             let until = len.min(behind as u64 * BLOCK);
             while source < until {
@@ -132,7 +132,7 @@ fn leave_copy(draft: &Draft, folder: &Folder, most: u64) -> io::Result<u64> {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
-            first = blocks.next(behind, end, true);
+            first = blocks.find_next(behind, end, true);
         }
         fs::copy(&from, journal_of(&path)).map(drop)
     };

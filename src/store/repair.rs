@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::error::ReadError;
 use super::id::BlobId;
-use super::inspect::{Inspection, Unsound};
+use super::inspect::{Inspection, InspectionFault};
 use super::{CHUNK, Object, Store};
 
 /// Objects of a blob by which its bytes are asked for, newest first: what one name no longer gives, another may. Most
@@ -20,20 +20,20 @@ use super::{CHUNK, Object, Store};
 const MAX_NAMES: usize = 4;
 
 /// Result of a shared repair.
-pub(super) type Repaired = Result<(), Unrepaired>;
+pub(super) type RepairResult = Result<(), RepairError>;
 
 /// Why damage stays.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Unrepaired {
+pub enum RepairError {
     /// The blob has no checksums to go by, or cannot be read or written.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The right bytes cannot be had now; another time they may be.
     #[error("the right bytes cannot be had now: {0}")]
-    NotNow(Arc<str>),
+    Unavailable(Arc<str>),
     /// Nobody has the right bytes any more.
     #[error("the right bytes cannot be had: {0}")]
-    NotGiven(Arc<str>),
+    NotOffered(Arc<str>),
     /// What was fetched is not what was stored either.
     #[error("what was fetched is not what was stored")]
     Different,
@@ -47,15 +47,15 @@ impl Store {
         &self,
         id: BlobId,
         fetch: impl Fn(Arc<Object>, Range<u64>) -> F,
-    ) -> Result<u64, Unrepaired>
+    ) -> Result<u64, RepairError>
     where
         F: Future<Output = Result<Bytes, E>>,
-        E: Into<Unrepaired>,
+        E: Into<RepairError>,
     {
         let objects = self.index.objects_of(id, MAX_NAMES).await;
-        let objects = objects.map_err(|error| Unrepaired::NotNow(Arc::from(error.to_string())))?;
+        let objects = objects.map_err(|error| RepairError::Unavailable(Arc::from(error.to_string())))?;
         let objects: Vec<_> = objects.into_iter().map(Arc::new).collect();
-        let len = objects.first().ok_or_else(|| unsound(id, Unsound::Gone))?.len;
+        let len = objects.first().ok_or_else(|| unsound(id, InspectionFault::Gone))?.len;
         let fetched = AtomicU64::new(0);
         let fetch = async |object: &Arc<Object>, range| {
             let bytes = fetch(Arc::clone(object), range).await?;
@@ -82,14 +82,14 @@ impl Store {
                 Ok(0) => return Ok(fetched.into_inner()),
                 Ok(_) => {}
                 // Behind the last byte it is the SHA-256 that differs: nobody can say which block is to blame.
-                Err(Unsound::Damaged(_)) if position < len && repaired != Some(position) => {
+                Err(InspectionFault::Damaged(_)) if position < len && repaired != Some(position) => {
                     repaired = Some(position);
                     let mut done = Ok(());
                     for object in &objects {
                         let tried = self.repair(id, len, position, |range| fetch(object, range)).await;
-                        let is_over = matches!(tried, Ok(()) | Err(Unrepaired::Read(_)));
+                        let is_over = matches!(tried, Ok(()) | Err(RepairError::Read(_)));
                         // What one name may give another time outweighs what the others do not give.
-                        if is_over || !matches!(done, Err(Unrepaired::NotNow(_))) {
+                        if is_over || !matches!(done, Err(RepairError::Unavailable(_))) {
                             done = tried;
                         }
                         if is_over {
@@ -111,10 +111,10 @@ impl Store {
         len: u64,
         position: u64,
         fetch: impl FnOnce(Range<u64>) -> F,
-    ) -> Result<(), Unrepaired>
+    ) -> Result<(), RepairError>
     where
         F: Future<Output = Result<Bytes, E>>,
-        E: Into<Unrepaired>,
+        E: Into<RepairError>,
     {
         let chunk = position / CHUNK;
         let repair = async {
@@ -140,7 +140,7 @@ impl Store {
         spawn_blocking(look).await.map_err(|error| stopped(id, error))?
     }
 
-    async fn replace(&self, id: BlobId, len: u64, range: Range<u64>, bytes: Bytes) -> Repaired {
+    async fn replace(&self, id: BlobId, len: u64, range: Range<u64>, bytes: Bytes) -> RepairResult {
         // Another process waits until this one has written.
         let until_it_is_written =
             self.tenure.commit().map_err(|error| stopped(id, std::io::Error::other(error)))?;
@@ -149,7 +149,7 @@ impl Store {
         let replace = move || {
             let blob = open.open(&folder, id, len, || counters.open_file())?;
             if bytes.len() as u64 != range.end - range.start || !blob.has(range.start, &bytes) {
-                return Err(Unrepaired::Different);
+                return Err(RepairError::Different);
             }
             let file = std::fs::File::options().write(true).open(folder.blob(id));
             file.and_then(|file| file.write_all_at(&bytes, range.start))
@@ -163,12 +163,12 @@ impl Store {
     }
 }
 
-fn unsound(id: BlobId, error: Unsound) -> ReadError {
+fn unsound(id: BlobId, error: InspectionFault) -> ReadError {
     let what = format!("blob {id}");
     match error {
-        Unsound::Damaged(fault) => ReadError::Damaged { what, fault },
-        Unsound::Gone => ReadError::Gone { what },
-        Unsound::Unreadable(source) => ReadError::Io { what, source: Arc::new(source) },
+        InspectionFault::Damaged(fault) => ReadError::Damaged { what, fault },
+        InspectionFault::Gone => ReadError::Gone { what },
+        InspectionFault::Unreadable(source) => ReadError::Io { what, source: Arc::new(source) },
     }
 }
 

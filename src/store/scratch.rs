@@ -6,23 +6,23 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::budget::Reservation;
 use super::error::StoreError;
-use super::folder::Identity;
-use super::room::Reservation;
+use super::folder::FolderId;
 
 /// What the name of a journal ends with.
 pub(super) const JOURNAL: &str = "log";
 
 /// A half-written file that an earlier process left.
 #[derive(Debug)]
-pub(super) struct Left {
+pub(super) struct LeftoverFile {
     path: PathBuf,
-    of: Identity,
+    of: FolderId,
 }
 
-impl Left {
+impl LeftoverFile {
     /// The file at `path`, in that folder.
-    pub(super) fn new(path: PathBuf, of: Identity) -> Self {
+    pub(super) fn new(path: PathBuf, of: FolderId) -> Self {
         Self { path, of }
     }
 
@@ -52,7 +52,7 @@ impl Left {
 pub(super) struct Scratch {
     path: PathBuf,
     /// The folder it is in. A file of its name in another folder is another one.
-    of: Identity,
+    of: FolderId,
     pub(super) reservation: Reservation,
     there: bool,
     journal: bool,
@@ -60,7 +60,7 @@ pub(super) struct Scratch {
 
 impl Scratch {
     /// The file at `path`, in that folder.
-    pub(super) fn new(path: PathBuf, of: Identity, reservation: Reservation) -> Self {
+    pub(super) fn new(path: PathBuf, of: FolderId, reservation: Reservation) -> Self {
         Self { path, of, reservation, there: true, journal: false }
     }
 

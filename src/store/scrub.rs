@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Store;
 use super::error::StoreError;
 use super::id::BlobId;
-use super::inspect::{Inspection, Unsound};
+use super::inspect::{Inspection, InspectionFault};
 use super::inventory::Inventory;
 use super::read::DISK_READS;
 use gupd_config::clock::UnixMillis;
@@ -44,7 +44,7 @@ pub struct Scrub {
     store: Arc<Store>,
     period: Duration,
     rate: u64,
-    progress: Progress,
+    progress: ScrubProgress,
     /// When the pass began, in the time that no clock's change moves.
     begun: Instant,
     saved: Instant,
@@ -57,7 +57,7 @@ pub struct Scrub {
 
 /// What outlives a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Progress {
+struct ScrubProgress {
     begun: UnixMillis,
     /// When the last whole pass ended; 0 if there was none.
     completed: UnixMillis,
@@ -69,8 +69,8 @@ impl Store {
     /// Blocks for reading a line.
     pub fn scrub(self: &Arc<Self>, period: Duration, rate: u64) -> Scrub {
         let saved = fs::read_to_string(self.folder.root().join("scrub")).ok();
-        let fresh = Progress { begun: self.clock.now(), completed: 0, last: None };
-        let progress = saved.and_then(|line| Progress::decode(&line)).unwrap_or(fresh);
+        let fresh = ScrubProgress { begun: self.clock.now(), completed: 0, last: None };
+        let progress = saved.and_then(|line| ScrubProgress::decode(&line)).unwrap_or(fresh);
         self.counters.scrub_completed.store(progress.completed, Ordering::Relaxed);
         let now = Instant::now();
         let into_pass = match u64::try_from(self.clock.now().saturating_sub(progress.begun)) {
@@ -178,9 +178,9 @@ impl Scrub {
                     self.store.counters.scrubbed_bytes.fetch_add(read, Ordering::Relaxed);
                     self.next_read = Instant::now().max(self.next_read) + self.time_of(read);
                 }
-                Err(Unsound::Damaged(fault)) => return Ok(Some(fault)),
-                Err(Unsound::Gone) => return Ok(Some("its file is missing")),
-                Err(Unsound::Unreadable(source)) => {
+                Err(InspectionFault::Damaged(fault)) => return Ok(Some(fault)),
+                Err(InspectionFault::Gone) => return Ok(Some("its file is missing")),
+                Err(InspectionFault::Unreadable(source)) => {
                     self.passed_over += 1;
                     return Err(StoreError::Io { doing: "read", path, source });
                 }
@@ -229,7 +229,7 @@ impl Scrub {
     }
 }
 
-impl Progress {
+impl ScrubProgress {
     fn encode(&self) -> String {
         let last = self.last.map_or_else(|| "-".to_owned(), |id| id.to_string());
         format!("{FORMAT} {} {} {last}\n", self.begun, self.completed)
@@ -263,11 +263,11 @@ mod tests {
     #[test]
     fn progress_reads_back_and_anything_else_is_none() {
         for last in [None, Some(BlobId::from([0xab; 32]))] {
-            let progress = Progress { begun: -5, completed: 0, last };
+            let progress = ScrubProgress { begun: -5, completed: 0, last };
             let line = progress.encode();
-            assert_eq!(Progress::decode(&line), Some(progress));
+            assert_eq!(ScrubProgress::decode(&line), Some(progress));
             for cut in 0..line.len() - 1 {
-                assert_eq!(Progress::decode(&line[..cut]), None, "{cut} bytes");
+                assert_eq!(ScrubProgress::decode(&line[..cut]), None, "{cut} bytes");
             }
         }
     }

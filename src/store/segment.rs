@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::blocks::block_of;
 use super::error::StoreError;
 use super::memory::{ChunkKey, ChunkMemory};
-use super::partial::Partial;
+use super::partial::PartialBlob;
 use super::writer::Draft;
 use super::{BLOCK, CHUNK, journal};
 
@@ -22,18 +22,18 @@ use super::{BLOCK, CHUNK, journal};
 pub struct Segment {
     pub(super) draft: Arc<Draft>,
     /// Not there while a write runs, and so not after one that failed or was abandoned.
-    state: Option<Box<State>>,
+    state: Option<Box<SegmentState>>,
 }
 
 /// The SHA-256 of a body's first bytes: goes along with the segment that begins where it ends.
-pub(super) struct Prefix {
+pub(super) struct HashedPrefix {
     pub(super) sha256: Sha256,
     pub(super) len: u64,
 }
 
-struct State {
+struct SegmentState {
     memory: Arc<ChunkMemory>,
-    prefix: Option<Prefix>,
+    prefix: Option<HashedPrefix>,
     block: Xxh3,
     position: u64,
     /// The beginning of the chunk at the position: the whole of it if the body ends here.
@@ -46,14 +46,14 @@ impl Segment {
         draft: Arc<Draft>,
         memory: Arc<ChunkMemory>,
         start: u64,
-        prefix: Option<Prefix>,
+        prefix: Option<HashedPrefix>,
     ) -> Self {
-        let state = State { memory, prefix, block: Xxh3::new(), position: start, tail: None };
+        let state = SegmentState { memory, prefix, block: Xxh3::new(), position: start, tail: None };
         Self { draft, state: Some(Box::new(state)) }
     }
 
     /// What readers read meanwhile.
-    pub fn partial(&self) -> &Arc<Partial> {
+    pub fn partial(&self) -> &Arc<PartialBlob> {
         &self.draft.partial
     }
 
@@ -95,7 +95,7 @@ impl Segment {
         Ok(state.position)
     }
 
-    pub(super) fn into_prefix(self) -> Option<Prefix> {
+    pub(super) fn into_prefix(self) -> Option<HashedPrefix> {
         self.state?.prefix
     }
 }
@@ -106,7 +106,7 @@ impl std::fmt::Debug for Segment {
     }
 }
 
-impl State {
+impl SegmentState {
     fn append(&mut self, draft: &Draft, mut frames: Vec<Bytes>) -> std::io::Result<()> {
         let partial = &draft.partial;
         self.tail = None;
@@ -142,7 +142,7 @@ impl State {
             let key = ChunkKey { of: partial.memory_id(), chunk: begin / CHUNK };
             // Into memory first: a reader that is told of these bytes finds them there.
             match (begin % CHUNK, len) {
-                (0, len) if (len == CHUNK || ended) && !self.memory.pressed() => {
+                (0, len) if (len == CHUNK || ended) && !self.memory.is_over_limit() => {
                     self.memory.insert(key, buffer.freeze());
                 }
                 (0, 1..CHUNK) => self.tail = Some((key, buffer.freeze())),
@@ -177,9 +177,9 @@ impl State {
         done
     }
 
-    fn end(&mut self, partial: &Partial) {
+    fn end(&mut self, partial: &PartialBlob) {
         if let Some((key, bytes)) = self.tail.take()
-            && !self.memory.pressed()
+            && !self.memory.is_over_limit()
         {
             self.memory.insert(key, bytes);
         }
@@ -189,7 +189,7 @@ impl State {
     }
 
     /// Up to the last whole block, or the body's end.
-    fn readable(&self, partial: &Partial) -> u64 {
+    fn readable(&self, partial: &PartialBlob) -> u64 {
         if partial.length() == Some(self.position) { self.position } else { self.position / BLOCK * BLOCK }
     }
 }

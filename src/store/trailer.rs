@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::BLOCK;
 use super::id::BlobId;
-use super::object::{Fields, put};
+use super::object::{FieldReader, put};
 
 /// Bytes of a record at most: a generous response head and its key. Every fill reserves this much besides its body.
 pub(super) const RECORD_MAX: usize = 64 << 10;
@@ -81,7 +81,7 @@ pub(super) fn encode(id: BlobId, len: u64, checksums: &[u128], record: &[u8]) ->
 impl Footer {
     /// Reads a footer of a file of `file` bytes.
     pub(super) fn decode(bytes: [u8; FOOTER], file: u64) -> Result<Self, Fault> {
-        let mut fields = Fields(&bytes);
+        let mut fields = FieldReader(&bytes);
         if fields.array() != Some(MAGIC) {
             return Err("no footer");
         }
@@ -109,7 +109,7 @@ impl Footer {
         if checksum.digest128().to_le_bytes() != tail {
             return Err("trailer's checksum differs");
         }
-        let mut fields = Fields(bytes);
+        let mut fields = FieldReader(bytes);
         let id = BlobId::from(fields.array::<32>().ok_or("trailer too short")?);
         let checksums = (0..blocks(self.body))
             .map(|_| fields.array().map(u128::from_le_bytes))

@@ -7,10 +7,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blocks::{BlockMap, block_of, blocks_of};
+use super::budget::{DiskBudget, on_disk};
 use super::error::StoreError;
 use super::object::NewObject;
-use super::room::{Room, on_disk};
-use super::scratch::{Left, Scratch};
+use super::scratch::{LeftoverFile, Scratch};
 use super::trailer::file_size;
 use super::{BLOCK, CHUNK, Store, journal};
 
@@ -19,7 +19,7 @@ const MAX_UNFINISHED: usize = 1024;
 
 /// Part of an object: what its response was, and which of its bytes are on disk.
 #[derive(Debug)]
-pub struct Unfinished {
+pub struct UnfinishedFill {
     /// The response, but for its body.
     pub object: NewObject,
     /// Length of its whole body.
@@ -30,30 +30,30 @@ pub struct Unfinished {
 
 /// Those at hand, oldest first. Their files stay when this is dropped.
 #[derive(Debug, Default)]
-pub(super) struct UnfinishedList(Mutex<VecDeque<Unfinished>>);
+pub(super) struct UnfinishedList(Mutex<VecDeque<UnfinishedFill>>);
 
 impl Store {
     /// Takes what an earlier fill left of an object under `key`, if `is_it` says of its selecting fields that it is
     /// the one.
-    pub fn take_unfinished(&self, key: &str, is_it: impl Fn(&str) -> bool) -> Option<Unfinished> {
+    pub fn take_unfinished(&self, key: &str, matches: impl Fn(&str) -> bool) -> Option<UnfinishedFill> {
         // It stays until the disk is well.
         self.health.check().ok()?;
         if self.is_released() {
             return None;
         }
         let mut list = self.unfinished.lock();
-        let at = list.iter().position(|left| *left.object.key == *key && is_it(&left.object.selecting))?;
+        let at = list.iter().position(|left| *left.object.key == *key && matches(&left.object.selecting))?;
         list.remove(at)
     }
 
     /// Keeps it for the next fill of its object, in place of what was kept of that.
-    pub fn keep_unfinished(&self, left: Unfinished) {
+    pub fn return_unfinished(&self, left: UnfinishedFill) {
         if self.is_released() {
             return left.scratch.leave();
         }
         let replaced = {
             let mut list = self.unfinished.lock();
-            let same = |other: &Unfinished| {
+            let same = |other: &UnfinishedFill| {
                 other.object.key == left.object.key && other.object.selecting == left.object.selecting
             };
             let replaced = match list.iter().position(same) {
@@ -68,37 +68,37 @@ impl Store {
     }
 
     /// Removes the oldest of what is half-written; whether there was any. Unlinks a file: not for an async thread.
-    pub(super) fn drop_unfinished(&self) -> bool {
+    pub(super) fn discard_oldest_unfinished(&self) -> bool {
         let oldest = self.unfinished.lock().pop_front();
         oldest.is_some()
     }
 }
 
-impl Unfinished {
+impl UnfinishedFill {
     /// How many of its bytes are there.
-    pub fn written(&self) -> u64 {
+    pub fn written_bytes(&self) -> u64 {
         (self.blocks.count() as u64 * BLOCK).min(self.len)
     }
 
     /// The first bytes that are not there, from `position` on if any are missing there: never none, since the last
     /// chunk is given up if all are.
-    pub fn missing(&mut self, position: u64) -> Range<u64> {
+    pub fn first_gap(&mut self, position: u64) -> Range<u64> {
         let (len, all) = (self.len, blocks_of(self.len));
         let gap = |blocks: &BlockMap, from| {
-            let start = blocks.next(from, all, false);
-            let end = blocks.next(start, all, true) as u64 * BLOCK;
+            let start = blocks.find_next(from, all, false);
+            let end = blocks.find_next(start, all, true) as u64 * BLOCK;
             (start < all).then(|| start as u64 * BLOCK..end.min(len))
         };
         if let Some(gap) = gap(&self.blocks, block_of(position)).or_else(|| gap(&self.blocks, 0)) {
             return gap;
         }
         let last = len.saturating_sub(1) / CHUNK * CHUNK;
-        (block_of(last)..all).for_each(|block| self.blocks.forget(block));
+        (block_of(last)..all).for_each(|block| self.blocks.remove(block));
         last..len
     }
 
     /// Reads what a process left behind; what is of no use is removed.
-    fn read(left: Left, room: &Arc<Room>, free: u64) -> Result<Option<Self>, StoreError> {
+    fn read(left: LeftoverFile, room: &Arc<DiskBudget>, free: u64) -> Result<Option<Self>, StoreError> {
         let bytes = left.journal()?;
         let Some(journal) = journal::decode(&bytes).filter(|journal| journal.blocks.count() > 0) else {
             left.remove()?;
@@ -117,11 +117,15 @@ impl Unfinished {
 
 impl UnfinishedList {
     /// Reads the journals of what was left. Blocks.
-    pub(super) fn open(left: Vec<Left>, room: &Arc<Room>, free: u64) -> Result<Self, StoreError> {
+    pub(super) fn open(
+        left: Vec<LeftoverFile>,
+        room: &Arc<DiskBudget>,
+        free: u64,
+    ) -> Result<Self, StoreError> {
         let mut list = VecDeque::new();
         for left in left {
             if list.len() < MAX_UNFINISHED {
-                list.extend(Unfinished::read(left, room, free)?);
+                list.extend(UnfinishedFill::read(left, room, free)?);
             } else {
                 left.remove()?;
             }
@@ -135,7 +139,7 @@ impl UnfinishedList {
         left.into_iter().for_each(|left| left.scratch.leave());
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Unfinished>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<UnfinishedFill>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use super::Store;
 use super::error::StoreError;
 use super::id::BlobId;
-use super::inspect::{Inspection, Unsound};
+use super::inspect::{Inspection, InspectionFault};
 use super::inventory::Inventory;
 use super::trailer::Fault;
 
@@ -55,7 +55,7 @@ pub enum Finding {
 
 /// What was verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Verified {
+pub struct VerifySummary {
     /// Blobs.
     pub blobs: u64,
     /// Bytes of their bodies.
@@ -70,9 +70,9 @@ pub fn verify(
     inventory: &Inventory,
     mut read: impl FnMut(u64),
     mut found: impl FnMut(Finding) -> Result<(), StoreError>,
-) -> Result<Verified, StoreError> {
+) -> Result<VerifySummary, StoreError> {
     let mut strays = strays(inventory)?;
-    let mut verified = Verified::default();
+    let mut verified = VerifySummary::default();
     for blob in inventory.blobs() {
         let (id, len) = blob?;
         if let Some(finding) = inspect(inventory, id, len, &mut read)? {
@@ -98,10 +98,10 @@ impl Store {
     ///
     /// # Errors
     /// When the index cannot be written.
-    pub async fn clear(&self, finding: &Finding) -> Result<bool, StoreError> {
+    pub async fn remove_finding(&self, finding: &Finding) -> Result<bool, StoreError> {
         match *finding {
             Finding::Damaged { blob, .. } | Finding::Missing { blob, .. } => {
-                self.discard(blob).await?;
+                self.discard_blob(blob).await?;
             }
             // The first one's sweep is that of all others too.
             Finding::Orphan { blob } if self.folder.blob(blob).exists() => {
@@ -147,11 +147,11 @@ fn inspect(
     let inspected = Inspection::begin(&path, id, len).and_then(|mut file| file.finish(read));
     let fault: Option<Fault> = match inspected {
         Ok(()) => return Ok(None),
-        Err(Unsound::Unreadable(source)) => return Ok(Some(Finding::Unreadable { path, source })),
-        Err(Unsound::Damaged(fault)) => Some(fault),
-        Err(Unsound::Gone) => None,
+        Err(InspectionFault::Unreadable(source)) => return Ok(Some(Finding::Unreadable { path, source })),
+        Err(InspectionFault::Damaged(fault)) => Some(fault),
+        Err(InspectionFault::Gone) => None,
     };
-    // Removed meanwhile: nothing is wrong with what is not there.
+    // RemovalStats meanwhile: nothing is wrong with what is not there.
     let Some(objects) = inventory.uses(id)? else { return Ok(None) };
     Ok(Some(match fault {
         Some(fault) => Finding::Damaged { blob: id, fault, objects },

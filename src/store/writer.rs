@@ -19,22 +19,22 @@ use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
 use super::blocks::BlockMap;
+use super::budget::on_disk;
 use super::error::{ReadError, StoreError};
 use super::folder::Folder;
 use super::id::BlobId;
-use super::index::Change;
+use super::index::IndexChange;
 use super::memory::MemoryId;
 use super::object::{NewObject, Object};
-use super::partial::Partial;
-use super::read::Source;
-use super::room::on_disk;
+use super::partial::PartialBlob;
+use super::read::BodySource;
 use super::scratch::{Scratch, journal_of};
-use super::segment::{Prefix, Segment};
+use super::segment::{HashedPrefix, Segment};
 use super::trailer::{self, RECORD_MAX};
-use super::unfinished::Unfinished;
+use super::unfinished::UnfinishedFill;
 use super::{BLOCK, CHUNK, Store, journal};
 
-/// Room taken at once for a body of unknown length.
+/// DiskBudget taken at once for a body of unknown length.
 const STEP: u64 = 8 << 20;
 
 /// Writes and syncs at once, for all fills: each write has a chunk's buffer that must be had whatever is held, and a
@@ -42,19 +42,19 @@ const STEP: u64 = 8 << 20;
 pub(super) const DISK_WRITES: usize = 16;
 
 /// A blob being written.
-pub struct Writer {
+pub struct BlobWriter {
     draft: Arc<Draft>,
     /// Not there while a segment has it, and not after that segment was lost.
-    prefix: Option<Prefix>,
+    prefix: Option<HashedPrefix>,
 }
 
 /// What a commit made.
 #[derive(Debug)]
-pub struct Committed {
+pub struct CommittedObject {
     /// The object, as the index has it.
     pub object: Object,
     /// Its body.
-    pub source: Source,
+    pub source: BodySource,
     /// The same bytes were there already; the copy is removed.
     pub deduplicated: bool,
 }
@@ -62,28 +62,28 @@ pub struct Committed {
 /// A half-written blob, shared by its segments.
 pub(super) struct Draft {
     pub(super) store: Arc<Store>,
-    pub(super) partial: Arc<Partial>,
+    pub(super) partial: Arc<PartialBlob>,
     /// There until the commit takes it, or the store is given up. Held to look, never across I/O.
     scratch: Mutex<Option<Scratch>>,
-    journal: OnceLock<Journal>,
+    journal: OnceLock<OpenJournal>,
     written: AtomicU64,
     /// Writes that run, also those whose segment is gone.
     pub(super) writes: TaskTracker,
 }
 
-struct Journal {
+struct OpenJournal {
     file: Arc<File>,
     object: NewObject,
 }
 
 impl Store {
     /// Begins a blob. With its length known, room for all of it is made now; else step by step.
-    pub async fn begin(self: &Arc<Self>, len: Option<u64>) -> Result<Writer, StoreError> {
+    pub async fn begin_blob(self: &Arc<Self>, len: Option<u64>) -> Result<BlobWriter, StoreError> {
         self.health.check()?;
         self.seen_to_begin(self.begin_draft(len).await).await
     }
 
-    async fn begin_draft(self: &Arc<Self>, len: Option<u64>) -> Result<Writer, StoreError> {
+    async fn begin_draft(self: &Arc<Self>, len: Option<u64>) -> Result<BlobWriter, StoreError> {
         if self.is_released() {
             return self.begin_nameless(len).await;
         }
@@ -91,8 +91,8 @@ impl Store {
         let reservation = self.reserve(bytes).await?;
         let folder = Arc::clone(&self.folder);
         let (number, file, scratch) = spawn_blocking(move || folder.create(reservation)).await??;
-        let partial = Partial::new(number, file, len, BlockMap::default(), self.counters.open_file());
-        let writer = Writer::new(Arc::clone(self), partial, Some(scratch));
+        let partial = PartialBlob::new(number, file, len, BlockMap::default(), self.counters.open_file());
+        let writer = BlobWriter::new(Arc::clone(self), partial, Some(scratch));
         if self.tenure.register(&writer.draft).is_err() {
             let draft = Arc::clone(&writer.draft);
             spawn_blocking(move || draft.lose_name()).await?;
@@ -101,34 +101,34 @@ impl Store {
     }
 
     /// Begins what only its readers will have.
-    async fn begin_nameless(self: &Arc<Self>, len: Option<u64>) -> Result<Writer, StoreError> {
+    async fn begin_nameless(self: &Arc<Self>, len: Option<u64>) -> Result<BlobWriter, StoreError> {
         let folder = Arc::clone(&self.folder);
         let (number, file) = spawn_blocking(move || folder.create_nameless()).await??;
-        let partial = Partial::new(number, file, len, BlockMap::default(), self.counters.open_file());
-        Ok(Writer::new(Arc::clone(self), partial, None))
+        let partial = PartialBlob::new(number, file, len, BlockMap::default(), self.counters.open_file());
+        Ok(BlobWriter::new(Arc::clone(self), partial, None))
     }
 
     /// Goes on with a blob that an earlier fill left half-written.
-    pub async fn resume(self: &Arc<Self>, unfinished: Unfinished) -> Result<Writer, StoreError> {
-        let Unfinished { object, len, blocks, scratch } = unfinished;
+    pub async fn resume_blob(self: &Arc<Self>, unfinished: UnfinishedFill) -> Result<BlobWriter, StoreError> {
+        let UnfinishedFill { object, len, blocks, scratch } = unfinished;
         let opened = spawn_blocking(move || scratch.reopen().map(|files| (files, scratch)));
         let ((number, file, journal), scratch) = self.health.seen(opened.await?)?;
         let written = blocks.count() as u64 * BLOCK;
-        let partial = Partial::new(number, file, Some(len), blocks, self.counters.open_file());
-        let writer = Writer::new(Arc::clone(self), partial, Some(scratch));
+        let partial = PartialBlob::new(number, file, Some(len), blocks, self.counters.open_file());
+        let writer = BlobWriter::new(Arc::clone(self), partial, Some(scratch));
         if let Err(error) = self.tenure.register(&writer.draft) {
             // Another process goes on with it.
             writer.draft.lock().take().into_iter().for_each(Scratch::leave);
             return Err(error);
         }
         writer.draft.wrote(written);
-        let _ = writer.draft.journal.set(Journal { file: Arc::new(journal), object });
+        let _ = writer.draft.journal.set(OpenJournal { file: Arc::new(journal), object });
         Ok(writer)
     }
 }
 
-impl Writer {
-    fn new(store: Arc<Store>, partial: Arc<Partial>, scratch: Option<Scratch>) -> Self {
+impl BlobWriter {
+    fn new(store: Arc<Store>, partial: Arc<PartialBlob>, scratch: Option<Scratch>) -> Self {
         let draft = Draft {
             store,
             partial,
@@ -137,16 +137,16 @@ impl Writer {
             written: AtomicU64::new(0),
             writes: TaskTracker::new(),
         };
-        Self { draft: Arc::new(draft), prefix: Some(Prefix { sha256: Sha256::new(), len: 0 }) }
+        Self { draft: Arc::new(draft), prefix: Some(HashedPrefix { sha256: Sha256::new(), len: 0 }) }
     }
 
     /// What readers read meanwhile.
-    pub fn partial(&self) -> &Arc<Partial> {
+    pub fn partial(&self) -> &Arc<PartialBlob> {
         &self.draft.partial
     }
 
     /// From now on what is written outlives this writer and the process, for the next fill of `object`.
-    pub async fn keep_progress(&self, object: NewObject) -> Result<(), StoreError> {
+    pub async fn start_journal(&self, object: NewObject) -> Result<(), StoreError> {
         let (Some(len), None) = (self.partial().length(), self.draft.journal.get()) else { return Ok(()) };
         let begin = journal::begin(len, &object);
         if begin.len() > RECORD_MAX {
@@ -160,18 +160,18 @@ impl Writer {
         let folder = Arc::clone(&draft.store.folder);
         let begun = spawn_blocking(move || folder.begin_journal(&path, &begin)).await?;
         let file = draft.store.health.seen(begun)?;
-        let _ = draft.journal.set(Journal { file: Arc::new(file), object });
+        let _ = draft.journal.set(OpenJournal { file: Arc::new(file), object });
         Ok(())
     }
 
     /// What is written from `start`, a block's begin, on.
-    pub fn segment(&mut self, start: u64) -> Segment {
+    pub fn begin_segment(&mut self, start: u64) -> Segment {
         let prefix = self.prefix.take_if(|prefix| prefix.len == start);
         Segment::new(Arc::clone(&self.draft), Arc::clone(&self.draft.store.memory), start, prefix)
     }
 
     /// Takes back what a segment that has ended knows of the whole.
-    pub fn rejoin(&mut self, segment: Segment) {
+    pub fn return_segment(&mut self, segment: Segment) {
         self.prefix = segment.into_prefix().or(self.prefix.take());
     }
 
@@ -180,41 +180,41 @@ impl Writer {
     pub async fn finish(&mut self) -> Result<Result<u64, Range<u64>>, StoreError> {
         let partial = self.partial().clone();
         let len = partial.length().ok_or(StoreError::Broken)?;
-        let mut prefix = self.prefix.take().unwrap_or_else(|| Prefix { sha256: Sha256::new(), len: 0 });
+        let mut prefix = self.prefix.take().unwrap_or_else(|| HashedPrefix { sha256: Sha256::new(), len: 0 });
         while prefix.len < len {
             let at = prefix.len;
-            if let Some(missing) = partial.missing(at..(at / CHUNK * CHUNK + CHUNK).min(len)) {
+            if let Some(missing) = partial.first_gap(at..(at / CHUNK * CHUNK + CHUNK).min(len)) {
                 self.prefix = Some(prefix);
                 return Ok(Err(missing));
             }
-            let losses = partial.losses();
+            let losses = partial.loss_count();
             prefix = match self.draft.hash_on(prefix, len).await? {
                 (prefix, Ok(())) => prefix,
                 (prefix, Err(ReadError::Damaged { what, fault })) => {
                     tracing::warn!(what, fault, at, "fetching again what the disk did not keep");
-                    partial.forget_chunk(prefix.len, losses);
+                    partial.invalidate_chunk(prefix.len, losses);
                     prefix
                 }
                 (_, Err(error)) => return Err(error.into()),
             };
         }
         self.prefix = Some(prefix);
-        Ok(partial.missing(0..len).map_or(Ok(len), Err))
+        Ok(partial.first_gap(0..len).map_or(Ok(len), Err))
     }
 
     /// The SHA-256 of a body that is finished.
-    pub fn blob(&self) -> Result<BlobId, StoreError> {
+    pub fn blob_id(&self) -> Result<BlobId, StoreError> {
         let prefix = self.prefix.as_ref().ok_or(StoreError::Broken)?;
         Ok(BlobId::from(<[u8; 32]>::from(prefix.sha256.clone().finalize())))
     }
 
     /// Makes an object of a body of which every byte is there.
-    pub async fn commit(self, object: NewObject) -> Result<Committed, StoreError> {
+    pub async fn commit(self, object: NewObject) -> Result<CommittedObject, StoreError> {
         let store = Arc::clone(&self.draft.store);
         store.health.seen(self.enter(object).await)
     }
 
-    async fn enter(mut self, object: NewObject) -> Result<Committed, StoreError> {
+    async fn enter(mut self, object: NewObject) -> Result<CommittedObject, StoreError> {
         let _until_it_has_a_row = self.draft.store.tenure.commit()?;
         let len = self.finish().await?.map_err(|_| StoreError::Broken)?;
         let record = object.encode();
@@ -242,7 +242,7 @@ impl Writer {
             let _permit = store.disk_writes.acquire().await;
             spawn_blocking(seal).await??
         };
-        let enter = Enter { folder: Arc::clone(&store.folder), id, len, size, scratch };
+        let enter = SealedBlob { folder: Arc::clone(&store.folder), id, len, size, scratch };
         let (failed, now) = (store.index.failure(), store.clock.now());
         let new = object.clone();
         let ((row, deduplicated, scratch), gone) = store
@@ -262,19 +262,19 @@ impl Writer {
         };
         spawn_blocking(settle).await?;
         let object = object.into_object(row, id, len, now);
-        Ok(Committed { object, source: Source::Blob { id, len }, deduplicated })
+        Ok(CommittedObject { object, source: BodySource::Blob { id, len }, deduplicated })
     }
 
     /// Waits for writes of segments that are gone.
-    pub async fn settle(&self) {
+    pub async fn wait_for_writes(&self) {
         self.draft.writes.close();
         self.draft.writes.wait().await;
         self.draft.writes.reopen();
     }
 
     /// Leaves what was written to the next fill of the object, if it has a journal. Its segments are gone by now.
-    pub async fn leave(self) {
-        self.settle().await;
+    pub async fn suspend(self) {
+        self.wait_for_writes().await;
     }
 
     /// Removes what was written: it is of no use to a later fill.
@@ -285,9 +285,9 @@ impl Writer {
     }
 }
 
-impl std::fmt::Debug for Writer {
+impl std::fmt::Debug for BlobWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer").field("partial", self.partial()).finish_non_exhaustive()
+        f.debug_struct("BlobWriter").field("partial", self.partial()).finish_non_exhaustive()
     }
 }
 
@@ -344,9 +344,9 @@ impl Draft {
     /// Hashes on to the chunk's end, from the file; a block that is not what was written is forgotten.
     async fn hash_on(
         &self,
-        mut prefix: Prefix,
+        mut prefix: HashedPrefix,
         len: u64,
-    ) -> Result<(Prefix, Result<(), ReadError>), StoreError> {
+    ) -> Result<(HashedPrefix, Result<(), ReadError>), StoreError> {
         let partial = Arc::clone(&self.partial);
         let _permit = self.store.disk_reads.acquire().await;
         let hash = move || {
@@ -383,10 +383,10 @@ impl Drop for Draft {
     fn drop(&mut self) {
         let Some(scratch) = self.lock().take() else { return };
         let journal = self.journal.take().filter(|_| scratch.has_journal());
-        if let (Some(Journal { object, .. }), Some(len)) = (journal, self.partial.length())
-            && self.partial.written() > 0
+        if let (Some(OpenJournal { object, .. }), Some(len)) = (journal, self.partial.length())
+            && self.partial.written_bytes() > 0
         {
-            return self.store.keep_unfinished(Unfinished {
+            return self.store.return_unfinished(UnfinishedFill {
                 object,
                 len,
                 blocks: self.partial.blocks(),
@@ -401,7 +401,7 @@ impl Drop for Draft {
 }
 
 /// A sealed blob about to get its name and row.
-struct Enter {
+struct SealedBlob {
     folder: Arc<Folder>,
     id: BlobId,
     len: u64,
@@ -409,12 +409,12 @@ struct Enter {
     scratch: Scratch,
 }
 
-impl Enter {
+impl SealedBlob {
     /// On the index's thread, where no other change can cross it. Gives the row, whether the bytes were there already,
     /// and the scratch, which then still has the copy.
     fn run(
         mut self,
-        change: &mut Change<'_>,
+        change: &mut IndexChange<'_>,
         failed: impl Fn(rusqlite::Error) -> StoreError,
     ) -> Result<(i64, bool, Scratch), StoreError> {
         let path: PathBuf = self.folder.blob(self.id);

@@ -25,7 +25,7 @@ proptest! {
         run(async {
             let store = site.open();
             let mut writer = InOrder::begin(&store, known.then_some(len)).await.unwrap();
-            let partial = Source::Partial(writer.partial().clone());
+            let partial = BodySource::Partial(writer.partial().clone());
             // A few small ones are enough; only small ones take for ever.
             let mut cuts = frames.iter().chain([&100_000]).cycle();
             let mut rest = body.clone();
@@ -70,11 +70,11 @@ async fn a_fill_leaves_its_chunks_hot_and_they_stay_so_under_the_blobs_name() {
     let body = body(1, 2 * CHUNK + 100);
     let committed = super::store(&store, "key", &body).await.unwrap();
     for position in [0, 5, CHUNK, 2 * CHUNK + 99] {
-        let hot = store.read_hot(&committed.source, position).expect("hot");
+        let hot = store.read_cached(&committed.source, position).expect("hot");
         assert!(body.slice(usize::try_from(position).unwrap()..).starts_with(&hot));
     }
-    assert_eq!(store.read_hot(&committed.source, 2 * CHUNK + 100), None);
-    assert_eq!(store.facts().disk_reads, 0);
+    assert_eq!(store.read_cached(&committed.source, 2 * CHUNK + 100), None);
+    assert_eq!(store.stats().disk_reads, 0);
 }
 
 #[tokio::test]
@@ -86,13 +86,13 @@ async fn the_same_bytes_under_two_keys_are_stored_once_and_counted_as_saved() {
     let second = super::store(&store, "two", &body).await.unwrap();
     assert!(!first.deduplicated && second.deduplicated);
     assert_eq!(site.files().len(), 1);
-    let facts = store.facts();
-    assert_eq!((facts.objects, facts.blobs, facts.saved_bytes), (2, 1, 3 * BLOCK));
+    let facts = store.stats();
+    assert_eq!((facts.objects, facts.blobs, facts.deduplicated_bytes), (2, 1, 3 * BLOCK));
     store.remove("one").await.unwrap();
     assert_eq!(read_from(&store, &second.source, 0, 3 * BLOCK).await.unwrap(), body);
     store.remove("two").await.unwrap();
     assert_eq!(site.files().len(), 0);
-    assert_eq!(store.facts().disk_bytes, 0);
+    assert_eq!(store.stats().disk_bytes, 0);
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ fn a_dropped_writer_leaves_nothing_and_its_reader_no_clean_end() {
         let partial = writer.partial().clone();
         drop(writer);
         assert_eq!(partial.length(), None);
-        assert_eq!(store.facts().objects, 0);
+        assert_eq!(store.stats().objects, 0);
     });
     assert!(site.files().is_empty());
 }

@@ -9,7 +9,7 @@ fn row(number: usize, value: Option<&str>) -> (String, Option<Vec<u8>>) {
 async fn all(store: &Store) -> Vec<(String, Vec<u8>)> {
     let (mut all, mut after) = (Vec::new(), String::new());
     loop {
-        let page = store.clients(&after).await.unwrap();
+        let page = store.load_clients(&after).await.unwrap();
         let Some((last, _)) = page.last() else { return all };
         assert!(*last > after);
         after.clone_from(last);

@@ -1,7 +1,7 @@
 //! A damaged file is never served: flip a bit, cut the file, swap two files, and reading says so.
 
 use super::*;
-use gupd::store::{BLOCK, CHUNK, Eviction};
+use gupd::store::{BLOCK, CHUNK, EvictionReason};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use std::os::unix::fs::FileExt;
@@ -19,7 +19,7 @@ fn a_flipped_bit_anywhere_in_the_file_is_never_returned() {
     });
     let flips = (0..stored.len(), any::<proptest::sample::Index>());
     let flipped = |(which, at): (usize, proptest::sample::Index)| {
-        let Committed { object, source, .. } = &stored[which];
+        let CommittedObject { object, source, .. } = &stored[which];
         let file = fs::File::options().read(true).write(true).open(site.blob(object.blob)).unwrap();
         let bit = at.index(usize::try_from(file.metadata().unwrap().len() * 8).unwrap()) as u64;
         let flip = || {
@@ -44,7 +44,7 @@ async fn damage_is_counted() {
     let committed = super::store(&store, "key", &body(1, BLOCK)).await.unwrap();
     fs::write(site.blob(committed.object.blob), "rot").unwrap();
     assert!(store.read(&committed.source, 0).await.is_err());
-    assert_eq!(store.facts().verification_failures, 1);
+    assert_eq!(store.stats().verification_failures, 1);
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn a_damaged_partial_is_not_readable_either() {
     writer.write(vec![body(1, BLOCK)]).await.unwrap();
     let file = fs::read_dir(site.config.dir.join("partial")).unwrap().next().unwrap().unwrap().path();
     fs::File::options().write(true).open(file).unwrap().write_all_at(b"rot", 100).unwrap();
-    let seen = store.read(&Source::Partial(writer.partial().clone()), 0).await;
+    let seen = store.read(&BodySource::Partial(writer.partial().clone()), 0).await;
     assert!(matches!(seen, Err(ReadError::Damaged { .. })));
 }
 
@@ -89,17 +89,17 @@ async fn a_damaged_partial_is_not_readable_either() {
 async fn what_was_written_again_is_not_taken_back_by_whoever_had_read_the_damage() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
-    let mut writer = store.begin(Some(CHUNK)).await.unwrap();
-    writer.segment(0).write(vec![body(1, CHUNK)]).await.unwrap();
+    let mut writer = store.begin_blob(Some(CHUNK)).await.unwrap();
+    writer.begin_segment(0).write(vec![body(1, CHUNK)]).await.unwrap();
     let partial = writer.partial().clone();
-    let losses = partial.losses();
-    partial.forget_chunk(70_000, losses);
-    assert_eq!(partial.missing(0..CHUNK), Some(0..CHUNK));
-    writer.segment(0).write(vec![body(1, CHUNK)]).await.unwrap();
-    partial.forget_chunk(70_000, losses);
-    assert_eq!(partial.missing(0..CHUNK), None);
-    partial.forget_chunk(70_000, partial.losses());
-    assert_eq!(partial.missing(0..CHUNK), Some(0..CHUNK));
+    let losses = partial.loss_count();
+    partial.invalidate_chunk(70_000, losses);
+    assert_eq!(partial.first_gap(0..CHUNK), Some(0..CHUNK));
+    writer.begin_segment(0).write(vec![body(1, CHUNK)]).await.unwrap();
+    partial.invalidate_chunk(70_000, losses);
+    assert_eq!(partial.first_gap(0..CHUNK), None);
+    partial.invalidate_chunk(70_000, partial.loss_count());
+    assert_eq!(partial.first_gap(0..CHUNK), Some(0..CHUNK));
 }
 
 #[tokio::test]
@@ -112,11 +112,11 @@ async fn a_discarded_blob_takes_all_its_objects_and_can_be_filled_again() {
     let file = fs::File::options().write(true).open(site.blob(one.object.blob)).unwrap();
     file.write_all_at(b"rot", 70_000).unwrap();
     assert!(matches!(store.read(&one.source, 0).await, Err(ReadError::Damaged { .. })));
-    let mut keys = store.discard(one.object.blob).await.unwrap();
+    let mut keys = store.discard_blob(one.object.blob).await.unwrap();
     keys.sort();
     assert_eq!(keys, ["one".into(), "two".into()]);
     assert!(store.lookup("one").await.unwrap().is_empty());
-    assert_eq!(store.facts().evicted[Eviction::Damaged as usize].objects, 2);
+    assert_eq!(store.stats().evicted[EvictionReason::Damaged as usize].objects, 2);
     let again = super::store(&store, "one", &body).await.unwrap();
     assert_eq!(read_from(&store, &again.source, 0, CHUNK).await.unwrap(), body);
 }

@@ -35,7 +35,7 @@ async fn variants_come_newest_first_and_the_oldest_gives_way() {
     assert_eq!(selecting(store.lookup("key").await.unwrap()), ["8", "7", "6", "5", "4", "3", "2", "1"]);
     store_variant(&store, "3", NOW + 100).await;
     assert_eq!(selecting(store.lookup("key").await.unwrap()), ["3", "8", "7", "6", "5", "4", "2", "1"]);
-    assert_eq!(store.facts().objects, 8);
+    assert_eq!(store.stats().objects, 8);
 }
 
 #[tokio::test]

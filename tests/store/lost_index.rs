@@ -50,11 +50,11 @@ async fn assert_has(store: &Store, known: &[Known]) {
         let object = found.iter().find(|object| object.selecting == *selecting);
         let object = object.unwrap_or_else(|| unreachable!("{key} {selecting} is lost: {found:?}"));
         assert_eq!(object.headers, *headers, "{key}");
-        let source = Source::Blob { id: object.blob, len: object.len };
+        let source = BodySource::Blob { id: object.blob, len: object.len };
         assert_eq!(read_from(store, &source, 0, object.len).await.unwrap(), *body, "{key}");
     }
     assert!(store.lookup("removed").await.unwrap().is_empty());
-    assert_eq!(store.facts().objects, known.len() as u64);
+    assert_eq!(store.stats().objects, known.len() as u64);
 }
 
 fn index(site: &Site) -> PathBuf {
@@ -179,7 +179,7 @@ fn damage_that_a_write_meets_is_healed_too() {
 #[test]
 fn without_index_and_journal_the_blobs_own_records_remain() {
     let (site, known) = filled();
-    let disk = run(async { site.open().facts().disk_bytes });
+    let disk = run(async { site.open().stats().disk_bytes });
     // Whose blobs have no other first object.
     let first: Vec<Known> = known.iter().filter(|known| known.0 != "shares").cloned().collect();
     fs::remove_file(index(&site)).unwrap();
@@ -190,18 +190,18 @@ fn without_index_and_journal_the_blobs_own_records_remain() {
     run(async {
         let store = full.open();
         assert!(store.lookup("first").await.unwrap().is_empty());
-        let refused = store.begin(Some(16 * BLOCK)).await;
+        let refused = store.begin_blob(Some(16 * BLOCK)).await;
         assert!(refused.is_err(), "the room of files without a row is not given away");
         store.maintain().await.unwrap();
         for (key, ..) in &first {
             assert!(!store.lookup(key).await.unwrap().is_empty(), "{key}");
         }
         assert_eq!(store.lookup("refreshed").await.unwrap()[0].headers, headers("\"old\""));
-        assert_eq!((store.facts().disk_bytes, store.facts().objects), (disk, first.len() as u64));
+        assert_eq!((store.stats().disk_bytes, store.stats().objects), (disk, first.len() as u64));
         drop(store);
         // The journal has them now.
         fs::remove_file(index(&full)).unwrap();
-        assert_eq!(full.open().facts().objects, first.len() as u64);
+        assert_eq!(full.open().stats().objects, first.len() as u64);
     });
 }
 
@@ -263,7 +263,7 @@ fn a_flipped_bit_in_the_journal_alone_costs_nothing_and_with_the_index_gone_one_
                     continue;
                 };
                 found += 1;
-                let source = Source::Blob { id: object.blob, len: object.len };
+                let source = BodySource::Blob { id: object.blob, len: object.len };
                 assert_eq!(read_from(&store, &source, 0, object.len).await.unwrap(), *body, "{key}");
             }
             assert!(found + 1 >= known.len(), "bit {bit}");

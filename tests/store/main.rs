@@ -5,16 +5,16 @@
 
 mod bytes_on_disk;
 mod clients;
-mod condition;
 mod damage;
+mod health;
 mod index;
-mod kept;
+mod limits;
 mod lost_index;
 mod memory;
 mod migration;
+mod pins;
 mod publication;
 mod restart;
-mod room;
 mod scrub;
 
 use std::fs;
@@ -26,7 +26,8 @@ use bytes::Bytes;
 use gupd::clock::Clock;
 use gupd::config;
 use gupd::store::{
-    BlobId, Committed, NewObject, Partial, ReadError, Segment, Source, Store, StoreError, Writer,
+    BlobId, BlobWriter, BodySource, CommittedObject, NewObject, ObjectCopy, PartialBlob, Publication,
+    ReadError, Segment, Store, StoreError,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tempfile::TempDir;
@@ -136,18 +137,18 @@ fn response(key: &str) -> NewObject {
 /// A blob written from its first byte to its last.
 #[derive(Debug)]
 struct InOrder {
-    writer: Writer,
+    writer: BlobWriter,
     segment: Segment,
 }
 
 impl InOrder {
     async fn begin(store: &Arc<Store>, len: Option<u64>) -> Result<Self, StoreError> {
-        let mut writer = store.begin(len).await?;
-        let segment = writer.segment(0);
+        let mut writer = store.begin_blob(len).await?;
+        let segment = writer.begin_segment(0);
         Ok(Self { writer, segment })
     }
 
-    fn partial(&self) -> &Arc<Partial> {
+    fn partial(&self) -> &Arc<PartialBlob> {
         self.writer.partial()
     }
 
@@ -159,20 +160,28 @@ impl InOrder {
         self.segment.end().unwrap()
     }
 
-    async fn commit(mut self, object: NewObject) -> Result<Committed, StoreError> {
+    async fn commit(mut self, object: NewObject) -> Result<CommittedObject, StoreError> {
         self.segment.end()?;
-        self.writer.rejoin(self.segment);
+        self.writer.return_segment(self.segment);
         self.writer.commit(object).await
     }
 }
 
-async fn store(store: &Arc<Store>, key: &str, body: &Bytes) -> Result<Committed, StoreError> {
+async fn store(store: &Arc<Store>, key: &str, body: &Bytes) -> Result<CommittedObject, StoreError> {
     let mut writer = InOrder::begin(store, Some(body.len() as u64)).await?;
     writer.write(vec![body.clone()]).await?;
     writer.commit(response(key)).await
 }
 
-async fn read_from(store: &Store, source: &Source, from: u64, to: u64) -> Result<Bytes, ReadError> {
+/// Publishes a copy of the object under `key` as `@1 key`.
+async fn publish_copy(store: &Store, key: &str) {
+    let object = store.lookup(key).await.unwrap().remove(0);
+    let key = format!("@1 {key}").into();
+    let copy = ObjectCopy { object: object.id, blob: object.blob, key, last_used: NOW };
+    store.publish(Publication { copies: vec![copy], ..Publication::default() }).await.unwrap();
+}
+
+async fn read_from(store: &Store, source: &BodySource, from: u64, to: u64) -> Result<Bytes, ReadError> {
     let mut all = Vec::new();
     let mut position = from;
     while position < to {

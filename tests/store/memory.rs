@@ -4,7 +4,7 @@ use super::*;
 use gupd::store::{BLOCK, CHUNK, PIECES_MAX, PINNED_MAX};
 
 /// A store without a cache, and a body that none of it holds.
-async fn cold(site: &Site, len: u64) -> (Arc<Store>, Committed, Bytes) {
+async fn cold(site: &Site, len: u64) -> (Arc<Store>, CommittedObject, Bytes) {
     let body = body(1, len);
     drop(super::store(&site.open(), "key", &body).await.unwrap());
     let store = site.open();
@@ -33,7 +33,7 @@ fn two_hundred_readers_of_a_cold_chunk_cause_one_disk_read() {
             let (position, bytes) = reader.await.unwrap();
             assert_eq!(bytes, body.slice(usize::try_from(position).unwrap()..));
         }
-        assert_eq!(store.facts().disk_reads, 1);
+        assert_eq!(store.stats().disk_reads, 1);
     });
 }
 
@@ -50,9 +50,9 @@ async fn pressed_memory_gives_pieces_then_small_ones_and_all_are_given_back() {
     let position = CHUNK + 2 * BLOCK + 100;
     assert_eq!(read(position).await.len() as u64, CHUNK - 2 * BLOCK - 100, "the rest of the chunk");
     let pins = memory.charge(PINNED_MAX + 1);
-    assert!(memory.pressed());
+    assert!(memory.is_over_limit());
     let mut pieces = Vec::new();
-    while memory.held() + BLOCK <= PINNED_MAX + 1 + PIECES_MAX {
+    while memory.held_bytes() + BLOCK <= PINNED_MAX + 1 + PIECES_MAX {
         pieces.push(read(position).await);
         assert_eq!(pieces.last().unwrap().len() as u64, BLOCK - 100, "the rest of the block");
     }
@@ -61,8 +61,8 @@ async fn pressed_memory_gives_pieces_then_small_ones_and_all_are_given_back() {
     pieces.push(read(CHUNK + 3 * BLOCK - 1).await);
     assert_eq!(pieces.last().unwrap().len(), 1);
     drop((pins, pieces));
-    assert_eq!(memory.held(), 0);
-    assert!(!memory.pressed());
+    assert_eq!(memory.held_bytes(), 0);
+    assert!(!memory.is_over_limit());
 }
 
 #[test]
@@ -75,12 +75,12 @@ fn thousands_of_stalled_readers_stay_within_the_bound() {
             held.push(store.read(&committed.source, reader * 33_000 % (96 * MIB)).await.unwrap());
         }
         let bound = 4 * MIB + PINNED_MAX + PIECES_MAX + 3000 * (16 << 10);
-        assert!(store.facts().memory_bytes <= bound, "{}", store.facts().memory_bytes);
+        assert!(store.stats().memory_bytes <= bound, "{}", store.stats().memory_bytes);
         drop(held);
         assert!(
-            store.facts().memory_bytes <= 5 * MIB,
+            store.stats().memory_bytes <= 5 * MIB,
             "only the cache is left: {}",
-            store.facts().memory_bytes
+            store.stats().memory_bytes
         );
     });
 }

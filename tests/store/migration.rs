@@ -1,10 +1,10 @@
-//! What an earlier gupd stored is there after an upgrade. Its first version is in `lost_index`.
+//! Upgrades: objects stored by an earlier gupd survive. The first index version is tested in `lost_index`.
 
 use super::*;
-use gupd::store::{BLOCK, Publication};
+use gupd::store::BLOCK;
 
-/// As a gupd of version 2 left it: its index, and its journal, whose frames have not changed.
-fn of_version_2(site: &Site) {
+/// Replaces the index with one of schema version 2. The journal's frames have not changed since.
+fn downgrade_to_version_2(site: &Site) {
     let dir = &site.config.dir;
     fs::rename(dir.join("index.db"), dir.join("new.db")).unwrap();
     let old = rusqlite::Connection::open(dir.join("index.db")).unwrap();
@@ -20,32 +20,33 @@ fn of_version_2(site: &Site) {
 }
 
 #[test]
-fn an_index_of_version_2_is_brought_up_to_date_and_what_is_pinned_stays_pinned() {
+fn index_of_version_2_is_migrated_with_its_copies() {
     let mut site = Site::new();
     run(async {
         let store = site.open();
-        for key in ["pinned", "kept", "other"] {
+        for key in ["original", "pinned", "other"] {
             super::store(&store, key, &body(key.len() as u64, BLOCK)).await.unwrap();
         }
-        store.pin("pinned").await.unwrap();
+        publish_copy(&store, "original").await;
+        store.remove("original").await.unwrap();
     });
-    of_version_2(&site);
+    downgrade_to_version_2(&site);
     run(async {
         let store = site.open();
-        assert_eq!((store.facts().objects, store.facts().blobs), (3, 3));
+        assert_eq!((store.stats().objects, store.stats().blobs), (3, 3));
         let change = Publication {
-            kept: vec![("kept".into(), true)],
+            pins: vec![("pinned".into(), true)],
             records: vec![("rings".to_owned(), Some(b"open".to_vec()))],
             ..Publication::default()
         };
         store.publish(change).await.unwrap();
         store.save_clients(vec![("client".to_owned(), Some(b"seen".to_vec()))]).await.unwrap();
     });
-    // Checked whole at this start, and made anew at the next: what the old journal says is still there.
+    // This start checks the whole index; the next one rebuilds it from the old journal.
     site.config.quota = 2 * (BLOCK + (4 << 10));
     run(async {
         let store = site.open();
-        assert_eq!(store.clients("").await.unwrap().len(), 1);
+        assert_eq!(store.load_clients("").await.unwrap().len(), 1);
         assert_eq!(store.maintain().await.unwrap(), ["other".into()]);
     });
     fs::remove_file(site.config.dir.join("index.db")).unwrap();
@@ -53,7 +54,7 @@ fn an_index_of_version_2_is_brought_up_to_date_and_what_is_pinned_stays_pinned()
     run(async {
         let store = site.open();
         assert_eq!(store.records("").await.unwrap(), [("rings".to_owned(), b"open".to_vec())]);
-        assert_eq!(store.maintain().await.unwrap(), ["kept".into()]);
-        assert_eq!(store.lookup("pinned").await.unwrap().len(), 1);
+        assert_eq!(store.maintain().await.unwrap(), ["pinned".into()]);
+        assert_eq!(store.lookup("@1 original").await.unwrap().len(), 1);
     });
 }

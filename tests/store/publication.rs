@@ -2,8 +2,8 @@
 //! the objects they were made of.
 
 use super::*;
-use gupd::store::bundle::{Exported, export};
-use gupd::store::{BLOCK, CHUNK, Inventory, Object, ObjectCopy, Publication, Unrepaired};
+use gupd::store::bundle::{ExportSummary, export};
+use gupd::store::{BLOCK, CHUNK, Inventory, Object, RepairError};
 use sha2::{Digest, Sha256};
 
 /// What is published: the records, and the copies with their blobs.
@@ -52,7 +52,7 @@ async fn published(store: &Store) -> Published {
     for key in store.copies().await.unwrap() {
         let object = store.lookup(&key).await.unwrap().remove(0);
         assert_eq!(object.headers["etag"].as_bytes(), b"\"1\"");
-        let source = Source::Blob { id: object.blob, len: object.len };
+        let source = BodySource::Blob { id: object.blob, len: object.len };
         let body = read_from(store, &source, 0, object.len).await.unwrap();
         copies.push((key, blob_of(&body)));
     }
@@ -130,7 +130,7 @@ fn a_copy_of_what_has_gone_or_changed_is_refused_and_nothing_is_changed() {
                 change.copies = vec![ObjectCopy { key: "@3 else".into(), ..copy_of(&there, 3) }, wrong];
                 change.records = vec![record("revision/3", "b")];
                 change.removed = vec!["@1 all /a".into()];
-                change.kept = vec![("all /b".into(), true)];
+                change.pins = vec![("all /b".into(), true)];
             });
             let refused = refused.await;
             assert!(
@@ -175,8 +175,8 @@ async fn a_copy_and_its_bytes_stay_when_the_object_goes_and_go_when_they_are_rem
     let site = Site::new();
     let store = site.open();
     two_revisions(&store).await;
-    let disk = store.facts().disk_bytes;
-    assert_eq!((store.facts().objects, store.facts().blobs), (5, 3), "bytes are on the disk once");
+    let disk = store.stats().disk_bytes;
+    assert_eq!((store.stats().objects, store.stats().blobs), (5, 3), "bytes are on the disk once");
     for key in ["all /a", "all /b"] {
         store.remove(key).await.unwrap();
         assert!(store.lookup(key).await.unwrap().is_empty());
@@ -184,13 +184,13 @@ async fn a_copy_and_its_bytes_stay_when_the_object_goes_and_go_when_they_are_rem
     site.clock.advance(Duration::from_secs(3601));
     assert_eq!(store.maintain().await.unwrap(), [], "they do not expire");
     assert_eq!(published(&store).await, expected());
-    assert_eq!(store.facts().disk_bytes, disk);
+    assert_eq!(store.stats().disk_bytes, disk);
 
     let removed: Vec<Arc<str>> = ["@1 all /a", "@1 all /b", "@9 all /a"].map(Arc::from).into();
     publish(&store, |change| change.removed = removed.clone()).await.unwrap();
-    assert_eq!(store.take_removed(), removed, "for those who have them hot");
+    assert_eq!(store.take_removed_keys(), removed, "for those who have them hot");
     assert_eq!(store.copies().await.unwrap(), ["@2 all /a".into()]);
-    assert_eq!((store.facts().blobs, site.files().len()), (1, 1));
+    assert_eq!((store.stats().blobs, site.files().len()), (1, 1));
 }
 
 #[test]
@@ -200,11 +200,11 @@ fn a_copy_is_listed_but_is_in_no_page_and_no_bundle() {
     assert_eq!(pages.iter().map(|object| &*object.key).collect::<Vec<_>>(), ["all /b", "all /a"]);
     let inventory = Inventory::open(&site.config.dir).unwrap();
     let copied: Vec<_> = inventory.objects().map(|object| object.unwrap()).filter(Object::is_copy).collect();
-    let copied: Vec<_> = copied.iter().map(Object::copied).collect();
+    let copied: Vec<_> = copied.iter().map(Object::copy_mark).collect();
     assert_eq!(copied, [("@1", "all /a"), ("@1", "all /b"), ("@2", "all /a")]);
     let bundle = site.dir.path().join("bundle");
     let exported = export(&inventory, 0, NOW, &bundle, |_| {}).unwrap();
-    assert_eq!(exported, Exported { objects: 2, blobs: 2, bytes: 400, damaged: Vec::new() });
+    assert_eq!(exported, ExportSummary { objects: 2, blobs: 2, bytes: 400, damaged: Vec::new() });
 }
 
 #[tokio::test]
@@ -218,11 +218,11 @@ async fn a_damaged_blob_that_only_a_copy_has_is_discarded_with_it() {
     std::os::unix::fs::FileExt::write_all_at(&file, b"rot", 9).unwrap();
     let nobody = async |asked: Arc<Object>, _| {
         assert_eq!(&*asked.key, "@1 all /a");
-        Err::<Bytes, _>(Unrepaired::NotGiven(Arc::from("no upstream")))
+        Err::<Bytes, _>(RepairError::NotOffered(Arc::from("no upstream")))
     };
     let repaired = store.repair_blob(object.blob, nobody).await;
-    assert!(matches!(repaired, Err(Unrepaired::NotGiven(_))), "{repaired:?}");
-    assert_eq!(store.discard(object.blob).await.unwrap(), ["@1 all /a".into()]);
+    assert!(matches!(repaired, Err(RepairError::NotOffered(_))), "{repaired:?}");
+    assert_eq!(store.discard_blob(object.blob).await.unwrap(), ["@1 all /a".into()]);
     assert!(store.copies().await.unwrap().is_empty());
 }
 
@@ -239,7 +239,7 @@ async fn a_damaged_blob_is_asked_for_by_the_name_of_an_object_before_that_of_a_c
     std::os::unix::fs::FileExt::write_all_at(&file, b"rot", 9).unwrap();
     let manager = async |asked: Arc<Object>, range: std::ops::Range<u64>| {
         assert_eq!(&*asked.key, "all /a");
-        Ok::<_, Unrepaired>(whole.slice(range.start as usize..range.end as usize))
+        Ok::<_, RepairError>(whole.slice(range.start as usize..range.end as usize))
     };
     assert_eq!(store.repair_blob(object.blob, manager).await.unwrap(), BLOCK);
 }
@@ -273,11 +273,11 @@ fn nothing_is_published_while_the_disk_ails_or_after_the_store_was_given_up() {
         let store = site.open();
         let away = site.dir.path().join("away");
         fs::rename(&site.config.dir, &away).unwrap();
-        assert!(store.begin(Some(BLOCK)).await.is_err());
+        assert!(store.begin_blob(Some(BLOCK)).await.is_err());
         let refused = publish(&store, |change| change.records = vec![record("rings", "x")]).await;
-        assert!(matches!(refused, Err(StoreError::Ailing { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::Degraded { .. })), "{refused:?}");
         let refused = store.save_clients(vec![record("10.0.0.1", "x")]).await;
-        assert!(matches!(refused, Err(StoreError::Ailing { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::Degraded { .. })), "{refused:?}");
         fs::rename(&away, &site.config.dir).unwrap();
         assert!(store.probe().await);
         store.release().await;

@@ -18,10 +18,10 @@ async fn after_a_crash_committed_objects_are_there_and_half_written_files_are_go
     assert_eq!(site.files().len(), 2);
     for (key, body) in bodies.iter().enumerate() {
         let object = store.lookup(&key.to_string()).await.unwrap().remove(0);
-        let source = Source::Blob { id: object.blob, len: object.len };
+        let source = BodySource::Blob { id: object.blob, len: object.len };
         assert_eq!(read_from(&store, &source, 0, object.len).await.unwrap(), *body);
     }
-    assert_eq!(store.facts().objects, 2);
+    assert_eq!(store.stats().objects, 2);
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn an_index_without_one_of_its_tables_is_damaged_too() {
     drop(index);
     let store = site.open();
     super::store(&store, "key", &body(1, BLOCK)).await.unwrap();
-    assert_eq!(store.facts().objects, 1);
+    assert_eq!(store.stats().objects, 1);
 }
 
 #[test]

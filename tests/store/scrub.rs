@@ -13,9 +13,9 @@ async fn pass(store: &Store, scrub: &mut Scrub) -> Vec<BlobId> {
         tokio::select! {
             blob = scrub.next_damaged() => {
                 damaged.push(blob);
-                store.discard(blob).await.unwrap();
+                store.discard_blob(blob).await.unwrap();
             }
-            () = async { while store.facts().scrub_completed == 0 { tokio::task::yield_now().await } } => break,
+            () = async { while store.stats().scrub_completed == 0 { tokio::task::yield_now().await } } => break,
         }
     }
     damaged
@@ -48,7 +48,7 @@ fn a_scrub_that_is_late_verifies_everything_at_once_and_finds_each_damage() {
         leave_progress(&site, "-");
         let found = pass(&store, &mut store.scrub(HOUR, 1 << 40)).await;
         assert_eq!(found, [ids[0], ids[2]]);
-        let facts = store.facts();
+        let facts = store.stats();
         assert_eq!((facts.scrub_damaged, facts.scrub_completed, facts.objects), (2, NOW, 1));
     });
 }
@@ -62,11 +62,11 @@ fn a_scrub_goes_on_behind_the_blob_it_had_come_to() {
         let len = fs::metadata(site.blob(ids[2])).unwrap().len() / CHUNK * CHUNK + 7;
         leave_progress(&site, &ids[1].to_string());
         assert!(pass(&store, &mut store.scrub(HOUR, 1 << 40)).await.is_empty());
-        assert_eq!(store.facts().scrubbed_bytes, len);
+        assert_eq!(store.stats().scrubbed_bytes, len);
         drop(store);
         let store = site.open();
         let _scrub = store.scrub(HOUR, 1 << 40);
-        assert_eq!(store.facts().scrub_completed, NOW, "the last pass is known after a restart");
+        assert_eq!(store.stats().scrub_completed, NOW, "the last pass is known after a restart");
     });
 }
 
@@ -82,7 +82,7 @@ fn a_scrub_that_is_in_time_waits_for_each_blobs_turn() {
             blob = scrub.next_damaged() => panic!("{blob} is sound"),
             () = async { while !site.config.dir.join("scrub").exists() { tokio::task::yield_now().await } } => {}
         }
-        assert_eq!(store.facts().scrubbed_bytes, 0);
+        assert_eq!(store.stats().scrubbed_bytes, 0);
     });
 }
 
@@ -96,7 +96,7 @@ async fn a_scrub_reads_no_faster_than_its_rate() {
     let mut scrub = store.scrub(HOUR, CHUNK);
     // In the paused clock's time, which goes on only while nobody has anything to do.
     let done = async {
-        while store.facts().scrub_completed == 0 {
+        while store.stats().scrub_completed == 0 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -104,7 +104,7 @@ async fn a_scrub_reads_no_faster_than_its_rate() {
         blob = scrub.next_damaged() => panic!("{blob} is sound"),
         () = done => {}
     }
-    let bytes = store.facts().scrubbed_bytes;
+    let bytes = store.stats().scrubbed_bytes;
     let least = Duration::from_secs(bytes / CHUNK - 1);
     assert!(begun.elapsed() >= least && begun.elapsed() < 2 * least, "{:?} for {bytes}", begun.elapsed());
 }
@@ -121,9 +121,9 @@ async fn a_store_that_is_pulled_away_is_not_taken_for_a_damaged_one() {
     // Longer than three blobs take at a pause of a minute after each failure, in the paused clock's time.
     let found = tokio::time::timeout(Duration::from_secs(300), scrub.next_damaged()).await;
     assert!(found.is_err(), "{found:?}");
-    let facts = store.facts();
+    let facts = store.stats();
     assert_eq!((facts.objects, facts.scrub_damaged, facts.scrub_completed), (3, 0, 0));
     fs::rename(&away, &blobs).unwrap();
     let found = tokio::time::timeout(2 * HOUR, scrub.next_damaged()).await;
-    assert!(found.is_err() && store.facts().scrub_completed == NOW, "{found:?}");
+    assert!(found.is_err() && store.stats().scrub_completed == NOW, "{found:?}");
 }

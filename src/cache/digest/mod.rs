@@ -19,7 +19,7 @@ pub use self::expectation::{Expectation, Mismatch};
 use self::field::{Announced, Announcer};
 use crate::{Cache, Entry};
 use gupd_config::Class;
-use gupd_store::{BlobId, Object, ReadError, Source};
+use gupd_store::{BlobId, BodySource, Object, ReadError};
 
 /// Files whose hash is remembered from catalogs, at about 300 bytes each: 5 MiB. A product's catalog lists some tens, a
 /// LiveUpdate server has hundreds of products; what is forgotten is not checked until its catalog is read again.
@@ -64,7 +64,7 @@ pub struct Subject<'a> {
 #[derive(Clone, Debug)]
 pub struct Whole {
     /// Where it is read.
-    pub source: Source,
+    pub source: BodySource,
     /// Its bytes.
     pub length: u64,
     /// Their SHA-256.

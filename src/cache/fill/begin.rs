@@ -16,7 +16,7 @@ use gupd_http::storable::check_storable;
 use gupd_http::validator::strong_validator;
 use gupd_http::{UnstorableReason, VaryFields, update};
 use gupd_net::upstream::UpstreamResponse;
-use gupd_store::{BLOCK, CHUNK, NewObject, Unfinished};
+use gupd_store::{BLOCK, CHUNK, NewObject, UnfinishedFill};
 
 /// Content that has begun to arrive.
 pub(super) struct Begun {
@@ -112,7 +112,7 @@ impl Begun {
 impl Head {
     /// The head of content that an earlier fill left unfinished.
     pub(super) fn of_unfinished(
-        left: &Unfinished,
+        left: &UnfinishedFill,
         wanted: &Wanted,
         cache: &Cache,
         expected: Expectation,

@@ -18,7 +18,7 @@ use super::{FillError, Flow, Phase};
 use gupd_config::FinishPolicy;
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::UpstreamResponse;
-use gupd_store::{Store, StoreError, Writer};
+use gupd_store::{BlobWriter, Store, StoreError};
 
 /// The fetching of one content.
 pub(super) struct Fetch<'a> {
@@ -61,15 +61,15 @@ impl Fetch<'_> {
     /// without a length, `followers` when one of them went.
     pub(super) async fn all(
         &self,
-        writer: &mut Writer,
+        writer: &mut BlobWriter,
         first: Range<u64>,
         transfer: Transfer,
         go_on: impl Fn(u64) -> Result<(), FillError>,
         followers: &impl Followers,
     ) -> Fetched {
         let for_somebody = || self.in_background() || followers.are_there();
-        let begin = |writer: &mut Writer, range: Range<u64>, transfer| {
-            let segment = writer.segment(range.start);
+        let begin = |writer: &mut BlobWriter, range: Range<u64>, transfer| {
+            let segment = writer.begin_segment(range.start);
             let intake = Intake::new(self.flow.clone(), range, segment, self.store.clone());
             self.source.run(intake, transfer, self.phase, &go_on)
         };
@@ -90,7 +90,7 @@ impl Fetch<'_> {
             }
             match ending {
                 Some(FillError::Abandoned) if runs.is_empty() => {
-                    writer.settle().await;
+                    writer.wait_for_writes().await;
                     // Somebody may have come meanwhile, and be given what is there.
                     if followers.gone_for_good() {
                         return Fetched::Failed(FillError::Abandoned);
@@ -103,7 +103,7 @@ impl Fetch<'_> {
             }
             tokio::select! {
                 Some(ran) = runs.next() => match ran {
-                    Ran::Through(segment) => writer.rejoin(segment),
+                    Ran::Through(segment) => writer.return_segment(segment),
                     Ran::Whole => {}
                     Ran::Changed(answer) => return Fetched::Changed(answer),
                     Ran::Failed(error) => ending = ending.or(Some(error)),
@@ -126,9 +126,9 @@ impl Fetch<'_> {
     }
 
     /// What is there when no run is.
-    async fn finished(&self, writer: &mut Writer) -> Option<Fetched> {
+    async fn finished(&self, writer: &mut BlobWriter) -> Option<Fetched> {
         let length = writer.partial().length()?;
-        if writer.partial().missing(0..length).is_some() {
+        if writer.partial().first_gap(0..length).is_some() {
             return None;
         }
         match writer.finish().await {

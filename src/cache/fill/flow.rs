@@ -21,7 +21,7 @@ use crate::digest::Expectation;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::Classification;
 use gupd_http::{Freshness, UnstorableReason, VaryFields};
-use gupd_store::{Charge, Partial, Stock};
+use gupd_store::{BlockSnapshot, MemoryCharge, PartialBlob};
 
 /// Where a fill stands.
 #[derive(Clone, Debug)]
@@ -72,9 +72,9 @@ pub struct Flow {
     /// Its complete length, where the upstream said it.
     pub length: Option<u64>,
     /// What an earlier fill left of it, if this one goes on with that.
-    pub left: Option<Stock>,
+    pub left: Option<BlockSnapshot>,
     pub(super) origin: Origin,
-    pub(super) partial: Arc<Partial>,
+    pub(super) partial: Arc<PartialBlob>,
     from_peer: bool,
     seen: AtomicU8,
     /// The upstream serves parts: bytes may arrive in any order.
@@ -129,7 +129,7 @@ struct Run {
     id: u64,
     span: Span,
     held: bool,
-    pieces: VecDeque<(Bytes, Charge)>,
+    pieces: VecDeque<(Bytes, MemoryCharge)>,
 }
 
 #[derive(Debug)]
@@ -175,7 +175,7 @@ impl Flow {
         head: Head,
         length: Option<u64>,
         origin: Origin,
-        partial: Arc<Partial>,
+        partial: Arc<PartialBlob>,
         in_parts: bool,
         attention: Arc<Notify>,
     ) -> Self {
@@ -184,7 +184,7 @@ impl Flow {
             head,
             length,
             origin,
-            left: partial.stock(),
+            left: partial.snapshot(),
             partial,
             from_peer,
             seen: AtomicU8::new(UNSEEN),
@@ -265,7 +265,7 @@ impl Flow {
         self.planned.notify_waiters();
     }
 
-    pub(super) fn push(&self, run: u64, piece: Bytes, charge: Charge) {
+    pub(super) fn push(&self, run: u64, piece: Bytes, charge: MemoryCharge) {
         if let Some(run) = self.state().run(run) {
             run.span.position += piece.len() as u64;
             run.pieces.push_back((piece, charge));
@@ -303,7 +303,7 @@ impl Flow {
         let state = &mut *state;
         let spans: Vec<_> = state.runs.iter().map(|run| run.span).collect();
         let demands: Vec<_> = state.demands.iter().map(|demand| demand.range.clone()).collect();
-        let missing = |range| self.partial.missing(range);
+        let missing = |range| self.partial.first_gap(range);
         let view = View { length: self.length?, runs: &spans, demands: &demands, missing: &missing };
         for (run, held) in state.runs.iter_mut().zip(view.held()) {
             run.held = held;
@@ -358,7 +358,7 @@ impl Flow {
             }
         }
         drop(state);
-        if self.partial.readable(position) > position { Place::Store } else { Place::Missing }
+        if self.partial.readable_end(position) > position { Place::Store } else { Place::Missing }
     }
 
     /// The first byte of `range` that is not here.
@@ -371,7 +371,7 @@ impl Flow {
             drop(state);
             at = match arrived {
                 Some(position) => position,
-                None => match self.partial.readable(at) {
+                None => match self.partial.readable_end(at) {
                     readable if readable > at => readable,
                     _ => return Some(at),
                 },
@@ -382,7 +382,7 @@ impl Flow {
 
     /// How many bytes of `range` are here.
     pub fn present(&self, range: Range<u64>) -> u64 {
-        let stored = self.partial.within(range.clone());
+        let stored = self.partial.bytes_within(range.clone());
         let state = self.state();
         let arriving = state
             .runs

@@ -94,7 +94,7 @@ impl Intake {
         idle_timeout: Duration,
     ) -> Result<Option<Bytes>, Interruption> {
         loop {
-            let pressed = self.store.chunk_memory().tails_pressed();
+            let pressed = self.store.chunk_memory().has_tail_pressure();
             self.write_behind(pressed);
             let most = if pressed { MAX_UNWRITTEN_PRESSED } else { MAX_UNWRITTEN };
             if self.unwritten_bytes + self.disk.in_flight() >= most {

@@ -13,7 +13,7 @@ use super::origin::Origin;
 use super::{Fill, FillError, Flow, Phase, Wanted};
 use crate::fill::metrics::FillMetrics;
 use gupd_net::upstream::Upstreams;
-use gupd_store::{Object, ReadError, Source, Store};
+use gupd_store::{BodySource, Object, ReadError, Store};
 
 /// A position in content, and where the rest comes from.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Reader {
 
 #[derive(Debug)]
 enum From {
-    Stored(Source),
+    Stored(BodySource),
     Arriving {
         flow: Arc<Flow>,
         phase: watch::Receiver<Phase>,
@@ -57,7 +57,7 @@ impl TransferError {
 
 impl Reader {
     /// Reads `range` of stored content.
-    pub fn stored(store: Arc<Store>, source: Source, range: Range<u64>) -> Self {
+    pub fn stored(store: Arc<Store>, source: BodySource, range: Range<u64>) -> Self {
         Self { store, from: From::Stored(source), position: range.start, end: Some(range.end) }
     }
 
@@ -155,7 +155,7 @@ impl Reader {
             }
             let (flow, phase, wants, all) = match &mut self.from {
                 From::Stored(source) => {
-                    return match self.store.read_hot(source, self.position) {
+                    return match self.store.read_cached(source, self.position) {
                         Some(piece) => Ok(Some(piece)),
                         None => Ok(Some(self.store.read(source, self.position).await?)),
                     };
@@ -175,7 +175,7 @@ impl Reader {
             };
             match whole {
                 Some(Whole::Stored(source)) => {
-                    let Source::Blob { len, .. } = source else { return Err(FillError::Stopped.into()) };
+                    let BodySource::Blob { len, .. } = source else { return Err(FillError::Stopped.into()) };
                     self.end = Some(self.end.map_or(len, |end| end.min(len)));
                     self.from = From::Stored(source);
                     continue;
@@ -193,13 +193,13 @@ impl Reader {
             match place {
                 Place::Memory(piece) => return cut(piece),
                 Place::Store => {
-                    let source = Source::Partial(flow.partial.clone());
-                    let losses = flow.partial.losses();
+                    let source = BodySource::Partial(flow.partial.clone());
+                    let losses = flow.partial.loss_count();
                     match self.store.read(&source, self.position).await {
                         Ok(piece) => return cut(piece),
                         // What an earlier process wrote did not all reach the disk, or it rotted: fetched again.
                         Err(ReadError::Damaged { .. }) if whole.is_none() => {
-                            flow.partial.forget_chunk(self.position, losses);
+                            flow.partial.invalidate_chunk(self.position, losses);
                         }
                         Err(ReadError::OutOfRange { .. }) if whole.is_none() => {}
                         Err(error) => return Err(error.into()),
@@ -218,5 +218,5 @@ impl Reader {
 /// Every byte has arrived.
 enum Whole {
     Arrived(u64),
-    Stored(Source),
+    Stored(BodySource),
 }

@@ -12,7 +12,7 @@ use super::content_range::ContentRange;
 use super::transfer::{Interruption, Transfer};
 use super::{FillError, Wanted};
 use gupd_net::upstream::{UpstreamError, UpstreamRequest, Upstreams};
-use gupd_store::Unrepaired;
+use gupd_store::RepairError;
 
 /// Why the bytes could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -39,12 +39,12 @@ impl From<UpstreamError> for RefetchError {
     }
 }
 
-impl From<RefetchError> for Unrepaired {
+impl From<RefetchError> for RepairError {
     fn from(error: RefetchError) -> Self {
         let reason = Arc::from(error.to_string());
         match error {
-            RefetchError::Unreachable(_) => Self::NotNow(reason),
-            RefetchError::NotGiven(_) => Self::NotGiven(reason),
+            RefetchError::Unreachable(_) => Self::Unavailable(reason),
+            RefetchError::NotGiven(_) => Self::NotOffered(reason),
         }
     }
 }

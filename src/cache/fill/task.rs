@@ -22,7 +22,7 @@ use gupd_http::validator::{add_validators, matches_stored};
 use gupd_http::{VaryFields, update};
 use gupd_net::metrics::GaugeGuard;
 use gupd_net::upstream::{CurrentUpstream, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
-use gupd_store::{CHUNK, Committed, Object};
+use gupd_store::{CHUNK, CommittedObject, Object};
 
 pub(super) struct Task {
     shared: Arc<Shared>,
@@ -187,8 +187,8 @@ impl Task {
         }
     }
 
-    async fn stored(&self, flow: &Flow, committed: Committed) -> FillOutcome {
-        let Committed { object, deduplicated, .. } = committed;
+    async fn stored(&self, flow: &Flow, committed: CommittedObject) -> FillOutcome {
+        let CommittedObject { object, deduplicated, .. } = committed;
         tracing::debug!(key = &*self.wanted.key, blob = %object.blob, len = object.len, "stored");
         match self.leave_behind(object, &flow.head.selecting, &flow.head.classified).await {
             Some(entry) => self.show(Phase::Stored { entry }),

@@ -157,6 +157,6 @@ async fn scrub_store(mut scrub: Scrub, proxy: Arc<Proxy>, mut stage: watch::Rece
 
 /// Waits for the next look at a disk that fails, for as long as it does.
 async fn ailing(store: &Store) {
-    store.ailing().await;
+    store.wait_until_degraded().await;
     tokio::time::sleep(RECOVERY).await;
 }

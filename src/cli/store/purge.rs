@@ -31,11 +31,11 @@ pub(super) fn run(place: &Place, selection: &Selection) -> Result<(), Failure> {
             keys.insert(object.key);
         }
     }
-    let before = store.facts();
+    let before = store.stats();
     for key in &keys {
         runtime.block_on(store.remove(key))?;
     }
-    let after = store.facts();
+    let after = store.stats();
     answer(&format!(
         "removed {} objects, {} of the disk",
         HumanCount(before.objects.saturating_sub(after.objects)),

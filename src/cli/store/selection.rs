@@ -51,7 +51,7 @@ impl Selection {
 
     /// Whether an object is meant, at `now`.
     pub(super) fn has(&self, object: &Object, now: UnixMillis) -> bool {
-        let target = key::split_key(object.copied().1).target;
+        let target = key::split_key(object.copy_mark().1).target;
         let path = pattern::fold(target.split('?').next().unwrap_or_default());
         let age = age(object.response_time, now);
         self.path.as_ref().is_none_or(|glob| glob.is_match(&path))

@@ -79,7 +79,7 @@ fn begin(out: &mut impl Write, form: Form) -> io::Result<()> {
 }
 
 fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()> {
-    let (mark, copied) = object.copied();
+    let (mark, copied) = object.copy_mark();
     let target = key::split_key(copied).target;
     let space = if mark.is_empty() { "" } else { " " };
     writeln!(
@@ -95,7 +95,7 @@ fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()
 }
 
 fn described(object: &Object) -> Value {
-    let (mark, copied) = object.copied();
+    let (mark, copied) = object.copy_mark();
     let key::KeyParts { route, binding, target } = key::split_key(copied);
     let time = |millis: UnixMillis| Timestamp::from_millisecond(millis).ok().map(|time| time.to_string());
     json!({

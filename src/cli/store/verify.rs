@@ -14,7 +14,7 @@ use gupd_config::clock::Clock;
 use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::WanLimiter;
 use gupd_proxy::Generation;
-use gupd_store::{Finding, Inventory, Object, ReadError, StoreError, Unrepaired, verify};
+use gupd_store::{Finding, Inventory, Object, ReadError, RepairError, StoreError, verify};
 
 pub(super) fn run(place: &Place, upstream: Vec<String>, dry_run: bool) -> Result<(), Failure> {
     let config = place.load_all(upstream)?;
@@ -75,9 +75,9 @@ enum Outcome {
         fetched: u64,
     },
     /// It is gone; why it could not be repaired, if it might have been.
-    Removed(Option<Unrepaired>),
+    Removed(Option<RepairError>),
     /// It is as it was, and maybe why.
-    Left(Option<Unrepaired>),
+    Left(Option<RepairError>),
 }
 
 /// What became of all of them.
@@ -109,15 +109,15 @@ impl Repairs {
                     |object: Arc<Object>, range| async move { generation.refetch(&object, range).await };
                 match store.repair_blob(*blob, fetch).await {
                     Ok(fetched) => return Ok(Outcome::Repaired { fetched }),
-                    Err(error @ (Unrepaired::Read(ReadError::Io { .. }) | Unrepaired::NotNow(_))) => {
+                    Err(error @ (RepairError::Read(ReadError::Io { .. }) | RepairError::Unavailable(_))) => {
                         return Ok(Outcome::Left(Some(error)));
                     }
                     // The finding says it.
-                    Err(Unrepaired::Read(_)) => {}
+                    Err(RepairError::Read(_)) => {}
                     Err(unrepaired) => why = Some(unrepaired),
                 }
             }
-            Ok(if store.clear(finding).await? { Outcome::Removed(why) } else { Outcome::Left(None) })
+            Ok(if store.remove_finding(finding).await? { Outcome::Removed(why) } else { Outcome::Left(None) })
         })
     }
 }
@@ -148,7 +148,7 @@ impl Sum {
             }
             Outcome::Left(why) => {
                 self.left += 1;
-                self.unreachable += u64::from(matches!(why, Some(Unrepaired::NotNow(_))));
+                self.unreachable += u64::from(matches!(why, Some(RepairError::Unavailable(_))));
             }
         }
     }

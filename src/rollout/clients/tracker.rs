@@ -73,7 +73,7 @@ impl ClientStore for Arc<Store> {
     type Error = StoreError;
 
     async fn page(&self, after: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        self.clients(after).await
+        self.load_clients(after).await
     }
 
     async fn save(&self, rows: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {

@@ -292,7 +292,7 @@ impl Task {
     async fn order(&mut self, ordered: &Ordered) -> Result<Done, OrderError> {
         let Ordered { order, by, from, reason } = ordered;
         let (rings, now) = (self.rules.rings.clone().ok_or(OrderError::Off)?, self.clock.now());
-        self.store.check()?;
+        self.store.check_writable()?;
         let entry = |outcome| vec![Entry::ordered(now, order, (by, from), reason.as_deref(), outcome)];
         let mut next = State::clone(&self.state);
         let done = match next.order(order, &rings, now) {
@@ -342,7 +342,7 @@ impl Task {
         while let Ok((key, revision)) = self.taken.try_recv() {
             self.payloads.takes(key, revision);
         }
-        for (number, gone) in self.payloads.given_up(self.store.take_given_up(), &self.state) {
+        for (number, gone) in self.payloads.given_up(self.store.take_evicted_pins(), &self.state) {
             tracing::warn!(
                 revision = number,
                 payloads = gone.payloads,

@@ -1,4 +1,4 @@
-//! Writing a bundle. Relies on [`Inventory`], so it works beside a running relay. A blob is verified to its last byte
+//! BundleWriter a bundle. Relies on [`Inventory`], so it works beside a running relay. A blob is verified to its last byte
 //! before its entry is begun, since an entry cannot be taken back, and checked again as it is copied. The bundle has
 //! its name only when it is whole and on disk. Blocks.
 
@@ -10,9 +10,9 @@ use serde::Serialize;
 use tar::{Builder, EntryType, Header};
 use zstd::Encoder;
 
-use super::head::Head;
-use super::{BEGIN, Begin, BundleError, END, End, FORMAT, HEADS_MAX};
-use crate::inspect::{Inspection, Unsound};
+use super::head::ObjectHead;
+use super::{BEGIN, BeginEntry, BundleError, END, EndEntry, FORMAT, HEADS_MAX};
+use crate::inspect::{Inspection, InspectionFault};
 use crate::{BlobId, Inventory, Object, StoreError};
 use gupd_config::clock::UnixMillis;
 
@@ -21,7 +21,7 @@ const LEVEL: i32 = 3;
 
 /// What a bundle got.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Exported {
+pub struct ExportSummary {
     /// Objects.
     pub objects: u64,
     /// Blobs; objects may share one.
@@ -43,36 +43,42 @@ pub fn export(
     now: UnixMillis,
     to: &Path,
     read: impl FnMut(u64),
-) -> Result<Exported, BundleError> {
+) -> Result<ExportSummary, BundleError> {
     let file = |doing| {
         let path = to.to_owned();
         move |source| BundleError::File { doing, path, source }
     };
-    let unfinished = Unfinished::create(to).map_err(file("create"))?;
+    let unfinished = TemporaryFile::create(to).map_err(file("create"))?;
     let encoder = Encoder::new(BufWriter::new(&unfinished.file), LEVEL).map_err(file("write"))?;
-    let mut writing =
-        Writing { inventory, since, read, to, tar: Builder::new(encoder), done: Exported::default() };
-    writing.json(BEGIN, &Begin { format: FORMAT, created: now })?;
+    let mut writing = BundleWriter {
+        inventory,
+        since,
+        read,
+        to,
+        tar: Builder::new(encoder),
+        done: ExportSummary::default(),
+    };
+    writing.json(BEGIN, &BeginEntry { format: FORMAT, created: now })?;
     for blob in inventory.blobs() {
         writing.blob(blob?)?;
     }
-    writing.json(END, &End { objects: writing.done.objects, blobs: writing.done.blobs })?;
-    let Writing { tar, done, .. } = writing;
+    writing.json(END, &EndEntry { objects: writing.done.objects, blobs: writing.done.blobs })?;
+    let BundleWriter { tar, done, .. } = writing;
     let whole = tar.into_inner().and_then(Encoder::finish).and_then(|mut file| file.flush());
     whole.and_then(|()| unfinished.name(to)).map_err(file("write"))?;
     Ok(done)
 }
 
-struct Writing<'a, W: Write, P> {
+struct BundleWriter<'a, W: Write, P> {
     inventory: &'a Inventory,
     since: UnixMillis,
     read: P,
     to: &'a Path,
     tar: Builder<W>,
-    done: Exported,
+    done: ExportSummary,
 }
 
-impl<W: Write, P: FnMut(u64)> Writing<'_, W, P> {
+impl<W: Write, P: FnMut(u64)> BundleWriter<'_, W, P> {
     /// A blob behind the heads that have it, as often as there are too many of those.
     fn blob(&mut self, (id, len): (BlobId, u64)) -> Result<(), BundleError> {
         (self.read)(len);
@@ -97,21 +103,21 @@ impl<W: Write, P: FnMut(u64)> Writing<'_, W, P> {
             let mut file = match verified {
                 Ok(file) => file,
                 // Evicted meanwhile, or it will be found missing by whoever asks for it.
-                Err(Unsound::Gone) => return Ok(()),
-                Err(Unsound::Damaged(_)) => {
+                Err(InspectionFault::Gone) => return Ok(()),
+                Err(InspectionFault::Damaged(_)) => {
                     self.done.damaged.push(id);
                     return Ok(());
                 }
-                Err(Unsound::Unreadable(source)) => {
+                Err(InspectionFault::Unreadable(source)) => {
                     return Err(StoreError::Io { doing: "read", path, source }.into());
                 }
             };
             for object in &wanted {
-                let head = Head::of(object);
+                let head = ObjectHead::of(object);
                 self.json(&head.name(), &head)?;
             }
             file.rewind();
-            self.entry(&format!("blobs/{id}"), len, &mut Body { file, at: 0, len: 0 })?;
+            self.entry(&format!("blobs/{id}"), len, &mut BlobReader { file, at: 0, len: 0 })?;
             self.done.objects += wanted.len() as u64;
             self.done.blobs += 1;
             self.done.bytes += len;
@@ -137,13 +143,13 @@ impl<W: Write, P: FnMut(u64)> Writing<'_, W, P> {
 }
 
 /// A blob's bytes, each checked before it is given.
-struct Body {
+struct BlobReader {
     file: Inspection,
     at: usize,
     len: usize,
 }
 
-impl Read for Body {
+impl Read for BlobReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.at == self.len {
             self.len = self.file.next().map_err(lost)?.len();
@@ -156,21 +162,23 @@ impl Read for Body {
 }
 
 /// A blob that was sound a moment ago.
-fn lost(why: Unsound) -> io::Error {
+fn lost(why: InspectionFault) -> io::Error {
     match why {
-        Unsound::Damaged(fault) => io::Error::other(format!("a blob reads differently twice: {fault}")),
-        Unsound::Gone => io::ErrorKind::NotFound.into(),
-        Unsound::Unreadable(error) => error,
+        InspectionFault::Damaged(fault) => {
+            io::Error::other(format!("a blob reads differently twice: {fault}"))
+        }
+        InspectionFault::Gone => io::ErrorKind::NotFound.into(),
+        InspectionFault::Unreadable(error) => error,
     }
 }
 
 /// A bundle under another name until it is whole; removed if it never is.
-struct Unfinished {
+struct TemporaryFile {
     path: PathBuf,
     file: File,
 }
 
-impl Unfinished {
+impl TemporaryFile {
     fn create(to: &Path) -> io::Result<Self> {
         let mut name = to.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
         name.push(".unfinished");
@@ -185,7 +193,7 @@ impl Unfinished {
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         // Not there any more if it was named.
         let _named = fs::remove_file(&self.path);

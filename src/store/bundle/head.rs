@@ -11,7 +11,7 @@ use crate::trailer::RECORD_MAX;
 use crate::{BlobId, NewObject, Object};
 use gupd_config::clock::UnixMillis;
 
-/// Fields of one connection (RFC 9110 §7.6.1), which no store keeps.
+/// FieldReader of one connection (RFC 9110 §7.6.1), which no store keeps.
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     header::TE,
@@ -24,7 +24,7 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 /// An object's head and the blob it has.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Head {
+pub(super) struct ObjectHead {
     key: String,
     selecting: String,
     status: u16,
@@ -38,7 +38,7 @@ pub(super) struct Head {
     length: u64,
 }
 
-impl Head {
+impl ObjectHead {
     pub(super) fn of(object: &Object) -> Self {
         let field = |(name, value): (&HeaderName, &HeaderValue)| {
             (name.to_string(), value.as_bytes().iter().copied().map(char::from).collect())

@@ -10,12 +10,12 @@ use tokio::runtime::Handle;
 
 use super::BundleError;
 use super::read::{Sink, walk};
-use crate::{BlobId, NewObject, Segment, Source, Store, StoreError, Writer};
+use crate::{BlobId, BlobWriter, BodySource, NewObject, Segment, Store, StoreError};
 use gupd_config::clock::UnixMillis;
 
 /// What an import did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Imported {
+pub struct ImportSummary {
     /// Objects taken in.
     pub objects: u64,
     /// Bytes of their bodies.
@@ -35,8 +35,8 @@ pub fn import(
     quota: u64,
     now: UnixMillis,
     read: impl FnMut(u64),
-) -> Result<Imported, BundleError> {
-    let mut import = Import { store, runtime, read, current: None, done: Imported::default() };
+) -> Result<ImportSummary, BundleError> {
+    let mut import = Importer { store, runtime, read, current: None, done: ImportSummary::default() };
     match walk(path, quota, now, &mut import) {
         Ok(_) => Ok(import.done),
         Err(BundleError::Refused { path, entry, fault }) => Err(BundleError::Changed { path, entry, fault }),
@@ -44,24 +44,24 @@ pub fn import(
     }
 }
 
-struct Import<'a, P> {
+struct Importer<'a, P> {
     store: &'a Arc<Store>,
     runtime: &'a Handle,
     read: P,
     /// Not there while the store has all objects of the blob.
-    current: Option<Current>,
-    done: Imported,
+    current: Option<CurrentBlob>,
+    done: ImportSummary,
 }
 
 /// A blob being taken in, from its first byte to its last.
-struct Current {
-    writer: Writer,
+struct CurrentBlob {
+    writer: BlobWriter,
     segment: Segment,
     first: NewObject,
     others: Vec<NewObject>,
 }
 
-impl<P: FnMut(u64)> Sink for Import<'_, P> {
+impl<P: FnMut(u64)> Sink for Importer<'_, P> {
     fn begin(&mut self, objects: Vec<NewObject>, _: BlobId, len: u64) -> Result<(), BundleError> {
         let mut wanted = Vec::with_capacity(objects.len());
         for object in objects {
@@ -73,9 +73,9 @@ impl<P: FnMut(u64)> Sink for Import<'_, P> {
         }
         let mut wanted = wanted.into_iter();
         if let Some(first) = wanted.next() {
-            let mut writer = self.runtime.block_on(self.store.begin(Some(len)))?;
-            let segment = writer.segment(0);
-            self.current = Some(Current { writer, segment, first, others: wanted.collect() });
+            let mut writer = self.runtime.block_on(self.store.begin_blob(Some(len)))?;
+            let segment = writer.begin_segment(0);
+            self.current = Some(CurrentBlob { writer, segment, first, others: wanted.collect() });
         }
         Ok(())
     }
@@ -89,9 +89,11 @@ impl<P: FnMut(u64)> Sink for Import<'_, P> {
     }
 
     fn end(&mut self) -> Result<(), BundleError> {
-        let Some(Current { mut writer, segment, first, others }) = self.current.take() else { return Ok(()) };
+        let Some(CurrentBlob { mut writer, segment, first, others }) = self.current.take() else {
+            return Ok(());
+        };
         self.runtime.block_on(async {
-            writer.rejoin(segment);
+            writer.return_segment(segment);
             let committed = writer.commit(first).await?;
             self.done.objects += 1;
             self.done.bytes += committed.object.len;
@@ -114,9 +116,9 @@ async fn has(store: &Store, new: &NewObject) -> Result<bool, StoreError> {
 }
 
 /// Makes another object of a blob that was just committed. The commit finds the bytes there and keeps one copy.
-async fn copy(store: &Arc<Store>, from: &Source, len: u64, object: NewObject) -> Result<(), BundleError> {
-    let mut writer = store.begin(Some(len)).await?;
-    let mut segment = writer.segment(0);
+async fn copy(store: &Arc<Store>, from: &BodySource, len: u64, object: NewObject) -> Result<(), BundleError> {
+    let mut writer = store.begin_blob(Some(len)).await?;
+    let mut segment = writer.begin_segment(0);
     let mut position = 0;
     while position < len {
         // It was written a moment ago: the disk that cannot read it back will not do for a store.
@@ -128,7 +130,7 @@ async fn copy(store: &Arc<Store>, from: &Source, len: u64, object: NewObject) ->
         position += bytes.len() as u64;
         segment.write(vec![bytes]).await?;
     }
-    writer.rejoin(segment);
+    writer.return_segment(segment);
     writer.commit(object).await?;
     Ok(())
 }

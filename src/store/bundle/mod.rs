@@ -22,11 +22,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::export::{Exported, export};
-pub use self::import::{Imported, import};
-pub use self::read::{Contents, check};
+pub use self::export::{ExportSummary, export};
+pub use self::import::{ImportSummary, import};
+pub use self::read::{BundleContents, check};
 
-use super::{Limit, StoreError};
+use super::{StoreError, StoreLimit};
 use gupd_config::clock::UnixMillis;
 
 /// Number of the format above; a reader refuses others.
@@ -86,7 +86,7 @@ pub enum BundleError {
         /// Bytes on disk that it needs.
         need: u64,
         /// The setting that is in the way.
-        limit: Limit,
+        limit: StoreLimit,
     },
     /// The store.
     #[error(transparent)]
@@ -98,7 +98,7 @@ impl From<StoreError> for BundleError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NoRoom { need, limit } => Self::NoRoom { need, limit },
-            StoreError::TooLarge { need, .. } => Self::NoRoom { need, limit: Limit::Quota },
+            StoreError::TooLarge { need, .. } => Self::NoRoom { need, limit: StoreLimit::Quota },
             other => Self::Store(other),
         }
     }
@@ -106,14 +106,14 @@ impl From<StoreError> for BundleError {
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Begin {
+struct BeginEntry {
     format: u32,
     created: UnixMillis,
 }
 
 #[derive(Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-struct End {
+struct EndEntry {
     objects: u64,
     blobs: u64,
 }

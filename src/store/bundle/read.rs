@@ -12,14 +12,14 @@ use sha2::{Digest, Sha256};
 use tar::{Archive, EntryType};
 use zstd::Decoder;
 
-use super::head::Head;
-use super::{BEGIN, Begin, BundleError, END, End, FORMAT, HEAD_MAX, HEADS_MAX, WINDOW_LOG};
+use super::head::ObjectHead;
+use super::{BEGIN, BeginEntry, BundleError, END, EndEntry, FORMAT, HEAD_MAX, HEADS_MAX, WINDOW_LOG};
 use crate::{BlobId, CHUNK, NewObject};
 use gupd_config::clock::UnixMillis;
 
 /// What a bundle has in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Contents {
+pub struct BundleContents {
     /// Objects.
     pub objects: u64,
     /// Blobs.
@@ -47,8 +47,8 @@ pub fn check(
     quota: u64,
     now: UnixMillis,
     read: impl FnMut(u64),
-) -> Result<Contents, BundleError> {
-    walk(path, quota, now, &mut Told(read))
+) -> Result<BundleContents, BundleError> {
+    walk(path, quota, now, &mut Verifier(read))
 }
 
 /// Reads a bundle into `sink`.
@@ -57,14 +57,19 @@ pub(super) fn walk(
     quota: u64,
     now: UnixMillis,
     sink: &mut impl Sink,
-) -> Result<Contents, BundleError> {
+) -> Result<BundleContents, BundleError> {
     let opened = File::open(path)
         .and_then(|file| Decoder::with_buffer(BufReader::with_capacity(CHUNK as usize, file)));
     let failed = |source| BundleError::File { doing: "read", path: path.to_owned(), source };
     let mut decoder = opened.map_err(failed)?;
     decoder.window_log_max(WINDOW_LOG).map_err(failed)?;
-    let mut walk =
-        Walk { quota, now, heads: Vec::new(), contents: Contents::default(), at: BEGIN.to_owned() };
+    let mut walk = BundleReader {
+        quota,
+        now,
+        heads: Vec::new(),
+        contents: BundleContents::default(),
+        at: BEGIN.to_owned(),
+    };
     match walk.entries(&mut Archive::new(decoder), sink) {
         Ok(()) => Ok(walk.contents),
         Err(Stop::Bundle(error)) => Err(error),
@@ -73,11 +78,11 @@ pub(super) fn walk(
 }
 
 /// Heads whose blob has not come yet, and what came so far.
-struct Walk {
+struct BundleReader {
     quota: u64,
     now: UnixMillis,
     heads: Vec<((BlobId, u64), NewObject)>,
-    contents: Contents,
+    contents: BundleContents,
     /// Name of the entry it is at, printable.
     at: String,
 }
@@ -87,7 +92,7 @@ enum Stop {
     Fault(String),
 }
 
-impl Walk {
+impl BundleReader {
     fn entries<R: Read>(&mut self, archive: &mut Archive<R>, sink: &mut impl Sink) -> Result<(), Stop> {
         // Raw: the extensions of tar, which are read into memory whatever their size, are not part of the format.
         let mut entries = archive.entries().map_err(unreadable)?.raw(true);
@@ -105,7 +110,7 @@ impl Walk {
             let len = entry.header().entry_size().map_err(unreadable)?;
             match name.as_str() {
                 BEGIN if !begun => {
-                    let Begin { format, .. } = json(&mut entry, len)?;
+                    let BeginEntry { format, .. } = json(&mut entry, len)?;
                     if format != FORMAT {
                         return Err(Stop::Fault(format!("its format is {format}, this gupd reads {FORMAT}")));
                     }
@@ -129,7 +134,7 @@ impl Walk {
         }
     }
 
-    fn head(&mut self, name: &str, head: &Head) -> Result<(), Stop> {
+    fn head(&mut self, name: &str, head: &ObjectHead) -> Result<(), Stop> {
         if head.name() != name {
             return Err(Stop::fault("its name is not its key's SHA-256"));
         }
@@ -174,11 +179,11 @@ impl Walk {
         Ok(sink.end()?)
     }
 
-    fn end(&self, end: &End) -> Result<(), Stop> {
+    fn end(&self, end: &EndEntry) -> Result<(), Stop> {
         if !self.heads.is_empty() {
             return Err(Stop::fault("the last head's blob is missing"));
         }
-        if *end != (End { objects: self.contents.objects, blobs: self.contents.blobs }) {
+        if *end != (EndEntry { objects: self.contents.objects, blobs: self.contents.blobs }) {
             return Err(Stop::fault("it counts other objects or blobs than there were"));
         }
         Ok(())
@@ -221,9 +226,9 @@ impl From<BundleError> for Stop {
 }
 
 /// Takes nothing in.
-struct Told<P>(P);
+struct Verifier<P>(P);
 
-impl<P: FnMut(u64)> Sink for Told<P> {
+impl<P: FnMut(u64)> Sink for Verifier<P> {
     fn begin(&mut self, _: Vec<NewObject>, _: BlobId, _: u64) -> Result<(), BundleError> {
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::writer::{Compacted, Work};
+use super::writer::{CompactedJournal, Work};
 use super::{Index, journal, rebuild, records, row, statements};
 use crate::StoreError;
 
@@ -47,7 +47,7 @@ impl Index {
             .await??
             .map_err(io)?;
         let (done, told) = oneshot::channel();
-        self.send(Work::Journal(Compacted { path: path.clone(), from, generation, done })).await?;
+        self.send(Work::Journal(CompactedJournal { path: path.clone(), from, generation, done })).await?;
         told.await.map_err(|_| self.stopped())?.map_err(io)?;
         tracing::info!(
             objects,

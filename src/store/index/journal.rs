@@ -21,8 +21,8 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::hold::Hold;
-use crate::object::{Fields, put};
+use super::retention::Retention;
+use crate::object::{FieldReader, put};
 use crate::{BlobId, NewObject};
 
 const MARK: [u8; 4] = *b"\xf5gj1";
@@ -44,9 +44,9 @@ const WINDOW: usize = 1 << 20;
 
 /// An object as it is in the index, with what only the index knows of its blob.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Put {
+pub(super) struct ObjectEntry {
     pub(super) id: i64,
-    pub(super) hold: Hold,
+    pub(super) hold: Retention,
     pub(super) blob: BlobId,
     /// The body's length.
     pub(super) len: u64,
@@ -57,9 +57,9 @@ pub(super) struct Put {
 
 /// What a frame says.
 #[derive(Debug, PartialEq)]
-pub(super) enum Entry {
+pub(super) enum JournalEntry {
     /// The object is now this one, whatever it was.
-    Put(Box<Put>),
+    Put(Box<ObjectEntry>),
     /// There is no object with this id any more.
     Remove(i64),
     /// The record has this value now, or is gone.
@@ -70,12 +70,12 @@ pub(super) enum Entry {
 
 /// The open file. One thread appends.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(super) struct IndexJournal {
     file: File,
     len: u64,
 }
 
-impl Journal {
+impl IndexJournal {
     /// Opens the file, or begins it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
@@ -109,7 +109,7 @@ impl Journal {
     }
 }
 
-impl Put {
+impl ObjectEntry {
     /// Appends the frame.
     pub(super) fn encode(&self, frames: &mut Vec<u8>) {
         let mut payload = vec![PUT];
@@ -149,8 +149,8 @@ fn frame(frames: &mut Vec<u8>, payload: &[u8]) {
 }
 
 /// The first frame of `bytes`, and its length; `None` if it is not a sound one.
-fn decode(bytes: &[u8]) -> Option<(Entry, usize)> {
-    let mut fields = Fields(bytes);
+fn decode(bytes: &[u8]) -> Option<(JournalEntry, usize)> {
+    let mut fields = FieldReader(bytes);
     if fields.array()? != MARK {
         return None;
     }
@@ -162,29 +162,29 @@ fn decode(bytes: &[u8]) -> Option<(Entry, usize)> {
     if u64::from_le_bytes(fields.array()?) != xxh3_64(checked) {
         return None;
     }
-    let mut fields = Fields(payload);
+    let mut fields = FieldReader(payload);
     let entry = match fields.array()? {
-        [PUT] => Entry::Put(Box::new(Put {
+        [PUT] => JournalEntry::Put(Box::new(ObjectEntry {
             id: i64::from_le_bytes(fields.array()?),
-            hold: Hold::from_bits(u8::from_le_bytes(fields.array()?))?,
+            hold: Retention::from_bits(u8::from_le_bytes(fields.array()?))?,
             blob: fields.array::<32>()?.into(),
             len: u64::from_le_bytes(fields.array()?),
             disk: u64::from_le_bytes(fields.array()?),
             new: NewObject::decode(fields.0)?,
         })),
-        [REMOVE] => Entry::Remove(i64::from_le_bytes(fields.array()?)),
+        [REMOVE] => JournalEntry::Remove(i64::from_le_bytes(fields.array()?)),
         [RECORD] => {
             let there = fields.array()? != [0];
             let name = std::str::from_utf8(fields.bytes()?).ok()?.to_owned();
-            Entry::Record { name, value: there.then(|| fields.0.to_vec()) }
+            JournalEntry::Record { name, value: there.then(|| fields.0.to_vec()) }
         }
-        _ => Entry::Unknown,
+        _ => JournalEntry::Unknown,
     };
     Some((entry, payload.len() + FRAME))
 }
 
 /// Reads frames one after another, past those that are damaged.
-pub(super) struct Frames<R> {
+pub(super) struct FrameReader<R> {
     from: R,
     window: Vec<u8>,
     at: usize,
@@ -193,13 +193,13 @@ pub(super) struct Frames<R> {
     pub(super) skipped: u64,
 }
 
-impl<R: Read> Frames<R> {
+impl<R: Read> FrameReader<R> {
     pub(super) fn new(from: R) -> Self {
         Self { from, window: Vec::new(), at: 0, ended: false, skipped: 0 }
     }
 
     /// The next sound frame.
-    pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<JournalEntry>> {
         loop {
             self.refill()?;
             let left = &self.window[self.at..];
@@ -241,7 +241,7 @@ mod tests {
     use http::{HeaderMap, StatusCode};
     use proptest::prelude::*;
 
-    fn put(id: i64) -> Put {
+    fn put(id: i64) -> ObjectEntry {
         let new = NewObject {
             key: format!("all/content/{id}").into(),
             selecting: String::new(),
@@ -252,12 +252,12 @@ mod tests {
             request_time: 1,
             response_time: 2,
         };
-        let hold = Hold { pinned: id % 2 == 0, kept: id % 3 == 0 };
-        Put { id, hold, blob: [7; 32].into(), len: 10, disk: 4096, new }
+        let hold = Retention { pinned: id % 2 == 0, kept: id % 3 == 0 };
+        ObjectEntry { id, hold, blob: [7; 32].into(), len: 10, disk: 4096, new }
     }
 
-    fn entries(bytes: &[u8]) -> Vec<Entry> {
-        let mut frames = Frames::new(bytes);
+    fn entries(bytes: &[u8]) -> Vec<JournalEntry> {
+        let mut frames = FrameReader::new(bytes);
         std::iter::from_fn(|| frames.next().unwrap()).collect()
     }
 
@@ -271,10 +271,12 @@ mod tests {
             encode_record(&id.to_string(), (id % 2 == 0).then_some(b"value"), &mut bytes);
         }
         assert!(bytes.len() > 2 * WINDOW);
-        let record =
-            |id: i64| Entry::Record { name: id.to_string(), value: (id % 2 == 0).then(|| b"value".to_vec()) };
-        let expected =
-            (0..many).flat_map(|id| [Entry::Put(Box::new(put(id))), Entry::Remove(id), record(id)]);
+        let record = |id: i64| JournalEntry::Record {
+            name: id.to_string(),
+            value: (id % 2 == 0).then(|| b"value".to_vec()),
+        };
+        let expected = (0..many)
+            .flat_map(|id| [JournalEntry::Put(Box::new(put(id))), JournalEntry::Remove(id), record(id)]);
         assert!(entries(&bytes).into_iter().eq(expected));
     }
 
@@ -284,8 +286,9 @@ mod tests {
         put(1).encode(&mut bytes);
         frame(&mut bytes, &[77, 1, 2, 3]);
         encode_remove(1, &mut bytes);
-        let mut frames = Frames::new(&bytes[..]);
-        for expected in [Entry::Put(Box::new(put(1))), Entry::Unknown, Entry::Remove(1)] {
+        let mut frames = FrameReader::new(&bytes[..]);
+        for expected in [JournalEntry::Put(Box::new(put(1))), JournalEntry::Unknown, JournalEntry::Remove(1)]
+        {
             assert_eq!(frames.next().unwrap(), Some(expected));
         }
         assert_eq!((frames.next().unwrap(), frames.skipped), (None, 0));
@@ -309,7 +312,7 @@ mod tests {
         for _ in 0..3 {
             encode_record("name", Some(&value), &mut bytes);
         }
-        let record = || Entry::Record { name: "name".to_owned(), value: Some(value.clone()) };
+        let record = || JournalEntry::Record { name: "name".to_owned(), value: Some(value.clone()) };
         assert!(entries(&bytes).into_iter().eq([record(), record(), record()]));
     }
 
@@ -321,7 +324,7 @@ mod tests {
             let bit = at.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             let hit = bit / 8 / (bytes.len() / 5);
-            let expected = (0..5).filter(|id| *id != hit).map(|id| Entry::Put(Box::new(put(id as i64))));
+            let expected = (0..5).filter(|id| *id != hit).map(|id| JournalEntry::Put(Box::new(put(id as i64))));
             prop_assert!(entries(&bytes).into_iter().eq(expected));
         }
 
@@ -330,7 +333,7 @@ mod tests {
             let mut bytes = Vec::new();
             (0..2).for_each(|id| put(id).encode(&mut bytes));
             bytes.truncate(bytes.len() - cut);
-            prop_assert_eq!(entries(&bytes), [Entry::Put(Box::new(put(0)))]);
+            prop_assert_eq!(entries(&bytes), [JournalEntry::Put(Box::new(put(0)))]);
         }
     }
 }

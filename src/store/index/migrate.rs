@@ -4,7 +4,7 @@
 use rusqlite::Connection;
 
 use super::schema::{HOLDS, NAMED, QUEUES, SCHEMA, recount, set_version};
-use super::statements::Change;
+use super::statements::IndexChange;
 
 /// Version 1 knew last uses only: its objects were used before, in that order.
 const FROM_1: &str = "
@@ -36,7 +36,7 @@ pub(super) fn from_1(connection: &mut Connection) -> rusqlite::Result<()> {
     for change in [FROM_1, QUEUES, HOLDS, NAMED] {
         transaction.execute_batch(change)?;
     }
-    Change::new(&transaction).sum_all()?;
+    IndexChange::new(&transaction).sum_all()?;
     set_version(&transaction)?;
     transaction.commit()?;
     tell(1);

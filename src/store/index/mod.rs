@@ -7,13 +7,13 @@
 
 mod check;
 mod compact;
-mod hold;
 mod journal;
 mod migrate;
 mod policy;
 mod rebuild;
 mod records;
 mod restore;
+mod retention;
 mod row;
 mod schema;
 mod state;
@@ -28,21 +28,21 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
-use self::state::State;
-use self::writer::{Context, Settled, Work, Writer};
-use super::facts::Counters;
+use self::state::IndexState;
+use self::writer::{IndexWriter, PendingCommit, Work, WriterContext};
+use super::budget::DiskBudget;
 use super::folder::Folder;
 use super::object::Object;
-use super::room::Room;
 use super::scratch::Scratch;
+use super::stats::Counters;
 use super::{BlobId, StoreError};
 use gupd_config::clock::Clock;
 
-pub(super) use self::hold::Hold;
 pub(super) use self::journal::NAMED_MAX;
-pub(super) use self::records::Named;
+pub(super) use self::records::NamedValue;
+pub(super) use self::retention::Retention;
 pub(super) use self::row::{ROW, object, unsigned};
-pub(super) use self::statements::{BATCH, Change, RemovedObjects, Which};
+pub(super) use self::statements::{BATCH, IndexChange, RemovalTarget, RemovedObjects};
 
 /// Changes waiting for the writing thread; beyond them callers wait.
 const QUEUE: usize = 1024;
@@ -56,7 +56,7 @@ const PAGE: usize = 512;
 /// The open index.
 #[derive(Debug)]
 pub(super) struct Index {
-    state: Arc<State>,
+    state: Arc<IndexState>,
     jobs: Option<mpsc::Sender<Work>>,
     writer: Option<JoinHandle<()>>,
     readers: Arc<Readers>,
@@ -81,13 +81,14 @@ impl Index {
     /// Opens, begins or remakes the index and starts its thread.
     pub(super) fn open(
         folder: Arc<Folder>,
-        room: Arc<Room>,
+        room: Arc<DiskBudget>,
         counters: Arc<Counters>,
         clock: Clock,
     ) -> Result<Self, StoreError> {
         let path = folder.index();
-        let state = Arc::new(State::new(Arc::clone(&folder)));
-        let writer = Writer::open(Context { folder, room, counters, state: Arc::clone(&state), clock })?;
+        let state = Arc::new(IndexState::new(Arc::clone(&folder)));
+        let writer =
+            IndexWriter::open(WriterContext { folder, room, counters, state: Arc::clone(&state), clock })?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("gupd-index".to_owned());
         let checked = AtomicBool::new(check::is_small(&path));
@@ -119,7 +120,7 @@ impl Index {
     }
 
     /// What a rebuilt index still lacks, and whether files were looked at.
-    pub(super) fn state(&self) -> &State {
+    pub(super) fn state(&self) -> &IndexState {
         &self.state
     }
 
@@ -152,13 +153,13 @@ impl Index {
     }
 
     /// All records whose names begin with `prefix`.
-    pub(super) async fn records(&self, prefix: &str) -> Result<Vec<Named>, StoreError> {
+    pub(super) async fn records(&self, prefix: &str) -> Result<Vec<NamedValue>, StoreError> {
         let prefix = prefix.to_owned();
         self.read(move |connection| records::records(connection, &prefix)).await
     }
 
     /// A page of what is known of clients by name, behind `after`.
-    pub(super) async fn clients(&self, after: &str) -> Result<Vec<Named>, StoreError> {
+    pub(super) async fn clients(&self, after: &str) -> Result<Vec<NamedValue>, StoreError> {
         let after = after.to_owned();
         self.read(move |connection| records::clients(connection, &after, PAGE)).await
     }
@@ -185,14 +186,14 @@ impl Index {
     /// removes them, which may block.
     pub(super) async fn change<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Change<'_>) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&mut IndexChange<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<(T, Vec<Scratch>), StoreError> {
         let (tell, told) = oneshot::channel();
         let state = Arc::clone(&self.state);
         let job = move |connection: &Connection| {
-            let mut change = Change::new(connection);
+            let mut change = IndexChange::new(connection);
             let result = writer::savepoint(&mut change, work, |error| state.failed(&error));
-            Settled {
+            PendingCommit {
                 unreferenced: change.unreferenced,
                 journal: change.journal,
                 // A caller that went away wants no answer.

@@ -1,4 +1,4 @@
-//! Which objects give way to others: S3-FIFO (Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP
+//! RemovalTarget objects give way to others: S3-FIFO (Yang et al., "FIFO Queues are All You Need for Cache EvictionReason", SOSP
 //! 2023). New objects are on probation in a small queue; one that was used there moves on to the main queue, one that
 //! was not goes, and its key is remembered for a while, so that it begins in the main queue if it comes back. In the
 //! main queue each use buys another round. A scan of whole files that nobody asks for again thus goes through the
@@ -15,7 +15,7 @@
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::row::unsigned;
-use super::statements::{BATCH, Change, Found, RemovedObjects};
+use super::statements::{BATCH, IndexChange, ObjectRef, RemovedObjects};
 
 /// Percent of all objects' bytes above which the small queue gives way first.
 const SMALL_SHARE: u64 = 25;
@@ -40,8 +40,8 @@ pub(super) enum Queue {
 }
 
 /// An object whose turn it is.
-struct Candidate {
-    found: Found,
+struct EvictionCandidate {
+    found: ObjectRef,
     uses: i64,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn last(connection: &Connection, queue: Queue) -> Result<i64> {
 
 /// Removes objects until their blobs give back `enough` bytes, at most [`BATCH`] of them, at least one if there is
 /// one that is not pinned.
-pub(super) fn evict(change: &mut Change<'_>, enough: u64) -> Result<RemovedObjects> {
+pub(super) fn evict(change: &mut IndexChange<'_>, enough: u64) -> Result<RemovedObjects> {
     let mut all = RemovedObjects::default();
     let mut chances = CHANCES;
     while all.removed.bytes < enough && all.keys.len() < BATCH {
@@ -99,23 +99,25 @@ fn small_is_over(connection: &Connection) -> Result<bool> {
     Ok(u128::from(small.unsigned_abs()) * 100 > u128::from(all.unsigned_abs()) * u128::from(SMALL_SHARE))
 }
 
-fn candidate(connection: &Connection, queue: Queue) -> Result<Option<Candidate>> {
+fn candidate(connection: &Connection, queue: Queue) -> Result<Option<EvictionCandidate>> {
     let mut first = connection.prepare_cached(
         "SELECT id, key, blob, uses FROM objects WHERE queue = ?1 AND pinned = 0 ORDER BY entered, id LIMIT 1",
     )?;
     first
-        .query_row([queue as i64], |row| Ok(Candidate { found: Found::of(row)?, uses: row.get(3)? }))
+        .query_row([queue as i64], |row| {
+            Ok(EvictionCandidate { found: ObjectRef::of(row)?, uses: row.get(3)? })
+        })
         .optional()
 }
 
 /// Removes the kept object that was not used for longest.
-fn give_up(change: &mut Change<'_>) -> Result<Option<RemovedObjects>> {
+fn give_up(change: &mut IndexChange<'_>) -> Result<Option<RemovedObjects>> {
     let found = {
         let mut first = change.connection.prepare_cached(
             "SELECT id, key, blob, (SELECT len FROM blobs WHERE id = blob) FROM objects WHERE pinned = 2
              ORDER BY last_used LIMIT 1",
         )?;
-        first.query_row([], |row| Ok((Found::of(row)?, unsigned(row, 3)?))).optional()?
+        first.query_row([], |row| Ok((ObjectRef::of(row)?, unsigned(row, 3)?))).optional()?
     };
     let Some((found, len)) = found else { return Ok(None) };
     let given_up = vec![(found.key.clone(), len)];
@@ -142,7 +144,7 @@ fn ghost(key: &str) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{hold::Hold, schema};
+    use super::super::{retention::Retention, schema};
     use super::*;
     use crate::NewObject;
     use http::{HeaderMap, StatusCode};
@@ -228,7 +230,7 @@ mod tests {
         connection
     }
 
-    fn insert(change: &mut Change<'_>, key: u8, size: u64, now: i64) -> i64 {
+    fn insert(change: &mut IndexChange<'_>, key: u8, size: u64, now: i64) -> i64 {
         let blob = change.insert_blob([key; 32].into(), size, size).unwrap();
         change.insert_object(&object(key), blob, now).unwrap()
     }
@@ -240,7 +242,7 @@ mod tests {
             steps in proptest::collection::vec((0..6u8, any::<u8>(), 1..50u64), 1..120),
         ) {
             let connection = index();
-            let mut change = Change::new(&connection);
+            let mut change = IndexChange::new(&connection);
             let (mut model, mut ids) = (Model::default(), HashMap::new());
             for (now, (what, key, size)) in (0..).zip(steps) {
                 let key = key % 32;
@@ -264,7 +266,7 @@ mod tests {
                         model.uses.entry(key).and_modify(|uses| *uses = (*uses + 1).min(USES_MAX));
                     }
                     5 if model.sizes.contains_key(&key) && !model.kept.contains(&key) => {
-                        change.hold(&key.to_string(), |hold| Hold { kept: true, ..hold }).unwrap();
+                        change.hold(&key.to_string(), |hold| Retention { kept: true, ..hold }).unwrap();
                         model.keep(key);
                     }
                     _ => {}
@@ -276,7 +278,7 @@ mod tests {
     #[test]
     fn a_scan_goes_and_what_is_used_stays() {
         let connection = index();
-        let mut change = Change::new(&connection);
+        let mut change = IndexChange::new(&connection);
         let used: Vec<i64> = (0..10).map(|key| insert(&mut change, key, 10, 0)).collect();
         change.record_use(&used.iter().map(|id| (*id, 1)).collect::<Vec<_>>()).unwrap();
         for key in 10..200 {
@@ -291,7 +293,7 @@ mod tests {
     #[test]
     fn room_is_made_in_bounded_time_though_everything_was_used() {
         let connection = index();
-        let mut change = Change::new(&connection);
+        let mut change = IndexChange::new(&connection);
         for row in 0..u16::try_from(2 * CHANCES).unwrap() {
             let mut hash = [0; 32];
             hash[..2].copy_from_slice(&row.to_le_bytes());

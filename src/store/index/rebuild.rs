@@ -12,20 +12,20 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::check;
-use super::journal::{Entry, Frames, Journal};
+use super::journal::{FrameReader, IndexJournal, JournalEntry};
 use super::policy::{self, Queue};
-use super::schema::{self, INCOMPLETE, Unsound};
+use super::schema::{self, INCOMPLETE, IndexFault};
 use super::state::suspect;
-use super::statements::{self, Change};
+use super::statements::{self, IndexChange};
+use crate::budget::on_disk;
 use crate::folder::Folder;
-use crate::room::on_disk;
 use crate::{BlobId, StoreError};
 use gupd_config::clock::UnixMillis;
 
 /// An index that can be used.
-pub(super) struct Opened {
+pub(super) struct OpenedIndex {
     pub(super) connection: Connection,
-    pub(super) journal: Journal,
+    pub(super) journal: IndexJournal,
     /// The journal has every object.
     pub(super) complete: bool,
     /// Bytes on disk of files without a row that may be objects; `None` if such files are none.
@@ -33,22 +33,22 @@ pub(super) struct Opened {
 }
 
 /// Opens the index, or makes one; in any case if it `is_damaged`.
-pub(super) fn open(folder: &Folder, now: UnixMillis, is_damaged: bool) -> Result<Opened, StoreError> {
+pub(super) fn open(folder: &Folder, now: UnixMillis, is_damaged: bool) -> Result<OpenedIndex, StoreError> {
     let path = folder.index();
     let sound = match is_damaged || suspect(&path).exists() {
-        true => Err(Unsound::Damaged("it was found damaged while it served".to_owned())),
+        true => Err(IndexFault::Damaged("it was found damaged while it served".to_owned())),
         false => schema::open(&path),
     };
     match sound {
         Ok(connection) => settle(connection, folder, now),
-        Err(Unsound::Missing) => anew(folder, None, now),
-        Err(Unsound::Damaged(fault)) => anew(folder, Some(&fault), now),
+        Err(IndexFault::Missing) => anew(folder, None, now),
+        Err(IndexFault::Damaged(fault)) => anew(folder, Some(&fault), now),
         Err(unsound) => Err(unsound.into_error(&path)),
     }
 }
 
 /// Opens an index that was found damaged, if all of it is sound after all: SQLite calls a read that fails damage too.
-pub(super) fn open_sound(folder: &Folder, now: UnixMillis) -> Option<Opened> {
+pub(super) fn open_sound(folder: &Folder, now: UnixMillis) -> Option<OpenedIndex> {
     let path = folder.index();
     let connection = schema::open(&path).ok()?;
     check::whole(&connection).ok()?;
@@ -65,7 +65,7 @@ pub(super) fn journal(index: &Path) -> PathBuf {
 
 /// Makes an index from the journal and opens it; the one with this fault stays in its place until that is done, since
 /// a disk that fails may be the fault.
-fn anew(folder: &Folder, fault: Option<&str>, now: UnixMillis) -> Result<Opened, StoreError> {
+fn anew(folder: &Folder, fault: Option<&str>, now: UnixMillis) -> Result<OpenedIndex, StoreError> {
     let path = folder.index();
     let new = path.with_file_name("index.new");
     remove(new.clone())?;
@@ -107,11 +107,11 @@ fn anew(folder: &Folder, fault: Option<&str>, now: UnixMillis) -> Result<Opened,
 }
 
 /// Brings an index and its journal together.
-fn settle(connection: Connection, folder: &Folder, now: UnixMillis) -> Result<Opened, StoreError> {
+fn settle(connection: Connection, folder: &Folder, now: UnixMillis) -> Result<OpenedIndex, StoreError> {
     let path = folder.index();
     let failed = failure(&path);
     let file = journal(&path);
-    let opened = Journal::open(&file);
+    let opened = IndexJournal::open(&file);
     let journal = opened.map_err(|source| StoreError::Io { doing: "open", path: file, source })?;
     let (at, adopting): (i64, bool) = connection
         .query_row("SELECT journal, adopting FROM totals", [], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -135,7 +135,7 @@ fn settle(connection: Connection, folder: &Folder, now: UnixMillis) -> Result<Op
         .execute("UPDATE totals SET journal = ?1, adopting = ?2", (at, unclaimed > 0))
         .map_err(&failed)?;
     transaction.commit().map_err(&failed)?;
-    Ok(Opened { connection, journal, complete, unclaimed: (unclaimed > 0).then_some(unclaimed) })
+    Ok(OpenedIndex { connection, journal, complete, unclaimed: (unclaimed > 0).then_some(unclaimed) })
 }
 
 /// Does what the journal says from a position on; objects enter the main queue from `place` on. Gives the number of entries, and the journal's end if nothing in it
@@ -158,14 +158,14 @@ fn replay(
     let end = file.metadata().map_err(io)?.len();
     file.seek(SeekFrom::Start(from)).map_err(io)?;
     let there = |id: BlobId, len: u64| fs::metadata(folder.blob(id)).is_ok_and(|file| file.len() >= len);
-    let mut change = Change::new(connection);
-    let (mut frames, mut entries) = (Frames::new(file), 0);
+    let mut change = IndexChange::new(connection);
+    let (mut frames, mut entries) = (FrameReader::new(file), 0);
     while let Some(entry) = frames.next().map_err(io)? {
         match entry {
-            Entry::Put(put) => change.restore(&put, there, place, now),
-            Entry::Remove(object) => change.restore_removal(object),
-            Entry::Record { name, value } => change.restore_record(&name, value.as_deref()),
-            Entry::Unknown => Ok(()),
+            JournalEntry::Put(put) => change.restore(&put, there, place, now),
+            JournalEntry::Remove(object) => change.restore_removal(object),
+            JournalEntry::Record { name, value } => change.restore_record(&name, value.as_deref()),
+            JournalEntry::Unknown => Ok(()),
         }
         .map_err(&failed)?;
         change.unreferenced.clear(); // the sweep finds files that stayed

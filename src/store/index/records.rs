@@ -1,4 +1,4 @@
-//! Named values beside the objects: records, which outlive the index by its journal, and what is known of clients,
+//! NamedValue values beside the objects: records, which outlive the index by its journal, and what is known of clients,
 //! which does not. What a value says is its owner's. Each row has a checksum of its own, as objects have: a record that
 //! differs is damage of the index, a client's row is left out, for the client will come again.
 
@@ -7,12 +7,12 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::check::damage;
 use super::journal;
-use super::statements::Change;
+use super::statements::IndexChange;
 
 /// A name and its value.
-pub(crate) type Named = (String, Vec<u8>);
+pub(crate) type NamedValue = (String, Vec<u8>);
 
-impl Change<'_> {
+impl IndexChange<'_> {
     /// Sets a record, or removes it.
     pub(crate) fn set_record(&mut self, name: &str, value: Option<&[u8]>) -> Result<()> {
         self.restore_record(name, value)?;
@@ -50,7 +50,7 @@ impl Change<'_> {
 }
 
 /// All records whose names begin with `prefix`, in the order of names.
-pub(super) fn records(connection: &Connection, prefix: &str) -> Result<Vec<Named>> {
+pub(super) fn records(connection: &Connection, prefix: &str) -> Result<Vec<NamedValue>> {
     let mut select =
         connection.prepare_cached("SELECT name, value, sum FROM records WHERE name >= ?1 ORDER BY name")?;
     let rows = select.query_map([prefix], |row| stored(row)?.ok_or_else(damaged))?;
@@ -69,7 +69,7 @@ pub(super) fn each(connection: &Connection, mut show: impl FnMut(&str, &[u8]) ->
 }
 
 /// What is known of clients behind the name `after`, in the order of names, at most `limit` of them.
-pub(super) fn clients(connection: &Connection, after: &str, limit: usize) -> Result<Vec<Named>> {
+pub(super) fn clients(connection: &Connection, after: &str, limit: usize) -> Result<Vec<NamedValue>> {
     let mut select =
         connection.prepare_cached("SELECT name, value, sum FROM clients WHERE name > ?1 ORDER BY name")?;
     let rows = select.query_map([after], stored)?;
@@ -77,8 +77,8 @@ pub(super) fn clients(connection: &Connection, after: &str, limit: usize) -> Res
 }
 
 /// A row as it was written; `None` for anything else.
-fn stored(row: &Row<'_>) -> Result<Option<Named>> {
-    let (name, value): Named = (row.get(0)?, row.get(1)?);
+fn stored(row: &Row<'_>) -> Result<Option<NamedValue>> {
+    let (name, value): NamedValue = (row.get(0)?, row.get(1)?);
     Ok((row.get::<_, i64>(2)? == sum(&name, &value)).then_some((name, value)))
 }
 

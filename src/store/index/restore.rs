@@ -3,14 +3,14 @@
 
 use rusqlite::{Result, params};
 
-use super::journal::Put;
+use super::journal::ObjectEntry;
 use super::policy::Queue;
 use super::row::{ROW, read, sum};
-use super::statements::{BATCH, Change};
+use super::statements::{BATCH, IndexChange};
 use crate::{BlobId, NewObject};
 use gupd_config::clock::UnixMillis;
 
-impl Change<'_> {
+impl IndexChange<'_> {
     /// Enters the object of a blob's trailer, unless there is a newer one in its place; whether it was.
     pub(crate) fn adopt(
         &mut self,
@@ -43,7 +43,7 @@ impl Change<'_> {
     /// it begins in the main queue. The journal is told nothing.
     pub(super) fn restore(
         &mut self,
-        put: &Put,
+        put: &ObjectEntry,
         there: impl FnOnce(BlobId, u64) -> bool,
         place: i64,
         now: UnixMillis,

@@ -7,7 +7,7 @@ use rusqlite::{Connection, Error, Result, Row, params};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::check::damage;
-use super::journal::Put;
+use super::journal::ObjectEntry;
 use crate::object::decode_headers;
 use crate::{BlobId, MAX_VARIANTS, NewObject, Object};
 
@@ -52,7 +52,7 @@ pub(crate) fn object(row: &Row<'_>) -> Result<Object> {
 }
 
 /// Shows every object, in the order of their ids. Reads everything.
-pub(super) fn each(connection: &Connection, mut show: impl FnMut(Put) -> Result<()>) -> Result<()> {
+pub(super) fn each(connection: &Connection, mut show: impl FnMut(ObjectEntry) -> Result<()>) -> Result<()> {
     let mut statement = connection.prepare(&format!("{ROW} ORDER BY o.id"))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -62,13 +62,13 @@ pub(super) fn each(connection: &Connection, mut show: impl FnMut(Put) -> Result<
 }
 
 /// A row as it was written: anything else is damage.
-pub(super) fn stored(row: &Row<'_>) -> Result<Put> {
+pub(super) fn stored(row: &Row<'_>) -> Result<ObjectEntry> {
     let put = read(row)?;
     if row.get::<_, i64>(14)? == sum(&put) { Ok(put) } else { Err(damage("a row's checksum differs")) }
 }
 
 /// The same without its checksum.
-pub(super) fn read(row: &Row<'_>) -> Result<Put> {
+pub(super) fn read(row: &Row<'_>) -> Result<ObjectEntry> {
     let headers = decode_headers(row.get_ref(4)?.as_blob()?);
     let new = NewObject {
         key: row.get(1)?,
@@ -80,7 +80,7 @@ pub(super) fn read(row: &Row<'_>) -> Result<Put> {
         request_time: row.get(7)?,
         response_time: row.get(8)?,
     };
-    Ok(Put {
+    Ok(ObjectEntry {
         id: row.get(0)?,
         hold: row.get(13)?,
         blob: row.get::<_, [u8; 32]>(10)?.into(),
@@ -91,7 +91,7 @@ pub(super) fn read(row: &Row<'_>) -> Result<Put> {
 }
 
 /// The checksum of all that a reader relies on in an object's row and its blob's.
-pub(super) fn sum(put: &Put) -> i64 {
+pub(super) fn sum(put: &ObjectEntry) -> i64 {
     let mut sum = Xxh3::new();
     sum.update(&put.new.encode());
     sum.update(put.blob.as_bytes());

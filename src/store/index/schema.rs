@@ -123,7 +123,7 @@ const PROBE: &str = "
 
 /// Why a file is not a sound index.
 #[derive(Debug)]
-pub(super) enum Unsound {
+pub(super) enum IndexFault {
     /// There is nothing in it, or no file.
     Missing,
     /// It is not what was written.
@@ -134,7 +134,7 @@ pub(super) enum Unsound {
     Failed(rusqlite::Error),
 }
 
-impl From<rusqlite::Error> for Unsound {
+impl From<rusqlite::Error> for IndexFault {
     /// The file's bytes are to blame for what nothing else is: the folder has been written to by now.
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
@@ -153,7 +153,7 @@ impl From<rusqlite::Error> for Unsound {
     }
 }
 
-impl Unsound {
+impl IndexFault {
     pub(super) fn into_error(self, path: &Path) -> StoreError {
         let path = path.to_owned();
         match self {
@@ -166,9 +166,9 @@ impl Unsound {
 }
 
 /// Opens the writing connection to a sound index; brings one of an earlier version to this one.
-pub(super) fn open(path: &Path) -> Result<Connection, Unsound> {
+pub(super) fn open(path: &Path) -> Result<Connection, IndexFault> {
     if std::fs::metadata(path).map_or(0, |file| file.len()) == 0 {
-        return Err(Unsound::Missing);
+        return Err(IndexFault::Missing);
     }
     let mut connection = Connection::open_with_flags(path, writing())?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -182,14 +182,14 @@ pub(super) fn open(path: &Path) -> Result<Connection, Unsound> {
         (2, application) if application == APPLICATION ^ 2 => migrate::from_2(&mut connection)?,
         (SCHEMA, application) if application == APPLICATION ^ SCHEMA => {}
         (version, application) if version > SCHEMA && application == APPLICATION ^ version => {
-            return Err(Unsound::Newer(version));
+            return Err(IndexFault::Newer(version));
         }
-        _ => return Err(Unsound::Damaged("it has tables of something else".to_owned())),
+        _ => return Err(IndexFault::Damaged("it has tables of something else".to_owned())),
     }
     connection.query_row(PROBE, [], |row| row.get::<_, i64>(0))?;
     // So it is with an unknown format's number in its head; the folder can be written, or its lock could not be had.
     if connection.is_readonly("main")? {
-        return Err(Unsound::Damaged("it cannot be written".to_owned()));
+        return Err(IndexFault::Damaged("it cannot be written".to_owned()));
     }
     check::at_start(&connection, path)?;
     Ok(connection)

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::check;
 use crate::StoreError;
+use crate::budget::Reservation;
 use crate::folder::Folder;
-use crate::room::Reservation;
 
 /// Shared by the writing thread, the readers and the store.
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct IndexState {
     folder: Arc<Folder>,
     path: PathBuf,
     damaged: AtomicBool,
@@ -30,11 +30,11 @@ pub(crate) struct State {
     pub(crate) adopting: AtomicBool,
     /// No sweep has looked at all files since the index was opened.
     pub(crate) unswept: AtomicBool,
-    /// Room that those files take, until each has a row or is removed.
+    /// DiskBudget that those files take, until each has a row or is removed.
     unclaimed: Mutex<Option<Reservation>>,
 }
 
-impl State {
+impl IndexState {
     pub(super) fn new(folder: Arc<Folder>) -> Self {
         Self {
             path: folder.index(),

@@ -1,18 +1,18 @@
 //! Every statement the index runs, as a function over a connection. Each is one look-up by an index or a bounded
-//! batch; none scans. Which blobs lost their last object, and what the journal
-//! is to say, is collected in a [`Change`], for the thread that runs the transaction.
+//! batch; none scans. RemovalTarget blobs lost their last object, and what the journal
+//! is to say, is collected in a [`IndexChange`], for the thread that runs the transaction.
 
 use std::sync::Arc;
 
 use http::HeaderMap;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
-use super::hold::Hold;
-use super::journal::{self, Put};
+use super::journal::{self, ObjectEntry};
 use super::policy::{self, Queue};
+use super::retention::Retention;
 use super::row::{ROW, stored, sum, unsigned};
-use crate::facts::{Removed, Totals};
 use crate::object::encode_headers;
+use crate::stats::{RemovalStats, Totals};
 use crate::{BlobId, MAX_VARIANTS, NewObject, ObjectCopy};
 use gupd_config::clock::UnixMillis;
 
@@ -20,22 +20,22 @@ use gupd_config::clock::UnixMillis;
 pub(crate) const BATCH: usize = 256;
 
 /// What a transaction has done so far.
-pub(crate) struct Change<'a> {
+pub(crate) struct IndexChange<'a> {
     pub(super) connection: &'a Connection,
     /// Blobs that may have no row any more, and whose files then go.
     pub(super) unreferenced: Vec<BlobId>,
-    /// Frames for the journal.
+    /// FrameReader for the journal.
     pub(super) journal: Vec<u8>,
 }
 
 /// An object about to be removed.
-pub(super) struct Found {
+pub(super) struct ObjectRef {
     pub(super) id: i64,
     pub(super) key: Arc<str>,
     blob: i64,
 }
 
-impl Found {
+impl ObjectRef {
     /// From the columns `id, key, blob`.
     pub(super) fn of(row: &Row<'_>) -> Result<Self> {
         Ok(Self { id: row.get(0)?, key: row.get(1)?, blob: row.get(2)? })
@@ -46,7 +46,7 @@ impl Found {
 #[derive(Debug, Default)]
 pub(crate) struct RemovedObjects {
     pub(crate) keys: Vec<Arc<str>>,
-    pub(crate) removed: Removed,
+    pub(crate) removed: RemovalStats,
     /// Those of them that were kept, and the lengths of their bodies.
     pub(crate) given_up: Vec<(Arc<str>, u64)>,
 }
@@ -60,8 +60,8 @@ impl RemovedObjects {
     }
 }
 
-/// Which objects to remove.
-pub(crate) enum Which {
+/// RemovalTarget objects to remove.
+pub(crate) enum RemovalTarget {
     /// All variants of a key.
     Key(String),
     /// All that have this body.
@@ -92,7 +92,7 @@ pub(super) fn blob(connection: &Connection, id: BlobId) -> Result<Option<i64>> {
     statement.query_row([id.as_bytes()], |row| row.get(0)).optional()
 }
 
-impl<'a> Change<'a> {
+impl<'a> IndexChange<'a> {
     pub(super) fn new(connection: &'a Connection) -> Self {
         Self { connection, unreferenced: Vec::new(), journal: Vec::new() }
     }
@@ -121,10 +121,10 @@ impl<'a> Change<'a> {
 
     /// Enters an object in place of the same variant and of variants beyond [`MAX_VARIANTS`]; gives its row.
     pub(crate) fn insert_object(&mut self, new: &NewObject, blob: i64, now: UnixMillis) -> Result<i64> {
-        self.enter(new, blob, Hold::default(), now)
+        self.enter(new, blob, Retention::default(), now)
     }
 
-    fn enter(&mut self, new: &NewObject, blob: i64, hold: Hold, last_used: UnixMillis) -> Result<i64> {
+    fn enter(&mut self, new: &NewObject, blob: i64, hold: Retention, last_used: UnixMillis) -> Result<i64> {
         let mut blob_row =
             self.connection.prepare_cached("SELECT hash, len, disk FROM blobs WHERE id = ?1")?;
         let (hash, len, disk) = blob_row.query_row([blob], |row| {
@@ -140,7 +140,7 @@ impl<'a> Change<'a> {
         )?;
         self.delete_objects(&surplus)?;
         let queue = policy::begins_in(self.connection, &new.key)?;
-        let mut put = Put { id: 0, hold, blob: hash.into(), len, disk, new: new.clone() };
+        let mut put = ObjectEntry { id: 0, hold, blob: hash.into(), len, disk, new: new.clone() };
         put.id = self.insert(None, &put, blob, (queue, policy::last(self.connection, queue)?), last_used)?;
         put.encode(&mut self.journal);
         // Only now: the new object often has the blob of the one it replaces.
@@ -156,13 +156,13 @@ impl<'a> Change<'a> {
         };
         let Some(blob) = self.blob(copy.blob)? else { return Ok(None) };
         let new = NewObject { key: copy.key.clone(), ..put.new };
-        self.enter(&new, blob, Hold { pinned: true, kept: false }, copy.last_used).map(Some)
+        self.enter(&new, blob, Retention { pinned: true, kept: false }, copy.last_used).map(Some)
     }
 
     pub(super) fn insert(
         &self,
         id: Option<i64>,
-        put: &Put,
+        put: &ObjectEntry,
         blob: i64,
         (queue, entered): (Queue, i64),
         now: UnixMillis,
@@ -191,7 +191,7 @@ impl<'a> Change<'a> {
         ])
     }
 
-    pub(super) fn same_variant(&self, new: &NewObject) -> Result<Vec<Found>> {
+    pub(super) fn same_variant(&self, new: &NewObject) -> Result<Vec<ObjectRef>> {
         self.select(
             "SELECT id, key, blob FROM objects WHERE key = ?1 AND selecting = ?2",
             params![&*new.key, new.selecting],
@@ -220,7 +220,7 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    pub(super) fn object(&self, id: i64) -> Result<Option<Put>> {
+    pub(super) fn object(&self, id: i64) -> Result<Option<ObjectEntry>> {
         self.connection.prepare_cached(&format!("{ROW} WHERE o.id = ?1"))?.query_row([id], stored).optional()
     }
 
@@ -233,18 +233,18 @@ impl<'a> Change<'a> {
     }
 
     /// Removes objects, and the blobs that had no others.
-    pub(crate) fn remove(&mut self, which: &Which) -> Result<RemovedObjects> {
+    pub(crate) fn remove(&mut self, which: &RemovalTarget) -> Result<RemovedObjects> {
         match which {
-            Which::Key(key) => {
+            RemovalTarget::Key(key) => {
                 let rows = self.select("SELECT id, key, blob FROM objects WHERE key = ?1", [key])?;
                 self.delete(rows)
             }
-            Which::Blob(id) => {
+            RemovalTarget::Blob(id) => {
                 let Some(blob) = self.blob(*id)? else { return Ok(RemovedObjects::default()) };
                 let rows = self.select("SELECT id, key, blob FROM objects WHERE blob = ?1", [blob])?;
                 self.delete(rows)
             }
-            Which::UnusedSince(time) => {
+            RemovalTarget::UnusedSince(time) => {
                 let rows = self.select(
                     "SELECT id, key, blob FROM objects WHERE last_used < ?1 AND pinned = 0
                      ORDER BY last_used LIMIT ?2",
@@ -252,23 +252,23 @@ impl<'a> Change<'a> {
                 )?;
                 self.delete(rows)
             }
-            Which::Bytes(enough) => policy::evict(self, *enough),
+            RemovalTarget::Bytes(enough) => policy::evict(self, *enough),
         }
     }
 
-    pub(super) fn select(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Found>> {
+    pub(super) fn select(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<ObjectRef>> {
         let mut select = self.connection.prepare_cached(sql)?;
-        select.query_map(values, Found::of)?.collect()
+        select.query_map(values, ObjectRef::of)?.collect()
     }
 
-    pub(super) fn delete(&mut self, found: Vec<Found>) -> Result<RemovedObjects> {
+    pub(super) fn delete(&mut self, found: Vec<ObjectRef>) -> Result<RemovedObjects> {
         self.delete_objects(&found)?;
-        let removed = Removed { objects: found.len() as u64, bytes: self.delete_unused_blobs(&found)? };
+        let removed = RemovalStats { objects: found.len() as u64, bytes: self.delete_unused_blobs(&found)? };
         let keys = found.into_iter().map(|object| object.key).collect();
         Ok(RemovedObjects { keys, removed, given_up: Vec::new() })
     }
 
-    pub(super) fn delete_objects(&mut self, found: &[Found]) -> Result<()> {
+    pub(super) fn delete_objects(&mut self, found: &[ObjectRef]) -> Result<()> {
         let mut delete = self.connection.prepare_cached("DELETE FROM objects WHERE id = ?1")?;
         for object in found {
             delete.execute([object.id])?;
@@ -278,7 +278,7 @@ impl<'a> Change<'a> {
     }
 
     /// Deletes those of the objects' blobs that have no object any more; gives their bytes on disk.
-    pub(super) fn delete_unused_blobs(&mut self, found: &[Found]) -> Result<u64> {
+    pub(super) fn delete_unused_blobs(&mut self, found: &[ObjectRef]) -> Result<u64> {
         let mut delete = self.connection.prepare_cached(
             "DELETE FROM blobs WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM objects WHERE blob = ?1)
              RETURNING hash, disk",

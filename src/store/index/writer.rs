@@ -15,15 +15,15 @@ use rusqlite::config::DbConfig;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
-use super::journal::Journal;
-use super::rebuild::{self, Opened};
+use super::journal::IndexJournal;
+use super::rebuild::{self, OpenedIndex};
 use super::schema::INCOMPLETE;
-use super::state::State;
-use super::statements::{self, Change};
-use crate::facts::Counters;
+use super::state::IndexState;
+use super::statements::{self, IndexChange};
+use crate::budget::{DiskBudget, on_disk};
 use crate::folder::Folder;
-use crate::room::{Room, on_disk};
 use crate::scratch::Scratch;
+use crate::stats::Counters;
 use crate::{BlobId, StoreError};
 use gupd_config::clock::Clock;
 
@@ -41,7 +41,7 @@ pub(super) enum Work {
     /// Run this in a transaction.
     Change(Job),
     /// Take this file for the journal.
-    Journal(Compacted),
+    Journal(CompactedJournal),
     /// See whether the index is damaged.
     Look,
     /// Go on with the index that is now in the place of this one.
@@ -51,10 +51,10 @@ pub(super) enum Work {
 }
 
 /// A change to run; gives what to do after the commit.
-pub(super) type Job = Box<dyn FnOnce(&Connection) -> Settled + Send>;
+pub(super) type Job = Box<dyn FnOnce(&Connection) -> PendingCommit + Send>;
 
 /// A change that ran, waiting for the commit.
-pub(super) struct Settled {
+pub(super) struct PendingCommit {
     /// Blobs whose files go if they have no row.
     pub(super) unreferenced: Vec<BlobId>,
     /// What the journal is to say.
@@ -64,7 +64,7 @@ pub(super) struct Settled {
 }
 
 /// A journal of all objects there were when the old one had this length.
-pub(super) struct Compacted {
+pub(super) struct CompactedJournal {
     pub(super) path: PathBuf,
     pub(super) from: u64,
     /// The index it was read from.
@@ -73,28 +73,28 @@ pub(super) struct Compacted {
 }
 
 /// What the thread needs besides its connection.
-pub(super) struct Context {
+pub(super) struct WriterContext {
     pub(super) folder: Arc<Folder>,
-    pub(super) room: Arc<Room>,
+    pub(super) room: Arc<DiskBudget>,
     pub(super) counters: Arc<Counters>,
-    pub(super) state: Arc<State>,
+    pub(super) state: Arc<IndexState>,
     pub(super) clock: Clock,
 }
 
 /// The thread's own.
-pub(super) struct Writer {
+pub(super) struct IndexWriter {
     connection: Connection,
-    journal: Journal,
-    context: Context,
+    journal: IndexJournal,
+    context: WriterContext,
     not_before: Option<Instant>,
 }
 
-impl Writer {
+impl IndexWriter {
     /// Opens the index, or makes one.
-    pub(super) fn open(context: Context) -> Result<Self, StoreError> {
+    pub(super) fn open(context: WriterContext) -> Result<Self, StoreError> {
         let opened = rebuild::open(&context.folder, context.clock.now(), false)?;
         take_over(&opened, &context)?;
-        let Opened { connection, journal, .. } = opened;
+        let OpenedIndex { connection, journal, .. } = opened;
         Ok(Self { connection, journal, context, not_before: None })
     }
 
@@ -117,7 +117,7 @@ impl Writer {
             }
             self.replace_damaged();
             self.commit(&mut jobs);
-            for Compacted { path, from, generation, done } in compacted.drain(..) {
+            for CompactedJournal { path, from, generation, done } in compacted.drain(..) {
                 let current = self.context.state.generation.load(Ordering::Acquire) == generation;
                 let replaced = || std::io::Error::other("the index was replaced meanwhile");
                 let taken = if current { self.take_journal(&path, from) } else { Err(replaced()) };
@@ -145,7 +145,7 @@ impl Writer {
         let before = journal.len();
         let (committed, settled) = match connection.unchecked_transaction() {
             Ok(transaction) => {
-                let settled: Vec<Settled> = jobs.drain(..).map(|job| job(&transaction)).collect();
+                let settled: Vec<PendingCommit> = jobs.drain(..).map(|job| job(&transaction)).collect();
                 let told = tell(journal, &settled, &transaction, &context.state);
                 let committed = told.and_then(|()| transaction.commit());
                 // An index that is made anew would have what its callers were told has failed.
@@ -158,13 +158,13 @@ impl Writer {
             }
             // Each savepoint is then a transaction of its own, and tells its caller what is wrong.
             Err(_) => {
-                let settled: Vec<Settled> = jobs.drain(..).map(|job| job(connection)).collect();
+                let settled: Vec<PendingCommit> = jobs.drain(..).map(|job| job(connection)).collect();
                 (tell(journal, &settled, connection, &context.state), settled)
             }
         };
         context.state.journal.store(journal.len(), Ordering::Release);
         let mut answers = Vec::with_capacity(settled.len());
-        for Settled { unreferenced, answer, .. } in settled {
+        for PendingCommit { unreferenced, answer, .. } in settled {
             let gone =
                 unreferenced.into_iter().filter(|id| matches!(statements::blob(connection, *id), Ok(None)));
             let taken_out =
@@ -197,7 +197,7 @@ impl Writer {
         file.write_all_at(&tail, file.metadata()?.len())?;
         let place = rebuild::journal(self.context.state.path());
         fs::rename(path, &place)?;
-        self.journal = Journal::open(&place)?;
+        self.journal = IndexJournal::open(&place)?;
         let len = self.journal.len();
         let at = i64::try_from(len).unwrap_or(INCOMPLETE);
         let told = self.connection.execute("UPDATE totals SET journal = ?1", [at]);
@@ -219,7 +219,7 @@ impl Writer {
 
     /// Makes a new index in place of a damaged one. Look-ups fail meanwhile, and so requests are passed through.
     fn replace_damaged(&mut self) {
-        let Context { folder, state, .. } = &self.context;
+        let WriterContext { folder, state, .. } = &self.context;
         let is_due = || self.not_before.is_none_or(|at| at <= Instant::now()) && folder.check().is_ok();
         if !state.is_damaged() || !is_due() {
             return;
@@ -260,7 +260,7 @@ fn leave(connection: Connection) {
 }
 
 /// Tells everyone what an index that was just opened has.
-fn take_over(opened: &Opened, context: &Context) -> Result<(), StoreError> {
+fn take_over(opened: &OpenedIndex, context: &WriterContext) -> Result<(), StoreError> {
     let state = &context.state;
     state.journal.store(opened.journal.len(), Ordering::Release);
     state.complete.store(opened.complete, Ordering::Release);
@@ -269,7 +269,7 @@ fn take_over(opened: &Opened, context: &Context) -> Result<(), StoreError> {
 }
 
 /// Copies the index's totals to those who ask for them often.
-fn publish_totals(connection: &Connection, context: &Context) -> rusqlite::Result<()> {
+fn publish_totals(connection: &Connection, context: &WriterContext) -> rusqlite::Result<()> {
     let totals = statements::totals(connection)?;
     context.room.set_committed(totals.disk_bytes);
     context.counters.set_totals(&totals);
@@ -279,10 +279,10 @@ fn publish_totals(connection: &Connection, context: &Context) -> rusqlite::Resul
 /// Appends to the journal what the transaction did, and notes its length there. A journal that cannot be written costs
 /// no commit: it is incomplete then, and written anew by the next upkeep.
 fn tell(
-    journal: &mut Journal,
-    settled: &[Settled],
+    journal: &mut IndexJournal,
+    settled: &[PendingCommit],
     connection: &Connection,
-    state: &State,
+    state: &IndexState,
 ) -> rusqlite::Result<()> {
     let frames: Vec<u8> = settled.iter().flat_map(|one| one.journal.iter().copied()).collect();
     if frames.is_empty() {
@@ -302,8 +302,8 @@ fn tell(
 
 /// Runs `work` so that it happens whole or not at all.
 pub(super) fn savepoint<T>(
-    change: &mut Change<'_>,
-    work: impl FnOnce(&mut Change<'_>) -> Result<T, StoreError>,
+    change: &mut IndexChange<'_>,
+    work: impl FnOnce(&mut IndexChange<'_>) -> Result<T, StoreError>,
     failed: impl Fn(rusqlite::Error) -> StoreError,
 ) -> Result<T, StoreError> {
     let connection = change.connection;

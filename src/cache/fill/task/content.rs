@@ -21,7 +21,7 @@ use gupd_http::range::RequestedPart;
 use gupd_http::storable::check_length;
 use gupd_http::{UnstorableReason, VaryFields};
 use gupd_net::shape::Purpose;
-use gupd_store::{CHUNK, Source, StoreError, Unfinished, Writer};
+use gupd_store::{BlobWriter, BodySource, CHUNK, StoreError, UnfinishedFill};
 
 /// How often another upstream's content may take the place of what was coming, unseen by clients: two that break off in
 /// turn must not keep them waiting for ever.
@@ -34,14 +34,14 @@ const MAX_RESTARTS: u32 = 8;
 impl Task {
     /// Takes content in that has just begun.
     pub(super) async fn take_in(&mut self, begun: Begun) -> Ended {
-        let writer = self.shared.store.begin(begun.length).await;
+        let writer = self.shared.store.begin_blob(begun.length).await;
         self.shared.cache.forget_evicted();
         let writer = match writer {
             Ok(writer) => writer,
             Err(error) => {
                 match error {
                     // Told once, when it began.
-                    StoreError::Ailing { .. } => {}
+                    StoreError::Degraded { .. } => {}
                     error => tracing::warn!(%error, key = &*self.wanted.key, "passing through uncached"),
                 }
                 self.hand_over(begun.answer);
@@ -49,7 +49,7 @@ impl Task {
             }
         };
         if begun.head.is_resumable(begun.length)
-            && let Err(error) = writer.keep_progress(begun.head.to_object(&self.wanted)).await
+            && let Err(error) = writer.start_journal(begun.head.to_object(&self.wanted)).await
         {
             tracing::warn!(%error, key = &*self.wanted.key, "what arrives will not outlive an interruption");
         }
@@ -63,11 +63,11 @@ impl Task {
     }
 
     /// Goes on with what an earlier fill left, if an upstream still has that content; `None` if that cannot be told now.
-    pub(super) async fn go_on_with(&mut self, mut left: Unfinished) -> Option<Ended> {
+    pub(super) async fn go_on_with(&mut self, mut left: UnfinishedFill) -> Option<Ended> {
         let metrics = &self.shared.metrics;
         let origin = Origin::recorded(&self.wanted, &self.upstreams, &left.object.upstream, metrics)?;
         let wanted = self.part().map_or(0..left.len, |part| part.of(left.len));
-        let missing = left.missing(wanted.start);
+        let missing = left.first_gap(wanted.start);
         let enough = match missing.end > wanted.start {
             true => wanted.end.next_multiple_of(CHUNK),
             // All of what is wanted is there; the answer says whether it still is the content.
@@ -84,18 +84,18 @@ impl Task {
             Ok(Asked::Resumed(Resumed::Changed(answer))) => return Some(Ended::Changed(answer)),
             Ok(Asked::Nothing(_, reason)) => {
                 tracing::info!(key = &*self.wanted.key, %reason, "cannot go on with what was left");
-                self.shared.store.keep_unfinished(left);
+                self.shared.store.return_unfinished(left);
                 return None;
             }
             Err(error) => {
-                self.shared.store.keep_unfinished(left);
+                self.shared.store.return_unfinished(left);
                 return Some(Ended::Finally(self.fail(error)));
             }
         };
         let expected = self.expect(left.object.status, &left.object.headers);
         let head = Head::of_unfinished(&left, &self.wanted, &self.shared.cache, expected);
-        let (length, written) = (left.len, left.written());
-        let writer = match self.shared.store.resume(left).await {
+        let (length, written) = (left.len, left.written_bytes());
+        let writer = match self.shared.store.resume_blob(left).await {
             Ok(writer) => writer,
             Err(error) => {
                 tracing::warn!(%error, key = &*self.wanted.key, "cannot go on with what was left");
@@ -114,7 +114,7 @@ impl Task {
     async fn fetch(
         &mut self,
         flow: Arc<Flow>,
-        mut writer: Writer,
+        mut writer: BlobWriter,
         first: Range<u64>,
         transfer: Transfer,
     ) -> Ended {
@@ -122,7 +122,7 @@ impl Task {
             // As if a client had bytes of it.
             flow.show();
         }
-        let arrived = writer.partial().written();
+        let arrived = writer.partial().written_bytes();
         self.show(Phase::Receiving { flow: flow.clone(), arrived });
         let fetch = Fetch {
             flow: &flow,
@@ -162,7 +162,7 @@ impl Task {
                 // Before followers are told: the next fill goes on with what is left.
                 match error {
                     FillError::Store(_) => writer.discard(),
-                    _ => writer.leave().await,
+                    _ => writer.suspend().await,
                 }
                 return Ended::Finally(self.fail(error));
             }
@@ -208,7 +208,7 @@ impl Task {
                 let key = &*self.wanted.key;
                 // What ails the store is told once, and not by all fills that it meets at their end.
                 let is_told = matches!(error, StoreError::IndexDamaged { .. } | StoreError::Released);
-                if is_told || self.shared.store.ailment().is_some() {
+                if is_told || self.shared.store.degradation().is_some() {
                     tracing::debug!(%error, key, "content was served but could not be stored");
                 } else {
                     tracing::error!(%error, key, "content was served but could not be stored");
@@ -219,8 +219,9 @@ impl Task {
         }
     }
 
-    async fn judge(&self, flow: &Flow, length: u64, writer: &Writer) -> Result<Judgement, StoreError> {
-        let whole = Whole { source: Source::Partial(flow.partial.clone()), length, blob: writer.blob()? };
+    async fn judge(&self, flow: &Flow, length: u64, writer: &BlobWriter) -> Result<Judgement, StoreError> {
+        let whole =
+            Whole { source: BodySource::Partial(flow.partial.clone()), length, blob: writer.blob_id()? };
         let subject = self.subject(flow.head.status);
         Ok(self.shared.digests.judge(subject, &flow.head.expected, &whole).await?)
     }
@@ -240,7 +241,7 @@ impl Task {
         part.filter(|_| self.wanted.stale.is_none())
     }
 
-    pub(super) fn left_unfinished(&self) -> Option<Unfinished> {
+    pub(super) fn left_unfinished(&self) -> Option<UnfinishedFill> {
         if self.wanted.stale.is_some() {
             return None;
         }

@@ -48,7 +48,7 @@ impl Task {
         if !(records.is_empty() && copies.is_empty() && kept.is_empty() && removed.is_empty()) {
             let again = payloads.again();
             kept.extend(again.iter().map(|key| (key.clone(), true)));
-            let unheld = self.store.publish(Publication { copies, kept, records, removed }).await?;
+            let unheld = self.store.publish(Publication { copies, pins: kept, records, removed }).await?;
             payloads.are_unheld(&again, unheld);
         }
         self.state = Arc::new(next);

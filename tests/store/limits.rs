@@ -1,13 +1,13 @@
-//! The limits hold: quota at every moment, what was not used goes first, the unused expire.
+//! The limits: the quota holds at every moment, unused objects are evicted first, and unused objects expire.
 
 use super::*;
-use gupd::store::{BLOCK, Eviction, Limit};
+use gupd::store::{BLOCK, EvictionReason, StoreLimit};
 use proptest::prelude::*;
 
-/// What a stored body of one block takes: itself and a small trailer, in whole 4 KiB.
+/// Bytes on disk of a stored body of one block: the block and a small trailer, in units of 4 KiB.
 const STORED: u64 = BLOCK + (4 << 10);
 
-/// What its fill reserves: room for the largest head, too.
+/// Bytes that its fill reserves, including the largest response head.
 const RESERVED: u64 = 2 * BLOCK + (4 << 10);
 
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
-    fn the_quota_is_never_exceeded(steps in steps()) {
+    fn quota_is_never_exceeded(steps in steps()) {
         let site = Site::with(|config| config.quota = 2 * MIB);
         run(async {
             let store = site.open();
@@ -44,7 +44,7 @@ proptest! {
                         drop(refused.then(|| writers.remove(writer)));
                     }
                     Step::Commit { writer, key } if writer < writers.len() => {
-                        // One shorter than it was to be is refused.
+                        // A body shorter than its declared length is refused.
                         drop(writers.remove(writer).commit(response(&key.to_string())).await);
                     }
                     Step::Drop { writer } if writer < writers.len() => drop(writers.remove(writer)),
@@ -54,15 +54,15 @@ proptest! {
                 assert!(used <= 2 * MIB, "{used} bytes");
             }
             drop(writers);
-            let on_disk: u64 = store.facts().disk_bytes;
+            let on_disk: u64 = store.stats().disk_bytes;
             drop(store);
-            assert_eq!(site.open().facts().disk_bytes, on_disk);
+            assert_eq!(site.open().stats().disk_bytes, on_disk);
         });
     }
 }
 
 #[tokio::test]
-async fn what_nobody_used_gives_way_first() {
+async fn unused_objects_are_evicted_first() {
     let site = Site::with(|config| config.quota = 3 * STORED + RESERVED);
     let store = site.open();
     let mut ids = Vec::new();
@@ -81,32 +81,32 @@ async fn what_nobody_used_gives_way_first() {
         present
     };
     assert_eq!(present().await, "abcd");
-    let first = store.begin(Some(BLOCK)).await.unwrap();
-    assert_eq!(present().await, "acd", "b, not used since, makes room enough");
-    let second = store.begin(Some(BLOCK)).await.unwrap();
-    assert_eq!(present().await, "c", "then d, and a, which was there before c");
+    let first = store.begin_blob(Some(BLOCK)).await.unwrap();
+    assert_eq!(present().await, "acd", "b was not used and is evicted");
+    let second = store.begin_blob(Some(BLOCK)).await.unwrap();
+    assert_eq!(present().await, "c", "then d, and a, which entered before c");
     drop((first, second));
-    assert_eq!(store.facts().evicted[Eviction::Quota as usize].objects, 3);
-    let mut told = store.maintain().await.unwrap();
-    told.sort();
-    assert_eq!(told, ["a".into(), "b".into(), "d".into()], "the caller is told of what begin evicted");
+    assert_eq!(store.stats().evicted[EvictionReason::Quota as usize].objects, 3);
+    let mut removed = store.maintain().await.unwrap();
+    removed.sort();
+    assert_eq!(removed, ["a".into(), "b".into(), "d".into()], "including evictions by begin_blob");
 }
 
 #[tokio::test]
-async fn what_cannot_fit_is_refused_and_evicts_nothing() {
+async fn body_larger_than_quota_is_refused_and_evicts_nothing() {
     let site = Site::with(|config| config.quota = 4 * RESERVED);
     let store = site.open();
     super::store(&store, "a", &body(1, BLOCK)).await.unwrap();
-    assert!(matches!(store.begin(Some(4 * RESERVED)).await, Err(StoreError::TooLarge { .. })));
-    assert!(matches!(store.begin(Some(u64::MAX)).await, Err(StoreError::TooLarge { .. })));
+    assert!(matches!(store.begin_blob(Some(4 * RESERVED)).await, Err(StoreError::TooLarge { .. })));
+    assert!(matches!(store.begin_blob(Some(u64::MAX)).await, Err(StoreError::TooLarge { .. })));
     assert_eq!(store.lookup("a").await.unwrap().len(), 1);
-    let _most = store.begin(Some(4 * RESERVED - 2 * BLOCK)).await.unwrap();
-    let refused = store.begin(Some(BLOCK)).await;
-    assert!(matches!(refused, Err(StoreError::NoRoom { limit: Limit::Quota, .. })));
+    let _most = store.begin_blob(Some(4 * RESERVED - 2 * BLOCK)).await.unwrap();
+    let refused = store.begin_blob(Some(BLOCK)).await;
+    assert!(matches!(refused, Err(StoreError::NoRoom { limit: StoreLimit::Quota, .. })));
 }
 
 #[tokio::test]
-async fn a_body_that_outgrows_the_quota_is_refused_on_the_way() {
+async fn body_of_unknown_length_is_refused_when_it_exceeds_quota() {
     let site = Site::with(|config| config.quota = MIB);
     let store = site.open();
     let mut writer = InOrder::begin(&store, None).await.unwrap();
@@ -116,29 +116,29 @@ async fn a_body_that_outgrows_the_quota_is_refused_on_the_way() {
 }
 
 #[tokio::test]
-async fn what_gave_way_to_min_free_is_not_kept_open_and_on_the_disk() {
+async fn blob_evicted_for_min_free_is_closed() {
     let mut site = Site::new();
     super::store(&site.open(), "a", &body(1, BLOCK)).await.unwrap();
     site.config.min_free = u64::MAX / 2;
     let store = site.open();
     let object = store.lookup("a").await.unwrap().remove(0);
-    let source = Source::Blob { id: object.blob, len: object.len };
+    let source = BodySource::Blob { id: object.blob, len: object.len };
     read_from(&store, &source, 0, object.len).await.unwrap();
-    assert_eq!(store.facts().open_files, 1);
-    assert!(store.begin(Some(BLOCK)).await.is_err());
-    assert_eq!(store.facts().open_files, 0);
+    assert_eq!(store.stats().open_files, 1);
+    assert!(store.begin_blob(Some(BLOCK)).await.is_err());
+    assert_eq!(store.stats().open_files, 0);
 }
 
 #[tokio::test]
 async fn min_free_refuses_a_fill_when_eviction_does_not_help() {
     let site = Site::with(|config| config.min_free = u64::MAX / 2);
     let store = site.open();
-    let refused = store.begin(Some(1)).await;
-    assert!(matches!(refused, Err(StoreError::NoRoom { limit: Limit::MinFree, .. })));
+    let refused = store.begin_blob(Some(1)).await;
+    assert!(matches!(refused, Err(StoreError::NoRoom { limit: StoreLimit::MinFree, .. })));
 }
 
 #[tokio::test]
-async fn objects_nobody_used_expire_and_used_ones_stay() {
+async fn unused_objects_expire_and_used_ones_stay() {
     let site = Site::new();
     let store = site.open();
     let used = super::store(&store, "used", &body(1, 10)).await.unwrap();
@@ -148,12 +148,12 @@ async fn objects_nobody_used_expire_and_used_ones_stay() {
     used.object.touch(site.clock.now());
     store.record_use(vec![(used.object.id, used.object.last_used())]).await.unwrap();
     assert_eq!(store.maintain().await.unwrap(), ["unused".into()]);
-    assert_eq!((site.files().len(), store.facts().objects), (1, 1));
-    assert_eq!(store.facts().evicted[Eviction::Unused as usize].objects, 1);
+    assert_eq!((site.files().len(), store.stats().objects), (1, 1));
+    assert_eq!(store.stats().evicted[EvictionReason::Unused as usize].objects, 1);
 }
 
 #[tokio::test]
-async fn a_lowered_quota_takes_effect_with_the_next_upkeep() {
+async fn lowered_quota_takes_effect_at_next_maintenance() {
     let mut site = Site::new();
     let store = site.open();
     for key in 0..10 {
@@ -163,38 +163,38 @@ async fn a_lowered_quota_takes_effect_with_the_next_upkeep() {
     site.config.quota = 3 * STORED;
     let store = site.open();
     assert!(!store.maintain().await.unwrap().is_empty());
-    assert!(store.facts().disk_bytes <= 3 * STORED);
-    assert!(store.facts().objects > 0);
+    assert!(store.stats().disk_bytes <= 3 * STORED);
+    assert!(store.stats().objects > 0);
 }
 
 #[tokio::test]
-async fn what_is_pinned_is_neither_evicted_nor_expired_and_stays_pinned() {
+async fn copies_are_neither_evicted_nor_expired() {
     let mut site = Site::with(|config| config.quota = 4 * STORED + RESERVED);
     let store = site.open();
-    for (key, seed) in [("pinned", 1), ("a", 2), ("b", 3)] {
+    for (key, seed) in [("original", 1), ("a", 2), ("b", 3)] {
         super::store(&store, key, &body(seed, BLOCK)).await.unwrap();
     }
-    assert_eq!(store.pin("pinned").await.unwrap(), 1);
-    assert_eq!(store.pin("nothing").await.unwrap(), 0);
-    // A newer response in its place, and an index that was lost.
-    super::store(&store, "pinned", &body(4, BLOCK)).await.unwrap();
+    publish_copy(&store, "original").await;
+    // A newer response replaces the copy, and the index is lost.
+    super::store(&store, "original", &body(4, BLOCK)).await.unwrap();
+    publish_copy(&store, "original").await;
     drop(store);
     fs::remove_file(site.config.dir.join("index.db")).unwrap();
     let store = site.open();
     site.clock.advance(Duration::from_secs(3601));
-    assert_eq!(store.maintain().await.unwrap().len(), 2);
-    assert_eq!(store.lookup("pinned").await.unwrap().len(), 1);
+    assert_eq!(store.maintain().await.unwrap().len(), 3);
+    assert_eq!(store.lookup("@1 original").await.unwrap().len(), 1);
     drop(store);
     site.config.quota = 1;
     let store = site.open();
-    assert_eq!(store.maintain().await.unwrap(), [], "nothing else is there to go");
-    assert_eq!(store.unpin("pinned").await.unwrap(), 1);
-    assert_eq!(store.maintain().await.unwrap(), ["pinned".into()]);
-    assert!(store.lookup("pinned").await.unwrap().is_empty());
+    assert_eq!(store.maintain().await.unwrap(), [], "only the copy is left");
+    let removed = vec![Arc::from("@1 original")];
+    store.publish(Publication { removed, ..Publication::default() }).await.unwrap();
+    assert_eq!((store.stats().objects, store.stats().disk_bytes), (0, 0));
 }
 
 #[tokio::test]
-async fn look_ups_and_commits_go_on_while_much_is_evicted() {
+async fn lookups_and_changes_proceed_during_eviction() {
     let mut site = Site::new();
     let store = site.open();
     for key in 0..600 {
@@ -205,12 +205,12 @@ async fn look_ups_and_commits_go_on_while_much_is_evicted() {
     let store = site.open();
     let evicting = store.clone();
     let evicting = tokio::spawn(async move { evicting.maintain().await.unwrap() });
-    let mut seen = 0;
+    let mut rounds = 0;
     while !evicting.is_finished() {
         store.lookup("599").await.unwrap();
-        let pinned = store.pin("none").await.unwrap();
-        seen += 1 + pinned;
+        store.record_use(vec![(0, NOW)]).await.unwrap();
+        rounds += 1;
     }
-    assert!(seen > 2, "a change waits for a batch at most: {seen} came in between");
+    assert!(rounds > 2, "a change waits for at most one batch: {rounds} rounds in between");
     assert!(evicting.await.unwrap().len() >= 580);
 }

@@ -5,7 +5,7 @@ use super::*;
 use gupd::cache::{Cache, VaryFields};
 use gupd::config::{Class, Config};
 use gupd::policy::{Classification, PayloadForm};
-use gupd::store::{BLOCK, Condition};
+use gupd::store::{BLOCK, StoreHealth};
 
 /// Probes until a block is given up.
 const PROBES: usize = 30;
@@ -24,13 +24,13 @@ fn give_back(site: &Site, blob: BlobId, away: &Path) {
     fs::rename(away, site.blob(blob)).unwrap();
 }
 
-async fn fails_to_read(store: &Store, committed: &Committed) {
+async fn fails_to_read(store: &Store, committed: &CommittedObject) {
     let read = store.read(&committed.source, 0).await;
     assert!(matches!(read, Err(ReadError::Io { .. })), "{read:?}");
 }
 
-fn condition(store: &Store) -> Condition {
-    store.facts().condition
+fn condition(store: &Store) -> StoreHealth {
+    store.stats().health
 }
 
 #[tokio::test]
@@ -51,12 +51,12 @@ async fn a_block_that_never_comes_back_costs_its_blob_and_not_the_store() {
     fails_to_read(&store, &committed).await;
     for probe in 1..PROBES {
         cache.maintain().await.unwrap();
-        assert_eq!(condition(&store), Condition::Failing, "after {probe} probes");
-        assert!(matches!(store.begin(Some(BLOCK)).await, Err(StoreError::Ailing { .. })));
+        assert_eq!(condition(&store), StoreHealth::Failing, "after {probe} probes");
+        assert!(matches!(store.begin_blob(Some(BLOCK)).await, Err(StoreError::Degraded { .. })));
     }
     assert!(cache.find_hot("lost", &HeaderMap::new()).is_some());
     cache.maintain().await.unwrap();
-    assert_eq!(condition(&store), Condition::Well);
+    assert_eq!(condition(&store), StoreHealth::Healthy);
     assert!(store.lookup("lost").await.unwrap().is_empty());
     assert!(cache.find_hot("lost", &HeaderMap::new()).is_none(), "nobody is sent to the block any more");
     assert_eq!(store.lookup("kept").await.unwrap().len(), 1);
@@ -127,5 +127,5 @@ async fn each_of_several_such_blocks_has_its_own_time() {
         store.probe().await;
     }
     assert!(store.lookup("second").await.unwrap().is_empty());
-    assert_eq!(condition(&store), Condition::Well);
+    assert_eq!(condition(&store), StoreHealth::Healthy);
 }

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use gupd_config::clock::UnixMillis;
 
-use super::condition::Condition;
+use super::health::StoreHealth;
 
 /// Why objects were removed without anybody asking for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Eviction {
-    /// Room for newer ones within `store.quota`.
+pub enum EvictionReason {
+    /// DiskBudget for newer ones within `store.quota`.
     Quota,
     /// `store.min_free`.
     MinFree,
@@ -21,7 +21,7 @@ pub enum Eviction {
     Damaged,
 }
 
-impl Eviction {
+impl EvictionReason {
     /// Every reason.
     pub const ALL: [Self; 4] = [Self::Quota, Self::MinFree, Self::Unused, Self::Damaged];
 
@@ -38,7 +38,7 @@ impl Eviction {
 
 /// A moment's figures. Counters count since start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct StoreStats {
     /// Objects in the index.
     pub objects: u64,
     /// Blobs in the index.
@@ -46,11 +46,11 @@ pub struct Facts {
     /// Bytes on disk of committed blobs, in whole file-system blocks.
     pub disk_bytes: u64,
     /// Bytes that are not stored again because another object has the same.
-    pub saved_bytes: u64,
-    /// Objects and bytes on disk removed, in the order of [`Eviction::ALL`].
-    pub evicted: [Removed; 4],
-    /// Kept objects, and bytes of their bodies, that went for room: see [`super::Store::take_given_up`].
-    pub given_up: Removed,
+    pub deduplicated_bytes: u64,
+    /// Objects and bytes on disk removed, in the order of [`EvictionReason::ALL`].
+    pub evicted: [RemovalStats; 4],
+    /// Kept objects, and bytes of their bodies, that went for room: see [`super::Store::take_evicted_pins`].
+    pub evicted_pins: RemovalStats,
     /// Blocks, trailers or lengths that did not agree when read.
     pub verification_failures: u64,
     /// Bytes that were replaced because they were damaged.
@@ -68,16 +68,16 @@ pub struct Facts {
     /// Files of blobs open now, half-written ones too.
     pub open_files: u64,
     /// Bytes stored before any client asked for them, and removed since without a use.
-    pub ahead_unused_bytes: u64,
+    pub wasted_prefetch_bytes: u64,
     /// Those that are there and have had no use.
-    pub ahead_bytes: u64,
+    pub unused_prefetch_bytes: u64,
     /// How the disk is.
-    pub condition: Condition,
+    pub health: StoreHealth,
 }
 
 /// Objects removed, and the bytes on disk that gave back, unless it says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
+pub struct RemovalStats {
     /// Objects.
     pub objects: u64,
     /// Bytes on disk.
@@ -94,7 +94,7 @@ pub(super) struct Totals {
     pub(super) disk_bytes: u64,
 }
 
-/// The counters behind [`Facts`].
+/// The counters behind [`StoreStats`].
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     objects: AtomicU64,
@@ -120,13 +120,13 @@ impl Counters {
         self.saved_bytes.store(totals.object_bytes.saturating_sub(totals.blob_bytes), Ordering::Relaxed);
     }
 
-    pub(super) fn evicted(&self, why: Eviction, removed: Removed) {
+    pub(super) fn count_evicted(&self, why: EvictionReason, removed: RemovalStats) {
         let (objects, bytes) = &self.evicted[why as usize];
         objects.fetch_add(removed.objects, Ordering::Relaxed);
         bytes.fetch_add(removed.bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn gave_up(&self, removed: Removed) {
+    pub(super) fn count_evicted_pins(&self, removed: RemovalStats) {
         let (objects, bytes) = &self.given_up;
         objects.fetch_add(removed.objects, Ordering::Relaxed);
         bytes.fetch_add(removed.bytes, Ordering::Relaxed);
@@ -137,18 +137,18 @@ impl Counters {
         OpenFile(Arc::clone(&self.open_files))
     }
 
-    pub(super) fn facts(&self, memory_bytes: u64) -> Facts {
+    pub(super) fn stats(&self, memory_bytes: u64) -> StoreStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Facts {
+        StoreStats {
             objects: read(&self.objects),
             blobs: read(&self.blobs),
             disk_bytes: read(&self.disk_bytes),
-            saved_bytes: read(&self.saved_bytes),
+            deduplicated_bytes: read(&self.saved_bytes),
             evicted: self
                 .evicted
                 .each_ref()
-                .map(|(objects, bytes)| Removed { objects: read(objects), bytes: read(bytes) }),
-            given_up: Removed { objects: read(&self.given_up.0), bytes: read(&self.given_up.1) },
+                .map(|(objects, bytes)| RemovalStats { objects: read(objects), bytes: read(bytes) }),
+            evicted_pins: RemovalStats { objects: read(&self.given_up.0), bytes: read(&self.given_up.1) },
             verification_failures: read(&self.verification_failures),
             repaired_bytes: read(&self.repaired_bytes),
             disk_reads: read(&self.disk_reads),
@@ -157,9 +157,9 @@ impl Counters {
             scrub_completed: self.scrub_completed.load(Ordering::Relaxed),
             memory_bytes,
             open_files: read(&self.open_files),
-            ahead_unused_bytes: 0,
-            ahead_bytes: 0,
-            condition: Condition::Well,
+            wasted_prefetch_bytes: 0,
+            unused_prefetch_bytes: 0,
+            health: StoreHealth::Healthy,
         }
     }
 }

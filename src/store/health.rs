@@ -11,10 +11,10 @@ use rustix::io::Errno;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use super::error::{Limit, ReadError, StoreError};
+use super::budget::Shortage;
+use super::error::{ReadError, StoreError, StoreLimit};
 use super::id::BlobId;
-use super::room::Shortage;
-use super::{BLOCK, CHUNK, Source, Store};
+use super::{BLOCK, BodySource, CHUNK, Store};
 
 /// Probes in a row that find everything well but a few blocks, until the blobs of those are given up. Half a minute at
 /// one a second: Linux gives a command 30 s before it resets the disk's link, and what such a reset mends is back by
@@ -27,10 +27,10 @@ const UNREADABLE_MAX: usize = 8;
 
 /// What the store's disk does not do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Condition {
+pub enum StoreHealth {
     /// Nothing is known to be wrong.
     #[default]
-    Well,
+    Healthy,
     /// Not even a chunk fits within `store.min_free`. Fills still try, since they evict; one that begins ends this.
     NoRoom,
     /// The file system takes no more bytes or files.
@@ -47,25 +47,25 @@ pub enum Condition {
 
 /// What is wrong with the store's disk.
 #[derive(Clone, Debug)]
-pub struct Ailment {
+pub struct Degradation {
     /// In a word.
-    pub condition: Condition,
+    pub health: StoreHealth,
     /// The error that was met: what, where, what to do.
     pub detail: Arc<str>,
 }
 
 /// What is known of the disk.
 #[derive(Debug)]
-pub(super) struct Health {
-    ailment: watch::Sender<Option<Ailment>>,
+pub(super) struct HealthMonitor {
+    ailment: watch::Sender<Option<Degradation>>,
     /// Blocks that could not be read, one of each blob: the disk is not well before they can be, or their blobs are gone.
     // Held to copy or change, never across I/O.
-    unreadable: Mutex<Vec<Block>>,
+    unreadable: Mutex<Vec<UnreadableBlock>>,
 }
 
 /// One block of a blob that could not be read.
 #[derive(Clone, Copy, Debug)]
-struct Block {
+struct UnreadableBlock {
     id: BlobId,
     len: u64,
     start: u64,
@@ -73,10 +73,10 @@ struct Block {
     probes: u32,
 }
 
-impl Condition {
+impl StoreHealth {
     /// Every condition.
     pub const ALL: [Self; 7] = [
-        Self::Well,
+        Self::Healthy,
         Self::NoRoom,
         Self::Full,
         Self::ReadOnly,
@@ -88,7 +88,7 @@ impl Condition {
     /// The spelling in metrics, logs and `/readyz`.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Well => "well",
+            Self::Healthy => "well",
             Self::NoRoom => "no-room",
             Self::Full => "full",
             Self::ReadOnly => "read-only",
@@ -109,7 +109,7 @@ impl Condition {
     }
 }
 
-impl Health {
+impl HealthMonitor {
     pub(super) fn new() -> Self {
         Self { ailment: watch::Sender::new(None), unreadable: Mutex::default() }
     }
@@ -118,11 +118,11 @@ impl Health {
     pub(super) fn seen<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if let Err(error) = &result {
             let condition = match error {
-                StoreError::Io { source, .. } | StoreError::Folder { source, .. } => Condition::of(source),
-                StoreError::Read(ReadError::Io { source, .. }) => Condition::of(source),
-                StoreError::FolderGone { .. } => Condition::Gone,
+                StoreError::Io { source, .. } | StoreError::Folder { source, .. } => StoreHealth::of(source),
+                StoreError::Read(ReadError::Io { source, .. }) => StoreHealth::of(source),
+                StoreError::FolderGone { .. } => StoreHealth::Gone,
                 // SQLite says less than the file system does: the probe asks that.
-                StoreError::Index { .. } => Condition::Failing,
+                StoreError::Index { .. } => StoreHealth::Failing,
                 _ => return result,
             };
             self.note(condition, error);
@@ -131,48 +131,48 @@ impl Health {
     }
 
     /// Looks at a read that failed.
-    pub(super) fn unread(&self, error: &ReadError, source: &Source, start: u64) {
+    pub(super) fn unread(&self, error: &ReadError, source: &BodySource, start: u64) {
         let ReadError::Io { source: cause, .. } = error else { return };
-        let condition = Condition::of(cause);
-        if let (Condition::Failing, Source::Blob { id, len }) = (condition, source) {
+        let condition = StoreHealth::of(cause);
+        if let (StoreHealth::Failing, BodySource::Blob { id, len }) = (condition, source) {
             let mut blocks = self.unreadable();
             if blocks.len() < UNREADABLE_MAX && !blocks.iter().any(|block| block.id == *id) {
-                blocks.push(Block { id: *id, len: *len, start, probes: 0 });
+                blocks.push(UnreadableBlock { id: *id, len: *len, start, probes: 0 });
             }
         }
         self.note(condition, error);
     }
 
-    fn is(&self, condition: Condition) -> bool {
-        self.ailment.borrow().as_ref().is_some_and(|ailment| ailment.condition == condition)
+    fn is(&self, condition: StoreHealth) -> bool {
+        self.ailment.borrow().as_ref().is_some_and(|ailment| ailment.health == condition)
     }
 
     /// Refuses what would write while that is known to fail.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         match &*self.ailment.borrow() {
-            None | Some(Ailment { condition: Condition::NoRoom, .. }) => Ok(()),
-            Some(Ailment { condition, .. }) => Err(StoreError::Ailing { condition: *condition }),
+            None | Some(Degradation { health: StoreHealth::NoRoom, .. }) => Ok(()),
+            Some(Degradation { health, .. }) => Err(StoreError::Degraded { health: *health }),
         }
     }
 
     /// Notes what is wrong, if nothing was: of all that follows from it, the first is told.
-    fn note(&self, condition: Condition, error: &dyn std::error::Error) {
+    fn note(&self, health: StoreHealth, error: &dyn std::error::Error) {
         if self.ailment.borrow().is_none() {
-            self.set(Some(Ailment { condition, detail: Arc::from(error.to_string()) }));
+            self.set(Some(Degradation { health, detail: Arc::from(error.to_string()) }));
         }
     }
 
     /// Takes what the probe found, and tells if that is news.
-    fn set(&self, found: Option<Ailment>) {
+    fn set(&self, found: Option<Degradation>) {
         let is_news = self.ailment.send_if_modified(|known| {
-            let of = |ailment: &Option<Ailment>| ailment.as_ref().map(|ailment| ailment.condition);
+            let of = |ailment: &Option<Degradation>| ailment.as_ref().map(|ailment| ailment.health);
             let is_news = of(known) != of(&found);
             known.clone_from(&found);
             is_news
         });
         match found {
-            Some(Ailment { condition, detail }) if is_news => {
-                tracing::error!(condition = condition.as_str(), %detail,
+            Some(Degradation { health, detail }) if is_news => {
+                tracing::error!(condition = health.as_str(), %detail,
                     "the store's disk fails; what it does not give or take is passed through");
             }
             None if is_news => tracing::info!("the store's disk is well again"),
@@ -180,20 +180,20 @@ impl Health {
         }
     }
 
-    fn unreadable(&self) -> MutexGuard<'_, Vec<Block>> {
+    fn unreadable(&self) -> MutexGuard<'_, Vec<UnreadableBlock>> {
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store {
     /// What is wrong with the store's disk, if anything is known to be.
-    pub fn ailment(&self) -> Option<Ailment> {
+    pub fn degradation(&self) -> Option<Degradation> {
         self.health.ailment.borrow().clone()
     }
 
     /// Waits until something is wrong. [`Store::probe`] is to be called every second or so then: it finds out when that
     /// is over.
-    pub async fn ailing(&self) {
+    pub async fn wait_until_degraded(&self) {
         // The guard that `wait_for` returns must not live across an await. The sender lives as long as `self`.
         drop(self.health.ailment.subscribe().wait_for(Option::is_some).await);
     }
@@ -201,7 +201,7 @@ impl Store {
     /// Tries what the store needs of its disk; whether upkeep makes sense now. A disk of which nothing bad is known is
     /// not written to.
     pub async fn probe(&self) -> bool {
-        let known = self.health.ailment.borrow().as_ref().map(|ailment| ailment.condition);
+        let known = self.health.ailment.borrow().as_ref().map(|ailment| ailment.health);
         let tried = match known {
             None => self.free().await.map(drop),
             Some(known) => match self.try_all(known).await {
@@ -219,23 +219,23 @@ impl Store {
         }
         // Also if there is a store again: until the next look callers forget what they know of the old one.
         let found = tried.err().map(|error| match &error {
-            StoreError::NoRoom { .. } => Condition::NoRoom.because(&error),
-            StoreError::FolderGone { .. } => Condition::Gone.because(&error),
-            StoreError::Io { source, .. } => Condition::of(source).because(&error),
-            StoreError::Read(ReadError::Io { source, .. }) => Condition::of(source).because(&error),
-            _ => Condition::Failing.because(&error),
+            StoreError::NoRoom { .. } => StoreHealth::NoRoom.because(&error),
+            StoreError::FolderGone { .. } => StoreHealth::Gone.because(&error),
+            StoreError::Io { source, .. } => StoreHealth::of(source).because(&error),
+            StoreError::Read(ReadError::Io { source, .. }) => StoreHealth::of(source).because(&error),
+            _ => StoreHealth::Failing.because(&error),
         });
-        let is_well = found.as_ref().is_none_or(|found| found.condition == Condition::NoRoom);
+        let is_well = found.as_ref().is_none_or(|found| found.health == StoreHealth::NoRoom);
         self.health.set(found);
         is_well
     }
 
-    async fn try_all(&self, known: Condition) -> Result<(), StoreError> {
+    async fn try_all(&self, known: StoreHealth) -> Result<(), StoreError> {
         let free = self.free().await?;
         // Before the write: where it is room that is wanting, a fill can make it. A store that has the disk to itself
         // may lack room at any other time: it has been used up.
-        if matches!(known, Condition::Full | Condition::NoRoom) && self.lacks_room(free) {
-            return Err(StoreError::NoRoom { need: CHUNK, limit: Limit::MinFree });
+        if matches!(known, StoreHealth::Full | StoreHealth::NoRoom) && self.lacks_room(free) {
+            return Err(StoreError::NoRoom { need: CHUNK, limit: StoreLimit::MinFree });
         }
         let folder = Arc::clone(&self.folder);
         spawn_blocking(move || folder.try_write(CHUNK)).await??;
@@ -248,9 +248,9 @@ impl Store {
     async fn try_unreadable(&self) -> Result<(), StoreError> {
         let blocks = self.health.unreadable().clone();
         let mut failed = Ok(());
-        for Block { id, len, start, probes } in blocks {
+        for UnreadableBlock { id, len, start, probes } in blocks {
             let block = usize::try_from(len.saturating_sub(start).min(BLOCK)).unwrap_or(0);
-            match self.load(&Source::Blob { id, len }, start, vec![0; block]).await {
+            match self.load(&BodySource::Blob { id, len }, start, vec![0; block]).await {
                 Err(error @ ReadError::Io { .. }) if probes + 1 < GIVE_UP_AFTER => {
                     let mut unreadable = self.health.unreadable();
                     unreadable.iter_mut().filter(|block| block.id == id).for_each(|block| block.probes += 1);
@@ -258,7 +258,7 @@ impl Store {
                     continue;
                 }
                 Err(error @ ReadError::Io { .. }) => {
-                    let keys = self.discard(id).await?;
+                    let keys = self.discard_blob(id).await?;
                     self.forget(keys);
                     tracing::error!(blob = %id, at = start, %error,
                         "removed a blob of which the disk does not give a block; it is fetched when it is asked for");
@@ -274,12 +274,12 @@ impl Store {
     /// Looks at the begin of a fill.
     pub(super) async fn seen_to_begin<T>(&self, begun: Result<T, StoreError>) -> Result<T, StoreError> {
         // Large content may not fit where other content does.
-        if let Err(error @ StoreError::NoRoom { limit: Limit::MinFree, .. }) = &begun
+        if let Err(error @ StoreError::NoRoom { limit: StoreLimit::MinFree, .. }) = &begun
             && self.lacks_room(self.free().await?)
         {
-            self.health.note(Condition::NoRoom, error);
+            self.health.note(StoreHealth::NoRoom, error);
         }
-        if begun.is_ok() && self.health.is(Condition::NoRoom) {
+        if begun.is_ok() && self.health.is(StoreHealth::NoRoom) {
             self.health.set(None);
         }
         self.health.seen(begun)
@@ -290,8 +290,8 @@ impl Store {
     }
 }
 
-impl Condition {
-    fn because(self, error: &StoreError) -> Ailment {
-        Ailment { condition: self, detail: Arc::from(error.to_string()) }
+impl StoreHealth {
+    fn because(self, error: &StoreError) -> Degradation {
+        Degradation { health: self, detail: Arc::from(error.to_string()) }
     }
 }

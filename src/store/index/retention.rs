@@ -7,21 +7,21 @@ use std::ops::BitOr;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Result, params};
 
-use super::statements::{Change, Found};
+use super::statements::{IndexChange, ObjectRef};
 
 const PINNED: u8 = 1;
 const KEPT: u8 = 2;
 
 /// Either does not end the other. By default neither.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Hold {
+pub(crate) struct Retention {
     /// It never goes.
     pub(crate) pinned: bool,
     /// It goes for room when there is nothing else.
     pub(crate) kept: bool,
 }
 
-impl Hold {
+impl Retention {
     pub(super) const fn bits(self) -> u8 {
         (self.pinned as u8 * PINNED) | (self.kept as u8 * KEPT)
     }
@@ -35,7 +35,7 @@ impl Hold {
     }
 }
 
-impl BitOr for Hold {
+impl BitOr for Retention {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
@@ -43,22 +43,22 @@ impl BitOr for Hold {
     }
 }
 
-impl ToSql for Hold {
+impl ToSql for Retention {
     fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
         Ok(self.bits().into())
     }
 }
 
-impl FromSql for Hold {
+impl FromSql for Retention {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let bits = value.as_i64()?;
         u8::try_from(bits).ok().and_then(Self::from_bits).ok_or(FromSqlError::OutOfRange(bits))
     }
 }
 
-impl Change<'_> {
+impl IndexChange<'_> {
     /// Changes what holds all variants of a key; how many there are.
-    pub(crate) fn hold(&mut self, key: &str, change: impl Fn(Hold) -> Hold) -> Result<usize> {
+    pub(crate) fn hold(&mut self, key: &str, change: impl Fn(Retention) -> Retention) -> Result<usize> {
         let rows = self.select("SELECT id, key, blob FROM objects WHERE key = ?1", [key])?;
         let mut update = self.connection.prepare_cached("UPDATE objects SET pinned = ?2 WHERE id = ?1")?;
         for row in &rows {
@@ -75,10 +75,10 @@ impl Change<'_> {
     }
 
     /// What holds any of these.
-    pub(super) fn held(&self, found: &[Found]) -> Result<Hold> {
+    pub(super) fn held(&self, found: &[ObjectRef]) -> Result<Retention> {
         let mut hold = self.connection.prepare_cached("SELECT pinned FROM objects WHERE id = ?1")?;
-        found.iter().try_fold(Hold::default(), |any, object| {
-            Ok(any | hold.query_row([object.id], |row| row.get::<_, Hold>(0))?)
+        found.iter().try_fold(Retention::default(), |any, object| {
+            Ok(any | hold.query_row([object.id], |row| row.get::<_, Retention>(0))?)
         })
     }
 }

@@ -20,7 +20,7 @@ pub(super) const fn on_disk(size: u64) -> u64 {
 
 /// The account.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct DiskBudget {
     quota: u64,
     min_free: u64,
     account: Mutex<Account>,
@@ -58,7 +58,7 @@ pub(super) enum Shortage {
     },
 }
 
-impl Room {
+impl DiskBudget {
     pub(super) fn new(quota: u64, min_free: u64) -> Arc<Self> {
         Arc::new(Self { quota, min_free, account: Mutex::default() })
     }
@@ -119,7 +119,7 @@ impl Room {
 /// Bytes spoken for; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
-    room: Arc<Room>,
+    room: Arc<DiskBudget>,
     bytes: u64,
     unwritten: u64,
 }
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_reservation_is_refused_with_what_is_missing() {
-        let room = Room::new(100, 10);
+        let room = DiskBudget::new(100, 10);
         room.set_committed(50);
         assert_eq!(room.reserve(101, 1000).unwrap_err(), Shortage::TooLarge { quota: 100 });
         assert_eq!(room.reserve(60, 1000).unwrap_err(), Shortage::Quota { over: 10 });
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn unwritten_bytes_count_against_min_free_and_written_ones_do_not() {
-        let room = Room::new(1000, 10);
+        let room = DiskBudget::new(1000, 10);
         let mut first = room.reserve(100, 200).unwrap();
         assert_eq!(room.reserve(100, 200).unwrap_err(), Shortage::MinFree { under: 10 });
         first.written(60);

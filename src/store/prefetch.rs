@@ -23,9 +23,9 @@ const MAX_OBJECTS: usize = 16_384;
 
 /// The account.
 #[derive(Debug, Default)]
-pub(super) struct Ahead {
+pub(super) struct PrefetchLedger {
     // Held for look-ups and insertions.
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<UnusedPrefetches>,
     /// The file says something else.
     changed: AtomicBool,
     /// Bytes that went without a use, since the start.
@@ -34,17 +34,17 @@ pub(super) struct Ahead {
 
 /// Objects that no client has had, by key, and the key of each row.
 #[derive(Debug, Default, PartialEq)]
-struct Waiting {
+struct UnusedPrefetches {
     bytes: u64,
     objects: HashMap<Arc<str>, (i64, u64)>,
     keys: HashMap<i64, Arc<str>>,
 }
 
-impl Ahead {
+impl PrefetchLedger {
     /// Reads what an earlier process left.
     pub(super) fn open(folder: &Folder) -> Self {
         let text = fs::read_to_string(folder.root().join("prefetched")).unwrap_or_default();
-        Self { waiting: Mutex::new(Waiting::decode(&text)), ..Self::default() }
+        Self { waiting: Mutex::new(UnusedPrefetches::decode(&text)), ..Self::default() }
     }
 
     /// Notes that objects were used.
@@ -76,7 +76,7 @@ impl Ahead {
 
     /// Begins a new account.
     pub(super) fn forget_all(&self) {
-        *self.waiting() = Waiting::default();
+        *self.waiting() = UnusedPrefetches::default();
     }
 
     fn add(&self, object: &Object) {
@@ -90,7 +90,7 @@ impl Ahead {
         self.changed.store(true, Ordering::Release);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, UnusedPrefetches> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -100,13 +100,13 @@ impl Store {
     ///
     /// # Errors
     /// When that cannot be written down; it counts all the same, until the process ends.
-    pub async fn stored_ahead(&self, object: &Object) -> Result<(), StoreError> {
+    pub async fn record_prefetch(&self, object: &Object) -> Result<(), StoreError> {
         self.ahead.add(object);
         self.save_ahead().await
     }
 
     /// Whether no client has had what is stored under a key, which was stored ahead.
-    pub fn is_ahead(&self, key: &str) -> bool {
+    pub fn is_unused_prefetch(&self, key: &str) -> bool {
         self.ahead.waiting().objects.contains_key(key)
     }
 
@@ -122,7 +122,7 @@ impl Store {
     }
 }
 
-impl Waiting {
+impl UnusedPrefetches {
     fn add(&mut self, key: Arc<str>, id: i64, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
         self.keys.insert(id, key.clone());
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_is_evicted_before_its_use_counts_and_what_was_used_does_not() {
-        let ahead = Ahead::default();
+        let ahead = PrefetchLedger::default();
         for (key, id, bytes) in [("a", 1, 10), ("b", 2, 20), ("c c", 3, 30)] {
             ahead.waiting().add(Arc::from(key), id, bytes);
         }
@@ -183,12 +183,12 @@ mod tests {
 
     #[test]
     fn the_account_reads_back_and_what_is_none_is_left_out() {
-        let mut waiting = Waiting::default();
+        let mut waiting = UnusedPrefetches::default();
         waiting.add(Arc::from("/ /a b"), 7, 70);
         waiting.add(Arc::from("/ /c"), 8, 80);
         let text = waiting.encode();
-        assert_eq!(Waiting::decode(&text), waiting);
-        assert_eq!(Waiting::decode(&format!("{text}x\n1 x y\n")), waiting);
-        assert_eq!(Waiting::decode(&text.replace(FORMAT, "else")), Waiting::default());
+        assert_eq!(UnusedPrefetches::decode(&text), waiting);
+        assert_eq!(UnusedPrefetches::decode(&format!("{text}x\n1 x y\n")), waiting);
+        assert_eq!(UnusedPrefetches::decode(&text.replace(FORMAT, "else")), UnusedPrefetches::default());
     }
 }

@@ -10,20 +10,20 @@ use tokio::sync::OnceCell;
 
 /// Loads under way. As many as there are waiting readers at most.
 #[derive(Debug)]
-pub(super) struct Flights<K, T> {
+pub(super) struct SingleFlight<K, T> {
     cells: Mutex<Cells<K, T>>,
 }
 
 type Cells<K, T> = HashMap<K, Arc<OnceCell<T>>>;
 
-impl<K: Copy + Eq + Hash, T: Clone> Flights<K, T> {
+impl<K: Copy + Eq + Hash, T: Clone> SingleFlight<K, T> {
     pub(super) fn new() -> Self {
         Self { cells: Mutex::default() }
     }
 
     /// The result of `load`, run by this task or by another that asked for the same key meanwhile.
     pub(super) async fn run(&self, key: K, load: impl Future<Output = T>) -> T {
-        let seat = Seat { flights: self, key, cell: self.lock().entry(key).or_default().clone() };
+        let seat = Participant { flights: self, key, cell: self.lock().entry(key).or_default().clone() };
         let loaded = seat.cell.get_or_init(|| load).await.clone();
         seat.close();
         loaded
@@ -35,13 +35,13 @@ impl<K: Copy + Eq + Hash, T: Clone> Flights<K, T> {
 }
 
 /// One task's share in a flight; the last one to leave takes it off the map.
-struct Seat<'a, K: Copy + Eq + Hash, T: Clone> {
-    flights: &'a Flights<K, T>,
+struct Participant<'a, K: Copy + Eq + Hash, T: Clone> {
+    flights: &'a SingleFlight<K, T>,
     key: K,
     cell: Arc<OnceCell<T>>,
 }
 
-impl<K: Copy + Eq + Hash, T: Clone> Seat<'_, K, T> {
+impl<K: Copy + Eq + Hash, T: Clone> Participant<'_, K, T> {
     /// Lets nobody else join a flight that has landed: readers that try again after an error would keep each other at
     /// that error for ever.
     fn close(&self) {
@@ -52,7 +52,7 @@ impl<K: Copy + Eq + Hash, T: Clone> Seat<'_, K, T> {
     }
 }
 
-impl<K: Copy + Eq + Hash, T: Clone> Drop for Seat<'_, K, T> {
+impl<K: Copy + Eq + Hash, T: Clone> Drop for Participant<'_, K, T> {
     fn drop(&mut self) {
         let mut cells = self.flights.lock();
         let ours = cells.get(&self.key).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
@@ -70,7 +70,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiting_task_takes_over_when_the_loading_one_leaves_and_nothing_stays_behind() {
-        let flights = Flights::<u8, u8>::new();
+        let flights = SingleFlight::<u8, u8>::new();
         let mut leaver = Box::pin(flights.run(1, std::future::pending()));
         assert!((&mut leaver).now_or_never().is_none());
         let mut waiter = Box::pin(flights.run(1, async { 7 }));
@@ -82,7 +82,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_comes_after_the_landing_begins_another_flight() {
-        let flights = Flights::<u8, u8>::new();
+        let flights = SingleFlight::<u8, u8>::new();
         let mut landed = Box::pin(flights.run(1, async { 1 }));
         let mut other = Box::pin(flights.run(1, async { 2 }));
         assert_eq!((&mut landed).now_or_never(), Some(1));
