@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Admin;
 use super::refresh::authorise;
-use gupd_net::forward::DrainMode;
+use gupd_net::redirect::DrainMode;
 
 /// Orders that have not been passed on yet.
 const WAITING: usize = 4;

@@ -18,14 +18,17 @@ use crate::metrics::{Answered, Figures};
 use gupd_config::Clock;
 use gupd_config::policy::{ClientAttributes, Policy};
 use gupd_config::{Config, Fallback};
+use gupd_http::forwarding;
 use gupd_http::instance::RelayInstance;
-use gupd_net::forward::{self, PublicUrls, Refusal, Target, TargetRules, fields};
+use gupd_http::refusal::Refusal;
+use gupd_http::target::{Target, TargetRules};
 use gupd_net::listen::{self, ClientConnection};
 use gupd_net::metrics::NetMetrics;
+use gupd_net::redirect::PublicUrls;
 use gupd_net::shape::{Purpose, WanLimiter};
 use gupd_net::upstream::health::{self, HealthChecks};
 use gupd_net::upstream::{
-    CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams,
+    CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams, stream_body,
 };
 
 /// Bytes of a response's head, or of a piece of its body, in memory for each client: of the little that the guard may
@@ -112,12 +115,12 @@ impl Answers {
     ) -> (Response<ResponseBody>, Answered) {
         let live = self.live.load_full();
         let (head, body) = request.into_parts();
-        if forward::is_final_recipient(&head.method, &head.uri, &head.headers) {
+        if forwarding::is_final_recipient(&head.method, &head.uri, &head.headers) {
             return (allowed(StatusCode::NO_CONTENT, ""), Answered::Refused);
         }
         let bounds = TargetRules {
             policy: &live.policy,
-            upstreams: &live.upstreams,
+            is_upstream: &|scheme, authority| live.upstreams.has_authority(scheme, authority),
             max_uri_bytes: live.max_uri_bytes,
             local: peer.local,
         };
@@ -139,13 +142,13 @@ impl Answers {
         match target.route.fallback.unwrap_or(live.answer) {
             Fallback::Redirect if !target.is_proxied => live.redirect(&target),
             Fallback::Redirect | Fallback::Relay => {
-                let mut headers = fields::prepare_passthrough(
+                let mut headers = forwarding::prepare_passthrough(
                     &head.headers,
                     head.version,
                     peer.address,
                     live.upstreams.instance(),
                 );
-                forward::decrement_max_forwards(&head.method, &mut headers);
+                forwarding::decrement_max_forwards(&head.method, &mut headers);
                 let body = RequestBody::streamed(body, live.stall_timeout);
                 self.relay(&live, &target, head.method, headers, body, &group.name).await
             }
@@ -188,11 +191,11 @@ impl Answers {
     fn pass_on(&self, answer: UpstreamResponse, idle_timeout: Duration) -> Response<ResponseBody> {
         let received = self.metrics.upstream_bytes.with_label_values(&[&*answer.upstream.name]);
         let (mut head, body) = answer.response.into_parts();
-        fields::prepare_response(&mut head.headers, head.version);
+        forwarding::prepare_response(&mut head.headers, head.version);
         let body = if body.is_end_stream() {
             empty()
         } else {
-            let pieces = forward::stream_body(body, idle_timeout, received);
+            let pieces = stream_body(body, idle_timeout, received);
             StreamBody::new(pieces.map_ok(Frame::data)).boxed_unsync()
         };
         let mut response = Response::new(body);

@@ -5,7 +5,8 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 
-use gupd_net::forward::{ALLOWED_METHODS, BodyStreamError, Refusal};
+use gupd_http::refusal::{ALLOWED_METHODS, Refusal};
+use gupd_net::upstream::BodyStreamError;
 
 /// When a client may ask again that neither worker nor manager can serve, in seconds: a worker is back sooner than a
 /// manager.

@@ -8,14 +8,17 @@
 pub mod conditional;
 pub mod control;
 pub mod field;
+pub mod forwarding;
 pub mod freshness;
 pub mod instance;
 pub mod key;
 mod lifetime;
 pub mod multipart;
 pub mod range;
+pub mod refusal;
 pub mod status;
 pub mod storable;
+pub mod target;
 pub mod update;
 pub mod validator;
 pub mod vary;

@@ -18,8 +18,8 @@ use crate::access::Access;
 use gupd_cache::fill::{FillError, Reader, TransferError};
 use gupd_http::multipart::Multipart;
 use gupd_http::status::ResponseEnd;
-use gupd_net::forward::{self, BodyStreamError};
 use gupd_net::upstream::UpstreamBody;
+use gupd_net::upstream::{self, BodyStreamError};
 use gupd_store::ReadError;
 
 /// What a response's body is made of.
@@ -125,7 +125,7 @@ impl Content {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        Self::Stream(Box::pin(forward::stream_body(body, idle_timeout, received).map_err(BodyError::from)))
+        Self::Stream(Box::pin(upstream::stream_body(body, idle_timeout, received).map_err(BodyError::from)))
     }
 }
 

@@ -13,8 +13,8 @@ use tokio::time::sleep;
 use super::{Asked, Proxy};
 use gupd_cache::fill::{self, Fill};
 use gupd_config::policy::Classification;
+use gupd_http::forwarding;
 use gupd_http::instance;
-use gupd_net::forward::fields;
 use gupd_net::shape::BandwidthClass;
 use gupd_net::upstream::{CurrentUpstream, RequestBody, Upstream, UpstreamRequest};
 
@@ -72,7 +72,12 @@ async fn comes_back_from(upstream: &Arc<Upstream>, asked: &Asked<'_>, classified
     let look = UpstreamRequest {
         method: Method::HEAD,
         target: asked.target.original.clone(),
-        headers: fields::prepare_fill(asked.headers, asked.version, classified.class, upstreams.instance()),
+        headers: forwarding::prepare_fill(
+            asked.headers,
+            asked.version,
+            classified.class,
+            upstreams.instance(),
+        ),
         body: RequestBody::Empty,
         bandwidth: BandwidthClass::default(),
         current_upstream: CurrentUpstream::default(),

@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use gupd_config::Config;
 use gupd_config::policy::{Policy, PolicyError};
-use gupd_net::forward::PublicUrls;
+use gupd_net::redirect::PublicUrls;
 use gupd_net::upstream::Upstreams;
 use gupd_rollout::engine::{RolloutRules, Rollouts};
 

@@ -49,12 +49,13 @@ use gupd_config::Class;
 use gupd_config::policy::{Classification, ClientAttributes, FirstSeen, Group};
 use gupd_http::conditional;
 use gupd_http::control::Directive;
+use gupd_http::forwarding;
+pub use gupd_http::refusal::Refusal;
 use gupd_http::status::CacheStatus;
+use gupd_http::target::{Target, TargetRules};
 use gupd_http::{CacheControl, Verdict};
-use gupd_net::forward;
-pub use gupd_net::forward::Refusal;
-use gupd_net::forward::{DrainMode, DrainState, Target, TargetRules};
 use gupd_net::listen::{ClientConnection, RequestHandler};
+use gupd_net::redirect::{DrainMode, DrainState};
 use gupd_net::shape::{BandwidthClass, LanLimiter, Purpose, SlotLimiter};
 use gupd_net::upstream::RequestBody;
 use gupd_rollout::engine::Rollouts;
@@ -149,11 +150,11 @@ impl Proxy {
         );
         let bounds = TargetRules {
             policy: &generation.policy,
-            upstreams: &generation.upstreams,
+            is_upstream: &|scheme, authority| generation.upstreams.has_authority(scheme, authority),
             max_uri_bytes: generation.config.server.max_uri_bytes,
             local: peer.local,
         };
-        if forward::is_final_recipient(&head.method, &head.uri, &head.headers) {
+        if forwarding::is_final_recipient(&head.method, &head.uri, &head.headers) {
             return self.respond(Reply::options(), &head.method, access, &generation, &peer, None);
         }
         // Before anything that it could wait for, or that waits for it.

@@ -12,8 +12,8 @@ use http::{HeaderMap, Version};
 
 use super::{Generation, Proxy};
 use gupd_cache::fill::{Errand, FillError, RefetchError, Wanted, refetch};
+use gupd_http::forwarding;
 use gupd_http::{VaryFields, key};
-use gupd_net::forward::fields;
 use gupd_net::shape::Purpose;
 use gupd_store::{BlobId, Object, ReadError, RepairError, StoreError};
 
@@ -111,7 +111,7 @@ impl Generation {
             key: key.clone(),
             variant: String::new(),
             order: upstreams.clone(),
-            headers: fields::prepare_fill(
+            headers: forwarding::prepare_fill(
                 &asked,
                 Version::HTTP_11,
                 classified.class,

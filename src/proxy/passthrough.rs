@@ -11,8 +11,8 @@ use super::reply::Reply;
 use super::{Asked, Generation};
 use gupd_cache::Cache;
 use gupd_cache::fill::{FillError, Fills};
+use gupd_http::forwarding;
 use gupd_http::key::{self, KeyBinding};
-use gupd_net::forward::{self, fields};
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::{CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse};
 
@@ -24,8 +24,9 @@ const RETRY_AFTER: u64 = 60;
 pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody) -> Reply {
     let Asked { target, generation, .. } = asked;
     let instance = generation.upstreams.instance();
-    let mut headers = fields::prepare_passthrough(asked.headers, asked.version, asked.peer.address, instance);
-    forward::decrement_max_forwards(asked.method, &mut headers);
+    let mut headers =
+        forwarding::prepare_passthrough(asked.headers, asked.version, asked.peer.address, instance);
+    forwarding::decrement_max_forwards(asked.method, &mut headers);
     let classified = generation.policy.classify(&target.route, target.normalized.path());
     let bandwidth = asked.bandwidth_class(&classified, Purpose::Client);
     let target_path = target.original.clone();
@@ -48,7 +49,7 @@ pub(super) fn pass_on(method: &Method, answer: UpstreamResponse, generation: &Ge
     let received = answer.upstream.received_bytes().clone();
     let (head, body) = answer.response.into_parts();
     let mut headers = head.headers;
-    fields::prepare_response(&mut headers, head.version);
+    forwarding::prepare_response(&mut headers, head.version);
     let bodiless = *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
     let expected = if bodiless { Some(0) } else { body.size_hint().exact() };
     let content = Content::passed_on(body, generation.config.fill.idle_timeout, received);

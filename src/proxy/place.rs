@@ -16,14 +16,15 @@ use gupd_config::policy::Classification;
 use gupd_http::conditional::{self, Precondition};
 use gupd_http::control::Directive;
 use gupd_http::range::Ranges;
+use gupd_http::refusal::SlotDenial;
 use gupd_net::metrics::GaugeGuard;
-use gupd_net::shape::{Place, SlotDenial, SlotRejection};
+use gupd_net::shape::{Slot, SlotRejection};
 
 /// A place, and its download in the metrics.
 pub(super) struct Download {
     // Dropped in this order, so that the metric never shows more than the count.
     _counted: GaugeGuard,
-    _place: Place,
+    _place: Slot,
 }
 
 impl Proxy {
@@ -114,7 +115,7 @@ impl Proxy {
 
 impl Download {
     /// Boxed, so that a response without one carries a word for it.
-    pub(super) fn new(place: Place, metrics: &RequestMetrics) -> Box<Self> {
+    pub(super) fn new(place: Slot, metrics: &RequestMetrics) -> Box<Self> {
         Box::new(Self { _counted: GaugeGuard::increment(&metrics.downloads), _place: place })
     }
 }

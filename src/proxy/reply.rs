@@ -8,8 +8,8 @@ use super::place::Download;
 use super::shaped::Shaped;
 use crate::access::Access;
 use gupd_config::policy::Classification;
+use gupd_http::refusal::{ALLOWED_METHODS, Refusal};
 use gupd_http::status::CacheStatus;
-use gupd_net::forward::{ALLOWED_METHODS, Refusal};
 use gupd_net::shape::SlotRejection;
 use gupd_store::BlobId;
 

@@ -15,9 +15,9 @@ use gupd_cache::fill::{Arrived, Fill, FillError, Flow, Reader, TransferError};
 use gupd_cache::{Cache, Entry};
 use gupd_http::conditional::{self, Precondition};
 use gupd_http::control::Directive;
+use gupd_http::forwarding;
 use gupd_http::multipart::Multipart;
 use gupd_http::range::{RangePrerequisite, Ranges, content_range, unsatisfied_range};
-use gupd_net::forward::fields;
 use gupd_store::{BLOCK, BodySource, Store};
 
 /// Content that is being received is shown to clients from this many bytes on, or when it is whole: up to here a
@@ -285,7 +285,7 @@ impl From {
 fn present(status: StatusCode, stored: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(stored.len() + 8);
     headers.extend(stored.iter().map(|(name, value)| (name.clone(), value.clone())));
-    fields::add_via(&mut headers, Version::HTTP_11);
+    forwarding::add_via(&mut headers, Version::HTTP_11);
     if status == StatusCode::OK {
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     }

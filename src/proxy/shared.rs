@@ -15,11 +15,12 @@ use gupd_cache::{Entry, Found};
 use gupd_config::Class;
 use gupd_config::policy::Classification;
 use gupd_http::control::Directive;
+use gupd_http::forwarding;
 use gupd_http::freshness::RevalidationReason;
 use gupd_http::range::Ranges;
+use gupd_http::refusal::Refusal;
 use gupd_http::status::{CacheStatus, ForwardOutcome, ForwardReason};
 use gupd_http::{UnstorableReason, Verdict};
-use gupd_net::forward::{Refusal, fields};
 use gupd_net::shape::{BandwidthClass, Purpose};
 use gupd_net::upstream::RequestBody;
 
@@ -320,7 +321,7 @@ impl Proxy {
             order: asked.target.upstreams().clone(),
             target: asked.target.original.clone(),
             asked: asked.headers.clone(),
-            headers: fields::prepare_fill(asked.headers, asked.version, classified.class, instance),
+            headers: forwarding::prepare_fill(asked.headers, asked.version, classified.class, instance),
             classified: classified.clone(),
             stale,
             part: if *asked.method == Method::GET { Ranges::first_part(asked.headers) } else { None },

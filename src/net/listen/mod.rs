@@ -3,7 +3,7 @@
 //! the bounds on connections; what is said on a connection is the proxy's business.
 
 mod connection;
-mod newcomers;
+mod connection_rate;
 mod stall;
 pub mod tls;
 mod worker;
@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use self::connection::ConnectionRefusal;
 pub use self::connection::{ClientConnection, HttpServer, RequestHandler};
-pub use self::newcomers::ConnectionRateLimiter;
+pub use self::connection_rate::ConnectionRateLimiter;
 pub use self::worker::{LifecycleStage, WorkerPool};
 use crate::metrics::NetMetrics;
 use gupd_config as config;

@@ -68,11 +68,11 @@ struct Worker {
 struct Handed {
     stream: StdStream,
     peer: SocketAddr,
-    place: Place,
+    place: ConnectionSlot,
 }
 
 /// A connection's place among `server.max_connections` and in its worker's count; given back when dropped.
-pub(super) struct Place {
+pub(super) struct ConnectionSlot {
     _permit: OwnedSemaphorePermit,
     open: Arc<AtomicUsize>,
 }
@@ -122,7 +122,7 @@ impl WorkerPool {
         let idlest = self.workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
         let idlest = idlest.ok_or_else(|| io::Error::other("no workers"))?;
         idlest.open.fetch_add(1, Ordering::Relaxed);
-        let place = Place { _permit: permit, open: idlest.open.clone() };
+        let place = ConnectionSlot { _permit: permit, open: idlest.open.clone() };
         idlest.connections.send(Handed { stream, peer, place }).await.map_err(io::Error::other)
     }
 
@@ -196,7 +196,7 @@ async fn answer(mut pinged: mpsc::Receiver<oneshot::Sender<()>>) {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::pace::{Flow, Pacer, Throttle};
-use super::timed::{Holds, Moment, Timed, follow};
+use super::throttle::{Flow, Pacer, Throttle};
+use super::timed_limit::{Holds, Moment, Timed, follow};
 use gupd_config as config;
 use gupd_config::clock::Clock;
 use gupd_config::policy::calendar::Calendar;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// What bytes are for, the most urgent first. Within a purpose deltas go first: they make a client current for a
 /// hundredth of a full set's bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
+pub(super) enum Priority {
     /// A delta that a client waits for.
     WaitedDelta,
     /// Anything else that a client waits for.

@@ -9,11 +9,11 @@ use std::time::Duration;
 use globset::GlobMatcher;
 use tokio::sync::Notify;
 
-use super::pace::{Flow, Pacer, Throttle};
 use super::queue::Priority;
+use super::scavenger::{LineSample, Yielding};
 use super::schedule::LimitId;
-use super::timed::{Holds, Moment, Timed, follow};
-use super::yielding::{LineSample, Yielding};
+use super::throttle::{Flow, Pacer, Throttle};
+use super::timed_limit::{Holds, Moment, Timed, follow};
 use gupd_config as config;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::calendar::Calendar;
@@ -197,7 +197,7 @@ impl WanLimiter {
     }
 
     /// Takes in what a connection to an upstream has seen of the line.
-    pub fn observe(&self, sample: LineSample) {
+    pub(crate) fn observe(&self, sample: LineSample) {
         let changed = self.yielding().as_mut().is_some_and(|y| y.observe(sample, self.pacer.now()));
         if changed {
             let state = self.state();
@@ -208,7 +208,7 @@ impl WanLimiter {
     /// Bytes that an upstream may send ahead on a connection of this round trip, so that what the limits hold up waits
     /// there and not in this machine's buffers: of a line that carries 8 KiB/s those would take a minute's bytes at
     /// once. `None` without a limit on the line.
-    pub fn window(&self, round_trip: Option<Duration>) -> Option<u64> {
+    pub(crate) fn window(&self, round_trip: Option<Duration>) -> Option<u64> {
         let rate = self.line_rate.load(Ordering::Relaxed);
         let time = (round_trip.unwrap_or_default() * 2).max(AHEAD);
         let bytes = (rate as f64 * time.as_secs_f64()) as u64;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::choice::Share;
+use super::selection::Share;
 use gupd_config as config;
 use gupd_config::clock::UnixMillis;
 

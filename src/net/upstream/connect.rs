@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use super::dial::Dialer;
-use super::line::{Line, Stream};
+use super::limited_stream::{Line, Stream};
 use super::proxy::{CredentialsError, Proxy};
 use super::tls::{self, Roots, TrustError};
 use crate::shape::WanLimiter;

@@ -9,8 +9,8 @@ use http::StatusCode;
 use hyper_util::client::legacy;
 
 use super::UpstreamResponse;
-use super::body::RequestBodyError;
 use super::breaker::Fault;
+use super::request_body::RequestBodyError;
 
 /// Why no manager answered.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -13,9 +13,9 @@ use http_body_util::BodyExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::ask::Patience;
 use super::breaker::{Breaker, Fault, Limits};
 use super::error::Verdict;
+use super::send::Patience;
 use super::{
     RequestBody, Upstream, UpstreamError, UpstreamFailure, UpstreamRequest, UpstreamResponse, Upstreams,
 };

@@ -2,21 +2,22 @@
 //! connections to each; `ask` asks, `choice` says whom first, `breaker` whom not, `health` finds out who is back. Nothing
 //! here caches or resumes: what a broken transfer means is the fill's to say.
 
-mod ask;
-mod asking;
-mod body;
+mod body_stream;
 mod breaker;
-mod choice;
 mod connect;
 mod dial;
 mod error;
 pub mod health;
-mod line;
+mod limited_stream;
 mod peers;
 mod pool;
 mod proxy;
-mod received;
-mod standing;
+mod request;
+mod request_body;
+mod response_body;
+mod selection;
+mod send;
+mod state;
 mod tcp;
 mod tls;
 
@@ -29,8 +30,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, head
 use prometheus::{IntCounter, IntGauge};
 use tokio::time::timeout;
 
-pub use self::asking::CurrentUpstream;
-pub use self::body::RequestBody;
+pub use self::body_stream::{BodyStreamError, stream_body};
 use self::breaker::Limits;
 pub use self::connect::ConnectError;
 use self::dial::Dialer;
@@ -40,8 +40,10 @@ pub use self::error::{UpstreamError, UpstreamFailure};
 use self::peers::Peering;
 use self::pool::{Pool, Pools};
 pub use self::proxy::CredentialsError;
-pub use self::received::UpstreamBody;
-use self::standing::Standing;
+pub use self::request::CurrentUpstream;
+pub use self::request_body::RequestBody;
+pub use self::response_body::UpstreamBody;
+use self::state::Standing;
 pub use self::tls::TrustError;
 use crate::metrics::NetMetrics;
 use crate::shape::{BandwidthClass, WanLimiter};
@@ -237,6 +239,11 @@ impl Upstreams {
         self.list.iter()
     }
 
+    /// Returns true if an upstream has this scheme and authority.
+    pub fn has_authority(&self, scheme: &str, authority: &Authority) -> bool {
+        self.list.iter().any(|upstream| upstream.is_at(scheme, authority))
+    }
+
     /// The upstream of this identity.
     pub fn get(&self, id: &UpstreamId) -> Option<&Arc<Upstream>> {
         self.list.iter().find(|upstream| upstream.id == *id)
@@ -339,7 +346,7 @@ impl Upstream {
 
     /// Whether a target in absolute form names this upstream, as the relay reaches it or as clients do. Ports are compared
     /// with the scheme's default filled in.
-    pub fn is_at(&self, scheme: &str, authority: &Authority) -> bool {
+    fn is_at(&self, scheme: &str, authority: &Authority) -> bool {
         let port = |scheme: &str, authority: &Authority| {
             let default = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
             authority.port_u16().unwrap_or(default)

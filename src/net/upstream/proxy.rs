@@ -14,7 +14,7 @@ use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use super::line::Stream;
+use super::limited_stream::Stream;
 use gupd_config::HttpProxy;
 
 /// Bytes of a proxy's response head; the least that hyper takes, and many times what proxies send.

@@ -1,17 +1,17 @@
-//! Header fields on their way through a proxy (RFC 9110 §7.6): what is for one connection only is taken off, and what
-//! tells of the relay is put on. Everything else is left as it came, whatever it says.
+//! Header fields of forwarded messages (RFC 9110 §7.6): fields of one connection are removed, the relay's own marks are
+//! added. All other fields pass unchanged. Also `Max-Forwards`, which limits how far `OPTIONS` goes (§7.6.2).
 
 use std::net::SocketAddr;
 
 use http::header::{self, HeaderName};
-use http::{HeaderMap, HeaderValue, Version};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
+use crate::field::{WANT_REPR_DIGEST, append_member, decimal};
+use crate::instance::RelayInstance;
+use crate::update::remove_hop_by_hop;
 use gupd_config::Class;
-use gupd_http::field::{WANT_REPR_DIGEST, append_member};
-use gupd_http::instance::RelayInstance;
-use gupd_http::update::remove_hop_by_hop;
 
-/// The fields a request for a whole object is made without: ranges and conditions are the client's own affair.
+/// Fields that a request for a whole object must not have: ranges and conditions of the client.
 const SELECTIVE: [HeaderName; 6] = [
     header::RANGE,
     header::IF_RANGE,
@@ -21,7 +21,7 @@ const SELECTIVE: [HeaderName; 6] = [
     header::IF_UNMODIFIED_SINCE,
 ];
 
-/// Fields about the client, not about what it asks for.
+/// Fields that identify the client.
 const PERSONAL: [HeaderName; 7] = [
     header::FORWARDED,
     header::PROXY_AUTHORIZATION,
@@ -32,8 +32,8 @@ const PERSONAL: [HeaderName; 7] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
-/// Fields by which some servers take a request for one with another method or path.
-const MEANING_ELSE: [HeaderName; 5] = [
+/// Fields by which some servers replace the method or the path of a request.
+const OVERRIDES: [HeaderName; 5] = [
     HeaderName::from_static("x-http-method"),
     HeaderName::from_static("x-http-method-override"),
     HeaderName::from_static("x-method-override"),
@@ -43,14 +43,16 @@ const MEANING_ELSE: [HeaderName; 5] = [
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The fields of a request that is passed through for one client.
+const MAX_FORWARDS: HeaderName = HeaderName::from_static("max-forwards");
+
+/// Returns the fields of a request that is forwarded for one client.
 pub fn prepare_passthrough(
     client: &HeaderMap,
     version: Version,
     peer: SocketAddr,
     instance: &RelayInstance,
 ) -> HeaderMap {
-    let mut headers = for_any_client(client, version, instance);
+    let mut headers = forward_fields(client, version, instance);
     let address = peer.ip().to_canonical();
     append_member(&mut headers, FORWARDED_FOR, &address.to_string());
     // RFC 7239 §6: an IPv6 address is in brackets and quotes.
@@ -59,17 +61,18 @@ pub fn prepare_passthrough(
     headers
 }
 
-/// The fields of a request whose response is for everyone: it names no client, since it is not for one, and nothing
-/// that one client says may make the manager answer another question. A relay before this one has the content's
-/// SHA-256, and tells it whoever asks.
+/// Returns the fields of a request whose response is shared by all clients.
+///
+/// It names no client, and no field of one client can make the manager answer a different request. It asks for the
+/// content's SHA-256, which a parent relay sends.
 pub fn prepare_fill(
     client: &HeaderMap,
     version: Version,
     class: Class,
     instance: &RelayInstance,
 ) -> HeaderMap {
-    let mut headers = for_any_client(client, version, instance);
-    for name in SELECTIVE.iter().chain(&PERSONAL).chain(&MEANING_ELSE) {
+    let mut headers = forward_fields(client, version, instance);
+    for name in SELECTIVE.iter().chain(&PERSONAL).chain(&OVERRIDES) {
         headers.remove(name);
     }
     if matches!(class, Class::Payload | Class::Catalog) {
@@ -79,13 +82,13 @@ pub fn prepare_fill(
     headers
 }
 
-/// Makes the fields of an upstream's response, which came in this version, those of the relay's own.
+/// Turns the fields of an upstream's response, received in `version`, into those of the relay's response.
 pub fn prepare_response(headers: &mut HeaderMap, version: Version) {
     remove_hop_by_hop(headers);
     add_via(headers, version);
 }
 
-/// Notes on a response that it came through here.
+/// Adds this relay to `Via` of a response.
 pub fn add_via(headers: &mut HeaderMap, version: Version) {
     let via = match version {
         Version::HTTP_10 => "1.0 gupd",
@@ -98,7 +101,23 @@ pub fn add_via(headers: &mut HeaderMap, version: Version) {
     }
 }
 
-fn for_any_client(client: &HeaderMap, version: Version, instance: &RelayInstance) -> HeaderMap {
+/// Returns true if the relay is the final recipient of a request: `OPTIONS *`, or `OPTIONS` with `Max-Forwards: 0`.
+pub fn is_final_recipient(method: &Method, target: &Uri, headers: &HeaderMap) -> bool {
+    method == Method::OPTIONS && (target.path() == "*" || max_forwards(headers) == Some(0))
+}
+
+/// Decrements `Max-Forwards` of an `OPTIONS` request.
+pub fn decrement_max_forwards(method: &Method, headers: &mut HeaderMap) {
+    if let (&Method::OPTIONS, Some(left)) = (method, max_forwards(headers)) {
+        headers.insert(MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
+    }
+}
+
+fn max_forwards(headers: &HeaderMap) -> Option<u64> {
+    decimal(headers.get(MAX_FORWARDS)?.as_bytes())
+}
+
+fn forward_fields(client: &HeaderMap, version: Version, instance: &RelayInstance) -> HeaderMap {
     let mut headers = client.clone();
     remove_hop_by_hop(&mut headers);
     // Set for the upstream, and by the connection that sends a body.
@@ -120,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn proxies_before_this_one_stay_named() {
+    fn passthrough_keeps_names_of_earlier_proxies() {
         let fields = headers(&[("via", "1.1 floor"), ("x-forwarded-for", "10.0.0.1"), ("host", "relay")]);
         let relay = RelayInstance::new();
         let peer = "[::ffff:10.0.0.2]:99".parse().unwrap();
@@ -135,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fill_names_no_client_and_asks_for_everything() {
+    fn fill_request_names_no_client_and_has_no_range() {
         let fields = headers(&[
             ("range", "bytes=0-1"),
             ("if-none-match", "\"a\""),

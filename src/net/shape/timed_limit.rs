@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::pace::Pacer;
 use super::schedule::LimitId;
+use super::throttle::Pacer;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::calendar::{Calendar, CurrentValue};
 use gupd_config::units::Rate;

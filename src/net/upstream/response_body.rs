@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::choice::Outstanding;
-use super::line::Held;
+use super::limited_stream::Held;
+use super::selection::Outstanding;
 
 /// A response's content as it comes, no faster than the limits allow.
 #[derive(Debug)]

@@ -35,13 +35,13 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// What a connection has seen since it told last.
 #[derive(Clone, Copy, Debug)]
-pub struct LineSample {
+pub(crate) struct LineSample {
     /// The round trip, as the receiving side measures it; `None` if it measured none since.
-    pub round_trip: Option<Duration>,
+    pub(crate) round_trip: Option<Duration>,
     /// Bytes that came.
-    pub received: u64,
+    pub(crate) received: u64,
     /// Packets came out of order: others were dropped.
-    pub disorder: bool,
+    pub(crate) disorder: bool,
 }
 
 /// The rate, and what it is steered by.

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use super::Upstream;
 use super::breaker::{Breaker, Change, Limits, Ticket};
-use super::choice::{Candidate, Load};
 use super::error::Verdict;
+use super::selection::{Candidate, Load};
 use gupd_config::clock::{Clock, UnixMillis};
 
 /// What all who ask one upstream share.

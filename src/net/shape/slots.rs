@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::admission::{Admission, Asked, GroupId};
 use super::bucket::Nanos;
 use gupd_config::Config;
+use gupd_http::refusal::SlotDenial;
 
 /// The bounds of what a client is told to wait: a shorter time cannot be written in whole seconds, and after a longer
 /// one downloads have little in common with those that it was estimated from.
@@ -40,28 +41,6 @@ enum Ask {
     Granted,
 }
 
-/// Why a request has no place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlotDenial {
-    /// `lan.queue` requests wait already.
-    QueueFull,
-    /// `lan.client_queue` requests of its client wait already.
-    ClientQueueFull,
-    /// It has waited for `lan.queue_timeout`.
-    QueueTimeout,
-}
-
-impl SlotDenial {
-    /// Word for logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::QueueFull => "queue-full",
-            Self::ClientQueueFull => "client-queue-full",
-            Self::QueueTimeout => "queue-timeout",
-        }
-    }
-}
-
 /// A request that is not to wait, or no longer.
 #[derive(Clone, Copy, Debug)]
 pub struct SlotRejection {
@@ -76,7 +55,7 @@ pub struct SlotRejection {
 
 /// One download's place; free for others when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Slot {
     places: Arc<SlotLimiter>,
     group: GroupId,
     client: IpAddr,
@@ -106,21 +85,21 @@ impl SlotLimiter {
     }
 
     /// A place for a download of `client`, of this group, if one is free.
-    pub fn try_acquire(self: &Arc<Self>, client: IpAddr, group: &str) -> Option<Place> {
+    pub fn try_acquire(self: &Arc<Self>, client: IpAddr, group: &str) -> Option<Slot> {
         let client = client.to_canonical();
         let now = self.now();
         let mut state = self.state();
         let group = state.admission.group(group);
         let taken = state.admission.take(group, client, now);
         drop(state);
-        taken.then(|| Place { places: Arc::clone(self), group, client })
+        taken.then(|| Slot { places: Arc::clone(self), group, client })
     }
 
     /// A place for a download of `client`, of this group, in its turn. Who drops the future waits no more.
     ///
     /// # Errors
     /// When as many wait as may, or it has waited for as long as it may.
-    pub async fn acquire(self: &Arc<Self>, client: IpAddr, group: &str) -> Result<Place, SlotRejection> {
+    pub async fn acquire(self: &Arc<Self>, client: IpAddr, group: &str) -> Result<Slot, SlotRejection> {
         let (mut waiting, patience) = self.wait(client.to_canonical(), group)?;
         match timeout(patience, &mut waiting).await {
             Ok(place) => Ok(place),
@@ -187,7 +166,7 @@ impl SlotRejection {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.places
             .change(|admission, now, granted| admission.release(self.group, self.client, now, granted));
@@ -206,7 +185,7 @@ struct Waiting {
 
 impl Waiting {
     /// Waits no more. A place that came just now is used.
-    fn give_up(mut self) -> Result<Place, SlotRejection> {
+    fn give_up(mut self) -> Result<Slot, SlotRejection> {
         let now = self.places.now();
         let wait = {
             let state = self.places.state();
@@ -222,18 +201,18 @@ impl Waiting {
     }
 
     /// What it has waited for.
-    fn place(&mut self) -> Place {
+    fn place(&mut self) -> Slot {
         if let Some(ask) = self.ask.take() {
             self.places.state().asks.try_remove(ask);
         }
-        Place { places: Arc::clone(&self.places), group: self.group, client: self.client }
+        Slot { places: Arc::clone(&self.places), group: self.group, client: self.client }
     }
 }
 
 impl Future for Waiting {
-    type Output = Place;
+    type Output = Slot;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Place> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Slot> {
         {
             let mut state = self.places.state();
             if let Some(Ask::Waiting(waker)) = self.ask.and_then(|ask| state.asks.get_mut(ask)) {
@@ -262,7 +241,7 @@ impl Drop for Waiting {
         };
         if granted {
             // It came too late: somebody else's.
-            drop(Place { places: Arc::clone(&self.places), group, client });
+            drop(Slot { places: Arc::clone(&self.places), group, client });
         }
     }
 }

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use http::HeaderValue;
 
-use super::Target;
 use crate::upstream::Upstreams;
 use gupd_config::Config;
+use gupd_http::target::Target;
 
 /// How clients reach each upstream: scheme and authority, by name.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use prometheus::IntCounter;
 use tokio::time::timeout;
 
-use crate::upstream::UpstreamBody;
+use super::UpstreamBody;
 
 /// Why an upstream's body ended too soon.
 #[derive(Debug, thiserror::Error)]

@@ -14,10 +14,10 @@ use hyper_util::client::legacy::connect::capture_connection;
 use tokio::time::{Instant, timeout};
 
 use super::breaker::Breaker;
-use super::choice;
 use super::error::{Verdict, is_unavailable};
-use super::line::Line;
-use super::standing::Permit;
+use super::limited_stream::Line;
+use super::selection;
+use super::state::Permit;
 use super::{
     RequestBody, Upstream, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams, peers,
 };
@@ -244,7 +244,7 @@ impl Upstreams {
         let now = self.clock.now();
         let mut candidates: Vec<_> =
             self.of(order).zip(1..).map(|(upstream, place)| upstream.candidate(place, now)).collect();
-        choice::order(&mut candidates);
+        selection::order(&mut candidates);
         candidates.into_iter().map(|candidate| candidate.upstream).collect()
     }
 

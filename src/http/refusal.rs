@@ -1,0 +1,138 @@
+//! Requests that the relay refuses, as one enum. Each refusal has a status, a label for metrics and logs, and a message
+//! for the client. A refused request never reaches an upstream.
+
+use http::StatusCode;
+
+use crate::key::PathError;
+
+/// Value of `Allow`: the methods that the relay forwards.
+pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
+
+/// The reason for which a request is answered without an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `CONNECT`: the relay is not a tunnel.
+    Connect,
+    /// `TRACE`: the response would show a client's credentials to the page that made it send the request (RFC 9110
+    /// §9.3.8).
+    Trace,
+    /// An absolute target on a host that is not a configured upstream: the relay is not an open proxy.
+    ForeignTarget,
+    /// A target that is neither a path nor a URL.
+    TargetForm,
+    /// HTTP/1.1 without `Host`, or with several (RFC 9112 §3.2).
+    Host,
+    /// A body in a transfer coding other than `chunked` (RFC 9112 §6.1), which the relay cannot decode.
+    TransferCoding,
+    /// A path that can mean something else to the manager than to the relay.
+    Path(PathError),
+    /// A target longer than `server.max_uri_bytes`.
+    UriTooLong,
+    /// No route has this host and path.
+    NoRoute,
+    /// A request that this relay has forwarded before, or that has passed too many relays.
+    Loop,
+    /// The limits on concurrent downloads leave no slot.
+    NoSlot(SlotDenial),
+}
+
+/// The reason for which a download gets no slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotDenial {
+    /// `lan.queue` requests are queued already.
+    QueueFull,
+    /// `lan.client_queue` requests of the client are queued already.
+    ClientQueueFull,
+    /// The request was queued for `lan.queue_timeout`.
+    QueueTimeout,
+}
+
+impl Refusal {
+    /// Every refusal, for metrics that exist before the first one.
+    pub const ALL: [Self; 15] = [
+        Self::Connect,
+        Self::Trace,
+        Self::ForeignTarget,
+        Self::TargetForm,
+        Self::Host,
+        Self::TransferCoding,
+        Self::Path(PathError::DotSegment),
+        Self::Path(PathError::ControlCharacter),
+        Self::Path(PathError::PercentEncoding),
+        Self::UriTooLong,
+        Self::NoRoute,
+        Self::Loop,
+        Self::NoSlot(SlotDenial::QueueFull),
+        Self::NoSlot(SlotDenial::ClientQueueFull),
+        Self::NoSlot(SlotDenial::QueueTimeout),
+    ];
+
+    /// Returns the label for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Trace => "trace",
+            Self::ForeignTarget => "foreign-target",
+            Self::TargetForm => "target-form",
+            Self::Host => "host",
+            Self::TransferCoding => "transfer-coding",
+            Self::Path(PathError::DotSegment) => "dot-segment",
+            Self::Path(PathError::ControlCharacter) => "control-character",
+            Self::Path(PathError::PercentEncoding) => "percent-encoding",
+            Self::UriTooLong => "uri-too-long",
+            Self::NoRoute => "no-route",
+            Self::Loop => "loop",
+            Self::NoSlot(SlotDenial::QueueFull) => "queue-full",
+            Self::NoSlot(SlotDenial::ClientQueueFull) => "client-queue-full",
+            Self::NoSlot(SlotDenial::QueueTimeout) => "queue-timeout",
+        }
+    }
+
+    /// Returns the status of the response.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Connect | Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
+            // RFC 9110 §7.4: not willing to answer for that origin.
+            Self::ForeignTarget => StatusCode::MISDIRECTED_REQUEST,
+            Self::TargetForm | Self::Host | Self::Path(_) => StatusCode::BAD_REQUEST,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            // Not 429: the relay is busy, and updaters know 503 from managers.
+            Self::NoSlot(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Returns the body of the response: one line of text.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::Connect => "gupd: CONNECT refused: this relay is not a tunnel\n",
+            Self::Trace => "gupd: TRACE refused\n",
+            Self::ForeignTarget => "gupd: host refused: this relay serves its configured upstreams only\n",
+            Self::TargetForm => "gupd: request target refused: neither a path nor a URL\n",
+            Self::TransferCoding => "gupd: transfer coding refused: use chunked\n",
+            Self::Host => "gupd: Host refused: send exactly one valid Host field\n",
+            Self::Path(PathError::DotSegment) => "gupd: path refused: it has a . or .. segment\n",
+            Self::Path(PathError::ControlCharacter) => {
+                "gupd: path refused: it has a control character or a backslash\n"
+            }
+            Self::Path(PathError::PercentEncoding) => {
+                "gupd: path refused: it has a % without two hexadecimal digits\n"
+            }
+            Self::UriTooLong => "gupd: request target refused: too long\n",
+            Self::NoRoute => "gupd: no route for this host and path\n",
+            Self::Loop => "gupd: forwarding loop: this relay has forwarded the request before\n",
+            Self::NoSlot(SlotDenial::ClientQueueFull) => {
+                "gupd: too many queued downloads of this client: retry after the time in Retry-After\n"
+            }
+            Self::NoSlot(_) => "gupd: download limit reached: retry after the time in Retry-After\n",
+        }
+    }
+}
+
+impl From<PathError> for Refusal {
+    fn from(error: PathError) -> Self {
+        Self::Path(error)
+    }
+}

@@ -1,0 +1,139 @@
+//! The target of a request: its route, the key of its response, and its spelling upstream.
+//!
+//! Parsing refuses every target that is not plainly content of a configured upstream (RFC 9112 §3.2).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
+
+use crate::key::{self, KeyBinding, NormalizedTarget};
+use crate::refusal::Refusal;
+use gupd_config::policy::{Group, Policy, Route, UpstreamBinding};
+use gupd_config::{Class, UpstreamId};
+
+/// A parsed request target.
+#[derive(Debug)]
+pub struct Target {
+    /// The route.
+    pub route: Arc<Route>,
+    /// Normalized path and query.
+    pub normalized: NormalizedTarget,
+    /// Path and query as the client spelled them.
+    pub original: PathAndQuery,
+    /// True if the client uses the relay as its proxy. A redirect to the manager would lead back here.
+    pub is_proxied: bool,
+    /// The upstream binding of the client's group and the class of the path. The class is read only with a binding.
+    bound: Option<(Arc<UpstreamBinding>, Class)>,
+}
+
+/// Rules that a target must satisfy.
+pub struct TargetRules<'a> {
+    /// The routes.
+    pub policy: &'a Policy,
+    /// Returns true if an absolute target may name this scheme and authority.
+    pub is_upstream: &'a (dyn Fn(&str, &Authority) -> bool + Send + Sync),
+    /// `server.max_uri_bytes`.
+    pub max_uri_bytes: usize,
+    /// The address that the client connected to.
+    pub local: SocketAddr,
+}
+
+impl Target {
+    /// Parses the target of a request.
+    ///
+    /// # Errors
+    /// The refusal, if the request must not be forwarded.
+    pub fn parse(
+        method: &Method,
+        uri: &Uri,
+        version: Version,
+        headers: &HeaderMap,
+        rules: &TargetRules<'_>,
+    ) -> Result<Self, Refusal> {
+        if method == Method::CONNECT {
+            return Err(Refusal::Connect);
+        }
+        if method == Method::TRACE {
+            return Err(Refusal::Trace);
+        }
+        if headers.get_all(header::TRANSFER_ENCODING).iter().any(|coding| !is_chunked(coding)) {
+            return Err(Refusal::TransferCoding);
+        }
+        let original = uri.path_and_query().ok_or(Refusal::TargetForm)?;
+        if original.as_str().len() > rules.max_uri_bytes {
+            return Err(Refusal::UriTooLong);
+        }
+        let named = parse_host(version, headers)?;
+        let (host, is_proxied) = match (uri.scheme_str(), uri.authority()) {
+            (Some(scheme), Some(authority)) => {
+                let is_local = authority.as_str().parse() == Ok(rules.local);
+                if !is_web(scheme, authority) || !is_local && !(rules.is_upstream)(scheme, authority) {
+                    return Err(Refusal::ForeignTarget);
+                }
+                // RFC 9112 §3.2.2: an absolute target overrides the Host field.
+                (Some(authority.host().to_ascii_lowercase()), !is_local)
+            }
+            _ => (named, false),
+        };
+        if !original.path().starts_with('/') {
+            return Err(Refusal::TargetForm);
+        }
+        let normalized = key::normalize(original.path(), original.query())?;
+        let route = rules.policy.route(host.as_deref(), normalized.path()).ok_or(Refusal::NoRoute)?;
+        Ok(Self { route: route.clone(), normalized, original: original.clone(), is_proxied, bound: None })
+    }
+
+    /// Returns the key under which the response is stored.
+    pub fn key(&self) -> String {
+        let binding =
+            self.bound.as_ref().map(|(binding, class)| KeyBinding { binding: binding.name(), class: *class });
+        self.normalized.key(&self.route.name, binding)
+    }
+
+    /// Returns the name of the upstream binding of the client's group.
+    pub fn binding(&self) -> Option<&str> {
+        self.bound.as_ref().map(|(binding, _)| binding.name())
+    }
+
+    /// Returns the upstreams by priority: those of the binding, or else those of the route.
+    pub fn upstreams(&self) -> &Arc<[UpstreamId]> {
+        self.bound.as_ref().map_or(&self.route.upstreams, |(binding, _)| binding.upstreams())
+    }
+
+    /// Applies the upstream binding of the client's group, if it has one.
+    pub fn bind(&mut self, group: &Group, policy: &Policy) {
+        let Some(binding) = &group.binding else { return };
+        let class = policy.classify(&self.route, self.normalized.path()).class;
+        self.bound = Some((binding.clone(), class));
+    }
+}
+
+fn is_chunked(coding: &HeaderValue) -> bool {
+    coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
+}
+
+fn is_web(scheme: &str, authority: &Authority) -> bool {
+    let is_web = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    is_web && !authority.as_str().contains('@')
+}
+
+/// Returns the host of the only `Host` field in lower case, without its port. HTTP/1.0 may have none.
+fn parse_host(version: Version, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let mut fields = headers.get_all(header::HOST).iter();
+    let Some(field) = fields.next() else {
+        return if version >= Version::HTTP_11 { Err(Refusal::Host) } else { Ok(None) };
+    };
+    if fields.next().is_some() {
+        return Err(Refusal::Host);
+    }
+    if field.is_empty() {
+        return Ok(None);
+    }
+    let authority = Authority::try_from(field.as_bytes()).map_err(|_| Refusal::Host)?;
+    if authority.as_str().contains('@') {
+        return Err(Refusal::Host);
+    }
+    Ok(Some(authority.host().to_ascii_lowercase()))
+}
