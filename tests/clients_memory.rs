@@ -53,10 +53,10 @@ async fn record(tracker: &ClientTracker, observations: impl Iterator<Item = Obse
     for (at, observation) in observations.enumerate() {
         tracker.record(observation);
         if at % AT_ONCE == 0 {
-            tracker.trouble(0, &[]).await;
+            tracker.trouble(0.into(), &[]).await;
         }
     }
-    tracker.trouble(0, &[]).await;
+    tracker.trouble(0.into(), &[]).await;
 }
 
 fn observation(client: ClientId, address: IpAddr, at: i64, hash: u64) -> Observation {
@@ -65,7 +65,7 @@ fn observation(client: ClientId, address: IpAddr, at: i64, hash: u64) -> Observa
         address,
         group: "branch".into(),
         at,
-        revision: Some(1),
+        revision: Some(1.into()),
         request: RequestKind::Payload { hash, is_full_set: true },
         outcome: RequestOutcome::Delivered,
         bytes: 1,

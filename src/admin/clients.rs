@@ -63,7 +63,7 @@ mod tests {
             client: "10.0.0.1".parse().ok(),
             group: Some("pilot".to_owned()),
             status: Some(ClientStatus::Red),
-            revision: Some(7),
+            revision: Some(7.into()),
         };
         assert_eq!((filter, limit), (expected, 10));
         assert_eq!(parse(None).unwrap(), (ClientFilter::default(), MAX_LISTED));

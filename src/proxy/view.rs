@@ -24,7 +24,7 @@ use gupd_http::field;
 use gupd_http::status::{CacheStatus, FinishedResponse};
 use gupd_net::shape::Purpose;
 use gupd_rollout::clients::{ClientTracker, Observation, RequestKind};
-use gupd_rollout::revision::{Catalog, Number, version_key};
+use gupd_rollout::revision::{Catalog, RevisionNumber, version_key};
 use gupd_rollout::state::Published;
 use gupd_rollout::views::{Due, Views};
 
@@ -96,7 +96,7 @@ impl Proxy {
         &self,
         asked: &Asked<'_>,
         now: UnixMillis,
-        sees: Option<Number>,
+        sees: Option<RevisionNumber>,
         request: RequestKind,
     ) -> Box<dyn RequestObserver> {
         let peer = (asked.peer.address.ip(), asked.peer.certificate_names());
@@ -121,7 +121,7 @@ impl Proxy {
         key: &Arc<str>,
         classified: &Classification,
         mut views: Arc<Views>,
-    ) -> (Reply, Option<Number>) {
+    ) -> (Reply, Option<RevisionNumber>) {
         let now = || self.cache.clock().now();
         let (client, mut group) = (asked.peer.address.ip(), asked.group.clone());
         let revision = views.of(&group.name, client, now());
@@ -189,7 +189,7 @@ impl Proxy {
         classified: &Classification,
         views: Arc<Views>,
         body: Incoming,
-    ) -> (Reply, Option<Number>) {
+    ) -> (Reply, Option<RevisionNumber>) {
         let due = match RevisionFile::parse(key) {
             Some(file) if *asked.method == Method::GET => {
                 self.due(asked, key, file, classified, &views).await
@@ -307,7 +307,7 @@ impl RequestObserver for ClientObserver {
 }
 
 /// The number of the revision that a client sees.
-fn sees(views: &Views, group: &Group, client: IpAddr, now: UnixMillis) -> Option<Number> {
+fn sees(views: &Views, group: &Group, client: IpAddr, now: UnixMillis) -> Option<RevisionNumber> {
     views.of(&group.name, client, views.time(now)).map(|revision| revision.number)
 }
 

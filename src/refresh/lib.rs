@@ -30,7 +30,7 @@ use gupd_config::policy::{RefreshSchedule, ScheduledRun};
 use gupd_config::{Config, PrefetchSettings};
 use gupd_proxy::Proxy;
 use gupd_rollout::engine::Rollouts;
-use gupd_rollout::revision::Number;
+use gupd_rollout::revision::RevisionNumber;
 use gupd_store::Store;
 
 /// Refreshes asked for by hand that may wait for the one that runs.
@@ -72,7 +72,7 @@ pub struct Report {
     pub failed: u64,
     /// The revision that what was new has become, or become part of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revision: Option<Number>,
+    pub revision: Option<RevisionNumber>,
 }
 
 /// Why no refresh can be asked for.
@@ -311,6 +311,7 @@ impl Worker {
             tracing::warn!(asked, "the window closed before a refresh was done");
             return;
         };
+        let revision = revision.map(RevisionNumber::get);
         if failed == 0 {
             self.metrics.completed.set(self.clock.now() / 1_000);
             tracing::info!(asked, catalogs, changed, failed, revision, "refreshed");

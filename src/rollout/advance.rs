@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::moment::{Opened, Opening};
-use super::revision::Number;
+use super::revision::RevisionNumber;
 use super::rings::{Ring, RingId, Rings};
 use super::state::{Kept, Progress, State};
 use gupd_config::Gate;
@@ -17,7 +17,7 @@ use gupd_config::clock::UnixMillis;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Next {
     /// Of this revision.
-    pub revision: Number,
+    pub revision: RevisionNumber,
     /// Of this ring.
     pub ring: RingId,
     /// This step of it.
@@ -45,7 +45,7 @@ pub enum Waits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Advanced {
     /// Of this revision.
-    pub revision: Number,
+    pub revision: RevisionNumber,
     /// Of this ring.
     pub ring: RingId,
     /// This step of it.
@@ -77,7 +77,7 @@ impl State {
         &mut self,
         rings: &Rings,
         now: UnixMillis,
-        troubled: impl Fn(Number, RingId) -> bool,
+        troubled: impl Fn(RevisionNumber, RingId) -> bool,
     ) -> Vec<Advanced> {
         let mut advanced = Vec::new();
         if self.halted.is_some() {
@@ -102,7 +102,7 @@ impl State {
     }
 
     /// What each ring waits for, of each revision that has something to wait for; the oldest first.
-    pub fn outlook(&self, rings: &Rings, troubled: impl Fn(Number, RingId) -> bool) -> Vec<Next> {
+    pub fn outlook(&self, rings: &Rings, troubled: impl Fn(RevisionNumber, RingId) -> bool) -> Vec<Next> {
         let (mut coming, mut ahead) = (Vec::new(), Ahead::of_none(rings));
         for at in self.under_way() {
             let next = rings.iter().rev();
@@ -211,7 +211,7 @@ impl State {
         // What everyone sees needs no release any more once there is something newer: until then windows of groups, which
         // know nothing of rings, stay open for it.
         let base = self.revisions.iter().rev().find(|kept| kept.is_for_everyone());
-        let base = base.map_or(0, |kept| kept.number);
+        let base = base.map_or(RevisionNumber::NONE, |kept| kept.number);
         self.released.retain(|_, (released, _)| *released >= base);
     }
 
@@ -258,7 +258,7 @@ impl State {
         ring: RingId,
         rings: &Rings,
         ahead: &Ahead,
-        troubled: &impl Fn(Number, RingId) -> bool,
+        troubled: &impl Fn(RevisionNumber, RingId) -> bool,
     ) -> Option<Next> {
         let (kept, settings) = (self.revisions.get(at)?, &rings.get(ring)?.settings);
         let Progress::Rings { since, open } = &kept.progress else { return None };
@@ -287,7 +287,7 @@ impl State {
     }
 
     /// Whoever rolls the pilot back from a revision does not want it to go on by itself.
-    fn is_rolled_back(&self, number: Number, ring: RingId, rings: &Rings) -> bool {
+    fn is_rolled_back(&self, number: RevisionNumber, ring: RingId, rings: &Rings) -> bool {
         let from = |group| Some((self.held.get(group)?.0, *self.rolled_back.get(group)?));
         let is_it = |group| from(group).is_some_and(|(to, from)| to < number && number <= from);
         rings.get(ring).is_some_and(|ring| ring.groups.iter().any(is_it))

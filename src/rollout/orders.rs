@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::advance::opening;
 use super::moment::Opened;
-use super::revision::Number;
+use super::revision::RevisionNumber;
 use super::rings::{Ring, Rings};
 use super::state::State;
 use gupd_config::clock::UnixMillis;
@@ -25,7 +25,7 @@ pub enum Order {
     /// Give a revision a name, under which it is kept.
     Name {
         /// The revision.
-        revision: Number,
+        revision: RevisionNumber,
         /// Its name from now on; another revision that had it has it no more.
         name: String,
     },
@@ -121,7 +121,7 @@ pub enum Refused {
         /// The group.
         group: String,
         /// What it sees.
-        number: Number,
+        number: RevisionNumber,
     },
     /// It goes forward.
     #[error(
@@ -131,9 +131,9 @@ pub enum Refused {
         /// The group.
         group: String,
         /// What was given.
-        number: Number,
+        number: RevisionNumber,
         /// What it sees.
-        sees: Number,
+        sees: RevisionNumber,
     },
     /// Nothing holds it.
     #[error(
@@ -212,7 +212,7 @@ impl State {
     ///
     /// # Errors
     /// When there is none.
-    pub fn find(&self, given: &str) -> Result<Number, Refused> {
+    pub fn find(&self, given: &str) -> Result<RevisionNumber, Refused> {
         let number = self.names.get(given).copied().or_else(|| given.parse().ok());
         number.filter(|number| self.revision(*number).is_some()).ok_or_else(|| self.unknown(given))
     }
@@ -228,7 +228,7 @@ impl State {
         unknown
     }
 
-    fn name(&mut self, revision: Number, name: &str) -> Result<Done, Refused> {
+    fn name(&mut self, revision: RevisionNumber, name: &str) -> Result<Done, Refused> {
         let number = self.find(&revision.to_string())?;
         let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
         let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
@@ -244,13 +244,18 @@ impl State {
     }
 
     /// Holds a group; what it is rolled back from goes no further by itself. Of several steps back, from the first on.
-    fn roll_back(&mut self, group: Arc<str>, (from, to): (Number, Number), now: UnixMillis) -> Done {
+    fn roll_back(
+        &mut self,
+        group: Arc<str>,
+        (from, to): (RevisionNumber, RevisionNumber),
+        now: UnixMillis,
+    ) -> Done {
         let first = self.rolled_back.entry(group.clone()).or_insert(from);
         *first = from.max(*first);
         self.hold(group, to, now)
     }
 
-    fn hold(&mut self, group: Arc<str>, number: Number, now: UnixMillis) -> Done {
+    fn hold(&mut self, group: Arc<str>, number: RevisionNumber, now: UnixMillis) -> Done {
         let mut what =
             done(format!("group {group} sees revision {number} until gupd rollout release {group}"));
         let gone = self.revisions.iter().find(|kept| kept.number == number).map(|kept| kept.gone);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::revision::Number;
+use super::revision::RevisionNumber;
 use super::state::{Gone, State};
 
 /// Payloads noted, at most: deltas and full sets of some dozens of contents in a thousand revisions are fewer. What does not
@@ -17,14 +17,14 @@ const MAX_PAYLOADS: usize = 20_000;
 const ROUND: usize = 1_000;
 
 /// A payload's key, and the first and the last revision that it is kept for; `None` if it is not any more.
-type Change = (Arc<str>, Option<(Number, Number)>);
+type Change = (Arc<str>, Option<(RevisionNumber, RevisionNumber)>);
 
 /// The payloads, by key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Payloads {
-    taken: Arc<BTreeMap<Arc<str>, (Number, Number)>>,
+    taken: Arc<BTreeMap<Arc<str>, (RevisionNumber, RevisionNumber)>>,
     /// Those that were taken since it was last written down.
-    fresh: HashMap<Arc<str>, (Number, Number)>,
+    fresh: HashMap<Arc<str>, (RevisionNumber, RevisionNumber)>,
     /// Those of the first that the store may not hold: they were still being fetched when they were written down, or had
     /// to go for room.
     unheld: BTreeSet<Arc<str>>,
@@ -35,13 +35,13 @@ pub(super) struct Payloads {
 }
 
 impl Payloads {
-    pub(super) fn new(taken: BTreeMap<Arc<str>, (Number, Number)>) -> Self {
+    pub(super) fn new(taken: BTreeMap<Arc<str>, (RevisionNumber, RevisionNumber)>) -> Self {
         let unheld = taken.keys().cloned().collect();
         Self { taken: Arc::new(taken), unheld, ..Self::default() }
     }
 
     /// A client that sees this revision takes it.
-    pub(super) fn takes(&mut self, key: Arc<str>, revision: Number) {
+    pub(super) fn takes(&mut self, key: Arc<str>, revision: RevisionNumber) {
         let known = self.fresh.get(&key).or_else(|| self.taken.get(&key)).copied();
         let of =
             known.map_or((revision, revision), |(first, last)| (first.min(revision), last.max(revision)));
@@ -53,8 +53,9 @@ impl Payloads {
 
     /// What is to be written down: which are kept and of which revisions, and which are not any more.
     pub(super) fn changes(&mut self, state: &State) -> Vec<Change> {
-        let numbers: BTreeSet<Number> = state.revisions().map(|revision| revision.number).collect();
-        let is_kept = |(first, last): (Number, Number)| numbers.range(first..=last).next().is_some();
+        let numbers: BTreeSet<RevisionNumber> = state.revisions().map(|revision| revision.number).collect();
+        let is_kept =
+            |(first, last): (RevisionNumber, RevisionNumber)| numbers.range(first..=last).next().is_some();
         let fresh: Vec<_> = self.fresh.drain().filter(|(_, of)| is_kept(*of)).collect();
         let gone: Vec<_> =
             self.taken.iter().filter(|(_, of)| !is_kept(**of)).map(|(key, _)| key.clone()).collect();
@@ -95,8 +96,12 @@ impl Payloads {
     }
 
     /// Of payloads that had to go for room, how many and how large they were, by kept revision.
-    pub(super) fn given_up(&mut self, gone: Vec<(Arc<str>, u64)>, state: &State) -> Vec<(Number, Gone)> {
-        let mut of: BTreeMap<Number, Gone> = BTreeMap::new();
+    pub(super) fn given_up(
+        &mut self,
+        gone: Vec<(Arc<str>, u64)>,
+        state: &State,
+    ) -> Vec<(RevisionNumber, Gone)> {
+        let mut of: BTreeMap<RevisionNumber, Gone> = BTreeMap::new();
         for (key, bytes) in gone {
             let Some((first, last)) = self.taken.get(&key).copied() else { continue };
             self.unheld.insert(key.clone());
@@ -113,8 +118,8 @@ impl Payloads {
     }
 
     /// How many are kept of each revision.
-    pub(super) fn count(&self, state: &State) -> BTreeMap<Number, u64> {
-        let mut counts: BTreeMap<Number, u64> =
+    pub(super) fn count(&self, state: &State) -> BTreeMap<RevisionNumber, u64> {
+        let mut counts: BTreeMap<RevisionNumber, u64> =
             state.revisions().map(|revision| (revision.number, 0)).collect();
         for (first, last) in self.taken.values() {
             for (_, count) in counts.range_mut(first..=last) {
@@ -141,17 +146,20 @@ mod tests {
     #[test]
     fn a_payload_is_kept_from_the_first_revision_whose_clients_took_it_to_the_last() {
         let (mut payloads, mut state) = (Payloads::default(), state(4));
-        payloads.takes("full".into(), 3);
-        payloads.takes("full".into(), 1);
-        payloads.takes("delta".into(), 4);
-        payloads.takes("of none".into(), 9);
+        payloads.takes("full".into(), 3.into());
+        payloads.takes("full".into(), 1.into());
+        payloads.takes("delta".into(), 4.into());
+        payloads.takes("of none".into(), 9.into());
         let mut changes = payloads.changes(&state);
         changes.sort();
-        assert_eq!(changes, [("delta".into(), Some((4, 4))), ("full".into(), Some((1, 3)))]);
+        assert_eq!(
+            changes,
+            [("delta".into(), Some((4.into(), 4.into()))), ("full".into(), Some((1.into(), 3.into())))]
+        );
         assert_eq!(payloads.changes(&state), []);
-        assert_eq!(payloads.count(&state), BTreeMap::from([(1, 1), (2, 1), (3, 1), (4, 1)]));
+        assert_eq!(payloads.count(&state), [1, 2, 3, 4].map(|number| (number.into(), 1)).into());
         let gone = payloads.given_up(vec![("full".into(), 7), ("unknown".into(), 9)], &state);
-        assert_eq!(gone, [1, 2, 3].map(|number| (number, Gone { payloads: 1, bytes: 7 })));
+        assert_eq!(gone, [1, 2, 3].map(|number| (number.into(), Gone { payloads: 1, bytes: 7 })));
         assert_eq!(payloads.again(), ["full".into()]);
         state.revisions.drain(..3);
         assert_eq!(payloads.changes(&state), [("full".into(), None)]);
@@ -161,7 +169,7 @@ mod tests {
     #[test]
     fn what_comes_and_goes_is_counted_once() {
         let (mut payloads, state) = (Payloads::default(), state(1));
-        payloads.takes("full".into(), 1);
+        payloads.takes("full".into(), 1.into());
         payloads.changes(&state);
         assert_eq!(payloads.given_up(vec![("full".into(), 7)], &state).len(), 1);
         assert_eq!(payloads.given_up(vec![("full".into(), 7)], &state), []);
@@ -170,7 +178,8 @@ mod tests {
     #[test]
     fn the_store_is_told_again_in_rounds_of_what_it_may_not_hold() {
         let keys: Vec<Arc<str>> = (0..ROUND + 2).map(|at| format!("{at:04}").into()).collect();
-        let mut payloads = Payloads::new(keys.iter().map(|key| (key.clone(), (1, 1))).collect());
+        let mut payloads =
+            Payloads::new(keys.iter().map(|key| (key.clone(), (1.into(), 1.into()))).collect());
         assert_eq!([payloads.again(), payloads.again()], [&keys[..ROUND], &keys[ROUND..]]);
         assert_eq!(payloads.again(), keys[..ROUND]);
         payloads.are_unheld(&keys, vec![keys[7].clone(), "of none".into()]);
@@ -182,10 +191,10 @@ mod tests {
     fn what_is_taken_again_and_again_is_written_down_once() {
         let (mut payloads, state) = (Payloads::default(), state(1));
         for _ in 0..5 {
-            payloads.takes("full".into(), 1);
+            payloads.takes("full".into(), 1.into());
         }
         assert_eq!(payloads.changes(&state).len(), 1);
-        payloads.takes("full".into(), 1);
+        payloads.takes("full".into(), 1.into());
         assert_eq!(payloads.changes(&state), []);
     }
 }

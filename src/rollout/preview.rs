@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clients::ClientReport;
 use super::orders::Done;
-use super::revision::Number;
+use super::revision::RevisionNumber;
 use super::views::Views;
 use gupd_config::clock::UnixMillis;
 
@@ -57,13 +57,13 @@ pub struct ClientPreview {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Moves {
     /// Now, as it is.
-    pub sees: Option<Number>,
+    pub sees: Option<RevisionNumber>,
     /// Now, by the order.
-    pub would_see: Option<Number>,
+    pub would_see: Option<RevisionNumber>,
     /// When everyone has moved whom open steps move, by the order. Steps that open later are not counted.
-    pub in_time: Option<Number>,
+    pub in_time: Option<RevisionNumber>,
     /// The same without the order.
-    pub otherwise: Option<Number>,
+    pub otherwise: Option<RevisionNumber>,
 }
 
 /// A client that is known.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::revision::{Catalog, Number, Revision};
+use super::revision::{Catalog, Revision, RevisionNumber};
 use super::state::State;
 use gupd_config::clock::UnixMillis;
 
@@ -34,7 +34,7 @@ pub(super) struct Restored {
     /// When the relay was last known to run.
     pub(super) alive: Option<UnixMillis>,
     /// The first and the last revision whose clients took a payload, by its key.
-    pub(super) payloads: BTreeMap<Arc<str>, (Number, Number)>,
+    pub(super) payloads: BTreeMap<Arc<str>, (RevisionNumber, RevisionNumber)>,
     /// Records that say nothing any more.
     pub(super) stray: Vec<Record>,
     /// What was lost, a line each.
@@ -97,7 +97,7 @@ pub(super) fn alive(now: UnixMillis) -> Record {
 }
 
 /// Which revisions' clients took a payload, or that it is not kept any more.
-pub(super) fn payload(key: &str, of: Option<(Number, Number)>) -> Record {
+pub(super) fn payload(key: &str, of: Option<(RevisionNumber, RevisionNumber)>) -> Record {
     (format!("{PAYLOAD}{key}"), of.map(|(first, last)| format!("{first} {last}").into_bytes()))
 }
 
@@ -107,8 +107,8 @@ pub(super) fn payload(key: &str, of: Option<(Number, Number)>) -> Record {
 /// When a later gupd wrote it: nothing is known then of what it means.
 pub(super) fn restore(records: Vec<(String, Vec<u8>)>) -> Result<Restored, Newer> {
     let mut restored = Restored::default();
-    let mut contents: BTreeMap<Number, Revision> = BTreeMap::new();
-    let mut parts: Vec<(Number, usize, String)> = Vec::new();
+    let mut contents: BTreeMap<RevisionNumber, Revision> = BTreeMap::new();
+    let mut parts: Vec<(RevisionNumber, usize, String)> = Vec::new();
     for (name, value) in records {
         if name == STATE {
             match serde_json::from_slice::<Written<serde_json::Value>>(&value) {
@@ -145,11 +145,12 @@ pub(super) fn restore(records: Vec<(String, Vec<u8>)>) -> Result<Restored, Newer
         }
     }
     // One that is not whole is none. No number is given twice, whatever is lost.
-    let there = |number: Number| parts.iter().filter(|(of, ..)| *of == number).count();
+    let there = |number: RevisionNumber| parts.iter().filter(|(of, ..)| *of == number).count();
     contents.retain(|number, _| parts.iter().all(|(of, count, _)| of != number || *count == there(*number)));
-    restored.state.last = parts.iter().map(|(number, ..)| *number).fold(restored.state.last, Number::max);
+    restored.state.last =
+        parts.iter().map(|(number, ..)| *number).fold(restored.state.last, RevisionNumber::max);
     restored.losses.extend(restored.state.take_contents(contents));
-    let kept: BTreeSet<Number> = restored.state.revisions().map(|revision| revision.number).collect();
+    let kept: BTreeSet<RevisionNumber> = restored.state.revisions().map(|revision| revision.number).collect();
     restored.stray.extend(
         parts.into_iter().filter(|(number, ..)| !kept.contains(number)).map(|(.., name)| (name, None)),
     );
@@ -180,11 +181,11 @@ fn parts(revision: &Revision) -> Vec<Vec<u8>> {
     parts.into_iter().map(|part| serde_json::to_vec(&Part { of, ..part }).unwrap_or_default()).collect()
 }
 
-fn part_name(number: Number, part: usize) -> String {
+fn part_name(number: RevisionNumber, part: usize) -> String {
     format!("{REVISION}{number}/{part}")
 }
 
-fn part_of(name: &str, value: &[u8]) -> Option<(Number, Part)> {
+fn part_of(name: &str, value: &[u8]) -> Option<(RevisionNumber, Part)> {
     let (number, _) = name.strip_prefix(REVISION)?.split_once('/')?;
     Some((number.parse().ok()?, serde_json::from_slice(value).ok()?))
 }
@@ -205,8 +206,8 @@ mod tests {
                 })
                 .collect(),
         };
-        assert_eq!(state.publish(&[collected(1)], 10), Ok(Published::New(1)));
-        assert_eq!(state.publish(&[collected(2)], 20), Ok(Published::New(2)));
+        assert_eq!(state.publish(&[collected(1)], 10), Ok(Published::New(1.into())));
+        assert_eq!(state.publish(&[collected(2)], 20), Ok(Published::New(2.into())));
         state.announce("route /content/{a}", 7, 30).unwrap();
         state
     }
@@ -220,10 +221,10 @@ mod tests {
         let state = state(3_000);
         let mut records = written(changes(&State::default(), &state));
         assert!(records.len() > 3 && records.iter().all(|(_, value)| value.len() < 400 << 10));
-        records.extend(written(vec![alive(99), payload("route /p", Some((1, 2)))]));
+        records.extend(written(vec![alive(99), payload("route /p", Some((1.into(), 2.into())))]));
         let restored = restore(records).unwrap();
         assert_eq!((restored.state, restored.alive), (state, Some(99)));
-        assert_eq!(restored.payloads.get("route /p"), Some(&(1, 2)));
+        assert_eq!(restored.payloads.get("route /p"), Some(&(1.into(), 2.into())));
         assert!(restored.losses.is_empty() && restored.stray.is_empty());
     }
 
@@ -241,12 +242,15 @@ mod tests {
     #[test]
     fn a_revision_whose_contents_are_lost_goes_with_its_names_and_is_told() {
         let mut state = state(10);
-        state.names.insert("good".to_owned(), 1);
+        state.names.insert("good".to_owned(), 1.into());
         let mut records = written(changes(&State::default(), &state));
         records.retain(|(name, _)| !name.starts_with("rollout/revision/1/"));
         records.push(("rollout/revision/x".to_owned(), b"{".to_vec()));
         let restored = restore(records).unwrap();
-        assert_eq!(restored.state.revisions().map(|revision| revision.number).collect::<Vec<_>>(), [2]);
+        assert_eq!(
+            restored.state.revisions().map(|revision| revision.number).collect::<Vec<_>>(),
+            [2.into()]
+        );
         assert!(restored.state.names.is_empty());
         assert_eq!(restored.losses.len(), 2, "{:?}", restored.losses);
         assert_eq!(restored.stray, [("rollout/revision/x".to_owned(), None)]);
@@ -258,11 +262,14 @@ mod tests {
         let mut records = written(changes(&State::default(), &state));
         records.retain(|(name, _)| name != "rollout/revision/2/1");
         let restored = restore(records.clone()).unwrap();
-        assert_eq!(restored.state.revisions().map(|revision| revision.number).collect::<Vec<_>>(), [1]);
+        assert_eq!(
+            restored.state.revisions().map(|revision| revision.number).collect::<Vec<_>>(),
+            [1.into()]
+        );
         assert!(restored.stray.iter().all(|(name, _)| name.starts_with("rollout/revision/2/")));
         records.retain(|(name, _)| name != "rollout/state");
         let restored = restore(records).unwrap();
-        assert_eq!((restored.state.revisions().count(), restored.state.last), (0, 2));
+        assert_eq!((restored.state.revisions().count(), restored.state.last), (0, 2.into()));
     }
 
     #[test]

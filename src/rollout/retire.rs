@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::revision::Number;
+use super::revision::RevisionNumber;
 use super::rings::Rings;
 use super::state::{Kept, State};
 use gupd_config::RolloutSettings;
@@ -12,7 +12,12 @@ use gupd_config::clock::UnixMillis;
 
 impl State {
     /// Drops what nobody needs; gives the numbers of those that went.
-    pub fn retire(&mut self, rings: &Rings, settings: &RolloutSettings, now: UnixMillis) -> Vec<Number> {
+    pub fn retire(
+        &mut self,
+        rings: &Rings,
+        settings: &RolloutSettings,
+        now: UnixMillis,
+    ) -> Vec<RevisionNumber> {
         // While views stand still, spreads do not end.
         let needed = self.needed(rings, self.halted.unwrap_or(now));
         let keep = usize::try_from(settings.keep).unwrap_or(usize::MAX);
@@ -33,8 +38,8 @@ impl State {
     }
 
     /// Revisions that must stay.
-    fn needed(&self, rings: &Rings, now: UnixMillis) -> BTreeSet<Number> {
-        let mut needed: BTreeSet<Number> = self.names.values().copied().collect();
+    fn needed(&self, rings: &Rings, now: UnixMillis) -> BTreeSet<RevisionNumber> {
+        let mut needed: BTreeSet<RevisionNumber> = self.names.values().copied().collect();
         needed.extend(self.held.values().chain(self.released.values()).map(|(number, _)| number));
         needed.extend(self.revisions.last().map(|kept| kept.number));
         let base = self.revisions.iter().rposition(Kept::is_for_everyone).unwrap_or(0);

@@ -3,6 +3,9 @@
 //! are never changed once a client may see them, but for a catalog or a content that nobody had known of.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -10,14 +13,51 @@ use serde::{Deserialize, Serialize};
 use gupd_config::clock::UnixMillis;
 use gupd_store::BlobId;
 
-/// A revision's number: from 1, one series for the whole relay, never given twice.
-pub type Number = u64;
+/// Number of a revision: the relay counts what it publishes from 1 on, and never gives a number twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RevisionNumber(u64);
+
+impl RevisionNumber {
+    /// Before the first revision.
+    pub const NONE: Self = Self(0);
+
+    /// The number as such.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The number of the revision that is published next.
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl From<u64> for RevisionNumber {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl FromStr for RevisionNumber {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for RevisionNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// What a revision contains.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revision {
     /// Its number.
-    pub number: Number,
+    pub number: RevisionNumber,
     /// When it was published.
     pub published: UnixMillis,
     /// Every catalog known, by plain key.
@@ -35,7 +75,7 @@ pub enum Catalog {
     /// Its manager had this one.
     Present {
         /// The revision that these bytes were new in: with the key, where they are stored.
-        since: Number,
+        since: RevisionNumber,
         /// Its bytes.
         #[serde(with = "hex")]
         blob: BlobId,
@@ -55,7 +95,7 @@ impl Catalog {
 }
 
 /// The key that a version of a catalog is stored under: no route's name begins so.
-pub fn version_key(since: Number, key: &str) -> String {
+pub fn version_key(since: RevisionNumber, key: &str) -> String {
     format!("@{since} {key}")
 }
 

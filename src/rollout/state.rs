@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clients::Trouble;
 use super::moment::Opened;
-use super::revision::{Catalog, Number, Revision};
+use super::revision::{Catalog, Revision, RevisionNumber};
 use gupd_config::clock::UnixMillis;
 use gupd_store::BlobId;
 
@@ -32,17 +32,17 @@ const ANNOUNCED_TOGETHER: i64 = 15 * 60 * 1_000;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// The last number that was given.
-    pub(super) last: Number,
+    pub(super) last: RevisionNumber,
     /// Kept revisions, the oldest first.
     pub(super) revisions: Vec<Kept>,
     /// Names that an administrator gave.
-    pub(super) names: BTreeMap<String, Number>,
+    pub(super) names: BTreeMap<String, RevisionNumber>,
     /// Groups whose view does not move, what it is, and since when.
-    pub(super) held: BTreeMap<Arc<str>, (Number, UnixMillis)>,
+    pub(super) held: BTreeMap<Arc<str>, (RevisionNumber, UnixMillis)>,
     /// Those of them that were rolled back, and from which revision.
-    pub(super) rolled_back: BTreeMap<Arc<str>, Number>,
+    pub(super) rolled_back: BTreeMap<Arc<str>, RevisionNumber>,
     /// Groups that were released at once, up to a revision, and when.
-    pub(super) released: BTreeMap<Arc<str>, (Number, UnixMillis)>,
+    pub(super) released: BTreeMap<Arc<str>, (RevisionNumber, UnixMillis)>,
     /// Since when no view moves.
     pub(super) halted: Option<UnixMillis>,
 }
@@ -50,7 +50,7 @@ pub struct State {
 /// A revision that is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Kept {
-    pub(super) number: Number,
+    pub(super) number: RevisionNumber,
     /// Written down by itself: it is large, and hardly changes.
     #[serde(skip)]
     pub(super) revision: Option<Arc<Revision>>,
@@ -103,9 +103,9 @@ pub enum Published {
     /// Everything is as it was.
     Nothing,
     /// What nobody had known of is now in this revision.
-    Joined(Number),
+    Joined(RevisionNumber),
     /// This revision is new.
-    New(Number),
+    New(RevisionNumber),
 }
 
 /// Why nothing is published.
@@ -121,7 +121,7 @@ pub enum Unpublished {
 impl State {
     /// Gives the revisions their contents, which are written down by themselves. One without goes, with all that
     /// speaks of it; what went, in words.
-    pub(super) fn take_contents(&mut self, mut contents: BTreeMap<Number, Revision>) -> Vec<String> {
+    pub(super) fn take_contents(&mut self, mut contents: BTreeMap<RevisionNumber, Revision>) -> Vec<String> {
         let mut losses = Vec::new();
         self.revisions.retain_mut(|kept| {
             kept.revision = contents.remove(&kept.number).map(Arc::new);
@@ -130,7 +130,7 @@ impl State {
             }
             kept.revision.is_some()
         });
-        let numbers: Vec<Number> = self.revisions.iter().map(|kept| kept.number).collect();
+        let numbers: Vec<RevisionNumber> = self.revisions.iter().map(|kept| kept.number).collect();
         self.names.retain(|_, number| numbers.contains(number));
         self.held.retain(|_, (number, _)| numbers.contains(number));
         self.rolled_back.retain(|group, _| self.held.contains_key(group));
@@ -148,7 +148,7 @@ impl State {
     }
 
     /// The revision of this number, if it is kept.
-    pub fn revision(&self, number: Number) -> Option<&Arc<Revision>> {
+    pub fn revision(&self, number: RevisionNumber) -> Option<&Arc<Revision>> {
         self.revisions().find(|revision| revision.number == number)
     }
 
@@ -168,7 +168,7 @@ impl State {
             None => (BTreeMap::new(), BTreeMap::new()),
         };
         let (mut changed, mut joined) = (false, false);
-        let number = self.last + 1;
+        let number = self.last.next();
         for Collected { source, catalogs: found } in collected {
             // That nobody asks for something any more is no news.
             catalogs.retain(|key, _| source_of(key) != &**source || found.contains_key(key));
@@ -251,7 +251,7 @@ impl State {
     }
 
     /// Kept payloads of these revisions had to go for room.
-    pub fn gave_up(&mut self, number: Number, lost: Gone) {
+    pub fn gave_up(&mut self, number: RevisionNumber, lost: Gone) {
         if let Some(kept) = self.revisions.iter_mut().find(|kept| kept.number == number) {
             kept.gone.payloads += lost.payloads;
             kept.gone.bytes += lost.bytes;
@@ -267,7 +267,7 @@ impl State {
         if self.revisions.len() >= MAX_REVISIONS {
             return Err(Unpublished::TooMany);
         }
-        self.last += 1;
+        self.last = self.last.next();
         let number = self.last;
         let progress = match self.revisions.is_empty() {
             true => Progress::Everyone { since: now },

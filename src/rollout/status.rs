@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 pub use self::survey::Beside;
-use super::revision::Number;
+use super::revision::RevisionNumber;
 use gupd_config as config;
 use gupd_config::clock::UnixMillis;
 
@@ -40,7 +40,7 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RevisionStatus {
     /// Its number.
-    pub number: Number,
+    pub number: RevisionNumber,
     /// When it was published.
     pub published: At,
     /// Names that it was given.
@@ -99,7 +99,7 @@ pub enum Gate {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Seen {
     /// Its number.
-    pub revision: Number,
+    pub revision: RevisionNumber,
     /// Steps that are open.
     pub open: usize,
     /// Steps that there are.
@@ -114,7 +114,7 @@ pub struct Seen {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Upcoming {
     /// Of this revision.
-    pub revision: Number,
+    pub revision: RevisionNumber,
     /// Of this ring.
     pub ring: String,
     /// Which step, from 1.
@@ -143,7 +143,7 @@ pub struct GroupStatus {
     /// What it was released to at once.
     pub released: Option<Fixed>,
     /// The newest revision that some of its clients may see.
-    pub newest: Option<Number>,
+    pub newest: Option<RevisionNumber>,
     /// Its clients.
     pub clients: Clients,
 }
@@ -152,7 +152,7 @@ pub struct GroupStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fixed {
     /// Its number.
-    pub revision: Number,
+    pub revision: RevisionNumber,
     /// Since when.
     pub since: At,
 }
@@ -161,13 +161,13 @@ pub struct Fixed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewStatus {
     /// The revision.
-    pub revision: Number,
+    pub revision: RevisionNumber,
     /// When that was published.
     pub published: At,
     /// The newest revision that there is.
-    pub newest: Number,
+    pub newest: RevisionNumber,
     /// The revision that it comes to see next, if that is foreseen.
-    pub next: Option<Number>,
+    pub next: Option<RevisionNumber>,
     /// When, at the earliest.
     pub at: Option<At>,
 }
@@ -180,7 +180,7 @@ pub struct Clients {
     /// By light: `green`, `yellow`, `red`, `grey`; those that none has are not there.
     pub lights: BTreeMap<String, u64>,
     /// By the revision that they have.
-    pub revisions: BTreeMap<Number, u64>,
+    pub revisions: BTreeMap<RevisionNumber, u64>,
 }
 
 /// An instant, written as in RFC 3339.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::advance::Waits;
 use super::moment::share;
 use super::orders::{Order, Refused};
+use super::revision::RevisionNumber;
 use super::rings::Rings;
 use super::state::{Collected, Published, State};
 use super::views::{Due, Views};
@@ -44,7 +45,7 @@ fn collected(version: u8) -> Collected {
     Collected { source: "r".into(), catalogs: [catalog].into() }
 }
 
-pub(super) fn publish(state: &mut State, version: u8, now: UnixMillis) -> u64 {
+pub(super) fn publish(state: &mut State, version: u8, now: UnixMillis) -> RevisionNumber {
     match state.publish(&[collected(version)], now).unwrap() {
         Published::New(number) => number,
         other => panic!("{other:?}"),
@@ -61,10 +62,10 @@ fn client(group: &str, number: u8) -> IpAddr {
 }
 
 fn sees(views: &Views, group: &str, number: u8, now: UnixMillis) -> u64 {
-    views.of(group, client(group, number), now).unwrap().number
+    views.of(group, client(group, number), now).unwrap().number.get()
 }
 
-pub(super) fn calm(_: u64, _: usize) -> bool {
+pub(super) fn calm(_: RevisionNumber, _: usize) -> bool {
     false
 }
 
@@ -112,7 +113,7 @@ fn trouble_in_a_ring_keeps_the_next_one_closed_for_that_revision_alone() {
     let opened = state.advance(&rings, START + 54 * HOUR, trouble);
     assert_eq!(opened.iter().map(|step| (step.revision, step.ring)).collect::<Vec<_>>(), [(good, 1)]);
     let end = START + 60 * HOUR;
-    assert_eq!(sees(&state.views(&rings, end), "branch", 1, end), good);
+    assert_eq!(sees(&state.views(&rings, end), "branch", 1, end), good.get());
 }
 
 #[test]
@@ -180,8 +181,8 @@ fn a_group_is_held_rolled_back_and_released() {
     order(&mut state, Order::Rollback { group: "pilot".into(), revision: None }).unwrap();
     assert_eq!(pilot(&state), 1);
     let more = order(&mut state, Order::Rollback { group: "pilot".into(), revision: None });
-    assert_eq!(more, Err(Refused::NothingBefore { group: "pilot".into(), number: 1 }));
-    order(&mut state, Order::Name { revision: 2, name: "good".into() }).unwrap();
+    assert_eq!(more, Err(Refused::NothingBefore { group: "pilot".into(), number: 1.into() }));
+    order(&mut state, Order::Name { revision: 2.into(), name: "good".into() }).unwrap();
     order(&mut state, Order::Hold { group: "pilot".into(), revision: "good".into() }).unwrap();
     assert_eq!(pilot(&state), 2);
     let unknown = order(&mut state, Order::Hold { group: "pilot".into(), revision: "bad".into() });
@@ -201,9 +202,9 @@ fn who_is_not_to_have_a_number_yet_is_told_the_moment() {
     let series = "r /content/{a}";
     assert_eq!(state.views(&rings, START).due("pilot", client("pilot", 1), series, 5, START), Due::Unheard);
     state.announce(series, 5, START).unwrap();
-    assert_eq!(state.announce(series, 6, START + HOUR), Ok(Published::New(2)));
-    assert_eq!(state.announce("r /content/{b}", 1, START + HOUR), Ok(Published::Joined(2)));
-    assert_eq!(state.announce(series, 7, START + HOUR + 60_000), Ok(Published::Joined(2)));
+    assert_eq!(state.announce(series, 6, START + HOUR), Ok(Published::New(2.into())));
+    assert_eq!(state.announce("r /content/{b}", 1, START + HOUR), Ok(Published::Joined(2.into())));
+    assert_eq!(state.announce(series, 7, START + HOUR + 60_000), Ok(Published::Joined(2.into())));
     state.advance(&rings, START + HOUR, calm);
     let now = START + 2 * HOUR;
     let views = state.views(&rings, now);
@@ -306,12 +307,12 @@ fn named_and_held_revisions_are_kept_beyond_count_and_age() {
     for version in 1..=6 {
         publish(&mut state, version, START);
     }
-    state.order(&Order::Name { revision: 1, name: "golden".into() }, &rings, START).unwrap();
+    state.order(&Order::Name { revision: 1.into(), name: "golden".into() }, &rings, START).unwrap();
     state.order(&Order::Hold { group: "default".into(), revision: "3".into() }, &rings, START).unwrap();
     let later = START + 100 * HOUR;
     state.advance(&rings, later, calm);
     state.retire(&rings, &config.rollout, later);
-    assert_eq!(state.revisions().map(|revision| revision.number).collect::<Vec<_>>(), [1, 3, 6]);
+    assert_eq!(state.revisions().map(|revision| revision.number.get()).collect::<Vec<_>>(), [1, 3, 6]);
 }
 
 #[test]
@@ -328,18 +329,21 @@ fn what_nobody_knew_of_joins_what_changes_is_a_new_revision_and_what_nobody_asks
     let same = [("r /minitri.flg", Some(1))];
     assert_eq!(state.publish(&[of("r", &same)], START), Ok(Published::Nothing));
     let joined = [same[0], ("r /b_livetri.zip", None), ("r /c_livetri.zip", Some(9))];
-    assert_eq!(state.publish(&[of("r", &joined)], START), Ok(Published::Joined(1)));
-    assert_eq!(state.publish(&[of("q", &[("q /minitri.flg", Some(4))])], START), Ok(Published::Joined(1)));
+    assert_eq!(state.publish(&[of("r", &joined)], START), Ok(Published::Joined(1.into())));
+    assert_eq!(
+        state.publish(&[of("q", &[("q /minitri.flg", Some(4))])], START),
+        Ok(Published::Joined(1.into()))
+    );
     let appears = [same[0], ("r /b_livetri.zip", Some(7)), joined[2]];
-    assert_eq!(state.publish(&[of("r", &appears)], START), Ok(Published::New(2)));
+    assert_eq!(state.publish(&[of("r", &appears)], START), Ok(Published::New(2.into())));
     let gone = [same[0], ("r /c_livetri.zip", None)];
-    assert_eq!(state.publish(&[of("r", &gone)], START), Ok(Published::New(3)));
+    assert_eq!(state.publish(&[of("r", &gone)], START), Ok(Published::New(3.into())));
     assert_eq!(state.publish(&[of("r", &same)], START), Ok(Published::Nothing));
     let more = [same[0], ("r /d_livetri.zip", None)];
-    assert_eq!(state.publish(&[of("r", &more)], START), Ok(Published::Joined(3)));
+    assert_eq!(state.publish(&[of("r", &more)], START), Ok(Published::Joined(3.into())));
     assert!(state.newest().unwrap().catalogs.contains_key("r /c_livetri.zip"), "clients may see it");
     let changed = [("r /minitri.flg", Some(2))];
-    assert_eq!(state.publish(&[of("r", &changed)], START), Ok(Published::New(4)));
+    assert_eq!(state.publish(&[of("r", &changed)], START), Ok(Published::New(4.into())));
     let newest = state.newest().unwrap();
     let keys: Vec<&str> = newest.catalogs.keys().map(|key| &**key).collect();
     assert_eq!(keys, ["q /minitri.flg", "r /minitri.flg"]);

@@ -5,16 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::clients::Trouble;
-use super::revision::Number;
+use super::revision::RevisionNumber;
 use super::rings::{RingId, Rings};
 use super::state::{Progress, State};
 
 /// Trouble with a revision among the clients of a ring.
-pub(super) type Troubles = BTreeMap<(Number, RingId), Trouble>;
+pub(super) type Troubles = BTreeMap<(RevisionNumber, RingId), Trouble>;
 
 impl State {
     /// Returns the revisions and rings whose clients decide whether a step to come may open.
-    pub(super) fn watched(&self, rings: &Rings) -> BTreeSet<(Number, RingId)> {
+    pub(super) fn watched(&self, rings: &Rings) -> BTreeSet<(RevisionNumber, RingId)> {
         let coming = self.outlook(rings, |_, _| false);
         let follows = coming.iter().filter_map(|next| Some((next.revision, next.follows(rings)?)));
         follows.filter(|(number, ring)| self.has_begun(*number, *ring, rings)).collect()
@@ -58,7 +58,7 @@ impl State {
         each.collect()
     }
 
-    fn has_begun(&self, number: Number, ring: RingId, rings: &Rings) -> bool {
+    fn has_begun(&self, number: RevisionNumber, ring: RingId, rings: &Rings) -> bool {
         let at = self.revisions.iter().position(|kept| kept.number == number);
         at.zip(rings.get(ring)).is_some_and(|(at, ring)| self.steps_open(at, ring) > 0)
     }

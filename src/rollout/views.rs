@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::advance::{Waits, opening};
 use super::moment::{Opening, share};
-use super::revision::{Number, Revision};
+use super::revision::{Revision, RevisionNumber};
 use super::rings::{Ring, RingId, Rings};
 use super::state::{Progress, State};
 use gupd_config::clock::UnixMillis;
@@ -64,7 +64,7 @@ struct RingView {
 #[derive(Debug)]
 enum GroupView {
     Held { at: usize, since: UnixMillis },
-    Ring { ring: RingId, released: Number, since: UnixMillis },
+    Ring { ring: RingId, released: RevisionNumber, since: UnixMillis },
 }
 
 impl State {
@@ -83,7 +83,7 @@ impl State {
         });
         let revisions: Vec<Seen> = revisions.collect();
         let outlook = self.outlook(rings, |_, _| false).into_iter();
-        let dues: BTreeMap<(Number, RingId), UnixMillis> = outlook
+        let dues: BTreeMap<(RevisionNumber, RingId), UnixMillis> = outlook
             .filter_map(|next| match next.waits {
                 Waits::Until(due) => Some(((next.revision, next.ring), due)),
                 _ => None,
@@ -101,7 +101,7 @@ impl State {
             RingView { ring: ring.clone(), steps: steps.collect(), due: due.collect() }
         };
         let ring_views = rings.iter().map(|(id, ring)| view(id, ring)).collect();
-        let place = |number: Number| revisions.iter().position(|seen| seen.revision.number == number);
+        let place = |number: RevisionNumber| revisions.iter().position(|seen| seen.revision.number == number);
         let group = |name: &Arc<str>| {
             let held = self.held.get(name);
             let held =
@@ -148,7 +148,7 @@ impl Views {
     }
 
     /// The newest revision that a ring has begun to move its clients to.
-    pub fn newest_in(&self, ring: RingId) -> Option<Number> {
+    pub fn newest_in(&self, ring: RingId) -> Option<RevisionNumber> {
         let steps = &self.rings.get(ring)?.steps;
         let mut each = self.revisions.iter().zip(steps);
         let seen = each.find(|(seen, steps)| seen.everyone.is_some() || !steps.is_empty());
@@ -156,7 +156,7 @@ impl Views {
     }
 
     /// The newest revision that some clients of a group may see.
-    pub fn newest_of(&self, group: &str) -> Option<Number> {
+    pub fn newest_of(&self, group: &str) -> Option<RevisionNumber> {
         let (ring, released) = match self.groups.get(group)? {
             GroupView::Held { at, .. } => return self.revisions.get(*at).map(|seen| seen.revision.number),
             GroupView::Ring { ring, released, .. } => (self.rings.get(*ring)?, *released),
@@ -178,7 +178,7 @@ impl Views {
         if self.revisions.get(at).is_some_and(has) {
             let released = match self.groups.get(group) {
                 Some(GroupView::Ring { released, .. }) => *released,
-                _ => 0,
+                _ => RevisionNumber::NONE,
             };
             let at_once = self.revisions.get(at).is_some_and(|seen| seen.revision.number <= released);
             return if at_once { Due::AtOnce } else { Due::Now };
@@ -194,7 +194,12 @@ impl Views {
 
     /// The newer revision that a client comes to see first, and when: of a step that is not open, at the earliest. `None`
     /// if that is not foreseen, or if it sees the newest.
-    pub fn comes_next(&self, group: &str, client: IpAddr, now: UnixMillis) -> Option<(Number, UnixMillis)> {
+    pub fn comes_next(
+        &self,
+        group: &str,
+        client: IpAddr,
+        now: UnixMillis,
+    ) -> Option<(RevisionNumber, UnixMillis)> {
         let GroupView::Ring { ring, .. } = self.groups.get(group)? else { return None };
         let (ring, sees) = (self.rings.get(*ring)?, self.place(group, client, now)?);
         let newer = self.revisions.iter().enumerate().take(sees).filter(|_| self.halted.is_none());
@@ -212,7 +217,13 @@ impl Views {
     }
 
     /// Since when a client could have seen more than the revision that it was given, or has to see less.
-    pub fn since(&self, group: &str, client: IpAddr, given: Number, now: UnixMillis) -> Option<UnixMillis> {
+    pub fn since(
+        &self,
+        group: &str,
+        client: IpAddr,
+        given: RevisionNumber,
+        now: UnixMillis,
+    ) -> Option<UnixMillis> {
         let at = self.place(group, client, now)?;
         let (ring, released, since) = match self.groups.get(group)? {
             GroupView::Held { since, .. } => return Some(*since),

@@ -60,7 +60,7 @@ async fn two_equal_collects_publish_and_one_detects_no_change() {
     publish(&manager, 1);
     let collector = collector(&[&manager]).await;
     let report = collector.refresh().await;
-    assert_eq!(report, Report { asked: 4, changed: 4, failed: 0, revision: Some(1) });
+    assert_eq!(report, Report { asked: 4, changed: 4, failed: 0, revision: Some(1.into()) });
     assert!(is_version(&collector, 1));
     assert_eq!(requests(&manager), [2; 4]);
     assert_eq!(collector.refresh().await, Report { asked: 4, ..Report::default() });
@@ -68,7 +68,7 @@ async fn two_equal_collects_publish_and_one_detects_no_change() {
     assert!(manager.requests_for(MINITRI)[2].header("if-none-match").is_some());
     publish(&manager, 2);
     let report = collector.refresh().await;
-    assert_eq!(report, Report { asked: 4, changed: 4, failed: 0, revision: Some(2) });
+    assert_eq!(report, Report { asked: 4, changed: 4, failed: 0, revision: Some(2.into()) });
     assert!(is_version(&collector, 2));
     assert_eq!(requests(&manager), [5; 4]);
     assert_eq!(collector.stored(&collector.view()).await.len(), 4);
@@ -96,7 +96,7 @@ async fn publication_during_collect_is_not_mixed() {
     // Two of version 2 were read; now there is version 3.
     publish(&manager, 3);
     gate.open();
-    assert_eq!(refreshing.await.unwrap().revision, Some(2));
+    assert_eq!(refreshing.await.unwrap().revision, Some(2.into()));
     assert!(is_version(&collector, 3), "{:?}", collector.newest());
 }
 
@@ -132,7 +132,7 @@ async fn unsettled_source_is_not_published_nor_collected_forever() {
     assert_eq!(requests(&manager), [6; 4]);
     assert!(is_version(&collector, 1));
     gate.open();
-    assert_eq!(collector.refresh().await.revision, Some(2));
+    assert_eq!(collector.refresh().await.revision, Some(2.into()));
     assert!(is_version(&collector, 6));
 }
 
@@ -148,7 +148,7 @@ async fn one_that_fails_in_the_middle_is_not_mixed_with_the_next() {
     publish(&first, 2);
     first.put(MINITRI, broken());
     let report = collector.refresh().await;
-    assert_eq!((report.failed, report.revision), (0, Some(2)));
+    assert_eq!((report.failed, report.revision), (0, Some(2.into())));
     assert!(is_version(&collector, 7), "{:?}", collector.newest());
     second.put(MINITRI, broken());
     publish(&first, 3);
@@ -156,7 +156,7 @@ async fn one_that_fails_in_the_middle_is_not_mixed_with_the_next() {
     assert_eq!(collector.refresh().await, Report { asked: 4, changed: 0, failed: 4, revision: None });
     assert!(is_version(&collector, 7), "{:?}", collector.newest());
     publish(&first, 3);
-    assert_eq!(collector.refresh().await.revision, Some(3));
+    assert_eq!(collector.refresh().await.revision, Some(3.into()));
     assert!(is_version(&collector, 3));
 }
 
@@ -171,7 +171,7 @@ async fn equal_date_of_another_upstream_proves_nothing() {
     let collector = collector(&[&first, &second]).await;
     collector.refresh().await;
     NAMES.iter().for_each(|name| first.put(name, broken()));
-    assert_eq!(collector.refresh().await.revision, Some(2));
+    assert_eq!(collector.refresh().await.revision, Some(2.into()));
     assert!(second.requests_for(MINITRI)[0].header("if-modified-since").is_none());
     assert!(collector.newest().1.values().all(|blob| *blob == hash("old").map(Into::into)));
 }
@@ -183,13 +183,13 @@ async fn removed_catalog_leaves_and_returns_by_revision() {
     let collector = collector(&[&manager]).await;
     collector.refresh().await;
     manager.remove(MINITRI);
-    assert_eq!(collector.refresh().await.revision, Some(2));
+    assert_eq!(collector.refresh().await.revision, Some(2.into()));
     assert_eq!(collector.newest().1[MINITRI], None);
     assert!(collector.views().revisions().last().unwrap().catalogs[&key(MINITRI)].blob().is_some());
     assert_eq!(collector.refresh().await.revision, None);
     assert_eq!(collector.counted("missing"), 1);
     publish(&manager, 1);
-    assert_eq!(collector.refresh().await.revision, Some(3));
+    assert_eq!(collector.refresh().await.revision, Some(3.into()));
     assert!(is_version(&collector, 1));
 }
 
@@ -329,7 +329,7 @@ async fn made_up_names_cost_a_request_each_and_no_collect() {
     collector.proxy.absentees().asked(&key("/7_livetri.zip"), collector.clock.now());
     assert_eq!(collector.refresh().await.asked, 504);
     publish(&manager, 2);
-    assert_eq!(collector.refresh().await.revision, Some(2));
+    assert_eq!(collector.refresh().await.revision, Some(2.into()));
     let (_, catalogs) = collector.newest();
     assert_eq!((catalogs.len(), catalogs.contains_key("/7_livetri.zip")), (504, true));
 }
@@ -405,7 +405,7 @@ async fn unused_catalog_is_not_in_next_revision() {
     assert_eq!(collector.refresh().await.revision, None, "that is no news");
     assert_eq!(collector.newest().1.len(), 2);
     publish(&manager, 2);
-    assert_eq!(collector.refresh().await.revision, Some(2));
+    assert_eq!(collector.refresh().await.revision, Some(2.into()));
     assert_eq!(collector.newest().1.into_keys().collect::<Vec<_>>(), [MINITRI]);
 }
 

@@ -54,7 +54,7 @@ async fn state_of_one_store_is_not_written_to_its_replacement() {
     std::fs::rename(&place, away.path().join("store")).unwrap();
     std::fs::rename(other.path(), &place).unwrap();
     while !collector.store.probe().await || collector.store.generation() == 0 {}
-    let order = Order::Name { revision: 1, name: "good".into() };
+    let order = Order::Name { revision: 1.into(), name: "good".into() };
     let ordered = Ordered { order, by: "test".into(), from: "here".into(), reason: None };
     let refused = collector.rollouts.order(ordered).await.unwrap_err();
     assert!(refused.to_string().starts_with("there is no revision yet"), "{refused}");

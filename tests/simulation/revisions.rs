@@ -146,7 +146,7 @@ async fn play(seed: u64) -> u64 {
     if let Some(newest) = collector.views().newest() {
         assert_eq!(collector.stored(newest).await.len(), newest.catalogs.len(), "seed {seed}");
     }
-    collector.views().newest().map_or(0, |newest| newest.number)
+    collector.views().newest().map_or(0, |newest| newest.number.get())
 }
 
 #[tokio::test]

@@ -138,7 +138,7 @@ impl Collector {
         let newest = self.views().newest().unwrap().clone();
         let path = |key: &str| key.split_once(" ").unwrap().1.to_owned();
         let catalogs = newest.catalogs.iter().map(|(key, catalog)| (path(key), catalog.blob()));
-        (newest.number, catalogs.collect())
+        (newest.number.get(), catalogs.collect())
     }
 
     /// The upstream and the length of what is stored of each catalog of a revision.

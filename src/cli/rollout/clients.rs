@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use super::table::time;
-use gupd_rollout::revision::Number;
+use gupd_rollout::revision::RevisionNumber;
 use gupd_rollout::status::At;
 
 /// What is shown of a client that the relay tells of.
@@ -16,8 +16,8 @@ pub(super) struct Client {
     client: String,
     group: String,
     light: String,
-    sees: Option<Number>,
-    revision: Option<Number>,
+    sees: Option<RevisionNumber>,
+    revision: Option<RevisionNumber>,
     last_seen: At,
     bytes: u64,
     errors: u32,
@@ -36,7 +36,8 @@ pub(super) fn table(told: &[Client], zone: &TimeZone) -> String {
         "{:<names$}  {:<groups$}  {:<6}  {:>4}  {:>4}  {:<11}  {:>10}  {:>6}  TROUBLE",
         "CLIENT", "GROUP", "LIGHT", "SEES", "HAS", "LAST SEEN", "BYTES", "ERRORS"
     );
-    let number = |number: Option<Number>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let number =
+        |number: Option<RevisionNumber>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     for client in told {
         let line = format!(
             "{:<names$}  {:<groups$}  {:<6}  {:>4}  {:>4}  {:<11}  {:>10}  {:>6}  {}",

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::ask::Admin;
 use super::{Failure, Settings, answer, ask};
 use gupd_rollout::orders::Order;
-use gupd_rollout::revision::Number;
+use gupd_rollout::revision::RevisionNumber;
 
 /// Bytes of an answer at most: 50,000 clients, or the hashes of ten revisions of a whole LiveUpdate server.
 const MAX_ANSWER: usize = 64 << 20;
@@ -26,7 +26,7 @@ pub(super) enum Command {
     Name {
         /// The revision's number.
         #[arg(required_unless_present = "remove", conflicts_with = "remove")]
-        revision: Option<Number>,
+        revision: Option<RevisionNumber>,
         /// The name: a-z, 0-9, - and ., not a number alone.
         #[arg(required_unless_present = "remove", conflicts_with = "remove")]
         name: Option<String>,

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use indicatif::HumanCount;
 
 use gupd_rollout::preview::{Moves, Preview};
-use gupd_rollout::revision::Number;
+use gupd_rollout::revision::RevisionNumber;
 
 /// Clients in the table; JSON has all.
 const MAX_LINES: usize = 1_000;
@@ -56,7 +56,8 @@ fn headings() -> String {
 }
 
 fn columns(moves: &Moves) -> String {
-    let of = |number: Option<Number>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let of =
+        |number: Option<RevisionNumber>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     let [sees, would, in_time, otherwise] =
         [moves.sees, moves.would_see, moves.in_time, moves.otherwise].map(of);
     format!("{sees:>8}  {would:>8}  {in_time:>8}  {otherwise:>9}")

@@ -8,6 +8,7 @@ use http::StatusCode;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::ClientId;
+use crate::revision::RevisionNumber;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::RevisionFile;
 use gupd_http::status::{CacheStatus, FinishedResponse, ResponseEnd};
@@ -27,7 +28,7 @@ pub struct Observation {
     /// When the request arrived. Its response may end under another view.
     pub at: UnixMillis,
     /// The revision visible to the client at that time; `None` before the first.
-    pub revision: Option<u64>,
+    pub revision: Option<RevisionNumber>,
     /// What it asked for.
     pub request: RequestKind,
     /// How the response ended.
@@ -73,7 +74,7 @@ impl Observation {
         (address, names): (IpAddr, &[Box<str>]),
         group: &Arc<str>,
         at: UnixMillis,
-        revision: Option<u64>,
+        revision: Option<RevisionNumber>,
         request: RequestKind,
     ) -> Self {
         Self {

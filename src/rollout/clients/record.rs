@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Observation, RequestKind, RequestOutcome, Trouble};
+use crate::revision::RevisionNumber;
 use gupd_config::clock::UnixMillis;
 
 /// Time between the first and the latest request after which a client is established: it was there on two days.
@@ -45,7 +46,7 @@ pub struct ClientRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevisionSince {
     /// Its number.
-    pub revision: u64,
+    pub revision: RevisionNumber,
     /// Since when.
     pub at: UnixMillis,
 }
@@ -107,7 +108,7 @@ impl ClientRecord {
     }
 
     /// Returns the revision that the client has: that of its catalogs, or the visible one if it fetches payloads only.
-    pub(super) fn revision(&self, visible: Option<u64>) -> Option<u64> {
+    pub(super) fn revision(&self, visible: Option<RevisionNumber>) -> Option<RevisionNumber> {
         self.catalogs.map(|catalogs| catalogs.revision).or(visible)
     }
 
@@ -217,14 +218,14 @@ mod tests {
         let late = Observation { bytes: 5, ..payload(7, Failed) };
         let mut after = record(&[newer]);
         after.observe(&late, T0 + 2 * HOUR);
-        assert_eq!((after.visible.unwrap().revision, after.is_failed, after.bytes), (8, false, 5));
+        assert_eq!((after.visible.unwrap().revision, after.is_failed, after.bytes), (8.into(), false, 5));
         assert_eq!(after.last_seen, T0 + HOUR);
     }
 
     #[test]
     fn view_that_goes_back_is_followed() {
         let after = record(&[catalog(8), Observation { at: T0 + 1, ..catalog(7) }]);
-        assert_eq!((after.visible.unwrap().revision, after.catalogs.unwrap().revision), (7, 7));
+        assert_eq!((after.visible.unwrap().revision, after.catalogs.unwrap().revision), (7.into(), 7.into()));
     }
 
     #[test]
@@ -232,14 +233,14 @@ mod tests {
         let ahead = Observation { at: T0 + 1_000 * HOUR, ..catalog(7) };
         let after = record(&[ahead, Observation { group: "other".into(), ..catalog(8) }]);
         assert_eq!((after.last_seen, after.first_seen, &*after.group), (T0, T0, "other"));
-        assert_eq!(after.visible, Some(RevisionSince { revision: 8, at: T0 }));
+        assert_eq!(after.visible, Some(RevisionSince { revision: 8.into(), at: T0 }));
     }
 
     #[test]
     fn only_a_delivered_catalog_sets_the_catalog_revision() {
         assert_eq!(record(&[payload(7, Delivered)]).catalogs, None);
         let again = Observation { at: T0 + HOUR, ..catalog(7) };
-        assert_eq!(record(&[catalog(7), again]).catalogs, Some(RevisionSince { revision: 7, at: T0 }));
+        assert_eq!(record(&[catalog(7), again]).catalogs, Some(RevisionSince { revision: 7.into(), at: T0 }));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::record::ClientRecord;
 use super::table::ClientTable;
 use super::{ClientId, TrackerSettings, Trouble};
+use crate::revision::RevisionNumber;
 use crate::status::{At, Clients};
 use gupd_config::clock::UnixMillis;
 
@@ -39,7 +40,7 @@ pub enum ClientStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VisibleRevision {
     /// Its number.
-    pub number: u64,
+    pub number: RevisionNumber,
     /// Since when a revision other than the client's own has been visible. Not since when this one has: or no client
     /// would be behind where revisions come faster than clients may fall behind.
     pub differs_since: UnixMillis,
@@ -61,9 +62,9 @@ pub struct ClientReport {
     #[serde(rename = "light")]
     pub status: ClientStatus,
     /// The revision visible to it now.
-    pub sees: Option<u64>,
+    pub sees: Option<RevisionNumber>,
     /// The revision that it has: that of its catalogs, or the visible one if it fetches payloads only.
-    pub revision: Option<u64>,
+    pub revision: Option<RevisionNumber>,
     /// When it first received a catalog of that revision.
     pub revision_since: Option<At>,
     /// Time of its first request.
@@ -90,7 +91,7 @@ pub struct ClientFilter {
     /// Only this status.
     pub status: Option<ClientStatus>,
     /// Only clients that have this revision.
-    pub revision: Option<u64>,
+    pub revision: Option<RevisionNumber>,
 }
 
 /// Makes reports.
@@ -133,7 +134,7 @@ impl Reporter<'_> {
     }
 
     /// Counts the trouble of clients in these groups that see this revision and were seen lately.
-    pub(super) fn trouble(&self, revision: u64, groups: &[Arc<str>]) -> Trouble {
+    pub(super) fn trouble(&self, revision: RevisionNumber, groups: &[Arc<str>]) -> Trouble {
         let mut trouble = Trouble::default();
         for (_, record) in self.table.iter() {
             let sees = record.visible.is_some_and(|visible| visible.revision == revision);
@@ -182,7 +183,7 @@ impl Reporter<'_> {
     }
 
     /// Returns the status of a client, and the revision visible to it.
-    fn assess(&self, record: &ClientRecord) -> (ClientStatus, Option<u64>) {
+    fn assess(&self, record: &ClientRecord) -> (ClientStatus, Option<RevisionNumber>) {
         let visible = (self.visible_of)(record, self.now);
         let is_behind = visible.zip(record.catalogs).is_some_and(|(visible, catalogs)| {
             let differs = visible.number != catalogs.revision;
@@ -238,7 +239,8 @@ mod tests {
 
     /// Revision 8 has been visible since T0.
     fn reporter(table: &ClientTable, now: UnixMillis) -> Reporter<'_> {
-        let visible_of: &VisibleRevisionOf = &|_, _| Some(VisibleRevision { number: 8, differs_since: T0 });
+        let visible_of: &VisibleRevisionOf =
+            &|_, _| Some(VisibleRevision { number: 8.into(), differs_since: T0 });
         Reporter { table, visible_of, settings: SETTINGS, now }
     }
 
@@ -275,7 +277,7 @@ mod tests {
             of("elsewhere", Observation { group: "other".into(), ..failed.clone() }),
             of("unseen", Observation { at: T0 - 200 * HOUR, ..failed }),
         ]);
-        let trouble = reporter(&table, T0).trouble(8, &["pilot".into()]);
+        let trouble = reporter(&table, T0).trouble(8.into(), &["pilot".into()]);
         assert_eq!(trouble, Trouble { clients: 2, failed: 1, troubled: 1, ..Trouble::default() });
     }
 
@@ -288,9 +290,12 @@ mod tests {
         ]);
         let summary = reporter(&table, T0 + 25 * HOUR).summary();
         let lights = [("green".to_owned(), 1), ("yellow".to_owned(), 1)].into();
-        assert_eq!(summary["pilot"], Clients { known: 2, lights, revisions: [(7, 1), (8, 1)].into() });
+        assert_eq!(
+            summary["pilot"],
+            Clients { known: 2, lights, revisions: [(7.into(), 1), (8.into(), 1)].into() }
+        );
         let lights = [("green".to_owned(), 1)].into();
-        assert_eq!(summary["other"], Clients { known: 1, lights, revisions: [(8, 1)].into() });
+        assert_eq!(summary["other"], Clients { known: 1, lights, revisions: [(8.into(), 1)].into() });
     }
 
     #[test]
@@ -309,7 +314,7 @@ mod tests {
         assert_eq!(list(all(), 10), ["b", "a", "c", "d"]);
         assert_eq!(list(all(), 1), ["b"]);
         assert_eq!(list(ClientFilter { status: Some(Red), ..all() }, 10), ["d"]);
-        assert_eq!(list(ClientFilter { revision: Some(7), ..all() }, 10), ["c"]);
+        assert_eq!(list(ClientFilter { revision: Some(7.into()), ..all() }, 10), ["c"]);
         assert_eq!(list(ClientFilter { client: "a".parse().ok(), ..all() }, 10), ["a"]);
         assert_eq!(list(ClientFilter { group: Some("none".into()), ..all() }, 10), [""; 0]);
     }

@@ -35,6 +35,6 @@ pub(super) fn observation(
 ) -> Observation {
     let client: ClientId = client.parse().unwrap();
     let address = client.to_string().parse().unwrap_or([10, 0, 0, 1].into());
-    let (group, revision) = ("pilot".into(), Some(revision));
+    let (group, revision) = ("pilot".into(), Some(revision.into()));
     Observation { client, address, group, at: T0, revision, request, outcome, bytes: 0 }
 }

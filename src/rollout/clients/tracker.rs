@@ -17,6 +17,7 @@ use super::{
     VisibleRevisionOf,
 };
 use crate::metrics::RolloutMetrics;
+use crate::revision::RevisionNumber;
 use crate::status::Clients;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_store::{Store, StoreError};
@@ -128,7 +129,7 @@ impl ClientTracker {
     }
 
     /// Returns the trouble of the clients in these groups that see this revision.
-    pub async fn trouble(&self, revision: u64, groups: &[Arc<str>]) -> Trouble {
+    pub async fn trouble(&self, revision: RevisionNumber, groups: &[Arc<str>]) -> Trouble {
         self.read(|reporter| reporter.trouble(revision, groups)).await
     }
 

@@ -19,7 +19,7 @@ use super::audit::{Audit, Unwritten};
 use super::clients::{ClientTracker, Trouble, VisibleRevision, VisibleRevisionOf};
 use super::orders::{Done, Order, Refused};
 use super::record::{self, Newer, PREFIX};
-use super::revision::Number;
+use super::revision::RevisionNumber;
 use super::rings::{RingId, Rings};
 use super::state::{Collected, Published, State, Unpublished};
 use super::views::Views;
@@ -49,7 +49,7 @@ struct Shared {
     metrics: Arc<RolloutMetrics>,
     current: ArcSwap<Current>,
     requests: mpsc::Sender<Request>,
-    taken: mpsc::Sender<(Arc<str>, Number)>,
+    taken: mpsc::Sender<(Arc<str>, RevisionNumber)>,
 }
 
 /// What is in force, for whoever tells of it.
@@ -62,9 +62,9 @@ pub struct Current {
     /// The settings.
     pub settings: config::RolloutSettings,
     /// Kept payloads by revision, as their number.
-    pub payloads: BTreeMap<Number, u64>,
+    pub payloads: BTreeMap<RevisionNumber, u64>,
     /// What holds rings up: trouble with a revision among the clients of the ring before.
-    pub troubles: BTreeMap<(Number, RingId), Trouble>,
+    pub troubles: BTreeMap<(RevisionNumber, RingId), Trouble>,
 }
 
 /// All catalogs of one source, as one upstream has had them at one moment.
@@ -237,7 +237,7 @@ impl Rollouts {
     }
 
     /// A client that sees this revision takes the payload of this key. Never waits.
-    pub fn takes(&self, key: &Arc<str>, revision: Number) {
+    pub fn takes(&self, key: &Arc<str>, revision: RevisionNumber) {
         // One that does not fit is noted when it is next taken.
         drop(self.0.taken.try_send((key.clone(), revision)));
     }

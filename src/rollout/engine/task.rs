@@ -16,7 +16,7 @@ use crate::audit::{Audit, Entry, Outcome};
 use crate::orders::Done;
 use crate::payloads::Payloads;
 use crate::record::{self, PREFIX, Restored};
-use crate::revision::Number;
+use crate::revision::RevisionNumber;
 use crate::state::{Collected, Published, State};
 use crate::troubled::Troubles;
 use crate::views::LASTS;
@@ -42,7 +42,7 @@ const NO_RINGS: &str = "there are no rings any more; the revisions go, and so do
 pub struct Task {
     shared: Arc<Shared>,
     requests: mpsc::Receiver<Request>,
-    taken: mpsc::Receiver<(Arc<str>, Number)>,
+    taken: mpsc::Receiver<(Arc<str>, RevisionNumber)>,
     store: Arc<Store>,
     clock: Clock,
     state: Arc<State>,
@@ -65,7 +65,7 @@ pub struct Task {
 pub(super) struct Beginning {
     pub(super) shared: Arc<Shared>,
     pub(super) requests: mpsc::Receiver<Request>,
-    pub(super) taken: mpsc::Receiver<(Arc<str>, Number)>,
+    pub(super) taken: mpsc::Receiver<(Arc<str>, RevisionNumber)>,
     pub(super) rules: Arc<RolloutRules>,
     pub(super) audit: Audit,
 }
@@ -270,8 +270,10 @@ impl Task {
         let copies = copies(&self.state, &next, found);
         self.commit(next, copies, Vec::new()).await?;
         match published {
-            Published::New(revision) => tracing::info!(revision, "published a revision"),
-            Published::Joined(revision) => tracing::debug!(revision, "catalogs joined a revision"),
+            Published::New(revision) => tracing::info!(revision = revision.get(), "published a revision"),
+            Published::Joined(revision) => {
+                tracing::debug!(revision = revision.get(), "catalogs joined a revision");
+            }
             Published::Nothing => {}
         }
         Ok(published)
@@ -284,7 +286,7 @@ impl Task {
             self.commit(next, Vec::new(), Vec::new()).await?;
         }
         if let Published::New(revision) = published {
-            tracing::info!(revision, series, number, "clients announce a revision");
+            tracing::info!(revision = revision.get(), series, number, "clients announce a revision");
         }
         Ok(published)
     }
@@ -344,7 +346,7 @@ impl Task {
         }
         for (number, gone) in self.payloads.given_up(self.store.take_evicted_pins(), &self.state) {
             tracing::warn!(
-                revision = number,
+                revision = number.get(),
                 payloads = gone.payloads,
                 bytes = gone.bytes,
                 "payloads of a kept revision had to go for room; raise store.quota"
@@ -369,7 +371,12 @@ impl Task {
                 for step in advanced {
                     let ring = rings.as_ref().and_then(|rings| rings.get(step.ring));
                     let ring = ring.map_or("", |ring| ring.settings.name.as_str());
-                    tracing::info!(revision = step.revision, ring, step = step.step + 1, "a ring opens");
+                    tracing::info!(
+                        revision = step.revision.get(),
+                        ring,
+                        step = step.step + 1,
+                        "a ring opens"
+                    );
                 }
             }
             // The disk fails, and has told so.

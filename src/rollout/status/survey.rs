@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::super::advance::{Next, Waits, opening};
 use super::super::moment::Opened;
-use super::super::revision::{Catalog, Number, Revision};
+use super::super::revision::{Catalog, Revision, RevisionNumber};
 use super::super::rings::{Ring, RingId, Rings};
 use super::super::state::{Progress, State};
 use super::super::views::Views;
@@ -22,9 +22,9 @@ use gupd_config::clock::UnixMillis;
 #[derive(Clone, Copy)]
 pub struct Beside<'a> {
     /// Trouble in words that keeps what comes after a ring from opening, of a revision.
-    pub trouble: &'a dyn Fn(Number, RingId) -> Option<String>,
+    pub trouble: &'a dyn Fn(RevisionNumber, RingId) -> Option<String>,
     /// Payloads that are kept for a revision.
-    pub kept: &'a dyn Fn(Number) -> u64,
+    pub kept: &'a dyn Fn(RevisionNumber) -> u64,
     /// Clients by group.
     pub clients: &'a BTreeMap<Arc<str>, Clients>,
 }
@@ -221,7 +221,8 @@ fn upcoming(state: &State, rings: &Rings, beside: Beside<'_>, now: UnixMillis) -
 
 fn groups(state: &State, rings: &Rings, beside: Beside<'_>, now: UnixMillis) -> Vec<GroupStatus> {
     let views = state.views(rings, now);
-    let fixed = |(revision, since): &(Number, UnixMillis)| Fixed { revision: *revision, since: At(*since) };
+    let fixed =
+        |(revision, since): &(RevisionNumber, UnixMillis)| Fixed { revision: *revision, since: At(*since) };
     let told = |ring: &Arc<Ring>, name: &Arc<str>| GroupStatus {
         name: name.clone(),
         ring: ring.settings.name.clone(),

@@ -62,7 +62,7 @@ proptest! {
         let config = &configs[first];
         let mut rings = Rings::new(config).unwrap();
         let (mut state, mut now, mut version) = (State::default(), START, 0_u8);
-        let mut last: std::collections::HashMap<(&str, u8), u64> = std::collections::HashMap::new();
+        let mut last: std::collections::HashMap<(&str, u8), RevisionNumber> = std::collections::HashMap::new();
         for event in events {
             match event {
                 Event::Passes(millis) => now += millis,
@@ -104,7 +104,7 @@ proptest! {
             for group in ["pilot", "branch", "default"] {
                 for number in &numbers {
                     let Some(seen) = views.of(group, client(group, *number), now) else { continue };
-                    let before = last.insert((group, *number), seen.number).unwrap_or(0);
+                    let before = last.insert((group, *number), seen.number).unwrap_or_default();
                     prop_assert!(seen.number >= before, "{group} {number}: {before}, then {}", seen.number);
                     prop_assert!(state.revision(seen.number).is_some());
                 }
@@ -120,7 +120,7 @@ proptest! {
         }
         if let Some(newest) = state.newest() {
             for group in ["pilot", "branch", "default"] {
-                prop_assert_eq!(sees(&state.views(&rings, now), group, numbers[0], now), newest.number);
+                prop_assert_eq!(sees(&state.views(&rings, now), group, numbers[0], now), newest.number.get());
             }
         }
     }

@@ -99,7 +99,7 @@ async fn reload_off(site: &mut Site, text: &str) {
 
 /// The newest revision's number.
 fn newest(site: &Site) -> u64 {
-    site.relay().rollouts().current().state.newest().map_or(0, |revision| revision.number)
+    site.relay().rollouts().current().state.newest().map_or(0, |revision| revision.number.get())
 }
 
 /// A manager has this version of everything from now on.

@@ -88,7 +88,7 @@ async fn rolled_back_group_gets_whole_older_catalogs() {
 async fn held_group_keeps_named_revision() {
     let site = site_of(&format!("{GROUPS}{STAGED}[rollout]\nkeep = 2\n"));
     assert_eq!(all(&site).await, [1, 1, 1]);
-    order(&site, Order::Name { revision: 1, name: "good".into() }).await;
+    order(&site, Order::Name { revision: 1.into(), name: "good".into() }).await;
     order(&site, hold("pilot", "good")).await;
     let error = try_order(&site, hold("branch", "bad")).await.unwrap_err().to_string();
     assert_eq!(error, "no kept revision is called \"bad\"; kept are good (1), 1");
@@ -99,7 +99,7 @@ async fn held_group_keeps_named_revision() {
         assert_eq!((sees(&site, PILOT).await, sees(&site, OTHER).await), (1, version));
     }
     let kept: Vec<u64> =
-        site.relay().rollouts().current().state.revisions().map(|revision| revision.number).collect();
+        site.relay().rollouts().current().state.revisions().map(|revision| revision.number.get()).collect();
     assert_eq!(kept.first(), Some(&1), "{kept:?}");
     assert!(kept.len() <= 4, "{kept:?}");
     order(&site, rollback("branch")).await;

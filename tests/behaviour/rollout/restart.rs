@@ -100,7 +100,7 @@ async fn rollout_commands_survive_restart() {
     let mut site = site(STAGED);
     assert_eq!(all(&site).await, [1, 1, 1]);
     publish_and_refresh(&site, 2).await;
-    order(&site, Order::Name { revision: 1, name: "good".into() }).await;
+    order(&site, Order::Name { revision: 1.into(), name: "good".into() }).await;
     order(&site, hold("pilot", "good")).await;
     order(&site, release(Some("default"), true)).await;
     for days in [0, 40] {

@@ -19,7 +19,7 @@ fn pilots() -> impl Iterator<Item = IpAddr> {
 async fn known(site: &Site, revision: u64, clients: u64, troubled: u64) {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let trouble = site.relay().rollouts().clients().trouble(revision, &["pilot".into()]).await;
+        let trouble = site.relay().rollouts().clients().trouble(revision.into(), &["pilot".into()]).await;
         if (trouble.clients, trouble.troubled) == (clients, troubled) {
             return;
         }

@@ -98,7 +98,7 @@ impl Running {
 }
 
 fn tracker(metrics: &Arc<RolloutMetrics>, clock: &Clock) -> ClientTracker {
-    let visible_of = |_: &_, _| Some(VisibleRevision { number: 7, differs_since: T0 });
+    let visible_of = |_: &_, _| Some(VisibleRevision { number: 7.into(), differs_since: T0 });
     ClientTracker::new(SETTINGS, Box::new(visible_of), metrics.clone(), clock.clone())
 }
 
@@ -115,7 +115,7 @@ async fn answer_includes_every_earlier_observation() {
     relay.observe(100);
     relay.tracker.record(payload(7, RequestOutcome::Failed));
     assert_eq!(relay.known().await, 101);
-    let trouble = relay.tracker.trouble(7, &["pilot".into()]).await;
+    let trouble = relay.tracker.trouble(7.into(), &["pilot".into()]).await;
     assert_eq!(trouble.to_string(), "1 of 101 clients: 1 failed download");
     assert_eq!(relay.list().await.len(), 101);
 }

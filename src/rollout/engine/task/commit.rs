@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Task, warn_of_forgotten};
 use crate::engine::{Current, Found, FoundCatalog};
 use crate::record::{self, Record};
-use crate::revision::{Catalog, Number, Revision, version_key};
+use crate::revision::{Catalog, Revision, RevisionNumber, version_key};
 use crate::state::State;
 use crate::views::Views;
 use gupd_store::{ObjectCopy, Publication, StoreError};
@@ -81,14 +81,14 @@ impl Task {
     fn measure(&self, views: Option<&Views>) {
         let metrics = &self.shared.metrics;
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        metrics.revision.set(number(self.state.newest().map_or(0, |newest| newest.number)));
+        metrics.revision.set(number(self.state.newest().map_or(0, |newest| newest.number.get())));
         metrics.revisions.set(number(self.state.revisions().count() as u64));
         metrics.halted.set(i64::from(self.state.halted().is_some()));
         metrics.ring.reset();
         metrics.trouble.reset();
         for (id, ring) in self.rules.rings.iter().flat_map(|rings| rings.iter()) {
             let name = [ring.settings.name.as_str()];
-            let sees = views.and_then(|views| views.newest_in(id)).unwrap_or(0);
+            let sees = views.and_then(|views| views.newest_in(id)).map_or(0, RevisionNumber::get);
             metrics.ring.with_label_values(&name).set(number(sees));
             let has_trouble = self.troubles.keys().any(|(_, ring)| *ring == id);
             metrics.trouble.with_label_values(&name).set(i64::from(has_trouble));
@@ -155,7 +155,7 @@ pub(super) fn copies(before: &State, after: &State, found: &[Found]) -> Vec<Obje
 
 /// Versions of catalogs that were kept before and are in no revision after. A version is in all revisions from its first to
 /// its last, so the neighbours of a revision that goes say whether it is needed.
-fn dropped(before: &State, after: &State) -> BTreeSet<(Arc<str>, Number)> {
+fn dropped(before: &State, after: &State) -> BTreeSet<(Arc<str>, RevisionNumber)> {
     let mut dropped = BTreeSet::new();
     for gone in before.revisions().filter(|revision| after.revision(revision.number).is_none()) {
         let older = after.revisions().rfind(|revision| revision.number < gone.number);
@@ -172,7 +172,7 @@ fn dropped(before: &State, after: &State) -> BTreeSet<(Arc<str>, Number)> {
 }
 
 /// Every version of a catalog that some kept revision has.
-fn versions(state: &State) -> BTreeSet<(Arc<str>, Number)> {
+fn versions(state: &State) -> BTreeSet<(Arc<str>, RevisionNumber)> {
     let catalogs = state.revisions().flat_map(|revision| &revision.catalogs);
     let present = catalogs.filter_map(|(key, catalog)| match catalog {
         Catalog::Present { since, .. } => Some((key.clone(), *since)),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::Task;
 use crate::advance::{Advanced, Waits};
-use crate::revision::Number;
+use crate::revision::RevisionNumber;
 use crate::rings::{RingId, Rings};
 use crate::state::State;
 use crate::troubled::Troubles;
@@ -36,7 +36,7 @@ impl Task {
         for ((revision, ring), trouble) in &troubles {
             if !self.troubles.contains_key(&(*revision, *ring)) {
                 let ring = rings.get(*ring).map_or("", |ring| ring.settings.name.as_str());
-                tracing::warn!(revision, ring, %trouble, "a ring has trouble; the next one does not open");
+                tracing::warn!(revision = revision.get(), ring, %trouble, "a ring has trouble; the next one does not open");
             }
         }
         let advanced = next.advance(rings, now, |revision, ring| troubles.contains_key(&(revision, ring)));
@@ -49,7 +49,7 @@ impl Task {
 fn held_up(state: &State, rings: &Rings, now: UnixMillis) -> Troubles {
     let coming = state.outlook(rings, |_, _| false);
     let due = coming.iter().filter(|next| matches!(next.waits, Waits::Until(due) if due <= now));
-    let due: BTreeSet<(Number, RingId)> =
+    let due: BTreeSet<(RevisionNumber, RingId)> =
         due.filter_map(|next| Some((next.revision, next.follows(rings)?))).collect();
     let mut troubles = state.troubles(rings);
     troubles.retain(|of, _| due.contains(of));
