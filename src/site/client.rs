@@ -65,9 +65,6 @@ pub enum Ending {
 }
 
 /// Gets `target` on a connection of its own.
-///
-/// # Panics
-/// No response comes.
 pub async fn get(address: SocketAddr, target: &str) -> Response {
     Request::get(target).send(address).await
 }
@@ -113,9 +110,6 @@ impl Request {
     }
 
     /// Sends it on a connection of its own.
-    ///
-    /// # Panics
-    /// No response comes.
     pub async fn send(&self, address: SocketAddr) -> Response {
         or_panic(Client::connect(address).await.send(self).await)
     }
@@ -123,17 +117,11 @@ impl Request {
 
 impl Client {
     /// Connects.
-    ///
-    /// # Panics
-    /// The server refuses.
     pub async fn connect(address: SocketAddr) -> Self {
         or_panic(Self::open(address).await)
     }
 
     /// Connects from an address of this machine, as another client does.
-    ///
-    /// # Panics
-    /// The server refuses.
     pub async fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
         let socket = or_panic(TcpSocket::new_v4());
         or_panic(socket.bind((source, 0).into()));
@@ -141,17 +129,11 @@ impl Client {
     }
 
     /// Connects.
-    ///
-    /// # Errors
-    /// The server refuses.
     pub async fn open(address: SocketAddr) -> io::Result<Self> {
         Ok(Self { stream: BufReader::new(TcpStream::connect(address).await?), address })
     }
 
     /// Sends a request and reads its response to the end of the body.
-    ///
-    /// # Errors
-    /// The connection breaks before the end of the head.
     pub async fn send(&mut self, request: &Request) -> io::Result<Response> {
         self.begin(request).await?;
         let mut response = self.head().await?;
@@ -160,9 +142,6 @@ impl Client {
     }
 
     /// Sends a request and reads nothing.
-    ///
-    /// # Errors
-    /// The connection breaks.
     pub async fn begin(&mut self, request: &Request) -> io::Result<()> {
         let Request { method, target, version, headers, body } = request;
         let mut head = format!("{method} {target} HTTP/{version}\r\n");
@@ -174,17 +153,11 @@ impl Client {
     }
 
     /// Sends exactly these bytes.
-    ///
-    /// # Errors
-    /// The connection breaks.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes).await
     }
 
     /// Reads the head of the next response and nothing of its body.
-    ///
-    /// # Errors
-    /// The connection breaks before the end of the head, or the head is not HTTP.
     pub async fn head(&mut self) -> io::Result<Response> {
         let (line, headers) = read_head(&mut self.stream).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let mut words = line.split_whitespace();
@@ -195,9 +168,6 @@ impl Client {
     }
 
     /// Reads exactly `count` bytes of a body that is not chunked.
-    ///
-    /// # Errors
-    /// The connection breaks before.
     pub async fn some(&mut self, count: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; count];
         self.stream.read_exact(&mut bytes).await?;
@@ -205,9 +175,6 @@ impl Client {
     }
 
     /// Reads the next bytes, at most `limit`, and hands them to `check`; `None` at the end of the connection.
-    ///
-    /// # Errors
-    /// The connection breaks.
     pub async fn piece<T>(&mut self, limit: u64, mut check: impl FnMut(&[u8]) -> T) -> io::Result<Option<T>> {
         let limit = usize::try_from(limit).map_or(READ_BYTES, |limit| limit.min(READ_BYTES));
         poll_fn(|context| {
@@ -273,9 +240,6 @@ impl Response {
     }
 
     /// Returns the body.
-    ///
-    /// # Panics
-    /// The body is not complete.
     pub fn whole(self) -> Vec<u8> {
         assert_eq!(self.ending, Ending::Complete, "broke off after {} bytes", self.body.len());
         self.body

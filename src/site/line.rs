@@ -91,9 +91,6 @@ impl Link {
 
     /// Carries a connection until both ends have ended it, an end fails, or the line refuses. It breaks before byte
     /// `life` of what comes from `far`.
-    ///
-    /// # Errors
-    /// The error of an end, with which the bytes under way are lost.
     pub async fn carry<N, F>(&self, near: N, far: F, life: u64) -> io::Result<()>
     where
         N: AsyncRead + AsyncWrite,

@@ -28,9 +28,6 @@ impl Listener {
     pub const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
     /// Listens on a free port and runs `connection` for each stream while `switch` lets it.
-    ///
-    /// # Errors
-    /// The system has no port or no thread.
     pub fn start<F, C>(switch: Switch, connection: F) -> io::Result<Self>
     where
         F: Fn(TcpStream) -> C + Send + 'static,
@@ -40,9 +37,6 @@ impl Listener {
     }
 
     /// Listens on `address`.
-    ///
-    /// # Errors
-    /// The address is in use, or the system has no thread.
     pub fn start_at<F, C>(address: SocketAddr, switch: Switch, connection: F) -> io::Result<Self>
     where
         F: Fn(TcpStream) -> C + Send + 'static,

@@ -16,17 +16,11 @@ pub struct Manager {
 
 impl Manager {
     /// Starts a manager that has nothing yet.
-    ///
-    /// # Panics
-    /// The system has no port or no thread.
     pub fn start() -> Self {
         or_panic(Self::of(Origin::default()))
     }
 
     /// Puts an origin on a port.
-    ///
-    /// # Errors
-    /// The system has no port or no thread.
     pub fn of(origin: Origin) -> io::Result<Self> {
         let (served, switch) = (origin.clone(), Switch::default());
         let listener = Listener::start(switch.clone(), move |stream| {

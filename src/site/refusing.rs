@@ -1,6 +1,5 @@
 //! A machine that is down: its port refuses connections, and no other test is given it meanwhile.
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpSocket};
@@ -16,18 +15,11 @@ pub struct RefusingPort {
 
 impl RefusingPort {
     /// Takes a free port.
-    ///
-    /// # Panics
-    /// The system has none.
     #[expect(clippy::new_without_default, reason = "no port is the same as another")]
     pub fn new() -> Self {
-        or_panic(Self::bind())
-    }
-
-    fn bind() -> io::Result<Self> {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
-        Ok(Self { address: socket.local_addr()?, socket })
+        let socket = or_panic(TcpSocket::new_v4());
+        or_panic(socket.bind((Ipv4Addr::LOCALHOST, 0).into()));
+        Self { address: or_panic(socket.local_addr()), socket }
     }
 
     /// The address that refuses.
@@ -41,9 +33,6 @@ impl RefusingPort {
     }
 
     /// Listens on the port: the machine is up again.
-    ///
-    /// # Panics
-    /// The system refuses.
     pub fn listen(self) -> TcpListener {
         or_panic(self.socket.listen(1024))
     }

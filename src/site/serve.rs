@@ -19,9 +19,6 @@ const PIECE: u64 = 16 << 10;
 
 impl Origin {
     /// Serves the requests of one connection, until it ends or a fault ends it.
-    ///
-    /// # Errors
-    /// An error of the stream, or a request that is not HTTP.
     pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
         self.count_connection();
         let mut stream = BufReader::new(stream);

@@ -13,7 +13,6 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::sep::Object;
 use crate::sessions::{Session, Step};
 use crate::{Client, Request, Response};
 
@@ -24,20 +23,10 @@ const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// Progress of all clients.
 #[derive(Debug, Default)]
 pub struct Received {
-    bytes: AtomicU64,
-    done: AtomicUsize,
-}
-
-impl Received {
-    /// Body bytes received.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
+    /// Body bytes.
+    pub bytes: AtomicU64,
     /// Clients that ended, with or without an error.
-    pub fn done(&self) -> usize {
-        self.done.load(Ordering::Relaxed)
-    }
+    pub done: AtomicUsize,
 }
 
 /// The result of one client's update.
@@ -68,57 +57,31 @@ pub struct Answers {
     pub silent: usize,
 }
 
-/// A wrong response.
+/// The response that ended a client's update.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// No connection.
-    #[error("cannot connect to {server}: {source}")]
-    Connect {
-        /// Address of the server.
-        server: SocketAddr,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The connection broke, or the response is not HTTP.
-    #[error("{path}: the transfer broke off: {source}")]
-    Broken {
-        /// The requested path.
-        path: String,
-        /// The error of the connection.
-        source: io::Error,
-    },
-    /// No byte for too long.
-    #[error("{path}: nothing came for {} s", STALLED_AFTER.as_secs())]
-    Stalled {
-        /// The requested path.
-        path: String,
-    },
-    /// Another status than the manager's.
-    #[error("{path}: status {got}, the manager's is {expected}")]
-    Status {
-        /// The requested path.
-        path: String,
-        /// The manager's status.
-        expected: StatusCode,
-        /// The received status.
-        got: StatusCode,
-    },
-    /// A body of another length.
-    #[error("{path}: {got} bytes came, the manager has {expected}")]
-    Length {
-        /// The requested path.
-        path: String,
-        /// Length on the manager.
-        expected: u64,
-        /// Received length.
-        got: u64,
-    },
-    /// Another SHA-256 than the manager's.
-    #[error("{path}: wrong bytes, the SHA-256 differs from the manager's")]
-    Digest {
-        /// The requested path.
-        path: String,
-    },
+#[error("{path}: {fault}")]
+pub struct Failure {
+    /// The requested path.
+    pub path: String,
+    /// The difference from the manager's response.
+    pub fault: Fault,
+}
+
+/// A difference from the manager's response.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// No connection, a broken one, or no byte for too long.
+    #[error("the transfer broke off: {0}")]
+    Broken(#[from] io::Error),
+    /// The received and the right status.
+    #[error("status {0}, the manager's is {1}")]
+    Status(StatusCode, StatusCode),
+    /// The received and the right length.
+    #[error("{0} bytes came, the manager has {1}")]
+    Length(u64, u64),
+    /// Another SHA-256.
+    #[error("wrong bytes, the SHA-256 differs from the manager's")]
+    Digest,
 }
 
 /// Runs all sessions against `server`, each from its own start, and returns when the last client has ended.
@@ -140,7 +103,8 @@ pub async fn update(server: SocketAddr, session: &Session, received: &Received) 
     let mut updating = Updating { server, client: None, bytes: 0, answers: Answers::default(), received };
     let mut result = Ok(());
     for step in &session.steps {
-        result = updating.run(step).await;
+        let path = || step.path().to_owned();
+        result = updating.run(step).await.map_err(|fault| Failure { path: path(), fault });
         if result.is_err() {
             break;
         }
@@ -160,53 +124,51 @@ struct Updating<'a> {
 
 impl Updating<'_> {
     /// Sends one request, reads its response to the end, and checks it.
-    async fn run(&mut self, step: &Step) -> Result<(), Failure> {
-        let path = step.path();
+    async fn run(&mut self, step: &Step) -> Result<(), Fault> {
         let mut client = self.connect().await?;
-        let response = within(path, async {
-            client.begin(&Request::get(path)).await?;
+        let response = within(async {
+            client.begin(&Request::get(step.path())).await?;
             client.head().await
         });
         let response = response.await?;
         self.answers.count(response.cache_status());
-        let (expected, object) = match step {
+        let (right, object) = match step {
             Step::Get(object) => (StatusCode::OK, Some(object)),
             Step::Missing(_) => (StatusCode::NOT_FOUND, None),
         };
-        if response.status != expected {
-            let got = StatusCode::from_u16(response.status).unwrap_or_default();
-            return Err(Failure::Status { path: path.to_owned(), expected, got });
+        if response.status != right {
+            let received = StatusCode::from_u16(response.status).unwrap_or_default();
+            return Err(Fault::Status(received, right));
         }
-        let (length, sha256) = self.read_body(&mut client, path, &response).await?;
+        let (length, sha256) = self.read_body(&mut client, &response).await?;
         self.client = Some(client);
-        object.map_or(Ok(()), |object| check(object, length, sha256))
+        match object {
+            Some(object) if length != object.content.length() => {
+                Err(Fault::Length(length, object.content.length()))
+            }
+            Some(object) if sha256.finalize()[..] != object.sha256 => Err(Fault::Digest),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the kept connection, or another one if the server has closed it.
-    async fn connect(&mut self) -> Result<Client, Failure> {
-        let server = self.server;
+    async fn connect(&mut self) -> io::Result<Client> {
         match self.client.take().filter(Client::is_idle) {
             Some(client) => Ok(client),
-            None => Client::open(server).await.map_err(|source| Failure::Connect { server, source }),
+            None => Client::open(self.server).await,
         }
     }
 
-    async fn read_body(
-        &mut self,
-        client: &mut Client,
-        path: &str,
-        response: &Response,
-    ) -> Result<(u64, Sha256), Failure> {
+    async fn read_body(&mut self, client: &mut Client, response: &Response) -> io::Result<(u64, Sha256)> {
         // The manager and the relay know the length of each object, and say it.
-        let expected = response.length().unwrap_or(0);
+        let total = response.length().unwrap_or(0);
         let (mut length, mut sha256) = (0, Sha256::new());
-        while length < expected {
-            let piece = client.piece(expected - length, |piece| {
+        while length < total {
+            let piece = client.piece(total - length, |piece| {
                 sha256.update(piece);
                 piece.len() as u64
             });
-            let ended = io::Error::from(io::ErrorKind::UnexpectedEof);
-            let read = within(path, async { piece.await?.ok_or(ended) }).await?;
+            let read = within(piece).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
             length += read;
             self.bytes += read;
             self.received.bytes.fetch_add(read, Ordering::Relaxed);
@@ -243,21 +205,11 @@ impl Answers {
     }
 }
 
-fn check(object: &Object, length: u64, sha256: Sha256) -> Result<(), Failure> {
-    let (path, expected) = (object.path.clone(), object.content.length());
-    if length != expected {
-        return Err(Failure::Length { path, expected, got: length });
-    }
-    if sha256.finalize()[..] != object.sha256 {
-        return Err(Failure::Digest { path });
-    }
-    Ok(())
-}
-
-async fn within<T>(path: &str, work: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
-    let path = || path.to_owned();
-    let done = timeout(STALLED_AFTER, work).await.map_err(|_| Failure::Stalled { path: path() })?;
-    done.map_err(|source| Failure::Broken { path: path(), source })
+async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(STALLED_AFTER, work).await.unwrap_or_else(|_| {
+        let message = format!("nothing came for {} s", STALLED_AFTER.as_secs());
+        Err(io::Error::new(io::ErrorKind::TimedOut, message))
+    })
 }
 
 #[cfg(test)]
@@ -288,7 +240,8 @@ mod tests {
             assert!(outcome.result.is_ok(), "{}: {:?}", outcome.name, outcome.result);
         }
         assert_eq!(outcomes.iter().map(|outcome| outcome.bytes).sum::<u64>(), expected);
-        assert_eq!((received.bytes(), received.done()), (expected, 12));
+        assert_eq!(received.bytes.load(Ordering::Relaxed), expected);
+        assert_eq!(received.done.load(Ordering::Relaxed), 12);
         let heads = 1024 * outcomes.iter().map(|outcome| outcome.answers.total()).sum::<usize>() as u64;
         assert!((expected..expected + heads).contains(&wan.sent_down()), "{} sent", wan.sent_down());
         assert!((1..heads).contains(&wan.sent_up()), "{} sent up", wan.sent_up());
@@ -302,8 +255,9 @@ mod tests {
         let (name, starts_after) = ("client".to_owned(), Duration::ZERO);
         let session = Session { name, starts_after, steps: vec![Step::Get(delta)] };
         let outcome = update(manager.address(), &session, &Received::default()).await;
-        let variant = outcome.result.map_or_else(|failure| format!("{failure:?}"), |()| "none".to_owned());
-        variant.split(' ').next().unwrap_or_default().to_owned()
+        let variant =
+            outcome.result.map_or_else(|failure| format!("{:?}", failure.fault), |()| "none".to_owned());
+        variant.split('(').next().unwrap_or_default().to_owned()
     }
 
     #[tokio::test]

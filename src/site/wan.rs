@@ -22,25 +22,16 @@ pub struct Wan {
 
 impl Wan {
     /// Starts a line from a free port to `manager` that costs no time.
-    ///
-    /// # Panics
-    /// The system has no port or no thread.
     pub fn to(manager: SocketAddr) -> Self {
         or_panic(Self::start(manager, Line::UNLIMITED))
     }
 
     /// Starts a line from a free port to `manager`.
-    ///
-    /// # Errors
-    /// The system has no port or no thread.
     pub fn start(manager: SocketAddr, line: Line) -> io::Result<Self> {
         Self::start_at(Listener::ANY_PORT, manager, line)
     }
 
     /// Starts a line from `near` to `manager`.
-    ///
-    /// # Errors
-    /// The address is in use, or the system has no thread.
     pub fn start_at(near: SocketAddr, manager: SocketAddr, line: Line) -> io::Result<Self> {
         let switch = Switch::default();
         let link = Arc::new(Link::new(line, switch.clone()));

@@ -1,11 +1,11 @@
 //! Clients with the habits of real ones: whole downloads, parts, resumed ones, some that leave in the middle, some that
 //! read slowly. Each byte is compared with the version that the `ETag` names.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gupd_site::{Client, Random, Request};
@@ -17,29 +17,17 @@ use crate::content::{Object, Published, Version};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Numbers of requests by their result.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) complete: AtomicU64,
-    parts: AtomicU64,
-    not_modified: AtomicU64,
-    redirected: AtomicU64,
-    refused: AtomicU64,
-    broken: AtomicU64,
-    left: AtomicU64,
-    misled: AtomicU64,
-}
+pub(crate) type Tally = Mutex<BTreeMap<&'static str, u64>>;
 
 /// The result of a request.
 pub(crate) enum Received {
     /// These bytes of a version, all of them right.
     Bytes(Version, Range<u64>),
-    NotModified,
-    Redirected,
-    Refused,
-    Broken,
-    /// A part with a bit that the manager flipped.
-    Misled,
+    /// Something else, by its name in the tally.
+    Other(&'static str),
 }
+
+const BROKEN: Received = Received::Other("broken");
 
 /// One of the site's clients.
 pub(crate) struct SiteClient {
@@ -81,8 +69,7 @@ impl SiteClient {
             },
             14..16 => {
                 let _ = self.send(whole, object, some, false).await;
-                self.tally.left.fetch_add(1, Ordering::Relaxed);
-                return;
+                return self.count("left");
             }
             16..17 => self.send(whole, object, u64::MAX, true).await,
             17..18 => self.send(Request::head(&object.path()), object, 0, false).await,
@@ -91,27 +78,21 @@ impl SiteClient {
                 self.send(whole.header("If-None-Match", &etag), object, u64::MAX, false).await
             }
         };
-        self.count(&received);
+        self.count(match received {
+            Received::Bytes(_, bytes) if bytes == (0..length) => "complete",
+            Received::Bytes(..) => "part",
+            Received::Other(name) => name,
+        });
     }
 
-    fn count(&self, received: &Received) {
-        let tally = &*self.tally;
-        let counter = match received {
-            Received::Bytes(version, bytes) if *bytes == (0..version.content.length()) => &tally.complete,
-            Received::Bytes(..) => &tally.parts,
-            Received::NotModified => &tally.not_modified,
-            Received::Redirected => &tally.redirected,
-            Received::Refused => &tally.refused,
-            Received::Broken => &tally.broken,
-            Received::Misled => &tally.misled,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+    fn count(&self, name: &'static str) {
+        *self.tally.lock().unwrap().entry(name).or_default() += 1;
     }
 
     /// Sends one request and reads the response to its end, or the first `limit` bytes of its body.
     pub(crate) async fn send(&self, request: Request, object: Object, limit: u64, is_slow: bool) -> Received {
         let received = timeout(PATIENCE, self.try_send(request, object, limit, is_slow)).await;
-        received.unwrap_or(Ok(Received::Broken)).unwrap_or(Received::Broken)
+        received.unwrap_or(Ok(BROKEN)).unwrap_or(BROKEN)
     }
 
     async fn try_send(
@@ -130,9 +111,9 @@ impl SiteClient {
                 let range = response.header("content-range").unwrap();
                 range.trim_start_matches("bytes ").split('-').next().unwrap().parse().unwrap()
             }
-            304 => return Ok(Received::NotModified),
-            307 => return Ok(Received::Redirected),
-            502..=504 => return Ok(Received::Refused),
+            304 => return Ok(Received::Other("not modified")),
+            307 => return Ok(Received::Other("redirected")),
+            502..=504 => return Ok(Received::Other("refused")),
             _ => panic!("{request:?} was answered {response:?}"),
         };
         let version = response.header("etag").and_then(|etag| self.published.tagged(object, etag));
@@ -143,26 +124,22 @@ impl SiteClient {
         while position < end && position - begin < limit {
             let compared = client.piece(end - position, |piece| {
                 let right = version.content.read(position..position + piece.len() as u64);
-                let wrong = if piece == right {
-                    0
-                } else {
-                    piece.iter().zip(&right).filter(|(is, ought)| is != ought).count()
-                };
-                (piece.len() as u64, wrong)
+                let wrong = || piece.iter().zip(&right).filter(|(is, ought)| is != ought).count();
+                (piece.len() as u64, if piece == right { 0 } else { wrong() })
             });
-            let Some((count, wrong)) = compared.await? else { return Ok(Received::Broken) };
+            let Some((count, wrong)) = compared.await? else { return Ok(BROKEN) };
             position += count;
             if wrong > 0 {
                 // A wrong body may still break off: the relay checks the digest before it shows the end.
                 let mut rest = Vec::new();
                 client.until_end(&mut rest).await;
                 if (rest.len() as u64) < end - position {
-                    return Ok(Received::Broken);
+                    return Ok(BROKEN);
                 }
                 // A part is sent before the whole is checked, so the manager's flipped bit may be in it; no more.
                 let is_flipped_bit = response.status == 206 && wrong == 1;
                 assert!(is_flipped_bit, "{request:?}: {wrong} wrong bytes before {position}, a clean end");
-                return Ok(Received::Misled);
+                return Ok(Received::Other("part with a flipped bit"));
             }
             if is_slow {
                 sleep(Duration::from_millis(20)).await;

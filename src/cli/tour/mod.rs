@@ -9,6 +9,7 @@ use std::num::NonZeroU16;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -198,8 +199,8 @@ async fn update_site(options: Options, stage: &Stage, relay: RelayAddresses) -> 
     let begun = Instant::now();
     let snapshot = || Snapshot {
         elapsed: begun.elapsed(),
-        done: received.done(),
-        got: received.bytes(),
+        done: received.done.load(Ordering::Relaxed),
+        got: received.bytes.load(Ordering::Relaxed),
         crossed: stage.wan.sent_down(),
     };
 

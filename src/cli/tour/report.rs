@@ -221,6 +221,7 @@ fn time(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use gupd_site::update::Fault;
     use http::StatusCode;
 
     use super::*;
@@ -271,8 +272,8 @@ mod tests {
     #[test]
     fn failed_clients_are_counted_and_the_first_of_them_named() {
         let failed = |number: usize| {
-            let (path, expected, got) = ("/x".to_owned(), StatusCode::OK, StatusCode::GATEWAY_TIMEOUT);
-            outcome(&format!("client {number}"), 1, Err(Failure::Status { path, expected, got }))
+            let fault = Fault::Status(StatusCode::GATEWAY_TIMEOUT, StatusCode::OK);
+            outcome(&format!("client {number}"), 1, Err(Failure { path: "/x".to_owned(), fault }))
         };
         let table = report((1..=5).map(failed).collect()).to_string();
         assert!(table.contains("0 of 5"));
