@@ -82,6 +82,9 @@ pub struct Cache {
     generation: AtomicU64,
     // Held to push or take, never across I/O.
     pending_uses: Arc<Mutex<Vec<(i64, UnixMillis)>>>,
+    /// Calls of [`find`](Self::find): tests count them.
+    #[cfg(debug_assertions)]
+    lookups: AtomicU64,
 }
 
 type Variants = Arc<[Arc<Entry>]>;
@@ -119,7 +122,15 @@ impl Cache {
             changes: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             pending_uses,
+            #[cfg(debug_assertions)]
+            lookups: AtomicU64::new(0),
         }
+    }
+
+    /// Number of lookups in the index so far, those answered from memory included.
+    #[cfg(debug_assertions)]
+    pub fn lookups(&self) -> u64 {
+        self.lookups.load(Ordering::Relaxed)
     }
 
     /// Where the bytes are.
@@ -148,6 +159,8 @@ impl Cache {
         request: &HeaderMap,
         classified: &Classification,
     ) -> Result<Found, StoreError> {
+        #[cfg(debug_assertions)]
+        self.lookups.fetch_add(1, Ordering::Relaxed);
         let variants = match self.hot.get(&**key) {
             Some(variants) => variants,
             None => self.load(key, classified).await?,

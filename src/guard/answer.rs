@@ -134,10 +134,13 @@ impl Answers {
         let client = ClientAttributes::new(peer.address.ip(), target.normalized.path())
             .with_names(peer.certificate_names());
         let group = live.policy.group(&client);
-        target.bind(group, &live.policy);
-        if let Some(denied) = live.policy.find_denial(group, &target.route, target.normalized.path()) {
+        let classified = live.policy.classify(&target.route, target.normalized.path());
+        if let Some(binding) = &group.binding {
+            target.bind(binding, classified.class);
+        }
+        if let Some(status) = live.policy.denial_status(group, &target.route, &classified) {
             let sentence = "gupd: the policy of this site does not give this content to this client\n";
-            return (text(denied.status, sentence), Answered::Refused);
+            return (text(status, sentence), Answered::Refused);
         }
         match target.route.fallback.unwrap_or(live.answer) {
             Fallback::Redirect if !target.is_proxied => live.redirect(&target),

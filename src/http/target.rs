@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 
 use crate::key::{self, KeyBinding, NormalizedTarget};
 use crate::refusal::Refusal;
-use gupd_config::policy::{Group, Policy, Route, UpstreamBinding};
+use gupd_config::policy::{Policy, Route, UpstreamBinding};
 use gupd_config::{Class, UpstreamId};
 
 /// A parsed request target.
@@ -102,10 +102,8 @@ impl Target {
         self.bound.as_ref().map_or(&self.route.upstreams, |(binding, _)| binding.upstreams())
     }
 
-    /// Applies the upstream binding of the client's group, if it has one.
-    pub fn bind(&mut self, group: &Group, policy: &Policy) {
-        let Some(binding) = &group.binding else { return };
-        let class = policy.classify(&self.route, self.normalized.path()).class;
+    /// Binds the target to the upstreams of its client's group. `class` is the class of its path.
+    pub fn bind(&mut self, binding: &Arc<UpstreamBinding>, class: Class) {
         self.bound = Some((binding.clone(), class));
     }
 }

@@ -1,5 +1,5 @@
-//! The body of a response to a client. Owns what is counted as sent, and the record that becomes the request's access
-//! line when the body ends or is dropped. Bytes are handed on as they are: never copied, never changed.
+//! The body of a response to a client. It counts the bytes sent, and carries the record that becomes the request's
+//! access line when the body ends or is dropped. Bytes are handed on as they are: never copied, never changed.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -11,10 +11,10 @@ use futures_util::{Stream, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
 use prometheus::IntCounter;
 
-use super::place::Download;
-use super::repair::Repair;
-use super::shaped::Shaped;
 use crate::access::Access;
+use crate::pacing::ResponsePacer;
+use crate::repair::ReadRepair;
+use crate::slot::DownloadSlot;
 use gupd_cache::fill::{FillError, Reader, TransferError};
 use gupd_http::multipart::Multipart;
 use gupd_http::status::ResponseEnd;
@@ -22,17 +22,16 @@ use gupd_net::upstream::UpstreamBody;
 use gupd_net::upstream::{self, BodyStreamError};
 use gupd_store::ReadError;
 
-/// What a response's body is made of.
-pub enum Content {
-    /// Nothing.
+/// Source of a response's bytes.
+pub(crate) enum Content {
     Empty,
-    /// Bytes in memory.
+    /// All of them are in memory.
     Whole(Bytes),
-    /// Bytes as they come.
+    /// They arrive piece by piece.
     Stream(Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>),
 }
 
-/// Why a body could not be sent to its end. hyper then closes the connection, so that no client takes it for whole.
+/// Error that breaks a body off. hyper then closes the connection, so that no client takes the body for complete.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The content broke off.
@@ -44,7 +43,7 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// Whether the content is not what was announced or stored; otherwise it only did not come.
+    /// Returns true if the content is not what was announced or stored; false if it only did not arrive.
     fn is_damage(&self) -> bool {
         matches!(
             self,
@@ -60,68 +59,68 @@ impl BodyError {
 pub struct ResponseBody {
     content: Content,
     access: Access,
-    /// For what may have to wait for its client's turn.
-    shaped: Option<Box<Shaped>>,
-    /// For what is counted as a download.
-    place: Option<Box<Download>>,
+    /// Present where the content may have to wait for a limit.
+    pacer: Option<Box<ResponsePacer>>,
+    /// Present where the response is a download that is counted.
+    slot: Option<Box<DownloadSlot>>,
 }
 
-/// A download's last bytes. hyper drops a body that it has taken the last bytes of, and the client may still be far from
-/// having them; its place goes with them.
-struct Last {
+/// A download's last bytes, with its slot. hyper drops a body once it has taken the last bytes, long before the client
+/// may have them.
+struct LastPiece {
     piece: Bytes,
-    _download: Box<Download>,
+    _slot: Box<DownloadSlot>,
 }
 
-impl AsRef<[u8]> for Last {
+impl AsRef<[u8]> for LastPiece {
     fn as_ref(&self) -> &[u8] {
         &self.piece
     }
 }
 
 impl Content {
-    /// The rest of what `reader` reads, after `first` if that has been read already.
-    pub fn read(first: Option<Bytes>, reader: Reader, keeper: Keeper) -> Self {
-        let state = Some((first.map(Ok), reader, keeper.begun()));
+    /// The rest of the content of `reader`, after `first` if that has been read already.
+    pub(crate) fn read(first: Option<Bytes>, reader: Reader, repair: ReadRepair) -> Self {
+        let state = Some((first.map(Ok), reader, repair.begun()));
         Self::Stream(Box::pin(unfold(state, |state| async move {
-            let (first, mut reader, mut keeper) = state?;
+            let (first, mut reader, mut repair) = state?;
             let piece = match first {
                 Some(first) => first,
-                None => keeper.next(&mut reader).await?.map_err(BodyError::from),
+                None => repair.next(&mut reader).await?.map_err(BodyError::from),
             };
-            let next = piece.is_ok().then_some((None, reader, keeper));
+            let next = piece.is_ok().then_some((None, reader, repair));
             Some((piece, next))
         })))
     }
 
     /// Several parts of one content (RFC 9110 §14.6). `open` reads one part.
-    pub fn multipart(
+    pub(crate) fn multipart(
         multipart: Multipart,
         open: impl Fn(std::ops::Range<u64>) -> Reader + Send + 'static,
-        keeper: Keeper,
+        repair: ReadRepair,
     ) -> Self {
         let closing = (multipart.closing(), None);
         let parts: Vec<_> =
             multipart.parts().iter().map(|part| (part.head.clone(), Some(part.range.clone()))).collect();
         let parts = parts.into_iter().chain([closing]);
-        let state = Some((parts, None::<Reader>, open, keeper.begun()));
+        let state = Some((parts, None::<Reader>, open, repair.begun()));
         Self::Stream(Box::pin(unfold(state, |state| async move {
-            let (mut parts, mut reader, open, mut keeper) = state?;
+            let (mut parts, mut reader, open, mut repair) = state?;
             if let Some(part) = &mut reader
-                && let Some(piece) = keeper.next(part).await
+                && let Some(piece) = repair.next(part).await
             {
                 let piece = piece.map_err(BodyError::from);
-                let next = piece.is_ok().then_some((parts, reader, open, keeper));
+                let next = piece.is_ok().then_some((parts, reader, open, repair));
                 return Some((piece, next));
             }
             let (head, range) = parts.next()?;
             reader = range.map(&open);
-            Some((Ok(head), Some((parts, reader, open, keeper))))
+            Some((Ok(head), Some((parts, reader, open, repair))))
         })))
     }
 
-    /// An upstream's body, as it comes, each piece within `idle_timeout`.
-    pub fn passed_on(body: UpstreamBody, idle_timeout: Duration, received: IntCounter) -> Self {
+    /// An upstream's body as it arrives, each piece within `idle_timeout`.
+    pub(crate) fn passed_on(body: UpstreamBody, idle_timeout: Duration, received: IntCounter) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
@@ -129,53 +128,18 @@ impl Content {
     }
 }
 
-/// Sees to it that damage on the disk, or its failure, does not reach the client.
-#[derive(Clone)]
-pub struct Keeper(Option<Box<Repair>>);
-
-impl Keeper {
-    /// For content of a stored object, or of a fill, which repairs itself.
-    pub(super) fn new(repair: Option<Repair>) -> Self {
-        Self(repair.map(Box::new))
-    }
-
-    /// The response's head is on its way.
-    fn begun(mut self) -> Self {
-        if let Some(repair) = &mut self.0 {
-            repair.begun = true;
-        }
-        self
-    }
-
-    /// The next piece of `reader`, which may be another one afterwards.
-    pub(super) async fn next(&mut self, reader: &mut Reader) -> Option<Result<Bytes, TransferError>> {
-        loop {
-            let error = match reader.next().await? {
-                Ok(piece) => return Some(Ok(piece)),
-                Err(error) => error,
-            };
-            let Some(repair) = &mut self.0 else { return Some(Err(error)) };
-            match repair.make_good(error, reader.rest()).await {
-                Ok(None) => {}
-                Ok(Some(other)) => *reader = other,
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    }
-}
-
 impl ResponseBody {
-    pub(super) fn new(
+    pub(crate) fn new(
         content: Content,
         access: Access,
-        shaped: Option<Box<Shaped>>,
-        place: Option<Box<Download>>,
+        pacer: Option<Box<ResponsePacer>>,
+        slot: Option<Box<DownloadSlot>>,
     ) -> Self {
-        Self { content, access, shaped, place }
+        Self { content, access, pacer, slot }
     }
 
     fn held(&self) -> usize {
-        self.shaped.as_ref().map_or(0, |shaped| shaped.held())
+        self.pacer.as_ref().map_or(0, |pacer| pacer.held())
     }
 }
 
@@ -189,9 +153,9 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let piece = loop {
-            if let Some(shaped) = &mut this.shaped {
+            if let Some(pacer) = &mut this.pacer {
                 let left = this.access.expected.map_or(u64::MAX, |all| all.saturating_sub(this.access.sent));
-                if let Some(piece) = ready!(shaped.poll_take(cx, left)) {
+                if let Some(piece) = ready!(pacer.poll_take(cx, left)) {
                     break Some(Ok(piece));
                 }
             }
@@ -203,22 +167,22 @@ impl Body for ResponseBody {
                 },
                 Content::Stream(stream) => ready!(stream.as_mut().poll_next(cx)),
             };
-            match (piece, &mut this.shaped) {
-                (Some(Ok(piece)), Some(shaped)) => shaped.put(piece),
+            match (piece, &mut this.pacer) {
+                (Some(Ok(piece)), Some(pacer)) => pacer.put(piece),
                 (piece, _) => break piece,
             }
         };
         Poll::Ready(match piece {
             Some(Ok(piece)) => {
                 this.access.sent += piece.len() as u64;
-                let piece = match this.place.take_if(|_| this.access.expected == Some(this.access.sent)) {
-                    Some(place) => Bytes::from_owner(Last { piece, _download: place }),
+                let piece = match this.slot.take_if(|_| this.access.expected == Some(this.access.sent)) {
+                    Some(slot) => Bytes::from_owner(LastPiece { piece, _slot: slot }),
                     None => piece,
                 };
                 Some(Ok(Frame::data(piece)))
             }
             Some(Err(error)) => {
-                tracing::warn!(%error, "a response broke off");
+                tracing::warn!(%error, "response broke off");
                 this.access.end = ResponseEnd::Upstream;
                 this.access.is_damaged = error.is_damage();
                 Some(Err(error))
@@ -257,17 +221,17 @@ mod tests {
     use gupd_net::shape::SlotLimiter;
 
     #[tokio::test]
-    async fn a_download_keeps_its_place_until_its_last_bytes_have_left() {
+    async fn download_keeps_slot_until_last_bytes_have_left() {
         let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
         config.lan.max_downloads = Some(1);
         let (places, metrics) =
             (Arc::new(SlotLimiter::new(&config)), Arc::new(RequestMetrics::in_new_registry()));
         let client = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
-        let place = places.try_acquire(client.ip(), "default").unwrap();
+        let slot = places.try_acquire(client.ip(), "default").unwrap();
         let mut access = Access::new(client, &Method::GET, &Uri::from_static("/"), metrics.clone(), false);
         access.expected = Some(5);
         let content = Content::Whole(Bytes::from_static(b"bytes"));
-        let mut body = ResponseBody::new(content, access, None, Some(Download::new(place, &metrics)));
+        let mut body = ResponseBody::new(content, access, None, Some(DownloadSlot::new(slot, &metrics)));
         let last = body.frame().await.unwrap().unwrap().into_data().unwrap();
         drop(body);
         assert!(places.try_acquire(client.ip(), "default").is_none());

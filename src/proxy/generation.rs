@@ -24,7 +24,7 @@ pub struct Generation {
     pub upstreams: Arc<Upstreams>,
     /// Rings, and the views that clients have by them.
     pub rollout: Arc<RolloutRules>,
-    pub(super) public: PublicUrls,
+    pub(crate) public: PublicUrls,
 }
 
 impl Generation {

@@ -123,7 +123,7 @@ impl RequestMetrics {
             queue_seconds: seconds(
                 registry,
                 "gupd_queue_seconds",
-                "Time that requests waited for a place, until they had one or were turned away.",
+                "Time that requests waited for a place, until they had one or were rejection away.",
             )?,
             saved_bytes: register_int_counter_with_registry!(
                 "gupd_saved_bytes_total",

@@ -1,68 +1,99 @@
-//! What is not cached: passed to the manager and back as a stream, in both directions. Owns the mapping from what an
-//! upstream did to what a client sees when there is nothing better to give it.
+//! Requests that are passed to an upstream and answered by its stream, without the cache. Also maps upstream failures to
+//! the statuses that clients see when the relay has nothing better for them.
 
+use std::ops::ControlFlow::{Break, Continue};
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::Body;
+use hyper::body::Incoming;
 
-use super::body::Content;
-use super::reply::Reply;
-use super::{Asked, Generation};
-use gupd_cache::Cache;
-use gupd_cache::fill::{FillError, Fills};
+use crate::Proxy;
+use crate::body::Content;
+use crate::exchange::Exchange;
+use crate::fetch::not_stored;
+use crate::pipeline::Step;
+use crate::reply::Reply;
+use gupd_cache::fill::FillError;
+use gupd_config::Class;
+use gupd_http::control::Directive;
 use gupd_http::forwarding;
 use gupd_http::key::{self, KeyBinding};
+use gupd_http::status::CacheStatus;
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::{CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse};
 
-/// When a client may ask again after something failed of which nobody knows when it is over, in seconds: about a
-/// heartbeat's quarter, so that clients neither hammer a manager that fails nor wait long for one that does not.
+/// `Retry-After` in seconds where the end of a failure is not known. A quarter of a heartbeat: clients neither hammer a
+/// manager that fails nor wait long for one that does not.
 const RETRY_AFTER: u64 = 60;
 
-/// Asks the upstreams of a target on behalf of one client.
-pub(super) async fn pass(asked: &Asked<'_>, body: RequestBody) -> Reply {
-    let Asked { target, generation, .. } = asked;
-    let instance = generation.upstreams.instance();
-    let mut headers =
-        forwarding::prepare_passthrough(asked.headers, asked.version, asked.peer.address, instance);
-    forwarding::decrement_max_forwards(asked.method, &mut headers);
-    let classified = generation.policy.classify(&target.route, target.normalized.path());
-    let bandwidth = asked.bandwidth_class(&classified, Purpose::Client);
-    let target_path = target.original.clone();
+/// Passes requests through that are never cached: methods besides `GET` and `HEAD`, private paths, and requests with a
+/// body.
+pub(crate) async fn pass_through(proxy: &Proxy, exchange: &Exchange<'_>, body: Incoming) -> Step {
+    let body = RequestBody::streamed(body, exchange.generation.config.server.stall_timeout);
+    let classified = exchange.classified();
+    if !exchange.is_cacheable() {
+        let reply = Box::pin(forward_uncacheable(proxy, exchange, body)).await;
+        return Break(reply.annotate(CacheStatus::Method, classified, None));
+    }
+    if classified.class != Class::Private && matches!(body, RequestBody::Empty) {
+        return Continue(());
+    }
+    if exchange.control.has(Directive::OnlyIfCached) {
+        return Break(not_stored(exchange));
+    }
+    let reply = Box::pin(forward(exchange, body)).await;
+    Break(reply.annotate(CacheStatus::Bypass, classified, None))
+}
+
+async fn forward_uncacheable(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -> Reply {
+    let mut reply = forward(exchange, body).await;
+    let status = reply.status();
+    if !exchange.method.is_safe() && !status.is_client_error() && !status.is_server_error() {
+        invalidate(proxy, exchange, reply.headers_mut()).await;
+    }
+    reply
+}
+
+/// Asks the upstreams of the target on behalf of this client alone.
+pub(crate) async fn forward(exchange: &Exchange<'_>, body: RequestBody) -> Reply {
+    let upstreams = &exchange.generation.upstreams;
+    let (address, instance) = (exchange.peer.address, upstreams.instance());
+    let mut headers = forwarding::prepare_passthrough(&exchange.headers, exchange.version, address, instance);
+    forwarding::decrement_max_forwards(exchange.method, &mut headers);
     let outgoing = UpstreamRequest {
-        method: asked.method.clone(),
-        target: target_path,
+        method: exchange.method.clone(),
+        target: exchange.target.original.clone(),
         headers,
         body,
-        bandwidth,
+        bandwidth: exchange.bandwidth_class(exchange.classified(), Purpose::Client),
         current_upstream: CurrentUpstream::default(),
     };
-    match generation.upstreams.send(target.upstreams(), &outgoing).await {
-        Ok(answer) => pass_on(asked.method, answer, generation),
-        Err(error) => no_answer(asked, &error),
+    match upstreams.send(exchange.target.upstreams(), &outgoing).await {
+        Ok(answer) => pass_on(exchange, answer),
+        Err(error) => upstream_failed(exchange, &error),
     }
 }
 
-/// Passes a manager's response on to one client.
-pub(super) fn pass_on(method: &Method, answer: UpstreamResponse, generation: &Generation) -> Reply {
+/// Passes an upstream's response on to the client.
+pub(crate) fn pass_on(exchange: &Exchange<'_>, answer: UpstreamResponse) -> Reply {
     let received = answer.upstream.received_bytes().clone();
     let (head, body) = answer.response.into_parts();
     let mut headers = head.headers;
     forwarding::prepare_response(&mut headers, head.version);
-    let bodiless = *method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
-    let expected = if bodiless { Some(0) } else { body.size_hint().exact() };
-    let content = Content::passed_on(body, generation.config.fill.idle_timeout, received);
+    let has_no_body = *exchange.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
+    let expected = if has_no_body { Some(0) } else { body.size_hint().exact() };
+    let content = Content::passed_on(body, exchange.generation.config.fill.idle_timeout, received);
     Reply::new(head.status, headers, content, expected)
 }
 
-/// What a client sees when no upstream answered, or none that made sense.
-fn no_answer(asked: &Asked<'_>, error: &UpstreamError) -> Reply {
+/// The reply when no upstream gave a usable response.
+fn upstream_failed(exchange: &Exchange<'_>, error: &UpstreamError) -> Reply {
     match error {
         UpstreamError::Connect { .. }
         | UpstreamError::HeadTimeout { .. }
         | UpstreamError::Unavailable { .. } => {
-            unavailable(asked, StatusCode::GATEWAY_TIMEOUT, "gupd: no upstream answers\n")
+            unavailable(exchange, StatusCode::GATEWAY_TIMEOUT, "gupd: no upstream answers\n")
         }
         UpstreamError::Client { .. } => {
             Reply::text(StatusCode::REQUEST_TIMEOUT, "gupd: the request's body did not arrive\n")
@@ -73,12 +104,12 @@ fn no_answer(asked: &Asked<'_>, error: &UpstreamError) -> Reply {
     }
 }
 
-/// What a client sees when the fill it waited for failed before its first byte.
-pub(super) fn failed(asked: &Asked<'_>, error: &FillError) -> Reply {
+/// The reply when the fill failed before its first byte.
+pub(crate) fn fill_failed(exchange: &Exchange<'_>, error: &FillError) -> Reply {
     match error {
-        FillError::Upstream(error) => no_answer(asked, error),
+        FillError::Upstream(error) => upstream_failed(exchange, error),
         FillError::ServerError { status, .. } => {
-            unavailable(asked, *status, "gupd: the upstream has a server error\n")
+            unavailable(exchange, *status, "gupd: the upstream has a server error\n")
         }
         FillError::BrokenOff { .. }
         | FillError::Changed { .. }
@@ -87,39 +118,40 @@ pub(super) fn failed(asked: &Asked<'_>, error: &FillError) -> Reply {
             Reply::text(StatusCode::BAD_GATEWAY, "gupd: the upstream's transfer broke off\n")
         }
         FillError::Store(_) | FillError::Abandoned | FillError::Stopped => {
-            unavailable(asked, StatusCode::SERVICE_UNAVAILABLE, "gupd: the relay cannot answer now\n")
+            unavailable(exchange, StatusCode::SERVICE_UNAVAILABLE, "gupd: the relay cannot answer now\n")
         }
     }
 }
 
-/// A status that asks the client to come again later: while none of its upstreams is asked, when the next is tried.
-fn unavailable(asked: &Asked<'_>, status: StatusCode, sentence: &'static str) -> Reply {
-    let mut reply = Reply::text(status, sentence);
-    let probe = asked.generation.upstreams.time_to_probe(asked.target.upstreams());
-    // Not before, and never at once.
+/// A status with `Retry-After`: the time to the next probe while the circuits of all upstreams are open.
+fn unavailable(exchange: &Exchange<'_>, status: StatusCode, sentence: &'static str) -> Reply {
+    let probe = exchange.generation.upstreams.time_to_probe(exchange.target.upstreams());
+    // Rounded up to a second at least: not before the probe, and never at once.
     let seconds =
-        probe.map(|left| u64::try_from(left.as_millis().div_ceil(1_000)).unwrap_or(RETRY_AFTER).max(1));
-    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.unwrap_or(RETRY_AFTER)));
+        |left: std::time::Duration| u64::try_from(left.as_millis().div_ceil(1_000)).map(|s| s.max(1));
+    let seconds = probe.and_then(|left| seconds(left).ok()).unwrap_or(RETRY_AFTER);
+    let mut reply = Reply::text(status, sentence);
+    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     reply
 }
 
-/// Forgets what an unsafe request may have changed: its target, and what the response says it is about, if that is on
+/// Removes what an unsafe request may have changed: its target, and the targets that the response names, if they are on
 /// the same route (RFC 9111 §4.4).
-pub(super) async fn invalidate(cache: &Cache, fills: &Fills, asked: &Asked<'_>, response: &HeaderMap) {
-    let Asked { target, generation, .. } = asked;
-    let about = [header::LOCATION, header::CONTENT_LOCATION].into_iter().filter_map(|name| {
-        let place: Uri = response.get(name)?.to_str().ok()?.parse().ok()?;
-        // Another origin's content is not this one's to forget; the relay's key has no origin, so a path will do.
-        let path = place.authority().is_none().then(|| place.path_and_query().cloned())??;
+async fn invalidate(proxy: &Proxy, exchange: &Exchange<'_>, response: &HeaderMap) {
+    let Exchange { target, generation, .. } = exchange;
+    let named = [header::LOCATION, header::CONTENT_LOCATION].into_iter().filter_map(|name| {
+        let location: Uri = response.get(name)?.to_str().ok()?.parse().ok()?;
+        // Another origin's content is not this one's to remove. Keys have no origin, so a path will do.
+        let path = location.authority().is_none().then(|| location.path_and_query().cloned())??;
         let normal = key::normalize(path.path(), path.query()).ok()?;
         let class = || generation.policy.classify(&target.route, normal.path()).class;
         let bound = target.binding().map(|binding| KeyBinding { binding, class: class() });
-        Some(normal.key(&target.route.name, bound))
+        Some(Arc::from(normal.key(&target.route.name, bound)))
     });
-    for key in std::iter::once(target.key()).chain(about) {
-        fills.detach(&key);
-        if let Err(error) = cache.invalidate(&Arc::from(key)).await {
-            tracing::error!(%error, "cannot invalidate after an unsafe request");
+    for key in std::iter::once(exchange.key().clone()).chain(named) {
+        proxy.fills.detach(&key);
+        if let Err(error) = proxy.cache.invalidate(&key).await {
+            tracing::error!(%error, "stored response not invalidated after an unsafe request");
         }
     }
 }

@@ -1,46 +1,99 @@
-//! What to do when stored bytes are not what was stored, or not there, while a client reads them: fetch the damaged part
-//! again and put it in its place; if that cannot be, follow a fill of the same content from where the client is. Only
-//! when neither can be had does the client see a broken transfer.
+//! Read repair: stored bytes that are damaged or gone while a client reads them are fetched again and put in their
+//! place. If that fails, the response goes on from a fill of the same content, at the client's position. The client sees
+//! a broken transfer only if neither can be had.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Generation;
-use gupd_cache::fill::{self, Fills, Joined, Reader, TransferError, Wanted, refetch};
+use bytes::Bytes;
+
+use crate::exchange::Exchange;
+use crate::{Generation, Proxy};
+use gupd_cache::fill::{Fills, Joined, Outcome, Reader, TransferError, Wanted, refetch};
 use gupd_cache::{Cache, Entry};
 use gupd_http::range::RequestedPart;
 use gupd_http::validator::strong_validator;
 use gupd_store::{BodySource, ReadError};
 
-/// Repairs of one response at most: a disk that damages more than this is not worth going on with.
+/// Maximum number of repairs in one response: a disk with more damage is not worth going on with.
 const MAX_REPAIRS: u32 = 1024;
 
-/// What one response's stored content can be had from again.
+/// Reads pieces of a response and repairs the stored content under it.
 #[derive(Clone)]
-pub(super) struct Repair {
-    pub(super) cache: Arc<Cache>,
-    pub(super) fills: Fills,
-    pub(super) generation: Arc<Generation>,
-    pub(super) entry: Arc<Entry>,
-    pub(super) wanted: Wanted,
-    pub(super) repairs: u32,
+pub(crate) struct ReadRepair(Option<Box<Repair>>);
+
+#[derive(Clone)]
+struct Repair {
+    cache: Arc<Cache>,
+    fills: Fills,
+    generation: Arc<Generation>,
+    entry: Arc<Entry>,
+    wanted: Wanted,
+    repairs: u32,
     /// The response has begun: it can no longer be another one.
-    pub(super) begun: bool,
+    has_begun: bool,
+}
+
+impl ReadRepair {
+    /// For content of a stored object. `exchange` is the request that reads it.
+    pub(crate) fn new(proxy: &Proxy, exchange: &Exchange<'_>, entry: &Arc<Entry>) -> Self {
+        let mut wanted = exchange.wanted_again(entry.object.key.clone(), &entry.classified);
+        wanted.variant.clone_from(&entry.object.selecting);
+        exchange.generation.prefer_author(&mut wanted, &entry.object);
+        Self(Some(Box::new(Repair {
+            cache: proxy.cache.clone(),
+            fills: proxy.fills.clone(),
+            generation: exchange.generation.clone(),
+            entry: entry.clone(),
+            wanted,
+            repairs: 0,
+            has_begun: false,
+        })))
+    }
+
+    /// For content of a fill, which repairs itself.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
+    /// Notes that the response's head is sent from now on.
+    pub(crate) fn begun(mut self) -> Self {
+        if let Some(repair) = &mut self.0 {
+            repair.has_begun = true;
+        }
+        self
+    }
+
+    /// Reads the next piece. Replaces `reader` if the content has to come from elsewhere.
+    pub(crate) async fn next(&mut self, reader: &mut Reader) -> Option<Result<Bytes, TransferError>> {
+        loop {
+            let error = match reader.next().await? {
+                Ok(piece) => return Some(Ok(piece)),
+                Err(error) => error,
+            };
+            let Some(repair) = &mut self.0 else { return Some(Err(error)) };
+            match repair.repair(error, reader.rest()).await {
+                Ok(None) => {}
+                Ok(Some(other)) => *reader = other,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
 }
 
 impl Repair {
-    /// Makes `error`, met at the begin of `rest`, good. `None` if the reader that met it can go on; otherwise another
-    /// one for the rest, or the error.
-    pub(super) async fn make_good(
+    /// Repairs what caused `error` at the beginning of `rest`. `None` if the same reader can go on, else another one for
+    /// the rest.
+    async fn repair(
         &mut self,
         error: TransferError,
         rest: Range<u64>,
     ) -> Result<Option<Reader>, TransferError> {
         let read = match &error {
             TransferError::Read(read @ (ReadError::Damaged { .. } | ReadError::Gone { .. })) => read,
-            // A disk that cannot be read now, or a process that may open no more files, says nothing about the bytes.
-            TransferError::Read(ReadError::Io { .. }) if self.begun => {
-                return self.alone(rest).map(Some).ok_or(error);
+            // A disk that cannot be read now, or a process without free file descriptors, says nothing about the bytes.
+            TransferError::Read(ReadError::Io { .. }) if self.has_begun => {
+                return self.read_upstream(rest).map(Some).ok_or(error);
             }
             _ => return Err(error),
         };
@@ -55,27 +108,27 @@ impl Repair {
             match store.repair(object.blob, object.len, rest.start, fetch).await {
                 Ok(()) => return Ok(None),
                 Err(unrepaired) => {
-                    tracing::error!(key = &*object.key, %error, %unrepaired, "discarding a stored blob");
+                    tracing::error!(key = &*object.key, %error, %unrepaired, "damaged blob discarded");
                 }
             }
         } else {
-            // Evicted while it was hot: nothing is wrong.
-            tracing::info!(key = &*object.key, %error);
+            // Evicted while its head was in memory: nothing is wrong.
+            tracing::info!(key = &*object.key, %error, "stored blob gone");
         }
         if let Err(error) = self.cache.discard(object.blob, &object.key).await {
-            tracing::error!(%error, blob = %object.blob, "cannot discard a damaged blob");
+            tracing::error!(%error, blob = %object.blob, "damaged blob not discarded");
         }
-        self.follow(rest).await.map(Some).ok_or(error)
+        self.follow_fill(rest).await.map(Some).ok_or(error)
     }
 
     /// Reads the rest from the upstream.
-    fn alone(&self, rest: Range<u64>) -> Option<Reader> {
+    fn read_upstream(&self, rest: Range<u64>) -> Option<Reader> {
         let (store, upstreams) = (self.cache.store().clone(), &self.generation.upstreams);
         Reader::alone(store, &self.entry.object, &self.wanted, upstreams, self.fills.metrics(), rest)
     }
 
-    /// Reads the rest of the same content from a fill.
-    async fn follow(&self, rest: Range<u64>) -> Option<Reader> {
+    /// Reads the rest from a fill of the same content.
+    async fn follow_fill(&self, rest: Range<u64>) -> Option<Reader> {
         let object = &self.entry.object;
         let validator = strong_validator(&object.headers)?;
         let mut wanted = self.wanted.clone();
@@ -83,22 +136,23 @@ impl Repair {
         wanted.part = Some(RequestedPart::From(rest.start, end));
         let fill = match self.fills.join(wanted, &self.generation.upstreams) {
             Joined::Started(fill, _) | Joined::Following(fill) => fill,
-            Joined::Stored(entry) => return self.stored(&entry, rest),
+            Joined::Stored(entry) => return self.read_stored(&entry, rest),
         };
         match fill.outcome().await {
-            fill::Outcome::Content(flow)
+            Outcome::Content(flow)
                 if flow.length == Some(object.len)
                     && strong_validator(&flow.head.headers).as_ref() == Some(&validator) =>
             {
                 let store = self.cache.store().clone();
                 Some(Reader::following(store, &fill, flow, rest.start, Some(rest.end)))
             }
-            fill::Outcome::Stored(entry) => self.stored(&entry, rest),
+            Outcome::Stored(entry) => self.read_stored(&entry, rest),
             _ => None,
         }
     }
 
-    fn stored(&self, entry: &Entry, rest: Range<u64>) -> Option<Reader> {
+    /// Reads the rest from a stored response with the same bytes.
+    fn read_stored(&self, entry: &Entry, rest: Range<u64>) -> Option<Reader> {
         let source = entry.source();
         let is_same = matches!(source, BodySource::Blob { id, .. } if id == self.entry.object.blob);
         is_same.then(|| Reader::stored(self.cache.store().clone(), source, rest))

@@ -1,12 +1,12 @@
-//! A response before it is sent: head, content, and what the access line will say of it.
+//! A response before it is sent: head, content, and its annotations for `Cache-Status` and the access line.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
-use super::body::{Content, ResponseBody};
-use super::place::Download;
-use super::shaped::Shaped;
 use crate::access::Access;
+use crate::body::{Content, ResponseBody};
+use crate::pacing::ResponsePacer;
+use crate::slot::DownloadSlot;
 use gupd_config::policy::Classification;
 use gupd_http::refusal::{ALLOWED_METHODS, Refusal};
 use gupd_http::status::CacheStatus;
@@ -14,7 +14,7 @@ use gupd_net::shape::SlotRejection;
 use gupd_store::BlobId;
 
 /// A response, ready to be sent.
-pub(super) struct Reply {
+pub(crate) struct Reply {
     status: StatusCode,
     headers: HeaderMap,
     content: Content,
@@ -23,12 +23,12 @@ pub(super) struct Reply {
     cache: Option<CacheStatus>,
     classified: Option<Classification>,
     object: Option<BlobId>,
-    place: Option<Box<Download>>,
+    slot: Option<Box<DownloadSlot>>,
 }
 
 impl Reply {
-    /// A response with this head and content. `expected` is the content's length, where known.
-    pub(super) fn new(
+    /// A response with this head and content. `expected` is the length of the content, if known.
+    pub(crate) fn new(
         status: StatusCode,
         headers: HeaderMap,
         content: Content,
@@ -43,12 +43,12 @@ impl Reply {
             cache: None,
             classified: None,
             object: None,
-            place: None,
+            slot: None,
         }
     }
 
-    /// A sentence for people, never cached.
-    pub(super) fn text(status: StatusCode, sentence: impl Into<Bytes>) -> Self {
+    /// A sentence for people. Never cached.
+    pub(crate) fn text(status: StatusCode, sentence: impl Into<Bytes>) -> Self {
         let sentence = sentence.into();
         let length = sentence.len() as u64;
         let headers = HeaderMap::from_iter([
@@ -59,55 +59,53 @@ impl Reply {
         Self::new(status, headers, Content::Whole(sentence), Some(length))
     }
 
-    /// To an `OPTIONS` that goes no further (RFC 9110 §9.3.7).
-    pub(super) fn options() -> Self {
+    /// The reply to an `OPTIONS` request that goes no further (RFC 9110 §9.3.7).
+    pub(crate) fn options() -> Self {
         let headers = HeaderMap::from_iter([(header::ALLOW, HeaderValue::from_static(ALLOWED_METHODS))]);
         Self::new(StatusCode::NO_CONTENT, headers, Content::Empty, Some(0))
     }
 
-    /// Says how many bytes of its content are here already.
-    pub(super) fn with_present(self, present: u64) -> Self {
+    /// Sets the number of content bytes that the relay has already.
+    pub(crate) fn with_present(self, present: u64) -> Self {
         Self { present, ..self }
     }
 
-    /// How many bytes of its content were here when it was made.
-    pub(super) fn present(&self) -> u64 {
+    /// Number of content bytes that the relay had when the reply was made.
+    pub(crate) fn present(&self) -> u64 {
         self.present
     }
 
-    /// Its status.
-    pub(super) fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// What its path is, if it was classed.
-    pub(super) fn classified(&self) -> Option<&Classification> {
+    /// Class and content type of the path, if it was classified.
+    pub(crate) fn classified(&self) -> Option<&Classification> {
         self.classified.as_ref()
     }
 
-    /// Whether it brings content, all or parts of it: neither an error nor a `304`.
-    pub(super) fn brings_content(&self) -> bool {
+    /// Returns true if the reply brings content, all or a part: false for an error or a `304`.
+    pub(crate) fn brings_content(&self) -> bool {
         matches!(self.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
             && !matches!(self.content, Content::Empty)
     }
 
-    /// Has it keep this place until its last byte has left.
-    pub(super) fn in_place(self, place: Option<Box<Download>>) -> Self {
-        Self { place, ..self }
+    /// Keeps a slot until the last byte has left.
+    pub(crate) fn with_slot(self, slot: Option<Box<DownloadSlot>>) -> Self {
+        Self { slot, ..self }
     }
 
-    /// Its header fields.
-    pub(super) fn headers_mut(&mut self) -> &mut HeaderMap {
+    pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.headers
     }
 
-    /// Says what its path is, in the access line alone: the cache did nothing.
-    pub(super) fn about(self, classified: &Classification) -> Self {
+    /// Adds the class of the path to the access line. For replies that the cache had no part in.
+    pub(crate) fn with_class(self, classified: &Classification) -> Self {
         Self { classified: Some(classified.clone()), ..self }
     }
 
-    /// Says what the cache did, in `Cache-Status` and in the access line.
-    pub(super) fn told(
+    /// Adds the cache's part in the reply to `Cache-Status` and to the access line.
+    pub(crate) fn annotate(
         mut self,
         cache: CacheStatus,
         classified: &Classification,
@@ -120,14 +118,14 @@ impl Reply {
         self
     }
 
-    /// The response to `method`, with the record that becomes its access line. `shaped` says how content that may have
-    /// to wait for its client's turn does so.
-    pub(super) fn into_response(
+    /// Turns the reply into the response to `method`, with the record that becomes its access line. `pacer` is called for
+    /// content that may have to wait for a limit.
+    pub(crate) fn into_response(
         self,
         method: &Method,
         mut access: Access,
-        shaped: impl FnOnce() -> Shaped,
-        limited: bool,
+        pacer: impl FnOnce() -> ResponsePacer,
+        is_limited: bool,
     ) -> Response<ResponseBody> {
         access.status = self.status;
         access.cache = self.cache;
@@ -146,12 +144,12 @@ impl Reply {
         let content = if has_body { self.content } else { Content::Empty };
         let waits = match content {
             Content::Empty => false,
-            Content::Whole(_) => limited,
-            // It may be under way when limits come.
+            Content::Whole(_) => is_limited,
+            // A limit may be configured while the content is sent.
             Content::Stream(_) => true,
         };
-        let shaped = waits.then(|| Box::new(shaped()));
-        let mut response = Response::new(ResponseBody::new(content, access, shaped, self.place));
+        let pacer = waits.then(|| Box::new(pacer()));
+        let mut response = Response::new(ResponseBody::new(content, access, pacer, self.slot));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response
@@ -186,9 +184,9 @@ impl From<Refusal> for Reply {
 }
 
 impl From<SlotRejection> for Reply {
-    fn from(turned: SlotRejection) -> Self {
-        let mut reply = Reply::from(Refusal::NoSlot(turned.reason));
-        let seconds = HeaderValue::from(turned.retry_after.as_secs());
+    fn from(rejection: SlotRejection) -> Self {
+        let mut reply = Reply::from(Refusal::NoSlot(rejection.reason));
+        let seconds = HeaderValue::from(rejection.retry_after.as_secs());
         reply.headers_mut().insert(header::RETRY_AFTER, seconds);
         reply
     }

@@ -11,7 +11,7 @@ use super::listed::Listed;
 use super::{MAX_FAILURES, Settings, Worker, random, reached};
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::RevisionFile;
-use gupd_proxy::Fetched;
+use gupd_proxy::background::FetchOutcome;
 use gupd_store::{Object, StoreError};
 
 /// What stands for the newest revision in a path of `prefetch.paths`.
@@ -53,7 +53,7 @@ impl Worker {
     /// May be dropped at any time; what is pending stays so.
     pub(super) async fn go_ahead(&self, settings: &Settings, pending: &mut Option<Pending>) {
         let Some(Pending { at, left }) = pending else {
-            self.proxy.news().heard().await;
+            self.background.new_revisions().wait().await;
             *pending = self.after_refresh(settings);
             return;
         };
@@ -82,10 +82,10 @@ impl Worker {
             if in_a_row == MAX_FAILURES {
                 return tracing::warn!("prefetch is given up: one request after the other fails");
             }
-            let fetched = Box::pin(self.proxy.fetch_ahead(&key, *left)).await;
+            let fetched = Box::pin(self.background.prefetch(&key, *left)).await;
             in_a_row = if fetched.is_err() { in_a_row + 1 } else { 0 };
             match fetched {
-                Ok(Fetched::New { entry, for_client }) => {
+                Ok(FetchOutcome::New { entry, for_client }) => {
                     let bytes = entry.object.len;
                     *left = left.saturating_sub(bytes);
                     self.metrics.prefetched_bytes.inc_by(bytes);
@@ -94,8 +94,8 @@ impl Worker {
                         tracing::debug!(%error, "what was prefetched is not written down");
                     }
                 }
-                Ok(Fetched::Unchanged | Fetched::Nothing) => {}
-                Ok(Fetched::TooLarge) => {
+                Ok(FetchOutcome::Unchanged | FetchOutcome::Nothing) => {}
+                Ok(FetchOutcome::TooLarge) => {
                     tracing::info!(key = &*key, left = *left, "not prefetched: prefetch.max_bytes is less");
                 }
                 Err(error) => tracing::info!(key = &*key, %error, "not prefetched"),
@@ -115,7 +115,7 @@ impl Worker {
         });
         let mut wanted: Vec<Arc<str>> = Vec::new();
         for path in &prefetch.paths {
-            match self.proxy.keys_of(path) {
+            match self.background.keys_of(path) {
                 Ok(keys) => {
                     let known = keys.into_iter().filter_map(|key| match key.split_once(ANY_REVISION) {
                         // Of a revision that is not known yet, nothing.
@@ -128,10 +128,10 @@ impl Worker {
             }
         }
         if prefetch.learned {
-            let listed = self.proxy.fills().digests().listed();
+            let listed = self.background.fills().digests().listed();
             let listed = taken.listed.wanted(listed.iter().map(|key| key.as_str()));
             let learned = taken.revisions.wanted().into_iter().chain(listed);
-            wanted.extend(learned.filter(|key| self.proxy.is_payload(key)).map(Arc::from));
+            wanted.extend(learned.filter(|key| self.background.is_payload_key(key)).map(Arc::from));
         }
         wanted
     }
@@ -144,11 +144,12 @@ impl Worker {
             let page = self.store.page(after).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
-            let is_content =
-                |object: &&Object| object.status == StatusCode::OK && self.proxy.is_payload(&object.key);
+            let is_content = |object: &&Object| {
+                object.status == StatusCode::OK && self.background.is_payload_key(&object.key)
+            };
             for object in page.iter().filter(is_content) {
                 if let Some(RevisionFile { series, number, .. }) = RevisionFile::parse(&object.key) {
-                    self.proxy.news().note(&object.key);
+                    self.background.new_revisions().record(&object.key);
                     taken.revisions.exists(series, number);
                 }
                 // What was only prefetched says nothing of clients.
@@ -158,7 +159,7 @@ impl Worker {
                 }
             }
         }
-        for (series, newest) in self.proxy.news().all() {
+        for (series, newest) in self.background.new_revisions().list() {
             taken.revisions.exists(&series, newest);
         }
         Ok(taken)

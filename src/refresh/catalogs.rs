@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 
 use super::snapshot::Memory;
 use super::{MAX_FAILURES, Report, Settings, Worker};
-use gupd_proxy::{Fetched, Irretrievable};
+use gupd_proxy::background::{FetchOutcome, OriginError};
 use gupd_store::{Object, StoreError};
 
 /// Catalogs asked for at once: a line with a delay is used, a manager is not flooded by a thousand sites.
@@ -67,7 +67,7 @@ impl Worker {
             stored.into_iter().map(|object| Catalog::Stored(Box::new(object))).collect();
         let stored: BTreeSet<Arc<str>> = catalogs.iter().map(|catalog| catalog.key().clone()).collect();
         for path in &settings.catalogs {
-            match self.proxy.keys_of(path) {
+            match self.background.keys_of(path) {
                 Ok(keys) => {
                     let unknown = keys.into_iter().filter(|key| !stored.contains(key));
                     catalogs.extend(unknown.map(Catalog::Listed));
@@ -87,12 +87,12 @@ impl Worker {
             left -= 1;
             in_a_row = if outcome.is_err() { in_a_row + 1 } else { 0 };
             let outcome = match outcome {
-                Ok(Fetched::New { .. }) => {
+                Ok(FetchOutcome::New { .. }) => {
                     report.changed += 1;
                     CatalogOutcome::Changed
                 }
-                Ok(Fetched::Unchanged) => CatalogOutcome::Unchanged,
-                Ok(Fetched::Nothing | Fetched::TooLarge) => CatalogOutcome::Missing,
+                Ok(FetchOutcome::Unchanged) => CatalogOutcome::Unchanged,
+                Ok(FetchOutcome::Nothing | FetchOutcome::TooLarge) => CatalogOutcome::Missing,
                 Err(_) => {
                     report.failed += 1;
                     CatalogOutcome::Failed
@@ -105,10 +105,10 @@ impl Worker {
         report
     }
 
-    async fn ask_for(&self, catalog: Catalog) -> Result<Fetched, Irretrievable> {
+    async fn ask_for(&self, catalog: Catalog) -> Result<FetchOutcome, OriginError> {
         let outcome = match &catalog {
-            Catalog::Stored(object) => Box::pin(self.proxy.revalidate(object)).await,
-            Catalog::Listed(key) => Box::pin(self.proxy.revalidate_key(key)).await,
+            Catalog::Stored(object) => Box::pin(self.background.revalidate(object)).await,
+            Catalog::Listed(key) => Box::pin(self.background.revalidate_key(key)).await,
         };
         if let Err(error) = &outcome {
             tracing::debug!(%error, key = &**catalog.key(), "a catalog could not be refreshed");
@@ -123,7 +123,7 @@ impl Worker {
             let page = self.store.page(after).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
-            catalogs.extend(page.into_iter().filter(|object| self.proxy.is_catalog(object)));
+            catalogs.extend(page.into_iter().filter(|object| self.background.is_catalog(object)));
         }
         catalogs.truncate(MAX_CATALOGS);
         Ok(catalogs)

@@ -10,7 +10,7 @@ use super::collect::{Collected, Source, Uncollected};
 use super::known::Known;
 use super::snapshot::{Collect, Memory, Room, has, published};
 use super::{Report, Settings, Worker};
-use gupd_proxy::Arrived;
+use gupd_proxy::background::PendingOutcome;
 use gupd_rollout::engine::Found;
 use gupd_rollout::revision::{Catalog, Revision};
 use gupd_rollout::state::{Published, source_of};
@@ -37,11 +37,11 @@ impl Worker {
 
     /// Answers for catalogs that clients wait for and no revision has, whatever the windows.
     pub(super) async fn take_arrivals(&self, settings: &Settings, memory: &mut Memory) {
-        let arrivals = self.proxy.arrivals();
-        let waiting = arrivals.keys();
+        let pending = self.background.pending_catalogs();
+        let waiting = pending.keys();
         let let_go = |is_one: &dyn Fn(&str) -> bool| {
             let them = waiting.iter().filter(|key| is_one(key));
-            them.for_each(|key| arrivals.tell(key, Arrived::Unpublished));
+            them.for_each(|key| pending.resolve(key, PendingOutcome::Unpublished));
         };
         let Some(views) = self.rollouts.views().as_ref().cloned() else { return let_go(&|_| true) };
         let now = self.clock.now();
@@ -127,9 +127,9 @@ impl Worker {
                 "nothing of a source is published: its catalogs are not of one moment; clients keep what they see");
             memory.rest(&source.name, self.clock.now());
         }
-        for key in self.proxy.arrivals().keys() {
+        for key in self.background.pending_catalogs().keys() {
             if source_of(&key) == &*source.name {
-                self.proxy.arrivals().tell(&key, Arrived::Unpublished);
+                self.background.pending_catalogs().resolve(&key, PendingOutcome::Unpublished);
             }
         }
     }
@@ -139,12 +139,12 @@ impl Worker {
         let newest = views.as_ref().and_then(|views| views.newest());
         if let Some(newest) = newest {
             let absent = newest.catalogs.iter().filter(|(_, catalog)| **catalog == Catalog::Absent);
-            self.proxy.absentees().are(absent.map(|(key, _)| key), self.clock.now());
+            self.background.missing_catalogs().replace(absent.map(|(key, _)| key), self.clock.now());
         }
         for key in asked {
             let is_there = newest.is_some_and(|newest| newest.catalogs.contains_key(&key));
-            let arrived = if is_there { Arrived::Published } else { Arrived::Unpublished };
-            self.proxy.arrivals().tell(&key, arrived);
+            let arrived = if is_there { PendingOutcome::Published } else { PendingOutcome::Unpublished };
+            self.background.pending_catalogs().resolve(&key, arrived);
         }
     }
 

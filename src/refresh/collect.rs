@@ -12,7 +12,7 @@ use super::catalogs::AT_ONCE;
 use super::snapshot::{Collect, Memory, Room, agree, has};
 use gupd_config::clock::UnixMillis;
 use gupd_net::shape::Purpose;
-use gupd_proxy::{Arrived, Candidate, Irretrievable, Unanswered};
+use gupd_proxy::background::{CatalogError, CatalogSource, OriginError, PendingOutcome};
 use gupd_rollout::engine::FoundCatalog;
 use gupd_rollout::revision::Revision;
 use gupd_rollout::state::source_of;
@@ -53,12 +53,12 @@ pub(super) enum Uncollected {
     #[error("it has no upstream")]
     Nobody,
     #[error(transparent)]
-    Unroutable(#[from] Irretrievable),
+    Unroutable(#[from] OriginError),
     /// What clients wait for, before anything else was asked for.
     #[error(transparent)]
-    Unwanted(Unanswered),
+    Unwanted(CatalogError),
     #[error(transparent)]
-    Unanswered(#[from] Unanswered),
+    CatalogError(#[from] CatalogError),
     #[error(
         "catalogs of upstream {upstream} changed during each of {MAX_COLLECTS} collects; if it is several managers behind one name, configure each as an upstream"
     )]
@@ -81,7 +81,7 @@ impl Worker {
         room: &mut Room,
     ) -> Result<Collected, Uncollected> {
         let mut failure = Uncollected::Nobody;
-        for upstream in self.proxy.candidates(&Arc::from(format!("{} /", source.name)))? {
+        for upstream in self.background.catalog_sources(&Arc::from(format!("{} /", source.name)))? {
             let mut left = room.clone();
             let before = memory.last(&source.name, upstream.name());
             match self.collect_from(&upstream, source, before, &mut left).await {
@@ -109,7 +109,7 @@ impl Worker {
 
     async fn collect_from(
         &self,
-        upstream: &Candidate,
+        upstream: &CatalogSource,
         source: &Source<'_>,
         mut before: Collect,
         room: &mut Room,
@@ -151,9 +151,9 @@ impl Worker {
     /// All of these, of one upstream; the first that fails is the end of it.
     async fn ask_all(
         &self,
-        upstream: &Candidate,
+        upstream: &CatalogSource,
         keys: &BTreeMap<Arc<str>, UnixMillis>,
-    ) -> Result<Collect, Unanswered> {
+    ) -> Result<Collect, CatalogError> {
         let ask = |(key, last_asked): (&Arc<str>, &UnixMillis)| {
             let (key, last_asked) = (key.clone(), *last_asked);
             async move { self.ask_for_one(upstream, key, last_asked, Purpose::Revalidation).await }
@@ -164,7 +164,7 @@ impl Worker {
     /// What clients wait for of this source, until nobody waits for more that was not asked for, or enough was.
     async fn ask_arrivals(
         &self,
-        upstream: &Candidate,
+        upstream: &CatalogSource,
         source: &Source<'_>,
         asked: &mut BTreeSet<Arc<str>>,
         room: &mut Room,
@@ -172,7 +172,7 @@ impl Worker {
         let mut came = Came::default();
         loop {
             let (mut new, mut left) = (Vec::new(), room.clone());
-            for key in self.proxy.arrivals().keys() {
+            for key in self.background.pending_catalogs().keys() {
                 if asked.len() == MAX_ARRIVALS {
                     break;
                 }
@@ -204,7 +204,9 @@ impl Worker {
                         room.take(&key, true);
                         came.absent.push(key);
                     }
-                    Ok((key, None)) => self.proxy.arrivals().tell(&key, Arrived::Absent),
+                    Ok((key, None)) => {
+                        self.background.pending_catalogs().resolve(&key, PendingOutcome::Absent);
+                    }
                     Err(error) => {
                         tracing::debug!(%error, key = &*key, "a client's catalog could not be asked for");
                         came.failure = Some(error);
@@ -217,28 +219,28 @@ impl Worker {
     /// Tells at once who waits for what need not be asked for.
     async fn may_be_asked(&self, source: &Source<'_>, key: &Arc<str>, room: &Room) -> bool {
         let told = if source.newest.is_some_and(|newest| newest.catalogs.contains_key(key)) {
-            Some(Arrived::Published)
-        } else if !self.proxy.is_catalog_key(key) || !room.admits(key) {
-            Some(Arrived::Refused)
-        } else if !room.admits_absent() && self.proxy.was_absent(key).await {
-            Some(Arrived::Absent)
+            Some(PendingOutcome::Published)
+        } else if !self.background.is_catalog_key(key) || !room.admits(key) {
+            Some(PendingOutcome::Refused)
+        } else if !room.admits_absent() && self.background.was_absent(key).await {
+            Some(PendingOutcome::Absent)
         } else {
             None
         };
         if let Some(told) = told {
-            self.proxy.arrivals().tell(key, told);
+            self.background.pending_catalogs().resolve(key, told);
         }
         told.is_none()
     }
 
     async fn ask_for_one(
         &self,
-        upstream: &Candidate,
+        upstream: &CatalogSource,
         key: Arc<str>,
         last_used: UnixMillis,
         purpose: Purpose,
-    ) -> Result<(Arc<str>, Option<FoundCatalog>), Unanswered> {
-        let entry = Box::pin(self.proxy.ask_one(upstream, &key, purpose)).await?;
+    ) -> Result<(Arc<str>, Option<FoundCatalog>), CatalogError> {
+        let entry = Box::pin(self.background.fetch_catalog(upstream, &key, purpose)).await?;
         let found = entry.map(|entry| {
             // To be asked for by the relay is no use, but it is used as what clients get of it.
             entry.touch(last_used);
@@ -258,5 +260,5 @@ impl Worker {
 struct Came {
     there: Collect,
     absent: Vec<Arc<str>>,
-    failure: Option<Unanswered>,
+    failure: Option<CatalogError>,
 }

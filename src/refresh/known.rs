@@ -34,14 +34,17 @@ impl Worker {
         let mut known: BTreeMap<Arc<str>, UnixMillis> = BTreeMap::new();
         let mut absent: Vec<(UnixMillis, &Arc<str>)> = Vec::new();
         // Whoever comes first after a long absence is not known to the store yet.
-        if also_stored && let Err(error) = self.proxy.note_uses().await {
+        if also_stored && let Err(error) = self.background.record_uses().await {
             tracing::debug!(%error, "what was used lately is not known");
         }
         if let Some(newest) = views.newest() {
-            for (key, catalog) in newest.catalogs.iter().filter(|(key, _)| self.proxy.is_catalog_key(key)) {
+            for (key, catalog) in
+                newest.catalogs.iter().filter(|(key, _)| self.background.is_catalog_key(key))
+            {
                 match catalog {
                     Catalog::Absent => {
-                        absent.push((self.proxy.absentees().last_asked(key).unwrap_or(now), key));
+                        absent
+                            .push((self.background.missing_catalogs().last_request(key).unwrap_or(now), key));
                     }
                     Catalog::Present { .. } => {
                         let last = last_used(&self.store, views, key).await?.unwrap_or(newest.published);
@@ -61,7 +64,7 @@ impl Worker {
         known.retain(|_, last_asked| is_used(last_asked));
         if also_stored {
             for path in &settings.catalogs {
-                match self.proxy.keys_of(path) {
+                match self.background.keys_of(path) {
                     Ok(keys) => known.extend(keys.into_iter().map(|key| (key, now))),
                     Err(error) => {
                         tracing::warn!(%error, "a catalog of refresh.catalogs cannot be asked for");

@@ -1,7 +1,7 @@
 //! What the relay does by itself over the line: revalidates the catalogs it has, on the configuration's schedule or when
 //! it is told to, and then fetches ahead what clients will want. Where there are rings, what it finds becomes revisions
 //! (`coherent`). Owns the one task that does it, in which order, and what is counted; relies on `policy::RefreshSchedule` for
-//! times and on `proxy` for requests. Nothing here runs outside of `wan.windows`, but for a refresh that an administrator
+//! times and on `proxy::background` for requests. Nothing here runs outside of `wan.windows`, but for a refresh that an administrator
 //! asks for, and catalogs that a client waits for.
 
 mod ahead;
@@ -28,7 +28,7 @@ use crate::metrics::RefreshMetrics;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::{RefreshSchedule, ScheduledRun};
 use gupd_config::{Config, PrefetchSettings};
-use gupd_proxy::Proxy;
+use gupd_proxy::Background;
 use gupd_rollout::engine::Rollouts;
 use gupd_rollout::revision::RevisionNumber;
 use gupd_store::Store;
@@ -113,7 +113,7 @@ struct Settings {
 /// What the work is done with.
 #[derive(Debug)]
 struct Worker {
-    proxy: Arc<Proxy>,
+    background: Arc<Background>,
     rollouts: Rollouts,
     store: Arc<Store>,
     metrics: Arc<RefreshMetrics>,
@@ -121,11 +121,11 @@ struct Worker {
 }
 
 /// Whoever waits for a catalog does not wait for a task that has ended.
-struct Closing<'a>(&'a Proxy);
+struct Closing<'a>(&'a Background);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        self.0.arrivals().close();
+        self.0.pending_catalogs().close();
     }
 }
 
@@ -154,7 +154,7 @@ impl Refresher {
     /// A handle, and the task to be run for it.
     pub fn new(
         config: &Config,
-        proxy: Arc<Proxy>,
+        background: Arc<Background>,
         rollouts: Rollouts,
         store: Arc<Store>,
         metrics: Arc<RefreshMetrics>,
@@ -168,7 +168,7 @@ impl Refresher {
         }
         let (requests, waiting) = mpsc::channel(MAX_WAITING);
         let (settings, current) = watch::channel(Settings::new(config));
-        let worker = Worker { proxy, rollouts, store, metrics, clock };
+        let worker = Worker { background, rollouts, store, metrics, clock };
         let task = Task { worker, requests: waiting, settings: current };
         (Self { requests, settings: Arc::new(settings) }, task)
     }
@@ -203,7 +203,7 @@ impl Task {
     pub async fn run(self) {
         let Self { worker, mut requests, settings: mut current } = self;
         let worker = &worker;
-        let _closing = Closing(&worker.proxy);
+        let _closing = Closing(&worker.background);
         let mut memory = Memory::default();
         let mut settings = current.borrow_and_update().clone();
         let mut plan = Plan::default();
@@ -245,7 +245,7 @@ impl Task {
                     plan.ran(run, began, report, &settings, worker);
                     pending = worker.after_refresh(&settings);
                 }
-                () = worker.proxy.arrivals().some() => {
+                () = worker.background.pending_catalogs().wait_for_any() => {
                     Box::pin(worker.take_arrivals(&settings, &mut memory)).await;
                 }
                 () = Box::pin(worker.go_ahead(&settings, &mut pending)) => {}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gupd::config::WeekWindows;
-use gupd::proxy::Arrived;
+use gupd::proxy::background::PendingOutcome;
 use gupd::refresh::Report;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
@@ -200,14 +200,14 @@ async fn requested_catalog_joins_unchanged_newest_revision() {
     let collector = collector(&[&manager]).await;
     collector.refresh().await;
     manager.put("/new_livetri.zip", Resource::new("new"));
-    assert_eq!(collector.wants("/new_livetri.zip").await, Arrived::Published);
+    assert_eq!(collector.wants("/new_livetri.zip").await, PendingOutcome::Published);
     let (number, catalogs) = collector.newest();
     assert_eq!((number, catalogs.len()), (1, 5));
     assert_eq!(catalogs["/new_livetri.zip"], hash("new").map(Into::into));
     assert_eq!((requests(&manager), manager.request_count("/new_livetri.zip")), ([3; 4], 1));
     assert_eq!(collector.stored(&collector.view()).await.len(), 5);
     // Whoever asks late is answered without a request.
-    assert_eq!(collector.wants("/new_livetri.zip").await, Arrived::Published);
+    assert_eq!(collector.wants("/new_livetri.zip").await, PendingOutcome::Published);
     assert_eq!((requests(&manager), manager.request_count("/new_livetri.zip")), ([3; 4], 1));
 }
 
@@ -219,7 +219,7 @@ async fn requested_catalog_starts_revision_after_change() {
     collector.refresh().await;
     publish(&manager, 2);
     manager.put("/new_livetri.zip", Resource::new("2"));
-    assert_eq!(collector.wants("/new_livetri.zip").await, Arrived::Published);
+    assert_eq!(collector.wants("/new_livetri.zip").await, PendingOutcome::Published);
     let (number, catalogs) = collector.newest();
     assert_eq!((number, catalogs.len()), (2, 5));
     assert!(is_version(&collector, 2));
@@ -234,14 +234,14 @@ async fn two_requested_catalogs_are_of_one_instant() {
     let gate = Gate::default();
     let [x, y] = ["/x_livetri.zip", "/y_livetri.zip"];
     manager.put(x, Resource::new("1").held(&gate));
-    let waiting = collector.proxy.arrivals().wanted(&key(x));
+    let waiting = collector.proxy.background().pending_catalogs().wait_for(&key(x));
     manager.wait_for_requests(x, 1).await;
     // The first has its answer already; for the second there is none yet.
     manager.put(x, Resource::new("2"));
     manager.put(y, Resource::new("2"));
-    let also = collector.proxy.arrivals().wanted(&key(y));
+    let also = collector.proxy.background().pending_catalogs().wait_for(&key(y));
     gate.open();
-    assert_eq!(tokio::join!(waiting, also), (Arrived::Published, Arrived::Published));
+    assert_eq!(tokio::join!(waiting, also), (PendingOutcome::Published, PendingOutcome::Published));
     let (_, catalogs) = collector.newest();
     assert_eq!([x, y].map(|path| catalogs[path]), [hash("2").map(Into::into); 2]);
 }
@@ -257,13 +257,13 @@ async fn collect_of_one_upstream_proves_nothing_for_another() {
     let (gate, new) = (Gate::default(), "/new_livetri.zip");
     NAMES.iter().chain([&new]).for_each(|name| first.put(name, broken()));
     second.put(new, Resource::new("before").held(&gate));
-    let waiting = collector.proxy.arrivals().wanted(&key(new));
+    let waiting = collector.proxy.background().pending_catalogs().wait_for(&key(new));
     second.wait_for_requests(new, 1).await;
     // Now it has what the first one had.
     publish(&second, 1);
     second.put(new, Resource::new("1"));
     gate.open();
-    assert_eq!(waiting.await, Arrived::Published);
+    assert_eq!(waiting.await, PendingOutcome::Published);
     assert!(is_version(&collector, 1));
     assert_eq!(collector.newest().1[new], hash("1").map(Into::into));
 }
@@ -274,7 +274,7 @@ async fn requested_catalog_starts_first_revision_with_all_known() {
     publish(&manager, 1);
     let collector = collector(&[&manager]).await;
     manager.put("/new_livetri.zip", Resource::new("new"));
-    assert_eq!(collector.wants("/new_livetri.zip").await, Arrived::Published);
+    assert_eq!(collector.wants("/new_livetri.zip").await, PendingOutcome::Published);
     let (number, catalogs) = collector.newest();
     assert_eq!((number, catalogs.len()), (1, 5));
     assert!(is_version(&collector, 1));
@@ -294,11 +294,11 @@ async fn fifty_clients_at_once_cost_one_collect() {
     let mut clients = JoinSet::new();
     for at in 0..50 {
         // All of them wait before the first has its answer.
-        let waiting = collector.proxy.arrivals().wanted(&key(&path(at)));
+        let waiting = collector.proxy.background().pending_catalogs().wait_for(&key(&path(at)));
         clients.spawn(waiting);
     }
     gate.open();
-    assert_eq!(clients.join_all().await, vec![Arrived::Published; 50]);
+    assert_eq!(clients.join_all().await, vec![PendingOutcome::Published; 50]);
     assert_eq!(requests(&manager), [3; 4]);
     let (number, catalogs) = collector.newest();
     assert_eq!((number, catalogs.len()), (1, 44));
@@ -315,18 +315,23 @@ async fn made_up_names_cost_a_request_each_and_no_collect() {
     let collector = collector(&[&manager]).await;
     collector.refresh().await;
     let path = |at: usize| format!("/{at}_livetri.zip");
-    for (names, expected) in [(0..1_000, Arrived::Published), (1_000..1_005, Arrived::Absent)] {
-        let waiting = names.clone().map(|at| collector.proxy.arrivals().wanted(&key(&path(at))));
-        let waiting: JoinSet<Arrived> = waiting.collect();
+    for (names, expected) in [(0..1_000, PendingOutcome::Published), (1_000..1_005, PendingOutcome::Absent)] {
+        let waiting =
+            names.clone().map(|at| collector.proxy.background().pending_catalogs().wait_for(&key(&path(at))));
+        let waiting: JoinSet<PendingOutcome> = waiting.collect();
         assert!(waiting.join_all().await.iter().all(|arrived| *arrived == expected));
         assert!(names.into_iter().all(|at| manager.request_count(&path(at)) == 1));
     }
     assert_eq!((requests(&manager), collector.newest().0), ([2; 4], 1));
-    assert_eq!(collector.wants("/1004_livetri.zip").await, Arrived::Absent);
+    assert_eq!(collector.wants("/1004_livetri.zip").await, PendingOutcome::Absent);
     assert_eq!(manager.request_count("/1004_livetri.zip"), 1, "known to be none for a moment");
     // Of those, the ones that clients ask for are asked for again.
     collector.clock.advance(Duration::from_secs(60));
-    collector.proxy.absentees().asked(&key("/7_livetri.zip"), collector.clock.now());
+    collector
+        .proxy
+        .background()
+        .missing_catalogs()
+        .record_request(&key("/7_livetri.zip"), collector.clock.now());
     assert_eq!(collector.refresh().await.asked, 504);
     publish(&manager, 2);
     assert_eq!(collector.refresh().await.revision, Some(2.into()));
@@ -343,14 +348,17 @@ async fn made_up_queries_are_refused_when_there_are_too_many() {
     let mut waiting = JoinSet::new();
     for at in 0..300 {
         let key = Arc::from(format!("{}?{at}", key(MINITRI)));
-        waiting.spawn(collector.proxy.arrivals().wanted(&key));
+        waiting.spawn(collector.proxy.background().pending_catalogs().wait_for(&key));
     }
     let answers = waiting.join_all().await;
-    let refused = answers.iter().filter(|arrived| **arrived == Arrived::Refused).count();
-    let published = answers.iter().filter(|arrived| **arrived == Arrived::Published).count();
+    let refused = answers.iter().filter(|arrived| **arrived == PendingOutcome::Refused).count();
+    let published = answers.iter().filter(|arrived| **arrived == PendingOutcome::Published).count();
     assert_eq!((published, refused), (256, 44));
     let payload = Arc::from(key(MINITRI).replace(MINITRI, PAYLOAD));
-    assert_eq!(collector.proxy.arrivals().wanted(&payload).await, Arrived::Refused);
+    assert_eq!(
+        collector.proxy.background().pending_catalogs().wait_for(&payload).await,
+        PendingOutcome::Refused
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -362,13 +370,13 @@ async fn a_source_that_cannot_be_collected_is_left_alone_for_a_while() {
     manager.put(MINITRI, broken());
     for name in ["/1_livetri.zip", "/2_livetri.zip"] {
         manager.put(name, Resource::new("there"));
-        assert_eq!(collector.wants(name).await, Arrived::Unpublished);
+        assert_eq!(collector.wants(name).await, PendingOutcome::Unpublished);
     }
     assert_eq!((manager.request_count("/1_livetri.zip"), manager.request_count("/2_livetri.zip")), (1, 0));
     assert_eq!(collector.newest().1.len(), 4);
     publish(&manager, 1);
     collector.clock.advance(Duration::from_secs(30));
-    assert_eq!(collector.wants("/2_livetri.zip").await, Arrived::Published);
+    assert_eq!(collector.wants("/2_livetri.zip").await, PendingOutcome::Published);
     assert_eq!(collector.newest().1.len(), 5);
 }
 
@@ -379,10 +387,10 @@ async fn failing_catalog_blocks_no_other_client() {
     let collector = collector(&[&manager]).await;
     collector.refresh().await;
     manager.put("/odd_livetri.zip", broken());
-    assert_eq!(collector.wants("/odd_livetri.zip").await, Arrived::Unpublished);
+    assert_eq!(collector.wants("/odd_livetri.zip").await, PendingOutcome::Unpublished);
     manager.put("/new_livetri.zip", Resource::new("new"));
     let both = tokio::join!(collector.wants("/odd_livetri.zip"), collector.wants("/new_livetri.zip"));
-    assert_eq!(both, (Arrived::Unpublished, Arrived::Published));
+    assert_eq!(both, (PendingOutcome::Unpublished, PendingOutcome::Published));
     assert_eq!(collector.refresh().await.failed, 0);
 }
 
@@ -395,7 +403,7 @@ async fn unused_catalog_is_not_in_next_revision() {
     })
     .await;
     let month = Duration::from_secs(31 * 86_400);
-    assert_eq!(collector.wants(NAMES[0]).await, Arrived::Published);
+    assert_eq!(collector.wants(NAMES[0]).await, PendingOutcome::Published);
     assert_eq!(collector.newest().1.len(), 2);
     collector.clock.advance(3 * month);
     // The store's upkeep does this.
@@ -422,13 +430,13 @@ async fn catalog_waiter_skips_windows_and_prefetch() {
     .await;
     collector.refresh().await;
     manager.wait_for_requests(PAYLOAD, 1).await;
-    assert_eq!(collector.wants(NAMES[0]).await, Arrived::Published);
+    assert_eq!(collector.wants(NAMES[0]).await, PendingOutcome::Published);
     gate.open();
     let closed = Collector::asking(&[&manager.url()], |config| {
         config.wan.windows = WeekWindows::constant(false);
     })
     .await;
-    assert_eq!(closed.wants(NAMES[0]).await, Arrived::Published);
+    assert_eq!(closed.wants(NAMES[0]).await, PendingOutcome::Published);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,8 @@ use gupd::cache::Cache;
 use gupd::config::{self, Class, Gate, Recurrence, Steps, WeekWindows};
 use gupd::fill::Fills;
 use gupd::policy::Policy;
-use gupd::proxy::{Arrived, Generation, Generations, Proxy};
+use gupd::proxy::background::PendingOutcome;
+use gupd::proxy::{Generation, Generations, Proxy};
 use gupd::refresh::{Refresher, Report};
 use gupd::relay::RelayMetrics;
 use gupd::rollout::engine::Rollouts;
@@ -99,7 +100,7 @@ impl Collector {
         let proxy = Arc::new(proxy);
         let (refresher, refresh) = Refresher::new(
             &config,
-            proxy.clone(),
+            proxy.background().clone(),
             rollouts.clone(),
             store.clone(),
             metrics.refresh.clone(),
@@ -119,8 +120,8 @@ impl Collector {
     }
 
     /// A client asks for a catalog that no revision has.
-    pub async fn wants(&self, path: &str) -> Arrived {
-        self.proxy.arrivals().wanted(&key(path)).await
+    pub async fn wants(&self, path: &str) -> PendingOutcome {
+        self.proxy.background().pending_catalogs().wait_for(&key(path)).await
     }
 
     pub fn views(&self) -> Arc<Views> {

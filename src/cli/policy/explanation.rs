@@ -11,7 +11,7 @@ use super::stage::Stage;
 use gupd_config as config;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::window::client_offset;
-use gupd_config::policy::{Classification, ClientAttributes, Group, Policy, Route, ScheduledStart};
+use gupd_config::policy::{Classification, ClientAttributes, Group, PayloadRevision, Policy, ScheduledStart};
 use gupd_config::{Ceiling, Config, OutsideWindow, RateSchedule, WanMatch, pattern};
 use gupd_http::key;
 
@@ -148,9 +148,9 @@ impl Explanation {
             upstreams: upstreams(&order),
             upstreams_of: if binding.is_some() { "group" } else { "route" },
             group: Taken::of(group, client, &names, path),
-            denied: policy.find_denial(group, route, path).map(|denied| denied.status.as_u16()),
+            denied: policy.denial_status(group, route, &classified).map(|status| status.as_u16()),
             windows: Windows::of(&policy, &group.settings, now),
-            turn: Moment::of(&policy, group, route, client, path, now),
+            turn: Moment::of(&policy, group, policy.revision(route, path, || classified.class), client, now),
             limits: limits(config, &policy, &order, &group.settings, path, &classified, now),
             counts: counts(config, &group.settings),
             rollout: None,
@@ -207,12 +207,11 @@ impl Moment {
     fn of(
         policy: &Policy,
         group: &Group,
-        route: &Route,
+        revision: Option<PayloadRevision<'_>>,
         client: IpAddr,
-        path: &str,
         now: UnixMillis,
     ) -> Option<Self> {
-        let revision = policy.revision(route, path).filter(|_| group.has_schedule())?;
+        let revision = revision.filter(|_| group.has_schedule())?;
         let begins = |seen| match policy.scheduled_start(group, client, revision, seen, now) {
             ScheduledStart::Now | ScheduledStart::Emergency => now,
             ScheduledStart::Later { at: opens } => opens,

@@ -180,7 +180,7 @@ impl Relay {
         let proxy = Arc::new(proxy);
         let (refresher, refresh) = Refresher::new(
             &config,
-            proxy.clone(),
+            proxy.background().clone(),
             rollouts.clone(),
             store,
             metrics.refresh.clone(),

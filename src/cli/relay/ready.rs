@@ -13,7 +13,7 @@ use gupd_cache::Cache;
 use gupd_guard::metrics::Figures;
 use gupd_net::listen::{Acceptors, LifecycleStage, Sockets};
 use gupd_net::upstream::health;
-use gupd_proxy::Proxy;
+use gupd_proxy::Background;
 use gupd_refresh as refresh;
 use gupd_rollout::engine;
 use gupd_store::{Scrub, Store};
@@ -89,7 +89,7 @@ impl Ready {
             }
         });
         if let Some(scrub) = scrub {
-            relay.background.spawn(scrub_store(scrub, relay.proxy.clone(), stages.clone()));
+            relay.background.spawn(scrub_store(scrub, relay.proxy.background().clone(), stages.clone()));
         }
         relay.background.spawn(keep_fresh(refresh, stages.clone()));
         let mut stage = stages.clone();
@@ -141,12 +141,16 @@ async fn keep_fresh(refresh: refresh::Task, mut stage: watch::Receiver<Lifecycle
     }
 }
 
-/// Has the proxy, which knows the upstreams in force, make good what the scrub finds.
-async fn scrub_store(mut scrub: Scrub, proxy: Arc<Proxy>, mut stage: watch::Receiver<LifecycleStage>) {
+/// Repairs the damaged blobs that the scrub finds.
+async fn scrub_store(
+    mut scrub: Scrub,
+    background: Arc<Background>,
+    mut stage: watch::Receiver<LifecycleStage>,
+) {
     let scrubbing = async {
         loop {
             let damaged = scrub.next_damaged().await;
-            proxy.make_good(damaged).await;
+            background.repair_blob(damaged).await;
         }
     };
     tokio::select! {

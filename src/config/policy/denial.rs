@@ -5,31 +5,29 @@ use http::StatusCode;
 use super::{Classification, Group, Policy, Route};
 use crate::Class;
 
-/// A request that is denied: not an error, but what the administrator wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial {
-    /// What was asked for.
-    pub classified: Classification,
-    /// What the client gets: one that updaters take for "there is none".
-    pub status: StatusCode,
-}
-
 impl Policy {
-    /// Whether a client of this group is denied what it asks for (normalised, without query) on this route.
-    pub fn find_denial(&self, group: &Group, route: &Route, path: &str) -> Option<Denial> {
-        if group.denied.is_empty() && route.denied.is_empty() {
-            return None;
-        }
-        let classified = self.classify(route, path);
+    /// Returns true if some content type is denied to this group or on this route. Costs one comparison where none is.
+    #[inline]
+    pub fn can_deny(&self, group: &Group, route: &Route) -> bool {
+        !(group.denied.is_empty() && route.denied.is_empty())
+    }
+
+    /// The status that a request for denied content gets: one that updaters take for "there is none". `None` if the
+    /// content is not denied to clients of this group on this route.
+    pub fn denial_status(
+        &self,
+        group: &Group,
+        route: &Route,
+        classified: &Classification,
+    ) -> Option<StatusCode> {
         let mut denied = group.denied.iter().chain(&route.denied);
         if !denied.any(|name| **name == *classified.content_type) {
             return None;
         }
-        let status = match classified.class {
+        Some(match classified.class {
             Class::Catalog => StatusCode::NOT_FOUND,
             Class::Payload | Class::Private | Class::Generic => self.denied_status,
-        };
-        Some(Denial { classified, status })
+        })
     }
 
     /// Whether the relay itself may fetch what is on this route and of this kind.

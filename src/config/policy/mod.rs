@@ -17,6 +17,8 @@ pub mod window;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+#[cfg(debug_assertions)]
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::StatusCode;
 
@@ -26,7 +28,6 @@ pub use binding::UpstreamBinding;
 use binding::{Destinations, Resolver};
 use calendar::Calendar;
 use content_type::ContentTypes;
-pub use denial::Denial;
 pub use group::Group;
 use group::Groups;
 pub use matcher::ClientAttributes;
@@ -47,6 +48,9 @@ pub struct Policy {
     destinations: Destinations,
     denied_status: StatusCode,
     calendar: Calendar,
+    /// Calls of [`classify`](Self::classify): tests count them.
+    #[cfg(debug_assertions)]
+    classifications: AtomicU64,
 }
 
 /// What a path is.
@@ -118,7 +122,15 @@ impl Policy {
             groups,
             denied_status: config.denials.status,
             calendar: Calendar::new(config.site.time_zone.clone()),
+            #[cfg(debug_assertions)]
+            classifications: AtomicU64::new(0),
         })
+    }
+
+    /// Number of paths classified so far.
+    #[cfg(debug_assertions)]
+    pub fn classifications(&self) -> u64 {
+        self.classifications.load(Ordering::Relaxed)
     }
 
     /// The route of a request: by `host` (the authority; a port is ignored), then by the longest prefix of `path`.
@@ -133,6 +145,8 @@ impl Policy {
 
     /// What `path` (without query, as the client spelt it) is on this route.
     pub fn classify(&self, route: &Route, path: &str) -> Classification {
+        #[cfg(debug_assertions)]
+        self.classifications.fetch_add(1, Ordering::Relaxed);
         let path = pattern::fold(path);
         let class = route.classes.class(&path);
         let form = match class {
@@ -153,11 +167,16 @@ impl Policy {
         self.groups.iter()
     }
 
-    /// The revision that a payload of a manager belongs to; `None` if `path` (normalised, without query) is none.
-    pub fn revision<'a>(&self, route: &Route, path: &'a str) -> Option<PayloadRevision<'a>> {
-        let revision =
-            PayloadRevision::of(path).filter(|_| matches!(route.profile, Profile::Auto | Profile::Sep))?;
-        (route.classes.class(&pattern::fold(path)) == Class::Payload).then_some(revision)
+    /// The revision that a payload of a manager belongs to; `None` if `path` (normalised, without query) is of another
+    /// class or form.
+    pub fn revision<'a>(
+        &self,
+        route: &Route,
+        path: &'a str,
+        class: impl FnOnce() -> Class,
+    ) -> Option<PayloadRevision<'a>> {
+        let is_sep = matches!(route.profile, Profile::Auto | Profile::Sep);
+        PayloadRevision::of(path).filter(|_| is_sep && class() == Class::Payload)
     }
 
     /// Whether a client of this group may begin to download from a revision now, which was first asked for at `seen`.
@@ -226,9 +245,9 @@ mod tests {
         config.rules.push(own);
         let sequence = |config: &Config, path: &str| {
             let policy = Policy::new(config).unwrap();
-            policy
-                .revision(policy.route(None, path).unwrap(), path)
-                .map(|revision| revision.sequence.to_owned())
+            let route = policy.route(None, path).unwrap();
+            let class = policy.classify(route, path).class;
+            policy.revision(route, path, || class).map(|revision| revision.sequence.to_owned())
         };
         let folder = "/content/{07b590b3-9282-482f-bbaa-6d515d385869}/210602017";
         assert_eq!(sequence(&config, &format!("{folder}/full.zip")).as_deref(), Some("210602017"));

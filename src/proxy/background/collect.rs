@@ -1,127 +1,106 @@
-//! A catalog, asked of one upstream and of no other: what a coherent set of them is collected by. It goes through the same
-//! fills as every request, so that it is judged and stored like one, but what others have asked meanwhile is no answer:
-//! nobody knows whom, and when. Owns how that is asked and what counts as an answer; what is collected when is
-//! `refresh`'s to say.
+//! Catalogs fetched from one upstream: a coherent set of them is collected from a single one. They go through the same
+//! fills as every request, and are judged and stored alike. The complication: a fill that others have started is no
+//! answer, because its upstream and its moment are not known. `refresh` decides which catalogs are collected and when.
 
 use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 
-use super::origin::Irretrievable;
-use super::{Absentees, Arrivals, Generation, Proxy};
+use super::{Background, OriginError};
+use crate::Generation;
 use gupd_cache::fill::{Ended, Errand, FillError, Joined, Wanted};
 use gupd_cache::{Entry, Found};
-use gupd_config::{Class, UpstreamId};
+use gupd_config::UpstreamId;
 use gupd_http::{CacheControl, Verdict};
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::Upstream;
 use gupd_store::StoreError;
 
-/// How often one question is asked again, because the content changed meanwhile or somebody else's was on its way.
+/// Attempts at one catalog: the content may change meanwhile, or another fill be running.
 const MAX_TRIES: usize = 4;
 
-/// An upstream that the catalogs of a source may be collected from, as one configuration has it.
+/// An upstream of one generation that catalogs may be collected from.
 #[derive(Clone, Debug)]
-pub struct Candidate {
+pub struct CatalogSource {
     generation: Arc<Generation>,
     id: UpstreamId,
     name: Arc<str>,
 }
 
-/// Why it is not known what an upstream has.
+/// Error of fetching a catalog from one upstream.
 #[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
-    /// It cannot be asked, or does not answer.
+pub enum CatalogError {
+    /// The upstream cannot be asked, or does not answer.
     #[error(transparent)]
-    Failed(#[from] Irretrievable),
-    /// It answers with neither a catalog nor the news that there is none.
+    Failed(#[from] OriginError),
+    /// The upstream answers neither with a catalog nor with 404 or 410.
     #[error(
-        "upstream {upstream} answered {status} for {key:?}, which is neither a catalog nor none; see why it does, or take the path out of refresh.catalogs"
+        "upstream {upstream}: answered {status} for {key:?}, neither a catalog nor 404: check the manager, or remove the path from refresh.catalogs"
     )]
     Status {
-        /// Its name.
+        /// Name of the upstream.
         upstream: Arc<str>,
-        /// What was asked for.
+        /// Key of the catalog.
         key: Arc<str>,
         /// Its answer.
         status: StatusCode,
     },
-    /// What it gave could not be stored, so no client can have it.
-    #[error("what upstream {upstream} gave for {key:?} could not be stored")]
+    /// The response could not be stored, so no client can get it.
+    #[error("upstream {upstream}: the response for {key:?} could not be stored: check the store")]
     NotStored {
-        /// Its name.
+        /// Name of the upstream.
         upstream: Arc<str>,
-        /// What was asked for.
+        /// Key of the catalog.
         key: Arc<str>,
     },
 }
 
-impl From<FillError> for Unanswered {
+impl From<FillError> for CatalogError {
     fn from(error: FillError) -> Self {
         Self::Failed(error.into())
     }
 }
 
-impl From<StoreError> for Unanswered {
+impl From<StoreError> for CatalogError {
     fn from(error: StoreError) -> Self {
         Self::Failed(error.into())
     }
 }
 
-impl Candidate {
+impl CatalogSource {
     /// The upstream's name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 }
 
-impl Proxy {
-    /// Has the store know what clients used until now: it is told of that from time to time.
-    pub async fn note_uses(&self) -> Result<(), StoreError> {
-        self.cache.record_uses().await
-    }
-
-    /// Catalogs that clients ask for and no revision has.
-    pub fn arrivals(&self) -> &Arrivals {
-        &self.arrivals
-    }
-
-    /// When clients asked for catalogs that there are none of.
-    pub fn absentees(&self) -> &Absentees {
-        &self.absentees
-    }
-
-    /// Whether what is stored under this key, or would be, is a catalog that the relay may ask for.
-    pub fn is_catalog_key(&self, key: &str) -> bool {
-        self.generations.load().classify(key).is_some_and(|classified| classified.class == Class::Catalog)
-    }
-
-    /// The upstreams that a catalog, and so all of its source, may be collected from: whom to ask first is first.
+impl Background {
+    /// The upstreams that the catalogs of a key's route or binding may be collected from, in the order to ask them.
     ///
     /// # Errors
-    /// When the configuration has none for it.
-    pub fn candidates(&self, key: &Arc<str>) -> Result<Vec<Candidate>, Irretrievable> {
+    /// When the configuration has none for the key.
+    pub fn catalog_sources(&self, key: &Arc<str>) -> Result<Vec<CatalogSource>, OriginError> {
         let generation = self.generations.load_full();
         let wanted = generation.wanted_for(key, HeaderMap::new())?;
-        let candidate = |upstream: Arc<Upstream>| Candidate {
+        let source = |upstream: Arc<Upstream>| CatalogSource {
             generation: generation.clone(),
             id: upstream.id.clone(),
             name: upstream.name.clone(),
         };
-        Ok(generation.upstreams.order_by_rank(&wanted.order).into_iter().map(candidate).collect())
+        Ok(generation.upstreams.order_by_rank(&wanted.order).into_iter().map(source).collect())
     }
 
-    /// What this upstream has under a catalog's key at this moment; `None` if it has none.
+    /// Fetches the catalog that this upstream has now; `None` if it has none.
     ///
     /// # Errors
-    /// When that cannot be told.
-    pub async fn ask_one(
+    /// When the upstream does not answer, or not with a catalog that can be stored.
+    pub async fn fetch_catalog(
         &self,
-        upstream: &Candidate,
+        upstream: &CatalogSource,
         key: &Arc<str>,
         purpose: Purpose,
-    ) -> Result<Option<Arc<Entry>>, Unanswered> {
-        let Candidate { generation, id, name } = upstream;
+    ) -> Result<Option<Arc<Entry>>, CatalogError> {
+        let CatalogSource { generation, id, name } = upstream;
         let mut wanted = Wanted {
             order: Arc::from([id.clone()]),
             errand: Some(Errand::Collect),
@@ -134,10 +113,11 @@ impl Proxy {
             (wanted.variant, wanted.stale) = match found {
                 Found::Nothing => (String::new(), None),
                 Found::OtherVariant { variant } => (variant, None),
-                // Managers copy files with their dates: what one has not changed since another's date may be older.
+                // Managers copy files with their dates: a file that one manager has not changed since another's date may
+                // be older.
                 Found::Entry(entry) => {
-                    let is_its_own = entry.object.upstream == *name;
-                    (entry.object.selecting.clone(), is_its_own.then_some(entry))
+                    let is_from_source = entry.object.upstream == *name;
+                    (entry.object.selecting.clone(), is_from_source.then_some(entry))
                 }
             };
             let (fill, handover) = match self.fills.join(wanted.clone(), &generation.upstreams) {
@@ -166,9 +146,9 @@ impl Proxy {
                 (Some(entry), Some(StatusCode::OK)) => Ok(Some(entry)),
                 (_, Some(StatusCode::NOT_FOUND | StatusCode::GONE)) => Ok(None),
                 (None, None | Some(StatusCode::OK)) => {
-                    Err(Unanswered::NotStored { upstream: name.clone(), key: key.clone() })
+                    Err(CatalogError::NotStored { upstream: name.clone(), key: key.clone() })
                 }
-                (_, status) => Err(Unanswered::Status {
+                (_, status) => Err(CatalogError::Status {
                     upstream: name.clone(),
                     key: key.clone(),
                     status: status.unwrap_or_default(),
@@ -178,7 +158,7 @@ impl Proxy {
         Err(last.into())
     }
 
-    /// Whether an upstream has said a moment ago that there is none under this key.
+    /// Returns true if an upstream has answered a moment ago that the object of this key does not exist.
     pub async fn was_absent(&self, key: &Arc<str>) -> bool {
         let generation = self.generations.load_full();
         let Ok(wanted) = generation.wanted_for(key, HeaderMap::new()) else { return false };

@@ -1,15 +1,17 @@
-//! Turns content into a response: conditions, ranges, head, body (RFC 9110 §13, §14, §15.3.7). The same for what is
-//! stored and for what is still arriving. Nothing is sent before its first bytes are at hand, so that damage and
-//! failure can still be told by a status.
+//! A representation of an object as a reply: conditions, ranges, head and body (RFC 9110 §13, §14, §15.3.7). The same
+//! for stored content and for content that still arrives. Nothing is sent before its first bytes are in memory, so that
+//! damage and failure still become a status.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 
-use super::body::{Content, Keeper};
-use super::reply::Reply;
-use super::{Asked, Proxy};
+use crate::Proxy;
+use crate::body::Content;
+use crate::exchange::Exchange;
+use crate::repair::ReadRepair;
+use crate::reply::Reply;
 use gupd_cache::digest::field::{CONTENT_DIGEST, CONTENT_MD5, REPR_DIGEST, repr_digest};
 use gupd_cache::fill::{Arrived, Fill, FillError, Flow, Reader, TransferError};
 use gupd_cache::{Cache, Entry};
@@ -20,15 +22,15 @@ use gupd_http::multipart::Multipart;
 use gupd_http::range::{RangePrerequisite, Ranges, content_range, unsatisfied_range};
 use gupd_store::{BLOCK, BodySource, Store};
 
-/// Content that is being received is shown to clients from this many bytes on, or when it is whole: up to here a
-/// failure becomes a `502`, not a broken transfer, and a delta is worth nothing to a client until it has all of it.
+/// Bytes of arriving content that the relay holds back before it sends the head, or all if there are fewer. Up to here a
+/// failure becomes a `502`, not a broken transfer; and a delta is worth nothing to a client until it is complete.
 const HOLD_BACK: u64 = BLOCK;
 
-/// Another relay of the site is shown the head at once: it gives up sooner than a thin line brings so much, and goes on
-/// elsewhere by itself if the rest does not come.
+/// Another relay of the site gets the head at once: its timeout is shorter than a thin line needs for more, and it goes
+/// on elsewhere by itself if the rest does not arrive.
 const HOLD_BACK_FROM_PEERS: u64 = 0;
 
-/// Fields a `304` repeats (RFC 9110 §15.4.5), and those that say how it came here.
+/// Fields that a `304` repeats (RFC 9110 §15.4.5), and those that describe the way of the response.
 const NOT_MODIFIED: [header::HeaderName; 10] = [
     header::CACHE_CONTROL,
     header::CONTENT_LOCATION,
@@ -42,52 +44,52 @@ const NOT_MODIFIED: [header::HeaderName; 10] = [
     header::LAST_MODIFIED,
 ];
 
-/// Responds with a stored response.
+/// The reply with a stored response.
 ///
 /// # Errors
-/// When its first bytes cannot be read; its blob is then discarded.
-pub(super) async fn stored(
+/// When the first bytes cannot be read. A damaged blob is then discarded.
+pub(crate) async fn stored(
     proxy: &Proxy,
-    asked: &Asked<'_>,
+    exchange: &Exchange<'_>,
     entry: &Arc<Entry>,
 ) -> Result<Reply, TransferError> {
     let now = proxy.cache.clock().now();
     entry.touch(now);
-    let from = From::Stored { store: proxy.cache.store().clone(), source: entry.source() };
+    let source = ContentSource::Stored { store: proxy.cache.store().clone(), source: entry.source() };
     let (status, stored) = (entry.object.status, &entry.object.headers);
     let mut presented = entry.presented.get_or_init(|| present(status, stored)).clone();
     if status == StatusCode::OK
-        && let Some(digest) = repr_digest(asked.headers, stored, entry.object.blob)
+        && let Some(digest) = repr_digest(&exchange.headers, stored, entry.object.blob)
     {
         presented.insert(REPR_DIGEST, digest);
     }
-    let content = Available {
+    let representation = Representation {
         status,
         headers: stored,
         presented,
         age: entry.freshness.age(now),
         length: Some(entry.object.len),
     };
-    let origin = Some((proxy, asked, entry));
-    Opened { from, origin, head_only: asked.is_head(), held_back: HOLD_BACK }.respond(asked, content).await
+    let repairable = Some((proxy, entry));
+    Delivery { exchange, source, repairable, held_back: HOLD_BACK }.reply(representation).await
 }
 
-/// Responds with what a fill brings.
+/// The reply with the content of a running fill.
 ///
 /// # Errors
-/// When the fill fails before the first bytes are shown.
-pub(super) async fn following(
+/// When the fill fails before the first bytes are sent.
+pub(crate) async fn arriving(
     cache: &Cache,
-    asked: &Asked<'_>,
+    exchange: &Exchange<'_>,
     fill: &Fill,
     flow: &Arc<Flow>,
     collapsed: bool,
 ) -> Result<Reply, TransferError> {
-    // Nobody else is given what still arrives if it is to cause no request.
-    let from_peer = asked.control.has(Directive::OnlyIfCached);
-    let held_back = if from_peer { HOLD_BACK_FROM_PEERS } else { HOLD_BACK };
-    let length = known_length(asked, fill, flow, held_back).await?;
-    let content = Available {
+    // Only peers get arriving content for an only-if-cached request.
+    let is_from_peer = exchange.control.has(Directive::OnlyIfCached);
+    let held_back = if is_from_peer { HOLD_BACK_FROM_PEERS } else { HOLD_BACK };
+    let length = known_length(exchange, fill, flow, held_back).await?;
+    let representation = Representation {
         status: flow.head.status,
         headers: &flow.head.headers,
         presented: present(flow.head.status, &flow.head.headers),
@@ -95,25 +97,25 @@ pub(super) async fn following(
         length,
     };
     let store = cache.store().clone();
-    let from = From::Arriving { store, fill: fill.clone(), flow: flow.clone(), collapsed };
-    Opened { from, origin: None, head_only: asked.is_head(), held_back }.respond(asked, content).await
+    let source = ContentSource::Arriving { store, fill: fill.clone(), flow: flow.clone(), collapsed };
+    Delivery { exchange, source, repairable: None, held_back }.reply(representation).await
 }
 
-/// The complete length, where it is not known once enough has arrived to begin: some requests cannot be answered
-/// without it.
+/// The complete length, if it is known once enough content has arrived to begin. Waits for it where the request cannot
+/// be answered without it.
 async fn known_length(
-    asked: &Asked<'_>,
+    exchange: &Exchange<'_>,
     fill: &Fill,
     flow: &Flow,
     held_back: u64,
 ) -> Result<Option<u64>, FillError> {
     let enough = match flow.length {
-        // Whoever opens it waits for what it needs.
+        // Opening the content waits for the bytes that it needs.
         Some(length) => return Ok(Some(length)),
-        None if asked.is_head() => return Ok(None),
-        // Without a length, a client of HTTP/1.0 could not tell a broken transfer from a whole one.
-        None if asked.version < Version::HTTP_11 => u64::MAX,
-        None if asked.wants_range(&flow.head.headers) => match Ranges::prerequisite(asked.headers) {
+        None if exchange.is_head() => return Ok(None),
+        // Without a length, an HTTP/1.0 client cannot tell a broken transfer from a complete one.
+        None if exchange.version < Version::HTTP_11 => u64::MAX,
+        None if exchange.wants_range(&flow.head.headers) => match Ranges::prerequisite(&exchange.headers) {
             Some(RangePrerequisite::Bytes(bytes)) => bytes.end.max(held_back),
             Some(RangePrerequisite::Length) => u64::MAX,
             None => held_back,
@@ -127,40 +129,42 @@ async fn known_length(
     }
 }
 
-/// A response as it would be without conditions and ranges.
-struct Available<'a> {
+/// The selected representation, without conditions and ranges.
+struct Representation<'a> {
     status: StatusCode,
     headers: &'a HeaderMap,
+    /// The fields that clients get.
     presented: HeaderMap,
     /// In seconds.
     age: u64,
     length: Option<u64>,
 }
 
-/// Where its bytes are read.
-struct Opened<'a> {
-    from: From,
-    /// Where what is stored came from.
-    origin: Option<(&'a Proxy, &'a Asked<'a>, &'a Arc<Entry>)>,
-    head_only: bool,
-    /// Bytes to have at hand before the head is shown.
+/// The way of a representation's bytes to one client.
+struct Delivery<'a> {
+    exchange: &'a Exchange<'a>,
+    source: ContentSource,
+    /// The stored entry, where damage can be repaired.
+    repairable: Option<(&'a Proxy, &'a Arc<Entry>)>,
+    /// Bytes to have in memory before the head is sent.
     held_back: u64,
 }
 
 #[derive(Clone)]
-enum From {
+enum ContentSource {
     Stored { store: Arc<Store>, source: BodySource },
     Arriving { store: Arc<Store>, fill: Fill, flow: Arc<Flow>, collapsed: bool },
 }
 
-impl Opened<'_> {
-    async fn respond(&self, asked: &Asked<'_>, content: Available<'_>) -> Result<Reply, TransferError> {
+impl Delivery<'_> {
+    async fn reply(&self, content: Representation<'_>) -> Result<Reply, TransferError> {
+        let exchange = self.exchange;
         let mut headers = content.presented;
         headers.insert(header::AGE, HeaderValue::from(content.age));
         if content.status != StatusCode::OK {
             return self.whole(content.status, headers, content.length).await;
         }
-        match conditional::evaluate(asked.method, asked.headers, content.status, content.headers) {
+        match conditional::evaluate(exchange.method, &exchange.headers, content.status, content.headers) {
             Precondition::Proceed => {}
             Precondition::NotModified => return Ok(not_modified(&headers)),
             Precondition::Failed => {
@@ -168,17 +172,17 @@ impl Opened<'_> {
             }
         }
         let length = content.length;
-        if !asked.wants_range(content.headers) {
+        if !exchange.wants_range(content.headers) {
             return self.whole(StatusCode::OK, headers, length).await;
         }
         let Some(length) = length else {
-            // `known_length` has waited: these bytes are there, only how many follow is not known.
-            return match Ranges::prerequisite(asked.headers) {
+            // `known_length` has waited: these bytes are there, but the number of those that follow is not known.
+            return match Ranges::prerequisite(&exchange.headers) {
                 Some(RangePrerequisite::Bytes(part)) => self.part(headers, part, None).await,
                 Some(RangePrerequisite::Length) | None => self.whole(StatusCode::OK, headers, None).await,
             };
         };
-        match Ranges::parse(asked.headers, length) {
+        match Ranges::parse(&exchange.headers, length) {
             Ranges::Whole => self.whole(StatusCode::OK, headers, Some(length)).await,
             Ranges::Single(part) => self.part(headers, part, Some(length)).await,
             Ranges::Multiple(parts) => Ok(self.parts(headers, &parts, length)),
@@ -196,7 +200,7 @@ impl Opened<'_> {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         let all = 0..length.unwrap_or(u64::MAX);
-        let present = self.from.present(all.clone());
+        let present = self.source.present(all.clone());
         let content = self.open(all).await?;
         Ok(Reply::new(status, headers, content, length).with_present(present))
     }
@@ -208,10 +212,10 @@ impl Opened<'_> {
         length: Option<u64>,
     ) -> Result<Reply, TransferError> {
         let expected = part.end - part.start;
-        remove_digests_of_the_whole(&mut headers);
+        remove_content_digests(&mut headers);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
         headers.insert(header::CONTENT_RANGE, content_range(&part, length));
-        let present = self.from.present(part.clone());
+        let present = self.source.present(part.clone());
         let content = self.open(part).await?;
         Ok(Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected)).with_present(present))
     }
@@ -219,22 +223,23 @@ impl Opened<'_> {
     fn parts(&self, mut headers: HeaderMap, parts: &[Range<u64>], length: u64) -> Reply {
         let multipart = Multipart::new(parts, length, headers.get(header::CONTENT_TYPE));
         let expected = multipart.content_length();
-        remove_digests_of_the_whole(&mut headers);
+        remove_content_digests(&mut headers);
         headers.insert(header::CONTENT_TYPE, multipart.content_type());
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
-        let from = self.from.clone();
-        let present = parts.iter().map(|part| from.present(part.clone())).sum();
-        let content = Content::multipart(multipart, move |part| from.reader(part), self.keeper());
+        let source = self.source.clone();
+        let present = parts.iter().map(|part| source.present(part.clone())).sum();
+        let content = Content::multipart(multipart, move |part| source.reader(part), self.read_repair());
         Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected)).with_present(present)
     }
 
-    /// Opens a range and has the bytes at hand that are held back. What is in memory whole costs neither a stream nor a wait.
+    /// Opens a range, and waits for the bytes that are held back. Content that is in memory costs neither a stream nor a
+    /// wait.
     async fn open(&self, range: Range<u64>) -> Result<Content, TransferError> {
         // A HEAD waits for no content: none may have arrived yet.
-        if range.is_empty() || self.head_only {
+        if range.is_empty() || self.exchange.is_head() {
             return Ok(Content::Empty);
         }
-        if let From::Stored { store, source } = &self.from {
+        if let ContentSource::Stored { store, source } = &self.source {
             let wanted = range.end - range.start;
             if let Some(piece) = store.read_cached(source, range.start)
                 && piece.len() as u64 >= wanted
@@ -242,26 +247,27 @@ impl Opened<'_> {
                 return Ok(Content::Whole(piece.slice(..usize::try_from(wanted).unwrap_or(piece.len()))));
             }
         }
-        let mut reader = self.from.reader(range);
-        let mut keeper = self.keeper();
+        let mut reader = self.source.reader(range);
+        let mut repair = self.read_repair();
         if self.held_back == 0 {
-            return Ok(Content::read(None, reader, keeper));
+            return Ok(Content::read(None, reader, repair));
         }
         reader.at_hand(self.held_back).await?;
-        match keeper.next(&mut reader).await {
+        match repair.next(&mut reader).await {
             None => Ok(Content::Empty),
-            Some(first) => Ok(Content::read(Some(first?), reader, keeper)),
+            Some(first) => Ok(Content::read(Some(first?), reader, repair)),
         }
     }
 
-    /// Made when something is read that is not at hand: a hit in memory does not need it.
-    fn keeper(&self) -> Keeper {
-        Keeper::new(self.origin.map(|(proxy, asked, entry)| proxy.repair(asked, entry)))
+    /// Called only for content that is not in memory: a hit in memory does not pay for it.
+    fn read_repair(&self) -> ReadRepair {
+        self.repairable
+            .map_or_else(ReadRepair::none, |(proxy, entry)| ReadRepair::new(proxy, self.exchange, entry))
     }
 }
 
-impl From {
-    /// Bytes of what still arrives that were here when it was asked for.
+impl ContentSource {
+    /// Number of bytes of arriving content that the relay had when the request came.
     fn present(&self, range: Range<u64>) -> u64 {
         match self {
             Self::Stored { .. } => 0,
@@ -281,7 +287,7 @@ impl From {
     }
 }
 
-/// A response's fields as clients get them, but for those that change with time and request.
+/// The fields that clients get, without those that depend on time and request.
 fn present(status: StatusCode, stored: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(stored.len() + 8);
     headers.extend(stored.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -292,8 +298,8 @@ fn present(status: StatusCode, stored: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// These speak of the content of one message (RFC 9530 §2): what the origin said of the whole is wrong of a part.
-fn remove_digests_of_the_whole(headers: &mut HeaderMap) {
+/// Removes fields that describe the content of one message (RFC 9530 §2): those of the whole are wrong for a part.
+fn remove_content_digests(headers: &mut HeaderMap) {
     headers.remove(CONTENT_DIGEST);
     headers.remove(CONTENT_MD5);
 }

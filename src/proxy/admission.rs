@@ -1,0 +1,76 @@
+//! The first steps of a request, which need no lookup: targets that are refused, content that the policy blocks, and
+//! the redirect while the relay drains. A denial is neither a refusal nor a failure: the administrator wants it.
+
+use std::ops::ControlFlow::{Break, Continue};
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{StatusCode, header};
+
+use crate::exchange::Exchange;
+use crate::pipeline::Step;
+use crate::reply::Reply;
+use crate::{Generation, Proxy, view};
+use gupd_http::forwarding;
+use gupd_http::refusal::Refusal;
+use gupd_http::status::CacheStatus;
+use gupd_http::target::{Target, TargetRules};
+use gupd_net::listen::ClientConnection;
+use gupd_net::redirect::DrainMode;
+
+/// Opens the exchange of a request with a valid target. Ends `OPTIONS` requests that go no further, loops, and
+/// everything that is not content of a configured upstream.
+pub(crate) fn open_exchange<'a>(
+    proxy: &Proxy,
+    head: &'a Parts,
+    peer: &'a ClientConnection,
+    generation: &'a Arc<Generation>,
+) -> Step<Exchange<'a>> {
+    if forwarding::is_final_recipient(&head.method, &head.uri, &head.headers) {
+        return Break(Reply::options());
+    }
+    // First of all: a request in a loop must not wait for anything that may wait for it.
+    if generation.upstreams.instance().has_passed(&head.headers) {
+        return Break(proxy.refuse(Refusal::Loop));
+    }
+    let bounds = TargetRules {
+        policy: &generation.policy,
+        is_upstream: &|scheme, authority| generation.upstreams.has_authority(scheme, authority),
+        max_uri_bytes: generation.config.server.max_uri_bytes,
+        local: peer.local,
+    };
+    match Target::parse(&head.method, &head.uri, head.version, &head.headers, &bounds) {
+        Ok(target) => Continue(Exchange::new(head, peer, target, generation)),
+        Err(refusal) => Break(proxy.refuse(refusal)),
+    }
+}
+
+/// RequestHandler requests for denied content as if there were none. Costs one comparison where nothing is denied.
+pub(crate) fn deny_blocked_content(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Step {
+    let (policy, group, route) = (&exchange.generation.policy, exchange.group, &exchange.target.route);
+    if !policy.can_deny(group, route) {
+        return Continue(());
+    }
+    let classified = exchange.classified();
+    let Some(status) = policy.denial_status(group, route, classified) else { return Continue(()) };
+    proxy.metrics.denied.with_label_values(&[&*group.name, &*classified.content_type]).inc();
+    let sentence = "gupd: the policy of this site does not give this content to this client\n";
+    let reply = Reply::text(status, sentence).annotate(CacheStatus::Denied, classified, None);
+    view::observe_denial(proxy, exchange);
+    Break(reply)
+}
+
+/// Redirects clients to a healthy manager while the relay drains. Without one the relay serves them itself, as it does
+/// requests that a redirect would bring back: those in absolute form.
+pub(crate) fn redirect_while_draining(proxy: &Proxy, exchange: &Exchange<'_>) -> Step {
+    let (generation, target) = (exchange.generation, &exchange.target);
+    if proxy.drain.get() != DrainMode::Redirecting || target.is_proxied {
+        return Continue(());
+    }
+    let Some(location) = generation.public.redirect_location(&generation.upstreams, target) else {
+        return Continue(());
+    };
+    let mut reply = Reply::text(StatusCode::TEMPORARY_REDIRECT, "");
+    reply.headers_mut().insert(header::LOCATION, location);
+    Break(reply.annotate(CacheStatus::Redirected, exchange.classified(), None))
+}

@@ -1,0 +1,150 @@
+//! Revalidation and prefetch: background requests for single objects. They go through the same lookup and the same fills
+//! as clients' requests, so that neither is made twice. `refresh` decides when and for which objects.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+
+use super::{Background, OriginError};
+use crate::Generation;
+use gupd_cache::fill::{self, Ended, Errand, FillError, Joined, Wanted};
+use gupd_cache::{Entry, Found};
+use gupd_config::Class;
+use gupd_http::{CacheControl, Verdict};
+use gupd_net::shape::Purpose;
+use gupd_store::Object;
+
+/// Attempts at one object: the content may change meanwhile.
+const MAX_TRIES: usize = 3;
+
+/// Outcome of a background fetch.
+#[derive(Debug)]
+pub enum FetchOutcome {
+    /// The stored response is valid, or a client is getting the new one.
+    Unchanged,
+    /// A new response is stored.
+    New {
+        /// The response.
+        entry: Arc<Entry>,
+        /// A client has requested it meanwhile.
+        for_client: bool,
+    },
+    /// The upstream has no response that could be stored.
+    Nothing,
+    /// The object is larger than the limit.
+    TooLarge,
+}
+
+impl Background {
+    /// Revalidates a stored response, however fresh it is. This does not count as a use by a client.
+    ///
+    /// # Errors
+    /// When the configuration has no upstream for it, or none answers. The stored response stays.
+    pub async fn revalidate(&self, object: &Object) -> Result<FetchOutcome, OriginError> {
+        let generation = self.generations.load_full();
+        self.fetch(&generation, generation.wanted_again(object)?, u64::MAX).await
+    }
+
+    /// Revalidates the stored response of a key, or fetches the object if none is stored.
+    ///
+    /// # Errors
+    /// When the configuration has no upstream for it, or none answers.
+    pub async fn revalidate_key(&self, key: &Arc<str>) -> Result<FetchOutcome, OriginError> {
+        let generation = self.generations.load_full();
+        self.fetch(&generation, generation.wanted_for(key, HeaderMap::new())?, u64::MAX).await
+    }
+
+    /// Fetches the object of a key, of `max_bytes` at max_bytes, unless a fresh response is stored. If the future is dropped,
+    /// the bytes that have arrived are kept for the next fill.
+    ///
+    /// # Errors
+    /// When the configuration has no upstream for it, or its fill fails.
+    pub async fn prefetch(&self, key: &Arc<str>, max_bytes: u64) -> Result<FetchOutcome, OriginError> {
+        let generation = self.generations.load_full();
+        let wanted = generation.wanted_for(key, HeaderMap::new())?;
+        wanted.bandwidth.set_purpose(Purpose::Prefetch);
+        let wanted = Wanted { errand: Some(Errand::Prefetch), ..wanted };
+        let mut fetched = self.fetch(&generation, wanted.clone(), max_bytes).await;
+        // A payload is one object for all clients, and perhaps only the upstreams of a group have it.
+        for binding in
+            generation.policy.bindings().iter().filter(|_| wanted.classified.class == Class::Payload)
+        {
+            if !matches!(fetched, Ok(FetchOutcome::Nothing) | Err(_)) {
+                break;
+            }
+            let wanted = Wanted { order: binding.upstreams().clone(), ..wanted.clone() };
+            fetched = self.fetch(&generation, wanted, max_bytes).await;
+        }
+        fetched
+    }
+
+    async fn fetch(
+        &self,
+        generation: &Generation,
+        mut wanted: Wanted,
+        max_bytes: u64,
+    ) -> Result<FetchOutcome, OriginError> {
+        if wanted.classified.class == Class::Private || generation.classify(&wanted.key).is_none() {
+            return Ok(FetchOutcome::Nothing);
+        }
+        let mut last = FillError::Abandoned;
+        for _ in 0..MAX_TRIES {
+            match self.cache.find(&wanted.key, &wanted.asked, &wanted.classified).await? {
+                Found::Nothing => wanted.stale = None,
+                Found::OtherVariant { variant } => (wanted.variant, wanted.stale) = (variant, None),
+                Found::Entry(entry) if generation.is_foreign_absence(&wanted.order, &entry) => {
+                    wanted.stale = Some(entry);
+                }
+                Found::Entry(entry) => {
+                    let now = self.cache.clock().now();
+                    let verdict = entry.freshness.evaluate(now, &CacheControl::default());
+                    if wanted.errand == Some(Errand::Prefetch) && verdict == Verdict::Fresh {
+                        return Ok(FetchOutcome::Unchanged);
+                    }
+                    wanted.variant.clone_from(&entry.object.selecting);
+                    wanted.stale = Some(entry);
+                }
+            }
+            let (fill, begun) = match self.fills.join(wanted.clone(), &generation.upstreams) {
+                // No client waits for a response that cannot be shared.
+                Joined::Started(fill, _handover) => (fill, true),
+                Joined::Following(fill) => (fill, false),
+                Joined::Stored(_) => return Ok(FetchOutcome::Unchanged),
+            };
+            if !begun && wanted.errand == Some(Errand::Prefetch) && fill.is_for_client() {
+                return Ok(FetchOutcome::Unchanged);
+            }
+            if let fill::Outcome::Content(flow) = fill.outcome().await
+                && let Some(length) = flow.length
+                && length.saturating_sub(flow.present(0..length)) > max_bytes
+            {
+                return Ok(FetchOutcome::TooLarge);
+            }
+            match fill.ended().await {
+                Ended::Stored(entry) => return Ok(stored(&wanted, entry, fill.is_for_client())),
+                Ended::NotModified(_) => return Ok(FetchOutcome::Unchanged),
+                Ended::Unkept => return Ok(FetchOutcome::Nothing),
+                Ended::Failed(
+                    error @ (FillError::Changed { .. } | FillError::Mismatch { .. } | FillError::Abandoned),
+                ) => last = error,
+                Ended::Failed(error) => return Err(error.into()),
+            }
+        }
+        Err(last.into())
+    }
+}
+
+fn stored(wanted: &Wanted, entry: Arc<Entry>, for_client: bool) -> FetchOutcome {
+    if entry.object.status != StatusCode::OK {
+        return FetchOutcome::Nothing;
+    }
+    if let Some(stale) = &wanted.stale {
+        if wanted.errand == Some(Errand::Revalidation) && !for_client {
+            entry.touch(stale.object.last_used());
+        }
+        if stale.object.blob == entry.object.blob {
+            return FetchOutcome::Unchanged;
+        }
+    }
+    FetchOutcome::New { entry, for_client }
+}

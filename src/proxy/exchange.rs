@@ -1,0 +1,249 @@
+//! One request on its way through the pipeline: its head, its peer, the configuration that answers it, and everything
+//! that steps work out about it. Key, class and lookup are computed when a step first needs them, once for the request.
+//! The complication: a lookup can become outdated, and is then repeated for a named reason.
+
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+
+use http::request::Parts;
+use http::{HeaderMap, Method, Version, header};
+
+use crate::access::RequestObserver;
+use crate::slot::DownloadSlot;
+use crate::{Generation, Proxy};
+use gupd_cache::digest::{Subject, Whole};
+use gupd_cache::fill::Wanted;
+use gupd_cache::{Entry, Found};
+use gupd_config::Class;
+use gupd_config::policy::{Classification, ClientAttributes, Group};
+use gupd_http::CacheControl;
+use gupd_http::conditional;
+use gupd_http::forwarding;
+use gupd_http::range::Ranges;
+use gupd_http::target::Target;
+use gupd_net::listen::ClientConnection;
+use gupd_net::shape::{BandwidthClass, Purpose};
+use gupd_rollout::revision::RevisionNumber;
+
+/// A request with a valid target, and what is known of it so far.
+pub(crate) struct Exchange<'a> {
+    pub(crate) method: &'a Method,
+    /// The client's fields, without those that a step has removed.
+    pub(crate) headers: Cow<'a, HeaderMap>,
+    pub(crate) version: Version,
+    pub(crate) control: CacheControl,
+    pub(crate) peer: &'a ClientConnection,
+    pub(crate) generation: &'a Arc<Generation>,
+    pub(crate) target: Target,
+    pub(crate) group: &'a Arc<Group>,
+    key: OnceLock<Arc<str>>,
+    classified: OnceLock<Classification>,
+    hot: OnceLock<Option<Arc<Entry>>>,
+    lookup: OnceLock<Lookup>,
+    /// The revision is released to the client at once: windows do not apply.
+    pub(crate) skips_windows: bool,
+    /// The visible revision that a payload is served for.
+    pub(crate) payload_revision: Option<RevisionNumber>,
+    /// The slot that the response keeps until its last byte has left.
+    pub(crate) slot: Option<Box<DownloadSlot>>,
+    /// Gets the finished response.
+    pub(crate) observer: Option<Box<dyn RequestObserver>>,
+}
+
+/// Result of looking a request's object up.
+#[derive(Clone, Debug)]
+pub(crate) enum Lookup {
+    /// A stored response that this request selects.
+    Found(Arc<Entry>),
+    /// Responses to requests with other selecting fields only (`Vary`).
+    OtherVariant {
+        /// The variant of this request.
+        variant: String,
+    },
+    /// Nothing is stored under the key.
+    Missing,
+    /// The index cannot be read.
+    Failed,
+}
+
+/// RevalidationReason a request's object is looked up once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// The request waited for a slot: a fill or an eviction may have changed the store.
+    Waited,
+    /// The stored payload is not the one that its catalog lists, and was removed.
+    Disowned,
+    /// The stored bytes were damaged, and were removed.
+    Damaged,
+    /// The fill brought a variant for other requests.
+    OtherVariant,
+    /// The fill ended because the content changed, or because its last follower left.
+    Changed,
+    /// The fill asked upstreams that are not this request's, and brought no content.
+    OtherUpstreams,
+}
+
+impl<'a> Exchange<'a> {
+    /// An exchange for a request whose target is valid. Selects the client's group, and binds the target to its upstreams.
+    pub(crate) fn new(
+        head: &'a Parts,
+        peer: &'a ClientConnection,
+        target: Target,
+        generation: &'a Arc<Generation>,
+    ) -> Self {
+        let client = ClientAttributes::new(peer.address.ip(), target.normalized.path())
+            .with_names(peer.certificate_names());
+        let group = generation.policy.group(&client);
+        let mut exchange = Self {
+            method: &head.method,
+            headers: Cow::Borrowed(&head.headers),
+            version: head.version,
+            control: CacheControl::from_request(&head.headers),
+            peer,
+            generation,
+            target,
+            group,
+            key: OnceLock::new(),
+            classified: OnceLock::new(),
+            hot: OnceLock::new(),
+            lookup: OnceLock::new(),
+            skips_windows: false,
+            payload_revision: None,
+            slot: None,
+            observer: None,
+        };
+        if let Some(binding) = &group.binding {
+            let class = exchange.classified().class;
+            exchange.target.bind(binding, class);
+        }
+        exchange
+    }
+
+    /// Key under which the response is stored.
+    pub(crate) fn key(&self) -> &Arc<str> {
+        self.key.get_or_init(|| self.target.key().into())
+    }
+
+    /// Class, form and content type of the path.
+    pub(crate) fn classified(&self) -> &Classification {
+        let classify = || self.generation.policy.classify(&self.target.route, self.target.normalized.path());
+        self.classified.get_or_init(classify)
+    }
+
+    /// The stored response that this request selects, if its head is in memory.
+    pub(crate) fn hot_entry(&self, proxy: &Proxy) -> Option<&Arc<Entry>> {
+        match self.lookup.get() {
+            Some(Lookup::Found(entry)) => Some(entry),
+            _ => self.hot.get_or_init(|| proxy.cache.find_hot(self.key(), &self.headers)).as_ref(),
+        }
+    }
+
+    /// What is stored for this request, in memory or in the index. Looked up by the first call.
+    pub(crate) async fn lookup(&self, proxy: &Proxy) -> &Lookup {
+        if let Some(lookup) = self.lookup.get() {
+            return lookup;
+        }
+        let mut lookup = match self.hot.get() {
+            Some(Some(entry)) => Lookup::Found(entry.clone()),
+            _ => self.find(proxy).await,
+        };
+        if let Lookup::Found(entry) = &lookup
+            && entry.is_new()
+            && is_disowned(proxy, entry).await
+        {
+            self.trace_repeat(Repeat::Disowned);
+            lookup = self.find(proxy).await;
+        }
+        self.lookup.get_or_init(|| lookup)
+    }
+
+    /// Takes the response that a fill has just stored for the result of the lookup.
+    pub(crate) fn set_lookup(&mut self, entry: &Arc<Entry>) {
+        if entry.selecting.matches(&self.headers) {
+            self.lookup = OnceLock::from(Lookup::Found(entry.clone()));
+        }
+    }
+
+    /// Has the next step look the object up once more.
+    pub(crate) fn repeat_lookup(&mut self, reason: Repeat) {
+        self.trace_repeat(reason);
+        self.hot.take();
+        self.lookup.take();
+    }
+
+    fn trace_repeat(&self, reason: Repeat) {
+        tracing::trace!(?reason, key = &**self.key(), "repeating a lookup");
+    }
+
+    async fn find(&self, proxy: &Proxy) -> Lookup {
+        match proxy.cache.find(self.key(), &self.headers, self.classified()).await {
+            Ok(Found::Entry(entry)) => Lookup::Found(entry),
+            Ok(Found::OtherVariant { variant }) => Lookup::OtherVariant { variant },
+            Ok(Found::Nothing) => Lookup::Missing,
+            Err(error) => {
+                // The store reports its failure once; this line comes once a request.
+                tracing::debug!(%error, "index not readable: passing requests through");
+                Lookup::Failed
+            }
+        }
+    }
+
+    /// Returns true for the methods that the store can answer.
+    pub(crate) fn is_cacheable(&self) -> bool {
+        matches!(*self.method, Method::GET | Method::HEAD)
+    }
+
+    pub(crate) fn is_head(&self) -> bool {
+        *self.method == Method::HEAD
+    }
+
+    /// Returns true if this request asks for a range of this content. Ranges are defined for GET alone (RFC 9110 §14.2),
+    /// and only for the content that `If-Range` names.
+    pub(crate) fn wants_range(&self, content: &HeaderMap) -> bool {
+        *self.method == Method::GET
+            && self.headers.contains_key(header::RANGE)
+            && conditional::is_range_applicable(&self.headers, content)
+    }
+
+    /// Bandwidth class of bytes that upstreams send for this request.
+    pub(crate) fn bandwidth_class(&self, classified: &Classification, purpose: Purpose) -> BandwidthClass {
+        let wan = self.generation.upstreams.wan();
+        wan.bandwidth_class(self.target.normalized.path(), classified, Some(&self.group.name), purpose)
+    }
+
+    /// The fill that this request starts or joins. `stale` is the stored response to revalidate.
+    pub(crate) fn wanted(&self, variant: String, stale: Option<Arc<Entry>>) -> Wanted {
+        let classified = self.classified();
+        let bandwidth = self.bandwidth_class(classified, Purpose::Client);
+        Wanted { variant, stale, bandwidth, ..self.wanted_again(self.key().clone(), classified) }
+    }
+
+    /// The request that brings a stored response again.
+    pub(crate) fn wanted_again(&self, key: Arc<str>, classified: &Classification) -> Wanted {
+        let instance = self.generation.upstreams.instance();
+        Wanted {
+            key,
+            variant: String::new(),
+            order: self.target.upstreams().clone(),
+            target: self.target.original.clone(),
+            asked: HeaderMap::clone(&self.headers),
+            headers: forwarding::prepare_fill(&self.headers, self.version, classified.class, instance),
+            classified: classified.clone(),
+            stale: None,
+            part: if *self.method == Method::GET { Ranges::first_part(&self.headers) } else { None },
+            errand: None,
+            bandwidth: BandwidthClass::default(),
+        }
+    }
+}
+
+/// Returns true if a payload that was stored before the relay started is not the one that its catalog lists. It is
+/// removed then. Reads the catalog first: clients can ask for its payloads before anything else has read it.
+async fn is_disowned(proxy: &Proxy, entry: &Entry) -> bool {
+    let (object, class): (_, Class) = (&entry.object, entry.classified.class);
+    let subject = Subject { key: &object.key, class, status: object.status };
+    let whole = Whole { source: entry.source(), length: object.len, blob: object.blob };
+    let digests = proxy.fills.digests();
+    digests.learn(subject, &whole).await;
+    digests.forget_disowned(entry).await
+}

@@ -1,0 +1,307 @@
+//! The last step: the store, or a fill that any number of requests share, or the upstream for this request alone. Owns
+//! the order of these choices and their `Cache-Status` (RFC 9211). The complication: a fill may end without a response
+//! for this request; the object is then looked up once more, each time for a named reason.
+
+use std::convert::Infallible;
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::sync::Arc;
+
+use http::{StatusCode, header};
+
+use crate::Proxy;
+use crate::exchange::{Exchange, Lookup, Repeat};
+use crate::hit::{Served, serve_stored};
+use crate::pipeline::Step;
+use crate::relays::{follower_outcome, offered_fill};
+use crate::reply::Reply;
+use crate::{passthrough, representation};
+use gupd_cache::Entry;
+use gupd_cache::fill::{self, Fill, FillError, Handover, Joined, TransferError};
+use gupd_config::Class;
+use gupd_http::UnstorableReason;
+use gupd_http::control::Directive;
+use gupd_http::freshness::RevalidationReason;
+use gupd_http::refusal::Refusal;
+use gupd_http::status::{CacheStatus, ForwardOutcome, ForwardReason};
+use gupd_net::upstream::RequestBody;
+
+/// Lookups of one request in this step. Each repetition is rare; more than this many in a row mean an upstream whose
+/// content never settles.
+const MAX_LOOKUPS: usize = 4;
+
+/// Progress of a request through repeated lookups.
+struct Attempt {
+    /// RevalidationReason the request goes forward, as far as known.
+    forward: ForwardReason,
+    /// The variant of this request, as far as known.
+    variant: String,
+    /// The stored response that has to be revalidated.
+    stale: Option<Arc<Entry>>,
+}
+
+/// Result of following a fill.
+enum Followed {
+    Reply(Reply),
+    /// Look the object up once more.
+    Repeat(Repeat),
+    /// The response is for another request alone: ask the upstream for this one.
+    Alone(ForwardOutcome),
+    Failed(FillError, Option<Handover>),
+}
+
+/// RequestHandler from the store if the stored response may be used, else from a fill, else from the upstream alone.
+pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Step<Infallible> {
+    Box::pin(async {
+        let mut attempt = Attempt { forward: ForwardReason::UriMiss, variant: String::new(), stale: None };
+        for _ in 0..MAX_LOOKUPS {
+            match attempt.run(proxy, exchange).await {
+                Break(reply) => return Break(reply),
+                Continue(repeat) => exchange.repeat_lookup(repeat),
+            }
+        }
+        Break(attempt.forward_alone(exchange, ForwardOutcome::StoreFailed).await)
+    })
+    .await
+}
+
+impl Attempt {
+    /// Looks the object up and answers, or gives the reason to look it up once more.
+    async fn run(&mut self, proxy: &Proxy, exchange: &Exchange<'_>) -> ControlFlow<Reply, Repeat> {
+        let mut foreign_absence = None;
+        self.stale = None;
+        match exchange.lookup(proxy).await.clone() {
+            Lookup::Missing => {}
+            Lookup::Failed => return Break(self.forward_alone(exchange, ForwardOutcome::StoreFailed).await),
+            Lookup::OtherVariant { variant } => {
+                self.variant = variant;
+                self.forward = ForwardReason::VaryMiss;
+            }
+            Lookup::Found(entry) if exchange.is_foreign_absence(&entry) => foreign_absence = Some(entry),
+            Lookup::Found(entry) => {
+                self.variant.clone_from(&entry.object.selecting);
+                match serve_stored(proxy, exchange, &entry).await {
+                    Served::Reply(reply) => return Break(reply),
+                    Served::Damaged => return Continue(Repeat::Damaged),
+                    Served::Unreadable => {
+                        return Break(self.forward_alone(exchange, ForwardOutcome::StoreFailed).await);
+                    }
+                    Served::Stale(why) => self.forward = why.into(),
+                }
+                self.stale = Some(entry);
+            }
+        }
+        if exchange.control.has(Directive::OnlyIfCached) {
+            return self.follow_offered(proxy, exchange).await;
+        }
+        if let Some(why) = self.unshared_reason(proxy, exchange) {
+            return Break(self.forward_alone(exchange, ForwardOutcome::NotStored(why)).await);
+        }
+        let before = self.stale.clone().or(foreign_absence);
+        let joined =
+            proxy.fills.join(exchange.wanted(self.variant.clone(), before), &exchange.generation.upstreams);
+        match self.follow(proxy, exchange, joined).await {
+            Followed::Reply(reply) => Break(reply),
+            Followed::Repeat(repeat) => Continue(repeat),
+            Followed::Alone(outcome) => Break(self.forward_alone(exchange, outcome).await),
+            Followed::Failed(error, handover) => {
+                Break(self.serve_after_failure(proxy, exchange, &error, handover).await)
+            }
+        }
+    }
+
+    /// RequestHandler an `only-if-cached` request: by a running fill if another relay sent it, else by `504`.
+    async fn follow_offered(&mut self, proxy: &Proxy, exchange: &Exchange<'_>) -> ControlFlow<Reply, Repeat> {
+        let Some(fill) = offered_fill(proxy, exchange, &self.variant).await else {
+            return Break(not_stored(exchange));
+        };
+        match self.follow(proxy, exchange, Joined::Following(fill)).await {
+            Followed::Reply(reply) => Break(reply),
+            Followed::Repeat(repeat) => Continue(repeat),
+            Followed::Alone(_) | Followed::Failed(..) => Break(not_stored(exchange)),
+        }
+    }
+
+    /// The reason why this request should not wait for a shared response: none will come of it.
+    fn unshared_reason(&self, proxy: &Proxy, exchange: &Exchange<'_>) -> Option<UnstorableReason> {
+        if exchange.control.has(Directive::NoStore) {
+            // Nothing of its response may be stored, not even the fields of a 304.
+            return Some(UnstorableReason::RequestNoStore);
+        }
+        if self.stale.is_some() {
+            return None;
+        }
+        // A HEAD does not make content worth fetching, but a running fill can answer it.
+        if exchange.is_head() && proxy.fills.running(exchange.key(), &self.variant).is_none() {
+            return Some(UnstorableReason::Method);
+        }
+        proxy.cache.unstorable(exchange.key())
+    }
+
+    /// Waits for the outcome of a fill and answers from it.
+    async fn follow(&mut self, proxy: &Proxy, exchange: &Exchange<'_>, joined: Joined) -> Followed {
+        let (fill, handover) = match joined {
+            Joined::Started(fill, handover) => (fill, Some(handover)),
+            Joined::Following(fill) => (fill, None),
+            Joined::Stored(entry) => return answer_stored(proxy, exchange, &entry, CacheStatus::Hit).await,
+        };
+        let collapsed = handover.is_none();
+        let outcome = if collapsed {
+            match follower_outcome(exchange, &fill).await {
+                Some(outcome) => outcome,
+                None => return Followed::Reply(proxy.refuse(Refusal::Loop)),
+            }
+        } else {
+            fill.outcome().await
+        };
+        if collapsed && exchange.can_ask_own_upstreams(&fill, &outcome) {
+            fill.ended().await;
+            return Followed::Repeat(Repeat::OtherUpstreams);
+        }
+        // Only payloads that the manager has announce a revision: a client can make paths up.
+        let is_payload = exchange.classified().class == Class::Payload;
+        if !collapsed && is_payload && outcome.status() == Some(StatusCode::OK) {
+            proxy.background.new_revisions().notify(exchange.key());
+        }
+        self.answer(proxy, exchange, fill, outcome, handover).await
+    }
+
+    async fn answer(
+        &mut self,
+        proxy: &Proxy,
+        exchange: &Exchange<'_>,
+        fill: Fill,
+        outcome: fill::Outcome,
+        handover: Option<Handover>,
+    ) -> Followed {
+        let collapsed = handover.is_none();
+        let status = |kept: Result<(), UnstorableReason>| {
+            let fetched = kept.map_or_else(ForwardOutcome::NotStored, |()| ForwardOutcome::Stored);
+            CacheStatus::Forwarded(self.forward, if collapsed { ForwardOutcome::Collapsed } else { fetched })
+        };
+        match outcome {
+            fill::Outcome::Content(flow) if !flow.head.selecting.matches(&exchange.headers) => {
+                self.variant = flow.head.selecting.for_request(&exchange.headers).encode();
+                Followed::Repeat(Repeat::OtherVariant)
+            }
+            fill::Outcome::Content(flow) => {
+                match representation::arriving(&proxy.cache, exchange, &fill, &flow, collapsed).await {
+                    Ok(reply) => {
+                        let is_resumed = !collapsed && reply.present() > 0;
+                        let partial = CacheStatus::Forwarded(ForwardReason::Partial, ForwardOutcome::Stored);
+                        let status = if is_resumed { partial } else { status(flow.head.kept) };
+                        Followed::Reply(reply.annotate(status, exchange.classified(), None))
+                    }
+                    Err(error) => failed(error, handover),
+                }
+            }
+            fill::Outcome::NotModified(entry) => {
+                let why = if self.forward == ForwardReason::Request {
+                    RevalidationReason::Request
+                } else {
+                    RevalidationReason::Stale
+                };
+                answer_stored(proxy, exchange, &entry, CacheStatus::Revalidated { why, collapsed }).await
+            }
+            fill::Outcome::Stored(entry) => answer_stored(proxy, exchange, &entry, status(Ok(()))).await,
+            fill::Outcome::Unshared(why) => {
+                let outcome = why.into();
+                let answer = match handover {
+                    // The fill asked for the whole, for any client; a client that wants a range asks for it itself.
+                    Some(handover) if !exchange.headers.contains_key(header::RANGE) => handover.await.ok(),
+                    _ => None,
+                };
+                let Some(answer) = answer else { return Followed::Alone(outcome) };
+                let reply = passthrough::pass_on(exchange, answer);
+                let status = CacheStatus::Forwarded(self.forward, outcome);
+                Followed::Reply(reply.annotate(status, exchange.classified(), None))
+            }
+            fill::Outcome::Failed(error) => failed(error.into(), handover),
+        }
+    }
+
+    /// RequestHandler when no upstream brought the object: with the stale response if it may be used (RFC 5861 §4), else with
+    /// an error.
+    async fn serve_after_failure(
+        &self,
+        proxy: &Proxy,
+        exchange: &Exchange<'_>,
+        error: &FillError,
+        handover: Option<Handover>,
+    ) -> Reply {
+        let upstream_status = match error {
+            FillError::ServerError { status, .. } => Some(*status),
+            _ => None,
+        };
+        let now = proxy.cache.clock().now();
+        let usable =
+            self.stale.as_ref().filter(|entry| entry.freshness.is_usable_on_error(now, &exchange.control));
+        if let Some(entry) = usable
+            && let Ok(reply) = representation::stored(proxy, exchange, entry).await
+        {
+            let status = CacheStatus::StaleIfError(upstream_status);
+            return reply.annotate(status, exchange.classified(), Some(entry.object.blob));
+        }
+        // The client that started the fill gets the manager's own error.
+        let answer = match (upstream_status, handover) {
+            (Some(_), Some(handover)) => handover.await.ok(),
+            _ => None,
+        };
+        let reply = match answer {
+            Some(answer) => passthrough::pass_on(exchange, answer),
+            None => passthrough::fill_failed(exchange, error),
+        };
+        reply.annotate(CacheStatus::Failed, exchange.classified(), None)
+    }
+
+    /// Asks the upstream for this request alone.
+    async fn forward_alone(&self, exchange: &Exchange<'_>, outcome: ForwardOutcome) -> Reply {
+        if exchange.control.has(Directive::OnlyIfCached) {
+            return not_stored(exchange);
+        }
+        let reply = passthrough::forward(exchange, RequestBody::Empty).await;
+        reply.annotate(CacheStatus::Forwarded(self.forward, outcome), exchange.classified(), None)
+    }
+}
+
+async fn answer_stored(
+    proxy: &Proxy,
+    exchange: &Exchange<'_>,
+    entry: &Arc<Entry>,
+    status: CacheStatus,
+) -> Followed {
+    if !entry.selecting.matches(&exchange.headers) {
+        return Followed::Repeat(Repeat::OtherVariant);
+    }
+    if exchange.is_foreign_absence(entry) {
+        return Followed::Repeat(Repeat::OtherUpstreams);
+    }
+    match representation::stored(proxy, exchange, entry).await {
+        Ok(reply) => Followed::Reply(reply.annotate(status, &entry.classified, Some(entry.object.blob))),
+        Err(_) => Followed::Repeat(Repeat::Damaged),
+    }
+}
+
+/// The reply to an `only-if-cached` request that the store cannot answer (RFC 9111 §5.2.1.7).
+pub(crate) fn not_stored(exchange: &Exchange<'_>) -> Reply {
+    let reply = Reply::text(StatusCode::GATEWAY_TIMEOUT, "gupd: not in the store\n");
+    reply.annotate(CacheStatus::OnlyIfCached, exchange.classified(), None)
+}
+
+fn failed(error: TransferError, handover: Option<Handover>) -> Followed {
+    match error {
+        // The disk failed under a fill: the manager still has the content.
+        TransferError::Read(_) | TransferError::Fill(FillError::Store(_)) => {
+            Followed::Alone(ForwardOutcome::StoreFailed)
+        }
+        TransferError::Fill(
+            FillError::Changed { .. } | FillError::Mismatch { .. } | FillError::Abandoned,
+        ) => Followed::Repeat(Repeat::Changed),
+        // The request that started the fill came round in a loop. A follower has not been there, and asks itself.
+        TransferError::Fill(FillError::ServerError { status: StatusCode::LOOP_DETECTED, .. })
+            if handover.is_none() =>
+        {
+            Followed::Repeat(Repeat::Changed)
+        }
+        TransferError::Fill(error) => Followed::Failed(error, handover),
+    }
+}

@@ -1,0 +1,73 @@
+//! Responses from the store. The hit path is one step: a fresh response whose head is in memory. It takes no lock of
+//! ours, waits for nothing that is in memory, spawns nothing and classifies nothing.
+
+use std::ops::ControlFlow::{Break, Continue};
+use std::sync::Arc;
+
+use crate::Proxy;
+use crate::exchange::{Exchange, Repeat};
+use crate::pipeline::Step;
+use crate::reply::Reply;
+use crate::representation;
+use gupd_cache::Entry;
+use gupd_http::Verdict;
+use gupd_http::freshness::RevalidationReason;
+use gupd_http::status::CacheStatus;
+use gupd_net::shape::Purpose;
+
+/// RequestHandler with a stored response whose head is in memory, if it is fresh.
+pub(crate) async fn serve_hit(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Step {
+    if !exchange.is_cacheable() {
+        return Continue(());
+    }
+    let Some(entry) = exchange.hot_entry(proxy) else { return Continue(()) };
+    if exchange.is_foreign_absence(entry)
+        || entry.freshness.evaluate(proxy.cache.clock().now(), &exchange.control) != Verdict::Fresh
+    {
+        return Continue(());
+    }
+    match representation::stored(proxy, exchange, entry).await {
+        Ok(reply) => Break(reply.annotate(CacheStatus::Hit, &entry.classified, Some(entry.object.blob))),
+        Err(_) => {
+            exchange.repeat_lookup(Repeat::Damaged);
+            Continue(())
+        }
+    }
+}
+
+/// Result of serving a stored response.
+#[expect(clippy::large_enum_variant, reason = "returned once a request, never kept")]
+pub(crate) enum Served {
+    Reply(Reply),
+    /// It has to be revalidated first.
+    Stale(RevalidationReason),
+    /// It was damaged, and is no longer stored.
+    Damaged,
+    /// The disk does not give it now; it may be good.
+    Unreadable,
+}
+
+/// Serves a stored response if it may be used without waiting for an upstream (RFC 9111 §4.2, RFC 5861 §3).
+pub(crate) async fn serve_stored(proxy: &Proxy, exchange: &Exchange<'_>, entry: &Arc<Entry>) -> Served {
+    let status = match entry.freshness.evaluate(proxy.cache.clock().now(), &exchange.control) {
+        Verdict::Revalidate(why) => return Served::Stale(why),
+        Verdict::Fresh => CacheStatus::Hit,
+        Verdict::StaleWhileRevalidate => {
+            let mut wanted = exchange.wanted(entry.object.selecting.clone(), Some(entry.clone()));
+            wanted.bandwidth = exchange.bandwidth_class(&entry.classified, Purpose::Revalidation);
+            // Its outcome is for later requests.
+            let _background = proxy.fills.join(wanted, &exchange.generation.upstreams);
+            CacheStatus::StaleWhileRevalidate
+        }
+    };
+    match representation::stored(proxy, exchange, entry).await {
+        Ok(reply) => Served::Reply(reply.annotate(status, &entry.classified, Some(entry.object.blob))),
+        // The repair has logged what is wrong, and discarded the blob.
+        Err(error) if error.is_about_the_bytes() => Served::Damaged,
+        Err(error) => {
+            let key = &*entry.object.key;
+            tracing::debug!(%error, key, "stored response not readable: passing the request through");
+            Served::Unreadable
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The life of a request: the steps in their order, one list. A step ends the request with a reply or lets it go on to
+//! the next step; no step calls an earlier one. Everything that steps share about the request is in its [`Exchange`].
+//! The complication: steps off the hit path box their futures, so that the future of a hit stays small.
+
+use std::convert::Infallible;
+use std::ops::ControlFlow::{self, Break, Continue};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::Proxy;
+use crate::access::Access;
+use crate::admission::{deny_blocked_content, open_exchange, redirect_while_draining};
+use crate::body::ResponseBody;
+use crate::exchange::Exchange;
+use crate::fetch::serve_or_fill;
+use crate::hit::serve_hit;
+use crate::pacing::ResponsePacer;
+use crate::passthrough::pass_through;
+use crate::reply::Reply;
+use crate::slot::{hold_slot, wait_for_slot};
+use crate::view::{record_download, serve_visible_revision};
+use crate::window::defer_outside_window;
+use gupd_config::policy::ClientAttributes;
+use gupd_net::listen::ClientConnection;
+
+/// Decision of a step: go on to the next one, or end the request with this reply.
+pub(crate) type Step<T = ()> = ControlFlow<Reply, T>;
+
+/// Runs the steps of one request. The names say what a step does to the request; a comment says when it applies.
+async fn run(proxy: &Proxy, exchange: &mut Exchange<'_>, body: Incoming) -> Step<Infallible> {
+    deny_blocked_content(proxy, exchange)?; // The policy blocks the content type for the group or route.
+    redirect_while_draining(proxy, exchange)?; // An administrator sends clients to the manager.
+    serve_visible_revision(proxy, exchange).await?; // Rings: catalogs of the client's revision, payloads when due.
+    defer_outside_window(proxy, exchange).await?; // Schedule windows and spread of the group.
+    wait_for_slot(proxy, exchange).await?; // Limits on the number of downloads.
+    serve_hit(proxy, exchange).await?; // A fresh response in memory: the hit path ends here.
+    pass_through(proxy, exchange, body).await?; // Never cached: methods, private paths, requests with a body.
+    serve_or_fill(proxy, exchange).await // Anything stored that may be used, else a fill.
+}
+
+impl Proxy {
+    /// RequestHandler one request. Never fails: errors become a status, or a body that breaks off.
+    pub async fn handle(&self, request: Request<Incoming>, peer: ClientConnection) -> Response<ResponseBody> {
+        let generation = self.generations.load();
+        let (head, body) = request.into_parts();
+        let (metrics, log) = (self.metrics.clone(), generation.config.log.access);
+        let mut access = Access::new(peer.address, &head.method, &head.uri, metrics, log);
+        // Refuses invalid targets and loops; selects route, group and upstreams.
+        let (reply, group) = match open_exchange(self, &head, &peer, &generation) {
+            Break(reply) => (reply, None),
+            Continue(mut exchange) => {
+                let Break(reply) = run(self, &mut exchange, body).await;
+                let reply = hold_slot(self, &mut exchange, reply).await;
+                record_download(self, &exchange, &reply);
+                access.observer = exchange.observer.take();
+                (reply, Some(exchange.group))
+            }
+        };
+        // A request without a target has no path either.
+        let (policy, client) = (&generation.policy, peer.address.ip());
+        let pacer = || {
+            let group = group
+                .unwrap_or_else(|| {
+                    policy.group(&ClientAttributes::new(client, "").with_names(peer.certificate_names()))
+                })
+                .clone();
+            ResponsePacer::new(self.lan.clone(), client, group)
+        };
+        reply.into_response(&head.method, access, pacer, self.lan.is_limited())
+    }
+}

@@ -1,0 +1,93 @@
+//! Requests from other relays. A peer of the site may follow a fill that a manager feeds, but causes no request of its
+//! own. Fills of two relays can wait for each other: neither sees it in the requests it got, so it is probed for. The
+//! probe is a `HEAD` with the follower's marks, sent where the fill's request went; a loop answers `508`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use tokio::time::{sleep, timeout};
+
+use crate::Proxy;
+use crate::exchange::Exchange;
+use gupd_cache::fill::{Fill, Outcome};
+use gupd_http::forwarding;
+use gupd_http::instance;
+use gupd_net::shape::BandwidthClass;
+use gupd_net::upstream::{CurrentUpstream, RequestBody, Upstream, UpstreamRequest};
+
+/// Time that a peer waits for the head of a running fill, a little less than peers wait for a response: a round trip
+/// over most lines. A manager that needs longer, to build a delta, is asked twice, which costs less than the wait.
+const PEER_WAIT: Duration = Duration::from_millis(700);
+
+/// Time that another relay's request follows a fill without a response head before the first probe, and between two
+/// probes. Heads come sooner over nearly every line, and a loop costs no more than this.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Additional time where the fill has further upstreams to ask. One refusal ends a loop: it should come from the relay
+/// without another upstream, so that this relay gets from elsewhere what another one has.
+const PROBE_DELAY: Duration = Duration::from_secs(2);
+
+/// Returns the running fill that an `only-if-cached` request of another relay may follow.
+///
+/// Only fills that a manager feeds are offered, so that a follower never waits for itself. While a fill still asks its
+/// own peers, its source is not known. Of two relays that ask each other, the one that goes first is then waited for,
+/// and does not wait.
+pub(crate) async fn offered_fill(proxy: &Proxy, exchange: &Exchange<'_>, variant: &str) -> Option<Fill> {
+    if !instance::is_from_relay(&exchange.headers) {
+        return None;
+    }
+    let fill = proxy.fills.running(exchange.key(), variant)?;
+    let asks_peers = fill.asks().is_none_or(|upstream| upstream.is_peer());
+    let goes_first = exchange.generation.upstreams.instance().has_precedence_over_sender(&exchange.headers);
+    if asks_peers && !goes_first {
+        return None;
+    }
+    timeout(PEER_WAIT, fill.is_fed_by_manager()).await.ok()?.then_some(fill)
+}
+
+/// Waits for the outcome of a fill that another request started. `None` if the fill waits for this request.
+pub(crate) async fn follower_outcome(exchange: &Exchange<'_>, fill: &Fill) -> Option<Outcome> {
+    if !instance::is_from_relay(&exchange.headers) {
+        return Some(fill.outcome().await);
+    }
+    tokio::select! {
+        outcome = fill.outcome() => Some(outcome),
+        () = detect_loop(exchange, fill) => None,
+    }
+}
+
+/// Ends when the fill is found to wait for the sender of this request.
+async fn detect_loop(exchange: &Exchange<'_>, fill: &Fill) {
+    let mut probed: Option<Arc<Upstream>> = None;
+    loop {
+        sleep(PROBE_INTERVAL).await;
+        // A fill may go on to the next upstream, but does not come back to one. A peer never asks on.
+        let is_new = |upstream: &Arc<Upstream>| {
+            !upstream.is_peer() && !probed.iter().any(|before| Arc::ptr_eq(before, upstream))
+        };
+        let Some(upstream) = fill.asks().filter(is_new) else { continue };
+        if !exchange.generation.upstreams.is_last(fill.order(), &upstream) {
+            sleep(PROBE_DELAY).await;
+        }
+        if upstream.can_be_relay() && is_loop(exchange, &upstream).await {
+            return;
+        }
+        probed = Some(upstream);
+    }
+}
+
+/// Returns true if a request to this upstream comes back here.
+async fn is_loop(exchange: &Exchange<'_>, upstream: &Arc<Upstream>) -> bool {
+    let (upstreams, class) = (&exchange.generation.upstreams, exchange.classified().class);
+    let probe = UpstreamRequest {
+        method: Method::HEAD,
+        target: exchange.target.original.clone(),
+        headers: forwarding::prepare_fill(&exchange.headers, exchange.version, class, upstreams.instance()),
+        body: RequestBody::Empty,
+        bandwidth: BandwidthClass::default(),
+        current_upstream: CurrentUpstream::default(),
+    };
+    let answer = upstreams.send_to(upstream, &probe).await;
+    answer.is_ok_and(|answer| answer.response.status() == StatusCode::LOOP_DETECTED)
+}

@@ -1,0 +1,121 @@
+//! Catalogs of the client's visible revision. Every catalog that a client gets is of one revision, byte for byte as it
+//! was published. A catalog that no revision has is asked for by `refresh` while the request waits, for a bounded time.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::{current_views, visible_number};
+use crate::Proxy;
+use crate::background::PendingOutcome;
+use crate::exchange::Exchange;
+use crate::fetch::not_stored;
+use crate::reply::Reply;
+use crate::representation;
+use gupd_cache::{Entry, Found};
+use gupd_http::control::Directive;
+use gupd_http::field;
+use gupd_http::status::CacheStatus;
+use gupd_rollout::revision::{Catalog, RevisionNumber, version_key};
+use gupd_rollout::views::Views;
+
+/// Longest wait for a catalog that no revision has: less than the timeout of updaters. It is published all the same, and
+/// found by the next request.
+const CATALOG_WAIT: Duration = Duration::from_secs(25);
+
+/// `Retry-After` for a catalog that is not there now.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// RequestHandler with the catalog of the client's revision. Also returns the number of that revision.
+pub(super) async fn serve_catalog(
+    proxy: &Proxy,
+    exchange: &mut Exchange<'_>,
+    mut views: Arc<Views>,
+) -> (Reply, Option<RevisionNumber>) {
+    let now = || proxy.cache.clock().now();
+    let (client, mut group) = (exchange.peer.address.ip(), exchange.group.clone());
+    let key = exchange.key().clone();
+    let revision = views.of(&group.name, client, now());
+    let has = revision.is_some_and(|revision| revision.catalogs.contains_key(&key));
+    if !has && !views.knows(&key) {
+        if exchange.control.has(Directive::OnlyIfCached) {
+            return (not_stored(exchange), visible_number(&views, &group, client, now()));
+        }
+        let pending = proxy.background.pending_catalogs().wait_for(&key);
+        let outcome = tokio::time::timeout(CATALOG_WAIT, pending).await;
+        (views, group) = current_views(proxy, exchange).unwrap_or((views, group));
+        let visible = visible_number(&views, &group, client, now());
+        match outcome {
+            Ok(PendingOutcome::Published) => {}
+            Ok(PendingOutcome::Absent | PendingOutcome::Refused) => return (absent(exchange), visible),
+            Ok(PendingOutcome::Unpublished) | Err(_) => return (unavailable(exchange), visible),
+        }
+    }
+    let Some(revision) = views.of(&group.name, client, views.time(now())) else {
+        return (unavailable(exchange), None);
+    };
+    let reply = match revision.catalogs.get(&key) {
+        Some(Catalog::Present { since, .. }) => {
+            serve_version(proxy, exchange, &version_key(*since, &key).into()).await
+        }
+        Some(Catalog::Absent) => {
+            proxy.background.missing_catalogs().record_request(&key, now());
+            absent(exchange)
+        }
+        // A later revision brought it.
+        None => absent(exchange),
+    };
+    (reply, Some(revision.number))
+}
+
+/// RequestHandler with a version of a catalog, as it is stored.
+async fn serve_version(proxy: &Proxy, exchange: &mut Exchange<'_>, version: &Arc<str>) -> Reply {
+    // Only one variant of a version is stored, whatever its Vary: the relay asked for it without a client's fields.
+    let found = proxy.cache.find(version, &HeaderMap::new(), exchange.classified()).await;
+    let error = match found {
+        Ok(Found::Entry(entry)) => {
+            remove_foreign_conditions(&mut exchange.headers, &entry);
+            match representation::stored(proxy, exchange, &entry).await {
+                Ok(reply) => {
+                    let blob = Some(entry.object.blob);
+                    return reply.annotate(CacheStatus::Hit, exchange.classified(), blob);
+                }
+                Err(error) => error.to_string(),
+            }
+        }
+        Ok(Found::OtherVariant { .. } | Found::Nothing) => "it is not stored".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(key = &**version, error, "catalog of a kept revision not served");
+    unavailable(exchange)
+}
+
+/// Removes conditions that may be of another revision: with them a client would keep what it has for what it sees now,
+/// or take parts of two revisions for one.
+fn remove_foreign_conditions(headers: &mut Cow<'_, HeaderMap>, entry: &Entry) {
+    let modified = field::date(&entry.object.headers, header::LAST_MODIFIED);
+    let is_foreign = |since| modified.is_none() || field::parse_date(since) != modified;
+    // A later date proves nothing: a client with a later revision does not have the earlier one that it sees now.
+    if headers.get(header::IF_MODIFIED_SINCE).is_some_and(is_foreign) {
+        headers.to_mut().remove(header::IF_MODIFIED_SINCE);
+    }
+    // The client resumes a download that may have been of another revision, and does not say of which.
+    if headers.contains_key(header::RANGE) && !headers.contains_key(header::IF_RANGE) {
+        headers.to_mut().remove(header::RANGE);
+    }
+}
+
+/// The reply for a catalog that the revision does not have, which is normal to clients.
+fn absent(exchange: &Exchange<'_>) -> Reply {
+    let sentence = "gupd: the revision that this client sees has no such catalog\n";
+    Reply::text(StatusCode::NOT_FOUND, sentence).annotate(CacheStatus::Hit, exchange.classified(), None)
+}
+
+fn unavailable(exchange: &Exchange<'_>) -> Reply {
+    let sentence = "gupd: this catalog is not known for one moment now: see Retry-After\n";
+    let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, sentence);
+    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
+    reply.annotate(CacheStatus::Failed, exchange.classified(), None)
+}

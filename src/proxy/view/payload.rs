@@ -1,0 +1,71 @@
+//! RevisionFile payloads of a manager: whether the client's revision has reached the number. A request for a new number
+//! announces a revision, but only if the manager has the payload: clients can make numbers up.
+
+use http::StatusCode;
+
+use super::current_views;
+use crate::Proxy;
+use crate::exchange::{Exchange, Lookup};
+use gupd_cache::fill::{Joined, Outcome};
+use gupd_config::policy::{Group, RevisionFile};
+use gupd_http::control::Directive;
+use gupd_rollout::state::Published;
+use gupd_rollout::views::{Due, Views};
+
+/// Returns when a numbered payload is due for the client.
+pub(super) async fn check_payload(proxy: &Proxy, exchange: &mut Exchange<'_>, views: &Views) -> Due {
+    let key = exchange.key().clone();
+    let Some(file) = RevisionFile::parse(&key) else { return Due::Now };
+    let client = exchange.peer.address.ip();
+    let due = |views: &Views, group: &Group| {
+        let now = views.time(proxy.cache.clock().now());
+        views.due(&group.name, client, file.series, file.number, now)
+    };
+    let first = due(views, exchange.group);
+    if first != Due::Unheard {
+        return first;
+    }
+    // A number that is not confirmed, or cannot be recorded, is not staged: content is not delayed for it, except where
+    // an administrator holds the group.
+    let is_held = views.holds_back(&exchange.group.name, file.series);
+    let unstaged = if is_held { Due::Later(None) } else { first };
+    match exists(proxy, exchange).await {
+        Some(true) => {}
+        Some(false) => return first,
+        None => return unstaged,
+    }
+    match proxy.rollouts.announce(file.series, file.number).await {
+        Ok(Published::Nothing) => {}
+        Ok(Published::New(_) | Published::Joined(_)) => proxy.background.new_revisions().notify(&key),
+        Err(error) => {
+            tracing::warn!(%error, key = &*key, "new revision not recorded");
+            return unstaged;
+        }
+    }
+    current_views(proxy, exchange).map_or(first, |(views, group)| due(&views, &group))
+}
+
+/// Returns true if a payload is stored or its manager has it. The manager is asked as the client asks, and its response
+/// is stored. `None` if this cannot be found out.
+async fn exists(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Option<bool> {
+    let variant = match exchange.lookup(proxy).await {
+        Lookup::Found(entry) => return Some(entry.object.status == StatusCode::OK),
+        // A later step finds out what is wrong.
+        Lookup::Failed => return None,
+        Lookup::OtherVariant { variant } => variant.clone(),
+        Lookup::Missing => String::new(),
+    };
+    if exchange.control.has(Directive::OnlyIfCached) || proxy.cache.unstorable(exchange.key()).is_some() {
+        return None;
+    }
+    let wanted = exchange.wanted(variant, None);
+    let outcome = match proxy.fills.join(wanted, &exchange.generation.upstreams) {
+        Joined::Started(fill, _) | Joined::Following(fill) => fill.outcome().await,
+        Joined::Stored(entry) => Outcome::Stored(entry),
+    };
+    if let Outcome::Stored(entry) | Outcome::NotModified(entry) = &outcome {
+        exchange.set_lookup(entry);
+    }
+    let status = outcome.status()?;
+    Some(matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT))
+}

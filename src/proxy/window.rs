@@ -1,0 +1,71 @@
+//! The step in which a client's schedule window may defer a download. Only `GET` requests for a manager's payloads are
+//! deferred: a `HEAD` costs nothing, and clients learn from catalogs, they do not download by them. A response that has
+//! begun is never cut off by a window that closes.
+
+use std::ops::ControlFlow::{Break, Continue};
+
+use http::{HeaderValue, Method, StatusCode, header};
+
+use crate::Proxy;
+use crate::exchange::{Exchange, Lookup};
+use crate::hit::{Served, serve_stored};
+use crate::pipeline::Step;
+use crate::reply::Reply;
+use gupd_config::OutsideWindow;
+use gupd_config::clock::UnixMillis;
+use gupd_config::policy::ScheduledStart;
+use gupd_http::Verdict;
+use gupd_http::status::CacheStatus;
+
+/// Defers a download whose scheduled start is later: `503` with the exact `Retry-After`. Outside its window, a group with
+/// `outside = cached-only` still gets fresh responses from the store. Without windows this costs one comparison.
+pub(crate) async fn defer_outside_window(proxy: &Proxy, exchange: &Exchange<'_>) -> Step {
+    if !exchange.group.has_schedule() || exchange.skips_windows || *exchange.method != Method::GET {
+        return Continue(());
+    }
+    Box::pin(check_window(proxy, exchange)).await
+}
+
+async fn check_window(proxy: &Proxy, exchange: &Exchange<'_>) -> Step {
+    let (generation, group) = (exchange.generation, exchange.group);
+    let (route, path) = (&exchange.target.route, exchange.target.normalized.path());
+    let revision = generation.policy.revision(route, path, || exchange.classified().class);
+    let Some(revision) = revision else { return Continue(()) };
+    let now = proxy.cache.clock().now();
+    let first_seen = match proxy.first_seen.of(revision) {
+        Some(first_seen) => first_seen,
+        None => {
+            // Unknown since the start: the site has known it for as long as this payload is stored.
+            let stored = match exchange.lookup(proxy).await {
+                Lookup::Found(entry) => entry.object.response_time.min(now),
+                _ => now,
+            };
+            proxy.first_seen.remember(revision, stored)
+        }
+    };
+    let opens =
+        match generation.policy.scheduled_start(group, exchange.peer.address.ip(), revision, first_seen, now)
+        {
+            ScheduledStart::Now | ScheduledStart::Emergency => return Continue(()),
+            ScheduledStart::Later { at: opens } => opens,
+        };
+    if group.settings.outside == OutsideWindow::CachedOnly
+        && let Lookup::Found(entry) = exchange.lookup(proxy).await
+        && entry.freshness.evaluate(now, &exchange.control) == Verdict::Fresh
+        && let Served::Reply(reply) = serve_stored(proxy, exchange, entry).await
+    {
+        return Break(reply);
+    }
+    proxy.metrics.deferred.with_label_values(&[&group.name]).inc();
+    Break(deferred(exchange, opens, now))
+}
+
+/// The reply to a download whose scheduled start is `opens`. `Retry-After` counts seconds (RFC 9110 §10.2.3), rounded up
+/// so that a client that obeys does not come too early.
+pub(crate) fn deferred(exchange: &Exchange<'_>, opens: UnixMillis, now: UnixMillis) -> Reply {
+    let seconds = opens.abs_diff(now).div_ceil(1_000);
+    let sentence = "gupd: the windows of this site give this client a later turn: see Retry-After\n";
+    let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, sentence);
+    reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    reply.annotate(CacheStatus::Deferred, exchange.classified(), None)
+}
