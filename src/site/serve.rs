@@ -87,6 +87,10 @@ impl Origin {
             at = next;
         }
         if break_off.is_some() {
+            // A pause at the very byte where the connection breaks comes before the break.
+            if let Some((_, pause)) = pause.filter(|(place, _)| *place <= at) {
+                pause.pass().await;
+            }
             return Ok(false);
         }
         if resource.framing == Framing::Chunked {
