@@ -1,53 +1,56 @@
-//! `GET /api/v1/rollout/clients`: the clients that are known, each with what it sees and how it does. It has addresses and
-//! names, so it is only for who knows the admin token.
+//! `GET /api/v1/rollout/clients`: the known clients with their visible revision and status. The response has addresses and
+//! names, so it needs the admin token.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 
-use super::Admin;
-use super::refresh::authorise;
-use super::rollout::{pairs, refuse, written};
+use super::auth::authorize;
+use super::{AdminApi, json_response, query_pairs, text_response};
 use gupd_rollout::clients::{ClientFilter, ClientStatus, MAX_LISTED};
 use gupd_rollout::rings::Rings;
 
-/// With `?client=`, `group=`, `light=`, `revision=` those for whom all of it holds; `limit=` is how many at most, the
-/// latest seen first.
-pub(super) async fn clients(State(admin): State<Admin>, uri: Uri, headers: HeaderMap) -> Response {
-    if let Err(refusal) = authorise(admin.token_file, &headers).await {
-        return refuse(refusal);
+/// `client=`, `group=`, `light=` and `revision=` select clients that match all of them. `limit=` is the maximum number;
+/// the latest seen come first.
+pub(super) async fn list(State(api): State<AdminApi>, uri: Uri, headers: HeaderMap) -> Response {
+    if let Err(refusal) = authorize(api.token_file, &headers).await {
+        return text_response(refusal);
     }
-    let (filter, limit) = match parse(uri.query()) {
+    let (filter, limit) = match parse_query(uri.query()) {
         Ok(parsed) => parsed,
-        Err(why) => return refuse((StatusCode::BAD_REQUEST, why)),
+        Err(message) => return text_response((StatusCode::BAD_REQUEST, message)),
     };
-    if !admin.rollouts.are_on() {
-        return refuse((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
+    if !api.rollouts.are_on() {
+        return text_response((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
     }
-    written(&admin.rollouts.clients().list(&filter, limit).await)
+    json_response(&api.rollouts.clients().list(&filter, limit).await)
 }
 
-/// Which clients, and how many; or what is wrong, in one line.
-fn parse(query: Option<&str>) -> Result<(ClientFilter, usize), String> {
+/// Parses the filter and the limit; an error is one line.
+fn parse_query(query: Option<&str>) -> Result<(ClientFilter, usize), String> {
     let (mut filter, mut limit) = (ClientFilter::default(), MAX_LISTED);
-    for (name, value) in pairs(query) {
+    for (name, value) in query_pairs(query) {
         match name {
             "client" => filter.client = Some(value.parse().map_err(|error| format!("client: {error}"))?),
             "group" => filter.group = Some(value.to_owned()),
             "light" => {
                 let status = ClientStatus::ALL.into_iter().find(|status| status.as_str() == value);
-                let unknown = || format!("light: {value:?} is none of green, yellow, red, grey");
+                let unknown = || format!("light: {value:?} is not a status: use green, yellow, red or grey");
                 filter.status = Some(status.ok_or_else(unknown)?);
             }
-            "revision" => filter.revision = Some(number(name, value)?),
-            "limit" => limit = number(name, value)?,
-            _ => return Err(format!("{name:?} is none of client, group, light, revision, limit")),
+            "revision" => filter.revision = Some(parse_number(name, value)?),
+            "limit" => limit = parse_number(name, value)?,
+            _ => {
+                return Err(format!(
+                    "{name:?} is not a parameter: use client, group, light, revision or limit"
+                ));
+            }
         }
     }
     Ok((filter, limit))
 }
 
-fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, String> {
+fn parse_number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("{name}: {value:?} is not a number"))
 }
 
@@ -56,9 +59,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_says_which_clients_are_meant() {
+    fn query_selects_clients() {
         let (filter, limit) =
-            parse(Some("group=pilot&light=red&revision=7&limit=10&client=10.0.0.1")).unwrap();
+            parse_query(Some("group=pilot&light=red&revision=7&limit=10&client=10.0.0.1")).unwrap();
         let expected = ClientFilter {
             client: "10.0.0.1".parse().ok(),
             group: Some("pilot".to_owned()),
@@ -66,20 +69,20 @@ mod tests {
             revision: Some(7.into()),
         };
         assert_eq!((filter, limit), (expected, 10));
-        assert_eq!(parse(None).unwrap(), (ClientFilter::default(), MAX_LISTED));
+        assert_eq!(parse_query(None).unwrap(), (ClientFilter::default(), MAX_LISTED));
     }
 
     #[test]
-    fn a_query_that_means_nothing_is_said_in_one_line() {
-        for (query, says) in [
-            ("light=blue", "green, yellow"),
+    fn invalid_query_is_one_line_error() {
+        for (query, expected) in [
+            ("light=blue", "use green, yellow"),
             ("revision=x", "not a number"),
-            ("ring=a", "none of client"),
+            ("ring=a", "use client, group"),
             ("client=", "client: "),
             ("limit", "not a number"),
         ] {
-            let why = parse(Some(query)).unwrap_err();
-            assert!(why.contains(says) && !why.contains('\n'), "{why}");
+            let error = parse_query(Some(query)).unwrap_err();
+            assert!(error.contains(expected) && !error.contains('\n'), "{error}");
         }
     }
 }

@@ -1,10 +1,15 @@
-//! The admin address: metrics, health, and what an administrator asks for. Owns no state; it reads what others count and
-//! says how the relay is. Whatever changes something needs the admin token.
+//! The admin address: metrics, health, and the API of `gupd refresh`, `reload`, `upgrade`, `drain` and `rollout`.
+//!
+//! It owns no state: handlers read and call the parts of the relay in [`AdminApi`]. Requests that change something, or
+//! return client addresses, need the admin token (`auth`).
+//!
+//! Start with [`AdminApi::serve`], the list of routes. `commands` has the commands for the process, `rollout` and
+//! `clients` the rollout API, [`Exposition`] the metrics.
 
+mod auth;
 mod clients;
+mod commands;
 mod exposition;
-mod orders;
-mod refresh;
 mod rollout;
 
 use std::net::SocketAddr;
@@ -16,13 +21,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use self::auth::read_token;
+pub use self::commands::{CommandReply, CommandRequest, ProcessCommand, ProcessCommands};
 pub use self::exposition::Exposition;
-pub use self::orders::{Answer, Order, Ordered, Orders};
-pub use self::refresh::read_token;
 use gupd_config::clock::Clock;
 use gupd_net::listen::LifecycleStage;
 use gupd_net::redirect::{DrainMode, DrainState};
@@ -30,33 +36,36 @@ use gupd_refresh::Refresher;
 use gupd_rollout::engine::Rollouts;
 use gupd_store::{Degradation, Store};
 
-/// What the admin address tells of.
+/// The parts of a relay that the admin address reads and controls.
 #[derive(Clone, Debug)]
-pub struct Admin {
+pub struct AdminApi {
     /// All metrics.
     pub exposition: Arc<Exposition>,
-    /// The store's figures.
+    /// Store, for its metrics and health.
     pub store: Arc<Store>,
-    /// Bytes the store may have on disk.
+    /// Maximum bytes of the store on disk.
     pub quota: u64,
-    /// Whether new requests are welcome.
+    /// Lifecycle of the relay.
     pub stage: watch::Receiver<LifecycleStage>,
-    /// Who refreshes.
+    /// Background refresh.
     pub refresher: Refresher,
-    /// Who does what concerns the process, if anybody does.
-    pub orders: Option<Orders>,
-    /// Whether clients are to go elsewhere.
+    /// Channel to the code that runs the process; `None` when the relay is embedded in another program.
+    pub commands: Option<ProcessCommands>,
+    /// Drain mode set by an administrator.
     pub drain: Arc<DrainState>,
-    /// Which revisions clients see.
+    /// Rollouts.
     pub rollouts: Rollouts,
-    /// The time.
+    /// Clock.
     pub clock: Clock,
-    /// Where the admin token is.
+    /// File with the admin token.
     pub token_file: Option<PathBuf>,
 }
 
-impl Admin {
-    /// Answers on `listener` until the relay has stopped, or has handed it over to another process.
+/// An error response: status and one line of text.
+type Refusal = (StatusCode, String);
+
+impl AdminApi {
+    /// Serves `listener` until the relay has stopped or has handed over to another process.
     ///
     /// # Errors
     /// When the listener fails.
@@ -66,12 +75,12 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
-            .route("/api/v1/refresh", post(refresh::refresh))
-            .route("/api/v1/reload", post(orders::reload))
-            .route("/api/v1/upgrade", post(orders::upgrade))
-            .route("/api/v1/drain", post(orders::drain).delete(orders::end_drain))
-            .route("/api/v1/rollout", get(rollout::status).post(rollout::order))
-            .route("/api/v1/rollout/clients", get(clients::clients))
+            .route("/api/v1/refresh", post(commands::refresh))
+            .route("/api/v1/reload", post(commands::reload))
+            .route("/api/v1/upgrade", post(commands::upgrade))
+            .route("/api/v1/drain", post(commands::start_drain).delete(commands::end_drain))
+            .route("/api/v1/rollout", get(rollout::status).post(rollout::command))
+            .route("/api/v1/rollout/clients", get(clients::list))
             .route("/api/v1/rollout/view", get(rollout::view))
             .with_state(self)
             .into_make_service_with_connect_info::<SocketAddr>();
@@ -85,34 +94,51 @@ impl Admin {
     }
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    match admin.exposition.encode(&admin.store.stats(), admin.quota) {
+async fn metrics(State(api): State<AdminApi>) -> Response {
+    match api.exposition.encode(&api.store.stats(), api.quota) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
         }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Err(error) => text_response((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
     }
 }
 
-/// The process is alive: it answers.
+/// Liveness: the process answers.
 async fn healthz() -> &'static str {
     "alive\n"
 }
 
-/// New clients are welcome. Also while the disk fails: they get everything, only not from the store.
-async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
-    let (status, word) = match (*admin.stage.borrow(), admin.drain.get()) {
+/// Readiness: new clients are welcome. A failing disk does not change that, because content is passed through.
+async fn readyz(State(api): State<AdminApi>) -> (StatusCode, String) {
+    let (status, word) = match (*api.stage.borrow(), api.drain.get()) {
         (LifecycleStage::Serving, DrainMode::Off) => (StatusCode::OK, "serving"),
         (LifecycleStage::Serving, DrainMode::Unready | DrainMode::Redirecting)
         | (LifecycleStage::Leaving | LifecycleStage::Draining | LifecycleStage::Stopped, _) => {
             (StatusCode::SERVICE_UNAVAILABLE, "draining")
         }
     };
-    let text = match admin.store.degradation() {
+    let text = match api.store.degradation() {
         None => format!("{word}\n"),
         Some(Degradation { health, detail }) => {
             format!("{word}; store: {}, passing through: {detail}\n", health.as_str())
         }
     };
     (status, text)
+}
+
+fn text_response((status, text): (StatusCode, String)) -> Response {
+    (status, format!("{text}\n")).into_response()
+}
+
+fn json_response(value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => text_response((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
+}
+
+/// Returns the names and values of a query; no value of this API needs percent-encoding.
+fn query_pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }

@@ -1,22 +1,21 @@
-//! `/api/v1/rollout`: what is so of rollouts, what one client sees, and what an administrator orders. Owns how an order is
-//! read from a body and how its outcome is answered; who decides is `rollout`. What names clients, and what changes
-//! something, is only for who knows the admin token.
+//! `/api/v1/rollout`: the status of rollouts, the view of one client, and rollout commands. The module parses commands and
+//! writes results; `gupd_rollout` decides. A command needs the admin token and is recorded with its sender and reason.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::Admin;
-use super::refresh::authorise;
+use super::auth::authorize;
+use super::{AdminApi, Refusal, json_response, query_pairs, text_response};
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
 use gupd_rollout::engine::{OrderError, Ordered};
 use gupd_rollout::orders::Order;
@@ -24,22 +23,19 @@ use gupd_rollout::preview::{KnownClient, Preview};
 use gupd_rollout::rings::Rings;
 use gupd_rollout::status::{Beside, Status, ViewStatus};
 
-/// Bytes of an order, many times what the longest one takes.
-const MAX_ORDER: usize = 16 << 10;
+/// Maximum bytes of a command, many times the longest one.
+const MAX_COMMAND: usize = 16 << 10;
 
-/// Time for an order's body to come.
-const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout for the body of a command.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Characters of who gives an order: a line in the audit log is to be read.
+/// Maximum characters of `by`: a line of the audit log must stay readable.
 const MAX_BY: usize = 100;
 
-/// Characters of why.
+/// Maximum characters of `reason`.
 const MAX_REASON: usize = 1_000;
 
-/// What is answered instead of what was asked for: a status and a line.
-type Refusal = (StatusCode, String);
-
-/// Who gives an order, why, and whether it is meant.
+/// Fields of a command request besides the command.
 #[derive(Debug, Deserialize)]
 struct Envelope {
     by: String,
@@ -49,36 +45,34 @@ struct Envelope {
     dry_run: bool,
 }
 
-/// `GET /api/v1/rollout`, with `?catalogs=true` the hashes of catalogs too.
-pub(super) async fn status(State(admin): State<Admin>, uri: Uri) -> Response {
+/// `GET /api/v1/rollout`; `?catalogs=true` adds the hashes of catalogs.
+pub(super) async fn status(State(api): State<AdminApi>, uri: Uri) -> Response {
     let catalogs = match uri.query() {
         None | Some("catalogs=false") => false,
         Some("catalogs=true") => true,
         Some(_) => {
-            return refuse((
-                StatusCode::BAD_REQUEST,
-                "ask for /api/v1/rollout, or for ?catalogs=true".to_owned(),
-            ));
+            let message = "invalid query: use /api/v1/rollout or /api/v1/rollout?catalogs=true";
+            return text_response((StatusCode::BAD_REQUEST, message.to_owned()));
         }
     };
-    let (current, now) = (admin.rollouts.current(), admin.clock.now());
+    let (current, now) = (api.rollouts.current(), api.clock.now());
     let Some(rings) = current.rings.clone() else {
-        return refuse((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
+        return text_response((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
     };
-    let clients = admin.rollouts.clients().summary().await;
-    let told = spawn_blocking(move || {
+    let clients = api.rollouts.clients().summary().await;
+    let response = spawn_blocking(move || {
         let kept = |number| current.payloads.get(&number).copied().unwrap_or(0);
         let trouble = |revision, ring| current.troubles.get(&(revision, ring)).map(ToString::to_string);
         let beside = Beside { trouble: &trouble, kept: &kept, clients: &clients };
-        written(&Status::of(&current.state, &rings, beside, catalogs, now))
+        json_response(&Status::of(&current.state, &rings, beside, catalogs, now))
     });
-    told.await.unwrap_or_else(|error| refuse((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())))
+    response.await.unwrap_or_else(|error| internal_error(&error))
 }
 
 /// `GET /api/v1/rollout/view?client=ADDR&group=NAME`.
-pub(super) async fn view(State(admin): State<Admin>, uri: Uri) -> Response {
+pub(super) async fn view(State(api): State<AdminApi>, uri: Uri) -> Response {
     let (mut client, mut group) = (None, None);
-    for (name, value) in pairs(uri.query()) {
+    for (name, value) in query_pairs(uri.query()) {
         match name {
             "client" => client = value.parse::<IpAddr>().ok(),
             "group" => group = Some(value),
@@ -86,130 +80,119 @@ pub(super) async fn view(State(admin): State<Admin>, uri: Uri) -> Response {
         }
     }
     let (Some(client), Some(group)) = (client, group) else {
-        let why = "ask for /api/v1/rollout/view?client=ADDRESS&group=NAME";
-        return refuse((StatusCode::BAD_REQUEST, why.to_owned()));
+        let message = "invalid query: use /api/v1/rollout/view?client=ADDRESS&group=NAME";
+        return text_response((StatusCode::BAD_REQUEST, message.to_owned()));
     };
-    let views = admin.rollouts.views();
-    let Some(views) = &*views else { return refuse((StatusCode::NOT_FOUND, Rings::NONE.to_owned())) };
+    let views = api.rollouts.views();
+    let Some(views) = &*views else { return text_response((StatusCode::NOT_FOUND, Rings::NONE.to_owned())) };
     if !views.has_group(group) {
-        let why =
-            format!("this relay has no group {group:?}; if it is new in the configuration, run gupd reload");
-        return refuse((StatusCode::NOT_FOUND, why));
+        let message = format!("group {group:?}: unknown to this relay: run gupd reload if it is new");
+        return text_response((StatusCode::NOT_FOUND, message));
     }
-    match ViewStatus::of(views, group, client.to_canonical(), admin.clock.now()) {
-        Some(view) => written(&view),
-        None => refuse((StatusCode::NOT_FOUND, "there is no revision yet".to_owned())),
+    match ViewStatus::of(views, group, client.to_canonical(), api.clock.now()) {
+        Some(view) => json_response(&view),
+        None => text_response((StatusCode::NOT_FOUND, "there is no revision yet".to_owned())),
     }
 }
 
-/// `POST /api/v1/rollout`: an order as JSON, with `by`, and `reason` and `dry_run` if they are given.
-pub(super) async fn order(
-    State(admin): State<Admin>,
+/// `POST /api/v1/rollout`: a command as JSON with `by`, and optionally `reason` and `dry_run`.
+pub(super) async fn command(
+    State(api): State<AdminApi>,
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    if let Err(refusal) = authorise(admin.token_file.clone(), request.headers()).await {
-        return refuse(refusal);
+    if let Err(refusal) = authorize(api.token_file.clone(), request.headers()).await {
+        return text_response(refusal);
     }
-    let body = match body(request).await {
+    let body = match read_body(request).await {
         Ok(body) => body,
-        Err(refusal) => return refuse(refusal),
+        Err(refusal) => return text_response(refusal),
     };
-    let (order, Envelope { by, reason, dry_run }) = match parse(&body) {
+    let (order, Envelope { by, reason, dry_run }) = match parse_command(&body) {
         Ok(parsed) => parsed,
-        Err(why) => return refuse((StatusCode::BAD_REQUEST, why)),
+        Err(message) => return text_response((StatusCode::BAD_REQUEST, message)),
     };
     if dry_run {
-        return preview(&admin, order).await;
+        return preview(&api, order).await;
     }
     let from = from.ip().to_canonical().to_string();
-    match admin.rollouts.order(Ordered { order, by, from, reason }).await {
-        Ok(done) => written(&done),
-        Err(error) => refuse(refusal(&error)),
+    match api.rollouts.order(Ordered { order, by, from, reason }).await {
+        Ok(done) => json_response(&done),
+        Err(error) => command_error(&error),
     }
 }
 
-async fn preview(admin: &Admin, order: Order) -> Response {
-    let (rollouts, now) = (admin.rollouts.clone(), admin.clock.now());
+async fn preview(api: &AdminApi, order: Order) -> Response {
+    let (rollouts, now) = (api.rollouts.clone(), api.clock.now());
     let clients = rollouts.clients().list(&ClientFilter::default(), MAX_LISTED).await;
     let clients: Vec<KnownClient> = clients.iter().map(KnownClient::from).collect();
-    let told = spawn_blocking(move || {
+    let response = spawn_blocking(move || {
         let current = rollouts.current();
         let (done, before, after) = rollouts.preview(&order, now)?;
         let groups = current.rings.iter().flat_map(|rings| rings.groups());
-        Ok(written(&Preview::of(done, (&before, &after), groups, &clients, now)))
+        Ok(json_response(&Preview::of(done, (&before, &after), groups, &clients, now)))
     });
-    match told.await {
-        Ok(Ok(told)) => told,
-        Ok(Err(error)) => refuse(refusal(&error)),
-        Err(error) => refuse((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    match response.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => command_error(&error),
+        Err(error) => internal_error(&error),
     }
 }
 
-async fn body(request: Request) -> Result<Bytes, Refusal> {
-    let body = Limited::new(request.into_body(), MAX_ORDER).collect();
-    match timeout(ORDER_TIMEOUT, body).await {
+async fn read_body(request: Request) -> Result<Bytes, Refusal> {
+    let body = Limited::new(request.into_body(), MAX_COMMAND).collect();
+    match timeout(BODY_TIMEOUT, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) => {
-            let why = format!("the order did not come whole, or has more than {MAX_ORDER} bytes: {error}");
-            Err((StatusCode::BAD_REQUEST, why))
+            let message = format!("command: body incomplete or larger than {MAX_COMMAND} bytes: {error}");
+            Err((StatusCode::BAD_REQUEST, message))
         }
-        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the order did not come; send it at once".to_owned())),
+        Err(_) => Err((
+            StatusCode::REQUEST_TIMEOUT,
+            "command: body did not arrive in time: send it at once".to_owned(),
+        )),
     }
 }
 
-/// The order in a body, and what goes with it; or what is wrong with it, in one line.
-fn parse(body: &[u8]) -> Result<(Order, Envelope), String> {
-    const EXAMPLE: &str = r#"send one like {"order": "halt", "by": "anna", "reason": "…"}"#;
-    let wrong = |error: serde_json::Error| format!("this is not an order: {error}; {EXAMPLE}");
-    let mut order: Map<String, Value> = serde_json::from_slice(body).map_err(wrong)?;
+/// Parses a command and its envelope; an error is one line.
+fn parse_command(body: &[u8]) -> Result<(Order, Envelope), String> {
+    const EXAMPLE: &str = r#"send JSON such as {"order": "halt", "by": "anna", "reason": "…"}"#;
+    let invalid = |error: serde_json::Error| format!("command: invalid: {error}: {EXAMPLE}");
+    let mut order: Map<String, Value> = serde_json::from_slice(body).map_err(invalid)?;
     let mut envelope = Map::new();
     for key in ["by", "reason", "dry_run"] {
         envelope.extend(order.remove(key).map(|value| (key.to_owned(), value)));
     }
-    let mut envelope: Envelope = serde_json::from_value(envelope.into()).map_err(wrong)?;
-    let given: Vec<String> = order.keys().cloned().collect();
-    let order: Order = serde_json::from_value(order.into()).map_err(wrong)?;
-    // Of an order without parameters serde takes any.
-    let known = serde_json::to_value(&order).map_err(wrong)?;
-    if let Some(unknown) = given.iter().find(|key| known.get(key.as_str()).is_none()) {
-        return Err(format!("this order has no {unknown:?}; leave it out"));
+    let mut envelope: Envelope = serde_json::from_value(envelope.into()).map_err(invalid)?;
+    let keys: Vec<String> = order.keys().cloned().collect();
+    let order: Order = serde_json::from_value(order.into()).map_err(invalid)?;
+    // serde accepts unknown fields of a variant without fields.
+    let known = serde_json::to_value(&order).map_err(invalid)?;
+    if let Some(unknown) = keys.iter().find(|key| known.get(key.as_str()).is_none()) {
+        return Err(format!("command: unknown field {unknown:?}: remove it"));
     }
     envelope.by = envelope.by.trim().to_owned();
     if envelope.by.is_empty() || envelope.by.chars().count() > MAX_BY {
-        return Err(format!("say who gives the order, in 1 to {MAX_BY} characters: by"));
+        return Err(format!("by: must have 1 to {MAX_BY} characters"));
     }
     if envelope.reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_REASON) {
-        return Err(format!("the reason is too long; give it in {MAX_REASON} characters"));
+        return Err(format!("reason: must have at most {MAX_REASON} characters"));
     }
     Ok((order, envelope))
 }
 
-fn refusal(error: &OrderError) -> Refusal {
+fn command_error(error: &OrderError) -> Response {
     let status = match error {
         OrderError::Off | OrderError::Refused(_) => StatusCode::CONFLICT,
         OrderError::Unwritten(_) | OrderError::Store(_) | OrderError::Stopping => {
             StatusCode::SERVICE_UNAVAILABLE
         }
     };
-    (status, error.to_string())
+    text_response((status, error.to_string()))
 }
 
-/// Names and values of a query whose values need no encoding.
-pub(super) fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
-    let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-}
-
-pub(super) fn refuse((status, why): Refusal) -> Response {
-    (status, format!("{why}\n")).into_response()
-}
-
-pub(super) fn written(value: &impl Serialize) -> Response {
-    match serde_json::to_string(value) {
-        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
-        Err(error) => refuse((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
-    }
+fn internal_error(error: &dyn std::fmt::Display) -> Response {
+    text_response((StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
 #[cfg(test)]
@@ -217,35 +200,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_is_read_with_who_gives_it_and_why() {
+    fn command_is_parsed_with_sender_and_reason() {
         let body = br#"{"order":"release","now":true,"by":" anna ","reason":"worm"}"#;
-        let (order, envelope) = parse(body).unwrap();
+        let (order, envelope) = parse_command(body).unwrap();
         assert_eq!(order, Order::Release { group: None, now: true });
         assert_eq!(
             (&*envelope.by, envelope.reason.as_deref(), envelope.dry_run),
             ("anna", Some("worm"), false)
         );
-        let (order, envelope) = parse(br#"{"order":"halt","by":"anna","dry_run":true}"#).unwrap();
+        let (order, envelope) = parse_command(br#"{"order":"halt","by":"anna","dry_run":true}"#).unwrap();
         assert_eq!((order, envelope.dry_run), (Order::Halt, true));
     }
 
     #[test]
-    fn what_is_no_order_is_said_in_one_line() {
+    fn invalid_command_is_one_line_error() {
         let long = format!(r#"{{"order":"halt","by":"anna","reason":"{}"}}"#, "a".repeat(MAX_REASON + 1));
-        for (body, says) in [
-            ("", "not an order"),
-            ("[]", "not an order"),
+        for (body, expected) in [
+            ("", "command: invalid"),
+            ("[]", "command: invalid"),
             ("{\"order\":\n\"jump\",\"by\":\"a\"}", "unknown variant `jump`"),
             (r#"{"order":"halt"}"#, "missing field `by`"),
-            (r#"{"order":"halt","by":" "}"#, "say who gives the order"),
-            (r#"{"order":"halt","by":"a","group":"b"}"#, r#"no "group""#),
+            (r#"{"order":"halt","by":" "}"#, "by: must have"),
+            (r#"{"order":"halt","by":"a","group":"b"}"#, r#"unknown field "group""#),
             (r#"{"order":"hold","by":"a","group":"b"}"#, "missing field `revision`"),
             (r#"{"order":"promote","by":"a","ring":"b","x":1}"#, "unknown field `x`"),
             (r#"{"order":"name","by":"a","revision":-1,"name":"b"}"#, "invalid value"),
-            (&long, "too long"),
+            (&long, "reason: must have"),
         ] {
-            let why = parse(body.as_bytes()).unwrap_err();
-            assert!(why.contains(says) && !why.contains('\n'), "{body}: {why}");
+            let error = parse_command(body.as_bytes()).unwrap_err();
+            assert!(error.contains(expected) && !error.contains('\n'), "{body}: {error}");
         }
     }
 }

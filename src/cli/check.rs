@@ -1,5 +1,5 @@
-//! `gupd check`: reads a configuration as `serve` would and names every problem, and warns of what is odd;
-//! with `--probe` also asks the upstreams.
+//! `gupd check`: validates a configuration as `serve` does, and prints all problems and warnings. With `--probe` it also
+//! sends a request to each upstream.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Version};
 
-use super::{Failure, Settings, answer};
+use super::{CommandError, CommonFlags, new_runtime, print_line};
 use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config};
 use gupd_net::listen::tls;
@@ -15,32 +15,29 @@ use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::{BandwidthClass, WanLimiter};
 use gupd_net::upstream::{CurrentUpstream, RequestBody, UpstreamRequest, Upstreams};
 
-pub(super) fn run(settings: &Settings, probe: bool) -> Result<(), Failure> {
-    let config = settings.load()?;
-    let configuration = |error: &dyn std::fmt::Display| Failure::Configuration(error.to_string());
+pub(super) fn run(flags: &CommonFlags, probe: bool) -> Result<(), CommandError> {
+    let config = flags.load()?;
+    let configuration = |error: &dyn std::fmt::Display| CommandError::Configuration(error.to_string());
     Policy::new(&config).map_err(|error| configuration(&error))?;
     tls::load_acceptor(&config.server).map_err(|error| configuration(&error))?;
     let metrics = NetMetrics::register(&prometheus::Registry::new())
-        .map_err(|error| Failure::Failed(error.to_string()))?;
+        .map_err(|error| CommandError::Failed(error.to_string()))?;
     let wan = Arc::new(WanLimiter::unlimited(&config, Clock::system()));
     let upstreams = Upstreams::new(&config, Clock::system(), wan, Arc::new(metrics))
         .map_err(|error| configuration(&error))?;
     for warning in config.warnings.iter().chain(&config.redirect_warnings()) {
-        answer(&format!("warning: {warning}"));
+        print_line(&format!("warning: {warning}"));
     }
-    answer("the configuration is good");
-    if probe { ask_all(&config, &upstreams) } else { Ok(()) }
+    print_line("configuration is valid");
+    if probe { probe_upstreams(&config, &upstreams) } else { Ok(()) }
 }
 
-fn ask_all(config: &Config, upstreams: &Upstreams) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Failed(format!("the system gives no event queue: {error}")))?;
+fn probe_upstreams(config: &Config, upstreams: &Upstreams) -> Result<(), CommandError> {
+    let runtime = new_runtime()?;
     let mut headers = HeaderMap::new();
     upstreams.instance().mark(&mut headers, Version::HTTP_11);
-    let outgoing = UpstreamRequest {
-        // Any answer will do: it shows that somebody speaks HTTP there.
+    let request = UpstreamRequest {
+        // Any status shows that the upstream answers.
         method: Method::HEAD,
         target: PathAndQuery::from_static("/"),
         headers,
@@ -48,19 +45,19 @@ fn ask_all(config: &Config, upstreams: &Upstreams) -> Result<(), Failure> {
         bandwidth: BandwidthClass::default(),
         current_upstream: CurrentUpstream::default(),
     };
-    let mut silent = Vec::new();
+    let mut failed = Vec::new();
     for (upstream, configured) in upstreams.iter().zip(&config.upstreams) {
-        let begun = Instant::now();
-        match runtime.block_on(upstreams.send_to(upstream, &outgoing)) {
-            Ok(reply) => answer(&format!(
-                "upstream {} ({}): answers {} in {} ms",
+        let started = Instant::now();
+        match runtime.block_on(upstreams.send_to(upstream, &request)) {
+            Ok(reply) => print_line(&format!(
+                "upstream {} ({}): status {} after {} ms",
                 upstream.name,
                 configured.url,
                 reply.response.status().as_u16(),
-                begun.elapsed().as_millis()
+                started.elapsed().as_millis()
             )),
-            Err(error) => silent.push(format!("{error} ({})", configured.url)),
+            Err(error) => failed.push(format!("{error} ({})", configured.url)),
         }
     }
-    if silent.is_empty() { Ok(()) } else { Err(Failure::Failed(silent.join("\n"))) }
+    if failed.is_empty() { Ok(()) } else { Err(CommandError::Failed(failed.join("\n"))) }
 }

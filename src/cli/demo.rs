@@ -1,22 +1,22 @@
-//! `gupd demo`: the demo with the real relay in it.
+//! `gupd demo`: runs the demo with a real relay.
 
 use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Failure;
+use super::CommandError;
 use crate::relay::Relay;
 use crate::tour::{self, Options, RelayAddresses, RunningRelay};
 use gupd_config::Recurrence;
 use gupd_config::{Clock, Config};
 
-/// When the demo stops its relay, every client has what it wanted.
-const DRAIN: Duration = Duration::from_secs(2);
+/// All clients have their content when the demo stops its relay.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) fn run(clients: NonZeroU16, exit: bool) -> Result<(), Failure> {
+pub(super) fn run(clients: NonZeroU16, exit: bool) -> Result<(), CommandError> {
     tour::run(Options { clients, exit }, start_relay).map_err(|error| match error {
-        tour::DemoError::TooManyClients(_) => Failure::Configuration(error.to_string()),
-        _ => Failure::Failed(error.to_string()),
+        tour::DemoError::TooManyClients(_) => CommandError::Configuration(error.to_string()),
+        _ => CommandError::Failed(error.to_string()),
     })
 }
 
@@ -25,11 +25,11 @@ fn start_relay(manager: &str, store: &Path) -> Result<Relay, Box<dyn std::error:
     let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     config.server.listen = vec![any_port];
     config.server.admin = any_port;
-    config.server.drain_timeout = DRAIN;
+    config.server.drain_timeout = DRAIN_TIMEOUT;
     config.store.dir = store.to_owned();
-    // The demo's content is 25 MB, wherever its folder is.
+    // The content of the demo is 25 MB, which fits on any disk.
     config.store.min_free = 0;
-    // What its table shows is what clients asked for.
+    // The table must show requests of clients only.
     config.refresh.schedule = Recurrence::Off;
     config.prefetch.learned = false;
     Ok(Relay::start(config, Clock::system())?)
@@ -37,7 +37,7 @@ fn start_relay(manager: &str, store: &Path) -> Result<Relay, Box<dyn std::error:
 
 impl RunningRelay for Relay {
     fn addresses(&self) -> RelayAddresses {
-        // A relay that started has an address for every `listen`.
+        // A running relay has an address for each `listen`.
         let unspecified = self.admin();
         RelayAddresses {
             relay: Relay::addresses(self).first().copied().unwrap_or(unspecified),

@@ -1,14 +1,18 @@
-//! The command line: reads it, runs a command, turns what went wrong into one line and an exit status: 0 done,
-//! 1 failed, 2 usage or configuration. Standard error is written only here.
+//! The command line and the composition of a relay from the other crates.
+//!
+//! [`main`] parses the command line, runs a command, and turns an error into lines on standard error and an exit status:
+//! 0 done, 1 failed, 2 usage or configuration. Results go to standard output. Only this file writes to standard error.
+//!
+//! Start with [`main`]; each command has a module. [`relay`] is the composition root: it builds, starts, reloads and stops
+//! a [`relay::Relay`]. [`tour`] is the demo.
 
-mod ask;
+mod admin_client;
 mod check;
 mod clients_config;
 mod demo;
-mod orders;
 mod plan;
 mod policy;
-mod refresh;
+mod process_commands;
 pub mod relay;
 mod rollout;
 mod serve;
@@ -20,10 +24,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 use gupd_config::{self as config, Config, Overrides, Problems};
 
-/// A site relay for endpoint-protection content: fills once, serves everyone.
+/// Caching relay for endpoint-protection content: downloads each object once and serves every client of a site.
 #[derive(Debug, Parser)]
 #[command(name = "gupd", version, about)]
 struct CommandLine {
@@ -35,82 +40,82 @@ struct CommandLine {
 enum Command {
     /// Run the relay.
     Serve(serve::Serve),
-    /// Name every problem of a configuration.
+    /// Check a configuration and list all problems and warnings.
     Check {
         #[command(flatten)]
-        settings: Settings,
-        /// Ask each upstream whether it answers.
+        common: CommonFlags,
+        /// Also send a request to each upstream.
         #[arg(long)]
         probe: bool,
     },
-    /// Have the running relay ask whether its catalogs are still good, now.
-    Refresh(Settings),
-    /// Have the program on disk take over from the running one, whose guard keeps clients served.
-    Upgrade(Settings),
-    /// Have the running relay read its configuration again, and say what comes of it.
-    Reload(Settings),
-    /// Have load balancers, and with --redirect clients too, go elsewhere; what runs goes on.
-    Drain(orders::Drain),
-    /// Print what to enter where, so that clients come to this relay.
+    /// Make the running relay revalidate all catalogs now.
+    Refresh(CommonFlags),
+    /// Replace the running relay by the program on disk; its guard keeps clients served.
+    Upgrade(CommonFlags),
+    /// Make the running relay reload its configuration, and print the result.
+    Reload(CommonFlags),
+    /// Make /readyz answer 503 so that load balancers use another relay; downloads continue.
+    Drain(process_commands::Drain),
+    /// Print the client settings for this relay: policies, proxy file, DNS record.
     ClientsConfig(Box<clients_config::ClientsConfig>),
-    /// Say what a rollout will be like at this site, and what each limit costs.
+    /// Simulate a rollout at this site, and show the effect of each limit.
     Plan(Box<plan::Plan>),
-    /// Say what the configuration means for a client.
+    /// Show the effect of the configuration on a client.
     Policy {
         #[command(subcommand)]
-        command: policy::Command,
+        command: policy::PolicyCommand,
     },
-    /// Show which revision clients see and what opens next; hold, roll back, release, halt, promote.
+    /// Show and control rollouts: hold, roll back, release, halt, promote.
     Rollout {
         #[command(subcommand)]
-        command: Box<rollout::Command>,
+        command: Box<rollout::RolloutSubcommand>,
     },
-    /// Look at what is stored, verify, remove or carry it.
+    /// List, purge, verify, export or import stored objects.
     Store {
         #[command(subcommand)]
-        command: store::Command,
+        command: store::StoreCommand,
     },
-    /// See it work: a manager behind a thin line, the relay, and clients, on this machine.
+    /// Run a demo on this machine: a manager behind a slow line, the relay, and clients.
     Demo {
-        /// How many clients.
+        /// Number of clients.
         #[arg(long, default_value_t = crate::tour::DEFAULT_CLIENTS)]
         clients: NonZeroU16,
-        /// End after the table instead of leaving the relay up.
+        /// Exit after the table instead of keeping the relay running.
         #[arg(long)]
         exit: bool,
     },
 }
 
-/// Flags overrule the environment (`GUPD_…`), which overrules the file.
+/// Flags of commands that concern a relay. They override the environment (`GUPD_…`), which overrides the file.
 #[derive(Clone, Debug, Args)]
-struct Settings {
+struct CommonFlags {
     /// Configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address clients connect to; may be repeated [default: 0.0.0.0:2967].
+    /// Address for clients; repeatable [default: 0.0.0.0:2967].
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
-    /// Manager or LiveUpdate server; may be repeated, by priority.
+    /// Manager or LiveUpdate server; repeatable, in order of priority.
     #[arg(long, value_name = "URL")]
     upstream: Vec<String>,
     /// Folder of the store [default: /var/lib/gupd, or the user's state folder].
     #[arg(long, value_name = "DIR")]
     store: Option<String>,
-    /// Address of metrics and health [default: 127.0.0.1:9467].
+    /// Address for metrics, health and commands [default: 127.0.0.1:9467].
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
-    /// Certificate chain; with it every --listen speaks TLS.
+    /// Certificate chain; enables TLS on every --listen address.
     #[arg(long, value_name = "PEM")]
     tls_cert: Option<String>,
-    /// Key of the certificate.
+    /// Private key of the certificate.
     #[arg(long, value_name = "PEM")]
     tls_key: Option<String>,
-    /// What all upstreams together may send, such as 8Mbit/s [default: unlimited].
+    /// Maximum rate of all upstreams together, such as 8Mbit/s [default: unlimited].
     #[arg(long, value_name = "RATE")]
     wan_limit: Option<String>,
 }
 
-impl Settings {
+impl CommonFlags {
     fn load(&self) -> Result<Config, Problems> {
         Config::load(&self.overrides(), self.config.as_deref(), config::environment())
     }
@@ -132,25 +137,25 @@ impl Settings {
     }
 }
 
-/// A command that did not do what it was asked.
+/// Error of a command; one line for each problem.
 #[derive(Debug)]
-enum Failure {
-    /// Usage or configuration: exit status 2. One line a problem.
+enum CommandError {
+    /// Usage or configuration: exit status 2.
     Configuration(String),
-    /// Anything else: exit status 1.
+    /// Any other error: exit status 1.
     Failed(String),
 }
 
-/// Runs the command the process was started with.
+/// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    // clap writes usage errors itself, and exits with 2.
-    let done = match CommandLine::parse().command {
+    // clap prints usage errors itself and exits with 2.
+    let result = match CommandLine::parse().command {
         Command::Serve(serve) => serve::run(serve),
-        Command::Check { settings, probe } => check::run(&settings, probe),
-        Command::Refresh(settings) => refresh::run(&settings),
-        Command::Reload(settings) => orders::reload(&settings),
-        Command::Drain(drain) => orders::drain(&drain),
-        Command::Upgrade(settings) => orders::upgrade(&settings),
+        Command::Check { common, probe } => check::run(&common, probe),
+        Command::Refresh(common) => process_commands::refresh(&common),
+        Command::Reload(common) => process_commands::reload(&common),
+        Command::Drain(drain) => process_commands::drain(&drain),
+        Command::Upgrade(common) => process_commands::upgrade(&common),
         Command::ClientsConfig(command) => clients_config::run(&command),
         Command::Plan(plan) => plan::run(&plan),
         Command::Policy { command } => policy::run(&command),
@@ -158,34 +163,34 @@ pub fn main() -> ExitCode {
         Command::Store { command } => store::run(command),
         Command::Demo { clients, exit } => demo::run(clients, exit),
     };
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let (text, status) = match failure {
-                Failure::Configuration(text) => (text, 2),
-                Failure::Failed(text) => (text, 1),
+        Err(error) => {
+            let (text, status) = match error {
+                CommandError::Configuration(text) => (text, 2),
+                CommandError::Failed(text) => (text, 1),
             };
             for line in text.lines() {
-                complain(line);
+                print_error(line);
             }
             ExitCode::from(status)
         }
     }
 }
 
-impl From<Problems> for Failure {
+impl From<Problems> for CommandError {
     fn from(problems: Problems) -> Self {
         Self::Configuration(problems.to_string())
     }
 }
 
-impl From<gupd_store::StoreError> for Failure {
+impl From<gupd_store::StoreError> for CommandError {
     fn from(error: gupd_store::StoreError) -> Self {
         Self::Failed(error.to_string())
     }
 }
 
-impl From<crate::relay::StartError> for Failure {
+impl From<crate::relay::StartError> for CommandError {
     fn from(error: crate::relay::StartError) -> Self {
         use crate::relay::StartError::{Connect, Policy, Tls};
         match error {
@@ -195,12 +200,23 @@ impl From<crate::relay::StartError> for Failure {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the one place that speaks to whoever started the program")]
-fn complain(line: &str) {
+/// Creates a runtime on the current thread for a command.
+fn new_runtime() -> Result<Runtime, CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| CommandError::Failed(format!("event queue: cannot be created: {error}")))
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String, CommandError> {
+    serde_json::to_string_pretty(value)
+        .map_err(|error| CommandError::Failed(format!("result: cannot be written as JSON: {error}")))
+}
+
+#[expect(clippy::print_stderr, reason = "the only place that prints errors of commands")]
+fn print_error(line: &str) {
     eprintln!("gupd: {line}");
 }
 
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
-fn answer(line: &str) {
+#[expect(clippy::print_stdout, reason = "the result of a command")]
+fn print_line(line: &str) {
     println!("{line}");
 }

@@ -1,6 +1,8 @@
-//! What guard and worker say to each other: one message a packet of a Unix socket pair, with the descriptors that go
-//! along. Owns its form and its bounds. A packet is sent and read whole or not at all, so that neither side can be
-//! found in the middle of one; the end of either process is the end of the socket.
+//! The control protocol between guard and worker: one JSON message a packet of a Unix socket pair, with descriptors
+//! attached. The module owns the format and its limits. A packet is sent and read whole or not at all, so no side is ever
+//! left in the middle of one. The exit of either process closes the socket.
+//!
+//! A guard may talk to a worker of a newer program: serialized names never change.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -18,68 +20,73 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
-use crate::metrics::Figures;
+use crate::metrics::GuardStats;
 
-/// Bytes of a packet, at most: a few hundred are usual.
+/// Maximum bytes of a packet; a few hundred are usual.
 const MAX_PACKET: usize = 16 << 10;
 
-/// Descriptors that go with one packet, at most: Linux's `SCM_MAX_FD`.
+/// Maximum descriptors of a packet: `SCM_MAX_FD` of Linux.
 pub(super) const MAX_DESCRIPTORS: usize = 253;
 
-/// What the guard tells a worker.
+/// Command of the guard to a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Order {
-    /// Give signs of life. The first order of all.
+pub enum WorkerCommand {
+    /// Send heartbeats. Always the first command.
     Begin {
-        /// How often, in milliseconds.
+        /// Interval in milliseconds.
         beat: u64,
     },
-    /// Open the store, with the sockets that come along, the last of which is the admin address's; do not accept.
+    /// Open the store and take the attached sockets, the last of which is the admin address; do not accept.
     Open,
-    /// Accept from now on.
-    Go(Figures),
-    /// The guard's figures have changed.
-    Count(Figures),
-    /// So many processes keep the limits of the site together.
-    Share(u32),
-    /// Stop accepting, release the store to the next worker, finish what runs, end.
+    /// Accept clients.
+    #[serde(rename = "Go")]
+    Accept(GuardStats),
+    /// Show these counts of the guard in the metrics.
+    #[serde(rename = "Count")]
+    SetStats(GuardStats),
+    /// Keep an equal part of the limits: this many processes share them.
+    #[serde(rename = "Share")]
+    ShareLimits(u32),
+    /// Stop accepting, release the store to the next worker, finish running downloads, exit.
     HandOver,
     /// Read the configuration again.
     Reload,
-    /// Stop accepting, finish what runs, end. Told again: end at once.
+    /// Stop accepting, finish running downloads, exit. The second time: exit at once.
     Stop,
-    /// How the upgrade that an administrator asked for goes.
-    Upgraded(Result<(), String>),
+    /// Answer the administrator's upgrade request with this result.
+    #[serde(rename = "Upgraded")]
+    AnswerUpgrade(Result<(), String>),
 }
 
-/// What a worker says.
+/// Message of a worker to the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Said {
-    /// Its configuration is good.
+pub enum WorkerMessage {
+    /// The configuration is accepted.
     Prepared,
-    /// The store is open; it could accept.
+    /// The store is open; the worker can accept clients.
     Ready,
-    /// It accepts no more, and the store is free.
+    /// The worker has stopped accepting and closed the store.
     Released,
-    /// It is alive: all its threads have turned.
-    Beat,
-    /// An administrator asks for an upgrade.
+    /// All threads of the worker make progress.
+    #[serde(rename = "Beat")]
+    Heartbeat,
+    /// An administrator requests an upgrade.
     Upgrade,
-    /// An administrator asks for a reload, which the guard takes part in.
+    /// An administrator requests a reload, which concerns the guard too.
     Reload,
 }
 
-/// A message with its descriptors; `None` at the end.
+/// A message and its descriptors; `None` once the other end is closed.
 pub type Packet<M> = Option<(M, Vec<OwnedFd>)>;
 
-/// One end of the socket pair.
+/// One end of the control socket, registered with the runtime.
 #[derive(Debug)]
 pub struct Channel(UnixDatagram);
 
-/// Two ends, neither inherited by other processes.
+/// Creates a socket pair that child processes do not inherit.
 ///
 /// # Errors
-/// When the system has no descriptors left.
+/// When no file descriptors are left.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
@@ -88,37 +95,37 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Sends a packet without waiting.
 ///
 /// # Errors
-/// When the other end is gone, or has not read what it was sent before: either way it is of no use any more.
+/// When the other end is closed, or has not read its earlier packets.
 pub fn send<M: Serialize>(end: impl AsFd, message: &M, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let packet = serde_json::to_vec(message)?;
     if packet.len() > MAX_PACKET || descriptors.len() > MAX_DESCRIPTORS {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut along = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !along.push(SendAncillaryMessage::ScmRights(descriptors)) {
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    sendmsg(end, &[IoSlice::new(&packet)], &mut along, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    sendmsg(end, &[IoSlice::new(&packet)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
     Ok(())
 }
 
-/// Takes the next packet, if there is one; an error of kind `WouldBlock` if there is none yet, `None` at the end.
+/// Receives the next packet without waiting: `WouldBlock` if there is none yet, `None` once the other end is closed.
 ///
 /// # Errors
-/// When what came is no message.
+/// `WouldBlock` as above, or when the packet is not a message.
 pub fn receive<M: DeserializeOwned>(end: impl AsFd) -> io::Result<Packet<M>> {
     let mut packet = vec![0; MAX_PACKET];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut along = RecvAncillaryBuffer::new(&mut space);
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let mut into = [IoSliceMut::new(&mut packet)];
-    let received = match recvmsg(&end, &mut into, &mut along, flags) {
-        // The other end was closed before it had read everything: told once, ahead of what it had said.
-        Err(Errno::CONNRESET) => recvmsg(&end, &mut into, &mut along, flags)?,
+    let mut buffers = [IoSliceMut::new(&mut packet)];
+    let received = match recvmsg(&end, &mut buffers, &mut ancillary, flags) {
+        // The other end was closed with unread packets. The kernel reports it once, before the packets that it sent.
+        Err(Errno::CONNRESET) => recvmsg(&end, &mut buffers, &mut ancillary, flags)?,
         received => received?,
     };
-    let descriptors = along
+    let descriptors = ancillary
         .drain()
         .filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
@@ -136,27 +143,27 @@ pub fn receive<M: DeserializeOwned>(end: impl AsFd) -> io::Result<Packet<M>> {
 }
 
 impl Channel {
-    /// This end, watched by the runtime that this is called in.
+    /// Registers this end with the current runtime.
     ///
     /// # Errors
-    /// When the runtime cannot watch it.
+    /// When the runtime cannot register it.
     pub fn new(end: OwnedFd) -> io::Result<Self> {
-        // A socket of packets; tokio has no other name for one.
+        // tokio has no type for SOCK_SEQPACKET; a datagram socket is polled in the same way.
         Ok(Self(UnixDatagram::from_std(end.into())?))
     }
 
     /// Sends a packet without waiting; see [`send`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`send`].
     pub fn send<M: Serialize>(&self, message: &M, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         send(&self.0, message, descriptors)
     }
 
-    /// Waits for the next packet; `None` when the other end is gone. May be dropped and asked again.
+    /// Waits for the next packet; `None` once the other end is closed. Cancel safe.
     ///
     /// # Errors
-    /// When what came is no message.
+    /// When the packet is not a message.
     pub async fn receive<M: DeserializeOwned>(&self) -> io::Result<Packet<M>> {
         poll_fn(|cx| self.poll_receive(cx)).await
     }
@@ -188,38 +195,38 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn messages_arrive_one_by_one_with_their_descriptors_and_then_the_end() {
+    async fn messages_arrive_in_order_with_descriptors_then_the_end() {
         let (ours, theirs) = pair().unwrap();
         let (ours, theirs) = (Channel::new(ours).unwrap(), Channel::new(theirs).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        ours.send(&Order::Begin { beat: 3_000 }, &[listener.as_fd(), listener.as_fd()]).unwrap();
-        ours.send(&Order::Go(Figures::default()), &[]).unwrap();
-        theirs.send(&Said::Beat, &[]).unwrap();
+        ours.send(&WorkerCommand::Begin { beat: 3_000 }, &[listener.as_fd(), listener.as_fd()]).unwrap();
+        ours.send(&WorkerCommand::Accept(GuardStats::default()), &[]).unwrap();
+        theirs.send(&WorkerMessage::Heartbeat, &[]).unwrap();
         drop(ours);
-        let (order, mut descriptors) = theirs.receive::<Order>().await.unwrap().unwrap();
-        assert_eq!((order, descriptors.len()), (Order::Begin { beat: 3_000 }, 2));
+        let (command, mut descriptors) = theirs.receive::<WorkerCommand>().await.unwrap().unwrap();
+        assert_eq!((command, descriptors.len()), (WorkerCommand::Begin { beat: 3_000 }, 2));
         let same = TcpListener::from(descriptors.pop().unwrap());
         assert_eq!(same.local_addr().unwrap(), listener.local_addr().unwrap());
-        let (order, descriptors) = theirs.receive::<Order>().await.unwrap().unwrap();
-        assert_eq!((order, descriptors.len()), (Order::Go(Figures::default()), 0));
-        assert!(theirs.receive::<Order>().await.unwrap().is_none());
-        assert!(theirs.send(&Said::Ready, &[]).is_err(), "and no signal");
+        let (command, descriptors) = theirs.receive::<WorkerCommand>().await.unwrap().unwrap();
+        assert_eq!((command, descriptors.len()), (WorkerCommand::Accept(GuardStats::default()), 0));
+        assert!(theirs.receive::<WorkerCommand>().await.unwrap().is_none());
+        assert!(theirs.send(&WorkerMessage::Ready, &[]).is_err(), "an error, not SIGPIPE");
     }
 
     #[test]
-    fn a_side_that_reads_nothing_holds_nobody_up() {
+    fn send_to_stalled_reader_fails_without_waiting() {
         let (ours, _theirs) = pair().unwrap();
-        let sent = (0..1_000_000).take_while(|_| send(&ours, &Said::Beat, &[]).is_ok()).count();
+        let sent = (0..1_000_000).take_while(|_| send(&ours, &WorkerMessage::Heartbeat, &[]).is_ok()).count();
         assert!(sent < 1_000_000);
     }
 
     #[test]
-    fn what_is_no_message_is_an_error() {
+    fn invalid_packet_is_an_error() {
         let (ours, theirs) = pair().unwrap();
         send(&ours, &"gibberish", &[]).unwrap();
-        assert_eq!(receive::<Order>(&theirs).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(receive::<WorkerCommand>(&theirs).unwrap_err().kind(), io::ErrorKind::InvalidData);
         let large = "x".repeat(MAX_PACKET);
         assert!(send(&ours, &large, &[]).is_err());
-        assert_eq!(receive::<Order>(&theirs).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(receive::<WorkerCommand>(&theirs).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }

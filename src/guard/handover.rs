@@ -1,7 +1,8 @@
-//! Who accepts: the guard or a worker, as a pure state machine. Events come in with the time, actions go out; it opens
-//! nothing, waits for nothing and reads no clock. What it holds: guard and worker never accept at the same time, and
-//! whenever no worker serves, the guard does before anything else happens. `tests` plays it against a model of
-//! processes that die, hang and lag behind at any point.
+//! The handover of clients between the guard and its workers, as a pure state machine: events and the time go in,
+//! actions come out. It opens nothing, waits for nothing and reads no clock.
+//!
+//! Invariant: guard and worker never accept at the same time. As soon as no worker serves, the guard accepts before any
+//! other action. `tests` plays it against a model of processes that crash, hang and lag at any point.
 
 mod event;
 mod main_worker;
@@ -11,217 +12,227 @@ mod watched;
 
 use std::time::Duration;
 
-use self::event::RETIRING;
-pub use self::event::{Action, Event, Exit, NoUpgrade, WorkerId};
-use self::main_worker::{Main, REAP, RELEASE};
-use self::watched::Watched;
-use crate::metrics::Why;
+use self::event::MAX_RETIRING;
+pub(super) use self::event::{Action, Exit, GuardEvent, UpgradeError, WorkerId};
+use self::main_worker::{MainWorker, REAP_TIMEOUT, RELEASE_TIMEOUT};
+use self::watched::WatchedWorker;
+use crate::metrics::ExitReason;
 
-/// Time a worker that has just been started has for its first word: loading the program and the configuration, on a
-/// machine that is busy enough to have killed the one before.
-const START: Duration = Duration::from_secs(30);
+/// Time for the first message of a new worker. It loads the program and the configuration, perhaps on a machine so busy
+/// that it killed the worker before.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Clients wait for so long for a new worker that has been handed the store, before the guard answers them.
-const GAP: Duration = Duration::from_secs(1);
+/// Time that clients wait for a new worker that has been given the store. After it the guard answers them.
+const ACCEPT_GAP: Duration = Duration::from_secs(1);
 
-/// A worker that has served for so long has not died of its start.
+/// A worker that has served for this long resets the count of failures.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// The pause before a worker that died again is started again; it doubles each time.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Pause before the second restart in a row; it doubles each time.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// What an administrator may set of it.
+/// Settings of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub(super) struct HandoverSettings {
     /// `guard.watchdog`
-    pub watchdog: Duration,
+    pub(super) watchdog: Duration,
     /// `guard.restart_max`
-    pub restart_max: Duration,
+    pub(super) restart_max: Duration,
 }
 
-/// The state.
+/// State of the guard and its workers.
 #[derive(Debug)]
-pub struct Handover {
-    patience: Patience,
-    accepting: bool,
-    main: Main,
-    /// Started to take over from the main one.
-    candidate: Option<Candidate>,
-    /// Have handed over, and finish what runs.
-    retiring: Vec<Watched>,
-    stopping: bool,
-    /// Deaths in a row.
-    deaths: u32,
-    /// Whether any worker has ever been prepared.
-    began: bool,
-    next: WorkerId,
-    /// When the last event came.
+pub(super) struct Handover {
+    settings: HandoverSettings,
+    is_accepting: bool,
+    main: MainWorker,
+    /// Started to take over from the main worker.
+    successor: Option<Successor>,
+    /// Workers that have handed over and finish running downloads.
+    retiring: Vec<WatchedWorker>,
+    is_stopping: bool,
+    /// Exits of the main worker in a row.
+    failures: u32,
+    /// Any worker has ever accepted the configuration.
+    has_begun: bool,
+    next_id: WorkerId,
+    /// Time of the last event.
     now: Duration,
     /// A worker of a new program has taken over.
-    renewal: bool,
+    has_new_program: bool,
     actions: Vec<Action>,
 }
 
 #[derive(Debug)]
-struct Candidate {
-    worker: Watched,
-    prepared: bool,
+struct Successor {
+    worker: WatchedWorker,
+    is_prepared: bool,
 }
 
 impl Handover {
-    /// Before the first worker.
-    pub fn new(patience: Patience) -> Self {
+    /// Returns the state before the first worker.
+    pub(super) fn new(settings: HandoverSettings) -> Self {
         Self {
-            patience,
-            accepting: false,
-            main: Main::Waiting { until: Duration::ZERO },
-            candidate: None,
+            settings,
+            is_accepting: false,
+            main: MainWorker::Waiting { until: Duration::ZERO },
+            successor: None,
             retiring: Vec::new(),
-            stopping: false,
-            deaths: 0,
-            began: false,
-            next: 0,
+            is_stopping: false,
+            failures: 0,
+            has_begun: false,
+            next_id: 0,
             now: Duration::ZERO,
-            renewal: false,
+            has_new_program: false,
             actions: Vec::new(),
         }
     }
 
-    /// As a guard finds it that has replaced another: the first of these workers serves, the others finish, each with its
-    /// patience; numbers from `next` on are free.
-    pub fn resumed(patience: Patience, known: &[(WorkerId, Duration)], next: WorkerId) -> Self {
+    /// Returns the state of a guard that has replaced another one. The first of `workers` serves, the others are
+    /// retiring; each has its timeout. Numbers from `next_id` on are free.
+    pub(super) fn resume(
+        settings: HandoverSettings,
+        workers: &[(WorkerId, Duration)],
+        next_id: WorkerId,
+    ) -> Self {
         let mut watched =
-            known.iter().map(|&(id, patience)| Watched::new(id, Duration::ZERO, patience, patience));
+            workers.iter().map(|&(id, timeout)| WatchedWorker::new(id, Duration::ZERO, timeout, timeout));
         let main = match watched.next() {
-            Some(worker) => Main::Serving { worker, since: Duration::ZERO },
-            None => Main::Waiting { until: Duration::ZERO },
+            Some(worker) => MainWorker::Serving { worker, since: Duration::ZERO },
+            None => MainWorker::Waiting { until: Duration::ZERO },
         };
-        Self { main, retiring: watched.collect(), began: true, next, ..Self::new(patience) }
+        Self { main, retiring: watched.collect(), has_begun: true, next_id, ..Self::new(settings) }
     }
 
-    /// Takes other settings, for workers to come.
-    pub fn reconfigure(&mut self, patience: Patience) {
-        self.patience = patience;
+    /// Sets the settings for workers to come.
+    pub(super) fn reconfigure(&mut self, settings: HandoverSettings) {
+        self.settings = settings;
     }
 
-    /// Takes in what has happened, and says what is to be done. `now` is the time since any fixed moment.
-    pub fn on(&mut self, now: Duration, event: Event) -> Vec<Action> {
-        // Who was stopped itself, or found no time, has not listened either.
-        let missed = now.saturating_sub(self.now);
-        self.watched().for_each(|worker| worker.forgive(missed));
+    /// Handles an event and returns the actions that follow. `now` is the time since any fixed moment.
+    pub(super) fn handle(&mut self, now: Duration, event: GuardEvent) -> Vec<Action> {
+        // A guard that was suspended or starved has not read its workers' heartbeats.
+        let gap = now.saturating_sub(self.now);
+        self.watched().for_each(|worker| worker.excuse(gap));
         self.now = self.now.max(now);
         match event {
-            Event::Turn => {}
-            Event::Beat(id) => self.heard(id),
-            Event::NotSpawned(id) => self.ended(id, Exit::Status(1)),
-            Event::Prepared(id) => self.prepared(id),
-            Event::Ready(id) => self.ready(id),
-            Event::Released(id) => self.released(id),
-            Event::Lost(id) => {
+            GuardEvent::Tick => {}
+            GuardEvent::Heartbeat(id) => self.record_message(id),
+            GuardEvent::SpawnFailed(id) => self.worker_exited(id, Exit::Status(1)),
+            GuardEvent::Prepared(id) => self.worker_prepared(id),
+            GuardEvent::Ready(id) => self.worker_ready(id),
+            GuardEvent::Released(id) => self.worker_released(id),
+            GuardEvent::Disconnected(id) => {
                 let now = self.now;
-                self.watched().filter(|worker| worker.id == id).for_each(|worker| worker.lost(now, REAP));
+                let disconnected = self.watched().filter(|worker| worker.id == id);
+                disconnected.for_each(|worker| worker.expect_exit(now, REAP_TIMEOUT));
             }
-            Event::Ended(id, status) => self.ended(id, status),
-            Event::Upgrade => self.upgrade(),
-            Event::Reload => {
+            GuardEvent::Exited(id, status) => self.worker_exited(id, status),
+            GuardEvent::Upgrade => self.upgrade(),
+            GuardEvent::Reload => {
                 let all: Vec<_> = self.watched().map(|worker| worker.id).collect();
                 self.actions.extend(all.into_iter().map(Action::Reload));
             }
-            Event::Stop => self.stop(),
+            GuardEvent::Stop => self.stop(),
         }
-        self.watch();
-        self.settle();
+        self.kill_silent_workers();
+        self.apply_deadlines();
         std::mem::take(&mut self.actions)
     }
 
-    /// When it must have its next turn, at the latest.
-    pub fn next_turn(&self) -> Duration {
-        let waits = matches!(self.main, Main::Waiting { .. });
-        let own = self.main.due(self.now).filter(|_| !(waits && self.stopping));
-        let main = self.main.worker().into_iter().chain(self.candidate.as_ref().map(|it| &it.worker));
-        let silent = main.chain(&self.retiring).map(|worker| worker.next_look(self.now));
-        let idle = self.now + START;
-        own.into_iter().chain(silent).fold(idle, Duration::min).max(self.now)
+    /// Returns the latest time at which the next event must be handled.
+    pub(super) fn next_tick(&self) -> Duration {
+        let is_waiting = matches!(self.main, MainWorker::Waiting { .. });
+        let deadline = self.main.deadline(self.now).filter(|_| !(is_waiting && self.is_stopping));
+        let successor = self.successor.as_ref().map(|successor| &successor.worker);
+        let watched = self.main.worker().into_iter().chain(successor).chain(&self.retiring);
+        let checks = watched.map(|worker| worker.next_check(self.now));
+        let idle = self.now + START_TIMEOUT;
+        deadline.into_iter().chain(checks).fold(idle, Duration::min).max(self.now)
     }
 
-    /// The worker that serves.
-    pub fn serving(&self) -> Option<WorkerId> {
+    /// Returns the worker that serves.
+    pub(super) fn serving(&self) -> Option<WorkerId> {
         match &self.main {
-            Main::Serving { worker, .. } => Some(worker.id),
+            MainWorker::Serving { worker, .. } => Some(worker.id),
             _ => None,
         }
     }
 
-    /// The worker that serves, and then those that finish what runs, with the patience each is watched with.
-    pub fn watched_by_turn(&self) -> impl Iterator<Item = (WorkerId, Duration)> {
-        self.main.worker().into_iter().chain(&self.retiring).map(|worker| (worker.id, worker.patience()))
+    /// Returns the serving worker and then the retiring ones, each with its timeout.
+    pub(super) fn running_workers(&self) -> impl Iterator<Item = (WorkerId, Duration)> {
+        self.main.worker().into_iter().chain(&self.retiring).map(|worker| (worker.id, worker.timeout()))
     }
 
-    /// Deaths in a row.
-    pub fn deaths(&self) -> u32 {
-        self.deaths
+    /// Returns the number of exits of the main worker in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
     }
 
-    /// The next number.
-    pub fn next_id(&self) -> WorkerId {
-        self.next
+    /// Returns the number of the next worker.
+    pub(super) fn next_id(&self) -> WorkerId {
+        self.next_id
     }
 
-    /// Whether the relay stops.
-    pub fn is_stopping(&self) -> bool {
-        self.stopping
+    /// Returns true once the relay has been told to stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.is_stopping
     }
 
-    /// Whether a worker of a new program serves, and nothing else is under way: the time to replace the guard too.
-    pub fn renewal_is_due(&self) -> bool {
-        self.renewal && !self.stopping && self.candidate.is_none() && self.serving().is_some()
+    /// Returns true if a worker of a new program serves and nothing else is under way: the time to replace the guard.
+    pub(super) fn should_replace_guard(&self) -> bool {
+        self.has_new_program && !self.is_stopping && self.successor.is_none() && self.serving().is_some()
     }
 
-    /// The guard could not be replaced; it goes on as it is.
-    pub fn stay(&mut self) {
-        self.renewal = false;
+    /// Keeps the guard as it is after a failed replacement.
+    pub(super) fn keep_guard(&mut self) {
+        self.has_new_program = false;
     }
 
-    /// Why no worker serves, for people.
-    pub fn why(&self) -> String {
-        let deaths = match self.deaths {
+    /// Describes for people why no worker serves.
+    pub(super) fn status_text(&self) -> String {
+        let failures = match self.failures {
             0 => String::new(),
-            1 => "the worker ended; ".to_owned(),
-            deaths => format!("the worker ended {deaths} times; "),
+            1 => "the worker exited; ".to_owned(),
+            failures => format!("the worker exited {failures} times; "),
         };
         match &self.main {
-            _ if self.stopping => "stopping".to_owned(),
-            Main::Waiting { until } => {
+            _ if self.is_stopping => "stopping".to_owned(),
+            MainWorker::Waiting { until } => {
                 let left = until.saturating_sub(self.now).as_secs_f32().ceil();
-                format!("the guard answers: {deaths}the next one is started in {left} s")
+                format!("the guard answers clients: {failures}restart in {left} s")
             }
-            Main::Starting { .. } => format!("the guard answers: {deaths}one is starting"),
-            Main::Dying { .. } => format!("the guard answers: {deaths}one that hung is being ended"),
-            Main::Serving { .. } | Main::Leaving { .. } => "serving".to_owned(),
+            MainWorker::Starting { .. } => {
+                format!("the guard answers clients: {failures}a worker is starting")
+            }
+            MainWorker::Dying { .. } => {
+                format!("the guard answers clients: {failures}a hung worker is being killed")
+            }
+            MainWorker::Serving { .. } | MainWorker::HandingOver { .. } => "serving".to_owned(),
         }
     }
 
-    fn heard(&mut self, id: WorkerId) {
+    fn record_message(&mut self, id: WorkerId) {
         let now = self.now;
-        self.watched().filter(|worker| worker.id == id).for_each(|worker| worker.heard(now));
+        self.watched().filter(|worker| worker.id == id).for_each(|worker| worker.record_message(now));
     }
 
-    fn prepared(&mut self, id: WorkerId) {
+    fn worker_prepared(&mut self, id: WorkerId) {
         let now = self.now;
-        self.watched().filter(|worker| worker.id == id).for_each(|worker| worker.expect(now));
-        match (&mut self.main, &mut self.candidate) {
-            (Main::Starting { worker, opening, .. }, _) if worker.id == id && !*opening => {
-                *opening = true;
-                self.began = true;
-                self.actions.push(Action::Open(id));
+        self.watched().filter(|worker| worker.id == id).for_each(|worker| worker.expect_heartbeats(now));
+        match (&mut self.main, &mut self.successor) {
+            (MainWorker::Starting { worker, is_opening, .. }, _) if worker.id == id && !*is_opening => {
+                *is_opening = true;
+                self.has_begun = true;
+                self.actions.push(Action::OpenStore(id));
             }
-            (_, Some(candidate)) if candidate.worker.id == id && !candidate.prepared => {
-                candidate.prepared = true;
-                self.actions.push(Action::Upgraded(Ok(())));
-                self.main = match std::mem::replace(&mut self.main, Main::Waiting { until: now }) {
-                    Main::Serving { worker, .. } => {
+            (_, Some(successor)) if successor.worker.id == id && !successor.is_prepared => {
+                successor.is_prepared = true;
+                self.actions.push(Action::ReportUpgrade(Ok(())));
+                self.main = match std::mem::replace(&mut self.main, MainWorker::Waiting { until: now }) {
+                    MainWorker::Serving { worker, .. } => {
                         self.actions.push(Action::HandOver(worker.id));
-                        Main::Leaving { worker, since: now }
+                        MainWorker::HandingOver { worker, since: now }
                     }
                     other => other,
                 };
@@ -230,206 +241,206 @@ impl Handover {
         }
     }
 
-    fn ready(&mut self, id: WorkerId) {
-        self.heard(id);
+    fn worker_ready(&mut self, id: WorkerId) {
+        self.record_message(id);
         let now = self.now;
-        self.main = match std::mem::replace(&mut self.main, Main::Waiting { until: now }) {
-            Main::Starting { worker, opening: true, .. } if worker.id == id && !self.stopping => {
-                self.refrain();
-                self.actions.push(Action::Go(id));
-                Main::Serving { worker, since: now }
+        self.main = match std::mem::replace(&mut self.main, MainWorker::Waiting { until: now }) {
+            MainWorker::Starting { worker, is_opening: true, .. } if worker.id == id && !self.is_stopping => {
+                self.stop_accepting();
+                self.actions.push(Action::Activate(id));
+                MainWorker::Serving { worker, since: now }
             }
             other => other,
         };
     }
 
-    fn released(&mut self, id: WorkerId) {
-        self.heard(id);
+    fn worker_released(&mut self, id: WorkerId) {
+        self.record_message(id);
         let now = self.now;
-        match std::mem::replace(&mut self.main, Main::Waiting { until: now }) {
-            Main::Leaving { worker, .. } if worker.id == id => {
+        match std::mem::replace(&mut self.main, MainWorker::Waiting { until: now }) {
+            MainWorker::HandingOver { worker, .. } if worker.id == id => {
                 self.retiring.push(worker);
-                self.promote(now, now + GAP);
+                self.promote_successor(now, now + ACCEPT_GAP);
             }
             other => self.main = other,
         }
     }
 
-    fn ended(&mut self, id: WorkerId, exit: Exit) {
+    fn worker_exited(&mut self, id: WorkerId, exit: Exit) {
         let now = self.now;
-        let of_itself = if self.stopping {
-            Why::Stopped
-        } else {
-            match exit {
-                Exit::Status(0) => Why::Exited,
-                Exit::Status(_) => Why::Failed,
-                Exit::Signal(_) | Exit::Unknown => Why::Killed,
-            }
+        let reason = match exit {
+            _ if self.is_stopping => ExitReason::Stopped,
+            Exit::Status(0) => ExitReason::Exited,
+            Exit::Status(_) => ExitReason::Failed,
+            Exit::Signal(_) | Exit::Unknown => ExitReason::Killed,
         };
-        if let Some(at) = self.retiring.iter().position(|worker| worker.id == id) {
-            let worker = self.retiring.remove(at);
-            let why = if exit == Exit::Status(0) { Why::HandedOver } else { of_itself };
-            self.actions.push(Action::Count(id, worker.why_ended(why), exit));
+        if let Some(index) = self.retiring.iter().position(|worker| worker.id == id) {
+            let worker = self.retiring.remove(index);
+            let reason = if exit == Exit::Status(0) { ExitReason::HandedOver } else { reason };
+            self.actions.push(Action::RecordExit(id, worker.exit_reason(reason), exit));
             return;
         }
-        if let Some(candidate) = self.candidate.take_if(|candidate| candidate.worker.id == id) {
-            self.actions.push(Action::Count(id, candidate.worker.why_ended(of_itself), exit));
-            if !candidate.prepared {
-                self.actions.push(Action::Upgraded(Err(NoUpgrade::Unfit)));
+        if let Some(successor) = self.successor.take_if(|successor| successor.worker.id == id) {
+            self.actions.push(Action::RecordExit(id, successor.worker.exit_reason(reason), exit));
+            if !successor.is_prepared {
+                self.actions.push(Action::ReportUpgrade(Err(UpgradeError::WorkerExited)));
             }
             return;
         }
         let is_main = match &self.main {
-            Main::Dying { id: dying, .. } => *dying == id,
+            MainWorker::Dying { id: dying, .. } => *dying == id,
             other => other.worker().is_some_and(|worker| worker.id == id),
         };
         if !is_main {
-            // One that was given up.
-            return self.actions.push(Action::Count(id, Why::Hung, exit));
+            // A worker that did not exit within REAP_TIMEOUT after it was killed.
+            return self.actions.push(Action::RecordExit(id, ExitReason::Hung, exit));
         }
         let served = self.main.served(now);
-        let why = self.main.worker().map_or(Why::Hung, |worker| worker.why_ended(of_itself));
-        self.actions.push(Action::Count(id, why, exit));
-        if exit == Exit::Status(2) && !self.began && !self.stopping {
-            self.actions.push(Action::Refuse);
-            self.stopping = true;
+        let reason = self.main.worker().map_or(ExitReason::Hung, |worker| worker.exit_reason(reason));
+        self.actions.push(Action::RecordExit(id, reason, exit));
+        if exit == Exit::Status(2) && !self.has_begun && !self.is_stopping {
+            self.actions.push(Action::RejectConfig);
+            self.is_stopping = true;
         }
-        self.gone(served);
+        self.replace_main(served);
     }
 
-    /// The main worker runs no more.
-    fn gone(&mut self, served: Option<Duration>) {
+    /// Replaces a main worker that runs no more.
+    fn replace_main(&mut self, served: Option<Duration>) {
         let now = self.now;
         if served.is_some_and(|served| served >= STEADY) {
-            self.deaths = 0;
+            self.failures = 0;
         }
-        self.deaths = self.deaths.saturating_add(1);
-        let doublings = self.deaths.checked_sub(2);
-        let pause =
-            doublings.map_or(Duration::ZERO, |doublings| PAUSE.saturating_mul(1 << doublings.min(20)));
-        self.promote(now + pause.min(self.patience.restart_max), now);
+        self.failures = self.failures.saturating_add(1);
+        // The first restart is immediate.
+        let pause = self
+            .failures
+            .checked_sub(2)
+            .map_or(Duration::ZERO, |doublings| RESTART_PAUSE.saturating_mul(1 << doublings.min(20)));
+        self.promote_successor(now + pause.min(self.settings.restart_max), now);
     }
 
-    /// The candidate becomes the main worker, if there is one; else one is started then. The guard answers from
-    /// `answer` on.
-    fn promote(&mut self, otherwise: Duration, answer: Duration) {
-        self.main = match self.candidate.take() {
-            None => Main::Waiting { until: otherwise },
-            Some(Candidate { worker, prepared }) => {
-                self.renewal = true;
-                if prepared {
-                    self.actions.push(Action::Open(worker.id));
+    /// Makes the successor the main worker; without one, schedules a start at `restart_at`. The guard answers clients
+    /// from `answer_at` on.
+    fn promote_successor(&mut self, restart_at: Duration, answer_at: Duration) {
+        self.main = match self.successor.take() {
+            None => MainWorker::Waiting { until: restart_at },
+            Some(Successor { worker, is_prepared }) => {
+                self.has_new_program = true;
+                if is_prepared {
+                    self.actions.push(Action::OpenStore(worker.id));
                 }
-                Main::Starting { worker, opening: prepared, answer }
+                MainWorker::Starting { worker, is_opening: is_prepared, answer_at }
             }
         };
     }
 
     fn upgrade(&mut self) {
-        let refused = match &mut self.main {
-            _ if self.stopping => NoUpgrade::Stopping,
-            Main::Waiting { until } => {
-                // The next one is of the program on disk anyway.
+        let refusal = match &mut self.main {
+            _ if self.is_stopping => UpgradeError::Stopping,
+            MainWorker::Waiting { until } => {
+                // Every start takes the program on disk.
                 *until = self.now;
-                self.renewal = true;
-                return self.actions.push(Action::Upgraded(Ok(())));
+                self.has_new_program = true;
+                return self.actions.push(Action::ReportUpgrade(Ok(())));
             }
-            Main::Serving { .. } if self.candidate.is_none() && self.retiring.len() >= RETIRING => {
-                NoUpgrade::Retiring
+            MainWorker::Serving { .. } if self.successor.is_none() && self.retiring.len() >= MAX_RETIRING => {
+                UpgradeError::TooManyRetiring
             }
-            Main::Serving { .. } if self.candidate.is_none() => {
+            MainWorker::Serving { .. } if self.successor.is_none() => {
                 let worker = self.spawn();
-                self.candidate = Some(Candidate { worker, prepared: false });
+                self.successor = Some(Successor { worker, is_prepared: false });
                 return;
             }
-            _ => NoUpgrade::UnderWay,
+            _ => UpgradeError::UnderWay,
         };
-        self.actions.push(Action::Upgraded(Err(refused)));
+        self.actions.push(Action::ReportUpgrade(Err(refusal)));
     }
 
     fn stop(&mut self) {
-        let again = std::mem::replace(&mut self.stopping, true);
-        if !again {
-            self.accepting = false;
-            self.actions.push(Action::Close);
-            if let Some(candidate) = &self.candidate {
-                // It has nothing to finish.
-                self.actions.push(Action::Kill(candidate.worker.id));
+        let is_second = std::mem::replace(&mut self.is_stopping, true);
+        if !is_second {
+            self.is_accepting = false;
+            self.actions.push(Action::CloseSockets);
+            if let Some(successor) = &self.successor {
+                // It has no downloads to finish.
+                self.actions.push(Action::Kill(successor.worker.id));
             }
         }
-        // Those that hand over or have are finishing what runs already: to them it would be the second time.
-        let main = self.main.worker().filter(|_| again || !matches!(self.main, Main::Leaving { .. }));
-        let retiring = self.retiring.iter().filter(|_| again);
-        let told = main.into_iter().chain(retiring).map(|worker| Action::Stop(worker.id));
-        self.actions.extend(told);
+        // Workers that hand over or are retiring finish their downloads already: a first stop would hurry them.
+        let main =
+            self.main.worker().filter(|_| is_second || !matches!(self.main, MainWorker::HandingOver { .. }));
+        let retiring = self.retiring.iter().filter(|_| is_second);
+        let stopped = main.into_iter().chain(retiring).map(|worker| Action::Stop(worker.id));
+        self.actions.extend(stopped);
     }
 
-    /// Ends who gives no sign of life.
-    fn watch(&mut self) {
+    fn kill_silent_workers(&mut self) {
         let now = self.now;
         let mut silent = Vec::new();
-        self.retiring.iter_mut().for_each(|worker| silent.extend(worker.condemn(now)));
-        silent.extend(self.candidate.as_mut().and_then(|candidate| candidate.worker.condemn(now)));
+        self.retiring.iter_mut().for_each(|worker| silent.extend(worker.mark_hung(now)));
+        silent.extend(self.successor.as_mut().and_then(|successor| successor.worker.mark_hung(now)));
         self.actions.extend(silent.into_iter().map(Action::Kill));
-        let late = matches!(&self.main, Main::Leaving { since, .. } if now >= *since + RELEASE);
+        let is_late =
+            matches!(&self.main, MainWorker::HandingOver { since, .. } if now >= *since + RELEASE_TIMEOUT);
         let served = self.main.served(now);
         if let Some(worker) = self.main.worker_mut()
-            && (late || worker.is_silent(now))
+            && (is_late || worker.is_silent(now))
         {
             let id = worker.id;
             self.actions.push(Action::Kill(id));
-            self.main = Main::Dying { id, since: now, served };
+            self.main = MainWorker::Dying { id, since: now, served };
         }
     }
 
-    /// What follows from the state alone.
-    fn settle(&mut self) {
+    /// Applies everything that depends on the state and the time alone.
+    fn apply_deadlines(&mut self) {
         let now = self.now;
-        if let Main::Dying { since, served, .. } = self.main
-            && now >= since + REAP
+        if let MainWorker::Dying { since, served, .. } = self.main
+            && now >= since + REAP_TIMEOUT
         {
-            self.gone(served);
+            self.replace_main(served);
         }
-        if self.stopping {
-            let left = self.main.worker().is_some()
-                || matches!(self.main, Main::Dying { .. })
-                || self.candidate.is_some()
+        if self.is_stopping {
+            let has_worker = self.main.worker().is_some()
+                || matches!(self.main, MainWorker::Dying { .. })
+                || self.successor.is_some()
                 || !self.retiring.is_empty();
-            if !left {
-                self.actions.push(Action::End);
+            if !has_worker {
+                self.actions.push(Action::Shutdown);
             }
             return;
         }
-        if matches!(self.main, Main::Waiting { until } if until <= now) {
+        if matches!(self.main, MainWorker::Waiting { until } if until <= now) {
             let worker = self.spawn();
-            self.main = Main::Starting { worker, opening: false, answer: now };
+            self.main = MainWorker::Starting { worker, is_opening: false, answer_at: now };
         }
-        let answer = self.main.leaves_clients_to_the_guard(now);
-        if answer && !self.accepting {
-            self.accepting = true;
-            // Before all else: clients wait.
-            self.actions.insert(0, Action::Accept);
-        } else if !answer {
-            self.refrain();
-        }
-    }
-
-    fn refrain(&mut self) {
-        if self.accepting {
-            self.accepting = false;
-            self.actions.push(Action::Refrain);
+        let should_accept = self.main.needs_guard(now);
+        if should_accept && !self.is_accepting {
+            self.is_accepting = true;
+            // Before every other action: clients are waiting.
+            self.actions.insert(0, Action::StartAccepting);
+        } else if !should_accept {
+            self.stop_accepting();
         }
     }
 
-    fn spawn(&mut self) -> Watched {
-        let worker = Watched::new(self.next, self.now, self.patience.watchdog, START);
-        self.next += 1;
+    fn stop_accepting(&mut self) {
+        if self.is_accepting {
+            self.is_accepting = false;
+            self.actions.push(Action::StopAccepting);
+        }
+    }
+
+    fn spawn(&mut self) -> WatchedWorker {
+        let worker = WatchedWorker::new(self.next_id, self.now, self.settings.watchdog, START_TIMEOUT);
+        self.next_id += 1;
         self.actions.push(Action::Spawn(worker.id));
         worker
     }
 
-    fn watched(&mut self) -> impl Iterator<Item = &mut Watched> {
-        let candidate = self.candidate.as_mut().map(|candidate| &mut candidate.worker);
-        self.main.worker_mut().into_iter().chain(candidate).chain(&mut self.retiring)
+    fn watched(&mut self) -> impl Iterator<Item = &mut WatchedWorker> {
+        let successor = self.successor.as_mut().map(|successor| &mut successor.worker);
+        self.main.worker_mut().into_iter().chain(successor).chain(&mut self.retiring)
     }
 }

@@ -1,18 +1,21 @@
-//! The guard: a tiny parent that holds the sockets, starts the worker that is the relay, and answers clients itself whenever
-//! no worker serves: with a redirect to the manager, or with the manager's answer. It may know routes, upstreams and the
-//! limits on the line, and nothing of what is stored: whatever breaks there must not reach it.
+//! The guard: a small parent process that holds the sockets, starts the worker that is the relay, and answers clients
+//! itself while no worker serves. It redirects them to the manager or relays the manager's response uncached.
 //!
-//! `handover` decides who accepts, `run` does what it says; `control` is what guard and worker say to each other, `workers`
-//! their processes, `door` the sockets, `answer` what clients get, `renew` how a guard is replaced by a newer one.
+//! Guarantee: a client gets an answer on the same port whatever happens to the worker. The guard knows routes, upstreams
+//! and limits, and nothing of the store, caches or rollouts: their failures cannot reach it.
+//!
+//! Start with `handover` (decides whether guard or worker accepts) and `run` (the loop that carries it out). [`control`]
+//! is the protocol between guard and worker, `workers` their processes, `listeners` the sockets, `fallback` the responses
+//! to clients, `reexec` the replacement of a guard by a newer program, [`log`] the log of every process.
 
 mod admin;
-mod answer;
 pub mod control;
-mod door;
-pub mod handover;
+mod fallback;
+mod handover;
+mod listeners;
 pub mod log;
 pub mod metrics;
-mod renew;
+mod reexec;
 mod response;
 mod run;
 pub mod service;
@@ -21,5 +24,5 @@ mod signals;
 mod workers;
 
 pub use self::run::run;
-pub use self::setup::{GuardError, Outcome, Setup};
+pub use self::setup::{GuardError, GuardOutcome, Setup};
 pub use self::workers::Program;

@@ -1,58 +1,58 @@
-//! What the guard counts. Small, because all of it goes to the worker whenever it changes: who scrapes the relay's
-//! metrics gets the guard's with them.
+//! Counters of the guard. The guard sends all of them to the worker on every change, so that a scrape of the relay
+//! includes them; they are therefore few.
 
 use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use serde::{Deserialize, Serialize};
 
-/// How a worker ended.
+/// Reason why a worker exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// By itself, with status 0, when nobody had told it to.
+pub enum ExitReason {
+    /// The worker exited with status 0 without a command to stop.
     Exited,
-    /// By itself, with an error.
+    /// The worker exited with an error.
     Failed,
-    /// By a signal that was not the guard's: a crash, or the system for want of memory.
+    /// A signal other than the guard's killed the worker: a crash, or lack of memory.
     Killed,
-    /// By the guard: it gave no sign of life.
+    /// The guard killed the worker, which had sent no heartbeat.
     Hung,
-    /// As it was told to: the next worker had taken over.
+    /// The worker exited as told after the next worker had taken over.
     HandedOver,
-    /// As it was told to: the relay stops.
+    /// The worker exited as told: the relay stops.
     Stopped,
 }
 
-/// What the guard answered to a client.
+/// Kind of a response that the guard gave a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
+pub enum GuardResponse {
     /// A redirect.
     Redirect,
-    /// A manager's response.
+    /// The response of a manager, passed on.
     Relay,
     /// A refusal.
     Refused,
-    /// That no manager answers.
+    /// `503`: no manager answers.
     Unavailable,
 }
 
-/// All counts so far.
+/// All counts since the start. Serialized names are part of the protocol between guard and worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Figures {
+pub struct GuardStats {
     /// Workers started.
     pub starts: u64,
-    /// Workers that ended, by `Why`.
-    ends: [u64; Why::ALL.len()],
-    /// Responses, by `Answered`.
-    responses: [u64; Answered::ALL.len()],
-    /// Whether the guard answers clients now.
+    /// Workers that exited, by [`ExitReason`].
+    ends: [u64; ExitReason::ALL.len()],
+    /// Responses, by [`GuardResponse`].
+    responses: [u64; GuardResponse::ALL.len()],
+    /// True while the guard answers clients.
     pub answering: bool,
 }
 
-impl Why {
+impl ExitReason {
     const ALL: [Self; 6] =
         [Self::Exited, Self::Failed, Self::Killed, Self::Hung, Self::HandedOver, Self::Stopped];
 
-    /// Word for logs and metrics.
+    /// Returns the value in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exited => "exited",
@@ -65,10 +65,10 @@ impl Why {
     }
 }
 
-impl Answered {
+impl GuardResponse {
     const ALL: [Self; 4] = [Self::Redirect, Self::Relay, Self::Refused, Self::Unavailable];
 
-    /// Word for metrics.
+    /// Returns the value in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Redirect => "redirect",
@@ -79,19 +79,19 @@ impl Answered {
     }
 }
 
-impl Figures {
-    /// Counts the end of a worker.
-    pub fn ended(&mut self, why: Why) {
-        self.ends[why as usize] += 1;
+impl GuardStats {
+    /// Counts the exit of a worker.
+    pub fn count_exit(&mut self, reason: ExitReason) {
+        self.ends[reason as usize] += 1;
     }
 
     /// Counts a response.
-    pub fn answered(&mut self, answered: Answered) {
-        self.responses[answered as usize] += 1;
+    pub fn count_response(&mut self, response: GuardResponse) {
+        self.responses[response as usize] += 1;
     }
 }
 
-/// The figures as metrics.
+/// [`GuardStats`] as Prometheus metrics.
 #[derive(Clone, Debug)]
 pub struct GuardMetrics {
     starts: IntCounter,
@@ -101,27 +101,27 @@ pub struct GuardMetrics {
 }
 
 impl GuardMetrics {
-    /// Metrics of a registry that has none of these names yet.
+    /// Registers the metrics, at zero.
     ///
     /// # Errors
-    /// When it has.
-    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+    /// When the registry has metrics of these names.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
-            starts: IntCounter::new("gupd_guard_worker_starts_total", "Workers that the guard has started.")?,
+            starts: IntCounter::new("gupd_guard_worker_starts_total", "Workers started by the guard.")?,
             ends: IntCounterVec::new(
-                Opts::new("gupd_guard_worker_ends_total", "Workers that have ended, by why."),
+                Opts::new("gupd_guard_worker_ends_total", "Workers that exited, by reason."),
                 &["why"],
             )?,
             responses: IntCounterVec::new(
                 Opts::new(
                     "gupd_guard_responses_total",
-                    "Responses of the guard while no worker served, by what they were.",
+                    "Responses of the guard while no worker served, by kind.",
                 ),
                 &["answer"],
             )?,
             answering: IntGauge::new(
                 "gupd_guard_answering",
-                "Whether the guard answers clients, in its worker's place.",
+                "1 while the guard answers clients in place of a worker.",
             )?,
         };
         let all: [Box<dyn Collector>; 4] = [
@@ -130,22 +130,22 @@ impl GuardMetrics {
             Box::new(metrics.responses.clone()),
             Box::new(metrics.answering.clone()),
         ];
-        all.into_iter().try_for_each(|one| registry.register(one))?;
-        metrics.show(&Figures::default());
+        all.into_iter().try_for_each(|metric| registry.register(metric))?;
+        metrics.update(&GuardStats::default());
         Ok(metrics)
     }
 
-    /// Shows these figures from now on. They never become less.
-    pub fn show(&self, figures: &Figures) {
+    /// Sets the metrics to these counts. A counter never decreases.
+    pub fn update(&self, stats: &GuardStats) {
         let set = |counter: &IntCounter, value: u64| counter.inc_by(value.saturating_sub(counter.get()));
-        set(&self.starts, figures.starts);
-        for (why, count) in Why::ALL.into_iter().zip(figures.ends) {
-            set(&self.ends.with_label_values(&[why.as_str()]), count);
+        set(&self.starts, stats.starts);
+        for (reason, count) in ExitReason::ALL.into_iter().zip(stats.ends) {
+            set(&self.ends.with_label_values(&[reason.as_str()]), count);
         }
-        for (answered, count) in Answered::ALL.into_iter().zip(figures.responses) {
-            set(&self.responses.with_label_values(&[answered.as_str()]), count);
+        for (response, count) in GuardResponse::ALL.into_iter().zip(stats.responses) {
+            set(&self.responses.with_label_values(&[response.as_str()]), count);
         }
-        self.answering.set(figures.answering.into());
+        self.answering.set(stats.answering.into());
     }
 }
 
@@ -156,16 +156,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_shown_by_their_words_and_from_the_first_moment() {
+    fn metrics_of_all_reasons_exist_from_the_start() {
         let registry = Registry::new();
-        let metrics = GuardMetrics::new(&registry).unwrap();
+        let metrics = GuardMetrics::register(&registry).unwrap();
         let text = || TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         assert!(text().contains("gupd_guard_worker_ends_total{why=\"hung\"} 0\n"));
-        let mut figures = Figures { starts: 3, answering: true, ..Figures::default() };
-        figures.ended(Why::Hung);
-        figures.answered(Answered::Redirect);
-        metrics.show(&figures);
-        metrics.show(&figures);
+        let mut stats = GuardStats { starts: 3, answering: true, ..GuardStats::default() };
+        stats.count_exit(ExitReason::Hung);
+        stats.count_response(GuardResponse::Redirect);
+        metrics.update(&stats);
+        metrics.update(&stats);
         for line in [
             "gupd_guard_worker_starts_total 3",
             "gupd_guard_worker_ends_total{why=\"hung\"} 1",

@@ -1,48 +1,48 @@
-//! The service manager: tells systemd how the program is (`sd_notify`), when there is one. Owns no state; without
-//! `NOTIFY_SOCKET` in the environment every call does nothing.
+//! Notifications to the service manager systemd (`sd_notify`). Without `NOTIFY_SOCKET` in the environment every call does
+//! nothing.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// Clients are served; a reload has ended.
-pub fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
-}
-
-/// The configuration is being read again. [`ready`] is to follow.
-pub fn reloading() {
-    if let Ok(now) = NotifyState::monotonic_usec_now() {
-        tell(&[NotifyState::Reloading, now]);
-    }
-}
-
-/// Running downloads finish; the end is to follow.
-pub fn stopping() {
-    tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
-}
-
-/// How it is, in a line for people.
-pub fn status(status: &str) {
-    tell(&[NotifyState::Status(status)]);
-}
-
-/// It is alive: due every [`watchdog`].
-pub fn alive() {
-    tell(&[NotifyState::Watchdog]);
-}
-
-/// How often [`alive`] is expected, if at all: half of what the service manager waits.
-pub fn watchdog() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|patience| patience / 2)
-}
-
-/// The variables by which a process knows that they are meant for it, and its children that they are not.
+/// Environment variables of systemd that concern one process and not its children.
 pub const VARIABLES: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
-fn tell(state: &[NotifyState<'_>]) {
+/// Notifies that clients are served, or that a reload has ended.
+pub fn notify_ready(status: &str) {
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// Notifies that the configuration is being read again; [`notify_ready`] must follow.
+pub fn notify_reloading() {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        notify(&[NotifyState::Reloading, now]);
+    }
+}
+
+/// Notifies that running downloads finish and the process exits.
+pub fn notify_stopping() {
+    notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+}
+
+/// Sets the status line.
+pub fn notify_status(status: &str) {
+    notify(&[NotifyState::Status(status)]);
+}
+
+/// Notifies the watchdog; due every [`watchdog_interval`].
+pub fn notify_watchdog() {
+    notify(&[NotifyState::Watchdog]);
+}
+
+/// Returns the interval of [`notify_watchdog`], half the timeout of the service manager, if it has a watchdog.
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|timeout| timeout / 2)
+}
+
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "the service manager cannot be told");
+        tracing::debug!(%error, "service manager could not be notified");
     }
 }

@@ -1,4 +1,4 @@
-//! What a guard is started with, how it ends, and what keeps it from starting.
+//! The inputs of a guard, its result, and the errors that keep it from starting.
 
 use std::io;
 
@@ -10,54 +10,54 @@ use gupd_net::listen::ListenError;
 use gupd_net::pem::PemError;
 use gupd_net::upstream::ConnectError;
 
-/// What a guard is started with.
+/// Inputs of a guard.
 pub struct Setup {
-    /// Its configuration.
+    /// Configuration.
     pub config: Config,
-    /// Reads it again.
+    /// Reads the configuration again.
     pub load: Box<dyn Fn() -> Result<Config, Problems>>,
-    /// How workers are started.
+    /// Program and arguments of workers.
     pub program: Program,
-    /// Whether it takes the place of another guard, whose state is its standard input.
-    pub resumed: bool,
-    /// The log, which is written out before the guard is replaced.
+    /// True if this guard replaces another one, whose state is on standard input.
+    pub is_replacement: bool,
+    /// Log, flushed before the guard is replaced.
     pub log: LogGuard,
 }
 
-/// How a guard ended.
+/// Result of a guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// As it was told to.
+pub enum GuardOutcome {
+    /// The guard was told to stop.
     Stopped,
-    /// Its first worker refused the configuration, and has said why.
-    Refused,
+    /// The first worker rejected the configuration and has logged why.
+    ConfigRejected,
 }
 
-/// What keeps a guard from starting, or from reloading.
+/// Error that keeps a guard from starting or reloading.
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
-    /// An address.
+    /// An address cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The certificate.
+    /// The certificate cannot be loaded.
     #[error(transparent)]
     Tls(#[from] PemError),
-    /// TLS toward upstreams.
+    /// TLS to upstreams cannot be set up.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// Routes or rules.
+    /// The routes or rules are invalid.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// Metrics.
-    #[error("metrics cannot be set up: {0}")]
+    /// Metrics cannot be registered.
+    #[error("metrics: cannot be registered: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// More sockets than can be handed to a worker.
+    /// More sockets than fit in one message to a worker.
     #[error(
-        "server.listen has more addresses than a guard can hand on; give fewer, or one for all addresses"
+        "server.listen: more addresses than the guard can pass to a worker: list fewer, or one that covers all interfaces"
     )]
     TooManyAddresses,
-    /// The system.
-    #[error("the guard cannot run: {0}")]
+    /// A system call failed.
+    #[error("guard: {0}")]
     System(#[from] io::Error),
 }
 

@@ -1,5 +1,5 @@
-//! The signals that a guard minds. While it replaces itself they are held back, and are the next one's to mind: none
-//! may be lost between the two, nor meet the default action, which would end them.
+//! The signals of the guard. While the guard replaces itself they are blocked and stay pending for its successor: none is
+//! lost, and none meets the default action, which would kill the process.
 
 use std::io;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use nix::sys::signal::{self as mask, SigSet};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
-/// Until what came before signals were held back has been seen: one turn of the event queue.
+/// Time for signals that arrived before they were blocked to be read: one turn of the event queue.
 const SETTLE: Duration = Duration::from_millis(1);
 
-/// What a signal asks for.
+/// Meaning of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum SignalRequest {
     Reload,
     Upgrade,
     Stop,
-    /// A child has ended.
+    /// A child has exited.
     Reap,
 }
 
@@ -31,8 +31,8 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From now on, and within a runtime. What was held back before comes now.
-    pub(super) fn watch() -> io::Result<Self> {
+    /// Registers the signals with the current runtime and unblocks them.
+    pub(super) fn register() -> io::Result<Self> {
         let signals = Self {
             hangup: signal(SignalKind::hangup())?,
             user: signal(SignalKind::user_defined2())?,
@@ -40,36 +40,35 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             child: signal(SignalKind::child())?,
         };
-        Self::let_come()?;
+        Self::unblock()?;
         Ok(signals)
     }
 
-    /// Holds back what comes from now on, also over an `exec`; or gives what has come before, and holds back nothing.
-    pub(super) async fn hold(&mut self) -> io::Result<Option<Asked>> {
-        orders().thread_block()?;
-        let Ok(asked) = timeout(SETTLE, self.next()).await else { return Ok(None) };
-        Self::let_come()?;
-        Ok(Some(asked))
+    /// Blocks signals, also over an `exec`. If one had arrived before, unblocks them and returns it instead.
+    pub(super) async fn block(&mut self) -> io::Result<Option<SignalRequest>> {
+        requests().thread_block()?;
+        let Ok(request) = timeout(SETTLE, self.next()).await else { return Ok(None) };
+        Self::unblock()?;
+        Ok(Some(request))
     }
 
-    /// Holds back nothing any more.
-    pub(super) fn let_come() -> io::Result<()> {
-        Ok(orders().thread_unblock()?)
+    pub(super) fn unblock() -> io::Result<()> {
+        Ok(requests().thread_unblock()?)
     }
 
-    pub(super) async fn next(&mut self) -> Asked {
+    pub(super) async fn next(&mut self) -> SignalRequest {
         tokio::select! {
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.user.recv() => Asked::Upgrade,
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.child.recv() => Asked::Reap,
+            _ = self.hangup.recv() => SignalRequest::Reload,
+            _ = self.user.recv() => SignalRequest::Upgrade,
+            _ = self.terminate.recv() => SignalRequest::Stop,
+            _ = self.interrupt.recv() => SignalRequest::Stop,
+            _ = self.child.recv() => SignalRequest::Reap,
         }
     }
 }
 
-/// All but the ends of children, which a guard looks for when it begins.
-fn orders() -> SigSet {
+/// All but SIGCHLD: a guard checks for exited children when it starts.
+fn requests() -> SigSet {
     use mask::Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
     SigSet::from_iter([SIGHUP, SIGINT, SIGTERM, SIGUSR2])
 }

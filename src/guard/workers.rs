@@ -1,6 +1,6 @@
-//! The worker processes: starts them, hears what they say, ends them and sees them gone. Owns their control sockets and
-//! process numbers; which of them does what is `handover`'s to say. A process's number stays its own until it has been
-//! waited for here, so that no signal can meet another.
+//! The worker processes: their start, messages, commands and exit. The module owns the control sockets and process ids;
+//! `handover` decides. A process id stays valid until the process has been waited for here, so no signal can reach an
+//! unrelated process.
 
 use std::ffi::OsString;
 use std::future::poll_fn;
@@ -14,54 +14,54 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use super::control::{self, Channel, Order, Packet, Said};
-use super::handover::{Event, Exit, WorkerId};
+use super::control::{self, Channel, Packet, WorkerCommand, WorkerMessage};
+use super::handover::{Exit, GuardEvent, WorkerId};
 use crate::service;
 
-/// How a program is started again.
+/// Program on disk and its arguments.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// Its path: the file may be another one each time.
+    /// Path, resolved at each start: the file may have been replaced.
     pub path: PathBuf,
-    /// The arguments of a worker.
+    /// Arguments of a worker.
     pub worker: Vec<OsString>,
-    /// The arguments of a guard that takes another's place.
+    /// Arguments of a guard that replaces another one.
     pub guard: Vec<OsString>,
 }
 
-/// All worker processes that have not been seen gone.
+/// All worker processes that have not been waited for.
 #[derive(Debug, Default)]
-pub(super) struct Workers(Vec<Worker>);
+pub(super) struct Workers(Vec<WorkerProcess>);
 
 #[derive(Debug)]
-struct Worker {
+struct WorkerProcess {
     id: WorkerId,
     pid: Pid,
-    /// None when its other end is closed.
+    /// `None` once the other end is closed.
     channel: Option<Channel>,
 }
 
-/// What was heard.
+/// Message of a worker, as the guard handles it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
-    Event(Event),
-    /// This worker's administrator wants an upgrade.
+pub(super) enum WorkerNotice {
+    Event(GuardEvent),
+    /// An administrator requests an upgrade through this worker.
     Upgrade(WorkerId),
-    /// An administrator asks for a reload.
+    /// An administrator requests a reload.
     Reload,
 }
 
 impl Workers {
-    /// Starts one that is to give a sign of life every `beat`.
+    /// Starts a worker that sends a heartbeat every `heartbeat` and returns its process id.
     ///
     /// # Errors
-    /// When the system gives no process, or the program is not there.
-    pub(super) fn spawn(&mut self, id: WorkerId, program: &Program, beat: Duration) -> io::Result<u32> {
+    /// When the system cannot start the program.
+    pub(super) fn spawn(&mut self, id: WorkerId, program: &Program, heartbeat: Duration) -> io::Result<u32> {
         let (ours, theirs) = control::pair()?;
-        let beat = u64::try_from(beat.as_millis()).unwrap_or(u64::MAX);
-        control::send(&ours, &Order::Begin { beat }, &[])?;
+        let beat = u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX);
+        control::send(&ours, &WorkerCommand::Begin { beat }, &[])?;
         let mut command = Command::new(&program.path);
-        // A group of its own: what a terminal sends to the foreground's is for the guard to pass on.
+        // A process group of its own, so that signals of a terminal reach only the guard, which passes them on.
         command.args(&program.worker).stdin(theirs).process_group(0);
         for variable in service::VARIABLES {
             command.env_remove(variable);
@@ -71,24 +71,24 @@ impl Workers {
         Ok(child.id())
     }
 
-    /// Takes over a process that runs already.
+    /// Adds a running process.
     ///
     /// # Errors
-    /// When its number is none, or its socket cannot be watched.
+    /// When the process id is invalid, or the runtime cannot register its socket.
     pub(super) fn adopt(&mut self, id: WorkerId, pid: u32, ours: OwnedFd) -> io::Result<()> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-        self.0.push(Worker { id, pid, channel: Some(Channel::new(ours)?) });
+        self.0.push(WorkerProcess { id, pid, channel: Some(Channel::new(ours)?) });
         Ok(())
     }
 
-    /// Waits for the next thing that one says; for ever if there is none.
-    pub(super) async fn next(&mut self) -> Heard {
+    /// Waits for the next message; forever without workers.
+    pub(super) async fn next(&mut self) -> WorkerNotice {
         poll_fn(|cx| {
             for worker in &mut self.0 {
                 if let Some(channel) = &worker.channel
                     && let Poll::Ready(received) = channel.poll_receive(cx)
                 {
-                    return Poll::Ready(worker.heard(received));
+                    return Poll::Ready(worker.notice(received));
                 }
             }
             Poll::Pending
@@ -96,47 +96,52 @@ impl Workers {
         .await
     }
 
-    /// Tells one something. One that cannot be told is lost.
-    pub(super) fn tell(&mut self, id: WorkerId, order: &Order, along: &[BorrowedFd<'_>]) -> Option<Event> {
+    /// Sends a command. A worker that cannot take it counts as disconnected.
+    pub(super) fn send(
+        &mut self,
+        id: WorkerId,
+        command: &WorkerCommand,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Option<GuardEvent> {
         let worker = self.0.iter_mut().find(|worker| worker.id == id)?;
-        let error = worker.channel.as_ref()?.send(order, along).err()?;
-        tracing::debug!(%error, pid = worker.pid.as_raw_pid(), "a worker cannot be told");
+        let error = worker.channel.as_ref()?.send(command, descriptors).err()?;
+        tracing::debug!(%error, pid = worker.pid.as_raw_pid(), "command could not be sent to the worker");
         worker.channel = None;
-        Some(Event::Lost(id))
+        Some(GuardEvent::Disconnected(id))
     }
 
-    /// Ends one.
+    /// Kills a worker process.
     pub(super) fn kill(&self, id: WorkerId) {
         if let Some(worker) = self.0.iter().find(|worker| worker.id == id) {
-            // It may have ended by itself, and not been waited for yet.
+            // It may have exited already and not been waited for.
             let _gone = kill_process(worker.pid, Signal::KILL);
         }
     }
 
-    /// What those who have ended had still said, and then their ends.
-    pub(super) fn reap(&mut self) -> Vec<Heard> {
-        let (mut said, mut gone) = (Vec::new(), Vec::new());
+    /// Waits for workers that have exited: returns their unread messages, then their exits.
+    pub(super) fn reap(&mut self) -> Vec<WorkerNotice> {
+        let (mut messages, mut exits) = (Vec::new(), Vec::new());
         self.0.retain_mut(|worker| {
-            let ended = match waitpid(Some(worker.pid), WaitOptions::NOHANG) {
+            let exit = match waitpid(Some(worker.pid), WaitOptions::NOHANG) {
                 Ok(None) => return true,
                 Ok(Some((_, status))) => {
                     let by_signal = status.terminating_signal().map(Exit::Signal);
                     status.exit_status().map(Exit::Status).or(by_signal).unwrap_or(Exit::Unknown)
                 }
-                // Nobody's child any more.
+                // Not a child of this process.
                 Err(_) => Exit::Unknown,
             };
             while let Some(channel) = &worker.channel {
-                match control::receive::<Said>(channel.as_fd()) {
+                match control::receive::<WorkerMessage>(channel.as_fd()) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    received => said.push(worker.heard(received)),
+                    received => messages.push(worker.notice(received)),
                 }
             }
-            gone.push(Heard::Event(Event::Ended(worker.id, ended)));
+            exits.push(WorkerNotice::Event(GuardEvent::Exited(worker.id, exit)));
             false
         });
-        said.append(&mut gone);
-        said
+        messages.append(&mut exits);
+        messages
     }
 
     /// The process of one, and its end of the control socket.
@@ -145,44 +150,44 @@ impl Workers {
         Some((worker.pid.as_raw_pid(), worker.channel.as_ref()?.as_fd()))
     }
 
-    /// How many there are.
+    /// Returns the number of worker processes.
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether this one has not ended.
-    pub(super) fn has(&self, id: WorkerId) -> bool {
+    /// Returns true until the worker has exited.
+    pub(super) fn contains(&self, id: WorkerId) -> bool {
         self.0.iter().any(|worker| worker.id == id)
     }
 
-    /// All of them.
+    /// Returns the numbers of all workers.
     pub(super) fn ids(&self) -> Vec<WorkerId> {
         self.0.iter().map(|worker| worker.id).collect()
     }
 
-    /// Whether each of them can be told something still.
-    pub(super) fn are_all_there(&self) -> bool {
+    /// Returns true if the control socket of every worker is open.
+    pub(super) fn are_all_connected(&self) -> bool {
         self.0.iter().all(|worker| worker.channel.is_some())
     }
 }
 
-impl Worker {
-    fn heard(&mut self, received: io::Result<Packet<Said>>) -> Heard {
+impl WorkerProcess {
+    fn notice(&mut self, received: io::Result<Packet<WorkerMessage>>) -> WorkerNotice {
         let id = self.id;
-        let said = match received {
-            Ok(Some((said, _))) => said,
+        let message = match received {
+            Ok(Some((message, _))) => message,
             Ok(None) | Err(_) => {
                 self.channel = None;
-                return Heard::Event(Event::Lost(id));
+                return WorkerNotice::Event(GuardEvent::Disconnected(id));
             }
         };
-        Heard::Event(match said {
-            Said::Prepared => Event::Prepared(id),
-            Said::Ready => Event::Ready(id),
-            Said::Released => Event::Released(id),
-            Said::Beat => Event::Beat(id),
-            Said::Upgrade => return Heard::Upgrade(id),
-            Said::Reload => return Heard::Reload,
+        WorkerNotice::Event(match message {
+            WorkerMessage::Prepared => GuardEvent::Prepared(id),
+            WorkerMessage::Ready => GuardEvent::Ready(id),
+            WorkerMessage::Released => GuardEvent::Released(id),
+            WorkerMessage::Heartbeat => GuardEvent::Heartbeat(id),
+            WorkerMessage::Upgrade => return WorkerNotice::Upgrade(id),
+            WorkerMessage::Reload => return WorkerNotice::Reload,
         })
     }
 }

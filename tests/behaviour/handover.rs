@@ -44,7 +44,7 @@ impl Place {
     fn relay(&self) -> Relay {
         let clients = self.sockets.clients.iter().map(|socket| socket.try_clone().unwrap()).collect();
         let sockets = Sockets { clients, admin: self.sockets.admin.try_clone().unwrap() };
-        Relay::ready(self.config.clone(), Clock::system(), sockets).unwrap().serve().unwrap()
+        Relay::prepare(self.config.clone(), Clock::system(), sockets).unwrap().serve().unwrap()
     }
 
     fn half_written(&self) -> usize {

@@ -192,7 +192,7 @@ fn probing_names_who_answers_and_who_does_not() {
     let (manager, away) = (Manager::start(), RefusingPort::new());
     let good = run(&mut gupd(["check", "--probe", "--upstream", &manager.url()]));
     assert!(good.status.success() && good.errors.is_empty(), "{good:#?}");
-    assert!(good.lines.iter().any(|line| line.contains("answers 404")), "{good:#?}");
+    assert!(good.lines.iter().any(|line| line.contains("status 404")), "{good:#?}");
     let url = away.url();
     let bad = run(&mut gupd(["check", "--probe", "--upstream", &manager.url(), "--upstream", &url]));
     assert_eq!(bad.status.code(), Some(1), "{bad:#?}");
@@ -228,8 +228,8 @@ fn what_is_only_odd_is_told_with_its_line_and_keeps_nobody_from_starting() {
         spread.starts_with("warning: ") && spread.contains("gupd.toml:4: group.spread: 4h is longer"),
         "{spread}"
     );
-    assert_eq!(good, "the configuration is good");
+    assert_eq!(good, "configuration is valid");
     let mut relay = Relay::start(serve(&manager, &folder.path().join("store")).arg("--config").arg(&file));
-    assert_eq!(relay.process.said("the configuration is odd"), 1);
+    assert_eq!(relay.process.said("configuration warning"), 1);
     relay.process.kill();
 }

@@ -91,15 +91,15 @@ async fn a_site_that_never_saw_the_manager_serves_an_imported_bundle() {
     let told = format!("exported 4 objects, 1.21 MiB in 3 blobs, to {}", bundle.display());
     assert_eq!((exported.status.code(), exported.lines), (Some(0), vec![told]), "{}", exported.errors);
     let imported = import(&new, &bundle);
-    assert_eq!(imported.lines, ["imported 4 objects, 1.21 MiB; 0 were there already"], "{imported:#?}");
+    assert_eq!(imported.lines, ["imported 4 objects, 1.21 MiB; 0 already stored"], "{imported:#?}");
     assert_eq!(names(&new), names(from.path()));
     assert_eq!(store("verify", &new, &[]).status.code(), Some(0));
 
     let again = import(&new, &bundle);
-    assert_eq!(again.lines, ["imported 0 objects, 0 B; 4 were there already"], "{again:#?}");
+    assert_eq!(again.lines, ["imported 0 objects, 0 B; 4 already stored"], "{again:#?}");
     store("purge", &new, &["--path", "/small"]);
     let partly = import(&new, &bundle);
-    assert_eq!(partly.lines, ["imported 1 objects, 68.36 KiB; 3 were there already"], "{partly:#?}");
+    assert_eq!(partly.lines, ["imported 1 objects, 68.36 KiB; 3 already stored"], "{partly:#?}");
 
     let gone = Manager::start();
     let relay = Relay::start(&mut serve(&gone, &new));
@@ -171,7 +171,7 @@ async fn an_export_takes_what_came_since_and_never_what_is_damaged() {
     fs::write(&file, rotten).unwrap();
     let ended = export(from.path(), &bundle, &[]);
     assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
-    assert!(ended.errors.contains(&format!("blob {id} is damaged and was left out")), "{ended:#?}");
+    assert!(ended.errors.contains(&format!("blob {id}: damaged and not exported")), "{ended:#?}");
     let new = to.path().join("store");
     assert!(import(&new, &bundle).status.success());
     assert_eq!(names(&new), ["/empty", "/small"]);

@@ -81,7 +81,7 @@ fn clients_are_told_how_they_reach_a_manager_not_how_the_relay_does() {
 fn each_part_says_how_sure_it_is_and_what_is_not_for_this_relay() {
     let ended = said(SITE, &["--host", "10.1.2.3"]);
     let all = ended.lines.join("\n");
-    for certainty in ["certainty: documented.", "certainty: inference, test", "certainty: unverified, test"] {
+    for certainty in ["certainty: documented.", "certainty: inferred, test", "certainty: unverified, test"] {
         assert!(all.contains(certainty), "{all}");
     }
     assert_eq!(all.matches("\n== ").count() + 1, 5);
@@ -101,8 +101,7 @@ fn each_part_says_how_sure_it_is_and_what_is_not_for_this_relay() {
     let ended = said("[[upstream]]\nurl = \"https://lu\"\n", &["--host", "::1"]);
     let all = ended.lines.join("\n");
     assert!(
-        all.contains("1. gupd http://[::1]:2967\n")
-            && all.contains("not for this relay: no upstream is http")
+        all.contains("1. gupd http://[::1]:2967\n") && all.contains("not applicable: no upstream uses HTTP")
     );
 }
 

@@ -41,7 +41,7 @@ async fn a_copy_is_listed_with_its_mark_and_purge_leaves_it() {
     let rehearsed = store("purge", folder, &["--path", "**", "--dry-run"]);
     assert_eq!(rehearsed.lines.len(), 3, "{rehearsed:#?}");
     let purged = store("purge", folder, &["--path", "**"]);
-    assert_eq!(purged.lines, ["removed 1 objects, 0 B of the disk"], "{purged:#?}");
+    assert_eq!(purged.lines, ["removed 1 objects, 0 B on disk"], "{purged:#?}");
     assert_eq!(listed(folder, &[]).len(), 1);
     let verified = store("verify", folder, &[]);
     assert_eq!(verified.lines, ["verified 1 blobs, 4.88 KiB"], "{verified:#?}");

@@ -60,7 +60,7 @@ async fn clients_of_a_dead_worker_are_sent_to_the_manager_until_the_next_one_ser
     let ready = get(relay.admin, "/readyz").await;
     assert_eq!(ready.status, 503);
     let why = String::from_utf8(ready.body).unwrap();
-    assert!(why.starts_with("the guard answers: the worker ended 3 times; "), "{why}");
+    assert!(why.starts_with("the guard answers clients: the worker exited 3 times; "), "{why}");
     let metrics = relay.metrics().await;
     for line in [
         "gupd_guard_answering 1",
@@ -75,7 +75,7 @@ async fn clients_of_a_dead_worker_are_sent_to_the_manager_until_the_next_one_ser
     for line in ["gupd_guard_answering 0", "gupd_guard_worker_starts_total 4"] {
         assert!(metrics.contains(&format!("{line}\n")), "{line} in {metrics}");
     }
-    let ended = relay.process.logged("the worker has ended");
+    let ended = relay.process.logged("worker exited unexpectedly");
     assert_eq!((&ended["why"], &ended["signal"]), (&"killed".into(), &9.into()), "{ended}");
 }
 
@@ -164,9 +164,9 @@ async fn a_worker_that_hangs_is_ended_and_its_clients_are_answered() {
     // Nobody accepts this one before the guard does.
     let answered = exchange(relay.address, &Request::get(PAYLOAD)).await.unwrap();
     assert!([200, 307].contains(&answered.status));
-    let told = relay.process.logged("a worker gives no sign of life; it is ended");
+    let told = relay.process.logged("killing worker that sent no heartbeat");
     assert_eq!(told["level"], "ERROR");
-    assert_eq!(relay.process.logged("the worker has ended")["why"], "hung");
+    assert_eq!(relay.process.logged("worker exited unexpectedly")["why"], "hung");
     assert_ne!(serves(&relay).await, hung);
 }
 
@@ -183,7 +183,7 @@ async fn a_worker_that_cannot_start_again_is_tried_again_until_it_can() {
     fs::write(&store, "in the way").unwrap();
     kill(&relay).await;
     for _ in 0..5 {
-        let ended = relay.process.line(|line| line.contains("the worker has ended")).unwrap();
+        let ended = relay.process.line(|line| line.contains("worker exited unexpectedly")).unwrap();
         assert!(ended.contains("ERROR"), "{ended}");
         assert_eq!(exchange(relay.address, &Request::get(PAYLOAD)).await.unwrap().status, 307);
     }
@@ -263,7 +263,7 @@ async fn the_guard_passes_signals_on() {
     manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
     let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
     relay.process.signal("HUP");
-    relay.process.line(|line| line.contains("\"reloaded\"")).unwrap();
+    relay.process.line(|line| line.contains("\"configuration reloaded\"")).unwrap();
     let worker = serves(&relay).await;
     // Signals that reach the worker, as a terminal's or a service manager's may, are not its to mind.
     signal(worker, "TERM");
@@ -377,7 +377,7 @@ async fn the_service_manager_is_told_how_a_guard_and_its_worker_are() {
     assert!(told("RELOADING=1").contains("MONOTONIC_USEC="));
     told("READY=1");
     kill(&relay).await;
-    told("STATUS=the guard answers: the worker ended; ");
+    told("STATUS=the guard answers clients: the worker exited; ");
     told("STATUS=serving");
     relay.process.signal("TERM");
     told("STOPPING=1");

@@ -41,12 +41,12 @@ async fn a_reload_says_what_came_of_it() {
         assert!(done.status.success(), "{done:#?}");
         assert_eq!(done.lines, ["reloaded"]);
         configured(folder.path(), &manager, "[log]\naccess = false\nformat = \"text\"\n");
-        assert_eq!(reload().lines, ["reloaded, but these sections change at a restart only: log"]);
+        assert_eq!(reload().lines, ["reloaded; restart gupd to apply these sections: log"]);
         configured(folder.path(), &manager, "[fill]\nattempts = 0\n");
         let refused = reload();
         assert_eq!(refused.status.code(), Some(1));
         assert!(refused.errors.contains("gupd.toml") && refused.errors.contains("attempts"), "{refused:#?}");
-        assert!(refused.errors.contains("the old configuration stays"), "{refused:#?}");
+        assert!(refused.errors.contains("the old configuration stays in force"), "{refused:#?}");
     }
 }
 
@@ -63,7 +63,7 @@ async fn who_comes_to_a_relay_that_drains_is_sent_to_the_manager_while_downloads
     running.body = client.some(1_000_000).await.unwrap();
 
     let drained = order(&relay, folder.path(), &["drain", "--redirect"]);
-    assert_eq!(drained.lines, ["draining: who comes is sent to the manager; 1 connections are open"]);
+    assert_eq!(drained.lines, ["draining: new requests are redirected to the manager; open connections: 1"]);
     let ready = get(relay.admin, "/readyz").await;
     assert_eq!((ready.status, ready.whole()), (503, b"draining\n".to_vec()));
     let target = format!("{PAYLOAD}?a=b");

@@ -146,7 +146,7 @@ async fn a_pair_crosses_the_line_once_and_outlives_either() {
     places[1].configure(&manager, &[&one]);
     for relay in [&mut one, &mut two] {
         relay.process.signal("HUP");
-        relay.process.logged("reloaded");
+        relay.process.logged("configuration reloaded");
     }
     let front = Front::start([&one, &two]);
     front.serves().await;

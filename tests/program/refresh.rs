@@ -26,12 +26,12 @@ async fn refresh_has_the_relay_ask_for_its_catalogs_and_tells_what_came_of_it() 
     manager.put(MINITRI, Resource::new("  "));
     let ended = refresh(&relay, Some(&token));
     assert!(ended.status.success(), "{ended:#?}");
-    assert_eq!(ended.lines, ["1 catalogs asked for: 1 changed, 0 failed"]);
+    assert_eq!(ended.lines, ["refreshed 1 catalogs: 1 changed, 0 failed"]);
     assert_eq!(relay.get(MINITRI).await.whole(), b"  ");
 
     refresh(&relay, None).complained(2, &["server.admin_token_file", "--config"]);
     refresh(&relay, Some(&folder.path().join("none"))).complained(2, &["server.admin_token_file", "none"]);
-    refresh(&relay, Some(&other)).complained(1, &["refuses", "not the admin token"]);
+    refresh(&relay, Some(&other)).complained(1, &["refused", "wrong admin token"]);
     fs::write(&token, "other\n").unwrap();
     assert!(refresh(&relay, Some(&other)).status.success(), "a new token holds at once");
     assert!(manager.request_count(MINITRI) == 3);
@@ -47,5 +47,5 @@ async fn a_relay_without_a_token_refuses_and_says_what_to_set() {
     let token = folder.path().join("token");
     fs::write(&token, "s3cret\n").unwrap();
     let relay = Relay::start(&mut serve(&manager, &folder.path().join("store")));
-    refresh(&relay, Some(&token)).complained(1, &["refuses", "set server.admin_token_file"]);
+    refresh(&relay, Some(&token)).complained(1, &["refused", "set server.admin_token_file"]);
 }

@@ -66,7 +66,7 @@ async fn a_reload_takes_new_upstreams_and_rules_and_drops_nothing() {
     let text = upstream(&new) + "[[rule]]\npattern = \"/x\"\nclass = \"private\"\n";
     fs::write(&file, text).unwrap();
     relay.process.signal("HUP");
-    relay.process.logged("reloaded");
+    relay.process.logged("configuration reloaded");
     let private = kept.send(&Request::get("/x")).await.unwrap();
     assert_eq!(private.cache_status(), "gupd; fwd=bypass");
     assert_eq!(private.whole(), b"new");
@@ -84,14 +84,14 @@ async fn a_bad_new_file_is_refused_and_the_old_one_stays() {
 
     fs::write(&file, format!("{good}[cahce]\n[[rule]]\npattern = \"/**\"\nclass = \"private\"\n")).unwrap();
     relay.process.signal("HUP");
-    let refused = relay.process.logged("reload refused; the old configuration stays");
+    let refused = relay.process.logged("reload refused; the old configuration stays in force");
     assert!(refused["problem"].as_str().unwrap().contains("gupd.toml:3: cahce: "), "{refused}");
     assert_eq!(refused["level"], "ERROR");
     assert_eq!(relay.get(PAYLOAD).await.cache_status(), "gupd; fwd=uri-miss; stored");
 
     fs::write(&file, format!("{good}[store]\nquota = \"1GiB\"\n")).unwrap();
     relay.process.signal("HUP");
-    let partly = relay.process.logged("reloaded, but these sections change at a restart only");
+    let partly = relay.process.logged("configuration reloaded; some sections need a restart");
     assert_eq!(partly["sections"], "[\"store\"]");
 }
 
@@ -145,7 +145,7 @@ async fn draining_ends_with_its_time_out() {
     let mut relay = Relay::start(command.env("GUPD_SERVER_DRAIN_TIMEOUT", "100ms"));
     let (download, _gate) = Download::begin(&relay, &manager).await;
     relay.process.signal("TERM");
-    relay.process.logged("drain_timeout is over; dropping what still runs");
+    relay.process.logged("server.drain_timeout expired; dropping running downloads");
     let ended = relay.process.ended();
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
     assert_eq!(download.end().await.ending, Ending::Broken);

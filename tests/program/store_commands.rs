@@ -114,7 +114,7 @@ async fn purge_removes_what_is_asked_for_and_nothing_else() {
     assert_eq!(paths(folder, &[]), everything);
 
     let by_type = store("purge", folder, &["--content-type", "network-threat"]);
-    assert_eq!(by_type.lines, ["removed 1 objects, 100.00 KiB of the disk"], "{by_type:#?}");
+    assert_eq!(by_type.lines, ["removed 1 objects, 100.00 KiB on disk"], "{by_type:#?}");
     store("purge", folder, &["--revision", "261121001"]);
     assert_eq!(paths(folder, &[]), [everything[2].as_str(), &everything[4]]);
     store("purge", folder, &["--path", "**/*jtun*"]);
@@ -160,7 +160,7 @@ async fn verify_names_what_is_wrong_and_makes_it_good() {
     };
     let beside = store("verify", folder, &[]);
     wrong(&beside);
-    assert!(beside.errors.contains("3 found, nothing repaired: a relay has the store"), "{beside:#?}");
+    assert!(beside.errors.contains("3 found, none repaired: a running relay has the store"), "{beside:#?}");
     stop(relay);
     wrong(&store("verify", folder, &["--dry-run"]));
     assert!(orphan.exists() && files[0].exists());
@@ -223,7 +223,7 @@ async fn verify_leaves_what_no_manager_can_be_asked_for_now() {
     let down = store("verify", folder, &["--upstream", &away.url()]);
     assert!(down.errors.contains("; left: the right bytes cannot be had now: "), "{down:#?}");
     assert!(down.errors.contains("cannot connect"), "{down:#?}");
-    let sum = "1 found: 0 repaired (0 B fetched), 0 removed, 1 left as they are; damage is never served: run this again";
+    let sum = "1 found: 0 repaired (0 B fetched), 0 removed, 1 not repaired; damaged content is never served: run this again";
     assert!(down.errors.contains(sum), "{down:#?}");
     assert_eq!((down.status.code(), down.errors.lines().count()), (Some(1), 2), "{down:#?}");
     let up = store("verify", folder, &["--upstream", &manager.url()]);

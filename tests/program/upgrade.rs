@@ -69,7 +69,7 @@ async fn an_upgrade_under_two_hundred_clients_fails_nobody() {
         let old = serves(&relay).await;
         relay.process.signal("USR2");
         replaced(&relay, old).await;
-        relay.process.logged("the guard replaces itself");
+        relay.process.logged("replacing the guard");
         load.disturb();
         load.settle().await;
     }
@@ -105,7 +105,7 @@ async fn a_download_that_runs_is_finished_by_the_worker_that_began_it() {
     client.begin(&Request::get(PAYLOAD)).await.unwrap();
     let mut head = client.head().await.unwrap();
     relay.process.signal("USR2");
-    relay.process.line(|line| line.contains("handed over; finishing what runs")).unwrap();
+    relay.process.line(|line| line.contains("handed over; finishing running downloads")).unwrap();
     let answered = exchange(relay.address, &Request::get("/other")).await.unwrap();
     assert_eq!((answered.status, answered.whole()), (200, b"other".to_vec()));
     assert!(runs(old) && workers(&relay).len() == 2);
@@ -135,7 +135,7 @@ async fn two_workers_keep_the_limit_on_the_line_together() {
         clients.push(client);
         if target == PAYLOAD {
             relay.process.signal("USR2");
-            relay.process.line(|line| line.contains("handed over; finishing what runs")).unwrap();
+            relay.process.line(|line| line.contains("handed over; finishing running downloads")).unwrap();
         }
     }
     assert!(runs(old) && workers(&relay).len() == 2);
@@ -164,17 +164,17 @@ async fn a_program_that_does_not_start_changes_nothing() {
     let old = serves(&relay).await;
     let admin = relay.admin;
     let upgrade = || upgrade(admin, Some(&token));
-    assert_eq!(upgrade().lines, ["the new worker is ready and takes over"]);
+    assert_eq!(upgrade().lines, ["upgrade: the new worker is taking over"]);
     let new = replaced(&relay, old).await;
 
     fs::remove_file(&program).unwrap();
-    upgrade().complained(1, &["refuses", "the old one goes on"]);
+    upgrade().complained(1, &["refused", "the old worker keeps serving"]);
     fs::write(&program, "#!/bin/sh\nexit 3\n").unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    upgrade().complained(1, &["refuses", "the old one goes on"]);
+    upgrade().complained(1, &["refused", "the old worker keeps serving"]);
     assert_eq!(serves(&relay).await, new);
     assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
-    relay.process.logged("no upgrade");
+    relay.process.logged("upgrade failed");
 
     fs::remove_file(&program).unwrap();
     installed(folder.path());
@@ -201,10 +201,10 @@ async fn a_guard_that_cannot_be_replaced_is_what_it_was() {
     // It is about to hand over, and does not get to it before the program is gone.
     signal(old, "STOP");
     relay.process.signal("USR2");
-    relay.process.logged("the new worker is ready to take over");
+    relay.process.logged("upgrade: new worker is taking over");
     fs::rename(&program, folder.path().join("away")).unwrap();
     signal(old, "CONT");
-    relay.process.logged("the guard cannot be replaced; the old one goes on");
+    relay.process.logged("guard could not be replaced; the old one continues");
     replaced(&relay, old).await;
     assert_eq!(kept(guard), before);
     let input = fs::read_link(format!("/proc/{guard}/fd/0")).unwrap();
@@ -225,13 +225,13 @@ async fn no_signal_ends_a_guard_that_replaces_itself_and_none_is_lost() {
     serves(&relay).await;
     let hail = format!("while kill -USR2 {guard} && kill -HUP {guard}; do :; done");
     let mut hail = Command::new("sh").args(["-c", &hail]).spawn().unwrap();
-    relay.process.logged("the guard replaces itself");
-    relay.process.line(|line| line.contains("guarding") && line.contains("\"replaced\":true")).unwrap();
+    relay.process.logged("replacing the guard");
+    relay.process.line(|line| line.contains("guard started") && line.contains("\"replaced\":true")).unwrap();
     hail.kill().unwrap();
     hail.wait().unwrap();
     serves(&relay).await;
     relay.process.signal("USR2");
-    relay.process.logged("the guard replaces itself");
+    relay.process.logged("replacing the guard");
     relay.process.signal("TERM");
     assert!(relay.process.ended().status.success());
 }
@@ -249,6 +249,6 @@ async fn without_a_guard_or_a_token_there_is_no_upgrade_and_it_says_why() {
     fs::write(&token, "s3cret\n").unwrap();
     let mut command = crate::process::serve(&manager, &folder.path().join("store"));
     let relay = Relay::start(command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", &token));
-    upgrade(relay.admin, Some(&token)).complained(1, &["refuses", "no guard", "gupd serve --guard"]);
-    upgrade(relay.admin, None).complained(2, &["upgrade: there is no admin token", "--config"]);
+    upgrade(relay.admin, Some(&token)).complained(1, &["refused", "no guard", "gupd serve --guard"]);
+    upgrade(relay.admin, None).complained(2, &["upgrade: no admin token", "--config"]);
 }

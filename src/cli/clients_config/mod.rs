@@ -1,69 +1,69 @@
-//! `gupd clients-config`: what to enter where, so that clients come to this relay first and to the manager when it is
-//! gone. Owns the command's form; `parts` has what there is to say. Prints, and changes nothing.
+//! `gupd clients-config`: prints the settings with which clients use this relay first and the manager when it is down.
+//! `parts` has the settings.
 
 mod parts;
 
 use clap::{Args, ValueEnum};
 
-use self::parts::{Part, Site};
-use super::{Failure, Settings, answer};
+use self::parts::{ClientSetting, RelayAddress};
+use super::{CommandError, CommonFlags, print_line};
 use gupd_config::Config;
 
-/// The machine's own name, as its kernel knows it.
+/// Host name of this machine.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
 #[derive(Debug, Args)]
 pub(super) struct ClientsConfig {
     #[command(flatten)]
-    settings: Settings,
-    /// The relay's name or address, as clients see it [default: this machine's name].
+    common: CommonFlags,
+    /// Host name or address of the relay, as clients see it [default: host name of this machine].
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
-    /// One part alone, as it goes into a file.
+    /// Print one part only, without explanation.
     #[arg(long, value_enum, value_name = "PART")]
-    only: Option<Only>,
+    only: Option<PartName>,
 }
 
-/// The parts, by the word on the command line.
+/// Name of a part on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Only {
-    /// The policy's list of LiveUpdate servers.
+enum PartName {
+    /// LiveUpdate server list of the policy.
     Liveupdate,
-    /// The policy's values for a Group Update Provider.
+    /// Group Update Provider settings of the policy.
     Gup,
-    /// A proxy auto-configuration file.
+    /// Proxy auto-configuration file.
     Pac,
     /// liveupdate.conf of old Linux clients.
     Linux,
-    /// A name for the relay.
+    /// DNS record of the relay.
     Dns,
 }
 
-pub(super) fn run(command: &ClientsConfig) -> Result<(), Failure> {
-    let config = command.settings.load()?;
-    let site = site(&config, command.host.as_deref())?;
-    let all = [Only::Liveupdate, Only::Gup, Only::Pac, Only::Linux, Only::Dns];
+pub(super) fn run(command: &ClientsConfig) -> Result<(), CommandError> {
+    let config = command.common.load()?;
+    let address = relay_address(&config, command.host.as_deref())?;
+    let all = [PartName::Liveupdate, PartName::Gup, PartName::Pac, PartName::Linux, PartName::Dns];
     let part = |only| match only {
-        Only::Liveupdate => parts::liveupdate(&site),
-        Only::Gup => parts::gup(&site),
-        Only::Pac => parts::pac(&site),
-        Only::Linux => parts::linux(&site),
-        Only::Dns => parts::dns(&site),
+        PartName::Liveupdate => parts::liveupdate(&address),
+        PartName::Gup => parts::gup(&address),
+        PartName::Pac => parts::pac(&address),
+        PartName::Linux => parts::linux(&address),
+        PartName::Dns => parts::dns(&address),
     };
     match command.only.map(part) {
-        Some(Part { text: Ok(text), .. }) => answer(text.trim_end()),
-        Some(Part { text: Err(why), .. }) => return Err(Failure::Failed(why)),
-        None => all.into_iter().map(part).for_each(|part| answer(&part.to_string())),
+        Some(ClientSetting { text: Ok(text), .. }) => print_line(text.trim_end()),
+        Some(ClientSetting { text: Err(reason), .. }) => return Err(CommandError::Failed(reason)),
+        None => all.into_iter().map(part).for_each(|part| print_line(&part.to_string())),
     }
     Ok(())
 }
 
-/// Where clients find the relay, and what it stands in front of.
-fn site<'a>(config: &'a Config, host: Option<&str>) -> Result<Site<'a>, Failure> {
+/// Determines the address at which clients reach the relay.
+fn relay_address<'a>(config: &'a Config, host: Option<&str>) -> Result<RelayAddress<'a>, CommandError> {
     let host = match host {
         Some(host) => host.to_owned(),
         None => std::fs::read_to_string(HOST_NAME)
-            .map_err(|error| Failure::Failed(format!("{HOST_NAME}: {error}; give --host")))?,
+            .map_err(|error| CommandError::Failed(format!("{HOST_NAME}: {error}: pass --host")))?,
     };
     let host = host.trim();
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -74,15 +74,14 @@ fn site<'a>(config: &'a Config, host: Option<&str>) -> Result<Site<'a>, Failure>
         Ok(address) => format!("[{address}]"),
         Err(_) if is_name(host) => host.to_owned(),
         Err(_) => {
-            let message =
-                format!("--host: {host:?} is neither a name nor an address; leave out scheme and port");
-            return Err(Failure::Configuration(message));
+            let message = format!("--host: {host:?} is not a host name or address: omit scheme and port");
+            return Err(CommandError::Configuration(message));
         }
     };
     let listen = &config.server.listen;
     let listen = listen.iter().find(|address| !address.ip().is_loopback()).or(listen.first());
     let port = listen.map(|address| address.port()).filter(|port| *port > 0).ok_or_else(|| {
-        Failure::Configuration("server.listen: has no port that clients could be told".to_owned())
+        CommandError::Configuration("server.listen: no fixed port: set one for clients".to_owned())
     })?;
-    Ok(Site { config, host, port, tls: config.server.tls.is_some() })
+    Ok(RelayAddress { config, host, port, has_tls: config.server.tls.is_some() })
 }

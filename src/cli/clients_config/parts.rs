@@ -1,5 +1,5 @@
-//! What clients are told, part by part: the text, where it is entered, and how sure we are that clients honour it. Only
-//! what is publicly documented counts as known; how update clients behave is their vendor's to change.
+//! The client settings, one function each: the text, the place to enter it, and the certainty that clients honour it. Only
+//! publicly documented behaviour counts as certain, because the vendor may change any other.
 
 use std::fmt;
 
@@ -9,94 +9,92 @@ use http::uri::Scheme;
 use gupd_config::Config;
 use gupd_config::{OutsideWindow, Profile};
 
-/// A relay, as its clients see it.
-pub(super) struct Site<'a> {
+/// Address of the relay, as its clients see it.
+pub(super) struct RelayAddress<'a> {
     pub(super) config: &'a Config,
-    /// A name or an address, this one in brackets if it is IPv6.
+    /// Host name or address; IPv6 in brackets.
     pub(super) host: String,
     pub(super) port: u16,
-    /// Whether the relay speaks TLS to clients.
-    pub(super) tls: bool,
+    /// Clients connect with TLS.
+    pub(super) has_tls: bool,
 }
 
-/// How sure we are that clients honour something.
+/// Certainty that clients honour a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Certainty {
     /// The vendor's documentation says so.
     Documented,
     /// It follows from what is documented.
     Inferred,
-    /// Nothing public says so.
+    /// No public document says so.
     Unverified,
 }
 
-/// One thing to tell clients.
-pub(super) struct Part {
+/// A setting of clients, with its explanation.
+pub(super) struct ClientSetting {
     title: &'static str,
     clients: &'static str,
-    entered: &'static str,
+    place: &'static str,
     certainty: Certainty,
-    why: String,
-    /// What is entered; or why there is nothing to enter.
+    explanation: String,
+    /// Text to enter; or the reason why this setting does not apply.
     pub(super) text: Result<String, String>,
 }
 
-pub(super) fn liveupdate(site: &Site<'_>) -> Part {
-    let mut text = format!("1. gupd {}\n", site.url());
-    for (at, (name, url)) in site.upstreams(|profile| profile != Profile::Sep).enumerate() {
-        text += &format!("{}. {name} {}\n", at + 2, origin(url));
+pub(super) fn liveupdate(address: &RelayAddress<'_>) -> ClientSetting {
+    let mut text = format!("1. gupd {}\n", address.url());
+    for (index, (name, url)) in address.upstreams(|profile| profile != Profile::Sep).enumerate() {
+        text += &format!("{}. {name} {}\n", index + 2, origin(url));
     }
-    Part {
+    ClientSetting {
         title: "LiveUpdate server list",
         clients: "Windows, Mac, Linux",
-        entered: "LiveUpdate Settings policy, Server Settings, \"Use a LiveUpdate server\", internal server: name \
+        place: "LiveUpdate Settings policy, Server Settings, \"Use a LiveUpdate server\", internal server: name \
                   and URL, in this order",
         certainty: Certainty::Documented,
-        why: "The policy takes several servers by http or https, for failover. Clients that take content from a \
-              LiveUpdate server do not follow a revision that is named on the manager. Leave out what is no LiveUpdate \
-              server: a SEPM is none."
+        explanation: "The policy takes several HTTP or HTTPS servers, for failover. Clients of a LiveUpdate server ignore \
+              the content revision selected on the manager. Omit servers that are not LiveUpdate servers, such as a SEPM."
             .to_owned(),
-        text: match site.upstreams(|profile| profile != Profile::Sep).next() {
+        text: match address.upstreams(|profile| profile != Profile::Sep).next() {
             Some(_) => Ok(text),
-            None => Err("no route is for LiveUpdate: all are of profile \"sep\"".to_owned()),
+            None => Err("every route has profile \"sep\": no LiveUpdate server".to_owned()),
         },
     }
 }
 
-pub(super) fn gup(site: &Site<'_>) -> Part {
-    let text = format!("host {}\nport {}\nbypass after 3 days\n", site.bare_host(), site.port);
-    let mut why = "A single (or backup) provider is a host and a port in the policy; that clients take one that is no \
-                   client of the manager follows from that, and is documented nowhere: test it with one client. The \
-                   explicit list likely takes only providers that the manager has listed itself. The bypass time is how \
-                   long a client tries without any success before it goes to the manager; the vendor recommends 3 \
-                   days, and \"never\" leaves clients without content when the relay is gone."
+pub(super) fn gup(address: &RelayAddress<'_>) -> ClientSetting {
+    let text = format!("host {}\nport {}\nbypass after 3 days\n", address.bare_host(), address.port);
+    let mut explanation = "The policy takes a single (or backup) provider as host and port. It follows that the provider \
+                           need not be a client of the manager, but no document says so. The explicit list likely takes \
+                           only providers that the manager has listed itself. The bypass time is the time that a client \
+                           tries the provider without success before it uses the manager. The vendor recommends 3 days; \
+                           with \"never\" clients get no content while the relay is down."
         .to_owned();
-    if site.defers() {
-        why += " It must be longer than the longest wait that groups' windows and spread bring about, or clients go \
-                around them.";
+    if address.can_defer() {
+        explanation += " It must be longer than the longest wait caused by the windows and spread of groups, or clients \
+                        bypass them.";
     }
-    Part {
+    ClientSetting {
         title: "Group Update Provider",
         clients: "Windows",
-        entered: "LiveUpdate Settings policy, Server Settings, \"Use a Group Update Provider\", single provider",
+        place: "LiveUpdate Settings policy, Server Settings, \"Use a Group Update Provider\", single provider",
         certainty: Certainty::Inferred,
-        why,
-        text: match site.upstreams(|profile| matches!(profile, Profile::Sep | Profile::Auto)).next() {
-            _ if site.tls => {
-                Err("providers speak plain HTTP, and every listen address of this relay speaks TLS"
-                    .to_owned())
+        explanation,
+        text: match address.upstreams(|profile| matches!(profile, Profile::Sep | Profile::Auto)).next() {
+            _ if address.has_tls => {
+                Err("providers use plain HTTP, but every listen address has TLS".to_owned())
             }
-            None => Err("no route is for a manager: none is of profile \"sep\" or \"auto\"".to_owned()),
+            None => Err("no route has profile \"sep\" or \"auto\": no manager".to_owned()),
             Some(_) => Ok(text),
         },
     }
 }
 
-pub(super) fn pac(site: &Site<'_>) -> Part {
+pub(super) fn pac(address: &RelayAddress<'_>) -> ClientSetting {
     let mut served = Vec::new();
-    for (_, url) in site.upstreams(|_| true).filter(|(_, url)| url.scheme() == Some(&Scheme::HTTP)) {
+    for (_, url) in address.upstreams(|_| true).filter(|(_, url)| url.scheme() == Some(&Scheme::HTTP)) {
         let host = url.host().unwrap_or_default().to_ascii_lowercase();
-        // A URL with the default port may be spelled without it.
+        // Clients may omit the default port.
         match url.port_u16() {
             Some(port) if port != 80 => served.push(format!("http://{host}:{port}/")),
             _ => served.extend([format!("http://{host}/"), format!("http://{host}:80/")]),
@@ -105,7 +103,7 @@ pub(super) fn pac(site: &Site<'_>) -> Part {
     served.dedup();
     let list = served.iter().map(|url| format!("        \"{url}\"")).collect::<Vec<_>>().join(",\n");
     let text = format!(
-        "// Updates by way of the relay, or directly if it does not answer; everything else directly.\n\
+        "// Updates through the relay, or directly if it is down; everything else directly.\n\
          function FindProxyForURL(url, host) {{\n    \
              var served = [\n{list}\n    ];\n    \
              for (var i = 0; i < served.length; i++) {{\n        \
@@ -115,69 +113,69 @@ pub(super) fn pac(site: &Site<'_>) -> Part {
              }}\n    \
              return \"DIRECT\";\n\
          }}\n",
-        site.host, site.port
+        address.host, address.port
     );
-    Part {
+    ClientSetting {
         title: "PAC file",
-        clients: "any that read one",
-        entered: "proxy settings of the system, as an automatic configuration script; or the policy's proxy settings for \
-                  LiveUpdate, \"use the system's\"",
+        clients: "any that support PAC files",
+        place: "system proxy settings, automatic configuration script; or the policy's LiveUpdate proxy settings, \
+                \"use the system's\"",
         certainty: Certainty::Unverified,
-        why: "The policy can name a proxy, or have clients use the system's. Whether the update client reads a PAC file, \
-              and asks DIRECT when the proxy is down, nothing public says. The relay is a proxy for its upstreams' http \
-              URLs alone: https goes past it, as it does not look into TLS."
+        explanation: "The policy can set a proxy, or use the system's. No public document says whether the update client \
+              reads a PAC file and falls back to DIRECT. The relay is a proxy for HTTP URLs of its upstreams only: HTTPS \
+              passes it by, because it does not intercept TLS."
             .to_owned(),
         text: match served.is_empty() {
-            _ if site.tls => Err("a PAC file names a proxy by plain HTTP, and every listen address speaks TLS".to_owned()),
-            true => Err("no upstream is http, and https cannot be cached by a proxy".to_owned()),
+            _ if address.has_tls => Err("PAC files name plain HTTP proxies, but every listen address has TLS".to_owned()),
+            true => Err("no upstream uses HTTP, and a proxy cannot cache HTTPS".to_owned()),
             false => Ok(text),
         },
     }
 }
 
-pub(super) fn linux(site: &Site<'_>) -> Part {
-    let mut text = format!("hosts/0/url={}/\n", site.url());
-    for (at, (_, url)) in site.upstreams(|profile| profile != Profile::Sep).enumerate() {
-        text += &format!("hosts/{}/url={}/\n", at + 1, origin(url));
+pub(super) fn linux(address: &RelayAddress<'_>) -> ClientSetting {
+    let mut text = format!("hosts/0/url={}/\n", address.url());
+    for (index, (_, url)) in address.upstreams(|profile| profile != Profile::Sep).enumerate() {
+        text += &format!("hosts/{}/url={}/\n", index + 1, origin(url));
     }
-    Part {
+    ClientSetting {
         title: "liveupdate.conf",
         clients: "old Linux (Java LiveUpdate)",
-        entered: "/etc/liveupdate.conf, in place of its hosts/ lines",
+        place: "/etc/liveupdate.conf, replacing its hosts/ lines",
         certainty: Certainty::Unverified,
-        why: "The file and some of its keys are documented, these are not. Newer Linux clients take their servers from the \
-              policy: use the list above."
+        explanation: "The file is documented, these keys are not. Newer Linux clients take their servers from the policy: \
+              use the LiveUpdate server list."
             .to_owned(),
-        text: match site.upstreams(|profile| profile != Profile::Sep).next() {
+        text: match address.upstreams(|profile| profile != Profile::Sep).next() {
             Some(_) => Ok(text),
-            None => Err("no route is for LiveUpdate: all are of profile \"sep\"".to_owned()),
+            None => Err("every route has profile \"sep\": no LiveUpdate server".to_owned()),
         },
     }
 }
 
-pub(super) fn dns(site: &Site<'_>) -> Part {
-    let record = match site.bare_host().parse() {
+pub(super) fn dns(address: &RelayAddress<'_>) -> ClientSetting {
+    let record = match address.bare_host().parse() {
         Ok(std::net::IpAddr::V4(address)) => format!("A {address}"),
         Ok(std::net::IpAddr::V6(address)) => format!("AAAA {address}"),
-        // A name alone, as machines have, is one of the same zone; with a dot behind it, it would be nobody's.
-        Err(_) if !site.host.contains('.') => format!("CNAME {}", site.host),
-        Err(_) => format!("CNAME {}.", site.host.trim_end_matches('.')),
+        // A host name without a domain is relative to the zone; a trailing dot would make it absolute.
+        Err(_) if !address.host.contains('.') => format!("CNAME {}", address.host),
+        Err(_) => format!("CNAME {}.", address.host.trim_end_matches('.')),
     };
-    Part {
+    ClientSetting {
         title: "DNS",
         clients: "all",
-        entered: "the site's zone, if clients shall know the relay by a name of its own; then give that as --host",
+        place: "zone of the site, if the relay gets a name of its own; then pass that name as --host",
         certainty: Certainty::Inferred,
-        why: "Names are looked up like any other. With two addresses the load is shared, but it is not documented whether \
-              clients try the second when the first does not answer: for a pair see deploy/haproxy and deploy/keepalived."
+        explanation: "Two addresses share the load, but no document says whether clients try the second when the first is \
+              down: for a pair of relays see deploy/haproxy and deploy/keepalived."
             .to_owned(),
         text: Ok(format!("gupd 300 IN {record}\n")),
     }
 }
 
-impl Site<'_> {
+impl RelayAddress<'_> {
     fn url(&self) -> String {
-        let scheme = if self.tls { "https" } else { "http" };
+        let scheme = if self.has_tls { "https" } else { "http" };
         format!("{scheme}://{}:{}", self.host, self.port)
     }
 
@@ -185,10 +183,10 @@ impl Site<'_> {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Upstreams of routes with such a profile, each once, in the order in which they are asked.
-    fn upstreams(&self, fits: impl Fn(Profile) -> bool) -> impl Iterator<Item = (&str, &Uri)> {
+    /// Returns the upstreams of routes whose profile matches, each once, in order of use.
+    fn upstreams(&self, matches: impl Fn(Profile) -> bool) -> impl Iterator<Item = (&str, &Uri)> {
         let mut seen = Vec::new();
-        let routes = self.config.routes.iter().filter(|route| fits(route.profile));
+        let routes = self.config.routes.iter().filter(|route| matches(route.profile));
         for index in routes.flat_map(|route| &route.upstreams) {
             if !seen.contains(index) {
                 seen.push(*index);
@@ -198,35 +196,35 @@ impl Site<'_> {
         upstreams.map(|upstream| (upstream.name.as_str(), upstream.client_url()))
     }
 
-    /// Whether some clients have to wait for their turn.
-    fn defers(&self) -> bool {
-        let waits = |group: &gupd_config::GroupSettings| {
+    /// Returns true if windows or a spread can defer clients.
+    fn can_defer(&self) -> bool {
+        let can_wait = |group: &gupd_config::GroupSettings| {
             group.outside != OutsideWindow::Ignore
                 && (group.windows.as_constant().is_none() || !group.spread.is_zero())
         };
-        self.config.groups.iter().any(waits)
+        self.config.groups.iter().any(can_wait)
     }
 }
 
-/// Without the slash that a URL of a host alone shows.
+/// Formats a URL without the trailing slash of an empty path.
 fn origin(url: &Uri) -> String {
     url.to_string().trim_end_matches('/').to_owned()
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for ClientSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "== {} ==", self.title)?;
         writeln!(f, "clients: {}", self.clients)?;
         match &self.text {
-            Err(why) => return writeln!(f, "not for this relay: {why}\n"),
-            Ok(_) => writeln!(f, "enter at: {}", self.entered)?,
+            Err(reason) => return writeln!(f, "not applicable: {reason}\n"),
+            Ok(_) => writeln!(f, "enter in: {}", self.place)?,
         }
         let certainty = match self.certainty {
             Certainty::Documented => "documented",
-            Certainty::Inferred => "inference, test it with one client first",
-            Certainty::Unverified => "unverified, test it with one client first",
+            Certainty::Inferred => "inferred, test with one client first",
+            Certainty::Unverified => "unverified, test with one client first",
         };
-        writeln!(f, "certainty: {certainty}. {}", self.why)?;
+        writeln!(f, "certainty: {certainty}. {}", self.explanation)?;
         writeln!(f)?;
         self.text.iter().flat_map(|text| text.lines()).try_for_each(|line| writeln!(f, "    {line}"))
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::Failure;
+use crate::CommandError;
 use gupd_config::pattern;
 use gupd_http::key;
 use gupd_store::Inventory;
@@ -23,7 +23,7 @@ struct Newest {
 }
 
 impl Sizes {
-    pub(super) fn of(inventory: &Inventory) -> Result<Self, Failure> {
+    pub(super) fn of(inventory: &Inventory) -> Result<Self, CommandError> {
         let mut newest: HashMap<String, Newest> = HashMap::new();
         for object in inventory.objects() {
             let object = object?;
@@ -34,7 +34,7 @@ impl Sizes {
         }
         let sizes = sum(newest.values());
         if sizes == Self::default() {
-            return Err(Failure::Failed(
+            return Err(CommandError::Failed(
                 "plan: the store has no full set and no delta of SyLink content; give --full and --delta"
                     .to_owned(),
             ));

@@ -14,7 +14,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, civil};
 
 use self::history::Sizes;
-use super::{Failure, answer};
+use super::{CommandError, print_line};
 use gupd_config as config;
 use gupd_config::clock::Clock;
 use gupd_config::units::{Rate, Size, Time};
@@ -122,19 +122,19 @@ struct Reverse {
     spread: SpreadAnswer,
 }
 
-pub(super) fn run(plan: &Plan) -> Result<(), Failure> {
+pub(super) fn run(plan: &Plan) -> Result<(), CommandError> {
     let report = plan.report()?;
     if let Some(path) = &plan.chart {
         std::fs::write(path, chart::svg(&report)).map_err(|error| {
-            Failure::Failed(format!("cannot write {}: {error}; give another --chart", path.display()))
+            CommandError::Failed(format!("cannot write {}: {error}; give another --chart", path.display()))
         })?;
     }
-    answer(&if plan.json { words::json(&report) } else { table::table(&report) });
+    print_line(&if plan.json { words::json(&report) } else { table::table(&report) });
     Ok(())
 }
 
 impl Plan {
-    fn report(&self) -> Result<Report, Failure> {
+    fn report(&self) -> Result<Report, CommandError> {
         let overrides = Overrides {
             store: self.store.clone(),
             wan_limit: self.wan_limit.clone(),
@@ -156,21 +156,21 @@ impl Plan {
         })
     }
 
-    fn start(&self, zone: &TimeZone) -> Result<Timestamp, Failure> {
+    fn start(&self, zone: &TimeZone) -> Result<Timestamp, CommandError> {
         match self.start {
             None => Timestamp::from_millisecond(Clock::system().now()).map_err(|error| error.to_string()),
             Some(Start::At(time)) => Ok(time),
             Some(Start::AtSite(time)) => zone.to_timestamp(time).map_err(|error| error.to_string()),
         }
-        .map_err(|error| Failure::Configuration(format!("--start is no time at the site: {error}")))
+        .map_err(|error| CommandError::Configuration(format!("--start is no time at the site: {error}")))
     }
 
-    fn site(&self, config: &Config, start: Timestamp) -> Result<Site, Failure> {
+    fn site(&self, config: &Config, start: Timestamp) -> Result<Site, CommandError> {
         let stored =
             if self.from_store { Sizes::of(&Inventory::open(&config.store.dir)?)? } else { Sizes::default() };
         let given = |size: Option<Size>, stored: Option<u64>| size.map(|Size(bytes)| bytes).or(stored);
         if [self.full, self.delta].contains(&Some(Size(0))) {
-            return Err(Failure::Configuration(
+            return Err(CommandError::Configuration(
                 "--full and --delta are more than 0 bytes; leave out what is not there".into(),
             ));
         }
@@ -188,7 +188,7 @@ impl Plan {
         })
     }
 
-    fn reverse(&self, scenario: &Scenario) -> Result<Option<Reverse>, Failure> {
+    fn reverse(&self, scenario: &Scenario) -> Result<Option<Reverse>, CommandError> {
         let Some(within) = self.deadline else { return Ok(None) };
         let busiest = self.lan_peak.map_or(f64::INFINITY, |Rate(bytes)| bytes as f64);
         let deadline = Deadline { within: within.as_secs_f64(), share: self.goal, busiest };
@@ -236,13 +236,13 @@ fn start(text: &str) -> Result<Start, String> {
     text.parse().map(Start::AtSite).map_err(refused)
 }
 
-impl From<SiteError> for Failure {
+impl From<SiteError> for CommandError {
     fn from(error: SiteError) -> Self {
         Self::Configuration(format!("plan: {error}"))
     }
 }
 
-impl From<Endless> for Failure {
+impl From<Endless> for CommandError {
     fn from(error: Endless) -> Self {
         Self::Failed(format!("plan: {error}"))
     }

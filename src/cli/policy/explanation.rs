@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Serialize, Serializer};
 
-use super::super::Failure;
+use super::super::CommandError;
 use super::Explain;
 use super::stage::Stage;
 use gupd_config as config;
@@ -113,10 +113,10 @@ pub(super) struct Count {
 impl Explanation {
     /// # Errors
     /// A path that the relay refuses, or that no route takes.
-    pub(super) fn of(asked: &Explain, config: &Config, now: UnixMillis) -> Result<Self, Failure> {
-        let policy = Policy::new(config).map_err(|error| Failure::Configuration(error.to_string()))?;
+    pub(super) fn of(asked: &Explain, config: &Config, now: UnixMillis) -> Result<Self, CommandError> {
+        let policy = Policy::new(config).map_err(|error| CommandError::Configuration(error.to_string()))?;
         let normal = key::normalize(asked.path.path(), asked.path.query()).map_err(|_| {
-            Failure::Failed(format!(
+            CommandError::Failed(format!(
                 "{}: the relay answers such a path 400; give one without \
                  dot segments, backslashes and control characters, encoded or not",
                 asked.path
@@ -124,7 +124,7 @@ impl Explanation {
         })?;
         let path = normal.path();
         let route = policy.route(asked.host.as_deref(), path).ok_or_else(|| {
-            Failure::Failed(format!(
+            CommandError::Failed(format!(
                 "{path}: no route takes it, and clients get 404; give --host, or add a [[route]]"
             ))
         })?;

@@ -14,13 +14,13 @@ use http::uri::PathAndQuery;
 
 use self::explanation::Explanation;
 use self::stage::Stage;
-use super::{Failure, answer};
+use super::{CommandError, print_line, to_json};
 use gupd_config as config;
 use gupd_config::clock::Clock;
 use gupd_config::{Config, Overrides};
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum PolicyCommand {
     /// Say what a client that asks for a path gets, and why: its group, turn, limits and upstreams.
     Explain(Explain),
 }
@@ -47,8 +47,8 @@ pub(super) struct Explain {
     json: bool,
 }
 
-pub(super) fn run(command: &Command) -> Result<(), Failure> {
-    let Command::Explain(asked) = command;
+pub(super) fn run(command: &PolicyCommand) -> Result<(), CommandError> {
+    let PolicyCommand::Explain(asked) = command;
     let config = Config::load_without_upstreams(
         &Overrides::default(),
         asked.config.as_deref(),
@@ -57,10 +57,9 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
     let mut explanation = Explanation::of(asked, &config, Clock::system().now())?;
     explanation.rollout = Stage::of(&config, &explanation.group.name, explanation.client)?;
     if asked.json {
-        let text = serde_json::to_string_pretty(&explanation);
-        answer(&text.map_err(|error| Failure::Failed(format!("it cannot be written as JSON: {error}")))?);
+        print_line(&to_json(&explanation)?);
     } else {
-        answer(&table::table(&explanation, &config.site.time_zone));
+        print_line(&table::table(&explanation, &config.site.time_zone));
     }
     Ok(())
 }

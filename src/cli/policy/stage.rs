@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::Serialize;
 
-use super::super::Failure;
-use super::super::ask::{Admin, Question};
+use super::super::CommandError;
+use super::super::admin_client::{AdminClient, AdminRequest};
 use gupd_config::{Config, Steps};
 use gupd_rollout::rings::{Ring, Rings};
 use gupd_rollout::status::{Gate, ViewStatus};
@@ -47,7 +47,7 @@ pub(super) enum View {
 
 impl Stage {
     /// That of a client of this group; `None` without rings.
-    pub(super) fn of(config: &Config, group: &str, client: IpAddr) -> Result<Option<Self>, Failure> {
+    pub(super) fn of(config: &Config, group: &str, client: IpAddr) -> Result<Option<Self>, CommandError> {
         let Some(rings) = Rings::new(config) else { return Ok(None) };
         let Some(ring) = rings.of_group(group).and_then(|ring| rings.get(ring)) else { return Ok(None) };
         let step = ring.step(client);
@@ -59,7 +59,7 @@ impl Stage {
             step: step + 1,
             steps: ring.steps(),
             moves: moves(ring, step),
-            view: View::of(&Admin::of(config)?, group, client),
+            view: View::of(&AdminClient::new(config)?, group, client),
         }))
     }
 }
@@ -76,12 +76,13 @@ fn moves(ring: &Ring, step: usize) -> Option<String> {
 }
 
 impl View {
-    fn of(admin: &Admin, group: &str, client: IpAddr) -> Self {
+    fn of(admin: &AdminClient, group: &str, client: IpAddr) -> Self {
         // Names of groups have no characters that a query does not.
         let path = format!("/api/v1/rollout/view?client={client}&group={group}");
-        let question = Question { method: Method::GET, path: &path, body: Bytes::new(), max: MAX_ANSWER };
+        let question =
+            AdminRequest { method: Method::GET, path: &path, body: Bytes::new(), max_response: MAX_ANSWER };
         let address = admin.address();
-        match admin.try_ask(question, PATIENCE) {
+        match admin.try_send(question, PATIENCE) {
             Ok((StatusCode::OK, body)) => match serde_json::from_slice(&body) {
                 Ok(view) => Self::Known(view),
                 Err(error) => Self::Unknown(format!("{address} does not answer as a relay does: {error}")),

@@ -1,45 +1,45 @@
-//! The rates that the relay keeps, and what share of them is this process's: while one process follows another, both keep
-//! limits that are the site's. Owns the change of either; `lan` and `wan` keep them.
+//! The rate limits of a relay and its share of them. While one process replaces another, both transfer bytes, so each
+//! keeps an equal part of the limits of the site.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gupd_config::Config;
 use gupd_net::shape::{LanLimiter, WanLimiter};
 
-/// The rates in force.
+/// Rate limits in force, divided between processes.
 #[derive(Debug)]
-pub struct Limits {
-    lan: Arc<LanLimiter>,
-    wan: Arc<WanLimiter>,
-    // Held to change what is kept: one change after the other.
-    kept: Mutex<Kept>,
+pub struct SharedLimits {
+    pub(super) lan: Arc<LanLimiter>,
+    pub(super) wan: Arc<WanLimiter>,
+    // Locked while a change is applied, so that changes apply one after the other.
+    share: Mutex<LimitShare>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct LimitShare {
     config: Config,
     processes: u32,
 }
 
-impl Limits {
+impl SharedLimits {
     pub(super) fn new(config: &Config, lan: Arc<LanLimiter>, wan: Arc<WanLimiter>) -> Self {
-        Self { lan, wan, kept: Mutex::new(Kept { config: config.clone(), processes: 1 }) }
+        Self { lan, wan, share: Mutex::new(LimitShare { config: config.clone(), processes: 1 }) }
     }
 
-    /// Keeps those of a new configuration.
+    /// Applies the limits of a configuration.
     pub(super) fn reconfigure(&self, config: &Config) {
-        self.change(|kept| kept.config = config.clone());
+        self.update(|share| share.config = config.clone());
     }
 
-    /// Keeps them together with others, so many processes in all: each has an equal part.
-    pub fn share(&self, processes: u32) {
-        self.change(|kept| kept.processes = processes.max(1));
+    /// Sets the number of processes that share the limits.
+    pub fn set_processes(&self, processes: u32) {
+        self.update(|share| share.processes = processes.max(1));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Kept)) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut kept);
-        let part = kept.config.divide_limits(kept.processes);
+    fn update(&self, change: impl FnOnce(&mut LimitShare)) {
+        let mut share = self.share.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut share);
+        let part = share.config.divide_limits(share.processes);
         self.lan.reconfigure(&part);
         self.wan.reconfigure(&part);
     }

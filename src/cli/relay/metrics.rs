@@ -1,11 +1,10 @@
-//! Every metric of one relay, registered once by the crate that owns it. The guard's are added when the relay learns
-//! that it has a guard.
+//! The metrics of one relay. Each crate registers its own; those of the guard are added when a guard sends its counts.
 
 use std::sync::{Arc, OnceLock};
 
 use gupd_admin::Exposition;
 use gupd_cache::fill::metrics::FillMetrics;
-use gupd_guard::metrics::{Figures, GuardMetrics};
+use gupd_guard::metrics::{GuardMetrics, GuardStats};
 use gupd_net::metrics::NetMetrics;
 use gupd_proxy::metrics::RequestMetrics;
 use gupd_refresh::metrics::RefreshMetrics;
@@ -26,16 +25,16 @@ pub struct RelayMetrics {
     pub refresh: Arc<RefreshMetrics>,
     /// Revisions, rings and clients.
     pub rollout: Arc<RolloutMetrics>,
-    /// The exposition of all of them, and the store's.
+    /// Exposition of all metrics, including those of the store.
     pub exposition: Arc<Exposition>,
     guard: OnceLock<GuardMetrics>,
 }
 
 impl RelayMetrics {
-    /// Registers everything in a new registry, at zero.
+    /// Registers all metrics in a new registry, at zero.
     ///
     /// # Errors
-    /// Only when two metrics have one name, which a test excludes.
+    /// When two metrics have one name, which a test excludes.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let net = Arc::new(NetMetrics::register(&registry)?);
@@ -51,16 +50,16 @@ impl RelayMetrics {
         })
     }
 
-    /// Shows the guard's figures from now on.
-    pub fn show_guard(&self, figures: &Figures) {
+    /// Sets the counts of the guard.
+    pub fn set_guard_stats(&self, stats: &GuardStats) {
         if self.guard.get().is_none()
-            && let Ok(metrics) = GuardMetrics::new(&self.registry)
+            && let Ok(metrics) = GuardMetrics::register(&self.registry)
         {
-            // Another thread may have been first; both show the same.
-            let _shown = self.guard.set(metrics);
+            // Another thread may have been first, with the same metrics.
+            let _lost_race = self.guard.set(metrics);
         }
         if let Some(metrics) = self.guard.get() {
-            metrics.show(figures);
+            metrics.update(stats);
         }
     }
 }

@@ -10,8 +10,8 @@ mod table;
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
 
-use super::ask::Admin;
-use super::{Failure, Settings, answer, ask};
+use super::admin_client::AdminClient;
+use super::{CommandError, CommonFlags, print_line};
 use gupd_rollout::orders::Order;
 use gupd_rollout::revision::RevisionNumber;
 
@@ -19,7 +19,7 @@ use gupd_rollout::revision::RevisionNumber;
 const MAX_ANSWER: usize = 64 << 20;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
+pub(super) enum RolloutSubcommand {
     /// Show revisions, rings, who has what, what opens next and what is held up by what.
     Status(status::Show),
     /// Give a revision a name, under which it is kept, or take a name away.
@@ -90,36 +90,36 @@ pub(super) struct How {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    settings: Settings,
+    common: CommonFlags,
 }
 
-pub(super) fn run(command: Command) -> Result<(), Failure> {
+pub(super) fn run(command: RolloutSubcommand) -> Result<(), CommandError> {
     let (name, order, how) = match command {
-        Command::Status(status) => return status::run(&status),
-        Command::Name { remove: Some(name), how, .. } => ("name", Order::Unname { name }, how),
-        Command::Name { revision, name, remove: None, how } => {
+        RolloutSubcommand::Status(status) => return status::run(&status),
+        RolloutSubcommand::Name { remove: Some(name), how, .. } => ("name", Order::Unname { name }, how),
+        RolloutSubcommand::Name { revision, name, remove: None, how } => {
             // clap has them given.
             let (revision, name) = (revision.unwrap_or_default(), name.unwrap_or_default());
             ("name", Order::Name { revision, name }, how)
         }
-        Command::Hold { group, revision, how } => ("hold", Order::Hold { group, revision }, how),
-        Command::Rollback { group, revision, how } => ("rollback", Order::Rollback { group, revision }, how),
-        Command::Release { group, now, how } => ("release", Order::Release { group, now }, how),
-        Command::Halt(how) => ("halt", Order::Halt, how),
-        Command::Resume(how) => ("resume", Order::Resume, how),
-        Command::Promote { ring, how } => ("promote", Order::Promote { ring }, how),
+        RolloutSubcommand::Hold { group, revision, how } => ("hold", Order::Hold { group, revision }, how),
+        RolloutSubcommand::Rollback { group, revision, how } => {
+            ("rollback", Order::Rollback { group, revision }, how)
+        }
+        RolloutSubcommand::Release { group, now, how } => ("release", Order::Release { group, now }, how),
+        RolloutSubcommand::Halt(how) => ("halt", Order::Halt, how),
+        RolloutSubcommand::Resume(how) => ("resume", Order::Resume, how),
+        RolloutSubcommand::Promote { ring, how } => ("promote", Order::Promote { ring }, how),
     };
     order::give(name, &order, &how)
 }
 
 /// What the relay answers, as it is meant.
-fn read<T: DeserializeOwned>(admin: &Admin, body: &[u8]) -> Result<T, Failure> {
+fn read<T: DeserializeOwned>(admin: &AdminClient, body: &[u8]) -> Result<T, CommandError> {
     serde_json::from_slice(body).map_err(|error| {
-        Failure::Failed(format!("{} does not answer as this gupd's relay does: {error}", admin.address()))
+        CommandError::Failed(format!(
+            "{} does not answer as this gupd's relay does: {error}",
+            admin.address()
+        ))
     })
-}
-
-fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
-    serde_json::to_string_pretty(value)
-        .map_err(|error| Failure::Failed(format!("it cannot be written as JSON: {error}")))
 }

@@ -7,39 +7,41 @@ use http::Method;
 use nix::unistd::{Uid, User};
 use serde_json::Value;
 
-use super::ask::{Admin, Question};
-use super::{Failure, How, MAX_ANSWER, answer, json, preview, read};
+use super::super::admin_client::{AdminClient, AdminRequest};
+use super::{CommandError, How, MAX_ANSWER, preview, print_line, read};
+use crate::to_json;
 use gupd_rollout::orders::{Done, Order};
 use gupd_rollout::preview::Preview;
 
 /// Where orders go.
 const PATH: &str = "/api/v1/rollout";
 
-pub(super) fn give(command: &str, order: &Order, how: &How) -> Result<(), Failure> {
-    let config = how.settings.load_without_upstreams()?;
-    let admin = Admin::with_token(&config, &format!("rollout {command}"))?;
+pub(super) fn give(command: &str, order: &Order, how: &How) -> Result<(), CommandError> {
+    let config = how.common.load_without_upstreams()?;
+    let admin = AdminClient::with_token(&config, &format!("rollout {command}"))?;
     let body = Bytes::from(body(order, how)?);
-    let told = admin.ask(Question { method: Method::POST, path: PATH, body, max: MAX_ANSWER })?;
+    let told =
+        admin.send(AdminRequest { method: Method::POST, path: PATH, body, max_response: MAX_ANSWER })?;
     if how.dry_run {
         let told: Preview = read(&admin, &told)?;
-        answer(&if how.json { json(&told)? } else { preview::table(&told) });
+        print_line(&if how.json { to_json(&told)? } else { preview::table(&told) });
         return Ok(());
     }
     let done: Done = read(&admin, &told)?;
     if how.json {
-        answer(&json(&done)?);
+        print_line(&to_json(&done)?);
         return Ok(());
     }
-    answer(&done.what);
+    print_line(&done.what);
     for warning in &done.warnings {
-        answer(&format!("warning: {warning}"));
+        print_line(&format!("warning: {warning}"));
     }
     Ok(())
 }
 
 /// The order with who gives it and why.
-fn body(order: &Order, how: &How) -> Result<Vec<u8>, Failure> {
-    let failed = |error| Failure::Failed(format!("the order cannot be written as JSON: {error}"));
+fn body(order: &Order, how: &How) -> Result<Vec<u8>, CommandError> {
+    let failed = |error| CommandError::Failed(format!("the order cannot be written as JSON: {error}"));
     let mut body = serde_json::to_value(order).map_err(failed)?;
     if let Value::Object(body) = &mut body {
         body.insert(

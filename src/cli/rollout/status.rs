@@ -10,9 +10,10 @@ use http::Method;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
-use super::ask::{Admin, Question};
+use super::super::admin_client::{AdminClient, AdminRequest};
 use super::clients::{self, Client};
-use super::{Failure, MAX_ANSWER, Settings, answer, json, read, table};
+use super::{CommandError, CommonFlags, MAX_ANSWER, print_line, read, table};
+use crate::to_json;
 use gupd_rollout::status::Status;
 
 /// Between two looks with --watch.
@@ -27,7 +28,7 @@ const CLEAR: &str = "\x1b[2J";
 #[derive(Debug, Args)]
 pub(crate) struct Show {
     #[command(flatten)]
-    settings: Settings,
+    common: CommonFlags,
     /// JSON, with the hashes of catalogs.
     #[arg(long)]
     json: bool,
@@ -39,30 +40,30 @@ pub(crate) struct Show {
     clients: bool,
 }
 
-pub(super) fn run(asked: &Show) -> Result<(), Failure> {
-    let config = asked.settings.load_without_upstreams()?;
+pub(super) fn run(asked: &Show) -> Result<(), CommandError> {
+    let config = asked.common.load_without_upstreams()?;
     let admin = match asked.clients {
-        true => Admin::with_token(&config, "rollout status --clients")?,
-        false => Admin::of(&config)?,
+        true => AdminClient::with_token(&config, "rollout status --clients")?,
+        false => AdminClient::new(&config)?,
     };
     if asked.json {
         return as_json(&admin, asked.clients);
     }
     let zone = &config.site.time_zone;
     if !asked.watch {
-        answer(&shown(&admin, asked.clients, zone)?);
+        print_line(&shown(&admin, asked.clients, zone)?);
         return Ok(());
     }
     let mut first = true;
     loop {
         // A relay that restarts is back soon.
         let text = shown(&admin, asked.clients, zone).unwrap_or_else(|failure| match failure {
-            Failure::Configuration(why) | Failure::Failed(why) => why,
+            CommandError::Configuration(why) | CommandError::Failed(why) => why,
         });
         match renew(&text, first) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            Err(error) => return Err(Failure::Failed(format!("cannot write the status: {error}"))),
+            Err(error) => return Err(CommandError::Failed(format!("cannot write the status: {error}"))),
         }
         first = false;
         sleep(PAUSE);
@@ -87,7 +88,7 @@ fn renew(text: &str, first: bool) -> io::Result<()> {
     out.flush()
 }
 
-fn shown(admin: &Admin, with_clients: bool, zone: &TimeZone) -> Result<String, Failure> {
+fn shown(admin: &AdminClient, with_clients: bool, zone: &TimeZone) -> Result<String, CommandError> {
     let status: Status = read(admin, &get(admin, "/api/v1/rollout")?)?;
     let mut text = table::table(&status, zone);
     if with_clients {
@@ -98,7 +99,7 @@ fn shown(admin: &Admin, with_clients: bool, zone: &TimeZone) -> Result<String, F
     Ok(text)
 }
 
-fn as_json(admin: &Admin, with_clients: bool) -> Result<(), Failure> {
+fn as_json(admin: &AdminClient, with_clients: bool) -> Result<(), CommandError> {
     let mut status: Value = read(admin, &get(admin, "/api/v1/rollout?catalogs=true")?)?;
     if with_clients {
         let told: Value = read(admin, &get(admin, "/api/v1/rollout/clients")?)?;
@@ -106,10 +107,10 @@ fn as_json(admin: &Admin, with_clients: bool) -> Result<(), Failure> {
             status.insert("client_list".to_owned(), told);
         }
     }
-    answer(&json(&status)?);
+    print_line(&to_json(&status)?);
     Ok(())
 }
 
-fn get(admin: &Admin, path: &str) -> Result<Bytes, Failure> {
-    admin.ask(Question { method: Method::GET, path, body: Bytes::new(), max: MAX_ANSWER })
+fn get(admin: &AdminClient, path: &str) -> Result<Bytes, CommandError> {
+    admin.send(AdminRequest { method: Method::GET, path, body: Bytes::new(), max_response: MAX_ANSWER })
 }

@@ -1,34 +1,32 @@
-//! `gupd serve --guard`: starts the guard, and tells it how to start workers: this program, with these arguments and one
-//! that nobody else gives.
+//! `gupd serve --guard`: runs the guard. Its workers are this program with the same arguments and `--guarded`.
 
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use super::{Failure, GUARD, RESUMED, Settings, WORKER};
-use gupd_guard::{self as guard, log};
-use gupd_guard::{GuardError, Outcome, Program, Setup};
+use super::{CommandError, CommonFlags, GUARD, RESUMED, WORKER, init_log};
+use gupd_guard::{self as guard, GuardError, GuardOutcome, Program, Setup};
 
-pub(super) fn run(settings: Settings, resumed: bool) -> Result<(), Failure> {
-    let config = settings.load()?;
-    let log = log::init(&config.log).map_err(|error| Failure::Configuration(error.to_string()))?;
+pub(super) fn run(flags: CommonFlags, resumed: bool) -> Result<(), CommandError> {
+    let config = flags.load()?;
+    let log = init_log(&config.log)?;
     if !resumed {
         for warning in config.redirect_warnings() {
-            tracing::warn!(%warning, "the configuration is odd");
+            tracing::warn!(%warning, "configuration warning");
         }
     }
-    let program = program()
-        .map_err(|error| Failure::Failed(format!("the guard does not find its own program: {error}")))?;
-    let load = Box::new(move || settings.load());
-    match guard::run(Setup { config, load, program, resumed, log })? {
-        Outcome::Stopped => Ok(()),
-        // The worker has said why.
-        Outcome::Refused => Err(Failure::Configuration(String::new())),
+    let program =
+        program().map_err(|error| CommandError::Failed(format!("guard: path of the program: {error}")))?;
+    let load = Box::new(move || flags.load());
+    match guard::run(Setup { config, load, program, is_replacement: resumed, log })? {
+        GuardOutcome::Stopped => Ok(()),
+        // The worker has printed the problems.
+        GuardOutcome::ConfigRejected => Err(CommandError::Configuration(String::new())),
     }
 }
 
-/// The program as it was called, if that says where it is: behind a link there may be another one later. Else the file
-/// that runs; its name as of now.
+/// Returns the path that the program was called with if it has a folder, because a link there may point to a newer program
+/// later. Otherwise returns the path of the running file.
 fn program() -> io::Result<Program> {
     let mut arguments = std::env::args_os();
     let called = arguments.next().map(PathBuf::from).filter(|path| path.components().count() > 1);
@@ -42,7 +40,7 @@ fn program() -> io::Result<Program> {
     Ok(Program { path, worker: with(&[WORKER]), guard: with(&[GUARD, RESUMED]) })
 }
 
-impl From<GuardError> for Failure {
+impl From<GuardError> for CommandError {
     fn from(error: GuardError) -> Self {
         match error {
             GuardError::Tls(_)

@@ -1,6 +1,5 @@
-//! `gupd serve` as the worker of a guard: sockets, start, stop and everything in between come from it, over the socket that
-//! is standard input. Signals are the guard's to mind. Without a guard the worker stops accepting, finishes what runs and
-//! ends, so that no two relays stand on one port.
+//! `gupd serve` as the worker of a guard. Sockets and commands come over the control socket on standard input; signals are
+//! left to the guard. A worker without a guard drains and exits, so that two relays never share a port.
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,16 +9,16 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 
-use super::{Failure, Settings, reload, warn};
-use crate::relay::{Limits, Pulse, Relay};
-use gupd_admin::{self as admin, Answer, Ordered, Orders};
+use super::{CommandError, CommonFlags, init_log, log_start, log_warnings, reload};
+use crate::relay::{LivenessProbe, Relay, SharedLimits};
+use gupd_admin::{CommandReply, CommandRequest, ProcessCommand, ProcessCommands};
 use gupd_config::Clock;
-use gupd_guard::control::{self, Channel, Order, Packet, Said};
-use gupd_guard::log;
+use gupd_guard::control::{self, Channel, Packet, WorkerCommand, WorkerMessage};
+use gupd_guard::metrics::GuardStats;
 use gupd_net::listen::Sockets;
 
-/// What becomes of the worker next.
-enum Turn {
+/// Way in which a serving worker ends.
+enum WorkerEnd {
     /// Another worker takes over.
     HandOver,
     /// The relay stops, or the guard is gone.
@@ -27,61 +26,58 @@ enum Turn {
 }
 
 /// The worker's end of the control socket.
-struct Guard {
+struct GuardConnection {
     runtime: Runtime,
     channel: Arc<Channel>,
-    ordered: Receiver<Ordered>,
-    /// Who waits for the upgrade that was asked for.
-    upgrade: Option<Answer>,
-    /// Who waits for the reload.
-    reloaded: Option<Answer>,
-    /// The configuration has changed since it was read.
-    reload: bool,
-    /// The limits, once there are any.
-    limits: Option<Arc<Limits>>,
-    // Taken, so that they do not end the process; the guard passes on what they mean.
-    _signals: Vec<Signal>,
+    requests: Receiver<CommandRequest>,
+    /// Administrator that waits for an upgrade.
+    upgrade_reply: Option<CommandReply>,
+    /// Administrator that waits for a reload.
+    reload_reply: Option<CommandReply>,
+    /// A reload was requested before the relay served.
+    is_reload_pending: bool,
+    /// Set once the relay serves.
+    limits: Option<Arc<SharedLimits>>,
+    // Registered so that they do not end the process.
+    _ignored_signals: Vec<Signal>,
 }
 
-pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
-    let (orders, ordered) = Orders::new();
-    let no_guard = |error: &dyn std::fmt::Display| Failure::Failed(format!("there is no guard: {error}"));
-    let mut guard = Guard::find(ordered).map_err(|error| no_guard(&error))?;
-    let beat = guard.begun().ok_or_else(|| no_guard(&"it says nothing"))?;
-    let pulse = Arc::<Mutex<Option<Pulse>>>::default();
-    beat_every(beat, guard.channel.clone(), pulse.clone());
-    let config = settings.load()?;
-    let _log = log::init(&config.log).map_err(|error| Failure::Configuration(error.to_string()))?;
-    warn(&config);
-    Relay::check(&config, &Clock::system())?;
-    guard.say(Said::Prepared);
-    let Some(sockets) = guard.opened() else { return Ok(()) };
-    // What was said before the beginning holds for this start too.
-    let config = settings.load().unwrap_or(config);
-    let ready = Relay::ready(config, Clock::system(), sockets)?;
-    guard.say(Said::Ready);
-    let Some(figures) = guard.let_go() else { return Ok(()) };
-    let mut relay = ready.guarded(&figures).ordered(orders).serve()?;
+pub(super) fn run(flags: &CommonFlags) -> Result<(), CommandError> {
+    let (commands, requests) = ProcessCommands::channel();
+    let no_guard = |error: &dyn std::fmt::Display| {
+        CommandError::Failed(format!("--guarded: no guard on standard input: {error}: use --guard instead"))
+    };
+    let mut guard = GuardConnection::open(requests).map_err(|error| no_guard(&error))?;
+    let interval = guard.wait_for_begin().ok_or_else(|| no_guard(&"no first command"))?;
+    let probe = Arc::<Mutex<Option<LivenessProbe>>>::default();
+    spawn_heartbeat(interval, guard.channel.clone(), probe.clone());
+    let config = flags.load()?;
+    let _log = init_log(&config.log)?;
+    log_warnings(&config);
+    Relay::validate(&config, &Clock::system())?;
+    guard.send(WorkerMessage::Prepared);
+    let Some(sockets) = guard.wait_for_sockets() else { return Ok(()) };
+    // Reload commands that came before this are covered by reading the configuration again.
+    let config = flags.load().unwrap_or(config);
+    let prepared = Relay::prepare(config, Clock::system(), sockets)?;
+    guard.send(WorkerMessage::Ready);
+    let Some(stats) = guard.wait_for_accept() else { return Ok(()) };
+    let mut relay = prepared.with_guard_stats(&stats).with_commands(commands).serve()?;
     guard.limits = Some(relay.limits());
-    *pulse.lock().unwrap_or_else(PoisonError::into_inner) = relay.pulse();
-    tracing::info!(
-        listen = ?relay.addresses(),
-        admin = %relay.admin(),
-        version = env!("CARGO_PKG_VERSION"),
-        "serving"
-    );
-    match guard.until_it_ends(&mut relay, settings) {
-        Turn::HandOver => {
-            let begun = Instant::now();
+    *probe.lock().unwrap_or_else(PoisonError::into_inner) = relay.liveness_probe();
+    log_start(&relay);
+    match guard.handle_until_end(&mut relay, flags) {
+        WorkerEnd::HandOver => {
+            let started = Instant::now();
             relay.hand_over();
-            guard.say(Said::Released);
-            tracing::info!(took = ?begun.elapsed(), "handed over; finishing what runs");
+            guard.send(WorkerMessage::Released);
+            tracing::info!(took = ?started.elapsed(), "handed over; finishing running downloads");
         }
-        Turn::Stop => tracing::info!(timeout = ?relay.drain_timeout(), "draining"),
+        WorkerEnd::Stop => tracing::info!(timeout = ?relay.drain_timeout(), "draining"),
     }
     let stop_now = relay.stopper();
     std::thread::spawn(move || {
-        guard.until_told_to_stop();
+        guard.wait_for_stop();
         tracing::warn!("stopping at once");
         stop_now();
     });
@@ -90,134 +86,139 @@ pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-impl Guard {
-    fn find(ordered: Receiver<Ordered>) -> std::io::Result<Self> {
+impl GuardConnection {
+    fn open(requests: Receiver<CommandRequest>) -> std::io::Result<Self> {
         let end = std::io::stdin().as_fd().try_clone_to_owned()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let in_runtime = runtime.enter();
+        let entered = runtime.enter();
         let kinds = [
             SignalKind::hangup(),
             SignalKind::interrupt(),
             SignalKind::terminate(),
             SignalKind::user_defined2(),
         ];
-        let signals = kinds.into_iter().map(signal).collect::<std::io::Result<_>>()?;
+        let ignored_signals = kinds.into_iter().map(signal).collect::<std::io::Result<_>>()?;
         let channel = Arc::new(Channel::new(end)?);
-        drop(in_runtime);
-        let (upgrade, reloaded) = (None, None);
+        drop(entered);
         Ok(Self {
             runtime,
             channel,
-            ordered,
-            upgrade,
-            reloaded,
-            reload: false,
+            requests,
+            upgrade_reply: None,
+            reload_reply: None,
+            is_reload_pending: false,
             limits: None,
-            _signals: signals,
+            _ignored_signals: ignored_signals,
         })
     }
 
-    /// A guard that cannot be told is gone, which is found out when it is listened to.
-    fn say(&self, said: Said) {
-        let _gone = self.channel.send(&said, &[]);
+    /// Sends a message. A failure means that the guard is gone, which the next receive reports.
+    fn send(&self, message: WorkerMessage) {
+        let _gone = self.channel.send(&message, &[]);
     }
 
-    /// The next order with what came along; `None` when the guard is gone.
-    fn next(&mut self) -> Packet<Order> {
+    /// Returns the next command and its descriptors; `None` once the guard is gone. Handles administrators' requests and
+    /// shares of the limits meanwhile.
+    fn next(&mut self) -> Packet<WorkerCommand> {
         loop {
-            let (channel, ordered) = (&self.channel, &mut self.ordered);
-            let ordered = self.runtime.block_on(async {
+            let (channel, requests) = (&self.channel, &mut self.requests);
+            let received = self.runtime.block_on(async {
                 tokio::select! {
-                    order = channel.receive::<Order>() => Err(order),
-                    Some(ordered) = ordered.recv() => Ok(ordered),
+                    command = channel.receive::<WorkerCommand>() => Err(command),
+                    Some(request) = requests.recv() => Ok(request),
                 }
             });
-            match ordered {
-                Err(Ok(Some((Order::Share(processes), _)))) => {
+            match received {
+                Err(Ok(Some((WorkerCommand::ShareLimits(processes), _)))) => {
                     if let Some(limits) = &self.limits {
-                        limits.share(processes);
+                        limits.set_processes(processes);
                     }
                 }
-                Err(order) => return order.ok().flatten(),
-                // The guard has its part in both, and says when it is this one's turn.
-                Ok(Ordered { order: admin::Order::Upgrade, answer }) => {
-                    self.upgrade = Some(answer);
-                    self.say(Said::Upgrade);
+                Err(command) => return command.ok().flatten(),
+                // Both concern the guard too. It commands the worker when it is the worker's turn.
+                Ok(CommandRequest { command: ProcessCommand::Upgrade, reply }) => {
+                    self.upgrade_reply = Some(reply);
+                    self.send(WorkerMessage::Upgrade);
                 }
-                Ok(Ordered { order: admin::Order::Reload, answer }) => {
-                    self.reloaded = Some(answer);
-                    self.say(Said::Reload);
+                Ok(CommandRequest { command: ProcessCommand::Reload, reply }) => {
+                    self.reload_reply = Some(reply);
+                    self.send(WorkerMessage::Reload);
                 }
             }
         }
     }
 
-    /// How often to give a sign of life.
-    fn begun(&mut self) -> Option<Duration> {
+    /// Waits for the first command and returns the interval of heartbeats.
+    fn wait_for_begin(&mut self) -> Option<Duration> {
         match self.next()?.0 {
-            Order::Begin { beat } => Some(Duration::from_millis(beat)),
+            WorkerCommand::Begin { beat } => Some(Duration::from_millis(beat)),
             _ => None,
         }
     }
 
-    /// Waits until the store may be opened, on these sockets.
-    fn opened(&mut self) -> Option<Sockets> {
+    /// Waits until the store may be opened and returns the sockets.
+    fn wait_for_sockets(&mut self) -> Option<Sockets> {
         loop {
             match self.next()? {
-                (Order::Open, descriptors) => return Sockets::from_descriptors(descriptors),
-                (Order::Stop | Order::HandOver, _) => return None,
-                // It is read when the store is opened.
+                (WorkerCommand::Open, descriptors) => return Sockets::from_descriptors(descriptors),
+                (WorkerCommand::Stop | WorkerCommand::HandOver, _) => return None,
+                // The configuration is read again after this.
                 _ => {}
             }
         }
     }
 
-    /// Waits until clients may be accepted.
-    fn let_go(&mut self) -> Option<gupd_guard::metrics::Figures> {
+    /// Waits until clients may be accepted and returns the counts of the guard.
+    fn wait_for_accept(&mut self) -> Option<GuardStats> {
         loop {
             match self.next()?.0 {
-                Order::Go(figures) => return Some(figures),
-                Order::Stop | Order::HandOver => return None,
-                Order::Reload => self.reload = true,
+                WorkerCommand::Accept(stats) => return Some(stats),
+                WorkerCommand::Stop | WorkerCommand::HandOver => return None,
+                WorkerCommand::Reload => self.is_reload_pending = true,
                 _ => {}
             }
         }
     }
 
-    fn until_it_ends(&mut self, relay: &mut Relay, settings: &Settings) -> Turn {
-        if std::mem::take(&mut self.reload) {
-            self.reload(relay, settings);
+    fn handle_until_end(&mut self, relay: &mut Relay, flags: &CommonFlags) -> WorkerEnd {
+        if std::mem::take(&mut self.is_reload_pending) {
+            self.reload(relay, flags);
         }
         loop {
-            match self.next().map(|(order, _)| order) {
+            match self.next().map(|(command, _)| command) {
                 None => {
-                    tracing::error!("the guard is gone");
-                    return Turn::Stop;
+                    tracing::error!("guard is gone");
+                    return WorkerEnd::Stop;
                 }
-                Some(Order::Stop) => return Turn::Stop,
-                Some(Order::HandOver) => return Turn::HandOver,
-                Some(Order::Reload) => self.reload(relay, settings),
-                Some(Order::Count(figures)) => relay.metrics().show_guard(&figures),
-                Some(Order::Upgraded(result)) => {
-                    // Whoever asked may have gone.
-                    let result = result.map(|()| "the new worker is ready and takes over".to_owned());
-                    let _gone = self.upgrade.take().map(|answer| answer.send(result));
+                Some(WorkerCommand::Stop) => return WorkerEnd::Stop,
+                Some(WorkerCommand::HandOver) => return WorkerEnd::HandOver,
+                Some(WorkerCommand::Reload) => self.reload(relay, flags),
+                Some(WorkerCommand::SetStats(stats)) => relay.metrics().set_guard_stats(&stats),
+                Some(WorkerCommand::AnswerUpgrade(result)) => {
+                    let result = result.map(|()| "upgrade: the new worker is taking over".to_owned());
+                    // The administrator's connection may be closed.
+                    let _gone = self.upgrade_reply.take().map(|reply| reply.send(result));
                 }
-                Some(Order::Begin { .. } | Order::Open | Order::Go(_) | Order::Share(_)) => {}
+                Some(
+                    WorkerCommand::Begin { .. }
+                    | WorkerCommand::Open
+                    | WorkerCommand::Accept(_)
+                    | WorkerCommand::ShareLimits(_),
+                ) => {}
             }
         }
     }
 
-    fn reload(&mut self, relay: &mut Relay, settings: &Settings) {
-        let done = reload(relay, settings);
-        // Whoever asked may have gone.
-        let _gone = self.reloaded.take().map(|answer| answer.send(done));
+    fn reload(&mut self, relay: &mut Relay, flags: &CommonFlags) {
+        let result = reload(relay, flags);
+        // The administrator's connection may be closed.
+        let _gone = self.reload_reply.take().map(|reply| reply.send(result));
     }
 
-    /// Waits for the order to stop, also for ever: a guard that is gone gives none.
-    fn until_told_to_stop(&mut self) {
-        while let Some((order, _)) = self.next() {
-            if order == Order::Stop {
+    /// Waits for a command to stop; forever if the guard is gone.
+    fn wait_for_stop(&mut self) {
+        while let Some((command, _)) = self.next() {
+            if command == WorkerCommand::Stop {
                 return;
             }
         }
@@ -227,28 +228,30 @@ impl Guard {
     }
 }
 
-/// Gives signs of life, once the relay serves only while all its threads turn.
-fn beat_every(beat: Duration, channel: Arc<Channel>, pulse: Arc<Mutex<Option<Pulse>>>) {
-    let give = move || {
+/// Sends heartbeats; once the relay serves, only while all its threads make progress.
+fn spawn_heartbeat(interval: Duration, channel: Arc<Channel>, probe: Arc<Mutex<Option<LivenessProbe>>>) {
+    let run = move || {
         loop {
-            let begun = Instant::now();
-            let pulse = pulse.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let beats = pulse.is_none_or(|pulse| pulse.beats(beat));
-            if beats && control::send(channel.as_fd(), &Said::Beat, &[]).is_err_and(|error| is_end(&error)) {
-                return;
+            let started = Instant::now();
+            let probe = probe.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if probe.is_none_or(|probe| probe.is_alive(interval)) {
+                let sent = control::send(channel.as_fd(), &WorkerMessage::Heartbeat, &[]);
+                if sent.is_err_and(|error| is_closed(&error)) {
+                    return;
+                }
             }
-            std::thread::sleep(beat.saturating_sub(begun.elapsed()));
+            std::thread::sleep(interval.saturating_sub(started.elapsed()));
         }
     };
-    // Without the thread the worker is silent, and ended for it.
-    let spawned = std::thread::Builder::new().name("gupd-beat".to_owned()).spawn(give);
+    // Without the thread the worker is silent, and the guard kills it.
+    let spawned = std::thread::Builder::new().name("gupd-beat".to_owned()).spawn(run);
     if let Err(error) = spawned {
-        tracing::error!(%error, "no thread for signs of life");
+        tracing::error!(%error, "heartbeat thread could not be started");
     }
 }
 
-/// Whether nobody will ever listen again. A guard that is busy will, and a machine that is short of memory has some again.
-fn is_end(error: &std::io::Error) -> bool {
+/// Returns true if the guard is gone. A full socket or a lack of memory is temporary.
+fn is_closed(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
     matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }

@@ -1,11 +1,10 @@
-//! `gupd store`: what an administrator does with the content of a store. The commands open its folder themselves:
-//! `ls`, `export` and a `verify` that repairs nothing work beside a running relay; what changes the store needs the
-//! folder's lock, and says so if a relay has it.
+//! `gupd store`: commands on a store. They open its folder themselves. `ls`, `export` and `verify --dry-run` work beside a
+//! running relay; commands that change the store need the lock of the folder.
 
-mod carry;
+mod list;
 mod purge;
 mod selection;
-mod show;
+mod transfer;
 mod verify;
 
 use std::path::PathBuf;
@@ -16,77 +15,76 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::runtime::Runtime;
 
 use self::selection::Selection;
-use super::Failure;
+use super::CommandError;
 use gupd_config as config;
 use gupd_config::clock::Clock;
 use gupd_config::{Config, Overrides};
 use gupd_store::{Store, StoreError};
 
-/// What is told of beside the command's own lines. Repairs, and what upstreams say to them, are among those.
-const WARNINGS: &str = "warn,gupd_store::repair=error,gupd_net::upstream=error";
+/// Log filter of commands. Repairs and upstream errors are printed by the command itself.
+const LOG_FILTER: &str = "warn,gupd_store::repair=error,gupd_net::upstream=error";
 
-/// Memory for chunks while a command has the store: it reads nothing twice.
-const MEMORY: u64 = 16 << 20;
+/// Memory for chunks: a command reads nothing twice.
+const CHUNK_MEMORY: u64 = 16 << 20;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// List objects, the oldest first.
+pub(super) enum StoreCommand {
+    /// List objects, oldest first.
     Ls {
         #[command(flatten)]
-        place: Place,
+        location: StoreLocation,
         #[command(flatten)]
         selection: Selection,
-        /// A JSON array instead of a table.
+        /// Print a JSON array instead of a table.
         #[arg(long)]
         json: bool,
     },
-    /// Remove objects that have all that is asked for, with their variants; the next request fetches them again.
+    /// Remove objects that match all conditions, with their variants; the next request fetches them again.
     Purge {
         #[command(flatten)]
-        place: Place,
+        location: StoreLocation,
         #[command(flatten)]
         selection: Selection,
-        /// List them instead.
+        /// Only list the objects.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Read every blob and compare it with its checksums and the index; fetch damaged chunks again, and remove what no
-    /// upstream has.
+    /// Compare every blob with its checksums and the index; fetch damaged chunks again, remove what no upstream has.
     Verify {
         #[command(flatten)]
-        place: Place,
-        /// Manager to repair from; may be repeated, by priority [default: those of the configuration].
+        location: StoreLocation,
+        /// Manager to repair from; repeatable, in order of priority [default: those of the configuration].
         #[arg(long, value_name = "URL")]
         upstream: Vec<String>,
-        /// Repair nothing. Beside a running relay nothing is repaired either.
+        /// Only report damage. Beside a running relay this is always so.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Write objects into a bundle, for another site to import.
+    /// Write objects to a bundle that another site can import.
     Export {
         #[command(flatten)]
-        place: Place,
-        /// Only what came or was confirmed since: a time such as 2026-11-20 or 2026-11-20T18:00:00Z, or 7d ago.
-        #[arg(long, value_name = "TIME", value_parser = carry::since)]
-        since: Option<carry::Since>,
-        /// The bundle.
+        location: StoreLocation,
+        /// Only objects fetched or revalidated since: 2026-11-20, 2026-11-20T18:00:00Z, or 7d for the last 7 days.
+        #[arg(long, value_name = "TIME", value_parser = transfer::since)]
+        since: Option<transfer::Since>,
+        /// Bundle to write.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Verify a bundle and take in what the store does not have.
+    /// Verify a bundle and add the objects that the store does not have.
     Import {
         #[command(flatten)]
-        place: Place,
-        /// The bundle.
+        location: StoreLocation,
+        /// Bundle to read.
         #[arg(value_name = "FILE")]
         bundle: PathBuf,
     },
 }
 
-/// Where the store is.
+/// Flags that locate the store.
 #[derive(Debug, Args)]
-pub(super) struct Place {
-    /// Configuration file that names the store's folder.
+pub(super) struct StoreLocation {
+    /// Configuration file with the folder of the store.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Folder of the store [default: /var/lib/gupd, or the user's state folder].
@@ -94,49 +92,49 @@ pub(super) struct Place {
     store: Option<String>,
 }
 
-pub(super) fn run(command: Command) -> Result<(), Failure> {
+pub(super) fn run(command: StoreCommand) -> Result<(), CommandError> {
     match command {
-        Command::Ls { place, selection, json } => show::run(&place, &selection, json),
-        Command::Purge { place, selection, dry_run: true } => purge::rehearse(&place, &selection),
-        Command::Purge { place, selection, dry_run: false } => purge::run(&place, &selection),
-        Command::Verify { place, upstream, dry_run } => verify::run(&place, upstream, dry_run),
-        Command::Export { place, since, output } => carry::export(&place, since, &output),
-        Command::Import { place, bundle } => carry::import(&place, &bundle),
+        StoreCommand::Ls { location, selection, json } => list::run(&location, &selection, json),
+        StoreCommand::Purge { location, selection, dry_run: true } => purge::dry_run(&location, &selection),
+        StoreCommand::Purge { location, selection, dry_run: false } => purge::run(&location, &selection),
+        StoreCommand::Verify { location, upstream, dry_run } => verify::run(&location, upstream, dry_run),
+        StoreCommand::Export { location, since, output } => transfer::export(&location, since, &output),
+        StoreCommand::Import { location, bundle } => transfer::import(&location, &bundle),
     }
 }
 
-impl Place {
-    fn load(&self) -> Result<config::StoreSettings, Failure> {
-        Ok(self.load_all(Vec::new())?.store)
+impl StoreLocation {
+    fn load(&self) -> Result<config::StoreSettings, CommandError> {
+        Ok(self.load_config(Vec::new())?.store)
     }
 
-    /// What the relay of this place is told; its upstreams may be none.
-    fn load_all(&self, upstream: Vec<String>) -> Result<Config, Failure> {
+    /// Loads the whole configuration; upstreams are optional.
+    fn load_config(&self, upstream: Vec<String>) -> Result<Config, CommandError> {
         let overrides = Overrides { store: self.store.clone(), upstream, ..Overrides::default() };
         let (file, environment) = (self.config.as_deref(), config::environment());
         Ok(Config::load_without_upstreams(&overrides, file, environment)?)
     }
 }
 
-/// A store that this process has for itself, and the runtime its calls need.
-struct Opened {
+/// A locked store and the runtime for its calls.
+struct OpenedStore {
     store: Arc<Store>,
     runtime: Runtime,
 }
 
-impl Opened {
-    /// Takes the folder's lock.
+impl OpenedStore {
+    /// Locks the folder and opens the store.
     fn open(config: &config::StoreSettings) -> Result<Self, StoreError> {
-        // What the store does on its own account, such as putting a damaged index aside, is not to go unseen.
-        let warnings = tracing_subscriber::fmt().with_env_filter(WARNINGS);
-        // A second one of the same process changes nothing.
+        // Shows what the store does by itself, such as setting a damaged index aside.
+        let warnings = tracing_subscriber::fmt().with_env_filter(LOG_FILTER);
+        // Has no effect the second time in a process.
         let _set_up = warnings.with_writer(std::io::stderr).without_time().with_target(false).try_init();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| {
-                StoreError::Io { doing: "get an event queue for", path: config.dir.clone(), source }
+                StoreError::Io { doing: "create an event queue for", path: config.dir.clone(), source }
             })?;
         let store =
-            Store::open(&config::StoreSettings { memory: MEMORY, ..config.clone() }, Clock::system())?;
+            Store::open(&config::StoreSettings { memory: CHUNK_MEMORY, ..config.clone() }, Clock::system())?;
         Ok(Self { store, runtime })
     }
 }

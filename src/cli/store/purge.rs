@@ -1,33 +1,37 @@
-//! `gupd store purge`: removes objects, each key by itself, so that one that is interrupted has done what it said so far.
+//! `gupd store purge`: removes objects one key at a time, so an interrupted purge leaves a consistent store.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use indicatif::{BinaryBytes, HumanCount};
 
+use super::list::{ListFormat, print_list};
 use super::selection::Selection;
-use super::show::{Form, list};
-use super::{Failure, Opened, Place};
-use crate::answer;
+use super::{CommandError, OpenedStore, StoreLocation};
+use crate::print_line;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_store::{Inventory, Object};
 
-/// Lists what would be removed.
-pub(super) fn rehearse(place: &Place, selection: &Selection) -> Result<(), Failure> {
-    chosen(selection)?;
-    list(&Inventory::open(&place.load()?.dir)?, |object, now| is_meant(selection, object, now), Form::Table)
+/// Lists the objects that a purge would remove.
+pub(super) fn dry_run(location: &StoreLocation, selection: &Selection) -> Result<(), CommandError> {
+    require_condition(selection)?;
+    print_list(
+        &Inventory::open(&location.load()?.dir)?,
+        |object, now| is_purged(selection, object, now),
+        ListFormat::Table,
+    )
 }
 
-pub(super) fn run(place: &Place, selection: &Selection) -> Result<(), Failure> {
-    chosen(selection)?;
-    let config = place.load()?;
+pub(super) fn run(location: &StoreLocation, selection: &Selection) -> Result<(), CommandError> {
+    require_condition(selection)?;
+    let config = location.load()?;
     let inventory = Inventory::open(&config.dir)?;
-    let Opened { store, runtime } = Opened::open(&config)?;
+    let OpenedStore { store, runtime } = OpenedStore::open(&config)?;
     let now = Clock::system().now();
     let mut keys = BTreeSet::<Arc<str>>::new();
     for object in inventory.objects() {
         let object = object?;
-        if is_meant(selection, &object, now) {
+        if is_purged(selection, &object, now) {
             keys.insert(object.key);
         }
     }
@@ -36,24 +40,24 @@ pub(super) fn run(place: &Place, selection: &Selection) -> Result<(), Failure> {
         runtime.block_on(store.remove(key))?;
     }
     let after = store.stats();
-    answer(&format!(
-        "removed {} objects, {} of the disk",
+    print_line(&format!(
+        "removed {} objects, {} on disk",
         HumanCount(before.objects.saturating_sub(after.objects)),
         BinaryBytes(before.disk_bytes.saturating_sub(after.disk_bytes)),
     ));
     Ok(())
 }
 
-/// A copy goes with the revision that has it.
-fn is_meant(selection: &Selection, object: &Object, now: UnixMillis) -> bool {
-    selection.has(object, now) && !object.is_copy()
+/// A copy belongs to a revision, and is removed with it.
+fn is_purged(selection: &Selection, object: &Object, now: UnixMillis) -> bool {
+    selection.matches(object, now) && !object.is_copy()
 }
 
-/// A forgotten flag is not to empty a site's store.
-fn chosen(selection: &Selection) -> Result<(), Failure> {
-    if selection.is_everything() {
-        return Err(Failure::Configuration(
-            "purge: nothing says what to remove; give --path, --content-type, --revision, or --path '**' for everything"
+/// Rejects an empty selection: a forgotten flag must not empty a store.
+fn require_condition(selection: &Selection) -> Result<(), CommandError> {
+    if selection.is_empty() {
+        return Err(CommandError::Configuration(
+            "purge: no condition: pass --path, --content-type or --revision, or --path '**' for all objects"
                 .to_owned(),
         ));
     }

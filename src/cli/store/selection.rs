@@ -1,5 +1,4 @@
-//! Which objects a command is about: all conditions that are given must hold. Owns the flags and what a revision and a
-//! path are in a key.
+//! The selection of objects by flags; an object must match all of them. Defines the path and the revision of a key.
 
 use clap::Args;
 use globset::GlobMatcher;
@@ -13,32 +12,32 @@ use gupd_store::Object;
 /// Conditions on an object.
 #[derive(Debug, Args)]
 pub(crate) struct Selection {
-    /// Path, as a glob without regard to case: * within a segment, ** across, {a,b} either.
+    /// Glob for the path, case-insensitive: * within a segment, ** across segments, {a,b} alternatives.
     #[arg(long, value_name = "GLOB", value_parser = glob)]
     path: Option<GlobMatcher>,
     /// Content type, as in metrics and logs.
     #[arg(long, value_name = "NAME")]
     content_type: Option<String>,
-    /// Revision in the path, such as 261121001, or the number that a LiveUpdate payload's name begins with.
+    /// Revision in the path, such as 261121001, or the number at the start of a LiveUpdate payload name.
     #[arg(long, value_name = "NUMBER")]
     revision: Option<String>,
-    /// Came, or was confirmed by its upstream, longer ago than this.
+    /// Fetched or revalidated longer ago than this.
     #[arg(long, value_name = "TIME")]
     older_than: Option<Time>,
-    /// Came, or was confirmed by its upstream, within this time.
+    /// Fetched or revalidated within this time.
     #[arg(long, value_name = "TIME")]
     newer_than: Option<Time>,
-    /// More bytes than this.
+    /// Larger than this.
     #[arg(long, value_name = "SIZE")]
     larger_than: Option<Size>,
-    /// Fewer bytes than this.
+    /// Smaller than this.
     #[arg(long, value_name = "SIZE")]
     smaller_than: Option<Size>,
 }
 
 impl Selection {
-    /// Whether nothing is asked for, and so everything is meant.
-    pub(super) fn is_everything(&self) -> bool {
+    /// Returns true without any condition.
+    pub(super) fn is_empty(&self) -> bool {
         let Self { path, content_type, revision, older_than, newer_than, larger_than, smaller_than } = self;
         path.is_none()
             && content_type.is_none()
@@ -49,14 +48,14 @@ impl Selection {
             && smaller_than.is_none()
     }
 
-    /// Whether an object is meant, at `now`.
-    pub(super) fn has(&self, object: &Object, now: UnixMillis) -> bool {
+    /// Returns true if the object matches all conditions.
+    pub(super) fn matches(&self, object: &Object, now: UnixMillis) -> bool {
         let target = key::split_key(object.copy_mark().1).target;
         let path = pattern::fold(target.split('?').next().unwrap_or_default());
         let age = age(object.response_time, now);
         self.path.as_ref().is_none_or(|glob| glob.is_match(&path))
             && self.content_type.as_ref().is_none_or(|name| **name == *object.content_type)
-            && self.revision.as_ref().is_none_or(|revision| is_of_revision(&path, revision))
+            && self.revision.as_ref().is_none_or(|revision| has_revision(&path, revision))
             && self.older_than.is_none_or(|Time(time)| u128::from(age) > time.as_millis())
             && self.newer_than.is_none_or(|Time(time)| u128::from(age) <= time.as_millis())
             && self.larger_than.is_none_or(|Size(bytes)| object.len > bytes)
@@ -64,7 +63,7 @@ impl Selection {
     }
 }
 
-/// Milliseconds since a time; 0 if that is yet to come.
+/// Returns the milliseconds since a time; 0 for a future time.
 pub(super) fn age(since: UnixMillis, now: UnixMillis) -> u64 {
     u64::try_from(now.saturating_sub(since)).unwrap_or(0)
 }
@@ -73,8 +72,8 @@ fn glob(text: &str) -> Result<GlobMatcher, String> {
     Ok(pattern::compile(text).map_err(|error| error.to_string())?.compile_matcher())
 }
 
-/// A segment is the revision, or begins with it and goes on with something else than digits.
-fn is_of_revision(path: &str, revision: &str) -> bool {
+/// Returns true if a segment equals the revision, or starts with this number and a non-digit follows.
+fn has_revision(path: &str, revision: &str) -> bool {
     let revision = revision.to_ascii_lowercase();
     let numbered = !revision.is_empty() && revision.bytes().all(|byte| byte.is_ascii_digit());
     path.split('/').filter(|segment| !segment.is_empty()).any(|segment| {
@@ -91,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_revision_is_a_segment_or_the_number_a_name_begins_with() {
+    fn revision_is_a_segment_or_number_at_its_start() {
         let path = "/content/{535cb6a4-441f-4e8a-a897-804cd859100e}/261121001/xdelta261120001.dax";
         for (path, revision, is) in [
             (path, "261121001", true),
@@ -103,7 +102,7 @@ mod tests {
             ("/1369163480jtun_nav.zip", "136916348", false),
             ("/full.zip", "full", false),
         ] {
-            assert_eq!(is_of_revision(path, revision), is, "{revision} in {path}");
+            assert_eq!(has_revision(path, revision), is, "{revision} in {path}");
         }
     }
 }

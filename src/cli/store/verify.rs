@@ -1,30 +1,33 @@
-//! `gupd store verify`: the whole store now, with a bar, one line for each thing that is wrong. With the folder's lock
-//! it makes good as it goes: damaged chunks are fetched from the configured upstreams, and what none of them has any
-//! more is removed. What they cannot be asked for now is left. Beside a running relay it only tells.
+//! `gupd store verify`: verifies the whole store, with a progress bar and one line for each finding. With the lock of the
+//! folder it repairs: damaged chunks are fetched from the upstreams, objects that no upstream has are removed, and the rest
+//! is left while no upstream answers. Beside a running relay it only reports.
 
 use std::sync::Arc;
 
 use indicatif::{BinaryBytes, HumanCount};
 
-use super::{Failure, Opened, Place, bar};
-use crate::relay::{StartError, generation};
-use crate::{answer, complain};
+use super::{CommandError, OpenedStore, StoreLocation, bar};
+use crate::relay::{GenerationBuilder, StartError};
+use crate::{print_error, print_line};
 use gupd_config::Config;
 use gupd_config::clock::Clock;
 use gupd_net::metrics::NetMetrics;
-use gupd_net::shape::WanLimiter;
 use gupd_proxy::Generation;
 use gupd_store::{Finding, Inventory, Object, ReadError, RepairError, StoreError, verify};
 
-pub(super) fn run(place: &Place, upstream: Vec<String>, dry_run: bool) -> Result<(), Failure> {
-    let config = place.load_all(upstream)?;
+pub(super) fn run(
+    location: &StoreLocation,
+    upstream: Vec<String>,
+    dry_run: bool,
+) -> Result<(), CommandError> {
+    let config = location.load_config(upstream)?;
     let dir = &config.store.dir;
     if !dir.join("blobs").exists() {
         return Err(StoreError::NoStore { path: dir.clone() }.into());
     }
-    let (repairs, relay_runs) = match dry_run {
+    let (repairs, is_locked) = match dry_run {
         true => (None, false),
-        false => match Opened::open(&config.store) {
+        false => match OpenedStore::open(&config.store) {
             Ok(opened) => (Some(Repairs::new(opened, &config)?), false),
             Err(StoreError::Locked { .. }) => (None, true),
             Err(error) => return Err(error.into()),
@@ -32,57 +35,57 @@ pub(super) fn run(place: &Place, upstream: Vec<String>, dry_run: bool) -> Result
     };
     let inventory = Inventory::open(dir)?;
     let bar = bar("verifying", inventory.bytes()?);
-    let mut sum = Sum::default();
+    let mut summary = Summary::default();
     let found = |finding: Finding| {
         let outcome = match &repairs {
-            Some(repairs) => repairs.make_good(&finding)?,
-            None => Outcome::Left(None),
+            Some(repairs) => repairs.repair(&finding)?,
+            None => RepairOutcome::Left(None),
         };
-        sum.add(&outcome);
-        bar.suspend(|| complain(&format!("{finding}{}", outcome.told())));
+        summary.add(&outcome);
+        bar.suspend(|| print_error(&format!("{finding}{}", outcome.to_suffix())));
         Ok(())
     };
     let verified = verify(&inventory, |bytes| bar.inc(bytes), found)?;
     bar.finish_and_clear();
-    answer(&format!("verified {} blobs, {}", HumanCount(verified.blobs), BinaryBytes(verified.bytes)));
-    let left = sum.left;
-    if sum.found() == 0 {
+    print_line(&format!("verified {} blobs, {}", HumanCount(verified.blobs), BinaryBytes(verified.bytes)));
+    let left = summary.left;
+    if summary.found() == 0 {
         return Ok(());
     }
-    Err(Failure::Failed(if relay_runs {
+    Err(CommandError::Failed(if is_locked {
         format!(
-            "{left} found, nothing repaired: a relay has the store. It never serves them, and repairs damaged blobs \
-             when it meets them; to repair all now, stop it and run this again"
+            "{left} found, none repaired: a running relay has the store. It never serves damaged content and repairs it \
+             on access. To repair all now, stop the relay and run this again"
         )
     } else if dry_run {
-        format!("{left} found, nothing repaired; run this without --dry-run")
+        format!("{left} found, none repaired: run this without --dry-run")
     } else {
-        sum.told(config.upstreams.is_empty())
+        summary.to_line(config.upstreams.is_empty())
     }))
 }
 
-/// A store of which what is wrong can be made good.
+/// A locked store and the upstreams to repair it from.
 struct Repairs {
-    opened: Opened,
+    opened: OpenedStore,
     generation: Generation,
 }
 
-/// What became of a finding.
-enum Outcome {
-    /// It is what was stored again.
+/// Outcome of the repair of a finding.
+enum RepairOutcome {
+    /// The original content is restored.
     Repaired {
-        /// Bytes that crossed the WAN for it.
+        /// Bytes fetched from an upstream.
         fetched: u64,
     },
-    /// It is gone; why it could not be repaired, if it might have been.
+    /// The object is removed; with the error if a repair was possible.
     Removed(Option<RepairError>),
-    /// It is as it was, and maybe why.
+    /// Nothing has changed; with the error if there was one.
     Left(Option<RepairError>),
 }
 
-/// What became of all of them.
+/// Outcomes of all findings.
 #[derive(Default)]
-struct Sum {
+struct Summary {
     repaired: u64,
     fetched: u64,
     removed: u64,
@@ -92,63 +95,67 @@ struct Sum {
 }
 
 impl Repairs {
-    fn new(opened: Opened, config: &Config) -> Result<Self, StartError> {
+    fn new(opened: OpenedStore, config: &Config) -> Result<Self, StartError> {
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
-        // What it fetches is a few blocks.
-        let wan = Arc::new(WanLimiter::unlimited(config, Clock::system()));
-        let generation = generation(config.clone(), &Clock::system(), &wan, &metrics, &Arc::default(), None)?;
+        // Repairs fetch a few blocks, so the WAN limit does not apply.
+        let builder = GenerationBuilder::new(config, Clock::system(), metrics).unlimited(config);
+        let generation = builder.build(config.clone(), None)?;
         Ok(Self { opened, generation })
     }
 
-    fn make_good(&self, finding: &Finding) -> Result<Outcome, StoreError> {
-        let Self { opened: Opened { store, runtime }, generation } = self;
+    fn repair(&self, finding: &Finding) -> Result<RepairOutcome, StoreError> {
+        let Self { opened: OpenedStore { store, runtime }, generation } = self;
         runtime.block_on(async {
-            let mut why = None;
+            let mut repair_error = None;
             if let Finding::Damaged { blob, .. } = finding {
                 let fetch =
                     |object: Arc<Object>, range| async move { generation.refetch(&object, range).await };
                 match store.repair_blob(*blob, fetch).await {
-                    Ok(fetched) => return Ok(Outcome::Repaired { fetched }),
+                    Ok(fetched) => return Ok(RepairOutcome::Repaired { fetched }),
                     Err(error @ (RepairError::Read(ReadError::Io { .. }) | RepairError::Unavailable(_))) => {
-                        return Ok(Outcome::Left(Some(error)));
+                        return Ok(RepairOutcome::Left(Some(error)));
                     }
-                    // The finding says it.
+                    // The finding itself describes the damage.
                     Err(RepairError::Read(_)) => {}
-                    Err(unrepaired) => why = Some(unrepaired),
+                    Err(unrepaired) => repair_error = Some(unrepaired),
                 }
             }
-            Ok(if store.remove_finding(finding).await? { Outcome::Removed(why) } else { Outcome::Left(None) })
+            Ok(if store.remove_finding(finding).await? {
+                RepairOutcome::Removed(repair_error)
+            } else {
+                RepairOutcome::Left(None)
+            })
         })
     }
 }
 
-impl Outcome {
-    /// Behind what was found.
-    fn told(&self) -> String {
+impl RepairOutcome {
+    /// Formats the outcome to follow the finding.
+    fn to_suffix(&self) -> String {
         match self {
             Self::Repaired { fetched } => format!("; repaired, {} fetched", BinaryBytes(*fetched)),
             Self::Removed(Some(unrepaired)) => format!("; removed: {unrepaired}"),
             Self::Removed(None) => "; removed".to_owned(),
-            Self::Left(Some(error)) => format!("; left: {error}"),
+            Self::Left(Some(error)) => format!("; not repaired: {error}"),
             Self::Left(None) => String::new(),
         }
     }
 }
 
-impl Sum {
-    fn add(&mut self, outcome: &Outcome) {
+impl Summary {
+    fn add(&mut self, outcome: &RepairOutcome) {
         match outcome {
-            Outcome::Repaired { fetched } => {
+            RepairOutcome::Repaired { fetched } => {
                 self.repaired += 1;
                 self.fetched += fetched;
             }
-            Outcome::Removed(why) => {
+            RepairOutcome::Removed(error) => {
                 self.removed += 1;
-                self.unrepaired += u64::from(why.is_some());
+                self.unrepaired += u64::from(error.is_some());
             }
-            Outcome::Left(why) => {
+            RepairOutcome::Left(error) => {
                 self.left += 1;
-                self.unreachable += u64::from(matches!(why, Some(RepairError::Unavailable(_))));
+                self.unreachable += u64::from(matches!(error, Some(RepairError::Unavailable(_))));
             }
         }
     }
@@ -157,23 +164,23 @@ impl Sum {
         self.repaired + self.removed + self.left
     }
 
-    /// The last line.
-    fn told(&self, no_upstream: bool) -> String {
+    /// Formats the last line.
+    fn to_line(&self, no_upstream: bool) -> String {
         let Self { repaired, fetched, removed, unrepaired, left, unreachable } = *self;
         let fetched = BinaryBytes(fetched);
         let mut line =
             format!("{} found: {repaired} repaired ({fetched} fetched), {removed} removed", self.found());
         if left > 0 {
-            line += &format!(", {left} left as they are");
+            line += &format!(", {left} not repaired");
         }
         if unreachable > 0 {
-            line += "; damage is never served: run this again when an upstream answers";
+            line += "; damaged content is never served: run this again when an upstream answers";
         }
         if removed > 0 {
-            line += "; what is removed is fetched again when asked for";
+            line += "; removed objects are fetched again on request";
         }
         if unrepaired > 0 && no_upstream {
-            line += "; no upstream to repair from is configured, give --upstream or --config";
+            line += "; no upstream to repair from: pass --upstream or --config";
         }
         line
     }

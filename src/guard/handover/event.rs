@@ -1,97 +1,99 @@
-//! What happens to guard and workers, and what is done about it: the terms that `handover` decides in.
+//! The events that [`Handover`](super::Handover) handles and the actions that it returns.
 
-use crate::metrics::Why;
+use crate::metrics::ExitReason;
 
-/// Workers that finish what runs after having handed over, at most: each holds a program and its connections.
-pub(super) const RETIRING: usize = 3;
+/// Maximum number of workers that finish running downloads after a handover. Each keeps a process and its connections.
+pub(super) const MAX_RETIRING: usize = 3;
 
-/// A worker's number, never given twice.
-pub type WorkerId = u64;
+/// Number of a worker, never reused.
+pub(crate) type WorkerId = u64;
 
-/// How a process ended.
+/// Status of a process that has exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// By itself.
+pub(crate) enum Exit {
+    /// Exit status.
     Status(i32),
-    /// By a signal.
+    /// Signal that killed the process.
     Signal(i32),
-    /// Nobody knows.
+    /// The status was lost: the process was not a child of the guard.
     Unknown,
 }
 
-/// What has happened.
+/// An input of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Time has passed: no more than [`Handover::next_turn`] said.
-    Turn,
-    /// A worker could not be started.
-    NotSpawned(WorkerId),
-    /// Its configuration is good.
+pub(crate) enum GuardEvent {
+    /// Time has passed, at most until [`Handover::next_tick`](super::Handover::next_tick).
+    Tick,
+    /// The worker process could not be started.
+    SpawnFailed(WorkerId),
+    /// The worker has accepted its configuration.
     Prepared(WorkerId),
-    /// Its store is open.
+    /// The worker has opened the store.
     Ready(WorkerId),
-    /// It has stopped accepting, and its store is free.
+    /// The worker has stopped accepting and closed the store.
     Released(WorkerId),
-    /// It is alive.
-    Beat(WorkerId),
-    /// Its end of the control socket is closed: it is about to be gone.
-    Lost(WorkerId),
-    /// It is gone.
-    Ended(WorkerId, Exit),
-    /// An administrator wants the program on disk to take over.
+    /// The worker is alive.
+    Heartbeat(WorkerId),
+    /// The worker's end of the control socket is closed: its exit follows.
+    Disconnected(WorkerId),
+    /// The worker process has exited.
+    Exited(WorkerId, Exit),
+    /// An administrator requests an upgrade to the program on disk.
     Upgrade,
-    /// The configuration shall be read again.
+    /// The configuration must be read again.
     Reload,
-    /// The relay shall stop; the second time at once.
+    /// The relay must stop; the second time at once.
     Stop,
 }
 
-/// What is to be done, in this order.
+/// An output of the state machine. Actions are carried out in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Accept clients.
-    Accept,
-    /// Accept no more.
-    Refrain,
-    /// Give up the sockets for good: clients that come are refused.
-    Close,
-    /// Start a worker from the program on disk, under this number.
+pub(crate) enum Action {
+    /// The guard accepts clients.
+    StartAccepting,
+    /// The guard leaves clients to the worker.
+    StopAccepting,
+    /// Close the sockets for good: the system refuses further connections.
+    CloseSockets,
+    /// Start a worker with this number from the program on disk.
     Spawn(WorkerId),
-    /// Have it open its store.
-    Open(WorkerId),
-    /// Have it accept.
-    Go(WorkerId),
-    /// Have it stop accepting and release its store.
+    /// Tell the worker to open its store.
+    OpenStore(WorkerId),
+    /// Tell the worker to accept clients.
+    Activate(WorkerId),
+    /// Tell the worker to stop accepting and to release its store.
     HandOver(WorkerId),
-    /// Have it read its configuration again.
+    /// Tell the worker to read its configuration again.
     Reload(WorkerId),
-    /// Have it stop.
+    /// Tell the worker to stop.
     Stop(WorkerId),
-    /// End it, at once and surely.
+    /// Kill the worker process.
     Kill(WorkerId),
-    /// A worker's end is known and counted.
-    Count(WorkerId, Why, Exit),
-    /// What became of the upgrade.
-    Upgraded(Result<(), NoUpgrade>),
-    /// Everything has ended.
-    End,
-    /// The first worker refused its configuration: so does the guard.
-    Refuse,
+    /// Count and log the exit of a worker.
+    RecordExit(WorkerId, ExitReason, Exit),
+    /// Report the result of the upgrade.
+    ReportUpgrade(Result<(), UpgradeError>),
+    /// Exit: no worker is left.
+    Shutdown,
+    /// Exit with a configuration error: the first worker rejected the configuration.
+    RejectConfig,
 }
 
-/// Why there is no upgrade.
+/// Reason why an upgrade was refused or failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoUpgrade {
-    /// The new one did not get as far as a good configuration.
-    #[error("the new worker ended before it could take over, and says why in the log; the old one goes on")]
-    Unfit,
-    /// One change at a time.
-    #[error("a worker is being started or replaced already; try again when it serves")]
+pub(crate) enum UpgradeError {
+    /// The new worker exited before it had accepted the configuration.
+    #[error("upgrade failed: the new worker exited: see its error in the log; the old worker keeps serving")]
+    WorkerExited,
+    /// Another worker is being started or replaced.
+    #[error("upgrade refused: a worker is being started or replaced: try again when /readyz answers 200")]
     UnderWay,
-    /// Too many are still finishing.
-    #[error("{RETIRING} workers before this one still finish downloads; try again when one has")]
-    Retiring,
-    /// It stops.
-    #[error("the relay stops")]
+    /// Too many workers still finish downloads.
+    #[error(
+        "upgrade refused: {MAX_RETIRING} replaced workers still finish downloads: try again when one has exited"
+    )]
+    TooManyRetiring,
+    /// The relay is stopping.
+    #[error("upgrade refused: the relay is stopping")]
     Stopping,
 }

@@ -1,6 +1,6 @@
-//! The state machine against a model of what it decides on: processes that die, hang, wake up again, or fail to start at
-//! any point, messages that arrive late or never, ends that are seen late. Played by seeded random events; every step is
-//! checked, and when nothing goes wrong any more, a worker must come to serve.
+//! The state machine played against a model of worker processes. They crash, hang, resume or fail to start at any point;
+//! messages arrive late or never; exits are seen late. Seeded random events drive it and every step is checked. Once
+//! nothing fails any more, a worker must come to serve.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -8,21 +8,21 @@ use proptest::prelude::*;
 
 use super::*;
 
-const PATIENCE: Patience =
-    Patience { watchdog: Duration::from_secs(10), restart_max: Duration::from_secs(30) };
-const BEAT: Duration = Duration::from_secs(3);
+const SETTINGS: HandoverSettings =
+    HandoverSettings { watchdog: Duration::from_secs(10), restart_max: Duration::from_secs(30) };
+const HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// A worker as it really is, whatever the guard believes.
+/// A worker process as it really is.
 #[derive(Debug, Default)]
 struct Process {
     stage: Stage,
     hung: bool,
-    /// Orders on their way to it, and words on their way from it.
-    orders: VecDeque<Action>,
-    words: VecDeque<Event>,
-    /// Gone, and how; the guard does not know yet.
-    ended: Option<Exit>,
-    beaten: Duration,
+    /// Messages in flight to the process, and from it.
+    commands: VecDeque<Action>,
+    messages: VecDeque<GuardEvent>,
+    /// Its exit, which the guard has not seen yet.
+    exit: Option<Exit>,
+    last_heartbeat: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,39 +44,39 @@ struct World {
     accepting: bool,
     closed: bool,
     processes: BTreeMap<WorkerId, Process>,
-    /// The program on disk does not start.
+    /// The program on disk cannot be started.
     broken: bool,
     ended: bool,
 }
 
-/// What may happen next; `usize` picks a process.
+/// A random step; `usize` picks a process.
 #[derive(Clone, Debug)]
 enum Step {
-    /// It does the next thing it has to do.
-    Works(usize),
-    /// The guard hears the next thing it has said.
-    Heard(usize),
-    /// It dies.
-    Dies(usize),
-    /// It hangs, or goes on.
-    Hangs(usize, bool),
-    /// The guard sees that it has died.
-    Seen(usize),
-    /// Time passes until the guard's next turn, or less.
-    Passes(u8),
-    /// The guard itself stands still for so many seconds.
-    Stalls(u8),
+    /// The process carries out its next command.
+    Run(usize),
+    /// The guard receives its next message.
+    Deliver(usize),
+    /// The process crashes.
+    Crash(usize),
+    /// The process hangs or resumes.
+    Hang(usize, bool),
+    /// The guard sees its exit.
+    Reap(usize),
+    /// Time passes, at most until the guard's next tick.
+    Wait(u8),
+    /// The guard is suspended for this many seconds.
+    Suspend(u8),
     Upgrade,
     Reload,
     Stop,
-    /// The program on disk breaks, or is whole again.
-    Breaks(bool),
+    /// The program on disk breaks or is repaired.
+    SetBroken(bool),
 }
 
 impl World {
     fn new() -> Self {
         let mut world = Self {
-            guard: Handover::new(PATIENCE),
+            guard: Handover::new(SETTINGS),
             now: Duration::ZERO,
             accepting: false,
             closed: false,
@@ -84,79 +84,79 @@ impl World {
             broken: false,
             ended: false,
         };
-        world.tell(Event::Turn);
+        world.send(GuardEvent::Tick);
         world
     }
 
-    fn tell(&mut self, event: Event) {
+    fn send(&mut self, event: GuardEvent) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            for action in self.guard.on(self.now, event) {
+            for action in self.guard.handle(self.now, event) {
                 events.extend(self.act(action));
                 self.check();
             }
         }
-        self.check_turn();
+        self.check_after_event();
     }
 
-    fn act(&mut self, action: Action) -> Option<Event> {
+    fn act(&mut self, action: Action) -> Option<GuardEvent> {
         match action {
-            Action::Accept => {
-                assert!(!self.accepting && !self.closed, "accepts twice");
+            Action::StartAccepting => {
+                assert!(!self.accepting && !self.closed, "guard accepts twice");
                 self.accepting = true;
             }
-            Action::Refrain => self.accepting = false,
-            Action::Close => (self.accepting, self.closed) = (false, true),
-            Action::Spawn(id) if self.broken => return Some(Event::NotSpawned(id)),
+            Action::StopAccepting => self.accepting = false,
+            Action::CloseSockets => (self.accepting, self.closed) = (false, true),
+            Action::Spawn(id) if self.broken => return Some(GuardEvent::SpawnFailed(id)),
             Action::Spawn(id) => {
-                let process = Process { beaten: self.now, ..Process::default() };
-                assert!(self.processes.insert(id, process).is_none(), "a number given twice");
+                let process = Process { last_heartbeat: self.now, ..Process::default() };
+                assert!(self.processes.insert(id, process).is_none(), "number reused");
             }
-            Action::Go(_) if self.accepting => panic!("a worker accepts beside the guard: {self:#?}"),
-            Action::Open(id)
-            | Action::Go(id)
+            Action::Activate(_) if self.accepting => panic!("worker accepts beside the guard: {self:#?}"),
+            Action::OpenStore(id)
+            | Action::Activate(id)
             | Action::HandOver(id)
             | Action::Reload(id)
             | Action::Stop(id) => {
                 if let Some(process) = self.processes.get_mut(&id) {
-                    process.orders.push_back(action);
+                    process.commands.push_back(action);
                 }
             }
             Action::Kill(id) => {
                 if let Some(process) = self.processes.get_mut(&id) {
-                    process.ended.get_or_insert(Exit::Signal(9));
+                    process.exit.get_or_insert(Exit::Signal(9));
                 }
             }
-            Action::End | Action::Refuse => self.ended = true,
-            Action::Count(..) | Action::Upgraded(_) => {}
+            Action::Shutdown | Action::RejectConfig => self.ended = true,
+            Action::RecordExit(..) | Action::ReportUpgrade(_) => {}
         }
         None
     }
 
-    /// What must hold at every moment.
+    /// Checks the invariants of every moment.
     fn check(&self) {
-        let alive = || self.processes.values().filter(|process| process.ended.is_none());
+        let alive = || self.processes.values().filter(|process| process.exit.is_none());
         let accept = alive().filter(|process| process.stage == Stage::Accepting).count();
-        assert!(accept + usize::from(self.accepting) <= 1, "two accept: {self:#?}");
+        assert!(accept + usize::from(self.accepting) <= 1, "two processes accept: {self:#?}");
         let open = alive().filter(|process| {
             matches!(process.stage, Stage::Opening | Stage::Ready | Stage::Accepting | Stage::Leaving)
         });
-        assert!(open.count() <= 1, "two have the store: {self:#?}");
+        assert!(open.count() <= 1, "two workers have the store: {self:#?}");
     }
 
-    /// What must hold whenever the guard has had its turn.
-    fn check_turn(&self) {
+    /// Checks the invariants after every event.
+    fn check_after_event(&self) {
         if self.closed {
             return;
         }
         let believed = match &self.guard.main {
-            Main::Serving { .. } | Main::Leaving { .. } | Main::Dying { .. } => true,
-            Main::Starting { answer, .. } => *answer > self.now,
-            Main::Waiting { .. } => false,
+            MainWorker::Serving { .. } | MainWorker::HandingOver { .. } | MainWorker::Dying { .. } => true,
+            MainWorker::Starting { answer_at, .. } => *answer_at > self.now,
+            MainWorker::Waiting { .. } => false,
         };
-        assert_eq!(self.accepting, !believed, "nobody accepts: {self:#?}");
-        assert!(self.guard.next_turn() >= self.now);
-        assert!(self.guard.retiring.len() <= RETIRING);
+        assert_eq!(self.accepting, !believed, "no process accepts: {self:#?}");
+        assert!(self.guard.next_tick() >= self.now);
+        assert!(self.guard.retiring.len() <= MAX_RETIRING);
     }
 
     fn pick(&self, at: usize) -> Option<WorkerId> {
@@ -164,111 +164,111 @@ impl World {
         self.processes.keys().copied().nth(at.checked_rem(count)?)
     }
 
-    /// A process takes an order, or else takes its next step by itself.
-    fn work(&mut self, id: WorkerId) {
+    /// Runs a process: it carries out a command, or else makes progress.
+    fn run(&mut self, id: WorkerId) {
         let Some(process) = self.processes.get_mut(&id) else { return };
-        if process.hung || process.ended.is_some() {
+        if process.hung || process.exit.is_some() {
             return;
         }
-        if self.now >= process.beaten + BEAT && process.stage != Stage::Starting {
-            process.beaten = self.now;
-            process.words.push_back(Event::Beat(id));
+        if self.now >= process.last_heartbeat + HEARTBEAT && process.stage != Stage::Starting {
+            process.last_heartbeat = self.now;
+            process.messages.push_back(GuardEvent::Heartbeat(id));
         }
-        match (process.stage, process.orders.pop_front()) {
+        match (process.stage, process.commands.pop_front()) {
             (Stage::Starting | Stage::Prepared | Stage::Opening | Stage::Ready, Some(Action::Stop(_))) => {
-                process.ended = Some(Exit::Status(0));
+                process.exit = Some(Exit::Status(0));
             }
             (Stage::Accepting, Some(Action::Stop(_))) => process.stage = Stage::Finishing,
-            (Stage::Prepared, Some(Action::Open(_))) => process.stage = Stage::Opening,
-            (Stage::Ready, Some(Action::Go(_))) => process.stage = Stage::Accepting,
+            (Stage::Prepared, Some(Action::OpenStore(_))) => process.stage = Stage::Opening,
+            (Stage::Ready, Some(Action::Activate(_))) => process.stage = Stage::Accepting,
             (Stage::Accepting, Some(Action::HandOver(_))) => process.stage = Stage::Leaving,
             (Stage::Starting, None) => {
                 process.stage = Stage::Prepared;
-                process.words.push_back(Event::Prepared(id));
+                process.messages.push_back(GuardEvent::Prepared(id));
             }
             (Stage::Opening, None) => {
                 process.stage = Stage::Ready;
-                process.words.push_back(Event::Ready(id));
+                process.messages.push_back(GuardEvent::Ready(id));
             }
             (Stage::Leaving, None) => {
                 process.stage = Stage::Finishing;
-                process.words.push_back(Event::Released(id));
+                process.messages.push_back(GuardEvent::Released(id));
             }
-            (Stage::Finishing, None) => process.ended = Some(Exit::Status(0)),
+            (Stage::Finishing, None) => process.exit = Some(Exit::Status(0)),
             _ => {}
         }
         self.check();
     }
 
-    fn hear(&mut self, id: WorkerId) {
-        let word = self.processes.get_mut(&id).and_then(|process| process.words.pop_front());
+    fn deliver(&mut self, id: WorkerId) {
+        let word = self.processes.get_mut(&id).and_then(|process| process.messages.pop_front());
         if let Some(word) = word {
-            self.tell(word);
-        } else if self.processes.get(&id).is_some_and(|process| process.ended.is_some()) {
-            self.tell(Event::Lost(id));
+            self.send(word);
+        } else if self.processes.get(&id).is_some_and(|process| process.exit.is_some()) {
+            self.send(GuardEvent::Disconnected(id));
         }
     }
 
-    /// What it had said is heard before its end.
-    fn see(&mut self, id: WorkerId) {
-        let Some(exit) = self.processes.get(&id).and_then(|process| process.ended) else { return };
-        while self.processes.get(&id).is_some_and(|process| !process.words.is_empty()) {
-            self.hear(id);
+    /// Delivers the messages of an exited process and then its exit.
+    fn reap(&mut self, id: WorkerId) {
+        let Some(exit) = self.processes.get(&id).and_then(|process| process.exit) else { return };
+        while self.processes.get(&id).is_some_and(|process| !process.messages.is_empty()) {
+            self.deliver(id);
         }
         self.processes.remove(&id);
-        self.tell(Event::Ended(id, exit));
+        self.send(GuardEvent::Exited(id, exit));
     }
 
-    fn pass(&mut self, time: Duration) {
+    fn advance(&mut self, time: Duration) {
         self.now += time;
-        self.tell(Event::Turn);
+        self.send(GuardEvent::Tick);
     }
 
-    fn step(&mut self, step: &Step) {
+    fn apply(&mut self, step: &Step) {
         match *step {
-            Step::Works(at) => self.pick(at).into_iter().for_each(|id| self.work(id)),
-            Step::Heard(at) => self.pick(at).into_iter().for_each(|id| self.hear(id)),
-            Step::Seen(at) => self.pick(at).into_iter().for_each(|id| self.see(id)),
-            Step::Dies(at) => {
+            Step::Run(at) => self.pick(at).into_iter().for_each(|id| self.run(id)),
+            Step::Deliver(at) => self.pick(at).into_iter().for_each(|id| self.deliver(id)),
+            Step::Reap(at) => self.pick(at).into_iter().for_each(|id| self.reap(id)),
+            Step::Crash(at) => {
                 if let Some(process) = self.pick(at).and_then(|id| self.processes.get_mut(&id)) {
-                    process.ended.get_or_insert(Exit::Signal(11));
+                    process.exit.get_or_insert(Exit::Signal(11));
                 }
             }
-            Step::Hangs(at, hangs) => {
+            Step::Hang(at, hangs) => {
                 if let Some(process) = self.pick(at).and_then(|id| self.processes.get_mut(&id)) {
                     process.hung = hangs;
                 }
             }
-            Step::Passes(share) => {
-                let left = self.guard.next_turn() - self.now;
-                self.pass(left * u32::from(share) / 255);
+            Step::Wait(share) => {
+                let left = self.guard.next_tick() - self.now;
+                self.advance(left * u32::from(share) / 255);
             }
-            Step::Stalls(seconds) => self.pass(Duration::from_secs(seconds.into())),
-            Step::Upgrade => self.tell(Event::Upgrade),
-            Step::Reload => self.tell(Event::Reload),
-            Step::Stop => self.tell(Event::Stop),
-            Step::Breaks(broken) => self.broken = broken,
+            Step::Suspend(seconds) => self.advance(Duration::from_secs(seconds.into())),
+            Step::Upgrade => self.send(GuardEvent::Upgrade),
+            Step::Reload => self.send(GuardEvent::Reload),
+            Step::Stop => self.send(GuardEvent::Stop),
+            Step::SetBroken(broken) => self.broken = broken,
         }
     }
 
-    /// Nothing goes wrong any more for so long.
+    /// Plays for `time` without failures.
     fn heal(&mut self, time: Duration) {
         self.broken = false;
         let until = self.now + time;
         while self.now < until && !self.ended {
             for id in self.processes.keys().copied().collect::<Vec<_>>() {
-                // A hung one stays so: to be found out is the guard's part.
-                self.work(id);
-                self.hear(id);
-                self.see(id);
+                // A hung process stays hung: the guard must detect it.
+                self.run(id);
+                self.deliver(id);
+                self.reap(id);
             }
-            self.pass((self.guard.next_turn() - self.now).min(Duration::from_millis(500)));
+            self.advance((self.guard.next_tick() - self.now).min(Duration::from_millis(500)));
         }
     }
 
     fn serving(&self) -> Vec<WorkerId> {
         let serve = |(id, process): (&WorkerId, &Process)| {
-            (process.stage == Stage::Accepting && !process.hung && process.ended.is_none()).then_some(*id)
+            (process.stage == Stage::Accepting && !process.hung && process.exit.is_none()).then_some(*id)
         };
         self.processes.iter().filter_map(serve).collect()
     }
@@ -277,17 +277,17 @@ impl World {
 fn steps(stops: bool) -> impl Strategy<Value = Vec<Step>> {
     let at = 0..4_usize;
     let step = prop_oneof![
-        40 => at.clone().prop_map(Step::Works),
-        40 => at.clone().prop_map(Step::Heard),
-        12 => at.clone().prop_map(Step::Seen),
-        4 => at.clone().prop_map(Step::Dies),
-        2 => (at, prop::bool::weighted(0.7)).prop_map(|(at, hangs)| Step::Hangs(at, hangs)),
-        12 => any::<u8>().prop_map(Step::Passes),
-        1 => any::<u8>().prop_map(Step::Stalls),
+        40 => at.clone().prop_map(Step::Run),
+        40 => at.clone().prop_map(Step::Deliver),
+        12 => at.clone().prop_map(Step::Reap),
+        4 => at.clone().prop_map(Step::Crash),
+        2 => (at, prop::bool::weighted(0.7)).prop_map(|(at, hangs)| Step::Hang(at, hangs)),
+        12 => any::<u8>().prop_map(Step::Wait),
+        1 => any::<u8>().prop_map(Step::Suspend),
         6 => Just(Step::Upgrade),
         2 => Just(Step::Reload),
         1 => Just(if stops { Step::Stop } else { Step::Reload }),
-        1 => any::<bool>().prop_map(Step::Breaks),
+        1 => any::<bool>().prop_map(Step::SetBroken),
     ];
     prop::collection::vec(step, 0..400)
 }
@@ -296,9 +296,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
-    fn one_accepts_at_a_time_and_in_the_end_a_worker_serves(steps in steps(false)) {
+    fn one_process_accepts_at_a_time_and_a_worker_finally_serves(steps in steps(false)) {
         let mut world = World::new();
-        steps.iter().for_each(|step| world.step(step));
+        steps.iter().for_each(|step| world.apply(step));
         world.heal(Duration::from_secs(300));
         prop_assert_eq!(world.serving().len(), 1, "{:#?}", world);
         prop_assert!(!world.accepting);
@@ -306,18 +306,18 @@ proptest! {
     }
 
     #[test]
-    fn what_is_told_to_stop_ends_whatever_else_happens(steps in steps(true)) {
+    fn stopped_guard_and_workers_always_exit(steps in steps(true)) {
         let mut world = World::new();
-        steps.iter().for_each(|step| world.step(step));
+        steps.iter().for_each(|step| world.apply(step));
         if !world.closed {
-            world.tell(Event::Stop);
+            world.send(GuardEvent::Stop);
         }
         world.heal(Duration::from_secs(120));
         prop_assert!(world.ended && world.processes.is_empty(), "{:#?}", world);
     }
 }
 
-/// A guard whose first worker serves.
+/// Returns a world whose first worker serves.
 fn serving() -> World {
     let mut world = World::new();
     world.heal(Duration::from_secs(2));
@@ -326,125 +326,127 @@ fn serving() -> World {
 }
 
 #[test]
-fn an_upgrade_leaves_no_moment_in_which_clients_meet_the_guard() {
+fn upgrade_never_sends_clients_to_the_guard() {
     let mut world = serving();
-    world.tell(Event::Upgrade);
+    world.send(GuardEvent::Upgrade);
     for _ in 0..20 {
         for id in world.processes.keys().copied().collect::<Vec<_>>() {
-            world.work(id);
-            world.hear(id);
-            world.see(id);
+            world.run(id);
+            world.deliver(id);
+            world.reap(id);
             assert!(!world.accepting);
         }
-        world.pass(Duration::from_millis(50));
+        world.advance(Duration::from_millis(50));
     }
     assert_eq!(world.serving(), [1]);
-    assert!(world.guard.renewal_is_due());
+    assert!(world.guard.should_replace_guard());
 }
 
 #[test]
-fn clients_wait_a_second_for_a_new_worker_and_no_longer() {
+fn guard_answers_when_new_worker_takes_over_a_second() {
     let mut world = serving();
-    world.tell(Event::Upgrade);
-    while !matches!(world.guard.main, Main::Starting { .. }) {
+    world.send(GuardEvent::Upgrade);
+    while !matches!(world.guard.main, MainWorker::Starting { .. }) {
         for id in [0, 1] {
-            world.work(id);
-            world.hear(id);
+            world.run(id);
+            world.deliver(id);
         }
     }
-    world.pass(GAP - Duration::from_millis(1));
+    world.advance(ACCEPT_GAP - Duration::from_millis(1));
     assert!(!world.accepting);
-    world.pass(Duration::from_millis(1));
+    world.advance(Duration::from_millis(1));
     assert!(world.accepting);
 }
 
 #[test]
-fn a_program_that_does_not_start_leaves_the_old_worker_where_it_is() {
+fn old_worker_keeps_serving_when_new_program_fails_to_start() {
     let mut world = serving();
-    world.tell(Event::Upgrade);
-    world.processes.get_mut(&1).unwrap().ended = Some(Exit::Status(2));
-    let told = world.guard.on(world.now, Event::Ended(1, Exit::Status(2)));
-    assert!(told.contains(&Action::Upgraded(Err(NoUpgrade::Unfit))), "{told:?}");
+    world.send(GuardEvent::Upgrade);
+    world.processes.get_mut(&1).unwrap().exit = Some(Exit::Status(2));
+    let actions = world.guard.handle(world.now, GuardEvent::Exited(1, Exit::Status(2)));
+    assert!(actions.contains(&Action::ReportUpgrade(Err(UpgradeError::WorkerExited))), "{actions:?}");
     assert_eq!(world.guard.serving(), Some(0));
-    assert!(!world.guard.renewal_is_due());
+    assert!(!world.guard.should_replace_guard());
 }
 
 #[test]
-fn the_first_restart_is_at_once_and_the_pauses_after_it_double_up_to_the_longest() {
-    let mut guard = Handover::new(PATIENCE);
+fn restart_pauses_start_at_zero_and_double_up_to_the_maximum() {
+    let mut guard = Handover::new(SETTINGS);
     let (mut now, mut pauses) = (Duration::ZERO, Vec::new());
-    guard.on(now, Event::Turn);
+    guard.handle(now, GuardEvent::Tick);
     for id in 0..9 {
-        guard.on(now, Event::Prepared(id));
-        guard.on(now, Event::Ready(id));
+        guard.handle(now, GuardEvent::Prepared(id));
+        guard.handle(now, GuardEvent::Ready(id));
         now += Duration::from_secs(1);
-        guard.on(now, Event::Beat(id));
-        guard.on(now, Event::Ended(id, Exit::Signal(9)));
-        let begun = now;
+        guard.handle(now, GuardEvent::Heartbeat(id));
+        guard.handle(now, GuardEvent::Exited(id, Exit::Signal(9)));
+        let exited = now;
         while guard.next_id() == id + 1 {
-            now = guard.next_turn();
-            guard.on(now, Event::Turn);
+            now = guard.next_tick();
+            guard.handle(now, GuardEvent::Tick);
         }
-        pauses.push((now - begun).as_secs());
+        pauses.push((now - exited).as_secs());
     }
     assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 30, 30, 30]);
 }
 
 #[test]
-fn only_the_first_worker_has_the_guard_refuse_a_configuration() {
-    let mut guard = Handover::new(PATIENCE);
-    guard.on(Duration::ZERO, Event::Turn);
-    assert!(guard.on(Duration::ZERO, Event::Ended(0, Exit::Status(2))).contains(&Action::Refuse));
+fn only_the_first_worker_can_reject_the_configuration() {
+    let mut guard = Handover::new(SETTINGS);
+    guard.handle(Duration::ZERO, GuardEvent::Tick);
+    assert!(
+        guard.handle(Duration::ZERO, GuardEvent::Exited(0, Exit::Status(2))).contains(&Action::RejectConfig)
+    );
     let mut world = serving();
-    let told = world.guard.on(world.now, Event::Ended(0, Exit::Status(2)));
-    assert!(!told.contains(&Action::Refuse) && told.contains(&Action::Spawn(1)), "{told:?}");
+    let actions = world.guard.handle(world.now, GuardEvent::Exited(0, Exit::Status(2)));
+    assert!(!actions.contains(&Action::RejectConfig) && actions.contains(&Action::Spawn(1)), "{actions:?}");
 }
 
 #[test]
-fn a_guard_that_stood_still_itself_takes_no_worker_for_hung() {
+fn suspended_guard_does_not_kill_its_workers() {
     let mut world = serving();
-    world.pass(Duration::from_secs(3_600));
+    world.advance(Duration::from_secs(3_600));
     assert_eq!(world.guard.serving(), Some(0));
     world.processes.get_mut(&0).unwrap().hung = true;
-    world.heal(PATIENCE.watchdog + BEAT + Duration::from_secs(3));
-    assert_ne!(world.guard.serving(), Some(0), "but one that is hung is found out");
+    world.heal(SETTINGS.watchdog + HEARTBEAT + Duration::from_secs(3));
+    assert_ne!(world.guard.serving(), Some(0), "a hung worker is still detected");
 }
 
 #[test]
-fn who_finishes_what_runs_already_is_hurried_by_the_second_stop_alone() {
-    let mut guard = Handover::resumed(PATIENCE, &[(1, PATIENCE.watchdog), (0, PATIENCE.watchdog)], 2);
-    assert_eq!(guard.on(Duration::ZERO, Event::Stop), [Action::Close, Action::Stop(1)]);
-    assert_eq!(guard.on(Duration::ZERO, Event::Stop), [Action::Stop(1), Action::Stop(0)]);
+fn retiring_worker_is_told_only_of_a_second_stop() {
+    let mut guard = Handover::resume(SETTINGS, &[(1, SETTINGS.watchdog), (0, SETTINGS.watchdog)], 2);
+    assert_eq!(guard.handle(Duration::ZERO, GuardEvent::Stop), [Action::CloseSockets, Action::Stop(1)]);
+    assert_eq!(guard.handle(Duration::ZERO, GuardEvent::Stop), [Action::Stop(1), Action::Stop(0)]);
 }
 
 #[test]
-fn a_stop_while_the_store_changes_hands_lets_the_old_worker_finish() {
-    let mut guard = Handover::resumed(PATIENCE, &[(0, PATIENCE.watchdog)], 1);
-    guard.on(Duration::ZERO, Event::Upgrade);
-    assert!(guard.on(Duration::ZERO, Event::Prepared(1)).contains(&Action::HandOver(0)));
-    assert_eq!(guard.on(Duration::ZERO, Event::Stop), [Action::Close, Action::Kill(1)]);
-    guard.on(Duration::ZERO, Event::Ended(1, Exit::Signal(9)));
-    guard.on(Duration::ZERO, Event::Released(0));
-    assert!(guard.on(Duration::ZERO, Event::Ended(0, Exit::Status(0))).contains(&Action::End));
+fn stop_during_handover_lets_the_old_worker_finish() {
+    let mut guard = Handover::resume(SETTINGS, &[(0, SETTINGS.watchdog)], 1);
+    guard.handle(Duration::ZERO, GuardEvent::Upgrade);
+    assert!(guard.handle(Duration::ZERO, GuardEvent::Prepared(1)).contains(&Action::HandOver(0)));
+    assert_eq!(guard.handle(Duration::ZERO, GuardEvent::Stop), [Action::CloseSockets, Action::Kill(1)]);
+    guard.handle(Duration::ZERO, GuardEvent::Exited(1, Exit::Signal(9)));
+    guard.handle(Duration::ZERO, GuardEvent::Released(0));
+    assert!(guard.handle(Duration::ZERO, GuardEvent::Exited(0, Exit::Status(0))).contains(&Action::Shutdown));
 }
 
 #[test]
-fn a_reload_that_shortens_the_watchdog_has_no_worker_taken_for_hung_that_is_just_starting() {
-    let mut guard = Handover::new(PATIENCE);
-    guard.on(Duration::ZERO, Event::Turn);
-    guard.reconfigure(Patience { watchdog: Duration::from_millis(300), ..PATIENCE });
-    guard.on(Duration::ZERO, Event::Prepared(0));
-    let turns = (0..).map(|turn| turn * Duration::from_millis(50)).take_while(|now| *now < BEAT);
-    turns.for_each(|now| assert_eq!(guard.on(now, Event::Turn), []));
+fn starting_worker_keeps_its_watchdog_over_a_reload() {
+    let mut guard = Handover::new(SETTINGS);
+    guard.handle(Duration::ZERO, GuardEvent::Tick);
+    guard.reconfigure(HandoverSettings { watchdog: Duration::from_millis(300), ..SETTINGS });
+    guard.handle(Duration::ZERO, GuardEvent::Prepared(0));
+    let ticks = (0..).map(|tick| tick * Duration::from_millis(50)).take_while(|now| *now < HEARTBEAT);
+    ticks.for_each(|now| assert_eq!(guard.handle(now, GuardEvent::Tick), []));
 }
 
 #[test]
-fn the_guard_is_renewed_also_if_the_old_worker_dies_before_it_hands_over() {
+fn guard_is_replaced_when_old_worker_dies_before_handover() {
     let mut world = serving();
-    world.tell(Event::Upgrade);
-    world.processes.get_mut(&0).unwrap().ended = Some(Exit::Signal(9));
-    world.see(0);
+    world.send(GuardEvent::Upgrade);
+    world.processes.get_mut(&0).unwrap().exit = Some(Exit::Signal(9));
+    world.reap(0);
     world.heal(Duration::from_secs(2));
     assert_eq!(world.serving(), [1]);
-    assert!(world.guard.renewal_is_due());
+    assert!(world.guard.should_replace_guard());
 }

@@ -1,71 +1,71 @@
-//! A worker under watch: when it was heard last, and how long it may be silent.
+//! A watched worker: the time of its last message, and how long it may stay silent before it counts as hung.
 
 use std::time::Duration;
 
 use super::WorkerId;
-use crate::metrics::Why;
+use crate::metrics::ExitReason;
 
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct WatchedWorker {
     pub(super) id: WorkerId,
-    heard: Duration,
-    patience: Duration,
-    /// What it was started with: signs of life come accordingly, whatever the configuration says by now.
+    last_heard: Duration,
+    timeout: Duration,
+    /// The setting at its start: it sends heartbeats accordingly, also after a reload.
     watchdog: Duration,
-    condemned: bool,
+    is_hung: bool,
 }
 
-impl Watched {
-    /// One that is just being started has at least `start` for its first word.
+impl WatchedWorker {
+    /// A worker has at least `start` for its first message.
     pub(super) fn new(id: WorkerId, now: Duration, watchdog: Duration, start: Duration) -> Self {
-        Self { id, heard: now, patience: start.max(watchdog), watchdog, condemned: false }
+        Self { id, last_heard: now, timeout: start.max(watchdog), watchdog, is_hung: false }
     }
 
-    pub(super) fn patience(&self) -> Duration {
-        self.patience
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
-    pub(super) fn heard(&mut self, now: Duration) {
-        self.heard = self.heard.max(now);
+    pub(super) fn record_message(&mut self, now: Duration) {
+        self.last_heard = self.last_heard.max(now);
     }
 
-    /// It says something at least this often from now on.
-    pub(super) fn expect(&mut self, now: Duration) {
-        (self.heard, self.patience) = (now, self.watchdog);
+    /// Ends the longer timeout of the start: from now on heartbeats are due.
+    pub(super) fn expect_heartbeats(&mut self, now: Duration) {
+        (self.last_heard, self.timeout) = (now, self.watchdog);
     }
 
-    /// It is about to be gone: more than `within` is a hang.
-    pub(super) fn lost(&mut self, now: Duration, within: Duration) {
-        (self.heard, self.patience) = (now, within.min(self.patience));
+    /// Expects the exit of a worker that closed its socket; later than `within` is a hang.
+    pub(super) fn expect_exit(&mut self, now: Duration, within: Duration) {
+        (self.last_heard, self.timeout) = (now, within.min(self.timeout));
     }
 
-    /// Nobody has listened for so long. Turns come four times in a worker's patience: what is longer than two of them
-    /// is no worker's silence.
-    pub(super) fn forgive(&mut self, missed: Duration) {
-        if missed > self.patience / 2 {
-            self.heard += missed;
+    /// Excuses the worker for a time in which the guard itself did not run. Ticks come four times in a worker's timeout,
+    /// so a gap of more than two of them is not the worker's silence.
+    pub(super) fn excuse(&mut self, gap: Duration) {
+        if gap > self.timeout / 2 {
+            self.last_heard += gap;
         }
     }
 
     pub(super) fn is_silent(&self, now: Duration) -> bool {
-        !self.condemned && now >= self.heard + self.patience
+        !self.is_hung && now >= self.last_heard + self.timeout
     }
 
-    /// Gives its number, once, if it has been silent for too long.
-    pub(super) fn condemn(&mut self, now: Duration) -> Option<WorkerId> {
-        let silent = self.is_silent(now);
-        self.condemned |= silent;
-        silent.then_some(self.id)
+    /// Marks a silent worker as hung and returns its number, once.
+    pub(super) fn mark_hung(&mut self, now: Duration) -> Option<WorkerId> {
+        let is_silent = self.is_silent(now);
+        self.is_hung |= is_silent;
+        is_silent.then_some(self.id)
     }
 
-    /// When to look again whether it is silent.
-    pub(super) fn next_look(&self, now: Duration) -> Duration {
-        let look = now + self.patience / 4;
-        if self.condemned { look } else { look.min(self.heard + self.patience) }
+    /// Time of the next check for silence.
+    pub(super) fn next_check(&self, now: Duration) -> Duration {
+        let check = now + self.timeout / 4;
+        if self.is_hung { check } else { check.min(self.last_heard + self.timeout) }
     }
 
-    /// Why it ended, if it was not for being silent.
-    pub(super) fn why_ended(&self, otherwise: Why) -> Why {
-        if self.condemned { Why::Hung } else { otherwise }
+    /// Reason for its exit: `Hung` if it was marked so, else `otherwise`.
+    pub(super) fn exit_reason(&self, otherwise: ExitReason) -> ExitReason {
+        if self.is_hung { ExitReason::Hung } else { otherwise }
     }
 }

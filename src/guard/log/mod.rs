@@ -1,8 +1,8 @@
-//! Where log lines go: standard output, as text on a terminal and JSON elsewhere. `lines` gathers them and has a thread
-//! that writes, so that a slow reader of the log never holds up a client; `json` is the form of a line.
+//! The log: lines on standard output, as text on a terminal and as JSON elsewhere. `writer` collects lines and writes them
+//! in a thread of its own, so a slow reader of the log never delays a client. `json` formats a line.
 
 mod json;
-mod lines;
+mod writer;
 
 use std::io::{self, IsTerminal};
 
@@ -10,31 +10,31 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-pub use self::lines::LogGuard;
+pub use self::writer::LogGuard;
 use gupd_config::{LogFormat, LogSettings};
 
-/// A log that cannot be set up.
+/// Error that keeps the log from being set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The level is not a filter.
-    #[error("log.level: {0}; write it like info or gupd=debug")]
+    /// The level is not a valid filter.
+    #[error("log.level: {0}: use a level such as info, or a filter such as gupd=debug")]
     Level(#[from] tracing_subscriber::filter::ParseError),
-    /// No thread to write it.
-    #[error("the log cannot be set up: {0}")]
+    /// The writing thread cannot be started.
+    #[error("log: the writing thread cannot be started: {0}")]
     Thread(#[from] io::Error),
-    /// It is set up already.
-    #[error("the log is set up already: {0}")]
+    /// The log is set up already.
+    #[error("log: already set up: {0}")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Sets up the process's log. Once.
+/// Sets up the log of the process. Must be called once.
 ///
 /// # Errors
-/// When the level cannot be understood, or a log is set up already.
+/// When the level is invalid, the thread cannot be started, or the log is set up already.
 pub fn init(log: &LogSettings) -> Result<LogGuard, LogError> {
     let filter = EnvFilter::try_new(&log.level)?;
-    let (lines, guard) = lines::start()?;
-    let layer = tracing_subscriber::fmt::layer().with_writer(lines);
+    let (writer, guard) = writer::start()?;
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry().with(filter);
     let as_text = match log.format {
         LogFormat::Text => true,
@@ -44,7 +44,7 @@ pub fn init(log: &LogSettings) -> Result<LogGuard, LogError> {
     if as_text {
         registry.with(layer.with_ansi(io::stdout().is_terminal())).try_init()?;
     } else {
-        registry.with(layer.event_format(json::Json)).try_init()?;
+        registry.with(layer.event_format(json::JsonFormat)).try_init()?;
     }
     Ok(guard)
 }

@@ -1,20 +1,23 @@
-//! What a client gets while no worker serves: a redirect to its manager, by group or route, or the manager's answer,
-//! passed on uncached; always that if the guard is its proxy, which a redirect would lead back to. Takes the same targets
-//! as the proxy and refuses the same; a client whose manager does not answer is told when to come back.
+//! The HTTP service of the guard while no worker serves: a redirect to the manager of the client's group or route, or the
+//! manager's response passed on uncached. It accepts and refuses the same targets as the proxy.
+//!
+//! A client that uses the relay as its proxy always gets the response, because a redirect would lead back here. Without a
+//! healthy manager the answer is `503` with `Retry-After`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::TryStreamExt;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 
-use super::response::{ResponseBody, allowed, empty, refused, text, unavailable};
+use super::response::{ResponseBody, empty, refused, text, unavailable, with_allow};
 use super::setup::GuardError;
-use crate::metrics::{Answered, Figures};
+use crate::metrics::{GuardResponse, GuardStats};
 use gupd_config::Clock;
 use gupd_config::policy::{ClientAttributes, Policy};
 use gupd_config::{Config, Fallback};
@@ -31,25 +34,23 @@ use gupd_net::upstream::{
     CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams, stream_body,
 };
 
-/// Bytes of a response's head, or of a piece of its body, in memory for each client: of the little that the guard may
-/// have.
+/// Maximum bytes of a response head, or of a piece of a body, in memory for each client. The guard must stay small.
 const MAX_READ: usize = 8 << 10;
 
-/// Answers requests in a worker's place.
+/// Answers requests in place of a worker.
 #[derive(Debug)]
-pub(super) struct Answers {
-    live: ArcSwap<Live>,
+pub(super) struct FallbackService {
+    live: ArcSwap<LiveSettings>,
     checks: HealthChecks,
     wan: Arc<WanLimiter>,
     instance: Arc<RelayInstance>,
     metrics: Arc<NetMetrics>,
-    // Held to count.
-    figures: Mutex<Figures>,
+    stats: Mutex<GuardStats>,
 }
 
-/// What a reload may change.
+/// Settings that a reload replaces.
 #[derive(Debug)]
-struct Live {
+struct LiveSettings {
     policy: Policy,
     upstreams: Arc<Upstreams>,
     public: PublicUrls,
@@ -60,140 +61,140 @@ struct Live {
     access_log: bool,
 }
 
-impl Answers {
-    /// As a configuration says; and what is to run beside, which says which managers are well.
+impl FallbackService {
+    /// Creates the service, and the task of its health checks.
     ///
     /// # Errors
-    /// When it cannot be used.
+    /// When the policy or TLS to upstreams cannot be set up.
     pub(super) fn new(
         config: &Config,
         metrics: Arc<NetMetrics>,
-        figures: Figures,
+        stats: GuardStats,
     ) -> Result<(Self, health::HealthCheckTask), GuardError> {
         let wan = Arc::new(WanLimiter::new(config, Clock::system()));
         let instance = Arc::<RelayInstance>::default();
-        let upstreams = Arc::new(upstreams(config, &wan, &instance, &metrics)?);
-        let (checks, checking) = HealthChecks::new(upstreams.clone());
-        let live = ArcSwap::from_pointee(Live::new(config, upstreams)?);
-        Ok((Self { live, checks, wan, instance, metrics, figures: Mutex::new(figures) }, checking))
+        let upstreams = Arc::new(build_upstreams(config, &wan, &instance, &metrics)?);
+        let (checks, check_task) = HealthChecks::new(upstreams.clone());
+        let live = ArcSwap::from_pointee(LiveSettings::new(config, upstreams)?);
+        Ok((Self { live, checks, wan, instance, metrics, stats: Mutex::new(stats) }, check_task))
     }
 
-    /// As another one says, for requests to come.
+    /// Applies a configuration to further requests.
     ///
     /// # Errors
-    /// When it cannot be used; the old one stays.
+    /// As [`Self::new`]; the old settings stay in force then.
     pub(super) fn reconfigure(&self, config: &Config) -> Result<(), GuardError> {
-        let upstreams = upstreams(config, &self.wan, &self.instance, &self.metrics)?;
+        let upstreams = build_upstreams(config, &self.wan, &self.instance, &self.metrics)?;
         let upstreams = Arc::new(upstreams.inherit_state(&self.checks.upstreams()));
-        let live = Live::new(config, upstreams.clone())?;
+        let live = LiveSettings::new(config, upstreams.clone())?;
         self.live.store(Arc::new(live));
         self.checks.reconfigure(upstreams);
         self.wan.reconfigure(config);
         Ok(())
     }
 
-    /// Keeps the limits of a configuration together with others, so many processes in all.
-    pub(super) fn share(&self, config: &Config, processes: u32) {
+    /// Keeps an equal part of the configured limits, which `processes` processes share.
+    pub(super) fn share_limits(&self, config: &Config, processes: u32) {
         self.wan.reconfigure(&config.divide_limits(processes));
     }
 
-    /// Keeps the limits of the line. Has no end of its own.
-    pub(super) fn keep_limits(&self) -> impl Future<Output = ()> + Send + 'static {
+    /// Returns the task of the WAN limiter, which never ends.
+    pub(super) fn run_limiter(&self) -> impl Future<Output = ()> + Send + 'static {
         let wan = self.wan.clone();
         async move { wan.run().await }
     }
 
-    /// The figures, to count in and to read.
-    pub(super) fn figures(&self) -> MutexGuard<'_, Figures> {
-        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the counts.
+    pub(super) fn stats(&self) -> MutexGuard<'_, GuardStats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer_for(
+    async fn respond(
         &self,
         request: Request<Incoming>,
-        peer: &ClientConnection,
-    ) -> (Response<ResponseBody>, Answered) {
+        connection: &ClientConnection,
+    ) -> (Response<ResponseBody>, GuardResponse) {
         let live = self.live.load_full();
         let (head, body) = request.into_parts();
         if forwarding::is_final_recipient(&head.method, &head.uri, &head.headers) {
-            return (allowed(StatusCode::NO_CONTENT, ""), Answered::Refused);
+            return (with_allow(StatusCode::NO_CONTENT, ""), GuardResponse::Refused);
         }
-        let bounds = TargetRules {
+        let rules = TargetRules {
             policy: &live.policy,
             is_upstream: &|scheme, authority| live.upstreams.has_authority(scheme, authority),
             max_uri_bytes: live.max_uri_bytes,
-            local: peer.local,
+            local: connection.local,
         };
         if live.upstreams.instance().has_passed(&head.headers) {
-            return (refused(Refusal::Loop), Answered::Refused);
+            return (refused(Refusal::Loop), GuardResponse::Refused);
         }
-        let mut target = match Target::parse(&head.method, &head.uri, head.version, &head.headers, &bounds) {
+        let mut target = match Target::parse(&head.method, &head.uri, head.version, &head.headers, &rules) {
             Ok(target) => target,
-            Err(refusal) => return (refused(refusal), Answered::Refused),
+            Err(refusal) => return (refused(refusal), GuardResponse::Refused),
         };
-        let client = ClientAttributes::new(peer.address.ip(), target.normalized.path())
-            .with_names(peer.certificate_names());
+        let client = ClientAttributes::new(connection.address.ip(), target.normalized.path())
+            .with_names(connection.certificate_names());
         let group = live.policy.group(&client);
         let classified = live.policy.classify(&target.route, target.normalized.path());
         if let Some(binding) = &group.binding {
             target.bind(binding, classified.class);
         }
         if let Some(status) = live.policy.denial_status(group, &target.route, &classified) {
-            let sentence = "gupd: the policy of this site does not give this content to this client\n";
-            return (text(status, sentence), Answered::Refused);
+            let message = "gupd: the policy of this site blocks this content type for this client\n";
+            return (text(status, message), GuardResponse::Refused);
         }
         match target.route.fallback.unwrap_or(live.answer) {
             Fallback::Redirect if !target.is_proxied => live.redirect(&target),
             Fallback::Redirect | Fallback::Relay => {
-                let mut headers = forwarding::prepare_passthrough(
+                let mut head = head;
+                head.headers = forwarding::prepare_passthrough(
                     &head.headers,
                     head.version,
-                    peer.address,
+                    connection.address,
                     live.upstreams.instance(),
                 );
-                forwarding::decrement_max_forwards(&head.method, &mut headers);
+                forwarding::decrement_max_forwards(&head.method, &mut head.headers);
                 let body = RequestBody::streamed(body, live.stall_timeout);
-                self.relay(&live, &target, head.method, headers, body, &group.name).await
+                self.relay(&live, &target, head, body, &group.name).await
             }
         }
     }
 
     async fn relay(
         &self,
-        live: &Live,
+        live: &LiveSettings,
         target: &Target,
-        method: Method,
-        headers: HeaderMap,
+        head: Parts,
         body: RequestBody,
         group: &str,
-    ) -> (Response<ResponseBody>, Answered) {
+    ) -> (Response<ResponseBody>, GuardResponse) {
         let classified = live.policy.classify(&target.route, target.normalized.path());
         let bandwidth =
             self.wan.bandwidth_class(target.normalized.path(), &classified, Some(group), Purpose::Client);
-        let outgoing = UpstreamRequest {
-            method,
+        let request = UpstreamRequest {
+            method: head.method,
             target: target.original.clone(),
-            headers,
+            headers: head.headers,
             body,
             bandwidth,
             current_upstream: CurrentUpstream::default(),
         };
-        match live.upstreams.send(target.upstreams(), &outgoing).await {
-            Ok(answer) => (self.pass_on(answer, live.idle_timeout), Answered::Relay),
+        match live.upstreams.send(target.upstreams(), &request).await {
+            Ok(response) => (self.pass_on(response, live.idle_timeout), GuardResponse::Relay),
             Err(UpstreamError::Client { .. }) => {
-                let sentence = "gupd: the request's body did not arrive\n";
-                (text(StatusCode::REQUEST_TIMEOUT, sentence), Answered::Unavailable)
+                let message = "gupd: the request body did not arrive in time\n";
+                (text(StatusCode::REQUEST_TIMEOUT, message), GuardResponse::Unavailable)
             }
             Err(error) => {
-                tracing::warn!(%error, "no upstream answers a client of the guard");
-                (unavailable(), Answered::Unavailable)
+                tracing::warn!(%error, "guard could not relay a request: no upstream answered");
+                (unavailable(), GuardResponse::Unavailable)
             }
         }
     }
 
-    fn pass_on(&self, answer: UpstreamResponse, idle_timeout: Duration) -> Response<ResponseBody> {
-        let received = self.metrics.upstream_bytes.with_label_values(&[&*answer.upstream.name]);
-        let (mut head, body) = answer.response.into_parts();
+    fn pass_on(&self, upstream: UpstreamResponse, idle_timeout: Duration) -> Response<ResponseBody> {
+        let received = self.metrics.upstream_bytes.with_label_values(&[&*upstream.upstream.name]);
+        let (mut head, body) = upstream.response.into_parts();
         forwarding::prepare_response(&mut head.headers, head.version);
         let body = if body.is_end_stream() {
             empty()
@@ -208,32 +209,32 @@ impl Answers {
     }
 }
 
-impl listen::RequestHandler for Answers {
+impl listen::RequestHandler for FallbackService {
     type Body = ResponseBody;
 
     async fn handle_request(
         &self,
         request: Request<Incoming>,
-        peer: ClientConnection,
+        connection: ClientConnection,
     ) -> Response<ResponseBody> {
-        let asked = self.live.load().access_log.then(|| (request.method().clone(), request.uri().clone()));
-        let (response, answered) = self.answer_for(request, &peer).await;
-        self.figures().answered(answered);
-        if let Some((method, target)) = asked {
+        let logged = self.live.load().access_log.then(|| (request.method().clone(), request.uri().clone()));
+        let (response, kind) = self.respond(request, &connection).await;
+        self.stats().count_response(kind);
+        if let Some((method, target)) = logged {
             tracing::info!(
                 target: "gupd::access",
-                client = %peer.address.ip().to_canonical(),
+                client = %connection.address.ip().to_canonical(),
                 method = method.as_str(),
                 path = target.path_and_query().map_or("", |target| target.as_str()),
                 status = response.status().as_u16(),
-                guard = answered.as_str(),
+                guard = kind.as_str(),
             );
         }
         response
     }
 }
 
-impl Live {
+impl LiveSettings {
     fn new(config: &Config, upstreams: Arc<Upstreams>) -> Result<Self, GuardError> {
         Ok(Self {
             public: PublicUrls::new(config),
@@ -247,17 +248,17 @@ impl Live {
         })
     }
 
-    /// To the manager that goes first of those that are well.
-    fn redirect(&self, target: &Target) -> (Response<ResponseBody>, Answered) {
-        let place = self.public.redirect_location(&self.upstreams, target);
-        let Some(place) = place else { return (unavailable(), Answered::Unavailable) };
+    /// Redirects to the healthy manager of the highest priority.
+    fn redirect(&self, target: &Target) -> (Response<ResponseBody>, GuardResponse) {
+        let location = self.public.redirect_location(&self.upstreams, target);
+        let Some(location) = location else { return (unavailable(), GuardResponse::Unavailable) };
         let mut response = text(StatusCode::TEMPORARY_REDIRECT, "");
-        response.headers_mut().insert(header::LOCATION, place);
-        (response, Answered::Redirect)
+        response.headers_mut().insert(header::LOCATION, location);
+        (response, GuardResponse::Redirect)
     }
 }
 
-fn upstreams(
+fn build_upstreams(
     config: &Config,
     wan: &Arc<WanLimiter>,
     instance: &Arc<RelayInstance>,

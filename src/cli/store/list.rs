@@ -1,5 +1,5 @@
-//! `gupd store ls`: objects as a table for people, or as JSON for programs. Written as they are read, so a million take
-//! no memory; a reader that has seen enough and goes away ends it without a complaint.
+//! `gupd store ls`: objects as a table or as JSON. Each is written as it is read, so a million objects take no memory. A
+//! reader that closes the pipe ends the list without an error.
 
 use std::io::{self, BufWriter, Write};
 
@@ -8,77 +8,83 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::selection::{Selection, age};
-use super::{Failure, Place};
+use super::{CommandError, StoreLocation};
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_http::key;
 use gupd_store::{Inventory, Object};
 
-pub(super) fn run(place: &Place, selection: &Selection, as_json: bool) -> Result<(), Failure> {
-    let inventory = Inventory::open(&place.load()?.dir)?;
-    let form = if as_json { Form::Json } else { Form::Table };
-    list(&inventory, |object, now| selection.has(object, now), form)
+pub(super) fn run(
+    location: &StoreLocation,
+    selection: &Selection,
+    as_json: bool,
+) -> Result<(), CommandError> {
+    let inventory = Inventory::open(&location.load()?.dir)?;
+    let format = if as_json { ListFormat::Json } else { ListFormat::Table };
+    print_list(&inventory, |object, now| selection.matches(object, now), format)
 }
 
-/// How a list is written.
+/// Format of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum ListFormat {
     Table,
     Json,
 }
 
-/// Writes the objects that are meant to standard output.
-pub(super) fn list(
+/// Writes the objects that `is_listed` selects to standard output.
+pub(super) fn print_list(
     inventory: &Inventory,
-    is_meant: impl Fn(&Object, UnixMillis) -> bool,
-    form: Form,
-) -> Result<(), Failure> {
+    is_listed: impl Fn(&Object, UnixMillis) -> bool,
+    format: ListFormat,
+) -> Result<(), CommandError> {
     let now = Clock::system().now();
     let mut out = BufWriter::new(io::stdout().lock());
     let (mut objects, mut bytes) = (0, 0);
-    let seen_enough = |result: io::Result<()>| match result {
+    let is_open = |result: io::Result<()>| match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Failure::Failed(format!("cannot write the list: {error}"))),
+        Err(error) => Err(CommandError::Failed(format!("standard output: {error}"))),
         Ok(()) => Ok(true),
     };
-    if !seen_enough(begin(&mut out, form))? {
+    if !is_open(write_start(&mut out, format))? {
         return Ok(());
     }
     for object in inventory.objects() {
         let object = object?;
-        if !is_meant(&object, now) {
+        if !is_listed(&object, now) {
             continue;
         }
-        let written = match form {
-            Form::Table => line(&mut out, &object, now),
-            Form::Json => write!(out, "{}{}", if objects == 0 { "\n" } else { ",\n" }, described(&object)),
+        let written = match format {
+            ListFormat::Table => write_line(&mut out, &object, now),
+            ListFormat::Json => {
+                write!(out, "{}{}", if objects == 0 { "\n" } else { ",\n" }, to_json(&object))
+            }
         };
-        if !seen_enough(written)? {
+        if !is_open(written)? {
             return Ok(());
         }
         objects += 1;
         bytes += object.len;
     }
-    let ended = match form {
-        Form::Table => writeln!(out, "{} objects, {}", HumanCount(objects), BinaryBytes(bytes)),
-        Form::Json => writeln!(out, "\n]"),
+    let ended = match format {
+        ListFormat::Table => writeln!(out, "{} objects, {}", HumanCount(objects), BinaryBytes(bytes)),
+        ListFormat::Json => writeln!(out, "\n]"),
     };
-    seen_enough(ended.and_then(|()| out.flush())).map(drop)
+    is_open(ended.and_then(|()| out.flush())).map(drop)
 }
 
-fn begin(out: &mut impl Write, form: Form) -> io::Result<()> {
-    match form {
-        Form::Table => {
+fn write_start(out: &mut impl Write, format: ListFormat) -> io::Result<()> {
+    match format {
+        ListFormat::Table => {
             writeln!(
                 out,
                 "{:>11} {:>5} {:>6} {:>6} {:<24} PATH",
                 "SIZE", "AGE", "UNUSED", "STATUS", "CONTENT TYPE"
             )
         }
-        Form::Json => write!(out, "["),
+        ListFormat::Json => write!(out, "["),
     }
 }
 
-fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()> {
+fn write_line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()> {
     let (mark, copied) = object.copy_mark();
     let target = key::split_key(copied).target;
     let space = if mark.is_empty() { "" } else { " " };
@@ -86,15 +92,15 @@ fn line(out: &mut impl Write, object: &Object, now: UnixMillis) -> io::Result<()
         out,
         "{:>11} {:>5} {:>6} {:>6} {:<24} {mark}{space}{}",
         BinaryBytes(object.len).to_string(),
-        rounded(age(object.response_time, now)),
-        rounded(age(object.last_used(), now)),
+        format_age(age(object.response_time, now)),
+        format_age(age(object.last_used(), now)),
         object.status.as_u16(),
         object.content_type,
         target.escape_debug(),
     )
 }
 
-fn described(object: &Object) -> Value {
+fn to_json(object: &Object) -> Value {
     let (mark, copied) = object.copy_mark();
     let key::KeyParts { route, binding, target } = key::split_key(copied);
     let time = |millis: UnixMillis| Timestamp::from_millisecond(millis).ok().map(|time| time.to_string());
@@ -114,8 +120,8 @@ fn described(object: &Object) -> Value {
     })
 }
 
-/// In its largest unit, as a person would say it.
-fn rounded(millis: u64) -> String {
+/// Formats a duration in its largest unit.
+fn format_age(millis: u64) -> String {
     let seconds = millis / 1000;
     match seconds {
         0..60 => format!("{seconds}s"),

@@ -1,0 +1,85 @@
+//! The admin token: the first line of the file that `server.admin_token_file` names. The file is read for each request, so
+//! a changed token applies at once.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use axum::http::{HeaderMap, StatusCode, header};
+use sha2::{Digest, Sha256};
+use tokio::task::spawn_blocking;
+
+use super::Refusal;
+
+/// Maximum bytes read from the file, which may be any file.
+const MAX_TOKEN: u64 = 4 << 10;
+
+/// Checks the token of a request.
+///
+/// # Errors
+/// `403` if no token is configured, `401` if the request has another one, `500` if the file cannot be read.
+pub(super) async fn authorize(file: Option<PathBuf>, headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(file) = file else {
+        let message = "this relay has no admin token: set server.admin_token_file";
+        return Err((StatusCode::FORBIDDEN, message.to_owned()));
+    };
+    let read = spawn_blocking(move || read_token(&file)).await.map_err(|error| error.to_string());
+    let token = read.flatten().map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    let given = headers.get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
+    let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
+    if is_equal(given, token.as_bytes()) {
+        return Ok(());
+    }
+    let message = "wrong admin token: send the token of server.admin_token_file as Authorization: Bearer";
+    Err((StatusCode::UNAUTHORIZED, message.to_owned()))
+}
+
+/// Reads the admin token, the first line of `file`.
+///
+/// # Errors
+/// When the file cannot be read or its first line is empty; the message names the setting.
+pub fn read_token(file: &Path) -> Result<String, String> {
+    let problem = |error: &str| format!("server.admin_token_file {}: {error}", file.display());
+    let mut text = String::new();
+    let read = File::open(file).and_then(|file| file.take(MAX_TOKEN).read_to_string(&mut text));
+    read.map_err(|error| problem(&error.to_string()))?;
+    match text.lines().next().map(str::trim) {
+        Some(token) if !token.is_empty() => Ok(token.to_owned()),
+        _ => Err(problem("the first line is empty: write the token there")),
+    }
+}
+
+/// Compares in constant time: the digests do not reveal where the texts begin to differ.
+fn is_equal(given: &[u8], token: &[u8]) -> bool {
+    let differing =
+        Sha256::digest(given).iter().zip(Sha256::digest(token)).fold(0, |all, (a, b)| all | (a ^ b));
+    differing == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bearer(token: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, token.parse().unwrap())])
+    }
+
+    #[tokio::test]
+    async fn only_the_exact_token_is_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, " s3cret \nsecond line\n").unwrap();
+        let status = async |headers: &HeaderMap| {
+            authorize(Some(file.clone()), headers).await.map_err(|(status, _)| status)
+        };
+        assert_eq!(status(&bearer("Bearer s3cret")).await, Ok(()));
+        for wrong in ["Bearer s3cre", "Bearer s3crett", "Bearer ", "s3cret", "Basic s3cret", "bearer s3cret"]
+        {
+            assert_eq!(status(&bearer(wrong)).await, Err(StatusCode::UNAUTHORIZED), "{wrong}");
+        }
+        assert_eq!(status(&HeaderMap::new()).await, Err(StatusCode::UNAUTHORIZED));
+        assert_eq!(authorize(None, &bearer("Bearer ")).await.unwrap_err().0, StatusCode::FORBIDDEN);
+        std::fs::write(&file, "\n").unwrap();
+        assert_eq!(status(&bearer("Bearer ")).await, Err(StatusCode::INTERNAL_SERVER_ERROR));
+    }
+}

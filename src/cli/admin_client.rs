@@ -1,0 +1,116 @@
+//! A client of a relay's admin address: one request a connection, with the admin token where it is needed.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+
+use super::{CommandError, new_runtime};
+use gupd_admin::read_token;
+use gupd_config::Config;
+
+/// Maximum bytes of the response to a command: a few lines.
+const MAX_RESPONSE: usize = 64 << 10;
+
+/// Client of the admin address of one relay.
+pub(super) struct AdminClient {
+    address: SocketAddr,
+    token: Option<String>,
+    runtime: Runtime,
+}
+
+/// A request to the admin address.
+pub(super) struct AdminRequest<'a> {
+    pub(super) method: Method,
+    pub(super) path: &'a str,
+    pub(super) body: Bytes,
+    /// Maximum bytes of the response.
+    pub(super) max_response: usize,
+}
+
+/// Error of a request without a response.
+pub(super) type RequestError = Box<dyn std::error::Error + Send + Sync>;
+
+impl AdminClient {
+    /// Creates a client without a token for the relay with this configuration.
+    pub(super) fn new(config: &Config) -> Result<Self, CommandError> {
+        Ok(Self { address: config.server.admin, token: None, runtime: new_runtime()? })
+    }
+
+    /// Creates a client with the admin token. `command` is the subcommand, for the error.
+    pub(super) fn with_token(config: &Config, command: &str) -> Result<Self, CommandError> {
+        let Some(file) = &config.server.admin_token_file else {
+            return Err(CommandError::Configuration(format!(
+                "{command}: no admin token: set server.admin_token_file, and pass that configuration with --config"
+            )));
+        };
+        let token = read_token(file).map_err(CommandError::Configuration)?;
+        Ok(Self { token: Some(token), ..Self::new(config)? })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sends a command without a body; returns its result when it is done.
+    pub(super) fn command(&self, method: Method, path: &str) -> Result<Bytes, CommandError> {
+        self.send(AdminRequest { method, path, body: Bytes::new(), max_response: MAX_RESPONSE })
+    }
+
+    /// Sends a request and returns the body of a `200`.
+    pub(super) fn send(&self, request: AdminRequest<'_>) -> Result<Bytes, CommandError> {
+        let response = self.runtime.block_on(self.exchange(request));
+        let (status, body) = response.map_err(|error| {
+            CommandError::Failed(format!(
+                "admin address {}: {error}: start the relay, or pass its --config or --admin",
+                self.address
+            ))
+        })?;
+        if status != StatusCode::OK {
+            let message = String::from_utf8_lossy(&body);
+            return Err(CommandError::Failed(format!("refused by the relay: {}", message.trim())));
+        }
+        Ok(body)
+    }
+
+    /// Sends a request and returns any response that arrives within `timeout`.
+    pub(super) fn try_send(
+        &self,
+        request: AdminRequest<'_>,
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), RequestError> {
+        self.runtime.block_on(async { tokio::time::timeout(timeout, self.exchange(request)).await? })
+    }
+
+    /// Returns the error for a response that is not that of a relay.
+    pub(super) fn invalid_response(&self, error: &serde_json::Error) -> CommandError {
+        CommandError::Failed(format!(
+            "admin address {}: unexpected response: {error}: check --admin and the version of the relay",
+            self.address
+        ))
+    }
+
+    async fn exchange(&self, request: AdminRequest<'_>) -> Result<(StatusCode, Bytes), RequestError> {
+        let AdminRequest { method, path, body, max_response } = request;
+        let stream = TcpStream::connect(self.address).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // An error of the connection is reported by the request too.
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        let mut request =
+            Request::builder().method(method).uri(path).header(header::HOST, self.address.to_string());
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let response = sender.send_request(request.body(Full::new(body))?).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), max_response).collect().await?.to_bytes();
+        connection.abort();
+        Ok((status, body))
+    }
+}

@@ -1,0 +1,57 @@
+//! `gupd refresh`, `reload`, `upgrade` and `drain`: commands to a running relay. Each prints its result.
+
+use clap::Args;
+use http::Method;
+
+use super::admin_client::AdminClient;
+use super::{CommandError, CommonFlags, print_line};
+use gupd_refresh::Report;
+
+/// Flags of `gupd drain`.
+#[derive(Debug, Args)]
+pub(super) struct Drain {
+    #[command(flatten)]
+    common: CommonFlags,
+    /// Also redirect new requests to the manager.
+    #[arg(long)]
+    redirect: bool,
+    /// End the drain and serve again.
+    #[arg(long, conflicts_with = "redirect")]
+    end: bool,
+}
+
+pub(super) fn refresh(flags: &CommonFlags) -> Result<(), CommandError> {
+    let admin = AdminClient::with_token(&flags.load_without_upstreams()?, "refresh")?;
+    let body = admin.command(Method::POST, "/api/v1/refresh")?;
+    let Report { asked, changed, failed, revision } =
+        serde_json::from_slice(&body).map_err(|error| admin.invalid_response(&error))?;
+    let revision = revision.map(|number| format!("; published as revision {number}")).unwrap_or_default();
+    print_line(&format!("refreshed {asked} catalogs: {changed} changed, {failed} failed{revision}"));
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(CommandError::Failed(format!("refresh: {failed} of {asked} catalogs failed: see the relay's log")))
+}
+
+pub(super) fn reload(flags: &CommonFlags) -> Result<(), CommandError> {
+    send(flags, "reload", Method::POST, "/api/v1/reload")
+}
+
+pub(super) fn upgrade(flags: &CommonFlags) -> Result<(), CommandError> {
+    send(flags, "upgrade", Method::POST, "/api/v1/upgrade")
+}
+
+pub(super) fn drain(drain: &Drain) -> Result<(), CommandError> {
+    let (method, path) = match (drain.end, drain.redirect) {
+        (true, _) => (Method::DELETE, "/api/v1/drain"),
+        (false, true) => (Method::POST, "/api/v1/drain?redirect=true"),
+        (false, false) => (Method::POST, "/api/v1/drain"),
+    };
+    send(&drain.common, "drain", method, path)
+}
+
+fn send(flags: &CommonFlags, command: &str, method: Method, path: &str) -> Result<(), CommandError> {
+    let admin = AdminClient::with_token(&flags.load_without_upstreams()?, command)?;
+    print_line(String::from_utf8_lossy(&admin.command(method, path)?).trim());
+    Ok(())
+}

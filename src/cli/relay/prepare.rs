@@ -1,0 +1,207 @@
+//! The start of a relay in two steps. [`Relay::prepare`] validates the configuration, opens the store and builds all parts;
+//! nothing is accepted yet. [`PreparedRelay::serve`] accepts clients and spawns the background tasks.
+
+use std::sync::{Arc, mpsc};
+
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::background::BackgroundTasks;
+use super::generation::LongLivedParts;
+use super::{GenerationBuilder, Relay, RelayMetrics, SharedLimits, StartError};
+use gupd_admin::{AdminApi, ProcessCommands};
+use gupd_cache::Cache;
+use gupd_cache::fill::Fills;
+use gupd_config::Config;
+use gupd_config::clock::Clock;
+use gupd_guard::metrics::GuardStats;
+use gupd_net::listen::{
+    Acceptors, ConnectionRateLimiter, HttpServer, LifecycleStage, Sockets, WorkerPool, tls,
+};
+use gupd_net::shape::{LanLimiter, SlotLimiter};
+use gupd_net::upstream::health::HealthChecks;
+use gupd_proxy::{Generation, Generations, Proxy};
+use gupd_refresh::Refresher;
+use gupd_rollout::engine::{self, Rollouts};
+use gupd_store::Store;
+
+/// Threads for fills, accepting and the admin address. They mostly wait; with two, a hash on one does not delay the
+/// connections of the other.
+const CONTROL_THREADS: usize = 2;
+
+/// A relay with an open store that accepts nothing yet. Dropping it ends it.
+#[derive(Debug)]
+pub struct PreparedRelay {
+    relay: Relay,
+    sockets: Sockets,
+    tasks: BackgroundTasks,
+    commands: Option<ProcessCommands>,
+}
+
+impl Relay {
+    /// Opens the store and prepares to serve these sockets, but accepts nothing yet. Blocks.
+    ///
+    /// # Errors
+    /// When a file or another resource of the configuration is not available. Nothing is left behind then.
+    pub fn prepare(config: Config, clock: Clock, sockets: Sockets) -> Result<PreparedRelay, StartError> {
+        let metrics = Arc::new(RelayMetrics::new()?);
+        // The configuration is validated before anything is written to disk.
+        let builder = GenerationBuilder::new(&config, clock.clone(), metrics.net.clone());
+        let generation = builder.build(config.clone(), None)?;
+        let tls = tls::load_acceptor(&config.server)?;
+        let admin = sockets.admin.local_addr()?;
+        let store = Store::open(&config.store, clock.clone())?;
+        let control = control_runtime()?;
+        let (health, health_task) = HealthChecks::new(generation.upstreams.clone());
+        let (rollouts, rollout_task) = open_rollouts(&generation, &store, &metrics, &clock, &control)?;
+        let generations = Arc::new(Generations::new(generation, rollouts.clone()));
+        let cache = Arc::new(Cache::new(config.cache.clone(), store.clone(), clock.clone()));
+        let lan = Arc::new(LanLimiter::new(&config, clock.clone()));
+        let slots = Arc::new(SlotLimiter::new(&config));
+        let proxy = Arc::new(Proxy::new(
+            generations.clone(),
+            cache.clone(),
+            fills(&config, &cache, &metrics, &clock, &control),
+            rollouts.clone(),
+            lan.clone(),
+            slots.clone(),
+            metrics.requests.clone(),
+        ));
+        let (refresher, refresh) = Refresher::new(
+            &config,
+            proxy.background().clone(),
+            rollouts.clone(),
+            store,
+            metrics.refresh.clone(),
+            clock,
+        );
+        let server = Arc::new(HttpServer::new(proxy.clone(), metrics.net.clone(), &config.server, tls));
+        let (stage, stages) = watch::channel(LifecycleStage::Serving);
+        let parts = LongLivedParts {
+            cache: cache.clone(),
+            refresher: refresher.clone(),
+            health,
+            slots,
+            connection_limiter: Arc::new(ConnectionRateLimiter::new(&config)),
+            limits: Arc::new(SharedLimits::new(&config, lan, builder.wan.clone())),
+        };
+        let relay = Self {
+            addresses: sockets.addresses(),
+            admin,
+            generations: generations.clone(),
+            builder,
+            proxy,
+            cache,
+            metrics,
+            rollouts,
+            refresher,
+            stage,
+            workers: Arc::new(WorkerPool::start(config.server.workers, &server, &stages)?),
+            server,
+            connection_limiter: parts.connection_limiter.clone(),
+            limits: parts.limits.clone(),
+            acceptors: None,
+            handed_over: CancellationToken::new(),
+            background: TaskTracker::new(),
+            control: Some(control),
+        };
+        generations.follow(move |generation| parts.reconfigure(generation));
+        let tasks = BackgroundTasks { refresh, rollout: rollout_task, health: health_task };
+        Ok(PreparedRelay { relay, sockets, tasks, commands: None })
+    }
+}
+
+impl PreparedRelay {
+    /// Passes commands of an administrator that concern the process to `commands`.
+    #[must_use]
+    pub fn with_commands(self, commands: ProcessCommands) -> Self {
+        Self { commands: Some(commands), ..self }
+    }
+
+    /// Adds the metrics of the guard.
+    #[must_use]
+    pub fn with_guard_stats(self, stats: &GuardStats) -> Self {
+        self.relay.metrics.set_guard_stats(stats);
+        self
+    }
+
+    /// Accepts clients and spawns the background tasks.
+    ///
+    /// # Errors
+    /// When the runtime cannot register a socket.
+    pub fn serve(self) -> Result<Relay, StartError> {
+        let Self { mut relay, sockets, tasks, commands } = self;
+        let Some(control) = &relay.control else { return Ok(relay) };
+        let _entered = control.enter();
+        let (generation, stage) = (relay.generations.load_full(), relay.stage.subscribe());
+        let config = &generation.config;
+        let acceptors = Acceptors::start(
+            sockets.clients,
+            &relay.workers,
+            &relay.connection_limiter,
+            &config.server,
+            &relay.metrics.net,
+            &stage,
+        )?;
+        let api = AdminApi {
+            exposition: relay.metrics.exposition.clone(),
+            store: relay.cache.store().clone(),
+            quota: config.store.quota,
+            stage,
+            refresher: relay.refresher.clone(),
+            commands,
+            drain: relay.proxy.drain().clone(),
+            rollouts: relay.rollouts.clone(),
+            clock: relay.builder.clock.clone(),
+            token_file: config.server.admin_token_file.clone(),
+        };
+        let (listener, handed_over) = (TcpListener::from_std(sockets.admin)?, relay.handed_over.clone());
+        tokio::spawn(async move {
+            if let Err(error) = api.serve(listener, handed_over).await {
+                tracing::error!(%error, "admin address failed");
+            }
+        });
+        tasks.spawn(&relay);
+        relay.acceptors = Some(acceptors);
+        Ok(relay)
+    }
+}
+
+fn control_runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("gupd-control")
+        .enable_all()
+        .build()
+}
+
+fn fills(
+    config: &Config,
+    cache: &Arc<Cache>,
+    metrics: &RelayMetrics,
+    clock: &Clock,
+    control: &Runtime,
+) -> Fills {
+    let (store, metrics) = (cache.store().clone(), metrics.fills.clone());
+    Fills::new(config, store, cache.clone(), metrics, clock.clone(), control.handle().clone())
+}
+
+/// Reads the state of rollouts. Blocks.
+fn open_rollouts(
+    generation: &Generation,
+    store: &Arc<Store>,
+    metrics: &RelayMetrics,
+    clock: &Clock,
+    control: &Runtime,
+) -> Result<(Rollouts, engine::Task), StartError> {
+    let (config, rules, store) = (generation.config.clone(), generation.rollout.clone(), store.clone());
+    let (metrics, clock) = (metrics.rollout.clone(), clock.clone());
+    let (sender, result) = mpsc::channel();
+    // Not `block_on`: the caller may be a thread of another runtime.
+    control.spawn(async move { sender.send(Rollouts::open(&config, rules, store, metrics, clock).await) });
+    let opened = result.recv().map_err(|_| std::io::Error::other("a control thread ended unexpectedly"))?;
+    Ok(opened?)
+}
