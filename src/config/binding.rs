@@ -1,14 +1,14 @@
-//! The upstreams of a `[[group]]`, in place of its clients' routes'. Owns the type, its name, and its reading; what of the
-//! store depends on it `cache::key` says.
+//! `upstreams` of a `[[group]]`: an upstream binding, which replaces the upstreams of the clients' routes. Owns the name
+//! of a binding, which is part of the cache key of catalogs.
 
-use super::document::Section;
-use super::tables::upstream;
-use super::{RouteSettings, UpstreamSettings};
+use crate::document::Section;
+use crate::route::RouteSettings;
+use crate::upstream::{UpstreamSettings, find_upstream};
 
-/// Stands between the names of upstreams in a binding's name, and in none of theirs.
-const JOINT: char = '+';
+/// Separates the names of upstreams in a binding's name. No bound upstream's name contains it.
+const SEPARATOR: char = '+';
 
-/// Where the requests of a group's clients go, whatever their route.
+/// The upstreams of a group's requests, on every route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
     name: String,
@@ -16,41 +16,43 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// To these of all upstreams, by priority; `None` if there is none.
+    /// Creates a binding to upstreams given by index into `all`, by priority. Returns `None` if the list is empty or an
+    /// index is out of range.
     pub fn new(all: &[UpstreamSettings], upstreams: Vec<usize>) -> Option<Self> {
         let names: Vec<&str> =
             upstreams.iter().map(|at| Some(&*all.get(*at)?.name)).collect::<Option<_>>()?;
-        let name = names.join(&JOINT.to_string());
+        let name = names.join(&SEPARATOR.to_string());
         (!upstreams.is_empty()).then_some(Self { name, upstreams })
     }
 
-    /// The names of its upstreams, joined: groups with the same upstreams in the same order have the same.
+    /// Returns the joined names of its upstreams. Groups with the same upstreams in the same order share it.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Indices into [`Config::upstreams`](super::Config::upstreams), by priority. Never empty.
+    /// Indices into [`Config::upstreams`](crate::Config::upstreams), by priority. Never empty.
     pub fn upstreams(&self) -> &[usize] {
         &self.upstreams
     }
 }
 
-/// The `upstreams` of a group; `is_of_paths` if the group asks for paths.
-pub(super) fn binding(
+/// Reads the `upstreams` of a group; `has_paths` if the group matches paths.
+pub(crate) fn read_binding(
     s: &mut Section,
     all: &[UpstreamSettings],
     routes: &[RouteSettings],
-    is_of_paths: bool,
+    has_paths: bool,
 ) -> Option<Binding> {
     let mut taken: Vec<usize> = Vec::new();
-    let upstreams = s.many("upstreams", |text| {
-        let at = upstream(text, all)?;
-        if text.contains(JOINT) {
-            let message = format!("{text:?} has a {JOINT}, which joins names here");
-            return Err(format!("{message}; give the upstream a name without"));
+    let upstreams = s.read_list("upstreams", |text| {
+        let at = find_upstream(text, all)?;
+        if text.contains(SEPARATOR) {
+            return Err(format!(
+                "{text:?} contains {SEPARATOR}, which separates names here: rename the upstream"
+            ));
         }
         if taken.contains(&at) {
-            return Err(format!("{text:?} is named twice; name it once"));
+            return Err(format!("{text:?} is listed twice: list it once"));
         }
         taken.push(at);
         Ok(at)
@@ -60,12 +62,11 @@ pub(super) fn binding(
         upstreams.sort_unstable();
         upstreams
     };
-    if !is_of_paths && routes.windows(2).any(|two| sorted(&two[0]) != sorted(&two[1])) {
-        let message =
-            "hold on every route, and the routes' own differ: all that its clients ask for goes there";
+    if !has_paths && routes.windows(2).any(|two| sorted(&two[0]) != sorted(&two[1])) {
         s.warn(
             "upstreams",
-            format!("{message}; give the group paths, such as \"/content/**\", if that is not meant"),
+            "apply to every route, although routes have different upstreams: to bind some paths only, set paths, \
+             such as \"/content/**\"",
         );
     }
     Binding::new(all, upstreams)

@@ -1,18 +1,17 @@
-//! The numbers of the settings: default, least and most, each with its reason. Data only; `config/gupd.toml` repeats
-//! the defaults for administrators, and a test compares the two.
+//! Defaults, minimums and maximums of the settings, each with its reason. Data only. `config/gupd.toml` repeats the
+//! defaults for administrators, and a test compares the two.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::Recurrence;
-use super::units::{GIB, KIB, MIB, Rate, TIB};
+use crate::units::{GIB, KIB, MIB, Rate, TIB};
 
-/// A setting's default and the values it may have, both ends included.
+/// Default, minimum and maximum of a setting.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds<T> {
-    pub(super) default: T,
-    pub(super) least: T,
-    pub(super) most: T,
+pub(crate) struct Bounds<T> {
+    pub(crate) default: T,
+    pub(crate) least: T,
+    pub(crate) most: T,
 }
 
 const fn bounds<T>(default: T, least: T, most: T) -> Bounds<T> {
@@ -28,144 +27,142 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// The port clients of a Group Update Provider already use, so firewalls at a site let it through.
-pub(super) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 2967);
+pub(crate) const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 2967);
 /// Loopback: what metrics tell is for the site's own monitoring.
-pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9467);
+pub(crate) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9467);
 
 /// Least and most threads; the default is one for each core.
-pub(super) const WORKERS: Bounds<usize> = bounds(1, 1, 1_024);
+pub(crate) const WORKERS: Bounds<usize> = bounds(1, 1, 1_024);
 /// 10,000 endpoints do not ask at once; each connection costs a file descriptor and some KiB, so the process's limit
 /// of open files must be higher.
-pub(super) const MAX_CONNECTIONS: Bounds<usize> = bounds(4_096, 1, 1_000_000);
+pub(crate) const MAX_CONNECTIONS: Bounds<usize> = bounds(4_096, 1, 1_000_000);
 /// Endpoint heads are below 2 KiB; proxies on the way may add cookies and tokens.
-pub(super) const MAX_HEADER_BYTES: Bounds<u64> = bounds(32 * KIB, 8 * KIB, MIB);
+pub(crate) const MAX_HEADER_BYTES: Bounds<u64> = bounds(32 * KIB, 8 * KIB, MIB);
 /// RFC 9112 §3 recommends 8,000 octets at the least; the manager's `h=` blobs are below 2 KiB.
-pub(super) const MAX_URI_BYTES: Bounds<u64> = bounds(8 * KIB, 256, 64 * KIB);
+pub(crate) const MAX_URI_BYTES: Bounds<u64> = bounds(8 * KIB, 256, 64 * KIB);
 /// A head takes one round trip; a minute keeps a heartbeat's connections and ends a slow-header attack's.
-pub(super) const HEADER_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
+pub(crate) const HEADER_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
 /// Longer than a VPN's reconnect, shorter than what a vanished laptop may hold a connection.
-pub(super) const STALL_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
+pub(crate) const STALL_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
 /// A 100 MiB definition set at 3 Mbit/s; `TimeoutStopSec` of a service must be longer.
-pub(super) const DRAIN_TIMEOUT: Bounds<Duration> = times(5 * MINUTE, 0, DAY);
+pub(crate) const DRAIN_TIMEOUT: Bounds<Duration> = times(5 * MINUTE, 0, DAY);
 
 /// Thirty kept revisions of the larger content types, full and deltas.
-pub(super) const QUOTA: Bounds<u64> = bounds(40 * GIB, 64 * MIB, 1_024 * TIB);
+pub(crate) const QUOTA: Bounds<u64> = bounds(40 * GIB, 64 * MIB, 1_024 * TIB);
 /// Room for logs and the index; below it a file system slows down and other services fail.
-pub(super) const MIN_FREE: Bounds<u64> = bounds(GIB, 0, 1_024 * TIB);
+pub(crate) const MIN_FREE: Bounds<u64> = bounds(GIB, 0, 1_024 * TIB);
 /// Clients that return from a month's leave still find their deltas.
-pub(super) const MAX_UNUSED: Bounds<Duration> = times(30 * DAY, HOUR, 3_650 * DAY);
+pub(crate) const MAX_UNUSED: Bounds<Duration> = times(30 * DAY, HOUR, 3_650 * DAY);
 /// The catalogs and the day's deltas of a site; the least is sixteen chunks of 1 MiB.
-pub(super) const MEMORY: Bounds<u64> = bounds(256 * MIB, 16 * MIB, TIB);
+pub(crate) const MEMORY: Bounds<u64> = bounds(256 * MIB, 16 * MIB, TIB);
 /// A rotten blob is found while the manager still has what replaces it.
-pub(super) const SCRUB_PERIOD: Bounds<Duration> = times(7 * DAY, HOUR, 365 * DAY);
+pub(crate) const SCRUB_PERIOD: Bounds<Duration> = times(7 * DAY, HOUR, 365 * DAY);
 /// A tenth of what a slow disk reads in sequence, and 12 TB in the period above.
-pub(super) const SCRUB_RATE: Bounds<u64> = bounds(20 * MIB, 64 * KIB, TIB);
+pub(crate) const SCRUB_RATE: Bounds<u64> = bounds(20 * MIB, 64 * KIB, TIB);
 
 /// Three SYNs (0, 1 and 3 s): a lost packet is no failure, a dead manager is one soon.
-pub(super) const CONNECT_TIMEOUT: Bounds<Duration> = times(5, 1, 5 * MINUTE);
+pub(crate) const CONNECT_TIMEOUT: Bounds<Duration> = times(5, 1, 5 * MINUTE);
 /// A manager that builds a delta answers only when it is built.
-pub(super) const HEAD_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
+pub(crate) const HEAD_TIMEOUT: Bounds<Duration> = times(60, 1, HOUR);
 /// Two upstreams that take a head's whole time. Longer than updaters themselves wait.
-pub(super) const TOTAL_TIMEOUT: Bounds<Duration> = times(120, 1, HOUR);
+pub(crate) const TOTAL_TIMEOUT: Bounds<Duration> = times(120, 1, HOUR);
 /// A WAN without one byte in this time is broken; the fill resumes where it was.
-pub(super) const IDLE_TIMEOUT: Bounds<Duration> = times(30, 1, HOUR);
+pub(crate) const IDLE_TIMEOUT: Bounds<Duration> = times(30, 1, HOUR);
 /// With back-off, about five minutes of outage; any new byte starts the count again.
-pub(super) const ATTEMPTS: Bounds<u32> = bounds(8, 1, 100);
+pub(crate) const ATTEMPTS: Bounds<u32> = bounds(8, 1, 100);
 /// More would share a site's line so thinly that none ends.
-pub(super) const MAX_CONCURRENT: Bounds<usize> = bounds(256, 1, 65_536);
+pub(crate) const MAX_CONCURRENT: Bounds<usize> = bounds(256, 1, 65_536);
 
 /// A manager that goes away is known before most of its clients' heartbeats; a connection costs below 1 KiB.
-pub(super) const CHECK_INTERVAL: Bounds<Duration> = times(10, 1, HOUR);
+pub(crate) const CHECK_INTERVAL: Bounds<Duration> = times(10, 1, HOUR);
 /// As `CONNECT_TIMEOUT`: a check that asks for a path asks for a small one.
-pub(super) const CHECK_TIMEOUT: Bounds<Duration> = times(5, 1, 5 * MINUTE);
+pub(crate) const CHECK_TIMEOUT: Bounds<Duration> = times(5, 1, 5 * MINUTE);
 /// One lost connection is no failure of a manager; three in a row are.
-pub(super) const FAILURES: Bounds<u32> = bounds(3, 1, 100);
+pub(crate) const FAILURES: Bounds<u32> = bounds(3, 1, 100);
 /// Long enough that not every miss pays the connect time-out, short enough to use a restarted service soon.
-pub(super) const PROBE: Bounds<Duration> = times(5, 1, HOUR);
+pub(crate) const PROBE: Bounds<Duration> = times(5, 1, HOUR);
 /// A manager is back in use within a minute, however long it was away.
-pub(super) const PROBE_MAX: Bounds<Duration> = times(60, 1, DAY);
+pub(crate) const PROBE_MAX: Bounds<Duration> = times(60, 1, DAY);
 /// A manager that has just started has cold caches of its own.
-pub(super) const SLOW_START: Bounds<Duration> = times(30, 0, HOUR);
+pub(crate) const SLOW_START: Bounds<Duration> = times(30, 0, HOUR);
 /// Of upstreams; a thousand is the most that there can be.
-pub(super) const PRIORITY: Bounds<u32> = bounds(1, 1, 1_000);
+pub(crate) const PRIORITY: Bounds<u32> = bounds(1, 1, 1_000);
 
 /// New definitions are seen within a minute, at one conditional request a minute and catalog.
-pub(super) const CATALOG_FRESH: Bounds<Duration> = times(60, 0, DAY);
+pub(crate) const CATALOG_FRESH: Bounds<Duration> = times(60, 0, DAY);
 /// Clients ask for catalogs of products that publish nothing; that is normal and frequent.
-pub(super) const CATALOG_NEGATIVE: Bounds<Duration> = times(60, 0, DAY);
+pub(crate) const CATALOG_NEGATIVE: Bounds<Duration> = times(60, 0, DAY);
 /// Managers build deltas on demand: a longer memory of the 404 would push clients to the full set.
-pub(super) const PAYLOAD_NEGATIVE: Bounds<Duration> = times(5, 0, HOUR);
+pub(crate) const PAYLOAD_NEGATIVE: Bounds<Duration> = times(5, 0, HOUR);
 /// Takes the edge off a storm, and forgets quickly.
-pub(super) const GENERIC_NEGATIVE: Bounds<Duration> = times(10, 0, DAY);
+pub(crate) const GENERIC_NEGATIVE: Bounds<Duration> = times(10, 0, DAY);
 /// RFC 9111 §4.2.2 suggests a tenth of the age since `Last-Modified`; a day bounds it for very old files.
-pub(super) const HEURISTIC_MAX: Bounds<Duration> = times(DAY, 0, 365 * DAY);
+pub(crate) const HEURISTIC_MAX: Bounds<Duration> = times(DAY, 0, 365 * DAY);
 /// A week's outage of every manager leaves a site with what it has, rather than with nothing.
-pub(super) const STALE_IF_ERROR: Bounds<Duration> = times(7 * DAY, 0, 365 * DAY);
+pub(crate) const STALE_IF_ERROR: Bounds<Duration> = times(7 * DAY, 0, 365 * DAY);
 
 /// Less is an outage that looks like a limit: a delta of 100 KiB would take minutes. More is no limit.
-pub(super) const LIMIT: Bounds<Rate> = bounds(Rate(TIB), Rate(KIB), Rate(TIB));
+pub(crate) const LIMIT: Bounds<Rate> = bounds(Rate(TIB), Rate(KIB), Rate(TIB));
 /// A tenth of a second at the rate: a page's worth on a thin line, too short to be felt by others on it. Less than four
 /// of the 5 ms between two looks at who may go would cost rate.
-pub(super) const BURST: Bounds<Duration> =
+pub(crate) const BURST: Bounds<Duration> =
     bounds(Duration::from_millis(100), Duration::from_millis(20), Duration::from_secs(10));
 /// What downloads or connections may be limited to; `unlimited` they are still bounded by `MAX_CONNECTIONS`.
-pub(super) const COUNT: Bounds<u32> = bounds(1_000_000, 1, 1_000_000);
+pub(crate) const COUNT: Bounds<u32> = bounds(1_000_000, 1, 1_000_000);
 /// As many as a small site has endpoints; each waits on a connection that is counted already.
-pub(super) const QUEUE: Bounds<u32> = bounds(1_024, 0, 65_536);
+pub(crate) const QUEUE: Bounds<u32> = bounds(1_024, 0, 65_536);
 /// More than an updater asks for at once.
-pub(super) const CLIENT_QUEUE: Bounds<u32> = bounds(8, 0, 65_536);
+pub(crate) const CLIENT_QUEUE: Bounds<u32> = bounds(8, 0, 65_536);
 /// Shorter than the patience of an updater that waits for a response head.
-pub(super) const QUEUE_TIMEOUT: Bounds<Duration> = times(30, 1, HOUR);
+pub(crate) const QUEUE_TIMEOUT: Bounds<Duration> = times(30, 1, HOUR);
 /// A week: beyond it a revision is old before the last client has it.
-pub(super) const SPREAD: Bounds<Duration> = times(0, 0, 7 * DAY);
+pub(crate) const SPREAD: Bounds<Duration> = times(0, 0, 7 * DAY);
 
-/// As often as the vendor's own managers and clients ask for new content.
-pub(super) const SCHEDULE: Recurrence = Recurrence::Every(Duration::from_secs(4 * HOUR));
-/// Shorter would be a freshness, which `cache.catalog_fresh` is; longer leaves a site behind for more than a month.
-pub(super) const EVERY: Bounds<Duration> = times(4 * HOUR, 15 * MINUTE, 30 * DAY);
+/// As often as the vendor's own managers and clients ask for new content. Shorter would be a freshness, which `cache.catalog_fresh` is; longer leaves a site behind for more than a month.
+pub(crate) const EVERY: Bounds<Duration> = times(4 * HOUR, 15 * MINUTE, 30 * DAY);
 /// Between two runs of a schedule that is continuous: a heartbeat of an endpoint.
-pub(super) const CONTINUOUS: Duration = Duration::from_secs(5 * MINUTE);
+pub(crate) const CONTINUOUS: Duration = Duration::from_secs(5 * MINUTE);
 /// A thousand sites are 17 a minute then. The most is half a week.
-pub(super) const RANDOM: Bounds<Duration> = times(30 * MINUTE, 0, 84 * HOUR);
+pub(crate) const RANDOM: Bounds<Duration> = times(30 * MINUTE, 0, 84 * HOUR);
 /// These two are the vendor's own: every 15 minutes for an hour.
-pub(super) const RETRY: Bounds<Duration> = times(15 * MINUTE, MINUTE, DAY);
+pub(crate) const RETRY: Bounds<Duration> = times(15 * MINUTE, MINUTE, DAY);
 /// See above.
-pub(super) const RETRY_WINDOW: Bounds<Duration> = times(HOUR, 0, 7 * DAY);
+pub(crate) const RETRY_WINDOW: Bounds<Duration> = times(HOUR, 0, 7 * DAY);
 /// A site's clients ask for much the same of each revision.
-pub(super) const LEARNED: bool = true;
+pub(crate) const LEARNED: bool = true;
 /// A day's, at three revisions a day. The most is what managers keep of the larger content types.
-pub(super) const REVISIONS: Bounds<u32> = bounds(3, 1, 30);
+pub(crate) const REVISIONS: Bounds<u32> = bounds(3, 1, 30);
 /// Some full sets and every delta of a day.
-pub(super) const PREFETCH_BYTES: Bounds<u64> = bounds(GIB, MIB, 1_024 * TIB);
+pub(crate) const PREFETCH_BYTES: Bounds<u64> = bounds(GIB, MIB, 1_024 * TIB);
 
 /// A month: beyond it every revision that waits has been replaced many times.
-pub(super) const RING_DELAY: Bounds<Duration> = times(0, 0, 30 * DAY);
+pub(crate) const RING_DELAY: Bounds<Duration> = times(0, 0, 30 * DAY);
 /// Two days of a manager that publishes each four hours. A hundred are a month of it, and at ten thousand catalogs some 100 MiB of memory.
-pub(super) const KEEP: Bounds<u32> = bounds(10, 2, 100);
+pub(crate) const KEEP: Bounds<u32> = bounds(10, 2, 100);
 /// As long as content that nobody asks for is kept.
-pub(super) const MAX_AGE: Bounds<Duration> = times(30 * DAY, DAY, 3_650 * DAY);
+pub(crate) const MAX_AGE: Bounds<Duration> = times(30 * DAY, DAY, 3_650 * DAY);
 /// Percent: one of twenty is more than laptops that are closed while they download.
-pub(super) const TROUBLE_SHARE: Bounds<u8> = bounds(5, 1, 100);
+pub(crate) const TROUBLE_SHARE: Bounds<u8> = bounds(5, 1, 100);
 /// One or two clients of a small ring may be broken themselves.
-pub(super) const TROUBLE_CLIENTS: Bounds<u32> = bounds(3, 1, 1_000_000);
+pub(crate) const TROUBLE_CLIENTS: Bounds<u32> = bounds(3, 1, 1_000_000);
 /// Once, and once again after something went wrong; the third time the client does not get on with it.
-pub(super) const REPEATS: Bounds<u32> = bounds(3, 2, 100);
+pub(crate) const REPEATS: Bounds<u32> = bounds(3, 2, 100);
 /// An endpoint that is switched on each day has asked by then.
-pub(super) const BEHIND: Bounds<Duration> = times(DAY, MINUTE, 30 * DAY);
+pub(crate) const BEHIND: Bounds<Duration> = times(DAY, MINUTE, 30 * DAY);
 /// A week's leave.
-pub(super) const UNSEEN: Bounds<Duration> = times(7 * DAY, HOUR, 365 * DAY);
+pub(crate) const UNSEEN: Bounds<Duration> = times(7 * DAY, HOUR, 365 * DAY);
 /// Five times the largest site; a client costs about a kilobyte.
-pub(super) const MAX_CLIENTS: Bounds<u32> = bounds(50_000, 1, 1_000_000);
+pub(crate) const MAX_CLIENTS: Bounds<u32> = bounds(50_000, 1, 1_000_000);
 
 /// Longer than a stall of the machine, shorter than clients' patience with a relay that accepts and says nothing.
-pub(super) const WATCHDOG: Bounds<Duration> =
+pub(crate) const WATCHDOG: Bounds<Duration> =
     bounds(Duration::from_secs(10), Duration::from_millis(100), Duration::from_secs(10 * MINUTE));
 /// A start costs a look at the store; half a minute keeps a worker that dies at each from being most of the load.
-pub(super) const RESTART_MAX: Bounds<Duration> =
+pub(crate) const RESTART_MAX: Bounds<Duration> =
     bounds(Duration::from_secs(30), Duration::from_millis(100), Duration::from_secs(HOUR));
 
 /// Without `debug` a line for each request and each event that an administrator would ask about.
-pub(super) const LOG_LEVEL: &str = "info";
+pub(crate) const LOG_LEVEL: &str = "info";
 
 /// The packaged service's folder; used if it can be written.
-pub(super) const STORE_DIR: &str = "/var/lib/gupd";
+pub(crate) const STORE_DIR: &str = "/var/lib/gupd";

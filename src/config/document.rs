@@ -1,60 +1,59 @@
-//! One mechanism that finds each setting: flag, else environment variable, else file. What is asked for is taken out;
-//! what is left at the end is what nobody knows, so the readers in `settings`, `tables`, `network` and `group` are the
-//! only list of keys there is.
+//! The configuration as text: finds each setting in a flag, else an environment variable, else the file. Sections take out
+//! the keys that they know, and the rest is reported as unknown, so the sections are the only list of keys.
 
 use std::path::Path;
 
-use super::Overrides;
-use super::file::{self, Block, Body, Entry, Value};
-use super::problem::{Location, Problem, Problems};
+use crate::file::{self, Block, BlockBody, Setting, Value};
+use crate::overrides::Overrides;
+use crate::problem::{Location, Problem, Problems};
 
-/// Tables of one name, at most: each is tried in turn or becomes a metric's label.
+/// Maximum number of tables of one name. Each is tried in turn or becomes a metric label.
 const MAX_TABLES: usize = 1_000;
-/// Typing errors within which another name is proposed.
+/// Maximum number of typing errors for which another name is suggested.
 const MAX_TYPOS: usize = 2;
-/// What container platforms set for a service named `gupd`: not ours to judge.
+/// Variables that container platforms set for a service named `gupd`; ignored.
 const FOREIGN_VARIABLES: [&str; 2] = ["GUPD_PORT", "GUPD_SERVICE"];
 
-/// Everything that was said, by section. Sections are taken out, read and closed.
-pub(super) struct Document {
+/// All settings by section. Each section is taken out, read and closed.
+pub(crate) struct Document {
     blocks: Vec<Block>,
-    flags: Vec<(&'static str, Entry)>,
+    flags: Vec<(&'static str, Setting)>,
     variables: Vec<(String, String)>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
-    // Sections that were asked for.
+    // Sections that were taken.
     known: Vec<&'static str>,
-    // Those of them that are lists of tables and had none.
+    // Lists of tables that were taken and had none.
     empty: Vec<&'static str>,
 }
 
-/// One table: what was said for its keys, strongest place first.
-pub(super) struct Section {
+/// One table: the settings of its keys, the strongest location first.
+pub(crate) struct Section {
     name: &'static str,
-    place: Option<Location>,
-    entries: Vec<Entry>,
+    location: Option<Location>,
+    entries: Vec<Setting>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
-    // Keys that were asked for, and where they were given.
+    // Keys that were read, with the location of their setting.
     known: Vec<(&'static str, Option<Location>)>,
 }
 
 impl Document {
-    /// Reads the file. An unreadable file or one that is not TOML is the only problem there is.
-    pub(super) fn open(
+    /// Reads the file. If it cannot be read or is not TOML, that is the only problem reported.
+    pub(crate) fn open(
         overrides: &Overrides,
         file: Option<&Path>,
         env: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, Problems> {
         let blocks = file.map_or_else(|| Ok(Vec::new()), file::read)?;
-        // An empty variable is not set: service files and compose files pass on `${X:-}`.
+        // An empty variable counts as unset: service files and compose files pass on `${X:-}`.
         let variables = env
             .filter(|(name, value)| name.starts_with("GUPD_") && !is_foreign(name) && !value.is_empty())
             .collect();
         let flags = overrides.entries().map(|(section, key, flag, values)| {
-            let place = Location::Flag(flag);
-            let list = values.iter().map(|value| (place.clone(), value.clone())).collect();
-            (section, Entry { key: key.to_owned(), place, value: Value::List(list) })
+            let location = Location::Flag(flag);
+            let list = values.iter().map(|value| (location.clone(), value.clone())).collect();
+            (section, Setting { key: key.to_owned(), location, value: Value::List(list) })
         });
         Ok(Self {
             blocks,
@@ -68,39 +67,39 @@ impl Document {
     }
 
     /// Takes out `[name]`, with its flags and its `GUPD_<NAME>_<KEY>` variables.
-    pub(super) fn section(&mut self, name: &'static str) -> Section {
-        let mut entries: Vec<Entry> =
+    pub(crate) fn take_section(&mut self, name: &'static str) -> Section {
+        let mut entries: Vec<Setting> =
             self.flags.extract_if(.., |(section, _)| *section == name).map(|(_, entry)| entry).collect();
         let prefix = format!("GUPD_{}_", name.to_ascii_uppercase());
         entries.extend(self.variables.extract_if(.., |(variable, _)| variable.starts_with(&prefix)).map(
-            |(variable, value)| Entry {
+            |(variable, value)| Setting {
                 key: variable[prefix.len()..].to_ascii_lowercase(),
-                place: Location::Environment(variable),
+                location: Location::Environment(variable),
                 value: Value::Text(value),
             },
         ));
-        let mut place = None;
-        if let Some(block) = self.block(name) {
+        let mut location = None;
+        if let Some(block) = self.take_block(name) {
             match block.body {
-                Body::Table(from_file) => entries.extend(from_file),
-                _ => self.refuse(block.place.clone(), name, format!("is one table; write [{name}]")),
+                BlockBody::Table(from_file) => entries.extend(from_file),
+                _ => self.refuse(block.location.clone(), name, format!("expected one table: write [{name}]")),
             }
-            place = Some(block.place);
+            location = Some(block.location);
         }
-        Section::new(name, place, entries)
+        Section::new(name, location, entries)
     }
 
-    /// Takes out every `[[name]]`. If `listed` names a key, a flag or the variable `GUPD_<NAME>` may give that key's
-    /// values, one table each, in place of the file's.
-    pub(super) fn tables(&mut self, name: &'static str, listed: Option<&'static str>) -> Vec<Section> {
-        let block = self.block(name);
-        let tables = match listed.and_then(|key| self.listed(name, key)) {
+    /// Takes out every `[[name]]`. If `list_key` names a key, a flag or the variable `GUPD_<NAME>` may replace the file's
+    /// tables: each of its values is a table with that key.
+    pub(crate) fn take_tables(&mut self, name: &'static str, list_key: Option<&'static str>) -> Vec<Section> {
+        let block = self.take_block(name);
+        let tables = match list_key.and_then(|key| self.take_list(name, key)) {
             Some(tables) => tables,
             None => match block {
                 None => Vec::new(),
-                Some(Block { body: Body::Tables(tables), .. }) => tables,
-                Some(Block { place, .. }) => {
-                    self.refuse(place, name, format!("is a list of tables; write [[{name}]]"));
+                Some(Block { body: BlockBody::Tables(tables), .. }) => tables,
+                Some(Block { location, .. }) => {
+                    self.refuse(location, name, format!("expected a list of tables: write [[{name}]]"));
                     Vec::new()
                 }
             },
@@ -108,102 +107,104 @@ impl Document {
         if tables.is_empty() {
             self.empty.push(name);
         }
-        if let Some((place, _)) = tables.get(MAX_TABLES) {
-            self.refuse(place.clone(), name, format!("is given more than {MAX_TABLES} times; give fewer"));
+        if let Some((location, _)) = tables.get(MAX_TABLES) {
+            self.refuse(location.clone(), name, format!("more than {MAX_TABLES} tables: remove some"));
         }
         tables
             .into_iter()
             .take(MAX_TABLES)
-            .map(|(place, entries)| Section::new(name, Some(place), entries))
+            .map(|(location, entries)| Section::new(name, Some(location), entries))
             .collect()
     }
 
-    /// Collects a section's problems and warnings; what nobody asked it for is unknown.
-    pub(super) fn close(&mut self, section: Section) {
+    /// Collects a section's problems and warnings. Keys that were not read are unknown.
+    pub(crate) fn close(&mut self, section: Section) {
         self.problems.extend(section.problems);
         self.warnings.extend(section.warnings);
-        for Entry { key, place, .. } in section.entries {
-            let message = match closest(&key, section.known.iter().map(|(known, _)| *known)) {
-                Some(near) => format!("unknown key; did you mean {near}?"),
+        for Setting { key, location, .. } in section.entries {
+            let message = match closest_word(&key, section.known.iter().map(|(known, _)| *known)) {
+                Some(near) => format!("unknown key: did you mean {near}?"),
                 None => {
                     let known: Vec<_> = section.known.iter().map(|(known, _)| *known).collect();
-                    format!("unknown key; {} has {}", section.name, known.join(", "))
+                    format!("unknown key: {} has the keys {}", section.name, known.join(", "))
                 }
             };
-            self.refuse(place, &format!("{}.{key}", section.name), message);
+            self.refuse(location, &format!("{}.{key}", section.name), message);
         }
     }
 
-    /// Whether `[[name]]` was asked for and nobody gave one.
-    pub(super) fn gave_none(&self, name: &str) -> bool {
+    /// Returns true if `[[name]]` was taken and there was none.
+    pub(crate) fn has_no_tables(&self, name: &str) -> bool {
         self.empty.contains(&name)
     }
 
-    /// Adds a problem that has no place: something is missing everywhere.
-    pub(super) fn missing(&mut self, message: &str) {
-        self.problems.push(Problem { place: None, key: None, message: message.to_owned() });
+    /// Adds a problem without a location: something is missing everywhere.
+    pub(crate) fn refuse_missing(&mut self, message: &str) {
+        self.problems.push(Problem { location: None, key: None, message: message.to_owned() });
     }
 
-    /// Adds a warning that has no place: something odd follows from what was not given.
-    pub(super) fn warn_missing(&mut self, key: &str, message: &str) {
+    /// Adds a warning without a location: it follows from a setting that is missing.
+    pub(crate) fn warn_missing(&mut self, key: &str, message: &str) {
         let key = Some(key.to_owned());
-        self.warnings.push(Problem { place: None, key, message: message.to_owned() });
+        self.warnings.push(Problem { location: None, key, message: message.to_owned() });
     }
 
-    /// Every problem; or, if there is none, the warnings by place. What no section took is unknown.
-    pub(super) fn finish(mut self) -> Result<Vec<Problem>, Problems> {
-        for Block { name, place, body } in std::mem::take(&mut self.blocks) {
-            let what = if matches!(body, Body::Value) { "key outside of a section" } else { "section" };
-            let message = match closest(&name, self.known.iter().copied()) {
-                Some(near) => format!("unknown {what}; did you mean {near}?"),
-                None => format!("unknown {what}; the sections are {}", self.known.join(", ")),
+    /// Returns the warnings by location, or every problem if there is one. Sections that were not taken are unknown.
+    pub(crate) fn finish(mut self) -> Result<Vec<Problem>, Problems> {
+        for Block { name, location, body } in std::mem::take(&mut self.blocks) {
+            let kind =
+                if matches!(body, BlockBody::Value) { "key outside a section" } else { "unknown section" };
+            let message = match closest_word(&name, self.known.iter().copied()) {
+                Some(near) => format!("{kind}: did you mean {near}?"),
+                None => format!("{kind}: the sections are {}", self.known.join(", ")),
             };
-            self.refuse(place, &name, message);
+            self.refuse(location, &name, message);
         }
         for (variable, _) in std::mem::take(&mut self.variables) {
-            let message = "no such setting; variables are GUPD_<SECTION>_<KEY>, and GUPD_UPSTREAM";
+            let message = "unknown variable: use GUPD_<SECTION>_<KEY> or GUPD_UPSTREAM";
             self.problems.push(Problem {
-                place: Some(Location::Environment(variable)),
+                location: Some(Location::Environment(variable)),
                 key: None,
                 message: message.to_owned(),
             });
         }
-        Problems::none(self.problems)?;
+        Problems::check(self.problems)?;
         self.warnings.sort();
         Ok(self.warnings)
     }
 
-    fn block(&mut self, name: &'static str) -> Option<Block> {
+    fn take_block(&mut self, name: &'static str) -> Option<Block> {
         self.known.push(name);
         let at = self.blocks.iter().position(|block| block.name == name)?;
         Some(self.blocks.remove(at))
     }
 
-    // What a flag or the variable gives for `key` of `[[name]]`, one table for each value.
-    fn listed(&mut self, name: &'static str, key: &str) -> Option<Vec<(Location, Vec<Entry>)>> {
-        let entry = |place, value| Entry { key: key.to_owned(), place, value };
+    // Takes the values of `key` from a flag or the variable, one table for each value.
+    fn take_list(&mut self, name: &'static str, key: &str) -> Option<Vec<(Location, Vec<Setting>)>> {
+        let entry = |location, value| Setting { key: key.to_owned(), location, value };
         let variable = format!("GUPD_{}", name.to_ascii_uppercase());
         let flags = self.flags.extract_if(.., |(section, _)| *section == name).map(|(_, entry)| entry);
         let variables = self.variables.extract_if(.., |(given, _)| *given == variable);
         let variables = variables.map(|(name, value)| entry(Location::Environment(name), Value::Text(value)));
-        let given: Vec<Entry> = flags.chain(variables).collect();
-        let values = given.into_iter().next()?.values().ok()?;
-        let table = |(place, value): (Location, _)| (place.clone(), vec![entry(place, Value::Text(value))]);
+        let given: Vec<Setting> = flags.chain(variables).collect();
+        let values = given.into_iter().next()?.into_list().ok()?;
+        let table =
+            |(location, value): (Location, _)| (location.clone(), vec![entry(location, Value::Text(value))]);
         Some(values.into_iter().map(table).collect())
     }
 
-    fn refuse(&mut self, place: Location, key: &str, message: String) {
-        self.problems.push(Problem { place: Some(place), key: Some(key.to_owned()), message });
+    fn refuse(&mut self, location: Location, key: &str, message: String) {
+        self.problems.push(Problem { location: Some(location), key: Some(key.to_owned()), message });
     }
 }
 
 impl Section {
-    fn new(name: &'static str, place: Option<Location>, entries: Vec<Entry>) -> Self {
-        Self { name, place, entries, problems: Vec::new(), warnings: Vec::new(), known: Vec::new() }
+    fn new(name: &'static str, location: Option<Location>, entries: Vec<Setting>) -> Self {
+        Self { name, location, entries, problems: Vec::new(), warnings: Vec::new(), known: Vec::new() }
     }
 
-    /// The value of `key`, if it was given and `read` takes it; a value it does not take is a problem.
-    pub(super) fn one<T>(
+    /// Reads the value of `key`, if it is set. A value that `read` refuses is a problem.
+    pub(crate) fn read<T>(
         &mut self,
         key: &'static str,
         read: impl FnOnce(&str) -> Result<T, String>,
@@ -213,52 +214,57 @@ impl Section {
             Value::Text(text) => read(&text),
             Value::List(list) => match list.as_slice() {
                 [(_, text)] => read(text),
-                _ => Err("takes one value, not a list".to_owned()),
+                _ => Err("expected one value, found a list".to_owned()),
             },
-            Value::Unfit(what) => Err(format!("takes one value, not {what}")),
+            Value::Unfit(form) => Err(format!("expected one value, found {form}")),
         };
         result.map_err(|message| self.refuse(key, message)).ok()
     }
 
-    /// Like [`Section::one`]; without the key there is a problem.
-    pub(super) fn required<T>(
+    /// Reads the value of `key`. A missing key is a problem.
+    pub(crate) fn read_required<T>(
         &mut self,
         key: &'static str,
         read: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        let value = self.one(key, read);
-        if !self.given(key) {
-            self.refuse(key, "is missing");
+        let value = self.read(key, read);
+        if !self.is_given(key) {
+            self.refuse_missing(key);
         }
         value
     }
 
-    /// Whether a key that was read was given, rightly or not.
-    pub(super) fn given(&self, key: &str) -> bool {
-        self.place_of(key).is_some()
+    /// Adds the problem that `key` is missing.
+    pub(crate) fn refuse_missing(&mut self, key: &str) {
+        self.refuse(key, "missing required key");
     }
 
-    /// The values of `key`, if it was given: a list, or one text with commas. Values that `read` does not take are
-    /// problems and left out.
-    pub(super) fn many<T>(
+    /// Returns true if a key that was read is set, to a valid value or not.
+    pub(crate) fn is_given(&self, key: &str) -> bool {
+        self.location_of(key).is_some()
+    }
+
+    /// Reads the values of `key`, if it is set: a list, or one text with commas. Values that `read` refuses are problems
+    /// and left out.
+    pub(crate) fn read_list<T>(
         &mut self,
         key: &'static str,
         mut read: impl FnMut(&str) -> Result<T, String>,
     ) -> Option<Vec<T>> {
-        match self.take(key)?.values() {
-            Err(what) => {
-                self.refuse(key, format!("takes a list of values, not {what}"));
+        match self.take(key)?.into_list() {
+            Err(form) => {
+                self.refuse(key, format!("expected a list of values, found {form}"));
                 None
             }
             Ok(values) => {
                 if values.is_empty() {
-                    self.refuse(key, "is empty; give at least one value, or leave the key out");
+                    self.refuse(key, "empty list: add a value or remove the key");
                 }
                 let mut taken = Vec::with_capacity(values.len());
-                for (place, text) in values {
+                for (location, text) in values {
                     match read(&text) {
                         Ok(value) => taken.push(value),
-                        Err(message) => self.refuse_at(Some(place), key, message),
+                        Err(message) => self.refuse_at(Some(location), key, message),
                     }
                 }
                 Some(taken)
@@ -266,37 +272,37 @@ impl Section {
         }
     }
 
-    /// Where it begins.
-    pub(super) fn place(&self) -> Option<&Location> {
-        self.place.as_ref()
+    /// Returns the location of the section.
+    pub(crate) fn location(&self) -> Option<&Location> {
+        self.location.as_ref()
     }
 
-    /// Adds a problem of `key`, where it was given, or else where the section begins.
-    pub(super) fn refuse(&mut self, key: &str, message: impl Into<String>) {
-        let place = self.place_of(key).or(self.place.as_ref()).cloned();
-        self.refuse_at(place, key, message.into());
+    /// Adds a problem of `key`, at its location or else that of the section.
+    pub(crate) fn refuse(&mut self, key: &str, message: impl Into<String>) {
+        let location = self.location_of(key).or(self.location.as_ref()).cloned();
+        self.refuse_at(location, key, message.into());
     }
 
-    /// Says what is odd about `key`, though it may be meant.
-    pub(super) fn warn(&mut self, key: &str, message: impl Into<String>) {
-        let place = self.place_of(key).or(self.place.as_ref()).cloned();
+    /// Adds a warning about `key`: the value is valid, but probably not intended.
+    pub(crate) fn warn(&mut self, key: &str, message: impl Into<String>) {
+        let location = self.location_of(key).or(self.location.as_ref()).cloned();
         let key = Some(format!("{}.{key}", self.name));
-        self.warnings.push(Problem { place, key, message: message.into() });
+        self.warnings.push(Problem { location, key, message: message.into() });
     }
 
-    fn refuse_at(&mut self, place: Option<Location>, key: &str, message: String) {
-        self.problems.push(Problem { place, key: Some(format!("{}.{key}", self.name)), message });
+    fn refuse_at(&mut self, location: Option<Location>, key: &str, message: String) {
+        self.problems.push(Problem { location, key: Some(format!("{}.{key}", self.name)), message });
     }
 
-    fn place_of(&self, key: &str) -> Option<&Location> {
-        self.known.iter().find(|(known, _)| *known == key).and_then(|(_, place)| place.as_ref())
+    fn location_of(&self, key: &str) -> Option<&Location> {
+        self.known.iter().find(|(known, _)| *known == key).and_then(|(_, location)| location.as_ref())
     }
 
-    // Weaker places that say the same key are overruled, unread.
-    fn take(&mut self, key: &'static str) -> Option<Entry> {
+    // Settings of the same key at weaker locations are dropped unread.
+    fn take(&mut self, key: &'static str) -> Option<Setting> {
         let given: Vec<_> = self.entries.extract_if(.., |entry| entry.key == key).collect();
         let entry = given.into_iter().next();
-        self.known.push((key, entry.as_ref().map(|entry| entry.place.clone())));
+        self.known.push((key, entry.as_ref().map(|entry| entry.location.clone())));
         entry
     }
 }
@@ -306,14 +312,14 @@ fn is_foreign(variable: &str) -> bool {
     FOREIGN_VARIABLES.iter().filter_map(rest_of).any(|rest| rest.is_empty() || rest.starts_with('_'))
 }
 
-fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let near = known.map(|candidate| (typos(word, candidate), candidate)).min()?;
-    // Half a word wrong is another word.
+fn closest_word<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let near = known.map(|candidate| (edit_distance(word, candidate), candidate)).min()?;
+    // A word with half of its letters wrong is another word.
     (near.0 <= MAX_TYPOS && near.0 * 2 < near.1.len()).then_some(near.1)
 }
 
 // Levenshtein distance, one row at a time.
-fn typos(a: &str, b: &str) -> usize {
+fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
         let mut diagonal = i;
@@ -332,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_distance_counts_single_typing_errors() {
+    fn edit_distance_counts_single_typing_errors() {
         for (a, b, distance) in [
             ("quota", "quota", 0),
             ("quotta", "quota", 1),
@@ -340,16 +346,16 @@ mod tests {
             ("", "ab", 2),
             ("ab", "ba", 2),
         ] {
-            assert_eq!(typos(a, b), distance, "{a} {b}");
-            assert_eq!(typos(b, a), distance, "{b} {a}");
+            assert_eq!(edit_distance(a, b), distance, "{a} {b}");
+            assert_eq!(edit_distance(b, a), distance, "{b} {a}");
         }
     }
 
     #[test]
-    fn only_a_near_name_is_proposed() {
+    fn only_a_close_word_is_suggested() {
         let known = ["dir", "quota", "min_free"];
-        assert_eq!(closest("quotta", known.into_iter()), Some("quota"));
-        assert_eq!(closest("minfree", known.into_iter()), Some("min_free"));
-        assert_eq!(closest("url", known.into_iter()), None);
+        assert_eq!(closest_word("quotta", known.into_iter()), Some("quota"));
+        assert_eq!(closest_word("minfree", known.into_iter()), Some("min_free"));
+        assert_eq!(closest_word("url", known.into_iter()), None);
     }
 }

@@ -1,5 +1,5 @@
-//! The configuration file as values that know their line. Owns the reading of the file and its TOML; which keys there
-//! are, and what their values mean, is not known here.
+//! The configuration file as values with their lines. Reads the file and parses its TOML; keys and their meaning are up to
+//! the sections.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,83 +9,89 @@ use std::sync::Arc;
 
 use toml_edit::{Item, TableLike};
 
-use super::problem::{Location, Problem};
-use super::units::MIB;
+use crate::problem::{Location, Problem};
+use crate::units::MIB;
 
-/// Bytes of a configuration file, at most: twice what 100,000 subnets take, so that a wrong path (a log, a device) is a
-/// clear line and not memory.
+/// Maximum size of a configuration file: twice that of 100,000 subnets. A wrong path, such as a log or a device, then
+/// gives a clear message and takes no memory.
 const MAX_FILE: u64 = 8 * MIB;
 
 /// A top-level item of the file.
-pub(super) struct Block {
-    pub(super) name: String,
-    pub(super) place: Location,
-    pub(super) body: Body,
+pub(crate) struct Block {
+    pub(crate) name: String,
+    pub(crate) location: Location,
+    pub(crate) body: BlockBody,
 }
 
-pub(super) enum Body {
+/// Form of a top-level item.
+pub(crate) enum BlockBody {
     /// `[name]`
-    Table(Vec<Entry>),
+    Table(Vec<Setting>),
     /// `[[name]]`
-    Tables(Vec<(Location, Vec<Entry>)>),
+    Tables(Vec<(Location, Vec<Setting>)>),
     /// `name = …`
     Value,
 }
 
-/// A key, what was said for it, and where: in the file, a flag or a variable.
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) place: Location,
-    pub(super) value: Value,
+/// A key and its value, from the file, a flag or a variable.
+pub(crate) struct Setting {
+    pub(crate) key: String,
+    pub(crate) location: Location,
+    pub(crate) value: Value,
 }
 
-/// Scalars are text, wherever they come from: `4096` and `"4096"` are the same number.
-pub(super) enum Value {
+/// Value of a key. Scalars are text: `4096` and `"4096"` are the same number.
+pub(crate) enum Value {
     Text(String),
     List(Vec<(Location, String)>),
-    /// Nothing a setting can be, by name.
+    /// A form that no setting has, by name.
     Unfit(&'static str),
 }
 
-impl Entry {
-    /// The value as a list: text is split at commas. `Err` says what it is instead.
-    pub(super) fn values(self) -> Result<Vec<(Location, String)>, &'static str> {
+impl Setting {
+    /// Returns the value as a list, with text split at commas.
+    ///
+    /// # Errors
+    /// The name of the value's form if it is no list.
+    pub(crate) fn into_list(self) -> Result<Vec<(Location, String)>, &'static str> {
         match self.value {
             Value::List(list) => Ok(list),
-            Value::Text(text) => Ok(split(&self.place, &text)),
-            Value::Unfit(what) => Err(what),
+            Value::Text(text) => Ok(split(&self.location, &text)),
+            Value::Unfit(form) => Err(form),
         }
     }
 }
 
-/// The parts of a list written with commas.
-pub(super) fn split(place: &Location, text: &str) -> Vec<(Location, String)> {
-    text.split(',').map(|part| (place.clone(), part.trim().to_owned())).collect()
+/// Splits a list written with commas.
+fn split(location: &Location, text: &str) -> Vec<(Location, String)> {
+    text.split(',').map(|part| (location.clone(), part.trim().to_owned())).collect()
 }
 
-/// Reads a file's items in their order.
+/// Reads the top-level items of a file in their order.
 ///
 /// # Errors
-/// A file that cannot be read, or is not TOML: then the first error of syntax and its line.
-pub(super) fn read(path: &Path) -> Result<Vec<Block>, Problem> {
+/// A file that cannot be read, or the first syntax error with its line.
+pub(crate) fn read(path: &Path) -> Result<Vec<Block>, Problem> {
     let name: Arc<str> = path.display().to_string().into();
-    text(path)
+    read_text(path)
         .map_err(|message| (None, message))
         .and_then(|text| parse(&name, &text))
-        .map_err(|(line, message)| Problem { place: Some(Location::File(name, line)), key: None, message })
+        .map_err(|(line, message)| Problem { location: Some(Location::File(name, line)), key: None, message })
 }
 
-fn text(path: &Path) -> Result<String, String> {
+fn read_text(path: &Path) -> Result<String, String> {
     let mut text = String::new();
-    let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
-    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
+    let file = File::open(path).map_err(|error| format!("cannot open file: {error}"))?;
+    file.take(MAX_FILE + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| format!("cannot read file: {error}"))?;
     if text.len() as u64 > MAX_FILE {
-        return Err("is larger than 8MiB; is this the configuration?".to_owned());
+        return Err("file is larger than 8MiB: check that the path is that of a configuration".to_owned());
     }
     Ok(text)
 }
 
-// The error is a line, if there is one, and what is wrong there.
+// An error has a message and the line, if there is one.
 fn parse(file: &Arc<str>, text: &str) -> Result<Vec<Block>, (Option<usize>, String)> {
     let starts = text.match_indices('\n').map(|(at, _)| at + 1).collect();
     let lines = Lines { file, starts };
@@ -95,15 +101,15 @@ fn parse(file: &Arc<str>, text: &str) -> Result<Vec<Block>, (Option<usize>, Stri
     Ok(root
         .iter()
         .map(|(name, item)| {
-            let place = lines.place(root.key(name).and_then(toml_edit::Key::span).or(item.span()));
-            Block { name: name.to_owned(), place, body: lines.body(item) }
+            let location = lines.location(root.key(name).and_then(toml_edit::Key::span).or(item.span()));
+            Block { name: name.to_owned(), location, body: lines.body(item) }
         })
         .collect())
 }
 
 struct Lines<'a> {
     file: &'a Arc<str>,
-    /// Where each line but the first begins.
+    /// Offset of each line except the first.
     starts: Vec<usize>,
 }
 
@@ -112,32 +118,34 @@ impl Lines<'_> {
         self.starts.partition_point(|start| *start <= span.start) + 1
     }
 
-    fn place(&self, span: Option<Range<usize>>) -> Location {
+    fn location(&self, span: Option<Range<usize>>) -> Location {
         Location::File(Arc::clone(self.file), span.map(|span| self.number(&span)))
     }
 
-    fn body(&self, item: &Item) -> Body {
+    fn body(&self, item: &Item) -> BlockBody {
         if let Some(table) = item.as_table_like() {
-            return Body::Table(self.entries(table));
+            return BlockBody::Table(self.entries(table));
         }
         if let Some(tables) = item.as_array_of_tables() {
-            return Body::Tables(tables.iter().map(|t| (self.place(t.span()), self.entries(t))).collect());
+            return BlockBody::Tables(
+                tables.iter().map(|t| (self.location(t.span()), self.entries(t))).collect(),
+            );
         }
         let inline = |value: &toml_edit::Value| {
-            value.as_inline_table().map(|table| (self.place(value.span()), self.entries(table)))
+            value.as_inline_table().map(|table| (self.location(value.span()), self.entries(table)))
         };
         match item.as_array().map(|array| array.iter().map(inline).collect::<Option<Vec<_>>>()) {
-            Some(Some(tables)) => Body::Tables(tables),
-            _ => Body::Value,
+            Some(Some(tables)) => BlockBody::Tables(tables),
+            _ => BlockBody::Value,
         }
     }
 
-    fn entries(&self, table: &dyn TableLike) -> Vec<Entry> {
+    fn entries(&self, table: &dyn TableLike) -> Vec<Setting> {
         table
             .iter()
             .map(|(key, item)| {
                 let span = table.key(key).and_then(toml_edit::Key::span).or(item.span());
-                Entry { key: key.to_owned(), place: self.place(span), value: self.value(item) }
+                Setting { key: key.to_owned(), location: self.location(span), value: self.value(item) }
             })
             .collect()
     }
@@ -156,7 +164,7 @@ impl Lines<'_> {
         match item {
             Item::Value(Toml::Array(array)) => array
                 .iter()
-                .map(|value| Ok((self.place(value.span()), scalar(value)?)))
+                .map(|value| Ok((self.location(value.span()), scalar(value)?)))
                 .collect::<Result<_, _>>()
                 .map_or_else(Value::Unfit, Value::List),
             Item::Value(value) => scalar(value).map_or_else(Value::Unfit, Value::Text),

@@ -1,5 +1,5 @@
-//! The `[[group]]`s: sets of clients that share limits and windows. Owns the type and its reading, and the checks of a
-//! group against the whole site; which group a client is in is `policy`'s to say.
+//! `[[group]]`: sets of clients that share limits and windows. Checks each group against the limits of the site and
+//! against the groups before it. The group of a client is decided by `policy`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,83 +7,91 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::binding::{Binding, binding};
-use super::document::{Document, Section};
-use super::limit::{self, Ceiling, RateSchedule};
-use super::network::{count_or_unlimited, warn_above};
-use super::networks::Networks;
-use super::settings::{choice, time};
-use super::tables::{glob, label};
-use super::units::{Rate, Time};
-use super::week::WeekWindows;
-use super::{
-    ContentType, LanSettings, Location, RouteSettings, ServerSettings, UpstreamSettings, WanSettings,
-    defaults, denials,
-};
+use crate::binding::{Binding, read_binding};
+use crate::content::{ContentType, type_names};
+use crate::defaults;
+use crate::document::{Document, Section};
+use crate::lan::LanSettings;
+use crate::limit::{Ceiling, RateSchedule, read_rate_schedule, read_windows, warn_above};
+use crate::networks::Networks;
+use crate::problem::Location;
+use crate::reader::{choice, count_or_unlimited, glob, label, time};
+use crate::route::RouteSettings;
+use crate::server::ServerSettings;
+use crate::units::{Rate, Time};
+use crate::upstream::UpstreamSettings;
+use crate::wan::WanSettings;
+use crate::week::WeekWindows;
 
-/// Bytes of a name of a certificate: DNS names have 253, URIs may have more.
+/// Maximum length of a certificate's name, in bytes: DNS names have 253, URIs may have more.
 const MAX_CERTIFICATE: usize = 1_024;
 
-/// `[[group]]`. A count that is `None` is not limited.
+/// `[[group]]`. A count that is `None` is unlimited.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupSettings {
-    /// Its name in logs and metrics, unique: lower case, digits, `-`.
+    /// Unique name in logs and metrics: lower-case letters, digits, `-`.
     pub name: String,
-    /// The `[[group]]` in the file.
-    pub place: Option<Location>,
-    /// The addresses of its clients; none for any.
+    /// Location of the table in the file.
+    pub location: Option<Location>,
+    /// Addresses of its clients; empty for any.
     pub subnets: Vec<IpNet>,
-    /// Names of its clients' certificates, in lower case: exact, or `*.` for all below a name; none for any client.
+    /// Names in its clients' certificates, in lower case: exact, or `*.` for all below a name; empty for any client.
     pub certificates: Vec<String>,
-    /// Globs over what its clients ask for, without regard to case; none for any.
+    /// Globs over the requested path, case-insensitive; empty for any.
     pub paths: Vec<String>,
-    /// All that its clients are sent, together.
+    /// Limit of all its clients together.
     pub limit: RateSchedule,
-    /// What each of its clients is sent.
+    /// Limit of each of its clients.
     pub client_limit: RateSchedule,
-    /// What upstreams send for its clients.
+    /// Limit of fills for its clients.
     pub wan_limit: RateSchedule,
-    /// Downloads at once, of all its clients.
+    /// Maximum number of concurrent downloads of all its clients.
     pub max_downloads: Option<u32>,
-    /// Downloads at once, of each of its clients.
+    /// Maximum number of concurrent downloads of each of its clients.
     pub client_downloads: Option<u32>,
-    /// When its clients may begin to download payloads.
+    /// When its clients may start to download payloads.
     pub windows: WeekWindows,
-    /// The time over which clients begin, each at its own moment; 0 to 7 d.
+    /// Time over which the scheduled starts of its clients are spread, 0 to 7 d.
     pub spread: Duration,
-    /// What a client gets that comes before its time.
+    /// Response to a client before its scheduled start.
     pub outside: OutsideWindow,
-    /// Names of content types that its clients are not to have.
+    /// Names of content types that are denied to its clients.
     pub deny: Vec<String>,
-    /// Names of content types that they may have all the same.
+    /// Names of content types that are allowed although they are denied elsewhere.
     pub allow: Vec<String>,
-    /// Where its clients' requests go in place of their routes' upstreams.
+    /// Upstreams of its clients' requests, if not those of their routes.
     pub binding: Option<Arc<Binding>>,
 }
 
-/// `group.outside`: what a client gets that comes before its time.
+/// `group.outside`: the response to a client before its scheduled start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutsideWindow {
     /// `503` with `Retry-After`.
     Defer,
-    /// What is stored and fresh; else like `Defer`.
+    /// Stored fresh content; otherwise like `Defer`.
     CachedOnly,
-    /// What it asks for.
+    /// The requested content.
     Ignore,
 }
 
+const OUTSIDE: [(&str, OutsideWindow); 3] = [
+    ("defer", OutsideWindow::Defer),
+    ("cached-only", OutsideWindow::CachedOnly),
+    ("ignore", OutsideWindow::Ignore),
+];
+
 impl GroupSettings {
-    /// Name of the group of all clients that no configured one takes.
+    /// Name of the group of all clients that match no configured group.
     pub const DEFAULT: &str = "default";
 
-    /// Time of a window that the spread leaves to the client whose turn comes last: two heartbeats of an endpoint.
+    /// Part of a window that the spread leaves to the client with the latest start: two heartbeats of an endpoint.
     pub const MIN_START_WINDOW: Duration = Duration::from_secs(15 * 60);
 
-    /// The group of clients that no other takes: without limits, always open.
+    /// Creates the group of clients that no other group matches: without limits, always open.
     pub fn catch_all(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            place: None,
+            location: None,
             subnets: Vec::new(),
             certificates: Vec::new(),
             paths: Vec::new(),
@@ -101,136 +109,168 @@ impl GroupSettings {
         }
     }
 
-    /// Whether it has no matcher, and so takes whoever no group before it does.
+    /// Returns true if the group has no matcher, and so contains every client that no group before it matches.
     pub fn is_catch_all(&self) -> bool {
         self.subnets.is_empty() && self.certificates.is_empty() && self.paths.is_empty()
     }
 
-    /// Whether an address is all that it asks for.
+    /// Returns true if the group matches clients by address alone.
     pub fn matches_address_only(&self) -> bool {
         !self.subnets.is_empty() && self.certificates.is_empty() && self.paths.is_empty()
     }
 
-    /// Which of its certificates' names takes one of these, which are in lower case.
+    /// Returns the first of its certificate names that matches one of `names`, which are in lower case.
     pub fn matching_certificate(&self, names: &[Box<str>]) -> Option<&str> {
-        let takes = |own: &&String| match own.strip_prefix('*') {
-            Some(below) => names.iter().any(|name| name.len() > below.len() && name.ends_with(below)),
+        let matches = |own: &&String| match own.strip_prefix('*') {
+            Some(suffix) => names.iter().any(|name| name.len() > suffix.len() && name.ends_with(suffix)),
             None => names.iter().any(|name| **name == ***own),
         };
-        self.certificates.iter().find(takes).map(String::as_str)
+        self.certificates.iter().find(matches).map(String::as_str)
     }
 
-    /// How much of its spread fits into a window of this length: all, or as much as leaves the last client a turn.
+    /// Returns its spread, shortened to fit a window of this length.
     pub fn spread_in_window(&self, window: Duration) -> Duration {
         Self::fit_spread(self.spread, window)
     }
 
-    /// The same of any spread.
+    /// Shortens a spread so that the client with the latest start has [`Self::MIN_START_WINDOW`] left, or half of a
+    /// shorter window.
     pub fn fit_spread(spread: Duration, window: Duration) -> Duration {
         spread.min(window.saturating_sub(Self::MIN_START_WINDOW).max(window / 2))
     }
 }
 
-pub(super) fn groups(
-    document: &mut Document,
-    server: &ServerSettings,
-    wan: &WanSettings,
-    lan: &LanSettings,
-    types: &[ContentType],
-    upstreams: &[UpstreamSettings],
-    routes: &[RouteSettings],
-) -> Vec<GroupSettings> {
-    let mut groups: Vec<GroupSettings> = Vec::new();
-    let mut rest: Option<String> = None;
-    // Where groups that ask for nothing but an address are: what they hold comes to none after them.
-    let mut held: Networks<String> = Networks::default();
-    for mut s in document.tables("group", None) {
-        let name = s.required("name", label);
+/// Settings that groups refer to, or are checked against.
+pub(crate) struct GroupContext<'a> {
+    pub(crate) server: &'a ServerSettings,
+    pub(crate) wan: &'a WanSettings,
+    pub(crate) lan: &'a LanSettings,
+    pub(crate) content_types: &'a [ContentType],
+    pub(crate) upstreams: &'a [UpstreamSettings],
+    pub(crate) routes: &'a [RouteSettings],
+}
+
+/// The groups read so far.
+#[derive(Default)]
+struct EarlierGroups {
+    groups: Vec<GroupSettings>,
+    catch_all: Option<String>,
+    /// Subnets of groups that match by address alone, with the group's name: no later group gets their clients.
+    subnets: Networks<String>,
+}
+
+pub(crate) fn read_groups(document: &mut Document, context: &GroupContext<'_>) -> Vec<GroupSettings> {
+    let mut earlier = EarlierGroups::default();
+    for mut s in document.take_tables("group", None) {
+        let name = s.read_required("name", label);
+        let subnets = earlier.read_subnets(&mut s);
+        let group = read_group(&mut s, name.clone(), subnets, context);
+        earlier.check(&mut s, &group, name.is_some());
+        check_limits(&mut s, &group, context);
+        check_windows(&mut s, &group, context.wan);
+        earlier.add(&mut s, group);
+        document.close(s);
+    }
+    earlier.groups
+}
+
+fn read_group(
+    s: &mut Section,
+    name: Option<String>,
+    subnets: Vec<IpNet>,
+    context: &GroupContext<'_>,
+) -> GroupSettings {
+    let mut group = GroupSettings {
+        name: name.unwrap_or_default(),
+        location: s.location().cloned(),
+        subnets,
+        certificates: s.read_list("certificates", certificate_name).unwrap_or_default(),
+        paths: s.read_list("paths", glob).unwrap_or_default(),
+        limit: read_rate_schedule(s, "limit"),
+        client_limit: read_rate_schedule(s, "client_limit"),
+        wan_limit: read_rate_schedule(s, "wan_limit"),
+        max_downloads: count_or_unlimited(s, "max_downloads"),
+        client_downloads: count_or_unlimited(s, "client_downloads"),
+        windows: read_windows(s, "windows"),
+        spread: time(s, "spread", defaults::SPREAD),
+        outside: s.read("outside", |text| choice(text, &OUTSIDE)).unwrap_or(OutsideWindow::Defer),
+        deny: type_names(s, "deny", context.content_types),
+        allow: type_names(s, "allow", context.content_types),
+        binding: None,
+    };
+    let has_paths = !group.paths.is_empty();
+    group.binding = read_binding(s, context.upstreams, context.routes, has_paths).map(Arc::new);
+    if let Some(both) = group.deny.iter().find(|name| group.allow.contains(name)) {
+        s.warn(
+            "deny",
+            format!("{both} is also in allow, which takes precedence: remove it from one of them"),
+        );
+    }
+    if s.is_given("certificates") && context.server.client_ca.is_none() {
+        s.refuse("certificates", "are never presented without server.client_ca: set it or remove them");
+    }
+    group
+}
+
+impl EarlierGroups {
+    fn read_subnets(&self, s: &mut Section) -> Vec<IpNet> {
         let mut own: Networks<()> = Networks::default();
-        let subnets = s.many("subnets", |text| {
+        let subnets = s.read_list("subnets", |text| {
             let subnet = subnet(text)?;
-            if held.longest_match(subnet).is_some_and(|(holder, _)| holder == subnet) {
-                return Err(format!("{subnet} is in a group before this one; give it to one of them"));
+            if self.subnets.longest_match(subnet).is_some_and(|(earlier, _)| earlier == subnet) {
+                return Err(format!("{subnet} belongs to an earlier group: remove it from one of them"));
             }
             if own.insert(subnet, ()).is_some() {
-                return Err(format!("{subnet} is given twice; give it once"));
+                return Err(format!("{subnet} is listed twice: list it once"));
             }
             Ok(subnet)
         });
-        let group = GroupSettings {
-            name: name.clone().unwrap_or_default(),
-            place: s.place().cloned(),
-            subnets: subnets.unwrap_or_default(),
-            certificates: s.many("certificates", certificate).unwrap_or_default(),
-            paths: s.many("paths", glob).unwrap_or_default(),
-            limit: limit::limit(&mut s, "limit"),
-            client_limit: limit::limit(&mut s, "client_limit"),
-            wan_limit: limit::limit(&mut s, "wan_limit"),
-            max_downloads: count_or_unlimited(&mut s, "max_downloads"),
-            client_downloads: count_or_unlimited(&mut s, "client_downloads"),
-            windows: limit::windows(&mut s, "windows"),
-            spread: time(&mut s, "spread", defaults::SPREAD),
-            outside: s.one("outside", |text| choice(text, &OUTSIDE)).unwrap_or(OutsideWindow::Defer),
-            deny: denials::types(&mut s, "deny", types),
-            allow: denials::types(&mut s, "allow", types),
-            binding: None,
-        };
-        let binding = binding(&mut s, upstreams, routes, !group.paths.is_empty()).map(Arc::new);
-        let group = GroupSettings { binding, ..group };
-        if let Some(both) = group.deny.iter().find(|name| group.allow.contains(name)) {
-            s.warn("deny", format!("{both} is in allow too, which wins; leave it out of one of them"));
-        }
-        if s.given("certificates") && server.client_ca.is_none() {
-            s.refuse(
-                "certificates",
-                "are shown by no client without server.client_ca; give it, or leave them out",
-            );
-        }
-        let has_matcher = ["subnets", "certificates", "paths"].iter().any(|key| s.given(key));
-        if let Some(rest) = &rest {
+        subnets.unwrap_or_default()
+    }
+
+    fn check(&mut self, s: &mut Section, group: &GroupSettings, has_name: bool) {
+        let has_matcher = ["subnets", "certificates", "paths"].iter().any(|key| s.is_given(key));
+        if let Some(first) = &self.catch_all {
             s.refuse(
                 "name",
-                format!("comes after group {rest:?}, which has no matcher and so takes all clients"),
+                format!("never matches: group {first:?} before it has no matcher and contains all clients"),
             );
         }
-        if groups.iter().any(|other| other.name == group.name && name.is_some()) {
-            s.refuse("name", format!("{:?} is the name of two groups; give each its own", group.name));
+        if has_name && self.groups.iter().any(|other| other.name == group.name) {
+            s.refuse("name", format!("duplicate name {:?}: give each group its own name", group.name));
         }
         if has_matcher && group.name == GroupSettings::DEFAULT {
-            s.refuse("name", format!("{:?} is the name of all others; give this group its own", group.name));
+            s.refuse(
+                "name",
+                format!("{:?} is reserved for clients of no other group: use another name", group.name),
+            );
         }
         if !has_matcher {
-            rest = rest.or(Some(group.name.clone()));
+            self.catch_all.get_or_insert_with(|| group.name.clone());
         }
-        check_limits(&mut s, &group, wan, lan);
-        check_windows(&mut s, &group, wan);
+    }
+
+    fn add(&mut self, s: &mut Section, group: GroupSettings) {
         for subnet in &group.subnets {
-            if let Some((_, first)) = held.longest_match(*subnet) {
-                let message =
-                    format!("{subnet} lies within group {first:?}, which comes first: it never holds");
-                s.warn("subnets", message);
+            if let Some((_, first)) = self.subnets.longest_match(*subnet) {
+                s.warn(
+                    "subnets",
+                    format!("{subnet} never matches: it is within the earlier group {first:?}"),
+                );
             }
         }
         if group.matches_address_only() {
             for subnet in &group.subnets {
-                // Whoever comes later and lies within several is told of the narrowest.
-                held.insert(*subnet, group.name.clone());
+                // A later subnet within several of these is reported with the narrowest.
+                self.subnets.insert(*subnet, group.name.clone());
             }
         }
-        groups.push(group);
-        document.close(s);
+        self.groups.push(group);
     }
-    groups
 }
 
-const OUTSIDE: [(&str, OutsideWindow); 3] = [
-    ("defer", OutsideWindow::Defer),
-    ("cached-only", OutsideWindow::CachedOnly),
-    ("ignore", OutsideWindow::Ignore),
-];
-
-pub(super) fn subnet(text: &str) -> Result<IpNet, String> {
-    let refused = || format!("{text:?} is not a subnet; write it like 10.1.0.0/16 or 2001:db8::/48");
+pub(crate) fn subnet(text: &str) -> Result<IpNet, String> {
+    let refused = || format!("{text:?} is not a subnet: write it like 10.1.0.0/16 or 2001:db8::/48");
     let subnet: IpNet = match text.parse::<IpAddr>() {
         Ok(address) => address.into(),
         Err(_) => text.parse().map_err(|_| refused())?,
@@ -238,45 +278,46 @@ pub(super) fn subnet(text: &str) -> Result<IpNet, String> {
     if let IpNet::V6(subnet) = subnet
         && subnet.addr().to_ipv4_mapped().is_some()
     {
-        return Err(format!("{text:?} is IPv4 written as IPv6; write it like 10.1.0.0/16"));
+        return Err(format!("{text:?} is an IPv4-mapped IPv6 subnet: write it like 10.1.0.0/16"));
     }
     if subnet.trunc() != subnet {
         return Err(format!(
-            "{subnet} has bits set behind its prefix; write {} or a longer prefix",
+            "{subnet} has bits set after its prefix: write {} or a longer prefix",
             subnet.trunc()
         ));
     }
     Ok(subnet)
 }
 
-fn certificate(text: &str) -> Result<String, String> {
+fn certificate_name(text: &str) -> Result<String, String> {
     let rest = text.strip_prefix("*.").unwrap_or(text);
     if rest.is_empty()
         || rest.len() > MAX_CERTIFICATE
         || !rest.bytes().all(|b| b.is_ascii_graphic() && b != b'*')
     {
         return Err(format!(
-            "{text:?} is not a name of a certificate; write it like pc-7.site.example or *.site.example"
+            "{text:?} is not a certificate name: write it like pc-7.site.example or *.site.example"
         ));
     }
     Ok(text.to_ascii_lowercase())
 }
 
-// A group is a part of the site: what it may is within what all may.
-fn check_limits(s: &mut Section, group: &GroupSettings, wan: &WanSettings, lan: &LanSettings) {
+// A group is a part of the site, so its limits must be within the site's.
+fn check_limits(s: &mut Section, group: &GroupSettings, context: &GroupContext<'_>) {
+    let lan = context.lan;
     for (key, limit, of, total) in [
         ("limit", &group.limit, "lan.limit", &lan.limit),
-        ("wan_limit", &group.wan_limit, "wan.limit", &wan.limit),
+        ("wan_limit", &group.wan_limit, "wan.limit", &context.wan.limit),
     ] {
-        if let Some(above) = limit.above(total) {
-            s.refuse(key, format!("{}; give the group less, or the site more", above.tell(of)));
+        if let Some(excess) = limit.find_excess(total) {
+            s.refuse(key, format!("{}: lower the group's limit or raise the site's", excess.describe(of)));
         }
     }
     if let (Some(own), Some(total)) = (group.max_downloads, lan.max_downloads)
         && own > total
     {
-        let message = format!("{own} is above lan.max_downloads, which is {total}");
-        s.refuse("max_downloads", format!("{message}; give the group less, or the site more"));
+        let message = format!("{own} exceeds lan.max_downloads ({total})");
+        s.refuse("max_downloads", format!("{message}: lower the group's limit or raise the site's"));
     }
     warn_above(s, "client_limit", &group.client_limit, "group.limit", &group.limit);
     warn_above(s, "client_limit", &group.client_limit, "lan.limit", &lan.limit);
@@ -285,33 +326,29 @@ fn check_limits(s: &mut Section, group: &GroupSettings, wan: &WanSettings, lan: 
         && client.0.saturating_mul(u64::from(downloads)) < limit.0
     {
         let most = Rate(client.0.saturating_mul(u64::from(downloads)));
-        let message = format!("{limit} is never reached: {downloads} downloads at {client} are {most}");
-        s.warn("limit", message);
+        s.warn("limit", format!("{limit} is never reached: {downloads} downloads at {client} use {most}"));
     }
 }
 
 fn check_windows(s: &mut Section, group: &GroupSettings, wan: &WanSettings) {
-    let always = group.windows.as_constant().is_some();
+    let is_always_open = group.windows.as_constant().is_some();
     let shortest = Duration::from_secs(60 * u64::from(group.windows.shortest_window()));
-    let fits = group.spread_in_window(shortest);
-    if !always && group.spread > fits {
+    let fitted = group.spread_in_window(shortest);
+    if !is_always_open && group.spread > fitted {
         s.warn(
             "spread",
             format!(
-                "{} is longer than fits into the shortest window, {}; clients are spread over {} there",
+                "{} does not fit into the shortest window ({}): starts are spread over {} there",
                 Time(group.spread),
                 Time(shortest),
-                Time(fits)
+                Time(fitted)
             ),
         );
     }
     if !group.windows.overlaps(&wan.windows) {
-        s.warn(
-            "windows",
-            "never meet wan.windows: the relay's own downloads cannot go ahead of these clients",
-        );
+        s.warn("windows", "never overlap wan.windows: the relay cannot prefetch for these clients");
     }
-    if group.outside != OutsideWindow::Defer && always && group.spread.is_zero() {
-        s.warn("outside", "says nothing without windows or spread: clients are never outside");
+    if group.outside != OutsideWindow::Defer && is_always_open && group.spread.is_zero() {
+        s.warn("outside", "has no effect without windows or spread");
     }
 }

@@ -1,21 +1,20 @@
-//! A rate that may differ by time of the week. Owns reading it; relies on `week` for times and `units` for rates.
-//! What is shaped by it, and how, is not known here.
+//! Rate limits and windows by time of the week, and their readers. A limit is a ceiling for every minute of the week.
+//! Traffic shaping itself is in `gupd_net::shape`.
 
 use std::fmt;
 use std::ops::Range;
 
-use super::defaults;
-use super::document::Section;
-use super::units::Rate;
-use super::week::{self, Week, WeekMinute};
-use super::{Config, UnitError};
+use crate::defaults;
+use crate::document::Section;
+use crate::units::{Rate, UnitError};
+use crate::week::{self, Week, WeekMinute, WeekWindows};
 
-/// What may pass in a second.
+/// Maximum rate at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ceiling {
     /// At most this, 1 KiB/s to 1 TiB/s.
     Rate(Rate),
-    /// Whatever the line takes.
+    /// The rate of the line.
     Unlimited,
 }
 
@@ -23,85 +22,63 @@ pub enum Ceiling {
 pub type RateSchedule = Week<Ceiling>;
 
 impl RateSchedule {
-    /// No ceiling at any time.
+    /// Creates a schedule without a ceiling at any time.
     pub fn unlimited() -> Self {
         Self::constant(Ceiling::Unlimited)
     }
 
-    /// The same rate always.
+    /// Creates a schedule with the same rate at all times.
     pub fn from_rate(rate: Rate) -> Self {
         Self::constant(Ceiling::Rate(rate))
     }
 
-    /// Whether there is no ceiling at any time.
+    /// Returns true if there is no ceiling at any time.
     pub fn is_unlimited(&self) -> bool {
         self.as_constant() == Some(Ceiling::Unlimited)
     }
 
-    /// An equal part of it, of so many; 1 byte a second and more.
-    fn part(&self, of: u32) -> Self {
-        let part = |ceiling| match ceiling {
-            Ceiling::Rate(Rate(rate)) => Ceiling::Rate(Rate((rate / u64::from(of.max(1))).max(1))),
+    /// Returns one of `parts` equal parts of it, at least 1 byte a second.
+    pub(crate) fn divide(&self, parts: u32) -> Self {
+        let divide = |ceiling| match ceiling {
+            Ceiling::Rate(Rate(rate)) => Ceiling::Rate(Rate((rate / u64::from(parts.max(1))).max(1))),
             Ceiling::Unlimited => Ceiling::Unlimited,
         };
         Self::with_parts(
             Ceiling::Unlimited,
-            self.steps().map(|(minutes, ceiling)| (minutes, part(ceiling))).collect(),
+            self.steps().map(|(minutes, ceiling)| (minutes, divide(ceiling))).collect(),
         )
     }
 
-    /// The first minute of the week at which this is set, and above what `total` is set to; and both.
-    pub(super) fn above(&self, total: &Self) -> Option<Above> {
-        let always = self.as_constant().and(total.as_constant()).is_some();
+    /// Returns the first minute of the week at which both are limited and this limit exceeds `total`.
+    pub(crate) fn find_excess(&self, total: &Self) -> Option<Excess> {
+        let is_constant = self.as_constant().and(total.as_constant()).is_some();
         let mut begins: Vec<u16> =
             self.steps().chain(total.steps()).map(|(minutes, _)| minutes.start).collect();
         begins.sort_unstable();
         begins.into_iter().find_map(|minute| match (self.value_at(minute), total.value_at(minute)) {
             (Ceiling::Rate(rate), Ceiling::Rate(total)) if rate > total => {
-                Some(Above { minute: (!always).then_some(WeekMinute(minute)), rate, total })
+                Some(Excess { minute: (!is_constant).then_some(WeekMinute(minute)), rate, total })
             }
             _ => None,
         })
     }
 }
 
-impl Config {
-    /// The same with an equal part of every rate, for each of so many processes.
-    pub fn divide_limits(&self, processes: u32) -> Self {
-        let mut config = self.clone();
-        if processes <= 1 {
-            return config;
-        }
-        let lan = &mut config.lan;
-        let own = [&mut config.wan.limit, &mut lan.limit, &mut lan.client_limit];
-        let upstreams = config.upstreams.iter_mut().map(|upstream| &mut upstream.limit);
-        let named = config.wan_limits.iter_mut().map(|limit| &mut limit.limit);
-        let groups = config
-            .groups
-            .iter_mut()
-            .flat_map(|group| [&mut group.limit, &mut group.client_limit, &mut group.wan_limit]);
-        for limit in own.into_iter().chain(upstreams).chain(named).chain(groups) {
-            *limit = limit.part(processes);
-        }
-        config
-    }
-}
-
-/// Where one limit is above another.
+/// A limit that exceeds the one it is part of.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Above {
-    // The first minute; `None` for always.
+pub(crate) struct Excess {
+    // The first minute; `None` if it exceeds at all times.
     minute: Option<WeekMinute>,
     rate: Rate,
     total: Rate,
 }
 
-impl Above {
-    /// `8Mbit/s is above wan.limit, which is 4Mbit/s from mon 07:00 on`
-    pub(super) fn tell(&self, total: &str) -> String {
+impl Excess {
+    /// Returns `8Mbit/s exceeds wan.limit (4Mbit/s from mon 07:00)`.
+    pub(crate) fn describe(&self, total: &str) -> String {
         let Self { minute, rate, total: allowed } = self;
-        let from = minute.map(|minute| format!(" from {minute} on")).unwrap_or_default();
-        format!("{rate} is above {total}, which is {allowed}{from}")
+        let from = minute.map(|minute| format!(" from {minute}")).unwrap_or_default();
+        format!("{rate} exceeds {total} ({allowed}{from})")
     }
 }
 
@@ -114,60 +91,73 @@ impl fmt::Display for Ceiling {
     }
 }
 
-/// Reads a rate, or a list of them by time; the one without times holds at all others.
-pub(super) fn limit(s: &mut Section, key: &'static str) -> RateSchedule {
+/// Warns of a limit that exceeds another one, and so never applies.
+pub(crate) fn warn_above(
+    s: &mut Section,
+    key: &'static str,
+    limit: &RateSchedule,
+    total_key: &str,
+    total: &RateSchedule,
+) {
+    if let Some(excess) = limit.find_excess(total) {
+        s.warn(key, format!("{}: the smaller limit applies", excess.describe(total_key)));
+    }
+}
+
+/// Reads a rate, or a list of rates by time. The rate without times applies at all other times.
+pub(crate) fn read_rate_schedule(s: &mut Section, key: &'static str) -> RateSchedule {
     let mut rest = None;
     let mut timed: Vec<(Range<u16>, Ceiling)> = Vec::new();
-    s.many(key, |text| {
-        let (ceiling, times) = entry(text)?;
+    s.read_list(key, |text| {
+        let (ceiling, times) = split_entry(text)?;
         if times.is_empty() {
             return match rest.replace(ceiling) {
                 None => Ok(()),
                 Some(_) => {
-                    Err(format!("{text:?} is a second rate without times; give one rate for all other times"))
+                    Err(format!("{text:?} is a second rate without times: keep one rate for all other times"))
                 }
             };
         }
-        let parts = week::times(times)?;
-        week::apart(text, &parts, timed.iter().map(|(minutes, _)| minutes))?;
+        let parts = week::parse_times(times)?;
+        week::check_overlap(text, &parts, timed.iter().map(|(minutes, _)| minutes))?;
         timed.extend(parts.into_iter().map(|minutes| (minutes, ceiling)));
         Ok(())
     });
     RateSchedule::with_parts(rest.unwrap_or(Ceiling::Unlimited), timed)
 }
 
-/// Reads when something is open: `always`, or a list of times.
-pub(super) fn windows(s: &mut Section, key: &'static str) -> week::WeekWindows {
+/// Reads windows: `always`, or a list of times.
+pub(crate) fn read_windows(s: &mut Section, key: &'static str) -> WeekWindows {
     let mut open: Vec<Range<u16>> = Vec::new();
-    let given = s.many(key, |text| {
-        let parts = week::times(if text == "always" { "00:00-24:00" } else { text })?;
-        week::apart(text, &parts, open.iter())?;
+    let given = s.read_list(key, |text| {
+        let parts = week::parse_times(if text == "always" { "00:00-24:00" } else { text })?;
+        week::check_overlap(text, &parts, open.iter())?;
         open.extend(parts);
         Ok(())
     });
-    // One that was refused is open always, so that nothing follows from it.
+    // A refused window is always open, so that no further problem follows from it.
     if given.is_none() || open.is_empty() {
         return Week::constant(true);
     }
     Week::with_parts(false, open.into_iter().map(|minutes| (minutes, true)).collect())
 }
 
-// A rate and what follows it.
-fn entry(text: &str) -> Result<(Ceiling, &str), String> {
+// Splits an entry into its rate and its times.
+fn split_entry(text: &str) -> Result<(Ceiling, &str), String> {
     if let Some(times) = text.strip_prefix("unlimited") {
         return Ok((Ceiling::Unlimited, times.trim()));
     }
-    // A space before the unit is allowed, so the unit is what ends a rate.
+    // A space before the unit is allowed, so a rate ends with its unit.
     let end = text.find("/s").map_or(text.len(), |at| at + 2);
     let (rate, times) = text.split_at(end);
     let Rate(bytes) = rate.parse().map_err(|error: UnitError| format!("{error}, or unlimited"))?;
     let bounds = defaults::LIMIT;
     if bytes < bounds.least.0 {
         let least = bounds.least;
-        return Err(format!("{rate} is too little; the least is {least}, and unlimited is no limit"));
+        return Err(format!("{rate} is below the minimum of {least}: use unlimited for no limit"));
     }
     if bytes > bounds.most.0 {
-        return Err(format!("{rate} is too much; the most is {}, or write unlimited", bounds.most));
+        return Err(format!("{rate} is above the maximum of {}: use unlimited for no limit", bounds.most));
     }
     Ok((Ceiling::Rate(Rate(bytes)), times.trim()))
 }

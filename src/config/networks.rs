@@ -1,11 +1,11 @@
-//! Values by network: which is said of an address by the narrowest network that holds it. A prefix trie for each family,
-//! so that a look-up costs the same among ten networks and among a hundred thousand. IPv4 written as IPv6 is IPv4 to
-//! whoever asks: see `IpAddr::to_canonical`.
+//! A map from networks to values, with longest-prefix lookup. It holds one prefix trie for each address family, so a lookup
+//! costs the same among ten networks and a hundred thousand. Callers convert IPv4-mapped IPv6 addresses with
+//! `IpAddr::to_canonical` first.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-/// A value for each of some networks.
+/// Values by network.
 #[derive(Clone, Debug)]
 pub struct Networks<T> {
     v4: PrefixMap<Ipv4Net, T>,
@@ -13,7 +13,7 @@ pub struct Networks<T> {
 }
 
 impl<T> Networks<T> {
-    /// Sets the value of a network; what it had before.
+    /// Sets the value of a network and returns its previous value.
     pub fn insert(&mut self, network: IpNet, value: T) -> Option<T> {
         match network {
             IpNet::V4(network) => self.v4.insert(network, value),
@@ -21,7 +21,7 @@ impl<T> Networks<T> {
         }
     }
 
-    /// The narrowest network that holds all of this one, and its value.
+    /// Returns the longest prefix that contains this network, with its value.
     pub fn longest_match(&self, network: IpNet) -> Option<(IpNet, &T)> {
         match network {
             IpNet::V4(network) => self.v4.get_lpm(&network).map(|(found, value)| (found.into(), value)),

@@ -1,11 +1,14 @@
-//! Path patterns: how they are written, and the form of a path they are matched against. Both sides are brought to
-//! lower case, because the managers' paths are served from Windows; a path's escapes are decoded, so that
-//! `%7B` is `{` and no spelling of a private path hides it from its rule.
+//! Path patterns, and the folded form of a path that they match. Both are in lower case, because managers serve paths from
+//! Windows. Percent escapes of a path are decoded, so that `%7B` equals `{` and no spelling of a private path evades its
+//! rule.
 
 use globset::{Glob, GlobBuilder};
 
-/// Compiles a glob: `*` and `?` stay within a segment, `**` crosses segments, `[0-9]` is one of a set, `{a,b}` is
-/// either. Braces around no comma mean themselves, as in `/content/{*}/**`.
+/// Compiles a glob. `*` and `?` match within a segment, `**` crosses segments, `[0-9]` matches one of a set, `{a,b}`
+/// either alternative. Braces without a comma are literal, as in `/content/{*}/**`.
+///
+/// # Errors
+/// A pattern that is not a glob.
 pub fn compile(pattern: &str) -> Result<Glob, globset::Error> {
     GlobBuilder::new(&literal_braces(&pattern.to_ascii_lowercase()))
         .literal_separator(true)
@@ -13,7 +16,7 @@ pub fn compile(pattern: &str) -> Result<Glob, globset::Error> {
         .build()
 }
 
-/// The path as patterns see it. A decoded `%2F` would make a separator and `%25` an escape, so those two stay.
+/// Returns the folded form of a path. `%2F` and `%25` stay escaped: decoded, they would add a separator or an escape.
 pub fn fold(path: &str) -> String {
     let mut folded = String::with_capacity(path.len());
     let mut rest = path;
@@ -37,7 +40,7 @@ pub fn fold(path: &str) -> String {
     folded
 }
 
-// An alternation of one says nothing, while every path of a manager's content holds `{GUID}`.
+// Every content path of a manager contains `{GUID}`, and an alternation of one would be useless.
 fn literal_braces(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len());
     let mut rest = pattern;
@@ -71,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stays_within_a_segment_and_two_cross() {
+    fn star_matches_within_a_segment_and_double_star_across() {
         assert!(matches("/a/*/c", "/a/b/c"));
         assert!(!matches("/a/*/c", "/a/b/b/c"));
         assert!(matches("/a/**/c", "/a/b/b/c"));
@@ -81,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn braces_without_a_comma_mean_themselves_and_with_one_an_alternation() {
+    fn braces_without_comma_are_literal_with_comma_alternate() {
         assert!(matches("/content/{*}/x", "/content/{AB-cd}/x"));
         assert!(matches("/content/{AB}/{CD}", "/content/{ab}/{cd}"));
         assert!(!matches("/content/{ab}/x", "/content/ab/x"));
@@ -94,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_and_case_hide_nothing() {
+    fn escapes_and_case_do_not_evade_a_pattern() {
         assert!(matches("**/secars/**", "/SECARS/secars.dll"));
         assert!(matches("**/secars/**", "/%73ecar%53/secars.dll"));
         assert!(matches("/content/{a}/x", "/content/%7Ba%7d/x"));
@@ -104,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_path_or_pattern_panics(text in "\\PC{0,40}|[/%{}\\[\\],*?a-f0-9\\\\]{0,40}") {
+        fn matching_any_path_or_pattern_does_not_panic(text in "\\PC{0,40}|[/%{}\\[\\],*?a-f0-9\\\\]{0,40}") {
             let folded = fold(&text);
             prop_assert!(folded.len() <= text.len());
             if let Ok(glob) = compile(&text) {

@@ -1,29 +1,30 @@
-//! `[[peer]]`: the other relays of the site.
+//! `[[peer]]`: the other relays of the site, asked before the upstreams.
 
 use http::Uri;
 
-use super::document::Document;
-use super::tables::{name, origin};
-use super::tls::{Trust, trust};
-use super::{RateSchedule, UpstreamSettings};
+use crate::document::Document;
+use crate::limit::RateSchedule;
+use crate::reader::{name, name_or_authority, origin};
+use crate::tls::{Trust, read_trust};
+use crate::upstream::UpstreamSettings;
 
-/// Peers, at most: each costs every miss a request on the site's own network, and more relays than this are served
-/// better by one above them.
+/// Maximum number of peers. Each costs every miss a request on the site's network; a site with more relays is served
+/// better by one relay above them.
 const MAX_PEERS: usize = 8;
 
 /// `[[peer]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct PeerSettings {
-    /// Its name in logs, metrics and the index; by default its authority.
+    /// Name in logs, metrics and the index; its authority by default.
     pub name: String,
     /// `http` or `https`, host, optional port; no path, no credentials.
     pub url: Uri,
-    /// How it is known, and the relay to it, if it is https.
+    /// Certificate rules, both ways, if the URL is `https`.
     pub trust: Trust,
 }
 
 impl PeerSettings {
-    /// How it is connected to: like an upstream, without a proxy between, and without limits.
+    /// Returns the settings of its connections: those of an upstream without a proxy and without limits.
     pub fn as_upstream(&self) -> UpstreamSettings {
         let Self { name, url, trust } = self.clone();
         let limit = RateSchedule::unlimited();
@@ -40,28 +41,27 @@ impl PeerSettings {
     }
 }
 
-pub(super) fn peers(document: &mut Document, upstreams: &[UpstreamSettings]) -> Vec<PeerSettings> {
+pub(crate) fn read_peers(document: &mut Document, upstreams: &[UpstreamSettings]) -> Vec<PeerSettings> {
     let mut peers: Vec<PeerSettings> = Vec::new();
-    for (at, mut s) in document.tables("peer", None).into_iter().enumerate() {
-        let url = s.required("url", |text| origin(text, "http://relay2:2967"));
-        let named = s.one("name", name);
-        let trust = trust(&mut s, url.as_ref());
+    for (at, mut s) in document.take_tables("peer", None).into_iter().enumerate() {
+        let url = s.read_required("url", |text| origin(text, "http://relay2:2967"));
+        let given_name = s.read("name", name);
+        let trust = read_trust(&mut s, url.as_ref());
         if at == MAX_PEERS {
-            s.refuse("url", format!("is the url of more than {MAX_PEERS} peers; give fewer"));
+            s.refuse("url", format!("too many peers: configure at most {MAX_PEERS}"));
         }
         if let Some(url) = url {
-            let name = named.or_else(|| Some(url.authority()?.as_str().to_ascii_lowercase()));
-            let name = name.unwrap_or_default();
+            let name = name_or_authority(given_name, &url);
             if peers.iter().any(|other| other.name == name) {
-                s.refuse("name", format!("{name:?} is the name of two peers; give each its own"));
+                s.refuse("name", format!("duplicate name {name:?}: give each peer its own name"));
             }
-            let is_there = |upstream: &&UpstreamSettings| {
+            let has_same_address = |upstream: &UpstreamSettings| {
                 upstream.url.scheme() == url.scheme() && upstream.url.authority() == url.authority()
             };
-            if upstreams.iter().any(|upstream| is_there(&upstream)) {
-                s.refuse("url", format!("{url} is an upstream too; a relay is one or the other"));
+            if upstreams.iter().any(has_same_address) {
+                s.refuse("url", format!("{url} is also an upstream: remove it from peers or upstreams"));
             } else if upstreams.iter().any(|upstream| upstream.name == name) {
-                s.refuse("name", format!("{name:?} is the name of an upstream; give the peer its own"));
+                s.refuse("name", format!("{name:?} is the name of an upstream: give the peer its own name"));
             }
             peers.push(PeerSettings { name, url, trust });
         }

@@ -1,10 +1,10 @@
-//! What is wrong with a configuration: where it was said, which setting it is, what to do. One line a problem, and
-//! all of them at once, so that an administrator mends a file in one go.
+//! Problems of a configuration: location, setting, and a message that says what to do. Each problem is one line, and all
+//! are reported together, so that an administrator corrects a file in one pass.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// Where a setting was given. Ordered as problems are listed.
+/// Location of a setting. Ordered as problems are listed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Location {
     /// A flag on the command line, such as `--listen`.
@@ -26,25 +26,25 @@ impl fmt::Display for Location {
     }
 }
 
-/// One thing to mend. Shows as one line.
+/// One problem or warning. Shows as one line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Where it was said; `None` for what is missing everywhere.
-    pub place: Option<Location>,
-    /// The setting, such as `store.quota`; `None` where it is not one setting.
+    /// Location of the setting; `None` if it is missing everywhere.
+    pub location: Option<Location>,
+    /// The setting, such as `store.quota`; `None` if the problem is not about one setting.
     pub key: Option<String>,
-    /// What is wrong and what to do.
+    /// Description of the problem and its correction.
     pub message: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = String::new();
-        if let Some(place) = &self.place {
-            write!(line, "{place}: ")?;
+        if let Some(location) = &self.location {
+            write!(line, "{location}: ")?;
         }
         // A flag names its setting already.
-        if let (Some(key), false) = (&self.key, matches!(self.place, Some(Location::Flag(_)))) {
+        if let (Some(key), false) = (&self.key, matches!(self.location, Some(Location::Flag(_)))) {
             write!(line, "{key}: ")?;
         }
         line.push_str(&self.message);
@@ -53,18 +53,18 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Every problem of a configuration, by place. Never empty. Shows one line each.
+/// All problems of a configuration, by location. Never empty. Shows one line for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// `Ok` if there are none.
-    pub(super) fn none(mut problems: Vec<Problem>) -> Result<(), Self> {
+    /// Returns `Ok` if there are no problems.
+    pub(crate) fn check(mut problems: Vec<Problem>) -> Result<(), Self> {
         problems.sort();
         if problems.is_empty() { Ok(()) } else { Err(Self(problems)) }
     }
 
-    /// The problems, by place.
+    /// Returns the problems, by location.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.0.iter()
     }

@@ -1,19 +1,19 @@
-//! What the relay asks for by itself: `[refresh]`, when catalogs are revalidated, and `[prefetch]`, what is fetched
-//! before a client asks. Owns these types and their reading; which instants a recurrence is belongs to
-//! `policy::schedule`.
+//! `[refresh]` and `[prefetch]`: when catalogs are revalidated in the background, and which payloads are fetched before
+//! clients request them. The instants of a recurrence are computed by `policy::schedule`.
 
 use std::fmt;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
 
-use super::document::{Document, Section};
-use super::settings::{choice, count, size, time, within};
-use super::units::Time;
-use super::week::{self, DAY, WEEK, WeekMinute};
-use super::{UnitError, WanSettings, defaults};
+use crate::defaults;
+use crate::document::{Document, Section};
+use crate::reader::{boolean, count, size, time, time_within};
+use crate::units::Time;
+use crate::wan::WanSettings;
+use crate::week::{self, DAY, WEEK, WeekMinute};
 
-/// Paths of one list, at most: each is a request of every refresh.
+/// Maximum number of paths in a list. Each is a request of every refresh.
 const MAX_PATHS: usize = 1_000;
 
 /// `[refresh]`
@@ -21,24 +21,24 @@ const MAX_PATHS: usize = 1_000;
 pub struct RefreshSettings {
     /// When catalogs are revalidated.
     pub schedule: Recurrence,
-    /// A run comes up to this much earlier or later, drawn anew for each; at most half of what lies between two.
+    /// Maximum random offset of a run, earlier or later; at most half of the period.
     pub random: Duration,
-    /// Time between two tries after one that failed, 1 m to 1 d.
+    /// Time between two attempts after a failure, 1 m to 1 d.
     pub retry: Duration,
-    /// How long after the first try that failed there are further ones, 0 to 7 d.
+    /// Time after the first failure within which attempts are repeated, 0 to 7 d.
     pub retry_window: Duration,
-    /// Paths of catalogs that are revalidated whether or not a client has asked for them.
+    /// Paths of catalogs that are revalidated even if no client requested them.
     pub catalogs: Vec<PathAndQuery>,
 }
 
-/// `refresh.schedule`. Shown as it is written.
+/// `refresh.schedule`. Shows in the form that it is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recurrence {
-    /// Only by hand.
+    /// On command only.
     Off,
-    /// As often as clients ask.
+    /// At the interval of endpoint heartbeats.
     Continuous,
-    /// At this distance, 15 m to 30 d.
+    /// At this interval, 15 m to 30 d.
     Every(Duration),
     /// At this minute of each day, in the site's time zone.
     Daily(u16),
@@ -49,18 +49,18 @@ pub enum Recurrence {
 /// `[prefetch]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct PrefetchSettings {
-    /// Whether to learn from what clients took.
+    /// Whether paths are learned from clients' downloads.
     pub learned: bool,
-    /// Revisions of a content that are learned from, 1 to 30.
+    /// Number of revisions of a content to learn from, 1 to 30.
     pub revisions: u32,
-    /// Bytes fetched ahead after one refresh, at most; 1 MiB to 1,024 TiB.
+    /// Maximum bytes prefetched after one refresh, 1 MiB to 1,024 TiB.
     pub max_bytes: u64,
-    /// Paths that are fetched after each refresh; `*` is the newest revision of a content.
+    /// Paths prefetched after each refresh; `*` stands for the newest revision of a content.
     pub paths: Vec<PathAndQuery>,
 }
 
 impl Recurrence {
-    /// Between two runs; nothing without any.
+    /// Time between two runs; `None` if there are none.
     pub fn period(self) -> Option<Duration> {
         let days = |days: u64| Duration::from_secs(days * 24 * 3600);
         match self {
@@ -85,38 +85,38 @@ impl fmt::Display for Recurrence {
     }
 }
 
-pub(super) fn refresh(document: &mut Document, wan: &WanSettings) -> RefreshSettings {
-    let mut s = document.section("refresh");
-    let schedule = s.one("schedule", recurrence).unwrap_or(defaults::SCHEDULE);
+pub(crate) fn read_refresh(document: &mut Document, wan: &WanSettings) -> RefreshSettings {
+    let mut s = document.take_section("refresh");
+    let schedule = s.read("schedule", recurrence).unwrap_or(Recurrence::Every(defaults::EVERY.default));
     let mut refresh = RefreshSettings {
         schedule,
         random: time(&mut s, "random", defaults::RANDOM),
         retry: time(&mut s, "retry", defaults::RETRY),
         retry_window: time(&mut s, "retry_window", defaults::RETRY_WINDOW),
-        catalogs: paths(&mut s, "catalogs", 0),
+        catalogs: read_paths(&mut s, "catalogs", 0),
     };
-    // Two runs must not change places.
-    let most = match schedule {
+    // The offsets of two runs must not swap their order.
+    let max = match schedule {
         Recurrence::Continuous => Duration::ZERO,
         other => other.period().unwrap_or(defaults::RANDOM.most) / 2,
     };
-    if s.given("random") && refresh.random > most {
+    if s.is_given("random") && refresh.random > max {
         match schedule {
-            Recurrence::Continuous => s.warn("random", "is not used by a schedule that is continuous"),
+            Recurrence::Continuous => s.warn("random", "has no effect with a continuous schedule"),
             _ => s.refuse(
                 "random",
                 format!(
-                    "{} is more than half of {schedule}; give at most {}",
+                    "{} exceeds half the period of {schedule}: use at most {}",
                     Time(refresh.random),
-                    Time(most)
+                    Time(max)
                 ),
             ),
         }
     }
-    refresh.random = refresh.random.min(most);
-    if s.given("retry") && refresh.retry > refresh.retry_window {
+    refresh.random = refresh.random.min(max);
+    if s.is_given("retry") && refresh.retry > refresh.retry_window {
         let window = Time(refresh.retry_window);
-        s.warn("retry", format!("is longer than refresh.retry_window, {window}; nothing is tried again"));
+        s.warn("retry", format!("exceeds refresh.retry_window ({window}): a failed run is not retried"));
     }
     let is_open = match schedule {
         Recurrence::Daily(minute) => {
@@ -126,21 +126,19 @@ pub(super) fn refresh(document: &mut Document, wan: &WanSettings) -> RefreshSett
         _ => true,
     };
     if !is_open {
-        s.warn("schedule", format!("{schedule} is outside of wan.windows; it waits for the next of them"));
+        s.warn("schedule", format!("{schedule} is outside wan.windows: each run waits for the next window"));
     }
     document.close(s);
     refresh
 }
 
-pub(super) fn prefetch(document: &mut Document) -> PrefetchSettings {
-    let mut s = document.section("prefetch");
+pub(crate) fn read_prefetch(document: &mut Document) -> PrefetchSettings {
+    let mut s = document.take_section("prefetch");
     let prefetch = PrefetchSettings {
-        learned: s
-            .one("learned", |text| choice(text, &[("true", true), ("false", false)]))
-            .unwrap_or(defaults::LEARNED),
+        learned: s.read("learned", boolean).unwrap_or(defaults::LEARNED),
         revisions: count(&mut s, "revisions", defaults::REVISIONS),
         max_bytes: size(&mut s, "max_bytes", defaults::PREFETCH_BYTES),
-        paths: paths(&mut s, "paths", 1),
+        paths: read_paths(&mut s, "paths", 1),
     };
     document.close(s);
     prefetch
@@ -148,50 +146,45 @@ pub(super) fn prefetch(document: &mut Document) -> PrefetchSettings {
 
 fn recurrence(text: &str) -> Result<Recurrence, String> {
     let refused = || {
-        format!(
-            "{text:?} is not a schedule; write off, continuous, every 4h, daily 03:00 or weekly sun 03:00"
-        )
+        format!("{text:?} is not a schedule: use off, continuous, every 4h, daily 03:00 or weekly sun 03:00")
     };
     let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
     match (word, rest.trim()) {
         ("off", "") => Ok(Recurrence::Off),
         ("continuous", "") => Ok(Recurrence::Continuous),
-        ("every", rest) if !rest.is_empty() => {
-            let Time(period) = rest.parse().map_err(|error: UnitError| error.to_string())?;
-            within(rest, period, defaults::EVERY, Time).map(Recurrence::Every)
-        }
-        ("daily", rest) if !rest.is_empty() => week::minute_of_day(rest).map(Recurrence::Daily),
+        ("every", rest) if !rest.is_empty() => time_within(rest, defaults::EVERY).map(Recurrence::Every),
+        ("daily", rest) if !rest.is_empty() => week::parse_start_time(rest).map(Recurrence::Daily),
         ("weekly", rest) => {
             let (day, minute) = rest.split_once(' ').ok_or_else(refused)?;
-            let day = week::day(day).ok_or_else(refused)?;
-            Ok(Recurrence::Weekly(WeekMinute(day * DAY + week::minute_of_day(minute.trim())?)))
+            let day = week::parse_day(day).ok_or_else(refused)?;
+            Ok(Recurrence::Weekly(WeekMinute(day * DAY + week::parse_start_time(minute.trim())?)))
         }
         _ => Err(refused()),
     }
 }
 
-// `*` may be one segment in `wild` places of a path.
-fn paths(s: &mut Section, key: &'static str, wild: usize) -> Vec<PathAndQuery> {
+// At most `wildcards` segments of a path may be `*`.
+fn read_paths(s: &mut Section, key: &'static str, wildcards: usize) -> Vec<PathAndQuery> {
     let mut taken: Vec<PathAndQuery> = Vec::new();
-    s.many(key, |text| {
-        let refused = || format!("{text:?} is not a path; write it like /minitri.flg, as clients ask for it");
+    s.read_list(key, |text| {
+        let refused = || format!("{text:?} is not a path: write it like /minitri.flg, as clients request it");
         let path: PathAndQuery = text.parse().map_err(|_| refused())?;
         if !text.starts_with('/') {
             return Err(refused());
         }
-        if text.matches('*').count() > wild.min(text.matches("/*/").count()) {
-            return Err(match wild {
-                0 => format!("{text:?} has a *; give the path of one catalog"),
+        if text.matches('*').count() > wildcards.min(text.matches("/*/").count()) {
+            return Err(match wildcards {
+                0 => format!("{text:?} contains *: write the path of one catalog"),
                 _ => format!(
-                    "{text:?} has a * that is no revision; write it like /content/{{GUID}}/*/full.zip"
+                    "{text:?} contains * outside the place of a revision: write it like /content/{{GUID}}/*/full.zip"
                 ),
             });
         }
         if taken.len() == MAX_PATHS {
-            return Err(format!("{text:?} is one path too many; give at most {MAX_PATHS}"));
+            return Err(format!("{text:?} exceeds the maximum of {MAX_PATHS} paths: remove some"));
         }
         if taken.contains(&path) {
-            return Err(format!("{text:?} is given twice; give it once"));
+            return Err(format!("{text:?} is listed twice: list it once"));
         }
         taken.push(path);
         Ok(())

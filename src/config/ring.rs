@@ -1,71 +1,79 @@
-//! The `[[ring]]`s: stages of a rollout, each with the groups whose clients it moves. Owns the type, its reading, and that
-//! every ring comes after publication or after another one. When a ring opens is `rollout`'s to say.
+//! `[[ring]]`: the stages of a rollout, each with the groups that it moves to a new revision. Every ring follows
+//! publication or another ring, without cycles. When a ring opens is decided by the rollout engine.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::document::{Document, Section};
-use super::settings::{choice, time};
-use super::tables::label;
-use super::units::Time;
-use super::week::WeekWindows;
-use super::{GroupSettings, Location, RolloutSettings, defaults, group, limit};
+use crate::defaults;
+use crate::document::{Document, Section};
+use crate::group::{GroupSettings, subnet};
+use crate::limit::read_windows;
+use crate::problem::Location;
+use crate::reader::{choice, label, time};
+use crate::rollout::RolloutSettings;
+use crate::units::Time;
+use crate::week::WeekWindows;
 
-/// Rings at most: each keeps revisions that its clients see from being dropped.
+/// Maximum number of rings. Each keeps the revisions that its clients see.
 const MAX_RINGS: usize = 32;
 
-/// Steps of one ring, at most: a month's at one a day.
+/// Maximum number of steps of a ring: a month of daily steps.
 const MAX_STEPS: usize = 32;
+
+/// Groups listed in the message about an unknown one.
+const LISTED_GROUPS: usize = 8;
 
 /// `[[ring]]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct RingSettings {
-    /// Its name in orders, logs and metrics, unique: lower case, digits, `-`.
+    /// Unique name in commands, logs and metrics: lower-case letters, digits, `-`.
     pub name: String,
-    /// The `[[ring]]` in the file.
-    pub place: Option<Location>,
+    /// Location of the table in the file.
+    pub location: Option<Location>,
     /// Names of its groups. Never empty; no group is in two rings.
     pub groups: Vec<String>,
-    /// The ring it comes after, by its place in the list; without one it begins with publication. There is no circle.
+    /// Index of the ring it follows; `None` if it follows publication. There is no cycle.
     pub after: Option<usize>,
-    /// Time after the ring before is open to all of its clients, or after publication; 0 to 30 d.
+    /// Time after the ring before is open to all its clients, or after publication; 0 to 30 d.
     pub delay: Duration,
-    /// The time over which clients move, each at its own moment; 0 to 7 d.
+    /// Time over which the scheduled starts of its clients are spread, 0 to 7 d.
     pub spread: Duration,
-    /// When clients may move.
+    /// When clients may move to a new revision.
     pub windows: WeekWindows,
-    /// What opens it.
+    /// Condition that opens it.
     pub gate: Gate,
-    /// Whom it moves at a time.
+    /// Clients that it moves at a time.
     pub steps: Steps,
-    /// Time between two steps; 0 to 30 d.
+    /// Time between two steps, 0 to 30 d.
     pub step: Duration,
 }
 
-/// `ring.gate`: what opens a ring when its time has come.
+/// `ring.gate`: the condition that opens a ring after its delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
-    /// It opens by itself, unless the ring before shows trouble.
+    /// The ring before has no trouble.
     Auto,
-    /// An administrator promotes it.
+    /// An administrator promotes the ring.
     Manual,
 }
 
-/// Whom a ring moves at a time.
+const GATES: [(&str, Gate); 2] = [("auto", Gate::Auto), ("manual", Gate::Manual)];
+
+/// Clients that a ring moves at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Steps {
-    /// All of its clients.
+    /// All its clients at once.
     All,
-    /// So many percent of them in all by each step, 1 to 100, rising, the last 100.
+    /// Cumulative percentage of its clients after each step: 1 to 100, rising, the last 100.
     Shares(Vec<u8>),
-    /// Those of one subnet after the other; whoever is in none comes with the last.
+    /// The clients of one subnet after the other; clients of none move with the last.
     Subnets(Vec<IpNet>),
 }
 
 impl Steps {
-    /// How many there are, 1 at least.
+    /// Number of steps, at least 1.
     pub fn count(&self) -> usize {
         match self {
             Self::All => 1,
@@ -76,107 +84,105 @@ impl Steps {
 }
 
 impl RingSettings {
-    /// From its opening until its last client may have moved, windows aside.
+    /// Time from its opening until its last client may have moved, without regard to windows.
     pub fn duration(&self) -> Duration {
         let steps = u32::try_from(self.steps.count()).unwrap_or(u32::MAX);
         self.step.saturating_mul(steps - 1).saturating_add(self.spread)
     }
 }
 
-const GATES: [(&str, Gate); 2] = [("auto", Gate::Auto), ("manual", Gate::Manual)];
-
-pub(super) fn rings(
+pub(crate) fn read_rings(
     document: &mut Document,
     groups: &[GroupSettings],
     rollout: &RolloutSettings,
 ) -> Vec<RingSettings> {
-    let (mut rings, mut sections): (Vec<RingSettings>, Vec<Section>) = (Vec::new(), Vec::new());
-    let mut taken: BTreeMap<String, String> = BTreeMap::new();
+    let (mut rings, mut sections) = (Vec::<RingSettings>::new(), Vec::<Section>::new());
+    // The ring of each group.
+    let mut assigned: BTreeMap<String, String> = BTreeMap::new();
     let mut after: Vec<Option<String>> = Vec::new();
-    for mut s in document.tables("ring", None) {
-        let name = s.required("name", label).unwrap_or_default();
-        let of = s.many("groups", |text| {
-            known(text, groups)?;
-            match taken.insert(text.to_owned(), name.clone()) {
-                None => Ok(text.to_owned()),
-                Some(first) => {
-                    Err(format!("group {text:?} is in ring {first:?} too; leave it in one of them"))
-                }
-            }
-        });
-        if !s.given("groups") {
-            s.refuse(
-                "groups",
-                "is missing: a ring that names no group moves nobody; give names of [[group]]s",
-            );
-        }
-        after.push(s.one("after", label));
-        let spread = time(&mut s, "spread", defaults::SPREAD);
+    for mut s in document.take_tables("ring", None) {
+        let name = s.read_required("name", label).unwrap_or_default();
+        let ring_groups = read_ring_groups(&mut s, &name, groups, &mut assigned);
+        after.push(s.read("after", label));
         let ring = RingSettings {
-            place: s.place().cloned(),
-            groups: of.unwrap_or_default(),
+            location: s.location().cloned(),
+            groups: ring_groups,
             after: rings.len().checked_sub(1),
             delay: time(&mut s, "delay", defaults::RING_DELAY),
-            spread,
-            windows: limit::windows(&mut s, "windows"),
-            gate: s.one("gate", |text| choice(text, &GATES)).unwrap_or(Gate::Auto),
-            steps: steps(&mut s),
+            spread: time(&mut s, "spread", defaults::SPREAD),
+            windows: read_windows(&mut s, "windows"),
+            gate: s.read("gate", |text| choice(text, &GATES)).unwrap_or(Gate::Auto),
+            steps: read_steps(&mut s),
             step: time(&mut s, "step", defaults::RING_DELAY),
             name,
         };
-        if rings.iter().any(|other: &RingSettings| other.name == ring.name && !ring.name.is_empty()) {
-            s.refuse("name", format!("{:?} is the name of two rings; give each its own", ring.name));
+        if rings.iter().any(|other| other.name == ring.name && !ring.name.is_empty()) {
+            s.refuse("name", format!("duplicate name {:?}: give each ring its own name", ring.name));
         }
-        if ring.steps.count() == 1 && s.given("step") {
-            s.warn("step", "says nothing without shares or subnets: all clients move in one step");
+        if ring.steps.count() == 1 && s.is_given("step") {
+            s.warn("step", "has no effect without shares or subnets: all clients move in one step");
         }
         if rings.len() == MAX_RINGS {
-            s.refuse("name", format!("is that of one ring too many; give at most {MAX_RINGS}"));
+            s.refuse("name", format!("too many rings: configure at most {MAX_RINGS}"));
         }
         rings.push(ring);
         sections.push(s);
     }
-    chain(&mut rings, &mut sections, &after);
+    link_rings(&mut rings, &mut sections, &after);
     for (at, s) in sections.iter_mut().enumerate() {
         check_age(&rings, at, s, rollout);
     }
-    let last = rings.last().map(|ring| ring.name.clone());
-    for (ring, s) in rings.iter().zip(sections) {
-        let mut s = s;
-        if Some(&ring.name) == last.as_ref() {
-            for name in all(groups).filter(|name| !taken.contains_key(*name)) {
-                s.warn(
-                    "groups",
-                    format!("do not name {name}, which is in no ring; its clients come with this one"),
-                );
-            }
+    if let Some(s) = sections.last_mut() {
+        for name in group_names(groups).filter(|name| !assigned.contains_key(*name)) {
+            s.warn("groups", format!("group {name} is in no ring: its clients move with this one"));
         }
-        document.close(s);
     }
+    sections.into_iter().for_each(|s| document.close(s));
     rings
 }
 
-/// Every group there is, that of all others too.
-fn all(groups: &[GroupSettings]) -> impl Iterator<Item = &str> {
-    let rest = (!groups.iter().any(GroupSettings::is_catch_all)).then_some(GroupSettings::DEFAULT);
-    groups.iter().map(|group| group.name.as_str()).chain(rest)
+fn read_ring_groups(
+    s: &mut Section,
+    ring: &str,
+    groups: &[GroupSettings],
+    assigned: &mut BTreeMap<String, String>,
+) -> Vec<String> {
+    let names = s.read_list("groups", |text| {
+        check_group_exists(text, groups)?;
+        match assigned.insert(text.to_owned(), ring.to_owned()) {
+            None => Ok(text.to_owned()),
+            Some(first) => {
+                Err(format!("group {text:?} is also in ring {first:?}: remove it from one of them"))
+            }
+        }
+    });
+    if !s.is_given("groups") {
+        s.refuse("groups", "missing required key: list the names of [[group]]s that the ring moves");
+    }
+    names.unwrap_or_default()
 }
 
-fn known(name: &str, groups: &[GroupSettings]) -> Result<(), String> {
-    if all(groups).any(|known| known == name) {
+/// Returns the names of all groups, the one of all other clients included.
+fn group_names(groups: &[GroupSettings]) -> impl Iterator<Item = &str> {
+    let default = (!groups.iter().any(GroupSettings::is_catch_all)).then_some(GroupSettings::DEFAULT);
+    groups.iter().map(|group| group.name.as_str()).chain(default)
+}
+
+fn check_group_exists(name: &str, groups: &[GroupSettings]) -> Result<(), String> {
+    if group_names(groups).any(|known| known == name) {
         return Ok(());
     }
-    let known: Vec<&str> = all(groups).take(8).collect();
-    Err(format!("there is no group {name:?}; the groups are {}", known.join(", ")))
+    let known: Vec<&str> = group_names(groups).take(LISTED_GROUPS).collect();
+    Err(format!("unknown group {name:?}: known groups are {}", known.join(", ")))
 }
 
-/// Has each ring come after the one that it names.
-fn chain(rings: &mut [RingSettings], sections: &mut [Section], after: &[Option<String>]) {
-    for (at, named) in after.iter().enumerate() {
-        let (Some(named), Some(s)) = (named, sections.get_mut(at)) else { continue };
-        match rings.iter().position(|ring| ring.name == *named) {
+/// Links each ring to the one that its `after` names, and refuses cycles.
+fn link_rings(rings: &mut [RingSettings], sections: &mut [Section], after: &[Option<String>]) {
+    for (at, name) in after.iter().enumerate() {
+        let (Some(name), Some(s)) = (name, sections.get_mut(at)) else { continue };
+        match rings.iter().position(|ring| ring.name == *name) {
             Some(before) => rings[at].after = Some(before),
-            None => s.refuse("after", format!("there is no ring {named:?}; name one, or leave it out")),
+            None => s.refuse("after", format!("unknown ring {name:?}: name another [[ring]] or remove it")),
         }
     }
     for at in 0..rings.len() {
@@ -184,18 +190,15 @@ fn chain(rings: &mut [RingSettings], sections: &mut [Section], after: &[Option<S
         if walk.take(rings.len()).any(|before| before == at) {
             sections[at].refuse(
                 "after",
-                format!(
-                    "{:?} comes after itself by way of it; let one ring of the circle begin",
-                    rings[at].name
-                ),
+                format!("ring {:?} follows itself: remove after from one ring of the cycle", rings[at].name),
             );
-            // So that each circle is told of once.
+            // Report each cycle once.
             rings[at].after = None;
         }
     }
 }
 
-/// A ring that opens later than revisions are kept for would see none of them.
+/// Warns of a ring that opens after revisions expire: it would see none of them.
 fn check_age(rings: &[RingSettings], at: usize, s: &mut Section, rollout: &RolloutSettings) {
     let before = std::iter::successors(rings[at].after, |before| rings[*before].after).take(rings.len());
     let opens = before.fold(rings[at].delay, |sum, before| {
@@ -203,7 +206,7 @@ fn check_age(rings: &[RingSettings], at: usize, s: &mut Section, rollout: &Rollo
     });
     if opens > rollout.max_age {
         let message = format!(
-            "has it open {} after publication, and rollout.max_age is {}: revisions are kept longer for it",
+            "opens the ring {} after publication, beyond rollout.max_age ({}): revisions are kept longer for it",
             Time(opens),
             Time(rollout.max_age)
         );
@@ -211,32 +214,34 @@ fn check_age(rings: &[RingSettings], at: usize, s: &mut Section, rollout: &Rollo
     }
 }
 
-fn steps(s: &mut Section) -> Steps {
+fn read_steps(s: &mut Section) -> Steps {
     let mut least = 1;
-    let shares = s.many("shares", |text| {
+    let shares = s.read_list("shares", |text| {
         let number = text.strip_suffix('%').unwrap_or(text).trim();
         let share: u8 =
-            number.parse().map_err(|_| format!("{text:?} is not a share; write it like 10 or 10%"))?;
+            number.parse().map_err(|_| format!("{text:?} is not a percentage: write it like 10 or 10%"))?;
         if share < least || share > 100 {
-            return Err(format!("{share} is not from {least} to 100; shares rise, as in 10, 50, 100"));
+            return Err(format!(
+                "{share} is not between {least} and 100: shares must rise, as in 10, 50, 100"
+            ));
         }
         least = share + 1;
         Ok(share)
     });
-    let subnets = s.many("subnets", group::subnet);
-    let most = shares.as_ref().map_or(0, Vec::len).max(subnets.as_ref().map_or(0, Vec::len));
-    if most > MAX_STEPS {
+    let subnets = s.read_list("subnets", subnet);
+    let count = shares.as_ref().map_or(0, Vec::len).max(subnets.as_ref().map_or(0, Vec::len));
+    if count > MAX_STEPS {
         let key = if shares.is_some() { "shares" } else { "subnets" };
-        s.refuse(key, format!("are {most} steps; give at most {MAX_STEPS}"));
+        s.refuse(key, format!("{count} steps are too many: use at most {MAX_STEPS}"));
     }
     match (shares, subnets) {
         (Some(_), Some(_)) => {
-            s.refuse("shares", "are given beside subnets; give one of them");
+            s.refuse("shares", "are set beside subnets: set one of them");
             Steps::All
         }
         (Some(shares), None) if !shares.is_empty() => {
             if shares.last() != Some(&100) {
-                s.refuse("shares", "end before 100: the rest of the clients would never move; add 100");
+                s.refuse("shares", "end below 100, so some clients would never move: add 100");
             }
             Steps::Shares(shares)
         }

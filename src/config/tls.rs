@@ -1,6 +1,5 @@
-//! How a server that the relay connects to is known, and how the relay makes itself known to it: `ca`, `pin`,
-//! `client_cert` and `client_key` of whatever table names such a server. Reads no file: what is in them is for those who
-//! connect.
+//! Certificates: how the relay verifies a server that it connects to (`ca`, `pin`), and how it identifies itself to
+//! servers and clients. Holds paths only; the files are read where connections are made.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,28 +9,37 @@ use http::Uri;
 use http::uri::Scheme;
 use sha2::{Digest, Sha256};
 
-use super::CertificateFiles;
-use super::document::Section;
-use super::settings::path;
+use crate::document::Section;
+use crate::reader::path;
 
-/// Whom to take for a server. Without `ca` and `pins`: whoever the system trusts.
+/// Paths of a PEM certificate chain and its key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub cert: PathBuf,
+    /// The private key (PKCS#8, PKCS#1 or SEC1).
+    pub key: PathBuf,
+}
+
+/// Rules that verify a server's certificate. Without `ca` and `pins` the system's trust store decides.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trust {
-    /// A PEM file of issuers, trusted instead of the system's.
+    /// PEM file of issuers that are trusted instead of the system's.
     pub ca: Option<PathBuf>,
-    /// Its certificate is one of these. Without `ca` that is enough, whoever issued it, for what name and how long.
+    /// Pins, one of which the certificate must match. Without `ca` a match is enough: issuer, name and dates are not
+    /// checked.
     pub pins: Vec<Pin>,
     /// The relay's own certificate and key, for servers that ask for one.
     pub client: Option<CertificateFiles>,
 }
 
-/// SHA-256 of a certificate (DER). Reads and shows as `sha256:` and 64 hex digits.
+/// SHA-256 of a certificate (DER), read and shown as `sha256:` and 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Pin([u8; 32]);
 
 impl Pin {
-    /// That of a certificate.
-    pub fn of(certificate: &[u8]) -> Self {
+    /// Returns the pin of a certificate.
+    pub fn for_certificate(certificate: &[u8]) -> Self {
         Self(Sha256::digest(certificate).into())
     }
 }
@@ -39,10 +47,10 @@ impl Pin {
 impl FromStr for Pin {
     type Err = String;
 
-    /// Colons between digits are allowed, as `openssl x509 -fingerprint` writes them.
+    /// Parses a pin. Colons between digits are allowed, as `openssl x509 -fingerprint` writes them.
     fn from_str(text: &str) -> Result<Self, String> {
         let refused = || {
-            format!("{text:?} is not a pin; write sha256: and the 64 hex digits of the certificate's SHA-256")
+            format!("{text:?} is not a pin: write sha256: and the 64 hex digits of the certificate's SHA-256")
         };
         let digits = text.strip_prefix("sha256:").ok_or_else(refused)?;
         let digits: Vec<u8> = digits.bytes().filter(|byte| *byte != b':').collect();
@@ -73,28 +81,34 @@ impl fmt::Debug for Pin {
     }
 }
 
-/// Reads how the server at `url` is known. Of a URL that was refused nothing more is said.
-pub(super) fn trust(s: &mut Section, url: Option<&Uri>) -> Trust {
-    let ca = s.one("ca", path);
-    let pins = s.many("pin", Pin::from_str).unwrap_or_default();
-    let client = match (s.one("client_cert", path), s.one("client_key", path)) {
+/// Reads the two paths of a certificate and its key, which are set together or not at all.
+pub(crate) fn certificate_files(
+    s: &mut Section,
+    cert_key: &'static str,
+    key_key: &'static str,
+) -> Option<CertificateFiles> {
+    match (s.read(cert_key, path), s.read(key_key, path)) {
         (Some(cert), Some(key)) => Some(CertificateFiles { cert, key }),
         (None, None) => None,
         (cert, _) => {
-            let (there, missing) = match cert {
-                Some(_) => ("client_cert", "client_key"),
-                None => ("client_key", "client_cert"),
-            };
-            if !s.given(missing) {
-                s.refuse(there, format!("is given without {missing}; give both or neither"));
+            let (set, missing) = if cert.is_some() { (cert_key, key_key) } else { (key_key, cert_key) };
+            if !s.is_given(missing) {
+                s.refuse(set, format!("is set without {missing}: set both or neither"));
             }
             None
         }
-    };
+    }
+}
+
+/// Reads the certificate rules of the server at `url`, which is `None` if its URL was refused.
+pub(crate) fn read_trust(s: &mut Section, url: Option<&Uri>) -> Trust {
+    let ca = s.read("ca", path);
+    let pins = s.read_list("pin", Pin::from_str).unwrap_or_default();
+    let client = certificate_files(s, "client_cert", "client_key");
     if url.is_some_and(|url| url.scheme() == Some(&Scheme::HTTP)) {
         for key in ["ca", "pin", "client_cert"] {
-            if s.given(key) {
-                s.refuse(key, "is given, but the URL is http; write https, or leave it out");
+            if s.is_given(key) {
+                s.refuse(key, "is set, but the URL is http: use https or remove it");
             }
         }
     }

@@ -1,38 +1,38 @@
-//! Sizes, times and rates as people write them: `40GiB`, `30d`, `20MiB/s`, `8Mbit/s`. Owns reading and showing them; whether a value makes sense
-//! is for the setting to say. Every value shown reads back as the same value, and no input overflows or panics.
+//! Sizes, times and rates in the form that people write: `40GiB`, `30d`, `20MiB/s`, `8Mbit/s`. Every value shown parses to
+//! the same value, and no input overflows or panics. The range of a value is up to its setting.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Bytes. Reads `40GiB` (powers of 1,024), `1MB` (powers of 1,000) or plain bytes; shows the largest binary unit that
-/// divides it.
+/// A size in bytes. Parses `40GiB` (powers of 1,024), `1MB` (powers of 1,000) or plain bytes; shows the largest binary unit
+/// that divides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
-/// A time span. Reads `30d`, `4h`, `15m`, `10s`, `300ms`; a unit is always needed. Shows whole milliseconds.
+/// A time span. Parses `30d`, `4h`, `15m`, `10s`, `300ms`; a unit is always needed. Shows whole milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Duration);
 
-/// Bytes a second. Reads any size, or bits such as `8Mbit` (powers of 1,000, to whole bytes), followed by `/s`; shows
-/// the largest binary unit that divides it, else the largest one of bits.
+/// A rate in bytes a second. Parses a size, or bits such as `8Mbit` (powers of 1,000, to whole bytes), followed by `/s`;
+/// shows the largest binary unit that divides it, else the largest unit of bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rate(pub u64);
 
-/// What is wrong with a size, time or rate.
+/// Error of parsing a size, time or rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a number followed by a unit of sizes.
-    #[error("{0:?} is not a size; write it like 40GiB")]
+    #[error("{0:?} is not a size: write it like 40GiB")]
     NotASize(String),
     /// Not a number followed by a unit of times.
-    #[error("{0:?} is not a time; write it like 30d, 4h, 15m, 10s or 300ms")]
+    #[error("{0:?} is not a time: write it like 30d, 4h, 15m, 10s or 300ms")]
     NotATime(String),
     /// Not a size or a number of bits, followed by `/s`.
-    #[error("{0:?} is not a rate; write it like 20MiB/s or 8Mbit/s")]
+    #[error("{0:?} is not a rate: write it like 20MiB/s or 8Mbit/s")]
     NotARate(String),
     /// More than 2^64 − 1 bytes or milliseconds.
-    #[error("{0:?} is too large to count")]
+    #[error("{0:?} is too large")]
     TooLarge(String),
 }
 
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_in_binary_and_decimal_units() {
+    fn sizes_parse_in_binary_and_decimal_units() {
         for (text, bytes) in [
             ("40GiB", 40 * GIB),
             ("500KiB", 500 * KIB),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_and_need_a_unit() {
+    fn times_parse_only_with_a_unit() {
         for (text, seconds) in [("30d", 2_592_000), ("4h", 14_400), ("15m", 900), ("10s", 10), ("0s", 0)] {
             assert_eq!(text.parse(), Ok(Time(Duration::from_secs(seconds))), "{text}");
         }
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_a_size_a_second() {
+    fn rates_parse_as_bytes_or_bits_a_second() {
         assert_eq!("20MiB/s".parse(), Ok(Rate(20 * MIB)));
         assert_eq!(Rate(20 * MIB).to_string(), "20MiB/s");
         for (text, bytes) in
@@ -204,16 +204,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused_with_the_way_to_write_one() {
+    fn invalid_size_is_an_error_with_an_example() {
         for text in ["", "GiB", "fourty", "-1GiB", "1.5GiB", "+3", "40Gib", "40G", "1 2", "0x10", "٤GiB"] {
             assert_eq!(text.parse::<Size>(), Err(UnitError::NotASize(text.into())), "{text}");
         }
         let error = "fourty".parse::<Size>().unwrap_err();
-        assert_eq!(error.to_string(), "\"fourty\" is not a size; write it like 40GiB");
+        assert_eq!(error.to_string(), "\"fourty\" is not a size: write it like 40GiB");
     }
 
     #[test]
-    fn too_much_is_refused_not_wrapped() {
+    fn overflowing_value_is_an_error() {
         for text in ["18446744073709551616", "16777216TiB", "99999999999999999999999GiB"] {
             assert_eq!(text.parse::<Size>(), Err(UnitError::TooLarge(text.into())), "{text}");
         }
@@ -222,23 +222,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_size_shown_reads_back(bytes in prop_oneof![any::<u64>(), (0..1u64 << 24).prop_map(|n| n << 40)]) {
+        fn displayed_size_parses_to_itself(bytes in prop_oneof![any::<u64>(), (0..1u64 << 24).prop_map(|n| n << 40)]) {
             prop_assert_eq!(Size(bytes).to_string().parse(), Ok(Size(bytes)));
         }
 
         #[test]
-        fn every_rate_shown_reads_back(bytes in prop_oneof![any::<u64>(), (0..1u64 << 40).prop_map(|n| n * 125)]) {
+        fn displayed_rate_parses_to_itself(bytes in prop_oneof![any::<u64>(), (0..1u64 << 40).prop_map(|n| n * 125)]) {
             prop_assert_eq!(Rate(bytes).to_string().parse(), Ok(Rate(bytes)));
         }
 
         #[test]
-        fn every_time_shown_reads_back(millis in prop_oneof![any::<u64>(), (0..1u64 << 30).prop_map(|n| n * 60_000)]) {
+        fn displayed_time_parses_to_itself(millis in prop_oneof![any::<u64>(), (0..1u64 << 30).prop_map(|n| n * 60_000)]) {
             let time = Time(Duration::from_millis(millis));
             prop_assert_eq!(time.to_string().parse(), Ok(time));
         }
 
         #[test]
-        fn no_text_panics(text in "\\PC{0,24}|[0-9]{0,30} ?[a-zA-Z]{0,3}") {
+        fn parsing_any_text_does_not_panic(text in "\\PC{0,24}|[0-9]{0,30} ?[a-zA-Z]{0,3}") {
             if let Ok(Size(bytes)) = text.parse::<Size>() {
                 prop_assert_eq!(Size(bytes).to_string().parse(), Ok(Size(bytes)));
             }

@@ -1,15 +1,15 @@
-//! The identity of an upstream. Positions in a list mean something within one configuration only; what outlives a
-//! reload (a running fill, what is known of an upstream's health) names its upstreams by this.
+//! Identity of an upstream. An index into the list of upstreams is valid within one configuration only; values that
+//! outlive a reload, such as a running fill and the health of an upstream, refer to it by [`UpstreamId`].
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use http::Uri;
 
-use super::{Config, UpstreamSettings};
+use crate::config::Config;
+use crate::upstream::UpstreamSettings;
 
-/// Identity of an upstream over reloads: its name and its URL. Cheap to clone; those of one configuration are compared by
-/// address.
+/// Identity of an upstream across reloads: its name and URL. Cheap to clone; ids of one configuration compare by pointer.
 #[derive(Clone, Debug, Eq)]
 pub struct UpstreamId(Arc<Identity>);
 
@@ -20,12 +20,12 @@ struct Identity {
 }
 
 impl UpstreamId {
-    /// The identity of a configured upstream.
+    /// Creates the id of a configured upstream.
     pub fn of(upstream: &UpstreamSettings) -> Self {
         Self(Arc::new(Identity { name: upstream.name.as_str().into(), url: upstream.url.clone() }))
     }
 
-    /// Name of the upstream in logs, metrics and the index.
+    /// Returns the name of the upstream in logs, metrics and the index.
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn upstream_ids_of_two_configurations_compare_by_name_and_url() {
+    fn upstream_ids_compare_by_name_and_url_across_reloads() {
         let ids = |urls: &[&str]| -> Vec<UpstreamId> {
             Config::for_upstreams(urls).unwrap().upstreams.iter().map(UpstreamId::of).collect()
         };

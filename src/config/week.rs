@@ -1,6 +1,6 @@
-//! A value for every minute of the week, as a clock on the site's wall shows it: when windows are open, and which rate
-//! holds when. Owns how times are written. Civil times only: which instant one is belongs to `policy::calendar`, which
-//! knows the time zone. Two values for one minute cannot be expressed, and windows that touch are one window.
+//! Values by minute of the week: windows and rate limits in the site's local time, and the parser of times. Each minute has
+//! exactly one value, and adjacent windows are one window. Times are civil times: `policy::calendar`, which knows the
+//! time zone, turns them into instants.
 
 use std::fmt;
 use std::ops::Range;
@@ -12,14 +12,14 @@ pub const WEEK: u16 = 7 * DAY;
 
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
-/// What holds at each minute of the week.
+/// A value for each minute of the week.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Week<T> {
-    // The minute each value begins at; the first at 0, neighbours differ.
+    // The minute at which each value starts; the first is 0, and neighbours differ.
     steps: Vec<(u16, T)>,
 }
 
-/// When something is open. Shown and written like `mon-fri 20:00-06:00`.
+/// Windows: true while one is open. Written like `mon-fri 20:00-06:00`.
 pub type WeekWindows = Week<bool>;
 
 /// A minute of the week, from 0 to [`WEEK`], which is the end of Sunday. Shows as `mon 07:00`.
@@ -27,50 +27,49 @@ pub type WeekWindows = Week<bool>;
 pub struct WeekMinute(pub u16);
 
 impl<T: Copy + PartialEq> Week<T> {
-    /// The same value always.
+    /// Creates a week with one value.
     pub fn constant(value: T) -> Self {
         Self { steps: vec![(0, value)] }
     }
 
-    /// The value at a minute of the week.
+    /// Returns the value at a minute of the week.
     pub fn value_at(&self, minute: u16) -> T {
         let next = self.steps.partition_point(|(from, _)| *from <= minute % WEEK);
-        // The first step begins at 0, so there is one before.
+        // The first step starts at 0, so one precedes any other.
         self.steps[next.saturating_sub(1)].1
     }
 
-    /// The value, if it is the same always.
+    /// Returns the value if it is the same at all times.
     pub fn as_constant(&self) -> Option<T> {
         if let [(_, value)] = self.steps[..] { Some(value) } else { None }
     }
 
-    /// Each value and the minutes it holds for, from Monday 00:00 on. What holds over the end of the week is given
-    /// in two parts.
+    /// Returns each value with its minutes, from Monday 00:00. A value that spans the end of the week appears twice.
     pub fn steps(&self) -> impl Iterator<Item = (Range<u16>, T)> {
         let ends = self.steps.iter().skip(1).map(|(from, _)| *from).chain([WEEK]);
         self.steps.iter().zip(ends).map(|((from, value), end)| (*from..end, *value))
     }
 
-    /// Minutes from the begin of `minute` to the begin of the next one with another value, 1 to [`WEEK`]; `None` if
-    /// there is none.
+    /// Returns the minutes from the start of `minute` until the value changes, 1 to [`WEEK`]; `None` if it never does.
     pub fn minutes_until_change(&self, minute: u16) -> Option<u16> {
         self.changes()?.map(|from| (from + WEEK - 1 - minute % WEEK) % WEEK + 1).min()
     }
 
-    /// Minutes from the begin of `minute` back to where its value began, 0 to [`WEEK`]; `None` if it always holds.
+    /// Returns the minutes from the last change of the value to the start of `minute`, 0 to [`WEEK`]; `None` if it never
+    /// changes.
     pub fn minutes_since_change(&self, minute: u16) -> Option<u16> {
         self.changes()?.map(|from| (minute % WEEK + WEEK - from) % WEEK).min()
     }
 
-    // Where another value begins. What begins at 0 may be what held at the end of the week before.
+    // The minutes at which the value changes. The value at 0 may continue that of the end of the week.
     fn changes(&self) -> Option<impl Iterator<Item = u16>> {
         let (first, last) = (self.steps.first()?, self.steps.last()?);
         let wraps = usize::from(first.1 == last.1);
         (self.steps.len() > 1).then(|| self.steps.iter().skip(wraps).map(|(from, _)| *from))
     }
 
-    /// `rest`, but for these minutes, which do not overlap.
-    pub(super) fn with_parts(rest: T, mut parts: Vec<(Range<u16>, T)>) -> Self {
+    /// Creates a week from values of parts that do not overlap, and `rest` for all other minutes.
+    pub(crate) fn with_parts(rest: T, mut parts: Vec<(Range<u16>, T)>) -> Self {
         parts.sort_by_key(|(minutes, _)| minutes.start);
         let mut steps: Vec<(u16, T)> = Vec::with_capacity(2 * parts.len() + 1);
         let mut step = |from: u16, value: T| match steps.last_mut() {
@@ -91,17 +90,18 @@ impl<T: Copy + PartialEq> Week<T> {
 }
 
 impl WeekWindows {
-    /// Whether there is a minute at which both are open.
+    /// Returns true if both are open at some minute.
     pub fn overlaps(&self, other: &Self) -> bool {
-        let begins = self.steps.iter().chain(&other.steps).map(|(from, _)| *from);
-        begins.into_iter().any(|minute| self.value_at(minute) && other.value_at(minute))
+        let starts = self.steps.iter().chain(&other.steps).map(|(from, _)| *from);
+        starts.into_iter().any(|minute| self.value_at(minute) && other.value_at(minute))
     }
 
-    /// Minutes of its shortest window, [`WEEK`] if it is always open.
+    /// Length of the shortest window in minutes, [`WEEK`] if it is always open.
     pub fn shortest_window(&self) -> u16 {
-        let opening = |minute: &u16| self.value_at(*minute) && self.minutes_since_change(*minute) == Some(0);
-        let begins = self.steps.iter().map(|(from, _)| *from).filter(opening);
-        begins.filter_map(|minute| self.minutes_until_change(minute)).min().unwrap_or(WEEK)
+        let is_opening =
+            |minute: &u16| self.value_at(*minute) && self.minutes_since_change(*minute) == Some(0);
+        let openings = self.steps.iter().map(|(from, _)| *from).filter(is_opening);
+        openings.filter_map(|minute| self.minutes_until_change(minute)).min().unwrap_or(WEEK)
     }
 }
 
@@ -112,23 +112,23 @@ impl fmt::Display for WeekMinute {
     }
 }
 
-/// Reads `mon-fri 20:00-06:00`; without days it is every day. What goes past midnight belongs to the day it begins on.
-/// No part goes over the end of the week.
-pub(super) fn times(text: &str) -> Result<Vec<Range<u16>>, String> {
-    let refused = || format!("{text:?} is not a time of the week; write it like mon-fri 20:00-06:00");
+/// Parses `mon-fri 20:00-06:00`, or `20:00-06:00` for every day. A time past midnight belongs to the day that it starts on.
+/// A time past the end of the week is split in two.
+pub(crate) fn parse_times(text: &str) -> Result<Vec<Range<u16>>, String> {
+    let refused = || format!("{text:?} is not a time of the week: write it like mon-fri 20:00-06:00");
     let words: Vec<&str> = text.split_whitespace().collect();
     let (days, hours) = match words[..] {
         [hours] => (0..7, hours),
-        [named, hours] => (days(named).ok_or_else(refused)?, hours),
+        [named, hours] => (parse_days(named).ok_or_else(refused)?, hours),
         _ => return Err(refused()),
     };
     let (begin, end) = hours.split_once('-').ok_or_else(refused)?;
-    let (begin, end) = (time_of_day(begin)?, time_of_day(end)?);
+    let (begin, end) = (parse_time_of_day(begin)?, parse_time_of_day(end)?);
     if begin == end {
-        return Err(format!("{text:?} has no length; a whole day is 00:00-24:00"));
+        return Err(format!("{text:?} has zero length: a whole day is 00:00-24:00"));
     }
     if begin == DAY {
-        return Err(format!("{text:?} begins at 24:00, which is an end; begin it on the next day at 00:00"));
+        return Err(format!("{text:?} starts at 24:00: start at 00:00 of the next day"));
     }
     let length = if end > begin { end - begin } else { end + DAY - begin };
     let mut parts = Vec::new();
@@ -142,8 +142,8 @@ pub(super) fn times(text: &str) -> Result<Vec<Range<u16>>, String> {
     Ok(parts)
 }
 
-/// Refuses `parts`, written as `text`, if one of them overlaps one of `taken`.
-pub(super) fn apart<'a>(
+/// Returns an error if one of `parts`, written as `text`, overlaps one of `taken`.
+pub(crate) fn check_overlap<'a>(
     text: &str,
     parts: &[Range<u16>],
     taken: impl Iterator<Item = &'a Range<u16>>,
@@ -153,37 +153,37 @@ pub(super) fn apart<'a>(
     match overlaps.find(|shared| shared.start < shared.end) {
         None => Ok(()),
         Some(shared) => Err(format!(
-            "{text:?} overlaps another from {} to {}; give each minute once",
+            "{text:?} overlaps another entry from {} to {}: list each minute once",
             WeekMinute(shared.start),
             WeekMinute(shared.end)
         )),
     }
 }
 
-/// A minute of a day at which something begins.
-pub(super) fn minute_of_day(text: &str) -> Result<u16, String> {
-    match time_of_day(text)? {
-        DAY => Err(format!("{text:?} is an end; what begins then begins at 00:00 of the next day")),
+/// Parses the minute of a day at which something starts.
+pub(crate) fn parse_start_time(text: &str) -> Result<u16, String> {
+    match parse_time_of_day(text)? {
+        DAY => Err(format!("{text:?} cannot be a start time: use 00:00 of the next day")),
         minute => Ok(minute),
     }
 }
 
-/// A day by its name, 0 for Monday.
-pub(super) fn day(name: &str) -> Option<u16> {
+/// Parses a day's name; 0 for Monday.
+pub(crate) fn parse_day(name: &str) -> Option<u16> {
     let day = DAYS.iter().position(|day| day.eq_ignore_ascii_case(name))?;
     u16::try_from(day).ok()
 }
 
-// A range may go over Sunday: its end is then past 7.
-fn days(text: &str) -> Option<Range<u16>> {
+// A range past Sunday ends past 7.
+fn parse_days(text: &str) -> Option<Range<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last) = (day(first)?, day(last)?);
+    let (first, last) = (parse_day(first)?, parse_day(last)?);
     Some(first..if last >= first { last + 1 } else { last + 8 })
 }
 
-// Minutes since midnight.
-fn time_of_day(text: &str) -> Result<u16, String> {
-    let refused = || format!("{text:?} is not a time of day; write it like 07:00, from 00:00 to 24:00");
+// Parses minutes since midnight.
+fn parse_time_of_day(text: &str) -> Result<u16, String> {
+    let refused = || format!("{text:?} is not a time of day: write it like 07:00, from 00:00 to 24:00");
     let (hours, minutes) = text.split_once(':').ok_or_else(refused)?;
     let number = |digits: &str| -> Option<u16> {
         (matches!(digits.len(), 1 | 2) && digits.bytes().all(|b| b.is_ascii_digit()))
@@ -204,14 +204,14 @@ mod tests {
 
     use super::*;
 
-    fn open(texts: &[&str]) -> WeekWindows {
-        let parts = texts.iter().flat_map(|text| times(text).unwrap()).map(|minutes| (minutes, true));
+    fn windows(texts: &[&str]) -> WeekWindows {
+        let parts = texts.iter().flat_map(|text| parse_times(text).unwrap()).map(|minutes| (minutes, true));
         Week::with_parts(false, parts.collect())
     }
 
     #[test]
-    fn a_window_past_midnight_belongs_to_the_day_it_begins_on() {
-        let week = open(&["fri-sun 20:00-06:00"]);
+    fn window_past_midnight_belongs_to_its_start_day() {
+        let week = windows(&["fri-sun 20:00-06:00"]);
         for (minute, expected) in [
             (4 * DAY + 1199, false),
             (4 * DAY + 1200, true),
@@ -230,40 +230,37 @@ mod tests {
     }
 
     #[test]
-    fn windows_that_touch_are_one_and_the_whole_week_never_changes() {
-        let week = open(&["sat-sun 00:00-24:00", "mon 00:00-01:00"]);
+    fn adjacent_windows_merge_and_full_week_never_changes() {
+        let week = windows(&["sat-sun 00:00-24:00", "mon 00:00-01:00"]);
         assert_eq!(week.minutes_until_change(5 * DAY), Some(2 * DAY + 60));
         assert_eq!(week.shortest_window(), 2 * DAY + 60);
-        assert_eq!(open(&["00:00-24:00"]), Week::constant(true));
+        assert_eq!(windows(&["00:00-24:00"]), Week::constant(true));
         assert_eq!(Week::constant(true).minutes_until_change(5), None);
     }
 
     #[test]
-    fn what_is_no_time_of_the_week_is_refused_with_the_way_to_write_one() {
+    fn invalid_time_of_week_is_an_error_with_an_example() {
         for (text, expected) in [
-            ("mon 07:00-25:00", "\"25:00\" is not a time of day; write it like 07:00, from 00:00 to 24:00"),
-            ("mon 07:60-08:00", "\"07:60\" is not a time of day; write it like 07:00, from 00:00 to 24:00"),
-            ("mon 24:01-08:00", "\"24:01\" is not a time of day; write it like 07:00, from 00:00 to 24:00"),
-            ("mon 7-8", "\"7\" is not a time of day; write it like 07:00, from 00:00 to 24:00"),
-            ("mon 20:00-20:00", "\"mon 20:00-20:00\" has no length; a whole day is 00:00-24:00"),
-            (
-                "mon 24:00-06:00",
-                "\"mon 24:00-06:00\" begins at 24:00, which is an end; begin it on the next day at 00:00",
-            ),
-            ("mon", "\"mon\" is not a time of the week; write it like mon-fri 20:00-06:00"),
+            ("mon 07:00-25:00", "\"25:00\" is not a time of day: write it like 07:00, from 00:00 to 24:00"),
+            ("mon 07:60-08:00", "\"07:60\" is not a time of day: write it like 07:00, from 00:00 to 24:00"),
+            ("mon 24:01-08:00", "\"24:01\" is not a time of day: write it like 07:00, from 00:00 to 24:00"),
+            ("mon 7-8", "\"7\" is not a time of day: write it like 07:00, from 00:00 to 24:00"),
+            ("mon 20:00-20:00", "\"mon 20:00-20:00\" has zero length: a whole day is 00:00-24:00"),
+            ("mon 24:00-06:00", "\"mon 24:00-06:00\" starts at 24:00: start at 00:00 of the next day"),
+            ("mon", "\"mon\" is not a time of the week: write it like mon-fri 20:00-06:00"),
             (
                 "monday 1:00-2:00",
-                "\"monday 1:00-2:00\" is not a time of the week; write it like mon-fri 20:00-06:00",
+                "\"monday 1:00-2:00\" is not a time of the week: write it like mon-fri 20:00-06:00",
             ),
-            ("", "\"\" is not a time of the week; write it like mon-fri 20:00-06:00"),
+            ("", "\"\" is not a time of the week: write it like mon-fri 20:00-06:00"),
         ] {
-            assert_eq!(times(text).unwrap_err(), expected);
+            assert_eq!(parse_times(text).unwrap_err(), expected);
         }
     }
 
     proptest! {
         #[test]
-        fn every_change_is_where_a_walk_through_the_minutes_finds_it(
+        fn changes_agree_with_a_scan_of_all_minutes(
             parts in prop::collection::vec((0u16..WEEK, 1u16..3000, 0u8..3), 0..6),
             minute in 0u16..WEEK,
         ) {
@@ -280,7 +277,6 @@ mod tests {
             let at = |minute: u16| walked[usize::from(minute % WEEK)];
             prop_assert_eq!(week.value_at(minute), at(minute));
             let until = (1..=WEEK).find(|later| at(minute + later) != at(minute));
-            // Another value's begin, whatever lies between: the value at the minute is what changes.
             prop_assert_eq!(week.minutes_until_change(minute), until);
             let since = (0..WEEK).find(|earlier| at(minute + WEEK - earlier - 1) != at(minute));
             prop_assert_eq!(week.minutes_since_change(minute), since);
@@ -288,8 +284,8 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in "\\PC{0,24}|[a-z]{0,4}[- ][0-9:]{0,6}-[0-9:]{0,6}") {
-            for part in times(&text).unwrap_or_default() {
+        fn parsing_any_text_does_not_panic(text in "\\PC{0,24}|[a-z]{0,4}[- ][0-9:]{0,6}-[0-9:]{0,6}") {
+            for part in parse_times(&text).unwrap_or_default() {
                 prop_assert!(part.start < part.end && part.end <= WEEK);
             }
         }

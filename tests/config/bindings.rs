@@ -20,10 +20,10 @@ fn a_group_may_have_upstreams_of_its_own_in_their_order() {
 #[test]
 fn upstreams_that_a_group_cannot_have_are_named_with_their_line() {
     for (upstreams, expected) in [
-        ("\"e\"", "\"e\" is not the name of an upstream; known: manager:8014, b, c+d"),
-        ("[\"b\", \"b\"]", "\"b\" is named twice; name it once"),
-        ("[\"c+d\"]", "\"c+d\" has a +, which joins names here; give the upstream a name without"),
-        ("[]", "is empty; give at least one value, or leave the key out"),
+        ("\"e\"", "unknown upstream \"e\": known upstreams are manager:8014, b, c+d"),
+        ("[\"b\", \"b\"]", "\"b\" is listed twice: list it once"),
+        ("[\"c+d\"]", "\"c+d\" contains +, which separates names here: rename the upstream"),
+        ("[]", "empty list: add a value or remove the key"),
     ] {
         let lines = problems(load(&group(&format!("upstreams = {upstreams}"))));
         assert_eq!(lines, [format!("gupd.toml:12: group.upstreams: {expected}")]);
@@ -38,6 +38,6 @@ fn upstreams_for_all_paths_of_routes_that_go_elsewhere_are_odd() {
     let warnings = of("");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     let line = warnings[0].to_string();
-    assert!(line.contains("gupd.toml:12: group.upstreams: hold on every route"), "{line}");
+    assert!(line.contains("gupd.toml:12: group.upstreams: apply to every route"), "{line}");
     assert!(of("paths = \"/content/**\"").is_empty());
 }

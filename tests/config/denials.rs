@@ -13,24 +13,24 @@ fn denied_content_is_a_404_unless_another_status_is_given() {
 
 #[test]
 fn every_mistake_about_what_is_denied_is_named_with_its_line() {
-    let known = "known: catalog, client-patches, iron-revocation";
+    let known = "known types are catalog, client-patches, iron-revocation";
     for (text, expected) in [
         (
             "[policy]\ndenied_status = 500\n",
-            "4: policy.denied_status: \"500\" is not one of 403, 404, 410, 503",
+            "4: policy.denied_status: invalid value \"500\": use one of 403, 404, 410, 503",
         ),
-        ("[policy]\nstatus = 404\n", "4: policy.status: unknown key; policy has denied_status"),
+        ("[policy]\nstatus = 404\n", "4: policy.status: unknown key: policy has the keys denied_status"),
         (
             "[[group]]\nname = \"a\"\ndeny = [\"client-patch\"]\n",
-            "5: group.deny: \"client-patch\" is not a content type; known: catalog, client-patches, iron",
+            "5: group.deny: unknown content type \"client-patch\": known types are catalog, client-patches, iron",
         ),
         (
             "[[group]]\nname = \"a\"\nallow = \"x\"\n",
-            &format!("5: group.allow: \"x\" is not a content type; {known}"),
+            &format!("5: group.allow: unknown content type \"x\": {known}"),
         ),
         (
             "[[route]]\nprefix = \"/\"\ndeny_download = [\"own\", \"others\"]\n[[content_type]]\nname = \"own\"\npattern = \"/x\"\n",
-            "5: route.deny_download: \"others\" is not a content type; known: catalog, client-patches, iron",
+            "5: route.deny_download: unknown content type \"others\": known types are catalog, client-patches, iron",
         ),
     ] {
         let lines = problems(load(&format!("{MANAGER}{text}")));
@@ -46,7 +46,7 @@ fn what_is_denied_and_allowed_at_once_is_a_warning() {
     let [warning] = &warnings[..] else { panic!("{warnings:?}") };
     assert!(
         warning.to_string().ends_with(
-            "gupd.toml:5: group.deny: catalog is in allow too, which wins; leave it out of one of them"
+            "gupd.toml:5: group.deny: catalog is also in allow, which takes precedence: remove it from one of them"
         ),
         "{warning}"
     );

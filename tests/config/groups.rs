@@ -10,36 +10,36 @@ fn a_subnet_may_be_shared_with_a_group_that_asks_for_more() {
     ))
     .unwrap();
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-    let places: Vec<_> =
-        config.groups.iter().map(|group| group.place.as_ref().unwrap().to_string()).collect();
+    let locations: Vec<_> =
+        config.groups.iter().map(|group| group.location.as_ref().unwrap().to_string()).collect();
     let lines: Vec<_> =
-        places.iter().filter_map(|place| place.rsplit_once(':')).map(|(_, line)| line).collect();
+        locations.iter().filter_map(|location| location.rsplit_once(':')).map(|(_, line)| line).collect();
     assert_eq!(lines, ["3", "7", "10"]);
 }
 
 #[test]
 fn every_mistake_about_whom_a_group_takes_is_named_with_its_line() {
     for (groups, expected) in [
+        ("name = \"a\"\npaths = []\n", "5: group.paths: empty list: add a value or remove the key"),
         (
-            "name = \"a\"\npaths = []\n",
-            "5: group.paths: is empty; give at least one value, or leave the key out",
+            "name = \"a\"\npaths = \"[a\"\n",
+            "5: group.paths: invalid pattern \"[a\": unclosed character class; missing ']'",
         ),
-        ("name = \"a\"\npaths = \"[a\"\n", "5: group.paths: \"[a\": unclosed character class; missing ']'"),
         (
             "name = \"a\"\ncertificates = \"*.site.example\"\n",
-            "5: group.certificates: are shown by no client without server.client_ca; give it, or leave them out",
+            "5: group.certificates: are never presented without server.client_ca: set it or remove them",
         ),
         (
             "name = \"default\"\npaths = \"/a\"\n",
-            "4: group.name: \"default\" is the name of all others; give this group its own",
+            "4: group.name: \"default\" is reserved for clients of no other group: use another name",
         ),
         (
             "name = \"a\"\n[[group]]\nname = \"b\"\npaths = \"/b\"\n",
-            "6: group.name: comes after group \"a\", which has no matcher and so takes all clients",
+            "6: group.name: never matches: group \"a\" before it has no matcher and contains all clients",
         ),
         (
             "name = \"a\"\nsubnets = \"10.0.0.0/8\"\n[[group]]\nname = \"b\"\nsubnets = \"10.0.0.0/8\"\npaths = \"/b\"\n",
-            "8: group.subnets: 10.0.0.0/8 is in a group before this one; give it to one of them",
+            "8: group.subnets: 10.0.0.0/8 belongs to an earlier group: remove it from one of them",
         ),
     ] {
         assert_eq!(
@@ -58,14 +58,16 @@ fn names_of_certificates_are_exact_or_all_below_one_and_need_an_issuer() {
     for wrong in ["*", "*.", "a*.example", "*.*.example", "a b", ""] {
         let lines = problems(load(&group(&format!("[\"{wrong}\"]"))));
         let expected = format!(
-            "gupd.toml:9: group.certificates: {wrong:?} is not a name of a certificate; write it like pc-7.site.example or *.site.example"
+            "gupd.toml:9: group.certificates: {wrong:?} is not a certificate name: write it like pc-7.site.example or *.site.example"
         );
         assert_eq!(lines, [expected]);
     }
     let lines = problems(load(&format!("{MANAGER}[server]\nclient_ca = \"ca\"\n")));
     assert_eq!(
         lines,
-        ["gupd.toml:4: server.client_ca: is given without tls_cert; clients show certificates over TLS only"]
+        [
+            "gupd.toml:4: server.client_ca: is set without tls_cert: clients present certificates over TLS only"
+        ]
     );
 }
 

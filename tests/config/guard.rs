@@ -29,10 +29,10 @@ fn what_the_guard_cannot_do_is_named_with_its_line() {
     let lines = problems(load(&text));
     let expected = [
         "gupd.toml:3: upstream.public_url: ",
-        "gupd.toml:5: guard.answer: \"drop\" is not one of redirect, relay",
-        "gupd.toml:6: guard.watchdog: 1ms is too little",
-        "gupd.toml:7: guard.restart_max: 2h is too much",
-        "gupd.toml:10: route.fallback: \"307\" is not one of redirect, relay",
+        "gupd.toml:5: guard.answer: invalid value \"drop\": use one of redirect, relay",
+        "gupd.toml:6: guard.watchdog: 1ms is below the minimum",
+        "gupd.toml:7: guard.restart_max: 2h is above the maximum",
+        "gupd.toml:10: route.fallback: invalid value \"307\": use one of redirect, relay",
     ];
     assert_eq!(lines.len(), expected.len(), "{lines:#?}");
     for (line, expected) in lines.iter().zip(expected) {

@@ -52,7 +52,7 @@ fn the_limit_of_the_line_is_a_flag_and_a_variable_too() {
     let wrong = Overrides { wan_limit: Some("4Mbit".into()), ..Overrides::default() };
     assert_eq!(
         problems(load_with(&file, &wrong, &[])),
-        ["--wan-limit: \"4Mbit\" is not a rate; write it like 20MiB/s or 8Mbit/s, or unlimited"]
+        ["--wan-limit: \"4Mbit\" is not a rate: write it like 20MiB/s or 8Mbit/s, or unlimited"]
     );
 }
 
@@ -117,24 +117,24 @@ name = \"none\"
 pattern = \"/a/[b\"
 ";
     let expected = [
-        "2: site.time_zone: \"Europe/Berln\" is not a time zone; write one of the IANA database, such as Europe/Berlin",
-        "7: wan.limit: \"4Mbit/s fri 18:00-20:00\" overlaps another from fri 18:00 to fri 19:00; give each minute once",
-        "8: wan.limit: \"1Mbit/s\" is a second rate without times; give one rate for all other times",
-        "9: wan.limit: 0bit/s is too little; the least is 1KiB/s, and unlimited is no limit",
-        "10: wan.limit: 1000B/s is too little; the least is 1KiB/s, and unlimited is no limit",
-        "11: wan.limit: 2TiB/s is too much; the most is 1TiB/s, or write unlimited",
-        "15: wan.windows: \"sat-sun 00:00-24:00\" overlaps another from sat 00:00 to sat 06:00; give each minute once",
-        "16: wan.windows: \"mon 12:00-12:00\" has no length; a whole day is 00:00-24:00",
-        "17: wan.windows: \"25:00\" is not a time of day; write it like 07:00, from 00:00 to 24:00",
-        "19: wan.congestion: \"Reno!\" is not the name of an algorithm; write it like lp, as the system names it",
-        "20: wan.burst: 0s is too little; the least is 20ms",
-        "24: lan.client_queue: 5 is above lan.queue, which is 4",
-        "25: lan.max_downloads: 0 is too little; the least is 1, or unlimited",
-        "28: wan_limit.content_type: \"virus\" is not a content type; known: catalog, client-patches, iron-revocation, \
+        "2: site.time_zone: \"Europe/Berln\" is not a time zone: use an IANA name such as Europe/Berlin",
+        "7: wan.limit: \"4Mbit/s fri 18:00-20:00\" overlaps another entry from fri 18:00 to fri 19:00: list each minute once",
+        "8: wan.limit: \"1Mbit/s\" is a second rate without times: keep one rate for all other times",
+        "9: wan.limit: 0bit/s is below the minimum of 1KiB/s: use unlimited for no limit",
+        "10: wan.limit: 1000B/s is below the minimum of 1KiB/s: use unlimited for no limit",
+        "11: wan.limit: 2TiB/s is above the maximum of 1TiB/s: use unlimited for no limit",
+        "15: wan.windows: \"sat-sun 00:00-24:00\" overlaps another entry from sat 00:00 to sat 06:00: list each minute once",
+        "16: wan.windows: \"mon 12:00-12:00\" has zero length: a whole day is 00:00-24:00",
+        "17: wan.windows: \"25:00\" is not a time of day: write it like 07:00, from 00:00 to 24:00",
+        "19: wan.congestion: \"Reno!\" is not an algorithm name: use the system's name for it, such as lp",
+        "20: wan.burst: 0s is below the minimum of 20ms",
+        "24: lan.client_queue: 5 exceeds lan.queue (4)",
+        "25: lan.max_downloads: 0 is below the minimum of 1; unlimited is also allowed",
+        "28: wan_limit.content_type: unknown content type \"virus\": known types are catalog, client-patches, iron-revocation, \
          iron-whitelist, liveupdate, management, network-threat, other, proactive-threat, submission-control, unknown, \
          virus-definitions-32, virus-definitions-64, virus-definitions-legacy",
-        "30: wan_limit.limit: is missing",
-        "32: wan_limit.pattern: \"/a/[b\": unclosed character class; missing ']'",
+        "30: wan_limit.limit: missing required key",
+        "32: wan_limit.pattern: invalid pattern \"/a/[b\": unclosed character class; missing ']'",
     ]
     .map(|line| format!("gupd.toml:{line}"));
     assert_eq!(problems(load(&format!("{text}{MANAGER}"))), expected);
@@ -174,22 +174,21 @@ name = \"default\"
 subnets = \"10.5.0.0/16\"
 ";
     let expected = [
-        "6: group.name: is missing",
-        "9: group.subnets: 10.1.0.0/16 is given twice; give it once",
-        "10: group.subnets: 10.2.0.1/16 has bits set behind its prefix; write 10.2.0.0/16 or a longer prefix",
-        "11: group.subnets: \"::ffff:10.0.0.0/104\" is IPv4 written as IPv6; write it like 10.1.0.0/16",
-        "12: group.subnets: \"10.3.0.0/33\" is not a subnet; write it like 10.1.0.0/16 or 2001:db8::/48",
-        "16: group.subnets: 10.1.0.0/16 is in a group before this one; give it to one of them",
-        "17: group.limit: 10Mbit/s is above lan.limit, which is 4Mbit/s from mon 08:00 on; give the group less, or the \
-         site more",
-        "18: group.wan_limit: 9Mbit/s is above wan.limit, which is 8Mbit/s; give the group less, or the site more",
-        "19: group.max_downloads: 11 is above lan.max_downloads, which is 10; give the group less, or the site more",
-        "20: group.spread: 8d is too much; the most is 7d",
-        "21: group.outside: \"deny\" is not one of defer, cached-only, ignore",
-        "25: group.name: \"b\" is the name of two groups; give each its own",
-        "25: group.name: comes after group \"rest\", which has no matcher and so takes all clients",
-        "28: group.name: \"default\" is the name of all others; give this group its own",
-        "28: group.name: comes after group \"rest\", which has no matcher and so takes all clients",
+        "6: group.name: missing required key",
+        "9: group.subnets: 10.1.0.0/16 is listed twice: list it once",
+        "10: group.subnets: 10.2.0.1/16 has bits set after its prefix: write 10.2.0.0/16 or a longer prefix",
+        "11: group.subnets: \"::ffff:10.0.0.0/104\" is an IPv4-mapped IPv6 subnet: write it like 10.1.0.0/16",
+        "12: group.subnets: \"10.3.0.0/33\" is not a subnet: write it like 10.1.0.0/16 or 2001:db8::/48",
+        "16: group.subnets: 10.1.0.0/16 belongs to an earlier group: remove it from one of them",
+        "17: group.limit: 10Mbit/s exceeds lan.limit (4Mbit/s from mon 08:00): lower the group's limit or raise the site's",
+        "18: group.wan_limit: 9Mbit/s exceeds wan.limit (8Mbit/s): lower the group's limit or raise the site's",
+        "19: group.max_downloads: 11 exceeds lan.max_downloads (10): lower the group's limit or raise the site's",
+        "20: group.spread: 8d is above the maximum of 7d",
+        "21: group.outside: invalid value \"deny\": use one of defer, cached-only, ignore",
+        "25: group.name: duplicate name \"b\": give each group its own name",
+        "25: group.name: never matches: group \"rest\" before it has no matcher and contains all clients",
+        "28: group.name: \"default\" is reserved for clients of no other group: use another name",
+        "28: group.name: never matches: group \"rest\" before it has no matcher and contains all clients",
     ]
     .map(|line| format!("gupd.toml:{line}"));
     assert_eq!(problems(load(&format!("{text}{MANAGER}"))), expected);
@@ -230,15 +229,15 @@ outside = \"ignore\"
 ";
     let config = load(&format!("{text}{MANAGER}limit = \"9Mbit/s\"\n")).unwrap();
     let expected = [
-        ":7: wan_limit.limit: 10Mbit/s is above wan.limit, which is 8Mbit/s from sun 01:00 on; the smaller one holds",
-        ":9: wan_limit.name: \"b\" is for what \"a\" is for, and so never holds",
-        ":14: lan.client_limit: 9Mbit/s is above lan.limit, which is 8Mbit/s; the smaller one holds",
-        ":18: group.limit: 8Mbit/s is never reached: 7 downloads at 1Mbit/s are 7Mbit/s",
-        ":22: group.spread: 50m is longer than fits into the shortest window, 1h; clients are spread over 45m there",
-        ":25: group.subnets: 10.1.0.0/16 lies within group \"a\", which comes first: it never holds",
-        ":26: group.windows: never meet wan.windows: the relay's own downloads cannot go ahead of these clients",
-        ":29: group.outside: says nothing without windows or spread: clients are never outside",
-        ":32: upstream.limit: 9Mbit/s is above wan.limit, which is 8Mbit/s; the smaller one holds",
+        ":7: wan_limit.limit: 10Mbit/s exceeds wan.limit (8Mbit/s from sun 01:00): the smaller limit applies",
+        ":9: wan_limit.name: \"b\" never applies: \"a\" has the same matcher",
+        ":14: lan.client_limit: 9Mbit/s exceeds lan.limit (8Mbit/s): the smaller limit applies",
+        ":18: group.limit: 8Mbit/s is never reached: 7 downloads at 1Mbit/s use 7Mbit/s",
+        ":22: group.spread: 50m does not fit into the shortest window (1h): starts are spread over 45m there",
+        ":25: group.subnets: 10.1.0.0/16 never matches: it is within the earlier group \"a\"",
+        ":26: group.windows: never overlap wan.windows: the relay cannot prefetch for these clients",
+        ":29: group.outside: has no effect without windows or spread",
+        ":32: upstream.limit: 9Mbit/s exceeds wan.limit (8Mbit/s): the smaller limit applies",
     ];
     assert_eq!(warnings(&config), expected);
 }

@@ -105,7 +105,7 @@ fn every_documented_default_is_the_one_in_the_code() {
     expected.upstreams.push(documented.upstreams[1].clone());
     expected.peers.clone_from(&documented.peers);
     let mut group = GroupSettings::catch_all("branch-a");
-    group.place.clone_from(&documented.groups[0].place);
+    group.location.clone_from(&documented.groups[0].location);
     group.subnets.clone_from(&documented.groups[0].subnets);
     group.certificates.clone_from(&documented.groups[0].certificates);
     group.paths.clone_from(&documented.groups[0].paths);
@@ -162,7 +162,8 @@ fn every_key_the_reader_knows_is_documented() {
             .collect();
         let wrong = text.replacen(&table, &format!("{table}xxxxxxxx = 1\n"), 1);
         let lines = problems(load(&wrong));
-        let keys = lines.iter().find_map(|line| line.split_once(&format!("unknown key; {section} has ")));
+        let keys =
+            lines.iter().find_map(|line| line.split_once(&format!("unknown key: {section} has the keys ")));
         for key in keys.unwrap().1.split(", ") {
             assert!(documented.contains(&key), "{section}.{key} is not in config/gupd.toml");
             known += 1;
@@ -283,20 +284,20 @@ access = true
     let overrides =
         Overrides { admin: Some("localhost".into()), tls_cert: Some("x".into()), ..Overrides::default() };
     let expected = [
-        "no upstream: give --upstream URL or [[upstream]]",
-        "--admin: \"localhost\" is not an address with a port; write it like 0.0.0.0:2967 or [::1]:2967",
-        "--tls-cert: is given without tls_key; give both or neither",
-        "environment GUPD_FILL_ATEMPTS: fill.atempts: unknown key; did you mean attempts?",
-        "environment GUPD_FILL_ATTEMPTS: fill.attempts: \"many\" is not a whole number; give one from 1 to 100",
-        "environment GUPD_QUOTA: no such setting; variables are GUPD_<SECTION>_<KEY>, and GUPD_UPSTREAM",
-        "gupd.toml:2: store.quotta: unknown key; did you mean quota?",
-        "gupd.toml:3: store.quota: \"fourty\" is not a size; write it like 40GiB",
-        "gupd.toml:4: store.memory: takes one value, not a list",
-        "gupd.toml:5: store.max_unused: takes one value, not a table",
-        "gupd.toml:7: stor: unknown section; did you mean store?",
-        "gupd.toml:13: server.listen: \"2967\" is not an address with a port; write it like 0.0.0.0:2967 or [::1]:2967",
-        "gupd.toml:15: server.workers: 0 is too little; the least is 1",
-        "gupd.toml:16: server.access: unknown key; server has listen, admin, admin_token_file, tls_cert, tls_key, \
+        "no upstream is configured: set --upstream URL or add [[upstream]]",
+        "--admin: \"localhost\" is not an address with a port: write it like 0.0.0.0:2967 or [::1]:2967",
+        "--tls-cert: is set without tls_key: set both or neither",
+        "environment GUPD_FILL_ATEMPTS: fill.atempts: unknown key: did you mean attempts?",
+        "environment GUPD_FILL_ATTEMPTS: fill.attempts: \"many\" is not a whole number: use 1 to 100",
+        "environment GUPD_QUOTA: unknown variable: use GUPD_<SECTION>_<KEY> or GUPD_UPSTREAM",
+        "gupd.toml:2: store.quotta: unknown key: did you mean quota?",
+        "gupd.toml:3: store.quota: \"fourty\" is not a size: write it like 40GiB",
+        "gupd.toml:4: store.memory: expected one value, found a list",
+        "gupd.toml:5: store.max_unused: expected one value, found a table",
+        "gupd.toml:7: stor: unknown section: did you mean store?",
+        "gupd.toml:13: server.listen: \"2967\" is not an address with a port: write it like 0.0.0.0:2967 or [::1]:2967",
+        "gupd.toml:15: server.workers: 0 is below the minimum of 1",
+        "gupd.toml:16: server.access: unknown key: server has the keys listen, admin, admin_token_file, tls_cert, tls_key, \
          client_ca, workers, max_header_bytes, max_uri_bytes, max_connections, header_timeout, stall_timeout, drain_timeout",
     ];
     assert_eq!(problems(load_with(text, &overrides, &env)), expected);
@@ -316,30 +317,30 @@ fn a_file_that_cannot_be_read_is_one_problem() {
     let dir = tempfile::tempdir().unwrap();
     let load = |path: &Path| Config::load(&Overrides::default(), Some(path), std::iter::empty()).unwrap_err();
     let missing = load(&dir.path().join("missing.toml")).to_string();
-    assert!(missing.contains("missing.toml: cannot be opened: "), "{missing}");
+    assert!(missing.contains("missing.toml: cannot open file: "), "{missing}");
     let folder = load(dir.path()).to_string();
-    assert!(folder.contains(": cannot be read: "), "{folder}");
+    assert!(folder.contains(": cannot read file: "), "{folder}");
     let large = dir.path().join("large");
     std::fs::write(&large, "#".repeat((8 << 20) + 1)).unwrap();
     let large = load(&large);
-    assert!(large.to_string().contains("is larger than 8MiB"), "{large}");
-    assert!(matches!(large.iter().next().unwrap().place, Some(Location::File(_, None))));
+    assert!(large.to_string().contains("file is larger than 8MiB"), "{large}");
+    assert!(matches!(large.iter().next().unwrap().location, Some(Location::File(_, None))));
 }
 
 #[test]
 fn values_outside_of_their_range_are_refused_with_the_range() {
     for (variable, value, expected) in [
-        ("GUPD_STORE_QUOTA", "63MiB", "store.quota: 63MiB is too little; the least is 64MiB"),
-        ("GUPD_FILL_ATTEMPTS", "101", "fill.attempts: 101 is too much; the most is 100"),
-        ("GUPD_SERVER_HEADER_TIMEOUT", "2h", "header_timeout: 2h is too much; the most is 1h"),
-        ("GUPD_SERVER_MAX_URI_BYTES", "64KiB", "max_uri_bytes: is more than max_header_bytes"),
+        ("GUPD_STORE_QUOTA", "63MiB", "store.quota: 63MiB is below the minimum of 64MiB"),
+        ("GUPD_FILL_ATTEMPTS", "101", "fill.attempts: 101 is above the maximum of 100"),
+        ("GUPD_SERVER_HEADER_TIMEOUT", "2h", "header_timeout: 2h is above the maximum of 1h"),
+        ("GUPD_SERVER_MAX_URI_BYTES", "64KiB", "max_uri_bytes: exceeds max_header_bytes"),
         ("GUPD_SERVER_WORKERS", "-1", "server.workers: \"-1\" is not a whole number"),
-        ("GUPD_STORE_MAX_UNUSED", "99999999999999999999d", "is too large to count"),
-        ("GUPD_STORE_SCRUB_PERIOD", "30m", "scrub_period: 30m is too little; the least is 1h"),
+        ("GUPD_STORE_MAX_UNUSED", "99999999999999999999d", "is too large"),
+        ("GUPD_STORE_SCRUB_PERIOD", "30m", "scrub_period: 30m is below the minimum of 1h"),
         ("GUPD_STORE_SCRUB_PERIOD", "never", "or 300ms, or off"),
-        ("GUPD_STORE_SCRUB_RATE", "20MiB", "scrub_rate: \"20MiB\" is not a rate; write it like 20MiB/s"),
+        ("GUPD_STORE_SCRUB_RATE", "20MiB", "scrub_rate: \"20MiB\" is not a rate: write it like 20MiB/s"),
         ("GUPD_LOG_LEVEL", "inof", "log.level: \"inof\" is not a log level"),
-        ("GUPD_LOG_ACCESS", "yes", "log.access: \"yes\" is not one of true, false"),
+        ("GUPD_LOG_ACCESS", "yes", "log.access: invalid value \"yes\": use one of true, false"),
     ] {
         let lines = problems(load_with(MANAGER, &Overrides::default(), &[(variable, value)]));
         assert!(lines.len() == 1 && lines[0].contains(expected), "{variable}: {lines:?}");
@@ -377,12 +378,12 @@ fn a_section_in_the_wrong_form_is_one_problem() {
     assert_eq!(
         lines,
         [
-            "no upstream: give --upstream URL or [[upstream]]",
-            "gupd.toml:1: store: is one table; write [store]",
-            "gupd.toml:2: quota: unknown key outside of a section; the sections are server, store, fill, health, \
+            "no upstream is configured: set --upstream URL or add [[upstream]]",
+            "gupd.toml:1: store: expected one table: write [store]",
+            "gupd.toml:2: quota: key outside a section: the sections are server, store, fill, health, \
              cache, log, site, wan, lan, upstream, peer, content_type, route, rule, wan_limit, policy, group, rollout, ring, refresh, prefetch, guard",
-            "gupd.toml:3: upstream: is a list of tables; write [[upstream]]",
-            "gupd.toml:5: log: is one table; write [log]",
+            "gupd.toml:3: upstream: expected a list of tables: write [[upstream]]",
+            "gupd.toml:5: log: expected one table: write [log]",
         ]
     );
 }

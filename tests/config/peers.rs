@@ -17,36 +17,36 @@ fn a_peer_has_a_name_of_its_own_or_that_of_its_place() {
 fn every_mistake_about_a_peer_is_named() {
     let manager = "[[upstream]]\nurl = \"http://manager\"\nname = \"manager\"\n";
     for (peers, expected) in [
-        ("[[peer]]\nname = \"two\"\n", "4: peer.url: is missing"),
+        ("[[peer]]\nname = \"two\"\n", "4: peer.url: missing required key"),
         (
             "[[peer]]\nurl = \"relay\"\n",
-            "5: peer.url: \"relay\" has no scheme; write it like http://relay2:2967",
+            "5: peer.url: \"relay\" has no scheme: write it like http://relay2:2967",
         ),
         (
             "[[peer]]\nurl = \"http://manager\"\n",
-            "5: peer.url: http://manager/ is an upstream too; a relay is one or the other",
+            "5: peer.url: http://manager/ is also an upstream: remove it from peers or upstreams",
         ),
         (
             "[[peer]]\nurl = \"http://relay\"\nname = \"manager\"\n",
-            "6: peer.name: \"manager\" is the name of an upstream; give the peer its own",
+            "6: peer.name: \"manager\" is the name of an upstream: give the peer its own name",
         ),
         (
             "[[peer]]\nurl = \"http://relay\"\n[[peer]]\nurl = \"http://relay\"\n",
-            "6: peer.name: \"relay\" is the name of two peers; give each its own",
+            "6: peer.name: duplicate name \"relay\": give each peer its own name",
         ),
         (
             "[[peer]]\nurl = \"http://relay\"\nlimit = \"1MiB/s\"\n",
-            "6: peer.limit: unknown key; peer has url, name, ca, pin, client_cert, client_key",
+            "6: peer.limit: unknown key: peer has the keys url, name, ca, pin, client_cert, client_key",
         ),
         (
             "[[peer]]\nurl = \"http://relay\"\nca = \"c\"\n",
-            "6: peer.ca: is given, but the URL is http; write https, or leave it out",
+            "6: peer.ca: is set, but the URL is http: use https or remove it",
         ),
-        ("[peer]\nurl = \"http://relay\"\n", "4: peer: is a list of tables; write [[peer]]"),
+        ("[peer]\nurl = \"http://relay\"\n", "4: peer: expected a list of tables: write [[peer]]"),
     ] {
         assert_eq!(problems(load(&format!("{manager}{peers}"))), [format!("gupd.toml:{expected}")]);
     }
     let many: String = (0..9).map(|at| format!("[[peer]]\nurl = \"http://relay{at}\"\n")).collect();
     let lines = problems(load(&format!("{manager}{many}")));
-    assert_eq!(lines, ["gupd.toml:21: peer.url: is the url of more than 8 peers; give fewer"]);
+    assert_eq!(lines, ["gupd.toml:21: peer.url: too many peers: configure at most 8"]);
 }

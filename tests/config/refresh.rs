@@ -38,20 +38,20 @@ fn every_mistake_in_schedules_and_prefetches_is_named_with_its_line() {
     for (schedule, expected) in [
         (
             "sometimes",
-            "\"sometimes\" is not a schedule; write off, continuous, every 4h, daily 03:00 or weekly sun 03:00",
+            "\"sometimes\" is not a schedule: use off, continuous, every 4h, daily 03:00 or weekly sun 03:00",
         ),
         (
             "weekly 03:00",
-            "\"weekly 03:00\" is not a schedule; write off, continuous, every 4h, daily 03:00 or weekly sun 03:00",
+            "\"weekly 03:00\" is not a schedule: use off, continuous, every 4h, daily 03:00 or weekly sun 03:00",
         ),
         (
             "every",
-            "\"every\" is not a schedule; write off, continuous, every 4h, daily 03:00 or weekly sun 03:00",
+            "\"every\" is not a schedule: use off, continuous, every 4h, daily 03:00 or weekly sun 03:00",
         ),
-        ("every 5m", "5m is too little; the least is 15m"),
-        ("every 31d", "31d is too much; the most is 30d"),
-        ("daily 25:00", "\"25:00\" is not a time of day; write it like 07:00, from 00:00 to 24:00"),
-        ("daily 24:00", "\"24:00\" is an end; what begins then begins at 00:00 of the next day"),
+        ("every 5m", "5m is below the minimum of 15m"),
+        ("every 31d", "31d is above the maximum of 30d"),
+        ("daily 25:00", "\"25:00\" is not a time of day: write it like 07:00, from 00:00 to 24:00"),
+        ("daily 24:00", "\"24:00\" cannot be a start time: use 00:00 of the next day"),
     ] {
         let lines = problems(load(&format!("{MANAGER}[refresh]\nschedule = \"{schedule}\"\n")));
         assert_eq!(lines, [format!("gupd.toml:4: refresh.schedule: {expected}")]);
@@ -69,18 +69,18 @@ max_bytes = \"1KiB\"
 paths = [\"\", \"/content/{a}/*/full.zip\", \"/content/*/1/*/x\", \"/a*\"]
 ";
     let expected = [
-        "3: refresh.random: 31m is more than half of every 1h; give at most 30m",
-        "4: refresh.retry: 10s is too little; the least is 1m",
-        "5: refresh.catalogs: \"/*/a\" has a *; give the path of one catalog",
-        "5: refresh.catalogs: \"/a b\" is not a path; write it like /minitri.flg, as clients ask for it",
-        "5: refresh.catalogs: \"/a\" is given twice; give it once",
-        "5: refresh.catalogs: \"minitri.flg\" is not a path; write it like /minitri.flg, as clients ask for it",
-        "7: prefetch.learned: \"yes\" is not one of true, false",
-        "8: prefetch.revisions: 0 is too little; the least is 1",
-        "9: prefetch.max_bytes: 1KiB is too little; the least is 1MiB",
-        "10: prefetch.paths: \"\" is not a path; write it like /minitri.flg, as clients ask for it",
-        "10: prefetch.paths: \"/a*\" has a * that is no revision; write it like /content/{GUID}/*/full.zip",
-        "10: prefetch.paths: \"/content/*/1/*/x\" has a * that is no revision; write it like /content/{GUID}/*/full.zip",
+        "3: refresh.random: 31m exceeds half the period of every 1h: use at most 30m",
+        "4: refresh.retry: 10s is below the minimum of 1m",
+        "5: refresh.catalogs: \"/*/a\" contains *: write the path of one catalog",
+        "5: refresh.catalogs: \"/a b\" is not a path: write it like /minitri.flg, as clients request it",
+        "5: refresh.catalogs: \"/a\" is listed twice: list it once",
+        "5: refresh.catalogs: \"minitri.flg\" is not a path: write it like /minitri.flg, as clients request it",
+        "7: prefetch.learned: invalid value \"yes\": use one of true, false",
+        "8: prefetch.revisions: 0 is below the minimum of 1",
+        "9: prefetch.max_bytes: 1KiB is below the minimum of 1MiB",
+        "10: prefetch.paths: \"\" is not a path: write it like /minitri.flg, as clients request it",
+        "10: prefetch.paths: \"/a*\" contains * outside the place of a revision: write it like /content/{GUID}/*/full.zip",
+        "10: prefetch.paths: \"/content/*/1/*/x\" contains * outside the place of a revision: write it like /content/{GUID}/*/full.zip",
     ]
     .map(|line| format!("gupd.toml:{line}"));
     assert_eq!(problems(load(&format!("{text}{MANAGER}"))), expected);
@@ -91,19 +91,19 @@ fn a_schedule_that_is_legal_but_odd_is_a_warning() {
     for (text, expected) in [
         (
             "[wan]\nwindows = \"sat-sun 00:00-24:00\"\n[refresh]\nschedule = \"weekly mon 03:00\"\n",
-            "6: refresh.schedule: weekly mon 03:00 is outside of wan.windows; it waits for the next of them",
+            "6: refresh.schedule: weekly mon 03:00 is outside wan.windows: each run waits for the next window",
         ),
         (
             "[wan]\nwindows = \"20:00-03:00\"\n[refresh]\nschedule = \"daily 03:00\"\n",
-            "6: refresh.schedule: daily 03:00 is outside of wan.windows; it waits for the next of them",
+            "6: refresh.schedule: daily 03:00 is outside wan.windows: each run waits for the next window",
         ),
         (
             "[refresh]\nretry = \"2h\"\n",
-            "4: refresh.retry: is longer than refresh.retry_window, 1h; nothing is tried again",
+            "4: refresh.retry: exceeds refresh.retry_window (1h): a failed run is not retried",
         ),
         (
             "[refresh]\nschedule = \"continuous\"\nrandom = \"1m\"\n",
-            "5: refresh.random: is not used by a schedule that is continuous",
+            "5: refresh.random: has no effect with a continuous schedule",
         ),
     ] {
         let config = load(&format!("{MANAGER}{text}")).unwrap();

@@ -35,47 +35,44 @@ fn every_mistake_about_a_ring_is_named_with_its_line() {
     for (rings, expected) in [
         (
             "name = \"p\"\n",
-            "9: ring.groups: is missing: a ring that names no group moves nobody; give names of [[group]]s",
+            "9: ring.groups: missing required key: list the names of [[group]]s that the ring moves",
         ),
-        (
-            "name = \"p\"\ngroups = []\n",
-            "11: ring.groups: is empty; give at least one value, or leave the key out",
-        ),
+        ("name = \"p\"\ngroups = []\n", "11: ring.groups: empty list: add a value or remove the key"),
         (
             "name = \"p\"\ngroups = \"c\"\n",
-            "11: ring.groups: there is no group \"c\"; the groups are a, b, default",
+            "11: ring.groups: unknown group \"c\": known groups are a, b, default",
         ),
         (
             "name = \"p\"\ngroups = \"a\"\n[[ring]]\nname = \"q\"\ngroups = \"a\"\n",
-            "14: ring.groups: group \"a\" is in ring \"p\" too; leave it in one of them",
+            "14: ring.groups: group \"a\" is also in ring \"p\": remove it from one of them",
         ),
         (
             "name = \"p\"\ngroups = \"a\"\nafter = \"q\"\n",
-            "12: ring.after: there is no ring \"q\"; name one, or leave it out",
+            "12: ring.after: unknown ring \"q\": name another [[ring]] or remove it",
         ),
         (
             "name = \"p\"\ngroups = \"a\"\nafter = \"q\"\n[[ring]]\nname = \"q\"\ngroups = \"b\"\n",
-            "12: ring.after: \"p\" comes after itself by way of it; let one ring of the circle begin",
+            "12: ring.after: ring \"p\" follows itself: remove after from one ring of the cycle",
         ),
         (
             "name = \"p\"\ngroups = \"a\"\n[[ring]]\nname = \"p\"\ngroups = \"b\"\n",
-            "13: ring.name: \"p\" is the name of two rings; give each its own",
+            "13: ring.name: duplicate name \"p\": give each ring its own name",
         ),
         (
             "name = \"p\"\ngroups = \"a\"\nshares = [10, 10, 100]\n",
-            "12: ring.shares: 10 is not from 11 to 100; shares rise, as in 10, 50, 100",
+            "12: ring.shares: 10 is not between 11 and 100: shares must rise, as in 10, 50, 100",
         ),
         (
             "name = \"p\"\ngroups = \"a\"\nshares = [10]\n",
-            "12: ring.shares: end before 100: the rest of the clients would never move; add 100",
+            "12: ring.shares: end below 100, so some clients would never move: add 100",
         ),
         (
             "name = \"p\"\ngroups = \"a\"\nshares = [100]\nsubnets = \"10.1.0.0/24\"\n",
-            "12: ring.shares: are given beside subnets; give one of them",
+            "12: ring.shares: are set beside subnets: set one of them",
         ),
         (
             "name = \"p\"\ngroups = \"a\"\nwindows = \"sometimes\"\n",
-            "12: ring.windows: \"sometimes\" is not a time of the week; write it like mon-fri 20:00-06:00",
+            "12: ring.windows: \"sometimes\" is not a time of the week: write it like mon-fri 20:00-06:00",
         ),
     ] {
         let lines = problems(load(&with(&format!("[[ring]]\n{rings}"))));
@@ -98,15 +95,12 @@ fn what_is_odd_about_rings_is_a_warning() {
     assert_eq!(
         lines,
         [
-            ":12: ring.step: says nothing without shares or subnets: all clients move in one step",
-            ":18: ring.delay: has it open 31d after publication, and rollout.max_age is 30d: revisions are kept longer for it",
+            ":12: ring.step: has no effect without shares or subnets: all clients move in one step",
+            ":18: ring.delay: opens the ring 31d after publication, beyond rollout.max_age (30d): revisions are kept longer for it",
         ]
     );
     let config = load(&with("[[ring]]\nname = \"p\"\ngroups = \"a\"\n")).unwrap();
     let lines: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
-    assert!(
-        lines[0].contains("do not name b, which is in no ring; its clients come with this one"),
-        "{lines:?}"
-    );
-    assert!(lines[1].contains("do not name default"), "{lines:?}");
+    assert!(lines[0].contains("group b is in no ring: its clients move with this one"), "{lines:?}");
+    assert!(lines[1].contains("group default is in no ring"), "{lines:?}");
 }

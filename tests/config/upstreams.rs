@@ -32,16 +32,16 @@ fn every_mistake_about_a_managers_certificate_is_named() {
     for (settings, expected) in [
         (
             "pin = \"00\"\n",
-            "pin: \"00\" is not a pin; write sha256: and the 64 hex digits of the certificate's SHA-256",
+            "pin: \"00\" is not a pin: write sha256: and the 64 hex digits of the certificate's SHA-256",
         ),
         (
             "pin = \"sha256:xy\"\n",
-            "pin: \"sha256:xy\" is not a pin; write sha256: and the 64 hex digits of the certificate's SHA-256",
+            "pin: \"sha256:xy\" is not a pin: write sha256: and the 64 hex digits of the certificate's SHA-256",
         ),
-        ("pin = []\n", "pin: is empty; give at least one value, or leave the key out"),
-        ("ca = \"\"\n", "ca: is an empty path"),
-        ("client_cert = \"c\"\n", "client_cert: is given without client_key; give both or neither"),
-        ("client_key = \"c\"\n", "client_key: is given without client_cert; give both or neither"),
+        ("pin = []\n", "pin: empty list: add a value or remove the key"),
+        ("ca = \"\"\n", "ca: empty path: write the path of a file or folder"),
+        ("client_cert = \"c\"\n", "client_cert: is set without client_key: set both or neither"),
+        ("client_key = \"c\"\n", "client_key: is set without client_cert: set both or neither"),
     ] {
         let lines = problems(load(&format!("{SECURE}{settings}")));
         assert_eq!(lines, [format!("gupd.toml:3: upstream.{expected}")]);
@@ -57,7 +57,7 @@ fn a_certificate_of_a_manager_that_speaks_none_is_a_mistake() {
     for key in ["ca = \"c\"".to_owned(), format!("pin = \"sha256:{ZEROS}\"")] {
         let name = key.split_once(' ').unwrap().0;
         let lines = problems(load(&format!("{MANAGER}{key}\n")));
-        let expected = "is given, but the URL is http; write https, or leave it out";
+        let expected = "is set, but the URL is http: use https or remove it";
         assert_eq!(lines, [format!("gupd.toml:3: upstream.{name}: {expected}")]);
     }
 }
@@ -67,11 +67,11 @@ fn a_proxy_is_a_url_of_http_without_credentials() {
     for (settings, expected) in [
         (
             "proxy = \"https://p:3128\"\n",
-            "proxy: \"https://p:3128\" is not spoken to proxies; write it like http://proxy:3128",
+            "proxy: \"https://p:3128\" is not an http URL: write it like http://proxy:3128",
         ),
-        ("proxy = \"p:3128\"\n", "proxy: \"p:3128\" has no scheme; write it like http://proxy:3128"),
-        ("proxy = \"http://a:secret@p\"\n", "proxy: has credentials; leave them out of the URL"),
-        ("proxy_auth_file = \"f\"\n", "proxy_auth_file: is given without proxy; give both, or leave it out"),
+        ("proxy = \"p:3128\"\n", "proxy: \"p:3128\" has no scheme: write it like http://proxy:3128"),
+        ("proxy = \"http://a:secret@p\"\n", "proxy: contains credentials: remove them from the URL"),
+        ("proxy_auth_file = \"f\"\n", "proxy_auth_file: is set without proxy: set both or remove it"),
     ] {
         let lines = problems(load(&format!("{MANAGER}{settings}")));
         assert_eq!(lines, [format!("gupd.toml:3: upstream.{expected}")]);

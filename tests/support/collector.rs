@@ -179,7 +179,7 @@ pub fn key(path: &str) -> Arc<str> {
 pub fn everyone_at_once() -> config::RingSettings {
     config::RingSettings {
         name: "everyone".to_owned(),
-        place: None,
+        location: None,
         groups: vec!["default".to_owned()],
         after: None,
         delay: Duration::ZERO,

@@ -120,7 +120,7 @@ impl Identity {
     }
 
     pub fn pin(&self) -> Pin {
-        Pin::of(&self.certificate)
+        Pin::for_certificate(&self.certificate)
     }
 
     /// Writes certificate and key to files.

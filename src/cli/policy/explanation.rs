@@ -183,7 +183,7 @@ impl Taken {
         let glob = glob.map(|glob| Because { setting: "paths", value: glob.clone() });
         Self {
             name: group.name.to_string(),
-            place: settings.place.as_ref().map(ToString::to_string),
+            place: settings.location.as_ref().map(ToString::to_string),
             because: subnet.into_iter().chain(certificate).chain(glob).collect(),
         }
     }

@@ -139,7 +139,7 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let seen = Pin::of(end_entity);
+        let seen = Pin::for_certificate(end_entity);
         let refused = |why: Refused| rustls::Error::from(CertificateError::Other(OtherError(Arc::new(why))));
         let (issuers, pins) = match &self.known {
             Known::Issuer(issuers) => (Some(issuers), None),

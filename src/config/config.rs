@@ -1,0 +1,228 @@
+//! The configuration: composes all sections, and checks settings of one against another. Every problem is recorded before
+//! any is reported. A refused value is replaced by its default, so that reading goes on and finds the next problem.
+
+use std::path::{Path, PathBuf};
+
+use crate::content::{ContentType, PolicySettings, Rule, read_content_types, read_policy, read_rules};
+use crate::defaults;
+use crate::document::Document;
+use crate::fill::{CacheSettings, FillSettings, read_cache, read_fill};
+use crate::group::{GroupContext, GroupSettings, read_groups};
+use crate::guard::{GuardSettings, read_guard};
+use crate::health::{HealthSettings, read_health};
+use crate::lan::{LanSettings, SiteSettings, read_lan, read_site};
+use crate::limit::RateSchedule;
+use crate::log::{LogSettings, read_log};
+use crate::overrides::{Overrides, environment};
+use crate::peer::{PeerSettings, read_peers};
+use crate::problem::{Problem, Problems};
+use crate::refresh::{PrefetchSettings, RefreshSettings, read_prefetch, read_refresh};
+use crate::ring::{RingSettings, read_rings};
+use crate::rollout::{RolloutSettings, read_rollout};
+use crate::route::{RouteSettings, read_routes};
+use crate::server::{ServerSettings, read_server};
+use crate::store::{StoreSettings, default_dir, read_store};
+use crate::upstream::{UpstreamSettings, read_upstreams};
+use crate::wan::{WanLimit, WanSettings, read_wan, read_wan_limits};
+
+/// All settings of a relay, checked by [`Config::load`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Client listeners, admin listener and limits of a connection.
+    pub server: ServerSettings,
+    /// Folder and limits of the store.
+    pub store: StoreSettings,
+    /// Time-outs and limits of fills.
+    pub fill: FillSettings,
+    /// Health checks of upstreams.
+    pub health: HealthSettings,
+    /// Freshness where neither response nor class decides.
+    pub cache: CacheSettings,
+    /// Log format and level.
+    pub log: LogSettings,
+    /// The managers, by priority. Never empty, except from [`Config::load_without_upstreams`].
+    pub upstreams: Vec<UpstreamSettings>,
+    /// Other relays of the site, asked before the managers.
+    pub peers: Vec<PeerSettings>,
+    /// Routes of paths to upstreams. Never empty; the longest prefix wins.
+    pub routes: Vec<RouteSettings>,
+    /// Content types in addition to the built-in ones.
+    pub content_types: Vec<ContentType>,
+    /// Class rules that precede the built-in ones.
+    pub rules: Vec<Rule>,
+    /// Response to denied requests.
+    pub denials: PolicySettings,
+    /// Time zone of the site.
+    pub site: SiteSettings,
+    /// Limits of the line to the upstreams.
+    pub wan: WanSettings,
+    /// Limits by path within `wan.limit`; the first that matches applies.
+    pub wan_limits: Vec<WanLimit>,
+    /// Limits of the line to the clients.
+    pub lan: LanSettings,
+    /// Groups of clients; a client belongs to the first that matches. One without matchers is the last.
+    pub groups: Vec<GroupSettings>,
+    /// Stages of a rollout; without any, clients see a new revision at once.
+    pub rings: Vec<RingSettings>,
+    /// Retention of revisions and criteria of trouble.
+    pub rollout: RolloutSettings,
+    /// Schedule of background refreshes.
+    pub refresh: RefreshSettings,
+    /// Content that is fetched before clients request it.
+    pub prefetch: PrefetchSettings,
+    /// Behaviour while no worker serves.
+    pub guard: GuardSettings,
+    /// Valid but probably unintended settings, by location: for `gupd check` and the log.
+    pub warnings: Vec<Problem>,
+}
+
+impl Config {
+    /// Reads every setting: from `overrides`, else `GUPD_…` in `env`, else `file`, else its default.
+    ///
+    /// # Errors
+    /// All problems together, by location.
+    pub fn load(
+        overrides: &Overrides,
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Problems> {
+        let (mut document, config) = Self::read(overrides, file, env)?;
+        if document.has_no_tables("upstream") {
+            document.refuse_missing("no upstream is configured: set --upstream URL or add [[upstream]]");
+        }
+        Ok(Self { warnings: document.finish()?, ..config })
+    }
+
+    /// Like [`Config::load`], for commands that need no upstream: the list of upstreams may be empty.
+    ///
+    /// # Errors
+    /// All problems together, by location.
+    pub fn load_without_upstreams(
+        overrides: &Overrides,
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Problems> {
+        let (document, config) = Self::read(overrides, file, env)?;
+        document.finish()?;
+        Ok(config)
+    }
+
+    /// Returns the defaults with these upstreams by priority, as a relay without a file has them.
+    ///
+    /// # Errors
+    /// The problems of the URLs.
+    pub fn for_upstreams(urls: &[&str]) -> Result<Self, Problems> {
+        let overrides =
+            Overrides { upstream: urls.iter().map(|&url| url.to_owned()).collect(), ..Overrides::default() };
+        Self::load(&overrides, None, environment().filter(|(name, _)| !name.starts_with("GUPD_")))
+    }
+
+    /// Returns the configuration of one of several processes: with an equal part of every rate.
+    pub fn divide_limits(&self, processes: u32) -> Self {
+        let mut config = self.clone();
+        if processes <= 1 {
+            return config;
+        }
+        config.limits_mut().for_each(|limit| *limit = limit.divide(processes));
+        config
+    }
+
+    fn limits_mut(&mut self) -> impl Iterator<Item = &mut RateSchedule> {
+        let site = [&mut self.wan.limit, &mut self.lan.limit, &mut self.lan.client_limit];
+        let upstreams = self.upstreams.iter_mut().map(|upstream| &mut upstream.limit);
+        let wan_limits = self.wan_limits.iter_mut().map(|limit| &mut limit.limit);
+        let groups = self.groups.iter_mut();
+        let groups =
+            groups.flat_map(|group| [&mut group.limit, &mut group.client_limit, &mut group.wan_limit]);
+        site.into_iter().chain(upstreams).chain(wan_limits).chain(groups)
+    }
+
+    fn read(
+        overrides: &Overrides,
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Document, Self), Problems> {
+        let env: Vec<_> = env.collect();
+        let store_dir = default_dir(Path::new(defaults::STORE_DIR), &env);
+        let mut document = Document::open(overrides, file, env.into_iter())?;
+        let config = Self::read_sections(&mut document, store_dir);
+        config.check_time_zone(&mut document);
+        Ok((document, config))
+    }
+
+    fn read_sections(document: &mut Document, store_dir: PathBuf) -> Self {
+        let server = read_server(document);
+        let store = read_store(document, store_dir);
+        let fill = read_fill(document);
+        let health = read_health(document);
+        let cache = read_cache(document);
+        let log = read_log(document);
+        let site = read_site(document);
+        let wan = read_wan(document);
+        let lan = read_lan(document);
+        let upstreams = read_upstreams(document, &wan, &health);
+        let peers = read_peers(document, &upstreams);
+        let content_types = read_content_types(document);
+        let routes = read_routes(document, &upstreams, &content_types);
+        let rules = read_rules(document);
+        let wan_limits = read_wan_limits(document, &wan, &content_types);
+        let denials = read_policy(document);
+        let context = GroupContext {
+            server: &server,
+            wan: &wan,
+            lan: &lan,
+            content_types: &content_types,
+            upstreams: &upstreams,
+            routes: &routes,
+        };
+        let groups = read_groups(document, &context);
+        let rollout = read_rollout(document);
+        Self {
+            rings: read_rings(document, &groups, &rollout),
+            refresh: read_refresh(document, &wan),
+            prefetch: read_prefetch(document),
+            guard: read_guard(document),
+            server,
+            store,
+            fill,
+            health,
+            cache,
+            log,
+            upstreams,
+            peers,
+            routes,
+            content_types,
+            rules,
+            denials,
+            site,
+            wan,
+            wan_limits,
+            lan,
+            groups,
+            rollout,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Warns that times of day are UTC if neither the configuration nor the machine has a time zone, as in many
+    /// containers.
+    fn check_time_zone(&self, document: &mut Document) {
+        let is_constant = |limit: &RateSchedule| limit.as_constant().is_some();
+        let limits = [&self.wan.limit, &self.lan.limit, &self.lan.client_limit];
+        let limits = limits.into_iter().chain(self.upstreams.iter().map(|upstream| &upstream.limit));
+        let limits = limits.chain(self.wan_limits.iter().map(|limit| &limit.limit));
+        let is_group_constant = |group: &GroupSettings| {
+            group.windows.as_constant().is_some()
+                && [&group.limit, &group.client_limit, &group.wan_limit].into_iter().all(is_constant)
+        };
+        let uses_times = self.wan.windows.as_constant().is_none()
+            || !limits.into_iter().all(is_constant)
+            || !self.groups.iter().all(is_group_constant);
+        if uses_times && self.site.time_zone.is_unknown() {
+            document.warn_missing(
+                "site.time_zone",
+                "is not set and the machine has no time zone: times of day are in UTC",
+            );
+        }
+    }
+}

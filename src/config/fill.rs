@@ -1,0 +1,98 @@
+//! `[fill]` and `[cache]`: how content is fetched from upstreams, and how long it stays fresh where neither the response
+//! nor its content class decides.
+
+use std::time::Duration;
+
+use crate::defaults;
+use crate::document::Document;
+use crate::reader::{count, time};
+use crate::units::Time;
+
+/// `[fill]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct FillSettings {
+    /// Time to connect to an upstream, 1 s to 5 m.
+    pub connect_timeout: Duration,
+    /// Time from a request to the upstream's response head, 1 s to 1 h.
+    pub head_timeout: Duration,
+    /// Time to find an upstream that answers, over all attempts of one request; 1 s to 1 h.
+    pub total_timeout: Duration,
+    /// Time without a byte after which an upstream's transfer counts as broken; 1 s to 1 h.
+    pub idle_timeout: Duration,
+    /// When a fill continues although no client waits for it.
+    pub finish: FinishPolicy,
+    /// Attempts in a row without one new byte, at each upstream, before a fill fails; 1 to 100.
+    pub attempts: u32,
+    /// Maximum number of concurrent fills, 1 to 65,536; further fills wait.
+    pub max_concurrent: usize,
+}
+
+/// `fill.finish`: when a fill continues although no client waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishPolicy {
+    /// Always.
+    Always,
+    /// Once at least this percentage has arrived, 1 to 99.
+    Above(u8),
+    /// Never; the bytes that have arrived are kept for the next client.
+    Never,
+}
+
+/// `[cache]`: lifetimes used where neither the response nor its class decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CacheSettings {
+    /// Freshness of catalogs, 0 to 1 d.
+    pub catalog_fresh: Duration,
+    /// Lifetime of a missing catalog (404), 0 to 1 d.
+    pub catalog_negative: Duration,
+    /// Lifetime of a missing payload (404), 0 to 1 h.
+    pub payload_negative: Duration,
+    /// Lifetime of other negative responses, 0 to 1 d.
+    pub generic_negative: Duration,
+    /// Maximum heuristic freshness of generic content (RFC 9111 §4.2.2), 0 to 365 d.
+    pub heuristic_max: Duration,
+    /// Time for which stale content may be served while no upstream answers (RFC 5861), 0 to 365 d.
+    pub stale_if_error: Duration,
+}
+
+pub(crate) fn read_fill(document: &mut Document) -> FillSettings {
+    let mut s = document.take_section("fill");
+    let fill = FillSettings {
+        connect_timeout: time(&mut s, "connect_timeout", defaults::CONNECT_TIMEOUT),
+        head_timeout: time(&mut s, "head_timeout", defaults::HEAD_TIMEOUT),
+        total_timeout: time(&mut s, "total_timeout", defaults::TOTAL_TIMEOUT),
+        idle_timeout: time(&mut s, "idle_timeout", defaults::IDLE_TIMEOUT),
+        finish: s.read("finish", finish_policy).unwrap_or(FinishPolicy::Always),
+        attempts: count(&mut s, "attempts", defaults::ATTEMPTS),
+        max_concurrent: count(&mut s, "max_concurrent", defaults::MAX_CONCURRENT),
+    };
+    if fill.head_timeout > fill.total_timeout {
+        let total = Time(fill.total_timeout);
+        s.warn("head_timeout", format!("exceeds fill.total_timeout ({total}), which ends the attempt first"));
+    }
+    document.close(s);
+    fill
+}
+
+pub(crate) fn read_cache(document: &mut Document) -> CacheSettings {
+    let mut s = document.take_section("cache");
+    let cache = CacheSettings {
+        catalog_fresh: time(&mut s, "catalog_fresh", defaults::CATALOG_FRESH),
+        catalog_negative: time(&mut s, "catalog_negative", defaults::CATALOG_NEGATIVE),
+        payload_negative: time(&mut s, "payload_negative", defaults::PAYLOAD_NEGATIVE),
+        generic_negative: time(&mut s, "generic_negative", defaults::GENERIC_NEGATIVE),
+        heuristic_max: time(&mut s, "heuristic_max", defaults::HEURISTIC_MAX),
+        stale_if_error: time(&mut s, "stale_if_error", defaults::STALE_IF_ERROR),
+    };
+    document.close(s);
+    cache
+}
+
+fn finish_policy(text: &str) -> Result<FinishPolicy, String> {
+    match (text, text.strip_suffix('%').map(str::parse)) {
+        ("always", _) => Ok(FinishPolicy::Always),
+        ("never", _) => Ok(FinishPolicy::Never),
+        (_, Some(Ok(percent @ 1..=99))) => Ok(FinishPolicy::Above(percent)),
+        _ => Err(format!("invalid value {text:?}: use always, never or a percentage from 1% to 99%")),
+    }
+}

@@ -1,0 +1,148 @@
+//! `[[route]]`: path prefixes, the upstreams they go to and the rules that class their paths. A configuration without
+//! routes has one for all paths, to every upstream.
+
+use crate::content::{ContentType, type_names};
+use crate::document::{Document, Section};
+use crate::guard::{FALLBACKS, Fallback};
+use crate::reader::{choice, name};
+use crate::upstream::{UpstreamSettings, find_upstream};
+
+/// `[[route]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteSettings {
+    /// Unique name in keys, logs and metrics; host and prefix by default.
+    pub name: String,
+    /// Starts with `/` and ends without, except for `/` itself. Matches whole path segments, case-insensitive.
+    pub prefix: String,
+    /// Requests with this `Host` only (without port, lower case).
+    pub host: Option<String>,
+    /// Indices into [`Config::upstreams`](crate::Config::upstreams), by priority. Never empty.
+    pub upstreams: Vec<usize>,
+    /// Rules that class the paths of this route.
+    pub profile: Profile,
+    /// Response while no worker serves, if not `guard.answer`.
+    pub fallback: Option<Fallback>,
+    /// Content types that are neither fetched nor served here.
+    pub deny_download: Vec<String>,
+}
+
+/// Built-in rules that class the paths of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// `sep`, then `liveupdate`, then `generic`: the default.
+    Auto,
+    /// SyLink content of a SEPM.
+    Sep,
+    /// A LiveUpdate server.
+    LiveUpdate,
+    /// RFC 9111 only.
+    Generic,
+}
+
+const PROFILES: [(&str, Profile); 4] = [
+    ("auto", Profile::Auto),
+    ("sep", Profile::Sep),
+    ("liveupdate", Profile::LiveUpdate),
+    ("generic", Profile::Generic),
+];
+
+pub(crate) fn read_routes(
+    document: &mut Document,
+    upstreams: &[UpstreamSettings],
+    types: &[ContentType],
+) -> Vec<RouteSettings> {
+    let tables = document.take_tables("route", None);
+    let all_upstreams: Vec<usize> = (0..upstreams.len()).collect();
+    if tables.is_empty() {
+        return vec![RouteSettings {
+            name: "/".to_owned(),
+            prefix: "/".to_owned(),
+            host: None,
+            upstreams: all_upstreams,
+            profile: Profile::Auto,
+            fallback: None,
+            deny_download: Vec::new(),
+        }];
+    }
+    let mut routes: Vec<RouteSettings> = Vec::with_capacity(tables.len());
+    for mut s in tables {
+        let prefix = s.read_required("prefix", prefix);
+        let host = s.read("host", host);
+        let given_name = s.read("name", name);
+        let profile = s.read("profile", |text| choice(text, &PROFILES)).unwrap_or(Profile::Auto);
+        let fallback = s.read("fallback", |text| choice(text, &FALLBACKS));
+        let upstreams = s.read_list("upstreams", |text| find_upstream(text, upstreams));
+        let deny_download = type_names(&mut s, "deny_download", types);
+        if let Some(prefix) = prefix {
+            let name =
+                given_name.unwrap_or_else(|| format!("{}{prefix}", host.as_deref().unwrap_or_default()));
+            let upstreams = upstreams.unwrap_or_else(|| all_upstreams.clone());
+            let route = RouteSettings { name, prefix, host, upstreams, profile, fallback, deny_download };
+            check_route(&mut s, &route, &routes);
+            routes.push(route);
+        }
+        document.close(s);
+    }
+    routes
+}
+
+// The name is part of the cache key: two routes of one name would share objects.
+fn check_route(s: &mut Section, route: &RouteSettings, others: &[RouteSettings]) {
+    let has_same_prefix =
+        |other: &&RouteSettings| other.host == route.host && other.prefix.eq_ignore_ascii_case(&route.prefix);
+    if let Some(other) = others.iter().find(has_same_prefix) {
+        let host = route.host.as_deref().map(|host| format!(" for host {host}")).unwrap_or_default();
+        s.refuse(
+            "prefix",
+            format!("duplicate prefix {:?}{host}: route {:?} already has it", route.prefix, other.name),
+        );
+    } else if others.iter().any(|other| other.name == route.name) {
+        s.refuse("name", format!("duplicate name {:?}: give each route its own name", route.name));
+    }
+    if route.name.starts_with('@') {
+        s.refuse(
+            "name",
+            format!("{:?} starts with @, which marks cache keys of copies: use another name", route.name),
+        );
+    }
+    if let Some((at, _)) =
+        route.upstreams.iter().enumerate().find(|(i, upstream)| route.upstreams[..*i].contains(upstream))
+    {
+        s.refuse("upstreams", format!("entry {} repeats an upstream: list each once", at + 1));
+    }
+}
+
+// Kept without its last slash: `/content/` and `/content` match the same whole segments.
+fn prefix(text: &str) -> Result<String, String> {
+    let Some(rest) = text.strip_prefix('/') else {
+        return Err(format!("{text:?} does not start with /: write it like /content"));
+    };
+    if rest.is_empty() {
+        return Ok(text.to_owned());
+    }
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if rest.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+        return Err(format!("{text:?} has an empty, \".\" or \"..\" segment, which no request path has"));
+    }
+    if !rest.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'%' | b'*' | b'\\')) {
+        return Err(format!(
+            "{text:?} is not a path prefix: write it like /content, without ?, #, %, * or spaces"
+        ));
+    }
+    Ok(format!("/{rest}"))
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_valid = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !text.is_empty()
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        }
+    };
+    if !is_valid {
+        return Err(format!("{text:?} is not a host: write it like updates.example, without a port"));
+    }
+    Ok(text.to_ascii_lowercase())
+}

@@ -1,0 +1,111 @@
+//! `[server]`: the addresses that clients connect to, and the limits of one connection. Addresses that cannot be bound
+//! together are refused here, before any socket is opened.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::defaults;
+use crate::document::{Document, Section};
+use crate::reader::{count, number, path, size, time};
+use crate::tls::{CertificateFiles, certificate_files};
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerSettings {
+    /// Addresses that clients connect to. Never empty.
+    pub listen: Vec<SocketAddr>,
+    /// Address of the admin listener.
+    pub admin: SocketAddr,
+    /// File with the token that changes over the admin listener need. Without it nobody can make changes.
+    pub admin_token_file: Option<PathBuf>,
+    /// Threads that serve clients, 1 to 1,024; one for each core by default.
+    pub workers: usize,
+    /// Certificate and key; with them every `listen` address speaks TLS.
+    pub tls: Option<CertificateFiles>,
+    /// Issuers of the certificates that clients may present over TLS.
+    pub client_ca: Option<PathBuf>,
+    /// Maximum number of open connections, 1 to 1,000,000.
+    pub max_connections: usize,
+    /// Maximum size of a request head, 8 KiB to 1 MiB.
+    pub max_header_bytes: usize,
+    /// Maximum size of a request target, 256 B to 64 KiB.
+    pub max_uri_bytes: usize,
+    /// Time for a request head to arrive, and for a kept-alive connection to send its next one; 1 s to 1 h.
+    pub header_timeout: Duration,
+    /// Time in which a client must read, or in a request body send, at least one byte; 1 s to 1 h.
+    pub stall_timeout: Duration,
+    /// Time for running downloads to finish after SIGTERM, 0 to 24 h.
+    pub drain_timeout: Duration,
+}
+
+pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
+    let mut s = document.take_section("server");
+    let (listen, admin) = read_addresses(&mut s);
+    let admin_token_file = s.read("admin_token_file", path);
+    let tls = certificate_files(&mut s, "tls_cert", "tls_key");
+    let client_ca = s.read("client_ca", path);
+    if client_ca.is_some() && !s.is_given("tls_cert") {
+        s.refuse("client_ca", "is set without tls_cert: clients present certificates over TLS only");
+    }
+    let workers = s.read("workers", workers).unwrap_or_else(available_cores);
+    let max_header_bytes = size(&mut s, "max_header_bytes", defaults::MAX_HEADER_BYTES);
+    let max_uri_bytes = size(&mut s, "max_uri_bytes", defaults::MAX_URI_BYTES);
+    if max_uri_bytes > max_header_bytes {
+        s.refuse("max_uri_bytes", "exceeds max_header_bytes, which includes the request target");
+    }
+    let server = ServerSettings {
+        listen,
+        admin,
+        admin_token_file,
+        workers,
+        tls,
+        client_ca,
+        max_connections: count(&mut s, "max_connections", defaults::MAX_CONNECTIONS),
+        // Both are at most 1 MiB.
+        max_header_bytes: usize::try_from(max_header_bytes).unwrap_or(usize::MAX),
+        max_uri_bytes: usize::try_from(max_uri_bytes).unwrap_or(usize::MAX),
+        header_timeout: time(&mut s, "header_timeout", defaults::HEADER_TIMEOUT),
+        stall_timeout: time(&mut s, "stall_timeout", defaults::STALL_TIMEOUT),
+        drain_timeout: time(&mut s, "drain_timeout", defaults::DRAIN_TIMEOUT),
+    };
+    document.close(s);
+    server
+}
+
+fn read_addresses(s: &mut Section) -> (Vec<SocketAddr>, SocketAddr) {
+    let listen = s.read_list("listen", address).unwrap_or_else(|| vec![defaults::LISTEN]);
+    let admin = s.read("admin", address).unwrap_or(defaults::ADMIN);
+    if let Some((_, address)) =
+        listen.iter().enumerate().find(|(i, a)| listen[..*i].iter().any(|b| conflict(a, b)))
+    {
+        s.refuse("listen", format!("{address} overlaps another listen address: list each port once"));
+    }
+    if let Some(listen) = listen.iter().find(|listen| conflict(listen, &admin)) {
+        s.refuse("admin", format!("{admin} overlaps the listen address {listen}: use another port"));
+    }
+    (listen, admin)
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    if text == "auto" { Ok(available_cores()) } else { number(text, defaults::WORKERS) }
+}
+
+fn available_cores() -> usize {
+    std::thread::available_parallelism()
+        .map_or(defaults::WORKERS.default, |cores| cores.get().min(defaults::WORKERS.most))
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is not an address with a port: write it like 0.0.0.0:2967 or [::1]:2967")
+    })
+}
+
+// A wildcard address covers every other of its family and port. Port 0 is a free port each time.
+fn conflict(a: &SocketAddr, b: &SocketAddr) -> bool {
+    a.port() == b.port()
+        && a.port() != 0
+        && a.is_ipv4() == b.is_ipv4()
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}

@@ -1,0 +1,110 @@
+//! `[[upstream]]`: the managers, their URLs, certificates, limits and priorities.
+
+use std::path::PathBuf;
+
+use http::Uri;
+use http::uri::{PathAndQuery, Scheme};
+
+use crate::defaults;
+use crate::document::{Document, Section};
+use crate::health::HealthSettings;
+use crate::limit::{RateSchedule, read_rate_schedule, warn_above};
+use crate::reader::{name, name_or_authority, number, origin, path};
+use crate::tls::{Trust, read_trust};
+use crate::wan::WanSettings;
+
+/// `[[upstream]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamSettings {
+    /// Name in routes, logs and metrics; its authority by default.
+    pub name: String,
+    /// `http` or `https`, host, optional port; no path, no credentials.
+    pub url: Uri,
+    /// Limit of its downloads, within `wan.limit`.
+    pub limit: RateSchedule,
+    /// URL at which clients reach it, if that is not `url`; the same form.
+    pub public_url: Option<Uri>,
+    /// Rules that verify its certificate if the URL is `https`.
+    pub trust: Trust,
+    /// Proxy between the relay and it.
+    pub proxy: Option<HttpProxy>,
+    /// Smaller is asked first, and upstreams of one priority share requests; 1 to 1,000. By default its position in the
+    /// route's list.
+    pub priority: Option<u32>,
+    /// Path that a health check requests; without one a connection is enough.
+    pub check: Option<PathAndQuery>,
+}
+
+impl UpstreamSettings {
+    /// Returns the URL at which clients reach the upstream.
+    pub fn client_url(&self) -> &Uri {
+        self.public_url.as_ref().unwrap_or(&self.url)
+    }
+}
+
+/// A proxy toward an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpProxy {
+    /// `http`, host, optional port; no path, no credentials.
+    pub url: Uri,
+    /// File with `user:password` on its first line.
+    pub auth_file: Option<PathBuf>,
+}
+
+pub(crate) fn read_upstreams(
+    document: &mut Document,
+    wan: &WanSettings,
+    health: &HealthSettings,
+) -> Vec<UpstreamSettings> {
+    let tables = document.take_tables("upstream", Some("url"));
+    let mut upstreams: Vec<UpstreamSettings> = Vec::with_capacity(tables.len());
+    for mut s in tables {
+        let url = s.read_required("url", |text| origin(text, "http://manager:8014"));
+        let given_name = s.read("name", name);
+        let limit = read_rate_schedule(&mut s, "limit");
+        let public_url = s.read("public_url", |text| origin(text, "https://manager.example"));
+        warn_above(&mut s, "limit", &limit, "wan.limit", &wan.limit);
+        let trust = read_trust(&mut s, url.as_ref());
+        let proxy = read_proxy(&mut s);
+        let priority = s.read("priority", |text| number(text, defaults::PRIORITY));
+        let check = s.read("check", check_path);
+        if check.is_some() && health.interval.is_none() {
+            s.warn("check", "has no effect while health.interval is off");
+        }
+        if let Some(url) = url {
+            let name = name_or_authority(given_name, &url);
+            if upstreams.iter().any(|other| other.name == name) {
+                s.refuse("name", format!("duplicate name {name:?}: give each upstream its own name"));
+            }
+            upstreams.push(UpstreamSettings { name, url, limit, priority, check, public_url, trust, proxy });
+        }
+        document.close(s);
+    }
+    upstreams
+}
+
+/// Returns the position of the upstream with this name.
+pub(crate) fn find_upstream(text: &str, upstreams: &[UpstreamSettings]) -> Result<usize, String> {
+    upstreams.iter().position(|upstream| upstream.name == text).ok_or_else(|| {
+        let names: Vec<_> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+        let known = if names.is_empty() { "none is configured".to_owned() } else { names.join(", ") };
+        format!("unknown upstream {text:?}: known upstreams are {known}")
+    })
+}
+
+fn read_proxy(s: &mut Section) -> Option<HttpProxy> {
+    let url = s.read("proxy", |text| match origin(text, "http://proxy:3128")? {
+        url if url.scheme() == Some(&Scheme::HTTP) => Ok(url),
+        _ => Err(format!("{text:?} is not an http URL: write it like http://proxy:3128")),
+    });
+    let auth_file = s.read("proxy_auth_file", path);
+    if auth_file.is_some() && !s.is_given("proxy") {
+        s.refuse("proxy_auth_file", "is set without proxy: set both or remove it");
+    }
+    Some(HttpProxy { url: url?, auth_file })
+}
+
+fn check_path(text: &str) -> Result<PathAndQuery, String> {
+    let path = text.parse().ok().filter(|_| text.starts_with('/'));
+    path.ok_or_else(|| format!("{text:?} is not a path: write it like /secars/secars.dll?hello,secars"))
+}
