@@ -18,7 +18,7 @@ use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::Classification;
 use gupd_config::{self as config, Class};
 use gupd_http::{Freshness, UnstorableReason, VaryFields};
-use gupd_store::{BlobId, BodySource, Object, Store, StoreError};
+use gupd_store::{BlobId, BodySource, Object, ObjectKey, Store, StoreError};
 
 /// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB a relay may use beyond `store.memory`.
 const HOT_ENTRIES: u64 = 32 << 20;
@@ -71,8 +71,8 @@ pub enum Found {
 /// Stored responses by key.
 #[derive(Debug)]
 pub struct Cache {
-    hot: moka::sync::Cache<Arc<str>, Variants>,
-    unstorable: moka::sync::Cache<Arc<str>, UnstorableReason>,
+    hot: moka::sync::Cache<ObjectKey, Variants>,
+    unstorable: moka::sync::Cache<ObjectKey, UnstorableReason>,
     store: Arc<Store>,
     rules: ArcSwap<config::CacheSettings>,
     clock: Clock,
@@ -98,7 +98,7 @@ impl Cache {
             .max_capacity(HOT_ENTRIES)
             // moka's default may refuse a new entry, and then a fill that just ended could not be found.
             .eviction_policy(EvictionPolicy::lru())
-            .weigher(|key: &Arc<str>, variants: &Variants| {
+            .weigher(|key: &ObjectKey, variants: &Variants| {
                 let entries = variants.iter().map(|entry| entry.weight()).sum::<usize>();
                 u32::try_from(key.len() + entries).unwrap_or(u32::MAX)
             })
@@ -155,7 +155,7 @@ impl Cache {
     /// When the index cannot be read.
     pub async fn find(
         &self,
-        key: &Arc<str>,
+        key: &ObjectKey,
         request: &HeaderMap,
         classified: &Classification,
     ) -> Result<Found, StoreError> {
@@ -206,7 +206,7 @@ impl Cache {
     ///
     /// # Errors
     /// When the index cannot be written.
-    pub async fn invalidate(&self, key: &Arc<str>) -> Result<(), StoreError> {
+    pub async fn invalidate(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.forget(std::slice::from_ref(key));
         self.store.remove(key).await?;
         self.forget(std::slice::from_ref(key));
@@ -218,7 +218,7 @@ impl Cache {
     ///
     /// # Errors
     /// When the index cannot be written.
-    pub async fn discard(&self, blob: BlobId, key: &Arc<str>) -> Result<(), StoreError> {
+    pub async fn discard(&self, blob: BlobId, key: &ObjectKey) -> Result<(), StoreError> {
         self.discard_blob(blob).await?;
         self.forget(std::slice::from_ref(key));
         Ok(())
@@ -252,7 +252,7 @@ impl Cache {
     }
 
     /// Remembers that a response under this key could not be shared.
-    pub fn remember_unstorable(&self, key: &Arc<str>, why: UnstorableReason) {
+    pub fn remember_unstorable(&self, key: &ObjectKey, why: UnstorableReason) {
         self.unstorable.insert(key.clone(), why);
     }
 
@@ -306,7 +306,7 @@ impl Cache {
         if uses.is_empty() { Ok(()) } else { self.store.record_use(uses).await }
     }
 
-    async fn load(&self, key: &Arc<str>, classified: &Classification) -> Result<Variants, StoreError> {
+    async fn load(&self, key: &ObjectKey, classified: &Classification) -> Result<Variants, StoreError> {
         let changes = self.changes.load(Ordering::Acquire);
         let objects = self.store.lookup(key).await?;
         // One whose selection cannot be read must not match anything.
@@ -340,7 +340,7 @@ impl Cache {
         }
     }
 
-    fn forget(&self, keys: &[Arc<str>]) {
+    fn forget(&self, keys: &[ObjectKey]) {
         self.changes.fetch_add(1, Ordering::AcqRel);
         for key in keys {
             self.hot.invalidate(&**key);

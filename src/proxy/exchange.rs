@@ -24,6 +24,7 @@ use gupd_http::target::Target;
 use gupd_net::listen::ClientConnection;
 use gupd_net::shape::{BandwidthClass, Purpose};
 use gupd_rollout::revision::RevisionNumber;
+use gupd_store::ObjectKey;
 
 /// A request with a valid target, and what is known of it so far.
 pub(crate) struct Exchange<'a> {
@@ -36,7 +37,7 @@ pub(crate) struct Exchange<'a> {
     pub(crate) generation: &'a Arc<Generation>,
     pub(crate) target: Target,
     pub(crate) group: &'a Arc<Group>,
-    key: OnceLock<Arc<str>>,
+    key: OnceLock<ObjectKey>,
     classified: OnceLock<Classification>,
     hot: OnceLock<Option<Arc<Entry>>>,
     lookup: OnceLock<Lookup>,
@@ -120,7 +121,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Key under which the response is stored.
-    pub(crate) fn key(&self) -> &Arc<str> {
+    pub(crate) fn key(&self) -> &ObjectKey {
         self.key.get_or_init(|| self.target.key().into())
     }
 
@@ -219,7 +220,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// The request that brings a stored response again.
-    pub(crate) fn wanted_again(&self, key: Arc<str>, classified: &Classification) -> Wanted {
+    pub(crate) fn wanted_again(&self, key: ObjectKey, classified: &Classification) -> Wanted {
         let instance = self.generation.upstreams.instance();
         Wanted {
             key,

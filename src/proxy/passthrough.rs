@@ -2,7 +2,6 @@
 //! the statuses that clients see when the relay has nothing better for them.
 
 use std::ops::ControlFlow::{Break, Continue};
-use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::Body;
@@ -22,6 +21,7 @@ use gupd_http::key::{self, KeyBinding};
 use gupd_http::status::CacheStatus;
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::{CurrentUpstream, RequestBody, UpstreamError, UpstreamRequest, UpstreamResponse};
+use gupd_store::ObjectKey;
 
 /// `Retry-After` in seconds where the end of a failure is not known. A quarter of a heartbeat: clients neither hammer a
 /// manager that fails nor wait long for one that does not.
@@ -146,7 +146,7 @@ async fn invalidate(proxy: &Proxy, exchange: &Exchange<'_>, response: &HeaderMap
         let normal = key::normalize(path.path(), path.query()).ok()?;
         let class = || generation.policy.classify(&target.route, normal.path()).class;
         let bound = target.binding().map(|binding| KeyBinding { binding, class: class() });
-        Some(Arc::from(normal.key(&target.route.name, bound)))
+        Some(ObjectKey::from(normal.key(&target.route.name, bound)))
     });
     for key in std::iter::once(exchange.key().clone()).chain(named) {
         proxy.fills.detach(&key);

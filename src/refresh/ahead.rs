@@ -2,8 +2,6 @@
 //! first. It begins after a refresh, and when a client has asked for a revision that was not known; it stops when the
 //! window closes, keeps what came, and goes on in the next window.
 
-use std::sync::Arc;
-
 use http::StatusCode;
 
 use super::learn::Learner;
@@ -12,7 +10,7 @@ use super::{MAX_FAILURES, Settings, Worker, random, reached};
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::RevisionFile;
 use gupd_proxy::background::FetchOutcome;
-use gupd_store::{Object, StoreError};
+use gupd_store::{Object, ObjectKey, StoreError};
 
 /// What stands for the newest revision in a path of `prefetch.paths`.
 const ANY_REVISION: &str = "/*/";
@@ -104,7 +102,7 @@ impl Worker {
     }
 
     /// Keys in the order they are fetched.
-    async fn wanted(&self, settings: &Settings) -> Vec<Arc<str>> {
+    async fn wanted(&self, settings: &Settings) -> Vec<ObjectKey> {
         let prefetch = &settings.prefetch;
         if !prefetch.learned && prefetch.paths.is_empty() {
             return Vec::new();
@@ -113,13 +111,13 @@ impl Worker {
             tracing::error!(%error, "what to prefetch cannot be learned from the store");
             Taken::new(prefetch.revisions)
         });
-        let mut wanted: Vec<Arc<str>> = Vec::new();
+        let mut wanted: Vec<ObjectKey> = Vec::new();
         for path in &prefetch.paths {
             match self.background.keys_of(path) {
                 Ok(keys) => {
                     let known = keys.into_iter().filter_map(|key| match key.split_once(ANY_REVISION) {
                         // Of a revision that is not known yet, nothing.
-                        Some((series, name)) => taken.revisions.of_newest(series, name).map(Arc::from),
+                        Some((series, name)) => taken.revisions.of_newest(series, name).map(ObjectKey::from),
                         None => Some(key),
                     });
                     wanted.extend(known);
@@ -131,7 +129,7 @@ impl Worker {
             let listed = self.background.fills().digests().listed();
             let listed = taken.listed.wanted(listed.iter().map(|key| key.as_str()));
             let learned = taken.revisions.wanted().into_iter().chain(listed);
-            wanted.extend(learned.filter(|key| self.background.is_payload_key(key)).map(Arc::from));
+            wanted.extend(learned.filter(|key| self.background.is_payload_key(key)).map(ObjectKey::from));
         }
         wanted
     }

@@ -2,14 +2,13 @@
 //! `store.max_unused` is not in the store any more; a refresh does not count as asking.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 
 use super::snapshot::Memory;
 use super::{MAX_FAILURES, Report, Settings, Worker};
 use gupd_proxy::background::{FetchOutcome, OriginError};
-use gupd_store::{Object, StoreError};
+use gupd_store::{Object, ObjectKey, StoreError};
 
 /// Catalogs asked for at once: a line with a delay is used, a manager is not flooded by a thousand sites.
 pub(super) const AT_ONCE: usize = 4;
@@ -43,7 +42,7 @@ impl CatalogOutcome {
 /// A catalog to ask for.
 enum Catalog {
     Stored(Box<Object>),
-    Listed(Arc<str>),
+    Listed(ObjectKey),
 }
 
 impl Worker {
@@ -65,7 +64,7 @@ impl Worker {
         });
         let mut catalogs: Vec<Catalog> =
             stored.into_iter().map(|object| Catalog::Stored(Box::new(object))).collect();
-        let stored: BTreeSet<Arc<str>> = catalogs.iter().map(|catalog| catalog.key().clone()).collect();
+        let stored: BTreeSet<ObjectKey> = catalogs.iter().map(|catalog| catalog.key().clone()).collect();
         for path in &settings.catalogs {
             match self.background.keys_of(path) {
                 Ok(keys) => {
@@ -131,7 +130,7 @@ impl Worker {
 }
 
 impl Catalog {
-    fn key(&self) -> &Arc<str> {
+    fn key(&self) -> &ObjectKey {
         match self {
             Self::Stored(object) => &object.key,
             Self::Listed(key) => key,

@@ -3,7 +3,6 @@
 //! that could not be collected, and that whoever waits for a catalog is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::catalogs::CatalogOutcome;
 use super::collect::{Collected, Source, Uncollected};
@@ -15,6 +14,7 @@ use gupd_rollout::engine::Found;
 use gupd_rollout::revision::{Catalog, Revision};
 use gupd_rollout::state::{Published, source_of};
 use gupd_rollout::views::Views;
+use gupd_store::ObjectKey;
 
 impl Worker {
     /// Collects every source, and publishes what was collected.
@@ -134,7 +134,7 @@ impl Worker {
         }
     }
 
-    fn tell_of(&self, asked: BTreeSet<Arc<str>>) {
+    fn tell_of(&self, asked: BTreeSet<ObjectKey>) {
         let views = self.rollouts.views().as_ref().cloned();
         let newest = views.as_ref().and_then(|views| views.newest());
         if let Some(newest) = newest {

@@ -16,6 +16,7 @@ use gupd_proxy::background::{CatalogError, CatalogSource, OriginError, PendingOu
 use gupd_rollout::engine::FoundCatalog;
 use gupd_rollout::revision::Revision;
 use gupd_rollout::state::source_of;
+use gupd_store::ObjectKey;
 
 /// Collects of one upstream in a row. A manager that publishes takes a moment; one whose files differ after each of so
 /// many is several, behind one name.
@@ -30,7 +31,7 @@ pub(super) struct Source<'a> {
     /// What its keys begin with.
     pub(super) name: Arc<str>,
     /// Its catalogs, and when a client last asked for each.
-    pub(super) known: BTreeMap<Arc<str>, UnixMillis>,
+    pub(super) known: BTreeMap<ObjectKey, UnixMillis>,
     /// What clients may see already.
     pub(super) newest: Option<&'a Revision>,
     /// Also if nobody waits for any of it.
@@ -44,7 +45,7 @@ pub(super) struct Collected {
     /// What clients wait for, and there is none of.
     pub(super) absent: Collect,
     /// What clients waited for that was asked for.
-    pub(super) asked: BTreeSet<Arc<str>>,
+    pub(super) asked: BTreeSet<ObjectKey>,
 }
 
 /// Why a source was not collected.
@@ -81,7 +82,7 @@ impl Worker {
         room: &mut Room,
     ) -> Result<Collected, Uncollected> {
         let mut failure = Uncollected::Nobody;
-        for upstream in self.background.catalog_sources(&Arc::from(format!("{} /", source.name)))? {
+        for upstream in self.background.catalog_sources(&ObjectKey::from(format!("{} /", source.name)))? {
             let mut left = room.clone();
             let before = memory.last(&source.name, upstream.name());
             match self.collect_from(&upstream, source, before, &mut left).await {
@@ -152,9 +153,9 @@ impl Worker {
     async fn ask_all(
         &self,
         upstream: &CatalogSource,
-        keys: &BTreeMap<Arc<str>, UnixMillis>,
+        keys: &BTreeMap<ObjectKey, UnixMillis>,
     ) -> Result<Collect, CatalogError> {
-        let ask = |(key, last_asked): (&Arc<str>, &UnixMillis)| {
+        let ask = |(key, last_asked): (&ObjectKey, &UnixMillis)| {
             let (key, last_asked) = (key.clone(), *last_asked);
             async move { self.ask_for_one(upstream, key, last_asked, Purpose::Revalidation).await }
         };
@@ -166,7 +167,7 @@ impl Worker {
         &self,
         upstream: &CatalogSource,
         source: &Source<'_>,
-        asked: &mut BTreeSet<Arc<str>>,
+        asked: &mut BTreeSet<ObjectKey>,
         room: &mut Room,
     ) -> Came {
         let mut came = Came::default();
@@ -189,7 +190,7 @@ impl Worker {
                 return came;
             }
             let now = self.clock.now();
-            let ask = |key: Arc<str>| async move {
+            let ask = |key: ObjectKey| async move {
                 let answer = self.ask_for_one(upstream, key.clone(), now, Purpose::Client).await;
                 (key, answer)
             };
@@ -217,7 +218,7 @@ impl Worker {
     }
 
     /// Tells at once who waits for what need not be asked for.
-    async fn may_be_asked(&self, source: &Source<'_>, key: &Arc<str>, room: &Room) -> bool {
+    async fn may_be_asked(&self, source: &Source<'_>, key: &ObjectKey, room: &Room) -> bool {
         let told = if source.newest.is_some_and(|newest| newest.catalogs.contains_key(key)) {
             Some(PendingOutcome::Published)
         } else if !self.background.is_catalog_key(key) || !room.admits(key) {
@@ -236,10 +237,10 @@ impl Worker {
     async fn ask_for_one(
         &self,
         upstream: &CatalogSource,
-        key: Arc<str>,
+        key: ObjectKey,
         last_used: UnixMillis,
         purpose: Purpose,
-    ) -> Result<(Arc<str>, Option<FoundCatalog>), CatalogError> {
+    ) -> Result<(ObjectKey, Option<FoundCatalog>), CatalogError> {
         let entry = Box::pin(self.background.fetch_catalog(upstream, &key, purpose)).await?;
         let found = entry.map(|entry| {
             // To be asked for by the relay is no use, but it is used as what clients get of it.
@@ -259,6 +260,6 @@ impl Worker {
 #[derive(Default)]
 struct Came {
     there: Collect,
-    absent: Vec<Arc<str>>,
+    absent: Vec<ObjectKey>,
     failure: Option<CatalogError>,
 }

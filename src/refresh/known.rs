@@ -11,14 +11,14 @@ use gupd_config::clock::UnixMillis;
 use gupd_rollout::revision::{Catalog, version_key};
 use gupd_rollout::state::{MAX_CATALOGS, source_of};
 use gupd_rollout::views::Views;
-use gupd_store::{Store, StoreError};
+use gupd_store::{ObjectKey, Store, StoreError};
 
 /// Absent catalogs that are collected again, those that were asked for last: beside them there is room for what clients
 /// ask for until the next revision.
 const MAX_ABSENT: usize = 500;
 
 /// Catalogs by source, and when a client last asked for each.
-pub(super) type Known = BTreeMap<Arc<str>, BTreeMap<Arc<str>, UnixMillis>>;
+pub(super) type Known = BTreeMap<Arc<str>, BTreeMap<ObjectKey, UnixMillis>>;
 
 impl Worker {
     /// The catalogs to collect, `also_stored` those that are in no revision.
@@ -31,8 +31,8 @@ impl Worker {
         let now = self.clock.now();
         let unused = i64::try_from(settings.max_unused.as_millis()).unwrap_or(i64::MAX);
         let is_used = |last_asked: &UnixMillis| now.saturating_sub(*last_asked) <= unused;
-        let mut known: BTreeMap<Arc<str>, UnixMillis> = BTreeMap::new();
-        let mut absent: Vec<(UnixMillis, &Arc<str>)> = Vec::new();
+        let mut known: BTreeMap<ObjectKey, UnixMillis> = BTreeMap::new();
+        let mut absent: Vec<(UnixMillis, &ObjectKey)> = Vec::new();
         // Whoever comes first after a long absence is not known to the store yet.
         if also_stored && let Err(error) = self.background.record_uses().await {
             tracing::debug!(%error, "what was used lately is not known");

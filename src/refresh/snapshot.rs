@@ -10,6 +10,7 @@ use gupd_config::clock::UnixMillis;
 use gupd_rollout::engine::FoundCatalog;
 use gupd_rollout::revision::{Catalog, Revision};
 use gupd_rollout::state::{MAX_CATALOGS, source_of};
+use gupd_store::ObjectKey;
 
 /// Catalogs of a revision that there are none of, at most. Further ones are asked for whenever a client asks: clients may
 /// make names up.
@@ -24,7 +25,7 @@ const MAX_QUERIED: usize = 256;
 const REST: i64 = 30_000;
 
 /// What an upstream has, by key; `None` is what it has not.
-pub(super) type Collect = BTreeMap<Arc<str>, Option<FoundCatalog>>;
+pub(super) type Collect = BTreeMap<ObjectKey, Option<FoundCatalog>>;
 
 /// Whether everything in `collected` was the same in `before`, all of which was asked for before any of it.
 pub(super) fn agree(before: &Collect, collected: &Collect) -> bool {
@@ -144,7 +145,7 @@ mod tests {
     }
 
     fn collect(catalogs: &[(&str, u8)]) -> Collect {
-        catalogs.iter().map(|(key, version)| (Arc::from(*key), found(*version))).collect()
+        catalogs.iter().map(|(key, version)| ((*key).into(), found(*version))).collect()
     }
 
     #[test]
@@ -171,7 +172,7 @@ mod tests {
             let version = |at: usize| publications.iter().filter(|published| **published <= at).count();
             let read = |from: usize| -> Collect {
                 (0..files).map(|file| {
-                    (Arc::from(format!("r /{file}")), found(u8::try_from(version(from + file)).unwrap()))
+                    (ObjectKey::from(format!("r /{file}")), found(u8::try_from(version(from + file)).unwrap()))
                 }).collect()
             };
             for begin in 0..20 {

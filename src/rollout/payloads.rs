@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::revision::RevisionNumber;
 use super::state::{Gone, State};
+use gupd_store::ObjectKey;
 
 /// Payloads noted, at most: deltas and full sets of some dozens of contents in a thousand revisions are fewer. What does not
 /// fit is kept as any other object is.
@@ -17,31 +18,31 @@ const MAX_PAYLOADS: usize = 20_000;
 const ROUND: usize = 1_000;
 
 /// A payload's key, and the first and the last revision that it is kept for; `None` if it is not any more.
-type Change = (Arc<str>, Option<(RevisionNumber, RevisionNumber)>);
+type Change = (ObjectKey, Option<(RevisionNumber, RevisionNumber)>);
 
 /// The payloads, by key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Payloads {
-    taken: Arc<BTreeMap<Arc<str>, (RevisionNumber, RevisionNumber)>>,
+    taken: Arc<BTreeMap<ObjectKey, (RevisionNumber, RevisionNumber)>>,
     /// Those that were taken since it was last written down.
-    fresh: HashMap<Arc<str>, (RevisionNumber, RevisionNumber)>,
+    fresh: HashMap<ObjectKey, (RevisionNumber, RevisionNumber)>,
     /// Those of the first that the store may not hold: they were still being fetched when they were written down, or had
     /// to go for room.
-    unheld: BTreeSet<Arc<str>>,
+    unheld: BTreeSet<ObjectKey>,
     /// The last of them that the store was told of again.
-    round: Option<Arc<str>>,
+    round: Option<ObjectKey>,
     /// Those that went for room since the start: each is counted once, however often it comes and goes.
-    gone: Arc<HashSet<Arc<str>>>,
+    gone: Arc<HashSet<ObjectKey>>,
 }
 
 impl Payloads {
-    pub(super) fn new(taken: BTreeMap<Arc<str>, (RevisionNumber, RevisionNumber)>) -> Self {
+    pub(super) fn new(taken: BTreeMap<ObjectKey, (RevisionNumber, RevisionNumber)>) -> Self {
         let unheld = taken.keys().cloned().collect();
         Self { taken: Arc::new(taken), unheld, ..Self::default() }
     }
 
     /// A client that sees this revision takes it.
-    pub(super) fn takes(&mut self, key: Arc<str>, revision: RevisionNumber) {
+    pub(super) fn takes(&mut self, key: ObjectKey, revision: RevisionNumber) {
         let known = self.fresh.get(&key).or_else(|| self.taken.get(&key)).copied();
         let of =
             known.map_or((revision, revision), |(first, last)| (first.min(revision), last.max(revision)));
@@ -80,15 +81,16 @@ impl Payloads {
     }
 
     /// The next of those that the store may not hold: it is told of them again.
-    pub(super) fn again(&mut self) -> Vec<Arc<str>> {
+    pub(super) fn again(&mut self) -> Vec<ObjectKey> {
         let after = self.round.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let next: Vec<Arc<str>> = self.unheld.range((after, Bound::Unbounded)).take(ROUND).cloned().collect();
+        let next: Vec<ObjectKey> =
+            self.unheld.range((after, Bound::Unbounded)).take(ROUND).cloned().collect();
         self.round = next.last().filter(|_| next.len() == ROUND).cloned();
         next
     }
 
     /// Of these, and of all that are new, the store has `unheld` not.
-    pub(super) fn are_unheld(&mut self, told: &[Arc<str>], unheld: Vec<Arc<str>>) {
+    pub(super) fn are_unheld(&mut self, told: &[ObjectKey], unheld: Vec<ObjectKey>) {
         for key in told {
             self.unheld.remove(key);
         }
@@ -98,7 +100,7 @@ impl Payloads {
     /// Of payloads that had to go for room, how many and how large they were, by kept revision.
     pub(super) fn given_up(
         &mut self,
-        gone: Vec<(Arc<str>, u64)>,
+        gone: Vec<(ObjectKey, u64)>,
         state: &State,
     ) -> Vec<(RevisionNumber, Gone)> {
         let mut of: BTreeMap<RevisionNumber, Gone> = BTreeMap::new();
@@ -177,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_store_is_told_again_in_rounds_of_what_it_may_not_hold() {
-        let keys: Vec<Arc<str>> = (0..ROUND + 2).map(|at| format!("{at:04}").into()).collect();
+        let keys: Vec<ObjectKey> = (0..ROUND + 2).map(|at| format!("{at:04}").into()).collect();
         let mut payloads =
             Payloads::new(keys.iter().map(|key| (key.clone(), (1.into(), 1.into()))).collect());
         assert_eq!([payloads.again(), payloads.again()], [&keys[..ROUND], &keys[ROUND..]]);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::revision::{Catalog, Revision, RevisionNumber};
 use super::state::State;
 use gupd_config::clock::UnixMillis;
+use gupd_store::ObjectKey;
 
 /// What the names of all records begin with.
 pub(super) const PREFIX: &str = "rollout/";
@@ -34,7 +35,7 @@ pub(super) struct Restored {
     /// When the relay was last known to run.
     pub(super) alive: Option<UnixMillis>,
     /// The first and the last revision whose clients took a payload, by its key.
-    pub(super) payloads: BTreeMap<Arc<str>, (RevisionNumber, RevisionNumber)>,
+    pub(super) payloads: BTreeMap<ObjectKey, (RevisionNumber, RevisionNumber)>,
     /// Records that say nothing any more.
     pub(super) stray: Vec<Record>,
     /// What was lost, a line each.
@@ -54,7 +55,7 @@ struct Part {
     /// How many there are.
     of: usize,
     published: UnixMillis,
-    catalogs: BTreeMap<Arc<str>, Catalog>,
+    catalogs: BTreeMap<ObjectKey, Catalog>,
     sequences: BTreeMap<Arc<str>, u64>,
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use gupd_config::clock::UnixMillis;
-use gupd_store::BlobId;
+use gupd_store::{BlobId, ObjectKey};
 
 /// Number of a revision: the relay counts what it publishes from 1 on, and never gives a number twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ pub struct Revision {
     /// When it was published.
     pub published: UnixMillis,
     /// Every catalog known, by plain key.
-    pub catalogs: BTreeMap<Arc<str>, Catalog>,
+    pub catalogs: BTreeMap<ObjectKey, Catalog>,
     /// The newest number known of each content of a manager, by `RevisionFile::series`.
     pub sequences: BTreeMap<Arc<str>, u64>,
 }

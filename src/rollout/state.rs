@@ -12,7 +12,7 @@ use super::clients::Trouble;
 use super::moment::Opened;
 use super::revision::{Catalog, Revision, RevisionNumber};
 use gupd_config::clock::UnixMillis;
-use gupd_store::BlobId;
+use gupd_store::{BlobId, ObjectKey};
 
 /// Catalogs of a revision at most, also those that are absent: a LiveUpdate server has hundreds of products in some
 /// languages. Further ones are none.
@@ -94,7 +94,7 @@ pub struct Collected {
     /// The route, and the binding if there is one: what the keys begin with.
     pub source: Arc<str>,
     /// By plain key: the bytes and their number.
-    pub catalogs: BTreeMap<Arc<str>, Option<(BlobId, u64)>>,
+    pub catalogs: BTreeMap<ObjectKey, Option<(BlobId, u64)>>,
 }
 
 /// What came of publishing.
@@ -260,7 +260,7 @@ impl State {
 
     fn add(
         &mut self,
-        catalogs: BTreeMap<Arc<str>, Catalog>,
+        catalogs: BTreeMap<ObjectKey, Catalog>,
         sequences: BTreeMap<Arc<str>, u64>,
         now: UnixMillis,
     ) -> Result<Published, Unpublished> {

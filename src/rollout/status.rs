@@ -13,6 +13,7 @@ pub use self::survey::Beside;
 use super::revision::RevisionNumber;
 use gupd_config as config;
 use gupd_config::clock::UnixMillis;
+use gupd_store::ObjectKey;
 
 /// Hashes of catalogs in one status, those of the newest revisions first: about 10 MiB of text.
 const MAX_HASHES: usize = 100_000;
@@ -64,7 +65,7 @@ pub struct RevisionStatus {
     /// SHA-256 of each catalog, by key; `null` for one that is absent. Only where it was asked for, and of the newest
     /// revisions if it is more than an answer takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub catalogs: Option<BTreeMap<Arc<str>, Option<String>>>,
+    pub catalogs: Option<BTreeMap<ObjectKey, Option<String>>>,
 }
 
 /// A ring.

@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::ObjectKey;
 use super::health::StoreHealth;
 
 /// Why the store could not do what it was asked.
@@ -126,7 +127,7 @@ pub enum StoreError {
     )]
     NotCopied {
         /// The copy's key.
-        key: Arc<str>,
+        key: ObjectKey,
     },
     /// A record is larger than the index's journal takes.
     #[error(

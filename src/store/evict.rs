@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::task::spawn_blocking;
 
+use super::ObjectKey;
 use super::budget::{Reservation, Shortage};
 use super::error::{StoreError, StoreLimit};
 use super::id::BlobId;
@@ -21,7 +22,7 @@ use super::{FORGOTTEN_MAX, Store};
 impl Store {
     /// Upkeep, to be called every minute or so: expiry after `max_unused`, `quota`, `min_free`, and once after the
     /// start the sweep. Gives the keys of objects removed since the last call, by [`Store::begin`] too.
-    pub async fn maintain(&self) -> Result<Vec<Arc<str>>, StoreError> {
+    pub async fn maintain(&self) -> Result<Vec<ObjectKey>, StoreError> {
         let max_unused = i64::try_from(self.max_unused.as_millis()).unwrap_or(i64::MAX);
         let oldest = self.clock.now().saturating_sub(max_unused);
         while self
@@ -48,7 +49,7 @@ impl Store {
     }
 
     /// Gives the keys of objects evicted since the last call, so that they are no longer hot.
-    pub fn take_removed_keys(&self) -> Vec<Arc<str>> {
+    pub fn take_removed_keys(&self) -> Vec<ObjectKey> {
         std::mem::take(&mut *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -163,7 +164,7 @@ impl Store {
     }
 
     /// Keeps the keys of removed objects for those who may have them hot.
-    pub(super) fn forget(&self, keys: Vec<Arc<str>>) {
+    pub(super) fn forget(&self, keys: Vec<ObjectKey>) {
         let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
         let space = FORGOTTEN_MAX.saturating_sub(forgotten.len());
         forgotten.extend(keys.into_iter().take(space));

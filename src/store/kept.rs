@@ -1,8 +1,9 @@
 //! What was to be kept and had to go all the same, because nothing else was left to make room: told to who kept it, and
 //! to the administrator in one line for each batch. What is kept goes last: see `index::policy`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
+use super::ObjectKey;
 use super::Store;
 use super::stats::{EvictionReason, RemovalStats};
 
@@ -12,15 +13,15 @@ const GIVEN_UP_MAX: usize = 4096;
 /// Keys and lengths of bodies, in the order they went.
 // Held to append and to take.
 #[derive(Debug, Default)]
-pub(super) struct EvictedPins(Mutex<Vec<(Arc<str>, u64)>>);
+pub(super) struct EvictedPins(Mutex<Vec<(ObjectKey, u64)>>);
 
 impl Store {
     /// Keys of kept objects that went for room since the last call, and the lengths of their bodies; the first 4,096.
-    pub fn take_evicted_pins(&self) -> Vec<(Arc<str>, u64)> {
+    pub fn take_evicted_pins(&self) -> Vec<(ObjectKey, u64)> {
         std::mem::take(&mut *self.evicted_pins.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn gave_up(&self, given_up: Vec<(Arc<str>, u64)>, why: EvictionReason) {
+    pub(super) fn gave_up(&self, given_up: Vec<(ObjectKey, u64)>, why: EvictionReason) {
         if given_up.is_empty() {
             return;
         }

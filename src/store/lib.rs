@@ -23,6 +23,7 @@ mod inspect;
 mod inventory;
 mod journal;
 mod kept;
+mod key;
 mod memory;
 mod metrics;
 mod object;
@@ -55,6 +56,7 @@ pub use self::error::{ReadError, StoreError, StoreLimit};
 pub use self::health::{Degradation, StoreHealth};
 pub use self::id::{BlobId, InvalidBlobId};
 pub use self::inventory::Inventory;
+pub use self::key::ObjectKey;
 pub use self::memory::{ChunkMemory, MemoryCharge, PIECES_MAX, PINNED_MAX};
 pub use self::metrics::StoreMetrics;
 pub use self::object::{NewObject, Object};
@@ -112,7 +114,7 @@ pub struct Store {
     disk_reads: Semaphore,
     disk_writes: Semaphore,
     counters: Arc<Counters>,
-    forgotten: Mutex<Vec<Arc<str>>>,
+    forgotten: Mutex<Vec<ObjectKey>>,
     evicted_pins: EvictedPins,
     unfinished: UnfinishedList,
     ahead: PrefetchLedger,
@@ -193,7 +195,7 @@ impl Store {
     }
 
     /// Removes a damaged blob and all objects that have it; gives their keys.
-    pub async fn discard_blob(&self, blob: BlobId) -> Result<Vec<Arc<str>>, StoreError> {
+    pub async fn discard_blob(&self, blob: BlobId) -> Result<Vec<ObjectKey>, StoreError> {
         let removed = self.remove_objects(move || RemovalTarget::Blob(blob)).await?;
         self.open.forget(blob);
         self.counters.count_evicted(EvictionReason::Damaged, removed.removed);

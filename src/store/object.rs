@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use super::ObjectKey;
 use super::id::BlobId;
 use gupd_config::clock::UnixMillis;
 
@@ -19,7 +20,7 @@ pub struct Object {
     /// Its row in the index; never given twice.
     pub id: i64,
     /// Cache key.
-    pub key: Arc<str>,
+    pub key: ObjectKey,
     /// Encoded selecting header fields (RFC 9111 §4.1); empty for a response without `Vary`.
     pub selecting: String,
     /// The response's status.
@@ -75,7 +76,7 @@ impl Object {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewObject {
     /// Cache key.
-    pub key: Arc<str>,
+    pub key: ObjectKey,
     /// Encoded selecting header fields; empty for a response without `Vary`.
     pub selecting: String,
     /// The response's status.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::spawn_blocking;
 
+use super::ObjectKey;
 use super::Store;
 use super::error::StoreError;
 use super::folder::Folder;
@@ -36,8 +37,8 @@ pub(super) struct PrefetchLedger {
 #[derive(Debug, Default, PartialEq)]
 struct UnusedPrefetches {
     bytes: u64,
-    objects: HashMap<Arc<str>, (i64, u64)>,
-    keys: HashMap<i64, Arc<str>>,
+    objects: HashMap<ObjectKey, (i64, u64)>,
+    keys: HashMap<i64, ObjectKey>,
 }
 
 impl PrefetchLedger {
@@ -59,7 +60,7 @@ impl PrefetchLedger {
     }
 
     /// Notes that there is nothing under these keys any more, because nobody needed it.
-    pub(super) fn evicted(&self, keys: &[Arc<str>]) {
+    pub(super) fn evicted(&self, keys: &[ObjectKey]) {
         let mut waiting = self.waiting();
         for key in keys {
             if let Some(bytes) = waiting.take(key) {
@@ -123,7 +124,7 @@ impl Store {
 }
 
 impl UnusedPrefetches {
-    fn add(&mut self, key: Arc<str>, id: i64, bytes: u64) {
+    fn add(&mut self, key: ObjectKey, id: i64, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
         self.keys.insert(id, key.clone());
         self.objects.insert(key, (id, bytes));
@@ -152,7 +153,7 @@ impl UnusedPrefetches {
         let read = |line: &str| {
             let (id, rest) = line.split_once(' ')?;
             let (bytes, key) = rest.split_once(' ')?;
-            Some((Arc::from(key), id.parse().ok()?, bytes.parse().ok()?))
+            Some((ObjectKey::from(key), id.parse().ok()?, bytes.parse().ok()?))
         };
         for (key, id, bytes) in lines.filter_map(read).take(MAX_OBJECTS) {
             waiting.add(key, id, bytes);
@@ -165,15 +166,15 @@ impl UnusedPrefetches {
 mod tests {
     use super::*;
 
-    fn keys(keys: &[&str]) -> Vec<Arc<str>> {
-        keys.iter().map(|key| Arc::from(*key)).collect()
+    fn keys(keys: &[&str]) -> Vec<ObjectKey> {
+        keys.iter().map(|key| ObjectKey::from(*key)).collect()
     }
 
     #[test]
     fn what_is_evicted_before_its_use_counts_and_what_was_used_does_not() {
         let ahead = PrefetchLedger::default();
         for (key, id, bytes) in [("a", 1, 10), ("b", 2, 20), ("c c", 3, 30)] {
-            ahead.waiting().add(Arc::from(key), id, bytes);
+            ahead.waiting().add(ObjectKey::from(key), id, bytes);
         }
         ahead.used(&[(2, 5), (9, 5)]);
         ahead.evicted(&keys(&["a", "b", "other"]));
@@ -184,8 +185,8 @@ mod tests {
     #[test]
     fn the_account_reads_back_and_what_is_none_is_left_out() {
         let mut waiting = UnusedPrefetches::default();
-        waiting.add(Arc::from("/ /a b"), 7, 70);
-        waiting.add(Arc::from("/ /c"), 8, 80);
+        waiting.add(ObjectKey::from("/ /a b"), 7, 70);
+        waiting.add(ObjectKey::from("/ /c"), 8, 80);
         let text = waiting.encode();
         assert_eq!(UnusedPrefetches::decode(&text), waiting);
         assert_eq!(UnusedPrefetches::decode(&format!("{text}x\n1 x y\n")), waiting);

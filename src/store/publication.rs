@@ -3,8 +3,7 @@
 //! removed. Its key begins with [`COPY`], and whoever publishes it says when it goes. Copies are this store's: no bundle
 //! has them, and no upstream is asked for them by their keys.
 
-use std::sync::Arc;
-
+use super::ObjectKey;
 use super::error::StoreError;
 use super::evict;
 use super::index::{IndexChange, NAMED_MAX, RemovalTarget, Retention};
@@ -23,12 +22,12 @@ pub struct Publication {
     /// Keys of objects that are to be kept (`true`), or no longer. What is kept does not expire, and is not evicted
     /// while anything else can go; a response in its place is kept as well. A key under which nothing is stored is no
     /// error: it is told.
-    pub pins: Vec<(Arc<str>, bool)>,
+    pub pins: Vec<(ObjectKey, bool)>,
     /// Named values, `None` removes one. The journal has them: they survive the loss of the index. Name and value
     /// have 512 KiB together, at most.
     pub records: Vec<(String, Option<Vec<u8>>)>,
     /// Keys of copies that go. One that is not there is no error.
-    pub removed: Vec<Arc<str>>,
+    pub removed: Vec<ObjectKey>,
 }
 
 /// An object to be stored once more.
@@ -39,7 +38,7 @@ pub struct ObjectCopy {
     /// The body that it must have.
     pub blob: BlobId,
     /// The copy's key: `@`, what tells it from other copies, a space, and the object's key.
-    pub key: Arc<str>,
+    pub key: ObjectKey,
     /// When the copy counts as last used.
     pub last_used: UnixMillis,
 }
@@ -70,7 +69,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotCopied`] if an object to copy is gone or has another body, [`StoreError::RecordTooLarge`], or
     /// when the index cannot be written. Nothing is changed then.
-    pub async fn publish(&self, publication: Publication) -> Result<Vec<Arc<str>>, StoreError> {
+    pub async fn publish(&self, publication: Publication) -> Result<Vec<ObjectKey>, StoreError> {
         self.health.check()?;
         publication.check()?;
         let _until_it_is_in = self.tenure.commit()?;
@@ -95,7 +94,7 @@ impl Store {
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub async fn copies(&self) -> Result<Vec<Arc<str>>, StoreError> {
+    pub async fn copies(&self) -> Result<Vec<ObjectKey>, StoreError> {
         self.health.seen(self.index.copies().await)
     }
 }
@@ -115,7 +114,7 @@ impl Publication {
         self,
         change: &mut IndexChange<'_>,
         failed: impl Fn(rusqlite::Error) -> StoreError,
-    ) -> Result<Vec<Arc<str>>, StoreError> {
+    ) -> Result<Vec<ObjectKey>, StoreError> {
         for copy in self.copies {
             debug_assert!(is_copy(&copy.key), "{:?} is not the key of a copy", copy.key);
             if change.copy(&copy).map_err(&failed)?.is_none() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use gupd::config::WeekWindows;
 use gupd::proxy::background::PendingOutcome;
 use gupd::refresh::Report;
+use gupd::store::ObjectKey;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
@@ -347,14 +348,14 @@ async fn made_up_queries_are_refused_when_there_are_too_many() {
     collector.refresh().await;
     let mut waiting = JoinSet::new();
     for at in 0..300 {
-        let key = Arc::from(format!("{}?{at}", key(MINITRI)));
+        let key = ObjectKey::from(format!("{}?{at}", key(MINITRI)));
         waiting.spawn(collector.proxy.background().pending_catalogs().wait_for(&key));
     }
     let answers = waiting.join_all().await;
     let refused = answers.iter().filter(|arrived| **arrived == PendingOutcome::Refused).count();
     let published = answers.iter().filter(|arrived| **arrived == PendingOutcome::Published).count();
     assert_eq!((published, refused), (256, 44));
-    let payload = Arc::from(key(MINITRI).replace(MINITRI, PAYLOAD));
+    let payload = ObjectKey::from(key(MINITRI).replace(MINITRI, PAYLOAD));
     assert_eq!(
         collector.proxy.background().pending_catalogs().wait_for(&payload).await,
         PendingOutcome::Refused

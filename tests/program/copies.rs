@@ -1,7 +1,5 @@
 //! Copies in the commands on a store: shown for what they are, and left alone.
 
-use std::sync::Arc;
-
 use gupd::clock::Clock;
 use gupd::config::Config;
 use gupd::store::{ObjectCopy, Publication, Store};
@@ -27,7 +25,7 @@ async fn a_copy_is_listed_with_its_mark_and_purge_leaves_it() {
     config.dir = folder.to_owned();
     let opened = Store::open(&config, Clock::system()).unwrap();
     let object = opened.page(0).await.unwrap().remove(0);
-    let key = Arc::from(format!("@7 {}", object.key));
+    let key = format!("@7 {}", object.key).into();
     let copies = vec![ObjectCopy { object: object.id, blob: object.blob, key, last_used: 0 }];
     opened.publish(Publication { copies, ..Publication::default() }).await.unwrap();
     drop(opened);

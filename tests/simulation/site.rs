@@ -122,7 +122,7 @@ impl Site {
     fn wanted(&self, path: &str) -> Wanted {
         let route = self.policy.route(None, path).unwrap();
         Wanted {
-            key: Arc::from(path),
+            key: path.into(),
             variant: String::new(),
             order: route.upstreams.clone(),
             target: PathAndQuery::try_from(path).unwrap(),

@@ -188,7 +188,7 @@ async fn copies_are_neither_evicted_nor_expired() {
     site.config.quota = 1;
     let store = site.open();
     assert_eq!(store.maintain().await.unwrap(), [], "only the copy is left");
-    let removed = vec![Arc::from("@1 original")];
+    let removed = vec!["@1 original".into()];
     store.publish(Publication { removed, ..Publication::default() }).await.unwrap();
     assert_eq!((store.stats().objects, store.stats().disk_bytes), (0, 0));
 }

@@ -7,7 +7,7 @@ use gupd::store::{BLOCK, EvictionReason};
 const STORED: u64 = BLOCK + (4 << 10);
 
 async fn set_pinned(store: &Store, keys: &[&str], pinned: bool) {
-    let pins = keys.iter().map(|key| (Arc::from(*key), pinned)).collect();
+    let pins = keys.iter().map(|key| ((*key).into(), pinned)).collect();
     store.publish(Publication { pins, ..Publication::default() }).await.unwrap();
 }
 

@@ -3,11 +3,11 @@
 
 use super::*;
 use gupd::store::bundle::{ExportSummary, export};
-use gupd::store::{BLOCK, CHUNK, Inventory, Object, RepairError};
+use gupd::store::{BLOCK, CHUNK, Inventory, Object, ObjectKey, RepairError};
 use sha2::{Digest, Sha256};
 
 /// What is published: the records, and the copies with their blobs.
-type Published = (Vec<(String, Vec<u8>)>, Vec<(Arc<str>, BlobId)>);
+type Published = (Vec<(String, Vec<u8>)>, Vec<(ObjectKey, BlobId)>);
 
 fn record(name: &str, value: &str) -> (String, Option<Vec<u8>>) {
     (name.to_owned(), Some(value.as_bytes().to_vec()))
@@ -186,7 +186,7 @@ async fn a_copy_and_its_bytes_stay_when_the_object_goes_and_go_when_they_are_rem
     assert_eq!(published(&store).await, expected());
     assert_eq!(store.stats().disk_bytes, disk);
 
-    let removed: Vec<Arc<str>> = ["@1 all /a", "@1 all /b", "@9 all /a"].map(Arc::from).into();
+    let removed: Vec<ObjectKey> = ["@1 all /a", "@1 all /b", "@9 all /a"].map(Into::into).into();
     publish(&store, |change| change.removed = removed.clone()).await.unwrap();
     assert_eq!(store.take_removed_keys(), removed, "for those who have them hot");
     assert_eq!(store.copies().await.unwrap(), ["@2 all /a".into()]);

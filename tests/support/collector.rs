@@ -18,7 +18,7 @@ use gupd::rollout::engine::Rollouts;
 use gupd::rollout::revision::{Catalog, Revision, version_key};
 use gupd::rollout::views::Views;
 use gupd::shape::{LanLimiter, SlotLimiter, WanLimiter};
-use gupd::store::{BlobId, Store};
+use gupd::store::{BlobId, ObjectKey, Store};
 use gupd::upstream::{Network, Upstreams};
 use gupd::{Clock, Config};
 use tempfile::TempDir;
@@ -168,12 +168,12 @@ impl Drop for Collector {
     }
 }
 
-pub fn key(path: &str) -> Arc<str> {
+pub fn key(path: &str) -> ObjectKey {
     let config = Config::for_upstreams(&["http://any"]).unwrap();
     let policy = Policy::new(&config).unwrap();
     let route = policy.route(None, path).unwrap();
     assert_eq!(policy.classify(route, path).class, Class::Catalog, "{path}");
-    Arc::from(format!("{} {path}", route.name))
+    ObjectKey::from(format!("{} {path}", route.name))
 }
 
 pub fn everyone_at_once() -> config::RingSettings {

@@ -19,7 +19,7 @@ pub use self::expectation::{Expectation, Mismatch};
 use self::field::{Announced, Announcer};
 use crate::{Cache, Entry};
 use gupd_config::Class;
-use gupd_store::{BlobId, BodySource, Object, ReadError};
+use gupd_store::{BlobId, BodySource, Object, ObjectKey, ReadError};
 
 /// Files whose hash is remembered from catalogs, at about 300 bytes each: 5 MiB. A product's catalog lists some tens, a
 /// LiveUpdate server has hundreds of products; what is forgotten is not checked until its catalog is read again.
@@ -43,8 +43,8 @@ const CATALOG_READS: usize = 1;
 pub struct Digests {
     cache: Arc<Cache>,
     listed: moka::sync::Cache<String, BlobId>,
-    catalogs: moka::sync::Cache<Arc<str>, BlobId>,
-    doubted: moka::sync::Cache<Arc<str>, ()>,
+    catalogs: moka::sync::Cache<ObjectKey, BlobId>,
+    doubted: moka::sync::Cache<ObjectKey, ()>,
     reads: Semaphore,
     mismatches: IntCounterVec,
 }
@@ -53,7 +53,7 @@ pub struct Digests {
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// Its key.
-    pub key: &'a Arc<str>,
+    pub key: &'a ObjectKey,
     /// The class of its path.
     pub class: Class,
     /// Its status.

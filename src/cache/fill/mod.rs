@@ -49,13 +49,13 @@ use gupd_http::range::RequestedPart;
 use gupd_http::{CacheControl, UnstorableReason, Verdict};
 use gupd_net::shape::BandwidthClass;
 use gupd_net::upstream::{CurrentUpstream, UpstreamError, UpstreamResponse, Upstreams};
-use gupd_store::{Store, StoreError};
+use gupd_store::{ObjectKey, Store, StoreError};
 
 /// What to ask for, taken from the request that starts a fill, or of the relay's own.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The object's key.
-    pub key: Arc<str>,
+    pub key: ObjectKey,
     /// What selects this variant, as far as known before a response: two requests that differ here are two fills.
     pub variant: String,
     /// The upstreams to ask, by priority: those of its route, or of who asks.
@@ -212,7 +212,7 @@ struct Shared {
     clock: Clock,
 }
 
-type FillKey = (Arc<str>, String);
+type FillKey = (ObjectKey, String);
 
 /// A response without length may take one part in so many of the quota: it cannot be reserved for, and may not end.
 const OPEN_ENDED_SHARE: u64 = 8;
@@ -286,7 +286,7 @@ impl Fills {
     }
 
     /// The running fill of an object, if there is one.
-    pub fn running(&self, key: &Arc<str>, variant: &str) -> Option<Fill> {
+    pub fn running(&self, key: &ObjectKey, variant: &str) -> Option<Fill> {
         self.shared.lock().get(&(key.clone(), variant.to_owned())).cloned()
     }
 

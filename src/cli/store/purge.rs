@@ -1,7 +1,6 @@
 //! `gupd store purge`: removes objects one key at a time, so an interrupted purge leaves a consistent store.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use indicatif::{BinaryBytes, HumanCount};
 
@@ -10,7 +9,7 @@ use super::selection::Selection;
 use super::{CommandError, OpenedStore, StoreLocation};
 use crate::print_line;
 use gupd_config::clock::{Clock, UnixMillis};
-use gupd_store::{Inventory, Object};
+use gupd_store::{Inventory, Object, ObjectKey};
 
 /// Lists the objects that a purge would remove.
 pub(super) fn dry_run(location: &StoreLocation, selection: &Selection) -> Result<(), CommandError> {
@@ -28,7 +27,7 @@ pub(super) fn run(location: &StoreLocation, selection: &Selection) -> Result<(),
     let inventory = Inventory::open(&config.dir)?;
     let OpenedStore { store, runtime } = OpenedStore::open(&config)?;
     let now = Clock::system().now();
-    let mut keys = BTreeSet::<Arc<str>>::new();
+    let mut keys = BTreeSet::<ObjectKey>::new();
     for object in inventory.objects() {
         let object = object?;
         if is_purged(selection, &object, now) {

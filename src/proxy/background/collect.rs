@@ -14,7 +14,7 @@ use gupd_config::UpstreamId;
 use gupd_http::{CacheControl, Verdict};
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::Upstream;
-use gupd_store::StoreError;
+use gupd_store::{ObjectKey, StoreError};
 
 /// Attempts at one catalog: the content may change meanwhile, or another fill be running.
 const MAX_TRIES: usize = 4;
@@ -41,7 +41,7 @@ pub enum CatalogError {
         /// Name of the upstream.
         upstream: Arc<str>,
         /// Key of the catalog.
-        key: Arc<str>,
+        key: ObjectKey,
         /// Its answer.
         status: StatusCode,
     },
@@ -51,7 +51,7 @@ pub enum CatalogError {
         /// Name of the upstream.
         upstream: Arc<str>,
         /// Key of the catalog.
-        key: Arc<str>,
+        key: ObjectKey,
     },
 }
 
@@ -79,7 +79,7 @@ impl Background {
     ///
     /// # Errors
     /// When the configuration has none for the key.
-    pub fn catalog_sources(&self, key: &Arc<str>) -> Result<Vec<CatalogSource>, OriginError> {
+    pub fn catalog_sources(&self, key: &ObjectKey) -> Result<Vec<CatalogSource>, OriginError> {
         let generation = self.generations.load_full();
         let wanted = generation.wanted_for(key, HeaderMap::new())?;
         let source = |upstream: Arc<Upstream>| CatalogSource {
@@ -97,7 +97,7 @@ impl Background {
     pub async fn fetch_catalog(
         &self,
         upstream: &CatalogSource,
-        key: &Arc<str>,
+        key: &ObjectKey,
         purpose: Purpose,
     ) -> Result<Option<Arc<Entry>>, CatalogError> {
         let CatalogSource { generation, id, name } = upstream;
@@ -159,7 +159,7 @@ impl Background {
     }
 
     /// Returns true if an upstream has answered a moment ago that the object of this key does not exist.
-    pub async fn was_absent(&self, key: &Arc<str>) -> bool {
+    pub async fn was_absent(&self, key: &ObjectKey) -> bool {
         let generation = self.generations.load_full();
         let Ok(wanted) = generation.wanted_for(key, HeaderMap::new()) else { return false };
         match self.cache.find(key, &wanted.asked, &wanted.classified).await {

@@ -12,7 +12,7 @@ use gupd_cache::{Entry, Found};
 use gupd_config::Class;
 use gupd_http::{CacheControl, Verdict};
 use gupd_net::shape::Purpose;
-use gupd_store::Object;
+use gupd_store::{Object, ObjectKey};
 
 /// Attempts at one object: the content may change meanwhile.
 const MAX_TRIES: usize = 3;
@@ -49,7 +49,7 @@ impl Background {
     ///
     /// # Errors
     /// When the configuration has no upstream for it, or none answers.
-    pub async fn revalidate_key(&self, key: &Arc<str>) -> Result<FetchOutcome, OriginError> {
+    pub async fn revalidate_key(&self, key: &ObjectKey) -> Result<FetchOutcome, OriginError> {
         let generation = self.generations.load_full();
         self.fetch(&generation, generation.wanted_for(key, HeaderMap::new())?, u64::MAX).await
     }
@@ -59,7 +59,7 @@ impl Background {
     ///
     /// # Errors
     /// When the configuration has no upstream for it, or its fill fails.
-    pub async fn prefetch(&self, key: &Arc<str>, max_bytes: u64) -> Result<FetchOutcome, OriginError> {
+    pub async fn prefetch(&self, key: &ObjectKey, max_bytes: u64) -> Result<FetchOutcome, OriginError> {
         let generation = self.generations.load_full();
         let wanted = generation.wanted_for(key, HeaderMap::new())?;
         wanted.bandwidth.set_purpose(Purpose::Prefetch);

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use arc_swap::ArcSwap;
 
 use gupd_config::clock::UnixMillis;
+use gupd_store::ObjectKey;
 
 /// Missing catalogs and the times of their last requests.
 #[derive(Debug, Default)]
-pub struct MissingCatalogs(ArcSwap<HashMap<Arc<str>, AtomicI64>>);
+pub struct MissingCatalogs(ArcSwap<HashMap<ObjectKey, AtomicI64>>);
 
 impl MissingCatalogs {
     /// Records a client's request for a missing catalog.
@@ -28,7 +29,7 @@ impl MissingCatalogs {
     }
 
     /// Replaces the set. Catalogs that are new in it count as just requested.
-    pub fn replace<'a>(&self, keys: impl Iterator<Item = &'a Arc<str>>, now: UnixMillis) {
+    pub fn replace<'a>(&self, keys: impl Iterator<Item = &'a ObjectKey>, now: UnixMillis) {
         let before = self.0.load();
         let last = |key| before.get(key).map_or(now, |last: &AtomicI64| last.load(Ordering::Relaxed));
         let after = keys.map(|key| (key.clone(), AtomicI64::new(last(key)))).collect();
@@ -43,7 +44,7 @@ mod tests {
     #[test]
     fn replaced_set_keeps_times_of_remaining_catalogs() {
         let missing = MissingCatalogs::default();
-        let [a, b, c]: [Arc<str>; 3] = ["a", "b", "c"].map(Arc::from);
+        let [a, b, c]: [ObjectKey; 3] = ["a", "b", "c"].map(ObjectKey::from);
         missing.replace([&a, &b].into_iter(), 1);
         missing.record_request("a", 5);
         missing.record_request("c", 5);

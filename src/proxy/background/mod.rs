@@ -26,7 +26,7 @@ use gupd_cache::fill::Fills;
 use gupd_config::Class;
 use gupd_config::policy::Classification;
 use gupd_http::key::{self, KeyBinding, KeyParts};
-use gupd_store::{Object, StoreError};
+use gupd_store::{Object, ObjectKey, StoreError};
 
 /// Fetches of the relay's own, and what clients leave for them.
 #[derive(Debug)]
@@ -102,14 +102,14 @@ impl Background {
     ///
     /// # Errors
     /// When no route takes the path.
-    pub fn keys_of(&self, path: &PathAndQuery) -> Result<Vec<Arc<str>>, OriginError> {
+    pub fn keys_of(&self, path: &PathAndQuery) -> Result<Vec<ObjectKey>, OriginError> {
         let refused = || OriginError::Path { path: path.clone() };
         let normal = key::normalize(path.path(), path.query()).map_err(|_| refused())?;
         let generation = self.generations.load();
         let policy = &generation.policy;
         let route = policy.route(None, normal.path()).ok_or_else(refused)?;
         let class = policy.classify(route, normal.path()).class;
-        let key = |bound| Arc::from(normal.key(&route.name, bound));
+        let key = |bound| ObjectKey::from(normal.key(&route.name, bound));
         if class == Class::Payload {
             return Ok(vec![key(None)]);
         }

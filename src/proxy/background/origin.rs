@@ -15,7 +15,7 @@ use gupd_cache::fill::{Errand, FillError, RefetchError, Wanted, refetch};
 use gupd_http::forwarding;
 use gupd_http::{VaryFields, key};
 use gupd_net::shape::Purpose;
-use gupd_store::{BlobId, Object, ReadError, RepairError, StoreError};
+use gupd_store::{BlobId, Object, ObjectKey, ReadError, RepairError, StoreError};
 
 /// Error of fetching an object again.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,7 @@ pub enum OriginError {
     #[error("key {key:?}: not a valid request target")]
     Key {
         /// The key.
-        key: Arc<str>,
+        key: ObjectKey,
     },
     /// The path is refused, or no route takes it.
     #[error("path {path}: no route takes it")]
@@ -90,7 +90,7 @@ impl Generation {
     }
 
     /// The fill of a key, as a client with these fields would ask.
-    pub(super) fn wanted_for(&self, key: &Arc<str>, asked: HeaderMap) -> Result<Wanted, OriginError> {
+    pub(super) fn wanted_for(&self, key: &ObjectKey, asked: HeaderMap) -> Result<Wanted, OriginError> {
         let key::KeyParts { route: name, binding, target: normal } = key::split_key(key);
         let route =
             self.policy.find_route(name).ok_or_else(|| OriginError::NoRoute { name: name.to_owned() })?;

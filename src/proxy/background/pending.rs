@@ -2,8 +2,9 @@
 //! all waiters of a catalog, and gives each of them the outcome. `refresh` asks the upstreams; nothing here does.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use gupd_store::ObjectKey;
 use tokio::sync::{Notify, watch};
 
 /// Maximum number of pending catalogs: more than a manager has for one kind of client. A request for a further one is
@@ -33,7 +34,7 @@ pub struct PendingCatalogs {
 
 #[derive(Debug, Default)]
 struct State {
-    pending: BTreeMap<Arc<str>, Pending>,
+    pending: BTreeMap<ObjectKey, Pending>,
     /// Number of catalogs that have been pending so far.
     total: u64,
     is_closed: bool,
@@ -49,7 +50,7 @@ struct Pending {
 impl PendingCatalogs {
     /// Waits until the newest revision has the catalog of this key, or cannot have it. A caller that stops waiting finds
     /// the catalog in the revision later.
-    pub fn wait_for(&self, key: &Arc<str>) -> impl Future<Output = PendingOutcome> + Send + use<> {
+    pub fn wait_for(&self, key: &ObjectKey) -> impl Future<Output = PendingOutcome> + Send + use<> {
         let outcome = self.subscribe(key);
         async move {
             let Some(mut outcome) = outcome else { return PendingOutcome::Unpublished };
@@ -67,7 +68,7 @@ impl PendingCatalogs {
 
     /// The pending keys in order of arrival, so that made-up names push no other back. They stay until
     /// [`resolve`](Self::resolve).
-    pub fn keys(&self) -> Vec<Arc<str>> {
+    pub fn keys(&self) -> Vec<ObjectKey> {
         let state = self.lock();
         let mut keys: Vec<_> = state.pending.iter().map(|(key, one)| (one.number, key.clone())).collect();
         drop(state);
@@ -89,7 +90,7 @@ impl PendingCatalogs {
         state.pending.clear();
     }
 
-    fn subscribe(&self, key: &Arc<str>) -> Option<watch::Receiver<Option<PendingOutcome>>> {
+    fn subscribe(&self, key: &ObjectKey) -> Option<watch::Receiver<Option<PendingOutcome>>> {
         let mut state = self.lock();
         if let Some(one) = state.pending.get(key) {
             return Some(one.outcome.subscribe());
@@ -117,7 +118,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiters_of_one_key_get_its_outcome_once() {
-        let (catalogs, key) = (PendingCatalogs::default(), Arc::from("route /a"));
+        let (catalogs, key) = (PendingCatalogs::default(), ObjectKey::from("route /a"));
         let both = [catalogs.wait_for(&key), catalogs.wait_for(&key)];
         catalogs.wait_for_any().await;
         assert_eq!(catalogs.keys(), std::slice::from_ref(&key));
@@ -134,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn pending_keys_are_listed_in_order_of_arrival() {
         let catalogs = PendingCatalogs::default();
-        let keys = ["r /z", "r /a", "r /m"].map(Arc::<str>::from);
+        let keys = ["r /z", "r /a", "r /m"].map(ObjectKey::from);
         let _waiters = keys.each_ref().map(|key| catalogs.wait_for(key));
         assert_eq!(catalogs.keys(), keys);
     }
@@ -142,7 +143,7 @@ mod tests {
     #[tokio::test]
     async fn full_or_closed_list_ends_waits_at_once() {
         let catalogs = PendingCatalogs::default();
-        let key = |at: usize| Arc::from(format!("route /{at}"));
+        let key = |at: usize| ObjectKey::from(format!("route /{at}"));
         let first = catalogs.wait_for(&key(0));
         let others: Vec<_> = (1..MAX_PENDING).map(|at| catalogs.wait_for(&key(at))).collect();
         assert_eq!(catalogs.wait_for(&key(MAX_PENDING)).await, PendingOutcome::Unpublished);

@@ -20,6 +20,7 @@ use gupd_http::field;
 use gupd_http::status::CacheStatus;
 use gupd_rollout::revision::{Catalog, RevisionNumber, version_key};
 use gupd_rollout::views::Views;
+use gupd_store::ObjectKey;
 
 /// Longest wait for a catalog that no revision has: less than the timeout of updaters. It is published all the same, and
 /// found by the next request.
@@ -71,7 +72,7 @@ pub(super) async fn serve_catalog(
 }
 
 /// RequestHandler with a version of a catalog, as it is stored.
-async fn serve_version(proxy: &Proxy, exchange: &mut Exchange<'_>, version: &Arc<str>) -> Reply {
+async fn serve_version(proxy: &Proxy, exchange: &mut Exchange<'_>, version: &ObjectKey) -> Reply {
     // Only one variant of a version is stored, whatever its Vary: the relay asked for it without a client's fields.
     let found = proxy.cache.find(version, &HeaderMap::new(), exchange.classified()).await;
     let error = match found {

@@ -26,7 +26,7 @@ use super::views::Views;
 use crate::metrics::RolloutMetrics;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::{self as config, Config};
-use gupd_store::{BlobId, Store, StoreError};
+use gupd_store::{BlobId, ObjectKey, Store, StoreError};
 
 /// Requests that wait for the task.
 const WAITING: usize = 64;
@@ -49,7 +49,7 @@ struct Shared {
     metrics: Arc<RolloutMetrics>,
     current: ArcSwap<Current>,
     requests: mpsc::Sender<Request>,
-    taken: mpsc::Sender<(Arc<str>, RevisionNumber)>,
+    taken: mpsc::Sender<(ObjectKey, RevisionNumber)>,
 }
 
 /// What is in force, for whoever tells of it.
@@ -73,7 +73,7 @@ pub struct Found {
     /// What their keys begin with.
     pub source: Arc<str>,
     /// By plain key; `None` is what it has not.
-    pub catalogs: BTreeMap<Arc<str>, Option<FoundCatalog>>,
+    pub catalogs: BTreeMap<ObjectKey, Option<FoundCatalog>>,
 }
 
 /// A catalog as it is stored under its plain key.
@@ -237,7 +237,7 @@ impl Rollouts {
     }
 
     /// A client that sees this revision takes the payload of this key. Never waits.
-    pub fn takes(&self, key: &Arc<str>, revision: RevisionNumber) {
+    pub fn takes(&self, key: &ObjectKey, revision: RevisionNumber) {
         // One that does not fit is noted when it is next taken.
         drop(self.0.taken.try_send((key.clone(), revision)));
     }

@@ -21,7 +21,7 @@ use crate::state::{Collected, Published, State};
 use crate::troubled::Troubles;
 use crate::views::LASTS;
 use gupd_config::clock::{Clock, UnixMillis};
-use gupd_store::Store;
+use gupd_store::{ObjectKey, Store};
 
 /// Between two looks at what has become due without being foreseen: a gate that trouble held, a clock that was set. Also
 /// how old the mark is that the relay ran, when it is found dead.
@@ -42,7 +42,7 @@ const NO_RINGS: &str = "there are no rings any more; the revisions go, and so do
 pub struct Task {
     shared: Arc<Shared>,
     requests: mpsc::Receiver<Request>,
-    taken: mpsc::Receiver<(Arc<str>, RevisionNumber)>,
+    taken: mpsc::Receiver<(ObjectKey, RevisionNumber)>,
     store: Arc<Store>,
     clock: Clock,
     state: Arc<State>,
@@ -65,7 +65,7 @@ pub struct Task {
 pub(super) struct Beginning {
     pub(super) shared: Arc<Shared>,
     pub(super) requests: mpsc::Receiver<Request>,
-    pub(super) taken: mpsc::Receiver<(Arc<str>, RevisionNumber)>,
+    pub(super) taken: mpsc::Receiver<(ObjectKey, RevisionNumber)>,
     pub(super) rules: Arc<RolloutRules>,
     pub(super) audit: Audit,
 }

@@ -17,6 +17,7 @@ use super::{
 };
 use gupd_config::Steps;
 use gupd_config::clock::UnixMillis;
+use gupd_store::ObjectKey;
 
 /// What is known of rollouts beside their state.
 #[derive(Clone, Copy)]
@@ -106,7 +107,7 @@ fn announced(before: &Revision, revision: &Revision) -> usize {
         .count()
 }
 
-fn hashes_of(revision: &Revision) -> BTreeMap<Arc<str>, Option<String>> {
+fn hashes_of(revision: &Revision) -> BTreeMap<ObjectKey, Option<String>> {
     let hash = |catalog: &Catalog| catalog.blob().map(|blob| blob.to_string());
     revision.catalogs.iter().map(|(key, catalog)| (key.clone(), hash(catalog))).collect()
 }

@@ -36,6 +36,7 @@ use super::object::Object;
 use super::scratch::Scratch;
 use super::stats::Counters;
 use super::{BlobId, StoreError};
+use crate::ObjectKey;
 use gupd_config::clock::Clock;
 
 pub(super) use self::journal::NAMED_MAX;
@@ -148,7 +149,7 @@ impl Index {
     }
 
     /// Keys of all copies.
-    pub(super) async fn copies(&self) -> Result<Vec<Arc<str>>, StoreError> {
+    pub(super) async fn copies(&self) -> Result<Vec<ObjectKey>, StoreError> {
         self.read(row::copies).await
     }
 

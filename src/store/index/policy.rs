@@ -147,10 +147,10 @@ mod tests {
     use super::super::{retention::Retention, schema};
     use super::*;
     use crate::NewObject;
+    use crate::ObjectKey;
     use http::{HeaderMap, StatusCode};
     use proptest::prelude::*;
     use std::collections::{HashMap, VecDeque};
-    use std::sync::Arc;
 
     fn object(key: u8) -> NewObject {
         NewObject {
@@ -252,8 +252,8 @@ mod tests {
                         let gone: Vec<u8> = keys.iter().map(|key| key.parse().unwrap()).collect();
                         let kept = model.kept.clone();
                         prop_assert_eq!(gone, model.evict(size));
-                        let was_kept = |key: &&Arc<str>| kept.contains(&key.parse().unwrap());
-                        let expected: Vec<&Arc<str>> = keys.iter().filter(was_kept).collect();
+                        let was_kept = |key: &&ObjectKey| kept.contains(&key.parse().unwrap());
+                        let expected: Vec<&ObjectKey> = keys.iter().filter(was_kept).collect();
                         prop_assert_eq!(given_up.iter().map(|(key, _)| key).collect::<Vec<_>>(), expected);
                     }
                     1 | 2 if !model.sizes.contains_key(&key) => {

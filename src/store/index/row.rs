@@ -1,13 +1,12 @@
 //! Objects as they are read from the index: a row is what was written, by its checksum, or the index is damaged.
 
-use std::sync::Arc;
-
 use http::StatusCode;
 use rusqlite::{Connection, Error, Result, Row, params};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::check::damage;
 use super::journal::ObjectEntry;
+use crate::ObjectKey;
 use crate::object::decode_headers;
 use crate::{BlobId, MAX_VARIANTS, NewObject, Object};
 
@@ -39,7 +38,7 @@ pub(super) fn page(connection: &Connection, after: i64, limit: usize) -> Result<
 }
 
 /// Keys of all copies.
-pub(super) fn copies(connection: &Connection) -> Result<Vec<Arc<str>>> {
+pub(super) fn copies(connection: &Connection) -> Result<Vec<ObjectKey>> {
     let mut statement = connection
         .prepare_cached("SELECT DISTINCT key FROM objects WHERE key >= '@' AND key < 'A' ORDER BY key")?;
     statement.query_map([], |row| row.get(0))?.collect()

@@ -2,8 +2,6 @@
 //! batch; none scans. RemovalTarget blobs lost their last object, and what the journal
 //! is to say, is collected in a [`IndexChange`], for the thread that runs the transaction.
 
-use std::sync::Arc;
-
 use http::HeaderMap;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
@@ -11,6 +9,7 @@ use super::journal::{self, ObjectEntry};
 use super::policy::{self, Queue};
 use super::retention::Retention;
 use super::row::{ROW, stored, sum, unsigned};
+use crate::ObjectKey;
 use crate::object::encode_headers;
 use crate::stats::{RemovalStats, Totals};
 use crate::{BlobId, MAX_VARIANTS, NewObject, ObjectCopy};
@@ -31,7 +30,7 @@ pub(crate) struct IndexChange<'a> {
 /// An object about to be removed.
 pub(super) struct ObjectRef {
     pub(super) id: i64,
-    pub(super) key: Arc<str>,
+    pub(super) key: ObjectKey,
     blob: i64,
 }
 
@@ -45,10 +44,10 @@ impl ObjectRef {
 /// Objects that were removed.
 #[derive(Debug, Default)]
 pub(crate) struct RemovedObjects {
-    pub(crate) keys: Vec<Arc<str>>,
+    pub(crate) keys: Vec<ObjectKey>,
     pub(crate) removed: RemovalStats,
     /// Those of them that were kept, and the lengths of their bodies.
-    pub(crate) given_up: Vec<(Arc<str>, u64)>,
+    pub(crate) given_up: Vec<(ObjectKey, u64)>,
 }
 
 impl RemovedObjects {

@@ -10,7 +10,7 @@ use crate::record::{self, Record};
 use crate::revision::{Catalog, Revision, RevisionNumber, version_key};
 use crate::state::State;
 use crate::views::Views;
-use gupd_store::{ObjectCopy, Publication, StoreError};
+use gupd_store::{ObjectCopy, ObjectKey, Publication, StoreError};
 
 impl Task {
     /// Writes a state down with what belongs to it, and shows it.
@@ -32,7 +32,7 @@ impl Task {
             }
         }
         let changes = record::changes(&self.written, &next);
-        let removed: Vec<Arc<str>> = match changes.is_empty() {
+        let removed: Vec<ObjectKey> = match changes.is_empty() {
             true => Vec::new(),
             false => {
                 let dropped = dropped(&self.written, &next).into_iter();
@@ -103,13 +103,13 @@ impl Task {
 
     /// Removes what no record speaks of: after the index was lost, and made anew.
     pub(super) async fn tidy(&mut self, records: Vec<Record>) {
-        let known: BTreeSet<Arc<str>> =
+        let known: BTreeSet<ObjectKey> =
             versions(&self.state).into_iter().map(|(key, since)| version_key(since, &key).into()).collect();
         let stored = match self.store.copies().await {
             Ok(stored) => stored,
             Err(error) => return tracing::error!(%error, "catalogs of revisions cannot be listed"),
         };
-        let stored: BTreeSet<Arc<str>> = stored.into_iter().collect();
+        let stored: BTreeSet<ObjectKey> = stored.into_iter().collect();
         let lost = known.difference(&stored).count();
         if lost > 0 {
             tracing::error!(
@@ -117,7 +117,7 @@ impl Task {
                 "catalogs of kept revisions are lost; clients that see those are told to come again"
             );
         }
-        let removed: Vec<Arc<str>> = stored.difference(&known).cloned().collect();
+        let removed: Vec<ObjectKey> = stored.difference(&known).cloned().collect();
         if records.is_empty() && removed.is_empty() {
             return;
         }
@@ -130,7 +130,7 @@ impl Task {
 
 /// What is to be stored of a state that was just published: what is new is so in its newest revision.
 pub(super) fn copies(before: &State, after: &State, found: &[Found]) -> Vec<ObjectCopy> {
-    let by_key: BTreeMap<&Arc<str>, &FoundCatalog> = found
+    let by_key: BTreeMap<&ObjectKey, &FoundCatalog> = found
         .iter()
         .flat_map(|found| &found.catalogs)
         .filter_map(|(key, found)| Some((key, found.as_ref()?)))
@@ -141,7 +141,7 @@ pub(super) fn copies(before: &State, after: &State, found: &[Found]) -> Vec<Obje
         matches!(catalog, Catalog::Present { since, .. } if *since == newest.number)
             && was.is_none_or(|was| was.catalogs.get(*key) != Some(catalog))
     });
-    let copy = |(key, _): (&Arc<str>, &Catalog)| {
+    let copy = |(key, _): (&ObjectKey, &Catalog)| {
         let found = by_key.get(key)?;
         Some(ObjectCopy {
             object: found.object,
@@ -155,7 +155,7 @@ pub(super) fn copies(before: &State, after: &State, found: &[Found]) -> Vec<Obje
 
 /// Versions of catalogs that were kept before and are in no revision after. A version is in all revisions from its first to
 /// its last, so the neighbours of a revision that goes say whether it is needed.
-fn dropped(before: &State, after: &State) -> BTreeSet<(Arc<str>, RevisionNumber)> {
+fn dropped(before: &State, after: &State) -> BTreeSet<(ObjectKey, RevisionNumber)> {
     let mut dropped = BTreeSet::new();
     for gone in before.revisions().filter(|revision| after.revision(revision.number).is_none()) {
         let older = after.revisions().rfind(|revision| revision.number < gone.number);
@@ -172,7 +172,7 @@ fn dropped(before: &State, after: &State) -> BTreeSet<(Arc<str>, RevisionNumber)
 }
 
 /// Every version of a catalog that some kept revision has.
-fn versions(state: &State) -> BTreeSet<(Arc<str>, RevisionNumber)> {
+fn versions(state: &State) -> BTreeSet<(ObjectKey, RevisionNumber)> {
     let catalogs = state.revisions().flat_map(|revision| &revision.catalogs);
     let present = catalogs.filter_map(|(key, catalog)| match catalog {
         Catalog::Present { since, .. } => Some((key.clone(), *since)),

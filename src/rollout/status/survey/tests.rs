@@ -29,7 +29,7 @@ fn rings() -> Rings {
 }
 
 fn publish(state: &mut State, catalogs: &[(&str, Option<u8>)], now: UnixMillis) {
-    let of = |(key, seed): &(&str, Option<u8>)| (Arc::from(*key), seed.map(|seed| (blob(seed), 10)));
+    let of = |(key, seed): &(&str, Option<u8>)| ((*key).into(), seed.map(|seed| (blob(seed), 10)));
     let collected = Collected { source: "default".into(), catalogs: catalogs.iter().map(of).collect() };
     state.publish(&[collected], now).unwrap();
 }
