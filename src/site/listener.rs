@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use crate::Switch;
+use crate::{Switch, or_panic};
 
 /// Pause after a failed accept: more descriptors exist only when connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -94,5 +94,37 @@ where
                 _ = connection => {}
             }
         });
+    }
+}
+
+/// A machine that is down: a bound port of loopback without a listener, which no other test is given meanwhile.
+#[derive(Debug)]
+pub struct RefusingPort {
+    socket: TcpSocket,
+    address: SocketAddr,
+}
+
+impl RefusingPort {
+    /// Takes a free port.
+    #[expect(clippy::new_without_default, reason = "no port is the same as another")]
+    pub fn new() -> Self {
+        let socket = or_panic(TcpSocket::new_v4());
+        or_panic(socket.bind((Ipv4Addr::LOCALHOST, 0).into()));
+        Self { address: or_panic(socket.local_addr()), socket }
+    }
+
+    /// The address that refuses.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The address as a URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Listens on the port: the machine is up again.
+    pub fn listen(self) -> TcpListener {
+        or_panic(self.socket.listen(1024))
     }
 }

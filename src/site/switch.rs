@@ -1,8 +1,12 @@
-//! The reachability of a machine or a line, which a test changes while connections are open.
+//! Controls that a test moves while connections are open: the reachability of a machine or a line, and a gate that holds
+//! responses back.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::PATIENCE;
 
 /// Reachability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,5 +43,22 @@ impl Switch {
     async fn wait_for(&self, is_reached: impl Fn(State) -> bool) -> State {
         // The sender lives as long as `self`, so the wait cannot fail.
         self.0.subscribe().wait_for(|state| is_reached(*state)).await.map_or(State::Refusing, |state| *state)
+    }
+}
+
+/// A gate, closed at first. Clones are the same gate.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<watch::Sender<bool>>);
+
+impl Gate {
+    /// Opens the gate for good.
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Waits until the gate is open.
+    pub(crate) async fn pass(&self) {
+        let opened = timeout(PATIENCE, self.0.subscribe().wait_for(|is_open| *is_open)).await.is_ok();
+        assert!(opened, "a gate was never opened");
     }
 }
