@@ -1,45 +1,45 @@
-//! Who may begin a download, and who waits for it. A place is free for a client while the counts of all clients, of its
-//! group and of the client have one. Places that come free go to the client whose last turn is longest ago, and among
-//! its requests to the one that came first. Who is held up by its own count, or its group's, is passed over, holds up
-//! nobody and keeps its turn.
+//! Slots for downloads and the queues for them. A slot is free for a client while the counts of all clients, of its
+//! group and of the client have one. A released slot goes to the client that was served longest ago, and to its
+//! oldest request. A client that is held up by its own count or its group's is passed over: it delays no other client
+//! and keeps its position.
 //!
-//! A pure function of the calls and their times: no clock, no lock, no task. `places` has those.
+//! The module is a pure function of the calls and their times: no clock, no lock, no task. `slots` has those.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::bucket::Nanos;
-use super::count::Count;
+use super::count::SlotCount;
 use gupd_config::Config;
 
-/// A group's number.
+/// Index of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct GroupId(usize);
+pub(super) struct GroupIndex(usize);
 
-/// What becomes of a request for a place.
+/// Decision on a request for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum SlotDecision {
     Granted,
-    Waits,
+    Queued,
     QueueFull,
     ClientQueueFull,
 }
 
-/// All places and those who wait for one.
+/// All slots and the requests queued for them.
 #[derive(Debug, Default)]
-pub(super) struct Admission {
-    settings: Settings,
-    total: Count,
-    /// Those that are no longer configured stay, unlimited: downloads of their clients may still run.
-    groups: Vec<Group>,
-    /// Turns given so far.
-    turns: u64,
+pub(super) struct SlotQueue {
+    settings: SlotSettings,
+    total: SlotCount,
+    /// Groups that are no longer configured stay, unlimited: downloads of their clients may still run.
+    groups: Vec<GroupSlots>,
+    /// Slots granted and clients queued so far; orders the clients.
+    sequence: u64,
 }
 
-/// What holds for every client.
+/// Settings that hold for every client.
 #[derive(Debug, Default)]
-struct Settings {
+struct SlotSettings {
     client: Option<u32>,
     queue: u32,
     client_queue: u32,
@@ -47,211 +47,232 @@ struct Settings {
 }
 
 #[derive(Debug)]
-struct Group {
+struct GroupSlots {
     name: String,
-    count: Count,
+    count: SlotCount,
     client: Option<u32>,
-    /// Those that have a place or wait for one.
-    clients: HashMap<IpAddr, Client>,
-    /// By their turn, those that wait and are not held up by their own count.
-    in_turn: BTreeMap<u64, IpAddr>,
+    /// Clients that use a slot or are queued.
+    clients: HashMap<IpAddr, ClientSlots>,
+    /// Queued clients that their own count does not hold up, by the sequence number of their last service.
+    queue: BTreeMap<u64, IpAddr>,
 }
 
 #[derive(Debug, Default)]
-struct Client {
-    count: Count,
-    asks: VecDeque<usize>,
-    turn: u64,
+struct ClientSlots {
+    count: SlotCount,
+    requests: VecDeque<usize>,
+    last_served: u64,
 }
 
-impl Admission {
-    /// Other counts from now on. Whoever has a place keeps it; whoever has one now is put into `granted`.
+impl SlotQueue {
+    /// Applies other counts. Used slots stay used. Requests that get a slot now are added to `granted`.
     pub(super) fn configure(&mut self, config: &Config, now: Nanos, granted: &mut Vec<usize>) {
         let lan = &config.lan;
-        self.settings = Settings {
+        self.settings = SlotSettings {
             client: lan.client_downloads,
             queue: lan.queue,
             client_queue: lan.client_queue,
             queue_timeout: lan.queue_timeout,
         };
-        self.total.bound(lan.max_downloads, now);
+        self.total.set_limit(lan.max_downloads, now);
         for group in &config.groups {
             self.group(&group.name);
         }
         for group in &mut self.groups {
             let configured = config.groups.iter().find(|configured| configured.name == group.name);
-            group.count.bound(configured.and_then(|group| group.max_downloads), now);
+            group.count.set_limit(configured.and_then(|group| group.max_downloads), now);
             group.client = configured.and_then(|group| group.client_downloads);
-            let most = self.settings.client_most(group);
+            let limit = self.settings.client_limit(group);
             for (address, client) in &mut group.clients {
-                client.count.bound(most, now);
-                client.stand_in(&mut group.in_turn, *address);
+                client.count.set_limit(limit, now);
+                client.update_position(&mut group.queue, *address);
             }
         }
-        self.settle(now, granted);
+        self.grant_free(now, granted);
     }
 
-    /// The number of the group of this name.
-    pub(super) fn group(&mut self, name: &str) -> GroupId {
+    /// Returns the index of the group with this name.
+    pub(super) fn group(&mut self, name: &str) -> GroupIndex {
         let known = self.groups.iter().position(|group| group.name == name);
-        GroupId(known.unwrap_or_else(|| {
-            self.groups.push(Group::new(name));
+        GroupIndex(known.unwrap_or_else(|| {
+            self.groups.push(GroupSlots::new(name));
             self.groups.len() - 1
         }))
     }
 
-    /// How long a request may wait.
+    /// Returns the maximum time in the queue.
     pub(super) fn queue_timeout(&self) -> Duration {
         self.settings.queue_timeout
     }
 
-    /// Takes a place if one is free. Nobody is overtaken: who waits has none.
-    pub(super) fn take(&mut self, group: GroupId, address: IpAddr, now: Nanos) -> bool {
+    /// Takes a slot if one is free; it overtakes no queued request, because none of those could take it.
+    pub(super) fn take(&mut self, group: GroupIndex, address: IpAddr, now: Nanos) -> bool {
         let group = &mut self.groups[group.0];
-        let has_room = |client: &Client| client.count.has_room();
+        let has_room = |client: &ClientSlots| client.count.has_room();
         if !self.total.has_room()
             || !group.count.has_room()
             || !group.clients.get(&address).is_none_or(has_room)
         {
             return false;
         }
-        let most = self.settings.client_most(group);
-        let client = group.clients.entry(address).or_insert_with(|| Client::new(most, now));
+        let limit = self.settings.client_limit(group);
+        let client = group.clients.entry(address).or_insert_with(|| ClientSlots::new(limit, now));
         for count in [&mut self.total, &mut group.count, &mut client.count] {
             count.take(now);
         }
         true
     }
 
-    /// Takes a place, or waits for one.
-    pub(super) fn ask(&mut self, group: GroupId, address: IpAddr, ask: usize, now: Nanos) -> Asked {
+    /// Takes a slot, or queues the request.
+    pub(super) fn enqueue(
+        &mut self,
+        group: GroupIndex,
+        address: IpAddr,
+        request: usize,
+        now: Nanos,
+    ) -> SlotDecision {
         if self.take(group, address, now) {
-            return Asked::Granted;
+            return SlotDecision::Granted;
         }
         let group = &mut self.groups[group.0];
-        let own = group.clients.get(&address).map_or(0, |client| client.count.waiting());
+        let own = group.clients.get(&address).map_or(0, |client| client.count.queued());
         if own >= self.settings.client_queue {
-            return Asked::ClientQueueFull;
+            return SlotDecision::ClientQueueFull;
         }
-        if self.total.waiting() >= self.settings.queue {
-            return Asked::QueueFull;
+        if self.total.queued() >= self.settings.queue {
+            return SlotDecision::QueueFull;
         }
-        let most = self.settings.client_most(group);
-        let client = group.clients.entry(address).or_insert_with(|| Client::new(most, now));
+        let limit = self.settings.client_limit(group);
+        let client = group.clients.entry(address).or_insert_with(|| ClientSlots::new(limit, now));
         for count in [&mut self.total, &mut group.count, &mut client.count] {
-            count.wait(own == 0);
+            count.enqueue(own == 0);
         }
-        client.asks.push_back(ask);
+        client.requests.push_back(request);
         if own == 0 {
-            self.turns += 1;
-            client.turn = self.turns;
-            client.stand_in(&mut group.in_turn, address);
+            self.sequence += 1;
+            client.last_served = self.sequence;
+            client.update_position(&mut group.queue, address);
         }
-        Asked::Waits
+        SlotDecision::Queued
     }
 
-    /// Gives a place back.
-    pub(super) fn release(&mut self, group: GroupId, address: IpAddr, now: Nanos, granted: &mut Vec<usize>) {
+    /// Releases a slot.
+    pub(super) fn release(
+        &mut self,
+        group: GroupIndex,
+        address: IpAddr,
+        now: Nanos,
+        granted: &mut Vec<usize>,
+    ) {
         let group = &mut self.groups[group.0];
         let Some(client) = group.clients.get_mut(&address) else { return };
         for count in [&mut self.total, &mut group.count, &mut client.count] {
             count.release(now);
         }
-        client.stand_in(&mut group.in_turn, address);
-        group.forget_if_idle(address);
-        self.settle(now, granted);
+        client.update_position(&mut group.queue, address);
+        group.remove_if_idle(address);
+        self.grant_free(now, granted);
     }
 
-    /// Takes a request out that waits.
-    pub(super) fn leave(&mut self, group: GroupId, address: IpAddr, ask: usize) {
+    /// Removes a queued request.
+    pub(super) fn cancel(&mut self, group: GroupIndex, address: IpAddr, request: usize) {
         let group = &mut self.groups[group.0];
         let Some(client) = group.clients.get_mut(&address) else { return };
-        let Some(at) = client.asks.iter().position(|known| *known == ask) else { return };
-        client.asks.remove(at);
-        let last = client.asks.is_empty();
+        let Some(at) = client.requests.iter().position(|known| *known == request) else { return };
+        client.requests.remove(at);
+        let last = client.requests.is_empty();
         for count in [&mut self.total, &mut group.count, &mut client.count] {
-            count.end_wait(last);
+            count.dequeue(last);
         }
-        client.stand_in(&mut group.in_turn, address);
-        group.forget_if_idle(address);
+        client.update_position(&mut group.queue, address);
+        group.remove_if_idle(address);
     }
 
-    /// How long it would take until a request has a place, as far as can be told: one that waits, or one that came
-    /// just now. The longest wait of the three counts: at each, as many places must come free as requests go before,
-    /// and one. That counts who is passed over as if he were not, so it is rather too long than too short.
-    pub(super) fn wait_of(&self, group: GroupId, address: IpAddr, ask: Option<usize>, now: Nanos) -> Nanos {
+    /// Estimates the time until a request gets a slot; `request` is `None` for a request that is not queued.
+    ///
+    /// The result is the longest wait of the three counts. It counts requests that will be passed over, so it tends
+    /// to be too long.
+    pub(super) fn estimate_wait(
+        &self,
+        group: GroupIndex,
+        address: IpAddr,
+        request: Option<usize>,
+        now: Nanos,
+    ) -> Nanos {
         let group = &self.groups[group.0];
         let client = group.clients.get(&address);
-        let own = client.map_or(0, |client| client.count.waiting());
-        let at = client.zip(ask).and_then(|(client, ask)| client.asks.iter().position(|known| *known == ask));
+        let own = client.map_or(0, |client| client.count.queued());
+        let at = client
+            .zip(request)
+            .and_then(|(client, request)| client.requests.iter().position(|known| *known == request));
         let before = at.and_then(|at| u32::try_from(at).ok()).unwrap_or(own);
-        // Before any has come free, all that is known is when those who wait give up.
+        // Before the first release the only known time is that at which queued requests time out.
         let unknown = u64::try_from(self.settings.queue_timeout.as_nanos()).unwrap_or(u64::MAX);
         let counts = [Some(&self.total), Some(&group.count), client.map(|client| &client.count)];
-        let waits = counts.into_iter().flatten().map(|count| count.wait_of(own, before, unknown, now));
+        let waits = counts.into_iter().flatten().map(|count| count.estimate_wait(own, before, unknown, now));
         waits.max().unwrap_or(0)
     }
 
-    /// Gives what is free to those who wait.
-    fn settle(&mut self, now: Nanos, granted: &mut Vec<usize>) {
+    /// Grants free slots to queued requests.
+    fn grant_free(&mut self, now: Nanos, granted: &mut Vec<usize>) {
         while self.total.has_room() {
             let open = self.groups.iter_mut().filter(|group| group.count.has_room());
-            let first = open.filter_map(|group| Some((*group.in_turn.first_key_value()?.0, group)));
-            let Some((_, group)) = first.min_by_key(|(turn, _)| *turn) else { return };
-            let Some((_, address)) = group.in_turn.pop_first() else { return };
+            let heads = open.filter_map(|group| Some((*group.queue.first_key_value()?.0, group)));
+            let Some((_, group)) = heads.min_by_key(|(last_served, _)| *last_served) else { return };
+            let Some((_, address)) = group.queue.pop_first() else { return };
             let Some(client) = group.clients.get_mut(&address) else { continue };
-            let Some(ask) = client.asks.pop_front() else { continue };
-            let last = client.asks.is_empty();
+            let Some(request) = client.requests.pop_front() else { continue };
+            let last = client.requests.is_empty();
             for count in [&mut self.total, &mut group.count, &mut client.count] {
-                count.end_wait(last);
+                count.dequeue(last);
                 count.take(now);
             }
-            self.turns += 1;
-            client.turn = self.turns;
-            client.stand_in(&mut group.in_turn, address);
-            granted.push(ask);
+            self.sequence += 1;
+            client.last_served = self.sequence;
+            client.update_position(&mut group.queue, address);
+            granted.push(request);
         }
     }
 }
 
-impl Settings {
-    /// Places of each client of a group: the least of what is said for every client and for the group's.
-    fn client_most(&self, group: &Group) -> Option<u32> {
+impl SlotSettings {
+    /// Returns the slots of each client of a group: the lower of the limit for every client and the group's.
+    fn client_limit(&self, group: &GroupSlots) -> Option<u32> {
         self.client.into_iter().chain(group.client).min()
     }
 }
 
-impl Group {
+impl GroupSlots {
     fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            count: Count::default(),
+            count: SlotCount::default(),
             client: None,
             clients: HashMap::new(),
-            in_turn: BTreeMap::new(),
+            queue: BTreeMap::new(),
         }
     }
 
-    fn forget_if_idle(&mut self, address: IpAddr) {
+    fn remove_if_idle(&mut self, address: IpAddr) {
         if self.clients.get(&address).is_some_and(|client| client.count.is_idle()) {
             self.clients.remove(&address);
         }
     }
 }
 
-impl Client {
-    fn new(most: Option<u32>, now: Nanos) -> Self {
+impl ClientSlots {
+    fn new(limit: Option<u32>, now: Nanos) -> Self {
         let mut client = Self::default();
-        client.count.bound(most, now);
+        client.count.set_limit(limit, now);
         client
     }
 
-    /// Stands among those who have turns, if it waits for one that its own count lets it have.
-    fn stand_in(&self, in_turn: &mut BTreeMap<u64, IpAddr>, address: IpAddr) {
-        if !self.asks.is_empty() && self.count.has_room() {
-            in_turn.insert(self.turn, address);
+    /// Updates the client's position in `queue`: present if it has a request that its own count permits.
+    fn update_position(&self, queue: &mut BTreeMap<u64, IpAddr>, address: IpAddr) {
+        if !self.requests.is_empty() && self.count.has_room() {
+            queue.insert(self.last_served, address);
         } else {
-            in_turn.remove(&self.turn);
+            queue.remove(&self.last_served);
         }
     }
 }

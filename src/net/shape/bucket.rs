@@ -1,44 +1,43 @@
-//! One rate as a token bucket. Owns the arithmetic, in whole bytes times nanoseconds, so that no rate from 1 KiB/s to
-//! 10 Gbit/s loses a byte to rounding however often it is asked; knows no clock, callers say the time.
+//! One rate as a token bucket. It computes in whole bytes times nanoseconds, so that no rate from 1 KiB/s to 10
+//! Gbit/s loses a byte to rounding. It has no clock: callers pass the time.
 
 use std::time::Duration;
 
-/// Nanoseconds since whatever moment the caller counts from.
+/// Nanoseconds since an origin that the caller chooses.
 pub(super) type Nanos = u64;
 
-/// Bytes that may always be taken at once, whatever the rate: a packet's worth. Less would cost more in turns than it
-/// gains in evenness.
-pub(super) const LEAST: u64 = 1 << 10;
+/// Minimum capacity in bytes: one packet. Smaller quanta would cost more than they gain in evenness.
+pub(super) const MIN_CAPACITY: u64 = 1 << 10;
 
 const SECOND: u128 = 1_000_000_000;
 
-/// A rate and what has been saved up at it.
+/// A rate and its saved tokens.
 #[derive(Debug)]
 pub(super) struct Bucket {
-    /// Bytes a second, at least 1.
+    /// Bytes per second, at least 1.
     rate: u64,
-    /// Bytes that idle time saves up, at most.
+    /// Maximum of bytes that idle time saves.
     capacity: u64,
-    /// What is there, in bytes times nanoseconds of a second.
+    /// Saved bytes times nanoseconds per second.
     level: u128,
     at: Nanos,
 }
 
 impl Bucket {
-    /// Full, as after idle time.
+    /// Creates a full bucket.
     pub(super) fn new(rate: u64, burst: Duration, now: Nanos) -> Self {
         let mut bucket = Self { rate: 1, capacity: 0, level: 0, at: now };
-        bucket.set(rate, burst, now);
+        bucket.set_rate(rate, burst, now);
         bucket.level = u128::from(bucket.capacity) * SECOND;
         bucket
     }
 
-    /// Another rate from now on; what was saved up stays as far as the new one may save it.
-    pub(super) fn set(&mut self, rate: u64, burst: Duration, now: Nanos) {
+    /// Changes the rate. Saved bytes stay up to the new capacity.
+    pub(super) fn set_rate(&mut self, rate: u64, burst: Duration, now: Nanos) {
         self.refill(now);
         self.rate = rate.max(1);
         let saved = u128::from(self.rate).saturating_mul(burst.as_nanos()) / SECOND;
-        self.capacity = u64::try_from(saved).unwrap_or(u64::MAX).max(LEAST);
+        self.capacity = u64::try_from(saved).unwrap_or(u64::MAX).max(MIN_CAPACITY);
         self.level = self.level.min(u128::from(self.capacity) * SECOND);
     }
 
@@ -46,12 +45,12 @@ impl Bucket {
         self.rate
     }
 
-    /// Bytes that can be taken at once, at most.
+    /// Maximum of bytes taken at once.
     pub(super) fn capacity(&self) -> u64 {
         self.capacity
     }
 
-    /// Takes `bytes`, all or none.
+    /// Takes all of `bytes` or none; returns true if it took them.
     pub(super) fn take(&mut self, bytes: u64, now: Nanos) -> bool {
         self.refill(now);
         let rest = self.level.checked_sub(u128::from(bytes) * SECOND);
@@ -61,12 +60,12 @@ impl Bucket {
         })
     }
 
-    /// Gives back what was taken and not used.
-    pub(super) fn give_back(&mut self, bytes: u64) {
+    /// Returns unused bytes to the bucket.
+    pub(super) fn put_back(&mut self, bytes: u64) {
         self.level = (self.level + u128::from(bytes) * SECOND).min(u128::from(self.capacity) * SECOND);
     }
 
-    /// When `bytes`, which are no more than the capacity, will be there.
+    /// Returns the time at which `bytes`, at most the capacity, are available.
     pub(super) fn ready_at(&self, bytes: u64) -> Nanos {
         let missing = (u128::from(bytes) * SECOND).saturating_sub(self.level);
         let wait = missing.div_ceil(u128::from(self.rate));
@@ -88,14 +87,14 @@ mod tests {
     const BURST: Duration = Duration::from_millis(100);
 
     #[test]
-    fn what_is_taken_is_the_rate_to_the_byte_however_often_it_is_asked() {
+    fn bytes_taken_match_the_rate_to_the_byte() {
         for rate in [1 << 10, 8 << 10, 999_999, 1_250_000_000] {
             let (mut bucket, mut now, mut taken) = (Bucket::new(rate, BURST, 0), 0, 0);
             assert!(bucket.take(bucket.capacity(), 0));
             while now < 10_000_000_000 {
-                now = bucket.ready_at(LEAST);
-                assert!(bucket.take(LEAST, now));
-                taken += LEAST;
+                now = bucket.ready_at(MIN_CAPACITY);
+                assert!(bucket.take(MIN_CAPACITY, now));
+                taken += MIN_CAPACITY;
             }
             let due = u128::from(now) * u128::from(rate) / SECOND;
             assert!(u128::from(taken).abs_diff(due) <= 10_000, "{taken} of {due} at {rate}");
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_time_saves_up_the_burst_and_no_more() {
+    fn idle_time_saves_the_burst_at_most() {
         let mut bucket = Bucket::new(1_000_000, BURST, 0);
         let hour = 3_600 * 1_000_000_000;
         assert!(bucket.take(100_000, hour) && !bucket.take(1, hour));
@@ -112,15 +111,15 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_rate_keeps_no_more_than_it_may_save_itself() {
+    fn lower_rate_reduces_saved_bytes() {
         let mut bucket = Bucket::new(1_000_000, BURST, 0);
-        bucket.set(100_000, BURST, 0);
+        bucket.set_rate(100_000, BURST, 0);
         assert!(!bucket.take(10_001, 0) && bucket.take(10_000, 0));
         assert_eq!(bucket.ready_at(1_000), 10_000_000);
     }
 
     #[test]
-    fn time_that_goes_back_earns_nothing_and_takes_nothing() {
+    fn time_set_back_neither_adds_nor_removes_bytes() {
         let mut bucket = Bucket::new(1_000_000, BURST, 1_000_000_000);
         assert!(bucket.take(100_000, 1_000_000_000));
         assert!(!bucket.take(1, 0) && !bucket.take(1, 999_999_999));

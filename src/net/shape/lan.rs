@@ -1,5 +1,5 @@
-//! The limits toward clients: all of them together, each group, each client. Owns which limits a client's bytes pass;
-//! relies on `pace` for turns. Without any limit, which is the default, it costs a response one look at a flag.
+//! Byte limits toward clients: in total, by group and by client. The module selects the limits that a client's bytes
+//! pass; `throttle` grants them. Without limits, the default, a response costs one load of a flag.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,63 +9,63 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::throttle::{Flow, Pacer, Throttle};
-use super::timed_limit::{Holds, Moment, Timed, follow};
+use super::throttle::{FlowHandle, Pacer, Throttle};
+use super::timed_limit::{SiteTime, TimedLimit, ValidityPeriod, keep_applied};
 use gupd_config as config;
 use gupd_config::clock::Clock;
 use gupd_config::policy::calendar::Calendar;
 use gupd_config::{Config, RateSchedule};
 
-/// Clients known before those that have gone are looked for; after that, when they have doubled.
-const SWEEP: usize = 1_024;
+/// Number of clients at which idle ones are removed first; later, whenever the number has doubled.
+const IDLE_CHECK: usize = 1_024;
 
-/// The limits toward clients.
+/// Byte limits toward clients.
 #[derive(Debug)]
 pub struct LanLimiter {
     pacer: Arc<Pacer>,
     clock: Clock,
     limited: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<LanState>,
     reconfigured: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct LanState {
     calendar: Calendar,
     burst: Duration,
-    total: Timed,
+    total: TimedLimit,
     client: RateSchedule,
-    /// By name. One that is no longer configured stays, unlimited: downloads of its clients may still run.
-    groups: HashMap<String, Group>,
-    clients: HashMap<IpAddr, Client>,
-    sweep_at: usize,
+    /// By name. A removed group stays without limit, because downloads of its clients may still run.
+    groups: HashMap<String, GroupLimits>,
+    clients: HashMap<IpAddr, ClientFlow>,
+    remove_idle_at: usize,
 }
 
 #[derive(Debug)]
-struct Group {
-    total: Timed,
+struct GroupLimits {
+    total: TimedLimit,
     client: RateSchedule,
 }
 
-/// A client that is sent something.
+/// A client with at least one running response.
 #[derive(Debug)]
-struct Client {
+struct ClientFlow {
     group: String,
-    flow: Weak<Flow>,
+    flow: Weak<FlowHandle>,
 }
 
 impl LanLimiter {
-    /// The limits of a configuration.
+    /// Creates the limits of a configuration.
     pub fn new(config: &Config, clock: Clock) -> Self {
         let pacer = Pacer::new();
-        let state = State {
+        let state = LanState {
             calendar: Calendar::new(config.site.time_zone.clone()),
             burst: config.wan.burst,
-            total: Timed::new(&pacer),
+            total: TimedLimit::new(&pacer),
             client: RateSchedule::unlimited(),
             groups: HashMap::new(),
             clients: HashMap::new(),
-            sweep_at: SWEEP,
+            remove_idle_at: IDLE_CHECK,
         };
         let lan = Self {
             pacer,
@@ -78,7 +78,7 @@ impl LanLimiter {
         lan
     }
 
-    /// Other limits from now on, for running downloads too.
+    /// Applies other limits, also to running downloads.
     pub fn reconfigure(&self, config: &Config) {
         let mut state = self.state();
         state.calendar = Calendar::new(config.site.time_zone.clone());
@@ -89,10 +89,11 @@ impl LanLimiter {
             group.set(&config::GroupSettings::catch_all(""));
         }
         for group in &config.groups {
-            let new = || Group { total: Timed::new(&self.pacer), client: RateSchedule::unlimited() };
+            let new =
+                || GroupLimits { total: TimedLimit::new(&self.pacer), client: RateSchedule::unlimited() };
             state.groups.entry(group.name.clone()).or_insert_with(new).set(group);
         }
-        let limits = state.groups.values().any(Group::limits);
+        let limits = state.groups.values().any(GroupLimits::is_limited);
         let limited = limits || !state.total.is_unlimited() || !state.client.is_unlimited();
         drop(state);
         let _until = self.apply();
@@ -100,12 +101,12 @@ impl LanLimiter {
         self.reconfigured.notify_one();
     }
 
-    /// Whether there is any limit at any time.
+    /// Returns true if any limit exists at any time of the week.
     pub fn is_limited(&self) -> bool {
         self.limited.load(Ordering::Relaxed)
     }
 
-    /// What one more response to `client`, of this group, may send.
+    /// Returns the throttle of a new response to `client`, a member of `group`.
     pub fn throttle(&self, client: IpAddr, group: &str) -> Throttle {
         let client = client.to_canonical();
         let mut state = self.state();
@@ -117,21 +118,21 @@ impl LanLimiter {
         let path: Vec<_> =
             state.groups.get(group).map(|group| group.total.id).into_iter().chain([state.total.id]).collect();
         let flow = self.pacer.join(Some(own), &path);
-        state.sweep();
-        state.clients.insert(client, Client { group: group.to_owned(), flow: Arc::downgrade(&flow) });
+        state.remove_idle();
+        state.clients.insert(client, ClientFlow { group: group.to_owned(), flow: Arc::downgrade(&flow) });
         Throttle::new(flow)
     }
 
-    /// Gives turns and keeps the limits at what the time of the week says, for ever.
+    /// Grants bytes and applies the limits of the time of the week. Never returns.
     pub async fn run(&self) {
         tokio::select! {
             () = self.pacer.run() => {}
-            () = follow(&self.clock, &self.reconfigured, || self.apply()) => {}
+            () = keep_applied(&self.clock, &self.reconfigured, || self.apply()) => {}
         }
     }
 
-    /// Sets every limit to what it is now.
-    fn apply(&self) -> Holds {
+    /// Sets every limit to its current rate.
+    fn apply(&self) -> ValidityPeriod {
         let state = self.state();
         let moment = state.moment(&self.clock);
         let mut changes = vec![state.total.apply(&self.pacer, &moment), moment.rate(&state.client).until];
@@ -143,40 +144,41 @@ impl LanLimiter {
                 self.pacer.set_rate(own, state.client_rate(&moment, &client.group), state.burst);
             }
         }
-        Holds::new(moment.now, changes)
+        ValidityPeriod::new(moment.now, changes)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LanState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn moment(&self, clock: &Clock) -> Moment<'_> {
-        Moment { calendar: &self.calendar, now: clock.now(), burst: self.burst }
+impl LanState {
+    fn moment(&self, clock: &Clock) -> SiteTime<'_> {
+        SiteTime { calendar: &self.calendar, now: clock.now(), burst: self.burst }
     }
 
-    /// What one client of a group is sent: the least of what is said for every client and for the group's.
-    fn client_rate(&self, moment: &Moment<'_>, group: &str) -> Option<u64> {
+    /// Returns the rate of one client of a group: the lower of the limit for every client and the limit for the
+    /// group's clients.
+    fn client_rate(&self, moment: &SiteTime<'_>, group: &str) -> Option<u64> {
         let of_group = self.groups.get(group).and_then(|group| moment.rate(&group.client).value);
         moment.rate(&self.client).value.into_iter().chain(of_group).min()
     }
 
-    fn sweep(&mut self) {
-        if self.clients.len() >= self.sweep_at {
+    fn remove_idle(&mut self) {
+        if self.clients.len() >= self.remove_idle_at {
             self.clients.retain(|_, client| client.flow.strong_count() > 0);
-            self.sweep_at = SWEEP.max(2 * self.clients.len());
+            self.remove_idle_at = IDLE_CHECK.max(2 * self.clients.len());
         }
     }
 }
 
-impl Group {
+impl GroupLimits {
     fn set(&mut self, group: &config::GroupSettings) {
         self.total.set(&group.limit);
         self.client = group.client_limit.clone();
     }
 
-    fn limits(&self) -> bool {
+    fn is_limited(&self) -> bool {
         !self.total.is_unlimited() || !self.client.is_unlimited()
     }
 }
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_limit_that_a_reload_brought_ends_when_it_says() {
+    async fn reloaded_lan_limit_ends_at_its_time() {
         let clock = Clock::manual(0);
         let lan = Arc::new(LanLimiter::new(&config(&[]), clock.clone()));
         let running = Arc::clone(&lan);

@@ -1,8 +1,9 @@
-//! Limits: how many bytes may pass when, toward clients and from upstreams, and how many downloads at once. `bucket` is a
-//! rate, `queue` the order of those who wait at it, `schedule` decides turns over all limits as a pure function of time,
-//! `pace` runs that, `timed` follows the week; [`LanLimiter`] and [`WanLimiter`] are the two directions. `count` is a bound on downloads,
-//! `admission` decides whose turn is next over all counts, [`SlotLimiter`] runs that. Knows no response and no fill: it is
-//! asked by them.
+//! Limits on bytes and downloads, toward clients and from upstreams.
+//!
+//! [`LanLimiter`] and [`WanLimiter`] are the two directions of bytes. `bucket` is one rate, `queue` orders the flows
+//! that wait at it, `schedule` grants bytes across all limits as a pure function of time, `throttle` runs the
+//! schedule, and `timed_limit` follows the week. [`SlotLimiter`] bounds concurrent downloads: `count` is one bound,
+//! `admission` selects the next client across all bounds. The module knows neither responses nor fills.
 
 mod admission;
 mod bucket;

@@ -1,9 +1,9 @@
-//! Who may send how many bytes when. A flow (a client, or a fill) passes the limits of its path one after the other, a
-//! turn at a time: at each it waits its turn among the others and takes the turn's bytes from the limit's bucket. Who has
-//! had the fewest bytes of a limit is first there, so whoever shares it gets the same from it, and what some cannot use,
-//! held up by a narrower limit, the others get: max-min fair at every limit.
+//! Schedule of bytes across limits. A flow (a client or a fill) passes the limits of its path one after the other,
+//! one quantum at a time: at each it waits in the queue and takes the quantum's bytes from the limit's bucket. The
+//! flow that has had the fewest bytes of a limit is first, so flows share it evenly. Bytes that a flow held up by a
+//! narrower limit cannot use go to the others: max-min fair at every limit.
 //!
-//! A pure function of the calls and their times: no clock, no lock, no task. `pace` has those.
+//! The module is a pure function of the calls and their times: no clock, no lock, no task. `throttle` has those.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -11,103 +11,103 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use super::bucket::{Bucket, LEAST, Nanos};
-use super::queue::{Place, Priority, Queue};
+use super::bucket::{Bucket, MIN_CAPACITY, Nanos};
+use super::queue::{Priority, PriorityQueue, QueuePosition};
 
-/// Bytes of one turn, at most: what a socket takes at once, and more would make limits coarse that are far apart.
-pub(super) const TURN_MAX: u64 = 64 << 10;
+/// Maximum of one quantum in bytes: a socket's worth. A larger one would make limits coarse that are far apart.
+pub(super) const MAX_QUANTUM: u64 = 64 << 10;
 
-/// The largest turn is a second's bytes divided by this: 8 ms, more than the time between two looks at who may go, so that
-/// one who goes first can have all there is, and less than a tenth of the 100 ms in which rates are even.
-const SHARE: u64 = 125;
+/// The largest quantum is a second's bytes divided by this: 8 ms. That is more than the interval between two grants,
+/// so that one urgent flow can have everything, and less than a tenth of the 100 ms in which rates are even.
+const QUANTA_PER_SECOND: u64 = 125;
 
-/// With more flows than this, turns are that divided by all of them: what each has stays even in any tenth of a second.
-const FEW: u64 = 4;
+/// With more flows than this, the quantum is divided by their number, so that shares stay even in any 100 ms.
+const FEW_FLOWS: u64 = 4;
 
-/// Turns a second at one limit, at most. Each costs 5 to 10 us, to wake somebody: 4 % of a core.
-const TURNS: u64 = 4_000;
+/// Maximum of quanta per second at one limit. Each costs 5 to 10 µs for a wake-up: 4 % of a core.
+const MAX_QUANTA_PER_SECOND: u64 = 4_000;
 
-/// A limit's number.
+/// Index of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct LimitId(usize);
 
-/// A flow's number.
+/// Index of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FlowId(usize);
 
-/// Bytes that one ask of a flow may send now.
+/// Bytes that one request of a flow may send now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Grant {
-    pub(super) ask: usize,
+    pub(super) request: usize,
     pub(super) bytes: u64,
 }
 
 /// All limits and flows of one direction.
 #[derive(Debug, Default)]
-pub(super) struct Schedule {
-    limits: Slab<Limit>,
-    flows: Slab<Flow>,
-    /// When limits have something to give again. A limit's entry counts only if the limit is armed for that time.
+pub(super) struct ByteSchedule {
+    limits: Slab<ScheduledLimit>,
+    flows: Slab<ScheduledFlow>,
+    /// Times at which limits can grant again. An entry counts only if its limit is armed for that time.
     timers: BinaryHeap<Reverse<(Nanos, usize)>>,
 }
 
 #[derive(Debug)]
-struct Limit {
-    /// None while there is no limit.
+struct ScheduledLimit {
+    /// `None` without a rate.
     bucket: Option<Bucket>,
-    queue: Queue<FlowId>,
-    /// The start tag of the turn that passed last: those who come from now on have had nothing before it.
-    passed: u64,
-    /// Flows that pass here.
+    queue: PriorityQueue<FlowId>,
+    /// Start tag of the quantum that passed last; the base of flows that arrive later.
+    last_start: u64,
+    /// Number of flows that pass this limit.
     flows: u64,
     armed: Option<Nanos>,
 }
 
 #[derive(Debug)]
-struct Flow {
-    path: Box<[Step]>,
+struct ScheduledFlow {
+    path: Box<[PathStep]>,
     priority: Priority,
-    asks: VecDeque<(usize, u64)>,
-    /// The turn under way, and where it waits.
-    turn: Option<(Turn, Place)>,
+    requests: VecDeque<(usize, u64)>,
+    /// The current quantum, and its position in a queue.
+    quantum: Option<(Quantum, QueuePosition)>,
 }
 
-/// A limit on a flow's path.
+/// One limit on a flow's path.
 #[derive(Clone, Copy, Debug)]
-struct Step {
+struct PathStep {
     limit: LimitId,
-    /// The start tag of the flow's next turn there.
+    /// Start tag of the flow's next quantum there.
     next: u64,
 }
 
-/// A turn that is at a limit of its flow's path, having passed those before.
+/// A quantum that waits at a limit of its flow's path, having passed the ones before.
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct Quantum {
     at: usize,
     bytes: u64,
 }
 
-impl Schedule {
-    /// A limit of `rate` bytes a second, or none for the time being.
+impl ByteSchedule {
+    /// Adds a limit of `rate` bytes per second, or without a rate for now.
     pub(super) fn add_limit(&mut self, rate: Option<u64>, burst: Duration, now: Nanos) -> LimitId {
         let bucket = rate.map(|rate| Bucket::new(rate, burst, now));
-        LimitId(self.limits.insert(Limit {
+        LimitId(self.limits.insert(ScheduledLimit {
             bucket,
-            queue: Queue::default(),
-            passed: 0,
+            queue: PriorityQueue::default(),
+            last_start: 0,
             flows: 0,
             armed: None,
         }))
     }
 
-    /// Forgets a limit that no flow passes any more.
+    /// Removes a limit that no flow passes.
     pub(super) fn remove_limit(&mut self, id: LimitId) {
         if self.limits.get(id.0).is_some_and(|limit| limit.flows == 0) {
             self.limits.remove(id.0);
         }
     }
 
-    /// Another rate for a limit, from now on.
+    /// Changes the rate of a limit.
     pub(super) fn set_rate(
         &mut self,
         id: LimitId,
@@ -118,80 +118,87 @@ impl Schedule {
     ) {
         let Some(limit) = self.limits.get_mut(id.0) else { return };
         match (&mut limit.bucket, rate) {
-            (Some(bucket), Some(rate)) => bucket.set(rate, burst, now),
+            (Some(bucket), Some(rate)) => bucket.set_rate(rate, burst, now),
             (bucket, rate) => *bucket = rate.map(|rate| Bucket::new(rate, burst, now)),
         }
         self.serve(id.0, now, grants);
     }
 
-    /// A flow that passes these limits, the narrowest first.
-    pub(super) fn join(&mut self, path: &[LimitId]) -> FlowId {
+    /// Adds a flow that passes these limits, the narrowest first.
+    pub(super) fn add_flow(&mut self, path: &[LimitId]) -> FlowId {
         let known = path.iter().filter(|id| self.limits.contains(id.0));
-        let path: Box<[_]> = known.map(|id| Step { limit: *id, next: 0 }).collect();
+        let path: Box<[_]> = known.map(|id| PathStep { limit: *id, next: 0 }).collect();
         for step in &path {
             self.limits[step.limit.0].flows += 1;
         }
-        FlowId(self.flows.insert(Flow {
+        FlowId(self.flows.insert(ScheduledFlow {
             path,
             priority: Priority::default(),
-            asks: VecDeque::new(),
-            turn: None,
+            requests: VecDeque::new(),
+            quantum: None,
         }))
     }
 
-    /// The flow has ended. Whatever it still asks for is never granted.
-    pub(super) fn leave(&mut self, id: FlowId, now: Nanos) {
-        self.take_back_turn(id, now);
+    /// Removes a flow. Its open requests are never granted.
+    pub(super) fn remove_flow(&mut self, id: FlowId, now: Nanos) {
+        self.withdraw_quantum(id, now);
         let Some(flow) = self.flows.try_remove(id.0) else { return };
         for step in flow.path {
             self.limits[step.limit.0].flows -= 1;
         }
     }
 
-    /// Asks for up to `want` bytes. A flow's asks have turns one after the other, and each is granted once.
-    pub(super) fn ask(&mut self, id: FlowId, ask: usize, want: u64, now: Nanos, grants: &mut Vec<Grant>) {
+    /// Requests up to `want` bytes. Requests of a flow are served in order, each granted once.
+    pub(super) fn enqueue(
+        &mut self,
+        id: FlowId,
+        request: usize,
+        want: u64,
+        now: Nanos,
+        grants: &mut Vec<Grant>,
+    ) {
         let Some(flow) = self.flows.get_mut(id.0) else { return };
-        flow.asks.push_back((ask, want));
-        if flow.turn.is_none() {
-            self.begin(id, now, grants);
+        flow.requests.push_back((request, want));
+        if flow.quantum.is_none() {
+            self.start_next(id, now, grants);
         }
     }
 
-    /// Takes an ask back.
-    pub(super) fn cancel(&mut self, id: FlowId, ask: usize, now: Nanos, grants: &mut Vec<Grant>) {
+    /// Cancels a request.
+    pub(super) fn cancel(&mut self, id: FlowId, request: usize, now: Nanos, grants: &mut Vec<Grant>) {
         let Some(flow) = self.flows.get_mut(id.0) else { return };
-        let had_turn = flow.asks.front().is_some_and(|(first, _)| *first == ask);
-        flow.asks.retain(|(known, _)| *known != ask);
-        if had_turn {
-            self.take_back_turn(id, now);
-            self.begin(id, now, grants);
+        let is_current = flow.requests.front().is_some_and(|(first, _)| *first == request);
+        flow.requests.retain(|(known, _)| *known != request);
+        if is_current {
+            self.withdraw_quantum(id, now);
+            self.start_next(id, now, grants);
         }
     }
 
-    /// How urgent a flow is from now on, also where it waits.
+    /// Changes the priority of a flow, also where it waits.
     pub(super) fn set_priority(&mut self, id: FlowId, priority: Priority) {
         let Some(flow) = self.flows.get_mut(id.0) else { return };
         if std::mem::replace(&mut flow.priority, priority) == priority {
             return;
         }
-        if let Some((turn, place)) = &mut flow.turn {
-            let queue = &mut self.limits[flow.path[turn.at].limit.0].queue;
-            queue.remove(*place);
-            *place = queue.push(priority, place.start(), id);
+        if let Some((quantum, position)) = &mut flow.quantum {
+            let queue = &mut self.limits[flow.path[quantum.at].limit.0].queue;
+            queue.remove(*position);
+            *position = queue.push(priority, position.start(), id);
         }
     }
 
-    /// Gives back what was granted to a flow and not used.
-    pub(super) fn give_back(&mut self, id: FlowId, bytes: u64) {
+    /// Returns bytes that were granted to a flow and not used.
+    pub(super) fn put_back(&mut self, id: FlowId, bytes: u64) {
         let Some(flow) = self.flows.get(id.0) else { return };
         for step in &flow.path {
             if let Some(bucket) = &mut self.limits[step.limit.0].bucket {
-                bucket.give_back(bytes);
+                bucket.put_back(bytes);
             }
         }
     }
 
-    /// When there will be something to grant, if nobody asks meanwhile.
+    /// Returns the time of the next grant, if nothing is requested meanwhile.
     pub(super) fn next(&mut self) -> Option<Nanos> {
         while let Some(Reverse((at, limit))) = self.timers.peek() {
             if self.limits.get(*limit).is_some_and(|limit| limit.armed == Some(*at)) {
@@ -202,7 +209,7 @@ impl Schedule {
         None
     }
 
-    /// Grants what can be granted by now.
+    /// Grants everything possible at `now`.
     pub(super) fn advance(&mut self, now: Nanos, grants: &mut Vec<Grant>) {
         while let Some(at) = self.next()
             && at <= now
@@ -212,71 +219,72 @@ impl Schedule {
         }
     }
 
-    /// Begins the turn of a flow's first ask.
-    fn begin(&mut self, id: FlowId, now: Nanos, grants: &mut Vec<Grant>) {
-        if let Some(turn) = self.first_turn(id) {
-            self.go_on(id, turn, now, grants);
+    /// Starts the quantum of a flow's first request.
+    fn start_next(&mut self, id: FlowId, now: Nanos, grants: &mut Vec<Grant>) {
+        if let Some(quantum) = self.first_quantum(id) {
+            self.advance_flow(id, quantum, now, grants);
         }
     }
 
-    fn first_turn(&self, id: FlowId) -> Option<Turn> {
+    fn first_quantum(&self, id: FlowId) -> Option<Quantum> {
         let flow = self.flows.get(id.0)?;
-        let (_, want) = flow.asks.front()?;
-        let bytes = flow.path.iter().map(|step| self.limits[step.limit.0].turn()).min().unwrap_or(TURN_MAX);
-        Some(Turn { at: 0, bytes: bytes.min((*want).max(1)) })
+        let (_, want) = flow.requests.front()?;
+        let bytes =
+            flow.path.iter().map(|step| self.limits[step.limit.0].quantum()).min().unwrap_or(MAX_QUANTUM);
+        Some(Quantum { at: 0, bytes: bytes.min((*want).max(1)) })
     }
 
-    /// Takes a turn, and then those of the flow's other asks, past every limit that lets them.
-    fn go_on(&mut self, id: FlowId, turn: Turn, now: Nanos, grants: &mut Vec<Grant>) {
-        let mut next = Some(turn);
-        while let Some(turn) = next
-            && let Some(bytes) = self.pass(id, turn, now)
+    /// Moves a quantum, and then those of the flow's other requests, past every limit that permits them.
+    fn advance_flow(&mut self, id: FlowId, quantum: Quantum, now: Nanos, grants: &mut Vec<Grant>) {
+        let mut next = Some(quantum);
+        while let Some(quantum) = next
+            && let Some(bytes) = self.pass(id, quantum, now)
         {
             let Some(flow) = self.flows.get_mut(id.0) else { return };
-            if let Some((ask, _)) = flow.asks.pop_front() {
-                grants.push(Grant { ask, bytes });
+            if let Some((request, _)) = flow.requests.pop_front() {
+                grants.push(Grant { request, bytes });
             }
-            // Its other asks wait behind those of other flows.
-            next = self.first_turn(id);
+            // Its other requests queue behind those of other flows.
+            next = self.first_quantum(id);
         }
     }
 
-    /// The bytes of a turn that has passed all limits of its flow; `None` if it waits at one.
-    fn pass(&mut self, id: FlowId, mut turn: Turn, now: Nanos) -> Option<u64> {
+    /// Returns the bytes of a quantum that passed all limits of its flow; `None` if it waits at one.
+    fn pass(&mut self, id: FlowId, mut quantum: Quantum, now: Nanos) -> Option<u64> {
         let flow = self.flows.get_mut(id.0)?;
-        while let Some(step) = flow.path.get_mut(turn.at) {
+        while let Some(step) = flow.path.get_mut(quantum.at) {
             let number = step.limit.0;
             let limit = &mut self.limits[number];
-            let start = step.next.max(limit.passed);
+            let start = step.next.max(limit.last_start);
             if let Some(bucket) = &mut limit.bucket {
-                turn.bytes = turn.bytes.min(bucket.capacity());
-                if !limit.queue.is_empty() || !bucket.take(turn.bytes, now) {
-                    // Behind others, it is they whom the limit is armed for, or is being served to.
+                quantum.bytes = quantum.bytes.min(bucket.capacity());
+                if !limit.queue.is_empty() || !bucket.take(quantum.bytes, now) {
+                    // Behind others, the limit is armed for those, or is being served to them.
                     if limit.queue.is_empty() {
-                        let at = bucket.ready_at(turn.bytes);
+                        let at = bucket.ready_at(quantum.bytes);
                         limit.armed = Some(at);
                         self.timers.push(Reverse((at, number)));
                     }
-                    flow.turn = Some((turn, limit.queue.push(flow.priority, start, id)));
+                    flow.quantum = Some((quantum, limit.queue.push(flow.priority, start, id)));
                     return None;
                 }
             }
-            limit.passed = start;
-            step.next = start.saturating_add(turn.bytes);
-            turn.at += 1;
+            limit.last_start = start;
+            step.next = start.saturating_add(quantum.bytes);
+            quantum.at += 1;
         }
-        Some(turn.bytes)
+        Some(quantum.bytes)
     }
 
-    /// Lets those who wait at a limit pass, as far as it has something to give; else waits until it has.
+    /// Lets queued flows pass a limit as far as it has bytes, then arms it for the next.
     fn serve(&mut self, number: usize, now: Nanos, grants: &mut Vec<Grant>) {
         loop {
             let Some(limit) = self.limits.get_mut(number) else { return };
-            // The rate may be lower than when the turn began: no turn may be more than the limit can ever save up.
-            let most = limit.bucket.as_ref().map_or(TURN_MAX, Bucket::capacity);
+            // The rate can be lower than at the start of the quantum, which must not exceed the bucket's capacity.
+            let capacity = limit.bucket.as_ref().map_or(MAX_QUANTUM, Bucket::capacity);
             let flows = &self.flows;
-            let turn = |id: FlowId| flows.get(id.0).and_then(|flow| flow.turn);
-            let bytes = |id: FlowId| turn(id).map_or(0, |(turn, _)| turn.bytes.min(most));
+            let quantum = |id: FlowId| flows.get(id.0).and_then(|flow| flow.quantum);
+            let bytes = |id: FlowId| quantum(id).map_or(0, |(quantum, _)| quantum.bytes.min(capacity));
             limit.armed = None;
             let Some(next) = limit.queue.next(bytes) else { return };
             let passing = bytes(next);
@@ -288,28 +296,28 @@ impl Schedule {
                 self.timers.push(Reverse((at, number)));
                 return;
             }
-            let Some((place, next)) = limit.queue.pop(bytes) else { return };
-            limit.passed = limit.passed.max(place.start());
+            let Some((position, next)) = limit.queue.pop(bytes) else { return };
+            limit.last_start = limit.last_start.max(position.start());
             let Some(flow) = self.flows.get_mut(next.0) else { continue };
-            if let Some((Turn { at, .. }, _)) = flow.turn.take() {
-                flow.path[at].next = place.start().saturating_add(passing);
-                self.go_on(next, Turn { at: at + 1, bytes: passing }, now, grants);
+            if let Some((Quantum { at, .. }, _)) = flow.quantum.take() {
+                flow.path[at].next = position.start().saturating_add(passing);
+                self.advance_flow(next, Quantum { at: at + 1, bytes: passing }, now, grants);
             }
         }
     }
 
-    /// Takes a flow's turn out of where it waits; the limits that it has passed get their bytes back.
-    fn take_back_turn(&mut self, id: FlowId, now: Nanos) {
+    /// Withdraws a flow's quantum from its queue. The limits it has passed get their bytes back.
+    fn withdraw_quantum(&mut self, id: FlowId, now: Nanos) {
         let Some(flow) = self.flows.get_mut(id.0) else { return };
-        let Some((turn, place)) = flow.turn.take() else { return };
-        for (at, step) in flow.path.iter().enumerate().take(turn.at + 1) {
+        let Some((quantum, position)) = flow.quantum.take() else { return };
+        for (at, step) in flow.path.iter().enumerate().take(quantum.at + 1) {
             let limit = &mut self.limits[step.limit.0];
-            if at == turn.at {
-                limit.queue.remove(place);
+            if at == quantum.at {
+                limit.queue.remove(position);
             } else if let Some(bucket) = &mut limit.bucket {
-                bucket.give_back(turn.bytes);
+                bucket.put_back(quantum.bytes);
             }
-            // Somebody else is first now, or has more to take from.
+            // Another flow is first now, or more bytes are available.
             if limit.armed.is_some() {
                 limit.armed = Some(now);
                 self.timers.push(Reverse((now, step.limit.0)));
@@ -318,13 +326,15 @@ impl Schedule {
     }
 }
 
-impl Limit {
-    /// Bytes of one turn here: such that a round of all flows is short, as far as turns are neither too small nor too
-    /// many.
-    fn turn(&self) -> u64 {
-        let Some(bucket) = &self.bucket else { return TURN_MAX };
-        let even = bucket.rate() / SHARE / if self.flows > FEW { self.flows } else { 1 };
-        even.max(bucket.rate() / TURNS).clamp(LEAST, TURN_MAX).min(bucket.capacity())
+impl ScheduledLimit {
+    /// Returns the quantum of this limit: small enough for short rounds of all flows, within the bounds for size and
+    /// frequency.
+    fn quantum(&self) -> u64 {
+        let Some(bucket) = &self.bucket else { return MAX_QUANTUM };
+        let even = bucket.rate() / QUANTA_PER_SECOND / if self.flows > FEW_FLOWS { self.flows } else { 1 };
+        even.max(bucket.rate() / MAX_QUANTA_PER_SECOND)
+            .clamp(MIN_CAPACITY, MAX_QUANTUM)
+            .min(bucket.capacity())
     }
 }
 

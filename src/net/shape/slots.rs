@@ -1,6 +1,6 @@
-//! Places for downloads: a download has one from before its response is made until its last byte has left, and past the
-//! counts it waits for one. Runs `admission` on the runtime's clock, with one lock that is held for arithmetic and never
-//! while somebody is woken. Without any count, which is the default, it costs a request one look at a flag.
+//! Slots for downloads. A download holds a slot from before its response is made until its last byte has left; above
+//! the limits it is queued. Runs `admission` on the runtime's clock under one lock, which is held for arithmetic
+//! only, never while a task is woken. Without limits, the default, a request costs one load of a flag.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -12,79 +12,81 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::{Instant, timeout};
 
-use super::admission::{Admission, Asked, GroupId};
+use super::admission::{GroupIndex, SlotDecision, SlotQueue};
 use super::bucket::Nanos;
 use gupd_config::Config;
 use gupd_http::refusal::SlotDenial;
 
-/// The bounds of what a client is told to wait: a shorter time cannot be written in whole seconds, and after a longer
-/// one downloads have little in common with those that it was estimated from.
+/// Bounds of `Retry-After`: a shorter time cannot be written in whole seconds, and after a longer one downloads have
+/// little in common with those of the estimate.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
 
-/// Downloads at once, and those who wait to begin one.
+/// Limits on concurrent downloads, and the queue for them.
 #[derive(Debug)]
 pub struct SlotLimiter {
     begun: Instant,
     limited: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<SlotState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    admission: Admission,
-    asks: Slab<Ask>,
+struct SlotState {
+    admission: SlotQueue,
+    waiters: Slab<SlotWaiter>,
 }
 
 #[derive(Debug)]
-enum Ask {
+enum SlotWaiter {
     Waiting(Option<Waker>),
     Granted,
 }
 
-/// A request that is not to wait, or no longer.
+/// A request that got no slot.
 #[derive(Clone, Copy, Debug)]
 pub struct SlotRejection {
-    /// Why.
+    /// The reason.
     pub reason: SlotDenial,
-    /// When it would have had a place, if places go on coming free as they did; whole seconds, 1 s to 1 h. The mean of
-    /// the gaps between two that came free while all were taken, or the present gap if that is longer, times the
-    /// requests that have their turn before it; at the count, of all, of its group or its own, where that takes longest.
-    /// While no place has come free yet, a gap is taken to be `lan.queue_timeout`.
+    /// Estimated time until a slot is free, in whole seconds from 1 s to 1 h.
+    ///
+    /// The estimate is the interval between two releases while all slots were used, times the requests ahead, at the
+    /// slowest of the three counts (all, group, client). The interval is the mean, or the current one if that is
+    /// longer. Before the first release it is `lan.queue_timeout`.
     pub retry_after: Duration,
 }
 
-/// One download's place; free for others when it is dropped.
+/// The slot of one download, released when dropped.
 #[derive(Debug)]
 pub struct Slot {
-    places: Arc<SlotLimiter>,
-    group: GroupId,
+    limiter: Arc<SlotLimiter>,
+    group: GroupIndex,
     client: IpAddr,
 }
 
 impl SlotLimiter {
-    /// The counts of a configuration.
+    /// Creates the limits of a configuration.
     pub fn new(config: &Config) -> Self {
-        let places = Self { begun: Instant::now(), limited: AtomicBool::new(false), state: Mutex::default() };
-        places.reconfigure(config);
-        places
+        let limiter =
+            Self { begun: Instant::now(), limited: AtomicBool::new(false), state: Mutex::default() };
+        limiter.reconfigure(config);
+        limiter
     }
 
-    /// Other counts from now on; those who wait and have a place now go at once. A download that began while nothing
-    /// was counted has no place, and is not counted later.
+    /// Applies other limits; queued requests that fit now proceed at once. A download that began without limits has
+    /// no slot and is not counted later.
     pub fn reconfigure(&self, config: &Config) {
-        let of_groups = |group: &gupd_config::GroupSettings| group.max_downloads.or(group.client_downloads);
+        let group_limit = |group: &gupd_config::GroupSettings| group.max_downloads.or(group.client_downloads);
         let lan = config.lan.max_downloads.or(config.lan.client_downloads);
-        let limited = lan.is_some() || config.groups.iter().any(|group| of_groups(group).is_some());
+        let limited = lan.is_some() || config.groups.iter().any(|group| group_limit(group).is_some());
         self.change(|admission, now, granted| admission.configure(config, now, granted));
         self.limited.store(limited, Ordering::Relaxed);
     }
 
-    /// Whether anything is counted.
+    /// Returns true if any limit exists.
     pub fn is_limited(&self) -> bool {
         self.limited.load(Ordering::Relaxed)
     }
 
-    /// A place for a download of `client`, of this group, if one is free.
+    /// Returns a slot for a download of `client`, a member of `group`, if one is free.
     pub fn try_acquire(self: &Arc<Self>, client: IpAddr, group: &str) -> Option<Slot> {
         let client = client.to_canonical();
         let now = self.now();
@@ -92,51 +94,55 @@ impl SlotLimiter {
         let group = state.admission.group(group);
         let taken = state.admission.take(group, client, now);
         drop(state);
-        taken.then(|| Slot { places: Arc::clone(self), group, client })
+        taken.then(|| Slot { limiter: Arc::clone(self), group, client })
     }
 
-    /// A place for a download of `client`, of this group, in its turn. Who drops the future waits no more.
+    /// Waits for a slot for a download of `client`, a member of `group`. Dropping the future leaves the queue.
     ///
     /// # Errors
-    /// When as many wait as may, or it has waited for as long as it may.
+    /// If the queue is full, or the request was queued for `lan.queue_timeout`.
     pub async fn acquire(self: &Arc<Self>, client: IpAddr, group: &str) -> Result<Slot, SlotRejection> {
-        let (mut waiting, patience) = self.wait(client.to_canonical(), group)?;
-        match timeout(patience, &mut waiting).await {
-            Ok(place) => Ok(place),
+        let (mut waiting, queue_timeout) = self.enqueue(client.to_canonical(), group)?;
+        match timeout(queue_timeout, &mut waiting).await {
+            Ok(slot) => Ok(slot),
             Err(_) => waiting.give_up(),
         }
     }
 
-    fn wait(self: &Arc<Self>, client: IpAddr, group: &str) -> Result<(Waiting, Duration), SlotRejection> {
+    fn enqueue(
+        self: &Arc<Self>,
+        client: IpAddr,
+        group: &str,
+    ) -> Result<(QueuedRequest, Duration), SlotRejection> {
         let now = self.now();
         let mut state = self.state();
-        let State { admission, asks } = &mut *state;
+        let SlotState { admission, waiters } = &mut *state;
         let group = admission.group(group);
-        let ask = asks.insert(Ask::Waiting(None));
-        let why = match admission.ask(group, client, ask, now) {
-            Asked::Granted => {
-                asks[ask] = Ask::Granted;
+        let waiter = waiters.insert(SlotWaiter::Waiting(None));
+        let reason = match admission.enqueue(group, client, waiter, now) {
+            SlotDecision::Granted => {
+                waiters[waiter] = SlotWaiter::Granted;
                 None
             }
-            Asked::Waits => None,
-            Asked::QueueFull => Some(SlotDenial::QueueFull),
-            Asked::ClientQueueFull => Some(SlotDenial::ClientQueueFull),
+            SlotDecision::Queued => None,
+            SlotDecision::QueueFull => Some(SlotDenial::QueueFull),
+            SlotDecision::ClientQueueFull => Some(SlotDenial::ClientQueueFull),
         };
-        if let Some(why) = why {
-            asks.remove(ask);
-            return Err(SlotRejection::new(why, admission.wait_of(group, client, None, now)));
+        if let Some(reason) = reason {
+            waiters.remove(waiter);
+            return Err(SlotRejection::new(reason, admission.estimate_wait(group, client, None, now)));
         }
-        let patience = admission.queue_timeout();
+        let queue_timeout = admission.queue_timeout();
         drop(state);
-        Ok((Waiting { places: Arc::clone(self), group, client, ask: Some(ask) }, patience))
+        Ok((QueuedRequest { limiter: Arc::clone(self), group, client, waiter: Some(waiter) }, queue_timeout))
     }
 
-    fn change(&self, change: impl FnOnce(&mut Admission, Nanos, &mut Vec<usize>)) {
+    fn change(&self, change: impl FnOnce(&mut SlotQueue, Nanos, &mut Vec<usize>)) {
         let now = self.now();
         let mut state = self.state();
         let mut granted = Vec::new();
         change(&mut state.admission, now, &mut granted);
-        let wakers: Vec<_> = granted.into_iter().filter_map(|ask| state.grant(ask)).collect();
+        let wakers: Vec<_> = granted.into_iter().filter_map(|waiter| state.grant(waiter)).collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -145,77 +151,79 @@ impl SlotLimiter {
         u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SlotState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn grant(&mut self, ask: usize) -> Option<Waker> {
-        match std::mem::replace(self.asks.get_mut(ask)?, Ask::Granted) {
-            Ask::Waiting(waker) => waker,
-            Ask::Granted => None,
+impl SlotState {
+    fn grant(&mut self, waiter: usize) -> Option<Waker> {
+        match std::mem::replace(self.waiters.get_mut(waiter)?, SlotWaiter::Granted) {
+            SlotWaiter::Waiting(waker) => waker,
+            SlotWaiter::Granted => None,
         }
     }
 }
 
 impl SlotRejection {
-    fn new(why: SlotDenial, wait: Nanos) -> Self {
+    fn new(reason: SlotDenial, wait: Nanos) -> Self {
         let seconds = Duration::from_secs(wait.div_ceil(1_000_000_000));
-        Self { reason: why, retry_after: seconds.clamp(RETRY_AFTER.0, RETRY_AFTER.1) }
+        Self { reason: reason, retry_after: seconds.clamp(RETRY_AFTER.0, RETRY_AFTER.1) }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.places
+        self.limiter
             .change(|admission, now, granted| admission.release(self.group, self.client, now, granted));
     }
 }
 
-/// A request that waits.
+/// A queued request.
 #[derive(Debug)]
-struct Waiting {
-    places: Arc<SlotLimiter>,
-    group: GroupId,
+struct QueuedRequest {
+    limiter: Arc<SlotLimiter>,
+    group: GroupIndex,
     client: IpAddr,
-    /// None when it has ended.
-    ask: Option<usize>,
+    /// `None` once it has left the queue.
+    waiter: Option<usize>,
 }
 
-impl Waiting {
-    /// Waits no more. A place that came just now is used.
+impl QueuedRequest {
+    /// Leaves the queue. A slot granted just now is used.
     fn give_up(mut self) -> Result<Slot, SlotRejection> {
-        let now = self.places.now();
+        let now = self.limiter.now();
         let wait = {
-            let state = self.places.state();
-            match self.ask.and_then(|ask| state.asks.get(ask)) {
-                Some(Ask::Granted) => None,
-                _ => Some(state.admission.wait_of(self.group, self.client, self.ask, now)),
+            let state = self.limiter.state();
+            match self.waiter.and_then(|waiter| state.waiters.get(waiter)) {
+                Some(SlotWaiter::Granted) => None,
+                _ => Some(state.admission.estimate_wait(self.group, self.client, self.waiter, now)),
             }
         };
         match wait {
             Some(wait) => Err(SlotRejection::new(SlotDenial::QueueTimeout, wait)),
-            None => Ok(self.place()),
+            None => Ok(self.slot()),
         }
     }
 
-    /// What it has waited for.
-    fn place(&mut self) -> Slot {
-        if let Some(ask) = self.ask.take() {
-            self.places.state().asks.try_remove(ask);
+    /// Takes the granted slot.
+    fn slot(&mut self) -> Slot {
+        if let Some(waiter) = self.waiter.take() {
+            self.limiter.state().waiters.try_remove(waiter);
         }
-        Slot { places: Arc::clone(&self.places), group: self.group, client: self.client }
+        Slot { limiter: Arc::clone(&self.limiter), group: self.group, client: self.client }
     }
 }
 
-impl Future for Waiting {
+impl Future for QueuedRequest {
     type Output = Slot;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Slot> {
         {
-            let mut state = self.places.state();
-            if let Some(Ask::Waiting(waker)) = self.ask.and_then(|ask| state.asks.get_mut(ask)) {
+            let mut state = self.limiter.state();
+            if let Some(SlotWaiter::Waiting(waker)) =
+                self.waiter.and_then(|waiter| state.waiters.get_mut(waiter))
+            {
                 match waker {
                     Some(waker) => waker.clone_from(cx.waker()),
                     None => *waker = Some(cx.waker().clone()),
@@ -223,25 +231,25 @@ impl Future for Waiting {
                 return Poll::Pending;
             }
         }
-        Poll::Ready(self.place())
+        Poll::Ready(self.slot())
     }
 }
 
-impl Drop for Waiting {
+impl Drop for QueuedRequest {
     fn drop(&mut self) {
-        let Some(ask) = self.ask.take() else { return };
+        let Some(waiter) = self.waiter.take() else { return };
         let (group, client) = (self.group, self.client);
         let granted = {
-            let mut state = self.places.state();
-            let granted = matches!(state.asks.try_remove(ask), Some(Ask::Granted));
+            let mut state = self.limiter.state();
+            let granted = matches!(state.waiters.try_remove(waiter), Some(SlotWaiter::Granted));
             if !granted {
-                state.admission.leave(group, client, ask);
+                state.admission.cancel(group, client, waiter);
             }
             granted
         };
         if granted {
-            // It came too late: somebody else's.
-            drop(Slot { places: Arc::clone(&self.places), group, client });
+            // Granted too late: release the slot to the next request.
+            drop(Slot { limiter: Arc::clone(&self.limiter), group, client });
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The limits on what comes from upstreams: the line, each upstream, narrower ones by path, each group. Owns which
-//! limits a transfer's bytes pass and how urgent they are; relies on `pace` for turns.
+//! Byte limits on transfers from upstreams: the line, each upstream, narrower ones by path or content type, and each
+//! group. The module selects the limits and the priority of a transfer; `throttle` grants its bytes.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,103 +10,103 @@ use globset::GlobMatcher;
 use tokio::sync::Notify;
 
 use super::queue::Priority;
-use super::scavenger::{LineSample, Yielding};
+use super::scavenger::{LineSample, Scavenger};
 use super::schedule::LimitId;
-use super::throttle::{Flow, Pacer, Throttle};
-use super::timed_limit::{Holds, Moment, Timed, follow};
+use super::throttle::{FlowHandle, Pacer, Throttle};
+use super::timed_limit::{SiteTime, TimedLimit, ValidityPeriod, keep_applied};
 use gupd_config as config;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::calendar::Calendar;
 use gupd_config::policy::{Classification, PayloadForm};
 use gupd_config::{Config, RateSchedule, WanMatch, pattern};
 
-/// What may be on its way at a limited rate, in time at that rate: a burst, and the round trip of most lines.
-const AHEAD: Duration = Duration::from_millis(250);
+/// Bytes in flight at a limited rate, as time at that rate: a burst plus the round trip of most lines.
+const IN_FLIGHT: Duration = Duration::from_millis(250);
 
-/// The least that may be on its way: a dozen packets, with which TCP still notices losses by itself.
-const LEAST_WINDOW: u64 = 16 << 10;
+/// Minimum of bytes in flight: a dozen packets, with which TCP still detects losses by itself.
+const MIN_WINDOW: u64 = 16 << 10;
 
-/// The limits on what comes from upstreams.
+/// Byte limits on transfers from upstreams.
 #[derive(Debug)]
 pub struct WanLimiter {
     pacer: Arc<Pacer>,
     clock: Clock,
     limited: AtomicBool,
-    /// Bytes a second that the line may have now; 0 without a limit.
+    /// Current rate of the line in bytes per second; 0 without a limit.
     line_rate: AtomicU64,
-    /// What the relay takes of a line that others use, if it yields to them.
-    spare: LimitId,
-    // Held for arithmetic.
-    yielding: Mutex<Option<Yielding>>,
-    state: Mutex<State>,
+    /// The share of a line used by others as well, if the relay yields to them.
+    yielded: LimitId,
+    // Locked for arithmetic only.
+    scavenger: Mutex<Option<Scavenger>>,
+    state: Mutex<WanState>,
     reconfigured: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct WanState {
     calendar: Calendar,
     burst: Duration,
-    line: Timed,
-    // By name. One that is no longer configured stays, unlimited: transfers of it may still run.
-    upstreams: HashMap<String, Timed>,
-    groups: HashMap<String, Timed>,
-    named: HashMap<String, Timed>,
-    /// What the named ones are for, in the order they are tried.
-    rules: Vec<(Rule, LimitId)>,
+    line: TimedLimit,
+    // By name. A removed entry stays without limit, because its transfers may still run.
+    upstreams: HashMap<String, TimedLimit>,
+    groups: HashMap<String, TimedLimit>,
+    named: HashMap<String, TimedLimit>,
+    /// Rules that select a named limit, in the order in which they are tried.
+    rules: Vec<(WanRule, LimitId)>,
 }
 
 #[derive(Debug)]
-enum Rule {
+enum WanRule {
     Pattern(GlobMatcher),
     ContentType(String),
 }
 
-/// What bytes are fetched for.
+/// Purpose of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
-    /// A client waits for them.
+    /// A client waits for the bytes.
     Client,
-    /// To see whether what is stored is still good.
+    /// Validation of a stored response.
     Revalidation,
-    /// Clients will want them.
+    /// Content that clients have not requested yet.
     Prefetch,
-    /// To mend what rotted.
+    /// Replacement of damaged content.
     Repair,
 }
 
-/// What one object's transfers have in common: the narrower limits that they pass, and how urgent they are. Clones are
-/// the same lane. The default passes no narrower limit, for a client that waits.
+/// Limits and priority that all transfers of one object share. Clones are the same class. The default passes no
+/// narrower limit and serves a waiting client.
 #[derive(Clone, Debug, Default)]
-pub struct BandwidthClass(Option<Arc<Common>>);
+pub struct BandwidthClass(Option<Arc<ClassShared>>);
 
 #[derive(Debug)]
-struct Common {
+struct ClassShared {
     narrower: Vec<LimitId>,
     form: PayloadForm,
-    // Held to look and to change priorities, which is arithmetic.
-    transfers: Mutex<(Purpose, Vec<Weak<Flow>>)>,
+    // Locked to read and to change priorities, which is arithmetic.
+    transfers: Mutex<(Purpose, Vec<Weak<FlowHandle>>)>,
 }
 
 impl WanLimiter {
-    /// The limits of a configuration.
+    /// Creates the limits of a configuration.
     pub fn new(config: &Config, clock: Clock) -> Self {
         let pacer = Pacer::new();
-        let state = State {
+        let state = WanState {
             calendar: Calendar::new(config.site.time_zone.clone()),
             burst: config.wan.burst,
-            line: Timed::new(&pacer),
+            line: TimedLimit::new(&pacer),
             upstreams: HashMap::new(),
             groups: HashMap::new(),
             named: HashMap::new(),
             rules: Vec::new(),
         };
         let wan = Self {
-            spare: pacer.add_limit(None, Duration::ZERO),
+            yielded: pacer.add_limit(None, Duration::ZERO),
             pacer,
             clock,
             limited: AtomicBool::new(false),
             line_rate: AtomicU64::new(0),
-            yielding: Mutex::new(None),
+            scavenger: Mutex::new(None),
             state: Mutex::new(state),
             reconfigured: Notify::new(),
         };
@@ -114,7 +114,7 @@ impl WanLimiter {
         wan
     }
 
-    /// Other limits from now on, for running transfers too.
+    /// Applies other limits, also to running transfers.
     pub fn reconfigure(&self, config: &Config) {
         let mut state = self.state();
         let state_now = &mut *state;
@@ -126,27 +126,27 @@ impl WanLimiter {
         self.set(&mut state_now.named, config.wan_limits.iter().map(|limit| (&limit.name, &limit.limit)));
         let rules = config.wan_limits.iter();
         state_now.rules = rules
-            .filter_map(|limit| Some((Rule::of(limit)?, state_now.named.get(&limit.name)?.id)))
+            .filter_map(|limit| Some((WanRule::compile(limit)?, state_now.named.get(&limit.name)?.id)))
             .collect();
         let yields = config.wan.yield_to_others;
-        let limited = yields || state.timed().any(|timed| !timed.is_unlimited());
+        let limited = yields || state.all_limits().any(|all_limits| !all_limits.is_unlimited());
         drop(state);
-        let mut yielding = self.yielding();
-        if yielding.is_some() != yields {
-            *yielding = yields.then(|| Yielding::new(self.pacer.now()));
+        let mut scavenger = self.scavenger();
+        if scavenger.is_some() != yields {
+            *scavenger = yields.then(|| Scavenger::new(self.pacer.now()));
         }
-        drop(yielding);
+        drop(scavenger);
         let _until = self.apply();
         self.limited.store(limited, Ordering::Relaxed);
         self.reconfigured.notify_one();
     }
 
-    /// Whether there is any limit at any time.
+    /// Returns true if any limit exists at any time of the week.
     pub fn is_limited(&self) -> bool {
         self.limited.load(Ordering::Relaxed)
     }
 
-    /// No limits at all, for a process that is no relay. Needs no [`WanLimiter::run`].
+    /// Creates an unlimited instance, for a process that is not a relay. It needs no [`WanLimiter::run`].
     pub fn unlimited(config: &Config, clock: Clock) -> Self {
         let mut config = config.clone();
         config.wan.limit = RateSchedule::unlimited();
@@ -157,7 +157,8 @@ impl WanLimiter {
         Self::new(&config, clock)
     }
 
-    /// The lane of an object: `path` is normalised, and `group` that of the client it is fetched for, if it is for one.
+    /// Returns the class of an object. `path` is normalized; `group` is the group of the client that the transfer
+    /// serves, if any.
     pub fn bandwidth_class(
         &self,
         path: &str,
@@ -170,109 +171,115 @@ impl WanLimiter {
         }
         let state = self.state();
         let folded = pattern::fold(path);
-        let fits = |(rule, id): &(Rule, LimitId)| rule.fits(&folded, &classified.content_type).then_some(*id);
-        let named = state.rules.iter().find_map(fits);
-        let group = group.and_then(|group| state.groups.get(group)).map(|timed| timed.id);
+        let matches =
+            |(rule, id): &(WanRule, LimitId)| rule.matches(&folded, &classified.content_type).then_some(*id);
+        let named = state.rules.iter().find_map(matches);
+        let group = group.and_then(|group| state.groups.get(group)).map(|all_limits| all_limits.id);
         let narrower = named.into_iter().chain(group).collect();
         let (form, transfers) = (classified.form, Mutex::new((purpose, Vec::new())));
-        BandwidthClass(Some(Arc::new(Common { narrower, form, transfers })))
+        BandwidthClass(Some(Arc::new(ClassShared { narrower, form, transfers })))
     }
 
-    /// What one transfer from `upstream` may send; without a lane it is a head, which is small and goes first.
+    /// Returns the throttle of one transfer from `upstream`. Without a class the bytes are a response head, which is
+    /// small and goes first.
     pub fn throttle(&self, upstream: &str, bandwidth: Option<&BandwidthClass>) -> Throttle {
         let common = bandwidth.and_then(|bandwidth| bandwidth.0.as_deref());
         let state = self.state();
-        let of_upstream = state.upstreams.get(upstream).map(|timed| timed.id);
+        let of_upstream = state.upstreams.get(upstream).map(|all_limits| all_limits.id);
         let narrower = common.map_or(&[][..], |common| &common.narrower);
         let path: Vec<_> =
-            narrower.iter().copied().chain(of_upstream).chain([state.line.id, self.spare]).collect();
+            narrower.iter().copied().chain(of_upstream).chain([state.line.id, self.yielded]).collect();
         drop(state);
         let flow = self.pacer.join(None, &path);
         match (bandwidth, common) {
-            (None, _) => flow.set_priority(Priority::WaitedDelta),
+            (None, _) => flow.set_priority(Priority::ClientDelta),
             (_, Some(common)) => common.enter(&flow),
             (_, None) => {}
         }
         Throttle::new(flow)
     }
 
-    /// Takes in what a connection to an upstream has seen of the line.
+    /// Records a measurement of the line by a connection to an upstream.
     pub(crate) fn observe(&self, sample: LineSample) {
-        let changed = self.yielding().as_mut().is_some_and(|y| y.observe(sample, self.pacer.now()));
+        let changed = self.scavenger().as_mut().is_some_and(|y| y.observe(sample, self.pacer.now()));
         if changed {
             let state = self.state();
-            self.steer(&state, self.clock.now());
+            self.apply_yield(&state, self.clock.now());
         }
     }
 
-    /// Bytes that an upstream may send ahead on a connection of this round trip, so that what the limits hold up waits
-    /// there and not in this machine's buffers: of a line that carries 8 KiB/s those would take a minute's bytes at
-    /// once. `None` without a limit on the line.
+    /// Returns the receive window of a connection with this round trip; `None` without a limit on the line.
+    ///
+    /// Bytes that a limit holds back then wait at the upstream and not in this machine's buffers, which would take a
+    /// minute's bytes of an 8 KiB/s line at once.
     pub(crate) fn window(&self, round_trip: Option<Duration>) -> Option<u64> {
         let rate = self.line_rate.load(Ordering::Relaxed);
-        let time = (round_trip.unwrap_or_default() * 2).max(AHEAD);
+        let time = (round_trip.unwrap_or_default() * 2).max(IN_FLIGHT);
         let bytes = (rate as f64 * time.as_secs_f64()) as u64;
-        let yielded = self.yielding().as_ref().map(Yielding::window);
-        (rate > 0).then_some(bytes.min(yielded.unwrap_or(u64::MAX)).max(LEAST_WINDOW))
+        let window = self.scavenger().as_ref().map(Scavenger::window);
+        (rate > 0).then_some(bytes.min(window.unwrap_or(u64::MAX)).max(MIN_WINDOW))
     }
 
-    /// Gives turns and keeps the limits at what the time of the week says, for ever.
+    /// Grants bytes and applies the limits of the time of the week. Never returns.
     pub async fn run(&self) {
         tokio::select! {
             () = self.pacer.run() => {}
-            () = follow(&self.clock, &self.reconfigured, || self.apply()) => {}
+            () = keep_applied(&self.clock, &self.reconfigured, || self.apply()) => {}
         }
     }
 
     fn set<'a>(
         &self,
-        limits: &mut HashMap<String, Timed>,
+        limits: &mut HashMap<String, TimedLimit>,
         configured: impl Iterator<Item = (&'a String, &'a RateSchedule)>,
     ) {
-        limits.values_mut().for_each(|timed| timed.set(&RateSchedule::unlimited()));
+        limits.values_mut().for_each(|all_limits| all_limits.set(&RateSchedule::unlimited()));
         for (name, limit) in configured {
-            limits.entry(name.clone()).or_insert_with(|| Timed::new(&self.pacer)).set(limit);
+            limits.entry(name.clone()).or_insert_with(|| TimedLimit::new(&self.pacer)).set(limit);
         }
     }
 
-    /// Sets every limit to what it is now.
-    fn apply(&self) -> Holds {
+    /// Sets every limit to its current rate.
+    fn apply(&self) -> ValidityPeriod {
         let state = self.state();
         let now = self.clock.now();
-        let moment = Moment { calendar: &state.calendar, now, burst: state.burst };
-        let holds = Holds::new(now, state.timed().map(|timed| timed.apply(&self.pacer, &moment)));
-        self.steer(&state, now);
+        let moment = SiteTime { calendar: &state.calendar, now, burst: state.burst };
+        let holds = ValidityPeriod::new(
+            now,
+            state.all_limits().map(|all_limits| all_limits.apply(&self.pacer, &moment)),
+        );
+        self.apply_yield(&state, now);
         holds
     }
 
-    /// Sets what the line may have of what the relay yields, and what may be on its way.
-    fn steer(&self, state: &State, now: UnixMillis) {
-        let moment = Moment { calendar: &state.calendar, now, burst: state.burst };
-        let spare = self.yielding().as_ref().map(Yielding::rate);
-        self.pacer.set_rate(self.spare, spare, state.burst);
-        let least = state.line.rate(&moment).into_iter().chain(spare).min();
+    /// Sets the share of the line that the relay takes while it yields, and the bytes in flight.
+    fn apply_yield(&self, state: &WanState, now: UnixMillis) {
+        let moment = SiteTime { calendar: &state.calendar, now, burst: state.burst };
+        let yielded = self.scavenger().as_ref().map(Scavenger::rate);
+        self.pacer.set_rate(self.yielded, yielded, state.burst);
+        let least = state.line.rate(&moment).into_iter().chain(yielded).min();
         self.line_rate.store(least.unwrap_or(0), Ordering::Relaxed);
     }
 
-    fn yielding(&self) -> MutexGuard<'_, Option<Yielding>> {
-        self.yielding.lock().unwrap_or_else(PoisonError::into_inner)
+    fn scavenger(&self) -> MutexGuard<'_, Option<Scavenger>> {
+        self.scavenger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, WanState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn timed(&self) -> impl Iterator<Item = &Timed> {
+impl WanState {
+    fn all_limits(&self) -> impl Iterator<Item = &TimedLimit> {
         let by_name = [&self.upstreams, &self.groups, &self.named];
         by_name.into_iter().flat_map(HashMap::values).chain([&self.line])
     }
 }
 
-impl Rule {
-    /// `None` for a pattern that does not compile, which [`Config::load`] refuses.
-    fn of(limit: &config::WanLimit) -> Option<Self> {
+impl WanRule {
+    /// Returns `None` for a pattern that does not compile; [`Config::load`] refuses those.
+    fn compile(limit: &config::WanLimit) -> Option<Self> {
         match &limit.matches {
             WanMatch::Pattern(text) => {
                 pattern::compile(text).ok().map(|glob| Self::Pattern(glob.compile_matcher()))
@@ -281,7 +288,7 @@ impl Rule {
         }
     }
 
-    fn fits(&self, folded: &str, content_type: &str) -> bool {
+    fn matches(&self, folded: &str, content_type: &str) -> bool {
         match self {
             Self::Pattern(glob) => glob.is_match(folded),
             Self::ContentType(name) => name == content_type,
@@ -290,7 +297,7 @@ impl Rule {
 }
 
 impl BandwidthClass {
-    /// What it is for from now on, also for transfers that run.
+    /// Changes the purpose, also of running transfers.
     pub fn set_purpose(&self, purpose: Purpose) {
         let Some(common) = &self.0 else { return };
         let mut transfers = common.transfers();
@@ -301,8 +308,8 @@ impl BandwidthClass {
     }
 }
 
-impl Common {
-    fn enter(&self, flow: &Arc<Flow>) {
+impl ClassShared {
+    fn enter(&self, flow: &Arc<FlowHandle>) {
         let mut transfers = self.transfers();
         transfers.1.retain(|flow| flow.strong_count() > 0);
         transfers.1.push(Arc::downgrade(flow));
@@ -311,8 +318,8 @@ impl Common {
 
     fn priority(&self, purpose: Purpose) -> Priority {
         match (purpose, self.form) {
-            (Purpose::Client, PayloadForm::Delta) => Priority::WaitedDelta,
-            (Purpose::Client, _) => Priority::Waited,
+            (Purpose::Client, PayloadForm::Delta) => Priority::ClientDelta,
+            (Purpose::Client, _) => Priority::Client,
             (Purpose::Revalidation, _) => Priority::Revalidation,
             (Purpose::Prefetch, PayloadForm::Delta) => Priority::PrefetchDelta,
             (Purpose::Prefetch, _) => Priority::Prefetch,
@@ -320,7 +327,7 @@ impl Common {
         }
     }
 
-    fn transfers(&self) -> MutexGuard<'_, (Purpose, Vec<Weak<Flow>>)> {
+    fn transfers(&self) -> MutexGuard<'_, (Purpose, Vec<Weak<FlowHandle>>)> {
         self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -342,7 +349,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_limit_that_a_reload_brought_ends_when_it_says() {
+    async fn reloaded_wan_limit_ends_at_its_time() {
         let clock = Clock::manual(0);
         let wan = Arc::new(WanLimiter::new(&config(&[]), clock.clone()));
         let running = Arc::clone(&wan);
@@ -366,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_limits_nothing_needs_to_run() {
+    async fn unlimited_wan_needs_no_task() {
         let config = config(&[("GUPD_WAN_LIMIT", "1KiB/s"), ("GUPD_WAN_YIELD_TO_OTHERS", "true")]);
         let wan = WanLimiter::unlimited(&config, Clock::manual(0));
         assert!(!wan.is_limited() && wan.window(None).is_none());

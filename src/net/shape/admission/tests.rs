@@ -1,4 +1,4 @@
-//! Turns among clients, against a naive model that looks at everybody each time.
+//! Order of clients, compared with a naive model that scans all of them.
 
 use proptest::prelude::*;
 
@@ -12,31 +12,33 @@ fn address(client: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, client])
 }
 
-fn counts(total: Option<u32>, client: Option<u32>, groups: [Option<u32>; 2]) -> Config {
+fn config_with_limits(total: Option<u32>, client: Option<u32>, groups: [Option<u32>; 2]) -> Config {
     let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
     (config.lan.max_downloads, config.lan.client_downloads) = (total, client);
     config.groups = GROUPS.map(config::GroupSettings::catch_all).to_vec();
-    for (group, most) in config.groups.iter_mut().zip(groups) {
-        group.max_downloads = most;
+    for (group, limit) in config.groups.iter_mut().zip(groups) {
+        group.max_downloads = limit;
     }
     config
 }
 
-fn admission(config: &Config) -> Admission {
-    let mut admission = Admission::default();
+fn admission(config: &Config) -> SlotQueue {
+    let mut admission = SlotQueue::default();
     admission.configure(config, 0, &mut Vec::new());
     admission
 }
 
 #[test]
-fn a_client_with_a_thousand_waiting_requests_is_next_only_once_before_another() {
-    let mut config = counts(Some(1), None, [None; 2]);
+fn client_with_many_requests_alternates_with_others() {
+    let mut config = config_with_limits(Some(1), None, [None; 2]);
     (config.lan.queue, config.lan.client_queue) = (2_000, 1_000);
     let mut admission = admission(&config);
     let group = admission.group("a");
-    assert_eq!(admission.ask(group, address(1), 0, 0), Asked::Granted);
-    (1..=1_000).for_each(|ask| assert_eq!(admission.ask(group, address(1), ask, 0), Asked::Waits));
-    assert_eq!(admission.ask(group, address(2), 2_000, 0), Asked::Waits);
+    assert_eq!(admission.enqueue(group, address(1), 0, 0), SlotDecision::Granted);
+    (1..=1_000).for_each(|request| {
+        assert_eq!(admission.enqueue(group, address(1), request, 0), SlotDecision::Queued)
+    });
+    assert_eq!(admission.enqueue(group, address(2), 2_000, 0), SlotDecision::Queued);
     let mut granted = Vec::new();
     admission.release(group, address(1), 1, &mut granted);
     admission.release(group, address(1), 2, &mut granted);
@@ -45,21 +47,21 @@ fn a_client_with_a_thousand_waiting_requests_is_next_only_once_before_another() 
 }
 
 #[test]
-fn who_is_held_up_by_its_own_count_or_its_groups_holds_up_nobody_and_keeps_its_turn() {
-    let mut admission = admission(&counts(Some(3), Some(1), [Some(1), None]));
+fn client_at_its_limit_is_passed_over_and_keeps_its_place() {
+    let mut admission = admission(&config_with_limits(Some(3), Some(1), [Some(1), None]));
     let (narrow, wide) = (admission.group("a"), admission.group("b"));
-    for (group, client, ask, asked) in [
-        (narrow, 1, 10, Asked::Granted),
-        (wide, 2, 20, Asked::Granted),
-        (narrow, 3, 30, Asked::Waits),
-        (wide, 2, 21, Asked::Waits),
-        (wide, 4, 40, Asked::Granted),
-        (wide, 5, 50, Asked::Waits),
+    for (group, client, request, asked) in [
+        (narrow, 1, 10, SlotDecision::Granted),
+        (wide, 2, 20, SlotDecision::Granted),
+        (narrow, 3, 30, SlotDecision::Queued),
+        (wide, 2, 21, SlotDecision::Queued),
+        (wide, 4, 40, SlotDecision::Granted),
+        (wide, 5, 50, SlotDecision::Queued),
     ] {
-        assert_eq!(admission.ask(group, address(client), ask, 0), asked, "{ask}");
+        assert_eq!(admission.enqueue(group, address(client), request, 0), asked, "{request}");
     }
     let mut granted = Vec::new();
-    // All three counts are full: of those who wait, only the last may have what comes free.
+    // All three counts are full: only the last queued request can use the released slot.
     admission.release(wide, address(4), 0, &mut granted);
     assert_eq!(granted, [50]);
     admission.release(wide, address(5), 0, &mut granted);
@@ -70,31 +72,31 @@ fn who_is_held_up_by_its_own_count_or_its_groups_holds_up_nobody_and_keeps_its_t
 }
 
 #[test]
-fn nothing_is_kept_of_clients_that_are_gone() {
-    let mut admission = admission(&counts(Some(1), None, [None; 2]));
+fn idle_clients_are_removed() {
+    let mut admission = admission(&config_with_limits(Some(1), None, [None; 2]));
     let group = admission.group("a");
     assert!(admission.take(group, address(1), 0));
     assert!(!admission.take(group, address(2), 0));
-    assert_eq!(admission.ask(group, address(3), 0, 0), Asked::Waits);
-    admission.leave(group, address(3), 0);
+    assert_eq!(admission.enqueue(group, address(3), 0, 0), SlotDecision::Queued);
+    admission.cancel(group, address(3), 0);
     let mut granted = Vec::new();
     admission.release(group, address(1), 1, &mut granted);
     assert!(granted.is_empty() && admission.groups[0].clients.is_empty());
-    assert!(admission.groups[0].in_turn.is_empty() && admission.total.is_idle());
+    assert!(admission.groups[0].queue.is_empty() && admission.total.is_idle());
 }
 
-/// A request, by the client that it is from; a client's group is its number's.
+/// A request: its client and its number. The group follows from the client's number.
 type Request = (u8, usize);
 
-/// Looks at everybody each time.
+/// Model that scans all clients at each step.
 #[derive(Default)]
 struct Naive {
     total: Option<u32>,
     client: Option<u32>,
     groups: [Option<u32>; 2],
     running: Vec<Request>,
-    /// The client whose last turn is longest ago first.
-    waiting: Vec<(u8, Vec<usize>)>,
+    /// The client served longest ago first.
+    queued_clients: Vec<(u8, Vec<usize>)>,
 }
 
 fn group_of(client: u8) -> usize {
@@ -103,54 +105,57 @@ fn group_of(client: u8) -> usize {
 
 impl Naive {
     fn fits(&self, client: u8) -> bool {
-        let fewer = |most: Option<u32>, taken: usize| most.is_none_or(|most| taken < most as usize);
+        let fewer = |limit: Option<u32>, taken: usize| limit.is_none_or(|limit| taken < limit as usize);
         let taken = |of: &dyn Fn(u8) -> bool| self.running.iter().filter(|(other, _)| of(*other)).count();
         fewer(self.total, self.running.len())
             && fewer(self.groups[group_of(client)], taken(&|other| group_of(other) == group_of(client)))
             && fewer(self.client, taken(&|other| other == client))
     }
 
-    fn ask(&mut self, client: u8, ask: usize, queue: u32, client_queue: u32) -> Asked {
-        let queued = |client: u8| self.waiting.iter().find(|(other, _)| *other == client);
-        let all: usize = self.waiting.iter().map(|(_, asks)| asks.len()).sum();
+    fn enqueue(&mut self, client: u8, request: usize, queue: u32, client_queue: u32) -> SlotDecision {
+        let queued = |client: u8| self.queued_clients.iter().find(|(other, _)| *other == client);
+        let all: usize = self.queued_clients.iter().map(|(_, asks)| asks.len()).sum();
         if self.fits(client) {
-            self.running.push((client, ask));
-            Asked::Granted
+            self.running.push((client, request));
+            SlotDecision::Granted
         } else if queued(client).map_or(0, |(_, asks)| asks.len()) >= client_queue as usize {
-            Asked::ClientQueueFull
+            SlotDecision::ClientQueueFull
         } else if all >= queue as usize {
-            Asked::QueueFull
+            SlotDecision::QueueFull
         } else {
-            match self.waiting.iter_mut().find(|(other, _)| *other == client) {
-                Some((_, asks)) => asks.push(ask),
-                None => self.waiting.push((client, vec![ask])),
+            match self.queued_clients.iter_mut().find(|(other, _)| *other == client) {
+                Some((_, asks)) => asks.push(request),
+                None => self.queued_clients.push((client, vec![request])),
             }
-            Asked::Waits
+            SlotDecision::Queued
         }
     }
 
-    fn settle(&mut self) -> Vec<usize> {
+    fn grant_free(&mut self) -> Vec<usize> {
         let mut granted = Vec::new();
-        while let Some(at) = self.waiting.iter().position(|(client, _)| self.fits(*client)) {
-            let (client, mut asks) = self.waiting.remove(at);
-            let ask = asks.remove(0);
-            self.running.push((client, ask));
-            granted.push(ask);
+        while let Some(at) = self.queued_clients.iter().position(|(client, _)| self.fits(*client)) {
+            let (client, mut asks) = self.queued_clients.remove(at);
+            let request = asks.remove(0);
+            self.running.push((client, request));
+            granted.push(request);
             if !asks.is_empty() {
-                self.waiting.push((client, asks));
+                self.queued_clients.push((client, asks));
             }
         }
         granted
     }
 
-    fn leave(&mut self, nth: usize) -> Option<Request> {
-        let waiting = self.waiting.iter().flat_map(|(client, asks)| asks.iter().map(|ask| (*client, *ask)));
-        let (client, ask) = waiting.clone().nth(nth % waiting.count().max(1))?;
-        for (other, asks) in &mut self.waiting {
-            asks.retain(|known| (*other, *known) != (client, ask));
+    fn cancel(&mut self, nth: usize) -> Option<Request> {
+        let queued_clients = self
+            .queued_clients
+            .iter()
+            .flat_map(|(client, asks)| asks.iter().map(|request| (*client, *request)));
+        let (client, request) = queued_clients.clone().nth(nth % queued_clients.count().max(1))?;
+        for (other, asks) in &mut self.queued_clients {
+            asks.retain(|known| (*other, *known) != (client, request));
         }
-        self.waiting.retain(|(_, asks)| !asks.is_empty());
-        Some((client, ask))
+        self.queued_clients.retain(|(_, asks)| !asks.is_empty());
+        Some((client, request))
     }
 }
 
@@ -177,48 +182,49 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// The model gives a place only within every count, leaves nobody waiting who fits, and goes by last turns.
+    /// The model grants a slot only within every count, leaves no request queued that fits, and goes by the last
+    /// service.
     #[test]
-    fn places_are_given_as_by_a_model_that_looks_at_everybody(steps in steps()) {
+    fn slots_are_granted_as_by_the_naive_model(steps in steps()) {
         let (queue, client_queue) = (8, 3);
-        let mut admission = Admission::default();
+        let mut admission = SlotQueue::default();
         let mut naive = Naive::default();
         let ids = GROUPS.map(|name| admission.group(name));
         let id = |client: u8| ids[group_of(client)];
         let first = Step::Configure(Some(2), Some(1), [None; 2]);
-        for (ask, step) in std::iter::once(first).chain(steps).enumerate() {
-            let (mut granted, now) = (Vec::new(), ask as Nanos);
+        for (request, step) in std::iter::once(first).chain(steps).enumerate() {
+            let (mut granted, now) = (Vec::new(), request as Nanos);
             let mut expected = Vec::new();
             match step {
                 Step::Ask(client) => {
-                    let asked = admission.ask(id(client), address(client), ask, now);
-                    prop_assert_eq!(asked, naive.ask(client, ask, queue, client_queue));
+                    let asked = admission.enqueue(id(client), address(client), request, now);
+                    prop_assert_eq!(asked, naive.enqueue(client, request, queue, client_queue));
                 }
                 Step::Release(nth) if !naive.running.is_empty() => {
                     let (client, _) = naive.running.remove(nth % naive.running.len());
                     admission.release(id(client), address(client), now, &mut granted);
-                    expected = naive.settle();
+                    expected = naive.grant_free();
                 }
                 Step::Release(_) => {}
                 Step::Leave(nth) => {
-                    if let Some((client, ask)) = naive.leave(nth) {
-                        admission.leave(id(client), address(client), ask);
+                    if let Some((client, request)) = naive.cancel(nth) {
+                        admission.cancel(id(client), address(client), request);
                     }
                 }
                 Step::Configure(total, client, groups) => {
                     (naive.total, naive.client, naive.groups) = (total, client, groups);
-                    let mut config = counts(total, client, groups);
+                    let mut config = config_with_limits(total, client, groups);
                     (config.lan.queue, config.lan.client_queue) = (queue, client_queue);
                     admission.configure(&config, now, &mut granted);
-                    expected = naive.settle();
+                    expected = naive.grant_free();
                 }
             }
             prop_assert_eq!(granted, expected);
         }
-        // Whatever happened, all of it can be given back.
+        // All slots can be released at the end.
         while let Some((client, _)) = naive.running.pop() {
             admission.release(id(client), address(client), 0, &mut Vec::new());
-            naive.settle();
+            naive.grant_free();
         }
         prop_assert!(admission.total.is_idle() && admission.groups.iter().all(|group| group.clients.is_empty()));
     }

@@ -1,4 +1,4 @@
-//! Rates, shares and turns by the bytes that are granted, in simulated time.
+//! Rates, shares and order of granted bytes, in simulated time.
 
 use proptest::prelude::*;
 
@@ -7,13 +7,13 @@ use super::*;
 const BURST: Duration = Duration::from_millis(100);
 const SECOND: Nanos = 1_000_000_000;
 
-/// Flows that always ask for more, one connection or several each, and what each was granted when.
+/// Flows that always request more, over one connection or several, and the grants of each.
 #[derive(Default)]
 struct Run {
-    schedule: Schedule,
+    schedule: ByteSchedule,
     flows: Vec<FlowId>,
-    /// For each ask, the flow; asks are asked again as soon as they are granted.
-    asks: Vec<usize>,
+    /// The flow of each request. A request is repeated as soon as it is granted.
+    requests: Vec<usize>,
     now: Nanos,
     granted: Vec<(Nanos, usize, u64)>,
 }
@@ -24,41 +24,41 @@ impl Run {
     }
 
     fn flow(&mut self, path: &[LimitId], connections: usize) -> usize {
-        let id = self.schedule.join(path);
+        let id = self.schedule.add_flow(path);
         self.flows.push(id);
-        self.asks.extend(std::iter::repeat_n(self.flows.len() - 1, connections));
+        self.requests.extend(std::iter::repeat_n(self.flows.len() - 1, connections));
         self.flows.len() - 1
     }
 
-    fn ask_all(&mut self) {
+    fn request_all(&mut self) {
         let mut grants = Vec::new();
-        for (ask, flow) in self.asks.iter().enumerate() {
-            self.schedule.ask(self.flows[*flow], ask, u64::MAX, self.now, &mut grants);
+        for (request, flow) in self.requests.iter().enumerate() {
+            self.schedule.enqueue(self.flows[*flow], request, u64::MAX, self.now, &mut grants);
         }
-        self.note(grants);
+        self.record(grants);
     }
 
-    fn until(&mut self, end: Nanos) {
+    fn run_until(&mut self, end: Nanos) {
         while let Some(next) = self.schedule.next().filter(|next| *next <= end) {
             self.now = next;
             let mut grants = Vec::new();
             self.schedule.advance(next, &mut grants);
-            self.note(grants);
+            self.record(grants);
         }
         self.now = end;
     }
 
-    fn note(&mut self, mut grants: Vec<Grant>) {
+    fn record(&mut self, mut grants: Vec<Grant>) {
         while !grants.is_empty() {
-            for Grant { ask, bytes } in std::mem::take(&mut grants) {
-                let flow = self.asks[ask];
+            for Grant { request, bytes } in std::mem::take(&mut grants) {
+                let flow = self.requests[request];
                 self.granted.push((self.now, flow, bytes));
-                self.schedule.ask(self.flows[flow], ask, u64::MAX, self.now, &mut grants);
+                self.schedule.enqueue(self.flows[flow], request, u64::MAX, self.now, &mut grants);
             }
         }
     }
 
-    /// Bytes of a flow in a stretch of time.
+    /// Bytes of a flow from one time to another.
     fn bytes(&self, of: usize, from: Nanos, to: Nanos) -> u64 {
         let within = |(at, flow, _): &&(Nanos, usize, u64)| *flow == of && (from..to).contains(at);
         self.granted.iter().filter(within).map(|(_, _, bytes)| bytes).sum()
@@ -69,12 +69,12 @@ impl Run {
     }
 }
 
-fn assert_near(value: u64, due: f64, share: f64, what: &str) {
+fn assert_near(value: u64, due: f64, share: f64, description: &str) {
     let off = (value as f64 - due).abs() / due;
-    assert!(off <= share, "{what}: {value} instead of {due}, {off:.4} off");
+    assert!(off <= share, "{description}: {value} instead of {due}, {off:.4} off");
 }
 
-/// Jain's index: 1 if all have the same.
+/// Returns Jain's index: 1 if all have the same.
 fn evenness(values: &[u64]) -> f64 {
     let (sum, squares) = values
         .iter()
@@ -83,7 +83,7 @@ fn evenness(values: &[u64]) -> f64 {
 }
 
 #[test]
-fn any_rate_is_kept_over_ten_seconds_and_over_a_tenth_of_one() {
+fn any_rate_is_kept_over_ten_seconds_and_over_100_ms() {
     for rate in [8 << 10, 100_000, 1 << 20, 12_500_000, 1_250_000_000] {
         for (flows, connections) in [(1, 1), (3, 2), (50, 1)] {
             let mut run = Run::default();
@@ -91,39 +91,39 @@ fn any_rate_is_kept_over_ten_seconds_and_over_a_tenth_of_one() {
             for _ in 0..flows {
                 run.flow(&[limit], connections);
             }
-            run.ask_all();
-            // The first tenth of a second has what idle time saved up.
-            run.until(12 * SECOND);
+            run.request_all();
+            // The first 100 ms have the bytes that idle time saved.
+            run.run_until(12 * SECOND);
             for from in [SECOND / 10, SECOND, 2 * SECOND - 77] {
-                let what = format!("{rate} B/s, {flows} flows");
-                assert_near(run.all(from, from + 10 * SECOND), 10.0 * rate as f64, 0.02, &what);
+                let description = format!("{rate} B/s, {flows} flows");
+                assert_near(run.all(from, from + 10 * SECOND), 10.0 * rate as f64, 0.02, &description);
                 let tenth = run.all(from, from + SECOND / 10);
                 let off = tenth.abs_diff(rate / 10);
-                assert!(off <= (rate / 100).max(16 << 10), "{what}: {tenth} in 100 ms");
+                assert!(off <= (rate / 100).max(16 << 10), "{description}: {tenth} in 100 ms");
             }
         }
     }
 }
 
 #[test]
-fn five_hundred_clients_share_evenly_whatever_number_of_connections_each_opens() {
+fn clients_share_evenly_with_any_number_of_connections() {
     for rate in [1_000_000, 125_000_000] {
         let mut run = Run::default();
         let limit = run.limit(rate);
         for client in 0..500 {
             run.flow(&[limit], if client % 7 == 0 { 16 } else { 1 });
         }
-        run.ask_all();
-        run.until(11 * SECOND);
+        run.request_all();
+        run.run_until(11 * SECOND);
         let shares: Vec<_> = (0..500).map(|client| run.bytes(client, SECOND, 11 * SECOND)).collect();
         assert!(evenness(&shares) > 0.998, "{}", evenness(&shares));
         let due = rate / 50;
-        assert!(shares.iter().all(|share| share.abs_diff(due) <= LEAST.max(due / 50)), "{shares:?}");
+        assert!(shares.iter().all(|share| share.abs_diff(due) <= MIN_CAPACITY.max(due / 50)), "{shares:?}");
     }
 }
 
 #[test]
-fn what_a_narrower_limit_keeps_from_some_the_others_get() {
+fn bytes_held_back_by_a_narrow_limit_go_to_others() {
     let mut run = Run::default();
     let total = run.limit(1_000_000);
     let group = run.limit(200_000);
@@ -131,8 +131,8 @@ fn what_a_narrower_limit_keeps_from_some_the_others_get() {
     let narrow = run.flow(&[own, group, total], 1);
     let grouped = [run.flow(&[group, total], 1), run.flow(&[group, total], 4)];
     let free = [run.flow(&[total], 1), run.flow(&[total], 3)];
-    run.ask_all();
-    run.until(11 * SECOND);
+    run.request_all();
+    run.run_until(11 * SECOND);
     let rate = |flow| run.bytes(flow, SECOND, 11 * SECOND) / 10;
     assert_near(rate(narrow), 10_000.0, 0.02, "its own limit");
     for flow in grouped {
@@ -144,34 +144,34 @@ fn what_a_narrower_limit_keeps_from_some_the_others_get() {
 }
 
 #[test]
-fn urgent_flows_go_first_and_the_others_do_not_starve() {
+fn urgent_flows_go_first_and_others_do_not_starve() {
     let mut run = Run::default();
     let line = run.limit(1_000_000);
     let (waited, prefetch) = (run.flow(&[line], 1), run.flow(&[line], 1));
     run.schedule.set_priority(run.flows[prefetch], Priority::Prefetch);
-    run.ask_all();
-    run.until(11 * SECOND);
+    run.request_all();
+    run.run_until(11 * SECOND);
     assert_near(run.bytes(prefetch, SECOND, 11 * SECOND), 500_000.0, 0.05, "a twentieth");
-    run.schedule.set_priority(run.flows[prefetch], Priority::WaitedDelta);
-    run.until(22 * SECOND);
+    run.schedule.set_priority(run.flows[prefetch], Priority::ClientDelta);
+    run.run_until(22 * SECOND);
     assert_near(run.bytes(prefetch, 12 * SECOND, 22 * SECOND), 9_500_000.0, 0.02, "what somebody came for");
     assert_near(run.bytes(waited, 12 * SECOND, 22 * SECOND), 500_000.0, 0.05, "a twentieth");
 }
 
 #[test]
-fn another_rate_holds_at_once() {
+fn changed_rate_applies_at_once() {
     let mut run = Run::default();
     let line = run.limit(10_000_000);
     run.flow(&[line], 3);
-    run.ask_all();
+    run.request_all();
     let mut grants = Vec::new();
     for (end, rate) in [(SECOND, Some(100_000)), (3 * SECOND, Some(5_000_000)), (5 * SECOND, Some(8 << 10))] {
-        run.until(end);
+        run.run_until(end);
         run.schedule.set_rate(line, rate, BURST, end, &mut grants);
         let grants = std::mem::take(&mut grants);
-        run.note(grants);
+        run.record(grants);
     }
-    run.until(25 * SECOND);
+    run.run_until(25 * SECOND);
     let tenth = SECOND / 10;
     assert_near(run.all(SECOND + 2 * tenth, SECOND + 12 * tenth), 100_000.0, 0.05, "down");
     assert_near(run.all(3 * SECOND + 2 * tenth, 3 * SECOND + 12 * tenth), 5_000_000.0, 0.02, "up");
@@ -179,33 +179,33 @@ fn another_rate_holds_at_once() {
 }
 
 #[test]
-fn what_is_taken_back_is_not_lost_and_holds_nobody_up() {
+fn cancelled_request_returns_its_bytes_to_others() {
     let mut run = Run::default();
     let line = run.limit(100_000);
     let flows = [run.flow(&[line], 1), run.flow(&[line], 1)];
-    run.ask_all();
-    run.until(SECOND);
+    run.request_all();
+    run.run_until(SECOND);
     let mut grants = Vec::new();
-    // It leaves while its turn waits at the head.
+    // The flow is removed while its quantum is at the head.
     run.schedule.cancel(run.flows[flows[0]], 0, run.now, &mut grants);
-    run.schedule.leave(run.flows[flows[0]], run.now);
-    run.note(grants);
-    run.until(12 * SECOND);
+    run.schedule.remove_flow(run.flows[flows[0]], run.now);
+    run.record(grants);
+    run.run_until(12 * SECOND);
     assert_near(run.bytes(flows[1], 2 * SECOND, 12 * SECOND), 1_000_000.0, 0.02, "all of it");
     assert_eq!(run.bytes(flows[0], SECOND, 12 * SECOND), 0);
-    run.schedule.give_back(run.flows[flows[1]], 5_000);
+    run.schedule.put_back(run.flows[flows[1]], 5_000);
     let more = run.all(0, 12 * SECOND);
-    run.until(13 * SECOND);
+    run.run_until(13 * SECOND);
     assert_near(run.all(0, 13 * SECOND) - more, 105_000.0, 0.02, "and what was given back");
 }
 
 #[test]
-fn a_limit_that_is_lifted_lets_everybody_go() {
+fn removed_limit_grants_all_requests() {
     let mut run = Run::default();
     let line = run.limit(1 << 10);
-    let flow = run.schedule.join(&[line]);
+    let flow = run.schedule.add_flow(&[line]);
     let mut grants = Vec::new();
-    (0..10).for_each(|ask| run.schedule.ask(flow, ask, 500_000, 0, &mut grants));
+    (0..10).for_each(|request| run.schedule.enqueue(flow, request, 500_000, 0, &mut grants));
     assert!(grants.len() < 10);
     run.schedule.set_rate(line, None, BURST, 1, &mut grants);
     assert_eq!(grants.len(), 10);
@@ -215,12 +215,12 @@ fn a_limit_that_is_lifted_lets_everybody_go() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn every_share_is_max_min_fair(
+    fn shares_are_max_min_fair(
         total in 200_000..20_000_000u64,
         groups in proptest::collection::vec((1..6usize, 1..100u64), 1..5),
         own in proptest::collection::vec(1..100u64, 20),
     ) {
-        // Narrower limits are shares of the line, some so wide that they do not matter.
+        // Narrower limits are shares of the line, some too wide to matter.
         let rates: Vec<u64> = groups.iter().map(|(_, share)| total * share / 60).collect();
         let members = groups.iter().enumerate().flat_map(|(index, (members, _))| {
             (0..*members).map(move |member| (index, member))
@@ -228,8 +228,8 @@ proptest! {
         let members: Vec<_> = members.collect();
         let own_rate = |(index, member): &(usize, usize)| (*index, total * own[(index * 7 + member) % own.len()] / 100);
         let mut flows: Vec<_> = members.iter().map(own_rate).collect();
-        // Known: who is due little less than its own limit lets pass comes late to its turns elsewhere, which are not made
-        // up for; it had a sixth less, which the others of its group had.
+        // Known: a flow due little less than its own limit permits arrives late at its quanta elsewhere, which are
+        // not made up for. It had a sixth less, which the others of its group had.
         let is_late = |due: f64, own: u64| due < own as f64 * 0.99 && due * 1.6 > own as f64;
         let dues = loop {
             let dues = fill_up(total, &rates, &flows);
@@ -243,18 +243,18 @@ proptest! {
             let limit = run.limit(*own);
             run.flow(&[limit, limits[*index], line], 1 + member % 3);
         }
-        run.ask_all();
-        run.until(12 * SECOND);
+        run.request_all();
+        run.run_until(12 * SECOND);
         for (flow, due) in dues.into_iter().enumerate() {
             let had = run.bytes(flow, 2 * SECOND, 12 * SECOND) as f64 / 10.0;
-            // A turn more or less at the ends of the ten seconds.
-            let turn = (total / SHARE).min(TURN_MAX) as f64 / 10.0;
-            prop_assert!((had - due).abs() <= due * 0.03 + turn, "flow {} had {} of {}", flow, had, due);
+            // One quantum more or less at the ends of the ten seconds.
+            let quantum = (total / QUANTA_PER_SECOND).min(MAX_QUANTUM) as f64 / 10.0;
+            prop_assert!((had - due).abs() <= due * 0.03 + quantum, "flow {} had {} of {}", flow, had, due);
         }
     }
 }
 
-/// Water filling: everybody's share rises alike until a limit on its path is used up.
+/// Water filling: all shares rise alike until a limit on their path is used up.
 fn fill_up(total: u64, groups: &[u64], flows: &[(usize, u64)]) -> Vec<f64> {
     let mut share = vec![0.0; flows.len()];
     let mut rising: Vec<usize> = (0..flows.len()).collect();
@@ -289,18 +289,18 @@ fn fill_up(total: u64, groups: &[u64], flows: &[(usize, u64)]) -> Vec<f64> {
 }
 
 #[test]
-fn however_many_connections_a_limit_lets_go_at_once_the_stack_of_a_thread_is_enough() {
+fn granting_many_requests_at_once_needs_little_stack() {
     const CONNECTIONS: usize = 1 << 16;
-    // One client with all of them, as behind a translated address, and clients with two each; a limit that is lifted,
-    // and one that is raised.
+    // One client with all of them, as behind a translated address, and clients with two each; a limit that is
+    // removed, and one that is raised.
     for (each, rate) in [(CONNECTIONS, None), (CONNECTIONS, Some(u64::MAX)), (2, None), (2, Some(u64::MAX))] {
         let mut run = Run::default();
         let limit = run.limit(1 << 10);
         let mut grants = Vec::new();
         for client in 0..CONNECTIONS / each {
             let flow = run.flow(&[limit], each);
-            for ask in client * each..(client + 1) * each {
-                run.schedule.ask(run.flows[flow], ask, u64::MAX, 0, &mut grants);
+            for request in client * each..(client + 1) * each {
+                run.schedule.enqueue(run.flows[flow], request, u64::MAX, 0, &mut grants);
             }
         }
         run.schedule.set_rate(limit, rate, BURST, 0, &mut grants);
@@ -311,48 +311,48 @@ fn however_many_connections_a_limit_lets_go_at_once_the_stack_of_a_thread_is_eno
 
 proptest! {
     #[test]
-    fn whatever_happens_meanwhile_every_ask_that_stays_is_granted_in_the_end(
+    fn every_request_is_granted_once_in_any_sequence(
         steps in proptest::collection::vec((0..7u8, 0..6usize, 0..4u64, 0..200_000_000u64), 1..200),
     ) {
-        let (mut schedule, mut now, mut grants) = (Schedule::default(), 0, Vec::new());
+        let (mut schedule, mut now, mut grants) = (ByteSchedule::default(), 0, Vec::new());
         let rates = [None, Some(1 << 10), Some(100_000), Some(50_000_000)];
         let limits: Vec<_> = (0..4).map(|limit| schedule.add_limit(rates[limit], BURST, 0)).collect();
-        let join = |schedule: &mut Schedule, number: usize| {
-            schedule.join(&[limits[number % 2], limits[2], limits[3]])
+        let add_flow = |schedule: &mut ByteSchedule, number: usize| {
+            schedule.add_flow(&[limits[number % 2], limits[2], limits[3]])
         };
-        let mut flows: Vec<_> = (0..6).map(|number| join(&mut schedule, number)).collect();
-        let (mut asks, mut next) = (Vec::new(), 0);
-        for (what, which, value, passes) in steps {
-            match what {
+        let mut flows: Vec<_> = (0..6).map(|number| add_flow(&mut schedule, number)).collect();
+        let (mut requests, mut next) = (Vec::new(), 0);
+        for (description, which, value, passes) in steps {
+            match description {
                 0 | 1 => {
-                    asks.push((next, which));
-                    schedule.ask(flows[which], next, 1 << (5 * value), now, &mut grants);
+                    requests.push((next, which));
+                    schedule.enqueue(flows[which], next, 1 << (5 * value), now, &mut grants);
                     next += 1;
                 }
-                2 if !asks.is_empty() => {
-                    let (ask, flow) = asks.remove(which % asks.len());
-                    schedule.cancel(flows[flow], ask, now, &mut grants);
+                2 if !requests.is_empty() => {
+                    let (request, flow) = requests.remove(which % requests.len());
+                    schedule.cancel(flows[flow], request, now, &mut grants);
                 }
                 3 => schedule.set_rate(limits[which % 4], rates[value as usize], BURST, now, &mut grants),
-                4 => schedule.set_priority(flows[which], [Priority::Waited, Priority::Repair][which % 2]),
+                4 => schedule.set_priority(flows[which], [Priority::Client, Priority::Repair][which % 2]),
                 5 if value == 0 => {
-                    schedule.leave(flows[which], now);
-                    asks.retain(|(_, flow)| *flow != which);
-                    flows[which] = join(&mut schedule, which);
+                    schedule.remove_flow(flows[which], now);
+                    requests.retain(|(_, flow)| *flow != which);
+                    flows[which] = add_flow(&mut schedule, which);
                 }
-                _ => schedule.give_back(flows[which], value * 1_000),
+                _ => schedule.put_back(flows[which], value * 1_000),
             }
             now += passes;
             schedule.advance(now, &mut grants);
-            asks.retain(|(ask, _)| !grants.iter().any(|grant| grant.ask == *ask));
+            requests.retain(|(request, _)| !grants.iter().any(|grant| grant.request == *request));
         }
         while let Some(at) = schedule.next() {
             now = now.max(at);
             schedule.advance(now, &mut grants);
         }
-        asks.retain(|(ask, _)| !grants.iter().any(|grant| grant.ask == *ask));
-        prop_assert_eq!(asks, []);
-        let mut granted: Vec<_> = grants.iter().map(|grant| grant.ask).collect();
+        requests.retain(|(request, _)| !grants.iter().any(|grant| grant.request == *request));
+        prop_assert_eq!(requests, []);
+        let mut granted: Vec<_> = grants.iter().map(|grant| grant.request).collect();
         granted.sort_unstable();
         granted.dedup();
         prop_assert_eq!(granted.len(), grants.len(), "each once");
