@@ -1,7 +1,6 @@
-//! Metrics of connections, upstreams and peers of the site. Label sets are bounded: names from the configuration and
-//! words of an enum, never a client or a path.
+//! Metrics of client connections, upstreams and peers. Label sets are bounded: names from the configuration and
+//! values of an enum, never a client or a path.
 
-use crate::upstream::UpstreamFailure;
 use http::StatusCode;
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, register_int_counter_vec_with_registry,
@@ -9,10 +8,12 @@ use prometheus::{
     register_int_gauge_with_registry,
 };
 
+use crate::upstream::UpstreamFailure;
+
 /// Class of a status code (RFC 9110 §15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusClass {
-    /// 1xx, and what is below.
+    /// 1xx and below
     Informational,
     /// 2xx
     Successful,
@@ -20,7 +21,7 @@ pub enum StatusClass {
     Redirection,
     /// 4xx
     ClientError,
-    /// 5xx, and what is above.
+    /// 5xx and above
     ServerError,
 }
 
@@ -40,7 +41,7 @@ impl StatusClass {
         }
     }
 
-    /// The one spelling used in metrics.
+    /// Returns the label in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Informational => "1xx",
@@ -61,7 +62,7 @@ pub struct NetMetrics {
     pub connections: IntGauge,
     /// Client connections accepted.
     pub connections_total: IntCounter,
-    /// Attempts to accept that the system refused, most likely for want of file descriptors.
+    /// Failed attempts to accept, most likely for lack of file descriptors.
     pub accept_failures: IntCounter,
     /// Bytes of response bodies from upstreams, by upstream.
     pub upstream_bytes: IntCounterVec,
@@ -80,74 +81,64 @@ pub struct NetMetrics {
 }
 
 impl NetMetrics {
-    /// Registers all of them, at zero.
+    /// Registers all metrics of the network layer, at zero.
     ///
     /// # Errors
-    /// When the registry already has a metric of one of these names.
+    /// If the registry already has a metric of one of these names.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            register_int_counter_vec_with_registry!(name, help, labels, registry)
+        };
+        let gauges = |name: &str, help: &str, label: &str| {
+            register_int_gauge_vec_with_registry!(name, help, &[label], registry)
+        };
+        let counter = |name: &str, help: &str| register_int_counter_with_registry!(name, help, registry);
         Ok(Self {
-            refused: register_int_counter_vec_with_registry!(
+            refused: counters(
                 "gupd_refused_total",
                 "Requests and connections refused, by reason.",
                 &["reason"],
-                registry
             )?,
             connections: register_int_gauge_with_registry!(
                 "gupd_connections",
-                "Client connections open now.",
+                "Open client connections.",
                 registry
             )?,
-            connections_total: register_int_counter_with_registry!(
-                "gupd_connections_total",
-                "Client connections accepted.",
-                registry
-            )?,
-            accept_failures: register_int_counter_with_registry!(
+            connections_total: counter("gupd_connections_total", "Client connections accepted.")?,
+            accept_failures: counter(
                 "gupd_accept_failures_total",
-                "Attempts to accept a connection that the system refused.",
-                registry
+                "Failed attempts to accept a connection.",
             )?,
-            upstream_bytes: register_int_counter_vec_with_registry!(
+            upstream_bytes: counters(
                 "gupd_upstream_received_bytes_total",
-                "Bytes of response bodies received from upstreams: what crossed the WAN.",
+                "Bytes of response bodies received from upstreams over the WAN.",
                 &["upstream"],
-                registry
             )?,
-            upstream_requests: register_int_counter_vec_with_registry!(
+            upstream_requests: counters(
                 "gupd_upstream_requests_total",
-                "Requests sent to upstreams, by outcome (a status class, or what failed).",
+                "Requests sent to upstreams, by outcome (a status class or a failure).",
                 &["upstream", "outcome"],
-                registry
             )?,
-            upstream_healthy: register_int_gauge_vec_with_registry!(
+            upstream_healthy: gauges(
                 "gupd_upstream_healthy",
-                "Whether an upstream is asked: 0 once it failed too often, until a try succeeds.",
-                &["upstream"],
-                registry
+                "1 if requests go to the upstream.",
+                "upstream",
             )?,
-            upstream_checks: register_int_counter_vec_with_registry!(
+            upstream_checks: counters(
                 "gupd_upstream_checks_total",
-                "Checks of upstreams by outcome (well, or what failed); not counted as requests.",
+                "Health checks of upstreams, by outcome; not counted as requests.",
                 &["upstream", "outcome"],
-                registry
             )?,
-            peer_requests: register_int_counter_vec_with_registry!(
+            peer_requests: counters(
                 "gupd_peer_requests_total",
-                "Requests sent to other relays of the site before a manager was asked, by outcome.",
+                "Requests sent to peers before an upstream, by outcome.",
                 &["peer", "outcome"],
-                registry
             )?,
-            peer_healthy: register_int_gauge_vec_with_registry!(
-                "gupd_peer_healthy",
-                "Whether another relay of the site is asked: 0 while its circuit is open after a failure.",
-                &["peer"],
-                registry
-            )?,
-            peer_bytes: register_int_counter_vec_with_registry!(
+            peer_healthy: gauges("gupd_peer_healthy", "1 if requests go to the peer.", "peer")?,
+            peer_bytes: counters(
                 "gupd_peer_received_bytes_total",
-                "Bytes of response bodies received from other relays of the site: they did not cross the WAN.",
+                "Bytes of response bodies received from peers over the LAN.",
                 &["peer"],
-                registry
             )?,
         })
     }
@@ -169,7 +160,7 @@ impl NetMetrics {
     }
 }
 
-/// One unit of a gauge, given back on drop, also after a panic.
+/// One unit of a gauge, subtracted on drop, also during a panic.
 #[derive(Debug)]
 pub struct GaugeGuard(IntGauge);
 

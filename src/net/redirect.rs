@@ -1,5 +1,5 @@
-//! Sending clients to the manager itself: whether that is wanted of a relay that drains, and where it is. Shared by the
-//! proxy and the guard. Who is well the upstreams say; that a client can reach it, the configuration.
+//! Redirects of clients to a manager: where to, and whether a draining relay wants them. Shared by the proxy and the
+//! guard. `Upstreams` knows the healthy managers, the configuration the URLs for clients.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -10,12 +10,12 @@ use crate::upstream::Upstreams;
 use gupd_config::Config;
 use gupd_http::target::Target;
 
-/// How clients reach each upstream: scheme and authority, by name.
+/// URLs by which clients reach each upstream: scheme and authority, by name.
 #[derive(Debug)]
 pub struct PublicUrls(HashMap<String, String>);
 
 impl PublicUrls {
-    /// As a configuration says.
+    /// Reads the URLs of a configuration.
     pub fn new(config: &Config) -> Self {
         let public = config.upstreams.iter().map(|upstream| {
             let url = upstream.client_url();
@@ -25,37 +25,37 @@ impl PublicUrls {
         Self(public.collect())
     }
 
-    /// The target at the manager that goes first of those that it may go to and that are well; `None` if none is.
+    /// Returns the URL of the target at the preferred healthy upstream; `None` if no upstream is healthy.
     pub fn redirect_location(&self, upstreams: &Upstreams, target: &Target) -> Option<HeaderValue> {
         let manager = upstreams.preferred(target.upstreams())?;
         HeaderValue::from_str(&format!("{}{}", self.0.get(&*manager.name)?, target.original)).ok()
     }
 }
 
-/// Whether an administrator wants clients to go elsewhere.
+/// Drain mode that an administrator selected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum DrainMode {
-    /// No.
+    /// Not draining.
     #[default]
     Off,
-    /// Load balancers are to send none; those who come are served.
+    /// `/readyz` fails, so that load balancers send no clients. Requests are served.
     Unready,
-    /// Those who come are sent to the manager as well. What runs goes on.
+    /// Requests are also redirected to the manager. Running responses finish.
     Redirecting,
 }
 
-/// What an administrator wants at this moment.
+/// The current drain mode.
 #[derive(Debug, Default)]
 pub struct DrainState(AtomicU8);
 
 impl DrainState {
-    /// Wants this from now on.
-    pub fn set(&self, draining: DrainMode) {
-        self.0.store(draining as u8, Ordering::Relaxed);
+    /// Sets the mode.
+    pub fn set(&self, mode: DrainMode) {
+        self.0.store(mode as u8, Ordering::Relaxed);
     }
 
-    /// What is wanted. Asked on every request: one load.
+    /// Returns the mode: one load, made for every request.
     pub fn get(&self) -> DrainMode {
         match self.0.load(Ordering::Relaxed) {
             0 => DrainMode::Off,

@@ -383,7 +383,7 @@ async fn a_relay_out_of_file_descriptors_serves_whom_it_has_and_later_accepts_ag
     for _ in 0..DESCRIPTORS {
         idle.push(Client::connect(relay.address).await);
     }
-    relay.process.logged("cannot accept connections now; those who come wait");
+    relay.process.logged("cannot accept connections; new clients wait");
     let failures = async |admin: &mut Client| -> f64 {
         let metrics =
             String::from_utf8(admin.send(&Request::get("/metrics")).await.unwrap().whole()).unwrap();
@@ -408,7 +408,7 @@ async fn a_relay_out_of_file_descriptors_serves_whom_it_has_and_later_accepts_ag
 
     drop(idle);
     is_told(&mut relay, "well").await;
-    assert_eq!(relay.process.said("cannot accept connections now; those who come wait"), 1);
+    assert_eq!(relay.process.said("cannot accept connections; new clients wait"), 1);
     let response = relay.get(PAYLOAD).await;
     assert!(is_hit(&response) && response.whole() == body);
 }

@@ -144,7 +144,6 @@ impl PreparedRelay {
             &relay.connection_limiter,
             &config.server,
             &relay.metrics.net,
-            &stage,
         )?;
         let api = AdminApi {
             exposition: relay.metrics.exposition.clone(),

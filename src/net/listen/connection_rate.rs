@@ -1,6 +1,6 @@
-//! New connections of each client, by the generic cell rate algorithm (ITU-T I.371): a client may make a second's worth
-//! at once, and then one whenever the rate has earned it. Owns who counts as one client here; relies on the runtime's
-//! clock. Without a limit, which is the default, it costs a connection one look at a number.
+//! Rate of new connections per client, by the generic cell rate algorithm (ITU-T I.371). A client may open one
+//! second's worth at once, then one whenever the rate permits. Uses the runtime's clock. Without a limit, the
+//! default, a connection costs one load.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,74 +9,74 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
+use crate::shape::Nanos;
 use gupd_config::Config;
 
-/// Clients known at once, in each of two generations; the least recently seen are forgotten first, and have a second's
-/// worth again. A client that made no connection for a second has nothing to be known for, so this is reached by a site
-/// with as many clients in a second, or by one client with as many addresses. About 2 MiB in all.
-const CLIENTS: usize = 16_384;
-
-/// Nanoseconds.
-type Nanos = u64;
+/// Clients tracked in each of two generations; the least recently seen are dropped first and get a new second's
+/// worth.
+///
+/// A client without a connection in the last second needs no entry. The bound matters only with this many clients in
+/// a second, or one client with as many addresses. About 2 MiB in all.
+const MAX_CLIENTS: usize = 16_384;
 
 const SECOND: Nanos = 1_000_000_000;
 
-/// How many connections clients have made lately.
+/// Limit on new connections per client.
 #[derive(Debug)]
 pub struct ConnectionRateLimiter {
-    begun: Instant,
-    /// Connections a second of one client; 0 for no limit: a limit is at least 1.
+    created: Instant,
+    /// Connections per second of one client; 0 without a limit, since a limit is at least 1.
     rate: AtomicU32,
-    // Held for a look-up, by acceptors only.
-    seen: Mutex<Seen>,
+    // Locked for a lookup, by acceptors only.
+    arrivals: Mutex<ArrivalTimes>,
 }
 
-/// For each client, when it will have used up nothing again: its theoretical arrival time.
+/// Theoretical arrival time of each client: when it will have its full allowance again.
 #[derive(Debug, Default)]
-struct Seen {
+struct ArrivalTimes {
     young: HashMap<IpAddr, Nanos>,
     old: HashMap<IpAddr, Nanos>,
 }
 
 impl ConnectionRateLimiter {
-    /// The limit of a configuration.
+    /// Creates the limit of a configuration.
     pub fn new(config: &Config) -> Self {
-        let newcomers = Self { begun: Instant::now(), rate: AtomicU32::new(0), seen: Mutex::default() };
-        newcomers.reconfigure(config);
-        newcomers
+        let limiter = Self { created: Instant::now(), rate: AtomicU32::new(0), arrivals: Mutex::default() };
+        limiter.reconfigure(config);
+        limiter
     }
 
-    /// Another limit from now on.
+    /// Applies another limit.
     pub fn reconfigure(&self, config: &Config) {
         self.rate.store(config.lan.client_connections.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Whether `client` may make one more connection now; if so, it has.
+    /// Returns true if `client` may open a connection now, and counts it.
     pub fn admit(&self, client: IpAddr) -> bool {
         let rate = self.rate.load(Ordering::Relaxed);
         if rate == 0 {
             return true;
         }
-        let now = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.admit(client.to_canonical(), rate, now)
+        let now = u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        arrivals.admit(client.to_canonical(), rate, now)
     }
 }
 
-impl Seen {
+impl ArrivalTimes {
     fn admit(&mut self, client: IpAddr, rate: u32, now: Nanos) -> bool {
         let known = self.young.get(&client).or_else(|| self.old.get(&client)).copied();
-        // In whole nanoseconds: the highest rate has a thousand.
-        let gap = SECOND / u64::from(rate);
-        let due = known.unwrap_or(0).max(now) + gap;
-        let admitted = due - now <= gap * u64::from(rate);
-        // Who is refused is seen too: it must not be forgotten for it.
-        self.see(client, if admitted { due } else { due - gap });
+        // Whole nanoseconds: the highest rate has a thousand per second.
+        let interval = SECOND / u64::from(rate);
+        let due = known.unwrap_or(0).max(now) + interval;
+        let admitted = due - now <= interval * u64::from(rate);
+        // A refused client is recorded too, so that its entry is not dropped.
+        self.record(client, if admitted { due } else { due - interval });
         admitted
     }
 
-    fn see(&mut self, client: IpAddr, due: Nanos) {
-        if self.young.len() >= CLIENTS && !self.young.contains_key(&client) {
+    fn record(&mut self, client: IpAddr, due: Nanos) {
+        if self.young.len() >= MAX_CLIENTS && !self.young.contains_key(&client) {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(client, due);
@@ -93,45 +93,45 @@ mod tests {
         IpAddr::from((0x0a00_0000 + number).to_be_bytes())
     }
 
-    fn admitted(seen: &mut Seen, rate: u32, times: impl Iterator<Item = Nanos>) -> usize {
-        times.filter(|now| seen.admit(client(1), rate, *now)).count()
+    fn admitted(arrivals: &mut ArrivalTimes, rate: u32, times: impl Iterator<Item = Nanos>) -> usize {
+        times.filter(|now| arrivals.admit(client(1), rate, *now)).count()
     }
 
     #[test]
-    fn a_seconds_worth_may_come_at_once_and_then_one_at_a_time() {
-        let mut seen = Seen::default();
-        assert_eq!(admitted(&mut seen, 5, std::iter::repeat_n(0, 20)), 5);
-        assert_eq!(admitted(&mut seen, 5, std::iter::repeat_n(SECOND / 5, 20)), 1);
-        assert!(seen.admit(client(2), 5, SECOND / 5));
-        assert_eq!(admitted(&mut seen, 5, std::iter::repeat_n(10 * SECOND, 20)), 5);
+    fn burst_of_one_second_is_admitted_then_single_ones() {
+        let mut arrivals = ArrivalTimes::default();
+        assert_eq!(admitted(&mut arrivals, 5, std::iter::repeat_n(0, 20)), 5);
+        assert_eq!(admitted(&mut arrivals, 5, std::iter::repeat_n(SECOND / 5, 20)), 1);
+        assert!(arrivals.admit(client(2), 5, SECOND / 5));
+        assert_eq!(admitted(&mut arrivals, 5, std::iter::repeat_n(10 * SECOND, 20)), 5);
     }
 
     #[test]
-    fn of_too_many_clients_those_seen_least_recently_are_forgotten() {
-        let mut seen = Seen::default();
-        assert!(seen.admit(client(0), 1, 0));
-        for number in 1..=3 * u32::try_from(CLIENTS).unwrap() {
-            seen.admit(client(number), 1, 0);
-            if number < 2 * u32::try_from(CLIENTS).unwrap() && number % 1_000 == 0 {
-                assert!(!seen.admit(client(0), 1, 0), "seen lately");
+    fn least_recently_seen_clients_are_dropped() {
+        let mut arrivals = ArrivalTimes::default();
+        assert!(arrivals.admit(client(0), 1, 0));
+        for number in 1..=3 * u32::try_from(MAX_CLIENTS).unwrap() {
+            arrivals.admit(client(number), 1, 0);
+            if number < 2 * u32::try_from(MAX_CLIENTS).unwrap() && number % 1_000 == 0 {
+                assert!(!arrivals.admit(client(0), 1, 0), "recently seen");
             }
-            assert!(seen.young.len() <= CLIENTS && seen.old.len() <= CLIENTS);
+            assert!(arrivals.young.len() <= MAX_CLIENTS && arrivals.old.len() <= MAX_CLIENTS);
         }
-        assert!(seen.admit(client(0), 1, 0));
+        assert!(arrivals.admit(client(0), 1, 0));
     }
 
     proptest! {
         #[test]
-        fn in_any_time_there_are_no_more_than_the_burst_and_what_the_rate_earns(
+        fn admissions_never_exceed_burst_plus_rate(
             rate in 1..50u32,
             gaps in proptest::collection::vec(0..100_000_000u64, 1..300),
         ) {
-            let mut seen = Seen::default();
+            let mut arrivals = ArrivalTimes::default();
             let mut now = 0;
             let mut times = Vec::new();
-            for gap in gaps {
-                now += gap;
-                if seen.admit(client(1), rate, now) {
+            for interval in gaps {
+                now += interval;
+                if arrivals.admit(client(1), rate, now) {
                     times.push(now);
                 }
             }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 /// Nanoseconds since an origin that the caller chooses.
-pub(super) type Nanos = u64;
+pub(crate) type Nanos = u64;
 
 /// Minimum capacity in bytes: one packet. Smaller quanta would cost more than they gain in evenness.
 pub(super) const MIN_CAPACITY: u64 = 1 << 10;

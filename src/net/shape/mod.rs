@@ -17,6 +17,7 @@ mod throttle;
 mod timed_limit;
 mod wan;
 
+pub(crate) use self::bucket::Nanos;
 pub use self::lan::LanLimiter;
 pub(crate) use self::scavenger::LineSample;
 pub use self::slots::{Slot, SlotLimiter, SlotRejection};

@@ -168,7 +168,7 @@ impl SlotState {
 impl SlotRejection {
     fn new(reason: SlotDenial, wait: Nanos) -> Self {
         let seconds = Duration::from_secs(wait.div_ceil(1_000_000_000));
-        Self { reason: reason, retry_after: seconds.clamp(RETRY_AFTER.0, RETRY_AFTER.1) }
+        Self { reason, retry_after: seconds.clamp(RETRY_AFTER.0, RETRY_AFTER.1) }
     }
 }
 

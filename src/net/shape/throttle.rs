@@ -188,9 +188,7 @@ impl Throttle {
         while self.credit <= 0 {
             let missing = left.saturating_add(self.credit.unsigned_abs());
             match self.take(cx, missing) {
-                Poll::Ready(record_grants) => {
-                    self.credit = self.credit.saturating_add_unsigned(record_grants)
-                }
+                Poll::Ready(granted) => self.credit = self.credit.saturating_add_unsigned(granted),
                 Poll::Pending => return Poll::Pending,
             }
         }

@@ -79,7 +79,7 @@ pub(super) fn toward(trust: &Trust, roots: &mut Roots) -> Result<Arc<ClientConfi
         Some(path) => {
             let mut own = RootCertStore::empty();
             let refused = |reason: String| TrustError::Issuers { path: path.display().to_string(), reason };
-            for certificate in pem::certificates(path)? {
+            for certificate in pem::read_certificates(path)? {
                 own.add(certificate).map_err(|error| refused(error.to_string()))?;
             }
             Some(verifies(Arc::new(own)).map_err(|error| refused(error.to_string()))?)
@@ -97,7 +97,7 @@ pub(super) fn toward(trust: &Trust, roots: &mut Roots) -> Result<Arc<ClientConfi
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match &trust.client {
         None => builder.with_no_client_auth(),
-        Some(client) => pem::pair(client, |chain, key| builder.with_client_auth_cert(chain, key))?,
+        Some(client) => pem::read_key_pair(client, |chain, key| builder.with_client_auth_cert(chain, key))?,
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))

@@ -36,7 +36,7 @@ fn client_with_many_requests_alternates_with_others() {
     let group = admission.group("a");
     assert_eq!(admission.enqueue(group, address(1), 0, 0), SlotDecision::Granted);
     (1..=1_000).for_each(|request| {
-        assert_eq!(admission.enqueue(group, address(1), request, 0), SlotDecision::Queued)
+        assert_eq!(admission.enqueue(group, address(1), request, 0), SlotDecision::Queued);
     });
     assert_eq!(admission.enqueue(group, address(2), 2_000, 0), SlotDecision::Queued);
     let mut granted = Vec::new();

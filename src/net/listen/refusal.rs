@@ -1,0 +1,57 @@
+//! Refusals of connections, with their labels and responses. [`Refusal`](gupd_http::refusal::Refusal) has those of
+//! requests.
+
+/// The reason for which a connection is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionRefusal {
+    /// The TLS handshake failed or timed out.
+    Tls,
+    /// The request head was incomplete after `server.header_timeout`.
+    SlowHead,
+    /// The head is longer than `server.max_header_bytes`, or has too many fields.
+    HeadTooLarge,
+    /// The bytes are not HTTP.
+    Malformed,
+    /// `server.max_connections` are open.
+    TooManyOpen,
+    /// The client has opened `lan.client_connections` within a second.
+    TooManyNew,
+}
+
+impl ConnectionRefusal {
+    /// Every reason, for metrics that exist before the first refusal.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Tls, Self::SlowHead, Self::HeadTooLarge, Self::Malformed, Self::TooManyOpen, Self::TooManyNew];
+
+    /// Returns the label for logs and metrics.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::SlowHead => "slow-head",
+            Self::HeadTooLarge => "head-too-large",
+            Self::Malformed => "malformed",
+            Self::TooManyOpen => "too-many-connections",
+            Self::TooManyNew => "too-many-new-connections",
+        }
+    }
+
+    /// Returns the response that the listener writes itself; empty if hyper writes one or the client reads none.
+    pub(super) const fn response(self) -> &'static [u8] {
+        match self {
+            Self::Tls | Self::HeadTooLarge | Self::Malformed => b"",
+            // RFC 9110 §15.5.9.
+            Self::SlowHead => {
+                b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            }
+            Self::TooManyOpen => {
+                b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 10\r\n\
+                  Connection: close\r\n\r\n"
+            }
+            // After one second the client may open as many connections as before.
+            Self::TooManyNew => {
+                b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n\
+                  Connection: close\r\n\r\n"
+            }
+        }
+    }
+}
