@@ -74,7 +74,7 @@ impl Transfer {
         loop {
             match timeout(idle_timeout, self.gather()).await {
                 // The relay's own limits held it up.
-                Err(_) if self.body.waited_within(idle_timeout) => {}
+                Err(_) if self.body.was_limited_within(idle_timeout) => {}
                 Err(_) => {
                     let reason = Arc::from("no byte arrived in time");
                     return Err(Interruption::Upstream(Broke { setback: Setback::Silent, reason }));

@@ -1,4 +1,4 @@
-//! An upstream's body on its way to one client: pieces as they come, each in time.
+//! Stream of an upstream's response body, each piece with a time-out.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use tokio::time::timeout;
 
 use super::UpstreamBody;
 
-/// Why an upstream's body ended too soon.
+/// The reason for which a body ended too soon.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyStreamError {
-    /// It broke off.
-    #[error("the upstream broke off: {0}")]
+    /// The transfer broke off.
+    #[error("upstream transfer broke off: {0}")]
     Upstream(hyper::Error),
-    /// It fell silent.
-    #[error("the upstream sent no byte for {0:?}")]
+    /// No byte arrived in time.
+    #[error("upstream sent no byte for {0:?}")]
     Silent(Duration),
 }
 
-/// The pieces of a body, each within `idle_timeout`, counted in `received`.
+/// Returns the pieces of a body, each within `idle_timeout`, counted in `received`.
 pub fn stream_body(
     body: UpstreamBody,
     idle_timeout: Duration,
@@ -33,8 +33,8 @@ pub fn stream_body(
         let (mut body, received) = state?;
         loop {
             let frame = match timeout(idle_timeout, body.frame()).await {
-                // The relay's own limits held it up.
-                Err(_) if body.waited_within(idle_timeout) => continue,
+                // The relay's own limits delayed it.
+                Err(_) if body.was_limited_within(idle_timeout) => continue,
                 Err(_) => return Some((Err(BodyStreamError::Silent(idle_timeout)), None)),
                 Ok(frame) => frame?,
             };
@@ -43,7 +43,7 @@ pub fn stream_body(
                     received.inc_by(piece.len() as u64);
                     return Some((Ok(piece), Some((body, received))));
                 }
-                // Trailers: hop-by-hop here, since nobody announced them to the client.
+                // Trailers were not announced to the client: drop them.
                 Ok(Err(_)) => {}
                 Err(error) => return Some((Err(BodyStreamError::Upstream(error)), None)),
             }

@@ -1,87 +1,87 @@
-//! The circuit breaker of one upstream: whether it is asked, after how many failures it is not, and when one request may
-//! find out whether it is back. Pure: it reads no clock, waits for nothing and tells nobody. A time that lies further
-//! ahead than any it sets was set before the clock was moved back, and counts as past.
+//! Circuit breaker of one upstream: it opens after consecutive failures, and one probe at a time tests for recovery.
+//! Pure: no clock, no waiting, no notification. A time further ahead than any that it sets was set before the clock
+//! moved back, and counts as past.
 
 use std::time::Duration;
 
-use super::selection::Share;
+use super::selection::TrafficShare;
 use gupd_config as config;
 use gupd_config::clock::UnixMillis;
 
-/// Its numbers, times in milliseconds.
+/// Settings; times in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Limits {
-    /// Failures in a row that open it.
+pub(super) struct BreakerSettings {
+    /// Consecutive failures that open it.
     pub(super) failures: u32,
-    /// From then to the first probe.
+    /// From opening to the first probe.
     pub(super) retry: UnixMillis,
-    /// What that time doubles up to, with each probe that fails.
+    /// Maximum of that time, which doubles with each failed probe.
     pub(super) retry_max: UnixMillis,
-    /// From its closing to the upstream's full share.
+    /// From closing to the upstream's full share.
     pub(super) slow_start: UnixMillis,
 }
 
-/// What is known of an upstream.
+/// Health of an upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Breaker {
     state: State,
-    /// How it failed last, since it last answered.
+    /// Last failure since its last response.
     fault: Option<Fault>,
-    /// Probes so far.
+    /// Number of probes so far.
     probes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// It is asked.
+    /// Requests are admitted.
     Closed {
-        /// In a row, to the last.
+        /// Consecutive failures up to now.
         failures: u32,
-        /// Until when it is asked last, having cost a request its time.
-        last_until: Option<UnixMillis>,
-        /// When it was closed again, if it was ever open.
+        /// Until this time other upstreams go first, because it cost a request its time-out.
+        avoid_until: Option<UnixMillis>,
+        /// Time of the last closing, if it was ever open.
         recovered: Option<UnixMillis>,
     },
-    /// It is not asked before a moment.
+    /// No request before a time.
     Open { until: UnixMillis, wait: UnixMillis },
-    /// One request finds out.
+    /// One request probes.
     HalfOpen { probe: u64, wait: UnixMillis },
 }
 
-/// What a request was admitted as. Whoever has one says how the request ended, or gives it back.
+/// Kind of an admitted request. The holder reports its outcome or returns it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ticket {
-    /// One of any number.
+    /// One of many.
     Regular,
-    /// The one that finds out whether the upstream is back.
+    /// The probe with this number.
     Probe(u64),
 }
 
-/// How an upstream failed a request.
+/// Kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// There was no connection.
+    /// No connection.
     Unreachable,
-    /// There was no answer in time.
+    /// No response in time.
     Silent,
-    /// It closed the connection, or what it said is not HTTP.
-    Wrong,
-    /// It answered that it, or somebody behind it, cannot answer.
-    Busy,
+    /// The connection was closed, or the response was not HTTP.
+    Invalid,
+    /// A response that the upstream, or a server behind it, is unavailable.
+    Unavailable,
 }
 
-/// What everybody who asks it sees change.
+/// Transition that changes admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// It is asked no more.
+pub(super) enum Transition {
+    /// No request is admitted.
     Opened { until: UnixMillis },
     /// The probe failed.
     StaysOpen { until: UnixMillis },
-    /// It is asked again.
+    /// Requests are admitted again.
     Closed,
 }
 
-impl Limits {
+impl BreakerSettings {
     pub(super) fn new(health: &config::HealthSettings) -> Self {
         let millis = |time: Duration| UnixMillis::try_from(time.as_millis()).unwrap_or(UnixMillis::MAX);
         Self {
@@ -94,10 +94,10 @@ impl Limits {
 }
 
 impl Default for Breaker {
-    /// Of an upstream that nobody has asked yet: closed.
+    /// Closed, as for a new upstream.
     fn default() -> Self {
         Self {
-            state: State::Closed { failures: 0, last_until: None, recovered: None },
+            state: State::Closed { failures: 0, avoid_until: None, recovered: None },
             fault: None,
             probes: 0,
         }
@@ -105,11 +105,11 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Lets a request pass, or not. One that `may_probe` takes the half-open place when its moment has come.
+    /// Admits a request or not. With `may_probe` it can become the probe once one is due.
     pub(super) fn admit(&mut self, now: UnixMillis, may_probe: bool) -> Option<Ticket> {
         match self.state {
             State::Closed { .. } => Some(Ticket::Regular),
-            State::Open { until, wait } if may_probe && ahead(until, now, wait) == 0 => {
+            State::Open { until, wait } if may_probe && time_until(until, now, wait) == 0 => {
                 self.probes += 1;
                 self.state = State::HalfOpen { probe: self.probes, wait };
                 Some(Ticket::Probe(self.probes))
@@ -118,67 +118,67 @@ impl Breaker {
         }
     }
 
-    /// The upstream has answered, to whatever request.
-    pub(super) fn succeeded(&mut self, now: UnixMillis) -> Option<Change> {
-        let (recovered, change) = match self.state {
+    /// Records a response to any request.
+    pub(super) fn record_success(&mut self, now: UnixMillis) -> Option<Transition> {
+        let (recovered, transition) = match self.state {
             State::Closed { recovered, .. } => (recovered, None),
-            State::Open { .. } | State::HalfOpen { .. } => (Some(now), Some(Change::Closed)),
+            State::Open { .. } | State::HalfOpen { .. } => (Some(now), Some(Transition::Closed)),
         };
-        self.state = State::Closed { failures: 0, last_until: None, recovered };
+        self.state = State::Closed { failures: 0, avoid_until: None, recovered };
         self.fault = None;
-        change
+        transition
     }
 
-    /// The upstream has failed the request that had this ticket.
-    pub(super) fn failed(
+    /// Records a failure of the request with this ticket.
+    pub(super) fn record_failure(
         &mut self,
         ticket: &Ticket,
         fault: Fault,
         now: UnixMillis,
-        limits: &Limits,
-    ) -> Option<Change> {
+        settings: &BreakerSettings,
+    ) -> Option<Transition> {
         match self.state {
-            State::Closed { failures, last_until, recovered } => {
+            State::Closed { failures, avoid_until, recovered } => {
                 self.fault = Some(fault);
                 let failures = failures.saturating_add(1);
-                if failures >= limits.failures {
-                    let until = now.saturating_add(limits.retry);
-                    self.state = State::Open { until, wait: limits.retry };
-                    return Some(Change::Opened { until });
+                if failures >= settings.failures {
+                    let until = now.saturating_add(settings.retry);
+                    self.state = State::Open { until, wait: settings.retry };
+                    return Some(Transition::Opened { until });
                 }
-                let last_until = match fault {
-                    Fault::Wrong | Fault::Busy => last_until,
-                    Fault::Unreachable | Fault::Silent => Some(now.saturating_add(limits.retry)),
+                let avoid_until = match fault {
+                    Fault::Invalid | Fault::Unavailable => avoid_until,
+                    Fault::Unreachable | Fault::Silent => Some(now.saturating_add(settings.retry)),
                 };
-                self.state = State::Closed { failures, last_until, recovered };
+                self.state = State::Closed { failures, avoid_until, recovered };
                 None
             }
             State::HalfOpen { probe, wait } if *ticket == Ticket::Probe(probe) => {
                 self.fault = Some(fault);
-                let wait = wait.saturating_mul(2).min(limits.retry_max);
+                let wait = wait.saturating_mul(2).min(settings.retry_max);
                 let until = now.saturating_add(wait);
                 self.state = State::Open { until, wait };
-                Some(Change::StaysOpen { until })
+                Some(Transition::StaysOpen { until })
             }
-            // Requests that were under way when it opened say nothing that is not known.
+            // Requests from before the opening add no evidence.
             State::Open { .. } | State::HalfOpen { .. } => None,
         }
     }
 
-    /// The upstream has failed a request in a way that may be that of one path. Somebody checks it as a whole, and is the
-    /// one to find the last failure.
-    pub(super) fn suspected(&mut self, fault: Fault, now: UnixMillis, limits: &Limits) {
+    /// Records a failure that may concern one path only. A health check tests the upstream as a whole and reports the
+    /// decisive failure.
+    pub(super) fn record_suspicion(&mut self, fault: Fault, now: UnixMillis, settings: &BreakerSettings) {
         if let State::Closed { failures, .. } = self.state {
-            let most = Limits { failures: u32::MAX, ..*limits };
-            self.failed(&Ticket::Regular, fault, now, &most);
+            let most = BreakerSettings { failures: u32::MAX, ..*settings };
+            self.record_failure(&Ticket::Regular, fault, now, &most);
             if let State::Closed { failures: counted, .. } = &mut self.state {
-                *counted = failures.saturating_add(1).min(limits.failures.saturating_sub(1));
+                *counted = failures.saturating_add(1).min(settings.failures.saturating_sub(1));
             }
         }
     }
 
-    /// Nobody will know how the request with this ticket ended; tells whether another may probe at once.
-    pub(super) fn given_back(&mut self, ticket: &Ticket, now: UnixMillis) -> bool {
+    /// Returns a ticket without an outcome; true if another request may probe at once.
+    pub(super) fn release(&mut self, ticket: &Ticket, now: UnixMillis) -> bool {
         match self.state {
             State::HalfOpen { probe, wait } if *ticket == Ticket::Probe(probe) => {
                 self.state = State::Open { until: now, wait };
@@ -192,42 +192,42 @@ impl Breaker {
         matches!(self.state, State::Closed { .. })
     }
 
-    /// How it failed last; `None` once it has answered.
+    /// Returns the last failure; `None` after a response.
     pub(super) fn fault(&self) -> Option<Fault> {
         self.fault
     }
 
-    /// Whether others should be asked before it: it has just cost a request its time.
-    pub(super) fn is_last(&self, now: UnixMillis, limits: &Limits) -> bool {
+    /// Returns true if others go first, because it has just cost a request its time-out.
+    pub(super) fn is_last_resort(&self, now: UnixMillis, settings: &BreakerSettings) -> bool {
         match self.state {
-            State::Closed { last_until: Some(until), .. } => ahead(until, now, limits.retry) > 0,
+            State::Closed { avoid_until: Some(until), .. } => time_until(until, now, settings.retry) > 0,
             _ => false,
         }
     }
 
-    /// Time to the next probe in milliseconds; `None` while none is needed. While one is under way, the time after which
-    /// it will most likely have ended.
-    pub(super) fn next_probe(&self, now: UnixMillis, limits: &Limits) -> Option<UnixMillis> {
+    /// Returns the time to the next probe in milliseconds; `None` while closed. During a probe it is the time by
+    /// which the probe should have ended.
+    pub(super) fn next_probe(&self, now: UnixMillis, settings: &BreakerSettings) -> Option<UnixMillis> {
         match self.state {
             State::Closed { .. } => None,
-            State::Open { until, wait } => Some(ahead(until, now, wait)),
-            State::HalfOpen { .. } => Some(limits.retry),
+            State::Open { until, wait } => Some(time_until(until, now, wait)),
+            State::HalfOpen { .. } => Some(settings.retry),
         }
     }
 
-    /// How much of its share it gets.
-    pub(super) fn share(&self, now: UnixMillis, limits: &Limits) -> Share {
+    /// Returns its part of an even share.
+    pub(super) fn share(&self, now: UnixMillis, settings: &BreakerSettings) -> TrafficShare {
         match self.state {
             State::Closed { recovered: Some(recovered), .. } if now >= recovered => {
-                Share::of(now.saturating_sub(recovered), limits.slow_start)
+                TrafficShare::after(now.saturating_sub(recovered), settings.slow_start)
             }
-            _ => Share::FULL,
+            _ => TrafficShare::FULL,
         }
     }
 }
 
-/// How far a moment lies ahead that was set `most` ahead at the most.
-fn ahead(moment: UnixMillis, now: UnixMillis, most: UnixMillis) -> UnixMillis {
+/// Returns the time from `now` to `moment`, which was set at most `most` ahead.
+fn time_until(moment: UnixMillis, now: UnixMillis, most: UnixMillis) -> UnixMillis {
     let left = moment.saturating_sub(now);
     if (0..=most).contains(&left) { left } else { 0 }
 }
@@ -238,109 +238,110 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { failures: 3, retry: 5_000, retry_max: 60_000, slow_start: 30_000 };
+    const SETTINGS: BreakerSettings =
+        BreakerSettings { failures: 3, retry: 5_000, retry_max: 60_000, slow_start: 30_000 };
 
     fn open_at(now: UnixMillis) -> Breaker {
         let mut breaker = Breaker::default();
         for failures in 1..=3 {
             let ticket = breaker.admit(now, false).unwrap();
-            let change = breaker.failed(&ticket, Fault::Unreachable, now, &LIMITS);
-            assert_eq!(change, (failures == 3).then_some(Change::Opened { until: now + 5_000 }));
+            let transition = breaker.record_failure(&ticket, Fault::Unreachable, now, &SETTINGS);
+            assert_eq!(transition, (failures == 3).then_some(Transition::Opened { until: now + 5_000 }));
         }
         breaker
     }
 
     #[test]
-    fn it_opens_for_twice_as_long_with_each_probe_that_fails_up_to_the_longest() {
+    fn wait_doubles_with_each_failed_probe_up_to_maximum() {
         let mut now = 0;
         let mut breaker = open_at(now);
         for wait in [5_000, 10_000, 20_000, 40_000, 60_000, 60_000] {
-            assert_eq!(breaker.next_probe(now, &LIMITS), Some(wait));
+            assert_eq!(breaker.next_probe(now, &SETTINGS), Some(wait));
             assert_eq!(breaker.admit(now + wait - 1, true), None);
             now += wait;
             assert_eq!(breaker.admit(now, false), None, "a request that may not probe");
             let probe = breaker.admit(now, true).unwrap();
             assert_eq!(breaker.admit(now, true), None, "a second probe");
-            breaker.failed(&probe, Fault::Wrong, now, &LIMITS);
+            breaker.record_failure(&probe, Fault::Invalid, now, &SETTINGS);
         }
         let probe = breaker.admit(now + 60_000, true).unwrap();
-        assert_eq!(breaker.succeeded(now + 60_000), Some(Change::Closed));
-        // The next time begins with the shortest wait; what the probe's owner says late changes nothing.
-        assert!(!breaker.given_back(&probe, now));
-        assert_eq!(open_at(0).next_probe(0, &LIMITS), Some(5_000));
+        assert_eq!(breaker.record_success(now + 60_000), Some(Transition::Closed));
+        // The next opening starts with the shortest wait. A late report of the probe changes nothing.
+        assert!(!breaker.release(&probe, now));
+        assert_eq!(open_at(0).next_probe(0, &SETTINGS), Some(5_000));
     }
 
     #[test]
-    fn a_probe_whose_owner_is_gone_leaves_its_place_to_the_next_at_once() {
+    fn dropped_probe_lets_another_request_probe_at_once() {
         let mut breaker = open_at(0);
         let lost = breaker.admit(5_000, true).unwrap();
-        assert!(breaker.given_back(&lost, 6_000));
+        assert!(breaker.release(&lost, 6_000));
         let next = breaker.admit(6_000, true).unwrap();
         assert_ne!(lost, next);
         assert_eq!(
-            breaker.failed(&lost, Fault::Wrong, 6_000, &LIMITS),
+            breaker.record_failure(&lost, Fault::Invalid, 6_000, &SETTINGS),
             None,
             "its owner speaks for it no more"
         );
         assert_eq!(
-            breaker.failed(&next, Fault::Wrong, 6_000, &LIMITS),
-            Some(Change::StaysOpen { until: 16_000 })
+            breaker.record_failure(&next, Fault::Invalid, 6_000, &SETTINGS),
+            Some(Transition::StaysOpen { until: 16_000 })
         );
     }
 
     #[test]
-    fn who_cost_a_request_its_time_is_asked_last_for_a_while_and_who_answered_badly_is_not() {
+    fn unreachable_upstream_goes_last_but_a_failing_one_not() {
         let mut breaker = Breaker::default();
-        breaker.failed(&Ticket::Regular, Fault::Wrong, 0, &LIMITS);
-        assert!(breaker.fault() == Some(Fault::Wrong) && !breaker.is_last(0, &LIMITS));
-        breaker.failed(&Ticket::Regular, Fault::Unreachable, 0, &LIMITS);
-        assert!(breaker.is_last(4_999, &LIMITS) && !breaker.is_last(5_000, &LIMITS));
-        breaker.succeeded(0);
-        assert!(breaker.fault().is_none() && !breaker.is_last(0, &LIMITS));
+        breaker.record_failure(&Ticket::Regular, Fault::Invalid, 0, &SETTINGS);
+        assert!(breaker.fault() == Some(Fault::Invalid) && !breaker.is_last_resort(0, &SETTINGS));
+        breaker.record_failure(&Ticket::Regular, Fault::Unreachable, 0, &SETTINGS);
+        assert!(breaker.is_last_resort(4_999, &SETTINGS) && !breaker.is_last_resort(5_000, &SETTINGS));
+        breaker.record_success(0);
+        assert!(breaker.fault().is_none() && !breaker.is_last_resort(0, &SETTINGS));
     }
 
     #[test]
-    fn what_may_be_the_failure_of_one_path_opens_it_only_with_the_checks_own() {
+    fn suspected_failures_open_only_with_a_failed_check() {
         let mut breaker = Breaker::default();
         for _ in 0..100 {
-            breaker.suspected(Fault::Busy, 0, &LIMITS);
+            breaker.record_suspicion(Fault::Unavailable, 0, &SETTINGS);
         }
         assert!(breaker.is_closed());
-        assert_eq!(breaker.fault(), Some(Fault::Busy));
+        assert_eq!(breaker.fault(), Some(Fault::Unavailable));
         let check = breaker.admit(0, true).unwrap();
-        let change = breaker.failed(&check, Fault::Silent, 0, &LIMITS);
-        assert_eq!(change, Some(Change::Opened { until: 5_000 }));
-        let always = Limits { failures: 1, ..LIMITS };
+        let transition = breaker.record_failure(&check, Fault::Silent, 0, &SETTINGS);
+        assert_eq!(transition, Some(Transition::Opened { until: 5_000 }));
+        let always = BreakerSettings { failures: 1, ..SETTINGS };
         let mut breaker = Breaker::default();
-        breaker.suspected(Fault::Silent, 0, &always);
-        assert!(breaker.is_closed() && breaker.is_last(0, &always));
+        breaker.record_suspicion(Fault::Silent, 0, &always);
+        assert!(breaker.is_closed() && breaker.is_last_resort(0, &always));
     }
 
     #[test]
-    fn a_clock_that_is_set_back_keeps_nobody_out() {
+    fn clock_set_back_does_not_block_requests() {
         let mut breaker = open_at(1_000_000_000);
-        assert_eq!(breaker.next_probe(0, &LIMITS), Some(0));
+        assert_eq!(breaker.next_probe(0, &SETTINGS), Some(0));
         assert!(breaker.admit(0, true).is_some());
         let mut missed = Breaker::default();
-        missed.failed(&Ticket::Regular, Fault::Unreachable, 1_000_000_000, &LIMITS);
-        assert!(!missed.is_last(0, &LIMITS));
+        missed.record_failure(&Ticket::Regular, Fault::Unreachable, 1_000_000_000, &SETTINGS);
+        assert!(!missed.is_last_resort(0, &SETTINGS));
     }
 
     #[test]
-    fn only_who_has_recovered_starts_slowly() {
+    fn only_a_recovered_upstream_starts_slowly() {
         let mut breaker = Breaker::default();
-        assert_eq!(breaker.share(0, &LIMITS), Share::FULL);
+        assert_eq!(breaker.share(0, &SETTINGS), TrafficShare::FULL);
         breaker = open_at(0);
-        breaker.succeeded(100_000);
-        assert!(breaker.share(100_000, &LIMITS) < breaker.share(115_000, &LIMITS));
-        assert!(breaker.share(115_000, &LIMITS) < Share::FULL);
-        assert_eq!(breaker.share(130_000, &LIMITS), Share::FULL);
-        assert_eq!(breaker.share(99_999, &LIMITS), Share::FULL, "the clock was set back");
+        breaker.record_success(100_000);
+        assert!(breaker.share(100_000, &SETTINGS) < breaker.share(115_000, &SETTINGS));
+        assert!(breaker.share(115_000, &SETTINGS) < TrafficShare::FULL);
+        assert_eq!(breaker.share(130_000, &SETTINGS), TrafficShare::FULL);
+        assert_eq!(breaker.share(99_999, &SETTINGS), TrafficShare::FULL, "the clock was set back");
     }
 
-    /// What may happen, and when.
+    /// An event.
     #[derive(Clone, Debug)]
-    enum Event {
+    enum BreakerEvent {
         Ask { may_probe: bool },
         Fail(usize),
         Succeed(usize),
@@ -348,25 +349,25 @@ mod tests {
         Later(UnixMillis),
     }
 
-    fn event() -> impl Strategy<Value = Event> {
+    fn event() -> impl Strategy<Value = BreakerEvent> {
         prop_oneof![
-            4 => any::<bool>().prop_map(|may_probe| Event::Ask { may_probe }),
-            4 => any::<usize>().prop_map(Event::Fail),
-            1 => any::<usize>().prop_map(Event::Succeed),
-            1 => any::<usize>().prop_map(Event::Leave),
-            2 => (0..70_000_i64).prop_map(Event::Later),
+            4 => any::<bool>().prop_map(|may_probe| BreakerEvent::Ask { may_probe }),
+            4 => any::<usize>().prop_map(BreakerEvent::Fail),
+            1 => any::<usize>().prop_map(BreakerEvent::Succeed),
+            1 => any::<usize>().prop_map(BreakerEvent::Leave),
+            2 => (0..70_000_i64).prop_map(BreakerEvent::Later),
         ]
     }
 
     proptest! {
         #[test]
-        fn whatever_happens_there_is_one_probe_and_failures_in_a_row_alone_open(
+        fn one_probe_at_a_time_and_only_failures_in_a_row_open(
             events in proptest::collection::vec(event(), 0..200),
         ) {
             let mut breaker = Breaker::default();
-            let (mut now, mut in_a_row) = (0, 0);
+            let (mut now, mut consecutive) = (0, 0);
             let mut tickets: Vec<Ticket> = Vec::new();
-            // Probes under way since it was last closed.
+            // Probes since it was last closed.
             let mut probes = 0;
             for event in events {
                 let was_closed = breaker.is_closed();
@@ -374,8 +375,8 @@ mod tests {
                     (!tickets.is_empty()).then(|| tickets.swap_remove(at % tickets.len()))
                 };
                 match event {
-                    Event::Later(time) => now += time,
-                    Event::Ask { may_probe } => {
+                    BreakerEvent::Later(time) => now += time,
+                    BreakerEvent::Ask { may_probe } => {
                         let ticket = breaker.admit(now, may_probe);
                         prop_assert!(!was_closed || ticket == Some(Ticket::Regular));
                         if matches!(ticket, Some(Ticket::Probe(_))) {
@@ -385,32 +386,32 @@ mod tests {
                         prop_assert!(probes <= 1, "two probes at once");
                         tickets.extend(ticket);
                     }
-                    Event::Succeed(at) => if take(at, &mut tickets).is_some() {
-                        breaker.succeeded(now);
+                    BreakerEvent::Succeed(at) => if take(at, &mut tickets).is_some() {
+                        breaker.record_success(now);
                         prop_assert!(breaker.is_closed());
-                        (in_a_row, probes) = (0, 0);
+                        (consecutive, probes) = (0, 0);
                     },
-                    Event::Fail(at) => if let Some(ticket) = take(at, &mut tickets) {
-                        in_a_row += u32::from(was_closed);
-                        let change = breaker.failed(&ticket, Fault::Unreachable, now, &LIMITS);
-                        prop_assert_eq!(was_closed && in_a_row >= LIMITS.failures, matches!(change, Some(Change::Opened { .. })));
-                        if matches!(change, Some(Change::Opened { .. })) { in_a_row = 0; }
-                        if matches!(change, Some(Change::StaysOpen { .. })) { probes = 0; }
+                    BreakerEvent::Fail(at) => if let Some(ticket) = take(at, &mut tickets) {
+                        consecutive += u32::from(was_closed);
+                        let transition = breaker.record_failure(&ticket, Fault::Unreachable, now, &SETTINGS);
+                        prop_assert_eq!(was_closed && consecutive >= SETTINGS.failures, matches!(transition, Some(Transition::Opened { .. })));
+                        if matches!(transition, Some(Transition::Opened { .. })) { consecutive = 0; }
+                        if matches!(transition, Some(Transition::StaysOpen { .. })) { probes = 0; }
                     },
-                    Event::Leave(at) => if let Some(ticket) = take(at, &mut tickets)
-                        && breaker.given_back(&ticket, now)
+                    BreakerEvent::Leave(at) => if let Some(ticket) = take(at, &mut tickets)
+                        && breaker.release(&ticket, now)
                     {
                         probes = 0;
                     },
                 }
                 let is_half_open = matches!(breaker.state, State::HalfOpen { .. });
                 prop_assert_eq!(probes == 1, is_half_open);
-                let next = breaker.next_probe(now, &LIMITS);
+                let next = breaker.next_probe(now, &SETTINGS);
                 prop_assert_eq!(next.is_none(), breaker.is_closed());
-                prop_assert!(next.unwrap_or(0) <= LIMITS.retry_max, "not used again within the longest wait");
+                prop_assert!(next.unwrap_or(0) <= SETTINGS.retry_max, "not used again within the longest wait");
                 if !breaker.is_closed() && !is_half_open {
                     let mut later = breaker.clone();
-                    prop_assert!(later.admit(now + LIMITS.retry_max, true).is_some());
+                    prop_assert!(later.admit(now + SETTINGS.retry_max, true).is_some());
                 }
             }
         }

@@ -1,6 +1,5 @@
-//! A connection to an upstream: dialled, on its line, through its proxy, with TLS if the upstream speaks it. Owns the
-//! order of these steps and their time; relies on `dial` for the network, on `line` for the limits, on `tls` for whom to
-//! trust. Knows nothing of what is asked.
+//! Connections to one upstream: dialing, limits, the tunnel through a proxy, TLS. The module orders these steps and
+//! bounds their time; `dial` is the network, `limited_stream` applies limits, `tls` decides about trust.
 
 use std::io;
 use std::pin::Pin;
@@ -19,138 +18,138 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use super::dial::Dialer;
-use super::limited_stream::{Line, Stream};
-use super::proxy::{CredentialsError, Proxy};
-use super::tls::{self, Roots, TrustError};
+use super::limited_stream::{LimitedStream, LineHandle};
+use super::proxy::{CredentialsError, HttpProxyClient};
+use super::tls::{self, SystemRoots, TrustError};
 use crate::shape::WanLimiter;
 use gupd_config::Trust;
 
-/// Connections to upstreams cannot be set up.
+/// Failure to set up connections to an upstream.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Whom to trust.
+    /// Trust settings.
     #[error("upstream {upstream}: {reason}")]
     Trust {
-        /// Its name.
+        /// Name of the upstream.
         upstream: Arc<str>,
-        /// What is wrong.
+        /// The cause.
         reason: Box<TrustError>,
     },
-    /// The credentials for its proxy.
+    /// Credentials for its proxy.
     #[error("upstream {upstream}: proxy_auth_file: {reason}")]
     Credentials {
-        /// Its name.
+        /// Name of the upstream.
         upstream: Arc<str>,
-        /// What is wrong.
+        /// The cause.
         reason: CredentialsError,
     },
-    /// The host of an upstream cannot be that of a certificate.
+    /// The host cannot be a name in a certificate.
     #[error("upstream {upstream}: {host:?} is not a name that TLS can ask for; give its DNS name or address")]
     ServerName {
-        /// Its name.
+        /// Name of the upstream.
         upstream: Arc<str>,
-        /// Its host.
+        /// The host.
         host: String,
     },
-    /// The kernel does not offer this algorithm.
+    /// The kernel does not offer the algorithm.
     #[error(
         "wan.congestion: the kernel does not offer {algorithm:?} ({cause}); it has {offered}, and more with modprobe \
          tcp_{algorithm}"
     )]
     Congestion {
-        /// What was asked for.
+        /// The configured algorithm.
         algorithm: String,
-        /// What the kernel says.
+        /// The kernel's error.
         cause: io::Error,
-        /// What it has.
+        /// The available algorithms.
         offered: String,
     },
 }
 
 /// Connects to one upstream.
 #[derive(Clone, Debug)]
-pub(super) struct Connector(Arc<Way>);
+pub(super) struct Connector(Arc<ConnectSettings>);
 
-/// How one upstream is connected to.
+/// Settings of connections to one upstream.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct ConnectSettings {
     /// Its name.
     pub(super) upstream: Arc<str>,
     pub(super) dialer: Dialer,
     pub(super) wan: Arc<WanLimiter>,
-    /// `TCP_CONGESTION`, if it is not the system's.
+    /// `TCP_CONGESTION`, if configured.
     pub(super) congestion: Option<Arc<str>>,
-    pub(super) proxy: Option<Arc<Proxy>>,
-    pub(super) tls: Option<Tls>,
-    /// For each step: connecting, the proxy's tunnel, the handshake.
+    pub(super) proxy: Option<Arc<HttpProxyClient>>,
+    pub(super) tls: Option<TlsSettings>,
+    /// Time-out of each step: connect, tunnel, handshake.
     pub(super) timeout: Duration,
 }
 
-/// TLS toward one upstream.
+/// TLS settings of one upstream.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub(super) struct TlsSettings {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
-/// The connection.
+/// An open connection.
 #[derive(Debug)]
-pub(super) enum Wire {
-    Plain(Stream),
-    /// To a proxy, which is told in each request where it goes.
-    Proxied(Stream),
-    Tls(Box<TlsStream<Stream>>),
+pub(super) enum UpstreamConnection {
+    Plain(LimitedStream),
+    /// To a proxy, which gets absolute targets.
+    Proxied(LimitedStream),
+    Tls(Box<TlsStream<LimitedStream>>),
 }
 
-type Failed = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connector {
-    pub(super) fn new(way: Way) -> Self {
-        Self(Arc::new(way))
+    pub(super) fn new(settings: ConnectSettings) -> Self {
+        Self(Arc::new(settings))
     }
 
-    /// A new connection to `uri`.
-    pub(super) async fn connect(&self, uri: Uri) -> Result<Wire, Failed> {
-        let way = &*self.0;
-        let socket = match &way.proxy {
-            None => way.dialer.connect(uri.clone()).await?,
-            Some(proxy) => way.dialer.connect(proxy.url().clone()).await.map_err(|error| {
+    /// Opens a connection to `uri`.
+    pub(super) async fn connect(&self, uri: Uri) -> Result<UpstreamConnection, BoxError> {
+        let settings = &*self.0;
+        let socket = match &settings.proxy {
+            None => settings.dialer.connect(uri.clone()).await?,
+            Some(proxy) => settings.dialer.connect(proxy.url().clone()).await.map_err(|error| {
                 format!("proxy {} cannot be connected to: {}", proxy.name(), super::root_cause(&*error))
             })?,
         };
-        if let Some(algorithm) = &way.congestion
+        if let Some(algorithm) = &settings.congestion
             && let Err(error) = socket.set_congestion(algorithm)
         {
-            // It was there when the configuration was taken; a slower upload is better than none.
-            tracing::warn!(%error, %algorithm, "the kernel does not take wan.congestion any more");
+            // It was available when the configuration was loaded. A slower transfer is better than none.
+            tracing::warn!(%error, %algorithm, "cannot set wan.congestion on a connection");
         }
-        let stream = Stream::new(socket, way.wan.clone(), way.upstream.clone());
+        let stream = LimitedStream::new(socket, settings.wan.clone(), settings.upstream.clone());
         let line = stream.line().clone();
-        let (stream, Tls { connector, name }) = match (&way.proxy, &way.tls) {
-            (None, None) => return Ok(Wire::Plain(stream)),
-            (Some(_), None) => return Ok(Wire::Proxied(stream)),
+        let (stream, TlsSettings { connector, name }) = match (&settings.proxy, &settings.tls) {
+            (None, None) => return Ok(UpstreamConnection::Plain(stream)),
+            (Some(_), None) => return Ok(UpstreamConnection::Proxied(stream)),
             (None, Some(tls)) => (stream, tls),
             (Some(proxy), Some(tls)) => {
-                let tunnel = in_time(&line, way.timeout, proxy.tunnel(stream, &uri)).await;
+                let tunnel = within_limit(&line, settings.timeout, proxy.tunnel(stream, &uri)).await;
                 (tunnel.ok_or_else(|| format!("proxy {} gives no tunnel in time", proxy.name()))??, tls)
             }
         };
         let handshake = connector.connect(name.clone(), stream);
-        let handshaken = in_time(&line, way.timeout, handshake).await;
-        let tls = handshaken.ok_or("no TLS handshake in time")?.map_err(tls::failed)?;
-        Ok(Wire::Tls(Box::new(tls)))
+        let handshaken = within_limit(&line, settings.timeout, handshake).await;
+        let tls = handshaken.ok_or("no TLS handshake in time")?.map_err(tls::handshake_error)?;
+        Ok(UpstreamConnection::Tls(Box::new(tls)))
     }
 }
 
-impl Tls {
-    /// To the server at `url`, known as `trust` says.
+impl TlsSettings {
+    /// Creates settings for the server at `url`, trusted as `trust` says.
     pub(super) fn new(
         upstream: &Arc<str>,
         url: &Uri,
         trust: &Trust,
-        roots: &mut Roots,
+        roots: &mut SystemRoots,
     ) -> Result<Self, ConnectError> {
-        let config = tls::toward(trust, roots)
+        let config = tls::client_config(trust, roots)
             .map_err(|reason| ConnectError::Trust { upstream: upstream.clone(), reason: reason.into() })?;
         let host = url.host().unwrap_or_default();
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -160,42 +159,42 @@ impl Tls {
     }
 }
 
-impl std::fmt::Debug for Tls {
+impl std::fmt::Debug for TlsSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
-/// Waits for a step, but not for longer than `limit` in which the relay's own limits let bytes pass.
-async fn in_time<T>(line: &Line, limit: Duration, step: impl Future<Output = T>) -> Option<T> {
+/// Waits for a step for at most `limit`, not counting time in which the relay's limits hold bytes back.
+async fn within_limit<T>(line: &LineHandle, limit: Duration, step: impl Future<Output = T>) -> Option<T> {
     let mut step = std::pin::pin!(step);
     loop {
         match tokio::time::timeout(limit, &mut step).await {
             Ok(done) => return Some(done),
-            Err(_) if line.waited_within(limit) => {}
+            Err(_) if line.was_limited_within(limit) => {}
             Err(_) => return None,
         }
     }
 }
 
-/// The algorithm, if the kernel takes it for a socket.
-pub(super) fn offered(algorithm: &str) -> Result<Arc<str>, ConnectError> {
+/// Returns the algorithm if the kernel accepts it for a socket.
+pub(super) fn check_congestion(algorithm: &str) -> Result<Arc<str>, ConnectError> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
     let taken = socket.and_then(|socket| Ok(set_tcp_congestion(&socket, algorithm)?));
-    let offered = || std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
+    let available = || std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
     taken.map(|()| Arc::from(algorithm)).map_err(|cause| ConnectError::Congestion {
         algorithm: algorithm.to_owned(),
         cause,
-        offered: offered().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(", "),
+        offered: available().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(", "),
     })
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<Wire>;
-    type Error = Failed;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Failed>> + Send>>;
+    type Response = TokioIo<UpstreamConnection>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
@@ -205,7 +204,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-impl Connection for Wire {
+impl Connection for UpstreamConnection {
     fn connected(&self) -> Connected {
         match self {
             Self::Plain(stream) => stream.connected(),
@@ -215,7 +214,7 @@ impl Connection for Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for UpstreamConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) | Self::Proxied(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -224,7 +223,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for UpstreamConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) | Self::Proxied(stream) => Pin::new(stream).poll_write(cx, buf),

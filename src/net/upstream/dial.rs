@@ -1,6 +1,5 @@
-//! What makes connections toward upstreams: TCP by the system, or another network that is given instead. Owns the
-//! settings of the sockets; relies on hyper-util for looking names up and trying every address of both families
-//! (RFC 8305). Knows no HTTP, no TLS and no limits.
+//! Dialing of upstreams: TCP by the system, or a substitute network. The module sets socket options; hyper-util
+//! resolves names and tries all addresses of both families (RFC 8305). It knows no HTTP, TLS or limits.
 
 use std::fmt::Debug;
 use std::io;
@@ -16,36 +15,36 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::tcp::{self, Seen};
+use super::tcp::{self, TcpMeasurement};
 
-/// TCP keep-alive, so that a line that went away is noticed under a silent connection.
+/// TCP keep-alive, to detect a dead line under a silent connection.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Bytes read ahead of a turn from a network that cannot tell whether there are any.
+/// Read-ahead on a network that cannot tell whether bytes are available.
 const READ_AHEAD: usize = 16 << 10;
 
-/// A network in place of the system's, such as a simulated one.
+/// A substitute for the system's network, such as a simulated one.
 pub trait Network: Debug + Send + Sync {
     /// Connects to the host and port of a URL.
     fn connect(&self, to: Uri) -> Connecting;
 }
 
-/// A connection in the making.
+/// A pending connection.
 pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send>>;
 
-/// Bytes both ways, in order.
+/// A bidirectional byte stream.
 pub trait Duplex: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Debug + Send + Unpin> Duplex for T {}
 
-/// What makes connections.
+/// Opens connections.
 #[derive(Clone, Debug)]
 pub(super) enum Dialer {
     Tcp(HttpConnector),
     Given(Arc<dyn Network>, Duration),
 }
 
-/// A connection, without limits.
+/// A connection without limits.
 #[derive(Debug)]
 pub(super) enum Socket {
     Tcp(TcpStream),
@@ -53,14 +52,14 @@ pub(super) enum Socket {
 }
 
 impl Dialer {
-    /// Connections over this network.
+    /// Creates a dialer for a substitute network.
     pub(super) fn given(network: Arc<dyn Network>, timeout: Duration) -> Self {
         Self::Given(network, timeout)
     }
 
-    /// Real connections; `timeout` is for all addresses of a name together.
+    /// Creates a dialer for TCP; `timeout` covers all addresses of a name.
     pub(super) fn tcp(timeout: Duration) -> Self {
-        Self::Tcp(set_up(HttpConnector::new(), timeout))
+        Self::Tcp(configure(HttpConnector::new(), timeout))
     }
 
     pub(super) async fn connect(&self, to: Uri) -> Result<Socket, Box<dyn std::error::Error + Send + Sync>> {
@@ -74,8 +73,8 @@ impl Dialer {
     }
 }
 
-/// The settings of real connections, whoever looks names up.
-fn set_up<R>(mut tcp: HttpConnector<R>, timeout: Duration) -> HttpConnector<R> {
+/// Applies the settings of TCP connections, for any resolver.
+fn configure<R>(mut tcp: HttpConnector<R>, timeout: Duration) -> HttpConnector<R> {
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(timeout));
@@ -84,7 +83,7 @@ fn set_up<R>(mut tcp: HttpConnector<R>, timeout: Duration) -> HttpConnector<R> {
 }
 
 impl Socket {
-    /// Takes another congestion control, where there is one to take.
+    /// Sets the congestion control, on TCP.
     pub(super) fn set_congestion(&self, algorithm: &str) -> io::Result<()> {
         match self {
             Self::Tcp(tcp) => Ok(set_tcp_congestion(tcp, algorithm)?),
@@ -92,22 +91,22 @@ impl Socket {
         }
     }
 
-    /// What the kernel has seen of it; `None` if it does not tell.
-    pub(super) fn seen(&self) -> Option<Seen> {
+    /// Returns the kernel's measurements; `None` if unavailable.
+    pub(super) fn measure(&self) -> Option<TcpMeasurement> {
         match self {
-            Self::Tcp(tcp) => tcp::seen(tcp).ok(),
+            Self::Tcp(tcp) => tcp::measure(tcp).ok(),
             Self::Given(_) => None,
         }
     }
 
-    /// Holds its window to so many bytes. A kernel that refuses lets more come ahead.
+    /// Limits the receive window. If the kernel refuses, more bytes arrive in advance.
     pub(super) fn clamp_window(&self, bytes: u64) {
         if let Self::Tcp(tcp) = self {
             let _refused = tcp::clamp_window(tcp, bytes);
         }
     }
 
-    /// Waits until there is something to read, or the end.
+    /// Waits for readable bytes or the end.
     pub(super) fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(tcp) => tcp.poll_read_ready(cx),
@@ -167,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// A name with these addresses.
+    /// Resolves every name to these addresses.
     #[derive(Clone)]
     struct Addresses(Vec<IpAddr>);
 
@@ -188,13 +187,14 @@ mod tests {
 
     async fn connect(addresses: &[&str], port: u16) -> IpAddr {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let mut tcp = set_up(HttpConnector::new_with_resolver(Addresses(addresses)), Duration::from_secs(60));
+        let mut tcp =
+            configure(HttpConnector::new_with_resolver(Addresses(addresses)), Duration::from_secs(60));
         let url = format!("http://manager.example:{port}").parse().unwrap();
         tcp.call(url).await.unwrap().inner().peer_addr().unwrap().ip()
     }
 
     #[tokio::test]
-    async fn an_address_that_refuses_does_not_stand_in_the_way_of_one_that_lives() {
+    async fn refused_address_does_not_block_a_working_one() {
         let living = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = living.local_addr().unwrap().port();
         for addresses in [
@@ -208,10 +208,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_says_nothing_does_not_cost_the_time_to_connect() {
+    async fn silent_address_does_not_use_up_the_timeout() {
         let living = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = living.local_addr().unwrap().port();
-        // A full backlog answers no SYN. On a machine without IPv6 there is nothing to be silent.
+        // A full backlog answers no SYN. A machine without IPv6 has no silent address.
         let Ok(silent) = TcpSocket::new_v6() else { return };
         let Ok(()) = silent.bind(SocketAddr::new("::1".parse().unwrap(), port)) else { return };
         let silent = silent.listen(1).unwrap();

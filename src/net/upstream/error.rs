@@ -1,4 +1,4 @@
-//! What goes wrong between the relay and its upstreams: as those who asked are told it, and as the breaker counts it.
+//! Failures between the relay and its upstreams: as clients and logs see them, and as the breaker counts them.
 
 use std::error::Error as StdError;
 use std::io;
@@ -12,62 +12,62 @@ use super::UpstreamResponse;
 use super::breaker::Fault;
 use super::request_body::RequestBodyError;
 
-/// Why no manager answered.
+/// Failure of a request to upstreams.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// No connection.
     #[error("upstream {upstream}: cannot connect: {reason}")]
     Connect {
-        /// Its name.
+        /// Name of the upstream.
         upstream: Arc<str>,
-        /// What the system says.
+        /// The system's error.
         reason: Arc<str>,
     },
     /// No response head in time.
     #[error("upstream {upstream}: no response within {after:?}")]
     HeadTimeout {
-        /// Its name.
+        /// Name of the upstream.
         upstream: Arc<str>,
-        /// The time it had.
+        /// The time-out.
         after: Duration,
     },
     /// The connection was closed without an answer.
     #[error("upstream {upstream}: closed the connection without an answer")]
     Closed {
-        /// Its name.
+        /// Name of the upstream.
         upstream: Arc<str>,
-        /// The connection had answered before: it may have been its idle time-out.
-        kept: bool,
+        /// True if the connection had carried a response before: its idle time-out may have closed it.
+        was_kept: bool,
     },
-    /// Something that is not HTTP.
+    /// The response is not HTTP.
     #[error("upstream {upstream}: not a usable response: {reason}")]
     Response {
-        /// Its name.
+        /// Name of the upstream.
         upstream: Arc<str>,
-        /// What is wrong with it.
+        /// The cause.
         reason: Arc<str>,
     },
-    /// None may be asked now: each has failed too often, and the try that tells whether it is back is not this one.
-    #[error("no upstream answers; the next try is in {retry:?}")]
+    /// All upstreams are unavailable: each has failed too often and waits for its probe.
+    #[error("all upstreams are unavailable: next attempt in {retry:?}")]
     Unavailable {
-        /// Time to that try.
+        /// Time to the next probe.
         retry: Duration,
     },
-    /// The client's request broke off before it was sent whole. No upstream is to blame.
+    /// The client's request broke off before it was sent. No upstream is at fault.
     #[error("{reason}")]
     Client {
-        /// What the client did.
+        /// The cause.
         reason: Arc<str>,
     },
-    /// The request itself could not be sent on.
+    /// The request cannot be sent.
     #[error("the request cannot be sent to an upstream: {reason}")]
     Request {
-        /// Why.
+        /// The cause.
         reason: Arc<str>,
     },
 }
 
-/// Kind of an [`UpstreamError`]: its one spelling in logs and metrics.
+/// Kind of an [`UpstreamError`], with its label for logs and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamFailure {
     /// [`UpstreamError::Connect`]
@@ -87,10 +87,10 @@ pub enum UpstreamFailure {
 }
 
 impl UpstreamFailure {
-    /// Failures of an upstream that was asked.
+    /// Failures of an upstream that got the request.
     pub const OF_UPSTREAM: [Self; 4] = [Self::Connect, Self::HeadTimeout, Self::Closed, Self::BadResponse];
 
-    /// The one spelling used in logs and metrics.
+    /// Returns the label for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -104,21 +104,21 @@ impl UpstreamFailure {
     }
 }
 
-/// What a request says of its upstream.
+/// Evidence of a request about its upstream.
 #[derive(Debug)]
-pub(super) enum Verdict {
-    /// It answers.
-    Well,
-    /// It fails.
+pub(super) enum AttemptOutcome {
+    /// The upstream works.
+    Healthy,
+    /// The upstream fails.
     Failed(Fault, Arc<str>),
-    /// It fails, perhaps on one path only: a service of its own that is stopped, or a request that it holds open.
+    /// The upstream may fail on this path only, such as a stopped service or a request that it holds open.
     Suspect(Fault),
-    /// Nothing.
+    /// No evidence.
     Unknown,
 }
 
 impl UpstreamError {
-    /// Its kind, for logs and metrics.
+    /// Returns the kind, for logs and metrics.
     pub fn kind(&self) -> UpstreamFailure {
         match self {
             Self::Connect { .. } => UpstreamFailure::Connect,
@@ -131,54 +131,55 @@ impl UpstreamError {
         }
     }
 
-    /// Why hyper's client gave no response; `kept` if it had the connection from its pool.
-    pub(super) fn of_client(error: &legacy::Error, upstream: Arc<str>, kept: bool) -> Self {
+    /// Converts an error of hyper's client; `was_kept` if the connection came from the pool.
+    pub(super) fn from_client_error(error: &legacy::Error, upstream: Arc<str>, was_kept: bool) -> Self {
         let reason = root_cause(error);
         if error.is_connect() {
             Self::Connect { upstream, reason }
         } else if causes(error).any(|cause| cause.is::<RequestBodyError>()) {
             Self::Client { reason }
-        } else if is_closed(error) || (kept && is_reset(error)) {
-            Self::Closed { upstream, kept }
+        } else if is_closed(error) || (was_kept && is_reset(error)) {
+            Self::Closed { upstream, was_kept }
         } else {
             Self::Response { upstream, reason }
         }
     }
 }
 
-impl Verdict {
-    /// Of a request whose upstream had `patience` to answer, unless others had taken up more than half of that.
-    pub(super) fn of(answer: &Result<UpstreamResponse, UpstreamError>, patience: Duration) -> Self {
+impl AttemptOutcome {
+    /// Judges a request whose upstream had `patience` to answer, unless earlier attempts used more than half of that.
+    pub(super) fn from_result(answer: &Result<UpstreamResponse, UpstreamError>, patience: Duration) -> Self {
         match answer {
             Ok(answer) => {
                 let status = answer.response.status();
-                // A relay that cannot get one thing has others, and one that a request comes back to is well.
-                let is_well = answer.upstream.is_relay() || status == StatusCode::LOOP_DETECTED;
-                match is_unavailable(status) && !is_well {
-                    true => Self::Failed(Fault::Busy, Arc::from(format!("it answers {status}"))),
-                    false => Self::Well,
+                // A relay that lacks one object has others, and one that the request loops back to is well.
+                let is_healthy = answer.upstream.is_relay() || status == StatusCode::LOOP_DETECTED;
+                match is_unavailable(status) && !is_healthy {
+                    true => Self::Failed(Fault::Unavailable, Arc::from(format!("response status {status}"))),
+                    false => Self::Healthy,
                 }
             }
-            Err(error) => Self::of_error(error, patience),
+            Err(error) => Self::from_error(error, patience),
         }
     }
 
-    /// What a client's request says where a check says more: everybody else's must not hang on the path it asked for.
-    pub(super) fn of_one_path(self) -> Self {
+    /// Weakens the outcome of a client's request while health checks run: the path of one client must not decide for
+    /// all.
+    pub(super) fn on_one_path(self) -> Self {
         match self {
-            Self::Failed(fault @ (Fault::Silent | Fault::Busy), _) => Self::Suspect(fault),
-            verdict => verdict,
+            Self::Failed(fault @ (Fault::Silent | Fault::Unavailable), _) => Self::Suspect(fault),
+            outcome => outcome,
         }
     }
 
-    /// Of a request without an answer.
-    pub(super) fn of_error(error: &UpstreamError, patience: Duration) -> Self {
+    /// Judges a request without a response.
+    pub(super) fn from_error(error: &UpstreamError, patience: Duration) -> Self {
         let fault = match error {
             UpstreamError::Connect { .. } => Fault::Unreachable,
             UpstreamError::HeadTimeout { after, .. } if *after >= patience / 2 => Fault::Silent,
-            UpstreamError::Closed { kept: false, .. } | UpstreamError::Response { .. } => Fault::Wrong,
+            UpstreamError::Closed { was_kept: false, .. } | UpstreamError::Response { .. } => Fault::Invalid,
             UpstreamError::HeadTimeout { .. }
-            | UpstreamError::Closed { kept: true, .. }
+            | UpstreamError::Closed { was_kept: true, .. }
             | UpstreamError::Unavailable { .. }
             | UpstreamError::Client { .. }
             | UpstreamError::Request { .. } => return Self::Unknown,
@@ -187,24 +188,24 @@ impl Verdict {
     }
 }
 
-/// Whether a status says that somebody else should be asked.
+/// Returns true for a status after which another upstream should get the request.
 pub(super) fn is_unavailable(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT
-            // A relay that this request has passed before: another upstream may have the content itself.
+            // A relay that the request has passed before: another upstream may have the content itself.
             | StatusCode::LOOP_DETECTED
     )
 }
 
-/// The innermost cause is the one that helps: "connection refused", not "client error".
+/// Returns the innermost cause, which is the helpful one: "connection refused", not "client error".
 pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> Arc<str> {
     Arc::from(causes(error).last().map(ToString::to_string).unwrap_or_default())
 }
 
-/// hyper-util itself sends a request again only if none of it had been written.
+/// Returns true if the connection closed before a response. hyper-util retries only if nothing had been written.
 pub(super) fn is_closed(error: &legacy::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<hyper::Error>());
     cause.is_some_and(hyper::Error::is_incomplete_message)

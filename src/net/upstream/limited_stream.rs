@@ -1,6 +1,6 @@
-//! The line to an upstream: a connection that reads and writes no faster than the limits allow. Everything an upstream
-//! sends passes here, heads and what TLS adds included, and nothing is read before its turn, so that the upstream's own
-//! congestion control sees a slow reader. Without limits it is a plain connection.
+//! A connection to an upstream that reads and writes no faster than the limits permit. All bytes pass here, including
+//! heads and TLS. Nothing is read before its grant, so that the upstream's congestion control sees a slow reader.
+//! Without limits it is a plain connection.
 
 use std::io;
 use std::pin::Pin;
@@ -13,212 +13,214 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::dial::Socket;
-use super::tcp::Seen;
+use super::tcp::TcpMeasurement;
 use crate::shape::{BandwidthClass, LineSample, Throttle, WanLimiter};
 
-/// A connection's line, as those who use the connection see it.
+/// Handle on the limits of a connection.
 #[derive(Clone, Debug)]
-pub(super) struct Line(Arc<Shared>);
+pub(super) struct LineHandle(Arc<HandleShared>);
 
 #[derive(Debug)]
-struct Shared {
+struct HandleShared {
     wan: Arc<WanLimiter>,
     upstream: Arc<str>,
-    // Held for arithmetic, never while bytes are read or written.
-    state: Mutex<State>,
+    // Locked for arithmetic, never while bytes are read or written.
+    state: Mutex<HandleState>,
 }
 
 #[derive(Debug)]
-struct State {
-    /// Whose bytes pass; none between responses.
+struct HandleState {
+    /// Class of the current response; `None` between responses.
     bandwidth: Option<BandwidthClass>,
-    /// Which response that was.
+    /// Number of that response.
     response: u64,
-    pace: Option<Throttle>,
-    /// Whom to wake when it need not wait for its turn any more; none if it does not wait.
-    waits: Option<Waker>,
-    /// When it last had one, having waited.
-    turn: Option<Instant>,
+    throttle: Option<Throttle>,
+    /// Waker of a read or write that waits for a grant.
+    waker: Option<Waker>,
+    /// Time of the last grant that was waited for.
+    granted_at: Option<Instant>,
 }
 
-/// A response's hold on its connection's line.
+/// Assigns a connection's bytes to one response until it is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
-    line: Line,
+pub(super) struct ClassHold {
+    line: LineHandle,
     response: u64,
 }
 
-/// Time between two looks at what the kernel has seen of a connection.
-const LOOK: Duration = Duration::from_millis(50);
+/// Minimum interval between two measurements by the kernel.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The connection.
+/// A rate-limited connection.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(super) struct LimitedStream {
     socket: Socket,
-    line: Line,
-    /// What was seen last, and when.
-    seen: Option<(Instant, Seen)>,
-    /// The window is held to what the limits let pass.
-    clamped: bool,
+    line: LineHandle,
+    /// The last measurement and its time.
+    measured: Option<(Instant, TcpMeasurement)>,
+    /// True while the receive window is clamped.
+    is_clamped: bool,
 }
 
-impl Line {
+impl LineHandle {
     fn new(wan: Arc<WanLimiter>, upstream: Arc<str>) -> Self {
-        let state = State { bandwidth: None, response: 0, pace: None, waits: None, turn: None };
-        Self(Arc::new(Shared { wan, upstream, state: Mutex::new(state) }))
+        let state =
+            HandleState { bandwidth: None, response: 0, throttle: None, waker: None, granted_at: None };
+        Self(Arc::new(HandleShared { wan, upstream, state: Mutex::new(state) }))
     }
 
-    /// That of a request's connection, once it has one.
-    pub(super) fn of(request: &CaptureConnection) -> Option<Self> {
+    /// Returns the handle of a request's connection, once it has one.
+    pub(super) fn from_request(request: &CaptureConnection) -> Option<Self> {
         let mut extras = http::Extensions::new();
         request.connection_metadata().as_ref()?.get_extras(&mut extras);
         extras.remove()
     }
 
-    /// Whether it is a limit, not the upstream, that nothing passed in this time.
-    pub(super) fn waited_within(&self, time: Duration) -> bool {
+    /// Returns true if a limit, and not the upstream, delayed bytes within this time.
+    pub(super) fn was_limited_within(&self, time: Duration) -> bool {
         let state = self.state();
-        state.waits.is_some() || state.turn.is_some_and(|turn| turn.elapsed() < time)
+        state.waker.is_some() || state.granted_at.is_some_and(|granted_at| granted_at.elapsed() < time)
     }
 
-    /// Whether it is kept from an earlier response.
+    /// Returns true if the connection has carried a response before.
     pub(super) fn has_answered(&self) -> bool {
         self.state().response > 0
     }
 
-    /// A response's bytes pass from now on.
-    pub(super) fn hold(&self, bandwidth: BandwidthClass) -> Held {
+    /// Assigns the bytes from now on to a response of this class.
+    pub(super) fn assign(&self, bandwidth: BandwidthClass) -> ClassHold {
         let mut state = self.state();
         state.response += 1;
         let response = state.response;
-        Self::pass_on(state, Some(bandwidth));
-        Held { line: self.clone(), response }
+        Self::change_class(state, Some(bandwidth));
+        ClassHold { line: self.clone(), response }
     }
 
-    /// Bytes pass for another lane from now on. The connection may wait for a turn of the one before, as it reads on
-    /// behind a head: no turn comes of that any more, so it asks again.
-    fn pass_on(mut state: MutexGuard<'_, State>, bandwidth: Option<BandwidthClass>) {
-        let old = (std::mem::replace(&mut state.bandwidth, bandwidth), state.pace.take());
-        let waits = state.waits.take();
+    /// Changes the class. The connection may wait for a grant of the former class, because it reads ahead behind a
+    /// head. That grant will not come, so the reader is woken to request another.
+    fn change_class(mut state: MutexGuard<'_, HandleState>, bandwidth: Option<BandwidthClass>) {
+        let old = (std::mem::replace(&mut state.bandwidth, bandwidth), state.throttle.take());
+        let waker = state.waker.take();
         drop(state);
         drop(old);
-        waits.into_iter().for_each(Waker::wake);
+        waker.into_iter().for_each(Waker::wake);
     }
 
-    /// How many of `bytes` may pass now.
+    /// Returns how many of `bytes` may pass now.
     fn poll(&self, cx: &Context<'_>, bytes: usize) -> Poll<usize> {
-        let Shared { wan, upstream, .. } = &*self.0;
+        let HandleShared { wan, upstream, .. } = &*self.0;
         let mut state = self.state();
         if !wan.is_limited() {
-            let unused = state.pace.take();
-            state.waits = None;
+            let unused = state.throttle.take();
+            state.waker = None;
             drop(state);
             drop(unused);
             return Poll::Ready(bytes);
         }
         let bandwidth = state.bandwidth.clone();
-        let pace = state.pace.get_or_insert_with(|| wan.throttle(upstream, bandwidth.as_ref()));
-        match pace.poll_grant(cx, bytes as u64) {
+        let throttle = state.throttle.get_or_insert_with(|| wan.throttle(upstream, bandwidth.as_ref()));
+        match throttle.poll_grant(cx, bytes as u64) {
             Poll::Pending => {
-                state.waits = Some(cx.waker().clone());
+                state.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
             Poll::Ready(passes) => {
-                if state.waits.take().is_some() {
-                    state.turn = Some(Instant::now());
+                if state.waker.take().is_some() {
+                    state.granted_at = Some(Instant::now());
                 }
-                // No more than what was asked for.
+                // At most the requested bytes.
                 Poll::Ready(usize::try_from(passes).unwrap_or(bytes))
             }
         }
     }
 
     fn spend(&self, bytes: usize) {
-        if let Some(pace) = &mut self.state().pace {
-            pace.consume(bytes as u64);
+        if let Some(throttle) = &mut self.state().throttle {
+            throttle.consume(bytes as u64);
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, HandleState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
-    /// Whether it is a limit, not the upstream, that nothing came in this time.
-    pub(super) fn waited_within(&self, time: Duration) -> bool {
-        self.line.waited_within(time)
+impl ClassHold {
+    /// Returns true if a limit, and not the upstream, delayed bytes within this time.
+    pub(super) fn was_limited_within(&self, time: Duration) -> bool {
+        self.line.was_limited_within(time)
     }
 }
 
-impl Drop for Held {
-    /// The next response on the connection may have it already.
+impl Drop for ClassHold {
+    /// The next response may own the connection already.
     fn drop(&mut self) {
         let state = self.line.state();
         if state.response == self.response {
-            Line::pass_on(state, None);
+            LineHandle::change_class(state, None);
         }
     }
 }
 
-impl Stream {
-    /// A connection whose bytes pass by the limits of its upstream.
+impl LimitedStream {
+    /// Creates a connection under the limits of its upstream.
     pub(super) fn new(socket: Socket, wan: Arc<WanLimiter>, upstream: Arc<str>) -> Self {
-        let mut stream = Self { socket, line: Line::new(wan, upstream), seen: None, clamped: false };
-        stream.clamp(None);
+        let mut stream =
+            Self { socket, line: LineHandle::new(wan, upstream), measured: None, is_clamped: false };
+        stream.clamp_window(None);
         stream
     }
 
-    pub(super) fn line(&self) -> &Line {
+    pub(super) fn line(&self) -> &LineHandle {
         &self.line
     }
 
-    /// Tells the limits what the kernel has seen, and the kernel what the limits let pass.
-    fn look(&mut self) {
+    /// Passes measurements to the limits, and their window to the kernel.
+    fn measure(&mut self) {
         let now = Instant::now();
-        let before = match self.seen {
-            Some((at, _)) if now.duration_since(at) < LOOK => return,
-            before => before.map(|(_, seen)| seen),
+        let before = match self.measured {
+            Some((at, _)) if now.duration_since(at) < MEASURE_INTERVAL => return,
+            before => before.map(|(_, measured)| measured),
         };
-        // Without it limits are kept all the same, and others not yielded to.
-        let Some(seen) = self.socket.seen() else { return };
-        self.seen = Some((now, seen));
+        // Without measurements limits hold, but the relay does not yield.
+        let Some(measured) = self.socket.measure() else { return };
+        self.measured = Some((now, measured));
         if let Some(before) = before {
             self.line.0.wan.observe(LineSample {
-                // To the microsecond the same means that none was measured.
-                round_trip: seen.round_trip.filter(|_| seen.round_trip != before.round_trip),
-                received: seen.received.saturating_sub(before.received),
-                disorder: seen.disordered > before.disordered,
+                // An identical value means no new measurement.
+                round_trip: measured.round_trip.filter(|_| measured.round_trip != before.round_trip),
+                received: measured.received.saturating_sub(before.received),
+                disorder: measured.disordered > before.disordered,
             });
         }
-        self.clamp(seen.round_trip);
+        self.clamp_window(measured.round_trip);
     }
 
-    fn clamp(&mut self, round_trip: Option<Duration>) {
+    fn clamp_window(&mut self, round_trip: Option<Duration>) {
         let window = self.line.0.wan.window(round_trip);
-        if window.is_some() || self.clamped {
-            self.clamped = window.is_some();
+        if window.is_some() || self.is_clamped {
+            self.is_clamped = window.is_some();
             self.socket.clamp_window(window.unwrap_or(u64::MAX));
         }
     }
 }
 
-impl Connection for Stream {
+impl Connection for LimitedStream {
     fn connected(&self) -> Connected {
         self.socket.connected().extra(self.line.clone())
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for LimitedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.line.0.wan.is_limited() {
-            if this.clamped {
-                this.clamp(None);
+            if this.is_clamped {
+                this.clamp_window(None);
             }
             return Pin::new(&mut this.socket).poll_read(cx, buf);
         }
-        // A connection on which nothing comes asks for no turn.
+        // An idle connection requests no grant.
         ready!(this.socket.poll_read_ready(cx))?;
         let passes = ready!(this.line.poll(cx, buf.remaining()));
         let mut limited = ReadBuf::new(buf.initialize_unfilled_to(passes));
@@ -226,12 +228,12 @@ impl AsyncRead for Stream {
         let read = limited.filled().len();
         buf.advance(read);
         this.line.spend(read);
-        this.look();
+        this.measure();
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for LimitedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if !this.line.0.wan.is_limited() {
@@ -264,15 +266,15 @@ mod tests {
     use gupd_config::{Config, RateSchedule};
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_waits_when_its_response_takes_the_line_goes_on() {
+    async fn waiting_connection_resumes_when_its_class_changes() {
         let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
         config.wan.limit = RateSchedule::from_rate(Rate(1 << 10));
         let wan = Arc::new(WanLimiter::new(&config, Clock::manual(0)));
         let running = wan.clone();
         let limits = tokio::spawn(async move { running.run().await });
-        let line = Line::new(wan, Arc::from("manager"));
+        let line = LineHandle::new(wan, Arc::from("manager"));
         let reader = line.clone();
-        // It reads behind the head at once, before anybody has the response.
+        // It reads ahead before the response is assigned.
         let connection = tokio::spawn(async move {
             for _ in 0..10 {
                 let passes = poll_fn(|cx| reader.poll(cx, 16 << 10)).await;
@@ -280,7 +282,7 @@ mod tests {
             }
         });
         tokio::task::yield_now().await;
-        let _held = line.hold(BandwidthClass::default());
+        let _held = line.assign(BandwidthClass::default());
         timeout(Duration::from_secs(60), connection).await.expect("nobody woke it").unwrap();
         limits.abort();
     }

@@ -1,6 +1,8 @@
-//! The managers, and how each is asked: who they are, what a request and an answer are. Relies on `pool` for the
-//! connections to each; `ask` asks, `choice` says whom first, `breaker` whom not, `health` finds out who is back. Nothing
-//! here caches or resumes: what a broken transfer means is the fill's to say.
+//! Upstreams: managers and LiveUpdate servers, and the peers of the site.
+//!
+//! `send` sends a request to one or several of them, in the order of `selection`. `breaker` excludes failing ones,
+//! `health` detects their recovery, `pool` keeps connections. Nothing here caches or resumes: a fill decides about
+//! broken transfers.
 
 mod body_stream;
 mod breaker;
@@ -26,133 +28,89 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http::{HeaderValue, Request, Response, Uri, Version, header};
 use prometheus::{IntCounter, IntGauge};
 use tokio::time::timeout;
 
 pub use self::body_stream::{BodyStreamError, stream_body};
-use self::breaker::Limits;
+use self::breaker::BreakerSettings;
 pub use self::connect::ConnectError;
 use self::dial::Dialer;
 pub use self::dial::{Connecting, Duplex, Network};
 use self::error::root_cause;
 pub use self::error::{UpstreamError, UpstreamFailure};
-use self::peers::Peering;
+use self::peers::PeerState;
 use self::pool::{Pool, Pools};
 pub use self::proxy::CredentialsError;
-pub use self::request::CurrentUpstream;
+pub use self::request::{CurrentUpstream, UpstreamRequest, UpstreamResponse};
 pub use self::request_body::RequestBody;
 pub use self::response_body::UpstreamBody;
-use self::state::Standing;
+use self::state::UpstreamState;
 pub use self::tls::TrustError;
 use crate::metrics::NetMetrics;
-use crate::shape::{BandwidthClass, WanLimiter};
+use crate::shape::WanLimiter;
 use gupd_config as config;
-use gupd_config::clock::{Clock, UnixMillis};
+use gupd_config::clock::Clock;
 use gupd_config::{Config, UpstreamId};
 use gupd_http::instance;
 use gupd_http::instance::RelayInstance;
 
-/// The least time to connect where the relay's own limits hold bytes up: a TLS handshake of some KiB, beside others, on
-/// the thinnest line that can be set.
+/// Minimum time to connect under limits of the relay: a TLS handshake of some KiB, beside other traffic, on the
+/// slowest line that can be configured.
 const LIMITED_CONNECT: Duration = Duration::from_secs(60);
 
-/// One manager or LiveUpdate server.
+/// A manager or LiveUpdate server, or a peer.
 #[derive(Debug)]
 pub struct Upstream {
-    /// Its identity over reloads.
+    /// Identity across reloads.
     pub id: UpstreamId,
-    /// Its name in logs, metrics and the index.
+    /// Name in logs, metrics and the index.
     pub name: Arc<str>,
     scheme: Scheme,
     authority: Authority,
-    /// How clients reach it, where that is not the same.
+    /// URL by which clients reach it, if different.
     public: Option<(Scheme, Authority)>,
     host: HeaderValue,
     pool: Pool,
     priority: Option<u32>,
     check: Option<PathAndQuery>,
-    limits: Limits,
-    /// The metric of how it stands, once it is in force: a configuration that is refused leaves none behind.
+    limits: BreakerSettings,
+    /// Health metric, set once the upstream is in force: a rejected configuration leaves no series behind.
     healthy: OnceLock<IntGauge>,
-    standing: Arc<Standing>,
-    /// It is another relay of the site, not a manager.
-    peering: Option<Peering>,
-    /// Bytes of bodies that came from it.
+    state: Arc<UpstreamState>,
+    /// State of a peer; `None` for a manager.
+    peer: Option<PeerState>,
+    /// Counter of bytes of response bodies.
     received: IntCounter,
-    /// What it sent has not come through a relay.
+    /// True if its last successful response bore no mark of a relay.
     is_origin: AtomicBool,
-    /// It has.
+    /// True if its last successful response bore one.
     is_relay: AtomicBool,
 }
 
-/// All configured managers.
+/// All configured upstreams and peers.
 #[derive(Debug)]
 pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
-    /// The other relays of the site.
+    /// The peers of the site.
     peers: Vec<Arc<Upstream>>,
     settings: config::FillSettings,
     health: config::HealthSettings,
-    /// A task finds out which are back, and clients' requests need not.
+    /// True while a task checks health, so that client requests need not probe.
     is_checked: AtomicBool,
-    /// Requests so far.
-    turns: Arc<AtomicU64>,
+    /// Number of requests so far; orders equal upstreams.
+    sequence: Arc<AtomicU64>,
     wan: Arc<WanLimiter>,
     clock: Clock,
     metrics: Arc<NetMetrics>,
     instance: Arc<RelayInstance>,
 }
 
-/// A request as the client spelled it, ready for whichever manager answers.
-#[derive(Clone, Debug)]
-pub struct UpstreamRequest {
-    /// The method.
-    pub method: Method,
-    /// Path and query in the client's own spelling.
-    pub target: PathAndQuery,
-    /// End-to-end fields; `Host` is set for the upstream asked.
-    pub headers: HeaderMap,
-    /// Empty, or the client's, streamed.
-    pub body: RequestBody,
-    /// Which limits the response's bytes pass.
-    pub bandwidth: BandwidthClass,
-    /// Shows who is asked.
-    pub current_upstream: CurrentUpstream,
-}
-
-/// A manager's response head, with its body still to come.
-#[derive(Debug)]
-pub struct UpstreamResponse {
-    /// Who answered.
-    pub upstream: Arc<Upstream>,
-    /// When the request was sent.
-    pub request_time: UnixMillis,
-    /// When the head arrived.
-    pub response_time: UnixMillis,
-    /// The response.
-    pub response: Response<UpstreamBody>,
-}
-
-impl UpstreamRequest {
-    /// A `GET` without a body, whose bytes pass the limits of `bandwidth`.
-    pub fn get(target: PathAndQuery, headers: HeaderMap, bandwidth: BandwidthClass) -> Self {
-        let (body, current_upstream) = (RequestBody::Empty, CurrentUpstream::default());
-        Self { method: Method::GET, target, headers, body, bandwidth, current_upstream }
-    }
-
-    /// Whether a manager that got it and failed does not keep it from another: it does the same however often it is
-    /// done, and nobody has read from its body.
-    fn is_repeatable(&self) -> bool {
-        self.method.is_idempotent() && self.body.is_whole()
-    }
-}
-
 impl Upstreams {
-    /// Prepares to ask the configured upstreams; connects to none yet.
+    /// Creates the upstreams of a configuration. Connects to none.
     ///
     /// # Errors
-    /// When an upstream speaks TLS and the system has no certificates to trust.
+    /// If TLS toward an upstream cannot be set up.
     pub fn new(
         config: &Config,
         clock: Clock,
@@ -160,13 +118,13 @@ impl Upstreams {
         metrics: Arc<NetMetrics>,
     ) -> Result<Self, ConnectError> {
         let dialer = Dialer::tcp(config.fill.connect_timeout);
-        Self::by(dialer, config, clock, wan, metrics)
+        Self::build(dialer, config, clock, wan, metrics)
     }
 
-    /// The same over another network than the system's.
+    /// Creates the upstreams over another network than the system's.
     ///
     /// # Errors
-    /// As of [`new`](Self::new).
+    /// As for [`new`](Self::new).
     pub fn with_network(
         network: Arc<dyn Network>,
         config: &Config,
@@ -174,10 +132,10 @@ impl Upstreams {
         wan: Arc<WanLimiter>,
         metrics: Arc<NetMetrics>,
     ) -> Result<Self, ConnectError> {
-        Self::by(Dialer::given(network, config.fill.connect_timeout), config, clock, wan, metrics)
+        Self::build(Dialer::given(network, config.fill.connect_timeout), config, clock, wan, metrics)
     }
 
-    fn by(
+    fn build(
         dialer: Dialer,
         config: &Config,
         clock: Clock,
@@ -185,15 +143,15 @@ impl Upstreams {
         metrics: Arc<NetMetrics>,
     ) -> Result<Self, ConnectError> {
         let mut pools = Pools::new(config, dialer.clone(), wan.clone())?;
-        let limits = Limits::new(&config.health);
+        let limits = BreakerSettings::new(&config.health);
         let mut list = Vec::with_capacity(config.upstreams.len());
         for upstream in &config.upstreams {
-            let pool = pools.toward(upstream)?;
+            let pool = pools.create(upstream)?;
             let received = metrics.upstream_bytes.with_label_values(&[&upstream.name]);
             list.extend(Upstream::new(upstream, limits, pool, received).map(Arc::new));
             metrics.create_upstream_series(&upstream.name);
         }
-        let peers = peers::of(config, dialer, &clock, &metrics)?;
+        let peers = peers::connect_peers(config, dialer, &clock, &metrics)?;
         let (settings, instance) = (config.fill.clone(), Arc::default());
         Ok(Self {
             list,
@@ -201,7 +159,7 @@ impl Upstreams {
             settings,
             health: config.health.clone(),
             is_checked: AtomicBool::new(false),
-            turns: Arc::default(),
+            sequence: Arc::default(),
             wan,
             clock,
             metrics,
@@ -209,32 +167,32 @@ impl Upstreams {
         })
     }
 
-    /// Asks as this relay.
+    /// Sets the identity with which requests are marked.
     pub fn with_instance(self, instance: Arc<RelayInstance>) -> Self {
         Self { instance, ..self }
     }
 
-    /// Keeps what is known of upstreams that were there before, by name and URL.
+    /// Takes over the state of upstreams with the same identity.
     pub fn inherit_state(mut self, before: &Self) -> Self {
-        self.turns = before.turns.clone();
+        self.sequence = before.sequence.clone();
         for upstream in &mut self.list {
-            let standing = before.get(&upstream.id).map(|old| old.standing.clone());
-            // Nobody else has it yet.
-            if let (Some(standing), Some(upstream)) = (standing, Arc::get_mut(upstream)) {
-                upstream.standing = standing;
+            let state = before.get(&upstream.id).map(|old| old.state.clone());
+            // Not shared yet.
+            if let (Some(state), Some(upstream)) = (state, Arc::get_mut(upstream)) {
+                upstream.state = state;
             }
         }
         self
     }
 
-    /// Reads no more than so many bytes of a head, or of a body, at once: 8 KiB and more. For who has little memory.
+    /// Limits the bytes read at once of a head or a body, at least 8 KiB. For a process with little memory.
     #[must_use]
     pub fn with_max_read(self, bytes: usize) -> Self {
         self.list.iter().for_each(|upstream| upstream.pool.read_at_most(bytes));
         self
     }
 
-    /// The upstreams in the order of the configuration.
+    /// Iterates over the upstreams in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.list.iter()
     }
@@ -244,51 +202,51 @@ impl Upstreams {
         self.list.iter().any(|upstream| upstream.is_at(scheme, authority))
     }
 
-    /// The upstream of this identity.
+    /// Returns the upstream of this identity.
     pub fn get(&self, id: &UpstreamId) -> Option<&Arc<Upstream>> {
         self.list.iter().find(|upstream| upstream.id == *id)
     }
 
-    /// The one of this name, if it is among those of `order` or a peer.
+    /// Returns the upstream of this name among `order` and the peers.
     pub fn find_by_name(&self, order: &[UpstreamId], name: &str) -> Option<&Arc<Upstream>> {
-        self.of(order).chain(&self.peers).find(|upstream| *upstream.name == *name)
+        self.resolve(order).chain(&self.peers).find(|upstream| *upstream.name == *name)
     }
 
-    /// Whether none of `order` comes after this one.
+    /// Returns true if `upstream` is the last of `order`.
     pub fn is_last(&self, order: &[UpstreamId], upstream: &Arc<Upstream>) -> bool {
         order.last() == Some(&upstream.id)
     }
 
-    /// The limits on what they send.
+    /// Returns the limits on transfers.
     pub fn wan(&self) -> &WanLimiter {
         &self.wan
     }
 
-    /// Who asks them.
+    /// Returns the relay's identity in requests.
     pub fn instance(&self) -> &RelayInstance {
         &self.instance
     }
 
-    /// How patient to be with them.
+    /// Returns the settings for fills.
     pub fn settings(&self) -> &config::FillSettings {
         &self.settings
     }
 
-    /// A connection to this upstream, with TLS if it speaks it, and nothing more.
-    async fn connect(&self, upstream: &Upstream, patience: Duration) -> Result<(), UpstreamError> {
-        let patience = if self.wan.is_limited() { patience.max(LIMITED_CONNECT) } else { patience };
+    /// Opens a connection, with TLS if configured, and closes it.
+    async fn connect(&self, upstream: &Upstream, limit: Duration) -> Result<(), UpstreamError> {
+        let limit = if self.wan.is_limited() { limit.max(LIMITED_CONNECT) } else { limit };
         let no_connection = |_| UpstreamError::Connect {
             upstream: upstream.name.clone(),
-            reason: Arc::from(format!("no connection within {patience:?}")),
+            reason: Arc::from(format!("no connection within {limit:?}")),
         };
-        timeout(patience, upstream.test_connection()).await.map_err(no_connection)?
+        timeout(limit, upstream.test_connection()).await.map_err(no_connection)?
     }
 }
 
 impl Upstream {
     fn new(
         upstream: &config::UpstreamSettings,
-        limits: Limits,
+        limits: BreakerSettings,
         pool: Pool,
         received: IntCounter,
     ) -> Option<Self> {
@@ -307,36 +265,36 @@ impl Upstream {
             check: upstream.check.clone(),
             limits,
             healthy: OnceLock::new(),
-            standing: Arc::default(),
-            peering: None,
+            state: Arc::default(),
+            peer: None,
             received,
             is_origin: AtomicBool::new(false),
             is_relay: AtomicBool::new(false),
         })
     }
 
-    /// Whether it is another relay of the site, which is asked only for what it has.
+    /// Returns true for a peer, which gets requests only for content that it has.
     pub fn is_peer(&self) -> bool {
-        self.peering.is_some()
+        self.peer.is_some()
     }
 
-    /// Counts bytes of bodies that come from it.
+    /// Returns the counter of bytes of response bodies.
     pub fn received_bytes(&self) -> &IntCounter {
         &self.received
     }
 
-    /// Whether it is a relay like this one, or has not been heard yet.
+    /// Returns true if it can be a relay: its last response bore a mark, or there was none yet.
     pub fn can_be_relay(&self) -> bool {
         !self.is_origin.load(Ordering::Relaxed)
     }
 
-    /// Whether what it sends comes from somebody else.
+    /// Returns true if its content comes from another server.
     pub fn is_relay(&self) -> bool {
         self.is_peer() || self.is_relay.load(Ordering::Relaxed)
     }
 
-    // What a relay makes up itself bears no mark.
-    fn learn<B>(&self, response: &Response<B>) {
+    // Responses that a relay generates itself bear no mark.
+    fn note_relay_marks<B>(&self, response: &Response<B>) {
         if response.status().is_success() {
             let by_relay = instance::has_passed_relay(response.headers());
             self.is_origin.store(!by_relay, Ordering::Relaxed);
@@ -344,8 +302,8 @@ impl Upstream {
         }
     }
 
-    /// Whether a target in absolute form names this upstream, as the relay reaches it or as clients do. Ports are compared
-    /// with the scheme's default filled in.
+    /// Returns true if an absolute target names this upstream, by its URL or its public URL. Default ports are filled
+    /// in.
     fn is_at(&self, scheme: &str, authority: &Authority) -> bool {
         let port = |scheme: &str, authority: &Authority| {
             let default = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
@@ -358,10 +316,10 @@ impl Upstream {
         })
     }
 
-    /// Makes a connection, with TLS if it speaks that, and asks for nothing.
+    /// Opens a connection, with TLS if configured, without a request.
     ///
     /// # Errors
-    /// When there is none to be had.
+    /// If it cannot connect.
     pub async fn test_connection(&self) -> Result<(), UpstreamError> {
         let root = self.uri(PathAndQuery::from_static("/"))?;
         let connected = self.pool.try_to_connect(root).await;
@@ -381,7 +339,7 @@ impl Upstream {
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = outgoing.headers.clone();
         request.headers_mut().insert(header::HOST, self.host.clone());
-        if let Some(authorization) = self.pool.asked_in_its_place().and_then(|proxy| proxy.authorization()) {
+        if let Some(authorization) = self.pool.forward_proxy().and_then(|proxy| proxy.authorization()) {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());
         }
         Ok(request)

@@ -1,6 +1,6 @@
-//! The other relays of the site, asked before the managers are. Owns how little is waited for them, and that one that
-//! failed is left alone for a while; relies on `Cache-Control: only-if-cached`, with which a peer never asks on. What
-//! may be had from peers is the fill's to say. Their bytes stay on the site's network: no limit of the line's is theirs.
+//! Peers: other relays of the site, which get a request before the managers. The module bounds the wait for them and
+//! avoids one that failed. It relies on `Cache-Control: only-if-cached`, with which a peer never forwards the
+//! request. The fill decides which content may come from peers. Their bytes stay on the LAN, without WAN limits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use tokio::time::timeout;
 
-use super::breaker::Limits;
+use super::breaker::BreakerSettings;
 use super::connect::ConnectError;
 use super::dial::Dialer;
 use super::error::is_closed;
@@ -28,33 +28,32 @@ use gupd_config::Config;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_http::field::append_member;
 
-/// Time to the response head, with what it takes to connect. What a peer is about to have, it waits for itself, for most
-/// of this; all else takes it a moment.
-const HEAD: Duration = Duration::from_secs(1);
+/// Time-out to the response head, connecting included. A peer waits most of it for content that it is about to have.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A peer that failed is not asked for this long, in milliseconds: what is lost by it is one time-out in so many.
-const SHUN: UnixMillis = 15_000;
+/// Time in milliseconds for which a failed peer gets no request: the cost is one time-out in so many.
+const PAUSE: UnixMillis = 15_000;
 
-/// One that is this relay itself is not asked for this long, in milliseconds: the relays of a site may share one file.
-const SHUN_ITSELF: UnixMillis = 600_000;
+/// The same for a peer that is this relay itself: the relays of a site may share one configuration.
+const PAUSE_ITSELF: UnixMillis = 600_000;
 
-/// What a relay knows of a peer.
+/// State of a peer.
 #[derive(Debug, Default)]
-pub(super) struct Peering {
-    /// 0 while it answers.
-    shunned_until: AtomicI64,
+pub(super) struct PeerState {
+    /// Time until which it gets no request; 0 while it answers.
+    paused_until: AtomicI64,
 }
 
-/// What came of asking a peer, in metrics.
+/// Outcome of a request to a peer, in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+enum PeerOutcome {
     Served,
     Absent,
     Failed,
     Itself,
 }
 
-impl Outcome {
+impl PeerOutcome {
     const ALL: [Self; 4] = [Self::Served, Self::Absent, Self::Failed, Self::Itself];
 
     const fn as_str(self) -> &'static str {
@@ -66,10 +65,10 @@ impl Outcome {
         }
     }
 
-    fn of<B, E>(answer: Option<&Result<Response<B>, E>>) -> Self {
-        match answer {
+    fn from_response<B, E>(response: Option<&Result<Response<B>, E>>) -> Self {
+        match response {
             Some(Ok(response)) => match response.status() {
-                // Its errors and what it knows to be missing are for its own clients.
+                // Errors and negative responses of a peer are for its own clients.
                 StatusCode::OK | StatusCode::PARTIAL_CONTENT => Self::Served,
                 StatusCode::LOOP_DETECTED => Self::Itself,
                 _ => Self::Absent,
@@ -79,109 +78,108 @@ impl Outcome {
     }
 }
 
-/// Prepares to ask the configured peers.
-pub(super) fn of(
+/// Creates the configured peers. Connects to none.
+pub(super) fn connect_peers(
     config: &Config,
     dialer: Dialer,
     clock: &Clock,
     metrics: &NetMetrics,
 ) -> Result<Vec<Arc<Upstream>>, ConnectError> {
     let wan = Arc::new(WanLimiter::unlimited(config, clock.clone()));
-    let (mut pools, limits) = (Pools::new(config, dialer, wan)?, Limits::new(&config.health));
+    let (mut pools, settings) = (Pools::new(config, dialer, wan)?, BreakerSettings::new(&config.health));
     let mut peers = Vec::with_capacity(config.peers.len());
     for peer in &config.peers {
-        let pool = pools.toward(&peer.as_upstream())?;
-        for outcome in Outcome::ALL {
+        let pool = pools.create(&peer.as_upstream())?;
+        for outcome in PeerOutcome::ALL {
             metrics.peer_requests.with_label_values(&[&peer.name, outcome.as_str()]);
         }
         let received = metrics.peer_bytes.with_label_values(&[&peer.name]);
-        let upstream = Upstream::new(&peer.as_upstream(), limits, pool, received);
-        let as_peer = |upstream| Arc::new(Upstream { peering: Some(Peering::default()), ..upstream });
+        let upstream = Upstream::new(&peer.as_upstream(), settings, pool, received);
+        let as_peer = |upstream| Arc::new(Upstream { peer: Some(PeerState::default()), ..upstream });
         peers.extend(upstream.map(as_peer));
     }
     Ok(peers)
 }
 
 impl Upstreams {
-    /// Asks the peers that answer, all at once; the first that has it. One that fails is not asked for a while.
+    /// Sends a request to all available peers at once and returns the first response with content.
     pub async fn query_peers(&self, outgoing: &UpstreamRequest) -> Option<UpstreamResponse> {
-        let mut asked: FuturesUnordered<_> =
+        let mut responses: FuturesUnordered<_> =
             self.peers.iter().map(|peer| self.ask_peer(peer, outgoing)).collect();
-        while let Some(answer) = asked.next().await {
-            if answer.is_some() {
-                return answer;
+        while let Some(response) = responses.next().await {
+            if response.is_some() {
+                return response;
             }
         }
         None
     }
 
-    /// Asks this peer, if it answers these days. `None` also if it has not got it.
+    /// Sends a request to this peer, if it is available. `None` also if it lacks the content.
     pub(super) async fn ask_peer(
         &self,
         peer: &Arc<Upstream>,
         outgoing: &UpstreamRequest,
     ) -> Option<UpstreamResponse> {
         let request_time = self.clock.now();
-        let peering = peer.peering.as_ref().filter(|peering| peering.is_due(request_time))?;
+        let peer_state = peer.peer.as_ref().filter(|peer_state| peer_state.is_due(request_time))?;
         let mut request = peer.request(outgoing).ok()?;
         append_member(request.headers_mut(), header::CACHE_CONTROL, "only-if-cached");
         outgoing.current_upstream.set(peer);
-        let answer = timeout(HEAD, peer.answer(&request)).await.ok();
-        let (outcome, response_time) = (Outcome::of(answer.as_ref()), self.clock.now());
+        let response = timeout(HEAD_TIMEOUT, peer.send_request(&request)).await.ok();
+        let (outcome, response_time) = (PeerOutcome::from_response(response.as_ref()), self.clock.now());
         self.metrics.peer_requests.with_label_values(&[&*peer.name, outcome.as_str()]).inc();
-        let shunned = match outcome {
-            Outcome::Served | Outcome::Absent => 0,
-            Outcome::Failed => SHUN,
-            Outcome::Itself => SHUN_ITSELF,
+        let pause = match outcome {
+            PeerOutcome::Served | PeerOutcome::Absent => 0,
+            PeerOutcome::Failed => PAUSE,
+            PeerOutcome::Itself => PAUSE_ITSELF,
         };
-        if shunned > 0 {
-            tracing::info!(
-                peer = &*peer.name,
-                outcome = outcome.as_str(),
-                "not asking this peer for a while"
-            );
+        if pause > 0 {
+            tracing::info!(peer = &*peer.name, outcome = outcome.as_str(), "peer circuit opened");
         }
-        peering.shun(response_time, shunned);
-        peer.show(shunned == 0);
-        let response = answer.and_then(Result::ok).filter(|_| outcome == Outcome::Served)?;
-        let mut outstanding = peer.standing.load.request();
+        peer_state.pause_for(response_time, pause);
+        peer.set_health(pause == 0);
+        let response = response.and_then(Result::ok).filter(|_| outcome == PeerOutcome::Served)?;
+        let mut outstanding = peer.state.load.add_request();
         outstanding.expect(response.body().size_hint().exact());
         let response = response.map(|body| UpstreamBody::new(body, None, outstanding));
         Some(UpstreamResponse { upstream: peer.clone(), request_time, response_time, response })
     }
 }
 
-/// What a peer that gave nothing is to whoever asked it for more of what it gave.
-pub(super) fn is_absent(peer: &Upstream) -> UpstreamError {
-    let reason = Arc::from("it is a peer, which has not got it any more or does not answer");
+/// Returns the error of a peer that stopped serving content which it had begun.
+pub(super) fn absent_error(peer: &Upstream) -> UpstreamError {
+    let reason = Arc::from("the peer no longer has the content or does not answer");
     UpstreamError::Connect { upstream: peer.name.clone(), reason }
 }
 
 impl Upstream {
-    /// One that closed a kept connection just as the request went out is asked anew.
-    async fn answer(&self, request: &Request<RequestBody>) -> Result<Response<Incoming>, legacy::Error> {
+    /// Retries on a new connection if a kept one closed just as the request left.
+    async fn send_request(
+        &self,
+        request: &Request<RequestBody>,
+    ) -> Result<Response<Incoming>, legacy::Error> {
         match self.pool.client().request(request.clone()).await {
             Err(error) if is_closed(&error) => self.pool.client().request(request.clone()).await,
-            answer => answer,
+            response => response,
         }
     }
 }
 
-impl Peering {
-    /// Whether to ask now. When its time is over, one request finds out for all.
+impl PeerState {
+    /// Returns true if it may get a request. After the pause one request probes for all.
     fn is_due(&self, now: UnixMillis) -> bool {
-        let until = self.shunned_until.load(Ordering::Relaxed);
-        // One that is shunned for longer than anyone is was so before the clock was set back.
+        let until = self.paused_until.load(Ordering::Relaxed);
+        // A longer pause than the maximum was set before the clock moved back.
         until == 0
-            || !(1..=SHUN_ITSELF).contains(&(until - now))
+            || !(1..=PAUSE_ITSELF).contains(&(until - now))
                 && self
-                    .shunned_until
-                    .compare_exchange(until, now + SHUN, Ordering::Relaxed, Ordering::Relaxed)
+                    .paused_until
+                    .compare_exchange(until, now + PAUSE, Ordering::Relaxed, Ordering::Relaxed)
                     .is_ok()
     }
 
-    fn shun(&self, now: UnixMillis, time: UnixMillis) {
-        self.shunned_until.store(if time > 0 { now + time } else { 0 }, Ordering::Relaxed);
+    fn pause_for(&self, now: UnixMillis, time: UnixMillis) {
+        self.paused_until.store(if time > 0 { now + time } else { 0 }, Ordering::Relaxed);
     }
 }
 
@@ -190,16 +188,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_that_failed_is_left_alone_and_then_asked_by_one() {
-        let peering = Peering::default();
-        assert!(peering.is_due(1_000) && peering.is_due(1_000));
-        peering.shun(1_000, SHUN);
-        assert!(!peering.is_due(1_000) && !peering.is_due(999 + SHUN));
-        assert!(peering.is_due(1_000 + SHUN), "one may see");
-        assert!(!peering.is_due(1_000 + SHUN), "while the others do not wait");
-        peering.shun(2_000 + SHUN, 0);
-        assert!(peering.is_due(2_000 + SHUN) && peering.is_due(2_000 + SHUN));
-        peering.shun(SHUN_ITSELF * 10, SHUN);
-        assert!(peering.is_due(5_000), "the clock was set back");
+    fn failed_peer_is_paused_then_probed_by_one_request() {
+        let peer_state = PeerState::default();
+        assert!(peer_state.is_due(1_000) && peer_state.is_due(1_000));
+        peer_state.pause_for(1_000, PAUSE);
+        assert!(!peer_state.is_due(1_000) && !peer_state.is_due(999 + PAUSE));
+        assert!(peer_state.is_due(1_000 + PAUSE), "one may see");
+        assert!(!peer_state.is_due(1_000 + PAUSE), "while the others do not wait");
+        peer_state.pause_for(2_000 + PAUSE, 0);
+        assert!(peer_state.is_due(2_000 + PAUSE) && peer_state.is_due(2_000 + PAUSE));
+        peer_state.pause_for(PAUSE_ITSELF * 10, PAUSE);
+        assert!(peer_state.is_due(5_000), "the clock was set back");
     }
 }

@@ -1,5 +1,5 @@
-//! An HTTP proxy between the relay and an upstream: who it is, how the relay makes itself known to it, and the tunnel
-//! through it (RFC 9110 §9.3.6). Relies on hyper for the exchange. Never shows what the credentials are.
+//! An HTTP proxy between the relay and an upstream: its address, the relay's credentials, and the tunnel through it
+//! (RFC 9110 §9.3.6). hyper runs the exchange. Credentials never appear in logs or errors.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,37 +14,37 @@ use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use super::limited_stream::Stream;
+use super::limited_stream::LimitedStream;
 use gupd_config::HttpProxy;
 
-/// Bytes of a proxy's response head; the least that hyper takes, and many times what proxies send.
+/// Maximum size of a proxy's response head: hyper's minimum, and many times the usual size.
 const MAX_HEAD: usize = 8 << 10;
 
-/// Fields of a proxy's response head.
+/// Maximum of fields in a proxy's response head.
 const MAX_FIELDS: usize = 64;
 
-/// Bytes of a file with credentials, at most, so that a wrong path is a clear line and not memory.
+/// Maximum size of a credentials file, so that a wrong path is a clear error.
 const MAX_FILE: u64 = 64 << 10;
 
 /// A proxy.
 #[derive(Debug)]
-pub(super) struct Proxy {
+pub(super) struct HttpProxyClient {
     url: Uri,
     authorization: Option<HeaderValue>,
 }
 
-/// Credentials for a proxy that cannot be used.
+/// Unusable credentials for a proxy.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    /// The file.
+    /// The file cannot be read.
     #[error("{}: cannot be read: {reason}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         reason: std::io::Error,
     },
-    /// What is in it.
+    /// The content is not credentials.
     #[error("{}: its first line is not user:password", path.display())]
     NotCredentials {
         /// The file.
@@ -52,7 +52,7 @@ pub enum CredentialsError {
     },
 }
 
-/// A proxy that does not give a tunnel.
+/// Failure to open a tunnel.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TunnelError {
     #[error("proxy {proxy} asks for other credentials than it was given (407); see proxy_auth_file")]
@@ -67,8 +67,8 @@ pub(super) enum TunnelError {
     Early { proxy: String },
 }
 
-impl Proxy {
-    /// Reads the credentials, if there are any.
+impl HttpProxyClient {
+    /// Reads the credentials file, if configured.
     pub(super) fn new(config: &HttpProxy) -> Result<Self, CredentialsError> {
         let authorization = config.auth_file.as_deref().map(authorization).transpose()?;
         Ok(Self { url: config.url.clone(), authorization })
@@ -78,35 +78,35 @@ impl Proxy {
         &self.url
     }
 
-    /// Host and port, as errors name it.
+    /// Returns host and port, for errors.
     pub(super) fn name(&self) -> String {
         self.url.authority().map_or_else(String::new, ToString::to_string)
     }
 
-    /// The value of `Proxy-Authorization`, if it is to have one.
+    /// Returns the value of `HttpProxyClient-Authorization`.
     pub(super) fn authorization(&self) -> Option<&HeaderValue> {
         self.authorization.as_ref()
     }
 
-    /// What it means that it asks for credentials.
-    pub(super) fn asks_for_credentials(&self) -> Arc<str> {
+    /// Returns the error for a proxy that requires other credentials.
+    pub(super) fn credentials_error(&self) -> Arc<str> {
         Arc::from(TunnelError::Credentials { proxy: self.name() }.to_string())
     }
 
-    /// Has `stream` lead to the host and port of `to`.
-    pub(super) async fn tunnel(&self, stream: Stream, to: &Uri) -> Result<Stream, TunnelError> {
+    /// Opens a tunnel over `stream` to the host and port of `to`.
+    pub(super) async fn tunnel(&self, stream: LimitedStream, to: &Uri) -> Result<LimitedStream, TunnelError> {
         let proxy = || self.name();
         let not_http = |reason| TunnelError::NotHttp { proxy: proxy(), reason };
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_HEAD).max_headers(MAX_FIELDS);
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(not_http)?;
         let mut connection = std::pin::pin!(connection.without_shutdown());
-        let mut answering = std::pin::pin!(sender.send_request(self.connect(to)));
+        let mut response_future = std::pin::pin!(sender.send_request(self.connect(to)));
         let (answer, ended) = tokio::select! {
             biased;
-            answer = &mut answering => (answer, None),
-            // Then the answer is there, or there will be none.
-            ended = &mut connection => (answering.await, Some(ended)),
+            answer = &mut response_future => (answer, None),
+            // The response is ready by then, or there is none.
+            ended = &mut connection => (response_future.await, Some(ended)),
         };
         let answer = answer.map_err(|error| match error.is_incomplete_message() || error.is_canceled() {
             true => TunnelError::Closed { proxy: proxy() },
@@ -124,7 +124,7 @@ impl Proxy {
             None => connection.await,
         };
         let parts = ended.map_err(not_http)?;
-        // Nobody behind it speaks before the relay does: these are not the upstream's.
+        // An upstream does not speak first: these bytes are the proxy's.
         if !parts.read_buf.is_empty() {
             return Err(TunnelError::Early { proxy: proxy() });
         }
@@ -142,21 +142,21 @@ impl Proxy {
         if let Some(authorization) = &self.authorization {
             request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());
         }
-        // Of a URL that was taken apart, both are sound.
+        // Parts of a valid URL are valid.
         *request.uri_mut() = target.parse().unwrap_or_default();
         request
     }
 }
 
-/// Basic credentials (RFC 7617) from the first line of a file.
+/// Reads Basic credentials (RFC 7617) from the first line of a file.
 fn authorization(path: &Path) -> Result<HeaderValue, CredentialsError> {
     let mut text = String::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE).read_to_string(&mut text))
         .map_err(|reason| CredentialsError::Unreadable { path: path.to_owned(), reason })?;
     let line = text.lines().next().unwrap_or_default();
-    let sound = line.split_once(':').is_some_and(|(user, _)| !user.is_empty());
-    if !sound || line.chars().any(char::is_control) {
+    let is_valid = line.split_once(':').is_some_and(|(user, _)| !user.is_empty());
+    if !is_valid || line.chars().any(char::is_control) {
         return Err(CredentialsError::NotCredentials { path: path.to_owned() });
     }
     let value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(line)));

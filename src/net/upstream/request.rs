@@ -1,22 +1,70 @@
-//! Who is being asked for something, for others to see.
+//! Requests to upstreams and their responses.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Response};
 
-use super::Upstream;
+use super::{RequestBody, Upstream, UpstreamBody};
+use crate::shape::BandwidthClass;
+use gupd_config::clock::UnixMillis;
 
-/// Who is being asked at this moment. Clones show the same.
+/// A request that any upstream can get.
+#[derive(Clone, Debug)]
+pub struct UpstreamRequest {
+    /// The method.
+    pub method: Method,
+    /// Path and query as the client spelled them.
+    pub target: PathAndQuery,
+    /// End-to-end fields; `Host` is set for each upstream.
+    pub headers: HeaderMap,
+    /// Empty, or the client's body, streamed.
+    pub body: RequestBody,
+    /// Limits and priority of the response's bytes.
+    pub bandwidth: BandwidthClass,
+    /// Shows the upstream that has the request.
+    pub current_upstream: CurrentUpstream,
+}
+
+/// A response head from an upstream, with the body to follow.
+#[derive(Debug)]
+pub struct UpstreamResponse {
+    /// The upstream.
+    pub upstream: Arc<Upstream>,
+    /// Time at which the request was sent.
+    pub request_time: UnixMillis,
+    /// Time at which the head arrived.
+    pub response_time: UnixMillis,
+    /// The response.
+    pub response: Response<UpstreamBody>,
+}
+
+/// The upstream that a request is waiting for. Clones share the value.
 #[derive(Clone, Debug, Default)]
 pub struct CurrentUpstream(Arc<ArcSwapOption<Upstream>>);
 
 impl CurrentUpstream {
-    /// The one that was asked last, if anyone has been.
+    /// Returns the last upstream that got the request.
     pub fn get(&self) -> Option<Arc<Upstream>> {
         self.0.load_full()
     }
 
     pub(super) fn set(&self, upstream: &Arc<Upstream>) {
         self.0.store(Some(upstream.clone()));
+    }
+}
+
+impl UpstreamRequest {
+    /// Creates a `GET` without a body, whose bytes pass the limits of `bandwidth`.
+    pub fn get(target: PathAndQuery, headers: HeaderMap, bandwidth: BandwidthClass) -> Self {
+        let (body, current_upstream) = (RequestBody::Empty, CurrentUpstream::default());
+        Self { method: Method::GET, target, headers, body, bandwidth, current_upstream }
+    }
+
+    /// Returns true if another upstream may get the request after one failed with it: the method is idempotent and
+    /// the body unread.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.method.is_idempotent() && self.body.is_unread()
     }
 }

@@ -1,5 +1,5 @@
-//! The body of an upstream's response, with its hold on the connection's line and on the upstream's load for as long as
-//! it lasts.
+//! Body of an upstream's response. While it lasts it holds the connection's bandwidth class and counts toward the
+//! upstream's load.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,26 +9,26 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::limited_stream::Held;
-use super::selection::Outstanding;
+use super::limited_stream::ClassHold;
+use super::selection::OutstandingRequest;
 
-/// A response's content as it comes, no faster than the limits allow.
+/// Response body, no faster than the limits permit.
 #[derive(Debug)]
 pub struct UpstreamBody {
     body: Incoming,
-    line: Option<Held>,
-    /// What is still to come; nothing once it has ended.
-    outstanding: Option<Outstanding>,
+    line: Option<ClassHold>,
+    /// Bytes still to come; `None` at the end.
+    outstanding: Option<OutstandingRequest>,
 }
 
 impl UpstreamBody {
-    pub(super) fn new(body: Incoming, line: Option<Held>, outstanding: Outstanding) -> Self {
+    pub(super) fn new(body: Incoming, line: Option<ClassHold>, outstanding: OutstandingRequest) -> Self {
         Self { body, line, outstanding: Some(outstanding) }
     }
 
-    /// Whether it is the relay's own limits, not the upstream's silence, that nothing came in this time.
-    pub fn waited_within(&self, time: Duration) -> bool {
-        self.line.as_ref().is_some_and(|line| line.waited_within(time))
+    /// Returns true if the relay's limits, and not the upstream, delayed the body within this time.
+    pub fn was_limited_within(&self, time: Duration) -> bool {
+        self.line.as_ref().is_some_and(|line| line.was_limited_within(time))
     }
 }
 

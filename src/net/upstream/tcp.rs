@@ -1,5 +1,5 @@
-//! What the kernel knows of a connection, and what it is told beyond what safe libraries offer: `TCP_INFO` and
-//! `TCP_WINDOW_CLAMP` of Linux. The one place of `unsafe`: two system calls on a borrowed descriptor.
+//! Linux socket options without a safe library: `TCP_INFO` and `TCP_WINDOW_CLAMP`. The only `unsafe` code: two system
+//! calls on a borrowed descriptor.
 
 #![allow(unsafe_code, reason = "no library has these options; see SAFETY at each call")]
 
@@ -7,14 +7,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-/// What the kernel has seen of a connection.
+/// Measurements of a connection by the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    /// The round trip as the receiving side measures it; `None` before it has.
+pub(super) struct TcpMeasurement {
+    /// Round trip measured by the receiver; `None` before the first measurement.
     pub(super) round_trip: Option<Duration>,
     /// Bytes received so far.
     pub(super) received: u64,
-    /// Packets that came out of order so far.
+    /// Packets received out of order so far.
     pub(super) disordered: u32,
 }
 
@@ -24,11 +24,11 @@ const RECEIVE_ROUND_TRIP: usize = 92;
 const BYTES_RECEIVED: usize = 128;
 const OUT_OF_ORDER: usize = 224;
 
-/// Asks the kernel.
+/// Reads the kernel's measurements.
 ///
 /// # Errors
-/// When it does not tell, as one before Linux 5.4 does not.
-pub(super) fn seen(socket: &impl AsFd) -> io::Result<Seen> {
+/// If the kernel does not provide them, as before Linux 5.4.
+pub(super) fn measure(socket: &impl AsFd) -> io::Result<TcpMeasurement> {
     let mut info = [0_u8; INFO];
     let mut length = INFO as libc::socklen_t;
     // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel writes at most `length` bytes to
@@ -52,17 +52,17 @@ pub(super) fn seen(socket: &impl AsFd) -> io::Result<Seen> {
     let mut received = [0; 8];
     received.copy_from_slice(&info[BYTES_RECEIVED..BYTES_RECEIVED + 8]);
     let round_trip = Duration::from_micros(word(RECEIVE_ROUND_TRIP).into());
-    Ok(Seen {
+    Ok(TcpMeasurement {
         round_trip: (!round_trip.is_zero()).then_some(round_trip),
         received: u64::from_ne_bytes(received),
         disordered: word(OUT_OF_ORDER),
     })
 }
 
-/// Has the kernel offer the other side no more than `bytes` at once, from now on.
+/// Limits the receive window to `bytes`.
 ///
 /// # Errors
-/// When it refuses.
+/// If the kernel refuses.
 pub(super) fn clamp_window(socket: &impl AsFd, bytes: u64) -> io::Result<()> {
     let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
     // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel reads an int from a pointer to one.
@@ -86,36 +86,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_tells_what_came() {
+    fn measurement_counts_received_bytes() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut receiver, _) = listener.accept().unwrap();
-        assert_eq!(seen(&receiver).unwrap().received, 0);
+        assert_eq!(measure(&receiver).unwrap().received, 0);
         sender.write_all(&[7; 100_000]).unwrap();
         drop(sender);
         let mut bytes = Vec::new();
         receiver.read_to_end(&mut bytes).unwrap();
-        let Seen { received, disordered, .. } = seen(&receiver).unwrap();
-        // The end counts as one.
+        let TcpMeasurement { received, disordered, .. } = measure(&receiver).unwrap();
+        // The end counts as one byte.
         assert!((100_000..=100_001).contains(&received), "{received}");
         assert_eq!(disordered, 0);
     }
 
     #[test]
-    fn a_clamped_window_is_what_the_other_side_may_send_ahead() {
+    fn clamped_window_limits_bytes_in_flight() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (receiver, _) = listener.accept().unwrap();
         clamp_window(&receiver, 16 << 10).unwrap();
         sender.set_nonblocking(true).unwrap();
         while sender.write(&[7; 4096]).is_ok() {}
-        let received = seen(&receiver).unwrap().received;
+        let received = measure(&receiver).unwrap().received;
         assert!(received <= 128 << 10, "{received} bytes came ahead");
     }
 
     #[test]
-    fn what_is_no_connection_is_an_error() {
-        assert!(seen(&std::fs::File::open("/dev/null").unwrap()).is_err());
+    fn file_instead_of_socket_is_an_error() {
+        assert!(measure(&std::fs::File::open("/dev/null").unwrap()).is_err());
         assert!(clamp_window(&std::fs::File::open("/dev/null").unwrap(), 1).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! Whom to take for an upstream: the certificates that are trusted or pinned, and the relay's own. Owns the rule for
-//! pins; relies on rustls to verify chains and, whatever is pinned, that the other side has the certificate's key.
+//! TLS toward upstreams: trusted issuers, pinned certificates, and the relay's own certificate. The module applies
+//! pins; rustls verifies chains and, with any pin, that the server owns the certificate's key.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use rustls::{
 use crate::pem::{self, PemError};
 use gupd_config::{Pin, Trust};
 
-/// TLS toward upstreams cannot be set up.
+/// Failure to set up TLS toward upstreams.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// The system has no trusted certificates.
@@ -22,54 +22,52 @@ pub enum TrustError {
         "it is https, but this system has no trusted certificates ({0}); install ca-certificates, give ca, or pin it"
     )]
     NoRoots(String),
-    /// A file.
+    /// A file is unusable.
     #[error(transparent)]
     Pem(#[from] PemError),
-    /// Certificates of issuers that cannot be such.
-    #[error(
-        "{path}: its certificates cannot be trusted as issuers: {reason}; to trust one server's own, pin it"
-    )]
+    /// Certificates that cannot be issuers.
+    #[error("{path}: cannot trust its certificates as issuers: {reason}; to trust one server's own, pin it")]
     Issuers {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// The cause.
         reason: String,
     },
-    /// What rustls has to say.
+    /// An error of rustls.
     #[error("TLS toward upstreams cannot be set up: {0}")]
     Rustls(#[from] rustls::Error),
 }
 
-/// The system's roots, read once and only if they are needed.
+/// The system's roots, read once and only if needed.
 #[derive(Default)]
-pub(super) struct Roots(Option<Arc<RootCertStore>>);
+pub(super) struct SystemRoots(Option<Arc<RootCertStore>>);
 
-/// Whose certificate is taken.
+/// Accepted certificates.
 #[derive(Debug)]
-enum Known {
+enum AcceptedCertificates {
     Issuer(Arc<WebPkiServerVerifier>),
     Pin(Vec<Pin>),
     Both(Arc<WebPkiServerVerifier>, Vec<Pin>),
 }
 
-/// Judges certificates of one upstream.
+/// Verifies certificates of one upstream.
 #[derive(Debug)]
-struct Verifier {
-    known: Known,
+struct UpstreamVerifier {
+    known: AcceptedCertificates,
     provider: Arc<CryptoProvider>,
 }
 
-/// Why a certificate is not taken. Names it, so that the administrator can compare it and pin it.
+/// Reason to reject a certificate. It names the certificate, so that an administrator can compare and pin it.
 #[derive(Debug, thiserror::Error)]
-enum Refused {
+enum CertificateRejection {
     #[error("its certificate is {0}, which is not pinned")]
     NotPinned(Pin),
     #[error("its certificate is {0}, which is not trusted: {1}")]
     NotTrusted(Pin, rustls::Error),
 }
 
-/// Settings of TLS toward a server that is known as `trust` says. Reads the files that it names.
-pub(super) fn toward(trust: &Trust, roots: &mut Roots) -> Result<Arc<ClientConfig>, TrustError> {
+/// Creates TLS settings for a server trusted as `trust` says. Reads the files that it names.
+pub(super) fn client_config(trust: &Trust, roots: &mut SystemRoots) -> Result<Arc<ClientConfig>, TrustError> {
     let provider = Arc::new(ring::default_provider());
     let verifies = |roots: Arc<RootCertStore>| {
         WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build()
@@ -84,15 +82,15 @@ pub(super) fn toward(trust: &Trust, roots: &mut Roots) -> Result<Arc<ClientConfi
             }
             Some(verifies(Arc::new(own)).map_err(|error| refused(error.to_string()))?)
         }
-        None if trust.pins.is_empty() => Some(verifies(roots.of_system()?).map_err(unusable)?),
+        None if trust.pins.is_empty() => Some(verifies(roots.load()?).map_err(unusable)?),
         None => None,
     };
     let known = match issuers {
-        None => Known::Pin(trust.pins.clone()),
-        Some(issuers) if trust.pins.is_empty() => Known::Issuer(issuers),
-        Some(issuers) => Known::Both(issuers, trust.pins.clone()),
+        None => AcceptedCertificates::Pin(trust.pins.clone()),
+        Some(issuers) if trust.pins.is_empty() => AcceptedCertificates::Issuer(issuers),
+        Some(issuers) => AcceptedCertificates::Both(issuers, trust.pins.clone()),
     };
-    let verifier = Arc::new(Verifier { known, provider: provider.clone() });
+    let verifier = Arc::new(UpstreamVerifier { known, provider: provider.clone() });
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match &trust.client {
@@ -103,34 +101,34 @@ pub(super) fn toward(trust: &Trust, roots: &mut Roots) -> Result<Arc<ClientConfi
     Ok(Arc::new(config))
 }
 
-/// What a handshake failed for, without what rustls wraps around a certificate that was refused.
-pub(super) fn failed(error: std::io::Error) -> Box<dyn std::error::Error + Send + Sync> {
+/// Returns the cause of a failed handshake, without rustls's wrapper around a rejected certificate.
+pub(super) fn handshake_error(error: std::io::Error) -> Box<dyn std::error::Error + Send + Sync> {
     match error.get_ref().and_then(|cause| cause.downcast_ref()) {
-        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) => {
-            why.to_string().into()
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))) => {
+            reason.to_string().into()
         }
         _ => error.into(),
     }
 }
 
-impl Roots {
-    fn of_system(&mut self) -> Result<Arc<RootCertStore>, TrustError> {
+impl SystemRoots {
+    fn load(&mut self) -> Result<Arc<RootCertStore>, TrustError> {
         if let Some(roots) = &self.0 {
             return Ok(roots.clone());
         }
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
-        // The system's list has certificates that rustls does not read; those that it does are enough.
+        // Skip certificates that rustls does not read; the others suffice.
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
-            let why = found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
-            return Err(TrustError::NoRoots(why));
+            let reason = found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
+            return Err(TrustError::NoRoots(reason));
         }
         Ok(self.0.insert(Arc::new(roots)).clone())
     }
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for UpstreamVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -139,25 +137,27 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let seen = Pin::for_certificate(end_entity);
-        let refused = |why: Refused| rustls::Error::from(CertificateError::Other(OtherError(Arc::new(why))));
-        let (issuers, pins) = match &self.known {
-            Known::Issuer(issuers) => (Some(issuers), None),
-            Known::Pin(pins) => (None, Some(pins)),
-            Known::Both(issuers, pins) => (Some(issuers), Some(pins)),
+        let pin = Pin::for_certificate(end_entity);
+        let refused = |reason: CertificateRejection| {
+            rustls::Error::from(CertificateError::Other(OtherError(Arc::new(reason))))
         };
-        if pins.is_some_and(|pins| !pins.contains(&seen)) {
-            return Err(refused(Refused::NotPinned(seen)));
+        let (issuers, pins) = match &self.known {
+            AcceptedCertificates::Issuer(issuers) => (Some(issuers), None),
+            AcceptedCertificates::Pin(pins) => (None, Some(pins)),
+            AcceptedCertificates::Both(issuers, pins) => (Some(issuers), Some(pins)),
+        };
+        if pins.is_some_and(|pins| !pins.contains(&pin)) {
+            return Err(refused(CertificateRejection::NotPinned(pin)));
         }
         if let Some(issuers) = issuers {
             issuers
                 .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-                .map_err(|error| refused(Refused::NotTrusted(seen, error)))?;
+                .map_err(|error| refused(CertificateRejection::NotTrusted(pin, error)))?;
         }
         Ok(ServerCertVerified::assertion())
     }
 
-    // What a certificate proves hangs on these two: anyone can show it, only its owner can sign with its key.
+    // The next two prove ownership of the key: any server can show a certificate, only its owner can sign.
     fn verify_tls12_signature(
         &self,
         message: &[u8],
