@@ -1,6 +1,5 @@
-//! What limits cost, and how well they are kept in real time: 10,000 clients that always want more share one limit, and
-//! nothing else is done with their turns. Prints processor time as a share of one core, the rate that came about and
-//! how evenly it was shared.
+//! Cost and accuracy of limits in real time: up to 10,000 clients with unlimited demand share one limit. Prints
+//! processor time as a share of one core, the resulting rate, and its evenness.
 //!
 //! `cargo bench --bench shape`
 
@@ -47,8 +46,8 @@ async fn measure(rate: u64, clients: u32) -> Result<(f64, f64, f64), Box<dyn std
     let mut config = Config::for_upstreams(&["http://manager"])?;
     config.lan = config::LanSettings { limit: RateSchedule::from_rate(Rate(rate)), ..config.lan };
     let lan = Arc::new(LanLimiter::new(&config, Clock::system()));
-    let turns = lan.clone();
-    let running = tokio::spawn(async move { turns.run().await });
+    let limiter = lan.clone();
+    let running = tokio::spawn(async move { limiter.run().await });
     let counts: Arc<Vec<AtomicU64>> = Arc::new((0..clients).map(|_| AtomicU64::new(0)).collect());
     let stop = Arc::new(AtomicBool::new(false));
     for client in 0..clients {
@@ -63,7 +62,7 @@ async fn measure(rate: u64, clients: u32) -> Result<(f64, f64, f64), Box<dyn std
             }
         });
     }
-    // What idle time saved up is gone by then.
+    // The burst that idle time saved is spent by then.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let sums = || counts.iter().map(|count| count.load(Ordering::Relaxed)).collect::<Vec<_>>();
     let (before, cpu, begun) = (sums(), cpu_time()?, Instant::now());
@@ -78,7 +77,7 @@ async fn measure(rate: u64, clients: u32) -> Result<(f64, f64, f64), Box<dyn std
     Ok((spent / passed, sum / passed / rate as f64, evenness))
 }
 
-/// Seconds of processor time this process has taken.
+/// Returns the processor time of this process in seconds.
 fn cpu_time() -> Result<f64, Box<dyn std::error::Error>> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();

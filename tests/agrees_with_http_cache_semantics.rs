@@ -1,5 +1,5 @@
-//! Storing and freshness of generic content, compared with the `http-cache-semantics` crate on generated messages.
-//! The two agree except where `DIFFERENCES` says why they do not, and each of those has an example that shows it.
+//! Storability and freshness of generic content, compared with the `http-cache-semantics` crate on generated
+//! messages. The two agree except for the `DIFFERENCES`, each with its reason and an example.
 
 #![allow(clippy::unwrap_used, reason = "the messages are written in this file")]
 
@@ -13,10 +13,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_cache_semantics::{CacheOptions, CachePolicy};
 use proptest::prelude::*;
 
-/// When every response of this file arrives, in seconds: Sun, 06 Nov 1994 08:49:37 GMT.
+/// Arrival of every response in this file, in seconds: Sun, 06 Nov 1994 08:49:37 GMT.
 const ARRIVED: u64 = 784_111_777;
 
-/// Nothing of the administrator's own, so that only the RFC speaks.
+/// No settings of an administrator: only the RFC applies.
 const CONFIG: config::CacheSettings = config::CacheSettings {
     catalog_fresh: Duration::ZERO,
     catalog_negative: Duration::ZERO,
@@ -28,7 +28,7 @@ const CONFIG: config::CacheSettings = config::CacheSettings {
 
 /// A request, its response, and a later request of the same resource.
 #[derive(Clone, Debug, Default)]
-struct Case {
+struct CacheCase {
     request: String,
     status: u16,
     response: String,
@@ -36,17 +36,17 @@ struct Case {
     after: u64,
 }
 
-/// Whether the response is stored, and whether the later request is answered with it unvalidated.
+/// Whether the response is stored, and whether it answers the later request without validation.
 #[derive(Debug, PartialEq)]
-struct Answer {
+struct Decision {
     stored: bool,
     reused: bool,
 }
 
-/// A reason for a difference, a predicate for the cases in which it can show, and one in which it does.
-type Difference = (&'static str, fn(&Case) -> bool, fn() -> Case);
+/// A reason for a difference, a predicate for the cases that can show it, and an example that does.
+type IntendedDifference = (&'static str, fn(&CacheCase) -> bool, fn() -> CacheCase);
 
-const DIFFERENCES: [Difference; 15] = [
+const DIFFERENCES: [IntendedDifference; 15] = [
     (
         "a response that sets a cookie is not stored at all, rather than stored with no lifetime",
         |c| c.response.contains("set-cookie"),
@@ -70,7 +70,7 @@ const DIFFERENCES: [Difference; 15] = [
     (
         "s-maxage forbids staleness as proxy-revalidate does (§5.2.2.10)",
         |c| c.response.contains("s-maxage") && c.later.contains("max-stale"),
-        || Case {
+        || CacheCase {
             later: "cache-control: max-stale".into(),
             after: 70,
             ..case(200, "cache-control: s-maxage=60")
@@ -79,7 +79,7 @@ const DIFFERENCES: [Difference; 15] = [
     (
         "no-cache forbids staleness (§4.2.4), and is not only a lifetime of 0",
         |c| c.response.contains("no-cache") && c.later.contains("max-stale"),
-        || Case { later: "cache-control: max-stale".into(), ..case(200, "cache-control: no-cache") },
+        || CacheCase { later: "cache-control: max-stale".into(), ..case(200, "cache-control: no-cache") },
     ),
     (
         "immutable alone gives no lifetime (RFC 8246 §2)",
@@ -94,7 +94,7 @@ const DIFFERENCES: [Difference; 15] = [
                 || repeated(&c.response, "expires")
                 || repeated(&c.later, "max-stale")
         },
-        || Case { after: 30, ..case(200, "cache-control: max-age=60, max-age=10") },
+        || CacheCase { after: 30, ..case(200, "cache-control: max-age=60, max-age=10") },
     ),
     (
         "max-age without a number is stale, not absent (§4.2.1)",
@@ -104,12 +104,15 @@ const DIFFERENCES: [Difference; 15] = [
     (
         "a Date in the past makes the response older (§4.2.3, apparent_age)",
         |c| c.response.contains("date: Sun, 06 Nov 1994 08:48:57 GMT"),
-        || Case { after: 30, ..case(200, "cache-control: max-age=60|date: Sun, 06 Nov 1994 08:48:57 GMT") },
+        || CacheCase {
+            after: 30,
+            ..case(200, "cache-control: max-age=60|date: Sun, 06 Nov 1994 08:48:57 GMT")
+        },
     ),
     (
         "the first member of a list in Age counts (§5.1)",
         |c| c.response.contains("age: 40, 90"),
-        || Case { after: 30, ..case(200, "cache-control: max-age=60|age: 40, 90") },
+        || CacheCase { after: 30, ..case(200, "cache-control: max-age=60|age: 40, 90") },
     ),
     (
         "errors without explicit freshness are believed as long as the settings say from their arrival",
@@ -136,15 +139,15 @@ const DIFFERENCES: [Difference; 15] = [
     (
         "Pragma means nothing in a request with Cache-Control (§5.4)",
         |c| c.later.contains("pragma") && c.later.contains("cache-control"),
-        || Case {
+        || CacheCase {
             later: "pragma: no-cache|cache-control: max-age=60".into(),
             ..case(200, "cache-control: max-age=60")
         },
     ),
 ];
 
-fn case(status: u16, response: &str) -> Case {
-    Case { status, response: response.into(), after: 1, ..Case::default() }
+fn case(status: u16, response: &str) -> CacheCase {
+    CacheCase { status, response: response.into(), after: 1, ..CacheCase::default() }
 }
 
 fn headers(text: &str) -> HeaderMap {
@@ -155,18 +158,18 @@ fn headers(text: &str) -> HeaderMap {
     headers
 }
 
-fn ours(case: &Case) -> Answer {
+fn ours(case: &CacheCase) -> Decision {
     let (request, response) = (headers(&case.request), headers(&case.response));
     let status = StatusCode::from_u16(case.status).unwrap();
     let arrived = i64::try_from(ARRIVED * 1000).unwrap();
     let now = arrived + i64::try_from(case.after * 1000).unwrap();
     let stored = check_storable(&Method::GET, &request, status, &response, Class::Generic).is_ok();
-    let freshness = Freshness::of(status, &response, arrived, arrived, Class::Generic, &CONFIG);
+    let freshness = Freshness::new(status, &response, arrived, arrived, Class::Generic, &CONFIG);
     let verdict = freshness.evaluate(now, &CacheControl::from_request(&headers(&case.later)));
-    Answer { stored, reused: stored && verdict == Verdict::Fresh }
+    Decision { stored, reused: stored && verdict == Verdict::Fresh }
 }
 
-fn theirs(case: &Case) -> Answer {
+fn theirs(case: &CacheCase) -> Decision {
     let request = |text: &str| {
         let mut request = Request::get("http://manager/x").body(()).unwrap();
         *request.headers_mut() = headers(text);
@@ -179,16 +182,16 @@ fn theirs(case: &Case) -> Answer {
         CachePolicy::new_options(&request(&case.request), &response, arrived, CacheOptions::default());
     let later = policy.before_request(&request(&case.later), arrived + Duration::from_secs(case.after));
     let stored = policy.is_storable();
-    Answer { stored, reused: stored && later.satisfies_without_revalidation() }
+    Decision { stored, reused: stored && later.satisfies_without_revalidation() }
 }
 
-/// Some of the fields or directives given, in their order, joined.
+/// Some of the given fields or directives, in order, joined.
 fn some_of(choices: &'static [&'static str], separator: &'static str) -> impl Strategy<Value = String> {
     prop::sample::subsequence(choices, 0..=choices.len().min(4))
         .prop_map(move |chosen| chosen.join(separator))
 }
 
-fn cases() -> impl Strategy<Value = Case> {
+fn cases() -> impl Strategy<Value = CacheCase> {
     let directives = some_of(
         &[
             "no-store",
@@ -239,12 +242,12 @@ fn cases() -> impl Strategy<Value = Case> {
         "|",
     );
     let status = prop::sample::select(vec![200, 200, 200, 203, 206, 301, 302, 404, 410, 500, 503]);
-    // No staleness of exactly 25 s: whether max-stale includes its number, the RFC leaves to the reader.
+    // No staleness of exactly 25 s: the RFC leaves open whether max-stale includes its number.
     let after = (0_u64..200).prop_map(|s| if s % 5 == 0 { s + 1 } else { s });
     (request, status, directives, fields, later, after).prop_map(
         |(request, status, directives, fields, later, after)| {
             let accept = if request.contains("accept") { "|accept: a" } else { "" };
-            Case {
+            CacheCase {
                 response: format!("cache-control: {directives}|{fields}").replace("cache-control: |", ""),
                 later: format!("{later}{accept}"),
                 request,
@@ -256,7 +259,7 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    // Four cases in five fall under an intended difference.
+    // Four in five cases fall under an intended difference.
     #![proptest_config(ProptestConfig {
         cases: 4096,
         max_global_rejects: 100_000,
@@ -265,7 +268,7 @@ proptest! {
     })]
 
     #[test]
-    fn both_agree_wherever_no_difference_is_intended(case in cases()) {
+    fn implementations_agree_without_intended_difference(case in cases()) {
         let intended = DIFFERENCES.iter().any(|(_, shows, _)| shows(&case));
         prop_assume!(!intended);
         prop_assert_eq!(ours(&case), theirs(&case));
@@ -273,7 +276,7 @@ proptest! {
 }
 
 #[test]
-fn every_intended_difference_shows_in_its_example() {
+fn intended_differences_show_in_their_examples() {
     for (reason, shows, example) in DIFFERENCES {
         let example = example();
         assert!(shows(&example), "the predicate misses its own example: {reason}");

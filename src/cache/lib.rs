@@ -243,7 +243,7 @@ impl Cache {
         response_time: UnixMillis,
         class: Class,
     ) -> Freshness {
-        Freshness::of(status, headers, request_time, response_time, class, &self.rules.load())
+        Freshness::new(status, headers, request_time, response_time, class, &self.rules.load())
     }
 
     /// Why the last response under this key could not be shared, if it could not.

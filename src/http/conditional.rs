@@ -1,37 +1,38 @@
-//! A client's preconditions against a stored or streaming response (RFC 9110 §13): what to answer, and whether its
-//! `Range` still applies. Relies on `cache::validator` for tags and dates; sends nothing and reads no body.
+//! Preconditions of a client's request against a stored or streaming response (RFC 9110 §13), and whether its `Range`
+//! still applies. Relies on `validator` for tags and dates; sends nothing and reads no body.
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use crate::field;
 use crate::validator::{EntityTag, is_last_modified_strong};
 
-/// The fields that make a request conditional (§13.1), but for `If-Range`.
+/// Fields that make a request conditional (§13.1), except `If-Range`.
 const CONDITIONS: [HeaderName; 4] =
     [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE];
 
-/// What a request's preconditions come to.
+/// Result of a request's preconditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precondition {
-    /// Answer as if there were none.
+    /// Answer as without preconditions.
     Proceed,
-    /// The client has it: `304`.
+    /// The client has the response: `304`.
     NotModified,
-    /// The client's assumption does not hold: `412`.
+    /// A precondition failed: `412`.
     Failed,
 }
 
 /// Evaluates the preconditions in the order of RFC 9110 §13.2.2 against the selected response.
 ///
-/// They count for a response that would be `2xx` only (§13.2.1). RFC 9111 §4.3.2 lets a cache leave `If-Match` and
-/// `If-Unmodified-Since` to the origin; they are honoured here, because the bytes that would be sent are known.
+/// Preconditions apply only to a response that would be `2xx` (§13.2.1). RFC 9111 §4.3.2 lets a cache leave
+/// `If-Match` and `If-Unmodified-Since` to the origin; they are evaluated here, because the bytes of the response are
+/// known.
 pub fn evaluate(
     method: &Method,
     request: &HeaderMap,
     status: StatusCode,
     response: &HeaderMap,
 ) -> Precondition {
-    // Most requests have none, and then nothing of the response needs to be read.
+    // Most requests have none, so skip reading the response.
     if !status.is_success() || !CONDITIONS.iter().any(|name| request.contains_key(name)) {
         return Precondition::Proceed;
     }
@@ -64,7 +65,7 @@ pub fn evaluate(
             (true, false) => Precondition::Failed,
         };
     }
-    // RFC 9111 §4.3.2: Date stands in for a Last-Modified that is not there.
+    // RFC 9111 §4.3.2: `Date` replaces a missing `Last-Modified`.
     let modified = modified.or_else(|| field::date(response, header::DATE));
     match (field::date(request, header::IF_MODIFIED_SINCE), modified) {
         (Some(since), Some(modified)) if is_read && modified <= since => Precondition::NotModified,
@@ -72,8 +73,8 @@ pub fn evaluate(
     }
 }
 
-/// Whether the request's `Range` applies to this response (§13.1.5): there is no `If-Range`, or its validator is
-/// strong and the response's. Otherwise the client gets the whole.
+/// Returns true if the request's `Range` applies to this response (§13.1.5): without `If-Range`, or with a strong
+/// validator that is the response's. Otherwise the client gets the whole.
 pub fn is_range_applicable(request: &HeaderMap, response: &HeaderMap) -> bool {
     let Some(value) = request.get(header::IF_RANGE) else { return true };
     if let Some(wanted) = EntityTag::parse(value.as_bytes()) {
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn preconditions_come_to_what_rfc_9110_section_13_says() {
+    fn preconditions_follow_rfc_9110_section_13() {
         use Precondition::{Failed, NotModified, Proceed};
         let tagged = "etag: \"a\"|last-modified: T1|date: T2";
         let weak = "etag: W/\"a\"|last-modified: T1|date: T2";
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_methods_fail_where_reads_are_not_modified() {
+    fn unsafe_method_fails_where_a_read_is_not_modified() {
         for (method, expected) in
             [(Method::HEAD, Precondition::NotModified), (Method::PUT, Precondition::Failed)]
         {
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn preconditions_do_not_turn_an_error_into_another() {
+    fn preconditions_do_not_apply_to_errors() {
         for request in ["if-match: \"x\"", "if-none-match: *"] {
             let evaluated = evaluate(&Method::GET, &headers(request), StatusCode::NOT_FOUND, &headers(""));
             assert_eq!(evaluated, Precondition::Proceed);
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_applies_only_to_the_very_bytes_the_client_has() {
+    fn range_applies_only_to_identical_bytes() {
         let tagged = "etag: \"a\"|last-modified: T0|date: T2";
         for (request, response, expected) in [
             ("", tagged, true),

@@ -1,6 +1,6 @@
-//! `Cache-Control` (RFC 9111 §5.2, RFC 5861, RFC 8246), parsed once into flags and numbers.
-//! One parser for requests and responses, because the grammar is one. Where a field contradicts itself the most
-//! restrictive reading holds; where a number cannot be read it is 0, which is stale. Nothing is decided here.
+//! `Cache-Control` (RFC 9111 §5.2, RFC 5861, RFC 8246), parsed once into flags and numbers, by one parser for
+//! requests and responses. If a field contradicts itself, the most restrictive reading holds. An unreadable number is
+//! 0, which means stale.
 
 use http::{HeaderMap, header};
 
@@ -9,46 +9,46 @@ use super::field;
 /// A directive without a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Directive {
-    /// Keep nothing of it.
+    /// Store nothing.
     NoStore,
-    /// Not without successful validation. The qualified form `no-cache="field"` reads as this, as §5.2.2.4 allows.
+    /// Use only after successful validation. The qualified form `no-cache="field"` reads as this, as §5.2.2.4 allows.
     NoCache,
-    /// Not in a shared cache. The qualified form `private="field"` reads as this, as §5.2.2.7 allows.
+    /// Do not store in a shared cache. The qualified form `private="field"` reads as this, as §5.2.2.7 allows.
     Private,
     /// Any cache may store it.
     Public,
-    /// Never stale.
+    /// Never serve stale.
     MustRevalidate,
-    /// Never stale from a shared cache.
+    /// Never serve stale from a shared cache.
     ProxyRevalidate,
-    /// Only for caches that understand the status code.
+    /// Store only if the cache understands the status code.
     MustUnderstand,
-    /// Does not change while fresh: advice to clients about reloads.
+    /// The response does not change while fresh.
     Immutable,
-    /// The client wants a stored response or `504`.
+    /// Answer from the store, or with `504`.
     OnlyIfCached,
 }
 
-/// What all `Cache-Control` lines of one message say together. Numbers are seconds, at most 2³¹.
+/// The `Cache-Control` directives of one message. Numbers are seconds, at most 2³¹.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheControl {
     flags: u16,
-    /// Request: the greatest age accepted. Response: the freshness lifetime.
+    /// Request: maximum age. Response: freshness lifetime.
     pub max_age: Option<u32>,
-    /// Response: the freshness lifetime in shared caches.
+    /// Response: freshness lifetime in shared caches.
     pub s_maxage: Option<u32>,
-    /// Request: how much freshness must be left.
+    /// Request: minimum of remaining freshness.
     pub min_fresh: Option<u32>,
-    /// Request: how much staleness is accepted; `u32::MAX` for any.
+    /// Request: maximum staleness; `u32::MAX` for any.
     pub max_stale: Option<u32>,
-    /// How long past its freshness a response may be used while it cannot be had anew.
+    /// Time past its freshness in which a response may be used if it cannot be fetched.
     pub stale_if_error: Option<u32>,
-    /// Response: how long past its freshness it may be used while it is being validated.
+    /// Response: time past its freshness in which it may be used during validation.
     pub stale_while_revalidate: Option<u32>,
 }
 
 impl CacheControl {
-    /// A request's directives. `Pragma: no-cache` counts where there is no `Cache-Control` (§5.4).
+    /// Parses a request's directives. `Pragma: no-cache` counts if there is no `Cache-Control` (§5.4).
     pub fn from_request(headers: &HeaderMap) -> Self {
         let mut control = Self::from_response(headers);
         if !headers.contains_key(header::CACHE_CONTROL)
@@ -59,7 +59,7 @@ impl CacheControl {
         control
     }
 
-    /// A response's directives. `Pragma` means nothing in a response (§5.4).
+    /// Parses a response's directives. `Pragma` means nothing in a response (§5.4).
     pub fn from_response(headers: &HeaderMap) -> Self {
         let mut control = Self::default();
         for member in field::members(headers, header::CACHE_CONTROL) {
@@ -68,7 +68,7 @@ impl CacheControl {
         control
     }
 
-    /// Whether the directive is present.
+    /// Returns true if the directive is present.
     pub const fn has(&self, directive: Directive) -> bool {
         self.flags & (1 << directive as u16) != 0
     }
@@ -117,7 +117,7 @@ fn lower(slot: &mut Option<u32>, to: u32) {
     *slot = Some(slot.map_or(to, |now| now.min(to)));
 }
 
-/// Both `max-age=5` and `max-age="5"` are accepted (§5.2); what is no number is 0 (§4.2.1: consider it stale).
+/// Accepts `max-age=5` and `max-age="5"` (§5.2). Anything else is 0 (§4.2.1: consider it stale).
 fn seconds(argument: Option<&[u8]>) -> u32 {
     let argument = argument.unwrap_or_default();
     let bare = argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(argument);

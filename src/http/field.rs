@@ -133,20 +133,20 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_read_over_its_lines_and_quoted_commas_separate_nothing() {
+    fn list_spans_lines_and_ignores_quoted_commas() {
         assert_eq!(split(&["a, b", "", ",, c\t,"]), ["a", "b", "c"]);
         assert_eq!(split(&[r#"x="1, 2" , y="\"," , z"#]), [r#"x="1, 2""#, r#"y="\",""#, "z"]);
     }
 
     #[test]
-    fn a_quote_that_nothing_closes_hides_nothing() {
+    fn unclosed_quote_hides_no_members() {
         assert_eq!(split(&[r#"private="a, no-store"#, "b"]), [r#"private="a"#, "no-store", "b"]);
         let hostile = format!("\"{}, no-store", "\\\"".repeat(200_000));
         assert_eq!(split(&[&hostile]).last().unwrap(), "no-store");
     }
 
     #[test]
-    fn numbers_saturate_and_nothing_but_digits_is_one() {
+    fn numbers_saturate_and_need_digits_only() {
         assert_eq!(delta_seconds(b"007"), Some(7));
         assert_eq!(delta_seconds(b"2147483649"), Some(MAX_DELTA_SECONDS));
         assert_eq!(decimal(b"99999999999999999999999"), Some(u64::MAX));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn all_three_date_forms_are_the_same_instant() {
+    fn three_date_forms_are_the_same_instant() {
         for form in
             ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
         {

@@ -1,47 +1,47 @@
-//! Whether a stored response may be used: age against lifetime (RFC 9111 §4.2), staleness (§4.2.4, RFC 5861), and the
-//! class rules that replace them. Headers are read once, when a response is stored or loaded; afterwards a verdict is
-//! arithmetic on a `Copy` value. Relies on `storable` having let the response in; knows nothing of upstreams.
+//! Freshness of a stored response: age against lifetime (RFC 9111 §4.2), staleness (§4.2.4, RFC 5861), and the class
+//! rules that replace them. Headers are read once, when a response is stored or loaded; afterwards a verdict is
+//! arithmetic on a `Copy` value. Relies on `storable` having admitted the response.
 
 use http::{HeaderMap, StatusCode, header};
 
 use super::control::{CacheControl, Directive};
 use super::field;
-use super::lifetime::{self, FOREVER, millis, seconds};
+use super::lifetime::{self, FOREVER, LifetimeInput, millis, seconds};
 use super::storable::is_ruled_by_class;
 use gupd_config::clock::UnixMillis;
 use gupd_config::{self as config, Class};
 
-/// How far back the clock may have been set for a response to count as received just now, in milliseconds.
+/// Maximum step back of the clock, in milliseconds, after which a response still counts as just received.
 const CLOCK_STEP: i64 = 60_000;
 
-/// What may be done with a stored response for one request.
+/// How a stored response may be used for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Serve it: it is fresh, or no staler than the request's `max-stale` accepts.
     Fresh,
-    /// Serve it, and validate it meanwhile.
+    /// Serve it and validate it meanwhile.
     StaleWhileRevalidate,
     /// Validate it first.
     Revalidate(RevalidationReason),
 }
 
-/// Why a stored response must be validated; the same distinction as `fwd` in RFC 9211 §2.2.
+/// Reason for validation; the same distinction as `fwd` in RFC 9211 §2.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RevalidationReason {
-    /// It is stale, or its `no-cache` asks for validation always.
+    /// The response is stale, or its `no-cache` requires validation always.
     Stale,
-    /// It is fresh, but not as fresh as this request wants.
+    /// The response is fresh, but not as fresh as the request requires.
     Request,
 }
 
-/// The times of one stored response. All fields are milliseconds.
+/// Times of one stored response in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Freshness {
     received: UnixMillis,
     initial_age: i64,
-    // The age up to which it is fresh; FOREVER is never reached.
+    // Age up to which it is fresh; `FOREVER` is never reached.
     lifetime: i64,
-    // How far past `lifetime` it may be used in the two cases of RFC 5861.
+    // Time past `lifetime` in which it may be used in the two cases of RFC 5861.
     stale_while_revalidate: i64,
     stale_if_error: i64,
     demands: Demands,
@@ -51,14 +51,14 @@ impl Freshness {
     /// Reads a response's times. `headers` are the stored ones, after a `304` the updated ones; `request_time` and
     /// `response_time` are when the request was sent and the (validating) response's head arrived.
     ///
-    /// By class: a payload is fresh for ever; a catalog for `catalog_fresh`, and a negative response of either for its
-    /// class's time, counted from `response_time`, so that neither a manager's wrong clock nor a parent relay's `Age`
-    /// shortens the relay's own schedule. Everything else follows the response, then heuristics.
+    /// By class: a payload is fresh forever, a catalog for `catalog_fresh`, a negative response of either for its
+    /// class's time. These count from `response_time`, so that neither a manager's wrong clock nor a parent relay's
+    /// `Age` shortens the relay's schedule. Everything else follows the response, then heuristics.
     ///
-    /// `must-revalidate` and `proxy-revalidate` hold for catalogs too: they say that serving it stale would be wrong.
-    /// A stale negative payload is never served: "there is no such delta" makes a client fetch a full package, while an
-    /// error makes it come back later.
-    pub fn of(
+    /// `must-revalidate` and `proxy-revalidate` hold for catalogs too: they declare stale content wrong. A stale
+    /// negative payload is never served: "no such delta" makes a client fetch a full package, while an error makes it
+    /// retry.
+    pub fn new(
         status: StatusCode,
         headers: &HeaderMap,
         request_time: UnixMillis,
@@ -70,7 +70,8 @@ impl Freshness {
         let date = field::date(headers, header::DATE).unwrap_or(response_time);
         let initial_age = lifetime::initial_age(headers, date, request_time, response_time);
         let by_class = is_ruled_by_class(status, class);
-        let lifetime = lifetime::of(status, headers, &control, date, initial_age, class, config);
+        let input = LifetimeInput { status, headers, control: &control, date, initial_age, class };
+        let lifetime = input.lifetime(config);
         let forbids_stale = control.has(Directive::MustRevalidate) || control.has(Directive::ProxyRevalidate);
         let (stale_while_revalidate, stale_if_error) = match class {
             _ if forbids_stale => (0, 0),
@@ -78,8 +79,9 @@ impl Freshness {
             Class::Catalog if by_class => (0, millis(config.stale_if_error)),
             _ => (
                 control.stale_while_revalidate.map_or(0, seconds),
-                // §5.2.2.10: s-maxage forbids staleness like proxy-revalidate does. An origin that grants staleness in
-                // the same response means that grant, as CDNs read it; the administrator's default is none.
+                // §5.2.2.10: `s-maxage` forbids staleness as `proxy-revalidate` does. An origin that permits
+                // staleness in the same response means it, as CDNs read it; the administrator's default does not
+                // apply.
                 control.stale_if_error.map(seconds).unwrap_or(match control.s_maxage {
                     Some(_) => 0,
                     None => millis(config.stale_if_error),
@@ -87,9 +89,9 @@ impl Freshness {
             ),
         };
         let demands = Demands {
-            validation: control.has(Directive::NoCache) && !by_class,
+            requires_validation: control.has(Directive::NoCache) && !by_class,
             never_stale: forbids_stale || control.s_maxage.is_some(),
-            deaf: class == Class::Payload && by_class,
+            ignores_request: class == Class::Payload && by_class,
         };
         Self {
             received: response_time,
@@ -101,25 +103,25 @@ impl Freshness {
         }
     }
 
-    /// Seconds for the `Age` field (§5.1). A clock set back to before the response arrived adds nothing to its age.
+    /// Returns the seconds for the `Age` field (§5.1). A clock set back to before the arrival adds nothing.
     pub fn age(&self, now: UnixMillis) -> u64 {
         u64::try_from(self.current_age(now) / 1000).unwrap_or(0)
     }
 
-    /// What may be done with the response for a request that says `request`.
+    /// Decides how the response may be used for a request with these directives.
     ///
-    /// A payload and its negative responses do not listen to the request: a site of clients that send
-    /// `no-cache` with every request would otherwise make each of them cross the WAN.
+    /// Payloads and their negative responses ignore the request: otherwise clients that send `no-cache` with every
+    /// request would each cross the WAN.
     pub fn evaluate(&self, now: UnixMillis, request: &CacheControl) -> Verdict {
-        if self.is_from_the_future(now) {
+        if self.is_from_future(now) {
             return Verdict::Revalidate(RevalidationReason::Stale);
         }
         let age = self.current_age(now);
         let fresh_for = self.lifetime.saturating_sub(age);
-        if self.demands.validation {
+        if self.demands.requires_validation {
             return Verdict::Revalidate(RevalidationReason::Stale);
         }
-        let refused = !self.demands.deaf
+        let refused = !self.demands.ignores_request
             && (request.has(Directive::NoCache)
                 || request.max_age.is_some_and(|limit| age > seconds(limit))
                 || request.min_fresh.is_some_and(|wanted| fresh_for < seconds(wanted)));
@@ -138,20 +140,20 @@ impl Freshness {
         }
     }
 
-    /// Whether the response may be used because validating it failed: no upstream answered, or with a `5xx`.
+    /// Returns true if the response may be used because validation failed: no upstream answered, or with a `5xx`.
     ///
-    /// A fresh response may, also for a client that asked for validation: it gets an answer instead of an error. A
-    /// request's own `stale-if-error` can shorten the time allowed, never lengthen it.
+    /// A fresh response may be used even if the client required validation: better than an error. A request's
+    /// `stale-if-error` can shorten the permitted time, never lengthen it.
     pub fn is_usable_on_error(&self, now: UnixMillis, request: &CacheControl) -> bool {
         let fresh_for = self.lifetime.saturating_sub(self.current_age(now));
         let allowed =
             request.stale_if_error.map_or(self.stale_if_error, |s| seconds(s).min(self.stale_if_error));
-        !self.demands.validation && (fresh_for > 0 || fresh_for.saturating_neg() < allowed)
+        !self.demands.requires_validation && (fresh_for > 0 || fresh_for.saturating_neg() < allowed)
     }
 
-    /// A response stored while the clock was ahead (a machine without a battery, before NTP) would stay fresh until the
-    /// clock is there again. What is fresh for ever is not concerned.
-    fn is_from_the_future(&self, now: UnixMillis) -> bool {
+    /// Returns true for a response stored while the clock was ahead (a machine without a battery, before NTP). It
+    /// would stay fresh until the clock is there again. Responses without expiry are exempt.
+    fn is_from_future(&self, now: UnixMillis) -> bool {
         self.lifetime != FOREVER && self.received.saturating_sub(now) > CLOCK_STEP
     }
 
@@ -161,7 +163,7 @@ impl Freshness {
     }
 
     fn accepts_stale(&self, request: &CacheControl, stale_by: i64) -> bool {
-        !self.demands.deaf
+        !self.demands.ignores_request
             && !self.demands.never_stale
             && request.max_stale.is_some_and(|limit| limit == u32::MAX || stale_by <= seconds(limit))
     }
@@ -169,12 +171,12 @@ impl Freshness {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Demands {
-    // no-cache: never without validation.
-    validation: bool,
-    // must-revalidate, proxy-revalidate, s-maxage: the request cannot ask for it stale.
+    // `no-cache`: never without validation.
+    requires_validation: bool,
+    // `must-revalidate`, `proxy-revalidate`, `s-maxage`: the request cannot accept it stale.
     never_stale: bool,
-    // Not moved by the request's directives.
-    deaf: bool,
+    // Ignores the request's directives.
+    ignores_request: bool,
 }
 
 #[cfg(test)]
@@ -208,7 +210,7 @@ mod tests {
 
     fn received(status: u16, response: &str, class: Class) -> Freshness {
         let status = StatusCode::from_u16(status).unwrap();
-        Freshness::of(status, &headers(response), NOW, NOW, class, &CONFIG)
+        Freshness::new(status, &headers(response), NOW, NOW, class, &CONFIG)
     }
 
     fn asks(directives: &str) -> CacheControl {
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_class_says_how_long_payloads_and_catalogs_are_fresh() {
+    fn class_decides_lifetime_of_payloads_and_catalogs() {
         for response in
             ["", "cache-control: no-cache, max-age=0|expires: 0", "cache-control: max-age=99999|age: 9999"]
         {
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_age_is_corrected_as_section_4_2_3_says() {
+    fn age_is_corrected_by_section_4_2_3() {
         for (response, delay, expected) in [
             ("", 0, 0),
             (DATE, 0, 0),
@@ -257,7 +259,7 @@ mod tests {
         ] {
             let sent = NOW - delay * 1000;
             let freshness =
-                Freshness::of(StatusCode::OK, &headers(response), sent, NOW, Class::Generic, &CONFIG);
+                Freshness::new(StatusCode::OK, &headers(response), sent, NOW, Class::Generic, &CONFIG);
             assert_eq!(freshness.age(NOW), expected, "{response} {delay}");
             assert_eq!(freshness.age(NOW + 3999), expected + 3, "{response} {delay}");
             assert_eq!(freshness.age(NOW - 3_600_000), expected, "a clock set back adds nothing");
@@ -265,13 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn a_managers_wrong_clock_does_not_shorten_the_relays_schedule() {
+    fn wrong_clock_of_manager_does_not_shorten_lifetime() {
         let hour_slow = received(200, "date: Sun, 06 Nov 1994 07:49:37 GMT", Class::Catalog);
         assert_eq!((fresh_seconds(&hour_slow), hour_slow.age(NOW)), (300, 3600));
     }
 
     #[test]
-    fn a_request_can_want_it_fresher_or_accept_it_staler() {
+    fn request_can_require_fresher_or_accept_staler() {
         use Verdict::*;
         let freshness = received(200, "cache-control: max-age=60", Class::Generic);
         for (directives, after, expected) in [
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_do_not_listen_to_requests_and_catalogs_do() {
+    fn payload_ignores_request_directives_catalog_does_not() {
         for directives in ["no-cache", "max-age=0", "min-fresh=99999"] {
             let judged = |status, class| received(status, "", class).evaluate(NOW + 1000, &asks(directives));
             assert_eq!(judged(200, Class::Payload), Verdict::Fresh);
@@ -311,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn no_cache_is_validated_always_and_never_used_on_error() {
+    fn no_cache_is_always_validated_never_used_on_error() {
         let freshness =
             received(200, "cache-control: no-cache, max-age=60, stale-if-error=60", Class::Generic);
         for request in [plain(), asks("max-stale")] {
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn staleness_is_allowed_as_rfc_5861_says_and_never_against_a_prohibition() {
+    fn staleness_follows_rfc_5861_and_prohibitions() {
         // (class, status, Cache-Control, seconds stale while revalidating, seconds stale on error, max-stale heard)
         for (class, status, control, revalidating, on_error, max_stale) in [
             (Class::Generic, 200, "max-age=60", 0, 1000, true),
@@ -367,14 +369,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_times_panic_and_time_only_ever_ages_a_response(
+        fn any_times_are_safe_and_time_only_ages_a_response(
             sent in any::<i64>(), arrived in any::<i64>(), now in any::<i64>(), later in any::<i64>(),
             age in any::<u32>(), lifetime in any::<u32>(), class in prop::sample::select(
                 vec![Class::Payload, Class::Catalog, Class::Generic]), status in prop::sample::select(vec![200, 404]),
         ) {
             let response = headers(&format!("{DATE}|age: {age}|cache-control: max-age={lifetime}"));
             let status = StatusCode::from_u16(status).unwrap();
-            let freshness = Freshness::of(status, &response, sent, arrived, class, &CONFIG);
+            let freshness = Freshness::new(status, &response, sent, arrived, class, &CONFIG);
             let (now, later) = (now.min(later), now.max(later));
             prop_assert!(freshness.age(now) <= freshness.age(later));
             let fresh = |at| freshness.evaluate(at, &plain()) == Verdict::Fresh;

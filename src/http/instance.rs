@@ -1,6 +1,5 @@
-//! Who this relay is among relays: the mark that every request leaves with, in `CDN-Loop` (RFC 8586) and `Via`
-//! (RFC 9110 §7.6.3), and whether a request has been here before. Pure but for the draw of the number; what becomes of
-//! a request that goes in a circle is the proxy's to say.
+//! Identity of a relay: the mark on every forwarded request, in `CDN-Loop` (RFC 8586) and `Via` (RFC 9110 §7.6.3),
+//! and the detection of forwarding loops. Pure except for the random number; the proxy decides about loops.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -9,31 +8,31 @@ use http::{HeaderMap, Version};
 
 use crate::field::{append_member, members};
 
-/// Relays that one request may have passed. A chain is three or four deep; a longer one is a circle through something
-/// that takes marks off.
+/// Maximum of relays on a request's path. A chain has three or four; a longer one is a loop through a proxy that
+/// removes marks.
 const MAX_RELAYS: usize = 16;
 
-/// The name of every relay, as a CDN-ID and at the beginning of a pseudonym.
+/// Name of every relay: its CDN-ID, and the prefix of its pseudonym.
 const NAME: &[u8] = b"gupd";
 
-/// Which relays and content delivery networks a request has passed.
+/// Field that lists the relays and content delivery networks of a request.
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
-/// One relay, from its start to its end.
+/// Identity of one running relay.
 #[derive(Debug)]
 pub struct RelayInstance {
-    /// 64 bits in hexadecimal digits, drawn at its start: nobody has to give relays names.
+    /// 64 random bits in hexadecimal digits, drawn at start, so that relays need no names.
     id: String,
 }
 
 impl RelayInstance {
-    /// A relay unlike every other.
+    /// Creates a new random identity.
     pub fn new() -> Self {
-        // Each has keys of its own, from the system's random numbers.
+        // Each `RandomState` has its own keys from the system's random numbers.
         Self { id: format!("{:016x}", RandomState::new().hash_one(0)) }
     }
 
-    /// Marks a request that came by `version` and is about to be sent on. The marks of others stay.
+    /// Adds this relay's marks to a request received with `version`. Other marks stay.
     pub fn mark(&self, headers: &mut HeaderMap, version: Version) {
         let received_by = match version {
             Version::HTTP_10 => "1.0",
@@ -43,14 +42,14 @@ impl RelayInstance {
         append_member(headers, CDN_LOOP, &format!("gupd; id={}", self.id));
     }
 
-    /// Whether a request has passed this relay before, or more relays than any chain has. Costs one that came straight
-    /// from a client two look-ups.
+    /// Returns true if the request has passed this relay before, or more relays than any chain has. A request without
+    /// marks costs two lookups.
     pub fn has_passed(&self, headers: &HeaderMap) -> bool {
         self.is_among(relays(headers)) || self.is_among(pseudonyms(headers))
     }
 
-    /// Whether this relay goes first where one of two has to wait for the other: it and the one that a request comes
-    /// from see it alike.
+    /// Returns true if this relay has precedence over the sender of the request where one of two must wait for the
+    /// other. Both come to the same result.
     pub fn has_precedence_over_sender(&self, headers: &HeaderMap) -> bool {
         relays(headers).last().is_some_and(|sender| self.id.as_bytes() < sender)
     }
@@ -70,17 +69,17 @@ impl Default for RelayInstance {
     }
 }
 
-/// Whether a relay sent this request.
+/// Returns true if a relay sent this request.
 pub fn is_from_relay(headers: &HeaderMap) -> bool {
     relays(headers).next().is_some()
 }
 
-/// Whether a relay passed this response on.
+/// Returns true if a relay forwarded this response.
 pub fn has_passed_relay(response: &HeaderMap) -> bool {
     members(response, header::VIA).filter_map(received_by).any(|by| by == NAME)
 }
 
-/// The relays in `CDN-Loop`, by id: `gupd; id=0123456789abcdef`.
+/// Returns the ids of relays in `CDN-Loop`: `gupd; id=0123456789abcdef`.
 fn relays(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     members(headers, CDN_LOOP).filter_map(|member| {
         let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
@@ -90,7 +89,7 @@ fn relays(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The relays in `Via`, by id: `1.1 gupd-0123456789abcdef`.
+/// Returns the ids of relays in `Via`: `1.1 gupd-0123456789abcdef`.
 fn pseudonyms(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let received_by = members(headers, header::VIA).filter_map(received_by);
     received_by.filter_map(|by| by.strip_prefix(NAME)?.strip_prefix(b"-"))
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_knows_its_own_mark_alone_in_either_field() {
+    fn relay_detects_only_its_own_mark_in_either_field() {
         let [region, site, floor] = [(); 3].map(|()| RelayInstance::new());
         let mut headers = passed(&[&region, &site]);
         assert!(region.has_passed(&headers) && site.has_passed(&headers) && !floor.has_passed(&headers));
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_others_stay_before_its_own() {
+    fn marks_of_other_relays_stay_first() {
         let relay = RelayInstance { id: "00000000000000ab".to_owned() };
         let mut headers = sent(CDN_LOOP, "cdn.example; trace=\"a, b\"");
         relay.mark(&mut headers, Version::HTTP_10);
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_chain_than_any_is_a_circle() {
+    fn chain_above_the_maximum_is_a_loop() {
         let others: Vec<RelayInstance> = (0..=MAX_RELAYS).map(|_| RelayInstance::new()).collect();
         let chain: Vec<&RelayInstance> = others.iter().collect();
         let relay = RelayInstance::new();
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_taken_for_a_mark() {
+    fn similar_fields_are_not_marks() {
         let relay = RelayInstance { id: "00000000000000ab".to_owned() };
         for value in ["other; id=00000000000000ab", "x; y=\"gupd; id=00000000000000ab\"", "gupd", "gupd; id"]
         {
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_relays_one_goes_first() {
+    fn exactly_one_of_two_relays_has_precedence() {
         let [one, other] = [RelayInstance::new(), RelayInstance::new()];
         assert_ne!(
             one.has_precedence_over_sender(&passed(&[&other])),

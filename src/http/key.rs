@@ -1,7 +1,6 @@
-//! The name under which a response is stored: the route, the binding if its client's group has one, then path and query
-//! in one spelling: `<route> /<path>` or `<route> ~<binding> /<path>`. Two spellings that every manager must answer alike
-//! are one object; the client's own spelling still goes upstream. Paths that could mean something else to the manager
-//! than to the relay are refused here, before anything looks at them.
+//! Keys of responses: the route, the binding if the client's group has one, and the normalized path and query:
+//! `<route> /<path>` or `<route> ~<binding> /<path>`. Equivalent spellings are one object; the client's spelling
+//! still goes upstream. Paths that a manager may read differently are refused before any other check.
 
 use std::fmt::Write;
 
@@ -9,7 +8,7 @@ use http::uri::PathAndQuery;
 
 use gupd_config::Class;
 
-/// A path that is refused.
+/// Reason to refuse a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathError {
     /// `.` or `..` as a segment, also percent-encoded or behind a backslash.
@@ -20,39 +19,39 @@ pub enum PathError {
     PercentEncoding,
 }
 
-/// A path and query in the one spelling that keys, routes and rules see. Percent-encoding that is not needed is
-/// undone (RFC 3986 §6.2.2.2), braces too; what is left of it is upper case; GUIDs are lower case.
+/// Normalizes a path and query for keys, routes and rules. Unneeded percent-encoding is decoded (RFC 3986 §6.2.2.2),
+/// braces too; the rest is upper case; GUIDs are lower case.
 ///
 /// # Errors
-/// When the path is one that is refused.
+/// If the path must be refused.
 pub fn normalize(path: &str, query: Option<&str>) -> Result<NormalizedTarget, PathError> {
     let mut text = String::with_capacity(path.len() + query.map_or(0, |query| query.len() + 1));
-    spell(path, &mut text)?;
+    append_normalized(path, &mut text)?;
     let length = text.len();
     check_segments(&text)?;
-    lower_guids(&mut text);
+    lowercase_guids(&mut text);
     if let Some(query) = query {
         text.push('?');
-        spell(query, &mut text)?;
+        append_normalized(query, &mut text)?;
     }
     Ok(NormalizedTarget { text, path: length })
 }
 
-/// Stands between a route's name and its binding's.
+/// Separator of route and binding.
 const BINDING: &str = " ~";
 
-/// A key, taken apart.
+/// Parts of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyParts<'a> {
     /// The route's name.
     pub route: &'a str,
-    /// The name of the binding whose upstreams it came from, if it is not one for all clients of the route.
+    /// Name of the binding of its upstreams; `None` if the object is for all clients of the route.
     pub binding: Option<&'a str>,
     /// Path and query.
     pub target: &'a str,
 }
 
-/// A key's parts. Names of routes and bindings have no spaces where they are read, and a path begins with `/`.
+/// Splits a key. Names of routes and bindings have no spaces, and a path begins with `/`.
 pub fn split_key(key: &str) -> KeyParts<'_> {
     let (name, target) = key.find(" /").map_or(("", key), |at| (&key[..at], &key[at + 1..]));
     match name.split_once(BINDING) {
@@ -61,16 +60,16 @@ pub fn split_key(key: &str) -> KeyParts<'_> {
     }
 }
 
-/// How a key's path and query are asked for when no client spells them. Braces are encoded, which RFC 3986 demands and
-/// some servers insist on; GUIDs stay in the lower case of the key.
+/// Returns the target that requests a key's path and query. Braces are encoded, which RFC 3986 demands and some
+/// servers require; GUIDs stay in lower case.
 pub fn request_target(path_and_query: &str) -> Option<PathAndQuery> {
     path_and_query.replace('{', "%7B").replace('}', "%7D").parse().ok()
 }
 
-/// What a bound client asks for: whose content that is depends on its class.
+/// Binding of a client's group. The class decides about the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyBinding<'a> {
-    /// The name of its group's binding.
+    /// Name of the binding.
     pub binding: &'a str,
     /// The class of the path.
     pub class: Class,
@@ -84,13 +83,13 @@ pub struct NormalizedTarget {
 }
 
 impl NormalizedTarget {
-    /// The path alone.
+    /// Returns the path.
     pub fn path(&self) -> &str {
         &self.text[..self.path]
     }
 
-    /// The key of this path on a route, for a client that goes to the route's own upstreams, or is bound to others. What
-    /// is immutable by name is one for all of them; all else is what those upstreams have.
+    /// Returns the key on a route. Content that is immutable by name has one key for all bindings; all else belongs
+    /// to the binding's upstreams.
     pub fn key(&self, route: &str, bound: Option<KeyBinding<'_>>) -> String {
         let binding = bound.filter(|bound| bound.class != Class::Payload).map(|bound| bound.binding);
         let length = route.len() + binding.map_or(0, |binding| BINDING.len() + binding.len());
@@ -106,31 +105,31 @@ impl NormalizedTarget {
     }
 }
 
-/// Appends `text` in the one spelling.
-fn spell(text: &str, spelled: &mut String) -> Result<(), PathError> {
+/// Appends `text` in normal form.
+fn append_normalized(text: &str, output: &mut String) -> Result<(), PathError> {
     if text.bytes().any(|byte| byte.is_ascii_control()) {
         return Err(PathError::ControlCharacter);
     }
     let mut rest = text;
     while let Some((plain, escaped)) = rest.split_once('%') {
-        spelled.push_str(plain);
+        output.push_str(plain);
         let digits = escaped.as_bytes().first_chunk::<2>().ok_or(PathError::PercentEncoding)?;
         let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
         let byte = high.zip(low).and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
         match byte.ok_or(PathError::PercentEncoding)? {
             byte if byte.is_ascii_control() => return Err(PathError::ControlCharacter),
-            byte @ (b'-' | b'.' | b'_' | b'~' | b'{' | b'}' | b'\\') => spelled.push(char::from(byte)),
-            byte if byte.is_ascii_alphanumeric() => spelled.push(char::from(byte)),
-            byte => write!(spelled, "%{byte:02X}").map_err(|_| PathError::PercentEncoding)?,
+            byte @ (b'-' | b'.' | b'_' | b'~' | b'{' | b'}' | b'\\') => output.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => output.push(char::from(byte)),
+            byte => write!(output, "%{byte:02X}").map_err(|_| PathError::PercentEncoding)?,
         }
         // Both were ASCII.
         rest = &escaped[2..];
     }
-    spelled.push_str(rest);
+    output.push_str(rest);
     Ok(())
 }
 
-/// A manager that takes `%2F` or a backslash for `/` must not see a segment that was not seen here.
+/// A manager that reads `%2F` or a backslash as `/` must see no dot segment either.
 fn check_segments(path: &str) -> Result<(), PathError> {
     let is_dots = |segment: &str| matches!(segment, "." | "..");
     if path.split('/').any(is_dots) {
@@ -143,8 +142,8 @@ fn check_segments(path: &str) -> Result<(), PathError> {
     if has_backslash { Err(PathError::ControlCharacter) } else { Ok(()) }
 }
 
-/// GUIDs appear in mixed case, and the managers' file system does not tell case apart.
-fn lower_guids(path: &mut str) {
+/// GUIDs appear in mixed case, and the managers' file system ignores case.
+fn lowercase_guids(path: &mut str) {
     let mut start = 0;
     while let Some(open) = path[start..].find("/{") {
         start += open + 1;
@@ -178,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_guid_are_one_key() {
+    fn spellings_of_a_guid_have_one_key() {
         let plain = "/content/{535cb6a4-441f-4e8a-a897-804cd859100e}/1/full.zip";
         for spelling in [
             "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/1/full.zip",
@@ -190,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn case_and_reserved_characters_are_kept() {
+    fn case_and_reserved_characters_stay() {
         assert_eq!(key("/A%2fb%3F/C$20d").as_deref(), Ok("/A%2Fb%3F/C$20d"));
         let normal = normalize("/a", Some("b=%7e&c=%26")).unwrap();
         assert_eq!((normal.path(), normal.key("r", None).as_str()), ("/a", "r /a?b=~&c=%26"));
     }
 
     #[test]
-    fn a_key_splits_at_its_path() {
+    fn key_splits_before_its_path() {
         for (key, route, binding, target) in [
             ("updates.example/a /a/b c?d", "updates.example/a", None, "/a/b c?d"),
             ("two words /x", "two words", None, "/x"),
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_immutable_has_one_key_for_every_binding() {
+    fn only_payloads_share_a_key_across_bindings() {
         let normal = normalize("/a", Some("b")).unwrap();
         for (class, key) in [
             (Class::Payload, "r /a?b"),
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_of_a_key_has_that_key() {
+    fn request_target_of_a_key_normalizes_to_it() {
         for spelling in
             ["/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/1/full.zip", "/a%2fb%20\"c?d={%7d&e"]
         {
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_with_two_meanings_are_refused() {
+    fn ambiguous_paths_are_refused() {
         for path in ["/a/../b", "/..", "/%2e%2E/b", "/a\\..\\b", "/a%5c..%5Cb", "/./a", "/a%2f..%2Fb"] {
             assert_eq!(key(path), Err(PathError::DotSegment), "{path}");
         }

@@ -1,9 +1,10 @@
-//! HTTP caching and forwarding rules as pure functions: freshness, storability, `Vary`, validators, ranges,
-//! conditional requests, `Cache-Status`, and the marks that relays leave on what they forward.
+//! HTTP caching and forwarding rules as pure functions: targets and refusals, freshness, storability, `Vary`,
+//! validators, ranges, conditional requests, `Cache-Status`, and the marks of relays.
 //!
-//! Guarantees: no I/O, no clock of its own, no panic on any input; each rule names its section of RFC 9110, 9111, 9211
-//! or 8586. Main types: [`CacheControl`], [`Freshness`], [`VaryFields`], [`status::CacheStatus`], [`range::Ranges`].
-//! Start reading at [`freshness`].
+//! Guarantees: no I/O, no clock, no panic on any input. Each rule names its section of RFC 9110, 9111, 9112, 9211 or
+//! 8586. Main types: [`target::Target`], [`refusal::Refusal`], [`CacheControl`], [`Freshness`], [`VaryFields`],
+//! [`status::CacheStatus`], [`range::Ranges`]. Start reading at [`target`] for forwarding, at [`freshness`] for
+//! caching.
 
 pub mod conditional;
 pub mod control;

@@ -1,6 +1,5 @@
-//! The two numbers that freshness is arithmetic on: the age a response arrived with (RFC 9111 §4.2.3) and the age up to
-//! which it is fresh (§4.2.1, §4.2.2), both in milliseconds. Read from headers once; saturating throughout, because the
-//! times come from other machines' clocks.
+//! The two numbers of freshness in milliseconds: the age at arrival (RFC 9111 §4.2.3) and the lifetime (§4.2.1,
+//! §4.2.2). Read from headers once. Arithmetic saturates, because the times come from other machines' clocks.
 
 use std::time::Duration;
 
@@ -8,13 +7,13 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::control::CacheControl;
 use super::field;
-use super::storable::{is_negative, is_ruled_by_class, may_be_heuristic};
+use super::storable::{is_heuristically_cacheable, is_negative, is_ruled_by_class};
 use gupd_config::{self as config, Class};
 
-/// The lifetime of what never gets stale.
+/// Lifetime of a response that never becomes stale.
 pub(super) const FOREVER: i64 = i64::MAX;
 
-/// `corrected_initial_age` of §4.2.3; `date` is the response's `Date`, or when it arrived.
+/// Returns `corrected_initial_age` of §4.2.3; `date` is the response's `Date`, or else its arrival.
 pub(super) fn initial_age(headers: &HeaderMap, date: i64, request_time: i64, response_time: i64) -> i64 {
     // §5.1: the first member counts; an invalid one is ignored.
     let age_value =
@@ -24,26 +23,33 @@ pub(super) fn initial_age(headers: &HeaderMap, date: i64, request_time: i64, res
     apparent_age.max(age_value.saturating_add(response_delay))
 }
 
-/// The age up to which a response is fresh. Times from the settings count from its arrival, so `initial_age` is added.
-pub(super) fn of(
-    status: StatusCode,
-    headers: &HeaderMap,
-    control: &CacheControl,
-    date: i64,
-    initial_age: i64,
-    class: Class,
-    config: &config::CacheSettings,
-) -> i64 {
-    if is_ruled_by_class(status, class) {
-        by_class(status, class, config).saturating_add(initial_age)
-    } else if let Some(lifetime) = explicit(control, headers, date) {
-        lifetime
-    } else if is_negative(status) {
-        millis(config.generic_negative).saturating_add(initial_age)
-    } else if may_be_heuristic(status, control) {
-        heuristic(headers, date).min(millis(config.heuristic_max))
-    } else {
-        0
+/// The facts of a response that decide its lifetime.
+pub(super) struct LifetimeInput<'a> {
+    pub(super) status: StatusCode,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) control: &'a CacheControl,
+    /// `Date`, or else the arrival.
+    pub(super) date: i64,
+    pub(super) initial_age: i64,
+    pub(super) class: Class,
+}
+
+impl LifetimeInput<'_> {
+    /// Returns the age up to which the response is fresh. Times from the settings count from its arrival, so
+    /// `initial_age` is added.
+    pub(super) fn lifetime(&self, config: &config::CacheSettings) -> i64 {
+        let Self { status, headers, control, date, initial_age, class } = *self;
+        if is_ruled_by_class(status, class) {
+            by_class(status, class, config).saturating_add(initial_age)
+        } else if let Some(lifetime) = explicit(control, headers, date) {
+            lifetime
+        } else if is_negative(status) {
+            millis(config.generic_negative).saturating_add(initial_age)
+        } else if is_heuristically_cacheable(status, control) {
+            heuristic(headers, date).min(millis(config.heuristic_max))
+        } else {
+            0
+        }
     }
 }
 
@@ -65,7 +71,7 @@ fn by_class(status: StatusCode, class: Class, config: &config::CacheSettings) ->
     }
 }
 
-/// §4.2.1. Of several `Expires` the earliest counts, and an invalid one is in the past (§5.3).
+/// Explicit lifetime (§4.2.1). Of several `Expires` the earliest counts; an invalid one is in the past (§5.3).
 fn explicit(control: &CacheControl, headers: &HeaderMap, date: i64) -> Option<i64> {
     let expires = || {
         let times = headers.get_all(header::EXPIRES).iter();
@@ -74,7 +80,7 @@ fn explicit(control: &CacheControl, headers: &HeaderMap, date: i64) -> Option<i6
     control.s_maxage.or(control.max_age).map(seconds).or_else(expires)
 }
 
-/// §4.2.2: a tenth of the time for which the response had not been modified when it was generated.
+/// Heuristic lifetime (§4.2.2): a tenth of the time since the last modification.
 fn heuristic(headers: &HeaderMap, date: i64) -> i64 {
     field::date(headers, header::LAST_MODIFIED)
         .map_or(0, |modified| date.saturating_sub(modified).max(0) / 10)
@@ -86,7 +92,7 @@ mod tests {
     use http::{HeaderName, HeaderValue};
 
     #[test]
-    fn the_lifetime_is_the_first_that_rfc_9111_section_4_2_1_finds() {
+    fn lifetime_follows_the_order_of_rfc_9111_section_4_2_1() {
         const DATE: i64 = 784_111_777_000; // Sun, 06 Nov 1994 08:49:37 GMT
         let config = config::CacheSettings {
             catalog_fresh: Duration::ZERO,
@@ -120,8 +126,9 @@ mod tests {
             }
             let (status, control) =
                 (StatusCode::from_u16(status).unwrap(), CacheControl::from_response(&headers));
-            let lifetime = of(status, &headers, &control, DATE, 0, Class::Generic, &config);
-            assert_eq!(lifetime, expected * 1000, "{status} {text}");
+            let (headers, control, class) = (&headers, &control, Class::Generic);
+            let input = LifetimeInput { status, headers, control, date: DATE, initial_age: 0, class };
+            assert_eq!(input.lifetime(&config), expected * 1000, "{status} {text}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `multipart/byteranges` (RFC 9110 §14.6): what stands around the parts of a `206` with several ranges, and its exact
-//! length. The bytes of the parts come from elsewhere; nothing here holds them.
+//! `multipart/byteranges` (RFC 9110 §14.6): the text around the parts of a `206` with several ranges, and its exact
+//! length. The bytes of the parts come from the caller.
 
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
@@ -21,14 +21,14 @@ pub struct Multipart {
 /// One part.
 #[derive(Clone, Debug)]
 pub struct BodyPart {
-    /// What stands before the part's bytes, the boundary included.
+    /// Text before the part's bytes, including the boundary.
     pub head: Bytes,
     /// The part's bytes within the whole.
     pub range: Range<u64>,
 }
 
 impl Multipart {
-    /// Parts for `ranges`, none empty, of a whole of `complete_length` bytes and the type its response states.
+    /// Creates the parts for `ranges`, none empty, of a whole of `complete_length` bytes with this type.
     pub fn new(ranges: &[Range<u64>], complete_length: u64, content_type: Option<&HeaderValue>) -> Self {
         let boundary = boundary();
         let part = |(at, range): (usize, &Range<u64>)| {
@@ -67,7 +67,7 @@ impl Multipart {
         &self.parts
     }
 
-    /// What stands after the last part.
+    /// Returns the text after the last part.
     pub fn closing(&self) -> Bytes {
         self.closing.clone()
     }
@@ -77,7 +77,7 @@ fn octets(bytes: &Bytes) -> u64 {
     bytes.len() as u64
 }
 
-/// 128 bits that a file's author cannot know beforehand: the process's hash keys are random, and differ for each call.
+/// Returns 128 random bits that a file's author cannot predict.
 fn boundary() -> String {
     let keys = RandomState::new();
     format!("{:016x}{:016x}", keys.hash_one(0), keys.hash_one(1))
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_is_the_one_rfc_9110_section_14_6_shows_and_as_long_as_it_says() {
+    fn body_and_length_follow_rfc_9110_section_14_6() {
         let multipart = Multipart::new(&[0..3, 7..8], 10, Some(&HeaderValue::from_static("application/zip")));
         let body = body(&multipart, b"abcdefghij");
         let b = &multipart.boundary;
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_without_a_type_has_parts_without_one() {
+    fn parts_have_no_type_if_the_whole_has_none() {
         let multipart = Multipart::new(&[0..1, 2..3], 3, None);
         let body = body(&multipart, b"abc");
         assert!(!String::from_utf8(body.clone()).unwrap().contains("Content-Type"));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_bodies_share_a_boundary() {
+    fn boundaries_are_unique() {
         let boundaries: std::collections::HashSet<_> = (0..100).map(|_| boundary()).collect();
         assert_eq!(boundaries.len(), 100);
     }

@@ -1,6 +1,5 @@
-//! `Range` requests (RFC 9110 §14): which bytes a client wants, of a whole of known length or of one still growing.
-//! Answers with ranges only; whether they apply at all (`GET`, `If-Range`) is asked before, and the bytes are
-//! `multipart`'s and the body's business.
+//! `Range` requests (RFC 9110 §14): the requested bytes of a whole of known length, or of one still growing. The
+//! caller checks first whether ranges apply (`GET`, `If-Range`).
 
 use std::ops::Range;
 
@@ -8,23 +7,23 @@ use http::{HeaderMap, HeaderValue, header};
 
 use crate::field;
 
-/// Ranges in one request, at most; a request for more gets the whole. Every part costs a head and a seek, and no
-/// update client asks for more than one, document viewers for a few (RFC 9110 §17.15).
+/// Maximum of ranges in one request; a request for more gets the whole. Every part costs a head and a seek. Update
+/// clients request one range, document viewers a few (RFC 9110 §17.15).
 pub const MAX_RANGES: usize = 32;
 
-/// The part of content that a client waits for: what an upstream is asked for first, in whole chunks.
+/// The part of the content that a client waits for. It is requested first, in whole chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestedPart {
-    /// From a position on, to another (exclusive) or to the end.
+    /// From a position to another (exclusive) or to the end.
     From(u64, Option<u64>),
-    /// So many bytes at the end.
+    /// The last bytes.
     Last(u64),
 }
 
-/// The bytes to answer with. Ranges are never empty, within the length, and in the order asked for.
+/// Ranges of a response. They are never empty, within the length, and in the requested order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ranges {
-    /// `200` with everything: no range was asked for, none that can be understood, or so many that the whole is less.
+    /// `200` with everything: no valid range was requested, or so many that the whole is less.
     Whole,
     /// `206` with `Content-Range`.
     Single(Range<u64>),
@@ -34,17 +33,17 @@ pub enum Ranges {
     Unsatisfiable,
 }
 
-/// What must be there before a range of a growing whole can be answered.
+/// What a range of a growing whole needs before its response can start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RangePrerequisite {
-    /// These bytes: then `206`, also while the length is unknown. If the whole ends before, its length is known.
+    /// These bytes, then `206` even while the length is unknown. If the whole ends before, its length is known.
     Bytes(Range<u64>),
-    /// The length: of a range with an open end, a suffix, or several.
+    /// The length, for a range with an open end, a suffix, or several ranges.
     Length,
 }
 
 impl RequestedPart {
-    /// The value of `Range` to ask for it by.
+    /// Returns the value of `Range` that requests it.
     pub fn to_field(self, chunk: u64) -> Option<HeaderValue> {
         let text = match self {
             Self::From(start, end) => {
@@ -52,19 +51,19 @@ impl RequestedPart {
                 let last = last.map_or_else(String::new, |last| last.to_string());
                 format!("bytes={}-{last}", start / chunk * chunk)
             }
-            // One chunk more: the first block of what comes is rarely whole, and cannot be kept.
+            // One chunk more: the first block received is rarely whole and cannot be kept.
             Self::Last(count) => format!("bytes=-{}", count.saturating_add(chunk)),
         };
         HeaderValue::from_str(&text).ok()
     }
 
-    /// Whether it is the front of the content, which a request for everything brings as soon.
+    /// Returns true if it is the front, which a request for everything brings as soon.
     pub fn is_front(self, chunk: u64) -> bool {
         matches!(self, Self::From(start, _) if start < chunk)
     }
 
-    /// Which bytes that is of so many.
-    pub fn of(self, length: u64) -> Range<u64> {
+    /// Returns its bytes in a whole of `length`.
+    pub fn resolve(self, length: u64) -> Range<u64> {
         match self {
             Self::From(start, end) => start.min(length)..end.map_or(length, |end| end.min(length)),
             Self::Last(count) => length.saturating_sub(count)..length,
@@ -73,18 +72,18 @@ impl RequestedPart {
 }
 
 impl Ranges {
-    /// Reads the `Range` field for a whole of `complete_length` bytes.
+    /// Parses the `Range` field for a whole of `complete_length` bytes.
     ///
-    /// A range beyond the end is left out, one that runs past it is cut; if none is left, the request cannot be
-    /// satisfied. A field that is malformed anywhere, or of another unit, is ignored, as are ranges that overlap:
-    /// no client needs them, and they multiply the bytes sent (§14.2).
+    /// A range beyond the end is dropped, one that extends past it is cut. If none is left, the request cannot be
+    /// satisfied. A malformed field, another unit and overlapping ranges are ignored: no client needs overlaps, and
+    /// they multiply the bytes sent (§14.2).
     pub fn parse(request: &HeaderMap, complete_length: u64) -> Self {
-        let Some(asked) = parse(request) else { return Self::Whole };
-        if complete_length == 0 && asked.iter().any(|spec| matches!(spec, Spec::Suffix(1..))) {
-            // Satisfiable, since it asks for at most everything (§14.1.2), but no Content-Range can say so.
+        let Some(requested) = parse(request) else { return Self::Whole };
+        if complete_length == 0 && requested.iter().any(|spec| matches!(spec, RangeSpec::Suffix(1..))) {
+            // Satisfiable, since it requests at most everything (§14.1.2), but no `Content-Range` can express it.
             return Self::Whole;
         }
-        let mut ranges: Vec<_> = asked.iter().filter_map(|spec| spec.within(complete_length)).collect();
+        let mut ranges: Vec<_> = requested.iter().filter_map(|spec| spec.within(complete_length)).collect();
         match (ranges.pop(), ranges.is_empty()) {
             (None, _) => Self::Unsatisfiable,
             (Some(only), true) => Self::Single(only),
@@ -95,19 +94,19 @@ impl Ranges {
         }
     }
 
-    /// The part that the client waits for first, if it does not ask for everything.
+    /// Returns the part that the client waits for first; `None` if it requests everything.
     pub fn first_part(request: &HeaderMap) -> Option<RequestedPart> {
         Some(match *parse(request)?.first()? {
-            Spec::FromTo(first, last) => RequestedPart::From(first, Some(last.saturating_add(1))),
-            Spec::From(first) => RequestedPart::From(first, None),
-            Spec::Suffix(count) => RequestedPart::Last(count),
+            RangeSpec::FromTo(first, last) => RequestedPart::From(first, Some(last.saturating_add(1))),
+            RangeSpec::From(first) => RequestedPart::From(first, None),
+            RangeSpec::Suffix(count) => RequestedPart::Last(count),
         })
     }
 
-    /// What the request needs of a whole whose length is not known yet; `None` if it gets all of it as it comes.
+    /// Returns the prerequisite of a whole of unknown length; `None` if the request gets everything as it arrives.
     pub fn prerequisite(request: &HeaderMap) -> Option<RangePrerequisite> {
         match *parse(request)? {
-            [Spec::FromTo(first, last)] => Some(RangePrerequisite::Bytes(first..last.saturating_add(1))),
+            [RangeSpec::FromTo(first, last)] => Some(RangePrerequisite::Bytes(first..last.saturating_add(1))),
             _ => Some(RangePrerequisite::Length),
         }
     }
@@ -128,15 +127,15 @@ pub fn unsatisfied_range(complete_length: u64) -> HeaderValue {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Spec {
-    // First and last, both included.
+enum RangeSpec {
+    // First and last, inclusive.
     FromTo(u64, u64),
     From(u64),
-    // This many at the end.
+    // The number of last bytes.
     Suffix(u64),
 }
 
-impl Spec {
+impl RangeSpec {
     fn within(self, length: u64) -> Option<Range<u64>> {
         let range = match self {
             Self::FromTo(first, last) => first..last.saturating_add(1).min(length),
@@ -146,7 +145,7 @@ impl Spec {
         (range.start < range.end).then_some(range)
     }
 
-    /// Numbers too great for 64 bits are beyond every end, and so stay at the greatest.
+    /// Numbers above 64 bits are beyond every end and saturate.
     fn parse(text: &[u8]) -> Option<Self> {
         let dash = text.iter().position(|byte| *byte == b'-')?;
         let (first, last) = (&text[..dash], &text[dash + 1..]);
@@ -162,8 +161,8 @@ impl Spec {
     }
 }
 
-/// The ranges asked for; `None` if the field is absent, repeated, malformed, of another unit or too long.
-fn parse(request: &HeaderMap) -> Option<Vec<Spec>> {
+/// Returns the requested ranges; `None` if the field is absent, repeated, malformed, of another unit or too long.
+fn parse(request: &HeaderMap) -> Option<Vec<RangeSpec>> {
     let mut lines = request.get_all(header::RANGE).iter();
     let value = lines.next().filter(|_| lines.next().is_none())?.as_bytes();
     let at = value.iter().position(|byte| *byte == b'=')?;
@@ -172,7 +171,7 @@ fn parse(request: &HeaderMap) -> Option<Vec<Spec>> {
     }
     let specs =
         value[at + 1..].split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|spec| !spec.is_empty());
-    let specs = specs.take(MAX_RANGES + 1).map(Spec::parse).collect::<Option<Vec<_>>>()?;
+    let specs = specs.take(MAX_RANGES + 1).map(RangeSpec::parse).collect::<Option<Vec<_>>>()?;
     (1..=MAX_RANGES).contains(&specs.len()).then_some(specs)
 }
 
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn satisfiable_ranges_are_cut_to_the_length_and_keep_their_order() {
+    fn satisfiable_ranges_are_cut_and_keep_their_order() {
         for (value, length, expected) in [
             ("bytes=0-499", 10_000, &[(0, 500)][..]),
             ("bytes=500-999", 10_000, &[(500, 1000)]),
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_beyond_the_end_cannot_be_satisfied() {
+    fn ranges_beyond_the_end_are_unsatisfiable() {
         for (value, length) in [
             ("bytes=10-", 10),
             ("bytes=10-20", 10),
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_foreign_or_wasteful_gets_the_whole() {
+    fn malformed_foreign_or_overlapping_ranges_get_the_whole() {
         for value in [
             "",
             "bytes",
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn more_ranges_than_the_bound_get_the_whole() {
+    fn too_many_ranges_get_the_whole() {
         let many = |count: usize| (0..count).map(|i| format!("{0}-{0}", i * 2)).collect::<Vec<_>>().join(",");
         let most = Ranges::parse(&request(&format!("bytes={}", many(MAX_RANGES))), 10_000);
         assert_eq!(parts(most).len(), MAX_RANGES);
@@ -281,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_closed_range_can_be_answered_before_the_length_is_known() {
+    fn only_a_closed_range_needs_no_length() {
         for (value, expected) in [
             ("bytes=5-9", Some(RangePrerequisite::Bytes(5..10))),
             ("bytes=5-", Some(RangePrerequisite::Length)),
@@ -296,13 +295,13 @@ mod tests {
     }
 
     #[test]
-    fn content_range_counts_both_ends() {
+    fn content_range_includes_both_ends() {
         assert_eq!(content_range(&(0..500), Some(1234)), "bytes 0-499/1234");
         assert_eq!(content_range(&(42..1234), None), "bytes 42-1233/*");
         assert_eq!(unsatisfied_range(47), "bytes */47");
     }
 
-    /// The bytes that a range names, one by one, straight from §14.1.2.
+    /// The bytes of a range, one by one, straight from §14.1.2.
     fn naive(spec: (Option<u64>, Option<u64>), length: u64) -> Vec<u64> {
         let wanted = |at: &u64| match spec {
             (Some(first), Some(last)) => first <= *at && *at <= last,
@@ -315,7 +314,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranges_name_the_bytes_that_a_naive_reading_names(
+        fn ranges_match_a_naive_reading(
             specs in prop::collection::vec((prop::option::of(0_u64..40), prop::option::of(0_u64..40)), 1..5),
             length in 1_u64..40,
         ) {
@@ -338,7 +337,7 @@ mod tests {
         }
 
         #[test]
-        fn no_value_and_no_length_panic(value in "(bytes=)?[0-9,-]{0,60}", length: u64) {
+        fn any_value_and_length_are_safe(value in "(bytes=)?[0-9,-]{0,60}", length: u64) {
             for range in parts(Ranges::parse(&request(&value), length)) {
                 prop_assert!(range.start < range.end && range.end <= length);
             }

@@ -1,5 +1,5 @@
-//! `Cache-Status` (RFC 9211): what the relay did with a request, in the one vocabulary of the field, the access log and
-//! the metrics. A value here is a statement of fact made when the request is answered; it decides nothing.
+//! `Cache-Status` (RFC 9211): the relay's handling of a request, in one vocabulary for the field, the access log and
+//! the metrics. A value is a statement made with the response; it decides nothing.
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
@@ -7,37 +7,37 @@ use super::field;
 use super::freshness::RevalidationReason;
 use super::storable::UnstorableReason;
 
-/// What the relay did with a request.
+/// The relay's handling of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheStatus {
     /// Served from the store without going forward.
     Hit,
-    /// Served stale from the store, while it is being validated.
+    /// Served stale from the store, during validation.
     StaleWhileRevalidate,
-    /// Served stale because validation failed: with this upstream's status, or without any answer.
+    /// Served stale because validation failed: with this upstream's status, or without a response.
     StaleIfError(Option<StatusCode>),
     /// Served from the store after an upstream said `304`.
     Revalidated {
-        /// Why it was asked.
+        /// Reason for the validation.
         why: RevalidationReason,
-        /// Another request's validation answered this one too.
+        /// True if another request's validation answered this one too.
         collapsed: bool,
     },
-    /// Answered with what an upstream sends.
+    /// Answered with the response of an upstream.
     Forwarded(ForwardReason, ForwardOutcome),
     /// Passed through: the class or the configuration keeps the path out of the cache.
     Bypass,
     /// Passed through: the method is never cached.
     Method,
-    /// `504`, because the client wanted a stored response only and there is none.
+    /// `504`: the client accepts only a stored response, and there is none.
     OnlyIfCached,
-    /// `503`, because the windows of the client's group give it a later turn.
+    /// `503`: the windows of the client's group defer the request.
     Deferred,
-    /// A "there is none", because the policy of the site denies the client this content.
+    /// A negative response: the site's policy denies the client this content.
     Denied,
-    /// `307`, because an administrator wants clients to go to the manager.
+    /// `307`: an administrator redirects clients to the manager.
     Redirected,
-    /// An error of the relay's own, because no upstream gave a response.
+    /// An error of the relay: no upstream gave a response.
     Failed,
 }
 
@@ -106,35 +106,35 @@ impl CacheResult {
     }
 }
 
-/// Why a request went forward (RFC 9211 §2.2).
+/// Reason for which a request was forwarded (RFC 9211 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardReason {
     /// Nothing is stored under the key.
     UriMiss,
-    /// What is stored under the key is for other selecting fields.
+    /// The stored responses are for other selecting fields.
     VaryMiss,
-    /// What is stored was stale, and an upstream had a new version.
+    /// The stored response was stale, and an upstream had a new version.
     Stale,
-    /// What is stored was not fresh enough for the request, and an upstream had a new version.
+    /// The stored response was not fresh enough for the request, and an upstream had a new version.
     Request,
-    /// Only some of the bytes asked for are stored.
+    /// Only part of the requested bytes is stored.
     Partial,
 }
 
-/// What became of a response that was fetched.
+/// Storage of a fetched response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardOutcome {
-    /// It goes into the store.
+    /// It is stored.
     Stored,
     /// It is the response to another client's request, which this one follows.
     Collapsed,
     /// It is not stored, for this reason.
     NotStored(UnstorableReason),
-    /// It is not stored, because the store cannot take it.
+    /// It is not stored, because the store failed.
     StoreFailed,
 }
 
-/// How a response to a client ended.
+/// End of a response to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseEnd {
     /// Its last byte was handed to the connection.
@@ -150,9 +150,9 @@ pub enum ResponseEnd {
 pub struct FinishedResponse {
     /// Status code.
     pub status: StatusCode,
-    /// What the cache did; `None` if the request was refused before the lookup.
+    /// Handling by the cache; `None` if the request was refused before the lookup.
     pub cache: Option<CacheStatus>,
-    /// How it ended.
+    /// End of the response.
     pub end: ResponseEnd,
     /// True if it broke off because the content failed verification.
     pub is_damaged: bool,
@@ -174,7 +174,7 @@ impl ResponseEnd {
 }
 
 impl CacheStatus {
-    /// The short form in access logs and metrics.
+    /// Returns the label for access logs and metrics.
     pub const fn result(self) -> CacheResult {
         match self {
             Self::Hit => CacheResult::Hit,
@@ -197,7 +197,7 @@ impl CacheStatus {
         self.result().as_str()
     }
 
-    /// Whether all of the body was stored when it was asked for.
+    /// Returns true if the whole body was stored at the time of the request.
     pub const fn is_from_store(self) -> bool {
         matches!(
             self,
@@ -205,13 +205,13 @@ impl CacheStatus {
         )
     }
 
-    /// Whether the bytes did not cross the WAN for this client.
+    /// Returns true if this client's bytes did not cross the WAN.
     pub const fn is_wan_free(self) -> bool {
         self.is_from_store() || matches!(self, Self::Forwarded(_, ForwardOutcome::Collapsed))
     }
 
-    /// Appends the relay's member after those already there: the first is nearest the origin. A response that the
-    /// relay made up itself gets none (§2).
+    /// Appends the relay's member after the present ones: the first is nearest to the origin. A response generated by
+    /// the relay gets none (§2).
     pub fn append_to(self, headers: &mut HeaderMap) {
         if let Some(value) = self.value() {
             headers.append(header::CACHE_STATUS, value);
@@ -231,7 +231,7 @@ impl CacheStatus {
             Self::StaleWhileRevalidate => {
                 HeaderValue::from_static("gupd; hit; detail=stale-while-revalidate")
             }
-            // Nothing came back, so nothing was forwarded in the sense of §2.2.
+            // Without a response nothing was forwarded in the sense of §2.2.
             Self::StaleIfError(None) => HeaderValue::from_static("gupd; hit; detail=stale-if-error"),
             Self::StaleIfError(Some(status)) => field::composed(format!(
                 "gupd; fwd=stale; fwd-status={}; detail=stale-if-error",
@@ -264,7 +264,7 @@ impl CacheStatus {
 }
 
 impl ForwardReason {
-    /// The value of the `fwd` parameter.
+    /// Returns the value of the `fwd` parameter.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::UriMiss => "uri-miss",
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn every_status_reads_as_rfc_9211_writes_it() {
+    fn status_values_follow_rfc_9211() {
         for (status, member, label) in samples() {
             let value = status.value();
             assert_eq!(value.as_ref().map(|value| value.to_str().unwrap()), member);
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_relays_member_comes_after_those_nearer_the_origin() {
+    fn own_member_comes_after_those_nearer_the_origin() {
         let mut headers = HeaderMap::new();
         headers.append(header::CACHE_STATUS, HeaderValue::from_static("parent; hit"));
         CacheStatus::Hit.append_to(&mut headers);

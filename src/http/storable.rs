@@ -1,6 +1,6 @@
-//! May this response be stored? RFC 9111 §3 as a shared cache, with the class rules of content whose name says more
-//! than its headers. Decides on heads only; the one rule about bodies is [`check_length`], asked again when a
-//! length becomes known. How long the stored response is good is `freshness`'s business.
+//! Storability of responses: RFC 9111 §3 as a shared cache, with class rules for content whose name says more than
+//! its headers. Decides on heads; [`check_length`], the one rule about bodies, is checked again once a length is
+//! known.
 
 use http::{HeaderMap, Method, StatusCode, header};
 
@@ -9,16 +9,16 @@ use super::field;
 use super::vary::VaryFields;
 use gupd_config::Class;
 
-/// Why a response is not stored. Its [`as_str`](Self::as_str) stands in logs, metrics and `Cache-Status`.
+/// Reason for which a response is not stored, with its label for logs, metrics and `Cache-Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UnstorableReason {
-    /// The path's class is private: passed through, whatever the response says.
+    /// The path's class is private: passed through regardless of the response.
     ClassPrivate,
     /// Only `GET` is stored; `HEAD` is answered from a stored `GET`.
     Method,
-    /// `206`: fills ask for whole bodies, so a part is never what was wanted.
+    /// `206`: fills request whole bodies.
     Partial,
-    /// A status code whose caching requirements the relay does not know.
+    /// A status code with unknown caching requirements.
     Status,
     /// The client said `no-store` (§5.2.1.5).
     RequestNoStore,
@@ -26,19 +26,19 @@ pub enum UnstorableReason {
     NoStore,
     /// The response said `private` (§5.2.2.7).
     Private,
-    /// The request had credentials and the response does not allow sharing it (§3.5).
+    /// The request had credentials, and the response does not permit sharing (§3.5).
     Authorization,
     /// `Vary` lists `*`, or more than is kept.
     Vary,
-    /// It sets a cookie and does not call itself `public`.
+    /// It sets a cookie and is not `public`.
     SetCookie,
-    /// No explicit freshness, and a status that gets none by heuristics.
+    /// No explicit freshness, and a status without heuristic freshness.
     NotCacheable,
-    /// It has no length, and went on past what may be stored of such.
+    /// Its length is unknown, and it exceeded the maximum for such responses.
     OpenEnded,
-    /// A payload of no bytes: what an overloaded manager answers for a delta that it has not made yet.
+    /// An empty payload: the response of an overloaded manager for a delta that it has not made yet.
     EmptyPayload,
-    /// Its content was not what a digest announced, and may not be this time.
+    /// Its content did not match an announced digest.
     DigestMismatch,
 }
 
@@ -61,8 +61,8 @@ impl UnstorableReason {
         Self::DigestMismatch,
     ];
 
-    /// Whether the next response to the same name will most likely not be stored either: the response itself says so,
-    /// and not one client's request or one moment's trouble.
+    /// Returns true if the next response to the same name will most likely not be stored either: the reason is in the
+    /// response, not in one request or a temporary failure.
     pub const fn is_lasting(self) -> bool {
         matches!(
             self,
@@ -75,7 +75,7 @@ impl UnstorableReason {
         )
     }
 
-    /// The one spelling used in logs, metrics and `Cache-Status`.
+    /// Returns the label for logs, metrics and `Cache-Status`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ClassPrivate => "class-private",
@@ -96,13 +96,12 @@ impl UnstorableReason {
     }
 }
 
-/// Whether the response to a request may be stored, and if not, why.
+/// Checks whether the response to a request may be stored.
 ///
-/// A payload's or catalog's `200`, and a negative response of either, needs no permission: managers serve them as
-/// static files, with validators and either no `Cache-Control` or a `no-cache`, `max-age=0` or session cookie that was
-/// configured for the whole web server or load balancer and never meant for them; their name or the relay's schedule says how long they
-/// are good, and their `Set-Cookie` is dropped when they are stored. What protects somebody is never overruled:
-/// `no-store` of either side, `private`, credentials, `Vary: *`.
+/// A payload's or catalog's `200`, and a negative response of either, need no permission. Managers serve them as
+/// static files, with validators and either no `Cache-Control` or a `no-cache`, `max-age=0` or session cookie meant
+/// for the whole web server. Their name or the relay's schedule decides their lifetime, and their `Set-Cookie` is
+/// dropped. Protection is never overruled: `no-store` of either side, `private`, credentials, `Vary: *`.
 pub fn check_storable(
     method: &Method,
     request: &HeaderMap,
@@ -117,14 +116,14 @@ pub fn check_storable(
         (status == StatusCode::PARTIAL_CONTENT, UnstorableReason::Partial),
         (!UNDERSTOOD.contains(&status.as_u16()), UnstorableReason::Status),
         (CacheControl::from_request(request).has(Directive::NoStore), UnstorableReason::RequestNoStore),
-        // §5.2.2.3: a cache that understands the status ignores the no-store meant for those that do not.
+        // §5.2.2.3: a cache that understands the status ignores a `no-store` meant for others.
         (
             control.has(Directive::NoStore) && !control.has(Directive::MustUnderstand),
             UnstorableReason::NoStore,
         ),
         (control.has(Directive::Private), UnstorableReason::Private),
         (
-            request.contains_key(header::AUTHORIZATION) && !shareable_with_credentials(&control),
+            request.contains_key(header::AUTHORIZATION) && !is_shareable_with_credentials(&control),
             UnstorableReason::Authorization,
         ),
         (VaryFields::from_response(response, request, class).is_none(), UnstorableReason::Vary),
@@ -139,12 +138,12 @@ pub fn check_storable(
     if is_ruled_by_class(status, class) {
         return Ok(());
     }
-    // RFC 9111 §7.3 leaves this to the cache. A cookie handed to a whole site is a session shared by a whole site.
+    // RFC 9111 §7.3 leaves this to the cache. A cookie given to a whole site is a session shared by a whole site.
     if response.contains_key(header::SET_COOKIE) && !control.has(Directive::Public) {
         return Err(UnstorableReason::SetCookie);
     }
     if has_explicit_freshness(&control, response)
-        || (may_be_heuristic(status, &control) && is_reusable(request, status, response, &control))
+        || (is_heuristically_cacheable(status, &control) && is_reusable(request, status, response, &control))
     {
         Ok(())
     } else {
@@ -152,8 +151,8 @@ pub fn check_storable(
     }
 }
 
-/// Whether a body of `length` bytes may be stored: a payload's must not be empty. A fill whose response had no
-/// `Content-Length` asks when it has ended. Negative responses may be empty.
+/// Checks whether a body of `length` bytes may be stored: a payload must not be empty, a negative response may be. A
+/// fill whose response had no `Content-Length` checks at its end.
 pub fn check_length(status: StatusCode, length: u64, class: Class) -> Result<(), UnstorableReason> {
     if length == 0 && class == Class::Payload && status == StatusCode::OK {
         Err(UnstorableReason::EmptyPayload)
@@ -162,18 +161,18 @@ pub fn check_length(status: StatusCode, length: u64, class: Class) -> Result<(),
     }
 }
 
-/// Whether a status says that there is nothing: those among the heuristically cacheable ones that are errors.
+/// Returns true for a negative status: the heuristically cacheable errors.
 pub fn is_negative(status: StatusCode) -> bool {
     matches!(status.as_u16(), 404 | 405 | 410 | 414 | 501)
 }
 
-/// Whether the class, not the response's `Cache-Control`, says how a response is stored and how long it is fresh.
+/// Returns true if the class, not `Cache-Control`, decides about storage and lifetime.
 pub(super) fn is_ruled_by_class(status: StatusCode, class: Class) -> bool {
     matches!(class, Class::Payload | Class::Catalog) && (status == StatusCode::OK || is_negative(status))
 }
 
-/// Whether freshness may be estimated (§4.2.2): by the status, or because the response is marked `public`.
-pub(super) fn may_be_heuristic(status: StatusCode, control: &CacheControl) -> bool {
+/// Returns true if freshness may be estimated (§4.2.2): by the status, or because the response is `public`.
+pub(super) fn is_heuristically_cacheable(status: StatusCode, control: &CacheControl) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308)
         || is_negative(status)
         || control.has(Directive::Public)
@@ -183,13 +182,13 @@ pub(super) fn may_be_heuristic(status: StatusCode, control: &CacheControl) -> bo
 // belong to one request, and other codes have no meaning here that would say what a stored copy is good for.
 const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
 
-fn shareable_with_credentials(control: &CacheControl) -> bool {
+fn is_shareable_with_credentials(control: &CacheControl) -> bool {
     control.has(Directive::Public) || control.has(Directive::MustRevalidate) || control.s_maxage.is_some()
 }
 
-/// Whether a response that says nothing about freshness can be of use to anyone else: it can be validated, or is
-/// negative and so good for a moment. One to a request with a cookie is taken for that client's own, as it says nothing
-/// to the contrary: a stale copy of a personal page must not be what others get when the manager is down.
+/// Returns true if a response without freshness information is useful to others: it can be validated, or is negative
+/// and so good for a short time. A response to a request with a cookie counts as personal: a stale copy must not be
+/// served to others while the manager is down.
 fn is_reusable(
     request: &HeaderMap,
     status: StatusCode,
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn generic_content_is_stored_as_rfc_9111_section_3_says() {
+    fn generic_content_follows_rfc_9111_section_3() {
         use UnstorableReason::*;
         for (request, status, response, expected) in [
             ("", 200, "cache-control: no-cache|etag: \"a\"", Ok(())),
@@ -268,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_and_catalogs_are_stored_whatever_freshness_their_headers_claim() {
+    fn payloads_and_catalogs_are_stored_with_any_freshness() {
         for class in [Class::Payload, Class::Catalog] {
             for response in [
                 "",
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_protects_somebody_is_overruled_by_no_class() {
+    fn protection_holds_for_every_class() {
         for class in [Class::Payload, Class::Catalog, Class::Generic] {
             for (request, response, expected) in [
                 ("", "cache-control: no-store", UnstorableReason::NoStore),
@@ -304,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_of_no_bytes_is_never_stored() {
+    fn empty_payload_is_never_stored() {
         assert_eq!(get("", 200, "content-length: 0", Class::Payload), Err(UnstorableReason::EmptyPayload));
         assert_eq!(check_length(StatusCode::OK, 0, Class::Payload), Err(UnstorableReason::EmptyPayload));
         assert_eq!(check_length(StatusCode::OK, 1, Class::Payload), Ok(()));
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payloads_redirect_follows_the_rfc() {
+    fn redirect_of_a_payload_follows_the_rfc() {
         assert_eq!(get("", 302, "", Class::Payload), Err(UnstorableReason::NotCacheable));
         assert_eq!(
             get("", 302, "set-cookie: a|expires: 0", Class::Payload),
@@ -330,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn private_paths_and_other_methods_are_never_stored() {
+    fn private_path_or_other_method_is_never_stored() {
         assert_eq!(
             get("", 200, "cache-control: public", Class::Private),
             Err(UnstorableReason::ClassPrivate)
@@ -342,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_has_its_own_kebab_case_name() {
+    fn reasons_have_distinct_kebab_case_labels() {
         let names = UnstorableReason::ALL.map(UnstorableReason::as_str);
         assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')));
         assert_eq!(std::collections::HashSet::from(names).len(), names.len());

@@ -1,5 +1,5 @@
-//! Which header fields are stored, and how a `304` changes the stored ones (RFC 9111 §3.1, §3.2).
-//! After an update the caller asks `storable` and `Freshness::of` again: a `304` may say `no-store`.
+//! Stored header fields, and their update by a `304` (RFC 9111 §3.1, §3.2). After an update the caller checks
+//! `storable` and freshness again: a `304` may say `no-store`.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,11 +9,11 @@ use super::field;
 use gupd_config::Class;
 use gupd_config::clock::UnixMillis;
 
-/// Removes what belongs to one connection (RFC 9110 §7.6.1): the fields named by `Connection` and those known to be
-/// hop-by-hop. For messages forwarded in either direction, and the first half of [`remove_unstored`].
+/// Removes hop-by-hop fields (RFC 9110 §7.6.1): those named by `Connection` and the known ones. For forwarded
+/// messages in both directions, and the first half of [`remove_unstored`].
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::TRANSFER_ENCODING) {
-        // RFC 9112 §6.3: the coding says where the body ends; a length beside it is wrong or an attack.
+        // RFC 9112 §6.3: the coding delimits the body; a length beside it is wrong or an attack.
         headers.remove(header::CONTENT_LENGTH);
     }
     let named: Vec<_> = field::members(headers, header::CONNECTION)
@@ -24,11 +24,11 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes the fields of a response that are not stored with it: hop-by-hop ones, those of one proxy (§3.1), and for
-/// payloads and catalogs `Set-Cookie`, since those are stored although they set one.
+/// Removes response fields that are not stored: hop-by-hop ones, those of one proxy (§3.1), and for payloads and
+/// catalogs `Set-Cookie`, since those are stored in spite of one.
 pub fn remove_unstored(headers: &mut HeaderMap, class: Class) {
     remove_hop_by_hop(headers);
-    for name in &OF_ONE_PROXY {
+    for name in &PROXY_FIELDS {
         headers.remove(name);
     }
     if matches!(class, Class::Payload | Class::Catalog) {
@@ -36,15 +36,14 @@ pub fn remove_unstored(headers: &mut HeaderMap, class: Class) {
     }
 }
 
-/// Updates stored fields from a `304` that [`matches_stored`](super::validator::matches_stored) them: each field it has replaces
-/// the stored ones of that name. Not replaced is what describes the stored bytes, which the `304` does not bring.
-/// A `304`'s `Set-Cookie` is for the one client it answers.
+/// Updates stored fields from a `304` that [`matches_stored`](super::validator::matches_stored): each of its fields
+/// replaces those of the same name. Fields that describe the stored bytes stay. A `304`'s `Set-Cookie` is for one
+/// client only.
 ///
-/// `Date` and `Age` measured the old message and go even if the new one has none: freshness then counts from its
-/// arrival.
+/// `Date` and `Age` of the old message are removed even without replacement: freshness then counts from the arrival.
 pub fn apply_not_modified(stored: &mut HeaderMap, mut not_modified: HeaderMap, class: Class) {
     remove_unstored(&mut not_modified, class);
-    for name in OF_THE_STORED_BYTES.iter().chain([&header::SET_COOKIE]) {
+    for name in CONTENT_FIELDS.iter().chain([&header::SET_COOKIE]) {
         not_modified.remove(name);
     }
     stored.remove(header::DATE);
@@ -57,7 +56,8 @@ pub fn apply_not_modified(stored: &mut HeaderMap, mut not_modified: HeaderMap, c
     }
 }
 
-/// Dates a response by when it arrived, if its origin did not (RFC 9110 §6.6.1): served later, it must not seem new.
+/// Adds a `Date` of the arrival if the origin sent none (RFC 9110 §6.6.1): served later, the response must not seem
+/// new.
 pub fn add_date(headers: &mut HeaderMap, response_time: UnixMillis) {
     if headers.contains_key(header::DATE) {
         return;
@@ -76,15 +76,15 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 
-const OF_ONE_PROXY: [HeaderName; 3] = [
+const PROXY_FIELDS: [HeaderName; 3] = [
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     HeaderName::from_static("proxy-authentication-info"),
 ];
 
-// §3.2 excepts Content-Length, and allows others whose change would contradict the stored bytes: the coding they are
-// in, the part they are, their digests. Content-Type is replaced, as §3.2 wants.
-const OF_THE_STORED_BYTES: [HeaderName; 6] = [
+// §3.2 excepts Content-Length and permits others that describe the stored bytes: coding, range, digests. Content-Type
+// is replaced, as §3.2 requires.
+const CONTENT_FIELDS: [HeaderName; 6] = [
     header::CONTENT_LENGTH,
     header::CONTENT_ENCODING,
     header::CONTENT_RANGE,
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_304_replaces_every_field_it_has_and_leaves_the_others() {
+    fn not_modified_replaces_its_fields_only() {
         let mut stored =
             headers("etag: \"a\"|x-a: 1|x-a: 2|x-b: 3|content-type: a/b|cache-control: max-age=1");
         apply_not_modified(&mut stored, headers("x-a: 4|x-a: 5|content-type: c/d|x-new: 6"), Class::Generic);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_304_changes_nothing_that_describes_the_stored_bytes() {
+    fn not_modified_keeps_fields_of_the_stored_bytes() {
         let text = "content-length: 9|content-encoding: gzip|content-md5: x|repr-digest: y|content-digest: z";
         let mut stored = headers(text);
         apply_not_modified(
@@ -132,14 +132,14 @@ mod tests {
     }
 
     #[test]
-    fn the_old_messages_age_does_not_survive_a_304_without_one() {
+    fn not_modified_removes_the_old_age() {
         let mut stored = headers("age: 999|date: Sun, 06 Nov 1994 08:49:37 GMT|etag: \"a\"");
         apply_not_modified(&mut stored, headers("server: x"), Class::Catalog);
         assert_eq!(stored, headers("etag: \"a\"|server: x"));
     }
 
     #[test]
-    fn a_304_brings_no_cookie_and_nothing_of_its_connection_into_the_store() {
+    fn not_modified_adds_no_cookie_or_hop_by_hop_field() {
         for class in [Class::Generic, Class::Catalog] {
             let mut stored = headers("etag: \"a\"");
             let not_modified =
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_one_hop_or_one_client_is_not_stored() {
+    fn hop_by_hop_and_proxy_fields_are_not_stored() {
         let received = "connection: X-Hop|connection: close|x-hop: 1|transfer-encoding: chunked|trailer: x|te: x\
                         |upgrade: h2c|proxy-connection: x|keep-alive: x|proxy-authenticate: x|etag: \"a\"\
                         |proxy-authorization: x|proxy-authentication-info: x|set-cookie: a=b|cache-status: up; hit";

@@ -1,6 +1,6 @@
-//! Validators (RFC 9110 §8.8): entity tags and their two comparisons, the validator strong enough to join bytes by,
-//! the conditions that validate a stored response, and whether a `304` speaks of it. What a client's own conditions
-//! come to is `proxy::conditional`'s business.
+//! Validators (RFC 9110 §8.8): entity tags and their comparisons, the validator strong enough to join bytes, the
+//! conditions that validate a stored response, and whether a `304` refers to it. `conditional` evaluates a client's
+//! conditions.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -14,18 +14,18 @@ pub struct EntityTag<'a> {
 }
 
 impl<'a> EntityTag<'a> {
-    /// Reads a whole value, such as an `ETag` field's; `None` if it is not exactly one entity tag.
+    /// Parses a whole value, such as an `ETag` field's; `None` if it is not exactly one entity tag.
     pub fn parse(value: &'a [u8]) -> Option<Self> {
         Self::split(value.trim_ascii()).filter(|(_, rest)| rest.is_empty()).map(|(tag, _)| tag)
     }
 
-    /// The tag of a response.
+    /// Returns the tag of a response.
     pub fn from_response(headers: &'a HeaderMap) -> Option<Self> {
         Self::parse(headers.get(header::ETAG)?.as_bytes())
     }
 
-    /// The tags in a list such as `If-None-Match`, over all lines. From a member that is no tag the rest of its line
-    /// is left out: nothing says where the next one begins, and a tag not read matches nothing.
+    /// Returns the tags in a list such as `If-None-Match`, over all lines. An invalid member ends its line: the start
+    /// of the next is unknown, and a tag not read matches nothing.
     pub fn list(headers: &'a HeaderMap, name: HeaderName) -> impl Iterator<Item = Self> {
         headers.get_all(name).into_iter().flat_map(|line| {
             let mut rest = line.as_bytes();
@@ -40,12 +40,12 @@ impl<'a> EntityTag<'a> {
         })
     }
 
-    /// Strong comparison (§8.8.3.2): the same octets.
+    /// Compares strongly (§8.8.3.2): identical bytes.
     pub fn strongly_equals(&self, other: &EntityTag<'_>) -> bool {
         !self.weak && !other.weak && self.opaque == other.opaque
     }
 
-    /// Weak comparison (§8.8.3.2): as good as the same.
+    /// Compares weakly (§8.8.3.2): equivalent content.
     pub fn weakly_equals(&self, other: &EntityTag<'_>) -> bool {
         self.opaque == other.opaque
     }
@@ -63,11 +63,11 @@ impl<'a> EntityTag<'a> {
     }
 }
 
-/// The value for `If-Range` when the rest of a broken-off body is asked for: equal only if every byte is.
+/// Returns the value for `If-Range` that requests the rest of a broken-off body: equal only if every byte is.
 ///
-/// A strong `ETag`; without any `ETag`, a `Last-Modified` at least one second before `Date` (§8.8.2.2), because a file
-/// can change twice within the second. A response with a weak or malformed `ETag` has none: §13.1.5 forbids the date
-/// when there is a tag.
+/// A strong `ETag`; without any `ETag`, a `Last-Modified` at least one second before `Date` (§8.8.2.2), because a
+/// file can change twice within a second. A response with a weak or malformed `ETag` has none: §13.1.5 forbids the
+/// date beside a tag.
 pub fn strong_validator(response: &HeaderMap) -> Option<HeaderValue> {
     match response.get(header::ETAG) {
         Some(value) => EntityTag::parse(value.as_bytes()).filter(|tag| !tag.weak).map(|_| value.clone()),
@@ -77,7 +77,7 @@ pub fn strong_validator(response: &HeaderMap) -> Option<HeaderValue> {
     }
 }
 
-/// Whether `Last-Modified` identifies the bytes (§8.8.2.2).
+/// Returns true if `Last-Modified` identifies the bytes (§8.8.2.2).
 pub fn is_last_modified_strong(response: &HeaderMap) -> bool {
     match (field::date(response, header::LAST_MODIFIED), field::date(response, header::DATE)) {
         (Some(modified), Some(date)) => date.saturating_sub(modified) >= 1000,
@@ -85,8 +85,8 @@ pub fn is_last_modified_strong(response: &HeaderMap) -> bool {
     }
 }
 
-/// Makes a request validate `stored` (RFC 9111 §4.3.1), in place of whatever conditions or range it had, since its
-/// answer is for the relay. `false` if the stored response has no validator, and the request then asks for everything.
+/// Makes a request validate `stored` (RFC 9111 §4.3.1), in place of its own conditions and range, since the response
+/// is for the relay. Returns false if the stored response has no validator; the request then fetches everything.
 pub fn add_validators(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
     for name in [
         header::IF_MATCH,
@@ -110,8 +110,8 @@ pub fn add_validators(request: &mut HeaderMap, stored: &HeaderMap) -> bool {
     validated
 }
 
-/// Whether a `304` speaks of `stored` (RFC 9111 §4.3.4). One that names another version must not freshen it; the
-/// relay then asks again without conditions.
+/// Returns true if a `304` refers to `stored` (RFC 9111 §4.3.4). One that names another version must not freshen it;
+/// the relay then repeats the request without conditions.
 pub fn matches_stored(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
     match (EntityTag::from_response(not_modified), EntityTag::from_response(stored)) {
         (Some(new), Some(old)) if !new.weak => new.strongly_equals(&old),
@@ -119,7 +119,7 @@ pub fn matches_stored(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
         (Some(new), None) if !new.weak => false,
         _ => match (not_modified.get(header::LAST_MODIFIED), stored.get(header::LAST_MODIFIED)) {
             (Some(new), Some(old)) => field::parse_date(new) == field::parse_date(old),
-            // A 304 without validators answers the conditions it was sent (§4.3.4, third case).
+            // A 304 without validators answers the conditions of its request (§4.3.4, third case).
             _ => true,
         },
     }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn entity_tags_compare_as_the_table_of_rfc_9110_section_8_8_3_2() {
+    fn entity_tags_compare_by_rfc_9110_section_8_8_3_2() {
         for (a, b, strong, weak) in [
             (r#"W/"1""#, r#"W/"1""#, false, true),
             (r#"W/"1""#, r#"W/"2""#, false, false),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_tags_is_read_with_commas_and_backslashes_inside_them() {
+    fn tag_list_may_contain_commas_and_backslashes() {
         let list = |line: &str| {
             let headers = headers(&[(header::IF_MATCH, line)]);
             let tags = EntityTag::list(&headers, header::IF_MATCH);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_joined_by_a_strong_tag_or_an_old_enough_date_only() {
+    fn strong_validator_is_a_strong_tag_or_an_old_date() {
         use header::{DATE, ETAG, LAST_MODIFIED};
         for (fields, expected) in [
             (&[(ETAG, "\"a\""), (LAST_MODIFIED, T0), (DATE, T1)][..], Some("\"a\"")),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_validating_request_has_the_stored_validators_and_no_other_condition() {
+    fn validating_request_has_only_stored_validators() {
         let mut request =
             headers(&[(header::IF_MATCH, "*"), (header::RANGE, "bytes=0-"), (header::ACCEPT, "x")]);
         assert!(add_validators(
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_304_freshens_only_the_version_it_names() {
+    fn not_modified_matches_only_the_version_it_names() {
         use header::{ETAG, LAST_MODIFIED};
         for (new, stored, expected) in [
             (&[(ETAG, "\"a\"")][..], &[(ETAG, "\"a\"")][..], true),

@@ -1,45 +1,45 @@
-//! `Vary` (RFC 9111 §4.1): which request fields select a stored response, and whether a request presents the same ones.
-//! Values are compared after the normalisation that is safe for any list-based field: lines combined, white space
-//! around commas removed. No field's own meaning (q-values, languages) is looked into.
+//! `Vary` (RFC 9111 §4.1): the request fields that select a stored response, and their comparison with a request.
+//! Values are compared after the normalization that is safe for any list-based field: lines combined, white space
+//! around commas removed. Meanings of fields (q-values, languages) are ignored.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::field;
 use gupd_config::Class;
 
-/// Names in one `Vary`, at most; servers list up to five, and every one costs each lookup a comparison.
+/// Maximum of names in one `Vary`; servers list up to five, and each costs every lookup a comparison.
 pub const MAX_NAMES: usize = 16;
-/// Bytes of all normalised values together, at most: they are kept in the index for every variant.
+/// Maximum bytes of all normalized values together: they are kept in the index for every variant.
 pub const MAX_VALUE_BYTES: usize = 4096;
 
-/// The request fields that select one stored response, and the values they had. Empty, and then without any
-/// allocation, for most responses.
+/// Request fields that select one stored response, with their values. For most responses empty and without an
+/// allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct VaryFields(Vec<Field>);
+pub struct VaryFields(Vec<SelectingField>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Field {
+struct SelectingField {
     name: HeaderName,
-    // None: the request had no such field, which only requests without it match.
+    // `None`: the request had no such field; only requests without it match.
     value: Option<Box<[u8]>>,
 }
 
 impl VaryFields {
-    /// What selects `response`, taken from the request that it answered.
+    /// Returns the fields that select `response`, with the values of its request.
     ///
-    /// `None` if no later request can be known to match (`*`, an invalid name) or if the bounds of this module are
-    /// exceeded; such a response is not stored.
+    /// `None` if no later request can match (`*`, an invalid name) or if a bound of this module is exceeded; such a
+    /// response is not stored.
     ///
-    /// For payloads and catalogs `User-Agent` is left out: LiveUpdate clients of one product send values that look
-    /// random, and the bytes under such a name are the same for all of them.
+    /// For payloads and catalogs `User-Agent` is ignored: LiveUpdate clients of one product send random-looking
+    /// values, and the bytes are the same for all of them.
     pub fn from_response(response: &HeaderMap, request: &HeaderMap, class: Class) -> Option<Self> {
         let mut fields = Vec::new();
         let mut bytes = 0;
         for name in names(response, class) {
             let name = name?;
-            let value = value_of(request, &name);
+            let value = selecting_value(request, &name);
             bytes += value.as_deref().map_or(0, <[u8]>::len);
-            fields.push(Field { name, value });
+            fields.push(SelectingField { name, value });
             if fields.len() > MAX_NAMES || bytes > MAX_VALUE_BYTES {
                 return None;
             }
@@ -49,14 +49,17 @@ impl VaryFields {
         Some(Self(fields))
     }
 
-    /// The same fields with the values that another request has: what its variant would be told apart by.
+    /// Returns the same fields with the values of another request.
     #[must_use]
     pub fn for_request(&self, request: &HeaderMap) -> Self {
-        let field = |field: &Field| Field { name: field.name.clone(), value: value_of(request, &field.name) };
+        let field = |field: &SelectingField| SelectingField {
+            name: field.name.clone(),
+            value: selecting_value(request, &field.name),
+        };
         Self(self.0.iter().map(field).collect())
     }
 
-    /// The fields of a request that matches.
+    /// Returns the fields of a matching request.
     pub fn request(&self) -> HeaderMap {
         let fields = self.0.iter().filter_map(|field| {
             let value = HeaderValue::from_bytes(field.value.as_deref()?).ok()?;
@@ -65,21 +68,23 @@ impl VaryFields {
         fields.collect()
     }
 
-    /// Whether nothing selects: one response for every request.
+    /// Returns true if no field selects: one response for every request.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether a request presents the same values.
+    /// Returns true if a request has the same values.
     pub fn matches(&self, request: &HeaderMap) -> bool {
-        self.0.iter().all(|Field { name, value }| match value {
-            Some(value) => request.contains_key(name) && normalised(request, name).eq(value.iter().copied()),
+        self.0.iter().all(|SelectingField { name, value }| match value {
+            Some(value) => {
+                request.contains_key(name) && normalized_value(request, name).eq(value.iter().copied())
+            }
             None => !request.contains_key(name),
         })
     }
 
-    /// As text for the index: a line `name:value` or, for an absent field, `name`. Octets above ASCII are written as
-    /// the characters U+0080 to U+00FF.
+    /// Encodes the fields for the index: a line `name:value` or, for an absent field, `name`. Octets above ASCII
+    /// become the characters U+0080 to U+00FF.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         for field in &self.0 {
@@ -93,7 +98,7 @@ impl VaryFields {
         text
     }
 
-    /// Reads what [`Self::encode`] wrote; `None` for text it cannot have written.
+    /// Decodes the text of [`Self::encode`]; `None` for any other text.
     pub fn decode(text: &str) -> Option<Self> {
         if text.is_empty() {
             return Some(Self::default());
@@ -102,7 +107,7 @@ impl VaryFields {
             let (name, value) =
                 line.split_once(':').map_or((line, None), |(name, value)| (name, Some(value)));
             let value = value.map(|v| v.chars().map(|c| u8::try_from(c).ok()).collect::<Option<Box<[u8]>>>());
-            Some(Field {
+            Some(SelectingField {
                 name: HeaderName::try_from(name).ok()?,
                 value: value.map_or(Some(None), |v| v.map(Some))?,
             })
@@ -111,21 +116,21 @@ impl VaryFields {
     }
 }
 
-/// The names in `Vary` that select; `None` for one that no request can be known to match.
+/// Returns the selecting names in `Vary`; `None` for one that no request can match.
 fn names(response: &HeaderMap, class: Class) -> impl Iterator<Item = Option<HeaderName>> + '_ {
     field::members(response, header::VARY)
-        // `*` is a token, and so would be taken for a field's name.
+        // `*` is a token, and would otherwise pass as a field name.
         .map(|member| (member != b"*").then(|| HeaderName::from_bytes(member).ok()).flatten())
         .filter(move |name| {
             !(matches!(class, Class::Payload | Class::Catalog) && *name == Some(header::USER_AGENT))
         })
 }
 
-fn value_of(request: &HeaderMap, name: &HeaderName) -> Option<Box<[u8]>> {
-    request.contains_key(name).then(|| normalised(request, name).collect())
+fn selecting_value(request: &HeaderMap, name: &HeaderName) -> Option<Box<[u8]>> {
+    request.contains_key(name).then(|| normalized_value(request, name).collect())
 }
 
-fn normalised<'a>(request: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = u8> + use<'a> {
+fn normalized_value<'a>(request: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = u8> + use<'a> {
     field::members(request, name.clone()).enumerate().flat_map(|(at, member)| {
         let separator: &[u8] = if at == 0 { b"" } else { b"," };
         separator.iter().chain(member).copied()
@@ -152,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_matches_by_the_listed_fields_alone() {
+    fn request_matches_by_listed_fields_only() {
         let stored =
             selecting("Accept-Encoding, X-A", &[("accept-encoding", "gzip, br"), ("x-b", "1")]).unwrap();
         for (request, expected) in [
@@ -169,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_field_is_not_an_empty_one() {
+    fn absent_field_differs_from_an_empty_one() {
         let absent = selecting("x-a", &[]).unwrap();
         let empty = selecting("x-a", &[("x-a", "")]).unwrap();
         assert_ne!(absent, empty);
@@ -178,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn no_vary_selects_nothing_and_allocates_nothing() {
+    fn response_without_vary_allocates_nothing() {
         let none =
             VaryFields::from_response(&headers(&[]), &headers(&[("accept", "x")]), Class::Generic).unwrap();
         assert!(none.is_empty() && none.0.capacity() == 0 && none.matches(&headers(&[])));
@@ -186,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_an_invalid_name_or_too_much_selects_no_later_request() {
+    fn star_invalid_name_or_excess_matches_no_request() {
         assert_eq!(selecting("accept, *", &[]), None);
         assert_eq!(selecting("a b", &[]), None);
         let names = |count: usize| (0..count).map(|i| format!("x-{i}")).collect::<Vec<_>>().join(",");
@@ -197,13 +202,13 @@ mod tests {
     }
 
     #[test]
-    fn the_order_case_and_repetition_of_names_make_no_second_variant() {
+    fn order_case_and_repetition_make_no_new_variant() {
         let request = [("x-a", "1"), ("x-b", "2")];
         assert_eq!(selecting("X-A, x-b", &request), selecting("x-b, x-a, X-B", &request));
     }
 
     #[test]
-    fn user_agent_selects_generic_content_only() {
+    fn user_agent_selects_only_generic_content() {
         let response = headers(&[("vary", "User-Agent")]);
         let request = headers(&[("user-agent", "c2Vj")]);
         for (class, selects) in [(Class::Generic, true), (Class::Payload, false), (Class::Catalog, false)] {
@@ -212,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_was_never_encoded_is_refused() {
+    fn invalid_encoding_is_rejected() {
         for text in ["x-a", "\n", ":v\n", "x a:v\n", "x-a:\u{100}\n", "x-a:v\n\n"] {
             assert_eq!(VaryFields::decode(text), None, "{text:?}");
         }
@@ -220,7 +225,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_selects_survives_the_index_and_matches_its_own_request(
+        fn encoded_fields_decode_and_match_their_request(
             values in prop::collection::vec(prop::option::of(prop::collection::vec(
                 any::<u8>().prop_filter("field octet", |b| *b >= 0x20 && *b != 0x7f), 0..20)), 0..6)
         ) {

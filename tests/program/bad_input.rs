@@ -174,9 +174,9 @@ async fn a_manager_that_is_away_keeps_nobody_from_starting() {
     command.args(["--upstream", &away.url(), "--store"]).arg(folder.path());
     let mut relay = Relay::start(&mut command);
     let line = relay.process.logged("upstreams unavailable; only stored content of theirs is served");
-    assert_eq!((line["silent"].as_u64(), line["of"].as_u64()), (Some(1), Some(1)));
-    let why = line["why"].as_str().unwrap();
-    assert!(why.contains(&away.address().to_string()) && why.contains("refused"), "{why}");
+    assert_eq!((line["failing"].as_u64(), line["of"].as_u64()), (Some(1), Some(1)));
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains(&away.address().to_string()) && error.contains("refused"), "{error}");
     let response = relay.get(PAYLOAD).await;
     assert_eq!(response.status, 504);
     assert!(response.header("retry-after").is_some());

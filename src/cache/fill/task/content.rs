@@ -66,7 +66,7 @@ impl Task {
     pub(super) async fn go_on_with(&mut self, mut left: UnfinishedFill) -> Option<Ended> {
         let metrics = &self.shared.metrics;
         let origin = Origin::recorded(&self.wanted, &self.upstreams, &left.object.upstream, metrics)?;
-        let wanted = self.part().map_or(0..left.len, |part| part.of(left.len));
+        let wanted = self.part().map_or(0..left.len, |part| part.resolve(left.len));
         let missing = left.first_gap(wanted.start);
         let enough = match missing.end > wanted.start {
             true => wanted.end.next_multiple_of(CHUNK),
