@@ -28,6 +28,8 @@ mod limits;
 mod loops;
 mod offline;
 mod peers;
+#[cfg(debug_assertions)]
+mod pipeline;
 mod plan;
 mod prefetch;
 mod queue;

@@ -27,6 +27,7 @@ use tokio::task::AbortHandle;
 
 pub struct Collector {
     pub proxy: Arc<Proxy>,
+    pub cache: Arc<Cache>,
     pub rollouts: Rollouts,
     pub refresher: Refresher,
     pub metrics: Arc<RelayMetrics>,
@@ -88,15 +89,7 @@ impl Collector {
                 .unwrap();
         let generations = Arc::new(Generations::new(generation, rollouts.clone()));
         let (lan, places) = (LanLimiter::new(&config, clock.clone()), SlotLimiter::new(&config));
-        let proxy = Proxy::new(
-            generations,
-            cache,
-            fills,
-            rollouts.clone(),
-            Arc::new(lan),
-            Arc::new(places),
-            metrics.requests.clone(),
-        );
+        let proxy = Proxy::new(generations, fills, Arc::new(lan), Arc::new(places), metrics.requests.clone());
         let proxy = Arc::new(proxy);
         let (refresher, refresh) = Refresher::new(
             &config,
@@ -112,7 +105,12 @@ impl Collector {
             tokio::spawn(rollout.run(std::future::pending())).abort_handle(),
             tokio::spawn(refresh.run()).abort_handle(),
         ];
-        Self { proxy, rollouts, refresher, metrics, store, clock, tasks, folder }
+        Self { proxy, cache, rollouts, refresher, metrics, store, clock, tasks, folder }
+    }
+
+    /// Ends the refresh task: from here on only requests cause work.
+    pub fn stop_refresh(&self) {
+        self.tasks.last().unwrap().abort();
     }
 
     pub async fn refresh(&self) -> Report {
