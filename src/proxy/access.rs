@@ -1,6 +1,6 @@
-//! The access record of one request. It is made when the request arrives and filled in as facts become known. Its drop
-//! is the end of the response, however that came: then the metrics are counted, the access line is written and the
-//! record's observer gets the finished response.
+//! The access record of one request. It is created when the request arrives and completed as facts become known. It is
+//! dropped when the response ends, in whichever way. The drop counts the metrics, writes the access line and gives the
+//! finished response to the observer.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -15,35 +15,34 @@ use gupd_http::status::{CacheStatus, FinishedResponse, ResponseEnd};
 use gupd_store::BlobId;
 
 /// A subscriber to the end of one request.
-pub trait RequestObserver: Debug + Send + Sync {
+pub(crate) trait RequestObserver: Debug + Send + Sync {
     /// Takes the finished response. Runs on the request's thread and must not block.
     fn finished(self: Box<Self>, response: FinishedResponse);
 }
 
-/// What is known of one request.
+/// Facts of one request and its response.
 #[derive(Debug)]
-pub struct Access {
+pub(crate) struct AccessRecord {
     started: Instant,
     client: SocketAddr,
     method: Method,
     target: Uri,
     metrics: Arc<RequestMetrics>,
-    written: bool,
-    /// The response's status.
+    is_logged: bool,
     pub status: StatusCode,
-    /// What the cache did; `None` if the request was refused before that.
+    /// Part of the cache in the response; `None` if the request was refused before.
     pub cache: Option<CacheStatus>,
     /// Class of the path.
     pub class: Class,
-    /// Content type of the path; `None` if the request was refused before it was classed.
+    /// Content type of the path; `None` if the request was refused before it was classified.
     pub content_type: Option<Arc<str>>,
-    /// The stored object's bytes.
+    /// Blob of the stored object.
     pub object: Option<BlobId>,
-    /// Bytes of body the client must get for the response to be complete, where known.
+    /// Body bytes of a complete response, if known.
     pub expected: Option<u64>,
-    /// Bytes of its body that were here when it was asked for, of a response that follows a fill.
+    /// Body bytes that the relay had when the request came, for a response that follows a fill.
     pub present: u64,
-    /// Bytes of body handed to the connection.
+    /// Body bytes handed to the connection.
     pub sent: u64,
     /// How the response ended.
     pub end: ResponseEnd,
@@ -55,14 +54,14 @@ pub struct Access {
     pub observer: Option<Box<dyn RequestObserver>>,
 }
 
-impl Access {
-    /// A request that just arrived. `written` says whether it shall have an access line.
-    pub fn new(
+impl AccessRecord {
+    /// The record of a request that has just arrived. It gets an access line if `is_logged`.
+    pub(crate) fn new(
         client: SocketAddr,
         method: &Method,
         target: &Uri,
         metrics: Arc<RequestMetrics>,
-        written: bool,
+        is_logged: bool,
     ) -> Self {
         Self {
             started: Instant::now(),
@@ -70,7 +69,7 @@ impl Access {
             method: method.clone(),
             target: target.clone(),
             metrics,
-            written,
+            is_logged,
             status: StatusCode::OK,
             cache: None,
             class: Class::Generic,
@@ -87,13 +86,13 @@ impl Access {
     }
 
     /// Counts the response's head, which is about to be sent.
-    pub fn head_ready(&self) {
+    pub(crate) fn count_head(&self) {
         self.metrics.count_response(self.cache, self.class, self.status);
         self.metrics.head_seconds.observe(self.started.elapsed().as_secs_f64());
     }
 }
 
-impl Drop for Access {
+impl Drop for AccessRecord {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         if self.end == ResponseEnd::Client && self.expected == Some(self.sent) {
@@ -117,7 +116,7 @@ impl Drop for Access {
                 bytes: self.sent,
             });
         }
-        if self.written {
+        if self.is_logged {
             tracing::info!(
                 target: "gupd::access",
                 client = %self.client.ip().to_canonical(),
@@ -156,7 +155,7 @@ mod tests {
         let reported = Arc::new(Mutex::new(Vec::new()));
         let client = ([10, 0, 0, 1], 1).into();
         let metrics = Arc::new(RequestMetrics::in_new_registry());
-        let mut access = Access::new(client, &Method::GET, &Uri::from_static("/a"), metrics, false);
+        let mut access = AccessRecord::new(client, &Method::GET, &Uri::from_static("/a"), metrics, false);
         access.observer = Some(Box::new(Reported(reported.clone())));
         (access.status, access.cache, access.has_last_byte) = (StatusCode::OK, Some(CacheStatus::Hit), true);
         (access.expected, access.sent) = (Some(5), 5);

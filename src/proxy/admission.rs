@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{StatusCode, header};
 
 use crate::exchange::Exchange;
-use crate::pipeline::Step;
+use crate::pipeline::StepResult;
 use crate::reply::Reply;
 use crate::{Generation, Proxy, view};
 use gupd_http::forwarding;
@@ -25,7 +25,7 @@ pub(crate) fn open_exchange<'a>(
     head: &'a Parts,
     peer: &'a ClientConnection,
     generation: &'a Arc<Generation>,
-) -> Step<Exchange<'a>> {
+) -> StepResult<Exchange<'a>> {
     if forwarding::is_final_recipient(&head.method, &head.uri, &head.headers) {
         return Break(Reply::options());
     }
@@ -45,8 +45,8 @@ pub(crate) fn open_exchange<'a>(
     }
 }
 
-/// RequestHandler requests for denied content as if there were none. Costs one comparison where nothing is denied.
-pub(crate) fn deny_blocked_content(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Step {
+/// Answers requests for denied content as if there were none. Costs one comparison where nothing is denied.
+pub(crate) fn deny_blocked_content(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
     let (policy, group, route) = (&exchange.generation.policy, exchange.group, &exchange.target.route);
     if !policy.can_deny(group, route) {
         return Continue(());
@@ -54,7 +54,7 @@ pub(crate) fn deny_blocked_content(proxy: &Proxy, exchange: &mut Exchange<'_>) -
     let classified = exchange.classified();
     let Some(status) = policy.denial_status(group, route, classified) else { return Continue(()) };
     proxy.metrics.denied.with_label_values(&[&*group.name, &*classified.content_type]).inc();
-    let sentence = "gupd: the policy of this site does not give this content to this client\n";
+    let sentence = "gupd: the policy of this site blocks this content type for this client\n";
     let reply = Reply::text(status, sentence).annotate(CacheStatus::Denied, classified, None);
     view::observe_denial(proxy, exchange);
     Break(reply)
@@ -62,7 +62,7 @@ pub(crate) fn deny_blocked_content(proxy: &Proxy, exchange: &mut Exchange<'_>) -
 
 /// Redirects clients to a healthy manager while the relay drains. Without one the relay serves them itself, as it does
 /// requests that a redirect would bring back: those in absolute form.
-pub(crate) fn redirect_while_draining(proxy: &Proxy, exchange: &Exchange<'_>) -> Step {
+pub(crate) fn redirect_while_draining(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
     let (generation, target) = (exchange.generation, &exchange.target);
     if proxy.drain.get() != DrainMode::Redirecting || target.is_proxied {
         return Continue(());

@@ -11,7 +11,7 @@ use futures_util::{Stream, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
 use prometheus::IntCounter;
 
-use crate::access::Access;
+use crate::access::AccessRecord;
 use crate::pacing::ResponsePacer;
 use crate::repair::ReadRepair;
 use crate::slot::DownloadSlot;
@@ -23,7 +23,7 @@ use gupd_net::upstream::{self, BodyStreamError};
 use gupd_store::ReadError;
 
 /// Source of a response's bytes.
-pub(crate) enum Content {
+pub(crate) enum BodyContent {
     Empty,
     /// All of them are in memory.
     Whole(Bytes),
@@ -43,7 +43,7 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// Returns true if the content is not what was announced or stored; false if it only did not arrive.
+    /// Returns true if the content differs from the announced or stored one; false if it only did not arrive.
     fn is_damage(&self) -> bool {
         matches!(
             self,
@@ -57,8 +57,8 @@ impl BodyError {
 
 /// A response's body, and the record of its request.
 pub struct ResponseBody {
-    content: Content,
-    access: Access,
+    content: BodyContent,
+    access: AccessRecord,
     /// Present where the content may have to wait for a limit.
     pacer: Option<Box<ResponsePacer>>,
     /// Present where the response is a download that is counted.
@@ -78,7 +78,7 @@ impl AsRef<[u8]> for LastPiece {
     }
 }
 
-impl Content {
+impl BodyContent {
     /// The rest of the content of `reader`, after `first` if that has been read already.
     pub(crate) fn read(first: Option<Bytes>, reader: Reader, repair: ReadRepair) -> Self {
         let state = Some((first.map(Ok), reader, repair.begun()));
@@ -130,8 +130,8 @@ impl Content {
 
 impl ResponseBody {
     pub(crate) fn new(
-        content: Content,
-        access: Access,
+        content: BodyContent,
+        access: AccessRecord,
         pacer: Option<Box<ResponsePacer>>,
         slot: Option<Box<DownloadSlot>>,
     ) -> Self {
@@ -160,12 +160,12 @@ impl Body for ResponseBody {
                 }
             }
             let piece = match &mut this.content {
-                Content::Empty => None,
-                Content::Whole(_) => match std::mem::replace(&mut this.content, Content::Empty) {
-                    Content::Whole(bytes) => Some(Ok(bytes)),
+                BodyContent::Empty => None,
+                BodyContent::Whole(_) => match std::mem::replace(&mut this.content, BodyContent::Empty) {
+                    BodyContent::Whole(bytes) => Some(Ok(bytes)),
                     _ => None,
                 },
-                Content::Stream(stream) => ready!(stream.as_mut().poll_next(cx)),
+                BodyContent::Stream(stream) => ready!(stream.as_mut().poll_next(cx)),
             };
             match (piece, &mut this.pacer) {
                 (Some(Ok(piece)), Some(pacer)) => pacer.put(piece),
@@ -195,15 +195,15 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.content, Content::Empty) && self.held() == 0
+        matches!(self.content, BodyContent::Empty) && self.held() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Empty => SizeHint::with_exact(self.held() as u64),
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            BodyContent::Empty => SizeHint::with_exact(self.held() as u64),
+            BodyContent::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             // A known length is in the head already.
-            Content::Stream(_) => SizeHint::default(),
+            BodyContent::Stream(_) => SizeHint::default(),
         }
     }
 }
@@ -224,20 +224,21 @@ mod tests {
     async fn download_keeps_slot_until_last_bytes_have_left() {
         let mut config = Config::for_upstreams(&["http://manager"]).unwrap();
         config.lan.max_downloads = Some(1);
-        let (places, metrics) =
+        let (slots, metrics) =
             (Arc::new(SlotLimiter::new(&config)), Arc::new(RequestMetrics::in_new_registry()));
         let client = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
-        let slot = places.try_acquire(client.ip(), "default").unwrap();
-        let mut access = Access::new(client, &Method::GET, &Uri::from_static("/"), metrics.clone(), false);
+        let slot = slots.try_acquire(client.ip(), "default").unwrap();
+        let mut access =
+            AccessRecord::new(client, &Method::GET, &Uri::from_static("/"), metrics.clone(), false);
         access.expected = Some(5);
-        let content = Content::Whole(Bytes::from_static(b"bytes"));
+        let content = BodyContent::Whole(Bytes::from_static(b"bytes"));
         let mut body = ResponseBody::new(content, access, None, Some(DownloadSlot::new(slot, &metrics)));
         let last = body.frame().await.unwrap().unwrap().into_data().unwrap();
         drop(body);
-        assert!(places.try_acquire(client.ip(), "default").is_none());
+        assert!(slots.try_acquire(client.ip(), "default").is_none());
         assert_eq!((&*last, metrics.downloads.get()), (&b"bytes"[..], 1));
         drop(last);
-        assert!(places.try_acquire(client.ip(), "default").is_some());
+        assert!(slots.try_acquire(client.ip(), "default").is_some());
         assert_eq!(metrics.downloads.get(), 0);
     }
 }

@@ -26,7 +26,7 @@ use gupd_net::shape::{BandwidthClass, Purpose};
 use gupd_rollout::revision::RevisionNumber;
 use gupd_store::ObjectKey;
 
-/// A request with a valid target, and what is known of it so far.
+/// A request with a valid target, and the facts that steps have found out about it.
 pub(crate) struct Exchange<'a> {
     pub(crate) method: &'a Method,
     /// The client's fields, without those that a step has removed.
@@ -135,11 +135,11 @@ impl<'a> Exchange<'a> {
     pub(crate) fn hot_entry(&self, proxy: &Proxy) -> Option<&Arc<Entry>> {
         match self.lookup.get() {
             Some(Lookup::Found(entry)) => Some(entry),
-            _ => self.hot.get_or_init(|| proxy.cache.find_hot(self.key(), &self.headers)).as_ref(),
+            _ => self.hot.get_or_init(|| self.find_hot(proxy)).as_ref(),
         }
     }
 
-    /// What is stored for this request, in memory or in the index. Looked up by the first call.
+    /// The stored response for this request, in memory or in the index. The first call looks it up.
     pub(crate) async fn lookup(&self, proxy: &Proxy) -> &Lookup {
         if let Some(lookup) = self.lookup.get() {
             return lookup;
@@ -174,6 +174,14 @@ impl<'a> Exchange<'a> {
 
     fn trace_repeat(&self, reason: Repeat) {
         tracing::trace!(?reason, key = &**self.key(), "repeating a lookup");
+    }
+
+    fn find_hot(&self, proxy: &Proxy) -> Option<Arc<Entry>> {
+        match self.key.get() {
+            Some(key) => proxy.cache.find_hot(key, &self.headers),
+            // Most requests are hits and need no shared key, which is one more allocation.
+            None => proxy.cache.find_hot(&self.target.key(), &self.headers),
+        }
     }
 
     async fn find(&self, proxy: &Proxy) -> Lookup {

@@ -11,7 +11,7 @@ use http::{StatusCode, header};
 use crate::Proxy;
 use crate::exchange::{Exchange, Lookup, Repeat};
 use crate::hit::{Served, serve_stored};
-use crate::pipeline::Step;
+use crate::pipeline::StepResult;
 use crate::relays::{follower_outcome, offered_fill};
 use crate::reply::Reply;
 use crate::{passthrough, representation};
@@ -49,8 +49,8 @@ enum Followed {
     Failed(FillError, Option<Handover>),
 }
 
-/// RequestHandler from the store if the stored response may be used, else from a fill, else from the upstream alone.
-pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Step<Infallible> {
+/// Answers from the store if the stored response may be used, else from a fill, else from the upstream alone.
+pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult<Infallible> {
     Box::pin(async {
         let mut attempt = Attempt { forward: ForwardReason::UriMiss, variant: String::new(), stale: None };
         for _ in 0..MAX_LOOKUPS {
@@ -109,7 +109,7 @@ impl Attempt {
         }
     }
 
-    /// RequestHandler an `only-if-cached` request: by a running fill if another relay sent it, else by `504`.
+    /// Answers an `only-if-cached` request: by a running fill if another relay sent it, else by `504`.
     async fn follow_offered(&mut self, proxy: &Proxy, exchange: &Exchange<'_>) -> ControlFlow<Reply, Repeat> {
         let Some(fill) = offered_fill(proxy, exchange, &self.variant).await else {
             return Break(not_stored(exchange));
@@ -219,7 +219,7 @@ impl Attempt {
         }
     }
 
-    /// RequestHandler when no upstream brought the object: with the stale response if it may be used (RFC 5861 §4), else with
+    /// Answers when no upstream brought the object: with the stale response if it may be used (RFC 5861 §4), else with
     /// an error.
     async fn serve_after_failure(
         &self,
@@ -283,7 +283,10 @@ async fn answer_stored(
 
 /// The reply to an `only-if-cached` request that the store cannot answer (RFC 9111 §5.2.1.7).
 pub(crate) fn not_stored(exchange: &Exchange<'_>) -> Reply {
-    let reply = Reply::text(StatusCode::GATEWAY_TIMEOUT, "gupd: not in the store\n");
+    let reply = Reply::text(
+        StatusCode::GATEWAY_TIMEOUT,
+        "gupd: not stored, and the request accepts stored responses only\n",
+    );
     reply.annotate(CacheStatus::OnlyIfCached, exchange.classified(), None)
 }
 

@@ -1,6 +1,6 @@
-//! One accepted configuration, compiled: routes, groups, upstreams, rollout rules and settings. A request loads the one
-//! in force once and uses it to its end, so it never sees parts of two. The complication: limits, counts and tasks have
-//! a state that outlives a configuration. They follow, after requests are answered by the new one.
+//! One accepted configuration, compiled: routes, groups, upstreams, rollout rules and settings. A request loads the
+//! generation in force once and uses it to its end, so it never sees parts of two. The complication: limits and tasks
+//! have state that outlives a configuration. They follow once requests are answered by the new generation.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,22 +13,22 @@ use gupd_net::redirect::PublicUrls;
 use gupd_net::upstream::Upstreams;
 use gupd_rollout::engine::{RolloutRules, Rollouts};
 
-/// One accepted configuration, compiled. Never changed.
+/// One accepted configuration, compiled. Immutable.
 #[derive(Debug)]
 pub struct Generation {
-    /// As it is in force: what needs a restart is still as it was at the start.
+    /// The settings in force. Those that need a restart still have their values of the start.
     pub config: Config,
     /// Routes, classes and groups.
     pub policy: Policy,
     /// The upstreams that requests go to.
     pub upstreams: Arc<Upstreams>,
-    /// Rings, and the views that clients have by them.
+    /// Rings, and the views that they give to clients.
     pub rollout: Arc<RolloutRules>,
     pub(crate) public: PublicUrls,
 }
 
 impl Generation {
-    /// Compiles a configuration that goes to these upstreams.
+    /// Compiles a configuration that uses these upstreams.
     ///
     /// # Errors
     /// Rules, content types or groups that do not compile.
@@ -45,18 +45,23 @@ impl Generation {
 
 type Follower = Box<dyn Fn(&Generation) + Send + Sync>;
 
-/// The generation in force, and those that follow it.
+/// The generation in force, and its followers.
 pub struct Generations {
     current: ArcSwap<Generation>,
     rollouts: Rollouts,
-    /// Held while a generation comes into force: one after the other.
+    /// Held while a generation comes into force: one at a time.
     followers: Mutex<Vec<Follower>>,
 }
 
 impl Generations {
-    /// Has this generation in force. Its rollout rules are those that `rollouts` were opened with.
+    /// Puts the first generation in force. `rollouts` were opened with its rollout rules.
     pub fn new(first: Generation, rollouts: Rollouts) -> Self {
         Self { current: ArcSwap::from_pointee(first), rollouts, followers: Mutex::default() }
+    }
+
+    /// The rollouts that follow every generation.
+    pub fn rollouts(&self) -> &Rollouts {
+        &self.rollouts
     }
 
     /// The generation in force, for one request. Cheaper than [`load_full`](Self::load_full).
@@ -70,13 +75,13 @@ impl Generations {
         self.current.load_full()
     }
 
-    /// Has `follower` called with every later generation.
+    /// Calls `follower` with every later generation.
     pub fn follow(&self, follower: impl Fn(&Generation) + Send + Sync + 'static) {
         self.followers().push(Box::new(follower));
     }
 
-    /// Has requests answered by this generation from now on, by one store; those under way keep theirs. Followers have
-    /// been told when this returns.
+    /// Puts a generation in force by one atomic store; running requests keep theirs. Returns after all followers have been
+    /// called.
     pub fn store(&self, next: Generation) {
         let followers = self.followers();
         let next = Arc::new(next);

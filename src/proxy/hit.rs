@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::Proxy;
 use crate::exchange::{Exchange, Repeat};
-use crate::pipeline::Step;
+use crate::pipeline::StepResult;
 use crate::reply::Reply;
 use crate::representation;
 use gupd_cache::Entry;
@@ -15,8 +15,8 @@ use gupd_http::freshness::RevalidationReason;
 use gupd_http::status::CacheStatus;
 use gupd_net::shape::Purpose;
 
-/// RequestHandler with a stored response whose head is in memory, if it is fresh.
-pub(crate) async fn serve_hit(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Step {
+/// Answers with a stored response whose head is in memory, if it is fresh.
+pub(crate) async fn serve_hit(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
     if !exchange.is_cacheable() {
         return Continue(());
     }
@@ -62,7 +62,7 @@ pub(crate) async fn serve_stored(proxy: &Proxy, exchange: &Exchange<'_>, entry: 
     };
     match representation::stored(proxy, exchange, entry).await {
         Ok(reply) => Served::Reply(reply.annotate(status, &entry.classified, Some(entry.object.blob))),
-        // The repair has logged what is wrong, and discarded the blob.
+        // The repair has logged the damage, and discarded the blob.
         Err(error) if error.is_about_the_bytes() => Served::Damaged,
         Err(error) => {
             let key = &*entry.object.key;

@@ -3,11 +3,11 @@
 //! Guarantees: a request is answered by one [`Generation`] of the configuration; it is classified at most once and looked
 //! up at most once; a hit in memory takes no lock of ours, spawns no task and copies no body. Nothing here knows sockets.
 //!
-//! Main types: [`Proxy`], shared by all requests; `Exchange`, one request and what is known of it; `Reply`, a response
+//! Main types: [`Proxy`], shared by all requests; `Exchange`, one request with the facts that steps share; `Reply`, a response
 //! before it is sent; [`Background`], the fetches of the relay's own. Start reading at `pipeline.rs`: it lists the steps
 //! of a request in their order. Each step is in the file of its concept.
 
-pub mod access;
+mod access;
 mod admission;
 pub mod background;
 mod binding;
@@ -47,7 +47,7 @@ use gupd_net::redirect::DrainState;
 use gupd_net::shape::{LanLimiter, SlotLimiter};
 use gupd_rollout::engine::Rollouts;
 
-/// RequestHandler requests. One for the whole relay.
+/// Answers requests. One for the whole relay.
 #[derive(Debug)]
 pub struct Proxy {
     generations: Arc<Generations>,
@@ -57,20 +57,18 @@ pub struct Proxy {
     first_seen: FirstSeen,
     rollouts: Rollouts,
     lan: Arc<LanLimiter>,
-    places: Arc<SlotLimiter>,
+    slots: Arc<SlotLimiter>,
     metrics: Arc<RequestMetrics>,
     drain: Arc<DrainState>,
 }
 
 impl Proxy {
-    /// A proxy over this cache and these fills.
+    /// A proxy that fetches by these fills and answers from their cache.
     pub fn new(
         generations: Arc<Generations>,
-        cache: Arc<Cache>,
         fills: Fills,
-        rollouts: Rollouts,
         lan: Arc<LanLimiter>,
-        places: Arc<SlotLimiter>,
+        slots: Arc<SlotLimiter>,
         metrics: Arc<RequestMetrics>,
     ) -> Self {
         for refusal in Refusal::ALL {
@@ -80,14 +78,14 @@ impl Proxy {
         let series = metrics.clone();
         generations.follow(move |generation| create_series(generation, &series));
         Self {
-            background: Arc::new(Background::new(generations.clone(), cache.clone(), fills.clone())),
-            generations,
-            cache,
+            background: Arc::new(Background::new(generations.clone(), fills.clone())),
+            cache: fills.cache().clone(),
             fills,
             first_seen: FirstSeen::new(),
-            rollouts,
+            rollouts: generations.rollouts().clone(),
+            generations,
             lan,
-            places,
+            slots,
             metrics,
             drain: Arc::default(),
         }

@@ -17,7 +17,7 @@ use prometheus::{
 const LATENCY_BUCKETS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];
 
-/// In the order of `Class`, which indexes the counters.
+/// In the order of [`Class`], which indexes the counters.
 const CLASSES: [Class; 4] = [Class::Payload, Class::Catalog, Class::Private, Class::Generic];
 
 /// Counters, gauges and histograms of the request pipeline.
@@ -29,7 +29,7 @@ pub struct RequestMetrics {
     responses: [IntCounter; StatusClass::ALL.len()],
     /// Time to the response head.
     pub head_seconds: Histogram,
-    /// Time to the end of the response, or until the client went away.
+    /// Time to the end of the response, or until the client disconnected.
     pub request_seconds: Histogram,
     /// Responses whose transfer did not reach its end, by the side that broke off.
     pub broken: IntCounterVec,
@@ -45,89 +45,74 @@ pub struct RequestMetrics {
     pub queued: IntGauge,
     /// Time that requests waited for a slot.
     pub queue_seconds: Histogram,
-    /// Bytes that clients got and that did not cross the WAN for them.
+    /// Bytes that clients got without crossing the WAN for them.
     pub saved_bytes: IntCounter,
 }
 
 impl RequestMetrics {
-    /// Registers all of them, at zero. Refusals share the counter of `net`.
+    /// Registers the metrics at zero. Refusals share the counter of `net`.
     ///
     /// # Errors
     /// When the registry already has a metric of one of these names.
     pub fn register(registry: &Registry, net: &NetMetrics) -> Result<Self, prometheus::Error> {
-        let requests = register_int_counter_vec_with_registry!(
-            "gupd_requests_total",
-            "Requests answered, by what the cache did and by content class.",
-            &["cache", "class"],
-            registry
-        )?;
-        let client_bytes = register_int_counter_vec_with_registry!(
-            "gupd_client_sent_bytes_total",
-            "Bytes of response bodies sent to clients, by what the cache did and by content class.",
-            &["cache", "class"],
-            registry
-        )?;
-        let responses = register_int_counter_vec_with_registry!(
-            "gupd_responses_total",
-            "Responses by status class.",
-            &["status"],
-            registry
-        )?;
-        let broken = register_int_counter_vec_with_registry!(
+        let counters = |name, help, labels: &[&str]| {
+            register_int_counter_vec_with_registry!(name, help, labels, registry)
+        };
+        let gauge = |name, help| register_int_gauge_with_registry!(name, help, registry);
+        let seconds = |name: &str, help: &str| {
+            let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
+            register_histogram_with_registry!(opts, registry)
+        };
+        let responses = counters("gupd_responses_total", "Responses by status class.", &["status"])?;
+        let broken = counters(
             "gupd_broken_transfers_total",
-            "Responses that did not reach their end, by who broke off.",
+            "Responses that did not reach their end, by the side that broke off.",
             &["by"],
-            registry
         )?;
         for by in [ResponseEnd::Client, ResponseEnd::Upstream] {
             broken.with_label_values(&[by.as_str()]);
         }
         Ok(Self {
-            requests: by_class(&requests),
-            client_bytes: by_class(&client_bytes),
+            requests: by_class(
+                registry,
+                "gupd_requests_total",
+                "Requests answered, by cache result and content class.",
+            )?,
+            client_bytes: by_class(
+                registry,
+                "gupd_client_sent_bytes_total",
+                "Bytes of response bodies sent to clients, by cache result and content class.",
+            )?,
             responses: StatusClass::ALL.map(|class| responses.with_label_values(&[class.as_str()])),
             broken,
             refused: net.refused.clone(),
-            head_seconds: seconds(
-                registry,
-                "gupd_response_head_seconds",
-                "Time from a request to its response head.",
-            )?,
+            head_seconds: seconds("gupd_response_head_seconds", "Time from a request to its response head.")?,
             request_seconds: seconds(
-                registry,
                 "gupd_request_seconds",
-                "Time from a request to the end of its response, or until the client went away.",
+                "Time from a request to the end of its response, or until the client disconnected.",
             )?,
-            deferred: register_int_counter_vec_with_registry!(
+            deferred: counters(
                 "gupd_deferred_total",
-                "Requests for payloads deferred to their client's turn by the windows of its group: policy, not failure.",
+                "Requests for payloads deferred by the windows or rings of the group: policy, not failure.",
                 &["group"],
-                registry
             )?,
-            denied: register_int_counter_vec_with_registry!(
+            denied: counters(
                 "gupd_denied_total",
-                "Requests for content that the policy of the site denies to their clients: policy, not failure.",
+                "Requests for content that the policy denies to the client: policy, not failure.",
                 &["group", "content_type"],
-                registry
             )?,
-            downloads: register_int_gauge_with_registry!(
+            downloads: gauge(
                 "gupd_downloads",
-                "Downloads running now that have a place; none while no count of downloads is configured.",
-                registry
+                "Downloads that hold a slot now; 0 while no limit is configured.",
             )?,
-            queued: register_int_gauge_with_registry!(
-                "gupd_queued_requests",
-                "Requests that wait for a place to download now.",
-                registry
-            )?,
+            queued: gauge("gupd_queued_requests", "Requests that wait for a download slot now.")?,
             queue_seconds: seconds(
-                registry,
                 "gupd_queue_seconds",
-                "Time that requests waited for a place, until they had one or were rejection away.",
+                "Time that requests waited for a download slot, until they had one or were rejected.",
             )?,
             saved_bytes: register_int_counter_with_registry!(
                 "gupd_saved_bytes_total",
-                "Bytes clients got from the store or from a fill already running: bytes the WAN was spared.",
+                "Bytes that clients got from the store or from a running fill, and that did not cross the WAN again.",
                 registry
             )?,
         })
@@ -149,7 +134,7 @@ impl RequestMetrics {
         self.responses[StatusClass::of(status) as usize].inc();
     }
 
-    /// Counts the bytes that a client was sent, once its response has ended; `stored` of them were here when it asked.
+    /// Counts the bytes sent to a client once its response has ended. The relay had `stored` of them when it came.
     pub fn count_sent(
         &self,
         cache: Option<CacheStatus>,
@@ -166,16 +151,17 @@ impl RequestMetrics {
     }
 }
 
-fn seconds(registry: &Registry, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
-    let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
-    register_histogram_with_registry!(opts, registry)
-}
-
-fn by_class(counters: &IntCounterVec) -> Vec<[IntCounter; CLASSES.len()]> {
+/// Registers a counter by cache result and class, and resolves its series.
+fn by_class(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+) -> Result<Vec<[IntCounter; CLASSES.len()]>, prometheus::Error> {
+    let counters = register_int_counter_vec_with_registry!(name, help, &["cache", "class"], registry)?;
     let row = |cache: CacheResult| {
         CLASSES.map(|class| counters.with_label_values(&[cache.as_str(), class.as_str()]))
     };
-    CacheResult::ALL.map(row).into()
+    Ok(CacheResult::ALL.map(row).into())
 }
 
 fn counter(

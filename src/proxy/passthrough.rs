@@ -8,10 +8,10 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::Proxy;
-use crate::body::Content;
+use crate::body::BodyContent;
 use crate::exchange::Exchange;
 use crate::fetch::not_stored;
-use crate::pipeline::Step;
+use crate::pipeline::StepResult;
 use crate::reply::Reply;
 use gupd_cache::fill::FillError;
 use gupd_config::Class;
@@ -29,7 +29,7 @@ const RETRY_AFTER: u64 = 60;
 
 /// Passes requests through that are never cached: methods besides `GET` and `HEAD`, private paths, and requests with a
 /// body.
-pub(crate) async fn pass_through(proxy: &Proxy, exchange: &Exchange<'_>, body: Incoming) -> Step {
+pub(crate) async fn pass_through(proxy: &Proxy, exchange: &Exchange<'_>, body: Incoming) -> StepResult {
     let body = RequestBody::streamed(body, exchange.generation.config.server.stall_timeout);
     let classified = exchange.classified();
     if !exchange.is_cacheable() {
@@ -83,7 +83,7 @@ pub(crate) fn pass_on(exchange: &Exchange<'_>, answer: UpstreamResponse) -> Repl
     forwarding::prepare_response(&mut headers, head.version);
     let has_no_body = *exchange.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
     let expected = if has_no_body { Some(0) } else { body.size_hint().exact() };
-    let content = Content::passed_on(body, exchange.generation.config.fill.idle_timeout, received);
+    let content = BodyContent::passed_on(body, exchange.generation.config.fill.idle_timeout, received);
     Reply::new(head.status, headers, content, expected)
 }
 
@@ -92,14 +92,16 @@ fn upstream_failed(exchange: &Exchange<'_>, error: &UpstreamError) -> Reply {
     match error {
         UpstreamError::Connect { .. }
         | UpstreamError::HeadTimeout { .. }
-        | UpstreamError::Unavailable { .. } => {
-            unavailable(exchange, StatusCode::GATEWAY_TIMEOUT, "gupd: no upstream answers\n")
-        }
+        | UpstreamError::Unavailable { .. } => unavailable(
+            exchange,
+            StatusCode::GATEWAY_TIMEOUT,
+            "gupd: no upstream answered: retry after the time in Retry-After\n",
+        ),
         UpstreamError::Client { .. } => {
-            Reply::text(StatusCode::REQUEST_TIMEOUT, "gupd: the request's body did not arrive\n")
+            Reply::text(StatusCode::REQUEST_TIMEOUT, "gupd: the request body did not arrive in time\n")
         }
         UpstreamError::Closed { .. } | UpstreamError::Response { .. } | UpstreamError::Request { .. } => {
-            Reply::text(StatusCode::BAD_GATEWAY, "gupd: the upstream did not give a usable response\n")
+            Reply::text(StatusCode::BAD_GATEWAY, "gupd: no usable response from the upstream\n")
         }
     }
 }
@@ -108,18 +110,22 @@ fn upstream_failed(exchange: &Exchange<'_>, error: &UpstreamError) -> Reply {
 pub(crate) fn fill_failed(exchange: &Exchange<'_>, error: &FillError) -> Reply {
     match error {
         FillError::Upstream(error) => upstream_failed(exchange, error),
-        FillError::ServerError { status, .. } => {
-            unavailable(exchange, *status, "gupd: the upstream has a server error\n")
-        }
+        FillError::ServerError { status, .. } => unavailable(
+            exchange,
+            *status,
+            "gupd: server error of the upstream: retry after the time in Retry-After\n",
+        ),
         FillError::BrokenOff { .. }
         | FillError::Changed { .. }
         | FillError::Mismatch { .. }
         | FillError::OpenEnded => {
-            Reply::text(StatusCode::BAD_GATEWAY, "gupd: the upstream's transfer broke off\n")
+            Reply::text(StatusCode::BAD_GATEWAY, "gupd: transfer from the upstream broke off\n")
         }
-        FillError::Store(_) | FillError::Abandoned | FillError::Stopped => {
-            unavailable(exchange, StatusCode::SERVICE_UNAVAILABLE, "gupd: the relay cannot answer now\n")
-        }
+        FillError::Store(_) | FillError::Abandoned | FillError::Stopped => unavailable(
+            exchange,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "gupd: the relay cannot answer now: retry after the time in Retry-After\n",
+        ),
     }
 }
 
@@ -135,7 +141,7 @@ fn unavailable(exchange: &Exchange<'_>, status: StatusCode, sentence: &'static s
     reply
 }
 
-/// Removes what an unsafe request may have changed: its target, and the targets that the response names, if they are on
+/// Removes objects that an unsafe request may have changed: its target, and the targets in the response, if they are on
 /// the same route (RFC 9111 §4.4).
 async fn invalidate(proxy: &Proxy, exchange: &Exchange<'_>, response: &HeaderMap) {
     let Exchange { target, generation, .. } = exchange;

@@ -9,7 +9,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::Proxy;
-use crate::access::Access;
+use crate::access::AccessRecord;
 use crate::admission::{deny_blocked_content, open_exchange, redirect_while_draining};
 use crate::body::ResponseBody;
 use crate::exchange::Exchange;
@@ -25,10 +25,10 @@ use gupd_config::policy::ClientAttributes;
 use gupd_net::listen::ClientConnection;
 
 /// Decision of a step: go on to the next one, or end the request with this reply.
-pub(crate) type Step<T = ()> = ControlFlow<Reply, T>;
+pub(crate) type StepResult<T = ()> = ControlFlow<Reply, T>;
 
-/// Runs the steps of one request. The names say what a step does to the request; a comment says when it applies.
-async fn run(proxy: &Proxy, exchange: &mut Exchange<'_>, body: Incoming) -> Step<Infallible> {
+/// Runs the steps of one request in their order. Each comment says when the step applies.
+async fn run(proxy: &Proxy, exchange: &mut Exchange<'_>, body: Incoming) -> StepResult<Infallible> {
     deny_blocked_content(proxy, exchange)?; // The policy blocks the content type for the group or route.
     redirect_while_draining(proxy, exchange)?; // An administrator sends clients to the manager.
     serve_visible_revision(proxy, exchange).await?; // Rings: catalogs of the client's revision, payloads when due.
@@ -40,12 +40,12 @@ async fn run(proxy: &Proxy, exchange: &mut Exchange<'_>, body: Incoming) -> Step
 }
 
 impl Proxy {
-    /// RequestHandler one request. Never fails: errors become a status, or a body that breaks off.
+    /// Answers one request. Never fails: errors become a status, or a body that breaks off.
     pub async fn handle(&self, request: Request<Incoming>, peer: ClientConnection) -> Response<ResponseBody> {
         let generation = self.generations.load();
         let (head, body) = request.into_parts();
         let (metrics, log) = (self.metrics.clone(), generation.config.log.access);
-        let mut access = Access::new(peer.address, &head.method, &head.uri, metrics, log);
+        let mut access = AccessRecord::new(peer.address, &head.method, &head.uri, metrics, log);
         // Refuses invalid targets and loops; selects route, group and upstreams.
         let (reply, group) = match open_exchange(self, &head, &peer, &generation) {
             Break(reply) => (reply, None),

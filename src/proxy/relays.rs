@@ -25,7 +25,7 @@ const PEER_WAIT: Duration = Duration::from_millis(700);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Additional time where the fill has further upstreams to ask. One refusal ends a loop: it should come from the relay
-/// without another upstream, so that this relay gets from elsewhere what another one has.
+/// without another upstream, so that this relay gets content from elsewhere that another one has.
 const PROBE_DELAY: Duration = Duration::from_secs(2);
 
 /// Returns the running fill that an `only-if-cached` request of another relay may follow.

@@ -82,7 +82,7 @@ impl ReadRepair {
 }
 
 impl Repair {
-    /// Repairs what caused `error` at the beginning of `rest`. `None` if the same reader can go on, else another one for
+    /// Repairs the cause of `error` at the beginning of `rest`. `None` if the same reader can go on, else another one for
     /// the rest.
     async fn repair(
         &mut self,

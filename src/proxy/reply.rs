@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
-use crate::access::Access;
-use crate::body::{Content, ResponseBody};
+use crate::access::AccessRecord;
+use crate::body::{BodyContent, ResponseBody};
 use crate::pacing::ResponsePacer;
 use crate::slot::DownloadSlot;
 use gupd_config::policy::Classification;
@@ -17,7 +17,7 @@ use gupd_store::BlobId;
 pub(crate) struct Reply {
     status: StatusCode,
     headers: HeaderMap,
-    content: Content,
+    content: BodyContent,
     expected: Option<u64>,
     present: u64,
     cache: Option<CacheStatus>,
@@ -31,7 +31,7 @@ impl Reply {
     pub(crate) fn new(
         status: StatusCode,
         headers: HeaderMap,
-        content: Content,
+        content: BodyContent,
         expected: Option<u64>,
     ) -> Self {
         Self {
@@ -56,13 +56,13 @@ impl Reply {
             (header::CONTENT_LENGTH, HeaderValue::from(length)),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ]);
-        Self::new(status, headers, Content::Whole(sentence), Some(length))
+        Self::new(status, headers, BodyContent::Whole(sentence), Some(length))
     }
 
     /// The reply to an `OPTIONS` request that goes no further (RFC 9110 §9.3.7).
     pub(crate) fn options() -> Self {
         let headers = HeaderMap::from_iter([(header::ALLOW, HeaderValue::from_static(ALLOWED_METHODS))]);
-        Self::new(StatusCode::NO_CONTENT, headers, Content::Empty, Some(0))
+        Self::new(StatusCode::NO_CONTENT, headers, BodyContent::Empty, Some(0))
     }
 
     /// Sets the number of content bytes that the relay has already.
@@ -87,7 +87,7 @@ impl Reply {
     /// Returns true if the reply brings content, all or a part: false for an error or a `304`.
     pub(crate) fn brings_content(&self) -> bool {
         matches!(self.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
-            && !matches!(self.content, Content::Empty)
+            && !matches!(self.content, BodyContent::Empty)
     }
 
     /// Keeps a slot until the last byte has left.
@@ -123,7 +123,7 @@ impl Reply {
     pub(crate) fn into_response(
         self,
         method: &Method,
-        mut access: Access,
+        mut access: AccessRecord,
         pacer: impl FnOnce() -> ResponsePacer,
         is_limited: bool,
     ) -> Response<ResponseBody> {
@@ -140,13 +140,13 @@ impl Reply {
         if access.observer.is_some() {
             access.has_last_byte = *method == Method::GET && has_last_byte(self.status, &self.headers);
         }
-        access.head_ready();
-        let content = if has_body { self.content } else { Content::Empty };
+        access.count_head();
+        let content = if has_body { self.content } else { BodyContent::Empty };
         let waits = match content {
-            Content::Empty => false,
-            Content::Whole(_) => is_limited,
+            BodyContent::Empty => false,
+            BodyContent::Whole(_) => is_limited,
             // A limit may be configured while the content is sent.
-            Content::Stream(_) => true,
+            BodyContent::Stream(_) => true,
         };
         let pacer = waits.then(|| Box::new(pacer()));
         let mut response = Response::new(ResponseBody::new(content, access, pacer, self.slot));
@@ -176,7 +176,7 @@ impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
         let mut reply = Reply::text(refusal.status(), refusal.message());
         if refusal.status() == StatusCode::METHOD_NOT_ALLOWED {
-            // RFC 9110 §15.5.6: a 405 names what is allowed.
+            // RFC 9110 §15.5.6: a 405 lists the allowed methods.
             reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
         }
         reply

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 
 use crate::Proxy;
-use crate::body::Content;
+use crate::body::BodyContent;
 use crate::exchange::Exchange;
 use crate::repair::ReadRepair;
 use crate::reply::Reply;
@@ -168,7 +168,7 @@ impl Delivery<'_> {
             Precondition::Proceed => {}
             Precondition::NotModified => return Ok(not_modified(&headers)),
             Precondition::Failed => {
-                return Ok(Reply::text(StatusCode::PRECONDITION_FAILED, "gupd: the precondition failed\n"));
+                return Ok(Reply::text(StatusCode::PRECONDITION_FAILED, "gupd: precondition failed\n"));
             }
         }
         let length = content.length;
@@ -228,34 +228,34 @@ impl Delivery<'_> {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(expected));
         let source = self.source.clone();
         let present = parts.iter().map(|part| source.present(part.clone())).sum();
-        let content = Content::multipart(multipart, move |part| source.reader(part), self.read_repair());
+        let content = BodyContent::multipart(multipart, move |part| source.reader(part), self.read_repair());
         Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected)).with_present(present)
     }
 
-    /// Opens a range, and waits for the bytes that are held back. Content that is in memory costs neither a stream nor a
+    /// Opens a range, and waits for the bytes that are held back. BodyContent that is in memory costs neither a stream nor a
     /// wait.
-    async fn open(&self, range: Range<u64>) -> Result<Content, TransferError> {
+    async fn open(&self, range: Range<u64>) -> Result<BodyContent, TransferError> {
         // A HEAD waits for no content: none may have arrived yet.
         if range.is_empty() || self.exchange.is_head() {
-            return Ok(Content::Empty);
+            return Ok(BodyContent::Empty);
         }
         if let ContentSource::Stored { store, source } = &self.source {
             let wanted = range.end - range.start;
             if let Some(piece) = store.read_cached(source, range.start)
                 && piece.len() as u64 >= wanted
             {
-                return Ok(Content::Whole(piece.slice(..usize::try_from(wanted).unwrap_or(piece.len()))));
+                return Ok(BodyContent::Whole(piece.slice(..usize::try_from(wanted).unwrap_or(piece.len()))));
             }
         }
         let mut reader = self.source.reader(range);
         let mut repair = self.read_repair();
         if self.held_back == 0 {
-            return Ok(Content::read(None, reader, repair));
+            return Ok(BodyContent::read(None, reader, repair));
         }
         reader.at_hand(self.held_back).await?;
         match repair.next(&mut reader).await {
-            None => Ok(Content::Empty),
-            Some(first) => Ok(Content::read(Some(first?), reader, repair)),
+            None => Ok(BodyContent::Empty),
+            Some(first) => Ok(BodyContent::read(Some(first?), reader, repair)),
         }
     }
 
@@ -311,12 +311,14 @@ fn not_modified(available: &HeaderMap) -> Reply {
             headers.append(name.clone(), value.clone());
         }
     }
-    Reply::new(StatusCode::NOT_MODIFIED, headers, Content::Empty, Some(0))
+    Reply::new(StatusCode::NOT_MODIFIED, headers, BodyContent::Empty, Some(0))
 }
 
 fn unsatisfiable(length: u64) -> Reply {
-    let mut reply =
-        Reply::text(StatusCode::RANGE_NOT_SATISFIABLE, "gupd: the content ends before this range\n");
+    let mut reply = Reply::text(
+        StatusCode::RANGE_NOT_SATISFIABLE,
+        "gupd: range not satisfiable: the content is shorter\n",
+    );
     reply.headers_mut().insert(header::CONTENT_RANGE, unsatisfied_range(length));
     reply
 }

@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use crate::Proxy;
 use crate::exchange::{Exchange, Lookup, Repeat};
 use crate::metrics::RequestMetrics;
-use crate::pipeline::Step;
+use crate::pipeline::StepResult;
 use crate::reply::Reply;
 use gupd_cache::Entry;
 use gupd_config::Class;
@@ -39,11 +39,11 @@ impl DownloadSlot {
 
 /// Takes a slot for a request that may become a download, and waits for one if none is free. The response is made
 /// afterwards: a waiting request has neither started a fill nor bytes in memory.
-pub(crate) async fn wait_for_slot(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Step {
+pub(crate) async fn wait_for_slot(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
     if !is_limited(proxy, exchange) || !needs_slot(exchange.classified()) {
         return Continue(());
     }
-    if let Some(slot) = proxy.places.try_acquire(exchange.peer.address.ip(), &exchange.group.name) {
+    if let Some(slot) = proxy.slots.try_acquire(exchange.peer.address.ip(), &exchange.group.name) {
         exchange.slot = Some(DownloadSlot::new(slot, &proxy.metrics));
         return Continue(());
     }
@@ -86,7 +86,7 @@ pub(crate) async fn hold_slot(proxy: &Proxy, exchange: &mut Exchange<'_>, reply:
 
 /// Returns true if this request may need a slot. Costs one load of a flag while nothing is limited.
 fn is_limited(proxy: &Proxy, exchange: &Exchange<'_>) -> bool {
-    proxy.places.is_limited() && *exchange.method == Method::GET
+    proxy.slots.is_limited() && *exchange.method == Method::GET
 }
 
 fn needs_slot(classified: &Classification) -> bool {
@@ -101,7 +101,7 @@ async fn take_slot(proxy: &Proxy, exchange: &Exchange<'_>) -> Result<Box<Downloa
     let begun = Instant::now();
     let taken = {
         let _queued = GaugeGuard::increment(&proxy.metrics.queued);
-        proxy.places.acquire(exchange.peer.address.ip(), &exchange.group.name).await
+        proxy.slots.acquire(exchange.peer.address.ip(), &exchange.group.name).await
     };
     if !matches!(
         taken,

@@ -11,7 +11,7 @@ use http::Method;
 use crate::Proxy;
 use crate::access::RequestObserver;
 use crate::exchange::Exchange;
-use crate::pipeline::Step;
+use crate::pipeline::StepResult;
 use crate::reply::Reply;
 use crate::view::catalog::serve_catalog;
 use crate::view::payload::check_payload;
@@ -33,14 +33,14 @@ const HELD: i64 = 3_600_000;
 
 /// Serves catalogs of the client's visible revision, and defers payloads that it has not reached. Without rings this
 /// costs one comparison.
-pub(crate) async fn serve_visible_revision(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Step {
+pub(crate) async fn serve_visible_revision(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
     if !exchange.generation.rollout.have_rings() {
         return Continue(());
     }
     Box::pin(apply_view(proxy, exchange)).await
 }
 
-async fn apply_view(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Step {
+async fn apply_view(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
     let Some(views) = exchange.generation.rollout.views().clone() else { return Continue(()) };
     let now = proxy.cache.clock().now();
     let class = exchange.classified().class;

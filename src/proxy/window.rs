@@ -9,7 +9,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use crate::Proxy;
 use crate::exchange::{Exchange, Lookup};
 use crate::hit::{Served, serve_stored};
-use crate::pipeline::Step;
+use crate::pipeline::StepResult;
 use crate::reply::Reply;
 use gupd_config::OutsideWindow;
 use gupd_config::clock::UnixMillis;
@@ -19,14 +19,14 @@ use gupd_http::status::CacheStatus;
 
 /// Defers a download whose scheduled start is later: `503` with the exact `Retry-After`. Outside its window, a group with
 /// `outside = cached-only` still gets fresh responses from the store. Without windows this costs one comparison.
-pub(crate) async fn defer_outside_window(proxy: &Proxy, exchange: &Exchange<'_>) -> Step {
+pub(crate) async fn defer_outside_window(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
     if !exchange.group.has_schedule() || exchange.skips_windows || *exchange.method != Method::GET {
         return Continue(());
     }
     Box::pin(check_window(proxy, exchange)).await
 }
 
-async fn check_window(proxy: &Proxy, exchange: &Exchange<'_>) -> Step {
+async fn check_window(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
     let (generation, group) = (exchange.generation, exchange.group);
     let (route, path) = (&exchange.target.route, exchange.target.normalized.path());
     let revision = generation.policy.revision(route, path, || exchange.classified().class);
@@ -64,7 +64,7 @@ async fn check_window(proxy: &Proxy, exchange: &Exchange<'_>) -> Step {
 /// so that a client that obeys does not come too early.
 pub(crate) fn deferred(exchange: &Exchange<'_>, opens: UnixMillis, now: UnixMillis) -> Reply {
     let seconds = opens.abs_diff(now).div_ceil(1_000);
-    let sentence = "gupd: the windows of this site give this client a later turn: see Retry-After\n";
+    let sentence = "gupd: download deferred by a window or rollout: retry after the time in Retry-After\n";
     let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, sentence);
     reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     reply.annotate(CacheStatus::Deferred, exchange.classified(), None)

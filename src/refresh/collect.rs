@@ -12,7 +12,7 @@ use super::catalogs::AT_ONCE;
 use super::snapshot::{Collect, Memory, Room, agree, has};
 use gupd_config::clock::UnixMillis;
 use gupd_net::shape::Purpose;
-use gupd_proxy::background::{CatalogError, CatalogSource, OriginError, PendingOutcome};
+use gupd_proxy::background::{CatalogFetchError, CatalogSource, OriginError, PendingOutcome};
 use gupd_rollout::engine::FoundCatalog;
 use gupd_rollout::revision::Revision;
 use gupd_rollout::state::source_of;
@@ -57,9 +57,9 @@ pub(super) enum Uncollected {
     Unroutable(#[from] OriginError),
     /// What clients wait for, before anything else was asked for.
     #[error(transparent)]
-    Unwanted(CatalogError),
+    Unwanted(CatalogFetchError),
     #[error(transparent)]
-    CatalogError(#[from] CatalogError),
+    CatalogFetchError(#[from] CatalogFetchError),
     #[error(
         "catalogs of upstream {upstream} changed during each of {MAX_COLLECTS} collects; if it is several managers behind one name, configure each as an upstream"
     )]
@@ -154,7 +154,7 @@ impl Worker {
         &self,
         upstream: &CatalogSource,
         keys: &BTreeMap<ObjectKey, UnixMillis>,
-    ) -> Result<Collect, CatalogError> {
+    ) -> Result<Collect, CatalogFetchError> {
         let ask = |(key, last_asked): (&ObjectKey, &UnixMillis)| {
             let (key, last_asked) = (key.clone(), *last_asked);
             async move { self.ask_for_one(upstream, key, last_asked, Purpose::Revalidation).await }
@@ -240,7 +240,7 @@ impl Worker {
         key: ObjectKey,
         last_used: UnixMillis,
         purpose: Purpose,
-    ) -> Result<(ObjectKey, Option<FoundCatalog>), CatalogError> {
+    ) -> Result<(ObjectKey, Option<FoundCatalog>), CatalogFetchError> {
         let entry = Box::pin(self.background.fetch_catalog(upstream, &key, purpose)).await?;
         let found = entry.map(|entry| {
             // To be asked for by the relay is no use, but it is used as what clients get of it.
@@ -261,5 +261,5 @@ impl Worker {
 struct Came {
     there: Collect,
     absent: Vec<ObjectKey>,
-    failure: Option<CatalogError>,
+    failure: Option<CatalogFetchError>,
 }

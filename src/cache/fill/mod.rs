@@ -290,6 +290,11 @@ impl Fills {
         self.shared.lock().get(&(key.clone(), variant.to_owned())).cloned()
     }
 
+    /// The cache that fills put their objects into.
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.shared.cache
+    }
+
     /// What content is checked against.
     pub fn digests(&self) -> &Digests {
         &self.shared.digests

@@ -63,9 +63,7 @@ impl Relay {
         let slots = Arc::new(SlotLimiter::new(&config));
         let proxy = Arc::new(Proxy::new(
             generations.clone(),
-            cache.clone(),
             fills(&config, &cache, &metrics, &clock, &control),
-            rollouts.clone(),
             lan.clone(),
             slots.clone(),
             metrics.requests.clone(),

@@ -29,7 +29,7 @@ pub struct CatalogSource {
 
 /// Error of fetching a catalog from one upstream.
 #[derive(Debug, thiserror::Error)]
-pub enum CatalogError {
+pub enum CatalogFetchError {
     /// The upstream cannot be asked, or does not answer.
     #[error(transparent)]
     Failed(#[from] OriginError),
@@ -55,13 +55,13 @@ pub enum CatalogError {
     },
 }
 
-impl From<FillError> for CatalogError {
+impl From<FillError> for CatalogFetchError {
     fn from(error: FillError) -> Self {
         Self::Failed(error.into())
     }
 }
 
-impl From<StoreError> for CatalogError {
+impl From<StoreError> for CatalogFetchError {
     fn from(error: StoreError) -> Self {
         Self::Failed(error.into())
     }
@@ -71,6 +71,22 @@ impl CatalogSource {
     /// The upstream's name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// The result of a fill that ended with this entry, or with this status alone.
+    fn result(
+        &self,
+        key: &ObjectKey,
+        entry: Option<Arc<Entry>>,
+        status: Option<StatusCode>,
+    ) -> Result<Option<Arc<Entry>>, CatalogFetchError> {
+        let (upstream, key) = (self.name.clone(), key.clone());
+        match (entry, status) {
+            (Some(entry), Some(StatusCode::OK)) => Ok(Some(entry)),
+            (_, Some(StatusCode::NOT_FOUND | StatusCode::GONE)) => Ok(None),
+            (_, None | Some(StatusCode::OK)) => Err(CatalogFetchError::NotStored { upstream, key }),
+            (_, Some(status)) => Err(CatalogFetchError::Status { upstream, key, status }),
+        }
     }
 }
 
@@ -99,7 +115,7 @@ impl Background {
         upstream: &CatalogSource,
         key: &ObjectKey,
         purpose: Purpose,
-    ) -> Result<Option<Arc<Entry>>, CatalogError> {
+    ) -> Result<Option<Arc<Entry>>, CatalogFetchError> {
         let CatalogSource { generation, id, name } = upstream;
         let mut wanted = Wanted {
             order: Arc::from([id.clone()]),
@@ -142,18 +158,7 @@ impl Background {
                 }
                 Ended::Failed(error) => return Err(error.into()),
             };
-            return match (entry, status) {
-                (Some(entry), Some(StatusCode::OK)) => Ok(Some(entry)),
-                (_, Some(StatusCode::NOT_FOUND | StatusCode::GONE)) => Ok(None),
-                (None, None | Some(StatusCode::OK)) => {
-                    Err(CatalogError::NotStored { upstream: name.clone(), key: key.clone() })
-                }
-                (_, status) => Err(CatalogError::Status {
-                    upstream: name.clone(),
-                    key: key.clone(),
-                    status: status.unwrap_or_default(),
-                }),
-            };
+            return upstream.result(key, entry, status);
         }
         Err(last.into())
     }

@@ -54,8 +54,8 @@ impl Background {
         self.fetch(&generation, generation.wanted_for(key, HeaderMap::new())?, u64::MAX).await
     }
 
-    /// Fetches the object of a key, of `max_bytes` at max_bytes, unless a fresh response is stored. If the future is dropped,
-    /// the bytes that have arrived are kept for the next fill.
+    /// Fetches the object of a key, if it has at most `max_bytes` and no fresh response is stored. If the future is
+    /// dropped, the bytes that have arrived are kept for the next fill.
     ///
     /// # Errors
     /// When the configuration has no upstream for it, or its fill fails.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use http::uri::PathAndQuery;
 
-pub use self::collect::{CatalogError, CatalogSource};
+pub use self::collect::{CatalogFetchError, CatalogSource};
 pub use self::fetch::FetchOutcome;
 pub use self::missing::MissingCatalogs;
 pub use self::origin::OriginError;
@@ -28,7 +28,7 @@ use gupd_config::policy::Classification;
 use gupd_http::key::{self, KeyBinding, KeyParts};
 use gupd_store::{Object, ObjectKey, StoreError};
 
-/// Fetches of the relay's own, and what clients leave for them.
+/// Fetches of the relay's own, and the notifications that clients leave for them.
 #[derive(Debug)]
 pub struct Background {
     generations: Arc<Generations>,
@@ -40,10 +40,10 @@ pub struct Background {
 }
 
 impl Background {
-    pub(crate) fn new(generations: Arc<Generations>, cache: Arc<Cache>, fills: Fills) -> Self {
+    pub(crate) fn new(generations: Arc<Generations>, fills: Fills) -> Self {
         Self {
             generations,
-            cache,
+            cache: fills.cache().clone(),
             fills,
             new_revisions: NewRevisions::default(),
             pending: PendingCatalogs::default(),

@@ -1,4 +1,4 @@
-//! Pending catalogs: those that clients have requested and that no revision has. The list is bounded, has one entry for
+//! PendingCatalog catalogs: those that clients have requested and that no revision has. The list is bounded, has one entry for
 //! all waiters of a catalog, and gives each of them the outcome. `refresh` asks the upstreams; nothing here does.
 
 use std::collections::BTreeMap;
@@ -28,13 +28,13 @@ pub enum PendingOutcome {
 #[derive(Debug, Default)]
 pub struct PendingCatalogs {
     // Held for a lookup or an insertion.
-    state: Mutex<State>,
+    state: Mutex<PendingState>,
     added: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    pending: BTreeMap<ObjectKey, Pending>,
+struct PendingState {
+    pending: BTreeMap<ObjectKey, PendingCatalog>,
     /// Number of catalogs that have been pending so far.
     total: u64,
     is_closed: bool,
@@ -42,7 +42,7 @@ struct State {
 
 /// One pending catalog.
 #[derive(Debug)]
-struct Pending {
+struct PendingCatalog {
     number: u64,
     outcome: watch::Sender<Option<PendingOutcome>>,
 }
@@ -101,13 +101,13 @@ impl PendingCatalogs {
         let (outcome, receiver) = watch::channel(None);
         let number = state.total;
         state.total += 1;
-        state.pending.insert(key.clone(), Pending { number, outcome });
+        state.pending.insert(key.clone(), PendingCatalog { number, outcome });
         drop(state);
         self.added.notify_one();
         Some(receiver)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PendingState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

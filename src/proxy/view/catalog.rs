@@ -29,7 +29,7 @@ const CATALOG_WAIT: Duration = Duration::from_secs(25);
 /// `Retry-After` for a catalog that is not there now.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// RequestHandler with the catalog of the client's revision. Also returns the number of that revision.
+/// Answers with the catalog of the client's revision. Also returns the number of that revision.
 pub(super) async fn serve_catalog(
     proxy: &Proxy,
     exchange: &mut Exchange<'_>,
@@ -71,7 +71,7 @@ pub(super) async fn serve_catalog(
     (reply, Some(revision.number))
 }
 
-/// RequestHandler with a version of a catalog, as it is stored.
+/// Answers with a version of a catalog, as it is stored.
 async fn serve_version(proxy: &Proxy, exchange: &mut Exchange<'_>, version: &ObjectKey) -> Reply {
     // Only one variant of a version is stored, whatever its Vary: the relay asked for it without a client's fields.
     let found = proxy.cache.find(version, &HeaderMap::new(), exchange.classified()).await;
@@ -93,8 +93,8 @@ async fn serve_version(proxy: &Proxy, exchange: &mut Exchange<'_>, version: &Obj
     unavailable(exchange)
 }
 
-/// Removes conditions that may be of another revision: with them a client would keep what it has for what it sees now,
-/// or take parts of two revisions for one.
+/// Removes conditions that may come from another revision. With them, a client would keep the catalog of that revision, or
+/// combine parts of two revisions.
 fn remove_foreign_conditions(headers: &mut Cow<'_, HeaderMap>, entry: &Entry) {
     let modified = field::date(&entry.object.headers, header::LAST_MODIFIED);
     let is_foreign = |since| modified.is_none() || field::parse_date(since) != modified;
@@ -110,12 +110,12 @@ fn remove_foreign_conditions(headers: &mut Cow<'_, HeaderMap>, entry: &Entry) {
 
 /// The reply for a catalog that the revision does not have, which is normal to clients.
 fn absent(exchange: &Exchange<'_>) -> Reply {
-    let sentence = "gupd: the revision that this client sees has no such catalog\n";
+    let sentence = "gupd: no such catalog in the revision of this client\n";
     Reply::text(StatusCode::NOT_FOUND, sentence).annotate(CacheStatus::Hit, exchange.classified(), None)
 }
 
 fn unavailable(exchange: &Exchange<'_>) -> Reply {
-    let sentence = "gupd: this catalog is not known for one moment now: see Retry-After\n";
+    let sentence = "gupd: catalog not available now: retry after the time in Retry-After\n";
     let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, sentence);
     reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
     reply.annotate(CacheStatus::Failed, exchange.classified(), None)

@@ -50,7 +50,7 @@ pub(super) async fn check_payload(proxy: &Proxy, exchange: &mut Exchange<'_>, vi
 async fn exists(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Option<bool> {
     let variant = match exchange.lookup(proxy).await {
         Lookup::Found(entry) => return Some(entry.object.status == StatusCode::OK),
-        // A later step finds out what is wrong.
+        // A later step reports the failure.
         Lookup::Failed => return None,
         Lookup::OtherVariant { variant } => variant.clone(),
         Lookup::Missing => String::new(),
