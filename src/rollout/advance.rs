@@ -4,13 +4,13 @@
 //! stage at a time.
 
 use std::fmt;
-use std::sync::Arc;
 
 use super::moment::{Opened, Opening};
 use super::revision::RevisionNumber;
 use super::rings::{Ring, RingId, Rings};
 use super::state::{Kept, Progress, State};
 use gupd_config::Gate;
+use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 
 /// A step that is not open yet.
@@ -151,7 +151,7 @@ impl State {
         after: Option<&Rings>,
         since: UnixMillis,
         now: UnixMillis,
-    ) -> Vec<Arc<str>> {
+    ) -> Vec<GroupId> {
         if let Some(before) = before.filter(|_| self.halted.is_none()) {
             self.stood_still(before, since, now);
         }

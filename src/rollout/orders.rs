@@ -10,6 +10,7 @@ use super::moment::Opened;
 use super::revision::RevisionNumber;
 use super::rings::{Ring, Rings};
 use super::state::State;
+use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 
 /// Names at most: each keeps a revision.
@@ -218,9 +219,9 @@ impl State {
     }
 
     /// Forgets what was ordered of groups that there are no more; their names.
-    pub(super) fn forget_groups(&mut self, rings: &Rings) -> Vec<Arc<str>> {
-        let known = |group: &Arc<str>| rings.of_group(group).is_some();
-        let unknown: Vec<Arc<str>> =
+    pub(super) fn forget_groups(&mut self, rings: &Rings) -> Vec<GroupId> {
+        let known = |group: &GroupId| rings.of_group(group).is_some();
+        let unknown: Vec<GroupId> =
             self.held.keys().chain(self.released.keys()).filter(|group| !known(group)).cloned().collect();
         self.held.retain(|group, _| known(group));
         self.rolled_back.retain(|group, _| known(group));
@@ -246,7 +247,7 @@ impl State {
     /// Holds a group; what it is rolled back from goes no further by itself. Of several steps back, from the first on.
     fn roll_back(
         &mut self,
-        group: Arc<str>,
+        group: GroupId,
         (from, to): (RevisionNumber, RevisionNumber),
         now: UnixMillis,
     ) -> Done {
@@ -255,7 +256,7 @@ impl State {
         self.hold(group, to, now)
     }
 
-    fn hold(&mut self, group: Arc<str>, number: RevisionNumber, now: UnixMillis) -> Done {
+    fn hold(&mut self, group: GroupId, number: RevisionNumber, now: UnixMillis) -> Done {
         let mut what =
             done(format!("group {group} sees revision {number} until gupd rollout release {group}"));
         let gone = self.revisions.iter().find(|kept| kept.number == number).map(|kept| kept.gone);
@@ -277,7 +278,7 @@ impl State {
         at_once: Option<UnixMillis>,
         rings: &Rings,
     ) -> Result<Done, Refused> {
-        let groups: Vec<Arc<str>> = match group {
+        let groups: Vec<GroupId> = match group {
             Some(group) => vec![known_group(rings, group)?],
             None => rings.groups().cloned().collect(),
         };
@@ -347,7 +348,7 @@ impl Rings {
     pub const NONE: &'static str = "this relay has no rollouts: give its configuration a [[ring]], such as name = \"all\", groups = [\"default\"]";
 }
 
-fn known_group(rings: &Rings, given: &str) -> Result<Arc<str>, Refused> {
+fn known_group(rings: &Rings, given: &str) -> Result<GroupId, Refused> {
     rings.groups().find(|group| &***group == given).cloned().ok_or_else(|| Refused::UnknownGroup {
         given: given.to_owned(),
         known: listed(rings.groups().map(|group| &**group)),

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +10,7 @@ use super::clients::ClientReport;
 use super::orders::Done;
 use super::revision::RevisionNumber;
 use super::views::Views;
+use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 
 /// Later than any moment of an open step: delays and spreads are of days.
@@ -33,7 +33,7 @@ pub struct Preview {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupPreview {
     /// The group.
-    pub group: Arc<str>,
+    pub group: GroupId,
     /// How many.
     pub clients: u64,
     /// What they see, and would.
@@ -47,7 +47,7 @@ pub struct ClientPreview {
     /// Its address, or the name in its certificate.
     pub client: String,
     /// Its group.
-    pub group: Arc<str>,
+    pub group: GroupId,
     /// What it sees, and would.
     #[serde(flatten)]
     pub moves: Moves,
@@ -74,7 +74,7 @@ pub struct KnownClient {
     /// Where it last came from.
     pub address: IpAddr,
     /// Its group then.
-    pub group: Arc<str>,
+    pub group: GroupId,
 }
 
 impl From<&ClientReport> for KnownClient {
@@ -106,11 +106,11 @@ impl Preview {
     pub fn of<'a>(
         done: Done,
         (before, after): (&Views, &Views),
-        groups: impl Iterator<Item = &'a Arc<str>>,
+        groups: impl Iterator<Item = &'a GroupId>,
         clients: &[KnownClient],
         now: UnixMillis,
     ) -> Self {
-        let mut counts: BTreeMap<(&Arc<str>, Moves), u64> = BTreeMap::new();
+        let mut counts: BTreeMap<(&GroupId, Moves), u64> = BTreeMap::new();
         let mut differing = Vec::new();
         for client in clients {
             let moves = Moves::of(before, after, client, now);
@@ -120,7 +120,7 @@ impl Preview {
                 differing.push(ClientPreview { client, group, moves });
             }
         }
-        let newest = |group: &Arc<str>| {
+        let newest = |group: &GroupId| {
             let (was, is) = (before.newest_of(group), after.newest_of(group));
             Moves { sees: was, would_see: is, in_time: is, otherwise: was }
         };
@@ -129,7 +129,7 @@ impl Preview {
                 counts.insert((group, newest(group)), 0);
             }
         }
-        let told = |((group, moves), clients): ((&Arc<str>, Moves), u64)| GroupPreview {
+        let told = |((group, moves), clients): ((&GroupId, Moves), u64)| GroupPreview {
             group: group.clone(),
             clients,
             moves,

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gupd_config as config;
+use gupd_config::GroupId;
 use gupd_config::policy::calendar::Calendar;
 use gupd_config::policy::window;
 use gupd_config::{Config, Networks, Steps};
@@ -21,7 +22,7 @@ pub type RingId = usize;
 #[derive(Debug)]
 pub struct Rings {
     rings: Vec<Arc<Ring>>,
-    by_group: HashMap<Arc<str>, RingId>,
+    by_group: HashMap<GroupId, RingId>,
     calendar: Calendar,
 }
 
@@ -31,7 +32,7 @@ pub struct Ring {
     /// As it is configured.
     pub settings: config::RingSettings,
     /// Names of the groups that it moves, those that no ring names too if it is the last.
-    pub groups: Vec<Arc<str>>,
+    pub groups: Vec<GroupId>,
     subnets: Networks<usize>,
 }
 
@@ -44,7 +45,7 @@ impl Rings {
         let rest = (!config.groups.iter().any(config::GroupSettings::is_catch_all))
             .then_some(config::GroupSettings::DEFAULT);
         let groups = config.groups.iter().map(|group| group.name.as_str()).chain(rest);
-        let others: Vec<Arc<str>> = groups.filter(|name| !named(name)).map(Arc::from).collect();
+        let others: Vec<GroupId> = groups.filter(|name| !named(name)).map(GroupId::from).collect();
         let rings: Vec<Arc<Ring>> = config
             .rings
             .iter()
@@ -98,7 +99,7 @@ impl Rings {
     }
 
     /// Names of all groups.
-    pub fn groups(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub fn groups(&self) -> impl Iterator<Item = &GroupId> {
         self.rings.iter().flat_map(|ring| &ring.groups)
     }
 
@@ -109,7 +110,7 @@ impl Rings {
 }
 
 impl Ring {
-    fn new(settings: &config::RingSettings, others: &[Arc<str>]) -> Self {
+    fn new(settings: &config::RingSettings, others: &[GroupId]) -> Self {
         let mut subnets = Networks::default();
         if let Steps::Subnets(list) = &settings.steps {
             for (step, subnet) in list.iter().enumerate().rev() {
@@ -117,7 +118,7 @@ impl Ring {
                 subnets.insert(*subnet, step);
             }
         }
-        let own = settings.groups.iter().map(|group| Arc::from(group.as_str()));
+        let own = settings.groups.iter().map(|group| GroupId::from(group.as_str()));
         let groups = own.chain(others.iter().cloned()).collect();
         Self { settings: settings.clone(), groups, subnets }
     }

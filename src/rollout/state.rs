@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::clients::Trouble;
 use super::moment::Opened;
 use super::revision::{Catalog, Revision, RevisionNumber};
+use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 use gupd_store::{BlobId, ObjectKey};
 
@@ -38,11 +39,11 @@ pub struct State {
     /// Names that an administrator gave.
     pub(super) names: BTreeMap<String, RevisionNumber>,
     /// Groups whose view does not move, what it is, and since when.
-    pub(super) held: BTreeMap<Arc<str>, (RevisionNumber, UnixMillis)>,
+    pub(super) held: BTreeMap<GroupId, (RevisionNumber, UnixMillis)>,
     /// Those of them that were rolled back, and from which revision.
-    pub(super) rolled_back: BTreeMap<Arc<str>, RevisionNumber>,
+    pub(super) rolled_back: BTreeMap<GroupId, RevisionNumber>,
     /// Groups that were released at once, up to a revision, and when.
-    pub(super) released: BTreeMap<Arc<str>, (RevisionNumber, UnixMillis)>,
+    pub(super) released: BTreeMap<GroupId, (RevisionNumber, UnixMillis)>,
     /// Since when no view moves.
     pub(super) halted: Option<UnixMillis>,
 }

@@ -4,7 +4,6 @@
 mod survey;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
@@ -12,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 pub use self::survey::Beside;
 use super::revision::RevisionNumber;
 use gupd_config as config;
+use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 use gupd_store::ObjectKey;
 
@@ -78,7 +78,7 @@ pub struct RingStatus {
     /// `auto` or `manual`.
     pub gate: Gate,
     /// Its groups.
-    pub groups: Vec<Arc<str>>,
+    pub groups: Vec<GroupId>,
     /// What its clients see, but for those that are held or released: the newest revision first, down to one that all of
     /// them may see.
     pub sees: Vec<Seen>,
@@ -136,7 +136,7 @@ pub struct Upcoming {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupStatus {
     /// Its name.
-    pub name: Arc<str>,
+    pub name: GroupId,
     /// Its ring.
     pub ring: String,
     /// What it is held at.

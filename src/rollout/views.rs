@@ -11,6 +11,7 @@ use super::moment::{Opening, share};
 use super::revision::{Revision, RevisionNumber};
 use super::rings::{Ring, RingId, Rings};
 use super::state::{Progress, State};
+use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 
 /// How long a snapshot is good for: who looks at what is due makes one every 30 s. A clock that leaps past that was set, or
@@ -23,7 +24,7 @@ pub struct Views {
     /// The newest first.
     revisions: Vec<Seen>,
     rings: Vec<RingView>,
-    groups: HashMap<Arc<str>, GroupView>,
+    groups: HashMap<GroupId, GroupView>,
     /// Views stand still since then.
     halted: Option<UnixMillis>,
     /// A clock that is set back moves nobody back.
@@ -102,7 +103,7 @@ impl State {
         };
         let ring_views = rings.iter().map(|(id, ring)| view(id, ring)).collect();
         let place = |number: RevisionNumber| revisions.iter().position(|seen| seen.revision.number == number);
-        let group = |name: &Arc<str>| {
+        let group = |name: &GroupId| {
             let held = self.held.get(name);
             let held =
                 held.and_then(|(number, since)| Some(GroupView::Held { at: place(*number)?, since: *since }));

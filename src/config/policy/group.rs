@@ -9,13 +9,14 @@ use ipnet::IpNet;
 use super::binding::{Resolver, UpstreamBinding};
 use super::matcher::{ClientAttributes, Matcher};
 use crate as config;
+use crate::GroupId;
 use crate::{Networks, OutsideWindow};
 
 /// A set of clients that shares limits and windows.
 #[derive(Debug)]
 pub struct Group {
     /// Its name in logs and metrics.
-    pub name: Arc<str>,
+    pub name: GroupId,
     /// As it is configured.
     pub settings: config::GroupSettings,
     /// Where its clients' requests go, if not to their routes' upstreams.

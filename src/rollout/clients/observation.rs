@@ -2,13 +2,13 @@
 //! it allocates nothing beyond the client's identity.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use http::StatusCode;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::ClientId;
 use crate::revision::RevisionNumber;
+use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::RevisionFile;
 use gupd_http::status::{CacheStatus, FinishedResponse, ResponseEnd};
@@ -24,7 +24,7 @@ pub struct Observation {
     /// Address that the request came from.
     pub address: IpAddr,
     /// The client's group.
-    pub group: Arc<str>,
+    pub group: GroupId,
     /// When the request arrived. Its response may end under another view.
     pub at: UnixMillis,
     /// The revision visible to the client at that time; `None` before the first.
@@ -72,7 +72,7 @@ impl Observation {
     /// A request from the client with this address and these certificate names, before its response has ended.
     pub fn new(
         (address, names): (IpAddr, &[Box<str>]),
-        group: &Arc<str>,
+        group: &GroupId,
         at: UnixMillis,
         revision: Option<RevisionNumber>,
         request: RequestKind,

@@ -3,12 +3,12 @@
 //! the next observation's. The store keeps records as JSON.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Observation, RequestKind, RequestOutcome, Trouble};
 use crate::revision::RevisionNumber;
+use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 
 /// Time between the first and the latest request after which a client is established: it was there on two days.
@@ -23,7 +23,7 @@ pub struct ClientRecord {
     /// Address of the latest request.
     pub address: IpAddr,
     /// Group of the client at that time.
-    pub group: Arc<str>,
+    pub group: GroupId,
     /// The revision whose catalogs it last received; `None` for a client that its manager tells what to download.
     pub catalogs: Option<RevisionSince>,
     /// The revision visible to it at its latest request.

@@ -4,7 +4,6 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -14,6 +13,7 @@ use super::table::ClientTable;
 use super::{ClientId, TrackerSettings, Trouble};
 use crate::revision::RevisionNumber;
 use crate::status::{At, Clients};
+use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 
 /// Maximum number of clients in one list: some 20 MiB of memory for one answer of the admin listener.
@@ -57,7 +57,7 @@ pub struct ClientReport {
     /// Address of its latest request.
     pub address: IpAddr,
     /// Its group at that time.
-    pub group: Arc<str>,
+    pub group: GroupId,
     /// Its status.
     #[serde(rename = "light")]
     pub status: ClientStatus,
@@ -119,8 +119,8 @@ impl ClientStatus {
 
 impl Reporter<'_> {
     /// Counts the clients by group.
-    pub(super) fn summary(&self) -> BTreeMap<Arc<str>, Clients> {
-        let mut groups: BTreeMap<Arc<str>, Clients> = BTreeMap::new();
+    pub(super) fn summary(&self) -> BTreeMap<GroupId, Clients> {
+        let mut groups: BTreeMap<GroupId, Clients> = BTreeMap::new();
         for (_, record) in self.table.iter() {
             let (status, visible) = self.assess(record);
             let group = groups.entry(record.group.clone()).or_default();
@@ -134,7 +134,7 @@ impl Reporter<'_> {
     }
 
     /// Counts the trouble of clients in these groups that see this revision and were seen lately.
-    pub(super) fn trouble(&self, revision: RevisionNumber, groups: &[Arc<str>]) -> Trouble {
+    pub(super) fn trouble(&self, revision: RevisionNumber, groups: &[GroupId]) -> Trouble {
         let mut trouble = Trouble::default();
         for (_, record) in self.table.iter() {
             let sees = record.visible.is_some_and(|visible| visible.revision == revision);

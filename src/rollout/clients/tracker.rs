@@ -19,6 +19,7 @@ use super::{
 use crate::metrics::RolloutMetrics;
 use crate::revision::RevisionNumber;
 use crate::status::Clients;
+use gupd_config::GroupId;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_store::{Store, StoreError};
 
@@ -129,12 +130,12 @@ impl ClientTracker {
     }
 
     /// Returns the trouble of the clients in these groups that see this revision.
-    pub async fn trouble(&self, revision: RevisionNumber, groups: &[Arc<str>]) -> Trouble {
+    pub async fn trouble(&self, revision: RevisionNumber, groups: &[GroupId]) -> Trouble {
         self.read(|reporter| reporter.trouble(revision, groups)).await
     }
 
     /// Counts the clients by group.
-    pub async fn summary(&self) -> BTreeMap<Arc<str>, Clients> {
+    pub async fn summary(&self) -> BTreeMap<GroupId, Clients> {
         self.read(|reporter| self.count(reporter)).await
     }
 
@@ -241,7 +242,7 @@ impl ClientTracker {
     }
 
     /// Counts the clients, and updates the metrics.
-    fn count(&self, reporter: &Reporter<'_>) -> BTreeMap<Arc<str>, Clients> {
+    fn count(&self, reporter: &Reporter<'_>) -> BTreeMap<GroupId, Clients> {
         let summary = reporter.summary();
         for status in ClientStatus::ALL {
             let clients = summary.values().filter_map(|group| group.lights.get(status.as_str())).sum::<u64>();

@@ -20,6 +20,7 @@ use crate::revision::RevisionNumber;
 use crate::state::{Collected, Published, State};
 use crate::troubled::Troubles;
 use crate::views::LASTS;
+use gupd_config::GroupId;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_store::{ObjectKey, Store};
 
@@ -388,7 +389,7 @@ impl Task {
     }
 }
 
-pub(super) fn warn_of_forgotten(groups: &[Arc<str>]) {
+pub(super) fn warn_of_forgotten(groups: &[GroupId]) {
     for group in groups {
         tracing::warn!(%group, "a group that was held or released is not in the configuration any more");
     }

@@ -15,6 +15,7 @@ use super::{
     At, Clients, Fixed, GroupStatus, MAX_HASHES, RevisionStatus, RingStatus, Seen, Status, Upcoming,
     ViewStatus,
 };
+use gupd_config::GroupId;
 use gupd_config::Steps;
 use gupd_config::clock::UnixMillis;
 use gupd_store::ObjectKey;
@@ -27,7 +28,7 @@ pub struct Beside<'a> {
     /// Payloads that are kept for a revision.
     pub kept: &'a dyn Fn(RevisionNumber) -> u64,
     /// Clients by group.
-    pub clients: &'a BTreeMap<Arc<str>, Clients>,
+    pub clients: &'a BTreeMap<GroupId, Clients>,
 }
 
 impl Status {
@@ -224,7 +225,7 @@ fn groups(state: &State, rings: &Rings, beside: Beside<'_>, now: UnixMillis) -> 
     let views = state.views(rings, now);
     let fixed =
         |(revision, since): &(RevisionNumber, UnixMillis)| Fixed { revision: *revision, since: At(*since) };
-    let told = |ring: &Arc<Ring>, name: &Arc<str>| GroupStatus {
+    let told = |ring: &Arc<Ring>, name: &GroupId| GroupStatus {
         name: name.clone(),
         ring: ring.settings.name.clone(),
         held: state.held.get(name).map(fixed),

@@ -1,7 +1,6 @@
 //! A site with two rings, as an administrator is told of it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::super::{At, Clients, Fixed, Status, ViewStatus};
 use super::Beside;
@@ -10,6 +9,7 @@ use crate::preview::{KnownClient, Preview};
 use crate::revision::RevisionNumber;
 use crate::rings::{RingId, Rings};
 use crate::state::{Collected, State};
+use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 use gupd_config::{Config, Overrides};
 use gupd_store::BlobId;
@@ -55,7 +55,7 @@ fn status(state: &State, rings: &Rings, trouble: &str, now: UnixMillis) -> Statu
         lights: [("green".to_owned(), 1)].into(),
         revisions: revisions.iter().copied().collect(),
     };
-    let clients: BTreeMap<Arc<str>, Clients> = [
+    let clients: BTreeMap<GroupId, Clients> = [
         ("pilot".into(), count(&[(1.into(), 3), (2.into(), 5)])),
         ("default".into(), count(&[(1.into(), 7)])),
     ]
