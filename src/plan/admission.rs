@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_queue_is_bounded_in_order_and_passes_over_full_groups() {
+    fn queue_is_bounded_fifo_and_skips_full_groups() {
         let mut admission = Admission::new(9, Some(3), [Some(2), None].into_iter(), 3);
         let asked: Vec<Entry> = [0, 0, 0, 1, 1, 0]
             .iter()

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_estate_comes_as_it_is_documented_and_a_fifth_never() {
+    fn estate_profile_matches_its_documented_shares() {
         let estate = Appearance::estate();
         let by = |time: f64| {
             (0..5_000)
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_reads_by_name_or_as_shares_by_time() {
+    fn profile_parses_by_name_or_shares_by_time() {
         assert_eq!("24h:60%, 3d:75%,7d:80%".parse(), Ok(Appearance::estate()));
         assert_eq!("estate".parse(), Ok(Appearance::estate()));
         assert_eq!("0s:100%".parse(), Ok(Appearance::always_on()));

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_curve_holds_each_rate_until_its_next_change() {
+    fn curve_keeps_each_rate_until_its_next_change() {
         // Two rates that alternate every ten seconds.
         let curve = Curve::trace(25.0, |t| {
             (if t % 20.0 < 10.0 { 1.0 } else { 2.0 }, Some((t / 10.0).floor() * 10.0 + 10.0))

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_cannot_take_the_others_share() {
+    fn unused_share_is_divided_among_others() {
         assert_eq!(levels(10.0, &[(f64::INFINITY, vec![demand(2, 100.0)])]), [5.0]);
         assert_eq!(levels(10.0, &[(f64::INFINITY, vec![demand(1, 2.0), demand(2, 100.0)])]), [4.0]);
         assert_eq!(levels(10.0, &[(2.0, vec![demand(4, 9.0)]), (99.0, vec![demand(2, 9.0)])]), [0.5, 4.0]);
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_fill_goes_before_and_the_next_keeps_its_share() {
+    fn first_fill_has_priority_and_next_keeps_its_share() {
         assert_eq!(by_priority(10.0, &[f64::INFINITY, f64::INFINITY]), [9.5, 0.5]);
         assert_eq!(by_priority(10.0, &[f64::INFINITY, 0.25]), [9.75, 0.25]);
         assert_eq!(by_priority(10.0, &[2.0, f64::INFINITY]), [2.0, 8.0]);
@@ -89,7 +89,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_limit_is_exceeded_and_no_client_could_have_more(
+        fn allocation_is_max_min_fair_within_limits(
             total in 1.0..1e3_f64,
             groups in prop::collection::vec((1.0..1e3_f64, prop::collection::vec((1..50_u32, 0.1..1e2_f64), 1..4)), 1..5),
         ) {

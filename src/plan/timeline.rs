@@ -158,7 +158,7 @@ mod tests {
     const WAN: Rate = |moment| moment.wan;
 
     #[test]
-    fn peaks_means_and_marks_are_read_off_what_held_between_events() {
+    fn timeline_gives_peaks_means_and_marks() {
         let mut timeline = Timeline::default();
         for moment in [
             moment(0.0, 0.0, 0),

@@ -32,7 +32,7 @@ async fn check_window(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
     let revision = generation.policy.revision(route, path, || exchange.classified().class);
     let Some(revision) = revision else { return Continue(()) };
     let now = proxy.cache.clock().now();
-    let first_seen = match proxy.first_seen.of(revision) {
+    let first_seen = match proxy.first_seen.get(revision) {
         Some(first_seen) => first_seen,
         None => {
             // Unknown since the start: the site has known it for as long as this payload is stored.

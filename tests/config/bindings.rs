@@ -1,4 +1,4 @@
-//! The upstreams of groups, as an administrator writes them.
+//! Upstream bindings of groups in the configuration file.
 
 use super::{MANAGER, load, problems};
 
@@ -9,7 +9,7 @@ fn group(settings: &str) -> String {
 }
 
 #[test]
-fn a_group_may_have_upstreams_of_its_own_in_their_order() {
+fn group_binding_keeps_the_order_of_its_upstreams() {
     let config = load(&group("upstreams = [\"b\", \"manager:8014\"]")).unwrap();
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     let binding = config.groups[0].binding.as_ref().unwrap();
@@ -18,7 +18,7 @@ fn a_group_may_have_upstreams_of_its_own_in_their_order() {
 }
 
 #[test]
-fn upstreams_that_a_group_cannot_have_are_named_with_their_line() {
+fn invalid_group_upstreams_are_reported_with_their_line() {
     for (upstreams, expected) in [
         ("\"e\"", "unknown upstream \"e\": known upstreams are manager:8014, b, c+d"),
         ("[\"b\", \"b\"]", "\"b\" is listed twice: list it once"),
@@ -31,7 +31,7 @@ fn upstreams_that_a_group_cannot_have_are_named_with_their_line() {
 }
 
 #[test]
-fn upstreams_for_all_paths_of_routes_that_go_elsewhere_are_odd() {
+fn binding_over_routes_with_other_upstreams_is_a_warning() {
     let routes = "[[route]]\nprefix = \"/\"\nupstreams = \"b\"\n[[route]]\nprefix = \"/lu\"\nupstreams = \"manager:8014\"\n";
     let of =
         |settings: &str| load(&(group(&format!("upstreams = \"b\"\n{settings}")) + routes)).unwrap().warnings;

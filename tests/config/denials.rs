@@ -1,18 +1,18 @@
-//! What clients are not to have, as an administrator writes it.
+//! Denied content types in the configuration file.
 
 use http::StatusCode;
 
 use super::{MANAGER, load, problems};
 
 #[test]
-fn denied_content_is_a_404_unless_another_status_is_given() {
+fn denied_status_is_404_by_default() {
     assert_eq!(load(MANAGER).unwrap().denials.status, StatusCode::NOT_FOUND);
     let config = load(&format!("{MANAGER}[policy]\ndenied_status = 410\n")).unwrap();
     assert_eq!(config.denials.status, StatusCode::GONE);
 }
 
 #[test]
-fn every_mistake_about_what_is_denied_is_named_with_its_line() {
+fn invalid_denials_are_reported_with_their_line() {
     let known = "known types are catalog, client-patches, iron-revocation";
     for (text, expected) in [
         (
@@ -40,7 +40,7 @@ fn every_mistake_about_what_is_denied_is_named_with_its_line() {
 }
 
 #[test]
-fn what_is_denied_and_allowed_at_once_is_a_warning() {
+fn content_type_denied_and_allowed_is_a_warning() {
     let text = "[[group]]\nname = \"a\"\ndeny = \"catalog\"\nallow = \"catalog\"\n";
     let warnings = load(&format!("{MANAGER}{text}")).unwrap().warnings;
     let [warning] = &warnings[..] else { panic!("{warnings:?}") };

@@ -1,9 +1,9 @@
-//! What groups ask of clients, as an administrator writes it.
+//! Matchers of groups in the configuration file.
 
 use super::{MANAGER, load, problems};
 
 #[test]
-fn a_subnet_may_be_shared_with_a_group_that_asks_for_more() {
+fn subnet_of_group_with_more_matchers_can_be_reused() {
     let config = load(&format!(
         "{MANAGER}[[group]]\nname = \"pilot\"\nsubnets = [\"10.1.0.0/16\"]\npaths = [\"**/full.zip\"]\n\
          [[group]]\nname = \"branch\"\nsubnets = [\"10.1.0.0/16\"]\n[[group]]\nname = \"rest\"\n"
@@ -18,7 +18,7 @@ fn a_subnet_may_be_shared_with_a_group_that_asks_for_more() {
 }
 
 #[test]
-fn every_mistake_about_whom_a_group_takes_is_named_with_its_line() {
+fn invalid_group_matchers_are_reported_with_their_line() {
     for (groups, expected) in [
         ("name = \"a\"\npaths = []\n", "5: group.paths: empty list: add a value or remove the key"),
         (
@@ -50,7 +50,7 @@ fn every_mistake_about_whom_a_group_takes_is_named_with_its_line() {
 }
 
 #[test]
-fn names_of_certificates_are_exact_or_all_below_one_and_need_an_issuer() {
+fn certificate_names_are_exact_or_wildcards_and_need_a_ca() {
     let tls = "[server]\ntls_cert = \"c\"\ntls_key = \"k\"\nclient_ca = \"ca\"\n";
     let group = |names: &str| format!("{MANAGER}{tls}[[group]]\nname = \"a\"\ncertificates = {names}\n");
     let config = load(&group("[\"PC-7.site.example\", \"*.Branch.example\"]")).unwrap();
@@ -72,7 +72,7 @@ fn names_of_certificates_are_exact_or_all_below_one_and_need_an_issuer() {
 }
 
 #[test]
-fn a_hundred_thousand_subnets_are_read_while_an_administrator_waits() {
+fn hundred_thousand_subnets_load_within_thirty_seconds() {
     let mut text = format!("{MANAGER}[[group]]\nname = \"all\"\nsubnets = [\n");
     for number in 0..100_000_u32 {
         text += &format!("\"10.{}.{}.{}/28\",\n", number >> 12, number >> 4 & 255, (number & 15) << 4);

@@ -1,4 +1,4 @@
-//! `[guard]`, and what upstreams and routes say to it.
+//! `[guard]`, and the related keys of upstreams and routes.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use gupd::config::Fallback;
 use super::{MANAGER, load, problems};
 
 #[test]
-fn the_guard_is_told_what_to_answer_and_how_long_to_wait() {
+fn guard_settings_load_with_route_fallbacks() {
     let text = format!(
         "{MANAGER}public_url = \"https://manager.example\"\n[guard]\nanswer = \"relay\"\nwatchdog = \"300ms\"\n\
          restart_max = \"200ms\"\n[[route]]\nprefix = \"/\"\nfallback = \"redirect\"\n"
@@ -21,7 +21,7 @@ fn the_guard_is_told_what_to_answer_and_how_long_to_wait() {
 }
 
 #[test]
-fn what_the_guard_cannot_do_is_named_with_its_line() {
+fn invalid_guard_settings_are_reported_with_their_line() {
     let text = format!(
         "{MANAGER}public_url = \"manager/x\"\n[guard]\nanswer = \"drop\"\nwatchdog = \"1ms\"\nrestart_max = \"2h\"\n\
          [[route]]\nprefix = \"/\"\nfallback = \"307\"\n"

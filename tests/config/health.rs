@@ -1,11 +1,11 @@
-//! Upstreams' priorities, checks and health as an administrator writes them.
+//! Priorities, checks and health of upstreams in the configuration file.
 
 use std::time::Duration;
 
 use super::{MANAGER, load, problems};
 
 #[test]
-fn priorities_and_checks_belong_to_their_upstream() {
+fn upstream_priority_and_check_load() {
     let config =
         load(&format!("{MANAGER}priority = 7\ncheck = \"/secars/secars.dll?hello,secars\"\n")).unwrap();
     let upstream = &config.upstreams[0];
@@ -20,13 +20,13 @@ fn checks_can_be_turned_off() {
 }
 
 #[test]
-fn the_longest_wait_is_never_shorter_than_the_first() {
+fn retry_max_is_at_least_retry() {
     let health = load(&format!("{MANAGER}[health]\nretry = \"5m\"\n")).unwrap().health;
     assert_eq!((health.retry, health.retry_max), (Duration::from_secs(300), Duration::from_secs(300)));
 }
 
 #[test]
-fn every_mistake_about_health_is_named_with_its_line() {
+fn invalid_health_settings_are_reported_with_their_line() {
     let text = "\
 [health]
 interval = \"never\"
@@ -63,7 +63,7 @@ check = \"/a b\"
 }
 
 #[test]
-fn a_time_for_one_try_that_is_longer_than_for_all_is_odd() {
+fn head_timeout_above_total_timeout_is_a_warning() {
     let config = load(&format!("[fill]\ntotal_timeout = \"30s\"\n{MANAGER}")).unwrap();
     let lines: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
     let [line] = &lines[..] else { panic!("{lines:?}") };
@@ -74,7 +74,7 @@ fn a_time_for_one_try_that_is_longer_than_for_all_is_odd() {
 }
 
 #[test]
-fn what_checks_are_told_while_there_are_none_is_odd() {
+fn check_settings_without_interval_are_warnings() {
     let config =
         load(&format!("[health]\ninterval = \"off\"\ntimeout = \"9s\"\n{MANAGER}check = \"/\"\n")).unwrap();
     let lines: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();

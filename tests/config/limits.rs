@@ -1,5 +1,5 @@
-//! Limits, windows and groups as an administrator writes them: what they mean at each time of the week, every mistake
-//! with its line, and what is only odd.
+//! Limits, windows and groups in the configuration file: their values by time of the week, problems with their lines, and
+//! warnings.
 
 use gupd::config::units::Rate;
 use gupd::config::{Ceiling, Config, OutsideWindow, Overrides, WanMatch};
@@ -21,7 +21,7 @@ fn warnings(config: &Config) -> Vec<String> {
 }
 
 #[test]
-fn a_limit_is_a_rate_or_a_rate_for_each_time_of_the_week() {
+fn limit_is_one_rate_or_rates_by_time_of_week() {
     let config = load(&format!(
         "{MANAGER}limit = \"unlimited mon-fri 20:00-06:00, 2Mbit/s\"\n\
          [wan]\nlimit = [\"2 Mbit/s mon-fri 07:00-19:00\", \"8Mbit/s\"]\n\
@@ -42,7 +42,7 @@ fn a_limit_is_a_rate_or_a_rate_for_each_time_of_the_week() {
 }
 
 #[test]
-fn the_limit_of_the_line_is_a_flag_and_a_variable_too() {
+fn wan_limit_can_be_a_flag_or_variable() {
     let overrides = Overrides { wan_limit: Some("4Mbit/s".into()), ..Overrides::default() };
     let file = format!("{MANAGER}[wan]\nlimit = \"1Mbit/s\"\n");
     assert_eq!(load_with(&file, &overrides, &[]).unwrap().wan.limit.as_constant(), Some(mbit(4)));
@@ -57,7 +57,7 @@ fn the_limit_of_the_line_is_a_flag_and_a_variable_too() {
 }
 
 #[test]
-fn groups_have_what_they_are_given_and_else_no_limit() {
+fn group_limits_load_and_are_unlimited_by_default() {
     let config = load(&format!(
         "{MANAGER}[[group]]\nname = \"branch\"\nsubnets = [\"10.1.0.0/16\", \"2001:db8::1\"]\nmax_downloads = 5\n\
          windows = [\"mon-fri 20:00-06:00\"]\nspread = \"4h\"\noutside = \"cached-only\"\n\
@@ -81,7 +81,7 @@ fn groups_have_what_they_are_given_and_else_no_limit() {
 }
 
 #[test]
-fn every_mistake_in_limits_and_windows_is_named_with_its_line() {
+fn invalid_limits_and_windows_are_reported_with_their_line() {
     let text = "\
 [site]
 time_zone = \"Europe/Berln\"
@@ -141,7 +141,7 @@ pattern = \"/a/[b\"
 }
 
 #[test]
-fn every_mistake_in_groups_is_named_with_its_line() {
+fn invalid_groups_are_reported_with_their_line() {
     let text = "\
 [wan]
 limit = \"8Mbit/s\"
@@ -195,7 +195,7 @@ subnets = \"10.5.0.0/16\"
 }
 
 #[test]
-fn what_is_legal_but_odd_is_a_warning_and_the_configuration_is_taken() {
+fn unintended_limits_are_warnings_and_the_file_loads() {
     let text = "\
 [wan]
 limit = \"8Mbit/s\"
@@ -243,7 +243,7 @@ outside = \"ignore\"
 }
 
 #[test]
-fn a_limit_that_is_not_set_is_above_nothing() {
+fn unset_limit_exceeds_no_other_limit() {
     let config = load(&format!(
         "{MANAGER}[lan]\nlimit = \"4Mbit/s\"\n[[group]]\nname = \"a\"\nlimit = \"2Mbit/s mon-fri 08:00-18:00\"\n"
     ));

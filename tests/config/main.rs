@@ -1,4 +1,4 @@
-//! The configuration as an administrator meets it: files, variables and flags in, settings or lines of problems out.
+//! Loading of the configuration: files, variables and flags give settings, or problems.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the test")]
 
 mod bindings;
@@ -72,7 +72,7 @@ fn every_setting() -> String {
 }
 
 #[test]
-fn the_documented_file_loads_and_says_what_a_relay_without_a_file_does() {
+fn documented_file_loads_and_equals_the_defaults() {
     let documented = load(&repository("config/gupd.toml")).unwrap();
     let mut expected = Config::for_upstreams(&["http://manager.example:8014"]).unwrap();
     expected.store.dir.clone_from(&documented.store.dir);
@@ -80,7 +80,7 @@ fn the_documented_file_loads_and_says_what_a_relay_without_a_file_does() {
 }
 
 #[test]
-fn every_documented_default_is_the_one_in_the_code() {
+fn documented_defaults_equal_those_in_the_code() {
     let documented = load(&every_setting()).unwrap();
     let mut expected = Config::for_upstreams(&["http://manager.example:8014"]).unwrap();
     // The settings that have no default, or one of the machine.
@@ -125,7 +125,7 @@ fn every_documented_default_is_the_one_in_the_code() {
 }
 
 #[test]
-fn every_key_the_reader_knows_is_documented() {
+fn every_known_key_is_documented() {
     let text = every_setting();
     let mut known = 0;
     for section in [
@@ -192,7 +192,7 @@ fn every_documented_key_is_also_a_variable() {
 }
 
 #[test]
-fn the_examples_load() {
+fn example_files_load() {
     let mut examples = 0;
     for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples")).unwrap() {
         let path = entry.unwrap().path();
@@ -205,7 +205,7 @@ fn the_examples_load() {
 }
 
 #[test]
-fn a_relay_without_a_file_needs_only_an_upstream() {
+fn configuration_without_file_needs_only_an_upstream() {
     let config = Config::for_upstreams(&["http://one:8014", "https://Two"]).unwrap();
     let named: Vec<_> = config.upstreams.iter().map(|u| (u.name.as_str(), u.url.to_string())).collect();
     assert_eq!(named, [("one:8014", "http://one:8014/".into()), ("two", "https://Two/".into())]);
@@ -226,7 +226,7 @@ fn a_relay_without_a_file_needs_only_an_upstream() {
 }
 
 #[test]
-fn a_flag_goes_before_a_variable_before_the_file_before_the_default() {
+fn flag_precedes_variable_precedes_file_precedes_default() {
     let file = format!(
         "[server]\nlisten = [\"127.0.0.1:1\"]\nadmin = \"127.0.0.1:2\"\nmax_connections = 3\n[log]\nformat = \"json\"\n\
          {MANAGER}[[upstream]]\nurl = \"http://other\"\n"
@@ -261,7 +261,7 @@ fn a_flag_goes_before_a_variable_before_the_file_before_the_default() {
 }
 
 #[test]
-fn all_problems_are_named_at_once_with_file_line_and_key() {
+fn all_problems_are_reported_with_file_line_and_key() {
     let text = "\
 [store]
 quotta = \"1GiB\"
@@ -304,7 +304,7 @@ access = true
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_one_problem_with_its_line() {
+fn toml_syntax_error_is_one_problem_with_its_line() {
     let lines = problems(load("[server]\nworkers = 1\nlisten = [\n[store\n"));
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].starts_with("gupd.toml:4: "), "{lines:?}");
@@ -313,7 +313,7 @@ fn a_file_that_is_no_toml_is_one_problem_with_its_line() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_one_problem() {
+fn unreadable_file_is_one_problem() {
     let dir = tempfile::tempdir().unwrap();
     let load = |path: &Path| Config::load(&Overrides::default(), Some(path), std::iter::empty()).unwrap_err();
     let missing = load(&dir.path().join("missing.toml")).to_string();
@@ -328,7 +328,7 @@ fn a_file_that_cannot_be_read_is_one_problem() {
 }
 
 #[test]
-fn values_outside_of_their_range_are_refused_with_the_range() {
+fn out_of_range_values_are_reported_with_the_range() {
     for (variable, value, expected) in [
         ("GUPD_STORE_QUOTA", "63MiB", "store.quota: 63MiB is below the minimum of 64MiB"),
         ("GUPD_FILL_ATTEMPTS", "101", "fill.attempts: 101 is above the maximum of 100"),
@@ -353,7 +353,7 @@ fn values_outside_of_their_range_are_refused_with_the_range() {
 }
 
 #[test]
-fn tables_and_settings_may_be_written_in_any_form_of_toml() {
+fn tables_load_in_every_toml_form() {
     let config = load(
         "store.quota = 1_073_741_824\nserver = { workers = 2, listen = \"127.0.0.1:1\" }\n\
          upstream = [{ url = \"http://a\" }, { url = \"http://b\", name = \"second\" }]\n\
@@ -373,7 +373,7 @@ fn tables_and_settings_may_be_written_in_any_form_of_toml() {
 }
 
 #[test]
-fn a_section_in_the_wrong_form_is_one_problem() {
+fn section_in_wrong_form_is_one_problem() {
     let lines = problems(load("store = 1\nquota = 2\n[upstream]\nurl = \"http://a\"\n[[log]]\n"));
     assert_eq!(
         lines,
@@ -389,7 +389,7 @@ fn a_section_in_the_wrong_form_is_one_problem() {
 }
 
 #[test]
-fn variables_that_are_empty_or_of_a_container_platform_are_passed_over() {
+fn empty_and_container_platform_variables_are_ignored() {
     let env = [
         ("GUPD_STORE_QUOTA", ""),
         ("GUPD_UPSTREAM", ""),
@@ -402,7 +402,7 @@ fn variables_that_are_empty_or_of_a_container_platform_are_passed_over() {
 }
 
 #[test]
-fn one_problem_is_one_line_whatever_the_value_holds() {
+fn problem_with_control_characters_is_one_line() {
     let lines = problems(load(&format!(
         "{MANAGER}[store]\nquota = \"a\\nb\"\nmin_free = \"1GiB\\n2\"\n\"a\\nb\" = 1\n"
     )));

@@ -1,9 +1,9 @@
-//! The other relays of a site, as an administrator names them.
+//! Peers in the configuration file.
 
 use super::{MANAGER, load, problems};
 
 #[test]
-fn a_peer_has_a_name_of_its_own_or_that_of_its_place() {
+fn peer_name_is_its_authority_by_default() {
     let config = load(&format!(
         "{MANAGER}[[peer]]\nurl = \"http://Relay2:2967\"\n[[peer]]\nurl = \"https://relay3\"\nname = \"third\"\n"
     ));
@@ -14,7 +14,7 @@ fn a_peer_has_a_name_of_its_own_or_that_of_its_place() {
 }
 
 #[test]
-fn every_mistake_about_a_peer_is_named() {
+fn invalid_peers_are_reported_with_their_line() {
     let manager = "[[upstream]]\nurl = \"http://manager\"\nname = \"manager\"\n";
     for (peers, expected) in [
         ("[[peer]]\nname = \"two\"\n", "4: peer.url: missing required key"),

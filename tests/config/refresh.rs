@@ -1,4 +1,4 @@
-//! Schedules and what is fetched ahead as an administrator writes them.
+//! Refresh schedules and prefetched paths in the configuration file.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{MANAGER, load, problems};
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[test]
-fn a_schedule_is_written_as_the_policies_have_it_and_shown_as_it_is_written() {
+fn schedule_loads_and_displays_as_written() {
     for (text, expected) in [
         ("off", Recurrence::Off),
         ("continuous", Recurrence::Continuous),
@@ -25,7 +25,7 @@ fn a_schedule_is_written_as_the_policies_have_it_and_shown_as_it_is_written() {
 }
 
 #[test]
-fn a_default_offset_is_never_more_than_half_of_a_schedule() {
+fn default_random_offset_is_at_most_half_the_period() {
     let random =
         |text: &str| load(&format!("{MANAGER}[refresh]\nschedule = \"{text}\"\n")).unwrap().refresh.random;
     assert_eq!(random("every 20m"), HOUR / 6);
@@ -34,7 +34,7 @@ fn a_default_offset_is_never_more_than_half_of_a_schedule() {
 }
 
 #[test]
-fn every_mistake_in_schedules_and_prefetches_is_named_with_its_line() {
+fn invalid_schedules_and_prefetches_are_reported_with_line() {
     for (schedule, expected) in [
         (
             "sometimes",
@@ -87,7 +87,7 @@ paths = [\"\", \"/content/{a}/*/full.zip\", \"/content/*/1/*/x\", \"/a*\"]
 }
 
 #[test]
-fn a_schedule_that_is_legal_but_odd_is_a_warning() {
+fn unintended_schedule_is_a_warning() {
     for (text, expected) in [
         (
             "[wan]\nwindows = \"sat-sun 00:00-24:00\"\n[refresh]\nschedule = \"weekly mon 03:00\"\n",

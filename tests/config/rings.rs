@@ -1,4 +1,4 @@
-//! The stages of a rollout, as an administrator writes them.
+//! Rings in the configuration file.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn with(rings: &str) -> String {
 }
 
 #[test]
-fn rings_follow_each_other_in_the_files_order_unless_they_say_otherwise() {
+fn rings_follow_file_order_unless_after_is_set() {
     let config = load(&with(
         "[[ring]]\nname = \"pilot\"\ngroups = \"a\"\n[[ring]]\nname = \"all\"\ngroups = [\"default\"]\ndelay = \"1d\"\n\
          gate = \"manual\"\nshares = [\"10%\", 50, 100]\nstep = \"4h\"\nspread = \"1h\"\n\
@@ -31,7 +31,7 @@ fn rings_follow_each_other_in_the_files_order_unless_they_say_otherwise() {
 }
 
 #[test]
-fn every_mistake_about_a_ring_is_named_with_its_line() {
+fn invalid_rings_are_reported_with_their_line() {
     for (rings, expected) in [
         (
             "name = \"p\"\n",
@@ -81,7 +81,7 @@ fn every_mistake_about_a_ring_is_named_with_its_line() {
 }
 
 #[test]
-fn what_is_odd_about_rings_is_a_warning() {
+fn unintended_ring_settings_are_warnings() {
     let config = load(&with(
         "[[ring]]\nname = \"p\"\ngroups = \"a\"\nstep = \"1h\"\n[[ring]]\nname = \"q\"\ngroups = \"b\"\ndelay = \"30d\"\n\
          spread = \"1d\"\n[[ring]]\nname = \"late\"\ngroups = \"default\"\n",

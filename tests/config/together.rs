@@ -1,4 +1,4 @@
-//! Settings that are each right, and wrong together; and URLs of upstreams, which say what routes and links build on.
+//! Settings that contradict each other, and URLs of upstreams.
 
 use gupd::Config;
 use gupd::config::Overrides;
@@ -6,7 +6,7 @@ use gupd::config::Overrides;
 use crate::{MANAGER, load, load_with, problems};
 
 #[test]
-fn an_upstream_url_is_scheme_host_and_port_and_no_more() {
+fn upstream_url_is_scheme_host_and_port_only() {
     for (url, expected) in [
         ("http://manager:8014/content", "has a path"),
         ("http://manager:8014/?a=b", "has a query"),
@@ -37,7 +37,7 @@ fn an_upstream_url_is_scheme_host_and_port_and_no_more() {
 }
 
 #[test]
-fn tables_that_contradict_each_other_are_refused() {
+fn contradicting_tables_are_refused() {
     let text = format!(
         "{MANAGER}{MANAGER}\
 [[upstream]]
@@ -100,7 +100,7 @@ name = \"@b\"
 }
 
 #[test]
-fn addresses_that_cannot_be_bound_together_are_refused() {
+fn conflicting_listen_addresses_are_refused() {
     for (listen, admin, refused) in [
         ("127.0.0.1:1", "127.0.0.1:1", true),
         ("0.0.0.0:1", "127.0.0.1:1", true),

@@ -1,4 +1,4 @@
-//! How a manager is known and reached, as an administrator writes it.
+//! Certificates and proxies of upstreams in the configuration file.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ const SECURE: &str = "[[upstream]]\nurl = \"https://manager:8443\"\n";
 const ZEROS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 #[test]
-fn a_manager_may_be_known_by_issuer_and_pins_and_reached_by_a_proxy() {
+fn upstream_with_ca_pins_and_proxy_loads() {
     let ones = "FF:".repeat(31) + "FF";
     let config = load(&format!(
         "{SECURE}ca = \"ca.pem\"\npin = [\"sha256:{ZEROS}\", \"sha256:{ones}\"]\n\
@@ -28,7 +28,7 @@ fn a_manager_may_be_known_by_issuer_and_pins_and_reached_by_a_proxy() {
 }
 
 #[test]
-fn every_mistake_about_a_managers_certificate_is_named() {
+fn invalid_upstream_certificates_are_reported() {
     for (settings, expected) in [
         (
             "pin = \"00\"\n",
@@ -53,7 +53,7 @@ fn every_mistake_about_a_managers_certificate_is_named() {
 }
 
 #[test]
-fn a_certificate_of_a_manager_that_speaks_none_is_a_mistake() {
+fn certificate_settings_of_http_upstream_are_refused() {
     for key in ["ca = \"c\"".to_owned(), format!("pin = \"sha256:{ZEROS}\"")] {
         let name = key.split_once(' ').unwrap().0;
         let lines = problems(load(&format!("{MANAGER}{key}\n")));
@@ -63,7 +63,7 @@ fn a_certificate_of_a_manager_that_speaks_none_is_a_mistake() {
 }
 
 #[test]
-fn a_proxy_is_a_url_of_http_without_credentials() {
+fn proxy_is_an_http_url_without_credentials() {
     for (settings, expected) in [
         (
             "proxy = \"https://p:3128\"\n",

@@ -37,7 +37,7 @@ prop_compose! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn bytes_are_conserved_and_no_limit_is_exceeded(site in sites()) {
+    fn bytes_are_conserved_and_limits_hold(site in sites()) {
         let rollout = simulate(&site).unwrap();
         let at_most = |rate: f64, limit: f64| rate <= limit * (1.0 + 1e-9);
         for moment in rollout.timeline.moments() {

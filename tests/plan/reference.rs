@@ -95,7 +95,7 @@ fn raised(scenario: &Scenario, clients: &[(usize, f64)], time: f64) -> Vec<f64> 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn clients_are_done_when_a_simulation_of_each_of_them_has_them_done(
+    fn completion_times_agree_with_reference_simulation(
         clients in (1..8_u32, 1..8_u32),
         line in (1.0..10.0_f64, 1.0..10.0_f64),
         lan in 1.0..50.0_f64,

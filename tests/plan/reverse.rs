@@ -8,7 +8,7 @@ use gupd::plan::{
 use crate::{HOUR, LAN, MIB, content, group, near, site, time};
 
 #[test]
-fn what_each_limit_costs_is_the_time_without_it_and_only_what_matters_is_told() {
+fn cost_of_a_limit_is_the_rollout_without_it() {
     let mut scenario = site(100);
     (scenario.wan, scenario.lan) = (Curve::constant(MIB / 4.0), Curve::constant(90.0 * MIB));
     scenario.groups[0].spread = HOUR;
@@ -27,7 +27,7 @@ fn what_each_limit_costs_is_the_time_without_it_and_only_what_matters_is_told() 
 }
 
 #[test]
-fn the_smallest_line_meets_the_deadline_and_the_next_smaller_does_not() {
+fn smallest_line_meets_deadline_and_next_smaller_fails() {
     let mut scenario = Scenario { heartbeat: 300.0, wan: Curve::constant(MIB), ..site(300) };
     scenario.contents = vec![content("delta", 1.5 * MIB, 0.9), content("full", 120.0 * MIB, 0.1)];
     let deadline = Deadline { within: HOUR, share: 1.0, busiest: f64::INFINITY };
@@ -38,7 +38,7 @@ fn the_smallest_line_meets_the_deadline_and_the_next_smaller_does_not() {
 }
 
 #[test]
-fn where_no_line_is_enough_the_limits_in_the_way_are_named() {
+fn without_sufficient_line_the_blocking_limits_are_named() {
     let mut scenario = Scenario { client: Curve::constant(MIB / 100.0), ..site(10) };
     let deadline = Deadline { within: HOUR, share: 1.0, busiest: f64::INFINITY };
     let LineAnswer::None { at_best, because, unlimited } = deadline.smallest_line(&scenario).unwrap() else {
@@ -52,7 +52,7 @@ fn where_no_line_is_enough_the_limits_in_the_way_are_named() {
 }
 
 #[test]
-fn spreads_meet_the_deadline_and_a_step_more_or_less_does_not() {
+fn spread_range_is_tight_around_the_deadline() {
     let scenario = Scenario { lan_link: 1e9, line: 1e9, client: Curve::constant(MIB), ..site(400) };
     let calm = Deadline { within: 4.0 * HOUR, share: 1.0, busiest: 40.0 * MIB };
     let Ok(SpreadAnswer::Between(shortest, longest)) = calm.spreads(&scenario) else { panic!("no spread") };

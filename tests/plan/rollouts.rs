@@ -5,7 +5,7 @@ use gupd::plan::{Appearance, Curve, Hours, Moment, Outside, Scenario, simulate};
 use crate::{HOUR, LAN, MIB, WAN, content, group, near, site, time};
 
 #[test]
-fn one_client_on_an_idle_line_takes_size_by_rate() {
+fn one_client_on_idle_line_takes_size_over_rate() {
     let scenario = site(1);
     let rollout = simulate(&scenario).unwrap();
     assert!(near(time(&scenario), 100.0));
@@ -14,7 +14,7 @@ fn one_client_on_an_idle_line_takes_size_by_rate() {
 }
 
 #[test]
-fn any_number_of_clients_cost_the_line_one_object_and_follow_its_fill() {
+fn object_crosses_line_once_for_any_number_of_clients() {
     // 50 at 1 MiB/s each are half of the link, 1,000 want ten times of it.
     assert!(near(time(&site(50)), 100.0));
     let scenario = site(1_000);
@@ -23,7 +23,7 @@ fn any_number_of_clients_cost_the_line_one_object_and_follow_its_fill() {
 }
 
 #[test]
-fn who_comes_late_catches_up_with_the_fill_and_ends_with_it() {
+fn late_client_catches_up_with_the_fill() {
     // The second client comes at 40 s, 40 MiB behind, and gains 4 MiB a second.
     let mut scenario = site(2);
     (scenario.appearance, scenario.client) = ("40s:100%".parse().unwrap(), Curve::constant(5.0 * MIB));
@@ -42,7 +42,7 @@ fn who_comes_late_catches_up_with_the_fill_and_ends_with_it() {
 }
 
 #[test]
-fn a_client_limit_below_the_line_holds_each_client_and_not_the_fill() {
+fn client_limit_slows_clients_and_not_the_fill() {
     let scenario = Scenario { client: Curve::constant(MIB / 2.0), ..site(10) };
     let rollout = simulate(&scenario).unwrap();
     assert!(near(time(&scenario), 200.0));
@@ -50,14 +50,14 @@ fn a_client_limit_below_the_line_holds_each_client_and_not_the_fill() {
 }
 
 #[test]
-fn the_time_of_day_changes_the_line() {
+fn line_rate_follows_the_schedule() {
     // Ten seconds at the full rate, then a tenth of it.
     let wan = Curve::trace(1e6, |t| if t < 10.0 { (MIB, Some(10.0)) } else { (MIB / 10.0, None) });
     assert!(near(time(&Scenario { wan, ..site(1) }), 910.0));
 }
 
 #[test]
-fn a_fill_goes_as_the_group_that_asked_first_may_have_it() {
+fn fill_uses_wan_limit_of_first_requesting_group() {
     // The second may have it from 30 s on.
     let groups = |slow: usize| {
         let mut groups = vec![group("a", 1), group("b", 1)];
@@ -70,7 +70,7 @@ fn a_fill_goes_as_the_group_that_asked_first_may_have_it() {
 }
 
 #[test]
-fn a_delta_goes_before_the_full_which_keeps_its_share() {
+fn delta_precedes_full_set_which_keeps_its_share() {
     let scenario = Scenario {
         contents: vec![content("delta", 9.5 * MIB, 0.5), content("full", 100.0 * MIB, 0.5)],
         ..site(10)
@@ -82,7 +82,7 @@ fn a_delta_goes_before_the_full_which_keeps_its_share() {
 }
 
 #[test]
-fn nothing_moves_while_a_window_is_closed() {
+fn no_bytes_move_while_window_is_closed() {
     let mut scenario = Scenario { appearance: "4h:100%".parse().unwrap(), ..site(100) };
     scenario.groups[0].hours = Hours::new(vec![(HOUR, 2.0 * HOUR), (24.0 * HOUR, 26.0 * HOUR)]);
     scenario.groups[0].spread = 0.7 * HOUR;
@@ -99,7 +99,7 @@ fn nothing_moves_while_a_window_is_closed() {
 }
 
 #[test]
-fn outside_its_window_a_group_may_have_what_the_site_has() {
+fn cached_content_is_served_outside_the_window() {
     let mut scenario = Scenario { groups: vec![group("first", 1), group("later", 10)], ..site(0) };
     scenario.groups[1].hours = Hours::new(vec![(10.0 * HOUR, 20.0 * HOUR)]);
     assert!(time(&scenario) > 10.0 * HOUR);
@@ -108,7 +108,7 @@ fn outside_its_window_a_group_may_have_what_the_site_has() {
 }
 
 #[test]
-fn counts_are_kept_and_the_queue_sends_away_who_waits_too_long() {
+fn download_limit_holds_and_queue_times_out() {
     let mut scenario = Scenario { downloads: Some(4), line: 1e9, client: Curve::constant(MIB), ..site(12) };
     scenario.queue_timeout = 1e6;
     let patient = simulate(&scenario).unwrap();
@@ -122,7 +122,7 @@ fn counts_are_kept_and_the_queue_sends_away_who_waits_too_long() {
 }
 
 #[test]
-fn the_estate_is_reported_as_it_is() {
+fn estate_profile_gives_documented_shares() {
     let mut scenario = Scenario { appearance: Appearance::estate(), heartbeat: 300.0, ..site(5_000) };
     scenario.contents = vec![content("delta", 1.5 * MIB, 0.95), content("full", 120.0 * MIB, 0.05)];
     scenario.groups[0].spread = 4.0 * HOUR;

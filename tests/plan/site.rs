@@ -38,7 +38,7 @@ fn asked() -> Site {
 }
 
 #[test]
-fn the_configuration_becomes_limits_on_the_plans_axis_of_time() {
+fn configuration_maps_to_limits_on_the_plan_time_axis() {
     let config = config(
         r#"
         [wan]
@@ -106,7 +106,7 @@ fn the_configuration_becomes_limits_on_the_plans_axis_of_time() {
 }
 
 #[test]
-fn what_a_plan_lacks_is_said() {
+fn missing_plan_inputs_are_errors_that_name_them() {
     let (bare, asked) = (config(""), asked());
     let error = |site: Site, config: &Config| site.scenario(config).unwrap_err().to_string();
     let unlimited = Site { line: None, ..asked.clone() };
@@ -129,7 +129,7 @@ fn what_a_plan_lacks_is_said() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn a_plans_client_has_its_turn_when_the_relay_gives_it(
+    fn plan_start_times_agree_with_the_relay(
         windows in prop::sample::select(vec!["always", "20:00-06:00", "mon-fri 20:00-06:00", "sat 10:00-11:00", "02:00-03:00"]),
         spread in prop::sample::select(vec!["0s", "20m", "4h", "3d"]),
         // Around the end of summer time, and in winter.

@@ -1,12 +1,12 @@
-//! Upstreams of requests: those of the route, or of the binding of the client's group. Resolves the positions of a
-//! configuration to upstreams, and lists every binding once, for requests that have no client.
+//! Upstream bindings of groups, resolved from indices to [`UpstreamId`]s. Lists every destination once, for background
+//! requests, which have no client.
 
 use std::sync::Arc;
 
 use super::{Group, Policy};
 use crate::{Binding, Config, UpstreamId};
 
-/// The upstreams of a group, in place of its clients' routes'.
+/// The upstreams of a group's requests, which replace those of their routes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UpstreamBinding {
     name: Box<str>,
@@ -14,7 +14,7 @@ pub struct UpstreamBinding {
 }
 
 impl UpstreamBinding {
-    /// The names of its upstreams, joined: groups with the same upstreams in the same order have the same.
+    /// Returns the joined names of its upstreams. Groups with the same upstreams in the same order share it.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -25,7 +25,7 @@ impl UpstreamBinding {
     }
 }
 
-/// Resolves positions in a configuration's list of upstreams.
+/// Resolves indices into a configuration's list of upstreams.
 #[derive(Debug, Default)]
 pub(super) struct Resolver(Vec<UpstreamId>);
 
@@ -44,7 +44,7 @@ impl Resolver {
     }
 }
 
-/// Where requests of all groups go.
+/// Destinations of the requests of all groups.
 #[derive(Debug, Default)]
 pub(super) struct Destinations {
     by_route: bool,
@@ -52,7 +52,7 @@ pub(super) struct Destinations {
 }
 
 impl Destinations {
-    pub(super) fn of<'a>(groups: impl Iterator<Item = &'a Arc<Group>>) -> Self {
+    pub(super) fn new<'a>(groups: impl Iterator<Item = &'a Arc<Group>>) -> Self {
         let mut all = Self::default();
         for group in groups {
             match &group.binding {
@@ -71,18 +71,18 @@ impl Policy {
         self.destinations.by_route
     }
 
-    /// Every upstream that some request may go to, as often as it is named.
+    /// Returns every upstream that a request may go to, possibly more than once.
     pub fn upstreams(&self) -> impl Iterator<Item = &UpstreamId> {
         let by_route = self.routes.iter().flat_map(|route| route.upstreams.iter());
         by_route.chain(self.destinations.bindings.iter().flat_map(|binding| binding.upstreams.iter()))
     }
 
-    /// Every binding of a group, once.
+    /// Returns every binding of a group, once.
     pub fn bindings(&self) -> &[Arc<UpstreamBinding>] {
         &self.destinations.bindings
     }
 
-    /// Returns the binding of this name, if a group still has it.
+    /// Returns the binding of this name, if a group has it.
     pub fn find_binding(&self, name: &str) -> Option<&Arc<UpstreamBinding>> {
         self.destinations.bindings.iter().find(|binding| binding.name() == name)
     }

@@ -1,6 +1,6 @@
-//! Times of the week as instants. Owns what the site's time zone makes of them: the wall clock at the site decides,
-//! so a time in the hour that spring skips does not come, and one in the hour that autumn repeats comes twice.
-//! Arithmetic and a look-up of transitions; no I/O, no allocation.
+//! Conversion of times of the week to instants in the site's time zone. The local clock decides: a time in the hour that
+//! spring skips does not occur, and a time in the hour that autumn repeats occurs twice. Arithmetic and a lookup of
+//! transitions; no I/O, no allocation.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -13,32 +13,32 @@ const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;
 /// 1970-01-01 was a Thursday; minute 0 of a week is Monday 00:00.
 const EPOCH_MINUTE: i64 = 3 * 24 * 60;
-/// Changes of the clock looked across for a change of value. A week's pattern changes within eight days, and no zone
-/// has ever had so many in one.
+/// Maximum number of offset changes searched for a change of value. A weekly pattern changes within eight days, and no
+/// zone ever had so many changes in that time.
 const MAX_TRANSITIONS: usize = 16;
 
-/// The site's wall clock.
+/// The site's local clock.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calendar {
     zone: TimeZone,
 }
 
-/// What holds at an instant, and until when.
+/// The value of a weekly pattern at an instant, and its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CurrentValue<T> {
     /// The value.
     pub value: T,
-    /// The first instant with another value; `None` for ever.
+    /// First instant with another value; `None` if the value never changes.
     pub until: Option<UnixMillis>,
 }
 
 impl Calendar {
-    /// The wall clock of a zone.
+    /// Creates the calendar of a time zone.
     pub fn new(zone: TimeZone) -> Self {
         Self { zone }
     }
 
-    /// What holds now, and until when.
+    /// Returns the current value and its end.
     pub fn current<T: Copy + PartialEq>(&self, week: &Week<T>, now: UnixMillis) -> CurrentValue<T> {
         if let Some(value) = week.as_constant() {
             return CurrentValue { value, until: None };
@@ -59,7 +59,7 @@ impl Calendar {
         CurrentValue { value, until: None }
     }
 
-    /// Since when what holds now has held; `None` for ever.
+    /// Returns the instant since which the current value has applied; `None` if it always did.
     pub fn current_since<T: Copy + PartialEq>(&self, week: &Week<T>, now: UnixMillis) -> Option<UnixMillis> {
         let mut wall = self.wall(now);
         let value = week.value_at(wall.minute());
@@ -82,21 +82,21 @@ impl Calendar {
         Wall { instant, offset }
     }
 
-    // The wall clock at its next change of offset.
+    // The local time at the next change of offset.
     fn next_move(&self, after: UnixMillis) -> Option<Wall> {
         let transition = self.zone.following(timestamp(after)).next()?;
         let offset = i64::from(transition.offset().seconds()) * SECOND;
         Some(Wall { instant: transition.timestamp().as_millisecond(), offset })
     }
 
-    // When it changed last, this instant included.
+    // The last change of offset, this instant included.
     fn last_move(&self, until: UnixMillis) -> Option<UnixMillis> {
         let transition = self.zone.preceding(timestamp(until.saturating_add(1))).next()?;
         Some(transition.timestamp().as_millisecond())
     }
 }
 
-// An instant and what a clock on the wall is ahead of UTC by, in milliseconds.
+// An instant, and the offset of local time from UTC in milliseconds.
 struct Wall {
     instant: UnixMillis,
     offset: i64,
@@ -136,7 +136,6 @@ mod tests {
         text.parse::<Timestamp>().unwrap().as_millisecond()
     }
 
-    // As the configuration reads them.
     fn windows(text: &str) -> WeekWindows {
         config("GUPD_WAN_WINDOWS", text).wan.windows
     }
@@ -151,7 +150,7 @@ mod tests {
         Config::load(&crate::Overrides::default(), None, env.into_iter()).unwrap()
     }
 
-    // The instants at which a window opens and closes, from `from` on.
+    // The first `count` instants after `from` at which a window opens or closes.
     fn changes(zone: &str, week: &WeekWindows, from: &str, count: usize) -> Vec<(bool, String)> {
         let calendar = calendar(zone);
         let mut at = instant(from);
@@ -160,7 +159,7 @@ mod tests {
             at = calendar.current(week, at).until.unwrap();
             let time = Timestamp::from_millisecond(at).unwrap().to_string();
             changes.push((calendar.current(week, at).value, time));
-            assert_eq!(calendar.current_since(week, at), Some(at), "it changes where it says it will");
+            assert_eq!(calendar.current_since(week, at), Some(at), "the value changes at its end");
         }
         changes
     }
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_holds_from_the_time_it_is_written_for_to_the_next() {
+    fn rate_applies_until_the_next_time_in_the_schedule() {
         let limit = limit("2Mbit/s mon-fri 07:00-19:00, 8Mbit/s");
         let calendar = calendar("Europe/Berlin");
         let friday_evening = instant("2026-11-20T17:30:00Z");
@@ -187,13 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn a_window_in_the_hour_that_spring_skips_does_not_come_that_day() {
+    fn window_in_skipped_hour_does_not_open_that_day() {
         let night = windows("02:00-03:00");
         assert_eq!(
             changes("Europe/Berlin", &night, "2026-03-28T12:00:00Z", 2),
             expected(&[(true, "2026-03-30T00:00:00Z"), (false, "2026-03-30T01:00:00Z")])
         );
-        // What reaches out of the hour is as much shorter.
+        // A window that extends beyond the hour is shorter by the skipped part.
         assert_eq!(
             changes("Europe/Berlin", &windows("01:30-03:30"), "2026-03-28T12:00:00Z", 2),
             expected(&[(true, "2026-03-29T00:30:00Z"), (false, "2026-03-29T01:30:00Z")])
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_in_the_hour_that_autumn_repeats_comes_twice() {
+    fn window_in_repeated_hour_opens_twice() {
         assert_eq!(
             changes("Europe/Berlin", &windows("02:15-02:45"), "2026-10-24T12:00:00Z", 5),
             expected(&[
@@ -216,7 +215,7 @@ mod tests {
                 (true, "2026-10-26T01:15:00Z"),
             ])
         );
-        // What begins before it and ends in it closes once for the hour that comes again.
+        // A window that starts before the hour and ends in it opens again in the repeated hour.
         assert_eq!(
             changes("Europe/Berlin", &windows("01:00-02:30"), "2026-10-24T12:00:00Z", 4),
             expected(&[
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn half_an_hour_is_skipped_and_repeated_where_the_clock_moves_by_as_much() {
+    fn half_hour_transitions_skip_and_repeat_half_an_hour() {
         assert_eq!(
             changes("Australia/Lord_Howe", &windows("sun 02:00-02:30"), "2026-09-30T00:00:00Z", 1),
             expected(&[(true, "2026-10-10T15:00:00Z")]),
@@ -250,7 +249,7 @@ mod tests {
         );
     }
 
-    // What a clock on the wall shows, by another way than the arithmetic above.
+    // The local value, computed without the arithmetic above.
     fn shown(calendar: &Calendar, week: &WeekWindows, at: UnixMillis) -> bool {
         let wall: DateTime = calendar.zone.to_datetime(timestamp(at));
         let day = i64::from(wall.weekday().to_monday_zero_offset());
@@ -262,7 +261,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn every_change_is_where_a_walk_through_the_minutes_finds_it(
+        fn current_value_agrees_with_a_scan_of_minutes(
             zone in prop::sample::select(vec![
                 "Europe/Berlin", "Australia/Lord_Howe", "America/New_York", "Asia/Kathmandu", "Africa/Casablanca",
                 "America/Santiago", "Pacific/Apia", "UTC",

@@ -1,6 +1,5 @@
-//! What a path's content is for, as a label of logs and metrics: by GUID, by pattern, else by class. What is built in
-//! stands in `config::content`; the administrator adds others. The labels are fixed when the relay starts:
-//! no request can add one.
+//! Content types of paths, which label logs and metrics: by pattern, by GUID, else by class. Built-in types are in
+//! `crate::content`; the configuration adds others. No request can add a label.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use globset::{GlobSet, GlobSetBuilder};
 use crate::content::{GUIDS, UNKNOWN, name_for_class};
 use crate::{Class, ContentMatch, ContentType, pattern};
 
-/// Every label and what marks it.
+/// Content types with their matchers.
 #[derive(Debug)]
 pub(super) struct ContentTypes {
     patterns: GlobSet,
@@ -47,8 +46,8 @@ impl ContentTypes {
         Ok(Self { patterns: patterns.build()?, by_pattern, by_guid, by_class, unknown, labels })
     }
 
-    /// The label of a folded path: the first own pattern, else its GUID, else its class.
-    pub(super) fn of(&self, path: &str, class: Class) -> &Arc<str> {
+    /// Returns the content type of a folded path: by the first pattern, else by GUID, else by class.
+    pub(super) fn find(&self, path: &str, class: Class) -> &Arc<str> {
         if let Some(name) =
             self.patterns.matches(path).into_iter().min().and_then(|index| self.by_pattern.get(index))
         {
@@ -74,7 +73,7 @@ fn label(labels: &mut BTreeSet<Arc<str>>, name: &str) -> Arc<str> {
     label
 }
 
-// `{8-4-4-4-12}`; whether the rest are hex digits changes no label but "unknown".
+// `{8-4-4-4-12}`. Hex digits are not checked: another text could only become "unknown".
 fn is_guid(segment: &str) -> bool {
     let bytes = segment.as_bytes();
     bytes.len() == 38
@@ -92,47 +91,47 @@ mod tests {
     }
 
     #[test]
-    fn a_guid_names_its_content_and_an_unnamed_one_is_unknown() {
+    fn content_type_follows_the_guid_or_is_unknown() {
         let types = ContentTypes::new(&[]).unwrap();
         let path = "/content/{07b590b3-9282-482f-bbaa-6d515d385869}/1/full.zip";
-        assert_eq!(&**types.of(path, Class::Payload), "virus-definitions-64");
+        assert_eq!(&**types.find(path, Class::Payload), "virus-definitions-64");
         let path = path.replace("07b5", "ffff");
-        assert_eq!(&**types.of(&path, Class::Payload), "unknown");
+        assert_eq!(&**types.find(&path, Class::Payload), "unknown");
     }
 
     #[test]
-    fn a_path_without_guid_is_named_by_its_class() {
+    fn content_type_without_guid_follows_the_class() {
         let types = ContentTypes::new(&[]).unwrap();
-        assert_eq!(&**types.of("/minitri.flg", Class::Catalog), "catalog");
-        assert_eq!(&**types.of("/1369163480x.zip", Class::Payload), "liveupdate");
-        assert_eq!(&**types.of("/secars/secars.dll", Class::Private), "management");
-        assert_eq!(&**types.of("/{}", Class::Generic), "other");
+        assert_eq!(&**types.find("/minitri.flg", Class::Catalog), "catalog");
+        assert_eq!(&**types.find("/1369163480x.zip", Class::Payload), "liveupdate");
+        assert_eq!(&**types.find("/secars/secars.dll", Class::Private), "management");
+        assert_eq!(&**types.find("/{}", Class::Generic), "other");
     }
 
     #[test]
-    fn the_configuration_adds_to_the_table_and_overrules_it() {
+    fn configured_types_precede_built_in_ones() {
         let types = ContentTypes::new(&[
             own("patches", ContentMatch::Pattern("/packages/**".into())),
             own("av", ContentMatch::Guid(GUIDS[2].0.into())),
         ])
         .unwrap();
-        assert_eq!(&**types.of("/packages/x", Class::Generic), "patches");
-        assert_eq!(&**types.of(&format!("/content/{}/1/full.zip", GUIDS[2].0), Class::Payload), "av");
+        assert_eq!(&**types.find("/packages/x", Class::Generic), "patches");
+        assert_eq!(&**types.find(&format!("/content/{}/1/full.zip", GUIDS[2].0), Class::Payload), "av");
         assert_eq!(types.labels().filter(|label| &***label == "patches").count(), 1);
     }
 
     #[test]
-    fn every_label_given_is_in_the_bounded_set() {
+    fn every_content_type_is_in_the_bounded_set() {
         let types = ContentTypes::new(&[own("catalog", ContentMatch::Pattern("/x".into()))]).unwrap();
         let labels: Vec<_> = types.labels().cloned().collect();
         assert_eq!(labels.len(), GUIDS.len() + 5);
         for path in ["/x", "/y", "/content/{ffffffff-9282-482f-bbaa-6d515d385869}/1/full.zip"] {
-            assert!(labels.contains(types.of(path, Class::Generic)), "{path}");
+            assert!(labels.contains(types.find(path, Class::Generic)), "{path}");
         }
     }
 
     #[test]
-    fn built_in_guids_are_in_the_form_paths_are_folded_to() {
+    fn built_in_guids_are_in_folded_form() {
         for (guid, _) in GUIDS {
             assert!(is_guid(guid) && guid == pattern::fold(guid), "{guid}");
         }

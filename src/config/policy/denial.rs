@@ -1,4 +1,4 @@
-//! What a client is not to have by the content type of what it asks for. Pure, and one comparison where nothing is denied.
+//! Policy denials: content types that groups or routes block. Pure, and one comparison if nothing is denied.
 
 use http::StatusCode;
 
@@ -12,7 +12,7 @@ impl Policy {
         !(group.denied.is_empty() && route.denied.is_empty())
     }
 
-    /// The status that a request for denied content gets: one that updaters take for "there is none". `None` if the
+    /// Returns the status of a denied request, which updaters take for missing content. `None` if the
     /// content is not denied to clients of this group on this route.
     pub fn denial_status(
         &self,
@@ -30,12 +30,12 @@ impl Policy {
         })
     }
 
-    /// Whether the relay itself may fetch what is on this route and of this kind.
+    /// Returns true if the relay itself may fetch content of this classification on this route.
     pub fn can_fetch(&self, route: &Route, classified: &Classification) -> bool {
         !route.denied.iter().any(|name| **name == *classified.content_type)
     }
 
-    /// Every group with every content type that one of its clients may be denied: the bounded set of labels.
+    /// Returns every pair of group and content type that may be denied: the bounded set of metric labels.
     pub fn denial_labels(&self) -> impl Iterator<Item = (&Group, &str)> {
         let of_routes = || self.routes.iter().flat_map(|route| &route.denied);
         self.groups().flat_map(move |group| {

@@ -1,6 +1,5 @@
-//! Which group a client is in: the first of the configuration that takes it. Asked on every request: without groups it is
-//! one comparison, with subnets alone one look-up however many there are, and only groups that ask for more than an
-//! address are asked one by one.
+//! Lookup of a client's group: the first configured group that matches. It runs on every request: without groups it is one
+//! comparison, with subnets alone one trie lookup. Only groups that match more than an address are tested one by one.
 
 use std::sync::Arc;
 
@@ -8,27 +7,25 @@ use ipnet::IpNet;
 
 use super::binding::{Resolver, UpstreamBinding};
 use super::matcher::{ClientAttributes, Matcher};
-use crate as config;
-use crate::GroupId;
-use crate::{Networks, OutsideWindow};
+use crate::{GroupId, GroupSettings, Networks, OutsideWindow};
 
 /// A set of clients that shares limits and windows.
 #[derive(Debug)]
 pub struct Group {
-    /// Its name in logs and metrics.
+    /// Name in logs and metrics.
     pub name: GroupId,
-    /// As it is configured.
-    pub settings: config::GroupSettings,
-    /// Where its clients' requests go, if not to their routes' upstreams.
+    /// Settings of the group.
+    pub settings: GroupSettings,
+    /// Upstreams of its clients' requests, if not those of their routes.
     pub binding: Option<Arc<UpstreamBinding>>,
-    /// Content types that its clients are not to have.
+    /// Content types that are denied to its clients.
     pub(super) denied: Vec<String>,
     has_schedule: bool,
 }
 
 impl Group {
-    /// `withheld` are content types that clients get only where they are allowed.
-    fn new(settings: config::GroupSettings, withheld: &[&str], resolver: &Resolver) -> Self {
+    /// `withheld` are content types that are denied unless a group allows them.
+    fn new(settings: GroupSettings, withheld: &[&str], resolver: &Resolver) -> Self {
         let has_schedule = settings.outside != OutsideWindow::Ignore
             && !(settings.windows.as_constant() == Some(true) && settings.spread.is_zero());
         let denied = settings.deny.iter().map(String::as_str).chain(withheld.iter().copied());
@@ -38,27 +35,27 @@ impl Group {
         Self { name: settings.name.as_str().into(), binding, denied, settings, has_schedule }
     }
 
-    /// Whether there is a time at which a client of it may not begin a download.
+    /// Returns true if a window or a spread can defer its clients' downloads.
     pub fn has_schedule(&self) -> bool {
         self.has_schedule
     }
 }
 
-/// Every group, in the configuration's order.
+/// All groups, in the order of the configuration.
 #[derive(Debug)]
 pub(super) struct Groups {
     groups: Vec<Arc<Group>>,
     rest: Arc<Group>,
-    /// Of the groups that ask for an address only, the first whose subnets hold it: each network has the least number
-    /// of itself and all that hold it, so that the narrowest one tells.
+    /// Index of the first group, among those that match by address alone, for each network. A network has the least index
+    /// of itself and all networks that contain it, so the longest match decides.
     by_address: Networks<usize>,
-    /// The others, in their order.
+    /// Groups with other matchers, in their order.
     others: Vec<(usize, Matcher)>,
 }
 
 impl Groups {
     pub(super) fn new(
-        configured: &[config::GroupSettings],
+        configured: &[GroupSettings],
         withheld: &[&str],
         resolver: &Resolver,
     ) -> Result<Self, globset::Error> {
@@ -77,10 +74,10 @@ impl Groups {
             }
             groups.push(compiled);
         }
-        let default = || config::GroupSettings::catch_all(config::GroupSettings::DEFAULT);
-        let of_all_others = || Arc::new(Group::new(default(), withheld, resolver));
-        let rest = rest.unwrap_or_else(of_all_others);
-        Ok(Self { groups, rest, by_address: first_holders(subnets), others })
+        let default = || GroupSettings::catch_all(GroupSettings::DEFAULT);
+        let catch_all = || Arc::new(Group::new(default(), withheld, resolver));
+        let rest = rest.unwrap_or_else(catch_all);
+        Ok(Self { groups, rest, by_address: index_by_network(subnets), others })
     }
 
     pub(super) fn find(&self, client: &ClientAttributes<'_>) -> &Arc<Group> {
@@ -90,10 +87,10 @@ impl Groups {
         let by_address =
             self.by_address.longest_match(client.host()).map_or(self.groups.len(), |(_, first)| *first);
         let mut before = self.others.iter().take_while(|(group, _)| *group < by_address);
-        let takes = |(at, matcher): &&(usize, Matcher)| {
-            self.groups.get(*at).is_some_and(|group| matcher.takes(&group.settings, client))
+        let is_match = |(at, matcher): &&(usize, Matcher)| {
+            self.groups.get(*at).is_some_and(|group| matcher.is_match(&group.settings, client))
         };
-        let first = before.find(takes).map_or(by_address, |(group, _)| *group);
+        let first = before.find(is_match).map_or(by_address, |(group, _)| *group);
         self.groups.get(first).unwrap_or(&self.rest)
     }
 
@@ -102,8 +99,8 @@ impl Groups {
     }
 }
 
-// Wide networks first, so that each finds what the narrowest one around it says.
-fn first_holders(mut subnets: Vec<(IpNet, usize)>) -> Networks<usize> {
+// Short prefixes first, so that each network finds the index of the longest prefix around it.
+fn index_by_network(mut subnets: Vec<(IpNet, usize)>) -> Networks<usize> {
     subnets.sort_by_key(|(subnet, _)| subnet.prefix_len());
     let mut networks = Networks::default();
     for (subnet, group) in subnets {
@@ -121,11 +118,11 @@ mod tests {
 
     use super::*;
 
-    fn group(name: &str, subnets: &[&str], paths: &[&str]) -> config::GroupSettings {
-        config::GroupSettings {
+    fn group(name: &str, subnets: &[&str], paths: &[&str]) -> GroupSettings {
+        GroupSettings {
             subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
             paths: paths.iter().map(|&path| path.to_owned()).collect(),
-            ..config::GroupSettings::catch_all(name)
+            ..GroupSettings::catch_all(name)
         }
     }
 
@@ -134,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_group_that_holds_the_address_is_the_clients() {
+    fn client_belongs_to_first_group_with_its_address() {
         let groups = Groups::new(
             &[
                 group("a", &["10.1.2.0/24", "2001:db8::/32"], &[]),
@@ -158,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_without_matchers_takes_all_others() {
+    fn group_without_matchers_contains_all_other_clients() {
         let groups = Groups::new(
             &[group("a", &["10.0.0.0/8"], &[]), group("rest", &[], &[])],
             &[],
@@ -170,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_matcher_must_hold_and_the_first_group_wins() {
+    fn group_needs_all_kinds_of_its_matchers_and_first_wins() {
         let groups = Groups::new(
             &[
                 group("pilot", &["10.1.2.0/24"], &["/content/{*}/*/full.zip", "/minitri.flg"]),
@@ -198,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_group_with_windows_or_a_spread_has_schedule() {
-        let always = config::GroupSettings::catch_all("a");
+    fn group_has_schedule_only_with_windows_or_spread() {
+        let always = GroupSettings::catch_all("a");
         assert!(!Group::new(always.clone(), &[], &Resolver::default()).has_schedule());
-        let spread = config::GroupSettings { spread: std::time::Duration::from_secs(1), ..always };
+        let spread = GroupSettings { spread: std::time::Duration::from_secs(1), ..always };
         assert!(Group::new(spread.clone(), &[], &Resolver::default()).has_schedule());
         assert!(
             !Group::new(
-                config::GroupSettings { outside: OutsideWindow::Ignore, ..spread },
+                GroupSettings { outside: OutsideWindow::Ignore, ..spread },
                 &[],
                 &Resolver::default()
             )
@@ -213,7 +210,7 @@ mod tests {
         );
     }
 
-    // Few bits differ, so that networks hold each other.
+    // Few bits differ, so that networks contain each other.
     fn address() -> impl Strategy<Value = IpAddr> {
         prop_oneof![
             (0..64_u32).prop_map(|bits| Ipv4Addr::from(0x0a00_0000 | bits << 2).into()),
@@ -234,21 +231,21 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn the_trie_finds_what_asking_one_group_after_the_other_does(
+        fn trie_lookup_agrees_with_linear_search(
             groups in prop::collection::vec((prop::collection::vec(subnet(), 0..5), any::<bool>()), 1..8),
             clients in prop::collection::vec(address(), 1..20),
         ) {
-            let configured: Vec<config::GroupSettings> = groups.iter().enumerate().map(|(number, (subnets, by_path))| {
-                config::GroupSettings {
+            let configured: Vec<GroupSettings> = groups.iter().enumerate().map(|(number, (subnets, by_path))| {
+                GroupSettings {
                     subnets: subnets.clone(),
                     paths: by_path.then(|| format!("/{}", number % 2)).into_iter().collect(),
-                    ..config::GroupSettings::catch_all(&number.to_string())
+                    ..GroupSettings::catch_all(&number.to_string())
                 }
             }).collect();
             let compiled = Groups::new(&configured, &[], &Resolver::default()).unwrap();
             for client in clients {
                 for path in ["/0", "/1"] {
-                    let takes = |group: &&config::GroupSettings| {
+                    let takes = |group: &&GroupSettings| {
                         !group.is_catch_all()
                             && (group.subnets.is_empty() || group.subnets.iter().any(|subnet| subnet.contains(&client)))
                             && (group.paths.is_empty() || group.paths[0] == path)

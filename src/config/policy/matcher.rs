@@ -1,6 +1,5 @@
-//! Whom a group takes: the matchers of one, and who asks as they see it. Every kind of matcher that a group has must
-//! hold, any one of its kind will do. Pure; nothing here allocates but the folded path, once, and only for a group with
-//! path patterns.
+//! Matchers of a group, and the attributes of a request that they match. Every kind of matcher of a group must match, by
+//! any one of its kind. Pure; only the folded path allocates, once, and only for groups with path patterns.
 
 use std::cell::OnceCell;
 use std::net::IpAddr;
@@ -8,10 +7,9 @@ use std::net::IpAddr;
 use globset::{GlobSet, GlobSetBuilder};
 use ipnet::IpNet;
 
-use crate as config;
-use crate::{Networks, pattern};
+use crate::{GroupSettings, Networks, pattern};
 
-/// Who asks, and for what.
+/// Attributes of a client's request that groups match on.
 #[derive(Debug)]
 pub struct ClientAttributes<'a> {
     address: IpAddr,
@@ -20,28 +18,28 @@ pub struct ClientAttributes<'a> {
     folded: OnceCell<String>,
 }
 
-/// What one group asks of a client, if that is more than its address.
+/// Matchers of a group that matches by more than address.
 #[derive(Debug)]
 pub(super) struct Matcher {
-    /// By every network; `None` for any address.
+    /// `None` for any address.
     subnets: Option<Networks<()>>,
     /// `None` for any path.
     paths: Option<GlobSet>,
 }
 
 impl<'a> ClientAttributes<'a> {
-    /// A client at this address that asks for `path` (normalised, without query).
+    /// Creates the attributes of a client that requests `path` (normalised, without query).
     pub fn new(address: IpAddr, path: &'a str) -> Self {
         Self { address: address.to_canonical(), names: &[], path, folded: OnceCell::new() }
     }
 
-    /// With these names in the certificate that it has shown, in lower case.
+    /// Adds the names in the client's certificate, in lower case.
     #[must_use]
     pub fn with_names(self, names: &'a [Box<str>]) -> Self {
         Self { names, ..self }
     }
 
-    /// Its address as a network.
+    /// Returns the address as a network.
     pub(super) fn host(&self) -> IpNet {
         self.address.into()
     }
@@ -52,11 +50,11 @@ impl<'a> ClientAttributes<'a> {
 }
 
 impl Matcher {
-    /// The matcher of a group.
+    /// Compiles the matcher of a group.
     ///
     /// # Errors
     /// A pattern that is not a glob.
-    pub(super) fn new(group: &config::GroupSettings) -> Result<Self, globset::Error> {
+    pub(super) fn new(group: &GroupSettings) -> Result<Self, globset::Error> {
         let subnets = (!group.subnets.is_empty()).then(|| {
             let mut networks = Networks::default();
             for subnet in &group.subnets {
@@ -72,8 +70,8 @@ impl Matcher {
         Ok(Self { subnets, paths })
     }
 
-    /// Whether `group`, whose matcher this is, takes this client; the dearest question last.
-    pub(super) fn takes(&self, group: &config::GroupSettings, client: &ClientAttributes<'_>) -> bool {
+    /// Returns true if the client matches `group`, which this matcher was compiled from. The costliest test is last.
+    pub(super) fn is_match(&self, group: &GroupSettings, client: &ClientAttributes<'_>) -> bool {
         (group.certificates.is_empty() || group.matching_certificate(client.names).is_some())
             && self.subnets.as_ref().is_none_or(|subnets| subnets.longest_match(client.host()).is_some())
             && self.paths.as_ref().is_none_or(|paths| paths.is_match(client.folded()))

@@ -1,6 +1,5 @@
-//! Routes a request, classes its path, and says which group its client is in and when its turn is. Owns the compiled
-//! routes, rules, content types and groups of one configuration; a reload builds a new policy. It decides by host,
-//! path, client and time only, does no I/O, and never changes a path.
+//! Compiled policy tables of one configuration: routes, class rules, content types and groups. They decide by host, path,
+//! client and time only, without I/O, and never change a path. A reload builds a new policy.
 
 mod binding;
 pub mod calendar;
@@ -39,7 +38,7 @@ pub use schedule::{RefreshSchedule, ScheduledRun};
 pub use sequence::{RevisionFile, parse_revision_number};
 pub use window::ScheduledStart;
 
-/// The compiled routes, rules, content types and groups.
+/// Compiled routes, rules, content types and groups.
 #[derive(Debug)]
 pub struct Policy {
     routes: Routes,
@@ -53,30 +52,30 @@ pub struct Policy {
     classifications: AtomicU64,
 }
 
-/// What a path is.
+/// Classification of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classification {
-    /// How long it is good.
+    /// Content class.
     pub class: Class,
-    /// Whether it is a full set or a delta.
+    /// Form of a payload.
     pub form: PayloadForm,
-    /// What it is for; one of [`Policy::content_types`].
+    /// Content type, one of [`Policy::content_types`].
     pub content_type: Arc<str>,
 }
 
-/// How a payload brings a revision: a site whose clients ask for full sets pays a hundred times the delta.
+/// Form in which a payload delivers a revision. A full set is a hundred times the size of a delta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PayloadForm {
-    /// A revision whole: `full.zip`.
+    /// A complete revision: `full.zip`.
     Full,
-    /// From one revision to another: `*.dax`.
+    /// A delta between two revisions: `*.dax`.
     Delta,
-    /// Neither, or not to be told from its name.
+    /// Neither, or unknown from its name.
     Other,
 }
 
 impl PayloadForm {
-    /// The one spelling used in logs and metrics.
+    /// Returns the spelling used in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -86,9 +85,9 @@ impl PayloadForm {
     }
 }
 
-/// A pattern of the configuration that does not compile. [`Config::load`] refuses such a pattern first.
+/// Error of a pattern that does not compile. [`Config::load`] refuses such a pattern first.
 #[derive(Debug, thiserror::Error)]
-#[error("pattern of a rule, content type or group: {0}; mend it in the configuration")]
+#[error("invalid pattern of a rule, content type or group: {0}: correct it in the configuration")]
 pub struct PolicyError(#[from] globset::Error);
 
 impl Policy {
@@ -111,14 +110,14 @@ impl Policy {
             };
             routes.push(Arc::new(Route::new(route, resolver.resolve(&route.upstreams), classes)));
         }
-        // Withheld from clients by default, as the vendor does, once there are any.
+        // Denied to clients by default, as the vendor does, once the type is configured.
         let is_known = config.content_types.iter().any(|own| own.name == content::CLIENT_PATCHES);
         let withheld: Vec<&str> = is_known.then_some(content::CLIENT_PATCHES).into_iter().collect();
         let groups = Groups::new(&config.groups, &withheld, &resolver)?;
         Ok(Self {
             routes: Routes::new(routes),
             content_types: ContentTypes::new(&config.content_types)?,
-            destinations: Destinations::of(groups.iter()),
+            destinations: Destinations::new(groups.iter()),
             groups,
             denied_status: config.denials.status,
             calendar: Calendar::new(config.site.time_zone.clone()),
@@ -133,17 +132,17 @@ impl Policy {
         self.classifications.load(Ordering::Relaxed)
     }
 
-    /// The route of a request: by `host` (the authority; a port is ignored), then by the longest prefix of `path`.
+    /// Returns the route of a request: by `host` (the authority; a port is ignored), then by the longest prefix of `path`.
     pub fn route(&self, host: Option<&str>, path: &str) -> Option<&Arc<Route>> {
         self.routes.find(host, path)
     }
 
-    /// The route of this name, if there still is one.
+    /// Returns the route of this name, if the configuration has it.
     pub fn find_route(&self, name: &str) -> Option<&Arc<Route>> {
-        self.routes.named(name)
+        self.routes.find_name(name)
     }
 
-    /// What `path` (without query, as the client spelt it) is on this route.
+    /// Classifies `path` (without query, as the client spelt it) on this route.
     pub fn classify(&self, route: &Route, path: &str) -> Classification {
         #[cfg(debug_assertions)]
         self.classifications.fetch_add(1, Ordering::Relaxed);
@@ -154,20 +153,20 @@ impl Policy {
             Class::Payload if path.ends_with(".dax") => PayloadForm::Delta,
             _ => PayloadForm::Other,
         };
-        Classification { class, form, content_type: Arc::clone(self.content_types.of(&path, class)) }
+        Classification { class, form, content_type: Arc::clone(self.content_types.find(&path, class)) }
     }
 
-    /// The group of a client: the first that takes it, else the one for all others.
+    /// Returns the group of a client: the first that matches it, else the default group.
     pub fn group(&self, client: &ClientAttributes<'_>) -> &Arc<Group> {
         self.groups.find(client)
     }
 
-    /// Every group a client may be in: the bounded set of labels for metrics.
+    /// Returns every group: the bounded set of metric labels.
     pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
         self.groups.iter()
     }
 
-    /// The revision that a payload of a manager belongs to; `None` if `path` (normalised, without query) is of another
+    /// Returns the revision of a manager's payload; `None` if `path` (normalised, without query) is of another
     /// class or form.
     pub fn revision<'a>(
         &self,
@@ -176,10 +175,10 @@ impl Policy {
         class: impl FnOnce() -> Class,
     ) -> Option<PayloadRevision<'a>> {
         let is_sep = matches!(route.profile, Profile::Auto | Profile::Sep);
-        PayloadRevision::of(path).filter(|_| is_sep && class() == Class::Payload)
+        PayloadRevision::parse(path).filter(|_| is_sep && class() == Class::Payload)
     }
 
-    /// Whether a client of this group may begin to download from a revision now, which was first asked for at `seen`.
+    /// Returns when a client of this group may start to download from a revision that was first requested at `seen`.
     pub fn scheduled_start(
         &self,
         group: &Group,
@@ -191,12 +190,12 @@ impl Policy {
         window::scheduled_start(&self.calendar, &group.settings, client, revision.sequence, seen, now)
     }
 
-    /// The site's wall clock.
+    /// Returns the site's calendar.
     pub fn calendar(&self) -> &Calendar {
         &self.calendar
     }
 
-    /// Every content type a path may have: the bounded set of labels for metrics.
+    /// Returns every content type: the bounded set of metric labels.
     pub fn content_types(&self) -> impl Iterator<Item = &Arc<str>> {
         self.content_types.labels()
     }
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_without_a_file_knows_both_protocols() {
+    fn default_policy_classifies_both_protocols() {
         let revision = "/content/{07B590B3-9282-482f-BBAA-6D515D385869}/210602017";
         let name = "virus-definitions-64".to_owned();
         assert_eq!(
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_of_different_profiles_class_one_path_differently() {
+    fn class_of_a_path_depends_on_the_profile_of_its_route() {
         let mut config = Config::for_upstreams(&["http://manager:8014"]).unwrap();
         let mut generic = config.routes[0].clone();
         generic.prefix = "/mirror".to_owned();
@@ -274,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_set_past_the_check_is_an_error_that_names_it() {
+    fn invalid_pattern_is_an_error_that_names_it() {
         let mut config = Config::for_upstreams(&["http://manager:8014"]).unwrap();
         config.rules.push(crate::Rule { pattern: "[a".to_owned(), class: Class::Payload });
         let error = Policy::new(&config).unwrap_err();

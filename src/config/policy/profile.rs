@@ -1,6 +1,6 @@
-//! What a path's content is, as data: each profile is a list of patterns with their class, and the first match wins.
-//! The administrator's rules stand before the built-in ones, so every line here can be overruled. A path in no line
-//! is generic: RFC 9111 costs a revalidation, while a payload that is none would be stale for ever.
+//! Class rules as data: each profile is a list of patterns with their classes, and the first match wins. Configured rules
+//! precede the built-in ones and can override each of them. Other paths are generic: RFC 9111 costs a revalidation, while
+//! mutable content classed as a payload would be stale for ever.
 
 use globset::{GlobSet, GlobSetBuilder};
 
@@ -10,7 +10,7 @@ type Table = &'static [(&'static str, Class)];
 
 /// SyLink content of a manager.
 const SEP: Table = &[
-    // Each client's own encrypted talk with its manager. Inferred from the encrypted query.
+    // Encrypted communication of each client with its manager. Inferred from the encrypted query.
     ("**/secars/**", Class::Private),
     ("**/reporting/**", Class::Private),
     // Indices that the manager writes anew: documented by the vendor, or seen in its outbox.
@@ -71,7 +71,7 @@ impl Classes {
         Ok(Self { patterns: patterns.build()?, classes })
     }
 
-    /// `path` is folded.
+    /// Returns the class of a folded path.
     pub(super) fn class(&self, path: &str) -> Class {
         let first = self.patterns.matches(path).into_iter().min();
         first.and_then(|index| self.classes.get(index)).copied().unwrap_or(Class::Generic)
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn sylink_paths_have_the_classes_of_the_protocol() {
+    fn sylink_paths_have_their_protocol_classes() {
         for (path, expected) in [
             (format!("{DEFINITIONS}/full.zip"), Class::Payload),
             (format!("{DEFINITIONS}/FULL.ZIP"), Class::Payload),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn liveupdate_names_have_the_classes_of_the_protocol() {
+    fn liveupdate_names_have_their_protocol_classes() {
         for (path, expected) in [
             ("/minitri.flg", Class::Catalog),
             ("/automatic$20liveupdate_3.3.0.102_english_livetri.zip", Class::Catalog),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn own_rules_go_first_in_their_order() {
+    fn configured_rules_precede_built_in_ones_in_order() {
         let rule = |pattern: &str, class| Rule { pattern: pattern.into(), class };
         let own = [
             rule("/packages/keep/**", Class::Generic),

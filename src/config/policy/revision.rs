@@ -1,27 +1,27 @@
-//! Which revision a payload of a manager belongs to, and since when the site has known of it. Owns what is remembered
-//! of revisions over reloads, in memory alone: who restarts asks the store how long it has had a payload. Whoever asks for
-//! a revision before it is published begins its count; what that costs is its spread, never content.
+//! The revision of a manager's payload, and the time of its first request. The times are kept across reloads in memory
+//! only; after a restart the store gives the time at which it got a payload. A client that requests a revision before it
+//! is published starts its spread too early, which costs spread, never content.
 
 use moka::sync::Cache;
 
 use crate::clock::UnixMillis;
 
-/// Revisions remembered: a year's of ten content types at a revision a day. What does not fit is new again when next
-/// asked for. moka keeps what is asked for often, so made-up paths push out each other and not what clients take.
+/// Maximum number of revisions remembered: a year of ten content types at a revision a day. An evicted revision is new at
+/// its next request. moka keeps frequently requested entries, so invented paths evict each other.
 const MAX_REVISIONS: u64 = 4_096;
 
 /// A revision of content, as in `/content/{GUID}/<sequence>/full.zip`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PayloadRevision<'a> {
-    /// `{GUID}/<sequence>`: this content's alone.
+    /// `{GUID}/<sequence>`, unique to the content.
     pub name: &'a str,
-    /// The sequence: what a client's offset is drawn for, so that it takes together what was published together.
+    /// The sequence. A client offset is derived from it, so a client downloads together what was published together.
     pub sequence: &'a str,
 }
 
 impl<'a> PayloadRevision<'a> {
-    /// Of a normalised path.
-    pub(super) fn of(path: &'a str) -> Option<Self> {
+    /// Parses a normalised path.
+    pub(super) fn parse(path: &'a str) -> Option<Self> {
         let (folder, rest) = path.strip_prefix('/')?.split_once('/')?;
         let (name, file) = rest.rsplit_once('/')?;
         let (guid, sequence) = name.split_once('/')?;
@@ -32,22 +32,22 @@ impl<'a> PayloadRevision<'a> {
     }
 }
 
-/// When each revision was first asked for.
+/// Time of the first request for each revision.
 #[derive(Debug)]
 pub struct FirstSeen(Cache<Box<str>, UnixMillis>);
 
 impl FirstSeen {
-    /// Nothing has been asked for.
+    /// Creates an empty table.
     pub fn new() -> Self {
         Self(Cache::new(MAX_REVISIONS))
     }
 
-    /// When it was first asked for, if that is remembered.
-    pub fn of(&self, revision: PayloadRevision<'_>) -> Option<UnixMillis> {
+    /// Returns the time of its first request, if it is remembered.
+    pub fn get(&self, revision: PayloadRevision<'_>) -> Option<UnixMillis> {
         self.0.get(revision.name)
     }
 
-    /// Remembers it; of two requests at once, what the first one says.
+    /// Remembers the first request, and returns the remembered time. Of two concurrent requests the first one wins.
     pub fn remember(&self, revision: PayloadRevision<'_>, seen: UnixMillis) -> UnixMillis {
         self.0.get_with(revision.name.into(), || seen)
     }
@@ -64,12 +64,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_payload_belongs_to_the_sequence_of_its_folder() {
+    fn payload_belongs_to_the_sequence_of_its_folder() {
         let name = "{535cb6a4-441f-4e8a-a897-804cd859100e}/261121001";
         for file in ["full.zip", "xdelta261120001.dax"] {
             let path = format!("/Content/{name}/{file}");
             assert_eq!(
-                PayloadRevision::of(&path),
+                PayloadRevision::parse(&path),
                 Some(PayloadRevision { name, sequence: "261121001" }),
                 "{path}"
             );
@@ -85,16 +85,16 @@ mod tests {
             "/",
             "",
         ] {
-            assert_eq!(PayloadRevision::of(path), None, "{path}");
+            assert_eq!(PayloadRevision::parse(path), None, "{path}");
         }
     }
 
     #[test]
-    fn what_was_seen_first_stays() {
+    fn first_request_time_is_kept() {
         let (seen, revision) = (FirstSeen::new(), PayloadRevision { name: "{a}/1", sequence: "1" });
-        assert_eq!(seen.of(revision), None);
+        assert_eq!(seen.get(revision), None);
         assert_eq!((seen.remember(revision, 5), seen.remember(revision, 9)), (5, 5));
-        assert_eq!(seen.of(revision), Some(5));
-        assert_eq!(seen.of(PayloadRevision { name: "{b}/1", sequence: "1" }), None);
+        assert_eq!(seen.get(revision), Some(5));
+        assert_eq!(seen.get(PayloadRevision { name: "{b}/1", sequence: "1" }), None);
     }
 }

@@ -1,38 +1,33 @@
-//! Which managers a request goes to: by host, then by the longest prefix of whole segments. A route never rewrites:
-//! the path that came in is the path that goes upstream. Asked on every request, so nothing here allocates.
+//! Lookup of a request's route: by host, then by the longest prefix of whole segments. A route never rewrites a path. The
+//! lookup runs on every request and does not allocate.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::profile::Classes;
-use crate as config;
-use crate::{Fallback, Profile, UpstreamId};
+use crate::{Fallback, Profile, RouteSettings, UpstreamId};
 
 /// A path prefix bound to upstreams and to the rules that class its paths.
 #[derive(Debug)]
 pub struct Route {
-    /// Its name in keys, logs and metrics.
+    /// Name in keys, logs and metrics.
     pub name: Arc<str>,
-    /// Its upstreams, by priority. Never empty.
+    /// Upstreams by priority. Never empty.
     pub upstreams: Arc<[UpstreamId]>,
-    /// Which built-in rules class its paths.
+    /// Built-in rules that class its paths.
     pub profile: Profile,
-    /// What its clients get while no worker serves, if not what all get.
+    /// Response while no worker serves, if not the general one.
     pub fallback: Option<Fallback>,
     /// Content types that are neither fetched nor served here.
     pub(super) denied: Vec<String>,
     pub(super) classes: Arc<Classes>,
     host: Option<Box<str>>,
-    // Without a last slash, so `/` is empty.
+    // Without its last slash, so `/` is empty.
     prefix: Box<str>,
 }
 
 impl Route {
-    pub(super) fn new(
-        route: &config::RouteSettings,
-        upstreams: Arc<[UpstreamId]>,
-        classes: Arc<Classes>,
-    ) -> Self {
+    pub(super) fn new(route: &RouteSettings, upstreams: Arc<[UpstreamId]>, classes: Arc<Classes>) -> Self {
         Self {
             name: route.name.as_str().into(),
             upstreams,
@@ -45,21 +40,21 @@ impl Route {
         }
     }
 
-    // Case does not count: managers serve from Windows, and no two routes differ by case only.
-    fn takes(&self, host: Option<&str>, path: &str) -> bool {
-        let host_fits = match (self.host.as_deref(), host) {
+    // Case-insensitive: managers serve from Windows, and no two routes differ by case only.
+    fn is_match(&self, host: Option<&str>, path: &str) -> bool {
+        let is_host_match = match (self.host.as_deref(), host) {
             (None, _) => true,
             (Some(own), Some(host)) => own.eq_ignore_ascii_case(host),
             (Some(_), None) => false,
         };
         let (path, prefix) = (path.as_bytes(), self.prefix.as_bytes());
-        host_fits
+        is_host_match
             && path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
             && matches!(path.get(prefix.len()), None | Some(b'/'))
     }
 }
 
-/// Every route, the most special first: one for a host before one for every host, then the longer prefix.
+/// All routes, the most specific first: one with a host before one without, then by length of prefix.
 #[derive(Debug)]
 pub(super) struct Routes(Vec<Arc<Route>>);
 
@@ -71,14 +66,14 @@ impl Routes {
 
     pub(super) fn find(&self, host: Option<&str>, path: &str) -> Option<&Arc<Route>> {
         let host = host.map(without_port);
-        self.0.iter().find(|route| route.takes(host, path))
+        self.0.iter().find(|route| route.is_match(host, path))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.0.iter()
     }
 
-    pub(super) fn named(&self, name: &str) -> Option<&Arc<Route>> {
+    pub(super) fn find_name(&self, name: &str) -> Option<&Arc<Route>> {
         self.0.iter().find(|route| *route.name == *name)
     }
 }
@@ -101,7 +96,7 @@ mod tests {
         let mut config = Config::for_upstreams(&["http://manager:8014"]).unwrap();
         config.routes = routes
             .iter()
-            .map(|(prefix, host)| config::RouteSettings {
+            .map(|(prefix, host)| RouteSettings {
                 name: format!("{}{prefix}", host.unwrap_or_default()),
                 prefix: (*prefix).to_owned(),
                 host: host.map(str::to_owned),
@@ -119,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_prefix_of_whole_segments_wins() {
+    fn longest_prefix_of_whole_segments_wins() {
         let policy = policy(&[("/", None), ("/content", None), ("/content/a", None)]);
         for (path, route) in [
             ("/content/a/b", "/content/a"),
@@ -135,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_of_the_host_goes_before_a_longer_prefix_of_every_host() {
+    fn route_with_host_precedes_longer_prefix_without() {
         let policy = policy(&[("/content/a", None), ("/", Some("lu.example")), ("/", None)]);
         for (host, route) in [
             (Some("lu.example"), "lu.example/"),
@@ -148,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_outside_of_every_prefix_has_no_route() {
+    fn path_outside_every_prefix_has_no_route() {
         let policy = policy(&[("/content", None)]);
         assert_eq!(name(&policy, None, "/other"), None);
         assert_eq!(name(&policy, None, "*"), None);
@@ -156,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_host_keeps_its_colons() {
+    fn ipv6_host_keeps_its_colons() {
         assert_eq!(without_port("[::1]:2967"), "[::1]");
         assert_eq!(without_port("[fe80::1]"), "[fe80::1]");
         assert_eq!(without_port("manager:8014"), "manager");

@@ -1,6 +1,6 @@
-//! When the relay's own requests are due: the instants of a recurrence, each moved by a random offset and into a window
-//! of the line. Pure functions of the last run, the time and a random number, so that a test knows what comes. A time
-//! of day that spring skips is due at the first minute after it, one that autumn repeats at its first coming.
+//! Schedule of background refreshes: the instants of a recurrence, each moved by a random offset and into a window of the
+//! line. Pure functions of the last run, the time and a random number. A time of day that spring skips is due at the
+//! first minute after it, and one that autumn repeats at its first occurrence.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::clock::UnixMillis;
 use crate::week::DAY;
 use crate::{Config, Recurrence, RefreshSettings, WeekWindows};
 
-/// Days looked through for the next time of a week: one more than a week has, and one that a zone may skip.
+/// Maximum number of days searched for the next time of a week: one more than a week, and one that a zone may skip.
 const MAX_DAYS: usize = 10;
 
-/// One configuration's schedule.
+/// The refresh schedule of a configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RefreshSchedule {
     refresh: RefreshSettings,
@@ -24,17 +24,17 @@ pub struct RefreshSchedule {
     calendar: Calendar,
 }
 
-/// A run to come.
+/// The next run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScheduledRun {
-    /// When it is due by the recurrence: what the next one counts from.
+    /// Time by the recurrence, from which the next run is computed.
     pub due: UnixMillis,
-    /// When it begins.
+    /// Start.
     pub at: UnixMillis,
 }
 
 impl RefreshSchedule {
-    /// The schedule of a configuration.
+    /// Creates the schedule of a configuration.
     pub fn new(config: &Config) -> Self {
         let zone = config.site.time_zone.clone();
         Self {
@@ -45,14 +45,14 @@ impl RefreshSchedule {
         }
     }
 
-    /// The run after the one that was due at `last`, or the first one. One that was missed is not made up for, unless
-    /// its offset would still have allowed it. `random` is drawn from all its values alike, anew for each run.
+    /// Returns the run after the one due at `last`, or the first one. A missed run is skipped unless its offset would still
+    /// allow it. `random` is uniform over all values, and new for each run.
     ///
-    /// It begins within `refresh.random` of its time, as far as the window that it falls into allows. If it falls into
-    /// none, it begins in the next, within twice as long from its opening: all sites with that window meet there.
+    /// The run starts within `refresh.random` of its time and within the window of that time. If that time is outside all
+    /// windows, the run starts within twice `refresh.random` of the next opening: all sites with that window meet there.
     pub fn next(&self, last: Option<UnixMillis>, now: UnixMillis, random: u64) -> Option<ScheduledRun> {
         let spread = millis(self.refresh.random);
-        // A clock that was set back since says nothing.
+        // Ignore a last run in the future: the clock was set back.
         let last = last.filter(|last| *last <= now.saturating_add(spread));
         let earliest = now.saturating_sub(spread);
         let due = match self.refresh.schedule {
@@ -76,7 +76,7 @@ impl RefreshSchedule {
         Some(ScheduledRun { due, at })
     }
 
-    /// The next try of a run whose first one failed at `since`; `None` if it is given up.
+    /// Returns the next attempt of a run that first failed at `since`; `None` if there are no more.
     pub fn retry(&self, since: UnixMillis, now: UnixMillis) -> Option<UnixMillis> {
         if self.refresh.schedule == Recurrence::Continuous {
             return None;
@@ -86,13 +86,13 @@ impl RefreshSchedule {
         (at <= since.saturating_add(millis(self.refresh.retry_window))).then_some(at)
     }
 
-    /// When the window of now closes: `Some(None)` if never, `None` if it is closed.
+    /// Returns the end of the current window: `Some(None)` if it never closes, `None` if no window is open.
     pub fn closes(&self, now: UnixMillis) -> Option<Option<UnixMillis>> {
         let held = self.calendar.current(&self.windows, now);
         held.value.then_some(held.until)
     }
 
-    /// A moment in the window of `from`, or in the next one: within twice `refresh.random` of the first instant.
+    /// Returns a time in the window of `from`, or in the next one, within twice `refresh.random` of its first instant.
     pub fn opening(&self, from: UnixMillis, random: u64) -> Option<UnixMillis> {
         let held = self.calendar.current(&self.windows, from);
         let opens = if held.value { from } else { held.until? };
@@ -101,7 +101,7 @@ impl RefreshSchedule {
         Some(draw(opens, latest.min(closes - 1), random))
     }
 
-    /// A moment near `due`, from `now` on and within the window that `due` falls into.
+    /// Returns a time near `due`, not before `now`, in the window of `due`.
     fn within(&self, due: UnixMillis, spread: i64, now: UnixMillis, random: u64) -> Option<UnixMillis> {
         let held = self.calendar.current(&self.windows, due);
         let opened = self.calendar.current_since(&self.windows, due).unwrap_or(i64::MIN);
@@ -110,11 +110,11 @@ impl RefreshSchedule {
         (held.value && from <= until).then(|| draw(from, until, random))
     }
 
-    /// The first instant after `after` at which the wall shows this minute of the day, on this day of the week.
+    /// Returns the first instant after `after` with this local minute of the day, on this day of the week.
     fn civil(&self, minute: u16, day: Option<u16>, after: UnixMillis) -> Option<UnixMillis> {
         let hour = i8::try_from(minute / 60).ok()?;
         let minute = i8::try_from(minute % 60).ok()?;
-        // The day before: its time may have been moved to this day.
+        // Start a day earlier: the time of that day may have been moved to this one.
         let begin: Date = self.zone.to_datetime(timestamp(after)).date().yesterday().ok()?;
         let days = std::iter::successors(Some(begin), |date| date.tomorrow().ok()).take(MAX_DAYS);
         let is_its_day = |date: &Date| {
@@ -125,11 +125,11 @@ impl RefreshSchedule {
             .find(|instant| *instant > after)
     }
 
-    /// The first instant at which the wall shows `time` or what is later.
+    /// Returns the first instant with local time `time` or later.
     fn instant(&self, time: DateTime) -> Option<UnixMillis> {
         let ambiguous = self.zone.to_ambiguous_timestamp(time);
         let at = match ambiguous.offset() {
-            // By the offset before the gap it is an instant after it.
+            // With the offset before the gap, the time is an instant after the gap.
             AmbiguousOffset::Gap { before, .. } => {
                 let behind = before.to_timestamp(time).ok()?;
                 self.zone.preceding(behind).next()?.timestamp()
@@ -140,7 +140,7 @@ impl RefreshSchedule {
     }
 }
 
-/// One of all instants from `from` to `until`, each as likely as the others.
+/// Returns an instant from `from` to `until`, uniformly by `random`.
 fn draw(from: UnixMillis, until: UnixMillis, random: u64) -> UnixMillis {
     let count = u128::from(until.abs_diff(from)) + 1;
     let at = (u128::from(random) * count) >> 64;
@@ -148,7 +148,7 @@ fn draw(from: UnixMillis, until: UnixMillis, random: u64) -> UnixMillis {
 }
 
 fn millis(time: Duration) -> i64 {
-    // Half, so that sums of two do not overflow.
+    // Half of the range, so that the sum of two does not overflow.
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2)
 }
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_spring_skips_is_due_at_the_first_minute_after_it() {
+    fn skipped_time_is_due_at_first_minute_after_it() {
         let daily = schedule("Europe/Berlin", "daily 02:30", "0s", "always");
         assert_eq!(
             runs(&daily, "2026-03-28T00:00:00Z", 3),
@@ -199,24 +199,24 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_autumn_repeats_is_due_once() {
+    fn repeated_time_is_due_once() {
         let daily = schedule("Europe/Berlin", "daily 02:30", "0s", "always");
         assert_eq!(runs(&daily, "2026-10-24T12:00:00Z", 2), ["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"]);
     }
 
     #[test]
-    fn a_distance_is_kept_and_what_was_missed_is_not_made_up_for() {
+    fn interval_is_kept_and_missed_runs_are_skipped() {
         let every = schedule("UTC", "every 4h", "0s", "always");
         assert_eq!(runs(&every, "2026-11-21T10:00:00Z", 2), ["2026-11-21T10:00:00Z", "2026-11-21T14:00:00Z"]);
         let (last, now) = (instant("2026-11-21T10:00:00Z"), instant("2026-11-22T11:00:00Z"));
         assert_eq!(every.next(Some(last), now, 0).unwrap().due, instant("2026-11-22T14:00:00Z"));
-        // A clock that was set back does not stop it.
+        // A clock that was set back does not stop the schedule.
         assert_eq!(every.next(Some(now), last, 0).unwrap().at, last);
         assert_eq!(schedule("UTC", "off", "0s", "always").next(None, now, 0), None);
     }
 
     #[test]
-    fn what_is_due_outside_of_a_window_spreads_over_the_begin_of_the_next() {
+    fn run_outside_windows_starts_after_the_next_opening() {
         let daily = schedule("UTC", "daily 12:00", "30m", "20:00-20:40");
         let (now, opens) = (instant("2026-11-21T06:00:00Z"), instant("2026-11-21T20:00:00Z"));
         let at = |random: u64| daily.next(None, now, random).unwrap().at - opens;
@@ -229,17 +229,17 @@ mod tests {
     }
 
     #[test]
-    fn the_offset_stays_in_the_window_that_the_time_falls_into() {
+    fn random_offset_stays_in_the_window_of_the_run() {
         let daily = schedule("UTC", "daily 03:00", "30m", "02:50-03:10");
         let (now, due) = (instant("2026-11-21T00:00:00Z"), instant("2026-11-21T03:00:00Z"));
         let at = |now, random: u64| daily.next(None, now, random).unwrap().at - due;
         assert_eq!((at(now, 0), at(now, u64::MAX)), (-10 * MINUTE, 10 * MINUTE - 1));
-        // What is left of it, for who starts in the midst of it.
+        // A relay that starts within the window uses the rest of it.
         assert_eq!((at(due + MINUTE, 0), at(due + 10 * MINUTE, 0)), (MINUTE, DAY_LONG - 10 * MINUTE));
     }
 
     #[test]
-    fn a_failed_run_is_tried_again_within_its_time_and_the_windows() {
+    fn failed_run_is_retried_within_its_time_and_windows() {
         let daily = schedule("UTC", "daily 03:00", "0s", "02:00-03:20, 03:50-04:30");
         let since = instant("2026-11-21T03:00:00Z");
         let retry = |after: i64| daily.retry(since, since + after * MINUTE).map(|at| (at - since) / MINUTE);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_are_uniform() {
+    fn random_offsets_are_uniform() {
         let every = schedule("UTC", "every 4h", "1h", "always");
         let last = instant("2026-11-21T10:00:00Z");
         let step = u64::MAX / 1_000;
@@ -268,7 +268,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn every_run_is_where_a_walk_through_the_minutes_finds_it(
+        fn runs_agree_with_a_scan_of_minutes(
             zone in prop::sample::select(vec![
                 "Europe/Berlin", "Australia/Lord_Howe", "America/New_York", "Asia/Kathmandu", "America/Santiago",
                 "Pacific/Apia", "UTC",
@@ -288,7 +288,7 @@ mod tests {
             let schedule = schedule(zone, &text, "0s", windows);
             let now = instant(begin) + later * MINUTE;
             let run = schedule.next(None, now, 0).unwrap();
-            // The first minute that shows its time of a day, or what is later where that is skipped.
+            // The first minute with that local time, or a later one if it is skipped.
             let date = wall(&schedule.zone, now).date();
             let times = (-1..10).map(|days| date.checked_add(jiff::Span::new().days(days)).unwrap());
             let times = times.filter(|date| day.is_none_or(|(_, day)| date.weekday().to_monday_zero_offset() == day));
@@ -297,7 +297,7 @@ mod tests {
             let mut minutes = (0..).map(|count| now + count * MINUTE);
             let is_due = |at: &UnixMillis| times.iter().any(|time| {
                 wall(&schedule.zone, *at) >= *time && wall(&schedule.zone, *at - MINUTE) < *time
-                    // Not again when the hour is repeated.
+                    // Only once when the hour is repeated.
                     && (1..=180).all(|before| wall(&schedule.zone, *at - before * MINUTE) < *time)
             });
             let due = minutes.find(is_due).unwrap();
@@ -305,12 +305,11 @@ mod tests {
             let open = (0..).map(|count| due + count * MINUTE)
                 .find(|at| schedule.calendar.current(&schedule.windows, *at).value);
             prop_assert_eq!(Some(run.at), open);
-            // The next one is another.
             prop_assert!(schedule.next(Some(run.due), run.at, 0).unwrap().due > run.due);
         }
 
         #[test]
-        fn a_run_is_in_a_window_not_before_now_and_near_its_time(
+        fn run_starts_in_a_window_near_its_time_and_not_in_the_past(
             text in prop::sample::select(vec!["every 2h", "every 4h", "daily 03:00", "daily 12:00", "weekly sun 03:00"]),
             windows in prop::sample::select(vec!["always", "20:00-06:00", "02:30-03:10", "mon-fri 12:10-13:00"]),
             now in 0..14 * DAY_LONG,

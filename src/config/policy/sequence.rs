@@ -1,19 +1,19 @@
-//! The numbers that a manager gives the revisions of a content, as they stand in keys: `/…/{GUID}/<number>/<name>`. That
-//! a larger one is newer is the only thing believed of them.
+//! Revision numbers in cache keys: `/…/{GUID}/<number>/<name>`. The only assumption about them is that a larger number is
+//! newer.
 
 /// A file of one revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RevisionFile<'a> {
-    /// Route and path up to the number: one content.
+    /// Route and path up to the number, which identify one content.
     pub series: &'a str,
-    /// The revision.
+    /// Revision number.
     pub number: u64,
-    /// The file within it.
+    /// Name of the file in the revision.
     pub name: &'a str,
 }
 
 impl<'a> RevisionFile<'a> {
-    /// Of a key without query; `None` if it is none of this form.
+    /// Parses a key without query; `None` if it has another form.
     pub fn parse(key: &'a str) -> Option<Self> {
         let (folder, name) = key.rsplit_once('/')?;
         let (series, number) = folder.rsplit_once('/')?;
@@ -23,13 +23,13 @@ impl<'a> RevisionFile<'a> {
         Some(Self { series, number: parse_revision_number(number)?, name }).filter(|_| fits)
     }
 
-    /// The key of another file of the same content.
+    /// Returns the key of another file of the same content.
     pub fn format_key(series: &str, number: u64, name: &str) -> String {
         format!("{series}/{number}/{name}")
     }
 }
 
-/// A number whose digits are the only way to write it.
+/// Parses a revision number in canonical form: digits without a leading zero.
 pub fn parse_revision_number(digits: &str) -> Option<u64> {
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
     plain.then(|| digits.parse().ok())?
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_of_a_revision_is_taken_apart_and_put_together() {
+    fn revision_key_parses_and_formats_to_itself() {
         let key = "/ /content/{535cb6a4-441f-4e8a-a897-804cd859100e}/261121001/full.zip";
         let numbered = RevisionFile::parse(key).unwrap();
         assert_eq!((numbered.number, numbered.name), (261_121_001, "full.zip"));

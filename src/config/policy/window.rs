@@ -1,10 +1,9 @@
-//! When a client's turn is. Owns the offset that each client has within a spread, and the verdict on one request. Pure
-//! functions of client, revision and time: no state, so that a restart, a reload or another relay says the same.
+//! Scheduled starts of downloads: the offset of each client within a spread, and the decision on one request. Pure
+//! functions of client, revision and time, so a restart, a reload or another relay decides the same.
 //!
-//! A client may begin from `start + offset` until its group's window closes. `start` is when the window opened, or when
-//! the revision was first asked for, if that came later; without windows it is always the latter. Who would come after
-//! the window has closed comes in the next one, and there counts from its opening. A spread that does not fit into a
-//! window is made to fit, so that every client has a turn in each.
+//! A client may start from `start + offset` until its group's window closes. `start` is the opening of the window, or the
+//! first request for the revision if that is later; without windows it is always the latter. A client with a start after
+//! the window closes starts in the next one, counted from its opening. A spread is shortened to fit each window.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,34 +14,34 @@ use super::calendar::Calendar;
 use crate::GroupSettings;
 use crate::clock::UnixMillis;
 
-/// Time until a window that never opens is asked about again; no configuration has one.
+/// Deferral if a window never opens; no configuration has such a window.
 const NEVER: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Whether a client may begin to download a payload.
+/// Time at which a client may start to download a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScheduledStart {
-    /// Its time has come.
+    /// The client may start now.
     Now,
-    /// The revision is released to everyone at once.
+    /// The revision is released to all clients at once.
     Emergency,
-    /// Not yet.
+    /// The client must wait.
     Later {
-        /// When its time comes.
+        /// Scheduled start.
         at: UnixMillis,
     },
 }
 
-/// Where a client's turn lies within `spread`, for this revision: evenly spread over clients, of no relation between
-/// revisions, and the same for ever. It is the high half of the product of `spread` in milliseconds and the XXH3-64
-/// (seed 0) of the client's address as 16 bytes of IPv6 (IPv4 as `::ffff:a.b.c.d`) followed by the revision's text.
+/// Returns a client's offset within `spread` for this revision: uniform over clients, independent between revisions, and
+/// stable. It is the high half of the product of `spread` in milliseconds and the XXH3-64 (seed 0) of the client's address
+/// as 16 bytes of IPv6 (IPv4 as `::ffff:a.b.c.d`) followed by the revision's text.
 pub fn client_offset(client: IpAddr, revision: &str, spread: Duration) -> Duration {
     let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
-    // Not a remainder, which would favour the front of the spread.
+    // A remainder would favour the start of the spread.
     let offset = (u128::from(client_hash(client, revision)) * u128::from(millis)) >> 64;
     Duration::from_millis(u64::try_from(offset).unwrap_or(u64::MAX))
 }
 
-/// The hash alone: 2^64 stands for the whole spread.
+/// Returns the hash behind [`client_offset`]: 2^64 stands for the whole spread.
 pub fn client_hash(client: IpAddr, revision: &str) -> u64 {
     let address = match client {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
@@ -54,8 +53,8 @@ pub fn client_hash(client: IpAddr, revision: &str) -> u64 {
     hash.digest()
 }
 
-/// Whether `client` may begin to download from this revision now. `seen` is when the revision was first asked for; one
-/// after `now`, of a clock that was set back since, says nothing.
+/// Returns when `client` may start to download from this revision. `seen` is the time of the revision's first request; it
+/// is ignored if it is after `now`, because the clock was set back.
 pub(super) fn scheduled_start(
     calendar: &Calendar,
     group: &GroupSettings,
@@ -89,7 +88,7 @@ pub(super) fn scheduled_start(
     ScheduledStart::Later { at: opens + millis(window.offset(group, client, revision)) }
 }
 
-// Open ends are for ever.
+// `None` is an open end.
 struct Window {
     opens: Option<UnixMillis>,
     closes: Option<UnixMillis>,
@@ -130,7 +129,7 @@ mod tests {
         (first..first + count).map(|address| Ipv4Addr::from(address).into())
     }
 
-    // The p-value of the Kolmogorov–Smirnov test that the shares (0 to 1) are uniform.
+    // p-value of the Kolmogorov–Smirnov test of uniformity of shares from 0 to 1.
     fn kolmogorov_smirnov(mut shares: Vec<f64>) -> f64 {
         shares.sort_by(f64::total_cmp);
         let count = shares.len() as f64;
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_test_for_uniformity_tells_a_skew_from_none() {
+    fn uniformity_test_detects_a_skew() {
         let even: Vec<f64> = (0..10_000).map(|i| (f64::from(i) + 0.5) / 10_000.0).collect();
         let skewed = even.iter().map(|share| share.powf(1.05)).collect();
         assert!(kolmogorov_smirnov(even) > 0.99);
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_offsets_of_ten_thousand_clients_are_uniform() {
+    fn client_offsets_are_uniform() {
         for revision in ["261121001", "261121002", "210602017", ""] {
             let p = kolmogorov_smirnov(clients(10_000).map(|client| share(client, revision)).collect());
             assert!(p > 0.01, "{revision}: {p}");
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_offset_for_one_revision_says_nothing_of_the_next() {
+    fn client_offsets_are_independent_between_revisions() {
         let differences = clients(10_000)
             .map(|client| (share(client, "261121001") - share(client, "261121002")).rem_euclid(1.0));
         assert!(kolmogorov_smirnov(differences.collect()) > 0.01);
@@ -181,8 +180,8 @@ mod tests {
     }
 
     #[test]
-    fn offsets_are_the_same_in_every_version() {
-        // Worked out by another implementation of XXH3.
+    fn client_offsets_have_fixed_values() {
+        // Computed by another implementation of XXH3.
         for (client, revision, millis) in [
             ("10.1.2.3", "261121001", 6_785_019),
             ("::ffff:10.1.2.3", "261121001", 6_785_019),
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peak_of_five_thousand_clients_stays_near_the_even_share() {
+    fn peak_of_five_thousand_clients_is_near_the_mean() {
         // 100 MiB at 1.4 Mbit/s.
         const DOWNLOAD: i64 = 600_000;
         let (group, calendar) = (group("always", "4h"), Calendar::new(TimeZone::UTC));
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_begins_its_offset_after_the_window_opens_and_not_after_it_closes() {
+    fn client_starts_at_its_offset_within_the_window() {
         let group = group("mon-fri 20:00-06:00", "4h");
         let opens = monday(20) + own(4);
         assert_eq!(at(&group, monday(9), monday(12)), ScheduledStart::Later { at: opens });
@@ -257,15 +256,15 @@ mod tests {
         assert_eq!(at(&group, monday(9), opens - 1), ScheduledStart::Later { at: opens });
         assert_eq!(at(&group, monday(9), opens), ScheduledStart::Now);
         assert_eq!(at(&group, monday(9), monday(30) - 1), ScheduledStart::Now);
-        // A client that was away has its turn in the next window, again behind its offset.
+        // A client that was offline starts at its offset in the next window.
         assert_eq!(at(&group, monday(9), monday(30)), ScheduledStart::Later { at: opens + 24 * HOUR });
-        // And over the weekend, if nothing opens there.
+        // No window opens on the weekend.
         let next_monday = ScheduledStart::Later { at: opens + 7 * 24 * HOUR };
         assert_eq!(at(&group, monday(9), monday(5 * 24 + 7)), next_monday);
     }
 
     #[test]
-    fn a_revision_that_appears_in_an_open_window_counts_from_then() {
+    fn new_revision_in_open_window_counts_from_its_first_request() {
         let group = group("mon-fri 20:00-06:00", "4h");
         let seen = monday(23);
         assert_eq!(at(&group, seen, seen), ScheduledStart::Later { at: seen + own(4) });
@@ -273,12 +272,12 @@ mod tests {
         // Too late for this window: in the next, from its opening.
         let late = monday(30) - own(4) / 2;
         assert_eq!(at(&group, late, late), ScheduledStart::Later { at: monday(44) + own(4) });
-        // A clock that was set back makes nobody wait for the time it was seen at.
+        // After the clock was set back, no client waits for the time of the first request.
         assert_eq!(at(&group, monday(1000), monday(20) + own(4)), ScheduledStart::Now);
     }
 
     #[test]
-    fn without_windows_the_spread_counts_from_when_the_revision_was_seen() {
+    fn spread_without_windows_counts_from_the_first_request() {
         let group = group("always", "4h");
         let seen = monday(9);
         assert_eq!(at(&group, seen, seen), ScheduledStart::Later { at: seen + own(4) });
@@ -288,21 +287,21 @@ mod tests {
     }
 
     #[test]
-    fn without_a_spread_a_window_opens_for_all_at_once() {
+    fn window_without_spread_opens_for_all_clients_at_once() {
         let group = group("mon-fri 20:00-06:00", "0s");
         assert_eq!(at(&group, monday(9), monday(20) - 1), ScheduledStart::Later { at: monday(20) });
         assert_eq!(at(&group, monday(9), monday(20)), ScheduledStart::Now);
     }
 
     #[test]
-    fn a_spread_that_is_longer_than_the_window_leaves_every_client_a_turn_in_it() {
+    fn spread_longer_than_window_is_shortened_to_fit() {
         let group = group("20:00-22:00", "12h");
         for client in clients(2_000) {
             let calendar = Calendar::new(TimeZone::UTC);
             let ScheduledStart::Later { at: opens } =
                 scheduled_start(&calendar, &group, client, "1", 0, monday(12))
             else {
-                panic!("{client} is let in before the window")
+                panic!("{client} starts before the window")
             };
             assert!((monday(20)..=monday(22) - HOUR / 4).contains(&opens), "{client}");
             assert_eq!(scheduled_start(&calendar, &group, client, "1", 0, opens), ScheduledStart::Now);
@@ -313,7 +312,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn who_comes_when_told_is_served_and_a_moment_before_is_not(
+        fn client_may_start_at_its_scheduled_start_and_not_before(
             zone in prop::sample::select(vec!["Europe/Berlin", "Australia/Lord_Howe", "UTC"]),
             windows in prop::sample::select(vec![
                 "always", "20:00-06:00", "mon-fri 20:00-06:00", "02:15-02:45", "sun 01:30-03:00, sun 22:00-24:00",
