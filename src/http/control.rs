@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_cannot_be_read_are_stale_and_great_ones_are_capped() {
+    fn unreadable_numbers_are_stale_and_large_ones_capped() {
         for (line, expected) in [
             ("max-age=60", 60),
             ("max-age=\"60\"", 60),

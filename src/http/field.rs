@@ -1,6 +1,6 @@
-//! Field values as RFC 9110 §5.5 and §5.6 write them: lists over several field lines, HTTP dates, delta-seconds.
-//! Works on bytes, because one octet that is not ASCII must not hide a `no-store` beside it. Every reader here is linear
-//! in the value's length and allocates nothing; what is written is one field line. What a field means is not known here.
+//! Field values (RFC 9110 §5.5, §5.6): lists over several lines, HTTP dates, delta-seconds. Works on bytes, because
+//! one octet outside ASCII must not hide a `no-store` beside it. Every reader is linear in the value's length and
+//! allocates nothing.
 
 use std::time::UNIX_EPOCH;
 
@@ -52,7 +52,7 @@ pub fn composed(text: String) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Appends a member to a list-based field, whose lines become one.
+/// Appends a member to a list-based field, and joins its lines into one.
 pub fn append_member(headers: &mut HeaderMap, name: HeaderName, member: &str) {
     let mut list: Vec<u8> = Vec::new();
     for value in headers.get_all(&name) {

@@ -50,7 +50,7 @@ pub enum CacheResult {
     Stale,
     /// From the store, after an upstream confirmed it.
     Revalidated,
-    /// From an upstream, because what is stored was stale.
+    /// From an upstream, because the stored response was stale.
     Expired,
     /// From an upstream, with the request of another client.
     Collapsed,

@@ -178,8 +178,8 @@ pub(super) fn is_heuristically_cacheable(status: StatusCode, control: &CacheCont
         || control.has(Directive::Public)
 }
 
-// Final status codes whose caching requirements are met: 206 and 304 complete other responses, 416 and all of 1xx
-// belong to one request, and other codes have no meaning here that would say what a stored copy is good for.
+// Final status codes with known caching requirements. 206 and 304 complete other responses, 416 and all of 1xx belong
+// to one request, and other codes do not say how long a stored copy is good.
 const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
 
 fn is_shareable_with_credentials(control: &CacheControl) -> bool {

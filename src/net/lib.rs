@@ -1,9 +1,10 @@
-//! The network layer: listeners and connections of clients, connections to upstreams and peers, limits and slots, and
-//! what all forwarding has in common.
+//! The network layer: listeners and client connections, connections to upstreams and peers, limits and slots, and
+//! redirects to a manager.
 //!
-//! Guarantees: every connection, wait and queue is bounded; no byte passes a limit that is in force. It knows nothing
-//! of stored content. Main types: [`listen::Connections`], [`upstream::Upstreams`], [`shape::WanLimiter`], [`shape::LanLimiter`],
-//! [`redirect::PublicUrls`]. Start reading at [`upstream`] for requests to managers, at [`listen`] for clients.
+//! Guarantees: every connection, wait and queue is bounded; no byte passes a limit in force. It knows nothing of
+//! stored content. Main types: [`listen::HttpServer`], [`upstream::Upstreams`], [`shape::WanLimiter`],
+//! [`shape::LanLimiter`], [`shape::SlotLimiter`], [`redirect::PublicUrls`]. Start reading at [`upstream`] for
+//! requests to managers, at [`listen`] for clients.
 
 pub mod listen;
 pub mod metrics;

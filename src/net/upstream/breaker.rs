@@ -24,15 +24,15 @@ pub(super) struct BreakerSettings {
 /// Health of an upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Breaker {
-    state: State,
+    state: BreakerState,
     /// Last failure since its last response.
-    fault: Option<Fault>,
+    fault: Option<FailureKind>,
     /// Number of probes so far.
     probes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum BreakerState {
     /// Requests are admitted.
     Closed {
         /// Consecutive failures up to now.
@@ -59,7 +59,7 @@ pub(super) enum Ticket {
 
 /// Kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum FailureKind {
     /// No connection.
     Unreachable,
     /// No response in time.
@@ -97,7 +97,7 @@ impl Default for Breaker {
     /// Closed, as for a new upstream.
     fn default() -> Self {
         Self {
-            state: State::Closed { failures: 0, avoid_until: None, recovered: None },
+            state: BreakerState::Closed { failures: 0, avoid_until: None, recovered: None },
             fault: None,
             probes: 0,
         }
@@ -108,23 +108,25 @@ impl Breaker {
     /// Admits a request or not. With `may_probe` it can become the probe once one is due.
     pub(super) fn admit(&mut self, now: UnixMillis, may_probe: bool) -> Option<Ticket> {
         match self.state {
-            State::Closed { .. } => Some(Ticket::Regular),
-            State::Open { until, wait } if may_probe && time_until(until, now, wait) == 0 => {
+            BreakerState::Closed { .. } => Some(Ticket::Regular),
+            BreakerState::Open { until, wait } if may_probe && time_until(until, now, wait) == 0 => {
                 self.probes += 1;
-                self.state = State::HalfOpen { probe: self.probes, wait };
+                self.state = BreakerState::HalfOpen { probe: self.probes, wait };
                 Some(Ticket::Probe(self.probes))
             }
-            State::Open { .. } | State::HalfOpen { .. } => None,
+            BreakerState::Open { .. } | BreakerState::HalfOpen { .. } => None,
         }
     }
 
     /// Records a response to any request.
     pub(super) fn record_success(&mut self, now: UnixMillis) -> Option<Transition> {
         let (recovered, transition) = match self.state {
-            State::Closed { recovered, .. } => (recovered, None),
-            State::Open { .. } | State::HalfOpen { .. } => (Some(now), Some(Transition::Closed)),
+            BreakerState::Closed { recovered, .. } => (recovered, None),
+            BreakerState::Open { .. } | BreakerState::HalfOpen { .. } => {
+                (Some(now), Some(Transition::Closed))
+            }
         };
-        self.state = State::Closed { failures: 0, avoid_until: None, recovered };
+        self.state = BreakerState::Closed { failures: 0, avoid_until: None, recovered };
         self.fault = None;
         transition
     }
@@ -133,45 +135,52 @@ impl Breaker {
     pub(super) fn record_failure(
         &mut self,
         ticket: &Ticket,
-        fault: Fault,
+        fault: FailureKind,
         now: UnixMillis,
         settings: &BreakerSettings,
     ) -> Option<Transition> {
         match self.state {
-            State::Closed { failures, avoid_until, recovered } => {
+            BreakerState::Closed { failures, avoid_until, recovered } => {
                 self.fault = Some(fault);
                 let failures = failures.saturating_add(1);
                 if failures >= settings.failures {
                     let until = now.saturating_add(settings.retry);
-                    self.state = State::Open { until, wait: settings.retry };
+                    self.state = BreakerState::Open { until, wait: settings.retry };
                     return Some(Transition::Opened { until });
                 }
                 let avoid_until = match fault {
-                    Fault::Invalid | Fault::Unavailable => avoid_until,
-                    Fault::Unreachable | Fault::Silent => Some(now.saturating_add(settings.retry)),
+                    FailureKind::Invalid | FailureKind::Unavailable => avoid_until,
+                    FailureKind::Unreachable | FailureKind::Silent => {
+                        Some(now.saturating_add(settings.retry))
+                    }
                 };
-                self.state = State::Closed { failures, avoid_until, recovered };
+                self.state = BreakerState::Closed { failures, avoid_until, recovered };
                 None
             }
-            State::HalfOpen { probe, wait } if *ticket == Ticket::Probe(probe) => {
+            BreakerState::HalfOpen { probe, wait } if *ticket == Ticket::Probe(probe) => {
                 self.fault = Some(fault);
                 let wait = wait.saturating_mul(2).min(settings.retry_max);
                 let until = now.saturating_add(wait);
-                self.state = State::Open { until, wait };
+                self.state = BreakerState::Open { until, wait };
                 Some(Transition::StaysOpen { until })
             }
             // Requests from before the opening add no evidence.
-            State::Open { .. } | State::HalfOpen { .. } => None,
+            BreakerState::Open { .. } | BreakerState::HalfOpen { .. } => None,
         }
     }
 
     /// Records a failure that may concern one path only. A health check tests the upstream as a whole and reports the
     /// decisive failure.
-    pub(super) fn record_suspicion(&mut self, fault: Fault, now: UnixMillis, settings: &BreakerSettings) {
-        if let State::Closed { failures, .. } = self.state {
+    pub(super) fn record_suspicion(
+        &mut self,
+        fault: FailureKind,
+        now: UnixMillis,
+        settings: &BreakerSettings,
+    ) {
+        if let BreakerState::Closed { failures, .. } = self.state {
             let most = BreakerSettings { failures: u32::MAX, ..*settings };
             self.record_failure(&Ticket::Regular, fault, now, &most);
-            if let State::Closed { failures: counted, .. } = &mut self.state {
+            if let BreakerState::Closed { failures: counted, .. } = &mut self.state {
                 *counted = failures.saturating_add(1).min(settings.failures.saturating_sub(1));
             }
         }
@@ -180,8 +189,8 @@ impl Breaker {
     /// Returns a ticket without an outcome; true if another request may probe at once.
     pub(super) fn release(&mut self, ticket: &Ticket, now: UnixMillis) -> bool {
         match self.state {
-            State::HalfOpen { probe, wait } if *ticket == Ticket::Probe(probe) => {
-                self.state = State::Open { until: now, wait };
+            BreakerState::HalfOpen { probe, wait } if *ticket == Ticket::Probe(probe) => {
+                self.state = BreakerState::Open { until: now, wait };
                 true
             }
             _ => false,
@@ -189,18 +198,20 @@ impl Breaker {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        matches!(self.state, State::Closed { .. })
+        matches!(self.state, BreakerState::Closed { .. })
     }
 
     /// Returns the last failure; `None` after a response.
-    pub(super) fn fault(&self) -> Option<Fault> {
+    pub(super) fn fault(&self) -> Option<FailureKind> {
         self.fault
     }
 
     /// Returns true if others go first, because it has just cost a request its time-out.
     pub(super) fn is_last_resort(&self, now: UnixMillis, settings: &BreakerSettings) -> bool {
         match self.state {
-            State::Closed { avoid_until: Some(until), .. } => time_until(until, now, settings.retry) > 0,
+            BreakerState::Closed { avoid_until: Some(until), .. } => {
+                time_until(until, now, settings.retry) > 0
+            }
             _ => false,
         }
     }
@@ -209,16 +220,16 @@ impl Breaker {
     /// which the probe should have ended.
     pub(super) fn next_probe(&self, now: UnixMillis, settings: &BreakerSettings) -> Option<UnixMillis> {
         match self.state {
-            State::Closed { .. } => None,
-            State::Open { until, wait } => Some(time_until(until, now, wait)),
-            State::HalfOpen { .. } => Some(settings.retry),
+            BreakerState::Closed { .. } => None,
+            BreakerState::Open { until, wait } => Some(time_until(until, now, wait)),
+            BreakerState::HalfOpen { .. } => Some(settings.retry),
         }
     }
 
     /// Returns its part of an even share.
     pub(super) fn share(&self, now: UnixMillis, settings: &BreakerSettings) -> TrafficShare {
         match self.state {
-            State::Closed { recovered: Some(recovered), .. } if now >= recovered => {
+            BreakerState::Closed { recovered: Some(recovered), .. } if now >= recovered => {
                 TrafficShare::after(now.saturating_sub(recovered), settings.slow_start)
             }
             _ => TrafficShare::FULL,
@@ -245,7 +256,7 @@ mod tests {
         let mut breaker = Breaker::default();
         for failures in 1..=3 {
             let ticket = breaker.admit(now, false).unwrap();
-            let transition = breaker.record_failure(&ticket, Fault::Unreachable, now, &SETTINGS);
+            let transition = breaker.record_failure(&ticket, FailureKind::Unreachable, now, &SETTINGS);
             assert_eq!(transition, (failures == 3).then_some(Transition::Opened { until: now + 5_000 }));
         }
         breaker
@@ -262,7 +273,7 @@ mod tests {
             assert_eq!(breaker.admit(now, false), None, "a request that may not probe");
             let probe = breaker.admit(now, true).unwrap();
             assert_eq!(breaker.admit(now, true), None, "a second probe");
-            breaker.record_failure(&probe, Fault::Invalid, now, &SETTINGS);
+            breaker.record_failure(&probe, FailureKind::Invalid, now, &SETTINGS);
         }
         let probe = breaker.admit(now + 60_000, true).unwrap();
         assert_eq!(breaker.record_success(now + 60_000), Some(Transition::Closed));
@@ -279,12 +290,12 @@ mod tests {
         let next = breaker.admit(6_000, true).unwrap();
         assert_ne!(lost, next);
         assert_eq!(
-            breaker.record_failure(&lost, Fault::Invalid, 6_000, &SETTINGS),
+            breaker.record_failure(&lost, FailureKind::Invalid, 6_000, &SETTINGS),
             None,
             "its owner speaks for it no more"
         );
         assert_eq!(
-            breaker.record_failure(&next, Fault::Invalid, 6_000, &SETTINGS),
+            breaker.record_failure(&next, FailureKind::Invalid, 6_000, &SETTINGS),
             Some(Transition::StaysOpen { until: 16_000 })
         );
     }
@@ -292,9 +303,9 @@ mod tests {
     #[test]
     fn unreachable_upstream_goes_last_but_a_failing_one_not() {
         let mut breaker = Breaker::default();
-        breaker.record_failure(&Ticket::Regular, Fault::Invalid, 0, &SETTINGS);
-        assert!(breaker.fault() == Some(Fault::Invalid) && !breaker.is_last_resort(0, &SETTINGS));
-        breaker.record_failure(&Ticket::Regular, Fault::Unreachable, 0, &SETTINGS);
+        breaker.record_failure(&Ticket::Regular, FailureKind::Invalid, 0, &SETTINGS);
+        assert!(breaker.fault() == Some(FailureKind::Invalid) && !breaker.is_last_resort(0, &SETTINGS));
+        breaker.record_failure(&Ticket::Regular, FailureKind::Unreachable, 0, &SETTINGS);
         assert!(breaker.is_last_resort(4_999, &SETTINGS) && !breaker.is_last_resort(5_000, &SETTINGS));
         breaker.record_success(0);
         assert!(breaker.fault().is_none() && !breaker.is_last_resort(0, &SETTINGS));
@@ -304,16 +315,16 @@ mod tests {
     fn suspected_failures_open_only_with_a_failed_check() {
         let mut breaker = Breaker::default();
         for _ in 0..100 {
-            breaker.record_suspicion(Fault::Unavailable, 0, &SETTINGS);
+            breaker.record_suspicion(FailureKind::Unavailable, 0, &SETTINGS);
         }
         assert!(breaker.is_closed());
-        assert_eq!(breaker.fault(), Some(Fault::Unavailable));
+        assert_eq!(breaker.fault(), Some(FailureKind::Unavailable));
         let check = breaker.admit(0, true).unwrap();
-        let transition = breaker.record_failure(&check, Fault::Silent, 0, &SETTINGS);
+        let transition = breaker.record_failure(&check, FailureKind::Silent, 0, &SETTINGS);
         assert_eq!(transition, Some(Transition::Opened { until: 5_000 }));
         let always = BreakerSettings { failures: 1, ..SETTINGS };
         let mut breaker = Breaker::default();
-        breaker.record_suspicion(Fault::Silent, 0, &always);
+        breaker.record_suspicion(FailureKind::Silent, 0, &always);
         assert!(breaker.is_closed() && breaker.is_last_resort(0, &always));
     }
 
@@ -323,7 +334,7 @@ mod tests {
         assert_eq!(breaker.next_probe(0, &SETTINGS), Some(0));
         assert!(breaker.admit(0, true).is_some());
         let mut missed = Breaker::default();
-        missed.record_failure(&Ticket::Regular, Fault::Unreachable, 1_000_000_000, &SETTINGS);
+        missed.record_failure(&Ticket::Regular, FailureKind::Unreachable, 1_000_000_000, &SETTINGS);
         assert!(!missed.is_last_resort(0, &SETTINGS));
     }
 
@@ -393,7 +404,7 @@ mod tests {
                     },
                     BreakerEvent::Fail(at) => if let Some(ticket) = take(at, &mut tickets) {
                         consecutive += u32::from(was_closed);
-                        let transition = breaker.record_failure(&ticket, Fault::Unreachable, now, &SETTINGS);
+                        let transition = breaker.record_failure(&ticket, FailureKind::Unreachable, now, &SETTINGS);
                         prop_assert_eq!(was_closed && consecutive >= SETTINGS.failures, matches!(transition, Some(Transition::Opened { .. })));
                         if matches!(transition, Some(Transition::Opened { .. })) { consecutive = 0; }
                         if matches!(transition, Some(Transition::StaysOpen { .. })) { probes = 0; }
@@ -404,7 +415,7 @@ mod tests {
                         probes = 0;
                     },
                 }
-                let is_half_open = matches!(breaker.state, State::HalfOpen { .. });
+                let is_half_open = matches!(breaker.state, BreakerState::HalfOpen { .. });
                 prop_assert_eq!(probes == 1, is_half_open);
                 let next = breaker.next_probe(now, &SETTINGS);
                 prop_assert_eq!(next.is_none(), breaker.is_closed());

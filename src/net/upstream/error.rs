@@ -9,7 +9,7 @@ use http::StatusCode;
 use hyper_util::client::legacy;
 
 use super::UpstreamResponse;
-use super::breaker::Fault;
+use super::breaker::FailureKind;
 use super::request_body::RequestBodyError;
 
 /// Failure of a request to upstreams.
@@ -110,9 +110,9 @@ pub(super) enum AttemptOutcome {
     /// The upstream works.
     Healthy,
     /// The upstream fails.
-    Failed(Fault, Arc<str>),
+    Failed(FailureKind, Arc<str>),
     /// The upstream may fail on this path only, such as a stopped service or a request that it holds open.
-    Suspect(Fault),
+    Suspect(FailureKind),
     /// No evidence.
     Unknown,
 }
@@ -155,7 +155,9 @@ impl AttemptOutcome {
                 // A relay that lacks one object has others, and one that the request loops back to is well.
                 let is_healthy = answer.upstream.is_relay() || status == StatusCode::LOOP_DETECTED;
                 match is_unavailable(status) && !is_healthy {
-                    true => Self::Failed(Fault::Unavailable, Arc::from(format!("response status {status}"))),
+                    true => {
+                        Self::Failed(FailureKind::Unavailable, Arc::from(format!("response status {status}")))
+                    }
                     false => Self::Healthy,
                 }
             }
@@ -167,7 +169,7 @@ impl AttemptOutcome {
     /// all.
     pub(super) fn on_one_path(self) -> Self {
         match self {
-            Self::Failed(fault @ (Fault::Silent | Fault::Unavailable), _) => Self::Suspect(fault),
+            Self::Failed(fault @ (FailureKind::Silent | FailureKind::Unavailable), _) => Self::Suspect(fault),
             outcome => outcome,
         }
     }
@@ -175,9 +177,11 @@ impl AttemptOutcome {
     /// Judges a request without a response.
     pub(super) fn from_error(error: &UpstreamError, patience: Duration) -> Self {
         let fault = match error {
-            UpstreamError::Connect { .. } => Fault::Unreachable,
-            UpstreamError::HeadTimeout { after, .. } if *after >= patience / 2 => Fault::Silent,
-            UpstreamError::Closed { was_kept: false, .. } | UpstreamError::Response { .. } => Fault::Invalid,
+            UpstreamError::Connect { .. } => FailureKind::Unreachable,
+            UpstreamError::HeadTimeout { after, .. } if *after >= patience / 2 => FailureKind::Silent,
+            UpstreamError::Closed { was_kept: false, .. } | UpstreamError::Response { .. } => {
+                FailureKind::Invalid
+            }
             UpstreamError::HeadTimeout { .. }
             | UpstreamError::Closed { was_kept: true, .. }
             | UpstreamError::Unavailable { .. }

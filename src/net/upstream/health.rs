@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::breaker::{Breaker, BreakerSettings, Fault};
+use super::breaker::{Breaker, BreakerSettings, FailureKind};
 use super::error::AttemptOutcome;
 use super::send::RequestTimeouts;
 use super::{
@@ -183,7 +183,7 @@ impl Upstreams {
         // An accepted connection says little about an upstream that does not answer, and nothing if a proxy accepts
         // it.
         let connecting = upstream.pool.forward_proxy().is_none()
-            && matches!(upstream.state.breaker().fault(), None | Some(Fault::Unreachable));
+            && matches!(upstream.state.breaker().fault(), None | Some(FailureKind::Unreachable));
         let (attempt, outcome) = match (&upstream.check, connecting) {
             (None, true) => connection_outcome(self.connect(upstream, limit).await, limit),
             (path, _) => {
@@ -301,7 +301,7 @@ mod tests {
     fn record_failure(times: u32, at: UnixMillis) -> Breaker {
         let mut breaker = Breaker::default();
         for _ in 0..times {
-            breaker.record_failure(&Ticket::Regular, Fault::Unreachable, at, &SETTINGS);
+            breaker.record_failure(&Ticket::Regular, FailureKind::Unreachable, at, &SETTINGS);
         }
         breaker
     }

@@ -12,7 +12,7 @@ use gupd_config::clock::UnixMillis;
 /// requests weigh as much as one set of some MiB.
 const ESTIMATE: u64 = 64 << 10;
 
-/// Maximum that one response counts, whatever it claims: sums must not overflow.
+/// Maximum that one response counts, regardless of its claim: sums must not overflow.
 const MAX_RESPONSE: u64 = 1 << 50;
 
 /// One upstream with the figures that order it.
