@@ -9,9 +9,9 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
-use gupd::Config;
-use gupd::config::GroupSettings;
-use gupd::policy::{ClientAttributes, Policy};
+use gupd_config::Config;
+use gupd_config::GroupSettings;
+use gupd_config::policy::{ClientAttributes, Policy};
 use ipnet::IpNet;
 
 const GROUPS: u64 = 100;

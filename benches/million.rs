@@ -17,9 +17,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gupd::clock::Clock;
-use gupd::config;
-use gupd::store::Store;
+use gupd_config as config;
+use gupd_config::clock::Clock;
+use gupd_store::Store;
 use rusqlite::Connection;
 
 /// The content every object's path is made of; the number in it is the first object's.

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use gupd::config::units::Rate;
-use gupd::config::{Config, RateSchedule};
-use gupd::shape::LanLimiter;
-use gupd::{Clock, config};
+use gupd_config as config;
+use gupd_config::Clock;
+use gupd_config::units::Rate;
+use gupd_config::{Config, RateSchedule};
+use gupd_net::shape::LanLimiter;
 
 const CLIENTS: u32 = 10_000;
 const SECONDS: u64 = 10;

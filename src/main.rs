@@ -1,4 +1,4 @@
-//! The `gupd` program: everything is in the library.
+//! The `gupd` program. Its commands are in the crate `cli`.
 
 use std::process::ExitCode;
 

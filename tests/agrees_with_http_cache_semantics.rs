@@ -5,10 +5,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gupd::cache::control::CacheControl;
-use gupd::cache::freshness::{Freshness, Verdict};
-use gupd::cache::storable::check_storable;
-use gupd::config::{self, Class};
+use gupd_config as config;
+use gupd_config::Class;
+use gupd_http::control::CacheControl;
+use gupd_http::freshness::{Freshness, Verdict};
+use gupd_http::storable::check_storable;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_cache_semantics::{CacheOptions, CachePolicy};
 use proptest::prelude::*;

@@ -7,12 +7,12 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::clock::Clock;
-use gupd::rollout::clients::{
+use gupd_config::clock::Clock;
+use gupd_rollout::clients::{
     ClientFilter, ClientId, ClientStore, ClientTracker, Observation, RequestKind, RequestOutcome,
     TrackerSettings,
 };
-use gupd::rollout::metrics::RolloutMetrics;
+use gupd_rollout::metrics::RolloutMetrics;
 use tokio_util::sync::CancellationToken;
 
 const CLIENTS: usize = 50_000;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gupd::Config;
+use gupd_config::Config;
 use tokio::net::TcpListener;
 
 use crate::support::{Client, Gate, Manager, PATIENCE, PAYLOAD, Request, Resource, Site, bytes};

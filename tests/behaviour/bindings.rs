@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::Config;
-use gupd::config::{Binding, GroupSettings};
+use gupd_config::Config;
+use gupd_config::{Binding, GroupSettings};
 
 use crate::refresh::{ask, with_token};
 use crate::support::site::time_of;

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use gupd::config::week::WeekWindows;
-use gupd::config::{CertificateFiles, GroupSettings};
+use gupd_config::week::WeekWindows;
+use gupd_config::{CertificateFiles, GroupSettings};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gupd::{Clock, Config};
+use gupd_config::{Clock, Config};
 
 use crate::support::site::time_of;
 use crate::support::{Gate, Manager, PAYLOAD, RefusingPort, Resource, Site, bytes, get};

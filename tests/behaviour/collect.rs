@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::config::WeekWindows;
-use gupd::proxy::background::PendingOutcome;
-use gupd::refresh::Report;
-use gupd::store::ObjectKey;
+use gupd_config::WeekWindows;
+use gupd_proxy::background::PendingOutcome;
+use gupd_refresh::Report;
+use gupd_store::ObjectKey;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
@@ -40,7 +40,7 @@ fn requests(manager: &Manager) -> [usize; 4] {
 pub(crate) async fn collector(managers: &[&Manager]) -> Collector {
     let urls: Vec<String> = managers.iter().map(|manager| manager.url()).collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
-    let listed = |config: &mut gupd::Config| {
+    let listed = |config: &mut gupd_config::Config| {
         config.refresh.catalogs = NAMES.iter().map(|name| name.parse().unwrap()).collect();
     };
     Collector::asking(&urls, listed).await

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use gupd::Config;
-use gupd::rollout::engine::Ordered;
-use gupd::rollout::orders::Order;
-use gupd::store::Store;
+use gupd_config::Config;
+use gupd_rollout::engine::Ordered;
+use gupd_rollout::orders::Order;
+use gupd_store::Store;
 use tokio::task::JoinSet;
 
 use crate::collect::{collector, is_version, publish};
@@ -45,7 +45,7 @@ async fn state_of_one_store_is_not_written_to_its_replacement() {
     let collector = collector(&[&manager]).await;
     collector.refresh().await;
     let (place, other) = (collector.folder.path().to_owned(), tempfile::tempdir().unwrap());
-    let config = gupd::config::StoreSettings {
+    let config = gupd_config::StoreSettings {
         dir: other.path().to_owned(),
         ..Config::for_upstreams(&[&manager.url()]).unwrap().store
     };

@@ -1,7 +1,7 @@
 //! Patch control over sockets: a client that is denied content gets what means "there is none", and nothing is fetched for
 //! it; the relay fetches it for others, unless its route forbids that.
 
-use gupd::config::{ContentMatch, ContentType, GroupSettings};
+use gupd_config::{ContentMatch, ContentType, GroupSettings};
 use http::StatusCode;
 
 use crate::refresh::{ask, with_token};
@@ -10,7 +10,7 @@ use crate::support::{Client, PAYLOAD, Request, Resource, Site, bytes};
 const PATCH: &str = "/patches/14.3/patch.zip";
 const DEFINITIONS: &str = "virus-definitions-32";
 
-fn patches(config: &mut gupd::Config) {
+fn patches(config: &mut gupd_config::Config) {
     let matches = ContentMatch::Pattern("/patches/**".to_owned());
     config.content_types.push(ContentType { name: "client-patches".to_owned(), matches });
 }
@@ -77,7 +77,7 @@ async fn denied_payload_gets_set_status_and_catalog_404() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn denied_route_content_is_never_fetched() {
-    let change = |config: &mut gupd::Config| {
+    let change = |config: &mut gupd_config::Config| {
         patches(config);
         with_token(config);
         config.refresh.catalogs = vec!["/patches/index2.dax".parse().unwrap()];

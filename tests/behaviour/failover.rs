@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use gupd::Config;
-use gupd::config::FinishPolicy;
+use gupd_config::Config;
+use gupd_config::FinishPolicy;
 
 use crate::support::site::time_of;
 use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, Site, bytes};

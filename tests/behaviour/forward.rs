@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gupd::Config;
+use gupd_config::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

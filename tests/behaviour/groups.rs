@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use gupd::config::GroupSettings;
-use gupd::config::week::WeekWindows;
+use gupd_config::GroupSettings;
+use gupd_config::week::WeekWindows;
 
 use crate::support::{Client, PAYLOAD, Request, Resource, Site, bytes};
 

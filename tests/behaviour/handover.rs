@@ -4,9 +4,10 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use gupd::config::Recurrence;
-use gupd::listen::Sockets;
-use gupd::{Clock, Config, Relay};
+use gupd_cli::relay::Relay;
+use gupd_config::Recurrence;
+use gupd_config::{Clock, Config};
+use gupd_net::listen::Sockets;
 use tempfile::TempDir;
 use tokio::task::block_in_place;
 
@@ -108,7 +109,7 @@ async fn new_process_owns_store_while_old_downloads_finish() {
 #[tokio::test(flavor = "multi_thread")]
 async fn partial_files_pass_to_next_process() {
     let (mut place, _) = Place::new();
-    place.config.fill.finish = gupd::config::FinishPolicy::Never;
+    place.config.fill.finish = gupd_config::FinishPolicy::Never;
     let (sockets, body) = (Sockets::open(&place.config.server).unwrap(), bytes(3, 8 << 20));
     place.address = sockets.addresses()[0];
     place.sockets = sockets;

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::config::RateSchedule;
-use gupd::config::units::Rate;
-use gupd::net::metrics::NetMetrics;
-use gupd::shape::{BandwidthClass, WanLimiter};
-use gupd::upstream::{RequestBody, UpstreamFailure, UpstreamRequest, Upstreams};
-use gupd::{Clock, Config};
+use gupd_config::RateSchedule;
+use gupd_config::units::Rate;
+use gupd_config::{Clock, Config};
+use gupd_net::metrics::NetMetrics;
+use gupd_net::shape::{BandwidthClass, WanLimiter};
+use gupd_net::upstream::{RequestBody, UpstreamFailure, UpstreamRequest, Upstreams};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 
@@ -222,7 +222,7 @@ async fn metrics_drop_removed_upstreams_and_peers() {
     let mut refused = site.config.clone();
     refused.upstreams[0].name = "refused".to_owned();
     refused.server.tls =
-        Some(gupd::config::CertificateFiles { cert: "/nowhere".into(), key: "/nowhere".into() });
+        Some(gupd_config::CertificateFiles { cert: "/nowhere".into(), key: "/nowhere".into() });
     site.relay_mut().reload(refused).unwrap_err();
     assert!(!text().await.contains(&healthy("refused")));
 }
@@ -303,6 +303,6 @@ fn get_root() -> UpstreamRequest {
         headers: HeaderMap::new(),
         body: RequestBody::Empty,
         bandwidth: BandwidthClass::default(),
-        current_upstream: gupd::upstream::CurrentUpstream::default(),
+        current_upstream: gupd_net::upstream::CurrentUpstream::default(),
     }
 }

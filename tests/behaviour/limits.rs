@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use gupd::Config;
-use gupd::config::units::Rate;
-use gupd::config::{GroupSettings, RateSchedule};
+use gupd_config::Config;
+use gupd_config::units::Rate;
+use gupd_config::{GroupSettings, RateSchedule};
 
 use crate::support::{Client, Ending, Manager, PAYLOAD, Request, Resource, Site, bytes};
 
@@ -20,7 +20,7 @@ fn limit(rate: u64) -> RateSchedule {
 fn timed(text: &str) -> RateSchedule {
     let env = [("GUPD_UPSTREAM", "http://manager"), ("GUPD_WAN_LIMIT", text), ("GUPD_SITE_TIME_ZONE", "UTC")];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Config::load(&gupd::config::Overrides::default(), None, env.into_iter()).unwrap().wan.limit
+    Config::load(&gupd_config::Overrides::default(), None, env.into_iter()).unwrap().wan.limit
 }
 
 /// The least time in which so many bytes can pass, with what idle time saved up and a turn on its way.
@@ -141,9 +141,9 @@ async fn a_limit_follows_the_time_of_the_week() {
 async fn narrower_limit_holds_only_its_own_paths() {
     let rate = 1_000 * KIB;
     let site = Site::of(Manager::start(), |config| {
-        config.wan_limits = vec![gupd::config::WanLimit {
+        config.wan_limits = vec![gupd_config::WanLimit {
             name: "fulls".to_owned(),
-            matches: gupd::config::WanMatch::Pattern("**/full.zip".to_owned()),
+            matches: gupd_config::WanMatch::Pattern("**/full.zip".to_owned()),
             limit: limit(rate),
         }];
     });

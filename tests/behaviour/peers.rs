@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use gupd::config::RateSchedule;
-use gupd::config::units::Rate;
+use gupd_config::RateSchedule;
+use gupd_config::units::Rate;
 
 use crate::support::{
     Client, Ending, Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Site, Wan, bytes, get,

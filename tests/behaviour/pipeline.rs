@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::config::{Binding, Config, Overrides};
-use gupd::listen::{HttpServer, LifecycleStage};
+use gupd_config::{Binding, Config, Overrides};
+use gupd_net::listen::{HttpServer, LifecycleStage};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 

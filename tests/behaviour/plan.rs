@@ -3,9 +3,10 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use gupd::config::RateSchedule;
-use gupd::config::units::Rate;
-use gupd::plan::{self, Appearance, simulate};
+use gupd_config::RateSchedule;
+use gupd_config::units::Rate;
+use gupd_plan as plan;
+use gupd_plan::{Appearance, simulate};
 use tokio::task::JoinSet;
 
 use crate::support::{Client, PAYLOAD, Request, Resource, Site, bytes};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gupd::Config;
+use gupd_config::Config;
 
 use crate::digests::listing as livetri;
 use crate::refresh::{ask, in_hours, windows, with_token};
@@ -90,7 +90,7 @@ async fn unused_prefetch_is_counted_and_not_learned_from() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prefetch_pauses_between_windows() {
-    let now = gupd::Clock::system().now();
+    let now = gupd_config::Clock::system().now();
     let ((closes, away), (opens, _)) = (in_hours(now, 3), in_hours(now, 5));
     let files = [path("100/full.zip"), path("100/other.dax")];
     let site = Site::with(|config| {
@@ -120,7 +120,7 @@ async fn prefetch_pauses_between_windows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prefetch_without_length_stops_with_window() {
-    let now = gupd::Clock::system().now();
+    let now = gupd_config::Clock::system().now();
     let ((closes, away), (opens, _)) = (in_hours(now, 3), in_hours(now, 5));
     let files = [path("100/full.zip")];
     let site = Site::with(|config| {

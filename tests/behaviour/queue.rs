@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use gupd::config::{Config, GroupSettings};
+use gupd_config::{Config, GroupSettings};
 
 use crate::support::{Client, Gate, PAYLOAD, Request, Resource, Response, Site, bytes};
 
@@ -270,7 +270,7 @@ async fn cached_only_response_needs_a_slot() {
         config.groups = vec![GroupSettings {
             subnets: vec!["127.0.0.1/32".parse().unwrap()],
             spread: Duration::from_secs(7 * 86_400),
-            outside: gupd::config::OutsideWindow::CachedOnly,
+            outside: gupd_config::OutsideWindow::CachedOnly,
             ..GroupSettings::catch_all("branch")
         }];
     });

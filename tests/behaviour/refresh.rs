@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use gupd::Config;
-use gupd::config::{Overrides, Recurrence, WeekWindows};
+use gupd_config::Config;
+use gupd_config::{Overrides, Recurrence, WeekWindows};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -94,7 +94,7 @@ async fn known_catalogs_are_asked_for_once_each_on_schedule() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refresh_waits_for_window_and_runs_once() {
-    let now = gupd::Clock::system().now();
+    let now = gupd_config::Clock::system().now();
     let ((opens, away), (closes, _)) = (in_hours(now, 9), in_hours(now, 10));
     let site = Site::with(|config| {
         windows(config, &format!("{opens}-{closes}"));
@@ -150,8 +150,10 @@ async fn failed_refresh_is_retried_until_success_or_deadline() {
 #[tokio::test(flavor = "multi_thread")]
 async fn admin_refresh_ignores_windows() {
     let site = Site::with(|config| {
-        let (begin, end) =
-            (in_hours(gupd::Clock::system().now(), 5).0, in_hours(gupd::Clock::system().now(), 6).0);
+        let (begin, end) = (
+            in_hours(gupd_config::Clock::system().now(), 5).0,
+            in_hours(gupd_config::Clock::system().now(), 6).0,
+        );
         windows(config, &format!("{begin}-{end}"));
         with_token(config);
     });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gupd::Config;
+use gupd_config::Config;
 
 use crate::support::{Client, Ending, PAYLOAD, Request, Resource, Site, bytes};
 
@@ -220,7 +220,7 @@ async fn a_path_without_a_route_is_a_404_of_the_relays_own() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("gupd.toml");
         std::fs::write(&file, text).unwrap();
-        let routed = Config::load(&gupd::config::Overrides::default(), Some(&file), std::iter::empty());
+        let routed = Config::load(&gupd_config::Overrides::default(), Some(&file), std::iter::empty());
         config.routes = routed.unwrap().routes;
     });
     assert_eq!(site.get("/contents/x").await.status, 404);

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gupd::Config;
+use gupd_config::Config;
 
 use crate::support::{Manager, PAYLOAD, RefusingPort, Resource, Site, bytes};
 

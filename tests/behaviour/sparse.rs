@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use gupd::config::FinishPolicy;
-use gupd::store::BLOCK;
+use gupd_config::FinishPolicy;
+use gupd_store::BLOCK;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, TestRunner};
 
@@ -200,7 +200,7 @@ async fn unresumable_fill_restarts_at_next_upstream() {
     let other = Manager::start();
     let body = bytes(10, 5 * MIB);
     other.put(PAYLOAD, Resource::new(body.clone()));
-    let second = gupd::Config::for_upstreams(&[&other.url()]).unwrap().upstreams.remove(0);
+    let second = gupd_config::Config::for_upstreams(&[&other.url()]).unwrap().upstreams.remove(0);
     site.config.upstreams.push(second);
     for route in &mut site.config.routes {
         route.upstreams.push(1);

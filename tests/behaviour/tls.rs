@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::config::CertificateFiles;
+use gupd_config::CertificateFiles;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -62,7 +62,7 @@ async fn unfinished_tls_handshake_is_dropped() {
     site.counts("gupd_refused_total{reason=\"tls\"}", 1.0).await;
 }
 
-fn site(change: impl FnOnce(&mut gupd::Config)) -> (Site, CertificateDer<'static>) {
+fn site(change: impl FnOnce(&mut gupd_config::Config)) -> (Site, CertificateDer<'static>) {
     let folder: TempDir = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gupd::config::{HttpProxy, RateSchedule, Trust, units::Rate};
-use gupd::net::metrics::NetMetrics;
-use gupd::shape::WanLimiter;
-use gupd::upstream::{UpstreamFailure, Upstreams};
-use gupd::{Clock, Config};
+use gupd_config::units::Rate;
+use gupd_config::{Clock, Config};
+use gupd_config::{HttpProxy, RateSchedule, Trust};
+use gupd_net::metrics::NetMetrics;
+use gupd_net::shape::WanLimiter;
+use gupd_net::upstream::{UpstreamFailure, Upstreams};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};

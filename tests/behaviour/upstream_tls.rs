@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::config::{CertificateFiles, Trust};
-use gupd::net::metrics::NetMetrics;
-use gupd::shape::WanLimiter;
-use gupd::upstream::Upstreams;
-use gupd::{Clock, Config, Relay};
+use gupd_cli::relay::Relay;
+use gupd_config::{CertificateFiles, Trust};
+use gupd_config::{Clock, Config};
+use gupd_net::metrics::NetMetrics;
+use gupd_net::shape::WanLimiter;
+use gupd_net::upstream::Upstreams;
 use tempfile::TempDir;
 
 use crate::support::{Authority, Front, Identity, Manager, PAYLOAD, Resource, Site, bytes};

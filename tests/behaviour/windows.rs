@@ -4,9 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use gupd::clock::UnixMillis;
-use gupd::config::{Config, GroupSettings, Overrides};
-use gupd::policy::window::client_offset;
+use gupd_config::clock::UnixMillis;
+use gupd_config::policy::window::client_offset;
+use gupd_config::{Config, GroupSettings, Overrides};
 
 use crate::support::{Client, PAYLOAD, Request, Resource, Response, Site, bytes};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gupd::config::Fallback;
+use gupd_config::Fallback;
 
 use super::{MANAGER, load, problems};
 

@@ -1,8 +1,8 @@
 //! Limits, windows and groups in the configuration file: their values by time of the week, problems with their lines, and
 //! warnings.
 
-use gupd::config::units::Rate;
-use gupd::config::{Ceiling, Config, OutsideWindow, Overrides, WanMatch};
+use gupd_config::units::Rate;
+use gupd_config::{Ceiling, Config, OutsideWindow, Overrides, WanMatch};
 
 use super::{MANAGER, load, load_with, problems};
 
@@ -16,7 +16,7 @@ fn mbit(count: u64) -> Ceiling {
 
 fn warnings(config: &Config) -> Vec<String> {
     let line =
-        |warning: &gupd::config::Problem| warning.to_string().split_once("gupd.toml").unwrap().1.to_owned();
+        |warning: &gupd_config::Problem| warning.to_string().split_once("gupd.toml").unwrap().1.to_owned();
     config.warnings.iter().map(line).collect()
 }
 

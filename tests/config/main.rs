@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::config::{
+use gupd_config::{
     Binding, CertificateFiles, Class, Config, ContentMatch, Fallback, GroupSettings, Location, LogFormat,
     Overrides, Problems, Profile, RateSchedule, Rule,
 };

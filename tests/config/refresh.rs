@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gupd::config::{Recurrence, WeekMinute};
+use gupd_config::{Recurrence, WeekMinute};
 
 use super::{MANAGER, load, problems};
 

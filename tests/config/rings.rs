@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gupd::config::{Gate, Steps};
+use gupd_config::{Gate, Steps};
 
 use super::{MANAGER, load, problems};
 

@@ -1,7 +1,7 @@
 //! Settings that contradict each other, and URLs of upstreams.
 
-use gupd::Config;
-use gupd::config::Overrides;
+use gupd_config::Config;
+use gupd_config::Overrides;
 
 use crate::{MANAGER, load, load_with, problems};
 

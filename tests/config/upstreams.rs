@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gupd::config::{CertificateFiles, HttpProxy, Pin};
+use gupd_config::{CertificateFiles, HttpProxy, Pin};
 
 use super::{MANAGER, load, problems};
 

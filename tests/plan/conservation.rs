@@ -1,6 +1,6 @@
 //! Of any site: bytes are conserved, no limit is exceeded, and the same scenario gives the same rollout.
 
-use gupd::plan::{Appearance, Curve, Group, Hours, Outside, Scenario, simulate};
+use gupd_plan::{Appearance, Curve, Group, Hours, Outside, Scenario, simulate};
 use proptest::prelude::*;
 
 use crate::{MIB, WAN, content, near, site, unnamed};

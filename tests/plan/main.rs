@@ -9,9 +9,8 @@ mod reverse;
 mod rollouts;
 mod site;
 
-use gupd::plan::{
-    self, Appearance, Content, Curve, Group, Hours, Moment, Named, Outside, Scenario, simulate,
-};
+use gupd_plan as plan;
+use gupd_plan::{Appearance, Content, Curve, Group, Hours, Moment, Named, Outside, Scenario, simulate};
 
 pub(crate) const MIB: f64 = 1_048_576.0;
 pub(crate) const HOUR: f64 = 3_600.0;

@@ -1,7 +1,7 @@
 //! The simulation against a plain one: every client by itself, in small steps of time, with rates found by raising all
 //! of them together until something holds them.
 
-use gupd::plan::{Curve, Group, Scenario, simulate};
+use gupd_plan::{Curve, Group, Scenario, simulate};
 use proptest::prelude::*;
 
 use crate::{MIB, content, group, site};

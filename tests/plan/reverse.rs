@@ -1,6 +1,6 @@
 //! What limits cost, and answers in reverse: they meet their deadline as narrowly as they can.
 
-use gupd::plan::{
+use gupd_plan::{
     Curve, Deadline, Group, GroupLimit, LINE_STEP, Limit, LineAnswer, SPREAD_STEP, Scenario, SpreadAnswer,
     costs, simulate,
 };

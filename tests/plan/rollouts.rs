@@ -1,6 +1,6 @@
 //! Rollouts whose course is known without a simulation.
 
-use gupd::plan::{Appearance, Curve, Hours, Moment, Outside, Scenario, simulate};
+use gupd_plan::{Appearance, Curve, Hours, Moment, Outside, Scenario, simulate};
 
 use crate::{HOUR, LAN, MIB, WAN, content, group, near, site, time};
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use gupd::Config;
-use gupd::config::Overrides;
-use gupd::config::units::Rate;
-use gupd::plan::{Appearance, Group, Limit, Outside, Site};
-use gupd::policy::window::client_offset;
-use gupd::policy::{ClientAttributes, PayloadRevision, Policy, ScheduledStart};
+use gupd_config::Config;
+use gupd_config::Overrides;
+use gupd_config::policy::window::client_offset;
+use gupd_config::policy::{ClientAttributes, PayloadRevision, Policy, ScheduledStart};
+use gupd_config::units::Rate;
+use gupd_plan::{Appearance, Group, Limit, Outside, Site};
 use proptest::prelude::*;
 
 use crate::HOUR;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-use gupd::store::BlobId;
+use gupd_store::BlobId;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 

@@ -1,8 +1,8 @@
 //! Copies in the commands on a store: shown for what they are, and left alone.
 
-use gupd::clock::Clock;
-use gupd::config::Config;
-use gupd::store::{ObjectCopy, Publication, Store};
+use gupd_config::Config;
+use gupd_config::clock::Clock;
+use gupd_store::{ObjectCopy, Publication, Store};
 
 use crate::process::{Relay, serve};
 use crate::store_commands::{listed, store};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gupd::upstream::{Connecting, Duplex, Network};
+use gupd_net::upstream::{Connecting, Duplex, Network};
 use gupd_site::{Line, Link, Origin, Random, State, Switch};
 use http::Uri;
 use tokio::io::duplex;

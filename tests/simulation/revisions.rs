@@ -6,9 +6,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gupd::rollout::revision::Revision;
-use gupd::store::BlobId;
+use gupd_rollout::revision::Revision;
 use gupd_site::{Origin, Random, Resource, State};
+use gupd_store::BlobId;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tokio::time::sleep;

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd::cache::Cache;
-use gupd::fill::{FillOutcome, Fills, Joined, Outcome, Reader, Wanted};
-use gupd::policy::Policy;
-use gupd::relay::RelayMetrics;
-use gupd::shape::{BandwidthClass, WanLimiter};
-use gupd::store::Store;
-use gupd::upstream::Upstreams;
-use gupd::{Clock, Config};
+use gupd_cache::Cache;
+use gupd_cache::fill::{FillOutcome, Fills, Joined, Outcome, Reader, Wanted};
+use gupd_cli::relay::RelayMetrics;
+use gupd_config::policy::Policy;
+use gupd_config::{Clock, Config};
+use gupd_net::shape::{BandwidthClass, WanLimiter};
+use gupd_net::upstream::Upstreams;
+use gupd_store::Store;
 use http::HeaderMap;
 use http::uri::PathAndQuery;
 use tempfile::TempDir;

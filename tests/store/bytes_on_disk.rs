@@ -2,7 +2,7 @@
 //! under two keys are stored once.
 
 use super::*;
-use gupd::store::{BLOCK, CHUNK};
+use gupd_store::{BLOCK, CHUNK};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use std::os::unix::fs::{MetadataExt, chown};

@@ -1,7 +1,7 @@
 //! A damaged file is never served: flip a bit, cut the file, swap two files, and reading says so.
 
 use super::*;
-use gupd::store::{BLOCK, CHUNK, EvictionReason};
+use gupd_store::{BLOCK, CHUNK, EvictionReason};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use std::os::unix::fs::FileExt;

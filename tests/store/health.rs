@@ -2,10 +2,11 @@
 //! and is well. What stands for the block is a folder in the place of the blob's file: it opens, and cannot be read.
 
 use super::*;
-use gupd::cache::{Cache, VaryFields};
-use gupd::config::{Class, Config};
-use gupd::policy::{Classification, PayloadForm};
-use gupd::store::{BLOCK, StoreHealth};
+use gupd_cache::Cache;
+use gupd_config::policy::{Classification, PayloadForm};
+use gupd_config::{Class, Config};
+use gupd_http::VaryFields;
+use gupd_store::{BLOCK, StoreHealth};
 
 /// Probes until a block is given up.
 const PROBES: usize = 30;

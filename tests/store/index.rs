@@ -1,7 +1,7 @@
 //! What the index remembers of an object: variants, refreshed heads, uses.
 
 use super::*;
-use gupd::store::MAX_VARIANTS;
+use gupd_store::MAX_VARIANTS;
 
 async fn store_variant(store: &Arc<Store>, selecting: &str, response_time: i64) {
     let mut writer = InOrder::begin(store, Some(1)).await.unwrap();
@@ -31,7 +31,7 @@ async fn variants_come_newest_first_and_the_oldest_gives_way() {
         store_variant(&store, &variant.to_string(), NOW + variant).await;
     }
     let selecting =
-        |objects: Vec<gupd::store::Object>| objects.into_iter().map(|o| o.selecting).collect::<Vec<_>>();
+        |objects: Vec<gupd_store::Object>| objects.into_iter().map(|o| o.selecting).collect::<Vec<_>>();
     assert_eq!(selecting(store.lookup("key").await.unwrap()), ["8", "7", "6", "5", "4", "3", "2", "1"]);
     store_variant(&store, "3", NOW + 100).await;
     assert_eq!(selecting(store.lookup("key").await.unwrap()), ["3", "8", "7", "6", "5", "4", "2", "1"]);

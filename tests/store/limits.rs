@@ -1,7 +1,7 @@
 //! The limits: the quota holds at every moment, unused objects are evicted first, and unused objects expire.
 
 use super::*;
-use gupd::store::{BLOCK, EvictionReason, StoreLimit};
+use gupd_store::{BLOCK, EvictionReason, StoreLimit};
 use proptest::prelude::*;
 
 /// Bytes on disk of a stored body of one block: the block and a small trailer, in units of 4 KiB.

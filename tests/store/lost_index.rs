@@ -2,7 +2,7 @@
 //! wrong one. Lost are last uses.
 
 use super::*;
-use gupd::store::{BLOCK, Object};
+use gupd_store::{BLOCK, Object};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 

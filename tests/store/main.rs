@@ -23,9 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gupd::clock::Clock;
-use gupd::config;
-use gupd::store::{
+use gupd_config as config;
+use gupd_config::clock::Clock;
+use gupd_store::{
     BlobId, BlobWriter, BodySource, CommittedObject, NewObject, ObjectCopy, PartialBlob, Publication,
     ReadError, Segment, Store, StoreError,
 };

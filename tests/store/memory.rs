@@ -1,7 +1,7 @@
 //! Memory stays bounded whatever readers hold, and a chunk that many want is read once.
 
 use super::*;
-use gupd::store::{BLOCK, CHUNK, PIECES_MAX, PINNED_MAX};
+use gupd_store::{BLOCK, CHUNK, PIECES_MAX, PINNED_MAX};
 
 /// A store without a cache, and a body that none of it holds.
 async fn cold(site: &Site, len: u64) -> (Arc<Store>, CommittedObject, Bytes) {

@@ -1,7 +1,7 @@
 //! Upgrades: objects stored by an earlier gupd survive. The first index version is tested in `lost_index`.
 
 use super::*;
-use gupd::store::BLOCK;
+use gupd_store::BLOCK;
 
 /// Replaces the index with one of schema version 2. The journal's frames have not changed since.
 fn downgrade_to_version_2(site: &Site) {

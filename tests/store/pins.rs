@@ -1,7 +1,7 @@
 //! Pinned objects do not expire. They are evicted only when nothing else is left, and that eviction is reported.
 
 use super::*;
-use gupd::store::{BLOCK, EvictionReason};
+use gupd_store::{BLOCK, EvictionReason};
 
 /// Bytes on disk of a stored body of one block: the block and a small trailer, in units of 4 KiB.
 const STORED: u64 = BLOCK + (4 << 10);

@@ -2,8 +2,8 @@
 //! the objects they were made of.
 
 use super::*;
-use gupd::store::bundle::{ExportSummary, export};
-use gupd::store::{BLOCK, CHUNK, Inventory, Object, ObjectKey, RepairError};
+use gupd_store::bundle::{ExportSummary, export};
+use gupd_store::{BLOCK, CHUNK, Inventory, Object, ObjectKey, RepairError};
 use sha2::{Digest, Sha256};
 
 /// What is published: the records, and the copies with their blobs.

@@ -1,7 +1,7 @@
 //! A crash at any point loses nothing that was committed and serves nothing that was not; a folder has one owner.
 
 use super::*;
-use gupd::store::{BLOCK, CHUNK};
+use gupd_store::{BLOCK, CHUNK};
 
 #[tokio::test]
 async fn after_a_crash_committed_objects_are_there_and_half_written_files_are_gone() {

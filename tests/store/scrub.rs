@@ -1,7 +1,7 @@
 //! The scrub finds what has rotted before anybody asks for it, and a restart costs it little.
 
 use super::*;
-use gupd::store::{CHUNK, Scrub};
+use gupd_store::{CHUNK, Scrub};
 use std::os::unix::fs::FileExt;
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use gupd::config::{PeerSettings, Recurrence, Trust};
-use gupd::{Clock, Config, Relay};
+use gupd_cli::relay::Relay;
+use gupd_config::{Clock, Config};
+use gupd_config::{PeerSettings, Recurrence, Trust};
 use tempfile::TempDir;
 
 use super::{Manager, PATIENCE, Request, Response, get};

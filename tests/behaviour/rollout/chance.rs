@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gupd::rollout::orders::Order;
+use gupd_rollout::orders::Order;
 
 use super::{
     Crowd, GROUPS, HOUR, group_of, hold, newest, promote, publish_and_refresh, release, reload, rollback,

@@ -14,11 +14,11 @@ mod unknown;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use gupd::Config;
-use gupd::clock::UnixMillis;
-use gupd::config::Overrides;
-use gupd::rollout::engine::{OrderError, Ordered};
-use gupd::rollout::orders::{Done, Order};
+use gupd_config::Config;
+use gupd_config::Overrides;
+use gupd_config::clock::UnixMillis;
+use gupd_rollout::engine::{OrderError, Ordered};
+use gupd_rollout::orders::{Done, Order};
 
 use crate::support::{Client, Manager, PATIENCE, Request, Resource, Response, Site};
 

@@ -1,6 +1,6 @@
 //! What an administrator orders while clients are being moved: halt and resume, hold and rollback, emergency release.
 
-use gupd::rollout::orders::Order;
+use gupd_rollout::orders::Order;
 
 use super::{
     BRANCH, CATALOGS, Crowd, DAY, GROUPS, HOUR, OTHER, PILOT, STAGED, all, get, hold, order, pass,

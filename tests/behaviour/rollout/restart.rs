@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gupd::rollout::orders::Order;
+use gupd_rollout::orders::Order;
 
 use super::{
     Crowd, DAY, HOUR, PILOT, STAGED, all, get, hold, order, pass, publish_and_refresh, release, settled,

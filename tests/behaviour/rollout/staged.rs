@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use gupd::rollout::moment::share;
+use gupd_rollout::moment::share;
 
 use super::{
     CATALOGS, Crowd, DAY, HOUR, STAGED, all, order, pass, promote, publish, publish_and_refresh, refresh,
