@@ -1,6 +1,6 @@
-//! Rows for blobs that lost theirs with the index and are not in its journal: the trailer of each has its first object.
-//! Runs behind a start with a lost index, while the relay serves; an object is found from the moment it has its row. A
-//! file that is not a sound blob is left to the sweep that called.
+//! Adoption of blobs whose rows were lost with the index and are missing from its journal: the trailer of each
+//! file has its first object. Runs after a start with a lost index, while the relay serves. An object is found as
+//! soon as it has its row. The calling sweep removes files that are not valid blobs.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,15 +9,15 @@ use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
 use super::blob::{FileFault, read_trailer};
-use super::budget::on_disk;
+use super::budget::allocated_size;
 use super::index::IndexChange;
 use super::object::NewObject;
 use super::{BlobId, Store, StoreError};
 
-/// Blobs that get their rows in one transaction. Until it is through their room counts twice, which may evict others.
+/// Number of blobs adopted in one transaction. Until it commits their room counts twice, which may evict others.
 const ADOPTED_AT_ONCE: usize = 32;
 
-/// A blob and its first object, as its file tells.
+/// A blob and its first object according to its file.
 struct LostBlob {
     id: BlobId,
     len: u64,
@@ -25,33 +25,34 @@ struct LostBlob {
     object: NewObject,
 }
 
-/// What a file without a row is.
+/// Kind of a file without a row.
 enum OrphanFile {
-    /// A blob.
+    /// A valid blob.
     Sound(Box<LostBlob>),
-    /// None, or one that was damaged.
+    /// Not a blob, or a damaged one.
     Unsound { id: BlobId, disk: u64 },
-    /// The disk does not say; it may another time.
-    Unread,
+    /// The file could not be read; a later attempt may succeed.
+    Unreadable,
 }
 
-/// What came of a number of files.
+/// Result of an adoption.
 pub(super) struct AdoptionSummary {
-    /// Those that are no blobs.
+    /// Files that are not blobs.
     pub(super) unsound: Vec<BlobId>,
-    /// How many got a row, or were older than what has their place.
+    /// Number of blobs that got a row, or are older than the stored object.
     pub(super) sound: usize,
-    /// How many could not be read.
-    pub(super) unread: usize,
+    /// Number of files that could not be read.
+    pub(super) unreadable: usize,
 }
 
 impl Store {
-    /// Gives rows to those of the blobs whose files are sound.
-    pub(super) async fn adopt(&self, blobs: &[BlobId]) -> Result<AdoptionSummary, StoreError> {
-        let mut adopted = AdoptionSummary { unsound: Vec::new(), sound: 0, unread: 0 };
+    /// Inserts rows for valid blobs.
+    pub(super) async fn adopt_orphans(&self, blobs: &[BlobId]) -> Result<AdoptionSummary, StoreError> {
+        let mut adopted = AdoptionSummary { unsound: Vec::new(), sound: 0, unreadable: 0 };
         for batch in blobs.chunks(ADOPTED_AT_ONCE) {
             let (folder, batch) = (Arc::clone(&self.folder), batch.to_vec());
-            let read = move || batch.into_iter().map(|id| look(&folder.blob(id), id)).collect::<Vec<_>>();
+            let read =
+                move || batch.into_iter().map(|id| read_orphan(&folder.blob(id), id)).collect::<Vec<_>>();
             let (mut lost, mut bytes) = (Vec::new(), 0);
             for orphan in spawn_blocking(read).await? {
                 match orphan {
@@ -63,38 +64,38 @@ impl Store {
                         bytes += disk;
                         adopted.unsound.push(id);
                     }
-                    OrphanFile::Unread => adopted.unread += 1,
+                    OrphanFile::Unreadable => adopted.unreadable += 1,
                 }
             }
             adopted.sound += lost.len();
-            let (now, failed) = (self.clock.now(), self.index.failure());
+            let (now, failed) = (self.clock.now(), self.index.error_mapper());
             let enter = move |change: &mut IndexChange<'_>| {
                 for blob in &lost {
-                    change.adopt(&blob.object, blob.id, (blob.len, blob.disk), now).map_err(&failed)?;
+                    change.adopt_blob(&blob.object, blob.id, (blob.len, blob.disk), now).map_err(&failed)?;
                 }
                 Ok(())
             };
             let ((), gone) = self.index.change(enter).await?;
             spawn_blocking(move || drop(gone)).await?;
-            self.index.state().claimed(bytes);
+            self.index.state().release_unclaimed(bytes);
         }
         Ok(adopted)
     }
 
-    /// Every file has been looked at.
-    pub(super) async fn adopted_all(&self) -> Result<(), StoreError> {
-        let failed = self.index.failure();
-        self.index.change(move |change| change.adopted_all().map_err(failed)).await?;
-        self.index.state().all_claimed();
+    /// Ends the adoption after every file was examined.
+    pub(super) async fn finish_adoption(&self) -> Result<(), StoreError> {
+        let failed = self.index.error_mapper();
+        self.index.change(move |change| change.finish_adoption().map_err(failed)).await?;
+        self.index.state().finish_adoption();
         Ok(())
     }
 }
 
-/// Reads what a file says of itself, not its body: that is checked when it is served.
-fn look(path: &Path, id: BlobId) -> OrphanFile {
+/// Reads a file's trailer. The body is verified when it is served.
+fn read_orphan(path: &Path, id: BlobId) -> OrphanFile {
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-    let Ok((size, file)) = opened else { return OrphanFile::Unread };
-    let disk = on_disk(size);
+    let Ok((size, file)) = opened else { return OrphanFile::Unreadable };
+    let disk = allocated_size(size);
     match read_trailer(&file) {
         Ok((len, trailer)) if trailer.id == id => match NewObject::decode(&trailer.record) {
             Some(object) => OrphanFile::Sound(Box::new(LostBlob { id, len, disk, object })),
@@ -102,8 +103,8 @@ fn look(path: &Path, id: BlobId) -> OrphanFile {
         },
         Ok(_) | Err(FileFault::Damaged(_)) => OrphanFile::Unsound { id, disk },
         Err(FileFault::Io(error)) => {
-            tracing::warn!(blob = %id, %error, "cannot read a blob that the index lost; the next start tries again");
-            OrphanFile::Unread
+            tracing::warn!(blob = %id, %error, "cannot read a blob that is missing from the index; the next start tries again");
+            OrphanFile::Unreadable
         }
     }
 }

@@ -1,6 +1,6 @@
-//! CommittedObject blobs on disk: opening them, which checks footer and trailer, and reading them, which checks every block
-//! before its bytes are seen by anyone. Nothing the disk says is believed: a short file, a wrong length, a name that
-//! is not the content's are damage, not surprises. Everything here blocks.
+//! Committed blobs on disk. Opening a blob verifies its footer and trailer, and reading verifies every block
+//! before its bytes are returned. A short file, a wrong length or a name that differs from the content is
+//! reported as damage. All of it blocks.
 
 use std::fs::File;
 use std::io;
@@ -20,13 +20,13 @@ use super::id::BlobId;
 use super::stats::OpenFile;
 use super::trailer::{FOOTER, Fault, Footer, Trailer};
 
-/// Files of blobs kept open, at most: below the 1,024 descriptors a service starts with, beside its sockets.
+/// Maximum number of open blob files: below the 1,024 descriptors a service starts with, besides its sockets.
 pub const MAX_OPEN_BLOBS: u64 = 512;
 
-/// Bytes of their checksum tables, at most (a table is 1/4096 of its blob: 16 MiB for 64 GiB of open blobs).
+/// Maximum bytes of their checksum tables. A table is 1/4096 of its blob: 16 MiB for 64 GiB of open blobs.
 const TABLES_MAX: u64 = 16 << 20;
 
-/// A file nobody read in this time is closed; until then a reader in the middle of an evicted blob goes on.
+/// Idle time after which a file is closed; until then a reader of an evicted blob continues.
 const OPEN_IDLE: Duration = Duration::from_secs(60);
 
 /// An open blob.
@@ -39,7 +39,7 @@ pub(super) struct OpenBlob {
     _open: OpenFile,
 }
 
-/// Blobs kept open.
+/// Cache of open blobs.
 #[derive(Debug)]
 pub(super) struct OpenBlobs(moka::sync::Cache<BlobId, Arc<OpenBlob>>);
 
@@ -53,7 +53,7 @@ impl OpenBlobs {
         Self(cache.time_to_idle(OPEN_IDLE).build())
     }
 
-    /// The open blob; opens it if needed.
+    /// Returns the open blob; opens it if needed.
     pub(super) fn open(
         &self,
         folder: &Folder,
@@ -70,61 +70,59 @@ impl OpenBlobs {
                 blob
             }
         };
-        if blob.len == len { Ok(blob) } else { Err(damaged(id, "length differs from the index's")) }
+        if blob.len == len { Ok(blob) } else { Err(damage(id, "length differs from the index's")) }
     }
 
-    /// Forgets a damaged blob, so that the file that replaces it is opened.
-    pub(super) fn forget(&self, id: BlobId) {
+    /// Drops a damaged blob from the cache, so that its replacement is opened.
+    pub(super) fn invalidate(&self, id: BlobId) {
         self.0.invalidate(&id);
     }
 
-    /// Closes those whose files were removed, readers in the middle of them or not: the disk has their room back.
-    pub(super) fn close_removed(&self) {
+    /// Closes unlinked files, also under active readers, to return their space to the disk.
+    pub(super) fn close_unlinked(&self) {
         let removed = |blob: &OpenBlob| blob.file.metadata().is_ok_and(|file| file.nlink() == 0);
         let removed: Vec<_> = self.0.iter().filter(|(_, blob)| removed(blob)).map(|(id, _)| *id).collect();
         removed.iter().for_each(|id| self.0.invalidate(id));
         self.0.run_pending_tasks();
     }
 
-    /// Forgets all: other files are in their place.
-    pub(super) fn forget_all(&self) {
+    /// Drops all blobs: the folder was replaced.
+    pub(super) fn invalidate_all(&self) {
         self.0.invalidate_all();
     }
 
-    /// Closes files that idled.
-    pub(super) fn maintain(&self) {
+    /// Closes idle files.
+    pub(super) fn close_idle(&self) {
         self.0.run_pending_tasks();
     }
 }
 
 impl OpenBlob {
     fn open(path: &Path, id: BlobId, open: OpenFile) -> Result<Self, ReadError> {
-        let file = File::open(path).map_err(|error| failed(id, error))?;
+        let file = File::open(path).map_err(|error| read_error(id, error))?;
         let trailer = read_trailer(&file).map_err(|fault| match fault {
-            FileFault::Damaged(fault) => damaged(id, fault),
-            FileFault::Io(error) => failed(id, error),
+            FileFault::Damaged(fault) => damage(id, fault),
+            FileFault::Io(error) => read_error(id, error),
         })?;
         if trailer.1.id != id {
-            return Err(damaged(id, "it is another blob's file"));
+            return Err(damage(id, "the file is another blob's"));
         }
         Ok(Self { id, file, len: trailer.0, checksums: trailer.1.checksums, _open: open })
     }
 
-    /// Fills `into` with the bytes from `start`, which is at a block's begin, and checks them.
+    /// Reads and verifies the bytes from `start`, a block boundary.
     pub(super) fn read(&self, start: u64, into: &mut [u8]) -> Result<(), ReadError> {
         let first = usize::try_from(start / BLOCK).unwrap_or(usize::MAX);
         let checksums = self.checksums.get(first..).unwrap_or_default();
         read_verified(&self.file, start, into, checksums).map_err(|fault| match fault {
-            FileFault::Damaged(fault) => damaged(self.id, fault),
-            FileFault::Io(error) => failed(self.id, error),
+            FileFault::Damaged(fault) => damage(self.id, fault),
+            FileFault::Io(error) => read_error(self.id, error),
         })
     }
-}
 
-impl OpenBlob {
-    /// The bytes from the first damaged block in `range` to the last; `range` begins at a block. Blocks that the disk
-    /// does not give are among them: it puts a good sector in a bad one's place when that is written.
-    pub(super) fn damaged(&self, range: Range<u64>) -> Result<Option<Range<u64>>, ReadError> {
+    /// Returns the bytes from the first damaged block of `range` to the last; `range` begins at a block.
+    /// Unreadable blocks count as damaged: a disk remaps a bad sector when it is written.
+    pub(super) fn find_damage(&self, range: Range<u64>) -> Result<Option<Range<u64>>, ReadError> {
         let mut found: Option<Range<u64>> = None;
         let mut block = vec![0; BLOCK as usize];
         let mut at = range.start;
@@ -133,7 +131,7 @@ impl OpenBlob {
             let into = &mut block[..usize::try_from(end - at).unwrap_or(0)];
             match self.read(at, into) {
                 Ok(()) => {}
-                Err(error) if is_of_the_block(&error) => {
+                Err(error) if is_block_fault(&error) => {
                     found = Some(found.map_or(at, |found| found.start)..end);
                 }
                 Err(error) => return Err(error),
@@ -143,15 +141,15 @@ impl OpenBlob {
         Ok(found)
     }
 
-    /// Whether `bytes` are what was stored from `start` on, a block's begin.
-    pub(super) fn has(&self, start: u64, bytes: &[u8]) -> bool {
+    /// Returns true if `bytes` match the stored checksums from `start`, a block boundary.
+    pub(super) fn matches(&self, start: u64, bytes: &[u8]) -> bool {
         let first = usize::try_from(start / BLOCK).unwrap_or(usize::MAX);
         let mut checksums = self.checksums.get(first..).unwrap_or_default().iter();
         bytes.chunks(BLOCK as usize).all(|block| checksums.next() == Some(&xxh3_128(block)))
     }
 }
 
-fn is_of_the_block(error: &ReadError) -> bool {
+fn is_block_fault(error: &ReadError) -> bool {
     match error {
         ReadError::Damaged { .. } => true,
         ReadError::Io { source, .. } => Errno::from_io_error(source) == Some(Errno::IO),
@@ -159,7 +157,7 @@ fn is_of_the_block(error: &ReadError) -> bool {
     }
 }
 
-/// A file's fault before it is known whose file it is.
+/// A fault of a file before its blob is known.
 #[derive(Debug)]
 pub(super) enum FileFault {
     Damaged(Fault),
@@ -175,7 +173,7 @@ impl From<io::Error> for FileFault {
     }
 }
 
-/// A blob file's body length and trailer.
+/// Reads a blob file's body length and trailer.
 pub(super) fn read_trailer(file: &File) -> Result<(u64, Trailer), FileFault> {
     let size = file.metadata()?.len();
     let at = size.checked_sub(FOOTER as u64).ok_or(FileFault::Damaged("the file is too short"))?;
@@ -187,7 +185,7 @@ pub(super) fn read_trailer(file: &File) -> Result<(u64, Trailer), FileFault> {
     Ok((footer.body, footer.trailer(&trailer).map_err(FileFault::Damaged)?))
 }
 
-/// Reads whole blocks (the last one may be the body's short one) and compares each with its checksum.
+/// Reads whole blocks (the last may be the body's short one) and compares each with its checksum.
 pub(super) fn read_verified(
     file: &File,
     start: u64,
@@ -207,14 +205,14 @@ pub(super) fn read_verified(
     Ok(())
 }
 
-fn damaged(id: BlobId, fault: Fault) -> ReadError {
-    ReadError::Damaged { what: format!("blob {id}"), fault }
+fn damage(id: BlobId, fault: Fault) -> ReadError {
+    ReadError::Damaged { subject: format!("blob {id}"), fault }
 }
 
-fn failed(id: BlobId, error: io::Error) -> ReadError {
-    let what = format!("blob {id}");
+fn read_error(id: BlobId, error: io::Error) -> ReadError {
+    let subject = format!("blob {id}");
     match error.kind() {
-        io::ErrorKind::NotFound => ReadError::Gone { what },
-        _ => ReadError::Io { what, source: Arc::new(error) },
+        io::ErrorKind::NotFound => ReadError::Gone { subject },
+        _ => ReadError::Io { subject, source: Arc::new(error) },
     }
 }

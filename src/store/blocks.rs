@@ -1,18 +1,18 @@
-//! RemovalTarget blocks of a body are there, and the checksum of each. Pure: knows no file. Positions are bytes, ranges begin
-//! at blocks; only the last block of a body may be short, which whoever knows the body's length takes care of.
+//! Map of the present blocks of a body and their checksums. Pure: knows no file. Ranges begin at blocks. Only a
+//! body's last block may be short; callers that know the length handle that.
 
 use std::ops::Range;
 
 use super::BLOCK;
 
-/// Blocks in one word of the map.
+/// Number of blocks in one word of the map.
 const WORD: usize = u64::BITS as usize;
 
-/// The blocks that are there.
+/// The present blocks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct BlockMap {
     checksums: Vec<u128>,
-    there: Vec<u64>,
+    present: Vec<u64>,
     count: usize,
 }
 
@@ -22,13 +22,13 @@ impl BlockMap {
         let end = first + checksums.len();
         if self.checksums.len() < end {
             self.checksums.resize(end, 0);
-            self.there.resize(end.div_ceil(WORD), 0);
+            self.present.resize(end.div_ceil(WORD), 0);
         }
         for (index, checksum) in (first..).zip(checksums) {
-            if let (Some(place), Some(word)) =
-                (self.checksums.get_mut(index), self.there.get_mut(index / WORD))
+            if let (Some(slot), Some(word)) =
+                (self.checksums.get_mut(index), self.present.get_mut(index / WORD))
             {
-                *place = *checksum;
+                *slot = *checksum;
                 let bit = 1 << (index % WORD);
                 self.count += usize::from(*word & bit == 0);
                 *word |= bit;
@@ -36,28 +36,28 @@ impl BlockMap {
         }
     }
 
-    /// Removes a block: what the disk has is not what was written.
+    /// Removes a damaged block.
     pub(super) fn remove(&mut self, index: usize) {
-        if let Some(word) = self.there.get_mut(index / WORD) {
+        if let Some(word) = self.present.get_mut(index / WORD) {
             let bit = 1 << (index % WORD);
             self.count -= usize::from(*word & bit != 0);
             *word &= !bit;
         }
     }
 
-    /// How many there are.
+    /// Returns the number of present blocks.
     pub(super) fn count(&self) -> usize {
         self.count
     }
 
-    /// Checksums of all blocks of `range`, or `None` if one is not there.
+    /// Returns the checksums of all blocks of `range`, or `None` if one is missing.
     pub(super) fn checksums(&self, range: Range<usize>) -> Option<&[u128]> {
         (self.find_next(range.start, range.end, false) == range.end)
             .then(|| self.checksums.get(range))
             .flatten()
     }
 
-    /// How many bytes of a range of positions are there.
+    /// Returns the number of present bytes of a range.
     pub(super) fn bytes_within(&self, range: Range<u64>) -> u64 {
         let (mut at, end) = (block_of(range.start), blocks_of(range.end));
         let mut bytes = 0;
@@ -70,15 +70,18 @@ impl BlockMap {
         bytes
     }
 
-    /// The first block in `from..end` that is there (or, with `there` false, that is not); `end` if none is.
-    pub(super) fn find_next(&self, from: usize, end: usize, there: bool) -> usize {
+    /// Returns the first block in `from..end` that is present (or missing, if `present` is false); `end` if there
+    /// is none.
+    pub(super) fn find_next(&self, from: usize, end: usize, present: bool) -> usize {
         let mut at = from;
         while at < end {
-            // Behind the last one there is nothing, however far the end is.
-            let Some(word) = self.there.get(at / WORD).copied() else { return if there { end } else { at } };
-            let sought = if there { word } else { !word } >> (at % WORD);
-            if sought != 0 {
-                return (at + sought.trailing_zeros() as usize).min(end);
+            // Past the last word every block is missing.
+            let Some(word) = self.present.get(at / WORD).copied() else {
+                return if present { end } else { at };
+            };
+            let candidates = if present { word } else { !word } >> (at % WORD);
+            if candidates != 0 {
+                return (at + candidates.trailing_zeros() as usize).min(end);
             }
             at = (at / WORD + 1) * WORD;
         }
@@ -86,12 +89,12 @@ impl BlockMap {
     }
 }
 
-/// The block a position is in. Bodies have far fewer blocks than an index can count.
+/// Returns the block of a position. Bodies have far fewer blocks than `usize` can count.
 pub(super) fn block_of(position: u64) -> usize {
     usize::try_from(position / BLOCK).unwrap_or(usize::MAX)
 }
 
-/// Number of blocks of a body of `len` bytes, the short one at its end included.
+/// Returns the number of blocks of a body of `len` bytes, including the short last one.
 pub(super) fn blocks_of(len: u64) -> usize {
     usize::try_from(len.div_ceil(BLOCK)).unwrap_or(usize::MAX)
 }
@@ -103,14 +106,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_map_has_what_was_put_in_and_not_forgotten(
+        fn map_holds_inserted_blocks_that_were_not_removed(
             changes in proptest::collection::vec((0usize..200, 0usize..80, any::<bool>()), 0..20),
             from in 0usize..300,
         ) {
             let mut map = BlockMap::default();
             let mut model = vec![None; 300];
-            for (at, (first, len, forget)) in changes.into_iter().enumerate() {
-                if forget {
+            for (at, (first, len, remove)) in changes.into_iter().enumerate() {
+                if remove {
                     map.remove(first);
                     model[first] = None;
                 } else {

@@ -1,24 +1,24 @@
-//! How many bytes on disk the store may take. Owns the account: what is committed, what is spoken for by fills and by
-//! files on their way out, and the two limits, quota and min_free. It holds no file and evicts nothing; it says what
-//! is missing. The lock covers three additions, never I/O.
+//! Disk budget of the store: committed bytes, bytes reserved by fills and by files being removed, and the limits
+//! quota and min_free. It holds no file and evicts nothing; it reports what is missing. The lock covers three
+//! additions, never I/O.
 //!
-//! Files are charged as their size rounded up to whole file-system blocks, so that a million small objects count for
-//! what they take.
+//! Files are charged by their size rounded up to whole file-system blocks, so that a million small objects count
+//! fully.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes a file system allocates at once; 4 KiB on ext4, xfs and btrfs alike.
+/// Allocation unit of a file system: 4 KiB on ext4, xfs and btrfs.
 const ALLOCATION: u64 = 4 << 10;
 
-/// What a file of `size` bytes takes on disk.
-pub(super) const fn on_disk(size: u64) -> u64 {
+/// Returns the bytes on disk of a file of `size` bytes.
+pub(super) const fn allocated_size(size: u64) -> u64 {
     match size.checked_next_multiple_of(ALLOCATION) {
         Some(rounded) => rounded,
         None => u64::MAX,
     }
 }
 
-/// The account.
+/// The disk budget.
 #[derive(Debug)]
 pub(super) struct DiskBudget {
     quota: u64,
@@ -32,11 +32,11 @@ struct Account {
     committed: u64,
     /// Bytes of fills and of files being removed.
     reserved: u64,
-    /// The part of `reserved` that the file system does not count as used yet.
+    /// Part of `reserved` that the file system does not count as used yet.
     unwritten: u64,
 }
 
-/// Why a reservation is refused.
+/// Reason why a reservation is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shortage {
     /// It can never fit.
@@ -44,14 +44,14 @@ pub(super) enum Shortage {
         /// The quota.
         quota: u64,
     },
-    /// It fits once this many committed bytes go.
+    /// It fits after `over` committed bytes are evicted.
     Quota {
         /// Bytes over the quota.
         over: u64,
     },
-    /// Running fills have what it would need.
+    /// Running fills have reserved the budget.
     QuotaReserved,
-    /// The file system is short of this many bytes.
+    /// The file system lacks `under` bytes.
     MinFree {
         /// Bytes under the minimum.
         under: u64,
@@ -63,12 +63,12 @@ impl DiskBudget {
         Arc::new(Self { quota, min_free, account: Mutex::default() })
     }
 
-    /// Sets what the index holds. Called after each of its transactions, by its one writer.
+    /// Sets the committed bytes. The index writer calls it after each transaction.
     pub(super) fn set_committed(&self, bytes: u64) {
         self.lock().committed = bytes;
     }
 
-    /// Speaks for `bytes`, with `free` bytes free on the file system.
+    /// Reserves `bytes`; the file system has `free` bytes free.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64, free: u64) -> Result<Reservation, Shortage> {
         if bytes > self.quota {
             return Err(Shortage::TooLarge { quota: self.quota });
@@ -86,18 +86,19 @@ impl DiskBudget {
         account.reserved += bytes;
         account.unwritten += bytes;
         drop(account);
-        Ok(Reservation { room: Arc::clone(self), bytes, unwritten: bytes })
+        Ok(Reservation { budget: Arc::clone(self), bytes, unwritten: bytes })
     }
 
-    /// Accounts for a file that is there already, until it is removed.
-    pub(super) fn hold(self: &Arc<Self>, bytes: u64) -> Reservation {
+    /// Charges a file that exists already, until it is removed.
+    pub(super) fn reserve_existing(self: &Arc<Self>, bytes: u64) -> Reservation {
         let mut account = self.lock();
         account.reserved = account.reserved.saturating_add(bytes);
         drop(account);
-        Reservation { room: Arc::clone(self), bytes, unwritten: 0 }
+        Reservation { budget: Arc::clone(self), bytes, unwritten: 0 }
     }
 
-    /// What is over a limit now, with `free` bytes free: a quota that was lowered, a disk that others filled.
+    /// Returns the excess over a limit with `free` bytes free, after a lowered quota or on a disk filled by
+    /// others.
     pub(super) fn excess(&self, free: u64) -> Option<Shortage> {
         let account = self.lock();
         let used = account.committed.saturating_add(account.reserved);
@@ -116,45 +117,45 @@ impl DiskBudget {
     }
 }
 
-/// Bytes spoken for; given back when dropped.
+/// Reserved bytes, released on drop.
 #[derive(Debug)]
 pub(super) struct Reservation {
-    room: Arc<DiskBudget>,
+    budget: Arc<DiskBudget>,
     bytes: u64,
     unwritten: u64,
 }
 
 impl Reservation {
-    /// All bytes spoken for.
+    /// Returns the reserved bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Takes over another reservation of the same room.
-    pub(super) fn join(&mut self, mut other: Self) {
+    /// Merges another reservation of the same budget.
+    pub(super) fn merge(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
         self.unwritten += std::mem::take(&mut other.unwritten);
     }
 
-    /// Gives back a part.
-    pub(super) fn give_back(&mut self, bytes: u64) {
+    /// Releases a part.
+    pub(super) fn release(&mut self, bytes: u64) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        self.room.lock().reserved -= bytes;
+        self.budget.lock().reserved -= bytes;
     }
 
-    /// Notes that the file now has `bytes` bytes, which the file system counts itself.
-    pub(super) fn written(&mut self, bytes: u64) {
-        let left = self.bytes.saturating_sub(bytes);
-        let gone = self.unwritten.saturating_sub(left);
-        self.unwritten -= gone;
-        self.room.lock().unwritten -= gone;
+    /// Records that the file now has `bytes` bytes, which the file system accounts for itself.
+    pub(super) fn set_written(&mut self, bytes: u64) {
+        let remaining = self.bytes.saturating_sub(bytes);
+        let written = self.unwritten.saturating_sub(remaining);
+        self.unwritten -= written;
+        self.budget.lock().unwritten -= written;
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut account = self.room.lock();
+        let mut account = self.budget.lock();
         account.reserved -= self.bytes;
         account.unwritten -= self.unwritten;
     }
@@ -165,25 +166,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reservation_is_refused_with_what_is_missing() {
-        let room = DiskBudget::new(100, 10);
-        room.set_committed(50);
-        assert_eq!(room.reserve(101, 1000).unwrap_err(), Shortage::TooLarge { quota: 100 });
-        assert_eq!(room.reserve(60, 1000).unwrap_err(), Shortage::Quota { over: 10 });
-        let first = room.reserve(50, 1000).unwrap();
-        assert_eq!(room.reserve(60, 1000).unwrap_err(), Shortage::QuotaReserved);
+    fn refused_reservation_reports_the_shortage() {
+        let budget = DiskBudget::new(100, 10);
+        budget.set_committed(50);
+        assert_eq!(budget.reserve(101, 1000).unwrap_err(), Shortage::TooLarge { quota: 100 });
+        assert_eq!(budget.reserve(60, 1000).unwrap_err(), Shortage::Quota { over: 10 });
+        let first = budget.reserve(50, 1000).unwrap();
+        assert_eq!(budget.reserve(60, 1000).unwrap_err(), Shortage::QuotaReserved);
         drop(first);
-        assert!(room.reserve(50, 1000).is_ok());
+        assert!(budget.reserve(50, 1000).is_ok());
     }
 
     #[test]
-    fn unwritten_bytes_count_against_min_free_and_written_ones_do_not() {
-        let room = DiskBudget::new(1000, 10);
-        let mut first = room.reserve(100, 200).unwrap();
-        assert_eq!(room.reserve(100, 200).unwrap_err(), Shortage::MinFree { under: 10 });
-        first.written(60);
-        assert!(room.reserve(90, 140).is_ok());
+    fn only_unwritten_bytes_count_against_min_free() {
+        let budget = DiskBudget::new(1000, 10);
+        let mut first = budget.reserve(100, 200).unwrap();
+        assert_eq!(budget.reserve(100, 200).unwrap_err(), Shortage::MinFree { under: 10 });
+        first.set_written(60);
+        assert!(budget.reserve(90, 140).is_ok());
         drop(first);
-        assert!(room.reserve(130, 140).is_ok());
+        assert!(budget.reserve(130, 140).is_ok());
     }
 }

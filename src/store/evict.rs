@@ -1,12 +1,13 @@
-//! Making room and keeping within bounds: eviction for a fill that begins (which objects: `index::policy`), expiry of
-//! what nobody used, the limits after a change of settings or a disk that others filled, and the sweep of files without
-//! a row. All in batches between which commits get their turn, and never on a reader's path.
+//! Eviction and maintenance: room for new fills (victims are chosen by `index::policy`), expiry of unused
+//! objects, the limits after changed settings or a filled disk, and the sweep of files without a row. All of it
+//! runs in batches, between which commits run, and never on a reader's path.
 //!
-//! RemovalStats bytes are gone before the room they took is given to anyone, so that quota holds on the disk and not only
-//! in the index.
+//! Removed files are unlinked before their room is granted to a fill, so the quota holds on disk and not only in
+//! the index. Pinned objects are evicted last. Their eviction is logged once per batch and reported by
+//! [`Store::take_evicted_pins`].
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::spawn_blocking;
 
@@ -17,11 +18,23 @@ use super::id::BlobId;
 use super::index::{BATCH, RemovalTarget, RemovedObjects};
 use super::scratch::Scratch;
 use super::stats::{EvictionReason, RemovalStats};
-use super::{FORGOTTEN_MAX, Store};
+use super::{REMOVED_KEYS_MAX, Store};
+
+/// Maximum number of evicted pins queued for the caller, at about 200 bytes each; further ones are only counted.
+const EVICTED_PINS_MAX: usize = 4096;
+
+/// Keys and body lengths in order of eviction.
+// Locked to append and to take.
+#[derive(Debug, Default)]
+pub(super) struct EvictedPins(Mutex<Vec<(ObjectKey, u64)>>);
 
 impl Store {
-    /// Upkeep, to be called every minute or so: expiry after `max_unused`, `quota`, `min_free`, and once after the
-    /// start the sweep. Gives the keys of objects removed since the last call, by [`Store::begin`] too.
+    /// Runs the maintenance that is due about every minute: expiry after `max_unused`, `quota`, `min_free`, and
+    /// one sweep after the start. Returns the keys removed since the last call, including those evicted by
+    /// [`Store::begin_blob`].
+    ///
+    /// # Errors
+    /// When the index or the folder fails.
     pub async fn maintain(&self) -> Result<Vec<ObjectKey>, StoreError> {
         let max_unused = i64::try_from(self.max_unused.as_millis()).unwrap_or(i64::MAX);
         let oldest = self.clock.now().saturating_sub(max_unused);
@@ -31,7 +44,7 @@ impl Store {
             .objects
             == BATCH as u64
         {}
-        match self.room.excess(self.free().await?) {
+        match self.room.excess(self.free_bytes().await?) {
             Some(Shortage::Quota { over }) => drop(self.evict(over, EvictionReason::Quota).await?),
             Some(Shortage::MinFree { under }) => drop(self.evict(under, EvictionReason::MinFree).await?),
             _ => {}
@@ -43,82 +56,82 @@ impl Store {
             return Err(error);
         }
         self.index.maintain().await?;
-        self.save_ahead().await?;
-        self.open.maintain();
+        self.save_prefetches().await?;
+        self.open.close_idle();
         Ok(self.take_removed_keys())
     }
 
-    /// Gives the keys of objects evicted since the last call, so that they are no longer hot.
+    /// Returns the keys of objects removed since the last call, for invalidation of cached entries.
     pub fn take_removed_keys(&self) -> Vec<ObjectKey> {
-        std::mem::take(&mut *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.removed_keys.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Removes files of blobs without a row, which a crash between rename and commit leaves behind. After the index was
-    /// lost, those that are sound get a row first. Gives the number of those removed.
+    /// Removes blob files without a row, which a crash between rename and commit leaves behind, and returns their
+    /// number. After the loss of an index, valid files get a row first.
+    ///
+    /// # Errors
+    /// When the index or the folder fails.
     pub async fn sweep_orphans(&self) -> Result<u64, StoreError> {
         let adopting = self.index.state().adopting.load(Ordering::Acquire);
-        let (mut swept, mut adopted, mut unread) = (0, 0, 0);
-        for shelf in self.folder.shelves() {
+        let (mut swept, mut adopted, mut unreadable) = (0, 0, 0);
+        for dir in self.folder.blob_dirs() {
             let list = move || -> Result<Vec<BlobId>, StoreError> {
-                let failed = |source| StoreError::Io { doing: "list", path: shelf.clone(), source };
-                let files = std::fs::read_dir(&shelf).map_err(failed)?;
+                let failed = |source| StoreError::Io { doing: "list", path: dir.clone(), source };
+                let files = std::fs::read_dir(&dir).map_err(failed)?;
                 let names =
                     files.map(|file| Ok(file?.file_name().to_str().and_then(|name| name.parse().ok())));
                 names.filter_map(Result::transpose).collect::<Result<_, _>>().map_err(failed)
             };
-            let orphans = self.index.absent(spawn_blocking(list).await??).await?;
+            let orphans = self.index.missing_blobs(spawn_blocking(list).await??).await?;
             for batch in orphans.chunks(BATCH) {
                 let mut batch = batch.to_vec();
                 if adopting {
-                    let looked = self.adopt(&batch).await?;
-                    adopted += looked.sound;
-                    unread += looked.unread;
-                    batch = looked.unsound;
+                    let result = self.adopt_orphans(&batch).await?;
+                    adopted += result.sound;
+                    unreadable += result.unreadable;
+                    batch = result.unsound;
                 }
                 let ((), gone) = self
                     .index
                     .change(move |change| {
-                        batch.into_iter().for_each(|id| change.unreferenced(id));
+                        batch.into_iter().for_each(|id| change.mark_unreferenced(id));
                         Ok(())
                     })
                     .await?;
                 swept += gone.len() as u64;
-                delete(gone).await?;
+                delete_files(gone).await?;
             }
         }
         if adopting {
-            if unread == 0 {
-                self.adopted_all().await?;
+            if unreadable == 0 {
+                self.finish_adoption().await?;
             }
-            tracing::warn!(
-                blobs = adopted,
-                unread,
-                "the index has the blobs again that its journal did not have"
-            );
+            tracing::warn!(blobs = adopted, unreadable, "blobs missing from the index journal restored");
         }
         if swept > 0 {
-            tracing::info!(files = swept, "removed files of blobs that the index does not have");
+            tracing::info!(files = swept, "blob files without an index row removed");
         }
         Ok(swept)
     }
 
-    /// Speaks for bytes on disk, evicting what is in the way.
+    /// Reserves bytes on disk, and evicts what is in the way.
     pub(super) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
         let mut freed_disk = false;
         loop {
-            match self.room.reserve(bytes, self.free().await?) {
+            match self.room.reserve(bytes, self.free_bytes().await?) {
                 Ok(reservation) => return Ok(reservation),
                 Err(Shortage::TooLarge { quota }) => return Err(StoreError::TooLarge { need: bytes, quota }),
-                // Ends: each round removes something.
+                // Terminates: each round removes something.
                 Err(Shortage::Quota { .. } | Shortage::QuotaReserved | Shortage::MinFree { .. })
-                    if self.without_unfinished().await? => {}
+                    if self.discard_unfinished().await? => {}
                 Err(Shortage::Quota { over }) if self.evict(over, EvictionReason::Quota).await? > 0 => {}
-                // Once: a disk that others fill would cost everything stored and still be full.
+                // Only once: on a disk filled by others, further eviction would remove everything and free
+                // nothing.
                 Err(Shortage::MinFree { under }) if !freed_disk => {
                     freed_disk = true;
                     self.evict(under, EvictionReason::MinFree).await?;
                     let open = Arc::clone(&self.open);
-                    spawn_blocking(move || open.close_removed()).await?;
+                    spawn_blocking(move || open.close_unlinked()).await?;
                 }
                 Err(Shortage::MinFree { .. }) => {
                     return Err(StoreError::NoRoom { need: bytes, limit: StoreLimit::MinFree });
@@ -130,18 +143,18 @@ impl Store {
         }
     }
 
-    /// Makes room at the cost of what nobody was ever served; whether there was any.
-    async fn without_unfinished(self: &Arc<Self>) -> Result<bool, StoreError> {
+    /// Removes the oldest unfinished fill, which no client was served; returns true if there was one.
+    async fn discard_unfinished(self: &Arc<Self>) -> Result<bool, StoreError> {
         let store = Arc::clone(self);
         Ok(spawn_blocking(move || store.discard_oldest_unfinished()).await?)
     }
 
-    /// Evicts until `bytes` are free or nothing is left; gives the bytes freed.
-    async fn evict(&self, bytes: u64, why: EvictionReason) -> Result<u64, StoreError> {
+    /// Evicts until `bytes` are free or nothing is left, and returns the bytes freed.
+    async fn evict(&self, bytes: u64, reason: EvictionReason) -> Result<u64, StoreError> {
         let mut freed = 0;
         while freed < bytes {
             let missing = bytes - freed;
-            let removed = self.evict_batch(why, move || RemovalTarget::Bytes(missing)).await?;
+            let removed = self.evict_batch(reason, move || RemovalTarget::Bytes(missing)).await?;
             freed += removed.bytes;
             if removed.objects == 0 {
                 break;
@@ -152,43 +165,65 @@ impl Store {
 
     async fn evict_batch(
         &self,
-        why: EvictionReason,
-        which: impl FnOnce() -> RemovalTarget + Send + 'static,
+        reason: EvictionReason,
+        target: impl FnOnce() -> RemovalTarget + Send + 'static,
     ) -> Result<RemovalStats, StoreError> {
-        let RemovedObjects { keys, removed, given_up } = self.remove_objects(which).await?;
-        self.counters.count_evicted(why, removed);
-        self.gave_up(given_up, why);
-        self.ahead.evicted(&keys);
-        self.forget(keys);
+        let RemovedObjects { keys, removed, evicted_pins } = self.remove_objects(target).await?;
+        self.counters.count_evicted(reason, removed);
+        self.report_evicted_pins(evicted_pins, reason);
+        self.prefetches.mark_evicted(&keys);
+        self.queue_removed_keys(keys);
         Ok(removed)
     }
 
-    /// Keeps the keys of removed objects for those who may have them hot.
-    pub(super) fn forget(&self, keys: Vec<ObjectKey>) {
-        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
-        let space = FORGOTTEN_MAX.saturating_sub(forgotten.len());
-        forgotten.extend(keys.into_iter().take(space));
+    /// Queues the keys of removed objects for [`Store::take_removed_keys`].
+    pub(super) fn queue_removed_keys(&self, keys: Vec<ObjectKey>) {
+        let mut queue = self.removed_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let space = REMOVED_KEYS_MAX.saturating_sub(queue.len());
+        queue.extend(keys.into_iter().take(space));
     }
 
-    /// Removes objects, and from the disk the blobs only they had.
+    /// Removes objects, and the files of blobs without other objects.
     pub(super) async fn remove_objects(
         &self,
-        which: impl FnOnce() -> RemovalTarget + Send + 'static,
+        target: impl FnOnce() -> RemovalTarget + Send + 'static,
     ) -> Result<RemovedObjects, StoreError> {
-        let failed = self.index.failure();
-        let removed = self.index.change(move |change| change.remove(&which()).map_err(failed)).await;
-        let (removed, gone) = self.health.seen(removed)?;
-        delete(gone).await?;
+        let failed = self.index.error_mapper();
+        let removed = self.index.change(move |change| change.remove(&target()).map_err(failed)).await;
+        let (removed, gone) = self.health.observe(removed)?;
+        delete_files(gone).await?;
         Ok(removed)
     }
 
-    pub(super) async fn free(&self) -> Result<u64, StoreError> {
+    pub(super) async fn free_bytes(&self) -> Result<u64, StoreError> {
         let folder = Arc::clone(&self.folder);
-        spawn_blocking(move || folder.free()).await?
+        spawn_blocking(move || folder.free_bytes()).await?
+    }
+
+    /// Returns the keys and body lengths of pinned objects evicted since the last call, at most 4,096.
+    pub fn take_evicted_pins(&self) -> Vec<(ObjectKey, u64)> {
+        std::mem::take(&mut *self.evicted_pins.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn report_evicted_pins(&self, evicted_pins: Vec<(ObjectKey, u64)>, reason: EvictionReason) {
+        if evicted_pins.is_empty() {
+            return;
+        }
+        let (objects, bytes) = (evicted_pins.len() as u64, evicted_pins.iter().map(|(_, bytes)| bytes).sum());
+        self.counters.count_evicted_pins(RemovalStats { objects, bytes });
+        tracing::warn!(
+            objects,
+            bytes,
+            limit = reason.as_str(),
+            "pinned content evicted for room; raise `store.quota` or keep fewer revisions"
+        );
+        let mut queue = self.evicted_pins.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let space = EVICTED_PINS_MAX.saturating_sub(queue.len());
+        queue.extend(evicted_pins.into_iter().take(space));
     }
 }
 
-pub(super) async fn delete(files: Vec<Scratch>) -> Result<(), StoreError> {
+pub(super) async fn delete_files(files: Vec<Scratch>) -> Result<(), StoreError> {
     if !files.is_empty() {
         spawn_blocking(move || drop(files)).await?;
     }

@@ -1,5 +1,5 @@
-//! The name of a blob: the SHA-256 of its bytes. Owns its text form, which is also its file's name, so parsing
-//! accepts exactly what `Display` prints (64 lower-case hex digits) and no two texts name one blob.
+//! Blob names: the SHA-256 of the content. The text form is also the file name, so parsing accepts exactly the
+//! output of `Display` (64 lower-case hex digits) and each blob has one spelling.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,11 +12,11 @@ pub struct BlobId([u8; 32]);
 
 /// The text is not 64 lower-case hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a blob is named by 64 lower-case hex digits")]
+#[error("not a blob name: 64 lower-case hex digits are expected")]
 pub struct InvalidBlobId;
 
 impl BlobId {
-    /// The digest's bytes.
+    /// Returns the bytes of the digest.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -30,7 +30,7 @@ impl From<[u8; 32]> for BlobId {
 
 impl fmt::Display for BlobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // It stands in every access line: one write instead of 32.
+        // Printed in every access log line: one write instead of 32.
         let mut text = [0; 64];
         for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
             pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
@@ -76,7 +76,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_parses_to_the_same_blob(digest: [u8; 32]) {
+        fn display_round_trips(digest: [u8; 32]) {
             let id = BlobId::from(digest);
             prop_assert_eq!(id.to_string().parse(), Ok(id));
         }

@@ -1,9 +1,8 @@
-//! Reading one blob's file from begin to end and comparing all it says of itself: its length, its trailer, each
-//! block's checksum and at last the SHA-256 that is its name. What scrub, verify and export do to a file; serving
-//! checks only the blocks it reads.
+//! Full verification of one blob's file: its length, its trailer, each block's checksum and finally the SHA-256
+//! that is its name. The scrub, `gupd store verify` and export use it; serving verifies only the blocks it reads.
 //!
-//! It reads the disk and not the memory that once was read from it: pages are dropped from the system's cache before
-//! they are read, and after it, so that a pass over the store leaves the cache to the clients. Everything here blocks.
+//! It reads the disk, not the page cache: pages are dropped before and after each read. A pass over the store
+//! thus leaves the cache to the clients. All of it blocks.
 
 use std::fs::File;
 use std::io;
@@ -18,18 +17,18 @@ use super::id::BlobId;
 use super::trailer::{Fault, Trailer};
 use super::{BLOCK, CHUNK};
 
-/// Why a blob is not what its row says.
+/// Fault of a blob.
 #[derive(Debug)]
 pub(super) enum InspectionFault {
-    /// Something does not agree, or the disk has lost what was there.
+    /// The content or the length differs, or the disk lost a sector.
     Damaged(Fault),
-    /// There is no file.
+    /// The file is missing.
     Gone,
-    /// It may be sound: this process cannot tell.
+    /// The file cannot be read by this process and may be intact.
     Unreadable(io::Error),
 }
 
-/// A blob's file being read.
+/// A verification in progress.
 #[derive(Debug)]
 pub(super) struct Inspection {
     file: File,
@@ -42,22 +41,22 @@ pub(super) struct Inspection {
 }
 
 impl Inspection {
-    /// Opens the file and compares its trailer with the index's row.
-    pub(super) fn begin(path: &Path, id: BlobId, len: u64) -> Result<Self, InspectionFault> {
-        // Without its folder the whole store may be away: nothing is known of one blob then.
+    /// Opens the file and compares its trailer with the index row.
+    pub(super) fn open(path: &Path, id: BlobId, len: u64) -> Result<Self, InspectionFault> {
+        // If the folder is missing too, the whole store may be unmounted: nothing is known about the blob.
         let opened = File::open(path).map_err(|error| match path.parent().is_some_and(Path::exists) {
             true => InspectionFault::from(error),
             false => InspectionFault::Unreadable(error),
         });
         let file = opened?;
-        forget_pages(&file, 0, None);
+        drop_page_cache(&file, 0, None);
         let (found, trailer) = read_trailer(&file).map_err(|fault| match fault {
-            // A disk that answers nothing at all may come back; a sector of one that does is lost.
+            // A disk that answers nothing may come back; a lost sector of a working disk does not.
             FileFault::Io(error) => InspectionFault::Unreadable(error),
             fault @ FileFault::Damaged(_) => fault.into(),
         })?;
         if trailer.id != id {
-            return Err(InspectionFault::Damaged("it is another blob's file"));
+            return Err(InspectionFault::Damaged("the file is another blob's"));
         }
         if found != len {
             return Err(InspectionFault::Damaged("length differs from the index's"));
@@ -65,13 +64,13 @@ impl Inspection {
         Ok(Self { file, id, len, trailer, position: 0, sha256: Sha256::new(), buffer: Vec::new() })
     }
 
-    /// Where the next bytes begin.
+    /// Returns the position of the next bytes.
     pub(super) fn position(&self) -> u64 {
         self.position
     }
 
-    /// The next bytes, a chunk at most, with every block checked; none after the last, and then the whole is sound.
-    /// Where they are damaged, the next call reads them again, and from the disk.
+    /// Returns the next bytes, at most a chunk, with every block verified. Returns none after the last byte; the
+    /// blob is then valid. After damage, the next call reads the same bytes from disk again.
     pub(super) fn next(&mut self) -> Result<&[u8], InspectionFault> {
         let start = self.position;
         let len = CHUNK.min(self.len - start);
@@ -80,34 +79,34 @@ impl Inspection {
             return if digest == self.id {
                 Ok(&[])
             } else {
-                Err(InspectionFault::Damaged("its SHA-256 differs"))
+                Err(InspectionFault::Damaged("the SHA-256 differs"))
             };
         }
-        // A chunk at most.
+        // At most a chunk.
         self.buffer.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
         let first = usize::try_from(start / BLOCK).unwrap_or(usize::MAX);
         let checksums = self.trailer.checksums.get(first..).unwrap_or_default();
         let read = read_verified(&self.file, start, &mut self.buffer, checksums);
-        forget_pages(&self.file, start, NonZeroU64::new(len));
+        drop_page_cache(&self.file, start, NonZeroU64::new(len));
         read?;
         self.sha256.update(&self.buffer);
         self.position += len;
         Ok(&self.buffer)
     }
 
-    /// What [`Inspection::next`] gave last.
+    /// Returns the bytes of the last [`Inspection::next`].
     pub(super) fn current(&self) -> &[u8] {
         &self.buffer
     }
 
-    /// Begins anew with the same file, even if that has left the store meanwhile.
+    /// Starts over with the same file, even if it left the store meanwhile.
     pub(super) fn rewind(&mut self) {
         self.position = 0;
         self.sha256.reset();
     }
 
-    /// Reads the rest, and tells of each piece's length.
-    pub(super) fn finish(&mut self, mut read: impl FnMut(u64)) -> Result<(), InspectionFault> {
+    /// Reads the rest and calls `read` with the length of each piece.
+    pub(super) fn read_to_end(&mut self, mut read: impl FnMut(u64)) -> Result<(), InspectionFault> {
         loop {
             let len = self.next()?.len() as u64;
             if len == 0 {
@@ -139,7 +138,7 @@ impl From<FileFault> for InspectionFault {
     }
 }
 
-/// Best effort: a file system that keeps its pages only makes the check a weaker one.
-fn forget_pages(file: &File, from: u64, len: Option<NonZeroU64>) {
-    let _kept = fadvise(file, from, len, Advice::DontNeed);
+/// Drops pages from the cache. Best effort: a file system that keeps them only weakens the check.
+fn drop_page_cache(file: &File, from: u64, len: Option<NonZeroU64>) {
+    let _best_effort = fadvise(file, from, len, Advice::DontNeed);
 }

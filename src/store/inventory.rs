@@ -1,7 +1,7 @@
-//! What a store has, read beside whoever uses it: a read-only connection to the index of its own, and the paths of its
-//! blobs. Changes nothing, takes no lock and sees a running relay's objects as they come and go, so what it lists may
-//! be gone a moment later. Read in pages, each its own transaction: a long one would keep the index's log from being
-//! cut. Everything here blocks.
+//! Read-only view of a store beside a running relay: its own index connection and the paths of blobs. It changes
+//! nothing and takes no lock. Objects come and go meanwhile, so a listed object may be gone a moment later. It
+//! reads in pages, each its own transaction, since a long one would keep SQLite from truncating the WAL. All of
+//! it blocks.
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +12,10 @@ use super::folder::Folder;
 use super::index::{ROW, object, unsigned};
 use super::{BlobId, Object, StoreError};
 
-/// Rows of a page: enough that a page's cost is its rows.
+/// Rows of a page; enough to make the cost of a page the cost of its rows.
 const PAGE: i64 = 512;
 
-/// A store's folder, open for reading.
+/// A store folder open for reading.
 #[derive(Debug)]
 pub struct Inventory {
     folder: Folder,
@@ -26,10 +26,10 @@ impl Inventory {
     /// Opens the index of the store in `dir`.
     ///
     /// # Errors
-    /// When there is none, or it cannot be read.
+    /// When there is no index, or it cannot be read.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let no_store = || StoreError::NoStore { path: dir.to_owned() };
-        let folder = Folder::at(dir).map_err(|_| no_store())?;
+        let folder = Folder::open_read_only(dir).map_err(|_| no_store())?;
         let path = folder.index();
         if !path.exists() {
             return Err(no_store());
@@ -41,7 +41,8 @@ impl Inventory {
         }
     }
 
-    /// Every object, in the order they came; a row that is not what was written is an error, as when it is served.
+    /// Iterates over all objects in insertion order. A row whose checksum differs is an error, as it is when
+    /// served.
     pub fn objects(&self) -> impl Iterator<Item = Result<Object, StoreError>> {
         let sql = format!("{ROW} WHERE o.id > ?1 ORDER BY o.id LIMIT {PAGE}");
         pages(0, move |after| {
@@ -50,7 +51,7 @@ impl Inventory {
         })
     }
 
-    /// Every blob and the length of its body, by name.
+    /// Iterates over all blobs and the lengths of their bodies, ordered by name.
     pub fn blobs(&self) -> impl Iterator<Item = Result<(BlobId, u64), StoreError>> {
         pages(None, |after| {
             let page = self.blobs_after(after)?;
@@ -58,7 +59,7 @@ impl Inventory {
         })
     }
 
-    /// A page of blobs by name, after one.
+    /// Returns a page of blobs ordered by name, after the given one.
     pub(super) fn blobs_after(&self, after: Option<BlobId>) -> Result<Vec<(BlobId, u64)>, StoreError> {
         let sql = format!("SELECT hash, len FROM blobs WHERE hash > ?1 ORDER BY hash LIMIT {PAGE}");
         let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
@@ -66,7 +67,7 @@ impl Inventory {
         self.select(&sql, [Value::from(after)], row)
     }
 
-    /// The objects that have this body, at most `limit` of them after the row `after`.
+    /// Returns at most `limit` objects of this blob after the row `after`.
     pub(super) fn objects_of(
         &self,
         blob: BlobId,
@@ -79,15 +80,15 @@ impl Inventory {
         self.select(&sql, values, object)
     }
 
-    /// How many objects have this body; `None` if there is no such blob.
-    pub(super) fn uses(&self, blob: BlobId) -> Result<Option<u64>, StoreError> {
+    /// Returns the number of objects of this blob; `None` if there is no such blob.
+    pub(super) fn object_count(&self, blob: BlobId) -> Result<Option<u64>, StoreError> {
         let sql = "SELECT (SELECT count(*) FROM objects o WHERE o.blob = b.id) FROM blobs b WHERE hash = ?1";
-        let mut statement = self.index.prepare_cached(sql).map_err(|error| self.failed(&error))?;
+        let mut statement = self.index.prepare_cached(sql).map_err(|error| self.index_error(&error))?;
         let found = statement.query_row(params![blob.as_bytes()], |row| unsigned(row, 0)).optional();
-        found.map_err(|error| self.failed(&error))
+        found.map_err(|error| self.index_error(&error))
     }
 
-    /// Bytes of the bodies of all blobs.
+    /// Returns the total length of the bodies of all blobs.
     ///
     /// # Errors
     /// When the index cannot be read.
@@ -96,14 +97,14 @@ impl Inventory {
         Ok(sum.into_iter().sum())
     }
 
-    /// The file of a blob.
-    pub(super) fn path(&self, blob: BlobId) -> PathBuf {
+    /// Returns the path of a blob's file.
+    pub(super) fn blob_path(&self, blob: BlobId) -> PathBuf {
         self.folder.blob(blob)
     }
 
-    /// The folders that blobs are in.
-    pub(super) fn shelves(&self) -> impl Iterator<Item = PathBuf> {
-        self.folder.shelves()
+    /// Returns the folders of blobs.
+    pub(super) fn blob_dirs(&self) -> impl Iterator<Item = PathBuf> {
+        self.folder.blob_dirs()
     }
 
     fn select<T>(
@@ -116,15 +117,15 @@ impl Inventory {
             let mut statement = self.index.prepare_cached(sql)?;
             statement.query_map(params_from_iter(values), row)?.collect()
         };
-        select().map_err(|error| self.failed(&error))
+        select().map_err(|error| self.index_error(&error))
     }
 
-    fn failed(&self, error: &rusqlite::Error) -> StoreError {
+    fn index_error(&self, error: &rusqlite::Error) -> StoreError {
         StoreError::Index { path: self.folder.index(), reason: error.to_string() }
     }
 }
 
-/// Rows page after page, each beginning behind the last row's position.
+/// Concatenates pages; each begins after the position of the last row.
 fn pages<P: Clone, T>(
     from: P,
     mut page: impl FnMut(P) -> Result<Vec<(P, T)>, StoreError>,

@@ -1,13 +1,13 @@
-//! How far a fill has come, beside its half-written file, so that what crossed the WAN once outlives the process: the
-//! response's head, then an entry for each run of blocks written. Pure: bytes in, bytes out. Little-endian:
+//! Journal of a fill beside its unfinished file, so that bytes that crossed the WAN survive the process: the
+//! response head, then an entry for each run of written blocks. Pure: bytes in, bytes out. Little-endian:
 //!
 //! ```text
 //! magic (8) · format (4) · body length (8) · record (4 + n) · XXH3-128 of these (16)
-//! first block (4) · blocks (4) · XXH3-128 of each block (16 each) · XXH3-128 of these (16)     again and again
+//! first block (4) · blocks (4) · XXH3-128 of each block (16 each) · XXH3-128 of these (16)     repeated
 //! ```
 //!
-//! An entry that is torn ends the journal. Entries need not reach the disk in the order of the blocks they speak of:
-//! a block whose bytes did not arrive there does not have its checksum, and is fetched again.
+//! A torn entry ends the journal. Entries may reach the disk before the blocks they describe. Such a block fails
+//! its checksum and is fetched again.
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -17,44 +17,44 @@ use super::object::{FieldReader, NewObject, put};
 const MAGIC: [u8; 8] = *b"gupdfill";
 const FORMAT: u32 = 1;
 
-/// What a journal tells.
+/// A decoded journal.
 #[derive(Debug, PartialEq)]
 pub(super) struct FillJournal {
     /// Length of the body.
     pub(super) len: u64,
-    /// The response, but for its body.
+    /// The response without its body.
     pub(super) object: NewObject,
-    /// The blocks written.
+    /// The written blocks.
     pub(super) blocks: BlockMap,
 }
 
-/// A journal's begin.
-pub(super) fn begin(len: u64, object: &NewObject) -> Vec<u8> {
+/// Encodes the head of a journal.
+pub(super) fn encode_head(len: u64, object: &NewObject) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.extend_from_slice(&FORMAT.to_le_bytes());
     out.extend_from_slice(&len.to_le_bytes());
     put(&mut out, &object.encode());
-    seal(out)
+    append_checksum(out)
 }
 
-/// An entry: blocks from `first` on. `None` past four billion blocks.
-pub(super) fn entry(first: usize, checksums: &[u128]) -> Option<Vec<u8>> {
+/// Encodes an entry for blocks from `first` on. `None` past four billion blocks.
+pub(super) fn encode_entry(first: usize, checksums: &[u128]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(8 + (checksums.len() + 1) * 16);
     out.extend_from_slice(&u32::try_from(first).ok()?.to_le_bytes());
     out.extend_from_slice(&u32::try_from(checksums.len()).ok()?.to_le_bytes());
     for checksum in checksums {
         out.extend_from_slice(&checksum.to_le_bytes());
     }
-    Some(seal(out))
+    Some(append_checksum(out))
 }
 
-/// Reads a journal as far as it is sound; `None` if its begin is not.
+/// Decodes the valid part of a journal; `None` if its head is invalid.
 pub(super) fn decode(bytes: &[u8]) -> Option<FillJournal> {
     let mut fields = FieldReader(bytes);
-    let known = fields.array() == Some(MAGIC) && fields.array().map(u32::from_le_bytes) == Some(FORMAT);
-    let len = fields.array().map(u64::from_le_bytes).filter(|_| known)?;
+    let is_known = fields.array() == Some(MAGIC) && fields.array().map(u32::from_le_bytes) == Some(FORMAT);
+    let len = fields.array().map(u64::from_le_bytes).filter(|_| is_known)?;
     let object = NewObject::decode(fields.bytes()?)?;
-    unseal(bytes, &mut fields)?;
+    verify_checksum(bytes, &mut fields)?;
     let mut journal = FillJournal { len, object, blocks: BlockMap::default() };
     while journal.read_entry(&mut fields).is_some() {}
     Some(journal)
@@ -70,20 +70,20 @@ impl FillJournal {
         }
         let checksums = (0..count).map(|_| fields.array().map(u128::from_le_bytes));
         let checksums = checksums.collect::<Option<Vec<_>>>()?;
-        unseal(entry, fields)?;
+        verify_checksum(entry, fields)?;
         self.blocks.insert(first, &checksums);
         Some(())
     }
 }
 
-fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
+fn append_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
     let checksum = xxh3_128(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
-/// Compares what was read of `from` with the checksum that follows.
-fn unseal(from: &[u8], fields: &mut FieldReader<'_>) -> Option<()> {
+/// Compares the bytes read of `from` with the checksum that follows.
+fn verify_checksum(from: &[u8], fields: &mut FieldReader<'_>) -> Option<()> {
     let read = from.get(..from.len() - fields.0.len())?;
     (fields.array().map(u128::from_le_bytes)? == xxh3_128(read)).then_some(())
 }
@@ -110,17 +110,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_journal_cut_or_flipped_anywhere_tells_nothing_that_was_not_written(
+        fn damaged_journal_never_reports_unwritten_blocks(
             entries in proptest::collection::vec((0usize..60, 1usize..4), 0..6),
             cut: proptest::sample::Index, bit: Option<proptest::sample::Index>,
         ) {
             let len = 64 * BLOCK - 5;
-            let mut bytes = begin(len, &object());
+            let mut bytes = encode_head(len, &object());
             let head = bytes.len();
             let mut states = vec![BlockMap::default()];
             for (at, (first, count)) in entries.iter().enumerate() {
                 let checksums = vec![at as u128; *count];
-                bytes.extend(entry(*first, &checksums).unwrap());
+                bytes.extend(encode_entry(*first, &checksums).unwrap());
                 let mut blocks = states.last().unwrap().clone();
                 blocks.insert(*first, &checksums);
                 states.push(blocks);

@@ -1,5 +1,5 @@
-//! The key of an object: route, binding if there is one, then path and query in one spelling. `gupd_http::key` makes and
-//! takes apart what it reads; here it is the name that the index, the cache and the rollouts agree on.
+//! Key of an object: route, binding if any, then path and query in normal form. `gupd_http::key` builds and
+//! splits the text. The index, the cache and the rollouts use it as a name.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub struct ObjectKey(Arc<str>);
 
 impl ObjectKey {
-    /// The key as text.
+    /// Returns the key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -29,7 +29,7 @@ impl Deref for ObjectKey {
     }
 }
 
-// A key hashes and compares as its text, so that maps can be asked by text.
+// A key hashes and compares as its text, so maps can be looked up by text.
 impl Borrow<str> for ObjectKey {
     fn borrow(&self) -> &str {
         &self.0

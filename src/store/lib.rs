@@ -1,18 +1,24 @@
-//! The store: blobs on disk named by their SHA-256, an index of the objects that have them, and their hot chunks in
-//! memory. Owns the folder `store.dir` and everything in it, locked against a second process; relies on the
-//! [`Clock`] and on nothing else of gupd. It knows no HTTP beyond a response's stored head, and decides nothing about
-//! freshness.
+//! Content store: blobs on disk named by their SHA-256, an SQLite index of the objects, and hot chunks in memory.
 //!
-//! Its promises: an object exists when its whole body is on disk; no byte leaves that was not checked against its
-//! block's checksum; `quota` and `min_free` hold even while filling; memory stays bounded whatever readers do. No call
-//! blocks an async thread, except [`Store::open`], which is called before there is one.
+//! The store owns the folder `store.dir` and locks it against a second process. It depends on `gupd_config` only.
+//! It knows no HTTP beyond a response's stored head and decides nothing about freshness.
+//!
+//! It guarantees:
+//! - An object exists only when its whole body is on disk.
+//! - No byte is returned before its block's checksum was verified.
+//! - `quota` and `min_free` hold, also while fills write.
+//! - Memory is bounded for any number of readers.
+//! - No call blocks an async thread, except [`Store::open`], which runs before there is one.
+//!
+//! Main types: [`Store`] is the entry point. A [`BlobWriter`] fills a blob, readers follow its [`PartialBlob`],
+//! and [`Store::read`] returns verified bytes of a [`BodySource`]. Start reading at `writer.rs` for the path of a
+//! new blob, at `read.rs` for reads, and at `index/mod.rs` for the index.
 
 mod adopt;
 mod blob;
 mod blocks;
 mod budget;
 pub mod bundle;
-mod clients;
 mod error;
 mod evict;
 mod folder;
@@ -22,8 +28,8 @@ mod index;
 mod inspect;
 mod inventory;
 mod journal;
-mod kept;
 mod key;
+mod lease;
 mod memory;
 mod metrics;
 mod object;
@@ -31,14 +37,12 @@ mod partial;
 mod prefetch;
 mod publication;
 mod read;
-mod release;
 mod repair;
 mod scratch;
 mod scrub;
 mod segment;
 mod single_flight;
 mod stats;
-mod succession;
 mod trailer;
 mod unfinished;
 mod verify;
@@ -51,9 +55,27 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::sync::Semaphore;
 
+use gupd_config as config;
+use gupd_config::clock::{Clock, UnixMillis};
+
+use self::blob::OpenBlobs;
+use self::budget::DiskBudget;
+use self::evict::EvictedPins;
+use self::folder::{Folder, FolderLock};
+use self::health::HealthMonitor;
+use self::index::{Index, RemovalTarget};
+use self::lease::FolderLease;
+use self::prefetch::PrefetchLedger;
+use self::read::{DISK_READS, LoadKey, LoadResult};
+use self::repair::RepairResult;
+use self::single_flight::SingleFlight;
+use self::stats::Counters;
+use self::unfinished::UnfinishedList;
+use self::writer::DISK_WRITES;
+
 pub use self::blob::MAX_OPEN_BLOBS;
-pub use self::error::{ReadError, StoreError, StoreLimit};
-pub use self::health::{Degradation, StoreHealth};
+pub use self::error::{ReadError, StoreError, StoreHealth, StoreLimit};
+pub use self::health::Degradation;
 pub use self::id::{BlobId, InvalidBlobId};
 pub use self::inventory::Inventory;
 pub use self::key::ObjectKey;
@@ -68,38 +90,22 @@ pub use self::scrub::Scrub;
 pub use self::segment::Segment;
 pub use self::stats::{EvictionReason, RemovalStats, StoreStats};
 pub use self::unfinished::UnfinishedFill;
-use self::unfinished::UnfinishedList;
 pub use self::verify::{Finding, VerifySummary, verify};
-use self::writer::DISK_WRITES;
 pub use self::writer::{BlobWriter, CommittedObject};
 
-use self::blob::OpenBlobs;
-use self::budget::DiskBudget;
-use self::folder::{Folder, FolderLock};
-use self::health::HealthMonitor;
-use self::index::{Index, RemovalTarget};
-use self::kept::EvictedPins;
-use self::prefetch::PrefetchLedger;
-use self::read::{DISK_READS, LoadKey, LoadResult};
-use self::release::FolderLease;
-use self::repair::RepairResult;
-use self::single_flight::SingleFlight;
-use self::stats::Counters;
-use gupd_config as config;
-use gupd_config::clock::{Clock, UnixMillis};
-
-/// Bytes of a chunk: the unit of memory caching and of a fill's demand.
+/// Chunk size in bytes: the unit of memory caching and of a fill's demand.
 pub const CHUNK: u64 = 1 << 20;
 
-/// Bytes of a block: the unit of verification, so that a slow client's piece is checked without a chunk in memory.
+/// Block size in bytes: the unit of verification. A slow client's piece is verified without a chunk in memory.
 pub const BLOCK: u64 = 64 << 10;
 
-/// Variants of one key (RFC 9111 §4.1), at most; the oldest give way. An origin that varies by `User-Agent` could
-/// otherwise fill the index under one key.
+/// Maximum number of variants of one key (RFC 9111 §4.1); the oldest are removed first. Without this limit an
+/// origin that varies by `User-Agent` could fill the index under one key.
 pub const MAX_VARIANTS: usize = 8;
 
-/// Keys of evicted objects kept for the next [`Store::maintain`]. One that is not told of is found missing when read.
-const FORGOTTEN_MAX: usize = 1 << 16;
+/// Maximum number of removed keys queued for the next [`Store::maintain`]. A key beyond it is found missing when
+/// it is read.
+const REMOVED_KEYS_MAX: usize = 1 << 16;
 
 /// An open store.
 #[derive(Debug)]
@@ -114,31 +120,36 @@ pub struct Store {
     disk_reads: Semaphore,
     disk_writes: Semaphore,
     counters: Arc<Counters>,
-    forgotten: Mutex<Vec<ObjectKey>>,
+    removed_keys: Mutex<Vec<ObjectKey>>,
     evicted_pins: EvictedPins,
     unfinished: UnfinishedList,
-    ahead: PrefetchLedger,
+    prefetches: PrefetchLedger,
     health: HealthMonitor,
-    tenure: FolderLease,
+    lease: FolderLease,
     generation: AtomicU64,
     clock: Clock,
     max_unused: Duration,
-    /// Last: given up when everything above is closed, or when the tenure ends.
+    /// Declared last, so that it is released after everything above is closed, or by [`Store::release`].
     lock: Mutex<Option<FolderLock>>,
 }
 
 impl Store {
-    /// Opens the folder, or begins it. Blocks. Takes no longer for a million objects, unless the index is damaged or
-    /// missing and is made anew from its journal.
+    /// Opens the store folder, or creates it. Blocks.
+    ///
+    /// The time does not depend on the number of objects, unless a damaged or missing index is rebuilt from its
+    /// journal.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, another process has it, or the index is of a later version.
     pub fn open(config: &config::StoreSettings, clock: Clock) -> Result<Arc<Self>, StoreError> {
         let (folder, lock, left) = Folder::open(&config.dir)?;
         let room = DiskBudget::new(config.quota, config.min_free);
         let counters = Arc::<Counters>::default();
         let index =
             Index::open(Arc::clone(&folder), Arc::clone(&room), Arc::clone(&counters), clock.clone())?;
-        let unfinished = UnfinishedList::open(left, &room, folder.free()?)?;
+        let unfinished = UnfinishedList::open(left, &room, folder.free_bytes()?)?;
         Ok(Arc::new(Self {
-            ahead: PrefetchLedger::open(&folder),
+            prefetches: PrefetchLedger::open(&folder),
             folder,
             room,
             index,
@@ -149,11 +160,11 @@ impl Store {
             disk_reads: Semaphore::new(DISK_READS),
             disk_writes: Semaphore::new(DISK_WRITES),
             counters,
-            forgotten: Mutex::default(),
+            removed_keys: Mutex::default(),
             evicted_pins: EvictedPins::default(),
             unfinished,
             health: HealthMonitor::new(),
-            tenure: FolderLease::new(),
+            lease: FolderLease::new(),
             generation: AtomicU64::new(0),
             clock,
             max_unused: config.max_unused,
@@ -161,17 +172,18 @@ impl Store {
         }))
     }
 
-    /// All variants of a key, newest first, at most [`MAX_VARIANTS`].
+    /// Returns all variants of a key, newest first, at most [`MAX_VARIANTS`].
     pub async fn lookup(&self, key: &str) -> Result<Vec<Object>, StoreError> {
-        self.health.seen(self.index.find(key).await)
+        self.health.observe(self.index.find(key).await)
     }
 
-    /// A page of all objects but for copies, in the order they came, behind the row `after`; empty at the end.
+    /// Returns a page of objects in insertion order after the row `after`, without copies; empty at the end.
     pub async fn page(&self, after: i64) -> Result<Vec<Object>, StoreError> {
-        self.health.seen(self.index.page(after).await)
+        self.health.observe(self.index.page(after).await)
     }
 
-    /// Gives an object the header fields and times of a `304` (RFC 9111 §4.3.4). Nothing if it is gone.
+    /// Replaces an object's header fields and times by those of a `304` (RFC 9111 §4.3.4). Does nothing if it is
+    /// gone.
     pub async fn refresh(
         &self,
         stale: &Object,
@@ -181,11 +193,11 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.health.check()?;
         let (id, key, blob) = (stale.id, stale.key.clone(), stale.blob);
-        let (headers, failed) = (headers.clone(), self.index.failure());
+        let (headers, map_error) = (headers.clone(), self.index.error_mapper());
         let work = move |change: &mut index::IndexChange<'_>| {
-            change.refresh(id, (&*key, blob), &headers, request_time, response_time).map_err(failed)
+            change.refresh(id, (&*key, blob), &headers, request_time, response_time).map_err(map_error)
         };
-        self.health.seen(self.index.change(work).await).map(drop)
+        self.health.observe(self.index.change(work).await).map(drop)
     }
 
     /// Removes all variants of a key, and blobs that no other object has.
@@ -194,34 +206,34 @@ impl Store {
         self.remove_objects(move || RemovalTarget::Key(key)).await.map(drop)
     }
 
-    /// Removes a damaged blob and all objects that have it; gives their keys.
+    /// Removes a damaged blob and all objects that have it, and returns their keys.
     pub async fn discard_blob(&self, blob: BlobId) -> Result<Vec<ObjectKey>, StoreError> {
         let removed = self.remove_objects(move || RemovalTarget::Blob(blob)).await?;
-        self.open.forget(blob);
+        self.open.invalidate(blob);
         self.counters.count_evicted(EvictionReason::Damaged, removed.removed);
         Ok(removed.keys)
     }
 
-    /// Writes down when objects were last used. Uses lost with the process make eviction a little less exact.
+    /// Records when objects were last used. Uses lost in a crash make eviction slightly less exact.
     pub async fn record_use(&self, uses: Vec<(i64, UnixMillis)>) -> Result<(), StoreError> {
-        self.ahead.used(&uses);
-        let failed = self.index.failure();
-        let recorded = self.index.change(move |change| change.record_use(&uses).map_err(failed)).await;
-        self.health.seen(recorded).map(drop)
+        self.prefetches.mark_used(&uses);
+        let map_error = self.index.error_mapper();
+        let recorded = self.index.change(move |change| change.record_use(&uses).map_err(map_error)).await;
+        self.health.observe(recorded).map(drop)
     }
 
-    /// Whether it takes changes, as far as is known.
+    /// Checks that the store accepts changes, as far as is known.
     ///
     /// # Errors
-    /// When its disk ails.
+    /// [`StoreError::Degraded`] while its disk fails.
     pub fn check_writable(&self) -> Result<(), StoreError> {
         self.health.check()
     }
 
-    /// Figures for metrics and status.
+    /// Returns figures for metrics and status.
     pub fn stats(&self) -> StoreStats {
         let health = self.degradation().map_or(StoreHealth::Healthy, |degradation| degradation.health);
-        let (wasted_prefetch_bytes, unused_prefetch_bytes) = self.ahead.bytes();
+        let (wasted_prefetch_bytes, unused_prefetch_bytes) = self.prefetches.bytes();
         StoreStats {
             health,
             wasted_prefetch_bytes,
@@ -230,7 +242,7 @@ impl Store {
         }
     }
 
-    /// The memory that bodies are held in.
+    /// Returns the memory that holds bodies.
     pub fn chunk_memory(&self) -> &ChunkMemory {
         &self.memory
     }

@@ -1,6 +1,6 @@
-//! One stored response as the index has it, and its byte form. The form is length-prefixed and little-endian; it
-//! stands in the index (headers) and in a blob's trailer (the whole record, so that a lost index can be rebuilt).
-//! Decoding believes nothing: every length is checked against what is there.
+//! A stored response and its byte form, which is length-prefixed and little-endian. The index stores the encoded
+//! headers; a blob's trailer stores the whole record, so that a lost index can be rebuilt. Decoding trusts
+//! nothing: every length is checked against the remaining bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -17,7 +17,7 @@ const RECORD_VERSION: u8 = 1;
 /// One stored response.
 #[derive(Debug)]
 pub struct Object {
-    /// Its row in the index; never given twice.
+    /// Row in the index; never reused.
     pub id: i64,
     /// Cache key.
     pub key: ObjectKey,
@@ -27,28 +27,28 @@ pub struct Object {
     pub status: StatusCode,
     /// The response's stored header fields.
     pub headers: HeaderMap,
-    /// Content type's label.
+    /// Label of its content type.
     pub content_type: Arc<str>,
-    /// Name of the upstream it came from.
+    /// Name of the upstream that sent it.
     pub upstream: Arc<str>,
-    /// When the request that brought it was sent.
+    /// Time at which its request was sent.
     pub request_time: UnixMillis,
-    /// When its head was received.
+    /// Time at which its head was received.
     pub response_time: UnixMillis,
     /// Its body.
     pub blob: BlobId,
-    /// Its body's length in bytes.
+    /// Length of the body in bytes.
     pub len: u64,
     pub(super) last_used: AtomicI64,
 }
 
 impl Object {
-    /// Notes a use, in memory; [`super::Store::record_use`] makes it last.
+    /// Notes a use in memory; [`super::Store::record_use`] makes it persistent.
     pub fn touch(&self, now: UnixMillis) {
         self.last_used.store(now, Ordering::Relaxed);
     }
 
-    /// The same object with the header fields and times of a `304`.
+    /// Returns the object with the header fields and times of a `304`.
     pub fn with_head(&self, headers: HeaderMap, request_time: UnixMillis, response_time: UnixMillis) -> Self {
         Self {
             id: self.id,
@@ -66,13 +66,13 @@ impl Object {
         }
     }
 
-    /// When it was last used.
+    /// Returns the time of the last use.
     pub fn last_used(&self) -> UnixMillis {
         self.last_used.load(Ordering::Relaxed)
     }
 }
 
-/// A response about to be stored; the fields of [`Object`] that the store does not find out itself.
+/// A response to be stored: the fields of [`Object`] that the store does not determine itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewObject {
     /// Cache key.
@@ -83,18 +83,18 @@ pub struct NewObject {
     pub status: StatusCode,
     /// The response's header fields to store.
     pub headers: HeaderMap,
-    /// Content type's label.
+    /// Label of its content type.
     pub content_type: Arc<str>,
-    /// Name of the upstream it came from.
+    /// Name of the upstream that sent it.
     pub upstream: Arc<str>,
-    /// When the request that brought it was sent.
+    /// Time at which its request was sent.
     pub request_time: UnixMillis,
-    /// When its head was received.
+    /// Time at which its head was received.
     pub response_time: UnixMillis,
 }
 
 impl NewObject {
-    /// The record for a blob's trailer.
+    /// Encodes the record for a blob's trailer.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![RECORD_VERSION];
         for text in [&*self.key, &self.selecting, &self.content_type, &self.upstream] {
@@ -107,7 +107,7 @@ impl NewObject {
         out
     }
 
-    /// Reads a record back; `None` if it is not one.
+    /// Decodes a record; `None` if it is malformed.
     pub(super) fn decode(record: &[u8]) -> Option<Self> {
         let mut fields = FieldReader(record);
         if fields.array::<1>()? != [RECORD_VERSION] {
@@ -144,7 +144,7 @@ impl NewObject {
     }
 }
 
-/// Header fields in order, each a name and a value.
+/// Encodes header fields in order, each a name and a value.
 pub(super) fn encode_headers(headers: &HeaderMap) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in headers {
@@ -154,7 +154,7 @@ pub(super) fn encode_headers(headers: &HeaderMap) -> Vec<u8> {
     out
 }
 
-/// Reads header fields back; `None` if they are not well-formed.
+/// Decodes header fields; `None` if they are malformed.
 pub(super) fn decode_headers(encoded: &[u8]) -> Option<HeaderMap> {
     let mut fields = FieldReader(encoded);
     let mut headers = HeaderMap::new();
@@ -165,18 +165,18 @@ pub(super) fn decode_headers(encoded: &[u8]) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// A cursor over encoded fields.
+/// Cursor over encoded fields.
 pub(super) struct FieldReader<'a>(pub(super) &'a [u8]);
 
 impl<'a> FieldReader<'a> {
-    /// The next `N` bytes.
+    /// Takes the next `N` bytes.
     pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*head)
     }
 
-    /// The next length-prefixed bytes.
+    /// Takes the next length-prefixed bytes.
     pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
         let len = usize::try_from(u32::from_le_bytes(self.array()?)).ok()?;
         let (head, rest) = self.0.split_at_checked(len)?;
@@ -189,8 +189,8 @@ impl<'a> FieldReader<'a> {
     }
 }
 
-/// Appends length-prefixed bytes. Heads are bounded far below 4 GiB; a longer field would be cut, and the bound on
-/// a record's size refuses it.
+/// Appends length-prefixed bytes. Heads are bounded far below 4 GiB. The length of a longer field would be wrong,
+/// but the bound on a record's size refuses that record.
 pub(super) fn put(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(bytes);
@@ -219,12 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn a_record_reads_back_as_it_was_written() {
+    fn record_round_trips() {
         assert_eq!(NewObject::decode(&sample().encode()), Some(sample()));
     }
 
     #[test]
-    fn a_shortened_record_is_refused() {
+    fn truncated_record_is_refused() {
         let record = sample().encode();
         for cut in 0..record.len() {
             assert_eq!(NewObject::decode(&record[..cut]), None, "{cut} bytes");
@@ -233,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_changed_record_is_refused_or_read_without_a_panic(at: proptest::sample::Index, to: u8) {
+        fn changed_record_never_panics(at: proptest::sample::Index, to: u8) {
             let mut record = sample().encode();
             let at = at.index(record.len());
             record[at] = to;

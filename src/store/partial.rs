@@ -1,7 +1,6 @@
-//! A blob being written, as its readers see it. Readable are whole blocks, each with its checksum, in any order, and
-//! of a body whose length is known its last short one; a reader can ask for nothing else, so an unchecked byte has no
-//! way out. What writes it is in `segment`; that its writer went away is told to readers by the fill, never by a
-//! shorter body.
+//! A blob being written, as seen by its readers. Readable are whole blocks with a checksum, in any order, and the
+//! short last block of a body of known length. Nothing else can be read, so no unverified byte is returned.
+//! `segment` writes it. The fill notifies readers of a lost writer; the body never just ends early.
 
 use std::fs::File;
 use std::ops::Range;
@@ -21,9 +20,9 @@ use super::{BLOCK, CHUNK};
 pub struct PartialBlob {
     number: u64,
     pub(super) file: File,
-    /// The readable blocks. The lock covers looking at bits and copying at most a chunk's sixteen checksums.
+    /// The readable blocks. The lock covers a look at the bits and a copy of at most sixteen checksums.
     blocks: RwLock<BlockMap>,
-    /// Changes under that lock.
+    /// Changes only under that lock.
     losses: AtomicU64,
     len: OnceLock<u64>,
     blob: OnceLock<BlobId>,
@@ -43,36 +42,37 @@ impl PartialBlob {
         Arc::new(Self { number, file, blocks, losses, len, blob: OnceLock::new(), _open: open })
     }
 
-    /// The body's length, if it is known yet.
+    /// Returns the body's length, if it is known yet.
     pub fn length(&self) -> Option<u64> {
         self.len.get().copied()
     }
 
-    /// The end of the readable bytes from `position` on; `position` itself if that one cannot be read.
+    /// Returns the end of the readable bytes from `position`; `position` itself if it cannot be read.
     pub fn readable_end(&self, position: u64) -> u64 {
-        self.edge(position, self.length().unwrap_or(u64::MAX), false)
+        self.find_edge(position, self.length().unwrap_or(u64::MAX), false)
     }
 
-    /// The first bytes of `range` that are not there, up to where the next ones are: from a block's begin on.
+    /// Returns the first missing part of `range`, from a block boundary to the next readable block.
     pub fn first_gap(&self, range: Range<u64>) -> Option<Range<u64>> {
-        let start = self.edge(range.start, range.end, false);
-        (start < range.end).then(|| start / BLOCK * BLOCK..self.edge(start, range.end, true))
+        let start = self.find_edge(range.start, range.end, false);
+        (start < range.end).then(|| start / BLOCK * BLOCK..self.find_edge(start, range.end, true))
     }
 
-    /// How many bytes are there, the last short block counted as a whole one.
+    /// Returns the number of readable bytes.
     pub fn written_bytes(&self) -> u64 {
         let blocks = self.read_blocks(BlockMap::count) as u64 * BLOCK;
         self.length().map_or(blocks, |len| blocks.min(len))
     }
 
-    /// How many chunks were taken back so far. Asked before a read, for [`Self::invalidate_chunk`] if that fails.
+    /// Returns the number of invalidated chunks. Read it before a read, for [`Self::invalidate_chunk`] if the
+    /// read fails.
     pub fn loss_count(&self) -> u64 {
         self.losses.load(Ordering::Acquire)
     }
 
-    /// Takes a chunk back of which a block was not what was written, so that it can be fetched again; unless one was
-    /// since there were so many `losses`. Who reads damage at the same time as another must not take back what has
-    /// been fetched since, but read again.
+    /// Invalidates a damaged chunk, so that it is fetched again. Does nothing if any chunk was invalidated since
+    /// `losses` was read: of two readers that hit the same damage, the second must not invalidate the refetched
+    /// chunk.
     pub fn invalidate_chunk(&self, position: u64, losses: u64) {
         let start = position / CHUNK * CHUNK;
         let mut blocks = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +83,7 @@ impl PartialBlob {
         (block_of(start)..block_of(start + CHUNK)).for_each(|block| blocks.remove(block));
     }
 
-    /// Whose chunks these are in memory: its own, and after the commit the blob's.
+    /// Returns the owner of its chunks in memory: this file, and after the commit the blob.
     pub(super) fn memory_id(&self) -> MemoryId {
         self.blob.get().map_or(MemoryId::Partial(self.number), |id| MemoryId::Blob(*id))
     }
@@ -93,53 +93,53 @@ impl PartialBlob {
         self.blocks.write().unwrap_or_else(PoisonError::into_inner).insert(first, checksums);
     }
 
-    /// Marks the end of a body that did not say its length.
-    pub(super) fn end(&self, len: u64) {
+    /// Sets the length of a body that did not declare it.
+    pub(super) fn set_length(&self, len: u64) {
         let _ = self.len.set(len);
     }
 
-    /// Marks the commit.
-    pub(super) fn committed(&self, id: BlobId) {
+    /// Sets the blob after the commit.
+    pub(super) fn set_blob(&self, id: BlobId) {
         let _ = self.blob.set(id);
     }
 
-    /// How many bytes of `range` are there.
+    /// Returns the number of readable bytes of `range`.
     pub fn bytes_within(&self, range: Range<u64>) -> u64 {
         self.read_blocks(|blocks| blocks.bytes_within(range))
     }
 
-    /// What is there now, to be asked later; `None` if nothing is.
+    /// Returns a snapshot of the readable blocks; `None` if there are none.
     pub fn snapshot(&self) -> Option<BlockSnapshot> {
-        Some(BlockSnapshot(self.blocks())).filter(|stock| stock.0.count() > 0)
+        Some(BlockSnapshot(self.blocks())).filter(|snapshot| snapshot.0.count() > 0)
     }
 
-    /// A copy of what is there.
+    /// Copies the block map.
     pub(super) fn blocks(&self) -> BlockMap {
         self.read_blocks(BlockMap::clone)
     }
 
-    /// All checksums of a body of `len` bytes, if all are there.
+    /// Returns all checksums of a body of `len` bytes, if all blocks are readable.
     pub(super) fn checksums(&self, len: u64) -> Option<Vec<u128>> {
         self.read_blocks(|blocks| blocks.checksums(0..blocks_of(len)).map(<[u128]>::to_vec))
     }
 
-    /// Fills `into` with the bytes from `start`, which is at a block's begin, and checks them. Blocks.
+    /// Reads and verifies the bytes from `start`, a block boundary. Blocks.
     pub(super) fn read(&self, start: u64, into: &mut [u8]) -> Result<(), ReadError> {
         let first = block_of(start);
         let end = first + into.len().div_ceil(BLOCK as usize);
         let checksums = self.read_blocks(|blocks| blocks.checksums(first..end).map(<[u128]>::to_vec));
         read_verified(&self.file, start, into, &checksums.unwrap_or_default()).map_err(|fault| match fault {
-            FileFault::Damaged(fault) => ReadError::Damaged { what: self.to_string(), fault },
-            FileFault::Io(error) => ReadError::Io { what: self.to_string(), source: Arc::new(error) },
+            FileFault::Damaged(fault) => ReadError::Damaged { subject: self.to_string(), fault },
+            FileFault::Io(error) => ReadError::Io { subject: self.to_string(), source: Arc::new(error) },
         })
     }
 
-    /// The first position in a range whose block is there, or is not.
-    fn edge(&self, from: u64, end: u64, there: bool) -> u64 {
+    /// Returns the first position in a range whose block is present, or missing.
+    fn find_edge(&self, from: u64, end: u64, present: bool) -> u64 {
         let block = self.read_blocks(|blocks| {
-            let most = blocks_of(end);
-            let found = blocks.find_next(block_of(from), most, there);
-            if found == most { None } else { Some(found as u64) }
+            let end_block = blocks_of(end);
+            let found = blocks.find_next(block_of(from), end_block, present);
+            if found == end_block { None } else { Some(found as u64) }
         });
         block.map_or(end, |block| block * BLOCK).clamp(from, end.max(from))
     }
@@ -149,12 +149,12 @@ impl PartialBlob {
     }
 }
 
-/// What of a blob was there at one moment.
+/// Readable blocks of a blob at one moment.
 #[derive(Debug)]
 pub struct BlockSnapshot(BlockMap);
 
 impl BlockSnapshot {
-    /// How many bytes of `range`.
+    /// Returns the number of bytes of `range` in the snapshot.
     pub fn bytes_within(&self, range: Range<u64>) -> u64 {
         self.0.bytes_within(range)
     }
@@ -162,6 +162,6 @@ impl BlockSnapshot {
 
 impl std::fmt::Display for PartialBlob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "half-written file {}", self.number)
+        write!(f, "partial file {}", self.number)
     }
 }

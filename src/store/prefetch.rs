@@ -1,6 +1,6 @@
-//! What was stored before any client asked for it, until one does: so that it can be told how many of those bytes were
-//! of use. Owns the file `prefetched`, which outlives a restart; one that is lost costs the account, not content.
-//! A use counts when it is recorded, so an object that goes within the same half minute may count as unused.
+//! Ledger of prefetched objects that no client has used yet; it measures how many prefetched bytes were useful. It is
+//! saved in the file `prefetched` over restarts; losing the file loses the account, not content. A use counts when it
+//! is recorded, so an object removed within the same half minute may count as unused.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,24 +16,24 @@ use super::folder::Folder;
 use super::object::Object;
 use gupd_config::clock::UnixMillis;
 
-/// First line of the file; another form gets another number.
+/// First line of the file; another format gets another number.
 const FORMAT: &str = "gupd-prefetched-1";
 
-/// Objects accounted for, at about 200 bytes each; those beyond count as used.
+/// Maximum number of listed objects, at about 200 bytes each. Further ones count as used.
 const MAX_OBJECTS: usize = 16_384;
 
-/// The account.
+/// Account of prefetched objects.
 #[derive(Debug, Default)]
 pub(super) struct PrefetchLedger {
-    // Held for look-ups and insertions.
-    waiting: Mutex<UnusedPrefetches>,
-    /// The file says something else.
+    // Locked for look-ups and insertions.
+    unused: Mutex<UnusedPrefetches>,
+    /// The file is out of date.
     changed: AtomicBool,
-    /// Bytes that went without a use, since the start.
-    unused: AtomicU64,
+    /// Bytes removed unused since the start.
+    wasted_bytes: AtomicU64,
 }
 
-/// Objects that no client has had, by key, and the key of each row.
+/// Unused objects by key, and the key of each row.
 #[derive(Debug, Default, PartialEq)]
 struct UnusedPrefetches {
     bytes: u64,
@@ -42,83 +42,83 @@ struct UnusedPrefetches {
 }
 
 impl PrefetchLedger {
-    /// Reads what an earlier process left.
+    /// Reads the file of an earlier process.
     pub(super) fn open(folder: &Folder) -> Self {
         let text = fs::read_to_string(folder.root().join("prefetched")).unwrap_or_default();
-        Self { waiting: Mutex::new(UnusedPrefetches::decode(&text)), ..Self::default() }
+        Self { unused: Mutex::new(UnusedPrefetches::decode(&text)), ..Self::default() }
     }
 
-    /// Notes that objects were used.
-    pub(super) fn used(&self, uses: &[(i64, UnixMillis)]) {
-        let mut waiting = self.waiting();
+    /// Removes used objects from the list.
+    pub(super) fn mark_used(&self, uses: &[(i64, UnixMillis)]) {
+        let mut unused = self.unused();
         for (id, _) in uses {
-            if let Some(key) = waiting.keys.get(id).cloned() {
-                waiting.take(&key);
+            if let Some(key) = unused.keys.get(id).cloned() {
+                unused.take(&key);
                 self.changed.store(true, Ordering::Release);
             }
         }
     }
 
-    /// Notes that there is nothing under these keys any more, because nobody needed it.
-    pub(super) fn evicted(&self, keys: &[ObjectKey]) {
-        let mut waiting = self.waiting();
+    /// Counts objects under these keys as removed unused.
+    pub(super) fn mark_evicted(&self, keys: &[ObjectKey]) {
+        let mut unused = self.unused();
         for key in keys {
-            if let Some(bytes) = waiting.take(key) {
-                self.unused.fetch_add(bytes, Ordering::Relaxed);
+            if let Some(bytes) = unused.take(key) {
+                self.wasted_bytes.fetch_add(bytes, Ordering::Relaxed);
                 self.changed.store(true, Ordering::Release);
             }
         }
     }
 
-    /// Bytes that went without a use, and those that still may have one.
+    /// Returns the bytes removed unused, and the bytes still unused.
     pub(super) fn bytes(&self) -> (u64, u64) {
-        (self.unused.load(Ordering::Relaxed), self.waiting().bytes)
+        (self.wasted_bytes.load(Ordering::Relaxed), self.unused().bytes)
     }
 
-    /// Begins a new account.
-    pub(super) fn forget_all(&self) {
-        *self.waiting() = UnusedPrefetches::default();
+    /// Clears the list.
+    pub(super) fn clear(&self) {
+        *self.unused() = UnusedPrefetches::default();
     }
 
     fn add(&self, object: &Object) {
-        let mut waiting = self.waiting();
-        // A version that nobody had gave way to a newer one.
-        let before = waiting.take(&object.key).unwrap_or_default();
-        self.unused.fetch_add(before, Ordering::Relaxed);
-        if waiting.objects.len() < MAX_OBJECTS {
-            waiting.add(object.key.clone(), object.id, object.len);
+        let mut unused = self.unused();
+        // A newer version replaced an unused one.
+        let before = unused.take(&object.key).unwrap_or_default();
+        self.wasted_bytes.fetch_add(before, Ordering::Relaxed);
+        if unused.objects.len() < MAX_OBJECTS {
+            unused.add(object.key.clone(), object.id, object.len);
         }
         self.changed.store(true, Ordering::Release);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, UnusedPrefetches> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unused(&self) -> MutexGuard<'_, UnusedPrefetches> {
+        self.unused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store {
-    /// Notes that an object was stored before any client asked for it.
+    /// Records a prefetched object.
     ///
     /// # Errors
-    /// When that cannot be written down; it counts all the same, until the process ends.
+    /// When the file cannot be written. The object still counts until the process ends.
     pub async fn record_prefetch(&self, object: &Object) -> Result<(), StoreError> {
-        self.ahead.add(object);
-        self.save_ahead().await
+        self.prefetches.add(object);
+        self.save_prefetches().await
     }
 
-    /// Whether no client has had what is stored under a key, which was stored ahead.
+    /// Returns true if the object under `key` was prefetched and no client has used it.
     pub fn is_unused_prefetch(&self, key: &str) -> bool {
-        self.ahead.waiting().objects.contains_key(key)
+        self.prefetches.unused().objects.contains_key(key)
     }
 
-    /// Writes the account down if it has changed.
-    pub(super) async fn save_ahead(&self) -> Result<(), StoreError> {
-        if !self.ahead.changed.swap(false, Ordering::AcqRel) {
+    /// Saves the list if it changed.
+    pub(super) async fn save_prefetches(&self) -> Result<(), StoreError> {
+        if !self.prefetches.changed.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let (text, folder) = (self.ahead.waiting().encode(), Arc::clone(&self.folder));
-        let written = spawn_blocking(move || folder.replace("prefetched", &text)).await?;
-        self.ahead.changed.fetch_or(written.is_err(), Ordering::AcqRel);
+        let (text, folder) = (self.prefetches.unused().encode(), Arc::clone(&self.folder));
+        let written = spawn_blocking(move || folder.replace_file("prefetched", &text)).await?;
+        self.prefetches.changed.fetch_or(written.is_err(), Ordering::AcqRel);
         written
     }
 }
@@ -130,7 +130,7 @@ impl UnusedPrefetches {
         self.objects.insert(key, (id, bytes));
     }
 
-    /// Its bytes, if it was there.
+    /// Removes a key and returns its bytes.
     fn take(&mut self, key: &str) -> Option<u64> {
         let (id, bytes) = self.objects.remove(key)?;
         self.keys.remove(&id);
@@ -143,12 +143,12 @@ impl UnusedPrefetches {
         std::iter::once(format!("{FORMAT}\n")).chain(lines).collect()
     }
 
-    /// Lines that are none are left out.
+    /// Decodes the file; malformed lines are skipped.
     fn decode(text: &str) -> Self {
-        let mut waiting = Self::default();
+        let mut unused = Self::default();
         let mut lines = text.lines();
         if lines.next() != Some(FORMAT) {
-            return waiting;
+            return unused;
         }
         let read = |line: &str| {
             let (id, rest) = line.split_once(' ')?;
@@ -156,9 +156,9 @@ impl UnusedPrefetches {
             Some((ObjectKey::from(key), id.parse().ok()?, bytes.parse().ok()?))
         };
         for (key, id, bytes) in lines.filter_map(read).take(MAX_OBJECTS) {
-            waiting.add(key, id, bytes);
+            unused.add(key, id, bytes);
         }
-        waiting
+        unused
     }
 }
 
@@ -171,25 +171,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_evicted_before_its_use_counts_and_what_was_used_does_not() {
-        let ahead = PrefetchLedger::default();
+    fn object_evicted_unused_counts_and_used_one_does_not() {
+        let ledger = PrefetchLedger::default();
         for (key, id, bytes) in [("a", 1, 10), ("b", 2, 20), ("c c", 3, 30)] {
-            ahead.waiting().add(ObjectKey::from(key), id, bytes);
+            ledger.unused().add(ObjectKey::from(key), id, bytes);
         }
-        ahead.used(&[(2, 5), (9, 5)]);
-        ahead.evicted(&keys(&["a", "b", "other"]));
-        assert_eq!(ahead.bytes(), (10, 30));
-        assert_eq!(ahead.waiting().keys.len(), 1);
+        ledger.mark_used(&[(2, 5), (9, 5)]);
+        ledger.mark_evicted(&keys(&["a", "b", "other"]));
+        assert_eq!(ledger.bytes(), (10, 30));
+        assert_eq!(ledger.unused().keys.len(), 1);
     }
 
     #[test]
-    fn the_account_reads_back_and_what_is_none_is_left_out() {
-        let mut waiting = UnusedPrefetches::default();
-        waiting.add(ObjectKey::from("/ /a b"), 7, 70);
-        waiting.add(ObjectKey::from("/ /c"), 8, 80);
-        let text = waiting.encode();
-        assert_eq!(UnusedPrefetches::decode(&text), waiting);
-        assert_eq!(UnusedPrefetches::decode(&format!("{text}x\n1 x y\n")), waiting);
+    fn file_round_trips_and_malformed_lines_are_skipped() {
+        let mut unused = UnusedPrefetches::default();
+        unused.add(ObjectKey::from("/ /a b"), 7, 70);
+        unused.add(ObjectKey::from("/ /c"), 8, 80);
+        let text = unused.encode();
+        assert_eq!(UnusedPrefetches::decode(&text), unused);
+        assert_eq!(UnusedPrefetches::decode(&format!("{text}x\n1 x y\n")), unused);
         assert_eq!(UnusedPrefetches::decode(&text.replace(FORMAT, "else")), UnusedPrefetches::default());
     }
 }

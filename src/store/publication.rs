@@ -1,55 +1,59 @@
-//! Changes that belong together, made whole or not at all: named records, copies of objects, and which objects are kept.
-//! A copy is an object of its own with another's head and blob, so it stays what it is when that one is replaced or
-//! removed. Its key begins with [`COPY`], and whoever publishes it says when it goes. Copies are this store's: no bundle
-//! has them, and no upstream is asked for them by their keys.
+//! Publications: named records, copies of objects and pins that change as one transaction. A copy is an object of
+//! its own with another object's head and blob, so it outlives that object. Its key begins with [`COPY`], and
+//! only a publication removes it. Copies belong to this store: no bundle contains them, and no upstream is asked
+//! for them by their keys.
+//!
+//! The client rows of the rollout are stored here too. They are in no journal: a rebuilt index has none, and each
+//! client is recorded again when it comes.
 
 use super::ObjectKey;
 use super::error::StoreError;
 use super::evict;
-use super::index::{IndexChange, NAMED_MAX, RemovalTarget, Retention};
+use super::index::{BATCH, IndexChange, NAMED_MAX, RemovalTarget};
 use super::{BlobId, Object, Store};
 use gupd_config::clock::UnixMillis;
 
-/// What the key of a copy begins with, and no other.
+/// First character of a copy's key, and of no other key.
 const COPY: char = '@';
 
-/// A change that happens whole or not at all. It is made in the order of the fields, so a key among the copies and the
-/// removed goes.
+/// A change that is applied completely or not at all, in the order of the fields. A key in both `copies` and
+/// `removed` is therefore removed.
 #[derive(Clone, Debug, Default)]
 pub struct Publication {
-    /// Objects to be stored once more under another key, pinned; in place of what is under it.
+    /// Objects to store under another key, replacing the object there. Copies are never evicted.
     pub copies: Vec<ObjectCopy>,
-    /// Keys of objects that are to be kept (`true`), or no longer. What is kept does not expire, and is not evicted
-    /// while anything else can go; a response in its place is kept as well. A key under which nothing is stored is no
-    /// error: it is told.
+    /// Keys to pin (`true`) or unpin. A pinned object does not expire and is evicted only when nothing else can
+    /// be; a response that replaces it is pinned as well. Keys without an object are returned by
+    /// [`Store::publish`].
     pub pins: Vec<(ObjectKey, bool)>,
-    /// Named values, `None` removes one. The journal has them: they survive the loss of the index. Name and value
-    /// have 512 KiB together, at most.
+    /// Named values; `None` removes one. The journal contains them, so they survive the loss of the index. Name
+    /// and value have at most 512 KiB together.
     pub records: Vec<(String, Option<Vec<u8>>)>,
-    /// Keys of copies that go. One that is not there is no error.
+    /// Keys of copies to remove. A missing one is no error.
     pub removed: Vec<ObjectKey>,
 }
 
-/// An object to be stored once more.
+/// An object to store under another key.
 #[derive(Clone, Debug)]
 pub struct ObjectCopy {
     /// [`Object::id`] of the object.
     pub object: i64,
-    /// The body that it must have.
+    /// Blob that the object must have.
     pub blob: BlobId,
-    /// The copy's key: `@`, what tells it from other copies, a space, and the object's key.
+    /// Key of the copy: `@`, a mark that distinguishes copies, a space, and the object's key.
     pub key: ObjectKey,
-    /// When the copy counts as last used.
+    /// Time at which the copy counts as last used.
     pub last_used: UnixMillis,
 }
 
 impl Object {
-    /// Whether it is a copy that a [`Publication`] made.
+    /// Returns true if a [`Publication`] made this copy.
     pub fn is_copy(&self) -> bool {
         is_copy(&self.key)
     }
 
-    /// What marks a copy, such as `@7`, and the key of what was copied; of another object nothing, and its key.
+    /// Splits the key of a copy into its mark, such as `@7`, and the original key. Other objects have an empty
+    /// mark.
     pub fn copy_mark(&self) -> (&str, &str) {
         match self.key.split_once(' ') {
             Some((mark, key)) if is_copy(mark) => (mark, key),
@@ -58,49 +62,81 @@ impl Object {
     }
 }
 
-/// Whether this is the key of a copy.
+/// Returns true for the key of a copy.
 pub(super) fn is_copy(key: &str) -> bool {
     key.starts_with(COPY)
 }
 
 impl Store {
-    /// Makes a change as one transaction; gives the keys to be kept under which nothing is stored.
+    /// Applies a publication as one transaction and returns the keys to pin that have no object.
     ///
     /// # Errors
-    /// [`StoreError::NotCopied`] if an object to copy is gone or has another body, [`StoreError::RecordTooLarge`], or
-    /// when the index cannot be written. Nothing is changed then.
+    /// [`StoreError::NotCopied`] if an object to copy is gone or has another body,
+    /// [`StoreError::RecordTooLarge`], or when the index cannot be written. Nothing is changed then.
     pub async fn publish(&self, publication: Publication) -> Result<Vec<ObjectKey>, StoreError> {
         self.health.check()?;
-        publication.check()?;
-        let _until_it_is_in = self.tenure.commit()?;
-        let gone = publication.removed.clone();
-        let failed = self.index.failure();
-        let published = self.index.change(move |change| publication.make(change, failed)).await;
-        let (unheld, files) = self.health.seen(published)?;
-        evict::delete(files).await?;
-        self.forget(gone);
-        Ok(unheld)
+        publication.check_sizes()?;
+        let _write_token = self.lease.begin_write()?;
+        let removed = publication.removed.clone();
+        let map_error = self.index.error_mapper();
+        let published = self.index.change(move |change| publication.apply(change, map_error)).await;
+        let (missing, files) = self.health.observe(published)?;
+        evict::delete_files(files).await?;
+        self.queue_removed_keys(removed);
+        Ok(missing)
     }
 
-    /// All records whose names begin with `prefix`, in the order of their names.
+    /// Returns all records whose names begin with `prefix`, ordered by name.
     ///
     /// # Errors
     /// When the index cannot be read.
     pub async fn records(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        self.health.seen(self.index.records(prefix).await)
+        self.health.observe(self.index.records(prefix).await)
     }
 
-    /// The keys of all copies, in their order: those that no record speaks of are left over from an index that was lost.
+    /// Returns the keys of all copies in order. Copies without a record are left over from a lost index.
     ///
     /// # Errors
     /// When the index cannot be read.
     pub async fn copies(&self) -> Result<Vec<ObjectKey>, StoreError> {
-        self.health.seen(self.index.copies().await)
+        self.health.observe(self.index.copies().await)
+    }
+
+    /// Saves client rows; `None` removes one. Writes in batches, between which other changes run. After an error,
+    /// some rows may be saved.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub async fn save_clients(&self, rows: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        self.health.check()?;
+        let mut rows = rows.into_iter();
+        loop {
+            let batch: Vec<_> = rows.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let _write_token = self.lease.begin_write()?;
+            let map_error = self.index.error_mapper();
+            let save = move |change: &mut IndexChange<'_>| {
+                let mut save = batch.iter();
+                save.try_for_each(|(name, value)| change.set_client(name, value.as_deref()))
+                    .map_err(map_error)
+            };
+            self.health.observe(self.index.change(save).await)?;
+        }
+    }
+
+    /// Returns a page of client rows ordered by name, after the name `after`; empty at the end.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub async fn load_clients(&self, after: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.health.observe(self.index.clients(after).await)
     }
 }
 
 impl Publication {
-    fn check(&self) -> Result<(), StoreError> {
+    fn check_sizes(&self) -> Result<(), StoreError> {
         for (name, value) in &self.records {
             let bytes = name.len() + value.as_ref().map_or(0, Vec::len);
             if bytes > NAMED_MAX {
@@ -110,30 +146,30 @@ impl Publication {
         Ok(())
     }
 
-    fn make(
+    fn apply(
         self,
         change: &mut IndexChange<'_>,
-        failed: impl Fn(rusqlite::Error) -> StoreError,
+        map_error: impl Fn(rusqlite::Error) -> StoreError,
     ) -> Result<Vec<ObjectKey>, StoreError> {
         for copy in self.copies {
             debug_assert!(is_copy(&copy.key), "{:?} is not the key of a copy", copy.key);
-            if change.copy(&copy).map_err(&failed)?.is_none() {
+            if change.copy(&copy).map_err(&map_error)?.is_none() {
                 return Err(StoreError::NotCopied { key: copy.key });
             }
         }
-        let mut unheld = Vec::new();
-        for (key, kept) in self.pins {
-            if change.hold(&key, |hold| Retention { kept, ..hold }).map_err(&failed)? == 0 && kept {
-                unheld.push(key);
+        let mut missing = Vec::new();
+        for (key, pinned) in self.pins {
+            if change.set_pinned(&key, pinned).map_err(&map_error)? == 0 && pinned {
+                missing.push(key);
             }
         }
-        // Behind the copies, and before what goes: a journal that was cut has no record of what is not there.
+        // After the copies and before the removals: a truncated journal then has no record of a missing copy.
         for (name, value) in self.records {
-            change.set_record(&name, value.as_deref()).map_err(&failed)?;
+            change.set_record(&name, value.as_deref()).map_err(&map_error)?;
         }
         for key in self.removed {
-            change.remove(&RemovalTarget::Key(key.to_string())).map_err(&failed)?;
+            change.remove(&RemovalTarget::Key(key.to_string())).map_err(&map_error)?;
         }
-        Ok(unheld)
+        Ok(missing)
     }
 }

@@ -1,6 +1,6 @@
-//! Repairing a blob in place: blocks that are not what was stored are replaced by bytes from elsewhere, if those are.
-//! The trailer's checksums decide, so that it does not matter where the bytes come from. A crash in the middle leaves
-//! damage that is found again. A reader has the chunk repaired that it met; the scrub and `gupd store verify` the blob.
+//! Repair of blobs in place: damaged blocks are replaced by bytes fetched again. The trailer's checksums decide,
+//! so the source of the bytes does not matter. A crash during a repair leaves damage that is found again. A
+//! reader repairs the chunk that it hit; the scrub and `gupd store verify` repair the whole blob.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -15,34 +15,39 @@ use super::id::BlobId;
 use super::inspect::{Inspection, InspectionFault};
 use super::{CHUNK, Object, Store};
 
-/// Objects of a blob by which its bytes are asked for, newest first: what one name no longer gives, another may. Most
-/// blobs have one or two.
+/// Maximum number of objects of a blob to try, newest first. If one key no longer serves the bytes, another may.
+/// Most blobs have one or two.
 const MAX_NAMES: usize = 4;
 
 /// Result of a shared repair.
 pub(super) type RepairResult = Result<(), RepairError>;
 
-/// Why damage stays.
+/// Reason why damage was not repaired.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RepairError {
-    /// The blob has no checksums to go by, or cannot be read or written.
+    /// The blob has no usable checksums, or cannot be read or written.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The right bytes cannot be had now; another time they may be.
-    #[error("the right bytes cannot be had now: {0}")]
+    /// No upstream is available now; a later attempt may succeed.
+    #[error("no upstream is available: {0}")]
     Unavailable(Arc<str>),
-    /// Nobody has the right bytes any more.
-    #[error("the right bytes cannot be had: {0}")]
+    /// No upstream offers the content any more.
+    #[error("no upstream offers the content: {0}")]
     NotOffered(Arc<str>),
-    /// What was fetched is not what was stored either.
-    #[error("what was fetched is not what was stored")]
+    /// The fetched bytes differ from the stored checksums.
+    #[error("the fetched bytes differ from the stored checksums")]
     Different,
 }
 
 impl Store {
-    /// Verifies a whole blob and makes each of its damaged chunks what was stored, with bytes that `fetch` brings for
-    /// one of its objects; gives how many were fetched. What an error leaves repaired stays so. Reads as fast as the
-    /// disk does, a chunk at a time: damage is rare, and what a client may ask for next is at stake.
+    /// Verifies a whole blob and repairs each damaged chunk with bytes that `fetch` returns for one of its
+    /// objects. Returns the number of fetched bytes.
+    ///
+    /// Repairs that precede an error stay. The blob is read at disk speed, a chunk at a time: damage is rare, and
+    /// a client may request the content next.
+    ///
+    /// # Errors
+    /// The first damage that could not be repaired.
     pub async fn repair_blob<F, E>(
         &self,
         id: BlobId,
@@ -55,18 +60,18 @@ impl Store {
         let objects = self.index.objects_of(id, MAX_NAMES).await;
         let objects = objects.map_err(|error| RepairError::Unavailable(Arc::from(error.to_string())))?;
         let objects: Vec<_> = objects.into_iter().map(Arc::new).collect();
-        let len = objects.first().ok_or_else(|| unsound(id, InspectionFault::Gone))?.len;
+        let len = objects.first().ok_or_else(|| read_error(id, InspectionFault::Gone))?.len;
         let fetched = AtomicU64::new(0);
         let fetch = async |object: &Arc<Object>, range| {
             let bytes = fetch(Arc::clone(object), range).await?;
             fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             Ok::<_, E>(bytes)
         };
-        // Readers may have the trailer that once was there.
-        self.open.forget(id);
+        // Cached files may hold the old trailer.
+        self.open.invalidate(id);
         let path = self.folder.blob(id);
-        let begin = spawn_blocking(move || Inspection::begin(&path, id, len)).await;
-        let mut inspection = begin.map_err(|e| stopped(id, e))?.map_err(|e| unsound(id, e))?;
+        let opened = spawn_blocking(move || Inspection::open(&path, id, len)).await;
+        let mut inspection = opened.map_err(|e| io_error(id, e))?.map_err(|e| read_error(id, e))?;
         let mut repaired = None;
         loop {
             let permit = self.disk_reads.acquire().await;
@@ -74,21 +79,21 @@ impl Store {
                 let read = inspection.next().map(<[u8]>::len);
                 (inspection, read)
             };
-            let (back, read) = spawn_blocking(read).await.map_err(|error| stopped(id, error))?;
+            let (back, read) = spawn_blocking(read).await.map_err(|error| io_error(id, error))?;
             drop(permit);
             inspection = back;
             let position = inspection.position();
             match read {
                 Ok(0) => return Ok(fetched.into_inner()),
                 Ok(_) => {}
-                // Behind the last byte it is the SHA-256 that differs: nobody can say which block is to blame.
+                // After the last byte the SHA-256 differs, and no block can be blamed.
                 Err(InspectionFault::Damaged(_)) if position < len && repaired != Some(position) => {
                     repaired = Some(position);
                     let mut done = Ok(());
                     for object in &objects {
                         let tried = self.repair(id, len, position, |range| fetch(object, range)).await;
                         let is_over = matches!(tried, Ok(()) | Err(RepairError::Read(_)));
-                        // What one name may give another time outweighs what the others do not give.
+                        // A temporary failure of one key outweighs the permanent failure of others.
                         if is_over || !matches!(done, Err(RepairError::Unavailable(_))) {
                             done = tried;
                         }
@@ -98,13 +103,16 @@ impl Store {
                     }
                     done?;
                 }
-                Err(error) => return Err(unsound(id, error).into()),
+                Err(error) => return Err(read_error(id, error).into()),
             }
         }
     }
 
-    /// Makes the chunk at `position` what was stored, with bytes that `fetch` brings for the damaged part of it. One
-    /// repair serves all who wait for it.
+    /// Repairs the chunk at `position` with bytes that `fetch` returns for its damaged part. Concurrent callers
+    /// share one repair.
+    ///
+    /// # Errors
+    /// When the chunk is still damaged.
     pub async fn repair<F, E>(
         &self,
         id: BlobId,
@@ -119,15 +127,15 @@ impl Store {
         let chunk = position / CHUNK;
         let repair = async {
             let range = chunk * CHUNK..len.min((chunk + 1) * CHUNK);
-            let Some(damaged) = self.damaged(id, len, range).await? else { return Ok(()) };
+            let Some(damaged) = self.find_damage(id, len, range).await? else { return Ok(()) };
             let bytes = fetch(damaged.clone()).await.map_err(Into::into)?;
             self.replace(id, len, damaged, bytes).await
         };
         self.repairs.run((id, chunk), repair).await
     }
 
-    /// The bytes from the first damaged block to the last.
-    async fn damaged(
+    /// Returns the bytes from the first damaged block to the last.
+    async fn find_damage(
         &self,
         id: BlobId,
         len: u64,
@@ -136,42 +144,42 @@ impl Store {
         let _permit = self.disk_reads.acquire().await;
         let (folder, open, counters) =
             (Arc::clone(&self.folder), Arc::clone(&self.open), Arc::clone(&self.counters));
-        let look = move || open.open(&folder, id, len, || counters.open_file())?.damaged(range);
-        spawn_blocking(look).await.map_err(|error| stopped(id, error))?
+        let look = move || open.open(&folder, id, len, || counters.open_file())?.find_damage(range);
+        spawn_blocking(look).await.map_err(|error| io_error(id, error))?
     }
 
     async fn replace(&self, id: BlobId, len: u64, range: Range<u64>, bytes: Bytes) -> RepairResult {
-        // Another process waits until this one has written.
-        let until_it_is_written =
-            self.tenure.commit().map_err(|error| stopped(id, std::io::Error::other(error)))?;
+        // A process that takes over the folder waits for this write.
+        let write_token =
+            self.lease.begin_write().map_err(|error| io_error(id, std::io::Error::other(error)))?;
         let (folder, open, counters) =
             (Arc::clone(&self.folder), Arc::clone(&self.open), Arc::clone(&self.counters));
         let replace = move || {
             let blob = open.open(&folder, id, len, || counters.open_file())?;
-            if bytes.len() as u64 != range.end - range.start || !blob.has(range.start, &bytes) {
+            if bytes.len() as u64 != range.end - range.start || !blob.matches(range.start, &bytes) {
                 return Err(RepairError::Different);
             }
             let file = std::fs::File::options().write(true).open(folder.blob(id));
             file.and_then(|file| file.write_all_at(&bytes, range.start))
-                .map_err(|error| stopped(id, error))?;
+                .map_err(|error| io_error(id, error))?;
             counters.repaired_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            tracing::warn!(blob = %id, from = range.start, bytes = bytes.len(), "repaired a damaged blob");
-            drop(until_it_is_written);
+            tracing::warn!(blob = %id, from = range.start, bytes = bytes.len(), "damaged blob repaired");
+            drop(write_token);
             Ok(())
         };
-        spawn_blocking(replace).await.map_err(|error| stopped(id, error))?
+        spawn_blocking(replace).await.map_err(|error| io_error(id, error))?
     }
 }
 
-fn unsound(id: BlobId, error: InspectionFault) -> ReadError {
-    let what = format!("blob {id}");
+fn read_error(id: BlobId, error: InspectionFault) -> ReadError {
+    let subject = format!("blob {id}");
     match error {
-        InspectionFault::Damaged(fault) => ReadError::Damaged { what, fault },
-        InspectionFault::Gone => ReadError::Gone { what },
-        InspectionFault::Unreadable(source) => ReadError::Io { what, source: Arc::new(source) },
+        InspectionFault::Damaged(fault) => ReadError::Damaged { subject, fault },
+        InspectionFault::Gone => ReadError::Gone { subject },
+        InspectionFault::Unreadable(source) => ReadError::Io { subject, source: Arc::new(source) },
     }
 }
 
-fn stopped(id: BlobId, error: impl Into<std::io::Error>) -> ReadError {
-    ReadError::Io { what: format!("blob {id}"), source: Arc::new(error.into()) }
+fn io_error(id: BlobId, error: impl Into<std::io::Error>) -> ReadError {
+    ReadError::Io { subject: format!("blob {id}"), source: Arc::new(error.into()) }
 }

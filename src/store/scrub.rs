@@ -1,10 +1,10 @@
-//! The scrub: verifies the whole store once a period, in the background of a running relay. Names of blobs are evenly
-//! spread, so a blob's turn is the share of the period that its name is of all names: the load is even, whatever the
-//! number of blobs, and the last name is the whole progress. That stands in the folder's file `scrub`; a scrub that
-//! was away goes on behind it and, being late, reads at full rate until it has caught up.
+//! The scrub verifies the whole store once a period, in the background of a running relay. Blob names are
+//! uniformly distributed, so a blob is due at the share of the period that its name has of all names. The load is
+//! therefore even for any number of blobs, and the last name is the only progress to save, in the folder's file
+//! `scrub`. A scrub that was interrupted continues after that name, at full rate until it has caught up.
 //!
-//! It yields: a chunk at a time, no faster than its rate, and not while clients wait for the disk. What it finds it
-//! tells; who knows the upstreams repairs it, and the cache removes what cannot be.
+//! It yields to clients: it reads a chunk at a time, no faster than its rate, and not while clients wait for the
+//! disk. It only reports damage; the caller repairs or discards the blob.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -23,19 +23,19 @@ use super::inventory::Inventory;
 use super::read::DISK_READS;
 use gupd_config::clock::UnixMillis;
 
-/// First word of the file `scrub`; another form gets another number.
+/// First word of the file `scrub`; another format gets another number.
 const FORMAT: &str = "gupd-scrub-1";
 
-/// How often progress is written down: what a crash repeats.
+/// Interval between saves of the progress; a crash repeats this much.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
-/// Pause between two looks at whether clients still wait for the disk.
+/// Interval of checks for clients that wait for the disk.
 const YIELD: Duration = Duration::from_millis(5);
 
-/// Longest wait for clients before one chunk, so that a disk that is never idle is scrubbed too, at 5 MiB/s.
+/// Maximum wait for clients before one chunk: a disk that is never idle is still scrubbed, at 5 MiB/s.
 const YIELD_MAX: Duration = Duration::from_millis(200);
 
-/// Pause after the index or a file could not be read: a disk that is gone is one line a minute in the log.
+/// Pause after the index or a file could not be read: a missing disk logs one line a minute.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// A scrub of one store.
@@ -45,126 +45,126 @@ pub struct Scrub {
     period: Duration,
     rate: u64,
     progress: ScrubProgress,
-    /// When the pass began, in the time that no clock's change moves.
+    /// Start of the pass in monotonic time.
     begun: Instant,
     saved: Instant,
-    /// When the next chunk may be read.
+    /// Earliest time of the next read.
     next_read: Instant,
-    ahead: VecDeque<(BlobId, u64)>,
+    pending: VecDeque<(BlobId, u64)>,
     /// Blobs of this pass that could not be read.
-    passed_over: u64,
+    unreadable: u64,
 }
 
-/// What outlives a restart.
+/// Progress that survives a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ScrubProgress {
     begun: UnixMillis,
-    /// When the last whole pass ended; 0 if there was none.
+    /// End of the last complete pass; 0 if there was none.
     completed: UnixMillis,
     last: Option<BlobId>,
 }
 
 impl Store {
-    /// A scrub that takes up where the last one was: the whole store in `period`, at `rate` bytes a second at most.
-    /// Blocks for reading a line.
+    /// Creates a scrub that continues the last one: the whole store in `period`, at most `rate` bytes a second.
+    /// Blocks to read one line.
     pub fn scrub(self: &Arc<Self>, period: Duration, rate: u64) -> Scrub {
         let saved = fs::read_to_string(self.folder.root().join("scrub")).ok();
         let fresh = ScrubProgress { begun: self.clock.now(), completed: 0, last: None };
         let progress = saved.and_then(|line| ScrubProgress::decode(&line)).unwrap_or(fresh);
         self.counters.scrub_completed.store(progress.completed, Ordering::Relaxed);
         let now = Instant::now();
-        let into_pass = match u64::try_from(self.clock.now().saturating_sub(progress.begun)) {
+        let elapsed = match u64::try_from(self.clock.now().saturating_sub(progress.begun)) {
             Ok(millis) => Duration::from_millis(millis).min(period),
-            // The clock was set back: as if the scrub were in time.
-            Err(_) => progress.last.map_or(Duration::ZERO, |last| turn(last, period)),
+            // The clock was set back: assume that the scrub is on time.
+            Err(_) => progress.last.map_or(Duration::ZERO, |last| due_time(last, period)),
         };
         Scrub {
             store: Arc::clone(self),
             period,
             rate,
             progress,
-            // A machine may be younger than the pass.
-            begun: now.checked_sub(into_pass).unwrap_or(now),
+            // The machine may have booted after the pass began.
+            begun: now.checked_sub(elapsed).unwrap_or(now),
             saved: now,
             next_read: now,
-            ahead: VecDeque::new(),
-            passed_over: 0,
+            pending: VecDeque::new(),
+            unreadable: 0,
         }
     }
 }
 
 impl Scrub {
-    /// Verifies until it finds a blob that is not what was stored, pass after pass. Dropping the future loses at most
-    /// the blob it was at.
+    /// Scrubs, pass after pass, until it finds a damaged blob. Dropping the future loses at most the current
+    /// blob.
     pub async fn next_damaged(&mut self) -> BlobId {
         loop {
             match self.step().await {
                 Ok(None) => {}
                 Ok(Some(damaged)) => return damaged,
                 Err(error) => {
-                    tracing::error!(%error, "the scrub cannot go on; it does in a minute");
+                    tracing::error!(%error, "scrub paused after an error; it continues in a minute");
                     sleep(RETRY).await;
                 }
             }
         }
     }
 
-    /// Verifies the next blob when its turn has come; gives it if it is damaged.
+    /// Verifies the next blob when it is due, and returns it if it is damaged.
     async fn step(&mut self) -> Result<Option<BlobId>, StoreError> {
-        let Some((id, len)) = self.upcoming().await? else {
-            self.complete().await?;
+        let Some((id, len)) = self.next_blob().await? else {
+            self.complete_pass().await?;
             return Ok(None);
         };
-        let turn = self.begun.checked_add(turn(id, self.period)).unwrap_or(self.begun);
-        if self.saved.elapsed() >= SAVE_EVERY || turn > Instant::now() {
+        let due = self.begun.checked_add(due_time(id, self.period)).unwrap_or(self.begun);
+        if self.saved.elapsed() >= SAVE_EVERY || due > Instant::now() {
             self.save().await?;
         }
-        sleep_until(turn).await;
-        // Also if it cannot be read just now: one bad file must not be the last that is looked at.
+        sleep_until(due).await;
+        // Advance even if the blob cannot be read: one bad file must not end the pass.
         self.progress.last = Some(id);
         let fault = match self.inspect(id, len).await? {
-            // Once more: it may be what a cable or a bit of memory did.
+            // Read again: a cable or a memory bit may have caused the fault.
             Some(_) => self.inspect(id, len).await?,
             None => None,
         };
         let Some(fault) = fault else { return Ok(None) };
-        // What is not in another folder is not gone.
-        self.store.free().await?;
-        if !self.store.index.absent(vec![id]).await?.is_empty() {
+        // A blob missing from a replaced folder is not gone.
+        self.store.free_bytes().await?;
+        if !self.store.index.missing_blobs(vec![id]).await?.is_empty() {
             return Ok(None); // evicted meanwhile
         }
         self.store.counters.scrub_damaged.fetch_add(1, Ordering::Relaxed);
         self.store.counters.verification_failures.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(blob = %id, bytes = len, fault, "the scrub found a damaged blob");
+        tracing::warn!(blob = %id, bytes = len, fault, "scrub found a damaged blob");
         Ok(Some(id))
     }
 
-    /// The blob after the last one, and its length.
-    async fn upcoming(&mut self) -> Result<Option<(BlobId, u64)>, StoreError> {
-        if self.ahead.is_empty() {
-            // Not the store, which nobody could open again until the page is read.
+    /// Returns the blob after the last one, and its length.
+    async fn next_blob(&mut self) -> Result<Option<(BlobId, u64)>, StoreError> {
+        if self.pending.is_empty() {
+            // Captures the folder, not the store: nobody could open the store again until the page was read.
             let (folder, last) = (Arc::clone(&self.store.folder), self.progress.last);
             let page = move || {
                 folder.check()?;
                 Inventory::open(folder.root())?.blobs_after(last)
             };
-            self.ahead = spawn_blocking(page).await??.into();
+            self.pending = spawn_blocking(page).await??.into();
         }
-        Ok(self.ahead.pop_front())
+        Ok(self.pending.pop_front())
     }
 
-    /// What is wrong with a blob, if anything is.
+    /// Returns the fault of a blob, if any.
     async fn inspect(&mut self, id: BlobId, len: u64) -> Result<Option<&'static str>, StoreError> {
         let path = self.store.folder.blob(id);
         let mut file = None;
         loop {
-            self.wait().await;
+            self.wait_for_turn().await;
             let permit = self.store.disk_reads.acquire().await;
             let from = path.clone();
             let read = move || {
                 let mut inspection = match file {
                     Some(inspection) => inspection,
-                    None => Inspection::begin(&from, id, len)?,
+                    None => Inspection::open(&from, id, len)?,
                 };
                 let read = inspection.next()?.len() as u64;
                 Ok((inspection, read))
@@ -176,54 +176,54 @@ impl Scrub {
                 Ok((inspection, read)) => {
                     file = Some(inspection);
                     self.store.counters.scrubbed_bytes.fetch_add(read, Ordering::Relaxed);
-                    self.next_read = Instant::now().max(self.next_read) + self.time_of(read);
+                    self.next_read = Instant::now().max(self.next_read) + self.duration_at_rate(read);
                 }
                 Err(InspectionFault::Damaged(fault)) => return Ok(Some(fault)),
-                Err(InspectionFault::Gone) => return Ok(Some("its file is missing")),
+                Err(InspectionFault::Gone) => return Ok(Some("the file is missing")),
                 Err(InspectionFault::Unreadable(source)) => {
-                    self.passed_over += 1;
+                    self.unreadable += 1;
                     return Err(StoreError::Io { doing: "read", path, source });
                 }
             }
         }
     }
 
-    /// Waits for the rate, and for clients that wait for the disk.
-    async fn wait(&self) {
+    /// Waits for the rate limit, and for clients that wait for the disk.
+    async fn wait_for_turn(&self) {
         sleep_until(self.next_read).await;
-        let patience = Instant::now() + YIELD_MAX;
-        while self.store.disk_reads.available_permits() < DISK_READS && Instant::now() < patience {
+        let deadline = Instant::now() + YIELD_MAX;
+        while self.store.disk_reads.available_permits() < DISK_READS && Instant::now() < deadline {
             sleep(YIELD).await;
         }
     }
 
-    fn time_of(&self, bytes: u64) -> Duration {
+    fn duration_at_rate(&self, bytes: u64) -> Duration {
         Duration::from_secs_f64(bytes as f64 / self.rate.max(1) as f64)
     }
 
-    /// Ends the pass, and waits until the next may begin.
-    async fn complete(&mut self) -> Result<(), StoreError> {
-        if self.passed_over == 0 {
+    /// Ends the pass and waits for the next one.
+    async fn complete_pass(&mut self) -> Result<(), StoreError> {
+        if self.unreadable == 0 {
             self.progress.completed = self.store.clock.now();
             self.store.counters.scrub_completed.store(self.progress.completed, Ordering::Relaxed);
-            tracing::info!(took = ?self.begun.elapsed(), "the scrub has verified the whole store");
+            tracing::info!(took = ?self.begun.elapsed(), "scrub completed");
         } else {
-            let blobs = self.passed_over;
-            tracing::error!(blobs, "the scrub could not read these; the pass does not count as complete");
+            let blobs = self.unreadable;
+            tracing::error!(blobs, "scrub could not read all blobs; the pass does not count as complete");
         }
         self.save().await?;
         sleep_until(self.begun.checked_add(self.period).unwrap_or(self.begun)).await;
         self.begun = Instant::now();
         self.progress.begun = self.store.clock.now();
         self.progress.last = None;
-        self.passed_over = 0;
+        self.unreadable = 0;
         Ok(())
     }
 
     async fn save(&mut self) -> Result<(), StoreError> {
         let (line, folder) = (self.progress.encode(), Arc::clone(&self.store.folder));
-        // A line lost in a power cut costs reading again.
-        spawn_blocking(move || folder.replace("scrub", &line)).await??;
+        // Not synced: a line lost in a power failure costs reading again.
+        spawn_blocking(move || folder.replace_file("scrub", &line)).await??;
         self.saved = Instant::now();
         Ok(())
     }
@@ -235,7 +235,7 @@ impl ScrubProgress {
         format!("{FORMAT} {} {} {last}\n", self.begun, self.completed)
     }
 
-    /// Whatever is not a line of this form is no progress.
+    /// Decodes a line; `None` if it is malformed.
     fn decode(line: &str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
         if words.next()? != FORMAT {
@@ -250,8 +250,8 @@ impl ScrubProgress {
     }
 }
 
-/// When in the period a blob has its turn.
-fn turn(id: BlobId, period: Duration) -> Duration {
+/// Returns the time within the period at which a blob is due.
+fn due_time(id: BlobId, period: Duration) -> Duration {
     let head = id.as_bytes().first_chunk().map_or(0, |head| u32::from_be_bytes(*head));
     period.mul_f64(f64::from(head) / f64::from(u32::MAX))
 }
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_reads_back_and_anything_else_is_none() {
+    fn progress_round_trips_and_malformed_line_is_rejected() {
         for last in [None, Some(BlobId::from([0xab; 32]))] {
             let progress = ScrubProgress { begun: -5, completed: 0, last };
             let line = progress.encode();
@@ -273,10 +273,10 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_in_the_order_of_names_and_within_the_period() {
+    fn due_times_follow_names_within_the_period() {
         let period = Duration::from_secs(7 * 24 * 3600);
-        let turns = [0, 1, 0x7f, 0x80, 0xff].map(|byte| turn(BlobId::from([byte; 32]), period));
-        assert!(turns.is_sorted());
-        assert_eq!((turns[0], turns[4]), (Duration::ZERO, period));
+        let due_times = [0, 1, 0x7f, 0x80, 0xff].map(|byte| due_time(BlobId::from([byte; 32]), period));
+        assert!(due_times.is_sorted());
+        assert_eq!((due_times[0], due_times[4]), (Duration::ZERO, period));
     }
 }

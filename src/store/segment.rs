@@ -1,6 +1,6 @@
-//! Writing a run of a blob's bytes, from a block's begin on: copied once into a chunk's buffer, written, hashed,
-//! checksummed, and made readable block by block. Several segments of one blob may be written at once, each by one
-//! owner; which bytes are whose is the fill's to keep apart.
+//! A contiguous range of a blob being written, from a block boundary on. Bytes are copied once into a chunk
+//! buffer, written, hashed, checksummed and made readable block by block. Several segments of one blob may be
+//! written at once, each by one owner. The fill keeps their ranges apart.
 
 use std::fs::File;
 use std::io::Write;
@@ -18,14 +18,14 @@ use super::partial::PartialBlob;
 use super::writer::Draft;
 use super::{BLOCK, CHUNK, journal};
 
-/// A run of bytes being written.
+/// A contiguous range of bytes being written.
 pub struct Segment {
     pub(super) draft: Arc<Draft>,
-    /// Not there while a write runs, and so not after one that failed or was abandoned.
+    /// `None` while a write runs, and therefore after one that failed or was abandoned.
     state: Option<Box<SegmentState>>,
 }
 
-/// The SHA-256 of a body's first bytes: goes along with the segment that begins where it ends.
+/// Running SHA-256 of a body's first bytes. It moves to the segment that begins where it ends.
 pub(super) struct HashedPrefix {
     pub(super) sha256: Sha256,
     pub(super) len: u64,
@@ -36,12 +36,12 @@ struct SegmentState {
     prefix: Option<HashedPrefix>,
     block: Xxh3,
     position: u64,
-    /// The beginning of the chunk at the position: the whole of it if the body ends here.
+    /// First part of the chunk at `position`; the whole chunk if the body ends here.
     tail: Option<(ChunkKey, Bytes)>,
 }
 
 impl Segment {
-    /// A segment from `start`, which is at a block's begin.
+    /// Creates a segment from `start`, a block boundary.
     pub(super) fn new(
         draft: Arc<Draft>,
         memory: Arc<ChunkMemory>,
@@ -52,26 +52,26 @@ impl Segment {
         Self { draft, state: Some(Box::new(state)) }
     }
 
-    /// What readers read meanwhile.
+    /// Returns the partial blob that readers follow.
     pub fn partial(&self) -> &Arc<PartialBlob> {
         &self.draft.partial
     }
 
-    /// Appends bytes; gives the position up to which they can be read. Whole aligned chunks in one call (a megabyte
-    /// of frames from a multiple of a megabyte on) go into memory as well and need no reading back.
+    /// Appends bytes and returns the position up to which they are readable. Whole aligned chunks in one call (1
+    /// MiB of frames from a multiple of 1 MiB on) also enter the memory cache and need no read from disk.
     pub async fn write(&mut self, frames: Vec<Bytes>) -> Result<u64, StoreError> {
         let written = self.write_frames(frames).await;
-        self.draft.store.health.seen(written)
+        self.draft.store.health.observe(written)
     }
 
     async fn write_frames(&mut self, frames: Vec<Bytes>) -> Result<u64, StoreError> {
         let position = self.state.as_ref().ok_or(StoreError::Broken)?.position;
         let bytes = frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
-        // What is behind the end would be in the file, and in no account of it.
+        // Bytes past the end would be in the file but in no account.
         if self.draft.partial.length().is_some_and(|length| position + bytes > length) {
             return Err(StoreError::Broken);
         }
-        self.draft.make_room(position + bytes).await?;
+        self.draft.reserve_up_to(position + bytes).await?;
         let _permit = self.draft.store.disk_writes.acquire().await;
         let mut state = self.state.take().ok_or(StoreError::Broken)?;
         let draft = Arc::clone(&self.draft);
@@ -80,17 +80,17 @@ impl Segment {
             Err(source) => Err(StoreError::Io { doing: "write", path: draft.path(), source }),
         };
         let state = self.state.insert(self.draft.writes.spawn_blocking(write).await??);
-        self.draft.wrote(bytes);
-        Ok(state.readable(&self.draft.partial))
+        self.draft.record_written(bytes);
+        Ok(state.readable_end(&self.draft.partial))
     }
 
-    /// The end of a body that did not say its length: everything is readable now. Gives the length.
+    /// Ends a body of undeclared length, makes all of it readable and returns its length.
     pub fn end(&mut self) -> Result<u64, StoreError> {
         let state = self.state.as_mut().ok_or(StoreError::Broken)?;
         let partial = &self.draft.partial;
         if partial.length().is_none() {
             state.end(partial);
-            partial.end(state.position);
+            partial.set_length(state.position);
         }
         Ok(state.position)
     }
@@ -110,12 +110,12 @@ impl SegmentState {
     fn append(&mut self, draft: &Draft, mut frames: Vec<Bytes>) -> std::io::Result<()> {
         let partial = &draft.partial;
         self.tail = None;
-        let mut left: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
+        let mut remaining: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
         let mut frames = frames.iter_mut().filter(|frame| !frame.is_empty()).peekable();
-        while left > 0 {
+        while remaining > 0 {
             let begin = self.position;
-            let len = left.min(CHUNK - begin % CHUNK);
-            let mut buffer = self.memory.chunk(usize::try_from(len).unwrap_or(usize::MAX));
+            let len = remaining.min(CHUNK - begin % CHUNK);
+            let mut buffer = self.memory.allocate_chunk(usize::try_from(len).unwrap_or(usize::MAX));
             let mut rest = buffer.as_mut();
             while let Some(frame) = frames.peek_mut()
                 && !rest.is_empty()
@@ -134,13 +134,13 @@ impl SegmentState {
             }
             let mut checksums = self.checksums(buffer.as_ref());
             self.position += len;
-            left -= len;
+            remaining -= len;
             let ended = partial.length() == Some(self.position);
             if ended && !self.position.is_multiple_of(BLOCK) {
                 checksums.push(self.block.digest128());
             }
-            let key = ChunkKey { of: partial.memory_id(), chunk: begin / CHUNK };
-            // Into memory first: a reader that is told of these bytes finds them there.
+            let key = ChunkKey { owner: partial.memory_id(), chunk: begin / CHUNK };
+            // Cache first: a reader that is notified of these bytes then finds them in memory.
             match (begin % CHUNK, len) {
                 (0, len) if (len == CHUNK || ended) && !self.memory.is_over_limit() => {
                     self.memory.insert(key, buffer.freeze());
@@ -152,13 +152,13 @@ impl SegmentState {
             if let Some(journal) = &draft.journal()
                 && !checksums.is_empty()
             {
-                note(journal, block_of(begin), &checksums)?;
+                append_entry(journal, block_of(begin), &checksums)?;
             }
         }
         Ok(())
     }
 
-    /// Checksums of the blocks that these bytes, at the position, complete.
+    /// Returns the checksums of the blocks that these bytes, at `position`, complete.
     fn checksums(&mut self, mut bytes: &[u8]) -> Vec<u128> {
         let mut done = Vec::with_capacity(bytes.len() / BLOCK as usize + 1);
         let mut filled = self.position % BLOCK;
@@ -188,16 +188,16 @@ impl SegmentState {
         }
     }
 
-    /// Up to the last whole block, or the body's end.
-    fn readable(&self, partial: &PartialBlob) -> u64 {
+    /// Returns the end of the last whole block, or of the body.
+    fn readable_end(&self, partial: &PartialBlob) -> u64 {
         if partial.length() == Some(self.position) { self.position } else { self.position / BLOCK * BLOCK }
     }
 }
 
-/// One write in append mode: segments that write at once do not mix, and a process that is killed leaves at most one
-/// torn entry.
-fn note(mut journal: &File, first: usize, checksums: &[u128]) -> std::io::Result<()> {
-    match journal::entry(first, checksums) {
+/// Appends a journal entry in one write in append mode. Concurrent segments do not interleave, and a killed
+/// process leaves at most one torn entry.
+fn append_entry(mut journal: &File, first: usize, checksums: &[u128]) -> std::io::Result<()> {
+    match journal::encode_entry(first, checksums) {
         Some(entry) => journal.write_all(&entry),
         None => Ok(()),
     }

@@ -1,6 +1,6 @@
-//! Single flight: of any number of tasks that want the same load, one does it and all get its result. A task that
-//! goes away while loading passes the work on to a waiting one; one that comes when the load is done begins another.
-//! The map's lock covers a look-up, never the load.
+//! Single flight: of any number of tasks that want the same load, one runs it and all get its result. If that
+//! task is dropped, a waiting one takes over. A task that arrives after the load is done begins another. The
+//! map's lock covers a lookup, never the load.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OnceCell;
 
-/// Loads under way. As many as there are waiting readers at most.
+/// Running loads; at most as many as waiting readers.
 #[derive(Debug)]
 pub(super) struct SingleFlight<K, T> {
     cells: Mutex<Cells<K, T>>,
@@ -21,11 +21,12 @@ impl<K: Copy + Eq + Hash, T: Clone> SingleFlight<K, T> {
         Self { cells: Mutex::default() }
     }
 
-    /// The result of `load`, run by this task or by another that asked for the same key meanwhile.
+    /// Returns the result of `load`, run by this task or by a concurrent one with the same key.
     pub(super) async fn run(&self, key: K, load: impl Future<Output = T>) -> T {
-        let seat = Participant { flights: self, key, cell: self.lock().entry(key).or_default().clone() };
-        let loaded = seat.cell.get_or_init(|| load).await.clone();
-        seat.close();
+        let participant =
+            Participant { flights: self, key, cell: self.lock().entry(key).or_default().clone() };
+        let loaded = participant.cell.get_or_init(|| load).await.clone();
+        participant.finish();
         loaded
     }
 
@@ -34,7 +35,7 @@ impl<K: Copy + Eq + Hash, T: Clone> SingleFlight<K, T> {
     }
 }
 
-/// One task's share in a flight; the last one to leave takes it off the map.
+/// One task's share in a load; the last one removes it from the map.
 struct Participant<'a, K: Copy + Eq + Hash, T: Clone> {
     flights: &'a SingleFlight<K, T>,
     key: K,
@@ -42,9 +43,9 @@ struct Participant<'a, K: Copy + Eq + Hash, T: Clone> {
 }
 
 impl<K: Copy + Eq + Hash, T: Clone> Participant<'_, K, T> {
-    /// Lets nobody else join a flight that has landed: readers that try again after an error would keep each other at
-    /// that error for ever.
-    fn close(&self) {
+    /// Removes a finished load from the map. Otherwise readers that retry after an error would share that error
+    /// for ever.
+    fn finish(&self) {
         let mut cells = self.flights.lock();
         if cells.get(&self.key).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell)) {
             cells.remove(&self.key);
@@ -55,9 +56,9 @@ impl<K: Copy + Eq + Hash, T: Clone> Participant<'_, K, T> {
 impl<K: Copy + Eq + Hash, T: Clone> Drop for Participant<'_, K, T> {
     fn drop(&mut self) {
         let mut cells = self.flights.lock();
-        let ours = cells.get(&self.key).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
-        // The map's and ours: counted under the lock that new seats are taken under.
-        if ours && Arc::strong_count(&self.cell) == 2 {
+        let is_current = cells.get(&self.key).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell));
+        // The references of the map and of this task, counted under the lock that new ones are taken under.
+        if is_current && Arc::strong_count(&self.cell) == 2 {
             cells.remove(&self.key);
         }
     }
@@ -69,23 +70,23 @@ mod tests {
     use futures_util::FutureExt;
 
     #[tokio::test]
-    async fn a_waiting_task_takes_over_when_the_loading_one_leaves_and_nothing_stays_behind() {
+    async fn waiting_task_takes_over_when_the_loading_one_is_dropped() {
         let flights = SingleFlight::<u8, u8>::new();
-        let mut leaver = Box::pin(flights.run(1, std::future::pending()));
-        assert!((&mut leaver).now_or_never().is_none());
+        let mut dropped = Box::pin(flights.run(1, std::future::pending()));
+        assert!((&mut dropped).now_or_never().is_none());
         let mut waiter = Box::pin(flights.run(1, async { 7 }));
         assert!((&mut waiter).now_or_never().is_none());
-        drop(leaver);
+        drop(dropped);
         assert_eq!(waiter.await, 7);
         assert!(flights.lock().is_empty());
     }
 
     #[tokio::test]
-    async fn whoever_comes_after_the_landing_begins_another_flight() {
+    async fn task_after_completion_begins_another_load() {
         let flights = SingleFlight::<u8, u8>::new();
-        let mut landed = Box::pin(flights.run(1, async { 1 }));
+        let mut finished = Box::pin(flights.run(1, async { 1 }));
         let mut other = Box::pin(flights.run(1, async { 2 }));
-        assert_eq!((&mut landed).now_or_never(), Some(1));
+        assert_eq!((&mut finished).now_or_never(), Some(1));
         assert_eq!(flights.run(1, async { 3 }).now_or_never(), Some(3));
         assert!(matches!((&mut other).now_or_never(), Some(2)));
         assert!(flights.lock().is_empty());

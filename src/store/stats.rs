@@ -1,31 +1,31 @@
-//! What the store can tell about itself. Owns the counters; reading them is a few loads, so metrics may ask at any
-//! time. The totals are copied from the index by its writer after each transaction.
+//! Statistics of the store. This module owns the counters; reading them is a few loads, so metrics may read at
+//! any time. The index writer copies the totals here after each transaction.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use gupd_config::clock::UnixMillis;
 
-use super::health::StoreHealth;
+use super::error::StoreHealth;
 
-/// Why objects were removed without anybody asking for it.
+/// Reason of a removal that no client or command requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvictionReason {
-    /// DiskBudget for newer ones within `store.quota`.
+    /// Room for newer objects within `store.quota`.
     Quota,
-    /// `store.min_free`.
+    /// Free space below `store.min_free`.
     MinFree,
-    /// Not used for `store.max_unused`.
+    /// Unused for `store.max_unused`.
     Unused,
-    /// Their blob was damaged.
+    /// Damaged blob.
     Damaged,
 }
 
 impl EvictionReason {
-    /// Every reason.
+    /// All reasons.
     pub const ALL: [Self; 4] = [Self::Quota, Self::MinFree, Self::Unused, Self::Damaged];
 
-    /// The spelling in metrics and logs.
+    /// Returns the label in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Quota => "quota",
@@ -36,7 +36,7 @@ impl EvictionReason {
     }
 }
 
-/// A moment's figures. Counters count since start.
+/// Figures at one moment. Counters count since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
     /// Objects in the index.
@@ -45,46 +45,46 @@ pub struct StoreStats {
     pub blobs: u64,
     /// Bytes on disk of committed blobs, in whole file-system blocks.
     pub disk_bytes: u64,
-    /// Bytes that are not stored again because another object has the same.
+    /// Bytes saved because several objects share a blob.
     pub deduplicated_bytes: u64,
-    /// Objects and bytes on disk removed, in the order of [`EvictionReason::ALL`].
+    /// Removals in the order of [`EvictionReason::ALL`].
     pub evicted: [RemovalStats; 4],
-    /// Kept objects, and bytes of their bodies, that went for room: see [`super::Store::take_evicted_pins`].
+    /// Evicted pinned objects and the bytes of their bodies; see [`super::Store::take_evicted_pins`].
     pub evicted_pins: RemovalStats,
-    /// Blocks, trailers or lengths that did not agree when read.
+    /// Blocks, trailers and lengths that failed verification.
     pub verification_failures: u64,
-    /// Bytes that were replaced because they were damaged.
+    /// Bytes replaced by repairs.
     pub repaired_bytes: u64,
-    /// Reads from disk, of a chunk or a piece.
+    /// Disk reads of a chunk or a piece.
     pub disk_reads: u64,
-    /// Bytes of bodies that the scrub has verified.
+    /// Bytes of bodies verified by the scrub.
     pub scrubbed_bytes: u64,
     /// Blobs that the scrub found damaged or missing.
     pub scrub_damaged: u64,
-    /// When the scrub's last complete pass ended; 0 if there was none.
+    /// End of the last complete scrub pass; 0 if there was none.
     pub scrub_completed: UnixMillis,
-    /// Bytes in memory for bodies.
+    /// Bytes of bodies in memory.
     pub memory_bytes: u64,
-    /// Files of blobs open now, half-written ones too.
+    /// Open blob files, including unfinished ones.
     pub open_files: u64,
-    /// Bytes stored before any client asked for them, and removed since without a use.
+    /// Prefetched bytes that were removed unused.
     pub wasted_prefetch_bytes: u64,
-    /// Those that are there and have had no use.
+    /// Prefetched bytes in the store that are still unused.
     pub unused_prefetch_bytes: u64,
-    /// How the disk is.
+    /// State of the disk.
     pub health: StoreHealth,
 }
 
-/// Objects removed, and the bytes on disk that gave back, unless it says otherwise.
+/// A number of removed objects and the bytes on disk that were freed, unless stated otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RemovalStats {
-    /// Objects.
+    /// Number of objects.
     pub objects: u64,
     /// Bytes on disk.
     pub bytes: u64,
 }
 
-/// The index's totals.
+/// Totals of the index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub(super) objects: u64,
@@ -94,7 +94,7 @@ pub(super) struct Totals {
     pub(super) disk_bytes: u64,
 }
 
-/// The counters behind [`StoreStats`].
+/// Counters behind [`StoreStats`].
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     objects: AtomicU64,
@@ -120,8 +120,8 @@ impl Counters {
         self.saved_bytes.store(totals.object_bytes.saturating_sub(totals.blob_bytes), Ordering::Relaxed);
     }
 
-    pub(super) fn count_evicted(&self, why: EvictionReason, removed: RemovalStats) {
-        let (objects, bytes) = &self.evicted[why as usize];
+    pub(super) fn count_evicted(&self, reason: EvictionReason, removed: RemovalStats) {
+        let (objects, bytes) = &self.evicted[reason as usize];
         objects.fetch_add(removed.objects, Ordering::Relaxed);
         bytes.fetch_add(removed.bytes, Ordering::Relaxed);
     }
@@ -164,7 +164,7 @@ impl Counters {
     }
 }
 
-/// Counts an open file while it lives.
+/// Counts an open file until it is dropped.
 #[derive(Debug)]
 pub(super) struct OpenFile(Arc<AtomicU64>);
 

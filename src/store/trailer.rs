@@ -1,12 +1,13 @@
-//! What stands behind a blob's body in its file: the checksum of every block, the first object's record, and a footer
-//! of fixed size at the very end that finds them. Pure: bytes in, bytes out. All integers are little-endian:
+//! The trailer behind a blob's body in its file: the checksum of every block, the first object's record, and at
+//! the very end a footer of fixed size that locates them. Pure: bytes in, bytes out. All integers are
+//! little-endian.
 //!
 //! ```text
 //! body | SHA-256 (32) · XXH3-128 of each block (16 each) · record (4 + n)
 //!      | magic (8) · format (4) · block size (4) · body length (8) · trailer length (8) · XXH3-128 of both (16)
 //! ```
 //!
-//! A change of this layout gets a new format number; a reader refuses numbers it does not know.
+//! A change of this layout gets a new format number. A reader refuses unknown numbers.
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -14,10 +15,11 @@ use super::BLOCK;
 use super::id::BlobId;
 use super::object::{FieldReader, put};
 
-/// Bytes of a record at most: a generous response head and its key. Every fill reserves this much besides its body.
+/// Maximum size of a record in bytes: a generous response head and its key. Every fill reserves this besides its
+/// body.
 pub(super) const RECORD_MAX: usize = 64 << 10;
 
-/// Bytes of the footer.
+/// Size of the footer in bytes.
 pub(super) const FOOTER: usize = 48;
 
 const MAGIC: [u8; 8] = *b"gupdblob";
@@ -25,41 +27,41 @@ const FORMAT: u32 = 1;
 const BLOCK_SIZE: u32 = BLOCK as u32;
 const CHECKED: usize = FOOTER - 16;
 
-/// What does not agree, in a word for the log.
+/// Short description of a mismatch, for the log.
 pub(super) type Fault = &'static str;
 
-/// A checked footer: where things are in the file.
+/// A verified footer: the layout of the file.
 #[derive(Debug, PartialEq)]
 pub(super) struct Footer {
     /// Length of the body, which begins at 0.
     pub(super) body: u64,
-    /// Length of the trailer, which begins where the body ends.
+    /// Length of the trailer, which begins at the end of the body.
     pub(super) trailer: usize,
     bytes: [u8; FOOTER],
 }
 
-/// A checked trailer.
+/// A verified trailer.
 #[derive(Debug, PartialEq)]
 pub(super) struct Trailer {
-    /// The blob it belongs to.
+    /// Name of the blob.
     pub(super) id: BlobId,
     /// XXH3-128 of each block, in order.
     pub(super) checksums: Box<[u128]>,
-    /// The first object's record.
+    /// Record of the first object.
     pub(super) record: Box<[u8]>,
 }
 
-/// Number of blocks of a body.
+/// Returns the number of blocks of a body.
 pub(super) const fn blocks(len: u64) -> u64 {
     len.div_ceil(BLOCK)
 }
 
-/// Bytes of a blob's file at most, for a body of `len` bytes.
+/// Returns the maximum size of a blob file for a body of `len` bytes.
 pub(super) const fn file_size(len: u64) -> u64 {
     len.saturating_add(blocks(len) * 16).saturating_add((32 + 4 + RECORD_MAX + FOOTER) as u64)
 }
 
-/// Trailer and footer of a body of `len` bytes.
+/// Encodes the trailer and footer of a body of `len` bytes.
 pub(super) fn encode(id: BlobId, len: u64, checksums: &[u128], record: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(32 + checksums.len() * 16 + 4 + record.len() + FOOTER);
     out.extend_from_slice(id.as_bytes());
@@ -79,7 +81,7 @@ pub(super) fn encode(id: BlobId, len: u64, checksums: &[u128], record: &[u8]) ->
 }
 
 impl Footer {
-    /// Reads a footer of a file of `file` bytes.
+    /// Decodes the footer of a file of `file` bytes.
     pub(super) fn decode(bytes: [u8; FOOTER], file: u64) -> Result<Self, Fault> {
         let mut fields = FieldReader(&bytes);
         if fields.array() != Some(MAGIC) {
@@ -100,7 +102,7 @@ impl Footer {
         Ok(Self { body, trailer: usize::try_from(trailer).map_err(|_| "lengths disagree")?, bytes })
     }
 
-    /// Reads the trailer this footer speaks of.
+    /// Decodes the trailer that this footer describes.
     pub(super) fn trailer(&self, bytes: &[u8]) -> Result<Trailer, Fault> {
         let (head, tail) = self.bytes.split_at(CHECKED);
         let mut checksum = Xxh3::new();
@@ -137,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_trailer_reads_back_and_any_flipped_bit_is_refused(
+        fn trailer_round_trips_and_any_flipped_bit_is_refused(
             blocks in 0u64..4, record in proptest::collection::vec(any::<u8>(), 0..40), at: proptest::sample::Index,
         ) {
             let id = BlobId::from([7; 32]);
@@ -155,7 +157,7 @@ mod tests {
         }
 
         #[test]
-        fn any_footer_is_refused_unless_its_lengths_are_the_files(bytes: [u8; FOOTER], file: u64) {
+        fn footer_with_other_lengths_is_refused(bytes: [u8; FOOTER], file: u64) {
             if let Ok(footer) = Footer::decode(bytes, file) {
                 prop_assert_eq!(footer.body + footer.trailer as u64 + FOOTER as u64, file);
             }

@@ -1,73 +1,75 @@
-//! What fills left half-written, by the object it is of: kept for the next fill of that object, over restarts too.
-//! Owns the list and reads the journals at start; whether what is there still is the upstream's content, the fill asks
-//! the upstream. Half-written content is the first to go when room is needed.
+//! Unfinished fills by object, kept for the next fill of the same object, also over restarts. This module owns
+//! the list and reads the journals at start. The fill asks the upstream whether the content is still current.
+//! Unfinished fills are the first to be removed when room is needed.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blocks::{BlockMap, block_of, blocks_of};
-use super::budget::{DiskBudget, on_disk};
+use super::budget::{DiskBudget, allocated_size};
 use super::error::StoreError;
 use super::object::NewObject;
 use super::scratch::{LeftoverFile, Scratch};
 use super::trailer::file_size;
 use super::{BLOCK, CHUNK, Store, journal};
 
-/// Half-written files kept at most; a fill needs one, and few fail. More means an upstream that is failing for good.
+/// Maximum number of unfinished fills. A fill needs one, and few fail; more means an upstream that fails
+/// permanently.
 const MAX_UNFINISHED: usize = 1024;
 
-/// Part of an object: what its response was, and which of its bytes are on disk.
+/// Part of an object: its response head and the blocks that are on disk.
 #[derive(Debug)]
 pub struct UnfinishedFill {
-    /// The response, but for its body.
+    /// The response without its body.
     pub object: NewObject,
-    /// Length of its whole body.
+    /// Length of the whole body in bytes.
     pub len: u64,
     pub(super) blocks: BlockMap,
     pub(super) scratch: Scratch,
 }
 
-/// Those at hand, oldest first. Their files stay when this is dropped.
+/// Unfinished fills, oldest first. Their files stay on disk when the list is dropped.
 #[derive(Debug, Default)]
 pub(super) struct UnfinishedList(Mutex<VecDeque<UnfinishedFill>>);
 
 impl Store {
-    /// Takes what an earlier fill left of an object under `key`, if `is_it` says of its selecting fields that it is
-    /// the one.
+    /// Removes and returns the unfinished fill of an object under `key` whose selecting fields match.
     pub fn take_unfinished(&self, key: &str, matches: impl Fn(&str) -> bool) -> Option<UnfinishedFill> {
-        // It stays until the disk is well.
+        // It stays in the list until the disk works again.
         self.health.check().ok()?;
         if self.is_released() {
             return None;
         }
         let mut list = self.unfinished.lock();
-        let at = list.iter().position(|left| *left.object.key == *key && matches(&left.object.selecting))?;
+        let at = list.iter().position(|fill| *fill.object.key == *key && matches(&fill.object.selecting))?;
         list.remove(at)
     }
 
-    /// Keeps it for the next fill of its object, in place of what was kept of that.
-    pub fn return_unfinished(&self, left: UnfinishedFill) {
+    /// Returns an unfinished fill to the list, in place of one of the same object.
+    pub fn return_unfinished(&self, unfinished: UnfinishedFill) {
         if self.is_released() {
-            return left.scratch.leave();
+            return unfinished.scratch.keep_files();
         }
         let replaced = {
             let mut list = self.unfinished.lock();
             let same = |other: &UnfinishedFill| {
-                other.object.key == left.object.key && other.object.selecting == left.object.selecting
+                other.object.key == unfinished.object.key
+                    && other.object.selecting == unfinished.object.selecting
             };
             let replaced = match list.iter().position(same) {
                 Some(at) => list.remove(at),
                 None if list.len() >= MAX_UNFINISHED => list.pop_front(),
                 None => None,
             };
-            list.push_back(left);
+            list.push_back(unfinished);
             replaced
         };
         drop(replaced);
     }
 
-    /// Removes the oldest of what is half-written; whether there was any. Unlinks a file: not for an async thread.
+    /// Removes the oldest unfinished fill; returns true if there was one. Unlinks a file: not for an async
+    /// thread.
     pub(super) fn discard_oldest_unfinished(&self) -> bool {
         let oldest = self.unfinished.lock().pop_front();
         oldest.is_some()
@@ -75,13 +77,13 @@ impl Store {
 }
 
 impl UnfinishedFill {
-    /// How many of its bytes are there.
+    /// Returns the number of bytes on disk.
     pub fn written_bytes(&self) -> u64 {
         (self.blocks.count() as u64 * BLOCK).min(self.len)
     }
 
-    /// The first bytes that are not there, from `position` on if any are missing there: never none, since the last
-    /// chunk is given up if all are.
+    /// Returns the first missing range, from `position` on if any is missing there. If nothing is missing, the
+    /// last chunk is invalidated and returned, so the range is never empty.
     pub fn first_gap(&mut self, position: u64) -> Range<u64> {
         let (len, all) = (self.len, blocks_of(self.len));
         let gap = |blocks: &BlockMap, from| {
@@ -97,26 +99,26 @@ impl UnfinishedFill {
         last..len
     }
 
-    /// Reads what a process left behind; what is of no use is removed.
+    /// Reads the journal of a leftover file, and removes the file if it is useless.
     fn read(left: LeftoverFile, room: &Arc<DiskBudget>, free: u64) -> Result<Option<Self>, StoreError> {
-        let bytes = left.journal()?;
+        let bytes = left.read_journal()?;
         let Some(journal) = journal::decode(&bytes).filter(|journal| journal.blocks.count() > 0) else {
             left.remove()?;
             return Ok(None);
         };
-        let need = on_disk(file_size(journal.len));
+        let need = allocated_size(file_size(journal.len));
         let Ok(mut reservation) = room.reserve(need, free) else {
             left.remove()?;
             return Ok(None);
         };
-        reservation.written(journal.blocks.count() as u64 * BLOCK);
+        reservation.set_written(journal.blocks.count() as u64 * BLOCK);
         let scratch = left.into_scratch(reservation);
         Ok(Some(Self { object: journal.object, len: journal.len, blocks: journal.blocks, scratch }))
     }
 }
 
 impl UnfinishedList {
-    /// Reads the journals of what was left. Blocks.
+    /// Reads the journals of leftover files. Blocks.
     pub(super) fn open(
         left: Vec<LeftoverFile>,
         room: &Arc<DiskBudget>,
@@ -133,10 +135,10 @@ impl UnfinishedList {
         Ok(Self(Mutex::new(list)))
     }
 
-    /// Forgets all, and leaves their files where they are.
-    pub(super) fn leave(&self) {
+    /// Clears the list and leaves the files on disk.
+    pub(super) fn clear(&self) {
         let left = std::mem::take(&mut *self.lock());
-        left.into_iter().for_each(|left| left.scratch.leave());
+        left.into_iter().for_each(|left| left.scratch.keep_files());
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<UnfinishedFill>> {
@@ -146,6 +148,6 @@ impl UnfinishedList {
 
 impl Drop for UnfinishedList {
     fn drop(&mut self) {
-        self.leave();
+        self.clear();
     }
 }

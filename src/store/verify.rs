@@ -1,6 +1,7 @@
-//! Verifying the whole store: each blob of the index against its file, each file against the index. It reads and
-//! reports; [`Store::repair_blob`] and [`Store::clear`] are for the process that holds the folder's lock. Beside a
-//! running relay blobs come and go meanwhile, so what looks wrong is looked at once more before it is said. Blocks.
+//! Verification of the whole store: each blob of the index against its file, each file against the index. It
+//! reads and reports; [`Store::repair_blob`] and [`Store::remove_finding`] need the process that holds the
+//! folder's lock. Beside a running relay blobs come and go, so a suspect is checked a second time before it is
+//! reported. Blocks.
 
 use std::fmt;
 use std::fs;
@@ -14,46 +15,46 @@ use super::inspect::{Inspection, InspectionFault};
 use super::inventory::Inventory;
 use super::trailer::Fault;
 
-/// Something that is wrong, in one line for the administrator.
+/// A fault, displayed as one line for the administrator.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Finding {
-    /// The file is not what was stored.
+    /// The file differs from the stored content.
     Damaged {
         /// The blob.
         blob: BlobId,
-        /// What does not agree.
+        /// Kind of mismatch.
         fault: &'static str,
-        /// How many objects have it.
+        /// Number of its objects.
         objects: u64,
     },
-    /// The index has a blob, the disk has no file.
+    /// The index has the blob, but the file is missing.
     Missing {
         /// The blob.
         blob: BlobId,
-        /// How many objects have it.
+        /// Number of its objects.
         objects: u64,
     },
-    /// The index does not have this blob.
+    /// The file has no row in the index.
     Orphan {
         /// The blob.
         blob: BlobId,
     },
-    /// A file that no gupd has put there. Never removed.
+    /// A file that gupd did not create. Never removed.
     Foreign {
         /// The file.
         path: PathBuf,
     },
-    /// This process cannot read it. Never removed: it may be sound.
+    /// The file cannot be read by this process. Never removed: it may be intact.
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
 }
 
-/// What was verified.
+/// Totals of a verification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerifySummary {
     /// Blobs.
@@ -62,7 +63,8 @@ pub struct VerifySummary {
     pub bytes: u64,
 }
 
-/// Verifies every blob and every file. Tells the bytes read, as they are, and each finding once.
+/// Verifies every blob and every file. Calls `read` with the bytes of each piece, and `found` once for each
+/// fault.
 ///
 /// # Errors
 /// When the index or a folder cannot be read.
@@ -71,7 +73,7 @@ pub fn verify(
     mut read: impl FnMut(u64),
     mut found: impl FnMut(Finding) -> Result<(), StoreError>,
 ) -> Result<VerifySummary, StoreError> {
-    let mut strays = strays(inventory)?;
+    let mut strays = find_strays(inventory)?;
     let mut verified = VerifySummary::default();
     for blob in inventory.blobs() {
         let (id, len) = blob?;
@@ -81,10 +83,10 @@ pub fn verify(
         verified.blobs += 1;
         verified.bytes += len;
     }
-    // A commit puts its file there an instant before its row.
+    // A commit renames its file just before it inserts the row.
     strays.retain(|stray| match stray {
         Finding::Orphan { blob } => {
-            inventory.path(*blob).exists() && matches!(inventory.uses(*blob), Ok(None))
+            inventory.blob_path(*blob).exists() && matches!(inventory.object_count(*blob), Ok(None))
         }
         _ => true,
     });
@@ -93,8 +95,8 @@ pub fn verify(
 }
 
 impl Store {
-    /// Removes what was found wrong, with all objects that have it, so that it is fetched when next asked for. Gives
-    /// whether there was something to do: what may be sound or is not gupd's is left alone.
+    /// Removes a faulty blob with all its objects, so that the next request fetches it again. Returns false for
+    /// files that may be intact or are not gupd's; those stay.
     ///
     /// # Errors
     /// When the index cannot be written.
@@ -103,9 +105,9 @@ impl Store {
             Finding::Damaged { blob, .. } | Finding::Missing { blob, .. } => {
                 self.discard_blob(blob).await?;
             }
-            // The first one's sweep is that of all others too.
+            // One sweep removes all orphans.
             Finding::Orphan { blob } if self.folder.blob(blob).exists() => {
-                if !self.index.absent(vec![blob]).await?.is_empty() {
+                if !self.index.missing_blobs(vec![blob]).await?.is_empty() {
                     self.sweep_orphans().await?;
                 }
             }
@@ -120,60 +122,66 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Damaged { blob, fault, objects } => {
-                write!(f, "blob {blob} is damaged: {fault}; {objects} objects have it")
+                write!(f, "blob {blob}: damaged: {fault}; objects: {objects}")
             }
             Self::Missing { blob, objects } => {
-                write!(f, "blob {blob} has no file; {objects} objects have it")
+                write!(f, "blob {blob}: file is missing; objects: {objects}")
             }
-            Self::Orphan { blob } => write!(f, "blob {blob} has a file and no row in the index"),
+            Self::Orphan { blob } => write!(f, "blob {blob}: file has no row in the index"),
             Self::Foreign { path } => {
-                write!(f, "{} is not a blob's file; move it elsewhere", path.display())
+                write!(f, "{}: not a blob: move it elsewhere", path.display())
             }
             Self::Unreadable { path, source } => {
-                write!(f, "cannot read {}: {source}; run this as the user gupd runs as", path.display())
+                write!(
+                    f,
+                    "{}: cannot read: {source}: run this command as the user of the gupd service",
+                    path.display()
+                )
             }
         }
     }
 }
 
-/// What is wrong with a blob that the index has.
+/// Returns the fault of a blob in the index, if any.
 fn inspect(
     inventory: &Inventory,
     id: BlobId,
     len: u64,
     read: &mut impl FnMut(u64),
 ) -> Result<Option<Finding>, StoreError> {
-    let path = inventory.path(id);
-    let inspected = Inspection::begin(&path, id, len).and_then(|mut file| file.finish(read));
+    let path = inventory.blob_path(id);
+    let inspected = Inspection::open(&path, id, len).and_then(|mut file| file.read_to_end(read));
     let fault: Option<Fault> = match inspected {
         Ok(()) => return Ok(None),
         Err(InspectionFault::Unreadable(source)) => return Ok(Some(Finding::Unreadable { path, source })),
         Err(InspectionFault::Damaged(fault)) => Some(fault),
         Err(InspectionFault::Gone) => None,
     };
-    // RemovalStats meanwhile: nothing is wrong with what is not there.
-    let Some(objects) = inventory.uses(id)? else { return Ok(None) };
+    // Removed meanwhile: no fault.
+    let Some(objects) = inventory.object_count(id)? else { return Ok(None) };
     Ok(Some(match fault {
         Some(fault) => Finding::Damaged { blob: id, fault, objects },
         None => Finding::Missing { blob: id, objects },
     }))
 }
 
-/// Files that the index does not speak of.
-fn strays(inventory: &Inventory) -> Result<Vec<Finding>, StoreError> {
+/// Returns files without a row in the index.
+fn find_strays(inventory: &Inventory) -> Result<Vec<Finding>, StoreError> {
     let mut strays = Vec::new();
-    for shelf in inventory.shelves() {
-        let failed = |source| StoreError::Io { doing: "list", path: shelf.clone(), source };
-        let files = match fs::read_dir(&shelf) {
+    for dir in inventory.blob_dirs() {
+        let failed = |source| StoreError::Io { doing: "list", path: dir.clone(), source };
+        let files = match fs::read_dir(&dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             files => files.map_err(failed)?,
         };
         for file in files {
             let path = file.map_err(failed)?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            match name.and_then(|name| name.parse().ok()).filter(|id| inventory.path(*id) == path) {
+            match name.and_then(|name| name.parse().ok()).filter(|id| inventory.blob_path(*id) == path) {
                 None => strays.push(Finding::Foreign { path }),
-                Some(blob) if inventory.uses(blob)?.is_none() => strays.push(Finding::Orphan { blob }),
+                Some(blob) if inventory.object_count(blob)?.is_none() => {
+                    strays.push(Finding::Orphan { blob });
+                }
                 Some(_) => {}
             }
         }

@@ -1,11 +1,12 @@
-//! A blob from its begin to its commit: owns the half-written file, the room it takes and its journal, hands out the
-//! segments that write it, and makes an object of it when every byte is there. Owned by one fill. What is dropped
-//! before its commit is kept for the next fill of the same object if it has a journal, else removed; readers of it are
-//! told by the fill.
+//! Writing of a blob, from creation to commit. A [`BlobWriter`] belongs to one fill. It owns the unfinished file,
+//! its reserved room and its journal, hands out the segments that write it, and creates the object when every
+//! byte is present. A writer dropped before its commit leaves the file for the next fill of the object if it has
+//! a journal; otherwise the file is removed. The fill notifies the readers.
 //!
-//! The commit's order: trailer, fdatasync, then on the index's thread the rename and the row. A crash between those
-//! leaves a whole blob without a row, which the sweep removes; never a row without its bytes. Until then nothing is
-//! synced: see `journal` for why that costs, after a power loss, the bytes since the system last wrote and no more.
+//! The commit order is: trailer, fdatasync, then on the index thread the rename and the row. A crash in between
+//! leaves a whole blob without a row, which the sweep removes; never a row without its bytes. Nothing is synced
+//! before the commit. A power failure therefore costs the bytes that the system has not written yet, and no more
+//! (see `journal`).
 
 use std::fs::File;
 use std::ops::Range;
@@ -19,7 +20,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
 use super::blocks::BlockMap;
-use super::budget::on_disk;
+use super::budget::allocated_size;
 use super::error::{ReadError, StoreError};
 use super::folder::Folder;
 use super::id::BlobId;
@@ -28,46 +29,47 @@ use super::memory::MemoryId;
 use super::object::{NewObject, Object};
 use super::partial::PartialBlob;
 use super::read::BodySource;
-use super::scratch::{Scratch, journal_of};
+use super::scratch::{Scratch, journal_path};
 use super::segment::{HashedPrefix, Segment};
 use super::trailer::{self, RECORD_MAX};
 use super::unfinished::UnfinishedFill;
 use super::{BLOCK, CHUNK, Store, journal};
 
-/// DiskBudget taken at once for a body of unknown length.
+/// Room reserved at a time for a body of unknown length.
 const STEP: u64 = 8 << 20;
 
-/// Writes and syncs at once, for all fills: each write has a chunk's buffer that must be had whatever is held, and a
-/// thread. A few keep a disk busy; hundreds of fills that end together would take hundreds of MiB.
+/// Maximum number of concurrent writes and syncs of all fills. Each write occupies a thread and a chunk buffer
+/// that is allocated regardless of the memory limit. A few keep a disk busy; hundreds of fills that end together
+/// would take hundreds of MiB.
 pub(super) const DISK_WRITES: usize = 16;
 
 /// A blob being written.
 pub struct BlobWriter {
     draft: Arc<Draft>,
-    /// Not there while a segment has it, and not after that segment was lost.
+    /// `None` while a segment owns it, or after that segment was lost.
     prefix: Option<HashedPrefix>,
 }
 
-/// What a commit made.
+/// Result of a commit.
 #[derive(Debug)]
 pub struct CommittedObject {
-    /// The object, as the index has it.
+    /// The object in the index.
     pub object: Object,
     /// Its body.
     pub source: BodySource,
-    /// The same bytes were there already; the copy is removed.
+    /// True if the same bytes were stored already; this copy is removed.
     pub deduplicated: bool,
 }
 
-/// A half-written blob, shared by its segments.
+/// An unfinished blob, shared by its segments.
 pub(super) struct Draft {
     pub(super) store: Arc<Store>,
     pub(super) partial: Arc<PartialBlob>,
-    /// There until the commit takes it, or the store is given up. Held to look, never across I/O.
+    /// Present until the commit or the release of the store takes it. Locked to look, never across I/O.
     scratch: Mutex<Option<Scratch>>,
     journal: OnceLock<OpenJournal>,
     written: AtomicU64,
-    /// Writes that run, also those whose segment is gone.
+    /// Running writes, including those of dropped segments.
     pub(super) writes: TaskTracker,
 }
 
@@ -77,51 +79,57 @@ struct OpenJournal {
 }
 
 impl Store {
-    /// Begins a blob. With its length known, room for all of it is made now; else step by step.
+    /// Begins a blob. If its length is known, room for all of it is reserved now, otherwise in steps.
+    ///
+    /// # Errors
+    /// When there is no room, or the disk fails or is known to fail.
     pub async fn begin_blob(self: &Arc<Self>, len: Option<u64>) -> Result<BlobWriter, StoreError> {
         self.health.check()?;
-        self.seen_to_begin(self.begin_draft(len).await).await
+        self.observe_begin(self.create_draft(len).await).await
     }
 
-    async fn begin_draft(self: &Arc<Self>, len: Option<u64>) -> Result<BlobWriter, StoreError> {
+    async fn create_draft(self: &Arc<Self>, len: Option<u64>) -> Result<BlobWriter, StoreError> {
         if self.is_released() {
-            return self.begin_nameless(len).await;
+            return self.create_unlinked_draft(len).await;
         }
-        let bytes = on_disk(trailer::file_size(len.unwrap_or(0)));
+        let bytes = allocated_size(trailer::file_size(len.unwrap_or(0)));
         let reservation = self.reserve(bytes).await?;
         let folder = Arc::clone(&self.folder);
         let (number, file, scratch) = spawn_blocking(move || folder.create(reservation)).await??;
         let partial = PartialBlob::new(number, file, len, BlockMap::default(), self.counters.open_file());
         let writer = BlobWriter::new(Arc::clone(self), partial, Some(scratch));
-        if self.tenure.register(&writer.draft).is_err() {
+        if self.lease.register(&writer.draft).is_err() {
             let draft = Arc::clone(&writer.draft);
-            spawn_blocking(move || draft.lose_name()).await?;
+            spawn_blocking(move || draft.unlink()).await?;
         }
         Ok(writer)
     }
 
-    /// Begins what only its readers will have.
-    async fn begin_nameless(self: &Arc<Self>, len: Option<u64>) -> Result<BlobWriter, StoreError> {
+    /// Begins a blob in an unlinked file, for its readers alone.
+    async fn create_unlinked_draft(self: &Arc<Self>, len: Option<u64>) -> Result<BlobWriter, StoreError> {
         let folder = Arc::clone(&self.folder);
-        let (number, file) = spawn_blocking(move || folder.create_nameless()).await??;
+        let (number, file) = spawn_blocking(move || folder.create_unlinked()).await??;
         let partial = PartialBlob::new(number, file, len, BlockMap::default(), self.counters.open_file());
         Ok(BlobWriter::new(Arc::clone(self), partial, None))
     }
 
-    /// Goes on with a blob that an earlier fill left half-written.
+    /// Resumes a blob that an earlier fill left unfinished.
+    ///
+    /// # Errors
+    /// When its files cannot be opened, or the store was released.
     pub async fn resume_blob(self: &Arc<Self>, unfinished: UnfinishedFill) -> Result<BlobWriter, StoreError> {
         let UnfinishedFill { object, len, blocks, scratch } = unfinished;
         let opened = spawn_blocking(move || scratch.reopen().map(|files| (files, scratch)));
-        let ((number, file, journal), scratch) = self.health.seen(opened.await?)?;
+        let ((number, file, journal), scratch) = self.health.observe(opened.await?)?;
         let written = blocks.count() as u64 * BLOCK;
         let partial = PartialBlob::new(number, file, Some(len), blocks, self.counters.open_file());
         let writer = BlobWriter::new(Arc::clone(self), partial, Some(scratch));
-        if let Err(error) = self.tenure.register(&writer.draft) {
-            // Another process goes on with it.
-            writer.draft.lock().take().into_iter().for_each(Scratch::leave);
+        if let Err(error) = self.lease.register(&writer.draft) {
+            // Another process resumes it.
+            writer.draft.lock().take().into_iter().for_each(Scratch::keep_files);
             return Err(error);
         }
-        writer.draft.wrote(written);
+        writer.draft.record_written(written);
         let _ = writer.draft.journal.set(OpenJournal { file: Arc::new(journal), object });
         Ok(writer)
     }
@@ -140,15 +148,19 @@ impl BlobWriter {
         Self { draft: Arc::new(draft), prefix: Some(HashedPrefix { sha256: Sha256::new(), len: 0 }) }
     }
 
-    /// What readers read meanwhile.
+    /// Returns the partial blob that readers follow.
     pub fn partial(&self) -> &Arc<PartialBlob> {
         &self.draft.partial
     }
 
-    /// From now on what is written outlives this writer and the process, for the next fill of `object`.
+    /// Starts the journal: bytes written from now on survive this writer and the process, for the next fill of
+    /// `object`. Does nothing for a body of unknown length.
+    ///
+    /// # Errors
+    /// When the head is too large or the file cannot be written.
     pub async fn start_journal(&self, object: NewObject) -> Result<(), StoreError> {
         let (Some(len), None) = (self.partial().length(), self.draft.journal.get()) else { return Ok(()) };
-        let begin = journal::begin(len, &object);
+        let begin = journal::encode_head(len, &object);
         if begin.len() > RECORD_MAX {
             return Err(StoreError::HeadTooLarge { bytes: begin.len(), max: RECORD_MAX });
         }
@@ -156,27 +168,30 @@ impl BlobWriter {
             return Ok(());
         }
         let draft = Arc::clone(&self.draft);
-        let path = draft.lock().as_mut().map(Scratch::with_journal).ok_or(StoreError::Broken)?;
+        let path = draft.lock().as_mut().map(Scratch::enable_journal).ok_or(StoreError::Broken)?;
         let folder = Arc::clone(&draft.store.folder);
-        let begun = spawn_blocking(move || folder.begin_journal(&path, &begin)).await?;
-        let file = draft.store.health.seen(begun)?;
+        let begun = spawn_blocking(move || folder.create_journal(&path, &begin)).await?;
+        let file = draft.store.health.observe(begun)?;
         let _ = draft.journal.set(OpenJournal { file: Arc::new(file), object });
         Ok(())
     }
 
-    /// What is written from `start`, a block's begin, on.
+    /// Returns a segment that writes from `start`, a block boundary.
     pub fn begin_segment(&mut self, start: u64) -> Segment {
         let prefix = self.prefix.take_if(|prefix| prefix.len == start);
         Segment::new(Arc::clone(&self.draft), Arc::clone(&self.draft.store.memory), start, prefix)
     }
 
-    /// Takes back what a segment that has ended knows of the whole.
+    /// Takes back the running SHA-256 of a finished segment.
     pub fn return_segment(&mut self, segment: Segment) {
         self.prefix = segment.into_prefix().or(self.prefix.take());
     }
 
-    /// Whether every byte is there, and each is what was written: what was not hashed as it came is read back now.
-    /// Gives what is missing, or the length.
+    /// Verifies that every byte is present. Bytes that were not hashed on arrival are read back. Returns the
+    /// length, or the first missing range.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
     pub async fn finish(&mut self) -> Result<Result<u64, Range<u64>>, StoreError> {
         let partial = self.partial().clone();
         let len = partial.length().ok_or(StoreError::Broken)?;
@@ -188,10 +203,15 @@ impl BlobWriter {
                 return Ok(Err(missing));
             }
             let losses = partial.loss_count();
-            prefix = match self.draft.hash_on(prefix, len).await? {
+            prefix = match self.draft.hash_next_chunk(prefix, len).await? {
                 (prefix, Ok(())) => prefix,
-                (prefix, Err(ReadError::Damaged { what, fault })) => {
-                    tracing::warn!(what, fault, at, "fetching again what the disk did not keep");
+                (prefix, Err(ReadError::Damaged { subject, fault })) => {
+                    tracing::warn!(
+                        file = subject,
+                        fault,
+                        at,
+                        "unfinished file damaged; fetching the chunk again"
+                    );
                     partial.invalidate_chunk(prefix.len, losses);
                     prefix
                 }
@@ -202,20 +222,23 @@ impl BlobWriter {
         Ok(partial.first_gap(0..len).map_or(Ok(len), Err))
     }
 
-    /// The SHA-256 of a body that is finished.
+    /// Returns the SHA-256 of a finished body.
     pub fn blob_id(&self) -> Result<BlobId, StoreError> {
         let prefix = self.prefix.as_ref().ok_or(StoreError::Broken)?;
         Ok(BlobId::from(<[u8; 32]>::from(prefix.sha256.clone().finalize())))
     }
 
-    /// Makes an object of a body of which every byte is there.
+    /// Commits a body of which every byte is present.
+    ///
+    /// # Errors
+    /// When bytes are missing, the head is too large, or the file or index cannot be written.
     pub async fn commit(self, object: NewObject) -> Result<CommittedObject, StoreError> {
         let store = Arc::clone(&self.draft.store);
-        store.health.seen(self.enter(object).await)
+        store.health.observe(self.store_object(object).await)
     }
 
-    async fn enter(mut self, object: NewObject) -> Result<CommittedObject, StoreError> {
-        let _until_it_has_a_row = self.draft.store.tenure.commit()?;
+    async fn store_object(mut self, object: NewObject) -> Result<CommittedObject, StoreError> {
+        let _write_token = self.draft.store.lease.begin_write()?;
         let len = self.finish().await?.map_err(|_| StoreError::Broken)?;
         let record = object.encode();
         if record.len() > RECORD_MAX {
@@ -242,45 +265,46 @@ impl BlobWriter {
             let _permit = store.disk_writes.acquire().await;
             spawn_blocking(seal).await??
         };
-        let enter = SealedBlob { folder: Arc::clone(&store.folder), id, len, size, scratch };
-        let (failed, now) = (store.index.failure(), store.clock.now());
+        let sealed = SealedBlob { folder: Arc::clone(&store.folder), id, len, size, scratch };
+        let (map_error, now) = (store.index.error_mapper(), store.clock.now());
         let new = object.clone();
         let ((row, deduplicated, scratch), gone) = store
             .index
             .change(move |change| {
-                let (blob, deduplicated, scratch) = enter.run(change, &failed)?;
-                let row = change.insert_object(&new, blob, now).map_err(&failed)?;
+                let (blob, deduplicated, scratch) = sealed.install(change, &map_error)?;
+                let row = change.insert_object(&new, blob, now).map_err(&map_error)?;
                 Ok((row, deduplicated, scratch))
             })
             .await?;
         let (memory, partial) = (Arc::clone(&store.memory), Arc::clone(self.partial()));
-        let settle = move || {
+        let publish = move || {
             let from = partial.memory_id();
-            partial.committed(id);
+            partial.set_blob(id);
             memory.rename(from, MemoryId::Blob(id), len);
             drop((scratch, gone));
         };
-        spawn_blocking(settle).await?;
+        spawn_blocking(publish).await?;
         let object = object.into_object(row, id, len, now);
         Ok(CommittedObject { object, source: BodySource::Blob { id, len }, deduplicated })
     }
 
-    /// Waits for writes of segments that are gone.
+    /// Waits for writes of dropped segments.
     pub async fn wait_for_writes(&self) {
         self.draft.writes.close();
         self.draft.writes.wait().await;
         self.draft.writes.reopen();
     }
 
-    /// Leaves what was written to the next fill of the object, if it has a journal. Its segments are gone by now.
+    /// Suspends the fill: waits for running writes, and leaves the file to the next fill if it has a journal. Its
+    /// segments are dropped by now.
     pub async fn suspend(self) {
         self.wait_for_writes().await;
     }
 
-    /// Removes what was written: it is of no use to a later fill.
+    /// Removes the file: it is useless to a later fill.
     pub fn discard(self) {
         if let Some(scratch) = &mut *self.draft.lock() {
-            scratch.without_journal();
+            scratch.remove_journal();
         }
     }
 }
@@ -292,37 +316,37 @@ impl std::fmt::Debug for BlobWriter {
 }
 
 impl Draft {
-    /// Goes on without a name and without a right to room: the folder is another process's. Unlinks.
-    pub(super) fn lose_name(&self) {
+    /// Unlinks the file and gives its room back: another process owns the folder now. Blocks.
+    pub(super) fn unlink(&self) {
         let scratch = self.lock().take();
         drop(scratch);
     }
 
-    /// Takes more room for a body that does not say its length.
-    pub(super) async fn make_room(&self, len: u64) -> Result<(), StoreError> {
+    /// Reserves more room for a body of unknown length.
+    pub(super) async fn reserve_up_to(&self, len: u64) -> Result<(), StoreError> {
         if self.store.is_released() {
             return Ok(());
         }
         let has = self.lock().as_ref().ok_or(StoreError::Broken)?.reservation.bytes();
-        let need = on_disk(trailer::file_size(len));
+        let need = allocated_size(trailer::file_size(len));
         if let Some(more) = need.checked_sub(has).filter(|more| *more > 0) {
             let reservation = match self.store.reserve(more.max(STEP)).await {
-                // What is missing for a whole step may still do for these bytes.
+                // Too little for a whole step may suffice for these bytes.
                 Err(StoreError::NoRoom { .. } | StoreError::TooLarge { .. }) => {
                     self.store.reserve(more).await?
                 }
                 other => other?,
             };
-            self.lock().as_mut().ok_or(StoreError::Broken)?.reservation.join(reservation);
+            self.lock().as_mut().ok_or(StoreError::Broken)?.reservation.merge(reservation);
         }
         Ok(())
     }
 
-    /// Counts bytes that the file system counts itself from now on.
-    pub(super) fn wrote(&self, bytes: u64) {
+    /// Counts bytes that the file system now accounts for itself.
+    pub(super) fn record_written(&self, bytes: u64) {
         let written = self.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if let Some(scratch) = &mut *self.lock() {
-            scratch.reservation.written(written);
+            scratch.reservation.set_written(written);
         }
     }
 
@@ -330,19 +354,22 @@ impl Draft {
         self.journal.get().map(|journal| &*journal.file)
     }
 
-    /// Where its journal is, if a later fill could go on with it.
-    pub(super) fn journal_path(&self) -> Option<PathBuf> {
+    /// Returns the path of the journal if a later fill could resume.
+    pub(super) fn resumable_journal(&self) -> Option<PathBuf> {
         self.journal.get()?;
-        self.lock().as_ref().filter(|scratch| scratch.has_journal()).map(|scratch| journal_of(scratch.path()))
+        self.lock()
+            .as_ref()
+            .filter(|scratch| scratch.has_journal())
+            .map(|scratch| journal_path(scratch.path()))
     }
 
-    /// For messages.
+    /// Returns the path for messages.
     pub(super) fn path(&self) -> PathBuf {
         self.lock().as_ref().map_or_else(|| PathBuf::from("partial"), |scratch| scratch.path().to_owned())
     }
 
-    /// Hashes on to the chunk's end, from the file; a block that is not what was written is forgotten.
-    async fn hash_on(
+    /// Hashes the file to the chunk's end; stops at a damaged block.
+    async fn hash_next_chunk(
         &self,
         mut prefix: HashedPrefix,
         len: u64,
@@ -378,8 +405,7 @@ impl std::fmt::Debug for Draft {
 }
 
 impl Drop for Draft {
-    /// Keeps what a later fill can go on with. Removes the file otherwise, without holding up the async thread unless
-    /// the runtime is gone.
+    /// Keeps a resumable file. Otherwise removes it on a blocking thread, or on this one if the runtime is gone.
     fn drop(&mut self) {
         let Some(scratch) = self.lock().take() else { return };
         let journal = self.journal.take().filter(|_| scratch.has_journal());
@@ -400,7 +426,7 @@ impl Drop for Draft {
     }
 }
 
-/// A sealed blob about to get its name and row.
+/// A complete file about to get its name and row.
 struct SealedBlob {
     folder: Arc<Folder>,
     id: BlobId,
@@ -410,26 +436,26 @@ struct SealedBlob {
 }
 
 impl SealedBlob {
-    /// On the index's thread, where no other change can cross it. Gives the row, whether the bytes were there already,
-    /// and the scratch, which then still has the copy.
-    fn run(
+    /// Installs the file. Runs on the index thread, where no other change can interleave. Returns the row,
+    /// whether the bytes were stored already, and the scratch, which then still has the copy.
+    fn install(
         mut self,
         change: &mut IndexChange<'_>,
-        failed: impl Fn(rusqlite::Error) -> StoreError,
+        map_error: impl Fn(rusqlite::Error) -> StoreError,
     ) -> Result<(i64, bool, Scratch), StoreError> {
         let path: PathBuf = self.folder.blob(self.id);
-        let row = change.blob(self.id).map_err(&failed)?;
-        // A file that is gone or cut short is replaced; one that rotted is found out when it is read.
-        let there = std::fs::metadata(&path).is_ok_and(|file| file.len() >= self.len);
-        if let Some(row) = row.filter(|_| there) {
+        let row = change.blob_row(self.id).map_err(&map_error)?;
+        // A missing or truncated file is replaced; a rotten one is detected when it is read.
+        let is_present = std::fs::metadata(&path).is_ok_and(|file| file.len() >= self.len);
+        if let Some(row) = row.filter(|_| is_present) {
             return Ok((row, true, self.scratch));
         }
-        self.scratch.put_in(&path)?;
-        // Should the transaction fail, the file has no row and goes.
-        change.unreferenced(self.id);
+        self.scratch.rename_to(&path)?;
+        // If the transaction fails, the file has no row and is removed.
+        change.mark_unreferenced(self.id);
         let row = match row {
             Some(row) => row,
-            None => change.insert_blob(self.id, self.len, on_disk(self.size)).map_err(failed)?,
+            None => change.insert_blob(self.id, self.len, allocated_size(self.size)).map_err(map_error)?,
         };
         Ok((row, false, self.scratch))
     }

@@ -117,7 +117,7 @@ async fn a_site_that_never_saw_the_manager_serves_an_imported_bundle() {
         }
         assert!(response.whole() == body, "{path}");
     }
-    import(&new, &bundle).complained(1, &["in use by another gupd", "stop that one"]);
+    import(&new, &bundle).complained(1, &["in use by another gupd", "stop that process"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,8 +189,7 @@ async fn a_bundle_that_is_not_sound_changes_nothing() {
     let position = |what: &str| sound.iter().position(|(name, _)| name.starts_with(what)).unwrap();
     let (head, blob, end) = (position("objects/"), position("blobs/"), sound.len() - 1);
     let refused = |words: &[&str]| {
-        import(&new, &bundle)
-            .complained(1, &[&["bundle.tar.zst", "nothing of it was taken in"], words].concat());
+        import(&new, &bundle).complained(1, &[&["bundle.tar.zst", "nothing was imported"], words].concat());
         assert!(!new.exists(), "{words:?} left a store behind");
     };
     let changed = |change: &dyn Fn(&mut Entries), words: &[&str]| {
@@ -209,37 +208,40 @@ async fn a_bundle_that_is_not_sound_changes_nothing() {
     for name in ["../../etc/passwd", "/etc/passwd", "blobs/../x", "blobs/x", "objects/x.json", "x", ""] {
         changed(&|entries| entries[blob].0 = name.to_owned(), &["refused at"]);
     }
-    changed(&|entries| entries[0].0 = "\u{1b}[2J".to_owned(), &["\\u{1b}[2J", "begins with"]);
-    changed(&|entries| drop(entries.remove(0)), &["begins with gupd-bundle.json"]);
-    changed(&|entries| entries[0].1 = br#"{"format":2,"created":0}"#.to_vec(), &["its format is 2"]);
-    changed(&|entries| entries.push(("x".to_owned(), Vec::new())), &["something follows"]);
+    changed(&|entries| entries[0].0 = "\u{1b}[2J".to_owned(), &["\\u{1b}[2J", "first entry is not"]);
+    changed(&|entries| drop(entries.remove(0)), &["the first entry is not gupd-bundle.json"]);
+    changed(&|entries| entries[0].1 = br#"{"format":2,"created":0}"#.to_vec(), &["unknown format 2"]);
+    changed(&|entries| entries.push(("x".to_owned(), Vec::new())), &["another entry follows"]);
     // Bytes.
-    changed(&|entries| entries[blob].1[0] ^= 1, &["another SHA-256"]);
-    changed(&|entries| entries[blob].1.truncate(9), &["another length"]);
-    changed(&|entries| drop(entries.remove(end)), &["it is cut"]);
+    changed(&|entries| entries[blob].1[0] ^= 1, &["SHA-256 of the bytes differs"]);
+    changed(&|entries| entries[blob].1.truncate(9), &["another blob or length"]);
+    changed(&|entries| drop(entries.remove(end)), &["truncated"]);
     changed(&|entries| drop(entries.remove(blob)), &["refused at"]);
     changed(&|entries| drop(entries.remove(head)), &["refused at"]);
-    changed(&|entries| entries[end].1 = br#"{"objects":1,"blobs":1}"#.to_vec(), &["counts other"]);
+    changed(
+        &|entries| entries[end].1 = br#"{"objects":1,"blobs":1}"#.to_vec(),
+        &["counts of objects or blobs differ"],
+    );
     // Heads.
     let larger = "x".repeat(600_000);
     for (json, word) in [
-        (b"[]".to_vec(), "not what it should be"),
-        (with("key", "/ /other".into()), "its key's SHA-256"),
-        (with("blob", "..".into()), "its blob is"),
+        (b"[]".to_vec(), "invalid JSON"),
+        (with("key", "/ /other".into()), "not the SHA-256 of the key"),
+        (with("blob", "..".into()), "invalid blob"),
         (with("length", u64::MAX.into()), "Content-Length"),
-        (with("status", 7.into()), "7 is no status"),
-        (with("more", 1.into()), "not what it should be"),
+        (with("status", 7.into()), "7 is not a status code"),
+        (with("more", 1.into()), "invalid JSON"),
         (with("fields", serde_json::json!([["transfer-encoding", "chunked"]])), "transfer-encoding"),
         (with("fields", serde_json::json!([["content-length", "5"]])), "Content-Length"),
-        (with("fields", serde_json::json!([["x", "a\r\nb"]])), "not a field"),
-        (with("upstream", larger[..70_000].into()), "keeps at most"),
+        (with("fields", serde_json::json!([["x", "a\r\nb"]])), "not allowed"),
+        (with("upstream", larger[..70_000].into()), "the limit is 65536"),
         (with("upstream", larger.as_str().into()), "at most 524288"),
     ] {
         changed(&|entries| entries[head].1.clone_from(&json), &[word]);
     }
     let copy = BlobId::from(<[u8; 32]>::from(Sha256::digest("@1 / /other\0")));
     let copy = (format!("objects/{copy}.json"), with("key", "@1 / /other".into()));
-    changed(&|entries| entries[head].clone_from(&copy), &["its key is that of a copy"]);
+    changed(&|entries| entries[head].clone_from(&copy), &["the key is that of a copy"]);
 
     // Cut anywhere, as a file and as a tar that was compressed again.
     let tar = zstd::decode_all(whole.as_slice()).unwrap();
@@ -250,7 +252,7 @@ async fn a_bundle_that_is_not_sound_changes_nothing() {
         refused(&[]);
     }
     fs::write(&bundle, "no bundle at all").unwrap();
-    refused(&["no zstd-compressed tar"]);
+    refused(&["not a zstd-compressed tar"]);
 
     // Sizes that lie, though head and entry agree, and kinds that no bundle has.
     let raw = |name: &str, size: u64, kind, word: &str| {
@@ -271,7 +273,7 @@ async fn a_bundle_that_is_not_sound_changes_nothing() {
         refused(&[word]);
     };
     let name = sound[blob].0.as_str();
-    for (size, word) in [(30 << 30, "it is cut"), (1 << 50, "store.quota"), (u64::MAX, "overflow")] {
+    for (size, word) in [(30 << 30, "truncated"), (1 << 50, "store.quota"), (u64::MAX, "overflow")] {
         raw(name, size, tar::EntryType::Regular, word);
         raw("././@LongLink", size, tar::EntryType::GNULongName, "refused at");
     }
@@ -301,6 +303,6 @@ async fn a_bundle_larger_than_the_quota_is_refused_before_it_is_read() {
     assert!(fs::metadata(&bundle).unwrap().len() < 4 << 20);
     let mut command = gupd(["store", "import", "--store"]);
     command.arg(&new).arg(&bundle).env("GUPD_STORE_QUOTA", "64MiB");
-    Process::start(&mut command).ended().complained(1, &["store.quota", "nothing of it was taken in"]);
+    Process::start(&mut command).ended().complained(1, &["store.quota", "nothing was imported"]);
     assert!(!new.exists());
 }

@@ -197,9 +197,9 @@ async fn an_index_that_rots_while_it_serves_is_told_of_and_rebuilt_and_clients_g
     let rot = vec![0x5a; usize::try_from(index.metadata().unwrap().len()).unwrap() - 4096];
     std::os::unix::fs::FileExt::write_all_at(&index, &rot, 4096).unwrap();
     assert!(relay.get(&path(0)).await.whole() == body(0), "passed through");
-    let told = relay.process.line(|line| line.contains("the index is damaged; it is rebuilt")).unwrap();
+    let told = relay.process.line(|line| line.contains("index damaged; rebuilding it")).unwrap();
     assert!(told.contains("ERROR"), "{told}");
-    relay.process.logged("made the index anew from its journal");
+    relay.process.logged("index rebuilt from its journal");
     for number in 0..20 {
         relay.stored(&path(number)).await;
         assert!(relay.get(&path(number)).await.whole() == body(number), "object {number}");

@@ -18,8 +18,8 @@ const REVALIDATED: &str = "gupd; fwd=stale; fwd-status=304";
 const MIB: usize = 1 << 20;
 
 /// What the log says when the disk begins to fail, and when it is well again.
-const FAILS: &str = "the store's disk fails; what it does not give or take is passed through";
-const WELL: &str = "the store's disk is well again";
+const FAILS: &str = "store disk degraded; misses are passed through uncached";
+const WELL: &str = "store disk healthy again";
 
 fn path(number: usize) -> String {
     PAYLOAD.replace("261121001", &format!("{}", 261_121_001 + number))

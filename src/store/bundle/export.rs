@@ -1,6 +1,6 @@
-//! BundleWriter a bundle. Relies on [`Inventory`], so it works beside a running relay. A blob is verified to its last byte
-//! before its entry is begun, since an entry cannot be taken back, and checked again as it is copied. The bundle has
-//! its name only when it is whole and on disk. Blocks.
+//! Bundle export. It reads through [`Inventory`] and therefore works beside a running relay. A blob is verified
+//! completely before its entry begins, since an entry cannot be withdrawn, and verified again while it is copied.
+//! The bundle gets its name only when it is whole and synced. Blocks.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -16,10 +16,10 @@ use crate::inspect::{Inspection, InspectionFault};
 use crate::{BlobId, Inventory, Object, StoreError};
 use gupd_config::clock::UnixMillis;
 
-/// Most payloads are compressed already: a higher level costs time and gains nothing.
+/// Zstd level. Most payloads are compressed already: a higher level costs time and gains nothing.
 const LEVEL: i32 = 3;
 
-/// What a bundle got.
+/// Contents of a written bundle.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExportSummary {
     /// Objects.
@@ -28,15 +28,15 @@ pub struct ExportSummary {
     pub blobs: u64,
     /// Bytes of those blobs.
     pub bytes: u64,
-    /// Blobs that are damaged and were left out.
+    /// Damaged blobs, which were left out.
     pub damaged: Vec<BlobId>,
 }
 
-/// Writes the objects that came, or were confirmed by their upstream, at `since` or later. What only says that there is
-/// nothing is left out: it is believed for seconds. So are copies, which mean nothing elsewhere.
+/// Writes the objects that were received or revalidated at `since` or later, and calls `read` with the bytes of
+/// each blob. Leaves out negative entries, which are valid for seconds, and copies, which belong to this store.
 ///
 /// # Errors
-/// When the index or a blob cannot be read, or the bundle not written. There is no bundle then.
+/// When the index or a blob cannot be read, or the bundle cannot be written. No bundle is left then.
 pub fn export(
     inventory: &Inventory,
     since: UnixMillis,
@@ -48,9 +48,9 @@ pub fn export(
         let path = to.to_owned();
         move |source| BundleError::File { doing, path, source }
     };
-    let unfinished = TemporaryFile::create(to).map_err(file("create"))?;
-    let encoder = Encoder::new(BufWriter::new(&unfinished.file), LEVEL).map_err(file("write"))?;
-    let mut writing = BundleWriter {
+    let temporary = TemporaryFile::create(to).map_err(file("create"))?;
+    let encoder = Encoder::new(BufWriter::new(&temporary.file), LEVEL).map_err(file("write"))?;
+    let mut writer = BundleWriter {
         inventory,
         since,
         read,
@@ -58,14 +58,14 @@ pub fn export(
         tar: Builder::new(encoder),
         done: ExportSummary::default(),
     };
-    writing.json(BEGIN, &BeginEntry { format: FORMAT, created: now })?;
+    writer.write_json(BEGIN, &BeginEntry { format: FORMAT, created: now })?;
     for blob in inventory.blobs() {
-        writing.blob(blob?)?;
+        writer.write_blob(blob?)?;
     }
-    writing.json(END, &EndEntry { objects: writing.done.objects, blobs: writing.done.blobs })?;
-    let BundleWriter { tar, done, .. } = writing;
+    writer.write_json(END, &EndEntry { objects: writer.done.objects, blobs: writer.done.blobs })?;
+    let BundleWriter { tar, done, .. } = writer;
     let whole = tar.into_inner().and_then(Encoder::finish).and_then(|mut file| file.flush());
-    whole.and_then(|()| unfinished.name(to)).map_err(file("write"))?;
+    whole.and_then(|()| temporary.rename(to)).map_err(file("write"))?;
     Ok(done)
 }
 
@@ -79,30 +79,30 @@ struct BundleWriter<'a, W: Write, P> {
 }
 
 impl<W: Write, P: FnMut(u64)> BundleWriter<'_, W, P> {
-    /// A blob behind the heads that have it, as often as there are too many of those.
-    fn blob(&mut self, (id, len): (BlobId, u64)) -> Result<(), BundleError> {
+    /// Writes a blob after the heads of its objects, once for every `HEADS_MAX` heads.
+    fn write_blob(&mut self, (id, len): (BlobId, u64)) -> Result<(), BundleError> {
         (self.read)(len);
         let mut after = 0;
         loop {
             let page = self.inventory.objects_of(id, after, HEADS_MAX)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.id;
-            let wanted: Vec<&Object> = page
+            let exported: Vec<&Object> = page
                 .iter()
                 .filter(|object| object.status.is_success() && object.response_time >= self.since)
                 .filter(|object| !object.is_copy())
                 .collect();
-            if wanted.is_empty() {
+            if exported.is_empty() {
                 continue;
             }
-            let path = self.inventory.path(id);
-            let verified = Inspection::begin(&path, id, len).and_then(|mut file| {
-                file.finish(|_| {})?;
+            let path = self.inventory.blob_path(id);
+            let verified = Inspection::open(&path, id, len).and_then(|mut file| {
+                file.read_to_end(|_| {})?;
                 Ok(file)
             });
             let mut file = match verified {
                 Ok(file) => file,
-                // Evicted meanwhile, or it will be found missing by whoever asks for it.
+                // Evicted meanwhile, or missing: the next request for it finds out.
                 Err(InspectionFault::Gone) => return Ok(()),
                 Err(InspectionFault::Damaged(_)) => {
                     self.done.damaged.push(id);
@@ -112,37 +112,37 @@ impl<W: Write, P: FnMut(u64)> BundleWriter<'_, W, P> {
                     return Err(StoreError::Io { doing: "read", path, source }.into());
                 }
             };
-            for object in &wanted {
-                let head = ObjectHead::of(object);
-                self.json(&head.name(), &head)?;
+            for object in &exported {
+                let head = ObjectHead::from_object(object);
+                self.write_json(&head.name(), &head)?;
             }
             file.rewind();
-            self.entry(&format!("blobs/{id}"), len, &mut BlobReader { file, at: 0, len: 0 })?;
-            self.done.objects += wanted.len() as u64;
+            self.write_entry(&format!("blobs/{id}"), len, &mut BlobReader { file, at: 0, len: 0 })?;
+            self.done.objects += exported.len() as u64;
             self.done.blobs += 1;
             self.done.bytes += len;
         }
     }
 
-    fn json(&mut self, name: &str, value: &impl Serialize) -> Result<(), BundleError> {
-        let json = serde_json::to_vec(value).map_err(|error| self.failed(error.into()))?;
-        self.entry(name, json.len() as u64, &mut json.as_slice())
+    fn write_json(&mut self, name: &str, value: &impl Serialize) -> Result<(), BundleError> {
+        let json = serde_json::to_vec(value).map_err(|error| self.write_error(error.into()))?;
+        self.write_entry(name, json.len() as u64, &mut json.as_slice())
     }
 
-    fn entry(&mut self, name: &str, len: u64, content: &mut dyn Read) -> Result<(), BundleError> {
+    fn write_entry(&mut self, name: &str, len: u64, content: &mut dyn Read) -> Result<(), BundleError> {
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::Regular);
         header.set_size(len);
         header.set_mode(0o644);
-        self.tar.append_data(&mut header, name, content).map_err(|error| self.failed(error))
+        self.tar.append_data(&mut header, name, content).map_err(|error| self.write_error(error))
     }
 
-    fn failed(&self, source: io::Error) -> BundleError {
+    fn write_error(&self, source: io::Error) -> BundleError {
         BundleError::File { doing: "write", path: self.to.to_owned(), source }
     }
 }
 
-/// A blob's bytes, each checked before it is given.
+/// Reads a blob's bytes, each verified before it is returned.
 struct BlobReader {
     file: Inspection,
     at: usize,
@@ -152,7 +152,7 @@ struct BlobReader {
 impl Read for BlobReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.at == self.len {
-            self.len = self.file.next().map_err(lost)?.len();
+            self.len = self.file.next().map_err(to_io_error)?.len();
             self.at = 0;
         }
         let read = (&self.file.current()[self.at..self.len]).read(into)?;
@@ -161,18 +161,18 @@ impl Read for BlobReader {
     }
 }
 
-/// A blob that was sound a moment ago.
-fn lost(why: InspectionFault) -> io::Error {
-    match why {
+/// Maps the fault of a blob that was valid a moment ago.
+fn to_io_error(fault: InspectionFault) -> io::Error {
+    match fault {
         InspectionFault::Damaged(fault) => {
-            io::Error::other(format!("a blob reads differently twice: {fault}"))
+            io::Error::other(format!("blob changed while it was read: {fault}"))
         }
         InspectionFault::Gone => io::ErrorKind::NotFound.into(),
         InspectionFault::Unreadable(error) => error,
     }
 }
 
-/// A bundle under another name until it is whole; removed if it never is.
+/// A bundle under a temporary name; removed on drop unless it was renamed.
 struct TemporaryFile {
     path: PathBuf,
     file: File,
@@ -187,7 +187,7 @@ impl TemporaryFile {
         Ok(Self { path, file })
     }
 
-    fn name(&self, to: &Path) -> io::Result<()> {
+    fn rename(&self, to: &Path) -> io::Result<()> {
         self.file.sync_all()?;
         fs::rename(&self.path, to)
     }
@@ -195,7 +195,7 @@ impl TemporaryFile {
 
 impl Drop for TemporaryFile {
     fn drop(&mut self) {
-        // Not there any more if it was named.
-        let _named = fs::remove_file(&self.path);
+        // Already renamed if the export succeeded.
+        let _renamed = fs::remove_file(&self.path);
     }
 }

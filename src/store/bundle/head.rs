@@ -1,5 +1,5 @@
-//! An object's head as a bundle has it. Reading one believes nothing: a field that cannot be a field, a length that is
-//! not the body's or a head too large for the store is refused before anything is stored.
+//! An object's head in a bundle. Decoding trusts nothing: an invalid field, a length that differs from the
+//! blob's, or a head too large for the store is refused before anything is stored.
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -11,7 +11,7 @@ use crate::trailer::RECORD_MAX;
 use crate::{BlobId, NewObject, Object};
 use gupd_config::clock::UnixMillis;
 
-/// FieldReader of one connection (RFC 9110 §7.6.1), which no store keeps.
+/// Hop-by-hop fields (RFC 9110 §7.6.1), which are never stored.
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     header::TE,
@@ -21,14 +21,14 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("keep-alive"),
 ];
 
-/// An object's head and the blob it has.
+/// An object's head and the name of its blob.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ObjectHead {
     key: String,
     selecting: String,
     status: u16,
-    /// Name and value; each of a value's bytes is a character (ISO 8859-1), since values need not be UTF-8.
+    /// Names and values. Each byte of a value is one character (ISO 8859-1), since values need not be UTF-8.
     fields: Vec<(String, String)>,
     content_type: String,
     upstream: String,
@@ -39,7 +39,7 @@ pub(super) struct ObjectHead {
 }
 
 impl ObjectHead {
-    pub(super) fn of(object: &Object) -> Self {
+    pub(super) fn from_object(object: &Object) -> Self {
         let field = |(name, value): (&HeaderName, &HeaderValue)| {
             (name.to_string(), value.as_bytes().iter().copied().map(char::from).collect())
         };
@@ -57,7 +57,7 @@ impl ObjectHead {
         }
     }
 
-    /// The name of its entry.
+    /// Returns the name of the bundle entry.
     pub(super) fn name(&self) -> String {
         let mut digest = Sha256::new();
         digest.update(&self.key);
@@ -66,26 +66,27 @@ impl ObjectHead {
         format!("objects/{}.json", BlobId::from(<[u8; 32]>::from(digest.finalize())))
     }
 
-    /// Its blob and that blob's length.
+    /// Returns the name and length of the blob.
     pub(super) fn blob(&self) -> Result<(BlobId, u64), String> {
-        let id = self.blob.parse().map_err(|error| format!("its blob is {:?}: {error}", self.blob))?;
+        let id = self.blob.parse().map_err(|error| format!("invalid blob {:?}: {error}", self.blob))?;
         Ok((id, self.length))
     }
 
-    /// The object it is of, as if it had been fetched at the times it says, but never later than `now`.
-    pub(super) fn object(&self, now: UnixMillis) -> Result<NewObject, String> {
+    /// Returns the object as if it had been fetched at the stated times, but never later than `now`.
+    pub(super) fn to_object(&self, now: UnixMillis) -> Result<NewObject, String> {
         if self.key.is_empty()
             || [&self.key, &self.selecting].iter().any(|text| text.contains(char::is_control))
         {
-            return Err("its key is empty or has control characters".to_owned());
+            return Err("the key is empty or has control characters".to_owned());
         }
         if is_copy(&self.key) {
-            return Err("its key is that of a copy, which only a store itself makes".to_owned());
+            return Err("the key is that of a copy, which only a store makes".to_owned());
         }
         let new = NewObject {
             key: self.key.as_str().into(),
             selecting: self.selecting.clone(),
-            status: StatusCode::from_u16(self.status).map_err(|_| format!("{} is no status", self.status))?,
+            status: StatusCode::from_u16(self.status)
+                .map_err(|_| format!("{} is not a status code", self.status))?,
             headers: self.headers()?,
             content_type: self.content_type.as_str().into(),
             upstream: self.upstream.as_str().into(),
@@ -94,7 +95,7 @@ impl ObjectHead {
         };
         match new.encode().len() {
             bytes if bytes > RECORD_MAX => {
-                Err(format!("the head needs {bytes} bytes and a store keeps at most {RECORD_MAX}"))
+                Err(format!("the head needs {bytes} bytes; the limit is {RECORD_MAX}"))
             }
             _ => Ok(new),
         }
@@ -103,7 +104,7 @@ impl ObjectHead {
     fn headers(&self) -> Result<HeaderMap, String> {
         let mut headers = HeaderMap::new();
         for (name, value) in &self.fields {
-            let refused = || format!("{name:?} is not a field of a stored response");
+            let refused = || format!("{name:?} is not allowed in a stored response");
             let bytes: Option<Vec<u8>> = value.chars().map(|char| u8::try_from(char).ok()).collect();
             let value = bytes.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok()).ok_or_else(refused)?;
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refused())?;
@@ -111,9 +112,9 @@ impl ObjectHead {
                 return Err(refused());
             }
             if name == header::CONTENT_LENGTH && value.as_bytes() != self.length.to_string().as_bytes() {
-                return Err(format!("its Content-Length is not {}, its blob's length", self.length));
+                return Err(format!("Content-Length is not {}, the length of the blob", self.length));
             }
-            headers.try_append(name, value).map_err(|_| "it has too many fields".to_owned())?;
+            headers.try_append(name, value).map_err(|_| "too many fields".to_owned())?;
         }
         Ok(headers)
     }

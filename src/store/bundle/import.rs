@@ -1,6 +1,6 @@
-//! Taking a bundle in: each object by itself, as a fill commits it, so that an import that was interrupted is run again
-//! and goes on with what is missing. Relies on a bundle that [`check`](super::check) found sound, and still checks
-//! every blob before it is committed: the file may have changed since. Blocks; not for an async thread.
+//! Bundle import. Each object is committed by itself, as by a fill, so an interrupted import can be repeated and
+//! continues with the missing objects. The bundle was verified by [`check`](super::check); every blob is still
+//! verified before its commit, since the file may have changed. Blocks; not for an async thread.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,21 +13,22 @@ use super::read::{Sink, walk};
 use crate::{BlobId, BlobWriter, BodySource, NewObject, Segment, Store, StoreError};
 use gupd_config::clock::UnixMillis;
 
-/// What an import did.
+/// Result of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ImportSummary {
-    /// Objects taken in.
+    /// Imported objects.
     pub objects: u64,
     /// Bytes of their bodies.
     pub bytes: u64,
-    /// Objects that the store has already, or has a newer response for.
+    /// Objects of which the store has the same or a newer response.
     pub skipped: u64,
 }
 
-/// Takes in what the store does not have. Tells the bytes of blobs read.
+/// Imports the objects that the store lacks, and calls `read` with the bytes of each piece.
 ///
 /// # Errors
-/// When the store has no room or fails, or the bundle is not the one that was checked. What came before is kept.
+/// When the store has no room or fails, or the bundle changed since it was verified. Objects imported before are
+/// kept.
 pub fn import(
     store: &Arc<Store>,
     runtime: &Handle,
@@ -48,12 +49,12 @@ struct Importer<'a, P> {
     store: &'a Arc<Store>,
     runtime: &'a Handle,
     read: P,
-    /// Not there while the store has all objects of the blob.
+    /// `None` while the store has all objects of the blob.
     current: Option<CurrentBlob>,
     done: ImportSummary,
 }
 
-/// A blob being taken in, from its first byte to its last.
+/// A blob being imported.
 struct CurrentBlob {
     writer: BlobWriter,
     segment: Segment,
@@ -65,7 +66,7 @@ impl<P: FnMut(u64)> Sink for Importer<'_, P> {
     fn begin(&mut self, objects: Vec<NewObject>, _: BlobId, len: u64) -> Result<(), BundleError> {
         let mut wanted = Vec::with_capacity(objects.len());
         for object in objects {
-            if self.runtime.block_on(has(self.store, &object))? {
+            if self.runtime.block_on(is_stored(self.store, &object))? {
                 self.done.skipped += 1;
             } else {
                 wanted.push(object);
@@ -106,8 +107,8 @@ impl<P: FnMut(u64)> Sink for Importer<'_, P> {
     }
 }
 
-/// Whether the store has this response, or a later one in its place.
-async fn has(store: &Store, new: &NewObject) -> Result<bool, StoreError> {
+/// Returns true if the store has this response or a newer one.
+async fn is_stored(store: &Store, new: &NewObject) -> Result<bool, StoreError> {
     let variants = store.lookup(&new.key).await?;
     let is_it = |object: &crate::Object| {
         object.selecting == new.selecting && object.response_time >= new.response_time
@@ -115,16 +116,16 @@ async fn has(store: &Store, new: &NewObject) -> Result<bool, StoreError> {
     Ok(variants.iter().any(is_it))
 }
 
-/// Makes another object of a blob that was just committed. The commit finds the bytes there and keeps one copy.
+/// Stores another object with a blob that was just committed. The commit detects the duplicate.
 async fn copy(store: &Arc<Store>, from: &BodySource, len: u64, object: NewObject) -> Result<(), BundleError> {
     let mut writer = store.begin_blob(Some(len)).await?;
     let mut segment = writer.begin_segment(0);
     let mut position = 0;
     while position < len {
-        // It was written a moment ago: the disk that cannot read it back will not do for a store.
+        // The blob was written a moment ago: a disk that cannot read it back is unusable.
         let bytes = store.read(from, position).await.map_err(|error| StoreError::Io {
-            doing: "read back a blob taken in by",
-            path: "import".into(),
+            doing: "read back an imported blob of",
+            path: "store".into(),
             source: std::io::Error::other(error),
         })?;
         position += bytes.len() as u64;

@@ -1,16 +1,16 @@
-//! Bundles: objects of one store in a file that another takes in, for a site without a line or a new one. Owns the
-//! format and how strictly it is read; a bundle says of itself that it is sound, and nothing it says is believed.
+//! Bundles: objects of one store in a file that another store imports, for a new site or one without a line. This
+//! module owns the format. A bundle is untrusted input: every claim in it is verified.
 //!
 //! ```text
 //! gupd-bundle.json          {"format":1,"created":…}                  first
 //! objects/<sha-256>.json    an object's head: key, status, fields, times, and the name and length of its blob
-//! blobs/<sha-256>           that blob, behind all heads that have it  … any number of these
-//! end.json                  {"objects":…,"blobs":…}                   last, so that a bundle that was cut is known
+//! blobs/<sha-256>           that blob, after all heads that have it   … any number of these
+//! end.json                  {"objects":…,"blobs":…}                   last; detects a truncated bundle
 //! ```
 //!
-//! It is a tar of plain files in exactly this order, compressed with zstd. A head's name is the SHA-256 of its key, a
-//! zero byte and its selecting fields; a blob's name is the SHA-256 of its bytes. An import reads the bundle twice:
-//! once to verify all of it, and only then to take it in, object by object.
+//! It is a tar of plain files in exactly this order, compressed with zstd. A head is named by the SHA-256 of its
+//! key, a zero byte and its selecting fields; a blob by the SHA-256 of its bytes. An import reads the bundle
+//! twice: first to verify all of it, then to import it object by object.
 
 mod export;
 mod head;
@@ -36,65 +36,64 @@ const FORMAT: u32 = 1;
 const BEGIN: &str = "gupd-bundle.json";
 const END: &str = "end.json";
 
-/// Bytes of a head's entry, at most: a record of the store's trailer with every byte escaped.
+/// Maximum size of a head's entry in bytes: a trailer record with every byte escaped.
 const HEAD_MAX: u64 = 512 << 10;
 
-/// Heads before one blob, at most, since they are held until it comes; a blob with more objects comes again.
+/// Maximum number of heads before one blob, since they are held in memory. A blob with more objects is repeated.
 const HEADS_MAX: usize = 64;
 
-/// Bytes of the window a bundle may need for decompression, as a power of two: what `zstd` itself takes without
-/// `--long`.
+/// Maximum decompression window as a power of two: the limit of `zstd` without `--long`.
 const WINDOW_LOG: u32 = 27;
 
-/// Why a bundle was not written or not taken in.
+/// Error of an export or import.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BundleError {
-    /// The bundle's file.
-    #[error("cannot {doing} the bundle {}: {source}", path.display())]
+    /// The bundle's file cannot be read or written.
+    #[error("cannot {doing} bundle {}: {source}", path.display())]
     File {
         /// The operation.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// It is not one, or not whole, or does not agree with itself.
-    #[error("the bundle {} is refused at entry \"{entry}\": {fault}; nothing of it was taken in, get or export it again", path.display())]
+    /// The file is not a bundle, is truncated, or contradicts itself.
+    #[error("bundle {}: refused at entry \"{entry}\": {fault}; nothing was imported: export or transfer it again", path.display())]
     Refused {
         /// The file.
         path: PathBuf,
         /// The entry.
         entry: String,
-        /// What is wrong.
+        /// Description of the fault.
         fault: String,
     },
-    /// It was sound when it was verified, and no longer was when it was read.
-    #[error("the bundle {} changed while it was taken in, at entry \"{entry}\": {fault}; what came before is kept, run it again with a file that nobody writes to", path.display())]
+    /// The file was valid when it was verified and has changed since.
+    #[error("bundle {}: changed during the import at entry \"{entry}\": {fault}; earlier objects are kept: import it again from a file that does not change", path.display())]
     Changed {
         /// The file.
         path: PathBuf,
         /// The entry.
         entry: String,
-        /// What is wrong.
+        /// Description of the fault.
         fault: String,
     },
-    /// The store cannot hold what comes next.
-    #[error("no room for {need} bytes within `store.{limit}`; what came before is kept, make room and import it again", limit = limit.as_str())]
+    /// The store has no room for the next blob.
+    #[error("store: no room for {need} bytes within `store.{limit}`; earlier objects are kept: make room and import again", limit = limit.as_str())]
     NoRoom {
-        /// Bytes on disk that it needs.
+        /// Bytes on disk that the blob needs.
         need: u64,
-        /// The setting that is in the way.
+        /// The setting that limits the room.
         limit: StoreLimit,
     },
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(StoreError),
 }
 
 impl From<StoreError> for BundleError {
-    /// What passes a response through uncached ends an import.
+    /// For a fill these errors only mean that the response is passed through; for an import they are final.
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NoRoom { need, limit } => Self::NoRoom { need, limit },

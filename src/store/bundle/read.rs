@@ -1,6 +1,6 @@
-//! Reading a bundle strictly: the entries the format defines, in its order, and nothing else. No entry's name is ever
-//! used as a path, nothing is allocated by what an entry claims, and what is read is bounded before it is: a head by
-//! its own bound, all blobs together by the store's quota. A blob's end is told only when its SHA-256 agrees. Blocks.
+//! Strict bundle reader: exactly the entries of the format, in its order. No entry name is used as a path, and
+//! nothing is allocated by what an entry claims. Sizes are bounded before reading: a head by its own limit, all
+//! blobs together by the store's quota. A blob ends successfully only if its SHA-256 agrees. Blocks.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -17,7 +17,7 @@ use super::{BEGIN, BeginEntry, BundleError, END, EndEntry, FORMAT, HEAD_MAX, HEA
 use crate::{BlobId, CHUNK, NewObject};
 use gupd_config::clock::UnixMillis;
 
-/// What a bundle has in it.
+/// Contents of a bundle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BundleContents {
     /// Objects.
@@ -28,20 +28,21 @@ pub struct BundleContents {
     pub bytes: u64,
 }
 
-/// What is done with a bundle's contents.
+/// Receiver of a bundle's contents.
 pub(super) trait Sink {
-    /// A blob begins, and these objects have it.
+    /// A blob of these objects begins.
     fn begin(&mut self, objects: Vec<NewObject>, id: BlobId, len: u64) -> Result<(), BundleError>;
-    /// Its next bytes, a chunk but for the last.
+    /// The next bytes of the blob: a chunk, or the rest.
     fn write(&mut self, bytes: Bytes) -> Result<(), BundleError>;
-    /// It was whole, and is what its name says.
+    /// The blob is complete and its SHA-256 agrees.
     fn end(&mut self) -> Result<(), BundleError>;
 }
 
-/// Verifies a whole bundle, of `quota` bytes of blobs at most, and takes nothing in. Tells the bytes of blobs read.
+/// Verifies a whole bundle with at most `quota` bytes of blobs, without importing it. Calls `read` with the bytes
+/// of each piece.
 ///
 /// # Errors
-/// At the first thing that is wrong.
+/// The first fault found.
 pub fn check(
     path: &Path,
     quota: u64,
@@ -63,28 +64,30 @@ pub(super) fn walk(
     let failed = |source| BundleError::File { doing: "read", path: path.to_owned(), source };
     let mut decoder = opened.map_err(failed)?;
     decoder.window_log_max(WINDOW_LOG).map_err(failed)?;
-    let mut walk = BundleReader {
+    let mut reader = BundleReader {
         quota,
         now,
         heads: Vec::new(),
         contents: BundleContents::default(),
-        at: BEGIN.to_owned(),
+        entry: BEGIN.to_owned(),
     };
-    match walk.entries(&mut Archive::new(decoder), sink) {
-        Ok(()) => Ok(walk.contents),
+    match reader.read_entries(&mut Archive::new(decoder), sink) {
+        Ok(()) => Ok(reader.contents),
         Err(Stop::Bundle(error)) => Err(error),
-        Err(Stop::Fault(fault)) => Err(BundleError::Refused { path: path.to_owned(), entry: walk.at, fault }),
+        Err(Stop::Fault(fault)) => {
+            Err(BundleError::Refused { path: path.to_owned(), entry: reader.entry, fault })
+        }
     }
 }
 
-/// Heads whose blob has not come yet, and what came so far.
+/// Heads whose blob follows, and the contents so far.
 struct BundleReader {
     quota: u64,
     now: UnixMillis,
     heads: Vec<((BlobId, u64), NewObject)>,
     contents: BundleContents,
-    /// Name of the entry it is at, printable.
-    at: String,
+    /// Printable name of the current entry.
+    entry: String,
 }
 
 enum Stop {
@@ -93,71 +96,80 @@ enum Stop {
 }
 
 impl BundleReader {
-    fn entries<R: Read>(&mut self, archive: &mut Archive<R>, sink: &mut impl Sink) -> Result<(), Stop> {
+    fn read_entries<R: Read>(&mut self, archive: &mut Archive<R>, sink: &mut impl Sink) -> Result<(), Stop> {
         // Raw: the extensions of tar, which are read into memory whatever their size, are not part of the format.
-        let mut entries = archive.entries().map_err(unreadable)?.raw(true);
+        let mut entries = archive.entries().map_err(tar_fault)?.raw(true);
         let mut begun = false;
         loop {
             let Some(entry) = entries.next() else {
-                return Err(Stop::fault("it is cut: there is no end.json"));
+                return Err(Stop::fault("truncated: end.json is missing"));
             };
-            let mut entry = entry.map_err(unreadable)?;
+            let mut entry = entry.map_err(tar_fault)?;
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            self.at = name.escape_default().take(128).collect();
+            self.entry = name.escape_default().take(128).collect();
             if entry.header().entry_type() != EntryType::Regular {
-                return Err(Stop::fault("it is not a plain file"));
+                return Err(Stop::fault("not a plain file"));
             }
-            let len = entry.header().entry_size().map_err(unreadable)?;
+            let len = entry.header().entry_size().map_err(tar_fault)?;
             match name.as_str() {
                 BEGIN if !begun => {
-                    let BeginEntry { format, .. } = json(&mut entry, len)?;
+                    let BeginEntry { format, .. } = read_json(&mut entry, len)?;
                     if format != FORMAT {
-                        return Err(Stop::Fault(format!("its format is {format}, this gupd reads {FORMAT}")));
+                        return Err(Stop::Fault(format!(
+                            "unknown format {format}: this gupd reads {FORMAT}"
+                        )));
                     }
                     begun = true;
                 }
-                _ if !begun => return Err(Stop::fault("a bundle begins with gupd-bundle.json")),
+                _ if !begun => return Err(Stop::fault("the first entry is not gupd-bundle.json")),
                 END => {
-                    self.end(&json(&mut entry, len)?)?;
+                    self.check_end(&read_json(&mut entry, len)?)?;
                     break;
                 }
-                head if head.starts_with("objects/") => self.head(head, &json(&mut entry, len)?)?,
+                head if head.starts_with("objects/") => self.read_head(head, &read_json(&mut entry, len)?)?,
                 blob => match blob.strip_prefix("blobs/").and_then(|id| id.parse().ok()) {
-                    Some(id) => self.blob(id, len, &mut entry, sink)?,
-                    None => return Err(Stop::fault("no entry of a bundle has this name")),
+                    Some(id) => self.read_blob(id, len, &mut entry, sink)?,
+                    None => return Err(Stop::fault("unexpected entry name")),
                 },
             }
         }
         match entries.next() {
             None => Ok(()),
-            Some(_) => Err(Stop::fault("something follows it")),
+            Some(_) => Err(Stop::fault("another entry follows")),
         }
     }
 
-    fn head(&mut self, name: &str, head: &ObjectHead) -> Result<(), Stop> {
+    fn read_head(&mut self, name: &str, head: &ObjectHead) -> Result<(), Stop> {
         if head.name() != name {
-            return Err(Stop::fault("its name is not its key's SHA-256"));
+            return Err(Stop::fault("the name is not the SHA-256 of the key"));
         }
         if self.heads.len() == HEADS_MAX {
-            return Err(Stop::Fault(format!("it is one of more than {HEADS_MAX} heads without a blob")));
+            return Err(Stop::Fault(format!("more than {HEADS_MAX} heads without a blob")));
         }
-        let (blob, object) = (head.blob().map_err(Stop::Fault)?, head.object(self.now).map_err(Stop::Fault)?);
+        let (blob, object) =
+            (head.blob().map_err(Stop::Fault)?, head.to_object(self.now).map_err(Stop::Fault)?);
         self.heads.push((blob, object));
         Ok(())
     }
 
-    fn blob(&mut self, id: BlobId, len: u64, body: &mut impl Read, sink: &mut impl Sink) -> Result<(), Stop> {
+    fn read_blob(
+        &mut self,
+        id: BlobId,
+        len: u64,
+        body: &mut impl Read,
+        sink: &mut impl Sink,
+    ) -> Result<(), Stop> {
         if self.heads.is_empty() {
-            return Err(Stop::fault("no head before it names it"));
+            return Err(Stop::fault("no preceding head names this blob"));
         }
         if self.heads.iter().any(|(named, _)| *named != (id, len)) {
-            return Err(Stop::fault("a head before it names another blob, or another length"));
+            return Err(Stop::fault("a preceding head names another blob or length"));
         }
         let objects: Vec<NewObject> = self.heads.drain(..).map(|(_, object)| object).collect();
         let bytes = self.contents.bytes.saturating_add(len);
         if bytes > self.quota {
             return Err(Stop::Fault(format!(
-                "the blobs up to here have {bytes} bytes and `store.quota` is {}",
+                "blobs of {bytes} bytes so far exceed `store.quota` of {}",
                 self.quota
             )));
         }
@@ -168,48 +180,47 @@ impl BundleReader {
         let mut digest = Sha256::new();
         let mut left = len;
         while left > 0 {
-            let piece = piece(body, left.min(CHUNK))?;
+            let piece = read_piece(body, left.min(CHUNK))?;
             left -= piece.len() as u64;
             digest.update(&piece);
             sink.write(piece)?;
         }
         if BlobId::from(<[u8; 32]>::from(digest.finalize())) != id {
-            return Err(Stop::fault("its bytes have another SHA-256"));
+            return Err(Stop::fault("the SHA-256 of the bytes differs"));
         }
         Ok(sink.end()?)
     }
 
-    fn end(&self, end: &EndEntry) -> Result<(), Stop> {
+    fn check_end(&self, end: &EndEntry) -> Result<(), Stop> {
         if !self.heads.is_empty() {
-            return Err(Stop::fault("the last head's blob is missing"));
+            return Err(Stop::fault("the blob of the last head is missing"));
         }
         if *end != (EndEntry { objects: self.contents.objects, blobs: self.contents.blobs }) {
-            return Err(Stop::fault("it counts other objects or blobs than there were"));
+            return Err(Stop::fault("the counts of objects or blobs differ"));
         }
         Ok(())
     }
 }
 
-/// Exactly `len` bytes, a chunk at most.
-fn piece(from: &mut impl Read, len: u64) -> Result<Bytes, Stop> {
+/// Reads exactly `len` bytes, at most a chunk.
+fn read_piece(from: &mut impl Read, len: u64) -> Result<Bytes, Stop> {
     let mut bytes = BytesMut::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
-    from.read_exact(&mut bytes).map_err(unreadable)?;
+    from.read_exact(&mut bytes).map_err(tar_fault)?;
     Ok(bytes.freeze())
 }
 
-fn json<T: DeserializeOwned>(entry: &mut impl Read, len: u64) -> Result<T, Stop> {
+fn read_json<T: DeserializeOwned>(entry: &mut impl Read, len: u64) -> Result<T, Stop> {
     if len > HEAD_MAX {
-        return Err(Stop::Fault(format!("it has {len} bytes, and a head has at most {HEAD_MAX}")));
+        return Err(Stop::Fault(format!("{len} bytes; a head has at most {HEAD_MAX}")));
     }
-    let bytes = piece(entry, len)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Stop::Fault(format!("it is not what it should be: {error}")))
+    let bytes = read_piece(entry, len)?;
+    serde_json::from_slice(&bytes).map_err(|error| Stop::Fault(format!("invalid JSON: {error}")))
 }
 
-fn unreadable(error: io::Error) -> Stop {
+fn tar_fault(error: io::Error) -> Stop {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => Stop::fault("it is cut"),
-        _ => Stop::Fault(format!("it is no zstd-compressed tar: {error}")),
+        io::ErrorKind::UnexpectedEof => Stop::fault("truncated"),
+        _ => Stop::Fault(format!("not a zstd-compressed tar: {error}")),
     }
 }
 
@@ -225,7 +236,7 @@ impl From<BundleError> for Stop {
     }
 }
 
-/// Takes nothing in.
+/// Discards the contents and reports their size.
 struct Verifier<P>(P);
 
 impl<P: FnMut(u64)> Sink for Verifier<P> {

@@ -1,17 +1,18 @@
-//! The journal of the index: every object that entered, changed or left, and every record that was set, one checksummed
-//! frame each, appended in the order of the index's transactions. It is read only when the index is damaged, missing or behind it, and then has
-//! what a blob's own trailer has not: objects that share another's blob, and heads that a `304` refreshed.
+//! Journal of the index: one checksummed frame for every object that entered, changed or left, and for every
+//! record that was set, in the order of the index's transactions. It is read only when the index is damaged,
+//! missing or behind it. It then supplies what blob trailers lack: objects that share a blob, and heads refreshed
+//! by a `304`.
 //!
-//! It costs a commit one write of a few hundred bytes for all changes of a transaction, just before that commits, and
-//! no sync: like the index's last transactions, its last frames survive a crash of the process and not always one of
-//! the machine. Then the trailers of the blobs stand in. A frame that is damaged is skipped, those behind it are found
-//! by their mark. A sound one of a kind that is not known is a later gupd's, and passed over.
+//! All changes of a transaction cost one write of a few hundred bytes just before the commit, and no sync. Like
+//! the index's last transactions, its last frames survive a crash of the process, but not always one of the
+//! machine; the blob trailers then fill in. A damaged frame is skipped, and the next one is found by its mark. A
+//! valid frame of unknown kind comes from a later gupd and is ignored.
 //!
 //! ```text
 //! mark (4) · length (4) · payload · XXH3-64 of length and payload (8)
-//! payload: 1 · id (8) · hold (1) · SHA-256 (32) · body's length (8) · bytes on disk (8) · the object's record
+//! payload: 1 · id (8) · retention (1) · SHA-256 (32) · body's length (8) · bytes on disk (8) · the object's record
 //!        | 2 · id (8)
-//!        | 3 · there (1) · name (4 + n) · value
+//!        | 3 · present (1) · name (4 + n) · value
 //! ```
 
 use std::fs::File;
@@ -30,10 +31,10 @@ const PUT: u8 = 1;
 const REMOVE: u8 = 2;
 const RECORD: u8 = 3;
 
-/// Bytes of a record's name and value, at most: a list of three thousand catalogs. An object's record has less.
+/// Maximum bytes of a record's name and value: a list of three thousand catalogs. An object's record has less.
 pub(crate) const NAMED_MAX: usize = 512 << 10;
 
-/// Bytes of a payload, at most: fields, and the largest record.
+/// Maximum bytes of a payload: fields, and the largest record.
 const PAYLOAD_MAX: usize = 58 + NAMED_MAX;
 
 /// Bytes of a frame besides its payload.
@@ -42,29 +43,29 @@ const FRAME: usize = 16;
 /// Bytes read at once.
 const WINDOW: usize = 1 << 20;
 
-/// An object as it is in the index, with what only the index knows of its blob.
+/// An object in the index, with the index's data about its blob.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ObjectEntry {
     pub(super) id: i64,
-    pub(super) hold: Retention,
+    pub(super) retention: Retention,
     pub(super) blob: BlobId,
-    /// The body's length.
+    /// Length of the body.
     pub(super) len: u64,
-    /// The blob's bytes on disk.
+    /// Bytes of the blob on disk.
     pub(super) disk: u64,
     pub(super) new: NewObject,
 }
 
-/// What a frame says.
+/// A decoded frame.
 #[derive(Debug, PartialEq)]
 pub(super) enum JournalEntry {
-    /// The object is now this one, whatever it was.
+    /// The object was inserted or replaced.
     Put(Box<ObjectEntry>),
-    /// There is no object with this id any more.
+    /// The object with this id was removed.
     Remove(i64),
-    /// The record has this value now, or is gone.
+    /// The record was set or removed.
     Record { name: String, value: Option<Vec<u8>> },
-    /// What a later gupd knows.
+    /// A kind of a later gupd.
     Unknown,
 }
 
@@ -76,32 +77,32 @@ pub(super) struct IndexJournal {
 }
 
 impl IndexJournal {
-    /// Opens the file, or begins it.
+    /// Opens the file, or creates it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let len = file.metadata()?.len();
         Ok(Self { file, len })
     }
 
-    /// Bytes that are there.
+    /// Returns its length.
     pub(super) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Appends frames; after a failure the next ones take their place.
+    /// Appends frames and returns the new length. After a failure the next frames overwrite these.
     pub(super) fn append(&mut self, frames: &[u8]) -> io::Result<u64> {
         self.file.write_all_at(frames, self.len)?;
         self.len += frames.len() as u64;
         Ok(self.len)
     }
 
-    /// Forgets what was appended from here on: the index did not take it.
-    pub(super) fn take_back(&mut self, from: u64) -> io::Result<()> {
+    /// Removes the frames from `from` on: the index did not commit them.
+    pub(super) fn truncate(&mut self, from: u64) -> io::Result<()> {
         self.len = from;
         self.file.set_len(from)
     }
 
-    /// What was appended from here on.
+    /// Returns the frames from `from` on.
     pub(super) fn tail(&self, from: u64) -> io::Result<Vec<u8>> {
         let mut tail = vec![0; usize::try_from(self.len.saturating_sub(from)).unwrap_or(0)];
         self.file.read_exact_at(&mut tail, from)?;
@@ -114,12 +115,12 @@ impl ObjectEntry {
     pub(super) fn encode(&self, frames: &mut Vec<u8>) {
         let mut payload = vec![PUT];
         payload.extend_from_slice(&self.id.to_le_bytes());
-        payload.push(self.hold.bits());
+        payload.push(self.retention.bits());
         payload.extend_from_slice(self.blob.as_bytes());
         payload.extend_from_slice(&self.len.to_le_bytes());
         payload.extend_from_slice(&self.disk.to_le_bytes());
         payload.extend_from_slice(&self.new.encode());
-        frame(frames, &payload);
+        append_frame(frames, &payload);
     }
 }
 
@@ -127,28 +128,28 @@ impl ObjectEntry {
 pub(super) fn encode_remove(object: i64, frames: &mut Vec<u8>) {
     let mut payload = vec![REMOVE];
     payload.extend_from_slice(&object.to_le_bytes());
-    frame(frames, &payload);
+    append_frame(frames, &payload);
 }
 
-/// Appends the frame of a record, whose size the caller has checked.
+/// Appends the frame of a record; the caller has checked its size.
 pub(super) fn encode_record(name: &str, value: Option<&[u8]>, frames: &mut Vec<u8>) {
     let mut payload = vec![RECORD, u8::from(value.is_some())];
     put(&mut payload, name.as_bytes());
     payload.extend_from_slice(value.unwrap_or_default());
-    frame(frames, &payload);
+    append_frame(frames, &payload);
 }
 
-fn frame(frames: &mut Vec<u8>, payload: &[u8]) {
+fn append_frame(frames: &mut Vec<u8>, payload: &[u8]) {
     let begin = frames.len() + MARK.len();
     frames.extend_from_slice(&MARK);
-    // A record's size was checked before it came here.
+    // The callers have checked the size of a record.
     frames.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
     frames.extend_from_slice(payload);
     let checksum = xxh3_64(&frames[begin..]);
     frames.extend_from_slice(&checksum.to_le_bytes());
 }
 
-/// The first frame of `bytes`, and its length; `None` if it is not a sound one.
+/// Decodes the first frame of `bytes` and returns its length; `None` if it is invalid.
 fn decode(bytes: &[u8]) -> Option<(JournalEntry, usize)> {
     let mut fields = FieldReader(bytes);
     if fields.array()? != MARK {
@@ -166,7 +167,7 @@ fn decode(bytes: &[u8]) -> Option<(JournalEntry, usize)> {
     let entry = match fields.array()? {
         [PUT] => JournalEntry::Put(Box::new(ObjectEntry {
             id: i64::from_le_bytes(fields.array()?),
-            hold: Retention::from_bits(u8::from_le_bytes(fields.array()?))?,
+            retention: Retention::from_bits(u8::from_le_bytes(fields.array()?))?,
             blob: fields.array::<32>()?.into(),
             len: u64::from_le_bytes(fields.array()?),
             disk: u64::from_le_bytes(fields.array()?),
@@ -174,22 +175,22 @@ fn decode(bytes: &[u8]) -> Option<(JournalEntry, usize)> {
         })),
         [REMOVE] => JournalEntry::Remove(i64::from_le_bytes(fields.array()?)),
         [RECORD] => {
-            let there = fields.array()? != [0];
+            let is_present = fields.array()? != [0];
             let name = std::str::from_utf8(fields.bytes()?).ok()?.to_owned();
-            JournalEntry::Record { name, value: there.then(|| fields.0.to_vec()) }
+            JournalEntry::Record { name, value: is_present.then(|| fields.0.to_vec()) }
         }
         _ => JournalEntry::Unknown,
     };
     Some((entry, payload.len() + FRAME))
 }
 
-/// Reads frames one after another, past those that are damaged.
+/// Reads frames in order and skips damaged ones.
 pub(super) struct FrameReader<R> {
     from: R,
     window: Vec<u8>,
     at: usize,
     ended: bool,
-    /// Bytes that were not part of a sound frame.
+    /// Bytes that belong to no valid frame.
     pub(super) skipped: u64,
 }
 
@@ -198,31 +199,31 @@ impl<R: Read> FrameReader<R> {
         Self { from, window: Vec::new(), at: 0, ended: false, skipped: 0 }
     }
 
-    /// The next sound frame.
+    /// Returns the next valid frame.
     pub(super) fn next(&mut self) -> io::Result<Option<JournalEntry>> {
         loop {
             self.refill()?;
-            let left = &self.window[self.at..];
-            if left.is_empty() {
+            let rest = &self.window[self.at..];
+            if rest.is_empty() {
                 return Ok(None);
             }
-            if let Some((entry, len)) = decode(left) {
+            if let Some((entry, len)) = decode(rest) {
                 self.at += len;
                 return Ok(Some(entry));
             }
-            let next = left[1..].windows(MARK.len()).position(|bytes| *bytes == MARK);
-            // The last bytes may be the begin of a mark, if more come.
+            let next = rest[1..].windows(MARK.len()).position(|bytes| *bytes == MARK);
+            // The last bytes may be the start of a mark.
             let skip = match next {
                 Some(next) => 1 + next,
-                None if self.ended => left.len(),
-                None => left.len() - (MARK.len() - 1),
+                None if self.ended => rest.len(),
+                None => rest.len() - (MARK.len() - 1),
             };
             self.at += skip;
             self.skipped += skip as u64;
         }
     }
 
-    /// Has the largest frame in the window, unless the end is nearer.
+    /// Fills the window with at least the largest frame, unless the file ends earlier.
     fn refill(&mut self) -> io::Result<()> {
         if self.ended || self.window.len() - self.at >= PAYLOAD_MAX + FRAME {
             return Ok(());
@@ -241,7 +242,7 @@ mod tests {
     use http::{HeaderMap, StatusCode};
     use proptest::prelude::*;
 
-    fn put(id: i64) -> ObjectEntry {
+    fn entry(id: i64) -> ObjectEntry {
         let new = NewObject {
             key: format!("all/content/{id}").into(),
             selecting: String::new(),
@@ -252,8 +253,8 @@ mod tests {
             request_time: 1,
             response_time: 2,
         };
-        let hold = Retention { pinned: id % 2 == 0, kept: id % 3 == 0 };
-        ObjectEntry { id, hold, blob: [7; 32].into(), len: 10, disk: 4096, new }
+        let retention = Retention { permanent: id % 2 == 0, pinned: id % 3 == 0 };
+        ObjectEntry { id, retention, blob: [7; 32].into(), len: 10, disk: 4096, new }
     }
 
     fn entries(bytes: &[u8]) -> Vec<JournalEntry> {
@@ -262,11 +263,11 @@ mod tests {
     }
 
     #[test]
-    fn frames_read_back_in_their_order_across_windows() {
+    fn frames_round_trip_in_order_across_windows() {
         let mut bytes = Vec::new();
         let many = 12_000;
         for id in 0..many {
-            put(id).encode(&mut bytes);
+            entry(id).encode(&mut bytes);
             encode_remove(id, &mut bytes);
             encode_record(&id.to_string(), (id % 2 == 0).then_some(b"value"), &mut bytes);
         }
@@ -276,18 +277,19 @@ mod tests {
             value: (id % 2 == 0).then(|| b"value".to_vec()),
         };
         let expected = (0..many)
-            .flat_map(|id| [JournalEntry::Put(Box::new(put(id))), JournalEntry::Remove(id), record(id)]);
+            .flat_map(|id| [JournalEntry::Put(Box::new(entry(id))), JournalEntry::Remove(id), record(id)]);
         assert!(entries(&bytes).into_iter().eq(expected));
     }
 
     #[test]
-    fn a_kind_that_is_not_known_is_passed_over_and_is_no_damage() {
+    fn frame_of_unknown_kind_is_ignored() {
         let mut bytes = Vec::new();
-        put(1).encode(&mut bytes);
-        frame(&mut bytes, &[77, 1, 2, 3]);
+        entry(1).encode(&mut bytes);
+        append_frame(&mut bytes, &[77, 1, 2, 3]);
         encode_remove(1, &mut bytes);
         let mut frames = FrameReader::new(&bytes[..]);
-        for expected in [JournalEntry::Put(Box::new(put(1))), JournalEntry::Unknown, JournalEntry::Remove(1)]
+        for expected in
+            [JournalEntry::Put(Box::new(entry(1))), JournalEntry::Unknown, JournalEntry::Remove(1)]
         {
             assert_eq!(frames.next().unwrap(), Some(expected));
         }
@@ -295,18 +297,18 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_a_gupd_that_knew_pins_alone_reads_back() {
+    fn frame_of_first_version_is_unchanged() {
         let hex = "f5676a318600000001020000000000000001070707070707070707070707070707070707070707070707070707\
              07070707070a000000000000000010000000000000010d000000616c6c2f636f6e74656e742f32000000001100\
              000076697275732d646566696e6974696f6e73070000006d616e61676572c80001000000000000000200000000\
              00000000000000154db9a9f71989bf";
         let mut bytes = Vec::new();
-        put(2).encode(&mut bytes);
+        entry(2).encode(&mut bytes);
         assert_eq!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), hex);
     }
 
     #[test]
-    fn the_largest_record_reads_back() {
+    fn largest_record_round_trips() {
         let value = vec![7; NAMED_MAX - 4];
         let mut bytes = Vec::new();
         for _ in 0..3 {
@@ -318,22 +320,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_flipped_bit_costs_one_frame(at: proptest::sample::Index) {
+        fn flipped_bit_costs_one_frame(at: proptest::sample::Index) {
             let mut bytes = Vec::new();
-            (0..5).for_each(|id| put(id).encode(&mut bytes));
+            (0..5).for_each(|id| entry(id).encode(&mut bytes));
             let bit = at.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             let hit = bit / 8 / (bytes.len() / 5);
-            let expected = (0..5).filter(|id| *id != hit).map(|id| JournalEntry::Put(Box::new(put(id as i64))));
+            let expected = (0..5).filter(|id| *id != hit).map(|id| JournalEntry::Put(Box::new(entry(id as i64))));
             prop_assert!(entries(&bytes).into_iter().eq(expected));
         }
 
         #[test]
-        fn a_torn_end_costs_one_frame(cut in 1usize..100) {
+        fn torn_end_costs_one_frame(cut in 1usize..100) {
             let mut bytes = Vec::new();
-            (0..2).for_each(|id| put(id).encode(&mut bytes));
+            (0..2).for_each(|id| entry(id).encode(&mut bytes));
             bytes.truncate(bytes.len() - cut);
-            prop_assert_eq!(entries(&bytes), [JournalEntry::Put(Box::new(put(0)))]);
+            prop_assert_eq!(entries(&bytes), [JournalEntry::Put(Box::new(entry(0)))]);
         }
     }
 }

@@ -1,12 +1,12 @@
-//! What indexes of earlier versions lack, each brought to the schema's in one transaction: a crash in the middle leaves
-//! the old one. Their rows are believed as far as their version could tell.
+//! Migration of indexes of earlier schema versions, each in one transaction: a crash leaves the old index. Their
+//! rows are trusted as far as their version could verify them.
 
 use rusqlite::Connection;
 
 use super::schema::{HOLDS, NAMED, QUEUES, SCHEMA, recount, set_version};
 use super::statements::IndexChange;
 
-/// Version 1 knew last uses only: its objects were used before, in that order.
+/// Version 1 had last uses only. Its objects count as used before, in that order.
 const FROM_1: &str = "
     ALTER TABLE objects ADD COLUMN queue INTEGER NOT NULL DEFAULT 1;
     ALTER TABLE objects ADD COLUMN uses INTEGER NOT NULL DEFAULT 0;
@@ -23,7 +23,7 @@ const FROM_1: &str = "
     DROP TRIGGER object_out;
 ";
 
-/// Version 2 counted what was pinned among what has a turn, and kept nothing.
+/// Version 2 counted retained objects as evictable, and had no pins.
 const FROM_2: &str = "
     ALTER TABLE totals ADD COLUMN held_bytes INTEGER NOT NULL DEFAULT 0;
     DROP TRIGGER object_in;
@@ -36,10 +36,10 @@ pub(super) fn from_1(connection: &mut Connection) -> rusqlite::Result<()> {
     for change in [FROM_1, QUEUES, HOLDS, NAMED] {
         transaction.execute_batch(change)?;
     }
-    IndexChange::new(&transaction).sum_all()?;
+    IndexChange::new(&transaction).add_checksums()?;
     set_version(&transaction)?;
     transaction.commit()?;
-    tell(1);
+    log_migration(1);
     Ok(())
 }
 
@@ -51,10 +51,10 @@ pub(super) fn from_2(connection: &mut Connection) -> rusqlite::Result<()> {
     recount(&transaction)?;
     set_version(&transaction)?;
     transaction.commit()?;
-    tell(2);
+    log_migration(2);
     Ok(())
 }
 
-fn tell(before: i64) {
-    tracing::info!(before, schema = SCHEMA, "brought the index to this version's schema");
+fn log_migration(before: i64) {
+    tracing::info!(before, schema = SCHEMA, "index schema migrated");
 }

@@ -1,9 +1,9 @@
-//! The index: which objects there are and which blobs they have. Owns the database and its journal; relies on
-//! [`Folder`] only for files that enter or leave together with a row. Changes queue for one writing thread; look-ups run
-//! on a few reading connections beside it. Nothing here runs on an async thread.
+//! Index of objects and blobs in SQLite. It owns the database and its journal, and uses [`Folder`] only for files
+//! that enter or leave together with a row. Changes queue for one writing thread; lookups run on a few reading
+//! connections. Nothing here runs on an async thread.
 //!
-//! An index that is damaged or missing is made anew from the journal ([`rebuild`]), at start or while it serves; until
-//! that is done every call fails, and requests are passed through.
+//! A damaged or missing index is rebuilt from the journal ([`rebuild`]), at start or while it serves. Until then
+//! every call fails, and requests are passed through.
 
 mod check;
 mod compact;
@@ -41,17 +41,16 @@ use gupd_config::clock::Clock;
 
 pub(super) use self::journal::NAMED_MAX;
 pub(super) use self::records::NamedValue;
-pub(super) use self::retention::Retention;
 pub(super) use self::row::{ROW, object, unsigned};
 pub(super) use self::statements::{BATCH, IndexChange, RemovalTarget, RemovedObjects};
 
-/// Changes waiting for the writing thread; beyond them callers wait.
+/// Maximum number of queued changes; further callers wait.
 const QUEUE: usize = 1024;
 
-/// Look-ups at once. A look-up takes microseconds; this many saturate a disk.
+/// Maximum number of concurrent lookups. A lookup takes microseconds; this many saturate a disk.
 const READERS: usize = 4;
 
-/// Rows read at once by who reads all: a millisecond's work, beside which look-ups go on.
+/// Rows read at once in a scan: a millisecond's work, beside which lookups proceed.
 const PAGE: usize = 512;
 
 /// The open index.
@@ -61,7 +60,7 @@ pub(super) struct Index {
     jobs: Option<mpsc::Sender<Work>>,
     writer: Option<JoinHandle<()>>,
     readers: Arc<Readers>,
-    /// All of it was read since the start and found sound.
+    /// The whole index was checked since the start.
     checked: AtomicBool,
 }
 
@@ -71,7 +70,7 @@ struct Readers {
     idle: Mutex<Vec<Reader>>,
 }
 
-/// A reading connection, to the file of that generation.
+/// A reading connection to the index file of `generation`.
 #[derive(Debug)]
 struct Reader {
     generation: u64,
@@ -79,7 +78,7 @@ struct Reader {
 }
 
 impl Index {
-    /// Opens, begins or remakes the index and starts its thread.
+    /// Opens, creates or rebuilds the index and starts its thread.
     pub(super) fn open(
         folder: Arc<Folder>,
         room: Arc<DiskBudget>,
@@ -94,7 +93,7 @@ impl Index {
         let thread = std::thread::Builder::new().name("gupd-index".to_owned());
         let checked = AtomicBool::new(check::is_small(&path));
         let writer = thread.spawn(move || writer.run(queue)).map_err(|source| StoreError::Io {
-            doing: "start the thread of the index",
+            doing: "start the index thread for",
             path,
             source,
         })?;
@@ -102,115 +101,116 @@ impl Index {
         Ok(Self { state, jobs: Some(jobs), writer: Some(writer), readers: Arc::new(readers), checked })
     }
 
-    /// Goes on with the index that is now in the place of the one that was opened.
+    /// Switches to the index of the store that replaced this one.
     pub(super) async fn reopen(&self) -> Result<(), StoreError> {
-        let (done, told) = oneshot::channel();
+        let (done, reply) = oneshot::channel();
         self.send(Work::Reopen(done)).await?;
-        told.await.map_err(|_| self.stopped())??;
+        reply.await.map_err(|_| self.stopped())??;
         self.checked.store(false, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Commits what is waiting and closes the file for changes: every later one fails. Reading goes on.
+    /// Commits queued changes and closes the file for changes: later ones fail. Reads still work.
     pub(super) async fn release(&self) {
-        let (done, told) = oneshot::channel();
+        let (done, reply) = oneshot::channel();
         if self.send(Work::Release(done)).await.is_ok() {
-            // A thread that ends without a word has closed the file too.
-            let _closed = told.await;
+            // A thread that ended early has closed the file too.
+            let _closed = reply.await;
         }
     }
 
-    /// What a rebuilt index still lacks, and whether files were looked at.
+    /// Returns the shared state of the index.
     pub(super) fn state(&self) -> &IndexState {
         &self.state
     }
 
-    /// Upkeep: has a damaged file replaced, checks a large index once, writes the journal anew if that is due.
+    /// Runs maintenance: replaces a damaged file, checks a large index once, and compacts the journal if that is
+    /// due.
     pub(super) async fn maintain(&self) -> Result<(), StoreError> {
         if self.state.is_damaged() {
-            self.send(Work::Look).await?;
+            self.send(Work::CheckDamage).await?;
         }
         if !self.checked.load(Ordering::Relaxed) {
-            self.read(check::whole).await?;
+            self.read(check::check_all).await?;
             self.checked.store(true, Ordering::Relaxed);
         }
         self.compact().await
     }
 
-    /// All variants of a key, newest first.
+    /// Returns all variants of a key, newest first.
     pub(super) async fn find(&self, key: &str) -> Result<Vec<Object>, StoreError> {
         let key = key.to_owned();
         self.read(move |connection| row::find(connection, &key)).await
     }
 
-    /// A page of all objects but copies by row, behind `after`.
+    /// Returns a page of objects without copies, by row, after `after`.
     pub(super) async fn page(&self, after: i64) -> Result<Vec<Object>, StoreError> {
         self.read(move |connection| row::page(connection, after, PAGE)).await
     }
 
-    /// Keys of all copies.
+    /// Returns the keys of all copies.
     pub(super) async fn copies(&self) -> Result<Vec<ObjectKey>, StoreError> {
         self.read(row::copies).await
     }
 
-    /// All records whose names begin with `prefix`.
+    /// Returns all records whose names begin with `prefix`.
     pub(super) async fn records(&self, prefix: &str) -> Result<Vec<NamedValue>, StoreError> {
         let prefix = prefix.to_owned();
-        self.read(move |connection| records::records(connection, &prefix)).await
+        self.read(move |connection| records::with_prefix(connection, &prefix)).await
     }
 
-    /// A page of what is known of clients by name, behind `after`.
+    /// Returns a page of client rows by name, after `after`.
     pub(super) async fn clients(&self, after: &str) -> Result<Vec<NamedValue>, StoreError> {
         let after = after.to_owned();
-        self.read(move |connection| records::clients(connection, &after, PAGE)).await
+        self.read(move |connection| records::page_clients(connection, &after, PAGE)).await
     }
 
-    /// Objects that have this body, newest first, at most `limit`.
+    /// Returns at most `limit` objects of a blob, newest first.
     pub(super) async fn objects_of(&self, blob: BlobId, limit: usize) -> Result<Vec<Object>, StoreError> {
-        self.read(move |connection| row::of_blob(connection, blob, limit)).await
+        self.read(move |connection| row::with_blob(connection, blob, limit)).await
     }
 
-    /// Those of `ids` that have no row.
-    pub(super) async fn absent(&self, ids: Vec<BlobId>) -> Result<Vec<BlobId>, StoreError> {
+    /// Returns those of `ids` that have no row.
+    pub(super) async fn missing_blobs(&self, ids: Vec<BlobId>) -> Result<Vec<BlobId>, StoreError> {
         self.read(move |connection| {
-            let absent = |id: BlobId| match statements::blob(connection, id) {
+            let missing = |id: BlobId| match statements::blob_row(connection, id) {
                 Ok(None) => Some(Ok(id)),
                 Ok(Some(_)) => None,
                 Err(error) => Some(Err(error)),
             };
-            ids.into_iter().filter_map(absent).collect()
+            ids.into_iter().filter_map(missing).collect()
         })
         .await
     }
 
-    /// Runs a change and commits it. Gives, besides its result, the files of blobs that went with it: dropping them
-    /// removes them, which may block.
+    /// Runs a change and commits it. Returns, besides its result, the files of removed blobs: dropping them
+    /// unlinks them, which may block.
     pub(super) async fn change<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut IndexChange<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<(T, Vec<Scratch>), StoreError> {
-        let (tell, told) = oneshot::channel();
+        let (answer, reply) = oneshot::channel();
         let state = Arc::clone(&self.state);
         let job = move |connection: &Connection| {
             let mut change = IndexChange::new(connection);
-            let result = writer::savepoint(&mut change, work, |error| state.failed(&error));
+            let result = writer::run_in_savepoint(&mut change, work, |error| state.map_error(&error));
             PendingCommit {
                 unreferenced: change.unreferenced,
                 journal: change.journal,
-                // A caller that went away wants no answer.
+                // The caller may have gone away.
                 answer: Box::new(move |committed| {
-                    drop(tell.send(committed.and_then(|taken_out| Ok((result?, taken_out)))));
+                    drop(answer.send(committed.and_then(|removed_files| Ok((result?, removed_files)))));
                 }),
             }
         };
         self.send(Work::Change(Box::new(job))).await?;
-        told.await.map_err(|_| self.stopped())?
+        reply.await.map_err(|_| self.stopped())?
     }
 
-    /// An error of one of a change's statements.
-    pub(super) fn failure(&self) -> impl Fn(rusqlite::Error) -> StoreError + Send + use<> {
+    /// Returns a function that maps errors of a change's statements.
+    pub(super) fn error_mapper(&self) -> impl Fn(rusqlite::Error) -> StoreError + Send + use<> {
         let state = Arc::clone(&self.state);
-        move |error| state.failed(&error)
+        move |error| state.map_error(&error)
     }
 
     async fn read<T: Send + 'static>(
@@ -222,7 +222,7 @@ impl Index {
         let read = spawn_blocking(move || {
             let _permit = permit;
             if state.is_damaged() {
-                return Err(state.error("it is damaged and being rebuilt".to_owned()));
+                return Err(state.error("damaged and being rebuilt".to_owned()));
             }
             let generation = state.generation.load(Ordering::Acquire);
             let idle = readers.idle().pop().filter(|idle| idle.generation == generation);
@@ -235,12 +235,12 @@ impl Index {
                 readers.idle().push(Reader { generation, connection });
                 Ok(result)
             };
-            look().map_err(|error: rusqlite::Error| state.failed(&error))
+            look().map_err(|error: rusqlite::Error| state.map_error(&error))
         });
         let result = read.await?;
         if result.is_err() && self.state.is_damaged() {
-            // With a full queue the thread has work, and looks after it.
-            self.jobs.as_ref().map(|jobs| jobs.try_send(Work::Look));
+            // With a full queue the thread is busy, and checks for damage afterwards.
+            self.jobs.as_ref().map(|jobs| jobs.try_send(Work::CheckDamage));
         }
         result
     }
@@ -256,15 +256,15 @@ impl Index {
 }
 
 impl Drop for Index {
-    /// Waits for the last transaction, so that whoever opens the folder next finds it whole.
+    /// Waits for the last transaction, so that the folder's next owner finds it complete.
     fn drop(&mut self) {
         self.jobs = None;
-        // The writing connection is the last one then, and leaves no -wal.
+        // The writing connection is then the last one and leaves no -wal.
         self.readers.idle().clear();
         if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {
-            tracing::error!("the index's thread ended by a panic");
+            tracing::error!("index thread panicked");
         }
     }
 }

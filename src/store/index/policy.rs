@@ -1,78 +1,78 @@
-//! RemovalTarget objects give way to others: S3-FIFO (Yang et al., "FIFO Queues are All You Need for Cache EvictionReason", SOSP
-//! 2023). New objects are on probation in a small queue; one that was used there moves on to the main queue, one that
-//! was not goes, and its key is remembered for a while, so that it begins in the main queue if it comes back. In the
-//! main queue each use buys another round. A scan of whole files that nobody asks for again thus goes through the
-//! small queue and leaves the rest alone.
+//! Eviction policy: S3-FIFO (Yang et al., "FIFO Queues are All You Need for Cache Eviction", SOSP 2023). New
+//! objects enter a small queue. One that was used there moves to the main queue. One that was not is evicted, and
+//! its key is remembered for a while as a ghost, so that it enters the main queue if it returns. In the main
+//! queue each use buys another round. A scan of files that are requested once thus passes through the small queue
+//! and leaves the rest alone.
 //!
-//! Here the queues are rows in the order of `entered`, so a turn is one look-up by an index. Three things are not the
-//! paper's, and measured better on a site's requests (benches/README.md): the small queue has a quarter instead of a
-//! tenth, because new revisions are what most clients want; one use is enough to stay, because uses are written down
-//! once a minute and a crowd counts as one; and the number of ghosts is fixed.
+//! The queues are rows ordered by `entered`, so a step is one index lookup. Three details differ from the paper
+//! and measured better on a site's requests (benches/README.md). The small queue has a quarter instead of a
+//! tenth, because most clients want new revisions. One use is enough to stay, because uses are recorded once a
+//! minute and a crowd counts as one. The number of ghosts is fixed.
 //!
-//! What is held has no turn, and its bytes are none of the queues'. When no object has a turn, what is kept and not
-//! pinned goes, the longest unused first.
+//! Retained objects are in no queue, and their bytes do not count. When both queues are empty, the least recently
+//! used pinned object is evicted.
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::row::unsigned;
 use super::statements::{BATCH, IndexChange, ObjectRef, RemovedObjects};
 
-/// Percent of all objects' bytes above which the small queue gives way first.
+/// Percentage of all objects' bytes above which the small queue is evicted first.
 const SMALL_SHARE: u64 = 25;
 
-/// Uses that count; more buy no further rounds.
+/// Maximum number of uses that count; more buy no further rounds.
 pub(super) const USES_MAX: i64 = 3;
 
-/// Keys remembered of objects that went from the small queue.
+/// Maximum number of ghosts: keys evicted from the small queue.
 const GHOSTS: i64 = 1024;
 
-/// Objects given another chance for one that goes. Beyond it the next goes whatever its uses, so that room is made
-/// in bounded time even if everything was used.
+/// Number of objects that may be given another round for one eviction. Beyond it the next object is evicted
+/// regardless of its uses, so that eviction takes bounded time even if everything was used.
 const CHANCES: usize = BATCH;
 
-/// Where an object waits for its turn. The numbers are the column's.
+/// Queue of an object. The numbers are those of the column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queue {
-    /// On probation.
+    /// New objects.
     Small = 0,
-    /// Used before.
+    /// Objects that were used.
     Main = 1,
 }
 
-/// An object whose turn it is.
+/// The next object of a queue.
 struct EvictionCandidate {
     found: ObjectRef,
     uses: i64,
 }
 
-/// The queue a new object of this key begins in.
-pub(super) fn begins_in(connection: &Connection, key: &str) -> Result<Queue> {
+/// Returns the queue that a new object of this key enters.
+pub(super) fn initial_queue(connection: &Connection, key: &str) -> Result<Queue> {
     let mut forget = connection.prepare_cached("DELETE FROM ghosts WHERE key = ?1")?;
-    Ok(if forget.execute([ghost(key)])? > 0 { Queue::Main } else { Queue::Small })
+    Ok(if forget.execute([key_hash(key)])? > 0 { Queue::Main } else { Queue::Small })
 }
 
-/// The place behind all others of a queue.
-pub(super) fn last(connection: &Connection, queue: Queue) -> Result<i64> {
+/// Returns the position after all others of a queue.
+pub(super) fn next_position(connection: &Connection, queue: Queue) -> Result<i64> {
     let mut last = connection.prepare_cached(
         "SELECT coalesce(max(entered), 0) + 1 FROM objects WHERE queue = ?1 AND pinned = 0",
     )?;
     last.query_row([queue as i64], |row| row.get(0))
 }
 
-/// Removes objects until their blobs give back `enough` bytes, at most [`BATCH`] of them, at least one if there is
-/// one that is not pinned.
+/// Evicts objects until their blobs free `enough` bytes: at most [`BATCH`] of them, and at least one if any is
+/// evictable.
 pub(super) fn evict(change: &mut IndexChange<'_>, enough: u64) -> Result<RemovedObjects> {
     let mut all = RemovedObjects::default();
     let mut chances = CHANCES;
     while all.removed.bytes < enough && all.keys.len() < BATCH {
-        let first = if small_is_over(change.connection)? { Queue::Small } else { Queue::Main };
+        let first = if is_small_queue_over(change.connection)? { Queue::Small } else { Queue::Main };
         let other = if first == Queue::Small { Queue::Main } else { Queue::Small };
-        let (queue, next) = match candidate(change.connection, first)? {
+        let (queue, next) = match next_candidate(change.connection, first)? {
             Some(next) => (first, next),
-            None => match candidate(change.connection, other)? {
+            None => match next_candidate(change.connection, other)? {
                 Some(next) => (other, next),
                 None => {
-                    let Some(removed) = give_up(change)? else { break };
+                    let Some(removed) = evict_pinned(change)? else { break };
                     all.add(removed);
                     continue;
                 }
@@ -80,74 +80,73 @@ pub(super) fn evict(change: &mut IndexChange<'_>, enough: u64) -> Result<Removed
         };
         if next.uses > 0 && chances > 0 {
             chances -= 1;
-            let left = if queue == Queue::Small { 0 } else { next.uses - 1 };
-            enter_main(change.connection, next.found.id, left)?;
+            let uses = if queue == Queue::Small { 0 } else { next.uses - 1 };
+            move_to_main(change.connection, next.found.id, uses)?;
             continue;
         }
         if queue == Queue::Small {
-            remember(change.connection, &next.found.key)?;
+            remember_ghost(change.connection, &next.found.key)?;
         }
         all.add(change.delete(vec![next.found])?);
     }
     Ok(all)
 }
 
-fn small_is_over(connection: &Connection) -> Result<bool> {
+fn is_small_queue_over(connection: &Connection) -> Result<bool> {
     let mut totals =
         connection.prepare_cached("SELECT small_bytes, object_bytes - held_bytes FROM totals")?;
     let (small, all) = totals.query_row([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
     Ok(u128::from(small.unsigned_abs()) * 100 > u128::from(all.unsigned_abs()) * u128::from(SMALL_SHARE))
 }
 
-fn candidate(connection: &Connection, queue: Queue) -> Result<Option<EvictionCandidate>> {
+fn next_candidate(connection: &Connection, queue: Queue) -> Result<Option<EvictionCandidate>> {
     let mut first = connection.prepare_cached(
         "SELECT id, key, blob, uses FROM objects WHERE queue = ?1 AND pinned = 0 ORDER BY entered, id LIMIT 1",
     )?;
     first
         .query_row([queue as i64], |row| {
-            Ok(EvictionCandidate { found: ObjectRef::of(row)?, uses: row.get(3)? })
+            Ok(EvictionCandidate { found: ObjectRef::from_row(row)?, uses: row.get(3)? })
         })
         .optional()
 }
 
-/// Removes the kept object that was not used for longest.
-fn give_up(change: &mut IndexChange<'_>) -> Result<Option<RemovedObjects>> {
+/// Evicts the least recently used pinned object.
+fn evict_pinned(change: &mut IndexChange<'_>) -> Result<Option<RemovedObjects>> {
     let found = {
         let mut first = change.connection.prepare_cached(
             "SELECT id, key, blob, (SELECT len FROM blobs WHERE id = blob) FROM objects WHERE pinned = 2
              ORDER BY last_used LIMIT 1",
         )?;
-        first.query_row([], |row| Ok((ObjectRef::of(row)?, unsigned(row, 3)?))).optional()?
+        first.query_row([], |row| Ok((ObjectRef::from_row(row)?, unsigned(row, 3)?))).optional()?
     };
     let Some((found, len)) = found else { return Ok(None) };
-    let given_up = vec![(found.key.clone(), len)];
-    Ok(Some(RemovedObjects { given_up, ..change.delete(vec![found])? }))
+    let evicted_pins = vec![(found.key.clone(), len)];
+    Ok(Some(RemovedObjects { evicted_pins, ..change.delete(vec![found])? }))
 }
 
-fn enter_main(connection: &Connection, object: i64, uses: i64) -> Result<()> {
-    let at = last(connection, Queue::Main)?;
+fn move_to_main(connection: &Connection, object: i64, uses: i64) -> Result<()> {
+    let at = next_position(connection, Queue::Main)?;
     let mut enter =
         connection.prepare_cached("UPDATE objects SET queue = ?2, entered = ?3, uses = ?4 WHERE id = ?1")?;
     enter.execute(params![object, Queue::Main as i64, at, uses]).map(drop)
 }
 
-fn remember(connection: &Connection, key: &str) -> Result<()> {
+fn remember_ghost(connection: &Connection, key: &str) -> Result<()> {
     let mut remember = connection.prepare_cached("INSERT OR REPLACE INTO ghosts (key) VALUES (?1)")?;
-    let last = remember.insert([ghost(key)])?;
+    let last = remember.insert([key_hash(key)])?;
     connection.prepare_cached("DELETE FROM ghosts WHERE id <= ?1")?.execute([last - GHOSTS]).map(drop)
 }
 
-/// What is remembered of a key. Two keys with one hash cost a wrong guess.
-fn ghost(key: &str) -> i64 {
+/// Returns the ghost of a key. Two keys with the same hash cost a wrong guess.
+fn key_hash(key: &str) -> i64 {
     xxhash_rust::xxh3::xxh3_64(key.as_bytes()).cast_signed()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{retention::Retention, schema};
+    use super::super::schema;
     use super::*;
-    use crate::NewObject;
-    use crate::ObjectKey;
+    use crate::{NewObject, ObjectKey};
     use http::{HeaderMap, StatusCode};
     use proptest::prelude::*;
     use std::collections::{HashMap, VecDeque};
@@ -165,14 +164,14 @@ mod tests {
         }
     }
 
-    /// The same policy as lists.
+    /// The same policy on lists.
     #[derive(Default)]
     struct Model {
         queues: [VecDeque<u8>; 2],
         uses: HashMap<u8, i64>,
         sizes: HashMap<u8, u64>,
         ghosts: Vec<u8>,
-        kept: Vec<u8>,
+        pinned: Vec<u8>,
         last_used: HashMap<u8, i64>,
     }
 
@@ -186,9 +185,9 @@ mod tests {
             self.sizes.insert(key, size);
         }
 
-        fn keep(&mut self, key: u8) {
+        fn pin(&mut self, key: u8) {
             self.queues.iter_mut().for_each(|queue| queue.retain(|other| *other != key));
-            self.kept.push(key);
+            self.pinned.push(key);
         }
 
         fn bytes(&self, keys: impl IntoIterator<Item = u8>) -> u64 {
@@ -196,13 +195,13 @@ mod tests {
         }
 
         fn evict(&mut self, enough: u64) -> Vec<u8> {
-            let (mut gone, mut freed) = (Vec::new(), 0);
+            let (mut evicted, mut freed) = (Vec::new(), 0);
             while freed < enough && !self.sizes.is_empty() {
                 if self.queues.iter().all(VecDeque::is_empty) {
-                    self.kept.sort_by_key(|key| self.last_used[key]);
-                    let key = self.kept.remove(0);
+                    self.pinned.sort_by_key(|key| self.last_used[key]);
+                    let key = self.pinned.remove(0);
                     freed += self.sizes.remove(&key).unwrap();
-                    gone.push(key);
+                    evicted.push(key);
                     continue;
                 }
                 let small = self.bytes(self.queues[0].iter().copied()) * 100;
@@ -218,14 +217,14 @@ mod tests {
                 }
                 self.ghosts.extend((queue == 0).then_some(key));
                 freed += self.sizes.remove(&key).unwrap();
-                gone.push(key);
+                evicted.push(key);
             }
-            gone
+            evicted
         }
     }
 
     fn index() -> Connection {
-        let connection = schema::begin(std::path::Path::new(":memory:")).unwrap();
+        let connection = schema::create(std::path::Path::new(":memory:")).unwrap();
         schema::finish(&connection).unwrap();
         connection
     }
@@ -238,23 +237,23 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn what_goes_is_what_the_paper_says_and_what_is_kept_goes_last(
+        fn evictions_match_the_model_and_pinned_objects_are_last(
             steps in proptest::collection::vec((0..6u8, any::<u8>(), 1..50u64), 1..120),
         ) {
             let connection = index();
             let mut change = IndexChange::new(&connection);
             let (mut model, mut ids) = (Model::default(), HashMap::new());
-            for (now, (what, key, size)) in (0..).zip(steps) {
+            for (now, (step, key, size)) in (0..).zip(steps) {
                 let key = key % 32;
-                match what {
+                match step {
                     0 => {
-                        let RemovedObjects { keys, given_up, .. } = evict(&mut change, size).unwrap();
-                        let gone: Vec<u8> = keys.iter().map(|key| key.parse().unwrap()).collect();
-                        let kept = model.kept.clone();
-                        prop_assert_eq!(gone, model.evict(size));
-                        let was_kept = |key: &&ObjectKey| kept.contains(&key.parse().unwrap());
-                        let expected: Vec<&ObjectKey> = keys.iter().filter(was_kept).collect();
-                        prop_assert_eq!(given_up.iter().map(|(key, _)| key).collect::<Vec<_>>(), expected);
+                        let RemovedObjects { keys, evicted_pins, .. } = evict(&mut change, size).unwrap();
+                        let evicted: Vec<u8> = keys.iter().map(|key| key.parse().unwrap()).collect();
+                        let pinned = model.pinned.clone();
+                        prop_assert_eq!(evicted, model.evict(size));
+                        let was_pinned = |key: &&ObjectKey| pinned.contains(&key.parse().unwrap());
+                        let expected: Vec<&ObjectKey> = keys.iter().filter(was_pinned).collect();
+                        prop_assert_eq!(evicted_pins.iter().map(|(key, _)| key).collect::<Vec<_>>(), expected);
                     }
                     1 | 2 if !model.sizes.contains_key(&key) => {
                         ids.insert(key, insert(&mut change, key, size, now));
@@ -265,9 +264,9 @@ mod tests {
                         model.last_used.insert(key, now);
                         model.uses.entry(key).and_modify(|uses| *uses = (*uses + 1).min(USES_MAX));
                     }
-                    5 if model.sizes.contains_key(&key) && !model.kept.contains(&key) => {
-                        change.hold(&key.to_string(), |hold| Retention { kept: true, ..hold }).unwrap();
-                        model.keep(key);
+                    5 if model.sizes.contains_key(&key) && !model.pinned.contains(&key) => {
+                        change.set_pinned(&key.to_string(), true).unwrap();
+                        model.pin(key);
                     }
                     _ => {}
                 }
@@ -276,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_goes_and_what_is_used_stays() {
+    fn scan_is_evicted_and_used_objects_stay() {
         let connection = index();
         let mut change = IndexChange::new(&connection);
         let used: Vec<i64> = (0..10).map(|key| insert(&mut change, key, 10, 0)).collect();
@@ -284,14 +283,14 @@ mod tests {
         for key in 10..200 {
             insert(&mut change, key, 10, 0);
             if key >= 20 {
-                let gone = evict(&mut change, 10).unwrap().keys;
-                assert!(gone.iter().all(|key| key.parse::<u8>().unwrap() >= 10), "{gone:?}");
+                let evicted = evict(&mut change, 10).unwrap().keys;
+                assert!(evicted.iter().all(|key| key.parse::<u8>().unwrap() >= 10), "{evicted:?}");
             }
         }
     }
 
     #[test]
-    fn room_is_made_in_bounded_time_though_everything_was_used() {
+    fn eviction_is_bounded_when_everything_was_used() {
         let connection = index();
         let mut change = IndexChange::new(&connection);
         for row in 0..u16::try_from(2 * CHANCES).unwrap() {
@@ -309,7 +308,7 @@ mod tests {
     fn ghosts_are_bounded() {
         let connection = index();
         for key in 0..2 * GHOSTS {
-            remember(&connection, &key.to_string()).unwrap();
+            remember_ghost(&connection, &key.to_string()).unwrap();
         }
         let ghosts: i64 = connection.query_row("SELECT count(*) FROM ghosts", [], |row| row.get(0)).unwrap();
         assert_eq!(ghosts, GHOSTS);

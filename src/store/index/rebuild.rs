@@ -1,9 +1,9 @@
-//! Opening the index whatever became of it. A sound one that is behind its journal is brought up to it. One that is
-//! damaged or missing is made anew from the journal, in a file of its own that takes the place by a rename; the damaged
-//! one is kept aside. A new folder is the same with nothing to read.
+//! Opening of the index in any state. A valid index that is behind its journal is brought up to date. A damaged
+//! or missing one is rebuilt from the journal in a new file, which replaces it by a rename; the damaged file is
+//! kept aside. A new folder is the same with nothing to read.
 //!
-//! What the journal does not have is in the blobs' trailers. Reading those is left to the sweep behind the start; here
-//! only the room of the files without a row is counted, so that the quota holds meanwhile.
+//! Objects missing from the journal are in the blobs' trailers. The sweep after the start reads those. Here only
+//! the room of files without a row is counted, so that the quota holds meanwhile.
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom};
@@ -15,62 +15,62 @@ use super::check;
 use super::journal::{FrameReader, IndexJournal, JournalEntry};
 use super::policy::{self, Queue};
 use super::schema::{self, INCOMPLETE, IndexFault};
-use super::state::suspect;
+use super::state::suspect_path;
 use super::statements::{self, IndexChange};
-use crate::budget::on_disk;
+use crate::budget::allocated_size;
 use crate::folder::Folder;
 use crate::{BlobId, StoreError};
 use gupd_config::clock::UnixMillis;
 
-/// An index that can be used.
+/// An index ready for use.
 pub(super) struct OpenedIndex {
     pub(super) connection: Connection,
     pub(super) journal: IndexJournal,
     /// The journal has every object.
     pub(super) complete: bool,
-    /// Bytes on disk of files without a row that may be objects; `None` if such files are none.
+    /// Bytes on disk of files without a row that may be objects; `None` if no such file can be one.
     pub(super) unclaimed: Option<u64>,
 }
 
-/// Opens the index, or makes one; in any case if it `is_damaged`.
+/// Opens the index, or rebuilds it if it is missing or damaged.
 pub(super) fn open(folder: &Folder, now: UnixMillis, is_damaged: bool) -> Result<OpenedIndex, StoreError> {
     let path = folder.index();
-    let sound = match is_damaged || suspect(&path).exists() {
-        true => Err(IndexFault::Damaged("it was found damaged while it served".to_owned())),
+    let sound = match is_damaged || suspect_path(&path).exists() {
+        true => Err(IndexFault::Damaged("found damaged while it served".to_owned())),
         false => schema::open(&path),
     };
     match sound {
-        Ok(connection) => settle(connection, folder, now),
-        Err(IndexFault::Missing) => anew(folder, None, now),
-        Err(IndexFault::Damaged(fault)) => anew(folder, Some(&fault), now),
+        Ok(connection) => reconcile(connection, folder, now),
+        Err(IndexFault::Missing) => rebuild(folder, None, now),
+        Err(IndexFault::Damaged(fault)) => rebuild(folder, Some(&fault), now),
         Err(unsound) => Err(unsound.into_error(&path)),
     }
 }
 
-/// Opens an index that was found damaged, if all of it is sound after all: SQLite calls a read that fails damage too.
+/// Opens an index that was found damaged, if a full check succeeds: SQLite reports a failed read as damage too.
 pub(super) fn open_sound(folder: &Folder, now: UnixMillis) -> Option<OpenedIndex> {
     let path = folder.index();
     let connection = schema::open(&path).ok()?;
-    check::whole(&connection).ok()?;
-    let opened = settle(connection, folder, now).ok()?;
-    drop(fs::remove_file(suspect(&path)));
-    tracing::warn!(index = %path.display(), "the index could not be read for a time, and is sound");
+    check::check_all(&connection).ok()?;
+    let opened = reconcile(connection, folder, now).ok()?;
+    drop(fs::remove_file(suspect_path(&path)));
+    tracing::warn!(index = %path.display(), "index is intact after failed reads");
     Some(opened)
 }
 
-/// The journal's file.
-pub(super) fn journal(index: &Path) -> PathBuf {
+/// Returns the path of the journal.
+pub(super) fn journal_path(index: &Path) -> PathBuf {
     index.with_file_name("index.journal")
 }
 
-/// Makes an index from the journal and opens it; the one with this fault stays in its place until that is done, since
-/// a disk that fails may be the fault.
-fn anew(folder: &Folder, fault: Option<&str>, now: UnixMillis) -> Result<OpenedIndex, StoreError> {
+/// Rebuilds the index from the journal and opens it. The old file stays in place until that is done, since a
+/// failing disk may have caused the fault.
+fn rebuild(folder: &Folder, fault: Option<&str>, now: UnixMillis) -> Result<OpenedIndex, StoreError> {
     let path = folder.index();
     let new = path.with_file_name("index.new");
     remove(new.clone())?;
-    let failed = failure(&new);
-    let connection = schema::begin(&new).map_err(&failed)?;
+    let failed = error_mapper(&new);
+    let connection = schema::create(&new).map_err(&failed)?;
     let transaction = connection.unchecked_transaction().map_err(&failed)?;
     let (replayed, at) = replay(&transaction, folder, 0, 1, now)?;
     schema::finish(&transaction).map_err(&failed)?;
@@ -78,39 +78,39 @@ fn anew(folder: &Folder, fault: Option<&str>, now: UnixMillis) -> Result<OpenedI
     transaction.commit().map_err(&failed)?;
     connection.close().map_err(|(_, error)| failed(error))?;
     if let Some(fault) = fault {
-        let kept = path.with_file_name(format!("index.damaged-{now}"));
-        tracing::warn!(index = %path.display(), kept = %kept.display(), fault,
-            "the index is damaged; it is kept aside and made anew");
-        set_aside(&path, &kept)?;
+        let aside = path.with_file_name(format!("index.damaged-{now}"));
+        tracing::warn!(index = %path.display(), kept = %aside.display(), fault,
+            "index damaged; kept aside and rebuilt");
+        set_aside(&path, &aside)?;
     }
-    // What belongs to a file that is gone would be taken for the new one's.
-    remove(beside(&path, "-wal"))?;
-    remove(beside(&path, "-shm"))?;
-    let place = || {
+    // SQLite would apply leftover files to the new index.
+    remove(sibling(&path, "-wal"))?;
+    remove(sibling(&path, "-shm"))?;
+    let install = || {
         File::open(&new)?.sync_all()?;
         fs::rename(&new, &path)?;
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     };
-    place().map_err(|source| StoreError::Io { doing: "put into its place", path: new.clone(), source })?;
-    // It has nothing to say of the new one.
-    drop(fs::remove_file(suspect(&path)));
+    install().map_err(|source| StoreError::Io { doing: "install", path: new.clone(), source })?;
+    // The mark does not apply to the new index.
+    drop(fs::remove_file(suspect_path(&path)));
     let connection = schema::open(&path).map_err(|unsound| unsound.into_error(&path))?;
-    let opened = settle(connection, folder, now)?;
+    let opened = reconcile(connection, folder, now)?;
     if replayed > 0 || opened.unclaimed.is_some() {
         tracing::warn!(
             entries = replayed,
-            files_to_look_into = opened.unclaimed.is_some(),
-            "made the index anew from its journal"
+            files_to_examine = opened.unclaimed.is_some(),
+            "index rebuilt from its journal"
         );
     }
     Ok(opened)
 }
 
-/// Brings an index and its journal together.
-fn settle(connection: Connection, folder: &Folder, now: UnixMillis) -> Result<OpenedIndex, StoreError> {
+/// Reconciles an index with its journal.
+fn reconcile(connection: Connection, folder: &Folder, now: UnixMillis) -> Result<OpenedIndex, StoreError> {
     let path = folder.index();
-    let failed = failure(&path);
-    let file = journal(&path);
+    let failed = error_mapper(&path);
+    let file = journal_path(&path);
     let opened = IndexJournal::open(&file);
     let journal = opened.map_err(|source| StoreError::Io { doing: "open", path: file, source })?;
     let (at, adopting): (i64, bool) = connection
@@ -121,16 +121,16 @@ fn settle(connection: Connection, folder: &Folder, now: UnixMillis) -> Result<Op
     let mut complete = at != INCOMPLETE;
     if at > end {
         if complete {
-            tracing::warn!("the index's journal is cut short or missing; it is written anew");
+            tracing::warn!("index journal truncated or missing; it is rewritten");
         }
         complete = false;
     } else if at < end {
-        let place = policy::last(&transaction, Queue::Main).map_err(&failed)?;
+        let place = policy::next_position(&transaction, Queue::Main).map_err(&failed)?;
         let (entries, _) = replay(&transaction, folder, at.unsigned_abs(), place, now)?;
-        tracing::info!(entries, "the index was behind its journal and has what it lacked");
+        tracing::info!(entries, "index brought up to date from its journal");
     }
     let at = if complete { end } else { INCOMPLETE };
-    let unclaimed = if adopting { unclaimed(&transaction, folder)? } else { 0 };
+    let unclaimed = if adopting { unclaimed_bytes(&transaction, folder)? } else { 0 };
     transaction
         .execute("UPDATE totals SET journal = ?1, adopting = ?2", (at, unclaimed > 0))
         .map_err(&failed)?;
@@ -138,8 +138,8 @@ fn settle(connection: Connection, folder: &Folder, now: UnixMillis) -> Result<Op
     Ok(OpenedIndex { connection, journal, complete, unclaimed: (unclaimed > 0).then_some(unclaimed) })
 }
 
-/// Does what the journal says from a position on; objects enter the main queue from `place` on. Gives the number of entries, and the journal's end if nothing in it
-/// was unreadable.
+/// Replays the journal from a position; objects enter the main queue at `place` and after. Returns the number of
+/// entries, and the journal's end if all of it was readable.
 fn replay(
     connection: &Connection,
     folder: &Folder,
@@ -147,9 +147,9 @@ fn replay(
     mut place: i64,
     now: UnixMillis,
 ) -> Result<(u64, i64), StoreError> {
-    let path = journal(&folder.index());
+    let path = journal_path(&folder.index());
     let io = |source| StoreError::Io { doing: "read", path: path.clone(), source };
-    let failed = failure(&folder.index());
+    let failed = error_mapper(&folder.index());
     let mut file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
@@ -157,12 +157,12 @@ fn replay(
     };
     let end = file.metadata().map_err(io)?.len();
     file.seek(SeekFrom::Start(from)).map_err(io)?;
-    let there = |id: BlobId, len: u64| fs::metadata(folder.blob(id)).is_ok_and(|file| file.len() >= len);
+    let is_present = |id: BlobId, len: u64| fs::metadata(folder.blob(id)).is_ok_and(|file| file.len() >= len);
     let mut change = IndexChange::new(connection);
     let (mut frames, mut entries) = (FrameReader::new(file), 0);
     while let Some(entry) = frames.next().map_err(io)? {
         match entry {
-            JournalEntry::Put(put) => change.restore(&put, there, place, now),
+            JournalEntry::Put(entry) => change.restore(&entry, is_present, place, now),
             JournalEntry::Remove(object) => change.restore_removal(object),
             JournalEntry::Record { name, value } => change.restore_record(&name, value.as_deref()),
             JournalEntry::Unknown => Ok(()),
@@ -174,32 +174,31 @@ fn replay(
     }
     if frames.skipped > 0 {
         tracing::warn!(bytes = frames.skipped, journal = %path.display(),
-            "the index's journal is damaged in part; blobs' own records stand in");
+            "index journal damaged in part; missing objects are restored from blobs");
     }
     let at = if frames.skipped == 0 { i64::try_from(end).unwrap_or(INCOMPLETE) } else { INCOMPLETE };
     Ok((entries, at))
 }
 
-/// Bytes on disk of files of blobs that have no row.
-fn unclaimed(connection: &Connection, folder: &Folder) -> Result<u64, StoreError> {
+/// Returns the bytes on disk of blob files without a row.
+fn unclaimed_bytes(connection: &Connection, folder: &Folder) -> Result<u64, StoreError> {
     let mut bytes = 0;
-    for shelf in folder.shelves() {
-        let io = |source| StoreError::Io { doing: "list", path: shelf.clone(), source };
-        for file in fs::read_dir(&shelf).map_err(io)? {
+    for dir in folder.blob_dirs() {
+        let io = |source| StoreError::Io { doing: "list", path: dir.clone(), source };
+        for file in fs::read_dir(&dir).map_err(io)? {
             let file = file.map_err(io)?;
             let Some(id) = file.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            if statements::blob(connection, id).map_err(failure(&folder.index()))?.is_none() {
-                bytes += on_disk(file.metadata().map_err(io)?.len());
+            if statements::blob_row(connection, id).map_err(error_mapper(&folder.index()))?.is_none() {
+                bytes += allocated_size(file.metadata().map_err(io)?.len());
             }
         }
     }
     Ok(bytes)
 }
 
-/// Moves a damaged index away, in place of one moved away earlier.
-fn set_aside(path: &Path, kept: &Path) -> Result<(), StoreError> {
-    let io =
-        |source| StoreError::Io { doing: "move the damaged index away to", path: kept.to_owned(), source };
+/// Moves a damaged index aside, and removes one moved aside earlier.
+fn set_aside(path: &Path, aside: &Path) -> Result<(), StoreError> {
+    let io = |source| StoreError::Io { doing: "move the damaged index to", path: aside.to_owned(), source };
     let folder = path.parent().unwrap_or(Path::new("."));
     for entry in fs::read_dir(folder).map_err(io)? {
         let entry = entry.map_err(io)?;
@@ -208,7 +207,7 @@ fn set_aside(path: &Path, kept: &Path) -> Result<(), StoreError> {
         }
     }
     for suffix in ["", "-wal", "-shm"] {
-        if let Err(source) = fs::rename(beside(path, suffix), beside(kept, suffix))
+        if let Err(source) = fs::rename(sibling(path, suffix), sibling(aside, suffix))
             && source.kind() != io::ErrorKind::NotFound
         {
             return Err(io(source));
@@ -226,13 +225,13 @@ fn remove(path: PathBuf) -> Result<(), StoreError> {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-fn failure(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError + use<> {
+fn error_mapper(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError + use<> {
     let path = path.to_owned();
     move |error| StoreError::Index { path: path.clone(), reason: error.to_string() }
 }

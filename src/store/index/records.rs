@@ -1,11 +1,11 @@
-//! NamedValue values beside the objects: records, which outlive the index by its journal, and what is known of clients,
-//! which does not. What a value says is its owner's. Each row has a checksum of its own, as objects have: a record that
-//! differs is damage of the index, a client's row is left out, for the client will come again.
+//! Named values beside the objects: records, which the journal preserves, and client rows, which it does not.
+//! Their content belongs to the callers. Each row has its own checksum, as objects have. A differing record means
+//! that the index is damaged; a differing client row is skipped, since the client will come again.
 
 use rusqlite::{Connection, Result, Row, params};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::check::damage;
+use super::check::corruption;
 use super::journal;
 use super::statements::IndexChange;
 
@@ -20,7 +20,7 @@ impl IndexChange<'_> {
         Ok(())
     }
 
-    /// The same as the journal has it, which is told nothing.
+    /// Sets a record from the journal, without a new entry.
     pub(super) fn restore_record(&self, name: &str, value: Option<&[u8]>) -> Result<()> {
         let (insert, delete) = (
             "INSERT OR REPLACE INTO records (name, value, sum) VALUES (?1, ?2, ?3)",
@@ -29,7 +29,7 @@ impl IndexChange<'_> {
         self.set(insert, delete, name, value)
     }
 
-    /// Sets what is known of a client, or removes it.
+    /// Sets a client row, or removes it.
     pub(crate) fn set_client(&self, name: &str, value: Option<&[u8]>) -> Result<()> {
         let (insert, delete) = (
             "INSERT OR REPLACE INTO clients (name, value, sum) VALUES (?1, ?2, ?3)",
@@ -41,7 +41,7 @@ impl IndexChange<'_> {
     fn set(&self, insert: &str, delete: &str, name: &str, value: Option<&[u8]>) -> Result<()> {
         let changed = match value {
             Some(value) => {
-                self.connection.prepare_cached(insert)?.execute(params![name, value, sum(name, value)])
+                self.connection.prepare_cached(insert)?.execute(params![name, value, checksum(name, value)])
             }
             None => self.connection.prepare_cached(delete)?.execute([name]),
         };
@@ -49,44 +49,47 @@ impl IndexChange<'_> {
     }
 }
 
-/// All records whose names begin with `prefix`, in the order of names.
-pub(super) fn records(connection: &Connection, prefix: &str) -> Result<Vec<NamedValue>> {
+/// Returns all records whose names begin with `prefix`, ordered by name.
+pub(super) fn with_prefix(connection: &Connection, prefix: &str) -> Result<Vec<NamedValue>> {
     let mut select =
         connection.prepare_cached("SELECT name, value, sum FROM records WHERE name >= ?1 ORDER BY name")?;
-    let rows = select.query_map([prefix], |row| stored(row)?.ok_or_else(damaged))?;
+    let rows = select.query_map([prefix], |row| decode(row)?.ok_or_else(record_corruption))?;
     rows.take_while(|row| row.as_ref().map_or(true, |(name, _)| name.starts_with(prefix))).collect()
 }
 
-/// Shows every record. Reads everything.
-pub(super) fn each(connection: &Connection, mut show: impl FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
+/// Passes every record to `visit`. Reads the whole table.
+pub(super) fn for_each(
+    connection: &Connection,
+    mut visit: impl FnMut(&str, &[u8]) -> Result<()>,
+) -> Result<()> {
     let mut select = connection.prepare("SELECT name, value, sum FROM records")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        let (name, value) = stored(row)?.ok_or_else(damaged)?;
-        show(&name, &value)?;
+        let (name, value) = decode(row)?.ok_or_else(record_corruption)?;
+        visit(&name, &value)?;
     }
     Ok(())
 }
 
-/// What is known of clients behind the name `after`, in the order of names, at most `limit` of them.
-pub(super) fn clients(connection: &Connection, after: &str, limit: usize) -> Result<Vec<NamedValue>> {
+/// Returns at most `limit` client rows after the name `after`, ordered by name.
+pub(super) fn page_clients(connection: &Connection, after: &str, limit: usize) -> Result<Vec<NamedValue>> {
     let mut select =
         connection.prepare_cached("SELECT name, value, sum FROM clients WHERE name > ?1 ORDER BY name")?;
-    let rows = select.query_map([after], stored)?;
+    let rows = select.query_map([after], decode)?;
     rows.filter_map(Result::transpose).take(limit).collect()
 }
 
-/// A row as it was written; `None` for anything else.
-fn stored(row: &Row<'_>) -> Result<Option<NamedValue>> {
+/// Decodes a row; `None` if its checksum differs.
+fn decode(row: &Row<'_>) -> Result<Option<NamedValue>> {
     let (name, value): NamedValue = (row.get(0)?, row.get(1)?);
-    Ok((row.get::<_, i64>(2)? == sum(&name, &value)).then_some((name, value)))
+    Ok((row.get::<_, i64>(2)? == checksum(&name, &value)).then_some((name, value)))
 }
 
-fn damaged() -> rusqlite::Error {
-    damage("a record's checksum differs")
+fn record_corruption() -> rusqlite::Error {
+    corruption("a record's checksum differs")
 }
 
-fn sum(name: &str, value: &[u8]) -> i64 {
+fn checksum(name: &str, value: &[u8]) -> i64 {
     let mut sum = Xxh3::new();
     sum.update(&(name.len() as u64).to_le_bytes());
     sum.update(name.as_bytes());

@@ -1,6 +1,6 @@
-//! What holds an object in the store that others would push out: a pin, or that it is kept. Owns the column `pinned`
-//! and its changes. The partial indexes of `schema` speak of the same numbers, so that what is held has no turn and no
-//! age, and what is only kept is found by its last use when nothing else is left.
+//! Retention of objects: permanent or pinned. Owns the column `pinned`, which stores both as bits, and its changes. The
+//! partial indexes of `schema` use the same numbers. A retained object is in no eviction queue and does not expire; one
+//! that is only pinned is found by its last use when nothing else can be evicted.
 
 use std::ops::BitOr;
 
@@ -9,29 +9,29 @@ use rusqlite::{Result, params};
 
 use super::statements::{IndexChange, ObjectRef};
 
-const PINNED: u8 = 1;
-const KEPT: u8 = 2;
+const PERMANENT: u8 = 1;
+const PINNED: u8 = 2;
 
-/// Either does not end the other. By default neither.
+/// Protection of an object from eviction and expiry. The two flags are independent; by default neither is set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Retention {
-    /// It never goes.
+    /// Never evicted: a copy.
+    pub(crate) permanent: bool,
+    /// Evicted only when nothing else can be.
     pub(crate) pinned: bool,
-    /// It goes for room when there is nothing else.
-    pub(crate) kept: bool,
 }
 
 impl Retention {
     pub(super) const fn bits(self) -> u8 {
-        (self.pinned as u8 * PINNED) | (self.kept as u8 * KEPT)
+        (self.permanent as u8 * PERMANENT) | (self.pinned as u8 * PINNED)
     }
 
-    /// `None` if there are others.
+    /// `None` if other bits are set.
     pub(super) const fn from_bits(bits: u8) -> Option<Self> {
-        if bits & !(PINNED | KEPT) != 0 {
+        if bits & !(PERMANENT | PINNED) != 0 {
             return None;
         }
-        Some(Self { pinned: bits & PINNED != 0, kept: bits & KEPT != 0 })
+        Some(Self { permanent: bits & PERMANENT != 0, pinned: bits & PINNED != 0 })
     }
 }
 
@@ -39,7 +39,7 @@ impl BitOr for Retention {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        Self { pinned: self.pinned || other.pinned, kept: self.kept || other.kept }
+        Self { permanent: self.permanent || other.permanent, pinned: self.pinned || other.pinned }
     }
 }
 
@@ -57,28 +57,27 @@ impl FromSql for Retention {
 }
 
 impl IndexChange<'_> {
-    /// Changes what holds all variants of a key; how many there are.
-    pub(crate) fn hold(&mut self, key: &str, change: impl Fn(Retention) -> Retention) -> Result<usize> {
+    /// Pins or unpins all variants of a key, and returns their number.
+    pub(crate) fn set_pinned(&mut self, key: &str, pinned: bool) -> Result<usize> {
         let rows = self.select("SELECT id, key, blob FROM objects WHERE key = ?1", [key])?;
         let mut update = self.connection.prepare_cached("UPDATE objects SET pinned = ?2 WHERE id = ?1")?;
         for row in &rows {
-            let Some(mut put) = self.object(row.id)? else { continue };
-            let hold = change(put.hold);
-            // A revision keeps what the one before it kept: that is not worth a frame each time.
-            if hold != put.hold {
-                update.execute(params![row.id, hold])?;
-                put.hold = hold;
-                put.encode(&mut self.journal);
+            let Some(mut entry) = self.object(row.id)? else { continue };
+            // A revision pins most objects of the one before it: no journal entry for those.
+            if entry.retention.pinned != pinned {
+                entry.retention.pinned = pinned;
+                update.execute(params![row.id, entry.retention])?;
+                entry.encode(&mut self.journal);
             }
         }
         Ok(rows.len())
     }
 
-    /// What holds any of these.
-    pub(super) fn held(&self, found: &[ObjectRef]) -> Result<Retention> {
-        let mut hold = self.connection.prepare_cached("SELECT pinned FROM objects WHERE id = ?1")?;
-        found.iter().try_fold(Retention::default(), |any, object| {
-            Ok(any | hold.query_row([object.id], |row| row.get::<_, Retention>(0))?)
+    /// Returns the union of the retention of these objects.
+    pub(super) fn combined_retention(&self, objects: &[ObjectRef]) -> Result<Retention> {
+        let mut select = self.connection.prepare_cached("SELECT pinned FROM objects WHERE id = ?1")?;
+        objects.iter().try_fold(Retention::default(), |union, object| {
+            Ok(union | select.query_row([object.id], |row| row.get::<_, Retention>(0))?)
         })
     }
 }

@@ -1,10 +1,10 @@
-//! The index's file: its schema, how a connection is set up, and what is taken for a sound index. A file that is not
-//! one is for `rebuild` to replace; nothing here does.
+//! The index file: its schema, the settings of a connection, and the test of a valid index. `rebuild` replaces an
+//! invalid file.
 //!
-//! WAL with synchronous=NORMAL: a transaction is not synced by itself, so a power loss may take the last ones back.
-//! The journal brings back those it still has; an object lost otherwise is fetched again; one that reappears after its
-//! removal has no file and is found out when it is read. Wrong bytes cannot come of it, since every block is checked
-//! against its blob's own checksums, and no wrong head, since every row has one.
+//! WAL with synchronous=NORMAL does not sync each transaction, so a power failure may revert the last ones. The
+//! journal restores those it still has, and other lost objects are fetched again. An object that reappears after
+//! its removal has no file, which is detected when it is read. Wrong bytes are impossible, since each block has a
+//! checksum in its blob; so are wrong heads, since each row has one.
 
 use std::path::Path;
 
@@ -16,13 +16,14 @@ use crate::StoreError;
 /// Version of the schema below, in `user_version`.
 pub(super) const SCHEMA: i64 = 3;
 
-/// In `application_id`, by exclusive or with the version: a flipped bit does not make an index of a later gupd.
+/// In `application_id`, XORed with the version: a flipped bit in the version does not make an index of a later
+/// gupd.
 const APPLICATION: i64 = 0x6775_7064; // "gupd"
 
-/// Where the journal is behind the index, it has no position: see [`crate::index::journal`].
+/// Journal position of an index whose journal is incomplete; see [`crate::index::journal`].
 pub(super) const INCOMPLETE: i64 = i64::MAX;
 
-/// Statements kept prepared for each connection: as many as there are in all files beside this one.
+/// Prepared statements cached per connection: as many as the other files have.
 const STATEMENTS: usize = 64;
 
 const TABLES: &str = "
@@ -33,7 +34,7 @@ const TABLES: &str = "
         disk INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE objects (
-        id            INTEGER PRIMARY KEY AUTOINCREMENT, -- a late record_use must not meet a new object
+        id            INTEGER PRIMARY KEY AUTOINCREMENT, -- a late record_use must not hit a new object
         key           TEXT NOT NULL,
         selecting     TEXT NOT NULL,
         status        INTEGER NOT NULL,
@@ -47,16 +48,16 @@ const TABLES: &str = "
         queue         INTEGER NOT NULL DEFAULT 1, -- these three: see policy
         uses          INTEGER NOT NULL DEFAULT 0,
         entered       INTEGER NOT NULL DEFAULT 0,
-        pinned        INTEGER NOT NULL DEFAULT 0, -- see hold
+        pinned        INTEGER NOT NULL DEFAULT 0, -- see retention
         sum           INTEGER NOT NULL DEFAULT 0  -- XXH3-64 of the record, the hash and the length
     ) STRICT;
     CREATE TABLE totals (
         objects INTEGER NOT NULL, object_bytes INTEGER NOT NULL,
         blobs INTEGER NOT NULL, blob_bytes INTEGER NOT NULL, disk_bytes INTEGER NOT NULL,
-        small_bytes INTEGER NOT NULL DEFAULT 0,  -- on probation
-        held_bytes  INTEGER NOT NULL DEFAULT 0,  -- of objects that have no turn
-        journal     INTEGER NOT NULL DEFAULT 9223372036854775807, -- how far the journal went with this index
-        adopting    INTEGER NOT NULL DEFAULT 0   -- files without a row may be objects that were lost
+        small_bytes INTEGER NOT NULL DEFAULT 0,  -- in the small queue
+        held_bytes  INTEGER NOT NULL DEFAULT 0,  -- of retained objects
+        journal     INTEGER NOT NULL DEFAULT 9223372036854775807, -- journal position of this index
+        adopting    INTEGER NOT NULL DEFAULT 0   -- files without a row may be lost objects
     ) STRICT;
     INSERT INTO totals (objects, object_bytes, blobs, blob_bytes, disk_bytes) VALUES (0, 0, 0, 0, 0);
     CREATE UNIQUE INDEX objects_by_key ON objects (key, selecting);
@@ -69,14 +70,14 @@ const TABLES: &str = "
     END;
 ";
 
-/// What version 2 has in place of version 1's.
+/// Additions of version 2.
 pub(super) const QUEUES: &str = "
     CREATE TABLE ghosts (id INTEGER PRIMARY KEY AUTOINCREMENT, key INTEGER NOT NULL UNIQUE) STRICT;
     CREATE INDEX objects_by_use ON objects (last_used) WHERE pinned = 0;
     CREATE INDEX objects_by_turn ON objects (queue, entered) WHERE pinned = 0;
 ";
 
-/// What version 3 has in place of version 2's.
+/// Additions of version 3.
 pub(super) const HOLDS: &str = "
     CREATE INDEX objects_kept ON objects (last_used) WHERE pinned = 2;
     CREATE TRIGGER object_in AFTER INSERT ON objects BEGIN
@@ -102,13 +103,13 @@ pub(super) const HOLDS: &str = "
     END;
 ";
 
-/// The tables of `records`, also version 3's.
+/// Tables of `records`, also of version 3.
 pub(super) const NAMED: &str = "
     CREATE TABLE records (name TEXT PRIMARY KEY, value BLOB NOT NULL, sum INTEGER NOT NULL) STRICT;
     CREATE TABLE clients (name TEXT PRIMARY KEY, value BLOB NOT NULL, sum INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
-/// Looks once at each table and index: what these touch is damaged at start or found sound enough to begin.
+/// Reads once from each table and index: damage at the pages touched is found at start.
 const PROBE: &str = "
     SELECT (SELECT objects FROM totals WHERE journal >= 0 AND adopting >= 0),
         (SELECT status FROM objects WHERE pinned = 0 ORDER BY last_used LIMIT 1),
@@ -121,21 +122,21 @@ const PROBE: &str = "
         (SELECT sum FROM clients ORDER BY name LIMIT 1)
 ";
 
-/// Why a file is not a sound index.
+/// Fault of an index file.
 #[derive(Debug)]
 pub(super) enum IndexFault {
-    /// There is nothing in it, or no file.
+    /// The file is empty or missing.
     Missing,
-    /// It is not what was written.
+    /// The file is damaged.
     Damaged(String),
-    /// A later gupd wrote it.
+    /// A later gupd wrote the file.
     Newer(i64),
-    /// The system is in the way.
+    /// The system failed.
     Failed(rusqlite::Error),
 }
 
 impl From<rusqlite::Error> for IndexFault {
-    /// The file's bytes are to blame for what nothing else is: the folder has been written to by now.
+    /// Maps an unexplained error to damage of the file: the folder has been written to by now.
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(
@@ -157,7 +158,7 @@ impl IndexFault {
     pub(super) fn into_error(self, path: &Path) -> StoreError {
         let path = path.to_owned();
         match self {
-            Self::Missing => StoreError::Index { path, reason: "it is missing".to_owned() },
+            Self::Missing => StoreError::Index { path, reason: "missing".to_owned() },
             Self::Damaged(reason) => StoreError::Index { path, reason },
             Self::Newer(found) => StoreError::NewerIndex { path, found, known: SCHEMA },
             Self::Failed(error) => StoreError::Index { path, reason: error.to_string() },
@@ -165,12 +166,12 @@ impl IndexFault {
     }
 }
 
-/// Opens the writing connection to a sound index; brings one of an earlier version to this one.
+/// Opens the writing connection to a valid index; migrates one of an earlier version.
 pub(super) fn open(path: &Path) -> Result<Connection, IndexFault> {
     if std::fs::metadata(path).map_or(0, |file| file.len()) == 0 {
         return Err(IndexFault::Missing);
     }
-    let mut connection = Connection::open_with_flags(path, writing())?;
+    let mut connection = Connection::open_with_flags(path, write_flags())?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -184,20 +185,21 @@ pub(super) fn open(path: &Path) -> Result<Connection, IndexFault> {
         (version, application) if version > SCHEMA && application == APPLICATION ^ version => {
             return Err(IndexFault::Newer(version));
         }
-        _ => return Err(IndexFault::Damaged("it has tables of something else".to_owned())),
+        _ => return Err(IndexFault::Damaged("not an index of gupd".to_owned())),
     }
     connection.query_row(PROBE, [], |row| row.get::<_, i64>(0))?;
-    // So it is with an unknown format's number in its head; the folder can be written, or its lock could not be had.
+    // Happens with an unknown format number in the header; the folder is writable, or its lock could not have
+    // been taken.
     if connection.is_readonly("main")? {
-        return Err(IndexFault::Damaged("it cannot be written".to_owned()));
+        return Err(IndexFault::Damaged("not writable".to_owned()));
     }
-    check::at_start(&connection, path)?;
+    check::check_if_small(&connection, path)?;
     Ok(connection)
 }
 
-/// Begins an index that is filled and then [`finish`]ed. No crash needs to survive it: whoever fills it syncs it.
-pub(super) fn begin(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(path, writing())?;
+/// Creates an index to be filled and then [`finish`]ed. It need not survive a crash; the caller syncs it.
+pub(super) fn create(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, write_flags())?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "journal_mode", "OFF")?;
     connection.pragma_update(None, "synchronous", "OFF")?;
@@ -207,7 +209,7 @@ pub(super) fn begin(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Gives an index what is quicker to make once than to keep up for each row.
+/// Adds the indexes and triggers, which are quicker to build once than to maintain per row.
 pub(super) fn finish(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(QUEUES)?;
     connection.execute_batch(HOLDS)?;
@@ -215,7 +217,7 @@ pub(super) fn finish(connection: &Connection) -> rusqlite::Result<()> {
     set_version(connection)
 }
 
-/// Has the totals of objects be those of the rows.
+/// Recomputes the totals of objects from the rows.
 pub(super) fn recount(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
         "UPDATE totals SET (objects, object_bytes, small_bytes, held_bytes) = (
@@ -225,7 +227,7 @@ pub(super) fn recount(connection: &Connection) -> rusqlite::Result<()> {
     )
 }
 
-/// Opens a reading connection to an index that [`open`] found sound.
+/// Opens a reading connection to an index that [`open`] accepted.
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -234,7 +236,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn writing() -> OpenFlags {
+fn write_flags() -> OpenFlags {
     OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 

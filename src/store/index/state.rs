@@ -1,5 +1,5 @@
-//! What the index's threads tell each other: whether the file is damaged, how far the journal goes, what a rebuilt
-//! index still lacks. Loads and stores; no lock is held over I/O.
+//! State shared by the index thread, the readers and the store: whether the file is damaged, the journal's
+//! length, and what a rebuilt index still lacks. Only loads and stores; no lock is held over I/O.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,27 +10,27 @@ use crate::StoreError;
 use crate::budget::Reservation;
 use crate::folder::Folder;
 
-/// Shared by the writing thread, the readers and the store.
+/// Shared state of the index.
 #[derive(Debug)]
 pub(crate) struct IndexState {
     folder: Arc<Folder>,
     path: PathBuf,
     damaged: AtomicBool,
-    /// The damaged file could not be replaced: the disk fails, and the damage may be that.
+    /// The damaged file could not be replaced; a failing disk may be the cause.
     pub(super) irreplaceable: AtomicBool,
-    /// Counts the files that were the index, so that a connection to an earlier one is not used again.
+    /// Number of times the file was replaced; connections to earlier files are not reused.
     pub(super) generation: AtomicU64,
-    /// The journal's length after the last transaction.
+    /// Length of the journal after the last transaction.
     pub(super) journal: AtomicU64,
-    /// Its length when it was last written anew; 0 if it was not since the start.
+    /// Length of the journal after its last compaction; 0 if there was none since the start.
     pub(super) compacted: AtomicU64,
     /// The journal has every object.
     pub(super) complete: AtomicBool,
-    /// Files without a row may be objects that were lost with an index.
+    /// Files without a row may be objects of a lost index.
     pub(crate) adopting: AtomicBool,
-    /// No sweep has looked at all files since the index was opened.
+    /// No sweep has examined all files since the index was opened.
     pub(crate) unswept: AtomicBool,
-    /// DiskBudget that those files take, until each has a row or is removed.
+    /// Room reserved for those files until each has a row or is removed.
     unclaimed: Mutex<Option<Reservation>>,
 }
 
@@ -51,25 +51,25 @@ impl IndexState {
         }
     }
 
-    /// The folder it is in.
+    /// Returns its folder.
     pub(super) fn folder(&self) -> &Arc<Folder> {
         &self.folder
     }
 
-    /// The index's file.
+    /// Returns the path of the index.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// An error of a statement, for the caller; notes if it means damage. May write a mark, so only where blocking is
-    /// allowed.
-    pub(super) fn failed(&self, error: &rusqlite::Error) -> StoreError {
-        if check::is_damage(error) && !self.damaged.swap(true, Ordering::AcqRel) {
+    /// Maps a statement's error for the caller, and records damage. May write a mark file, so only where blocking
+    /// is allowed.
+    pub(super) fn map_error(&self, error: &rusqlite::Error) -> StoreError {
+        if check::is_corruption(error) && !self.damaged.swap(true, Ordering::AcqRel) {
             tracing::error!(index = %self.path.display(), %error,
-                "the index is damaged; it is rebuilt, and until then requests are passed through");
+                "index damaged; rebuilding it, requests are passed through uncached");
             let mark = || {
                 self.folder.check()?;
-                let path = suspect(&self.path);
+                let path = suspect_path(&self.path);
                 std::fs::write(&path, error.to_string()).map_err(|source| StoreError::Io {
                     doing: "write",
                     path,
@@ -87,50 +87,50 @@ impl IndexState {
         let path = self.path.clone();
         match (self.is_damaged(), self.irreplaceable.load(Ordering::Acquire)) {
             (true, false) => StoreError::IndexDamaged { path, reason },
-            // What SQLite says then is of the nothing that is in its place.
+            // The error comes from the empty placeholder database.
             (true, true) => {
-                StoreError::Index { path, reason: "it cannot be read, and not be replaced yet".to_owned() }
+                StoreError::Index { path, reason: "cannot be read and cannot be replaced yet".to_owned() }
             }
             (false, _) => StoreError::Index { path, reason },
         }
     }
 
-    /// Whether the file waits to be replaced.
+    /// Returns true if the file is waiting to be replaced.
     pub(super) fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Acquire)
     }
 
-    /// The journal is not what it is to be: the next upkeep writes it anew.
-    pub(super) fn incomplete(&self, error: &std::io::Error) {
+    /// Marks the journal incomplete: the next maintenance rewrites it.
+    pub(super) fn mark_journal_incomplete(&self, error: &std::io::Error) {
         if self.complete.swap(false, Ordering::AcqRel) {
-            tracing::warn!(%error, "cannot write the index's journal; it is written anew when that works");
+            tracing::warn!(%error, "cannot write the index journal; it is rewritten later");
         }
     }
 
-    /// There is a sound file again.
-    pub(super) fn replaced(&self) {
+    /// Marks the file replaced by a valid one.
+    pub(super) fn mark_replaced(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.irreplaceable.store(false, Ordering::Release);
         self.damaged.store(false, Ordering::Release);
     }
 
-    /// Accounts for the files without a row.
-    pub(super) fn hold_unclaimed(&self, room: Option<Reservation>) {
+    /// Reserves room for files without a row.
+    pub(super) fn reserve_unclaimed(&self, room: Option<Reservation>) {
         self.adopting.store(room.is_some(), Ordering::Release);
         self.unswept.store(true, Ordering::Release);
         let before = std::mem::replace(&mut *self.unclaimed(), room);
         drop(before);
     }
 
-    /// One of them has a row now, or is gone.
-    pub(crate) fn claimed(&self, bytes: u64) {
+    /// Releases room of files that now have a row or are gone.
+    pub(crate) fn release_unclaimed(&self, bytes: u64) {
         if let Some(room) = &mut *self.unclaimed() {
-            room.give_back(bytes);
+            room.release(bytes);
         }
     }
 
-    /// None are left.
-    pub(crate) fn all_claimed(&self) {
+    /// Ends the adoption: no such files are left.
+    pub(crate) fn finish_adoption(&self) {
         self.adopting.store(false, Ordering::Release);
         drop(self.unclaimed().take());
     }
@@ -140,7 +140,7 @@ impl IndexState {
     }
 }
 
-/// The mark of an index that was found damaged while it served.
-pub(super) fn suspect(index: &Path) -> PathBuf {
+/// Returns the path of the mark of an index that was found damaged while it served.
+pub(super) fn suspect_path(index: &Path) -> PathBuf {
     index.with_file_name("index.suspect")
 }

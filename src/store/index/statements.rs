@@ -1,6 +1,6 @@
-//! Every statement the index runs, as a function over a connection. Each is one look-up by an index or a bounded
-//! batch; none scans. RemovalTarget blobs lost their last object, and what the journal
-//! is to say, is collected in a [`IndexChange`], for the thread that runs the transaction.
+//! The statements of the index as functions over a connection. Each is one index lookup or a bounded batch; none
+//! scans. An [`IndexChange`] collects the blobs that may have lost their last object and the journal entries, for
+//! the thread that runs the transaction.
 
 use http::HeaderMap;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
@@ -8,26 +8,26 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 use super::journal::{self, ObjectEntry};
 use super::policy::{self, Queue};
 use super::retention::Retention;
-use super::row::{ROW, stored, sum, unsigned};
+use super::row::{ROW, checksum, decode_verified, unsigned};
 use crate::ObjectKey;
 use crate::object::encode_headers;
 use crate::stats::{RemovalStats, Totals};
 use crate::{BlobId, MAX_VARIANTS, NewObject, ObjectCopy};
 use gupd_config::clock::UnixMillis;
 
-/// Objects taken in one transaction by eviction: short enough for a commit to wait behind.
+/// Maximum number of objects removed in one transaction; short enough for a commit to wait.
 pub(crate) const BATCH: usize = 256;
 
-/// What a transaction has done so far.
+/// A change in progress within a transaction.
 pub(crate) struct IndexChange<'a> {
     pub(super) connection: &'a Connection,
-    /// Blobs that may have no row any more, and whose files then go.
+    /// Blobs that may have no row left; their files are then removed.
     pub(super) unreferenced: Vec<BlobId>,
     /// FrameReader for the journal.
     pub(super) journal: Vec<u8>,
 }
 
-/// An object about to be removed.
+/// Reference to an object to be removed.
 pub(super) struct ObjectRef {
     pub(super) id: i64,
     pub(super) key: ObjectKey,
@@ -35,39 +35,39 @@ pub(super) struct ObjectRef {
 }
 
 impl ObjectRef {
-    /// From the columns `id, key, blob`.
-    pub(super) fn of(row: &Row<'_>) -> Result<Self> {
+    /// Decodes the columns `id, key, blob`.
+    pub(super) fn from_row(row: &Row<'_>) -> Result<Self> {
         Ok(Self { id: row.get(0)?, key: row.get(1)?, blob: row.get(2)? })
     }
 }
 
-/// Objects that were removed.
+/// Removed objects.
 #[derive(Debug, Default)]
 pub(crate) struct RemovedObjects {
     pub(crate) keys: Vec<ObjectKey>,
     pub(crate) removed: RemovalStats,
-    /// Those of them that were kept, and the lengths of their bodies.
-    pub(crate) given_up: Vec<(ObjectKey, u64)>,
+    /// Pinned ones among them, and the lengths of their bodies.
+    pub(crate) evicted_pins: Vec<(ObjectKey, u64)>,
 }
 
 impl RemovedObjects {
     pub(super) fn add(&mut self, other: Self) {
         self.keys.extend(other.keys);
-        self.given_up.extend(other.given_up);
+        self.evicted_pins.extend(other.evicted_pins);
         self.removed.objects += other.removed.objects;
         self.removed.bytes += other.removed.bytes;
     }
 }
 
-/// RemovalTarget objects to remove.
+/// Selection of objects to remove.
 pub(crate) enum RemovalTarget {
     /// All variants of a key.
     Key(String),
-    /// All that have this body.
+    /// All objects of a blob.
     Blob(BlobId),
-    /// Those last used before this time that nothing holds, a batch.
+    /// One batch of evictable objects last used before this time.
     UnusedSince(UnixMillis),
-    /// Those whose turn it is, until their blobs give back this much, a batch.
+    /// One batch of victims of the eviction policy that frees this many bytes.
     Bytes(u64),
 }
 
@@ -86,7 +86,7 @@ pub(super) fn totals(connection: &Connection) -> Result<Totals> {
 }
 
 /// A blob's row.
-pub(super) fn blob(connection: &Connection, id: BlobId) -> Result<Option<i64>> {
+pub(super) fn blob_row(connection: &Connection, id: BlobId) -> Result<Option<i64>> {
     let mut statement = connection.prepare_cached("SELECT id FROM blobs WHERE hash = ?1")?;
     statement.query_row([id.as_bytes()], |row| row.get(0)).optional()
 }
@@ -96,41 +96,47 @@ impl<'a> IndexChange<'a> {
         Self { connection, unreferenced: Vec::new(), journal: Vec::new() }
     }
 
-    /// Writes what is there already: whether that can be committed says how the disk is.
-    pub(crate) fn try_write(&self) -> Result<()> {
+    /// Writes unchanged data; the success of its commit tells the state of the disk.
+    pub(crate) fn probe_write(&self) -> Result<()> {
         self.connection.execute("UPDATE totals SET objects = objects", []).map(drop)
     }
 
     /// A blob's row.
-    pub(crate) fn blob(&self, id: BlobId) -> Result<Option<i64>> {
-        blob(self.connection, id)
+    pub(crate) fn blob_row(&self, id: BlobId) -> Result<Option<i64>> {
+        blob_row(self.connection, id)
     }
 
-    /// Enters a blob whose file has come to its place.
+    /// Inserts a blob whose file is in place.
     pub(crate) fn insert_blob(&self, id: BlobId, len: u64, disk: u64) -> Result<i64> {
         let mut insert =
             self.connection.prepare_cached("INSERT INTO blobs (hash, len, disk) VALUES (?1, ?2, ?3)")?;
         insert.insert(params![id.as_bytes(), len as i64, disk as i64])
     }
 
-    /// Has the file of this blob taken out after the transaction, unless it has a row by then.
-    pub(crate) fn unreferenced(&mut self, id: BlobId) {
+    /// Has the file of this blob removed after the transaction, unless it has a row by then.
+    pub(crate) fn mark_unreferenced(&mut self, id: BlobId) {
         self.unreferenced.push(id);
     }
 
-    /// Enters an object in place of the same variant and of variants beyond [`MAX_VARIANTS`]; gives its row.
+    /// Inserts an object, replacing the same variant and variants beyond [`MAX_VARIANTS`], and returns its row.
     pub(crate) fn insert_object(&mut self, new: &NewObject, blob: i64, now: UnixMillis) -> Result<i64> {
-        self.enter(new, blob, Retention::default(), now)
+        self.insert_with_retention(new, blob, Retention::default(), now)
     }
 
-    fn enter(&mut self, new: &NewObject, blob: i64, hold: Retention, last_used: UnixMillis) -> Result<i64> {
+    fn insert_with_retention(
+        &mut self,
+        new: &NewObject,
+        blob: i64,
+        retention: Retention,
+        last_used: UnixMillis,
+    ) -> Result<i64> {
         let mut blob_row =
             self.connection.prepare_cached("SELECT hash, len, disk FROM blobs WHERE id = ?1")?;
         let (hash, len, disk) = blob_row.query_row([blob], |row| {
             Ok((row.get::<_, [u8; 32]>(0)?, unsigned(row, 1)?, unsigned(row, 2)?))
         })?;
         let mut replaced = self.same_variant(new)?;
-        let hold = hold | self.held(&replaced)?;
+        let retention = retention | self.combined_retention(&replaced)?;
         self.delete_objects(&replaced)?;
         let surplus = self.select(
             "SELECT id, key, blob FROM objects WHERE key = ?1
@@ -138,30 +144,37 @@ impl<'a> IndexChange<'a> {
             params![&*new.key, MAX_VARIANTS as i64 - 1],
         )?;
         self.delete_objects(&surplus)?;
-        let queue = policy::begins_in(self.connection, &new.key)?;
-        let mut put = ObjectEntry { id: 0, hold, blob: hash.into(), len, disk, new: new.clone() };
-        put.id = self.insert(None, &put, blob, (queue, policy::last(self.connection, queue)?), last_used)?;
-        put.encode(&mut self.journal);
-        // Only now: the new object often has the blob of the one it replaces.
+        let queue = policy::initial_queue(self.connection, &new.key)?;
+        let mut entry = ObjectEntry { id: 0, retention, blob: hash.into(), len, disk, new: new.clone() };
+        entry.id = self.insert(
+            None,
+            &entry,
+            blob,
+            (queue, policy::next_position(self.connection, queue)?),
+            last_used,
+        )?;
+        entry.encode(&mut self.journal);
+        // Only now: the new object often has the blob of the replaced one.
         replaced.extend(surplus);
         self.delete_unused_blobs(&replaced)?;
-        Ok(put.id)
+        Ok(entry.id)
     }
 
-    /// Stores an object once more under another key, pinned; nothing if it is gone or has another body.
+    /// Stores an object under another key, never to be evicted. Returns `None` if it is gone or has another blob.
     pub(crate) fn copy(&mut self, copy: &ObjectCopy) -> Result<Option<i64>> {
-        let Some(put) = self.object(copy.object)?.filter(|put| put.blob == copy.blob) else {
+        let Some(entry) = self.object(copy.object)?.filter(|entry| entry.blob == copy.blob) else {
             return Ok(None);
         };
-        let Some(blob) = self.blob(copy.blob)? else { return Ok(None) };
-        let new = NewObject { key: copy.key.clone(), ..put.new };
-        self.enter(&new, blob, Retention { pinned: true, kept: false }, copy.last_used).map(Some)
+        let Some(blob) = self.blob_row(copy.blob)? else { return Ok(None) };
+        let new = NewObject { key: copy.key.clone(), ..entry.new };
+        self.insert_with_retention(&new, blob, Retention { permanent: true, pinned: false }, copy.last_used)
+            .map(Some)
     }
 
     pub(super) fn insert(
         &self,
         id: Option<i64>,
-        put: &ObjectEntry,
+        entry: &ObjectEntry,
         blob: i64,
         (queue, entered): (Queue, i64),
         now: UnixMillis,
@@ -173,20 +186,20 @@ impl<'a> IndexChange<'a> {
         )?;
         insert.insert(params![
             id,
-            &*put.new.key,
-            put.new.selecting,
-            put.new.status.as_u16(),
-            encode_headers(&put.new.headers),
-            &*put.new.content_type,
-            &*put.new.upstream,
-            put.new.request_time,
-            put.new.response_time,
+            &*entry.new.key,
+            entry.new.selecting,
+            entry.new.status.as_u16(),
+            encode_headers(&entry.new.headers),
+            &*entry.new.content_type,
+            &*entry.new.upstream,
+            entry.new.request_time,
+            entry.new.response_time,
             now,
             blob,
             queue as i64,
             entered,
-            put.hold,
-            sum(put),
+            entry.retention,
+            checksum(entry),
         ])
     }
 
@@ -197,7 +210,8 @@ impl<'a> IndexChange<'a> {
         )
     }
 
-    /// Changes an object's headers and times; nothing if it is gone, or another has its id in another store.
+    /// Replaces an object's headers and times. Does nothing if it is gone, or if another object has its id in
+    /// another store.
     pub(crate) fn refresh(
         &mut self,
         object: i64,
@@ -206,24 +220,33 @@ impl<'a> IndexChange<'a> {
         request_time: UnixMillis,
         response_time: UnixMillis,
     ) -> Result<()> {
-        let Some(mut put) = self.object(object)? else { return Ok(()) };
-        if (&*put.new.key, put.blob) != (key, blob) {
+        let Some(mut entry) = self.object(object)? else { return Ok(()) };
+        if (&*entry.new.key, entry.blob) != (key, blob) {
             return Ok(());
         }
-        put.new = NewObject { headers: headers.clone(), request_time, response_time, ..put.new };
+        entry.new = NewObject { headers: headers.clone(), request_time, response_time, ..entry.new };
         let mut update = self.connection.prepare_cached(
             "UPDATE objects SET headers = ?2, request_time = ?3, response_time = ?4, sum = ?5 WHERE id = ?1",
         )?;
-        update.execute(params![object, encode_headers(headers), request_time, response_time, sum(&put)])?;
-        put.encode(&mut self.journal);
+        update.execute(params![
+            object,
+            encode_headers(headers),
+            request_time,
+            response_time,
+            checksum(&entry)
+        ])?;
+        entry.encode(&mut self.journal);
         Ok(())
     }
 
     pub(super) fn object(&self, id: i64) -> Result<Option<ObjectEntry>> {
-        self.connection.prepare_cached(&format!("{ROW} WHERE o.id = ?1"))?.query_row([id], stored).optional()
+        self.connection
+            .prepare_cached(&format!("{ROW} WHERE o.id = ?1"))?
+            .query_row([id], decode_verified)
+            .optional()
     }
 
-    /// Notes when objects were last used.
+    /// Records when objects were last used.
     pub(crate) fn record_use(&self, uses: &[(i64, UnixMillis)]) -> Result<()> {
         let mut update = self
             .connection
@@ -231,15 +254,15 @@ impl<'a> IndexChange<'a> {
         uses.iter().try_for_each(|(object, at)| update.execute([*object, *at, policy::USES_MAX]).map(drop))
     }
 
-    /// Removes objects, and the blobs that had no others.
-    pub(crate) fn remove(&mut self, which: &RemovalTarget) -> Result<RemovedObjects> {
-        match which {
+    /// Removes objects, and blobs without other objects.
+    pub(crate) fn remove(&mut self, target: &RemovalTarget) -> Result<RemovedObjects> {
+        match target {
             RemovalTarget::Key(key) => {
                 let rows = self.select("SELECT id, key, blob FROM objects WHERE key = ?1", [key])?;
                 self.delete(rows)
             }
             RemovalTarget::Blob(id) => {
-                let Some(blob) = self.blob(*id)? else { return Ok(RemovedObjects::default()) };
+                let Some(blob) = self.blob_row(*id)? else { return Ok(RemovedObjects::default()) };
                 let rows = self.select("SELECT id, key, blob FROM objects WHERE blob = ?1", [blob])?;
                 self.delete(rows)
             }
@@ -257,14 +280,14 @@ impl<'a> IndexChange<'a> {
 
     pub(super) fn select(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<ObjectRef>> {
         let mut select = self.connection.prepare_cached(sql)?;
-        select.query_map(values, ObjectRef::of)?.collect()
+        select.query_map(values, ObjectRef::from_row)?.collect()
     }
 
     pub(super) fn delete(&mut self, found: Vec<ObjectRef>) -> Result<RemovedObjects> {
         self.delete_objects(&found)?;
         let removed = RemovalStats { objects: found.len() as u64, bytes: self.delete_unused_blobs(&found)? };
         let keys = found.into_iter().map(|object| object.key).collect();
-        Ok(RemovedObjects { keys, removed, given_up: Vec::new() })
+        Ok(RemovedObjects { keys, removed, evicted_pins: Vec::new() })
     }
 
     pub(super) fn delete_objects(&mut self, found: &[ObjectRef]) -> Result<()> {
@@ -276,7 +299,7 @@ impl<'a> IndexChange<'a> {
         Ok(())
     }
 
-    /// Deletes those of the objects' blobs that have no object any more; gives their bytes on disk.
+    /// Deletes blobs without other objects, and returns their bytes on disk.
     pub(super) fn delete_unused_blobs(&mut self, found: &[ObjectRef]) -> Result<u64> {
         let mut delete = self.connection.prepare_cached(
             "DELETE FROM blobs WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM objects WHERE blob = ?1)
@@ -284,9 +307,9 @@ impl<'a> IndexChange<'a> {
         )?;
         let mut bytes = 0;
         for object in found {
-            let gone =
+            let deleted =
                 delete.query_row([object.blob], |row| Ok((row.get::<_, [u8; 32]>(0)?, unsigned(row, 1)?)));
-            if let Some((hash, disk)) = gone.optional()? {
+            if let Some((hash, disk)) = deleted.optional()? {
                 self.unreferenced.push(hash.into());
                 bytes += disk;
             }

@@ -1,7 +1,7 @@
-//! The index's one writer: a thread that owns the writing connection and commits what is waiting as one transaction.
-//! Each change is a savepoint of its own, so one that fails takes no other with it. Just before the commit the journal
-//! is told; after it the files of blobs that lost their row are taken out, here, so that it cannot cross a new blob of
-//! the same name coming in. A file that turns out damaged is replaced here too, between two transactions.
+//! The index thread. It owns the writing connection and commits queued changes as one transaction. Each change is
+//! a savepoint, so a failed one affects no other. The journal is appended just before the commit. After it, files
+//! of blobs without a row are moved out here, so that no new blob of the same name can interleave. A damaged file
+//! is replaced here too, between two transactions.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -20,59 +20,59 @@ use super::rebuild::{self, OpenedIndex};
 use super::schema::INCOMPLETE;
 use super::state::IndexState;
 use super::statements::{self, IndexChange};
-use crate::budget::{DiskBudget, on_disk};
+use crate::budget::{DiskBudget, allocated_size};
 use crate::folder::Folder;
 use crate::scratch::Scratch;
 use crate::stats::Counters;
 use crate::{BlobId, StoreError};
 use gupd_config::clock::Clock;
 
-/// Changes committed together, at most.
+/// Maximum number of changes in one transaction.
 const GROUP: usize = 256;
 
-/// Time between two replacements of a damaged index: one may rot again at once.
+/// Minimum time between two replacements of a damaged index: the next one may be damaged at once.
 const REPLACE_EVERY: Duration = Duration::from_secs(10);
 
-/// Pause after a replacement that failed, as one does when the disk fails.
+/// Pause after a failed replacement, as on a failing disk.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What the thread is asked.
+/// Work for the index thread.
 pub(super) enum Work {
     /// Run this in a transaction.
     Change(Job),
-    /// Take this file for the journal.
+    /// Install this compacted journal.
     Journal(CompactedJournal),
-    /// See whether the index is damaged.
-    Look,
-    /// Go on with the index that is now in the place of this one.
+    /// Check whether the index is damaged.
+    CheckDamage,
+    /// Switch to the index of the store that replaced this one.
     Reopen(oneshot::Sender<Result<(), StoreError>>),
-    /// Commit what came before, close the file and end.
+    /// Commit earlier changes, close the file and end.
     Release(oneshot::Sender<()>),
 }
 
-/// A change to run; gives what to do after the commit.
+/// A change to run; returns the work after the commit.
 pub(super) type Job = Box<dyn FnOnce(&Connection) -> PendingCommit + Send>;
 
-/// A change that ran, waiting for the commit.
+/// A change that has run and waits for the commit.
 pub(super) struct PendingCommit {
-    /// Blobs whose files go if they have no row.
+    /// Blobs whose files are removed if they have no row.
     pub(super) unreferenced: Vec<BlobId>,
-    /// What the journal is to say.
+    /// Frames for the journal.
     pub(super) journal: Vec<u8>,
-    /// Tells the caller: the commit's failure, or the files that were taken out.
+    /// Answers the caller with the commit's failure, or with the removed files.
     pub(super) answer: Box<dyn FnOnce(Result<Vec<Scratch>, StoreError>)>,
 }
 
-/// A journal of all objects there were when the old one had this length.
+/// A compacted journal, complete up to length `from` of the old one.
 pub(super) struct CompactedJournal {
     pub(super) path: PathBuf,
     pub(super) from: u64,
-    /// The index it was read from.
+    /// Generation of the index it was read from.
     pub(super) generation: u64,
     pub(super) done: oneshot::Sender<std::io::Result<()>>,
 }
 
-/// What the thread needs besides its connection.
+/// Dependencies of the index thread besides its connection.
 pub(super) struct WriterContext {
     pub(super) folder: Arc<Folder>,
     pub(super) room: Arc<DiskBudget>,
@@ -81,7 +81,7 @@ pub(super) struct WriterContext {
     pub(super) clock: Clock,
 }
 
-/// The thread's own.
+/// State of the index thread.
 pub(super) struct IndexWriter {
     connection: Connection,
     journal: IndexJournal,
@@ -90,10 +90,10 @@ pub(super) struct IndexWriter {
 }
 
 impl IndexWriter {
-    /// Opens the index, or makes one.
+    /// Opens or rebuilds the index.
     pub(super) fn open(context: WriterContext) -> Result<Self, StoreError> {
         let opened = rebuild::open(&context.folder, context.clock.now(), false)?;
-        take_over(&opened, &context)?;
+        publish_state(&opened, &context)?;
         let OpenedIndex { connection, journal, .. } = opened;
         Ok(Self { connection, journal, context, not_before: None })
     }
@@ -109,7 +109,7 @@ impl IndexWriter {
                 match work {
                     Work::Change(job) => jobs.push(job),
                     Work::Journal(journal) => compacted.push(journal),
-                    Work::Look => {}
+                    Work::CheckDamage => {}
                     Work::Reopen(done) => reopen = Some(done),
                     Work::Release(done) => release = Some(done),
                 }
@@ -118,11 +118,11 @@ impl IndexWriter {
             self.replace_damaged();
             self.commit(&mut jobs);
             for CompactedJournal { path, from, generation, done } in compacted.drain(..) {
-                let current = self.context.state.generation.load(Ordering::Acquire) == generation;
+                let is_current = self.context.state.generation.load(Ordering::Acquire) == generation;
                 let replaced = || std::io::Error::other("the index was replaced meanwhile");
-                let taken = if current { self.take_journal(&path, from) } else { Err(replaced()) };
-                // A caller that went away wants no answer.
-                drop(done.send(taken));
+                let installed = if is_current { self.install_journal(&path, from) } else { Err(replaced()) };
+                // The caller may have gone away.
+                drop(done.send(installed));
             }
             self.replace_damaged();
             if let Some(done) = reopen.take() {
@@ -130,7 +130,7 @@ impl IndexWriter {
             }
             if let Some(done) = release.take() {
                 drop((queue, self));
-                // Who asked may have gone away.
+                // The caller may have gone away.
                 let _closed = done.send(());
                 return;
             }
@@ -146,102 +146,104 @@ impl IndexWriter {
         let (committed, settled) = match connection.unchecked_transaction() {
             Ok(transaction) => {
                 let settled: Vec<PendingCommit> = jobs.drain(..).map(|job| job(&transaction)).collect();
-                let told = tell(journal, &settled, &transaction, &context.state);
-                let committed = told.and_then(|()| transaction.commit());
-                // An index that is made anew would have what its callers were told has failed.
+                let appended = append_journal(journal, &settled, &transaction, &context.state);
+                let committed = appended.and_then(|()| transaction.commit());
+                // Otherwise a rebuilt index would contain changes that were reported as failed.
                 if committed.is_err()
-                    && let Err(error) = journal.take_back(before)
+                    && let Err(error) = journal.truncate(before)
                 {
-                    context.state.incomplete(&error);
+                    context.state.mark_journal_incomplete(&error);
                 }
                 (committed, settled)
             }
-            // Each savepoint is then a transaction of its own, and tells its caller what is wrong.
+            // Each savepoint is then a transaction of its own and reports its error.
             Err(_) => {
                 let settled: Vec<PendingCommit> = jobs.drain(..).map(|job| job(connection)).collect();
-                (tell(journal, &settled, connection, &context.state), settled)
+                (append_journal(journal, &settled, connection, &context.state), settled)
             }
         };
         context.state.journal.store(journal.len(), Ordering::Release);
         let mut answers = Vec::with_capacity(settled.len());
         for PendingCommit { unreferenced, answer, .. } in settled {
-            let gone =
-                unreferenced.into_iter().filter(|id| matches!(statements::blob(connection, *id), Ok(None)));
-            let taken_out =
-                gone.filter_map(|id| context.folder.take_out(id, |size| context.room.hold(on_disk(size))));
-            answers.push((taken_out.collect::<Vec<_>>(), answer));
+            let unused = unreferenced
+                .into_iter()
+                .filter(|id| matches!(statements::blob_row(connection, *id), Ok(None)));
+            let removed_files = unused.filter_map(|id| {
+                context.folder.move_out(id, |size| context.room.reserve_existing(allocated_size(size)))
+            });
+            answers.push((removed_files.collect::<Vec<_>>(), answer));
         }
-        // After the files on their way out are accounted for, before anyone is told that there is room.
+        // After the removed files are accounted for, before any caller learns of free room.
         if let Err(error) = publish_totals(connection, context)
             && !context.state.is_damaged()
         {
-            tracing::warn!(%error, "cannot read the index's totals; the store's figures are late");
+            tracing::warn!(%error, "cannot read the index totals; metrics of the store are stale");
         }
         let failure = committed.err().map(|error| {
-            context.state.failed(&error);
+            context.state.map_error(&error);
             error.to_string()
         });
-        for (taken_out, answer) in answers {
+        for (removed_files, answer) in answers {
             answer(match &failure {
-                None => Ok(taken_out),
+                None => Ok(removed_files),
                 Some(reason) => Err(context.state.error(format!("cannot commit: {reason}"))),
             });
         }
     }
 
-    /// Puts a compacted journal in place of the old one, whose newest entries it is given first.
-    fn take_journal(&mut self, path: &Path, from: u64) -> std::io::Result<()> {
+    /// Installs a compacted journal after appending the newest entries of the old one.
+    fn install_journal(&mut self, path: &Path, from: u64) -> std::io::Result<()> {
         self.context.folder.check().map_err(std::io::Error::other)?;
         let tail = self.journal.tail(from)?;
         let file = File::options().write(true).open(path)?;
         file.write_all_at(&tail, file.metadata()?.len())?;
-        let place = rebuild::journal(self.context.state.path());
+        let place = rebuild::journal_path(self.context.state.path());
         fs::rename(path, &place)?;
         self.journal = IndexJournal::open(&place)?;
         let len = self.journal.len();
         let at = i64::try_from(len).unwrap_or(INCOMPLETE);
-        let told = self.connection.execute("UPDATE totals SET journal = ?1", [at]);
-        told.map_err(std::io::Error::other)?;
+        let updated = self.connection.execute("UPDATE totals SET journal = ?1", [at]);
+        updated.map_err(std::io::Error::other)?;
         self.context.state.journal.store(len, Ordering::Release);
         self.context.state.complete.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Goes on with another folder's index, in the place of this one's.
+    /// Switches to another folder's index at the same path.
     fn reopen(&mut self) -> Result<(), StoreError> {
         let opened = rebuild::open(&self.context.folder, self.context.clock.now(), false)?;
-        take_over(&opened, &self.context)?;
-        leave(std::mem::replace(&mut self.connection, opened.connection));
+        publish_state(&opened, &self.context)?;
+        close_replaced(std::mem::replace(&mut self.connection, opened.connection));
         self.journal = opened.journal;
-        self.context.state.replaced();
+        self.context.state.mark_replaced();
         Ok(())
     }
 
-    /// Makes a new index in place of a damaged one. Look-ups fail meanwhile, and so requests are passed through.
+    /// Replaces a damaged index. CheckDamageups fail meanwhile, so requests are passed through.
     fn replace_damaged(&mut self) {
         let WriterContext { folder, state, .. } = &self.context;
         let is_due = || self.not_before.is_none_or(|at| at <= Instant::now()) && folder.check().is_ok();
         if !state.is_damaged() || !is_due() {
             return;
         }
-        // Closed first: closing removes the -wal by its name, which will be the new file's.
-        let Ok(nothing) = Connection::open_in_memory() else { return };
-        drop(std::mem::replace(&mut self.connection, nothing));
+        // Closed first: closing unlinks the -wal by name, which would be the new file's.
+        let Ok(placeholder) = Connection::open_in_memory() else { return };
+        drop(std::mem::replace(&mut self.connection, placeholder));
         let now = self.context.clock.now();
-        let doubted = state.irreplaceable.load(Ordering::Acquire);
-        let sound = if doubted { rebuild::open_sound(folder, now) } else { None };
-        let opened = sound.map_or_else(|| rebuild::open(folder, now, true), Ok);
-        match opened.and_then(|opened| take_over(&opened, &self.context).map(|()| opened)) {
+        let was_irreplaceable = state.irreplaceable.load(Ordering::Acquire);
+        let intact = if was_irreplaceable { rebuild::open_sound(folder, now) } else { None };
+        let opened = intact.map_or_else(|| rebuild::open(folder, now, true), Ok);
+        match opened.and_then(|opened| publish_state(&opened, &self.context).map(|()| opened)) {
             Ok(opened) => {
                 self.connection = opened.connection;
                 self.journal = opened.journal;
-                self.context.state.replaced();
+                self.context.state.mark_replaced();
                 self.not_before = Some(Instant::now() + REPLACE_EVERY);
             }
             Err(error) => {
                 if !state.irreplaceable.swap(true, Ordering::AcqRel) {
                     tracing::error!(%error,
-                        "the damaged index cannot be replaced yet; requests are passed through");
+                        "cannot replace the damaged index yet; requests are passed through uncached");
                 }
                 self.not_before = Some(Instant::now() + RETRY);
             }
@@ -249,26 +251,25 @@ impl IndexWriter {
     }
 }
 
-/// Closes a connection to a file that another one has taken the place of. The last to close removes the -wal by its
-/// name, and that is the other one's: SQLite compares inode numbers, which a disk keeps when it comes back as another
-/// device.
-fn leave(connection: Connection) {
+/// Closes a connection to a replaced file. The last connection to close unlinks the -wal by name, which is the
+/// new file's: SQLite compares inode numbers, and a disk keeps them when it returns as another device.
+fn close_replaced(connection: Connection) {
     if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
-        tracing::error!(%error, "an index that was replaced is kept open");
+        tracing::error!(%error, "cannot close the replaced index; it stays open");
         std::mem::forget(connection);
     }
 }
 
-/// Tells everyone what an index that was just opened has.
-fn take_over(opened: &OpenedIndex, context: &WriterContext) -> Result<(), StoreError> {
+/// Publishes the state of an index that was just opened.
+fn publish_state(opened: &OpenedIndex, context: &WriterContext) -> Result<(), StoreError> {
     let state = &context.state;
     state.journal.store(opened.journal.len(), Ordering::Release);
     state.complete.store(opened.complete, Ordering::Release);
-    state.hold_unclaimed(opened.unclaimed.map(|bytes| context.room.hold(bytes)));
+    state.reserve_unclaimed(opened.unclaimed.map(|bytes| context.room.reserve_existing(bytes)));
     publish_totals(&opened.connection, context).map_err(|error| state.error(error.to_string()))
 }
 
-/// Copies the index's totals to those who ask for them often.
+/// Copies the index's totals to their frequent readers.
 fn publish_totals(connection: &Connection, context: &WriterContext) -> rusqlite::Result<()> {
     let totals = statements::totals(connection)?;
     context.room.set_committed(totals.disk_bytes);
@@ -276,9 +277,9 @@ fn publish_totals(connection: &Connection, context: &WriterContext) -> rusqlite:
     Ok(())
 }
 
-/// Appends to the journal what the transaction did, and notes its length there. A journal that cannot be written costs
-/// no commit: it is incomplete then, and written anew by the next upkeep.
-fn tell(
+/// Appends the changes to the journal and records its new length in the index. A journal that cannot be written
+/// fails no commit: it becomes incomplete, and the next maintenance rewrites it.
+fn append_journal(
     journal: &mut IndexJournal,
     settled: &[PendingCommit],
     connection: &Connection,
@@ -293,21 +294,21 @@ fn tell(
         Ok(len) if complete => i64::try_from(len).unwrap_or(INCOMPLETE),
         Ok(_) => return Ok(()),
         Err(error) => {
-            state.incomplete(&error);
+            state.mark_journal_incomplete(&error);
             INCOMPLETE
         }
     };
     connection.prepare_cached("UPDATE totals SET journal = ?1")?.execute([at]).map(drop)
 }
 
-/// Runs `work` so that it happens whole or not at all.
-pub(super) fn savepoint<T>(
+/// Runs `work` completely or not at all.
+pub(super) fn run_in_savepoint<T>(
     change: &mut IndexChange<'_>,
     work: impl FnOnce(&mut IndexChange<'_>) -> Result<T, StoreError>,
-    failed: impl Fn(rusqlite::Error) -> StoreError,
+    map_error: impl Fn(rusqlite::Error) -> StoreError,
 ) -> Result<T, StoreError> {
     let connection = change.connection;
-    connection.execute_batch("SAVEPOINT change").map_err(&failed)?;
+    connection.execute_batch("SAVEPOINT change").map_err(&map_error)?;
     let result = work(change);
     let end = if result.is_ok() {
         "RELEASE change"
@@ -315,6 +316,6 @@ pub(super) fn savepoint<T>(
         change.journal.clear();
         "ROLLBACK TO change; RELEASE change"
     };
-    connection.execute_batch(end).map_err(failed)?;
+    connection.execute_batch(end).map_err(map_error)?;
     result
 }
