@@ -19,10 +19,10 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::blocks::blocks_of;
+use super::draft::Draft;
 use super::error::StoreError;
 use super::folder::Folder;
 use super::scratch::journal_path;
-use super::writer::Draft;
 use super::{BLOCK, Store};
 
 /// Maximum number of bytes copied for the other process, which waits for them: a quarter of a second on a fast

@@ -19,6 +19,7 @@ mod blob;
 mod blocks;
 mod budget;
 pub mod bundle;
+mod draft;
 mod error;
 mod evict;
 mod folder;

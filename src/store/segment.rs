@@ -8,14 +8,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::blocks::block_of;
+use super::draft::{Draft, HashedPrefix};
 use super::error::StoreError;
 use super::memory::{ChunkKey, ChunkMemory};
 use super::partial::PartialBlob;
-use super::writer::Draft;
 use super::{BLOCK, CHUNK, journal};
 
 /// A contiguous range of bytes being written.
@@ -23,12 +23,6 @@ pub struct Segment {
     pub(super) draft: Arc<Draft>,
     /// `None` while a write runs, and therefore after one that failed or was abandoned.
     state: Option<Box<SegmentState>>,
-}
-
-/// Running SHA-256 of a body's first bytes. It moves to the segment that begins where it ends.
-pub(super) struct HashedPrefix {
-    pub(super) sha256: Sha256,
-    pub(super) len: u64,
 }
 
 struct SegmentState {

@@ -8,19 +8,17 @@
 //! before the commit. A power failure therefore costs the bytes that the system has not written yet, and no more
 //! (see `journal`).
 
-use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use tokio::task::spawn_blocking;
-use tokio_util::task::TaskTracker;
 
 use super::blocks::BlockMap;
 use super::budget::allocated_size;
+use super::draft::{Draft, HashedPrefix};
 use super::error::{ReadError, StoreError};
 use super::folder::Folder;
 use super::id::BlobId;
@@ -29,14 +27,11 @@ use super::memory::MemoryId;
 use super::object::{NewObject, Object};
 use super::partial::PartialBlob;
 use super::read::BodySource;
-use super::scratch::{Scratch, journal_path};
-use super::segment::{HashedPrefix, Segment};
+use super::scratch::Scratch;
+use super::segment::Segment;
 use super::trailer::{self, RECORD_MAX};
 use super::unfinished::UnfinishedFill;
 use super::{BLOCK, CHUNK, Store, journal};
-
-/// Room reserved at a time for a body of unknown length.
-const STEP: u64 = 8 << 20;
 
 /// Maximum number of concurrent writes and syncs of all fills. Each write occupies a thread and a chunk buffer
 /// that is allocated regardless of the memory limit. A few keep a disk busy; hundreds of fills that end together
@@ -59,23 +54,6 @@ pub struct CommittedObject {
     pub source: BodySource,
     /// True if the same bytes were stored already; this copy is removed.
     pub deduplicated: bool,
-}
-
-/// An unfinished blob, shared by its segments.
-pub(super) struct Draft {
-    pub(super) store: Arc<Store>,
-    pub(super) partial: Arc<PartialBlob>,
-    /// Present until the commit or the release of the store takes it. Locked to look, never across I/O.
-    scratch: Mutex<Option<Scratch>>,
-    journal: OnceLock<OpenJournal>,
-    written: AtomicU64,
-    /// Running writes, including those of dropped segments.
-    pub(super) writes: TaskTracker,
-}
-
-struct OpenJournal {
-    file: Arc<File>,
-    object: NewObject,
 }
 
 impl Store {
@@ -126,26 +104,18 @@ impl Store {
         let writer = BlobWriter::new(Arc::clone(self), partial, Some(scratch));
         if let Err(error) = self.lease.register(&writer.draft) {
             // Another process resumes it.
-            writer.draft.lock().take().into_iter().for_each(Scratch::keep_files);
+            writer.draft.scratch().take().into_iter().for_each(Scratch::keep_files);
             return Err(error);
         }
         writer.draft.record_written(written);
-        let _ = writer.draft.journal.set(OpenJournal { file: Arc::new(journal), object });
+        writer.draft.set_journal(journal, object);
         Ok(writer)
     }
 }
 
 impl BlobWriter {
     fn new(store: Arc<Store>, partial: Arc<PartialBlob>, scratch: Option<Scratch>) -> Self {
-        let draft = Draft {
-            store,
-            partial,
-            scratch: Mutex::new(scratch),
-            journal: OnceLock::new(),
-            written: AtomicU64::new(0),
-            writes: TaskTracker::new(),
-        };
-        Self { draft: Arc::new(draft), prefix: Some(HashedPrefix { sha256: Sha256::new(), len: 0 }) }
+        Self { draft: Draft::new(store, partial, scratch), prefix: Some(HashedPrefix::default()) }
     }
 
     /// Returns the partial blob that readers follow.
@@ -159,7 +129,9 @@ impl BlobWriter {
     /// # Errors
     /// When the head is too large or the file cannot be written.
     pub async fn start_journal(&self, object: NewObject) -> Result<(), StoreError> {
-        let (Some(len), None) = (self.partial().length(), self.draft.journal.get()) else { return Ok(()) };
+        let Some(len) = self.partial().length().filter(|_| self.draft.journal().is_none()) else {
+            return Ok(());
+        };
         let begin = journal::encode_head(len, &object);
         if begin.len() > RECORD_MAX {
             return Err(StoreError::HeadTooLarge { bytes: begin.len(), max: RECORD_MAX });
@@ -168,11 +140,11 @@ impl BlobWriter {
             return Ok(());
         }
         let draft = Arc::clone(&self.draft);
-        let path = draft.lock().as_mut().map(Scratch::enable_journal).ok_or(StoreError::Broken)?;
+        let path = draft.scratch().as_mut().map(Scratch::enable_journal).ok_or(StoreError::Broken)?;
         let folder = Arc::clone(&draft.store.folder);
         let begun = spawn_blocking(move || folder.create_journal(&path, &begin)).await?;
         let file = draft.store.health.observe(begun)?;
-        let _ = draft.journal.set(OpenJournal { file: Arc::new(file), object });
+        draft.set_journal(file, object);
         Ok(())
     }
 
@@ -195,7 +167,7 @@ impl BlobWriter {
     pub async fn finish(&mut self) -> Result<Result<u64, Range<u64>>, StoreError> {
         let partial = self.partial().clone();
         let len = partial.length().ok_or(StoreError::Broken)?;
-        let mut prefix = self.prefix.take().unwrap_or_else(|| HashedPrefix { sha256: Sha256::new(), len: 0 });
+        let mut prefix = self.prefix.take().unwrap_or_default();
         while prefix.len < len {
             let at = prefix.len;
             if let Some(missing) = partial.first_gap(at..(at / CHUNK * CHUNK + CHUNK).min(len)) {
@@ -244,7 +216,7 @@ impl BlobWriter {
         if record.len() > RECORD_MAX {
             return Err(StoreError::HeadTooLarge { bytes: record.len(), max: RECORD_MAX });
         }
-        let (Some(prefix), Some(scratch)) = (self.prefix.take(), self.draft.lock().take()) else {
+        let (Some(prefix), Some(scratch)) = (self.prefix.take(), self.draft.scratch().take()) else {
             return Err(StoreError::Broken);
         };
         let checksums = self.partial().checksums(len).ok_or(StoreError::Broken)?;
@@ -303,7 +275,7 @@ impl BlobWriter {
 
     /// Removes the file: it is useless to a later fill.
     pub fn discard(self) {
-        if let Some(scratch) = &mut *self.draft.lock() {
+        if let Some(scratch) = &mut *self.draft.scratch() {
             scratch.remove_journal();
         }
     }
@@ -312,117 +284,6 @@ impl BlobWriter {
 impl std::fmt::Debug for BlobWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("BlobWriter").field("partial", self.partial()).finish_non_exhaustive()
-    }
-}
-
-impl Draft {
-    /// Unlinks the file and gives its room back: another process owns the folder now. Blocks.
-    pub(super) fn unlink(&self) {
-        let scratch = self.lock().take();
-        drop(scratch);
-    }
-
-    /// Reserves more room for a body of unknown length.
-    pub(super) async fn reserve_up_to(&self, len: u64) -> Result<(), StoreError> {
-        if self.store.is_released() {
-            return Ok(());
-        }
-        let has = self.lock().as_ref().ok_or(StoreError::Broken)?.reservation.bytes();
-        let need = allocated_size(trailer::file_size(len));
-        if let Some(more) = need.checked_sub(has).filter(|more| *more > 0) {
-            let reservation = match self.store.reserve(more.max(STEP)).await {
-                // Too little for a whole step may suffice for these bytes.
-                Err(StoreError::NoRoom { .. } | StoreError::TooLarge { .. }) => {
-                    self.store.reserve(more).await?
-                }
-                other => other?,
-            };
-            self.lock().as_mut().ok_or(StoreError::Broken)?.reservation.merge(reservation);
-        }
-        Ok(())
-    }
-
-    /// Counts bytes that the file system now accounts for itself.
-    pub(super) fn record_written(&self, bytes: u64) {
-        let written = self.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if let Some(scratch) = &mut *self.lock() {
-            scratch.reservation.set_written(written);
-        }
-    }
-
-    pub(super) fn journal(&self) -> Option<&File> {
-        self.journal.get().map(|journal| &*journal.file)
-    }
-
-    /// Returns the path of the journal if a later fill could resume.
-    pub(super) fn resumable_journal(&self) -> Option<PathBuf> {
-        self.journal.get()?;
-        self.lock()
-            .as_ref()
-            .filter(|scratch| scratch.has_journal())
-            .map(|scratch| journal_path(scratch.path()))
-    }
-
-    /// Returns the path for messages.
-    pub(super) fn path(&self) -> PathBuf {
-        self.lock().as_ref().map_or_else(|| PathBuf::from("partial"), |scratch| scratch.path().to_owned())
-    }
-
-    /// Hashes the file to the chunk's end; stops at a damaged block.
-    async fn hash_next_chunk(
-        &self,
-        mut prefix: HashedPrefix,
-        len: u64,
-    ) -> Result<(HashedPrefix, Result<(), ReadError>), StoreError> {
-        let partial = Arc::clone(&self.partial);
-        let _permit = self.store.disk_reads.acquire().await;
-        let hash = move || {
-            let end = (prefix.len / CHUNK * CHUNK + CHUNK).min(len);
-            let mut buffer = vec![0; BLOCK as usize];
-            while prefix.len < end {
-                let bytes = usize::try_from((end - prefix.len).min(BLOCK)).unwrap_or(buffer.len());
-                let block = &mut buffer[..bytes];
-                if let Err(error) = partial.read(prefix.len, block) {
-                    return (prefix, Err(error));
-                }
-                prefix.sha256.update(block);
-                prefix.len += bytes as u64;
-            }
-            (prefix, Ok(()))
-        };
-        Ok(spawn_blocking(hash).await?)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Scratch>> {
-        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl std::fmt::Debug for Draft {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Draft").field("partial", &self.partial).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Draft {
-    /// Keeps a resumable file. Otherwise removes it on a blocking thread, or on this one if the runtime is gone.
-    fn drop(&mut self) {
-        let Some(scratch) = self.lock().take() else { return };
-        let journal = self.journal.take().filter(|_| scratch.has_journal());
-        if let (Some(OpenJournal { object, .. }), Some(len)) = (journal, self.partial.length())
-            && self.partial.written_bytes() > 0
-        {
-            return self.store.return_unfinished(UnfinishedFill {
-                object,
-                len,
-                blocks: self.partial.blocks(),
-                scratch,
-            });
-        }
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(scratch))),
-            Err(_) => drop(scratch),
-        }
     }
 }
 

@@ -59,20 +59,20 @@ pub(super) struct Index {
     state: Arc<IndexState>,
     jobs: Option<mpsc::Sender<Work>>,
     writer: Option<JoinHandle<()>>,
-    readers: Arc<Readers>,
+    readers: Arc<ReadPool>,
     /// The whole index was checked since the start.
     checked: AtomicBool,
 }
 
 #[derive(Debug)]
-struct Readers {
+struct ReadPool {
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Reader>>,
+    idle: Mutex<Vec<ReadConnection>>,
 }
 
 /// A reading connection to the index file of `generation`.
 #[derive(Debug)]
-struct Reader {
+struct ReadConnection {
     generation: u64,
     connection: Connection,
 }
@@ -97,7 +97,7 @@ impl Index {
             path,
             source,
         })?;
-        let readers = Readers { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::default() };
+        let readers = ReadPool { permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::default() };
         Ok(Self { state, jobs: Some(jobs), writer: Some(writer), readers: Arc::new(readers), checked })
     }
 
@@ -232,7 +232,7 @@ impl Index {
                     None => schema::open_reader(state.path())?,
                 };
                 let result = look(&connection)?;
-                readers.idle().push(Reader { generation, connection });
+                readers.idle().push(ReadConnection { generation, connection });
                 Ok(result)
             };
             look().map_err(|error: rusqlite::Error| state.map_error(&error))
@@ -269,8 +269,8 @@ impl Drop for Index {
     }
 }
 
-impl Readers {
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Reader>> {
+impl ReadPool {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<ReadConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
