@@ -1,6 +1,7 @@
-//! A relay with a million objects: from its start to the first hit, its memory, look-ups, and what a lost index costs.
-//! Prints the rows for benches/README.md. `OBJECTS` sets another number. The store is made here: one object fetched
-//! by the relay, all others rows beside it; every fiftieth has that object's body, the others' are not asked for.
+//! Benchmark of a relay with a million objects: start to first hit, memory, lookups, and recovery of a lost
+//! index. Prints the rows for benches/README.md; `OBJECTS` sets another number. The store is synthetic: the relay
+//! fetches one object, and all other rows are derived from it. Every fiftieth object has its body; the others are
+//! never requested.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,11 +23,11 @@ use gupd_config::clock::Clock;
 use gupd_store::Store;
 use rusqlite::Connection;
 
-/// The content every object's path is made of; the number in it is the first object's.
+/// Number in the first object's path, from which all other paths are made.
 const FIRST: u64 = 261_121_001;
 const BODY: usize = 100_000;
 
-/// Every so many objects one has a body.
+/// Interval of objects that have a body.
 const SERVED: u64 = 50;
 
 const LOOKUPS: u64 = 20_000;
@@ -36,27 +37,27 @@ fn main() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     println!("| quantity, with {objects} objects | measured |\n| --- | ---: |");
-    make(&store, objects);
-    start(&store, objects);
-    look_up(&store, objects);
-    lose(&store, objects.min(100_000), objects);
+    create_store(&store, objects);
+    measure_start(&store, objects);
+    measure_lookups(&store, objects);
+    measure_rebuild(&store, objects.min(100_000), objects);
 }
 
-fn row(what: &str, measured: &str) {
-    println!("| {what} | {measured} |");
+fn row(quantity: &str, measured: &str) {
+    println!("| {quantity} | {measured} |");
 }
 
 fn path(object: u64) -> String {
     format!("/content/{{535CB6A4-441F-4e8a-A897-804CD859100E}}/{}/full.zip", FIRST + object)
 }
 
-/// Has the relay fetch one object, and enters the others beside it the quick way: as an index of version 1, whose
-/// rows need no checksums, that the next start brings up to date.
-fn make(store: &Path, objects: u64) {
+/// Fetches one object through the relay, and inserts the others into an index of version 1, whose rows need no
+/// checksums. The next start migrates it.
+fn create_store(store: &Path, objects: u64) {
     let manager = TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = manager.local_addr().unwrap();
     std::thread::spawn(move || manager.incoming().map_while(Result::ok).for_each(answer));
-    let relay = Relay::start(store, upstream);
+    let relay = RelayProcess::start(store, upstream);
     while !relay.get(0).contains("gupd; hit") {}
     drop(relay);
     let index = store.join("index.db");
@@ -88,53 +89,56 @@ fn make(store: &Path, objects: u64) {
         .unwrap();
     drop(connection);
     fs::remove_file(old).unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     let opened = open(store);
-    row("once: bringing an index of version 1 up to date", &format!("{:.1?}", begun.elapsed()));
-    let begun = Instant::now();
-    // Nothing of it is evicted: the sweep, the check of the whole index and its journal.
+    row("once: migration of an index of version 1", &format!("{:.1?}", started.elapsed()));
+    let started = Instant::now();
+    // Evicts nothing: the sweep, the check of the whole index and its journal.
     run(opened.maintain()).unwrap();
-    row("first upkeep, behind the start: sweep, writing the journal", &format!("{:.1?}", begun.elapsed()));
+    row(
+        "first maintenance after the start: sweep, writing the journal",
+        &format!("{:.1?}", started.elapsed()),
+    );
     drop(opened);
     let mib = |name| fs::metadata(store.join(name)).unwrap().len() >> 20;
     row("index, and its journal", &format!("{} MiB, {} MiB", mib("index.db"), mib("index.journal")));
 }
 
-fn start(store: &Path, objects: u64) {
-    let nobody: SocketAddr = ([127, 0, 0, 1], 1).into();
+fn measure_start(store: &Path, objects: u64) {
+    let unreachable: SocketAddr = ([127, 0, 0, 1], 1).into();
     for (memory, cold) in [("page cache warm", false), ("page cache dropped", true)] {
         let mut took = Vec::new();
         for _ in 0..5 {
             if cold && !drop_page_cache() {
                 return;
             }
-            let begun = Instant::now();
-            let relay = Relay::start(store, nobody);
+            let started = Instant::now();
+            let relay = RelayProcess::start(store, unreachable);
             assert!(relay.get(SERVED - 1).contains("gupd; hit"));
-            took.push(begun.elapsed());
+            took.push(started.elapsed());
         }
         took.sort();
         let figures = format!("{:.0?}, at most {:.0?}", took[2], took[4]);
         row(&format!("process start to the end of the first hit, {memory}"), &figures);
     }
-    let relay = Relay::start(store, nobody);
+    let relay = RelayProcess::start(store, unreachable);
     let mut stream = relay.connect();
     let times = (0..LOOKUPS.min(objects / SERVED)).map(|n| {
-        let begun = Instant::now();
-        let head = get(&mut stream, spread(n, objects / SERVED) * SERVED + SERVED - 1);
+        let started = Instant::now();
+        let head = get(&mut stream, scatter(n, objects / SERVED) * SERVED + SERVED - 1);
         assert!(head.contains("gupd; hit"), "{head}");
-        begun.elapsed()
+        started.elapsed()
     });
     row(
-        &format!("hit on an object that is not hot, {BODY} bytes, one client"),
+        &format!("hit on an object that is not cached, {BODY} bytes, one client"),
         &percentiles(times.collect()),
     );
-    // The whole index is read once, a minute after the start at the latest.
+    // The whole index is read once, at most a minute after the start.
     std::thread::sleep(Duration::from_secs(75));
     row("resident memory at its peak, `memory = 64MiB`", &format!("{} MiB", relay.peak_memory() >> 20));
 }
 
-fn look_up(store: &Path, objects: u64) {
+fn measure_lookups(store: &Path, objects: u64) {
     let first = first_key(store);
     for (memory, cold) in [("page cache warm", false), ("page cache dropped", true)] {
         if cold && !drop_page_cache() {
@@ -144,10 +148,10 @@ fn look_up(store: &Path, objects: u64) {
         let times = run(async {
             let mut times = Vec::new();
             for n in 0..LOOKUPS {
-                let key = key(&first, spread(n, objects));
-                let begun = Instant::now();
+                let key = key(&first, scatter(n, objects));
+                let started = Instant::now();
                 assert_eq!(opened.lookup(&key).await.unwrap().len(), 1, "{key}");
-                times.push(begun.elapsed());
+                times.push(started.elapsed());
             }
             times
         });
@@ -163,10 +167,10 @@ fn look_up(store: &Path, objects: u64) {
         });
         let (mut times, mut n) = (Vec::new(), 0);
         while !evicting.is_finished() {
-            let key = key(&first, spread(n, objects));
-            let begun = Instant::now();
+            let key = key(&first, scatter(n, objects));
+            let started = Instant::now();
             opened.lookup(&key).await.unwrap();
-            times.push(begun.elapsed());
+            times.push(started.elapsed());
             n += 1;
         }
         evicting.await.unwrap().unwrap();
@@ -176,8 +180,8 @@ fn look_up(store: &Path, objects: u64) {
     row(&format!("lookup while {evicted} objects are evicted"), &percentiles(times));
 }
 
-/// Gives `objects` of the rows files, and loses the index.
-fn lose(store: &Path, objects: u64, of: u64) {
+/// Creates files for `objects` rows, removes the index, and measures the rebuild.
+fn measure_rebuild(store: &Path, objects: u64, of: u64) {
     let index = Connection::open(store.join("index.db")).unwrap();
     let mut hashes =
         index.prepare("SELECT lower(hex(hash)), len FROM blobs ORDER BY id DESC LIMIT ?1").unwrap();
@@ -193,14 +197,14 @@ fn lose(store: &Path, objects: u64, of: u64) {
     drop(hashes);
     drop(index);
     fs::remove_file(store.join("index.db")).unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     let opened = open(store);
-    let took = begun.elapsed();
+    let took = started.elapsed();
     let found = opened.stats().objects;
     row(&format!("start without an index: {found} objects from a journal of {of}"), &format!("{took:.1?}"));
 }
 
-/// The key of the first object, of which all others are made.
+/// Returns the key of the first object, from which all others are made.
 fn first_key(store: &Path) -> String {
     let index = Connection::open(store.join("index.db")).unwrap();
     let first = format!("%/{FIRST}/%");
@@ -211,8 +215,8 @@ fn key(first: &str, object: u64) -> String {
     first.replace(&FIRST.to_string(), &(FIRST + object).to_string())
 }
 
-/// The `n`th of all numbers below `of`, in no order.
-fn spread(n: u64, of: u64) -> u64 {
+/// Returns the `n`th of all numbers below `of`, in pseudo-random order.
+fn scatter(n: u64, of: u64) -> u64 {
     n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % of
 }
 
@@ -242,13 +246,13 @@ fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work)
 }
 
-/// Only root may; without it the figures are left out.
+/// Drops the page cache; returns false without root, and the figures are then skipped.
 fn drop_page_cache() -> bool {
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "1").is_ok()
 }
 
-/// A manager that has one answer.
+/// Answers every request with the same content.
 fn answer(mut client: TcpStream) {
     let mut lines = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok);
     while lines.by_ref().any(|line| line.is_empty()) {
@@ -259,12 +263,12 @@ fn answer(mut client: TcpStream) {
     }
 }
 
-struct Relay {
+struct RelayProcess {
     child: Child,
     address: SocketAddr,
 }
 
-impl Relay {
+impl RelayProcess {
     fn start(store: &Path, upstream: SocketAddr) -> Self {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (address, admin) = (free(), free());
@@ -281,12 +285,12 @@ impl Relay {
     }
 
     fn connect(&self) -> TcpStream {
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             if let Ok(stream) = TcpStream::connect(self.address) {
                 return stream;
             }
-            assert!(begun.elapsed() < Duration::from_secs(60), "the relay does not serve");
+            assert!(started.elapsed() < Duration::from_secs(60), "the relay does not serve");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -302,7 +306,7 @@ impl Relay {
     }
 }
 
-impl Drop for Relay {
+impl Drop for RelayProcess {
     fn drop(&mut self) {
         let terminate = ["-TERM", &self.child.id().to_string()];
         drop(Command::new("kill").args(terminate).status());
@@ -310,9 +314,9 @@ impl Drop for Relay {
     }
 }
 
-/// Gets an object; its response's head.
+/// Requests an object and returns the response head.
 fn get(stream: &mut TcpStream, object: u64) -> String {
-    // In one piece: several wait for one another's acknowledgement.
+    // Sent in one write: several would wait for each other's acknowledgement.
     let request = format!("GET {} HTTP/1.1\r\nHost: relay\r\n\r\n", path(object));
     stream.write_all(request.as_bytes()).unwrap();
     let (mut read, mut buffer) = (Vec::new(), vec![0; 1 << 17]);

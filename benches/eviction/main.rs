@@ -1,25 +1,28 @@
-//! Which objects a full store should give up: hit ratios of policies, side by side, on a site's requests. Models in
-//! memory on seeded traces, so that the figures are the same on every machine; prints the table for the README.
+//! Benchmark of eviction policies: hit ratios side by side on a site's requests. In-memory models on seeded
+//! traces, so the figures are equal on every machine. Prints the table for benches/README.md.
 
 #![allow(clippy::print_stdout, reason = "a program that prints a table")]
 
 mod policies;
 mod trace;
 
-use policies::{Ghosts, Lru, Policy, Rules, S3Fifo, Sieve};
-use trace::{Request, site};
+use policies::{CachePolicy, Ghosts, Lru, S3Fifo, S3FifoParameters, Sieve};
+use trace::{TraceRequest, site};
 
 const GIB: u64 = 1 << 30;
 
-/// S3-FIFO's paper.
-const PAPER: Rules = Rules { small: 10, promoted: 2, ghosts: Ghosts::AsMain, by_the_minute: false };
+/// Parameters of the S3-FIFO paper.
+const PAPER: S3FifoParameters =
+    S3FifoParameters { small: 10, promoted: 2, ghosts: Ghosts::SameAsMain, per_minute: false };
 
-/// `src/store/index/policy.rs`. Share and ghosts were chosen on the trace of seed 1; shown is that of seed 2.
-const STORE: Rules = Rules { small: 25, promoted: 1, ghosts: Ghosts::Fixed(1024), by_the_minute: true };
+/// Parameters of `src/store/index/policy.rs`. Share and ghosts were chosen on the trace of seed 1; the table
+/// shows seed 2.
+const STORE: S3FifoParameters =
+    S3FifoParameters { small: 25, promoted: 1, ghosts: Ghosts::Fixed(1024), per_minute: true };
 
-type Make = (&'static str, fn(u64) -> Box<dyn Policy>);
+type PolicyFactory = (&'static str, fn(u64) -> Box<dyn CachePolicy>);
 
-const POLICIES: &[Make] = &[
+const POLICIES: &[PolicyFactory] = &[
     ("LRU", |quota| Box::new(Lru::new(quota))),
     ("SIEVE", |quota| Box::new(Sieve::new(quota))),
     ("S3-FIFO, as published", |quota| Box::new(S3Fifo::new(quota, PAPER))),
@@ -50,12 +53,12 @@ fn main() {
     }
 }
 
-/// Percent of requests, and of the bytes asked for, that were there.
-fn ratios(policy: &mut dyn Policy, requests: &[Request]) -> (f64, f64) {
+/// Returns the percentages of requests and of requested bytes that hit.
+fn ratios(policy: &mut dyn CachePolicy, requests: &[TraceRequest]) -> (f64, f64) {
     let (mut hits, mut hit_bytes, mut bytes) = (0u64, 0, 0);
     for request in requests {
         bytes += request.size;
-        if policy.ask(request) {
+        if policy.request(request) {
             hits += 1;
             hit_bytes += request.size;
         }

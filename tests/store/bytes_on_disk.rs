@@ -1,5 +1,5 @@
-//! Bytes come back as they were written, from memory and from disk, during the fill and after it; the same bytes
-//! under two keys are stored once.
+//! Bodies are read back as written, from memory and disk, during the fill and after it. Equal bodies are stored
+//! once.
 
 use super::*;
 use gupd_store::{BLOCK, CHUNK};
@@ -15,7 +15,7 @@ fn sizes() -> impl Strategy<Value = u64> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn any_body_in_any_frames_reads_back_from_any_position(
+    fn body_in_any_frames_reads_back_from_any_position(
         len in sizes(), known: bool, memory in prop_oneof![Just(0), Just(64 * MIB)],
         frames in proptest::collection::vec(prop_oneof![1u64..100, 1u64..300_000], 1..12), group in 1usize..4,
         at in proptest::collection::vec(any::<proptest::sample::Index>(), 3),
@@ -26,7 +26,7 @@ proptest! {
             let store = site.open();
             let mut writer = InOrder::begin(&store, known.then_some(len)).await.unwrap();
             let partial = BodySource::Partial(writer.partial().clone());
-            // A few small ones are enough; only small ones take for ever.
+            // Few small frames: a body of small ones takes too long.
             let mut cuts = frames.iter().chain([&100_000]).cycle();
             let mut rest = body.clone();
             while !rest.is_empty() {
@@ -64,7 +64,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_fill_leaves_its_chunks_hot_and_they_stay_so_under_the_blobs_name() {
+async fn committed_chunks_stay_cached_under_the_blob_name() {
     let site = Site::new();
     let store = site.open();
     let body = body(1, 2 * CHUNK + 100);
@@ -78,7 +78,7 @@ async fn a_fill_leaves_its_chunks_hot_and_they_stay_so_under_the_blobs_name() {
 }
 
 #[tokio::test]
-async fn the_same_bytes_under_two_keys_are_stored_once_and_counted_as_saved() {
+async fn equal_bodies_share_a_blob_and_count_as_deduplicated() {
     let site = Site::new();
     let store = site.open();
     let body = body(1, 3 * BLOCK);
@@ -86,8 +86,8 @@ async fn the_same_bytes_under_two_keys_are_stored_once_and_counted_as_saved() {
     let second = super::store(&store, "two", &body).await.unwrap();
     assert!(!first.deduplicated && second.deduplicated);
     assert_eq!(site.files().len(), 1);
-    let facts = store.stats();
-    assert_eq!((facts.objects, facts.blobs, facts.deduplicated_bytes), (2, 1, 3 * BLOCK));
+    let stats = store.stats();
+    assert_eq!((stats.objects, stats.blobs, stats.deduplicated_bytes), (2, 1, 3 * BLOCK));
     store.remove("one").await.unwrap();
     assert_eq!(read_from(&store, &second.source, 0, 3 * BLOCK).await.unwrap(), body);
     store.remove("two").await.unwrap();
@@ -96,7 +96,7 @@ async fn the_same_bytes_under_two_keys_are_stored_once_and_counted_as_saved() {
 }
 
 #[tokio::test]
-async fn a_blob_whose_file_went_missing_comes_back_with_the_next_fill() {
+async fn missing_blob_file_is_restored_by_the_next_fill() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let body = body(1, 3 * BLOCK);
@@ -109,7 +109,7 @@ async fn a_blob_whose_file_went_missing_comes_back_with_the_next_fill() {
 }
 
 #[test]
-fn a_dropped_writer_leaves_nothing_and_its_reader_no_clean_end() {
+fn dropped_writer_leaves_no_file_and_no_clean_end() {
     let site = Site::new();
     run(async {
         let store = site.open();
@@ -124,7 +124,7 @@ fn a_dropped_writer_leaves_nothing_and_its_reader_no_clean_end() {
 }
 
 #[tokio::test]
-async fn a_reader_in_the_middle_of_a_removed_blob_goes_on() {
+async fn reader_of_a_removed_blob_continues() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let body = body(1, 2 * CHUNK);
@@ -136,7 +136,7 @@ async fn a_reader_in_the_middle_of_a_removed_blob_goes_on() {
 }
 
 #[test]
-fn tasks_that_store_and_remove_the_same_bytes_never_lose_a_body_that_is_indexed() {
+fn concurrent_store_and_remove_never_lose_an_indexed_body() {
     let site = Site::with(|config| config.memory = 0);
     let body = body(1, 3 * BLOCK);
     run(async {
@@ -170,7 +170,7 @@ fn tasks_that_store_and_remove_the_same_bytes_never_lose_a_body_that_is_indexed(
 }
 
 #[tokio::test]
-async fn a_blob_that_root_stores_belongs_to_the_folders_owner() {
+async fn blob_stored_by_root_belongs_to_the_folder_owner() {
     const SERVICE: u32 = 65_534;
     let site = Site::new();
     let store = site.open();

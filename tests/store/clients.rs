@@ -1,4 +1,4 @@
-//! What is known of clients outlives a restart, and is not missed when the index is lost.
+//! Client rows: they survive a restart, and a lost index is rebuilt without them.
 
 use super::*;
 
@@ -18,7 +18,7 @@ async fn all(store: &Store) -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn rows_come_back_in_pages_after_a_restart_and_those_removed_do_not() {
+async fn client_rows_survive_a_restart_and_removed_ones_do_not() {
     let site = Site::new();
     let store = site.open();
     store.save_clients((0..3000).map(|number| row(number, Some("new"))).collect()).await.unwrap();
@@ -34,7 +34,7 @@ async fn rows_come_back_in_pages_after_a_restart_and_those_removed_do_not() {
 }
 
 #[tokio::test]
-async fn a_row_that_rotted_is_left_out_and_the_others_are_given() {
+async fn corrupt_client_row_is_skipped() {
     let site = Site::new();
     let store = site.open();
     store.save_clients((0..5).map(|number| row(number, Some("value"))).collect()).await.unwrap();
@@ -48,7 +48,7 @@ async fn a_row_that_rotted_is_left_out_and_the_others_are_given() {
 }
 
 #[tokio::test]
-async fn a_lost_index_knows_no_client_and_takes_them_again() {
+async fn rebuilt_index_has_no_clients_and_accepts_new_ones() {
     let site = Site::new();
     let store = site.open();
     let before = fs::metadata(site.config.dir.join("index.journal")).unwrap().len();

@@ -1,4 +1,4 @@
-//! A damaged file is never served: flip a bit, cut the file, swap two files, and reading says so.
+//! Damaged files are never served: after a flipped bit, truncation or a swap of files, reads report damage.
 
 use super::*;
 use gupd_store::{BLOCK, CHUNK, EvictionReason};
@@ -7,7 +7,7 @@ use proptest::test_runner::TestRunner;
 use std::os::unix::fs::FileExt;
 
 #[test]
-fn a_flipped_bit_anywhere_in_the_file_is_never_returned() {
+fn flipped_bit_in_a_blob_is_never_returned() {
     let site = Site::with(|config| config.memory = 0);
     let stored = run(async {
         let store = site.open();
@@ -38,7 +38,7 @@ fn a_flipped_bit_anywhere_in_the_file_is_never_returned() {
 }
 
 #[tokio::test]
-async fn damage_is_counted() {
+async fn damaged_read_is_counted() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let committed = super::store(&store, "key", &body(1, BLOCK)).await.unwrap();
@@ -48,7 +48,7 @@ async fn damage_is_counted() {
 }
 
 #[tokio::test]
-async fn a_cut_file_is_damage_at_every_length() {
+async fn truncated_file_is_damaged_at_every_length() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let committed = super::store(&store, "key", &body(3, BLOCK + 9)).await.unwrap();
@@ -64,7 +64,7 @@ async fn a_cut_file_is_damage_at_every_length() {
 }
 
 #[tokio::test]
-async fn a_sound_file_under_another_blobs_name_is_damage() {
+async fn valid_file_under_another_name_is_damaged() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let one = super::store(&store, "one", &body(1, BLOCK)).await.unwrap();
@@ -74,7 +74,7 @@ async fn a_sound_file_under_another_blobs_name_is_damage() {
 }
 
 #[tokio::test]
-async fn a_damaged_partial_is_not_readable_either() {
+async fn damaged_partial_file_is_not_readable() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let mut writer = InOrder::begin(&store, None).await.unwrap();
@@ -86,7 +86,7 @@ async fn a_damaged_partial_is_not_readable_either() {
 }
 
 #[tokio::test]
-async fn what_was_written_again_is_not_taken_back_by_whoever_had_read_the_damage() {
+async fn refetched_chunk_is_not_invalidated_by_an_earlier_reader() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let mut writer = store.begin_blob(Some(CHUNK)).await.unwrap();
@@ -103,7 +103,7 @@ async fn what_was_written_again_is_not_taken_back_by_whoever_had_read_the_damage
 }
 
 #[tokio::test]
-async fn a_discarded_blob_takes_all_its_objects_and_can_be_filled_again() {
+async fn discarded_blob_removes_all_objects_and_can_be_refilled() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let body = body(1, CHUNK);

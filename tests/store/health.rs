@@ -1,5 +1,5 @@
-//! A disk that never gives one block back, and does all else: the store does without that block's blob after a while,
-//! and is well. What stands for the block is a folder in the place of the blob's file: it opens, and cannot be read.
+//! A disk that never returns one block and works otherwise: the store removes that block's blob after a while and
+//! is healthy again. A folder in place of the blob's file stands for the block: it can be opened but not read.
 
 use super::*;
 use gupd_cache::Cache;
@@ -8,10 +8,10 @@ use gupd_config::{Class, Config};
 use gupd_http::VaryFields;
 use gupd_store::{BLOCK, StoreHealth};
 
-/// Probes until a block is given up.
+/// Number of probes until an unreadable block is given up.
 const PROBES: usize = 30;
 
-/// Has the disk keep a blob to itself.
+/// Makes a blob unreadable.
 fn withhold(site: &Site, blob: BlobId) -> PathBuf {
     let file = site.blob(blob);
     let away = site.dir.path().join("away");
@@ -20,7 +20,7 @@ fn withhold(site: &Site, blob: BlobId) -> PathBuf {
     away
 }
 
-fn give_back(site: &Site, blob: BlobId, away: &Path) {
+fn restore(site: &Site, blob: BlobId, away: &Path) {
     fs::remove_dir(site.blob(blob)).unwrap();
     fs::rename(away, site.blob(blob)).unwrap();
 }
@@ -30,12 +30,12 @@ async fn fails_to_read(store: &Store, committed: &CommittedObject) {
     assert!(matches!(read, Err(ReadError::Io { .. })), "{read:?}");
 }
 
-fn condition(store: &Store) -> StoreHealth {
+fn health(store: &Store) -> StoreHealth {
     store.stats().health
 }
 
 #[tokio::test]
-async fn a_block_that_never_comes_back_costs_its_blob_and_not_the_store() {
+async fn permanently_unreadable_block_costs_its_blob_only() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let [lost, kept] = [1, 2].map(|seed| body(seed, 3 * BLOCK));
@@ -52,14 +52,14 @@ async fn a_block_that_never_comes_back_costs_its_blob_and_not_the_store() {
     fails_to_read(&store, &committed).await;
     for probe in 1..PROBES {
         cache.maintain().await.unwrap();
-        assert_eq!(condition(&store), StoreHealth::Failing, "after {probe} probes");
+        assert_eq!(health(&store), StoreHealth::Failing, "after {probe} probes");
         assert!(matches!(store.begin_blob(Some(BLOCK)).await, Err(StoreError::Degraded { .. })));
     }
     assert!(cache.find_hot("lost", &HeaderMap::new()).is_some());
     cache.maintain().await.unwrap();
-    assert_eq!(condition(&store), StoreHealth::Healthy);
+    assert_eq!(health(&store), StoreHealth::Healthy);
     assert!(store.lookup("lost").await.unwrap().is_empty());
-    assert!(cache.find_hot("lost", &HeaderMap::new()).is_none(), "nobody is sent to the block any more");
+    assert!(cache.find_hot("lost", &HeaderMap::new()).is_none(), "no client is sent to the block");
     assert_eq!(store.lookup("kept").await.unwrap().len(), 1);
 
     let again = super::store(&store, "lost", &lost).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_block_that_never_comes_back_costs_its_blob_and_not_the_store() {
 }
 
 #[tokio::test]
-async fn a_block_that_comes_back_in_time_costs_nothing() {
+async fn block_readable_again_in_time_costs_nothing() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let committed = super::store(&store, "key", &body(1, BLOCK)).await.unwrap();
@@ -77,14 +77,14 @@ async fn a_block_that_comes_back_in_time_costs_nothing() {
     for _ in 1..PROBES {
         assert!(!store.probe().await);
     }
-    give_back(&site, committed.object.blob, &away);
+    restore(&site, committed.object.blob, &away);
     assert!(store.probe().await);
     assert_eq!(store.lookup("key").await.unwrap().len(), 1);
     assert!(store.read(&committed.source, 0).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_block_is_not_given_up_while_the_disk_fails_in_other_ways() {
+async fn block_is_kept_while_the_disk_fails_in_other_ways() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let committed = super::store(&store, "key", &body(1, BLOCK)).await.unwrap();
@@ -95,19 +95,19 @@ async fn a_block_is_not_given_up_while_the_disk_fails_in_other_ways() {
         for _ in 1..PROBES {
             assert!(!store.probe().await);
         }
-        // It takes no writes for a moment: the count begins anew.
+        // It takes no writes for a moment: the count restarts.
         fs::rename(&partial, &aside).unwrap();
         assert!(!store.probe().await);
         fs::rename(&aside, &partial).unwrap();
     }
-    give_back(&site, committed.object.blob, &away);
+    restore(&site, committed.object.blob, &away);
     assert!(store.probe().await);
     assert_eq!(store.lookup("key").await.unwrap().len(), 1);
     assert!(store.read(&committed.source, 0).await.is_ok());
 }
 
 #[tokio::test]
-async fn each_of_several_such_blocks_has_its_own_time() {
+async fn each_unreadable_block_has_its_own_deadline() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let first = super::store(&store, "first", &body(1, BLOCK)).await.unwrap();
@@ -128,5 +128,5 @@ async fn each_of_several_such_blocks_has_its_own_time() {
         store.probe().await;
     }
     assert!(store.lookup("second").await.unwrap().is_empty());
-    assert_eq!(condition(&store), StoreHealth::Healthy);
+    assert_eq!(health(&store), StoreHealth::Healthy);
 }

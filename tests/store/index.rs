@@ -1,4 +1,4 @@
-//! What the index remembers of an object: variants, refreshed heads, uses.
+//! Index entries: variants, refreshed heads, uses.
 
 use super::*;
 use gupd_store::MAX_VARIANTS;
@@ -11,7 +11,7 @@ async fn store_variant(store: &Arc<Store>, selecting: &str, response_time: i64) 
 }
 
 #[tokio::test]
-async fn an_object_is_found_as_it_was_stored() {
+async fn stored_object_is_found_unchanged() {
     let site = Site::new();
     let store = site.open();
     let committed = super::store(&store, "key", &body(1, 100)).await.unwrap();
@@ -24,7 +24,7 @@ async fn an_object_is_found_as_it_was_stored() {
 }
 
 #[tokio::test]
-async fn variants_come_newest_first_and_the_oldest_gives_way() {
+async fn variants_are_newest_first_and_bounded() {
     let site = Site::new();
     let store = site.open();
     for variant in 0..=i64::try_from(MAX_VARIANTS).unwrap() {
@@ -39,7 +39,7 @@ async fn variants_come_newest_first_and_the_oldest_gives_way() {
 }
 
 #[tokio::test]
-async fn a_refreshed_head_replaces_the_stored_one() {
+async fn refreshed_head_replaces_the_stored_one() {
     let site = Site::new();
     let store = site.open();
     let object = super::store(&store, "key", &body(1, 100)).await.unwrap().object;
@@ -55,7 +55,7 @@ async fn a_refreshed_head_replaces_the_stored_one() {
 }
 
 #[tokio::test]
-async fn a_head_too_large_for_a_trailer_is_refused_and_nothing_is_left() {
+async fn oversized_head_is_refused_and_leaves_nothing() {
     let site = Site::new();
     let store = site.open();
     let mut writer = InOrder::begin(&store, None).await.unwrap();

@@ -1,12 +1,12 @@
-//! Whatever happens to the index, its journal and the blobs bring it back: every object with its head, and never a
-//! wrong one. Lost are last uses.
+//! Loss of and damage to the index: its journal and the blobs restore every object with its head, and never a
+//! wrong one. Only last uses are lost.
 
 use super::*;
 use gupd_store::{BLOCK, Object};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-/// A key, its variant, the head it is to have, and its body.
+/// A key, its variant, its expected head and its body.
 type Known = (&'static str, &'static str, HeaderMap, Bytes);
 
 fn headers(etag: &'static str) -> HeaderMap {
@@ -20,8 +20,7 @@ async fn put(store: &Arc<Store>, key: &str, selecting: &str, etag: &'static str,
     writer.commit(new).await.unwrap().object
 }
 
-/// One of each that an index can have: objects that share a blob, a head that was refreshed, variants, one that was
-/// replaced, one that was removed.
+/// Stores one object of each kind: a shared blob, a refreshed head, variants, a replaced and a removed object.
 async fn fill(store: &Arc<Store>) -> Vec<Known> {
     let (one, two, three) = (body(1, BLOCK + 9), body(2, 10), body(3, 300));
     put(store, "first", "", "\"a\"", &one).await;
@@ -71,7 +70,7 @@ fn filled() -> (Site, Vec<Known>) {
     (site, known)
 }
 
-/// What it takes to tell a sound index from a damaged one: the same at every start.
+/// Asserts that two successive starts find all objects.
 fn survives(site: &Site, known: &[Known]) {
     for _start in 0..2 {
         run(async { assert_has(&site.open(), known).await });
@@ -79,7 +78,7 @@ fn survives(site: &Site, known: &[Known]) {
 }
 
 #[test]
-fn a_flipped_bit_anywhere_in_the_index_costs_nothing() {
+fn flipped_bit_in_the_index_costs_nothing() {
     let (site, known) = filled();
     let sound = fs::read(index(&site)).unwrap();
     let flipped = |bit: usize| {
@@ -88,7 +87,7 @@ fn a_flipped_bit_anywhere_in_the_index_costs_nothing() {
         fs::write(index(&site), bytes).unwrap();
         run(async { assert_has(&site.open(), &known).await });
     };
-    // The first page's head says how to read all others.
+    // The header of the first page describes all others.
     (0..100 * 8).step_by(7).chain(16 * 8..32 * 8).for_each(flipped);
     let anywhere = any::<proptest::sample::Index>();
     let flips = |at: proptest::sample::Index| {
@@ -99,7 +98,7 @@ fn a_flipped_bit_anywhere_in_the_index_costs_nothing() {
 }
 
 #[test]
-fn an_index_that_is_cut_short_or_garbage_or_gone_costs_nothing() {
+fn truncated_or_missing_index_costs_nothing() {
     let (site, known) = filled();
     let sound = fs::read(index(&site)).unwrap();
     for len in [0, 1, 15, 100, 4095, 4096, 8192, sound.len() - 4096, sound.len() - 1] {
@@ -115,7 +114,7 @@ fn an_index_that_is_cut_short_or_garbage_or_gone_costs_nothing() {
 }
 
 #[test]
-fn a_damaged_index_is_kept_aside_until_the_next_one() {
+fn damaged_index_is_kept_aside_until_the_next_one() {
     let (site, known) = filled();
     let damaged = |site: &Site| -> Vec<Vec<u8>> {
         let entries = fs::read_dir(&site.config.dir).unwrap().map(|entry| entry.unwrap().path());
@@ -135,18 +134,18 @@ fn a_damaged_index_is_kept_aside_until_the_next_one() {
 }
 
 #[test]
-fn an_index_that_is_damaged_while_it_serves_is_made_anew_and_nothing_is_served_from_it() {
+fn index_damaged_while_serving_is_rebuilt() {
     let (site, known) = filled();
     let sound = fs::read(index(&site)).unwrap();
     run(async {
         let store = site.open();
-        // In place, as a disk does it, and all of it but the head that is in memory by now.
+        // Overwritten in place, as by a failing disk, except for the header, which is in memory by now.
         let file = fs::File::options().write(true).open(index(&site)).unwrap();
         let rot = vec![0x5a; sound.len() - 4096];
         std::os::unix::fs::FileExt::write_all_at(&file, &rot, 4096).unwrap();
         let first = store.lookup("first").await;
         assert!(matches!(first, Err(StoreError::IndexDamaged { .. })), "{first:?}");
-        // Behind the rebuilding, on the index's thread.
+        // Queued after the rebuild on the index thread.
         store.record_use(vec![]).await.unwrap();
         assert_has(&store, &known).await;
         put(&store, "later", "", "\"l\"", &body(9, 10)).await;
@@ -156,7 +155,7 @@ fn an_index_that_is_damaged_while_it_serves_is_made_anew_and_nothing_is_served_f
 }
 
 #[test]
-fn damage_that_a_write_meets_is_healed_too() {
+fn damage_found_by_a_write_is_repaired() {
     let (site, known) = filled();
     let sound = fs::read(index(&site)).unwrap();
     run(async {
@@ -164,7 +163,7 @@ fn damage_that_a_write_meets_is_healed_too() {
         let file = fs::File::options().write(true).open(index(&site)).unwrap();
         let rot = vec![0x5a; sound.len() - 4096];
         std::os::unix::fs::FileExt::write_all_at(&file, &rot, 4096).unwrap();
-        // The writing connection has read all pages at the start; this one empties its memory of them.
+        // The writing connection has cached all pages at the start; this one makes it drop them.
         let other = rusqlite::Connection::open(index(&site)).unwrap();
         drop(other.execute_batch("PRAGMA user_version = 3"));
         drop(other);
@@ -177,10 +176,10 @@ fn damage_that_a_write_meets_is_healed_too() {
 }
 
 #[test]
-fn without_index_and_journal_the_blobs_own_records_remain() {
+fn lost_index_and_journal_are_restored_from_blobs() {
     let (site, known) = filled();
     let disk = run(async { site.open().stats().disk_bytes });
-    // Whose blobs have no other first object.
+    // Objects whose blobs were first stored for them.
     let first: Vec<Known> = known.iter().filter(|known| known.0 != "shares").cloned().collect();
     fs::remove_file(index(&site)).unwrap();
     fs::remove_file(journal(&site)).unwrap();
@@ -191,7 +190,7 @@ fn without_index_and_journal_the_blobs_own_records_remain() {
         let store = full.open();
         assert!(store.lookup("first").await.unwrap().is_empty());
         let refused = store.begin_blob(Some(16 * BLOCK)).await;
-        assert!(refused.is_err(), "the room of files without a row is not given away");
+        assert!(refused.is_err(), "files without a row keep their room");
         store.maintain().await.unwrap();
         for (key, ..) in &first {
             assert!(!store.lookup(key).await.unwrap().is_empty(), "{key}");
@@ -206,7 +205,7 @@ fn without_index_and_journal_the_blobs_own_records_remain() {
 }
 
 #[test]
-fn files_that_are_no_blobs_are_removed_when_the_index_was_lost() {
+fn invalid_files_are_removed_after_index_loss() {
     let (site, known) = filled();
     fs::remove_file(index(&site)).unwrap();
     let (junk, misnamed) = (BlobId::from([1; 32]), BlobId::from([2; 32]));
@@ -225,7 +224,7 @@ fn files_that_are_no_blobs_are_removed_when_the_index_was_lost() {
 }
 
 #[test]
-fn a_journal_that_is_lost_or_damaged_is_written_anew() {
+fn lost_or_damaged_journal_is_rewritten() {
     for damage in [None, Some(0), Some(50)] {
         let (site, known) = filled();
         match damage {
@@ -245,7 +244,7 @@ fn a_journal_that_is_lost_or_damaged_is_written_anew() {
 }
 
 #[test]
-fn a_flipped_bit_in_the_journal_alone_costs_nothing_and_with_the_index_gone_one_entry() {
+fn flipped_bit_in_the_journal_costs_at_most_one_entry() {
     let (site, known) = filled();
     let sound = fs::read(journal(&site)).unwrap();
     for bit in (0..sound.len() * 8).step_by(sound.len() * 8 / 20) {
@@ -276,12 +275,12 @@ fn a_flipped_bit_in_the_journal_alone_costs_nothing_and_with_the_index_gone_one_
 }
 
 #[test]
-fn an_index_behind_its_journal_is_brought_up_to_it() {
+fn index_behind_its_journal_is_brought_up_to_date() {
     let site = Site::new();
     let store = site.open();
     let early = run(async {
         put(&store, "early", "", "\"e\"", &body(8, 10)).await;
-        // An index as a power cut may leave it: without its last transactions.
+        // An index as a power failure may leave it: without its last transactions.
         let early = site.crashed();
         fill(&store).await;
         store.remove("early").await.unwrap();
@@ -300,7 +299,7 @@ fn an_index_behind_its_journal_is_brought_up_to_it() {
 }
 
 #[test]
-fn the_wal_lost_or_damaged_costs_nothing() {
+fn lost_or_damaged_wal_costs_nothing() {
     let site = Site::new();
     let store = site.open();
     let known = run(fill(&store));
@@ -318,17 +317,17 @@ fn the_wal_lost_or_damaged_costs_nothing() {
 }
 
 #[test]
-fn an_object_whose_file_went_with_the_index_is_not_found() {
+fn object_without_file_is_not_restored() {
     let (site, known) = filled();
     let blob = run(async { site.open().lookup("refreshed").await.unwrap()[0].blob });
     fs::remove_file(site.blob(blob)).unwrap();
     fs::remove_file(index(&site)).unwrap();
-    let left: Vec<Known> = known.into_iter().filter(|known| known.0 != "refreshed").collect();
-    survives(&site, &left);
+    let remaining: Vec<Known> = known.into_iter().filter(|known| known.0 != "refreshed").collect();
+    survives(&site, &remaining);
 }
 
 #[test]
-fn an_index_of_version_1_is_brought_up_to_date_with_everything_in_it() {
+fn index_of_version_1_is_migrated() {
     let (site, known) = filled();
     let new = site.config.dir.join("new.db");
     fs::rename(index(&site), &new).unwrap();
@@ -347,7 +346,7 @@ fn an_index_of_version_1_is_brought_up_to_date_with_everything_in_it() {
     run(async {
         let store = site.open();
         assert_has(&store, &known).await;
-        // A version 1 knew no journal: it is written now.
+        // Version 1 had no journal: it is written now.
         store.maintain().await.unwrap();
     });
     fs::remove_file(index(&site)).unwrap();

@@ -1,7 +1,8 @@
-//! The store's promises, over real folders: bytes come back as written or not at all, a crash loses nothing that was
-//! committed, the limits hold. Owns the few steps all of them take; each file beside this one is about one promise.
+//! Tests of the store's guarantees on real folders: bytes are returned as written or not at all, a crash loses
+//! nothing that was committed, and the limits hold. This file has the shared steps; each other file covers one
+//! guarantee.
 
-#![allow(clippy::unwrap_used, reason = "steps of tests: what fails here fails the test")]
+#![allow(clippy::unwrap_used, reason = "test steps: a failure here fails the test")]
 
 mod bytes_on_disk;
 mod clients;
@@ -35,7 +36,7 @@ use tempfile::TempDir;
 const MIB: u64 = 1 << 20;
 const NOW: i64 = 1_700_000_000_000;
 
-/// A folder, and a clock that stands still.
+/// A store folder and a manual clock.
 struct Site {
     dir: TempDir,
     config: config::StoreSettings,
@@ -67,7 +68,7 @@ impl Site {
         Store::open(&self.config, self.clock.clone()).unwrap()
     }
 
-    /// The folder as a power cut would leave it now, under another name.
+    /// Copies the folder as a power failure would leave it now.
     fn crashed(&self) -> Self {
         let to = TempDir::new().unwrap();
         copy(&self.config.dir, &to.path().join("store"));
@@ -80,12 +81,12 @@ impl Site {
         self.config.dir.join("blobs").join(&name[..2]).join(name)
     }
 
-    /// Sizes of all files of blobs, half-written ones too.
+    /// Returns the sizes of all blob files, including unfinished ones.
     fn files(&self) -> Vec<u64> {
         let mut sizes = Vec::new();
-        let shelves = fs::read_dir(self.config.dir.join("blobs")).unwrap().map(|shelf| shelf.unwrap().path());
-        for folder in shelves.chain([self.config.dir.join("partial")]) {
-            // One that is removed meanwhile takes no room.
+        let dirs = fs::read_dir(self.config.dir.join("blobs")).unwrap().map(|dir| dir.unwrap().path());
+        for folder in dirs.chain([self.config.dir.join("partial")]) {
+            // A file removed meanwhile takes no room.
             sizes.extend(
                 fs::read_dir(folder).unwrap().filter_map(|file| Some(file.unwrap().metadata().ok()?.len())),
             );
@@ -107,7 +108,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// `len` bytes that differ by seed and never repeat at a block's distance.
+/// Returns `len` bytes that differ by seed and never repeat at a block's distance.
 fn body(seed: u64, len: u64) -> Bytes {
     let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
     let word = |_| {
@@ -134,7 +135,7 @@ fn response(key: &str) -> NewObject {
     }
 }
 
-/// A blob written from its first byte to its last.
+/// A blob written in order.
 #[derive(Debug)]
 struct InOrder {
     writer: BlobWriter,

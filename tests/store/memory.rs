@@ -1,9 +1,9 @@
-//! Memory stays bounded whatever readers hold, and a chunk that many want is read once.
+//! Memory stays bounded for any readers, and concurrent readers share one disk read.
 
 use super::*;
 use gupd_store::{BLOCK, CHUNK, PIECES_MAX, PINNED_MAX};
 
-/// A store without a cache, and a body that none of it holds.
+/// Returns a store with an empty cache, and a body that is only on disk.
 async fn cold(site: &Site, len: u64) -> (Arc<Store>, CommittedObject, Bytes) {
     let body = body(1, len);
     drop(super::store(&site.open(), "key", &body).await.unwrap());
@@ -15,7 +15,7 @@ async fn cold(site: &Site, len: u64) -> (Arc<Store>, CommittedObject, Bytes) {
 }
 
 #[test]
-fn two_hundred_readers_of_a_cold_chunk_cause_one_disk_read() {
+fn concurrent_readers_of_a_cold_chunk_share_one_disk_read() {
     let site = Site::new();
     run(async {
         let (store, committed, body) = cold(&site, CHUNK).await;
@@ -38,7 +38,7 @@ fn two_hundred_readers_of_a_cold_chunk_cause_one_disk_read() {
 }
 
 #[tokio::test]
-async fn pressed_memory_gives_pieces_then_small_ones_and_all_are_given_back() {
+async fn reads_above_the_limit_get_pieces_and_all_are_freed() {
     let site = Site::with(|config| config.memory = 0);
     let (store, committed, body) = cold(&site, 2 * CHUNK).await;
     let memory = store.chunk_memory();
@@ -66,7 +66,7 @@ async fn pressed_memory_gives_pieces_then_small_ones_and_all_are_given_back() {
 }
 
 #[test]
-fn thousands_of_stalled_readers_stay_within_the_bound() {
+fn stalled_readers_stay_within_the_memory_bound() {
     let site = Site::with(|config| config.memory = 4 * MIB);
     run(async {
         let (store, committed, _) = cold(&site, 96 * MIB).await;

@@ -1,12 +1,12 @@
-//! A publication is there whole or not at all, and outlives the index; copies are what they were, whatever becomes of
-//! the objects they were made of.
+//! Publications are applied completely or not at all, and survive the loss of the index. Copies keep their
+//! content whatever happens to their originals.
 
 use super::*;
 use gupd_store::bundle::{ExportSummary, export};
 use gupd_store::{BLOCK, CHUNK, Inventory, Object, ObjectKey, RepairError};
 use sha2::{Digest, Sha256};
 
-/// What is published: the records, and the copies with their blobs.
+/// Published records, and copies with their blobs.
 type Published = (Vec<(String, Vec<u8>)>, Vec<(ObjectKey, BlobId)>);
 
 fn record(name: &str, value: &str) -> (String, Option<Vec<u8>>) {
@@ -28,7 +28,7 @@ async fn publish(store: &Store, change: impl FnOnce(&mut Publication)) -> Result
     store.publish(publication).await.map(drop)
 }
 
-/// Two revisions of two catalogs, of which one did not change.
+/// Publishes two revisions of two catalogs, one of which did not change.
 async fn two_revisions(store: &Arc<Store>) {
     let first = super::store(store, "all /a", &body(1, 2 * BLOCK)).await.unwrap().object;
     let other = super::store(store, "all /b", &body(2, 100)).await.unwrap().object;
@@ -82,13 +82,13 @@ fn survives(site: &Site) {
 }
 
 #[test]
-fn a_publication_survives_a_restart_and_the_loss_of_the_index() {
+fn publication_survives_restart_and_index_loss() {
     let site = filled();
     survives(&site);
     fs::remove_file(site.config.dir.join("index.db")).unwrap();
     survives(&site);
     let journal = site.config.dir.join("index.journal");
-    // Written anew from the index, as it is when most of it is history.
+    // The journal is rewritten from the index, as by a compaction.
     fs::remove_file(&journal).unwrap();
     run(async { site.open().maintain().await.unwrap() });
     fs::remove_file(site.config.dir.join("index.db")).unwrap();
@@ -96,7 +96,7 @@ fn a_publication_survives_a_restart_and_the_loss_of_the_index() {
 }
 
 #[test]
-fn a_flipped_bit_anywhere_in_the_index_costs_no_record_and_no_copy() {
+fn flipped_bit_in_the_index_costs_no_record_or_copy() {
     let site = filled();
     let index = site.config.dir.join("index.db");
     let sound = fs::read(&index).unwrap();
@@ -109,7 +109,7 @@ fn a_flipped_bit_anywhere_in_the_index_costs_no_record_and_no_copy() {
 }
 
 #[test]
-fn a_record_that_rots_in_its_place_is_damage_of_the_index() {
+fn corrupt_record_marks_the_index_damaged() {
     let site = filled();
     let index = rusqlite::Connection::open(site.config.dir.join("index.db")).unwrap();
     index.execute("UPDATE records SET value = x'00' WHERE name = 'rings'", []).unwrap();
@@ -118,7 +118,7 @@ fn a_record_that_rots_in_its_place_is_damage_of_the_index() {
 }
 
 #[test]
-fn a_copy_of_what_has_gone_or_changed_is_refused_and_nothing_is_changed() {
+fn copy_of_a_changed_object_is_refused_completely() {
     let site = filled();
     run(async {
         let store = site.open();
@@ -145,7 +145,7 @@ fn a_copy_of_what_has_gone_or_changed_is_refused_and_nothing_is_changed() {
 }
 
 #[tokio::test]
-async fn records_are_read_by_prefix_and_are_as_large_as_the_journal_takes() {
+async fn records_are_read_by_prefix_and_bounded_in_size() {
     let site = Site::new();
     let store = site.open();
     let large = vec![7; (512 << 10) - 3];
@@ -171,30 +171,30 @@ async fn records_are_read_by_prefix_and_are_as_large_as_the_journal_takes() {
 }
 
 #[tokio::test]
-async fn a_copy_and_its_bytes_stay_when_the_object_goes_and_go_when_they_are_removed() {
+async fn copy_outlives_its_object_until_it_is_removed() {
     let site = Site::new();
     let store = site.open();
     two_revisions(&store).await;
     let disk = store.stats().disk_bytes;
-    assert_eq!((store.stats().objects, store.stats().blobs), (5, 3), "bytes are on the disk once");
+    assert_eq!((store.stats().objects, store.stats().blobs), (5, 3), "each body is stored once");
     for key in ["all /a", "all /b"] {
         store.remove(key).await.unwrap();
         assert!(store.lookup(key).await.unwrap().is_empty());
     }
     site.clock.advance(Duration::from_secs(3601));
-    assert_eq!(store.maintain().await.unwrap(), [], "they do not expire");
+    assert_eq!(store.maintain().await.unwrap(), [], "copies do not expire");
     assert_eq!(published(&store).await, expected());
     assert_eq!(store.stats().disk_bytes, disk);
 
     let removed: Vec<ObjectKey> = ["@1 all /a", "@1 all /b", "@9 all /a"].map(Into::into).into();
     publish(&store, |change| change.removed = removed.clone()).await.unwrap();
-    assert_eq!(store.take_removed_keys(), removed, "for those who have them hot");
+    assert_eq!(store.take_removed_keys(), removed, "reported for invalidation of cached entries");
     assert_eq!(store.copies().await.unwrap(), ["@2 all /a".into()]);
     assert_eq!((store.stats().blobs, site.files().len()), (1, 1));
 }
 
 #[test]
-fn a_copy_is_listed_but_is_in_no_page_and_no_bundle() {
+fn copy_is_listed_but_in_no_page_or_bundle() {
     let site = filled();
     let pages = run(async { site.open().page(0).await.unwrap() });
     assert_eq!(pages.iter().map(|object| &*object.key).collect::<Vec<_>>(), ["all /b", "all /a"]);
@@ -208,7 +208,7 @@ fn a_copy_is_listed_but_is_in_no_page_and_no_bundle() {
 }
 
 #[tokio::test]
-async fn a_damaged_blob_that_only_a_copy_has_is_discarded_with_it() {
+async fn damaged_blob_of_a_copy_is_discarded_with_it() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let object = super::store(&store, "all /a", &body(1, CHUNK)).await.unwrap().object;
@@ -216,18 +216,18 @@ async fn a_damaged_blob_that_only_a_copy_has_is_discarded_with_it() {
     store.remove("all /a").await.unwrap();
     let file = fs::File::options().write(true).open(site.blob(object.blob)).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, b"rot", 9).unwrap();
-    let nobody = async |asked: Arc<Object>, _| {
+    let no_upstream = async |asked: Arc<Object>, _| {
         assert_eq!(&*asked.key, "@1 all /a");
         Err::<Bytes, _>(RepairError::NotOffered(Arc::from("no upstream")))
     };
-    let repaired = store.repair_blob(object.blob, nobody).await;
+    let repaired = store.repair_blob(object.blob, no_upstream).await;
     assert!(matches!(repaired, Err(RepairError::NotOffered(_))), "{repaired:?}");
     assert_eq!(store.discard_blob(object.blob).await.unwrap(), ["@1 all /a".into()]);
     assert!(store.copies().await.unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn a_damaged_blob_is_asked_for_by_the_name_of_an_object_before_that_of_a_copy() {
+async fn damaged_blob_is_refetched_by_object_key_before_copy_key() {
     let site = Site::with(|config| config.memory = 0);
     let store = site.open();
     let whole = body(1, CHUNK);
@@ -245,11 +245,11 @@ async fn a_damaged_blob_is_asked_for_by_the_name_of_an_object_before_that_of_a_c
 }
 
 #[test]
-fn what_could_not_be_committed_does_not_come_back_with_an_index_made_anew() {
+fn failed_commit_does_not_return_after_a_rebuild() {
     let site = filled();
     run(async {
         let store = site.open();
-        // As a disk that fails at the transaction's end.
+        // Fails at the end of the transaction, as a failing disk may.
         let other = rusqlite::Connection::open(site.config.dir.join("index.db")).unwrap();
         let fail =
             "CREATE TRIGGER fail BEFORE UPDATE OF journal ON totals BEGIN SELECT RAISE(ABORT, 'no'); END";
@@ -267,7 +267,7 @@ fn what_could_not_be_committed_does_not_come_back_with_an_index_made_anew() {
 }
 
 #[test]
-fn nothing_is_published_while_the_disk_ails_or_after_the_store_was_given_up() {
+fn publish_fails_while_degraded_or_released() {
     let site = filled();
     run(async {
         let store = site.open();
@@ -283,7 +283,7 @@ fn nothing_is_published_while_the_disk_ails_or_after_the_store_was_given_up() {
         store.release().await;
         let refused = publish(&store, |change| change.records = vec![record("rings", "x")]).await;
         assert!(matches!(refused, Err(StoreError::Released)), "{refused:?}");
-        assert_eq!(published(&store).await, expected(), "what is there is read");
+        assert_eq!(published(&store).await, expected(), "stored content is still read");
     });
     survives(&site);
 }

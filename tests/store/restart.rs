@@ -1,10 +1,11 @@
-//! A crash at any point loses nothing that was committed and serves nothing that was not; a folder has one owner.
+//! Restarts and crashes: committed objects survive, uncommitted ones are never served, and a folder has one
+//! owner.
 
 use super::*;
 use gupd_store::{BLOCK, CHUNK};
 
 #[tokio::test]
-async fn after_a_crash_committed_objects_are_there_and_half_written_files_are_gone() {
+async fn crash_keeps_committed_objects_and_drops_partial_files() {
     let site = Site::new();
     let store = site.open();
     let bodies = [body(1, CHUNK + 1), body(2, 10)];
@@ -25,7 +26,7 @@ async fn after_a_crash_committed_objects_are_there_and_half_written_files_are_go
 }
 
 #[tokio::test]
-async fn a_blob_left_between_rename_and_row_is_swept_and_the_others_stay() {
+async fn blob_without_row_is_swept() {
     let site = Site::new();
     let store = site.open();
     let kept = super::store(&store, "kept", &body(1, BLOCK)).await.unwrap();
@@ -40,7 +41,7 @@ async fn a_blob_left_between_rename_and_row_is_swept_and_the_others_stay() {
 }
 
 #[tokio::test]
-async fn an_index_without_one_of_its_tables_is_damaged_too() {
+async fn index_without_a_table_is_rebuilt() {
     let site = Site::new();
     drop(site.open());
     let index = rusqlite::Connection::open(site.config.dir.join("index.db")).unwrap();
@@ -52,7 +53,7 @@ async fn an_index_without_one_of_its_tables_is_damaged_too() {
 }
 
 #[test]
-fn the_index_of_a_later_version_is_refused_and_left_alone() {
+fn index_of_a_later_version_is_refused_unchanged() {
     let site = Site::new();
     drop(site.open());
     let index = rusqlite::Connection::open(site.config.dir.join("index.db")).unwrap();
@@ -69,7 +70,7 @@ fn the_index_of_a_later_version_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_second_store_in_the_same_folder_is_refused_until_the_first_is_closed() {
+fn second_store_in_a_folder_is_refused() {
     let site = Site::new();
     let first = site.open();
     let refused = Store::open(&site.config, site.clock.clone()).unwrap_err();
@@ -80,7 +81,7 @@ fn a_second_store_in_the_same_folder_is_refused_until_the_first_is_closed() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_refused_with_its_path() {
+fn folder_that_cannot_be_created_is_refused_with_its_path() {
     let site = Site::new();
     let file = site.dir.path().join("file");
     fs::write(&file, "").unwrap();

@@ -1,4 +1,4 @@
-//! The scrub finds what has rotted before anybody asks for it, and a restart costs it little.
+//! The scrub finds damage before a client requests it, and a restart costs little.
 
 use super::*;
 use gupd_store::{CHUNK, Scrub};
@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Runs until a pass has ended; gives what it found.
+/// Runs until a pass has ended, and returns the damaged blobs.
 async fn pass(store: &Store, scrub: &mut Scrub) -> Vec<BlobId> {
     let mut damaged = Vec::new();
     loop {
@@ -31,14 +31,14 @@ async fn three_blobs(store: &Arc<Store>) -> Vec<BlobId> {
     ids
 }
 
-/// As a scrub that began a pass an hour ago and was stopped behind this blob left it.
+/// Writes the progress of a scrub that began an hour ago and stopped after the blob `last`.
 fn leave_progress(site: &Site, last: &str) {
     let line = format!("gupd-scrub-1 {} 0 {last}\n", NOW - 3_600_000);
     fs::write(site.config.dir.join("scrub"), line).unwrap();
 }
 
 #[test]
-fn a_scrub_that_is_late_verifies_everything_at_once_and_finds_each_damage() {
+fn late_scrub_runs_at_once_and_finds_all_damage() {
     let site = Site::new();
     run(async {
         let store = site.open();
@@ -48,13 +48,13 @@ fn a_scrub_that_is_late_verifies_everything_at_once_and_finds_each_damage() {
         leave_progress(&site, "-");
         let found = pass(&store, &mut store.scrub(HOUR, 1 << 40)).await;
         assert_eq!(found, [ids[0], ids[2]]);
-        let facts = store.stats();
-        assert_eq!((facts.scrub_damaged, facts.scrub_completed, facts.objects), (2, NOW, 1));
+        let stats = store.stats();
+        assert_eq!((stats.scrub_damaged, stats.scrub_completed, stats.objects), (2, NOW, 1));
     });
 }
 
 #[test]
-fn a_scrub_goes_on_behind_the_blob_it_had_come_to() {
+fn restarted_scrub_continues_after_the_last_blob() {
     let site = Site::new();
     run(async {
         let store = site.open();
@@ -66,18 +66,18 @@ fn a_scrub_goes_on_behind_the_blob_it_had_come_to() {
         drop(store);
         let store = site.open();
         let _scrub = store.scrub(HOUR, 1 << 40);
-        assert_eq!(store.stats().scrub_completed, NOW, "the last pass is known after a restart");
+        assert_eq!(store.stats().scrub_completed, NOW, "the last pass survives a restart");
     });
 }
 
 #[test]
-fn a_scrub_that_is_in_time_waits_for_each_blobs_turn() {
+fn scrub_on_time_waits_for_each_blob() {
     let site = Site::new();
     run(async {
         let store = site.open();
         three_blobs(&store).await;
         let mut scrub = store.scrub(365 * 24 * HOUR, 1 << 40);
-        // The file is written when the first blob's turn is waited for.
+        // The file is written when the scrub waits for the first blob.
         tokio::select! {
             blob = scrub.next_damaged() => panic!("{blob} is sound"),
             () = async { while !site.config.dir.join("scrub").exists() { tokio::task::yield_now().await } } => {}
@@ -87,14 +87,14 @@ fn a_scrub_that_is_in_time_waits_for_each_blobs_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_scrub_reads_no_faster_than_its_rate() {
+async fn scrub_reads_no_faster_than_its_rate() {
     let site = Site::new();
     let store = site.open();
     three_blobs(&store).await;
     leave_progress(&site, "-");
     let begun = tokio::time::Instant::now();
     let mut scrub = store.scrub(HOUR, CHUNK);
-    // In the paused clock's time, which goes on only while nobody has anything to do.
+    // The paused clock advances only while all tasks are idle.
     let done = async {
         while store.stats().scrub_completed == 0 {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -110,7 +110,7 @@ async fn a_scrub_reads_no_faster_than_its_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_pulled_away_is_not_taken_for_a_damaged_one() {
+async fn unmounted_store_is_not_reported_as_damaged() {
     let site = Site::new();
     let store = site.open();
     three_blobs(&store).await;
@@ -118,11 +118,11 @@ async fn a_store_that_is_pulled_away_is_not_taken_for_a_damaged_one() {
     let mut scrub = store.scrub(HOUR, 1 << 40);
     let (blobs, away) = (site.config.dir.join("blobs"), site.config.dir.join("away"));
     fs::rename(&blobs, &away).unwrap();
-    // Longer than three blobs take at a pause of a minute after each failure, in the paused clock's time.
+    // Longer than three blobs with a pause of a minute after each failure, on the paused clock.
     let found = tokio::time::timeout(Duration::from_secs(300), scrub.next_damaged()).await;
     assert!(found.is_err(), "{found:?}");
-    let facts = store.stats();
-    assert_eq!((facts.objects, facts.scrub_damaged, facts.scrub_completed), (3, 0, 0));
+    let stats = store.stats();
+    assert_eq!((stats.objects, stats.scrub_damaged, stats.scrub_completed), (3, 0, 0));
     fs::rename(&away, &blobs).unwrap();
     let found = tokio::time::timeout(2 * HOUR, scrub.next_damaged()).await;
     assert!(found.is_err() && store.stats().scrub_completed == NOW, "{found:?}");
