@@ -1,5 +1,5 @@
-//! The admin token: the first line of the file that `server.admin_token_file` names. The file is read for each request, so
-//! a changed token applies at once.
+//! The admin token: the first line of the file that `server.admin_token_file` names. The file is read for each request,
+//! so a changed token applies at once.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
-use super::Refusal;
+use super::ErrorMessage;
 
 /// Maximum bytes read from the file, which may be any file.
 const MAX_TOKEN: u64 = 4 << 10;
@@ -18,7 +18,7 @@ const MAX_TOKEN: u64 = 4 << 10;
 ///
 /// # Errors
 /// `403` if no token is configured, `401` if the request has another one, `500` if the file cannot be read.
-pub(super) async fn authorize(file: Option<PathBuf>, headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) async fn authorize(file: Option<PathBuf>, headers: &HeaderMap) -> Result<(), ErrorMessage> {
     let Some(file) = file else {
         let message = "this relay has no admin token: set server.admin_token_file";
         return Err((StatusCode::FORBIDDEN, message.to_owned()));

@@ -1,5 +1,5 @@
-//! `GET /api/v1/rollout/clients`: the known clients with their visible revision and status. The response has addresses and
-//! names, so it needs the admin token.
+//! `GET /api/v1/rollout/clients`: the known clients with their visible revision and status. The response has addresses
+//! and names, so it needs the admin token.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};

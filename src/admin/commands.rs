@@ -1,8 +1,8 @@
 //! Commands of an administrator: `POST` of `/api/v1/refresh`, `/reload` and `/upgrade`, `POST` and `DELETE` of
 //! `/api/v1/drain`. All need the admin token, and each is answered with its result when it is done.
 //!
-//! Refresh and drain concern the relay. Reload and upgrade concern the process, so they go through [`ProcessCommands`] to
-//! the code that runs it.
+//! Refresh and drain concern the relay. Reload and upgrade concern the process, so they go through [`ProcessCommands`]
+//! to the code that runs it.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -10,7 +10,7 @@ use axum::response::Response;
 use tokio::sync::{mpsc, oneshot};
 
 use super::auth::authorize;
-use super::{AdminApi, Refusal, json_response, text_response};
+use super::{AdminApi, ErrorMessage, json_response, text_response};
 use gupd_net::redirect::DrainMode;
 
 /// Maximum number of commands that wait to be taken.
@@ -102,7 +102,7 @@ pub(super) async fn end_drain(State(api): State<AdminApi>, headers: HeaderMap) -
     result_response(Ok("serving".to_owned()))
 }
 
-async fn send(api: AdminApi, headers: &HeaderMap, command: ProcessCommand) -> Result<String, Refusal> {
+async fn send(api: AdminApi, headers: &HeaderMap, command: ProcessCommand) -> Result<String, ErrorMessage> {
     authorize(api.token_file, headers).await?;
     let conflict = |message: String| (StatusCode::CONFLICT, message);
     let Some(commands) = api.commands else {
@@ -111,6 +111,6 @@ async fn send(api: AdminApi, headers: &HeaderMap, command: ProcessCommand) -> Re
     commands.send(command).await.map_err(conflict)
 }
 
-fn result_response(result: Result<String, Refusal>) -> Response {
+fn result_response(result: Result<String, ErrorMessage>) -> Response {
     text_response(result.map_or_else(|refusal| refusal, |text| (StatusCode::OK, text)))
 }

@@ -1,5 +1,5 @@
-//! The text exposition of all metrics of a relay. The counts of the store are read at each scrape and added to counters as
-//! differences, so concurrent scrapes take turns: no difference is added twice.
+//! The text exposition of all metrics of a relay. The counts of the store are read at each scrape and added to counters
+//! as differences, so concurrent scrapes take turns: no difference is added twice.
 
 use std::sync::{Mutex, PoisonError};
 

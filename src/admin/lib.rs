@@ -62,7 +62,7 @@ pub struct AdminApi {
 }
 
 /// An error response: status and one line of text.
-type Refusal = (StatusCode, String);
+type ErrorMessage = (StatusCode, String);
 
 impl AdminApi {
     /// Serves `listener` until the relay has stopped or has handed over to another process.

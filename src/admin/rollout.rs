@@ -1,5 +1,6 @@
-//! `/api/v1/rollout`: the status of rollouts, the view of one client, and rollout commands. The module parses commands and
-//! writes results; `gupd_rollout` decides. A command needs the admin token and is recorded with its sender and reason.
+//! `/api/v1/rollout`: the status of rollouts, the view of one client, and rollout commands. The module parses commands
+//! and writes results; `gupd_rollout` decides. A command needs the admin token and is recorded with its sender and
+//! reason.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::auth::authorize;
-use super::{AdminApi, Refusal, json_response, query_pairs, text_response};
+use super::{AdminApi, ErrorMessage, json_response, query_pairs, text_response};
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
 use gupd_rollout::engine::{OrderError, Ordered};
 use gupd_rollout::orders::Order;
@@ -139,7 +140,7 @@ async fn preview(api: &AdminApi, order: Order) -> Response {
     }
 }
 
-async fn read_body(request: Request) -> Result<Bytes, Refusal> {
+async fn read_body(request: Request) -> Result<Bytes, ErrorMessage> {
     let body = Limited::new(request.into_body(), MAX_COMMAND).collect();
     match timeout(BODY_TIMEOUT, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),

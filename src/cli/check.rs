@@ -1,5 +1,5 @@
-//! `gupd check`: validates a configuration as `serve` does, and prints all problems and warnings. With `--probe` it also
-//! sends a request to each upstream.
+//! `gupd check`: validates a configuration as `serve` does, and prints all problems and warnings. With `--probe` it
+//! also sends a request to each upstream.
 
 use std::sync::Arc;
 use std::time::Instant;

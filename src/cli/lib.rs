@@ -1,10 +1,11 @@
 //! The command line and the composition of a relay from the other crates.
 //!
-//! [`main`] parses the command line, runs a command, and turns an error into lines on standard error and an exit status:
-//! 0 done, 1 failed, 2 usage or configuration. Results go to standard output. Only this file writes to standard error.
+//! [`main`] parses the command line, runs a command, and turns an error into lines on standard error and an exit
+//! status: 0 done, 1 failed, 2 usage or configuration. Results go to standard output. Only this file writes to standard
+//! error.
 //!
-//! Start with [`main`]; each command has a module. [`relay`] is the composition root: it builds, starts, reloads and stops
-//! a [`relay::Relay`]. [`tour`] is the demo.
+//! Start with [`main`]; each command has a module. [`relay`] is the composition root: it builds, starts, reloads and
+//! stops a [`relay::Relay`].
 
 mod admin_client;
 mod check;
@@ -17,7 +18,6 @@ pub mod relay;
 mod rollout;
 mod serve;
 mod store;
-pub mod tour;
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ enum Command {
     /// Print the client settings for this relay: policies, proxy file, DNS record.
     ClientsConfig(Box<clients_config::ClientsConfig>),
     /// Simulate a rollout at this site, and show the effect of each limit.
-    Plan(Box<plan::Plan>),
+    Plan(Box<plan::PlanFlags>),
     /// Show the effect of the configuration on a client.
     Policy {
         #[command(subcommand)]
@@ -78,7 +78,7 @@ enum Command {
     /// Run a demo on this machine: a manager behind a slow line, the relay, and clients.
     Demo {
         /// Number of clients.
-        #[arg(long, default_value_t = crate::tour::DEFAULT_CLIENTS)]
+        #[arg(long, default_value_t = demo::DEFAULT_CLIENTS)]
         clients: NonZeroU16,
         /// Exit after the table instead of keeping the relay running.
         #[arg(long)]

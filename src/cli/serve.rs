@@ -1,6 +1,6 @@
-//! `gupd serve`: runs the relay until it is told to stop, in one of three ways: alone (`standalone`), as the worker of a
-//! guard (`worker`), or as the guard (`guarded`). SIGHUP reloads the configuration. SIGTERM and SIGINT drain; a second one
-//! stops at once.
+//! `gupd serve`: runs the relay until it is told to stop, in one of three ways: alone (`standalone`), as the worker of
+//! a guard (`worker`), or as the guard (`guarded`). SIGHUP reloads the configuration. SIGTERM and SIGINT drain; a
+//! second one stops at once.
 
 mod guarded;
 mod standalone;

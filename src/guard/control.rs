@@ -1,6 +1,6 @@
 //! The control protocol between guard and worker: one JSON message a packet of a Unix socket pair, with descriptors
-//! attached. The module owns the format and its limits. A packet is sent and read whole or not at all, so no side is ever
-//! left in the middle of one. The exit of either process closes the socket.
+//! attached. The module owns the format and its limits. A packet is sent and read whole or not at all, so no side is
+//! ever left in the middle of one. The exit of either process closes the socket.
 //!
 //! A guard may talk to a worker of a newer program: serialized names never change.
 

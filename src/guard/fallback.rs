@@ -1,8 +1,8 @@
-//! The HTTP service of the guard while no worker serves: a redirect to the manager of the client's group or route, or the
-//! manager's response passed on uncached. It accepts and refuses the same targets as the proxy.
+//! The HTTP service of the guard while no worker serves: a redirect to the manager of the client's group or route, or
+//! the manager's response passed on uncached. It accepts and refuses the same targets as the proxy.
 //!
-//! A client that uses the relay as its proxy always gets the response, because a redirect would lead back here. Without a
-//! healthy manager the answer is `503` with `Retry-After`.
+//! A client that uses the relay as its proxy always gets the response, because a redirect would lead back here. Without
+//! a healthy manager the answer is `503` with `Retry-After`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 
-use super::response::{ResponseBody, empty, refused, text, unavailable, with_allow};
+use super::response::{GuardBody, empty, refused, text, unavailable, with_allow};
 use super::setup::GuardError;
 use crate::metrics::{GuardResponse, GuardStats};
 use gupd_config::Clock;
@@ -113,7 +113,7 @@ impl FallbackService {
         &self,
         request: Request<Incoming>,
         connection: &ClientConnection,
-    ) -> (Response<ResponseBody>, GuardResponse) {
+    ) -> (Response<GuardBody>, GuardResponse) {
         let live = self.live.load_full();
         let (head, body) = request.into_parts();
         if forwarding::is_final_recipient(&head.method, &head.uri, &head.headers) {
@@ -167,7 +167,7 @@ impl FallbackService {
         head: Parts,
         body: RequestBody,
         group: &str,
-    ) -> (Response<ResponseBody>, GuardResponse) {
+    ) -> (Response<GuardBody>, GuardResponse) {
         let classified = live.policy.classify(&target.route, target.normalized.path());
         let bandwidth =
             self.wan.bandwidth_class(target.normalized.path(), &classified, Some(group), Purpose::Client);
@@ -192,7 +192,7 @@ impl FallbackService {
         }
     }
 
-    fn pass_on(&self, upstream: UpstreamResponse, idle_timeout: Duration) -> Response<ResponseBody> {
+    fn pass_on(&self, upstream: UpstreamResponse, idle_timeout: Duration) -> Response<GuardBody> {
         let received = self.metrics.upstream_bytes.with_label_values(&[&*upstream.upstream.name]);
         let (mut head, body) = upstream.response.into_parts();
         forwarding::prepare_response(&mut head.headers, head.version);
@@ -210,13 +210,13 @@ impl FallbackService {
 }
 
 impl listen::RequestHandler for FallbackService {
-    type Body = ResponseBody;
+    type Body = GuardBody;
 
     async fn handle_request(
         &self,
         request: Request<Incoming>,
         connection: ClientConnection,
-    ) -> Response<ResponseBody> {
+    ) -> Response<GuardBody> {
         let logged = self.live.load().access_log.then(|| (request.method().clone(), request.uri().clone()));
         let (response, kind) = self.respond(request, &connection).await;
         self.stats().count_response(kind);
@@ -249,7 +249,7 @@ impl LiveSettings {
     }
 
     /// Redirects to the healthy manager of the highest priority.
-    fn redirect(&self, target: &Target) -> (Response<ResponseBody>, GuardResponse) {
+    fn redirect(&self, target: &Target) -> (Response<GuardBody>, GuardResponse) {
         let location = self.public.redirect_location(&self.upstreams, target);
         let Some(location) = location else { return (unavailable(), GuardResponse::Unavailable) };
         let mut response = text(StatusCode::TEMPORARY_REDIRECT, "");

@@ -1,12 +1,12 @@
 //! The guard: a small parent process that holds the sockets, starts the worker that is the relay, and answers clients
 //! itself while no worker serves. It redirects them to the manager or relays the manager's response uncached.
 //!
-//! Guarantee: a client gets an answer on the same port whatever happens to the worker. The guard knows routes, upstreams
-//! and limits, and nothing of the store, caches or rollouts: their failures cannot reach it.
+//! Guarantee: a client gets an answer on the same port whatever happens to the worker. The guard knows routes,
+//! upstreams and limits, and nothing of the store, caches or rollouts: their failures cannot reach it.
 //!
-//! Start with `handover` (decides whether guard or worker accepts) and `run` (the loop that carries it out). [`control`]
-//! is the protocol between guard and worker, `workers` their processes, `listeners` the sockets, `fallback` the responses
-//! to clients, `reexec` the replacement of a guard by a newer program, [`log`] the log of every process.
+//! Start with `handover` (decides whether guard or worker accepts) and `run` (the loop that carries it out).
+//! [`control`] is the protocol between guard and worker, `workers` their processes, `listeners` the sockets, `fallback`
+//! the responses to clients, `reexec` the replacement of a guard by a newer program, [`log`] the log of every process.
 
 mod admin;
 pub mod control;

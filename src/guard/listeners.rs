@@ -1,5 +1,5 @@
-//! The listening sockets of clients and of the admin address, and whether the guard accepts on them. Paused listeners are
-//! not registered with the runtime: connections go to the worker alone and do not wake the guard.
+//! The listening sockets of clients and of the admin address, and whether the guard accepts on them. Paused listeners
+//! are not registered with the runtime: connections go to the worker alone and do not wake the guard.
 
 use std::future::poll_fn;
 use std::io;

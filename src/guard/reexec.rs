@@ -1,6 +1,6 @@
 //! The replacement of a guard by the program on disk, in the same process: workers stay its children and the service
-//! manager sees no change. The state and the descriptors are written into a socket pair before the `exec`; its other end
-//! becomes standard input of the new guard. Done only while the guard has no connections of its own.
+//! manager sees no change. The state and the descriptors are written into a socket pair before the `exec`; its other
+//! end becomes standard input of the new guard. Done only while the guard has no connections of its own.
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};
@@ -60,8 +60,8 @@ pub(super) fn replace(
     error
 }
 
-/// Not `CommandExt::exec`: on failure that would leave `state`, which holds every socket open, as standard input of this
-/// process, and SIGPIPE at its default action, so that the next write to a closed connection would kill the guard.
+/// Not `CommandExt::exec`: on failure that would leave `state`, which holds every socket open, as standard input of
+/// this process, and SIGPIPE at its default action, so that the next write to a closed connection would kill the guard.
 fn exec(program: &Program, state: OwnedFd) -> io::Result<Infallible> {
     let text = |text: OsString| CString::new(text.into_vec());
     let path = text(program.path.clone().into())?;

@@ -12,22 +12,22 @@ use gupd_net::upstream::BodyStreamError;
 const RETRY_AFTER: u64 = 5;
 
 /// Body of a response that the guard writes or passes on.
-pub(super) type ResponseBody = UnsyncBoxBody<Bytes, BodyStreamError>;
+pub(super) type GuardBody = UnsyncBoxBody<Bytes, BodyStreamError>;
 
-pub(super) fn refused(refusal: Refusal) -> Response<ResponseBody> {
+pub(super) fn refused(refusal: Refusal) -> Response<GuardBody> {
     match refusal.status() {
         StatusCode::METHOD_NOT_ALLOWED => with_allow(StatusCode::METHOD_NOT_ALLOWED, refusal.message()),
         status => text(status, refusal.message()),
     }
 }
 
-pub(super) fn with_allow(status: StatusCode, message: &'static str) -> Response<ResponseBody> {
+pub(super) fn with_allow(status: StatusCode, message: &'static str) -> Response<GuardBody> {
     let mut response = text(status, message);
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
     response
 }
 
-pub(super) fn unavailable() -> Response<ResponseBody> {
+pub(super) fn unavailable() -> Response<GuardBody> {
     let mut response = text(
         StatusCode::SERVICE_UNAVAILABLE,
         "gupd: the relay is restarting and no manager answers; retry after 5 s\n",
@@ -36,7 +36,7 @@ pub(super) fn unavailable() -> Response<ResponseBody> {
     response
 }
 
-pub(super) fn text(status: StatusCode, message: &'static str) -> Response<ResponseBody> {
+pub(super) fn text(status: StatusCode, message: &'static str) -> Response<GuardBody> {
     let body = if message.is_empty() {
         empty()
     } else {
@@ -55,6 +55,6 @@ pub(super) fn text(status: StatusCode, message: &'static str) -> Response<Respon
     response
 }
 
-pub(super) fn empty() -> ResponseBody {
+pub(super) fn empty() -> GuardBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }

@@ -26,9 +26,9 @@ use gupd_net::listen::{HttpServer, LifecycleStage, Sockets, tls};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::upstream::health;
 
-/// Maximum connections that the guard serves at once; further ones wait in the backlog. A redirect takes a millisecond. A
-/// relayed response takes 75 KiB, more with TLS, and the program itself 12.2 of the 15 MiB that the guard may use: with 28
-/// connections its peak was 14.2 MiB, with 40 it was 15.4.
+/// Maximum connections that the guard serves at once; further ones wait in the backlog. A redirect takes a millisecond.
+/// A relayed response takes 75 KiB, more with TLS, and the program itself 12.2 of the 15 MiB that the guard may use:
+/// with 28 connections its peak was 14.2 MiB, with 40 it was 15.4.
 const MAX_CLIENTS: usize = 28;
 
 /// Maximum connections to the admin address besides.

@@ -1,5 +1,5 @@
-//! Notifications to the service manager systemd (`sd_notify`). Without `NOTIFY_SOCKET` in the environment every call does
-//! nothing.
+//! Notifications to the service manager systemd (`sd_notify`). Without `NOTIFY_SOCKET` in the environment every call
+//! does nothing.
 
 use std::time::Duration;
 

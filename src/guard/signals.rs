@@ -1,5 +1,5 @@
-//! The signals of the guard. While the guard replaces itself they are blocked and stay pending for its successor: none is
-//! lost, and none meets the default action, which would kill the process.
+//! The signals of the guard. While the guard replaces itself they are blocked and stay pending for its successor: none
+//! is lost, and none meets the default action, which would kill the process.
 
 use std::io;
 use std::time::Duration;

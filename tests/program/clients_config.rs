@@ -25,7 +25,7 @@ fn part(config: &str, only: &str) -> String {
 }
 
 #[test]
-fn the_relay_comes_first_and_what_it_stands_for_after_it() {
+fn relay_is_listed_before_its_upstreams() {
     let servers = "1. gupd http://relay.site:2967\n2. lu http://liveupdate.example.com\n\
                    3. secure https://secure.example.com\n";
     assert_eq!(part(SITE, "liveupdate").to_lowercase(), servers);
@@ -38,7 +38,7 @@ fn the_relay_comes_first_and_what_it_stands_for_after_it() {
 }
 
 #[test]
-fn a_pac_file_sends_what_the_relay_takes_to_it_and_nothing_else() {
+fn pac_file_sends_only_upstream_urls_to_the_relay() {
     let asked = [
         ("http://sepm.example.com:8014/content/x", true),
         ("http://SEPM.example.com:8014/", true),
@@ -68,7 +68,7 @@ fn a_pac_file_sends_what_the_relay_takes_to_it_and_nothing_else() {
 }
 
 #[test]
-fn clients_are_told_how_they_reach_a_manager_not_how_the_relay_does() {
+fn client_settings_use_public_urls() {
     let config = "[[upstream]]\nname = \"lu\"\nurl = \"http://10.0.0.1:7070\"\n\
                   public_url = \"http://updates.example\"\n";
     for only in ["liveupdate", "linux", "pac"] {
@@ -78,7 +78,7 @@ fn clients_are_told_how_they_reach_a_manager_not_how_the_relay_does() {
 }
 
 #[test]
-fn each_part_says_how_sure_it_is_and_what_is_not_for_this_relay() {
+fn each_setting_has_its_certainty_or_why_it_does_not_apply() {
     let ended = said(SITE, &["--host", "10.1.2.3"]);
     let all = ended.lines.join("\n");
     for certainty in ["certainty: documented.", "certainty: inferred, test", "certainty: unverified, test"] {
@@ -106,14 +106,14 @@ fn each_part_says_how_sure_it_is_and_what_is_not_for_this_relay() {
 }
 
 #[test]
-fn a_host_that_clients_could_not_use_is_refused() {
+fn invalid_host_is_refused() {
     for host in ["http://relay", "relay:2967", "a b", "x\"; alert(1)", ""] {
         said(SITE, &["--host", host]).complained(2, &["--host"]);
     }
 }
 
 #[test]
-fn the_shipped_zone_has_records_of_the_form_that_is_printed() {
+fn shipped_zone_file_has_the_printed_record_format() {
     let zone = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/dns/gupd.zone");
     let zone = std::fs::read_to_string(zone).unwrap();
     let records: Vec<Vec<&str>> = zone

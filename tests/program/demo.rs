@@ -3,7 +3,7 @@
 use crate::process::{Process, gupd};
 
 #[test]
-fn the_demo_ends_with_its_table_and_leaves_nothing_behind() {
+fn demo_prints_table_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = gupd(["demo", "--exit", "--clients", "2"]);
     let ended = Process::start(command.env("TMPDIR", folder.path())).ended();
@@ -15,7 +15,7 @@ fn the_demo_ends_with_its_table_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_demo_that_is_interrupted_leaves_nothing_behind() {
+fn interrupted_demo_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let mut process = Process::start(gupd(["demo", "--clients", "20"]).env("TMPDIR", folder.path()));
     process.line(|line| line.contains("20 clients update")).unwrap();

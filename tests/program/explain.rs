@@ -57,7 +57,7 @@ fn value<'a>(ended: &'a Ended, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_client_is_told_its_group_its_turn_and_what_holds_for_it() {
+fn explain_shows_group_schedule_limits_and_upstreams() {
     let ended = explained("10.1.2.3", FULL, &[]);
     assert!(ended.status.success(), "{ended:?}");
     assert_eq!(value(&ended, "route"), ["/"]);
@@ -66,13 +66,13 @@ fn a_client_is_told_its_group_its_turn_and_what_holds_for_it() {
     let group = value(&ended, "group")[0];
     assert!(
         group.starts_with("branch: ")
-            && group.ends_with("gupd.toml:26 is the first that takes it, by subnets 10.1.0.0/16"),
+            && group.ends_with("gupd.toml:26 is the first match, by subnets 10.1.0.0/16"),
         "{group}"
     );
     assert_eq!(value(&ended, "windows"), ["always open"]);
     let turn = value(&ended, "turn")[0];
     assert!(
-        turn.starts_with("now, or ") && turn.contains(" into 4h of spread, for revision 261121001"),
+        turn.starts_with("now, or ") && turn.contains(" in a spread of 4h, for revision 261121001"),
         "{turn}"
     );
     assert_eq!(
@@ -90,7 +90,7 @@ fn a_client_is_told_its_group_its_turn_and_what_holds_for_it() {
 }
 
 #[test]
-fn what_is_denied_is_said_with_its_status_and_who_may_have_it() {
+fn explain_shows_denial_status_and_matching_group() {
     let denied = explained("10.1.3.3", "/patches/a.zip", &[]);
     assert!(value(&denied, "denied")[0].contains("get 404"), "{denied:?}");
     let allowed = explained("10.1.2.3", "/Patches/a.zip", &[]);
@@ -104,11 +104,11 @@ fn what_is_denied_is_said_with_its_status_and_who_may_have_it() {
     assert_eq!(value(&laptop, "upstream"), ["2 second.example http://second.example/ of the group"]);
     assert!(value(&laptop, "group")[0].ends_with("by certificates *.laptops.example"), "{laptop:?}");
     let nobody = explained("2001:db8::1", "/minitri.flg", &[]);
-    assert_eq!(value(&nobody, "group"), ["default: no [[group]] takes it"]);
+    assert_eq!(value(&nobody, "group"), ["default: no [[group]] matches"]);
 }
 
 #[test]
-fn a_program_is_told_the_same_as_json() {
+fn explain_as_json_has_the_same_values() {
     let ended = explained("::ffff:10.1.2.3", FULL, &["--json"]);
     let said: serde_json::Value = serde_json::from_str(&ended.lines.join("\n")).unwrap();
     assert_eq!((said["client"].as_str(), said["class"].as_str()), (Some("10.1.2.3"), Some("payload")));
@@ -127,7 +127,7 @@ fn a_program_is_told_the_same_as_json() {
 }
 
 #[test]
-fn a_question_that_has_no_answer_is_one_line() {
+fn invalid_explain_request_is_one_line_error() {
     explained("10.1.2.3", "/a/../b", &[]).complained(1, &["/a/../b", "400"]);
     for (client, path, what) in [("10.1.2.3", "content", "not a path"), ("10.1.2", "/a", "--client")] {
         let ended = explained(client, path, &[]);

@@ -24,7 +24,7 @@ const SIZES: [usize; 20] = {
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_a_dead_worker_are_sent_to_the_manager_until_the_next_one_serves() {
+async fn clients_of_dead_worker_are_redirected_until_next_one_serves() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new("content"));
     let mut command = guarded(&manager, folder.path());
@@ -80,7 +80,7 @@ async fn clients_of_a_dead_worker_are_sent_to_the_manager_until_the_next_one_ser
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guard_that_relays_passes_requests_and_their_bodies_on() {
+async fn relaying_guard_passes_on_requests_and_bodies() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)));
     manager.put("/echo", Resource::echo());
@@ -144,17 +144,17 @@ async fn survive(answer: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_kills_under_two_hundred_clients_cost_no_more_than_one_retry_with_redirects() {
+async fn twenty_kills_under_load_cost_one_retry_with_redirects() {
     survive("redirect").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_kills_under_two_hundred_clients_cost_no_more_than_one_retry_with_relaying() {
+async fn twenty_kills_under_load_cost_one_retry_with_relaying() {
     survive("relay").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_hangs_is_ended_and_its_clients_are_answered() {
+async fn hung_worker_is_killed_and_clients_are_answered() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new("content"));
     let mut command = guarded(&manager, folder.path());
@@ -171,7 +171,7 @@ async fn a_worker_that_hangs_is_ended_and_its_clients_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_cannot_start_again_is_tried_again_until_it_can() {
+async fn failing_worker_is_restarted_until_it_serves() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new("content"));
     let store = folder.path().join("store");
@@ -194,7 +194,7 @@ async fn a_worker_that_cannot_start_again_is_tried_again_until_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guard_takes_little_memory_whatever_it_relays() {
+async fn relaying_guard_takes_little_memory() {
     const CLIENTS: usize = 200;
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let gate = Gate::default();
@@ -233,7 +233,7 @@ async fn a_guard_takes_little_memory_whatever_it_relays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_whose_guard_is_killed_finishes_what_runs_and_ends() {
+async fn worker_of_killed_guard_drains_and_exits() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let gate = Gate::default();
     manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
@@ -257,7 +257,7 @@ async fn a_worker_whose_guard_is_killed_finishes_what_runs_and_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_guard_passes_signals_on() {
+async fn guard_passes_signals_on() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let gate = Gate::default();
     manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
@@ -286,7 +286,7 @@ async fn the_guard_passes_signals_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_guard_and_worker_at_once() {
+async fn second_signal_stops_guard_and_worker_at_once() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let gate = Gate::default();
     manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
@@ -302,7 +302,7 @@ async fn a_second_signal_ends_guard_and_worker_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_are_sent_past_a_manager_that_does_not_answer_to_how_they_reach_the_next() {
+async fn guard_redirects_to_public_url_of_next_healthy_manager() {
     let (first, second, folder) = (Manager::start(), Manager::start(), tempfile::tempdir().unwrap());
     let file = folder.path().join("gupd.toml");
     let text = format!(
@@ -329,7 +329,7 @@ async fn clients_are_sent_past_a_manager_that_does_not_answer_to_how_they_reach_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guard_speaks_tls_where_its_worker_does() {
+async fn guard_serves_tls_as_its_worker() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
@@ -353,7 +353,7 @@ async fn a_guard_speaks_tls_where_its_worker_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_service_manager_is_told_how_a_guard_and_its_worker_are() {
+async fn service_manager_is_notified_of_guard_and_worker_state() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
@@ -399,7 +399,7 @@ fn guard_links_no_store_cache_or_rollout() {
 }
 
 #[test]
-fn what_keeps_a_relay_from_starting_keeps_its_guard_too() {
+fn guard_does_not_start_when_relay_cannot() {
     let serve = ["serve", "--guard", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     Process::start(&mut gupd(serve)).ended().complained(2, &["no upstream"]);
     let mut taken = gupd(["serve", "--guard", "--upstream", "http://manager:1", "--admin", "127.0.0.1:0"]);
@@ -409,7 +409,7 @@ fn what_keeps_a_relay_from_starting_keeps_its_guard_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guard_has_one_worker_and_it_is_no_child_of_a_terminal() {
+async fn worker_has_a_process_group_of_its_own() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let relay = Relay::start(&mut guarded(&manager, folder.path()));
     let worker = serves(&relay).await;

@@ -31,7 +31,7 @@ pub(crate) fn order(relay: &Relay, folder: &Path, arguments: &[&str]) -> Ended {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_says_what_came_of_it() {
+async fn reload_prints_its_result() {
     for guard in [None, Some("--guard")] {
         let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
         let mut command = configured(folder.path(), &manager, "");
@@ -51,7 +51,7 @@ async fn a_reload_says_what_came_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_comes_to_a_relay_that_drains_is_sent_to_the_manager_while_downloads_finish() {
+async fn draining_relay_redirects_new_requests_and_finishes_downloads() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let public = "public_url = \"https://manager.example\"\n";
     let relay = Relay::start(&mut configured(folder.path(), &manager, public));
@@ -85,7 +85,7 @@ async fn who_comes_to_a_relay_that_drains_is_sent_to_the_manager_while_downloads
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_drains_without_redirects_serves_who_comes() {
+async fn drain_without_redirect_serves_new_requests() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let relay = Relay::start(&mut configured(folder.path(), &manager, ""));
     manager.put(PAYLOAD, Resource::new("content"));

@@ -45,14 +45,14 @@ fn planned(arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn a_plan_says_when_a_rollout_ends_and_what_each_limit_costs() {
+fn plan_has_end_of_rollout_and_cost_of_each_limit() {
     let folder = tempfile::tempdir().unwrap();
     let file = site(folder.path());
     let with_site = ["--config", file.to_str().unwrap()];
     let ended = plan(&[&with_site, &ASKED[..], &["--clients", "others=200"]].concat());
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
     let line = |begin: &str| ended.lines.iter().find(|line| line.starts_with(begin)).unwrap();
-    assert!(ended.lines[0].starts_with("500 clients from Mon 2026-11-23 08:00 on"), "{ended:#?}");
+    assert!(ended.lines[0].starts_with("500 clients, published Mon 2026-11-23 08:00"), "{ended:#?}");
     // The window opens at 20:00, the last of its clients has its turn at 24:00 and asks within five minutes.
     assert!(
         line("100 % ").contains("  16h 0") && line("100 % ").contains("  Tue 2026-11-24 00:0"),
@@ -65,7 +65,7 @@ fn a_plan_says_when_a_rollout_ends_and_what_each_limit_costs() {
 }
 
 #[test]
-fn a_plan_in_json_has_base_units_and_the_answers_in_reverse() {
+fn json_plan_has_base_units_and_deadline_answers() {
     let folder = tempfile::tempdir().unwrap();
     let file = site(folder.path());
     let asked = [&ASKED[..], &["--config", file.to_str().unwrap(), "--deadline", "14h", "--line", "8Mbit/s"]]
@@ -89,7 +89,7 @@ fn a_plan_in_json_has_base_units_and_the_answers_in_reverse() {
 }
 
 #[test]
-fn an_estate_that_never_comes_whole_is_said_to() {
+fn plan_names_clients_that_never_come_online() {
     let asked = [
         "--clients",
         "5000",
@@ -105,7 +105,7 @@ fn an_estate_that_never_comes_whole_is_said_to() {
     let ended = plan(&asked);
     let has = |words: &str| ended.lines.iter().any(|line| line.contains(words));
     assert!(has("1,000 of 5,000 clients do not come online within 14d"), "{ended:#?}");
-    assert!(has("none, nor any spread: 60 % of clients come online by then"), "{ended:#?}");
+    assert!(has("none, and no spread: only 60 % of clients come online by then"), "{ended:#?}");
     assert!(ended.lines.iter().any(|line| line.starts_with("90 %") && line.ends_with("never")), "{ended:#?}");
     let plan = planned(&asked);
     assert_eq!((&plan["clients_that_come"], &plan["clients_current"]), (&4_000.into(), &4_000.into()));
@@ -113,7 +113,7 @@ fn an_estate_that_never_comes_whole_is_said_to() {
 }
 
 #[test]
-fn a_chart_is_well_formed_and_shows_what_the_table_says() {
+fn chart_is_well_formed_and_agrees_with_the_table() {
     let folder = tempfile::tempdir().unwrap();
     let chart = folder.path().join("plan.svg");
     let path = chart.to_str().unwrap();
@@ -134,7 +134,7 @@ fn a_chart_is_well_formed_and_shows_what_the_table_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sizes_come_from_what_a_relay_has_served() {
+async fn plan_takes_sizes_from_the_store() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let relay = Relay::start(&mut serve(&manager, folder.path()));
     let content = "/content/{07B590B3-9282-482f-BBAA-6D515D385869}";
@@ -163,7 +163,7 @@ async fn sizes_come_from_what_a_relay_has_served() {
 }
 
 #[test]
-fn what_cannot_be_planned_is_one_line() {
+fn invalid_plan_is_one_line_error() {
     let line = ["--line", "8Mbit/s"];
     let folder = tempfile::tempdir().unwrap();
     for (arguments, status, words) in [

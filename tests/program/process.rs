@@ -94,6 +94,12 @@ impl Process {
         parsed(&line.unwrap_or_else(|| panic!("ended without logging {message:?}: {:#?}", self.lines)))
     }
 
+    /// Waits for a line of the JSON log with this message unless there was one already.
+    pub(crate) fn logged_once(&mut self, message: &str) -> Value {
+        let earlier = self.lines.iter().map(|line| parsed(line)).find(|line| line["message"] == message);
+        earlier.unwrap_or_else(|| self.logged(message))
+    }
+
     /// How many of the lines so far had this message.
     pub(crate) fn said(&self, message: &str) -> usize {
         self.lines.iter().filter(|line| parsed(line)["message"] == message).count()

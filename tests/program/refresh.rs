@@ -14,7 +14,7 @@ fn refresh(relay: &Relay, token: Option<&std::path::Path>) -> Ended {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refresh_has_the_relay_ask_for_its_catalogs_and_tells_what_came_of_it() {
+async fn refresh_revalidates_catalogs_and_prints_result() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let [token, other] = ["token", "other"].map(|name| folder.path().join(name));
     fs::write(&token, "s3cret\n").unwrap();
@@ -38,11 +38,11 @@ async fn refresh_has_the_relay_ask_for_its_catalogs_and_tells_what_came_of_it() 
     let Relay { mut process, admin, .. } = relay;
     process.kill();
     let relay = Relay { process, address: admin, admin };
-    refresh(&relay, Some(&other)).complained(1, &["the relay's admin address", &admin.to_string()]);
+    refresh(&relay, Some(&other)).complained(1, &["admin address", &admin.to_string()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_without_a_token_refuses_and_says_what_to_set() {
+async fn relay_without_token_refuses_and_names_setting() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let token = folder.path().join("token");
     fs::write(&token, "s3cret\n").unwrap();

@@ -51,7 +51,7 @@ async fn refuses_connections(relay: &Relay) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_takes_new_upstreams_and_rules_and_drops_nothing() {
+async fn reload_applies_upstreams_and_rules_without_drops() {
     let (old, new, folder) = (Manager::start(), Manager::start(), tempfile::tempdir().unwrap());
     let file = folder.path().join("gupd.toml");
     let upstream = |manager: &Manager| format!("[[upstream]]\nurl = \"{}\"\n", manager.url());
@@ -75,7 +75,7 @@ async fn a_reload_takes_new_upstreams_and_rules_and_drops_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_new_file_is_refused_and_the_old_one_stays() {
+async fn reload_of_invalid_file_keeps_old_configuration() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let file = folder.path().join("gupd.toml");
     let good = format!("[[upstream]]\nurl = \"{}\"\n", manager.url());
@@ -96,7 +96,7 @@ async fn a_bad_new_file_is_refused_and_the_old_one_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn draining_finishes_downloads_and_takes_nothing_new() {
+async fn drain_finishes_downloads_and_accepts_none() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let mut relay = Relay::start(&mut serve(&manager, folder.path()));
     let (download, gate) = Download::begin(&relay, &manager).await;
@@ -120,7 +120,7 @@ async fn draining_finishes_downloads_and_takes_nothing_new() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_stops_at_once() {
+async fn second_signal_stops_at_once() {
     for waiting in [true, false] {
         let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
         let mut relay = Relay::start(&mut serve(&manager, folder.path()));
@@ -139,7 +139,7 @@ async fn a_second_signal_stops_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn draining_ends_with_its_time_out() {
+async fn drain_ends_at_its_timeout() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let mut command = serve(&manager, folder.path());
     let mut relay = Relay::start(command.env("GUPD_SERVER_DRAIN_TIMEOUT", "100ms"));

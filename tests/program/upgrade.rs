@@ -47,7 +47,7 @@ async fn replaced(relay: &Relay, old: u32) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_under_two_hundred_clients_fails_nobody() {
+async fn upgrade_under_load_fails_no_client() {
     const SIZES: [usize; 50] = {
         let mut sizes = [KIB; 50];
         sizes[0] = 100 << 20;
@@ -94,7 +94,7 @@ async fn an_upgrade_under_two_hundred_clients_fails_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_download_that_runs_is_finished_by_the_worker_that_began_it() {
+async fn running_download_is_finished_by_its_worker() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let gate = Gate::default();
     manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
@@ -116,7 +116,7 @@ async fn a_download_that_runs_is_finished_by_the_worker_that_began_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_workers_keep_the_limit_on_the_line_together() {
+async fn two_workers_share_the_wan_limit() {
     const RATE: u64 = 1 << 20;
     const OTHER: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121002/full.zip";
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
@@ -153,7 +153,7 @@ async fn two_workers_keep_the_limit_on_the_line_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_does_not_start_changes_nothing() {
+async fn upgrade_to_broken_program_changes_nothing() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let [program, token] = ["gupd", "token"].map(|name| folder.path().join(name));
     fs::write(&token, "s3cret\n").unwrap();
@@ -192,7 +192,7 @@ fn kept(pid: u32) -> (bool, usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guard_that_cannot_be_replaced_is_what_it_was() {
+async fn guard_that_cannot_be_replaced_continues() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let program = installed(folder.path());
     let mut relay = Relay::start(&mut by(&program, &guarded(&manager, &folder.path().join("store"))));
@@ -218,7 +218,7 @@ async fn a_guard_that_cannot_be_replaced_is_what_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_signal_ends_a_guard_that_replaces_itself_and_none_is_lost() {
+async fn signals_during_guard_replacement_are_kept() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
     let guard = relay.process.id();
@@ -243,7 +243,7 @@ fn upgrade(admin: SocketAddr, token: Option<&Path>) -> Ended {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_guard_or_a_token_there_is_no_upgrade_and_it_says_why() {
+async fn upgrade_without_guard_or_token_is_refused_with_reason() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let token = folder.path().join("token");
     fs::write(&token, "s3cret\n").unwrap();

@@ -1,5 +1,5 @@
-//! The client settings, one function each: the text, the place to enter it, and the certainty that clients honour it. Only
-//! publicly documented behaviour counts as certain, because the vendor may change any other.
+//! The client settings, one function each: the text, the place to enter it, and the certainty that clients honour it.
+//! Only publicly documented behaviour counts as certain, because the vendor may change any other.
 
 use std::fmt;
 

@@ -1,10 +1,10 @@
-//! A plan as a picture: rates over the line and to clients, and clients that are current, over one axis of time. SVG by
-//! hand; no background, and a grey that reads on light and on dark.
+//! The chart of a plan: WAN rate, LAN rate and current clients over time, written as SVG. It has no background, and its
+//! grey is readable on light and dark.
 
 use std::fmt::Write;
 
-use super::Report;
-use super::words::{clock, rate, span};
+use super::PlanReport;
+use super::format::{clock, rate, span};
 use gupd_plan::Timeline;
 
 const WIDTH: usize = 720;
@@ -14,7 +14,7 @@ const LEFT: f64 = 92.0;
 const TOP: f64 = 40.0;
 const GREY: &str = "#808080";
 
-/// Steps of the axis of time, in seconds: as clocks and calendars divide.
+/// Steps of the time axis in seconds, along the divisions of clocks and calendars.
 const STEPS: [f64; 22] = [
     1.0,
     2.0,
@@ -40,7 +40,7 @@ const STEPS: [f64; 22] = [
     7_776_000.0,
 ];
 
-/// A quantity over time, one value for each column.
+/// A quantity over time, one value for each pixel column.
 struct Panel {
     title: &'static str,
     colour: &'static str,
@@ -48,14 +48,14 @@ struct Panel {
     label: fn(f64) -> String,
 }
 
-pub(super) fn svg(report: &Report) -> String {
+pub(super) fn svg(report: &PlanReport) -> String {
     let mut out = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = draw(report, &mut out);
     out
 }
 
-fn draw(report: &Report, out: &mut String) -> std::fmt::Result {
+fn draw(report: &PlanReport, out: &mut String) -> std::fmt::Result {
     let timeline = &report.rollout.timeline;
     let until = timeline.end().max(1.0);
     let means = timeline.means(until, WIDTH);
@@ -72,7 +72,7 @@ fn draw(report: &Report, out: &mut String) -> std::fmt::Result {
             values: means.iter().map(|mean| mean.lan * 8.0).collect(),
             label: bits,
         },
-        Panel { title: "clients current", colour: "#3f9a5f", values: current(timeline, until), label: whole },
+        Panel { title: "clients current", colour: "#3f9a5f", values: current(timeline, until), label: count },
     ];
     let (width, height) = (LEFT + WIDTH as f64 + 28.0, TOP + panels.len() as f64 * (PANEL + GAP) + 4.0);
     writeln!(
@@ -125,7 +125,7 @@ impl Panel {
         write!(out, r#"<path d="M{LEFT} {bottom}"#)?;
         let mut last = None;
         for (column, value) in values.iter().enumerate() {
-            // In tenths of a pixel; a column that is as high as the one before it is drawn by the next.
+            // Rounded to tenths of a pixel. A column of equal height extends the line of the one before.
             let height = (y(*value) * 10.0).round() / 10.0;
             if last.replace(height) != Some(height) {
                 write!(out, "H{}V{height}", LEFT + column as f64)?;
@@ -138,11 +138,11 @@ impl Panel {
     }
 }
 
-/// Clients that are current at the end of each column.
+/// Returns the number of current clients at the end of each column.
 fn current(timeline: &Timeline, until: f64) -> Vec<f64> {
     let moments = timeline.moments();
     let at = |column: usize| {
-        // The last column's end is the last moment's time, but for rounding.
+        // The last column must include the last moment in spite of rounding.
         let time = until * (column + 1) as f64 / WIDTH as f64 + 1e-9 * until;
         let passed = moments.partition_point(|moment| moment.from <= time);
         passed.checked_sub(1).map_or(0.0, |last| f64::from(moments[last].current))
@@ -150,10 +150,10 @@ fn current(timeline: &Timeline, until: f64) -> Vec<f64> {
     (0..WIDTH).map(at).collect()
 }
 
-/// Sums of rates come to a limit but for this.
+/// Relative error of sums of rates.
 const ROUNDING: f64 = 1e-6;
 
-/// The next of 1, 2 and 5 times a power of ten.
+/// Returns the next of 1, 2 and 5 times a power of ten.
 fn round_step(least: f64) -> f64 {
     if least <= 0.0 {
         return 1.0;
@@ -166,16 +166,16 @@ fn round_step(least: f64) -> f64 {
         .unwrap_or(10.0 * power)
 }
 
-/// Rates are drawn in bits, so that round steps are round in what is written.
+/// Formats a rate in bits. The axis is in bits, so that its round steps have round labels.
 fn bits(value: f64) -> String {
     rate(value / 8.0)
 }
 
-fn whole(value: f64) -> String {
+fn count(value: f64) -> String {
     format!("{value:.0}")
 }
 
-/// A time on the axis, without units that are 0.
+/// Formats a time on the axis without units of 0.
 fn tick(seconds: f64) -> String {
     let text = span(seconds);
     match () {

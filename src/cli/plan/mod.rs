@@ -1,10 +1,10 @@
-//! `gupd plan`: simulates a rollout with the configuration that is given and says what it will be like. Owns the flags;
-//! asks no upstream, and needs no relay. What is there to plan is `gupd_plan`; here it is asked and written down.
+//! `gupd plan`: simulates a rollout under a configuration and prints the result. It needs no upstream and no relay. The
+//! simulation is `gupd_plan`; this module has the flags and the output.
 
 mod chart;
-mod history;
+mod format;
+mod stored_sizes;
 mod table;
-mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use clap::Args;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, civil};
 
-use self::history::Sizes;
+use self::stored_sizes::StoredSizes;
 use super::{CommandError, print_line};
 use gupd_config as config;
 use gupd_config::clock::Clock;
@@ -25,116 +25,115 @@ use gupd_plan::{
 };
 use gupd_store::Inventory;
 
-/// A plan farther ahead than this is no plan.
+/// Maximum of `--horizon` and other times.
 const MAX_HORIZON: Duration = Duration::from_secs(365 * 86_400);
 
 #[derive(Debug, Args)]
-pub(super) struct Plan {
-    /// Configuration file with limits, groups and windows; needs no upstream.
+pub(super) struct PlanFlags {
+    /// Configuration file with limits, groups and windows; upstreams are optional.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Folder of the store that --from-store reads [default: /var/lib/gupd, or the user's state folder].
+    /// Folder of the store for --from-store [default: /var/lib/gupd, or the user's state folder].
     #[arg(long, value_name = "DIR")]
     store: Option<String>,
-    /// In place of the configuration's wan.limit.
+    /// Overrides wan.limit of the configuration.
     #[arg(long, value_name = "RATE")]
     wan_limit: Option<String>,
-    /// Clients, shared evenly by the groups; or GROUP=N for each group.
-    #[arg(long, value_name = "N", required = true, value_parser = clients)]
-    clients: Vec<Clients>,
+    /// Number of clients, divided evenly between groups; or GROUP=N for each group.
+    #[arg(long, value_name = "N", required = true, value_parser = parse_clients)]
+    clients: Vec<ClientCount>,
     /// Size of the full set.
     #[arg(long, value_name = "SIZE")]
     full: Option<Size>,
-    /// Size of the delta from the revision before.
+    /// Size of the delta from the previous revision.
     #[arg(long, value_name = "SIZE")]
     delta: Option<Size>,
-    /// Clients that are too far behind for the delta.
-    #[arg(long, value_name = "SHARE", default_value = "5%", value_parser = share)]
+    /// Share of clients too far behind for the delta.
+    #[arg(long, value_name = "SHARE", default_value = "5%", value_parser = parse_share)]
     full_share: f64,
-    /// Sizes from the newest revisions in the store, all content of a client together.
+    /// Take sizes from the newest revisions in the store, all content of a client together.
     #[arg(long)]
     from_store: bool,
-    /// What the line to the upstreams carries [default: wan.limit is all that is known of it].
-    #[arg(long, value_name = "RATE", value_parser = rate)]
+    /// Capacity of the line to the upstreams [default: limited by wan.limit only].
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     line: Option<Rate>,
-    /// What the relay's link to its clients carries.
-    #[arg(long, value_name = "RATE", default_value = "1Gbit/s", value_parser = rate)]
+    /// Capacity of the relay's LAN link.
+    #[arg(long, value_name = "RATE", default_value = "1Gbit/s", value_parser = parse_rate)]
     lan: Rate,
-    /// When the content is published: 2026-11-23T20:00 at the site, or with its zone 2026-11-23T19:00:00Z
-    /// [default: now].
-    #[arg(long, value_name = "TIME", value_parser = start)]
-    start: Option<Start>,
-    /// When clients come online: always-on; estate, of whose clients 60 % come within a day, 75 % within three, 80 %
-    /// within a week and the rest never; or shares by time such as 24h:60%,3d:75%.
+    /// Time of publication: 2026-11-23T20:00 in the time zone of the site, or 2026-11-23T19:00:00Z [default: now].
+    #[arg(long, value_name = "TIME", value_parser = parse_start)]
+    start: Option<StartTime>,
+    /// When clients come online: always-on; estate (60 % within a day, 75 % within three days, 80 % within a week, the
+    /// rest never); or shares by time such as 24h:60%,3d:75%.
     #[arg(long, value_name = "PROFILE", default_value = "always-on")]
     appear: Appearance,
-    /// How often clients ask for content.
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = ahead)]
+    /// Interval at which clients ask for content.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_span)]
     heartbeat: Duration,
-    /// How far the plan looks ahead.
-    #[arg(long, value_name = "TIME", default_value = "14d", value_parser = ahead)]
+    /// Length of the simulation.
+    #[arg(long, value_name = "TIME", default_value = "14d", value_parser = parse_span)]
     horizon: Duration,
-    /// Say in reverse which line and which spreads meet this deadline.
-    #[arg(long, value_name = "TIME", value_parser = ahead)]
+    /// Find the line and the spreads that meet this deadline.
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
     deadline: Option<Duration>,
-    /// Clients that must be current by the deadline.
-    #[arg(long, value_name = "SHARE", default_value = "100%", value_parser = share, requires = "deadline")]
+    /// Share of clients that must be current by the deadline.
+    #[arg(long, value_name = "SHARE", default_value = "100%", value_parser = parse_share, requires = "deadline")]
     goal: f64,
-    /// Clients' downloads may take this together in their busiest minute: the shortest spread that keeps to it is said.
-    #[arg(long, value_name = "RATE", value_parser = rate, requires = "deadline")]
+    /// Maximum LAN rate in the busiest minute; finds the shortest spread that keeps to it.
+    #[arg(long, value_name = "RATE", value_parser = parse_rate, requires = "deadline")]
     lan_peak: Option<Rate>,
-    /// JSON instead of tables.
+    /// Print JSON instead of tables.
     #[arg(long)]
     json: bool,
-    /// Draw rates and clients over time into this SVG file.
+    /// Write a chart of rates and clients over time to this SVG file.
     #[arg(long, value_name = "FILE")]
     chart: Option<PathBuf>,
 }
 
-/// `--clients`, once.
+/// One value of `--clients`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Clients {
+struct ClientCount {
     group: Option<String>,
     count: u32,
 }
 
-/// `--start`
+/// Value of `--start`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
+enum StartTime {
     At(Timestamp),
     AtSite(civil::DateTime),
 }
 
-/// Everything that is said.
-struct Report {
+/// All results of a plan.
+struct PlanReport {
     zone: TimeZone,
     start: Timestamp,
     scenario: Scenario,
     rollout: Rollout,
     costs: Vec<Cost>,
-    reverse: Option<Reverse>,
+    reverse: Option<DeadlineReport>,
 }
 
-/// What `--deadline` asks, and the answers.
-struct Reverse {
+/// Answers to `--deadline`.
+struct DeadlineReport {
     deadline: Deadline,
     line: LineAnswer,
     spread: SpreadAnswer,
 }
 
-pub(super) fn run(plan: &Plan) -> Result<(), CommandError> {
+pub(super) fn run(plan: &PlanFlags) -> Result<(), CommandError> {
     let report = plan.report()?;
     if let Some(path) = &plan.chart {
         std::fs::write(path, chart::svg(&report)).map_err(|error| {
-            CommandError::Failed(format!("cannot write {}: {error}; give another --chart", path.display()))
+            CommandError::Failed(format!("--chart {}: {error}: choose another file", path.display()))
         })?;
     }
-    print_line(&if plan.json { words::json(&report) } else { table::table(&report) });
+    print_line(&if plan.json { format::json(&report) } else { table::table(&report) });
     Ok(())
 }
 
-impl Plan {
-    fn report(&self) -> Result<Report, CommandError> {
+impl PlanFlags {
+    fn report(&self) -> Result<PlanReport, CommandError> {
         let overrides = Overrides {
             store: self.store.clone(),
             wan_limit: self.wan_limit.clone(),
@@ -146,7 +145,7 @@ impl Plan {
         let start = self.start(&zone)?;
         let scenario = self.site(&config, start)?.scenario(&config)?;
         let rollout = simulate(&scenario)?;
-        Ok(Report {
+        Ok(PlanReport {
             costs: costs(&scenario, &rollout)?,
             reverse: self.reverse(&scenario)?,
             rollout,
@@ -159,25 +158,28 @@ impl Plan {
     fn start(&self, zone: &TimeZone) -> Result<Timestamp, CommandError> {
         match self.start {
             None => Timestamp::from_millisecond(Clock::system().now()).map_err(|error| error.to_string()),
-            Some(Start::At(time)) => Ok(time),
-            Some(Start::AtSite(time)) => zone.to_timestamp(time).map_err(|error| error.to_string()),
+            Some(StartTime::At(time)) => Ok(time),
+            Some(StartTime::AtSite(time)) => zone.to_timestamp(time).map_err(|error| error.to_string()),
         }
-        .map_err(|error| CommandError::Configuration(format!("--start is no time at the site: {error}")))
+        .map_err(|error| CommandError::Configuration(format!("--start: not a time at the site: {error}")))
     }
 
     fn site(&self, config: &Config, start: Timestamp) -> Result<Site, CommandError> {
-        let stored =
-            if self.from_store { Sizes::of(&Inventory::open(&config.store.dir)?)? } else { Sizes::default() };
-        let given = |size: Option<Size>, stored: Option<u64>| size.map(|Size(bytes)| bytes).or(stored);
+        let stored = if self.from_store {
+            StoredSizes::read(&Inventory::open(&config.store.dir)?)?
+        } else {
+            StoredSizes::default()
+        };
+        let size = |size: Option<Size>, stored: Option<u64>| size.map(|Size(bytes)| bytes).or(stored);
         if [self.full, self.delta].contains(&Some(Size(0))) {
             return Err(CommandError::Configuration(
-                "--full and --delta are more than 0 bytes; leave out what is not there".into(),
+                "--full, --delta: must be more than 0 bytes: omit the one that does not exist".into(),
             ));
         }
         Ok(Site {
             clients: self.clients.iter().map(|clients| (clients.group.clone(), clients.count)).collect(),
-            full: given(self.full, stored.full),
-            delta: given(self.delta, stored.delta),
+            full: size(self.full, stored.full),
+            delta: size(self.delta, stored.delta),
             full_share: self.full_share,
             line: self.line,
             lan: self.lan,
@@ -188,11 +190,11 @@ impl Plan {
         })
     }
 
-    fn reverse(&self, scenario: &Scenario) -> Result<Option<Reverse>, CommandError> {
+    fn reverse(&self, scenario: &Scenario) -> Result<Option<DeadlineReport>, CommandError> {
         let Some(within) = self.deadline else { return Ok(None) };
-        let busiest = self.lan_peak.map_or(f64::INFINITY, |Rate(bytes)| bytes as f64);
-        let deadline = Deadline { within: within.as_secs_f64(), share: self.goal, busiest };
-        Ok(Some(Reverse {
+        let max_busiest = self.lan_peak.map_or(f64::INFINITY, |Rate(bytes)| bytes as f64);
+        let deadline = Deadline { within: within.as_secs_f64(), share: self.goal, busiest: max_busiest };
+        Ok(Some(DeadlineReport {
             line: deadline.smallest_line(scenario)?,
             spread: deadline.spreads(scenario)?,
             deadline,
@@ -200,40 +202,42 @@ impl Plan {
     }
 }
 
-fn clients(text: &str) -> Result<Clients, String> {
+fn parse_clients(text: &str) -> Result<ClientCount, String> {
     let (group, count) = match text.rsplit_once('=') {
         Some((group, count)) => (Some(group.to_owned()), count),
         None => (None, text),
     };
-    let refused = |_| format!("{count:?} is not a number of clients; write it like 5000, or branch-a=200");
-    Ok(Clients { group, count: count.parse().map_err(refused)? })
+    let invalid =
+        |_| format!("{count:?} is not a number of clients: use a form such as 5000 or branch-a=200");
+    Ok(ClientCount { group, count: count.parse().map_err(invalid)? })
 }
 
-fn share(text: &str) -> Result<f64, String> {
-    share_of(text).ok_or_else(|| format!("{text:?} is not a share; write it like 5%, from 0% to 100%"))
+fn parse_share(text: &str) -> Result<f64, String> {
+    share_of(text).ok_or_else(|| format!("{text:?} is not a share: use 0% to 100%"))
 }
 
-fn rate(text: &str) -> Result<Rate, String> {
+fn parse_rate(text: &str) -> Result<Rate, String> {
     match text.parse().map_err(|error: config::UnitError| error.to_string())? {
-        Rate(0) => Err(format!("{text} moves nothing; give a rate like 8Mbit/s")),
+        Rate(0) => Err(format!("{text} is not a usable rate: use a rate such as 8Mbit/s")),
         rate => Ok(rate),
     }
 }
 
-fn ahead(text: &str) -> Result<Duration, String> {
+fn parse_span(text: &str) -> Result<Duration, String> {
     let Time(time) = text.parse().map_err(|error: config::UnitError| error.to_string())?;
     if time > MAX_HORIZON {
-        return Err(format!("{text} is too far ahead; the most is {}", Time(MAX_HORIZON)));
+        return Err(format!("{text} is too long: use at most {}", Time(MAX_HORIZON)));
     }
     Ok(time)
 }
 
-fn start(text: &str) -> Result<Start, String> {
+fn parse_start(text: &str) -> Result<StartTime, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
-        return Ok(Start::At(time));
+        return Ok(StartTime::At(time));
     }
-    let refused = |_| format!("{text:?} is no time; write it like 2026-11-23T20:00 or 2026-11-23T19:00:00Z");
-    text.parse().map(Start::AtSite).map_err(refused)
+    let invalid =
+        |_| format!("{text:?} is not a time: use a form such as 2026-11-23T20:00 or 2026-11-23T19:00:00Z");
+    text.parse().map(StartTime::AtSite).map_err(invalid)
 }
 
 impl From<SiteError> for CommandError {

@@ -1,38 +1,38 @@
-//! A plan for people: aligned tables, each number with what it is.
+//! The output of a plan as aligned tables.
 
 use std::fmt::Write;
 
 use indicatif::{BinaryBytes, HumanCount};
 
-use super::words::{LAN, MINUTE, WAN, clock, rate, share, span, times};
-use super::{Report, Reverse};
-use gupd_plan::{Curve, LineAnswer, MARKS, SpreadAnswer};
+use super::format::{LAN, MINUTE, WAN, clock, rate, share, span, times};
+use super::{DeadlineReport, PlanReport};
+use gupd_plan::{Curve, Deadline, LineAnswer, MARKS, Scenario, SpreadAnswer};
 
-/// How the clients are called that come online at all.
-const COMING: &str = "all that come";
+/// Label of the row for all clients that come online.
+const ALL_ONLINE: &str = "all online";
 
-pub(super) fn table(report: &Report) -> String {
+pub(super) fn table(report: &PlanReport) -> String {
     let mut out = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = write(report, &mut out);
     out.truncate(out.trim_end().len());
     out
 }
 
-fn write(report: &Report, out: &mut String) -> std::fmt::Result {
-    heading(report, out)?;
-    current(report, out)?;
-    moved(report, out)?;
-    limits(report, out)?;
+fn write(report: &PlanReport, out: &mut String) -> std::fmt::Result {
+    write_heading(report, out)?;
+    write_current(report, out)?;
+    write_bytes(report, out)?;
+    write_limits(report, out)?;
     match &report.reverse {
-        Some(reverse) => in_reverse(report, reverse, out),
+        Some(reverse) => write_deadline(report, reverse, out),
         None => Ok(()),
     }
 }
 
-fn heading(report: &Report, out: &mut String) -> std::fmt::Result {
+fn write_heading(report: &PlanReport, out: &mut String) -> std::fmt::Result {
     let scenario = &report.scenario;
-    write!(out, "{} clients from {} on", HumanCount(scenario.clients().into()), clock(report, 0.0))?;
+    write!(out, "{} clients, published {}", HumanCount(scenario.clients().into()), clock(report, 0.0))?;
     for content in &scenario.contents {
         let size = BinaryBytes(content.bytes as u64);
         write!(out, "; {} of {size} for {}", content.name, share(content.share))?;
@@ -40,45 +40,45 @@ fn heading(report: &Report, out: &mut String) -> std::fmt::Result {
     let line = match scenario.line {
         line if line.is_finite() => rate(line),
         _ if scenario.wan == Curve::constant(scenario.wan.rate_at(0.0)) => rate(scenario.wan.rate_at(0.0)),
-        _ => "as wan.limit says".to_owned(),
+        _ => "limited by wan.limit".to_owned(),
     };
     writeln!(out, "; line {line}, LAN {}\n", rate(scenario.lan_link))
 }
 
-fn current(report: &Report, out: &mut String) -> std::fmt::Result {
-    let Report { scenario, rollout, .. } = report;
+fn write_current(report: &PlanReport, out: &mut String) -> std::fmt::Result {
+    let PlanReport { scenario, rollout, .. } = report;
     writeln!(out, "{:<13}  {:>8}  AT", "CURRENT", "AFTER")?;
-    let names = MARKS.iter().map(|mark| share(*mark)).chain([COMING.to_owned()]);
+    let names = MARKS.iter().map(|mark| share(*mark)).chain([ALL_ONLINE.to_owned()]);
     for (name, time) in names.zip(times(scenario, rollout)) {
         match time {
-            Some(_) if name == COMING && everyone_comes(report) => {}
+            Some(_) if name == ALL_ONLINE && do_all_come_online(report) => {}
             Some(seconds) => writeln!(out, "{name:<13}  {:>8}  {}", span(seconds), clock(report, seconds))?,
             None => writeln!(out, "{name:<13}  {:>8}", "never")?,
         }
     }
     let horizon = span(scenario.horizon);
     let (clients, appeared) = (scenario.clients(), rollout.appeared);
-    if !everyone_comes(report) {
-        let away = HumanCount((clients - appeared).into());
+    if !do_all_come_online(report) {
+        let offline = HumanCount((clients - appeared).into());
         writeln!(
             out,
-            "{away} of {} clients do not come online within {horizon}.",
+            "{offline} of {} clients do not come online within {horizon}.",
             HumanCount(clients.into())
         )?;
     }
     if rollout.current() < appeared {
         let behind = HumanCount((appeared - rollout.current()).into());
-        writeln!(out, "{behind} clients come, but are not current within {horizon}.")?;
+        writeln!(out, "{behind} clients come online but are not current within {horizon}.")?;
     }
     writeln!(out)
 }
 
-fn moved(report: &Report, out: &mut String) -> std::fmt::Result {
+fn write_bytes(report: &PlanReport, out: &mut String) -> std::fmt::Result {
     let rollout = &report.rollout;
     writeln!(out, "{:<5}{:>12}{:>16}{:>13}", "", "PEAK", "BUSIEST MINUTE", "BYTES")?;
     let times = HumanCount((rollout.lan_bytes / rollout.wan_bytes.max(1.0)).round() as u64);
-    let without = format!("{} without the relay, {times} x", BinaryBytes(rollout.lan_bytes as u64));
-    let downloads = format!("{} downloads at once", HumanCount(rollout.timeline.most_downloads().into()));
+    let without = format!("{} without the relay ({times} times)", BinaryBytes(rollout.lan_bytes as u64));
+    let downloads = format!("{} concurrent downloads", HumanCount(rollout.timeline.most_downloads().into()));
     for (name, of, bytes, note) in
         [("WAN", WAN, rollout.wan_bytes, without), ("LAN", LAN, rollout.lan_bytes, downloads)]
     {
@@ -87,25 +87,29 @@ fn moved(report: &Report, out: &mut String) -> std::fmt::Result {
         writeln!(out, "{name:<5}{:>12}{:>16}{bytes:>13}  {note}", rate(peak), rate(busiest))?;
     }
     if rollout.refused > 0 {
-        writeln!(out, "{} requests find no place in time, and come again.", HumanCount(rollout.refused))?;
+        writeln!(
+            out,
+            "{} requests get no download slot in time and are retried.",
+            HumanCount(rollout.refused)
+        )?;
     }
     writeln!(out)
 }
 
-fn limits(report: &Report, out: &mut String) -> std::fmt::Result {
-    let Report { scenario, costs, .. } = report;
+fn write_limits(report: &PlanReport, out: &mut String) -> std::fmt::Result {
+    let PlanReport { scenario, costs, .. } = report;
     if scenario.line.is_infinite() {
-        writeln!(out, "What wan.limit costs is said with --line.")?;
+        writeln!(out, "Pass --line to see the effect of wan.limit.")?;
     }
     if costs.is_empty() {
-        let set =
-            if scenario.limits().is_empty() { "No limit is set" } else { "No limit by itself costs time" };
-        return writeln!(out, "{set}.\n");
+        let summary =
+            if scenario.limits().is_empty() { "No limit is set" } else { "No single limit costs time" };
+        return writeln!(out, "{summary}.\n");
     }
     let names: Vec<String> = costs.iter().map(|cost| scenario.name_of(cost.limit)).collect();
     let width = names.iter().map(String::len).max().unwrap_or(0).max("WITHOUT".len());
-    let skipped = usize::from(everyone_comes(report));
-    let marks = MARKS.iter().map(|mark| share(*mark)).chain([COMING.to_uppercase()]);
+    let skipped = usize::from(do_all_come_online(report));
+    let marks = MARKS.iter().map(|mark| share(*mark)).chain([ALL_ONLINE.to_uppercase()]);
     let columns: Vec<String> = marks.take(MARKS.len() + 1 - skipped).collect();
     write!(out, "{:<width$}", "WITHOUT")?;
     for column in &columns {
@@ -121,8 +125,8 @@ fn limits(report: &Report, out: &mut String) -> std::fmt::Result {
     writeln!(out, "\n")
 }
 
-fn in_reverse(report: &Report, reverse: &Reverse, out: &mut String) -> std::fmt::Result {
-    let Reverse { deadline, line, spread } = reverse;
+fn write_deadline(report: &PlanReport, reverse: &DeadlineReport, out: &mut String) -> std::fmt::Result {
+    let DeadlineReport { deadline, line, spread } = reverse;
     let scenario = &report.scenario;
     let met = if deadline.is_met_by(scenario, &report.rollout) { "met" } else { "not met" };
     let goal = share(deadline.share);
@@ -132,57 +136,75 @@ fn in_reverse(report: &Report, reverse: &Reverse, out: &mut String) -> std::fmt:
         let coming = share(coming);
         return writeln!(
             out,
-            "{:<17}none, nor any spread: {coming} of clients come online by then",
+            "{:<17}none, and no spread: only {coming} of clients come online by then",
             "smallest line"
         );
     }
-    let current = |time: &Option<f64>| match time {
-        Some(time) => format!("current after {}", span(*time)),
+    write_line_answer(scenario, deadline, line, out)?;
+    write_spread_answer(scenario, deadline, spread, out)
+}
+
+fn current_text(scenario: &Scenario, time: Option<f64>) -> String {
+    match time {
+        Some(time) => format!("current after {}", span(time)),
         None => format!("not current within {}", span(scenario.horizon)),
-    };
+    }
+}
+
+fn write_line_answer(
+    scenario: &Scenario,
+    deadline: &Deadline,
+    line: &LineAnswer,
+    out: &mut String,
+) -> std::fmt::Result {
     match line {
         LineAnswer::Smallest(bytes) => {
-            let place = if scenario.wan.is_limited() { ", in place of wan.limit" } else { "" };
-            writeln!(out, "{:<17}{}{place}", "smallest line", rate(*bytes))?;
+            let note = if scenario.wan.is_limited() { ", replacing wan.limit" } else { "" };
+            writeln!(out, "{:<17}{}{note}", "smallest line", rate(*bytes))
         }
         LineAnswer::None { at_best, because, unlimited } => {
             let names: Vec<String> = because.iter().map(|limit| scenario.name_of(*limit)).collect();
-            let why = match &names[..] {
+            let reason = match &names[..] {
                 [] if unlimited.is_some_and(|time| time <= deadline.within) => {
-                    "several limits in the way".to_owned()
+                    "several limits prevent it".to_owned()
                 }
-                [] if unlimited == at_best => "no limit in the way".to_owned(),
-                [] => format!("{} without any limit", current(unlimited)),
-                names => format!("{} in the way", names.join(" or ")),
+                [] if unlimited == at_best => "no limit prevents it".to_owned(),
+                [] => format!("{} without limits", current_text(scenario, *unlimited)),
+                names => format!("{} prevents it", names.join(" or ")),
             };
-            writeln!(out, "{:<17}none: {} with the widest, {why}", "smallest line", current(at_best))?;
-        }
-    }
-    match spread {
-        SpreadAnswer::Between(shortest, longest) => {
-            writeln!(out, "{:<17}{}", "shortest spread", minutes(*shortest))?;
-            writeln!(out, "{:<17}{}", "longest spread", minutes(*longest))
-        }
-        SpreadAnswer::None { calm_from: None, .. } => {
-            writeln!(
-                out,
-                "{:<17}none: the busiest minute is above {}",
-                "shortest spread",
-                rate(deadline.busiest)
-            )
-        }
-        SpreadAnswer::None { calm_from: Some(spread), current_at } => {
-            let current = current(current_at);
-            writeln!(out, "{:<17}none: with {} clients are {current}", "shortest spread", minutes(*spread))
+            let best = current_text(scenario, *at_best);
+            writeln!(out, "{:<17}none: {best} with the fastest line, {reason}", "smallest line")
         }
     }
 }
 
-/// A spread, as it is set.
-fn minutes(seconds: f64) -> String {
+fn write_spread_answer(
+    scenario: &Scenario,
+    deadline: &Deadline,
+    spread: &SpreadAnswer,
+    out: &mut String,
+) -> std::fmt::Result {
+    match spread {
+        SpreadAnswer::Between(shortest, longest) => {
+            writeln!(out, "{:<17}{}", "shortest spread", spread_text(*shortest))?;
+            writeln!(out, "{:<17}{}", "longest spread", spread_text(*longest))
+        }
+        SpreadAnswer::None { calm_from: None, .. } => {
+            let busiest = rate(deadline.busiest);
+            writeln!(out, "{:<17}none: the busiest minute exceeds {busiest}", "shortest spread")
+        }
+        SpreadAnswer::None { calm_from: Some(spread), current_at } => {
+            let (spread, current) = (spread_text(*spread), current_text(scenario, *current_at));
+            writeln!(out, "{:<17}none: with {spread} clients are {current}", "shortest spread")
+        }
+    }
+}
+
+/// Formats a spread as a setting.
+fn spread_text(seconds: f64) -> String {
     if seconds < 60.0 { "0s".to_owned() } else { span(seconds) }
 }
 
-fn everyone_comes(report: &Report) -> bool {
+fn do_all_come_online(report: &PlanReport) -> bool {
     report.rollout.appeared == report.scenario.clients()
 }

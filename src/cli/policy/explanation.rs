@@ -1,5 +1,5 @@
-//! What the configuration means for one client, one path and one moment. Asks `policy` what the relay asks it, and adds
-//! which setting each answer comes from. Pure but for what it is given; times are in milliseconds since 1970.
+//! The explanation of a request: its group, route, schedule and limits, each with the setting that causes it. It uses
+//! the policy tables of the relay and is a pure function; times are in milliseconds since 1970.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::super::CommandError;
 use super::Explain;
-use super::stage::Stage;
+use super::rollout_stage::RolloutStage;
 use gupd_config as config;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::window::client_offset;
@@ -15,122 +15,124 @@ use gupd_config::policy::{Classification, ClientAttributes, Group, PayloadRevisi
 use gupd_config::{Ceiling, Config, OutsideWindow, RateSchedule, WanMatch, pattern};
 use gupd_http::key;
 
-/// Everything that is said.
+/// Handling of one request.
 #[derive(Debug, Serialize)]
 pub(super) struct Explanation {
     pub(super) client: IpAddr,
     pub(super) path: String,
-    #[serde(serialize_with = "instant")]
+    #[serde(serialize_with = "serialize_time")]
     pub(super) time: UnixMillis,
     pub(super) route: String,
     pub(super) class: &'static str,
     pub(super) form: &'static str,
     pub(super) content_type: String,
-    pub(super) upstreams: Vec<Asked>,
-    /// Whose they are: the group's or the route's.
+    pub(super) upstreams: Vec<ExplainedUpstream>,
+    /// Source of the upstreams: `group` or `route`.
     pub(super) upstreams_of: &'static str,
-    pub(super) group: Taken,
-    /// The status of a client that is denied it.
+    pub(super) group: GroupMatch,
+    /// Status code of a policy denial.
     pub(super) denied: Option<u16>,
-    pub(super) windows: Windows,
-    /// Of a payload of a manager, for a group that takes turns.
-    pub(super) turn: Option<Moment>,
-    pub(super) limits: Vec<Held>,
-    pub(super) counts: Vec<Count>,
-    /// With rings: added by who may ask a relay.
-    pub(super) rollout: Option<Stage>,
+    pub(super) windows: WindowState,
+    /// Scheduled start of a manager payload, for a group with windows or spread.
+    pub(super) turn: Option<StartTimes>,
+    pub(super) limits: Vec<ActiveLimit>,
+    pub(super) counts: Vec<DownloadLimit>,
+    /// Set by the caller if the configuration has rings.
+    pub(super) rollout: Option<RolloutStage>,
 }
 
-/// An upstream that it is asked of.
+/// An upstream of the request.
 #[derive(Debug, Serialize)]
-pub(super) struct Asked {
+pub(super) struct ExplainedUpstream {
     pub(super) name: String,
     pub(super) url: String,
     pub(super) priority: usize,
 }
 
-/// The group, and what made it so.
+/// Group of the client and the matchers that selected it.
 #[derive(Debug, Serialize)]
-pub(super) struct Taken {
+pub(super) struct GroupMatch {
     pub(super) name: String,
-    /// File and line; none if no group of the file takes the client.
+    /// File and line; `None` for the default group.
     pub(super) place: Option<String>,
-    pub(super) because: Vec<Because>,
+    pub(super) because: Vec<MatchedSetting>,
 }
 
-/// A matcher that fits.
+/// A matcher of the group that matches the client.
 #[derive(Debug, Serialize)]
-pub(super) struct Because {
+pub(super) struct MatchedSetting {
     pub(super) setting: &'static str,
     pub(super) value: String,
 }
 
-/// The group's windows now.
+/// Windows of the group now.
 #[derive(Debug, Serialize)]
-pub(super) struct Windows {
+pub(super) struct WindowState {
     pub(super) open: bool,
-    /// When they close, or open; none if never.
-    #[serde(serialize_with = "maybe_instant")]
+    /// Time at which they close or open; `None` if never.
+    #[serde(serialize_with = "serialize_optional_time")]
     pub(super) until: Option<UnixMillis>,
-    /// And when they change again.
-    #[serde(serialize_with = "maybe_instant")]
+    /// Time of the change after that.
+    #[serde(serialize_with = "serialize_optional_time")]
     pub(super) then: Option<UnixMillis>,
     pub(super) outside: &'static str,
 }
 
-/// The client's moment within the spread.
+/// Scheduled start of a client within the spread.
 #[derive(Debug, Serialize)]
-pub(super) struct Moment {
+pub(super) struct StartTimes {
     pub(super) revision: String,
     pub(super) spread_seconds: f64,
     pub(super) offset_seconds: f64,
-    /// When it may begin, if nobody has asked for the revision before.
-    #[serde(serialize_with = "instant")]
+    /// Start if no client has requested the revision before.
+    #[serde(serialize_with = "serialize_time")]
     pub(super) new: UnixMillis,
-    /// When it may begin, if somebody did long ago.
-    #[serde(serialize_with = "instant")]
+    /// Start if a client requested the revision long ago.
+    #[serde(serialize_with = "serialize_time")]
     pub(super) known: UnixMillis,
 }
 
-/// A limit as it is now.
+/// A rate limit in force now.
 #[derive(Debug, Serialize)]
-pub(super) struct Held {
+pub(super) struct ActiveLimit {
     pub(super) setting: String,
     pub(super) bytes_per_second: u64,
     #[serde(skip)]
-    pub(super) told: String,
-    #[serde(serialize_with = "maybe_instant")]
+    pub(super) text: String,
+    #[serde(serialize_with = "serialize_optional_time")]
     pub(super) until: Option<UnixMillis>,
 }
 
-/// A count of downloads.
+/// A limit on the number of downloads.
 #[derive(Debug, Serialize)]
-pub(super) struct Count {
+pub(super) struct DownloadLimit {
     pub(super) setting: String,
     pub(super) downloads: u32,
 }
 
 impl Explanation {
+    /// Explains the request that the flags describe.
+    ///
     /// # Errors
-    /// A path that the relay refuses, or that no route takes.
-    pub(super) fn of(asked: &Explain, config: &Config, now: UnixMillis) -> Result<Self, CommandError> {
+    /// When the relay refuses the path, or no route matches.
+    pub(super) fn new(flags: &Explain, config: &Config, now: UnixMillis) -> Result<Self, CommandError> {
         let policy = Policy::new(config).map_err(|error| CommandError::Configuration(error.to_string()))?;
-        let normal = key::normalize(asked.path.path(), asked.path.query()).map_err(|_| {
+        let normal = key::normalize(flags.path.path(), flags.path.query()).map_err(|_| {
             CommandError::Failed(format!(
-                "{}: the relay answers such a path 400; give one without \
-                 dot segments, backslashes and control characters, encoded or not",
-                asked.path
+                "--path {}: the relay answers 400: use a path without dot segments, backslashes and control characters, \
+                 plain or encoded",
+                flags.path
             ))
         })?;
         let path = normal.path();
-        let route = policy.route(asked.host.as_deref(), path).ok_or_else(|| {
+        let route = policy.route(flags.host.as_deref(), path).ok_or_else(|| {
             CommandError::Failed(format!(
-                "{path}: no route takes it, and clients get 404; give --host, or add a [[route]]"
+                "--path {path}: no route matches and clients get 404: pass --host, or add a [[route]]"
             ))
         })?;
         let classified = policy.classify(route, path);
-        let client = asked.client.to_canonical();
-        let names = asked.certificate.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
+        let client = flags.client.to_canonical();
+        let names = flags.certificate.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
         let names: Vec<Box<str>> = names.collect();
         let group = policy.group(&ClientAttributes::new(client, path).with_names(&names));
         let binding = group.binding.as_ref();
@@ -139,7 +141,7 @@ impl Explanation {
             order.iter().filter_map(|id| config.upstream(id)).collect();
         Ok(Self {
             client,
-            path: asked.path.to_string(),
+            path: flags.path.to_string(),
             time: now,
             route: route.name.to_string(),
             class: classified.class.as_str(),
@@ -147,40 +149,47 @@ impl Explanation {
             content_type: classified.content_type.to_string(),
             upstreams: upstreams(&order),
             upstreams_of: if binding.is_some() { "group" } else { "route" },
-            group: Taken::of(group, client, &names, path),
+            group: GroupMatch::new(group, client, &names, path),
             denied: policy.denial_status(group, route, &classified).map(|status| status.as_u16()),
-            windows: Windows::of(&policy, &group.settings, now),
-            turn: Moment::of(&policy, group, policy.revision(route, path, || classified.class), client, now),
-            limits: limits(config, &policy, &order, &group.settings, path, &classified, now),
-            counts: counts(config, &group.settings),
+            windows: WindowState::at(&policy, &group.settings, now),
+            turn: StartTimes::new(
+                &policy,
+                group,
+                policy.revision(route, path, || classified.class),
+                client,
+                now,
+            ),
+            limits: active_limits(limits(config, &order, &group.settings, (path, &classified)), &policy, now),
+            counts: download_limits(config, &group.settings),
             rollout: None,
         })
     }
 }
 
-fn upstreams(order: &[&config::UpstreamSettings]) -> Vec<Asked> {
-    let named = order.iter().enumerate().map(|(place, upstream)| {
-        let priority = upstream.priority.map_or(place + 1, |priority| priority as usize);
-        Asked { name: upstream.name.clone(), url: upstream.url.to_string(), priority }
+fn upstreams(order: &[&config::UpstreamSettings]) -> Vec<ExplainedUpstream> {
+    let named = order.iter().enumerate().map(|(index, upstream)| {
+        let priority = upstream.priority.map_or(index + 1, |priority| priority as usize);
+        ExplainedUpstream { name: upstream.name.clone(), url: upstream.url.to_string(), priority }
     });
-    let mut upstreams: Vec<Asked> = named.collect();
+    let mut upstreams: Vec<ExplainedUpstream> = named.collect();
     upstreams.sort_by_key(|upstream| upstream.priority);
     upstreams
 }
 
-impl Taken {
-    fn of(group: &Group, client: IpAddr, names: &[Box<str>], path: &str) -> Self {
+impl GroupMatch {
+    fn new(group: &Group, client: IpAddr, names: &[Box<str>], path: &str) -> Self {
         let settings = &group.settings;
         let folded = pattern::fold(path);
-        let fits = |glob: &&String| {
+        let matches = |glob: &&String| {
             pattern::compile(glob).is_ok_and(|glob| glob.compile_matcher().is_match(&folded))
         };
         let subnet = settings.subnets.iter().find(|subnet| subnet.contains(&client));
-        let glob = settings.paths.iter().find(fits);
-        let subnet = subnet.map(|subnet| Because { setting: "subnets", value: subnet.to_string() });
+        let glob = settings.paths.iter().find(matches);
+        let subnet = subnet.map(|subnet| MatchedSetting { setting: "subnets", value: subnet.to_string() });
         let certificate = settings.matching_certificate(names);
-        let certificate = certificate.map(|name| Because { setting: "certificates", value: name.to_owned() });
-        let glob = glob.map(|glob| Because { setting: "paths", value: glob.clone() });
+        let certificate =
+            certificate.map(|name| MatchedSetting { setting: "certificates", value: name.to_owned() });
+        let glob = glob.map(|glob| MatchedSetting { setting: "paths", value: glob.clone() });
         Self {
             name: group.name.to_string(),
             place: settings.location.as_ref().map(ToString::to_string),
@@ -189,8 +198,8 @@ impl Taken {
     }
 }
 
-impl Windows {
-    fn of(policy: &Policy, group: &config::GroupSettings, now: UnixMillis) -> Self {
+impl WindowState {
+    fn at(policy: &Policy, group: &config::GroupSettings, now: UnixMillis) -> Self {
         let calendar = policy.calendar();
         let held = calendar.current(&group.windows, now);
         let then = held.until.and_then(|until| calendar.current(&group.windows, until).until);
@@ -203,8 +212,8 @@ impl Windows {
     }
 }
 
-impl Moment {
-    fn of(
+impl StartTimes {
+    fn new(
         policy: &Policy,
         group: &Group,
         revision: Option<PayloadRevision<'_>>,
@@ -212,7 +221,7 @@ impl Moment {
         now: UnixMillis,
     ) -> Option<Self> {
         let revision = revision.filter(|_| group.has_schedule())?;
-        let begins = |seen| match policy.scheduled_start(group, client, revision, seen, now) {
+        let start = |seen| match policy.scheduled_start(group, client, revision, seen, now) {
             ScheduledStart::Now | ScheduledStart::Emergency => now,
             ScheduledStart::Later { at: opens } => opens,
         };
@@ -221,35 +230,32 @@ impl Moment {
             revision: revision.sequence.to_owned(),
             spread_seconds: spread.as_secs_f64(),
             offset_seconds: client_offset(client, revision.sequence, spread).as_secs_f64(),
-            new: begins(now),
-            known: begins(UnixMillis::MIN),
+            new: start(now),
+            known: start(UnixMillis::MIN),
         })
     }
 }
 
-/// Those that are set, from the narrowest on; all of them hold at once.
-fn limits(
-    config: &Config,
-    policy: &Policy,
-    order: &[&config::UpstreamSettings],
-    group: &config::GroupSettings,
-    path: &str,
-    classified: &Classification,
-    now: UnixMillis,
-) -> Vec<Held> {
+/// Returns the configured rate limits, narrowest first; all of them apply at once.
+fn limits<'a>(
+    config: &'a Config,
+    order: &[&'a config::UpstreamSettings],
+    group: &'a config::GroupSettings,
+    (path, classified): (&str, &Classification),
+) -> Vec<(String, &'a RateSchedule)> {
     let folded = pattern::fold(path);
-    let fits = |limit: &&config::WanLimit| match &limit.matches {
+    let matches = |limit: &&config::WanLimit| match &limit.matches {
         WanMatch::ContentType(name) => **name == *classified.content_type,
         WanMatch::Pattern(glob) => {
             pattern::compile(glob).is_ok_and(|glob| glob.compile_matcher().is_match(&folded))
         }
     };
-    let named = config.wan_limits.iter().find(fits);
+    let named = config.wan_limits.iter().find(matches);
     let named = named.map(|named| (format!("wan_limit {}", named.name), &named.limit));
     let upstreams =
         order.iter().map(|upstream| (format!("upstream {} limit", upstream.name), &upstream.limit));
     let fixed = |setting: &str, limit| (setting.to_owned(), limit);
-    let all: Vec<(String, &RateSchedule)> = [
+    [
         fixed("group.client_limit", &group.client_limit),
         fixed("lan.client_limit", &config.lan.client_limit),
         fixed("group.limit", &group.limit),
@@ -260,20 +266,25 @@ fn limits(
     .chain(named)
     .chain(upstreams)
     .chain([fixed("wan.limit", &config.wan.limit)])
-    .collect();
-    let held = all.into_iter().filter_map(|(setting, limit)| {
-        let held = policy.calendar().current(limit, now);
-        match held.value {
+    .collect()
+}
+
+/// Returns the limits in force now; those that are unlimited now are omitted.
+fn active_limits(limits: Vec<(String, &RateSchedule)>, policy: &Policy, now: UnixMillis) -> Vec<ActiveLimit> {
+    let active = limits.into_iter().filter_map(|(setting, limit)| {
+        let current = policy.calendar().current(limit, now);
+        match current.value {
             Ceiling::Rate(rate) => {
-                Some(Held { setting, bytes_per_second: rate.0, told: rate.to_string(), until: held.until })
+                let (bytes_per_second, text) = (rate.0, rate.to_string());
+                Some(ActiveLimit { setting, bytes_per_second, text, until: current.until })
             }
             Ceiling::Unlimited => None,
         }
     });
-    held.collect()
+    active.collect()
 }
 
-fn counts(config: &Config, group: &config::GroupSettings) -> Vec<Count> {
+fn download_limits(config: &Config, group: &config::GroupSettings) -> Vec<DownloadLimit> {
     let all = [
         ("group.client_downloads", group.client_downloads),
         ("lan.client_downloads", config.lan.client_downloads),
@@ -281,16 +292,16 @@ fn counts(config: &Config, group: &config::GroupSettings) -> Vec<Count> {
         ("lan.max_downloads", config.lan.max_downloads),
     ];
     let set = all.into_iter().filter_map(|(setting, downloads)| {
-        Some(Count { setting: setting.to_owned(), downloads: downloads? })
+        Some(DownloadLimit { setting: setting.to_owned(), downloads: downloads? })
     });
     set.collect()
 }
 
-fn instant<S: Serializer>(at: &UnixMillis, serializer: S) -> Result<S::Ok, S::Error> {
-    maybe_instant(&Some(*at), serializer)
+fn serialize_time<S: Serializer>(at: &UnixMillis, serializer: S) -> Result<S::Ok, S::Error> {
+    serialize_optional_time(&Some(*at), serializer)
 }
 
-fn maybe_instant<S: Serializer>(at: &Option<UnixMillis>, serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_optional_time<S: Serializer>(at: &Option<UnixMillis>, serializer: S) -> Result<S::Ok, S::Error> {
     let time = at.and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
     time.map(|time| time.to_string()).serialize(serializer)
 }

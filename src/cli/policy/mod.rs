@@ -1,9 +1,9 @@
-//! `gupd policy`: what the configuration means for one client, by the rules that the relay itself asks. Owns the flags;
-//! needs no relay and no upstream, but for what a client sees of a rollout (`stage`). What is said stands in
-//! `explanation`, how in `table`.
+//! `gupd policy explain`: the effect of the configuration on one client, computed with the policy tables of the relay.
+//! Only the view of a rollout (`rollout_stage`) needs a running relay. `explanation` has the results, `table` their
+//! output.
 
 mod explanation;
-mod stage;
+mod rollout_stage;
 mod table;
 
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use http::uri::PathAndQuery;
 
 use self::explanation::Explanation;
-use self::stage::Stage;
+use self::rollout_stage::RolloutStage;
 use super::{CommandError, print_line, to_json};
 use gupd_config as config;
 use gupd_config::clock::Clock;
@@ -21,42 +21,42 @@ use gupd_config::{Config, Overrides};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
-    /// Say what a client that asks for a path gets, and why: its group, turn, limits and upstreams.
+    /// Show how a request is handled and why: group, scheduled start, limits, upstreams.
     Explain(Explain),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// The client's address.
+    /// Address of the client.
     #[arg(long, value_name = "ADDR")]
     client: IpAddr,
-    /// What it asks for, as it spells it.
-    #[arg(long, value_parser = path)]
+    /// Path and query of the request, as the client sends them.
+    #[arg(long, value_parser = parse_path)]
     path: PathAndQuery,
-    /// A name of the certificate that it shows; may be repeated.
+    /// Name in the client certificate; repeatable.
     #[arg(long, value_name = "NAME")]
     certificate: Vec<String>,
-    /// The host that it names, which routes may ask for.
+    /// Host of the request, for routes with a host.
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
     /// Configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// JSON, with times in UTC, spans in seconds and rates in bytes a second.
+    /// Print JSON with times in UTC, spans in seconds and rates in bytes per second.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(command: &PolicyCommand) -> Result<(), CommandError> {
-    let PolicyCommand::Explain(asked) = command;
+    let PolicyCommand::Explain(flags) = command;
     let config = Config::load_without_upstreams(
         &Overrides::default(),
-        asked.config.as_deref(),
+        flags.config.as_deref(),
         config::environment(),
     )?;
-    let mut explanation = Explanation::of(asked, &config, Clock::system().now())?;
-    explanation.rollout = Stage::of(&config, &explanation.group.name, explanation.client)?;
-    if asked.json {
+    let mut explanation = Explanation::new(flags, &config, Clock::system().now())?;
+    explanation.rollout = RolloutStage::find(&config, &explanation.group.name, explanation.client)?;
+    if flags.json {
         print_line(&to_json(&explanation)?);
     } else {
         print_line(&table::table(&explanation, &config.site.time_zone));
@@ -64,7 +64,9 @@ pub(super) fn run(command: &PolicyCommand) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn path(text: &str) -> Result<PathAndQuery, String> {
+fn parse_path(text: &str) -> Result<PathAndQuery, String> {
     let path = text.parse().ok().filter(|_| text.starts_with('/'));
-    path.ok_or_else(|| format!("{text:?} is not a path; write it like /content/{{GUID}}/261121001/full.zip"))
+    path.ok_or_else(|| {
+        format!("{text:?} is not a path: use a form such as /content/{{GUID}}/261121001/full.zip")
+    })
 }

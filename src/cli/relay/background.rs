@@ -1,6 +1,6 @@
-//! The background tasks of a relay: store maintenance, scrubbing, refresh, rollouts, client tracking, limiters and health
-//! checks. Tasks that write to the store end when the relay stops accepting, because another process may then open it. The
-//! limiters and health checks run until the last response has ended.
+//! The background tasks of a relay: store maintenance, scrubbing, refresh, rollouts, client tracking, limiters and
+//! health checks. Tasks that write to the store end when the relay stops accepting, because another process may then
+//! open it. The limiters and health checks run until the last response has ended.
 
 use std::pin::pin;
 use std::sync::Arc;

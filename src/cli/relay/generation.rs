@@ -53,8 +53,8 @@ impl GenerationBuilder {
     }
 }
 
-/// The parts with a state that outlives a configuration: hot entries, counts, rates, schedules, health checks. No request
-/// depends on two of them changing at the same moment.
+/// The parts with a state that outlives a configuration: hot entries, counts, rates, schedules, health checks. No
+/// request depends on two of them changing at the same moment.
 pub(super) struct LongLivedParts {
     pub(super) cache: Arc<Cache>,
     pub(super) refresher: Refresher,

@@ -1,7 +1,7 @@
 //! A running relay: it puts the crates together, starts, reloads and stops them. It owns every thread and runtime.
 //!
-//! Invariant: things end in this order: new connections, responses, fills, the store. `prepare` builds a relay and starts
-//! it, `generation` applies configurations, `background` has the tasks beside requests, `shutdown` the end.
+//! Invariant: things end in this order: new connections, responses, fills, the store. `prepare` builds a relay and
+//! starts it, `generation` applies configurations, `background` has the tasks beside requests, `shutdown` the end.
 
 mod background;
 mod generation;

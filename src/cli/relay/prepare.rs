@@ -1,5 +1,5 @@
-//! The start of a relay in two steps. [`Relay::prepare`] validates the configuration, opens the store and builds all parts;
-//! nothing is accepted yet. [`PreparedRelay::serve`] accepts clients and spawns the background tasks.
+//! The start of a relay in two steps. [`Relay::prepare`] validates the configuration, opens the store and builds all
+//! parts; nothing is accepted yet. [`PreparedRelay::serve`] accepts clients and spawns the background tasks.
 
 use std::sync::{Arc, mpsc};
 
@@ -47,14 +47,8 @@ impl Relay {
     /// # Errors
     /// When a file or another resource of the configuration is not available. Nothing is left behind then.
     pub fn prepare(config: Config, clock: Clock, sockets: Sockets) -> Result<PreparedRelay, StartError> {
-        let metrics = Arc::new(RelayMetrics::new()?);
-        // The configuration is validated before anything is written to disk.
-        let builder = GenerationBuilder::new(&config, clock.clone(), metrics.net.clone());
-        let generation = builder.build(config.clone(), None)?;
         let tls = tls::load_acceptor(&config.server)?;
-        let admin = sockets.admin.local_addr()?;
-        let store = Store::open(&config.store, clock.clone())?;
-        let control = control_runtime()?;
+        let Foundation { metrics, builder, generation, store, control } = Foundation::open(&config, &clock)?;
         let (health, health_task) = HealthChecks::new(generation.upstreams.clone());
         let (rollouts, rollout_task) = open_rollouts(&generation, &store, &metrics, &clock, &control)?;
         let generations = Arc::new(Generations::new(generation, rollouts.clone()));
@@ -88,7 +82,7 @@ impl Relay {
         };
         let relay = Self {
             addresses: sockets.addresses(),
-            admin,
+            admin: sockets.admin.local_addr()?,
             generations: generations.clone(),
             builder,
             proxy,
@@ -167,12 +161,29 @@ impl PreparedRelay {
     }
 }
 
-fn control_runtime() -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(CONTROL_THREADS)
-        .thread_name("gupd-control")
-        .enable_all()
-        .build()
+/// The parts that every other part is built on.
+struct Foundation {
+    metrics: Arc<RelayMetrics>,
+    builder: GenerationBuilder,
+    generation: Generation,
+    store: Arc<Store>,
+    control: Runtime,
+}
+
+impl Foundation {
+    /// Validates the configuration before it opens the store, which writes to disk.
+    fn open(config: &Config, clock: &Clock) -> Result<Self, StartError> {
+        let metrics = Arc::new(RelayMetrics::new()?);
+        let builder = GenerationBuilder::new(config, clock.clone(), metrics.net.clone());
+        let generation = builder.build(config.clone(), None)?;
+        let store = Store::open(&config.store, clock.clone())?;
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(CONTROL_THREADS)
+            .thread_name("gupd-control")
+            .enable_all()
+            .build()?;
+        Ok(Self { metrics, builder, generation, store, control })
+    }
 }
 
 fn fills(

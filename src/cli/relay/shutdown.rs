@@ -13,8 +13,8 @@ use gupd_net::listen::{LifecycleStage, WorkerPool};
 /// Time for bytes that fills hold in memory, at most a few MiB each, to reach the disk.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time for requests that are in flight on kept connections when another process has taken over: the round trip of a slow
-/// line. Closing such a connection would make its client send the request again.
+/// Time for requests that are in flight on kept connections when another process has taken over: the round trip of a
+/// slow line. Closing such a connection would make its client send the request again.
 const IN_FLIGHT_REQUESTS: Duration = Duration::from_secs(1);
 
 /// Checks that the threads of a running relay make progress.
@@ -25,8 +25,8 @@ pub struct LivenessProbe {
 }
 
 impl LivenessProbe {
-    /// Returns true if every worker thread and the control runtime respond within this time. Blocks for at most that long;
-    /// must not be called on a runtime's thread.
+    /// Returns true if every worker thread and the control runtime respond within this time. Blocks for at most that
+    /// long; must not be called on a runtime's thread.
     pub fn is_alive(&self, within: Duration) -> bool {
         let (sender, result) = std::sync::mpsc::channel();
         let workers = self.workers.clone();

@@ -1,4 +1,4 @@
-//! Clients for people, the latest seen first.
+//! The table of clients, the latest seen first.
 
 use std::fmt::Write;
 
@@ -10,9 +10,9 @@ use super::table::time;
 use gupd_rollout::revision::RevisionNumber;
 use gupd_rollout::status::At;
 
-/// What is shown of a client that the relay tells of.
+/// A client as the relay lists it.
 #[derive(Debug, Deserialize)]
-pub(super) struct Client {
+pub(super) struct ListedClient {
     client: String,
     group: String,
     light: String,
@@ -24,13 +24,13 @@ pub(super) struct Client {
     trouble: Vec<String>,
 }
 
-pub(super) fn table(told: &[Client], zone: &TimeZone) -> String {
-    let width = |heading: &str, of: fn(&Client) -> &str| {
-        told.iter().map(|client| of(client).chars().count()).chain([heading.len()]).max().unwrap_or(0)
+pub(super) fn table(clients: &[ListedClient], zone: &TimeZone) -> String {
+    let width = |heading: &str, of: fn(&ListedClient) -> &str| {
+        clients.iter().map(|client| of(client).chars().count()).chain([heading.len()]).max().unwrap_or(0)
     };
     let (names, groups) = (width("CLIENT", |client| &client.client), width("GROUP", |client| &client.group));
     let mut out = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(
         out,
         "{:<names$}  {:<groups$}  {:<6}  {:>4}  {:>4}  {:<11}  {:>10}  {:>6}  TROUBLE",
@@ -38,7 +38,7 @@ pub(super) fn table(told: &[Client], zone: &TimeZone) -> String {
     );
     let number =
         |number: Option<RevisionNumber>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-    for client in told {
+    for client in clients {
         let line = format!(
             "{:<names$}  {:<groups$}  {:<6}  {:>4}  {:>4}  {:<11}  {:>10}  {:>6}  {}",
             client.client,

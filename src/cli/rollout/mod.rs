@@ -1,8 +1,8 @@
-//! `gupd rollout`: shows what clients of the running relay see and what opens next, and has it change that. Owns the flags;
-//! everything is asked of the relay's admin address, and orders need the admin token.
+//! `gupd rollout`: shows and controls the rollouts of the running relay through its admin address. Commands that change
+//! something need the admin token.
 
 mod clients;
-mod order;
+mod command;
 mod preview;
 mod status;
 mod table;
@@ -15,78 +15,78 @@ use super::{CommandError, CommonFlags, print_line};
 use gupd_rollout::orders::Order;
 use gupd_rollout::revision::RevisionNumber;
 
-/// Bytes of an answer at most: 50,000 clients, or the hashes of ten revisions of a whole LiveUpdate server.
-const MAX_ANSWER: usize = 64 << 20;
+/// Maximum bytes of a response: 50,000 clients, or the hashes of ten revisions of a whole LiveUpdate server.
+const MAX_RESPONSE: usize = 64 << 20;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RolloutSubcommand {
-    /// Show revisions, rings, who has what, what opens next and what is held up by what.
-    Status(status::Show),
-    /// Give a revision a name, under which it is kept, or take a name away.
+    /// Show revisions, rings, groups, and the next step of each ring or what blocks it.
+    Status(status::StatusFlags),
+    /// Name a revision, which keeps it stored, or remove a name.
     Name {
-        /// The revision's number.
+        /// Number of the revision.
         #[arg(required_unless_present = "remove", conflicts_with = "remove")]
         revision: Option<RevisionNumber>,
-        /// The name: a-z, 0-9, - and ., not a number alone.
+        /// Name: a-z, 0-9, - and ., not only digits.
         #[arg(required_unless_present = "remove", conflicts_with = "remove")]
         name: Option<String>,
-        /// Take this name away.
+        /// Remove this name.
         #[arg(long, value_name = "NAME")]
         remove: Option<String>,
         #[command(flatten)]
-        how: How,
+        flags: RolloutFlags,
     },
-    /// Have a group see one revision until it is released.
+    /// Hold the view of a group at a revision until it is released.
     Hold {
-        /// The group.
+        /// Name of the group.
         group: String,
-        /// The revision's name or number.
+        /// Name or number of the revision.
         revision: String,
         #[command(flatten)]
-        how: How,
+        flags: RolloutFlags,
     },
-    /// Have a group go back to an earlier revision, and stay there until it is released.
+    /// Return a group to an earlier revision and hold it there until it is released.
     Rollback {
-        /// The group.
+        /// Name of the group.
         group: String,
-        /// The revision's name or number [default: the one before the newest that the group sees].
+        /// Name or number of the revision [default: the one before the newest that the group sees].
         revision: Option<String>,
         #[command(flatten)]
-        how: How,
+        flags: RolloutFlags,
     },
-    /// End what holds a group, or every group.
+    /// Release a held group, or all groups.
     Release {
-        /// The group [default: every group].
+        /// Name of the group [default: all groups].
         group: Option<String>,
-        /// Have it see the newest revision at once, whatever its ring says.
+        /// Show the newest revision at once, regardless of rings.
         #[arg(long)]
         now: bool,
         #[command(flatten)]
-        how: How,
+        flags: RolloutFlags,
     },
-    /// Let no client's view move.
-    Halt(How),
-    /// Let views move again, from where they stood.
-    Resume(How),
-    /// Open a ring's next step now.
+    /// Freeze the views of all clients.
+    Halt(RolloutFlags),
+    /// End a halt; views continue from where they were.
+    Resume(RolloutFlags),
+    /// Open the next step of a ring now.
     Promote {
-        /// The ring.
+        /// Name of the ring.
         ring: String,
         #[command(flatten)]
-        how: How,
+        flags: RolloutFlags,
     },
 }
 
-/// How something is ordered.
+/// Flags of all commands.
 #[derive(Clone, Debug, Args)]
-pub(super) struct How {
-    /// Why, for the audit log.
+pub(super) struct RolloutFlags {
+    /// Reason, for the audit log.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Only say which clients would see what.
+    /// Only show which clients would see which revision.
     #[arg(long)]
     dry_run: bool,
-    /// JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -94,32 +94,29 @@ pub(super) struct How {
 }
 
 pub(super) fn run(command: RolloutSubcommand) -> Result<(), CommandError> {
-    let (name, order, how) = match command {
+    let (name, order, flags) = match command {
         RolloutSubcommand::Status(status) => return status::run(&status),
-        RolloutSubcommand::Name { remove: Some(name), how, .. } => ("name", Order::Unname { name }, how),
-        RolloutSubcommand::Name { revision, name, remove: None, how } => {
-            // clap has them given.
+        RolloutSubcommand::Name { remove: Some(name), flags, .. } => ("name", Order::Unname { name }, flags),
+        RolloutSubcommand::Name { revision, name, remove: None, flags } => {
+            // clap requires both.
             let (revision, name) = (revision.unwrap_or_default(), name.unwrap_or_default());
-            ("name", Order::Name { revision, name }, how)
+            ("name", Order::Name { revision, name }, flags)
         }
-        RolloutSubcommand::Hold { group, revision, how } => ("hold", Order::Hold { group, revision }, how),
-        RolloutSubcommand::Rollback { group, revision, how } => {
-            ("rollback", Order::Rollback { group, revision }, how)
+        RolloutSubcommand::Hold { group, revision, flags } => {
+            ("hold", Order::Hold { group, revision }, flags)
         }
-        RolloutSubcommand::Release { group, now, how } => ("release", Order::Release { group, now }, how),
-        RolloutSubcommand::Halt(how) => ("halt", Order::Halt, how),
-        RolloutSubcommand::Resume(how) => ("resume", Order::Resume, how),
-        RolloutSubcommand::Promote { ring, how } => ("promote", Order::Promote { ring }, how),
+        RolloutSubcommand::Rollback { group, revision, flags } => {
+            ("rollback", Order::Rollback { group, revision }, flags)
+        }
+        RolloutSubcommand::Release { group, now, flags } => ("release", Order::Release { group, now }, flags),
+        RolloutSubcommand::Halt(flags) => ("halt", Order::Halt, flags),
+        RolloutSubcommand::Resume(flags) => ("resume", Order::Resume, flags),
+        RolloutSubcommand::Promote { ring, flags } => ("promote", Order::Promote { ring }, flags),
     };
-    order::give(name, &order, &how)
+    command::send(name, &order, &flags)
 }
 
-/// What the relay answers, as it is meant.
-fn read<T: DeserializeOwned>(admin: &AdminClient, body: &[u8]) -> Result<T, CommandError> {
-    serde_json::from_slice(body).map_err(|error| {
-        CommandError::Failed(format!(
-            "{} does not answer as this gupd's relay does: {error}",
-            admin.address()
-        ))
-    })
+/// Parses a response of the relay.
+fn parse<T: DeserializeOwned>(admin: &AdminClient, body: &[u8]) -> Result<T, CommandError> {
+    serde_json::from_slice(body).map_err(|error| admin.invalid_response(&error))
 }

@@ -1,5 +1,5 @@
-//! What an order would do, for people: how many clients of each group would see what, and then which. Revisions are by
-//! number; `-` is none.
+//! The output of a dry run: the number of clients of each group whose view would change, and then the clients.
+//! Revisions are numbers; `-` is none.
 
 use std::fmt::Write;
 
@@ -8,32 +8,32 @@ use indicatif::HumanCount;
 use gupd_rollout::preview::{Moves, Preview};
 use gupd_rollout::revision::RevisionNumber;
 
-/// Clients in the table; JSON has all.
+/// Maximum clients in the table; JSON has all.
 const MAX_LINES: usize = 1_000;
 
-pub(super) fn table(told: &Preview) -> String {
+pub(super) fn table(preview: &Preview) -> String {
     let mut out = String::new();
-    // Writing to a string does not fail.
-    let _ = write(told, &mut out);
+    // Writing to a string cannot fail.
+    let _ = write(preview, &mut out);
     out.truncate(out.trim_end().len());
     out
 }
 
-fn write(told: &Preview, out: &mut String) -> std::fmt::Result {
-    writeln!(out, "nothing is changed; it would be: {}", told.what)?;
-    for warning in &told.warnings {
+fn write(preview: &Preview, out: &mut String) -> std::fmt::Result {
+    writeln!(out, "dry run, nothing changed: {}", preview.what)?;
+    for warning in &preview.warnings {
         writeln!(out, "warning: {warning}")?;
     }
-    let width = width("GROUP", told.groups.iter().map(|group| &*group.group));
+    let width = width("GROUP", preview.groups.iter().map(|group| &*group.group));
     writeln!(out, "\n{:<width$}  {:>9}  {}", "GROUP", "CLIENTS", headings())?;
-    for group in &told.groups {
+    for group in &preview.groups {
         let clients = HumanCount(group.clients).to_string();
         writeln!(out, "{:<width$}  {clients:>9}  {}", group.group, columns(&group.moves))?;
     }
-    if told.clients.is_empty() {
-        return writeln!(out, "\nNo client that is known would see another revision.");
+    if preview.clients.is_empty() {
+        return writeln!(out, "\nNo known client would see another revision.");
     }
-    let shown = &told.clients[..told.clients.len().min(MAX_LINES)];
+    let shown = &preview.clients[..preview.clients.len().min(MAX_LINES)];
     let group_width = self::width("GROUP", shown.iter().map(|client| &*client.group));
     let width = self::width("CLIENT", shown.iter().map(|client| client.client.as_str()));
     writeln!(out, "\n{:<width$}  {:<group_width$}  {}", "CLIENT", "GROUP", headings())?;
@@ -41,9 +41,9 @@ fn write(told: &Preview, out: &mut String) -> std::fmt::Result {
         let name = &client.client;
         writeln!(out, "{name:<width$}  {:<group_width$}  {}", client.group, columns(&client.moves))?;
     }
-    match told.clients.len() - shown.len() {
+    match preview.clients.len() - shown.len() {
         0 => Ok(()),
-        more => writeln!(out, "and {} more; --json has all", HumanCount(more as u64)),
+        more => writeln!(out, "{} more: pass --json to see all", HumanCount(more as u64)),
     }
 }
 

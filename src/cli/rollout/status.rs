@@ -1,4 +1,4 @@
-//! `gupd rollout status`: asks the relay, once or every two seconds, and shows what it says.
+//! `gupd rollout status`: prints the status of rollouts once, or every two seconds.
 
 use std::io::{self, IsTerminal, Write};
 use std::thread::sleep;
@@ -11,100 +11,100 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use super::super::admin_client::{AdminClient, AdminRequest};
-use super::clients::{self, Client};
-use super::{CommandError, CommonFlags, MAX_ANSWER, print_line, read, table};
+use super::clients::{self, ListedClient};
+use super::{CommandError, CommonFlags, MAX_RESPONSE, parse, print_line, table};
 use crate::to_json;
 use gupd_rollout::status::Status;
 
-/// Between two looks with --watch.
-const PAUSE: Duration = Duration::from_secs(2);
+/// Interval of --watch.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// From the top left, line by line over what was there: clearing first would flicker.
-const HOME: &str = "\x1b[H";
-const REST_OF_LINE: &str = "\x1b[K";
-const REST_OF_SCREEN: &str = "\x1b[J";
-const CLEAR: &str = "\x1b[2J";
+/// Each status overwrites the one before line by line; clearing the screen first would flicker.
+const CURSOR_HOME: &str = "\x1b[H";
+const CLEAR_LINE: &str = "\x1b[K";
+const CLEAR_BELOW: &str = "\x1b[J";
+const CLEAR_SCREEN: &str = "\x1b[2J";
 
 #[derive(Debug, Args)]
-pub(crate) struct Show {
+pub(crate) struct StatusFlags {
     #[command(flatten)]
     common: CommonFlags,
-    /// JSON, with the hashes of catalogs.
+    /// Print JSON with the hashes of catalogs.
     #[arg(long)]
     json: bool,
-    /// Again every two seconds, until Ctrl-C.
+    /// Repeat every two seconds until Ctrl-C.
     #[arg(long, conflicts_with = "json")]
     watch: bool,
-    /// Each client too; needs the admin token.
+    /// Also list each client; needs the admin token.
     #[arg(long)]
     clients: bool,
 }
 
-pub(super) fn run(asked: &Show) -> Result<(), CommandError> {
-    let config = asked.common.load_without_upstreams()?;
-    let admin = match asked.clients {
+pub(super) fn run(flags: &StatusFlags) -> Result<(), CommandError> {
+    let config = flags.common.load_without_upstreams()?;
+    let admin = match flags.clients {
         true => AdminClient::with_token(&config, "rollout status --clients")?,
         false => AdminClient::new(&config)?,
     };
-    if asked.json {
-        return as_json(&admin, asked.clients);
+    if flags.json {
+        return print_json(&admin, flags.clients);
     }
     let zone = &config.site.time_zone;
-    if !asked.watch {
-        print_line(&shown(&admin, asked.clients, zone)?);
+    if !flags.watch {
+        print_line(&status_text(&admin, flags.clients, zone)?);
         return Ok(());
     }
     let mut first = true;
     loop {
-        // A relay that restarts is back soon.
-        let text = shown(&admin, asked.clients, zone).unwrap_or_else(|failure| match failure {
-            CommandError::Configuration(why) | CommandError::Failed(why) => why,
+        // The relay may be restarting.
+        let text = status_text(&admin, flags.clients, zone).unwrap_or_else(|failure| match failure {
+            CommandError::Configuration(message) | CommandError::Failed(message) => message,
         });
-        match renew(&text, first) {
+        match show(&text, first) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            Err(error) => return Err(CommandError::Failed(format!("cannot write the status: {error}"))),
+            Err(error) => return Err(CommandError::Failed(format!("standard output: {error}"))),
         }
         first = false;
-        sleep(PAUSE);
+        sleep(WATCH_INTERVAL);
     }
 }
 
-/// On a terminal in the place of what is there; elsewhere below it.
-fn renew(text: &str, first: bool) -> io::Result<()> {
+/// Overwrites the screen of a terminal; appends to any other output.
+fn show(text: &str, first: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if !out.is_terminal() {
         writeln!(out, "{text}\n")?;
         return out.flush();
     }
     if first {
-        write!(out, "{CLEAR}")?;
+        write!(out, "{CLEAR_SCREEN}")?;
     }
-    write!(out, "{HOME}")?;
+    write!(out, "{CURSOR_HOME}")?;
     for line in text.lines() {
-        writeln!(out, "{line}{REST_OF_LINE}")?;
+        writeln!(out, "{line}{CLEAR_LINE}")?;
     }
-    write!(out, "{REST_OF_SCREEN}")?;
+    write!(out, "{CLEAR_BELOW}")?;
     out.flush()
 }
 
-fn shown(admin: &AdminClient, with_clients: bool, zone: &TimeZone) -> Result<String, CommandError> {
-    let status: Status = read(admin, &get(admin, "/api/v1/rollout")?)?;
+fn status_text(admin: &AdminClient, with_clients: bool, zone: &TimeZone) -> Result<String, CommandError> {
+    let status: Status = parse(admin, &get(admin, "/api/v1/rollout")?)?;
     let mut text = table::table(&status, zone);
     if with_clients {
-        let told: Vec<Client> = read(admin, &get(admin, "/api/v1/rollout/clients")?)?;
+        let clients: Vec<ListedClient> = parse(admin, &get(admin, "/api/v1/rollout/clients")?)?;
         text.push_str("\n\n");
-        text.push_str(&clients::table(&told, zone));
+        text.push_str(&clients::table(&clients, zone));
     }
     Ok(text)
 }
 
-fn as_json(admin: &AdminClient, with_clients: bool) -> Result<(), CommandError> {
-    let mut status: Value = read(admin, &get(admin, "/api/v1/rollout?catalogs=true")?)?;
+fn print_json(admin: &AdminClient, with_clients: bool) -> Result<(), CommandError> {
+    let mut status: Value = parse(admin, &get(admin, "/api/v1/rollout?catalogs=true")?)?;
     if with_clients {
-        let told: Value = read(admin, &get(admin, "/api/v1/rollout/clients")?)?;
+        let clients: Value = parse(admin, &get(admin, "/api/v1/rollout/clients")?)?;
         if let Value::Object(status) = &mut status {
-            status.insert("client_list".to_owned(), told);
+            status.insert("client_list".to_owned(), clients);
         }
     }
     print_line(&to_json(&status)?);
@@ -112,5 +112,5 @@ fn as_json(admin: &AdminClient, with_clients: bool) -> Result<(), CommandError> 
 }
 
 fn get(admin: &AdminClient, path: &str) -> Result<Bytes, CommandError> {
-    admin.send(AdminRequest { method: Method::GET, path, body: Bytes::new(), max_response: MAX_ANSWER })
+    admin.send(AdminRequest { method: Method::GET, path, body: Bytes::new(), max_response: MAX_RESPONSE })
 }

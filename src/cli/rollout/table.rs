@@ -1,5 +1,5 @@
-//! A status for people: who is how, which revisions there are, how far rings are, what opens next. Times are the site's.
-//! It fits into 80 columns unless names are long.
+//! The status of rollouts as tables: clients, revisions, rings, groups, next steps. Times are in the time zone of the
+//! site. It fits in 80 columns unless names are long.
 
 use std::fmt::Write;
 
@@ -10,42 +10,39 @@ use jiff::tz::TimeZone;
 use gupd_config::clock::UnixMillis;
 use gupd_rollout::status::{At, Clients, GroupStatus, RevisionStatus, RingStatus, Status, Upcoming};
 
-/// Lights in the order of their columns.
+/// Client statuses in the order of their columns.
 const LIGHTS: [&str; 4] = ["green", "yellow", "red", "grey"];
 
-pub(super) fn table(told: &Status, zone: &TimeZone) -> String {
+pub(super) fn table(status: &Status, zone: &TimeZone) -> String {
     let mut out = String::new();
-    // Writing to a string does not fail.
-    let _ = write(told, zone, &mut out);
+    // Writing to a string cannot fail.
+    let _ = write(status, zone, &mut out);
     out.truncate(out.trim_end().len());
     out
 }
 
-/// A time of the site, such as `%F %H:%M`.
-pub(super) fn time(at: UnixMillis, form: &str, zone: &TimeZone) -> String {
+/// Formats a time in the zone of the site, such as `%F %H:%M`.
+pub(super) fn time(at: UnixMillis, format: &str, zone: &TimeZone) -> String {
     let time = Timestamp::from_millisecond(at).map(|time| time.to_zoned(zone.clone()));
-    time.map_or_else(|_| "never".to_owned(), |time| time.strftime(form).to_string())
+    time.map_or_else(|_| "never".to_owned(), |time| time.strftime(format).to_string())
 }
 
-fn write(told: &Status, zone: &TimeZone, out: &mut String) -> std::fmt::Result {
+fn write(status: &Status, zone: &TimeZone, out: &mut String) -> std::fmt::Result {
     let time = |at: At| time(at.0, "%F %H:%M", zone);
-    writeln!(out, "{}: {}", time(told.time), lights(&told.clients))?;
-    if let Some(since) = told.halted {
-        writeln!(out, "halted since {}: no view moves until gupd rollout resume", time(since))?;
+    writeln!(out, "{}: {}", time(status.time), client_counts(&status.clients))?;
+    if let Some(since) = status.halted {
+        writeln!(out, "halted since {}: views are frozen until gupd rollout resume", time(since))?;
     }
-    if told.revisions.is_empty() {
-        return writeln!(
-            out,
-            "There is no revision yet; have clients ask for catalogs, or run gupd refresh."
-        );
+    if status.revisions.is_empty() {
+        return writeln!(out, "No revision yet: clients must request catalogs first, or run gupd refresh.");
     }
-    revisions(&told.revisions, &time, out)?;
-    rings(&told.rings, &time, out)?;
-    groups(&told.groups, out)?;
-    next(&told.next, &time, out)
+    write_revisions(&status.revisions, &time, out)?;
+    write_rings(&status.rings, &time, out)?;
+    write_groups(&status.groups, out)?;
+    write_next(&status.next, &time, out)
 }
 
-fn lights(clients: &Clients) -> String {
+fn client_counts(clients: &Clients) -> String {
     let each = LIGHTS.iter().filter_map(|light| {
         let count = clients.lights.get(*light).filter(|count| **count > 0)?;
         Some(format!("{} {light}", HumanCount(*count)))
@@ -55,13 +52,17 @@ fn lights(clients: &Clients) -> String {
     format!("{} clients known{of}", HumanCount(clients.known))
 }
 
-fn revisions(told: &[RevisionStatus], time: &impl Fn(At) -> String, out: &mut String) -> std::fmt::Result {
+fn write_revisions(
+    status: &[RevisionStatus],
+    time: &impl Fn(At) -> String,
+    out: &mut String,
+) -> std::fmt::Result {
     writeln!(
         out,
         "\n{:>8}  {:<16}  {:>8}  {:>8}  {:>7}  {:>8}  FOR",
         "REVISION", "PUBLISHED", "CLIENTS", "CATALOGS", "CHANGED", "PAYLOADS"
     )?;
-    for revision in told {
+    for revision in status {
         let changed =
             revision.changed.zip(revision.announced).map(|(catalogs, contents)| catalogs + contents);
         writeln!(
@@ -76,24 +77,24 @@ fn revisions(told: &[RevisionStatus], time: &impl Fn(At) -> String, out: &mut St
             if revision.everyone { "everyone" } else { "rings" },
         )?;
         if !revision.names.is_empty() {
-            writeln!(out, "{:>8}  called {}", "", revision.names.join(", "))?;
+            writeln!(out, "{:>8}  named {}", "", revision.names.join(", "))?;
         }
         if revision.gone > 0 {
             let gone = HumanCount(revision.gone);
-            writeln!(out, "{:>8}  {gone} payloads had to go for room; raise store.quota", "")?;
+            writeln!(out, "{:>8}  {gone} payloads evicted: raise store.quota", "")?;
         }
     }
     writeln!(out)
 }
 
-fn rings(told: &[RingStatus], time: &impl Fn(At) -> String, out: &mut String) -> std::fmt::Result {
-    let width = width("RING", told.iter().map(|ring| ring.name.as_str()));
+fn write_rings(status: &[RingStatus], time: &impl Fn(At) -> String, out: &mut String) -> std::fmt::Result {
+    let width = width("RING", status.iter().map(|ring| ring.name.as_str()));
     writeln!(
         out,
         "{:<width$}  {:>9}  {:>8}  {:>5}  {:>5}  {:<16}  GATE",
         "RING", "CLIENTS", "REVISION", "STEPS", "MOVED", "COMPLETE"
     )?;
-    for ring in told {
+    for ring in status {
         for (line, seen) in ring.sees.iter().enumerate() {
             let (name, clients, gate) = match line {
                 0 => (&*ring.name, HumanCount(ring.clients.known).to_string(), ring.gate.as_str()),
@@ -105,7 +106,7 @@ fn rings(told: &[RingStatus], time: &impl Fn(At) -> String, out: &mut String) ->
                 None => "-".to_owned(),
             };
             let steps = format!("{}/{}", seen.open, seen.steps);
-            // Rounded down: 100 % is everyone.
+            // Rounded down: 100 % means every client.
             let moved = format!("{}%", (seen.moved * 100.0).floor());
             let line = format!(
                 "{name:<width$}  {clients:>9}  {:>8}  {steps:>5}  {moved:>5}  {complete:<16}  {gate}",
@@ -117,15 +118,15 @@ fn rings(told: &[RingStatus], time: &impl Fn(At) -> String, out: &mut String) ->
     writeln!(out)
 }
 
-fn groups(told: &[GroupStatus], out: &mut String) -> std::fmt::Result {
-    let width = width("GROUP", told.iter().map(|group| &*group.name));
-    let ring_width = self::width("RING", told.iter().map(|group| group.ring.as_str()));
+fn write_groups(status: &[GroupStatus], out: &mut String) -> std::fmt::Result {
+    let width = width("GROUP", status.iter().map(|group| &*group.name));
+    let ring_width = self::width("RING", status.iter().map(|group| group.ring.as_str()));
     write!(out, "{:<width$}  {:<ring_width$}  {:>8}", "GROUP", "RING", "CLIENTS")?;
     for light in LIGHTS {
         write!(out, "  {:>6}", light.to_uppercase())?;
     }
     writeln!(out, "  VIEW")?;
-    for group in told {
+    for group in status {
         let known = HumanCount(group.clients.known).to_string();
         write!(out, "{:<width$}  {:<ring_width$}  {known:>8}", group.name, group.ring)?;
         for light in LIGHTS {
@@ -141,12 +142,12 @@ fn groups(told: &[GroupStatus], out: &mut String) -> std::fmt::Result {
     writeln!(out)
 }
 
-fn next(told: &[Upcoming], time: &impl Fn(At) -> String, out: &mut String) -> std::fmt::Result {
-    if told.is_empty() {
+fn write_next(status: &[Upcoming], time: &impl Fn(At) -> String, out: &mut String) -> std::fmt::Result {
+    if status.is_empty() {
         return writeln!(out, "Every ring is open for every revision.");
     }
     writeln!(out, "NEXT")?;
-    for Upcoming { revision, ring, step, steps, opens, begins, complete, blocked } in told {
+    for Upcoming { revision, ring, step, steps, opens, begins, complete, blocked } in status {
         let step = if *steps > 1 { format!(", step {step} of {steps}") } else { String::new() };
         write!(out, "revision {revision}, ring {ring}{step}: ")?;
         match (blocked, opens) {

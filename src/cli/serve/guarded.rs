@@ -25,8 +25,8 @@ pub(super) fn run(flags: CommonFlags, resumed: bool) -> Result<(), CommandError>
     }
 }
 
-/// Returns the path that the program was called with if it has a folder, because a link there may point to a newer program
-/// later. Otherwise returns the path of the running file.
+/// Returns the path that the program was called with if it has a folder, because a link there may point to a newer
+/// program later. Otherwise returns the path of the running file.
 fn program() -> io::Result<Program> {
     let mut arguments = std::env::args_os();
     let called = arguments.next().map(PathBuf::from).filter(|path| path.components().count() > 1);

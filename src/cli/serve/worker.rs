@@ -1,5 +1,5 @@
-//! `gupd serve` as the worker of a guard. Sockets and commands come over the control socket on standard input; signals are
-//! left to the guard. A worker without a guard drains and exits, so that two relays never share a port.
+//! `gupd serve` as the worker of a guard. Sockets and commands come over the control socket on standard input; signals
+//! are left to the guard. A worker without a guard drains and exits, so that two relays never share a port.
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -117,8 +117,8 @@ impl GuardConnection {
         let _gone = self.channel.send(&message, &[]);
     }
 
-    /// Returns the next command and its descriptors; `None` once the guard is gone. Handles administrators' requests and
-    /// shares of the limits meanwhile.
+    /// Returns the next command and its descriptors; `None` once the guard is gone. Handles administrators' requests
+    /// and shares of the limits meanwhile.
     fn next(&mut self) -> Packet<WorkerCommand> {
         loop {
             let (channel, requests) = (&self.channel, &mut self.requests);

@@ -1,5 +1,5 @@
-//! `gupd store ls`: objects as a table or as JSON. Each is written as it is read, so a million objects take no memory. A
-//! reader that closes the pipe ends the list without an error.
+//! `gupd store ls`: objects as a table or as JSON. Each is written as it is read, so a million objects take no memory.
+//! A reader that closes the pipe ends the list without an error.
 
 use std::io::{self, BufWriter, Write};
 

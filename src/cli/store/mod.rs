@@ -1,5 +1,5 @@
-//! `gupd store`: commands on a store. They open its folder themselves. `ls`, `export` and `verify --dry-run` work beside a
-//! running relay; commands that change the store need the lock of the folder.
+//! `gupd store`: commands on a store. They open its folder themselves. `ls`, `export` and `verify --dry-run` work
+//! beside a running relay; commands that change the store need the lock of the folder.
 
 mod list;
 mod purge;

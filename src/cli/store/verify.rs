@@ -1,6 +1,6 @@
-//! `gupd store verify`: verifies the whole store, with a progress bar and one line for each finding. With the lock of the
-//! folder it repairs: damaged chunks are fetched from the upstreams, objects that no upstream has are removed, and the rest
-//! is left while no upstream answers. Beside a running relay it only reports.
+//! `gupd store verify`: verifies the whole store, with a progress bar and one line for each finding. With the lock of
+//! the folder it repairs: damaged chunks are fetched from the upstreams, objects that no upstream has are removed, and
+//! the rest is left while no upstream answers. Beside a running relay it only reports.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! The state machine played against a model of worker processes. They crash, hang, resume or fail to start at any point;
-//! messages arrive late or never; exits are seen late. Seeded random events drive it and every step is checked. Once
-//! nothing fails any more, a worker must come to serve.
+//! The state machine played against a model of worker processes. They crash, hang, resume or fail to start at any
+//! point; messages arrive late or never; exits are seen late. Seeded random events drive it and every step is checked.
+//! Once nothing fails any more, a worker must come to serve.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -160,8 +160,7 @@ impl World {
     }
 
     fn pick(&self, at: usize) -> Option<WorkerId> {
-        let count = self.processes.len();
-        self.processes.keys().copied().nth(at.checked_rem(count)?)
+        self.processes.keys().copied().nth(at.checked_rem(self.processes.len())?)
     }
 
     /// Runs a process: it carries out a command, or else makes progress.
@@ -317,8 +316,7 @@ proptest! {
     }
 }
 
-/// Returns a world whose first worker serves.
-fn serving() -> World {
+fn serving_world() -> World {
     let mut world = World::new();
     world.heal(Duration::from_secs(2));
     assert_eq!(world.serving(), [0]);
@@ -327,10 +325,10 @@ fn serving() -> World {
 
 #[test]
 fn upgrade_never_sends_clients_to_the_guard() {
-    let mut world = serving();
+    let mut world = serving_world();
     world.send(GuardEvent::Upgrade);
     for _ in 0..20 {
-        for id in world.processes.keys().copied().collect::<Vec<_>>() {
+        for id in [0, 1] {
             world.run(id);
             world.deliver(id);
             world.reap(id);
@@ -344,7 +342,7 @@ fn upgrade_never_sends_clients_to_the_guard() {
 
 #[test]
 fn guard_answers_when_new_worker_takes_over_a_second() {
-    let mut world = serving();
+    let mut world = serving_world();
     world.send(GuardEvent::Upgrade);
     while !matches!(world.guard.main, MainWorker::Starting { .. }) {
         for id in [0, 1] {
@@ -360,7 +358,7 @@ fn guard_answers_when_new_worker_takes_over_a_second() {
 
 #[test]
 fn old_worker_keeps_serving_when_new_program_fails_to_start() {
-    let mut world = serving();
+    let mut world = serving_world();
     world.send(GuardEvent::Upgrade);
     world.processes.get_mut(&1).unwrap().exit = Some(Exit::Status(2));
     let actions = world.guard.handle(world.now, GuardEvent::Exited(1, Exit::Status(2)));
@@ -397,14 +395,14 @@ fn only_the_first_worker_can_reject_the_configuration() {
     assert!(
         guard.handle(Duration::ZERO, GuardEvent::Exited(0, Exit::Status(2))).contains(&Action::RejectConfig)
     );
-    let mut world = serving();
+    let mut world = serving_world();
     let actions = world.guard.handle(world.now, GuardEvent::Exited(0, Exit::Status(2)));
     assert!(!actions.contains(&Action::RejectConfig) && actions.contains(&Action::Spawn(1)), "{actions:?}");
 }
 
 #[test]
 fn suspended_guard_does_not_kill_its_workers() {
-    let mut world = serving();
+    let mut world = serving_world();
     world.advance(Duration::from_secs(3_600));
     assert_eq!(world.guard.serving(), Some(0));
     world.processes.get_mut(&0).unwrap().hung = true;
@@ -442,7 +440,7 @@ fn starting_worker_keeps_its_watchdog_over_a_reload() {
 
 #[test]
 fn guard_is_replaced_when_old_worker_dies_before_handover() {
-    let mut world = serving();
+    let mut world = serving_world();
     world.send(GuardEvent::Upgrade);
     world.processes.get_mut(&0).unwrap().exit = Some(Exit::Signal(9));
     world.reap(0);

@@ -39,8 +39,8 @@ impl WatchedWorker {
         (self.last_heard, self.timeout) = (now, within.min(self.timeout));
     }
 
-    /// Excuses the worker for a time in which the guard itself did not run. Ticks come four times in a worker's timeout,
-    /// so a gap of more than two of them is not the worker's silence.
+    /// Excuses the worker for a time in which the guard itself did not run. Ticks come four times in a worker's
+    /// timeout, so a gap of more than two of them is not the worker's silence.
     pub(super) fn excuse(&mut self, gap: Duration) {
         if gap > self.timeout / 2 {
             self.last_heard += gap;

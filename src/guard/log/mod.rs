@@ -1,5 +1,5 @@
-//! The log: lines on standard output, as text on a terminal and as JSON elsewhere. `writer` collects lines and writes them
-//! in a thread of its own, so a slow reader of the log never delays a client. `json` formats a line.
+//! The log: lines on standard output, as text on a terminal and as JSON elsewhere. `writer` collects lines and writes
+//! them in a thread of its own, so a slow reader of the log never delays a client. `json` formats a line.
 
 mod json;
 mod writer;

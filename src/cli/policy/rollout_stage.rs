@@ -1,5 +1,5 @@
-//! Where a client stands in rollouts: its ring and step, by the configuration, and what it sees now, which only a running
-//! relay knows.
+//! The stage of a client in rollouts: ring and step from the configuration, and the visible revision from the running
+//! relay.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,40 +14,40 @@ use gupd_config::{Config, Steps};
 use gupd_rollout::rings::{Ring, Rings};
 use gupd_rollout::status::{Gate, ViewStatus};
 
-/// Time for the relay to say what a client sees: it is on this machine, or near.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout for the relay, which is on this machine or near.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bytes of that, at most.
-const MAX_ANSWER: usize = 16 << 10;
+/// Maximum bytes of its response.
+const MAX_RESPONSE: usize = 16 << 10;
 
-/// A client's place in rollouts.
+/// Stage of a client in rollouts.
 #[derive(Debug, Serialize)]
-pub(super) struct Stage {
+pub(super) struct RolloutStage {
     pub(super) ring: String,
-    /// The ring that it comes after.
+    /// Ring that the ring follows.
     pub(super) after: Option<String>,
     pub(super) gate: Gate,
     /// From 1.
     pub(super) step: usize,
     pub(super) steps: usize,
-    /// Which of the ring's clients have moved by then, of one with several steps.
+    /// Clients that have moved after this step, if the ring has several.
     pub(super) moves: Option<String>,
-    pub(super) view: View,
+    pub(super) view: ClientView,
 }
 
-/// What a client sees.
+/// Visible revision of a client.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum View {
-    /// As the relay says.
+pub(super) enum ClientView {
+    /// Response of the relay.
     Known(ViewStatus),
-    /// Why that is not known, and what to do.
+    /// Reason why it is unknown, and the remedy.
     Unknown(String),
 }
 
-impl Stage {
-    /// That of a client of this group; `None` without rings.
-    pub(super) fn of(config: &Config, group: &str, client: IpAddr) -> Result<Option<Self>, CommandError> {
+impl RolloutStage {
+    /// Returns the stage of a client of this group; `None` without rings.
+    pub(super) fn find(config: &Config, group: &str, client: IpAddr) -> Result<Option<Self>, CommandError> {
         let Some(rings) = Rings::new(config) else { return Ok(None) };
         let Some(ring) = rings.of_group(group).and_then(|ring| rings.get(ring)) else { return Ok(None) };
         let step = ring.step(client);
@@ -59,7 +59,7 @@ impl Stage {
             step: step + 1,
             steps: ring.steps(),
             moves: moves(ring, step),
-            view: View::of(&AdminClient::new(config)?, group, client),
+            view: ClientView::fetch(&AdminClient::new(config)?, group, client),
         }))
     }
 }
@@ -70,30 +70,29 @@ fn moves(ring: &Ring, step: usize) -> Option<String> {
         Steps::Shares(shares) => shares.get(step).map(|share| format!("the first {share}%")),
         Steps::Subnets(subnets) => subnets.get(step).map(|subnet| match step + 1 == subnets.len() {
             false => subnet.to_string(),
-            true => format!("{subnet} and whoever is in no other"),
+            true => format!("{subnet} and all clients in no other subnet"),
         }),
     }
 }
 
-impl View {
-    fn of(admin: &AdminClient, group: &str, client: IpAddr) -> Self {
-        // Names of groups have no characters that a query does not.
+impl ClientView {
+    fn fetch(admin: &AdminClient, group: &str, client: IpAddr) -> Self {
+        // Group names need no percent-encoding.
         let path = format!("/api/v1/rollout/view?client={client}&group={group}");
-        let question =
-            AdminRequest { method: Method::GET, path: &path, body: Bytes::new(), max_response: MAX_ANSWER };
+        let request =
+            AdminRequest { method: Method::GET, path: &path, body: Bytes::new(), max_response: MAX_RESPONSE };
         let address = admin.address();
-        match admin.try_send(question, PATIENCE) {
+        match admin.try_send(request, TIMEOUT) {
             Ok((StatusCode::OK, body)) => match serde_json::from_slice(&body) {
                 Ok(view) => Self::Known(view),
-                Err(error) => Self::Unknown(format!("{address} does not answer as a relay does: {error}")),
+                Err(error) => Self::Unknown(format!("admin address {address}: unexpected response: {error}")),
             },
-            Ok((_, why)) => Self::Unknown(format!(
-                "the relay at {address} does not say: {}",
-                String::from_utf8_lossy(&why).trim()
+            Ok((_, message)) => Self::Unknown(format!(
+                "admin address {address}: {}",
+                String::from_utf8_lossy(&message).trim()
             )),
             Err(error) => Self::Unknown(format!(
-                "no relay answers at {address} ({error}), and only a running one knows; start it, or give the \
-                 configuration of one that runs"
+                "unknown: admin address {address}: {error}: start the relay, or pass the --config of a running one"
             )),
         }
     }

@@ -1,12 +1,19 @@
-//! `gupd demo`: runs the demo with a real relay.
+//! `gupd demo`: a manager, a slow line, a relay and the clients of a site in one process on loopback. Manager, line and
+//! clients are those of the crate `site`; the relay is a real one. `run` has the course of the demo, `report` its
+//! output.
+
+mod folder;
+mod report;
+mod run;
 
 use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
+pub(super) use self::run::DEFAULT_CLIENTS;
+use self::run::{DemoError, DemoOptions, DemoRelay, RelayAddresses};
 use super::CommandError;
 use crate::relay::Relay;
-use crate::tour::{self, Options, RelayAddresses, RunningRelay};
 use gupd_config::Recurrence;
 use gupd_config::{Clock, Config};
 
@@ -14,8 +21,8 @@ use gupd_config::{Clock, Config};
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn run(clients: NonZeroU16, exit: bool) -> Result<(), CommandError> {
-    tour::run(Options { clients, exit }, start_relay).map_err(|error| match error {
-        tour::DemoError::TooManyClients(_) => CommandError::Configuration(error.to_string()),
+    run::run(DemoOptions { clients, exit }, start_relay).map_err(|error| match error {
+        DemoError::TooManyClients(_) => CommandError::Configuration(error.to_string()),
         _ => CommandError::Failed(error.to_string()),
     })
 }
@@ -35,7 +42,7 @@ fn start_relay(manager: &str, store: &Path) -> Result<Relay, Box<dyn std::error:
     Ok(Relay::start(config, Clock::system())?)
 }
 
-impl RunningRelay for Relay {
+impl DemoRelay for Relay {
     fn addresses(&self) -> RelayAddresses {
         // A running relay has an address for each `listen`.
         let unspecified = self.admin();

@@ -1,6 +1,5 @@
-//! What the demo shows: progress while it runs (bars on a terminal, a plain line now and then elsewhere), then the
-//! table. Owns the wording and the 80 columns. Every number comes from the line and the clients themselves; what is
-//! computed or is the relay's own word is said to be.
+//! The output of the demo: progress (bars on a terminal, plain lines elsewhere) and then a table of at most 80 columns.
+//! Its numbers are measured at the line and the clients; computed ones, and those of the relay, are marked as such.
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
@@ -11,57 +10,57 @@ use indicatif::{DecimalBytes, HumanCount, MultiProgress, ProgressBar, ProgressSt
 use gupd_site::Line;
 use gupd_site::update::{Answers, Failure, Outcome};
 
-/// How often bars move: quick enough to look alive.
-const BARS_EVERY: Duration = Duration::from_millis(100);
+/// Interval of progress bars.
+const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often a plain line is written: a dozen lines in all.
-const LINES_EVERY: Duration = Duration::from_secs(2);
+/// Interval of plain lines: about a dozen in all.
+const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Failures written out under the table; the rest is counted.
-const FAILURES_SHOWN: usize = 3;
+/// Maximum failures listed under the table; the rest is counted.
+const MAX_FAILURES: usize = 3;
 
-/// How far the clients are.
+/// State of the clients at a moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Snapshot {
-    /// Since the first client might begin.
-    pub elapsed: Duration,
-    /// Clients that ended.
-    pub done: usize,
-    /// Body bytes clients received.
-    pub got: u64,
-    /// Bytes the line sent towards the relay.
-    pub crossed: u64,
+pub(super) struct Snapshot {
+    /// Time since the start.
+    pub(super) elapsed: Duration,
+    /// Clients that are done.
+    pub(super) done: usize,
+    /// Body bytes that clients received.
+    pub(super) received: u64,
+    /// Bytes that the line sent to the relay.
+    pub(super) crossed: u64,
 }
 
-/// How far they will be.
+/// Totals that the clients will reach.
 #[derive(Clone, Copy, Debug)]
-pub struct Goal {
-    /// Clients.
-    pub clients: usize,
+pub(super) struct Goal {
+    /// Number of clients.
+    pub(super) clients: usize,
     /// Body bytes of all sessions.
-    pub bytes: u64,
-    /// The same, each object once.
-    pub distinct_bytes: u64,
+    pub(super) bytes: u64,
+    /// Body bytes of all sessions with each object counted once.
+    pub(super) distinct_bytes: u64,
 }
 
-/// Progress on standard error. Dropping it takes the bars away.
+/// Progress on standard error. Dropping it removes the bars.
 #[derive(Debug)]
-pub struct Progress {
+pub(super) struct DemoProgress {
     goal: Goal,
-    form: Form,
+    output: ProgressOutput,
 }
 
 #[derive(Debug)]
-enum Form {
+enum ProgressOutput {
     Bars { all: MultiProgress, clients: ProgressBar, got: ProgressBar, crossed: ProgressBar },
     Lines,
 }
 
-impl Progress {
-    /// Bars if standard error is a terminal, lines if it is not.
-    pub fn towards(goal: Goal) -> Self {
+impl DemoProgress {
+    /// Shows bars if standard error is a terminal, else lines.
+    pub(super) fn new(goal: Goal) -> Self {
         if !std::io::stderr().is_terminal() {
-            return Self { goal, form: Form::Lines };
+            return Self { goal, output: ProgressOutput::Lines };
         }
         let all = MultiProgress::new();
         let style = ProgressStyle::with_template("  {prefix:<16}{bar:28} {msg}")
@@ -72,34 +71,34 @@ impl Progress {
         let clients = bar("clients done", goal.clients as u64);
         let got = bar("clients got", goal.bytes);
         let crossed = bar("crossed the WAN", goal.distinct_bytes);
-        Self { goal, form: Form::Bars { all, clients, got, crossed } }
+        Self { goal, output: ProgressOutput::Bars { all, clients, got, crossed } }
     }
 
-    /// How often to call [`Progress::show`].
-    pub fn every(&self) -> Duration {
-        match self.form {
-            Form::Bars { .. } => BARS_EVERY,
-            Form::Lines => LINES_EVERY,
+    /// Returns the interval at which to call [`DemoProgress::show`].
+    pub(super) fn interval(&self) -> Duration {
+        match self.output {
+            ProgressOutput::Bars { .. } => BAR_INTERVAL,
+            ProgressOutput::Lines => LINE_INTERVAL,
         }
     }
 
-    /// Shows `now`.
-    pub fn show(&self, now: Snapshot) {
-        let (crossed_bytes, got_bytes) = (DecimalBytes(now.crossed), DecimalBytes(now.got));
+    /// Shows a state.
+    pub(super) fn show(&self, now: Snapshot) {
+        let (crossed_bytes, got_bytes) = (DecimalBytes(now.crossed), DecimalBytes(now.received));
         let Goal { clients: of, bytes, distinct_bytes } = self.goal;
-        match &self.form {
-            Form::Bars { clients, got, crossed, .. } => {
+        match &self.output {
+            ProgressOutput::Bars { clients, got, crossed, .. } => {
                 clients.set_message(format!("{} of {of}", now.done));
                 got.set_message(format!("{got_bytes} of {}", DecimalBytes(bytes)));
-                // Heads cross too, so that the bar may be full a moment early.
+                // HTTP heads count too, so the bar may be full a little early.
                 crossed.set_message(format!("{crossed_bytes} of about {}", DecimalBytes(distinct_bytes)));
                 clients.set_position(now.done as u64);
-                got.set_position(now.got);
+                got.set_position(now.received);
                 crossed.set_position(now.crossed.min(distinct_bytes));
             }
-            Form::Lines => {
+            ProgressOutput::Lines => {
                 let seconds = now.elapsed.as_secs();
-                // Progress nobody can read is no reason to stop.
+                // A closed standard error must not stop the demo.
                 let _ = writeln!(
                     std::io::stderr(),
                     "  {seconds:>3} s: {} of {of} clients done, got {got_bytes}; {crossed_bytes} crossed the WAN",
@@ -110,34 +109,34 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for DemoProgress {
     fn drop(&mut self) {
-        if let Form::Bars { all, .. } = &self.form {
+        if let ProgressOutput::Bars { all, .. } = &self.output {
             let _ = all.clear();
         }
     }
 }
 
-/// Everything measured; its `Display` is the table.
+/// All measurements; its `Display` is the table.
 #[derive(Debug)]
-pub struct Report {
-    /// What the clients were to get.
-    pub goal: Goal,
-    /// The line they were behind.
-    pub line: Line,
-    /// When the last of them was done, and what they and the line had counted then.
-    pub end: Snapshot,
-    /// Bytes the line sent towards the manager.
-    pub crossed_up: u64,
-    /// The clients, in the order they ended.
-    pub outcomes: Vec<Outcome>,
-    /// One client's session repeated straight over the idle line, without the relay.
-    pub control: Option<Outcome>,
+pub(super) struct DemoReport {
+    /// Totals of the clients.
+    pub(super) goal: Goal,
+    /// The line.
+    pub(super) line: Line,
+    /// State when the last client was done.
+    pub(super) end: Snapshot,
+    /// Bytes that the line sent to the manager.
+    pub(super) crossed_up: u64,
+    /// Outcomes of the clients in the order of their ends.
+    pub(super) outcomes: Vec<Outcome>,
+    /// Session of one client repeated over the idle line without the relay.
+    pub(super) control: Option<Outcome>,
 }
 
-impl Report {
-    /// The clients that did not get what the manager has, and why.
-    pub fn failures(&self) -> impl Iterator<Item = (&str, &Failure)> {
+impl DemoReport {
+    /// Returns the failed clients and their errors.
+    pub(super) fn failures(&self) -> impl Iterator<Item = (&str, &Failure)> {
         self.outcomes.iter().filter_map(|outcome| {
             outcome.result.as_ref().err().map(|failure| (outcome.name.as_str(), failure))
         })
@@ -148,12 +147,12 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for DemoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut row = |name: &str, value: String, note: String| {
             writeln!(f, "{}", format!("  {name:<23}{value:>12}   {note}").trim_end())
         };
-        let Snapshot { elapsed, got, crossed, .. } = self.end;
+        let Snapshot { elapsed, received: got, crossed, .. } = self.end;
         let right = self.outcomes.len() - self.failures().count();
         let rate = self.line.bits_per_second / 1_000_000;
         let answers = self.answers();
@@ -171,7 +170,7 @@ impl fmt::Display for Report {
         )?;
         row("each object once", bytes(self.goal.distinct_bytes), "the least that could cross".into())?;
         let ratio = got as f64 / crossed.max(1) as f64;
-        row("ratio", format!("{ratio:.1} x"), "got / crossed".into())?;
+        row("ratio", format!("{ratio:.1} x"), "received / crossed".into())?;
         row("all clients done after", time(elapsed), format!("behind {rate} Mbit/s"))?;
         let mut by_time: Vec<_> = self.outcomes.iter().collect();
         by_time.sort_by_key(|outcome| outcome.took);
@@ -182,7 +181,7 @@ impl fmt::Display for Report {
         row(
             "without the relay",
             time(self.line.time_for(got)),
-            format!("computed: bytes got at {rate} Mbit/s"),
+            format!("computed: all bytes at {rate} Mbit/s"),
         )?;
         if let Some(control) = &self.control {
             let note = match &control.result {
@@ -194,12 +193,12 @@ impl fmt::Display for Report {
         if answers.silent < answers.total() {
             let Answers { hit, collapsed, forwarded, .. } = answers;
             let others = format!("{collapsed} joined a fill, {forwarded} forwarded");
-            row("the relay says", format!("{} hits", HumanCount(hit as u64)), others)?;
+            row("reported by the relay", format!("{} hits", HumanCount(hit as u64)), others)?;
         }
-        for (name, failure) in self.failures().take(FAILURES_SHOWN) {
+        for (name, failure) in self.failures().take(MAX_FAILURES) {
             writeln!(f, "  failed: {name}: {failure}")?;
         }
-        match self.failures().count().saturating_sub(FAILURES_SHOWN) {
+        match self.failures().count().saturating_sub(MAX_FAILURES) {
             0 => Ok(()),
             more => writeln!(f, "  and {more} more clients failed"),
         }
@@ -231,14 +230,14 @@ mod tests {
         Outcome { name: name.to_owned(), took: Duration::from_millis(took), bytes: 329_211, answers, result }
     }
 
-    fn report(outcomes: Vec<Outcome>) -> Report {
-        Report {
+    fn report(outcomes: Vec<Outcome>) -> DemoReport {
+        DemoReport {
             goal: Goal { clients: outcomes.len(), bytes: 500_000_000, distinct_bytes: 24_900_000 },
-            line: super::super::LINE,
+            line: super::super::run::LINE,
             end: Snapshot {
                 elapsed: Duration::from_millis(21_340),
                 done: outcomes.len(),
-                got: 500_000_000,
+                received: 500_000_000,
                 crossed: 25_000_000,
             },
             crossed_up: 210_000,
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_what_was_measured_and_what_it_would_have_been() {
+    fn table_has_measured_and_computed_values() {
         let table = report(vec![
             outcome("client 2, LiveUpdate, Linux", 20_900, Ok(())),
             outcome("client 1, SyLink, one behind", 4_000, Ok(())),
@@ -258,10 +257,10 @@ mod tests {
             "  clients updated              2 of 2   every byte checked by SHA-256",
             "  clients got               500.00 MB   in 2,420 responses",
             "  crossed the WAN            25.00 MB   and 210.00 kB up, HTTP heads included",
-            "  ratio                        20.0 x   got / crossed",
+            "  ratio                        20.0 x   received / crossed",
             "  slowest client              20.90 s   client 2, LiveUpdate, Linux",
-            "  without the relay        6 min 40 s   computed: bytes got at 10 Mbit/s",
-            "  the relay says           2,000 hits   400 joined a fill, 20 forwarded",
+            "  without the relay        6 min 40 s   computed: all bytes at 10 Mbit/s",
+            "  reported by the relay    2,000 hits   400 joined a fill, 20 forwarded",
         ] {
             assert!(table.lines().any(|row| row == line), "no line {line:?} in\n{table}");
         }
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_clients_are_counted_and_the_first_of_them_named() {
+    fn failed_clients_are_counted_and_the_first_listed() {
         let failed = |number: usize| {
             let fault = Fault::Status(StatusCode::GATEWAY_TIMEOUT, StatusCode::OK);
             outcome(&format!("client {number}"), 1, Err(Failure { path: "/x".to_owned(), fault }))

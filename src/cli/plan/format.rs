@@ -1,19 +1,19 @@
-//! How a plan's numbers are said: spans, rates and shares for people, JSON in base units for programs.
+//! Formats of a plan: spans, rates and shares for people, and JSON in base units.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Report, Reverse};
+use super::{DeadlineReport, PlanReport};
 use gupd_plan::{LineAnswer, MARKS, Moment, Rate, Rollout, Scenario, SpreadAnswer};
 
 pub(super) const WAN: Rate = wan;
 pub(super) const LAN: Rate = lan;
-/// The busiest span that is told, in seconds.
+/// Span of the "busiest minute", in seconds.
 pub(super) const MINUTE: f64 = 60.0;
 
-/// Its two largest units.
+/// Formats seconds in the two largest units.
 pub(super) fn span(seconds: f64) -> String {
-    // Rounded first, so that 59.99 s are a minute.
+    // Rounded first: 59.99 s are a minute.
     let whole = if seconds < 10.0 { seconds } else { seconds.round() };
     let (days, hours, minutes) = ((whole / 86_400.0) as u64, (whole / 3_600.0) as u64, (whole / 60.0) as u64);
     match whole as u64 {
@@ -25,11 +25,11 @@ pub(super) fn span(seconds: f64) -> String {
     }
 }
 
-/// Bits a second, to three digits.
+/// Formats bytes per second as bits per second with three digits.
 pub(super) fn rate(bytes: f64) -> String {
     let bits = bytes * 8.0;
     let units = [(1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s")];
-    // A rate that rounds up to the next unit is shown in it.
+    // A rate that rounds up to the next unit is shown in that unit.
     let (factor, unit) =
         units.into_iter().find(|(factor, _)| bits >= factor * 0.9995).unwrap_or((1.0, "bit/s"));
     let value = bits / factor;
@@ -43,27 +43,27 @@ pub(super) fn rate(bytes: f64) -> String {
     format!("{digits} {unit}")
 }
 
-/// Percent, whole if it is.
+/// Formats a share in percent.
 pub(super) fn share(share: f64) -> String {
     let percent = (share * 1e4).round() / 1e2;
     format!("{percent} %")
 }
 
-/// The day and the time at the site.
-pub(super) fn clock(report: &Report, seconds: f64) -> String {
+/// Formats a time after the start as date and time of the site.
+pub(super) fn clock(report: &PlanReport, seconds: f64) -> String {
     let time = at(report.start, seconds).map(|time| time.to_zoned(report.zone.clone()));
     time.map_or_else(String::new, |time| time.strftime("%a %F %H:%M").to_string())
 }
 
-/// The times that a plan gives of a rollout, those of [`MARKS`] first; then that of all clients that come.
+/// Returns the times at which the shares of [`MARKS`] are current, and then all clients that come online.
 pub(super) fn times(scenario: &Scenario, rollout: &Rollout) -> Vec<Option<f64>> {
     let marks = MARKS.iter().map(|share| rollout.current_at(scenario, *share));
     marks.chain([rollout.everyone_at()]).collect()
 }
 
-/// Everything as JSON: seconds, bytes, bytes a second.
-pub(super) fn json(report: &Report) -> String {
-    let Report { scenario, rollout, start, .. } = report;
+/// Returns the plan as JSON: seconds, bytes, bytes per second.
+pub(super) fn json(report: &PlanReport) -> String {
+    let PlanReport { scenario, rollout, start, .. } = report;
     let contents = scenario.contents.iter();
     let contents = contents.map(|of| json!({"name": of.name, "bytes": of.bytes as u64, "share": of.share}));
     let limits = report
@@ -96,15 +96,15 @@ pub(super) fn json(report: &Report) -> String {
     format!("{plan:#}")
 }
 
-fn current(report: &Report, rollout: &Rollout) -> Value {
+fn current(report: &PlanReport, rollout: &Rollout) -> Value {
     let time = |seconds: f64| at(report.start, seconds).map(|time| time.to_string());
     let entry = |share: Option<f64>, seconds: Option<f64>| json!({"share": share, "seconds": seconds, "time": seconds.and_then(time)});
     let shares = MARKS.into_iter().map(Some).chain([None]);
     shares.zip(times(&report.scenario, rollout)).map(|(share, seconds)| entry(share, seconds)).collect()
 }
 
-fn deadline(report: &Report, reverse: &Reverse) -> Value {
-    let Reverse { deadline, line, spread } = reverse;
+fn deadline(report: &PlanReport, reverse: &DeadlineReport) -> Value {
+    let DeadlineReport { deadline, line, spread } = reverse;
     let line = match line {
         LineAnswer::Smallest(bytes) => json!({"smallest_bytes_per_second": bytes}),
         LineAnswer::None { at_best, because, unlimited } => {
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_said_as_people_say_them() {
+    fn numbers_are_rounded_for_people() {
         let spans = [0.0, 9.94, 35.0, 59.99, 61.0, 3_599.9, 15_130.0, 601_200.0].map(span);
         assert_eq!(spans, ["0.0s", "9.9s", "35s", "1m 00s", "1m 01s", "1h 00m", "4h 12m", "6d 23h"]);
         let rates = [1e6, 1.25e8, 1_310_720.0, 124_999.9, 62_500.0, 51_600_000.0, 0.0].map(rate);

@@ -1,4 +1,4 @@
-//! The demo's folder: made for one run, for its owner only, and removed with everything in it when dropped.
+//! The temporary folder of a demo: readable by its owner only, and removed with its content when dropped.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -6,19 +6,19 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
-/// Names tried; one is taken only if a demo with the same process number was killed before.
-const NAMES: u32 = 100;
+/// Number of names tried. A name is taken if a demo with the same process id was killed before.
+const MAX_NAMES: u32 = 100;
 
-/// A folder that lives as long as the value.
+/// A folder that is removed when dropped.
 #[derive(Debug)]
 pub(super) struct TemporaryFolder(PathBuf);
 
 impl TemporaryFolder {
-    /// Makes one in the system's folder for such (`TMPDIR`). An existing one is never used, whoever made it.
+    /// Creates a folder in `TMPDIR`. An existing folder is never used.
     pub(super) fn create() -> io::Result<Self> {
         let parent = std::env::temp_dir();
         let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
-        for number in 0..NAMES {
+        for number in 0..MAX_NAMES {
             let path = parent.join(format!("gupd-demo-{}-{number}", process::id()));
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => return Ok(Self(path)),
@@ -29,7 +29,7 @@ impl TemporaryFolder {
         Err(taken)
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub(super) fn path(&self) -> &Path {
         &self.0
     }
@@ -37,7 +37,7 @@ impl TemporaryFolder {
 
 impl Drop for TemporaryFolder {
     fn drop(&mut self) {
-        // What cannot be removed is the system's to clean; there is nobody left to tell.
+        // The system cleans its temporary folder later.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_its_owners_alone_and_goes_with_what_is_in_it() {
+    fn folder_is_private_and_removed_with_its_content() {
         let (one, other) = (TemporaryFolder::create().unwrap(), TemporaryFolder::create().unwrap());
         let path = one.path().to_owned();
         assert_ne!(path, other.path());

@@ -1,6 +1,5 @@
-//! `gupd demo`: a manager, a slow line, a relay and the clients of a site in one process on loopback. Owns the order
-//! in which they start and stop, and the temporary folder. Manager, line and clients are those of the crate `site`;
-//! `report` is the output. The relay is the real one, and the caller starts it.
+//! The course of the demo: the order in which manager, line, relay and clients start and stop, and the temporary
+//! folder. The caller starts the relay.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -15,107 +14,105 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval};
 
-use folder::TemporaryFolder;
 use gupd_site::sep::SepContent;
 use gupd_site::update::{self, Failure, Received};
 use gupd_site::{Line, Manager, Origin, Wan, sessions};
-use report::{Goal, Progress, Report, Snapshot};
 
-mod folder;
-pub mod report;
+use super::folder::TemporaryFolder;
+use super::report::{DemoProgress, DemoReport, Goal, Snapshot};
 
-/// The line between relay and manager: a usual branch office's.
-pub const LINE: Line =
+/// Line between relay and manager, as branch offices have it.
+pub(super) const LINE: Line =
     Line { bits_per_second: 10_000_000, one_way: Duration::from_millis(20), buffer: 93_440 };
 
-/// Clients at most. Each has two descriptors in this one process, and a usual shell allows it 1,024.
-pub const MAX_CLIENTS: u16 = 400;
+/// Maximum number of clients. Each takes two descriptors of this process, and most shells allow 1,024.
+const MAX_CLIENTS: u16 = 400;
 
-/// Clients unless told otherwise.
-pub const DEFAULT_CLIENTS: NonZeroU16 = NonZeroU16::new(200).unwrap();
+/// Default number of clients.
+pub(in super::super) const DEFAULT_CLIENTS: NonZeroU16 = NonZeroU16::new(200).unwrap();
 
-/// Seed of content and clients: every demo shows the same.
+/// Seed of content and clients: all demos are equal.
 const SEED: u64 = 2967;
 
 /// Threads for the clients; manager, line and relay have their own.
 const THREADS: usize = 2;
 
-/// What the administrator may choose.
+/// Options of the demo.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Clients, at most [`MAX_CLIENTS`].
-    pub clients: NonZeroU16,
-    /// End after the table instead of leaving the relay up until Ctrl-C.
-    pub exit: bool,
+pub(super) struct DemoOptions {
+    /// Number of clients, at most [`MAX_CLIENTS`].
+    pub(super) clients: NonZeroU16,
+    /// Exit after the table instead of keeping the relay running until Ctrl-C.
+    pub(super) exit: bool,
 }
 
-/// Where a relay can be reached.
+/// Addresses of a relay.
 #[derive(Clone, Copy, Debug)]
-pub struct RelayAddresses {
-    /// For clients.
-    pub relay: SocketAddr,
-    /// For metrics and health.
-    pub admin: SocketAddr,
+pub(super) struct RelayAddresses {
+    /// Address for clients.
+    pub(super) relay: SocketAddr,
+    /// Admin address.
+    pub(super) admin: SocketAddr,
 }
 
-/// A relay that runs on threads of its own.
-pub trait RunningRelay {
-    /// Where it can be reached.
+/// A relay running on threads of its own.
+pub(super) trait DemoRelay {
+    /// Returns its addresses.
     fn addresses(&self) -> RelayAddresses;
 
-    /// Stops it and returns when it has: its store's folder is removed next.
+    /// Stops it and waits for its end: the folder of its store is removed next.
     fn stop(self);
 }
 
-/// Why there is no table, or not the one there should be.
+/// Error of the demo.
 #[derive(Debug, thiserror::Error)]
-pub enum DemoError {
+pub(super) enum DemoError {
     /// More clients than descriptors.
-    #[error("--clients {0}: at most {MAX_CLIENTS}, each needs two of this process's descriptors")]
+    #[error("--clients {0}: too many: use at most {MAX_CLIENTS}")]
     TooManyClients(NonZeroU16),
-    /// Threads, signals or sockets are refused.
-    #[error("cannot start the demo's {what}: {source}")]
+    /// The system refuses threads, signals or sockets.
+    #[error("demo: {what}: {source}")]
     Start {
-        /// What was to start.
+        /// Part that cannot be started.
         what: &'static str,
-        /// What the system says.
+        /// Error of the system.
         source: io::Error,
     },
-    /// No folder for the store.
-    #[error("cannot make a temporary folder: {0}; set TMPDIR to one that can be written")]
+    /// The folder for the store cannot be created.
+    #[error("temporary folder: {0}: set TMPDIR to a writable folder")]
     Folder(io::Error),
     /// The relay did not start.
-    #[error("the relay does not start: {0}")]
+    #[error("demo: the relay did not start: {0}")]
     Relay(Box<dyn Error + Send + Sync>),
     /// Ctrl-C or SIGTERM before the clients were done.
-    #[error("interrupted before the clients were done")]
+    #[error("interrupted before all clients were done")]
     Interrupted,
-    /// Some clients did not get what the manager has.
-    #[error("{failed} of {of} clients failed, the first with: {first}")]
+    /// Some clients did not get the content of the manager.
+    #[error("{failed} of {of} clients failed; first error: {first}")]
     Clients {
-        /// Those that failed.
+        /// Number of failed clients.
         failed: usize,
-        /// All.
+        /// Number of clients.
         of: usize,
         /// The first failure.
         first: String,
     },
     /// Standard output is closed.
-    #[error("cannot write the table: {0}")]
+    #[error("standard output: {0}")]
     Output(#[from] io::Error),
 }
 
-/// Runs the demo from start to clean end. `start_relay` is given the manager's URL, as seen over the line, and an
-/// empty folder for the store. Blocks; must not be called within a tokio runtime.
+/// Runs the whole demo. `start_relay` takes the URL of the manager behind the line and an empty folder for the store.
+/// Blocks; must not be called within a tokio runtime.
 ///
 /// # Errors
 /// See [`DemoError`]. The folder is removed in every case.
-pub fn run<R, E>(
-    options: Options,
+pub(super) fn run<R, E>(
+    options: DemoOptions,
     start_relay: impl FnOnce(&str, &Path) -> Result<R, E>,
 ) -> Result<(), DemoError>
 where
-    R: RunningRelay,
+    R: DemoRelay,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     if options.clients.get() > MAX_CLIENTS {
@@ -126,25 +123,25 @@ where
         .enable_all()
         .build()
         .map_err(|source| DemoError::Start { what: "threads", source })?;
-    // Before the folder: from here on no Ctrl-C leaves anything behind.
+    // Registered before the folder exists, so that Ctrl-C leaves nothing behind.
     let mut interrupt = runtime.block_on(async { Interrupt::listen() })?;
     let folder = TemporaryFolder::create().map_err(DemoError::Folder)?;
-    let stage = Stage::start()?;
-    let relay = start_relay(&format!("http://{}", stage.wan.address()), folder.path())
+    let upstream = DemoUpstream::start()?;
+    let relay = start_relay(&format!("http://{}", upstream.wan.address()), folder.path())
         .map_err(|error| DemoError::Relay(error.into()))?;
-    let shown = runtime.block_on(show(options, &stage, relay.addresses(), &mut interrupt));
+    let result = runtime.block_on(run_clients(options, &upstream, relay.addresses(), &mut interrupt));
     relay.stop();
-    shown
+    result
 }
 
-/// What stands on the far side of the relay.
-struct Stage {
+/// The upstream side of the relay: content, manager and line.
+struct DemoUpstream {
     content: SepContent,
     wan: Wan,
     _manager: Manager,
 }
 
-impl Stage {
+impl DemoUpstream {
     fn start() -> Result<Self, DemoError> {
         let (content, origin) = (SepContent::new(SEED), Origin::default());
         content.publish_on(&origin);
@@ -155,9 +152,9 @@ impl Stage {
     }
 }
 
-async fn show(
-    options: Options,
-    stage: &Stage,
+async fn run_clients(
+    options: DemoOptions,
+    upstream: &DemoUpstream,
     relay: RelayAddresses,
     interrupt: &mut Interrupt,
 ) -> Result<(), DemoError> {
@@ -169,12 +166,12 @@ async fn show(
         LINE.one_way.as_millis(),
     )?;
     let report = tokio::select! {
-        report = update_site(options, stage, relay) => report,
+        report = update_site(options, upstream, relay) => report,
         () = interrupt.received() => return Err(DemoError::Interrupted),
     };
     writeln!(io::stdout(), "{report}")?;
     if !options.exit {
-        write!(io::stdout(), "{}", invitation(stage, relay))?;
+        write!(io::stdout(), "{}", next_steps(upstream, relay))?;
         interrupt.received().await;
     }
     let first = report.failures().next().map(|(name, failure): (_, &Failure)| format!("{name}: {failure}"));
@@ -186,9 +183,9 @@ async fn show(
     }
 }
 
-/// All clients through the relay, then one without it.
-async fn update_site(options: Options, stage: &Stage, relay: RelayAddresses) -> Report {
-    let sessions = sessions::sessions(&stage.content, options.clients.get().into(), SEED);
+/// Runs all clients through the relay, then one of them without it.
+async fn update_site(options: DemoOptions, upstream: &DemoUpstream, relay: RelayAddresses) -> DemoReport {
+    let sessions = sessions::sessions(&upstream.content, options.clients.get().into(), SEED);
     let goal = Goal {
         clients: sessions.len(),
         bytes: sessions::bytes_of(&sessions),
@@ -196,16 +193,16 @@ async fn update_site(options: Options, stage: &Stage, relay: RelayAddresses) -> 
     };
     let control = sessions.first().cloned();
     let received = Arc::new(Received::default());
-    let begun = Instant::now();
+    let started = Instant::now();
     let snapshot = || Snapshot {
-        elapsed: begun.elapsed(),
+        elapsed: started.elapsed(),
         done: received.done.load(Ordering::Relaxed),
-        got: received.bytes.load(Ordering::Relaxed),
-        crossed: stage.wan.sent_down(),
+        received: received.bytes.load(Ordering::Relaxed),
+        crossed: upstream.wan.sent_down(),
     };
 
-    let progress = Progress::towards(goal);
-    let mut tick = interval(progress.every());
+    let progress = DemoProgress::new(goal);
+    let mut tick = interval(progress.interval());
     let mut running = pin!(update::run(relay.relay, sessions, Arc::clone(&received)));
     let outcomes = loop {
         tokio::select! {
@@ -213,23 +210,23 @@ async fn update_site(options: Options, stage: &Stage, relay: RelayAddresses) -> 
             _ = tick.tick() => progress.show(snapshot()),
         }
     };
-    let (end, crossed_up) = (snapshot(), stage.wan.sent_up());
+    let (end, crossed_up) = (snapshot(), upstream.wan.sent_up());
     progress.show(end);
     drop(progress);
 
     let control = match control {
-        Some(session) => Some(update::update(stage.wan.address(), &session, &Received::default()).await),
+        Some(session) => Some(update::update(upstream.wan.address(), &session, &Received::default()).await),
         None => None,
     };
-    Report { goal, line: stage.wan.line(), end, crossed_up, outcomes, control }
+    DemoReport { goal, line: upstream.wan.line(), end, crossed_up, outcomes, control }
 }
 
-/// What to look at while the relay is up.
-fn invitation(stage: &Stage, RelayAddresses { relay, admin }: RelayAddresses) -> String {
-    let path = stage.content.products.first().map_or("/minitri.flg", |product| &product.livetri.path);
-    let wan = stage.wan.address();
+/// Describes what to try while the relay is running.
+fn next_steps(upstream: &DemoUpstream, RelayAddresses { relay, admin }: RelayAddresses) -> String {
+    let path = upstream.content.products.first().map_or("/minitri.flg", |product| &product.livetri.path);
+    let wan = upstream.wan.address();
     format!(
-        "The relay stays up until Ctrl-C. To look at:\n  \
+        "The relay runs until Ctrl-C. Try:\n  \
          metrics        http://{admin}/metrics\n  \
          readiness      http://{admin}/readyz\n  \
          a catalog      curl -sI 'http://{relay}{path}'\n  \
@@ -250,7 +247,7 @@ impl Interrupt {
         Ok(Self { ctrl_c: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
-    /// Waits for either.
+    /// Waits for either signal.
     async fn received(&mut self) {
         tokio::select! {
             _ = self.ctrl_c.recv() => {}
@@ -269,7 +266,7 @@ mod tests {
     #[derive(Debug)]
     enum NoRelay {}
 
-    impl RunningRelay for NoRelay {
+    impl DemoRelay for NoRelay {
         fn addresses(&self) -> RelayAddresses {
             match *self {}
         }
@@ -282,18 +279,18 @@ mod tests {
     #[test]
     fn demo_without_a_relay_ends_and_leaves_no_folder() {
         let mut folder = PathBuf::new();
-        let ended = run(Options { clients: DEFAULT_CLIENTS, exit: true }, |manager, store| {
+        let ended = run(DemoOptions { clients: DEFAULT_CLIENTS, exit: true }, |manager, store| {
             assert!(manager.starts_with("http://127.0.0.1:") && store.is_dir());
             folder = store.to_owned();
             Err::<NoRelay, _>("port in use")
         });
-        assert_eq!(ended.unwrap_err().to_string(), "the relay does not start: port in use");
+        assert_eq!(ended.unwrap_err().to_string(), "demo: the relay did not start: port in use");
         assert!(folder.is_absolute() && !folder.exists());
     }
 
     #[test]
-    fn more_clients_than_descriptors_are_refused_before_the_start() {
-        let options = Options { clients: DEFAULT_CLIENTS.saturating_mul(DEFAULT_CLIENTS), exit: true };
+    fn too_many_clients_are_refused_before_the_start() {
+        let options = DemoOptions { clients: DEFAULT_CLIENTS.saturating_mul(DEFAULT_CLIENTS), exit: true };
         let ended = run(options, |_, _| -> Result<NoRelay, &str> { panic!("started a relay") });
         assert!(matches!(ended, Err(DemoError::TooManyClients(_))), "{ended:?}");
     }
