@@ -20,7 +20,7 @@ pub(super) async fn list(State(api): State<AdminApi>, uri: Uri, headers: HeaderM
         Ok(parsed) => parsed,
         Err(message) => return text_response((StatusCode::BAD_REQUEST, message)),
     };
-    if !api.rollouts.are_on() {
+    if !api.rollouts.has_rings() {
         return text_response((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
     }
     json_response(&api.rollouts.clients().list(&filter, limit).await)

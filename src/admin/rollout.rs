@@ -18,11 +18,11 @@ use tokio::time::timeout;
 use super::auth::authorize;
 use super::{AdminApi, ErrorMessage, json_response, query_pairs, text_response};
 use gupd_rollout::clients::{ClientFilter, MAX_LISTED};
-use gupd_rollout::engine::{OrderError, Ordered};
-use gupd_rollout::orders::Order;
-use gupd_rollout::preview::{KnownClient, Preview};
+use gupd_rollout::command::{AttributedCommand, RolloutCommand};
+use gupd_rollout::dry_run::KnownClient;
+use gupd_rollout::engine::ExecuteError;
 use gupd_rollout::rings::Rings;
-use gupd_rollout::status::{Beside, Status, ViewStatus};
+use gupd_rollout::status::{Status, ViewStatus};
 
 /// Maximum bytes of a command, many times the longest one.
 const MAX_COMMAND: usize = 16 << 10;
@@ -56,17 +56,13 @@ pub(super) async fn status(State(api): State<AdminApi>, uri: Uri) -> Response {
             return text_response((StatusCode::BAD_REQUEST, message.to_owned()));
         }
     };
-    let (current, now) = (api.rollouts.current(), api.clock.now());
-    let Some(rings) = current.rings.clone() else {
+    let (snapshot, now) = (api.rollouts.snapshot(), api.clock.now());
+    let Some(rings) = snapshot.rings.clone() else {
         return text_response((StatusCode::NOT_FOUND, Rings::NONE.to_owned()));
     };
     let clients = api.rollouts.clients().summary().await;
-    let response = spawn_blocking(move || {
-        let kept = |number| current.payloads.get(&number).copied().unwrap_or(0);
-        let trouble = |revision, ring| current.troubles.get(&(revision, ring)).map(ToString::to_string);
-        let beside = Beside { trouble: &trouble, kept: &kept, clients: &clients };
-        json_response(&Status::of(&current.state, &rings, beside, catalogs, now))
-    });
+    let response =
+        spawn_blocking(move || json_response(&Status::new(&snapshot, &rings, &clients, catalogs, now)));
     response.await.unwrap_or_else(|error| internal_error(&error))
 }
 
@@ -84,14 +80,14 @@ pub(super) async fn view(State(api): State<AdminApi>, uri: Uri) -> Response {
         let message = "invalid query: use /api/v1/rollout/view?client=ADDRESS&group=NAME";
         return text_response((StatusCode::BAD_REQUEST, message.to_owned()));
     };
-    let views = api.rollouts.views();
-    let Some(views) = &*views else { return text_response((StatusCode::NOT_FOUND, Rings::NONE.to_owned())) };
-    if !views.has_group(group) {
+    let view = api.rollouts.view();
+    let Some(view) = &*view else { return text_response((StatusCode::NOT_FOUND, Rings::NONE.to_owned())) };
+    if !view.has_group(group) {
         let message = format!("group {group:?}: unknown to this relay: run gupd reload if it is new");
         return text_response((StatusCode::NOT_FOUND, message));
     }
-    match ViewStatus::of(views, group, client.to_canonical(), api.clock.now()) {
-        Some(view) => json_response(&view),
+    match ViewStatus::for_client(view, group, client.to_canonical(), api.clock.now()) {
+        Some(status) => json_response(&status),
         None => text_response((StatusCode::NOT_FOUND, "there is no revision yet".to_owned())),
     }
 }
@@ -109,32 +105,26 @@ pub(super) async fn command(
         Ok(body) => body,
         Err(refusal) => return text_response(refusal),
     };
-    let (order, Envelope { by, reason, dry_run }) = match parse_command(&body) {
+    let (command, Envelope { by, reason, dry_run }) = match parse_command(&body) {
         Ok(parsed) => parsed,
         Err(message) => return text_response((StatusCode::BAD_REQUEST, message)),
     };
     if dry_run {
-        return preview(&api, order).await;
+        return answer_dry_run(&api, command).await;
     }
     let from = from.ip().to_canonical().to_string();
-    match api.rollouts.order(Ordered { order, by, from, reason }).await {
-        Ok(done) => json_response(&done),
+    match api.rollouts.execute(AttributedCommand { command, by, from, reason }).await {
+        Ok(outcome) => json_response(&outcome),
         Err(error) => command_error(&error),
     }
 }
 
-async fn preview(api: &AdminApi, order: Order) -> Response {
+async fn answer_dry_run(api: &AdminApi, command: RolloutCommand) -> Response {
     let (rollouts, now) = (api.rollouts.clone(), api.clock.now());
     let clients = rollouts.clients().list(&ClientFilter::default(), MAX_LISTED).await;
     let clients: Vec<KnownClient> = clients.iter().map(KnownClient::from).collect();
-    let response = spawn_blocking(move || {
-        let current = rollouts.current();
-        let (done, before, after) = rollouts.preview(&order, now)?;
-        let groups = current.rings.iter().flat_map(|rings| rings.groups());
-        Ok(json_response(&Preview::of(done, (&before, &after), groups, &clients, now)))
-    });
-    match response.await {
-        Ok(Ok(response)) => response,
+    match spawn_blocking(move || rollouts.dry_run(&command, &clients, now)).await {
+        Ok(Ok(dry_run)) => json_response(&dry_run),
         Ok(Err(error)) => command_error(&error),
         Err(error) => internal_error(&error),
     }
@@ -156,7 +146,7 @@ async fn read_body(request: Request) -> Result<Bytes, ErrorMessage> {
 }
 
 /// Parses a command and its envelope; an error is one line.
-fn parse_command(body: &[u8]) -> Result<(Order, Envelope), String> {
+fn parse_command(body: &[u8]) -> Result<(RolloutCommand, Envelope), String> {
     const EXAMPLE: &str = r#"send JSON such as {"order": "halt", "by": "anna", "reason": "…"}"#;
     let invalid = |error: serde_json::Error| format!("command: invalid: {error}: {EXAMPLE}");
     let mut order: Map<String, Value> = serde_json::from_slice(body).map_err(invalid)?;
@@ -166,7 +156,7 @@ fn parse_command(body: &[u8]) -> Result<(Order, Envelope), String> {
     }
     let mut envelope: Envelope = serde_json::from_value(envelope.into()).map_err(invalid)?;
     let keys: Vec<String> = order.keys().cloned().collect();
-    let order: Order = serde_json::from_value(order.into()).map_err(invalid)?;
+    let order: RolloutCommand = serde_json::from_value(order.into()).map_err(invalid)?;
     // serde accepts unknown fields of a variant without fields.
     let known = serde_json::to_value(&order).map_err(invalid)?;
     if let Some(unknown) = keys.iter().find(|key| known.get(key.as_str()).is_none()) {
@@ -182,10 +172,10 @@ fn parse_command(body: &[u8]) -> Result<(Order, Envelope), String> {
     Ok((order, envelope))
 }
 
-fn command_error(error: &OrderError) -> Response {
+fn command_error(error: &ExecuteError) -> Response {
     let status = match error {
-        OrderError::Off | OrderError::Refused(_) => StatusCode::CONFLICT,
-        OrderError::Unwritten(_) | OrderError::Store(_) | OrderError::Stopping => {
+        ExecuteError::NoRings | ExecuteError::Refused(_) => StatusCode::CONFLICT,
+        ExecuteError::Audit(_) | ExecuteError::Store(_) | ExecuteError::Stopping => {
             StatusCode::SERVICE_UNAVAILABLE
         }
     };
@@ -204,13 +194,13 @@ mod tests {
     fn command_is_parsed_with_sender_and_reason() {
         let body = br#"{"order":"release","now":true,"by":" anna ","reason":"worm"}"#;
         let (order, envelope) = parse_command(body).unwrap();
-        assert_eq!(order, Order::Release { group: None, now: true });
+        assert_eq!(order, RolloutCommand::Release { group: None, now: true });
         assert_eq!(
             (&*envelope.by, envelope.reason.as_deref(), envelope.dry_run),
             ("anna", Some("worm"), false)
         );
         let (order, envelope) = parse_command(br#"{"order":"halt","by":"anna","dry_run":true}"#).unwrap();
-        assert_eq!((order, envelope.dry_run), (Order::Halt, true));
+        assert_eq!((order, envelope.dry_run), (RolloutCommand::Halt, true));
     }
 
     #[test]

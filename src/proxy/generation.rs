@@ -85,7 +85,7 @@ impl Generations {
     pub fn store(&self, next: Generation) {
         let followers = self.followers();
         let next = Arc::new(next);
-        self.rollouts.adopt(&next.rollout, || self.current.store(next.clone()));
+        self.rollouts.switch_rules(&next.rollout, || self.current.store(next.clone()));
         followers.iter().for_each(|follower| follower(&next));
     }
 

@@ -22,7 +22,7 @@ use gupd_config::policy::{ClientAttributes, Group};
 use gupd_http::status::FinishedResponse;
 use gupd_rollout::clients::{ClientTracker, Observation, RequestKind};
 use gupd_rollout::revision::RevisionNumber;
-use gupd_rollout::views::{Due, Views};
+use gupd_rollout::view::{PayloadAccess, RevisionView};
 
 mod catalog;
 mod payload;
@@ -34,14 +34,14 @@ const HELD: i64 = 3_600_000;
 /// Serves catalogs of the client's visible revision, and defers payloads that it has not reached. Without rings this
 /// costs one comparison.
 pub(crate) async fn serve_visible_revision(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
-    if !exchange.generation.rollout.have_rings() {
+    if !exchange.generation.rollout.has_rings() {
         return Continue(());
     }
     Box::pin(apply_view(proxy, exchange)).await
 }
 
 async fn apply_view(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
-    let Some(views) = exchange.generation.rollout.views().clone() else { return Continue(()) };
+    let Some(views) = exchange.generation.rollout.view().clone() else { return Continue(()) };
     let now = proxy.cache.clock().now();
     let class = exchange.classified().class;
     match class {
@@ -52,7 +52,8 @@ async fn apply_view(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
         }
         Class::Payload if exchange.is_cacheable() => {
             let is_get = *exchange.method == Method::GET;
-            let due = if is_get { check_payload(proxy, exchange, &views).await } else { Due::Now };
+            let access =
+                if is_get { check_payload(proxy, exchange, &views).await } else { PayloadAccess::Visible };
             // The revision may have been announced meanwhile.
             let (views, group) = current_views(proxy, exchange).unwrap_or((views, exchange.group.clone()));
             let visible =
@@ -60,13 +61,13 @@ async fn apply_view(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
             let request = RequestKind::payload(exchange.key());
             observe(proxy, exchange, now, visible, request);
             exchange.payload_revision = visible;
-            match due {
-                Due::Later(opens) => Break(defer_payload(proxy, exchange, opens)),
-                Due::AtOnce => {
+            match access {
+                PayloadAccess::Deferred(opens) => Break(defer_payload(proxy, exchange, opens)),
+                PayloadAccess::Released => {
                     exchange.skips_windows = true;
                     Continue(())
                 }
-                Due::Now | Due::Unheard => Continue(()),
+                PayloadAccess::Visible | PayloadAccess::Unannounced => Continue(()),
             }
         }
         _ => {
@@ -86,7 +87,7 @@ fn defer_payload(proxy: &Proxy, exchange: &Exchange<'_>, opens: Option<UnixMilli
 
 /// Has the end of a denied request observed, where views track clients.
 pub(crate) fn observe_denial(proxy: &Proxy, exchange: &mut Exchange<'_>) {
-    if let Some(views) = &*exchange.generation.rollout.views() {
+    if let Some(views) = &*exchange.generation.rollout.view() {
         let now = proxy.cache.clock().now();
         let visible = visible_number(views, exchange.group, exchange.peer.address.ip(), now);
         observe(proxy, exchange, now, visible, RequestKind::Other);
@@ -96,7 +97,7 @@ pub(crate) fn observe_denial(proxy: &Proxy, exchange: &mut Exchange<'_>) {
 /// Records which revision a payload was served for.
 pub(crate) fn record_download(proxy: &Proxy, exchange: &Exchange<'_>, reply: &Reply) {
     if let Some(revision) = exchange.payload_revision.filter(|_| reply.brings_content()) {
-        proxy.rollouts.takes(exchange.key(), revision);
+        proxy.rollouts.record_download(exchange.key(), revision);
     }
 }
 
@@ -127,17 +128,22 @@ impl RequestObserver for ClientObserver {
     }
 }
 
-/// Views and group of the client by the configuration in force. A request that has waited goes on by these: views of a
+/// RevisionView and group of the client by the configuration in force. A request that has waited goes on by these: views of a
 /// configuration that was replaced meanwhile show nothing new. `None` without rings.
-fn current_views(proxy: &Proxy, exchange: &Exchange<'_>) -> Option<(Arc<Views>, Arc<Group>)> {
+fn current_views(proxy: &Proxy, exchange: &Exchange<'_>) -> Option<(Arc<RevisionView>, Arc<Group>)> {
     let generation = proxy.generations.load();
-    let views = generation.rollout.views().clone()?;
+    let views = generation.rollout.view().clone()?;
     let client = ClientAttributes::new(exchange.peer.address.ip(), exchange.target.normalized.path());
     let group = generation.policy.group(&client.with_names(exchange.peer.certificate_names())).clone();
     Some((views, group))
 }
 
 /// The number of the revision that is visible to a client.
-fn visible_number(views: &Views, group: &Group, client: IpAddr, now: UnixMillis) -> Option<RevisionNumber> {
-    views.of(&group.name, client, views.time(now)).map(|revision| revision.number)
+fn visible_number(
+    views: &RevisionView,
+    group: &Group,
+    client: IpAddr,
+    now: UnixMillis,
+) -> Option<RevisionNumber> {
+    views.visible_revision(&group.name, client, views.effective_time(now)).map(|revision| revision.number)
 }

@@ -48,7 +48,7 @@ enum Catalog {
 impl Worker {
     /// Asks whether every catalog is still what its upstream has; where there are rings, all of them together.
     pub(super) async fn refresh(&self, settings: &Settings, memory: &mut Memory) -> Report {
-        let views = self.rollouts.views().as_ref().cloned();
+        let views = self.rollouts.view().as_ref().cloned();
         match views {
             Some(views) => self.refresh_whole(settings, &views, memory).await,
             None => self.refresh_each(settings).await,

@@ -10,10 +10,9 @@ use super::known::Known;
 use super::snapshot::{Collect, Memory, Room, has, published};
 use super::{Report, Settings, Worker};
 use gupd_proxy::background::PendingOutcome;
-use gupd_rollout::engine::Found;
 use gupd_rollout::revision::{Catalog, Revision};
-use gupd_rollout::state::{Published, source_of};
-use gupd_rollout::views::Views;
+use gupd_rollout::state::{PublishOutcome, SourceCatalogs, source_of_key};
+use gupd_rollout::view::RevisionView;
 use gupd_store::ObjectKey;
 
 impl Worker {
@@ -21,7 +20,7 @@ impl Worker {
     pub(super) async fn refresh_whole(
         &self,
         settings: &Settings,
-        views: &Views,
+        views: &RevisionView,
         memory: &mut Memory,
     ) -> Report {
         let known = match self.known(settings, views, true).await {
@@ -43,10 +42,10 @@ impl Worker {
             let them = waiting.iter().filter(|key| is_one(key));
             them.for_each(|key| pending.resolve(key, PendingOutcome::Unpublished));
         };
-        let Some(views) = self.rollouts.views().as_ref().cloned() else { return let_go(&|_| true) };
+        let Some(views) = self.rollouts.view().as_ref().cloned() else { return let_go(&|_| true) };
         let now = self.clock.now();
-        let_go(&|key| memory.rests(source_of(key), now));
-        let sources: BTreeSet<&str> = waiting.iter().map(|key| source_of(key)).collect();
+        let_go(&|key| memory.rests(source_of_key(key), now));
+        let sources: BTreeSet<&str> = waiting.iter().map(|key| source_of_key(key)).collect();
         let sources = sources.into_iter().filter(|source| !memory.rests(source, now));
         // The first revision has all that is known.
         let is_first = views.newest().is_none();
@@ -65,7 +64,7 @@ impl Worker {
         &self,
         known: Known,
         is_whole: bool,
-        views: &Views,
+        views: &RevisionView,
         memory: &mut Memory,
     ) -> Report {
         let newest = views.newest().map(|newest| &**newest);
@@ -91,8 +90,8 @@ impl Worker {
             Some(published) => {
                 report.changed = outcomes.changed;
                 report.revision = match published {
-                    Published::New(number) | Published::Joined(number) => Some(number),
-                    Published::Nothing => None,
+                    PublishOutcome::New(number) | PublishOutcome::Joined(number) => Some(number),
+                    PublishOutcome::Unchanged => None,
                 };
                 self.count(&outcomes, report.failed);
             }
@@ -105,9 +104,9 @@ impl Worker {
         report
     }
 
-    async fn publish(&self, found: Vec<Found>) -> Option<Published> {
+    async fn publish(&self, found: Vec<SourceCatalogs>) -> Option<PublishOutcome> {
         if found.is_empty() {
-            return Some(Published::Nothing);
+            return Some(PublishOutcome::Unchanged);
         }
         match self.rollouts.publish(found).await {
             Ok(published) => Some(published),
@@ -128,14 +127,14 @@ impl Worker {
             memory.rest(&source.name, self.clock.now());
         }
         for key in self.background.pending_catalogs().keys() {
-            if source_of(&key) == &*source.name {
+            if source_of_key(&key) == &*source.name {
                 self.background.pending_catalogs().resolve(&key, PendingOutcome::Unpublished);
             }
         }
     }
 
     fn tell_of(&self, asked: BTreeSet<ObjectKey>) {
-        let views = self.rollouts.views().as_ref().cloned();
+        let views = self.rollouts.view().as_ref().cloned();
         let newest = views.as_ref().and_then(|views| views.newest());
         if let Some(newest) = newest {
             let absent = newest.catalogs.iter().filter(|(_, catalog)| **catalog == Catalog::Absent);
@@ -184,12 +183,12 @@ impl Outcomes {
 }
 
 /// All that a revision is to have of a source; `None` if there is nothing new to say.
-fn whole(source: Source<'_>, collected: Collected) -> Option<Found> {
+fn whole(source: Source<'_>, collected: Collected) -> Option<SourceCatalogs> {
     let Collected { catalogs, absent, .. } = collected;
     if catalogs.is_none() && absent.is_empty() {
         return None;
     }
     let mut all: Collect = catalogs.unwrap_or_else(|| published(source.newest, &source.name));
     all.extend(absent);
-    Some(Found { source: source.name, catalogs: BTreeMap::from_iter(all) })
+    Some(SourceCatalogs { source: source.name, catalogs: BTreeMap::from_iter(all) })
 }

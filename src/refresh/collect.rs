@@ -13,9 +13,8 @@ use super::snapshot::{Collect, Memory, Room, agree, has};
 use gupd_config::clock::UnixMillis;
 use gupd_net::shape::Purpose;
 use gupd_proxy::background::{CatalogFetchError, CatalogSource, OriginError, PendingOutcome};
-use gupd_rollout::engine::FoundCatalog;
 use gupd_rollout::revision::Revision;
-use gupd_rollout::state::source_of;
+use gupd_rollout::state::{CollectedCatalog, source_of_key};
 use gupd_store::ObjectKey;
 
 /// Collects of one upstream in a row. A manager that publishes takes a moment; one whose files differ after each of so
@@ -177,7 +176,7 @@ impl Worker {
                 if asked.len() == MAX_ARRIVALS {
                     break;
                 }
-                if source_of(&key) == &*source.name
+                if source_of_key(&key) == &*source.name
                     && !asked.contains(&key)
                     && self.may_be_asked(source, &key, &left).await
                 {
@@ -240,12 +239,12 @@ impl Worker {
         key: ObjectKey,
         last_used: UnixMillis,
         purpose: Purpose,
-    ) -> Result<(ObjectKey, Option<FoundCatalog>), CatalogFetchError> {
+    ) -> Result<(ObjectKey, Option<CollectedCatalog>), CatalogFetchError> {
         let entry = Box::pin(self.background.fetch_catalog(upstream, &key, purpose)).await?;
         let found = entry.map(|entry| {
             // To be asked for by the relay is no use, but it is used as what clients get of it.
             entry.touch(last_used);
-            FoundCatalog {
+            CollectedCatalog {
                 object: entry.object.id,
                 blob: entry.object.blob,
                 len: entry.object.len,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::{Settings, Worker};
 use gupd_config::clock::UnixMillis;
 use gupd_rollout::revision::{Catalog, version_key};
-use gupd_rollout::state::{MAX_CATALOGS, source_of};
-use gupd_rollout::views::Views;
+use gupd_rollout::state::{MAX_CATALOGS, source_of_key};
+use gupd_rollout::view::RevisionView;
 use gupd_store::{ObjectKey, Store, StoreError};
 
 /// Absent catalogs that are collected again, those that were asked for last: beside them there is room for what clients
@@ -25,7 +25,7 @@ impl Worker {
     pub(super) async fn known(
         &self,
         settings: &Settings,
-        views: &Views,
+        views: &RevisionView,
         also_stored: bool,
     ) -> Result<Known, StoreError> {
         let now = self.clock.now();
@@ -74,14 +74,14 @@ impl Worker {
         }
         let mut by_source = Known::new();
         for (key, last_asked) in known.into_iter().take(MAX_CATALOGS) {
-            by_source.entry(source_of(&key).into()).or_default().insert(key, last_asked);
+            by_source.entry(source_of_key(&key).into()).or_default().insert(key, last_asked);
         }
         Ok(by_source)
     }
 }
 
 /// When a client last got any version of a catalog.
-async fn last_used(store: &Store, views: &Views, key: &str) -> Result<Option<UnixMillis>, StoreError> {
+async fn last_used(store: &Store, views: &RevisionView, key: &str) -> Result<Option<UnixMillis>, StoreError> {
     let (mut last, mut seen) = (None, None);
     for revision in views.revisions() {
         let Some(Catalog::Present { since, .. }) = revision.catalogs.get(key) else { continue };

@@ -7,9 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use gupd_config::clock::UnixMillis;
-use gupd_rollout::engine::FoundCatalog;
 use gupd_rollout::revision::{Catalog, Revision};
-use gupd_rollout::state::{MAX_CATALOGS, source_of};
+use gupd_rollout::state::{CollectedCatalog, MAX_CATALOGS, source_of_key};
 use gupd_store::ObjectKey;
 
 /// Catalogs of a revision that there are none of, at most. Further ones are asked for whenever a client asks: clients may
@@ -25,7 +24,7 @@ const MAX_QUERIED: usize = 256;
 const REST: i64 = 30_000;
 
 /// What an upstream has, by key; `None` is what it has not.
-pub(super) type Collect = BTreeMap<ObjectKey, Option<FoundCatalog>>;
+pub(super) type Collect = BTreeMap<ObjectKey, Option<CollectedCatalog>>;
 
 /// Whether everything in `collected` was the same in `before`, all of which was asked for before any of it.
 pub(super) fn agree(before: &Collect, collected: &Collect) -> bool {
@@ -33,7 +32,7 @@ pub(super) fn agree(before: &Collect, collected: &Collect) -> bool {
 }
 
 /// Whether a revision has exactly this.
-pub(super) fn has(revision: Option<&Revision>, key: &str, found: Option<FoundCatalog>) -> bool {
+pub(super) fn has(revision: Option<&Revision>, key: &str, found: Option<CollectedCatalog>) -> bool {
     let known = revision.and_then(|revision| revision.catalogs.get(key));
     known.is_some_and(|known| known.blob() == found.map(|found| found.blob))
 }
@@ -42,15 +41,15 @@ pub(super) fn has(revision: Option<&Revision>, key: &str, found: Option<FoundCat
 /// stored again.
 pub(super) fn published(revision: Option<&Revision>, source: &str) -> Collect {
     let catalogs = revision.into_iter().flat_map(|revision| &revision.catalogs);
-    let of_source = catalogs.filter(|(key, _)| source_of(key) == source);
+    let of_source = catalogs.filter(|(key, _)| source_of_key(key) == source);
     let found = |catalog| match catalog {
         Catalog::Absent => None,
-        Catalog::Present { blob, len, .. } => Some(FoundCatalog { object: 0, blob, len, last_used: 0 }),
+        Catalog::Present { blob, len, .. } => Some(CollectedCatalog { object: 0, blob, len, last_used: 0 }),
     };
     of_source.map(|(key, catalog)| (key.clone(), found(*catalog))).collect()
 }
 
-fn is_same(one: Option<FoundCatalog>, other: Option<FoundCatalog>) -> bool {
+fn is_same(one: Option<CollectedCatalog>, other: Option<CollectedCatalog>) -> bool {
     one.map(|found| found.blob) == other.map(|found| found.blob)
 }
 
@@ -140,8 +139,8 @@ mod tests {
 
     use super::*;
 
-    fn found(version: u8) -> Option<FoundCatalog> {
-        Some(FoundCatalog { object: version.into(), blob: [version; 32].into(), len: 1, last_used: 0 })
+    fn found(version: u8) -> Option<CollectedCatalog> {
+        Some(CollectedCatalog { object: version.into(), blob: [version; 32].into(), len: 1, last_used: 0 })
     }
 
     fn collect(catalogs: &[(&str, u8)]) -> Collect {
@@ -158,7 +157,7 @@ mod tests {
         let mut gone = one.clone();
         gone.insert("r /b".into(), None);
         assert!(!agree(&one, &gone) && !agree(&gone, &one) && agree(&gone, &gone));
-        let again = Some(FoundCatalog { object: 9, last_used: 9, ..found(1).unwrap() });
+        let again = Some(CollectedCatalog { object: 9, last_used: 9, ..found(1).unwrap() });
         assert!(agree(&one, &BTreeMap::from([("r /a".into(), again)])), "stored again, with the same bytes");
     }
 

@@ -1,6 +1,6 @@
-//! What was ordered and by whom, one JSON object a line, in `audit.log` of the store's folder. Owns the file: lines are
-//! added, each by one write that is synced, and nothing is ever rewritten. The file is opened for each line, so whoever
-//! moves it away has a new one begin. What cannot be written down is not done, see the callers.
+//! The audit log: one JSON object a line for every command and every step that opened by itself, in `audit.log` of the
+//! store's folder. Lines are appended, each by one synced write, and never rewritten. The file is opened for each write,
+//! so that moving it away starts a new one. A command that cannot be logged is not executed, see `engine`.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,129 +12,126 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 
-use super::advance::Advanced;
-use super::orders::Order;
+use super::command::{AttributedCommand, RolloutCommand};
+use super::progress::StepId;
 use super::rings::Rings;
-use super::status::At;
+use super::status::UtcTime;
 use gupd_config::clock::UnixMillis;
 
-/// The file's name in the store's folder.
+/// Name of the file in the store's folder.
 const FILE: &str = "audit.log";
 
-/// Who may read it beside the relay's own user: its group, since it names people and addresses.
+/// Mode of the file: readable for its group, and not for others, since it names people and addresses.
 const MODE: u32 = 0o640;
 
-/// Who opens rings by itself.
+/// Author of steps that open by themselves.
 const RELAY: &str = "gupd";
 
 /// The file.
 #[derive(Clone, Debug)]
-pub struct Audit {
+pub struct AuditLog {
     path: Arc<Path>,
-    // Held over a write, on a blocking thread: who finds half a line must not find one that is on its way.
-    one_at_a_time: Arc<Mutex<()>>,
+    // Held over a write, on a blocking thread: half a line must be of a crash, and not of a write under way.
+    write_lock: Arc<Mutex<()>>,
 }
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Entry {
-    at: At,
-    who: String,
+pub struct AuditEntry {
+    at: UtcTime,
+    #[serde(rename = "who")]
+    by: String,
     from: Option<String>,
-    order: String,
-    what: Value,
+    #[serde(rename = "order")]
+    command: String,
+    #[serde(rename = "what")]
+    arguments: Value,
     reason: Option<String>,
-    outcome: Outcome,
+    outcome: AuditOutcome,
 }
 
-/// What came of an order, in a line.
+/// Outcome of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// It is done next. What keeps that from happening is a line of its own.
+pub enum AuditOutcome {
+    /// It is executed next. A failure is a line of its own.
     Done(String),
-    /// It is against the rules.
+    /// It was refused.
     Refused(String),
-    /// It was to be done, and could not be written down in the store.
+    /// Its effect could not be stored.
     Failed(String),
 }
 
-/// A line that is not in the file for certain.
+/// A line may not have reached the disk.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the audit log {path} cannot be written, and without it nothing is ordered: {source}; see that it is a file that gupd \
-     may write, and that there is room"
+    "the audit log {path} cannot be written, and without it nothing is executed: {source}: see that gupd may write the \
+     file, and that there is room"
 )]
-pub struct Unwritten {
+pub struct AuditError {
     path: String,
     source: io::Error,
 }
 
-impl Entry {
-    /// An order, by whom and from which address, why, and what comes of it.
-    pub fn ordered(
-        at: UnixMillis,
-        order: &Order,
-        (who, from): (&str, &str),
-        reason: Option<&str>,
-        outcome: Outcome,
-    ) -> Self {
-        let (order, what) = parts(order);
+impl AuditEntry {
+    /// A line for a command.
+    pub fn for_command(at: UnixMillis, command: &AttributedCommand, outcome: AuditOutcome) -> Self {
+        let (name, arguments) = split_command(&command.command);
         Self {
-            at: At(at),
-            who: who.to_owned(),
-            from: Some(from.to_owned()),
-            order,
-            what,
-            reason: reason.map(str::to_owned),
+            at: UtcTime(at),
+            by: command.by.clone(),
+            from: Some(command.from.clone()),
+            command: name,
+            arguments,
+            reason: command.reason.clone(),
             outcome,
         }
     }
 
-    /// A step that the relay opens by itself.
-    pub fn opened(at: UnixMillis, rings: &Rings, opened: Advanced) -> Self {
+    /// A line for a step that opened by itself.
+    pub fn for_step(at: UnixMillis, rings: &Rings, opened: StepId) -> Self {
         let ring = rings.get(opened.ring);
-        let (name, steps) = ring.map_or(("", 1), |ring| (ring.settings.name.as_str(), ring.steps()));
-        let Advanced { revision, step, .. } = opened;
+        let (name, steps) = ring.map_or(("", 1), |ring| (ring.settings.name.as_str(), ring.step_count()));
+        let StepId { revision, step, .. } = opened;
         let done = format!("ring {name}, step {} of {steps}, is open for revision {revision}", step + 1);
         Self {
-            at: At(at),
-            who: RELAY.to_owned(),
+            at: UtcTime(at),
+            by: RELAY.to_owned(),
             from: None,
-            order: "open".to_owned(),
-            what: serde_json::json!({ "revision": revision, "ring": name, "step": step + 1 }),
+            command: "open".to_owned(),
+            arguments: serde_json::json!({ "revision": revision, "ring": name, "step": step + 1 }),
             reason: None,
-            outcome: Outcome::Done(done),
+            outcome: AuditOutcome::Done(done),
         }
     }
 }
 
-/// The order's name, and what it says besides.
-fn parts(order: &Order) -> (String, Value) {
-    let mut all = serde_json::to_value(order).unwrap_or_default();
+/// Returns the command's name and its arguments.
+fn split_command(command: &RolloutCommand) -> (String, Value) {
+    let mut all = serde_json::to_value(command).unwrap_or_default();
     let name = all.as_object_mut().and_then(|all| all.remove("order"));
     (name.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned(), all)
 }
 
-impl Audit {
-    /// That of a store.
-    pub fn of_store(folder: &Path) -> Self {
-        Self { path: folder.join(FILE).into(), one_at_a_time: Arc::default() }
+impl AuditLog {
+    /// The audit log in the folder of a store.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { path: folder.join(FILE).into(), write_lock: Arc::default() }
     }
 
-    /// Adds lines, and returns when they are on the disk.
+    /// Appends lines, and returns when they are on the disk.
     ///
     /// # Errors
-    /// When that is not certain.
-    pub async fn write(&self, entries: Vec<Entry>) -> Result<(), Unwritten> {
-        let audit = self.clone();
-        let written = spawn_blocking(move || audit.append(&entries)).await;
+    /// When they may not be.
+    pub async fn write(&self, entries: Vec<AuditEntry>) -> Result<(), AuditError> {
+        let log = self.clone();
+        let written = spawn_blocking(move || log.append(&entries)).await;
         let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
-        written.map_err(|source| Unwritten { path: self.path.display().to_string(), source })
+        written.map_err(|source| AuditError { path: self.path.display().to_string(), source })
     }
 
-    fn append(&self, entries: &[Entry]) -> io::Result<()> {
-        let _alone = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+    fn append(&self, entries: &[AuditEntry]) -> io::Result<()> {
+        let _lock = self.write_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = match fs::metadata(&self.path) {
             Ok(found) if !found.is_file() => return Err(io::Error::other("it is not a file")),
             Ok(_) => false,
@@ -144,7 +141,7 @@ impl Audit {
         let mut file = File::options().read(true).append(true).create(true).mode(MODE).open(&self.path)?;
         let mut lines = Vec::new();
         if ends_within_a_line(&mut file)? {
-            // Of a write that a full disk or a crash cut off.
+            // A full disk or a crash cut a write off.
             lines.push(b'\n');
         }
         for entry in entries {
@@ -159,7 +156,7 @@ impl Audit {
         Ok(())
     }
 
-    /// Where it is.
+    /// Path of the file.
     pub fn path(&self) -> PathBuf {
         self.path.to_path_buf()
     }
@@ -181,10 +178,19 @@ mod tests {
 
     use super::*;
 
-    fn entry(who: &str) -> Entry {
-        let order = Order::Hold { group: "pilot".to_owned(), revision: "7".to_owned() };
-        let outcome = Outcome::Done("group pilot sees revision 7".to_owned());
-        Entry::ordered(1_780_000_000_000, &order, (who, "192.0.2.1"), Some("a \"bad\"\nday"), outcome)
+    fn entry(by: &str) -> AuditEntry {
+        let command = RolloutCommand::Hold { group: "pilot".to_owned(), revision: "7".to_owned() };
+        let outcome = AuditOutcome::Done("group pilot sees revision 7".to_owned());
+        AuditEntry::for_command(
+            1_780_000_000_000,
+            &AttributedCommand {
+                command,
+                by: by.to_owned(),
+                from: "192.0.2.1".to_owned(),
+                reason: Some("a \"bad\"\nday".to_owned()),
+            },
+            outcome,
+        )
     }
 
     fn lines(path: &Path) -> Vec<Value> {
@@ -194,9 +200,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_order_is_a_line_that_says_who_when_whence_what_why_and_what_came_of_it() {
+    async fn command_is_one_line_with_author_address_and_reason() {
         let folder = tempfile::tempdir().unwrap();
-        let audit = Audit::of_store(folder.path());
+        let audit = AuditLog::in_folder(folder.path());
         audit.write(vec![entry("anna")]).await.unwrap();
         let text = fs::read_to_string(audit.path()).unwrap();
         let expected = r#"{"at":"2026-05-28T20:26:40Z","who":"anna","from":"192.0.2.1","order":"hold","what":{"group":"pilot","revision":"7"},"reason":"a \"bad\"\nday","outcome":{"done":"group pilot sees revision 7"}}"#;
@@ -205,13 +211,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_are_added_and_a_file_that_was_moved_away_is_begun_anew() {
+    async fn moved_file_is_replaced_by_a_new_one() {
         let folder = tempfile::tempdir().unwrap();
-        let audit = Audit::of_store(folder.path());
+        let audit = AuditLog::in_folder(folder.path());
         audit.write(vec![entry("anna")]).await.unwrap();
-        Audit::of_store(folder.path()).write(vec![entry("ben"), entry("cleo")]).await.unwrap();
-        let who: Vec<Value> = lines(&audit.path()).iter().map(|line| line["who"].clone()).collect();
-        assert_eq!(who, ["anna", "ben", "cleo"]);
+        AuditLog::in_folder(folder.path()).write(vec![entry("ben"), entry("cleo")]).await.unwrap();
+        let authors: Vec<Value> = lines(&audit.path()).iter().map(|line| line["who"].clone()).collect();
+        assert_eq!(authors, ["anna", "ben", "cleo"]);
         let moved = folder.path().join("audit.log.1");
         fs::rename(audit.path(), &moved).unwrap();
         audit.write(vec![entry("dora")]).await.unwrap();
@@ -219,9 +225,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_line_of_a_crash_does_not_spoil_the_next_one() {
+    async fn half_line_of_a_crash_does_not_spoil_the_next() {
         let folder = tempfile::tempdir().unwrap();
-        let audit = Audit::of_store(folder.path());
+        let audit = AuditLog::in_folder(folder.path());
         fs::write(audit.path(), "{\"at\":\"2026").unwrap();
         audit.write(vec![entry("anna")]).await.unwrap();
         let text = fs::read_to_string(audit.path()).unwrap();
@@ -231,13 +237,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_file_is_not_written_and_said_in_one_line() {
+    async fn missing_file_is_one_line_of_error() {
         let folder = tempfile::tempdir().unwrap();
-        let audit = Audit::of_store(folder.path());
+        let audit = AuditLog::in_folder(folder.path());
         fs::create_dir(audit.path()).unwrap();
         let error = audit.write(vec![entry("anna")]).await.unwrap_err().to_string();
         assert!(error.contains("audit.log cannot be written") && !error.contains('\n'), "{error}");
-        let nowhere = Audit::of_store(&folder.path().join("none"));
+        let nowhere = AuditLog::in_folder(&folder.path().join("none"));
         assert!(nowhere.write(vec![entry("anna")]).await.is_err());
     }
 }

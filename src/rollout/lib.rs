@@ -1,23 +1,30 @@
-//! What a client sees of what its manager publishes, and when it sees more: revisions of the catalogs, rings that move
-//! clients from one to the next, and what an administrator orders beside them. Owns these decisions, as pure functions of
-//! state and time; fetching is `refresh`'s, serving is `proxy`'s. Where the configuration has no ring nothing here runs.
+//! Staged rollouts: the revisions of what managers publish, and the revision visible to each client.
+//!
+//! A revision is a coherent set of catalogs. Rings move clients from one revision to the next, and rollout commands of
+//! administrators hold, release, halt or promote. The crate guarantees that no client goes back except by a command, that
+//! a change is stored before a client sees it, and that a request never waits for a decision. Fetching is the concern of
+//! `gupd-refresh`, serving that of `gupd-proxy`. Without a `[[ring]]` nothing here runs.
+//!
+//! Start with [`engine::Rollouts`], the handle, and [`state::RolloutState`], a pure value on which every decision is a
+//! function: [`progress`] opens steps, [`view`] finds the visible revision, [`command`] applies commands.
+//! [`clients::ClientTracker`] records what clients receive, and reports the trouble that closes gates.
 
-pub mod advance;
 pub mod audit;
 pub mod clients;
+pub mod command;
+pub mod dry_run;
 pub mod engine;
+mod gate;
 pub mod metrics;
-pub mod moment;
-pub mod orders;
 mod payloads;
-pub mod preview;
+pub mod progress;
 mod record;
-mod retire;
+mod retention;
 pub mod revision;
 pub mod rings;
+pub mod schedule;
 pub mod state;
 pub mod status;
 #[cfg(test)]
 mod tests;
-mod troubled;
-pub mod views;
+pub mod view;

@@ -1,37 +1,34 @@
-//! Metrics of rollouts. No label names a client: the admin listener reports on clients.
+//! Metrics of rollouts. No label is a client: the admin listener reports on clients.
 
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 
-/// Set and counted by `rollout`.
+/// Metrics of rollouts.
 #[derive(Debug)]
 pub struct RolloutMetrics {
-    /// Clients that are known, by their light.
+    /// Known clients by status.
     pub clients: IntGaugeVec,
-    /// The newest revision's number; 0 before there is one.
+    /// Number of the newest revision; 0 before the first.
     pub revision: IntGauge,
-    /// Revisions that are kept.
+    /// Number of kept revisions.
     pub revisions: IntGauge,
-    /// 1 while no view moves.
+    /// 1 during a halt.
     pub halted: IntGauge,
     /// The newest revision that a ring has begun to move its clients to.
     pub ring: IntGaugeVec,
-    /// 1 while trouble in a ring keeps the next stage closed.
+    /// 1 while trouble in a ring keeps the next step closed.
     pub trouble: IntGaugeVec,
     /// Observations that found the tracker's queue full.
     pub observations_lost: IntCounter,
 }
 
 impl RolloutMetrics {
-    /// Registers all of them, at zero.
+    /// Registers the metrics, at zero.
     ///
     /// # Errors
     /// When the registry already has a metric of one of these names.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let clients = IntGaugeVec::new(
-            Opts::new(
-                "gupd_rollout_clients",
-                "Clients that are known, by how they are; as of the last minute.",
-            ),
+            Opts::new("gupd_rollout_clients", "Known clients by status, as of the last minute."),
             &["light"],
         )?;
         registry.register(Box::new(clients.clone()))?;
@@ -47,16 +44,16 @@ impl RolloutMetrics {
         };
         let observations_lost = IntCounter::new(
             "gupd_rollout_sightings_lost_total",
-            "Requests that were not taken into account for their client, because too many ended at once.",
+            "Client observations that were lost because the queue was full.",
         )?;
         registry.register(Box::new(observations_lost.clone()))?;
         Ok(Self {
             clients,
             revision: gauge(
                 "gupd_rollout_revision",
-                "Number of the newest revision; 0 without rings, or before there is one.",
+                "Number of the newest revision; 0 without rings or before the first revision.",
             )?,
-            revisions: gauge("gupd_rollout_revisions", "Revisions that are kept.")?,
+            revisions: gauge("gupd_rollout_revisions", "Number of kept revisions.")?,
             halted: gauge("gupd_rollout_halted", "1 while rollouts are halted.")?,
             ring: of_rings(
                 "gupd_rollout_ring_revision",
@@ -64,7 +61,7 @@ impl RolloutMetrics {
             )?,
             trouble: of_rings(
                 "gupd_rollout_ring_trouble",
-                "1 while trouble among the clients of a ring keeps the next stage closed.",
+                "1 while trouble among the clients of a ring keeps the next step closed.",
             )?,
             observations_lost,
         })

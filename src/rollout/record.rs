@@ -1,136 +1,125 @@
-//! How rollouts are written down: records of the store, of which only those that changed are written. The state is one;
-//! each revision's contents are parts of a bounded size, since a store's record is; each payload that clients of kept
-//! revisions took is one. Owns their names and form, and what is made of records that cannot be read.
+//! Records of rollouts in the store: one for the state, one for each kept payload, and for each revision parts of a
+//! bounded size, since a record is bounded. Only changed records are written. This file owns their names and form, and
+//! the treatment of records that cannot be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::payloads::RevisionRange;
 use super::revision::{Catalog, Revision, RevisionNumber};
-use super::state::State;
+use super::state::RolloutState;
 use gupd_config::clock::UnixMillis;
 use gupd_store::ObjectKey;
 
-/// What the names of all records begin with.
+/// Prefix of all names.
 pub(super) const PREFIX: &str = "rollout/";
 const STATE: &str = "rollout/state";
 const ALIVE: &str = "rollout/alive";
 const REVISION: &str = "rollout/revision/";
 const PAYLOAD: &str = "rollout/payload/";
 
-/// Of the form below. A later gupd that writes another one raises it.
+/// Version of the form below. A later gupd with another form raises it.
 const VERSION: u32 = 1;
 
-/// Bytes of a part after which another one begins; a record of the store has 512 KiB, a key 64 KiB at most.
+/// Bytes of a part after which the next one begins; a record of the store has at most 512 KiB, a key 64 KiB.
 const PART: usize = 256 << 10;
 
 /// A named value to be written, or removed.
 pub(super) type Record = (String, Option<Vec<u8>>);
 
-/// What was read back.
+/// The restored records.
 #[derive(Debug, Default)]
 pub(super) struct Restored {
-    pub(super) state: State,
+    pub(super) state: RolloutState,
     /// When the relay was last known to run.
     pub(super) alive: Option<UnixMillis>,
-    /// The first and the last revision whose clients took a payload, by its key.
-    pub(super) payloads: BTreeMap<ObjectKey, (RevisionNumber, RevisionNumber)>,
-    /// Records that say nothing any more.
+    /// The first and the last revision of each payload, by its key.
+    pub(super) payloads: BTreeMap<ObjectKey, RevisionRange>,
+    /// Removals of records that are of no use any more.
     pub(super) stray: Vec<Record>,
-    /// What was lost, a line each.
+    /// A message for each loss.
     pub(super) losses: Vec<String>,
 }
 
-/// The state as it is written down.
+/// The stored form of the state.
 #[derive(Serialize, Deserialize)]
-struct Written<S> {
+struct StateRecord<S> {
     version: u32,
     state: S,
 }
 
-/// A part of a revision's contents.
+/// A part of a revision.
 #[derive(Serialize, Deserialize)]
-struct Part {
-    /// How many there are.
+struct RevisionPart {
+    /// Number of the revision's parts.
     of: usize,
     published: UnixMillis,
     catalogs: BTreeMap<ObjectKey, Catalog>,
     sequences: BTreeMap<Arc<str>, u64>,
 }
 
-/// The state was written by a gupd that knows more.
+/// A later gupd has stored the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the state of the rollouts has version {found}, and this gupd knows {VERSION}; run the gupd that wrote it, or a later one"
+    "the state of the rollouts has version {found}, and this gupd knows {VERSION}: run the gupd that wrote it, or a later one"
 )]
-pub struct Newer {
+pub struct NewerVersion {
     found: u32,
 }
 
-/// What is to be written after a change.
-pub(super) fn changes(before: &State, after: &State) -> Vec<Record> {
+/// Returns the records to write for a change.
+pub(super) fn changes(before: &RolloutState, after: &RolloutState) -> Vec<Record> {
     let mut records = Vec::new();
     if before != after {
-        let written = Written { version: VERSION, state: after };
-        records.extend(serde_json::to_vec(&written).ok().map(|value| (STATE.to_owned(), Some(value))));
+        let record = StateRecord { version: VERSION, state: after };
+        records.extend(serde_json::to_vec(&record).ok().map(|value| (STATE.to_owned(), Some(value))));
     }
     for revision in after.revisions() {
         let was = before.revision(revision.number);
         if was.is_some_and(|was| Arc::ptr_eq(was, revision) || was == revision) {
             continue;
         }
-        let parts = parts(revision);
-        // It only grows, so no part is left over.
-        records.extend(
-            parts.into_iter().enumerate().map(|(at, part)| (part_name(revision.number, at), Some(part))),
-        );
+        // A revision only grows, so no part is left over.
+        let parts = parts(revision).into_iter().enumerate();
+        records.extend(parts.map(|(at, part)| (part_name(revision.number, at), Some(part))));
     }
-    for gone in before.revisions().filter(|revision| after.revision(revision.number).is_none()) {
-        records.extend((0..parts(gone).len()).map(|at| (part_name(gone.number, at), None)));
+    for removed in before.revisions().filter(|revision| after.revision(revision.number).is_none()) {
+        records.extend((0..parts(removed).len()).map(|at| (part_name(removed.number, at), None)));
     }
     records
 }
 
-/// That the relay runs.
+/// The record that says when the relay ran.
 pub(super) fn alive(now: UnixMillis) -> Record {
     (ALIVE.to_owned(), Some(now.to_string().into_bytes()))
 }
 
-/// Which revisions' clients took a payload, or that it is not kept any more.
-pub(super) fn payload(key: &str, of: Option<(RevisionNumber, RevisionNumber)>) -> Record {
-    (format!("{PAYLOAD}{key}"), of.map(|(first, last)| format!("{first} {last}").into_bytes()))
+/// The record of a payload.
+pub(super) fn payload(key: &str, range: Option<RevisionRange>) -> Record {
+    (format!("{PAYLOAD}{key}"), range.map(|(first, last)| format!("{first} {last}").into_bytes()))
 }
 
-/// Reads everything back. What cannot be read is lost, and told.
+/// Restores the records. Those that cannot be read are lost, with a message for each.
 ///
 /// # Errors
-/// When a later gupd wrote it: nothing is known then of what it means.
-pub(super) fn restore(records: Vec<(String, Vec<u8>)>) -> Result<Restored, Newer> {
+/// When a later gupd has written them: their meaning is unknown.
+pub(super) fn restore(records: Vec<(String, Vec<u8>)>) -> Result<Restored, NewerVersion> {
     let mut restored = Restored::default();
     let mut contents: BTreeMap<RevisionNumber, Revision> = BTreeMap::new();
     let mut parts: Vec<(RevisionNumber, usize, String)> = Vec::new();
     for (name, value) in records {
         if name == STATE {
-            match serde_json::from_slice::<Written<serde_json::Value>>(&value) {
-                Ok(written) if written.version > VERSION => return Err(Newer { found: written.version }),
-                Ok(written) => match serde_json::from_value(written.state) {
-                    Ok(state) => restored.state = state,
-                    Err(error) => restored.losses.push(format!("the state cannot be read: {error}")),
-                },
-                Err(error) => restored.losses.push(format!("the state cannot be read: {error}")),
-            }
+            restored.restore_state(&value)?;
         } else if name == ALIVE {
             restored.alive = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
         } else if let Some(key) = name.strip_prefix(PAYLOAD) {
-            let text = std::str::from_utf8(&value).ok();
-            let numbers = text.and_then(|text| text.split_once(' '));
-            let range = numbers.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
-            match range {
+            match parse_range(&value) {
                 Some(range) => drop(restored.payloads.insert(key.into(), range)),
                 None => restored.stray.push((name, None)),
             }
-        } else if let Some((number, part)) = part_of(&name, &value) {
+        } else if let Some((number, part)) = parse_part(&name, &value) {
             let revision = contents.entry(number).or_insert_with(|| Revision {
                 number,
                 published: part.published,
@@ -145,84 +134,105 @@ pub(super) fn restore(records: Vec<(String, Vec<u8>)>) -> Result<Restored, Newer
             restored.stray.push((name, None));
         }
     }
-    // One that is not whole is none. No number is given twice, whatever is lost.
-    let there = |number: RevisionNumber| parts.iter().filter(|(of, ..)| *of == number).count();
-    contents.retain(|number, _| parts.iter().all(|(of, count, _)| of != number || *count == there(*number)));
+    // An incomplete revision is lost. No number is given twice, whatever is lost.
+    let found = |number: RevisionNumber| parts.iter().filter(|(of, ..)| *of == number).count();
+    contents.retain(|number, _| parts.iter().all(|(of, count, _)| of != number || *count == found(*number)));
     restored.state.last =
         parts.iter().map(|(number, ..)| *number).fold(restored.state.last, RevisionNumber::max);
-    restored.losses.extend(restored.state.take_contents(contents));
+    restored.losses.extend(restored.state.attach_contents(contents));
     let kept: BTreeSet<RevisionNumber> = restored.state.revisions().map(|revision| revision.number).collect();
-    restored.stray.extend(
-        parts.into_iter().filter(|(number, ..)| !kept.contains(number)).map(|(.., name)| (name, None)),
-    );
+    let stray = parts.into_iter().filter(|(number, ..)| !kept.contains(number));
+    restored.stray.extend(stray.map(|(.., name)| (name, None)));
     Ok(restored)
 }
 
+impl Restored {
+    fn restore_state(&mut self, value: &[u8]) -> Result<(), NewerVersion> {
+        let record = serde_json::from_slice::<StateRecord<serde_json::Value>>(value);
+        let state = match record {
+            Ok(record) if record.version > VERSION => return Err(NewerVersion { found: record.version }),
+            Ok(record) => serde_json::from_value(record.state),
+            Err(error) => Err(error),
+        };
+        match state {
+            Ok(state) => self.state = state,
+            Err(error) => self.losses.push(format!("the state cannot be read: {error}")),
+        }
+        Ok(())
+    }
+}
+
 fn parts(revision: &Revision) -> Vec<Vec<u8>> {
-    let empty = || Part {
+    let empty = || RevisionPart {
         of: 0,
         published: revision.published,
         catalogs: BTreeMap::new(),
         sequences: BTreeMap::new(),
     };
-    let mut parts = vec![Part { sequences: revision.sequences.clone(), ..empty() }];
+    let mut parts = vec![RevisionPart { sequences: revision.sequences.clone(), ..empty() }];
     let mut bytes = 0;
     for (key, catalog) in &revision.catalogs {
         if bytes > PART {
             parts.push(empty());
             bytes = 0;
         }
-        // A catalog's hash, numbers and punctuation.
+        // Its hash, numbers and punctuation take 160 bytes.
         bytes += key.len() + 160;
         if let Some(part) = parts.last_mut() {
             part.catalogs.insert(key.clone(), *catalog);
         }
     }
     let of = parts.len();
-    parts.into_iter().map(|part| serde_json::to_vec(&Part { of, ..part }).unwrap_or_default()).collect()
+    let encode = |part| serde_json::to_vec(&RevisionPart { of, ..part }).unwrap_or_default();
+    parts.into_iter().map(encode).collect()
 }
 
 fn part_name(number: RevisionNumber, part: usize) -> String {
     format!("{REVISION}{number}/{part}")
 }
 
-fn part_of(name: &str, value: &[u8]) -> Option<(RevisionNumber, Part)> {
+fn parse_part(name: &str, value: &[u8]) -> Option<(RevisionNumber, RevisionPart)> {
     let (number, _) = name.strip_prefix(REVISION)?.split_once('/')?;
     Some((number.parse().ok()?, serde_json::from_slice(value).ok()?))
+}
+
+fn parse_range(value: &[u8]) -> Option<RevisionRange> {
+    let (first, last) = std::str::from_utf8(value).ok()?.split_once(' ')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Collected, Published};
+    use crate::state::{CollectedCatalog, PublishOutcome, SourceCatalogs};
 
-    fn state(catalogs: usize) -> State {
-        let mut state = State::default();
-        let collected = |seed: u8| Collected {
+    fn state(catalogs: usize) -> RolloutState {
+        let mut state = RolloutState::default();
+        let collected = |seed: u8| SourceCatalogs {
             source: "route".into(),
             catalogs: (0..catalogs)
                 .map(|at| {
-                    let found = (at % 7 != 0).then_some(([seed; 32].into(), 5));
+                    let found = (at % 7 != 0).then_some(CollectedCatalog::of_version(seed));
                     (format!("route /{at}_livetri.zip").into(), found)
                 })
                 .collect(),
         };
-        assert_eq!(state.publish(&[collected(1)], 10), Ok(Published::New(1.into())));
-        assert_eq!(state.publish(&[collected(2)], 20), Ok(Published::New(2.into())));
+        assert_eq!(state.publish(&[collected(1)], 10), Ok(PublishOutcome::New(1.into())));
+        assert_eq!(state.publish(&[collected(2)], 20), Ok(PublishOutcome::New(2.into())));
         state.announce("route /content/{a}", 7, 30).unwrap();
         state
     }
 
-    fn written(records: Vec<Record>) -> Vec<(String, Vec<u8>)> {
+    fn stored(records: Vec<Record>) -> Vec<(String, Vec<u8>)> {
         records.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
     #[test]
-    fn what_is_written_down_is_read_back_whole_in_parts_of_a_bounded_size() {
+    fn state_is_restored_from_parts_of_bounded_size() {
         let state = state(3_000);
-        let mut records = written(changes(&State::default(), &state));
+        let mut records = stored(changes(&RolloutState::default(), &state));
         assert!(records.len() > 3 && records.iter().all(|(_, value)| value.len() < 400 << 10));
-        records.extend(written(vec![alive(99), payload("route /p", Some((1.into(), 2.into())))]));
+        records.extend(stored(vec![alive(99), payload("route /p", Some((1.into(), 2.into())))]));
         let restored = restore(records).unwrap();
         assert_eq!((restored.state, restored.alive), (state, Some(99)));
         assert_eq!(restored.payloads.get("route /p"), Some(&(1.into(), 2.into())));
@@ -230,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_changed_is_written_and_what_went_is_removed() {
+    fn only_changes_are_stored_and_removed() {
         let before = state(10);
         assert_eq!(changes(&before, &before), []);
         let mut after = before.clone();
@@ -241,10 +251,10 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_whose_contents_are_lost_goes_with_its_names_and_is_told() {
+    fn lost_contents_remove_revision_and_names() {
         let mut state = state(10);
         state.names.insert("good".to_owned(), 1.into());
-        let mut records = written(changes(&State::default(), &state));
+        let mut records = stored(changes(&RolloutState::default(), &state));
         records.retain(|(name, _)| !name.starts_with("rollout/revision/1/"));
         records.push(("rollout/revision/x".to_owned(), b"{".to_vec()));
         let restored = restore(records).unwrap();
@@ -258,9 +268,9 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_that_is_not_whole_is_lost_and_its_number_is_not_given_again() {
+    fn incomplete_revision_is_lost_and_its_number_stays_used() {
         let state = state(3_000);
-        let mut records = written(changes(&State::default(), &state));
+        let mut records = stored(changes(&RolloutState::default(), &state));
         records.retain(|(name, _)| name != "rollout/revision/2/1");
         let restored = restore(records.clone()).unwrap();
         assert_eq!(
@@ -274,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_later_gupd_wrote_is_not_guessed_at() {
+    fn newer_version_is_rejected() {
         let later = br#"{"version":2,"state":{"anything":1}}"#.to_vec();
         let error = restore(vec![("rollout/state".to_owned(), later)]).unwrap_err();
         assert!(error.to_string().contains("version 2"), "{error}");

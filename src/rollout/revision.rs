@@ -1,6 +1,6 @@
-//! What a revision is: the catalogs of one moment, each as a version that is stored by itself, and the newest revision of
-//! each content that managers had announced by then. Owns these types and how they are written down. A revision's contents
-//! are never changed once a client may see them, but for a catalog or a content that nobody had known of.
+//! A revision: the catalogs of one instant, each a version stored by itself, and the newest number of each content that
+//! managers had announced by then. This file owns these types and their stored form. Once a client may see a revision,
+//! only catalogs and contents that were not known before are added to it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,14 +53,14 @@ impl fmt::Display for RevisionNumber {
     }
 }
 
-/// What a revision contains.
+/// Contents of a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revision {
     /// Its number.
     pub number: RevisionNumber,
-    /// When it was published.
+    /// Time of its publication.
     pub published: UnixMillis,
-    /// Every catalog known, by plain key.
+    /// Every known catalog, by plain key.
     pub catalogs: BTreeMap<ObjectKey, Catalog>,
     /// The newest number known of each content of a manager, by `RevisionFile::series`.
     pub sequences: BTreeMap<Arc<str>, u64>,
@@ -70,22 +70,22 @@ pub struct Revision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Catalog {
-    /// Its manager had none.
+    /// The manager had none.
     Absent,
-    /// Its manager had this one.
+    /// The manager had this one.
     Present {
-        /// The revision that these bytes were new in: with the key, where they are stored.
+        /// The first revision with this content. With the key it says where the content is stored.
         since: RevisionNumber,
-        /// Its bytes.
+        /// Its content.
         #[serde(with = "hex")]
         blob: BlobId,
-        /// Their number.
+        /// Its length in bytes.
         len: u64,
     },
 }
 
 impl Catalog {
-    /// Its bytes, if there are any.
+    /// Returns the content, if there is any.
     pub fn blob(self) -> Option<BlobId> {
         match self {
             Self::Absent => None,
@@ -94,17 +94,12 @@ impl Catalog {
     }
 }
 
-/// The key that a version of a catalog is stored under: no route's name begins so.
+/// Returns the key that a version of a catalog is stored under. No route's name begins with `@`.
 pub fn version_key(since: RevisionNumber, key: &str) -> String {
     format!("@{since} {key}")
 }
 
-/// Whether a key is that of a version.
-pub fn is_version(key: &str) -> bool {
-    key.starts_with('@')
-}
-
-/// A blob's name as people write it.
+/// A blob's name in hexadecimal.
 mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

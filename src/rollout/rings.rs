@@ -1,24 +1,23 @@
-//! The rings of a configuration, compiled: which ring a group's clients are in, and in which step of it a client comes.
-//! Owns the stable order of clients by share: the first tenth of a ring is the same for every revision, so that an
-//! administrator knows who is first.
+//! The compiled rings of a configuration: the ring of each group, and the step of each client in its ring. The order of
+//! clients by share is stable: the first tenth of a ring is the same for every revision, so that an administrator knows
+//! which clients are first.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use gupd_config as config;
-use gupd_config::GroupId;
 use gupd_config::policy::calendar::Calendar;
 use gupd_config::policy::window;
-use gupd_config::{Config, Networks, Steps};
+use gupd_config::{Config, GroupId, Networks, Steps};
 
-/// What the place of a client among shares is drawn for; no revision is called so.
-const ORDER: &str = "ring";
+/// Input of the hash that orders clients by share. No revision has this name.
+const SHARE_ORDER: &str = "ring";
 
-/// A ring, by its place in the configuration.
+/// Position of a ring in the configuration.
 pub type RingId = usize;
 
-/// All of them.
+/// The rings of a configuration.
 #[derive(Debug)]
 pub struct Rings {
     rings: Vec<Arc<Ring>>,
@@ -26,26 +25,26 @@ pub struct Rings {
     calendar: Calendar,
 }
 
-/// One of them.
+/// A ring.
 #[derive(Debug)]
 pub struct Ring {
-    /// As it is configured.
+    /// Its settings.
     pub settings: config::RingSettings,
-    /// Names of the groups that it moves, those that no ring names too if it is the last.
+    /// Names of its groups. The last ring also has the groups that no ring names.
     pub groups: Vec<GroupId>,
     subnets: Networks<usize>,
 }
 
 impl Rings {
-    /// Those of a configuration; `None` without any: then there are no rollouts.
+    /// Compiles the rings of a configuration; `None` without any: then there are no rollouts.
     pub fn new(config: &Config) -> Option<Self> {
         let last = config.rings.len().checked_sub(1)?;
-        let named =
+        let is_named =
             |name: &str| config.rings.iter().any(|ring| ring.groups.iter().any(|group| group == name));
         let rest = (!config.groups.iter().any(config::GroupSettings::is_catch_all))
             .then_some(config::GroupSettings::DEFAULT);
         let groups = config.groups.iter().map(|group| group.name.as_str()).chain(rest);
-        let others: Vec<GroupId> = groups.filter(|name| !named(name)).map(GroupId::from).collect();
+        let others: Vec<GroupId> = groups.filter(|name| !is_named(name)).map(GroupId::from).collect();
         let rings: Vec<Arc<Ring>> = config
             .rings
             .iter()
@@ -59,15 +58,15 @@ impl Rings {
         Some(Self { rings, by_group, calendar: Calendar::new(config.site.time_zone.clone()) })
     }
 
-    /// Each, in the configuration's order.
+    /// Every ring, in the configuration's order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (RingId, &Arc<Ring>)> {
         self.rings.iter().enumerate()
     }
 
-    /// Each, none before the one that it comes after.
-    pub fn in_order(&self) -> Vec<RingId> {
+    /// Every ring, none before the one that it follows.
+    pub fn dependency_order(&self) -> Vec<RingId> {
         let mut order: Vec<RingId> = Vec::with_capacity(self.rings.len());
-        // There is no circle, so each round places one at least.
+        // The configuration has no cycle, so each round adds at least one.
         while order.len() < self.rings.len() {
             let before = order.len();
             for (at, ring) in self.iter() {
@@ -83,18 +82,23 @@ impl Rings {
         order
     }
 
-    /// The ring of this place.
+    /// The ring at this position.
     pub fn get(&self, ring: RingId) -> Option<&Arc<Ring>> {
         self.rings.get(ring)
     }
 
-    /// The ring of this name.
-    pub fn named(&self, name: &str) -> Option<RingId> {
+    /// Returns the name of a ring; empty if there is no such ring.
+    pub fn name_of(&self, ring: RingId) -> &str {
+        self.get(ring).map_or("", |ring| ring.settings.name.as_str())
+    }
+
+    /// Finds a ring by its name.
+    pub fn find(&self, name: &str) -> Option<RingId> {
         self.rings.iter().position(|ring| ring.settings.name == name)
     }
 
-    /// The ring that a group's clients are in; `None` if there is no such group.
-    pub fn of_group(&self, group: &str) -> Option<RingId> {
+    /// Returns the ring of a group; `None` if there is no such group.
+    pub fn ring_of_group(&self, group: &str) -> Option<RingId> {
         self.by_group.get(group).copied()
     }
 
@@ -103,7 +107,7 @@ impl Rings {
         self.rings.iter().flat_map(|ring| &ring.groups)
     }
 
-    /// The site's wall clock.
+    /// The calendar of the site's time zone.
     pub fn calendar(&self) -> &Calendar {
         &self.calendar
     }
@@ -114,7 +118,7 @@ impl Ring {
         let mut subnets = Networks::default();
         if let Steps::Subnets(list) = &settings.steps {
             for (step, subnet) in list.iter().enumerate().rev() {
-                // Of one that is given twice, the first place counts.
+                // The first position of a repeated subnet counts.
                 subnets.insert(*subnet, step);
             }
         }
@@ -123,12 +127,12 @@ impl Ring {
         Self { settings: settings.clone(), groups, subnets }
     }
 
-    /// The step in which a client comes.
-    pub fn step(&self, client: IpAddr) -> usize {
+    /// Returns the step of a client.
+    pub fn step_of(&self, client: IpAddr) -> usize {
         match &self.settings.steps {
             Steps::All => 0,
             Steps::Shares(shares) => {
-                let percent = (u128::from(window::client_hash(client, ORDER)) * 100) >> 64;
+                let percent = (u128::from(window::client_hash(client, SHARE_ORDER)) * 100) >> 64;
                 shares.iter().position(|share| percent < u128::from(*share)).unwrap_or(shares.len() - 1)
             }
             Steps::Subnets(list) => self
@@ -138,8 +142,8 @@ impl Ring {
         }
     }
 
-    /// How many steps it has, 1 at least.
-    pub fn steps(&self) -> usize {
+    /// Returns the number of steps, at least 1.
+    pub fn step_count(&self) -> usize {
         self.settings.steps.count()
     }
 }

@@ -1,7 +1,7 @@
-//! All that is known of rollouts, as one value: which revisions there are, how far each has come, what an administrator has
-//! ordered. Owns how a revision comes to be (`publish`, `announce`) and how all of it is written down; `advance` moves it
-//! on with time, `retire` drops what nobody needs, `orders` does what is ordered. Pure: whoever owns it changes a copy,
-//! writes that down, and only then shows it to clients.
+//! State of all rollouts as one value: kept revisions, the progress of each, and what administrators have commanded.
+//! This file owns publication and the stored form; [`progress`](super::progress), [`retention`](super::retention) and
+//! [`command`](super::command) change the state. Pure: the engine changes a copy, stores it, and only then shows it to
+//! clients.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,125 +9,146 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::clients::Trouble;
-use super::moment::Opened;
 use super::revision::{Catalog, Revision, RevisionNumber};
+use super::schedule::OpenedStep;
 use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 use gupd_store::{BlobId, ObjectKey};
 
-/// Catalogs of a revision at most, also those that are absent: a LiveUpdate server has hundreds of products in some
-/// languages. Further ones are none.
+/// Maximum number of catalogs of a revision, absent ones included: a LiveUpdate server has hundreds of products in some
+/// languages. Further ones are ignored.
 pub const MAX_CATALOGS: usize = 10_000;
 
-/// Contents of managers of a revision, at most: a manager has some dozens.
+/// Maximum number of manager contents of a revision: a manager has some dozens.
 const MAX_SERIES: usize = 1_024;
 
-/// Revisions at most: what rings hold on to is less, and `rollout.keep` is within it.
+/// Maximum number of revisions. Rings need fewer, and `rollout.keep` is below it.
 const MAX_REVISIONS: usize = 250;
 
-/// Clients announce what a manager has published at once by their heartbeats, one content after the other: within this
-/// time it is one revision.
+/// Time within which announcements form one revision. Clients announce by their heartbeats, one content after the
+/// other, what a manager has published at once.
 const ANNOUNCED_TOGETHER: i64 = 15 * 60 * 1_000;
 
 /// The state of all rollouts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
-    /// The last number that was given.
+pub struct RolloutState {
+    /// The number given last.
     pub(super) last: RevisionNumber,
     /// Kept revisions, the oldest first.
-    pub(super) revisions: Vec<Kept>,
-    /// Names that an administrator gave.
+    pub(super) revisions: Vec<KeptRevision>,
+    /// Names given by administrators.
     pub(super) names: BTreeMap<String, RevisionNumber>,
-    /// Groups whose view does not move, what it is, and since when.
+    /// Groups pinned to a revision, and since when.
     pub(super) held: BTreeMap<GroupId, (RevisionNumber, UnixMillis)>,
-    /// Those of them that were rolled back, and from which revision.
+    /// Pinned groups that were rolled back, and the revision that they were rolled back from.
     pub(super) rolled_back: BTreeMap<GroupId, RevisionNumber>,
-    /// Groups that were released at once, up to a revision, and when.
+    /// Groups released at once, up to which revision, and when.
     pub(super) released: BTreeMap<GroupId, (RevisionNumber, UnixMillis)>,
-    /// Since when no view moves.
+    /// Since when rollouts have been halted.
     pub(super) halted: Option<UnixMillis>,
 }
 
-/// A revision that is kept.
+/// A kept revision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct KeptRevision {
     pub(super) number: RevisionNumber,
-    /// Written down by itself: it is large, and hardly changes.
+    /// Stored in a record of its own: large, and rarely changed.
     #[serde(skip)]
     pub(super) revision: Option<Arc<Revision>>,
-    pub(super) progress: Progress,
-    /// What trouble its clients had, by the ring's name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(super) troubled: BTreeMap<String, Trouble>,
-    /// Payloads of it that had to go for room.
-    pub(super) gone: Gone,
+    pub(super) progress: RevisionProgress,
+    /// Trouble of its clients, by the ring's name.
+    #[serde(default, rename = "troubled", skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) troubles: BTreeMap<String, Trouble>,
+    #[serde(rename = "gone")]
+    pub(super) evicted: EvictedPayloads,
 }
 
-impl Kept {
-    /// Whether no ring holds it back.
+impl KeptRevision {
+    /// Returns true if no ring holds it back.
     pub(super) fn is_for_everyone(&self) -> bool {
-        matches!(self.progress, Progress::Everyone { .. })
+        matches!(self.progress, RevisionProgress::Everyone { .. })
     }
 }
 
 /// How far a revision has come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Progress {
-    /// No ring holds it back, since then.
+pub(super) enum RevisionProgress {
+    /// No ring has held it back since then.
     Everyone { since: UnixMillis },
-    /// The steps that are open, by the ring's name, and since when the first rings' delays run.
-    Rings { since: UnixMillis, open: BTreeMap<String, Vec<Opened>> },
+    /// The opened steps by the ring's name, and the start of the first rings' delays.
+    Rings { since: UnixMillis, open: BTreeMap<String, Vec<OpenedStep>> },
 }
 
-/// What had to go.
+/// Payloads of a kept revision that were evicted for room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gone {
-    /// How many payloads.
+pub struct EvictedPayloads {
+    /// Their number.
     pub payloads: u64,
-    /// Their bytes.
+    /// Their size in bytes.
     pub bytes: u64,
 }
 
-/// All catalogs of one source, as its upstream has had them at one moment. What is `None` it had not.
+/// All catalogs of one source, as one upstream had them at one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Collected {
-    /// The route, and the binding if there is one: what the keys begin with.
+pub struct SourceCatalogs {
+    /// Prefix of the keys: the route, and the upstream binding if there is one.
     pub source: Arc<str>,
-    /// By plain key: the bytes and their number.
-    pub catalogs: BTreeMap<ObjectKey, Option<(BlobId, u64)>>,
+    /// Catalogs by plain key; `None` for one that the upstream does not have.
+    pub catalogs: BTreeMap<ObjectKey, Option<CollectedCatalog>>,
 }
 
-/// What came of publishing.
+/// A catalog as it is stored under its plain key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Published {
-    /// Everything is as it was.
-    Nothing,
-    /// What nobody had known of is now in this revision.
+pub struct CollectedCatalog {
+    /// `Object::id`.
+    pub object: i64,
+    /// Its content.
+    pub blob: BlobId,
+    /// Its length in bytes.
+    pub len: u64,
+    /// When a client last asked for it.
+    pub last_used: UnixMillis,
+}
+
+#[cfg(test)]
+impl CollectedCatalog {
+    /// A catalog whose content stands for a version.
+    pub(super) fn of_version(version: u8) -> Self {
+        Self { object: 0, blob: [version; 32].into(), len: 1, last_used: 0 }
+    }
+}
+
+/// Outcome of a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishOutcome {
+    /// Nothing is new.
+    Unchanged,
+    /// Catalogs or contents that were not known before joined this revision.
     Joined(RevisionNumber),
     /// This revision is new.
     New(RevisionNumber),
 }
 
-/// Why nothing is published.
+/// Rings or names keep too many revisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unpublished {
-    /// Rings that never open hold on to all of them.
-    #[error(
-        "{MAX_REVISIONS} revisions are kept already, which rings or names hold on to; open the rings, or take names away"
-    )]
-    TooMany,
-}
+#[error(
+    "nothing is published: rings and names keep {MAX_REVISIONS} revisions already: promote the rings, or remove names"
+)]
+pub struct TooManyRevisions;
 
-impl State {
-    /// Gives the revisions their contents, which are written down by themselves. One without goes, with all that
-    /// speaks of it; what went, in words.
-    pub(super) fn take_contents(&mut self, mut contents: BTreeMap<RevisionNumber, Revision>) -> Vec<String> {
+impl RolloutState {
+    /// Attaches the revisions' contents, which are stored by themselves. Removes revisions without contents, and what
+    /// refers to them. Returns a message for each.
+    pub(super) fn attach_contents(
+        &mut self,
+        mut contents: BTreeMap<RevisionNumber, Revision>,
+    ) -> Vec<String> {
         let mut losses = Vec::new();
         self.revisions.retain_mut(|kept| {
             kept.revision = contents.remove(&kept.number).map(Arc::new);
             if kept.revision.is_none() {
-                losses.push(format!("revision {} is lost, and whoever saw it sees another one", kept.number));
+                losses.push(format!("revision {} is lost: its clients now see another one", kept.number));
             }
             kept.revision.is_some()
         });
@@ -153,83 +174,84 @@ impl State {
         self.revisions().find(|revision| revision.number == number)
     }
 
-    /// Since when no view moves.
-    pub fn halted(&self) -> Option<UnixMillis> {
-        self.halted
-    }
-
-    /// Takes what sources have, each whole; what is not among them stays. The first revision is for everyone, since
-    /// there is nothing else to see.
+    /// Publishes the catalogs of sources, each source whole; other sources keep their catalogs. The first revision is
+    /// for everyone, since there is no other to see.
     ///
     /// # Errors
-    /// When there are too many; nothing has changed.
-    pub fn publish(&mut self, collected: &[Collected], now: UnixMillis) -> Result<Published, Unpublished> {
+    /// When there are too many revisions; nothing has changed.
+    pub fn publish(
+        &mut self,
+        collected: &[SourceCatalogs],
+        now: UnixMillis,
+    ) -> Result<PublishOutcome, TooManyRevisions> {
         let (mut catalogs, sequences) = match self.newest() {
             Some(newest) => (newest.catalogs.clone(), newest.sequences.clone()),
             None => (BTreeMap::new(), BTreeMap::new()),
         };
         let (mut changed, mut joined) = (false, false);
         let number = self.last.next();
-        for Collected { source, catalogs: found } in collected {
-            // That nobody asks for something any more is no news.
-            catalogs.retain(|key, _| source_of(key) != &**source || found.contains_key(key));
+        for SourceCatalogs { source, catalogs: found } in collected {
+            // A catalog that clients no longer ask for makes no new revision.
+            catalogs.retain(|key, _| source_of_key(key) != &**source || found.contains_key(key));
             for (key, found) in found {
-                let known = catalogs.get(key);
-                match (known, found) {
-                    (Some(known), found) if known.blob() == found.map(|(blob, _)| blob) => continue,
-                    (None, _) if catalogs.len() >= MAX_CATALOGS => continue,
-                    (None, _) => joined = true,
-                    (Some(_), _) => changed = true,
+                match catalogs.get(key) {
+                    Some(known) if known.blob() == found.map(|found| found.blob) => continue,
+                    None if catalogs.len() >= MAX_CATALOGS => continue,
+                    None => joined = true,
+                    Some(_) => changed = true,
                 }
                 let new = match *found {
-                    Some((blob, len)) => Catalog::Present { since: number, blob, len },
+                    Some(CollectedCatalog { blob, len, .. }) => Catalog::Present { since: number, blob, len },
                     None => Catalog::Absent,
                 };
                 catalogs.insert(key.clone(), new);
             }
         }
         if !changed && !joined {
-            return Ok(Published::Nothing);
+            return Ok(PublishOutcome::Unchanged);
         }
         if !changed && let Some(newest) = self.revisions.last_mut().and_then(|kept| kept.revision.as_mut()) {
             let into = newest.number;
             for catalog in catalogs.values_mut() {
-                // It is stored under the revision that it is first seen in.
+                // A version is stored under the first revision that has it.
                 if let Catalog::Present { since, .. } = catalog
                     && *since == number
                 {
                     *since = into;
                 }
             }
-            // Clients may see all that it has.
+            // Clients may see every catalog that it has.
             Arc::make_mut(newest).catalogs.extend(catalogs);
-            return Ok(Published::Joined(into));
+            return Ok(PublishOutcome::Joined(into));
         }
         self.add(catalogs, sequences, now)
     }
 
-    /// A manager has given a client the payload of this number, of this content. The first number of a content is no
-    /// news: its clients have had others before.
+    /// Records that a manager gave a client the payload of this number of a content. The first number of a content
+    /// makes no revision: its clients have had others before.
     ///
     /// # Errors
-    /// When there are too many; nothing has changed.
-    pub fn announce(&mut self, series: &str, number: u64, now: UnixMillis) -> Result<Published, Unpublished> {
+    /// When there are too many revisions; nothing has changed.
+    pub fn announce(
+        &mut self,
+        series: &str,
+        number: u64,
+        now: UnixMillis,
+    ) -> Result<PublishOutcome, TooManyRevisions> {
         let Some(newest) = self.newest().cloned() else {
             let sequences = BTreeMap::from([(Arc::from(series), number)]);
             return self.add(BTreeMap::new(), sequences, now);
         };
         match newest.sequences.get(series) {
-            Some(known) if *known >= number => return Ok(Published::Nothing),
+            Some(known) if *known >= number => return Ok(PublishOutcome::Unchanged),
             Some(_) => {}
-            None if newest.sequences.len() >= MAX_SERIES => return Ok(Published::Nothing),
+            None if newest.sequences.len() >= MAX_SERIES => return Ok(PublishOutcome::Unchanged),
             None => {
                 let series: Arc<str> = series.into();
-                for kept in &mut self.revisions {
-                    if let Some(revision) = &mut kept.revision {
-                        Arc::make_mut(revision).sequences.insert(series.clone(), number);
-                    }
+                for revision in self.revisions.iter_mut().filter_map(|kept| kept.revision.as_mut()) {
+                    Arc::make_mut(revision).sequences.insert(series.clone(), number);
                 }
-                return Ok(Published::Joined(newest.number));
+                return Ok(PublishOutcome::Joined(newest.number));
             }
         }
         let is_recent = (newest.published..newest.published + ANNOUNCED_TOGETHER).contains(&now);
@@ -239,23 +261,23 @@ impl State {
             && let Some(newest) = self.revisions.last_mut().and_then(|kept| kept.revision.as_mut())
         {
             Arc::make_mut(newest).sequences.insert(series.into(), number);
-            return Ok(Published::Joined(newest.number));
+            return Ok(PublishOutcome::Joined(newest.number));
         }
         let mut sequences = newest.sequences.clone();
         sequences.insert(series.into(), number);
         self.add(newest.catalogs.clone(), sequences, now)
     }
 
-    /// Forgets all that was published and ordered, but for the numbers that were given.
+    /// Removes all revisions and commands. Numbers are still never given twice.
     pub(super) fn clear(&mut self) {
         *self = Self { last: self.last, ..Self::default() };
     }
 
-    /// Kept payloads of these revisions had to go for room.
-    pub fn gave_up(&mut self, number: RevisionNumber, lost: Gone) {
+    /// Counts payloads of a revision that were evicted.
+    pub(super) fn record_evictions(&mut self, number: RevisionNumber, evicted: EvictedPayloads) {
         if let Some(kept) = self.revisions.iter_mut().find(|kept| kept.number == number) {
-            kept.gone.payloads += lost.payloads;
-            kept.gone.bytes += lost.bytes;
+            kept.evicted.payloads += evicted.payloads;
+            kept.evicted.bytes += evicted.bytes;
         }
     }
 
@@ -264,24 +286,24 @@ impl State {
         catalogs: BTreeMap<ObjectKey, Catalog>,
         sequences: BTreeMap<Arc<str>, u64>,
         now: UnixMillis,
-    ) -> Result<Published, Unpublished> {
+    ) -> Result<PublishOutcome, TooManyRevisions> {
         if self.revisions.len() >= MAX_REVISIONS {
-            return Err(Unpublished::TooMany);
+            return Err(TooManyRevisions);
         }
         self.last = self.last.next();
         let number = self.last;
         let progress = match self.revisions.is_empty() {
-            true => Progress::Everyone { since: now },
-            false => Progress::Rings { since: now, open: BTreeMap::new() },
+            true => RevisionProgress::Everyone { since: now },
+            false => RevisionProgress::Rings { since: now, open: BTreeMap::new() },
         };
         let revision = Some(Arc::new(Revision { number, published: now, catalogs, sequences }));
-        let (troubled, gone) = (BTreeMap::new(), Gone::default());
-        self.revisions.push(Kept { number, revision, progress, troubled, gone });
-        Ok(Published::New(number))
+        let (troubles, evicted) = (BTreeMap::new(), EvictedPayloads::default());
+        self.revisions.push(KeptRevision { number, revision, progress, troubles, evicted });
+        Ok(PublishOutcome::New(number))
     }
 }
 
-/// What a plain key begins with: its route, and its binding if it has one.
-pub fn source_of(key: &str) -> &str {
+/// Returns the source of a plain key: its route, and its upstream binding if it has one.
+pub fn source_of_key(key: &str) -> &str {
     key.find(" /").map_or("", |at| &key[..at])
 }

@@ -1,40 +1,39 @@
-//! What an administrator is told of rollouts: revisions, rings, what opens next and when, and what is held up by what. Owns
-//! the types that the admin address answers with and the command reads back; `survey` makes them of the state.
+//! Status of rollouts for administrators: revisions, rings, upcoming steps and their obstacles. This file owns the types
+//! that the admin listener answers with and the command line reads back; `report` fills them in.
 
-mod survey;
+mod report;
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-pub use self::survey::Beside;
+pub use self::report::RolloutSnapshot;
 use super::revision::RevisionNumber;
-use gupd_config as config;
-use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
+use gupd_config::{Gate, GroupId};
 use gupd_store::ObjectKey;
 
-/// Hashes of catalogs in one status, those of the newest revisions first: about 10 MiB of text.
+/// Maximum number of catalog hashes in one status, the newest revisions first: about 10 MiB of text.
 const MAX_HASHES: usize = 100_000;
 
-/// All of it.
+/// Status of all rollouts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// When it was so.
-    pub time: At,
-    /// Since when no view moves.
-    pub halted: Option<At>,
+    /// Time of the status.
+    pub time: UtcTime,
+    /// Since when rollouts have been halted.
+    pub halted: Option<UtcTime>,
     /// Kept revisions, the newest first.
     pub revisions: Vec<RevisionStatus>,
-    /// In the configuration's order.
+    /// Rings in the configuration's order.
     pub rings: Vec<RingStatus>,
-    /// What is not open yet, the oldest revision first.
-    pub next: Vec<Upcoming>,
+    /// Pending steps, the oldest revision first.
+    pub next: Vec<UpcomingStep>,
     /// Every group, in the order of rings.
     pub groups: Vec<GroupStatus>,
-    /// All clients that are known.
-    pub clients: Clients,
+    /// All known clients.
+    pub clients: ClientCounts,
 }
 
 /// A kept revision.
@@ -42,28 +41,29 @@ pub struct Status {
 pub struct RevisionStatus {
     /// Its number.
     pub number: RevisionNumber,
-    /// When it was published.
-    pub published: At,
-    /// Names that it was given.
+    /// Time of its publication.
+    pub published: UtcTime,
+    /// Its names.
     pub names: Vec<String>,
-    /// Whether no ring holds it back.
+    /// True if no ring holds it back.
     pub everyone: bool,
-    /// Catalogs that its managers had.
+    /// Number of catalogs with content.
     pub present: usize,
-    /// Catalogs that they are known not to have had.
+    /// Number of catalogs that its managers did not have.
     pub absent: usize,
-    /// Catalogs that differ from the kept revision before it, or are in one of the two alone; `None` without one.
+    /// Number of catalogs that differ from the kept revision before it, or are in one of the two alone; `None` for the
+    /// first.
     pub changed: Option<usize>,
-    /// Contents of managers of which it has a newer one than the kept revision before it.
+    /// Number of manager contents that are newer than in the kept revision before it.
     pub announced: Option<usize>,
-    /// Payloads of it that are kept for its clients.
+    /// Number of payloads kept for its clients.
     pub kept: u64,
-    /// Payloads of it that had to go for room.
+    /// Number of its payloads that were evicted.
     pub gone: u64,
-    /// Clients that have it.
+    /// Number of clients that have it.
     pub clients: u64,
-    /// SHA-256 of each catalog, by key; `null` for one that is absent. Only where it was asked for, and of the newest
-    /// revisions if it is more than an answer takes.
+    /// SHA-256 of each catalog by key, `null` for an absent one. Only on request, and for the newest revisions if all
+    /// would exceed the limit of an answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catalogs: Option<BTreeMap<ObjectKey, Option<String>>>,
 }
@@ -73,62 +73,62 @@ pub struct RevisionStatus {
 pub struct RingStatus {
     /// Its name.
     pub name: String,
-    /// The ring that it comes after.
+    /// The ring that it follows.
     pub after: Option<String>,
-    /// `auto` or `manual`.
-    pub gate: Gate,
+    /// Its gate.
+    pub gate: RingGate,
     /// Its groups.
     pub groups: Vec<GroupId>,
-    /// What its clients see, but for those that are held or released: the newest revision first, down to one that all of
+    /// Revisions visible to its clients that are neither held nor released: the newest first, down to one that all of
     /// them may see.
-    pub sees: Vec<Seen>,
+    pub sees: Vec<RingProgress>,
     /// Its clients.
-    pub clients: Clients,
+    pub clients: ClientCounts,
 }
 
-/// What opens a ring.
+/// Gate of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Gate {
-    /// Its time.
+pub enum RingGate {
+    /// The ring opens when it is due.
     Auto,
-    /// An administrator.
+    /// An administrator promotes the ring.
     Manual,
 }
 
-/// A revision that clients of a ring see.
+/// Progress of a revision in a ring.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct RingProgress {
     /// Its number.
     pub revision: RevisionNumber,
-    /// Steps that are open.
+    /// Number of open steps.
     pub open: usize,
-    /// Steps that there are.
+    /// Number of steps.
     pub steps: usize,
-    /// The part of the clients whose moment has come, from 0 to 1; subnets count as equally large.
+    /// Part of the clients that have moved, from 0 to 1; subnets count as equally large.
     pub moved: f64,
-    /// When all have moved; `None` if a step is not open, or if everyone sees it anyway.
-    pub complete: Option<At>,
+    /// When all have moved; `None` if a step is pending, or if the revision is for everyone.
+    pub complete: Option<UtcTime>,
 }
 
 /// A step that is not open yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Upcoming {
-    /// Of this revision.
+pub struct UpcomingStep {
+    /// The revision.
     pub revision: RevisionNumber,
-    /// Of this ring.
+    /// The ring.
     pub ring: String,
-    /// Which step, from 1.
+    /// The step, from 1.
     pub step: usize,
-    /// Of how many.
+    /// Number of steps.
     pub steps: usize,
-    /// When it opens, if nothing holds it up until then.
-    pub opens: Option<At>,
-    /// When its first client moves then, which the ring's windows may put off.
-    pub begins: Option<At>,
+    /// When it opens, if nothing blocks it until then.
+    pub opens: Option<UtcTime>,
+    /// When its first client moves then: windows of the ring may be closed at first.
+    pub begins: Option<UtcTime>,
     /// When its last client moves then.
-    pub complete: Option<At>,
-    /// What holds it up, in words.
+    pub complete: Option<UtcTime>,
+    /// Its obstacle, in words.
     pub blocked: Option<String>,
 }
 
@@ -139,56 +139,56 @@ pub struct GroupStatus {
     pub name: GroupId,
     /// Its ring.
     pub ring: String,
-    /// What it is held at.
-    pub held: Option<Fixed>,
-    /// What it was released to at once.
-    pub released: Option<Fixed>,
-    /// The newest revision that some of its clients may see.
+    /// The revision that it is held at.
+    pub held: Option<PinnedRevision>,
+    /// The revision that it was released to at once.
+    pub released: Option<PinnedRevision>,
+    /// The newest revision visible to some of its clients.
     pub newest: Option<RevisionNumber>,
     /// Its clients.
-    pub clients: Clients,
+    pub clients: ClientCounts,
 }
 
-/// A revision that an administrator has a group see.
+/// A revision that a command makes visible to a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fixed {
+pub struct PinnedRevision {
     /// Its number.
     pub revision: RevisionNumber,
     /// Since when.
-    pub since: At,
+    pub since: UtcTime,
 }
 
-/// What one client sees.
+/// The revision visible to one client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewStatus {
     /// The revision.
     pub revision: RevisionNumber,
-    /// When that was published.
-    pub published: At,
-    /// The newest revision that there is.
+    /// Time of its publication.
+    pub published: UtcTime,
+    /// The newest revision.
     pub newest: RevisionNumber,
-    /// The revision that it comes to see next, if that is foreseen.
+    /// The revision that becomes visible to it next, if that is known.
     pub next: Option<RevisionNumber>,
-    /// When, at the earliest.
-    pub at: Option<At>,
+    /// The earliest time for that.
+    pub at: Option<UtcTime>,
 }
 
-/// Clients, counted.
+/// Counts of clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Clients {
-    /// How many are known.
+pub struct ClientCounts {
+    /// Number of known clients.
     pub known: u64,
-    /// By light: `green`, `yellow`, `red`, `grey`; those that none has are not there.
+    /// Number by status: `green`, `yellow`, `red`, `grey`; a status without clients is left out.
     pub lights: BTreeMap<String, u64>,
-    /// By the revision that they have.
+    /// Number by the revision that they have.
     pub revisions: BTreeMap<RevisionNumber, u64>,
 }
 
-/// An instant, written as in RFC 3339.
+/// A time in the form of RFC 3339.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct At(pub UnixMillis);
+pub struct UtcTime(pub UnixMillis);
 
-impl Gate {
+impl RingGate {
     /// Its name in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -198,17 +198,17 @@ impl Gate {
     }
 }
 
-impl From<config::Gate> for Gate {
-    fn from(gate: config::Gate) -> Self {
+impl From<Gate> for RingGate {
+    fn from(gate: Gate) -> Self {
         match gate {
-            config::Gate::Auto => Self::Auto,
-            config::Gate::Manual => Self::Manual,
+            Gate::Auto => Self::Auto,
+            Gate::Manual => Self::Manual,
         }
     }
 }
 
-impl Clients {
-    /// Those of both.
+impl ClientCounts {
+    /// Adds other clients.
     pub fn add(&mut self, more: &Self) {
         self.known += more.known;
         for (light, count) in &more.lights {
@@ -220,17 +220,17 @@ impl Clients {
     }
 }
 
-impl Serialize for At {
+impl Serialize for UtcTime {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match Timestamp::from_millisecond(self.0) {
             Ok(time) => serializer.collect_str(&time),
-            // Later than any calendar goes: never.
+            // Beyond every calendar: never.
             Err(_) => serializer.collect_str(&if self.0 < 0 { Timestamp::MIN } else { Timestamp::MAX }),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for At {
+impl<'de> Deserialize<'de> for UtcTime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let time: Timestamp = text.parse().map_err(D::Error::custom)?;

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use gupd_config::Config;
-use gupd_rollout::engine::Ordered;
-use gupd_rollout::orders::Order;
+use gupd_rollout::command::{AttributedCommand, RolloutCommand};
 use gupd_store::Store;
 use tokio::task::JoinSet;
 
@@ -54,9 +53,9 @@ async fn state_of_one_store_is_not_written_to_its_replacement() {
     std::fs::rename(&place, away.path().join("store")).unwrap();
     std::fs::rename(other.path(), &place).unwrap();
     while !collector.store.probe().await || collector.store.generation() == 0 {}
-    let order = Order::Name { revision: 1.into(), name: "good".into() };
-    let ordered = Ordered { order, by: "test".into(), from: "here".into(), reason: None };
-    let refused = collector.rollouts.order(ordered).await.unwrap_err();
-    assert!(refused.to_string().starts_with("there is no revision yet"), "{refused}");
+    let command = RolloutCommand::Name { revision: 1.into(), name: "good".into() };
+    let command = AttributedCommand { command, by: "test".into(), from: "here".into(), reason: None };
+    let refusal = collector.rollouts.execute(command).await.unwrap_err();
+    assert!(refusal.to_string().starts_with("there is no revision yet"), "{refusal}");
     assert_eq!(collector.store.records("rollout/").await.unwrap(), []);
 }

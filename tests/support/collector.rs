@@ -20,7 +20,7 @@ use gupd_proxy::{Generation, Generations, Proxy};
 use gupd_refresh::{Refresher, Report};
 use gupd_rollout::engine::Rollouts;
 use gupd_rollout::revision::{Catalog, Revision, version_key};
-use gupd_rollout::views::Views;
+use gupd_rollout::view::RevisionView;
 use gupd_store::{BlobId, ObjectKey, Store};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -123,14 +123,14 @@ impl Collector {
         self.proxy.background().pending_catalogs().wait_for(&key(path)).await
     }
 
-    pub fn views(&self) -> Arc<Views> {
-        self.rollouts.views().as_ref().unwrap().clone()
+    pub fn views(&self) -> Arc<RevisionView> {
+        self.rollouts.view().as_ref().unwrap().clone()
     }
 
     /// What a client sees.
     pub fn view(&self) -> Arc<Revision> {
         let views = self.views();
-        views.of("default", IpAddr::from([10, 0, 0, 1]), self.clock.now()).unwrap().clone()
+        views.visible_revision("default", IpAddr::from([10, 0, 0, 1]), self.clock.now()).unwrap().clone()
     }
 
     /// The newest revision's number, and its catalogs' bytes, by path.

@@ -12,7 +12,7 @@ use super::super::CommandError;
 use super::super::admin_client::{AdminClient, AdminRequest};
 use gupd_config::{Config, Steps};
 use gupd_rollout::rings::{Ring, Rings};
-use gupd_rollout::status::{Gate, ViewStatus};
+use gupd_rollout::status::{RingGate, ViewStatus};
 
 /// Timeout for the relay, which is on this machine or near.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ pub(super) struct RolloutStage {
     pub(super) ring: String,
     /// Ring that the ring follows.
     pub(super) after: Option<String>,
-    pub(super) gate: Gate,
+    pub(super) gate: RingGate,
     /// From 1.
     pub(super) step: usize,
     pub(super) steps: usize,
@@ -49,15 +49,15 @@ impl RolloutStage {
     /// Returns the stage of a client of this group; `None` without rings.
     pub(super) fn find(config: &Config, group: &str, client: IpAddr) -> Result<Option<Self>, CommandError> {
         let Some(rings) = Rings::new(config) else { return Ok(None) };
-        let Some(ring) = rings.of_group(group).and_then(|ring| rings.get(ring)) else { return Ok(None) };
-        let step = ring.step(client);
+        let Some(ring) = rings.ring_of_group(group).and_then(|ring| rings.get(ring)) else { return Ok(None) };
+        let step = ring.step_of(client);
         let after = ring.settings.after.and_then(|after| rings.get(after));
         Ok(Some(Self {
             ring: ring.settings.name.clone(),
             after: after.map(|after| after.settings.name.clone()),
             gate: ring.settings.gate.into(),
             step: step + 1,
-            steps: ring.steps(),
+            steps: ring.step_count(),
             moves: moves(ring, step),
             view: ClientView::fetch(&AdminClient::new(config)?, group, client),
         }))

@@ -25,7 +25,7 @@ const RECOVERY_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct BackgroundTasks {
     pub(super) refresh: refresh::Task,
-    pub(super) rollout: engine::Task,
+    pub(super) rollout: engine::RolloutTask,
     pub(super) health: HealthCheckTask,
 }
 

@@ -204,7 +204,7 @@ fn open_rollouts(
     metrics: &RelayMetrics,
     clock: &Clock,
     control: &Runtime,
-) -> Result<(Rollouts, engine::Task), StartError> {
+) -> Result<(Rollouts, engine::RolloutTask), StartError> {
     let (config, rules, store) = (generation.config.clone(), generation.rollout.clone(), store.clone());
     let (metrics, clock) = (metrics.rollout.clone(), clock.clone());
     let (sender, result) = mpsc::channel();

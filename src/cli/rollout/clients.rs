@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::table::time;
 use gupd_rollout::revision::RevisionNumber;
-use gupd_rollout::status::At;
+use gupd_rollout::status::UtcTime;
 
 /// A client as the relay lists it.
 #[derive(Debug, Deserialize)]
@@ -18,7 +18,7 @@ pub(super) struct ListedClient {
     light: String,
     sees: Option<RevisionNumber>,
     revision: Option<RevisionNumber>,
-    last_seen: At,
+    last_seen: UtcTime,
     bytes: u64,
     errors: u32,
     trouble: Vec<String>,

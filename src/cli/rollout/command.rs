@@ -10,29 +10,29 @@ use serde_json::Value;
 use super::super::admin_client::{AdminClient, AdminRequest};
 use super::{CommandError, MAX_RESPONSE, RolloutFlags, parse, preview, print_line};
 use crate::to_json;
-use gupd_rollout::orders::{Done, Order};
-use gupd_rollout::preview::Preview;
+use gupd_rollout::command::{CommandOutcome, RolloutCommand};
+use gupd_rollout::dry_run::DryRun;
 
 /// Path of the API.
 const PATH: &str = "/api/v1/rollout";
 
-pub(super) fn send(command: &str, order: &Order, flags: &RolloutFlags) -> Result<(), CommandError> {
+pub(super) fn send(command: &str, order: &RolloutCommand, flags: &RolloutFlags) -> Result<(), CommandError> {
     let config = flags.common.load_without_upstreams()?;
     let admin = AdminClient::with_token(&config, &format!("rollout {command}"))?;
     let body = Bytes::from(body(order, flags)?);
     let response =
         admin.send(AdminRequest { method: Method::POST, path: PATH, body, max_response: MAX_RESPONSE })?;
     if flags.dry_run {
-        let preview: Preview = parse(&admin, &response)?;
+        let preview: DryRun = parse(&admin, &response)?;
         print_line(&if flags.json { to_json(&preview)? } else { preview::table(&preview) });
         return Ok(());
     }
-    let done: Done = parse(&admin, &response)?;
+    let done: CommandOutcome = parse(&admin, &response)?;
     if flags.json {
         print_line(&to_json(&done)?);
         return Ok(());
     }
-    print_line(&done.what);
+    print_line(&done.effect);
     for warning in &done.warnings {
         print_line(&format!("warning: {warning}"));
     }
@@ -40,7 +40,7 @@ pub(super) fn send(command: &str, order: &Order, flags: &RolloutFlags) -> Result
 }
 
 /// Returns the request body: the command with its sender and reason.
-fn body(order: &Order, flags: &RolloutFlags) -> Result<Vec<u8>, CommandError> {
+fn body(order: &RolloutCommand, flags: &RolloutFlags) -> Result<Vec<u8>, CommandError> {
     let invalid = |error| CommandError::Failed(format!("command: cannot be written as JSON: {error}"));
     let mut body = serde_json::to_value(order).map_err(invalid)?;
     if let Value::Object(body) = &mut body {

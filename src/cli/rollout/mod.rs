@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::admin_client::AdminClient;
 use super::{CommandError, CommonFlags, print_line};
-use gupd_rollout::orders::Order;
+use gupd_rollout::command::RolloutCommand;
 use gupd_rollout::revision::RevisionNumber;
 
 /// Maximum bytes of a response: 50,000 clients, or the hashes of ten revisions of a whole LiveUpdate server.
@@ -96,22 +96,26 @@ pub(super) struct RolloutFlags {
 pub(super) fn run(command: RolloutSubcommand) -> Result<(), CommandError> {
     let (name, order, flags) = match command {
         RolloutSubcommand::Status(status) => return status::run(&status),
-        RolloutSubcommand::Name { remove: Some(name), flags, .. } => ("name", Order::Unname { name }, flags),
+        RolloutSubcommand::Name { remove: Some(name), flags, .. } => {
+            ("name", RolloutCommand::Unname { name }, flags)
+        }
         RolloutSubcommand::Name { revision, name, remove: None, flags } => {
             // clap requires both.
             let (revision, name) = (revision.unwrap_or_default(), name.unwrap_or_default());
-            ("name", Order::Name { revision, name }, flags)
+            ("name", RolloutCommand::Name { revision, name }, flags)
         }
         RolloutSubcommand::Hold { group, revision, flags } => {
-            ("hold", Order::Hold { group, revision }, flags)
+            ("hold", RolloutCommand::Hold { group, revision }, flags)
         }
         RolloutSubcommand::Rollback { group, revision, flags } => {
-            ("rollback", Order::Rollback { group, revision }, flags)
+            ("rollback", RolloutCommand::Rollback { group, revision }, flags)
         }
-        RolloutSubcommand::Release { group, now, flags } => ("release", Order::Release { group, now }, flags),
-        RolloutSubcommand::Halt(flags) => ("halt", Order::Halt, flags),
-        RolloutSubcommand::Resume(flags) => ("resume", Order::Resume, flags),
-        RolloutSubcommand::Promote { ring, flags } => ("promote", Order::Promote { ring }, flags),
+        RolloutSubcommand::Release { group, now, flags } => {
+            ("release", RolloutCommand::Release { group, now }, flags)
+        }
+        RolloutSubcommand::Halt(flags) => ("halt", RolloutCommand::Halt, flags),
+        RolloutSubcommand::Resume(flags) => ("resume", RolloutCommand::Resume, flags),
+        RolloutSubcommand::Promote { ring, flags } => ("promote", RolloutCommand::Promote { ring }, flags),
     };
     command::send(name, &order, &flags)
 }

@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use gupd_config::clock::UnixMillis;
-use gupd_rollout::status::{At, Clients, GroupStatus, RevisionStatus, RingStatus, Status, Upcoming};
+use gupd_rollout::status::{
+    ClientCounts, GroupStatus, RevisionStatus, RingStatus, Status, UpcomingStep, UtcTime,
+};
 
 /// Client statuses in the order of their columns.
 const LIGHTS: [&str; 4] = ["green", "yellow", "red", "grey"];
@@ -28,7 +30,7 @@ pub(super) fn time(at: UnixMillis, format: &str, zone: &TimeZone) -> String {
 }
 
 fn write(status: &Status, zone: &TimeZone, out: &mut String) -> std::fmt::Result {
-    let time = |at: At| time(at.0, "%F %H:%M", zone);
+    let time = |at: UtcTime| time(at.0, "%F %H:%M", zone);
     writeln!(out, "{}: {}", time(status.time), client_counts(&status.clients))?;
     if let Some(since) = status.halted {
         writeln!(out, "halted since {}: views are frozen until gupd rollout resume", time(since))?;
@@ -42,7 +44,7 @@ fn write(status: &Status, zone: &TimeZone, out: &mut String) -> std::fmt::Result
     write_next(&status.next, &time, out)
 }
 
-fn client_counts(clients: &Clients) -> String {
+fn client_counts(clients: &ClientCounts) -> String {
     let each = LIGHTS.iter().filter_map(|light| {
         let count = clients.lights.get(*light).filter(|count| **count > 0)?;
         Some(format!("{} {light}", HumanCount(*count)))
@@ -54,7 +56,7 @@ fn client_counts(clients: &Clients) -> String {
 
 fn write_revisions(
     status: &[RevisionStatus],
-    time: &impl Fn(At) -> String,
+    time: &impl Fn(UtcTime) -> String,
     out: &mut String,
 ) -> std::fmt::Result {
     writeln!(
@@ -87,7 +89,11 @@ fn write_revisions(
     writeln!(out)
 }
 
-fn write_rings(status: &[RingStatus], time: &impl Fn(At) -> String, out: &mut String) -> std::fmt::Result {
+fn write_rings(
+    status: &[RingStatus],
+    time: &impl Fn(UtcTime) -> String,
+    out: &mut String,
+) -> std::fmt::Result {
     let width = width("RING", status.iter().map(|ring| ring.name.as_str()));
     writeln!(
         out,
@@ -142,12 +148,16 @@ fn write_groups(status: &[GroupStatus], out: &mut String) -> std::fmt::Result {
     writeln!(out)
 }
 
-fn write_next(status: &[Upcoming], time: &impl Fn(At) -> String, out: &mut String) -> std::fmt::Result {
+fn write_next(
+    status: &[UpcomingStep],
+    time: &impl Fn(UtcTime) -> String,
+    out: &mut String,
+) -> std::fmt::Result {
     if status.is_empty() {
         return writeln!(out, "Every ring is open for every revision.");
     }
     writeln!(out, "NEXT")?;
-    for Upcoming { revision, ring, step, steps, opens, begins, complete, blocked } in status {
+    for UpcomingStep { revision, ring, step, steps, opens, begins, complete, blocked } in status {
         let step = if *steps > 1 { format!(", step {step} of {steps}") } else { String::new() };
         write!(out, "revision {revision}, ring {ring}{step}: ")?;
         match (blocked, opens) {

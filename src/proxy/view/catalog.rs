@@ -19,7 +19,7 @@ use gupd_http::control::Directive;
 use gupd_http::field;
 use gupd_http::status::CacheStatus;
 use gupd_rollout::revision::{Catalog, RevisionNumber, version_key};
-use gupd_rollout::views::Views;
+use gupd_rollout::view::RevisionView;
 use gupd_store::ObjectKey;
 
 /// Longest wait for a catalog that no revision has: less than the timeout of updaters. It is published all the same, and
@@ -33,14 +33,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 pub(super) async fn serve_catalog(
     proxy: &Proxy,
     exchange: &mut Exchange<'_>,
-    mut views: Arc<Views>,
+    mut views: Arc<RevisionView>,
 ) -> (Reply, Option<RevisionNumber>) {
     let now = || proxy.cache.clock().now();
     let (client, mut group) = (exchange.peer.address.ip(), exchange.group.clone());
     let key = exchange.key().clone();
-    let revision = views.of(&group.name, client, now());
+    let revision = views.visible_revision(&group.name, client, now());
     let has = revision.is_some_and(|revision| revision.catalogs.contains_key(&key));
-    if !has && !views.knows(&key) {
+    if !has && !views.has_catalog(&key) {
         if exchange.control.has(Directive::OnlyIfCached) {
             return (not_stored(exchange), visible_number(&views, &group, client, now()));
         }
@@ -54,7 +54,7 @@ pub(super) async fn serve_catalog(
             Ok(PendingOutcome::Unpublished) | Err(_) => return (unavailable(exchange), visible),
         }
     }
-    let Some(revision) = views.of(&group.name, client, views.time(now())) else {
+    let Some(revision) = views.visible_revision(&group.name, client, views.effective_time(now())) else {
         return (unavailable(exchange), None);
     };
     let reply = match revision.catalogs.get(&key) {

@@ -1,4 +1,4 @@
-//! RevisionFile payloads of a manager: whether the client's revision has reached the number. A request for a new number
+//! Numbered payloads of a manager: whether the client's revision has reached the number. A request for a new number
 //! announces a revision, but only if the manager has the payload: clients can make numbers up.
 
 use http::StatusCode;
@@ -9,40 +9,46 @@ use crate::exchange::{Exchange, Lookup};
 use gupd_cache::fill::{Joined, Outcome};
 use gupd_config::policy::{Group, RevisionFile};
 use gupd_http::control::Directive;
-use gupd_rollout::state::Published;
-use gupd_rollout::views::{Due, Views};
+use gupd_rollout::state::PublishOutcome;
+use gupd_rollout::view::{PayloadAccess, RevisionView};
 
-/// Returns when a numbered payload is due for the client.
-pub(super) async fn check_payload(proxy: &Proxy, exchange: &mut Exchange<'_>, views: &Views) -> Due {
+/// Decides on the client's access to a numbered payload.
+pub(super) async fn check_payload(
+    proxy: &Proxy,
+    exchange: &mut Exchange<'_>,
+    views: &RevisionView,
+) -> PayloadAccess {
     let key = exchange.key().clone();
-    let Some(file) = RevisionFile::parse(&key) else { return Due::Now };
+    let Some(file) = RevisionFile::parse(&key) else { return PayloadAccess::Visible };
     let client = exchange.peer.address.ip();
-    let due = |views: &Views, group: &Group| {
-        let now = views.time(proxy.cache.clock().now());
-        views.due(&group.name, client, file.series, file.number, now)
+    let access = |views: &RevisionView, group: &Group| {
+        let now = views.effective_time(proxy.cache.clock().now());
+        views.payload_access(&group.name, client, (file.series, file.number), now)
     };
-    let first = due(views, exchange.group);
-    if first != Due::Unheard {
+    let first = access(views, exchange.group);
+    if first != PayloadAccess::Unannounced {
         return first;
     }
     // A number that is not confirmed, or cannot be recorded, is not staged: content is not delayed for it, except where
     // an administrator holds the group.
-    let is_held = views.holds_back(&exchange.group.name, file.series);
-    let unstaged = if is_held { Due::Later(None) } else { first };
+    let is_held = views.is_frozen(&exchange.group.name, file.series);
+    let unstaged = if is_held { PayloadAccess::Deferred(None) } else { first };
     match exists(proxy, exchange).await {
         Some(true) => {}
         Some(false) => return first,
         None => return unstaged,
     }
     match proxy.rollouts.announce(file.series, file.number).await {
-        Ok(Published::Nothing) => {}
-        Ok(Published::New(_) | Published::Joined(_)) => proxy.background.new_revisions().notify(&key),
+        Ok(PublishOutcome::Unchanged) => {}
+        Ok(PublishOutcome::New(_) | PublishOutcome::Joined(_)) => {
+            proxy.background.new_revisions().notify(&key);
+        }
         Err(error) => {
             tracing::warn!(%error, key = &*key, "new revision not recorded");
             return unstaged;
         }
     }
-    current_views(proxy, exchange).map_or(first, |(views, group)| due(&views, &group))
+    current_views(proxy, exchange).map_or(first, |(views, group)| access(&views, &group))
 }
 
 /// Returns true if a payload is stored or its manager has it. The manager is asked as the client asks, and its response

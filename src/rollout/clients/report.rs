@@ -12,7 +12,7 @@ use super::record::ClientRecord;
 use super::table::ClientTable;
 use super::{ClientId, TrackerSettings, Trouble};
 use crate::revision::RevisionNumber;
-use crate::status::{At, Clients};
+use crate::status::{ClientCounts, UtcTime};
 use gupd_config::GroupId;
 use gupd_config::clock::UnixMillis;
 
@@ -66,11 +66,11 @@ pub struct ClientReport {
     /// The revision that it has: that of its catalogs, or the visible one if it fetches payloads only.
     pub revision: Option<RevisionNumber>,
     /// When it first received a catalog of that revision.
-    pub revision_since: Option<At>,
+    pub revision_since: Option<UtcTime>,
     /// Time of its first request.
-    pub first_seen: At,
+    pub first_seen: UtcTime,
     /// Time of its latest request.
-    pub last_seen: At,
+    pub last_seen: UtcTime,
     /// Bytes of body sent to it.
     pub bytes: u64,
     /// Failed requests.
@@ -119,8 +119,8 @@ impl ClientStatus {
 
 impl Reporter<'_> {
     /// Counts the clients by group.
-    pub(super) fn summary(&self) -> BTreeMap<GroupId, Clients> {
-        let mut groups: BTreeMap<GroupId, Clients> = BTreeMap::new();
+    pub(super) fn summary(&self) -> BTreeMap<GroupId, ClientCounts> {
+        let mut groups: BTreeMap<GroupId, ClientCounts> = BTreeMap::new();
         for (_, record) in self.table.iter() {
             let (status, visible) = self.assess(record);
             let group = groups.entry(record.group.clone()).or_default();
@@ -172,9 +172,9 @@ impl Reporter<'_> {
             status,
             sees: visible,
             revision: record.revision(visible),
-            revision_since: record.catalogs.map(|catalogs| At(catalogs.at)),
-            first_seen: At(record.first_seen),
-            last_seen: At(record.last_seen),
+            revision_since: record.catalogs.map(|catalogs| UtcTime(catalogs.at)),
+            first_seen: UtcTime(record.first_seen),
+            last_seen: UtcTime(record.last_seen),
             bytes: record.bytes,
             errors: record.errors,
             errors_in_a_row: record.consecutive_errors,
@@ -292,10 +292,10 @@ mod tests {
         let lights = [("green".to_owned(), 1), ("yellow".to_owned(), 1)].into();
         assert_eq!(
             summary["pilot"],
-            Clients { known: 2, lights, revisions: [(7.into(), 1), (8.into(), 1)].into() }
+            ClientCounts { known: 2, lights, revisions: [(7.into(), 1), (8.into(), 1)].into() }
         );
         let lights = [("green".to_owned(), 1)].into();
-        assert_eq!(summary["other"], Clients { known: 1, lights, revisions: [(8.into(), 1)].into() });
+        assert_eq!(summary["other"], ClientCounts { known: 1, lights, revisions: [(8.into(), 1)].into() });
     }
 
     #[test]

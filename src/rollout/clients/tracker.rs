@@ -18,7 +18,7 @@ use super::{
 };
 use crate::metrics::RolloutMetrics;
 use crate::revision::RevisionNumber;
-use crate::status::Clients;
+use crate::status::ClientCounts;
 use gupd_config::GroupId;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_store::{Store, StoreError};
@@ -135,7 +135,7 @@ impl ClientTracker {
     }
 
     /// Counts the clients by group.
-    pub async fn summary(&self) -> BTreeMap<GroupId, Clients> {
+    pub async fn summary(&self) -> BTreeMap<GroupId, ClientCounts> {
         self.read(|reporter| self.count(reporter)).await
     }
 
@@ -242,7 +242,7 @@ impl ClientTracker {
     }
 
     /// Counts the clients, and updates the metrics.
-    fn count(&self, reporter: &Reporter<'_>) -> BTreeMap<GroupId, Clients> {
+    fn count(&self, reporter: &Reporter<'_>) -> BTreeMap<GroupId, ClientCounts> {
         let summary = reporter.summary();
         for status in ClientStatus::ALL {
             let clients = summary.values().filter_map(|group| group.lights.get(status.as_str())).sum::<u64>();

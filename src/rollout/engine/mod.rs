@@ -1,6 +1,6 @@
-//! The rollouts of a running relay: what clients see, and the one task ([`Task`]) that owns the state. Whatever changes is made on a copy, written down with everything
-//! that belongs to it in one transaction of the store, and only then shown to clients, by one swap: a change that cannot
-//! be written down does not happen, and a restart finds what clients have seen. Relies on `state` for every decision.
+//! The rollouts of a running relay: the handle [`Rollouts`], and the task that owns the state ([`RolloutTask`]). A change
+//! is made on a copy, stored with everything that belongs to it in one transaction, and only then shown to clients by one
+//! swap. So a change that cannot be stored does not happen, and a restart finds what clients have seen.
 
 mod rules;
 mod task;
@@ -8,178 +8,132 @@ mod task;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 pub use self::rules::RolloutRules;
-use self::rules::Switch;
-use self::task::Beginning;
-pub use self::task::Task;
-use super::audit::{Audit, Unwritten};
-use super::clients::{ClientTracker, Trouble, VisibleRevision, VisibleRevisionOf};
-use super::orders::{Done, Order, Refused};
-use super::record::{self, Newer, PREFIX};
+use self::rules::RulesSwitch;
+pub use self::task::RolloutTask;
+use super::audit::{AuditError, AuditLog};
+use super::clients::{ClientTracker, VisibleRevision, VisibleRevisionOf};
+use super::command::{AttributedCommand, CommandOutcome, CommandRefusal, RolloutCommand};
+use super::dry_run::{DryRun, KnownClient};
+use super::record::{self, NewerVersion, PREFIX};
 use super::revision::RevisionNumber;
-use super::rings::{RingId, Rings};
-use super::state::{Collected, Published, State, Unpublished};
-use super::views::Views;
+use super::rings::Rings;
+use super::state::{PublishOutcome, RolloutState, SourceCatalogs, TooManyRevisions};
+use super::status::RolloutSnapshot;
+use super::view::RevisionView;
 use crate::metrics::RolloutMetrics;
+use gupd_config::Config;
 use gupd_config::clock::{Clock, UnixMillis};
-use gupd_config::{self as config, Config};
-use gupd_store::{BlobId, ObjectKey, Store, StoreError};
+use gupd_store::{ObjectKey, Store, StoreError};
 
-/// Requests that wait for the task.
-const WAITING: usize = 64;
+/// Maximum number of requests that wait for the task.
+const MAX_REQUESTS: usize = 64;
 
-/// Payloads taken that were not noted yet. What does not fit is noted when it is next taken.
-const TAKEN: usize = 4_096;
+/// Maximum number of downloads that wait for the task. Further ones are recorded at the payload's next download.
+const MAX_DOWNLOADS: usize = 4_096;
 
-/// What clients see, and how that is changed. Cheap to clone.
+/// Handle of the rollouts. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Rollouts(Arc<Shared>);
+pub struct Rollouts(Arc<RolloutShared>);
 
 #[derive(Debug)]
-struct Shared {
+struct RolloutShared {
     rules: Arc<ArcSwap<RolloutRules>>,
-    /// Those that the task has still to make. Held while views are computed and shown, never across I/O.
-    switches: Mutex<Vec<Switch>>,
+    /// Switches that the task has not made yet. Held while a view is computed and shown, never across I/O.
+    switches: Mutex<Vec<RulesSwitch>>,
     switched: Notify,
     clients: ClientTracker,
     clock: Clock,
     metrics: Arc<RolloutMetrics>,
-    current: ArcSwap<Current>,
-    requests: mpsc::Sender<Request>,
-    taken: mpsc::Sender<(ObjectKey, RevisionNumber)>,
+    snapshot: ArcSwap<RolloutSnapshot>,
+    requests: mpsc::Sender<TaskRequest>,
+    downloads: mpsc::Sender<PayloadDownload>,
 }
 
-/// What is in force, for whoever tells of it.
+/// A payload's key, and the revision visible to the client that downloads it.
+type PayloadDownload = (ObjectKey, RevisionNumber);
+
 #[derive(Debug)]
-pub struct Current {
-    /// The state.
-    pub state: Arc<State>,
-    /// The rings; `None` without any.
-    pub rings: Option<Arc<Rings>>,
-    /// The settings.
-    pub settings: config::RolloutSettings,
-    /// Kept payloads by revision, as their number.
-    pub payloads: BTreeMap<RevisionNumber, u64>,
-    /// What holds rings up: trouble with a revision among the clients of the ring before.
-    pub troubles: BTreeMap<(RevisionNumber, RingId), Trouble>,
+enum TaskRequest {
+    Publish(Vec<SourceCatalogs>, oneshot::Sender<Result<PublishOutcome, PublishError>>),
+    Announce(Box<str>, u64, oneshot::Sender<Result<PublishOutcome, PublishError>>),
+    Execute(AttributedCommand, oneshot::Sender<Result<CommandOutcome, ExecuteError>>),
 }
 
-/// All catalogs of one source, as one upstream has had them at one moment.
-#[derive(Clone, Debug)]
-pub struct Found {
-    /// What their keys begin with.
-    pub source: Arc<str>,
-    /// By plain key; `None` is what it has not.
-    pub catalogs: BTreeMap<ObjectKey, Option<FoundCatalog>>,
-}
-
-/// A catalog as it is stored under its plain key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FoundCatalog {
-    /// `Object::id`.
-    pub object: i64,
-    /// Its bytes.
-    pub blob: BlobId,
-    /// Their number.
-    pub len: u64,
-    /// When a client last asked for it.
-    pub last_used: UnixMillis,
-}
-
-/// An order, and who gives it.
-#[derive(Clone, Debug)]
-pub struct Ordered {
-    /// What is to be done.
-    pub order: Order,
-    /// Who says so.
-    pub by: String,
-    /// From where.
-    pub from: String,
-    /// Why.
-    pub reason: Option<String>,
-}
-
-/// Why an order is not done.
+/// Reason that a command is not executed.
 #[derive(Debug, thiserror::Error)]
-pub enum OrderError {
+pub enum ExecuteError {
     /// There are no rings.
     #[error("{}", Rings::NONE)]
-    Off,
-    /// It cannot be.
+    NoRings,
+    /// The command was refused.
     #[error(transparent)]
-    Refused(#[from] Refused),
-    /// It cannot be told who ordered it.
+    Refused(#[from] CommandRefusal),
+    /// The command could not be logged.
     #[error(transparent)]
-    Unwritten(#[from] Unwritten),
-    /// It cannot be written down.
-    #[error("nothing is changed, because it cannot be written down: {0}")]
+    Audit(#[from] AuditError),
+    /// The effect could not be stored.
+    #[error("nothing is changed, because the change cannot be stored: {0}")]
     Store(#[from] StoreError),
-    /// The relay ends.
+    /// The relay is stopping.
     #[error("the relay is stopping")]
     Stopping,
 }
 
-/// Why nothing is published.
+/// Reason that nothing is published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// There are too many.
+    /// There are too many revisions.
     #[error(transparent)]
-    Unpublished(#[from] Unpublished),
-    /// It cannot be written down, or a catalog is not stored any more.
+    TooMany(#[from] TooManyRevisions),
+    /// The revision cannot be stored, or a catalog is no longer stored.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The relay ends.
+    /// The relay is stopping.
     #[error("the relay is stopping")]
     Stopping,
 }
 
-/// What keeps the rollouts from being read back.
+/// Reason that the rollouts cannot be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// A later gupd wrote them.
+    /// A later gupd has stored them.
     #[error(transparent)]
-    Newer(#[from] Newer),
-    /// The index.
+    Newer(#[from] NewerVersion),
+    /// The index cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-#[derive(Debug)]
-enum Request {
-    Publish(Vec<Found>, oneshot::Sender<Result<Published, PublishError>>),
-    Announce(Box<str>, u64, oneshot::Sender<Result<Published, PublishError>>),
-    Order(Ordered, oneshot::Sender<Result<Done, OrderError>>),
 }
 
 impl Rollouts {
-    /// Reads back what was written down, and gives the task that goes on with it.
+    /// Restores the stored rollouts. Clients have a view when this returns; the task must be run.
     ///
     /// # Errors
-    /// When it cannot be read now, or was written by a later gupd.
+    /// When they cannot be read, or a later gupd has stored them.
     pub async fn open(
         config: &Config,
         rules: Arc<RolloutRules>,
         store: Arc<Store>,
         metrics: Arc<RolloutMetrics>,
         clock: Clock,
-    ) -> Result<(Self, Task), OpenError> {
+    ) -> Result<(Self, RolloutTask), OpenError> {
         let restored = record::restore(store.records(PREFIX).await?)?;
-        let (requests, asked) = mpsc::channel(WAITING);
-        let (take, taken) = mpsc::channel(TAKEN);
+        let (requests, request_queue) = mpsc::channel(MAX_REQUESTS);
+        let (downloads, download_queue) = mpsc::channel(MAX_DOWNLOADS);
         let in_force = Arc::new(ArcSwap::new(rules.clone()));
         let visible_of = visible_of(in_force.clone());
         let clients = ClientTracker::new(rules.tracking, visible_of, metrics.clone(), clock.clone());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(RolloutShared {
             rules: in_force,
             switches: Mutex::default(),
             switched: Notify::new(),
             clients,
-            clock: clock.clone(),
+            clock,
             metrics,
-            current: ArcSwap::from_pointee(Current {
+            snapshot: ArcSwap::from_pointee(RolloutSnapshot {
                 state: Arc::default(),
                 rings: None,
                 settings: rules.settings.clone(),
@@ -187,22 +141,22 @@ impl Rollouts {
                 troubles: BTreeMap::new(),
             }),
             requests,
-            taken: take,
+            downloads,
         });
-        let audit = Audit::of_store(&config.store.dir);
-        let beginning = Beginning { shared: shared.clone(), requests: asked, taken, rules, audit };
-        let task = Task::begin(beginning, restored, store, clock).await;
+        let audit = AuditLog::in_folder(&config.store.dir);
+        let mut task = RolloutTask::new(shared.clone(), (request_queue, download_queue), store, audit);
+        task.restore(restored).await;
         Ok((Self(shared), task))
     }
 
-    /// What clients see; `None` without rings.
-    pub fn views(&self) -> arc_swap::Guard<Option<Arc<Views>>> {
-        self.0.rules.load().views()
+    /// Returns the view of clients; `None` without rings.
+    pub fn view(&self) -> Guard<Option<Arc<RevisionView>>> {
+        self.0.rules.load().view()
     }
 
-    /// Whether there are rings.
-    pub fn are_on(&self) -> bool {
-        self.0.rules.load().have_rings()
+    /// Returns true if there are rings.
+    pub fn has_rings(&self) -> bool {
+        self.0.rules.load().has_rings()
     }
 
     /// Returns the client tracker, which the relay must run.
@@ -210,87 +164,87 @@ impl Rollouts {
         &self.0.clients
     }
 
-    /// What is in force.
-    pub fn current(&self) -> Arc<Current> {
-        self.0.current.load_full()
+    /// Returns the rollouts in force.
+    pub fn snapshot(&self) -> Arc<RolloutSnapshot> {
+        self.0.snapshot.load_full()
     }
 
-    /// Publishes what was collected, all at once; clients see it when this returns.
+    /// Publishes collected catalogs together. Clients see them when this returns.
     ///
     /// # Errors
-    /// When it cannot be; nothing has changed.
-    pub async fn publish(&self, found: Vec<Found>) -> Result<Published, PublishError> {
+    /// When they cannot be published; nothing has changed.
+    pub async fn publish(&self, collected: Vec<SourceCatalogs>) -> Result<PublishOutcome, PublishError> {
+        self.request(PublishError::Stopping, |answer| TaskRequest::Publish(collected, answer)).await
+    }
+
+    /// Records that a manager has the payload of this number of a content. From now on the view decides on it.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub async fn announce(&self, series: &str, number: u64) -> Result<PublishOutcome, PublishError> {
+        let request = |answer| TaskRequest::Announce(series.into(), number, answer);
+        self.request(PublishError::Stopping, request).await
+    }
+
+    /// Records that a client that sees this revision downloads a payload. Never waits.
+    pub fn record_download(&self, key: &ObjectKey, revision: RevisionNumber) {
+        // If the queue is full, the next download is recorded.
+        drop(self.0.downloads.try_send((key.clone(), revision)));
+    }
+
+    /// Executes a command. It is logged, stored and in force when this returns.
+    ///
+    /// # Errors
+    /// The reason that it is not executed; nothing has changed.
+    pub async fn execute(&self, command: AttributedCommand) -> Result<CommandOutcome, ExecuteError> {
+        self.request(ExecuteError::Stopping, |answer| TaskRequest::Execute(command, answer)).await
+    }
+
+    /// Returns the effect that a command would have on these clients.
+    ///
+    /// # Errors
+    /// The reason to refuse it.
+    pub fn dry_run(
+        &self,
+        command: &RolloutCommand,
+        clients: &[KnownClient],
+        now: UnixMillis,
+    ) -> Result<DryRun, ExecuteError> {
+        let before = self.0.snapshot.load();
+        let rings = before.rings.as_ref().ok_or(ExecuteError::NoRings)?;
+        let mut after = RolloutState::clone(&before.state);
+        let outcome = after.apply(command, rings, now)?;
+        let views = (&before.state.view(rings, now), &after.view(rings, now));
+        Ok(DryRun::new(outcome, views, rings.groups(), clients, now))
+    }
+
+    async fn request<T, E>(
+        &self,
+        stopping: E,
+        request: impl FnOnce(oneshot::Sender<Result<T, E>>) -> TaskRequest,
+    ) -> Result<T, E> {
         let (answer, answered) = oneshot::channel();
-        self.ask(Request::Publish(found, answer)).await.ok_or(PublishError::Stopping)?;
-        answered.await.map_err(|_| PublishError::Stopping)?
-    }
-
-    /// A manager has given the payload of this number, of this content: clients' views are asked for it from now on.
-    ///
-    /// # Errors
-    /// When that cannot be written down.
-    pub async fn announce(&self, series: &str, number: u64) -> Result<Published, PublishError> {
-        let (answer, answered) = oneshot::channel();
-        let request = Request::Announce(series.into(), number, answer);
-        self.ask(request).await.ok_or(PublishError::Stopping)?;
-        answered.await.map_err(|_| PublishError::Stopping)?
-    }
-
-    /// A client that sees this revision takes the payload of this key. Never waits.
-    pub fn takes(&self, key: &ObjectKey, revision: RevisionNumber) {
-        // One that does not fit is noted when it is next taken.
-        drop(self.0.taken.try_send((key.clone(), revision)));
-    }
-
-    /// Does what is ordered; it is in force, and written down, when this returns.
-    ///
-    /// # Errors
-    /// Why it is not done.
-    pub async fn order(&self, ordered: Ordered) -> Result<Done, OrderError> {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::Order(ordered, answer)).await.ok_or(OrderError::Stopping)?;
-        answered.await.map_err(|_| OrderError::Stopping)?
-    }
-
-    /// What an order would do, and what clients see before and after it.
-    ///
-    /// # Errors
-    /// Why it would not be done.
-    pub fn preview(&self, order: &Order, now: UnixMillis) -> Result<(Done, Views, Views), OrderError> {
-        let current = self.0.current.load();
-        let rings = current.rings.as_ref().ok_or(OrderError::Off)?;
-        let mut after = State::clone(&current.state);
-        let done = after.order(order, rings, now)?;
-        Ok((done, current.state.views(rings, now), after.views(rings, now)))
-    }
-
-    async fn ask(&self, request: Request) -> Option<()> {
-        self.0.requests.send(request).await.ok()
+        if self.0.requests.send(request(answer)).await.is_err() {
+            return Err(stopping);
+        }
+        answered.await.unwrap_or(Err(stopping))
     }
 }
 
-impl Shared {
-    fn switches(&self) -> MutexGuard<'_, Vec<Switch>> {
+impl RolloutShared {
+    fn switches(&self) -> MutexGuard<'_, Vec<RulesSwitch>> {
         self.switches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl From<&Found> for Collected {
-    fn from(found: &Found) -> Self {
-        let catalogs = found.catalogs.iter();
-        let catalogs = catalogs.map(|(key, found)| (key.clone(), found.map(|found| (found.blob, found.len))));
-        Self { source: found.source.clone(), catalogs: catalogs.collect() }
-    }
-}
-
-/// Looks up the revision visible to a client.
+/// Returns the look-up of the revision visible to a client, for the client tracker.
 fn visible_of(rules: Arc<ArcSwap<RolloutRules>>) -> Box<VisibleRevisionOf> {
     Box::new(move |client, now| {
-        let views = rules.load().views();
-        let views = views.as_ref()?;
-        let number = views.of(&client.group, client.address, now)?.number;
+        let view = rules.load().view();
+        let view = view.as_ref()?;
+        let number = view.visible_revision(&client.group, client.address, now)?.number;
         let catalogs = client.catalogs.map(|catalogs| catalogs.revision);
-        let since = catalogs.and_then(|own| views.since(&client.group, client.address, own, now));
+        let since = catalogs.and_then(|own| view.differs_since(&client.group, client.address, own, now));
         Some(VisibleRevision { number, differs_since: since.unwrap_or(now) })
     })
 }

@@ -1,396 +1,309 @@
-//! The task: takes requests one by one, and looks at what is due. Owns the order in which a change is made, written down
-//! and shown; nothing here decides what a rollout does.
+//! The task that owns the state: it answers requests one by one, and opens steps when they are due. This file owns the
+//! order in which a change is made, stored and shown; the decisions are the state's.
 
 mod commit;
-mod gates;
+mod restore;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
 use self::commit::copies;
-use super::rules::Switch;
-use super::{Found, OrderError, Ordered, PublishError, Request, RolloutRules, Shared};
-use crate::advance::Waits;
-use crate::audit::{Audit, Entry, Outcome};
-use crate::orders::Done;
-use crate::payloads::Payloads;
-use crate::record::{self, PREFIX, Restored};
-use crate::revision::RevisionNumber;
-use crate::state::{Collected, Published, State};
-use crate::troubled::Troubles;
-use crate::views::LASTS;
-use gupd_config::GroupId;
+use super::rules::RulesSwitch;
+use super::{ExecuteError, PayloadDownload, PublishError, RolloutRules, RolloutShared, TaskRequest};
+use crate::audit::{AuditEntry, AuditLog, AuditOutcome};
+use crate::command::{AttributedCommand, CommandOutcome};
+use crate::gate::Troubles;
+use crate::payloads::KeptPayloads;
+use crate::progress::{StepId, no_trouble};
+use crate::record;
+use crate::state::{PublishOutcome, RolloutState, SourceCatalogs};
 use gupd_config::clock::{Clock, UnixMillis};
-use gupd_store::{ObjectKey, Store};
+use gupd_config::{GroupId, RolloutSettings};
+use gupd_store::Store;
 
-/// Between two looks at what has become due without being foreseen: a gate that trouble held, a clock that was set. Also
-/// how old the mark is that the relay ran, when it is found dead.
-const LOOK: i64 = 30_000;
-
-/// A relay that was away for longer goes on where it stopped, instead of having everyone move who should have meanwhile.
-/// Shorter is a restart or an upgrade.
-const AWAY: i64 = LASTS;
+/// Maximum time between two passes, for changes without a known time: a gate that trouble held, a clock that was set.
+/// Also the maximum age of the record that the relay runs.
+const PASS_INTERVAL: i64 = 30_000;
 
 /// A clock that goes back by less is being adjusted.
-const ADJUSTED: i64 = 1_000;
+const CLOCK_TOLERANCE: i64 = 1_000;
 
-/// The last ring is gone.
-const NO_RINGS: &str = "there are no rings any more; the revisions go, and so does what was ordered";
+/// Log message when the last ring is gone.
+const LAST_RING_REMOVED: &str = "last ring removed: revisions, holds and releases are dropped";
 
 /// The task.
 #[derive(Debug)]
-pub struct Task {
-    shared: Arc<Shared>,
-    requests: mpsc::Receiver<Request>,
-    taken: mpsc::Receiver<(ObjectKey, RevisionNumber)>,
+pub struct RolloutTask {
+    shared: Arc<RolloutShared>,
+    requests: mpsc::Receiver<TaskRequest>,
+    downloads: mpsc::Receiver<PayloadDownload>,
     store: Arc<Store>,
     clock: Clock,
-    state: Arc<State>,
-    /// As it was last written down.
-    written: Arc<State>,
+    state: Arc<RolloutState>,
+    /// The state as it was last stored.
+    stored: Arc<RolloutState>,
     rules: Arc<RolloutRules>,
-    payloads: Payloads,
-    audit: Audit,
-    /// What holds rings up.
+    payloads: KeptPayloads,
+    audit: AuditLog,
+    /// Trouble that keeps steps closed.
     troubles: Troubles,
-    /// Of the store that all of this is written down in.
+    /// Generation of the store that has all of this.
     generation: u64,
-    /// When views were last looked at, also by a clock that nobody sets, and when that was last written down.
-    looked: UnixMillis,
-    steady: i64,
+    /// Time of the latest pass by the wall clock.
+    passed: UnixMillis,
+    /// The same by the monotonic clock.
+    passed_monotonic: i64,
+    /// Time in the latest record that the relay runs.
     alive: UnixMillis,
 }
 
-/// The task's ends of what it is asked by.
-pub(super) struct Beginning {
-    pub(super) shared: Arc<Shared>,
-    pub(super) requests: mpsc::Receiver<Request>,
-    pub(super) taken: mpsc::Receiver<(ObjectKey, RevisionNumber)>,
-    pub(super) rules: Arc<RolloutRules>,
-    pub(super) audit: Audit,
-}
-
-impl Task {
-    /// With what was written down; clients see it when this returns.
-    pub(super) async fn begin(
-        beginning: Beginning,
-        restored: Restored,
+impl RolloutTask {
+    /// Creates a task without state.
+    pub(super) fn new(
+        shared: Arc<RolloutShared>,
+        (requests, downloads): (mpsc::Receiver<TaskRequest>, mpsc::Receiver<PayloadDownload>),
         store: Arc<Store>,
-        clock: Clock,
+        audit: AuditLog,
     ) -> Self {
-        let Beginning { shared, requests, taken, rules, audit } = beginning;
-        let (now, steady) = clock.now_and_monotonic();
-        let mut task = Self {
+        let (clock, rules) = (shared.clock.clone(), shared.rules.load_full());
+        let (now, monotonic) = clock.now_and_monotonic();
+        Self {
             shared,
             requests,
-            taken,
+            downloads,
             generation: store.generation(),
             store,
             clock,
             state: Arc::default(),
-            written: Arc::default(),
+            stored: Arc::default(),
             rules,
-            payloads: Payloads::default(),
+            payloads: KeptPayloads::default(),
             audit,
-            troubles: Troubles::new(),
-            looked: now,
-            steady,
+            troubles: BTreeMap::new(),
+            passed: now,
+            passed_monotonic: monotonic,
             alive: now,
-        };
-        task.go_on_with(restored).await;
-        task
-    }
-
-    /// Takes what was written down for what is.
-    async fn go_on_with(&mut self, restored: Restored) {
-        for loss in &restored.losses {
-            tracing::error!(loss, "the rollouts are not whole");
-        }
-        let now = self.clock.now();
-        self.written = Arc::new(restored.state);
-        self.state = self.written.clone();
-        self.payloads = Payloads::new(restored.payloads);
-        self.alive = restored.alive.unwrap_or(now);
-        let is_back = now - self.alive > AWAY || self.alive - now > ADJUSTED;
-        if is_back {
-            tracing::debug!(minutes = (now - self.alive) / 60_000, "rollouts go on from where they stopped");
-            // The mark may be that old; whoever moved behind it must not go back.
-            self.stand_still(self.alive + LOOK, now);
-        }
-        self.end_without_rings();
-        self.forget_groups();
-        self.tidy(restored.stray).await;
-        self.show();
-        if is_back && self.rules.rings.is_some() {
-            // So that a second start soon after this one goes on from here.
-            self.alive = now;
-            let records = vec![record::alive(now)];
-            if let Err(error) = self.commit(State::clone(&self.state), Vec::new(), records).await {
-                tracing::debug!(%error, "where rollouts go on from is not written down yet");
-            }
         }
     }
 
-    /// Another store has come in the place of the one that was open: what that one has is what is.
-    async fn succeed(&mut self) {
-        let generation = self.store.generation();
-        let records = match self.store.records(PREFIX).await {
-            Ok(records) => records,
-            // The disk has told why; it is tried again.
-            Err(error) => return tracing::debug!(%error, "the rollouts of another store cannot be read yet"),
-        };
-        match record::restore(records) {
-            Ok(restored) => {
-                self.generation = generation;
-                self.go_on_with(restored).await;
-            }
-            // Nothing is written into it, and it is tried again.
-            Err(error) => tracing::error!(%error, "the rollouts of another store are left alone"),
-        }
-    }
-
-    /// Whoever has moved by `since` has at `now`; nobody else.
-    fn stand_still(&mut self, since: UnixMillis, now: UnixMillis) {
-        if let Some(rings) = &self.rules.rings
-            && self.state.halted().is_none()
-        {
-            Arc::make_mut(&mut self.state).stood_still(rings, since, now);
-        }
-    }
-
-    /// Has a clock that was set, or a machine that slept, move nobody.
-    fn keep_time(&mut self) {
-        let (now, steady) = self.clock.now_and_monotonic();
-        let expected = self.looked + (steady - self.steady);
-        let since = if now - expected > AWAY {
-            tracing::warn!(
-                seconds = (now - expected) / 1_000,
-                "the clock leapt; views go on from where they were"
-            );
-            // What clients may have been shown since.
-            expected + LASTS
-        } else if expected - now > ADJUSTED {
-            tracing::warn!(seconds = (expected - now) / 1_000, "the clock was set back; nobody's view is");
-            expected
-        } else {
-            return;
-        };
-        self.stand_still(since, now);
-        (self.looked, self.steady) = (now, steady);
-        self.show();
-    }
-
-    /// Rollouts end with the last ring: clients then see what their managers have, and if there are rings again one day
-    /// they must not go back to what was before.
-    fn end_without_rings(&mut self) {
-        if self.rules.rings.is_none() && self.state.newest().is_some() {
-            tracing::warn!("{NO_RINGS}");
-            Arc::make_mut(&mut self.state).clear();
-        }
-    }
-
-    /// Does what is asked for and what is due, until `leaving` ends; what it is at then is finished first.
+    /// Answers requests and opens due steps until `leaving` ends, and finishes a change under way first.
     pub async fn run(mut self, leaving: impl Future<Output = ()>) {
         tokio::pin!(leaving);
         let shared = self.shared.clone();
-        // When something is due; what clients take changes nothing of it, and there is much of that.
+        // Downloads are many, and do not change when the next pass is due.
         let mut due = None;
         loop {
-            let at = *due.get_or_insert_with(|| self.next_look());
-            let (clock, back) = (self.clock.clone(), self.looked);
+            let at = *due.get_or_insert_with(|| self.next_pass());
+            let (clock, passed) = (self.clock.clone(), self.passed);
             tokio::select! {
                 biased;
                 () = &mut leaving => break,
                 () = shared.switched.notified() => {
                     self.show();
-                    self.look().await;
+                    self.pass().await;
                 }
                 Some(request) = self.requests.recv() => self.answer(request).await,
-                Some((key, revision)) = self.taken.recv() => {
-                    self.payloads.takes(key, revision);
+                Some((key, revision)) = self.downloads.recv() => {
+                    self.payloads.record_download(key, revision);
                     continue;
                 }
-                () = clock.sleep_until(at) => self.look().await,
-                () = clock.wait_until_set_back(back - ADJUSTED) => self.look().await,
+                () = clock.sleep_until(at) => self.pass().await,
+                () = clock.wait_until_set_back(passed - CLOCK_TOLERANCE) => self.pass().await,
             }
             due = None;
         }
-        self.look().await;
+        self.pass().await;
     }
 
-    fn next_look(&self) -> UnixMillis {
-        let next = self.rules.rings.as_ref().and_then(|rings| self.state.next_change(rings, self.looked));
-        next.unwrap_or(UnixMillis::MAX).min(self.looked.saturating_add(LOOK))
+    fn next_pass(&self) -> UnixMillis {
+        let next = self.rules.rings.as_ref().and_then(|rings| self.state.next_change(rings, self.passed));
+        next.unwrap_or(UnixMillis::MAX).min(self.passed.saturating_add(PASS_INTERVAL))
     }
 
-    async fn answer(&mut self, request: Request) {
-        if self.store.generation() != self.generation {
-            self.succeed().await;
-        }
-        self.keep_time();
-        // What is due because of it is done before anybody is told. Whoever asked may have gone.
+    async fn answer(&mut self, request: TaskRequest) {
+        self.follow_store().await;
+        self.check_clock();
+        // A pass that the change makes due comes before the answer. The requester may be gone.
         match request {
-            Request::Publish(found, answer) => {
-                let published = self.publish(&found).await;
-                self.look_if_due().await;
+            TaskRequest::Publish(collected, answer) => {
+                let published = self.publish(&collected).await;
+                self.pass_if_due().await;
                 drop(answer.send(published));
             }
-            Request::Announce(series, number, answer) => {
+            TaskRequest::Announce(series, number, answer) => {
                 let published = self.announce(&series, number).await;
-                self.look_if_due().await;
+                self.pass_if_due().await;
                 drop(answer.send(published));
             }
-            Request::Order(ordered, answer) => {
-                let done = self.order(&ordered).await;
-                self.look_if_due().await;
-                drop(answer.send(done));
+            TaskRequest::Execute(command, answer) => {
+                let outcome = self.execute(&command).await;
+                self.pass_if_due().await;
+                drop(answer.send(outcome));
             }
         }
     }
 
-    async fn look_if_due(&mut self) {
+    async fn pass_if_due(&mut self) {
         let now = self.clock.now();
-        let is_due = |waits: &Waits| matches!(waits, Waits::Until(due) if *due <= now);
         let has_due = |rings| {
-            self.state.halted().is_none()
-                && self.state.outlook(rings, |_, _| false).iter().any(|next| is_due(&next.waits))
+            let pending = self.state.pending_steps(rings, no_trouble);
+            self.state.halted.is_none() && pending.iter().any(|step| step.due().is_some_and(|due| due <= now))
         };
-        if now - self.looked >= LOOK || self.rules.rings.as_deref().is_some_and(has_due) {
-            self.look().await;
+        if now - self.passed >= PASS_INTERVAL || self.rules.rings.as_deref().is_some_and(has_due) {
+            self.pass().await;
         }
     }
 
-    async fn publish(&mut self, found: &[Found]) -> Result<Published, PublishError> {
-        let collected: Vec<Collected> = found.iter().map(Collected::from).collect();
-        let mut next = State::clone(&self.state);
-        let published = next.publish(&collected, self.clock.now())?;
-        if published == Published::Nothing {
+    async fn publish(&mut self, collected: &[SourceCatalogs]) -> Result<PublishOutcome, PublishError> {
+        let mut next = RolloutState::clone(&self.state);
+        let published = next.publish(collected, self.clock.now())?;
+        if published == PublishOutcome::Unchanged {
             return Ok(published);
         }
-        let copies = copies(&self.state, &next, found);
+        let copies = copies(&self.state, &next, collected);
         self.commit(next, copies, Vec::new()).await?;
         match published {
-            Published::New(revision) => tracing::info!(revision = revision.get(), "published a revision"),
-            Published::Joined(revision) => {
+            PublishOutcome::New(revision) => tracing::info!(revision = revision.get(), "revision published"),
+            PublishOutcome::Joined(revision) => {
                 tracing::debug!(revision = revision.get(), "catalogs joined a revision");
             }
-            Published::Nothing => {}
+            PublishOutcome::Unchanged => {}
         }
         Ok(published)
     }
 
-    async fn announce(&mut self, series: &str, number: u64) -> Result<Published, PublishError> {
-        let mut next = State::clone(&self.state);
+    async fn announce(&mut self, series: &str, number: u64) -> Result<PublishOutcome, PublishError> {
+        let mut next = RolloutState::clone(&self.state);
         let published = next.announce(series, number, self.clock.now())?;
-        if published != Published::Nothing {
+        if published != PublishOutcome::Unchanged {
             self.commit(next, Vec::new(), Vec::new()).await?;
         }
-        if let Published::New(revision) = published {
-            tracing::info!(revision = revision.get(), series, number, "clients announce a revision");
+        if let PublishOutcome::New(revision) = published {
+            tracing::info!(revision = revision.get(), series, number, "revision announced by a client");
         }
         Ok(published)
     }
 
-    async fn order(&mut self, ordered: &Ordered) -> Result<Done, OrderError> {
-        let Ordered { order, by, from, reason } = ordered;
-        let (rings, now) = (self.rules.rings.clone().ok_or(OrderError::Off)?, self.clock.now());
+    async fn execute(&mut self, command: &AttributedCommand) -> Result<CommandOutcome, ExecuteError> {
+        let (rings, now) = (self.rules.rings.clone().ok_or(ExecuteError::NoRings)?, self.clock.now());
         self.store.check_writable()?;
-        let entry = |outcome| vec![Entry::ordered(now, order, (by, from), reason.as_deref(), outcome)];
-        let mut next = State::clone(&self.state);
-        let done = match next.order(order, &rings, now) {
-            Ok(done) => done,
-            Err(refused) => {
-                self.note(entry(Outcome::Refused(refused.to_string()))).await;
-                return Err(refused.into());
+        let entry = |outcome| vec![AuditEntry::for_command(now, command, outcome)];
+        let mut next = RolloutState::clone(&self.state);
+        let outcome = match next.apply(&command.command, &rings, now) {
+            Ok(outcome) => outcome,
+            Err(refusal) => {
+                self.log(entry(AuditOutcome::Refused(refusal.to_string()))).await;
+                return Err(refusal.into());
             }
         };
-        // First, so that nothing is in force of which nobody knows whose order it was.
-        self.audit.write(entry(Outcome::Done(done.what.clone()))).await?;
+        // The log comes first, so that no command is in force without a known author.
+        self.audit.write(entry(AuditOutcome::Done(outcome.effect.clone()))).await?;
         if let Err(error) = self.commit(next, Vec::new(), Vec::new()).await {
-            self.note(entry(Outcome::Failed(error.to_string()))).await;
+            self.log(entry(AuditOutcome::Failed(error.to_string()))).await;
             return Err(error.into());
         }
-        tracing::info!(by, from, reason = reason.as_deref(), what = done.what, "an order");
-        Ok(done)
+        let AttributedCommand { by, from, reason, .. } = command;
+        let (reason, effect) = (reason.as_deref(), &*outcome.effect);
+        tracing::info!(by, from, reason, effect, "rollout command applied");
+        Ok(outcome)
     }
 
-    /// Writes down what does not depend on it.
-    async fn note(&self, entries: Vec<Entry>) {
+    /// Writes audit entries that nothing depends on.
+    async fn log(&self, entries: Vec<AuditEntry>) {
         if let Err(error) = self.audit.write(entries).await {
-            tracing::error!(%error, "something is not in the audit log");
+            tracing::error!(%error, "audit log entry lost");
         }
     }
 
     /// Makes a switch of rules that clients have seen already.
-    pub(super) fn follow(&mut self, switch: Switch) {
-        let Switch { rules, since, now } = switch;
+    fn apply_switch(&mut self, switch: RulesSwitch) {
+        let RulesSwitch { rules, since, now } = switch;
         if rules.rings.is_none() && self.state.newest().is_some() {
-            tracing::warn!("{NO_RINGS}");
+            tracing::warn!("{LAST_RING_REMOVED}");
         }
         let before = std::mem::replace(&mut self.rules, rules);
         let (before, after) = (before.rings.as_deref(), self.rules.rings.as_deref());
-        let forgotten = Arc::make_mut(&mut self.state).switch(before, after, since, now);
-        warn_of_forgotten(&forgotten);
+        let removed = Arc::make_mut(&mut self.state).replace_rings(before, after, since, now);
+        warn_of_removed_groups(&removed);
     }
 
-    /// Opens what is due, drops what nobody needs, writes down that the relay runs.
-    async fn look(&mut self) {
-        if self.store.generation() != self.generation {
-            self.succeed().await;
-        }
-        self.keep_time();
-        let (now, steady) = self.clock.now_and_monotonic();
-        (self.looked, self.steady) = (now, steady);
-        while let Ok((key, revision)) = self.taken.try_recv() {
-            self.payloads.takes(key, revision);
-        }
-        for (number, gone) in self.payloads.given_up(self.store.take_evicted_pins(), &self.state) {
-            tracing::warn!(
-                revision = number.get(),
-                payloads = gone.payloads,
-                bytes = gone.bytes,
-                "payloads of a kept revision had to go for room; raise store.quota"
-            );
-            Arc::make_mut(&mut self.state).gave_up(number, gone);
-        }
-        let watched = self.watched().await;
+    /// Opens due steps, removes revisions that are not needed, and records that the relay runs.
+    async fn pass(&mut self) {
+        self.follow_store().await;
+        self.check_clock();
+        let (now, monotonic) = self.clock.now_and_monotonic();
+        (self.passed, self.passed_monotonic) = (now, monotonic);
+        self.update_payloads();
+        let mut next = RolloutState::clone(&self.state);
+        let opened = self.open_due_steps(&mut next, now).await;
         let mut records = Vec::new();
-        let mut next = State::clone(&self.state);
-        let advanced = self.advance(&mut next, &watched, now);
-        let rings = self.rules.rings.clone();
-        if rings.is_some() && (now - self.alive).abs() >= LOOK {
+        if self.rules.rings.is_some() && (now - self.alive).abs() >= PASS_INTERVAL {
             records.push(record::alive(now));
             self.alive = now;
         }
         match self.commit(next, Vec::new(), records).await {
-            Ok(()) if advanced.is_empty() => {}
-            Ok(()) => {
-                if let Some(rings) = &rings {
-                    self.note(advanced.iter().map(|step| Entry::opened(now, rings, *step)).collect()).await;
-                }
-                for step in advanced {
-                    let ring = rings.as_ref().and_then(|rings| rings.get(step.ring));
-                    let ring = ring.map_or("", |ring| ring.settings.name.as_str());
-                    tracing::info!(
-                        revision = step.revision.get(),
-                        ring,
-                        step = step.step + 1,
-                        "a ring opens"
-                    );
-                }
-            }
-            // The disk fails, and has told so.
+            Ok(()) => self.report_opened(opened, now).await,
+            // The store has logged the failure.
             Err(error) => {
-                tracing::debug!(%error, "rollouts stand still, but for what is open");
+                tracing::debug!(%error, "rollout progress not stored: no further step opens");
                 self.show();
             }
         }
     }
+
+    fn update_payloads(&mut self) {
+        while let Ok((key, revision)) = self.downloads.try_recv() {
+            self.payloads.record_download(key, revision);
+        }
+        for (number, evicted) in self.payloads.count_evictions(self.store.take_evicted_pins(), &self.state) {
+            tracing::warn!(
+                revision = number.get(),
+                payloads = evicted.payloads,
+                bytes = evicted.bytes,
+                "payloads of a kept revision evicted: raise store.quota"
+            );
+            Arc::make_mut(&mut self.state).record_evictions(number, evicted);
+        }
+    }
+
+    /// Opens the steps that are due and whose gates no trouble holds.
+    async fn open_due_steps(&mut self, next: &mut RolloutState, now: UnixMillis) -> Vec<StepId> {
+        let Some(rings) = self.rules.rings.clone() else { return Vec::new() };
+        let mut current = Troubles::new();
+        for (revision, ring) in self.state.gate_dependencies(&rings) {
+            let Some(groups) = rings.get(ring).map(|ring| &ring.groups) else { continue };
+            current.insert((revision, ring), self.shared.clients.trouble(revision, groups).await);
+        }
+        let RolloutSettings { trouble_share, trouble_clients, .. } = self.rules.settings;
+        next.update_troubles(&rings, &current, |trouble| {
+            trouble.is_above(trouble_share, u64::from(trouble_clients))
+        });
+        let troubles = next.blocking_troubles(&rings, now);
+        for ((revision, ring), trouble) in &troubles {
+            if !self.troubles.contains_key(&(*revision, *ring)) {
+                let (revision, ring) = (revision.get(), rings.name_of(*ring));
+                tracing::warn!(revision, ring, %trouble, "ring has trouble: the next step stays closed");
+            }
+        }
+        let opened = next.advance(&rings, now, |revision, ring| troubles.contains_key(&(revision, ring)));
+        self.troubles = troubles;
+        opened
+    }
+
+    async fn report_opened(&self, opened: Vec<StepId>, now: UnixMillis) {
+        let Some(rings) = self.rules.rings.clone().filter(|_| !opened.is_empty()) else { return };
+        self.log(opened.iter().map(|step| AuditEntry::for_step(now, &rings, *step)).collect()).await;
+        for StepId { revision, ring, step } in opened {
+            let (revision, ring, step) = (revision.get(), rings.name_of(ring), step + 1);
+            tracing::info!(revision, ring, step, "ring opened");
+        }
+    }
 }
 
-pub(super) fn warn_of_forgotten(groups: &[GroupId]) {
+fn warn_of_removed_groups(groups: &[GroupId]) {
     for group in groups {
-        tracing::warn!(%group, "a group that was held or released is not in the configuration any more");
+        tracing::warn!(%group, "held or released group removed from the configuration");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gupd_rollout::orders::Order;
+use gupd_rollout::command::RolloutCommand;
 
 use super::{
     Crowd, GROUPS, HOUR, group_of, hold, newest, promote, publish_and_refresh, release, reload, rollback,
@@ -50,7 +50,7 @@ async fn random_events_never_mix_or_revert_revisions() {
                 10 => site.clock.set_back(u32::from(event[1]) * HOUR / 8),
                 11 => reload(&mut site, &rings(event[1] % 9 + 1)).await,
                 12 => {
-                    let order = if which % 2 == 0 { Order::Halt } else { Order::Resume };
+                    let order = if which % 2 == 0 { RolloutCommand::Halt } else { RolloutCommand::Resume };
                     drop(try_order(&site, order).await);
                 }
                 13 => drop(try_order(&site, promote(["first", "second", "last"][which % 3])).await),
@@ -79,7 +79,7 @@ async fn random_events_never_mix_or_revert_revisions() {
             eprintln!("seed {seed}: {done:?}");
             crowd.look().await;
         }
-        drop(try_order(&site, Order::Resume).await);
+        drop(try_order(&site, RolloutCommand::Resume).await);
         site.clock.advance(Duration::from_secs(1));
         try_order(&site, release(None, true)).await.unwrap();
         assert_eq!(crowd.count(version).await, [4, 4, 4], "seed {seed}");

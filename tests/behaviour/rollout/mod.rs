@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use gupd_config::Config;
 use gupd_config::Overrides;
 use gupd_config::clock::UnixMillis;
-use gupd_rollout::engine::{OrderError, Ordered};
-use gupd_rollout::orders::{Done, Order};
+use gupd_rollout::command::{AttributedCommand, CommandOutcome, RolloutCommand};
+use gupd_rollout::engine::ExecuteError;
 
 use crate::support::{Client, Manager, PATIENCE, Request, Resource, Response, Site};
 
@@ -91,7 +91,7 @@ fn take_by_reload(site: &mut Site, text: &str) {
 async fn reload_off(site: &mut Site, text: &str) {
     take_by_reload(site, text);
     let deadline = Instant::now() + PATIENCE;
-    while site.relay().rollouts().are_on() {
+    while site.relay().rollouts().has_rings() {
         assert!(Instant::now() < deadline, "there are rings still");
         tokio::task::yield_now().await;
     }
@@ -99,7 +99,7 @@ async fn reload_off(site: &mut Site, text: &str) {
 
 /// The newest revision's number.
 fn newest(site: &Site) -> u64 {
-    site.relay().rollouts().current().state.newest().map_or(0, |revision| revision.number.get())
+    site.relay().rollouts().snapshot().state.newest().map_or(0, |revision| revision.number.get())
 }
 
 /// A manager has this version of everything from now on.
@@ -161,29 +161,29 @@ async fn all(site: &Site) -> [u64; 3] {
     [sees(site, PILOT).await, sees(site, BRANCH).await, sees(site, OTHER).await]
 }
 
-async fn try_order(site: &Site, order: Order) -> Result<Done, OrderError> {
-    let ordered = Ordered { order, by: "test".into(), from: "here".into(), reason: None };
-    site.relay().rollouts().order(ordered).await
+async fn try_order(site: &Site, command: RolloutCommand) -> Result<CommandOutcome, ExecuteError> {
+    let command = AttributedCommand { command, by: "test".into(), from: "here".into(), reason: None };
+    site.relay().rollouts().execute(command).await
 }
 
-async fn order(site: &Site, order: Order) -> Done {
-    try_order(site, order).await.unwrap()
+async fn order(site: &Site, command: RolloutCommand) -> CommandOutcome {
+    try_order(site, command).await.unwrap()
 }
 
-fn hold(group: &str, revision: &str) -> Order {
-    Order::Hold { group: group.into(), revision: revision.into() }
+fn hold(group: &str, revision: &str) -> RolloutCommand {
+    RolloutCommand::Hold { group: group.into(), revision: revision.into() }
 }
 
-fn rollback(group: &str) -> Order {
-    Order::Rollback { group: group.into(), revision: None }
+fn rollback(group: &str) -> RolloutCommand {
+    RolloutCommand::Rollback { group: group.into(), revision: None }
 }
 
-fn release(group: Option<&str>, now: bool) -> Order {
-    Order::Release { group: group.map(Into::into), now }
+fn release(group: Option<&str>, now: bool) -> RolloutCommand {
+    RolloutCommand::Release { group: group.map(Into::into), now }
 }
 
-fn promote(ring: &str) -> Order {
-    Order::Promote { ring: ring.into() }
+fn promote(ring: &str) -> RolloutCommand {
+    RolloutCommand::Promote { ring: ring.into() }
 }
 
 /// Lets time pass, and waits until the rollouts have seen it.
@@ -195,7 +195,7 @@ async fn pass(site: &Site, time: Duration) {
 /// Waits until the rollouts have done what was due.
 async fn settled(site: &Site) {
     // Answered in turn, behind that.
-    try_order(site, Order::Unname { name: "nobody".into() }).await.unwrap_err();
+    try_order(site, RolloutCommand::Unname { name: "nobody".into() }).await.unwrap_err();
 }
 
 /// Many clients, each with a connection of its own.

@@ -1,6 +1,6 @@
 //! What an administrator orders while clients are being moved: halt and resume, hold and rollback, emergency release.
 
-use gupd_rollout::orders::Order;
+use gupd_rollout::command::RolloutCommand;
 
 use super::{
     BRANCH, CATALOGS, Crowd, DAY, GROUPS, HOUR, OTHER, PILOT, STAGED, all, get, hold, order, pass,
@@ -21,14 +21,14 @@ async fn resumed_halt_continues_from_same_share() {
     let moved = crowd.look().await;
     let count = moved.iter().filter(|(_, sees)| *sees == 2).count();
     assert!((15..60).contains(&count), "{count}");
-    order(&site, Order::Halt).await;
+    order(&site, RolloutCommand::Halt).await;
     for _ in 0..3 {
         pass(&site, DAY).await;
         assert_eq!(crowd.look().await, moved);
     }
     publish_and_refresh(&site, 3).await;
     assert_eq!(crowd.look().await, moved, "what is published meanwhile waits too");
-    order(&site, Order::Resume).await;
+    order(&site, RolloutCommand::Resume).await;
     assert_eq!(crowd.look().await, moved);
     pass(&site, 3 * HOUR).await;
     let third = crowd.look().await;
@@ -88,10 +88,10 @@ async fn rolled_back_group_gets_whole_older_catalogs() {
 async fn held_group_keeps_named_revision() {
     let site = site_of(&format!("{GROUPS}{STAGED}[rollout]\nkeep = 2\n"));
     assert_eq!(all(&site).await, [1, 1, 1]);
-    order(&site, Order::Name { revision: 1.into(), name: "good".into() }).await;
+    order(&site, RolloutCommand::Name { revision: 1.into(), name: "good".into() }).await;
     order(&site, hold("pilot", "good")).await;
     let error = try_order(&site, hold("branch", "bad")).await.unwrap_err().to_string();
-    assert_eq!(error, "no kept revision is called \"bad\"; kept are good (1), 1");
+    assert_eq!(error, "no kept revision is called \"bad\": kept are good (1), 1");
     for version in 2..=7 {
         publish_and_refresh(&site, version).await;
         order(&site, release(Some("default"), true)).await;
@@ -99,7 +99,7 @@ async fn held_group_keeps_named_revision() {
         assert_eq!((sees(&site, PILOT).await, sees(&site, OTHER).await), (1, version));
     }
     let kept: Vec<u64> =
-        site.relay().rollouts().current().state.revisions().map(|revision| revision.number.get()).collect();
+        site.relay().rollouts().snapshot().state.revisions().map(|revision| revision.number.get()).collect();
     assert_eq!(kept.first(), Some(&1), "{kept:?}");
     assert!(kept.len() <= 4, "{kept:?}");
     order(&site, rollback("branch")).await;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gupd_rollout::orders::Order;
+use gupd_rollout::command::RolloutCommand;
 
 use super::{
     Crowd, DAY, HOUR, PILOT, STAGED, all, get, hold, order, pass, publish_and_refresh, release, settled,
@@ -100,7 +100,7 @@ async fn rollout_commands_survive_restart() {
     let mut site = site(STAGED);
     assert_eq!(all(&site).await, [1, 1, 1]);
     publish_and_refresh(&site, 2).await;
-    order(&site, Order::Name { revision: 1.into(), name: "good".into() }).await;
+    order(&site, RolloutCommand::Name { revision: 1.into(), name: "good".into() }).await;
     order(&site, hold("pilot", "good")).await;
     order(&site, release(Some("default"), true)).await;
     for days in [0, 40] {
@@ -109,14 +109,14 @@ async fn rollout_commands_survive_restart() {
         settled(&site).await;
         assert_eq!(all(&site).await, [1, 1, 2], "after {days} days");
     }
-    order(&site, Order::Halt).await;
+    order(&site, RolloutCommand::Halt).await;
     for days in [0, 40] {
         away(&mut site, days * DAY);
-        assert!(try_order(&site, Order::Halt).await.is_err());
+        assert!(try_order(&site, RolloutCommand::Halt).await.is_err());
         pass(&site, 2 * DAY).await;
         assert_eq!(all(&site).await, [1, 1, 2], "after {days} days");
     }
-    order(&site, Order::Resume).await;
+    order(&site, RolloutCommand::Resume).await;
     assert_eq!(all(&site).await, [1, 1, 2]);
     order(&site, hold("branch", "good")).await;
     site.restart();

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use gupd_rollout::moment::share;
+use gupd_rollout::schedule::client_share;
 
 use super::{
     CATALOGS, Crowd, DAY, HOUR, STAGED, all, order, pass, promote, publish, publish_and_refresh, refresh,
@@ -13,7 +13,7 @@ use super::{
 
 /// After how much of a spread a client moves to a revision.
 fn offset(client: IpAddr, revision: u64, spread: Duration) -> Duration {
-    let millis = (u128::from(share(client, &revision.to_string())) * spread.as_millis()) >> 64;
+    let millis = (u128::from(client_share(client, &revision.to_string())) * spread.as_millis()) >> 64;
     Duration::from_millis(u64::try_from(millis).unwrap())
 }
 

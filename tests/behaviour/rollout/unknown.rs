@@ -108,7 +108,7 @@ async fn held_client_finds_unused_catalog_while_manager_is_offline() {
     // The store's upkeep drops what was fetched for the refresh, at the start.
     site.restart();
     let has_it = || {
-        let newest = site.relay().rollouts().current().state.newest().cloned().unwrap();
+        let newest = site.relay().rollouts().snapshot().state.newest().cloned().unwrap();
         newest.catalogs.keys().any(|key| key.ends_with(NEW))
     };
     for version in 2.. {

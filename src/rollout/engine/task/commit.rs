@@ -1,72 +1,68 @@
-//! A change of the rollouts, whole: written down in one transaction with the catalogs that come and go with it, and then
-//! shown. Owns that order, and what is told of the state to others.
+//! A change as a whole: one transaction stores the state, its records, and the catalogs that come and go with it. Then
+//! clients see it. This file owns that order and the snapshot of the rollouts in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Task, warn_of_forgotten};
-use crate::engine::{Current, Found, FoundCatalog};
+use super::RolloutTask;
 use crate::record::{self, Record};
 use crate::revision::{Catalog, Revision, RevisionNumber, version_key};
-use crate::state::State;
-use crate::views::Views;
+use crate::state::{CollectedCatalog, RolloutState, SourceCatalogs};
+use crate::status::RolloutSnapshot;
+use crate::view::RevisionView;
 use gupd_store::{ObjectCopy, ObjectKey, Publication, StoreError};
 
-impl Task {
-    /// Writes a state down with what belongs to it, and shows it.
+impl RolloutTask {
+    /// Stores a state with what belongs to it, and shows it.
     pub(super) async fn commit(
         &mut self,
-        mut next: State,
+        mut next: RolloutState,
         copies: Vec<ObjectCopy>,
         mut records: Vec<Record>,
     ) -> Result<(), StoreError> {
-        // What is known here is of another store, and would be mixed with what that one has.
+        // This state is of another store, and must not mix with the state of the new one.
         if self.store.generation() != self.generation {
             return Err(StoreError::Replaced);
         }
-        let now = self.clock.now();
         if let Some(rings) = &self.rules.rings {
-            let gone = next.retire(rings, &self.rules.settings, now);
-            if !gone.is_empty() {
-                tracing::info!(revisions = ?gone, "revisions are kept no longer");
+            let removed = next.prune(rings, &self.rules.settings, self.clock.now());
+            if !removed.is_empty() {
+                tracing::info!(revisions = ?removed, "revisions removed");
             }
         }
-        let changes = record::changes(&self.written, &next);
+        let changes = record::changes(&self.stored, &next);
         let removed: Vec<ObjectKey> = match changes.is_empty() {
             true => Vec::new(),
-            false => {
-                let dropped = dropped(&self.written, &next).into_iter();
-                dropped.map(|(key, since)| version_key(since, &key).into()).collect()
-            }
+            false => dropped_versions(&self.stored, &next).into_iter().map(Version::into_key).collect(),
         };
         records.extend(changes);
-        let (mut payloads, mut kept) = (self.payloads.clone(), Vec::new());
-        for (key, of) in payloads.changes(&next) {
-            records.push(record::payload(&key, of));
-            kept.push((key, of.is_some()));
+        let (mut payloads, mut pins) = (self.payloads.clone(), Vec::new());
+        for (key, range) in payloads.changes(&next) {
+            records.push(record::payload(&key, range));
+            pins.push((key, range.is_some()));
         }
-        if !(records.is_empty() && copies.is_empty() && kept.is_empty() && removed.is_empty()) {
-            let again = payloads.again();
-            kept.extend(again.iter().map(|key| (key.clone(), true)));
-            let unheld = self.store.publish(Publication { copies, pins: kept, records, removed }).await?;
-            payloads.are_unheld(&again, unheld);
+        if !(records.is_empty() && copies.is_empty() && pins.is_empty() && removed.is_empty()) {
+            let repeated = payloads.next_round();
+            pins.extend(repeated.iter().map(|key| (key.clone(), true)));
+            let missing = self.store.publish(Publication { copies, pins, records, removed }).await?;
+            payloads.confirm(&repeated, missing);
         }
         self.state = Arc::new(next);
-        self.written = self.state.clone();
+        self.stored = self.state.clone();
         self.payloads = payloads;
         self.show();
         Ok(())
     }
 
-    /// Makes the switches of rules that clients have seen already, and shows them the state by these rules.
+    /// Makes the switches of rules that clients have seen already, and shows the state by these rules.
     pub(super) fn show(&mut self) {
         let shared = self.shared.clone();
         let mut switches = shared.switches();
         for switch in switches.drain(..) {
-            self.follow(switch);
+            self.apply_switch(switch);
         }
         let now = self.clock.now();
-        shared.current.store(Arc::new(Current {
+        shared.snapshot.store(Arc::new(RolloutSnapshot {
             state: self.state.clone(),
             rings: self.rules.rings.clone(),
             settings: self.rules.settings.clone(),
@@ -75,64 +71,68 @@ impl Task {
         }));
         self.rules.show(&self.state, now);
         drop(switches);
-        self.measure(self.rules.views().as_deref());
+        self.update_metrics(self.rules.view().as_deref());
     }
 
-    fn measure(&self, views: Option<&Views>) {
+    fn update_metrics(&self, view: Option<&RevisionView>) {
         let metrics = &self.shared.metrics;
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         metrics.revision.set(number(self.state.newest().map_or(0, |newest| newest.number.get())));
         metrics.revisions.set(number(self.state.revisions().count() as u64));
-        metrics.halted.set(i64::from(self.state.halted().is_some()));
+        metrics.halted.set(i64::from(self.state.halted.is_some()));
         metrics.ring.reset();
         metrics.trouble.reset();
         for (id, ring) in self.rules.rings.iter().flat_map(|rings| rings.iter()) {
             let name = [ring.settings.name.as_str()];
-            let sees = views.and_then(|views| views.newest_in(id)).map_or(0, RevisionNumber::get);
-            metrics.ring.with_label_values(&name).set(number(sees));
+            let newest = view.and_then(|view| view.newest_in_ring(id)).map_or(0, RevisionNumber::get);
+            metrics.ring.with_label_values(&name).set(number(newest));
             let has_trouble = self.troubles.keys().any(|(_, ring)| *ring == id);
             metrics.trouble.with_label_values(&name).set(i64::from(has_trouble));
         }
     }
 
-    /// What is held or released of groups that the configuration has no more.
-    pub(super) fn forget_groups(&mut self) {
-        let Some(rings) = &self.rules.rings else { return };
-        warn_of_forgotten(&Arc::make_mut(&mut self.state).forget_groups(rings));
-    }
-
-    /// Removes what no record speaks of: after the index was lost, and made anew.
-    pub(super) async fn tidy(&mut self, records: Vec<Record>) {
-        let known: BTreeSet<ObjectKey> =
-            versions(&self.state).into_iter().map(|(key, since)| version_key(since, &key).into()).collect();
+    /// Removes stray records, and versions of catalogs that no revision has: the index may have been rebuilt.
+    pub(super) async fn remove_strays(&mut self, records: Vec<Record>) {
+        let needed: BTreeSet<ObjectKey> = versions(&self.state).into_iter().map(Version::into_key).collect();
         let stored = match self.store.copies().await {
             Ok(stored) => stored,
             Err(error) => return tracing::error!(%error, "catalogs of revisions cannot be listed"),
         };
         let stored: BTreeSet<ObjectKey> = stored.into_iter().collect();
-        let lost = known.difference(&stored).count();
+        let lost = needed.difference(&stored).count();
         if lost > 0 {
-            tracing::error!(
-                catalogs = lost,
-                "catalogs of kept revisions are lost; clients that see those are told to come again"
-            );
+            tracing::error!(catalogs = lost, "catalogs of kept revisions lost: their clients get 503");
         }
-        let removed: Vec<ObjectKey> = stored.difference(&known).cloned().collect();
+        let removed: Vec<ObjectKey> = stored.difference(&needed).cloned().collect();
         if records.is_empty() && removed.is_empty() {
             return;
         }
         let publication = Publication { records, removed, ..Publication::default() };
         if let Err(error) = self.store.publish(publication).await {
-            tracing::warn!(%error, "what is left of old revisions cannot be removed now");
+            tracing::warn!(%error, "remains of old revisions cannot be removed now");
         }
     }
 }
 
-/// What is to be stored of a state that was just published: what is new is so in its newest revision.
-pub(super) fn copies(before: &State, after: &State, found: &[Found]) -> Vec<ObjectCopy> {
-    let by_key: BTreeMap<&ObjectKey, &FoundCatalog> = found
+/// A stored version of a catalog: its plain key, and the first revision that has it.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Version(ObjectKey, RevisionNumber);
+
+impl Version {
+    fn into_key(self) -> ObjectKey {
+        version_key(self.1, &self.0).into()
+    }
+}
+
+/// Returns the copies to store with a publication: the versions that are new in the newest revision.
+pub(super) fn copies(
+    before: &RolloutState,
+    after: &RolloutState,
+    collected: &[SourceCatalogs],
+) -> Vec<ObjectCopy> {
+    let by_key: BTreeMap<&ObjectKey, &CollectedCatalog> = collected
         .iter()
-        .flat_map(|found| &found.catalogs)
+        .flat_map(|source| &source.catalogs)
         .filter_map(|(key, found)| Some((key, found.as_ref()?)))
         .collect();
     let Some(newest) = after.newest() else { return Vec::new() };
@@ -153,29 +153,28 @@ pub(super) fn copies(before: &State, after: &State, found: &[Found]) -> Vec<Obje
     new.filter_map(copy).collect()
 }
 
-/// Versions of catalogs that were kept before and are in no revision after. A version is in all revisions from its first to
-/// its last, so the neighbours of a revision that goes say whether it is needed.
-fn dropped(before: &State, after: &State) -> BTreeSet<(ObjectKey, RevisionNumber)> {
+/// Returns the versions that no revision has any more. A version is in all revisions from its first to its last, so the
+/// neighbours of a removed revision tell if it is needed.
+fn dropped_versions(before: &RolloutState, after: &RolloutState) -> BTreeSet<Version> {
     let mut dropped = BTreeSet::new();
-    for gone in before.revisions().filter(|revision| after.revision(revision.number).is_none()) {
-        let older = after.revisions().rfind(|revision| revision.number < gone.number);
-        let newer = after.revisions().find(|revision| revision.number > gone.number);
-        for (key, catalog) in &gone.catalogs {
+    for removed in before.revisions().filter(|revision| after.revision(revision.number).is_none()) {
+        let older = after.revisions().rfind(|revision| revision.number < removed.number);
+        let newer = after.revisions().find(|revision| revision.number > removed.number);
+        for (key, catalog) in &removed.catalogs {
             let Catalog::Present { since, .. } = catalog else { continue };
-            let has = |kept: &&Arc<Revision>| kept.catalogs.get(key) == Some(catalog);
-            if !older.into_iter().chain(newer).any(|kept| has(&kept)) {
-                dropped.insert((key.clone(), *since));
+            let has = |kept: &Arc<Revision>| kept.catalogs.get(key) == Some(catalog);
+            if !older.into_iter().chain(newer).any(has) {
+                dropped.insert(Version(key.clone(), *since));
             }
         }
     }
     dropped
 }
 
-/// Every version of a catalog that some kept revision has.
-fn versions(state: &State) -> BTreeSet<(ObjectKey, RevisionNumber)> {
+fn versions(state: &RolloutState) -> BTreeSet<Version> {
     let catalogs = state.revisions().flat_map(|revision| &revision.catalogs);
     let present = catalogs.filter_map(|(key, catalog)| match catalog {
-        Catalog::Present { since, .. } => Some((key.clone(), *since)),
+        Catalog::Present { since, .. } => Some(Version(key.clone(), *since)),
         Catalog::Absent => None,
     });
     present.collect()

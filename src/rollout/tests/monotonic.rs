@@ -1,10 +1,10 @@
-//! The property that clients rely on: whatever happens to a relay, nobody goes back but by an order.
+//! The property that clients rely on: whatever happens to a relay, no client goes back except by a command.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What happens to a relay.
+/// An event at a relay.
 #[derive(Clone, Debug)]
 enum Event {
     Passes(i64),
@@ -32,7 +32,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Configurations of the same rings; of the first two one may take the other's place.
+/// Configurations of the same rings. A reload may switch between the first two.
 fn configurations() -> Vec<Config> {
     let of = |second: &str| {
         config(&format!(
@@ -53,7 +53,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 96, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_client_ever_goes_back_whatever_happens_but_an_order_to(
+    fn no_client_goes_back_without_a_command(
         first in 0..4_usize,
         events in prop::collection::vec(event(), 1..40),
         numbers in prop::collection::vec(any::<u8>(), 1..6),
@@ -61,7 +61,7 @@ proptest! {
         let configs = configurations();
         let config = &configs[first];
         let mut rings = Rings::new(config).unwrap();
-        let (mut state, mut now, mut version) = (State::default(), START, 0_u8);
+        let (mut state, mut now, mut version) = (RolloutState::default(), START, 0_u8);
         let mut last: std::collections::HashMap<(&str, u8), RevisionNumber> = std::collections::HashMap::new();
         for event in events {
             match event {
@@ -73,54 +73,54 @@ proptest! {
                 Event::Announces => {
                     state.announce("r /content/{a}", u64::from(version) + 1, now).unwrap();
                 }
-                Event::Halts => drop(state.order(&Order::Halt, &rings, now)),
-                Event::Resumes => drop(state.order(&Order::Resume, &rings, now)),
+                Event::Halts => drop(state.apply(&RolloutCommand::Halt, &rings, now)),
+                Event::Resumes => drop(state.apply(&RolloutCommand::Resume, &rings, now)),
                 Event::Away(millis) => {
-                    if state.halted().is_none() {
-                        state.stood_still(&rings, now, now + millis);
+                    if state.halted.is_none() {
+                        state.resume_from(&rings, now, now + millis);
                     }
                     now += millis;
                 }
                 Event::SetBack(millis) => {
-                    if state.halted().is_none() {
-                        state.stood_still(&rings, now, now - millis);
+                    if state.halted.is_none() {
+                        state.resume_from(&rings, now, now - millis);
                         now -= millis;
                     }
                 }
                 Event::Promotes(ring) => {
                     let ring = ["first", "second", "last"][ring].to_owned();
-                    drop(state.order(&Order::Promote { ring }, &rings, now));
+                    drop(state.apply(&RolloutCommand::Promote { ring }, &rings, now));
                 }
-                // Of shares or subnets that change, who came in an earlier step may come in a later one.
-                Event::Reloads(to) if first < 2 && state.halted().is_none() => {
-                    state.stood_still(&rings, now, now);
+                // If shares or subnets change, a client may come in a later step than before.
+                Event::Reloads(to) if first < 2 && state.halted.is_none() => {
+                    state.resume_from(&rings, now, now);
                     rings = Rings::new(&configs[to]).unwrap();
                 }
                 Event::Reloads(_) => {}
             }
-            state.advance(&rings, now, calm);
-            state.retire(&rings, &config.rollout, now);
-            let views = state.views(&rings, now);
+            state.advance(&rings, now, no_trouble);
+            state.prune(&rings, &config.rollout, now);
+            let view = state.view(&rings, now);
             for group in ["pilot", "branch", "default"] {
                 for number in &numbers {
-                    let Some(seen) = views.of(group, client(group, *number), now) else { continue };
+                    let Some(seen) = view.visible_revision(group, client(group, *number), now) else { continue };
                     let before = last.insert((group, *number), seen.number).unwrap_or_default();
                     prop_assert!(seen.number >= before, "{group} {number}: {before}, then {}", seen.number);
                     prop_assert!(state.revision(seen.number).is_some());
                 }
             }
         }
-        // And with time alone everyone comes to the newest.
-        drop(state.order(&Order::Resume, &rings, now));
+        // Time alone takes all clients to the newest revision.
+        drop(state.apply(&RolloutCommand::Resume, &rings, now));
         for _ in 0..90 {
             now += 10 * HOUR;
-            drop(state.order(&Order::Promote { ring: "second".into() }, &rings, now));
-            state.advance(&rings, now, calm);
-            state.retire(&rings, &config.rollout, now);
+            drop(state.apply(&RolloutCommand::Promote { ring: "second".into() }, &rings, now));
+            state.advance(&rings, now, no_trouble);
+            state.prune(&rings, &config.rollout, now);
         }
         if let Some(newest) = state.newest() {
             for group in ["pilot", "branch", "default"] {
-                prop_assert_eq!(sees(&state.views(&rings, now), group, numbers[0], now), newest.number.get());
+                prop_assert_eq!(sees(&state.view(&rings, now), group, numbers[0], now), newest.number.get());
             }
         }
     }
