@@ -3,6 +3,7 @@
 //! The complication: a lookup can become outdated, and is then repeated for a named reason.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use http::request::Parts;
@@ -92,9 +93,7 @@ impl<'a> Exchange<'a> {
         target: Target,
         generation: &'a Arc<Generation>,
     ) -> Self {
-        let client = ClientAttributes::new(peer.address.ip(), target.normalized.path())
-            .with_names(peer.certificate_names());
-        let group = generation.policy.group(&client);
+        let group = generation.policy.group(&client_attributes(peer, target.normalized.path()));
         let mut exchange = Self {
             method: &head.method,
             headers: Cow::Borrowed(&head.headers),
@@ -118,6 +117,11 @@ impl<'a> Exchange<'a> {
             exchange.target.bind(binding, class);
         }
         exchange
+    }
+
+    /// Address of the client.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.peer.address.ip()
     }
 
     /// Key under which the response is stored.
@@ -244,6 +248,11 @@ impl<'a> Exchange<'a> {
             bandwidth: BandwidthClass::default(),
         }
     }
+}
+
+/// The attributes that select a client's group.
+pub(crate) fn client_attributes<'a>(peer: &'a ClientConnection, path: &'a str) -> ClientAttributes<'a> {
+    ClientAttributes::new(peer.address.ip(), path).with_names(peer.certificate_names())
 }
 
 /// Returns true if a payload that was stored before the relay started is not the one that its catalog lists. It is

@@ -3,9 +3,9 @@
 //! Guarantees: a request is answered by one [`Generation`] of the configuration; it is classified at most once and looked
 //! up at most once; a hit in memory takes no lock of ours, spawns no task and copies no body. Nothing here knows sockets.
 //!
-//! Main types: [`Proxy`], shared by all requests; `Exchange`, one request with the facts that steps share; `Reply`, a response
-//! before it is sent; [`Background`], the fetches of the relay's own. Start reading at `pipeline.rs`: it lists the steps
-//! of a request in their order. Each step is in the file of its concept.
+//! Main types: [`Proxy`], shared by all requests; `Exchange`, one request with the facts that steps share; `Reply`, a
+//! response before it is sent; [`Background`], the fetches of the relay's own. Start reading at `pipeline.rs`: it lists
+//! the steps of a request in their order. Each step is in the file of its concept.
 
 mod access;
 mod admission;

@@ -64,11 +64,7 @@ impl RequestMetrics {
             register_histogram_with_registry!(opts, registry)
         };
         let responses = counters("gupd_responses_total", "Responses by status class.", &["status"])?;
-        let broken = counters(
-            "gupd_broken_transfers_total",
-            "Responses that did not reach their end, by the side that broke off.",
-            &["by"],
-        )?;
+        let broken = counters("gupd_broken_transfers_total", "Responses that broke off, by side.", &["by"])?;
         for by in [ResponseEnd::Client, ResponseEnd::Upstream] {
             broken.with_label_values(&[by.as_str()]);
         }

@@ -12,7 +12,7 @@ use crate::Proxy;
 use crate::access::AccessRecord;
 use crate::admission::{deny_blocked_content, open_exchange, redirect_while_draining};
 use crate::body::ResponseBody;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, client_attributes};
 use crate::fetch::serve_or_fill;
 use crate::hit::serve_hit;
 use crate::pacing::ResponsePacer;
@@ -21,7 +21,6 @@ use crate::reply::Reply;
 use crate::slot::{hold_slot, wait_for_slot};
 use crate::view::{record_download, serve_visible_revision};
 use crate::window::defer_outside_window;
-use gupd_config::policy::ClientAttributes;
 use gupd_net::listen::ClientConnection;
 
 /// Decision of a step: go on to the next one, or end the request with this reply.
@@ -57,15 +56,10 @@ impl Proxy {
                 (reply, Some(exchange.group))
             }
         };
-        // A request without a target has no path either.
-        let (policy, client) = (&generation.policy, peer.address.ip());
         let pacer = || {
-            let group = group
-                .unwrap_or_else(|| {
-                    policy.group(&ClientAttributes::new(client, "").with_names(peer.certificate_names()))
-                })
-                .clone();
-            ResponsePacer::new(self.lan.clone(), client, group)
+            // A request without a valid target has no path either.
+            let group = group.unwrap_or_else(|| generation.policy.group(&client_attributes(&peer, "")));
+            ResponsePacer::new(self.lan.clone(), peer.address.ip(), group.clone())
         };
         reply.into_response(&head.method, access, pacer, self.lan.is_limited())
     }

@@ -43,7 +43,7 @@ pub(crate) async fn wait_for_slot(proxy: &Proxy, exchange: &mut Exchange<'_>) ->
     if !is_limited(proxy, exchange) || !needs_slot(exchange.classified()) {
         return Continue(());
     }
-    if let Some(slot) = proxy.slots.try_acquire(exchange.peer.address.ip(), &exchange.group.name) {
+    if let Some(slot) = proxy.slots.try_acquire(exchange.client(), &exchange.group.name) {
         exchange.slot = Some(DownloadSlot::new(slot, &proxy.metrics));
         return Continue(());
     }
@@ -101,7 +101,7 @@ async fn take_slot(proxy: &Proxy, exchange: &Exchange<'_>) -> Result<Box<Downloa
     let begun = Instant::now();
     let taken = {
         let _queued = GaugeGuard::increment(&proxy.metrics.queued);
-        proxy.slots.acquire(exchange.peer.address.ip(), &exchange.group.name).await
+        proxy.slots.acquire(exchange.client(), &exchange.group.name).await
     };
     if !matches!(
         taken,

@@ -2,30 +2,29 @@
 //! store alone, whatever the request says of freshness: the revision was published for this client. A payload with a
 //! number that the revision has not reached is deferred. `rollout` computes views; `refresh` brings missing catalogs.
 
-use std::net::IpAddr;
+mod catalog;
+mod payload;
+
 use std::ops::ControlFlow::{Break, Continue};
 use std::sync::Arc;
 
 use http::Method;
 
+use self::catalog::serve_catalog;
+use self::payload::check_payload;
 use crate::Proxy;
 use crate::access::RequestObserver;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, client_attributes};
 use crate::pipeline::StepResult;
 use crate::reply::Reply;
-use crate::view::catalog::serve_catalog;
-use crate::view::payload::check_payload;
 use crate::window::deferred;
 use gupd_config::Class;
 use gupd_config::clock::UnixMillis;
-use gupd_config::policy::{ClientAttributes, Group};
+use gupd_config::policy::Group;
 use gupd_http::status::FinishedResponse;
 use gupd_rollout::clients::{ClientTracker, Observation, RequestKind};
 use gupd_rollout::revision::RevisionNumber;
 use gupd_rollout::view::{PayloadAccess, RevisionView};
-
-mod catalog;
-mod payload;
 
 /// Deferral of a payload without a foreseeable start: the view is held, or waits for an administrator. An hour is a
 /// heartbeat of most endpoints.
@@ -56,8 +55,7 @@ async fn apply_view(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
                 if is_get { check_payload(proxy, exchange, &views).await } else { PayloadAccess::Visible };
             // The revision may have been announced meanwhile.
             let (views, group) = current_views(proxy, exchange).unwrap_or((views, exchange.group.clone()));
-            let visible =
-                visible_number(&views, &group, exchange.peer.address.ip(), proxy.cache.clock().now());
+            let visible = visible_number(proxy, exchange, &views, &group);
             let request = RequestKind::payload(exchange.key());
             observe(proxy, exchange, now, visible, request);
             exchange.payload_revision = visible;
@@ -71,7 +69,7 @@ async fn apply_view(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
             }
         }
         _ => {
-            let visible = visible_number(&views, exchange.group, exchange.peer.address.ip(), now);
+            let visible = visible_number(proxy, exchange, &views, exchange.group);
             observe(proxy, exchange, now, visible, RequestKind::Other);
             Continue(())
         }
@@ -89,7 +87,7 @@ fn defer_payload(proxy: &Proxy, exchange: &Exchange<'_>, opens: Option<UnixMilli
 pub(crate) fn observe_denial(proxy: &Proxy, exchange: &mut Exchange<'_>) {
     if let Some(views) = &*exchange.generation.rollout.view() {
         let now = proxy.cache.clock().now();
-        let visible = visible_number(views, exchange.group, exchange.peer.address.ip(), now);
+        let visible = visible_number(proxy, exchange, views, exchange.group);
         observe(proxy, exchange, now, visible, RequestKind::Other);
     }
 }
@@ -109,7 +107,7 @@ fn observe(
     visible: Option<RevisionNumber>,
     request: RequestKind,
 ) {
-    let peer = (exchange.peer.address.ip(), exchange.peer.certificate_names());
+    let peer = (exchange.client(), exchange.peer.certificate_names());
     let observation = Observation::new(peer, &exchange.group.name, arrived, visible, request);
     let tracker = proxy.rollouts.clients().clone();
     exchange.observer = Some(Box::new(ClientObserver { tracker, observation }));
@@ -128,22 +126,22 @@ impl RequestObserver for ClientObserver {
     }
 }
 
-/// RevisionView and group of the client by the configuration in force. A request that has waited goes on by these: views of a
-/// configuration that was replaced meanwhile show nothing new. `None` without rings.
+/// View and group of the client by the configuration in force. A request that has waited goes on by these: the view of a
+/// configuration that was replaced meanwhile shows nothing new. `None` without rings.
 fn current_views(proxy: &Proxy, exchange: &Exchange<'_>) -> Option<(Arc<RevisionView>, Arc<Group>)> {
     let generation = proxy.generations.load();
     let views = generation.rollout.view().clone()?;
-    let client = ClientAttributes::new(exchange.peer.address.ip(), exchange.target.normalized.path());
-    let group = generation.policy.group(&client.with_names(exchange.peer.certificate_names())).clone();
-    Some((views, group))
+    let client = client_attributes(exchange.peer, exchange.target.normalized.path());
+    Some((views, generation.policy.group(&client).clone()))
 }
 
-/// The number of the revision that is visible to a client.
+/// The number of the revision that is visible to the client now.
 fn visible_number(
+    proxy: &Proxy,
+    exchange: &Exchange<'_>,
     views: &RevisionView,
     group: &Group,
-    client: IpAddr,
-    now: UnixMillis,
 ) -> Option<RevisionNumber> {
-    views.visible_revision(&group.name, client, views.effective_time(now)).map(|revision| revision.number)
+    let now = views.effective_time(proxy.cache.clock().now());
+    views.visible_revision(&group.name, exchange.client(), now).map(|revision| revision.number)
 }

@@ -43,12 +43,10 @@ async fn check_window(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
             proxy.first_seen.remember(revision, stored)
         }
     };
-    let opens =
-        match generation.policy.scheduled_start(group, exchange.peer.address.ip(), revision, first_seen, now)
-        {
-            ScheduledStart::Now | ScheduledStart::Emergency => return Continue(()),
-            ScheduledStart::Later { at: opens } => opens,
-        };
+    let opens = match generation.policy.scheduled_start(group, exchange.client(), revision, first_seen, now) {
+        ScheduledStart::Now | ScheduledStart::Emergency => return Continue(()),
+        ScheduledStart::Later { at: opens } => opens,
+    };
     if group.settings.outside == OutsideWindow::CachedOnly
         && let Lookup::Found(entry) = exchange.lookup(proxy).await
         && entry.freshness.evaluate(now, &exchange.control) == Verdict::Fresh

@@ -36,18 +36,18 @@ pub(super) async fn serve_catalog(
     mut views: Arc<RevisionView>,
 ) -> (Reply, Option<RevisionNumber>) {
     let now = || proxy.cache.clock().now();
-    let (client, mut group) = (exchange.peer.address.ip(), exchange.group.clone());
+    let (client, mut group) = (exchange.client(), exchange.group.clone());
     let key = exchange.key().clone();
     let revision = views.visible_revision(&group.name, client, now());
     let has = revision.is_some_and(|revision| revision.catalogs.contains_key(&key));
     if !has && !views.has_catalog(&key) {
         if exchange.control.has(Directive::OnlyIfCached) {
-            return (not_stored(exchange), visible_number(&views, &group, client, now()));
+            return (not_stored(exchange), visible_number(proxy, exchange, &views, &group));
         }
         let pending = proxy.background.pending_catalogs().wait_for(&key);
         let outcome = tokio::time::timeout(CATALOG_WAIT, pending).await;
         (views, group) = current_views(proxy, exchange).unwrap_or((views, group));
-        let visible = visible_number(&views, &group, client, now());
+        let visible = visible_number(proxy, exchange, &views, &group);
         match outcome {
             Ok(PendingOutcome::Published) => {}
             Ok(PendingOutcome::Absent | PendingOutcome::Refused) => return (absent(exchange), visible),

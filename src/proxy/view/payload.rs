@@ -20,7 +20,7 @@ pub(super) async fn check_payload(
 ) -> PayloadAccess {
     let key = exchange.key().clone();
     let Some(file) = RevisionFile::parse(&key) else { return PayloadAccess::Visible };
-    let client = exchange.peer.address.ip();
+    let client = exchange.client();
     let access = |views: &RevisionView, group: &Group| {
         let now = views.effective_time(proxy.cache.clock().now());
         views.payload_access(&group.name, client, (file.series, file.number), now)
