@@ -30,10 +30,17 @@ impl MissingCatalogs {
 
     /// Replaces the set. Catalogs that are new in it count as just requested.
     pub fn replace<'a>(&self, keys: impl Iterator<Item = &'a ObjectKey>, now: UnixMillis) {
-        let before = self.0.load();
+        let before = self.0.load_full();
         let last = |key| before.get(key).map_or(now, |last: &AtomicI64| last.load(Ordering::Relaxed));
-        let after = keys.map(|key| (key.clone(), AtomicI64::new(last(key)))).collect();
-        self.0.store(Arc::new(after));
+        let after: HashMap<_, _> = keys.map(|key| (key.clone(), AtomicI64::new(last(key)))).collect();
+        let after = Arc::new(after);
+        self.0.store(after.clone());
+        // Requests that came while the new set was made are recorded in the old one alone.
+        for (key, last) in after.iter() {
+            if let Some(earlier) = before.get(key) {
+                last.fetch_max(earlier.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
     }
 }
 
