@@ -1,4 +1,4 @@
-//! Adoption of blobs whose rows were lost with the index and are missing from its journal: the trailer of each
+//! Adoption of blobs without rows after the loss of an index, if they are missing from its journal: the trailer of each
 //! file has its first object. Runs after a start with a lost index, while the relay serves. An object is found as
 //! soon as it has its row. The calling sweep removes files that are not valid blobs.
 

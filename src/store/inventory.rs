@@ -41,7 +41,7 @@ impl Inventory {
         }
     }
 
-    /// Iterates over all objects in insertion order. A row whose checksum differs is an error, as it is when
+    /// Iterates over all objects in insertion order. A row with a differing checksum is an error, as it is when
     /// served.
     pub fn objects(&self) -> impl Iterator<Item = Result<Object, StoreError>> {
         let sql = format!("{ROW} WHERE o.id > ?1 ORDER BY o.id LIMIT {PAGE}");

@@ -50,7 +50,7 @@ impl FolderLease {
         self.released.load(Ordering::Acquire)
     }
 
-    /// Registers a draft, whose file is unlinked at the release.
+    /// Registers a draft; the release unlinks its file.
     ///
     /// # Errors
     /// [`StoreError::Released`] after the release.

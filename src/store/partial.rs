@@ -134,7 +134,7 @@ impl PartialBlob {
         })
     }
 
-    /// Returns the first position in a range whose block is present, or missing.
+    /// Returns the first position in a range with a present (or missing) block.
     fn find_edge(&self, from: u64, end: u64, present: bool) -> u64 {
         let block = self.read_blocks(|blocks| {
             let end_block = blocks_of(end);

@@ -25,7 +25,7 @@ const MAX_OBJECTS: usize = 16_384;
 /// Account of prefetched objects.
 #[derive(Debug, Default)]
 pub(super) struct PrefetchLedger {
-    // Locked for look-ups and insertions.
+    // Locked for lookups and insertions.
     unused: Mutex<UnusedPrefetches>,
     /// The file is out of date.
     changed: AtomicBool,

@@ -34,7 +34,7 @@ pub struct UnfinishedFill {
 pub(super) struct UnfinishedList(Mutex<VecDeque<UnfinishedFill>>);
 
 impl Store {
-    /// Removes and returns the unfinished fill of an object under `key` whose selecting fields match.
+    /// Removes and returns the unfinished fill of an object under `key` with matching selecting fields.
     pub fn take_unfinished(&self, key: &str, matches: impl Fn(&str) -> bool) -> Option<UnfinishedFill> {
         // It stays in the list until the disk works again.
         self.health.check().ok()?;

@@ -80,7 +80,7 @@ pub(super) fn walk(
     }
 }
 
-/// Heads whose blob follows, and the contents so far.
+/// Heads of the next blob, and the contents so far.
 struct BundleReader {
     quota: u64,
     now: UnixMillis,

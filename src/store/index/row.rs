@@ -1,4 +1,4 @@
-//! Decoding of object rows. A row whose checksum differs means that the index is damaged.
+//! Decoding of object rows. A differing checksum means that the index is damaged.
 
 use http::StatusCode;
 use rusqlite::{Connection, Error, Result, Row, params};

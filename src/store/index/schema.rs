@@ -20,7 +20,7 @@ pub(super) const SCHEMA: i64 = 3;
 /// gupd.
 const APPLICATION: i64 = 0x6775_7064; // "gupd"
 
-/// Journal position of an index whose journal is incomplete; see [`crate::index::journal`].
+/// Journal position of an index with an incomplete journal; see [`crate::index::journal`].
 pub(super) const INCOMPLETE: i64 = i64::MAX;
 
 /// Prepared statements cached per connection: as many as the other files have.

@@ -106,7 +106,7 @@ impl<'a> IndexChange<'a> {
         blob_row(self.connection, id)
     }
 
-    /// Inserts a blob whose file is in place.
+    /// Inserts a blob after its file is in place.
     pub(crate) fn insert_blob(&self, id: BlobId, len: u64, disk: u64) -> Result<i64> {
         let mut insert =
             self.connection.prepare_cached("INSERT INTO blobs (hash, len, disk) VALUES (?1, ?2, ?3)")?;

@@ -55,7 +55,7 @@ pub(super) type Job = Box<dyn FnOnce(&Connection) -> PendingCommit + Send>;
 
 /// A change that has run and waits for the commit.
 pub(super) struct PendingCommit {
-    /// Blobs whose files are removed if they have no row.
+    /// Blobs to remove, with their files, if they have no row.
     pub(super) unreferenced: Vec<BlobId>,
     /// Frames for the journal.
     pub(super) journal: Vec<u8>,
