@@ -151,7 +151,7 @@ async fn a_reload_reads_the_files_again() {
     let config = site.config.clone();
     std::fs::write(&ca, "-----BEGIN CERTIFICATE-----\n").unwrap();
     let error = site.relay_mut().reload(config.clone()).unwrap_err().to_string();
-    assert!(error.contains("ca.pem: no certificate can be read from it"), "{error}");
+    assert!(error.contains("ca.pem: cannot read certificates"), "{error}");
     std::fs::write(&ca, new.pem()).unwrap();
     site.relay_mut().reload(config).unwrap();
     assert_eq!(site.get(PAYLOAD).await.whole(), b"content");
@@ -171,11 +171,11 @@ fn bad_tls_file_is_one_error_line() {
         Trust { client, ..pinned(&authority.issue("manager")) }
     };
     for (trust, expected) in [
-        (ca(&missing), "missing.pem: no certificate can be read from it"),
-        (ca(&empty), "empty.pem: no certificate can be read from it: it has none"),
-        (client(&empty, &key), "empty.pem: no certificate can be read from it: it has none"),
-        (client(&cert, &missing), "missing.pem: no private key can be read from it"),
-        (client(&cert, &foreign_key), "not a certificate and its key"),
+        (ca(&missing), "missing.pem: cannot read certificates"),
+        (ca(&empty), "empty.pem: cannot read certificates: it has none"),
+        (client(&empty, &key), "empty.pem: cannot read certificates: it has none"),
+        (client(&cert, &missing), "missing.pem: cannot read a private key"),
+        (client(&cert, &foreign_key), "certificate and key do not match"),
     ] {
         let error = upstreams("https://manager:8443", trust.clone()).unwrap_err();
         assert!(error.starts_with("upstream manager:8443: "), "{error}");

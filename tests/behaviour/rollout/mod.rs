@@ -117,6 +117,8 @@ fn catalog(path: &str, version: u64) -> Resource {
 }
 
 async fn refresh(site: &Site) {
+    // A refresh asks for what is stored: also what clients have just been given.
+    site.filled().await;
     assert_eq!(site.relay().refresher().refresh().await.unwrap().failed, 0);
 }
 
