@@ -39,7 +39,7 @@ const MAX_PENDING_USES: usize = 100_000;
 
 /// A stored response, ready to be judged and sent.
 #[derive(Debug)]
-pub struct Entry {
+pub struct CacheEntry {
     /// As the index has it.
     pub object: Object,
     /// How long it is good.
@@ -47,25 +47,25 @@ pub struct Entry {
     /// What selects it among its key's variants.
     pub selecting: VaryFields,
     /// Class and content type of its path.
-    pub classified: Classification,
+    pub classification: Classification,
     /// Its fields as clients get them, made when first needed: a hit copies a map instead of building one.
-    pub presented: OnceLock<HeaderMap>,
+    pub client_headers: OnceLock<HeaderMap>,
     recorded_use: AtomicI64,
     used: AtomicBool,
 }
 
 /// What is stored under a key.
 #[derive(Debug)]
-pub enum Found {
+pub enum CacheLookup {
     /// A response this request selects.
-    Entry(Arc<Entry>),
+    Hit(Arc<CacheEntry>),
     /// Responses, but for requests with other field values (`Vary`).
     OtherVariant {
         /// What this request is told apart by.
         variant: String,
     },
     /// Nothing.
-    Nothing,
+    Miss,
 }
 
 /// Stored responses by key.
@@ -87,7 +87,7 @@ pub struct Cache {
     lookups: AtomicU64,
 }
 
-type Variants = Arc<[Arc<Entry>]>;
+type Variants = Arc<[Arc<CacheEntry>]>;
 
 impl Cache {
     /// A cache over `store`; nothing is hot yet.
@@ -144,7 +144,7 @@ impl Cache {
     }
 
     /// Looks among hot entries only: no lock, no I/O. `None` means not hot, or not for this request.
-    pub fn find_hot(&self, key: &str, request: &HeaderMap) -> Option<Arc<Entry>> {
+    pub fn find_hot(&self, key: &str, request: &HeaderMap) -> Option<Arc<CacheEntry>> {
         let variants = self.hot.get(key)?;
         variants.iter().find(|entry| entry.selecting.matches(request)).cloned()
     }
@@ -157,26 +157,33 @@ impl Cache {
         &self,
         key: &ObjectKey,
         request: &HeaderMap,
-        classified: &Classification,
-    ) -> Result<Found, StoreError> {
+        classification: &Classification,
+    ) -> Result<CacheLookup, StoreError> {
         #[cfg(debug_assertions)]
         self.lookups.fetch_add(1, Ordering::Relaxed);
         let variants = match self.hot.get(&**key) {
             Some(variants) => variants,
-            None => self.load(key, classified).await?,
+            None => self.load(key, classification).await?,
         };
         if let Some(entry) = variants.iter().find(|entry| entry.selecting.matches(request)) {
-            return Ok(Found::Entry(entry.clone()));
+            return Ok(CacheLookup::Hit(entry.clone()));
         }
         Ok(match variants.first() {
-            Some(other) => Found::OtherVariant { variant: other.selecting.for_request(request).encode() },
-            None => Found::Nothing,
+            Some(other) => {
+                CacheLookup::OtherVariant { variant: other.selecting.for_request(request).encode() }
+            }
+            None => CacheLookup::Miss,
         })
     }
 
     /// Makes a response that was just stored found from now on.
-    pub fn insert(&self, object: Object, selecting: VaryFields, classified: Classification) -> Arc<Entry> {
-        let entry = Arc::new(self.entry(object, selecting, classified));
+    pub fn insert(
+        &self,
+        object: Object,
+        selecting: VaryFields,
+        classification: Classification,
+    ) -> Arc<CacheEntry> {
+        let entry = Arc::new(self.entry(object, selecting, classification));
         self.hot.entry(entry.object.key.clone()).and_compute_with(|present| {
             let present = present.map(moka::Entry::into_value);
             let others = present.iter().flat_map(|variants| variants.iter());
@@ -190,7 +197,7 @@ impl Cache {
     /// object returned, to make it found. What the index does not take is good for as long as it is hot.
     pub async fn refresh(
         &self,
-        stale: &Entry,
+        stale: &CacheEntry,
         updated: HeaderMap,
         request_time: UnixMillis,
         response_time: UnixMillis,
@@ -306,13 +313,13 @@ impl Cache {
         if uses.is_empty() { Ok(()) } else { self.store.record_use(uses).await }
     }
 
-    async fn load(&self, key: &ObjectKey, classified: &Classification) -> Result<Variants, StoreError> {
+    async fn load(&self, key: &ObjectKey, classification: &Classification) -> Result<Variants, StoreError> {
         let changes = self.changes.load(Ordering::Acquire);
         let objects = self.store.lookup(key).await?;
         // One whose selection cannot be read must not match anything.
         let entries = objects.into_iter().filter_map(|object| {
             let selecting = VaryFields::decode(&object.selecting)?;
-            Some(Arc::new(self.entry(object, selecting, classified.clone())))
+            Some(Arc::new(self.entry(object, selecting, classification.clone())))
         });
         let variants: Variants = entries.collect();
         if variants.is_empty() || self.changes.load(Ordering::Acquire) != changes {
@@ -322,20 +329,20 @@ impl Cache {
         Ok(self.hot.entry(key.clone()).or_insert(variants).into_value())
     }
 
-    fn entry(&self, object: Object, selecting: VaryFields, classified: Classification) -> Entry {
-        Entry {
+    fn entry(&self, object: Object, selecting: VaryFields, classification: Classification) -> CacheEntry {
+        CacheEntry {
             freshness: self.freshness(
                 object.status,
                 &object.headers,
                 object.request_time,
                 object.response_time,
-                classified.class,
+                classification.class,
             ),
             selecting,
-            presented: OnceLock::new(),
+            client_headers: OnceLock::new(),
             recorded_use: AtomicI64::new(object.last_used()),
             used: AtomicBool::new(false),
-            classified,
+            classification,
             object,
         }
     }
@@ -348,9 +355,9 @@ impl Cache {
     }
 }
 
-impl Entry {
+impl CacheEntry {
     /// Where its bytes are.
-    pub fn source(&self) -> BodySource {
+    pub fn body_source(&self) -> BodySource {
         BodySource::Blob { id: self.object.blob, len: self.object.len }
     }
 
@@ -371,7 +378,7 @@ impl Entry {
 
     fn weight(&self) -> usize {
         let fields = self.object.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64);
-        // Twice: as stored, and as presented.
+        // Twice: as stored, and as client_headers.
         ENTRY_OVERHEAD + 2 * fields.sum::<usize>()
     }
 }

@@ -6,44 +6,45 @@ use http::StatusCode;
 
 use crate::Generation;
 use crate::exchange::Exchange;
-use gupd_cache::Entry;
-use gupd_cache::fill::{Fill, Outcome, Wanted};
+use gupd_cache::CacheEntry;
+use gupd_cache::fill::{FillHandle, FillRequest, FillResponse};
 use gupd_config::{Class, UpstreamId};
 use gupd_store::Object;
 
 impl Generation {
     /// Returns true if a stored response says that a payload does not exist, and came from an upstream outside `order`.
-    pub(crate) fn is_foreign_absence(&self, order: &[UpstreamId], entry: &Entry) -> bool {
+    pub(crate) fn is_foreign_absence(&self, order: &[UpstreamId], entry: &CacheEntry) -> bool {
         entry.object.status != StatusCode::OK
-            && entry.classified.class == Class::Payload
+            && entry.classification.class == Class::Payload
             && !self.policy.bindings().is_empty()
             && self.upstreams.find_by_name(order, &entry.object.upstream).is_none()
     }
 
     /// Puts the upstream that gave a payload before those of `wanted`, if it is another group's. It has the bytes; the
     /// others may not.
-    pub(crate) fn prefer_author(&self, wanted: &mut Wanted, object: &Object) {
-        if wanted.classified.class != Class::Payload || self.policy.bindings().is_empty() {
+    pub(crate) fn prefer_author(&self, wanted: &mut FillRequest, object: &Object) {
+        if wanted.classification.class != Class::Payload || self.policy.bindings().is_empty() {
             return;
         }
         let author = self.policy.upstreams().find(|id| *id.name() == *object.upstream);
-        if let Some(author) = author.filter(|author| !wanted.order.contains(author)) {
-            wanted.order = std::iter::once(author).chain(wanted.order.iter()).cloned().collect();
+        if let Some(author) = author.filter(|author| !wanted.upstream_order.contains(author)) {
+            wanted.upstream_order =
+                std::iter::once(author).chain(wanted.upstream_order.iter()).cloned().collect();
         }
     }
 }
 
 impl Exchange<'_> {
     /// [`Generation::is_foreign_absence`] for the upstreams of this request.
-    pub(crate) fn is_foreign_absence(&self, entry: &Entry) -> bool {
+    pub(crate) fn is_foreign_absence(&self, entry: &CacheEntry) -> bool {
         self.generation.is_foreign_absence(self.target.upstreams(), entry)
     }
 
     /// Returns true if a fill of another group brought no payload, and this request's own upstreams may have it.
-    pub(crate) fn can_ask_own_upstreams(&self, fill: &Fill, outcome: &Outcome) -> bool {
-        !matches!(outcome, Outcome::Unshared(_))
+    pub(crate) fn can_ask_own_upstreams(&self, fill: &FillHandle, outcome: &FillResponse) -> bool {
+        !matches!(outcome, FillResponse::Unshared(_))
             && outcome.status() != Some(StatusCode::OK)
             && !self.generation.policy.bindings().is_empty()
-            && *fill.order() != **self.target.upstreams()
+            && *fill.upstream_order() != **self.target.upstreams()
     }
 }

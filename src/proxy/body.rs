@@ -15,7 +15,7 @@ use crate::access::AccessRecord;
 use crate::pacing::ResponsePacer;
 use crate::repair::ReadRepair;
 use crate::slot::DownloadSlot;
-use gupd_cache::fill::{FillError, Reader, TransferError};
+use gupd_cache::fill::{ContentReader, FillError, TransferError};
 use gupd_http::multipart::Multipart;
 use gupd_http::status::ResponseEnd;
 use gupd_net::upstream::UpstreamBody;
@@ -80,7 +80,7 @@ impl AsRef<[u8]> for LastPiece {
 
 impl BodyContent {
     /// The rest of the content of `reader`, after `first` if that has been read already.
-    pub(crate) fn read(first: Option<Bytes>, reader: Reader, repair: ReadRepair) -> Self {
+    pub(crate) fn read(first: Option<Bytes>, reader: ContentReader, repair: ReadRepair) -> Self {
         let state = Some((first.map(Ok), reader, repair.begun()));
         Self::Stream(Box::pin(unfold(state, |state| async move {
             let (first, mut reader, mut repair) = state?;
@@ -96,14 +96,14 @@ impl BodyContent {
     /// Several parts of one content (RFC 9110 §14.6). `open` reads one part.
     pub(crate) fn multipart(
         multipart: Multipart,
-        open: impl Fn(std::ops::Range<u64>) -> Reader + Send + 'static,
+        open: impl Fn(std::ops::Range<u64>) -> ContentReader + Send + 'static,
         repair: ReadRepair,
     ) -> Self {
         let closing = (multipart.closing(), None);
         let parts: Vec<_> =
             multipart.parts().iter().map(|part| (part.head.clone(), Some(part.range.clone()))).collect();
         let parts = parts.into_iter().chain([closing]);
-        let state = Some((parts, None::<Reader>, open, repair.begun()));
+        let state = Some((parts, None::<ContentReader>, open, repair.begun()));
         Self::Stream(Box::pin(unfold(state, |state| async move {
             let (mut parts, mut reader, open, mut repair) = state?;
             if let Some(part) = &mut reader

@@ -12,9 +12,9 @@ use http::{HeaderMap, Method, Version, header};
 use crate::access::RequestObserver;
 use crate::slot::DownloadSlot;
 use crate::{Generation, Proxy};
-use gupd_cache::digest::{Subject, Whole};
-use gupd_cache::fill::Wanted;
-use gupd_cache::{Entry, Found};
+use gupd_cache::digest::{CompleteContent, Subject};
+use gupd_cache::fill::FillRequest;
+use gupd_cache::{CacheEntry, CacheLookup};
 use gupd_config::Class;
 use gupd_config::policy::{Classification, ClientAttributes, Group};
 use gupd_http::CacheControl;
@@ -40,7 +40,7 @@ pub(crate) struct Exchange<'a> {
     pub(crate) group: &'a Arc<Group>,
     key: OnceLock<ObjectKey>,
     classified: OnceLock<Classification>,
-    hot: OnceLock<Option<Arc<Entry>>>,
+    hot: OnceLock<Option<Arc<CacheEntry>>>,
     lookup: OnceLock<Lookup>,
     /// The revision is released to the client at once: windows do not apply.
     pub(crate) skips_windows: bool,
@@ -56,7 +56,7 @@ pub(crate) struct Exchange<'a> {
 #[derive(Clone, Debug)]
 pub(crate) enum Lookup {
     /// A stored response that this request selects.
-    Found(Arc<Entry>),
+    Found(Arc<CacheEntry>),
     /// Responses to requests with other selecting fields only (`Vary`).
     OtherVariant {
         /// The variant of this request.
@@ -136,7 +136,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// The stored response that this request selects, if its head is in memory.
-    pub(crate) fn hot_entry(&self, proxy: &Proxy) -> Option<&Arc<Entry>> {
+    pub(crate) fn hot_entry(&self, proxy: &Proxy) -> Option<&Arc<CacheEntry>> {
         match self.lookup.get() {
             Some(Lookup::Found(entry)) => Some(entry),
             _ => self.hot.get_or_init(|| self.find_hot(proxy)).as_ref(),
@@ -163,7 +163,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Takes the response that a fill has just stored for the result of the lookup.
-    pub(crate) fn set_lookup(&mut self, entry: &Arc<Entry>) {
+    pub(crate) fn set_lookup(&mut self, entry: &Arc<CacheEntry>) {
         if entry.selecting.matches(&self.headers) {
             self.lookup = OnceLock::from(Lookup::Found(entry.clone()));
         }
@@ -180,7 +180,7 @@ impl<'a> Exchange<'a> {
         tracing::trace!(?reason, key = &**self.key(), "repeating a lookup");
     }
 
-    fn find_hot(&self, proxy: &Proxy) -> Option<Arc<Entry>> {
+    fn find_hot(&self, proxy: &Proxy) -> Option<Arc<CacheEntry>> {
         match self.key.get() {
             Some(key) => proxy.cache.find_hot(key, &self.headers),
             // Most requests are hits and need no shared key, which is one more allocation.
@@ -190,9 +190,9 @@ impl<'a> Exchange<'a> {
 
     async fn find(&self, proxy: &Proxy) -> Lookup {
         match proxy.cache.find(self.key(), &self.headers, self.classified()).await {
-            Ok(Found::Entry(entry)) => Lookup::Found(entry),
-            Ok(Found::OtherVariant { variant }) => Lookup::OtherVariant { variant },
-            Ok(Found::Nothing) => Lookup::Missing,
+            Ok(CacheLookup::Hit(entry)) => Lookup::Found(entry),
+            Ok(CacheLookup::OtherVariant { variant }) => Lookup::OtherVariant { variant },
+            Ok(CacheLookup::Miss) => Lookup::Missing,
             Err(error) => {
                 // The store reports its failure once; this line comes once a request.
                 tracing::debug!(%error, "index not readable: passing requests through");
@@ -225,26 +225,26 @@ impl<'a> Exchange<'a> {
     }
 
     /// The fill that this request starts or joins. `stale` is the stored response to revalidate.
-    pub(crate) fn wanted(&self, variant: String, stale: Option<Arc<Entry>>) -> Wanted {
+    pub(crate) fn wanted(&self, variant: String, stale: Option<Arc<CacheEntry>>) -> FillRequest {
         let classified = self.classified();
         let bandwidth = self.bandwidth_class(classified, Purpose::Client);
-        Wanted { variant, stale, bandwidth, ..self.wanted_again(self.key().clone(), classified) }
+        FillRequest { variant, stale, bandwidth, ..self.wanted_again(self.key().clone(), classified) }
     }
 
     /// The request that brings a stored response again.
-    pub(crate) fn wanted_again(&self, key: ObjectKey, classified: &Classification) -> Wanted {
+    pub(crate) fn wanted_again(&self, key: ObjectKey, classified: &Classification) -> FillRequest {
         let instance = self.generation.upstreams.instance();
-        Wanted {
+        FillRequest {
             key,
             variant: String::new(),
-            order: self.target.upstreams().clone(),
+            upstream_order: self.target.upstreams().clone(),
             target: self.target.original.clone(),
-            asked: HeaderMap::clone(&self.headers),
+            client_headers: HeaderMap::clone(&self.headers),
             headers: forwarding::prepare_fill(&self.headers, self.version, classified.class, instance),
-            classified: classified.clone(),
+            classification: classified.clone(),
             stale: None,
             part: if *self.method == Method::GET { Ranges::first_part(&self.headers) } else { None },
-            errand: None,
+            background: None,
             bandwidth: BandwidthClass::default(),
         }
     }
@@ -257,11 +257,11 @@ pub(crate) fn client_attributes<'a>(peer: &'a ClientConnection, path: &'a str) -
 
 /// Returns true if a payload that was stored before the relay started is not the one that its catalog lists. It is
 /// removed then. Reads the catalog first: clients can ask for its payloads before anything else has read it.
-async fn is_disowned(proxy: &Proxy, entry: &Entry) -> bool {
-    let (object, class): (_, Class) = (&entry.object, entry.classified.class);
+async fn is_disowned(proxy: &Proxy, entry: &CacheEntry) -> bool {
+    let (object, class): (_, Class) = (&entry.object, entry.classification.class);
     let subject = Subject { key: &object.key, class, status: object.status };
-    let whole = Whole { source: entry.source(), length: object.len, blob: object.blob };
+    let whole = CompleteContent { source: entry.body_source(), length: object.len, blob: object.blob };
     let digests = proxy.fills.digests();
-    digests.learn(subject, &whole).await;
-    digests.forget_disowned(entry).await
+    digests.read_catalog(subject, &whole).await;
+    digests.remove_mismatched(entry).await
 }

@@ -15,8 +15,8 @@ use crate::pipeline::StepResult;
 use crate::relays::{follower_outcome, offered_fill};
 use crate::reply::Reply;
 use crate::{passthrough, representation};
-use gupd_cache::Entry;
-use gupd_cache::fill::{self, Fill, FillError, Handover, Joined, TransferError};
+use gupd_cache::CacheEntry;
+use gupd_cache::fill::{self, FillError, FillHandle, Joined, PrivateResponse, TransferError};
 use gupd_config::Class;
 use gupd_http::UnstorableReason;
 use gupd_http::control::Directive;
@@ -36,7 +36,7 @@ struct Attempt {
     /// The variant of this request, as far as known.
     variant: String,
     /// The stored response that has to be revalidated.
-    stale: Option<Arc<Entry>>,
+    stale: Option<Arc<CacheEntry>>,
 }
 
 /// Result of following a fill.
@@ -46,7 +46,7 @@ enum Followed {
     Repeat(Repeat),
     /// The response is for another request alone: ask the upstream for this one.
     Alone(ForwardOutcome),
-    Failed(FillError, Option<Handover>),
+    Failed(FillError, Option<PrivateResponse>),
 }
 
 /// Answers from the store if the stored response may be used, else from a fill, else from the upstream alone.
@@ -151,10 +151,10 @@ impl Attempt {
                 None => return Followed::Reply(proxy.refuse(Refusal::Loop)),
             }
         } else {
-            fill.outcome().await
+            fill.response().await
         };
         if collapsed && exchange.can_ask_own_upstreams(&fill, &outcome) {
-            fill.ended().await;
+            fill.fetch_all().await;
             return Followed::Repeat(Repeat::OtherUpstreams);
         }
         // Only payloads that the manager has announce a revision: a client can make paths up.
@@ -169,9 +169,9 @@ impl Attempt {
         &mut self,
         proxy: &Proxy,
         exchange: &Exchange<'_>,
-        fill: Fill,
-        outcome: fill::Outcome,
-        handover: Option<Handover>,
+        fill: FillHandle,
+        outcome: fill::FillResponse,
+        handover: Option<PrivateResponse>,
     ) -> Followed {
         let collapsed = handover.is_none();
         let status = |kept: Result<(), UnstorableReason>| {
@@ -179,11 +179,11 @@ impl Attempt {
             CacheStatus::Forwarded(self.forward, if collapsed { ForwardOutcome::Collapsed } else { fetched })
         };
         match outcome {
-            fill::Outcome::Content(flow) if !flow.head.selecting.matches(&exchange.headers) => {
+            fill::FillResponse::Content(flow) if !flow.head.selecting.matches(&exchange.headers) => {
                 self.variant = flow.head.selecting.for_request(&exchange.headers).encode();
                 Followed::Repeat(Repeat::OtherVariant)
             }
-            fill::Outcome::Content(flow) => {
+            fill::FillResponse::Content(flow) => {
                 match representation::arriving(&proxy.cache, exchange, &fill, &flow, collapsed).await {
                     Ok(reply) => {
                         let is_resumed = !collapsed && reply.present() > 0;
@@ -194,7 +194,7 @@ impl Attempt {
                     Err(error) => failed(error, handover),
                 }
             }
-            fill::Outcome::NotModified(entry) => {
+            fill::FillResponse::NotModified(entry) => {
                 let why = if self.forward == ForwardReason::Request {
                     RevalidationReason::Request
                 } else {
@@ -202,8 +202,8 @@ impl Attempt {
                 };
                 answer_stored(proxy, exchange, &entry, CacheStatus::Revalidated { why, collapsed }).await
             }
-            fill::Outcome::Stored(entry) => answer_stored(proxy, exchange, &entry, status(Ok(()))).await,
-            fill::Outcome::Unshared(why) => {
+            fill::FillResponse::Stored(entry) => answer_stored(proxy, exchange, &entry, status(Ok(()))).await,
+            fill::FillResponse::Unshared(why) => {
                 let outcome = why.into();
                 let answer = match handover {
                     // The fill asked for the whole, for any client; a client that wants a range asks for it itself.
@@ -215,7 +215,7 @@ impl Attempt {
                 let status = CacheStatus::Forwarded(self.forward, outcome);
                 Followed::Reply(reply.annotate(status, exchange.classified(), None))
             }
-            fill::Outcome::Failed(error) => failed(error.into(), handover),
+            fill::FillResponse::Failed(error) => failed(error.into(), handover),
         }
     }
 
@@ -226,7 +226,7 @@ impl Attempt {
         proxy: &Proxy,
         exchange: &Exchange<'_>,
         error: &FillError,
-        handover: Option<Handover>,
+        handover: Option<PrivateResponse>,
     ) -> Reply {
         let upstream_status = match error {
             FillError::ServerError { status, .. } => Some(*status),
@@ -266,7 +266,7 @@ impl Attempt {
 async fn answer_stored(
     proxy: &Proxy,
     exchange: &Exchange<'_>,
-    entry: &Arc<Entry>,
+    entry: &Arc<CacheEntry>,
     status: CacheStatus,
 ) -> Followed {
     if !entry.selecting.matches(&exchange.headers) {
@@ -276,7 +276,7 @@ async fn answer_stored(
         return Followed::Repeat(Repeat::OtherUpstreams);
     }
     match representation::stored(proxy, exchange, entry).await {
-        Ok(reply) => Followed::Reply(reply.annotate(status, &entry.classified, Some(entry.object.blob))),
+        Ok(reply) => Followed::Reply(reply.annotate(status, &entry.classification, Some(entry.object.blob))),
         Err(_) => Followed::Repeat(Repeat::Damaged),
     }
 }
@@ -290,7 +290,7 @@ pub(crate) fn not_stored(exchange: &Exchange<'_>) -> Reply {
     reply.annotate(CacheStatus::OnlyIfCached, exchange.classified(), None)
 }
 
-fn failed(error: TransferError, handover: Option<Handover>) -> Followed {
+fn failed(error: TransferError, handover: Option<PrivateResponse>) -> Followed {
     match error {
         // The disk failed under a fill: the manager still has the content.
         TransferError::Read(_) | TransferError::Fill(FillError::Store(_)) => {

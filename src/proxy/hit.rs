@@ -9,7 +9,7 @@ use crate::exchange::{Exchange, Repeat};
 use crate::pipeline::StepResult;
 use crate::reply::Reply;
 use crate::representation;
-use gupd_cache::Entry;
+use gupd_cache::CacheEntry;
 use gupd_http::Verdict;
 use gupd_http::freshness::RevalidationReason;
 use gupd_http::status::CacheStatus;
@@ -27,7 +27,7 @@ pub(crate) async fn serve_hit(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Ste
         return Continue(());
     }
     match representation::stored(proxy, exchange, entry).await {
-        Ok(reply) => Break(reply.annotate(CacheStatus::Hit, &entry.classified, Some(entry.object.blob))),
+        Ok(reply) => Break(reply.annotate(CacheStatus::Hit, &entry.classification, Some(entry.object.blob))),
         Err(_) => {
             exchange.repeat_lookup(Repeat::Damaged);
             Continue(())
@@ -48,22 +48,22 @@ pub(crate) enum Served {
 }
 
 /// Serves a stored response if it may be used without waiting for an upstream (RFC 9111 §4.2, RFC 5861 §3).
-pub(crate) async fn serve_stored(proxy: &Proxy, exchange: &Exchange<'_>, entry: &Arc<Entry>) -> Served {
+pub(crate) async fn serve_stored(proxy: &Proxy, exchange: &Exchange<'_>, entry: &Arc<CacheEntry>) -> Served {
     let status = match entry.freshness.evaluate(proxy.cache.clock().now(), &exchange.control) {
         Verdict::Revalidate(why) => return Served::Stale(why),
         Verdict::Fresh => CacheStatus::Hit,
         Verdict::StaleWhileRevalidate => {
             let mut wanted = exchange.wanted(entry.object.selecting.clone(), Some(entry.clone()));
-            wanted.bandwidth = exchange.bandwidth_class(&entry.classified, Purpose::Revalidation);
+            wanted.bandwidth = exchange.bandwidth_class(&entry.classification, Purpose::Revalidation);
             // Its outcome is for later requests.
             let _background = proxy.fills.join(wanted, &exchange.generation.upstreams);
             CacheStatus::StaleWhileRevalidate
         }
     };
     match representation::stored(proxy, exchange, entry).await {
-        Ok(reply) => Served::Reply(reply.annotate(status, &entry.classified, Some(entry.object.blob))),
+        Ok(reply) => Served::Reply(reply.annotate(status, &entry.classification, Some(entry.object.blob))),
         // The repair has logged the damage, and discarded the blob.
-        Err(error) if error.is_about_the_bytes() => Served::Damaged,
+        Err(error) if error.is_damage() => Served::Damaged,
         Err(error) => {
             let key = &*entry.object.key;
             tracing::debug!(%error, key, "stored response not readable: passing the request through");

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::Proxy;
 use crate::exchange::Exchange;
-use gupd_cache::fill::{Fill, Outcome};
+use gupd_cache::fill::{FillHandle, FillResponse};
 use gupd_http::forwarding;
 use gupd_http::instance;
 use gupd_net::shape::BandwidthClass;
@@ -33,32 +33,36 @@ const PROBE_DELAY: Duration = Duration::from_secs(2);
 /// Only fills that a manager feeds are offered, so that a follower never waits for itself. While a fill still asks its
 /// own peers, its source is not known. Of two relays that ask each other, the one that goes first is then waited for,
 /// and does not wait.
-pub(crate) async fn offered_fill(proxy: &Proxy, exchange: &Exchange<'_>, variant: &str) -> Option<Fill> {
+pub(crate) async fn offered_fill(
+    proxy: &Proxy,
+    exchange: &Exchange<'_>,
+    variant: &str,
+) -> Option<FillHandle> {
     if !instance::is_from_relay(&exchange.headers) {
         return None;
     }
     let fill = proxy.fills.running(exchange.key(), variant)?;
-    let asks_peers = fill.asks().is_none_or(|upstream| upstream.is_peer());
+    let asks_peers = fill.current_upstream().is_none_or(|upstream| upstream.is_peer());
     let goes_first = exchange.generation.upstreams.instance().has_precedence_over_sender(&exchange.headers);
     if asks_peers && !goes_first {
         return None;
     }
-    timeout(PEER_WAIT, fill.is_fed_by_manager()).await.ok()?.then_some(fill)
+    timeout(PEER_WAIT, fill.is_from_manager()).await.ok()?.then_some(fill)
 }
 
 /// Waits for the outcome of a fill that another request started. `None` if the fill waits for this request.
-pub(crate) async fn follower_outcome(exchange: &Exchange<'_>, fill: &Fill) -> Option<Outcome> {
+pub(crate) async fn follower_outcome(exchange: &Exchange<'_>, fill: &FillHandle) -> Option<FillResponse> {
     if !instance::is_from_relay(&exchange.headers) {
-        return Some(fill.outcome().await);
+        return Some(fill.response().await);
     }
     tokio::select! {
-        outcome = fill.outcome() => Some(outcome),
+        outcome = fill.response() => Some(outcome),
         () = detect_loop(exchange, fill) => None,
     }
 }
 
 /// Ends when the fill is found to wait for the sender of this request.
-async fn detect_loop(exchange: &Exchange<'_>, fill: &Fill) {
+async fn detect_loop(exchange: &Exchange<'_>, fill: &FillHandle) {
     let mut probed: Option<Arc<Upstream>> = None;
     loop {
         sleep(PROBE_INTERVAL).await;
@@ -66,8 +70,8 @@ async fn detect_loop(exchange: &Exchange<'_>, fill: &Fill) {
         let is_new = |upstream: &Arc<Upstream>| {
             !upstream.is_peer() && !probed.iter().any(|before| Arc::ptr_eq(before, upstream))
         };
-        let Some(upstream) = fill.asks().filter(is_new) else { continue };
-        if !exchange.generation.upstreams.is_last(fill.order(), &upstream) {
+        let Some(upstream) = fill.current_upstream().filter(is_new) else { continue };
+        if !exchange.generation.upstreams.is_last(fill.upstream_order(), &upstream) {
             sleep(PROBE_DELAY).await;
         }
         if upstream.can_be_relay() && is_loop(exchange, &upstream).await {

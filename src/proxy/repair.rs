@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use crate::exchange::Exchange;
 use crate::{Generation, Proxy};
-use gupd_cache::fill::{Fills, Joined, Outcome, Reader, TransferError, Wanted, refetch};
-use gupd_cache::{Cache, Entry};
+use gupd_cache::fill::{ContentReader, FillRequest, FillResponse, Fills, Joined, TransferError, fetch_range};
+use gupd_cache::{Cache, CacheEntry};
 use gupd_http::range::RequestedPart;
 use gupd_http::validator::strong_validator;
 use gupd_store::{BodySource, ReadError};
@@ -27,8 +27,8 @@ struct Repair {
     cache: Arc<Cache>,
     fills: Fills,
     generation: Arc<Generation>,
-    entry: Arc<Entry>,
-    wanted: Wanted,
+    entry: Arc<CacheEntry>,
+    wanted: FillRequest,
     repairs: u32,
     /// The response has begun: it can no longer be another one.
     has_begun: bool,
@@ -36,8 +36,8 @@ struct Repair {
 
 impl ReadRepair {
     /// For content of a stored object. `exchange` is the request that reads it.
-    pub(crate) fn new(proxy: &Proxy, exchange: &Exchange<'_>, entry: &Arc<Entry>) -> Self {
-        let mut wanted = exchange.wanted_again(entry.object.key.clone(), &entry.classified);
+    pub(crate) fn new(proxy: &Proxy, exchange: &Exchange<'_>, entry: &Arc<CacheEntry>) -> Self {
+        let mut wanted = exchange.wanted_again(entry.object.key.clone(), &entry.classification);
         wanted.variant.clone_from(&entry.object.selecting);
         exchange.generation.prefer_author(&mut wanted, &entry.object);
         Self(Some(Box::new(Repair {
@@ -65,14 +65,14 @@ impl ReadRepair {
     }
 
     /// Reads the next piece. Replaces `reader` if the content has to come from elsewhere.
-    pub(crate) async fn next(&mut self, reader: &mut Reader) -> Option<Result<Bytes, TransferError>> {
+    pub(crate) async fn next(&mut self, reader: &mut ContentReader) -> Option<Result<Bytes, TransferError>> {
         loop {
             let error = match reader.next().await? {
                 Ok(piece) => return Some(Ok(piece)),
                 Err(error) => error,
             };
             let Some(repair) = &mut self.0 else { return Some(Err(error)) };
-            match repair.repair(error, reader.rest()).await {
+            match repair.repair(error, reader.remaining()).await {
                 Ok(None) => {}
                 Ok(Some(other)) => *reader = other,
                 Err(error) => return Some(Err(error)),
@@ -88,7 +88,7 @@ impl Repair {
         &mut self,
         error: TransferError,
         rest: Range<u64>,
-    ) -> Result<Option<Reader>, TransferError> {
+    ) -> Result<Option<ContentReader>, TransferError> {
         let read = match &error {
             TransferError::Read(read @ (ReadError::Damaged { .. } | ReadError::Gone { .. })) => read,
             // A disk that cannot be read now, or a process without free file descriptors, says nothing about the bytes.
@@ -104,7 +104,7 @@ impl Repair {
         let (object, store) = (&self.entry.object, self.cache.store());
         if matches!(read, ReadError::Damaged { .. }) {
             let upstreams = &self.generation.upstreams;
-            let fetch = |range| refetch(&self.wanted, range, upstreams);
+            let fetch = |range| fetch_range(&self.wanted, range, upstreams);
             match store.repair(object.blob, object.len, rest.start, fetch).await {
                 Ok(()) => return Ok(None),
                 Err(unrepaired) => {
@@ -122,13 +122,20 @@ impl Repair {
     }
 
     /// Reads the rest from the upstream.
-    fn read_upstream(&self, rest: Range<u64>) -> Option<Reader> {
+    fn read_upstream(&self, rest: Range<u64>) -> Option<ContentReader> {
         let (store, upstreams) = (self.cache.store().clone(), &self.generation.upstreams);
-        Reader::alone(store, &self.entry.object, &self.wanted, upstreams, self.fills.metrics(), rest)
+        ContentReader::from_upstream(
+            store,
+            &self.entry.object,
+            &self.wanted,
+            upstreams,
+            self.fills.metrics(),
+            rest,
+        )
     }
 
     /// Reads the rest from a fill of the same content.
-    async fn follow_fill(&self, rest: Range<u64>) -> Option<Reader> {
+    async fn follow_fill(&self, rest: Range<u64>) -> Option<ContentReader> {
         let object = &self.entry.object;
         let validator = strong_validator(&object.headers)?;
         let mut wanted = self.wanted.clone();
@@ -138,23 +145,23 @@ impl Repair {
             Joined::Started(fill, _) | Joined::Following(fill) => fill,
             Joined::Stored(entry) => return self.read_stored(&entry, rest),
         };
-        match fill.outcome().await {
-            Outcome::Content(flow)
+        match fill.response().await {
+            FillResponse::Content(flow)
                 if flow.length == Some(object.len)
                     && strong_validator(&flow.head.headers).as_ref() == Some(&validator) =>
             {
                 let store = self.cache.store().clone();
-                Some(Reader::following(store, &fill, flow, rest.start, Some(rest.end)))
+                Some(ContentReader::from_fill(store, &fill, flow, rest.start, Some(rest.end)))
             }
-            Outcome::Stored(entry) => self.read_stored(&entry, rest),
+            FillResponse::Stored(entry) => self.read_stored(&entry, rest),
             _ => None,
         }
     }
 
     /// Reads the rest from a stored response with the same bytes.
-    fn read_stored(&self, entry: &Entry, rest: Range<u64>) -> Option<Reader> {
-        let source = entry.source();
+    fn read_stored(&self, entry: &CacheEntry, rest: Range<u64>) -> Option<ContentReader> {
+        let source = entry.body_source();
         let is_same = matches!(source, BodySource::Blob { id, .. } if id == self.entry.object.blob);
-        is_same.then(|| Reader::stored(self.cache.store().clone(), source, rest))
+        is_same.then(|| ContentReader::from_store(self.cache.store().clone(), source, rest))
     }
 }

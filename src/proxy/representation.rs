@@ -13,8 +13,8 @@ use crate::exchange::Exchange;
 use crate::repair::ReadRepair;
 use crate::reply::Reply;
 use gupd_cache::digest::field::{CONTENT_DIGEST, CONTENT_MD5, REPR_DIGEST, repr_digest};
-use gupd_cache::fill::{Arrived, Fill, FillError, Flow, Reader, TransferError};
-use gupd_cache::{Cache, Entry};
+use gupd_cache::fill::{ContentReader, FillContent, FillError, FillHandle, FillProgress, TransferError};
+use gupd_cache::{Cache, CacheEntry};
 use gupd_http::conditional::{self, Precondition};
 use gupd_http::control::Directive;
 use gupd_http::forwarding;
@@ -51,13 +51,13 @@ const NOT_MODIFIED: [header::HeaderName; 10] = [
 pub(crate) async fn stored(
     proxy: &Proxy,
     exchange: &Exchange<'_>,
-    entry: &Arc<Entry>,
+    entry: &Arc<CacheEntry>,
 ) -> Result<Reply, TransferError> {
     let now = proxy.cache.clock().now();
     entry.touch(now);
-    let source = ContentSource::Stored { store: proxy.cache.store().clone(), source: entry.source() };
+    let source = ContentSource::Stored { store: proxy.cache.store().clone(), source: entry.body_source() };
     let (status, stored) = (entry.object.status, &entry.object.headers);
-    let mut presented = entry.presented.get_or_init(|| present(status, stored)).clone();
+    let mut presented = entry.client_headers.get_or_init(|| present(status, stored)).clone();
     if status == StatusCode::OK
         && let Some(digest) = repr_digest(&exchange.headers, stored, entry.object.blob)
     {
@@ -81,8 +81,8 @@ pub(crate) async fn stored(
 pub(crate) async fn arriving(
     cache: &Cache,
     exchange: &Exchange<'_>,
-    fill: &Fill,
-    flow: &Arc<Flow>,
+    fill: &FillHandle,
+    flow: &Arc<FillContent>,
     collapsed: bool,
 ) -> Result<Reply, TransferError> {
     // Only peers get arriving content for an only-if-cached request.
@@ -105,8 +105,8 @@ pub(crate) async fn arriving(
 /// be answered without it.
 async fn known_length(
     exchange: &Exchange<'_>,
-    fill: &Fill,
-    flow: &Flow,
+    fill: &FillHandle,
+    flow: &FillContent,
     held_back: u64,
 ) -> Result<Option<u64>, FillError> {
     let enough = match flow.length {
@@ -122,10 +122,10 @@ async fn known_length(
         },
         None => held_back,
     };
-    match fill.arrived(enough).await {
-        Arrived::Enough => Ok(flow.length),
-        Arrived::All { length } => Ok(Some(length)),
-        Arrived::Failed(error) => Err(error),
+    match fill.wait_for(enough).await {
+        FillProgress::Enough => Ok(flow.length),
+        FillProgress::All { length } => Ok(Some(length)),
+        FillProgress::Failed(error) => Err(error),
     }
 }
 
@@ -145,7 +145,7 @@ struct Delivery<'a> {
     exchange: &'a Exchange<'a>,
     source: ContentSource,
     /// The stored entry, where damage can be repaired.
-    repairable: Option<(&'a Proxy, &'a Arc<Entry>)>,
+    repairable: Option<(&'a Proxy, &'a Arc<CacheEntry>)>,
     /// Bytes to have in memory before the head is sent.
     held_back: u64,
 }
@@ -153,7 +153,7 @@ struct Delivery<'a> {
 #[derive(Clone)]
 enum ContentSource {
     Stored { store: Arc<Store>, source: BodySource },
-    Arriving { store: Arc<Store>, fill: Fill, flow: Arc<Flow>, collapsed: bool },
+    Arriving { store: Arc<Store>, fill: FillHandle, flow: Arc<FillContent>, collapsed: bool },
 }
 
 impl Delivery<'_> {
@@ -252,7 +252,7 @@ impl Delivery<'_> {
         if self.held_back == 0 {
             return Ok(BodyContent::read(None, reader, repair));
         }
-        reader.at_hand(self.held_back).await?;
+        reader.wait_for(self.held_back).await?;
         match repair.next(&mut reader).await {
             None => Ok(BodyContent::Empty),
             Some(first) => Ok(BodyContent::read(Some(first?), reader, repair)),
@@ -276,12 +276,12 @@ impl ContentSource {
         }
     }
 
-    fn reader(&self, range: Range<u64>) -> Reader {
+    fn reader(&self, range: Range<u64>) -> ContentReader {
         match self {
-            Self::Stored { store, source } => Reader::stored(store.clone(), source.clone(), range),
+            Self::Stored { store, source } => ContentReader::from_store(store.clone(), source.clone(), range),
             Self::Arriving { store, fill, flow, .. } => {
                 let end = (range.end != u64::MAX).then_some(range.end);
-                Reader::following(store.clone(), fill, flow.clone(), range.start, end)
+                ContentReader::from_fill(store.clone(), fill, flow.clone(), range.start, end)
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::exchange::{Exchange, Lookup, Repeat};
 use crate::metrics::RequestMetrics;
 use crate::pipeline::StepResult;
 use crate::reply::Reply;
-use gupd_cache::Entry;
+use gupd_cache::CacheEntry;
 use gupd_config::Class;
 use gupd_config::policy::Classification;
 use gupd_http::conditional::{self, Precondition};
@@ -124,7 +124,7 @@ async fn is_answered_without_content(proxy: &Proxy, exchange: &Exchange<'_>) -> 
     }
 }
 
-fn has_no_content_for(entry: &Entry, exchange: &Exchange<'_>) -> bool {
+fn has_no_content_for(entry: &CacheEntry, exchange: &Exchange<'_>) -> bool {
     let (status, headers) = (entry.object.status, &entry.object.headers);
     let asked = &*exchange.headers;
     status != StatusCode::OK

@@ -75,7 +75,7 @@ async fn play(seed: u64, same: bool) -> Vec<End> {
             End::Refused(_) => {}
         }
     }
-    site.fills.finished().await;
+    site.fills.wait_until_idle().await;
     assert_eq!(site.metrics.fills.running.get(), 0);
     // Twice as long as idle connections are kept, at which they are looked for.
     sleep(Duration::from_secs(120)).await;

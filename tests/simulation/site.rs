@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gupd_cache::Cache;
-use gupd_cache::fill::{FillOutcome, Fills, Joined, Outcome, Reader, Wanted};
+use gupd_cache::fill::{ContentReader, FillOutcome, FillRequest, FillResponse, Fills, Joined};
 use gupd_cli::relay::RelayMetrics;
 use gupd_config::policy::Policy;
 use gupd_config::{Clock, Config};
@@ -94,50 +94,58 @@ impl Site {
             let fill = match self.fills.join(self.wanted(path), &self.upstreams) {
                 Joined::Started(fill, _) | Joined::Following(fill) => fill,
                 Joined::Stored(entry) => {
-                    return read(Reader::stored(self.store.clone(), entry.source(), 0..entry.object.len))
-                        .await;
+                    return read(ContentReader::from_store(
+                        self.store.clone(),
+                        entry.body_source(),
+                        0..entry.object.len,
+                    ))
+                    .await;
                 }
             };
-            match fill.outcome().await {
-                Outcome::Content(flow) => {
-                    let mut reader = Reader::following(self.store.clone(), &fill, flow, 0, None);
-                    match reader.at_hand(HOLD_BACK).await {
+            match fill.response().await {
+                FillResponse::Content(flow) => {
+                    let mut reader = ContentReader::from_fill(self.store.clone(), &fill, flow, 0, None);
+                    match reader.wait_for(HOLD_BACK).await {
                         Ok(()) => return read(reader).await,
                         Err(error) if error.outcome() == FillOutcome::Changed => {}
                         Err(error) => return End::Refused(error.to_string()),
                     }
                 }
-                Outcome::Stored(entry) | Outcome::NotModified(entry) => {
-                    return read(Reader::stored(self.store.clone(), entry.source(), 0..entry.object.len))
-                        .await;
+                FillResponse::Stored(entry) | FillResponse::NotModified(entry) => {
+                    return read(ContentReader::from_store(
+                        self.store.clone(),
+                        entry.body_source(),
+                        0..entry.object.len,
+                    ))
+                    .await;
                 }
-                Outcome::Failed(error) if error.outcome() == FillOutcome::Changed => {}
-                Outcome::Failed(error) => return End::Refused(error.to_string()),
-                Outcome::Unshared(why) => return End::Refused(why.as_str().to_owned()),
+                FillResponse::Failed(error) if error.outcome() == FillOutcome::Changed => {}
+                FillResponse::Failed(error) => return End::Refused(error.to_string()),
+                FillResponse::Unshared(why) => return End::Refused(why.as_str().to_owned()),
             }
         }
         End::Refused("it never settled".to_owned())
     }
 
-    fn wanted(&self, path: &str) -> Wanted {
+    fn wanted(&self, path: &str) -> FillRequest {
         let route = self.policy.route(None, path).unwrap();
-        Wanted {
+        FillRequest {
             key: path.into(),
             variant: String::new(),
-            order: route.upstreams.clone(),
+            upstream_order: route.upstreams.clone(),
             target: PathAndQuery::try_from(path).unwrap(),
-            asked: HeaderMap::new(),
+            client_headers: HeaderMap::new(),
             headers: HeaderMap::new(),
-            classified: self.policy.classify(route, path),
+            classification: self.policy.classify(route, path),
             stale: None,
             part: None,
-            errand: None,
+            background: None,
             bandwidth: BandwidthClass::default(),
         }
     }
 }
 
-async fn read(mut reader: Reader) -> End {
+async fn read(mut reader: ContentReader) -> End {
     let mut bytes = Vec::new();
     while let Some(piece) = reader.next().await {
         match piece {

@@ -59,7 +59,7 @@ pub enum CatalogError {
 }
 
 /// One file beside a catalog, and what it should be.
-pub type Listed = (String, BlobId);
+pub type ListedFile = (String, BlobId);
 
 /// Whether what is stored under `key` is such a catalog.
 pub fn is_catalog(key: &str) -> bool {
@@ -72,7 +72,7 @@ pub fn is_catalog(key: &str) -> bool {
 ///
 /// # Errors
 /// When it is not to be believed; then nothing of it is.
-pub fn read(catalog: &[u8]) -> Result<Vec<Listed>, CatalogError> {
+pub fn read(catalog: &[u8]) -> Result<Vec<ListedFile>, CatalogError> {
     let length = catalog.len() as u64;
     if length > MAX_CATALOG {
         return Err(CatalogError::TooLarge(length));
@@ -111,7 +111,7 @@ pub fn sibling(catalog: &str, name: &str) -> Option<String> {
     Some(spelled.key(route, None))
 }
 
-fn read_list(text: &str, listed: &mut Vec<Listed>) -> Result<(), CatalogError> {
+fn read_list(text: &str, listed: &mut Vec<ListedFile>) -> Result<(), CatalogError> {
     let mut file = None;
     for line in text.lines().map(str::trim) {
         if let Some(section) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {

@@ -4,7 +4,7 @@
 
 use sha2::Digest as _;
 
-use super::Whole;
+use super::CompleteContent;
 use super::field::{Announced, Announcer, Digest};
 use gupd_http::UnstorableReason;
 use gupd_store::{BLOCK, ReadError, Store};
@@ -78,7 +78,11 @@ impl Expectation {
     ///
     /// # Errors
     /// When bytes that have to be read again cannot be.
-    pub async fn compare(&self, store: &Store, whole: &Whole) -> Result<Option<Mismatch>, ReadError> {
+    pub async fn compare(
+        &self,
+        store: &Store,
+        whole: &CompleteContent,
+    ) -> Result<Option<Mismatch>, ReadError> {
         let Some(first) = self.announced.first() else { return Ok(None) };
         let found = match Hasher::like(first.digest) {
             None => whole.blob.into(),

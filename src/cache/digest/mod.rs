@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 
 pub use self::expectation::{Expectation, Mismatch};
 use self::field::{Announced, Announcer};
-use crate::{Cache, Entry};
+use crate::{Cache, CacheEntry};
 use gupd_config::Class;
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, ReadError};
 
@@ -62,7 +62,7 @@ pub struct Subject<'a> {
 
 /// Content that is here whole.
 #[derive(Clone, Debug)]
-pub struct Whole {
+pub struct CompleteContent {
     /// Where it is read.
     pub source: BodySource,
     /// Its bytes.
@@ -124,14 +124,14 @@ impl Digests {
         &self,
         subject: Subject<'_>,
         expected: &Expectation,
-        whole: &Whole,
+        whole: &CompleteContent,
     ) -> Result<Judgement, ReadError> {
         let key = subject.key;
         let Some(mismatch) = expected.compare(self.cache.store(), whole).await? else {
             if !expected.is_empty() {
                 self.doubted.invalidate(&**key);
             }
-            self.learn(subject, whole).await;
+            self.read_catalog(subject, whole).await;
             return Ok(Judgement::Keep);
         };
         let (judgement, then) = if expected.is_doubted() {
@@ -146,11 +146,11 @@ impl Digests {
 
     /// Forgets a stored payload that is not what the catalog beside it lists: it was stored before that was known. Says
     /// whether it was one.
-    pub async fn forget_disowned(&self, entry: &Entry) -> bool {
+    pub async fn remove_mismatched(&self, entry: &CacheEntry) -> bool {
         let Object { key, status, blob, .. } = &entry.object;
         let listed = self.listed.get(&**key).filter(|listed| listed != blob);
         let Some(listed) =
-            listed.filter(|_| entry.classified.class == Class::Payload && *status == StatusCode::OK)
+            listed.filter(|_| entry.classification.class == Class::Payload && *status == StatusCode::OK)
         else {
             return false;
         };
@@ -164,7 +164,7 @@ impl Digests {
 
     /// Reads a catalog that has not been read: one that has just arrived, or one that was stored before the relay
     /// started. One that is not to be believed is told of in the log, and changes nothing.
-    pub async fn learn(&self, subject: Subject<'_>, whole: &Whole) {
+    pub async fn read_catalog(&self, subject: Subject<'_>, whole: &CompleteContent) {
         let key = subject.key;
         let known = || self.catalogs.get(&**key) == Some(whole.blob);
         if !is_catalog(subject) || known() {
@@ -174,7 +174,7 @@ impl Digests {
         if known() {
             return;
         }
-        let files = match self.read_catalog(whole).await {
+        let files = match self.load_catalog(whole).await {
             Ok(files) => files,
             // Its bytes may be better the next time.
             Err(Unread::Read(error)) => {
@@ -192,7 +192,7 @@ impl Digests {
             self.listed.insert(sibling.clone(), blob);
             // One that is not hot is compared when it is next found.
             if let Some(entry) = self.cache.find_hot(&sibling, &HeaderMap::new()) {
-                self.forget_disowned(&entry).await;
+                self.remove_mismatched(&entry).await;
             }
         }
         self.catalogs.insert(key.clone(), whole.blob);
@@ -210,7 +210,7 @@ impl Digests {
         self.mismatches.with_label_values(&[by, then.as_str()]).inc();
     }
 
-    async fn read_catalog(&self, whole: &Whole) -> Result<Vec<catalog::Listed>, Unread> {
+    async fn load_catalog(&self, whole: &CompleteContent) -> Result<Vec<catalog::ListedFile>, Unread> {
         if whole.length > catalog::MAX_CATALOG {
             return Err(catalog::CatalogError::TooLarge(whole.length).into());
         }

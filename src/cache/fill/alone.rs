@@ -12,7 +12,7 @@ use super::origin::Origin;
 use super::resume::{NoRestart, Resumed, Resumption};
 use super::transfer::{Broke, Interruption, Transfer};
 use super::turns::Setback;
-use super::{FillError, Flow};
+use super::{FillContent, FillError};
 use gupd_store::Object;
 
 /// The rest of content, for one reader.
@@ -26,7 +26,7 @@ pub(super) struct Alone {
 
 impl Alone {
     /// Of what `flow` brought, to `end` or to the content's end.
-    pub(super) fn of_flow(flow: &Flow, end: Option<u64>) -> Self {
+    pub(super) fn of_flow(flow: &FillContent, end: Option<u64>) -> Self {
         Self::new(flow.origin.clone(), &flow.head.headers, flow.length, end.or(flow.length))
     }
 

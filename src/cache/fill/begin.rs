@@ -6,9 +6,9 @@ use std::ops::Range;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::Body;
 
-use super::Wanted;
+use super::FillRequest;
+use super::content::Head;
 use super::content_range::ContentRange;
-use super::flow::Head;
 use crate::Cache;
 use crate::digest::Expectation;
 use gupd_http::range::RequestedPart;
@@ -46,7 +46,7 @@ impl Begun {
     /// Judges an answer to `wanted`, which was asked for `part` of it only or for everything.
     pub(super) fn of(
         answer: UpstreamResponse,
-        wanted: &Wanted,
+        wanted: &FillRequest,
         part: Option<RequestedPart>,
         cache: &Cache,
         expect: impl Fn(StatusCode, &HeaderMap) -> Expectation,
@@ -75,8 +75,8 @@ impl Begun {
             (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => return Err(NotBegun::Unusable),
             _ => (exact, 0..exact.unwrap_or(u64::MAX), 0, exact),
         };
-        let class = wanted.classified.class;
-        let kept = check_storable(&Method::GET, &wanted.asked, status, &headers, class);
+        let class = wanted.classification.class;
+        let kept = check_storable(&Method::GET, &wanted.client_headers, status, &headers, class);
         match kept {
             // Everyone who waits may have an empty one; it is not kept.
             Ok(()) | Err(UnstorableReason::EmptyPayload) => {}
@@ -88,7 +88,8 @@ impl Begun {
             && strong_validator(&headers).is_some()
             && headers.get(header::ACCEPT_RANGES).is_none_or(|unit| unit != "none");
         // `storable` refused `Vary: *`, the only case without a selection.
-        let selecting = VaryFields::from_response(&headers, &wanted.asked, class).unwrap_or_default();
+        let selecting =
+            VaryFields::from_response(&headers, &wanted.client_headers, class).unwrap_or_default();
         update::remove_unstored(&mut headers, class);
         update::add_date(&mut headers, answer.response_time);
         let (request_time, response_time) = (answer.request_time, answer.response_time);
@@ -100,7 +101,7 @@ impl Begun {
             freshness: cache.freshness(status, &headers, request_time, response_time, class),
             headers,
             selecting,
-            classified: wanted.classified.clone(),
+            classification: wanted.classification.clone(),
             upstream: answer.upstream.name.clone(),
             request_time,
             response_time,
@@ -113,13 +114,13 @@ impl Head {
     /// The head of content that an earlier fill left unfinished.
     pub(super) fn of_unfinished(
         left: &UnfinishedFill,
-        wanted: &Wanted,
+        wanted: &FillRequest,
         cache: &Cache,
         expected: Expectation,
     ) -> Self {
         let object = &left.object;
         let (request_time, response_time) = (object.request_time, object.response_time);
-        let class = wanted.classified.class;
+        let class = wanted.classification.class;
         Self {
             status: object.status,
             kept: expected.kept(),
@@ -127,7 +128,7 @@ impl Head {
             freshness: cache.freshness(object.status, &object.headers, request_time, response_time, class),
             headers: object.headers.clone(),
             selecting: VaryFields::decode(&object.selecting).unwrap_or_default(),
-            classified: wanted.classified.clone(),
+            classification: wanted.classification.clone(),
             upstream: object.upstream.clone(),
             request_time,
             response_time,
@@ -135,13 +136,13 @@ impl Head {
     }
 
     /// As the store keeps it.
-    pub(super) fn to_object(&self, wanted: &Wanted) -> NewObject {
+    pub(super) fn to_object(&self, wanted: &FillRequest) -> NewObject {
         NewObject {
             key: wanted.key.clone(),
             selecting: self.selecting.encode(),
             status: self.status,
             headers: self.headers.clone(),
-            content_type: self.classified.content_type.clone(),
+            content_type: self.classification.content_type.clone(),
             upstream: self.upstream.clone(),
             request_time: self.request_time,
             response_time: self.response_time,

@@ -3,24 +3,24 @@
 
 use std::sync::Arc;
 
-use super::{Fill, Phase};
+use super::{FillHandle, Phase};
 use gupd_config::UpstreamId;
 use gupd_net::upstream::Upstream;
 
-impl Fill {
+impl FillHandle {
     /// The upstreams that it asks, by priority.
-    pub fn order(&self) -> &[UpstreamId] {
-        &self.order
+    pub fn upstream_order(&self) -> &[UpstreamId] {
+        &self.upstream_order
     }
 
     /// The upstream that it has asked last.
-    pub fn asks(&self) -> Option<Arc<Upstream>> {
+    pub fn current_upstream(&self) -> Option<Arc<Upstream>> {
         self.asking.get()
     }
 
     /// Waits until it is known, and tells, whether a manager feeds it. What another relay of the site feeds may wait for
     /// whoever asks.
-    pub async fn is_fed_by_manager(&self) -> bool {
+    pub async fn is_from_manager(&self) -> bool {
         let mut phase = self.phase.clone();
         let decided = phase.wait_for(|phase| !matches!(phase, Phase::Asking)).await;
         match decided.as_deref() {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::intake::Intake;
 use super::run::{Ran, Source};
 use super::transfer::Transfer;
-use super::{FillError, Flow, Phase};
+use super::{FillContent, FillError, Phase};
 use gupd_config::FinishPolicy;
 use gupd_net::shape::Purpose;
 use gupd_net::upstream::UpstreamResponse;
@@ -22,7 +22,7 @@ use gupd_store::{BlobWriter, Store, StoreError};
 
 /// The fetching of one content.
 pub(super) struct Fetch<'a> {
-    pub(super) flow: &'a Arc<Flow>,
+    pub(super) flow: &'a Arc<FillContent>,
     pub(super) source: Source,
     pub(super) store: &'a Arc<Store>,
     pub(super) phase: &'a watch::Sender<Phase>,

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Flow;
-use super::flow::Course;
+use super::FillContent;
+use super::content::Course;
 use super::transfer::{Interruption, Transfer};
 use gupd_store::{BLOCK, CHUNK, Segment, Store, StoreError};
 
@@ -27,7 +27,7 @@ const PIECE_OVERHEAD: u64 = 128;
 
 /// What has arrived and where it goes.
 pub(super) struct Intake {
-    flow: Arc<Flow>,
+    flow: Arc<FillContent>,
     run: u64,
     store: Arc<Store>,
     disk: Disk,
@@ -51,14 +51,19 @@ enum Disk {
 
 impl Intake {
     /// For what arrives from the begin of `range` on, where `segment` is.
-    pub(super) fn new(flow: Arc<Flow>, range: Range<u64>, segment: Segment, store: Arc<Store>) -> Self {
+    pub(super) fn new(
+        flow: Arc<FillContent>,
+        range: Range<u64>,
+        segment: Segment,
+        store: Arc<Store>,
+    ) -> Self {
         let position = range.start;
         let run = flow.begin_run(range);
         let disk = Disk::Idle(segment);
         Self { flow, run, store, disk, unwritten: Vec::new(), unwritten_bytes: 0, position }
     }
 
-    pub(super) fn flow(&self) -> &Arc<Flow> {
+    pub(super) fn flow(&self) -> &Arc<FillContent> {
         &self.flow
     }
 

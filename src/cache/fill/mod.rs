@@ -4,19 +4,19 @@
 //! nobody wants it any more.
 
 mod alone;
+mod background;
 mod begin;
+mod content;
 mod content_range;
-mod errand;
 mod feeder;
 mod fetch;
-mod flow;
 mod intake;
 pub mod metrics;
 mod origin;
 mod outcome;
 mod plan;
+mod range_fetch;
 mod reader;
-mod refetch;
 mod resume;
 mod run;
 mod task;
@@ -34,14 +34,14 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::errand::{Ended, Errand};
-pub use self::flow::{Flow, Phase};
+pub use self::background::{BackgroundFetch, FillResult};
+pub use self::content::{FillContent, Phase};
 pub use self::outcome::FillOutcome;
-pub use self::reader::{Reader, TransferError};
-pub use self::refetch::{RefetchError, refetch};
+pub use self::range_fetch::{RangeFetchError, fetch_range};
+pub use self::reader::{ContentReader, TransferError};
 use crate::digest::Digests;
 use crate::fill::metrics::FillMetrics;
-use crate::{Cache, Entry};
+use crate::{Cache, CacheEntry};
 use gupd_config::clock::Clock;
 use gupd_config::policy::Classification;
 use gupd_config::{Config, UpstreamId};
@@ -53,39 +53,39 @@ use gupd_store::{ObjectKey, Store, StoreError};
 
 /// What to ask for, taken from the request that starts a fill, or of the relay's own.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct FillRequest {
     /// The object's key.
     pub key: ObjectKey,
     /// What selects this variant, as far as known before a response: two requests that differ here are two fills.
     pub variant: String,
     /// The upstreams to ask, by priority: those of its route, or of who asks.
-    pub order: Arc<[UpstreamId]>,
+    pub upstream_order: Arc<[UpstreamId]>,
     /// Path and query in the client's own spelling.
     pub target: PathAndQuery,
     /// The client's fields as it sent them: what selects a variant is judged by these, like every look-up.
-    pub asked: HeaderMap,
+    pub client_headers: HeaderMap,
     /// The fields to ask with.
     pub headers: HeaderMap,
     /// Class and content type of the path.
-    pub classified: Classification,
+    pub classification: Classification,
     /// The stored response to revalidate, if there is one.
-    pub stale: Option<Arc<Entry>>,
+    pub stale: Option<Arc<CacheEntry>>,
     /// What of it the client waits for, if not everything.
     pub part: Option<RequestedPart>,
     /// Why, if it is for no client.
-    pub errand: Option<Errand>,
+    pub background: Option<BackgroundFetch>,
     /// Which limits its bytes pass.
     pub bandwidth: BandwidthClass,
 }
 
 /// One download of one object, as those who follow it see it.
 #[derive(Clone, Debug)]
-pub struct Fill {
+pub struct FillHandle {
     phase: watch::Receiver<Phase>,
     /// A client has asked for it.
     for_client: Arc<AtomicBool>,
     asking: CurrentUpstream,
-    order: Arc<[UpstreamId]>,
+    upstream_order: Arc<[UpstreamId]>,
     // After the receiver: whoever is woken finds one follower less.
     leaving: Leaving,
 }
@@ -104,15 +104,15 @@ impl Drop for Leaving {
 #[derive(Debug)]
 pub enum Joined {
     /// It started the fill. A response that cannot be shared is handed to it.
-    Started(Fill, Handover),
+    Started(FillHandle, PrivateResponse),
     /// The fill was already running.
-    Following(Fill),
+    Following(FillHandle),
     /// It ended while the request was on its way here: a fresh response is stored.
-    Stored(Arc<Entry>),
+    Stored(Arc<CacheEntry>),
 }
 
 /// Where the client that started a fill gets a response that is for it alone.
-pub type Handover = oneshot::Receiver<UpstreamResponse>;
+pub type PrivateResponse = oneshot::Receiver<UpstreamResponse>;
 
 /// Why a fill did not bring its object.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -165,7 +165,7 @@ pub enum FillError {
 }
 
 impl FillError {
-    /// Outcome of the fill that ended so.
+    /// FillResponse of the fill that ended so.
     pub fn outcome(&self) -> FillOutcome {
         match self {
             Self::Upstream(error) => FillOutcome::Upstream(error.kind()),
@@ -199,7 +199,7 @@ pub struct Fills {
 #[derive(Debug)]
 struct Shared {
     // Held for a look-up or an insertion, never across I/O.
-    running: Mutex<HashMap<FillKey, Fill>>,
+    running: Mutex<HashMap<FillKey, FillHandle>>,
     permits: Semaphore,
     /// The relay ends: what has arrived is written, and nothing more is asked for.
     stopping: CancellationToken,
@@ -251,16 +251,16 @@ impl Fills {
     }
 
     /// Joins the fill of `wanted` that is running, or starts it.
-    pub fn join(&self, wanted: Wanted, upstreams: &Arc<Upstreams>) -> Joined {
+    pub fn join(&self, wanted: FillRequest, upstreams: &Arc<Upstreams>) -> Joined {
         let key = (wanted.key.clone(), wanted.variant.clone());
         let mut running = self.shared.lock();
-        let for_client = wanted.errand.is_none();
+        let for_client = wanted.background.is_none();
         if let Some(fill) = running.get(&key) {
             fill.for_client.fetch_or(for_client, Ordering::Relaxed);
             return Joined::Following(fill.clone());
         }
         // A fill puts its object into the cache before it leaves the register: whoever missed both was in between.
-        if wanted.errand != Some(Errand::Collect)
+        if wanted.background != Some(BackgroundFetch::Collect)
             && let Some(entry) = self.shared.just_stored(&wanted)
         {
             return Joined::Stored(entry);
@@ -269,11 +269,11 @@ impl Fills {
         let attention = Arc::new(Notify::new());
         let for_client = Arc::new(AtomicBool::new(for_client));
         let asking = CurrentUpstream::default();
-        let fill = Fill {
+        let fill = FillHandle {
             phase: receiver,
             for_client,
             asking: asking.clone(),
-            order: wanted.order.clone(),
+            upstream_order: wanted.upstream_order.clone(),
             leaving: Leaving(attention.clone()),
         };
         running.insert(key, fill.clone());
@@ -286,7 +286,7 @@ impl Fills {
     }
 
     /// The running fill of an object, if there is one.
-    pub fn running(&self, key: &ObjectKey, variant: &str) -> Option<Fill> {
+    pub fn running(&self, key: &ObjectKey, variant: &str) -> Option<FillHandle> {
         self.shared.lock().get(&(key.clone(), variant.to_owned())).cloned()
     }
 
@@ -311,38 +311,38 @@ impl Fills {
     }
 
     /// Ends what is being filled for nobody, now that the store is another process's.
-    pub fn notice_release(&self) {
+    pub fn notify_store_released(&self) {
         self.shared.lock().values().for_each(|fill| fill.leaving.0.notify_one());
     }
 
     /// Waits until no fill runs. Called after the last client has gone; what does not end in the caller's time is
     /// dropped with the runtime.
-    pub async fn finished(&self) {
+    pub async fn wait_until_idle(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
 
-impl Fill {
+impl FillHandle {
     /// Waits for the response head, or for the news that there will be none to share.
-    pub async fn outcome(&self) -> Outcome {
+    pub async fn response(&self) -> FillResponse {
         let mut phase = self.phase.clone();
         let decided = phase.wait_for(|phase| !matches!(phase, Phase::Asking)).await;
         match decided.as_deref() {
             Ok(Phase::Receiving { flow, .. } | Phase::Complete { flow, .. }) => {
-                Outcome::Content(flow.clone())
+                FillResponse::Content(flow.clone())
             }
-            Ok(Phase::Stored { entry }) => Outcome::Stored(entry.clone()),
-            Ok(Phase::NotModified { entry }) => Outcome::NotModified(entry.clone()),
-            Ok(Phase::Unshared { why }) => Outcome::Unshared(*why),
-            Ok(Phase::Failed { error }) => Outcome::Failed(error.clone()),
-            Ok(Phase::Asking) | Err(_) => Outcome::Failed(FillError::Stopped),
+            Ok(Phase::Stored { entry }) => FillResponse::Stored(entry.clone()),
+            Ok(Phase::NotModified { entry }) => FillResponse::NotModified(entry.clone()),
+            Ok(Phase::Unshared { why }) => FillResponse::Unshared(*why),
+            Ok(Phase::Failed { error }) => FillResponse::Failed(error.clone()),
+            Ok(Phase::Asking) | Err(_) => FillResponse::Failed(FillError::Stopped),
         }
     }
 
     /// Waits until the first `bytes` have arrived or the fill has ended, and tells the complete length if it is known
     /// by then: for content whose length its upstream did not say, which arrives in order.
-    pub async fn arrived(&self, bytes: u64) -> Arrived {
+    pub async fn wait_for(&self, bytes: u64) -> FillProgress {
         let mut phase = self.phase.clone();
         let there = phase.wait_for(|phase| match phase {
             Phase::Asking => false,
@@ -350,33 +350,33 @@ impl Fill {
             _ => true,
         });
         match there.await.as_deref() {
-            Ok(Phase::Receiving { .. }) => Arrived::Enough,
-            Ok(Phase::Complete { length, .. }) => Arrived::All { length: *length },
+            Ok(Phase::Receiving { .. }) => FillProgress::Enough,
+            Ok(Phase::Complete { length, .. }) => FillProgress::All { length: *length },
             Ok(Phase::Stored { entry } | Phase::NotModified { entry }) => {
-                Arrived::All { length: entry.object.len }
+                FillProgress::All { length: entry.object.len }
             }
-            Ok(Phase::Failed { error }) => Arrived::Failed(error.clone()),
-            Ok(Phase::Asking | Phase::Unshared { .. }) | Err(_) => Arrived::Failed(FillError::Stopped),
+            Ok(Phase::Failed { error }) => FillProgress::Failed(error.clone()),
+            Ok(Phase::Asking | Phase::Unshared { .. }) | Err(_) => FillProgress::Failed(FillError::Stopped),
         }
     }
 }
 
 /// What became of asking the upstreams.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum FillResponse {
     /// Content that everyone may follow.
-    Content(Arc<Flow>),
+    Content(Arc<FillContent>),
     /// It has arrived and is stored.
-    Stored(Arc<Entry>),
+    Stored(Arc<CacheEntry>),
     /// What was stored is still good.
-    NotModified(Arc<Entry>),
+    NotModified(Arc<CacheEntry>),
     /// The response is for the client that started the fill alone.
-    Unshared(Unshared),
+    Unshared(UnsharedReason),
     /// There is none.
     Failed(FillError),
 }
 
-impl Outcome {
+impl FillResponse {
     /// The status of content that everyone may have.
     pub fn status(&self) -> Option<http::StatusCode> {
         match self {
@@ -389,14 +389,14 @@ impl Outcome {
 
 /// Why a response is not shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unshared {
+pub enum UnsharedReason {
     /// Its own or the request's fields forbid it, or its class does.
     Unstorable(UnstorableReason),
     /// The store has no room for it, or cannot be written.
     NoRoom,
 }
 
-impl Unshared {
+impl UnsharedReason {
     /// Word for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -408,7 +408,7 @@ impl Unshared {
 
 /// How far a fill has come.
 #[derive(Debug)]
-pub enum Arrived {
+pub enum FillProgress {
     /// At least the bytes asked for; the complete length is not known yet.
     Enough,
     /// Everything.
@@ -421,8 +421,8 @@ pub enum Arrived {
 }
 
 impl Shared {
-    fn just_stored(&self, wanted: &Wanted) -> Option<Arc<Entry>> {
-        let entry = self.cache.find_hot(&wanted.key, &wanted.asked)?;
+    fn just_stored(&self, wanted: &FillRequest) -> Option<Arc<CacheEntry>> {
+        let entry = self.cache.find_hot(&wanted.key, &wanted.client_headers)?;
         let is_new = wanted.stale.as_ref().is_none_or(|stale| {
             stale.object.id != entry.object.id || stale.object.response_time < entry.object.response_time
         });
@@ -430,16 +430,16 @@ impl Shared {
         (is_new && verdict == Verdict::Fresh).then_some(entry)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<FillKey, Fill>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<FillKey, FillHandle>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl From<Unshared> for gupd_http::status::ForwardOutcome {
-    fn from(why: Unshared) -> Self {
+impl From<UnsharedReason> for gupd_http::status::ForwardOutcome {
+    fn from(why: UnsharedReason) -> Self {
         match why {
-            Unshared::Unstorable(why) => Self::NotStored(why),
-            Unshared::NoRoom => Self::StoreFailed,
+            UnsharedReason::Unstorable(why) => Self::NotStored(why),
+            UnsharedReason::NoRoom => Self::StoreFailed,
         }
     }
 }

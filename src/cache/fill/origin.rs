@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use prometheus::IntCounter;
 
-use super::Wanted;
+use super::FillRequest;
 use crate::fill::metrics::FillMetrics;
 use gupd_config::UpstreamId;
 use gupd_net::upstream::{Upstream, UpstreamRequest, Upstreams};
@@ -18,7 +18,7 @@ pub(super) struct Origin {
     pub(super) outgoing: UpstreamRequest,
     /// The name of who sent the head.
     author: Arc<str>,
-    order: Arc<[UpstreamId]>,
+    upstream_order: Arc<[UpstreamId]>,
     giver: Arc<ArcSwap<Upstream>>,
     failovers: IntCounter,
 }
@@ -26,7 +26,7 @@ pub(super) struct Origin {
 impl Origin {
     /// As `wanted` is asked for, of which `author` has just sent the head.
     pub(super) fn of(
-        wanted: &Wanted,
+        wanted: &FillRequest,
         upstreams: &Arc<Upstreams>,
         author: Arc<Upstream>,
         metrics: &FillMetrics,
@@ -37,7 +37,7 @@ impl Origin {
             upstreams: upstreams.clone(),
             outgoing,
             author: author.name.clone(),
-            order: wanted.order.clone(),
+            upstream_order: wanted.upstream_order.clone(),
             giver: Arc::new(ArcSwap::new(author)),
             failovers: metrics.failovers.clone(),
         }
@@ -45,13 +45,13 @@ impl Origin {
 
     /// The same of a head that was kept. `None` if the route of `wanted` has no upstream now.
     pub(super) fn recorded(
-        wanted: &Wanted,
+        wanted: &FillRequest,
         upstreams: &Arc<Upstreams>,
         author: &Arc<str>,
         metrics: &FillMetrics,
     ) -> Option<Self> {
-        let first = || upstreams.order_by_preference(&wanted.order).into_iter().next();
-        let giver = upstreams.find_by_name(&wanted.order, author).cloned().or_else(first)?;
+        let first = || upstreams.order_by_preference(&wanted.upstream_order).into_iter().next();
+        let giver = upstreams.find_by_name(&wanted.upstream_order, author).cloned().or_else(first)?;
         Some(Self { author: author.clone(), ..Self::of(wanted, upstreams, giver, metrics) })
     }
 
@@ -86,13 +86,13 @@ impl Origin {
     /// Who may have the content: who gives it, then the others by preference.
     pub(super) fn candidates(&self) -> Vec<Arc<Upstream>> {
         let giver = self.giver();
-        let others = self.upstreams.order_by_preference(&self.order).into_iter();
+        let others = self.upstreams.order_by_preference(&self.upstream_order).into_iter();
         let others = others.filter(|other| !Arc::ptr_eq(other, &giver));
         std::iter::once(giver.clone()).chain(others).collect()
     }
 
     /// Whether each of them has failed so often that requests are kept from it.
     pub(super) fn nobody_may_be_asked(&self) -> bool {
-        self.upstreams.time_to_probe(&self.order).is_some()
+        self.upstreams.time_to_probe(&self.upstream_order).is_some()
     }
 }

@@ -2,7 +2,7 @@
 
 use gupd_net::upstream::UpstreamFailure;
 
-/// Outcome of a fill: with an object, without one, or by a [`FillError`](super::FillError).
+/// FillResponse of a fill: with an object, without one, or by a [`FillError`](super::FillError).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FillOutcome {
     /// A new blob is stored.

@@ -8,16 +8,16 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::alone::Alone;
-use super::flow::{Place, Wants};
+use super::content::{Place, Wants};
 use super::origin::Origin;
-use super::{Fill, FillError, Flow, Phase, Wanted};
+use super::{FillContent, FillError, FillHandle, FillRequest, Phase};
 use crate::fill::metrics::FillMetrics;
 use gupd_net::upstream::Upstreams;
 use gupd_store::{BodySource, Object, ReadError, Store};
 
 /// A position in content, and where the rest comes from.
 #[derive(Debug)]
-pub struct Reader {
+pub struct ContentReader {
     store: Arc<Store>,
     from: From,
     position: u64,
@@ -28,7 +28,7 @@ pub struct Reader {
 enum From {
     Stored(BodySource),
     Arriving {
-        flow: Arc<Flow>,
+        flow: Arc<FillContent>,
         phase: watch::Receiver<Phase>,
         wants: Wants,
         /// It reads everything, and so can be kept from the end of what is not what was announced.
@@ -50,19 +50,25 @@ pub enum TransferError {
 
 impl TransferError {
     /// Whether what is stored is not, or no longer, what was stored; otherwise it only cannot be had now.
-    pub fn is_about_the_bytes(&self) -> bool {
+    pub fn is_damage(&self) -> bool {
         matches!(self, Self::Read(ReadError::Damaged { .. } | ReadError::Gone { .. }))
     }
 }
 
-impl Reader {
+impl ContentReader {
     /// Reads `range` of stored content.
-    pub fn stored(store: Arc<Store>, source: BodySource, range: Range<u64>) -> Self {
+    pub fn from_store(store: Arc<Store>, source: BodySource, range: Range<u64>) -> Self {
         Self { store, from: From::Stored(source), position: range.start, end: Some(range.end) }
     }
 
     /// Reads what a fill brings from `start` to `end`, or to the end of the content.
-    pub fn following(store: Arc<Store>, fill: &Fill, flow: Arc<Flow>, start: u64, end: Option<u64>) -> Self {
+    pub fn from_fill(
+        store: Arc<Store>,
+        fill: &FillHandle,
+        flow: Arc<FillContent>,
+        start: u64,
+        end: Option<u64>,
+    ) -> Self {
         let end = end.or(flow.length);
         let wants = flow.want(start..end.unwrap_or(u64::MAX));
         let all = start == 0 && end == flow.length;
@@ -72,10 +78,10 @@ impl Reader {
 
     /// Reads `range` of what is stored from the upstreams that have it, for this reader alone: the disk does not give it.
     /// `None` if its route has none now.
-    pub fn alone(
+    pub fn from_upstream(
         store: Arc<Store>,
         object: &Object,
-        wanted: &Wanted,
+        wanted: &FillRequest,
         upstreams: &Arc<Upstreams>,
         metrics: &FillMetrics,
         range: Range<u64>,
@@ -89,7 +95,7 @@ impl Reader {
     ///
     /// # Errors
     /// When they cannot be had.
-    pub async fn at_hand(&mut self, bytes: u64) -> Result<(), FillError> {
+    pub async fn wait_for(&mut self, bytes: u64) -> Result<(), FillError> {
         let From::Arriving { flow, phase, wants, all } = &mut self.from else { return Ok(()) };
         let (begin, end) = (self.position, self.end.unwrap_or(u64::MAX));
         let wanted = begin..end.min(begin.saturating_add(bytes));
@@ -112,7 +118,7 @@ impl Reader {
     }
 
     /// What is still to be read; to the end if nobody knows where that is.
-    pub fn rest(&self) -> Range<u64> {
+    pub fn remaining(&self) -> Range<u64> {
         self.position..self.end.unwrap_or(u64::MAX)
     }
 
@@ -166,7 +172,7 @@ impl Reader {
             let whole = match &*phase.borrow_and_update() {
                 Phase::Receiving { .. } => None,
                 Phase::Complete { length, .. } => Some(Whole::Arrived(*length)),
-                Phase::Stored { entry } => Some(Whole::Stored(entry.source())),
+                Phase::Stored { entry } => Some(Whole::Stored(entry.body_source())),
                 Phase::Failed { error } => return Err(error.clone().into()),
                 // Phases that come before content, or instead of it; this reader has seen content.
                 Phase::Asking | Phase::NotModified { .. } | Phase::Unshared { .. } => {

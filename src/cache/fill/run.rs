@@ -11,7 +11,7 @@ use super::intake::Intake;
 use super::origin::Origin;
 use super::resume::{Resumed, Resumption};
 use super::transfer::{Interruption, Transfer};
-use super::{FillError, Flow, Phase};
+use super::{FillContent, FillError, Phase};
 use crate::fill::metrics::FillMetrics;
 use gupd_net::upstream::UpstreamResponse;
 use gupd_store::Segment;
@@ -98,7 +98,7 @@ impl Source {
     /// Reads a body to its end, or to the run's.
     async fn receive(
         &self,
-        flow: &Arc<Flow>,
+        flow: &Arc<FillContent>,
         intake: &mut Intake,
         transfer: &mut Transfer,
         phase: &watch::Sender<Phase>,

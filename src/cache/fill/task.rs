@@ -12,8 +12,11 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::begin::{Begun, NotBegun};
 use super::fetch::Followers;
-use super::{Fill, FillError, FillKey, FillOutcome, Flow, Leaving, Phase, Shared, Unshared, Wanted};
-use crate::Entry;
+use super::{
+    FillContent, FillError, FillHandle, FillKey, FillOutcome, FillRequest, Leaving, Phase, Shared,
+    UnsharedReason,
+};
+use crate::CacheEntry;
 use gupd_config::Class;
 use gupd_config::policy::Classification;
 use gupd_http::key;
@@ -27,7 +30,7 @@ use gupd_store::{CHUNK, CommittedObject, Object};
 pub(super) struct Task {
     shared: Arc<Shared>,
     upstreams: Arc<Upstreams>,
-    wanted: Wanted,
+    wanted: FillRequest,
     phase: watch::Sender<Phase>,
     /// Shows followers who is asked.
     asking: CurrentUpstream,
@@ -41,7 +44,7 @@ pub(super) struct Task {
 }
 
 /// How a fill, or one try of it, ended.
-enum Ended {
+enum StepOutcome {
     Finally(FillOutcome),
     /// The content changed under it; the fill goes on with the new content from its beginning.
     Changed(UpstreamResponse),
@@ -53,7 +56,7 @@ impl Task {
     pub(super) fn new(
         shared: Arc<Shared>,
         upstreams: Arc<Upstreams>,
-        wanted: Wanted,
+        wanted: FillRequest,
         phase: watch::Sender<Phase>,
         asking: CurrentUpstream,
         attention: Arc<Notify>,
@@ -79,7 +82,7 @@ impl Task {
             () = shared.stopping.cancelled() => return,
             Ok(permit) = shared.permits.acquire() => Ok(permit),
             // Whoever waits behind others for an upstream that fails them need not wait longer than they.
-            error = self.upstreams.wait_until_unavailable(&self.wanted.order) => Err(error),
+            error = self.upstreams.wait_until_unavailable(&self.wanted.upstream_order) => Err(error),
         };
         let _running = GaugeGuard::increment(&shared.metrics.running);
         let outcome = match permit {
@@ -125,12 +128,12 @@ impl Task {
     }
 
     /// Follows changes of the content to their end; `None` if everything is to be asked for, without conditions.
-    async fn settle(&mut self, mut ended: Ended) -> Option<FillOutcome> {
+    async fn settle(&mut self, mut ended: StepOutcome) -> Option<FillOutcome> {
         loop {
             match ended {
-                Ended::Finally(outcome) => return Some(outcome),
-                Ended::Changed(changed) => ended = self.take(changed).await,
-                Ended::Unconditionally => return None,
+                StepOutcome::Finally(outcome) => return Some(outcome),
+                StepOutcome::Changed(changed) => ended = self.take(changed).await,
+                StepOutcome::Unconditionally => return None,
             }
         }
     }
@@ -139,7 +142,7 @@ impl Task {
     /// is the same there, but for what is the content of one binding's managers; whether something is still good, only a
     /// manager knows.
     fn may_have_from_peers(&self) -> bool {
-        matches!(self.wanted.classified.class, Class::Payload | Class::Generic)
+        matches!(self.wanted.classification.class, Class::Payload | Class::Generic)
             && key::split_key(&self.wanted.key).binding.is_none()
             && self.wanted.stale.is_none()
             && !self.again
@@ -149,7 +152,7 @@ impl Task {
         if peers && let Some(answer) = self.upstreams.query_peers(outgoing).await {
             return Ok(answer);
         }
-        self.upstreams.send(&self.wanted.order, outgoing).await
+        self.upstreams.send(&self.wanted.upstream_order, outgoing).await
     }
 
     fn outgoing(&self, headers: HeaderMap) -> UpstreamRequest {
@@ -161,7 +164,7 @@ impl Task {
     }
 
     /// Judges one response and, if it is for everyone, takes it in.
-    async fn take(&mut self, answer: UpstreamResponse) -> Ended {
+    async fn take(&mut self, answer: UpstreamResponse) -> StepOutcome {
         let status = answer.response.status();
         if let (StatusCode::NOT_MODIFIED, Some(stale)) = (status, self.wanted.stale.clone()) {
             return self.not_modified(&stale, &answer).await;
@@ -169,28 +172,28 @@ impl Task {
         if status.is_server_error() {
             let error = FillError::ServerError { upstream: answer.upstream.name.clone(), status };
             self.hand_over(answer);
-            return Ended::Finally(self.fail(error));
+            return StepOutcome::Finally(self.fail(error));
         }
         let expect = |status, headers: &HeaderMap| self.expect(status, headers);
         match Begun::of(answer, &self.wanted, self.part(), &self.shared.cache, expect) {
             Ok(begun) => self.take_in(begun).await,
-            Err(NotBegun::Unusable) => Ended::Unconditionally,
+            Err(NotBegun::Unusable) => StepOutcome::Unconditionally,
             Err(NotBegun::Unstorable(answer, why)) => {
                 // For others, what one request or one moment brought about says nothing.
-                let class = self.wanted.classified.class;
+                let class = self.wanted.classification.class;
                 if why.is_lasting() && !matches!(class, Class::Payload | Class::Catalog) {
                     self.shared.cache.remember_unstorable(&self.wanted.key, why);
                 }
                 self.hand_over(*answer);
-                Ended::Finally(self.unshared(Unshared::Unstorable(why)))
+                StepOutcome::Finally(self.unshared(UnsharedReason::Unstorable(why)))
             }
         }
     }
 
-    async fn stored(&self, flow: &Flow, committed: CommittedObject) -> FillOutcome {
+    async fn stored(&self, flow: &FillContent, committed: CommittedObject) -> FillOutcome {
         let CommittedObject { object, deduplicated, .. } = committed;
         tracing::debug!(key = &*self.wanted.key, blob = %object.blob, len = object.len, "stored");
-        match self.leave_behind(object, &flow.head.selecting, &flow.head.classified).await {
+        match self.leave_behind(object, &flow.head.selecting, &flow.head.classification).await {
             Some(entry) => self.show(Phase::Stored { entry }),
             // Its followers have their bytes.
             None => return FillOutcome::Outdated,
@@ -198,43 +201,43 @@ impl Task {
         if deduplicated { FillOutcome::Deduplicated } else { FillOutcome::Stored }
     }
 
-    async fn not_modified(&mut self, stale: &Entry, answer: &UpstreamResponse) -> Ended {
+    async fn not_modified(&mut self, stale: &CacheEntry, answer: &UpstreamResponse) -> StepOutcome {
         let fields = answer.response.headers();
         if !matches_stored(fields, &stale.object.headers) {
-            return Ended::Unconditionally;
+            return StepOutcome::Unconditionally;
         }
         let mut updated = stale.object.headers.clone();
-        update::apply_not_modified(&mut updated, fields.clone(), stale.classified.class);
+        update::apply_not_modified(&mut updated, fields.clone(), stale.classification.class);
         update::add_date(&mut updated, answer.response_time);
         let cache = &self.shared.cache;
         let still = check_storable(
             &Method::GET,
-            &self.wanted.asked,
+            &self.wanted.client_headers,
             stale.object.status,
             &updated,
-            stale.classified.class,
+            stale.classification.class,
         );
         let refreshed = match still {
             Ok(()) => Ok(cache.refresh(stale, updated, answer.request_time, answer.response_time).await),
             // What was public is not any more: it must not stay.
             Err(_) => match cache.invalidate(&stale.object.key).await {
-                Ok(()) => return Ended::Unconditionally,
+                Ok(()) => return StepOutcome::Unconditionally,
                 Err(error) => Err(error),
             },
         };
-        Ended::Finally(match refreshed {
-            Ok(object) => match self.leave_behind(object, &stale.selecting, &stale.classified).await {
+        StepOutcome::Finally(match refreshed {
+            Ok(object) => match self.leave_behind(object, &stale.selecting, &stale.classification).await {
                 Some(entry) => {
                     self.show(Phase::NotModified { entry });
                     FillOutcome::NotModified
                 }
-                None => return Ended::Unconditionally,
+                None => return StepOutcome::Unconditionally,
             },
             Err(error) => self.fail(error.into()),
         })
     }
 
-    fn unshared(&mut self, why: Unshared) -> FillOutcome {
+    fn unshared(&mut self, why: UnsharedReason) -> FillOutcome {
         tracing::debug!(key = &*self.wanted.key, why = why.as_str(), "not shared");
         self.leave();
         self.show(Phase::Unshared { why });
@@ -264,7 +267,13 @@ impl Task {
         let for_client = for_client.unwrap_or_default();
         let asking = self.asking.clone();
         let leaving = Leaving(self.attention.clone());
-        let fill = Fill { phase: receiver, for_client, asking, order: self.wanted.order.clone(), leaving };
+        let fill = FillHandle {
+            phase: receiver,
+            for_client,
+            asking,
+            upstream_order: self.wanted.upstream_order.clone(),
+            leaving,
+        };
         running.insert(self.register_key(), fill);
         drop(running);
         old.send_replace(Phase::Failed { error });
@@ -287,12 +296,12 @@ impl Task {
         &self,
         object: Object,
         selecting: &VaryFields,
-        classified: &Classification,
-    ) -> Option<Arc<Entry>> {
+        classification: &Classification,
+    ) -> Option<Arc<CacheEntry>> {
         let entry = {
             let mut running = self.shared.lock();
             self.strike(&mut running)
-                .then(|| self.shared.cache.insert(object, selecting.clone(), classified.clone()))
+                .then(|| self.shared.cache.insert(object, selecting.clone(), classification.clone()))
         };
         if entry.is_none()
             && let Err(error) = self.shared.cache.invalidate(&self.wanted.key).await
@@ -308,12 +317,12 @@ impl Task {
     }
 
     /// Whether it was in the register until now.
-    fn strike(&self, running: &mut HashMap<FillKey, Fill>) -> bool {
+    fn strike(&self, running: &mut HashMap<FillKey, FillHandle>) -> bool {
         self.is_registered(running) && running.remove(&self.register_key()).is_some()
     }
 
     /// Whether this is still the fill that its key's requests join.
-    fn is_registered(&self, running: &HashMap<FillKey, Fill>) -> bool {
+    fn is_registered(&self, running: &HashMap<FillKey, FillHandle>) -> bool {
         let registered = running.get(&self.register_key());
         registered.is_some_and(|fill| fill.phase.same_channel(&self.phase.subscribe()))
     }

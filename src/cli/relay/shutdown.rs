@@ -55,7 +55,7 @@ impl Relay {
             self.end_background_tasks().await;
             self.record_uses().await;
             self.cache.store().release().await;
-            self.proxy.fills().notice_release();
+            self.proxy.fills().notify_store_released();
         });
     }
 
@@ -76,7 +76,7 @@ impl Relay {
             }
             // Bytes of unfinished fills are kept for the next start.
             self.proxy.fills().stop();
-            if timeout(FLUSH_TIMEOUT, self.proxy.fills().finished()).await.is_err() {
+            if timeout(FLUSH_TIMEOUT, self.proxy.fills().wait_until_idle()).await.is_err() {
                 tracing::warn!("disk too slow: part of the unfinished downloads may be fetched again");
             }
             self.end_background_tasks().await;
@@ -100,7 +100,7 @@ impl Relay {
         }
         self.advance_stage(LifecycleStage::Draining);
         self.workers.wait_until_idle().await;
-        self.proxy.fills().finished().await;
+        self.proxy.fills().wait_until_idle().await;
     }
 
     async fn end_background_tasks(&self) {

@@ -109,7 +109,7 @@ impl Repairs {
             let mut repair_error = None;
             if let Finding::Damaged { blob, .. } = finding {
                 let fetch =
-                    |object: Arc<Object>, range| async move { generation.refetch(&object, range).await };
+                    |object: Arc<Object>, range| async move { generation.fetch_range(&object, range).await };
                 match store.repair_blob(*blob, fetch).await {
                     Ok(fetched) => return Ok(RepairOutcome::Repaired { fetched }),
                     Err(error @ (RepairError::Read(ReadError::Io { .. }) | RepairError::Unavailable(_))) => {

@@ -8,8 +8,8 @@ use http::{HeaderMap, StatusCode};
 
 use super::{Background, OriginError};
 use crate::Generation;
-use gupd_cache::fill::{Ended, Errand, FillError, Joined, Wanted};
-use gupd_cache::{Entry, Found};
+use gupd_cache::fill::{BackgroundFetch, FillError, FillRequest, FillResult, Joined};
+use gupd_cache::{CacheEntry, CacheLookup};
 use gupd_config::UpstreamId;
 use gupd_http::{CacheControl, Verdict};
 use gupd_net::shape::Purpose;
@@ -77,9 +77,9 @@ impl CatalogSource {
     fn result(
         &self,
         key: &ObjectKey,
-        entry: Option<Arc<Entry>>,
+        entry: Option<Arc<CacheEntry>>,
         status: Option<StatusCode>,
-    ) -> Result<Option<Arc<Entry>>, CatalogFetchError> {
+    ) -> Result<Option<Arc<CacheEntry>>, CatalogFetchError> {
         let (upstream, key) = (self.name.clone(), key.clone());
         match (entry, status) {
             (Some(entry), Some(StatusCode::OK)) => Ok(Some(entry)),
@@ -103,7 +103,7 @@ impl Background {
             id: upstream.id.clone(),
             name: upstream.name.clone(),
         };
-        Ok(generation.upstreams.order_by_rank(&wanted.order).into_iter().map(source).collect())
+        Ok(generation.upstreams.order_by_rank(&wanted.upstream_order).into_iter().map(source).collect())
     }
 
     /// Fetches the catalog that this upstream has now; `None` if it has none.
@@ -115,23 +115,23 @@ impl Background {
         upstream: &CatalogSource,
         key: &ObjectKey,
         purpose: Purpose,
-    ) -> Result<Option<Arc<Entry>>, CatalogFetchError> {
+    ) -> Result<Option<Arc<CacheEntry>>, CatalogFetchError> {
         let CatalogSource { generation, id, name } = upstream;
-        let mut wanted = Wanted {
-            order: Arc::from([id.clone()]),
-            errand: Some(Errand::Collect),
+        let mut wanted = FillRequest {
+            upstream_order: Arc::from([id.clone()]),
+            background: Some(BackgroundFetch::Collect),
             ..generation.wanted_for(key, HeaderMap::new())?
         };
         wanted.bandwidth.set_purpose(purpose);
         let mut last = FillError::Abandoned;
         for _ in 0..MAX_TRIES {
-            let found = self.cache.find(key, &wanted.asked, &wanted.classified).await?;
+            let found = self.cache.find(key, &wanted.client_headers, &wanted.classification).await?;
             (wanted.variant, wanted.stale) = match found {
-                Found::Nothing => (String::new(), None),
-                Found::OtherVariant { variant } => (variant, None),
+                CacheLookup::Miss => (String::new(), None),
+                CacheLookup::OtherVariant { variant } => (variant, None),
                 // Managers copy files with their dates: a file that one manager has not changed since another's date may
                 // be older.
-                Found::Entry(entry) => {
+                CacheLookup::Hit(entry) => {
                     let is_from_source = entry.object.upstream == *name;
                     (entry.object.selecting.clone(), is_from_source.then_some(entry))
                 }
@@ -139,24 +139,24 @@ impl Background {
             let (fill, handover) = match self.fills.join(wanted.clone(), &generation.upstreams) {
                 Joined::Started(fill, handover) => (fill, handover),
                 Joined::Following(fill) => {
-                    fill.ended().await;
+                    fill.fetch_all().await;
                     continue;
                 }
                 Joined::Stored(_) => continue,
             };
-            let (entry, status) = match fill.ended().await {
-                Ended::Stored(entry) | Ended::NotModified(entry) => {
+            let (entry, status) = match fill.fetch_all().await {
+                FillResult::Stored(entry) | FillResult::NotModified(entry) => {
                     let status = entry.object.status;
                     (Some(entry), Some(status))
                 }
-                Ended::Unkept => (None, handover.await.ok().map(|answer| answer.response.status())),
-                Ended::Failed(
+                FillResult::NotKept => (None, handover.await.ok().map(|answer| answer.response.status())),
+                FillResult::Failed(
                     error @ (FillError::Changed { .. } | FillError::Mismatch { .. } | FillError::Abandoned),
                 ) => {
                     last = error;
                     continue;
                 }
-                Ended::Failed(error) => return Err(error.into()),
+                FillResult::Failed(error) => return Err(error.into()),
             };
             return upstream.result(key, entry, status);
         }
@@ -167,8 +167,8 @@ impl Background {
     pub async fn was_absent(&self, key: &ObjectKey) -> bool {
         let generation = self.generations.load_full();
         let Ok(wanted) = generation.wanted_for(key, HeaderMap::new()) else { return false };
-        match self.cache.find(key, &wanted.asked, &wanted.classified).await {
-            Ok(Found::Entry(entry)) => {
+        match self.cache.find(key, &wanted.client_headers, &wanted.classification).await {
+            Ok(CacheLookup::Hit(entry)) => {
                 let verdict = entry.freshness.evaluate(self.cache.clock().now(), &CacheControl::default());
                 verdict == Verdict::Fresh
                     && matches!(entry.object.status, StatusCode::NOT_FOUND | StatusCode::GONE)

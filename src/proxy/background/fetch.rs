@@ -7,8 +7,8 @@ use http::{HeaderMap, StatusCode};
 
 use super::{Background, OriginError};
 use crate::Generation;
-use gupd_cache::fill::{self, Ended, Errand, FillError, Joined, Wanted};
-use gupd_cache::{Entry, Found};
+use gupd_cache::fill::{self, BackgroundFetch, FillError, FillRequest, FillResult, Joined};
+use gupd_cache::{CacheEntry, CacheLookup};
 use gupd_config::Class;
 use gupd_http::{CacheControl, Verdict};
 use gupd_net::shape::Purpose;
@@ -25,7 +25,7 @@ pub enum FetchOutcome {
     /// A new response is stored.
     New {
         /// The response.
-        entry: Arc<Entry>,
+        entry: Arc<CacheEntry>,
         /// A client has requested it meanwhile.
         for_client: bool,
     },
@@ -63,16 +63,16 @@ impl Background {
         let generation = self.generations.load_full();
         let wanted = generation.wanted_for(key, HeaderMap::new())?;
         wanted.bandwidth.set_purpose(Purpose::Prefetch);
-        let wanted = Wanted { errand: Some(Errand::Prefetch), ..wanted };
+        let wanted = FillRequest { background: Some(BackgroundFetch::Prefetch), ..wanted };
         let mut fetched = self.fetch(&generation, wanted.clone(), max_bytes).await;
         // A payload is one object for all clients, and perhaps only the upstreams of a group have it.
         for binding in
-            generation.policy.bindings().iter().filter(|_| wanted.classified.class == Class::Payload)
+            generation.policy.bindings().iter().filter(|_| wanted.classification.class == Class::Payload)
         {
             if !matches!(fetched, Ok(FetchOutcome::Nothing) | Err(_)) {
                 break;
             }
-            let wanted = Wanted { order: binding.upstreams().clone(), ..wanted.clone() };
+            let wanted = FillRequest { upstream_order: binding.upstreams().clone(), ..wanted.clone() };
             fetched = self.fetch(&generation, wanted, max_bytes).await;
         }
         fetched
@@ -81,24 +81,24 @@ impl Background {
     async fn fetch(
         &self,
         generation: &Generation,
-        mut wanted: Wanted,
+        mut wanted: FillRequest,
         max_bytes: u64,
     ) -> Result<FetchOutcome, OriginError> {
-        if wanted.classified.class == Class::Private || generation.classify(&wanted.key).is_none() {
+        if wanted.classification.class == Class::Private || generation.classify(&wanted.key).is_none() {
             return Ok(FetchOutcome::Nothing);
         }
         let mut last = FillError::Abandoned;
         for _ in 0..MAX_TRIES {
-            match self.cache.find(&wanted.key, &wanted.asked, &wanted.classified).await? {
-                Found::Nothing => wanted.stale = None,
-                Found::OtherVariant { variant } => (wanted.variant, wanted.stale) = (variant, None),
-                Found::Entry(entry) if generation.is_foreign_absence(&wanted.order, &entry) => {
+            match self.cache.find(&wanted.key, &wanted.client_headers, &wanted.classification).await? {
+                CacheLookup::Miss => wanted.stale = None,
+                CacheLookup::OtherVariant { variant } => (wanted.variant, wanted.stale) = (variant, None),
+                CacheLookup::Hit(entry) if generation.is_foreign_absence(&wanted.upstream_order, &entry) => {
                     wanted.stale = Some(entry);
                 }
-                Found::Entry(entry) => {
+                CacheLookup::Hit(entry) => {
                     let now = self.cache.clock().now();
                     let verdict = entry.freshness.evaluate(now, &CacheControl::default());
-                    if wanted.errand == Some(Errand::Prefetch) && verdict == Verdict::Fresh {
+                    if wanted.background == Some(BackgroundFetch::Prefetch) && verdict == Verdict::Fresh {
                         return Ok(FetchOutcome::Unchanged);
                     }
                     wanted.variant.clone_from(&entry.object.selecting);
@@ -111,35 +111,35 @@ impl Background {
                 Joined::Following(fill) => (fill, false),
                 Joined::Stored(_) => return Ok(FetchOutcome::Unchanged),
             };
-            if !begun && wanted.errand == Some(Errand::Prefetch) && fill.is_for_client() {
+            if !begun && wanted.background == Some(BackgroundFetch::Prefetch) && fill.is_for_client() {
                 return Ok(FetchOutcome::Unchanged);
             }
-            if let fill::Outcome::Content(flow) = fill.outcome().await
+            if let fill::FillResponse::Content(flow) = fill.response().await
                 && let Some(length) = flow.length
                 && length.saturating_sub(flow.present(0..length)) > max_bytes
             {
                 return Ok(FetchOutcome::TooLarge);
             }
-            match fill.ended().await {
-                Ended::Stored(entry) => return Ok(stored(&wanted, entry, fill.is_for_client())),
-                Ended::NotModified(_) => return Ok(FetchOutcome::Unchanged),
-                Ended::Unkept => return Ok(FetchOutcome::Nothing),
-                Ended::Failed(
+            match fill.fetch_all().await {
+                FillResult::Stored(entry) => return Ok(stored(&wanted, entry, fill.is_for_client())),
+                FillResult::NotModified(_) => return Ok(FetchOutcome::Unchanged),
+                FillResult::NotKept => return Ok(FetchOutcome::Nothing),
+                FillResult::Failed(
                     error @ (FillError::Changed { .. } | FillError::Mismatch { .. } | FillError::Abandoned),
                 ) => last = error,
-                Ended::Failed(error) => return Err(error.into()),
+                FillResult::Failed(error) => return Err(error.into()),
             }
         }
         Err(last.into())
     }
 }
 
-fn stored(wanted: &Wanted, entry: Arc<Entry>, for_client: bool) -> FetchOutcome {
+fn stored(wanted: &FillRequest, entry: Arc<CacheEntry>, for_client: bool) -> FetchOutcome {
     if entry.object.status != StatusCode::OK {
         return FetchOutcome::Nothing;
     }
     if let Some(stale) = &wanted.stale {
-        if wanted.errand == Some(Errand::Revalidation) && !for_client {
+        if wanted.background == Some(BackgroundFetch::Revalidation) && !for_client {
             entry.touch(stale.object.last_used());
         }
         if stale.object.blob == entry.object.blob {

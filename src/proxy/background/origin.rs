@@ -11,7 +11,7 @@ use http::{HeaderMap, Version};
 
 use super::Background;
 use crate::Generation;
-use gupd_cache::fill::{Errand, FillError, RefetchError, Wanted, refetch};
+use gupd_cache::fill::{BackgroundFetch, FillError, FillRequest, RangeFetchError, fetch_range};
 use gupd_http::forwarding;
 use gupd_http::{VaryFields, key};
 use gupd_net::shape::Purpose;
@@ -49,7 +49,7 @@ pub enum OriginError {
     Store(#[from] StoreError),
     /// No upstream that may have the bytes gives them.
     #[error(transparent)]
-    Fetch(#[from] RefetchError),
+    Fetch(#[from] RangeFetchError),
     /// The fill failed.
     #[error(transparent)]
     Fill(#[from] FillError),
@@ -73,14 +73,14 @@ impl Generation {
     ///
     /// # Errors
     /// When the object's route is no longer configured, or none of its upstreams gives the bytes.
-    pub async fn refetch(&self, object: &Object, range: Range<u64>) -> Result<Bytes, OriginError> {
+    pub async fn fetch_range(&self, object: &Object, range: Range<u64>) -> Result<Bytes, OriginError> {
         let wanted = self.wanted_again(object)?;
         wanted.bandwidth.set_purpose(Purpose::Repair);
-        Ok(refetch(&wanted, range, &self.upstreams).await?)
+        Ok(fetch_range(&wanted, range, &self.upstreams).await?)
     }
 
     /// The fill of a stored object, as a client whose request selects it would ask.
-    pub(super) fn wanted_again(&self, object: &Object) -> Result<Wanted, OriginError> {
+    pub(super) fn wanted_again(&self, object: &Object) -> Result<FillRequest, OriginError> {
         let selecting = VaryFields::decode(&object.selecting)
             .ok_or_else(|| OriginError::Key { key: object.key.clone() })?;
         let mut wanted = self.wanted_for(&object.key, selecting.request())?;
@@ -90,7 +90,7 @@ impl Generation {
     }
 
     /// The fill of a key, as a client with these fields would ask.
-    pub(super) fn wanted_for(&self, key: &ObjectKey, asked: HeaderMap) -> Result<Wanted, OriginError> {
+    pub(super) fn wanted_for(&self, key: &ObjectKey, asked: HeaderMap) -> Result<FillRequest, OriginError> {
         let key::KeyParts { route: name, binding, target: normal } = key::split_key(key);
         let route =
             self.policy.find_route(name).ok_or_else(|| OriginError::NoRoute { name: name.to_owned() })?;
@@ -105,10 +105,10 @@ impl Generation {
         let path = normal.split('?').next().unwrap_or_default();
         let classified = self.policy.classify(route, path);
         let bandwidth = self.upstreams.wan().bandwidth_class(path, &classified, None, Purpose::Revalidation);
-        Ok(Wanted {
+        Ok(FillRequest {
             key: key.clone(),
             variant: String::new(),
-            order: upstreams.clone(),
+            upstream_order: upstreams.clone(),
             headers: forwarding::prepare_fill(
                 &asked,
                 Version::HTTP_11,
@@ -116,11 +116,11 @@ impl Generation {
                 self.upstreams.instance(),
             ),
             target,
-            asked,
-            classified,
+            client_headers: asked,
+            classification: classified,
             stale: None,
             part: None,
-            errand: Some(Errand::Revalidation),
+            background: Some(BackgroundFetch::Revalidation),
             bandwidth,
         })
     }
@@ -134,7 +134,7 @@ impl Background {
         let generation = self.generations.load_full();
         let fetch = |object: Arc<Object>, range| {
             let generation = &generation;
-            async move { generation.refetch(&object, range).await }
+            async move { generation.fetch_range(&object, range).await }
         };
         let unrepaired = match self.cache.store().repair_blob(blob, fetch).await {
             Ok(fetched) => {

@@ -14,7 +14,7 @@ use crate::exchange::Exchange;
 use crate::fetch::not_stored;
 use crate::reply::Reply;
 use crate::representation;
-use gupd_cache::{Entry, Found};
+use gupd_cache::{CacheEntry, CacheLookup};
 use gupd_http::control::Directive;
 use gupd_http::field;
 use gupd_http::status::CacheStatus;
@@ -76,7 +76,7 @@ async fn serve_version(proxy: &Proxy, exchange: &mut Exchange<'_>, version: &Obj
     // Only one variant of a version is stored, whatever its Vary: the relay asked for it without a client's fields.
     let found = proxy.cache.find(version, &HeaderMap::new(), exchange.classified()).await;
     let error = match found {
-        Ok(Found::Entry(entry)) => {
+        Ok(CacheLookup::Hit(entry)) => {
             remove_foreign_conditions(&mut exchange.headers, &entry);
             match representation::stored(proxy, exchange, &entry).await {
                 Ok(reply) => {
@@ -86,7 +86,7 @@ async fn serve_version(proxy: &Proxy, exchange: &mut Exchange<'_>, version: &Obj
                 Err(error) => error.to_string(),
             }
         }
-        Ok(Found::OtherVariant { .. } | Found::Nothing) => "it is not stored".to_owned(),
+        Ok(CacheLookup::OtherVariant { .. } | CacheLookup::Miss) => "it is not stored".to_owned(),
         Err(error) => error.to_string(),
     };
     tracing::error!(key = &**version, error, "catalog of a kept revision not served");
@@ -95,7 +95,7 @@ async fn serve_version(proxy: &Proxy, exchange: &mut Exchange<'_>, version: &Obj
 
 /// Removes conditions that may come from another revision. With them, a client would keep the catalog of that revision, or
 /// combine parts of two revisions.
-fn remove_foreign_conditions(headers: &mut Cow<'_, HeaderMap>, entry: &Entry) {
+fn remove_foreign_conditions(headers: &mut Cow<'_, HeaderMap>, entry: &CacheEntry) {
     let modified = field::date(&entry.object.headers, header::LAST_MODIFIED);
     let is_foreign = |since| modified.is_none() || field::parse_date(since) != modified;
     // A later date proves nothing: a client with a later revision does not have the earlier one that it sees now.

@@ -6,7 +6,7 @@ use http::StatusCode;
 use super::current_views;
 use crate::Proxy;
 use crate::exchange::{Exchange, Lookup};
-use gupd_cache::fill::{Joined, Outcome};
+use gupd_cache::fill::{FillResponse, Joined};
 use gupd_config::policy::{Group, RevisionFile};
 use gupd_http::control::Directive;
 use gupd_rollout::state::PublishOutcome;
@@ -66,10 +66,10 @@ async fn exists(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Option<bool> {
     }
     let wanted = exchange.wanted(variant, None);
     let outcome = match proxy.fills.join(wanted, &exchange.generation.upstreams) {
-        Joined::Started(fill, _) | Joined::Following(fill) => fill.outcome().await,
-        Joined::Stored(entry) => Outcome::Stored(entry),
+        Joined::Started(fill, _) | Joined::Following(fill) => fill.response().await,
+        Joined::Stored(entry) => FillResponse::Stored(entry),
     };
-    if let Outcome::Stored(entry) | Outcome::NotModified(entry) = &outcome {
+    if let FillResponse::Stored(entry) | FillResponse::NotModified(entry) = &outcome {
         exchange.set_lookup(entry);
     }
     let status = outcome.status()?;

@@ -1,5 +1,5 @@
 //! The content of a fill, from its first bytes to the object: taken in anew, or gone on with where an earlier fill left
-//! it; fetched, judged, committed. Part of the task, which owns the phase; what became of it, `Ended` says.
+//! it; fetched, judged, committed. Part of the task, which owns the phase; what became of it, `StepOutcome` says.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,15 +7,15 @@ use std::sync::atomic::AtomicU64;
 
 use http::{HeaderMap, StatusCode};
 
-use super::{Ended, Task};
-use crate::digest::{Expectation, Judgement, Subject, Whole};
+use super::{StepOutcome, Task};
+use crate::digest::{CompleteContent, Expectation, Judgement, Subject};
 use crate::fill::begin::Begun;
+use crate::fill::content::Head;
 use crate::fill::fetch::{Fetch, Fetched, Followers};
-use crate::fill::flow::Head;
 use crate::fill::origin::Origin;
 use crate::fill::resume::{Asked, Resumed, Resumption};
 use crate::fill::transfer::Transfer;
-use crate::fill::{Errand, FillError, FillOutcome, Flow, Phase, Unshared, run};
+use crate::fill::{BackgroundFetch, FillContent, FillError, FillOutcome, Phase, UnsharedReason, run};
 use gupd_config::{Class, FinishPolicy};
 use gupd_http::range::RequestedPart;
 use gupd_http::storable::check_length;
@@ -33,7 +33,7 @@ const MAX_RESTARTS: u32 = 8;
 
 impl Task {
     /// Takes content in that has just begun.
-    pub(super) async fn take_in(&mut self, begun: Begun) -> Ended {
+    pub(super) async fn take_in(&mut self, begun: Begun) -> StepOutcome {
         let writer = self.shared.store.begin_blob(begun.length).await;
         self.shared.cache.forget_evicted();
         let writer = match writer {
@@ -45,7 +45,7 @@ impl Task {
                     error => tracing::warn!(%error, key = &*self.wanted.key, "passing through uncached"),
                 }
                 self.hand_over(begun.answer);
-                return Ended::Finally(self.unshared(Unshared::NoRoom));
+                return StepOutcome::Finally(self.unshared(UnsharedReason::NoRoom));
             }
         };
         if begun.head.is_resumable(begun.length)
@@ -57,13 +57,14 @@ impl Task {
         let origin = Origin::of(&self.wanted, &self.upstreams, answer.upstream.clone(), &self.shared.metrics);
         let received = answer.upstream.received_bytes().clone();
         let partial = writer.partial().clone();
-        let flow = Arc::new(Flow::new(head, length, origin, partial, in_parts, self.attention.clone()));
+        let flow =
+            Arc::new(FillContent::new(head, length, origin, partial, in_parts, self.attention.clone()));
         let transfer = Transfer::new(answer.response.into_body(), skip, end, received);
         self.fetch(flow, writer, brings, transfer).await
     }
 
     /// Goes on with what an earlier fill left, if an upstream still has that content; `None` if that cannot be told now.
-    pub(super) async fn go_on_with(&mut self, mut left: UnfinishedFill) -> Option<Ended> {
+    pub(super) async fn go_on_with(&mut self, mut left: UnfinishedFill) -> Option<StepOutcome> {
         let metrics = &self.shared.metrics;
         let origin = Origin::recorded(&self.wanted, &self.upstreams, &left.object.upstream, metrics)?;
         let wanted = self.part().map_or(0..left.len, |part| part.resolve(left.len));
@@ -81,7 +82,7 @@ impl Task {
         };
         let (transfer, whole) = match asked {
             Ok(Asked::Resumed(Resumed::Continues { transfer, whole })) => (transfer, whole),
-            Ok(Asked::Resumed(Resumed::Changed(answer))) => return Some(Ended::Changed(answer)),
+            Ok(Asked::Resumed(Resumed::Changed(answer))) => return Some(StepOutcome::Changed(answer)),
             Ok(Asked::Nothing(_, reason)) => {
                 tracing::info!(key = &*self.wanted.key, %reason, "cannot go on with what was left");
                 self.shared.store.return_unfinished(left);
@@ -89,7 +90,7 @@ impl Task {
             }
             Err(error) => {
                 self.shared.store.return_unfinished(left);
-                return Some(Ended::Finally(self.fail(error)));
+                return Some(StepOutcome::Finally(self.fail(error)));
             }
         };
         let expected = self.expect(left.object.status, &left.object.headers);
@@ -106,18 +107,18 @@ impl Task {
         self.shared.metrics.resumes.inc();
         let partial = writer.partial().clone();
         let attention = self.attention.clone();
-        let flow = Arc::new(Flow::new(head, Some(length), origin, partial, !whole, attention));
+        let flow = Arc::new(FillContent::new(head, Some(length), origin, partial, !whole, attention));
         Some(self.fetch(flow, writer, first, transfer).await)
     }
 
     /// Has every byte fetched, and makes an object of them.
     async fn fetch(
         &mut self,
-        flow: Arc<Flow>,
+        flow: Arc<FillContent>,
         mut writer: BlobWriter,
         first: Range<u64>,
         transfer: Transfer,
-    ) -> Ended {
+    ) -> StepOutcome {
         if self.changes >= MAX_CHANGES {
             // As if a client had bytes of it.
             flow.show();
@@ -133,15 +134,15 @@ impl Task {
             },
             store: &self.shared.store,
             phase: &self.phase,
-            finish: match self.wanted.errand {
+            finish: match self.wanted.background {
                 // An errand wants everything for as long as it is there.
                 Some(_) => FinishPolicy::Never,
                 None => self.upstreams.settings().finish,
             },
-            is_errand: self.wanted.errand.is_some(),
-            unread: match self.wanted.errand {
-                Some(Errand::Revalidation | Errand::Collect) => Purpose::Revalidation,
-                Some(Errand::Prefetch) | None => Purpose::Prefetch,
+            is_errand: self.wanted.background.is_some(),
+            unread: match self.wanted.background {
+                Some(BackgroundFetch::Revalidation | BackgroundFetch::Collect) => Purpose::Revalidation,
+                Some(BackgroundFetch::Prefetch) | None => Purpose::Prefetch,
             },
             stopping: &self.shared.stopping,
         };
@@ -153,10 +154,10 @@ impl Task {
                 self.changes += 1;
                 let error = FillError::Changed { upstream: answer.upstream.name.clone() };
                 if self.changes > MAX_RESTARTS {
-                    return Ended::Finally(self.fail(error));
+                    return StepOutcome::Finally(self.fail(error));
                 }
                 self.begin_again(error);
-                return Ended::Changed(answer);
+                return StepOutcome::Changed(answer);
             }
             Fetched::Failed(error) => {
                 // Before followers are told: the next fill goes on with what is left.
@@ -164,15 +165,15 @@ impl Task {
                     FillError::Store(_) => writer.discard(),
                     _ => writer.suspend().await,
                 }
-                return Ended::Finally(self.fail(error));
+                return StepOutcome::Finally(self.fail(error));
             }
         };
         // An empty payload is what an overloaded manager makes of a delta it could not build (KB152365); only now is
         // the length of a response known that did not say it.
-        if check_length(flow.head.status, length, self.wanted.classified.class).is_err() {
+        if check_length(flow.head.status, length, self.wanted.classification.class).is_err() {
             self.leave();
             self.show(Phase::Complete { flow, length });
-            return Ended::Finally(FillOutcome::Unstorable);
+            return StepOutcome::Finally(FillOutcome::Unstorable);
         }
         if flow.head.expected.is_judged_first() {
             match self.judge(&flow, length, &writer).await {
@@ -181,28 +182,28 @@ impl Task {
                     writer.discard();
                     self.again = true;
                     self.begin_again(FillError::Mismatch { upstream: flow.head.upstream.clone() });
-                    return Ended::Unconditionally;
+                    return StepOutcome::Unconditionally;
                 }
                 Ok(Judgement::PassOn) => {
                     writer.discard();
                     self.leave();
                     self.show(Phase::Complete { flow, length });
-                    return Ended::Finally(FillOutcome::DigestMismatch);
+                    return StepOutcome::Finally(FillOutcome::DigestMismatch);
                 }
                 // What cannot be verified has no end.
                 Err(error) => {
                     writer.discard();
-                    return Ended::Finally(self.fail(error.into()));
+                    return StepOutcome::Finally(self.fail(error.into()));
                 }
             }
         }
         self.show(Phase::Complete { flow: flow.clone(), length });
         if self.shared.store.is_released() {
             self.leave();
-            return Ended::Finally(FillOutcome::HandedOver);
+            return StepOutcome::Finally(FillOutcome::HandedOver);
         }
         match writer.commit(flow.head.to_object(&self.wanted)).await {
-            Ok(committed) => Ended::Finally(self.stored(&flow, committed).await),
+            Ok(committed) => StepOutcome::Finally(self.stored(&flow, committed).await),
             Err(error) => {
                 // Every follower has, or can still read, the right bytes; only the next client has to ask again.
                 let key = &*self.wanted.key;
@@ -214,14 +215,22 @@ impl Task {
                     tracing::error!(%error, key, "content was served but could not be stored");
                 }
                 self.leave();
-                Ended::Finally(FillOutcome::Store)
+                StepOutcome::Finally(FillOutcome::Store)
             }
         }
     }
 
-    async fn judge(&self, flow: &Flow, length: u64, writer: &BlobWriter) -> Result<Judgement, StoreError> {
-        let whole =
-            Whole { source: BodySource::Partial(flow.partial.clone()), length, blob: writer.blob_id()? };
+    async fn judge(
+        &self,
+        flow: &FillContent,
+        length: u64,
+        writer: &BlobWriter,
+    ) -> Result<Judgement, StoreError> {
+        let whole = CompleteContent {
+            source: BodySource::Partial(flow.partial.clone()),
+            length,
+            blob: writer.blob_id()?,
+        };
         let subject = self.subject(flow.head.status);
         Ok(self.shared.digests.judge(subject, &flow.head.expected, &whole).await?)
     }
@@ -231,7 +240,7 @@ impl Task {
     }
 
     pub(super) fn subject(&self, status: StatusCode) -> Subject<'_> {
-        Subject { key: &self.wanted.key, class: self.wanted.classified.class, status }
+        Subject { key: &self.wanted.key, class: self.wanted.classification.class, status }
     }
 
     /// The part to ask for first.
@@ -246,7 +255,8 @@ impl Task {
             return None;
         }
         self.shared.store.take_unfinished(&self.wanted.key, |selecting| {
-            VaryFields::decode(selecting).is_some_and(|selecting| selecting.matches(&self.wanted.asked))
+            VaryFields::decode(selecting)
+                .is_some_and(|selecting| selecting.matches(&self.wanted.client_headers))
         })
     }
 
@@ -256,7 +266,7 @@ impl Task {
             self.shared.cache.remember_unstorable(&self.wanted.key, UnstorableReason::OpenEnded);
             return Err(FillError::OpenEnded);
         }
-        if !self.are_there() && self.wanted.classified.class == Class::Generic {
+        if !self.are_there() && self.wanted.classification.class == Class::Generic {
             return Err(FillError::Stopped);
         }
         Ok(())

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Fill, FillError, Flow, Phase};
-use crate::Entry;
+use super::{FillContent, FillError, FillHandle, Phase};
+use crate::CacheEntry;
 
 /// Why the relay asks for something that no client waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Errand {
+pub enum BackgroundFetch {
     /// What it has may not be good any more.
     Revalidation,
     /// What one upstream has at this moment, whatever others have, or had: it becomes part of a coherent set.
@@ -20,23 +20,23 @@ pub enum Errand {
 
 /// How a fill ended for one that wanted everything.
 #[derive(Debug)]
-pub enum Ended {
+pub enum FillResult {
     /// It is stored.
-    Stored(Arc<Entry>),
+    Stored(Arc<CacheEntry>),
     /// What was stored is still good.
-    NotModified(Arc<Entry>),
+    NotModified(Arc<CacheEntry>),
     /// There is a response, but none that is kept for others.
-    Unkept,
+    NotKept,
     /// There is none.
     Failed(FillError),
 }
 
 /// Has everything fetched for as long as it is there.
 #[derive(Debug)]
-pub(super) struct WantsAll(Arc<Flow>);
+pub(super) struct WantsAll(Arc<FillContent>);
 
 impl WantsAll {
-    pub(super) fn of(flow: &Arc<Flow>) -> Self {
+    pub(super) fn of(flow: &Arc<FillContent>) -> Self {
         flow.errands.fetch_add(1, Ordering::AcqRel);
         flow.attention.notify_one();
         Self(flow.clone())
@@ -50,9 +50,9 @@ impl Drop for WantsAll {
     }
 }
 
-impl Fill {
+impl FillHandle {
     /// Waits until it has ended and its object can be found, and has all of it fetched meanwhile.
-    pub async fn ended(&self) -> Ended {
+    pub async fn fetch_all(&self) -> FillResult {
         let mut phase = self.phase.clone();
         let mut wants = None;
         let mut complete = false;
@@ -64,16 +64,16 @@ impl Fill {
                     complete = true;
                     None
                 }
-                Phase::Stored { entry } => return Ended::Stored(entry.clone()),
-                Phase::NotModified { entry } => return Ended::NotModified(entry.clone()),
-                Phase::Unshared { .. } => return Ended::Unkept,
-                Phase::Failed { error } => return Ended::Failed(error.clone()),
+                Phase::Stored { entry } => return FillResult::Stored(entry.clone()),
+                Phase::NotModified { entry } => return FillResult::NotModified(entry.clone()),
+                Phase::Unshared { .. } => return FillResult::NotKept,
+                Phase::Failed { error } => return FillResult::Failed(error.clone()),
             };
             if let (Some(flow), None) = (arriving, &wants) {
                 wants = Some(WantsAll::of(&flow));
             }
             if phase.changed().await.is_err() {
-                return if complete { Ended::Unkept } else { Ended::Failed(FillError::Stopped) };
+                return if complete { FillResult::NotKept } else { FillResult::Failed(FillError::Stopped) };
             }
         }
     }

@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 use super::origin::Origin;
 use super::plan::{NEAR, Span, View};
 use super::resume::Restart;
-use super::{FillError, Unshared};
-use crate::Entry;
+use super::{FillError, UnsharedReason};
+use crate::CacheEntry;
 use crate::digest::Expectation;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::Classification;
@@ -31,31 +31,31 @@ pub enum Phase {
     /// Bytes arrive.
     Receiving {
         /// Head and bytes.
-        flow: Arc<Flow>,
+        flow: Arc<FillContent>,
         /// How many have arrived; of content without a length, from the first on.
         arrived: u64,
     },
     /// Every byte has arrived, and is what was announced, or will not be kept.
     Complete {
         /// Head and bytes.
-        flow: Arc<Flow>,
+        flow: Arc<FillContent>,
         /// How many bytes that is.
         length: u64,
     },
     /// It is an object in the store.
     Stored {
         /// The object.
-        entry: Arc<Entry>,
+        entry: Arc<CacheEntry>,
     },
     /// The upstream says the stored response is still good.
     NotModified {
         /// The stored response, with the fields of the `304`.
-        entry: Arc<Entry>,
+        entry: Arc<CacheEntry>,
     },
     /// The response may not be shared, or cannot be kept.
     Unshared {
         /// Why.
-        why: Unshared,
+        why: UnsharedReason,
     },
     /// There will be no more bytes.
     Failed {
@@ -66,7 +66,7 @@ pub enum Phase {
 
 /// A response on its way into the store.
 #[derive(Debug)]
-pub struct Flow {
+pub struct FillContent {
     /// Its head, as it will be stored.
     pub head: Head,
     /// Its complete length, where the upstream said it.
@@ -105,7 +105,7 @@ pub struct Head {
     /// How long it is good.
     pub freshness: Freshness,
     /// Class and content type of the path it was asked for.
-    pub classified: Classification,
+    pub classification: Classification,
     /// Who sent it.
     pub upstream: Arc<str>,
     /// When it was asked for.
@@ -146,7 +146,7 @@ const REPLACED: u8 = 2;
 /// What a reader wants, from where it is on, for as long as it is there.
 #[derive(Debug)]
 pub(super) struct Wants {
-    flow: Arc<Flow>,
+    flow: Arc<FillContent>,
     id: u64,
 }
 
@@ -170,7 +170,7 @@ pub(super) struct Course {
     pub(super) held: bool,
 }
 
-impl Flow {
+impl FillContent {
     pub(super) fn new(
         head: Head,
         length: Option<u64>,
@@ -396,7 +396,7 @@ impl Flow {
     }
 }
 
-impl Restart for Flow {
+impl Restart for FillContent {
     fn is_possible(&self) -> bool {
         self.seen.load(Ordering::Acquire) == UNSEEN
     }

@@ -10,13 +10,13 @@ use http_body::Body;
 
 use super::content_range::ContentRange;
 use super::transfer::{Interruption, Transfer};
-use super::{FillError, Wanted};
+use super::{FillError, FillRequest};
 use gupd_net::upstream::{UpstreamError, UpstreamRequest, Upstreams};
 use gupd_store::RepairError;
 
 /// Why the bytes could not be had.
 #[derive(Debug, thiserror::Error)]
-pub enum RefetchError {
+pub enum RangeFetchError {
     /// No upstream could be asked, or none got to the end of its answer: an hour later one may.
     #[error(transparent)]
     Unreachable(FillError),
@@ -25,7 +25,7 @@ pub enum RefetchError {
     NotGiven(FillError),
 }
 
-impl From<UpstreamError> for RefetchError {
+impl From<UpstreamError> for RangeFetchError {
     fn from(error: UpstreamError) -> Self {
         match error {
             // What is not HTTP is a connection reset in the middle of a head, or something between here and there.
@@ -39,12 +39,12 @@ impl From<UpstreamError> for RefetchError {
     }
 }
 
-impl From<RefetchError> for RepairError {
-    fn from(error: RefetchError) -> Self {
+impl From<RangeFetchError> for RepairError {
+    fn from(error: RangeFetchError) -> Self {
         let reason = Arc::from(error.to_string());
         match error {
-            RefetchError::Unreachable(_) => Self::Unavailable(reason),
-            RefetchError::NotGiven(_) => Self::NotOffered(reason),
+            RangeFetchError::Unreachable(_) => Self::Unavailable(reason),
+            RangeFetchError::NotGiven(_) => Self::NotOffered(reason),
         }
     }
 }
@@ -53,18 +53,18 @@ impl From<RefetchError> for RepairError {
 ///
 /// # Errors
 /// When no upstream gives them now, or none does any more.
-pub async fn refetch(
-    wanted: &Wanted,
+pub async fn fetch_range(
+    wanted: &FillRequest,
     range: Range<u64>,
     upstreams: &Upstreams,
-) -> Result<Bytes, RefetchError> {
+) -> Result<Bytes, RangeFetchError> {
     let mut headers = wanted.headers.clone();
     let last = range.end.saturating_sub(1);
     if let Ok(value) = HeaderValue::from_str(&format!("bytes={}-{last}", range.start)) {
         headers.insert(header::RANGE, value);
     }
     let outgoing = UpstreamRequest::get(wanted.target.clone(), headers, wanted.bandwidth.clone());
-    let answer = upstreams.send(&wanted.order, &outgoing).await?;
+    let answer = upstreams.send(&wanted.upstream_order, &outgoing).await?;
     let upstream = answer.upstream.name.clone();
     let broke = |at, reason| FillError::BrokenOff { upstream: upstream.clone(), at, reason };
     let (skip, end) = match (answer.response.status(), ContentRange::of(answer.response.headers())) {
@@ -75,11 +75,11 @@ pub async fn refetch(
         }
         (StatusCode::OK, _) => (range.start, answer.response.body().size_hint().exact()),
         (status, _) if status.is_server_error() => {
-            return Err(RefetchError::Unreachable(FillError::ServerError { upstream, status }));
+            return Err(RangeFetchError::Unreachable(FillError::ServerError { upstream, status }));
         }
         (status, _) => {
             let reason = format!("it answered {status}").into();
-            return Err(RefetchError::NotGiven(broke(range.start, reason)));
+            return Err(RangeFetchError::NotGiven(broke(range.start, reason)));
         }
     };
     let received = answer.upstream.received_bytes().clone();
@@ -96,11 +96,11 @@ pub async fn refetch(
             Interruption::Fatal(error) => error,
         };
         let arrived = transfer.next(upstreams.settings().idle_timeout).await;
-        let Some(piece) = arrived.map_err(|why| RefetchError::Unreachable(interrupted(why)))? else {
-            return Err(RefetchError::NotGiven(broke(position, "its answer is shorter".into())));
+        let Some(piece) = arrived.map_err(|why| RangeFetchError::Unreachable(interrupted(why)))? else {
+            return Err(RangeFetchError::NotGiven(broke(position, "its answer is shorter".into())));
         };
         let wanted = transfer.wanted(piece, position);
-        let wanted = wanted.map_err(|why| RefetchError::NotGiven(interrupted(why)))?;
+        let wanted = wanted.map_err(|why| RangeFetchError::NotGiven(interrupted(why)))?;
         bytes.extend_from_slice(&wanted.unwrap_or_default());
     }
 }
