@@ -1,9 +1,9 @@
-//! What it costs to find a client's group: look-ups of random addresses among 10, 1,000 and 100,000 subnets of 100
-//! groups, half of them held by one. Prints nanoseconds for each look-up, and how long the table takes to build.
+//! Cost of finding a client's group: lookups of random addresses among 10, 1,000 and 100,000 subnets of 100 groups, half of
+//! the addresses within one. Prints nanoseconds for each lookup, and the build time of the table.
 //!
 //! `cargo bench --bench groups`
 
-#![allow(clippy::print_stdout, reason = "what a bench is for")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,12 +15,12 @@ use gupd_config::policy::{ClientAttributes, Policy};
 use ipnet::IpNet;
 
 const GROUPS: u64 = 100;
-/// More than the second-level cache holds nodes, so that look-ups are as cold as a site's.
+/// More clients than the second-level cache has nodes, so that lookups are as cold as at a site.
 const CLIENTS: usize = 1 << 16;
 const ROUNDS: usize = 32;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("{:>6} {:>9} {:>12} {:>10}", "family", "subnets", "ns/look-up", "build/ms");
+    println!("{:>6} {:>9} {:>12} {:>10}", "family", "subnets", "ns/lookup", "build/ms");
     for is_v4 in [true, false] {
         for subnets in [10, 1_000, 100_000] {
             measure(is_v4, subnets)?;
@@ -34,7 +34,7 @@ fn measure(is_v4: bool, subnets: u64) -> Result<(), Box<dyn std::error::Error>> 
     let mut config = Config::for_upstreams(&["http://manager"])?;
     let mut networks = Vec::new();
     for _ in 0..subnets {
-        // Branches: a handful of lengths, some within others.
+        // A few prefix lengths, some networks within others.
         let length = if is_v4 { 20 + random.below(9) } else { 44 + random.below(21) };
         networks.push(IpNet::new(random.address(is_v4), u8::try_from(length)?)?.trunc());
     }
@@ -65,7 +65,7 @@ fn measure(is_v4: bool, subnets: u64) -> Result<(), Box<dyn std::error::Error>> 
     Ok(())
 }
 
-/// SplitMix64: the same addresses in every run.
+/// SplitMix64 generator: the same addresses in every run.
 struct Random(u64);
 
 impl Random {

@@ -1,51 +1,51 @@
-//! When clients of an estate come online after content is published: shares by time, straight between them. What is left
-//! of the whole at the end never comes, and a plan says so instead of counting on it.
+//! Times at which clients come online after publication, as cumulative shares with linear interpolation. The share that is
+//! left at the end never comes online, and a plan reports it.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use gupd_config::units::Time;
 
-/// A profile of appearance.
+/// Profile of the times at which clients come online.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Appearance {
-    /// Seconds, and the share of all clients that has come by then; ascending in both.
+    /// Seconds and the share of clients online by then, both ascending.
     points: Vec<(f64, f64)>,
 }
 
-/// What is wrong with a profile.
+/// Error of parsing a profile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no profile; give always-on, estate, or shares by time such as 24h:60%,3d:75%")]
-pub struct NotAProfile(String);
+#[error("{0:?} is not a profile: use always-on, estate, or shares by time such as 24h:60%,3d:75%")]
+pub struct ParseAppearanceError(String);
 
 const HOUR: f64 = 3_600.0;
 const DAY: f64 = 24.0 * HOUR;
 
 impl Appearance {
-    /// Every client is there from the start.
+    /// Creates the profile of clients that are online from the start.
     pub fn always_on() -> Self {
         Self { points: vec![(0.0, 1.0)] }
     }
 
-    /// An estate of 5,000 with people at work, on leave and gone: 60 % come within a day, 75 % within three, 80 % within
-    /// a week.
+    /// Creates the profile of an estate of 5,000 endpoints: 60 % come online within a day, 75 % within three days, 80 %
+    /// within a week.
     pub fn estate() -> Self {
         Self { points: vec![(DAY, 0.60), (3.0 * DAY, 0.75), (7.0 * DAY, 0.80)] }
     }
 
-    /// When the client at this place of the order, from 0 to 1, comes online; `None` if it never does.
-    pub fn time_of(&self, place: f64) -> Option<f64> {
+    /// Returns the time at which the client at this position, from 0 to 1, comes online; `None` if never.
+    pub fn online_time(&self, position: f64) -> Option<f64> {
         let (mut since, mut share) = (0.0, 0.0);
         for &(until, by_then) in &self.points {
-            if place < by_then {
-                return Some(since + (until - since) * (place - share) / (by_then - share));
+            if position < by_then {
+                return Some(since + (until - since) * (position - share) / (by_then - share));
             }
             (since, share) = (until, by_then);
         }
         None
     }
 
-    /// The share that has come online by a time.
+    /// Returns the share online by a time.
     pub fn share_at(&self, time: f64) -> f64 {
         let (mut since, mut share) = (0.0, 0.0);
         for &(until, by_then) in &self.points {
@@ -59,9 +59,9 @@ impl Appearance {
 }
 
 impl FromStr for Appearance {
-    type Err = NotAProfile;
+    type Err = ParseAppearanceError;
 
-    fn from_str(text: &str) -> Result<Self, NotAProfile> {
+    fn from_str(text: &str) -> Result<Self, ParseAppearanceError> {
         match text {
             "always-on" => return Ok(Self::always_on()),
             "estate" => return Ok(Self::estate()),
@@ -70,19 +70,22 @@ impl FromStr for Appearance {
         let point = |part: &str| {
             let (time, share) = part.trim().split_once(':')?;
             let Time(time) = time.parse().ok()?;
-            Some((Duration::as_secs_f64(&time), share_of(share)?))
+            Some((Duration::as_secs_f64(&time), parse_share(share)?))
         };
         let points: Option<Vec<_>> = text.split(',').map(point).collect();
         let ascends = |points: &Vec<(f64, f64)>| {
             points.first().is_some_and(|first| first.1 > 0.0)
                 && points.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1)
         };
-        points.filter(ascends).map(|points| Self { points }).ok_or_else(|| NotAProfile(text.to_owned()))
+        points
+            .filter(ascends)
+            .map(|points| Self { points })
+            .ok_or_else(|| ParseAppearanceError(text.to_owned()))
     }
 }
 
-/// A share of a whole written like `60%` or `2.5%`; from 0 to 1.
-pub fn share_of(text: &str) -> Option<f64> {
+/// Parses a share written like `60%` or `2.5%`; from 0 to 1.
+pub fn parse_share(text: &str) -> Option<f64> {
     let percent: f64 = text.trim().strip_suffix('%')?.trim_end().parse().ok()?;
     (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
 }
@@ -96,7 +99,7 @@ mod tests {
         let estate = Appearance::estate();
         let by = |time: f64| {
             (0..5_000)
-                .filter(|i| estate.time_of((f64::from(*i) + 0.5) / 5_000.0).is_some_and(|t| t <= time))
+                .filter(|i| estate.online_time((f64::from(*i) + 0.5) / 5_000.0).is_some_and(|t| t <= time))
                 .count()
         };
         assert_eq!([by(DAY), by(3.0 * DAY), by(7.0 * DAY), by(1e9)], [3_000, 3_750, 4_000, 4_000]);
@@ -105,7 +108,7 @@ mod tests {
             [3e5, 6e5, 6.75e5, 8e5]
         );
         assert_eq!(
-            (Appearance::always_on().time_of(0.999), Appearance::always_on().share_at(0.0)),
+            (Appearance::always_on().online_time(0.999), Appearance::always_on().share_at(0.0)),
             (Some(0.0), 1.0)
         );
     }

@@ -1,26 +1,26 @@
-//! What a calendar comes to on a plan's time axis: rates that hold from one moment to the next, and hours that are open.
-//! Times are seconds since the plan's start; nothing here knows of zones, days or the configuration's words.
+//! Schedules on the time axis of a plan: step functions of rates, and open hours. Times are seconds since the plan's start;
+//! time zones and days are resolved before.
 
 use gupd_config as config;
 
-/// A rate over time, in bytes a second; infinite where nothing is set.
+/// A rate over time, in bytes a second; infinite where no limit is set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
     first: f64,
-    /// From when on which rate; ascending, after 0.
+    /// Start and value of each later rate, ascending.
     changes: Vec<(f64, f64)>,
 }
 
 impl Curve {
-    /// No limit, ever.
+    /// No limit at any time.
     pub const UNLIMITED: Self = Self::constant(f64::INFINITY);
 
-    /// The same rate at all times.
+    /// Creates a curve with one rate.
     pub const fn constant(rate: f64) -> Self {
         Self { first: rate, changes: Vec::new() }
     }
 
-    /// `rate_from` says which rate holds at a moment, and until when, if it ends before the horizon.
+    /// Builds a curve from `rate_from`, which returns the rate at a time, and its end if that is before the horizon.
     pub fn trace(horizon: f64, rate_from: impl Fn(f64) -> (f64, Option<f64>)) -> Self {
         let (first, mut until) = rate_from(0.0);
         let (mut curve, mut last) = (Self::constant(first), first);
@@ -29,29 +29,29 @@ impl Curve {
             if rate != last {
                 curve.changes.push((at, rate));
             }
-            // A calendar that does not move on would keep us here for ever.
+            // A calendar that does not advance would loop for ever.
             (last, until) = (rate, next.filter(|next| *next > at));
         }
         curve
     }
 
-    /// The rate at a time.
+    /// Returns the rate at a time.
     pub fn rate_at(&self, time: f64) -> f64 {
         let passed = self.changes.partition_point(|(from, _)| *from <= time);
         passed.checked_sub(1).map_or(self.first, |last| self.changes[last].1)
     }
 
-    /// When the rate changes next.
+    /// Returns the next time at which the rate changes.
     pub fn next_change(&self, time: f64) -> Option<f64> {
         self.changes.get(self.changes.partition_point(|(from, _)| *from <= time)).map(|(from, _)| *from)
     }
 
-    /// Whether it limits anything at any time.
+    /// Returns true if there is a limit at any time.
     pub fn is_limited(&self) -> bool {
         self.rates().any(f64::is_finite)
     }
 
-    /// Whether it limits at all times.
+    /// Returns true if there is a limit at all times.
     pub fn is_always_limited(&self) -> bool {
         self.rates().all(f64::is_finite)
     }
@@ -61,24 +61,25 @@ impl Curve {
     }
 }
 
-/// When a window is open: spans from their opening to their end, ascending and apart.
+/// Open hours of a window: ascending, disjoint spans.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Hours(Vec<(f64, f64)>);
+pub struct OpenHours(Vec<(f64, f64)>);
 
-impl Hours {
-    /// Open at all times, from the plan's start on.
+impl OpenHours {
+    /// Creates hours that are always open.
     pub fn always() -> Self {
         Self(vec![(0.0, f64::INFINITY)])
     }
 
-    /// Open in these spans, which are in order and apart. The first may have opened before the plan's start.
+    /// Creates hours from ascending, disjoint spans. The first may start before the plan.
     pub fn new(spans: Vec<(f64, f64)>) -> Self {
         Self(spans)
     }
 
-    /// When a client is admitted, at `time` or later; `None` if never. `turn`, from 0 to 1, is its place in the spread,
-    /// which counts from the opening, or from the plan's start if that came later, and is made to fit into each span.
-    pub fn admits(&self, time: f64, turn: f64, spread: f64) -> Option<f64> {
+    /// Returns the next time, from `time` on, at which a client may start; `None` if never. `turn`, from 0 to 1, is its
+    /// position in the spread. The spread counts from the opening, or from the plan's start if that is later, and is
+    /// shortened to fit each span.
+    pub fn next_start(&self, time: f64, turn: f64, spread: f64) -> Option<f64> {
         let reachable = self.0.iter().skip(self.0.partition_point(|(_, end)| *end <= time));
         let own = |(opens, end): &(f64, f64)| {
             ((opens.max(0.0) + turn * spread_within(spread, end - opens)).max(time), *end)
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_client_is_admitted_its_turn_after_each_opening_and_not_after_the_end() {
-        let hours = Hours::new(vec![(-5_000.0, 1_000.0), (10_000.0, 20_000.0)]);
+        let hours = OpenHours::new(vec![(-5_000.0, 1_000.0), (10_000.0, 20_000.0)]);
         for (time, turn, spread, admitted) in [
             (0.0, 0.0, 0.0, Some(0.0)),
             (0.0, 0.5, 1_000.0, Some(500.0)),
@@ -127,9 +128,9 @@ mod tests {
             (1_000.0, 1.0, 1e6, Some(19_100.0)),
             (20_000.0, 0.0, 0.0, None),
         ] {
-            assert_eq!(hours.admits(time, turn, spread), admitted, "at {time}, turn {turn} of {spread}");
+            assert_eq!(hours.next_start(time, turn, spread), admitted, "at {time}, turn {turn} of {spread}");
         }
-        assert_eq!(Hours::always().admits(0.0, 0.5, 1e6), Some(5e5));
+        assert_eq!(OpenHours::always().next_start(0.0, 0.5, 1e6), Some(5e5));
         for (spread, window) in [(3_600, 7_200), (7_000, 7_200), (9_000, 1_000)]
             .map(|(a, b)| (Duration::from_secs(a), Duration::from_secs(b)))
         {

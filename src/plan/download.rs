@@ -1,94 +1,94 @@
-//! Clients of one group that download one object, and the fill they follow, as a fluid. All of a kind get the same rate,
-//! so who began first is done first, and a kind costs the same however many clients are in it: what a client has is
-//! what its kind was given since it began. A client that has all that has arrived goes at the fill's speed.
+//! Fluid model of downloads: a fill, and the cohort of clients of one group that follow it. All clients of a cohort get the
+//! same rate, so they finish in the order of their starts, and the cost of a cohort does not depend on its size. A client
+//! has the bytes that its cohort was given since it started. A client that has caught up moves at the fill's rate.
 
 use std::collections::VecDeque;
 
-/// Bytes that count as none: below it, rounding decides.
-const NONE: f64 = 0.5;
+/// Bytes below which a difference is a rounding error.
+const NEGLIGIBLE_BYTES: f64 = 0.5;
 
-/// One object on its way over the line, once.
+/// The transfer of one object over the line.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Fill {
+pub(super) struct SimulatedFill {
     bytes: f64,
     arrived: f64,
-    state: State,
-    /// Group of the client that asked first: its limit on the line holds.
+    state: FillState,
+    /// Group of the first client: its `wan_limit` applies.
     group: usize,
-    /// Bytes a second, now.
+    /// Current rate, bytes a second.
     pub(super) rate: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Nobody has asked yet.
-    Unasked,
+enum FillState {
+    /// No client has requested the object.
+    NotStarted,
     Running,
     Complete,
 }
 
-impl Fill {
-    /// A fill that nobody has asked for.
+impl SimulatedFill {
+    /// Creates a fill that has not started.
     pub(super) fn new(bytes: f64) -> Self {
-        Self { bytes, arrived: 0.0, state: State::Unasked, group: 0, rate: 0.0 }
+        Self { bytes, arrived: 0.0, state: FillState::NotStarted, group: 0, rate: 0.0 }
     }
 
-    /// Begins for a client of this group, if it has not.
-    pub(super) fn ask(&mut self, group: usize) {
-        if self.state == State::Unasked {
-            (self.state, self.group) = (State::Running, group);
+    /// Starts the fill for a client of this group, if it has not started.
+    pub(super) fn start(&mut self, group: usize) {
+        if self.state == FillState::NotStarted {
+            (self.state, self.group) = (FillState::Running, group);
         }
     }
 
-    /// The group it was begun for.
+    /// Returns the group that started it.
     pub(super) fn group(&self) -> usize {
         self.group
     }
 
-    /// Whether it takes from the line.
+    /// Returns true if it uses the line.
     pub(super) fn is_running(&self) -> bool {
-        self.state == State::Running
+        self.state == FillState::Running
     }
 
-    /// Whether the site has all of the object.
+    /// Returns true if the site has the whole object.
     pub(super) fn is_complete(&self) -> bool {
-        self.state == State::Complete
+        self.state == FillState::Complete
     }
 
-    /// Seconds until it is complete, at the rate it has.
-    pub(super) fn left(&self) -> f64 {
+    /// Seconds until it is complete at the current rate.
+    pub(super) fn time_left(&self) -> f64 {
         if self.is_running() { (self.bytes - self.arrived) / self.rate } else { f64::INFINITY }
     }
 
-    /// Lets time pass; whether it has just been completed.
+    /// Advances the time. Returns true if the fill completes.
     pub(super) fn advance(&mut self, seconds: f64) -> bool {
         if !self.is_running() {
             return false;
         }
         self.arrived += self.rate * seconds;
-        if self.bytes - self.arrived > NONE {
+        if self.bytes - self.arrived > NEGLIGIBLE_BYTES {
             return false;
         }
-        (self.arrived, self.rate, self.state) = (self.bytes, 0.0, State::Complete);
+        (self.arrived, self.rate, self.state) = (self.bytes, 0.0, FillState::Complete);
         true
     }
 }
 
 /// The downloads of one object by one group.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Kind {
-    /// Bytes that a client which was always behind would have been given.
+pub(super) struct Cohort {
+    /// Bytes given to a client that has been behind since the start.
     given: f64,
-    /// Clients that have all that has arrived.
+    /// Number of clients that have all arrived bytes.
     abreast: u32,
-    /// Of each client that has less: `given` when it had nothing. Those with the most first.
+    /// `given` at the start of each client that has fewer bytes, those with the most bytes first.
     behind: VecDeque<f64>,
     rate: f64,
 }
 
-impl Kind {
-    /// A client begins.
-    pub(super) fn begin(&mut self, fill: &Fill) {
+impl Cohort {
+    /// Adds a client.
+    pub(super) fn start(&mut self, fill: &SimulatedFill) {
         if fill.arrived == 0.0 {
             self.abreast += 1;
         } else {
@@ -96,23 +96,23 @@ impl Kind {
         }
     }
 
-    /// Clients that go at the fill's speed.
+    /// Number of clients at the fill's rate.
     pub(super) fn abreast(&self) -> f64 {
         f64::from(self.abreast)
     }
 
-    /// Clients that go as fast as they may.
+    /// Number of clients at the rate of the cohort.
     pub(super) fn behind(&self) -> f64 {
         self.behind.len() as f64
     }
 
-    /// Downloads under way.
+    /// Number of running downloads.
     pub(super) fn downloads(&self) -> u32 {
         self.abreast + u32::try_from(self.behind.len()).unwrap_or(u32::MAX)
     }
 
-    /// Each client may now take this rate. Those abreast that may not take what arrives fall behind.
-    pub(super) fn allow(&mut self, rate: f64, fill: &Fill) {
+    /// Sets the rate of each client. Clients at the fill's rate fall behind if the new rate is lower.
+    pub(super) fn set_rate(&mut self, rate: f64, fill: &SimulatedFill) {
         self.rate = rate;
         if rate < fill.rate {
             for _ in 0..std::mem::take(&mut self.abreast) {
@@ -121,18 +121,18 @@ impl Kind {
         }
     }
 
-    /// Bytes a second that all of them take.
-    pub(super) fn taken(&self, fill: &Fill) -> f64 {
+    /// Total rate, bytes a second.
+    pub(super) fn rate_taken(&self, fill: &SimulatedFill) -> f64 {
         let abreast = if self.abreast > 0 { self.abreast() * fill.rate } else { 0.0 };
         let behind = if self.behind.is_empty() { 0.0 } else { self.behind() * self.rate };
         abreast + behind
     }
 
-    /// Seconds until one that is behind has all that has arrived.
-    pub(super) fn left(&self, fill: &Fill) -> f64 {
+    /// Seconds until a client that is behind catches up with the fill.
+    pub(super) fn time_left(&self, fill: &SimulatedFill) -> f64 {
         let closing = self.rate - fill.rate;
         match self.behind.front() {
-            // Rates that differ by rounding only are the same.
+            // Rates that differ by rounding only count as equal.
             Some(since) if closing > self.rate * 1e-9 => {
                 (fill.arrived - (self.given - since)).max(0.0) / closing
             }
@@ -140,7 +140,7 @@ impl Kind {
         }
     }
 
-    /// Lets time pass in which nothing else happens; call before the fill's own.
+    /// Advances the time without other events. Call before the fill's `advance`.
     pub(super) fn advance(&mut self, seconds: f64) {
         if self.behind.is_empty() {
             self.given = 0.0;
@@ -149,9 +149,10 @@ impl Kind {
         }
     }
 
-    /// How many clients are done, after the fill's time has passed too.
-    pub(super) fn settle(&mut self, fill: &Fill) -> u32 {
-        while self.behind.front().is_some_and(|since| fill.arrived - (self.given - since) <= NONE) {
+    /// Removes the clients that are done and returns their number. Call after the fill's `advance`.
+    pub(super) fn settle(&mut self, fill: &SimulatedFill) -> u32 {
+        while self.behind.front().is_some_and(|since| fill.arrived - (self.given - since) <= NEGLIGIBLE_BYTES)
+        {
             self.behind.pop_front();
             self.abreast += 1;
         }

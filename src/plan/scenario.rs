@@ -1,23 +1,23 @@
-//! Everything that a simulated rollout depends on, as plain numbers, and the limits among it, so that each can be lifted
-//! in turn. Times are seconds since the plan's start, rates bytes a second, infinite where nothing is set.
+//! The input of a simulation as plain numbers, and its limits, which can be lifted one at a time. Times are seconds since
+//! the plan's start; rates are bytes a second, infinite where no limit is set.
 
 use std::fmt;
 
 use super::appearance::Appearance;
-use super::curve::{Curve, Hours};
+use super::curve::{Curve, OpenHours};
 
-/// A site, its clients, and what they are to get.
+/// A site, its clients and their content.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// When the simulation ends, whoever is not current by then.
+    /// Time at which the simulation ends.
     pub horizon: f64,
-    /// What the line to the upstream carries; infinite if only `wan.limit` is known, which then always holds.
+    /// Capacity of the line to the upstream; infinite if only `wan.limit` is known, which then always applies.
     pub line: f64,
     /// `wan.limit`
     pub wan: Curve,
     /// `limit` of the upstream that the content comes from, and its name.
     pub upstream: Named<Curve>,
-    /// What the relay's own link to the clients carries; finite.
+    /// Capacity of the relay's link to the clients; finite.
     pub lan_link: f64,
     /// `lan.limit`
     pub lan: Curve,
@@ -29,75 +29,75 @@ pub struct Scenario {
     pub queue: u32,
     /// `lan.queue_timeout`
     pub queue_timeout: f64,
-    /// What there is to get, the first going before the next on the line. Each client needs one of them.
-    pub contents: Vec<Content>,
-    /// The groups that clients are in.
-    pub groups: Vec<Group>,
-    /// When clients come online.
+    /// Contents by priority on the line. Each client needs one of them.
+    pub contents: Vec<PlanContent>,
+    /// Groups of clients.
+    pub groups: Vec<PlanGroup>,
+    /// Times at which clients come online.
     pub appearance: Appearance,
-    /// A client asks at its own moment of each span of this length; 0 for at once.
+    /// Interval of each client's requests; 0 for requests at once.
     pub heartbeat: f64,
 }
 
-/// Something with the name that the configuration gives it.
+/// A value with its name in the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Named<T> {
     /// Its name.
     pub name: String,
-    /// What it is.
+    /// The value.
     pub value: T,
 }
 
 /// One object.
 #[derive(Clone, Debug)]
-pub struct Content {
-    /// What it is called in the output.
+pub struct PlanContent {
+    /// Name in the output.
     pub name: &'static str,
     /// Its size; more than 0.
     pub bytes: f64,
-    /// The share of clients that need it; all shares together are 1.
+    /// Share of clients that need it; all shares add up to 1.
     pub share: f64,
-    /// The `[[wan_limit]]` that holds for it.
+    /// The `[[wan_limit]]` that applies to it.
     pub limit: Named<Curve>,
 }
 
 /// One group of clients.
 #[derive(Clone, Debug)]
-pub struct Group {
+pub struct PlanGroup {
     /// Its name.
     pub name: String,
-    /// How many clients it has.
+    /// Number of clients.
     pub clients: u32,
-    /// All of them together.
+    /// Limit of all its clients together.
     pub limit: Curve,
-    /// Each of them.
+    /// Limit of each client.
     pub client_limit: Curve,
-    /// What is fetched for one of them.
+    /// Limit of fills for its clients.
     pub wan_limit: Curve,
     /// `max_downloads`
     pub downloads: Option<u32>,
-    /// When they may begin to download.
-    pub hours: Hours,
-    /// The span over which their own openings are spread.
+    /// Hours in which its clients may start to download.
+    pub hours: OpenHours,
+    /// Time over which their starts are spread.
     pub spread: f64,
-    /// What they get outside their window.
-    pub outside: Outside,
+    /// Content that they get outside their window.
+    pub outside: EarlyAccess,
 }
 
-/// What clients get outside their window.
+/// Content that clients get outside their window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outside {
+pub enum EarlyAccess {
     /// Nothing.
     Nothing,
-    /// What the site has already.
+    /// Content that the site has stored.
     Cached,
-    /// What they ask for: window and spread say nothing.
+    /// All content: window and spread have no effect.
     Everything,
 }
 
-/// A limit, window or spread that is set, and could be lifted.
+/// A limit, window or spread of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
+pub enum LimitKey {
     /// `wan.limit`
     Wan,
     /// The upstream's `limit`.
@@ -110,7 +110,7 @@ pub enum Limit {
     Client,
     /// `lan.max_downloads`
     Downloads,
-    /// One of a group, by its index.
+    /// A limit of a group, by its index.
     Group(usize, GroupLimit),
 }
 
@@ -132,54 +132,54 @@ pub enum GroupLimit {
 }
 
 impl Scenario {
-    /// Clients of all groups.
+    /// Number of clients of all groups.
     pub fn clients(&self) -> u32 {
         self.groups.iter().map(|group| group.clients).sum()
     }
 
-    /// Every limit that is set, as the configuration orders them.
-    pub fn limits(&self) -> Vec<Limit> {
-        // Without a line that is known, nothing would be left in place of wan.limit.
+    /// Returns every limit that is set, in the order of the configuration.
+    pub fn limits(&self) -> Vec<LimitKey> {
+        // Without a known line, lifting wan.limit would leave no limit.
         let site = [
-            (Limit::Wan, self.wan.is_limited() && self.line.is_finite()),
-            (Limit::Upstream, self.upstream.value.is_limited()),
-            (Limit::Lan, self.lan.is_limited()),
-            (Limit::Client, self.client.is_limited()),
-            (Limit::Downloads, self.downloads.is_some()),
+            (LimitKey::Wan, self.wan.is_limited() && self.line.is_finite()),
+            (LimitKey::Upstream, self.upstream.value.is_limited()),
+            (LimitKey::Lan, self.lan.is_limited()),
+            (LimitKey::Client, self.client.is_limited()),
+            (LimitKey::Downloads, self.downloads.is_some()),
         ];
         let contents = self.contents.iter().map(|content| content.limit.value.is_limited()).enumerate();
         let groups = self.groups.iter().enumerate().flat_map(|(index, group)| {
-            let takes_turns = group.outside != Outside::Everything;
+            let has_schedule = group.outside != EarlyAccess::Everything;
             [
                 (GroupLimit::Rate, group.limit.is_limited()),
                 (GroupLimit::Client, group.client_limit.is_limited()),
                 (GroupLimit::Wan, group.wan_limit.is_limited()),
                 (GroupLimit::Downloads, group.downloads.is_some()),
-                (GroupLimit::Windows, takes_turns && group.hours != Hours::always()),
-                (GroupLimit::Spread, takes_turns && group.spread > 0.0),
+                (GroupLimit::Windows, has_schedule && group.hours != OpenHours::always()),
+                (GroupLimit::Spread, has_schedule && group.spread > 0.0),
             ]
-            .map(|(limit, is_set)| (Limit::Group(index, limit), is_set))
+            .map(|(limit, is_set)| (LimitKey::Group(index, limit), is_set))
         });
-        let contents = contents.map(|(index, is_set)| (Limit::Content(index), is_set));
+        let contents = contents.map(|(index, is_set)| (LimitKey::Content(index), is_set));
         let all = site.into_iter().chain(contents).chain(groups);
         all.filter(|(_, is_set)| *is_set).map(|(limit, _)| limit).collect()
     }
 
-    /// The same site with one limit lifted.
-    pub fn without(&self, limit: Limit) -> Self {
+    /// Returns the scenario without this limit.
+    pub fn without(&self, limit: LimitKey) -> Self {
         let mut lifted = self.clone();
         match limit {
-            Limit::Wan => lifted.wan = Curve::UNLIMITED,
-            Limit::Upstream => lifted.upstream.value = Curve::UNLIMITED,
-            Limit::Content(index) => {
+            LimitKey::Wan => lifted.wan = Curve::UNLIMITED,
+            LimitKey::Upstream => lifted.upstream.value = Curve::UNLIMITED,
+            LimitKey::Content(index) => {
                 if let Some(content) = lifted.contents.get_mut(index) {
                     content.limit.value = Curve::UNLIMITED;
                 }
             }
-            Limit::Lan => lifted.lan = Curve::UNLIMITED,
-            Limit::Client => lifted.client = Curve::UNLIMITED,
-            Limit::Downloads => lifted.downloads = None,
-            Limit::Group(index, limit) => {
+            LimitKey::Lan => lifted.lan = Curve::UNLIMITED,
+            LimitKey::Client => lifted.client = Curve::UNLIMITED,
+            LimitKey::Downloads => lifted.downloads = None,
+            LimitKey::Group(index, limit) => {
                 if let Some(group) = lifted.groups.get_mut(index) {
                     group.lift(limit);
                 }
@@ -188,19 +188,19 @@ impl Scenario {
         lifted
     }
 
-    /// How the configuration calls a limit.
-    pub fn name_of(&self, limit: Limit) -> String {
+    /// Returns the name of a limit in the configuration.
+    pub fn limit_name(&self, limit: LimitKey) -> String {
         match limit {
-            Limit::Wan => "wan.limit".to_owned(),
-            Limit::Upstream => format!("upstream {}: limit", self.upstream.name),
-            Limit::Content(index) => {
+            LimitKey::Wan => "wan.limit".to_owned(),
+            LimitKey::Upstream => format!("upstream {}: limit", self.upstream.name),
+            LimitKey::Content(index) => {
                 let name = self.contents.get(index).map_or("", |content| &content.limit.name);
                 format!("wan_limit {name}")
             }
-            Limit::Lan => "lan.limit".to_owned(),
-            Limit::Client => "lan.client_limit".to_owned(),
-            Limit::Downloads => "lan.max_downloads".to_owned(),
-            Limit::Group(index, limit) => {
+            LimitKey::Lan => "lan.limit".to_owned(),
+            LimitKey::Client => "lan.client_limit".to_owned(),
+            LimitKey::Downloads => "lan.max_downloads".to_owned(),
+            LimitKey::Group(index, limit) => {
                 let name = self.groups.get(index).map_or("", |group| &group.name);
                 format!("group {name}: {limit}")
             }
@@ -208,14 +208,14 @@ impl Scenario {
     }
 }
 
-impl Group {
+impl PlanGroup {
     fn lift(&mut self, limit: GroupLimit) {
         match limit {
             GroupLimit::Rate => self.limit = Curve::UNLIMITED,
             GroupLimit::Client => self.client_limit = Curve::UNLIMITED,
             GroupLimit::Wan => self.wan_limit = Curve::UNLIMITED,
             GroupLimit::Downloads => self.downloads = None,
-            GroupLimit::Windows => self.hours = Hours::always(),
+            GroupLimit::Windows => self.hours = OpenHours::always(),
             GroupLimit::Spread => self.spread = 0.0,
         }
     }

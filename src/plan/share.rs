@@ -1,23 +1,21 @@
-//! Who gets which rate, at one moment: max-min fairness between clients under limits that are nested (the site's, a
-//! group's, each client's own). Pure arithmetic on kinds of clients, not on clients, so that its cost does not grow with
-//! their number.
+//! Allocation of rates at one instant: max-min fairness between clients under the nested limits of site, group and client.
+//! Pure arithmetic on cohorts, so its cost does not depend on the number of clients.
 
-/// Clients that would take the same rate.
+/// Demand of clients with the same maximum rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Demand {
-    /// How many.
+    /// Number of clients.
     pub(super) clients: f64,
-    /// The most that each of them can take, bytes a second.
+    /// Maximum rate of each, bytes a second.
     pub(super) most: f64,
 }
 
-/// The level at which water stands in each group: each client of it gets this rate, or its own most if that is less.
+/// Returns the fair rate of each group: a client gets this rate, or its own maximum if that is lower.
 ///
-/// `groups` are the limit of each, and the demands in it. No client can be given more without taking from one that has
-/// less or as much.
-pub(super) fn levels(total: f64, groups: &[(f64, Vec<Demand>)]) -> Vec<f64> {
+/// `groups` are pairs of limit and demands. No client can get more without taking from one that has less or as much.
+pub(super) fn fair_levels(total: f64, groups: &[(f64, Vec<Demand>)]) -> Vec<f64> {
     let own: Vec<f64> = groups.iter().map(|(limit, demands)| level(*limit, demands)).collect();
-    // What a group's own limit leaves is all that its clients can ask of the total.
+    // A group's own limit bounds the demand of its clients on the total.
     let under = |(level, (_, demands)): (&f64, &(f64, Vec<Demand>))| -> Vec<Demand> {
         demands.iter().map(|demand| Demand { most: demand.most.min(*level), ..*demand }).collect()
     };
@@ -26,7 +24,7 @@ pub(super) fn levels(total: f64, groups: &[(f64, Vec<Demand>)]) -> Vec<f64> {
     own.into_iter().map(|own| own.min(shared)).collect()
 }
 
-/// The level at which demands cut off there add up to `limit`; infinite if all of them together do not reach it.
+/// Returns the rate at which capped demands add up to `limit`; infinite if all demands together are below it.
 fn level(limit: f64, demands: &[Demand]) -> f64 {
     let mut sorted: Vec<Demand> = demands.iter().copied().filter(|demand| demand.clients > 0.0).collect();
     sorted.sort_by(|a, b| a.most.total_cmp(&b.most));
@@ -42,23 +40,22 @@ fn level(limit: f64, demands: &[Demand]) -> f64 {
     f64::INFINITY
 }
 
-/// Rates of the fills that share the line, the first going before the next. Each of the others keeps a share of
-/// [`KEPT`], so that none starves; nobody gets more than its own most.
-pub(super) fn by_priority(line: f64, most: &[f64]) -> Vec<f64> {
+/// Returns the rates of fills that share the line in order of priority. Each of the others keeps a share of [`MIN_SHARE`],
+/// so that none starves, and none exceeds its own maximum.
+pub(super) fn allocate_by_priority(line: f64, most: &[f64]) -> Vec<f64> {
     let mut left = line;
     let mut rates = Vec::with_capacity(most.len());
     for (index, most_of_this) in most.iter().enumerate() {
-        let kept: f64 = most[index + 1..].iter().map(|most| most.min(line * KEPT)).sum();
-        let rate = most_of_this.min((left - kept).max(left * KEPT));
+        let kept: f64 = most[index + 1..].iter().map(|most| most.min(line * MIN_SHARE)).sum();
+        let rate = most_of_this.min((left - kept).max(left * MIN_SHARE));
         rates.push(rate);
         left = (left - rate).max(0.0);
     }
     rates
 }
 
-/// What a fill keeps of the line while one of higher priority would take all of it: the share that the shaper leaves
-/// to whoever would starve.
-const KEPT: f64 = 0.05;
+/// Share of the line that a fill keeps beside one of higher priority, as in the relay's shaper.
+const MIN_SHARE: f64 = 0.05;
 
 #[cfg(test)]
 mod tests {
@@ -72,19 +69,22 @@ mod tests {
 
     #[test]
     fn unused_share_is_divided_among_others() {
-        assert_eq!(levels(10.0, &[(f64::INFINITY, vec![demand(2, 100.0)])]), [5.0]);
-        assert_eq!(levels(10.0, &[(f64::INFINITY, vec![demand(1, 2.0), demand(2, 100.0)])]), [4.0]);
-        assert_eq!(levels(10.0, &[(2.0, vec![demand(4, 9.0)]), (99.0, vec![demand(2, 9.0)])]), [0.5, 4.0]);
-        assert_eq!(levels(10.0, &[(f64::INFINITY, vec![demand(1, 2.0)])]), [f64::INFINITY]);
-        assert_eq!(levels(10.0, &[(1.0, vec![])]), [f64::INFINITY]);
+        assert_eq!(fair_levels(10.0, &[(f64::INFINITY, vec![demand(2, 100.0)])]), [5.0]);
+        assert_eq!(fair_levels(10.0, &[(f64::INFINITY, vec![demand(1, 2.0), demand(2, 100.0)])]), [4.0]);
+        assert_eq!(
+            fair_levels(10.0, &[(2.0, vec![demand(4, 9.0)]), (99.0, vec![demand(2, 9.0)])]),
+            [0.5, 4.0]
+        );
+        assert_eq!(fair_levels(10.0, &[(f64::INFINITY, vec![demand(1, 2.0)])]), [f64::INFINITY]);
+        assert_eq!(fair_levels(10.0, &[(1.0, vec![])]), [f64::INFINITY]);
     }
 
     #[test]
     fn first_fill_has_priority_and_next_keeps_its_share() {
-        assert_eq!(by_priority(10.0, &[f64::INFINITY, f64::INFINITY]), [9.5, 0.5]);
-        assert_eq!(by_priority(10.0, &[f64::INFINITY, 0.25]), [9.75, 0.25]);
-        assert_eq!(by_priority(10.0, &[2.0, f64::INFINITY]), [2.0, 8.0]);
-        assert_eq!(by_priority(10.0, &[0.0, f64::INFINITY]), [0.0, 10.0]);
+        assert_eq!(allocate_by_priority(10.0, &[f64::INFINITY, f64::INFINITY]), [9.5, 0.5]);
+        assert_eq!(allocate_by_priority(10.0, &[f64::INFINITY, 0.25]), [9.75, 0.25]);
+        assert_eq!(allocate_by_priority(10.0, &[2.0, f64::INFINITY]), [2.0, 8.0]);
+        assert_eq!(allocate_by_priority(10.0, &[0.0, f64::INFINITY]), [0.0, 10.0]);
     }
 
     proptest! {
@@ -97,7 +97,7 @@ mod tests {
                 .into_iter()
                 .map(|(limit, demands)| (limit, demands.into_iter().map(|(n, most)| demand(n, most)).collect()))
                 .collect();
-            let levels = levels(total, &groups);
+            let levels = fair_levels(total, &groups);
             let used = |(level, (_, demands)): (&f64, &(f64, Vec<Demand>))| -> f64 {
                 demands.iter().map(|demand| demand.clients * demand.most.min(*level)).sum()
             };

@@ -1,47 +1,45 @@
-//! The simulation: from one event to the next, with rates that are constant between them. Deterministic: the same
-//! scenario gives the same timeline. Events are a client's request, the end of its patience in the queue, a fill that is
-//! complete, a client that is done or has caught up with a fill, and a limit that changes with the time of day.
+//! Event-driven simulation with rates that are constant between events. Deterministic. Events are a request, a queue
+//! time-out, a completed fill, a client that is done or has caught up with a fill, and a limit that changes by time.
 //!
-//! What a client asks for at its heartbeat is decided then: a download that began in a window may end after it, as the
-//! relay lets it. Fills that clients wait for may use the line at any time; `wan.windows` are for the relay's own.
+//! A request is decided at the client's heartbeat: a download that starts in a window may end after it, as in the relay.
+//! Fills for waiting clients may use the line at any time; `wan.windows` apply to background downloads only.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use super::admission::{Admission, Entry};
-use super::clients::{Client, Now, clients};
-use super::download::{Fill, Kind};
-use super::scenario::{Group, Outside, Scenario};
+use super::admission::{Admission, AdmissionResult};
+use super::clients::{ClientState, SimulatedClient, create_clients};
+use super::download::{Cohort, SimulatedFill};
+use super::scenario::{EarlyAccess, PlanGroup, Scenario};
 use super::share::{self, Demand};
-use super::timeline::{Moment, Timeline};
+use super::timeline::{Timeline, TimelinePoint};
 
-/// Events of one simulation, at most: some seconds' work. Clients that are refused again and again for weeks come to
-/// more.
+/// Maximum number of events, some seconds of work. Clients that are refused for weeks exceed it.
 const MAX_EVENTS: u64 = 20_000_000;
 
-/// A client that was refused does not ask again before, however short its heartbeat.
+/// Minimum time in seconds before a refused client retries, with any heartbeat.
 const PAUSE: f64 = 1.0;
 
-/// A simulation that would not end.
+/// Error of a simulation with more than the maximum number of events.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "clients are refused again and again: more than {MAX_EVENTS} requests; raise lan.max_downloads or lan.queue, or \
-     give a longer --heartbeat or a shorter --horizon"
+    "simulation: more than {MAX_EVENTS} requests, because clients are refused repeatedly: raise lan.max_downloads or \
+     lan.queue, or use a longer --heartbeat or a shorter --horizon"
 )]
-pub struct Endless;
+pub struct TooManyEvents;
 
-/// What came of a rollout.
+/// Result of a simulated rollout.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rollout {
-    /// Its course.
+pub struct PlannedRollout {
+    /// Rates and counts over time.
     pub timeline: Timeline,
     /// Clients that came online within the horizon.
     pub appeared: u32,
-    /// Requests that found the queue full or waited in it for too long.
+    /// Requests refused because the queue was full or its time-out passed.
     pub refused: u64,
     /// Bytes that crossed the line.
     pub wan_bytes: f64,
-    /// Bytes that clients got.
+    /// Bytes sent to clients.
     pub lan_bytes: f64,
 }
 
@@ -49,58 +47,58 @@ pub struct Rollout {
 ///
 /// # Errors
 /// When there are too many events.
-pub fn simulate(scenario: &Scenario) -> Result<Rollout, Endless> {
+pub fn simulate(scenario: &Scenario) -> Result<PlannedRollout, TooManyEvents> {
     Simulation::new(scenario).run()
 }
 
 #[derive(Clone, Copy, PartialEq)]
-struct Event {
+struct SimulationEvent {
     at: f64,
-    /// In the order they were planned, where times are the same.
+    /// Breaks ties of events at the same time.
     order: u64,
-    what: What,
+    kind: EventKind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum What {
-    Asks(usize),
-    GivesUp(usize, u64),
+enum EventKind {
+    Request(usize),
+    QueueTimeout(usize, u64),
 }
 
 struct Simulation<'a> {
     scenario: &'a Scenario,
     now: f64,
-    /// Until when bytes have moved; rates are the same from then to now.
-    passed: f64,
-    /// Whether a download has begun since rates were set.
-    begun: bool,
-    clients: Vec<Client>,
-    events: BinaryHeap<Event>,
+    /// Time up to which bytes are counted; rates are constant from then to `now`.
+    advanced_to: f64,
+    /// Whether a download has started since rates were set.
+    has_new_download: bool,
+    clients: Vec<SimulatedClient>,
+    events: BinaryHeap<SimulationEvent>,
     planned: u64,
     admission: Admission,
-    fills: Vec<Fill>,
+    fills: Vec<SimulatedFill>,
     /// By group, then content.
-    kinds: Vec<Vec<Kind>>,
-    rollout: Rollout,
+    cohorts: Vec<Vec<Cohort>>,
+    rollout: PlannedRollout,
     current: u32,
 }
 
 impl<'a> Simulation<'a> {
     fn new(scenario: &'a Scenario) -> Self {
-        let clients = clients(scenario);
+        let clients = create_clients(scenario);
         let appeared = clients.iter().filter(|client| client.appears < scenario.horizon).count();
         let counts = scenario.groups.iter().map(|group| group.downloads);
         let mut simulation = Self {
             scenario,
             now: 0.0,
-            passed: 0.0,
-            begun: false,
+            advanced_to: 0.0,
+            has_new_download: false,
             admission: Admission::new(clients.len(), scenario.downloads, counts, scenario.queue),
             events: BinaryHeap::new(),
             planned: 0,
-            fills: scenario.contents.iter().map(|content| Fill::new(content.bytes)).collect(),
-            kinds: vec![vec![Kind::default(); scenario.contents.len()]; scenario.groups.len()],
-            rollout: Rollout {
+            fills: scenario.contents.iter().map(|content| SimulatedFill::new(content.bytes)).collect(),
+            cohorts: vec![vec![Cohort::default(); scenario.contents.len()]; scenario.groups.len()],
+            rollout: PlannedRollout {
                 timeline: Timeline::default(),
                 appeared: u32::try_from(appeared).unwrap_or(u32::MAX),
                 refused: 0,
@@ -116,45 +114,45 @@ impl<'a> Simulation<'a> {
         simulation
     }
 
-    fn run(mut self) -> Result<Rollout, Endless> {
+    fn run(mut self) -> Result<PlannedRollout, TooManyEvents> {
         let mut steps = 0;
         loop {
             self.take_requests();
             self.set_rates();
-            self.note();
-            self.go_on();
+            self.record_point();
+            self.advance_to_next_change();
             self.settle();
             steps += 1;
-            if self.now >= self.scenario.horizon || self.is_over() {
+            if self.now >= self.scenario.horizon || self.is_finished() {
                 self.set_rates();
-                self.note();
+                self.record_point();
                 return Ok(self.rollout);
             }
             if steps + self.planned > MAX_EVENTS {
-                return Err(Endless);
+                return Err(TooManyEvents);
             }
         }
     }
 
-    /// To the next moment at which rates may change. Requests that begin no download change none.
-    fn go_on(&mut self) {
+    /// Advances to the next time at which rates may change. Requests that start no download change none.
+    fn advance_to_next_change(&mut self) {
         let until = self.next_change().min(self.scenario.horizon);
-        self.begun = false;
-        while !self.begun
+        self.has_new_download = false;
+        while !self.has_new_download
             && self.events.peek().is_some_and(|event| event.at < until)
             && self.planned <= MAX_EVENTS
         {
             self.take_request();
         }
-        if !self.begun {
+        if !self.has_new_download {
             self.now = until;
         }
         self.catch_up();
     }
 
-    /// Nothing is under way and nobody will ask.
-    fn is_over(&self) -> bool {
-        self.events.is_empty() && self.kinds.iter().flatten().all(|kind| kind.downloads() == 0)
+    /// Returns true if no download runs and no request is planned.
+    fn is_finished(&self) -> bool {
+        self.events.is_empty() && self.cohorts.iter().flatten().all(|cohort| cohort.downloads() == 0)
     }
 
     fn take_requests(&mut self) {
@@ -164,51 +162,53 @@ impl<'a> Simulation<'a> {
     }
 
     fn take_request(&mut self) {
-        let Some(Event { at, what, .. }) = self.events.pop() else { return };
+        let Some(SimulationEvent { at, kind, .. }) = self.events.pop() else { return };
         self.now = self.now.max(at);
-        match what {
-            What::Asks(client) => self.ask(client),
-            What::GivesUp(client, ticket) if self.admission.give_up(client, ticket) => self.refuse(client),
-            What::GivesUp(..) => {}
+        match kind {
+            EventKind::Request(client) => self.request(client),
+            EventKind::QueueTimeout(client, ticket) if self.admission.remove_queued(client, ticket) => {
+                self.refuse(client);
+            }
+            EventKind::QueueTimeout(..) => {}
         }
     }
 
-    fn ask(&mut self, client: usize) {
-        let Client { group, state, .. } = self.clients[client];
-        if state != Now::Away {
+    fn request(&mut self, client: usize) {
+        let SimulatedClient { group, state, .. } = self.clients[client];
+        if state != ClientState::Idle {
             return;
         }
-        match self.admission.ask(client, group) {
-            Entry::Begins => self.begin(client),
-            Entry::Refused => self.refuse(client),
-            Entry::Waits(ticket) => {
-                self.clients[client].state = Now::Waiting;
-                self.plan(self.now + self.scenario.queue_timeout, What::GivesUp(client, ticket));
+        match self.admission.request(client, group) {
+            AdmissionResult::Started => self.start(client),
+            AdmissionResult::Refused => self.refuse(client),
+            AdmissionResult::Queued(ticket) => {
+                self.clients[client].state = ClientState::Queued;
+                self.plan(self.now + self.scenario.queue_timeout, EventKind::QueueTimeout(client, ticket));
             }
         }
     }
 
-    fn begin(&mut self, client: usize) {
+    fn start(&mut self, client: usize) {
         self.catch_up();
-        self.begun = true;
-        let Client { group, content, state, .. } = &mut self.clients[client];
-        *state = Now::Downloading;
+        self.has_new_download = true;
+        let SimulatedClient { group, content, state, .. } = &mut self.clients[client];
+        *state = ClientState::Started;
         let fill = &mut self.fills[*content];
-        fill.ask(*group);
-        self.kinds[*group][*content].begin(fill);
+        fill.start(*group);
+        self.cohorts[*group][*content].start(fill);
     }
 
-    /// It comes again at its next heartbeat.
+    /// Refuses a request; the client retries at its next heartbeat.
     fn refuse(&mut self, client: usize) {
         self.rollout.refused += 1;
-        self.clients[client].state = Now::Away;
+        self.clients[client].state = ClientState::Idle;
         self.plan_request(client, self.now + PAUSE);
     }
 
     /// Plans a client's next request, at its first heartbeat from `time` on at which it is admitted.
     fn plan_request(&mut self, client: usize, time: f64) {
-        let Client { group, content, turn, appears, .. } = self.clients[client];
-        let Group { hours, outside, spread, .. } = &self.scenario.groups[group];
+        let SimulatedClient { group, content, turn, appears, .. } = self.clients[client];
+        let PlanGroup { hours, outside, spread, .. } = &self.scenario.groups[group];
         let heartbeat = self.scenario.heartbeat;
         let beat = |time: f64| match () {
             () if time <= appears => appears,
@@ -217,27 +217,27 @@ impl<'a> Simulation<'a> {
         };
         let mut at = beat(time);
         let admitted = match outside {
-            Outside::Nothing => false,
-            Outside::Cached => self.fills[content].is_complete(),
-            Outside::Everything => true,
+            EarlyAccess::Nothing => false,
+            EarlyAccess::Cached => self.fills[content].is_complete(),
+            EarlyAccess::Everything => true,
         };
         if admitted {
-            return self.plan(at, What::Asks(client));
+            return self.plan(at, EventKind::Request(client));
         }
         while at < self.scenario.horizon {
-            match hours.admits(at, turn, *spread) {
+            match hours.next_start(at, turn, *spread) {
                 None => return,
-                Some(admitted) if admitted <= at => return self.plan(at, What::Asks(client)),
-                // Later than `at` by more than rounding takes away, as a beat is at or after it.
+                Some(admitted) if admitted <= at => return self.plan(at, EventKind::Request(client)),
+                // A beat is at or after `admitted`; `max` undoes rounding.
                 Some(admitted) => at = beat(admitted).max(admitted),
             }
         }
     }
 
-    fn plan(&mut self, at: f64, what: What) {
+    fn plan(&mut self, at: f64, kind: EventKind) {
         if at < self.scenario.horizon {
             self.planned += 1;
-            self.events.push(Event { at, order: self.planned, what });
+            self.events.push(SimulationEvent { at, order: self.planned, kind });
         }
     }
 
@@ -253,30 +253,30 @@ impl<'a> Simulation<'a> {
             })
             .collect();
         let line = scenario.line.min(scenario.wan.rate_at(now)).min(upstream);
-        for (fill, rate) in self.fills.iter_mut().zip(share::by_priority(line, &most)) {
+        for (fill, rate) in self.fills.iter_mut().zip(share::allocate_by_priority(line, &most)) {
             fill.rate = rate;
         }
         let client = scenario.client.rate_at(now);
         let demands: Vec<(f64, Vec<Demand>)> = scenario
             .groups
             .iter()
-            .zip(&self.kinds)
-            .map(|(group, kinds)| {
+            .zip(&self.cohorts)
+            .map(|(group, cohorts)| {
                 let most = client.min(group.client_limit.rate_at(now));
-                let demand = |(kind, fill): (&Kind, &Fill)| {
+                let demand = |(cohort, fill): (&Cohort, &SimulatedFill)| {
                     [
-                        Demand { clients: kind.abreast(), most: most.min(fill.rate) },
-                        Demand { clients: kind.behind(), most },
+                        Demand { clients: cohort.abreast(), most: most.min(fill.rate) },
+                        Demand { clients: cohort.behind(), most },
                     ]
                 };
-                (group.limit.rate_at(now), kinds.iter().zip(&self.fills).flat_map(demand).collect())
+                (group.limit.rate_at(now), cohorts.iter().zip(&self.fills).flat_map(demand).collect())
             })
             .collect();
-        let levels = share::levels(scenario.lan_link.min(scenario.lan.rate_at(now)), &demands);
-        for ((kinds, level), group) in self.kinds.iter_mut().zip(levels).zip(&scenario.groups) {
+        let levels = share::fair_levels(scenario.lan_link.min(scenario.lan.rate_at(now)), &demands);
+        for ((cohorts, level), group) in self.cohorts.iter_mut().zip(levels).zip(&scenario.groups) {
             let rate = level.min(client).min(group.client_limit.rate_at(now)).min(scenario.lan_link);
-            for (kind, fill) in kinds.iter_mut().zip(&self.fills) {
-                kind.allow(rate, fill);
+            for (cohort, fill) in cohorts.iter_mut().zip(&self.fills) {
+                cohort.set_rate(rate, fill);
             }
         }
     }
@@ -286,31 +286,35 @@ impl<'a> Simulation<'a> {
     }
 
     fn lan_rate(&self) -> f64 {
-        let all = self.kinds.iter().flat_map(|kinds| kinds.iter().zip(&self.fills));
-        all.map(|(kind, fill)| kind.taken(fill)).sum()
+        let all = self.cohorts.iter().flat_map(|cohorts| cohorts.iter().zip(&self.fills));
+        all.map(|(cohort, fill)| cohort.rate_taken(fill)).sum()
     }
 
-    fn note(&mut self) {
-        self.rollout.timeline.note(Moment {
+    fn record_point(&mut self) {
+        self.rollout.timeline.push(TimelinePoint {
             from: self.now,
             wan: self.wan_rate(),
             lan: self.lan_rate(),
-            downloads: self.kinds.iter().flatten().map(Kind::downloads).sum(),
+            downloads: self.cohorts.iter().flatten().map(Cohort::downloads).sum(),
             current: self.current,
         });
     }
 
-    /// When rates change, if no download begins before.
+    /// Returns the time at which rates change if no download starts earlier.
     fn next_change(&self) -> f64 {
-        let left = |kinds: &Vec<Kind>| {
-            kinds.iter().zip(&self.fills).map(|(kind, fill)| kind.left(fill)).fold(f64::INFINITY, f64::min)
+        let left = |cohorts: &Vec<Cohort>| {
+            cohorts
+                .iter()
+                .zip(&self.fills)
+                .map(|(cohort, fill)| cohort.time_left(fill))
+                .fold(f64::INFINITY, f64::min)
         };
-        let downloads = self.kinds.iter().map(left).fold(f64::INFINITY, f64::min);
-        let fills = self.fills.iter().map(Fill::left).fold(f64::INFINITY, f64::min);
-        (self.now + downloads.min(fills)).min(self.limits_change()).max(self.now)
+        let downloads = self.cohorts.iter().map(left).fold(f64::INFINITY, f64::min);
+        let fills = self.fills.iter().map(SimulatedFill::time_left).fold(f64::INFINITY, f64::min);
+        (self.now + downloads.min(fills)).min(self.next_limit_change()).max(self.now)
     }
 
-    fn limits_change(&self) -> f64 {
+    fn next_limit_change(&self) -> f64 {
         let Scenario { wan, upstream, lan, client, contents, groups, .. } = self.scenario;
         let of_groups = groups.iter().flat_map(|group| [&group.limit, &group.client_limit, &group.wan_limit]);
         let of_contents = contents.iter().map(|content| &content.limit.value);
@@ -318,27 +322,27 @@ impl<'a> Simulation<'a> {
         all.filter_map(|curve| curve.next_change(self.now)).fold(f64::INFINITY, f64::min)
     }
 
-    /// Lets the time pass since rates were set, or since this was done last.
+    /// Counts the bytes moved since rates were set or since the last call.
     fn catch_up(&mut self) {
-        let seconds = self.now - self.passed;
-        self.passed = self.now;
+        let seconds = self.now - self.advanced_to;
+        self.advanced_to = self.now;
         self.rollout.wan_bytes += self.wan_rate() * seconds;
         self.rollout.lan_bytes += self.lan_rate() * seconds;
-        self.kinds.iter_mut().flatten().for_each(|kind| kind.advance(seconds));
+        self.cohorts.iter_mut().flatten().for_each(|cohort| cohort.advance(seconds));
         for content in 0..self.fills.len() {
             if self.fills[content].advance(seconds) {
-                self.call_for_cached(content);
+                self.plan_cached_requests(content);
             }
         }
     }
 
-    /// An object is there: clients outside their windows may have it, if their group says so.
-    fn call_for_cached(&mut self, content: usize) {
+    /// Plans requests of clients outside their windows for a completed object, where their group allows cached content.
+    fn plan_cached_requests(&mut self, content: usize) {
         for client in 0..self.clients.len() {
-            let Client { group, content: wanted, state, .. } = self.clients[client];
+            let SimulatedClient { group, content: wanted, state, .. } = self.clients[client];
             if wanted == content
-                && state == Now::Away
-                && self.scenario.groups[group].outside == Outside::Cached
+                && state == ClientState::Idle
+                && self.scenario.groups[group].outside == EarlyAccess::Cached
             {
                 self.plan_request(client, self.now);
             }
@@ -346,31 +350,31 @@ impl<'a> Simulation<'a> {
     }
 
     fn settle(&mut self) {
-        for group in 0..self.kinds.len() {
+        for group in 0..self.cohorts.len() {
             for content in 0..self.fills.len() {
-                let done = self.kinds[group][content].settle(&self.fills[content]);
+                let done = self.cohorts[group][content].settle(&self.fills[content]);
                 self.current += done;
                 for _ in 0..done {
-                    self.admission.leave(group);
+                    self.admission.release(group);
                 }
             }
         }
-        while let Some(client) = self.admission.next() {
-            self.begin(client);
+        while let Some(client) = self.admission.start_next() {
+            self.start(client);
         }
     }
 }
 
-impl Eq for Event {}
+impl Eq for SimulationEvent {}
 
-impl Ord for Event {
-    /// The heap gives the greatest first: that is the earliest.
+impl Ord for SimulationEvent {
+    /// Reversed, so that the heap returns the earliest event first.
     fn cmp(&self, other: &Self) -> Ordering {
         other.at.total_cmp(&self.at).then(other.order.cmp(&self.order))
     }
 }
 
-impl PartialOrd for Event {
+impl PartialOrd for SimulationEvent {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }

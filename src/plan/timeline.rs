@@ -1,76 +1,76 @@
-//! What a simulated rollout did: rates between its events, exactly, and the clients that were done. Owns what is read off
-//! that: when a share of the clients was current, the peaks, and means for a chart.
+//! Timeline of a simulated rollout: exact rates between events, and the number of current clients. Gives the times at which
+//! clients were current, peaks, and means for a chart.
 
-/// What held from a moment on, until the next one.
+/// Rates and counts from one time until the next point.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Moment {
+pub struct TimelinePoint {
     /// Seconds since the start.
     pub from: f64,
     /// Bytes a second over the line.
     pub wan: f64,
     /// Bytes a second to clients.
     pub lan: f64,
-    /// Downloads under way.
+    /// Number of running downloads.
     pub downloads: u32,
-    /// Clients that are current.
+    /// Number of current clients.
     pub current: u32,
 }
 
-/// The course of one rollout.
+/// The points of one rollout.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Timeline(Vec<Moment>);
+pub struct Timeline(Vec<TimelinePoint>);
 
-/// Rates over a span, for a chart.
+/// Mean rates over a span.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Mean {
-    /// Mean bytes a second over the line.
+pub struct MeanRates {
+    /// MeanRates bytes a second over the line.
     pub wan: f64,
-    /// Mean bytes a second to clients.
+    /// MeanRates bytes a second to clients.
     pub lan: f64,
 }
 
-/// One of the rates, of a moment.
-pub type Rate = fn(&Moment) -> f64;
+/// Selects one of the rates of a point.
+pub type RateSelector = fn(&TimelinePoint) -> f64;
 
 impl Timeline {
-    /// Notes what holds from now on. Moments come in order; a later word on the same moment replaces the earlier.
-    pub fn note(&mut self, moment: Moment) {
+    /// Appends a point. Points come in order of time; a point at the same time replaces the previous one.
+    pub fn push(&mut self, moment: TimelinePoint) {
         match self.0.last_mut() {
             Some(last) if last.from == moment.from => *last = moment,
-            Some(last) if Moment { from: moment.from, ..*last } == moment => {}
+            Some(last) if TimelinePoint { from: moment.from, ..*last } == moment => {}
             _ => self.0.push(moment),
         }
     }
 
-    /// In order of time; the last one is the end.
-    pub fn moments(&self) -> &[Moment] {
+    /// Returns the points in order of time; the last one is the end.
+    pub fn moments(&self) -> &[TimelinePoint] {
         &self.0
     }
 
-    /// When so many clients were current; `None` if they never were.
+    /// Returns the time at which this many clients were current; `None` if they never were.
     pub fn current_at(&self, clients: u32) -> Option<f64> {
         let first = self.0.partition_point(|moment| moment.current < clients);
         self.0.get(first).map(|moment| moment.from)
     }
 
-    /// When the last byte moved, or the last client was current; 0 if nothing ever happened.
+    /// Returns the time of the last point; 0 if there is none.
     pub fn end(&self) -> f64 {
         self.0.last().map_or(0.0, |moment| moment.from)
     }
 
-    /// The highest rate at any moment, bytes a second.
-    pub fn peak(&self, rate: Rate) -> f64 {
+    /// Returns the maximum rate, bytes a second.
+    pub fn peak(&self, rate: RateSelector) -> f64 {
         self.0.iter().map(rate).fold(0.0, f64::max)
     }
 
-    /// The most downloads at once.
-    pub fn most_downloads(&self) -> u32 {
+    /// Returns the maximum number of concurrent downloads.
+    pub fn max_downloads(&self) -> u32 {
         self.0.iter().map(|moment| moment.downloads).max().unwrap_or(0)
     }
 
-    /// The highest mean over any span of so many seconds. Bytes so far are straight between moments, so the best span
-    /// begins or ends at one of them.
-    pub fn busiest(&self, rate: Rate, span: f64) -> f64 {
+    /// Returns the maximum mean rate over any span of this many seconds. Total bytes are linear between points, so the
+    /// busiest span starts or ends at a point.
+    pub fn busiest_mean(&self, rate: RateSelector, span: f64) -> f64 {
         let bytes = self.bytes(rate);
         let span = span.min(self.end());
         if span <= 0.0 {
@@ -85,14 +85,14 @@ impl Timeline {
         beginning.fold(most, f64::max) / span
     }
 
-    /// Bytes moved in all.
-    pub fn total(&self, rate: Rate) -> f64 {
+    /// Returns the total bytes.
+    pub fn total(&self, rate: RateSelector) -> f64 {
         self.bytes(rate).last().copied().unwrap_or(0.0)
     }
 
-    /// Means over `columns` equal spans from the start to `until`.
-    pub fn means(&self, until: f64, columns: usize) -> Vec<Mean> {
-        let (wan, lan): (Rate, Rate) = (|moment| moment.wan, |moment| moment.lan);
+    /// Returns the means over `columns` equal spans from the start to `until`.
+    pub fn means(&self, until: f64, columns: usize) -> Vec<MeanRates> {
+        let (wan, lan): (RateSelector, RateSelector) = (|moment| moment.wan, |moment| moment.lan);
         let (wan_bytes, lan_bytes) = (self.bytes(wan), self.bytes(lan));
         let (mut wan, mut lan) = (Cursor::new(self, &wan_bytes, wan), Cursor::new(self, &lan_bytes, lan));
         let width = until / columns.max(1) as f64;
@@ -100,18 +100,18 @@ impl Timeline {
         let mean = |column: usize| {
             let end = (column + 1) as f64 * width;
             let (wan_now, lan_now) = (wan.bytes_at(end), lan.bytes_at(end));
-            let mean = Mean { wan: (wan_now - wan_before) / width, lan: (lan_now - lan_before) / width };
+            let mean = MeanRates { wan: (wan_now - wan_before) / width, lan: (lan_now - lan_before) / width };
             (wan_before, lan_before) = (wan_now, lan_now);
             mean
         };
         (0..columns).map(mean).collect()
     }
 
-    /// Bytes moved by each moment.
-    fn bytes(&self, rate: Rate) -> Vec<f64> {
+    /// Returns the total bytes at each point.
+    fn bytes(&self, rate: RateSelector) -> Vec<f64> {
         let mut sum = 0.0;
         let mut sums = Vec::with_capacity(self.0.len());
-        let mut before: Option<&Moment> = None;
+        let mut before: Option<&TimelinePoint> = None;
         for moment in &self.0 {
             sum += before.map_or(0.0, |before| rate(before) * (moment.from - before.from));
             sums.push(sum);
@@ -121,16 +121,16 @@ impl Timeline {
     }
 }
 
-/// Reads bytes so far at times that do not go back.
+/// Reads total bytes at ascending times.
 struct Cursor<'a> {
-    moments: &'a [Moment],
+    moments: &'a [TimelinePoint],
     bytes: &'a [f64],
-    rate: Rate,
+    rate: RateSelector,
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
-    fn new(timeline: &'a Timeline, bytes: &'a [f64], rate: Rate) -> Self {
+    fn new(timeline: &'a Timeline, bytes: &'a [f64], rate: RateSelector) -> Self {
         Self { moments: &timeline.0, bytes, rate, at: 0 }
     }
 
@@ -139,7 +139,7 @@ impl<'a> Cursor<'a> {
             self.at += 1;
         }
         match (self.moments.get(self.at), self.bytes.get(self.at)) {
-            // Nothing moves after the last moment.
+            // No bytes move after the last point.
             (Some(_), Some(bytes)) if self.at + 1 == self.moments.len() => *bytes,
             (Some(moment), Some(bytes)) => bytes + (self.rate)(moment) * (time - moment.from).max(0.0),
             _ => 0.0,
@@ -151,11 +151,11 @@ impl<'a> Cursor<'a> {
 mod tests {
     use super::*;
 
-    fn moment(from: f64, wan: f64, current: u32) -> Moment {
-        Moment { from, wan, lan: 0.0, downloads: 0, current }
+    fn moment(from: f64, wan: f64, current: u32) -> TimelinePoint {
+        TimelinePoint { from, wan, lan: 0.0, downloads: 0, current }
     }
 
-    const WAN: Rate = |moment| moment.wan;
+    const WAN: RateSelector = |moment| moment.wan;
 
     #[test]
     fn timeline_gives_peaks_means_and_marks() {
@@ -169,15 +169,15 @@ mod tests {
             moment(15.0, 4.0, 1),
             moment(20.0, 0.0, 3),
         ] {
-            timeline.note(moment);
+            timeline.push(moment);
         }
         assert_eq!(timeline.moments().len(), 5);
         assert_eq!(timeline.total(WAN), 20.0 + 10.0 + 36.0);
         assert_eq!(
-            (timeline.peak(WAN), timeline.busiest(WAN, 1.0), timeline.busiest(WAN, 2.0)),
+            (timeline.peak(WAN), timeline.busiest_mean(WAN, 1.0), timeline.busiest_mean(WAN, 2.0)),
             (10.0, 10.0, 7.0)
         );
-        assert_eq!(timeline.busiest(WAN, 1e9), 66.0 / 20.0);
+        assert_eq!(timeline.busiest_mean(WAN, 1e9), 66.0 / 20.0);
         assert_eq!([1, 2, 3, 4].map(|n| timeline.current_at(n)), [Some(10.0), Some(20.0), Some(20.0), None]);
         let means: Vec<f64> = timeline.means(20.0, 4).iter().map(|mean| mean.wan).collect();
         assert_eq!(means, [0.0, 4.0, 26.0 / 5.0, 4.0]);

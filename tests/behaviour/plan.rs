@@ -58,7 +58,7 @@ async fn a_plan_is_within_a_tenth_of_the_rollout() {
         });
         site.manager.put(PAYLOAD, Resource::new(bytes(1, FULL)));
         site.manager.put(DELTA, Resource::new(bytes(2, DELTA_LENGTH)));
-        let asked = plan::Site {
+        let asked = plan::PlanInput {
             clients: vec![(None, CLIENTS.into())],
             full: Some(FULL as u64),
             delta: Some(DELTA_LENGTH as u64),

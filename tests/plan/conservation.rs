@@ -1,6 +1,6 @@
-//! Of any site: bytes are conserved, no limit is exceeded, and the same scenario gives the same rollout.
+//! Invariants of any scenario: bytes are conserved, limits hold, and the same scenario gives the same rollout.
 
-use gupd_plan::{Appearance, Curve, Group, Hours, Outside, Scenario, simulate};
+use gupd_plan::{Appearance, Curve, EarlyAccess, OpenHours, PlanGroup, Scenario, simulate};
 use proptest::prelude::*;
 
 use crate::{MIB, WAN, content, near, site, unnamed};
@@ -16,10 +16,10 @@ prop_compose! {
 prop_compose! {
     fn groups()(name in "[ab]", clients in 1..40_u32, limit in rates(), client_limit in rates(), wan_limit in rates(),
                 downloads in prop::option::of(1..20_u32), opens in -500.0..2_000.0_f64, windows in any::<bool>(),
-                spread in 0.0..2_000.0_f64, outside in prop::sample::select(vec![Outside::Nothing, Outside::Cached, Outside::Everything])) -> Group {
-        let hours = Hours::new((0..20).map(|day| f64::from(day) * 5_000.0 + opens).map(|from| (from, from + 2_500.0)).collect());
-        let hours = if windows { hours } else { Hours::always() };
-        Group { name, clients, limit, client_limit, wan_limit, downloads, hours, spread, outside }
+                spread in 0.0..2_000.0_f64, outside in prop::sample::select(vec![EarlyAccess::Nothing, EarlyAccess::Cached, EarlyAccess::Everything])) -> PlanGroup {
+        let hours = OpenHours::new((0..20).map(|day| f64::from(day) * 5_000.0 + opens).map(|from| (from, from + 2_500.0)).collect());
+        let hours = if windows { hours } else { OpenHours::always() };
+        PlanGroup { name, clients, limit, client_limit, wan_limit, downloads, hours, spread, outside }
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a plan says of a rollout, against what must be true of any, and against the relay's own verdicts. Here is what
-//! all of it stands on: a site in numbers.
+//! Plans of rollouts, compared with invariants and with the relay's own decisions. This module has the scenario that all
+//! tests start from.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by a panic")]
 
@@ -10,36 +10,39 @@ mod rollouts;
 mod site;
 
 use gupd_plan as plan;
-use gupd_plan::{Appearance, Content, Curve, Group, Hours, Moment, Named, Outside, Scenario, simulate};
+use gupd_plan::{
+    Appearance, Curve, EarlyAccess, Named, OpenHours, PlanContent, PlanGroup, Scenario, TimelinePoint,
+    simulate,
+};
 
 pub(crate) const MIB: f64 = 1_048_576.0;
 pub(crate) const HOUR: f64 = 3_600.0;
-pub(crate) const WAN: plan::Rate = |moment: &Moment| moment.wan;
-pub(crate) const LAN: plan::Rate = |moment: &Moment| moment.lan;
+pub(crate) const WAN: plan::RateSelector = |moment: &TimelinePoint| moment.wan;
+pub(crate) const LAN: plan::RateSelector = |moment: &TimelinePoint| moment.lan;
 
 pub(crate) fn unnamed(curve: Curve) -> Named<Curve> {
     Named { name: String::new(), value: curve }
 }
 
-pub(crate) fn content(name: &'static str, bytes: f64, share: f64) -> Content {
-    Content { name, bytes, share, limit: unnamed(Curve::UNLIMITED) }
+pub(crate) fn content(name: &'static str, bytes: f64, share: f64) -> PlanContent {
+    PlanContent { name, bytes, share, limit: unnamed(Curve::UNLIMITED) }
 }
 
-pub(crate) fn group(name: &str, clients: u32) -> Group {
-    Group {
+pub(crate) fn group(name: &str, clients: u32) -> PlanGroup {
+    PlanGroup {
         name: name.to_owned(),
         clients,
         limit: Curve::UNLIMITED,
         client_limit: Curve::UNLIMITED,
         wan_limit: Curve::UNLIMITED,
         downloads: None,
-        hours: Hours::always(),
+        hours: OpenHours::always(),
         spread: 0.0,
-        outside: Outside::Nothing,
+        outside: EarlyAccess::Nothing,
     }
 }
 
-/// 1 MiB/s to the manager, 100 MiB/s to clients that are all there and ask at once for 100 MiB.
+/// 1 MiB/s to the manager, 100 MiB/s to clients that are all online and request 100 MiB at once.
 pub(crate) fn site(clients: u32) -> Scenario {
     Scenario {
         horizon: 30.0 * 24.0 * HOUR,

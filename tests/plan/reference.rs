@@ -1,7 +1,7 @@
-//! The simulation against a plain one: every client by itself, in small steps of time, with rates found by raising all
-//! of them together until something holds them.
+//! Comparison with a reference simulation: each client by itself, in small time steps, with rates raised together until a
+//! limit is reached.
 
-use gupd_plan::{Curve, Group, Scenario, simulate};
+use gupd_plan::{Curve, PlanGroup, Scenario, simulate};
 use proptest::prelude::*;
 
 use crate::{MIB, content, group, site};
@@ -25,7 +25,7 @@ fn plainly(scenario: &Scenario, step: f64) -> Vec<f64> {
     let mut clients: Vec<Client> = Vec::new();
     for (index, of) in scenario.groups.iter().enumerate() {
         let places = (0..of.clients).map(|number| (f64::from(number) + 0.5) / f64::from(of.clients));
-        let appear = places.filter_map(|place| scenario.appearance.time_of(place));
+        let appear = places.filter_map(|place| scenario.appearance.online_time(place));
         clients.extend(appear.map(|appears| Client { group: index, appears, has: 0.0 }));
     }
     let (mut time, mut arrived, mut done) = (0.0, 0.0, Vec::new());
@@ -74,7 +74,7 @@ fn raised(scenario: &Scenario, clients: &[(usize, f64)], time: f64) -> Vec<f64> 
             let of_group = |i: &usize| group.is_none_or(|group| clients[*i].0 == group);
             (0..clients.len()).filter(of_group).map(|i| rates[i]).sum()
         };
-        let of_group = |(index, group): (usize, &Group)| {
+        let of_group = |(index, group): (usize, &PlanGroup)| {
             ((group.limit.rate_at(time) - used(Some(index))) / count(Some(index)), Some(index))
         };
         let groups =

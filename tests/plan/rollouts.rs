@@ -1,6 +1,6 @@
 //! Rollouts whose course is known without a simulation.
 
-use gupd_plan::{Appearance, Curve, Hours, Moment, Outside, Scenario, simulate};
+use gupd_plan::{Appearance, Curve, EarlyAccess, OpenHours, Scenario, TimelinePoint, simulate};
 
 use crate::{HOUR, LAN, MIB, WAN, content, group, near, site, time};
 
@@ -10,7 +10,7 @@ fn one_client_on_idle_line_takes_size_over_rate() {
     let rollout = simulate(&scenario).unwrap();
     assert!(near(time(&scenario), 100.0));
     assert!(near(rollout.timeline.peak(WAN), MIB) && near(rollout.timeline.peak(LAN), MIB));
-    assert!(near(rollout.timeline.busiest(LAN, 60.0), MIB) && near(rollout.wan_bytes, 100.0 * MIB));
+    assert!(near(rollout.timeline.busiest_mean(LAN, 60.0), MIB) && near(rollout.wan_bytes, 100.0 * MIB));
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn fill_uses_wan_limit_of_first_requesting_group() {
     let groups = |slow: usize| {
         let mut groups = vec![group("a", 1), group("b", 1)];
         groups[slow].wan_limit = Curve::constant(MIB / 4.0);
-        groups[1].hours = Hours::new(vec![(30.0, 1e9)]);
+        groups[1].hours = OpenHours::new(vec![(30.0, 1e9)]);
         groups
     };
     assert!(near(time(&Scenario { groups: groups(0), ..site(0) }), 400.0));
@@ -84,14 +84,15 @@ fn delta_precedes_full_set_which_keeps_its_share() {
 #[test]
 fn no_bytes_move_while_window_is_closed() {
     let mut scenario = Scenario { appearance: "4h:100%".parse().unwrap(), ..site(100) };
-    scenario.groups[0].hours = Hours::new(vec![(HOUR, 2.0 * HOUR), (24.0 * HOUR, 26.0 * HOUR)]);
+    scenario.groups[0].hours = OpenHours::new(vec![(HOUR, 2.0 * HOUR), (24.0 * HOUR, 26.0 * HOUR)]);
     scenario.groups[0].spread = 0.7 * HOUR;
     let rollout = simulate(&scenario).unwrap();
-    let begun = |moment: &&Moment| moment.downloads > 0;
+    let begun = |moment: &&TimelinePoint| moment.downloads > 0;
     assert!(rollout.timeline.moments().iter().find(begun).unwrap().from >= HOUR);
     // What begins in a window may end just after it.
-    let open =
-        |moment: &Moment| (HOUR..2.0 * HOUR + 200.0).contains(&moment.from) || moment.from >= 24.0 * HOUR;
+    let open = |moment: &TimelinePoint| {
+        (HOUR..2.0 * HOUR + 200.0).contains(&moment.from) || moment.from >= 24.0 * HOUR
+    };
     assert!(rollout.timeline.moments().iter().all(|moment| open(moment) || moment.wan + moment.lan == 0.0));
     // Half of the clients come while the first is open.
     let first = rollout.current_at(&scenario, 0.4).unwrap();
@@ -101,9 +102,9 @@ fn no_bytes_move_while_window_is_closed() {
 #[test]
 fn cached_content_is_served_outside_the_window() {
     let mut scenario = Scenario { groups: vec![group("first", 1), group("later", 10)], ..site(0) };
-    scenario.groups[1].hours = Hours::new(vec![(10.0 * HOUR, 20.0 * HOUR)]);
+    scenario.groups[1].hours = OpenHours::new(vec![(10.0 * HOUR, 20.0 * HOUR)]);
     assert!(time(&scenario) > 10.0 * HOUR);
-    scenario.groups[1].outside = Outside::Cached;
+    scenario.groups[1].outside = EarlyAccess::Cached;
     assert!(near(time(&scenario), 110.0));
 }
 
@@ -112,12 +113,12 @@ fn download_limit_holds_and_queue_times_out() {
     let mut scenario = Scenario { downloads: Some(4), line: 1e9, client: Curve::constant(MIB), ..site(12) };
     scenario.queue_timeout = 1e6;
     let patient = simulate(&scenario).unwrap();
-    assert_eq!((patient.timeline.most_downloads(), patient.refused), (4, 0));
+    assert_eq!((patient.timeline.max_downloads(), patient.refused), (4, 0));
     assert!(near(time(&scenario), 300.0));
-    // Four places, 30 s of patience: eight are refused again and again, and come at their own heartbeats.
+    // Four places, 30 s of patience: eight are refused repeatedly and retry at their heartbeats.
     let hurried = Scenario { queue: 4, queue_timeout: 30.0, heartbeat: 60.0, ..scenario };
     let rollout = simulate(&hurried).unwrap();
-    assert!(rollout.timeline.most_downloads() == 4 && rollout.refused > 8, "{}", rollout.refused);
+    assert!(rollout.timeline.max_downloads() == 4 && rollout.refused > 8, "{}", rollout.refused);
     assert!((300.0..600.0).contains(&time(&hurried)));
 }
 
@@ -134,5 +135,5 @@ fn estate_profile_gives_documented_shares() {
     assert!((23.9..24.5).contains(&hours(0.6).unwrap()), "{:?}", hours(0.6));
     assert!((71.9..72.5).contains(&hours(0.75).unwrap()), "{:?}", hours(0.75));
     assert!((167.5..168.5).contains(&hours(0.8).unwrap()), "{:?}", hours(0.8));
-    assert_eq!((hours(0.81), rollout.everyone_at().map(|time| time / HOUR)), (None, hours(0.8)));
+    assert_eq!((hours(0.81), rollout.all_current_at().map(|time| time / HOUR)), (None, hours(0.8)));
 }

@@ -1,4 +1,4 @@
-//! A scenario of a configuration: its limits at their times, and its windows as the relay itself keeps them.
+//! Scenarios of configurations: limits by time, and windows that agree with the relay.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use gupd_config::Overrides;
 use gupd_config::policy::window::client_offset;
 use gupd_config::policy::{ClientAttributes, PayloadRevision, Policy, ScheduledStart};
 use gupd_config::units::Rate;
-use gupd_plan::{Appearance, Group, Limit, Outside, Site};
+use gupd_plan::{Appearance, EarlyAccess, LimitKey, PlanGroup, PlanInput};
 use proptest::prelude::*;
 
 use crate::HOUR;
@@ -22,8 +22,8 @@ fn config(text: &str) -> Config {
     Config::load_without_upstreams(&Overrides::default(), Some(&file), std::iter::empty()).unwrap()
 }
 
-fn asked() -> Site {
-    Site {
+fn asked() -> PlanInput {
+    PlanInput {
         clients: vec![(None, 100)],
         full: Some(1_000_000),
         delta: Some(1_000),
@@ -88,11 +88,11 @@ fn configuration_maps_to_limits_on_the_plan_time_axis() {
     let [a, b] = &scenario.groups[..] else { panic!() };
     assert_eq!((a.clients, b.clients, a.spread), (50, 50, 4.0 * HOUR));
     // Monday's first hours are of Sunday, when nothing opens.
-    let admitted =
-        [0.0, 21.0, 29.9, 30.0].map(|hour| a.hours.admits(hour * HOUR, 0.0, a.spread).map(|at| at / HOUR));
+    let admitted = [0.0, 21.0, 29.9, 30.0]
+        .map(|hour| a.hours.next_start(hour * HOUR, 0.0, a.spread).map(|at| at / HOUR));
     assert_eq!(admitted, [Some(20.0), Some(21.0), Some(29.9), Some(44.0)]);
-    assert_eq!(b.outside, Outside::Everything);
-    let named = |limit: &Limit| scenario.name_of(*limit);
+    assert_eq!(b.outside, EarlyAccess::Everything);
+    let named = |limit: &LimitKey| scenario.limit_name(*limit);
     let names: Vec<String> = scenario.limits().iter().map(named).collect();
     let expected = [
         "wan.limit",
@@ -108,18 +108,19 @@ fn configuration_maps_to_limits_on_the_plan_time_axis() {
 #[test]
 fn missing_plan_inputs_are_errors_that_name_them() {
     let (bare, asked) = (config(""), asked());
-    let error = |site: Site, config: &Config| site.scenario(config).unwrap_err().to_string();
-    let unlimited = Site { line: None, ..asked.clone() };
+    let error = |site: PlanInput, config: &Config| site.scenario(config).unwrap_err().to_string();
+    let unlimited = PlanInput { line: None, ..asked.clone() };
     assert!(error(unlimited.clone(), &bare).contains("--line"));
     assert!(error(unlimited.clone(), &config("[wan]\nlimit = \"2Mbit/s 07:00-19:00\"")).contains("--line"));
     assert!(unlimited.scenario(&config("[wan]\nlimit = \"2Mbit/s\"")).is_ok());
-    assert!(error(Site { full: None, delta: None, ..asked.clone() }, &bare).contains("--full"));
-    assert!(error(Site { clients: vec![], ..asked.clone() }, &bare).contains("--clients"));
-    let named = |name: &str, count| Site { clients: vec![(Some(name.to_owned()), count)], ..asked.clone() };
-    assert!(error(named("a", 1), &bare).contains("which has default"));
+    assert!(error(PlanInput { full: None, delta: None, ..asked.clone() }, &bare).contains("--full"));
+    assert!(error(PlanInput { clients: vec![], ..asked.clone() }, &bare).contains("--clients"));
+    let named =
+        |name: &str, count| PlanInput { clients: vec![(Some(name.to_owned()), count)], ..asked.clone() };
+    assert!(error(named("a", 1), &bare).contains("known groups are default"));
     assert!(error(named("default", 1_000_000), &bare).contains("too many"));
     let two = config("[[group]]\nname = \"a\"\nsubnets = [\"10.1.0.0/16\"]");
-    let groups = |site: Site| -> Vec<(String, u32)> {
+    let groups = |site: PlanInput| -> Vec<(String, u32)> {
         site.scenario(&two).unwrap().groups.into_iter().map(|group| (group.name, group.clients)).collect()
     };
     assert_eq!(groups(named("default", 7)), [("default".to_owned(), 7)]);
@@ -139,8 +140,8 @@ proptest! {
     ) {
         let config = config(&format!("[[group]]\nname = \"a\"\nwindows = \"{windows}\"\nspread = \"{spread}\""));
         let start = start + minutes.0 * 60_000;
-        let site = Site { start, horizon: Duration::from_secs(30 * 86_400), ..asked() };
-        let Group { hours, spread, .. } = &site.scenario(&config).unwrap().groups[0];
+        let site = PlanInput { start, horizon: Duration::from_secs(30 * 86_400), ..asked() };
+        let PlanGroup { hours, spread, .. } = &site.scenario(&config).unwrap().groups[0];
         let policy = Policy::new(&config).unwrap();
         let scale = Duration::from_secs(1 << 32);
         let turn = client_offset(client.into(), "1", scale).as_secs_f64() / scale.as_secs_f64();
@@ -150,7 +151,7 @@ proptest! {
             ScheduledStart::Now | ScheduledStart::Emergency => now,
             ScheduledStart::Later { at: opens } => opens,
         };
-        let plans = hours.admits((now - start) as f64 / 1e3, turn, *spread).unwrap();
+        let plans = hours.next_start((now - start) as f64 / 1e3, turn, *spread).unwrap();
         prop_assert!((plans - (relays - start) as f64 / 1e3).abs() <= 0.002, "{plans} {relays}");
     }
 }

@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{DeadlineReport, PlanReport};
-use gupd_plan::{LineAnswer, MARKS, Moment, Rate, Rollout, Scenario, SpreadAnswer};
+use gupd_plan::{LineResult, MARKS, PlannedRollout, RateSelector, Scenario, SpreadResult, TimelinePoint};
 
-pub(super) const WAN: Rate = wan;
-pub(super) const LAN: Rate = lan;
+pub(super) const WAN: RateSelector = wan;
+pub(super) const LAN: RateSelector = lan;
 /// Span of the "busiest minute", in seconds.
 pub(super) const MINUTE: f64 = 60.0;
 
@@ -56,9 +56,9 @@ pub(super) fn clock(report: &PlanReport, seconds: f64) -> String {
 }
 
 /// Returns the times at which the shares of [`MARKS`] are current, and then all clients that come online.
-pub(super) fn times(scenario: &Scenario, rollout: &Rollout) -> Vec<Option<f64>> {
+pub(super) fn times(scenario: &Scenario, rollout: &PlannedRollout) -> Vec<Option<f64>> {
     let marks = MARKS.iter().map(|share| rollout.current_at(scenario, *share));
-    marks.chain([rollout.everyone_at()]).collect()
+    marks.chain([rollout.all_current_at()]).collect()
 }
 
 /// Returns the plan as JSON: seconds, bytes, bytes per second.
@@ -66,15 +66,14 @@ pub(super) fn json(report: &PlanReport) -> String {
     let PlanReport { scenario, rollout, start, .. } = report;
     let contents = scenario.contents.iter();
     let contents = contents.map(|of| json!({"name": of.name, "bytes": of.bytes as u64, "share": of.share}));
-    let limits = report
-        .costs
-        .iter()
-        .map(|cost| json!({"limit": scenario.name_of(cost.limit), "without": current(report, &cost.lifted)}));
-    let rates = |rate: Rate, bytes: f64| {
+    let limits = report.costs.iter().map(
+        |cost| json!({"limit": scenario.limit_name(cost.limit), "without": current(report, &cost.lifted)}),
+    );
+    let rates = |rate: RateSelector, bytes: f64| {
         json!({
             "bytes": bytes.round() as u64,
             "peak_bytes_per_second": rollout.timeline.peak(rate).round() as u64,
-            "busiest_minute_bytes_per_second": rollout.timeline.busiest(rate, MINUTE).round() as u64,
+            "busiest_minute_bytes_per_second": rollout.timeline.busiest_mean(rate, MINUTE).round() as u64,
         })
     };
     let plan = json!({
@@ -88,7 +87,7 @@ pub(super) fn json(report: &PlanReport) -> String {
         "wan": rates(WAN, rollout.wan_bytes),
         "lan": rates(LAN, rollout.lan_bytes),
         "wan_bytes_without_relay": rollout.lan_bytes.round() as u64,
-        "downloads_at_once": rollout.timeline.most_downloads(),
+        "downloads_at_once": rollout.timeline.max_downloads(),
         "requests_refused": rollout.refused,
         "limits": limits.collect::<Vec<_>>(),
         "deadline": report.reverse.as_ref().map(|reverse| deadline(report, reverse)),
@@ -96,7 +95,7 @@ pub(super) fn json(report: &PlanReport) -> String {
     format!("{plan:#}")
 }
 
-fn current(report: &PlanReport, rollout: &Rollout) -> Value {
+fn current(report: &PlanReport, rollout: &PlannedRollout) -> Value {
     let time = |seconds: f64| at(report.start, seconds).map(|time| time.to_string());
     let entry = |share: Option<f64>, seconds: Option<f64>| json!({"share": share, "seconds": seconds, "time": seconds.and_then(time)});
     let shares = MARKS.into_iter().map(Some).chain([None]);
@@ -106,22 +105,22 @@ fn current(report: &PlanReport, rollout: &Rollout) -> Value {
 fn deadline(report: &PlanReport, reverse: &DeadlineReport) -> Value {
     let DeadlineReport { deadline, line, spread } = reverse;
     let line = match line {
-        LineAnswer::Smallest(bytes) => json!({"smallest_bytes_per_second": bytes}),
-        LineAnswer::None { at_best, because, unlimited } => {
-            let because: Vec<_> = because.iter().map(|limit| report.scenario.name_of(*limit)).collect();
+        LineResult::Smallest(bytes) => json!({"smallest_bytes_per_second": bytes}),
+        LineResult::None { best_time, because, unlimited } => {
+            let because: Vec<_> = because.iter().map(|limit| report.scenario.limit_name(*limit)).collect();
             json!({
                 "smallest_bytes_per_second": null,
-                "at_best_seconds": at_best,
+                "at_best_seconds": best_time,
                 "because": because,
                 "without_limits_seconds": unlimited,
             })
         }
     };
     let spread = match spread {
-        SpreadAnswer::Between(shortest, longest) => {
+        SpreadResult::Between(shortest, longest) => {
             json!({"shortest_seconds": shortest, "longest_seconds": longest})
         }
-        SpreadAnswer::None { calm_from, current_at } => {
+        SpreadResult::None { calm_from, current_at } => {
             json!({"shortest_seconds": null, "calm_from_seconds": calm_from, "current_at_seconds": current_at})
         }
     };
@@ -140,11 +139,11 @@ fn at(start: Timestamp, seconds: f64) -> Option<Timestamp> {
     Timestamp::from_millisecond(start.as_millisecond().saturating_add(millis)).ok()
 }
 
-fn wan(moment: &Moment) -> f64 {
+fn wan(moment: &TimelinePoint) -> f64 {
     moment.wan
 }
 
-fn lan(moment: &Moment) -> f64 {
+fn lan(moment: &TimelinePoint) -> f64 {
     moment.lan
 }
 

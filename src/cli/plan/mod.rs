@@ -20,8 +20,8 @@ use gupd_config::clock::Clock;
 use gupd_config::units::{Rate, Size, Time};
 use gupd_config::{Config, Overrides};
 use gupd_plan::{
-    Appearance, Cost, Deadline, Endless, LineAnswer, Rollout, Scenario, Site, SiteError, SpreadAnswer, costs,
-    share_of, simulate,
+    Appearance, Cost, Deadline, LineResult, PlanError, PlanInput, PlannedRollout, Scenario, SpreadResult,
+    TooManyEvents, compute_costs, simulate,
 };
 use gupd_store::Inventory;
 
@@ -109,7 +109,7 @@ struct PlanReport {
     zone: TimeZone,
     start: Timestamp,
     scenario: Scenario,
-    rollout: Rollout,
+    rollout: PlannedRollout,
     costs: Vec<Cost>,
     reverse: Option<DeadlineReport>,
 }
@@ -117,8 +117,8 @@ struct PlanReport {
 /// Answers to `--deadline`.
 struct DeadlineReport {
     deadline: Deadline,
-    line: LineAnswer,
-    spread: SpreadAnswer,
+    line: LineResult,
+    spread: SpreadResult,
 }
 
 pub(super) fn run(plan: &PlanFlags) -> Result<(), CommandError> {
@@ -146,7 +146,7 @@ impl PlanFlags {
         let scenario = self.site(&config, start)?.scenario(&config)?;
         let rollout = simulate(&scenario)?;
         Ok(PlanReport {
-            costs: costs(&scenario, &rollout)?,
+            costs: compute_costs(&scenario, &rollout)?,
             reverse: self.reverse(&scenario)?,
             rollout,
             scenario,
@@ -164,7 +164,7 @@ impl PlanFlags {
         .map_err(|error| CommandError::Configuration(format!("--start: not a time at the site: {error}")))
     }
 
-    fn site(&self, config: &Config, start: Timestamp) -> Result<Site, CommandError> {
+    fn site(&self, config: &Config, start: Timestamp) -> Result<PlanInput, CommandError> {
         let stored = if self.from_store {
             StoredSizes::read(&Inventory::open(&config.store.dir)?)?
         } else {
@@ -176,7 +176,7 @@ impl PlanFlags {
                 "--full, --delta: must be more than 0 bytes: omit the one that does not exist".into(),
             ));
         }
-        Ok(Site {
+        Ok(PlanInput {
             clients: self.clients.iter().map(|clients| (clients.group.clone(), clients.count)).collect(),
             full: size(self.full, stored.full),
             delta: size(self.delta, stored.delta),
@@ -213,7 +213,7 @@ fn parse_clients(text: &str) -> Result<ClientCount, String> {
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {
-    share_of(text).ok_or_else(|| format!("{text:?} is not a share: use 0% to 100%"))
+    gupd_plan::parse_share(text).ok_or_else(|| format!("{text:?} is not a share: use 0% to 100%"))
 }
 
 fn parse_rate(text: &str) -> Result<Rate, String> {
@@ -240,14 +240,14 @@ fn parse_start(text: &str) -> Result<StartTime, String> {
     text.parse().map(StartTime::AtSite).map_err(invalid)
 }
 
-impl From<SiteError> for CommandError {
-    fn from(error: SiteError) -> Self {
+impl From<PlanError> for CommandError {
+    fn from(error: PlanError) -> Self {
         Self::Configuration(format!("plan: {error}"))
     }
 }
 
-impl From<Endless> for CommandError {
-    fn from(error: Endless) -> Self {
+impl From<TooManyEvents> for CommandError {
+    fn from(error: TooManyEvents) -> Self {
         Self::Failed(format!("plan: {error}"))
     }
 }

@@ -6,7 +6,7 @@ use indicatif::{BinaryBytes, HumanCount};
 
 use super::format::{LAN, MINUTE, WAN, clock, rate, share, span, times};
 use super::{DeadlineReport, PlanReport};
-use gupd_plan::{Curve, Deadline, LineAnswer, MARKS, Scenario, SpreadAnswer};
+use gupd_plan::{Curve, Deadline, LineResult, MARKS, Scenario, SpreadResult};
 
 /// Label of the row for all clients that come online.
 const ALL_ONLINE: &str = "all online";
@@ -78,11 +78,11 @@ fn write_bytes(report: &PlanReport, out: &mut String) -> std::fmt::Result {
     writeln!(out, "{:<5}{:>12}{:>16}{:>13}", "", "PEAK", "BUSIEST MINUTE", "BYTES")?;
     let times = HumanCount((rollout.lan_bytes / rollout.wan_bytes.max(1.0)).round() as u64);
     let without = format!("{} without the relay ({times} times)", BinaryBytes(rollout.lan_bytes as u64));
-    let downloads = format!("{} concurrent downloads", HumanCount(rollout.timeline.most_downloads().into()));
+    let downloads = format!("{} concurrent downloads", HumanCount(rollout.timeline.max_downloads().into()));
     for (name, of, bytes, note) in
         [("WAN", WAN, rollout.wan_bytes, without), ("LAN", LAN, rollout.lan_bytes, downloads)]
     {
-        let (peak, busiest) = (rollout.timeline.peak(of), rollout.timeline.busiest(of, MINUTE));
+        let (peak, busiest) = (rollout.timeline.peak(of), rollout.timeline.busiest_mean(of, MINUTE));
         let bytes = BinaryBytes(bytes.round() as u64).to_string();
         writeln!(out, "{name:<5}{:>12}{:>16}{bytes:>13}  {note}", rate(peak), rate(busiest))?;
     }
@@ -106,7 +106,7 @@ fn write_limits(report: &PlanReport, out: &mut String) -> std::fmt::Result {
             if scenario.limits().is_empty() { "No limit is set" } else { "No single limit costs time" };
         return writeln!(out, "{summary}.\n");
     }
-    let names: Vec<String> = costs.iter().map(|cost| scenario.name_of(cost.limit)).collect();
+    let names: Vec<String> = costs.iter().map(|cost| scenario.limit_name(cost.limit)).collect();
     let width = names.iter().map(String::len).max().unwrap_or(0).max("WITHOUT".len());
     let skipped = usize::from(do_all_come_online(report));
     let marks = MARKS.iter().map(|mark| share(*mark)).chain([ALL_ONLINE.to_uppercase()]);
@@ -154,25 +154,25 @@ fn current_text(scenario: &Scenario, time: Option<f64>) -> String {
 fn write_line_answer(
     scenario: &Scenario,
     deadline: &Deadline,
-    line: &LineAnswer,
+    line: &LineResult,
     out: &mut String,
 ) -> std::fmt::Result {
     match line {
-        LineAnswer::Smallest(bytes) => {
+        LineResult::Smallest(bytes) => {
             let note = if scenario.wan.is_limited() { ", replacing wan.limit" } else { "" };
             writeln!(out, "{:<17}{}{note}", "smallest line", rate(*bytes))
         }
-        LineAnswer::None { at_best, because, unlimited } => {
-            let names: Vec<String> = because.iter().map(|limit| scenario.name_of(*limit)).collect();
+        LineResult::None { best_time, because, unlimited } => {
+            let names: Vec<String> = because.iter().map(|limit| scenario.limit_name(*limit)).collect();
             let reason = match &names[..] {
                 [] if unlimited.is_some_and(|time| time <= deadline.within) => {
                     "several limits prevent it".to_owned()
                 }
-                [] if unlimited == at_best => "no limit prevents it".to_owned(),
+                [] if unlimited == best_time => "no limit prevents it".to_owned(),
                 [] => format!("{} without limits", current_text(scenario, *unlimited)),
                 names => format!("{} prevents it", names.join(" or ")),
             };
-            let best = current_text(scenario, *at_best);
+            let best = current_text(scenario, *best_time);
             writeln!(out, "{:<17}none: {best} with the fastest line, {reason}", "smallest line")
         }
     }
@@ -181,19 +181,19 @@ fn write_line_answer(
 fn write_spread_answer(
     scenario: &Scenario,
     deadline: &Deadline,
-    spread: &SpreadAnswer,
+    spread: &SpreadResult,
     out: &mut String,
 ) -> std::fmt::Result {
     match spread {
-        SpreadAnswer::Between(shortest, longest) => {
+        SpreadResult::Between(shortest, longest) => {
             writeln!(out, "{:<17}{}", "shortest spread", spread_text(*shortest))?;
             writeln!(out, "{:<17}{}", "longest spread", spread_text(*longest))
         }
-        SpreadAnswer::None { calm_from: None, .. } => {
+        SpreadResult::None { calm_from: None, .. } => {
             let busiest = rate(deadline.busiest);
             writeln!(out, "{:<17}none: the busiest minute exceeds {busiest}", "shortest spread")
         }
-        SpreadAnswer::None { calm_from: Some(spread), current_at } => {
+        SpreadResult::None { calm_from: Some(spread), current_at } => {
             let (spread, current) = (spread_text(*spread), current_text(scenario, *current_at));
             writeln!(out, "{:<17}none: with {spread} clients are {current}", "shortest spread")
         }

@@ -1,79 +1,79 @@
-//! Makes a scenario of the configuration and what is asked: times of the week become times of the plan, patterns become
-//! the limits of the two objects. Clients of a plan stand for the group's, whatever their addresses are.
+//! Conversion of the configuration and the inputs of a plan to a scenario: times of the week become times of the plan, and
+//! patterns become limits of the two contents. Clients of a plan represent their group without addresses.
 
 use std::time::Duration;
 
 use super::appearance::Appearance;
-use super::curve::{Curve, Hours};
-use super::scenario::{Content, Group, Named, Outside, Scenario};
+use super::curve::{Curve, OpenHours};
+use super::scenario::{EarlyAccess, Named, PlanContent, PlanGroup, Scenario};
 use gupd_config as config;
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::calendar::Calendar;
 use gupd_config::units::Rate;
 use gupd_config::{Ceiling, Config, RateSchedule, WanMatch, Week, pattern};
 
-/// What a plan is about, besides the configuration.
+/// Inputs of a plan besides the configuration.
 #[derive(Clone, Debug)]
-pub struct Site {
-    /// Clients by the name of their group; the site has them if no group is named.
+pub struct PlanInput {
+    /// Number of clients by group; without a name, clients of the whole site.
     pub clients: Vec<(Option<String>, u32)>,
-    /// Bytes of a full set; more than 0.
+    /// Size of a full set in bytes, more than 0.
     pub full: Option<u64>,
-    /// Bytes of a delta; more than 0.
+    /// Size of a delta in bytes, more than 0.
     pub delta: Option<u64>,
-    /// The share of clients that need the full set although there is a delta, 0 to 1.
+    /// Share of clients that need the full set although there is a delta, 0 to 1.
     pub full_share: f64,
-    /// What the line carries, besides `wan.limit`.
+    /// Capacity of the line, besides `wan.limit`.
     pub line: Option<Rate>,
-    /// What the relay's link to its clients carries.
+    /// Capacity of the relay's link to its clients.
     pub lan: Rate,
-    /// When the content is published.
+    /// Time of publication.
     pub start: UnixMillis,
-    /// When clients come online.
+    /// Times at which clients come online.
     pub appearance: Appearance,
-    /// How often they ask.
+    /// Interval of their requests.
     pub heartbeat: Duration,
-    /// How far the plan looks.
+    /// Duration of the plan.
     pub horizon: Duration,
 }
 
-/// What a plan cannot be made of.
+/// Error of inputs from which no plan can be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SiteError {
-    /// There would be no end to a rate.
-    #[error("what the line carries is not known; give --line RATE, or a wan.limit that holds at all times")]
+pub enum PlanError {
+    /// The capacity of the line is unknown.
+    #[error("line: capacity is unknown: set --line RATE, or a wan.limit for all times")]
     Line,
-    /// Nothing to get.
-    #[error("nothing says what clients get; give --full SIZE, --delta SIZE or both, or --from-store")]
+    /// No content.
+    #[error("content: size is unknown: set --full SIZE, --delta SIZE or both, or --from-store")]
     Content,
-    /// Nobody to get it.
-    #[error("no clients; give --clients N, or --clients GROUP=N for each group")]
+    /// No clients.
+    #[error("clients: number is unknown: set --clients N, or --clients GROUP=N for each group")]
     Clients,
     /// A group that the configuration does not have.
-    #[error("{0:?} is no group of the configuration, which has {1}")]
+    #[error("unknown group {0:?}: known groups are {1}")]
     Group(String, String),
-    /// More than can be counted.
-    #[error("{0} clients are too many; a plan is for {MAX_CLIENTS} at the most")]
+    /// Too many clients.
+    #[error("{0} clients are too many: plan for at most {MAX_CLIENTS}")]
     TooMany(u64),
 }
 
-/// Ten times a large site: a plan for so many takes seconds and 100 MB.
+/// Maximum number of clients, ten times a large site. Such a plan takes seconds and 100 MB.
 pub const MAX_CLIENTS: u32 = 100_000;
 
-/// The delta goes before the full set on the line.
+/// The delta precedes the full set on the line.
 const DELTA: &str = "/content/{07b590b3-9282-482f-bbaa-6d515d385869}/261121001/xdelta261120001.dax";
 const FULL: &str = "/content/{07b590b3-9282-482f-bbaa-6d515d385869}/261121001/full.zip";
-/// As clients of no group are called.
+/// Name of the default group.
 const DEFAULT: &str = "default";
-/// What both are for.
+/// Content type of both.
 const CONTENT_TYPE: &str = "virus-definitions-64";
 
-impl Site {
-    /// The scenario that this is with a configuration.
+impl PlanInput {
+    /// Builds the scenario with a configuration.
     ///
     /// # Errors
-    /// When something of it is missing.
-    pub fn scenario(&self, config: &Config) -> Result<Scenario, SiteError> {
+    /// A missing or invalid input.
+    pub fn scenario(&self, config: &Config) -> Result<Scenario, PlanError> {
         let axis = Axis {
             calendar: Calendar::new(config.site.time_zone.clone()),
             start: self.start,
@@ -82,7 +82,7 @@ impl Site {
         let wan = axis.curve(&config.wan.limit);
         let line = self.line.map_or(f64::INFINITY, |Rate(bytes)| bytes as f64);
         if line.is_infinite() && !wan.is_always_limited() {
-            return Err(SiteError::Line);
+            return Err(PlanError::Line);
         }
         Ok(Scenario {
             horizon: axis.horizon,
@@ -102,10 +102,10 @@ impl Site {
         })
     }
 
-    fn contents(&self, config: &Config, axis: &Axis) -> Result<Vec<Content>, SiteError> {
+    fn contents(&self, config: &Config, axis: &Axis) -> Result<Vec<PlanContent>, PlanError> {
         let content = |name, path, bytes: u64, share| {
             let limit = wan_limit(config, axis, path);
-            Content { name, bytes: bytes as f64, share, limit }
+            PlanContent { name, bytes: bytes as f64, share, limit }
         };
         Ok(match (self.delta, self.full) {
             (Some(delta), Some(full)) => vec![
@@ -114,22 +114,22 @@ impl Site {
             ],
             (Some(delta), None) => vec![content("delta", DELTA, delta, 1.0)],
             (None, Some(full)) => vec![content("full", FULL, full, 1.0)],
-            (None, None) => return Err(SiteError::Content),
+            (None, None) => return Err(PlanError::Content),
         })
     }
 
-    fn groups(&self, config: &Config, axis: &Axis) -> Result<Vec<Group>, SiteError> {
+    fn groups(&self, config: &Config, axis: &Axis) -> Result<Vec<PlanGroup>, PlanError> {
         let mut all = config.groups.clone();
         if !all.iter().any(config::GroupSettings::is_catch_all) {
             all.push(config::GroupSettings::catch_all(DEFAULT));
         }
-        // Clients of no group are clients of the default one, which takes part if it is named, or if there is no other.
+        // The default group takes part if it is named or if there is no other.
         let shared = config.groups.len().max(1) as u64;
         let mut counts = vec![0_u64; all.len()];
         for (name, clients) in &self.clients {
             let clients = u64::from(*clients);
             match name {
-                // Evenly: nothing says otherwise.
+                // Without names, clients are divided evenly.
                 None => {
                     for (index, count) in (0..shared).zip(&mut counts) {
                         *count += clients / shared + u64::from(index < clients % shared);
@@ -139,14 +139,14 @@ impl Site {
                     Some(index) => counts[index] += clients,
                     None => {
                         let known: Vec<&str> = all.iter().map(|group| group.name.as_str()).collect();
-                        return Err(SiteError::Group(name.clone(), known.join(", ")));
+                        return Err(PlanError::Group(name.clone(), known.join(", ")));
                     }
                 },
             }
         }
         match counts.iter().sum() {
-            0 => Err(SiteError::Clients),
-            all if all > u64::from(MAX_CLIENTS) => Err(SiteError::TooMany(all)),
+            0 => Err(PlanError::Clients),
+            all if all > u64::from(MAX_CLIENTS) => Err(PlanError::TooMany(all)),
             _ => {
                 let present = all.iter().zip(counts).filter(|(_, count)| *count > 0);
                 Ok(present.map(|(group, count)| axis.group(group, count)).collect())
@@ -155,7 +155,7 @@ impl Site {
     }
 }
 
-/// The plan's time.
+/// Time axis of the plan.
 struct Axis {
     calendar: Calendar,
     start: UnixMillis,
@@ -170,7 +170,7 @@ impl Axis {
         })
     }
 
-    /// What holds, and until when.
+    /// Returns the current value and its end.
     fn held<T: Copy + PartialEq>(&self, week: &Week<T>, time: f64) -> (T, Option<f64>) {
         let held = self.calendar.current(week, self.instant(time));
         (held.value, held.until.map(|until| self.seconds(until)))
@@ -184,9 +184,9 @@ impl Axis {
         instant.saturating_sub(self.start) as f64 / 1e3
     }
 
-    fn hours(&self, windows: &Week<bool>) -> Hours {
+    fn hours(&self, windows: &Week<bool>) -> OpenHours {
         if windows.as_constant().is_some() {
-            return Hours::always();
+            return OpenHours::always();
         }
         let mut spans = Vec::new();
         let since = self.calendar.current_since(windows, self.start).map_or(0.0, |since| self.seconds(since));
@@ -199,16 +199,16 @@ impl Axis {
             }
             (begin, time) = (end, end);
         }
-        Hours::new(spans)
+        OpenHours::new(spans)
     }
 
-    fn group(&self, group: &config::GroupSettings, clients: u64) -> Group {
+    fn group(&self, group: &config::GroupSettings, clients: u64) -> PlanGroup {
         let outside = match group.outside {
-            config::OutsideWindow::Defer => Outside::Nothing,
-            config::OutsideWindow::CachedOnly => Outside::Cached,
-            config::OutsideWindow::Ignore => Outside::Everything,
+            config::OutsideWindow::Defer => EarlyAccess::Nothing,
+            config::OutsideWindow::CachedOnly => EarlyAccess::Cached,
+            config::OutsideWindow::Ignore => EarlyAccess::Everything,
         };
-        Group {
+        PlanGroup {
             name: group.name.clone(),
             clients: u32::try_from(clients).unwrap_or(u32::MAX),
             limit: self.curve(&group.limit),
@@ -222,7 +222,7 @@ impl Axis {
     }
 }
 
-/// The limit of the upstream that is asked first for such content.
+/// Returns the limit of the first upstream of the content's route.
 fn upstream(config: &Config, axis: &Axis) -> Named<Curve> {
     let takes = |prefix: &str| {
         FULL.strip_prefix(prefix.trim_end_matches('/')).is_some_and(|rest| rest.starts_with('/'))
@@ -236,7 +236,7 @@ fn upstream(config: &Config, axis: &Axis) -> Named<Curve> {
     }
 }
 
-/// The first `[[wan_limit]]` that fits.
+/// Returns the first `[[wan_limit]]` that matches.
 fn wan_limit(config: &Config, axis: &Axis, path: &str) -> Named<Curve> {
     let fits = |matches: &WanMatch| match matches {
         // One that does not compile was refused with the configuration.
