@@ -30,7 +30,8 @@ use gupd_config::{self as config, Config, Overrides, Problems};
 
 /// Caching relay for endpoint-protection content: downloads each object once and serves every client of a site.
 #[derive(Debug, Parser)]
-#[command(name = "gupd", version, about)]
+// Without a value, `about` would be the description of this crate.
+#[command(name = "gupd", version)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -219,4 +220,19 @@ fn print_error(line: &str) {
 #[expect(clippy::print_stdout, reason = "the result of a command")]
 fn print_line(line: &str) {
     println!("{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_describes_the_relay() {
+        let command = CommandLine::command();
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        assert!(about.starts_with("Caching relay"), "{about}");
+        command.debug_assert();
+    }
 }

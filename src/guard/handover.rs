@@ -42,7 +42,7 @@ pub(super) struct HandoverSettings {
 
 /// State of the guard and its workers.
 #[derive(Debug)]
-pub(super) struct Handover {
+pub(super) struct HandoverState {
     settings: HandoverSettings,
     is_accepting: bool,
     main: MainWorker,
@@ -69,7 +69,7 @@ struct Successor {
     is_prepared: bool,
 }
 
-impl Handover {
+impl HandoverState {
     /// Returns the state before the first worker.
     pub(super) fn new(settings: HandoverSettings) -> Self {
         Self {

@@ -13,7 +13,7 @@ use rustix::stdio::dup2_stdin;
 use serde::{Deserialize, Serialize};
 
 use super::control;
-use super::handover::{Handover, WorkerId};
+use super::handover::{HandoverState, WorkerId};
 use super::listeners::Listeners;
 use super::workers::{Program, Workers};
 use crate::metrics::GuardStats;
@@ -53,7 +53,7 @@ pub(super) fn replace(
     program: &Program,
     listeners: &Listeners,
     workers: &Workers,
-    handover: &Handover,
+    handover: &HandoverState,
     stats: &GuardStats,
 ) -> io::Error {
     let Err(error) = prepare(listeners, workers, handover, stats).and_then(|state| exec(program, state));
@@ -83,7 +83,7 @@ fn exec(program: &Program, state: OwnedFd) -> io::Result<Infallible> {
 fn prepare(
     listeners: &Listeners,
     workers: &Workers,
-    handover: &Handover,
+    handover: &HandoverState,
     stats: &GuardStats,
 ) -> io::Result<OwnedFd> {
     let mut descriptors = listeners.descriptors();

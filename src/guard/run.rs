@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::admin::AdminPage;
 use super::fallback::FallbackService;
-use super::handover::{GuardEvent, Handover, HandoverSettings, WorkerId};
+use super::handover::{GuardEvent, HandoverSettings, HandoverState, WorkerId};
 use super::listeners::{Accepted, Listeners};
 use super::reexec;
 use super::setup::{GuardError, GuardOutcome, Setup};
@@ -52,7 +52,7 @@ const MAX_WORKERS: usize = 8;
 struct Guard {
     started_at: Instant,
     setup: Setup,
-    handover: Handover,
+    handover: HandoverState,
     workers: Workers,
     listeners: Listeners,
     /// Time of the next attempt after accepting failed.
@@ -102,11 +102,11 @@ impl Guard {
         let settings = handover_settings(config);
         let (handover, workers, sockets, stats) = if setup.is_replacement {
             let state = reexec::resume()?;
-            let handover = Handover::resume(settings, &state.running, state.next_id);
+            let handover = HandoverState::resume(settings, &state.running, state.next_id);
             (handover, state.workers, state.sockets, state.stats)
         } else {
             let sockets = Sockets::open(&config.server)?;
-            (Handover::new(settings), Workers::default(), sockets, GuardStats::default())
+            (HandoverState::new(settings), Workers::default(), sockets, GuardStats::default())
         };
         let (service, health_checks) = FallbackService::new(config, metrics.clone(), stats.clone())?;
         let service = Arc::new(service);

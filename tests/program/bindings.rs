@@ -6,7 +6,7 @@ use crate::process::Relay;
 use crate::support::{Manager, PAYLOAD, Request};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_a_bound_group_are_sent_to_its_manager_by_a_relay_that_drains_and_by_the_guard() {
+async fn bound_group_is_redirected_to_its_manager() {
     let (first, second, folder) = (Manager::start(), Manager::start(), tempfile::tempdir().unwrap());
     let more = format!(
         "[[upstream]]\nurl = \"{}\"\nname = \"second\"\n\

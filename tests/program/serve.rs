@@ -91,7 +91,7 @@ async fn every_request_is_one_line_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_is_text_where_that_is_asked_for_and_silent_about_requests_where_that_is() {
+async fn log_can_be_text_and_omit_requests() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let mut command = serve(&manager, folder.path());
     command.env("GUPD_LOG_FORMAT", "text").env("GUPD_LOG_ACCESS", "false");
@@ -107,7 +107,7 @@ async fn the_log_is_text_where_that_is_asked_for_and_silent_about_requests_where
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_socket_from_the_service_manager_is_served_instead_of_an_address() {
+async fn socket_of_the_service_manager_replaces_the_address() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new("content"));
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -149,7 +149,7 @@ fn it_explains_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manager_is_trusted_that_the_systems_roots_vouch_for_and_no_other() {
+async fn only_managers_with_a_trusted_root_are_used() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new("content"));
     let (known, unknown) = (Authority::new(), Authority::new());

@@ -13,7 +13,7 @@ const RESUME: &str = "{\"order\":\"resume\",\"by\":\"anna\"}";
 const RELEASE: &str = "{\"order\":\"release\",\"now\":true,\"by\":\"anna\"}";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_disk_fails_clients_see_what_they_saw_and_nothing_is_ordered_or_published() {
+async fn views_and_rollouts_are_frozen_while_the_disk_fails() {
     let (place, mut relay) = Place::published().await;
     assert_eq!(views(&relay).await, ["3", "1"]);
     relay.process.kill();
@@ -71,7 +71,7 @@ async fn while_the_disk_fails_clients_see_what_they_saw_and_nothing_is_ordered_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_takes_over_shows_each_client_what_the_one_before_did() {
+async fn new_process_keeps_the_view_of_each_client() {
     let (place, mut first) = Place::published().await;
     first.process.kill();
     let relay = Relay::start(gupd(["serve", "--guard", "--config"]).arg(place.file()));

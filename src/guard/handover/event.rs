@@ -1,4 +1,4 @@
-//! The events that [`Handover`](super::Handover) handles and the actions that it returns.
+//! The events that [`HandoverState`](super::HandoverState) handles and the actions that it returns.
 
 use crate::metrics::ExitReason;
 
@@ -22,7 +22,7 @@ pub(crate) enum Exit {
 /// An input of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GuardEvent {
-    /// Time has passed, at most until [`Handover::next_tick`](super::Handover::next_tick).
+    /// Time has passed, at most until [`HandoverState::next_tick`](super::HandoverState::next_tick).
     Tick,
     /// The worker process could not be started.
     SpawnFailed(WorkerId),

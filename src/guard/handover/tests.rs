@@ -39,7 +39,7 @@ enum Stage {
 
 #[derive(Debug)]
 struct World {
-    guard: Handover,
+    guard: HandoverState,
     now: Duration,
     accepting: bool,
     closed: bool,
@@ -76,7 +76,7 @@ enum Step {
 impl World {
     fn new() -> Self {
         let mut world = Self {
-            guard: Handover::new(SETTINGS),
+            guard: HandoverState::new(SETTINGS),
             now: Duration::ZERO,
             accepting: false,
             closed: false,
@@ -369,7 +369,7 @@ fn old_worker_keeps_serving_when_new_program_fails_to_start() {
 
 #[test]
 fn restart_pauses_start_at_zero_and_double_up_to_the_maximum() {
-    let mut guard = Handover::new(SETTINGS);
+    let mut guard = HandoverState::new(SETTINGS);
     let (mut now, mut pauses) = (Duration::ZERO, Vec::new());
     guard.handle(now, GuardEvent::Tick);
     for id in 0..9 {
@@ -390,7 +390,7 @@ fn restart_pauses_start_at_zero_and_double_up_to_the_maximum() {
 
 #[test]
 fn only_the_first_worker_can_reject_the_configuration() {
-    let mut guard = Handover::new(SETTINGS);
+    let mut guard = HandoverState::new(SETTINGS);
     guard.handle(Duration::ZERO, GuardEvent::Tick);
     assert!(
         guard.handle(Duration::ZERO, GuardEvent::Exited(0, Exit::Status(2))).contains(&Action::RejectConfig)
@@ -412,14 +412,14 @@ fn suspended_guard_does_not_kill_its_workers() {
 
 #[test]
 fn retiring_worker_is_told_only_of_a_second_stop() {
-    let mut guard = Handover::resume(SETTINGS, &[(1, SETTINGS.watchdog), (0, SETTINGS.watchdog)], 2);
+    let mut guard = HandoverState::resume(SETTINGS, &[(1, SETTINGS.watchdog), (0, SETTINGS.watchdog)], 2);
     assert_eq!(guard.handle(Duration::ZERO, GuardEvent::Stop), [Action::CloseSockets, Action::Stop(1)]);
     assert_eq!(guard.handle(Duration::ZERO, GuardEvent::Stop), [Action::Stop(1), Action::Stop(0)]);
 }
 
 #[test]
 fn stop_during_handover_lets_the_old_worker_finish() {
-    let mut guard = Handover::resume(SETTINGS, &[(0, SETTINGS.watchdog)], 1);
+    let mut guard = HandoverState::resume(SETTINGS, &[(0, SETTINGS.watchdog)], 1);
     guard.handle(Duration::ZERO, GuardEvent::Upgrade);
     assert!(guard.handle(Duration::ZERO, GuardEvent::Prepared(1)).contains(&Action::HandOver(0)));
     assert_eq!(guard.handle(Duration::ZERO, GuardEvent::Stop), [Action::CloseSockets, Action::Kill(1)]);
@@ -430,7 +430,7 @@ fn stop_during_handover_lets_the_old_worker_finish() {
 
 #[test]
 fn starting_worker_keeps_its_watchdog_over_a_reload() {
-    let mut guard = Handover::new(SETTINGS);
+    let mut guard = HandoverState::new(SETTINGS);
     guard.handle(Duration::ZERO, GuardEvent::Tick);
     guard.reconfigure(HandoverSettings { watchdog: Duration::from_millis(300), ..SETTINGS });
     guard.handle(Duration::ZERO, GuardEvent::Prepared(0));
