@@ -104,7 +104,7 @@ pub(crate) const STALE_IF_ERROR: Bounds<Duration> = times(7 * DAY, 0, 365 * DAY)
 /// Less is an outage that looks like a limit: a delta of 100 KiB would take minutes. More is no limit.
 pub(crate) const LIMIT: Bounds<Rate> = bounds(Rate(TIB), Rate(KIB), Rate(TIB));
 /// A tenth of a second at the rate: a page's worth on a thin line, too short to be felt by others on it. Less than four
-/// of the 5 ms between two looks at who may go would cost rate.
+/// of the 5 ms intervals of the shaper would cost rate.
 pub(crate) const BURST: Bounds<Duration> =
     bounds(Duration::from_millis(100), Duration::from_millis(20), Duration::from_secs(10));
 /// What downloads or connections may be limited to; `unlimited` they are still bounded by `MAX_CONNECTIONS`.

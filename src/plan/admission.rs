@@ -22,12 +22,12 @@ struct QueuedClient {
 }
 
 #[derive(Clone, Debug, Default)]
-struct SlotCount {
+struct SlotUsage {
     most: Option<u32>,
     now: u32,
 }
 
-impl SlotCount {
+impl SlotUsage {
     fn has_room(&self) -> bool {
         self.most.is_none_or(|most| self.now < most)
     }
@@ -36,8 +36,8 @@ impl SlotCount {
 /// Slot counts and the queue.
 #[derive(Clone, Debug)]
 pub(super) struct Admission {
-    site: SlotCount,
-    groups: Vec<SlotCount>,
+    site: SlotUsage,
+    groups: Vec<SlotUsage>,
     /// Queues of each group in order of arrival. Clients that timed out stay until they reach the front.
     queues: Vec<VecDeque<QueuedClient>>,
     /// Ticket of each queued client.
@@ -55,9 +55,9 @@ impl Admission {
         groups: impl Iterator<Item = Option<u32>>,
         queue_capacity: u32,
     ) -> Self {
-        let groups: Vec<SlotCount> = groups.map(|most| SlotCount { most, now: 0 }).collect();
+        let groups: Vec<SlotUsage> = groups.map(|most| SlotUsage { most, now: 0 }).collect();
         Self {
-            site: SlotCount { most: site, now: 0 },
+            site: SlotUsage { most: site, now: 0 },
             queues: vec![VecDeque::new(); groups.len()],
             groups,
             tickets: vec![None; clients],

@@ -1,9 +1,9 @@
 //! Allocation of rates at one instant: max-min fairness between clients under the nested limits of site, group and client.
 //! Pure arithmetic on cohorts, so its cost does not depend on the number of clients.
 
-/// Demand of clients with the same maximum rate.
+/// RateDemand of clients with the same maximum rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Demand {
+pub(super) struct RateDemand {
     /// Number of clients.
     pub(super) clients: f64,
     /// Maximum rate of each, bytes a second.
@@ -13,24 +13,24 @@ pub(super) struct Demand {
 /// Returns the fair rate of each group: a client gets this rate, or its own maximum if that is lower.
 ///
 /// `groups` are pairs of limit and demands. No client can get more without taking from one that has less or as much.
-pub(super) fn fair_levels(total: f64, groups: &[(f64, Vec<Demand>)]) -> Vec<f64> {
+pub(super) fn fair_levels(total: f64, groups: &[(f64, Vec<RateDemand>)]) -> Vec<f64> {
     let own: Vec<f64> = groups.iter().map(|(limit, demands)| level(*limit, demands)).collect();
     // A group's own limit bounds the demand of its clients on the total.
-    let under = |(level, (_, demands)): (&f64, &(f64, Vec<Demand>))| -> Vec<Demand> {
-        demands.iter().map(|demand| Demand { most: demand.most.min(*level), ..*demand }).collect()
+    let under = |(level, (_, demands)): (&f64, &(f64, Vec<RateDemand>))| -> Vec<RateDemand> {
+        demands.iter().map(|demand| RateDemand { most: demand.most.min(*level), ..*demand }).collect()
     };
-    let all: Vec<Demand> = own.iter().zip(groups).flat_map(under).collect();
+    let all: Vec<RateDemand> = own.iter().zip(groups).flat_map(under).collect();
     let shared = level(total, &all);
     own.into_iter().map(|own| own.min(shared)).collect()
 }
 
 /// Returns the rate at which capped demands add up to `limit`; infinite if all demands together are below it.
-fn level(limit: f64, demands: &[Demand]) -> f64 {
-    let mut sorted: Vec<Demand> = demands.iter().copied().filter(|demand| demand.clients > 0.0).collect();
+fn level(limit: f64, demands: &[RateDemand]) -> f64 {
+    let mut sorted: Vec<RateDemand> = demands.iter().copied().filter(|demand| demand.clients > 0.0).collect();
     sorted.sort_by(|a, b| a.most.total_cmp(&b.most));
     let mut clients: f64 = sorted.iter().map(|demand| demand.clients).sum();
     let mut left = limit;
-    for Demand { clients: these, most } in sorted {
+    for RateDemand { clients: these, most } in sorted {
         if most * clients > left {
             return left / clients;
         }
@@ -63,8 +63,8 @@ mod tests {
 
     use super::*;
 
-    fn demand(clients: u32, most: f64) -> Demand {
-        Demand { clients: f64::from(clients), most }
+    fn demand(clients: u32, most: f64) -> RateDemand {
+        RateDemand { clients: f64::from(clients), most }
     }
 
     #[test]
@@ -93,12 +93,12 @@ mod tests {
             total in 1.0..1e3_f64,
             groups in prop::collection::vec((1.0..1e3_f64, prop::collection::vec((1..50_u32, 0.1..1e2_f64), 1..4)), 1..5),
         ) {
-            let groups: Vec<(f64, Vec<Demand>)> = groups
+            let groups: Vec<(f64, Vec<RateDemand>)> = groups
                 .into_iter()
                 .map(|(limit, demands)| (limit, demands.into_iter().map(|(n, most)| demand(n, most)).collect()))
                 .collect();
             let levels = fair_levels(total, &groups);
-            let used = |(level, (_, demands)): (&f64, &(f64, Vec<Demand>))| -> f64 {
+            let used = |(level, (_, demands)): (&f64, &(f64, Vec<RateDemand>))| -> f64 {
                 demands.iter().map(|demand| demand.clients * demand.most.min(*level)).sum()
             };
             let by_group: Vec<f64> = levels.iter().zip(&groups).map(used).collect();

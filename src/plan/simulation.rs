@@ -11,7 +11,7 @@ use super::admission::{Admission, AdmissionResult};
 use super::clients::{ClientState, SimulatedClient, create_clients};
 use super::download::{Cohort, SimulatedFill};
 use super::scenario::{EarlyAccess, PlanGroup, Scenario};
-use super::share::{self, Demand};
+use super::share::{self, RateDemand};
 use super::timeline::{Timeline, TimelinePoint};
 
 /// Maximum number of events, some seconds of work. Clients that are refused for weeks exceed it.
@@ -257,7 +257,7 @@ impl<'a> Simulation<'a> {
             fill.rate = rate;
         }
         let client = scenario.client.rate_at(now);
-        let demands: Vec<(f64, Vec<Demand>)> = scenario
+        let demands: Vec<(f64, Vec<RateDemand>)> = scenario
             .groups
             .iter()
             .zip(&self.cohorts)
@@ -265,8 +265,8 @@ impl<'a> Simulation<'a> {
                 let most = client.min(group.client_limit.rate_at(now));
                 let demand = |(cohort, fill): (&Cohort, &SimulatedFill)| {
                     [
-                        Demand { clients: cohort.abreast(), most: most.min(fill.rate) },
-                        Demand { clients: cohort.behind(), most },
+                        RateDemand { clients: cohort.abreast(), most: most.min(fill.rate) },
+                        RateDemand { clients: cohort.behind(), most },
                     ]
                 };
                 (group.limit.rate_at(now), cohorts.iter().zip(&self.fills).flat_map(demand).collect())

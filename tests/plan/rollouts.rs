@@ -1,4 +1,4 @@
-//! Rollouts whose course is known without a simulation.
+//! Rollouts with results that can be computed by hand.
 
 use gupd_plan::{Appearance, Curve, EarlyAccess, OpenHours, Scenario, TimelinePoint, simulate};
 
