@@ -1,21 +1,21 @@
-//! Cost of finding a client's group: lookups of random addresses among 10, 1,000 and 100,000 subnets of 100 groups, half of
-//! the addresses within one. Prints nanoseconds for each lookup, and the build time of the table.
+//! Benchmark of client classification: lookups of random addresses among 10, 1,000 and 100,000 subnets of 100 groups.
+//! Half of the addresses are in one of the subnets. Prints nanoseconds per lookup and the time to build the table.
 //!
 //! `cargo bench --bench groups`
 
-#![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints its result")]
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
-use gupd_config::Config;
-use gupd_config::GroupSettings;
 use gupd_config::policy::{ClientAttributes, Policy};
+use gupd_config::{Config, GroupSettings};
+use gupd_site::Random;
 use ipnet::IpNet;
 
 const GROUPS: u64 = 100;
-/// More clients than the second-level cache has nodes, so that lookups are as cold as at a site.
+/// Addresses looked up: their nodes exceed the second-level cache, so lookups are as cold as in a real site.
 const CLIENTS: usize = 1 << 16;
 const ROUNDS: usize = 32;
 
@@ -30,13 +30,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn measure(is_v4: bool, subnets: u64) -> Result<(), Box<dyn std::error::Error>> {
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let mut config = Config::for_upstreams(&["http://manager"])?;
     let mut networks = Vec::new();
     for _ in 0..subnets {
-        // A few prefix lengths, some networks within others.
+        // Subnets of branches have a few prefix lengths, and some contain others.
         let length = if is_v4 { 20 + random.below(9) } else { 44 + random.below(21) };
-        networks.push(IpNet::new(random.address(is_v4), u8::try_from(length)?)?.trunc());
+        networks.push(IpNet::new(random_address(&mut random, is_v4), u8::try_from(length)?)?.trunc());
     }
     config.groups = (0..GROUPS.min(subnets))
         .map(|number| GroupSettings {
@@ -50,7 +50,7 @@ fn measure(is_v4: bool, subnets: u64) -> Result<(), Box<dyn std::error::Error>> 
     let clients: Vec<IpAddr> = (0..CLIENTS)
         .map(|at| match at % 2 {
             0 => networks[random.below(subnets) as usize].addr(),
-            _ => random.address(is_v4),
+            _ => random_address(&mut random, is_v4),
         })
         .collect();
     let begun = Instant::now();
@@ -65,28 +65,12 @@ fn measure(is_v4: bool, subnets: u64) -> Result<(), Box<dyn std::error::Error>> 
     Ok(())
 }
 
-/// SplitMix64 generator: the same addresses in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, most: u64) -> u64 {
-        self.next() % most
-    }
-
-    /// Within 10.0.0.0/8 or 2001:db8::/32.
-    fn address(&mut self, is_v4: bool) -> IpAddr {
-        if is_v4 {
-            Ipv4Addr::from(0x0a00_0000 | (self.next() as u32 >> 8)).into()
-        } else {
-            let rest = u128::from(self.next()) << 32 | u128::from(self.next() as u32);
-            Ipv6Addr::from(0x2001_0db8_u128 << 96 | rest).into()
-        }
+/// Returns a random address within 10.0.0.0/8 or 2001:db8::/32.
+fn random_address(random: &mut Random, is_v4: bool) -> IpAddr {
+    if is_v4 {
+        Ipv4Addr::from(0x0a00_0000 | (random.next_u64() as u32 >> 8)).into()
+    } else {
+        let rest = u128::from(random.next_u64()) << 32 | u128::from(random.next_u64() as u32);
+        Ipv6Addr::from(0x2001_0db8_u128 << 96 | rest).into()
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use gupd_site::{Client, Request};
+use gupd_site::{Request, WireClient};
 use serde_json::json;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -22,7 +22,7 @@ const READ_BYTES: usize = 256 * 1024;
 
 /// Many clients, one object.
 #[derive(Parser)]
-struct Options {
+struct ClientOptions {
     /// URL of the object: http, host, port, path.
     url: http::Uri,
     /// The file that every body must equal.
@@ -53,7 +53,7 @@ struct Times {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum DownloadFailure {
     #[error("socket: {0}")]
     Socket(#[from] io::Error),
     #[error("status {0}")]
@@ -68,7 +68,7 @@ enum Failure {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Options::parse()).await {
+    match run(ClientOptions::parse()).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -79,7 +79,7 @@ async fn main() -> ExitCode {
 }
 
 /// Returns true if every client got the right body.
-async fn run(options: Options) -> io::Result<bool> {
+async fn run(options: ClientOptions) -> io::Result<bool> {
     let expected = Expected::of(&options.expect)?;
     let authority = options.url.authority().ok_or_else(|| io::Error::other("the URL needs host and port"))?;
     let path = options.url.path_and_query().map_or("/", |path| path.as_str());
@@ -91,7 +91,7 @@ async fn run(options: Options) -> io::Result<bool> {
     let start = Arc::new(OnceLock::new());
     let mut clients = JoinSet::new();
     for number in 0..options.connections {
-        let client = Client::open(server).await?;
+        let client = WireClient::try_connect(server).await?;
         let is_hashed = number % options.hash_every.max(1) == 0;
         let (request, barrier, start) = (request.clone(), barrier.clone(), start.clone());
         let limit = Duration::from_secs(options.timeout);
@@ -99,7 +99,7 @@ async fn run(options: Options) -> io::Result<bool> {
             barrier.wait().await;
             let start = *start.get_or_init(Instant::now);
             let download = download(client, &request, expected, is_hashed, start);
-            tokio::time::timeout(limit, download).await.unwrap_or(Err(Failure::Late))
+            tokio::time::timeout(limit, download).await.unwrap_or(Err(DownloadFailure::Late))
         });
     }
 
@@ -132,34 +132,34 @@ async fn run(options: Options) -> io::Result<bool> {
 
 /// Gets the body and returns its times since `start`.
 async fn download(
-    mut client: Client,
+    mut client: WireClient,
     request: &Request,
     expected: Expected,
     is_hashed: bool,
     start: Instant,
-) -> Result<Times, Failure> {
-    client.begin(request).await?;
-    let response = client.head().await?;
+) -> Result<Times, DownloadFailure> {
+    client.write_request(request).await?;
+    let response = client.read_head().await?;
     if response.status != 200 {
-        return Err(Failure::Status(response.status));
+        return Err(DownloadFailure::Status(response.status));
     }
     let (mut received, mut hash, mut first_byte) = (0, is_hashed.then(Xxh3::new), None);
     while received < expected.length {
-        let piece = client.piece(expected.length - received, |piece| {
+        let piece = client.read_piece(expected.length - received, |piece| {
             if let Some(hash) = &mut hash {
                 hash.update(piece);
             }
             piece.len() as u64
         });
         let Some(count) = piece.await? else {
-            return Err(Failure::Length { received, expected: expected.length });
+            return Err(DownloadFailure::Length { received, expected: expected.length });
         };
         received += count;
         first_byte.get_or_insert_with(|| start.elapsed());
     }
     let done = start.elapsed();
     match hash {
-        Some(hash) if hash.digest128() != expected.xxh3 => Err(Failure::Bytes),
+        Some(hash) if hash.digest128() != expected.xxh3 => Err(DownloadFailure::Bytes),
         _ => Ok(Times { first_byte: first_byte.unwrap_or(done), done }),
     }
 }

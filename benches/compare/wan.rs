@@ -14,7 +14,7 @@ const BUFFER: usize = 16 << 20;
 
 /// A paced line.
 #[derive(Parser)]
-struct Options {
+struct WanOptions {
     /// Address for the relay to connect to.
     #[arg(long)]
     listen: SocketAddr,
@@ -30,7 +30,7 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let Options { listen, to, rate, delay } = Options::parse();
+    let WanOptions { listen, to, rate, delay } = WanOptions::parse();
     let line = Line {
         bits_per_second: u64::from(rate.max(1)) * 8,
         one_way: Duration::from_millis(delay) / 2,

@@ -4,6 +4,8 @@
 
 use std::collections::HashMap;
 
+use gupd_site::Random;
+
 /// A client's request for an object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TraceRequest {
@@ -39,7 +41,7 @@ const MAX_DISTANCE: usize = 60;
 /// Returns a trace of daily turnover. With `scans`, an imaging run, a mirror or a script reads fifty whole files
 /// twice a week that are never requested again.
 pub(crate) fn site(seed: u64, scans: bool) -> Vec<TraceRequest> {
-    let mut random = TraceRandom(seed);
+    let mut random = Random::new(seed);
     let (distance, delta) = (Zipf::new(MAX_DISTANCE, 1.4), Zipf::new(MAX_DISTANCE, 1.1));
     let mut sizes = HashMap::new();
     let mut requests = Vec::new();
@@ -80,22 +82,6 @@ pub(crate) fn site(seed: u64, scans: bool) -> Vec<TraceRequest> {
     requests
 }
 
-/// SplitMix64: the same numbers on every machine.
-struct TraceRandom(u64);
-
-impl TraceRandom {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
 /// Zipf distribution of ranks: rank `r` with weight `1 / (r + 1)^s`.
 struct Zipf(Vec<f64>);
 
@@ -112,8 +98,9 @@ impl Zipf {
         )
     }
 
-    fn sample(&self, random: &mut TraceRandom) -> usize {
-        let at = (random.next() >> 11) as f64 / (1u64 << 53) as f64 * self.0.last().copied().unwrap_or(1.0);
+    fn sample(&self, random: &mut Random) -> usize {
+        let at =
+            (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * self.0.last().copied().unwrap_or(1.0);
         self.0.partition_point(|sum| *sum < at).min(self.0.len() - 1)
     }
 }

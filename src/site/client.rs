@@ -23,7 +23,7 @@ thread_local! {
 
 /// One connection to a server.
 #[derive(Debug)]
-pub struct Client {
+pub struct WireClient {
     stream: BufReader<TcpStream>,
     address: SocketAddr,
 }
@@ -111,14 +111,14 @@ impl Request {
 
     /// Sends it on a connection of its own.
     pub async fn send(&self, address: SocketAddr) -> Response {
-        or_panic(Client::connect(address).await.send(self).await)
+        or_panic(WireClient::connect(address).await.send(self).await)
     }
 }
 
-impl Client {
+impl WireClient {
     /// Connects.
     pub async fn connect(address: SocketAddr) -> Self {
-        or_panic(Self::open(address).await)
+        or_panic(Self::try_connect(address).await)
     }
 
     /// Connects from an address of this machine, as another client does.
@@ -129,20 +129,20 @@ impl Client {
     }
 
     /// Connects.
-    pub async fn open(address: SocketAddr) -> io::Result<Self> {
+    pub async fn try_connect(address: SocketAddr) -> io::Result<Self> {
         Ok(Self { stream: BufReader::new(TcpStream::connect(address).await?), address })
     }
 
     /// Sends a request and reads its response to the end of the body.
     pub async fn send(&mut self, request: &Request) -> io::Result<Response> {
-        self.begin(request).await?;
-        let mut response = self.head().await?;
-        self.rest(&request.method, &mut response).await;
+        self.write_request(request).await?;
+        let mut response = self.read_head().await?;
+        self.read_rest(&request.method, &mut response).await;
         Ok(response)
     }
 
     /// Sends a request and reads nothing.
-    pub async fn begin(&mut self, request: &Request) -> io::Result<()> {
+    pub async fn write_request(&mut self, request: &Request) -> io::Result<()> {
         let Request { method, target, version, headers, body } = request;
         let mut head = format!("{method} {target} HTTP/{version}\r\n");
         if field(headers, "host").is_none() {
@@ -158,7 +158,7 @@ impl Client {
     }
 
     /// Reads the head of the next response and nothing of its body.
-    pub async fn head(&mut self) -> io::Result<Response> {
+    pub async fn read_head(&mut self) -> io::Result<Response> {
         let (line, headers) = read_head(&mut self.stream).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let mut words = line.split_whitespace();
         let version = words.next().unwrap_or_default().to_owned();
@@ -168,14 +168,18 @@ impl Client {
     }
 
     /// Reads exactly `count` bytes of a body that is not chunked.
-    pub async fn some(&mut self, count: usize) -> io::Result<Vec<u8>> {
+    pub async fn read_bytes(&mut self, count: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; count];
         self.stream.read_exact(&mut bytes).await?;
         Ok(bytes)
     }
 
     /// Reads the next bytes, at most `limit`, and hands them to `check`; `None` at the end of the connection.
-    pub async fn piece<T>(&mut self, limit: u64, mut check: impl FnMut(&[u8]) -> T) -> io::Result<Option<T>> {
+    pub async fn read_piece<T>(
+        &mut self,
+        limit: u64,
+        mut check: impl FnMut(&[u8]) -> T,
+    ) -> io::Result<Option<T>> {
         let limit = usize::try_from(limit).map_or(READ_BYTES, |limit| limit.min(READ_BYTES));
         poll_fn(|context| {
             BUFFER.with_borrow_mut(|buffer| {
@@ -189,7 +193,7 @@ impl Client {
     }
 
     /// Reads the body that follows a head, behind the part in `response` that was read before.
-    pub async fn rest(&mut self, method: &str, response: &mut Response) {
+    pub async fn read_rest(&mut self, method: &str, response: &mut Response) {
         if method == "HEAD" || matches!(response.status, 100..=199 | 204 | 304) {
             return;
         }
@@ -206,7 +210,7 @@ impl Client {
     }
 
     /// Reads everything until the connection ends or breaks.
-    pub async fn until_end(&mut self, bytes: &mut Vec<u8>) {
+    pub async fn read_to_end(&mut self, bytes: &mut Vec<u8>) {
         let _ = self.stream.read_to_end(bytes).await;
     }
 
@@ -240,7 +244,7 @@ impl Response {
     }
 
     /// Returns the body.
-    pub fn whole(self) -> Vec<u8> {
+    pub fn expect_body(self) -> Vec<u8> {
         assert_eq!(self.ending, Ending::Complete, "broke off after {} bytes", self.body.len());
         self.body
     }

@@ -11,13 +11,13 @@ use crate::lock;
 /// Damage to come, and damage done.
 #[derive(Debug, Default)]
 pub struct Damage {
-    next: Mutex<Option<(u64, Kind)>>,
+    next: Mutex<Option<(u64, DamageKind)>>,
     flipped: AtomicUsize,
     is_broken: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum DamageKind {
     Flip,
     Break,
 }
@@ -25,12 +25,12 @@ enum Kind {
 impl Damage {
     /// Inverts a bit of byte `at` of the next body that has it.
     pub fn flip(&self, at: u64) {
-        *lock(&self.next) = Some((at, Kind::Flip));
+        *lock(&self.next) = Some((at, DamageKind::Flip));
     }
 
     /// Breaks the line for good before byte `at` of the next body that has it.
     pub fn break_at(&self, at: u64) {
-        *lock(&self.next) = Some((at, Kind::Break));
+        *lock(&self.next) = Some((at, DamageKind::Break));
     }
 
     /// Number of inverted bits.
@@ -79,7 +79,7 @@ impl<'a> Inspector<'a> {
         for index in 0..piece.len() {
             if self.position == Some(at) {
                 *next = None;
-                if kind == Kind::Break {
+                if kind == DamageKind::Break {
                     damage.is_broken.store(true, Ordering::SeqCst);
                     piece.truncate(index);
                     return true;

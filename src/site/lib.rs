@@ -2,8 +2,8 @@
 //! stand on it, so it knows HTTP and nothing of the relay under test.
 //!
 //! [`Manager`] answers requests with [`Resource`]s; [`Wan`] carries connections at the rate and delay of a [`Line`];
-//! [`Client`] shows a response as it is on the wire; [`update`] runs the update of a whole site of clients. Every part
-//! also works over in-memory streams and in paused time: [`Origin::serve`], [`Link::carry`].
+//! [`WireClient`] shows a response as it is on the wire; [`update`] runs the update of a whole site of clients. Every part
+//! also works over in-memory streams and in paused time: [`OriginServer::serve`], [`Link::carry`].
 
 mod answer;
 mod client;
@@ -27,16 +27,16 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use self::client::{Client, Ending, Request, Response, get};
+pub use self::client::{Ending, Request, Response, WireClient, get};
 pub use self::content::Content;
 pub use self::damage::Damage;
 pub use self::line::{Line, Link};
 pub use self::listener::{Listener, RefusingPort};
 pub use self::manager::Manager;
-pub use self::origin::{Origin, RecordedRequest};
+pub use self::origin::{OriginServer, RecordedRequest};
 pub use self::random::{Random, bytes, mix};
 pub use self::resource::{Pause, Resource};
-pub use self::switch::{Gate, State, Switch};
+pub use self::switch::{Gate, LinkSwitch, Reachability};
 pub use self::wan::Wan;
 
 /// Longest wait for an event that a test expects, however slow the machine.

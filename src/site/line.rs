@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::damage::{Damage, Inspector};
-use crate::{State, Switch, lock};
+use crate::{LinkSwitch, Reachability, lock};
 
 /// Bytes that take their turn at once on a slow line: a TCP segment on Ethernet, so that connections share the line as
 /// finely as on a real one.
@@ -47,7 +47,7 @@ impl Line {
     }
 
     /// Bytes that take their turn at once: a millisecond's.
-    fn piece(&self) -> usize {
+    fn piece_bytes(&self) -> usize {
         (self.bits_per_second / 8 / 1000).clamp(SMALLEST_PIECE, LARGEST_PIECE) as usize
     }
 }
@@ -58,13 +58,13 @@ pub struct Link {
     line: Line,
     up: Direction,
     down: Direction,
-    switch: Switch,
+    switch: LinkSwitch,
     damage: Damage,
 }
 
 impl Link {
     /// An idle line, whose connections and bytes pass as `switch` lets them.
-    pub fn new(line: Line, switch: Switch) -> Self {
+    pub fn new(line: Line, switch: LinkSwitch) -> Self {
         let (up, down, damage) = (Direction::new(), Direction::new(), Damage::default());
         Self { line, up, down, switch, damage }
     }
@@ -113,7 +113,7 @@ impl Link {
         mut to: impl AsyncWrite + Unpin,
         mut inspector: Inspector<'_>,
     ) -> io::Result<()> {
-        let size = self.line.piece();
+        let size = self.line.piece_bytes();
         let places = self.line.buffer.div_ceil(size);
         let (under_way, mut arriving) = mpsc::channel::<(Instant, Bytes)>(places);
         let send = async move {
@@ -141,7 +141,7 @@ impl Link {
                 to.write_all(&piece).await?;
             }
             if self.damage.is_broken() {
-                self.switch.set(State::Refusing);
+                self.switch.set(Reachability::Refusing);
             }
             to.shutdown().await
         };
@@ -204,7 +204,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn connection_alone_has_the_whole_rate() {
-        let link = Link::new(LINE, Switch::default());
+        let link = Link::new(LINE, LinkSwitch::default());
         let seconds = seconds_for(&link, 1, 2_500_000).await;
         assert!((1.96..2.06).contains(&seconds), "2.5 MB at 10 Mbit/s took {seconds} s");
         assert_eq!(link.sent_down(), 2_500_000);
@@ -212,13 +212,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn forty_connections_share_one_rate() {
-        let seconds = seconds_for(&Link::new(LINE, Switch::default()), 40, 62_500).await;
+        let seconds = seconds_for(&Link::new(LINE, LinkSwitch::default()), 40, 62_500).await;
         assert!((1.96..2.06).contains(&seconds), "40 x 62.5 kB at 10 Mbit/s took {seconds} s");
     }
 
     #[tokio::test(start_paused = true)]
     async fn byte_arrives_after_the_delay() {
-        let link = Link::new(LINE, Switch::default());
+        let link = Link::new(LINE, LinkSwitch::default());
         let ((mut client, near), (far, mut server)) = (duplex(64), duplex(64));
         let begun = Instant::now();
         client.write_u8(7).await.unwrap();
@@ -232,7 +232,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn stalled_reader_limits_the_bytes_under_way() {
-        let link = Link::new(LINE, Switch::default());
+        let link = Link::new(LINE, LinkSwitch::default());
         let ((_client, near), (far, mut server)) = (duplex(1), duplex(4 << 20));
         server.write_all(&vec![7; 2_500_000]).await.unwrap();
         let carried = tokio::time::timeout(Duration::from_secs(60), link.carry(near, far, u64::MAX));
@@ -242,7 +242,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn connection_breaks_at_the_end_of_its_life() {
-        let link = Link::new(Line::UNLIMITED, Switch::default());
+        let link = Link::new(Line::UNLIMITED, LinkSwitch::default());
         let ((mut client, near), (far, mut server)) = (duplex(64), duplex(1 << 20));
         server.write_all(&vec![7; 100_000]).await.unwrap();
         let read = async {

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use crate::{Switch, or_panic};
+use crate::{LinkSwitch, or_panic};
 
 /// Pause after a failed accept: more descriptors exist only when connections end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -28,7 +28,7 @@ impl Listener {
     pub const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
     /// Listens on a free port and runs `connection` for each stream while `switch` lets it.
-    pub fn start<F, C>(switch: Switch, connection: F) -> io::Result<Self>
+    pub fn start<F, C>(switch: LinkSwitch, connection: F) -> io::Result<Self>
     where
         F: Fn(TcpStream) -> C + Send + 'static,
         C: Future<Output = io::Result<()>> + Send + 'static,
@@ -37,7 +37,7 @@ impl Listener {
     }
 
     /// Listens on `address`.
-    pub fn start_at<F, C>(address: SocketAddr, switch: Switch, connection: F) -> io::Result<Self>
+    pub fn start_at<F, C>(address: SocketAddr, switch: LinkSwitch, connection: F) -> io::Result<Self>
     where
         F: Fn(TcpStream) -> C + Send + 'static,
         C: Future<Output = io::Result<()>> + Send + 'static,
@@ -73,7 +73,7 @@ impl Drop for Listener {
     }
 }
 
-async fn accept<F, C>(listener: std::net::TcpListener, switch: Switch, connection: F)
+async fn accept<F, C>(listener: std::net::TcpListener, switch: LinkSwitch, connection: F)
 where
     F: Fn(TcpStream) -> C,
     C: Future<Output = io::Result<()>> + Send + 'static,

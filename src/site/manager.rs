@@ -4,25 +4,25 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 
-use crate::{Listener, Origin, State, Switch, or_panic};
+use crate::{LinkSwitch, Listener, OriginServer, Reachability, or_panic};
 
 /// A running manager. Dropping it closes its port and breaks its connections.
 #[derive(Debug)]
 pub struct Manager {
-    origin: Origin,
+    origin: OriginServer,
     listener: Listener,
-    switch: Switch,
+    switch: LinkSwitch,
 }
 
 impl Manager {
     /// Starts a manager that has nothing yet.
     pub fn start() -> Self {
-        or_panic(Self::of(Origin::default()))
+        or_panic(Self::with_origin(OriginServer::default()))
     }
 
     /// Puts an origin on a port.
-    pub fn of(origin: Origin) -> io::Result<Self> {
-        let (served, switch) = (origin.clone(), Switch::default());
+    pub fn with_origin(origin: OriginServer) -> io::Result<Self> {
+        let (served, switch) = (origin.clone(), LinkSwitch::default());
         let listener = Listener::start(switch.clone(), move |stream| {
             let served = served.clone();
             async move { served.serve(stream).await }
@@ -42,14 +42,14 @@ impl Manager {
 
     /// Takes the manager down, which breaks its connections, or up again.
     pub fn set_down(&self, is_down: bool) {
-        self.switch.set(if is_down { State::Refusing } else { State::Up });
+        self.switch.set(if is_down { Reachability::Refusing } else { Reachability::Up });
     }
 }
 
 impl Deref for Manager {
-    type Target = Origin;
+    type Target = OriginServer;
 
-    fn deref(&self) -> &Origin {
+    fn deref(&self) -> &OriginServer {
         &self.origin
     }
 }

@@ -15,7 +15,7 @@ use crate::{PATIENCE, Resource, lock};
 
 /// An origin server. Clones are the same server.
 #[derive(Clone, Debug, Default)]
-pub struct Origin(Arc<Shared>);
+pub struct OriginServer(Arc<OriginState>);
 
 /// A request as it arrived.
 #[derive(Clone, Debug, Default)]
@@ -31,17 +31,17 @@ pub struct RecordedRequest {
 }
 
 #[derive(Default)]
-struct Shared {
+struct OriginState {
     published: Mutex<HashMap<String, Resource>>,
     /// Asked before `published`.
     respond: Option<Box<Respond>>,
     log: watch::Sender<Log>,
     body_bytes: AtomicU64,
-    now: Mutex<Option<Box<Now>>>,
+    now: Mutex<Option<Box<ClockFn>>>,
 }
 
 type Respond = dyn Fn(&RecordedRequest) -> Option<Resource> + Send + Sync;
-type Now = dyn Fn() -> SystemTime + Send;
+type ClockFn = dyn Fn() -> SystemTime + Send;
 
 #[derive(Debug, Default)]
 struct Log {
@@ -49,16 +49,16 @@ struct Log {
     connections: usize,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for OriginState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Origin").field("log", &self.log).finish_non_exhaustive()
     }
 }
 
-impl Origin {
+impl OriginServer {
     /// An origin whose resources are computed for each request. Without one, the published resource is the response.
     pub fn computed(respond: impl Fn(&RecordedRequest) -> Option<Resource> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Shared { respond: Some(Box::new(respond)), ..Shared::default() }))
+        Self(Arc::new(OriginState { respond: Some(Box::new(respond)), ..OriginState::default() }))
     }
 
     /// Dates responses by this clock instead of the system's.

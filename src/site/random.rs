@@ -5,26 +5,26 @@ use crate::Content;
 /// Increment of the generator's state: odd, and close to 2⁶⁴ divided by the golden ratio.
 pub(crate) const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// A seeded source of numbers.
+/// A seeded generator: the same numbers on every machine.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// A source whose numbers depend on `seed` only.
+    /// A generator whose numbers depend on `seed` only.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Returns the next number below `bound`; 0 if `bound` is 0.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    /// Returns the next number.
+    pub fn next_u64(&mut self) -> u64 {
         let number = mix(self.0);
         self.0 = self.0.wrapping_add(GAMMA);
-        number % bound.max(1)
+        number
     }
 
-    /// Returns a seed for another source.
-    pub fn seed(&mut self) -> u64 {
-        self.below(u64::MAX)
+    /// Returns the next number below `bound`; 0 if `bound` is 0.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next_u64() % bound.max(1)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::random::mix;
-use crate::{Content, Origin, Resource};
+use crate::{Content, OriginServer, Resource};
 
 const KIB: u64 = 1024;
 
@@ -23,10 +23,10 @@ const DEFINITIONS: [(&str, u64, u64); 4] = [
 const SEQUENCES: [u64; 3] = [250_603_003, 250_603_019, 250_604_002];
 
 /// Path and KiB of each payload. Names begin with the time of their making, as real ones.
-type Payloads = &'static [(&'static str, u64)];
+type PayloadList = &'static [(&'static str, u64)];
 
 /// Platform, catalog and payloads of each product.
-const PRODUCTS: [(Platform, &str, Payloads); 4] = [
+const PRODUCTS: [(Platform, &str, PayloadList); 4] = [
     (
         Platform::Linux,
         "/sesc$20virus$20definitions$20linux_14.3_symalllanguages_livetri.zip",
@@ -80,19 +80,19 @@ pub struct SepContent {
     /// The SyLink sets, by GUID.
     pub definitions: Vec<Definitions>,
     /// `minitri.flg`, the first object that a LiveUpdate client requests.
-    pub flag: Arc<Object>,
+    pub flag: Arc<SepObject>,
     /// The LiveUpdate products.
     pub products: Vec<Product>,
-    all: Vec<Arc<Object>>,
+    all: Vec<Arc<SepObject>>,
 }
 
 /// The newest revision of a definition set, and the ways to it.
 #[derive(Debug)]
 pub struct Definitions {
     /// The full set.
-    pub full: Arc<Object>,
+    pub full: Arc<SepObject>,
     /// Deltas to the newest revision, the one from the revision before it first.
-    pub deltas: Vec<Arc<Object>>,
+    pub deltas: Vec<Arc<SepObject>>,
 }
 
 /// A LiveUpdate product.
@@ -101,14 +101,14 @@ pub struct Product {
     /// The clients that have it.
     pub platform: Platform,
     /// Its catalog.
-    pub livetri: Arc<Object>,
+    pub livetri: Arc<SepObject>,
     /// The payloads that the catalog names.
-    pub payloads: Vec<Arc<Object>>,
+    pub payloads: Vec<Arc<SepObject>>,
 }
 
 /// A published file.
 #[derive(Debug)]
-pub struct Object {
+pub struct SepObject {
     /// Path on the manager.
     pub path: String,
     /// The bytes.
@@ -137,7 +137,7 @@ impl SepContent {
     }
 
     /// Publishes everything on an origin.
-    pub fn publish_on(&self, origin: &Origin) {
+    pub fn publish_on(&self, origin: &OriginServer) {
         origin.put(UNPUBLISHED_CATALOG, Resource::empty(404));
         for object in &self.all {
             let media_type = if object.path.ends_with(".zip") { "zip" } else { "octet-stream" };
@@ -150,7 +150,7 @@ impl SepContent {
     }
 }
 
-impl Object {
+impl SepObject {
     /// Strong validator: the first bytes of the SHA-256.
     fn etag(&self) -> String {
         let [a, b, c, d, ..] = self.sha256;
@@ -161,7 +161,7 @@ impl Object {
 /// The objects so far.
 struct Shelf {
     seed: u64,
-    all: Vec<Arc<Object>>,
+    all: Vec<Arc<SepObject>>,
 }
 
 impl Shelf {
@@ -186,16 +186,16 @@ impl Shelf {
         Definitions { full, deltas }
     }
 
-    fn generate(&mut self, path: String, kib: u64, revision: usize) -> Arc<Object> {
+    fn generate(&mut self, path: String, kib: u64, revision: usize) -> Arc<SepObject> {
         // Not whole KiB: lengths on block boundaries would hide errors of one byte.
         let length = kib * KIB - 1 - kib % 499;
         self.add(path, revision, |seed| Content::generated(seed, length))
     }
 
-    fn add(&mut self, path: String, revision: usize, content: impl FnOnce(u64) -> Content) -> Arc<Object> {
+    fn add(&mut self, path: String, revision: usize, content: impl FnOnce(u64) -> Content) -> Arc<SepObject> {
         let content = content(mix(self.seed ^ mix(self.all.len() as u64)));
         let published = UNIX_EPOCH + FIRST_PUBLISHED + REVISION_INTERVAL * revision as u32;
-        let object = Arc::new(Object { path, sha256: content.sha256(), content, published });
+        let object = Arc::new(SepObject { path, sha256: content.sha256(), content, published });
         self.all.push(object.clone());
         object
     }
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seed_decides_bytes_and_nothing_else() {
+    fn seed_changes_bytes_only() {
         let (one, same, other) = (SepContent::new(1), SepContent::new(1), SepContent::new(2));
         for (index, object) in one.all.iter().enumerate() {
             let (same, other) = (&same.all[index], &other.all[index]);

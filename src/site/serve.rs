@@ -11,13 +11,13 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::answer::Answer;
 use crate::message::{read_chunks, read_head};
-use crate::origin::{Origin, RecordedRequest};
+use crate::origin::{OriginServer, RecordedRequest};
 use crate::resource::{Body, Framing, Resource};
 
 /// Bytes written at once: few, so that a pause may fall anywhere.
 const PIECE: u64 = 16 << 10;
 
-impl Origin {
+impl OriginServer {
     /// Serves the requests of one connection, until it ends or a fault ends it.
     pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
         self.count_connection();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::random::mix;
-use crate::sep::{Definitions, Object, Platform, SepContent, UNPUBLISHED_CATALOG};
+use crate::sep::{Definitions, Platform, SepContent, SepObject, UNPUBLISHED_CATALOG};
 
 /// Time within which all clients start, as after a shift begins or a push: most of them meet fills that still run.
 pub const STARTS_WITHIN: Duration = Duration::from_secs(6);
@@ -33,7 +33,7 @@ pub struct Session {
 #[derive(Clone, Debug)]
 pub enum Step {
     /// `200` with exactly these bytes.
-    Get(Arc<Object>),
+    Get(Arc<SepObject>),
     /// `404`: the manager does not publish this path.
     Missing(&'static str),
 }
@@ -76,7 +76,7 @@ pub fn distinct_bytes_of(sessions: &[Session]) -> u64 {
 }
 
 fn sylink(content: &SepContent, number: usize, random: u64) -> (&'static str, Vec<Step>) {
-    type Choice = fn(&Definitions) -> Option<&Arc<Object>>;
+    type Choice = fn(&Definitions) -> Option<&Arc<SepObject>>;
     let (name, choice): (_, Choice) = match number {
         n if n % NEW_ONE_IN == 3 => ("SyLink, new", |set| Some(&set.full)),
         n if n % BEHIND_ONE_IN == 5 => ("SyLink, two behind", |set| set.deltas.get(1)),
@@ -104,7 +104,7 @@ fn liveupdate(content: &SepContent, number: usize) -> (&'static str, Vec<Step>) 
     (name, steps)
 }
 
-fn objects(sessions: &[Session]) -> impl Iterator<Item = &Arc<Object>> {
+fn objects(sessions: &[Session]) -> impl Iterator<Item = &Arc<SepObject>> {
     sessions.iter().flat_map(|session| &session.steps).filter_map(|step| match step {
         Step::Get(object) => Some(object),
         Step::Missing(_) => None,

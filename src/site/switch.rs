@@ -10,7 +10,7 @@ use crate::PATIENCE;
 
 /// Reachability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum State {
+pub enum Reachability {
     /// Connections are made and bytes pass.
     #[default]
     Up,
@@ -22,27 +22,31 @@ pub enum State {
 
 /// A switch between states. Clones are the same switch.
 #[derive(Clone, Debug, Default)]
-pub struct Switch(Arc<watch::Sender<State>>);
+pub struct LinkSwitch(Arc<watch::Sender<Reachability>>);
 
-impl Switch {
+impl LinkSwitch {
     /// Changes the state for all connections.
-    pub fn set(&self, state: State) {
+    pub fn set(&self, state: Reachability) {
         self.0.send_replace(state);
     }
 
-    /// Waits until the state is not [`State::Silent`] and returns it.
-    pub async fn wait_while_silent(&self) -> State {
-        self.wait_for(|state| state != State::Silent).await
+    /// Waits until the state is not [`Reachability::Silent`] and returns it.
+    pub async fn wait_while_silent(&self) -> Reachability {
+        self.wait_for(|state| state != Reachability::Silent).await
     }
 
     /// Waits until connections are refused.
     pub async fn wait_until_refusing(&self) {
-        self.wait_for(|state| state == State::Refusing).await;
+        self.wait_for(|state| state == Reachability::Refusing).await;
     }
 
-    async fn wait_for(&self, is_reached: impl Fn(State) -> bool) -> State {
+    async fn wait_for(&self, is_reached: impl Fn(Reachability) -> bool) -> Reachability {
         // The sender lives as long as `self`, so the wait cannot fail.
-        self.0.subscribe().wait_for(|state| is_reached(*state)).await.map_or(State::Refusing, |state| *state)
+        self.0
+            .subscribe()
+            .wait_for(|state| is_reached(*state))
+            .await
+            .map_or(Reachability::Refusing, |state| *state)
     }
 }
 

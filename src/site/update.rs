@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::sessions::{Session, Step};
-use crate::{Client, Request, Response};
+use crate::{Request, Response, WireClient};
 
 /// Time without a byte, or without a response's head, after which a client gives up. On the slowest line a fill that
 /// shares it with all others still gets a segment every few hundred milliseconds.
@@ -31,7 +31,7 @@ pub struct Received {
 
 /// The result of one client's update.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct UpdateOutcome {
     /// [`Session::name`].
     pub name: String,
     /// Time from the first connection to the last byte.
@@ -41,7 +41,7 @@ pub struct Outcome {
     /// Responses by their `Cache-Status`.
     pub answers: Answers,
     /// The first error, after which the client stopped.
-    pub result: Result<(), Failure>,
+    pub result: Result<(), UpdateFailure>,
 }
 
 /// Numbers of responses by their `Cache-Status` (RFC 9211).
@@ -60,16 +60,16 @@ pub struct Answers {
 /// The response that ended a client's update.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {fault}")]
-pub struct Failure {
+pub struct UpdateFailure {
     /// The requested path.
     pub path: String,
     /// The difference from the manager's response.
-    pub fault: Fault,
+    pub fault: ResponseFault,
 }
 
 /// A difference from the manager's response.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum ResponseFault {
     /// No connection, a broken one, or no byte for too long.
     #[error("the transfer broke off: {0}")]
     Broken(#[from] io::Error),
@@ -85,7 +85,7 @@ pub enum Fault {
 }
 
 /// Runs all sessions against `server`, each from its own start, and returns when the last client has ended.
-pub async fn run(server: SocketAddr, sessions: Vec<Session>, received: Arc<Received>) -> Vec<Outcome> {
+pub async fn run(server: SocketAddr, sessions: Vec<Session>, received: Arc<Received>) -> Vec<UpdateOutcome> {
     let mut clients = JoinSet::new();
     for session in sessions {
         let received = Arc::clone(&received);
@@ -98,25 +98,25 @@ pub async fn run(server: SocketAddr, sessions: Vec<Session>, received: Arc<Recei
 }
 
 /// Runs one session against `server` at once.
-pub async fn update(server: SocketAddr, session: &Session, received: &Received) -> Outcome {
+pub async fn update(server: SocketAddr, session: &Session, received: &Received) -> UpdateOutcome {
     let begun = Instant::now();
     let mut updating = Updating { server, client: None, bytes: 0, answers: Answers::default(), received };
     let mut result = Ok(());
     for step in &session.steps {
         let path = || step.path().to_owned();
-        result = updating.run(step).await.map_err(|fault| Failure { path: path(), fault });
+        result = updating.run(step).await.map_err(|fault| UpdateFailure { path: path(), fault });
         if result.is_err() {
             break;
         }
     }
     received.done.fetch_add(1, Ordering::Relaxed);
     let Updating { bytes, answers, .. } = updating;
-    Outcome { name: session.name.clone(), took: begun.elapsed(), bytes, answers, result }
+    UpdateOutcome { name: session.name.clone(), took: begun.elapsed(), bytes, answers, result }
 }
 
 struct Updating<'a> {
     server: SocketAddr,
-    client: Option<Client>,
+    client: Option<WireClient>,
     bytes: u64,
     answers: Answers,
     received: &'a Received,
@@ -124,11 +124,11 @@ struct Updating<'a> {
 
 impl Updating<'_> {
     /// Sends one request, reads its response to the end, and checks it.
-    async fn run(&mut self, step: &Step) -> Result<(), Fault> {
+    async fn run(&mut self, step: &Step) -> Result<(), ResponseFault> {
         let mut client = self.connect().await?;
         let response = within(async {
-            client.begin(&Request::get(step.path())).await?;
-            client.head().await
+            client.write_request(&Request::get(step.path())).await?;
+            client.read_head().await
         });
         let response = response.await?;
         self.answers.count(response.cache_status());
@@ -138,33 +138,33 @@ impl Updating<'_> {
         };
         if response.status != right {
             let received = StatusCode::from_u16(response.status).unwrap_or_default();
-            return Err(Fault::Status(received, right));
+            return Err(ResponseFault::Status(received, right));
         }
         let (length, sha256) = self.read_body(&mut client, &response).await?;
         self.client = Some(client);
         match object {
             Some(object) if length != object.content.length() => {
-                Err(Fault::Length(length, object.content.length()))
+                Err(ResponseFault::Length(length, object.content.length()))
             }
-            Some(object) if sha256.finalize()[..] != object.sha256 => Err(Fault::Digest),
+            Some(object) if sha256.finalize()[..] != object.sha256 => Err(ResponseFault::Digest),
             _ => Ok(()),
         }
     }
 
     /// Returns the kept connection, or another one if the server has closed it.
-    async fn connect(&mut self) -> io::Result<Client> {
-        match self.client.take().filter(Client::is_idle) {
+    async fn connect(&mut self) -> io::Result<WireClient> {
+        match self.client.take().filter(WireClient::is_idle) {
             Some(client) => Ok(client),
-            None => Client::open(self.server).await,
+            None => WireClient::try_connect(self.server).await,
         }
     }
 
-    async fn read_body(&mut self, client: &mut Client, response: &Response) -> io::Result<(u64, Sha256)> {
+    async fn read_body(&mut self, client: &mut WireClient, response: &Response) -> io::Result<(u64, Sha256)> {
         // The manager and the relay know the length of each object, and say it.
         let total = response.length().unwrap_or(0);
         let (mut length, mut sha256) = (0, Sha256::new());
         while length < total {
-            let piece = client.piece(total - length, |piece| {
+            let piece = client.read_piece(total - length, |piece| {
                 sha256.update(piece);
                 piece.len() as u64
             });
@@ -226,7 +226,7 @@ mod tests {
         Line { bits_per_second: 10_000_000_000, one_way: Duration::from_millis(1), buffer: 1 << 20 };
 
     #[tokio::test]
-    async fn clients_of_every_kind_update_over_a_line_that_counts_their_bytes() {
+    async fn clients_of_all_kinds_update_over_a_metered_line() {
         let (content, manager) = (SepContent::new(1), Manager::start());
         content.publish_on(&manager);
         let wan = Wan::start(manager.address(), FAST).unwrap();

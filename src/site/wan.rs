@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
-use crate::{Line, Link, Listener, Switch, or_panic};
+use crate::{Line, Link, LinkSwitch, Listener, or_panic};
 
 /// Receive buffer towards the manager. Small, so that the manager's request ends when the line has carried it.
 const RECEIVE_BYTES: u32 = 256 << 10;
@@ -33,7 +33,7 @@ impl Wan {
 
     /// Starts a line from `near` to `manager`.
     pub fn start_at(near: SocketAddr, manager: SocketAddr, line: Line) -> io::Result<Self> {
-        let switch = Switch::default();
+        let switch = LinkSwitch::default();
         let link = Arc::new(Link::new(line, switch.clone()));
         let carrying = link.clone();
         let listener = Listener::start_at(near, switch, move |stream| {

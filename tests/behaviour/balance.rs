@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use gupd_config::Config;
 use tokio::net::TcpListener;
 
-use crate::support::{Client, Gate, Manager, PATIENCE, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Gate, Manager, PATIENCE, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 const SIZE: usize = 1 << 20;
 
@@ -13,7 +13,7 @@ const SIZE: usize = 1 << 20;
 fn behind_two(other: &Manager, priorities: [u32; 2]) -> Site {
     let manager = Manager::start();
     let both = Config::for_upstreams(&[&manager.url(), &other.url()]).unwrap();
-    Site::of(manager, |config| {
+    Site::for_manager(manager, |config| {
         config.upstreams = both.upstreams;
         config.routes = both.routes;
         for (upstream, priority) in config.upstreams.iter_mut().zip(priorities) {
@@ -27,7 +27,7 @@ fn path(number: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn managers_of_one_priority_have_as_many_bytes_to_send_each() {
+async fn managers_of_one_priority_share_the_bytes() {
     let other = Manager::start();
     let site = behind_two(&other, [1, 1]);
     let gate = Gate::default();
@@ -37,18 +37,18 @@ async fn managers_of_one_priority_have_as_many_bytes_to_send_each() {
             // Each response stands still in its middle: what it holds of its manager's load stays.
             manager.put(&path(number), Resource::new(bytes(number as u64, SIZE)).stalled(SIZE / 2, &gate));
         }
-        let mut client = Client::connect(site.address()).await;
-        client.begin(&Request::get(&path(number))).await.unwrap();
-        let mut head = client.head().await.unwrap();
+        let mut client = WireClient::connect(site.address()).await;
+        client.write_request(&Request::get(&path(number))).await.unwrap();
+        let mut head = client.read_head().await.unwrap();
         assert_eq!(head.status, 200);
-        head.body = client.some(SIZE / 2).await.unwrap();
+        head.body = client.read_bytes(SIZE / 2).await.unwrap();
         clients.push((client, head));
     }
     let asked = |manager: &Manager| (0..8).map(|number| manager.request_count(&path(number))).sum::<usize>();
     assert_eq!((asked(&site.manager), asked(&other)), (4, 4));
     gate.open();
     for (number, (client, head)) in clients.iter_mut().enumerate() {
-        client.rest("GET", head).await;
+        client.read_rest("GET", head).await;
         assert!(head.body == bytes(number as u64, SIZE));
     }
 }
@@ -66,12 +66,12 @@ async fn busy_upstream_gets_no_request_until_its_bytes_are_sent() {
         manager.put("/secars/small", Resource::new("small"));
     }
     let asked = || [site.manager.request_count("/secars/small"), other.request_count("/secars/small")];
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PRIVATE)).await.unwrap();
-    client.head().await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PRIVATE)).await.unwrap();
+    client.read_head().await.unwrap();
     let busy = usize::from(other.request_count(PRIVATE) == 1);
     for _ in 0..6 {
-        assert_eq!(site.get("/secars/small").await.whole(), b"small");
+        assert_eq!(site.get("/secars/small").await.expect_body(), b"small");
     }
     assert_eq!((asked()[busy], asked()[1 - busy]), (0, 6));
     // Whoever took it goes away in its middle.
@@ -79,20 +79,20 @@ async fn busy_upstream_gets_no_request_until_its_bytes_are_sent() {
     gate.open();
     let deadline = Instant::now() + PATIENCE;
     while asked()[busy] == 0 {
-        site.get("/secars/small").await.whole();
+        site.get("/secars/small").await.expect_body();
         assert!(Instant::now() < deadline, "what nobody wants is still counted");
     }
     // Equals take turns.
     let before = asked();
     for _ in 0..6 {
-        site.get("/secars/small").await.whole();
+        site.get("/secars/small").await.expect_body();
     }
     let after = asked();
     assert_eq!([after[0] - before[0], after[1] - before[1]], [3, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_smaller_priority_goes_before_a_place_in_the_list() {
+async fn smaller_priority_precedes_list_order() {
     let other = Manager::start();
     let site = behind_two(&other, [2, 1]);
     for number in 0..4 {
@@ -110,7 +110,7 @@ async fn upstream_tries_end_within_total_timeout() {
     let silent =
         [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
     let urls = silent.each_ref().map(|listener| format!("http://{}", listener.local_addr().unwrap()));
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         let both = Config::for_upstreams(&[&urls[0], &urls[1]]).unwrap();
         (config.upstreams, config.routes) = (both.upstreams, both.routes);
         config.fill.head_timeout = Duration::from_secs(1);
@@ -123,7 +123,7 @@ async fn upstream_tries_end_within_total_timeout() {
     let second = urls[1].trim_start_matches("http://");
     let metric = format!("gupd_upstream_requests_total{{outcome=\"head-timeout\",upstream=\"{second}\"}}");
     assert_eq!(site.metric(&metric).await, 1.0);
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         let both = Config::for_upstreams(&[&urls[0], &urls[1]]).unwrap();
         (config.upstreams, config.routes) = (both.upstreams, both.routes);
         config.fill.total_timeout = Duration::from_millis(200);

@@ -10,9 +10,9 @@ use gupd_config::Config;
 use gupd_config::{Binding, GroupSettings};
 
 use crate::refresh::{ask, with_token};
-use crate::support::site::time_of;
+use crate::support::site::read_clock;
 use crate::support::{
-    Client, Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Response, Site, bytes,
+    Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Response, Site, WireClient, bytes,
 };
 
 const CATALOG: &str = "/minitri.flg";
@@ -36,7 +36,7 @@ impl Two {
 
     fn with(change: impl FnOnce(&mut Config)) -> Self {
         let second = Manager::start();
-        let site = Site::with(|config| {
+        let site = Site::with_config(|config| {
             let asked = [config.upstreams[0].url.to_string(), second.url()];
             let asked = asked.iter().map(|url| url.trim_end_matches('/')).collect::<Vec<_>>();
             config.upstreams = Config::for_upstreams(&asked).unwrap().upstreams;
@@ -44,7 +44,7 @@ impl Two {
             config.groups = vec![batch(config, &[1])];
             change(config);
         });
-        second.date_by(time_of(&site.clock));
+        second.date_by(read_clock(&site.clock));
         for (manager, own) in [(&site.manager, "first"), (&second, "second")] {
             for path in [CATALOG, GENERIC, PRIVATE] {
                 manager.put(path, Resource::new(own).header("Cache-Control", "max-age=60"));
@@ -59,12 +59,12 @@ impl Two {
     }
 
     async fn send(&self, client: &str, request: Request) -> Response {
-        let mut client = Client::connect_from(client.parse().unwrap(), self.site.address()).await;
+        let mut client = WireClient::connect_from(client.parse().unwrap(), self.site.address()).await;
         client.send(&request).await.unwrap()
     }
 
     async fn body(&self, client: &str, path: &str) -> String {
-        String::from_utf8(self.get(client, path).await.whole()).unwrap()
+        String::from_utf8(self.get(client, path).await.expect_body()).unwrap()
     }
 
     fn reload(&mut self, change: impl FnOnce(&mut Config)) {
@@ -94,16 +94,16 @@ async fn bound_groups_get_own_catalogs_and_share_payloads() {
     for path in [CATALOG, GENERIC] {
         for (client, own) in [(BATCH, "second"), (OTHER, "first"), (BATCH, "second")] {
             assert_eq!(two.body(client, path).await, own, "{path}");
-            two.site.filled().await;
+            two.site.wait_for_fills().await;
         }
         assert_eq!(two.asked(path), (1, 1), "each group has its own stored");
     }
     for (client, own) in [(BATCH, "second"), (OTHER, "first")] {
         assert_eq!(two.body(client, PRIVATE).await, own);
     }
-    assert!(two.get(BATCH, PAYLOAD).await.whole() == bytes(1, LENGTH));
-    two.site.stored(PAYLOAD).await;
-    assert!(two.get(OTHER, PAYLOAD).await.whole() == bytes(1, LENGTH));
+    assert!(two.get(BATCH, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
+    two.site.wait_until_stored(PAYLOAD).await;
+    assert!(two.get(OTHER, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
     assert_eq!(two.asked(PAYLOAD), (0, 1));
     // What the one group's manager is told is not about what the other's has.
     assert_eq!(two.send(BATCH, Request::new("POST", GENERIC).body("x")).await.status, 200);
@@ -126,8 +126,8 @@ async fn moved_group_fetches_no_payload_again() {
         manager.put(&delta, Resource::new(bytes(2, 10_000)));
     }
     for path in [PAYLOAD, &delta] {
-        two.get(OTHER, path).await.whole();
-        two.site.stored(path).await;
+        two.get(OTHER, path).await.expect_body();
+        two.site.wait_until_stored(path).await;
     }
     let crossed = (LENGTH + 10_000) as u64;
     assert_eq!((two.site.manager.body_bytes(), two.second.body_bytes()), (crossed, 0));
@@ -145,11 +145,11 @@ async fn moved_group_fetches_no_payload_again() {
         });
         for (client, own) in [(BATCH, of_batch), (OTHER, of_others)] {
             assert_eq!(two.body(client, CATALOG).await, own, "at once, with {bound:?}");
-            two.site.filled().await;
+            two.site.wait_for_fills().await;
             for (path, length) in [(PAYLOAD, LENGTH), (&delta, 10_000)] {
                 let response = two.get(client, path).await;
                 assert_eq!(response.cache_status(), "gupd; hit", "with {bound:?}");
-                assert_eq!(response.whole().len(), length);
+                assert_eq!(response.expect_body().len(), length);
             }
         }
         catalogs = two.asked(CATALOG).0 * "first".len() + two.asked(CATALOG).1 * "second".len();
@@ -164,16 +164,16 @@ async fn bound_group_is_served_stored_content_while_manager_is_down() {
     for client in [BATCH, OTHER] {
         two.get(client, CATALOG).await;
     }
-    two.get(OTHER, PAYLOAD).await.whole();
-    two.site.stored(PAYLOAD).await;
+    two.get(OTHER, PAYLOAD).await.expect_body();
+    two.site.wait_until_stored(PAYLOAD).await;
     two.reload(|config| config.upstreams[1].url = nobody.url().parse().unwrap());
     two.site.clock.advance(Duration::from_secs(61));
     let stale = two.get(BATCH, CATALOG).await;
     assert_eq!(stale.cache_status(), "gupd; hit; detail=stale-if-error");
-    assert_eq!(stale.whole(), b"second");
+    assert_eq!(stale.expect_body(), b"second");
     assert_eq!(two.get(BATCH, GENERIC).await.status, 504);
     assert_eq!(two.get(BATCH, PRIVATE).await.status, 504);
-    assert!(two.get(BATCH, PAYLOAD).await.whole() == bytes(1, LENGTH));
+    assert!(two.get(BATCH, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
     for path in [CATALOG, GENERIC, PRIVATE] {
         assert_eq!(two.body(OTHER, path).await, "first");
     }
@@ -185,12 +185,12 @@ async fn payload_missing_at_bound_manager_is_shared_from_another() {
     let two = Two::new();
     two.second.remove(PAYLOAD);
     assert_eq!(two.get(BATCH, PAYLOAD).await.status, 404);
-    two.site.filled().await;
+    two.site.wait_for_fills().await;
     assert_eq!(two.get(BATCH, PAYLOAD).await.status, 404);
     assert_eq!(two.asked(PAYLOAD), (0, 1), "believed for some seconds by those whose manager said so");
-    assert!(two.get(OTHER, PAYLOAD).await.whole() == bytes(1, LENGTH));
-    two.site.stored(PAYLOAD).await;
-    assert!(two.get(BATCH, PAYLOAD).await.whole() == bytes(1, LENGTH));
+    assert!(two.get(OTHER, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
+    two.site.wait_until_stored(PAYLOAD).await;
+    assert!(two.get(BATCH, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
     assert_eq!(two.asked(PAYLOAD), (1, 1));
 }
 
@@ -202,17 +202,17 @@ async fn follower_of_failed_bound_fill_asks_its_own_manager() {
         let one = two.get(BATCH, PAYLOAD);
         let follower = async {
             two.second.wait_for_requests(PAYLOAD, 1).await;
-            let mut client = Client::connect_from(OTHER.parse().unwrap(), two.site.address()).await;
-            client.begin(&Request::get(PAYLOAD)).await.unwrap();
-            two.site.counts("gupd_connections", 2.0).await;
+            let mut client = WireClient::connect_from(OTHER.parse().unwrap(), two.site.address()).await;
+            client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+            two.site.wait_for_metric("gupd_connections", 2.0).await;
             gate.open();
-            let mut response = client.head().await.unwrap();
-            client.rest("GET", &mut response).await;
+            let mut response = client.read_head().await.unwrap();
+            client.read_rest("GET", &mut response).await;
             response
         };
         let (one, follower) = tokio::join!(one, follower);
         assert_ne!(one.status, 200);
-        assert!(follower.whole() == bytes(1, LENGTH));
+        assert!(follower.expect_body() == bytes(1, LENGTH));
     }
 }
 
@@ -229,9 +229,9 @@ async fn catalog_is_revalidated_at_its_own_upstream() {
     for client in [BATCH, OTHER] {
         two.get(client, CATALOG).await;
     }
-    two.site.filled().await;
+    two.site.wait_for_fills().await;
     two.second.put(CATALOG, Resource::new("newer"));
-    assert_eq!(ask(&two.site, "s3cret").await.whole(), br#"{"asked":4,"changed":3,"failed":0}"#);
+    assert_eq!(ask(&two.site, "s3cret").await.expect_body(), br#"{"asked":4,"changed":3,"failed":0}"#);
     assert_eq!((two.asked(CATALOG), two.asked(listed)), ((2, 2), (1, 1)));
     for (client, own, of_listed) in [(BATCH, "newer", "second"), (OTHER, "first", "first")] {
         assert_eq!(
@@ -245,11 +245,11 @@ async fn catalog_is_revalidated_at_its_own_upstream() {
         let binding = config.groups[0].binding.clone();
         config.groups = vec![GroupSettings { binding, ..GroupSettings::catch_all("all") }];
     });
-    assert_eq!(ask(&two.site, "s3cret").await.whole(), br#"{"asked":2,"changed":0,"failed":0}"#);
+    assert_eq!(ask(&two.site, "s3cret").await.expect_body(), br#"{"asked":2,"changed":0,"failed":0}"#);
     assert_eq!((two.asked(CATALOG), two.asked(listed)), ((2, 3), (1, 2)));
     // And when all are back, what came from the second is nobody's.
     two.reload(|config| config.groups.clear());
-    assert_eq!(ask(&two.site, "s3cret").await.whole(), br#"{"asked":2,"changed":0,"failed":0}"#);
+    assert_eq!(ask(&two.site, "s3cret").await.expect_body(), br#"{"asked":2,"changed":0,"failed":0}"#);
     assert_eq!((two.asked(CATALOG), two.asked(listed)), ((3, 3), (2, 2)));
 }
 
@@ -263,7 +263,7 @@ async fn bound_payload_is_prefetched_and_repaired_from_its_manager() {
     });
     two.site.manager.remove(PAYLOAD);
     assert_eq!(ask(&two.site, "s3cret").await.status, 200);
-    two.site.counts("gupd_prefetched_bytes_total", LENGTH as f64).await;
+    two.site.wait_for_metric("gupd_prefetched_bytes_total", LENGTH as f64).await;
     assert_eq!(two.get(BATCH, PAYLOAD).await.cache_status(), "gupd; hit");
     assert_eq!(two.asked(PAYLOAD), (1, 1));
     let shelves = fs::read_dir(two.site.store().join("blobs")).unwrap().map(|shelf| shelf.unwrap().path());
@@ -273,11 +273,11 @@ async fn bound_payload_is_prefetched_and_repaired_from_its_manager() {
     // Read by who does not go there, and found by the scrub.
     flip(1_200_000);
     two.site.restart();
-    assert!(two.get(OTHER, PAYLOAD).await.whole() == bytes(1, LENGTH));
+    assert!(two.get(OTHER, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
     flip(100_000);
     two.site.config.store.scrub_period = Some(Duration::from_millis(1));
     two.site.restart();
-    two.site.counts("gupd_store_repaired_bytes_total", 65_536.0).await;
+    two.site.wait_for_metric("gupd_store_repaired_bytes_total", 65_536.0).await;
     assert_eq!(fs::read(&file).unwrap()[..LENGTH], bytes(1, LENGTH));
     assert_eq!(two.asked(PAYLOAD), (1, 3));
 }
@@ -287,10 +287,10 @@ async fn peer_is_not_asked_for_bound_negative_entries() {
     let peer = Site::new();
     for path in [GENERIC, PAYLOAD] {
         peer.manager.put(path, Resource::new("of the peer").header("Cache-Control", "max-age=60"));
-        peer.stored(path).await;
+        peer.wait_until_stored(path).await;
     }
     let mut two = Two::new();
-    two.site.meet(&[peer.address()]);
+    two.site.set_peers(&[peer.address()]);
     assert_eq!(two.body(OTHER, GENERIC).await, "of the peer");
     assert_eq!(two.body(BATCH, GENERIC).await, "second");
     assert_eq!(two.body(BATCH, PAYLOAD).await, "of the peer");
@@ -301,20 +301,20 @@ async fn peer_is_not_asked_for_bound_negative_entries() {
 async fn reordered_upstreams_keep_a_404_to_their_own_clients() {
     let (mut two, gate) = (Two::new(), Gate::default());
     two.second.put(PAYLOAD, Resource::new("none").status(404).held(&gate));
-    let mut starter = Client::connect_from(BATCH.parse().unwrap(), two.site.address()).await;
-    starter.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut starter = WireClient::connect_from(BATCH.parse().unwrap(), two.site.address()).await;
+    starter.write_request(&Request::get(PAYLOAD)).await.unwrap();
     two.second.wait_for_requests(PAYLOAD, 1).await;
     two.reload(|config| {
         config.upstreams.reverse();
         config.routes[0].upstreams = vec![1];
         config.groups = vec![batch(config, &[0])];
     });
-    let mut follower = Client::connect_from(OTHER.parse().unwrap(), two.site.address()).await;
-    follower.begin(&Request::get(PAYLOAD)).await.unwrap();
-    two.site.counts("gupd_connections", 2.0).await;
+    let mut follower = WireClient::connect_from(OTHER.parse().unwrap(), two.site.address()).await;
+    follower.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    two.site.wait_for_metric("gupd_connections", 2.0).await;
     gate.open();
-    let mut response = follower.head().await.unwrap();
-    follower.rest("GET", &mut response).await;
-    assert!(response.whole() == bytes(1, LENGTH), "the first manager has it");
-    assert_eq!(starter.head().await.unwrap().status, 404);
+    let mut response = follower.read_head().await.unwrap();
+    follower.read_rest("GET", &mut response).await;
+    assert!(response.expect_body() == bytes(1, LENGTH), "the first manager has it");
+    assert_eq!(starter.read_head().await.unwrap().status, 404);
 }

@@ -32,7 +32,7 @@ async fn content_is_fresh_until_max_age_and_sends_age() {
         let resource = fields.iter().fold(Resource::new("x"), |r, (name, value)| r.header(name, value));
         site.manager.put(FILE, resource);
         assert_eq!(site.get(FILE).await.cache_status(), MISS);
-        site.stored(FILE).await;
+        site.wait_until_stored(FILE).await;
         site.clock.advance(Duration::from_secs(lifetime - 10));
         let hit = site.get(FILE).await;
         assert_eq!(hit.cache_status(), HIT, "{fields:?}");
@@ -54,13 +54,13 @@ async fn revalidation_sends_validators_and_updates_fields() {
         let site = Site::new();
         site.manager
             .put(FILE, resource.clone().header("Cache-Control", "max-age=10").header("X-Mirror", "a"));
-        site.stored(FILE).await;
+        site.wait_until_stored(FILE).await;
         site.clock.advance(Duration::from_secs(20));
         site.manager.put(FILE, resource.header("Cache-Control", "max-age=100").header("X-Mirror", "b"));
         let revalidated = site.get(FILE).await;
         assert_eq!(revalidated.cache_status(), REVALIDATED);
         assert_eq!(revalidated.header("x-mirror"), Some("b"));
-        assert_eq!(revalidated.whole(), b"x");
+        assert_eq!(revalidated.expect_body(), b"x");
         assert_eq!(site.manager.requests_for(FILE)[1].header(condition), Some(value));
         // The new lifetime holds, from now on.
         site.clock.advance(Duration::from_secs(70));
@@ -73,14 +73,14 @@ async fn revalidation_sends_validators_and_updates_fields() {
 async fn content_that_has_changed_replaces_the_old() {
     let site = Site::new();
     site.manager.put(FILE, Resource::new("old").header("Cache-Control", "max-age=10"));
-    site.stored(FILE).await;
+    site.wait_until_stored(FILE).await;
     site.clock.advance(Duration::from_secs(20));
     site.manager.put(FILE, Resource::new("new").header("Cache-Control", "max-age=10"));
     let changed = site.get(FILE).await;
     assert_eq!((changed.cache_status(), changed.header("age")), (EXPIRED, Some("0")));
-    assert_eq!(changed.whole(), b"new");
-    site.stored(FILE).await;
-    assert_eq!(site.get(FILE).await.whole(), b"new");
+    assert_eq!(changed.expect_body(), b"new");
+    site.wait_until_stored(FILE).await;
+    assert_eq!(site.get(FILE).await.expect_body(), b"new");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +89,7 @@ async fn one_revalidation_serves_every_client_that_waits_for_it() {
     let gate = Gate::default();
     let resource = Resource::new("x").header("Cache-Control", "max-age=10");
     site.manager.put(FILE, resource.clone());
-    site.stored(FILE).await;
+    site.wait_until_stored(FILE).await;
     site.clock.advance(Duration::from_secs(20));
     site.manager.put(FILE, resource.held(&gate));
     let address = site.address();
@@ -103,7 +103,7 @@ async fn one_revalidation_serves_every_client_that_waits_for_it() {
     while let Some(response) = clients.join_next().await {
         let response = response.unwrap();
         asked += usize::from(response.cache_status() == REVALIDATED);
-        assert_eq!(response.whole(), b"x");
+        assert_eq!(response.expect_body(), b"x");
     }
     assert_eq!((asked, site.manager.request_count(FILE)), (1, 2));
 }
@@ -114,7 +114,7 @@ async fn conditional_request_for_held_content_is_304() {
     let modified = "Sun, 06 Nov 1994 08:49:37 GMT";
     let resource = Resource::new("x").etag("\"v1\"").header("Last-Modified", modified);
     site.manager.put(FILE, resource.header("Cache-Control", "max-age=100"));
-    site.stored(FILE).await;
+    site.wait_until_stored(FILE).await;
     for (name, value, status) in [
         ("If-None-Match", "W/\"v1\"", 304),
         ("If-None-Match", "\"v0\"", 200),
@@ -142,14 +142,14 @@ async fn variants_are_separated_by_vary() {
     let asking = |language: &str| Request::get(FILE).header("Accept-Language", language);
     site.manager.put(FILE, variant("english"));
     assert_eq!(site.send(asking("en")).await.cache_status(), MISS);
-    site.filled().await;
+    site.wait_for_fills().await;
     site.manager.put(FILE, variant("deutsch"));
     assert_eq!(site.send(asking("de")).await.cache_status(), "gupd; fwd=vary-miss; stored");
-    site.filled().await;
+    site.wait_for_fills().await;
     for (language, body) in [("en", "english"), ("de", "deutsch")] {
         let hit = site.send(asking(language)).await;
         assert_eq!(hit.cache_status(), HIT, "{language}");
-        assert_eq!(hit.whole(), body.as_bytes());
+        assert_eq!(hit.expect_body(), body.as_bytes());
     }
     assert_eq!(site.manager.request_count(FILE), 2);
 }
@@ -166,11 +166,11 @@ async fn clients_of_two_variants_that_ask_at_once_each_get_their_own() {
     let first = tokio::spawn(async move { asking("x64").send(address).await });
     site.manager.wait_for_requests(FILE, 1).await;
     let second = tokio::spawn(async move { asking("arm64").send(address).await });
-    site.counts("gupd_connections_total", 2.0).await;
+    site.wait_for_metric("gupd_connections_total", 2.0).await;
     site.manager.put(FILE, resource("arm64"));
     gate.open();
-    assert_eq!(first.await.unwrap().whole(), b"x64");
-    assert_eq!(second.await.unwrap().whole(), b"arm64");
+    assert_eq!(first.await.unwrap().expect_body(), b"x64");
+    assert_eq!(second.await.unwrap().expect_body(), b"arm64");
     assert_eq!(site.manager.request_count(FILE), 2);
 }
 
@@ -193,7 +193,7 @@ async fn unshareable_content_is_requested_each_time() {
             let request = request.iter().fold(Request::get(FILE), |r, (name, value)| r.header(name, value));
             let response = site.send(request).await;
             assert_eq!(response.cache_status(), format!("gupd; fwd=uri-miss; detail={why}"));
-            assert_eq!(response.whole(), b"x", "{why}");
+            assert_eq!(response.expect_body(), b"x", "{why}");
             assert_eq!(site.manager.request_count(FILE), asked, "{why}");
         }
         assert_eq!(site.metric("gupd_store_objects").await, 0.0, "{why}");
@@ -207,7 +207,7 @@ async fn response_to_credentials_is_shared_only_by_permission() {
         site.manager.put(FILE, cached(permission));
         let with_credentials = Request::get(FILE).header("Authorization", "Basic eA==");
         assert_eq!(site.send(with_credentials.clone()).await.cache_status(), MISS, "{permission}");
-        site.stored(FILE).await;
+        site.wait_until_stored(FILE).await;
         assert_eq!(site.send(with_credentials).await.cache_status(), HIT, "{permission}");
     }
 }
@@ -219,7 +219,7 @@ async fn credentials_of_one_client_block_no_other() {
     site.send(Request::get(PAYLOAD).header("Authorization", "Basic eA==")).await;
     assert_eq!(site.get(PAYLOAD).await.cache_status(), MISS);
     // What is stored serves also who would have it stored no further.
-    site.stored(PAYLOAD).await;
+    site.wait_until_stored(PAYLOAD).await;
     let no_store = Request::get(PAYLOAD).header("Cache-Control", "no-store");
     assert_eq!(site.send(no_store.clone()).await.cache_status(), HIT);
     let mut site = site;
@@ -232,7 +232,7 @@ async fn no_cache_and_must_revalidate_force_validation() {
     let site = Site::new();
     site.manager.put(FILE, cached("no-cache, max-age=100"));
     assert_eq!(site.get(FILE).await.cache_status(), MISS);
-    site.filled().await;
+    site.wait_for_fills().await;
     for _ in 0..2 {
         assert_eq!(site.get(FILE).await.cache_status(), REVALIDATED);
     }
@@ -241,7 +241,7 @@ async fn no_cache_and_must_revalidate_force_validation() {
         let site = Site::new();
         site.manager.put(FILE, cached(control));
         site.get(FILE).await;
-        site.filled().await;
+        site.wait_for_fills().await;
         site.clock.advance(Duration::from_secs(20));
         site.manager.put(FILE, Resource::raw(""));
         assert_eq!(site.get(FILE).await.status, 502, "{control}");
@@ -258,7 +258,7 @@ async fn request_directives_tighten_or_relax_freshness() {
     assert_eq!((only_if_cached.status, only_if_cached.cache_status()), (504, ""));
     assert_eq!(site.manager.request_count(FILE), 0);
     site.manager.put(FILE, cached("max-age=100"));
-    site.stored(FILE).await;
+    site.wait_until_stored(FILE).await;
     site.clock.advance(Duration::from_secs(50));
     for control in ["only-if-cached", "max-age=60", "min-fresh=40", "max-stale=5"] {
         assert_eq!(site.send(asking(control)).await.cache_status(), HIT, "{control}");
@@ -283,7 +283,7 @@ async fn successful_unsafe_request_invalidates_entries() {
         let site = Site::new();
         for path in [FILE, elsewhere] {
             site.manager.put(path, cached("max-age=1000"));
-            site.stored(path).await;
+            site.wait_until_stored(path).await;
         }
         let about = Resource::new("x")
             .header("Content-Location", elsewhere)
@@ -307,13 +307,13 @@ async fn a_fill_that_an_unsafe_request_overtakes_is_not_stored() {
     site.manager.wait_for_requests(FILE, 1).await;
     site.manager.put(FILE, Resource::new("new").header("Cache-Control", "max-age=1000"));
     assert_eq!(site.send(Request::new("PUT", FILE).body("new")).await.status, 200);
-    assert_eq!(site.get(FILE).await.whole(), b"new");
+    assert_eq!(site.get(FILE).await.expect_body(), b"new");
     gate.open();
     // Who came before the change gets what was there before it.
-    assert_eq!(early.await.unwrap().whole(), b"x");
-    site.counts("gupd_fills_total{outcome=\"outdated\"}", 1.0).await;
-    site.stored(FILE).await;
-    assert_eq!(site.get(FILE).await.whole(), b"new");
+    assert_eq!(early.await.unwrap().expect_body(), b"x");
+    site.wait_for_metric("gupd_fills_total{outcome=\"outdated\"}", 1.0).await;
+    site.wait_until_stored(FILE).await;
+    assert_eq!(site.get(FILE).await.expect_body(), b"new");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -321,7 +321,7 @@ async fn failed_unsafe_or_safe_request_invalidates_nothing() {
     for (method, status) in [("POST", 400), ("DELETE", 403), ("PUT", 500), ("OPTIONS", 200)] {
         let site = Site::new();
         site.manager.put(FILE, cached("max-age=1000"));
-        site.stored(FILE).await;
+        site.wait_until_stored(FILE).await;
         site.manager.put(FILE, Resource::new("").status(status));
         assert_eq!(site.send(Request::new(method, FILE)).await.status, status);
         assert_eq!(site.get(FILE).await.cache_status(), HIT, "{method} {status}");
@@ -337,14 +337,14 @@ async fn negative_entry_lasts_its_class_time() {
             site.clock.advance(Duration::from_secs(moved));
             let response = site.get(path).await;
             assert_eq!((response.status, response.body.as_slice()), (404, &b"nothing here\n"[..]));
-            site.stored(path).await;
+            site.wait_until_stored(path).await;
             let expected = if moved == 2 { 2 } else { 1 };
             assert_eq!(site.manager.request_count(path), expected, "{path}");
         }
         // Then it is there.
         site.clock.advance(Duration::from_secs(seconds + 1));
         site.manager.put(path, Resource::new("made"));
-        assert_eq!(site.get(path).await.whole(), b"made", "{path}");
+        assert_eq!(site.get(path).await.expect_body(), b"made", "{path}");
     }
 }
 
@@ -356,7 +356,7 @@ async fn empty_delta_is_not_remembered_as_unstorable() {
     assert_eq!(site.get(&delta).await.cache_status(), "gupd; fwd=uri-miss; detail=empty-payload");
     site.manager.put(&delta, Resource::new("a delta"));
     assert_eq!(site.get(&delta).await.cache_status(), MISS);
-    site.stored(&delta).await;
+    site.wait_until_stored(&delta).await;
     assert_eq!(site.manager.request_count(&delta), 2);
 }
 
@@ -365,7 +365,7 @@ async fn stale_content_is_better_than_an_error() {
     // The manager breaks off, then has an error, then is down.
     let site = Site::new();
     site.manager.put(FILE, cached("max-age=10"));
-    site.stored(FILE).await;
+    site.wait_until_stored(FILE).await;
     site.clock.advance(Duration::from_secs(3600));
     site.manager.put(FILE, Resource::new("sorry").status(503));
     let stale = site.get(FILE).await;
@@ -374,7 +374,7 @@ async fn stale_content_is_better_than_an_error() {
         (200, "gupd; fwd=stale; fwd-status=503; detail=stale-if-error")
     );
     assert_eq!(stale.header("age"), Some("3600"));
-    assert_eq!(stale.whole(), b"x");
+    assert_eq!(stale.expect_body(), b"x");
     site.manager.put(FILE, Resource::raw(""));
     assert_eq!(site.get(FILE).await.cache_status(), "gupd; hit; detail=stale-if-error");
     // A missing file is an answer, not an error.
@@ -384,11 +384,11 @@ async fn stale_content_is_better_than_an_error() {
     for (control, seconds) in [("max-age=10", 8 * 86_400), ("max-age=10, stale-if-error=60", 80)] {
         let site = Site::new();
         site.manager.put(FILE, cached(control));
-        site.stored(FILE).await;
+        site.wait_until_stored(FILE).await;
         site.manager.put(FILE, Resource::new("sorry").status(500));
         site.clock.advance(Duration::from_secs(seconds));
         let error = site.get(FILE).await;
-        assert_eq!((error.status, error.whole()), (500, b"sorry".to_vec()), "{control}");
+        assert_eq!((error.status, error.expect_body()), (500, b"sorry".to_vec()), "{control}");
     }
 }
 
@@ -398,17 +398,17 @@ async fn stale_while_revalidate_serves_stale_content() {
     let gate = Gate::default();
     let control = "max-age=10, stale-while-revalidate=60";
     site.manager.put(FILE, cached(control));
-    site.stored(FILE).await;
+    site.wait_until_stored(FILE).await;
     site.clock.advance(Duration::from_secs(20));
     site.manager.put(FILE, Resource::new("new").header("Cache-Control", control).held(&gate));
     for _ in 0..3 {
         let stale = site.get(FILE).await;
         assert_eq!(stale.cache_status(), "gupd; hit; detail=stale-while-revalidate");
-        assert_eq!(stale.whole(), b"x");
+        assert_eq!(stale.expect_body(), b"x");
     }
     site.manager.wait_for_requests(FILE, 2).await;
     gate.open();
-    site.stored_as(FILE, b"new").await;
+    site.wait_until_stored_as(FILE, b"new").await;
     assert_eq!(site.manager.request_count(FILE), 2);
     // Past its time it is waited for.
     site.clock.advance(Duration::from_secs(100));
@@ -423,7 +423,7 @@ async fn a_payload_is_fresh_for_ever_and_listens_to_no_client() {
         cached("no-cache, max-age=0, must-revalidate").header("Expires", "-1").header("Set-Cookie", "s=1");
     site.manager.put(PAYLOAD, resource.header("Vary", "User-Agent"));
     assert_eq!(site.get(PAYLOAD).await.cache_status(), MISS);
-    site.stored(PAYLOAD).await;
+    site.wait_until_stored(PAYLOAD).await;
     site.clock.advance(Duration::from_secs(365 * 86_400));
     for (name, value) in [
         ("Cache-Control", "no-cache"),
@@ -443,21 +443,21 @@ async fn a_catalog_is_revalidated_on_the_relays_schedule() {
     let site = Site::new();
     let catalog = |body: &str| Resource::new(body).header("Cache-Control", "max-age=86400");
     site.manager.put(CATALOG, catalog("old"));
-    site.stored(CATALOG).await;
+    site.wait_until_stored(CATALOG).await;
     site.clock.advance(Duration::from_secs(59));
     assert_eq!(site.get(CATALOG).await.cache_status(), HIT);
     site.clock.advance(Duration::from_secs(2));
     assert_eq!(site.get(CATALOG).await.cache_status(), REVALIDATED);
     site.manager.put(CATALOG, catalog("new"));
-    assert_eq!(site.get(CATALOG).await.whole(), b"old");
+    assert_eq!(site.get(CATALOG).await.expect_body(), b"old");
     site.clock.advance(Duration::from_secs(61));
     let changed = site.get(CATALOG).await;
     assert_eq!((changed.cache_status(), changed.body.as_slice()), (EXPIRED, &b"new"[..]));
     // With the manager down, clients get what the site has.
-    site.stored(CATALOG).await;
+    site.wait_until_stored(CATALOG).await;
     site.clock.advance(Duration::from_secs(86_400));
     site.manager.put(CATALOG, Resource::raw(""));
-    assert_eq!(site.get(CATALOG).await.whole(), b"new");
+    assert_eq!(site.get(CATALOG).await.expect_body(), b"new");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -468,7 +468,7 @@ async fn a_cookie_is_passed_to_the_one_client_it_is_for() {
     // An origin that calls it public means it for everyone.
     let public = "/files/public.msi";
     site.manager.put(public, cached("public, max-age=100").header("Set-Cookie", "a=b"));
-    site.stored(public).await;
+    site.wait_until_stored(public).await;
     assert_eq!(site.get(public).await.header("set-cookie"), Some("a=b"));
 }
 
@@ -478,15 +478,15 @@ async fn metrics_count_cache_outcomes() {
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     let miss: Response = site.get(PAYLOAD).await;
     assert_eq!(miss.cache_status(), MISS);
-    site.filled().await;
+    site.wait_for_fills().await;
     for _ in 0..3 {
         assert_eq!(site.get(PAYLOAD).await.cache_status(), HIT);
     }
     let requests = |cache: &str| format!("gupd_requests_total{{cache=\"{cache}\",class=\"payload\"}}");
     assert_eq!(site.metric(&requests("miss")).await, 1.0);
-    site.counts(&requests("hit"), 3.0).await;
-    site.counts("gupd_saved_bytes_total", 33.0).await;
-    site.counts("gupd_client_sent_bytes_total{cache=\"hit\",class=\"payload\"}", 33.0).await;
+    site.wait_for_metric(&requests("hit"), 3.0).await;
+    site.wait_for_metric("gupd_saved_bytes_total", 33.0).await;
+    site.wait_for_metric("gupd_client_sent_bytes_total{cache=\"hit\",class=\"payload\"}", 33.0).await;
 }
 
 fn cached(control: &str) -> Resource {

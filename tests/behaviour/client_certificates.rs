@@ -23,7 +23,7 @@ async fn certificate_selects_group_and_is_optional() {
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, authority.pem()).unwrap();
     // Read when the relay starts.
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.server.tls = Some(CertificateFiles { cert, key });
         config.server.client_ca = Some(ca);
         config.groups = vec![GroupSettings {
@@ -44,7 +44,7 @@ async fn certificate_selects_group_and_is_optional() {
         assert_eq!(ask(Some(authority.issue(name))).await.as_deref(), Some(status), "{name}");
     }
     assert_eq!(ask(Some(Authority::new().issue("pc-7.branch.example"))).await, None);
-    site.counts("gupd_refused_total{reason=\"tls\"}", 1.0).await;
+    site.wait_for_metric("gupd_refused_total{reason=\"tls\"}", 1.0).await;
 }
 
 /// The beginning of the answer, `None` if the connection ends without one. Two requests: the names stay the connection's.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gupd_config::{Clock, Config};
 
-use crate::support::site::time_of;
+use crate::support::site::read_clock;
 use crate::support::{Gate, Manager, PAYLOAD, RefusingPort, Resource, Site, bytes, get};
 
 const FILE: &str = "/files/setup.msi";
@@ -23,11 +23,11 @@ async fn clock_set_back_a_day_costs_one_revalidation() {
     site.manager.put(CATALOG, Resource::new("catalog"));
     site.manager.put(FILE, Resource::new("installer").header("Cache-Control", "max-age=100"));
     for path in [PAYLOAD, CATALOG, FILE] {
-        site.stored(path).await;
+        site.wait_until_stored(path).await;
     }
     // The manager's clock is right, or goes with the relay's.
     for managers_clock in [Clock::manual(site.clock.now()), site.clock.clone()] {
-        site.manager.date_by(time_of(&managers_clock));
+        site.manager.date_by(read_clock(&managers_clock));
         let asked = [PAYLOAD, CATALOG, FILE].map(|path| site.manager.request_count(path));
         let bytes_before = site.manager.body_bytes();
         site.clock.set_back(DAY);
@@ -42,7 +42,7 @@ async fn clock_set_back_a_day_costs_one_revalidation() {
         }
         // Neither here nor after a restart, which reads the times of the index.
         site.restart();
-        assert_eq!(site.get(PAYLOAD).await.whole(), bytes(1, 100_000));
+        assert_eq!(site.get(PAYLOAD).await.expect_body(), bytes(1, 100_000));
         assert_eq!(site.get(FILE).await.cache_status(), "gupd; hit");
         assert_eq!(site.metric("gupd_store_objects").await, 3.0, "nothing expires");
         let now = [PAYLOAD, CATALOG, FILE].map(|path| site.manager.request_count(path));
@@ -66,8 +66,8 @@ async fn fill_during_clock_change_is_stored_once() {
     site.manager.wait_for_requests(PAYLOAD, 1).await;
     site.clock.set_back(DAY);
     gate.open();
-    assert!(client.await.unwrap().whole() == bytes(1, 3 << 20));
-    site.stored(PAYLOAD).await;
+    assert!(client.await.unwrap().expect_body() == bytes(1, 3 << 20));
+    site.wait_until_stored(PAYLOAD).await;
     assert!(age(&site, PAYLOAD).await < 10);
     assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
@@ -77,12 +77,12 @@ async fn open_circuit_closes_after_clock_is_set_back() {
     let first = RefusingPort::new();
     let second = Manager::start();
     let both = Config::for_upstreams(&[&first.url(), &second.url()]).unwrap();
-    let site = Site::of(second, |config| {
+    let site = Site::for_manager(second, |config| {
         config.upstreams = both.upstreams;
         config.routes = both.routes;
     });
     site.manager.put("/secars/x", Resource::new("x"));
-    assert_eq!(site.get("/secars/x").await.whole(), b"x");
+    assert_eq!(site.get("/secars/x").await.expect_body(), b"x");
     let first = first.listen();
     site.clock.set_back(DAY);
     let address = site.address();

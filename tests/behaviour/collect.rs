@@ -442,13 +442,13 @@ async fn catalog_waiter_skips_windows_and_prefetch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn admin_api_reports_revision() {
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         with_token(config);
         config.rings = vec![everyone_at_once()];
         config.refresh.catalogs = vec![MINITRI.parse().unwrap()];
     });
     publish(&site.manager, 1);
     let report = ask(&site, "s3cret").await;
-    assert_eq!(report.whole(), br#"{"asked":1,"changed":1,"failed":0,"revision":1}"#);
-    assert_eq!(ask(&site, "s3cret").await.whole(), br#"{"asked":1,"changed":0,"failed":0}"#);
+    assert_eq!(report.expect_body(), br#"{"asked":1,"changed":1,"failed":0,"revision":1}"#);
+    assert_eq!(ask(&site, "s3cret").await.expect_body(), br#"{"asked":1,"changed":0,"failed":0}"#);
 }

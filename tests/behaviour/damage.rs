@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, TestRunner};
 
-use crate::support::{Client, Ending, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Ending, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 const MIB: usize = 1 << 20;
 
@@ -27,10 +27,10 @@ fn flip(file: &Path, bit: u64) {
 
 /// A stored object whose bytes are read from the disk each time.
 async fn stored(body: &[u8]) -> Site {
-    let site = Site::with(|config| config.store.memory = 0);
+    let site = Site::with_config(|config| config.store.memory = 0);
     site.manager.put(PAYLOAD, Resource::new(body));
-    site.get(PAYLOAD).await.whole();
-    site.stored(PAYLOAD).await;
+    site.get(PAYLOAD).await.expect_body();
+    site.wait_until_stored(PAYLOAD).await;
     site
 }
 
@@ -44,12 +44,12 @@ async fn damaged_chunk_is_refetched_unseen_by_client() {
     }
     let response = site.get(PAYLOAD).await;
     assert_eq!(response.cache_status(), "gupd; hit");
-    assert!(response.whole() == body);
+    assert!(response.expect_body() == body);
     assert!(fs::read(&file).unwrap()[..body.len()] == body, "the bad bytes are replaced");
     let again = site.manager.requests_for(PAYLOAD).split_off(1);
     let ranges: Vec<_> = again.iter().map(|seen| seen.header("range").unwrap()).collect();
     assert_eq!(ranges, ["bytes=0-65535", "bytes=2949120-3145727", "bytes=5242880-5242956"]);
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     assert_eq!(site.manager.request_count(PAYLOAD), 4, "once repaired, it stays so");
     let repaired = 65_536.0 + 196_608.0 + 77.0;
     assert_eq!(site.metric("gupd_store_repaired_bytes_total").await, repaired);
@@ -63,7 +63,7 @@ async fn readers_of_one_damaged_chunk_have_it_fetched_once() {
     flip(&blobs(site.store())[0], 8 * 1_500_000);
     let readers = (0..20).map(|_| site.get(PAYLOAD));
     for response in futures_util::future::join_all(readers).await {
-        assert!(response.whole() == body);
+        assert!(response.expect_body() == body);
     }
     assert_eq!(site.manager.request_count(PAYLOAD), 2);
 }
@@ -74,10 +74,10 @@ async fn a_range_of_a_damaged_object_and_several_are_right_too() {
     let site = stored(&body).await;
     flip(&blobs(site.store())[0], 8 * 2_500_000);
     let part = site.send(Request::get(PAYLOAD).range("2400000-2600000")).await;
-    assert!(part.whole() == body[2_400_000..=2_600_000]);
+    assert!(part.expect_body() == body[2_400_000..=2_600_000]);
     flip(&blobs(site.store())[0], 8 * 1_500_000);
     let several = site.send(Request::get(PAYLOAD).range("0-9,1499990-1500010")).await;
-    assert!(several.whole().windows(21).any(|bytes| *bytes == body[1_499_990..=1_500_010]));
+    assert!(several.expect_body().windows(21).any(|bytes| *bytes == body[1_499_990..=1_500_010]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,13 +87,13 @@ async fn irreparable_damage_breaks_transfer_and_drops_object() {
     flip(&blobs(site.store())[0], 8 * 2_500_000);
     let new = bytes(5, 3 * MIB);
     site.manager.put(PAYLOAD, Resource::new(new.clone()));
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.head().await.unwrap();
-    client.rest("GET", &mut response).await;
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.read_head().await.unwrap();
+    client.read_rest("GET", &mut response).await;
     assert_ne!(response.ending, Ending::Complete);
     assert!(response.body == body[..response.body.len()], "never mixed");
-    assert!(site.get(PAYLOAD).await.whole() == new);
+    assert!(site.get(PAYLOAD).await.expect_body() == new);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,16 +103,16 @@ async fn blob_lost_in_mid_read_continues_from_upstream() {
     // Nothing but the first chunk is in memory, and the file is not open.
     site.config.store.memory = 2 << 20;
     site.restart();
-    site.send(Request::get(PAYLOAD).range("0-9")).await.whole();
+    site.send(Request::get(PAYLOAD).range("0-9")).await.expect_body();
     site.restart();
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PAYLOAD).range("0-9")).await.unwrap();
-    client.head().await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PAYLOAD).range("0-9")).await.unwrap();
+    client.read_head().await.unwrap();
     for file in blobs(site.store()) {
         flip(&file, 8 * (fs::metadata(&file).unwrap().len() - 20));
     }
-    assert!(site.get(PAYLOAD).await.whole() == body);
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
 }
 
 /// Any bit of any blob's file, while it is served and between: nobody ever gets a wrong byte, and whoever asks gets all.
@@ -131,9 +131,9 @@ fn any_flipped_bit_is_made_good() {
                 let reading = site.send(Request::get(PAYLOAD).range(&format!("{from}-")));
                 let flipping = async { flip(&file, at.index(usize::try_from(bits).unwrap()) as u64) };
                 let (response, ()) = futures_util::future::join(reading, flipping).await;
-                assert!(response.whole() == body[from..]);
-                assert!(site.get(PAYLOAD).await.whole() == body);
-                site.stored(PAYLOAD).await;
+                assert!(response.expect_body() == body[from..]);
+                assert!(site.get(PAYLOAD).await.expect_body() == body);
+                site.wait_until_stored(PAYLOAD).await;
             });
             Ok(())
         })

@@ -5,7 +5,7 @@ use gupd_config::{ContentMatch, ContentType, GroupSettings};
 use http::StatusCode;
 
 use crate::refresh::{ask, with_token};
-use crate::support::{Client, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 const PATCH: &str = "/patches/14.3/patch.zip";
 const DEFINITIONS: &str = "virus-definitions-32";
@@ -26,7 +26,7 @@ fn with_content(site: Site) -> Site {
 async fn client_patches_need_group_permission() {
     let unknown = with_content(Site::new());
     assert_eq!(unknown.get(PATCH).await.status, 200);
-    let site = with_content(Site::with(|config| {
+    let site = with_content(Site::with_config(|config| {
         patches(config);
         config.groups = vec![GroupSettings {
             subnets: vec!["127.0.0.2/32".parse().unwrap()],
@@ -37,9 +37,9 @@ async fn client_patches_need_group_permission() {
     let denied = site.get(PATCH).await;
     assert_eq!((denied.status, denied.header("cache-control")), (404, Some("no-store")));
     assert_eq!(site.manager.request_count(PATCH), 0);
-    let mut pilot = Client::connect_from("127.0.0.2".parse().unwrap(), site.address()).await;
-    assert_eq!(pilot.send(&Request::get(PATCH)).await.unwrap().whole(), bytes(1, 10_000));
-    site.filled().await;
+    let mut pilot = WireClient::connect_from("127.0.0.2".parse().unwrap(), site.address()).await;
+    assert_eq!(pilot.send(&Request::get(PATCH)).await.unwrap().expect_body(), bytes(1, 10_000));
+    site.wait_for_fills().await;
     // What is stored for others is no exception, however it is asked for.
     for request in [Request::get(PATCH), Request::head(PATCH), Request::get(PATCH).range("5-9")] {
         assert_eq!(site.send(request).await.status, 404);
@@ -55,7 +55,7 @@ async fn client_patches_need_group_permission() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn denied_payload_gets_set_status_and_catalog_404() {
-    let mut site = with_content(Site::with(|config| {
+    let mut site = with_content(Site::with_config(|config| {
         patches(config);
         config.denials.status = StatusCode::GONE;
         let deny = vec![DEFINITIONS.to_owned(), "catalog".to_owned()];
@@ -83,16 +83,16 @@ async fn denied_route_content_is_never_fetched() {
         config.refresh.catalogs = vec!["/patches/index2.dax".parse().unwrap()];
         config.prefetch.paths = vec![PATCH.parse().unwrap()];
     };
-    let site = with_content(Site::with(change));
+    let site = with_content(Site::with_config(change));
     assert_eq!(ask(&site, "s3cret").await.status, 200);
-    site.counts_to("gupd_prefetched_bytes_total", 10_000.0).await;
+    site.wait_for_metric_at_least("gupd_prefetched_bytes_total", 10_000.0).await;
     assert_eq!(
         (site.manager.request_count("/patches/index2.dax"), site.manager.request_count(PATCH)),
         (1, 1)
     );
     assert_eq!(site.get(PATCH).await.status, 404, "the relay has it, and clients do not get it");
 
-    let site = with_content(Site::with(|config| {
+    let site = with_content(Site::with_config(|config| {
         change(config);
         config.prefetch.paths.push(PAYLOAD.parse().unwrap());
         config.routes[0].deny_download = vec!["client-patches".to_owned()];
@@ -102,7 +102,7 @@ async fn denied_route_content_is_never_fetched() {
         }];
     }));
     assert_eq!(ask(&site, "s3cret").await.status, 200);
-    site.counts_to("gupd_prefetched_bytes_total", 10_000.0).await;
+    site.wait_for_metric_at_least("gupd_prefetched_bytes_total", 10_000.0).await;
     assert_eq!(site.get(PATCH).await.status, 404);
     assert_eq!(
         (site.manager.request_count("/patches/index2.dax"), site.manager.request_count(PATCH)),

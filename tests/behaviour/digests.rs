@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256, Sha512};
 
-use crate::support::{Client, Ending, Gate, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Ending, Gate, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 fn sha256(body: &[u8]) -> String {
     format!("sha-256=:{}:", BASE64_STANDARD.encode(Sha256::digest(body)))
@@ -27,7 +27,7 @@ async fn want_repr_digest_returns_digest_of_whole() {
     let site = Site::new();
     let body = bytes(1, 3_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    site.stored(PAYLOAD).await;
+    site.wait_until_stored(PAYLOAD).await;
     let wanting = |request: Request| request.header("Want-Repr-Digest", "sha-512=3, sha-256=1");
     for (request, status) in [
         (Request::get(PAYLOAD), 200),
@@ -41,7 +41,7 @@ async fn want_repr_digest_returns_digest_of_whole() {
     }
     let gone = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/gone.dax";
     site.manager.put(gone, Resource::new("gone").status(404));
-    site.stored(gone).await;
+    site.wait_until_stored(gone).await;
     assert_eq!(site.send(wanting(Request::get(gone))).await.header("Repr-Digest"), None);
 }
 
@@ -54,7 +54,7 @@ async fn origin_digest_is_forwarded_once_and_not_for_parts() {
         .header("Content-Digest", &sha256(&body))
         .header("Content-MD5", &md5(&body));
     site.manager.put(PAYLOAD, resource);
-    site.stored(PAYLOAD).await;
+    site.wait_until_stored(PAYLOAD).await;
     let request = Request::get(PAYLOAD).header("Want-Repr-Digest", "sha-256=1");
     for (request, status) in [
         (request.clone(), 200),
@@ -130,8 +130,8 @@ async fn content_matching_origin_digest_is_stored() {
             site.manager.put(path, resource.header(name, &value));
             let response = site.get(path).await;
             assert_eq!(response.cache_status(), STORED);
-            assert!(response.whole() == body, "{name}: {value}");
-            site.stored(path).await;
+            assert!(response.expect_body() == body, "{name}: {value}");
+            site.wait_until_stored(path).await;
             assert_eq!(site.manager.request_count(path), 1, "{name}: {value}");
         }
     }
@@ -149,8 +149,8 @@ async fn content_wrong_once_is_refetched_unseen() {
         site.manager.wait_for_requests(PAYLOAD, 1).await;
         site.manager.put(PAYLOAD, Resource::new(right.clone()).header(name, &value));
         gate.open();
-        assert!(asking.await.unwrap().whole() == right, "{name}: {value}");
-        site.stored(PAYLOAD).await;
+        assert!(asking.await.unwrap().expect_body() == right, "{name}: {value}");
+        site.wait_until_stored(PAYLOAD).await;
         assert_eq!(site.manager.request_count(PAYLOAD), 2, "{name}: {value}");
         assert_eq!(mismatches(&site, &name.to_ascii_lowercase()).await, (1.0, 0.0));
     }
@@ -164,17 +164,17 @@ async fn wrong_content_never_ends_cleanly() {
         let gate = Gate::default();
         let announced = |body: &[u8]| framed(Resource::new(body)).header("Repr-Digest", &sha256(&right));
         site.manager.put(PAYLOAD, announced(&wrong).stalled(500_000, &gate));
-        let mut client = Client::connect(site.address()).await;
-        client.begin(&Request::get(PAYLOAD)).await.unwrap();
-        let mut response = client.head().await.unwrap();
+        let mut client = WireClient::connect(site.address()).await;
+        client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+        let mut response = client.read_head().await.unwrap();
         site.manager.put(PAYLOAD, announced(&right));
         gate.open();
-        client.rest("GET", &mut response).await;
+        client.read_rest("GET", &mut response).await;
         assert_eq!(response.ending, Ending::Broken);
         assert!(response.body.len() <= wrong.len() - (64 << 10));
         assert!(wrong.starts_with(&response.body), "bytes of two tries never mix");
-        assert!(site.get(PAYLOAD).await.whole() == right);
-        site.stored(PAYLOAD).await;
+        assert!(site.get(PAYLOAD).await.expect_body() == right);
+        site.wait_until_stored(PAYLOAD).await;
         assert_eq!(site.manager.request_count(PAYLOAD), 2);
         assert_eq!(mismatches(&site, "repr-digest").await, (1.0, 0.0));
     }
@@ -187,20 +187,20 @@ async fn wrong_content_is_passed_uncached_with_alarm() {
     site.manager.put(PAYLOAD, Resource::new(body.clone()).header("Content-MD5", &md5(b"other")));
     // The first client has its beginning and is cut off, or comes late enough to follow the second try.
     drop(site.get(PAYLOAD).await);
-    site.filled().await;
+    site.wait_for_fills().await;
     let tries = site.manager.request_count(PAYLOAD);
     assert_eq!(mismatches(&site, "content-md5").await, (1.0, tries as f64 - 1.0));
     for asked in tries + 1..=tries + 2 {
         let response = site.get(PAYLOAD).await;
         assert_eq!(response.cache_status(), DOUBTED);
-        assert!(response.whole() == body);
-        site.filled().await;
+        assert!(response.expect_body() == body);
+        site.wait_for_fills().await;
         assert_eq!(site.manager.request_count(PAYLOAD), asked);
         assert_eq!(mismatches(&site, "content-md5").await, (1.0, asked as f64 - 1.0));
     }
     site.manager.put(PAYLOAD, Resource::new(body.clone()).header("Content-MD5", &md5(&body)));
-    assert!(site.get(PAYLOAD).await.whole() == body);
-    site.stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
+    site.wait_until_stored(PAYLOAD).await;
     assert_eq!(site.manager.request_count(PAYLOAD), tries + 3);
 }
 
@@ -211,22 +211,22 @@ async fn clients_of_doubted_content_still_cost_one_transfer_together() {
     let announced = || Resource::new(body.clone()).header("Repr-Digest", &sha256(b"other"));
     site.manager.put(PAYLOAD, announced());
     drop(site.get(PAYLOAD).await);
-    site.filled().await;
+    site.wait_for_fills().await;
     let gate = Gate::default();
     site.manager.put(PAYLOAD, announced().stalled(100_000, &gate));
     let tries = site.manager.request_count(PAYLOAD);
     let mut clients = Vec::new();
     for number in 0..20 {
-        let mut client = Client::connect(site.address()).await;
-        client.begin(&Request::get(PAYLOAD)).await.unwrap();
-        let head = client.head().await.unwrap();
+        let mut client = WireClient::connect(site.address()).await;
+        client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+        let head = client.read_head().await.unwrap();
         assert_eq!(head.cache_status(), if number == 0 { DOUBTED } else { "gupd; fwd=uri-miss; collapsed" });
         clients.push((client, head));
     }
     gate.open();
     for (mut client, mut response) in clients {
-        client.rest("GET", &mut response).await;
-        assert!(response.whole() == body);
+        client.read_rest("GET", &mut response).await;
+        assert!(response.expect_body() == body);
     }
     assert_eq!(site.manager.request_count(PAYLOAD), tries + 1);
 }
@@ -239,8 +239,8 @@ async fn contradicting_digests_are_never_right() {
         .header("Repr-Digest", &sha256(&body))
         .header("Content-Digest", &sha256(b"other"));
     site.manager.put(PAYLOAD, resource);
-    assert!(site.get(PAYLOAD).await.whole() == body);
-    site.filled().await;
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
+    site.wait_for_fills().await;
     assert_eq!(site.get(PAYLOAD).await.cache_status(), DOUBTED);
 }
 
@@ -257,8 +257,8 @@ async fn digest_of_resumed_part_is_not_digest_of_whole() {
     let rest = Resource::new(body.clone()).header("Content-Digest", &sha256(&body[300_000..]));
     site.manager.put(PAYLOAD, rest.header("Content-MD5", &md5(&body[300_000..])));
     gate.open();
-    assert!(asking.await.unwrap().whole() == body);
-    site.stored(PAYLOAD).await;
+    assert!(asking.await.unwrap().expect_body() == body);
+    site.wait_until_stored(PAYLOAD).await;
     assert_eq!(site.manager.requests_for(PAYLOAD)[1].header("range"), Some("bytes=300000-"));
     assert_eq!(site.manager.request_count(PAYLOAD), 2);
 }
@@ -268,13 +268,13 @@ async fn wrong_content_does_not_replace_stored_object() {
     let site = Site::new();
     let catalog = "/clu/minitri.flg";
     site.manager.put(catalog, Resource::new(" "));
-    site.stored(catalog).await;
+    site.wait_until_stored(catalog).await;
     site.manager.put(catalog, Resource::new("x").header("Repr-Digest", &sha256(b" ")));
     site.clock.advance(Duration::from_secs(3600));
-    assert_eq!(site.get(catalog).await.whole(), b"x");
-    site.filled().await;
+    assert_eq!(site.get(catalog).await.expect_body(), b"x");
+    site.wait_for_fills().await;
     site.manager.put(catalog, Resource::new("").status(503));
-    assert_eq!(site.get(catalog).await.whole(), b" ", "stale, but what it was");
+    assert_eq!(site.get(catalog).await.expect_body(), b" ", "stale, but what it was");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -283,9 +283,9 @@ async fn payload_must_match_catalog_digest() {
     let body = bytes(12, 20_000);
     site.manager.put(CATALOG, Resource::new(listing(LISTED, &body)));
     site.manager.put(LISTED, Resource::new(body.clone()));
-    assert_eq!(site.get(CATALOG).await.whole(), listing(LISTED, &body));
-    assert!(site.get(LISTED).await.whole() == body);
-    site.stored(LISTED).await;
+    assert_eq!(site.get(CATALOG).await.expect_body(), listing(LISTED, &body));
+    assert!(site.get(LISTED).await.expect_body() == body);
+    site.wait_until_stored(LISTED).await;
     assert_eq!((site.manager.request_count(LISTED), mismatches(&site, "catalog").await), (1, (0.0, 0.0)));
 
     // The catalog comes from the store now, and another of its payloads from the manager.
@@ -293,20 +293,23 @@ async fn payload_must_match_catalog_digest() {
     let listed = listing(other, &body);
     site.manager.put(CATALOG, Resource::new(listed.clone()));
     site.clock.advance(Duration::from_secs(3600));
-    site.stored_as(CATALOG, &listed).await;
+    site.wait_until_stored_as(CATALOG, &listed).await;
     site.restart();
     let hit = site.get(CATALOG).await;
     assert_eq!(hit.cache_status(), "gupd; hit");
     let wrong = bytes(13, 20_000);
     site.manager.put(other, Resource::new(wrong.clone()));
-    assert!(site.get(other).await.whole() == wrong, "whoever has the wrong file must be able to see it");
-    site.filled().await;
+    assert!(
+        site.get(other).await.expect_body() == wrong,
+        "whoever has the wrong file must be able to see it"
+    );
+    site.wait_for_fills().await;
     assert_eq!(mismatches(&site, "catalog").await, (1.0, site.manager.request_count(other) as f64 - 1.0));
     assert_eq!(site.get(other).await.cache_status(), DOUBTED);
-    site.filled().await;
+    site.wait_for_fills().await;
     site.manager.put(other, Resource::new(body.clone()));
-    assert!(site.get(other).await.whole() == body);
-    site.stored(other).await;
+    assert!(site.get(other).await.expect_body() == body);
+    site.wait_until_stored(other).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -316,7 +319,7 @@ async fn a_stored_payload_that_its_catalog_disowns_is_forgotten() {
     let cold = "/clu/1369163481jtun_b.zip";
     for path in [LISTED, cold] {
         site.manager.put(path, Resource::new(wrong.clone()));
-        site.stored(path).await;
+        site.wait_until_stored(path).await;
     }
     site.restart();
     assert_eq!(site.get(LISTED).await.cache_status(), "gupd; hit");
@@ -324,9 +327,9 @@ async fn a_stored_payload_that_its_catalog_disowns_is_forgotten() {
         site.manager.put(path, Resource::new(right.clone()));
         let folder_catalog = CATALOG.replace("defs", if path == cold { "cold" } else { "hot" });
         site.manager.put(&folder_catalog, Resource::new(listing(path, &right)));
-        site.get(&folder_catalog).await.whole();
-        assert!(site.get(path).await.whole() == right, "{path}");
-        site.stored(path).await;
+        site.get(&folder_catalog).await.expect_body();
+        assert!(site.get(path).await.expect_body() == right, "{path}");
+        site.wait_until_stored(path).await;
         assert_eq!(site.manager.request_count(path), 2, "{path}");
     }
     let forgotten = "gupd_digest_mismatches_total{by=\"catalog\",then=\"forgotten\"}";
@@ -344,10 +347,10 @@ async fn a_bomb_for_a_catalog_is_served_as_it_is_and_changes_nothing() {
         let body = bytes(15, 1_000);
         site.manager.put(CATALOG, Resource::new(hostile.clone()));
         site.manager.put(LISTED, Resource::new(body.clone()));
-        assert!(site.get(CATALOG).await.whole() == hostile);
-        site.stored(CATALOG).await;
-        assert!(site.get(LISTED).await.whole() == body);
-        site.stored(LISTED).await;
+        assert!(site.get(CATALOG).await.expect_body() == hostile);
+        site.wait_until_stored(CATALOG).await;
+        assert!(site.get(LISTED).await.expect_body() == body);
+        site.wait_until_stored(LISTED).await;
         assert_eq!((site.manager.request_count(CATALOG), site.manager.request_count(LISTED)), (1, 1));
     }
 }

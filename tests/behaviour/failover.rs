@@ -6,30 +6,30 @@ use std::time::Duration;
 use gupd_config::Config;
 use gupd_config::FinishPolicy;
 
-use crate::support::site::time_of;
-use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, Site, bytes};
+use crate::support::site::read_clock;
+use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, Site, WireClient, bytes};
 
 /// A site with two managers, of which the first, which is asked first, may go.
 fn pair(change: impl FnOnce(&mut Config)) -> (Site, Manager) {
     let first = Manager::start();
     let second = Manager::start();
     let urls = [first.url(), second.url()];
-    let site = Site::of(second, |config| {
+    let site = Site::for_manager(second, |config| {
         config.upstreams = Config::for_upstreams(&[&urls[0], &urls[1]]).unwrap().upstreams;
         config.routes[0].upstreams = vec![0, 1];
         config.fill.attempts = 3;
         change(config);
     });
-    first.date_by(time_of(&site.clock));
+    first.date_by(read_clock(&site.clock));
     (site, first)
 }
 
 /// A client that has had so many bytes of a response.
-async fn begun(site: &Site, some: usize) -> (Client, Response) {
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.head().await.unwrap();
-    response.body = client.some(some).await.unwrap();
+async fn begun(site: &Site, some: usize) -> (WireClient, Response) {
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.read_head().await.unwrap();
+    response.body = client.read_bytes(some).await.unwrap();
     (client, response)
 }
 
@@ -45,13 +45,13 @@ async fn failover_continues_same_content_unseen() {
     let given = first.body_bytes();
     drop(first);
     gate.open();
-    client.rest("GET", &mut response).await;
-    assert!(response.whole() == body);
+    client.read_rest("GET", &mut response).await;
+    assert!(response.expect_body() == body);
     assert_eq!(given + site.manager.body_bytes(), body.len() as u64, "nothing crossed the WAN twice");
     assert_eq!(site.manager.requests_for(PAYLOAD)[0].header("range"), Some("bytes=2000000-"));
     assert_eq!(site.metric("gupd_fill_failovers_total").await, 1.0);
-    site.stored(PAYLOAD).await;
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    site.wait_until_stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +60,7 @@ async fn a_manager_that_falls_silent_is_left_after_the_idle_timeout() {
     let (body, gate) = (bytes(91, 3_000_000), Gate::default());
     first.put(PAYLOAD, Resource::new(body.clone()).stalled(1_000_000, &gate));
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     assert_eq!((first.request_count(PAYLOAD), site.manager.request_count(PAYLOAD)), (1, 1));
     gate.open();
 }
@@ -89,10 +89,10 @@ async fn breaks_and_begins_anew(site: &Site, first: Manager, gate: &Gate, [old, 
     let (mut client, mut response) = begun(site, 1_000_000).await;
     drop(first);
     gate.open();
-    client.rest("GET", &mut response).await;
+    client.read_rest("GET", &mut response).await;
     assert_eq!(response.ending, Ending::Broken);
     assert!(old.starts_with(&response.body));
-    assert!(site.get(PAYLOAD).await.whole() == *new);
+    assert!(site.get(PAYLOAD).await.expect_body() == *new);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,11 +119,11 @@ async fn other_content_replaces_fill_before_first_byte() {
         let waiting: Vec<_> =
             (0..20).map(|_| tokio::spawn(async move { Request::get(PAYLOAD).send(address).await })).collect();
         first.wait_for_requests(PAYLOAD, 1).await;
-        site.counts("gupd_fills_running", 1.0).await;
+        site.wait_for_metric("gupd_fills_running", 1.0).await;
         drop(first);
         gate.open();
         for client in waiting {
-            assert!(client.await.unwrap().whole() == new);
+            assert!(client.await.unwrap().expect_body() == new);
         }
         assert_eq!(
             site.manager.request_count(PAYLOAD),
@@ -139,7 +139,7 @@ async fn a_manager_that_does_not_have_it_yet_takes_nothing_away() {
     let body = bytes(98, 3_000_000);
     // Four breaks in a row without a byte are two turns for the other one.
     first.put(PAYLOAD, Resource::new(body.clone()).cut(0, 4));
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     assert!(site.manager.request_count(PAYLOAD) <= 1, "it was asked once at most");
     assert_eq!(first.request_count(PAYLOAD), 5);
 }
@@ -152,10 +152,10 @@ async fn partial_fill_is_resumed_at_another_manager() {
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     let (client, _) = begun(&site, 3_000_000).await;
     drop(client);
-    site.filled().await;
+    site.wait_for_fills().await;
     drop(first);
     gate.open();
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     let asked = site.manager.requests_for(PAYLOAD);
     assert!(asked[0].header("if-range").is_some());
     assert!(
@@ -198,7 +198,9 @@ async fn faults_at_any_byte_never_mix_content() {
         let clients: Vec<_> = (0..3)
             .map(|_| {
                 let path = path.clone();
-                tokio::spawn(async move { Client::connect(address).await.send(&Request::get(&path)).await })
+                tokio::spawn(
+                    async move { WireClient::connect(address).await.send(&Request::get(&path)).await },
+                )
             })
             .collect();
         for client in clients {
@@ -215,7 +217,7 @@ async fn faults_at_any_byte_never_mix_content() {
             assert!(of_one, "seed {seed}: {} bytes of a mixture", response.body.len());
             whole += usize::from(response.ending == Ending::Complete);
         }
-        site.filled().await;
+        site.wait_for_fills().await;
     }
     assert!(whole > 90, "only {whole} of 180 downloads came to their end");
 }
@@ -223,8 +225,8 @@ async fn faults_at_any_byte_never_mix_content() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fill_with_ever_changing_content_is_abandoned() {
     let unsettled = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut site = Site::with(|config| config.fill.finish = FinishPolicy::Always);
-    site.ask(&[unsettled.local_addr().unwrap()]);
+    let mut site = Site::with_config(|config| config.fill.finish = FinishPolicy::Always);
+    site.set_upstreams(&[unsettled.local_addr().unwrap()]);
     std::thread::spawn(move || {
         for (number, connection) in unsettled.incoming().enumerate() {
             let mut connection = connection.unwrap();
@@ -236,12 +238,12 @@ async fn fill_with_ever_changing_content_is_abandoned() {
         }
     });
     assert_eq!(site.get(PAYLOAD).await.ending, Ending::Broken);
-    site.filled().await;
+    site.wait_for_fills().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn transfer_from_relay_resumes_by_etag_alone() {
-    let site = Site::with(|config| config.fill.attempts = 2);
+    let site = Site::with_config(|config| config.fill.attempts = 2);
     let body = bytes(8, 2_000_000);
     let relayed = || Resource::new(body.clone()).header("Via", "1.1 gupd").cut(1_000_000, 1);
     let date = "Sat, 01 Aug 2026 01:02:03 GMT";
@@ -251,15 +253,15 @@ async fn transfer_from_relay_resumes_by_etag_alone() {
         site.manager.put(PAYLOAD, resource.stalled(700_000, &gate));
         // It has bytes before the break: else all of it may come anew, unseen.
         let path = format!("{PAYLOAD}?{ending:?}");
-        let mut client = Client::connect(site.address()).await;
-        client.begin(&Request::get(&path)).await.unwrap();
-        let mut response = client.head().await.unwrap();
-        response.body = client.some(500_000).await.unwrap();
+        let mut client = WireClient::connect(site.address()).await;
+        client.write_request(&Request::get(&path)).await.unwrap();
+        let mut response = client.read_head().await.unwrap();
+        response.body = client.read_bytes(500_000).await.unwrap();
         gate.open();
-        client.rest("GET", &mut response).await;
+        client.read_rest("GET", &mut response).await;
         assert_eq!(response.ending, ending);
         assert!(body.starts_with(&response.body));
-        site.filled().await;
+        site.wait_for_fills().await;
     }
     let parts =
         site.manager.requests_for(PAYLOAD).iter().filter(|seen| seen.header("range").is_some()).count();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::support::{Client, Ending, Gate, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Ending, Gate, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_clients_cost_one_fill() {
@@ -20,7 +20,7 @@ async fn a_thousand_clients_cost_one_fill() {
     site.manager.wait_for_requests(PAYLOAD, 1).await;
     gate.open();
     while let Some(response) = clients.join_next().await {
-        assert!(response.unwrap().whole() == body);
+        assert!(response.unwrap().expect_body() == body);
     }
     assert_eq!(site.manager.request_count(PAYLOAD), 1);
     assert_eq!(site.manager.body_bytes(), body.len() as u64);
@@ -38,13 +38,13 @@ async fn waiters_are_woken_not_polled() {
         // Connected beforehand: what is measured is the wait for the fill.
         let mut clients = Vec::new();
         for _ in 0..50 {
-            clients.push(Client::connect(address).await);
+            clients.push(WireClient::connect(address).await);
         }
         let begun = Instant::now();
         let mut waiting = JoinSet::new();
         for mut client in clients {
             let request = Request::get(&path);
-            waiting.spawn(async move { client.send(&request).await.unwrap().whole().len() });
+            waiting.spawn(async move { client.send(&request).await.unwrap().expect_body().len() });
         }
         while let Some(length) = waiting.join_next().await {
             assert_eq!(length.unwrap(), 20_000);
@@ -64,20 +64,20 @@ async fn bytes_reach_every_client_while_the_manager_still_sends() {
     let body = bytes(2, 3_000_000);
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(2_000_000, &gate));
-    let mut first = Client::connect(site.address()).await;
-    first.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = first.head().await.unwrap();
-    head.body = first.some(2_000_000).await.unwrap();
+    let mut first = WireClient::connect(site.address()).await;
+    first.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = first.read_head().await.unwrap();
+    head.body = first.read_bytes(2_000_000).await.unwrap();
     // Who comes late gets the running fill from its first byte.
-    let mut late = Client::connect(site.address()).await;
-    late.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut late_head = late.head().await.unwrap();
+    let mut late = WireClient::connect(site.address()).await;
+    late.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut late_head = late.read_head().await.unwrap();
     assert_eq!(late_head.cache_status(), "gupd; fwd=uri-miss; collapsed");
-    late_head.body = late.some(2_000_000).await.unwrap();
+    late_head.body = late.read_bytes(2_000_000).await.unwrap();
     gate.open();
-    first.rest("GET", &mut head).await;
-    late.rest("GET", &mut late_head).await;
-    assert!(head.whole() == body && late_head.whole() == body);
+    first.read_rest("GET", &mut head).await;
+    late.read_rest("GET", &mut late_head).await;
+    assert!(head.expect_body() == body && late_head.expect_body() == body);
     assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
@@ -86,14 +86,14 @@ async fn slow_reader_delays_no_other() {
     let site = Site::new();
     let body = bytes(3, 30 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    let mut slow = Client::connect(site.address()).await;
-    slow.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = slow.head().await.unwrap();
-    head.body = slow.some(1000).await.unwrap();
+    let mut slow = WireClient::connect(site.address()).await;
+    slow.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = slow.read_head().await.unwrap();
+    head.body = slow.read_bytes(1000).await.unwrap();
     // The slow one's socket is full long before the end; the others finish all the same.
-    assert!(site.get(PAYLOAD).await.whole() == body);
-    slow.rest("GET", &mut head).await;
-    assert!(head.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
+    slow.read_rest("GET", &mut head).await;
+    assert!(head.expect_body() == body);
     assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
@@ -103,12 +103,12 @@ async fn a_fill_goes_on_when_its_only_client_leaves() {
     let body = bytes(4, 2_000_000);
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1_000_000, &gate));
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    client.head().await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    client.read_head().await.unwrap();
     drop(client);
     gate.open();
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
@@ -118,11 +118,11 @@ async fn content_without_a_length_is_shared_and_stored() {
         let site = Site::new();
         let body = bytes(5, 200_000);
         site.manager.put(PAYLOAD, framed(Resource::new(body.clone())));
-        assert!(site.get(PAYLOAD).await.whole() == body);
-        site.stored(PAYLOAD).await;
+        assert!(site.get(PAYLOAD).await.expect_body() == body);
+        site.wait_until_stored(PAYLOAD).await;
         let hit = site.get(PAYLOAD).await;
         assert_eq!(hit.header("content-length"), Some("200000"));
-        assert!(hit.whole() == body);
+        assert!(hit.expect_body() == body);
         assert_eq!(site.manager.request_count(PAYLOAD), 1);
     }
 }
@@ -132,7 +132,7 @@ async fn a_broken_transfer_is_resumed_and_no_client_notices() {
     let site = Site::new();
     let body = bytes(6, 5_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(700_000, 6));
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     let seen = site.manager.requests_for(PAYLOAD);
     assert_eq!(seen.len(), 7);
     assert!(seen[1].header("range").is_some() && seen[1].header("if-range").is_some());
@@ -146,7 +146,7 @@ async fn full_answer_to_range_is_read_past_stored_bytes() {
     let site = Site::new();
     let body = bytes(7, 3_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(1_000_000, 1).without_ranges());
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     assert_eq!(site.manager.request_count(PAYLOAD), 2);
 }
 
@@ -156,16 +156,16 @@ async fn bytes_of_two_versions_never_mix() {
     let (old, new) = (bytes(8, 3_000_000), bytes(9, 3_000_000));
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(old.clone()).stalled(1_000_000, &gate).cut(1_500_000, 1));
-    let mut early = Client::connect(site.address()).await;
-    early.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = early.head().await.unwrap();
-    head.body = early.some(1_000_000).await.unwrap();
+    let mut early = WireClient::connect(site.address()).await;
+    early.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = early.read_head().await.unwrap();
+    head.body = early.read_bytes(1_000_000).await.unwrap();
     site.manager.put(PAYLOAD, Resource::new(new.clone()));
     gate.open();
-    early.rest("GET", &mut head).await;
+    early.read_rest("GET", &mut head).await;
     assert_eq!(head.ending, Ending::Broken);
     assert!(old.starts_with(&head.body));
-    assert!(site.get(PAYLOAD).await.whole() == new);
+    assert!(site.get(PAYLOAD).await.expect_body() == new);
     // The answer to the attempt to resume was the new fill.
     assert_eq!(site.manager.request_count(PAYLOAD), 2);
 }
@@ -177,15 +177,15 @@ async fn without_a_validator_a_broken_transfer_is_not_guessed_at() {
     let gate = Gate::default();
     let resource = Resource::new(body.clone()).without("ETag");
     site.manager.put(PAYLOAD, resource.stalled(900_000, &gate).cut(1_000_000, 1));
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut broken = client.head().await.unwrap();
-    broken.body = client.some(900_000).await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut broken = client.read_head().await.unwrap();
+    broken.body = client.read_bytes(900_000).await.unwrap();
     gate.open();
-    client.rest("GET", &mut broken).await;
+    client.read_rest("GET", &mut broken).await;
     assert_eq!(broken.ending, Ending::Broken);
     assert!(body.starts_with(&broken.body));
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +204,7 @@ async fn unshareable_response_is_fetched_by_each_client() {
     while let Some(response) = clients.join_next().await {
         let response = response.unwrap();
         assert!(response.cache_status().contains("private"), "{}", response.cache_status());
-        assert_eq!(response.whole(), b"mine");
+        assert_eq!(response.expect_body(), b"mine");
     }
     assert_eq!(site.manager.request_count("/account"), 5);
 }
@@ -235,7 +235,7 @@ async fn invalid_upstream_response_is_502_and_stores_nothing() {
         ("a silent close", Resource::raw("")),
     ];
     for (what, resource) in nonsense {
-        let site = Site::with(|config| config.fill.attempts = 2);
+        let site = Site::with_config(|config| config.fill.attempts = 2);
         site.manager.put(PAYLOAD, resource);
         let response = site.get(PAYLOAD).await;
         assert_eq!(response.status, 502, "{what}");
@@ -243,7 +243,7 @@ async fn invalid_upstream_response_is_502_and_stores_nothing() {
         assert_eq!(site.metric("gupd_responses_total{status=\"5xx\"}").await, 1.0, "{what}");
         // And when the manager is well again, so is the relay.
         site.manager.put(PAYLOAD, Resource::new("good"));
-        assert_eq!(site.get(PAYLOAD).await.whole(), b"good", "{what}");
+        assert_eq!(site.get(PAYLOAD).await.expect_body(), b"good", "{what}");
     }
 }
 
@@ -256,7 +256,7 @@ async fn an_empty_delta_is_never_kept() {
         assert_eq!(site.get(&path).await.status, 200);
     }
     site.manager.put(&path, Resource::new("a delta"));
-    assert_eq!(site.get(&path).await.whole(), b"a delta");
+    assert_eq!(site.get(&path).await.expect_body(), b"a delta");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,7 +268,7 @@ async fn a_manager_that_is_slow_is_not_asked_twice() {
     let address = site.address();
     let mut clients = JoinSet::new();
     for _ in 0..20 {
-        clients.spawn(async move { Request::get(PAYLOAD).send(address).await.whole() });
+        clients.spawn(async move { Request::get(PAYLOAD).send(address).await.expect_body() });
     }
     while let Some(got) = clients.join_next().await {
         assert!(got.unwrap() == body);

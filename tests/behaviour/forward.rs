@@ -6,17 +6,19 @@ use gupd_config::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Site, bytes};
+use crate::support::{
+    Ending, Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Site, WireClient, bytes,
+};
 
 const PRIVATE: &str = "/secars/secars.dll";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_get_is_stored_and_answers_get_and_head() {
+async fn get_is_stored_and_answers_get_and_head() {
     let site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions").header("Content-Type", "application/zip"));
     let miss = site.get(PAYLOAD).await;
     assert_eq!((miss.status, miss.cache_status()), (200, "gupd; fwd=uri-miss; stored"));
-    site.stored(PAYLOAD).await;
+    site.wait_until_stored(PAYLOAD).await;
     let head = site.send(Request::head(PAYLOAD)).await;
     assert_eq!((head.status, head.cache_status()), (200, "gupd; hit"));
     for name in ["content-length", "content-type", "etag", "accept-ranges"] {
@@ -27,17 +29,17 @@ async fn a_get_is_stored_and_answers_get_and_head() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_on_a_miss_fetches_no_content() {
+async fn head_on_a_miss_fetches_no_content() {
     let site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
-    let mut client = Client::connect(site.address()).await;
+    let mut client = WireClient::connect(site.address()).await;
     let head = client.send(&Request::head(PAYLOAD)).await.unwrap();
     assert_eq!((head.status, head.header("content-length")), (200, Some("11")));
     assert_eq!(head.cache_status(), "gupd; fwd=uri-miss; detail=method");
     assert_eq!(site.manager.requests_for(PAYLOAD)[0].method, "HEAD");
     assert_eq!(site.manager.body_bytes(), 0);
     // The connection is where the next response begins.
-    assert_eq!(client.send(&Request::get(PAYLOAD)).await.unwrap().whole(), b"definitions");
+    assert_eq!(client.send(&Request::get(PAYLOAD)).await.unwrap().expect_body(), b"definitions");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,16 +47,16 @@ async fn head_on_running_fill_is_answered_before_content() {
     let site = Site::new();
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)).stalled(0, &gate));
-    let mut filling = Client::connect(site.address()).await;
-    filling.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut filling = WireClient::connect(site.address()).await;
+    filling.write_request(&Request::get(PAYLOAD)).await.unwrap();
     site.manager.wait_for_requests(PAYLOAD, 1).await;
     let head = site.send(Request::head(PAYLOAD)).await;
     assert_eq!((head.status, head.header("content-length")), (200, Some("100000")));
     assert_eq!(head.cache_status(), "gupd; fwd=uri-miss; collapsed");
     gate.open();
-    let mut response = filling.head().await.unwrap();
-    filling.rest("GET", &mut response).await;
-    assert_eq!(response.whole().len(), 100_000);
+    let mut response = filling.read_head().await.unwrap();
+    filling.read_rest("GET", &mut response).await;
+    assert_eq!(response.expect_body().len(), 100_000);
     assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
@@ -62,7 +64,7 @@ async fn head_on_running_fill_is_answered_before_content() {
 async fn absolute_target_names_same_object_as_path() {
     let site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
-    site.stored(PAYLOAD).await;
+    site.wait_until_stored(PAYLOAD).await;
     for authority in [site.manager.address().to_string(), site.address().to_string()] {
         // RFC 9112, 3.2.2: the target overrules the Host field.
         let target = format!("http://{authority}{PAYLOAD}");
@@ -73,7 +75,7 @@ async fn absolute_target_names_same_object_as_path() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_relay_is_neither_an_open_proxy_nor_a_tunnel() {
+async fn foreign_host_and_connect_are_refused() {
     let site = Site::new();
     let elsewhere = Manager::start();
     elsewhere.put("/", Resource::new("internal"));
@@ -91,7 +93,7 @@ async fn the_relay_is_neither_an_open_proxy_nor_a_tunnel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_pass_in_both_directions() {
+async fn request_and_response_bodies_pass_unchanged() {
     let site = Site::new();
     let body = bytes(2, 4 << 20);
     for (method, path) in [("POST", PRIVATE), ("PUT", "/upload"), ("POST", PAYLOAD)] {
@@ -99,23 +101,23 @@ async fn bodies_pass_in_both_directions() {
         let response = site.send(Request::new(method, path).body(body.clone())).await;
         assert_eq!((response.status, response.header("content-length")), (200, Some("4194304")));
         assert_eq!(response.cache_status(), "gupd; fwd=method");
-        assert!(response.whole() == body);
+        assert!(response.expect_body() == body);
         let seen = &site.manager.requests_for(path)[0];
         assert_eq!((seen.method.as_str(), seen.header("content-length")), (method, Some("4194304")));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chunked_request_body_passes_chunked() {
+async fn chunked_request_body_passes_chunked() {
     let site = Site::new();
     site.manager.put(PRIVATE, Resource::echo());
-    let mut client = Client::connect(site.address()).await;
+    let mut client = WireClient::connect(site.address()).await;
     let request = Request::new("POST", PRIVATE).header("Transfer-Encoding", "chunked");
-    client.begin(&request).await.unwrap();
+    client.write_request(&request).await.unwrap();
     client.write(b"3\r\nabc\r\n4;ext=1\r\ndefg\r\n0\r\n\r\n").await.unwrap();
-    let mut response = client.head().await.unwrap();
-    client.rest("POST", &mut response).await;
-    assert_eq!(response.whole(), b"abcdefg");
+    let mut response = client.read_head().await.unwrap();
+    client.read_rest("POST", &mut response).await;
+    assert_eq!(response.expect_body(), b"abcdefg");
     let seen = &site.manager.requests_for(PRIVATE)[0];
     assert_eq!(seen.header("transfer-encoding"), Some("chunked"));
     assert_eq!(seen.header("content-length"), None);
@@ -124,30 +126,30 @@ async fn a_chunked_request_body_passes_chunked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn request_and_response_bodies_stream_both_ways() {
     let (site, manager) = behind_listener().await;
-    let mut client = Client::connect(site.address()).await;
+    let mut client = WireClient::connect(site.address()).await;
     let request = Request::new("POST", PRIVATE).header("Content-Length", "8");
-    client.begin(&request).await.unwrap();
+    client.write_request(&request).await.unwrap();
     client.write(b"half").await.unwrap();
     let mut at_manager = accept(&manager).await;
     assert!(read_until(&mut at_manager, b"half").await.contains("POST /secars/secars.dll HTTP/1.1\r\n"));
     client.write(b"rest").await.unwrap();
     read_until(&mut at_manager, b"rest").await;
     at_manager.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nfirs").await.unwrap();
-    client.head().await.unwrap();
-    assert_eq!(client.some(4).await.unwrap(), b"firs");
+    client.read_head().await.unwrap();
+    assert_eq!(client.read_bytes(4).await.unwrap(), b"firs");
     at_manager.write_all(b"t...").await.unwrap();
-    assert_eq!(client.some(4).await.unwrap(), b"t...");
+    assert_eq!(client.read_bytes(4).await.unwrap(), b"t...");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upload_longer_than_head_timeout_succeeds() {
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.fill.head_timeout = Duration::from_millis(500);
         config.fill.total_timeout = Duration::from_millis(500);
     });
     site.manager.put(PRIVATE, Resource::echo());
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::new("POST", PRIVATE).header("Content-Length", "4")).await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::new("POST", PRIVATE).header("Content-Length", "4")).await.unwrap();
     // A thin line: what is tested is time itself.
     let mut line = tokio::time::interval(Duration::from_millis(80));
     for byte in b"slow" {
@@ -155,19 +157,19 @@ async fn upload_longer_than_head_timeout_succeeds() {
         line.tick().await;
         client.write(&[*byte]).await.unwrap();
     }
-    let mut response = client.head().await.unwrap();
-    client.rest("POST", &mut response).await;
-    assert_eq!((response.status, response.whole()), (200, b"slow".to_vec()));
+    let mut response = client.read_head().await.unwrap();
+    client.read_rest("POST", &mut response).await;
+    assert_eq!((response.status, response.expect_body()), (200, b"slow".to_vec()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stalled_request_body_is_408_and_blames_no_upstream() {
-    let site = Site::with(|config| config.server.stall_timeout = Duration::from_millis(100));
+    let site = Site::with_config(|config| config.server.stall_timeout = Duration::from_millis(100));
     site.manager.put(PRIVATE, Resource::echo());
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::new("POST", PRIVATE).header("Content-Length", "8")).await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::new("POST", PRIVATE).header("Content-Length", "8")).await.unwrap();
     client.write(b"half").await.unwrap();
-    assert_eq!(client.head().await.unwrap().status, 408);
+    assert_eq!(client.read_head().await.unwrap().status, 408);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,7 +180,7 @@ async fn private_path_is_never_stored_and_query_is_unchanged() {
     for _ in 0..2 {
         let response = site.get(target).await;
         assert_eq!((response.status, response.cache_status()), (200, "gupd; fwd=bypass"));
-        assert_eq!(response.whole(), b"profile");
+        assert_eq!(response.expect_body(), b"profile");
     }
     let seen = site.manager.requests_for(PRIVATE);
     assert_eq!(seen.iter().map(|seen| seen.target.as_str()).collect::<Vec<_>>(), [target; 2]);
@@ -190,7 +192,7 @@ async fn spelling_goes_upstream_unchanged_for_one_object() {
     let spelled = "/content/%7B535CB6A4-441F-4E8A-A897-804CD859100e%7d/261121001/full.zip";
     let site = Site::new();
     site.manager.put(spelled, Resource::new("definitions"));
-    site.stored(spelled).await;
+    site.wait_until_stored(spelled).await;
     assert_eq!(site.manager.requests_for(spelled)[0].target, spelled);
     assert_eq!(site.get(PAYLOAD).await.cache_status(), "gupd; hit");
     // A query is part of the key, and is spelled as the client did.
@@ -203,7 +205,7 @@ async fn spelling_goes_upstream_unchanged_for_one_object() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fields_of_one_connection_end_at_the_relay_in_both_directions() {
+async fn hop_by_hop_fields_end_at_the_relay() {
     let site = Site::new();
     let hop_by_hop = |resource: Resource| {
         resource
@@ -262,7 +264,7 @@ async fn date_of_origin_is_kept_or_set_on_arrival() {
         site.manager.put(path, Resource::new("x").header("Date", date));
         assert_eq!(site.get(path).await.header("date"), Some(date), "{path}");
     }
-    site.stored(PAYLOAD).await;
+    site.wait_until_stored(PAYLOAD).await;
     assert_eq!(site.get(PAYLOAD).await.header("date"), Some(date));
     site.clock.advance(Duration::from_secs(86_400));
     let arrived = site.clock.now();
@@ -271,7 +273,7 @@ async fn date_of_origin_is_kept_or_set_on_arrival() {
         site.manager.put(path, Resource::new("x").undated());
         assert!(site.get(path).await.header("date").is_some(), "{path}");
     }
-    site.stored(&undated).await;
+    site.wait_until_stored(&undated).await;
     site.clock.advance(Duration::from_secs(1000));
     let hit = site.get(&undated).await;
     let secs = u64::try_from(arrived / 1000).unwrap();
@@ -280,7 +282,7 @@ async fn date_of_origin_is_kept_or_set_on_arrival() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_http_1_0_gets_whole_content_of_a_known_length() {
+async fn http_1_0_client_gets_whole_content_with_length() {
     let site = Site::new();
     let body = bytes(3, 300_000);
     for (path, resource) in [
@@ -293,10 +295,10 @@ async fn a_client_of_http_1_0_gets_whole_content_of_a_known_length() {
             assert_eq!((response.status, response.version.as_str()), (200, "HTTP/1.0"));
             assert_eq!(response.header("transfer-encoding"), None);
             assert_eq!(response.header("content-length"), Some("300000"));
-            assert!(response.whole() == body);
+            assert!(response.expect_body() == body);
         }
     }
-    let mut client = Client::connect(site.address()).await;
+    let mut client = WireClient::connect(site.address()).await;
     let kept = Request::get(PAYLOAD).http10().header("Connection", "keep-alive");
     for _ in 0..2 {
         let response = client.send(&kept).await.unwrap();
@@ -308,7 +310,7 @@ async fn a_client_of_http_1_0_gets_whole_content_of_a_known_length() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http_1_0_client_never_sees_short_body_as_complete() {
-    let site = Site::with(|config| config.fill.attempts = 1);
+    let site = Site::with_config(|config| config.fill.attempts = 1);
     let broken = || Resource::new(bytes(4, 400_000)).chunked().without("ETag").cut(300_000, 9);
     // Of unknown length, a fill that breaks off is an error.
     site.manager.put(PAYLOAD, broken());
@@ -328,28 +330,28 @@ async fn broken_passthrough_is_broken_for_client() {
         assert_eq!((broken.status, broken.ending), (200, Ending::Broken));
         assert!(broken.body == bytes(5, 400_000)[..broken.body.len()]);
         // Asked for once: what was shown of it cannot be taken back.
-        assert!(site.get(PRIVATE).await.whole().len() == 400_000);
+        assert!(site.get(PRIVATE).await.expect_body().len() == 400_000);
     }
     assert_eq!(site.manager.request_count(PRIVATE), 4);
-    site.counts("gupd_broken_transfers_total{by=\"upstream\"}", 2.0).await;
+    site.wait_for_metric("gupd_broken_transfers_total{by=\"upstream\"}", 2.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pipelined_requests_are_answered_in_their_order() {
+async fn pipelined_requests_are_answered_in_order() {
     let site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     site.manager.put(PRIVATE, Resource::echo().delayed(Duration::from_millis(30)));
-    site.stored(PAYLOAD).await;
-    let mut client = Client::connect(site.address()).await;
+    site.wait_until_stored(PAYLOAD).await;
+    let mut client = WireClient::connect(site.address()).await;
     let requests = format!(
         "POST {PRIVATE} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbodyGET {PAYLOAD} HTTP/1.1\r\nHost: a\r\n\r\n\
          GET /none HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     );
     client.write(requests.as_bytes()).await.unwrap();
     for (status, body) in [(200, &b"body"[..]), (200, b"definitions"), (404, b"nothing here\n")] {
-        let mut response = client.head().await.unwrap();
-        client.rest("GET", &mut response).await;
-        assert_eq!((response.status, response.whole().as_slice()), (status, body));
+        let mut response = client.read_head().await.unwrap();
+        client.read_rest("GET", &mut response).await;
+        assert_eq!((response.status, response.expect_body().as_slice()), (status, body));
     }
     assert!(client.is_closed().await);
 }
@@ -361,20 +363,20 @@ async fn expect_continue_is_sent_before_body_and_not_on_refusal() {
     let expecting = |target: &str| {
         Request::new("POST", target).header("Expect", "100-continue").header("Content-Length", "4")
     };
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&expecting(PRIVATE)).await.unwrap();
-    assert_eq!(client.head().await.unwrap().status, 100);
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&expecting(PRIVATE)).await.unwrap();
+    assert_eq!(client.read_head().await.unwrap().status, 100);
     client.write(b"body").await.unwrap();
-    let mut response = client.head().await.unwrap();
-    client.rest("POST", &mut response).await;
-    assert_eq!((response.status, response.whole()), (200, b"body".to_vec()));
-    let mut refused = Client::connect(site.address()).await;
-    refused.begin(&expecting("http://foreign.example/")).await.unwrap();
-    assert_eq!(refused.head().await.unwrap().status, 421);
+    let mut response = client.read_head().await.unwrap();
+    client.read_rest("POST", &mut response).await;
+    assert_eq!((response.status, response.expect_body()), (200, b"body".to_vec()));
+    let mut refused = WireClient::connect(site.address()).await;
+    refused.write_request(&expecting("http://foreign.example/")).await.unwrap();
+    assert_eq!(refused.read_head().await.unwrap().status, 421);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn options_passes_as_far_as_it_may_and_trace_does_not() {
+async fn options_obeys_max_forwards_and_trace_is_refused() {
     let site = Site::new();
     site.manager.put("/", Resource::new("").header("Allow", "GET, OPTIONS"));
     let options = |forwards: &str| Request::new("OPTIONS", "/").header("Max-Forwards", forwards);
@@ -392,7 +394,7 @@ async fn options_passes_as_far_as_it_may_and_trace_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_upstream_answers_when_the_first_does_not() {
+async fn next_upstream_answers_when_the_first_fails() {
     let refusing = RefusingPort::new();
     let overloaded = Manager::start();
     for path in [PAYLOAD, PRIVATE, "/unknown"] {
@@ -415,7 +417,7 @@ async fn post_is_retried_only_if_no_upstream_can_have_acted() {
     let site = behind(&refusing.url());
     site.manager.put(PRIVATE, Resource::echo());
     let post = |body: &str| Request::new("POST", PRIVATE).body(body);
-    assert_eq!(site.send(post("body")).await.whole(), b"body");
+    assert_eq!(site.send(post("body")).await.expect_body(), b"body");
     assert_eq!(site.manager.requests_for(PRIVATE)[0].body, b"body");
     // One that got it and then failed may have acted on it: with or without a body.
     let first = Manager::start();
@@ -434,7 +436,7 @@ async fn post_is_retried_only_if_no_upstream_can_have_acted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn miss_without_upstream_is_504_with_retry_after() {
     let refusing = RefusingPort::new();
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.upstreams = Config::for_upstreams(&[&refusing.url()]).unwrap().upstreams;
     });
     for request in [Request::get(PAYLOAD), Request::get(PRIVATE), Request::new("POST", "/").body("x")] {
@@ -448,7 +450,7 @@ async fn miss_without_upstream_is_504_with_retry_after() {
 fn behind(first: &str) -> Site {
     let manager = Manager::start();
     let both = Config::for_upstreams(&[first, &manager.url()]).unwrap();
-    Site::of(manager, |config| {
+    Site::for_manager(manager, |config| {
         config.upstreams = both.upstreams;
         config.routes = both.routes;
     })
@@ -458,7 +460,8 @@ fn behind(first: &str) -> Site {
 async fn behind_listener() -> (Site, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let site = Site::with(|config| config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams);
+    let site =
+        Site::with_config(|config| config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams);
     (site, listener)
 }
 

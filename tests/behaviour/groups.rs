@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use gupd_config::GroupSettings;
 use gupd_config::week::WeekWindows;
 
-use crate::support::{Client, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 const DELTA: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261120001.dax";
 
@@ -16,14 +16,14 @@ fn never(name: &str) -> GroupSettings {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn path_group_defers_only_matching_paths() {
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         let full = GroupSettings { paths: vec!["**/full.zip".to_owned()], ..never("full-sets") };
         config.groups = vec![full];
     });
     for path in [PAYLOAD, DELTA] {
         site.manager.put(path, Resource::new(bytes(1, 10_000)));
     }
-    let mut client = Client::connect(site.address()).await;
+    let mut client = WireClient::connect(site.address()).await;
     for (path, status) in
         [(DELTA, 200), (PAYLOAD, 503), (&PAYLOAD.replace("full", "%66ULL"), 503), (DELTA, 200)]
     {
@@ -35,7 +35,7 @@ async fn path_group_defers_only_matching_paths() {
 #[tokio::test(flavor = "multi_thread")]
 async fn group_needs_subnet_and_path_and_first_match_wins() {
     let one = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         let subnets = vec!["127.0.0.2/32".parse().unwrap()];
         let pilot = GroupSettings {
             subnets: subnets.clone(),
@@ -47,7 +47,7 @@ async fn group_needs_subnet_and_path_and_first_match_wins() {
     for path in [PAYLOAD, DELTA] {
         site.manager.put(path, Resource::new(bytes(1, 10_000)));
     }
-    let mut client = Client::connect_from(one, site.address()).await;
+    let mut client = WireClient::connect_from(one, site.address()).await;
     assert_eq!(client.send(&Request::get(DELTA)).await.unwrap().status, 200);
     assert_eq!(client.send(&Request::get(PAYLOAD)).await.unwrap().status, 503);
     assert_eq!(site.get(PAYLOAD).await.status, 200);

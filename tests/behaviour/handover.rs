@@ -11,7 +11,7 @@ use gupd_net::listen::Sockets;
 use tempfile::TempDir;
 use tokio::task::block_in_place;
 
-use crate::support::{Client, Gate, Manager, PAYLOAD, Request, Resource, bytes, get};
+use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, WireClient, bytes, get};
 
 const OTHER: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121002/full.zip";
 
@@ -53,7 +53,7 @@ impl Place {
         std::fs::read_dir(partial).unwrap().count()
     }
 
-    async fn stored(&self, target: &str) {
+    async fn wait_until_stored(&self, target: &str) {
         while !get(self.address, target).await.cache_status().starts_with("gupd; hit") {}
     }
 }
@@ -65,18 +65,18 @@ async fn new_process_owns_store_while_old_downloads_finish() {
     place.manager.put(PAYLOAD, Resource::new(stored.clone()));
     let gate = Gate::default();
     place.manager.put(OTHER, Resource::new(arriving.clone()).stalled(3 << 20, &gate));
-    place.stored(PAYLOAD).await;
+    place.wait_until_stored(PAYLOAD).await;
     // In the middle of what is stored, and of what is being filled, by two.
-    let mut reading = Client::connect(place.address).await;
-    reading.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut read = reading.head().await.unwrap();
-    read.body = reading.some(100_000).await.unwrap();
+    let mut reading = WireClient::connect(place.address).await;
+    reading.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut read = reading.read_head().await.unwrap();
+    read.body = reading.read_bytes(100_000).await.unwrap();
     let mut following = Vec::new();
     for _ in 0..2 {
-        let mut client = Client::connect(place.address).await;
-        client.begin(&Request::get(OTHER)).await.unwrap();
-        let mut response = client.head().await.unwrap();
-        response.body = client.some(2 << 20).await.unwrap();
+        let mut client = WireClient::connect(place.address).await;
+        client.write_request(&Request::get(OTHER)).await.unwrap();
+        let mut response = client.read_head().await.unwrap();
+        response.body = client.read_bytes(2 << 20).await.unwrap();
         following.push((client, response));
     }
     block_in_place(|| before.hand_over());
@@ -85,24 +85,24 @@ async fn new_process_owns_store_while_old_downloads_finish() {
     let after = block_in_place(|| place.relay());
     let hit = get(place.address, PAYLOAD).await;
     assert_eq!(hit.cache_status(), "gupd; hit");
-    assert!(hit.whole() == stored);
+    assert!(hit.expect_body() == stored);
     gate.open();
-    reading.rest("GET", &mut read).await;
-    assert!(read.whole() == stored);
+    reading.read_rest("GET", &mut read).await;
+    assert!(read.expect_body() == stored);
     for (mut client, mut response) in following {
-        client.rest("GET", &mut response).await;
-        assert!(response.whole() == arriving);
+        client.read_rest("GET", &mut response).await;
+        assert!(response.expect_body() == arriving);
     }
     // One request for both; what came after the store was given up is not in it, and only that is asked for again.
     assert_eq!(place.manager.request_count(OTHER), 1);
     let again = get(place.address, OTHER).await;
     assert_eq!(again.cache_status(), "gupd; fwd=partial; stored");
-    assert!(again.whole() == arriving);
+    assert!(again.expect_body() == arriving);
     let rest = place.manager.requests_for(OTHER)[1].header("range").unwrap().to_owned();
     let from: usize = rest.trim_start_matches("bytes=").split('-').next().unwrap().parse().unwrap();
     assert!((1 << 20..=3 << 20).contains(&from), "{rest}");
     block_in_place(|| before.stop());
-    place.stored(OTHER).await;
+    place.wait_until_stored(OTHER).await;
     drop(after);
 }
 
@@ -117,12 +117,12 @@ async fn partial_files_pass_to_next_process() {
     let mut before = place.relay();
     let gate = Gate::default();
     place.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(5 << 20, &gate));
-    let mut leaver = Client::connect(place.address).await;
-    leaver.begin(&Request::get(PAYLOAD)).await.unwrap();
-    leaver.head().await.unwrap();
-    leaver.some(4 << 20).await.unwrap();
+    let mut leaver = WireClient::connect(place.address).await;
+    leaver.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    leaver.read_head().await.unwrap();
+    leaver.read_bytes(4 << 20).await.unwrap();
     drop(leaver);
-    while !String::from_utf8(get(before.admin(), "/metrics").await.whole())
+    while !String::from_utf8(get(before.admin(), "/metrics").await.expect_body())
         .unwrap()
         .contains("gupd_fills_running 0\n")
     {}
@@ -130,7 +130,7 @@ async fn partial_files_pass_to_next_process() {
     block_in_place(|| before.hand_over());
     let _after = block_in_place(|| place.relay());
     place.manager.put(PAYLOAD, Resource::new(body.clone()));
-    assert!(get(place.address, PAYLOAD).await.whole() == body);
+    assert!(get(place.address, PAYLOAD).await.expect_body() == body);
     let seen = place.manager.requests_for(PAYLOAD);
     assert!(seen.last().unwrap().header("range").is_some(), "{seen:?}");
     block_in_place(|| before.stop());
@@ -141,8 +141,9 @@ async fn handover_answers_kept_connection_and_closes_it() {
     let (place, mut before) = Place::new();
     place.manager.put(PAYLOAD, Resource::new(bytes(4, 100_000)));
     place.manager.put(OTHER, Resource::new(bytes(5, 100_000)));
-    place.stored(PAYLOAD).await;
-    let (mut stored, mut new) = (Client::connect(place.address).await, Client::connect(place.address).await);
+    place.wait_until_stored(PAYLOAD).await;
+    let (mut stored, mut new) =
+        (WireClient::connect(place.address).await, WireClient::connect(place.address).await);
     for client in [&mut stored, &mut new] {
         assert_eq!(client.send(&Request::head(PAYLOAD)).await.unwrap().header("connection"), None);
     }
@@ -152,7 +153,7 @@ async fn handover_answers_kept_connection_and_closes_it() {
     for (client, target, seed) in [(&mut stored, PAYLOAD, 4), (&mut new, OTHER, 5)] {
         let response = client.send(&Request::get(target)).await.unwrap();
         assert_eq!(response.header("connection"), Some("close"), "{target}");
-        assert!(response.whole() == bytes(seed, 100_000));
+        assert!(response.expect_body() == bytes(seed, 100_000));
         assert!(client.is_closed().await);
     }
     block_in_place(|| stopping.join().unwrap());
@@ -163,7 +164,7 @@ async fn repeated_handover_refuses_no_client() {
     let (place, mut serving) = Place::new();
     place.manager.put(PAYLOAD, Resource::new(bytes(6, 200_000)));
     // What is half-way when processes change may be asked for again.
-    place.stored(PAYLOAD).await;
+    place.wait_until_stored(PAYLOAD).await;
     let asked = place.manager.request_count(PAYLOAD);
     let address = place.address;
     let (end, ended) = tokio::sync::watch::channel(false);
@@ -173,7 +174,7 @@ async fn repeated_handover_refuses_no_client() {
             tokio::spawn(async move {
                 let mut had = 0_usize;
                 while !*ended.borrow() {
-                    assert!(get(address, PAYLOAD).await.whole() == bytes(6, 200_000));
+                    assert!(get(address, PAYLOAD).await.expect_body() == bytes(6, 200_000));
                     had += 1;
                 }
                 had

@@ -13,7 +13,7 @@ use gupd_net::upstream::{RequestBody, UpstreamFailure, UpstreamRequest, Upstream
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 
-use crate::support::{Client, Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Site, bytes};
+use crate::support::{Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Site, WireClient, bytes};
 
 const CHECK: &str = "/secars/secars.dll";
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// A site whose manager is asked for `CHECK` every ten seconds.
 fn checked(change: impl FnOnce(&mut Config)) -> Site {
-    Site::with(|config| {
+    Site::with_config(|config| {
         config.health.interval = Some(INTERVAL);
         config.upstreams[0].check = Some(format!("{CHECK}?hello,secars").parse().unwrap());
         change(config);
@@ -50,27 +50,27 @@ async fn upstream_failing_checks_gets_no_request_until_one_succeeds() {
     let name = site.manager.address().to_string();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     // 404 is an answer.
-    site.counts(&checks(&name, "well"), 1.0).await;
+    site.wait_for_metric(&checks(&name, "well"), 1.0).await;
     assert_eq!(site.manager.requests_for(CHECK)[0].target, "/secars/secars.dll?hello,secars");
     site.manager.put(CHECK, Resource::new("overloaded").status(503));
     for (failures, after) in [(1.0, INTERVAL), (2.0, RETRY), (3.0, RETRY)] {
         assert_eq!(site.metric(&healthy(&name)).await, 1.0);
         site.clock.advance(after);
-        site.counts(&checks(&name, "server-error"), failures).await;
+        site.wait_for_metric(&checks(&name, "server-error"), failures).await;
     }
-    site.counts(&healthy(&name), 0.0).await;
+    site.wait_for_metric(&healthy(&name), 0.0).await;
     let refused = site.get(PAYLOAD).await;
     assert_eq!((refused.status, refused.header("retry-after")), (504, Some("5")));
     // However late it is, no client's request is spent on finding out.
     site.manager.put(CHECK, Resource::new("overloaded").status(503));
     site.clock.advance(RETRY);
-    site.counts(&checks(&name, "server-error"), 4.0).await;
+    site.wait_for_metric(&checks(&name, "server-error"), 4.0).await;
     assert_eq!(site.get(PAYLOAD).await.status, 504);
     assert_eq!(site.manager.request_count(PAYLOAD), 0);
     site.manager.put(CHECK, Resource::new("OK"));
     site.clock.advance(2 * RETRY);
-    site.counts(&healthy(&name), 1.0).await;
-    assert_eq!(site.get(PAYLOAD).await.whole(), b"definitions");
+    site.wait_for_metric(&healthy(&name), 1.0).await;
+    assert_eq!(site.get(PAYLOAD).await.expect_body(), b"definitions");
     // Checks are no requests of clients, and keep their connection.
     assert_eq!(
         site.metric(&format!("gupd_upstream_requests_total{{outcome=\"5xx\",upstream=\"{name}\"}}")).await,
@@ -81,26 +81,26 @@ async fn upstream_failing_checks_gets_no_request_until_one_succeeds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_without_path_connects_unless_upstream_was_silent() {
-    let site = Site::with(|config| config.health.interval = Some(INTERVAL));
+    let site = Site::with_config(|config| config.health.interval = Some(INTERVAL));
     let name = site.manager.address().to_string();
-    site.counts(&checks(&name, "well"), 1.0).await;
+    site.wait_for_metric(&checks(&name, "well"), 1.0).await;
     site.manager.wait_for_connections(1).await;
     assert_eq!(site.manager.request_count("/"), 0);
     site.manager.put("/secars/fails", Resource::raw(""));
     site.manager.put("/", Resource::raw(""));
     fail_three_times(&site, &name).await;
     site.clock.advance(RETRY);
-    site.counts(&checks(&name, "closed"), 1.0).await;
+    site.wait_for_metric(&checks(&name, "closed"), 1.0).await;
     assert_eq!(site.metric(&healthy(&name)).await, 0.0);
     site.manager.remove("/");
     site.clock.advance(2 * RETRY);
-    site.counts(&healthy(&name), 1.0).await;
+    site.wait_for_metric(&healthy(&name), 1.0).await;
     assert_eq!(site.manager.requests_for("/")[0].method, "HEAD");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manager_that_let_all_of_a_requests_time_pass_has_failed_it() {
-    let site = Site::with(|config| config.fill.total_timeout = Duration::from_secs(1));
+async fn upstream_silent_for_total_timeout_counts_as_failed() {
+    let site = Site::with_config(|config| config.fill.total_timeout = Duration::from_secs(1));
     assert!(site.config.fill.head_timeout > site.config.fill.total_timeout);
     let gate = Gate::default();
     site.manager.put("/secars/fails", Resource::new("").held(&gate));
@@ -112,7 +112,7 @@ async fn a_manager_that_let_all_of_a_requests_time_pass_has_failed_it() {
 async fn failing_path_only_brings_next_check_forward() {
     let site = checked(|config| config.fill.head_timeout = Duration::from_secs(1));
     let name = site.manager.address().to_string();
-    site.counts(&checks(&name, "well"), 1.0).await;
+    site.wait_for_metric(&checks(&name, "well"), 1.0).await;
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     site.manager.put("/secars/stopped", Resource::new("").status(503));
     let gate = Gate::default();
@@ -124,14 +124,14 @@ async fn failing_path_only_brings_next_check_forward() {
     }
     assert_eq!(site.metric(&healthy(&name)).await, 1.0);
     site.clock.advance(RETRY);
-    site.counts(&checks(&name, "well"), 2.0).await;
+    site.wait_for_metric(&checks(&name, "well"), 2.0).await;
     // All of it fails: one check is enough now.
     site.manager.put(CHECK, Resource::new("").status(503));
     for _ in 0..2 {
         assert_eq!(site.get("/secars/stopped").await.status, 503);
     }
     site.clock.advance(RETRY);
-    site.counts(&healthy(&name), 0.0).await;
+    site.wait_for_metric(&healthy(&name), 0.0).await;
     gate.open();
 }
 
@@ -144,14 +144,14 @@ async fn checks_go_ahead_of_downloads_on_a_full_line() {
     for number in 1..=4 {
         let path = PAYLOAD.replace("261121001", &format!("26112100{number}"));
         site.manager.put(&path, Resource::new(bytes(number, 1 << 20)));
-        let mut client = Client::connect(site.address()).await;
-        client.begin(&Request::get(&path)).await.unwrap();
+        let mut client = WireClient::connect(site.address()).await;
+        client.write_request(&Request::get(&path)).await.unwrap();
         site.manager.wait_for_requests(&path, 1).await;
         clients.push(client);
     }
     for well in [2.0, 3.0] {
         site.clock.advance(INTERVAL);
-        site.counts(&checks(&name, "well"), well).await;
+        site.wait_for_metric(&checks(&name, "well"), well).await;
     }
     assert_eq!(site.metric(&healthy(&name)).await, 1.0);
 }
@@ -161,24 +161,24 @@ async fn failed_check_redirects_clients_before_any_failure() {
     let (refusing, manager) = (RefusingPort::new(), Manager::start());
     let both = Config::for_upstreams(&[&refusing.url(), &manager.url()]).unwrap();
     let away = refusing.address().to_string();
-    let site = Site::of(manager, |config| {
+    let site = Site::for_manager(manager, |config| {
         (config.upstreams, config.routes) = (both.upstreams, both.routes);
         config.health.interval = Some(INTERVAL);
     });
-    site.counts(&checks(&away, "connect"), 1.0).await;
+    site.wait_for_metric(&checks(&away, "connect"), 1.0).await;
     for failures in [2.0, 3.0] {
         site.clock.advance(RETRY);
-        site.counts(&checks(&away, "connect"), failures).await;
+        site.wait_for_metric(&checks(&away, "connect"), failures).await;
     }
-    site.counts(&healthy(&away), 0.0).await;
+    site.wait_for_metric(&healthy(&away), 0.0).await;
     site.manager.put(PAYLOAD, Resource::new("definitions"));
-    assert_eq!(site.get(PAYLOAD).await.whole(), b"definitions");
+    assert_eq!(site.get(PAYLOAD).await.expect_body(), b"definitions");
     let failed = format!("gupd_upstream_requests_total{{outcome=\"connect\",upstream=\"{away}\"}}");
     assert_eq!(site.metric(&failed).await, 0.0);
     // It is back in its place as soon as it answers.
     let _back = refusing.listen();
     site.clock.advance(RETRY);
-    site.counts(&healthy(&away), 1.0).await;
+    site.wait_for_metric(&healthy(&away), 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,24 +200,24 @@ async fn reload_keeps_health_of_upstream_with_same_name_and_url() {
     config.upstreams[0].url = other.url().parse().unwrap();
     site.relay_mut().reload(config.clone()).unwrap();
     assert_eq!(site.metric(&healthy(&name)).await, 1.0);
-    assert_eq!(site.get(PAYLOAD).await.whole(), b"definitions");
+    assert_eq!(site.get(PAYLOAD).await.expect_body(), b"definitions");
     // One that is gone is not shown.
     config.upstreams[0].name = "other".to_owned();
     site.relay_mut().reload(config).unwrap();
     assert_eq!(site.metric(&healthy("other")).await, 1.0);
-    let text = crate::support::get(site.relay().admin(), "/metrics").await.whole();
+    let text = crate::support::get(site.relay().admin(), "/metrics").await.expect_body();
     assert!(!String::from_utf8(text).unwrap().contains(&healthy(&name)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_drop_removed_upstreams_and_peers() {
     let mut site = Site::new();
-    site.meet(&[RefusingPort::new().address()]);
+    site.set_peers(&[RefusingPort::new().address()]);
     let (metrics, peer) = (site.relay().admin(), "gupd_peer_healthy{");
     let text =
-        || async { String::from_utf8(crate::support::get(metrics, "/metrics").await.whole()).unwrap() };
+        || async { String::from_utf8(crate::support::get(metrics, "/metrics").await.expect_body()).unwrap() };
     assert!(text().await.contains(peer));
-    site.meet(&[]);
+    site.set_peers(&[]);
     assert!(!text().await.contains(peer));
     let mut refused = site.config.clone();
     refused.upstreams[0].name = "refused".to_owned();
@@ -228,15 +228,15 @@ async fn metrics_drop_removed_upstreams_and_peers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_begins_and_ends_checks() {
+async fn reload_starts_and_stops_checks() {
     let mut site = Site::new();
     let name = site.manager.address().to_string();
     let mut config = site.config.clone();
     config.health.interval = Some(INTERVAL);
     site.relay_mut().reload(config.clone()).unwrap();
-    site.counts(&checks(&name, "well"), 1.0).await;
+    site.wait_for_metric(&checks(&name, "well"), 1.0).await;
     site.clock.advance(INTERVAL);
-    site.counts(&checks(&name, "well"), 2.0).await;
+    site.wait_for_metric(&checks(&name, "well"), 2.0).await;
     config.health.interval = None;
     site.relay_mut().reload(config).unwrap();
     site.clock.advance(INTERVAL);
@@ -253,20 +253,20 @@ async fn a_reload_begins_and_ends_checks() {
 async fn broken_download_resumes_after_next_successful_check() {
     let site = checked(|config| config.fill.attempts = 4);
     let name = site.manager.address().to_string();
-    site.counts(&checks(&name, "well"), 1.0).await;
+    site.wait_for_metric(&checks(&name, "well"), 1.0).await;
     let (body, gate) = (bytes(1, 400_000), Gate::default());
     site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(200_000, &gate).cut(200_000, 1));
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = client.head().await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = client.read_head().await.unwrap();
     // Three attempts fail, which is all that a manager is allowed; the fourth may be made once it is back.
     site.manager.put(PAYLOAD, Resource::raw(""));
     gate.open();
-    site.counts(&healthy(&name), 0.0).await;
+    site.wait_for_metric(&healthy(&name), 0.0).await;
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     site.clock.advance(RETRY);
-    client.rest("GET", &mut head).await;
-    assert!(head.whole() == body);
+    client.read_rest("GET", &mut head).await;
+    assert!(head.expect_body() == body);
     assert_eq!(site.manager.request_count(PAYLOAD), 5);
 }
 

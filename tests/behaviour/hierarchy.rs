@@ -3,7 +3,7 @@
 
 use futures_util::future::join_all;
 
-use crate::support::site::time_of;
+use crate::support::site::read_clock;
 use crate::support::{PAYLOAD, Request, Resource, Site, Wan, bytes};
 
 /// A catalog, which is revalidated, unlike payloads.
@@ -18,8 +18,8 @@ struct Chain {
 impl Chain {
     fn new() -> Self {
         let region = Site::new();
-        let site = Site::behind(&[region.address()]);
-        let floor = Site::behind(&[site.address()]);
+        let site = Site::with_upstreams(&[region.address()]);
+        let floor = Site::with_upstreams(&[site.address()]);
         Self { region, site, floor }
     }
 
@@ -40,18 +40,18 @@ fn members(response: &crate::support::Response) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_clients_on_three_floors_cost_one_crossing_of_each_hop() {
+async fn clients_of_three_tiers_cost_one_fetch_per_hop() {
     let region = Site::new();
-    let site = Site::behind(&[region.address()]);
-    let floors = [(); 3].map(|()| Site::behind(&[site.address()]));
+    let site = Site::with_upstreams(&[region.address()]);
+    let floors = [(); 3].map(|()| Site::with_upstreams(&[site.address()]));
     let body = bytes(1, 3 << 20);
     region.manager.put(PAYLOAD, Resource::new(body.clone()));
     let clients = floors.iter().flat_map(|floor| (0..10).map(move |_| floor.get(PAYLOAD)));
     for response in join_all(clients).await {
-        assert!(response.whole() == body);
+        assert!(response.expect_body() == body);
     }
     for relay in floors.iter().chain([&site, &region]) {
-        relay.stored(PAYLOAD).await;
+        relay.wait_until_stored(PAYLOAD).await;
         assert_eq!(received(relay).await, body.len() as f64);
     }
     assert_eq!(region.manager.request_count(PAYLOAD), 1);
@@ -65,12 +65,12 @@ async fn cache_status_lists_relays_nearest_manager_first() {
     let first = chain.floor.get(PAYLOAD).await;
     assert_eq!(members(&first), ["origin; hit", miss, miss, miss]);
     for relay in chain.all() {
-        relay.stored(PAYLOAD).await;
+        relay.wait_until_stored(PAYLOAD).await;
     }
     // What those before did was done for the request that brought it here.
     let hit = chain.floor.get(PAYLOAD).await;
     assert_eq!(members(&hit), ["origin; hit", miss, miss, "gupd; hit"]);
-    let again = Site::behind(&[chain.site.address()]);
+    let again = Site::with_upstreams(&[chain.site.address()]);
     assert_eq!(members(&again.get(PAYLOAD).await), ["origin; hit", miss, "gupd; hit", miss]);
     assert_eq!(hit.header("via"), Some("1.1 gupd, 1.1 gupd, 1.1 gupd"));
 }
@@ -81,10 +81,10 @@ async fn revalidation_lists_each_relay_in_cache_status() {
     chain.region.manager.put(CATALOG, Resource::new("catalog"));
     assert_eq!(chain.floor.get(CATALOG).await.status, 200);
     for relay in chain.all() {
-        relay.stored(CATALOG).await;
+        relay.wait_until_stored(CATALOG).await;
         relay.clock.advance(std::time::Duration::from_secs(3600));
     }
-    chain.region.manager.date_by(time_of(&chain.region.clock));
+    chain.region.manager.date_by(read_clock(&chain.region.clock));
     let validated = "gupd; fwd=stale; fwd-status=304";
     assert_eq!(members(&chain.floor.get(CATALOG).await), [validated, validated, validated]);
     assert_eq!(members(&chain.floor.get(CATALOG).await), [validated, validated, "gupd; hit"]);
@@ -97,7 +97,7 @@ async fn relay_sends_digest_of_stored_content_on_request() {
     let body = bytes(2, 200_000);
     chain.region.manager.put(PAYLOAD, Resource::new(body.clone()));
     chain.region.get(PAYLOAD).await;
-    chain.region.stored(PAYLOAD).await;
+    chain.region.wait_until_stored(PAYLOAD).await;
     assert_eq!(chain.region.get(PAYLOAD).await.header("repr-digest"), None, "nobody asked");
     let part = Request::get(PAYLOAD).range("5-9").header("Want-Repr-Digest", "sha-256=1");
     let part = chain.region.send(part).await;
@@ -106,7 +106,7 @@ async fn relay_sends_digest_of_stored_content_on_request() {
     // From there it travels as the origin's would.
     let response = chain.floor.get(PAYLOAD).await;
     assert_eq!(response.header("repr-digest"), Some(&*digest));
-    assert!(response.whole() == body);
+    assert!(response.expect_body() == body);
     let seen = chain.region.manager.requests_for(PAYLOAD).remove(0);
     assert_eq!(seen.header("want-repr-digest"), Some("sha-256=10"));
 }
@@ -116,12 +116,12 @@ async fn bit_flip_between_relays_is_found_and_never_served() {
     for at in [10, 90_000, 199_999] {
         let region = Site::new();
         let wire = Wan::to(region.address());
-        let site = Site::behind(&[wire.address()]);
-        let floor = Site::behind(&[site.address()]);
+        let site = Site::with_upstreams(&[wire.address()]);
+        let floor = Site::with_upstreams(&[site.address()]);
         let body = bytes(3, 200_000);
         region.manager.put(PAYLOAD, Resource::new(body.clone()));
         region.get(PAYLOAD).await;
-        region.stored(PAYLOAD).await;
+        region.wait_until_stored(PAYLOAD).await;
 
         wire.damage().flip(at);
         let mut response = floor.get(PAYLOAD).await;
@@ -130,10 +130,10 @@ async fn bit_flip_between_relays_is_found_and_never_served() {
             // Beyond what is held back of an end, a client sees a broken transfer, and asks again.
             response = floor.get(PAYLOAD).await;
         }
-        assert!(response.whole() == body, "damaged at {at}");
+        assert!(response.expect_body() == body, "damaged at {at}");
         for relay in [&site, &floor] {
-            relay.stored(PAYLOAD).await;
-            assert!(relay.get(PAYLOAD).await.whole() == body);
+            relay.wait_until_stored(PAYLOAD).await;
+            assert!(relay.get(PAYLOAD).await.expect_body() == body);
         }
         let counted = r#"gupd_digest_mismatches_total{by="repr-digest",then="fetched-again"}"#;
         assert_eq!(site.metric(counted).await, 1.0);
@@ -145,7 +145,7 @@ async fn bit_flip_between_relays_is_found_and_never_served() {
 async fn origin_digest_is_checked_at_each_cold_hop() {
     let region = Site::new();
     let wire = Wan::to(region.address());
-    let site = Site::behind(&[wire.address()]);
+    let site = Site::with_upstreams(&[wire.address()]);
     let body = bytes(4, 50_000);
     let digest = sha256(&body);
     region.manager.put(PAYLOAD, Resource::new(body.clone()).header("Repr-Digest", &digest));
@@ -153,7 +153,7 @@ async fn origin_digest_is_checked_at_each_cold_hop() {
     let response = site.get(PAYLOAD).await;
     assert_eq!(wire.damage().flipped(), 1);
     assert_eq!(response.header("repr-digest"), Some(&*digest));
-    assert!(response.whole() == body, "unseen by the client");
+    assert!(response.expect_body() == body, "unseen by the client");
     assert_eq!(region.manager.request_count(PAYLOAD), 1, "the hop before has it");
 }
 

@@ -2,7 +2,7 @@
 
 use tokio::task::JoinSet;
 
-use crate::support::{Client, Ending, Gate, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Ending, Gate, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 /// A response as it stands on the wire.
 fn wire(head: &str, body: &[u8]) -> Resource {
@@ -25,13 +25,13 @@ async fn broken_at_half(site: &Site, body: &[u8], then: Resource) -> crate::supp
     let gate = Gate::default();
     let half = body.len() / 2;
     site.manager.put(PAYLOAD, Resource::new(body).etag("\"old\"").stalled(half, &gate).cut(half, 1));
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.head().await.unwrap();
-    response.body = client.some(half).await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.read_head().await.unwrap();
+    response.body = client.read_bytes(half).await.unwrap();
     site.manager.put(PAYLOAD, then);
     gate.open();
-    client.rest("GET", &mut response).await;
+    client.read_rest("GET", &mut response).await;
     response
 }
 
@@ -42,13 +42,13 @@ async fn a_length_beside_a_transfer_coding_does_not_cut_the_body() {
         let body = bytes(20, 163_840);
         let head = "HTTP/1.1 200 OK\nETag: \"a\"\nTransfer-Encoding: chunked\nContent-Length: 10\n";
         site.manager.put(path, wire(head, &chunked(&body, 4096)));
-        assert!(site.get(path).await.whole() == body, "{path}");
+        assert!(site.get(path).await.expect_body() == body, "{path}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_does_not_name_its_version_continues_nothing() {
-    let site = Site::with(|config| config.fill.attempts = 1);
+    let site = Site::with_config(|config| config.fill.attempts = 1);
     let (old, new) = (bytes(21, 400_000), bytes(22, 400_000));
     let head =
         "HTTP/1.1 206 Partial Content\nContent-Length: 200000\nContent-Range: bytes 200000-399999/400000\n";
@@ -56,31 +56,31 @@ async fn a_part_that_does_not_name_its_version_continues_nothing() {
     assert_eq!(broken.ending, Ending::Broken);
     assert!(old.starts_with(&broken.body));
     site.manager.put(PAYLOAD, Resource::new(new.clone()));
-    assert!(site.get(PAYLOAD).await.whole() == new);
+    assert!(site.get(PAYLOAD).await.expect_body() == new);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shorter_resumed_answer_is_not_a_clean_end() {
-    let site = Site::with(|config| config.fill.attempts = 1);
+    let site = Site::with_config(|config| config.fill.attempts = 1);
     let body = bytes(23, 400_000);
     let gate = Gate::default();
     let unsaid = Resource::new(body.clone()).etag("\"old\"").chunked();
     site.manager.put(PAYLOAD, unsaid.stalled(200_000, &gate).cut(200_000, 1));
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.head().await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.read_head().await.unwrap();
     let head = "HTTP/1.1 200 OK\nETag: \"old\"\nTransfer-Encoding: chunked\n";
     site.manager.put(PAYLOAD, wire(head, &chunked(&body[..256], 256)));
     site.manager.wait_for_requests(PAYLOAD, 1).await;
     gate.open();
-    client.rest("GET", &mut response).await;
+    client.read_rest("GET", &mut response).await;
     assert_eq!(response.ending, Ending::Broken);
     assert_eq!(site.metric("gupd_store_objects").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_longer_than_promised_is_not_believed() {
-    let site = Site::with(|config| config.fill.attempts = 1);
+    let site = Site::with_config(|config| config.fill.attempts = 1);
     let body = bytes(24, 400_000);
     let head = "HTTP/1.1 206 Partial Content\nETag: \"old\"\nContent-Range: bytes 200000-399999/400000\n\
                 Transfer-Encoding: chunked\n";
@@ -98,7 +98,7 @@ async fn single_byte_chunks_are_put_together() {
     let address = site.address();
     let mut clients = JoinSet::new();
     for _ in 0..20 {
-        clients.spawn(async move { Request::get(PAYLOAD).send(address).await.whole() });
+        clients.spawn(async move { Request::get(PAYLOAD).send(address).await.expect_body() });
     }
     while let Some(got) = clients.join_next().await {
         assert!(got.unwrap() == body);
@@ -107,7 +107,7 @@ async fn single_byte_chunks_are_put_together() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn endless_response_is_limited_to_its_share_of_quota() {
-    let site = Site::with(|config| config.store.quota = 64 << 20);
+    let site = Site::with_config(|config| config.store.quota = 64 << 20);
     // An eighth of the quota is 8 MiB.
     let body = bytes(27, 12 << 20);
     site.manager.put("/feed", Resource::new(body.clone()).until_close());
@@ -125,9 +125,9 @@ async fn private_page_is_not_shared() {
     let site = Site::new();
     site.manager.put("/portal", Resource::new("for Alice").without("ETag"));
     let alice = site.send(Request::get("/portal").header("Cookie", "user=alice")).await;
-    assert_eq!(alice.whole(), b"for Alice");
+    assert_eq!(alice.expect_body(), b"for Alice");
     site.manager.put("/portal", Resource::new("for Bob").without("ETag"));
-    assert_eq!(site.get("/portal").await.whole(), b"for Bob");
+    assert_eq!(site.get("/portal").await.expect_body(), b"for Bob");
     assert_eq!(site.metric("gupd_store_objects").await, 0.0);
 }
 
@@ -142,7 +142,7 @@ async fn one_client_cannot_disable_request_collapsing() {
     site.manager.put(PAYLOAD, Resource::new("for all"));
     let before = site.manager.request_count(PAYLOAD);
     for _ in 0..5 {
-        assert_eq!(site.get(PAYLOAD).await.whole(), b"for all");
+        assert_eq!(site.get(PAYLOAD).await.expect_body(), b"for all");
     }
     assert_eq!(site.manager.request_count(PAYLOAD), before + 1);
 }
@@ -150,11 +150,11 @@ async fn one_client_cannot_disable_request_collapsing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_cannot_be_read_now_costs_no_object() {
     // One chunk of memory, so that the other object is read from disk.
-    let site = Site::with(|config| config.store.memory = 1 << 20);
+    let site = Site::with_config(|config| config.store.memory = 1 << 20);
     let body = bytes(28, 1 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    site.get(PAYLOAD).await.whole();
-    site.stored(PAYLOAD).await;
+    site.get(PAYLOAD).await.expect_body();
+    site.wait_until_stored(PAYLOAD).await;
     site.manager.put("/other/full.dax", Resource::new(bytes(29, 1 << 20)));
     let mut site = site;
     site.restart();
@@ -165,13 +165,13 @@ async fn a_disk_that_cannot_be_read_now_costs_no_object() {
     // The manager has it, and the relay says so honestly.
     let passed = site.get(PAYLOAD).await;
     assert!(passed.cache_status().contains("fwd="), "{}", passed.cache_status());
-    assert!(passed.whole() == body);
+    assert!(passed.expect_body() == body);
     assert_eq!(site.metric("gupd_store_objects").await, 1.0);
     std::fs::remove_dir(&blob).unwrap();
     std::fs::rename(&aside, &blob).unwrap();
     let hit = site.get(PAYLOAD).await;
     assert_eq!(hit.cache_status(), "gupd; hit");
-    assert!(hit.whole() == body);
+    assert!(hit.expect_body() == body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,14 +179,14 @@ async fn a_flipped_bit_on_disk_is_never_served() {
     let mut site = Site::new();
     let body = bytes(30, 3 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    site.get(PAYLOAD).await.whole();
-    site.stored(PAYLOAD).await;
+    site.get(PAYLOAD).await.expect_body();
+    site.wait_until_stored(PAYLOAD).await;
     site.restart();
     let blob = only_blob(&site);
     let mut stored = std::fs::read(&blob).unwrap();
     stored[1000] ^= 4;
     std::fs::write(&blob, stored).unwrap();
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     assert_eq!(site.manager.request_count(PAYLOAD), 2);
     assert!(site.metric("gupd_store_verification_failures_total").await >= 1.0);
 }

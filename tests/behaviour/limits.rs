@@ -8,7 +8,7 @@ use gupd_config::Config;
 use gupd_config::units::Rate;
 use gupd_config::{GroupSettings, RateSchedule};
 
-use crate::support::{Client, Ending, Manager, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Ending, Manager, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 const KIB: u64 = 1 << 10;
 
@@ -29,27 +29,27 @@ fn least(bytes: u64, rate: u64) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_line_is_never_faster_than_its_limit() {
+async fn transfers_never_exceed_wan_limit() {
     let rate = 1_000 * KIB;
-    let site = Site::with(|config| config.wan.limit = limit(rate));
+    let site = Site::with_config(|config| config.wan.limit = limit(rate));
     let body = bytes(1, 400 << 10);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     let begun = Instant::now();
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
     // From the store it is a matter of the LAN.
-    site.stored(PAYLOAD).await;
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    site.wait_until_stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn passthrough_obeys_limit() {
     let rate = 1_000 * KIB;
-    let site = Site::with(|config| config.upstreams[0].limit = limit(rate));
+    let site = Site::with_config(|config| config.upstreams[0].limit = limit(rate));
     let body = bytes(1, 300 << 10);
     site.manager.put("/secars/secars.dll", Resource::new(body.clone()));
     let begun = Instant::now();
-    assert!(site.get("/secars/secars.dll").await.whole() == body);
+    assert!(site.get("/secars/secars.dll").await.expect_body() == body);
     assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
     let upload = Request::new("POST", "/secars/secars.dll").body(body.clone());
     let begun = Instant::now();
@@ -58,14 +58,14 @@ async fn passthrough_obeys_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fill_that_a_limit_holds_up_is_not_taken_for_broken_off() {
-    let site = Site::with(|config| {
+async fn fill_delayed_by_a_limit_does_not_time_out() {
+    let site = Site::with_config(|config| {
         config.wan.limit = limit(4 * KIB);
         config.fill.idle_timeout = Duration::from_millis(40);
     });
     let body = bytes(1, 3 << 10);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     assert_eq!(site.manager.requests_for(PAYLOAD).len(), 1);
     assert_eq!(site.metric("gupd_fill_resumes_total").await, 0.0);
 }
@@ -78,48 +78,48 @@ async fn client_limit_holds_one_client_only() {
         client_limit: limit(rate),
         ..GroupSettings::catch_all("branch")
     };
-    let site = Site::with(|config| config.groups = vec![group]);
+    let site = Site::with_config(|config| config.groups = vec![group]);
     let body = bytes(1, 300 << 10);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    site.stored(PAYLOAD).await;
+    site.wait_until_stored(PAYLOAD).await;
     let begun = Instant::now();
     // Two connections of it have together what one has.
     let mut both = Vec::new();
     for _ in 0..2 {
-        let mut client = Client::connect_from("127.0.0.2".parse().unwrap(), site.address()).await;
+        let mut client = WireClient::connect_from("127.0.0.2".parse().unwrap(), site.address()).await;
         both.push(tokio::spawn(async move { client.send(&Request::get(PAYLOAD)).await.unwrap() }));
     }
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     for response in both {
-        assert!(response.await.unwrap().whole() == body);
+        assert!(response.await.unwrap().expect_body() == body);
     }
     assert!(begun.elapsed() >= least(2 * body.len() as u64, rate), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_that_is_lifted_lets_running_transfers_go_at_once() {
-    let mut site = Site::with(|config| {
+async fn lifted_limit_releases_running_transfers_at_once() {
+    let mut site = Site::with_config(|config| {
         // What is shown to clients at first, 64 KiB, takes half a second.
         config.wan.limit = limit(100 * KIB);
         config.lan.limit = limit(KIB);
     });
     let body = bytes(1, 12 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.head().await.unwrap();
-    response.body = client.some(100).await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.read_head().await.unwrap();
+    response.body = client.read_bytes(100).await.unwrap();
     let mut config = site.config.clone();
     config.wan.limit = RateSchedule::unlimited();
     config.lan.limit = RateSchedule::unlimited();
     assert!(site.relay_mut().reload(config).unwrap().is_empty());
-    client.rest("GET", &mut response).await;
+    client.read_rest("GET", &mut response).await;
     assert!(response.ending == Ending::Complete && response.body == body);
     assert_eq!(site.manager.requests_for(PAYLOAD).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_follows_the_time_of_the_week() {
+async fn limit_follows_weekly_schedule() {
     let mut site = Site::new();
     let minute = site.clock.now().rem_euclid(86_400_000) / 60_000;
     let wall = |minute: i64| format!("{:02}:{:02}", minute.rem_euclid(1_440) / 60, minute.rem_euclid(60));
@@ -128,19 +128,19 @@ async fn a_limit_follows_the_time_of_the_week() {
     site.restart();
     let body = bytes(1, 4 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.head().await.unwrap();
-    response.body = client.some(100).await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.read_head().await.unwrap();
+    response.body = client.read_bytes(100).await.unwrap();
     site.clock.advance(Duration::from_secs(60 * 31));
-    client.rest("GET", &mut response).await;
+    client.read_rest("GET", &mut response).await;
     assert!(response.ending == Ending::Complete && response.body == body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn narrower_limit_holds_only_its_own_paths() {
     let rate = 1_000 * KIB;
-    let site = Site::of(Manager::start(), |config| {
+    let site = Site::for_manager(Manager::start(), |config| {
         config.wan_limits = vec![gupd_config::WanLimit {
             name: "fulls".to_owned(),
             matches: gupd_config::WanMatch::Pattern("**/full.zip".to_owned()),
@@ -152,14 +152,14 @@ async fn narrower_limit_holds_only_its_own_paths() {
         site.manager.put(path, Resource::new(body.clone()));
     }
     let begun = Instant::now();
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
-    assert!(site.get("/content/delta.dax").await.whole() == body);
+    assert!(site.get("/content/delta.dax").await.expect_body() == body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limited_upload_is_no_upstream_timeout() {
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.wan.limit = limit(8 * KIB);
         config.fill.head_timeout = Duration::from_millis(100);
     });
@@ -170,17 +170,17 @@ async fn limited_upload_is_no_upstream_timeout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn client_fills_precede_background_fetches() {
-    let site = Site::with(|config| config.wan.limit = limit(400 * KIB));
+    let site = Site::with_config(|config| config.wan.limit = limit(400 * KIB));
     let (left, waited) = (bytes(1, 4 << 20), bytes(2, 300 << 10));
     site.manager.put("/content/left/full.zip", Resource::new(left));
     site.manager.put(PAYLOAD, Resource::new(waited.clone()));
-    let mut leaving = Client::connect(site.address()).await;
-    leaving.begin(&Request::get("/content/left/full.zip")).await.unwrap();
-    leaving.head().await.unwrap();
+    let mut leaving = WireClient::connect(site.address()).await;
+    leaving.write_request(&Request::get("/content/left/full.zip")).await.unwrap();
+    leaving.read_head().await.unwrap();
     drop(leaving);
-    site.counts("gupd_connections", 0.0).await;
+    site.wait_for_metric("gupd_connections", 0.0).await;
     let before = site.upstream_bytes().await;
-    assert!(site.get(PAYLOAD).await.whole() == waited);
+    assert!(site.get(PAYLOAD).await.expect_body() == waited);
     // Alike, it would be twice the bytes. A twentieth keeps the other from starving; turns and a piece were on their way.
     let came = site.upstream_bytes().await - before;
     assert!(came < 1.4 * waited.len() as f64, "{came} bytes came for {}", waited.len());

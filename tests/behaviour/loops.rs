@@ -9,9 +9,9 @@ use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, Site, bytes, get
 /// Two relays, each the first upstream of the other; `manager` is the second of the first.
 fn circle(manager: Option<&Manager>) -> (Site, Site) {
     let mut one = Site::new();
-    let other = Site::behind(&[one.address()]);
+    let other = Site::with_upstreams(&[one.address()]);
     let behind: Vec<_> = [other.address()].into_iter().chain(manager.map(Manager::address)).collect();
-    one.ask(&behind);
+    one.set_upstreams(&behind);
     (one, other)
 }
 
@@ -32,27 +32,27 @@ async fn looped_request_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_asks_itself_refuses() {
+async fn relay_as_its_own_upstream_refuses_the_loop() {
     let mut site = Site::new();
     let own = site.address();
-    site.ask(&[own]);
+    site.set_upstreams(&[own]);
     assert_eq!(site.get(PAYLOAD).await.status, 508);
     assert_eq!(site.send(Request::new("POST", "/upload").body("x")).await.status, 508);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_upstream_behind_the_circle_is_asked() {
+async fn looped_miss_reaches_the_upstream_behind_the_loop() {
     let manager = Manager::start();
     let body = bytes(1, 100_000);
     manager.put(PAYLOAD, Resource::new(body.clone()));
     let (one, other) = circle(Some(&manager));
-    assert!(other.get(PAYLOAD).await.whole() == body);
-    assert!(one.get(PAYLOAD).await.whole() == body);
+    assert!(other.get(PAYLOAD).await.expect_body() == body);
+    assert!(one.get(PAYLOAD).await.expect_body() == body);
     assert_eq!(manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fills_that_wait_for_each_other_are_found() {
+async fn mutually_waiting_fills_are_detected() {
     let (one, other) = circle(None);
     // Any of these that both begin at once follow each other.
     for round in 0..4 {
@@ -72,10 +72,10 @@ async fn loop_of_three_relays_ends_where_no_upstream_is_left() {
     let (body, kept) = (bytes(7, 70_000), "/content/kept.dax");
     manager.put(kept, Resource::new(body.clone()));
     let mut one = Site::new();
-    let three = Site::behind(&[one.address()]);
-    let two = Site::behind(&[three.address()]);
+    let three = Site::with_upstreams(&[one.address()]);
+    let two = Site::with_upstreams(&[three.address()]);
     for (behind, status) in [(vec![two.address()], 508), (vec![two.address(), manager.address()], 200)] {
-        one.ask(&behind);
+        one.set_upstreams(&behind);
         let begun = Instant::now();
         for response in join_all([&one, &two, &three].map(|site| site.get(kept))).await {
             assert_eq!(response.status, status);
@@ -93,7 +93,8 @@ async fn looped_relays_serve_content_of_upstream_behind() {
     }
     let (one, other) = circle(Some(&manager));
     let clients = bodies.iter().flat_map(|(target, body)| {
-        [&one, &other].map(|site| async move { assert!(site.get(target).await.whole() == *body, "{target}") })
+        [&one, &other]
+            .map(|site| async move { assert!(site.get(target).await.expect_body() == *body, "{target}") })
     });
     join_all(clients).await;
 }
@@ -108,26 +109,26 @@ async fn follower_of_looped_request_is_not_refused() {
     site.manager.wait_for_requests(PAYLOAD, 1).await;
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     let follower = tokio::spawn(get(address, PAYLOAD));
-    site.counts("gupd_connections_total", 2.0).await;
+    site.wait_for_metric("gupd_connections_total", 2.0).await;
     gate.open();
     assert_eq!(first.await.unwrap().status, 508);
-    assert_eq!(follower.await.unwrap().whole(), b"definitions");
+    assert_eq!(follower.await.unwrap().expect_body(), b"definitions");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_manager_is_not_taken_for_a_circle() {
+async fn slow_upstream_is_not_mistaken_for_a_loop() {
     let region = Site::new();
     let gate = Gate::default();
     let body = bytes(2, 10_000);
     region.manager.put(PAYLOAD, Resource::new(body.clone()).held(&gate));
-    let floors = [Site::behind(&[region.address()]), Site::behind(&[region.address()])];
+    let floors = [Site::with_upstreams(&[region.address()]), Site::with_upstreams(&[region.address()])];
     let clients = floors.each_ref().map(|floor| tokio::spawn(get(floor.address(), PAYLOAD)));
     // The one that follows looks for a circle; the manager has never answered, and might be a relay.
     region.manager.wait_for_requests(PAYLOAD, 2).await;
     assert!(region.manager.requests_for(PAYLOAD).iter().any(|seen| seen.method == "HEAD"));
     gate.open();
     for client in clients {
-        assert!(client.await.unwrap().whole() == body);
+        assert!(client.await.unwrap().expect_body() == body);
     }
     let gets = region.manager.requests_for(PAYLOAD).into_iter().filter(|seen| seen.method == "GET");
     assert_eq!(gets.count(), 1);
@@ -137,7 +138,7 @@ async fn a_slow_manager_is_not_taken_for_a_circle() {
     gate.open();
     let clients = floors.each_ref().map(|floor| tokio::spawn(get(floor.address(), other)));
     for client in clients {
-        assert!(client.await.unwrap().whole() == body);
+        assert!(client.await.unwrap().expect_body() == body);
     }
     assert_eq!(region.manager.request_count(other), 1);
 }
@@ -146,7 +147,7 @@ async fn a_slow_manager_is_not_taken_for_a_circle() {
 async fn requests_carry_all_marks_and_long_chains_are_refused() {
     let region = Site::new();
     region.manager.put(PAYLOAD, Resource::new("content"));
-    let floor = Site::behind(&[region.address()]);
+    let floor = Site::with_upstreams(&[region.address()]);
     let asked =
         Request::get(PAYLOAD).header("CDN-Loop", "cdn.example; x=\"a, b\"").header("Via", "1.1 other");
     assert_eq!(floor.send(asked).await.status, 200);

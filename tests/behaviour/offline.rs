@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::support::{Client, PATIENCE, PAYLOAD, RefusingPort, Request, Resource, Site};
+use crate::support::{PATIENCE, PAYLOAD, RefusingPort, Request, Resource, Site, WireClient};
 
 const RETRY: Duration = Duration::from_secs(5);
 const PRIVATE: &str = "/secars/secars.dll";
@@ -33,7 +33,7 @@ fn connections() -> usize {
 async fn behind_listener(change: impl FnOnce(&mut Config)) -> (Site, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
         change(config);
     });
@@ -77,14 +77,14 @@ async fn fail_until_open(site: &Site, listener: &TcpListener) {
 }
 
 /// Clients that are connected.
-struct Crowd(Vec<Client>);
+struct Crowd(Vec<WireClient>);
 
 impl Crowd {
     /// They come one after the other: how many can be accepted at once is not what is tested here.
     async fn come(site: &Site) -> Self {
         let mut clients = Vec::new();
         for _ in 0..connections() {
-            let mut client = Client::connect(site.address()).await;
+            let mut client = WireClient::connect(site.address()).await;
             assert_eq!(client.send(&Request::new("OPTIONS", "*")).await.unwrap().status, 204);
             clients.push(client);
         }
@@ -128,31 +128,31 @@ async fn waiting_clients_cost_one_connection_per_probe() {
     assert!(is_left_alone(&listener), "it was not yet time for a probe");
     for (wait, retry_after) in [(RETRY, "10"), (2 * RETRY, "20")] {
         site.clock.advance(wait);
-        let mut first = Client::connect(site.address()).await;
-        first.begin(&Request::get(PAYLOAD)).await.unwrap();
+        let mut first = WireClient::connect(site.address()).await;
+        first.write_request(&Request::get(PAYLOAD)).await.unwrap();
         let probe = accept(&listener).await;
         // While it is under way, nobody waits for it.
         if wait == RETRY {
             crowd.ask_in_vain("2", "5").await;
         }
         drop(probe);
-        assert_eq!(first.head().await.unwrap().status, 502);
+        assert_eq!(first.read_head().await.unwrap().status, 502);
         assert_eq!(site.get(PRIVATE).await.header("retry-after"), Some(retry_after));
         assert!(is_left_alone(&listener), "a second probe");
     }
     // It comes back.
     site.clock.advance(4 * RETRY);
     let (response, _probe) = tokio::join!(site.get(PRIVATE), async { answer(accept(&listener).await).await });
-    assert_eq!(response.whole(), b"ok");
+    assert_eq!(response.expect_body(), b"ok");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_goes_away_in_its_probe_leaves_it_to_the_next() {
+async fn cancelled_probe_passes_to_the_next_client() {
     let (site, listener) = behind_listener(|_| {}).await;
     fail_until_open(&site, &listener).await;
     site.clock.advance(RETRY);
-    let mut first = Client::connect(site.address()).await;
-    first.begin(&Request::get(PRIVATE)).await.unwrap();
+    let mut first = WireClient::connect(site.address()).await;
+    first.write_request(&Request::get(PRIVATE)).await.unwrap();
     let _probe = accept(&listener).await;
     drop(first);
     let (answered, _next) = tokio::join!(
@@ -168,15 +168,15 @@ async fn a_client_that_goes_away_in_its_probe_leaves_it_to_the_next() {
         },
         async { answer(accept(&listener).await).await }
     );
-    assert_eq!(answered.whole(), b"ok");
+    assert_eq!(answered.expect_body(), b"ok");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queued_fill_fails_once_circuit_opens() {
     let (site, listener) = behind_listener(|config| config.fill.max_concurrent = 1).await;
     let begin = async |path: &str| {
-        let mut client = Client::connect(site.address()).await;
-        client.begin(&Request::get(path)).await.unwrap();
+        let mut client = WireClient::connect(site.address()).await;
+        client.write_request(&Request::get(path)).await.unwrap();
         client
     };
     // The manager takes its time with the first; the others wait behind it, one of them for the other's fill.
@@ -186,16 +186,19 @@ async fn queued_fill_fails_once_circuit_opens() {
     let mut waiting = [begin(&second).await, begin(&second).await];
     fail_until_open(&site, &listener).await;
     for client in &mut waiting {
-        let head = client.head().await.unwrap();
+        let head = client.read_head().await.unwrap();
         assert_eq!((head.status, head.header("retry-after")), (504, Some("5")));
     }
     // What was under way goes on, and tells that the manager is there.
     let _filling = answer(filling).await;
-    let mut head = first.head().await.unwrap();
-    first.rest("GET", &mut head).await;
-    assert_eq!(head.whole(), b"ok");
-    site.counts(&format!("gupd_upstream_healthy{{upstream=\"{}\"}}", listener.local_addr().unwrap()), 1.0)
-        .await;
+    let mut head = first.read_head().await.unwrap();
+    first.read_rest("GET", &mut head).await;
+    assert_eq!(head.expect_body(), b"ok");
+    site.wait_for_metric(
+        &format!("gupd_upstream_healthy{{upstream=\"{}\"}}", listener.local_addr().unwrap()),
+        1.0,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,7 +206,7 @@ async fn stored_content_is_served_while_all_upstreams_fail() {
     let site = Site::new();
     for path in [PAYLOAD, MINITRI] {
         site.manager.put(path, Resource::new("definitions"));
-        site.stored(path).await;
+        site.wait_until_stored(path).await;
     }
     site.clock.advance(Duration::from_secs(3_600));
     for path in [MINITRI, PRIVATE] {
@@ -217,7 +220,7 @@ async fn stored_content_is_served_while_all_upstreams_fail() {
         let served = site.get(path).await;
         assert_eq!((served.status, served.cache_status()), (200, status), "{path}");
         assert_eq!((served.header("warning"), served.header("age")), (None, Some("3600")));
-        assert_eq!(served.whole(), b"definitions");
+        assert_eq!(served.expect_body(), b"definitions");
     }
     let missing = PAYLOAD.replace("261121001", "261121002");
     for request in [Request::get(&missing), Request::get(PRIVATE), Request::new("POST", "/").body("x")] {
@@ -239,13 +242,17 @@ async fn is_given_up(site: &Site) -> bool {
 async fn relay_starts_offline_and_serves_stored_content() {
     let mut site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
-    site.stored(PAYLOAD).await;
+    site.wait_until_stored(PAYLOAD).await;
     let away = RefusingPort::new();
     site.config.upstreams[0].url = away.url().parse().unwrap();
     site.config.health.interval = Some(Duration::from_secs(10));
     site.restart();
-    assert_eq!(site.get(PAYLOAD).await.whole(), b"definitions");
+    assert_eq!(site.get(PAYLOAD).await.expect_body(), b"definitions");
     assert_eq!(site.get(PRIVATE).await.status, 504);
     let name = &site.config.upstreams[0].name;
-    site.counts(&format!("gupd_upstream_checks_total{{outcome=\"connect\",upstream=\"{name}\"}}"), 1.0).await;
+    site.wait_for_metric(
+        &format!("gupd_upstream_checks_total{{outcome=\"connect\",upstream=\"{name}\"}}"),
+        1.0,
+    )
+    .await;
 }

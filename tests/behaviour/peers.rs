@@ -8,27 +8,27 @@ use gupd_config::RateSchedule;
 use gupd_config::units::Rate;
 
 use crate::support::{
-    Client, Ending, Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Site, Wan, bytes, get,
+    Ending, Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Site, Wan, WireClient, bytes, get,
 };
 
 /// Two relays of one manager, each the other's peer.
 fn pair() -> (Site, Site) {
     let mut one = Site::new();
-    let mut other = Site::behind(&[one.manager.address()]);
-    one.meet(&[other.address()]);
-    other.meet(&[one.address()]);
+    let mut other = Site::with_upstreams(&[one.manager.address()]);
+    one.set_peers(&[other.address()]);
+    other.set_peers(&[one.address()]);
     (one, other)
 }
 
 /// A relay that has this, and one that asks it over `wire` before `manager`.
 async fn filled(manager: Manager, body: &[u8]) -> (Site, Wan, Site) {
     manager.put(PAYLOAD, Resource::new(body));
-    let one = Site::of(manager, |_| {});
+    let one = Site::for_manager(manager, |_| {});
     one.get(PAYLOAD).await;
-    one.stored(PAYLOAD).await;
+    one.wait_until_stored(PAYLOAD).await;
     let wire = Wan::to(one.address());
-    let mut other = Site::behind(&[one.manager.address()]);
-    other.meet(&[wire.address()]);
+    let mut other = Site::with_upstreams(&[one.manager.address()]);
+    other.set_peers(&[wire.address()]);
     (one, wire, other)
 }
 
@@ -57,21 +57,21 @@ async fn peer_content_bypasses_wan_limits_and_counters() {
     let begun = Instant::now();
     let response = other.get(PAYLOAD).await;
     assert_eq!(response.cache_status(), "gupd; fwd=uri-miss; stored");
-    assert!(response.whole() == body);
+    assert!(response.expect_body() == body);
     assert!(begun.elapsed() < Duration::from_secs(60), "at the line's rate it takes a quarter of an hour");
-    other.stored(PAYLOAD).await;
+    other.wait_until_stored(PAYLOAD).await;
     assert_eq!((from_peers(&other).await, from_managers(&other).await), (body.len() as f64, 0.0));
     assert_eq!(one.manager.request_count(PAYLOAD), 1);
     let part = &delta(1);
     one.manager.put(part, Resource::new(body.clone()));
     one.get(part).await;
-    one.stored(part).await;
+    one.wait_until_stored(part).await;
     let response = other.send(Request::get(part).range("600000-600009")).await;
-    assert!(response.status == 206 && response.whole() == body[600_000..600_010]);
+    assert!(response.status == 206 && response.expect_body() == body[600_000..600_010]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_that_ask_each_other_at_once_cross_the_line_once() {
+async fn simultaneous_peers_cross_the_line_once() {
     let (one, other) = pair();
     let bodies: Vec<_> = (0..40).map(|at| (delta(at), bytes(at, 100_000))).collect();
     for (target, body) in &bodies {
@@ -80,7 +80,7 @@ async fn two_that_ask_each_other_at_once_cross_the_line_once() {
     let begun = Instant::now();
     let clients = bodies.iter().flat_map(|(target, body)| {
         [&one, &other, &one, &other]
-            .map(|site| async move { assert!(site.get(target).await.whole() == *body) })
+            .map(|site| async move { assert!(site.get(target).await.expect_body() == *body) })
     });
     join_all(clients).await;
     assert!(begun.elapsed() < Duration::from_secs(20), "they waited for each other");
@@ -100,13 +100,13 @@ async fn running_fill_is_streamed_to_peer() {
     one.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1 << 20, &gate));
     let first = tokio::spawn(get(one.address(), PAYLOAD));
     one.manager.wait_for_requests(PAYLOAD, 1).await;
-    let mut second = Client::connect(other.address()).await;
-    second.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = second.head().await.unwrap();
-    response.body = second.some(900_000).await.unwrap();
+    let mut second = WireClient::connect(other.address()).await;
+    second.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = second.read_head().await.unwrap();
+    response.body = second.read_bytes(900_000).await.unwrap();
     gate.open();
-    second.rest("GET", &mut response).await;
-    assert!(response.whole() == body && first.await.unwrap().whole() == body);
+    second.read_rest("GET", &mut response).await;
+    assert!(response.expect_body() == body && first.await.unwrap().expect_body() == body);
     assert_eq!(one.manager.request_count(PAYLOAD), 1);
 }
 
@@ -125,11 +125,13 @@ async fn slow_line_is_crossed_once_despite_peer_timeout() {
         }
     }
     let peer = &other.config.peers[0].name;
-    other.counts(&format!("gupd_peer_requests_total{{outcome=\"served\",peer=\"{peer}\"}}"), 2.0).await;
+    other
+        .wait_for_metric(&format!("gupd_peer_requests_total{{outcome=\"served\",peer=\"{peer}\"}}"), 2.0)
+        .await;
     gate.open();
     for (client, at) in clients.into_iter().zip([0, 0, 1, 1]) {
         let (target, body) = &bodies[at];
-        assert!(client.await.unwrap().whole() == *body);
+        assert!(client.await.unwrap().expect_body() == *body);
         assert_eq!(one.manager.request_count(target), 1);
     }
 }
@@ -137,19 +139,19 @@ async fn slow_line_is_crossed_once_despite_peer_timeout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn peer_fed_fill_is_not_offered_to_peers() {
     let (one, two) = pair();
-    let mut three = Site::behind(&[one.manager.address()]);
-    three.meet(&[two.address()]);
+    let mut three = Site::with_upstreams(&[one.manager.address()]);
+    three.set_peers(&[two.address()]);
     let (body, gate) = (bytes(3, 2 << 20), Gate::default());
     one.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1 << 20, &gate));
     let first = tokio::spawn(get(one.address(), PAYLOAD));
     one.manager.wait_for_requests(PAYLOAD, 1).await;
-    let mut second = Client::connect(two.address()).await;
-    second.begin(&Request::get(PAYLOAD)).await.unwrap();
-    second.head().await.unwrap();
+    let mut second = WireClient::connect(two.address()).await;
+    second.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    second.read_head().await.unwrap();
     let third = tokio::spawn(get(three.address(), PAYLOAD));
     one.manager.wait_for_requests(PAYLOAD, 2).await;
     gate.open();
-    assert!(first.await.unwrap().whole() == body && third.await.unwrap().whole() == body);
+    assert!(first.await.unwrap().expect_body() == body && third.await.unwrap().expect_body() == body);
     assert_eq!((from_peers(&three).await, from_managers(&three).await), (0.0, body.len() as f64));
 }
 
@@ -171,7 +173,7 @@ async fn only_if_cached_is_never_forwarded() {
     let asked = Request::get(PAYLOAD).header("Cache-Control", "only-if-cached");
     assert_eq!(one.send(asked).await.status, 504);
     gate.open();
-    first.await.unwrap().whole();
+    first.await.unwrap().expect_body();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,8 +191,8 @@ async fn peers_are_asked_only_for_shared_content() {
     let generic = "/generic";
     one.manager.put(generic, Resource::new("content").header("Cache-Control", "max-age=60"));
     for site in [&one, &other] {
-        assert_eq!(site.get(generic).await.whole(), b"content");
-        site.stored(generic).await;
+        assert_eq!(site.get(generic).await.expect_body(), b"content");
+        site.wait_until_stored(generic).await;
     }
     assert_eq!(one.manager.request_count(generic), 1);
     for site in [&one, &other] {
@@ -206,7 +208,7 @@ async fn silent_peer_costs_one_wait_and_dead_peer_none() {
     // Connections to it are made, and never looked at.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (unheard, down) = (silent.local_addr().unwrap(), RefusingPort::new());
-    site.meet(&[unheard, down.address()]);
+    site.set_peers(&[unheard, down.address()]);
     let own = site.address();
     let mut begun = Instant::now();
     for at in 0..20 {
@@ -224,7 +226,7 @@ async fn silent_peer_costs_one_wait_and_dead_peer_none() {
         assert_eq!(site.metric(&asked).await, 1.0);
     }
     // A file that all relays of a site share names each to itself.
-    site.meet(&[own]);
+    site.set_peers(&[own]);
     for at in 20..25 {
         site.get(&delta(at)).await;
     }
@@ -233,15 +235,15 @@ async fn silent_peer_costs_one_wait_and_dead_peer_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transfer_from_a_peer_that_breaks_goes_on_at_the_manager() {
+async fn broken_peer_transfer_resumes_at_the_manager() {
     let body = bytes(5, 3 << 20);
     let (one, wire, other) = filled(Manager::start(), &body).await;
     wire.damage().break_at(2 << 20);
     let response = other.get(PAYLOAD).await;
-    assert!(response.whole() == body);
+    assert!(response.expect_body() == body);
     let resumed = one.manager.requests_for(PAYLOAD).pop().unwrap();
     assert!(resumed.header("range").is_some() && resumed.header("if-range").is_some());
-    other.stored(PAYLOAD).await;
+    other.wait_until_stored(PAYLOAD).await;
     let (peers, managers) = (from_peers(&other).await, from_managers(&other).await);
     assert!(peers >= f64::from(1 << 20) && managers <= f64::from(2 << 20), "{peers} {managers}");
 }
@@ -254,16 +256,16 @@ async fn peer_bytes_never_mix_with_other_content() {
     one.manager.put(PAYLOAD, Resource::new(new.clone()));
     wire.damage().break_at(2 << 20);
     assert_eq!(other.get(PAYLOAD).await.ending, Ending::Broken);
-    other.stored(PAYLOAD).await;
-    assert!(other.get(PAYLOAD).await.whole() == new);
+    other.wait_until_stored(PAYLOAD).await;
+    assert!(other.get(PAYLOAD).await.expect_body() == new);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bit_turned_over_on_the_way_from_a_peer_is_found() {
+async fn bit_flipped_between_peers_is_found() {
     let body = bytes(8, 50_000);
     let (one, wire, other) = filled(Manager::start(), &body).await;
     wire.damage().flip(30_000);
-    assert!(other.get(PAYLOAD).await.whole() == body);
+    assert!(other.get(PAYLOAD).await.expect_body() == body);
     assert_eq!(wire.damage().flipped(), 1);
     assert_eq!(one.manager.request_count(PAYLOAD), 2, "once more, from the manager");
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::support::collector::Collector;
-use crate::support::{Client, Manager, PAYLOAD, Request, Resource, Response, bytes};
+use crate::support::{Manager, PAYLOAD, Request, Resource, Response, WireClient, bytes};
 
 const CATALOG: &str = "/minitri.flg";
 const MONDAY_NOON: i64 = 4 * DAY + DAY / 2;
@@ -56,7 +56,7 @@ impl Bench {
     /// Sends a request, reads its response to the end, and returns the work that it caused.
     async fn send(&self, request: &Request) -> (Response, Work) {
         let before = self.counted();
-        let mut client = Client::connect(self.address).await;
+        let mut client = WireClient::connect(self.address).await;
         let response = client.send(request).await.unwrap();
         let after = self.counted();
         (response, (after.0 - before.0, after.1 - before.1))

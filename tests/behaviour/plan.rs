@@ -9,7 +9,7 @@ use gupd_plan as plan;
 use gupd_plan::{Appearance, simulate};
 use tokio::task::JoinSet;
 
-use crate::support::{Client, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 const DELTA: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261120001.dax";
 /// Each client is one by its address, and takes the full set, or each the delta.
@@ -29,14 +29,15 @@ const ATTEMPTS: usize = 3;
 async fn rollout(site: &Site) -> ([f64; 2], usize) {
     let mut connected = Vec::new();
     for client in 1..=CLIENTS {
-        connected.push(Client::connect_from(Ipv4Addr::new(127, 0, 1, client).into(), site.address()).await);
+        connected
+            .push(WireClient::connect_from(Ipv4Addr::new(127, 0, 1, client).into(), site.address()).await);
     }
     let begun = Instant::now();
     let mut clients = JoinSet::new();
     for (number, mut client) in connected.into_iter().enumerate() {
         let request = Request::get(if number.is_multiple_of(2) { DELTA } else { PAYLOAD });
         clients.spawn(async move {
-            let got = client.send(&request).await.unwrap().whole().len();
+            let got = client.send(&request).await.unwrap().expect_body().len();
             (begun.elapsed().as_secs_f64(), got)
         });
     }
@@ -47,10 +48,10 @@ async fn rollout(site: &Site) -> ([f64; 2], usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plan_is_within_a_tenth_of_the_rollout() {
+async fn plan_is_within_a_tenth_of_the_rollout() {
     let mut attempts = Vec::new();
     for _ in 0..ATTEMPTS {
-        let site = Site::with(|config| {
+        let site = Site::with_config(|config| {
             (config.wan.limit, config.lan.limit) =
                 (RateSchedule::from_rate(LINE), RateSchedule::from_rate(LAN));
             // What idle time has earned is nothing that a plan knows of, but makes up for waking late.
@@ -75,7 +76,7 @@ async fn a_plan_is_within_a_tenth_of_the_rollout() {
         let planned = [0.5, 1.0].map(|share| plan.current_at(&scenario, share).unwrap());
 
         let (done, got) = rollout(&site).await;
-        site.filled().await;
+        site.wait_for_fills().await;
         let same = |planned: f64, real: f64| (planned - real).abs() <= real * 1e-4;
         assert!(same(plan.lan_bytes, got as f64), "{} {got}", plan.lan_bytes);
         assert!(same(plan.wan_bytes, site.upstream_bytes().await), "{}", plan.wan_bytes);

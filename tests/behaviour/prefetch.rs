@@ -40,23 +40,23 @@ async fn refresh(site: &Site) {
 async fn taken(site: &Site, files: &[&str]) {
     for file in files {
         site.manager.put(&path(file), Resource::new(bytes(file.len() as u64, LENGTH)));
-        site.stored(&path(file)).await;
+        site.wait_until_stored(&path(file)).await;
     }
     site.clock.advance(Duration::from_secs(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deltas_are_prefetched_after_first_client() {
-    let site = Site::with(learning);
+    let site = Site::with_config(learning);
     taken(&site, &["100/xdelta90.dax", "110/xdelta100.dax", "120/xdelta110.dax", "120/xdelta100.dax"]).await;
     let late = path("130/xdelta110.dax");
     site.manager.put(&late, Resource::new(bytes(7, LENGTH)));
     taken(&site, &["130/xdelta120.dax"]).await;
-    site.counts(PREFETCHED, LENGTH as f64).await;
+    site.wait_for_metric(PREFETCHED, LENGTH as f64).await;
     assert_eq!(site.metric(WAITING).await, LENGTH as f64);
     let response = site.get(&late).await;
     assert_eq!(response.cache_status(), "gupd; hit");
-    assert!(response.whole() == bytes(7, LENGTH));
+    assert!(response.expect_body() == bytes(7, LENGTH));
     assert_eq!(site.manager.request_count(&late), 1);
     assert_eq!(site.manager.request_count(&path("130/full.zip")), 0, "no client took a full set");
     assert_eq!(site.manager.request_count(&path("130/xdelta100.dax")), 0, "no client was so far behind");
@@ -64,7 +64,7 @@ async fn deltas_are_prefetched_after_first_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unused_prefetch_is_counted_and_not_learned_from() {
-    let mut site = Site::with(|config| {
+    let mut site = Site::with_config(|config| {
         config.prefetch.revisions = 1;
         config.store.max_unused = 10 * HOUR;
     });
@@ -75,8 +75,8 @@ async fn unused_prefetch_is_counted_and_not_learned_from() {
         site.manager.put(&path(&format!("{revision}/full.zip")), Resource::new(bytes(3, LENGTH + revision)));
     }
     taken(&site, &["120/xdelta110.dax"]).await;
-    site.counts(PREFETCHED, (LENGTH + 120) as f64).await;
-    site.filled().await;
+    site.wait_for_metric(PREFETCHED, (LENGTH + 120) as f64).await;
+    site.wait_for_fills().await;
     // Also when the relay was started anew meanwhile.
     site.restart();
     assert_eq!(site.metric(WAITING).await, (LENGTH + 120) as f64);
@@ -84,7 +84,7 @@ async fn unused_prefetch_is_counted_and_not_learned_from() {
     assert_eq!(site.manager.request_count(&path("130/full.zip")), 0);
     site.clock.advance(11 * HOUR);
     site.restart();
-    site.counts(UNUSED, (LENGTH + 120) as f64).await;
+    site.wait_for_metric(UNUSED, (LENGTH + 120) as f64).await;
     assert_eq!(site.metric(WAITING).await, 0.0);
 }
 
@@ -93,7 +93,7 @@ async fn prefetch_pauses_between_windows() {
     let now = gupd_config::Clock::system().now();
     let ((closes, away), (opens, _)) = (in_hours(now, 3), in_hours(now, 5));
     let files = [path("100/full.zip"), path("100/other.dax")];
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         listing(config, &files);
         windows(config, &format!("{opens}-{closes}"));
     });
@@ -104,13 +104,13 @@ async fn prefetch_pauses_between_windows() {
     // What the manager sends before it stands still is here.
     while site.upstream_bytes().await < f64::from(2 << 20) {}
     site.clock.advance(away);
-    site.filled().await;
+    site.wait_for_fills().await;
     gate.open();
     site.clock.advance(HOUR);
     assert_eq!(site.metric(PREFETCHED).await, 0.0);
     assert_eq!(files.each_ref().map(|file| site.manager.request_count(file)), [1, 0]);
     site.clock.advance(HOUR);
-    site.counts(PREFETCHED, ((4 << 20) + LENGTH) as f64).await;
+    site.wait_for_metric(PREFETCHED, ((4 << 20) + LENGTH) as f64).await;
     let rest = &site.manager.requests_for(&files[0])[1];
     assert_eq!(rest.header("range"), Some("bytes=2097152-"));
     for file in &files {
@@ -123,7 +123,7 @@ async fn prefetch_without_length_stops_with_window() {
     let now = gupd_config::Clock::system().now();
     let ((closes, away), (opens, _)) = (in_hours(now, 3), in_hours(now, 5));
     let files = [path("100/full.zip")];
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         listing(config, &files);
         windows(config, &format!("{opens}-{closes}"));
     });
@@ -132,7 +132,7 @@ async fn prefetch_without_length_stops_with_window() {
     refresh(&site).await;
     while site.upstream_bytes().await < 1e6 {}
     site.clock.advance(away);
-    site.filled().await;
+    site.wait_for_fills().await;
     gate.open();
     assert_ne!(site.get(&files[0]).await.cache_status(), "gupd; hit");
 }
@@ -140,22 +140,22 @@ async fn prefetch_without_length_stops_with_window() {
 #[tokio::test(flavor = "multi_thread")]
 async fn prefetch_keeps_max_bytes_and_skips_stored_objects() {
     let files = ["full.zip", "b.dax", "c.dax", "d.dax"].map(|file| path(&format!("100/{file}")));
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         listing(config, &files);
         config.prefetch.max_bytes = 1 << 20;
     });
     for (file, length) in files.iter().zip([2 << 20, 700_000, 700_000, 300_000]) {
         site.manager.put(file, Resource::new(bytes(1, length)));
     }
-    site.stored(&files[3]).await;
+    site.wait_until_stored(&files[3]).await;
     refresh(&site).await;
-    site.counts(PREFETCHED, 700_000.0).await;
-    site.filled().await;
+    site.wait_for_metric(PREFETCHED, 700_000.0).await;
+    site.wait_for_fills().await;
     refresh(&site).await;
-    site.counts(PREFETCHED, 1_400_000.0).await;
+    site.wait_for_metric(PREFETCHED, 1_400_000.0).await;
     refresh(&site).await;
     site.manager.wait_for_requests(&files[0], 3).await;
-    site.filled().await;
+    site.wait_for_fills().await;
     assert_eq!(site.metric(PREFETCHED).await, 1_400_000.0);
     assert_eq!(site.manager.request_count(&files[3]), 1);
 }
@@ -163,24 +163,24 @@ async fn prefetch_keeps_max_bytes_and_skips_stored_objects() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_follows_a_prefetch_makes_it_useful() {
     let files = [path("100/full.zip")];
-    let site = Site::with(|config| listing(config, &files));
+    let site = Site::with_config(|config| listing(config, &files));
     let gate = Gate::default();
     site.manager.put(&files[0], Resource::new(bytes(1, 2 << 20)).stalled(1 << 20, &gate));
     refresh(&site).await;
     site.manager.wait_for_requests(&files[0], 1).await;
     let (address, target) = (site.address(), files[0].clone());
     let client = tokio::spawn(async move { get(address, &target).await });
-    site.counts("gupd_requests_total{cache=\"collapsed\",class=\"payload\"}", 1.0).await;
+    site.wait_for_metric("gupd_requests_total{cache=\"collapsed\",class=\"payload\"}", 1.0).await;
     gate.open();
-    assert!(client.await.unwrap().whole() == bytes(1, 2 << 20));
-    site.counts(PREFETCHED, f64::from(2 << 20)).await;
+    assert!(client.await.unwrap().expect_body() == bytes(1, 2 << 20));
+    site.wait_for_metric(PREFETCHED, f64::from(2 << 20)).await;
     assert_eq!((site.metric(WAITING).await, site.manager.request_count(&files[0])), (0.0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn catalog_listing_prefetches_similar_payloads() {
     const CATALOG: &str = "/clu/sesc$20defs_14.3_symalllanguages_livetri.zip";
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         with_token(config);
         config.prefetch.learned = true;
     });
@@ -188,12 +188,12 @@ async fn catalog_listing_prefetches_similar_payloads() {
     site.manager.put(CATALOG, Resource::new(livetri(old, &bytes(1, LENGTH))));
     site.manager.put(old, Resource::new(bytes(1, LENGTH)));
     for path in [CATALOG, old] {
-        site.stored(path).await;
+        site.wait_until_stored(path).await;
     }
     site.manager.put(CATALOG, Resource::new(livetri(new, &bytes(2, LENGTH))));
     site.manager.put(new, Resource::new(bytes(2, LENGTH)));
     refresh(&site).await;
-    site.counts(PREFETCHED, LENGTH as f64).await;
+    site.wait_for_metric(PREFETCHED, LENGTH as f64).await;
     assert_eq!(site.get(new).await.cache_status(), "gupd; hit");
     assert_eq!((site.manager.request_count(new), site.manager.request_count(old)), (1, 1));
 }
@@ -201,27 +201,27 @@ async fn catalog_listing_prefetches_similar_payloads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listed_path_may_be_of_whichever_revision_is_the_newest() {
     let any = [path("*/full.zip")];
-    let site = Site::with(|config| listing(config, &any));
+    let site = Site::with_config(|config| listing(config, &any));
     for revision in [100, 110] {
         site.manager.put(&path(&format!("{revision}/full.zip")), Resource::new(bytes(3, LENGTH)));
     }
     refresh(&site).await;
     taken(&site, &["100/xdelta90.dax"]).await;
-    site.counts(PREFETCHED, LENGTH as f64).await;
+    site.wait_for_metric(PREFETCHED, LENGTH as f64).await;
     taken(&site, &["110/xdelta100.dax"]).await;
-    site.counts(PREFETCHED, 2.0 * LENGTH as f64).await;
+    site.wait_for_metric(PREFETCHED, 2.0 * LENGTH as f64).await;
     assert_eq!(site.metric(WAITING).await, 2.0 * LENGTH as f64);
     assert_eq!(site.manager.request_count(&path("*/full.zip")), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revision_that_the_manager_does_not_have_teaches_nothing() {
-    let site = Site::with(learning);
+    let site = Site::with_config(learning);
     taken(&site, &["100/full.zip"]).await;
     assert_eq!(site.get(&path("999/full.zip")).await.status, 404);
     let next = path("110/full.zip");
     site.manager.put(&next, Resource::new(bytes(4, LENGTH)));
     taken(&site, &["110/xdelta100.dax"]).await;
-    site.counts(PREFETCHED, LENGTH as f64).await;
+    site.wait_for_metric(PREFETCHED, LENGTH as f64).await;
     assert_eq!(site.get(&next).await.cache_status(), "gupd; hit");
 }

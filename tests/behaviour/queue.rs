@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gupd_config::{Config, GroupSettings};
 
-use crate::support::{Client, Gate, PAYLOAD, Request, Resource, Response, Site, bytes};
+use crate::support::{Gate, PAYLOAD, Request, Resource, Response, Site, WireClient, bytes};
 
 const ONE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -30,24 +30,24 @@ fn held(site: &Site, path: &str) -> Gate {
     gate
 }
 
-async fn begun(client: IpAddr, site: &Site, path: &str) -> Client {
-    let mut connection = Client::connect_from(client, site.address()).await;
-    connection.begin(&Request::get(path)).await.unwrap();
+async fn begun(client: IpAddr, site: &Site, path: &str) -> WireClient {
+    let mut connection = WireClient::connect_from(client, site.address()).await;
+    connection.write_request(&Request::get(path)).await.unwrap();
     connection
 }
 
-async fn head(client: &mut Client) -> Response {
-    tokio::time::timeout(NEVER, client.head()).await.unwrap().unwrap()
+async fn head(client: &mut WireClient) -> Response {
+    tokio::time::timeout(NEVER, client.read_head()).await.unwrap().unwrap()
 }
 
-async fn rest(client: &mut Client, mut response: Response) -> Vec<u8> {
-    client.rest("GET", &mut response).await;
-    response.whole()
+async fn rest(client: &mut WireClient, mut response: Response) -> Vec<u8> {
+    client.read_rest("GET", &mut response).await;
+    response.expect_body()
 }
 
 /// A site with one place, which a download has until the gate opens.
-async fn full(change: impl FnOnce(&mut Config)) -> (Site, Gate, Client, Response) {
-    let site = Site::with(|config| {
+async fn full(change: impl FnOnce(&mut Config)) -> (Site, Gate, WireClient, Response) {
+    let site = Site::with_config(|config| {
         config.lan.max_downloads = Some(1);
         change(config);
     });
@@ -71,7 +71,7 @@ async fn queued_requests_get_slots_fairly_and_in_order() {
     let mut waiting = Vec::new();
     for (number, (client, path)) in [ONE, ONE, OTHER].into_iter().zip(paths).enumerate() {
         waiting.push(begun(client, &site, path).await);
-        site.counts(QUEUED, number as f64 + 1.0).await;
+        site.wait_for_metric(QUEUED, number as f64 + 1.0).await;
     }
     assert!(
         paths.iter().all(|path| site.manager.request_count(path) == 0),
@@ -87,7 +87,7 @@ async fn queued_requests_get_slots_fairly_and_in_order() {
         gates[next].open();
         assert_eq!(rest(&mut waiting[next], response).await, content());
     }
-    site.counts("gupd_downloads", 0.0).await;
+    site.wait_for_metric("gupd_downloads", 0.0).await;
     assert_eq!(site.metric("gupd_queue_seconds_count").await, 3.0);
 }
 
@@ -101,22 +101,22 @@ async fn queue_timeout_is_503_with_retry_after() {
     assert_eq!((site.metric(QUEUED).await, site.manager.request_count(WANTED)), (0.0, 0));
     gate.open();
     rest(&mut holder, response).await;
-    assert_eq!(site.get(WANTED).await.whole(), content());
+    assert_eq!(site.get(WANTED).await.expect_body(), content());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_turns_away_at_once() {
+async fn full_queue_refuses_at_once() {
     let (site, _gate, _holder, _) = full(|config| {
         (config.lan.queue, config.lan.client_queue) = (2, 1);
         config.lan.queue_timeout = Duration::from_secs(40);
     })
     .await;
     let _first = begun(ONE, &site, WANTED).await;
-    site.counts(QUEUED, 1.0).await;
+    site.wait_for_metric(QUEUED, 1.0).await;
     // No place has come free yet, so each of two is taken to need as long as anybody waits.
     assert_eq!(retry_after(&site.get(WANTED).await), "80");
     let _second = begun(OTHER, &site, WANTED).await;
-    site.counts(QUEUED, 2.0).await;
+    site.wait_for_metric(QUEUED, 2.0).await;
     let mut third = begun(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)), &site, WANTED).await;
     assert_eq!(retry_after(&head(&mut third).await), "120");
     for reason in ["client-queue-full", "queue-full"] {
@@ -129,7 +129,7 @@ async fn non_download_passes_while_all_slots_are_taken() {
     let mut site = Site::new();
     let delta = "/content/delta.dax";
     site.manager.put(WANTED, Resource::new(content()).etag("\"wanted\""));
-    site.stored(WANTED).await;
+    site.wait_until_stored(WANTED).await;
     assert_eq!(site.get(delta).await.status, 404);
     for path in ["/minitri.flg", "/liveupdt.tri", "/secars/secars.dll"] {
         site.manager.put(path, Resource::new("content"));
@@ -149,7 +149,7 @@ async fn non_download_passes_while_all_slots_are_taken() {
     // Twice: from the manager, and from the store if it may be.
     for _ in 0..2 {
         for path in ["/minitri.flg", "/liveupdt.tri", "/secars/secars.dll"] {
-            assert_eq!(site.get(path).await.whole(), b"content", "{path}");
+            assert_eq!(site.get(path).await.expect_body(), b"content", "{path}");
         }
     }
     assert_eq!(site.send(Request::head(WANTED)).await.status, 200);
@@ -167,13 +167,13 @@ async fn non_download_passes_while_all_slots_are_taken() {
     site.relay_mut().reload(config).unwrap();
     gate.open();
     rest(&mut holder, response).await;
-    assert_eq!(site.get(WANTED).await.whole(), content());
+    assert_eq!(site.get(WANTED).await.expect_body(), content());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_keeps_no_place() {
-    let site = Site::with(|config| (config.lan.max_downloads, config.lan.queue) = (Some(1), 0));
-    let mut client = Client::connect(site.address()).await;
+async fn error_response_holds_no_slot() {
+    let site = Site::with_config(|config| (config.lan.max_downloads, config.lan.queue) = (Some(1), 0));
+    let mut client = WireClient::connect(site.address()).await;
     for _ in 0..3 {
         assert_eq!(client.send(&Request::get(PAYLOAD)).await.unwrap().status, 404);
     }
@@ -185,7 +185,7 @@ async fn changed_content_waits_though_304_was_expected() {
     let path = "/files/setup.msi";
     let mut site = Site::new();
     site.manager.put(path, Resource::new("old").etag("\"old\"").header("Cache-Control", "max-age=60"));
-    site.stored(path).await;
+    site.wait_until_stored(path).await;
     let mut config = site.config.clone();
     config.lan.max_downloads = Some(1);
     site.relay_mut().reload(config).unwrap();
@@ -194,9 +194,9 @@ async fn changed_content_waits_though_304_was_expected() {
     let response = head(&mut holder).await;
     site.clock.advance(Duration::from_secs(61));
     site.manager.put(path, Resource::new("new").etag("\"new\""));
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(path).header("If-None-Match", "\"old\"")).await.unwrap();
-    site.counts(QUEUED, 1.0).await;
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(path).header("If-None-Match", "\"old\"")).await.unwrap();
+    site.wait_for_metric(QUEUED, 1.0).await;
     gate.open();
     rest(&mut holder, response).await;
     let response = head(&mut client).await;
@@ -204,14 +204,14 @@ async fn changed_content_waits_though_304_was_expected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_goes_away_leaves_the_queue_and_its_place() {
+async fn disconnected_client_frees_its_queue_place_and_slot() {
     let (site, _gate, holder, _) = full(|config| config.lan.queue = 1).await;
     let left = begun(ONE, &site, WANTED).await;
-    site.counts(QUEUED, 1.0).await;
+    site.wait_for_metric(QUEUED, 1.0).await;
     drop(left);
-    site.counts(QUEUED, 0.0).await;
+    site.wait_for_metric(QUEUED, 0.0).await;
     let mut next = begun(OTHER, &site, WANTED).await;
-    site.counts(QUEUED, 1.0).await;
+    site.wait_for_metric(QUEUED, 1.0).await;
     assert_eq!(site.manager.request_count(WANTED), 0);
     drop(holder);
     let response = head(&mut next).await;
@@ -220,7 +220,7 @@ async fn a_client_that_goes_away_leaves_the_queue_and_its_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn client_at_its_own_slot_limit_blocks_no_other() {
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.lan.client_downloads = Some(1);
         config.groups = vec![GroupSettings {
             subnets: vec!["127.0.1.0/24".parse().unwrap()],
@@ -236,7 +236,7 @@ async fn client_at_its_own_slot_limit_blocks_no_other() {
     let mut waiting = Vec::new();
     for (number, client) in [ONE, branch(2)].into_iter().enumerate() {
         waiting.push(begun(client, &site, WANTED).await);
-        site.counts(QUEUED, number as f64 + 1.0).await;
+        site.wait_for_metric(QUEUED, number as f64 + 1.0).await;
     }
     let mut other = begun(OTHER, &site, WANTED).await;
     assert_eq!(head(&mut other).await.status, 200);
@@ -254,7 +254,7 @@ async fn client_at_its_own_slot_limit_blocks_no_other() {
 async fn lifted_slot_limit_releases_queue_at_once() {
     let (mut site, gate, mut holder, response) = full(|_| {}).await;
     let mut waiting = begun(OTHER, &site, WANTED).await;
-    site.counts(QUEUED, 1.0).await;
+    site.wait_for_metric(QUEUED, 1.0).await;
     let mut config = site.config.clone();
     config.lan.max_downloads = None;
     assert!(site.relay_mut().reload(config).unwrap().is_empty());
@@ -266,7 +266,7 @@ async fn lifted_slot_limit_releases_queue_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cached_only_response_needs_a_slot() {
-    let mut site = Site::with(|config| {
+    let mut site = Site::with_config(|config| {
         config.groups = vec![GroupSettings {
             subnets: vec!["127.0.0.1/32".parse().unwrap()],
             spread: Duration::from_secs(7 * 86_400),
@@ -275,9 +275,9 @@ async fn cached_only_response_needs_a_slot() {
         }];
     });
     site.manager.put(WANTED, Resource::new(content()));
-    let mut client = Client::connect_from(OTHER, site.address()).await;
-    assert_eq!(client.send(&Request::get(WANTED)).await.unwrap().whole(), content());
-    site.filled().await;
+    let mut client = WireClient::connect_from(OTHER, site.address()).await;
+    assert_eq!(client.send(&Request::get(WANTED)).await.unwrap().expect_body(), content());
+    site.wait_for_fills().await;
     let mut config = site.config.clone();
     (config.lan.max_downloads, config.lan.queue) = (Some(1), 0);
     site.relay_mut().reload(config).unwrap();
@@ -290,7 +290,7 @@ async fn cached_only_response_needs_a_slot() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connection_rate_limit_refuses_only_that_client() {
-    let mut site = Site::with(|config| config.lan.client_connections = Some(1));
+    let mut site = Site::with_config(|config| config.lan.client_connections = Some(1));
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     let reason = "gupd_refused_total{reason=\"too-many-new-connections\"}";
     let mut statuses = Vec::new();

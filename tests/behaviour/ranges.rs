@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use crate::support::{Client, Gate, PAYLOAD, Request, Resource, Response, Site, bytes};
+use crate::support::{Gate, PAYLOAD, Request, Resource, Response, Site, WireClient, bytes};
 
 const MODIFIED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
@@ -25,7 +25,7 @@ async fn stored_object_is_served_in_any_range() {
         assert_eq!(response.header("content-range"), Some(content_range));
         assert_eq!(response.header("content-length"), Some(part.len().to_string().as_str()));
         assert!(response.header("etag").is_some());
-        assert!(response.whole() == body[part], "{range}");
+        assert!(response.expect_body() == body[part], "{range}");
     }
     assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
@@ -56,7 +56,7 @@ async fn unsatisfiable_range_is_416_and_invalid_range_is_ignored() {
     }
     for range in ["bytes=5-1", "bytes=a-b", "lines=0-1", "bytes=", "bytes=0-9,5-14"] {
         let response = site.send(Request::get(PAYLOAD).header("Range", range)).await;
-        assert_eq!((response.status, response.whole().len()), (200, body.len()), "{range}");
+        assert_eq!((response.status, response.expect_body().len()), (200, body.len()), "{range}");
     }
 }
 
@@ -76,7 +76,7 @@ async fn if_range_gives_part_only_of_matching_content() {
         let response = site.send(request).await;
         assert_eq!(response.status, status, "{validator}");
         let part = if status == 206 { &body[10..20] } else { &body };
-        assert!(response.whole() == part, "{validator}");
+        assert!(response.expect_body() == part, "{validator}");
     }
     // The order of RFC 9110, 13.2.2: a condition that fails goes before the range.
     let request = Request::get(PAYLOAD).range("10-19").header("If-None-Match", "\"v1\"");
@@ -103,9 +103,9 @@ async fn range_of_cold_object_is_fetched_first() {
         (response.status, response.header("content-range")),
         (206, Some("bytes 1500000-1500099/2000000"))
     );
-    assert!(response.whole() == body[1_500_000..1_500_100]);
-    site.stored(PAYLOAD).await;
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(response.expect_body() == body[1_500_000..1_500_100]);
+    site.wait_until_stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     let seen = site.manager.requests_for(PAYLOAD);
     let ranges: Vec<_> = seen.iter().map(|seen| seen.header("range").unwrap()).collect();
     assert_eq!(ranges, ["bytes=1048576-2097151", "bytes=0-1048575"]);
@@ -119,10 +119,10 @@ async fn range_on_running_fill_streams_as_bytes_arrive() {
     let body = bytes(7, 3_000_000);
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1_500_000, &gate));
-    let mut filling = Client::connect(site.address()).await;
-    filling.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut whole = filling.head().await.unwrap();
-    whole.body = filling.some(1_500_000).await.unwrap();
+    let mut filling = WireClient::connect(site.address()).await;
+    filling.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut whole = filling.read_head().await.unwrap();
+    whole.body = filling.read_bytes(1_500_000).await.unwrap();
     for (range, part) in [
         ("0-99", 0..100),
         ("1048570-1048585", 1_048_570..1_048_586),
@@ -134,33 +134,33 @@ async fn range_on_running_fill_streams_as_bytes_arrive() {
             (206, "gupd; fwd=uri-miss; collapsed"),
             "{range}"
         );
-        assert!(response.whole() == body[part], "{range}");
+        assert!(response.expect_body() == body[part], "{range}");
     }
     let beyond = site.send(Request::get(PAYLOAD).range("3000000-")).await;
     assert_eq!((beyond.status, beyond.header("content-range")), (416, Some("bytes */3000000")));
     // Over the end of what is there, past it, at the end of all, and in several parts.
     let mut waiting = Vec::new();
     for range in ["1400000-1600000", "2000000-2000099", "-100", "0-9,2999990-"] {
-        let mut client = Client::connect(site.address()).await;
-        client.begin(&Request::get(PAYLOAD).range(range)).await.unwrap();
+        let mut client = WireClient::connect(site.address()).await;
+        client.write_request(&Request::get(PAYLOAD).range(range)).await.unwrap();
         waiting.push(client);
     }
-    let mut head = waiting[0].head().await.unwrap();
-    head.body = waiting[0].some(100_000).await.unwrap();
+    let mut head = waiting[0].read_head().await.unwrap();
+    head.body = waiting[0].read_bytes(100_000).await.unwrap();
     gate.open();
-    waiting[0].rest("GET", &mut head).await;
-    assert!(head.whole() == body[1_400_000..=1_600_000]);
+    waiting[0].read_rest("GET", &mut head).await;
+    assert!(head.expect_body() == body[1_400_000..=1_600_000]);
     for (client, part) in waiting[1..3].iter_mut().zip([2_000_000..2_000_100, 2_999_900..3_000_000]) {
-        let mut response = client.head().await.unwrap();
-        client.rest("GET", &mut response).await;
-        assert!(response.whole() == body[part]);
+        let mut response = client.read_head().await.unwrap();
+        client.read_rest("GET", &mut response).await;
+        assert!(response.expect_body() == body[part]);
     }
-    let mut several = waiting[3].head().await.unwrap();
-    waiting[3].rest("GET", &mut several).await;
+    let mut several = waiting[3].read_head().await.unwrap();
+    waiting[3].read_rest("GET", &mut several).await;
     let several = parts(several);
     assert!(several[0].1 == body[..10] && several[1].1 == body[2_999_990..]);
-    filling.rest("GET", &mut whole).await;
-    assert!(whole.whole() == body);
+    filling.read_rest("GET", &mut whole).await;
+    assert!(whole.expect_body() == body);
     assert!(
         site.upstream_bytes().await <= body.len() as f64 + 131_072.0,
         "but for the end of what was cut short"
@@ -176,21 +176,21 @@ async fn content_without_length_is_served_in_ranges_from_one_fill() {
     // What has arrived suffices; how long the whole is, nobody knows yet.
     let first = site.send(Request::get(PAYLOAD).range("100000-100099")).await;
     assert_eq!((first.status, first.header("content-range")), (206, Some("bytes 100000-100099/*")));
-    assert!(first.whole() == body[100_000..100_100]);
+    assert!(first.expect_body() == body[100_000..100_100]);
     // A range that does not apply is not waited for.
-    let mut other = Client::connect(site.address()).await;
-    other.begin(&Request::get(PAYLOAD).range("-100").header("If-Range", "\"v0\"")).await.unwrap();
-    assert_eq!(other.head().await.unwrap().status, 200);
-    let mut suffix = Client::connect(site.address()).await;
-    suffix.begin(&Request::get(PAYLOAD).range("-100")).await.unwrap();
-    let mut beyond = Client::connect(site.address()).await;
-    beyond.begin(&Request::get(PAYLOAD).range("700000-700001")).await.unwrap();
+    let mut other = WireClient::connect(site.address()).await;
+    other.write_request(&Request::get(PAYLOAD).range("-100").header("If-Range", "\"v0\"")).await.unwrap();
+    assert_eq!(other.read_head().await.unwrap().status, 200);
+    let mut suffix = WireClient::connect(site.address()).await;
+    suffix.write_request(&Request::get(PAYLOAD).range("-100")).await.unwrap();
+    let mut beyond = WireClient::connect(site.address()).await;
+    beyond.write_request(&Request::get(PAYLOAD).range("700000-700001")).await.unwrap();
     gate.open();
-    let mut response = suffix.head().await.unwrap();
-    suffix.rest("GET", &mut response).await;
+    let mut response = suffix.read_head().await.unwrap();
+    suffix.read_rest("GET", &mut response).await;
     assert_eq!(response.header("content-range"), Some("bytes 599900-599999/600000"));
-    assert!(response.whole() == body[599_900..]);
-    assert_eq!(beyond.head().await.unwrap().status, 416);
+    assert!(response.expect_body() == body[599_900..]);
+    assert_eq!(beyond.read_head().await.unwrap().status, 416);
     assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
@@ -216,7 +216,7 @@ async fn a_private_range_is_the_managers_own_affair() {
     site.manager.put(path, Resource::new("0123456789"));
     let response = site.send(Request::get(path).range("2-4")).await;
     assert_eq!((response.status, response.header("content-range")), (206, Some("bytes 2-4/10")));
-    assert_eq!(response.whole(), b"234");
+    assert_eq!(response.expect_body(), b"234");
     assert_eq!(site.manager.requests_for(path)[0].header("range"), Some("bytes=2-4"));
 }
 
@@ -234,7 +234,7 @@ fn any_ranges_of_a_stored_object_are_the_slices_they_name() {
     runner
         .run(&prop::collection::vec(spec(length), 1..4), |specs| {
             runtime.block_on(async {
-                let mut client = Client::connect(site.address()).await;
+                let mut client = WireClient::connect(site.address()).await;
                 check(&mut client, &body, &specs).await;
             });
             Ok(())
@@ -261,7 +261,7 @@ fn ranges_of_running_fill_are_exact_slices() {
                 let resource = Resource::new(body.clone()).stalled(stall, &gate);
                 site.manager.put(PAYLOAD, if chunked { resource.chunked() } else { resource });
                 let asking = requests.iter().map(async |specs| {
-                    let mut client = Client::connect(site.address()).await;
+                    let mut client = WireClient::connect(site.address()).await;
                     check(&mut client, &body, specs).await;
                 });
                 let opening = async {
@@ -269,7 +269,7 @@ fn ranges_of_running_fill_are_exact_slices() {
                     gate.open();
                 };
                 futures_util::future::join(futures_util::future::join_all(asking), opening).await;
-                site.filled().await;
+                site.wait_for_fills().await;
                 let cut_short = 131_072.0 * site.manager.request_count(PAYLOAD) as f64;
                 assert!(site.upstream_bytes().await <= length as f64 + cut_short, "every byte crossed once");
             });
@@ -300,7 +300,7 @@ fn spec(length: usize) -> impl Strategy<Value = Spec> {
 }
 
 /// Asks for the ranges and compares with the slices.
-async fn check(client: &mut Client, body: &[u8], specs: &[Spec]) {
+async fn check(client: &mut WireClient, body: &[u8], specs: &[Spec]) {
     let length = body.len();
     let text: Vec<_> = specs
         .iter()
@@ -323,14 +323,14 @@ async fn check(client: &mut Client, body: &[u8], specs: &[Spec]) {
     let text = text.join(",");
     match (response.status, slices.as_slice()) {
         (416, []) => assert_eq!(response.header("content-range"), Some(format!("bytes */{length}").as_str())),
-        (206, [only]) => assert!(response.whole() == *only, "{text}"),
+        (206, [only]) => assert!(response.expect_body() == *only, "{text}"),
         (206, several) => {
             let parts = parts(response);
             assert_eq!(parts.len(), several.len(), "{text}");
             assert!(parts.iter().zip(several).all(|((_, part), slice)| part == slice), "{text}");
         }
         // Overlapping ranges get everything.
-        (200, [_, _, ..]) => assert!(response.whole() == body, "{text}"),
+        (200, [_, _, ..]) => assert!(response.expect_body() == body, "{text}"),
         (status, _) => panic!("{status} for {text}"),
     }
 }
@@ -339,8 +339,8 @@ async fn check(client: &mut Client, body: &[u8], specs: &[Spec]) {
 async fn stored(resource: Resource) -> (Site, Vec<u8>) {
     let site = Site::new();
     site.manager.put(PAYLOAD, resource);
-    site.stored(PAYLOAD).await;
-    let body = site.get(PAYLOAD).await.whole();
+    site.wait_until_stored(PAYLOAD).await;
+    let body = site.get(PAYLOAD).await.expect_body();
     (site, body)
 }
 
@@ -348,7 +348,7 @@ async fn stored(resource: Resource) -> (Site, Vec<u8>) {
 fn parts(response: Response) -> Vec<(String, Vec<u8>)> {
     let content_type = response.header("content-type").unwrap().to_owned();
     let boundary = content_type.strip_prefix("multipart/byteranges; boundary=").unwrap().trim_matches('"');
-    let body = response.whole();
+    let body = response.expect_body();
     let delimiter = format!("\r\n--{boundary}").into_bytes();
     let mut rest: &[u8] = &body;
     let mut parts = Vec::new();

@@ -19,13 +19,13 @@ const FAILED: &str = "gupd_refresh_total{outcome=\"failed\"}";
 
 /// Refreshes every four hours, on the second; the first refresh of nothing is behind it.
 async fn every_four_hours(change: impl FnOnce(&mut Config)) -> Site {
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.refresh.schedule = Recurrence::Every(4 * HOUR);
         config.refresh.random = Duration::ZERO;
         with_token(config);
         change(config);
     });
-    site.counts(DONE, 1.0).await;
+    site.wait_for_metric(DONE, 1.0).await;
     site
 }
 
@@ -66,20 +66,20 @@ async fn known_catalogs_are_asked_for_once_each_on_schedule() {
     let site = every_four_hours(|_| {}).await;
     for path in [MINITRI, CATALOG, PAYLOAD] {
         site.manager.put(path, Resource::new(bytes(1, 1_000)));
-        site.stored(path).await;
+        site.wait_until_stored(path).await;
     }
     site.manager.put(CATALOG, Resource::new(bytes(2, 1_000)));
     assert_eq!(get(site.address(), "/none_livetri.zip").await.status, 404);
     site.clock.advance(4 * HOUR - Duration::from_millis(1));
     assert_eq!(site.metric(DONE).await, 1.0);
     site.clock.advance(Duration::from_millis(1));
-    site.counts(DONE, 2.0).await;
+    site.wait_for_metric(DONE, 2.0).await;
     let asked = [MINITRI, CATALOG, PAYLOAD, "/none_livetri.zip"].map(|path| site.manager.request_count(path));
     assert_eq!(asked, [2, 2, 1, 1]);
     assert!(site.manager.requests_for(MINITRI)[1].header("if-none-match").is_some());
     let response = site.get(CATALOG).await;
     assert_eq!(response.cache_status(), "gupd; hit");
-    assert!(response.whole() == bytes(2, 1_000));
+    assert!(response.expect_body() == bytes(2, 1_000));
     for (outcome, count) in [("changed", 1.0), ("unchanged", 1.0)] {
         assert_eq!(
             site.metric(&format!("gupd_refresh_catalogs_total{{outcome=\"{outcome}\"}}")).await,
@@ -96,7 +96,7 @@ async fn known_catalogs_are_asked_for_once_each_on_schedule() {
 async fn refresh_waits_for_window_and_runs_once() {
     let now = gupd_config::Clock::system().now();
     let ((opens, away), (closes, _)) = (in_hours(now, 9), in_hours(now, 10));
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         windows(config, &format!("{opens}-{closes}"));
         config.refresh.schedule = Recurrence::Every(4 * HOUR);
         config.refresh.random = Duration::ZERO;
@@ -107,7 +107,7 @@ async fn refresh_waits_for_window_and_runs_once() {
     site.clock.advance(away - Duration::from_secs(60));
     assert_eq!((site.metric(DONE).await, site.manager.request_count(UNASKED)), (0.0, 0));
     site.clock.advance(Duration::from_secs(60));
-    site.counts(DONE, 1.0).await;
+    site.wait_for_metric(DONE, 1.0).await;
     assert_eq!(site.manager.request_count(UNASKED), 1);
     assert_eq!(site.get(UNASKED).await.cache_status(), "gupd; hit");
     // The next is due when the window is closed.
@@ -119,18 +119,18 @@ async fn refresh_waits_for_window_and_runs_once() {
 async fn failed_refresh_is_retried_until_success_or_deadline() {
     let site = every_four_hours(|_| {}).await;
     site.manager.put(CATALOG, Resource::new("1"));
-    site.stored(CATALOG).await;
+    site.wait_until_stored(CATALOG).await;
     let broken = Resource::new("broken").without("ETag").status(500);
     site.manager.put(CATALOG, broken.clone());
     site.clock.advance(4 * HOUR);
-    site.counts(FAILED, 1.0).await;
-    assert_eq!(site.get(CATALOG).await.whole(), b"1", "what is stored stays");
+    site.wait_for_metric(FAILED, 1.0).await;
+    assert_eq!(site.get(CATALOG).await.expect_body(), b"1", "what is stored stays");
     let quarter = HOUR / 4;
     site.clock.advance(quarter);
-    site.counts(FAILED, 2.0).await;
+    site.wait_for_metric(FAILED, 2.0).await;
     site.manager.put(CATALOG, Resource::new("2"));
     site.clock.advance(quarter);
-    site.counts(DONE, 2.0).await;
+    site.wait_for_metric(DONE, 2.0).await;
     let asked = site.manager.request_count(CATALOG);
     site.clock.advance(3 * quarter);
     assert_eq!((site.metric(FAILED).await, site.metric(DONE).await), (2.0, 2.0));
@@ -139,7 +139,7 @@ async fn failed_refresh_is_retried_until_success_or_deadline() {
     site.manager.put(CATALOG, broken);
     site.clock.advance(4 * HOUR - 5 * quarter);
     for failed in 3..8 {
-        site.counts(FAILED, f64::from(failed)).await;
+        site.wait_for_metric(FAILED, f64::from(failed)).await;
         site.clock.advance(quarter);
     }
     let next = site.metric("gupd_refresh_next_timestamp_seconds").await;
@@ -149,7 +149,7 @@ async fn failed_refresh_is_retried_until_success_or_deadline() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn admin_refresh_ignores_windows() {
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         let (begin, end) = (
             in_hours(gupd_config::Clock::system().now(), 5).0,
             in_hours(gupd_config::Clock::system().now(), 6).0,
@@ -158,13 +158,13 @@ async fn admin_refresh_ignores_windows() {
         with_token(config);
     });
     site.manager.put(MINITRI, Resource::new(" "));
-    site.stored(MINITRI).await;
+    site.wait_until_stored(MINITRI).await;
     assert_eq!(ask(&site, "wrong").await.status, 401);
     assert_eq!(get(site.relay().admin(), "/api/v1/refresh").await.status, 405);
     assert_eq!(site.manager.request_count(MINITRI), 1);
     let response = ask(&site, "s3cret").await;
     assert_eq!((response.status, response.header("content-type")), (200, Some("application/json")));
-    assert_eq!(response.whole(), br#"{"asked":1,"changed":0,"failed":0}"#);
+    assert_eq!(response.expect_body(), br#"{"asked":1,"changed":0,"failed":0}"#);
     assert_eq!(site.manager.request_count(MINITRI), 2);
 }
 
@@ -173,24 +173,24 @@ async fn refresh_needs_admin_token() {
     let site = Site::new();
     let response = ask(&site, "").await;
     assert_eq!(response.status, 403);
-    assert!(String::from_utf8(response.whole()).unwrap().contains("set server.admin_token_file"));
+    assert!(String::from_utf8(response.expect_body()).unwrap().contains("set server.admin_token_file"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_asks_during_a_refresh_follows_it() {
     let site = every_four_hours(|_| {}).await;
     site.manager.put(CATALOG, Resource::new("1"));
-    site.stored(CATALOG).await;
+    site.wait_until_stored(CATALOG).await;
     let gate = Gate::default();
     site.manager.put(CATALOG, Resource::new("2").held(&gate));
     site.clock.advance(4 * HOUR);
     site.manager.wait_for_requests(CATALOG, 2).await;
     let address = site.address();
     let client = tokio::spawn(async move { get(address, CATALOG).await });
-    site.counts("gupd_connections", 1.0).await;
+    site.wait_for_metric("gupd_connections", 1.0).await;
     gate.open();
-    assert_eq!(client.await.unwrap().whole(), b"2");
-    site.counts(DONE, 2.0).await;
+    assert_eq!(client.await.unwrap().expect_body(), b"2");
+    site.wait_for_metric(DONE, 2.0).await;
     assert_eq!(site.manager.request_count(CATALOG), 2);
 }
 
@@ -198,17 +198,17 @@ async fn a_client_that_asks_during_a_refresh_follows_it() {
 async fn unused_catalog_expires_despite_refresh() {
     let mut site = every_four_hours(|config| config.store.max_unused = 10 * HOUR).await;
     site.manager.put(CATALOG, Resource::new("1"));
-    site.stored(CATALOG).await;
+    site.wait_until_stored(CATALOG).await;
     for version in 2..4 {
         site.manager.put(CATALOG, Resource::new(version.to_string()));
         site.clock.advance(4 * HOUR);
-        site.counts(DONE, f64::from(version)).await;
+        site.wait_for_metric(DONE, f64::from(version)).await;
     }
     site.clock.advance(3 * HOUR);
     site.config.refresh.schedule = Recurrence::Off;
     // Upkeep begins with the start.
     site.restart();
-    site.counts("gupd_store_objects", 0.0).await;
+    site.wait_for_metric("gupd_store_objects", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,13 +220,13 @@ async fn reload_changes_schedule() {
     config.refresh.random = Duration::ZERO;
     config.refresh.catalogs = vec![UNASKED.parse().unwrap()];
     tokio::task::block_in_place(|| site.relay_mut().reload(config)).unwrap();
-    site.counts(DONE, 1.0).await;
+    site.wait_for_metric(DONE, 1.0).await;
     assert_eq!(site.manager.request_count(UNASKED), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manager_that_is_away_is_not_asked_for_every_catalog() {
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         with_token(config);
         config.refresh.catalogs =
             (0..100).map(|name| format!("/{name}_livetri.zip").parse().unwrap()).collect();
@@ -236,7 +236,7 @@ async fn a_manager_that_is_away_is_not_asked_for_every_catalog() {
         site.manager.put(&format!("/{name}_livetri.zip"), broken);
     }
     let report = ask(&site, "s3cret").await;
-    assert_eq!(report.whole(), br#"{"asked":100,"changed":0,"failed":100}"#);
+    assert_eq!(report.expect_body(), br#"{"asked":100,"changed":0,"failed":100}"#);
     let asked =
         (0..100).filter(|name| site.manager.request_count(&format!("/{name}_livetri.zip")) > 0).count();
     assert!((8..=12).contains(&asked), "{asked}");

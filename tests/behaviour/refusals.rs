@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gupd_config::Config;
 
-use crate::support::{Client, Ending, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Ending, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 const SOON: Duration = Duration::from_millis(500);
 
@@ -63,39 +63,39 @@ async fn malformed_request_is_refused_and_counted() {
     ];
     let site = Site::new();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
-    site.stored(PAYLOAD).await;
-    let mut other = Client::connect(site.address()).await;
+    site.wait_until_stored(PAYLOAD).await;
+    let mut other = WireClient::connect(site.address()).await;
     for &(request, status, reason) in cases {
         let counter = format!("gupd_refused_total{{reason=\"{reason}\"}}");
         let counted = site.metric(&counter).await;
-        let mut client = Client::connect(site.address()).await;
+        let mut client = WireClient::connect(site.address()).await;
         client.write(request.as_bytes()).await.unwrap();
-        let response = client.head().await.unwrap_or_else(|error| panic!("{request:.60}: {error}"));
+        let response = client.read_head().await.unwrap_or_else(|error| panic!("{request:.60}: {error}"));
         assert_eq!(response.status, status, "{request:.60}");
         if reason == "malformed" || reason == "head-too-large" {
             let mut response = response;
-            client.rest("GET", &mut response).await;
+            client.read_rest("GET", &mut response).await;
             assert!(client.is_closed().await, "{request:.60}");
         }
-        site.counts(&counter, counted + 1.0).await;
-        assert_eq!(other.send(&Request::get(PAYLOAD)).await.unwrap().whole(), b"definitions");
+        site.wait_for_metric(&counter, counted + 1.0).await;
+        assert_eq!(other.send(&Request::get(PAYLOAD)).await.unwrap().expect_body(), b"definitions");
     }
     assert_eq!((site.manager.request_count(PAYLOAD), site.manager.request_count("/")), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_with_two_framings_reaches_the_manager_with_one() {
+async fn body_with_two_framings_is_forwarded_with_one() {
     let site = Site::new();
     site.manager.put("/", Resource::echo());
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     for lengths in
         ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"]
     {
-        let mut client = Client::connect(site.address()).await;
+        let mut client = WireClient::connect(site.address()).await;
         let request = format!("POST / HTTP/1.1\r\nHost: a\r\n{lengths}\r\n\r\n0\r\n\r\n{smuggled}");
         client.write(request.as_bytes()).await.unwrap();
-        let mut response = client.head().await.unwrap();
-        client.rest("POST", &mut response).await;
+        let mut response = client.read_head().await.unwrap();
+        client.read_rest("POST", &mut response).await;
         assert_eq!(response.status, 200);
         // RFC 9112, 6.1: what follows is not looked at.
         assert!(client.is_closed().await);
@@ -104,12 +104,12 @@ async fn a_body_with_two_framings_reaches_the_manager_with_one() {
     assert!(seen.iter().all(|seen| seen.header("content-length").is_none() && seen.body.is_empty()));
     assert_eq!((seen.len(), site.manager.request_count("/smuggled")), (2, 0));
     // The same length twice is one length.
-    let mut client = Client::connect(site.address()).await;
+    let mut client = WireClient::connect(site.address()).await;
     client
         .write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc")
         .await
         .unwrap();
-    assert_eq!(client.head().await.unwrap().status, 200);
+    assert_eq!(client.read_head().await.unwrap().status, 200);
     let lengths = site.manager.requests_for("/")[2]
         .headers
         .iter()
@@ -119,11 +119,11 @@ async fn a_body_with_two_framings_reaches_the_manager_with_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_reaches_a_client_that_is_still_sending() {
+async fn refusal_reaches_client_that_is_still_sending() {
     let site = Site::new();
     let body = bytes(1, 8 << 20);
     for (target, status) in [("http://foreign.example/", 421), ("/a/../b", 400)] {
-        let mut client = Client::connect(site.address()).await;
+        let mut client = WireClient::connect(site.address()).await;
         let request = Request::new("POST", target).body(body.clone());
         let sent = tokio::time::timeout(SOON * 20, client.send(&request)).await.unwrap();
         assert_eq!(sent.unwrap().status, status);
@@ -132,33 +132,33 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_request_head_is_408() {
-    let site = Site::with(|config| config.server.header_timeout = SOON);
-    let mut client = Client::connect(site.address()).await;
+    let site = Site::with_config(|config| config.server.header_timeout = SOON);
+    let mut client = WireClient::connect(site.address()).await;
     client.write(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
-    assert_eq!(client.head().await.unwrap().status, 408);
+    assert_eq!(client.read_head().await.unwrap().status, 408);
     assert!(client.is_closed().await);
-    site.counts("gupd_refused_total{reason=\"slow-head\"}", 1.0).await;
+    site.wait_for_metric("gupd_refused_total{reason=\"slow-head\"}", 1.0).await;
     // So is the second one on a kept connection.
     site.manager.put(PAYLOAD, Resource::new("definitions"));
-    let mut client = Client::connect(site.address()).await;
+    let mut client = WireClient::connect(site.address()).await;
     client.send(&Request::get(PAYLOAD)).await.unwrap();
     client.write(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
-    assert_eq!(client.head().await.unwrap().status, 408);
+    assert_eq!(client.read_head().await.unwrap().status, 408);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_is_closed_without_a_word() {
-    let site = Site::with(|config| config.server.header_timeout = SOON);
+async fn idle_connection_is_closed_without_a_response() {
+    let site = Site::with_config(|config| config.server.header_timeout = SOON);
     site.manager.put("/", Resource::echo());
-    let mut unused = Client::connect(site.address()).await;
-    let mut kept = Client::connect(site.address()).await;
-    kept.begin(&Request::new("POST", "/").header("Content-Length", "4")).await.unwrap();
+    let mut unused = WireClient::connect(site.address()).await;
+    let mut kept = WireClient::connect(site.address()).await;
+    kept.write_request(&Request::new("POST", "/").header("Content-Length", "4")).await.unwrap();
     site.manager.wait_for_connections(1).await;
     // The body comes after the head, as bodies do.
     kept.write(b"body").await.unwrap();
-    let mut response = kept.head().await.unwrap();
-    kept.rest("POST", &mut response).await;
-    assert_eq!(response.whole(), b"body");
+    let mut response = kept.read_head().await.unwrap();
+    kept.read_rest("POST", &mut response).await;
+    assert_eq!(response.expect_body(), b"body");
     assert!(kept.is_closed().await && unused.is_closed().await);
     assert_eq!(site.metric("gupd_refused_total{reason=\"slow-head\"}").await, 0.0);
 }
@@ -167,54 +167,54 @@ async fn an_idle_connection_is_closed_without_a_word() {
 async fn stalled_client_is_dropped_and_slow_client_is_not() {
     // A socket takes more only when a third of its buffer, megabytes, is free: as often as that, the slow one has to read.
     let stall = 2 * SOON;
-    let site = Site::with(|config| config.server.stall_timeout = stall);
+    let site = Site::with_config(|config| config.server.stall_timeout = stall);
     let body = bytes(2, 40 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    site.stored(PAYLOAD).await;
-    let mut stalled = Client::connect(site.address()).await;
-    stalled.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = stalled.head().await.unwrap();
+    site.wait_until_stored(PAYLOAD).await;
+    let mut stalled = WireClient::connect(site.address()).await;
+    stalled.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = stalled.read_head().await.unwrap();
     let let_go = "gupd_broken_transfers_total{by=\"client\"}";
-    let mut slow = Client::connect(site.address()).await;
-    slow.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut slow_head = slow.head().await.unwrap();
+    let mut slow = WireClient::connect(site.address()).await;
+    slow.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut slow_head = slow.read_head().await.unwrap();
     // Much less than a stall between two reads, more in all.
     let mut reads = tokio::time::interval(stall / 16);
     while site.metric(let_go).await < 1.0 {
         reads.tick().await;
-        slow_head.body.extend(slow.some(1 << 19).await.unwrap());
+        slow_head.body.extend(slow.read_bytes(1 << 19).await.unwrap());
     }
-    stalled.rest("GET", &mut head).await;
+    stalled.read_rest("GET", &mut head).await;
     assert_eq!(head.ending, Ending::Broken);
-    slow.rest("GET", &mut slow_head).await;
-    assert!(slow_head.whole() == body);
+    slow.read_rest("GET", &mut slow_head).await;
+    assert!(slow_head.expect_body() == body);
     assert_eq!(site.metric(let_go).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connection_limit_refuses_and_frees_slot_on_close() {
-    let site = Site::with(|config| config.server.max_connections = 2);
+    let site = Site::with_config(|config| config.server.max_connections = 2);
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     let (mut first, mut second) =
-        (Client::connect(site.address()).await, Client::connect(site.address()).await);
+        (WireClient::connect(site.address()).await, WireClient::connect(site.address()).await);
     for client in [&mut first, &mut second] {
         assert_eq!(client.send(&Request::get(PAYLOAD)).await.unwrap().status, 200);
     }
-    let mut third = Client::connect(site.address()).await;
-    third.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let refused = third.head().await.unwrap();
+    let mut third = WireClient::connect(site.address()).await;
+    third.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let refused = third.read_head().await.unwrap();
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("10")));
     assert!(third.is_closed().await);
     assert_eq!(site.metric("gupd_refused_total{reason=\"too-many-connections\"}").await, 1.0);
     assert_eq!(first.send(&Request::get(PAYLOAD)).await.unwrap().status, 200);
     drop(second);
-    site.counts("gupd_connections", 1.0).await;
+    site.wait_for_metric("gupd_connections", 1.0).await;
     assert_eq!(site.get(PAYLOAD).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_path_without_a_route_is_a_404_of_the_relays_own() {
-    let site = Site::with(|config| {
+async fn path_without_a_route_is_404_from_the_relay() {
+    let site = Site::with_config(|config| {
         let url = config.upstreams[0].url.to_string();
         let text = format!("[[upstream]]\nurl = \"{url}\"\n[[route]]\nprefix = \"/content\"\n");
         let folder = tempfile::tempdir().unwrap();

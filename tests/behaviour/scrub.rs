@@ -15,10 +15,10 @@ const REPAIRED: &str = "gupd_store_repaired_bytes_total";
 
 /// A site that has the payload, and the file that it is in.
 async fn stored() -> (Site, PathBuf) {
-    let site = Site::with(|config| config.store.scrub_period = None);
+    let site = Site::with_config(|config| config.store.scrub_period = None);
     site.manager.put(PAYLOAD, Resource::new(bytes(1, LENGTH)));
-    site.get(PAYLOAD).await.whole();
-    site.stored(PAYLOAD).await;
+    site.get(PAYLOAD).await.expect_body();
+    site.wait_until_stored(PAYLOAD).await;
     let shelves = fs::read_dir(site.store().join("blobs")).unwrap().map(|shelf| shelf.unwrap().path());
     let file = shelves.flat_map(|shelf| fs::read_dir(shelf).unwrap()).next().unwrap().unwrap().path();
     (site, file)
@@ -43,11 +43,11 @@ async fn scrub_finds_flipped_bit_and_refetches_one_block() {
     let before = site.manager.body_bytes();
     flip(&file, 1_400_000);
     scrub(&mut site);
-    site.counts(REPAIRED, 65_536.0).await;
+    site.wait_for_metric(REPAIRED, 65_536.0).await;
     assert_eq!(fs::read(&file).unwrap()[..LENGTH], bytes(1, LENGTH));
     let response = site.get(PAYLOAD).await;
     assert_eq!(response.cache_status(), "gupd; hit");
-    assert!(response.whole() == bytes(1, LENGTH));
+    assert!(response.expect_body() == bytes(1, LENGTH));
     let again = site.manager.requests_for(PAYLOAD).split_off(1);
     let ranges: Vec<_> = again.iter().map(|seen| seen.header("range").unwrap()).collect();
     assert_eq!(ranges, ["bytes=1376256-1441791"]);
@@ -55,7 +55,7 @@ async fn scrub_finds_flipped_bit_and_refetches_one_block() {
     assert_eq!(site.metric("gupd_store_scrub_damaged_blobs_total").await, 1.0);
     assert_eq!(site.metric("gupd_store_objects").await, 1.0);
     assert!(site.metric("gupd_store_scrubbed_bytes_total").await > 0.0);
-    site.counts_to("gupd_store_scrub_completed_timestamp_seconds", 1.0).await;
+    site.wait_for_metric_at_least("gupd_store_scrub_completed_timestamp_seconds", 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,10 +66,10 @@ async fn scrub_repairs_damage_in_every_chunk() {
     }
     scrub(&mut site);
     // Of the first chunk everything from its first damaged block to its last.
-    site.counts(REPAIRED, 1_048_576.0 + 65_536.0).await;
+    site.wait_for_metric(REPAIRED, 1_048_576.0 + 65_536.0).await;
     let response = site.get(PAYLOAD).await;
     assert_eq!(response.cache_status(), "gupd; hit");
-    assert!(response.whole() == bytes(1, LENGTH));
+    assert!(response.expect_body() == bytes(1, LENGTH));
     assert_eq!(site.manager.request_count(PAYLOAD), 3);
 }
 
@@ -79,10 +79,10 @@ async fn damage_gone_upstream_is_removed_and_fetched_anew() {
     site.manager.put(PAYLOAD, Resource::new(bytes(2, LENGTH)));
     flip(&file, 1_400_000);
     scrub(&mut site);
-    site.counts("gupd_store_objects", 0.0).await;
+    site.wait_for_metric("gupd_store_objects", 0.0).await;
     let response = site.get(PAYLOAD).await;
     assert!(response.cache_status().contains("fwd=uri-miss"), "{}", response.cache_status());
-    assert!(response.whole() == bytes(2, LENGTH));
+    assert!(response.expect_body() == bytes(2, LENGTH));
     assert_eq!(site.metric(REPAIRED).await, 0.0);
 }
 
@@ -96,7 +96,7 @@ async fn damage_waits_for_upstream_and_is_repaired_later() {
     let away = RefusingPort::new();
     site.config.upstreams = Config::for_upstreams(&[&away.url()]).unwrap().upstreams;
     scrub(&mut site);
-    site.counts_to(DAMAGED, 2.0).await;
+    site.wait_for_metric_at_least(DAMAGED, 2.0).await;
     tokio::task::block_in_place(|| site.relay_mut().reload(config)).unwrap();
     for resource in [Resource::new("busy").status(500), Resource::new(bytes(1, LENGTH)).cut(1000, usize::MAX)]
     {
@@ -108,21 +108,21 @@ async fn damage_waits_for_upstream_and_is_repaired_later() {
     assert_eq!(site.metric("gupd_store_objects").await, 1.0);
     assert_eq!(site.metric(REPAIRED).await, 0.0);
     site.manager.put(PAYLOAD, Resource::new(bytes(1, LENGTH)));
-    site.counts(REPAIRED, 65_536.0).await;
+    site.wait_for_metric(REPAIRED, 65_536.0).await;
     let response = site.get(PAYLOAD).await;
     assert_eq!(response.cache_status(), "gupd; hit");
-    assert!(response.whole() == bytes(1, LENGTH));
+    assert!(response.expect_body() == bytes(1, LENGTH));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_blob_without_sound_checksums_is_removed_and_fetched_anew() {
+async fn blob_with_bad_checksums_is_removed_and_refetched() {
     let (mut site, file) = stored().await;
     flip(&file, fs::metadata(&file).unwrap().len() - 20);
     scrub(&mut site);
-    site.counts("gupd_store_objects", 0.0).await;
+    site.wait_for_metric("gupd_store_objects", 0.0).await;
     assert_eq!(site.manager.request_count(PAYLOAD), 1, "nobody could tell the right bytes");
-    assert!(site.get(PAYLOAD).await.whole() == bytes(1, LENGTH));
-    site.stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.expect_body() == bytes(1, LENGTH));
+    site.wait_until_stored(PAYLOAD).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,23 +135,23 @@ async fn repair_asks_upstreams_of_current_generation() {
     config.upstreams = Config::for_upstreams(&[&other.url()]).unwrap().upstreams;
     tokio::task::block_in_place(|| site.relay_mut().reload(config)).unwrap();
     flip(&file, 1_400_000);
-    site.counts(REPAIRED, 65_536.0).await;
+    site.wait_for_metric(REPAIRED, 65_536.0).await;
     assert_eq!((site.manager.request_count(PAYLOAD), other.request_count(PAYLOAD)), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repair_asks_for_the_variant_that_is_stored() {
-    let mut site = Site::with(|config| config.store.scrub_period = None);
+async fn repair_requests_the_stored_variant() {
+    let mut site = Site::with_config(|config| config.store.scrub_period = None);
     let page = Resource::new(bytes(1, LENGTH)).header("Vary", "Accept-Language");
     site.manager.put("/page", page.header("Cache-Control", "max-age=86400"));
     let in_german = || crate::support::Request::get("/page").header("Accept-Language", "de");
-    site.send(in_german()).await.whole();
-    site.filled().await;
+    site.send(in_german()).await.expect_body();
+    site.wait_for_fills().await;
     let shelves = fs::read_dir(site.store().join("blobs")).unwrap().map(|shelf| shelf.unwrap().path());
     let file = shelves.flat_map(|shelf| fs::read_dir(shelf).unwrap()).next().unwrap().unwrap().path();
     flip(&file, 0);
     scrub(&mut site);
-    site.counts(REPAIRED, 65_536.0).await;
+    site.wait_for_metric(REPAIRED, 65_536.0).await;
     let asked = site.manager.requests_for("/page");
     assert_eq!(asked.last().unwrap().header("accept-language"), Some("de"));
     assert_eq!(site.send(in_german()).await.cache_status(), "gupd; hit");

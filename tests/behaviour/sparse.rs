@@ -10,13 +10,13 @@ use gupd_store::BLOCK;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, TestRunner};
 
-use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 const MIB: usize = 1 << 20;
 
 /// A site whose relay fetches what clients wait for, and nothing else.
 fn frugal() -> Site {
-    Site::with(|config| config.fill.finish = FinishPolicy::Never)
+    Site::with_config(|config| config.fill.finish = FinishPolicy::Never)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,11 +26,11 @@ async fn the_end_of_a_cold_object_does_not_wait_for_its_beginning() {
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     let last = site.send(Request::get(PAYLOAD).range("-1048576")).await;
     assert_eq!(last.status, 206);
-    assert!(last.whole() == body[body.len() - MIB..]);
+    assert!(last.expect_body() == body[body.len() - MIB..]);
     let first = body.len() - MIB - 500;
     let other = site.send(Request::get(PAYLOAD).range(&format!("{first}-"))).await;
-    assert!(other.whole() == body[first..]);
-    site.filled().await;
+    assert!(other.expect_body() == body[first..]);
+    site.wait_for_fills().await;
     assert!(site.manager.body_bytes() <= 4 * MIB as u64, "{} bytes", site.manager.body_bytes());
 }
 
@@ -41,21 +41,21 @@ async fn readers_far_apart_do_not_wait_for_each_other() {
     let gate = Gate::default();
     // Who asks for everything gets no further than 3 MiB until the gate opens.
     site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(3 * MIB, &gate));
-    let mut whole = Client::connect(site.address()).await;
-    whole.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = whole.head().await.unwrap();
-    head.body = whole.some(2 * MIB).await.unwrap();
+    let mut whole = WireClient::connect(site.address()).await;
+    whole.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = whole.read_head().await.unwrap();
+    head.body = whole.read_bytes(2 * MIB).await.unwrap();
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     for segment in (8..32).step_by(4) {
         let range = format!("{}-{}", segment * MIB, (segment + 2) * MIB - 1);
         let part = site.send(Request::get(PAYLOAD).range(&range)).await;
-        assert!(part.whole() == body[segment * MIB..(segment + 2) * MIB], "{range}");
+        assert!(part.expect_body() == body[segment * MIB..(segment + 2) * MIB], "{range}");
     }
     gate.open();
-    whole.rest("GET", &mut head).await;
-    assert!(head.whole() == body);
-    site.stored(PAYLOAD).await;
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    whole.read_rest("GET", &mut head).await;
+    assert!(head.expect_body() == body);
+    site.wait_until_stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     let received = site.upstream_bytes().await;
     assert!(received <= 1.02 * body.len() as f64, "{received} bytes");
 }
@@ -69,19 +69,19 @@ async fn an_upstream_without_ranges_is_asked_once() {
     site.manager.put(PAYLOAD, resource);
     let mut clients = Vec::new();
     for range in ["7000000-7000099", "0-99", "-100"] {
-        let mut client = Client::connect(site.address()).await;
-        client.begin(&Request::get(PAYLOAD).range(range)).await.unwrap();
+        let mut client = WireClient::connect(site.address()).await;
+        client.write_request(&Request::get(PAYLOAD).range(range)).await.unwrap();
         site.manager.wait_for_requests(PAYLOAD, 1).await;
         clients.push(client);
     }
     gate.open();
     for (client, part) in clients.iter_mut().zip([7_000_000..7_000_100, 0..100, body.len() - 100..body.len()])
     {
-        let mut response = client.head().await.unwrap();
-        client.rest("GET", &mut response).await;
-        assert!(response.whole() == body[part]);
+        let mut response = client.read_head().await.unwrap();
+        client.read_rest("GET", &mut response).await;
+        assert!(response.expect_body() == body[part]);
     }
-    site.stored(PAYLOAD).await;
+    site.wait_until_stored(PAYLOAD).await;
     assert_eq!(site.manager.body_bytes(), body.len() as u64);
 }
 
@@ -91,18 +91,18 @@ async fn abandoned_fill_is_resumed_by_next_client() {
     let body = bytes(4, 6 * MIB);
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(3 * MIB, &gate));
-    let mut leaving = Client::connect(site.address()).await;
-    leaving.begin(&Request::get(PAYLOAD)).await.unwrap();
-    leaving.head().await.unwrap();
-    leaving.some(3 * MIB).await.unwrap();
+    let mut leaving = WireClient::connect(site.address()).await;
+    leaving.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    leaving.read_head().await.unwrap();
+    leaving.read_bytes(3 * MIB).await.unwrap();
     drop(leaving);
-    site.filled().await;
+    site.wait_for_fills().await;
     gate.open();
     let saved = site.metric("gupd_saved_bytes_total").await;
     let response = site.get(PAYLOAD).await;
     assert_eq!(response.cache_status(), "gupd; fwd=partial; stored");
-    assert!(response.whole() == body);
-    site.counts("gupd_saved_bytes_total", saved + 3.0 * MIB as f64).await;
+    assert!(response.expect_body() == body);
+    site.wait_for_metric("gupd_saved_bytes_total", saved + 3.0 * MIB as f64).await;
     let ranges: Vec<_> = site
         .manager
         .requests_for(PAYLOAD)
@@ -110,19 +110,19 @@ async fn abandoned_fill_is_resumed_by_next_client() {
         .map(|seen| seen.header("range").map(str::to_owned))
         .collect();
     assert_eq!(ranges, [None, Some(format!("bytes={}-", 3 * MIB))]);
-    site.stored(PAYLOAD).await;
+    site.wait_until_stored(PAYLOAD).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_share_that_is_there_has_the_rest_fetched() {
-    let site = Site::with(|config| config.fill.finish = FinishPolicy::Above(50));
+    let site = Site::with_config(|config| config.fill.finish = FinishPolicy::Above(50));
     let body = bytes(5, 8 * MIB);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    site.send(Request::get(PAYLOAD).range("0-2097151")).await.whole();
-    site.filled().await;
+    site.send(Request::get(PAYLOAD).range("0-2097151")).await.expect_body();
+    site.wait_for_fills().await;
     assert_eq!(site.manager.body_bytes(), 2 * MIB as u64, "a quarter is not enough");
-    site.send(Request::get(PAYLOAD).range("2097152-5242879")).await.whole();
-    site.stored(PAYLOAD).await;
+    site.send(Request::get(PAYLOAD).range("2097152-5242879")).await.expect_body();
+    site.wait_until_stored(PAYLOAD).await;
     let ranges: Vec<_> = site
         .manager
         .requests_for(PAYLOAD)
@@ -134,13 +134,14 @@ async fn a_share_that_is_there_has_the_rest_fetched() {
 
 /// A relay that stopped in the middle of a fill, with three of eight megabytes there.
 async fn interrupted(resource: Resource) -> Site {
-    let mut site = Site::with(|config| config.server.drain_timeout = std::time::Duration::from_millis(1));
+    let mut site =
+        Site::with_config(|config| config.server.drain_timeout = std::time::Duration::from_millis(1));
     let gate = Gate::default();
     site.manager.put(PAYLOAD, resource.stalled(3 * MIB, &gate));
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    client.head().await.unwrap();
-    client.some(3 * MIB).await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    client.read_head().await.unwrap();
+    client.read_bytes(3 * MIB).await.unwrap();
     site.stop();
     gate.open();
     site
@@ -157,7 +158,7 @@ async fn relay_stopped_in_mid_fill_fetches_no_byte_again() {
     let body = bytes(5, 8 * MIB);
     let mut site = interrupted(Resource::new(body.clone())).await;
     site.restart();
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     // The manager may have sent on for one write before it saw that nobody was there any more.
     let more = site.manager.body_bytes() - body.len() as u64;
     assert!(more < BLOCK, "{more} bytes more");
@@ -169,9 +170,9 @@ async fn content_changed_during_downtime_is_fetched_whole() {
     let new = bytes(7, 8 * MIB);
     site.manager.put(PAYLOAD, Resource::new(new.clone()));
     site.restart();
-    assert!(site.get(PAYLOAD).await.whole() == new);
-    site.stored(PAYLOAD).await;
-    assert!(site.get(PAYLOAD).await.whole() == new);
+    assert!(site.get(PAYLOAD).await.expect_body() == new);
+    site.wait_until_stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.expect_body() == new);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,9 +187,9 @@ async fn blocks_lost_from_partial_file_are_fetched_again() {
         let request = Request::get(PAYLOAD);
         let request = if from_the_damage { request.range("1150000-") } else { request.range("5000000-") };
         let begin = if from_the_damage { 1_150_000 } else { 5_000_000 };
-        assert!(site.send(request).await.whole() == body[begin..]);
-        site.stored(PAYLOAD).await;
-        assert!(site.get(PAYLOAD).await.whole() == body);
+        assert!(site.send(request).await.expect_body() == body[begin..]);
+        site.wait_until_stored(PAYLOAD).await;
+        assert!(site.get(PAYLOAD).await.expect_body() == body);
         let more = site.manager.body_bytes() - body.len() as u64;
         assert!(more <= MIB as u64 + 65_536, "{more} bytes more");
     }
@@ -207,12 +208,12 @@ async fn unresumable_fill_restarts_at_next_upstream() {
     }
     site.manager.put(PAYLOAD, Resource::new("busy").status(503));
     site.restart();
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     // Asked for the rest of what it does not have, it gave all of what it has.
     assert!(other.requests_for(PAYLOAD)[0].header("if-range").is_some());
     assert_eq!(other.request_count(PAYLOAD), 1);
-    site.stored(PAYLOAD).await;
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    site.wait_until_stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,9 +222,9 @@ async fn part_without_validator_is_not_combined() {
     let body = bytes(11, 4 * MIB);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).without("ETag"));
     let part = site.send(Request::get(PAYLOAD).range("3000000-3000009")).await;
-    assert!(part.whole() == body[3_000_000..3_000_010]);
-    site.stored(PAYLOAD).await;
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(part.expect_body() == body[3_000_000..3_000_010]);
+    site.wait_until_stored(PAYLOAD).await;
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     let last = site.manager.requests_for(PAYLOAD).pop().unwrap();
     assert_eq!(last.header("range"), None);
 }
@@ -233,19 +234,20 @@ async fn content_that_changes_between_its_parts_is_never_mixed() {
     let site = frugal();
     let (old, new) = (bytes(12, 8 * MIB), bytes(13, 8 * MIB));
     site.manager.put(PAYLOAD, Resource::new(old.clone()));
-    let mut reading = Client::connect(site.address()).await;
+    let mut reading = WireClient::connect(site.address()).await;
     let first = site.send(Request::get(PAYLOAD).range("0-99")).await;
-    assert!(first.whole() == old[..100]);
+    assert!(first.expect_body() == old[..100]);
     site.manager.put(PAYLOAD, Resource::new(new.clone()));
-    reading.begin(&Request::get(PAYLOAD).range("500000-5999999")).await.unwrap();
-    let mut response = reading.head().await.unwrap();
-    reading.rest("GET", &mut response).await;
+    reading.write_request(&Request::get(PAYLOAD).range("500000-5999999")).await.unwrap();
+    let mut response = reading.read_head().await.unwrap();
+    reading.read_rest("GET", &mut response).await;
     match response.ending {
         Ending::Complete => assert!(response.body == new[500_000..6_000_000]),
         _ => assert!(response.body == old[500_000..500_000 + response.body.len()]),
     }
     assert!(
-        site.send(Request::get(PAYLOAD).range("4000000-4000999")).await.whole() == new[4_000_000..4_001_000]
+        site.send(Request::get(PAYLOAD).range("4000000-4000999")).await.expect_body()
+            == new[4_000_000..4_001_000]
     );
 }
 
@@ -265,12 +267,12 @@ fn sixty_random_ranges_of_a_cold_object_cost_its_bytes_once() {
                     let asking = ranges.iter().map(async |(from, length)| {
                         let last = (from + length - 1).min(body.len() - 1);
                         let request = Request::get(PAYLOAD).range(&format!("{from}-{last}"));
-                        assert!(site.send(request).await.whole() == body[*from..=last]);
+                        assert!(site.send(request).await.expect_body() == body[*from..=last]);
                     });
                     futures_util::future::join_all(asking).await;
                 }
-                site.stored(PAYLOAD).await;
-                assert!(site.get(PAYLOAD).await.whole() == body);
+                site.wait_until_stored(PAYLOAD).await;
+                assert!(site.get(PAYLOAD).await.expect_body() == body);
                 let received = site.upstream_bytes().await;
                 assert!(received <= 1.05 * body.len() as f64, "{received} bytes");
             });
@@ -281,16 +283,16 @@ fn sixty_random_ranges_of_a_cold_object_cost_its_bytes_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn object_larger_than_quota_is_passed_through_and_annotated() {
-    let site = Site::with(|config| config.store.quota = 2 << 20);
+    let site = Site::with_config(|config| config.store.quota = 2 << 20);
     let body = bytes(15, 3 * MIB);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     for _ in 0..2 {
         let response = site.get(PAYLOAD).await;
         assert_eq!(response.cache_status(), "gupd; fwd=uri-miss; detail=store-failed");
-        assert!(response.whole() == body);
+        assert!(response.expect_body() == body);
     }
     let part = site.send(Request::get(PAYLOAD).range("2000000-2000009")).await;
-    assert!(part.whole() == body[2_000_000..2_000_010]);
+    assert!(part.expect_body() == body[2_000_000..2_000_010]);
     assert_eq!(site.metric("gupd_store_bytes").await, 0.0);
 }
 
@@ -327,7 +329,7 @@ fn any_ranges_over_any_set_of_chunks_are_right_or_break() {
     runner
         .run(&case, |(steps, cut)| {
             runtime.block_on(async {
-                let mut site = Site::with(|config| {
+                let mut site = Site::with_config(|config| {
                     config.fill.finish = FinishPolicy::Never;
                     config.server.drain_timeout = std::time::Duration::from_millis(1);
                 });
@@ -338,23 +340,26 @@ fn any_ranges_over_any_set_of_chunks_are_right_or_break() {
                         continue;
                     };
                     let last = (from + length - 1).min(LENGTH - 1);
-                    let mut client = Client::connect(site.address()).await;
-                    client.begin(&Request::get(PAYLOAD).range(&format!("{from}-{last}"))).await.unwrap();
-                    let mut response = client.head().await.unwrap();
+                    let mut client = WireClient::connect(site.address()).await;
+                    client
+                        .write_request(&Request::get(PAYLOAD).range(&format!("{from}-{last}")))
+                        .await
+                        .unwrap();
+                    let mut response = client.read_head().await.unwrap();
                     assert_eq!(response.status, 206);
                     if let Some(bytes) = leaving.filter(|bytes| *bytes <= last - from) {
-                        let some = client.some(bytes).await.unwrap_or_default();
+                        let some = client.read_bytes(bytes).await.unwrap_or_default();
                         assert!(some == body[from..from + some.len()]);
                         continue;
                     }
-                    client.rest("GET", &mut response).await;
+                    client.read_rest("GET", &mut response).await;
                     assert!(response.body == body[from..from + response.body.len()]);
                     assert!(response.ending != Ending::Complete || response.body.len() == last + 1 - from);
                 }
                 site.manager.put(PAYLOAD, Resource::new(body.clone()));
-                assert!(site.get(PAYLOAD).await.whole() == body);
-                site.stored(PAYLOAD).await;
-                assert!(site.get(PAYLOAD).await.whole() == body);
+                assert!(site.get(PAYLOAD).await.expect_body() == body);
+                site.wait_until_stored(PAYLOAD).await;
+                assert!(site.get(PAYLOAD).await.expect_body() == body);
             });
             Ok(())
         })

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::{Client, PAYLOAD, Request, Resource, Site, bytes};
+use crate::support::{PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_served_over_tls() {
@@ -32,7 +32,7 @@ async fn clients_are_served_over_tls() {
         assert!(head.starts_with("http/1.1 200"), "{head}");
         assert!(head.contains(&format!("cache-status: {expected}\r\n")), "{head}");
         assert!(response[head_end..] == body);
-        site.filled().await;
+        site.wait_for_fills().await;
     }
     assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
@@ -41,12 +41,12 @@ async fn clients_are_served_over_tls() {
 async fn plain_request_on_tls_port_is_refused() {
     let (site, certificate) = site(|_| {});
     let mut secure = connect(site.address(), &certificate).await;
-    let mut plain = Client::connect(site.address()).await;
-    plain.begin(&Request::get(PAYLOAD)).await.unwrap();
+    let mut plain = WireClient::connect(site.address()).await;
+    plain.write_request(&Request::get(PAYLOAD)).await.unwrap();
     let mut answer = Vec::new();
-    plain.until_end(&mut answer).await;
+    plain.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP/"));
-    site.counts("gupd_refused_total{reason=\"tls\"}", 1.0).await;
+    site.wait_for_metric("gupd_refused_total{reason=\"tls\"}", 1.0).await;
     secure.write_all(b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let mut status = [0; 12];
     secure.read_exact(&mut status).await.unwrap();
@@ -57,9 +57,9 @@ async fn plain_request_on_tls_port_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unfinished_tls_handshake_is_dropped() {
     let (site, _) = site(|config| config.server.header_timeout = Duration::from_millis(200));
-    let mut silent = Client::connect(site.address()).await;
+    let mut silent = WireClient::connect(site.address()).await;
     assert!(silent.is_closed().await);
-    site.counts("gupd_refused_total{reason=\"tls\"}", 1.0).await;
+    site.wait_for_metric("gupd_refused_total{reason=\"tls\"}", 1.0).await;
 }
 
 fn site(change: impl FnOnce(&mut gupd_config::Config)) -> (Site, CertificateDer<'static>) {
@@ -69,7 +69,7 @@ fn site(change: impl FnOnce(&mut gupd_config::Config)) -> (Site, CertificateDer<
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     // Read when the relay starts, not needed afterwards.
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.server.tls = Some(CertificateFiles { cert, key });
         change(config);
     });

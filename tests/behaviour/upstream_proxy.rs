@@ -88,7 +88,7 @@ fn upstreams(url: &str, proxy: Option<HttpProxy>) -> Result<Upstreams, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manager_that_speaks_tls_is_met_through_a_tunnel() {
+async fn tls_upstream_is_reached_through_a_tunnel() {
     let (manager, identity, folder) =
         (Manager::start(), Identity::self_signed(), tempfile::tempdir().unwrap());
     let pins = vec![identity.pin()];
@@ -96,7 +96,7 @@ async fn a_manager_that_speaks_tls_is_met_through_a_tunnel() {
     let tunnels = Tunnels::start(None).await;
     let auth_file = credentials(&folder, &format!("{}\nanother line\n", CREDENTIALS.0));
     let url = front.url();
-    let site = Site::of(manager, |config| {
+    let site = Site::for_manager(manager, |config| {
         config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
         config.upstreams[0].trust.pins = pins;
         config.upstreams[0].proxy = proxy(tunnels.address, auth_file);
@@ -105,7 +105,7 @@ async fn a_manager_that_speaks_tls_is_met_through_a_tunnel() {
     });
     let body = bytes(82, 2_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     let [head] = &tunnels.heads()[..] else { panic!("one tunnel for one download") };
     let to = front.address();
     assert!(head.starts_with(&format!("CONNECT {to} HTTP/1.1\r\n")), "{head}");
@@ -123,19 +123,19 @@ async fn a_manager_that_speaks_tls_is_met_through_a_tunnel() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plain_manager_is_asked_for_by_its_whole_url() {
+async fn plain_upstream_is_requested_by_absolute_url() {
     let folder = tempfile::tempdir().unwrap();
     let auth_file = credentials(&folder, CREDENTIALS.0);
     // To a client a proxy is a server with long names.
     let target = format!("http://manager.example:8014{PAYLOAD}");
     let forwarding = Manager::start();
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.upstreams = Config::for_upstreams(&["http://manager.example:8014"]).unwrap().upstreams;
         config.upstreams[0].proxy = proxy(forwarding.address(), auth_file);
     });
     let body = bytes(83, 2_000_000);
     forwarding.put(&target, Resource::new(body.clone()).cut(1_000_000, 1));
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     let seen = forwarding.requests_for(&target);
     assert_eq!(seen.len(), 2);
     for seen in seen {
@@ -146,7 +146,7 @@ async fn a_plain_manager_is_asked_for_by_its_whole_url() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_that_gives_no_tunnel_is_named_with_its_reason() {
+async fn refused_tunnel_is_logged_with_proxy_and_reason() {
     for (instead, expected) in [
         (
             "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"p\"\r\n\r\n",
@@ -169,7 +169,7 @@ async fn a_proxy_that_gives_no_tunnel_is_named_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endless_head_of_a_proxy_is_cut_off() {
+async fn endless_proxy_response_head_is_cut_off() {
     let endless: &'static str = format!("HTTP/1.1 200 OK\r\n{}", "X: y\r\n".repeat(100_000)).leak();
     let tunnels = Tunnels::start(Some(endless)).await;
     let upstreams = upstreams("https://manager.example", proxy(tunnels.address, None)).unwrap();
@@ -184,7 +184,7 @@ async fn failing_upstream_proxy_is_never_a_client_response() {
     let error = down.iter().next().unwrap().test_connection().await.unwrap_err().to_string();
     assert!(error.contains(&format!("proxy {} cannot be connected to: ", nobody.address())), "{error}");
     let forwarding = Manager::start();
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.upstreams = Config::for_upstreams(&["http://manager.example"]).unwrap().upstreams;
         config.upstreams[0].proxy = proxy(forwarding.address(), None);
     });
@@ -213,12 +213,12 @@ fn bad_proxy_credentials_are_one_error_line_without_secret() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connect_to_proxy_proves_nothing_about_upstream() {
     let proxied = Tunnels::start(Some("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")).await;
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.upstreams[0].proxy = proxy(proxied.address, None);
         config.health.interval = Some(Duration::from_secs(10));
     });
     let name = site.manager.address();
     let failed = format!("gupd_upstream_checks_total{{outcome=\"server-error\",upstream=\"{name}\"}}");
-    site.counts(&failed, 1.0).await;
+    site.wait_for_metric(&failed, 1.0).await;
     assert!(proxied.heads()[0].starts_with(&format!("HEAD http://{name}/ HTTP/1.1\r\n")));
 }

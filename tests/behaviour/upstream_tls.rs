@@ -46,13 +46,13 @@ async fn pinned_certificate_is_trusted_despite_name_and_date() {
     let trust = pinned(&identity);
     let front = Front::start(manager.address(), identity).await;
     let url = front.url();
-    let site = Site::of(manager, |config| {
+    let site = Site::for_manager(manager, |config| {
         config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
         config.upstreams[0].trust = trust;
     });
     let body = bytes(80, 3_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(1_000_000, 1));
-    assert!(site.get(PAYLOAD).await.whole() == body);
+    assert!(site.get(PAYLOAD).await.expect_body() == body);
     assert_eq!(front.accepted(), 2, "one connection, and one more after the cut");
 }
 
@@ -70,7 +70,7 @@ async fn unpinned_certificate_is_refused_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pinned_certificate_without_its_key_is_refused() {
+async fn pinned_certificate_without_its_key_is_refused() {
     let manager = Manager::start();
     let identity = Identity::self_signed();
     let front = Front::start(manager.address(), Identity::stolen(identity.certificate.clone())).await;
@@ -80,7 +80,7 @@ async fn a_pinned_certificate_without_its_key_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_own_issuer_is_trusted_instead_of_the_systems() {
+async fn configured_issuer_replaces_system_roots() {
     let manager = Manager::start();
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
     let trust = Trust { ca: Some(file(&folder, "ca.pem", &authority.pem())), ..Trust::default() };
@@ -114,7 +114,7 @@ async fn with_issuer_and_pin_both_must_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_relay_shows_its_certificate_to_a_manager_that_asks() {
+async fn relay_presents_certificate_when_upstream_requests_it() {
     let manager = Manager::start();
     let body = bytes(81, 100_000);
     manager.put(PAYLOAD, Resource::new(body.clone()));
@@ -126,7 +126,7 @@ async fn the_relay_shows_its_certificate_to_a_manager_that_asks() {
     let front = Front::for_clients_of(manager.address(), identity, &clients).await;
     let url = front.url();
     for (trust, status) in [(known, 200), (stranger, 502)] {
-        let site = Site::of(Manager::start(), |config| {
+        let site = Site::for_manager(Manager::start(), |config| {
             config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
             config.upstreams[0].trust = trust;
         });
@@ -136,14 +136,14 @@ async fn the_relay_shows_its_certificate_to_a_manager_that_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_reads_the_files_again() {
+async fn reload_reads_tls_files_again() {
     let manager = Manager::start();
     manager.put(PAYLOAD, Resource::new("content"));
     let (old, new, folder) = (Authority::new(), Authority::new(), tempfile::tempdir().unwrap());
     let ca = file(&folder, "ca.pem", &old.pem());
     let front = Front::start(manager.address(), new.issue("127.0.0.1")).await;
     let url = front.url();
-    let mut site = Site::of(manager, |config| {
+    let mut site = Site::for_manager(manager, |config| {
         config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
         config.upstreams[0].trust.ca = Some(ca.clone());
     });
@@ -154,7 +154,7 @@ async fn a_reload_reads_the_files_again() {
     assert!(error.contains("ca.pem: cannot read certificates"), "{error}");
     std::fs::write(&ca, new.pem()).unwrap();
     site.relay_mut().reload(config).unwrap();
-    assert_eq!(site.get(PAYLOAD).await.whole(), b"content");
+    assert_eq!(site.get(PAYLOAD).await.expect_body(), b"content");
 }
 
 #[test]

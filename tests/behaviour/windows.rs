@@ -8,7 +8,7 @@ use gupd_config::clock::UnixMillis;
 use gupd_config::policy::window::client_offset;
 use gupd_config::{Config, GroupSettings, Overrides};
 
-use crate::support::{Client, PAYLOAD, Request, Resource, Response, Site, bytes};
+use crate::support::{PAYLOAD, Request, Resource, Response, Site, WireClient, bytes};
 
 const DELTA: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261120001.dax";
 const NEXT: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121002/full.zip";
@@ -35,7 +35,7 @@ fn group(settings: &str) -> GroupSettings {
 
 /// A site whose clock is at noon of a Monday, with a group of this machine's own address.
 fn site(settings: &str) -> Site {
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.site.time_zone = jiff::tz::TimeZone::UTC;
         config.groups = vec![group(settings)];
     });
@@ -52,7 +52,7 @@ fn advance(site: &Site, millis: i64) {
 }
 
 async fn from(client: IpAddr, site: &Site, path: &str) -> Response {
-    Client::connect_from(client, site.address()).await.send(&Request::get(path)).await.unwrap()
+    WireClient::connect_from(client, site.address()).await.send(&Request::get(path)).await.unwrap()
 }
 
 fn retry_after(response: &Response) -> i64 {
@@ -76,8 +76,8 @@ async fn deferred_client_is_served_at_its_retry_after() {
     assert_eq!(retry_after(&site.get(DELTA).await), 1);
     assert_eq!((site.manager.request_count(PAYLOAD), site.manager.request_count(DELTA)), (0, 0));
     advance(&site, 1_000);
-    assert_eq!(site.get(PAYLOAD).await.whole(), bytes(1, 100_000));
-    site.stored(PAYLOAD).await;
+    assert_eq!(site.get(PAYLOAD).await.expect_body(), bytes(1, 100_000));
+    site.wait_until_stored(PAYLOAD).await;
     // The same at the end: what is stored is no exception.
     advance(&site, 18 * HOUR - wait * 1_000);
     assert_eq!(retry_after(&site.get(PAYLOAD).await), 14 * 3600 + own_seconds(ONE, SEQUENCE, 4));
@@ -87,13 +87,13 @@ async fn deferred_client_is_served_at_its_retry_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_downloads_of_a_managers_payloads_wait_for_a_turn() {
+async fn windows_defer_only_payload_downloads() {
     let site = site("windows = \"mon-fri 20:00-06:00\"");
     let others =
         ["/minitri.flg", "/1369163480x.zip", "/agent/index.dat", "/secars/secars.dll", "/files/setup.msi"];
     for path in others {
         site.manager.put(path, Resource::new("content"));
-        assert_eq!(site.get(path).await.whole(), b"content", "{path}");
+        assert_eq!(site.get(path).await.expect_body(), b"content", "{path}");
     }
     assert_eq!(site.send(Request::head(PAYLOAD)).await.status, 200);
     assert_eq!(from(FREE, &site, PAYLOAD).await.status, 200);
@@ -102,16 +102,16 @@ async fn only_downloads_of_a_managers_payloads_wait_for_a_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_response_that_has_begun_is_not_cut_off_by_the_windows_end() {
+async fn started_response_outlives_its_window() {
     let site = site("windows = \"mon-fri 12:00-13:00\"");
     let body = bytes(2, 20 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    let mut client = Client::connect(site.address()).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.head().await.unwrap();
+    let mut client = WireClient::connect(site.address()).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.read_head().await.unwrap();
     advance(&site, 2 * HOUR);
-    client.rest("GET", &mut response).await;
-    assert!(response.whole() == body);
+    client.read_rest("GET", &mut response).await;
+    assert!(response.expect_body() == body);
     assert_eq!(retry_after(&site.get(PAYLOAD).await), 22 * 3600);
 }
 
@@ -120,13 +120,13 @@ async fn cached_only_window_serves_stored_and_fetches_nothing() {
     let site = site("windows = \"mon-fri 20:00-06:00\"\noutside = \"cached-only\"");
     assert_eq!(retry_after(&site.get(PAYLOAD).await), 8 * 3600);
     assert_eq!(site.manager.request_count(PAYLOAD), 0);
-    from(FREE, &site, PAYLOAD).await.whole();
-    site.filled().await;
+    from(FREE, &site, PAYLOAD).await.expect_body();
+    site.wait_for_fills().await;
     let stored = site.get(PAYLOAD).await;
     assert_eq!(stored.cache_status(), "gupd; hit");
-    assert_eq!(stored.whole(), bytes(1, 100_000));
+    assert_eq!(stored.expect_body(), bytes(1, 100_000));
     let part = site.send(Request::get(PAYLOAD).range("5-9")).await;
-    assert_eq!((part.status, part.whole()), (206, bytes(1, 100_000)[5..10].to_vec()));
+    assert_eq!((part.status, part.expect_body()), (206, bytes(1, 100_000)[5..10].to_vec()));
     assert_eq!(retry_after(&site.get(DELTA).await), 8 * 3600);
     assert_eq!((site.manager.request_count(PAYLOAD), site.manager.request_count(DELTA)), (1, 0));
     assert_eq!(site.metric("gupd_deferred_total{group=\"branch\"}").await, 2.0);
@@ -135,12 +135,12 @@ async fn cached_only_window_serves_stored_and_fetches_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ignored_windows_defer_no_client() {
     let site = site("windows = \"mon-fri 20:00-06:00\"\noutside = \"ignore\"");
-    assert_eq!(site.get(PAYLOAD).await.whole(), bytes(1, 100_000));
+    assert_eq!(site.get(PAYLOAD).await.expect_body(), bytes(1, 100_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn client_offset_counts_from_first_sight_of_revision() {
-    let site = Site::with(|config| {
+    let site = Site::with_config(|config| {
         config.groups = vec![GroupSettings { subnets: Vec::new(), ..group("spread = \"4h\"") }];
     });
     for client in [ONE, FREE] {
@@ -154,21 +154,21 @@ async fn client_offset_counts_from_first_sight_of_revision() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_restart_a_revision_is_as_old_as_its_stored_payload() {
+async fn restart_takes_revision_age_from_stored_payload() {
     let mut site = site("spread = \"4h\"");
-    from(FREE, &site, PAYLOAD).await.whole();
-    site.filled().await;
+    from(FREE, &site, PAYLOAD).await.expect_body();
+    site.wait_for_fills().await;
     advance(&site, MINUTE);
     site.restart();
     assert_eq!(retry_after(&site.get(PAYLOAD).await), own_seconds(ONE, SEQUENCE, 4) - 60);
     // Of a revision of which nothing is stored it begins to count now.
     assert_eq!(retry_after(&site.get(NEXT).await), own_seconds(ONE, "261121002", 4));
     advance(&site, own_seconds(ONE, SEQUENCE, 4) * 1_000 - MINUTE);
-    assert_eq!(site.get(PAYLOAD).await.whole(), bytes(1, 100_000));
+    assert_eq!(site.get(PAYLOAD).await.expect_body(), bytes(1, 100_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_brings_new_windows_and_forgets_no_revision() {
+async fn reload_applies_new_windows_and_keeps_revisions() {
     let mut site = site("spread = \"4h\"");
     assert_eq!(retry_after(&site.get(PAYLOAD).await), own_seconds(ONE, SEQUENCE, 4));
     advance(&site, MINUTE);

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gupd_site::{Client, Random, Request};
+use gupd_site::{Random, Request, WireClient};
 use tokio::time::{sleep, timeout};
 
 use crate::content::{Object, Published, Version};
@@ -102,9 +102,9 @@ impl SiteClient {
         limit: u64,
         is_slow: bool,
     ) -> io::Result<Received> {
-        let mut client = Client::open(self.relay).await?;
-        client.begin(&request.clone().header("Connection", "close")).await?;
-        let response = client.head().await?;
+        let mut client = WireClient::try_connect(self.relay).await?;
+        client.write_request(&request.clone().header("Connection", "close")).await?;
+        let response = client.read_head().await?;
         let begin = match response.status {
             200 => 0,
             206 => {
@@ -122,7 +122,7 @@ impl SiteClient {
         assert!(response.status == 206 || length == object.length, "{request:?}: {response:?}");
         let (mut position, end) = (begin, begin + length);
         while position < end && position - begin < limit {
-            let compared = client.piece(end - position, |piece| {
+            let compared = client.read_piece(end - position, |piece| {
                 let right = version.content.read(position..position + piece.len() as u64);
                 let wrong = || piece.iter().zip(&right).filter(|(is, ought)| is != ought).count();
                 (piece.len() as u64, if piece == right { 0 } else { wrong() })
@@ -132,7 +132,7 @@ impl SiteClient {
             if wrong > 0 {
                 // A wrong body may still break off: the relay checks the digest before it shows the end.
                 let mut rest = Vec::new();
-                client.until_end(&mut rest).await;
+                client.read_to_end(&mut rest).await;
                 if (rest.len() as u64) < end - position {
                     return Ok(BROKEN);
                 }

@@ -125,7 +125,7 @@ async fn chaos() {
             sleep(Duration::from_millis(100)).await;
         }
     }
-    relay.filled().await;
+    relay.wait_for_fills().await;
     let after = watched.settled(|now| now.sockets <= before.sockets + POOLED).await;
     println!("descriptors and memory: {before:?}, then {after:?}");
     assert_eq!(after.half_written, 0);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use gupd_site::{Manager, Origin, Pause, Random, RecordedRequest, Resource, mix};
+use gupd_site::{Manager, OriginServer, Pause, Random, RecordedRequest, Resource, mix};
 
 use crate::content::{Kind, Object, Published, Version};
 
@@ -32,7 +32,7 @@ impl Managers {
             let version = this.published.current(object, number);
             Some(this.respond(request, object, version, &mut random.lock().unwrap()))
         };
-        Manager::of(Origin::computed(respond)).unwrap()
+        Manager::with_origin(OriginServer::computed(respond)).unwrap()
     }
 
     /// From now on responses have no faults.

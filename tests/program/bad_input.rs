@@ -9,7 +9,7 @@ use crate::process::{Ended, Process, Relay, gupd, serve};
 use crate::support::{Manager, PAYLOAD, RefusingPort};
 
 fn run(command: &mut Command) -> Ended {
-    Process::start(command).ended()
+    Process::start(command).wait_for_exit()
 }
 
 /// `serve` and `check` on the same file, with a store in the same folder that nobody may make.
@@ -31,7 +31,7 @@ const MANAGER: &str = "[[upstream]]\nurl = \"http://manager.example:8014\"\n";
 fn typo_is_reported_with_file_line_and_key() {
     let folder = tempfile::tempdir().unwrap();
     for ended in both(folder.path(), &format!("{MANAGER}[store]\nqouta = \"40GiB\"\n"), &[]) {
-        ended.complained(2, &["gupd.toml:4: ", "store.qouta: ", "quota"]);
+        ended.assert_error(2, &["gupd.toml:4: ", "store.qouta: ", "quota"]);
     }
 }
 
@@ -54,10 +54,10 @@ fn all_problems_are_reported_at_once() {
 fn missing_or_invalid_file_is_one_line_error() {
     let folder = tempfile::tempdir().unwrap();
     for ended in both(folder.path(), "[store\nquota = 1\n", &[]) {
-        ended.complained(2, &["gupd.toml:1: "]);
+        ended.assert_error(2, &["gupd.toml:1: "]);
     }
     let missing = folder.path().join("missing.toml");
-    run(gupd(["check", "--config"]).arg(&missing)).complained(2, &["missing.toml: "]);
+    run(gupd(["check", "--config"]).arg(&missing)).assert_error(2, &["missing.toml: "]);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn upstream_url_that_is_no_origin_is_refused() {
         ("manager:8014", "http"),
     ] {
         for ended in both(folder.path(), "", &["--upstream", url]) {
-            ended.complained(2, &["--upstream: ", why]);
+            ended.assert_error(2, &["--upstream: ", why]);
             assert!(!ended.errors.contains("secret"), "{ended:#?}");
         }
     }
@@ -81,7 +81,7 @@ fn upstream_url_that_is_no_origin_is_refused() {
 fn missing_upstream_is_configuration_error() {
     let folder = tempfile::tempdir().unwrap();
     for ended in both(folder.path(), "", &[]) {
-        ended.complained(2, &["upstream"]);
+        ended.assert_error(2, &["upstream"]);
     }
 }
 
@@ -90,7 +90,7 @@ fn invalid_log_level_is_configuration_error() {
     let folder = tempfile::tempdir().unwrap();
     let text = format!("{MANAGER}[log]\nlevel = \"gupd=loud\"\n");
     for ended in both(folder.path(), &text, &[]) {
-        ended.complained(2, &["log.level"]);
+        ended.assert_error(2, &["log.level"]);
     }
 }
 
@@ -98,7 +98,7 @@ fn invalid_log_level_is_configuration_error() {
 fn unknown_congestion_algorithm_is_reported_with_known_ones() {
     let folder = tempfile::tempdir().unwrap();
     for ended in both(folder.path(), &format!("{MANAGER}[wan]\ncongestion = \"nosuch\"\n"), &[]) {
-        ended.complained(2, &["wan.congestion", "nosuch", "reno"]);
+        ended.assert_error(2, &["wan.congestion", "nosuch", "reno"]);
     }
 }
 
@@ -121,11 +121,11 @@ fn unusable_certificates_are_refused() {
         ("cert.pem", "other.pem", "other.pem"),
     ] {
         for ended in both(folder.path(), MANAGER, &["--tls-cert", &at(cert), "--tls-key", &at(key)]) {
-            ended.complained(2, &[named]);
+            ended.assert_error(2, &[named]);
         }
     }
     for ended in both(folder.path(), MANAGER, &["--tls-cert", &at("cert.pem")]) {
-        ended.complained(2, &["tls_key"]);
+        ended.assert_error(2, &["tls_key"]);
     }
 }
 
@@ -139,12 +139,12 @@ fn port_in_use_is_reported_before_store_is_created() {
         let mut command = gupd(["serve", "--upstream", &manager.url(), flag, &address]);
         let other = if flag == "--listen" { "--admin" } else { "--listen" };
         command.args([other, "127.0.0.1:0", "--store"]).arg(&store);
-        run(&mut command).complained(1, &[&address, "in use"]);
+        run(&mut command).assert_error(1, &[&address, "in use"]);
         assert!(!store.exists());
     }
     let mut command = gupd(["serve", "--upstream", &manager.url(), "--admin", "127.0.0.1:0"]);
     command.args(["--listen", "192.0.2.1:2967", "--store"]).arg(folder.path());
-    run(&mut command).complained(1, &["192.0.2.1:2967"]);
+    run(&mut command).assert_error(1, &["192.0.2.1:2967"]);
 }
 
 #[test]
@@ -153,17 +153,17 @@ fn unwritable_store_is_reported() {
     let file = folder.path().join("file");
     fs::write(&file, "in the way").unwrap();
     for store in [file.clone(), file.join("below")] {
-        run(&mut serve(&manager, &store)).complained(1, &[store.to_str().unwrap()]);
+        run(&mut serve(&manager, &store)).assert_error(1, &[store.to_str().unwrap()]);
     }
     assert_eq!(fs::read(&file).unwrap(), b"in the way");
 }
 
 #[test]
-fn a_store_has_one_relay() {
+fn store_in_use_by_another_relay_is_refused() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let _first = Relay::start(&mut serve(&manager, folder.path()));
     let second = run(&mut serve(&manager, folder.path()));
-    second.complained(1, &[folder.path().to_str().unwrap(), "in use by another gupd"]);
+    second.assert_error(1, &[folder.path().to_str().unwrap(), "in use by another gupd"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,6 +229,6 @@ fn warnings_have_their_line_and_do_not_prevent_start() {
     );
     assert_eq!(good, "configuration is valid");
     let mut relay = Relay::start(serve(&manager, &folder.path().join("store")).arg("--config").arg(&file));
-    assert_eq!(relay.process.said("configuration warning"), 1);
+    assert_eq!(relay.process.count_log("configuration warning"), 1);
     relay.process.kill();
 }

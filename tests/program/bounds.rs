@@ -6,7 +6,7 @@ use std::process::Command;
 use tokio::task::JoinSet;
 
 use crate::process::{Relay, serve};
-use crate::support::{Client, Gate, Manager, PAYLOAD, Request, Resource, bytes};
+use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, WireClient, bytes};
 
 const MIB: usize = 1 << 20;
 
@@ -37,7 +37,7 @@ fn check(relay: &Relay) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_readers_everywhere_in_large_content_take_no_more_memory() {
+async fn slow_readers_of_large_content_stay_within_memory() {
     const OBJECTS: usize = 8;
     const SIZE: usize = 25 * MIB;
     const SLOW: usize = 300;
@@ -51,22 +51,25 @@ async fn slow_readers_everywhere_in_large_content_take_no_more_memory() {
     let relay = Relay::start(&mut small(&manager, folder.path()));
     for number in 0..OBJECTS {
         manager.put(&path(number), Resource::new(body(number)));
-        assert_eq!(relay.get(&path(number)).await.whole().len(), SIZE);
-        relay.stored(&path(number)).await;
+        assert_eq!(relay.get(&path(number)).await.expect_body().len(), SIZE);
+        relay.wait_until_stored(&path(number)).await;
     }
     let mut slow = Vec::new();
     for reader in 0..SLOW {
         let from = SIZE / SLOW * reader;
-        let mut client = Client::connect(relay.address).await;
-        client.begin(&Request::get(&path(reader % OBJECTS)).range(&format!("{from}-"))).await.unwrap();
-        let mut head = client.head().await.unwrap();
-        head.body = client.some(1000).await.unwrap();
+        let mut client = WireClient::connect(relay.address).await;
+        client
+            .write_request(&Request::get(&path(reader % OBJECTS)).range(&format!("{from}-")))
+            .await
+            .unwrap();
+        let mut head = client.read_head().await.unwrap();
+        head.body = client.read_bytes(1000).await.unwrap();
         slow.push((from, client, head));
     }
     let mut fast = JoinSet::new();
     for number in 0..OBJECTS {
         let address = relay.address;
-        fast.spawn(async move { (number, Request::get(&path(number)).send(address).await.whole()) });
+        fast.spawn(async move { (number, Request::get(&path(number)).send(address).await.expect_body()) });
     }
     while let Some(read) = fast.join_next().await {
         let (number, got) = read.unwrap();
@@ -75,12 +78,12 @@ async fn slow_readers_everywhere_in_large_content_take_no_more_memory() {
     check(&relay);
     // A slow one that goes on gets the right bytes still.
     let (from, mut client, mut head) = slow.pop().unwrap();
-    client.rest("GET", &mut head).await;
-    assert!(head.whole() == body((SLOW - 1) % OBJECTS)[from..]);
+    client.read_rest("GET", &mut head).await;
+    assert!(head.expect_body() == body((SLOW - 1) % OBJECTS)[from..]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_of_fills_that_stand_still_take_no_more_memory() {
+async fn hundreds_of_stalled_fills_stay_within_memory() {
     const FILLS: usize = 250;
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let relay = Relay::start(&mut small(&manager, folder.path()));
@@ -93,10 +96,10 @@ async fn hundreds_of_fills_that_stand_still_take_no_more_memory() {
         manager.put(&path(number), Resource::new(body.clone()).stalled(1_000_000, &gate));
         let address = relay.address;
         clients.spawn(async move {
-            let mut client = Client::connect(address).await;
-            client.begin(&Request::get(&path(number))).await.unwrap();
-            let mut head = client.head().await.unwrap();
-            head.body = client.some(1_000_000).await.unwrap();
+            let mut client = WireClient::connect(address).await;
+            client.write_request(&Request::get(&path(number))).await.unwrap();
+            let mut head = client.read_head().await.unwrap();
+            head.body = client.read_bytes(1_000_000).await.unwrap();
             (client, head, body)
         });
     }
@@ -104,14 +107,14 @@ async fn hundreds_of_fills_that_stand_still_take_no_more_memory() {
     check(&relay);
     gate.open();
     for (mut client, mut head, body) in standing {
-        client.rest("GET", &mut head).await;
-        assert!(head.whole() == body);
+        client.read_rest("GET", &mut head).await;
+        assert!(head.expect_body() == body);
     }
     check(&relay);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_quota_holds_while_more_than_fits_is_served_and_the_oldest_goes() {
+async fn quota_holds_and_the_oldest_object_is_evicted() {
     const QUOTA: usize = 64 * MIB;
     const SIZE: usize = 5 * MIB;
     const OBJECTS: usize = 20;
@@ -129,15 +132,15 @@ async fn the_quota_holds_while_more_than_fits_is_served_and_the_oldest_goes() {
     for number in 0..OBJECTS {
         let body = bytes(number as u64, SIZE);
         manager.put(&path(number), Resource::new(body.clone()));
-        assert!(relay.get(&path(number)).await.whole() == body);
-        relay.stored(&path(number)).await;
+        assert!(relay.get(&path(number)).await.expect_body() == body);
+        relay.wait_until_stored(&path(number)).await;
         assert!(on_disk() <= QUOTA as u64, "{} MiB after {number}", on_disk() >> 20);
     }
     let newest = relay.get(&path(OBJECTS - 1)).await;
     assert!(newest.cache_status().starts_with("gupd; hit"));
     let oldest = relay.get(&path(0)).await;
     assert_eq!(oldest.cache_status(), "gupd; fwd=uri-miss; stored");
-    assert!(oldest.whole() == bytes(0, SIZE));
+    assert!(oldest.expect_body() == bytes(0, SIZE));
     assert!(on_disk() >= (QUOTA - 2 * SIZE) as u64, "no more goes than must");
     assert!(!relay.metrics().await.contains("gupd_store_evicted_objects_total{reason=\"quota\"} 0\n"));
 }
@@ -150,12 +153,12 @@ async fn object_larger_than_quota_is_passed_through_and_annotated() {
     let (kept, large) = (bytes(1, MIB), bytes(2, 65 * MIB));
     manager.put(&path(0), Resource::new(kept.clone()));
     manager.put(&path(1), Resource::new(large.clone()));
-    relay.get(&path(0)).await.whole();
-    relay.stored(&path(0)).await;
+    relay.get(&path(0)).await.expect_body();
+    relay.wait_until_stored(&path(0)).await;
     let passed = relay.get(&path(1)).await;
     assert!(!passed.cache_status().contains("stored"), "{}", passed.cache_status());
-    assert!(passed.whole() == large);
-    let told = relay.process.logged("passing through uncached");
+    assert!(passed.expect_body() == large);
+    let told = relay.process.wait_for_log("passing through uncached");
     assert!(told.to_string().contains("store.quota"), "{told}");
     assert!(
         relay.get(&path(0)).await.cache_status().starts_with("gupd; hit"),

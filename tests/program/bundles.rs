@@ -29,11 +29,11 @@ async fn site(manager: &Manager, folder: &Path) {
     manager.put("/empty", dated(Resource::new(Vec::new())));
     manager.put("/small", dated(Resource::new(bytes(2, 70_000))));
     for path in [PAYLOAD, COPY, "/empty", "/small"] {
-        relay.get(path).await.whole();
-        relay.stored(path).await;
+        relay.get(path).await.expect_body();
+        relay.wait_until_stored(path).await;
     }
     relay.process.signal("TERM");
-    assert!(relay.process.ended().status.success());
+    assert!(relay.process.wait_for_exit().status.success());
 }
 
 fn export(folder: &Path, to: &Path, arguments: &[&str]) -> Ended {
@@ -83,7 +83,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_site_that_never_saw_the_manager_serves_an_imported_bundle() {
+async fn imported_bundle_is_served_without_a_manager() {
     let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     site(&manager, from.path()).await;
     let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
@@ -115,21 +115,21 @@ async fn a_site_that_never_saw_the_manager_serves_an_imported_bundle() {
         if path == "/small" {
             assert_eq!(response.header("x-note"), Some("a\"b"));
         }
-        assert!(response.whole() == body, "{path}");
+        assert!(response.expect_body() == body, "{path}");
     }
-    import(&new, &bundle).complained(1, &["in use by another gupd", "stop that process"]);
+    import(&new, &bundle).assert_error(1, &["in use by another gupd", "stop that process"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_that_was_killed_is_run_again_and_goes_on() {
+async fn killed_import_resumes_when_run_again() {
     const OBJECTS: usize = 120;
     let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let path = |number: usize| PAYLOAD.replace("261121001", &number.to_string());
     let relay = Relay::start(&mut serve(&manager, from.path()));
     for number in 0..OBJECTS {
         manager.put(&path(number), Resource::new(bytes(number as u64, 100_000)));
-        relay.get(&path(number)).await.whole();
-        relay.stored(&path(number)).await;
+        relay.get(&path(number)).await.expect_body();
+        relay.wait_until_stored(&path(number)).await;
     }
     let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
     assert!(export(from.path(), &bundle, &[]).status.success(), "beside the relay");
@@ -157,7 +157,7 @@ async fn an_import_that_was_killed_is_run_again_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_takes_what_came_since_and_never_what_is_damaged() {
+async fn export_since_skips_old_and_damaged_objects() {
     let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     site(&manager, from.path()).await;
     let bundle = to.path().join("bundle.tar.zst");
@@ -179,7 +179,7 @@ async fn an_export_takes_what_came_since_and_never_what_is_damaged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bundle_that_is_not_sound_changes_nothing() {
+async fn unsound_bundle_changes_nothing() {
     let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     site(&manager, from.path()).await;
     let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
@@ -189,7 +189,7 @@ async fn a_bundle_that_is_not_sound_changes_nothing() {
     let position = |what: &str| sound.iter().position(|(name, _)| name.starts_with(what)).unwrap();
     let (head, blob, end) = (position("objects/"), position("blobs/"), sound.len() - 1);
     let refused = |words: &[&str]| {
-        import(&new, &bundle).complained(1, &[&["bundle.tar.zst", "nothing was imported"], words].concat());
+        import(&new, &bundle).assert_error(1, &[&["bundle.tar.zst", "nothing was imported"], words].concat());
         assert!(!new.exists(), "{words:?} left a store behind");
     };
     let changed = |change: &dyn Fn(&mut Entries), words: &[&str]| {
@@ -282,7 +282,7 @@ async fn a_bundle_that_is_not_sound_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bundle_larger_than_the_quota_is_refused_before_it_is_read() {
+async fn bundle_larger_than_quota_is_refused_unread() {
     let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     site(&manager, from.path()).await;
     let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
@@ -303,6 +303,6 @@ async fn a_bundle_larger_than_the_quota_is_refused_before_it_is_read() {
     assert!(fs::metadata(&bundle).unwrap().len() < 4 << 20);
     let mut command = gupd(["store", "import", "--store"]);
     command.arg(&new).arg(&bundle).env("GUPD_STORE_QUOTA", "64MiB");
-    Process::start(&mut command).ended().complained(1, &["store.quota", "nothing was imported"]);
+    Process::start(&mut command).wait_for_exit().assert_error(1, &["store.quota", "nothing was imported"]);
     assert!(!new.exists());
 }

@@ -15,7 +15,7 @@ fn said(config: &str, arguments: &[&str]) -> Ended {
     let file = folder.path().join("gupd.toml");
     std::fs::write(&file, config).unwrap();
     let mut command = gupd(["clients-config", "--config"]);
-    Process::start(command.arg(file).args(arguments)).ended()
+    Process::start(command.arg(file).args(arguments)).wait_for_exit()
 }
 
 fn part(config: &str, only: &str) -> String {
@@ -96,7 +96,7 @@ fn each_setting_has_its_certainty_or_why_it_does_not_apply() {
     );
     assert_eq!(part(&tls, "liveupdate").lines().next(), Some("1. gupd https://relay.site:443"));
     for only in ["pac", "gup"] {
-        said(&tls, &["--host", "relay", "--only", only]).complained(1, &["TLS"]);
+        said(&tls, &["--host", "relay", "--only", only]).assert_error(1, &["TLS"]);
     }
     let ended = said("[[upstream]]\nurl = \"https://lu\"\n", &["--host", "::1"]);
     let all = ended.lines.join("\n");
@@ -108,7 +108,7 @@ fn each_setting_has_its_certainty_or_why_it_does_not_apply() {
 #[test]
 fn invalid_host_is_refused() {
     for host in ["http://relay", "relay:2967", "a b", "x\"; alert(1)", ""] {
-        said(SITE, &["--host", host]).complained(2, &["--host"]);
+        said(SITE, &["--host", host]).assert_error(2, &["--host"]);
     }
 }
 

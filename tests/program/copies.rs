@@ -11,15 +11,15 @@ use crate::support::{Manager, Resource, bytes};
 const CATALOG: &str = "/liveupdt.tri";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_is_listed_with_its_mark_and_purge_leaves_it() {
+async fn pinned_copy_is_listed_and_survives_purge() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let folder = folder.path();
     manager.put(CATALOG, Resource::new(bytes(1, 5000)));
     let relay = Relay::start(&mut serve(&manager, folder));
-    relay.get(CATALOG).await.whole();
-    relay.stored(CATALOG).await;
+    relay.get(CATALOG).await.expect_body();
+    relay.wait_until_stored(CATALOG).await;
     relay.process.signal("TERM");
-    relay.process.ended();
+    relay.process.wait_for_exit();
 
     let mut config = Config::for_upstreams(&[&manager.url()]).unwrap().store;
     config.dir = folder.to_owned();

@@ -6,7 +6,7 @@ use crate::process::{Process, gupd};
 fn demo_prints_table_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = gupd(["demo", "--exit", "--clients", "2"]);
-    let ended = Process::start(command.env("TMPDIR", folder.path())).ended();
+    let ended = Process::start(command.env("TMPDIR", folder.path())).wait_for_exit();
     assert!(ended.status.success(), "{ended:#?}");
     for row in ["2 of 2", "clients got", "crossed the WAN", "ratio", "slowest client", "without the relay"] {
         assert!(ended.lines.iter().any(|line| line.contains(row)), "no {row:?} in {ended:#?}");
@@ -18,9 +18,9 @@ fn demo_prints_table_and_leaves_nothing_behind() {
 fn interrupted_demo_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let mut process = Process::start(gupd(["demo", "--clients", "20"]).env("TMPDIR", folder.path()));
-    process.line(|line| line.contains("20 clients update")).unwrap();
+    process.wait_for_line(|line| line.contains("20 clients update")).unwrap();
     process.signal("INT");
-    let ended = process.ended();
+    let ended = process.wait_for_exit();
     assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
     // After its progress, which is there too.
     assert!(

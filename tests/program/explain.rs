@@ -48,7 +48,7 @@ fn explained(client: &str, path: &str, more: &[&str]) -> Ended {
     let file = folder.path().join("gupd.toml");
     std::fs::write(&file, SITE).unwrap();
     let mut command = gupd(["policy", "explain", "--client", client, "--path", path, "--config"]);
-    Process::start(command.arg(file).args(more)).ended()
+    Process::start(command.arg(file).args(more)).wait_for_exit()
 }
 
 fn value<'a>(ended: &'a Ended, name: &str) -> Vec<&'a str> {
@@ -128,7 +128,7 @@ fn explain_as_json_has_the_same_values() {
 
 #[test]
 fn invalid_explain_request_is_one_line_error() {
-    explained("10.1.2.3", "/a/../b", &[]).complained(1, &["/a/../b", "400"]);
+    explained("10.1.2.3", "/a/../b", &[]).assert_error(1, &["/a/../b", "400"]);
     for (client, path, what) in [("10.1.2.3", "content", "not a path"), ("10.1.2", "/a", "--client")] {
         let ended = explained(client, path, &[]);
         assert!(ended.status.code() == Some(2) && ended.errors.contains(what), "{ended:?}");

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::fault_layer::{EIO, ENOSPC, EROFS, FaultLayer, Filler, Mount};
 use crate::process::{PATIENCE, Relay, serve};
-use crate::support::{Client, Gate, Manager, PAYLOAD, Request, Resource, Response, bytes};
+use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, Response, WireClient, bytes};
 
 /// Asked for again each time.
 const FILE: &str = "/files/setup.msi";
@@ -32,7 +32,7 @@ fn is_hit(response: &Response) -> bool {
 async fn readyz(relay: &Relay) -> String {
     let response = crate::support::get(relay.admin, "/readyz").await;
     assert_eq!(response.status, 200, "clients are welcome");
-    String::from_utf8(response.whole()).unwrap()
+    String::from_utf8(response.expect_body()).unwrap()
 }
 
 /// Waits until `/readyz`, the metric and the log agree on how the disk is.
@@ -48,13 +48,13 @@ async fn is_told(relay: &mut Relay, state: &str) {
     }
     assert!(relay.metrics().await.contains(&format!("gupd_store_condition{{state=\"{state}\"}} 1\n")));
     let message = if state == "well" { WELL } else { FAILS };
-    while relay.process.logged(message)["condition"].as_str().unwrap_or("well") != state {}
+    while relay.process.wait_for_log(message)["condition"].as_str().unwrap_or("well") != state {}
 }
 
 /// Clients in the middle of a body of which the rest is held back.
 struct Followers {
     /// Each with where in the body it began.
-    clients: Vec<(Client, Response, usize)>,
+    clients: Vec<(WireClient, Response, usize)>,
     body: Vec<u8>,
     gate: Gate,
 }
@@ -66,19 +66,19 @@ impl Followers {
         let mut clients = Vec::new();
         // The last one is slow: what it has not read yet is no longer in memory.
         for read in [2 * MIB, 2 * MIB, 100_000] {
-            let mut client = Client::connect(relay.address).await;
-            client.begin(&Request::get(path)).await.unwrap();
-            let mut head = client.head().await.unwrap();
-            head.body = client.some(read).await.unwrap();
+            let mut client = WireClient::connect(relay.address).await;
+            client.write_request(&Request::get(path)).await.unwrap();
+            let mut head = client.read_head().await.unwrap();
+            head.body = client.read_bytes(read).await.unwrap();
             clients.push((client, head, 0));
         }
         // One that wants the end alone, which comes by a run of its own.
         manager.put(path, Resource::new(body.clone()).stalled(8 * MIB, &gate));
-        let mut client = Client::connect(relay.address).await;
-        client.begin(&Request::get(path).range(&format!("{}-", 6 * MIB))).await.unwrap();
-        let mut head = client.head().await.unwrap();
+        let mut client = WireClient::connect(relay.address).await;
+        client.write_request(&Request::get(path).range(&format!("{}-", 6 * MIB))).await.unwrap();
+        let mut head = client.read_head().await.unwrap();
         assert_eq!(head.status, 206);
-        head.body = client.some(MIB).await.unwrap();
+        head.body = client.read_bytes(MIB).await.unwrap();
         clients.push((client, head, 6 * MIB));
         Self { clients, body, gate }
     }
@@ -88,12 +88,12 @@ impl Followers {
         let mut reading = JoinSet::new();
         for (mut client, mut head, from) in self.clients {
             reading.spawn(async move {
-                client.rest("GET", &mut head).await;
+                client.read_rest("GET", &mut head).await;
                 (head, from)
             });
         }
         for (response, from) in reading.join_all().await {
-            assert!(response.whole() == self.body[from..]);
+            assert!(response.expect_body() == self.body[from..]);
         }
     }
 }
@@ -105,9 +105,9 @@ async fn over_faults(manager: &Manager, store: &Path) -> (Relay, FaultLayer, Vec
     manager.put(FILE, Resource::new("x").header("Cache-Control", "no-cache"));
     let mut first = Relay::start(&mut serve(manager, store));
     for path in [PAYLOAD, FILE] {
-        first.get(path).await.whole();
+        first.get(path).await.expect_body();
     }
-    first.stored(PAYLOAD).await;
+    first.wait_until_stored(PAYLOAD).await;
     while first.get(FILE).await.cache_status() != REVALIDATED {}
     first.process.kill();
     let layer = FaultLayer::new(store);
@@ -116,28 +116,28 @@ async fn over_faults(manager: &Manager, store: &Path) -> (Relay, FaultLayer, Vec
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hit_that_the_disk_gave_the_first_half_of_is_served_to_its_end() {
+async fn hit_is_completed_when_the_disk_fails_halfway() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let store = folder.path().join("store");
     // More than sockets hold, with nothing of it in memory.
     let body = bytes(1, 24 * MIB);
     manager.put(PAYLOAD, Resource::new(body.clone()));
     let mut first = Relay::start(&mut serve(&manager, &store));
-    first.get(PAYLOAD).await.whole();
-    first.stored(PAYLOAD).await;
+    first.get(PAYLOAD).await.expect_body();
+    first.wait_until_stored(PAYLOAD).await;
     first.process.kill();
     let layer = FaultLayer::new(&store);
     let mut relay = Relay::start(layer.put_under(&mut serve(&manager, &store)));
-    let mut client = Client::connect(relay.address).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut response = client.head().await.unwrap();
+    let mut client = WireClient::connect(relay.address).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut response = client.read_head().await.unwrap();
     assert!(is_hit(&response));
-    response.body = client.some(100_000).await.unwrap();
+    response.body = client.read_bytes(100_000).await.unwrap();
     let before = manager.body_bytes();
 
     layer.fail("r", EIO);
-    client.rest("GET", &mut response).await;
-    assert!(response.whole() == body);
+    client.read_rest("GET", &mut response).await;
+    assert!(response.expect_body() == body);
     let rest = manager.body_bytes() - before;
     assert!((1..=body.len() as u64).contains(&rest), "{rest} bytes came from the manager");
     is_told(&mut relay, "failing").await;
@@ -157,23 +157,23 @@ async fn everything_is_served_while(kinds: &str, error: i32, state: &str) {
     for number in 10..30 {
         manager.put(&path(number), Resource::new(bytes(number as u64, 100_000)));
         let response = relay.get(&path(number)).await;
-        assert!(!is_hit(&response) && response.whole() == bytes(number as u64, 100_000));
+        assert!(!is_hit(&response) && response.expect_body() == bytes(number as u64, 100_000));
     }
     for _ in 0..5 {
         let response = relay.get(PAYLOAD).await;
         assert_eq!(is_hit(&response), !kinds.contains('r'), "what is readable is served");
-        assert!(response.whole() == stored);
+        assert!(response.expect_body() == stored);
         let response = relay.get(FILE).await;
         assert_eq!(response.cache_status() == REVALIDATED, !kinds.contains('r'), "and need not be recorded");
-        assert_eq!(response.whole(), b"x");
+        assert_eq!(response.expect_body(), b"x");
     }
     is_told(&mut relay, state).await;
 
     layer.mend();
     is_told(&mut relay, "well").await;
     // Not for each request: what SQLite calls an error of its own, the probe may have called by its name later.
-    assert!((1..=2).contains(&relay.process.said(FAILS)));
-    assert_eq!(relay.process.said(WELL), 1);
+    assert!((1..=2).contains(&relay.process.count_log(FAILS)));
+    assert_eq!(relay.process.count_log(WELL), 1);
     let warnings = relay.process.warnings();
     assert!(warnings.len() < 10, "the fill's own end, and the files it could not remove: {warnings:#?}");
     let mut files = std::fs::read_dir(&store).unwrap();
@@ -181,35 +181,35 @@ async fn everything_is_served_while(kinds: &str, error: i32, state: &str) {
         !files.any(|file| file.unwrap().file_name().to_string_lossy().starts_with("index.damaged")),
         "an index that could not be read is not given up"
     );
-    assert!(relay.get(PAYLOAD).await.whole() == stored);
-    relay.stored(PAYLOAD).await;
-    relay.stored(&path(10)).await;
-    relay.stored(&path(1)).await;
-    assert!(relay.get(&path(1)).await.whole() == bytes(2, 12 * MIB));
+    assert!(relay.get(PAYLOAD).await.expect_body() == stored);
+    relay.wait_until_stored(PAYLOAD).await;
+    relay.wait_until_stored(&path(10)).await;
+    relay.wait_until_stored(&path(1)).await;
+    assert!(relay.get(&path(1)).await.expect_body() == bytes(2, 12 * MIB));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_takes_no_bytes_costs_no_client_any() {
+async fn write_errors_cost_no_client_a_byte() {
     everything_is_served_while("w", EIO, "failing").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_neither_gives_nor_takes_costs_no_client_a_byte() {
+async fn read_and_write_errors_cost_no_client_a_byte() {
     everything_is_served_while("rw", EIO, "failing").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_becomes_read_only_is_read() {
+async fn disk_that_becomes_read_only_serves_hits() {
     everything_is_served_while("w", EROFS, "read-only").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_out_of_what_cannot_be_counted_beforehand_is_full() {
+async fn disk_out_of_inodes_or_quota_counts_as_full() {
     everything_is_served_while("w", ENOSPC, "full").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_others_fill_up_during_a_fill_costs_no_client_a_byte() {
+async fn disk_filled_during_a_fill_costs_no_client_a_byte() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let Some(_mount) = Mount::of_size(folder.path(), 32) else { return };
     let mut relay = Relay::start(&mut serve(&manager, folder.path()));
@@ -217,44 +217,44 @@ async fn a_disk_that_others_fill_up_during_a_fill_costs_no_client_a_byte() {
 
     let mut filler = Filler::new(folder.path());
     followers.get_the_whole().await;
-    assert_eq!(relay.process.logged(FAILS)["condition"], "full");
+    assert_eq!(relay.process.wait_for_log(FAILS)["condition"], "full");
     // The half-written file has gone.
     filler.go_on();
     for number in 10..20 {
         manager.put(&path(number), Resource::new(bytes(number as u64, 100_000)));
         let response = relay.get(&path(number)).await;
         assert!(!is_hit(&response));
-        assert!(response.whole() == bytes(number as u64, 100_000));
+        assert!(response.expect_body() == bytes(number as u64, 100_000));
     }
     is_told(&mut relay, "no-room").await;
 
     drop(filler);
     is_told(&mut relay, "well").await;
-    relay.stored(PAYLOAD).await;
-    assert!(relay.get(PAYLOAD).await.whole() == bytes(1, 12 * MIB));
+    relay.wait_until_stored(PAYLOAD).await;
+    assert!(relay.get(PAYLOAD).await.expect_body() == bytes(1, 12 * MIB));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_disk_that_others_filled_up_new_content_takes_the_place_of_old() {
+async fn full_disk_evicts_old_content_for_new() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let Some(_mount) = Mount::of_size(folder.path(), 32) else { return };
     let min_free = (2 * MIB).to_string();
     let relay = Relay::start(serve(&manager, folder.path()).env("GUPD_STORE_MIN_FREE", min_free));
     manager.put(&path(1), Resource::new(bytes(1, 4 * MIB)));
-    relay.get(&path(1)).await.whole();
-    relay.stored(&path(1)).await;
+    relay.get(&path(1)).await.expect_body();
+    relay.wait_until_stored(&path(1)).await;
     let mut filler = Filler::new(folder.path());
     // As much as the index needs for its own writes; far less than `min_free`.
     filler.give_back(MIB / 2);
     manager.put(&path(2), Resource::new(bytes(3, MIB)));
-    assert!(relay.get(&path(2)).await.whole() == bytes(3, MIB));
-    relay.stored(&path(2)).await;
+    assert!(relay.get(&path(2)).await.expect_body() == bytes(3, MIB));
+    relay.wait_until_stored(&path(2)).await;
     assert_eq!(readyz(&relay).await, "serving\n");
     assert!(!is_hit(&relay.get(&path(1)).await));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_pulled_away_is_missed_by_nobody_and_whole_when_it_is_back() {
+async fn detached_store_costs_no_client_and_returns_whole() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let (disk, store) = (folder.path().join("disk"), folder.path().join("store"));
     [&disk, &store].into_iter().for_each(|path| std::fs::create_dir(path).unwrap());
@@ -265,8 +265,8 @@ async fn a_store_that_is_pulled_away_is_missed_by_nobody_and_whole_when_it_is_ba
     }
     let mut first = Relay::start(&mut serve(&manager, &store));
     for number in objects.clone() {
-        first.get(&path(number)).await.whole();
-        first.stored(&path(number)).await;
+        first.get(&path(number)).await.expect_body();
+        first.wait_until_stored(&path(number)).await;
     }
     first.process.kill();
     let mut relay = Relay::start(&mut serve(&manager, &store));
@@ -274,7 +274,7 @@ async fn a_store_that_is_pulled_away_is_missed_by_nobody_and_whole_when_it_is_ba
     mount.pull_away();
     for number in objects.clone() {
         let response = relay.get(&path(number)).await;
-        assert!(!is_hit(&response) && response.whole() == bytes(number as u64, 100_000));
+        assert!(!is_hit(&response) && response.expect_body() == bytes(number as u64, 100_000));
     }
     is_told(&mut relay, "gone").await;
     assert_eq!(std::fs::read_dir(&store).unwrap().count(), 0, "nothing is written where the store is not");
@@ -284,13 +284,16 @@ async fn a_store_that_is_pulled_away_is_missed_by_nobody_and_whole_when_it_is_ba
     let before = manager.body_bytes();
     for number in objects {
         let response = relay.get(&path(number)).await;
-        assert!(is_hit(&response) && response.whole() == bytes(number as u64, 100_000), "object {number}");
+        assert!(
+            is_hit(&response) && response.expect_body() == bytes(number as u64, 100_000),
+            "object {number}"
+        );
     }
     assert_eq!(manager.body_bytes(), before, "nothing was given up");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_written_files_of_a_store_that_was_pulled_away_are_not_looked_for_elsewhere() {
+async fn partial_files_of_detached_store_are_not_sought_elsewhere() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let (disk, store) = (folder.path().join("disk"), folder.path().join("store"));
     [&disk, &store].into_iter().for_each(|path| std::fs::create_dir(path).unwrap());
@@ -318,13 +321,13 @@ async fn half_written_files_of_a_store_that_was_pulled_away_are_not_looked_for_e
     relay.process.kill();
     let relay = Relay::start(&mut serve(&manager, &store));
     let before = manager.body_bytes();
-    assert!(relay.get(PAYLOAD).await.whole() == bytes(1, 12 * MIB));
-    relay.stored(PAYLOAD).await;
+    assert!(relay.get(PAYLOAD).await.expect_body() == bytes(1, 12 * MIB));
+    relay.wait_until_stored(PAYLOAD).await;
     assert!(manager.body_bytes() - before <= 2 * MIB as u64, "what had arrived is gone on with");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_comes_back_as_another_device_is_used_again() {
+async fn disk_that_returns_as_another_device_is_used_again() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let (disk, store) = (folder.path().join("disk"), folder.path().join("store"));
     std::fs::create_dir(&store).unwrap();
@@ -333,12 +336,12 @@ async fn a_disk_that_comes_back_as_another_device_is_used_again() {
         manager.put(&path(number), Resource::new(bytes(number as u64, 100_000)));
     }
     let mut relay = Relay::start(&mut serve(&manager, &store));
-    relay.get(PAYLOAD).await.whole();
-    relay.stored(PAYLOAD).await;
+    relay.get(PAYLOAD).await.expect_body();
+    relay.wait_until_stored(PAYLOAD).await;
 
     mount.pull_away();
     // Nobody would have noticed yet: what was asked for is in memory.
-    assert!(relay.get(&path(1)).await.whole() == bytes(1, 100_000));
+    assert!(relay.get(&path(1)).await.expect_body() == bytes(1, 100_000));
     is_told(&mut relay, "gone").await;
     // The same in everything but the device, inode numbers as well.
     assert!(Command::new("sync").status().unwrap().success());
@@ -347,46 +350,49 @@ async fn a_disk_that_comes_back_as_another_device_is_used_again() {
     let _mount = Mount::of_image(&store, &copy, 32).unwrap();
     is_told(&mut relay, "well").await;
     let response = relay.get(PAYLOAD).await;
-    assert!(is_hit(&response) && response.whole() == bytes(0, 100_000), "nothing was given up");
-    relay.stored(&path(1)).await;
+    assert!(is_hit(&response) && response.expect_body() == bytes(0, 100_000), "nothing was given up");
+    relay.wait_until_stored(&path(1)).await;
 
     relay.process.kill();
     let relay = Relay::start(&mut serve(&manager, &store));
     for number in 0..2 {
         let response = relay.get(&path(number)).await;
-        assert!(is_hit(&response) && response.whole() == bytes(number as u64, 100_000), "object {number}");
+        assert!(
+            is_hit(&response) && response.expect_body() == bytes(number as u64, 100_000),
+            "object {number}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_out_of_file_descriptors_serves_whom_it_has_and_later_accepts_again() {
+async fn relay_out_of_descriptors_serves_and_later_accepts_again() {
     const DESCRIPTORS: usize = 64;
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let body = bytes(1, 100_000);
     manager.put(PAYLOAD, Resource::new(body.clone()));
     manager.put("/secars/x", Resource::new("private"));
     let mut first = Relay::start(&mut serve(&manager, folder.path()));
-    first.get(PAYLOAD).await.whole();
-    first.stored(PAYLOAD).await;
+    first.get(PAYLOAD).await.expect_body();
+    first.wait_until_stored(PAYLOAD).await;
     first.process.kill();
     let served = serve(&manager, folder.path());
     let mut limited = Command::new("prlimit");
     limited.arg(format!("--nofile={DESCRIPTORS}")).arg(served.get_program()).args(served.get_args());
     let mut relay = Relay::start(limited.env("GUPD_STORE_MIN_FREE", "0"));
-    let mut client = Client::connect(relay.address).await;
-    let mut admin = Client::connect(relay.admin).await;
+    let mut client = WireClient::connect(relay.address).await;
+    let mut admin = WireClient::connect(relay.admin).await;
     // Leaves a connection to the manager open.
-    assert_eq!(client.send(&Request::get("/secars/x")).await.unwrap().whole(), b"private");
-    assert_eq!(admin.send(&Request::get("/readyz")).await.unwrap().whole(), b"serving\n");
+    assert_eq!(client.send(&Request::get("/secars/x")).await.unwrap().expect_body(), b"private");
+    assert_eq!(admin.send(&Request::get("/readyz")).await.unwrap().expect_body(), b"serving\n");
 
     let mut idle = Vec::new();
     for _ in 0..DESCRIPTORS {
-        idle.push(Client::connect(relay.address).await);
+        idle.push(WireClient::connect(relay.address).await);
     }
-    relay.process.logged("cannot accept connections; new clients wait");
-    let failures = async |admin: &mut Client| -> f64 {
+    relay.process.wait_for_log("cannot accept connections; new clients wait");
+    let failures = async |admin: &mut WireClient| -> f64 {
         let metrics =
-            String::from_utf8(admin.send(&Request::get("/metrics")).await.unwrap().whole()).unwrap();
+            String::from_utf8(admin.send(&Request::get("/metrics")).await.unwrap().expect_body()).unwrap();
         let failures = metrics.lines().find_map(|line| line.strip_prefix("gupd_accept_failures_total "));
         failures.unwrap().parse().unwrap()
     };
@@ -394,8 +400,13 @@ async fn a_relay_out_of_file_descriptors_serves_whom_it_has_and_later_accepts_ag
     let (before, since) = (failures(&mut admin).await, Instant::now());
     let response = client.send(&Request::get(PAYLOAD)).await.unwrap();
     assert_eq!(response.cache_status(), "gupd; fwd=uri-miss; detail=store-failed");
-    assert!(response.whole() == body);
-    while !admin.send(&Request::get("/readyz")).await.unwrap().whole().starts_with(b"serving; store: no-desc")
+    assert!(response.expect_body() == body);
+    while !admin
+        .send(&Request::get("/readyz"))
+        .await
+        .unwrap()
+        .expect_body()
+        .starts_with(b"serving; store: no-desc")
     {
         assert!(Instant::now() < deadline);
         tokio::task::yield_now().await;
@@ -408,12 +419,12 @@ async fn a_relay_out_of_file_descriptors_serves_whom_it_has_and_later_accepts_ag
 
     drop(idle);
     is_told(&mut relay, "well").await;
-    assert_eq!(relay.process.said("cannot accept connections; new clients wait"), 1);
+    assert_eq!(relay.process.count_log("cannot accept connections; new clients wait"), 1);
     let response = relay.get(PAYLOAD).await;
-    assert!(is_hit(&response) && response.whole() == body);
+    assert!(is_hit(&response) && response.expect_body() == body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_cannot_be_read_costs_no_client_a_byte() {
+async fn read_errors_cost_no_client_a_byte() {
     everything_is_served_while("r", EIO, "failing").await;
 }

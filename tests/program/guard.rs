@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 
-use crate::guarded::{Catalog, Load, exchange, guarded, kill, runs, serves, signal, workers};
+use crate::guarded::{Catalog, Load, exchange, guarded, is_running, kill, signal, wait_for_worker, workers};
 use crate::process::{PATIENCE, Process, Relay, gupd};
-use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, bytes, get};
+use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, WireClient, bytes, get};
 
 const KIB: usize = 1 << 10;
 
@@ -29,8 +29,8 @@ async fn clients_of_dead_worker_are_redirected_until_next_one_serves() {
     manager.put(PAYLOAD, Resource::new("content"));
     let mut command = guarded(&manager, folder.path());
     let mut relay = Relay::start(command.env("GUPD_GUARD_RESTART_MAX", "3s"));
-    assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
-    relay.stored(PAYLOAD).await;
+    assert_eq!(relay.get(PAYLOAD).await.expect_body(), b"content");
+    relay.wait_until_stored(PAYLOAD).await;
     assert!(relay.metrics().await.contains("gupd_guard_worker_starts_total 1\n"));
     // The first time it is back at once, then not.
     for _ in 0..3 {
@@ -69,13 +69,13 @@ async fn clients_of_dead_worker_are_redirected_until_next_one_serves() {
     ] {
         assert!(metrics.contains(&format!("{line}\n")), "{line} in {metrics}");
     }
-    serves(&relay).await;
+    wait_for_worker(&relay).await;
     assert!(relay.get(PAYLOAD).await.cache_status().starts_with("gupd; hit"), "what was stored is there");
     let metrics = relay.metrics().await;
     for line in ["gupd_guard_answering 0", "gupd_guard_worker_starts_total 4"] {
         assert!(metrics.contains(&format!("{line}\n")), "{line} in {metrics}");
     }
-    let ended = relay.process.logged("worker exited unexpectedly");
+    let ended = relay.process.wait_for_log("worker exited unexpectedly");
     assert_eq!((&ended["why"], &ended["signal"]), (&"killed".into(), &9.into()), "{ended}");
 }
 
@@ -94,13 +94,13 @@ async fn relaying_guard_passes_on_requests_and_bodies() {
     let passed = exchange(relay.address, &asked).await.unwrap();
     assert_eq!((passed.status, passed.header("connection")), (200, Some("close")));
     assert_eq!(passed.header("via"), Some("1.1 gupd"));
-    assert!(passed.whole() == bytes(1, 3_000_000));
+    assert!(passed.expect_body() == bytes(1, 3_000_000));
     let seen = manager.requests_for(PAYLOAD).pop().unwrap();
     assert_eq!((seen.header("x-own"), seen.header("x-hop")), (Some("1"), None));
     assert!(seen.header("via").unwrap().starts_with("1.1 gupd-"), "{seen:?}");
     assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
     let echo = exchange(relay.address, &Request::new("POST", "/echo").body(bytes(2, 500_000))).await.unwrap();
-    assert!(echo.whole() == bytes(2, 500_000));
+    assert!(echo.expect_body() == bytes(2, 500_000));
     let foreign = exchange(relay.address, &Request::get("http://elsewhere.example/")).await.unwrap();
     assert_eq!(foreign.status, 421);
 
@@ -122,7 +122,7 @@ async fn survive(answer: &str) {
     let mut load = Load::begin(&relay, catalog, CLIENTS);
     let begun = Instant::now();
     for _ in 0..KILLS {
-        let worker = serves(&relay).await;
+        let worker = wait_for_worker(&relay).await;
         load.disturb();
         signal(worker, "KILL");
         load.settle().await;
@@ -131,7 +131,7 @@ async fn survive(answer: &str) {
     println!("{KILLS} kills in {:?}: {seen:?}", begun.elapsed());
     assert!(seen.downloads >= KILLS * CLIENTS);
     assert_eq!(seen.redirected > 0, answer == "redirect");
-    serves(&relay).await;
+    wait_for_worker(&relay).await;
     let metrics = relay.metrics().await;
     assert!(
         !metrics.contains(&format!("gupd_guard_responses_total{{answer=\"{answer}\"}} 0\n")),
@@ -159,15 +159,15 @@ async fn hung_worker_is_killed_and_clients_are_answered() {
     manager.put(PAYLOAD, Resource::new("content"));
     let mut command = guarded(&manager, folder.path());
     let mut relay = Relay::start(command.env("GUPD_GUARD_WATCHDOG", "500ms"));
-    let hung = serves(&relay).await;
+    let hung = wait_for_worker(&relay).await;
     signal(hung, "STOP");
     // Nobody accepts this one before the guard does.
     let answered = exchange(relay.address, &Request::get(PAYLOAD)).await.unwrap();
     assert!([200, 307].contains(&answered.status));
-    let told = relay.process.logged("killing worker that sent no heartbeat");
+    let told = relay.process.wait_for_log("killing worker that sent no heartbeat");
     assert_eq!(told["level"], "ERROR");
-    assert_eq!(relay.process.logged("worker exited unexpectedly")["why"], "hung");
-    assert_ne!(serves(&relay).await, hung);
+    assert_eq!(relay.process.wait_for_log("worker exited unexpectedly")["why"], "hung");
+    assert_ne!(wait_for_worker(&relay).await, hung);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,20 +176,20 @@ async fn failing_worker_is_restarted_until_it_serves() {
     manager.put(PAYLOAD, Resource::new("content"));
     let store = folder.path().join("store");
     let mut relay = Relay::start(&mut guarded(&manager, &store));
-    assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
-    relay.stored(PAYLOAD).await;
+    assert_eq!(relay.get(PAYLOAD).await.expect_body(), b"content");
+    relay.wait_until_stored(PAYLOAD).await;
     let away = folder.path().join("away");
     fs::rename(&store, &away).unwrap();
     fs::write(&store, "in the way").unwrap();
     kill(&relay).await;
     for _ in 0..5 {
-        let ended = relay.process.line(|line| line.contains("worker exited unexpectedly")).unwrap();
+        let ended = relay.process.wait_for_line(|line| line.contains("worker exited unexpectedly")).unwrap();
         assert!(ended.contains("ERROR"), "{ended}");
         assert_eq!(exchange(relay.address, &Request::get(PAYLOAD)).await.unwrap().status, 307);
     }
     fs::remove_file(&store).unwrap();
     fs::rename(&away, &store).unwrap();
-    serves(&relay).await;
+    wait_for_worker(&relay).await;
     assert!(relay.get(PAYLOAD).await.cache_status().starts_with("gupd; hit"));
 }
 
@@ -208,17 +208,17 @@ async fn relaying_guard_takes_little_memory() {
     }
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        let mut client = Client::connect(relay.address).await;
-        client.begin(&Request::get(PAYLOAD)).await.unwrap();
+        let mut client = WireClient::connect(relay.address).await;
+        client.write_request(&Request::get(PAYLOAD)).await.unwrap();
         clients.push(client);
     }
     // As many as the guard serves at once.
     manager.wait_for_requests(PAYLOAD, 28).await;
     gate.open();
     for mut client in clients {
-        let mut head = client.head().await.unwrap();
-        client.rest("GET", &mut head).await;
-        assert!(head.whole() == body);
+        let mut head = client.read_head().await.unwrap();
+        client.read_rest("GET", &mut head).await;
+        assert!(head.expect_body() == body);
     }
     let status = fs::read_to_string(format!("/proc/{}/status", relay.process.id())).unwrap();
     let kib = |name: &str| -> u64 {
@@ -238,19 +238,19 @@ async fn worker_of_killed_guard_drains_and_exits() {
     let gate = Gate::default();
     manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
     let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
-    let worker = serves(&relay).await;
-    let mut client = Client::connect(relay.address).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = client.head().await.unwrap();
+    let worker = wait_for_worker(&relay).await;
+    let mut client = WireClient::connect(relay.address).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = client.read_head().await.unwrap();
     relay.process.kill();
     let deadline = Instant::now() + PATIENCE;
     while TcpStream::connect(relay.address).await.is_ok() {
         assert!(Instant::now() < deadline, "it still accepts");
     }
     gate.open();
-    client.rest("GET", &mut head).await;
-    assert!(head.whole() == bytes(1, 3_000_000));
-    while runs(worker) {
+    client.read_rest("GET", &mut head).await;
+    assert!(head.expect_body() == bytes(1, 3_000_000));
+    while is_running(worker) {
         assert!(Instant::now() < deadline, "it still runs");
         tokio::task::yield_now().await;
     }
@@ -263,26 +263,26 @@ async fn guard_passes_signals_on() {
     manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
     let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
     relay.process.signal("HUP");
-    relay.process.line(|line| line.contains("\"configuration reloaded\"")).unwrap();
-    let worker = serves(&relay).await;
+    relay.process.wait_for_line(|line| line.contains("\"configuration reloaded\"")).unwrap();
+    let worker = wait_for_worker(&relay).await;
     // Signals that reach the worker, as a terminal's or a service manager's may, are not its to mind.
     signal(worker, "TERM");
     signal(worker, "INT");
-    let mut client = Client::connect(relay.address).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = client.head().await.unwrap();
+    let mut client = WireClient::connect(relay.address).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = client.read_head().await.unwrap();
     relay.process.signal("TERM");
-    relay.process.logged("draining");
+    relay.process.wait_for_log("draining");
     let deadline = Instant::now() + PATIENCE;
     while TcpStream::connect(relay.address).await.is_ok() {
         assert!(Instant::now() < deadline, "it still accepts");
     }
     gate.open();
-    client.rest("GET", &mut head).await;
-    assert!(head.whole() == bytes(1, 3_000_000));
-    let ended = relay.process.ended();
+    client.read_rest("GET", &mut head).await;
+    assert!(head.expect_body() == bytes(1, 3_000_000));
+    let ended = relay.process.wait_for_exit();
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
-    assert!(!runs(worker));
+    assert!(!is_running(worker));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,13 +291,13 @@ async fn second_signal_stops_guard_and_worker_at_once() {
     let gate = Gate::default();
     manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
     let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
-    let mut client = Client::connect(relay.address).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    client.head().await.unwrap();
+    let mut client = WireClient::connect(relay.address).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    client.read_head().await.unwrap();
     relay.process.signal("TERM");
-    relay.process.logged("draining");
+    relay.process.wait_for_log("draining");
     relay.process.signal("INT");
-    let ended = relay.process.ended();
+    let ended = relay.process.wait_for_exit();
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
 }
 
@@ -325,7 +325,7 @@ async fn guard_redirects_to_public_url_of_next_healthy_manager() {
     let sent = exchange(relay.address, &Request::get("/a?b")).await.unwrap();
     assert_eq!((sent.status, sent.header("location")), (307, Some("https://updates.example/a?b")));
     let through = exchange(relay.address, &Request::get("/through/x")).await.unwrap();
-    assert_eq!((through.status, through.whole()), (200, b"content".to_vec()));
+    assert_eq!((through.status, through.expect_body()), (200, b"content".to_vec()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -381,7 +381,7 @@ async fn service_manager_is_notified_of_guard_and_worker_state() {
     told("STATUS=serving");
     relay.process.signal("TERM");
     told("STOPPING=1");
-    assert!(relay.process.ended().status.success());
+    assert!(relay.process.wait_for_exit().status.success());
 }
 
 #[test]
@@ -401,18 +401,20 @@ fn guard_links_no_store_cache_or_rollout() {
 #[test]
 fn guard_does_not_start_when_relay_cannot() {
     let serve = ["serve", "--guard", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-    Process::start(&mut gupd(serve)).ended().complained(2, &["no upstream"]);
+    Process::start(&mut gupd(serve)).wait_for_exit().assert_error(2, &["no upstream"]);
     let mut taken = gupd(["serve", "--guard", "--upstream", "http://manager:1", "--admin", "127.0.0.1:0"]);
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap().to_string();
-    Process::start(taken.args(["--listen", &address])).ended().complained(1, &["the port is in use"]);
+    Process::start(taken.args(["--listen", &address]))
+        .wait_for_exit()
+        .assert_error(1, &["the port is in use"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_has_a_process_group_of_its_own() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let relay = Relay::start(&mut guarded(&manager, folder.path()));
-    let worker = serves(&relay).await;
+    let worker = wait_for_worker(&relay).await;
     assert_eq!(workers(&relay), [worker]);
     let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
     let group = stat.rsplit(')').next().unwrap().split_whitespace().nth(2).unwrap().to_owned();

@@ -12,7 +12,7 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use crate::process::{PATIENCE, Relay, serve};
-use crate::support::{Client, Ending, Manager, PAYLOAD, Request, Resource, Response, bytes};
+use crate::support::{Ending, Manager, PAYLOAD, Request, Resource, Response, WireClient, bytes};
 
 /// `gupd serve --guard` whose workers come back quickly, however often they die.
 pub(crate) fn guarded(manager: &Manager, store: &Path) -> Command {
@@ -23,7 +23,7 @@ pub(crate) fn guarded(manager: &Manager, store: &Path) -> Command {
 
 /// One exchange on a connection of its own, which must come about.
 pub(crate) async fn exchange(address: SocketAddr, request: &Request) -> io::Result<Response> {
-    Client::connect(address).await.send(request).await
+    WireClient::connect(address).await.send(request).await
 }
 
 /// Processes that a guard has started and that run.
@@ -34,7 +34,7 @@ pub(crate) fn workers(relay: &Relay) -> Vec<u32> {
 }
 
 /// Whether a process runs.
-pub(crate) fn runs(pid: u32) -> bool {
+pub(crate) fn is_running(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     status
         .rsplit(')')
@@ -49,7 +49,7 @@ pub(crate) fn signal(pid: u32, name: &str) {
 }
 
 /// Waits for what an administrator sees as serving, and gives the worker.
-pub(crate) async fn serves(relay: &Relay) -> u32 {
+pub(crate) async fn wait_for_worker(relay: &Relay) -> u32 {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let ready = exchange(relay.admin, &Request::get("/readyz")).await;
@@ -65,10 +65,10 @@ pub(crate) async fn serves(relay: &Relay) -> u32 {
 
 /// Kills the worker and waits until no process of it is left; clients meet the guard then.
 pub(crate) async fn kill(relay: &Relay) {
-    let worker = serves(relay).await;
+    let worker = wait_for_worker(relay).await;
     signal(worker, "KILL");
     let deadline = Instant::now() + PATIENCE;
-    while runs(worker) {
+    while is_running(worker) {
         assert!(Instant::now() < deadline, "the worker does not die");
         tokio::task::yield_now().await;
     }

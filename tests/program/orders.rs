@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::process::{Ended, Process, Relay, gupd};
-use crate::support::{Client, Gate, Manager, PAYLOAD, Request, Resource, bytes, get};
+use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, WireClient, bytes, get};
 
 /// `gupd serve` by a file that says more than flags can, with a token.
 pub(crate) fn configured(folder: &Path, manager: &Manager, more: &str) -> Command {
@@ -27,7 +27,7 @@ pub(crate) fn order(relay: &Relay, folder: &Path, arguments: &[&str]) -> Ended {
     let mut command = gupd(arguments);
     command.args(["--admin", &relay.admin.to_string()]);
     command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", folder.join("token"));
-    Process::start(&mut command).ended()
+    Process::start(&mut command).wait_for_exit()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,15 +57,15 @@ async fn draining_relay_redirects_new_requests_and_finishes_downloads() {
     let relay = Relay::start(&mut configured(folder.path(), &manager, public));
     let (body, gate) = (bytes(1, 3_000_000), Gate::default());
     manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1_000_000, &gate));
-    let mut client = Client::connect(relay.address).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut running = client.head().await.unwrap();
-    running.body = client.some(1_000_000).await.unwrap();
+    let mut client = WireClient::connect(relay.address).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut running = client.read_head().await.unwrap();
+    running.body = client.read_bytes(1_000_000).await.unwrap();
 
     let drained = order(&relay, folder.path(), &["drain", "--redirect"]);
     assert_eq!(drained.lines, ["draining: new requests are redirected to the manager; open connections: 1"]);
     let ready = get(relay.admin, "/readyz").await;
-    assert_eq!((ready.status, ready.whole()), (503, b"draining\n".to_vec()));
+    assert_eq!((ready.status, ready.expect_body()), (503, b"draining\n".to_vec()));
     let target = format!("{PAYLOAD}?a=b");
     let sent = get(relay.address, &target).await;
     assert_eq!(sent.status, 307);
@@ -76,12 +76,12 @@ async fn draining_relay_redirects_new_requests_and_finishes_downloads() {
     // A report is sent on as it is.
     assert_eq!(Request::new("POST", "/secars/x").body("report").send(relay.address).await.status, 307);
     gate.open();
-    client.rest("GET", &mut running).await;
-    assert!(running.whole() == body);
+    client.read_rest("GET", &mut running).await;
+    assert!(running.expect_body() == body);
 
     assert_eq!(order(&relay, folder.path(), &["drain", "--end"]).lines, ["serving"]);
     assert_eq!(get(relay.admin, "/readyz").await.status, 200);
-    assert!(relay.get(PAYLOAD).await.whole() == body);
+    assert!(relay.get(PAYLOAD).await.expect_body() == body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,7 +91,7 @@ async fn drain_without_redirect_serves_new_requests() {
     manager.put(PAYLOAD, Resource::new("content"));
     assert!(order(&relay, folder.path(), &["drain"]).status.success());
     assert_eq!(get(relay.admin, "/readyz").await.status, 503);
-    assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
+    assert_eq!(relay.get(PAYLOAD).await.expect_body(), b"content");
     fs::write(folder.path().join("token"), "other\n").unwrap();
     assert!(order(&relay, folder.path(), &["drain", "--end"]).status.success(), "a new token holds at once");
 }

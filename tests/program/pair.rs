@@ -9,7 +9,7 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use crate::process::{PATIENCE, Relay, gupd};
-use crate::support::{Client, Ending, Manager, PAYLOAD, Request, Resource, bytes};
+use crate::support::{Ending, Manager, PAYLOAD, Request, Resource, WireClient, bytes};
 
 const CLIENTS: usize = 30;
 const OBJECTS: usize = 40;
@@ -52,10 +52,10 @@ impl Front {
     }
 
     /// Waits until HAProxy has found a relay that serves.
-    async fn serves(&self) {
+    async fn wait_until_serving(&self) {
         let deadline = Instant::now() + PATIENCE;
         let serves = async || {
-            let mut client = Client::connect(self.address).await;
+            let mut client = WireClient::connect(self.address).await;
             let response = client.send(&Request::get("/nothing")).await;
             response.is_ok_and(|response| response.status == 404)
         };
@@ -114,7 +114,7 @@ async fn client(number: usize, front: std::net::SocketAddr, objects: std::ops::R
         let (path, body) = object(objects.start + (at * 7 + number * 3) % objects.len());
         for attempt in 0..2 {
             let answer = async {
-                let mut client = Client::connect(front).await;
+                let mut client = WireClient::connect(front).await;
                 client.send(&Request::get(&path)).await
             };
             match answer.await {
@@ -131,7 +131,7 @@ async fn client(number: usize, front: std::net::SocketAddr, objects: std::ops::R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pair_crosses_the_line_once_and_outlives_either() {
+async fn pair_crosses_the_line_once_and_survives_either() {
     let manager = Manager::start();
     let unique: u64 = (0..2 * OBJECTS)
         .map(|number| {
@@ -146,10 +146,10 @@ async fn a_pair_crosses_the_line_once_and_outlives_either() {
     places[1].configure(&manager, &[&one]);
     for relay in [&mut one, &mut two] {
         relay.process.signal("HUP");
-        relay.process.logged("configuration reloaded");
+        relay.process.wait_for_log("configuration reloaded");
     }
     let front = Front::start([&one, &two]);
-    front.serves().await;
+    front.wait_until_serving().await;
 
     let address = front.address;
     let mut clients: JoinSet<usize> =
@@ -180,7 +180,7 @@ async fn a_pair_crosses_the_line_once_and_outlives_either() {
 }
 
 #[test]
-fn the_shipped_files_are_taken() {
+fn shipped_pair_files_are_valid() {
     let taken = |program: &str, arguments: &[&str], file: &str| {
         let mut command = Command::new(program);
         let output = command.args(arguments).arg(deployed(file)).output();

@@ -29,7 +29,7 @@ const ASKED: [&str; 8] =
     ["--full", "120MB", "--delta", "1500KB", "--start", "2026-11-23T08:00", "--clients", "branch-a=300"];
 
 fn plan(arguments: &[&str]) -> Ended {
-    Process::start(gupd(["plan"]).args(arguments)).ended()
+    Process::start(gupd(["plan"]).args(arguments)).wait_for_exit()
 }
 
 fn site(folder: &Path) -> PathBuf {
@@ -130,7 +130,7 @@ fn chart_is_well_formed_and_agrees_with_the_table() {
     assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
     let nowhere = folder.path().join("missing/plan.svg");
     plan(&["--clients", "5", "--full", "1MB", "--line", "8Mbit/s", "--chart", nowhere.to_str().unwrap()])
-        .complained(1, &["missing/plan.svg", "--chart"]);
+        .assert_error(1, &["missing/plan.svg", "--chart"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +143,7 @@ async fn plan_takes_sizes_from_the_store() {
     {
         let path = format!("{content}/{path}");
         manager.put(&path, Resource::new(bytes(length as u64, length)));
-        relay.stored(&path).await;
+        relay.wait_until_stored(&path).await;
     }
     let store = folder.path().to_str().unwrap();
     let plan = planned(&[
@@ -174,9 +174,9 @@ fn invalid_plan_is_one_line_error() {
         (&["--clients", "5", "--full", "0", "--line", "8Mbit/s"], 2, &["--full"]),
         (&["--clients", "5", "--config", "/nonexistent.toml"], 2, &["/nonexistent.toml"]),
     ] {
-        plan(arguments).complained(status, words);
+        plan(arguments).assert_error(status, words);
     }
     let nothing = folder.path().to_str().unwrap();
     plan(&[&line[..], &["--clients", "5", "--from-store", "--store", nothing]].concat())
-        .complained(1, &["no store"]);
+        .assert_error(1, &["no store"]);
 }

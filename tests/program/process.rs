@@ -70,7 +70,7 @@ impl Process {
     }
 
     /// Waits for the next line that fits; `None` if the process ends without one.
-    pub(crate) fn line(&mut self, fits: impl Fn(&str) -> bool) -> Option<String> {
+    pub(crate) fn wait_for_line(&mut self, fits: impl Fn(&str) -> bool) -> Option<String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -89,25 +89,25 @@ impl Process {
     }
 
     /// Waits for a line of the JSON log with this message.
-    pub(crate) fn logged(&mut self, message: &str) -> Value {
-        let line = self.line(|line| parsed(line)["message"] == message);
-        parsed(&line.unwrap_or_else(|| panic!("ended without logging {message:?}: {:#?}", self.lines)))
+    pub(crate) fn wait_for_log(&mut self, message: &str) -> Value {
+        let line = self.wait_for_line(|line| parse_line(line)["message"] == message);
+        parse_line(&line.unwrap_or_else(|| panic!("ended without logging {message:?}: {:#?}", self.lines)))
     }
 
     /// Waits for a line of the JSON log with this message unless there was one already.
     pub(crate) fn logged_once(&mut self, message: &str) -> Value {
-        let earlier = self.lines.iter().map(|line| parsed(line)).find(|line| line["message"] == message);
-        earlier.unwrap_or_else(|| self.logged(message))
+        let earlier = self.lines.iter().map(|line| parse_line(line)).find(|line| line["message"] == message);
+        earlier.unwrap_or_else(|| self.wait_for_log(message))
     }
 
     /// How many of the lines so far had this message.
-    pub(crate) fn said(&self, message: &str) -> usize {
-        self.lines.iter().filter(|line| parsed(line)["message"] == message).count()
+    pub(crate) fn count_log(&self, message: &str) -> usize {
+        self.lines.iter().filter(|line| parse_line(line)["message"] == message).count()
     }
 
     /// Those of them that are warnings or errors.
     pub(crate) fn warnings(&self) -> Vec<&String> {
-        let is_one = |line: &&String| matches!(parsed(line)["level"].as_str(), Some("WARN" | "ERROR"));
+        let is_one = |line: &&String| matches!(parse_line(line)["level"].as_str(), Some("WARN" | "ERROR"));
         self.lines.iter().filter(is_one).collect()
     }
 
@@ -122,8 +122,8 @@ impl Process {
     }
 
     /// Waits until the process has ended by itself.
-    pub(crate) fn ended(mut self) -> Ended {
-        assert_eq!(self.line(|_| false), None);
+    pub(crate) fn wait_for_exit(mut self) -> Ended {
+        assert_eq!(self.wait_for_line(|_| false), None);
         Ended {
             status: self.child.wait().unwrap(),
             lines: std::mem::take(&mut self.lines),
@@ -154,7 +154,7 @@ impl Drop for Process {
 
 impl Ended {
     /// It failed with this status and said exactly one line, which has all of these words; nothing else was written.
-    pub(crate) fn complained(&self, status: i32, words: &[&str]) {
+    pub(crate) fn assert_error(&self, status: i32, words: &[&str]) {
         assert!(self.lines.is_empty(), "{self:#?}");
         assert_eq!(self.status.code(), Some(status), "{self:#?}");
         assert!(self.errors.starts_with("gupd: ") && self.errors.ends_with('\n'), "{self:#?}");
@@ -176,7 +176,7 @@ impl Relay {
     /// Starts `command` and waits until its JSON log says that it serves, and where.
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut process = Process::start(command);
-        let serving = process.logged("serving");
+        let serving = process.wait_for_log("serving");
         let listen = serving["listen"].as_str().unwrap().trim_matches(['[', ']']);
         let first = listen.split(", ").next().unwrap().parse().unwrap();
         Self { process, address: first, admin: serving["admin"].as_str().unwrap().parse().unwrap() }
@@ -188,11 +188,11 @@ impl Relay {
 
     /// The exposition of its metrics.
     pub(crate) async fn metrics(&self) -> String {
-        String::from_utf8(get(self.admin, "/metrics").await.whole()).unwrap()
+        String::from_utf8(get(self.admin, "/metrics").await.expect_body()).unwrap()
     }
 
     /// Waits until no fill runs: what it leaves behind is there or gone then, and it is counted.
-    pub(crate) async fn filled(&self) {
+    pub(crate) async fn wait_for_fills(&self) {
         let deadline = Instant::now() + PATIENCE;
         while !self.metrics().await.contains("gupd_fills_running 0\n") {
             assert!(Instant::now() < deadline, "a fill still runs");
@@ -201,7 +201,7 @@ impl Relay {
 
     /// Asks until the answer comes from the store, which it is put into behind the last byte of the fill; and waits for
     /// the fill's end.
-    pub(crate) async fn stored(&self, target: &str) {
+    pub(crate) async fn wait_until_stored(&self, target: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.get(target).await.cache_status().starts_with("gupd; hit") {
             if Instant::now() > deadline {
@@ -209,11 +209,11 @@ impl Relay {
                 panic!("{target} was never stored: {ready}");
             }
         }
-        self.filled().await;
+        self.wait_for_fills().await;
     }
 }
 
 /// A line of the JSON log; null if it is none.
-pub(crate) fn parsed(line: &str) -> Value {
+pub(crate) fn parse_line(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or(Value::Null)
 }

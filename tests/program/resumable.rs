@@ -32,7 +32,7 @@ async fn download(program: &str, already: usize, command: impl Fn(&mut Command, 
         let ended = client.output().unwrap_or_else(|error| panic!("{program}: {error}; apt-get install it"));
         assert!(ended.status.success(), "{temperature}: {ended:#?}");
         assert!(fs::read(&file).unwrap() == body, "{program}, {temperature}: not the manager's bytes");
-        relay.stored(PAYLOAD).await;
+        relay.wait_until_stored(PAYLOAD).await;
     }
     // What a manager had put into its sockets when the first connection's part ended, it sent in vain.
     let in_vain = if program == "aria2c" { 8 << 20 } else { 0 };
@@ -45,7 +45,7 @@ async fn download(program: &str, already: usize, command: impl Fn(&mut Command, 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn curl_continues_a_download() {
+async fn curl_resumes_a_download() {
     download("curl", HAS_ALREADY, |curl, url, file| {
         curl.args(["-sS", "--fail", "-C", "-", url, "-o"]).arg(file);
     })
@@ -53,7 +53,7 @@ async fn curl_continues_a_download() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wget_continues_a_download() {
+async fn wget_resumes_a_download() {
     download("wget", HAS_ALREADY, |wget, url, file| {
         wget.args(["-nv", "-c", url, "-O"]).arg(file);
     })
@@ -61,7 +61,7 @@ async fn wget_continues_a_download() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn aria2_downloads_in_many_parts_at_once() {
+async fn aria2_downloads_in_parallel_parts() {
     download("aria2c", 0, |aria2, url, file| {
         let options = ["-q", "-x16", "-s16", "-k1M", "--no-conf", "--file-allocation=none", url];
         aria2.args(options).arg("-d").arg(file.parent().unwrap()).arg("-o").arg(file.file_name().unwrap());

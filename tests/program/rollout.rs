@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::process::{Ended, PATIENCE, Process, Relay, gupd, parsed};
-use crate::support::{Client, Manager, Request, Resource, get};
+use crate::process::{Ended, PATIENCE, Process, Relay, gupd, parse_line};
+use crate::support::{Manager, Request, Resource, WireClient, get};
 
 const RINGS: &str = "[site]\ntime_zone = \"UTC\"\n\
      [[group]]\nname = \"pilot\"\nsubnets = \"127.0.0.2\"\n\
@@ -72,7 +72,7 @@ impl Place {
 
     fn lines(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.audit()).unwrap_or_default();
-        text.lines().map(parsed).collect()
+        text.lines().map(parse_line).collect()
     }
 
     fn serve(&self) -> Relay {
@@ -82,7 +82,7 @@ impl Place {
     fn rollout(&self, relay: &Relay, arguments: &[&str]) -> Ended {
         let mut command = gupd(["rollout"]);
         command.args(arguments).arg("--config").arg(self.file());
-        Process::start(command.args(["--admin", &relay.admin.to_string()])).ended()
+        Process::start(command.args(["--admin", &relay.admin.to_string()])).wait_for_exit()
     }
 
     fn done(&self, relay: &Relay, arguments: &[&str]) -> Vec<String> {
@@ -94,10 +94,10 @@ impl Place {
 
 /// The catalog that a client at this address gets.
 async fn sees(relay: &Relay, client: [u8; 4]) -> String {
-    let mut client = Client::connect_from(client.into(), relay.address).await;
+    let mut client = WireClient::connect_from(client.into(), relay.address).await;
     let response = client.send(&Request::get(CATALOG)).await.unwrap();
     assert_eq!(response.status, 200, "{response:?}");
-    String::from_utf8(response.whole()).unwrap()
+    String::from_utf8(response.expect_body()).unwrap()
 }
 
 /// What the pilot sees, and what others do.
@@ -107,7 +107,7 @@ pub(crate) async fn views(relay: &Relay) -> [String; 2] {
 
 async fn status(admin: SocketAddr) -> Value {
     let mut status: Value =
-        serde_json::from_slice(&get(admin, "/api/v1/rollout?catalogs=true").await.whole()).unwrap();
+        serde_json::from_slice(&get(admin, "/api/v1/rollout?catalogs=true").await.expect_body()).unwrap();
     status["time"] = Value::Null;
     status
 }
@@ -190,7 +190,7 @@ async fn dry_run_shows_affected_clients_and_changes_nothing() {
         (&group["group"], &group["sees"], &group["would_see"]),
         (&json!("pilot"), &json!(3), &json!(2))
     );
-    place.rollout(&relay, &["resume", "--dry-run"]).complained(1, &["under way already"]);
+    place.rollout(&relay, &["resume", "--dry-run"]).assert_error(1, &["under way already"]);
     assert_eq!(place.lines(), lines);
 }
 
@@ -212,14 +212,14 @@ async fn impossible_command_is_refused_with_one_line() {
         (&["name", "--remove", "good"], &["good", "kept are"]),
         (&["resume"], &["under way already"]),
     ] {
-        place.rollout(&relay, arguments).complained(1, words);
+        place.rollout(&relay, arguments).assert_error(1, words);
         let line = place.lines().pop().unwrap();
         assert!(line["outcome"]["refused"].as_str().unwrap().contains(words[0]), "{line}");
     }
     assert_eq!(status(relay.admin).await, before);
     place.done(&relay, &["halt"]);
-    place.rollout(&relay, &["release", "--now"]).complained(1, &["halted", "gupd rollout resume"]);
-    place.rollout(&relay, &["halt"]).complained(1, &["halted already"]);
+    place.rollout(&relay, &["release", "--now"]).assert_error(1, &["halted", "gupd rollout resume"]);
+    place.rollout(&relay, &["halt"]).assert_error(1, &["halted already"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +246,7 @@ async fn commands_need_token_and_known_fields() {
     assert_eq!(unknown.status, 404, "{unknown:?}");
     assert!(status(relay.admin).await["halted"].is_null());
     fs::remove_file(place.folder.path().join("token")).unwrap();
-    place.rollout(&relay, &["halt"]).complained(2, &["server.admin_token_file"]);
+    place.rollout(&relay, &["halt"]).assert_error(2, &["server.admin_token_file"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,7 +256,7 @@ async fn command_is_refused_when_audit_log_cannot_be_written() {
     fs::create_dir(place.audit()).unwrap();
     place
         .rollout(&relay, &["hold", "pilot", "1"])
-        .complained(1, &["audit.log cannot be written", "nothing is"]);
+        .assert_error(1, &["audit.log cannot be written", "nothing is"]);
     assert_eq!(sees(&relay, PILOT).await, "3");
     fs::remove_dir(place.audit()).unwrap();
     place.done(&relay, &["hold", "pilot", "1"]);
@@ -299,10 +299,10 @@ async fn status_fits_in_eighty_columns() {
     let mut command = gupd(["rollout", "status", "--watch", "--admin", &relay.admin.to_string()]);
     let mut watch = Process::start(command.arg("--config").arg(place.file()));
     for _ in 0..2 {
-        assert!(watch.line(|line| line == next).is_some());
+        assert!(watch.wait_for_line(|line| line == next).is_some());
     }
     watch.signal("INT");
-    assert!(!watch.ended().status.success());
+    assert!(!watch.wait_for_exit().status.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,7 +315,7 @@ async fn clients_are_listed_in_status_and_dry_run() {
     assert_eq!(of("127.0.0.2").take(5).collect::<Vec<_>>(), ["127.0.0.2", "pilot", "green", "3", "3"]);
     assert_eq!(of("127.0.0.3").take(5).collect::<Vec<_>>(), ["127.0.0.3", "default", "green", "1", "1"]);
     let mut command = gupd(["rollout", "status", "--clients", "--admin", &relay.admin.to_string()]);
-    Process::start(&mut command).ended().complained(2, &["--clients", "server.admin_token_file"]);
+    Process::start(&mut command).wait_for_exit().assert_error(2, &["--clients", "server.admin_token_file"]);
 
     let lines = place.done(&relay, &["release", "--now", "--dry-run"]);
     let clients: Vec<Vec<&str>> = lines
@@ -327,7 +327,7 @@ async fn clients_are_listed_in_status_and_dry_run() {
 
     let query = "/api/v1/rollout/clients?group=pilot";
     let list = Request::get(query).header("Authorization", "Bearer s3cret").send(relay.admin).await;
-    let list: Value = serde_json::from_slice(&list.whole()).unwrap();
+    let list: Value = serde_json::from_slice(&list.expect_body()).unwrap();
     assert_eq!((list.as_array().unwrap().len(), &list[0]["client"]), (1, &json!("127.0.0.2")));
 }
 
@@ -336,7 +336,7 @@ async fn relay_without_rings_names_the_missing_setting() {
     let place = Place::new("");
     let relay = place.serve();
     for arguments in [&["status"][..], &["halt"], &["hold", "default", "1"], &["halt", "--dry-run"]] {
-        place.rollout(&relay, arguments).complained(1, &["no rollouts", "[[ring]]"]);
+        place.rollout(&relay, arguments).assert_error(1, &["no rollouts", "[[ring]]"]);
     }
     assert!(!place.audit().exists());
 }
@@ -347,7 +347,7 @@ async fn explain_shows_ring_step_and_view_of_running_relay() {
     let explain = |admin: SocketAddr, client: &str| {
         let mut command = gupd(["policy", "explain", "--path", CATALOG, "--client", client, "--config"]);
         command.arg(place.file()).env("GUPD_SERVER_ADMIN", admin.to_string());
-        let ended = Process::start(&mut command).ended();
+        let ended = Process::start(&mut command).wait_for_exit();
         assert!(ended.status.success(), "{ended:#?}");
         let value = |name: &str| -> String {
             let line = ended.lines.iter().find(|line| line.starts_with(name));
@@ -380,10 +380,10 @@ fn invalid_rollout_command_line_is_usage_error() {
         &["status", "--watch", "--json"],
         &["jump"],
     ] {
-        let ended = Process::start(gupd(["rollout"]).args(arguments)).ended();
+        let ended = Process::start(gupd(["rollout"]).args(arguments)).wait_for_exit();
         assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {ended:#?}");
     }
     let nowhere = Path::new("/nonexistent/gupd.toml");
-    let ended = Process::start(gupd(["rollout", "status", "--config"]).arg(nowhere)).ended();
-    ended.complained(2, &["/nonexistent/gupd.toml"]);
+    let ended = Process::start(gupd(["rollout", "status", "--config"]).arg(nowhere)).wait_for_exit();
+    ended.assert_error(2, &["/nonexistent/gupd.toml"]);
 }

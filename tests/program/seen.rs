@@ -5,7 +5,7 @@ use crate::process::{Relay, serve};
 use crate::support::{Manager, PAYLOAD, Request, Resource, bytes};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_series_of_a_known_set_is_there_before_anything_happened() {
+async fn known_series_exist_before_the_first_event() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let relay = Relay::start(&mut serve(&manager, folder.path()));
     let text = relay.metrics().await;
@@ -45,13 +45,13 @@ async fn every_series_of_a_known_set_is_there_before_anything_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happened_is_counted_where_it_belongs() {
+async fn events_increment_their_series() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let length = 100_000;
     manager.put(PAYLOAD, Resource::new(bytes(1, length)).cut(60_000, 1));
     let relay = Relay::start(&mut serve(&manager, folder.path()));
-    relay.get(PAYLOAD).await.whole();
-    relay.stored(PAYLOAD).await;
+    relay.get(PAYLOAD).await.expect_body();
+    relay.wait_until_stored(PAYLOAD).await;
     Request::new("CONNECT", "elsewhere:443").send(relay.address).await;
     // A response's record is closed behind its last byte: all that came before must be counted.
     let spared = |families: &std::collections::BTreeMap<_, crate::exposition::Family>| -> f64 {
@@ -65,7 +65,7 @@ async fn what_happened_is_counted_where_it_belongs() {
     while before["gupd_saved_bytes_total"].samples["gupd_saved_bytes_total"] < spared(&before) * 100_000.0 {
         before = parse(&relay.metrics().await);
     }
-    relay.get(PAYLOAD).await.whole();
+    relay.get(PAYLOAD).await.expect_body();
     let counted = |after: &std::collections::BTreeMap<_, crate::exposition::Family>, name: &str| -> f64 {
         let value = |families: &std::collections::BTreeMap<_, crate::exposition::Family>| {
             families[name.split('{').next().unwrap()].samples[name]

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::process::{Process, Relay, gupd, parsed, serve};
+use crate::process::{Process, Relay, gupd, parse_line, serve};
 use crate::support::{Authority, Front, Manager, PAYLOAD, Request, Resource, bytes, get};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -14,8 +14,8 @@ async fn an_upstream_is_all_it_needs_to_be_told() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)));
     let relay = Relay::start(&mut serve(&manager, &folder.path().join("made/for/it")));
-    assert!(relay.get(PAYLOAD).await.whole() == bytes(1, 100_000));
-    relay.stored(PAYLOAD).await;
+    assert!(relay.get(PAYLOAD).await.expect_body() == bytes(1, 100_000));
+    relay.wait_until_stored(PAYLOAD).await;
     assert_eq!(manager.request_count(PAYLOAD), 1);
     assert_eq!(get(relay.admin, "/healthz").await.status, 200);
     assert_eq!(get(relay.admin, "/readyz").await.status, 200);
@@ -27,7 +27,7 @@ async fn the_commented_file_serves_and_flags_overrule_it() {
     manager.put(PAYLOAD, Resource::new("content"));
     let mut command = serve(&manager, folder.path());
     let relay = Relay::start(command.args(["--config", "config/gupd.toml"]));
-    assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
+    assert_eq!(relay.get(PAYLOAD).await.expect_body(), b"content");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,12 +35,12 @@ async fn it_listens_on_every_address_it_was_given() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new("content"));
     let mut process = Process::start(serve(&manager, folder.path()).args(["--listen", "127.0.0.1:0"]));
-    let serving = process.logged("serving");
+    let serving = process.wait_for_log("serving");
     let listen = serving["listen"].as_str().unwrap().trim_matches(['[', ']']).to_owned();
     let addresses: Vec<_> = listen.split(", ").map(|address| address.parse().unwrap()).collect();
     assert_eq!(addresses.len(), 2);
     for address in addresses {
-        assert_eq!(get(address, PAYLOAD).await.whole(), b"content");
+        assert_eq!(get(address, PAYLOAD).await.expect_body(), b"content");
     }
 }
 
@@ -49,15 +49,15 @@ async fn every_request_is_one_line_in_the_log() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     manager.put(PAYLOAD, Resource::new(bytes(1, 70_000)));
     let relay = Relay::start(&mut serve(&manager, folder.path()));
-    relay.get(PAYLOAD).await.whole();
-    relay.stored(PAYLOAD).await;
+    relay.get(PAYLOAD).await.expect_body();
+    relay.wait_until_stored(PAYLOAD).await;
     Request::head(PAYLOAD).send(relay.address).await;
     Request::get(&format!("{PAYLOAD}?nothing=1")).range("0-9").send(relay.address).await;
     Request::get("/../secret").send(relay.address).await;
     relay.process.signal("TERM");
-    let ended = relay.process.ended();
+    let ended = relay.process.wait_for_exit();
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
-    let lines: Vec<_> = ended.lines.iter().map(|line| parsed(line)).collect();
+    let lines: Vec<_> = ended.lines.iter().map(|line| parse_line(line)).collect();
     let access: Vec<_> = lines.iter().filter(|line| line["target"] == "gupd::access").collect();
     // Each thread's lines are written together, and a record may be closed behind that of a later request. Waiting for
     // the commit may have taken several requests, one of them a hit.
@@ -96,12 +96,12 @@ async fn log_can_be_text_and_omit_requests() {
     let mut command = serve(&manager, folder.path());
     command.env("GUPD_LOG_FORMAT", "text").env("GUPD_LOG_ACCESS", "false");
     let mut process = Process::start(&mut command);
-    let line = process.line(|line| line.contains(" serving ")).unwrap();
+    let line = process.wait_for_line(|line| line.contains(" serving ")).unwrap();
     assert!(line.contains(" INFO ") && !line.contains('\u{1b}'), "{line:?}");
     let address = line.split("listen=[").nth(1).unwrap().split(']').next().unwrap().parse().unwrap();
     assert_eq!(get(address, "/missing").await.status, 404);
     process.signal("TERM");
-    let ended = process.ended();
+    let ended = process.wait_for_exit();
     assert!(ended.status.success(), "{ended:#?}");
     assert!(!ended.lines.iter().any(|line| line.contains("/missing")), "{ended:#?}");
 }
@@ -121,16 +121,16 @@ async fn socket_of_the_service_manager_replaces_the_address() {
     command.arg(program.get_program()).args(program.get_args()).stdin(OwnedFd::from(socket));
     let relay = Relay::start(&mut command);
     assert_eq!(relay.address, address);
-    assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
-    assert_eq!(early.await.unwrap().whole(), b"content");
+    assert_eq!(relay.get(PAYLOAD).await.expect_body(), b"content");
+    assert_eq!(early.await.unwrap().expect_body(), b"content");
 }
 
 #[test]
 fn it_explains_itself() {
-    let version = Process::start(&mut gupd(["--version"])).ended();
+    let version = Process::start(&mut gupd(["--version"])).wait_for_exit();
     assert!(version.status.success());
     assert_eq!(version.lines, [concat!("gupd ", env!("CARGO_PKG_VERSION"))]);
-    let help = Process::start(&mut gupd(["serve", "--help"])).ended();
+    let help = Process::start(&mut gupd(["serve", "--help"])).wait_for_exit();
     assert!(help.status.success());
     let help = help.lines.join("\n");
     for flag in [

@@ -8,13 +8,13 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 
 use crate::process::{PATIENCE, Relay, gupd, serve};
-use crate::support::{Client, Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, bytes, get};
+use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, WireClient, bytes, get};
 
 const LENGTH: usize = 3_000_000;
 
 /// A download that has begun and stands still until its gate opens.
 struct Download {
-    client: Client,
+    client: WireClient,
     head: Response,
 }
 
@@ -22,15 +22,15 @@ impl Download {
     async fn begin(relay: &Relay, manager: &Manager) -> (Self, Gate) {
         let gate = Gate::default();
         manager.put(PAYLOAD, Resource::new(bytes(1, LENGTH)).stalled(1_000_000, &gate));
-        let mut client = Client::connect(relay.address).await;
-        client.begin(&Request::get(PAYLOAD)).await.unwrap();
-        let mut head = client.head().await.unwrap();
-        head.body = client.some(1_000_000).await.unwrap();
+        let mut client = WireClient::connect(relay.address).await;
+        client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+        let mut head = client.read_head().await.unwrap();
+        head.body = client.read_bytes(1_000_000).await.unwrap();
         (Self { client, head }, gate)
     }
 
     async fn end(mut self) -> Response {
-        self.client.rest("GET", &mut self.head).await;
+        self.client.read_rest("GET", &mut self.head).await;
         self.head
     }
 }
@@ -58,20 +58,20 @@ async fn reload_applies_upstreams_and_rules_without_drops() {
     let mut relay = Relay::start(&mut serve_file(&file, &upstream(&old), &folder.path().join("store")));
     old.put("/x", Resource::new("old"));
     new.put("/x", Resource::new("new"));
-    assert_eq!(relay.get("/x").await.whole(), b"old");
-    let mut kept = Client::connect(relay.address).await;
-    assert_eq!(kept.send(&Request::get("/x")).await.unwrap().whole(), b"old");
+    assert_eq!(relay.get("/x").await.expect_body(), b"old");
+    let mut kept = WireClient::connect(relay.address).await;
+    assert_eq!(kept.send(&Request::get("/x")).await.unwrap().expect_body(), b"old");
     let (download, gate) = Download::begin(&relay, &old).await;
 
     let text = upstream(&new) + "[[rule]]\npattern = \"/x\"\nclass = \"private\"\n";
     fs::write(&file, text).unwrap();
     relay.process.signal("HUP");
-    relay.process.logged("configuration reloaded");
+    relay.process.wait_for_log("configuration reloaded");
     let private = kept.send(&Request::get("/x")).await.unwrap();
     assert_eq!(private.cache_status(), "gupd; fwd=bypass");
-    assert_eq!(private.whole(), b"new");
+    assert_eq!(private.expect_body(), b"new");
     gate.open();
-    assert!(download.end().await.whole() == bytes(1, LENGTH));
+    assert!(download.end().await.expect_body() == bytes(1, LENGTH));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,14 +84,14 @@ async fn reload_of_invalid_file_keeps_old_configuration() {
 
     fs::write(&file, format!("{good}[cahce]\n[[rule]]\npattern = \"/**\"\nclass = \"private\"\n")).unwrap();
     relay.process.signal("HUP");
-    let refused = relay.process.logged("reload refused; the old configuration stays in force");
+    let refused = relay.process.wait_for_log("reload refused; the old configuration stays in force");
     assert!(refused["problem"].as_str().unwrap().contains("gupd.toml:3: cahce: "), "{refused}");
     assert_eq!(refused["level"], "ERROR");
     assert_eq!(relay.get(PAYLOAD).await.cache_status(), "gupd; fwd=uri-miss; stored");
 
     fs::write(&file, format!("{good}[store]\nquota = \"1GiB\"\n")).unwrap();
     relay.process.signal("HUP");
-    let partly = relay.process.logged("configuration reloaded; some sections need a restart");
+    let partly = relay.process.wait_for_log("configuration reloaded; some sections need a restart");
     assert_eq!(partly["sections"], "[\"store\"]");
 }
 
@@ -100,18 +100,18 @@ async fn drain_finishes_downloads_and_accepts_none() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let mut relay = Relay::start(&mut serve(&manager, folder.path()));
     let (download, gate) = Download::begin(&relay, &manager).await;
-    let mut idle = Client::connect(relay.address).await;
+    let mut idle = WireClient::connect(relay.address).await;
     assert_eq!(idle.send(&Request::get("/missing")).await.unwrap().status, 404);
 
     relay.process.signal("TERM");
-    relay.process.logged("draining");
+    relay.process.wait_for_log("draining");
     refuses_connections(&relay).await;
     assert!(idle.is_closed().await);
     assert_eq!(get(relay.admin, "/readyz").await.status, 503);
     assert_eq!(get(relay.admin, "/healthz").await.status, 200);
     gate.open();
-    assert!(download.end().await.whole() == bytes(1, LENGTH));
-    let ended = relay.process.ended();
+    assert!(download.end().await.expect_body() == bytes(1, LENGTH));
+    let ended = relay.process.wait_for_exit();
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
 
     // What was filled to its end while draining is there afterwards.
@@ -128,9 +128,9 @@ async fn second_signal_stops_at_once() {
         // With or without a client, the fill would go on for as long as the time-out allows.
         let download = waiting.then_some(download);
         relay.process.signal("TERM");
-        relay.process.logged("draining");
+        relay.process.wait_for_log("draining");
         relay.process.signal("INT");
-        let ended = relay.process.ended();
+        let ended = relay.process.wait_for_exit();
         assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
         if let Some(download) = download {
             assert_eq!(download.end().await.ending, Ending::Broken);
@@ -145,8 +145,8 @@ async fn drain_ends_at_its_timeout() {
     let mut relay = Relay::start(command.env("GUPD_SERVER_DRAIN_TIMEOUT", "100ms"));
     let (download, _gate) = Download::begin(&relay, &manager).await;
     relay.process.signal("TERM");
-    relay.process.logged("server.drain_timeout expired; dropping running downloads");
-    let ended = relay.process.ended();
+    relay.process.wait_for_log("server.drain_timeout expired; dropping running downloads");
+    let ended = relay.process.wait_for_exit();
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
     assert_eq!(download.end().await.ending, Ending::Broken);
 }

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use crate::fault_layer::{EIO, FaultLayer};
-use crate::guarded::{runs, serves};
+use crate::guarded::{is_running, wait_for_worker};
 use crate::process::{PATIENCE, Relay, gupd};
 use crate::rollout::{CATALOG, Place, order, post, views};
-use crate::support::{Client, PAYLOAD, Request, Resource, bytes};
+use crate::support::{PAYLOAD, Request, Resource, WireClient, bytes};
 
 const HALT: &str = "{\"order\":\"halt\",\"by\":\"anna\"}";
 const RESUME: &str = "{\"order\":\"resume\",\"by\":\"anna\"}";
@@ -36,7 +36,7 @@ async fn views_and_rollouts_are_frozen_while_the_disk_fails() {
             assert!(refused.status >= 400, "{refused:?}");
         }
         let refreshed = post("/api/v1/refresh", "").send(relay.admin).await;
-        assert!(!String::from_utf8(refreshed.whole()).unwrap().contains("\"failed\":0"));
+        assert!(!String::from_utf8(refreshed.expect_body()).unwrap().contains("\"failed\":0"));
         assert_eq!(views(&relay).await, ["3", "1"]);
         assert_eq!(relay.get(&next).await.status, 503, "whoever is held is not given what is newer");
     }
@@ -44,9 +44,9 @@ async fn views_and_rollouts_are_frozen_while_the_disk_fails() {
     // What cannot be read is not served, and nothing else in its place.
     layer.fail("rw", EIO);
     for (client, own) in [([127, 0, 0, 2], "3"), ([127, 0, 0, 3], "1")] {
-        let mut client = Client::connect_from(client.into(), relay.address).await;
+        let mut client = WireClient::connect_from(client.into(), relay.address).await;
         let response = client.send(&Request::get(CATALOG)).await.unwrap();
-        assert!(response.status == 503 || response.whole() == own.as_bytes());
+        assert!(response.status == 503 || response.expect_body() == own.as_bytes());
     }
 
     layer.mend();
@@ -59,7 +59,7 @@ async fn views_and_rollouts_are_frozen_while_the_disk_fails() {
     while post("/api/v1/refresh", "")
         .send(relay.admin)
         .await
-        .whole()
+        .expect_body()
         .windows(10)
         .all(|part| part != b"\"failed\":0")
     {
@@ -76,20 +76,20 @@ async fn new_process_keeps_the_view_of_each_client() {
     first.process.kill();
     let relay = Relay::start(gupd(["serve", "--guard", "--config"]).arg(place.file()));
     assert_eq!(views(&relay).await, ["3", "1"]);
-    let mut client = Client::connect_from([127, 0, 0, 3].into(), relay.address).await;
+    let mut client = WireClient::connect_from([127, 0, 0, 3].into(), relay.address).await;
     for (body, expected) in [(HALT, ["3", "1"]), (RESUME, ["3", "1"]), (RELEASE, ["3", "3"])] {
         assert_eq!(order(body).send(relay.admin).await.status, 200);
-        let old = serves(&relay).await;
+        let old = wait_for_worker(&relay).await;
         relay.process.signal("USR2");
         let deadline = Instant::now() + PATIENCE;
         loop {
             // On whichever connection, by whichever process.
             assert_eq!(views(&relay).await, expected);
             match client.send(&Request::get(CATALOG)).await {
-                Ok(response) => assert_eq!(response.whole(), expected[1].as_bytes()),
-                Err(_) => client = Client::connect_from([127, 0, 0, 3].into(), relay.address).await,
+                Ok(response) => assert_eq!(response.expect_body(), expected[1].as_bytes()),
+                Err(_) => client = WireClient::connect_from([127, 0, 0, 3].into(), relay.address).await,
             }
-            if serves(&relay).await != old && !runs(old) {
+            if wait_for_worker(&relay).await != old && !is_running(old) {
                 break;
             }
             assert!(Instant::now() < deadline, "{old} still serves");

@@ -26,7 +26,7 @@ fn content() -> Vec<(String, &'static str, usize)> {
 pub(crate) fn store(command: &str, folder: &Path, arguments: &[&str]) -> Ended {
     let mut command = gupd(["store", command, "--store"]);
     command.arg(folder).args(arguments).env("GUPD_STORE_MIN_FREE", "0");
-    Process::start(&mut command).ended()
+    Process::start(&mut command).wait_for_exit()
 }
 
 /// A relay that has served all content once.
@@ -34,15 +34,15 @@ async fn filled(manager: &Manager, folder: &Path) -> Relay {
     let relay = Relay::start(&mut serve(manager, folder));
     for (seed, (path, _, length)) in content().into_iter().enumerate() {
         manager.put(&path, Resource::new(bytes(seed as u64, length)));
-        relay.get(&path).await.whole();
-        relay.stored(&path).await;
+        relay.get(&path).await.expect_body();
+        relay.wait_until_stored(&path).await;
     }
     relay
 }
 
 fn stop(relay: Relay) {
     relay.process.signal("TERM");
-    assert!(relay.process.ended().status.success());
+    assert!(relay.process.wait_for_exit().status.success());
 }
 
 pub(crate) fn listed(folder: &Path, arguments: &[&str]) -> Vec<Value> {
@@ -105,11 +105,12 @@ async fn purge_removes_only_selected_objects() {
     let relay = filled(&manager, folder.path()).await;
     let folder = folder.path();
     let everything = paths(folder, &[]);
-    store("purge", folder, &["--path", "**"]).complained(1, &["in use by another gupd", "stop that process"]);
+    store("purge", folder, &["--path", "**"])
+        .assert_error(1, &["in use by another gupd", "stop that process"]);
     let rehearsed = store("purge", folder, &["--path", "**", "--dry-run"]);
     assert_eq!((rehearsed.status.code(), rehearsed.lines.len()), (Some(0), 7), "{rehearsed:#?}");
     stop(relay);
-    store("purge", folder, &[]).complained(2, &["--path", "--revision"]);
+    store("purge", folder, &[]).assert_error(2, &["--path", "--revision"]);
     store("purge", folder, &["--content-type", "nothing-like-it"]);
     assert_eq!(paths(folder, &[]), everything);
 
@@ -128,7 +129,7 @@ async fn purge_removes_only_selected_objects() {
     assert_eq!(kept.cache_status(), "gupd; hit");
     let purged = relay.get(&content()[0].0).await;
     assert!(purged.cache_status().contains("fwd=uri-miss"));
-    assert!(purged.whole() == bytes(0, content()[0].2));
+    assert!(purged.expect_body() == bytes(0, content()[0].2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +185,7 @@ async fn verify_reports_and_repairs_damage() {
     for (seed, (path, _, length)) in content().into_iter().enumerate() {
         let response = relay.get(&path).await;
         assert_eq!(response.cache_status() == "gupd; hit", seed != 1, "{path}");
-        assert!(response.whole() == bytes(seed as u64, length), "{path}");
+        assert!(response.expect_body() == bytes(seed as u64, length), "{path}");
     }
 }
 
@@ -252,8 +253,8 @@ fn folder_without_store_is_one_line_error_and_unchanged() {
     for (command, arguments) in
         [("ls", [].as_slice()), ("purge", &["--path", "**"]), ("verify", &[]), ("export", &["-o", output])]
     {
-        store(command, folder.path(), arguments).complained(1, &["no store found", "--store"]);
+        store(command, folder.path(), arguments).assert_error(1, &["no store found", "--store"]);
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    store("ls", folder.path(), &["--config", "/nonexistent.toml"]).complained(2, &["/nonexistent.toml"]);
+    store("ls", folder.path(), &["--config", "/nonexistent.toml"]).assert_error(2, &["/nonexistent.toml"]);
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::guarded::{Catalog, Load, exchange, guarded, kill, runs, serves, signal, workers};
+use crate::guarded::{Catalog, Load, exchange, guarded, is_running, kill, signal, wait_for_worker, workers};
 use crate::process::{Ended, PATIENCE, Process, Relay, gupd};
-use crate::support::{Client, Gate, Manager, PAYLOAD, Request, Resource, bytes};
+use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, WireClient, bytes};
 
 const KIB: usize = 1 << 10;
 
@@ -38,8 +38,8 @@ fn by(program: &Path, command: &Command) -> Command {
 async fn replaced(relay: &Relay, old: u32) -> u32 {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let worker = serves(relay).await;
-        if worker != old && !runs(old) {
+        let worker = wait_for_worker(relay).await;
+        if worker != old && !is_running(old) {
             return worker;
         }
         assert!(Instant::now() < deadline, "{old} still serves");
@@ -66,10 +66,10 @@ async fn upgrade_under_load_fails_no_client() {
     let mut load = Load::begin(&relay, catalog, 200);
     let begun = Instant::now();
     for _ in 0..3 {
-        let old = serves(&relay).await;
+        let old = wait_for_worker(&relay).await;
         relay.process.signal("USR2");
         replaced(&relay, old).await;
-        relay.process.logged("replacing the guard");
+        relay.process.wait_for_log("replacing the guard");
         load.disturb();
         load.settle().await;
     }
@@ -79,7 +79,7 @@ async fn upgrade_under_load_fails_no_client() {
     assert_eq!((seen.broken, seen.redirected), (0, 0), "{seen:?}");
     // The guard that took the place of the first one knows its workers, and starts others.
     kill(&relay).await;
-    serves(&relay).await;
+    wait_for_worker(&relay).await;
     let metrics = relay.metrics().await;
     for line in [
         "gupd_guard_worker_starts_total 5",
@@ -89,7 +89,7 @@ async fn upgrade_under_load_fails_no_client() {
         assert!(metrics.contains(&format!("{line}\n")), "{line} in {metrics}");
     }
     relay.process.signal("TERM");
-    let ended = relay.process.ended();
+    let ended = relay.process.wait_for_exit();
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
 }
 
@@ -100,18 +100,18 @@ async fn running_download_is_finished_by_its_worker() {
     manager.put(PAYLOAD, Resource::new(bytes(1, 3_000_000)).stalled(1_000_000, &gate));
     manager.put("/other", Resource::new("other"));
     let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
-    let old = serves(&relay).await;
-    let mut client = Client::connect(relay.address).await;
-    client.begin(&Request::get(PAYLOAD)).await.unwrap();
-    let mut head = client.head().await.unwrap();
+    let old = wait_for_worker(&relay).await;
+    let mut client = WireClient::connect(relay.address).await;
+    client.write_request(&Request::get(PAYLOAD)).await.unwrap();
+    let mut head = client.read_head().await.unwrap();
     relay.process.signal("USR2");
-    relay.process.line(|line| line.contains("handed over; finishing running downloads")).unwrap();
+    relay.process.wait_for_line(|line| line.contains("handed over; finishing running downloads")).unwrap();
     let answered = exchange(relay.address, &Request::get("/other")).await.unwrap();
-    assert_eq!((answered.status, answered.whole()), (200, b"other".to_vec()));
-    assert!(runs(old) && workers(&relay).len() == 2);
+    assert_eq!((answered.status, answered.expect_body()), (200, b"other".to_vec()));
+    assert!(is_running(old) && workers(&relay).len() == 2);
     gate.open();
-    client.rest("GET", &mut head).await;
-    assert!(head.whole() == bytes(1, 3_000_000));
+    client.read_rest("GET", &mut head).await;
+    assert!(head.expect_body() == bytes(1, 3_000_000));
     replaced(&relay, old).await;
 }
 
@@ -126,19 +126,22 @@ async fn two_workers_share_the_wan_limit() {
     // What is left at the end is for nobody.
     command.args(["--wan-limit", "1MiB/s"]).env("GUPD_SERVER_DRAIN_TIMEOUT", "20s");
     let mut relay = Relay::start(&mut command);
-    let old = serves(&relay).await;
+    let old = wait_for_worker(&relay).await;
     let mut clients = Vec::new();
     for target in [PAYLOAD, OTHER] {
-        let mut client = Client::connect(relay.address).await;
-        client.begin(&Request::get(target)).await.unwrap();
-        client.head().await.unwrap();
+        let mut client = WireClient::connect(relay.address).await;
+        client.write_request(&Request::get(target)).await.unwrap();
+        client.read_head().await.unwrap();
         clients.push(client);
         if target == PAYLOAD {
             relay.process.signal("USR2");
-            relay.process.line(|line| line.contains("handed over; finishing running downloads")).unwrap();
+            relay
+                .process
+                .wait_for_line(|line| line.contains("handed over; finishing running downloads"))
+                .unwrap();
         }
     }
-    assert!(runs(old) && workers(&relay).len() == 2);
+    assert!(is_running(old) && workers(&relay).len() == 2);
     // Sockets' buffers fill beyond what has passed; then each byte more has had its turn.
     let sent = |more: u64| {
         let enough = manager.body_bytes() + more;
@@ -161,20 +164,20 @@ async fn upgrade_to_broken_program_changes_nothing() {
     installed(folder.path());
     let mut command = by(&program, &guarded(&manager, &folder.path().join("store")));
     let mut relay = Relay::start(command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", &token));
-    let old = serves(&relay).await;
+    let old = wait_for_worker(&relay).await;
     let admin = relay.admin;
     let upgrade = || upgrade(admin, Some(&token));
     assert_eq!(upgrade().lines, ["upgrade: the new worker is taking over"]);
     let new = replaced(&relay, old).await;
 
     fs::remove_file(&program).unwrap();
-    upgrade().complained(1, &["refused", "the old worker keeps serving"]);
+    upgrade().assert_error(1, &["refused", "the old worker keeps serving"]);
     fs::write(&program, "#!/bin/sh\nexit 3\n").unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    upgrade().complained(1, &["refused", "the old worker keeps serving"]);
-    assert_eq!(serves(&relay).await, new);
-    assert_eq!(relay.get(PAYLOAD).await.whole(), b"content");
-    relay.process.logged("upgrade failed");
+    upgrade().assert_error(1, &["refused", "the old worker keeps serving"]);
+    assert_eq!(wait_for_worker(&relay).await, new);
+    assert_eq!(relay.get(PAYLOAD).await.expect_body(), b"content");
+    relay.process.wait_for_log("upgrade failed");
 
     fs::remove_file(&program).unwrap();
     installed(folder.path());
@@ -196,15 +199,15 @@ async fn guard_that_cannot_be_replaced_continues() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let program = installed(folder.path());
     let mut relay = Relay::start(&mut by(&program, &guarded(&manager, &folder.path().join("store"))));
-    let (old, guard) = (serves(&relay).await, relay.process.id());
+    let (old, guard) = (wait_for_worker(&relay).await, relay.process.id());
     let before = kept(guard);
     // It is about to hand over, and does not get to it before the program is gone.
     signal(old, "STOP");
     relay.process.signal("USR2");
-    relay.process.logged("upgrade: new worker is taking over");
+    relay.process.wait_for_log("upgrade: new worker is taking over");
     fs::rename(&program, folder.path().join("away")).unwrap();
     signal(old, "CONT");
-    relay.process.logged("guard could not be replaced; the old one continues");
+    relay.process.wait_for_log("guard could not be replaced; the old one continues");
     replaced(&relay, old).await;
     assert_eq!(kept(guard), before);
     let input = fs::read_link(format!("/proc/{guard}/fd/0")).unwrap();
@@ -212,9 +215,9 @@ async fn guard_that_cannot_be_replaced_continues() {
 
     fs::rename(folder.path().join("away"), &program).unwrap();
     kill(&relay).await;
-    serves(&relay).await;
+    wait_for_worker(&relay).await;
     relay.process.signal("TERM");
-    assert!(relay.process.ended().status.success());
+    assert!(relay.process.wait_for_exit().status.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,24 +225,27 @@ async fn signals_during_guard_replacement_are_kept() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
     let guard = relay.process.id();
-    serves(&relay).await;
+    wait_for_worker(&relay).await;
     let hail = format!("while kill -USR2 {guard} && kill -HUP {guard}; do :; done");
     let mut hail = Command::new("sh").args(["-c", &hail]).spawn().unwrap();
-    relay.process.logged("replacing the guard");
-    relay.process.line(|line| line.contains("guard started") && line.contains("\"replaced\":true")).unwrap();
+    relay.process.wait_for_log("replacing the guard");
+    relay
+        .process
+        .wait_for_line(|line| line.contains("guard started") && line.contains("\"replaced\":true"))
+        .unwrap();
     hail.kill().unwrap();
     hail.wait().unwrap();
-    serves(&relay).await;
+    wait_for_worker(&relay).await;
     relay.process.signal("USR2");
-    relay.process.logged("replacing the guard");
+    relay.process.wait_for_log("replacing the guard");
     relay.process.signal("TERM");
-    assert!(relay.process.ended().status.success());
+    assert!(relay.process.wait_for_exit().status.success());
 }
 
 fn upgrade(admin: SocketAddr, token: Option<&Path>) -> Ended {
     let mut command = gupd(["upgrade", "--admin", &admin.to_string()]);
     command.envs(token.map(|token| ("GUPD_SERVER_ADMIN_TOKEN_FILE", token)));
-    Process::start(&mut command).ended()
+    Process::start(&mut command).wait_for_exit()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,6 +255,6 @@ async fn upgrade_without_guard_or_token_is_refused_with_reason() {
     fs::write(&token, "s3cret\n").unwrap();
     let mut command = crate::process::serve(&manager, &folder.path().join("store"));
     let relay = Relay::start(command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", &token));
-    upgrade(relay.admin, Some(&token)).complained(1, &["refused", "no guard", "gupd serve --guard"]);
-    upgrade(relay.admin, None).complained(2, &["upgrade: no admin token", "--config"]);
+    upgrade(relay.admin, Some(&token)).assert_error(1, &["refused", "no guard", "gupd serve --guard"]);
+    upgrade(relay.admin, None).assert_error(2, &["upgrade: no admin token", "--config"]);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gupd_site::{Random, State, bytes};
+use gupd_site::{Random, Reachability, bytes};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -26,9 +26,13 @@ async fn storm(net: Net, name: &'static str, mut random: Random) {
     loop {
         sleep(Duration::from_millis(random.below(10_000))).await;
         if begin.elapsed() >= STORM {
-            break net.set(name, State::Up);
+            break net.set(name, Reachability::Up);
         }
-        net.set(name, [State::Up, State::Up, State::Refusing, State::Silent][random.below(4) as usize]);
+        net.set(
+            name,
+            [Reachability::Up, Reachability::Up, Reachability::Refusing, Reachability::Silent]
+                [random.below(4) as usize],
+        );
     }
 }
 
@@ -36,7 +40,7 @@ async fn storm(net: Net, name: &'static str, mut random: Random) {
 async fn play(seed: u64, same: bool) -> Vec<End> {
     let mut random = Random::new(seed);
     let length = 200_000 + random.below(1_000_000) as usize;
-    let contents = [bytes(random.seed(), length), bytes(random.seed(), length)];
+    let contents = [bytes(random.next_u64(), length), bytes(random.next_u64(), length)];
     let managers = match same {
         true => [&contents[0], &contents[0]].map(|content| origin(content, "same")),
         false => [0, 1].map(|number| origin(&contents[number], NAMES[number])),
@@ -49,7 +53,7 @@ async fn play(seed: u64, same: bool) -> Vec<End> {
     }
     let site = Arc::new(Site::new(&net, &NAMES));
     for name in NAMES {
-        tokio::spawn(storm(net.clone(), name, Random::new(random.seed())));
+        tokio::spawn(storm(net.clone(), name, Random::new(random.next_u64())));
     }
     let mut clients = JoinSet::new();
     for _ in 0..6 {
@@ -102,7 +106,7 @@ async fn random_faults_never_mix_two_managers() {
 #[tokio::test(start_paused = true)]
 async fn refusing_manager_costs_a_second_silent_one_idle_timeout() {
     let content = bytes(1, 1_500_000);
-    for (state, most) in [(State::Refusing, 1), (State::Silent, 6)] {
+    for (state, most) in [(Reachability::Refusing, 1), (Reachability::Silent, 6)] {
         let managers = [(); 2].map(|()| origin(&content, "same"));
         let weather = Weather { often: 0, bytes: 0, delay: Duration::from_millis(2) };
         let net = Net::new(1, weather);

@@ -13,7 +13,7 @@ mod revisions;
 mod site;
 
 /// An origin that has `content` under every path.
-pub(crate) fn origin(content: &[u8], tag: &str) -> gupd_site::Origin {
+pub(crate) fn origin(content: &[u8], tag: &str) -> gupd_site::OriginServer {
     let resource = gupd_site::Resource::tagged(content, &format!("\"{tag}\""));
-    gupd_site::Origin::computed(move |_| Some(resource.clone()))
+    gupd_site::OriginServer::computed(move |_| Some(resource.clone()))
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gupd_net::upstream::{Connecting, Duplex, Network};
-use gupd_site::{Line, Link, Origin, Random, State, Switch};
+use gupd_site::{Line, Link, LinkSwitch, OriginServer, Random, Reachability};
 use http::Uri;
 use tokio::io::duplex;
 use tokio::time::sleep;
@@ -29,7 +29,7 @@ pub(crate) struct Net(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    machines: Mutex<HashMap<String, (Switch, Origin)>>,
+    machines: Mutex<HashMap<String, (LinkSwitch, OriginServer)>>,
     random: Mutex<Random>,
     weather: Weather,
     open: AtomicUsize,
@@ -48,11 +48,11 @@ impl Net {
     }
 
     /// Has a name lead to this origin from now on. Open connections stay where they lead.
-    pub(crate) fn put(&self, name: &str, origin: &Origin) {
+    pub(crate) fn put(&self, name: &str, origin: &OriginServer) {
         self.0.machines.lock().unwrap().entry(name.to_owned()).or_default().1 = origin.clone();
     }
 
-    pub(crate) fn set(&self, name: &str, state: State) {
+    pub(crate) fn set(&self, name: &str, state: Reachability) {
         self.0.machines.lock().unwrap()[name].0.set(state);
     }
 
@@ -83,7 +83,7 @@ impl Network for Net {
         Box::pin(async move {
             let (life, delay) = net.fate();
             sleep(delay).await;
-            if switch.wait_while_silent().await == State::Refusing {
+            if switch.wait_while_silent().await == Reachability::Refusing {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
             let ((client, near), (far, server)) = (duplex(PIECE), duplex(PIECE));

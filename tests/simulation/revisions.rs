@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gupd_rollout::revision::Revision;
-use gupd_site::{Origin, Random, Resource, State};
+use gupd_site::{OriginServer, Random, Reachability, Resource};
 use gupd_store::BlobId;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
@@ -106,7 +106,7 @@ async fn play(seed: u64) -> u64 {
             now: Mutex::new((random.below(10), Random::new(seed * 10 + at))),
             meanings: meanings.clone(),
         };
-        net.put(name, &Origin::computed(move |request| Some(publisher.respond(request.path()))));
+        net.put(name, &OriginServer::computed(move |request| Some(publisher.respond(request.path()))));
     }
     let urls = NAMES.map(|name| format!("http://{name}"));
     let urls = urls.each_ref().map(String::as_str);
@@ -132,11 +132,11 @@ async fn play(seed: u64) -> u64 {
         }
         let down = NAMES[usize::try_from(random.below(3)).unwrap()];
         if random.below(4) == 0 {
-            net.set(down, State::Refusing);
+            net.set(down, Reachability::Refusing);
         }
         collector.refresh().await;
         clients.join_all().await;
-        net.set(down, State::Up);
+        net.set(down, Reachability::Up);
         // Whoever was left alone is asked again.
         collector.clock.advance(Duration::from_secs(120));
     }

@@ -6,7 +6,7 @@ pub mod front;
 pub mod site;
 
 pub use gupd_site::{
-    Client, Ending, Gate, Manager, PATIENCE, RefusingPort, Request, Resource, Response, Wan, bytes, get,
+    Ending, Gate, Manager, PATIENCE, RefusingPort, Request, Resource, Response, Wan, WireClient, bytes, get,
 };
 
 pub use front::{Authority, Front, Identity};

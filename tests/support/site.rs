@@ -21,16 +21,16 @@ pub struct Site {
 
 impl Site {
     pub fn new() -> Self {
-        Self::with(|_| {})
+        Self::with_config(|_| {})
     }
 
     /// A site whose relay's configuration differs from the default one.
-    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
-        Self::of(Manager::start(), change)
+    pub fn with_config(change: impl FnOnce(&mut Config)) -> Self {
+        Self::for_manager(Manager::start(), change)
     }
 
     /// A site behind this manager.
-    pub fn of(manager: Manager, change: impl FnOnce(&mut Config)) -> Self {
+    pub fn for_manager(manager: Manager, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::for_upstreams(&[&manager.url()]).unwrap();
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -46,25 +46,25 @@ impl Site {
         config.health.interval = None;
         change(&mut config);
         let clock = Clock::manual(Clock::system().now());
-        manager.date_by(time_of(&clock));
+        manager.date_by(read_clock(&clock));
         let relay = Some(Relay::start(config.clone(), clock.clone()).unwrap());
         Self { manager, clock, config, relay, folder }
     }
 
     /// A site whose relay asks these, in this order; its own manager has nothing.
-    pub fn behind(upstreams: &[SocketAddr]) -> Self {
-        Self::with(|config| ask(config, upstreams))
+    pub fn with_upstreams(upstreams: &[SocketAddr]) -> Self {
+        Self::with_config(|config| use_upstreams(config, upstreams))
     }
 
     /// Has the relay ask these from now on.
-    pub fn ask(&mut self, upstreams: &[SocketAddr]) {
-        ask(&mut self.config, upstreams);
+    pub fn set_upstreams(&mut self, upstreams: &[SocketAddr]) {
+        use_upstreams(&mut self.config, upstreams);
         let config = self.config.clone();
         self.relay_mut().reload(config).unwrap();
     }
 
     /// Makes these its peers.
-    pub fn meet(&mut self, peers: &[SocketAddr]) {
+    pub fn set_peers(&mut self, peers: &[SocketAddr]) {
         let peer = |address: &SocketAddr| PeerSettings {
             name: address.to_string(),
             url: format!("http://{address}").parse().unwrap(),
@@ -113,7 +113,7 @@ impl Site {
 
     /// A metric's value by its name with labels, as it stands in the exposition; 0 if it is not there.
     pub async fn metric(&self, name: &str) -> f64 {
-        let text = String::from_utf8(get(self.relay().admin(), "/metrics").await.whole()).unwrap();
+        let text = String::from_utf8(get(self.relay().admin(), "/metrics").await.expect_body()).unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().unwrap())
     }
@@ -125,7 +125,7 @@ impl Site {
     }
 
     /// Asks until a metric has this value: what is counted when a connection ends is counted behind its last byte.
-    pub async fn counts(&self, name: &str, value: f64) {
+    pub async fn wait_for_metric(&self, name: &str, value: f64) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let is = self.metric(name).await;
@@ -137,7 +137,7 @@ impl Site {
     }
 
     /// Asks until a counter has come to this value.
-    pub async fn counts_to(&self, name: &str, value: f64) {
+    pub async fn wait_for_metric_at_least(&self, name: &str, value: f64) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let is = self.metric(name).await;
@@ -149,30 +149,30 @@ impl Site {
     }
 
     /// Waits until no fill runs: what clients got is stored then.
-    pub async fn filled(&self) {
-        self.counts("gupd_fills_running", 0.0).await;
+    pub async fn wait_for_fills(&self) {
+        self.wait_for_metric("gupd_fills_running", 0.0).await;
     }
 
     /// Asks until a new version is stored.
-    pub async fn stored_as(&self, target: &str, body: &[u8]) {
+    pub async fn wait_until_stored_as(&self, target: &str, body: &[u8]) {
         let deadline = Instant::now() + PATIENCE;
-        while self.get(target).await.whole() != body {
+        while self.get(target).await.expect_body() != body {
             assert!(Instant::now() < deadline, "{target} was never stored anew");
         }
-        self.filled().await;
+        self.wait_for_fills().await;
     }
 
     /// Asks until the answer is no longer part of a fill: what was just filled is committed behind its last byte.
-    pub async fn stored(&self, target: &str) {
+    pub async fn wait_until_stored(&self, target: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.get(target).await.cache_status().starts_with("gupd; hit") {
             assert!(Instant::now() < deadline, "{target} was never stored");
         }
-        self.filled().await;
+        self.wait_for_fills().await;
     }
 }
 
-fn ask(config: &mut Config, upstreams: &[SocketAddr]) {
+fn use_upstreams(config: &mut Config, upstreams: &[SocketAddr]) {
     let urls: Vec<String> = upstreams.iter().map(|address| format!("http://{address}")).collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
     let asked = Config::for_upstreams(&urls).unwrap();
@@ -180,7 +180,7 @@ fn ask(config: &mut Config, upstreams: &[SocketAddr]) {
 }
 
 /// The time of a relay's clock, for a manager.
-pub fn time_of(clock: &Clock) -> impl Fn() -> SystemTime + Send + 'static {
+pub fn read_clock(clock: &Clock) -> impl Fn() -> SystemTime + Send + 'static {
     let clock = clock.clone();
     move || UNIX_EPOCH + Duration::from_millis(clock.now().cast_unsigned())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{DecimalBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 
 use gupd_site::Line;
-use gupd_site::update::{Answers, Failure, Outcome};
+use gupd_site::update::{Answers, UpdateFailure, UpdateOutcome};
 
 /// Interval of progress bars.
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
@@ -129,14 +129,14 @@ pub(super) struct DemoReport {
     /// Bytes that the line sent to the manager.
     pub(super) crossed_up: u64,
     /// Outcomes of the clients in the order of their ends.
-    pub(super) outcomes: Vec<Outcome>,
+    pub(super) outcomes: Vec<UpdateOutcome>,
     /// Session of one client repeated over the idle line without the relay.
-    pub(super) control: Option<Outcome>,
+    pub(super) control: Option<UpdateOutcome>,
 }
 
 impl DemoReport {
     /// Returns the failed clients and their errors.
-    pub(super) fn failures(&self) -> impl Iterator<Item = (&str, &Failure)> {
+    pub(super) fn failures(&self) -> impl Iterator<Item = (&str, &UpdateFailure)> {
         self.outcomes.iter().filter_map(|outcome| {
             outcome.result.as_ref().err().map(|failure| (outcome.name.as_str(), failure))
         })
@@ -220,17 +220,23 @@ fn time(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use gupd_site::update::Fault;
+    use gupd_site::update::ResponseFault;
     use http::StatusCode;
 
     use super::*;
 
-    fn outcome(name: &str, took: u64, result: Result<(), Failure>) -> Outcome {
+    fn outcome(name: &str, took: u64, result: Result<(), UpdateFailure>) -> UpdateOutcome {
         let answers = Answers { hit: 1_000, collapsed: 200, forwarded: 10, silent: 0 };
-        Outcome { name: name.to_owned(), took: Duration::from_millis(took), bytes: 329_211, answers, result }
+        UpdateOutcome {
+            name: name.to_owned(),
+            took: Duration::from_millis(took),
+            bytes: 329_211,
+            answers,
+            result,
+        }
     }
 
-    fn report(outcomes: Vec<Outcome>) -> DemoReport {
+    fn report(outcomes: Vec<UpdateOutcome>) -> DemoReport {
         DemoReport {
             goal: Goal { clients: outcomes.len(), bytes: 500_000_000, distinct_bytes: 24_900_000 },
             line: super::super::run::LINE,
@@ -271,8 +277,8 @@ mod tests {
     #[test]
     fn failed_clients_are_counted_and_the_first_listed() {
         let failed = |number: usize| {
-            let fault = Fault::Status(StatusCode::GATEWAY_TIMEOUT, StatusCode::OK);
-            outcome(&format!("client {number}"), 1, Err(Failure { path: "/x".to_owned(), fault }))
+            let fault = ResponseFault::Status(StatusCode::GATEWAY_TIMEOUT, StatusCode::OK);
+            outcome(&format!("client {number}"), 1, Err(UpdateFailure { path: "/x".to_owned(), fault }))
         };
         let table = report((1..=5).map(failed).collect()).to_string();
         assert!(table.contains("0 of 5"));

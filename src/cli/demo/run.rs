@@ -15,8 +15,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval};
 
 use gupd_site::sep::SepContent;
-use gupd_site::update::{self, Failure, Received};
-use gupd_site::{Line, Manager, Origin, Wan, sessions};
+use gupd_site::update::{self, Received, UpdateFailure};
+use gupd_site::{Line, Manager, OriginServer, Wan, sessions};
 
 use super::folder::TemporaryFolder;
 use super::report::{DemoProgress, DemoReport, Goal, Snapshot};
@@ -143,10 +143,10 @@ struct DemoUpstream {
 
 impl DemoUpstream {
     fn start() -> Result<Self, DemoError> {
-        let (content, origin) = (SepContent::new(SEED), Origin::default());
+        let (content, origin) = (SepContent::new(SEED), OriginServer::default());
         content.publish_on(&origin);
         let failed = |what| move |source| DemoError::Start { what, source };
-        let manager = Manager::of(origin).map_err(failed("manager"))?;
+        let manager = Manager::with_origin(origin).map_err(failed("manager"))?;
         let wan = Wan::start(manager.address(), LINE).map_err(failed("line"))?;
         Ok(Self { content, wan, _manager: manager })
     }
@@ -174,7 +174,8 @@ async fn run_clients(
         write!(io::stdout(), "{}", next_steps(upstream, relay))?;
         interrupt.received().await;
     }
-    let first = report.failures().next().map(|(name, failure): (_, &Failure)| format!("{name}: {failure}"));
+    let first =
+        report.failures().next().map(|(name, failure): (_, &UpdateFailure)| format!("{name}: {failure}"));
     match first {
         None => Ok(()),
         Some(first) => {

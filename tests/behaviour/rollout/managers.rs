@@ -5,7 +5,7 @@ use super::{
     BRANCH, CATALOGS, HOUR, OTHER, PILOT, all, catalog, get, order, pass, promote, publish, rollback,
     site_behind,
 };
-use crate::support::site::time_of;
+use crate::support::site::read_clock;
 use crate::support::{Manager, Resource, Site};
 
 struct Two {
@@ -29,7 +29,7 @@ impl Two {
             second.url()
         );
         let site = site_behind(first, &text);
-        second.date_by(time_of(&site.clock));
+        second.date_by(read_clock(&site.clock));
         assert_eq!(all(&site).await, [1, 11, 1]);
         Self { site, second }
     }

@@ -20,7 +20,7 @@ use gupd_config::clock::UnixMillis;
 use gupd_rollout::command::{AttributedCommand, CommandOutcome, RolloutCommand};
 use gupd_rollout::engine::ExecuteError;
 
-use crate::support::{Client, Manager, PATIENCE, Request, Resource, Response, Site};
+use crate::support::{Manager, PATIENCE, Request, Resource, Response, Site, WireClient};
 
 const CATALOGS: [&str; 3] = ["/minitri.flg", "/a_1.0_english_livetri.zip", "/b_1.0_english_livetri.zip"];
 const HOUR: Duration = Duration::from_secs(3600);
@@ -55,7 +55,7 @@ fn site_of(text: &str) -> Site {
 fn site_behind(manager: Manager, text: &str) -> Site {
     const MONDAY_NOON: UnixMillis = 9 * 43_200_000;
     const WEEK: UnixMillis = 7 * 86_400_000;
-    let site = Site::of(manager, |config| take(config, text));
+    let site = Site::for_manager(manager, |config| take(config, text));
     let until = (MONDAY_NOON - site.clock.now()).rem_euclid(WEEK);
     site.clock.advance(Duration::from_millis(until.unsigned_abs()));
     publish(&site.manager, 1);
@@ -118,7 +118,7 @@ fn catalog(path: &str, version: u64) -> Resource {
 
 async fn refresh(site: &Site) {
     // A refresh asks for what is stored: also what clients have just been given.
-    site.filled().await;
+    site.wait_for_fills().await;
     assert_eq!(site.relay().refresher().refresh().await.unwrap().failed, 0);
 }
 
@@ -129,7 +129,7 @@ async fn publish_and_refresh(site: &Site, version: u64) {
 }
 
 async fn send(site: &Site, client: IpAddr, request: &Request) -> Response {
-    Client::connect_from(client, site.address()).await.send(request).await.unwrap()
+    WireClient::connect_from(client, site.address()).await.send(request).await.unwrap()
 }
 
 async fn get(site: &Site, client: IpAddr, path: &str) -> Response {
@@ -138,10 +138,10 @@ async fn get(site: &Site, client: IpAddr, path: &str) -> Response {
 
 /// The version that all of a client's catalogs are of.
 async fn sees(site: &Site, client: IpAddr) -> u64 {
-    version_by(&mut Client::connect_from(client, site.address()).await).await
+    version_by(&mut WireClient::connect_from(client, site.address()).await).await
 }
 
-async fn version_by(connection: &mut Client) -> u64 {
+async fn version_by(connection: &mut WireClient) -> u64 {
     let mut versions = Vec::new();
     for path in CATALOGS {
         let response = connection.send(&Request::get(path)).await.unwrap();
@@ -154,7 +154,7 @@ async fn version_by(connection: &mut Client) -> u64 {
 }
 
 fn version_of(path: &str, response: Response) -> u64 {
-    let body = String::from_utf8(response.whole()).unwrap();
+    let body = String::from_utf8(response.expect_body()).unwrap();
     body.strip_prefix(&format!("{path} of version ")).unwrap().parse().unwrap()
 }
 
@@ -205,7 +205,7 @@ struct Crowd(Vec<Member>);
 
 struct Member {
     address: IpAddr,
-    connection: Client,
+    connection: WireClient,
     saw: u64,
 }
 
@@ -216,7 +216,7 @@ impl Crowd {
         for (group, count) in (1..).zip(counts) {
             for host in 1..=count {
                 let address = Ipv4Addr::new(127, group, host, host).into();
-                let connection = Client::connect_from(address, site.address()).await;
+                let connection = WireClient::connect_from(address, site.address()).await;
                 members.push(Member { address, connection, saw: 0 });
             }
         }
@@ -226,7 +226,7 @@ impl Crowd {
     /// The same clients after their relay came again.
     async fn connect(&mut self, site: &Site) {
         for member in &mut self.0 {
-            member.connection = Client::connect_from(member.address, site.address()).await;
+            member.connection = WireClient::connect_from(member.address, site.address()).await;
         }
     }
 

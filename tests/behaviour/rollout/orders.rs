@@ -120,7 +120,7 @@ async fn emergency_release_moves_all_despite_windows() {
     }
     assert_eq!(all(&site).await, [1, 1, 1]);
     for client in [PILOT, OTHER] {
-        get(&site, client, PAYLOAD).await.whole();
+        get(&site, client, PAYLOAD).await.expect_body();
     }
     publish_and_refresh(&site, 2).await;
     pass(&site, HOUR).await;
@@ -151,7 +151,7 @@ async fn emergency_release_opens_windows_for_unringed_content() {
     );
     site.manager.put(PAYLOAD, Resource::new(bytes(1, 50_000)));
     assert_eq!(sees(&site, BRANCH).await, 1);
-    get(&site, OTHER, PAYLOAD).await.whole();
+    get(&site, OTHER, PAYLOAD).await.expect_body();
     assert_eq!(get(&site, BRANCH, PAYLOAD).await.status, 503);
     order(&site, release(Some("branch"), true)).await;
     assert_eq!(get(&site, BRANCH, PAYLOAD).await.status, 200);

@@ -8,7 +8,7 @@ use super::{
     BRANCH, DAY, GROUPS, HOUR, OTHER, PILOT, all, get, hold, newest, order, pass, publish_and_refresh, send,
     settled, site, site_of,
 };
-use crate::support::{Client, Gate, PAYLOAD, Request, Resource, Response, Site, bytes};
+use crate::support::{Gate, PAYLOAD, Request, Resource, Response, Site, WireClient, bytes};
 
 const RINGS: &str = "[[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
      [[ring]]\nname = \"second\"\ngroups = \"branch\"\ndelay = \"24h\"\nspread = \"4h\"\n\
@@ -34,9 +34,9 @@ fn retry_after(response: &Response) -> u64 {
 async fn everybody_has(site: &Site, number: u64) {
     let path = put(site, number);
     for client in [PILOT, BRANCH, OTHER] {
-        assert_eq!(get(site, client, &path).await.whole(), bytes(number, 50_000));
+        assert_eq!(get(site, client, &path).await.expect_body(), bytes(number, 50_000));
     }
-    site.stored(&path).await;
+    site.wait_until_stored(&path).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +50,7 @@ async fn new_payload_is_deferred_in_last_ring_and_served_to_pilot() {
         "nobody knows when the ring before is done"
     );
     assert_eq!(retry_after(&get(&site, BRANCH, &next).await), 24 * 3600);
-    assert_eq!(get(&site, PILOT, &next).await.whole(), bytes(261_121_002, 50_000));
+    assert_eq!(get(&site, PILOT, &next).await.expect_body(), bytes(261_121_002, 50_000));
     assert_eq!(site.manager.request_count(&next), 1, "what found it out was kept");
     for client in [BRANCH, OTHER] {
         assert_eq!(get(&site, client, PAYLOAD).await.status, 200, "what they are to have");
@@ -70,7 +70,7 @@ async fn new_payload_is_deferred_in_last_ring_and_served_to_pilot() {
     assert_eq!(get(&site, BRANCH, &next).await.status, 200);
     pass(&site, 4 * HOUR).await;
     pass(&site, 2 * HOUR).await;
-    assert_eq!(get(&site, OTHER, &next).await.whole(), bytes(261_121_002, 50_000));
+    assert_eq!(get(&site, OTHER, &next).await.expect_body(), bytes(261_121_002, 50_000));
     assert_eq!(site.manager.request_count(&next), 1);
 }
 
@@ -111,7 +111,7 @@ async fn payloads_announced_together_form_one_revision() {
     site.manager.put(&other(9), Resource::new("nine"));
     assert_eq!(get(&site, OTHER, &other(9)).await.status, 503);
     assert_eq!(newest(&site), before + 2);
-    assert_eq!(get(&site, PILOT, &other(9)).await.whole(), b"nine");
+    assert_eq!(get(&site, PILOT, &other(9)).await.expect_body(), b"nine");
 }
 
 /// Fills the store with what others take, again and again.
@@ -122,8 +122,8 @@ async fn crowd_out(site: &Site, count: u64) {
         site.manager.put(&path, body);
         // Each is wanted more often than what is to stay.
         for _ in 0..4 {
-            get(site, OTHER, &path).await.whole();
-            site.filled().await;
+            get(site, OTHER, &path).await.expect_body();
+            site.wait_for_fills().await;
         }
     }
     settled(site).await;
@@ -140,8 +140,8 @@ fn small() -> Site {
 async fn takes(site: &Site, client: IpAddr, number: u64) -> String {
     let path = numbered(number);
     site.manager.put(&path, Resource::new(bytes(number, 400_000)));
-    assert_eq!(get(site, client, &path).await.whole().len(), 400_000);
-    site.filled().await;
+    assert_eq!(get(site, client, &path).await.expect_body().len(), 400_000);
+    site.wait_for_fills().await;
     path
 }
 
@@ -178,16 +178,16 @@ async fn a_payload_that_takes_long_to_come_is_kept_once_it_is_there() {
     assert_eq!(all(&site).await, [1, 1, 1]);
     let (path, gate) = (numbered(261_121_001), Gate::default());
     site.manager.put(&path, Resource::new(bytes(1, 400_000)).stalled(100_000, &gate));
-    let mut client = Client::connect_from(OTHER, site.address()).await;
-    client.begin(&Request::get(&path)).await.unwrap();
-    let mut head = client.head().await.unwrap();
+    let mut client = WireClient::connect_from(OTHER, site.address()).await;
+    client.write_request(&Request::get(&path)).await.unwrap();
+    let mut head = client.read_head().await.unwrap();
     for _ in 0..3 {
         pass(&site, HOUR).await;
     }
     gate.open();
-    client.rest("GET", &mut head).await;
-    assert_eq!(head.whole().len(), 400_000);
-    site.stored(&path).await;
+    client.read_rest("GET", &mut head).await;
+    assert_eq!(head.expect_body().len(), 400_000);
+    site.wait_until_stored(&path).await;
     pass(&site, HOUR).await;
     settled(&site).await;
     crowd_out(&site, 20).await;

@@ -6,14 +6,14 @@ use super::{
     BRANCH, CATALOGS, GROUPS, HOUR, OTHER, PILOT, STAGED, all, get, hold, order, pass, publish_and_refresh,
     reload, sees, site, site_of, take_by_reload, version_of,
 };
-use crate::support::{Client, Request};
+use crate::support::{Request, WireClient};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rollouts_are_switched_on_and_off_under_clients() {
     let mut site = site_of(GROUPS);
     assert_eq!(all(&site).await, [1, 1, 1]);
     // Without rings a refresh skips a catalog whose fill has delivered its last byte and is not stored yet.
-    site.filled().await;
+    site.wait_for_fills().await;
     publish_and_refresh(&site, 2).await;
     assert_eq!(all(&site).await, [2, 2, 2]);
     let staged = format!("{GROUPS}{STAGED}");
@@ -27,7 +27,7 @@ async fn rollouts_are_switched_on_and_off_under_clients() {
         assert_eq!(all(&site).await, [version, version - 1, version - 1]);
         super::reload_off(&mut site, GROUPS).await;
         assert_eq!(all(&site).await, [version + 1; 3]);
-        site.filled().await;
+        site.wait_for_fills().await;
         publish_and_refresh(&site, version + 2).await;
         assert_eq!(all(&site).await, [version + 2; 3]);
     }
@@ -91,7 +91,7 @@ async fn renamed_groups_and_rings_revert_no_client() {
     assert_eq!(all(&site).await, [2, 2, 1]);
     let (address, done) = (site.address(), AtomicBool::new(false));
     let asks = async |client| {
-        let mut connection = Client::connect_from(client, address).await;
+        let mut connection = WireClient::connect_from(client, address).await;
         while !done.load(Ordering::Relaxed) {
             for path in super::CATALOGS {
                 let response = connection.send(&Request::get(path)).await.unwrap();
@@ -133,7 +133,7 @@ async fn reloads_that_add_and_remove_groups_cause_no_503() {
     assert_eq!(all(&site).await, [2, 1, 1]);
     let (address, sent, done) = (site.address(), AtomicUsize::new(0), AtomicBool::new(false));
     let asks = async |client, version| {
-        let mut connection = Client::connect_from(client, address).await;
+        let mut connection = WireClient::connect_from(client, address).await;
         while !done.load(Ordering::Relaxed) {
             for path in CATALOGS {
                 let response = connection.send(&Request::get(path)).await.unwrap();

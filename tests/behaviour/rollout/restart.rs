@@ -131,7 +131,7 @@ async fn held_group_gets_no_newer_payload_after_restart() {
         site.manager.put(path, Resource::new(bytes(1, 50_000)));
     }
     assert_eq!(all(&site).await, [1, 1, 1]);
-    get(&site, PILOT, PAYLOAD).await.whole();
+    get(&site, PILOT, PAYLOAD).await.expect_body();
     order(&site, hold("pilot", "1")).await;
     for _ in 0..2 {
         let deferred = get(&site, PILOT, &next).await;

@@ -4,7 +4,7 @@ use super::{
     BRANCH, CATALOGS, Crowd, DAY, OTHER, PILOT, STAGED, all, catalog, get, hold, order, pass, promote,
     publish, publish_and_refresh, refresh, send, site, version_of,
 };
-use crate::support::{Client, Gate, RefusingPort, Request};
+use crate::support::{Gate, RefusingPort, Request, WireClient};
 
 const NEW: &str = "/c_1.0_english_livetri.zip";
 
@@ -14,16 +14,15 @@ async fn fifty_clients_share_first_revision_of_slow_manager() {
     for path in CATALOGS {
         site.manager.put(path, catalog(path, 1).held(&gate));
     }
-    let asks =
-        (0..50_u8).map(|at| {
-            let client = [PILOT, BRANCH, OTHER][usize::from(at % 3)];
-            let (path, address) = (CATALOGS[usize::from(at % 3)], site.address());
-            async move {
-                (path, Client::connect_from(client, address).await.send(&Request::get(path)).await.unwrap())
-            }
-        });
+    let asks = (0..50_u8).map(|at| {
+        let client = [PILOT, BRANCH, OTHER][usize::from(at % 3)];
+        let (path, address) = (CATALOGS[usize::from(at % 3)], site.address());
+        async move {
+            (path, WireClient::connect_from(client, address).await.send(&Request::get(path)).await.unwrap())
+        }
+    });
     let opens = async {
-        site.counts("gupd_connections", 50.0).await;
+        site.wait_for_metric("gupd_connections", 50.0).await;
         gate.open();
     };
     let (answers, ()) = tokio::join!(futures_util::future::join_all(asks), opens);
@@ -43,7 +42,7 @@ async fn offline_manager_serves_known_catalogs_and_defers_unknown() {
     assert_eq!(all(&site).await, [1, 1, 1]);
     publish_and_refresh(&site, 2).await;
     let nobody = RefusingPort::new();
-    site.ask(&[nobody.address()]);
+    site.set_upstreams(&[nobody.address()]);
     for client in [PILOT, BRANCH] {
         let answer = get(&site, client, NEW).await;
         assert!([503, 504].contains(&answer.status), "{}", answer.status);
@@ -119,6 +118,6 @@ async fn held_client_finds_unused_catalog_while_manager_is_offline() {
         assert!(version < 1_000, "it is never left out");
     }
     let nobody = RefusingPort::new();
-    site.ask(&[nobody.address()]);
+    site.set_upstreams(&[nobody.address()]);
     assert_eq!(version_of(NEW, get(&site, OTHER, NEW).await), 1);
 }
