@@ -16,7 +16,7 @@ async fn invented_names_do_not_stall_refresh() {
     publish(&manager, 1);
     let collector = Arc::new(collector(&[&manager]).await);
     collector.refresh().await;
-    // As many as a revision may say of that there are none.
+    // The maximum number of absent catalogs of a revision.
     let mut known = JoinSet::new();
     for at in 0..1_000 {
         let collector = collector.clone();
@@ -24,11 +24,11 @@ async fn invented_names_do_not_stall_refresh() {
     }
     known.join_all().await;
     let mut endless = JoinSet::new();
-    for who in 0..64 {
+    for client in 0..64 {
         let collector = collector.clone();
         endless.spawn(async move {
             for at in 0_u64.. {
-                collector.wants(&format!("/{who}_{at}_livetri.zip")).await;
+                collector.wants(&format!("/{client}_{at}_livetri.zip")).await;
             }
         });
     }

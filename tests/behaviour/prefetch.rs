@@ -1,5 +1,5 @@
-//! What clients will want of a new revision is in the store before they ask: learned from what they took before, or
-//! listed; within the line's windows and `prefetch.max_bytes`, and accounted for when nobody wanted it.
+//! Prefetch: payloads of a new revision are stored before clients request them, predicted from earlier requests or
+//! configured, within windows and `prefetch.max_bytes`. Unused ones are counted.
 
 use std::time::Duration;
 

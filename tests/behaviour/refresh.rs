@@ -1,5 +1,5 @@
-//! Catalogs are asked for again on schedule, within the line's windows, or when an administrator says so: each once,
-//! and as clients' requests are, by the same fills.
+//! Refresh without rings: catalogs are revalidated on schedule, within windows, or on command, each once and by the fills
+//! that clients' requests use.
 
 use std::time::Duration;
 

@@ -70,7 +70,7 @@ async fn draining_relay_redirects_new_requests_and_finishes_downloads() {
     let sent = get(relay.address, &target).await;
     assert_eq!(sent.status, 307);
     assert_eq!(sent.header("location"), Some(&*format!("https://manager.example{target}")));
-    // Whose proxy the relay is would come back to it.
+    // A client with the relay as its proxy would come back to it.
     let proxied = get(relay.address, "http://manager.example:443/none").await;
     assert_eq!(proxied.status, 404, "the manager's own answer");
     // A report is sent on as it is.

@@ -17,7 +17,7 @@ const RINGS: &str = "[site]\ntime_zone = \"UTC\"\n\
      [[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
      [[ring]]\nname = \"rest\"\ngroups = \"default\"\ngate = \"manual\"\nshares = [10, 100]\nstep = \"24h\"\n";
 
-/// The pilot, and one of all others who is not in the first tenth of them.
+/// The pilot, and a client of the other ring that is not in its first tenth.
 const PILOT: [u8; 4] = [127, 0, 0, 2];
 const OTHER: [u8; 4] = [127, 0, 0, 3];
 
@@ -44,7 +44,7 @@ impl Place {
         Self { folder, manager }
     }
 
-    /// With revisions 1 to 3, whose catalog is their number: everyone sees 1, and the pilot, who does not wait, 3.
+    /// A place with revisions 1 to 3, each with its number as catalog: all clients see 1, but the pilot sees 3.
     pub(crate) async fn published() -> (Self, Relay) {
         let place = Self::new(RINGS);
         let relay = place.serve();
@@ -241,7 +241,7 @@ async fn commands_need_token_and_known_fields() {
     for query in ["view?client=x&group=pilot", "view?client=127.0.0.2"] {
         assert_eq!(get(relay.admin, &format!("/api/v1/rollout/{query}")).await.status, 400, "{query}");
     }
-    // Of a configuration that was not reloaded yet: what its clients see here, nobody knows.
+    // A group of a configuration that is not reloaded yet is unknown.
     let unknown = get(relay.admin, "/api/v1/rollout/view?client=127.0.0.2&group=nonesuch").await;
     assert_eq!(unknown.status, 404, "{unknown:?}");
     assert!(status(relay.admin).await["halted"].is_null());
@@ -361,8 +361,8 @@ async fn explain_shows_ring_step_and_view_of_running_relay() {
     let (ring, view) = explain(relay.admin, "127.0.0.3");
     assert_eq!(ring, "rest, after ring first, gate manual, step 2 of 2: the first 100%");
     assert!(view.ends_with("; newest is 3: see gupd rollout status"), "{view}");
-    let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
-    let (_, view) = explain(nobody, "127.0.0.2");
+    let unused: SocketAddr = "127.0.0.1:1".parse().unwrap();
+    let (_, view) = explain(unused, "127.0.0.2");
     assert!(
         view.starts_with("unknown: admin address 127.0.0.1:1: ") && view.contains("start the relay"),
         "{view}"

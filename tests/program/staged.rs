@@ -1,4 +1,5 @@
-//! A staged rollout while its disk fails, and while one process takes over from another: nobody sees another revision for it.
+//! A staged rollout while the disk fails, and while one process takes over from another: no client sees another revision
+//! for it.
 
 use std::time::Instant;
 
@@ -38,7 +39,7 @@ async fn views_and_rollouts_are_frozen_while_the_disk_fails() {
         let refreshed = post("/api/v1/refresh", "").send(relay.admin).await;
         assert!(!String::from_utf8(refreshed.expect_body()).unwrap().contains("\"failed\":0"));
         assert_eq!(views(&relay).await, ["3", "1"]);
-        assert_eq!(relay.get(&next).await.status, 503, "whoever is held is not given what is newer");
+        assert_eq!(relay.get(&next).await.status, 503, "a held group does not get newer payloads");
     }
 
     // What cannot be read is not served, and nothing else in its place.
@@ -52,7 +53,7 @@ async fn views_and_rollouts_are_frozen_while_the_disk_fails() {
     layer.mend();
     let deadline = Instant::now() + PATIENCE;
     while order(HALT).send(relay.admin).await.status != 200 {
-        assert!(Instant::now() < deadline, "the disk is well again, and nobody notices");
+        assert!(Instant::now() < deadline, "the relay does not notice that the disk works again");
     }
     assert_eq!(order(RESUME).send(relay.admin).await.status, 200);
     assert_eq!(views(&relay).await, ["3", "1"]);

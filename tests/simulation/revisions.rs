@@ -137,7 +137,7 @@ async fn play(seed: u64) -> u64 {
         collector.refresh().await;
         clients.join_all().await;
         net.set(down, Reachability::Up);
-        // Whoever was left alone is asked again.
+        // A source that backs off is collected again.
         collector.clock.advance(Duration::from_secs(120));
     }
     looking.abort();

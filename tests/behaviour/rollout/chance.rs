@@ -1,5 +1,5 @@
-//! Rollouts under whatever may happen, in any order: nobody sees two revisions at once, or goes back but by an order, and
-//! in the end all have the newest.
+//! Random rollout events in any order: no client sees two revisions at once, or goes back except by a command, and in the
+//! end all clients see the newest revision.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::bytes;
 
 const NAMES: [&str; 3] = ["pilot", "branch", "default"];
 
-/// Rings whose clients take so many hours.
+/// Rings with a spread of this many hours.
 fn rings(hours: u8) -> String {
     format!(
         "{GROUPS}[[ring]]\nname = \"first\"\ngroups = \"pilot\"\nspread = \"{hours}h\"\n\
@@ -71,7 +71,7 @@ async fn random_events_never_mix_or_revert_revisions() {
                 }
             }
             settled(&site).await;
-            // Whoever ended a hold at a newer one sees what its ring says.
+            // After a hold at a newer revision a client sees that of its ring.
             if what == 14 {
                 crowd.0.iter_mut().for_each(|one| one.saw = 0);
             }

@@ -1,5 +1,5 @@
-//! Two managers, each with clients of its own: what each publishes goes through the rings by itself, and nobody ever sees
-//! one's catalogs among the other's.
+//! Two managers with clients of their own: what each publishes goes through the rings by itself, and no client sees the
+//! catalogs of the other manager.
 
 use super::{
     BRANCH, CATALOGS, HOUR, OTHER, PILOT, all, catalog, get, order, pass, promote, publish, rollback,

@@ -1,5 +1,5 @@
-//! Whole rollouts over sockets: simulated clients at addresses of their own, a manager that publishes, a clock that only
-//! the test moves. What a client sees is what its catalogs say. Here is what all of them stand on.
+//! Rollouts over sockets: simulated clients at addresses of their own, a manager that publishes, and a clock that only the
+//! test moves. A client's catalogs tell its visible revision. This file has the helpers of all these tests.
 
 mod chance;
 mod managers;
@@ -39,19 +39,19 @@ const STAGED: &str = "[[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
      [[ring]]\nname = \"second\"\ngroups = \"branch\"\ndelay = \"24h\"\nspread = \"4h\"\n\
      [[ring]]\nname = \"last\"\ngroups = \"default\"\ngate = \"manual\"\n";
 
-/// At noon of a Monday, with the usual groups and these rings, and version 1 at the manager.
+/// A site at noon of a Monday with the usual groups, these rings, and version 1 at the manager.
 fn site(rings: &str) -> Site {
     site_of(&format!("{GROUPS}{rings}"))
 }
 
-/// The same with this configuration.
+/// A site with this configuration.
 fn site_of(text: &str) -> Site {
     let manager = Manager::start();
     let url = manager.url();
     site_behind(manager, &format!("[[upstream]]\nurl = \"{url}\"\n{text}"))
 }
 
-/// The same, and the configuration names its upstreams.
+/// A site with this configuration, which also names the upstreams.
 fn site_behind(manager: Manager, text: &str) -> Site {
     const MONDAY_NOON: UnixMillis = 9 * 43_200_000;
     const WEEK: UnixMillis = 7 * 86_400_000;
@@ -62,7 +62,7 @@ fn site_behind(manager: Manager, text: &str) -> Site {
     site
 }
 
-/// Takes over what a text says of a rollout.
+/// Applies the rollout settings of a text.
 fn take(config: &mut Config, text: &str) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gupd.toml");
@@ -73,13 +73,13 @@ fn take(config: &mut Config, text: &str) {
     config.site = written.site;
 }
 
-/// Has the relay take this configuration, and waits until clients see by it.
+/// Reloads this configuration, and waits until the rollout task has applied it.
 async fn reload(site: &mut Site, text: &str) {
     take_by_reload(site, text);
     settled(site).await;
 }
 
-/// Has the relay take this configuration.
+/// Reloads this configuration.
 fn take_by_reload(site: &mut Site, text: &str) {
     let text = format!("[[upstream]]\nurl = \"{}\"\n{text}", site.manager.url());
     take(&mut site.config, &text);
@@ -87,12 +87,12 @@ fn take_by_reload(site: &mut Site, text: &str) {
     tokio::task::block_in_place(|| site.relay_mut().reload(config)).unwrap();
 }
 
-/// The same with a configuration that has no rings.
+/// Reloads a configuration without rings.
 async fn reload_off(site: &mut Site, text: &str) {
     take_by_reload(site, text);
     let deadline = Instant::now() + PATIENCE;
     while site.relay().rollouts().has_rings() {
-        assert!(Instant::now() < deadline, "there are rings still");
+        assert!(Instant::now() < deadline, "there are still rings");
         tokio::task::yield_now().await;
     }
 }
@@ -102,7 +102,7 @@ fn newest(site: &Site) -> u64 {
     site.relay().rollouts().snapshot().state.newest().map_or(0, |revision| revision.number.get())
 }
 
-/// A manager has this version of everything from now on.
+/// Publishes a version of all catalogs at the manager.
 fn publish(manager: &Manager, version: u64) {
     for path in CATALOGS {
         manager.put(path, catalog(path, version));
@@ -122,7 +122,7 @@ async fn refresh(site: &Site) {
     assert_eq!(site.relay().refresher().refresh().await.unwrap().failed, 0);
 }
 
-/// This version is at the manager, and here.
+/// Publishes a version at the manager, and refreshes.
 async fn publish_and_refresh(site: &Site, version: u64) {
     publish(&site.manager, version);
     refresh(site).await;
@@ -136,7 +136,7 @@ async fn get(site: &Site, client: IpAddr, path: &str) -> Response {
     send(site, client, &Request::get(path)).await
 }
 
-/// The version that all of a client's catalogs are of.
+/// Returns the version of a client's catalogs, which must agree.
 async fn sees(site: &Site, client: IpAddr) -> u64 {
     version_by(&mut WireClient::connect_from(client, site.address()).await).await
 }
@@ -158,7 +158,7 @@ fn version_of(path: &str, response: Response) -> u64 {
     body.strip_prefix(&format!("{path} of version ")).unwrap().parse().unwrap()
 }
 
-/// What the pilot, the branch and all others see.
+/// Returns the versions that the pilot, the branch and other clients see.
 async fn all(site: &Site) -> [u64; 3] {
     [sees(site, PILOT).await, sees(site, BRANCH).await, sees(site, OTHER).await]
 }
@@ -188,15 +188,15 @@ fn promote(ring: &str) -> RolloutCommand {
     RolloutCommand::Promote { ring: ring.into() }
 }
 
-/// Lets time pass, and waits until the rollouts have seen it.
+/// Advances the clock, and waits until the rollout task has followed.
 async fn pass(site: &Site, time: Duration) {
     site.clock.advance(time);
     settled(site).await;
 }
 
-/// Waits until the rollouts have done what was due.
+/// Waits until the rollout task has done what was due.
 async fn settled(site: &Site) {
-    // Answered in turn, behind that.
+    // The task answers requests in order.
     try_order(site, RolloutCommand::Unname { name: "nobody".into() }).await.unwrap_err();
 }
 
@@ -210,7 +210,7 @@ struct Member {
 }
 
 impl Crowd {
-    /// So many of the pilot, the branch and all others.
+    /// Clients of the pilot, the branch and other groups, this many of each.
     async fn of(site: &Site, counts: [u8; 3]) -> Self {
         let mut members = Vec::new();
         for (group, count) in (1..).zip(counts) {
@@ -223,14 +223,14 @@ impl Crowd {
         Self(members)
     }
 
-    /// The same clients after their relay came again.
+    /// Connects the clients again after a restart.
     async fn connect(&mut self, site: &Site) {
         for member in &mut self.0 {
             member.connection = WireClient::connect_from(member.address, site.address()).await;
         }
     }
 
-    /// What each sees: one revision, and none older than it saw.
+    /// Returns the version that each client sees, which must not be older than before.
     async fn look(&mut self) -> Vec<(IpAddr, u64)> {
         let mut seen = Vec::new();
         for member in &mut self.0 {
@@ -242,7 +242,7 @@ impl Crowd {
         seen
     }
 
-    /// How many of a group see a version or a later one.
+    /// Counts the clients by group that see this version or a later one.
     async fn count(&mut self, version: u64) -> [usize; 3] {
         let seen = self.look().await;
         let of =

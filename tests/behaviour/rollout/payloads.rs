@@ -1,5 +1,5 @@
-//! Payloads of a manager in a rollout: a number that is new is announced by whoever asks for it first, and given to each in
-//! its turn; what clients of a kept revision took stays in the store.
+//! Payloads of a manager in a rollout: the first request of a new number announces a revision, each client gets the payload
+//! at its scheduled start, and payloads of kept revisions stay in the store.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn retry_after(response: &Response) -> u64 {
     response.header("retry-after").unwrap().parse().unwrap()
 }
 
-/// Everybody has this number, and the site knows it.
+/// All clients have this number, and it is announced.
 async fn everybody_has(site: &Site, number: u64) {
     let path = put(site, number);
     for client in [PILOT, BRANCH, OTHER] {
@@ -44,24 +44,20 @@ async fn new_payload_is_deferred_in_last_ring_and_served_to_pilot() {
     let site = site(RINGS);
     everybody_has(&site, 261_121_001).await;
     let next = put(&site, 261_121_002);
-    assert_eq!(
-        retry_after(&get(&site, OTHER, &next).await),
-        3600,
-        "nobody knows when the ring before is done"
-    );
+    assert_eq!(retry_after(&get(&site, OTHER, &next).await), 3600, "the end of the ring before is not known");
     assert_eq!(retry_after(&get(&site, BRANCH, &next).await), 24 * 3600);
     assert_eq!(get(&site, PILOT, &next).await.expect_body(), bytes(261_121_002, 50_000));
-    assert_eq!(site.manager.request_count(&next), 1, "what found it out was kept");
+    assert_eq!(site.manager.request_count(&next), 1, "the payload of the announcement was stored");
     for client in [BRANCH, OTHER] {
-        assert_eq!(get(&site, client, PAYLOAD).await.status, 200, "what they are to have");
+        assert_eq!(get(&site, client, PAYLOAD).await.status, 200, "the visible number");
         let older = put(&site, 261_121_000);
-        assert_eq!(get(&site, client, &older).await.status, 200, "and what is older still");
+        assert_eq!(get(&site, client, &older).await.status, 200, "and older numbers");
         assert_eq!(send(&site, client, &Request::get(&next).range("0-99")).await.status, 503);
     }
     pass(&site, DAY - Duration::from_secs(1)).await;
     assert_eq!(retry_after(&get(&site, BRANCH, &next).await), 1);
     pass(&site, Duration::from_secs(1)).await;
-    // From here on its own moment is known.
+    // From here on the scheduled start of the client is known.
     let own = retry_after(&get(&site, BRANCH, &next).await);
     assert!((1..=4 * 3600).contains(&own), "{own}");
     pass(&site, Duration::from_secs(own - 1)).await;
@@ -114,13 +110,13 @@ async fn payloads_announced_together_form_one_revision() {
     assert_eq!(get(&site, PILOT, &other(9)).await.expect_body(), b"nine");
 }
 
-/// Fills the store with what others take, again and again.
+/// Fills the store with other objects, requested again and again.
 async fn crowd_out(site: &Site, count: u64) {
     for at in 0..count {
         let path = format!("/news/{at}.txt");
         let body = Resource::new(bytes(at, 400_000)).header("Cache-Control", "max-age=86400000");
         site.manager.put(&path, body);
-        // Each is wanted more often than what is to stay.
+        // Each is requested more often than the payload that must stay.
         for _ in 0..4 {
             get(site, OTHER, &path).await.expect_body();
             site.wait_for_fills().await;
@@ -160,9 +156,9 @@ async fn payloads_of_kept_revision_are_evicted_last() {
         pass(&site, DAY).await;
     }
     crowd_out(&site, 20).await;
-    assert_eq!(get(&site, OTHER, &path).await.cache_status(), "gupd; hit", "whoever is held may need it");
+    assert_eq!(get(&site, OTHER, &path).await.cache_status(), "gupd; hit", "a held group may need it");
     assert_eq!(site.manager.request_count(&path), 1);
-    // When its revision goes, it may go.
+    // Once its revision is removed, the payload may go.
     order(&site, super::release(None, true)).await;
     pass(&site, DAY).await;
     publish_and_refresh(&site, 6).await;

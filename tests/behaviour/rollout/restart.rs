@@ -1,5 +1,5 @@
-//! The relay ends and comes again in the middle of a rollout, at once, after a crash or a month: who had moved has, what was
-//! ordered is in force, and not everything opens at once.
+//! Restarts in the middle of a rollout: at once, after a crash, and after a month. Moved clients stay moved, and commands
+//! stay in force.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ async fn rings_continue_stage_by_stage_after_month_offline() {
     crowd.look().await;
     publish_and_refresh(&site, 2).await;
     pass(&site, 5 * HOUR).await;
-    // Nobody who has moved since the last mark of life goes back.
+    // No client goes back that has moved since the last record that the relay runs.
     for _ in 0..20 {
         pass(&site, Duration::from_secs(25)).await;
     }
@@ -62,7 +62,7 @@ async fn rings_continue_stage_by_stage_after_month_offline() {
     away(&mut site, 31 * DAY);
     crowd.connect(&site).await;
     assert_eq!(crowd.look().await, before);
-    // Nor does who moves right behind the start, if it starts again.
+    // Nor does a client that moves right after the start, if the relay starts again.
     pass(&site, Duration::from_secs(20 * 60)).await;
     let before = crowd.look().await;
     away(&mut site, 31 * DAY);

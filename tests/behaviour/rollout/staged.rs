@@ -1,5 +1,5 @@
-//! What each client sees at each hour of a staged rollout: it follows delay, spread, windows, shares and subnets; nobody
-//! ever sees catalogs of two revisions, and nobody goes back.
+//! A staged rollout hour by hour: delay, spread, windows, shares and subnets decide on the visible revision. No client sees
+//! catalogs of two revisions, and no client goes back.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,7 +22,7 @@ async fn a_revision_reaches_one_ring_after_the_other() {
     let site = site(STAGED);
     assert_eq!(all(&site).await, [1, 1, 1]);
     publish(&site.manager, 2);
-    assert_eq!(all(&site).await, [1, 1, 1], "nobody sees what was not published here");
+    assert_eq!(all(&site).await, [1, 1, 1], "only published revisions are visible");
     refresh(&site).await;
     assert_eq!(all(&site).await, [2, 1, 1]);
     pass(&site, 23 * HOUR).await;
@@ -77,7 +77,7 @@ async fn spread_moves_200_clients_for_one_refresh() {
         assert_eq!(site.manager.body_bytes() - before, refreshed, "no byte crossed the line for a client");
         firsts.push(tenth);
     }
-    assert_eq!(firsts[0], firsts[1], "who is first is first each time");
+    assert_eq!(firsts[0], firsts[1], "the same clients are first each time");
 }
 
 #[tokio::test(flavor = "multi_thread")]

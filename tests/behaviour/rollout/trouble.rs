@@ -80,7 +80,7 @@ async fn failed_downloads_gate_only_above_threshold() {
     known(&site, 3, 10, 4).await;
     pass(&site, 2 * HOUR).await;
     assert_eq!(all(&site).await, [3, 2, 2], "the one before goes on");
-    // Whoever has had it whole since is well.
+    // A client that has received it whole since is well.
     for client in pilots().take(2) {
         assert_eq!(get(&site, client, PAYLOAD).await.status, 200);
     }
@@ -110,7 +110,7 @@ async fn trouble_outlasts_newer_revision_for_same_clients() {
     known(&site, 3, 10, 0).await;
     site.restart();
     pass(&site, HOUR / 2).await;
-    assert_eq!(all(&site).await, [3, 1, 1], "nobody shows any more how they fared with it");
+    assert_eq!(all(&site).await, [3, 1, 1], "no client sees the revision any more");
     pass(&site, HOUR / 2).await;
     assert_eq!(all(&site).await, [3, 3, 1]);
 }

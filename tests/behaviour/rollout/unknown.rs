@@ -1,4 +1,4 @@
-//! Catalogs that no revision has yet: what clients get who ask for them, while their manager is slow, away or has none.
+//! Catalogs that no revision has yet: answers to clients while the manager is slow, down, or does not have them.
 
 use super::{
     BRANCH, CATALOGS, Crowd, DAY, OTHER, PILOT, STAGED, all, catalog, get, hold, order, pass, promote,
