@@ -5,7 +5,7 @@ use http::Method;
 
 use super::admin_client::AdminClient;
 use super::{CommandError, CommonFlags, print_line};
-use gupd_refresh::Report;
+use gupd_refresh::RefreshReport;
 
 /// Flags of `gupd drain`.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub(super) struct Drain {
 pub(super) fn refresh(flags: &CommonFlags) -> Result<(), CommandError> {
     let admin = AdminClient::with_token(&flags.load_without_upstreams()?, "refresh")?;
     let body = admin.command(Method::POST, "/api/v1/refresh")?;
-    let Report { asked, changed, failed, revision } =
+    let RefreshReport { asked, changed, failed, revision } =
         serde_json::from_slice(&body).map_err(|error| admin.invalid_response(&error))?;
     let revision = revision.map(|number| format!("; published as revision {number}")).unwrap_or_default();
     print_line(&format!("refreshed {asked} catalogs: {changed} changed, {failed} failed{revision}"));

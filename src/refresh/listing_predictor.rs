@@ -1,41 +1,41 @@
-//! What clients will want of a new LiveUpdate catalog: of the payloads that it lists, those whose names are those of
-//! payloads that clients took, but for the number that they begin with, the second they were made at. Pure, bounded.
+//! Prediction of the payloads of a new LiveUpdate catalog: clients will request the listed files with the names of files
+//! that they requested before. Names compare without the number at their beginning, the second of their creation. Pure and
+//! bounded.
 
 use std::collections::BTreeMap;
 
 use gupd_config::policy::parse_revision_number;
 
-/// Names that clients took, at about 200 bytes each: more than a catalog of all products lists.
+/// Maximum number of names, of about 200 bytes each: more than a catalog of all products lists.
 const MAX_NAMES: usize = 16_384;
 
-/// Digits of the number: seconds since 1970.
+/// Digits of the number, seconds since 1970.
 const STAMP: usize = 10;
 
-/// The newest payload that clients took, by all of its key but the number.
+/// The predictor: the newest number that clients requested, by folder and rest of the name.
 #[derive(Debug, Default)]
-pub(super) struct Listed {
-    taken: BTreeMap<(Box<str>, Box<str>), u64>,
+pub(super) struct ListingPredictor {
+    requested: BTreeMap<(Box<str>, Box<str>), u64>,
 }
 
-impl Listed {
-    /// Clients took a payload; a key of another form says nothing.
-    pub(super) fn taken(&mut self, key: &str) {
-        let Some((folder, stamp, rest)) = stamped(key) else { return };
+impl ListingPredictor {
+    /// Adds the request of a payload. Keys of another form are ignored.
+    pub(super) fn add_request(&mut self, key: &str) {
+        let Some((folder, stamp, rest)) = split_key(key) else { return };
         let name = (folder.into(), rest.into());
-        if self.taken.len() < MAX_NAMES || self.taken.contains_key(&name) {
-            let newest = self.taken.entry(name).or_default();
+        if self.requested.len() < MAX_NAMES || self.requested.contains_key(&name) {
+            let newest = self.requested.entry(name).or_default();
             *newest = stamp.max(*newest);
         }
     }
 
-    /// Those of the keys in catalogs that clients will want: of each name the newest, if it is newer than what they
-    /// took.
-    pub(super) fn wanted<'a>(&self, listed: impl Iterator<Item = &'a str>) -> Vec<String> {
+    /// Returns the expected requests among listed keys: the newest of each name, if it is newer than the requested one.
+    pub(super) fn predict<'a>(&self, listed: impl Iterator<Item = &'a str>) -> Vec<String> {
         let mut newest: BTreeMap<(&str, &str), (u64, &str)> = BTreeMap::new();
         for key in listed {
-            let Some((folder, stamp, rest)) = stamped(key) else { continue };
-            let taken = self.taken.get(&(folder.into(), rest.into()));
-            if taken.is_some_and(|taken| *taken < stamp) {
+            let Some((folder, stamp, rest)) = split_key(key) else { continue };
+            let requested = self.requested.get(&(folder.into(), rest.into()));
+            if requested.is_some_and(|requested| *requested < stamp) {
                 let best = newest.entry((folder, rest)).or_insert((stamp, key));
                 *best = (stamp, key).max(*best);
             }
@@ -44,8 +44,8 @@ impl Listed {
     }
 }
 
-/// Folder, number and the rest of the name.
-fn stamped(key: &str) -> Option<(&str, u64, &str)> {
+/// Splits a key into folder, number and the rest of the name.
+fn split_key(key: &str) -> Option<(&str, u64, &str)> {
     let (folder, name) = key.rsplit_once('/')?;
     let (stamp, rest) = name.split_at_checked(STAMP)?;
     let ends = !rest.starts_with(|c: char| c.is_ascii_digit()) && !rest.contains('?');
@@ -57,12 +57,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_of_a_name_that_clients_took_is_wanted() {
-        let mut listed = Listed::default();
+    fn newest_file_of_a_requested_name_is_predicted() {
+        let mut predictor = ListingPredictor::default();
         for key in
             ["/ /1369163480jtun_nav.m26", "/ /1369163480spc.7z", "/ /136916348jtun.m26", "/ /minitri.flg"]
         {
-            listed.taken(key);
+            predictor.add_request(key);
         }
         let catalog = [
             "/ /1369163481jtun_nav.m26",
@@ -72,9 +72,9 @@ mod tests {
             "/ /a/1369163490spc.7z",
             "/ /13691634901jtun_nav.m26",
         ];
-        assert_eq!(listed.wanted(catalog.into_iter()), ["/ /1369163490jtun_nav.m26"]);
-        listed.taken("/ /1369163490jtun_nav.m26");
-        assert_eq!(listed.wanted(catalog.into_iter()), [""; 0]);
-        listed.taken("/ /é٤٤٤٤");
+        assert_eq!(predictor.predict(catalog.into_iter()), ["/ /1369163490jtun_nav.m26"]);
+        predictor.add_request("/ /1369163490jtun_nav.m26");
+        assert_eq!(predictor.predict(catalog.into_iter()), [""; 0]);
+        predictor.add_request("/ /é٤٤٤٤");
     }
 }

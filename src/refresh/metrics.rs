@@ -1,24 +1,24 @@
-//! Metrics of what the relay asks for by itself. How much of it was never of use, the store knows: see `store_metrics`.
+//! Metrics of background requests. The store counts prefetched bytes that were never used, see its metrics.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-/// Counted by `refresh`.
+/// Metrics of background requests.
 #[derive(Debug)]
 pub struct RefreshMetrics {
-    /// Refreshes by how they ended.
+    /// Refreshes by outcome.
     pub refreshes: IntCounterVec,
-    /// Catalogs asked for, by what came of it.
+    /// Catalogs requested by refreshes, by outcome.
     pub catalogs: IntCounterVec,
-    /// When the last one that did not fail ended; seconds since 1970, 0 if there was none.
+    /// End of the last refresh without failure in seconds since 1970; 0 if there was none.
     pub completed: IntGauge,
-    /// When the next one by the schedule begins; 0 if there is none.
+    /// Start of the next scheduled refresh in seconds since 1970; 0 if there is none.
     pub next: IntGauge,
-    /// Bytes of objects that were fetched before a client asked.
+    /// Bytes of objects that were fetched before a client requested them.
     pub prefetched_bytes: IntCounter,
 }
 
 impl RefreshMetrics {
-    /// Registers all of them, at zero.
+    /// Registers the metrics, at zero.
     ///
     /// # Errors
     /// When the registry already has a metric of one of these names.
@@ -35,23 +35,23 @@ impl RefreshMetrics {
         };
         let prefetched_bytes = IntCounter::new(
             "gupd_prefetched_bytes_total",
-            "Bytes of objects that were stored before any client asked for them.",
+            "Bytes of objects that were stored before any client requested them.",
         )?;
         registry.register(Box::new(prefetched_bytes.clone()))?;
         Ok(Self {
-            refreshes: counters("gupd_refresh_total", "Refreshes of catalogs by how they ended.", "outcome")?,
+            refreshes: counters("gupd_refresh_total", "Refreshes of catalogs by outcome.", "outcome")?,
             catalogs: counters(
                 "gupd_refresh_catalogs_total",
-                "Catalogs asked for by refreshes, by what came of it.",
+                "Catalogs requested by refreshes, by outcome.",
                 "outcome",
             )?,
             completed: gauge(
                 "gupd_refresh_completed_timestamp_seconds",
-                "When the last refresh without a failure ended; 0 if there was none.",
+                "End of the last refresh without failure; 0 if there was none.",
             )?,
             next: gauge(
                 "gupd_refresh_next_timestamp_seconds",
-                "When the next refresh by the schedule begins; 0 if there is none.",
+                "Start of the next scheduled refresh; 0 if there is none.",
             )?,
             prefetched_bytes,
         })

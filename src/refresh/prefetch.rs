@@ -1,87 +1,87 @@
-//! Fetching ahead: what the configuration lists and what clients will want by the learner, one after the other, deltas
-//! first. It begins after a refresh, and when a client has asked for a revision that was not known; it stops when the
-//! window closes, keeps what came, and goes on in the next window.
+//! Prefetch: configured paths and predicted requests, one after the other, deltas first. It starts after a refresh, and
+//! when a client has requested an unknown revision. It stops when the window closes, and continues in the next one.
 
 use http::StatusCode;
 
-use super::learn::Learner;
-use super::listed::Listed;
-use super::{MAX_FAILURES, Settings, Worker, random, reached};
+use super::listing_predictor::ListingPredictor;
+use super::revision_predictor::RevisionPredictor;
+use super::task::{random, sleep_until};
+use super::{MAX_FAILURES, RefreshWorker, TaskSettings};
 use gupd_config::clock::UnixMillis;
 use gupd_config::policy::RevisionFile;
 use gupd_proxy::background::FetchOutcome;
 use gupd_store::{Object, ObjectKey, StoreError};
 
-/// What stands for the newest revision in a path of `prefetch.paths`.
+/// Placeholder of the newest revision in `prefetch.paths`.
 const ANY_REVISION: &str = "/*/";
 
-/// A prefetch to come, or interrupted.
+/// A prefetch to start, or to continue.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub(super) struct PendingPrefetch {
     at: UnixMillis,
-    /// Bytes it may still bring.
+    /// Bytes that it may still fetch.
     left: u64,
 }
 
-impl Pending {
-    /// The windows may have changed.
-    pub(super) fn look_again(&mut self, now: UnixMillis) {
-        self.at = now;
+impl PendingPrefetch {
+    /// Starts at this time: the windows may have changed.
+    pub(super) fn retry_at(&mut self, at: UnixMillis) {
+        self.at = at;
     }
 }
 
-/// What clients took, by both protocols.
-struct Taken {
-    revisions: Learner,
-    listed: Listed,
+/// Predictors for the payloads of both protocols.
+struct Predictors {
+    revisions: RevisionPredictor,
+    listing: ListingPredictor,
 }
 
-impl Worker {
-    /// What is to be fetched after a refresh.
-    pub(super) fn after_refresh(&self, settings: &Settings) -> Option<Pending> {
+impl RefreshWorker {
+    /// Plans the prefetch that follows a refresh; `None` if no window opens.
+    pub(super) fn prefetch_after_refresh(&self, settings: &TaskSettings) -> Option<PendingPrefetch> {
         let now = self.clock.now();
         let at = match settings.schedule.closes(now) {
             Some(_) => now,
             None => settings.schedule.opening(now, random())?,
         };
-        Some(Pending { at, left: settings.prefetch.max_bytes })
+        Some(PendingPrefetch { at, left: settings.prefetch.max_bytes })
     }
 
-    /// The next step: waits for a reason, or for the time, and then fetches until all is there or the window closes.
-    /// May be dropped at any time; what is pending stays so.
-    pub(super) async fn go_ahead(&self, settings: &Settings, pending: &mut Option<Pending>) {
-        let Some(Pending { at, left }) = pending else {
+    /// Waits for a new revision if none is pending, or runs the pending prefetch until its end or the window's. May be
+    /// dropped at any time; the prefetch stays pending then.
+    pub(super) async fn run_prefetch(&self, settings: &TaskSettings, pending: &mut Option<PendingPrefetch>) {
+        let Some(PendingPrefetch { at, left }) = pending else {
             self.background.new_revisions().wait().await;
-            *pending = self.after_refresh(settings);
+            *pending = self.prefetch_after_refresh(settings);
             return;
         };
         self.clock.sleep_until(*at).await;
-        let closed = match settings.schedule.closes(self.clock.now()) {
+        let is_unfinished = match settings.schedule.closes(self.clock.now()) {
             None => true,
             Some(closes) => tokio::select! {
                 biased;
-                () = reached(&self.clock, closes) => true,
-                () = self.fetch_all(settings, left) => false,
+                () = sleep_until(&self.clock, closes) => true,
+                () = self.prefetch_all(settings, left) => false,
             },
         };
-        let next = if closed { settings.schedule.opening(self.clock.now(), random()) } else { None };
-        *pending = next.map(|at| Pending { at, left: *left });
+        let next = if is_unfinished { settings.schedule.opening(self.clock.now(), random()) } else { None };
+        *pending = next.map(|at| PendingPrefetch { at, left: *left });
     }
 
-    async fn fetch_all(&self, settings: &Settings, left: &mut u64) {
+    async fn prefetch_all(&self, settings: &TaskSettings, left: &mut u64) {
         if self.store.degradation().is_some() {
-            return tracing::info!("nothing is prefetched: the store's disk is not well");
+            return tracing::info!("prefetch skipped: the store is degraded");
         }
-        let mut in_a_row = 0;
-        for key in self.wanted(settings).await {
+        let mut failures = 0;
+        for key in self.prefetch_keys(settings).await {
             if *left == 0 {
-                return tracing::info!("prefetch.max_bytes have been fetched");
+                return tracing::info!("prefetch stopped: prefetch.max_bytes reached");
             }
-            if in_a_row == MAX_FAILURES {
-                return tracing::warn!("prefetch is given up: one request after the other fails");
+            if failures == MAX_FAILURES {
+                return tracing::warn!(failures, "prefetch stopped after consecutive failures");
             }
             let fetched = Box::pin(self.background.prefetch(&key, *left)).await;
-            in_a_row = if fetched.is_err() { in_a_row + 1 } else { 0 };
+            failures = if fetched.is_err() { failures + 1 } else { 0 };
             match fetched {
                 Ok(FetchOutcome::New { entry, for_client }) => {
                     let bytes = entry.object.len;
@@ -89,83 +89,89 @@ impl Worker {
                     self.metrics.prefetched_bytes.inc_by(bytes);
                     tracing::info!(key = &*key, bytes, "prefetched");
                     if !for_client && let Err(error) = self.store.record_prefetch(&entry.object).await {
-                        tracing::debug!(%error, "what was prefetched is not written down");
+                        tracing::debug!(%error, "prefetch not recorded");
                     }
                 }
                 Ok(FetchOutcome::Unchanged | FetchOutcome::Nothing) => {}
                 Ok(FetchOutcome::TooLarge) => {
-                    tracing::info!(key = &*key, left = *left, "not prefetched: prefetch.max_bytes is less");
+                    tracing::info!(
+                        key = &*key,
+                        left = *left,
+                        "not prefetched: larger than prefetch.max_bytes"
+                    );
                 }
                 Err(error) => tracing::info!(key = &*key, %error, "not prefetched"),
             }
         }
     }
 
-    /// Keys in the order they are fetched.
-    async fn wanted(&self, settings: &Settings) -> Vec<ObjectKey> {
+    /// Lists the keys to prefetch in their order.
+    async fn prefetch_keys(&self, settings: &TaskSettings) -> Vec<ObjectKey> {
         let prefetch = &settings.prefetch;
         if !prefetch.learned && prefetch.paths.is_empty() {
             return Vec::new();
         }
-        let taken = self.taken(prefetch.revisions).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "what to prefetch cannot be learned from the store");
-            Taken::new(prefetch.revisions)
+        let predictors = self.train_predictors(prefetch.revisions).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "requests cannot be predicted: the store cannot be read");
+            Predictors::new(prefetch.revisions)
         });
-        let mut wanted: Vec<ObjectKey> = Vec::new();
+        let mut keys: Vec<ObjectKey> = Vec::new();
         for path in &prefetch.paths {
             match self.background.keys_of(path) {
-                Ok(keys) => {
-                    let known = keys.into_iter().filter_map(|key| match key.split_once(ANY_REVISION) {
-                        // Of a revision that is not known yet, nothing.
-                        Some((series, name)) => taken.revisions.of_newest(series, name).map(ObjectKey::from),
+                Ok(configured) => {
+                    let known = configured.into_iter().filter_map(|key| match key.split_once(ANY_REVISION) {
+                        // Without a known revision there is nothing to fetch.
+                        Some((series, name)) => {
+                            predictors.revisions.newest_key(series, name).map(ObjectKey::from)
+                        }
                         None => Some(key),
                     });
-                    wanted.extend(known);
+                    keys.extend(known);
                 }
-                Err(error) => tracing::warn!(%error, "a path of prefetch.paths cannot be asked for"),
+                Err(error) => tracing::warn!(%error, "path of prefetch.paths cannot be requested"),
             }
         }
         if prefetch.learned {
             let listed = self.background.fills().digests().listed();
-            let listed = taken.listed.wanted(listed.iter().map(|key| key.as_str()));
-            let learned = taken.revisions.wanted().into_iter().chain(listed);
-            wanted.extend(learned.filter(|key| self.background.is_payload_key(key)).map(ObjectKey::from));
+            let listed = predictors.listing.predict(listed.iter().map(|key| key.as_str()));
+            let predicted = predictors.revisions.predict().into_iter().chain(listed);
+            keys.extend(predicted.filter(|key| self.background.is_payload_key(key)).map(ObjectKey::from));
         }
-        wanted
+        keys
     }
 
-    /// What the store has of what clients took.
-    async fn taken(&self, revisions: u32) -> Result<Taken, StoreError> {
-        let mut taken = Taken::new(revisions);
+    /// Trains the predictors with the stored payloads that clients requested.
+    async fn train_predictors(&self, revisions: u32) -> Result<Predictors, StoreError> {
+        let mut predictors = Predictors::new(revisions);
         let mut after = 0;
         loop {
             let page = self.store.page(after).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
-            let is_content = |object: &&Object| {
+            let is_payload = |object: &&Object| {
                 object.status == StatusCode::OK && self.background.is_payload_key(&object.key)
             };
-            for object in page.iter().filter(is_content) {
+            for object in page.iter().filter(is_payload) {
                 if let Some(RevisionFile { series, number, .. }) = RevisionFile::parse(&object.key) {
                     self.background.new_revisions().record(&object.key);
-                    taken.revisions.exists(series, number);
+                    predictors.revisions.add_revision(series, number);
                 }
-                // What was only prefetched says nothing of clients.
+                // An unused prefetch says nothing about clients.
                 if !self.store.is_unused_prefetch(&object.key) {
-                    taken.revisions.taken(&object.key);
-                    taken.listed.taken(&object.key);
+                    predictors.revisions.add_request(&object.key);
+                    predictors.listing.add_request(&object.key);
                 }
             }
         }
         for (series, newest) in self.background.new_revisions().list() {
-            taken.revisions.exists(&series, newest);
+            predictors.revisions.add_revision(&series, newest);
         }
-        Ok(taken)
+        Ok(predictors)
     }
 }
 
-impl Taken {
+impl Predictors {
     fn new(revisions: u32) -> Self {
-        Self { revisions: Learner::new(revisions), listed: Listed::default() }
+        Self { revisions: RevisionPredictor::new(revisions), listing: ListingPredictor::default() }
     }
 }

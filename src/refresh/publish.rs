@@ -1,178 +1,164 @@
-//! A refresh where there are rings: every source is collected by itself, whole or not at all, and what was collected is
-//! published together, as one revision. So is what clients ask for that no revision has. Owns what is made of a source
-//! that could not be collected, and that whoever waits for a catalog is told.
+//! Refresh with rings: each source is collected whole or not at all, and all collected sources are published as one
+//! revision. Catalogs that clients wait for and no revision has are published in the same way. This file owns the
+//! treatment of sources that cannot be collected, and answers every waiting client.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::catalogs::CatalogOutcome;
-use super::collect::{Collected, Source, Uncollected};
-use super::known::Known;
-use super::snapshot::{Collect, Memory, Room, has, published};
-use super::{Report, Settings, Worker};
+use super::collect::{CollectError, CollectedSource, Source};
+use super::revalidate::CatalogOutcome;
+use super::selection::CatalogSelection;
+use super::snapshot::{Collection, CollectionHistory, RevisionCapacity, catalogs_of_source, has_catalog};
+use super::{RefreshReport, RefreshWorker, TaskSettings};
 use gupd_proxy::background::PendingOutcome;
 use gupd_rollout::revision::{Catalog, Revision};
 use gupd_rollout::state::{PublishOutcome, SourceCatalogs, source_of_key};
 use gupd_rollout::view::RevisionView;
 use gupd_store::ObjectKey;
 
-impl Worker {
-    /// Collects every source, and publishes what was collected.
-    pub(super) async fn refresh_whole(
+impl RefreshWorker {
+    /// Collects every source, and publishes a revision.
+    pub(super) async fn refresh_coherently(
         &self,
-        settings: &Settings,
-        views: &RevisionView,
-        memory: &mut Memory,
-    ) -> Report {
-        let known = match self.known(settings, views, true).await {
-            Ok(known) => known,
+        settings: &TaskSettings,
+        view: &RevisionView,
+        history: &mut CollectionHistory,
+    ) -> RefreshReport {
+        let selection = match self.select_catalogs(settings, view, true).await {
+            Ok(selection) => selection,
             Err(error) => {
-                tracing::error!(%error, "the catalogs to refresh cannot be listed");
-                return Report { failed: 1, ..Report::default() };
+                tracing::error!(%error, "catalogs to refresh cannot be listed");
+                return RefreshReport { failed: 1, ..RefreshReport::default() };
             }
         };
-        memory.retain(|source| known.contains_key(source));
-        self.publish_what_is_there(known, true, views, memory).await
+        history.retain(|source| selection.contains_key(source));
+        self.collect_and_publish(selection, true, view, history).await
     }
 
-    /// Answers for catalogs that clients wait for and no revision has, whatever the windows.
-    pub(super) async fn take_arrivals(&self, settings: &Settings, memory: &mut Memory) {
-        let pending = self.background.pending_catalogs();
-        let waiting = pending.keys();
-        let let_go = |is_one: &dyn Fn(&str) -> bool| {
-            let them = waiting.iter().filter(|key| is_one(key));
-            them.for_each(|key| pending.resolve(key, PendingOutcome::Unpublished));
-        };
-        let Some(views) = self.rollouts.view().as_ref().cloned() else { return let_go(&|_| true) };
-        let now = self.clock.now();
-        let_go(&|key| memory.rests(source_of_key(key), now));
-        let sources: BTreeSet<&str> = waiting.iter().map(|key| source_of_key(key)).collect();
-        let sources = sources.into_iter().filter(|source| !memory.rests(source, now));
-        // The first revision has all that is known.
-        let is_first = views.newest().is_none();
-        let mut known = match self.known(settings, &views, is_first).await {
-            Ok(known) => known,
+    /// Collects the catalogs that clients wait for and no revision has, also outside windows.
+    pub(super) async fn collect_pending(&self, settings: &TaskSettings, history: &mut CollectionHistory) {
+        let (keys, now) = (self.background.pending_catalogs().keys(), self.clock.now());
+        let Some(view) = self.rollouts.view().as_ref().cloned() else { return self.reject_pending(|_| true) };
+        self.reject_pending(|key| history.is_backing_off(source_of_key(key), now));
+        let sources: BTreeSet<&str> = keys.iter().map(|key| source_of_key(key)).collect();
+        let sources = sources.into_iter().filter(|source| !history.is_backing_off(source, now));
+        // The first revision has every known catalog.
+        let is_first = view.newest().is_none();
+        let mut selection = match self.select_catalogs(settings, &view, is_first).await {
+            Ok(selection) => selection,
             Err(error) => {
-                tracing::error!(%error, "the catalogs beside those that clients ask for cannot be listed");
-                return let_go(&|_| true);
+                tracing::error!(%error, "catalogs beside those that clients wait for cannot be listed");
+                return self.reject_pending(|_| true);
             }
         };
-        let known = sources.map(|name| (name.into(), known.remove(name).unwrap_or_default())).collect();
-        self.publish_what_is_there(known, is_first, &views, memory).await;
+        let selection =
+            sources.map(|source| (source.into(), selection.remove(source).unwrap_or_default())).collect();
+        self.collect_and_publish(selection, is_first, &view, history).await;
     }
 
-    async fn publish_what_is_there(
+    async fn collect_and_publish(
         &self,
-        known: Known,
+        selection: CatalogSelection,
         is_whole: bool,
-        views: &RevisionView,
-        memory: &mut Memory,
-    ) -> Report {
-        let newest = views.newest().map(|newest| &**newest);
-        let (mut report, mut room) = (Report::default(), Room::beside(newest));
-        let (mut found, mut asked, mut outcomes) = (Vec::new(), BTreeSet::new(), Outcomes::default());
-        for (name, known) in known {
-            let catalogs = known.len() as u64;
+        view: &RevisionView,
+        history: &mut CollectionHistory,
+    ) -> RefreshReport {
+        let newest = view.newest().map(|newest| &**newest);
+        let (mut report, mut capacity) = (RefreshReport::default(), RevisionCapacity::after(newest));
+        let (mut collected, mut requested) = (Vec::new(), BTreeSet::new());
+        let mut counts = CatalogCounts::default();
+        for (name, selected) in selection {
+            let catalogs = selected.len() as u64;
             report.asked += catalogs;
-            let source = Source { name, known, newest, is_whole };
-            match self.collect(&source, memory, &mut room).await {
-                Ok(collected) => {
-                    asked.extend(collected.asked.iter().cloned());
-                    outcomes.add(&collected, newest);
-                    found.extend(whole(source, collected));
+            let source = Source { name, selected, newest, is_whole };
+            match self.collect(&source, history, &mut capacity).await {
+                Ok(result) => {
+                    requested.extend(result.requested.iter().cloned());
+                    counts.add(&result, newest);
+                    collected.extend(source_catalogs(source, result));
                 }
                 Err(error) => {
                     report.failed += catalogs.max(is_whole.into());
-                    self.failed(&source, &error, memory);
+                    self.handle_failure(&source, &error, history);
                 }
             }
         }
-        match self.publish(found).await {
+        match self.publish(collected).await {
             Some(published) => {
-                report.changed = outcomes.changed;
+                report.changed = counts.changed;
                 report.revision = match published {
                     PublishOutcome::New(number) | PublishOutcome::Joined(number) => Some(number),
                     PublishOutcome::Unchanged => None,
                 };
-                self.count(&outcomes, report.failed);
             }
             None => {
                 report.failed = report.asked.max(1);
-                self.count(&Outcomes::default(), report.failed);
+                counts = CatalogCounts::default();
             }
         }
-        self.tell_of(asked);
+        self.count_catalogs(CatalogOutcome::Changed, counts.changed);
+        self.count_catalogs(CatalogOutcome::Unchanged, counts.unchanged);
+        self.count_catalogs(CatalogOutcome::Missing, counts.missing);
+        self.count_catalogs(CatalogOutcome::Failed, report.failed);
+        self.answer_pending(requested);
         report
     }
 
-    async fn publish(&self, found: Vec<SourceCatalogs>) -> Option<PublishOutcome> {
-        if found.is_empty() {
+    async fn publish(&self, collected: Vec<SourceCatalogs>) -> Option<PublishOutcome> {
+        if collected.is_empty() {
             return Some(PublishOutcome::Unchanged);
         }
-        match self.rollouts.publish(found).await {
-            Ok(published) => Some(published),
-            Err(error) => {
-                tracing::error!(%error, "what was collected is not published");
-                None
-            }
-        }
+        let published = self.rollouts.publish(collected).await;
+        published.inspect_err(|error| tracing::error!(%error, "collected catalogs not published")).ok()
     }
 
-    /// Nothing of a source is published; whoever waits for something of it may come again.
-    fn failed(&self, source: &Source<'_>, error: &Uncollected, memory: &mut Memory) {
+    /// Publishes nothing of a source. Clients that wait for its catalogs may come again.
+    fn handle_failure(&self, source: &Source<'_>, error: &CollectError, history: &mut CollectionHistory) {
+        let name = &*source.name;
         if error.is_of_one_name() {
-            tracing::info!(source = &*source.name, %error, "nobody gives what a client asks for");
+            tracing::info!(source = name, %error, "catalog that a client waits for has no upstream now");
         } else {
-            tracing::error!(source = &*source.name, %error,
-                "nothing of a source is published: its catalogs are not of one moment; clients keep what they see");
-            memory.rest(&source.name, self.clock.now());
+            tracing::error!(source = name, %error, "source not collected coherently: clients keep their revision");
+            history.back_off(&source.name, self.clock.now());
         }
-        for key in self.background.pending_catalogs().keys() {
-            if source_of_key(&key) == &*source.name {
-                self.background.pending_catalogs().resolve(&key, PendingOutcome::Unpublished);
-            }
+        self.reject_pending(|key| source_of_key(key) == name);
+    }
+
+    /// Tells clients that wait for these catalogs to come again.
+    fn reject_pending(&self, is_rejected: impl Fn(&str) -> bool) {
+        let pending = self.background.pending_catalogs();
+        for key in pending.keys().iter().filter(|key| is_rejected(key)) {
+            pending.resolve(key, PendingOutcome::Unpublished);
         }
     }
 
-    fn tell_of(&self, asked: BTreeSet<ObjectKey>) {
-        let views = self.rollouts.view().as_ref().cloned();
-        let newest = views.as_ref().and_then(|views| views.newest());
+    /// Answers the clients that wait for requested catalogs.
+    fn answer_pending(&self, requested: BTreeSet<ObjectKey>) {
+        let view = self.rollouts.view().as_ref().cloned();
+        let newest = view.as_ref().and_then(|view| view.newest());
         if let Some(newest) = newest {
             let absent = newest.catalogs.iter().filter(|(_, catalog)| **catalog == Catalog::Absent);
             self.background.missing_catalogs().replace(absent.map(|(key, _)| key), self.clock.now());
         }
-        for key in asked {
+        for key in requested {
             let is_there = newest.is_some_and(|newest| newest.catalogs.contains_key(&key));
-            let arrived = if is_there { PendingOutcome::Published } else { PendingOutcome::Unpublished };
-            self.background.pending_catalogs().resolve(&key, arrived);
-        }
-    }
-
-    fn count(&self, outcomes: &Outcomes, failed: u64) {
-        let Outcomes { changed, unchanged, missing } = *outcomes;
-        let all = [
-            (CatalogOutcome::Changed, changed),
-            (CatalogOutcome::Unchanged, unchanged),
-            (CatalogOutcome::Missing, missing),
-            (CatalogOutcome::Failed, failed),
-        ];
-        for (outcome, count) in all {
-            self.metrics.catalogs.with_label_values(&[outcome.as_str()]).inc_by(count);
+            let outcome = if is_there { PendingOutcome::Published } else { PendingOutcome::Unpublished };
+            self.background.pending_catalogs().resolve(&key, outcome);
         }
     }
 }
 
-/// What came of catalogs that were collected.
+/// Counts of collected catalogs by outcome.
 #[derive(Default)]
-struct Outcomes {
+struct CatalogCounts {
     changed: u64,
     unchanged: u64,
     missing: u64,
 }
 
-impl Outcomes {
-    fn add(&mut self, collected: &Collected, newest: Option<&Revision>) {
+impl CatalogCounts {
+    fn add(&mut self, collected: &CollectedSource, newest: Option<&Revision>) {
         for (key, found) in collected.catalogs.iter().flatten().chain(&collected.absent) {
-            let count = match (has(newest, key, *found), found) {
+            let count = match (has_catalog(newest, key, *found), found) {
                 (true, Some(_)) => &mut self.unchanged,
                 (true, None) => &mut self.missing,
                 (false, _) => &mut self.changed,
@@ -182,13 +168,13 @@ impl Outcomes {
     }
 }
 
-/// All that a revision is to have of a source; `None` if there is nothing new to say.
-fn whole(source: Source<'_>, collected: Collected) -> Option<SourceCatalogs> {
-    let Collected { catalogs, absent, .. } = collected;
+/// Returns all catalogs of a source for the next revision; `None` if nothing is new.
+fn source_catalogs(source: Source<'_>, collected: CollectedSource) -> Option<SourceCatalogs> {
+    let CollectedSource { catalogs, absent, .. } = collected;
     if catalogs.is_none() && absent.is_empty() {
         return None;
     }
-    let mut all: Collect = catalogs.unwrap_or_else(|| published(source.newest, &source.name));
+    let mut all: Collection = catalogs.unwrap_or_else(|| catalogs_of_source(source.newest, &source.name));
     all.extend(absent);
     Some(SourceCatalogs { source: source.name, catalogs: BTreeMap::from_iter(all) })
 }

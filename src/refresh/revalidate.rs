@@ -1,22 +1,20 @@
-//! One refresh: every catalog in the store, and those that are listed, once. What nobody has asked for in
-//! `store.max_unused` is not in the store any more; a refresh does not count as asking.
+//! Refresh without rings: every stored or configured catalog is revalidated once, each for itself. A catalog that no
+//! client has requested within `store.max_unused` is no longer stored; a refresh does not count as a request.
 
 use std::collections::BTreeSet;
 
 use futures_util::{StreamExt, stream};
 
-use super::snapshot::Memory;
-use super::{MAX_FAILURES, Report, Settings, Worker};
+use super::snapshot::CollectionHistory;
+use super::{MAX_FAILURES, RefreshReport, RefreshWorker, TaskSettings};
 use gupd_proxy::background::{FetchOutcome, OriginError};
+use gupd_rollout::state::MAX_CATALOGS;
 use gupd_store::{Object, ObjectKey, StoreError};
 
-/// Catalogs asked for at once: a line with a delay is used, a manager is not flooded by a thousand sites.
-pub(super) const AT_ONCE: usize = 4;
+/// Number of concurrent requests: enough to use a line with a long delay, and few for a manager with a thousand sites.
+pub(super) const CONCURRENT_REQUESTS: usize = 4;
 
-/// Catalogs of one refresh, at most: a LiveUpdate server has hundreds of products in some languages.
-const MAX_CATALOGS: usize = 10_000;
-
-/// Outcome of asking for one catalog, in metrics.
+/// Outcome of one catalog in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CatalogOutcome {
     Changed,
@@ -28,7 +26,7 @@ pub(super) enum CatalogOutcome {
 impl CatalogOutcome {
     pub(super) const ALL: [Self; 4] = [Self::Changed, Self::Unchanged, Self::Missing, Self::Failed];
 
-    /// The one spelling used in metrics.
+    /// Label in metrics.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Changed => "changed",
@@ -39,52 +37,57 @@ impl CatalogOutcome {
     }
 }
 
-/// A catalog to ask for.
-enum Catalog {
+/// A catalog to revalidate.
+enum RefreshTarget {
     Stored(Box<Object>),
-    Listed(ObjectKey),
+    Configured(ObjectKey),
 }
 
-impl Worker {
-    /// Asks whether every catalog is still what its upstream has; where there are rings, all of them together.
-    pub(super) async fn refresh(&self, settings: &Settings, memory: &mut Memory) -> Report {
-        let views = self.rollouts.view().as_ref().cloned();
-        match views {
-            Some(views) => self.refresh_whole(settings, &views, memory).await,
-            None => self.refresh_each(settings).await,
+impl RefreshWorker {
+    /// Refreshes all catalogs: coherently where there are rings, each for itself otherwise.
+    pub(super) async fn refresh(
+        &self,
+        settings: &TaskSettings,
+        history: &mut CollectionHistory,
+    ) -> RefreshReport {
+        let view = self.rollouts.view().as_ref().cloned();
+        match view {
+            Some(view) => self.refresh_coherently(settings, &view, history).await,
+            None => self.revalidate_all(settings).await,
         }
     }
 
-    async fn refresh_each(&self, settings: &Settings) -> Report {
-        let mut report = Report::default();
+    async fn revalidate_all(&self, settings: &TaskSettings) -> RefreshReport {
+        let mut report = RefreshReport::default();
         let stored = self.stored_catalogs().await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the catalogs to refresh cannot be listed");
+            tracing::error!(%error, "catalogs to refresh cannot be listed");
             report.failed += 1;
             Vec::new()
         });
-        let mut catalogs: Vec<Catalog> =
-            stored.into_iter().map(|object| Catalog::Stored(Box::new(object))).collect();
-        let stored: BTreeSet<ObjectKey> = catalogs.iter().map(|catalog| catalog.key().clone()).collect();
+        let keys: BTreeSet<ObjectKey> = stored.iter().map(|object| object.key.clone()).collect();
+        let stored = stored.into_iter().map(|object| RefreshTarget::Stored(Box::new(object)));
+        let mut targets: Vec<RefreshTarget> = stored.collect();
         for path in &settings.catalogs {
             match self.background.keys_of(path) {
-                Ok(keys) => {
-                    let unknown = keys.into_iter().filter(|key| !stored.contains(key));
-                    catalogs.extend(unknown.map(Catalog::Listed));
+                Ok(configured) => {
+                    let new = configured.into_iter().filter(|key| !keys.contains(key));
+                    targets.extend(new.map(RefreshTarget::Configured));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a catalog of refresh.catalogs cannot be asked for");
+                    tracing::warn!(%error, "path of refresh.catalogs cannot be requested");
                     report.failed += 1;
                 }
             }
         }
-        report.asked = catalogs.len() as u64;
-        let mut asked = stream::iter(catalogs).map(|catalog| self.ask_for(catalog)).buffer_unordered(AT_ONCE);
-        let (mut left, mut in_a_row) = (report.asked, 0);
-        while in_a_row < MAX_FAILURES
-            && let Some(outcome) = asked.next().await
+        report.asked = targets.len() as u64;
+        let outcomes = stream::iter(targets).map(|target| self.revalidate(target));
+        let mut outcomes = outcomes.buffer_unordered(CONCURRENT_REQUESTS);
+        let (mut left, mut failures) = (report.asked, 0);
+        while failures < MAX_FAILURES
+            && let Some(outcome) = outcomes.next().await
         {
             left -= 1;
-            in_a_row = if outcome.is_err() { in_a_row + 1 } else { 0 };
+            failures = if outcome.is_err() { failures + 1 } else { 0 };
             let outcome = match outcome {
                 Ok(FetchOutcome::New { .. }) => {
                     report.changed += 1;
@@ -97,25 +100,29 @@ impl Worker {
                     CatalogOutcome::Failed
                 }
             };
-            self.metrics.catalogs.with_label_values(&[outcome.as_str()]).inc();
+            self.count_catalogs(outcome, 1);
         }
         report.failed += left;
-        self.metrics.catalogs.with_label_values(&[CatalogOutcome::Failed.as_str()]).inc_by(left);
+        self.count_catalogs(CatalogOutcome::Failed, left);
         report
     }
 
-    async fn ask_for(&self, catalog: Catalog) -> Result<FetchOutcome, OriginError> {
-        let outcome = match &catalog {
-            Catalog::Stored(object) => Box::pin(self.background.revalidate(object)).await,
-            Catalog::Listed(key) => Box::pin(self.background.revalidate_key(key)).await,
+    async fn revalidate(&self, target: RefreshTarget) -> Result<FetchOutcome, OriginError> {
+        let outcome = match &target {
+            RefreshTarget::Stored(object) => Box::pin(self.background.revalidate(object)).await,
+            RefreshTarget::Configured(key) => Box::pin(self.background.revalidate_key(key)).await,
         };
         if let Err(error) = &outcome {
-            tracing::debug!(%error, key = &**catalog.key(), "a catalog could not be refreshed");
+            tracing::debug!(%error, key = &**target.key(), "catalog not refreshed");
         }
         outcome
     }
 
-    /// Every catalog that is stored for clients, whichever a revision may have.
+    pub(super) fn count_catalogs(&self, outcome: CatalogOutcome, count: u64) {
+        self.metrics.catalogs.with_label_values(&[outcome.as_str()]).inc_by(count);
+    }
+
+    /// Lists the catalogs that are stored for clients, and not for a revision.
     pub(super) async fn stored_catalogs(&self) -> Result<Vec<Object>, StoreError> {
         let (mut catalogs, mut after) = (Vec::new(), 0);
         while catalogs.len() < MAX_CATALOGS {
@@ -129,11 +136,11 @@ impl Worker {
     }
 }
 
-impl Catalog {
+impl RefreshTarget {
     fn key(&self) -> &ObjectKey {
         match self {
             Self::Stored(object) => &object.key,
-            Self::Listed(key) => key,
+            Self::Configured(key) => key,
         }
     }
 }

@@ -1,53 +1,53 @@
-//! What clients will want of a new revision: the files of those names that they took of the ones before it. A name with
-//! the number of an older revision in it is taken for a delta from that revision, and what is repeated is how far
-//! back it lay; a name without any digit is repeated as it is. No name is known beforehand. Pure and bounded: a
-//! function of the keys in the store.
+//! Prediction of the payloads of a new revision file by file: clients will request the names that they requested of the
+//! revisions before it. A name with the number of an older revision is a delta from that revision, repeated with the same
+//! distance. A name without digits is repeated as it is. No name is built in. Pure and bounded: a function of the keys in
+//! the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use gupd_config::policy::{RevisionFile, parse_revision_number};
 
-/// Contents learned from: a manager has some dozens.
+/// Maximum number of contents: a manager has some dozens.
 const MAX_SERIES: usize = 256;
 
-/// Revisions of each that deltas may be from, the newest: more than three weeks at three a day.
+/// Maximum number of revisions of a content, the newest: more than three weeks at three a day.
 const MAX_REVISIONS: usize = 64;
 
-/// Names of each revision: a delta from each revision before it, and the full set.
+/// Maximum number of names of a revision: a delta from each revision before it, and the full set.
 const MAX_NAMES: usize = 64;
 
-/// What is known of revisions.
+/// The predictor, with the known revisions.
 #[derive(Debug)]
-pub(super) struct Learner {
-    /// Revisions before the newest that are learned from.
+pub(super) struct RevisionPredictor {
+    /// Number of revisions before the newest that count.
     revisions: usize,
     series: BTreeMap<Box<str>, Revisions>,
 }
 
-/// The names that clients took, by revision.
+/// The names that clients requested, by revision.
 type Revisions = BTreeMap<u64, BTreeSet<Box<str>>>;
 
-/// What is repeated of one name. Ordered as it is wanted: deltas first, from the newest revision first.
+/// A repeated name. The order is that of fetching: deltas first, from the newest revision first.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Habit<'a> {
-    /// A delta from so many revisions before.
+    /// A delta from a revision that is `back` revisions older.
     Delta { back: usize, before: &'a str, after: &'a str },
     /// The same name.
     Same(&'a str),
 }
 
-impl Learner {
+impl RevisionPredictor {
     pub(super) fn new(revisions: u32) -> Self {
         Self { revisions: usize::try_from(revisions).unwrap_or(usize::MAX), series: BTreeMap::new() }
     }
 
-    /// There is such a revision.
-    pub(super) fn exists(&mut self, series: &str, number: u64) {
+    /// Adds a revision.
+    pub(super) fn add_revision(&mut self, series: &str, number: u64) {
         self.names(series, number);
     }
 
-    /// Clients took a payload; a key of another form says nothing.
-    pub(super) fn taken(&mut self, key: &str) {
+    /// Adds the request of a payload. Keys of another form are ignored.
+    pub(super) fn add_request(&mut self, key: &str) {
         let Some(RevisionFile { series, number, name }) = RevisionFile::parse(key) else { return };
         if let Some(names) = self.names(series, number)
             && names.len() < MAX_NAMES
@@ -56,15 +56,15 @@ impl Learner {
         }
     }
 
-    /// The key of this file in the newest revision of a content, if one is known.
-    pub(super) fn of_newest(&self, series: &str, name: &str) -> Option<String> {
+    /// Returns the key of this file in the newest known revision of a content.
+    pub(super) fn newest_key(&self, series: &str, name: &str) -> Option<String> {
         let (newest, _) = self.series.get(series)?.last_key_value()?;
         Some(RevisionFile::format_key(series, *newest, name))
     }
 
-    /// Keys of what clients will want of each content's newest revision, the smallest kind first over all contents.
-    pub(super) fn wanted(&self) -> Vec<String> {
-        let mut wanted: Vec<(Habit<'_>, String)> = Vec::new();
+    /// Returns the keys of the expected requests for the newest revision of each content, deltas of all contents first.
+    pub(super) fn predict(&self) -> Vec<String> {
+        let mut predicted: Vec<(Habit<'_>, String)> = Vec::new();
         for (series, revisions) in &self.series {
             let numbers: Vec<u64> = revisions.keys().copied().collect();
             let Some((newest, older)) = numbers.split_last() else { continue };
@@ -76,16 +76,16 @@ impl Learner {
                         from.map(|from| format!("{before}{from}{after}"))
                     }
                 };
-                wanted.extend(name.map(|name| (habit, RevisionFile::format_key(series, *newest, &name))));
+                predicted.extend(name.map(|name| (habit, RevisionFile::format_key(series, *newest, &name))));
             }
         }
-        wanted.sort();
-        wanted.into_iter().map(|(_, key)| key).collect()
+        predicted.sort();
+        predicted.into_iter().map(|(_, key)| key).collect()
     }
 
     fn habits<'a>(&self, revisions: &'a Revisions, older: &[u64]) -> BTreeSet<Habit<'a>> {
-        let learned_from = older.len().saturating_sub(self.revisions)..older.len();
-        let taken = learned_from.filter_map(|at| Some((at, revisions.get(older.get(at)?)?)));
+        let counted = older.len().saturating_sub(self.revisions)..older.len();
+        let taken = counted.filter_map(|at| Some((at, revisions.get(older.get(at)?)?)));
         taken.flat_map(|(at, names)| names.iter().filter_map(move |name| habit(name, &older[..at]))).collect()
     }
 
@@ -105,7 +105,7 @@ impl Learner {
     }
 }
 
-/// What a name of one revision says about the next ones; `older` are the revisions before it.
+/// Returns the habit that a name shows; `older` are the revisions before its own.
 fn habit<'a>(name: &'a str, older: &[u64]) -> Option<Habit<'a>> {
     let mut at = 0;
     while let Some(digits) = name[at..].find(|c: char| c.is_ascii_digit()) {
@@ -122,7 +122,7 @@ fn habit<'a>(name: &'a str, older: &[u64]) -> Option<Habit<'a>> {
         }
         at = end;
     }
-    // Digits that are no revision known here: nobody can tell what they are of the next one.
+    // Digits of no known revision cannot be predicted.
     (at == 0).then_some(Habit::Same(name))
 }
 
@@ -133,57 +133,57 @@ mod tests {
     const AV: &str = "/ /content/{535cb6a4-441f-4e8a-a897-804cd859100e}";
     const IPS: &str = "/ /content/{55de35dc-862a-44c9-8a2b-3ef451665d0a}";
 
-    fn learner(revisions: u32, taken: &[&str]) -> Learner {
-        let mut learner = Learner::new(revisions);
-        taken.iter().for_each(|path| learner.taken(&format!("{AV}/{path}")));
-        learner
+    fn predictor(revisions: u32, taken: &[&str]) -> RevisionPredictor {
+        let mut predictor = RevisionPredictor::new(revisions);
+        taken.iter().for_each(|path| predictor.add_request(&format!("{AV}/{path}")));
+        predictor
     }
 
-    fn wanted(learner: &Learner) -> Vec<String> {
-        learner.wanted().iter().map(|key| key.strip_prefix(AV).unwrap().to_owned()).collect()
-    }
-
-    #[test]
-    fn a_new_revision_is_wanted_as_the_ones_before_it_were() {
-        let mut learner = learner(3, &["100/full.zip", "110/xdelta100.dax", "120/xdelta110.dax"]);
-        learner.taken(&format!("{AV}/120/xdelta100.dax"));
-        learner.exists(AV, 130);
-        assert_eq!(wanted(&learner), ["/130/xdelta120.dax", "/130/xdelta110.dax", "/130/full.zip"]);
-        assert_eq!(learner.of_newest(AV, "x"), Some(format!("{AV}/130/x")));
-        assert_eq!(learner.of_newest(IPS, "x"), None);
+    fn predict(predictor: &RevisionPredictor) -> Vec<String> {
+        predictor.predict().iter().map(|key| key.strip_prefix(AV).unwrap().to_owned()).collect()
     }
 
     #[test]
-    fn only_the_last_revisions_are_learned_from() {
-        let mut learner = learner(1, &["100/full.zip", "110/xdelta100.dax"]);
-        learner.exists(AV, 120);
-        assert_eq!(wanted(&learner), ["/120/xdelta110.dax"]);
-        // Nobody took anything of the one before.
-        learner.exists(AV, 130);
-        assert_eq!(wanted(&learner), [""; 0]);
+    fn new_revision_repeats_requests_of_older_ones() {
+        let mut predictor = predictor(3, &["100/full.zip", "110/xdelta100.dax", "120/xdelta110.dax"]);
+        predictor.add_request(&format!("{AV}/120/xdelta100.dax"));
+        predictor.add_revision(AV, 130);
+        assert_eq!(predict(&predictor), ["/130/xdelta120.dax", "/130/xdelta110.dax", "/130/full.zip"]);
+        assert_eq!(predictor.newest_key(AV, "x"), Some(format!("{AV}/130/x")));
+        assert_eq!(predictor.newest_key(IPS, "x"), None);
     }
 
     #[test]
-    fn a_number_that_is_no_revision_known_here_says_nothing() {
-        let mut learner = learner(3, &["110/xdelta100.dax", "110/part2of3.zip", "110/0100.dax"]);
-        learner.exists(AV, 120);
-        assert_eq!(wanted(&learner), [""; 0]);
-        learner.exists(AV, 100);
-        assert_eq!(wanted(&learner), ["/120/xdelta110.dax"]);
+    fn only_the_latest_revisions_count() {
+        let mut predictor = predictor(1, &["100/full.zip", "110/xdelta100.dax"]);
+        predictor.add_revision(AV, 120);
+        assert_eq!(predict(&predictor), ["/120/xdelta110.dax"]);
+        // No client requested a file of the revision before.
+        predictor.add_revision(AV, 130);
+        assert_eq!(predict(&predictor), [""; 0]);
     }
 
     #[test]
-    fn without_a_new_revision_nothing_new_is_wanted() {
-        assert_eq!(wanted(&learner(3, &["100/full.zip"])), [""; 0]);
-        // What clients of the newest took is what they have.
-        assert_eq!(wanted(&learner(3, &["100/full.zip", "110/full.zip"])), ["/110/full.zip"]);
+    fn unknown_numbers_predict_nothing() {
+        let mut predictor = predictor(3, &["110/xdelta100.dax", "110/part2of3.zip", "110/0100.dax"]);
+        predictor.add_revision(AV, 120);
+        assert_eq!(predict(&predictor), [""; 0]);
+        predictor.add_revision(AV, 100);
+        assert_eq!(predict(&predictor), ["/120/xdelta110.dax"]);
     }
 
     #[test]
-    fn small_kinds_of_all_contents_come_before_large_ones() {
-        let mut learner = learner(3, &["100/full.zip", "110/d100.dax", "120/d110.dax"]);
+    fn nothing_is_predicted_without_a_new_revision() {
+        assert_eq!(predict(&predictor(3, &["100/full.zip"])), [""; 0]);
+        // Clients have the files that they requested of the newest.
+        assert_eq!(predict(&predictor(3, &["100/full.zip", "110/full.zip"])), ["/110/full.zip"]);
+    }
+
+    #[test]
+    fn deltas_of_all_contents_precede_full_sets() {
+        let mut predictor = predictor(3, &["100/full.zip", "110/d100.dax", "120/d110.dax"]);
         for path in ["7/full.zip", "8/7.dax", "9/8.dax"] {
-            learner.taken(&format!("{IPS}/{path}"));
+            predictor.add_request(&format!("{IPS}/{path}"));
         }
         let keys = [
             format!("{IPS}/9/8.dax"),
@@ -191,21 +191,21 @@ mod tests {
             format!("{AV}/120/full.zip"),
             format!("{IPS}/9/full.zip"),
         ];
-        assert_eq!(learner.wanted(), keys);
+        assert_eq!(predictor.predict(), keys);
     }
 
     #[test]
-    fn whatever_is_asked_for_it_stays_bounded() {
-        let mut learner = Learner::new(3);
+    fn predictor_is_bounded() {
+        let mut predictor = RevisionPredictor::new(3);
         for number in 1..2_000 {
-            learner.taken(&format!("{AV}/{number}/full.zip"));
-            learner.taken(&format!("{AV}/5000/x{number}a.dax"));
-            learner.taken(&format!("/ /content/{{{number}}}/1/full.zip"));
+            predictor.add_request(&format!("{AV}/{number}/full.zip"));
+            predictor.add_request(&format!("{AV}/5000/x{number}a.dax"));
+            predictor.add_request(&format!("/ /content/{{{number}}}/1/full.zip"));
         }
-        assert_eq!((learner.series.len(), learner.series[AV].len()), (MAX_SERIES, MAX_REVISIONS));
-        assert!(learner.series.values().flat_map(BTreeMap::values).all(|names| names.len() <= MAX_NAMES));
-        learner.taken("\u{fffd}/{a}/1/é٤x");
-        learner.taken("/ /content/{a}/2/é٤1x");
-        learner.wanted();
+        assert_eq!((predictor.series.len(), predictor.series[AV].len()), (MAX_SERIES, MAX_REVISIONS));
+        assert!(predictor.series.values().flat_map(BTreeMap::values).all(|names| names.len() <= MAX_NAMES));
+        predictor.add_request("\u{fffd}/{a}/1/é٤x");
+        predictor.add_request("/ /content/{a}/2/é٤1x");
+        predictor.predict();
     }
 }

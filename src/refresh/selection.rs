@@ -1,91 +1,94 @@
-//! Which catalogs are collected: those of the newest revision that a client has asked for within `store.max_unused`, those
-//! that were stored before there were revisions, and those that are listed, by their source. What nobody asks for stays
-//! in the revisions that have it, and is not in the next.
+//! Selection of the catalogs to collect, by source: those of the newest revision that a client has requested within
+//! `store.max_unused`, those stored before there were revisions, and configured ones. Other catalogs stay in the
+//! revisions that have them, and are not in the next one.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Settings, Worker};
+use super::{RefreshWorker, TaskSettings};
 use gupd_config::clock::UnixMillis;
 use gupd_rollout::revision::{Catalog, version_key};
 use gupd_rollout::state::{MAX_CATALOGS, source_of_key};
 use gupd_rollout::view::RevisionView;
 use gupd_store::{ObjectKey, Store, StoreError};
 
-/// Absent catalogs that are collected again, those that were asked for last: beside them there is room for what clients
-/// ask for until the next revision.
+/// Maximum number of absent catalogs, those requested last. It leaves room for pending ones until the next revision.
 const MAX_ABSENT: usize = 500;
 
-/// Catalogs by source, and when a client last asked for each.
-pub(super) type Known = BTreeMap<Arc<str>, BTreeMap<ObjectKey, UnixMillis>>;
+/// Catalogs by source, and when a client last requested each.
+pub(super) type CatalogSelection = BTreeMap<Arc<str>, BTreeMap<ObjectKey, UnixMillis>>;
 
-impl Worker {
-    /// The catalogs to collect, `also_stored` those that are in no revision.
-    pub(super) async fn known(
+impl RefreshWorker {
+    /// Selects the catalogs to collect. With `with_stored`, also catalogs that no revision has.
+    pub(super) async fn select_catalogs(
         &self,
-        settings: &Settings,
-        views: &RevisionView,
-        also_stored: bool,
-    ) -> Result<Known, StoreError> {
+        settings: &TaskSettings,
+        view: &RevisionView,
+        with_stored: bool,
+    ) -> Result<CatalogSelection, StoreError> {
         let now = self.clock.now();
-        let unused = i64::try_from(settings.max_unused.as_millis()).unwrap_or(i64::MAX);
-        let is_used = |last_asked: &UnixMillis| now.saturating_sub(*last_asked) <= unused;
-        let mut known: BTreeMap<ObjectKey, UnixMillis> = BTreeMap::new();
-        let mut absent: Vec<(UnixMillis, &ObjectKey)> = Vec::new();
-        // Whoever comes first after a long absence is not known to the store yet.
-        if also_stored && let Err(error) = self.background.record_uses().await {
-            tracing::debug!(%error, "what was used lately is not known");
+        let max_unused = i64::try_from(settings.max_unused.as_millis()).unwrap_or(i64::MAX);
+        // The store must know of the first client after a long pause.
+        if with_stored && let Err(error) = self.background.record_uses().await {
+            tracing::debug!(%error, "latest uses of catalogs not recorded");
         }
-        if let Some(newest) = views.newest() {
-            for (key, catalog) in
-                newest.catalogs.iter().filter(|(key, _)| self.background.is_catalog_key(key))
-            {
-                match catalog {
-                    Catalog::Absent => {
-                        absent
-                            .push((self.background.missing_catalogs().last_request(key).unwrap_or(now), key));
-                    }
-                    Catalog::Present { .. } => {
-                        let last = last_used(&self.store, views, key).await?.unwrap_or(newest.published);
-                        known.insert(key.clone(), last);
-                    }
-                }
-            }
-        }
-        absent.sort_unstable_by_key(|(last_asked, _)| Reverse(*last_asked));
-        known.extend(absent.into_iter().take(MAX_ABSENT).map(|(last_asked, key)| (key.clone(), last_asked)));
-        if also_stored {
+        let mut selected = self.select_from_revision(view, now).await?;
+        if with_stored {
             for object in self.stored_catalogs().await? {
-                known.entry(object.key.clone()).or_insert(object.last_used());
+                selected.entry(object.key.clone()).or_insert(object.last_used());
             }
         }
-        // Some may still be stored: the store's upkeep comes when it comes.
-        known.retain(|_, last_asked| is_used(last_asked));
-        if also_stored {
+        // Store maintenance may not have removed unused ones yet.
+        selected.retain(|_, last_used| now.saturating_sub(*last_used) <= max_unused);
+        if with_stored {
             for path in &settings.catalogs {
                 match self.background.keys_of(path) {
-                    Ok(keys) => known.extend(keys.into_iter().map(|key| (key, now))),
-                    Err(error) => {
-                        tracing::warn!(%error, "a catalog of refresh.catalogs cannot be asked for");
-                    }
+                    Ok(keys) => selected.extend(keys.into_iter().map(|key| (key, now))),
+                    Err(error) => tracing::warn!(%error, "path of refresh.catalogs cannot be requested"),
                 }
             }
         }
-        let mut by_source = Known::new();
-        for (key, last_asked) in known.into_iter().take(MAX_CATALOGS) {
-            by_source.entry(source_of_key(&key).into()).or_default().insert(key, last_asked);
+        let mut by_source = CatalogSelection::new();
+        for (key, last_used) in selected.into_iter().take(MAX_CATALOGS) {
+            by_source.entry(source_of_key(&key).into()).or_default().insert(key, last_used);
         }
         Ok(by_source)
     }
+
+    /// Selects the catalogs of the newest revision.
+    async fn select_from_revision(
+        &self,
+        view: &RevisionView,
+        now: UnixMillis,
+    ) -> Result<BTreeMap<ObjectKey, UnixMillis>, StoreError> {
+        let (mut selected, mut absent) = (BTreeMap::new(), Vec::new());
+        let Some(newest) = view.newest() else { return Ok(selected) };
+        for (key, catalog) in newest.catalogs.iter().filter(|(key, _)| self.background.is_catalog_key(key)) {
+            match catalog {
+                Catalog::Absent => {
+                    let last_request = self.background.missing_catalogs().last_request(key);
+                    absent.push((last_request.unwrap_or(now), key));
+                }
+                Catalog::Present { .. } => {
+                    let last_used = last_used(&self.store, view, key).await?.unwrap_or(newest.published);
+                    selected.insert(key.clone(), last_used);
+                }
+            }
+        }
+        absent.sort_unstable_by_key(|(last_request, _)| Reverse(*last_request));
+        let absent = absent.into_iter().take(MAX_ABSENT);
+        selected.extend(absent.map(|(last_request, key)| (key.clone(), last_request)));
+        Ok(selected)
+    }
 }
 
-/// When a client last got any version of a catalog.
-async fn last_used(store: &Store, views: &RevisionView, key: &str) -> Result<Option<UnixMillis>, StoreError> {
+/// Returns when a client last received any version of a catalog.
+async fn last_used(store: &Store, view: &RevisionView, key: &str) -> Result<Option<UnixMillis>, StoreError> {
     let (mut last, mut seen) = (None, None);
-    for revision in views.revisions() {
+    for revision in view.revisions() {
         let Some(Catalog::Present { since, .. }) = revision.catalogs.get(key) else { continue };
-        // Revisions that have the same version stand together.
+        // Revisions with the same version are neighbours.
         if seen.replace(*since) == Some(*since) {
             continue;
         }

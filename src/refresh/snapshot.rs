@@ -1,7 +1,7 @@
-//! When what was collected is of one moment. Files are asked for one after the other, so what one collect brings may be
-//! of several moments; but if each file has the same bytes in two collects in a row, then none has changed between the
-//! end of the first and the beginning of the second, and at that moment the manager had them all (Afek et al., Atomic
-//! Snapshots of Shared Memory, 1993). Pure. What one upstream had says nothing of another: both collects are of one.
+//! Coherence of collected catalogs. Files are requested one after the other, so one collection may mix several instants.
+//! But if each file has the same content in two collections in a row, none has changed between the end of the first and
+//! the beginning of the second, and at that instant the manager had them all (Afek et al., Atomic Snapshots of Shared
+//! CollectionHistory, 1993). Both collections must be of one upstream. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,35 +11,34 @@ use gupd_rollout::revision::{Catalog, Revision};
 use gupd_rollout::state::{CollectedCatalog, MAX_CATALOGS, source_of_key};
 use gupd_store::ObjectKey;
 
-/// Catalogs of a revision that there are none of, at most. Further ones are asked for whenever a client asks: clients may
-/// make names up.
+/// Maximum number of absent catalogs of a revision: clients may make names up. Further ones are requested again for
+/// every client.
 const MAX_ABSENT: usize = 1_000;
 
-/// Catalogs of a revision whose keys have a query, at most. Managers answer any query with the same file, and each is
-/// one more to be collected.
+/// Maximum number of catalogs whose keys have a query. Managers answer every query with the same file, and each is one
+/// more to collect.
 const MAX_QUERIED: usize = 256;
 
-/// A source that could not be collected is left alone by clients' requests for so long: each of them would have it
-/// collected again, in vain.
-const REST: i64 = 30_000;
+/// Time after a failed collection in which requests of clients do not start another one, which would fail as well.
+const BACK_OFF: i64 = 30_000;
 
-/// What an upstream has, by key; `None` is what it has not.
-pub(super) type Collect = BTreeMap<ObjectKey, Option<CollectedCatalog>>;
+/// Catalogs of an upstream by key; `None` for one that it does not have.
+pub(super) type Collection = BTreeMap<ObjectKey, Option<CollectedCatalog>>;
 
-/// Whether everything in `collected` was the same in `before`, all of which was asked for before any of it.
-pub(super) fn agree(before: &Collect, collected: &Collect) -> bool {
+/// Returns true if `before`, which was requested first, has every catalog of `collected` with the same content.
+pub(super) fn agree(before: &Collection, collected: &Collection) -> bool {
     collected.iter().all(|(key, found)| before.get(key).is_some_and(|was| is_same(*was, *found)))
 }
 
-/// Whether a revision has exactly this.
-pub(super) fn has(revision: Option<&Revision>, key: &str, found: Option<CollectedCatalog>) -> bool {
+/// Returns true if a revision has a catalog with exactly this content, or the same absence.
+pub(super) fn has_catalog(revision: Option<&Revision>, key: &str, found: Option<CollectedCatalog>) -> bool {
     let known = revision.and_then(|revision| revision.catalogs.get(key));
     known.is_some_and(|known| known.blob() == found.map(|found| found.blob))
 }
 
-/// What a revision has of a source, as if it had been collected. Its objects are not named: what has not changed is not
-/// stored again.
-pub(super) fn published(revision: Option<&Revision>, source: &str) -> Collect {
+/// Returns the catalogs of a source in a revision, as if they had been collected. They name no objects: unchanged catalogs
+/// are not stored again.
+pub(super) fn catalogs_of_source(revision: Option<&Revision>, source: &str) -> Collection {
     let catalogs = revision.into_iter().flat_map(|revision| &revision.catalogs);
     let of_source = catalogs.filter(|(key, _)| source_of_key(key) == source);
     let found = |catalog| match catalog {
@@ -53,28 +52,28 @@ fn is_same(one: Option<CollectedCatalog>, other: Option<CollectedCatalog>) -> bo
     one.map(|found| found.blob) == other.map(|found| found.blob)
 }
 
-/// What is remembered of each source from one collect to the next.
+/// The latest collection of each source, and recent failures.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
-    last: HashMap<Arc<str>, (Arc<str>, Collect)>,
-    rests: HashMap<Arc<str>, UnixMillis>,
+pub(super) struct CollectionHistory {
+    last: HashMap<Arc<str>, (Arc<str>, Collection)>,
+    failures: HashMap<Arc<str>, UnixMillis>,
 }
 
-impl Memory {
-    /// The last collect of a source, if it was this upstream's.
-    pub(super) fn last(&self, source: &str, upstream: &str) -> Collect {
+impl CollectionHistory {
+    /// Returns the latest collection of a source, if it is of this upstream.
+    pub(super) fn last(&self, source: &str, upstream: &str) -> Collection {
         let last = self.last.get(source).filter(|(of, _)| **of == *upstream);
         last.map(|(_, collect)| collect.clone()).unwrap_or_default()
     }
 
-    /// All of a source was collected.
-    pub(super) fn keep(&mut self, source: &Arc<str>, upstream: &Arc<str>, collect: Collect) {
-        self.rests.remove(source);
+    /// Stores a collection of a whole source.
+    pub(super) fn replace(&mut self, source: &Arc<str>, upstream: &Arc<str>, collect: Collection) {
+        self.failures.remove(source);
         self.last.insert(source.clone(), (upstream.clone(), collect));
     }
 
-    /// A little more of it was asked for.
-    pub(super) fn add(&mut self, source: &str, upstream: &str, more: &Collect) {
+    /// Extends the latest collection by further catalogs.
+    pub(super) fn extend(&mut self, source: &str, upstream: &str, more: &Collection) {
         if let Some((of, collect)) = self.last.get_mut(source)
             && **of == *upstream
         {
@@ -82,50 +81,52 @@ impl Memory {
         }
     }
 
-    /// It could not be collected.
-    pub(super) fn rest(&mut self, source: &Arc<str>, now: UnixMillis) {
-        self.rests.insert(source.clone(), now);
+    /// Records a failure.
+    pub(super) fn back_off(&mut self, source: &Arc<str>, now: UnixMillis) {
+        self.failures.insert(source.clone(), now);
     }
 
-    /// Whether it is left alone.
-    pub(super) fn rests(&self, source: &str, now: UnixMillis) -> bool {
-        self.rests.get(source).is_some_and(|since| (*since..*since + REST).contains(&now))
+    /// Returns true shortly after a failure.
+    pub(super) fn is_backing_off(&self, source: &str, now: UnixMillis) -> bool {
+        self.failures.get(source).is_some_and(|since| (*since..*since + BACK_OFF).contains(&now))
     }
 
-    /// Only these are still collected.
+    /// Drops other sources.
     pub(super) fn retain(&mut self, is_source: impl Fn(&str) -> bool) {
         self.last.retain(|source, _| is_source(source));
-        self.rests.retain(|source, _| is_source(source));
+        self.failures.retain(|source, _| is_source(source));
     }
 }
 
-/// How many more catalogs there may be.
+/// RevisionCapacity for further catalogs in a revision.
 #[derive(Clone, Debug)]
-pub(super) struct Room {
+pub(super) struct RevisionCapacity {
     catalogs: usize,
     queried: usize,
     absent: usize,
 }
 
-impl Room {
-    pub(super) fn beside(revision: Option<&Revision>) -> Self {
-        let mut room = Self { catalogs: MAX_CATALOGS, queried: MAX_QUERIED, absent: MAX_ABSENT };
+impl RevisionCapacity {
+    /// The room that is left beside the catalogs of a revision.
+    pub(super) fn after(revision: Option<&Revision>) -> Self {
+        let mut capacity = Self { catalogs: MAX_CATALOGS, queried: MAX_QUERIED, absent: MAX_ABSENT };
         for (key, catalog) in revision.into_iter().flat_map(|revision| &revision.catalogs) {
-            room.take(key, *catalog == Catalog::Absent);
+            capacity.take(key, *catalog == Catalog::Absent);
         }
-        room
+        capacity
     }
 
-    /// Whether a catalog of this key may be asked for.
+    /// Returns true if there is room for a catalog of this key.
     pub(super) fn admits(&self, key: &str) -> bool {
         self.catalogs > 0 && (self.queried > 0 || !key.contains('?'))
     }
 
-    /// Whether a revision can say of one more that there is none.
+    /// Returns true if there is room for an absent catalog.
     pub(super) fn admits_absent(&self) -> bool {
         self.absent > 0
     }
 
+    /// Takes room for a catalog.
     pub(super) fn take(&mut self, key: &str, is_absent: bool) {
         self.catalogs = self.catalogs.saturating_sub(1);
         self.queried = self.queried.saturating_sub(key.contains('?').into());
@@ -143,7 +144,7 @@ mod tests {
         Some(CollectedCatalog { object: version.into(), blob: [version; 32].into(), len: 1, last_used: 0 })
     }
 
-    fn collect(catalogs: &[(&str, u8)]) -> Collect {
+    fn collect(catalogs: &[(&str, u8)]) -> Collection {
         catalogs.iter().map(|(key, version)| ((*key).into(), found(*version))).collect()
     }
 
@@ -164,12 +165,12 @@ mod tests {
     proptest! {
         /// The manager publishes whole versions, at any time; files are read one after the other.
         #[test]
-        fn what_two_collects_agree_on_is_one_version(
+        fn agreeing_collections_are_one_version(
             publications in proptest::collection::vec(0..40_usize, 0..8),
             files in 1..8_usize,
         ) {
             let version = |at: usize| publications.iter().filter(|published| **published <= at).count();
-            let read = |from: usize| -> Collect {
+            let read = |from: usize| -> Collection {
                 (0..files).map(|file| {
                     (ObjectKey::from(format!("r /{file}")), found(u8::try_from(version(from + file)).unwrap()))
                 }).collect()
@@ -185,29 +186,31 @@ mod tests {
     }
 
     #[test]
-    fn a_source_rests_after_it_could_not_be_collected_until_it_is() {
-        let (mut memory, source, upstream) = (Memory::default(), Arc::from("r"), Arc::from("m"));
-        memory.rest(&source, 100);
-        assert!(memory.rests("r", 100 + REST - 1) && !memory.rests("r", 100 + REST));
-        assert!(!memory.rests("r", 99), "the clock was set back");
-        memory.keep(&source, &upstream, collect(&[("r /a", 1)]));
-        assert!(!memory.rests("r", 100));
-        memory.add("r", "other", &collect(&[("r /b", 1)]));
-        memory.add("r", "m", &collect(&[("r /c", 1)]));
-        assert!(memory.last("r", "other").is_empty(), "another upstream's says nothing");
-        assert_eq!(memory.last("r", "m"), collect(&[("r /a", 1), ("r /c", 1)]));
-        memory.retain(|_| false);
-        assert!(memory.last("r", "m").is_empty());
+    fn failed_source_backs_off_until_it_is_collected() {
+        let (mut history, source, upstream) = (CollectionHistory::default(), Arc::from("r"), Arc::from("m"));
+        history.back_off(&source, 100);
+        assert!(
+            history.is_backing_off("r", 100 + BACK_OFF - 1) && !history.is_backing_off("r", 100 + BACK_OFF)
+        );
+        assert!(!history.is_backing_off("r", 99), "the clock was set back");
+        history.replace(&source, &upstream, collect(&[("r /a", 1)]));
+        assert!(!history.is_backing_off("r", 100));
+        history.extend("r", "other", &collect(&[("r /b", 1)]));
+        history.extend("r", "m", &collect(&[("r /c", 1)]));
+        assert!(history.last("r", "other").is_empty(), "another upstream's says nothing");
+        assert_eq!(history.last("r", "m"), collect(&[("r /a", 1), ("r /c", 1)]));
+        history.retain(|_| false);
+        assert!(history.last("r", "m").is_empty());
     }
 
     #[test]
-    fn made_up_names_and_queries_do_not_take_all_of_the_room() {
-        let mut room = Room::beside(None);
-        (0..MAX_ABSENT).for_each(|at| room.take(&format!("r /{at}"), true));
-        assert!(!room.admits_absent() && room.admits("r /a"));
-        (0..MAX_QUERIED).for_each(|at| room.take(&format!("r /a?{at}"), false));
-        assert!(!room.admits("r /a?b") && room.admits("r /a"));
-        (0..MAX_CATALOGS).for_each(|at| room.take(&format!("r /{at}"), false));
-        assert!(!room.admits("r /a"));
+    fn invented_names_and_queries_leave_room() {
+        let mut capacity = RevisionCapacity::after(None);
+        (0..MAX_ABSENT).for_each(|at| capacity.take(&format!("r /{at}"), true));
+        assert!(!capacity.admits_absent() && capacity.admits("r /a"));
+        (0..MAX_QUERIED).for_each(|at| capacity.take(&format!("r /a?{at}"), false));
+        assert!(!capacity.admits("r /a?b") && capacity.admits("r /a"));
+        (0..MAX_CATALOGS).for_each(|at| capacity.take(&format!("r /{at}"), false));
+        assert!(!capacity.admits("r /a"));
     }
 }

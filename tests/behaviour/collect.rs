@@ -1,12 +1,12 @@
-//! Where there are rings, catalogs become revisions: all of a source as one upstream had them at one moment, or none; and
-//! what clients ask for that nobody knew of joins them.
+//! Refresh with rings: a revision has all catalogs of a source as one upstream had them at one instant, or none. Catalogs
+//! that clients request and no revision has join the newest.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use gupd_config::WeekWindows;
 use gupd_proxy::background::PendingOutcome;
-use gupd_refresh::Report;
+use gupd_refresh::RefreshReport;
 use gupd_store::ObjectKey;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
@@ -61,15 +61,15 @@ async fn two_equal_collects_publish_and_one_detects_no_change() {
     publish(&manager, 1);
     let collector = collector(&[&manager]).await;
     let report = collector.refresh().await;
-    assert_eq!(report, Report { asked: 4, changed: 4, failed: 0, revision: Some(1.into()) });
+    assert_eq!(report, RefreshReport { asked: 4, changed: 4, failed: 0, revision: Some(1.into()) });
     assert!(is_version(&collector, 1));
     assert_eq!(requests(&manager), [2; 4]);
-    assert_eq!(collector.refresh().await, Report { asked: 4, ..Report::default() });
+    assert_eq!(collector.refresh().await, RefreshReport { asked: 4, ..RefreshReport::default() });
     assert_eq!(requests(&manager), [3; 4]);
     assert!(manager.requests_for(MINITRI)[2].header("if-none-match").is_some());
     publish(&manager, 2);
     let report = collector.refresh().await;
-    assert_eq!(report, Report { asked: 4, changed: 4, failed: 0, revision: Some(2.into()) });
+    assert_eq!(report, RefreshReport { asked: 4, changed: 4, failed: 0, revision: Some(2.into()) });
     assert!(is_version(&collector, 2));
     assert_eq!(requests(&manager), [5; 4]);
     assert_eq!(collector.stored(&collector.view()).await.len(), 4);
@@ -129,7 +129,7 @@ async fn unsettled_source_is_not_published_nor_collected_forever() {
         gate = next;
     }
     let report = refreshing.await.unwrap();
-    assert_eq!(report, Report { asked: 4, changed: 0, failed: 4, revision: None });
+    assert_eq!(report, RefreshReport { asked: 4, changed: 0, failed: 4, revision: None });
     assert_eq!(requests(&manager), [6; 4]);
     assert!(is_version(&collector, 1));
     gate.open();
@@ -154,7 +154,7 @@ async fn one_that_fails_in_the_middle_is_not_mixed_with_the_next() {
     second.put(MINITRI, broken());
     publish(&first, 3);
     first.put(NAMES[0], broken());
-    assert_eq!(collector.refresh().await, Report { asked: 4, changed: 0, failed: 4, revision: None });
+    assert_eq!(collector.refresh().await, RefreshReport { asked: 4, changed: 0, failed: 4, revision: None });
     assert!(is_version(&collector, 7), "{:?}", collector.newest());
     publish(&first, 3);
     assert_eq!(collector.refresh().await.revision, Some(3.into()));
@@ -207,7 +207,7 @@ async fn requested_catalog_joins_unchanged_newest_revision() {
     assert_eq!(catalogs["/new_livetri.zip"], hash("new").map(Into::into));
     assert_eq!((requests(&manager), manager.request_count("/new_livetri.zip")), ([3; 4], 1));
     assert_eq!(collector.stored(&collector.view()).await.len(), 5);
-    // Whoever asks late is answered without a request.
+    // A late client is answered without a request.
     assert_eq!(collector.wants("/new_livetri.zip").await, PendingOutcome::Published);
     assert_eq!((requests(&manager), manager.request_count("/new_livetri.zip")), ([3; 4], 1));
 }

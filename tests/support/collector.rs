@@ -17,7 +17,7 @@ use gupd_net::shape::{LanLimiter, SlotLimiter, WanLimiter};
 use gupd_net::upstream::{Network, Upstreams};
 use gupd_proxy::background::PendingOutcome;
 use gupd_proxy::{Generation, Generations, Proxy};
-use gupd_refresh::{Refresher, Report};
+use gupd_refresh::{RefreshReport, Refresher};
 use gupd_rollout::engine::Rollouts;
 use gupd_rollout::revision::{Catalog, Revision, version_key};
 use gupd_rollout::view::RevisionView;
@@ -114,7 +114,7 @@ impl Collector {
         self.tasks.last().unwrap().abort();
     }
 
-    pub async fn refresh(&self) -> Report {
+    pub async fn refresh(&self) -> RefreshReport {
         self.refresher.refresh().await.unwrap()
     }
 

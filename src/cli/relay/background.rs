@@ -24,7 +24,7 @@ const RECOVERY_INTERVAL: Duration = Duration::from_secs(1);
 /// Tasks that the parts of the relay came with.
 #[derive(Debug)]
 pub(super) struct BackgroundTasks {
-    pub(super) refresh: refresh::Task,
+    pub(super) refresh: refresh::RefreshTask,
     pub(super) rollout: engine::RolloutTask,
     pub(super) health: HealthCheckTask,
 }
