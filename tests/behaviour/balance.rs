@@ -1,4 +1,4 @@
-//! Which of several managers is asked: the smaller priority, and of one priority who has the fewest bytes still to send.
+//! Selection among several upstreams: the smallest priority, then the fewest bytes outstanding.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::support::{Gate, Manager, PATIENCE, PAYLOAD, Request, Resource, Site, 
 
 const SIZE: usize = 1 << 20;
 
-/// A site behind its own manager and another one, with these priorities.
+/// A site with two upstreams of these priorities: its own manager and `other`.
 fn behind_two(other: &Manager, priorities: [u32; 2]) -> Site {
     let manager = Manager::start();
     let both = Config::for_upstreams(&[&manager.url(), &other.url()]).unwrap();
@@ -34,7 +34,7 @@ async fn managers_of_one_priority_share_the_bytes() {
     let mut clients = Vec::new();
     for number in 0..8 {
         for manager in [&site.manager, &other] {
-            // Each response stands still in its middle: what it holds of its manager's load stays.
+            // Each response stalls halfway, so its bytes count as outstanding at its manager.
             manager.put(&path(number), Resource::new(bytes(number as u64, SIZE)).stalled(SIZE / 2, &gate));
         }
         let mut client = WireClient::connect(site.address()).await;
@@ -74,15 +74,15 @@ async fn busy_upstream_gets_no_request_until_its_bytes_are_sent() {
         assert_eq!(site.get("/secars/small").await.expect_body(), b"small");
     }
     assert_eq!((asked()[busy], asked()[1 - busy]), (0, 6));
-    // Whoever took it goes away in its middle.
+    // The client disconnects in the middle of its download.
     drop(client);
     gate.open();
     let deadline = Instant::now() + PATIENCE;
     while asked()[busy] == 0 {
         site.get("/secars/small").await.expect_body();
-        assert!(Instant::now() < deadline, "what nobody wants is still counted");
+        assert!(Instant::now() < deadline, "bytes of a dropped download are still counted");
     }
-    // Equals take turns.
+    // Idle upstreams alternate.
     let before = asked();
     for _ in 0..6 {
         site.get("/secars/small").await.expect_body();
@@ -106,7 +106,7 @@ async fn smaller_priority_precedes_list_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upstream_tries_end_within_total_timeout() {
-    // They take connections, and say nothing.
+    // Both accept connections and never respond.
     let silent =
         [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
     let urls = silent.each_ref().map(|listener| format!("http://{}", listener.local_addr().unwrap()));
@@ -118,8 +118,8 @@ async fn upstream_tries_end_within_total_timeout() {
     });
     let began = Instant::now();
     assert_eq!(site.get(PAYLOAD).await.status, 504);
-    assert!(began.elapsed() >= Duration::from_millis(1_500), "the second was not asked");
-    // It was, and its time was cut short.
+    assert!(began.elapsed() >= Duration::from_millis(1_500), "the second upstream got no request");
+    // The second upstream got a request with a shortened timeout.
     let second = urls[1].trim_start_matches("http://");
     let metric = format!("gupd_upstream_requests_total{{outcome=\"head-timeout\",upstream=\"{second}\"}}");
     assert_eq!(site.metric(&metric).await, 1.0);
@@ -128,7 +128,7 @@ async fn upstream_tries_end_within_total_timeout() {
         (config.upstreams, config.routes) = (both.upstreams, both.routes);
         config.fill.total_timeout = Duration::from_millis(200);
     });
-    // One try alone would have a minute.
+    // A single attempt would have had a minute.
     let began = Instant::now();
     assert_eq!(site.get(PAYLOAD).await.status, 504);
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());

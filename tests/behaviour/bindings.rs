@@ -1,5 +1,5 @@
-//! Groups bound to managers of their own, over sockets: each gets what its managers publish, payloads cross the line once
-//! for all, and clients move from one manager to another and back without any of them being fetched again.
+//! Groups bound to upstreams of their own. Each group gets its manager's catalogs, payloads cross the line once for
+//! all groups, and a client that moves between groups causes no repeated fetch.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -19,11 +19,11 @@ const CATALOG: &str = "/minitri.flg";
 const GENERIC: &str = "/news.txt";
 const PRIVATE: &str = "/secars/secars.dll";
 const LENGTH: usize = 1_500_000;
-/// A client of the batch that goes to the second manager.
+/// A client of the group that is bound to the second manager.
 const BATCH: &str = "127.0.0.2";
 const OTHER: &str = "127.0.0.1";
 
-/// A site of two managers of which its own is the route's, and the second one that of a batch of clients.
+/// A site with two managers: its own serves the route, the second one a group of clients.
 struct Two {
     site: Site,
     second: Manager,
@@ -73,7 +73,7 @@ impl Two {
         tokio::task::block_in_place(|| self.site.relay_mut().reload(config)).unwrap();
     }
 
-    /// How often each manager was asked.
+    /// Numbers of requests at the two managers.
     fn asked(&self, path: &str) -> (usize, usize) {
         (self.site.manager.request_count(path), self.second.request_count(path))
     }
@@ -96,7 +96,7 @@ async fn bound_groups_get_own_catalogs_and_share_payloads() {
             assert_eq!(two.body(client, path).await, own, "{path}");
             two.site.wait_for_fills().await;
         }
-        assert_eq!(two.asked(path), (1, 1), "each group has its own stored");
+        assert_eq!(two.asked(path), (1, 1), "each group has its own catalog stored");
     }
     for (client, own) in [(BATCH, "second"), (OTHER, "first")] {
         assert_eq!(two.body(client, PRIVATE).await, own);
@@ -105,7 +105,7 @@ async fn bound_groups_get_own_catalogs_and_share_payloads() {
     two.site.wait_until_stored(PAYLOAD).await;
     assert!(two.get(OTHER, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
     assert_eq!(two.asked(PAYLOAD), (0, 1));
-    // What the one group's manager is told is not about what the other's has.
+    // A POST to one manager invalidates that manager's entry only.
     assert_eq!(two.send(BATCH, Request::new("POST", GENERIC).body("x")).await.status, 200);
     assert_eq!(two.asked(GENERIC), (1, 2));
     assert_eq!(
@@ -144,7 +144,7 @@ async fn moved_group_fetches_no_payload_again() {
             config.groups = groups.filter(|group| bound.contains(&&*group.name)).collect();
         });
         for (client, own) in [(BATCH, of_batch), (OTHER, of_others)] {
-            assert_eq!(two.body(client, CATALOG).await, own, "at once, with {bound:?}");
+            assert_eq!(two.body(client, CATALOG).await, own, "bound to {bound:?}");
             two.site.wait_for_fills().await;
             for (path, length) in [(PAYLOAD, LENGTH), (&delta, 10_000)] {
                 let response = two.get(client, path).await;
@@ -155,7 +155,7 @@ async fn moved_group_fetches_no_payload_again() {
         catalogs = two.asked(CATALOG).0 * "first".len() + two.asked(CATALOG).1 * "second".len();
     }
     assert_eq!(two.site.manager.body_bytes() + two.second.body_bytes(), crossed + catalogs as u64);
-    assert_eq!(two.asked(CATALOG), (1, 1), "what was still fresh was not asked for again");
+    assert_eq!(two.asked(CATALOG), (1, 1), "fresh content is not revalidated");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,7 +177,11 @@ async fn bound_group_is_served_stored_content_while_manager_is_down() {
     for path in [CATALOG, GENERIC, PRIVATE] {
         assert_eq!(two.body(OTHER, path).await, "first");
     }
-    assert_eq!((two.asked(GENERIC), two.asked(PRIVATE)), ((1, 0), (1, 0)), "nobody asked another's manager");
+    assert_eq!(
+        (two.asked(GENERIC), two.asked(PRIVATE)),
+        ((1, 0), (1, 0)),
+        "no request went to the other manager"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +191,7 @@ async fn payload_missing_at_bound_manager_is_shared_from_another() {
     assert_eq!(two.get(BATCH, PAYLOAD).await.status, 404);
     two.site.wait_for_fills().await;
     assert_eq!(two.get(BATCH, PAYLOAD).await.status, 404);
-    assert_eq!(two.asked(PAYLOAD), (0, 1), "believed for some seconds by those whose manager said so");
+    assert_eq!(two.asked(PAYLOAD), (0, 1), "the 404 is cached for the group of that manager");
     assert!(two.get(OTHER, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
     two.site.wait_until_stored(PAYLOAD).await;
     assert!(two.get(BATCH, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
@@ -240,14 +244,14 @@ async fn catalog_is_revalidated_at_its_own_upstream() {
         );
     }
     assert_eq!((two.asked(CATALOG), two.asked(listed)), ((2, 2), (1, 1)));
-    // When all have left the first, it may be switched off.
+    // After the last group has left the first manager, it may be switched off.
     two.reload(|config| {
         let binding = config.groups[0].binding.clone();
         config.groups = vec![GroupSettings { binding, ..GroupSettings::catch_all("all") }];
     });
     assert_eq!(ask(&two.site, "s3cret").await.expect_body(), br#"{"asked":2,"changed":0,"failed":0}"#);
     assert_eq!((two.asked(CATALOG), two.asked(listed)), ((2, 3), (1, 2)));
-    // And when all are back, what came from the second is nobody's.
+    // The second manager's entries, which no group uses now, are not refreshed.
     two.reload(|config| config.groups.clear());
     assert_eq!(ask(&two.site, "s3cret").await.expect_body(), br#"{"asked":2,"changed":0,"failed":0}"#);
     assert_eq!((two.asked(CATALOG), two.asked(listed)), ((3, 3), (2, 2)));
@@ -270,7 +274,7 @@ async fn bound_payload_is_prefetched_and_repaired_from_its_manager() {
     let files = shelves.flat_map(|shelf| fs::read_dir(shelf).unwrap()).map(|file| file.unwrap().path());
     let file = files.into_iter().find(|file| fs::metadata(file).unwrap().len() > LENGTH as u64).unwrap();
     let flip = |at| fs::File::options().write(true).open(&file).unwrap().write_all_at(b"rotten", at).unwrap();
-    // Read by who does not go there, and found by the scrub.
+    // A read by a client of the other group finds the first damage, the scrub finds the second.
     flip(1_200_000);
     two.site.restart();
     assert!(two.get(OTHER, PAYLOAD).await.expect_body() == bytes(1, LENGTH));

@@ -1,4 +1,4 @@
-//! Clients that show a certificate: what it says decides their group, and nobody must show one.
+//! TLS client certificates: the subject selects the group, and presenting one is optional.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,7 +22,7 @@ async fn certificate_selects_group_and_is_optional() {
     let (cert, key) = server.write(folder.path());
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, authority.pem()).unwrap();
-    // Read when the relay starts.
+    // The relay reads the files when it starts.
     let site = Site::with_config(|config| {
         config.server.tls = Some(CertificateFiles { cert, key });
         config.server.client_ca = Some(ca);
@@ -47,7 +47,8 @@ async fn certificate_selects_group_and_is_optional() {
     site.wait_for_metric("gupd_refused_total{reason=\"tls\"}", 1.0).await;
 }
 
-/// The beginning of the answer, `None` if the connection ends without one. Two requests: the names stay the connection's.
+/// Sends two requests on one connection, because the names belong to the connection. Returns the head of the response,
+/// or `None` if the connection ends without one.
 async fn asked(address: SocketAddr, authority: &Authority, identity: Option<Identity>) -> Option<String> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(authority.certificate()).unwrap();

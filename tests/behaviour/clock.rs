@@ -1,5 +1,5 @@
-//! The machine's clock is set back by a day: what is stored stays good, nothing is fetched twice for it, and nobody has
-//! to wait for the day to pass again.
+//! The system clock is set back by a day: stored objects stay valid, nothing is fetched twice, and no deadline moves a
+//! day away.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn clock_set_back_a_day_costs_one_revalidation() {
     for path in [PAYLOAD, CATALOG, FILE] {
         site.wait_until_stored(path).await;
     }
-    // The manager's clock is right, or goes with the relay's.
+    // The manager's clock either stays correct or moves with the relay's.
     for managers_clock in [Clock::manual(site.clock.now()), site.clock.clone()] {
         site.manager.date_by(read_clock(&managers_clock));
         let asked = [PAYLOAD, CATALOG, FILE].map(|path| site.manager.request_count(path));
@@ -40,7 +40,7 @@ async fn clock_set_back_a_day_costs_one_revalidation() {
                 assert!(age(&site, path).await < 10, "{path}");
             }
         }
-        // Neither here nor after a restart, which reads the times of the index.
+        // The same after a restart, which reads the times from the index.
         site.restart();
         assert_eq!(site.get(PAYLOAD).await.expect_body(), bytes(1, 100_000));
         assert_eq!(site.get(FILE).await.cache_status(), "gupd; hit");
@@ -89,6 +89,6 @@ async fn open_circuit_closes_after_clock_is_set_back() {
     let client = tokio::spawn(async move { get(address, "/secars/x").await });
     tokio::select! {
         connection = first.accept() => drop(connection.unwrap()),
-        answer = client => panic!("it is still avoided: {:?}", answer.unwrap()),
+        answer = client => panic!("the circuit is still open: {:?}", answer.unwrap()),
     }
 }

@@ -1,5 +1,5 @@
-//! Patch control over sockets: a client that is denied content gets what means "there is none", and nothing is fetched for
-//! it; the relay fetches it for others, unless its route forbids that.
+//! Content policy over sockets: a client that is denied content gets the configured negative response. The relay
+//! fetches nothing for it, but fetches the content for permitted clients, unless the route denies it to all.
 
 use gupd_config::{ContentMatch, ContentType, GroupSettings};
 use http::StatusCode;
@@ -40,7 +40,7 @@ async fn client_patches_need_group_permission() {
     let mut pilot = WireClient::connect_from("127.0.0.2".parse().unwrap(), site.address()).await;
     assert_eq!(pilot.send(&Request::get(PATCH)).await.unwrap().expect_body(), bytes(1, 10_000));
     site.wait_for_fills().await;
-    // What is stored for others is no exception, however it is asked for.
+    // Stored content is denied as well, whatever the method or range.
     for request in [Request::get(PATCH), Request::head(PATCH), Request::get(PATCH).range("5-9")] {
         assert_eq!(site.send(request).await.status, 404);
     }
@@ -50,7 +50,7 @@ async fn client_patches_need_group_permission() {
     assert_eq!(site.metric(&format!("gupd_denied_total{series}")).await, 5.0);
     assert_eq!(site.metric("gupd_denied_total{content_type=\"client-patches\",group=\"pilot\"}").await, 0.0);
     let counted = "gupd_requests_total{cache=\"denied\",class=\"generic\"}";
-    assert_eq!(site.metric(counted).await, 5.0, "it is no refusal and no failure");
+    assert_eq!(site.metric(counted).await, 5.0, "a denial is neither a refusal nor a failure");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +90,7 @@ async fn denied_route_content_is_never_fetched() {
         (site.manager.request_count("/patches/index2.dax"), site.manager.request_count(PATCH)),
         (1, 1)
     );
-    assert_eq!(site.get(PATCH).await.status, 404, "the relay has it, and clients do not get it");
+    assert_eq!(site.get(PATCH).await.status, 404, "stored content of a denied route is not served");
 
     let site = with_content(Site::with_config(|config| {
         change(config);

@@ -1,4 +1,4 @@
-//! Requests on their way through: targets, methods, bodies, header fields, connections, and the next upstream.
+//! Forwarding: targets, methods, bodies, fields, connections, and failover to the next upstream.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn head_on_a_miss_fetches_no_content() {
     assert_eq!(head.cache_status(), "gupd; fwd=uri-miss; detail=method");
     assert_eq!(site.manager.requests_for(PAYLOAD)[0].method, "HEAD");
     assert_eq!(site.manager.body_bytes(), 0);
-    // The connection is where the next response begins.
+    // The connection is at the start of the next response.
     assert_eq!(client.send(&Request::get(PAYLOAD)).await.unwrap().expect_body(), b"definitions");
 }
 
@@ -150,7 +150,7 @@ async fn upload_longer_than_head_timeout_succeeds() {
     site.manager.put(PRIVATE, Resource::echo());
     let mut client = WireClient::connect(site.address()).await;
     client.write_request(&Request::new("POST", PRIVATE).header("Content-Length", "4")).await.unwrap();
-    // A thin line: what is tested is time itself.
+    // A slow line, because the test measures time.
     let mut line = tokio::time::interval(Duration::from_millis(80));
     for byte in b"slow" {
         line.tick().await;
@@ -195,7 +195,7 @@ async fn spelling_goes_upstream_unchanged_for_one_object() {
     site.wait_until_stored(spelled).await;
     assert_eq!(site.manager.requests_for(spelled)[0].target, spelled);
     assert_eq!(site.get(PAYLOAD).await.cache_status(), "gupd; hit");
-    // A query is part of the key, and is spelled as the client did.
+    // The query is part of the key and goes upstream as the client spelled it.
     site.manager.put("/file", Resource::new("x").header("Cache-Control", "max-age=60"));
     for target in ["/file?a=%7b1", "/file?a=%7B2", "/file"] {
         assert_eq!(site.get(target).await.cache_status(), "gupd; fwd=uri-miss; stored", "{target}");
@@ -312,10 +312,10 @@ async fn http_1_0_client_gets_whole_content_with_length() {
 async fn http_1_0_client_never_sees_short_body_as_complete() {
     let site = Site::with_config(|config| config.fill.attempts = 1);
     let broken = || Resource::new(bytes(4, 400_000)).chunked().without("ETag").cut(300_000, 9);
-    // Of unknown length, a fill that breaks off is an error.
+    // A fill of unknown length that breaks off is an error.
     site.manager.put(PAYLOAD, broken());
     assert_eq!(site.send(Request::get(PAYLOAD).http10()).await.status, 502);
-    // What is passed through cannot be waited for: its connection is reset, not closed.
+    // An uncached response has already started, so its connection is reset instead of closed.
     site.manager.put(PRIVATE, broken());
     let passed = site.send(Request::get(PRIVATE).http10()).await;
     assert_eq!((passed.status, passed.ending), (200, Ending::Broken));
@@ -329,7 +329,7 @@ async fn broken_passthrough_is_broken_for_client() {
         let broken = site.get(PRIVATE).await;
         assert_eq!((broken.status, broken.ending), (200, Ending::Broken));
         assert!(broken.body == bytes(5, 400_000)[..broken.body.len()]);
-        // Asked for once: what was shown of it cannot be taken back.
+        // One upstream request: the part that the client has cannot be taken back.
         assert!(site.get(PRIVATE).await.expect_body().len() == 400_000);
     }
     assert_eq!(site.manager.request_count(PRIVATE), 4);
@@ -419,7 +419,7 @@ async fn post_is_retried_only_if_no_upstream_can_have_acted() {
     let post = |body: &str| Request::new("POST", PRIVATE).body(body);
     assert_eq!(site.send(post("body")).await.expect_body(), b"body");
     assert_eq!(site.manager.requests_for(PRIVATE)[0].body, b"body");
-    // One that got it and then failed may have acted on it: with or without a body.
+    // An upstream that received the request may have acted on it, with or without a body.
     let first = Manager::start();
     for (resource, status) in [(Resource::raw(""), 502), (Resource::new("busy").status(503), 503)] {
         let site = behind(&first.url());
@@ -446,7 +446,7 @@ async fn miss_without_upstream_is_504_with_retry_after() {
     }
 }
 
-/// A site that asks the upstream at `first` before its manager.
+/// A site whose upstreams are `first` and then its manager.
 fn behind(first: &str) -> Site {
     let manager = Manager::start();
     let both = Config::for_upstreams(&[first, &manager.url()]).unwrap();
@@ -456,7 +456,7 @@ fn behind(first: &str) -> Site {
     })
 }
 
-/// A site behind a socket that the test itself speaks on.
+/// A site whose upstream is a listener that the test serves by hand.
 async fn behind_listener() -> (Site, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -469,7 +469,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     listener.accept().await.unwrap().0
 }
 
-/// What arrives, up to and with `end`.
+/// Returns the bytes that arrive, up to and including `end`.
 async fn read_until(stream: &mut TcpStream, end: &[u8]) -> String {
     let mut read = Vec::new();
     while !read.ends_with(end) {

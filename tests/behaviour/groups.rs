@@ -1,4 +1,4 @@
-//! Groups over sockets: which one a request is in decides what it gets, whatever it asked for before on its connection.
+//! Client groups over sockets: the group of each request decides its treatment, also on a kept connection.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,7 +9,7 @@ use crate::support::{PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 const DELTA: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261120001.dax";
 
-/// A group whose clients never have a turn.
+/// A group without an open window.
 fn never(name: &str) -> GroupSettings {
     GroupSettings { windows: WeekWindows::constant(false), ..GroupSettings::catch_all(name) }
 }

@@ -1,5 +1,5 @@
-//! One process after another on the same sockets and the same store: what runs goes on, nothing is lost, nobody is
-//! refused. The two are relays in this process, with descriptors of their own.
+//! Handover between two processes on the same sockets and store: downloads continue, no byte is lost, and no client is
+//! refused. Both relays run in this process, with descriptors of their own.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,8 +15,8 @@ use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, WireClient, byte
 
 const OTHER: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121002/full.zip";
 
-/// A relay that serves, and what the next one needs.
-struct Place {
+/// A running relay and the state that its successor inherits.
+struct RunningRelay {
     manager: Manager,
     folder: TempDir,
     config: Config,
@@ -24,7 +24,7 @@ struct Place {
     address: SocketAddr,
 }
 
-impl Place {
+impl RunningRelay {
     fn new() -> (Self, Relay) {
         let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
         let mut config = Config::for_upstreams(&[&manager.url()]).unwrap();
@@ -37,9 +37,9 @@ impl Place {
         config.prefetch.learned = false;
         let sockets = Sockets::open(&config.server).unwrap();
         let address = sockets.addresses()[0];
-        let place = Self { manager, folder, config, sockets, address };
-        let relay = place.relay();
-        (place, relay)
+        let running = Self { manager, folder, config, sockets, address };
+        let relay = running.relay();
+        (running, relay)
     }
 
     fn relay(&self) -> Relay {
@@ -60,30 +60,30 @@ impl Place {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn new_process_owns_store_while_old_downloads_finish() {
-    let (place, mut before) = Place::new();
+    let (running, mut before) = RunningRelay::new();
     let (stored, arriving) = (bytes(1, 9 << 20), bytes(2, 7 << 20));
-    place.manager.put(PAYLOAD, Resource::new(stored.clone()));
+    running.manager.put(PAYLOAD, Resource::new(stored.clone()));
     let gate = Gate::default();
-    place.manager.put(OTHER, Resource::new(arriving.clone()).stalled(3 << 20, &gate));
-    place.wait_until_stored(PAYLOAD).await;
-    // In the middle of what is stored, and of what is being filled, by two.
-    let mut reading = WireClient::connect(place.address).await;
+    running.manager.put(OTHER, Resource::new(arriving.clone()).stalled(3 << 20, &gate));
+    running.wait_until_stored(PAYLOAD).await;
+    // One client is in the middle of a stored object, two are in the middle of a fill.
+    let mut reading = WireClient::connect(running.address).await;
     reading.write_request(&Request::get(PAYLOAD)).await.unwrap();
     let mut read = reading.read_head().await.unwrap();
     read.body = reading.read_bytes(100_000).await.unwrap();
     let mut following = Vec::new();
     for _ in 0..2 {
-        let mut client = WireClient::connect(place.address).await;
+        let mut client = WireClient::connect(running.address).await;
         client.write_request(&Request::get(OTHER)).await.unwrap();
         let mut response = client.read_head().await.unwrap();
         response.body = client.read_bytes(2 << 20).await.unwrap();
         following.push((client, response));
     }
     block_in_place(|| before.hand_over());
-    // What has come so far is for the next process too, with its journal.
-    assert_eq!(place.half_written(), 2);
-    let after = block_in_place(|| place.relay());
-    let hit = get(place.address, PAYLOAD).await;
+    // The partial file and its journal are left for the next process.
+    assert_eq!(running.half_written(), 2);
+    let after = block_in_place(|| running.relay());
+    let hit = get(running.address, PAYLOAD).await;
     assert_eq!(hit.cache_status(), "gupd; hit");
     assert!(hit.expect_body() == stored);
     gate.open();
@@ -93,31 +93,32 @@ async fn new_process_owns_store_while_old_downloads_finish() {
         client.read_rest("GET", &mut response).await;
         assert!(response.expect_body() == arriving);
     }
-    // One request for both; what came after the store was given up is not in it, and only that is asked for again.
-    assert_eq!(place.manager.request_count(OTHER), 1);
-    let again = get(place.address, OTHER).await;
+    // Both clients share one upstream request. Bytes that arrived after the store was handed over are fetched again,
+    // and only those.
+    assert_eq!(running.manager.request_count(OTHER), 1);
+    let again = get(running.address, OTHER).await;
     assert_eq!(again.cache_status(), "gupd; fwd=partial; stored");
     assert!(again.expect_body() == arriving);
-    let rest = place.manager.requests_for(OTHER)[1].header("range").unwrap().to_owned();
+    let rest = running.manager.requests_for(OTHER)[1].header("range").unwrap().to_owned();
     let from: usize = rest.trim_start_matches("bytes=").split('-').next().unwrap().parse().unwrap();
     assert!((1 << 20..=3 << 20).contains(&from), "{rest}");
     block_in_place(|| before.stop());
-    place.wait_until_stored(OTHER).await;
+    running.wait_until_stored(OTHER).await;
     drop(after);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partial_files_pass_to_next_process() {
-    let (mut place, _) = Place::new();
-    place.config.fill.finish = gupd_config::FinishPolicy::Never;
-    let (sockets, body) = (Sockets::open(&place.config.server).unwrap(), bytes(3, 8 << 20));
-    place.address = sockets.addresses()[0];
-    place.sockets = sockets;
-    place.config.store.dir = place.folder.path().join("other");
-    let mut before = place.relay();
+    let (mut running, _) = RunningRelay::new();
+    running.config.fill.finish = gupd_config::FinishPolicy::Never;
+    let (sockets, body) = (Sockets::open(&running.config.server).unwrap(), bytes(3, 8 << 20));
+    running.address = sockets.addresses()[0];
+    running.sockets = sockets;
+    running.config.store.dir = running.folder.path().join("other");
+    let mut before = running.relay();
     let gate = Gate::default();
-    place.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(5 << 20, &gate));
-    let mut leaver = WireClient::connect(place.address).await;
+    running.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(5 << 20, &gate));
+    let mut leaver = WireClient::connect(running.address).await;
     leaver.write_request(&Request::get(PAYLOAD)).await.unwrap();
     leaver.read_head().await.unwrap();
     leaver.read_bytes(4 << 20).await.unwrap();
@@ -128,27 +129,27 @@ async fn partial_files_pass_to_next_process() {
     {}
     gate.open();
     block_in_place(|| before.hand_over());
-    let _after = block_in_place(|| place.relay());
-    place.manager.put(PAYLOAD, Resource::new(body.clone()));
-    assert!(get(place.address, PAYLOAD).await.expect_body() == body);
-    let seen = place.manager.requests_for(PAYLOAD);
+    let _after = block_in_place(|| running.relay());
+    running.manager.put(PAYLOAD, Resource::new(body.clone()));
+    assert!(get(running.address, PAYLOAD).await.expect_body() == body);
+    let seen = running.manager.requests_for(PAYLOAD);
     assert!(seen.last().unwrap().header("range").is_some(), "{seen:?}");
     block_in_place(|| before.stop());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn handover_answers_kept_connection_and_closes_it() {
-    let (place, mut before) = Place::new();
-    place.manager.put(PAYLOAD, Resource::new(bytes(4, 100_000)));
-    place.manager.put(OTHER, Resource::new(bytes(5, 100_000)));
-    place.wait_until_stored(PAYLOAD).await;
+    let (running, mut before) = RunningRelay::new();
+    running.manager.put(PAYLOAD, Resource::new(bytes(4, 100_000)));
+    running.manager.put(OTHER, Resource::new(bytes(5, 100_000)));
+    running.wait_until_stored(PAYLOAD).await;
     let (mut stored, mut new) =
-        (WireClient::connect(place.address).await, WireClient::connect(place.address).await);
+        (WireClient::connect(running.address).await, WireClient::connect(running.address).await);
     for client in [&mut stored, &mut new] {
         assert_eq!(client.send(&Request::head(PAYLOAD)).await.unwrap().header("connection"), None);
     }
     block_in_place(|| before.hand_over());
-    let _after = block_in_place(|| place.relay());
+    let _after = block_in_place(|| running.relay());
     let stopping = std::thread::spawn(move || before.stop());
     for (client, target, seed) in [(&mut stored, PAYLOAD, 4), (&mut new, OTHER, 5)] {
         let response = client.send(&Request::get(target)).await.unwrap();
@@ -161,12 +162,12 @@ async fn handover_answers_kept_connection_and_closes_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_handover_refuses_no_client() {
-    let (place, mut serving) = Place::new();
-    place.manager.put(PAYLOAD, Resource::new(bytes(6, 200_000)));
-    // What is half-way when processes change may be asked for again.
-    place.wait_until_stored(PAYLOAD).await;
-    let asked = place.manager.request_count(PAYLOAD);
-    let address = place.address;
+    let (running, mut serving) = RunningRelay::new();
+    running.manager.put(PAYLOAD, Resource::new(bytes(6, 200_000)));
+    // Objects that are half filled at a handover may be requested again.
+    running.wait_until_stored(PAYLOAD).await;
+    let asked = running.manager.request_count(PAYLOAD);
+    let address = running.address;
     let (end, ended) = tokio::sync::watch::channel(false);
     let clients: Vec<_> = (0..16)
         .map(|_| {
@@ -183,7 +184,7 @@ async fn repeated_handover_refuses_no_client() {
         .collect();
     for _ in 0..5 {
         block_in_place(|| serving.hand_over());
-        let next = block_in_place(|| place.relay());
+        let next = block_in_place(|| running.relay());
         let before = std::mem::replace(&mut serving, next);
         block_in_place(|| before.stop());
     }
@@ -191,5 +192,5 @@ async fn repeated_handover_refuses_no_client() {
     for client in clients {
         assert!(client.await.unwrap() > 0);
     }
-    assert_eq!((asked, place.manager.request_count(PAYLOAD)), (1, 1));
+    assert_eq!((asked, running.manager.request_count(PAYLOAD)), (1, 1));
 }

@@ -1,5 +1,5 @@
-//! Managers are watched: checks of the relay's own find out who fails and who is back, and what is known of them
-//! outlives a reload. The clock is the test's, so nothing is due before it says so.
+//! Active health checks: they find failing and recovered upstreams, and their state survives a reload. The test moves
+//! the clock, so no check is due before the test says so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const CHECK: &str = "/secars/secars.dll";
 const INTERVAL: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(5);
 
-/// A site whose manager is asked for `CHECK` every ten seconds.
+/// A site with a health check of `CHECK` every ten seconds.
 fn checked(change: impl FnOnce(&mut Config)) -> Site {
     Site::with_config(|config| {
         config.health.interval = Some(INTERVAL);
@@ -36,7 +36,7 @@ fn checks(upstream: &str, outcome: &str) -> String {
     format!("gupd_upstream_checks_total{{outcome=\"{outcome}\",upstream=\"{upstream}\"}}")
 }
 
-/// Has the site's only upstream, at `name`, opened by requests that it fails.
+/// Opens the circuit of the site's only upstream by three failed requests.
 async fn fail_three_times(site: &Site, name: &str) {
     for _ in 0..3 {
         assert!(site.get("/secars/fails").await.status >= 500);
@@ -49,7 +49,7 @@ async fn upstream_failing_checks_gets_no_request_until_one_succeeds() {
     let site = checked(|_| {});
     let name = site.manager.address().to_string();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
-    // 404 is an answer.
+    // A 404 shows that the manager is up.
     site.wait_for_metric(&checks(&name, "well"), 1.0).await;
     assert_eq!(site.manager.requests_for(CHECK)[0].target, "/secars/secars.dll?hello,secars");
     site.manager.put(CHECK, Resource::new("overloaded").status(503));
@@ -61,7 +61,7 @@ async fn upstream_failing_checks_gets_no_request_until_one_succeeds() {
     site.wait_for_metric(&healthy(&name), 0.0).await;
     let refused = site.get(PAYLOAD).await;
     assert_eq!((refused.status, refused.header("retry-after")), (504, Some("5")));
-    // However late it is, no client's request is spent on finding out.
+    // No client request is spent on a probe, however much time has passed.
     site.manager.put(CHECK, Resource::new("overloaded").status(503));
     site.clock.advance(RETRY);
     site.wait_for_metric(&checks(&name, "server-error"), 4.0).await;
@@ -71,7 +71,7 @@ async fn upstream_failing_checks_gets_no_request_until_one_succeeds() {
     site.clock.advance(2 * RETRY);
     site.wait_for_metric(&healthy(&name), 1.0).await;
     assert_eq!(site.get(PAYLOAD).await.expect_body(), b"definitions");
-    // Checks are no requests of clients, and keep their connection.
+    // Checks do not count as client requests, and they keep their connection.
     assert_eq!(
         site.metric(&format!("gupd_upstream_requests_total{{outcome=\"5xx\",upstream=\"{name}\"}}")).await,
         0.0
@@ -125,7 +125,7 @@ async fn failing_path_only_brings_next_check_forward() {
     assert_eq!(site.metric(&healthy(&name)).await, 1.0);
     site.clock.advance(RETRY);
     site.wait_for_metric(&checks(&name, "well"), 2.0).await;
-    // All of it fails: one check is enough now.
+    // All paths fail now, so one failed check is enough.
     site.manager.put(CHECK, Resource::new("").status(503));
     for _ in 0..2 {
         assert_eq!(site.get("/secars/stopped").await.status, 503);
@@ -137,7 +137,7 @@ async fn failing_path_only_brings_next_check_forward() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn checks_go_ahead_of_downloads_on_a_full_line() {
-    // What is on its way takes four minutes.
+    // The running download takes four minutes.
     let site = checked(|config| config.wan.limit = RateSchedule::from_rate(Rate(16 << 10)));
     let name = site.manager.address().to_string();
     let mut clients = Vec::new();
@@ -175,7 +175,7 @@ async fn failed_check_redirects_clients_before_any_failure() {
     assert_eq!(site.get(PAYLOAD).await.expect_body(), b"definitions");
     let failed = format!("gupd_upstream_requests_total{{outcome=\"connect\",upstream=\"{away}\"}}");
     assert_eq!(site.metric(&failed).await, 0.0);
-    // It is back in its place as soon as it answers.
+    // The upstream is used again as soon as it responds.
     let _back = refusing.listen();
     site.clock.advance(RETRY);
     site.wait_for_metric(&healthy(&away), 1.0).await;
@@ -194,14 +194,14 @@ async fn reload_keeps_health_of_upstream_with_same_name_and_url() {
     assert_eq!(site.metric(&healthy(&name)).await, 0.0);
     assert_eq!(site.get(PAYLOAD).await.status, 504);
     assert_eq!(site.manager.connections(), connections);
-    // Another manager under the same name is another manager.
+    // Another URL under the same name is another upstream.
     let other = Manager::start();
     other.put(PAYLOAD, Resource::new("definitions"));
     config.upstreams[0].url = other.url().parse().unwrap();
     site.relay_mut().reload(config.clone()).unwrap();
     assert_eq!(site.metric(&healthy(&name)).await, 1.0);
     assert_eq!(site.get(PAYLOAD).await.expect_body(), b"definitions");
-    // One that is gone is not shown.
+    // A removed upstream has no metrics.
     config.upstreams[0].name = "other".to_owned();
     site.relay_mut().reload(config).unwrap();
     assert_eq!(site.metric(&healthy("other")).await, 1.0);
@@ -242,7 +242,7 @@ async fn reload_starts_and_stops_checks() {
     site.clock.advance(INTERVAL);
     site.manager.put("/secars/fails", Resource::raw(""));
     fail_three_times(&site, &name).await;
-    // Requests find out from now on.
+    // From now on client requests serve as probes.
     site.clock.advance(RETRY);
     assert_eq!(site.send(Request::get(PAYLOAD)).await.status, 404);
     assert_eq!(site.metric(&checks(&name, "well")).await, 2.0);
@@ -259,7 +259,7 @@ async fn broken_download_resumes_after_next_successful_check() {
     let mut client = WireClient::connect(site.address()).await;
     client.write_request(&Request::get(PAYLOAD)).await.unwrap();
     let mut head = client.read_head().await.unwrap();
-    // Three attempts fail, which is all that a manager is allowed; the fourth may be made once it is back.
+    // Three attempts fail, which is the limit for a fill. The fourth is made after the next successful check.
     site.manager.put(PAYLOAD, Resource::raw(""));
     gate.open();
     site.wait_for_metric(&healthy(&name), 0.0).await;

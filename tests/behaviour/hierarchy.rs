@@ -1,5 +1,5 @@
-//! Relays behind relays: region, site, floor. Each hop is crossed once, each says what it did, and what is damaged on the
-//! way between two of them is found by the next.
+//! A chain of relays: region, site, floor. Content crosses each hop once, each relay adds its `Cache-Status`, and
+//! damage between two relays is found by the next one.
 
 use futures_util::future::join_all;
 
@@ -28,7 +28,7 @@ impl Chain {
     }
 }
 
-/// Bytes of bodies that came from the relay's upstream.
+/// Body bytes that the relay received from its upstream.
 async fn received(relay: &Site) -> f64 {
     let upstream = relay.config.upstreams[0].name.clone();
     relay.metric(&format!("gupd_upstream_received_bytes_total{{upstream=\"{upstream}\"}}")).await
@@ -67,7 +67,7 @@ async fn cache_status_lists_relays_nearest_manager_first() {
     for relay in chain.all() {
         relay.wait_until_stored(PAYLOAD).await;
     }
-    // What those before did was done for the request that brought it here.
+    // The other members describe the request that filled this relay.
     let hit = chain.floor.get(PAYLOAD).await;
     assert_eq!(members(&hit), ["origin; hit", miss, miss, "gupd; hit"]);
     let again = Site::with_upstreams(&[chain.site.address()]);
@@ -98,12 +98,16 @@ async fn relay_sends_digest_of_stored_content_on_request() {
     chain.region.manager.put(PAYLOAD, Resource::new(body.clone()));
     chain.region.get(PAYLOAD).await;
     chain.region.wait_until_stored(PAYLOAD).await;
-    assert_eq!(chain.region.get(PAYLOAD).await.header("repr-digest"), None, "nobody asked");
+    assert_eq!(
+        chain.region.get(PAYLOAD).await.header("repr-digest"),
+        None,
+        "the client did not send Want-Repr-Digest"
+    );
     let part = Request::get(PAYLOAD).range("5-9").header("Want-Repr-Digest", "sha-256=1");
     let part = chain.region.send(part).await;
     let digest = part.header("repr-digest").unwrap().to_owned();
     assert_eq!(part.status, 206);
-    // From there it travels as the origin's would.
+    // The next relays treat it like the origin's digest.
     let response = chain.floor.get(PAYLOAD).await;
     assert_eq!(response.header("repr-digest"), Some(&*digest));
     assert!(response.expect_body() == body);
@@ -127,7 +131,8 @@ async fn bit_flip_between_relays_is_found_and_never_served() {
         let mut response = floor.get(PAYLOAD).await;
         assert_eq!(wire.damage().flipped(), 1);
         if response.ending == crate::support::Ending::Broken {
-            // Beyond what is held back of an end, a client sees a broken transfer, and asks again.
+            // Only the end of the body is held back until it is verified. Damage before it breaks the transfer, and
+            // the client tries again.
             response = floor.get(PAYLOAD).await;
         }
         assert!(response.expect_body() == body, "damaged at {at}");
@@ -153,8 +158,8 @@ async fn origin_digest_is_checked_at_each_cold_hop() {
     let response = site.get(PAYLOAD).await;
     assert_eq!(wire.damage().flipped(), 1);
     assert_eq!(response.header("repr-digest"), Some(&*digest));
-    assert!(response.expect_body() == body, "unseen by the client");
-    assert_eq!(region.manager.request_count(PAYLOAD), 1, "the hop before has it");
+    assert!(response.expect_body() == body, "the client gets the right bytes");
+    assert_eq!(region.manager.request_count(PAYLOAD), 1, "the second request is a hit at the region");
 }
 
 fn sha256(body: &[u8]) -> String {

@@ -1,6 +1,5 @@
-//! Limits on the wire: nothing passes faster than it may, what a limit holds up is not given up, and a limit that is
-//! lifted lets go at once. What exactly passes when is the schedule's, and tested there; here no time is taken for
-//! short, only for too long.
+//! Bandwidth limits on the wire: no transfer exceeds its limit, a delayed transfer does not time out, and a lifted
+//! limit applies at once. Exact schedules are unit tests; here only upper bounds on speed are measured.
 
 use std::time::{Duration, Instant};
 
@@ -16,14 +15,14 @@ fn limit(rate: u64) -> RateSchedule {
     RateSchedule::from_rate(Rate(rate))
 }
 
-/// A limit as the configuration reads it.
+/// Parses a rate schedule from its configuration text.
 fn timed(text: &str) -> RateSchedule {
     let env = [("GUPD_UPSTREAM", "http://manager"), ("GUPD_WAN_LIMIT", text), ("GUPD_SITE_TIME_ZONE", "UTC")];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
     Config::load(&gupd_config::Overrides::default(), None, env.into_iter()).unwrap().wan.limit
 }
 
-/// The least time in which so many bytes can pass, with what idle time saved up and a turn on its way.
+/// The shortest time for so many bytes, less the saved-up idle time and one turn.
 fn least(bytes: u64, rate: u64) -> Duration {
     Duration::from_secs_f64((bytes - rate / 10 - 2 * rate / 100) as f64 / rate as f64)
 }
@@ -37,7 +36,7 @@ async fn transfers_never_exceed_wan_limit() {
     let begun = Instant::now();
     assert!(site.get(PAYLOAD).await.expect_body() == body);
     assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
-    // From the store it is a matter of the LAN.
+    // A hit is not limited by the WAN.
     site.wait_until_stored(PAYLOAD).await;
     assert!(site.get(PAYLOAD).await.expect_body() == body);
 }
@@ -83,7 +82,7 @@ async fn client_limit_holds_one_client_only() {
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     site.wait_until_stored(PAYLOAD).await;
     let begun = Instant::now();
-    // Two connections of it have together what one has.
+    // Two connections of one client share its limit.
     let mut both = Vec::new();
     for _ in 0..2 {
         let mut client = WireClient::connect_from("127.0.0.2".parse().unwrap(), site.address()).await;
@@ -99,7 +98,7 @@ async fn client_limit_holds_one_client_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lifted_limit_releases_running_transfers_at_once() {
     let mut site = Site::with_config(|config| {
-        // What is shown to clients at first, 64 KiB, takes half a second.
+        // The first 64 KiB, which are held back at first, take half a second.
         config.wan.limit = limit(100 * KIB);
         config.lan.limit = limit(KIB);
     });
@@ -181,7 +180,8 @@ async fn client_fills_precede_background_fetches() {
     site.wait_for_metric("gupd_connections", 0.0).await;
     let before = site.upstream_bytes().await;
     assert!(site.get(PAYLOAD).await.expect_body() == waited);
-    // Alike, it would be twice the bytes. A twentieth keeps the other from starving; turns and a piece were on their way.
+    // With equal shares it would be twice the bytes. A twentieth prevents starvation; turns and a piece were under
+    // way.
     let came = site.upstream_bytes().await - before;
     assert!(came < 1.4 * waited.len() as f64, "{came} bytes came for {}", waited.len());
 }

@@ -1,4 +1,4 @@
-//! Relays that ask one another in a circle: nobody waits, and who has the content elsewhere gets it.
+//! Relays in a loop: no request waits for itself, and content of an upstream behind the loop is found.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 
 use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, Site, bytes, get};
 
-/// Two relays, each the first upstream of the other; `manager` is the second of the first.
-fn circle(manager: Option<&Manager>) -> (Site, Site) {
+/// Two relays, each the first upstream of the other. The first one's second upstream is `manager`.
+fn looped_pair(manager: Option<&Manager>) -> (Site, Site) {
     let mut one = Site::new();
     let other = Site::with_upstreams(&[one.address()]);
     let behind: Vec<_> = [other.address()].into_iter().chain(manager.map(Manager::address)).collect();
@@ -17,13 +17,16 @@ fn circle(manager: Option<&Manager>) -> (Site, Site) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn looped_request_is_refused() {
-    let (one, other) = circle(None);
+    let (one, other) = looped_pair(None);
     for target in [PAYLOAD, "/secars/secars.dll", "/generic?x"] {
         for site in [&one, &other] {
             let begun = Instant::now();
             let response = site.get(target).await;
             assert_eq!(response.status, 508, "{target}");
-            assert!(begun.elapsed() < Duration::from_secs(1), "nobody has to look for it");
+            assert!(
+                begun.elapsed() < Duration::from_secs(1),
+                "the loop is detected from the marks of the request"
+            );
         }
     }
     let refused = r#"gupd_refused_total{reason="loop"}"#;
@@ -45,7 +48,7 @@ async fn looped_miss_reaches_the_upstream_behind_the_loop() {
     let manager = Manager::start();
     let body = bytes(1, 100_000);
     manager.put(PAYLOAD, Resource::new(body.clone()));
-    let (one, other) = circle(Some(&manager));
+    let (one, other) = looped_pair(Some(&manager));
     assert!(other.get(PAYLOAD).await.expect_body() == body);
     assert!(one.get(PAYLOAD).await.expect_body() == body);
     assert_eq!(manager.request_count(PAYLOAD), 1);
@@ -53,8 +56,8 @@ async fn looped_miss_reaches_the_upstream_behind_the_loop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mutually_waiting_fills_are_detected() {
-    let (one, other) = circle(None);
-    // Any of these that both begin at once follow each other.
+    let (one, other) = looped_pair(None);
+    // Some of these fills start on both relays at once and follow each other.
     for round in 0..4 {
         let targets: Vec<String> = (0..20).map(|at| format!("/content/{round}-{at}.dax")).collect();
         let begun = Instant::now();
@@ -62,7 +65,7 @@ async fn mutually_waiting_fills_are_detected() {
         for response in join_all(clients).await {
             assert_eq!(response.status, 508);
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "a time-out ended it");
+        assert!(begun.elapsed() < Duration::from_secs(10), "only a timeout ended the loop");
     }
 }
 
@@ -80,7 +83,7 @@ async fn loop_of_three_relays_ends_where_no_upstream_is_left() {
         for response in join_all([&one, &two, &three].map(|site| site.get(kept))).await {
             assert_eq!(response.status, status);
         }
-        assert!(begun.elapsed() < Duration::from_secs(20), "a time-out ended it");
+        assert!(begun.elapsed() < Duration::from_secs(20), "only a timeout ended the loop");
     }
 }
 
@@ -91,7 +94,7 @@ async fn looped_relays_serve_content_of_upstream_behind() {
     for (target, body) in &bodies {
         manager.put(target, Resource::new(body.clone()));
     }
-    let (one, other) = circle(Some(&manager));
+    let (one, other) = looped_pair(Some(&manager));
     let clients = bodies.iter().flat_map(|(target, body)| {
         [&one, &other]
             .map(|site| async move { assert!(site.get(target).await.expect_body() == *body, "{target}") })
@@ -123,7 +126,7 @@ async fn slow_upstream_is_not_mistaken_for_a_loop() {
     region.manager.put(PAYLOAD, Resource::new(body.clone()).held(&gate));
     let floors = [Site::with_upstreams(&[region.address()]), Site::with_upstreams(&[region.address()])];
     let clients = floors.each_ref().map(|floor| tokio::spawn(get(floor.address(), PAYLOAD)));
-    // The one that follows looks for a circle; the manager has never answered, and might be a relay.
+    // The second request checks for a loop, because an upstream that has never responded might be a relay.
     region.manager.wait_for_requests(PAYLOAD, 2).await;
     assert!(region.manager.requests_for(PAYLOAD).iter().any(|seen| seen.method == "HEAD"));
     gate.open();
@@ -132,7 +135,7 @@ async fn slow_upstream_is_not_mistaken_for_a_loop() {
     }
     let gets = region.manager.requests_for(PAYLOAD).into_iter().filter(|seen| seen.method == "GET");
     assert_eq!(gets.count(), 1);
-    // It is known for a manager now.
+    // The upstream is now known to be a manager.
     let (gate, other) = (Gate::default(), "/content/other.dax");
     region.manager.put(other, Resource::new(body.clone()).delayed(Duration::from_millis(2500)).held(&gate));
     gate.open();

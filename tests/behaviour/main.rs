@@ -1,4 +1,4 @@
-//! The relay's behaviour over real sockets, one module a stage. One binary, so that it builds and starts quickly.
+//! Behaviour of the relay over real sockets, one module per stage. One binary keeps build and start quick.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by a panic")]
 

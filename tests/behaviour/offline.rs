@@ -1,5 +1,5 @@
-//! While no manager answers: what is stored is served, everything else fails at once and says when to come again, and
-//! the manager is not run over when it comes back.
+//! All upstreams down: stored content is served, other requests fail at once with `Retry-After`, and the returning
+//! manager gets one probe instead of all requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,11 +17,11 @@ const RETRY: Duration = Duration::from_secs(5);
 const PRIVATE: &str = "/secars/secars.dll";
 const MINITRI: &str = "/minitri.flg";
 
-/// Requests of clients at once.
+/// Simultaneous client requests.
 const REQUESTS: usize = 5_000;
 
-/// As many connections as files may be open, both ends of each being here, and files of the relay besides; with 20,000
-/// that is one for each request.
+/// Number of connections within the limit of open files: both ends of each are in this process, besides the relay's
+/// files. With a limit of 20,000 it is one per request.
 fn connections() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
     let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
@@ -29,7 +29,7 @@ fn connections() -> usize {
     (files / 2).saturating_sub(200).clamp(100, REQUESTS)
 }
 
-/// A site whose only manager is this listener: the test sees every connection.
+/// A site whose only upstream is this listener, so that the test sees each connection.
 async fn behind_listener(change: impl FnOnce(&mut Config)) -> (Site, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -42,7 +42,7 @@ async fn behind_listener(change: impl FnOnce(&mut Config)) -> (Site, TcpListener
 
 async fn accept(listener: &TcpListener) -> TcpStream {
     let accepted = tokio::time::timeout(PATIENCE, listener.accept()).await;
-    accepted.unwrap_or_else(|_| panic!("nobody connects")).unwrap().0
+    accepted.unwrap_or_else(|_| panic!("no connection arrived")).unwrap().0
 }
 
 /// Reads a request and answers it with `ok`.
@@ -55,7 +55,7 @@ async fn answer(mut connection: TcpStream) -> TcpStream {
     connection
 }
 
-/// Closes connections without an answer until the relay asks no more.
+/// Closes connections without a response until the relay opens the circuit.
 async fn fail_until_open(site: &Site, listener: &TcpListener) {
     let name = listener.local_addr().unwrap();
     let healthy = format!("gupd_upstream_healthy{{upstream=\"{name}\"}}");
@@ -76,12 +76,12 @@ async fn fail_until_open(site: &Site, listener: &TcpListener) {
     assert!(listener.accept().now_or_never().is_none());
 }
 
-/// Clients that are connected.
+/// Connected clients.
 struct Crowd(Vec<WireClient>);
 
 impl Crowd {
-    /// They come one after the other: how many can be accepted at once is not what is tested here.
-    async fn come(site: &Site) -> Self {
+    /// Connects one after the other: the accept rate is not under test.
+    async fn connect(site: &Site) -> Self {
         let mut clients = Vec::new();
         for _ in 0..connections() {
             let mut client = WireClient::connect(site.address()).await;
@@ -91,9 +91,9 @@ impl Crowd {
         Self(clients)
     }
 
-    /// All of them send requests at once, half of them for paths of their own and half for one path; all are told at
-    /// once to come again after so many seconds.
-    async fn ask_in_vain(&mut self, tag: &str, retry_after: &str) {
+    /// Sends requests from all clients at once, half of them for distinct paths and half for one path. Each gets an
+    /// immediate 504 with this `Retry-After`.
+    async fn expect_failures(&mut self, tag: &str, retry_after: &str) {
         let asked = Arc::<AtomicUsize>::default();
         let mut asking = JoinSet::new();
         for mut client in self.0.drain(..) {
@@ -115,7 +115,7 @@ impl Crowd {
     }
 }
 
-fn is_left_alone(listener: &TcpListener) -> bool {
+fn has_no_connection(listener: &TcpListener) -> bool {
     listener.accept().now_or_never().is_none()
 }
 
@@ -123,24 +123,24 @@ fn is_left_alone(listener: &TcpListener) -> bool {
 async fn waiting_clients_cost_one_connection_per_probe() {
     let (site, listener) = behind_listener(|config| config.server.max_connections = 2 * REQUESTS).await;
     fail_until_open(&site, &listener).await;
-    let mut crowd = Crowd::come(&site).await;
-    crowd.ask_in_vain("1", "5").await;
-    assert!(is_left_alone(&listener), "it was not yet time for a probe");
+    let mut crowd = Crowd::connect(&site).await;
+    crowd.expect_failures("1", "5").await;
+    assert!(has_no_connection(&listener), "a probe came too early");
     for (wait, retry_after) in [(RETRY, "10"), (2 * RETRY, "20")] {
         site.clock.advance(wait);
         let mut first = WireClient::connect(site.address()).await;
         first.write_request(&Request::get(PAYLOAD)).await.unwrap();
         let probe = accept(&listener).await;
-        // While it is under way, nobody waits for it.
+        // No request waits for the running probe.
         if wait == RETRY {
-            crowd.ask_in_vain("2", "5").await;
+            crowd.expect_failures("2", "5").await;
         }
         drop(probe);
         assert_eq!(first.read_head().await.unwrap().status, 502);
         assert_eq!(site.get(PRIVATE).await.header("retry-after"), Some(retry_after));
-        assert!(is_left_alone(&listener), "a second probe");
+        assert!(has_no_connection(&listener), "a second probe");
     }
-    // It comes back.
+    // The manager recovers.
     site.clock.advance(4 * RETRY);
     let (response, _probe) = tokio::join!(site.get(PRIVATE), async { answer(accept(&listener).await).await });
     assert_eq!(response.expect_body(), b"ok");
@@ -163,7 +163,7 @@ async fn cancelled_probe_passes_to_the_next_client() {
                 if response.status == 200 {
                     return response;
                 }
-                assert!(Instant::now() < deadline, "nobody may probe: {response:?}");
+                assert!(Instant::now() < deadline, "no request becomes the probe: {response:?}");
             }
         },
         async { answer(accept(&listener).await).await }
@@ -179,7 +179,7 @@ async fn queued_fill_fails_once_circuit_opens() {
         client.write_request(&Request::get(path)).await.unwrap();
         client
     };
-    // The manager takes its time with the first; the others wait behind it, one of them for the other's fill.
+    // The manager delays the first response. The other requests wait for the connection, one of them as a follower.
     let mut first = begin(PAYLOAD).await;
     let filling = accept(&listener).await;
     let second = PAYLOAD.replace("261121001", "261121002");
@@ -189,7 +189,7 @@ async fn queued_fill_fails_once_circuit_opens() {
         let head = client.read_head().await.unwrap();
         assert_eq!((head.status, head.header("retry-after")), (504, Some("5")));
     }
-    // What was under way goes on, and tells that the manager is there.
+    // The running request continues, and its success closes the circuit.
     let _filling = answer(filling).await;
     let mut head = first.read_head().await.unwrap();
     first.read_rest("GET", &mut head).await;
@@ -212,7 +212,7 @@ async fn stored_content_is_served_while_all_upstreams_fail() {
     for path in [MINITRI, PRIVATE] {
         site.manager.put(path, Resource::raw(""));
     }
-    while !is_given_up(&site).await {
+    while !is_circuit_open(&site).await {
         assert_eq!(site.get(PRIVATE).await.status, 502);
     }
     let connections = site.manager.connections();
@@ -228,13 +228,13 @@ async fn stored_content_is_served_while_all_upstreams_fail() {
         assert_eq!((failed.status, failed.header("retry-after")), (504, Some("5")));
         assert_eq!(failed.header("warning"), None);
     }
-    // A second later it is a second less.
+    // `Retry-After` counts down with the clock.
     site.clock.advance(Duration::from_millis(1_001));
     assert_eq!(site.get(&missing).await.header("retry-after"), Some("4"));
     assert_eq!(site.manager.connections(), connections);
 }
 
-async fn is_given_up(site: &Site) -> bool {
+async fn is_circuit_open(site: &Site) -> bool {
     site.metric(&format!("gupd_upstream_healthy{{upstream=\"{}\"}}", site.manager.address())).await == 0.0
 }
 

@@ -1,5 +1,5 @@
-//! Relays of one site that ask each other before a manager: together they cross the line once, and neither ever waits for
-//! itself.
+//! Peers: relays of one site request content from each other before the manager. Content crosses the line once, and no
+//! request waits for itself.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::support::{
     Ending, Gate, Manager, PAYLOAD, RefusingPort, Request, Resource, Site, Wan, WireClient, bytes, get,
 };
 
-/// Two relays of one manager, each the other's peer.
+/// Two relays of one manager, each a peer of the other.
 fn pair() -> (Site, Site) {
     let mut one = Site::new();
     let mut other = Site::with_upstreams(&[one.manager.address()]);
@@ -20,8 +20,8 @@ fn pair() -> (Site, Site) {
     (one, other)
 }
 
-/// A relay that has this, and one that asks it over `wire` before `manager`.
-async fn filled(manager: Manager, body: &[u8]) -> (Site, Wan, Site) {
+/// A relay that has `body` stored, and its peer, which reaches it over `wire`.
+async fn filled_pair(manager: Manager, body: &[u8]) -> (Site, Wan, Site) {
     manager.put(PAYLOAD, Resource::new(body));
     let one = Site::for_manager(manager, |_| {});
     one.get(PAYLOAD).await;
@@ -36,12 +36,12 @@ fn delta(at: u64) -> String {
     PAYLOAD.replace("full.zip", &format!("{at}.dax"))
 }
 
-async fn from_peers(site: &Site) -> f64 {
+async fn peer_bytes(site: &Site) -> f64 {
     let peer = site.config.peers[0].name.clone();
     site.metric(&format!("gupd_peer_received_bytes_total{{peer=\"{peer}\"}}")).await
 }
 
-async fn from_managers(site: &Site) -> f64 {
+async fn manager_bytes(site: &Site) -> f64 {
     let upstream = site.config.upstreams[0].name.clone();
     site.metric(&format!("gupd_upstream_received_bytes_total{{upstream=\"{upstream}\"}}")).await
 }
@@ -49,7 +49,7 @@ async fn from_managers(site: &Site) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn peer_content_bypasses_wan_limits_and_counters() {
     let body = bytes(1, 1 << 20);
-    let (one, _wire, mut other) = filled(Manager::start(), &body).await;
+    let (one, _wire, mut other) = filled_pair(Manager::start(), &body).await;
     other.config.wan.limit = RateSchedule::from_rate(Rate(1 << 10));
     other.config.upstreams[0].limit = RateSchedule::from_rate(Rate(1 << 10));
     let config = other.config.clone();
@@ -58,9 +58,12 @@ async fn peer_content_bypasses_wan_limits_and_counters() {
     let response = other.get(PAYLOAD).await;
     assert_eq!(response.cache_status(), "gupd; fwd=uri-miss; stored");
     assert!(response.expect_body() == body);
-    assert!(begun.elapsed() < Duration::from_secs(60), "at the line's rate it takes a quarter of an hour");
+    assert!(
+        begun.elapsed() < Duration::from_secs(60),
+        "the WAN limit was applied: it would take a quarter of an hour"
+    );
     other.wait_until_stored(PAYLOAD).await;
-    assert_eq!((from_peers(&other).await, from_managers(&other).await), (body.len() as f64, 0.0));
+    assert_eq!((peer_bytes(&other).await, manager_bytes(&other).await), (body.len() as f64, 0.0));
     assert_eq!(one.manager.request_count(PAYLOAD), 1);
     let part = &delta(1);
     one.manager.put(part, Resource::new(body.clone()));
@@ -83,13 +86,13 @@ async fn simultaneous_peers_cross_the_line_once() {
             .map(|site| async move { assert!(site.get(target).await.expect_body() == *body) })
     });
     join_all(clients).await;
-    assert!(begun.elapsed() < Duration::from_secs(20), "they waited for each other");
+    assert!(begun.elapsed() < Duration::from_secs(20), "the peers waited for each other");
     let crossed: Vec<_> = bodies.iter().map(|(target, _)| one.manager.request_count(target)).collect();
     for (target, _) in &bodies {
         let seen = one.manager.requests_for(target);
         assert!((1..=2).contains(&seen.len()), "{seen:#?}");
     }
-    // Twice only where a head took longer than one waits for another's.
+    // Two requests occur only if a head took longer than the peer timeout.
     assert!(crossed.iter().sum::<usize>() <= bodies.len() + bodies.len() / 4, "{crossed:?}");
 }
 
@@ -152,7 +155,7 @@ async fn peer_fed_fill_is_not_offered_to_peers() {
     one.manager.wait_for_requests(PAYLOAD, 2).await;
     gate.open();
     assert!(first.await.unwrap().expect_body() == body && third.await.unwrap().expect_body() == body);
-    assert_eq!((from_peers(&three).await, from_managers(&three).await), (0.0, body.len() as f64));
+    assert_eq!((peer_bytes(&three).await, manager_bytes(&three).await), (0.0, body.len() as f64));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,8 +167,8 @@ async fn only_if_cached_is_never_forwarded() {
         assert_eq!(one.send(asked).await.status, 504, "{method} {target}");
         assert_eq!(one.manager.request_count(target), 0);
     }
-    assert_eq!(other.metric("gupd_connections_total").await, 0.0, "nor to a peer");
-    // Who is no relay is answered from the store, not from what still arrives (RFC 9111 §5.2.1.7).
+    assert_eq!(other.metric("gupd_connections_total").await, 0.0, "a peer got a request");
+    // A client that is no relay is answered from the store, not from a running fill (RFC 9111 §5.2.1.7).
     let gate = Gate::default();
     one.manager.put(PAYLOAD, Resource::new(bytes(4, 200_000)).stalled(100_000, &gate));
     let first = tokio::spawn(get(one.address(), PAYLOAD));
@@ -199,13 +202,13 @@ async fn peers_are_asked_only_for_shared_content() {
         site.clock.advance(Duration::from_secs(61));
     }
     other.get(generic).await;
-    assert_eq!(one.manager.request_count(generic), 2, "whether it is still good, a manager says");
+    assert_eq!(one.manager.request_count(generic), 2, "revalidation goes to the manager");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_peer_costs_one_wait_and_dead_peer_none() {
     let mut site = Site::new();
-    // Connections to it are made, and never looked at.
+    // The peer's backlog accepts connections, and nothing serves them.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (unheard, down) = (silent.local_addr().unwrap(), RefusingPort::new());
     site.set_peers(&[unheard, down.address()]);
@@ -220,12 +223,12 @@ async fn silent_peer_costs_one_wait_and_dead_peer_none() {
             begun = Instant::now();
         }
     }
-    assert!(begun.elapsed() < Duration::from_secs(5), "they were asked again");
+    assert!(begun.elapsed() < Duration::from_secs(5), "the silent peer was asked again");
     for peer in [unheard, down.address()] {
         let asked = format!("gupd_peer_requests_total{{outcome=\"failed\",peer=\"{peer}\"}}");
         assert_eq!(site.metric(&asked).await, 1.0);
     }
-    // A file that all relays of a site share names each to itself.
+    // The relays of a site share one peer list, in which each names itself too.
     site.set_peers(&[own]);
     for at in 20..25 {
         site.get(&delta(at)).await;
@@ -237,21 +240,21 @@ async fn silent_peer_costs_one_wait_and_dead_peer_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_peer_transfer_resumes_at_the_manager() {
     let body = bytes(5, 3 << 20);
-    let (one, wire, other) = filled(Manager::start(), &body).await;
+    let (one, wire, other) = filled_pair(Manager::start(), &body).await;
     wire.damage().break_at(2 << 20);
     let response = other.get(PAYLOAD).await;
     assert!(response.expect_body() == body);
     let resumed = one.manager.requests_for(PAYLOAD).pop().unwrap();
     assert!(resumed.header("range").is_some() && resumed.header("if-range").is_some());
     other.wait_until_stored(PAYLOAD).await;
-    let (peers, managers) = (from_peers(&other).await, from_managers(&other).await);
+    let (peers, managers) = (peer_bytes(&other).await, manager_bytes(&other).await);
     assert!(peers >= f64::from(1 << 20) && managers <= f64::from(2 << 20), "{peers} {managers}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn peer_bytes_never_mix_with_other_content() {
     let body = bytes(6, 3 << 20);
-    let (one, wire, other) = filled(Manager::start(), &body).await;
+    let (one, wire, other) = filled_pair(Manager::start(), &body).await;
     let new = bytes(7, 3 << 20);
     one.manager.put(PAYLOAD, Resource::new(new.clone()));
     wire.damage().break_at(2 << 20);
@@ -263,9 +266,9 @@ async fn peer_bytes_never_mix_with_other_content() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bit_flipped_between_peers_is_found() {
     let body = bytes(8, 50_000);
-    let (one, wire, other) = filled(Manager::start(), &body).await;
+    let (one, wire, other) = filled_pair(Manager::start(), &body).await;
     wire.damage().flip(30_000);
     assert!(other.get(PAYLOAD).await.expect_body() == body);
     assert_eq!(wire.damage().flipped(), 1);
-    assert_eq!(one.manager.request_count(PAYLOAD), 2, "once more, from the manager");
+    assert_eq!(one.manager.request_count(PAYLOAD), 2, "the second request goes to the manager");
 }

@@ -20,7 +20,7 @@ const DAY: i64 = 24 * 3_600_000;
 /// Numbers of classifications and of lookups.
 type Work = (u64, u64);
 
-/// A proxy that answers on a socket, without anything in the background.
+/// A proxy on a socket without background tasks.
 struct Bench {
     collector: Collector,
     manager: Manager,

@@ -1,4 +1,4 @@
-//! A plan against the rollout that it is of: one configuration, simulated and then played by a relay over real sockets.
+//! A plan compared with its rollout: one configuration is simulated, then run by a relay over real sockets.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -12,21 +12,22 @@ use tokio::task::JoinSet;
 use crate::support::{PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 const DELTA: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261120001.dax";
-/// Each client is one by its address, and takes the full set, or each the delta.
+/// Clients differ by address. Each downloads the full set or the delta.
 const CLIENTS: u8 = 20;
-/// Bytes of both. Over the line they take 2.4 s, to all clients 3 s: that hides what the machine takes.
+/// Sizes of the full set and the delta. They take 2.4 s over the line and 3 s to all clients, which hides processing
+/// time.
 const FULL: usize = 800_000;
 const DELTA_LENGTH: usize = 400_000;
 const LINE: Rate = Rate(500_000);
 const LAN: Rate = Rate(4_000_000);
-/// By which share of its time a plan may be off, for half of the clients and for all of them. What a limit's idle time
-/// earns, and the next turn that one waits for, are a tenth of the shorter time by themselves.
+/// Tolerated deviation for half of the clients and for all. The idle time of a limit and the wait for the next turn
+/// are a tenth of the shorter time by themselves.
 const OFF: [f64; 2] = [0.2, 0.1];
-/// On a machine that is busy with other tests the relay itself may be late.
+/// On a machine that runs other tests the relay itself may be late.
 const ATTEMPTS: usize = 3;
 
-/// When the half of the clients and all of them were done, and the bytes they got.
-async fn rollout(site: &Site) -> ([f64; 2], usize) {
+/// Seconds until half of the clients and all of them were done, and the bytes they received.
+async fn run_rollout(site: &Site) -> ([f64; 2], usize) {
     let mut connected = Vec::new();
     for client in 1..=CLIENTS {
         connected
@@ -54,7 +55,7 @@ async fn plan_is_within_a_tenth_of_the_rollout() {
         let site = Site::with_config(|config| {
             (config.wan.limit, config.lan.limit) =
                 (RateSchedule::from_rate(LINE), RateSchedule::from_rate(LAN));
-            // What idle time has earned is nothing that a plan knows of, but makes up for waking late.
+            // The plan ignores saved-up idle time, which makes up for late timers.
             config.wan.burst = Duration::from_millis(50);
         });
         site.manager.put(PAYLOAD, Resource::new(bytes(1, FULL)));
@@ -75,7 +76,7 @@ async fn plan_is_within_a_tenth_of_the_rollout() {
         let plan = simulate(&scenario).unwrap();
         let planned = [0.5, 1.0].map(|share| plan.current_at(&scenario, share).unwrap());
 
-        let (done, got) = rollout(&site).await;
+        let (done, got) = run_rollout(&site).await;
         site.wait_for_fills().await;
         let same = |planned: f64, real: f64| (planned - real).abs() <= real * 1e-4;
         assert!(same(plan.lan_bytes, got as f64), "{} {got}", plan.lan_bytes);
@@ -85,5 +86,5 @@ async fn plan_is_within_a_tenth_of_the_rollout() {
         }
         attempts.push((planned, done));
     }
-    panic!("half of the clients, and all of them, were not done as planned: {attempts:?}");
+    panic!("half of the clients, or all, deviated from the plan: {attempts:?}");
 }

@@ -1,5 +1,5 @@
-//! Counts of downloads and connections over sockets: past them requests wait in their clients' turns, or are told when to
-//! come again; who asks for nothing heavy never waits.
+//! Limits on downloads and connections over sockets: excess requests wait in a fair queue or get a 503 with
+//! `Retry-After`. Requests that are no downloads never wait.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::support::{Gate, PAYLOAD, Request, Resource, Response, Site, WireClien
 const ONE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// What shows that a response never comes: much longer than any takes.
+/// Timeout that shows that no response comes: much longer than any response takes.
 const NEVER: Duration = Duration::from_secs(20);
 
-/// What is asked for while all places are taken.
+/// A payload to request while all slots are taken.
 const WANTED: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121002/full.zip";
 
 const QUEUED: &str = "gupd_queued_requests";
@@ -23,38 +23,38 @@ fn content() -> Vec<u8> {
     bytes(1, 200 << 10)
 }
 
-/// A payload that the manager sends the first half of until the gate opens: its download keeps its place.
+/// Publishes a payload whose second half waits for the gate, so that its download holds a slot.
 fn held(site: &Site, path: &str) -> Gate {
     let gate = Gate::default();
     site.manager.put(path, Resource::new(content()).stalled(100 << 10, &gate));
     gate
 }
 
-async fn begun(client: IpAddr, site: &Site, path: &str) -> WireClient {
+async fn begin_download(client: IpAddr, site: &Site, path: &str) -> WireClient {
     let mut connection = WireClient::connect_from(client, site.address()).await;
     connection.write_request(&Request::get(path)).await.unwrap();
     connection
 }
 
-async fn head(client: &mut WireClient) -> Response {
+async fn read_head(client: &mut WireClient) -> Response {
     tokio::time::timeout(NEVER, client.read_head()).await.unwrap().unwrap()
 }
 
-async fn rest(client: &mut WireClient, mut response: Response) -> Vec<u8> {
+async fn finish_download(client: &mut WireClient, mut response: Response) -> Vec<u8> {
     client.read_rest("GET", &mut response).await;
     response.expect_body()
 }
 
-/// A site with one place, which a download has until the gate opens.
-async fn full(change: impl FnOnce(&mut Config)) -> (Site, Gate, WireClient, Response) {
+/// A site with one slot, held by a download until the gate opens.
+async fn site_with_full_slot(change: impl FnOnce(&mut Config)) -> (Site, Gate, WireClient, Response) {
     let site = Site::with_config(|config| {
         config.lan.max_downloads = Some(1);
         change(config);
     });
     let gate = held(&site, PAYLOAD);
     site.manager.put(WANTED, Resource::new(content()));
-    let mut holder = begun(ONE, &site, PAYLOAD).await;
-    let response = head(&mut holder).await;
+    let mut holder = begin_download(ONE, &site, PAYLOAD).await;
+    let response = read_head(&mut holder).await;
     (site, gate, holder, response)
 }
 
@@ -65,12 +65,12 @@ fn retry_after(response: &Response) -> &str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queued_requests_get_slots_fairly_and_in_order() {
-    let (site, gate, mut holder, response) = full(|_| {}).await;
+    let (site, gate, mut holder, response) = site_with_full_slot(|_| {}).await;
     let paths = ["/content/1.dax", "/content/2.dax", "/content/3.dax"];
     let gates = paths.map(|path| held(&site, path));
     let mut waiting = Vec::new();
     for (number, (client, path)) in [ONE, ONE, OTHER].into_iter().zip(paths).enumerate() {
-        waiting.push(begun(client, &site, path).await);
+        waiting.push(begin_download(client, &site, path).await);
         site.wait_for_metric(QUEUED, number as f64 + 1.0).await;
     }
     assert!(
@@ -78,14 +78,14 @@ async fn queued_requests_get_slots_fairly_and_in_order() {
         "nothing is fetched for who waits"
     );
     gate.open();
-    assert_eq!(rest(&mut holder, response).await, content());
-    // One place: a head comes only when the download before has ended, and that waits for its gate.
+    assert_eq!(finish_download(&mut holder, response).await, content());
+    // With one slot, a response head comes only after the previous download has ended, which waits for its gate.
     for (left, next) in [(2.0, 0), (1.0, 2), (0.0, 1)] {
-        let response = head(&mut waiting[next]).await;
+        let response = read_head(&mut waiting[next]).await;
         assert_eq!((response.status, site.metric(QUEUED).await), (200, left), "{next}");
         assert_eq!(site.metric("gupd_downloads").await, 1.0);
         gates[next].open();
-        assert_eq!(rest(&mut waiting[next], response).await, content());
+        assert_eq!(finish_download(&mut waiting[next], response).await, content());
     }
     site.wait_for_metric("gupd_downloads", 0.0).await;
     assert_eq!(site.metric("gupd_queue_seconds_count").await, 3.0);
@@ -94,31 +94,31 @@ async fn queued_requests_get_slots_fairly_and_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn queue_timeout_is_503_with_retry_after() {
     let (site, gate, mut holder, response) =
-        full(|config| config.lan.queue_timeout = Duration::from_millis(30)).await;
+        site_with_full_slot(|config| config.lan.queue_timeout = Duration::from_millis(30)).await;
     let turned = site.get(WANTED).await;
     assert_eq!((retry_after(&turned), turned.header("cache-control")), ("1", Some("no-store")));
     assert_eq!(site.metric("gupd_refused_total{reason=\"queue-timeout\"}").await, 1.0);
     assert_eq!((site.metric(QUEUED).await, site.manager.request_count(WANTED)), (0.0, 0));
     gate.open();
-    rest(&mut holder, response).await;
+    finish_download(&mut holder, response).await;
     assert_eq!(site.get(WANTED).await.expect_body(), content());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn full_queue_refuses_at_once() {
-    let (site, _gate, _holder, _) = full(|config| {
+    let (site, _gate, _holder, _) = site_with_full_slot(|config| {
         (config.lan.queue, config.lan.client_queue) = (2, 1);
         config.lan.queue_timeout = Duration::from_secs(40);
     })
     .await;
-    let _first = begun(ONE, &site, WANTED).await;
+    let _first = begin_download(ONE, &site, WANTED).await;
     site.wait_for_metric(QUEUED, 1.0).await;
-    // No place has come free yet, so each of two is taken to need as long as anybody waits.
+    // No slot has been released yet, so the estimate for each queued request is the full timeout.
     assert_eq!(retry_after(&site.get(WANTED).await), "80");
-    let _second = begun(OTHER, &site, WANTED).await;
+    let _second = begin_download(OTHER, &site, WANTED).await;
     site.wait_for_metric(QUEUED, 2.0).await;
-    let mut third = begun(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)), &site, WANTED).await;
-    assert_eq!(retry_after(&head(&mut third).await), "120");
+    let mut third = begin_download(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)), &site, WANTED).await;
+    assert_eq!(retry_after(&read_head(&mut third).await), "120");
     for reason in ["client-queue-full", "queue-full"] {
         assert_eq!(site.metric(&format!("gupd_refused_total{{reason=\"{reason}\"}}")).await, 1.0);
     }
@@ -138,15 +138,15 @@ async fn non_download_passes_while_all_slots_are_taken() {
     (config.lan.max_downloads, config.lan.queue) = (Some(1), 0);
     site.relay_mut().reload(config.clone()).unwrap();
     let gate = held(&site, PAYLOAD);
-    let mut holder = begun(ONE, &site, PAYLOAD).await;
-    let response = head(&mut holder).await;
+    let mut holder = begin_download(ONE, &site, PAYLOAD).await;
+    let response = read_head(&mut holder).await;
     assert_eq!(response.status, 200);
-    // What would wait is turned away, by this queue.
+    // Downloads are refused by this full queue.
     assert_eq!(site.get(WANTED).await.status, 503);
     assert_eq!(site.send(Request::get(WANTED).range("5-9")).await.status, 503);
     let unknown = Request::get(WANTED).header("If-None-Match", "\"another\"");
     assert_eq!(site.send(unknown).await.status, 503);
-    // Twice: from the manager, and from the store if it may be.
+    // Two requests: one served by the manager, one from the store if it is cacheable.
     for _ in 0..2 {
         for path in ["/minitri.flg", "/liveupdt.tri", "/secars/secars.dll"] {
             assert_eq!(site.get(path).await.expect_body(), b"content", "{path}");
@@ -162,11 +162,11 @@ async fn non_download_passes_while_all_slots_are_taken() {
     assert_eq!(site.send(absent).await.status, 504);
     assert_eq!(site.send(Request::new("POST", "/secars/secars.dll").body("up")).await.status, 200);
     assert_eq!((site.metric("gupd_downloads").await, site.metric(QUEUED).await), (1.0, 0.0));
-    // The place is given back behind the last byte.
+    // The slot is released after the last byte.
     config.lan.queue = 8;
     site.relay_mut().reload(config).unwrap();
     gate.open();
-    rest(&mut holder, response).await;
+    finish_download(&mut holder, response).await;
     assert_eq!(site.get(WANTED).await.expect_body(), content());
 }
 
@@ -190,32 +190,32 @@ async fn changed_content_waits_though_304_was_expected() {
     config.lan.max_downloads = Some(1);
     site.relay_mut().reload(config).unwrap();
     let gate = held(&site, PAYLOAD);
-    let mut holder = begun(ONE, &site, PAYLOAD).await;
-    let response = head(&mut holder).await;
+    let mut holder = begin_download(ONE, &site, PAYLOAD).await;
+    let response = read_head(&mut holder).await;
     site.clock.advance(Duration::from_secs(61));
     site.manager.put(path, Resource::new("new").etag("\"new\""));
     let mut client = WireClient::connect(site.address()).await;
     client.write_request(&Request::get(path).header("If-None-Match", "\"old\"")).await.unwrap();
     site.wait_for_metric(QUEUED, 1.0).await;
     gate.open();
-    rest(&mut holder, response).await;
-    let response = head(&mut client).await;
-    assert_eq!((response.status, rest(&mut client, response).await), (200, b"new".to_vec()));
+    finish_download(&mut holder, response).await;
+    let response = read_head(&mut client).await;
+    assert_eq!((response.status, finish_download(&mut client, response).await), (200, b"new".to_vec()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn disconnected_client_frees_its_queue_place_and_slot() {
-    let (site, _gate, holder, _) = full(|config| config.lan.queue = 1).await;
-    let left = begun(ONE, &site, WANTED).await;
+    let (site, _gate, holder, _) = site_with_full_slot(|config| config.lan.queue = 1).await;
+    let left = begin_download(ONE, &site, WANTED).await;
     site.wait_for_metric(QUEUED, 1.0).await;
     drop(left);
     site.wait_for_metric(QUEUED, 0.0).await;
-    let mut next = begun(OTHER, &site, WANTED).await;
+    let mut next = begin_download(OTHER, &site, WANTED).await;
     site.wait_for_metric(QUEUED, 1.0).await;
     assert_eq!(site.manager.request_count(WANTED), 0);
     drop(holder);
-    let response = head(&mut next).await;
-    assert_eq!(rest(&mut next, response).await, content());
+    let response = read_head(&mut next).await;
+    assert_eq!(finish_download(&mut next, response).await, content());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,37 +231,38 @@ async fn client_at_its_own_slot_limit_blocks_no_other() {
     let branch = |last| IpAddr::V4(Ipv4Addr::new(127, 0, 1, last));
     let gate = held(&site, PAYLOAD);
     site.manager.put(WANTED, Resource::new(content()));
-    let (mut own, mut of_group) = (begun(ONE, &site, PAYLOAD).await, begun(branch(1), &site, PAYLOAD).await);
-    let heads = [head(&mut own).await, head(&mut of_group).await];
+    let (mut own, mut of_group) =
+        (begin_download(ONE, &site, PAYLOAD).await, begin_download(branch(1), &site, PAYLOAD).await);
+    let heads = [read_head(&mut own).await, read_head(&mut of_group).await];
     let mut waiting = Vec::new();
     for (number, client) in [ONE, branch(2)].into_iter().enumerate() {
-        waiting.push(begun(client, &site, WANTED).await);
+        waiting.push(begin_download(client, &site, WANTED).await);
         site.wait_for_metric(QUEUED, number as f64 + 1.0).await;
     }
-    let mut other = begun(OTHER, &site, WANTED).await;
-    assert_eq!(head(&mut other).await.status, 200);
+    let mut other = begin_download(OTHER, &site, WANTED).await;
+    assert_eq!(read_head(&mut other).await.status, 200);
     assert_eq!(site.metric(QUEUED).await, 2.0);
     gate.open();
     for (client, response) in [&mut own, &mut of_group].into_iter().zip(heads) {
-        rest(client, response).await;
+        finish_download(client, response).await;
     }
     for client in &mut waiting {
-        assert_eq!(head(client).await.status, 200);
+        assert_eq!(read_head(client).await.status, 200);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lifted_slot_limit_releases_queue_at_once() {
-    let (mut site, gate, mut holder, response) = full(|_| {}).await;
-    let mut waiting = begun(OTHER, &site, WANTED).await;
+    let (mut site, gate, mut holder, response) = site_with_full_slot(|_| {}).await;
+    let mut waiting = begin_download(OTHER, &site, WANTED).await;
     site.wait_for_metric(QUEUED, 1.0).await;
     let mut config = site.config.clone();
     config.lan.max_downloads = None;
     assert!(site.relay_mut().reload(config).unwrap().is_empty());
-    let late = head(&mut waiting).await;
-    assert_eq!(rest(&mut waiting, late).await, content());
+    let late = read_head(&mut waiting).await;
+    assert_eq!(finish_download(&mut waiting, late).await, content());
     gate.open();
-    assert_eq!(rest(&mut holder, response).await, content());
+    assert_eq!(finish_download(&mut holder, response).await, content());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,8 +283,8 @@ async fn cached_only_response_needs_a_slot() {
     (config.lan.max_downloads, config.lan.queue) = (Some(1), 0);
     site.relay_mut().reload(config).unwrap();
     let _gate = held(&site, PAYLOAD);
-    let mut holder = begun(OTHER, &site, PAYLOAD).await;
-    assert_eq!(head(&mut holder).await.status, 200);
+    let mut holder = begin_download(OTHER, &site, PAYLOAD).await;
+    assert_eq!(read_head(&mut holder).await.status, 200);
     assert_eq!(site.get(WANTED).await.status, 503);
     assert_eq!(site.metric("gupd_refused_total{reason=\"queue-full\"}").await, 1.0);
 }
@@ -294,10 +295,10 @@ async fn connection_rate_limit_refuses_only_that_client() {
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     let reason = "gupd_refused_total{reason=\"too-many-new-connections\"}";
     let mut statuses = Vec::new();
-    // So many in less than as many seconds.
+    // Sends the requests in less time than the limit allows.
     for _ in 0..20 {
-        let mut client = begun(ONE, &site, PAYLOAD).await;
-        let response = head(&mut client).await;
+        let mut client = begin_download(ONE, &site, PAYLOAD).await;
+        let response = read_head(&mut client).await;
         statuses.push(response.status);
         if response.status == 503 {
             assert_eq!(response.header("retry-after"), Some("1"));
@@ -307,8 +308,8 @@ async fn connection_rate_limit_refuses_only_that_client() {
     let refused = statuses.iter().filter(|status| **status == 503).count();
     assert!(statuses[0] == 200 && refused > 0, "{statuses:?}");
     assert_eq!(site.metric(reason).await, refused as f64);
-    let mut other = begun(OTHER, &site, PAYLOAD).await;
-    assert_eq!(head(&mut other).await.status, 200);
+    let mut other = begin_download(OTHER, &site, PAYLOAD).await;
+    assert_eq!(read_head(&mut other).await.status, 200);
     let mut config = site.config.clone();
     config.lan.client_connections = None;
     assert!(site.relay_mut().reload(config).unwrap().is_empty());

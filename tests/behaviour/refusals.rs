@@ -1,4 +1,4 @@
-//! What the relay does not take: each refusal has its status and its count, and no other connection notices.
+//! Refused requests: each refusal has its status and counter, and other connections are unaffected.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ async fn malformed_request_is_refused_and_counted() {
     let many_fields = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(200));
     let long_target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(9_000));
     let cases: &[(&str, u16, &str)] = &[
-        // Heads that are too large.
+        // Oversized heads.
         (&long_field, 431, "head-too-large"),
         (&many_fields, 431, "head-too-large"),
         (&long_target, 414, "uri-too-long"),
-        // Paths that could mean something else to the manager.
+        // Paths that the manager could interpret differently.
         ("GET /a/../b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "dot-segment"),
         ("GET /a/%2e%2E/b HTTP/1.1\r\nHost: a\r\n\r\n", 400, "dot-segment"),
         ("GET /a/.%2e HTTP/1.1\r\nHost: a\r\n\r\n", 400, "dot-segment"),
@@ -34,7 +34,7 @@ async fn malformed_request_is_refused_and_counted() {
         ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400, "host"),
         ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "host"),
         ("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", 400, "host"),
-        // Lines and fields that are no HTTP.
+        // Malformed lines and fields.
         ("GET\r\n\r\n", 400, "malformed"),
         ("GET /\r\n\r\n", 400, "malformed"),
         ("GET / HTTP/3.7\r\nHost: a\r\n\r\n", 400, "malformed"),
@@ -43,7 +43,7 @@ async fn malformed_request_is_refused_and_counted() {
         ("GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", 400, "malformed"),
         ("GET / HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n", 400, "malformed"),
         ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", 400, "malformed"),
-        // Bodies whose end two servers could see in two places (RFC 9112, 6.1 to 6.3).
+        // Ambiguous body framing (RFC 9112 §6.1 to §6.3).
         (
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nabcde",
             400,
@@ -97,13 +97,13 @@ async fn body_with_two_framings_is_forwarded_with_one() {
         let mut response = client.read_head().await.unwrap();
         client.read_rest("POST", &mut response).await;
         assert_eq!(response.status, 200);
-        // RFC 9112, 6.1: what follows is not looked at.
+        // The rest of the connection is not read (RFC 9112 §6.1).
         assert!(client.is_closed().await);
     }
     let seen = site.manager.requests_for("/");
     assert!(seen.iter().all(|seen| seen.header("content-length").is_none() && seen.body.is_empty()));
     assert_eq!((seen.len(), site.manager.request_count("/smuggled")), (2, 0));
-    // The same length twice is one length.
+    // Equal duplicate lengths count as one.
     let mut client = WireClient::connect(site.address()).await;
     client
         .write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc")
@@ -138,7 +138,7 @@ async fn slow_request_head_is_408() {
     assert_eq!(client.read_head().await.unwrap().status, 408);
     assert!(client.is_closed().await);
     site.wait_for_metric("gupd_refused_total{reason=\"slow-head\"}", 1.0).await;
-    // So is the second one on a kept connection.
+    // The same for the second request on a kept connection.
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     let mut client = WireClient::connect(site.address()).await;
     client.send(&Request::get(PAYLOAD)).await.unwrap();
@@ -154,7 +154,7 @@ async fn idle_connection_is_closed_without_a_response() {
     let mut kept = WireClient::connect(site.address()).await;
     kept.write_request(&Request::new("POST", "/").header("Content-Length", "4")).await.unwrap();
     site.manager.wait_for_connections(1).await;
-    // The body comes after the head, as bodies do.
+    // The body follows later, after the head.
     kept.write(b"body").await.unwrap();
     let mut response = kept.read_head().await.unwrap();
     kept.read_rest("POST", &mut response).await;
@@ -165,7 +165,8 @@ async fn idle_connection_is_closed_without_a_response() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stalled_client_is_dropped_and_slow_client_is_not() {
-    // A socket takes more only when a third of its buffer, megabytes, is free: as often as that, the slow one has to read.
+    // A socket accepts more only when a third of its buffer, several MB, is free. The slow client has to read at least
+    // that often.
     let stall = 2 * SOON;
     let site = Site::with_config(|config| config.server.stall_timeout = stall);
     let body = bytes(2, 40 << 20);
@@ -178,7 +179,7 @@ async fn stalled_client_is_dropped_and_slow_client_is_not() {
     let mut slow = WireClient::connect(site.address()).await;
     slow.write_request(&Request::get(PAYLOAD)).await.unwrap();
     let mut slow_head = slow.read_head().await.unwrap();
-    // Much less than a stall between two reads, more in all.
+    // Each pause is much shorter than the stall timeout; their sum is longer.
     let mut reads = tokio::time::interval(stall / 16);
     while site.metric(let_go).await < 1.0 {
         reads.tick().await;

@@ -1,4 +1,4 @@
-//! A relay finds what has rotted on its disk by itself and makes it good, and its clients never see it.
+//! Scrub: the relay finds and repairs damage on its disk, and clients never see it.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -13,8 +13,8 @@ const LENGTH: usize = 1_500_000;
 const MIB: u64 = 1 << 20;
 const REPAIRED: &str = "gupd_store_repaired_bytes_total";
 
-/// A site that has the payload, and the file that it is in.
-async fn stored() -> (Site, PathBuf) {
+/// A site with the payload stored, and the path of its blob.
+async fn site_with_stored_payload() -> (Site, PathBuf) {
     let site = Site::with_config(|config| config.store.scrub_period = None);
     site.manager.put(PAYLOAD, Resource::new(bytes(1, LENGTH)));
     site.get(PAYLOAD).await.expect_body();
@@ -31,7 +31,7 @@ fn flip(file: &PathBuf, at: u64) {
     file.write_all_at(&[byte[0] ^ 1], at).unwrap();
 }
 
-/// Starts anew with a scrub that verifies everything at once, and again and again.
+/// Restarts the relay with a scrub that runs continuously.
 fn scrub(site: &mut Site) {
     site.config.store.scrub_period = Some(Duration::from_millis(1));
     site.restart();
@@ -39,7 +39,7 @@ fn scrub(site: &mut Site) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scrub_finds_flipped_bit_and_refetches_one_block() {
-    let (mut site, file) = stored().await;
+    let (mut site, file) = site_with_stored_payload().await;
     let before = site.manager.body_bytes();
     flip(&file, 1_400_000);
     scrub(&mut site);
@@ -60,12 +60,12 @@ async fn scrub_finds_flipped_bit_and_refetches_one_block() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scrub_repairs_damage_in_every_chunk() {
-    let (mut site, file) = stored().await;
+    let (mut site, file) = site_with_stored_payload().await;
     for at in [0, 1_000_000, 1_100_000] {
         flip(&file, at);
     }
     scrub(&mut site);
-    // Of the first chunk everything from its first damaged block to its last.
+    // The repair of the first chunk covers the range from its first to its last damaged block.
     site.wait_for_metric(REPAIRED, 1_048_576.0 + 65_536.0).await;
     let response = site.get(PAYLOAD).await;
     assert_eq!(response.cache_status(), "gupd; hit");
@@ -75,7 +75,7 @@ async fn scrub_repairs_damage_in_every_chunk() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_gone_upstream_is_removed_and_fetched_anew() {
-    let (mut site, file) = stored().await;
+    let (mut site, file) = site_with_stored_payload().await;
     site.manager.put(PAYLOAD, Resource::new(bytes(2, LENGTH)));
     flip(&file, 1_400_000);
     scrub(&mut site);
@@ -89,10 +89,10 @@ async fn damage_gone_upstream_is_removed_and_fetched_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_waits_for_upstream_and_is_repaired_later() {
     const DAMAGED: &str = "gupd_store_scrub_damaged_blobs_total";
-    let (mut site, file) = stored().await;
+    let (mut site, file) = site_with_stored_payload().await;
     let config = site.config.clone();
     flip(&file, 1_400_000);
-    // Nobody is there; then somebody who fails; then somebody whose answer breaks off.
+    // The manager is down, then returns an error, then breaks off its response.
     let away = RefusingPort::new();
     site.config.upstreams = Config::for_upstreams(&[&away.url()]).unwrap().upstreams;
     scrub(&mut site);
@@ -102,7 +102,7 @@ async fn damage_waits_for_upstream_and_is_repaired_later() {
     {
         let asked = site.manager.request_count(PAYLOAD);
         site.manager.put(PAYLOAD, resource);
-        // The second pass finds what the first one left.
+        // The second pass repairs the remaining damage.
         site.manager.wait_for_requests(PAYLOAD, asked + 3).await;
     }
     assert_eq!(site.metric("gupd_store_objects").await, 1.0);
@@ -116,18 +116,18 @@ async fn damage_waits_for_upstream_and_is_repaired_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn blob_with_bad_checksums_is_removed_and_refetched() {
-    let (mut site, file) = stored().await;
+    let (mut site, file) = site_with_stored_payload().await;
     flip(&file, fs::metadata(&file).unwrap().len() - 20);
     scrub(&mut site);
     site.wait_for_metric("gupd_store_objects", 0.0).await;
-    assert_eq!(site.manager.request_count(PAYLOAD), 1, "nobody could tell the right bytes");
+    assert_eq!(site.manager.request_count(PAYLOAD), 1, "blocks without checksums cannot be repaired");
     assert!(site.get(PAYLOAD).await.expect_body() == bytes(1, LENGTH));
     site.wait_until_stored(PAYLOAD).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repair_asks_upstreams_of_current_generation() {
-    let (mut site, file) = stored().await;
+    let (mut site, file) = site_with_stored_payload().await;
     scrub(&mut site);
     let other = Manager::start();
     other.put(PAYLOAD, Resource::new(bytes(1, LENGTH)));

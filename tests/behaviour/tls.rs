@@ -1,4 +1,4 @@
-//! The same relay behind TLS.
+//! TLS towards clients.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ async fn clients_are_served_over_tls() {
         let request = format!("GET {PAYLOAD} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut response = Vec::new();
-        // An end without the peer's close_notify would be an error here.
+        // The read fails if the peer omits close_notify.
         stream.read_to_end(&mut response).await.unwrap();
         let head_end = response.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
         let head = String::from_utf8(response[..head_end].to_vec()).unwrap().to_ascii_lowercase();
@@ -68,7 +68,7 @@ fn site(change: impl FnOnce(&mut gupd_config::Config)) -> (Site, CertificateDer<
     let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    // Read when the relay starts, not needed afterwards.
+    // The files are read at the start and not needed afterwards.
     let site = Site::with_config(|config| {
         config.server.tls = Some(CertificateFiles { cert, key });
         change(config);

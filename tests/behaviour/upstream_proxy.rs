@@ -1,4 +1,4 @@
-//! A manager behind an HTTP proxy: tunnels for https, whole URLs for http, credentials for both.
+//! Upstreams behind an HTTP proxy: tunnels for https, absolute URLs for http, credentials for both.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,10 +17,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{Front, Identity, Manager, PAYLOAD, RefusingPort, Resource, Site, bytes};
 
-/// A user, a colon and a password, and what becomes of them.
+/// Credentials, and their encoded form.
 const CREDENTIALS: (&str, &str) = ("relay:open sesame", "Basic cmVsYXk6b3BlbiBzZXNhbWU=");
 
-/// A proxy that gives tunnels, or this instead.
+/// A proxy that opens tunnels, or sends `instead` as its response.
 struct Tunnels {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
@@ -44,7 +44,7 @@ impl Tunnels {
                     match instead {
                         Some(instead) => {
                             client.write_all(instead.as_bytes()).await?;
-                            // Held open: whoever wants more of it must give up by itself.
+                            // The connection stays open: the relay must stop reading by itself.
                             client.read_line(&mut head).await.map(drop)
                         }
                         None => {
@@ -100,13 +100,13 @@ async fn tls_upstream_is_reached_through_a_tunnel() {
         config.upstreams = Config::for_upstreams(&[&url]).unwrap().upstreams;
         config.upstreams[0].trust.pins = pins;
         config.upstreams[0].proxy = proxy(tunnels.address, auth_file);
-        // What crosses the line to the proxy is what counts.
+        // The limit counts the bytes to and from the proxy.
         config.wan.limit = RateSchedule::from_rate(Rate(64 << 20));
     });
     let body = bytes(82, 2_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     assert!(site.get(PAYLOAD).await.expect_body() == body);
-    let [head] = &tunnels.heads()[..] else { panic!("one tunnel for one download") };
+    let [head] = &tunnels.heads()[..] else { panic!("one download opened several tunnels") };
     let to = front.address();
     assert!(head.starts_with(&format!("CONNECT {to} HTTP/1.1\r\n")), "{head}");
     let head = head.to_lowercase();
@@ -126,7 +126,7 @@ async fn tls_upstream_is_reached_through_a_tunnel() {
 async fn plain_upstream_is_requested_by_absolute_url() {
     let folder = tempfile::tempdir().unwrap();
     let auth_file = credentials(&folder, CREDENTIALS.0);
-    // To a client a proxy is a server with long names.
+    // A forward proxy is a server that gets absolute URLs.
     let target = format!("http://manager.example:8014{PAYLOAD}");
     let forwarding = Manager::start();
     let site = Site::with_config(|config| {

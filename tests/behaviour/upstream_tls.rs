@@ -1,4 +1,4 @@
-//! Whom the relay takes for a manager that speaks TLS, and how it makes itself known to it.
+//! Authentication of TLS upstreams, and the relay's own client certificate.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::support::{Authority, Front, Identity, Manager, PAYLOAD, Resource, Site, bytes};
 
-/// Why no connection comes about; `Ok` if one does.
+/// Connects to the upstream, or returns the reason of the failure.
 async fn reach(url: &str, trust: Trust) -> Result<(), String> {
     let upstreams = upstreams(url, trust)?;
     upstreams.iter().next().unwrap().test_connection().await.map_err(|error| error.to_string())
@@ -53,7 +53,7 @@ async fn pinned_certificate_is_trusted_despite_name_and_date() {
     let body = bytes(80, 3_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(1_000_000, 1));
     assert!(site.get(PAYLOAD).await.expect_body() == body);
-    assert_eq!(front.accepted(), 2, "one connection, and one more after the cut");
+    assert_eq!(front.accepted(), 2, "one connection, and another one after the break");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,7 +64,7 @@ async fn unpinned_certificate_is_refused_and_named() {
     let front = Front::start(manager.address(), other).await;
     let error = reach(&front.url(), pinned(&pinned_one)).await.unwrap_err();
     assert!(error.ends_with(&format!("its certificate is {seen}, which is not pinned")), "{error}");
-    // As the administrator would, having compared it.
+    // The pin of the certificate that the log names.
     let both = Trust { pins: vec![pinned_one.pin(), seen], ..Trust::default() };
     reach(&front.url(), both).await.unwrap();
 }
@@ -184,6 +184,6 @@ fn bad_tls_file_is_one_error_line() {
         config.upstreams[0].trust = trust;
         config.store.dir = folder.path().join("store");
         assert_eq!(Relay::start(config, Clock::system()).unwrap_err().to_string(), error);
-        assert!(!folder.path().join("store").exists(), "nothing is left behind");
+        assert!(!folder.path().join("store").exists(), "no store is created");
     }
 }

@@ -1,5 +1,5 @@
-//! Windows over sockets: a client that comes before its turn is told when that is, or gets what the site has; who asks
-//! for nothing heavy never waits.
+//! Schedule windows over sockets: a client before its scheduled start gets a 503 with `Retry-After`, or cached content
+//! only. Requests that are no downloads never wait.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -18,7 +18,7 @@ const DAY: i64 = 24 * HOUR;
 const HOUR: i64 = 60 * MINUTE;
 const MINUTE: i64 = 60_000;
 
-/// The client of most requests, and another one in a group without windows.
+/// The client of most requests, and a client of a group without windows.
 const ONE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const FREE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
@@ -33,7 +33,7 @@ fn group(settings: &str) -> GroupSettings {
     Config::load(&Overrides::default(), Some(&file), std::iter::empty()).unwrap().groups.remove(0)
 }
 
-/// A site whose clock is at noon of a Monday, with a group of this machine's own address.
+/// A site at noon on a Monday, with a group that has the address of this machine.
 fn site(settings: &str) -> Site {
     let site = Site::with_config(|config| {
         config.site.time_zone = jiff::tz::TimeZone::UTC;
@@ -51,7 +51,7 @@ fn advance(site: &Site, millis: i64) {
     site.clock.advance(Duration::from_millis(millis.unsigned_abs()));
 }
 
-async fn from(client: IpAddr, site: &Site, path: &str) -> Response {
+async fn get_from(client: IpAddr, site: &Site, path: &str) -> Response {
     WireClient::connect_from(client, site.address()).await.send(&Request::get(path)).await.unwrap()
 }
 
@@ -60,7 +60,7 @@ fn retry_after(response: &Response) -> i64 {
     response.header("retry-after").unwrap().parse().unwrap()
 }
 
-fn own_seconds(client: IpAddr, sequence: &str, hours: u64) -> i64 {
+fn client_offset_seconds(client: IpAddr, sequence: &str, hours: u64) -> i64 {
     let offset = client_offset(client, sequence, Duration::from_secs(hours * 3600));
     i64::try_from(offset.as_millis().div_ceil(1_000)).unwrap()
 }
@@ -68,7 +68,7 @@ fn own_seconds(client: IpAddr, sequence: &str, hours: u64) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn deferred_client_is_served_at_its_retry_after() {
     let site = site("windows = \"mon-fri 20:00-06:00\"\nspread = \"4h\"");
-    let wait = 8 * 3600 + own_seconds(ONE, SEQUENCE, 4);
+    let wait = 8 * 3600 + client_offset_seconds(ONE, SEQUENCE, 4);
     let deferred = site.get(PAYLOAD).await;
     assert_eq!(retry_after(&deferred), wait);
     assert_eq!((deferred.header("cache-control"), deferred.header("cache-status")), (Some("no-store"), None));
@@ -78,12 +78,12 @@ async fn deferred_client_is_served_at_its_retry_after() {
     advance(&site, 1_000);
     assert_eq!(site.get(PAYLOAD).await.expect_body(), bytes(1, 100_000));
     site.wait_until_stored(PAYLOAD).await;
-    // The same at the end: what is stored is no exception.
+    // The same when the window ends, also for stored content.
     advance(&site, 18 * HOUR - wait * 1_000);
-    assert_eq!(retry_after(&site.get(PAYLOAD).await), 14 * 3600 + own_seconds(ONE, SEQUENCE, 4));
+    assert_eq!(retry_after(&site.get(PAYLOAD).await), 14 * 3600 + client_offset_seconds(ONE, SEQUENCE, 4));
     assert_eq!(site.metric("gupd_deferred_total{group=\"branch\"}").await, 3.0);
     let counted = site.metric("gupd_requests_total{cache=\"deferred\",class=\"payload\"}").await;
-    assert_eq!(counted, 3.0, "it is no refusal and no failure");
+    assert_eq!(counted, 3.0, "a deferral is neither a refusal nor a failure");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,7 +96,7 @@ async fn windows_defer_only_payload_downloads() {
         assert_eq!(site.get(path).await.expect_body(), b"content", "{path}");
     }
     assert_eq!(site.send(Request::head(PAYLOAD)).await.status, 200);
-    assert_eq!(from(FREE, &site, PAYLOAD).await.status, 200);
+    assert_eq!(get_from(FREE, &site, PAYLOAD).await.status, 200);
     assert_eq!(retry_after(&site.get(PAYLOAD).await), 8 * 3600);
     assert_eq!(retry_after(&site.send(Request::get(PAYLOAD).range("5-9")).await), 8 * 3600);
 }
@@ -120,7 +120,7 @@ async fn cached_only_window_serves_stored_and_fetches_nothing() {
     let site = site("windows = \"mon-fri 20:00-06:00\"\noutside = \"cached-only\"");
     assert_eq!(retry_after(&site.get(PAYLOAD).await), 8 * 3600);
     assert_eq!(site.manager.request_count(PAYLOAD), 0);
-    from(FREE, &site, PAYLOAD).await.expect_body();
+    get_from(FREE, &site, PAYLOAD).await.expect_body();
     site.wait_for_fills().await;
     let stored = site.get(PAYLOAD).await;
     assert_eq!(stored.cache_status(), "gupd; hit");
@@ -144,38 +144,41 @@ async fn client_offset_counts_from_first_sight_of_revision() {
         config.groups = vec![GroupSettings { subnets: Vec::new(), ..group("spread = \"4h\"") }];
     });
     for client in [ONE, FREE] {
-        assert_eq!(retry_after(&from(client, &site, PAYLOAD).await), own_seconds(client, SEQUENCE, 4));
+        assert_eq!(
+            retry_after(&get_from(client, &site, PAYLOAD).await),
+            client_offset_seconds(client, SEQUENCE, 4)
+        );
     }
-    assert_ne!(own_seconds(ONE, SEQUENCE, 4), own_seconds(FREE, SEQUENCE, 4));
-    // Another revision, a minute later, has another moment.
+    assert_ne!(client_offset_seconds(ONE, SEQUENCE, 4), client_offset_seconds(FREE, SEQUENCE, 4));
+    // The next revision, a minute later, has another client offset.
     advance(&site, MINUTE);
-    assert_eq!(retry_after(&from(ONE, &site, NEXT).await), own_seconds(ONE, "261121002", 4));
-    assert_eq!(retry_after(&from(ONE, &site, DELTA).await), own_seconds(ONE, SEQUENCE, 4) - 60);
+    assert_eq!(retry_after(&get_from(ONE, &site, NEXT).await), client_offset_seconds(ONE, "261121002", 4));
+    assert_eq!(retry_after(&get_from(ONE, &site, DELTA).await), client_offset_seconds(ONE, SEQUENCE, 4) - 60);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restart_takes_revision_age_from_stored_payload() {
     let mut site = site("spread = \"4h\"");
-    from(FREE, &site, PAYLOAD).await.expect_body();
+    get_from(FREE, &site, PAYLOAD).await.expect_body();
     site.wait_for_fills().await;
     advance(&site, MINUTE);
     site.restart();
-    assert_eq!(retry_after(&site.get(PAYLOAD).await), own_seconds(ONE, SEQUENCE, 4) - 60);
-    // Of a revision of which nothing is stored it begins to count now.
-    assert_eq!(retry_after(&site.get(NEXT).await), own_seconds(ONE, "261121002", 4));
-    advance(&site, own_seconds(ONE, SEQUENCE, 4) * 1_000 - MINUTE);
+    assert_eq!(retry_after(&site.get(PAYLOAD).await), client_offset_seconds(ONE, SEQUENCE, 4) - 60);
+    // A revision without stored payloads gets its age from now on.
+    assert_eq!(retry_after(&site.get(NEXT).await), client_offset_seconds(ONE, "261121002", 4));
+    advance(&site, client_offset_seconds(ONE, SEQUENCE, 4) * 1_000 - MINUTE);
     assert_eq!(site.get(PAYLOAD).await.expect_body(), bytes(1, 100_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reload_applies_new_windows_and_keeps_revisions() {
     let mut site = site("spread = \"4h\"");
-    assert_eq!(retry_after(&site.get(PAYLOAD).await), own_seconds(ONE, SEQUENCE, 4));
+    assert_eq!(retry_after(&site.get(PAYLOAD).await), client_offset_seconds(ONE, SEQUENCE, 4));
     advance(&site, MINUTE);
     let mut config = site.config.clone();
     for (settings, seconds) in [
         ("windows = \"mon 14:00-16:00\"", 2 * 3600 - 60),
-        ("spread = \"4h\"", own_seconds(ONE, SEQUENCE, 4) - 60),
+        ("spread = \"4h\"", client_offset_seconds(ONE, SEQUENCE, 4) - 60),
     ] {
         config.groups = vec![group(settings)];
         site.relay_mut().reload(config.clone()).unwrap();
