@@ -131,6 +131,7 @@ async fn non_download_passes_while_all_slots_are_taken() {
     site.manager.put(WANTED, Resource::new(content()).etag("\"wanted\""));
     site.wait_until_stored(WANTED).await;
     assert_eq!(site.get(delta).await.status, 404);
+    site.wait_for_fills().await;
     for path in ["/minitri.flg", "/liveupdt.tri", "/secars/secars.dll"] {
         site.manager.put(path, Resource::new("content"));
     }
