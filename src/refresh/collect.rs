@@ -26,7 +26,7 @@ const MAX_ROUNDS: usize = 4;
 const MAX_PENDING: usize = 256;
 
 /// A source to collect.
-pub(super) struct Source<'a> {
+pub(super) struct SourceSelection<'a> {
     /// Prefix of its keys.
     pub(super) name: Arc<str>,
     /// Its selected catalogs, and when a client last requested each.
@@ -84,7 +84,7 @@ impl RefreshWorker {
     /// Collects a source from the first upstream that answers for all of it.
     pub(super) async fn collect(
         &self,
-        source: &Source<'_>,
+        source: &SourceSelection<'_>,
         history: &mut CollectionHistory,
         capacity: &mut RevisionCapacity,
     ) -> Result<CollectedSource, CollectError> {
@@ -118,7 +118,7 @@ impl RefreshWorker {
     async fn collect_from(
         &self,
         upstream: &CatalogSource,
-        source: &Source<'_>,
+        source: &SourceSelection<'_>,
         mut before: Collection,
         capacity: &mut RevisionCapacity,
     ) -> Result<CollectedSource, CollectError> {
@@ -174,7 +174,7 @@ impl RefreshWorker {
     async fn fetch_pending(
         &self,
         upstream: &CatalogSource,
-        source: &Source<'_>,
+        source: &SourceSelection<'_>,
         requested: &mut BTreeSet<ObjectKey>,
         capacity: &mut RevisionCapacity,
     ) -> PendingAnswers {
@@ -228,7 +228,7 @@ impl RefreshWorker {
     /// Answers the clients that wait for a catalog which need not be requested. Returns true if it did.
     async fn answer_without_request(
         &self,
-        source: &Source<'_>,
+        source: &SourceSelection<'_>,
         key: &ObjectKey,
         capacity: &RevisionCapacity,
     ) -> bool {

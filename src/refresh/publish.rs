@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::collect::{CollectError, CollectedSource, Source};
+use super::collect::{CollectError, CollectedSource, SourceSelection};
 use super::revalidate::CatalogOutcome;
 use super::selection::CatalogSelection;
 use super::snapshot::{Collection, CollectionHistory, RevisionCapacity, catalogs_of_source, has_catalog};
@@ -69,7 +69,7 @@ impl RefreshWorker {
         for (name, selected) in selection {
             let catalogs = selected.len() as u64;
             report.asked += catalogs;
-            let source = Source { name, selected, newest, is_whole };
+            let source = SourceSelection { name, selected, newest, is_whole };
             match self.collect(&source, history, &mut capacity).await {
                 Ok(result) => {
                     requested.extend(result.requested.iter().cloned());
@@ -112,7 +112,12 @@ impl RefreshWorker {
     }
 
     /// Publishes nothing of a source. Clients that wait for its catalogs may come again.
-    fn handle_failure(&self, source: &Source<'_>, error: &CollectError, history: &mut CollectionHistory) {
+    fn handle_failure(
+        &self,
+        source: &SourceSelection<'_>,
+        error: &CollectError,
+        history: &mut CollectionHistory,
+    ) {
         let name = &*source.name;
         if error.is_of_one_name() {
             tracing::info!(source = name, %error, "catalog that a client waits for has no upstream now");
@@ -169,7 +174,7 @@ impl CatalogCounts {
 }
 
 /// Returns all catalogs of a source for the next revision; `None` if nothing is new.
-fn source_catalogs(source: Source<'_>, collected: CollectedSource) -> Option<SourceCatalogs> {
+fn source_catalogs(source: SourceSelection<'_>, collected: CollectedSource) -> Option<SourceCatalogs> {
     let CollectedSource { catalogs, absent, .. } = collected;
     if catalogs.is_none() && absent.is_empty() {
         return None;

@@ -19,7 +19,7 @@ const NEWCOMERS: usize = 8;
 const FORGOTTEN: Duration = Duration::from_secs(180 * 24 * 3600);
 
 /// Clients, the longest unseen first. `RandomState` because clients choose the names.
-type Segment = LinkedHashMap<ClientId, TableEntry, RandomState>;
+type QueueSegment = LinkedHashMap<ClientId, TableEntry, RandomState>;
 
 /// A record to be written under its key, or removed.
 pub(super) type RecordChange = (ClientId, Option<Vec<u8>>);
@@ -27,8 +27,8 @@ pub(super) type RecordChange = (ClientId, Option<Vec<u8>>);
 /// All clients.
 #[derive(Debug, Default)]
 pub(super) struct ClientTable {
-    newcomers: Segment,
-    established: Segment,
+    newcomers: QueueSegment,
+    established: QueueSegment,
     /// Clients whose stored records are to be written, or removed if they are not in the table. First in, first out, but
     /// removals go first: so the store is as bounded as the table.
     unsaved: LinkedHashSet<ClientId, RandomState>,
@@ -86,7 +86,7 @@ impl ClientTable {
 
     /// Forgets clients unseen for half a year, and those beyond `max`; at most `limit` at once.
     pub(super) fn expire(&mut self, now: UnixMillis, max: usize, limit: usize) {
-        let is_old = |segment: &Segment| {
+        let is_old = |segment: &QueueSegment| {
             segment.front().is_some_and(|(_, entry)| has_passed(entry.record.last_seen, FORGOTTEN, now))
         };
         for _ in 0..limit {
