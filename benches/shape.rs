@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench shape`
 
-#![allow(clippy::print_stdout, reason = "what a bench is for")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
 
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,5 +1,5 @@
-//! A client that shows what is on the wire: it parses little, hides nothing, and tells a whole body from one that broke
-//! off. Bodies are read into one buffer a thread, so that a thousand clients cost little memory.
+//! A client that shows the bytes on the wire: it parses little, hides nothing, and distinguishes a complete body from
+//! a broken one. Bodies are read into one buffer per thread, so that a thousand clients need little memory.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

@@ -1,5 +1,5 @@
-//! The bytes of a body: given ones, or a function of seed and position. Generated content takes no memory, any range of
-//! it costs the same, and a client can check a piece wherever it turns up.
+//! The bytes of a body: given bytes, or a function of seed and position. Generated content needs no memory, any range
+//! costs the same, and a client can verify any piece.
 
 use std::ops::Range;
 

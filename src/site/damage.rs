@@ -1,5 +1,5 @@
-//! Damage to responses on a line: a bit that is wrong, which checksums of packets let through once in many terabytes, or
-//! the end of the line in the middle of a body.
+//! Damage to responses on a line: a flipped bit, which packet checksums miss once in many terabytes, or the end of the
+//! line in the middle of a body.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

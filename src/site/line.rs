@@ -89,8 +89,8 @@ impl Link {
         &self.damage
     }
 
-    /// Carries a connection until both ends have ended it, an end fails, or the line refuses. It breaks before byte
-    /// `life` of what comes from `far`.
+    /// Carries a connection until both ends have closed it, an end fails, or the line refuses. The connection breaks
+    /// before byte `life` from `far`.
     pub async fn carry<N, F>(&self, near: N, far: F, life: u64) -> io::Result<()>
     where
         N: AsyncRead + AsyncWrite,

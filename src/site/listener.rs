@@ -1,5 +1,5 @@
-//! A listening socket of loopback with a thread of its own, so that it works whatever runtime a test has, and while the
-//! test's own thread is blocked. Dropping it closes the port and breaks every connection.
+//! A listening socket on loopback with its own thread. It works with any runtime, and while the test's own thread is
+//! blocked. Dropping it closes the port and breaks all connections.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -20,7 +20,7 @@ impl Manager {
         or_panic(Self::with_origin(OriginServer::default()))
     }
 
-    /// Puts an origin on a port.
+    /// Starts a manager with this origin on a free port.
     pub fn with_origin(origin: OriginServer) -> io::Result<Self> {
         let (served, switch) = (origin.clone(), LinkSwitch::default());
         let listener = Listener::start(switch.clone(), move |stream| {

@@ -33,7 +33,7 @@ pub struct RecordedRequest {
 #[derive(Default)]
 struct OriginState {
     published: Mutex<HashMap<String, Resource>>,
-    /// Asked before `published`.
+    /// Called before the lookup in `published`.
     respond: Option<Box<Respond>>,
     log: watch::Sender<Log>,
     body_bytes: AtomicU64,
@@ -61,8 +61,8 @@ impl OriginServer {
         Self(Arc::new(OriginState { respond: Some(Box::new(respond)), ..OriginState::default() }))
     }
 
-    /// Dates responses by this clock instead of the system's.
-    pub fn date_by(&self, now: impl Fn() -> SystemTime + Send + 'static) {
+    /// Takes the time for `Date` from this clock instead of the system's.
+    pub fn set_clock(&self, now: impl Fn() -> SystemTime + Send + 'static) {
         *lock(&self.0.now) = Some(Box::new(now));
     }
 

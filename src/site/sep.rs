@@ -1,6 +1,5 @@
-//! The content of a manager in the published URL layouts: SyLink definitions with full sets and deltas, and LiveUpdate
-//! products with catalogs and payloads. Owns path, length, bytes and SHA-256 of each object; the same seed gives the same
-//! content.
+//! Content of a manager in the published URL layouts: SyLink definitions with full sets and deltas, and LiveUpdate
+//! products with catalogs and payloads. The same seed gives the same paths, lengths, bytes and SHA-256.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,5 +1,5 @@
-//! Controls that a test moves while connections are open: the reachability of a machine or a line, and a gate that holds
-//! responses back.
+//! Controls that a test changes while connections are open: the reachability of a machine or line, and a gate that
+//! holds responses back.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::PATIENCE;
 
-/// Reachability.
+/// State of a machine or line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reachability {
     /// Connections are made and bytes pass.
@@ -20,7 +20,7 @@ pub enum Reachability {
     Refusing,
 }
 
-/// A switch between states. Clones are the same switch.
+/// The current [`Reachability`] of a machine or line. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct LinkSwitch(Arc<watch::Sender<Reachability>>);
 
@@ -50,7 +50,7 @@ impl LinkSwitch {
     }
 }
 
-/// A gate, closed at first. Clones are the same gate.
+/// A gate, closed at first. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<watch::Sender<bool>>);
 

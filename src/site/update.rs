@@ -1,6 +1,6 @@
-//! The update of a site's clients: each runs its session over a connection that it keeps, and checks status, length and
-//! SHA-256 of each response. A client opens another connection if the server closed the first, and repeats no request that
-//! had a wrong response.
+//! The update of a site's clients. Each client runs its session over a kept connection and verifies status, length and
+//! SHA-256 of each response. It reconnects if the server closed the connection, and repeats no request that had a
+//! wrong response.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::sessions::{Session, Step};
 use crate::{Request, Response, WireClient};
 
-/// Time without a byte, or without a response's head, after which a client gives up. On the slowest line a fill that
-/// shares it with all others still gets a segment every few hundred milliseconds.
+/// Time without a byte or a response head after which a client gives up. On the slowest line a fill that shares it
+/// with all others still gets a segment every few hundred milliseconds.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
 
 /// Progress of all clients.
@@ -221,7 +221,7 @@ mod tests {
     use crate::sessions::{bytes_of, sessions};
     use crate::{Line, Manager, Resource, Wan};
 
-    /// Fast enough that the processor limits the test.
+    /// A line so fast that the processor limits the test.
     const FAST: Line =
         Line { bits_per_second: 10_000_000_000, one_way: Duration::from_millis(1), buffer: 1 << 20 };
 
@@ -247,7 +247,7 @@ mod tests {
         assert!((1..heads).contains(&wan.sent_up()), "{} sent up", wan.sent_up());
     }
 
-    /// One client gets one delta, of which the manager makes something else.
+    /// Returns the fault that a client finds in a delta of a changed resource.
     async fn failure(fault: impl FnOnce(Resource, Vec<u8>) -> Resource) -> String {
         let (delta, manager) = (SepContent::new(1).definitions[0].deltas[0].clone(), Manager::start());
         let body = delta.content.read(0..u64::MAX).to_vec();

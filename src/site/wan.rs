@@ -1,4 +1,4 @@
-//! A line between a port of loopback and a manager.
+//! A WAN line between a port on loopback and a manager.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ pub struct Wan {
 }
 
 impl Wan {
-    /// Starts a line from a free port to `manager` that costs no time.
+    /// Starts an unlimited line from a free port to `manager`.
     pub fn to(manager: SocketAddr) -> Self {
         or_panic(Self::start(manager, Line::UNLIMITED))
     }
@@ -58,7 +58,7 @@ impl Deref for Wan {
 }
 
 async fn forward(near: TcpStream, manager: SocketAddr, link: &Link) -> io::Result<()> {
-    // A TCP handshake over the line takes a round trip; on loopback it took none.
+    // A TCP handshake over the line takes a round trip; the one on loopback took no time.
     sleep(link.line().one_way * 2).await;
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(RECEIVE_BYTES)?;

@@ -44,7 +44,7 @@ impl Two {
             config.groups = vec![batch(config, &[1])];
             change(config);
         });
-        second.date_by(read_clock(&site.clock));
+        second.set_clock(read_clock(&site.clock));
         for (manager, own) in [(&site.manager, "first"), (&second, "second")] {
             for path in [CATALOG, GENERIC, PRIVATE] {
                 manager.put(path, Resource::new(own).header("Cache-Control", "max-age=60"));
@@ -160,13 +160,13 @@ async fn moved_group_fetches_no_payload_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bound_group_is_served_stored_content_while_manager_is_down() {
-    let (mut two, nobody) = (Two::new(), RefusingPort::new());
+    let (mut two, down) = (Two::new(), RefusingPort::new());
     for client in [BATCH, OTHER] {
         two.get(client, CATALOG).await;
     }
     two.get(OTHER, PAYLOAD).await.expect_body();
     two.site.wait_until_stored(PAYLOAD).await;
-    two.reload(|config| config.upstreams[1].url = nobody.url().parse().unwrap());
+    two.reload(|config| config.upstreams[1].url = down.url().parse().unwrap());
     two.site.clock.advance(Duration::from_secs(61));
     let stale = two.get(BATCH, CATALOG).await;
     assert_eq!(stale.cache_status(), "gupd; hit; detail=stale-if-error");

@@ -27,7 +27,7 @@ async fn clock_set_back_a_day_costs_one_revalidation() {
     }
     // The manager's clock either stays correct or moves with the relay's.
     for managers_clock in [Clock::manual(site.clock.now()), site.clock.clone()] {
-        site.manager.date_by(read_clock(&managers_clock));
+        site.manager.set_clock(read_clock(&managers_clock));
         let asked = [PAYLOAD, CATALOG, FILE].map(|path| site.manager.request_count(path));
         let bytes_before = site.manager.body_bytes();
         site.clock.set_back(DAY);

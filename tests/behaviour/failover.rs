@@ -20,7 +20,7 @@ fn pair(change: impl FnOnce(&mut Config)) -> (Site, Manager) {
         config.fill.attempts = 3;
         change(config);
     });
-    first.date_by(read_clock(&site.clock));
+    first.set_clock(read_clock(&site.clock));
     (site, first)
 }
 

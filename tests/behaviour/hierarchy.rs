@@ -84,7 +84,7 @@ async fn revalidation_lists_each_relay_in_cache_status() {
         relay.wait_until_stored(CATALOG).await;
         relay.clock.advance(std::time::Duration::from_secs(3600));
     }
-    chain.region.manager.date_by(read_clock(&chain.region.clock));
+    chain.region.manager.set_clock(read_clock(&chain.region.clock));
     let validated = "gupd; fwd=stale; fwd-status=304";
     assert_eq!(members(&chain.floor.get(CATALOG).await), [validated, validated, validated]);
     assert_eq!(members(&chain.floor.get(CATALOG).await), [validated, validated, "gupd; hit"]);

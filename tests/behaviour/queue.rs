@@ -75,7 +75,7 @@ async fn queued_requests_get_slots_fairly_and_in_order() {
     }
     assert!(
         paths.iter().all(|path| site.manager.request_count(path) == 0),
-        "nothing is fetched for who waits"
+        "nothing is fetched for queued requests"
     );
     gate.open();
     assert_eq!(finish_download(&mut holder, response).await, content());

@@ -179,10 +179,10 @@ async fn endless_proxy_response_head_is_cut_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failing_upstream_proxy_is_never_a_client_response() {
-    let nobody = RefusingPort::new();
-    let down = upstreams("http://manager.example", proxy(nobody.address(), None)).unwrap();
+    let refusing = RefusingPort::new();
+    let down = upstreams("http://manager.example", proxy(refusing.address(), None)).unwrap();
     let error = down.iter().next().unwrap().test_connection().await.unwrap_err().to_string();
-    assert!(error.contains(&format!("proxy {} cannot be connected to: ", nobody.address())), "{error}");
+    assert!(error.contains(&format!("proxy {} cannot be connected to: ", refusing.address())), "{error}");
     let forwarding = Manager::start();
     let site = Site::with_config(|config| {
         config.upstreams = Config::for_upstreams(&["http://manager.example"]).unwrap().upstreams;

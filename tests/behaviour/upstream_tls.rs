@@ -123,7 +123,7 @@ async fn relay_presents_certificate_when_upstream_requests_it() {
     let identity = Identity::self_signed();
     let stranger = pinned(&identity);
     let known = Trust { client: Some(CertificateFiles { cert, key }), ..stranger.clone() };
-    let front = Front::for_clients_of(manager.address(), identity, &clients).await;
+    let front = Front::start_with_client_auth(manager.address(), identity, &clients).await;
     let url = front.url();
     for (trust, status) in [(known, 200), (stranger, 502)] {
         let site = Site::for_manager(Manager::start(), |config| {

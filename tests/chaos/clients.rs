@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::content::{Object, Published, Version};
 
-/// No update client waits for ever.
+/// Longest wait for a response.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Numbers of requests by their result.

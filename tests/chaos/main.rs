@@ -1,6 +1,6 @@
-//! The relay in bad weather, for minutes: 300 clients, managers that stall, cut, lie and go away, content that changes, a
-//! worker that is killed, a store that is too small, reloads. Whatever happens, what a client has whole is right, nothing
-//! leaks, and the line carries little more than the content.
+//! The relay under faults, for minutes: 300 clients, managers that stall, break off, send wrong bytes and go down,
+//! changing content, worker kills, a small store, reloads. Each complete response is right, no resource leaks, and the
+//! line carries little more than the content.
 //!
 //!     cargo test --release --test chaos -- --ignored            # two minutes
 //!     CHAOS_SECONDS=3600 CHAOS_SEED=7 cargo test --release --test chaos -- --ignored
@@ -11,7 +11,7 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::cast_possible_truncation,
-    reason = "a test ends by a panic, and this one tells what it has seen"
+    reason = "a test ends by a panic, and this one prints its measurements"
 )]
 
 #[path = "../support/mod.rs"]
@@ -25,7 +25,7 @@ mod process;
 mod clients;
 mod content;
 mod managers;
-mod watched;
+mod worker;
 
 use std::fs;
 use std::path::Path;
@@ -40,20 +40,20 @@ use self::clients::{Received, SiteClient, Tally};
 use self::content::Published;
 use self::managers::Managers;
 use self::process::{PATIENCE, Relay, gupd};
-use self::watched::Watched;
+use self::worker::WorkerProbe;
 
 const CLIENTS: u64 = 300;
 
-/// Less than what comes out in two minutes.
+/// Store quota: less than the content published in two minutes.
 const QUOTA: &str = "448MiB";
 
-/// `store.memory` in MiB, and what the relay may have besides.
+/// `store.memory` in MiB, and the additional memory that the relay may use.
 const MEMORY: (u64, u64) = (64, 150);
 
-/// Connections to managers that a pool may keep, of all pools.
+/// Idle connections that all upstream pools together may keep.
 const POOLED: usize = 64;
 
-/// Between two things that happen to the relay.
+/// Time between two events.
 const PAUSE: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,8 +70,8 @@ async fn chaos() {
     configure(&file, folder.path(), [&first, &second], 0);
     let relay =
         Relay::start(gupd(["serve", "--guard", "--config"]).arg(&file).env("GUPD_LOG_ACCESS", "false"));
-    let watched = Watched::of(&relay.process);
-    let before = watched.now();
+    let worker = WorkerProbe::new(&relay.process);
+    let before = worker.now();
     let tally = Arc::<Tally>::default();
     let client = || SiteClient { relay: relay.address, published: published.clone(), tally: tally.clone() };
     let mut clients = JoinSet::new();
@@ -83,13 +83,13 @@ async fn chaos() {
     while Instant::now() < end {
         tokio::select! {
             () = sleep(PAUSE) => {}
-            // A client that found something wrong.
+            // A client that received wrong bytes panics.
             Some(ended) = clients.join_next() => ended.unwrap(),
         }
         let event = random.below(5) as usize;
         events[event] += 1;
         match event {
-            0 => watched.kill_worker(),
+            0 => worker.kill_worker(),
             1 => {
                 configure(&file, folder.path(), [&first, &second], events[1]);
                 relay.process.signal("HUP");
@@ -101,32 +101,32 @@ async fn chaos() {
     }
     println!("events: {events:?} of kill, reload, one manager away, all away, upgrade");
     managers.end_faults();
-    // Whoever waits is answered without faults.
+    // Waiting clients now get responses without faults.
     sleep(PAUSE).await;
     clients.abort_all();
     while let Some(ended) = clients.join_next().await {
-        assert!(!ended.is_err_and(|error| error.is_panic()), "a client had something wrong");
+        assert!(!ended.is_err_and(|error| error.is_panic()), "a client received wrong bytes");
     }
     println!("{tally:?}");
     let (bytes, unique) = (first.body_bytes() + second.body_bytes(), managers.distinct_bytes());
     println!("{} MiB crossed for {} MiB of content", bytes >> 20, unique >> 20);
-    // All of what is there can be had, whole.
+    // All published content is available in full.
     let client = client();
     for number in 0..published.count() {
         let object = published.object(number);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // A worker that was killed just now may take a moment, and its guard sends clients away meanwhile.
+            // Killed workers take a moment to restart, and the guard redirects clients meanwhile.
             let received = client.send(Request::get(&object.path()), object, u64::MAX, false).await;
             if matches!(received, Received::Bytes(_, range) if range == (0..object.length)) {
                 break;
             }
-            assert!(Instant::now() < deadline, "{} cannot be had", object.path());
+            assert!(Instant::now() < deadline, "{} is not available", object.path());
             sleep(Duration::from_millis(100)).await;
         }
     }
     relay.wait_for_fills().await;
-    let after = watched.settled(|now| now.sockets <= before.sockets + POOLED).await;
+    let after = worker.wait_until_idle(|now| now.sockets <= before.sockets + POOLED).await;
     println!("descriptors and memory: {before:?}, then {after:?}");
     assert_eq!(after.half_written, 0);
     assert!(after.resident >> 20 <= MEMORY.0 + MEMORY.1, "{after:?}");
@@ -144,7 +144,7 @@ async fn take_down(managers: &[&Manager]) {
     managers.iter().for_each(|manager| manager.set_down(false));
 }
 
-/// Another configuration each time: limits come and go, and who is asked first changes.
+/// Writes another configuration each time: the WAN limit changes, and the order of the upstreams.
 fn configure(file: &Path, folder: &Path, managers: [&Manager; 2], times: u32) {
     let urls = managers.map(|manager| manager.url());
     let (one, other) = if times.is_multiple_of(2) { (&urls[0], &urls[1]) } else { (&urls[1], &urls[0]) };

@@ -1,4 +1,4 @@
-//! What an administrator may get wrong: one clear line for each problem, the right exit status, nothing left behind.
+//! Administrator errors: each problem gives one clear line and the right exit status, and leaves no files behind.
 
 use std::fs;
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ fn run(command: &mut Command) -> Ended {
     Process::start(command).wait_for_exit()
 }
 
-/// `serve` and `check` on the same file, with a store in the same folder that nobody may make.
+/// Runs `serve` and `check` with the same file, and a store in a folder that cannot be created.
 fn both(folder: &Path, text: &str, more: &[&str]) -> [Ended; 2] {
     let (file, store) = (folder.join("gupd.toml"), folder.join("store"));
     fs::write(&file, text).unwrap();
@@ -197,7 +197,7 @@ fn probe_reports_each_upstream() {
     assert_eq!(bad.status.code(), Some(1), "{bad:#?}");
     assert_eq!(bad.errors.lines().count(), 1, "{bad:#?}");
     assert!(bad.errors.contains(&url) && bad.errors.contains("refused"), "{bad:#?}");
-    // Without --probe nobody is asked.
+    // Without --probe no upstream is contacted.
     assert!(run(&mut gupd(["check", "--upstream", &url])).status.success());
 }
 

@@ -1,4 +1,4 @@
-//! Memory and disk stay within what the configuration says, whatever clients and managers do.
+//! Memory and disk usage stay within their configured bounds, whatever clients and managers do.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,20 +13,20 @@ const MIB: usize = 1 << 20;
 /// `store.memory` of the relays here.
 const MEMORY: u64 = 32 << 20;
 
-/// What a relay may take besides: code, stacks, connections, bytes on their way.
+/// Additional memory that a relay may use: code, stacks, connections, bytes under way.
 const BESIDES: u64 = 150 << 20;
 
 fn path(number: usize) -> String {
     PAYLOAD.replace("261121001", &format!("{}", 261_121_001 + number))
 }
 
-fn small(manager: &Manager, store: &Path) -> Command {
+fn serve_with_small_memory(manager: &Manager, store: &Path) -> Command {
     let mut command = serve(manager, store);
     command.env("GUPD_STORE_MEMORY", MEMORY.to_string());
     command
 }
 
-fn check(relay: &Relay) {
+fn assert_memory_bound(relay: &Relay) {
     let peak = relay.process.peak_memory();
     println!(
         "peak resident memory: {} MiB beyond store.memory of {} MiB",
@@ -48,7 +48,7 @@ async fn slow_readers_of_large_content_stay_within_memory() {
         body[0] = u8::try_from(number).unwrap();
         body
     };
-    let relay = Relay::start(&mut small(&manager, folder.path()));
+    let relay = Relay::start(&mut serve_with_small_memory(&manager, folder.path()));
     for number in 0..OBJECTS {
         manager.put(&path(number), Resource::new(body(number)));
         assert_eq!(relay.get(&path(number)).await.expect_body().len(), SIZE);
@@ -75,8 +75,8 @@ async fn slow_readers_of_large_content_stay_within_memory() {
         let (number, got) = read.unwrap();
         assert!(got == body(number), "object {number}");
     }
-    check(&relay);
-    // A slow one that goes on gets the right bytes still.
+    assert_memory_bound(&relay);
+    // A slow client that continues still gets the right bytes.
     let (from, mut client, mut head) = slow.pop().unwrap();
     client.read_rest("GET", &mut head).await;
     assert!(head.expect_body() == body((SLOW - 1) % OBJECTS)[from..]);
@@ -86,7 +86,7 @@ async fn slow_readers_of_large_content_stay_within_memory() {
 async fn hundreds_of_stalled_fills_stay_within_memory() {
     const FILLS: usize = 250;
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
-    let relay = Relay::start(&mut small(&manager, folder.path()));
+    let relay = Relay::start(&mut serve_with_small_memory(&manager, folder.path()));
     let gate = Gate::default();
     let body = bytes(1, MIB);
     let mut clients = JoinSet::new();
@@ -104,13 +104,13 @@ async fn hundreds_of_stalled_fills_stay_within_memory() {
         });
     }
     let standing = clients.join_all().await;
-    check(&relay);
+    assert_memory_bound(&relay);
     gate.open();
     for (mut client, mut head, body) in standing {
         client.read_rest("GET", &mut head).await;
         assert!(head.expect_body() == body);
     }
-    check(&relay);
+    assert_memory_bound(&relay);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,13 +119,13 @@ async fn quota_holds_and_the_oldest_object_is_evicted() {
     const SIZE: usize = 5 * MIB;
     const OBJECTS: usize = 20;
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
-    let mut command = small(&manager, folder.path());
+    let mut command = serve_with_small_memory(&manager, folder.path());
     let relay = Relay::start(command.env("GUPD_STORE_QUOTA", QUOTA.to_string()));
     let on_disk = || -> u64 {
         let kept = ["blobs", "partial"].map(|name| folder.path().join(name));
         let du = Command::new("du").args(["-s", "-c", "--block-size=1"]).args(kept).output().unwrap();
         let total = String::from_utf8(du.stdout).unwrap();
-        // The folders themselves are no content: 256 shelves and two.
+        // The folders themselves do not count as content: 256 shelves and two.
         let folders = 258 * 4096;
         total.lines().last().unwrap().split('\t').next().unwrap().parse::<u64>().unwrap() - folders
     };
@@ -148,7 +148,7 @@ async fn quota_holds_and_the_oldest_object_is_evicted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn object_larger_than_quota_is_passed_through_and_annotated() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
-    let mut command = small(&manager, folder.path());
+    let mut command = serve_with_small_memory(&manager, folder.path());
     let mut relay = Relay::start(command.env("GUPD_STORE_QUOTA", "64MiB"));
     let (kept, large) = (bytes(1, MIB), bytes(2, 65 * MIB));
     manager.put(&path(0), Resource::new(kept.clone()));
@@ -158,8 +158,8 @@ async fn object_larger_than_quota_is_passed_through_and_annotated() {
     let passed = relay.get(&path(1)).await;
     assert!(!passed.cache_status().contains("stored"), "{}", passed.cache_status());
     assert!(passed.expect_body() == large);
-    let told = relay.process.wait_for_log("passing through uncached");
-    assert!(told.to_string().contains("store.quota"), "{told}");
+    let warning = relay.process.wait_for_log("passing through uncached");
+    assert!(warning.to_string().contains("store.quota"), "{warning}");
     assert!(
         relay.get(&path(0)).await.cache_status().starts_with("gupd; hit"),
         "it costs nothing else its place"

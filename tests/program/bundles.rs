@@ -1,5 +1,4 @@
-//! Content carried in a bundle: a site that never saw the manager serves it, and a bundle that is not sound changes
-//! nothing, whatever is wrong with it.
+//! Bundles: a site without access to the manager serves imported content, and an unsound bundle changes nothing.
 
 use std::fs;
 use std::io::Read;
@@ -13,13 +12,13 @@ use crate::process::{Ended, Process, Relay, gupd, serve};
 use crate::store_commands::store;
 use crate::support::{Manager, PAYLOAD, Resource, bytes};
 
-/// A bundle's entries, as tar has them.
+/// Entries of a bundle's tar archive.
 type Entries = Vec<(String, Vec<u8>)>;
 
 const LENGTH: usize = 1_200_000;
 const COPY: &str = "/1369163480jtun_copy.zip";
 
-/// Two payloads with the same bytes, an empty page and a small one, in a store that no relay has any more.
+/// A stopped relay's store with two payloads of the same bytes, an empty object and a small one.
 async fn site(manager: &Manager, folder: &Path) {
     let relay = Relay::start(&mut serve(manager, folder));
     let dated =
@@ -88,8 +87,8 @@ async fn imported_bundle_is_served_without_a_manager() {
     site(&manager, from.path()).await;
     let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
     let exported = export(from.path(), &bundle, &["--since", "1h"]);
-    let told = format!("exported 4 objects, 1.21 MiB in 3 blobs, to {}", bundle.display());
-    assert_eq!((exported.status.code(), exported.lines), (Some(0), vec![told]), "{}", exported.errors);
+    let expected = format!("exported 4 objects, 1.21 MiB in 3 blobs, to {}", bundle.display());
+    assert_eq!((exported.status.code(), exported.lines), (Some(0), vec![expected]), "{}", exported.errors);
     let imported = import(&new, &bundle);
     assert_eq!(imported.lines, ["imported 4 objects, 1.21 MiB; 0 already stored"], "{imported:#?}");
     assert_eq!(names(&new), names(from.path()));
@@ -148,7 +147,7 @@ async fn killed_import_resumes_when_run_again() {
     println!("killed with {before} of {OBJECTS} objects");
 
     let again = import(&new, &bundle);
-    // What the index's journal has and the index had not yet is there as well once the store is opened.
+    // Opening the store also restores the objects that only the index's journal has.
     let imported = again.lines[0].strip_prefix("imported ").and_then(|line| line.split(' ').next());
     let imported: usize = imported.unwrap().parse().unwrap();
     assert!((1..=OBJECTS - before).contains(&imported), "{again:#?}");
@@ -186,7 +185,7 @@ async fn unsound_bundle_changes_nothing() {
     assert!(export(from.path(), &bundle, &[]).status.success());
     let whole = fs::read(&bundle).unwrap();
     let sound = entries(&bundle);
-    let position = |what: &str| sound.iter().position(|(name, _)| name.starts_with(what)).unwrap();
+    let position = |prefix: &str| sound.iter().position(|(name, _)| name.starts_with(prefix)).unwrap();
     let (head, blob, end) = (position("objects/"), position("blobs/"), sound.len() - 1);
     let refused = |words: &[&str]| {
         import(&new, &bundle).assert_error(1, &[&["bundle.tar.zst", "nothing was imported"], words].concat());
@@ -243,7 +242,7 @@ async fn unsound_bundle_changes_nothing() {
     let copy = (format!("objects/{copy}.json"), with("key", "@1 / /other".into()));
     changed(&|entries| entries[head].clone_from(&copy), &["the key is that of a copy"]);
 
-    // Cut anywhere, as a file and as a tar that was compressed again.
+    // Truncated at any place, as a file and as a recompressed tar.
     let tar = zstd::decode_all(whole.as_slice()).unwrap();
     for share in [0, 1, 3, 5, 7] {
         fs::write(&bundle, &whole[..whole.len() * share / 8]).unwrap();
@@ -254,7 +253,7 @@ async fn unsound_bundle_changes_nothing() {
     fs::write(&bundle, "no bundle at all").unwrap();
     refused(&["not a zstd-compressed tar"]);
 
-    // Sizes that lie, though head and entry agree, and kinds that no bundle has.
+    // Wrong sizes on which head and entry agree, and unexpected entry types.
     let raw = |name: &str, size: u64, kind, word: &str| {
         let mut tar = tar::Builder::new(Vec::new());
         for (name, content) in &sound[..blob] {
@@ -288,7 +287,7 @@ async fn bundle_larger_than_quota_is_refused_unread() {
     let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
     export(from.path(), &bundle, &[]);
     let mut entries = entries(&bundle);
-    // Compresses to nothing: what a bomb is made of.
+    // Highly compressible, as a decompression bomb is.
     let bomb = vec![0; 65 << 20];
     let id = BlobId::from(<[u8; 32]>::from(Sha256::digest(&bomb))).to_string();
     let blob = entries.iter().position(|(name, _)| name.starts_with("blobs/")).unwrap();

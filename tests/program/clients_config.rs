@@ -1,4 +1,4 @@
-//! What `gupd clients-config` tells clients, and that they can use it: the PAC file is run, not read.
+//! `gupd clients-config`: its output, and that clients can use it. The PAC file is executed, not compared.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ const SITE: &str = "[[upstream]]\nname = \"sepm\"\nurl = \"http://SEPM.example.c
     [[route]]\nprefix = \"/content\"\nupstreams = [\"sepm\"]\nprofile = \"sep\"\n\
     [[route]]\nprefix = \"/\"\nupstreams = [\"lu\", \"secure\"]\nprofile = \"liveupdate\"\n";
 
-fn said(config: &str, arguments: &[&str]) -> Ended {
+fn clients_config(config: &str, arguments: &[&str]) -> Ended {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gupd.toml");
     std::fs::write(&file, config).unwrap();
@@ -19,7 +19,7 @@ fn said(config: &str, arguments: &[&str]) -> Ended {
 }
 
 fn part(config: &str, only: &str) -> String {
-    let ended = said(config, &["--host", "relay.site", "--only", only]);
+    let ended = clients_config(config, &["--host", "relay.site", "--only", only]);
     assert!(ended.status.success(), "{ended:?}");
     ended.lines.join("\n") + "\n"
 }
@@ -34,7 +34,10 @@ fn relay_is_listed_before_its_upstreams() {
                  hosts/2/url=https://secure.example.com/\n";
     assert_eq!(part(SITE, "linux"), hosts);
     assert_eq!(part(SITE, "dns"), "gupd 300 IN CNAME relay.site.\n");
-    assert_eq!(said(SITE, &["--host", "relay1", "--only", "dns"]).lines, ["gupd 300 IN CNAME relay1"]);
+    assert_eq!(
+        clients_config(SITE, &["--host", "relay1", "--only", "dns"]).lines,
+        ["gupd 300 IN CNAME relay1"]
+    );
 }
 
 #[test]
@@ -79,7 +82,7 @@ fn client_settings_use_public_urls() {
 
 #[test]
 fn each_setting_has_its_certainty_or_why_it_does_not_apply() {
-    let ended = said(SITE, &["--host", "10.1.2.3"]);
+    let ended = clients_config(SITE, &["--host", "10.1.2.3"]);
     let all = ended.lines.join("\n");
     for certainty in ["certainty: documented.", "certainty: inferred, test", "certainty: unverified, test"] {
         assert!(all.contains(certainty), "{all}");
@@ -89,16 +92,16 @@ fn each_setting_has_its_certainty_or_why_it_does_not_apply() {
 
     let windows =
         format!("{SITE}[[group]]\nname = \"branch\"\nsubnets = [\"10.0.0.0/8\"]\nspread = \"4h\"\n");
-    assert!(said(&windows, &[]).lines.join("\n").contains("longer than the longest wait"));
+    assert!(clients_config(&windows, &[]).lines.join("\n").contains("longer than the longest wait"));
 
     let tls = format!(
         "[server]\ntls_cert = \"c\"\ntls_key = \"k\"\nlisten = [\"127.0.0.1:1\", \"[::1]:2\", \"10.0.0.1:443\"]\n{SITE}"
     );
     assert_eq!(part(&tls, "liveupdate").lines().next(), Some("1. gupd https://relay.site:443"));
     for only in ["pac", "gup"] {
-        said(&tls, &["--host", "relay", "--only", only]).assert_error(1, &["TLS"]);
+        clients_config(&tls, &["--host", "relay", "--only", only]).assert_error(1, &["TLS"]);
     }
-    let ended = said("[[upstream]]\nurl = \"https://lu\"\n", &["--host", "::1"]);
+    let ended = clients_config("[[upstream]]\nurl = \"https://lu\"\n", &["--host", "::1"]);
     let all = ended.lines.join("\n");
     assert!(
         all.contains("1. gupd http://[::1]:2967\n") && all.contains("not applicable: no upstream uses HTTP")
@@ -108,7 +111,7 @@ fn each_setting_has_its_certainty_or_why_it_does_not_apply() {
 #[test]
 fn invalid_host_is_refused() {
     for host in ["http://relay", "relay:2967", "a b", "x\"; alert(1)", ""] {
-        said(SITE, &["--host", host]).assert_error(2, &["--host"]);
+        clients_config(SITE, &["--host", host]).assert_error(2, &["--host"]);
     }
 }
 

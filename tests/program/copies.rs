@@ -1,11 +1,11 @@
-//! Copies in the commands on a store: shown for what they are, and left alone.
+//! Revision copies in the store commands: listed with their mark, and never purged.
 
 use gupd_config::Config;
 use gupd_config::clock::Clock;
 use gupd_store::{ObjectCopy, Publication, Store};
 
 use crate::process::{Relay, serve};
-use crate::store_commands::{listed, store};
+use crate::store_commands::{list_objects, store};
 use crate::support::{Manager, Resource, bytes};
 
 const CATALOG: &str = "/liveupdt.tri";
@@ -30,7 +30,7 @@ async fn pinned_copy_is_listed_and_survives_purge() {
     opened.publish(Publication { copies, ..Publication::default() }).await.unwrap();
     drop(opened);
 
-    let objects = listed(folder, &["--path", "**/*.tri"]);
+    let objects = list_objects(folder, &["--path", "**/*.tri"]);
     let shown: Vec<_> =
         objects.iter().map(|object| (object["path"].as_str(), object["copy"].as_str())).collect();
     assert_eq!(shown, [(Some(CATALOG), None), (Some(CATALOG), Some("@7"))]);
@@ -40,7 +40,7 @@ async fn pinned_copy_is_listed_and_survives_purge() {
     assert_eq!(rehearsed.lines.len(), 3, "{rehearsed:#?}");
     let purged = store("purge", folder, &["--path", "**"]);
     assert_eq!(purged.lines, ["removed 1 objects, 0 B on disk"], "{purged:#?}");
-    assert_eq!(listed(folder, &[]).len(), 1);
+    assert_eq!(list_objects(folder, &[]).len(), 1);
     let verified = store("verify", folder, &[]);
     assert_eq!(verified.lines, ["verified 1 blobs, 4.88 KiB"], "{verified:#?}");
 }

@@ -1,4 +1,5 @@
-//! `kill -9` at any moment: the next start is quick, serves what was committed, and never what was half-written.
+//! `kill -9` at any moment: the next start is quick and serves all committed objects, and no partial file is served as
+//! complete.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ fn path(number: usize) -> String {
     PAYLOAD.replace("261121001", &format!("{}", 261_121_001 + number))
 }
 
-fn half_written(store: &Path) -> usize {
+fn count_partial_files(store: &Path) -> usize {
     std::fs::read_dir(store.join("partial")).unwrap().count()
 }
 
@@ -37,13 +38,13 @@ async fn crash_resumes_partial_fills_and_keeps_committed_objects() {
             client.read_bytes(2_500_000).await.unwrap();
         }
     }
-    // Each with its journal.
-    assert_eq!(half_written(folder.path()), 2 * 3);
+    // Each partial file has a journal.
+    assert_eq!(count_partial_files(folder.path()), 2 * 3);
     relay.process.kill();
     gate.open();
 
     let relay = Relay::start(&mut serve(&manager, folder.path()));
-    assert_eq!(half_written(folder.path()), 2 * 3);
+    assert_eq!(count_partial_files(folder.path()), 2 * 3);
     for number in 0..6 {
         let response = relay.get(&path(number)).await;
         assert_eq!(response.cache_status().starts_with("gupd; hit"), number < 3, "object {number}");
@@ -53,16 +54,19 @@ async fn crash_resumes_partial_fills_and_keeps_committed_objects() {
     for number in 3..6 {
         let rest = manager.requests_for(&path(number)).pop().unwrap();
         let begin = ["bytes=1048576-", "bytes=2097152-"];
-        assert!(begin.contains(&rest.header("range").unwrap()), "whole chunks are there: {rest:?}");
+        assert!(
+            begin.contains(&rest.header("range").unwrap()),
+            "the fill resumes after whole chunks: {rest:?}"
+        );
         assert!(rest.header("if-range").is_some());
     }
     for number in 3..6 {
         relay.wait_until_stored(&path(number)).await;
     }
-    assert_eq!(half_written(folder.path()), 0);
+    assert_eq!(count_partial_files(folder.path()), 0);
 }
 
-/// A link that breaks every three megabytes, and a relay that is killed three times meanwhile.
+/// The link breaks every 3 MB, and the relay is killed three times.
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_link_and_three_crashes_cost_few_extra_bytes() {
     const LENGTH: usize = 60 << 20;
@@ -83,7 +87,7 @@ async fn bad_link_and_three_crashes_cost_few_extra_bytes() {
     relay.wait_until_stored(PAYLOAD).await;
     let ratio = manager.body_bytes() as f64 / LENGTH as f64;
     println!("upstream bytes: {ratio:.3} times the payload's");
-    // What is in sockets and not yet in a whole chunk is lost with each crash, whatever the payload's size.
+    // Bytes in sockets and incomplete chunks are lost in each crash, whatever the payload's size.
     assert!(manager.body_bytes() <= (LENGTH + 3 * (3 << 20)) as u64, "{ratio}");
 }
 
@@ -114,14 +118,14 @@ async fn crash_among_commits_leaves_only_whole_objects() {
         drop(clients);
 
         let relay = Relay::start(&mut serve(&manager, folder.path()));
-        assert_eq!(half_written(folder.path()), 0, "not worth a journal");
+        assert_eq!(count_partial_files(folder.path()), 0, "small fills leave no partial files");
         for number in 0..OBJECTS {
             let response = relay.get(&path(number)).await;
             hits += usize::from(response.cache_status().starts_with("gupd; hit"));
             assert!(response.expect_body() == body(number), "object {number}");
         }
     }
-    assert!(hits > OBJECTS, "the second and third round find what the first left: {hits} hits");
+    assert!(hits > OBJECTS, "later rounds hit the objects of earlier ones: {hits} hits");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,8 +136,8 @@ async fn hundred_thousand_objects_are_served_a_second_after_a_crash() {
     relay.get(PAYLOAD).await.expect_body();
     relay.wait_until_stored(PAYLOAD).await;
     relay.process.kill();
-    // The rest of the site's content, as the index has it: copies of the one object's row under other names. Made as an
-    // index of version 1, whose rows have no checksums; the start in between brings it up to date.
+    // The rest of the content exists only in the index: copies of the one row under other keys. The index has version
+    // 1, whose rows have no checksums; a first start migrates it.
     let folder = folder.path();
     std::fs::rename(folder.join("index.db"), folder.join("old.db")).unwrap();
     std::fs::rename(folder.join("index.db-wal"), folder.join("old.db-wal")).unwrap();
@@ -161,7 +165,7 @@ async fn hundred_thousand_objects_are_served_a_second_after_a_crash() {
     Relay::start(serve(&manager, folder).env("GUPD_STORE_SCRUB_PERIOD", "off")).process.kill();
 
     let begun = Instant::now();
-    // The scrub would find that the other rows have no files.
+    // The scrub would find that the other rows have no blobs.
     let relay = Relay::start(serve(&manager, folder).env("GUPD_STORE_SCRUB_PERIOD", "off"));
     let response = relay.get(PAYLOAD).await;
     let took = begun.elapsed();
@@ -188,7 +192,7 @@ async fn corrupt_index_is_logged_and_rebuilt_while_serving() {
     relay.process.signal("TERM");
     relay.process.wait_for_exit();
 
-    // Nothing is hot after a start; what is not in the first page or the -wal is read when it is asked for.
+    // After a start no row is cached; rows outside the first page and the WAL are read on demand.
     let index = Connection::open(folder.path().join("index.db")).unwrap();
     index.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     drop(index);
@@ -196,14 +200,14 @@ async fn corrupt_index_is_logged_and_rebuilt_while_serving() {
     let index = std::fs::File::options().write(true).open(folder.path().join("index.db")).unwrap();
     let rot = vec![0x5a; usize::try_from(index.metadata().unwrap().len()).unwrap() - 4096];
     std::os::unix::fs::FileExt::write_all_at(&index, &rot, 4096).unwrap();
-    assert!(relay.get(&path(0)).await.expect_body() == body(0), "passed through");
-    let told = relay.process.wait_for_line(|line| line.contains("index damaged; rebuilding it")).unwrap();
-    assert!(told.contains("ERROR"), "{told}");
+    assert!(relay.get(&path(0)).await.expect_body() == body(0), "the request is passed through");
+    let error = relay.process.wait_for_line(|line| line.contains("index damaged; rebuilding it")).unwrap();
+    assert!(error.contains("ERROR"), "{error}");
     relay.process.wait_for_log("index rebuilt from its journal");
     for number in 0..20 {
         relay.wait_until_stored(&path(number)).await;
         assert!(relay.get(&path(number)).await.expect_body() == body(number), "object {number}");
     }
     let asked: usize = (0..20).map(|number| manager.request_count(&path(number))).sum();
-    assert!(asked <= 20 + 3, "{asked} requests: only those in between went to the manager");
+    assert!(asked <= 20 + 3, "{asked} requests: only those during the rebuild went upstream");
 }

@@ -1,4 +1,4 @@
-//! `gupd demo` as the five-minute tour has it, with fewer clients.
+//! `gupd demo` as in the quick start, with fewer clients.
 
 use crate::process::{Process, gupd};
 
@@ -22,7 +22,7 @@ fn interrupted_demo_leaves_nothing_behind() {
     process.signal("INT");
     let ended = process.wait_for_exit();
     assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
-    // After its progress, which is there too.
+    // The last line, after the progress lines.
     assert!(
         ended.errors.lines().last().is_some_and(|line| line.starts_with("gupd: interrupted")),
         "{ended:#?}"

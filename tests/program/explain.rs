@@ -1,4 +1,4 @@
-//! What `gupd policy explain` says of a client, with no relay running.
+//! `gupd policy explain` without a running relay.
 
 use crate::process::{Ended, Process, gupd};
 
@@ -43,7 +43,7 @@ client_ca = "site-ca.pem"
 "#;
 const FULL: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/full.zip";
 
-fn explained(client: &str, path: &str, more: &[&str]) -> Ended {
+fn explain(client: &str, path: &str, more: &[&str]) -> Ended {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gupd.toml");
     std::fs::write(&file, SITE).unwrap();
@@ -58,7 +58,7 @@ fn value<'a>(ended: &'a Ended, name: &str) -> Vec<&'a str> {
 
 #[test]
 fn explain_shows_group_schedule_limits_and_upstreams() {
-    let ended = explained("10.1.2.3", FULL, &[]);
+    let ended = explain("10.1.2.3", FULL, &[]);
     assert!(ended.status.success(), "{ended:?}");
     assert_eq!(value(&ended, "route"), ["/"]);
     assert_eq!(value(&ended, "class"), ["payload, form full"]);
@@ -91,46 +91,46 @@ fn explain_shows_group_schedule_limits_and_upstreams() {
 
 #[test]
 fn explain_shows_denial_status_and_matching_group() {
-    let denied = explained("10.1.3.3", "/patches/a.zip", &[]);
+    let denied = explain("10.1.3.3", "/patches/a.zip", &[]);
     assert!(value(&denied, "denied")[0].contains("get 404"), "{denied:?}");
-    let allowed = explained("10.1.2.3", "/Patches/a.zip", &[]);
+    let allowed = explain("10.1.2.3", "/Patches/a.zip", &[]);
     assert_eq!(value(&allowed, "denied"), [""; 0]);
     assert!(
         value(&allowed, "group")[0].ends_with("by subnets 10.1.2.0/24 and paths /patches/**"),
         "{allowed:?}"
     );
     let laptop =
-        explained("192.0.2.1", "/a", &["--certificate", "urn:a", "--certificate", "PC-7.laptops.example"]);
+        explain("192.0.2.1", "/a", &["--certificate", "urn:a", "--certificate", "PC-7.laptops.example"]);
     assert_eq!(value(&laptop, "upstream"), ["2 second.example http://second.example/ of the group"]);
     assert!(value(&laptop, "group")[0].ends_with("by certificates *.laptops.example"), "{laptop:?}");
-    let nobody = explained("2001:db8::1", "/minitri.flg", &[]);
-    assert_eq!(value(&nobody, "group"), ["default: no [[group]] matches"]);
+    let unmatched = explain("2001:db8::1", "/minitri.flg", &[]);
+    assert_eq!(value(&unmatched, "group"), ["default: no [[group]] matches"]);
 }
 
 #[test]
 fn explain_as_json_has_the_same_values() {
-    let ended = explained("::ffff:10.1.2.3", FULL, &["--json"]);
-    let said: serde_json::Value = serde_json::from_str(&ended.lines.join("\n")).unwrap();
-    assert_eq!((said["client"].as_str(), said["class"].as_str()), (Some("10.1.2.3"), Some("payload")));
-    assert_eq!(said["group"]["because"][0]["value"], "10.1.0.0/16");
+    let ended = explain("::ffff:10.1.2.3", FULL, &["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&ended.lines.join("\n")).unwrap();
+    assert_eq!((json["client"].as_str(), json["class"].as_str()), (Some("10.1.2.3"), Some("payload")));
+    assert_eq!(json["group"]["because"][0]["value"], "10.1.0.0/16");
     assert_eq!(
-        (&said["upstreams"][0]["name"], &said["upstreams_of"]),
+        (&json["upstreams"][0]["name"], &json["upstreams_of"]),
         (&"first.example".into(), &"route".into())
     );
-    assert_eq!(said["limits"][1]["bytes_per_second"], 125_000);
-    // The relay's own test of offsets says the same of this client and revision.
+    assert_eq!(json["limits"][1]["bytes_per_second"], 125_000);
+    // The relay's unit test of client offsets has the same value for this client and revision.
     assert_eq!(
-        (said["turn"]["spread_seconds"].as_f64(), said["turn"]["offset_seconds"].as_f64()),
+        (json["turn"]["spread_seconds"].as_f64(), json["turn"]["offset_seconds"].as_f64()),
         (Some(14_400.0), Some(6_785.019))
     );
-    assert!(said["turn"]["known"] == said["time"] && said["denied"].is_null(), "{said}");
+    assert!(json["turn"]["known"] == json["time"] && json["denied"].is_null(), "{json}");
 }
 
 #[test]
 fn invalid_explain_request_is_one_line_error() {
-    explained("10.1.2.3", "/a/../b", &[]).assert_error(1, &["/a/../b", "400"]);
-    for (client, path, what) in [("10.1.2.3", "content", "not a path"), ("10.1.2", "/a", "--client")] {
-        let ended = explained(client, path, &[]);
-        assert!(ended.status.code() == Some(2) && ended.errors.contains(what), "{ended:?}");
+    explain("10.1.2.3", "/a/../b", &[]).assert_error(1, &["/a/../b", "400"]);
+    for (client, path, word) in [("10.1.2.3", "content", "not a path"), ("10.1.2", "/a", "--client")] {
+        let ended = explain(client, path, &[]);
+        assert!(ended.status.code() == Some(2) && ended.errors.contains(word), "{ended:?}");
     }
 }

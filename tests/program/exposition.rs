@@ -1,17 +1,17 @@
-//! A strict reader of Prometheus' text exposition format 0.0.4: what a scraper would stumble over ends the test.
+//! Strict parser of Prometheus' text exposition format 0.0.4: input that a scraper could reject fails the test.
 
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
 pub(crate) struct Family {
     pub(crate) kind: String,
-    /// By name with labels, as written.
+    /// Values by name with labels, as written.
     pub(crate) samples: BTreeMap<String, f64>,
 }
 
-/// The families by name.
+/// Parses the families by name.
 pub(crate) fn parse(text: &str) -> BTreeMap<String, Family> {
-    assert!(text.ends_with('\n'), "the last line does not end");
+    assert!(text.ends_with('\n'), "no newline after the last line");
     let mut families = BTreeMap::<String, Family>::new();
     let (mut helped, mut current) = (None, String::new());
     for line in text.lines() {

@@ -1,4 +1,4 @@
-//! `gupd serve --guard`: whatever becomes of the worker, clients get an answer on the same port.
+//! `gupd serve --guard`: clients get a response on the same port whatever happens to the worker.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, WireClie
 
 const KIB: usize = 1 << 10;
 
-/// Mostly deltas and catalogs, some sets.
+/// Mostly sizes of deltas and catalogs, some of full sets.
 const SIZES: [usize; 20] = {
     let mut sizes = [8 * KIB; 20];
     sizes[0] = 2 << 20;
@@ -32,7 +32,7 @@ async fn clients_of_dead_worker_are_redirected_until_next_one_serves() {
     assert_eq!(relay.get(PAYLOAD).await.expect_body(), b"content");
     relay.wait_until_stored(PAYLOAD).await;
     assert!(relay.metrics().await.contains("gupd_guard_worker_starts_total 1\n"));
-    // The first time it is back at once, then not.
+    // The first restart is immediate, later ones are delayed.
     for _ in 0..3 {
         kill(&relay).await;
     }
@@ -51,7 +51,7 @@ async fn clients_of_dead_worker_are_redirected_until_next_one_serves() {
         (Request::get("http://elsewhere.example/"), 421),
         (Request::new("CONNECT", "elsewhere.example:443"), 405),
         (Request::get("/../etc"), 400),
-        // Asked of a proxy: sent away it would come back, again and again.
+        // A proxy request: a redirect would come back to the relay in a loop.
         (Request::get(&format!("{}{PAYLOAD}", manager.url())), 200),
     ] {
         assert_eq!(exchange(relay.address, &request).await.unwrap().status, status);
@@ -70,7 +70,10 @@ async fn clients_of_dead_worker_are_redirected_until_next_one_serves() {
         assert!(metrics.contains(&format!("{line}\n")), "{line} in {metrics}");
     }
     wait_for_worker(&relay).await;
-    assert!(relay.get(PAYLOAD).await.cache_status().starts_with("gupd; hit"), "what was stored is there");
+    assert!(
+        relay.get(PAYLOAD).await.cache_status().starts_with("gupd; hit"),
+        "stored content survives the restart"
+    );
     let metrics = relay.metrics().await;
     for line in ["gupd_guard_answering 0", "gupd_guard_worker_starts_total 4"] {
         assert!(metrics.contains(&format!("{line}\n")), "{line} in {metrics}");
@@ -104,7 +107,7 @@ async fn relaying_guard_passes_on_requests_and_bodies() {
     let foreign = exchange(relay.address, &Request::get("http://elsewhere.example/")).await.unwrap();
     assert_eq!(foreign.status, 421);
 
-    // What breaks off upstream breaks off for the client; who is not there is told as such.
+    // A broken upstream response is broken for the client; an unreachable upstream is a 503.
     manager.put("/cut", Resource::new(bytes(3, 100_000)).cut(50_000, 9));
     assert_eq!(exchange(relay.address, &Request::get("/cut")).await.unwrap().ending, Ending::Broken);
     drop(manager);
@@ -112,7 +115,7 @@ async fn relaying_guard_passes_on_requests_and_bodies() {
     assert_eq!((gone.status, gone.header("retry-after")), (503, Some("5")));
 }
 
-async fn survive(answer: &str) {
+async fn assert_kills_cost_one_retry(answer: &str) {
     const CLIENTS: usize = 200;
     const KILLS: usize = 20;
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
@@ -123,7 +126,7 @@ async fn survive(answer: &str) {
     let begun = Instant::now();
     for _ in 0..KILLS {
         let worker = wait_for_worker(&relay).await;
-        load.disturb();
+        load.begin_disturbance();
         signal(worker, "KILL");
         load.settle().await;
     }
@@ -145,12 +148,12 @@ async fn survive(answer: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_under_load_cost_one_retry_with_redirects() {
-    survive("redirect").await;
+    assert_kills_cost_one_retry("redirect").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_under_load_cost_one_retry_with_relaying() {
-    survive("relay").await;
+    assert_kills_cost_one_retry("relay").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,11 +164,11 @@ async fn hung_worker_is_killed_and_clients_are_answered() {
     let mut relay = Relay::start(command.env("GUPD_GUARD_WATCHDOG", "500ms"));
     let hung = wait_for_worker(&relay).await;
     signal(hung, "STOP");
-    // Nobody accepts this one before the guard does.
+    // No process accepts this connection before the guard does.
     let answered = exchange(relay.address, &Request::get(PAYLOAD)).await.unwrap();
     assert!([200, 307].contains(&answered.status));
-    let told = relay.process.wait_for_log("killing worker that sent no heartbeat");
-    assert_eq!(told["level"], "ERROR");
+    let killed = relay.process.wait_for_log("killing worker that sent no heartbeat");
+    assert_eq!(killed["level"], "ERROR");
     assert_eq!(relay.process.wait_for_log("worker exited unexpectedly")["why"], "hung");
     assert_ne!(wait_for_worker(&relay).await, hung);
 }
@@ -212,7 +215,7 @@ async fn relaying_guard_takes_little_memory() {
         client.write_request(&Request::get(PAYLOAD)).await.unwrap();
         clients.push(client);
     }
-    // As many as the guard serves at once.
+    // The guard's limit on simultaneous responses.
     manager.wait_for_requests(PAYLOAD, 28).await;
     gate.open();
     for mut client in clients {
@@ -227,7 +230,7 @@ async fn relaying_guard_takes_little_memory() {
     };
     let (all, own) = (kib("VmHWM:"), kib("RssAnon:"));
     println!("the guard's memory: {all} KiB at its peak, {own} KiB of it its own now");
-    // Without optimisation the program, and what it keeps of each connection, is several times as large.
+    // Debug builds need several times the memory.
     let most = if cfg!(debug_assertions) { [40 << 10, 8 << 10] } else { [15 << 10, 6 << 10] };
     assert!(all < most[0] && own < most[1], "{all} KiB, {own} KiB");
 }
@@ -245,13 +248,13 @@ async fn worker_of_killed_guard_drains_and_exits() {
     relay.process.kill();
     let deadline = Instant::now() + PATIENCE;
     while TcpStream::connect(relay.address).await.is_ok() {
-        assert!(Instant::now() < deadline, "it still accepts");
+        assert!(Instant::now() < deadline, "the relay still accepts connections");
     }
     gate.open();
     client.read_rest("GET", &mut head).await;
     assert!(head.expect_body() == bytes(1, 3_000_000));
     while is_running(worker) {
-        assert!(Instant::now() < deadline, "it still runs");
+        assert!(Instant::now() < deadline, "the worker still runs");
         tokio::task::yield_now().await;
     }
 }
@@ -265,7 +268,7 @@ async fn guard_passes_signals_on() {
     relay.process.signal("HUP");
     relay.process.wait_for_line(|line| line.contains("\"configuration reloaded\"")).unwrap();
     let worker = wait_for_worker(&relay).await;
-    // Signals that reach the worker, as a terminal's or a service manager's may, are not its to mind.
+    // The worker ignores signals that a terminal or service manager sends to it directly.
     signal(worker, "TERM");
     signal(worker, "INT");
     let mut client = WireClient::connect(relay.address).await;
@@ -275,7 +278,7 @@ async fn guard_passes_signals_on() {
     relay.process.wait_for_log("draining");
     let deadline = Instant::now() + PATIENCE;
     while TcpStream::connect(relay.address).await.is_ok() {
-        assert!(Instant::now() < deadline, "it still accepts");
+        assert!(Instant::now() < deadline, "the relay still accepts connections");
     }
     gate.open();
     client.read_rest("GET", &mut head).await;
@@ -358,12 +361,12 @@ async fn service_manager_is_notified_of_guard_and_worker_state() {
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let told = |what: &str| {
+    let wait_for_notification = |prefix: &str| {
         let mut packet = [0; 4096];
         loop {
-            let length = socket.recv(&mut packet).unwrap_or_else(|_| panic!("{what} was never told"));
+            let length = socket.recv(&mut packet).unwrap_or_else(|_| panic!("{prefix} was never sent"));
             let text = String::from_utf8_lossy(&packet[..length]).into_owned();
-            if text.lines().any(|line| line.starts_with(what)) {
+            if text.lines().any(|line| line.starts_with(prefix)) {
                 return text;
             }
         }
@@ -371,16 +374,16 @@ async fn service_manager_is_notified_of_guard_and_worker_state() {
     let mut command = guarded(&manager, &folder.path().join("store"));
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "500000");
     let relay = Relay::start(&mut command);
-    assert!(told("READY=1").contains("STATUS=serving"));
-    told("WATCHDOG=1");
+    assert!(wait_for_notification("READY=1").contains("STATUS=serving"));
+    wait_for_notification("WATCHDOG=1");
     relay.process.signal("HUP");
-    assert!(told("RELOADING=1").contains("MONOTONIC_USEC="));
-    told("READY=1");
+    assert!(wait_for_notification("RELOADING=1").contains("MONOTONIC_USEC="));
+    wait_for_notification("READY=1");
     kill(&relay).await;
-    told("STATUS=the guard answers clients: the worker exited; ");
-    told("STATUS=serving");
+    wait_for_notification("STATUS=the guard answers clients: the worker exited; ");
+    wait_for_notification("STATUS=serving");
     relay.process.signal("TERM");
-    told("STOPPING=1");
+    wait_for_notification("STOPPING=1");
     assert!(relay.process.wait_for_exit().status.success());
 }
 
@@ -418,5 +421,5 @@ async fn worker_has_a_process_group_of_its_own() {
     assert_eq!(workers(&relay), [worker]);
     let stat = fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
     let group = stat.rsplit(')').next().unwrap().split_whitespace().nth(2).unwrap().to_owned();
-    assert_eq!(group, worker.to_string(), "a process group of its own");
+    assert_eq!(group, worker.to_string(), "the worker is in another process group");
 }

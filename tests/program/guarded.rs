@@ -1,4 +1,5 @@
-//! A relay with its guard, and clients that do what update clients do: follow a redirect, and try once more.
+//! A relay with its guard, and clients with the retry behaviour of update clients: they follow a redirect and retry
+//! once.
 
 use std::fs;
 use std::io;
@@ -14,26 +15,26 @@ use tokio::task::JoinSet;
 use crate::process::{PATIENCE, Relay, serve};
 use crate::support::{Ending, Manager, PAYLOAD, Request, Resource, Response, WireClient, bytes};
 
-/// `gupd serve --guard` whose workers come back quickly, however often they die.
+/// `gupd serve --guard` with quick worker restarts, however often they die.
 pub(crate) fn guarded(manager: &Manager, store: &Path) -> Command {
     let mut command = serve(manager, store);
     command.arg("--guard").env("GUPD_GUARD_RESTART_MAX", "100ms");
     command
 }
 
-/// One exchange on a connection of its own, which must come about.
+/// Sends a request on a connection of its own, which must succeed.
 pub(crate) async fn exchange(address: SocketAddr, request: &Request) -> io::Result<Response> {
     WireClient::connect(address).await.send(request).await
 }
 
-/// Processes that a guard has started and that run.
+/// Running child processes of a guard.
 pub(crate) fn workers(relay: &Relay) -> Vec<u32> {
     let guard = relay.process.id();
     let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap_or_default();
     children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-/// Whether a process runs.
+/// Returns true if a process runs.
 pub(crate) fn is_running(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     status
@@ -48,7 +49,7 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
-/// Waits for what an administrator sees as serving, and gives the worker.
+/// Waits until `/readyz` is 200 and one worker runs; returns its process id.
 pub(crate) async fn wait_for_worker(relay: &Relay) -> u32 {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -63,7 +64,7 @@ pub(crate) async fn wait_for_worker(relay: &Relay) -> u32 {
     }
 }
 
-/// Kills the worker and waits until no process of it is left; clients meet the guard then.
+/// Kills the worker and waits until its process has ended: the guard answers clients then.
 pub(crate) async fn kill(relay: &Relay) {
     let worker = wait_for_worker(relay).await;
     signal(worker, "KILL");
@@ -74,7 +75,7 @@ pub(crate) async fn kill(relay: &Relay) {
     }
 }
 
-/// Objects of many sizes at a manager, each with its path.
+/// Objects of many sizes at a manager, with their paths.
 pub(crate) struct Catalog(Vec<(String, Arc<Vec<u8>>)>);
 
 impl Catalog {
@@ -89,29 +90,29 @@ impl Catalog {
     }
 }
 
-/// Clients that download one object after another, for as long as they are let.
+/// Clients that download one object after another until they are stopped.
 pub(crate) struct Load {
     clients: JoinSet<()>,
-    shared: Arc<Shared>,
+    shared: Arc<LoadState>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct LoadState {
     ended: AtomicUsize,
     /// Disturbances so far.
     disturbed: AtomicUsize,
-    /// By client: disturbances before its download began.
+    /// Number of disturbances before each client's current download began.
     began: Vec<AtomicUsize>,
     downloads: AtomicUsize,
     broken: AtomicUsize,
     redirected: AtomicUsize,
 }
 
-/// What clients have seen.
+/// The clients' observations.
 #[derive(Debug)]
 pub(crate) struct Experience {
     pub(crate) downloads: usize,
-    /// Downloads that broke off and came the second time.
+    /// Downloads that broke off and succeeded on the retry.
     pub(crate) broken: usize,
     pub(crate) redirected: usize,
 }
@@ -119,7 +120,7 @@ pub(crate) struct Experience {
 impl Load {
     pub(crate) fn begin(relay: &Relay, catalog: Catalog, clients: usize) -> Self {
         let began = (0..clients).map(|_| AtomicUsize::new(0)).collect();
-        let shared = Arc::new(Shared { began, ..Shared::default() });
+        let shared = Arc::new(LoadState { began, ..LoadState::default() });
         let catalog = Arc::new(catalog);
         let mut tasks = JoinSet::new();
         for number in 0..clients {
@@ -132,7 +133,7 @@ impl Load {
                     if !shared.download(address, path, body).await {
                         shared.broken.fetch_add(1, Ordering::SeqCst);
                         let again = shared.download(address, path, body).await;
-                        assert!(again, "client {number} tried once more, and {path} broke off again");
+                        assert!(again, "client {number}: the retry of {path} broke off");
                     }
                     shared.downloads.fetch_add(1, Ordering::SeqCst);
                 }
@@ -141,20 +142,20 @@ impl Load {
         Self { clients: tasks, shared }
     }
 
-    /// Waits until every client has begun a download after the last disturbance, and so has got over it.
+    /// Waits until each client has begun a download after the last disturbance.
     pub(crate) async fn settle(&mut self) {
         let (disturbed, deadline) = (self.shared.disturbed.load(Ordering::SeqCst), Instant::now() + PATIENCE);
         while !self.shared.began.iter().all(|began| began.load(Ordering::SeqCst) >= disturbed) {
             if let Some(Err(failed)) = self.clients.try_join_next() {
                 std::panic::resume_unwind(failed.into_panic());
             }
-            assert!(Instant::now() < deadline, "a client does not get over it");
+            assert!(Instant::now() < deadline, "a client does not recover");
             tokio::task::yield_now().await;
         }
     }
 
-    /// Notes that what is done next may break downloads.
-    pub(crate) fn disturb(&self) {
+    /// Marks that the next step may break downloads.
+    pub(crate) fn begin_disturbance(&self) {
         self.shared.disturbed.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -172,8 +173,8 @@ impl Load {
     }
 }
 
-impl Shared {
-    /// Whether a download came whole; what came is right in any case.
+impl LoadState {
+    /// Returns true if a download is complete. Received bytes are right in any case.
     async fn download(&self, address: SocketAddr, path: &str, body: &[u8]) -> bool {
         let Ok(mut response) = exchange(address, &Request::get(path)).await else { return false };
         if response.status == 307 {

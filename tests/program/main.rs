@@ -1,11 +1,11 @@
-//! The program as its users have it: started as a process, told by flags, files and signals, asked over sockets,
-//! killed in the middle. What a relay answers to a request is tested in `behaviour`; here is what only a process has.
+//! The program as a process: flags, files, signals, sockets, and kills. Responses to requests are tested in
+//! `behaviour`; these tests cover the process itself.
 
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "steps of tests: what fails here fails the test, what is measured is told"
+    reason = "a failed step fails the test, and measurements are printed"
 )]
 
 #[path = "../support/mod.rs"]

@@ -1,4 +1,4 @@
-//! What an administrator has a running relay do: `gupd reload`, `gupd drain`, with a guard and without.
+//! Commands to a running relay: `gupd reload` and `gupd drain`, with and without a guard.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::process::{Ended, Process, Relay, gupd};
 use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, WireClient, bytes, get};
 
-/// `gupd serve` by a file that says more than flags can, with a token.
+/// `gupd serve` with a configuration file that has settings without flags, and a token.
 pub(crate) fn configured(folder: &Path, manager: &Manager, more: &str) -> Command {
     fs::write(folder.join("token"), "s3cret\n").unwrap();
     let file = folder.join("gupd.toml");
@@ -72,8 +72,8 @@ async fn draining_relay_redirects_new_requests_and_finishes_downloads() {
     assert_eq!(sent.header("location"), Some(&*format!("https://manager.example{target}")));
     // A client with the relay as its proxy would come back to it.
     let proxied = get(relay.address, "http://manager.example:443/none").await;
-    assert_eq!(proxied.status, 404, "the manager's own answer");
-    // A report is sent on as it is.
+    assert_eq!(proxied.status, 404, "the manager's 404");
+    // A report is redirected as a POST.
     assert_eq!(Request::new("POST", "/secars/x").body("report").send(relay.address).await.status, 307);
     gate.open();
     client.read_rest("GET", &mut running).await;
@@ -93,5 +93,8 @@ async fn drain_without_redirect_serves_new_requests() {
     assert_eq!(get(relay.admin, "/readyz").await.status, 503);
     assert_eq!(relay.get(PAYLOAD).await.expect_body(), b"content");
     fs::write(folder.path().join("token"), "other\n").unwrap();
-    assert!(order(&relay, folder.path(), &["drain", "--end"]).status.success(), "a new token holds at once");
+    assert!(
+        order(&relay, folder.path(), &["drain", "--end"]).status.success(),
+        "a new token applies at once"
+    );
 }

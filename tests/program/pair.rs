@@ -18,17 +18,17 @@ fn deployed(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)
 }
 
-/// HAProxy with the shipped file, in front of these.
-struct Front {
+/// HAProxy with the shipped configuration, in front of two relays.
+struct HaProxy {
     process: Child,
     address: std::net::SocketAddr,
     _folder: tempfile::TempDir,
 }
 
-impl Front {
+impl HaProxy {
     fn start(relays: [&Relay; 2]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Inherited, so that no port has to be free in between.
+        // HAProxy inherits the socket, so no free port has to be guessed.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
         let mut text = std::fs::read_to_string(deployed("haproxy/gupd-pair.cfg")).unwrap();
@@ -51,7 +51,7 @@ impl Front {
         Self { process, address: listener.local_addr().unwrap(), _folder: folder }
     }
 
-    /// Waits until HAProxy has found a relay that serves.
+    /// Waits until HAProxy has found a relay that is up.
     async fn wait_until_serving(&self) {
         let deadline = Instant::now() + PATIENCE;
         let serves = async || {
@@ -60,12 +60,12 @@ impl Front {
             response.is_ok_and(|response| response.status == 404)
         };
         while !serves().await {
-            assert!(Instant::now() < deadline, "HAProxy never passed anything on");
+            assert!(Instant::now() < deadline, "HAProxy forwarded no request");
         }
     }
 }
 
-impl Drop for Front {
+impl Drop for HaProxy {
     fn drop(&mut self) {
         let _ended = self.process.kill();
         let _reaped = self.process.wait();
@@ -73,9 +73,9 @@ impl Drop for Front {
 }
 
 /// A relay's configuration, in a folder of its own.
-struct Place(tempfile::TempDir);
+struct RelayFolder(tempfile::TempDir);
 
-impl Place {
+impl RelayFolder {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -107,7 +107,7 @@ fn object(number: usize) -> (String, Vec<u8>) {
     (path, bytes(number as u64, 150_000 + number * 10_000))
 }
 
-/// Takes these objects in an order of its own; each may be asked for once more. How many were.
+/// Downloads the objects in an order that depends on the client, with one retry each. Returns the number of retries.
 async fn client(number: usize, front: std::net::SocketAddr, objects: std::ops::Range<usize>) -> usize {
     let mut retried = 0;
     for at in 0..objects.len() {
@@ -119,7 +119,7 @@ async fn client(number: usize, front: std::net::SocketAddr, objects: std::ops::R
             };
             match answer.await {
                 Ok(response) if response.status == 200 && response.ending == Ending::Complete => {
-                    assert!(response.body == body, "{path} is not what the manager has");
+                    assert!(response.body == body, "{path} differs from the manager's content");
                     break;
                 }
                 failed if attempt > 0 => panic!("{path}: {failed:?}"),
@@ -140,7 +140,7 @@ async fn pair_crosses_the_line_once_and_survives_either() {
             body.len() as u64
         })
         .sum();
-    let places = [Place::new(), Place::new()];
+    let places = [RelayFolder::new(), RelayFolder::new()];
     let [mut one, mut two] = places.each_ref().map(|place| place.start(&manager));
     places[0].configure(&manager, &[&two]);
     places[1].configure(&manager, &[&one]);
@@ -148,7 +148,7 @@ async fn pair_crosses_the_line_once_and_survives_either() {
         relay.process.signal("HUP");
         relay.process.wait_for_log("configuration reloaded");
     }
-    let front = Front::start([&one, &two]);
+    let front = HaProxy::start([&one, &two]);
     front.wait_until_serving().await;
 
     let address = front.address;
@@ -168,7 +168,7 @@ async fn pair_crosses_the_line_once_and_survives_either() {
 
     let mut clients: JoinSet<usize> =
         (0..CLIENTS).map(|number| client(number, address, OBJECTS..2 * OBJECTS)).collect();
-    // In the middle of what it brings.
+    // The first relay is in the middle of its downloads.
     manager.wait_for_requests(&object(OBJECTS + OBJECTS / 2).0, 1).await;
     one.process.kill();
     while let Some(retried) = clients.join_next().await {

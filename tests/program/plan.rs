@@ -1,4 +1,4 @@
-//! `gupd plan` as its users have it: what it prints, draws and refuses, and that it needs neither a relay nor an upstream.
+//! `gupd plan`: output, charts and refused arguments. It needs neither a relay nor an upstream.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ fn site(folder: &Path) -> PathBuf {
     file
 }
 
-fn planned(arguments: &[&str]) -> Value {
+fn plan_as_json(arguments: &[&str]) -> Value {
     let ended = plan(&[&["--json"], arguments].concat());
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
     serde_json::from_str(&ended.lines.join("\n")).unwrap()
@@ -53,7 +53,8 @@ fn plan_has_end_of_rollout_and_cost_of_each_limit() {
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
     let line = |begin: &str| ended.lines.iter().find(|line| line.starts_with(begin)).unwrap();
     assert!(ended.lines[0].starts_with("500 clients, published Mon 2026-11-23 08:00"), "{ended:#?}");
-    // The window opens at 20:00, the last of its clients has its turn at 24:00 and asks within five minutes.
+    // The window opens at 20:00. The last client's scheduled start is at 24:00, and it sends its request within five
+    // minutes.
     assert!(
         line("100 % ").contains("  16h 0") && line("100 % ").contains("  Tue 2026-11-24 00:0"),
         "{ended:#?}"
@@ -70,14 +71,14 @@ fn json_plan_has_base_units_and_deadline_answers() {
     let file = site(folder.path());
     let asked = [&ASKED[..], &["--config", file.to_str().unwrap(), "--deadline", "14h", "--line", "8Mbit/s"]]
         .concat();
-    let plan = planned(&asked);
+    let plan = plan_as_json(&asked);
     assert_eq!((&plan["start"], &plan["clients"]), (&"2026-11-23T07:00:00Z".into(), &300.into()));
     assert_eq!(plan["wan"]["bytes"], 121_500_000);
     let last = plan["current"][3]["seconds"].as_f64().unwrap();
     assert!((15.9 * 3_600.0..16.1 * 3_600.0).contains(&last), "{plan:#}");
     let deadline = &plan["deadline"];
     assert_eq!(deadline["met"], false);
-    // Not before the spread is shorter: no line is enough, and the spread alone is in the way.
+    // The spread alone exceeds the deadline, so no line rate is enough.
     assert_eq!(deadline["line"]["smallest_bytes_per_second"], Value::Null);
     assert_eq!(
         deadline["line"]["because"],
@@ -107,7 +108,7 @@ fn plan_names_clients_that_never_come_online() {
     assert!(has("1,000 of 5,000 clients do not come online within 14d"), "{ended:#?}");
     assert!(has("none, and no spread: only 60 % of clients come online by then"), "{ended:#?}");
     assert!(ended.lines.iter().any(|line| line.starts_with("90 %") && line.ends_with("never")), "{ended:#?}");
-    let plan = planned(&asked);
+    let plan = plan_as_json(&asked);
     assert_eq!((&plan["clients_that_come"], &plan["clients_current"]), (&4_000.into(), &4_000.into()));
     assert_eq!(plan["current"][1]["seconds"], Value::Null);
 }
@@ -146,7 +147,7 @@ async fn plan_takes_sizes_from_the_store() {
         relay.wait_until_stored(&path).await;
     }
     let store = folder.path().to_str().unwrap();
-    let plan = planned(&[
+    let plan = plan_as_json(&[
         "--from-store",
         "--store",
         store,

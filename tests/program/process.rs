@@ -1,5 +1,5 @@
-//! Starts the program and watches it: its lines as they come, its end, its memory. Nothing outlives its test, and
-//! every wait has an end.
+//! Runs the program and observes it: log lines, exit, memory. A process ends with its test, and each wait has a
+//! timeout.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
@@ -15,7 +15,7 @@ use serde_json::Value;
 pub(crate) use crate::support::PATIENCE;
 use crate::support::{Manager, Response, get};
 
-/// The program with these arguments and no settings from the tests' own environment.
+/// The program with these arguments, without settings from the environment of the tests.
 pub(crate) fn gupd<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gupd"));
     for (name, _) in std::env::vars_os() {
@@ -42,11 +42,11 @@ pub(crate) struct Process {
     lines: Vec<String>,
 }
 
-/// A process that ended.
+/// A process that has ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
-    /// Standard output, all of it.
+    /// All of standard output.
     pub(crate) lines: Vec<String>,
     /// Standard error.
     pub(crate) errors: String,
@@ -69,7 +69,7 @@ impl Process {
         Self { child, output, errors: Some(errors), lines: Vec::new() }
     }
 
-    /// Waits for the next line that fits; `None` if the process ends without one.
+    /// Waits for the next line that `fits`; `None` if the process ends first.
     pub(crate) fn wait_for_line(&mut self, fits: impl Fn(&str) -> bool) -> Option<String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -82,7 +82,7 @@ impl Process {
                 }
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!("the line never came, but these did: {:#?}", self.lines)
+                    panic!("the expected line never came: {:#?}", self.lines)
                 }
             }
         }
@@ -100,12 +100,12 @@ impl Process {
         earlier.unwrap_or_else(|| self.wait_for_log(message))
     }
 
-    /// How many of the lines so far had this message.
+    /// Number of lines with this message so far.
     pub(crate) fn count_log(&self, message: &str) -> usize {
         self.lines.iter().filter(|line| parse_line(line)["message"] == message).count()
     }
 
-    /// Those of them that are warnings or errors.
+    /// Warnings and errors among the lines so far.
     pub(crate) fn warnings(&self) -> Vec<&String> {
         let is_one = |line: &&String| matches!(parse_line(line)["level"].as_str(), Some("WARN" | "ERROR"));
         self.lines.iter().filter(is_one).collect()
@@ -131,13 +131,13 @@ impl Process {
         }
     }
 
-    /// Ends it as a crash would.
+    /// Kills the process, as in a crash.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Bytes of memory it had at its largest so far.
+    /// Peak resident memory in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -153,7 +153,8 @@ impl Drop for Process {
 }
 
 impl Ended {
-    /// It failed with this status and said exactly one line, which has all of these words; nothing else was written.
+    /// Asserts that the process failed with this status and wrote exactly one line of error, which contains these
+    /// words, and no output.
     pub(crate) fn assert_error(&self, status: i32, words: &[&str]) {
         assert!(self.lines.is_empty(), "{self:#?}");
         assert_eq!(self.status.code(), Some(status), "{self:#?}");
@@ -165,7 +166,7 @@ impl Ended {
     }
 }
 
-/// A process that serves.
+/// A running relay.
 pub(crate) struct Relay {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
@@ -186,12 +187,12 @@ impl Relay {
         get(self.address, target).await
     }
 
-    /// The exposition of its metrics.
+    /// The metrics as text.
     pub(crate) async fn metrics(&self) -> String {
         String::from_utf8(get(self.admin, "/metrics").await.expect_body()).unwrap()
     }
 
-    /// Waits until no fill runs: what it leaves behind is there or gone then, and it is counted.
+    /// Waits until no fill runs: its partial file is committed or removed, and it is counted.
     pub(crate) async fn wait_for_fills(&self) {
         let deadline = Instant::now() + PATIENCE;
         while !self.metrics().await.contains("gupd_fills_running 0\n") {
@@ -199,8 +200,7 @@ impl Relay {
         }
     }
 
-    /// Asks until the answer comes from the store, which it is put into behind the last byte of the fill; and waits for
-    /// the fill's end.
+    /// Sends requests until the response is a hit, then waits for the end of the fill.
     pub(crate) async fn wait_until_stored(&self, target: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.get(target).await.cache_status().starts_with("gupd; hit") {
@@ -213,7 +213,7 @@ impl Relay {
     }
 }
 
-/// A line of the JSON log; null if it is none.
+/// Parses a line of the JSON log; null if it is none.
 pub(crate) fn parse_line(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or(Value::Null)
 }

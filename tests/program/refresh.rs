@@ -1,4 +1,4 @@
-//! `gupd refresh` beside a running relay.
+//! `gupd refresh` against a running relay.
 
 use std::fs;
 

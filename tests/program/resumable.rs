@@ -1,5 +1,4 @@
-//! Real download programs, begun somewhere in the middle or in many parts at once, on content that is not there yet
-//! and on content that is.
+//! Real download programs: resumed and parallel downloads of cold and of stored content.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +7,7 @@ use std::process::Command;
 use crate::process::{Relay, serve};
 use crate::support::{Manager, Resource, bytes};
 
-/// Without braces, which these programs take for patterns or encode.
+/// A path without braces, which these programs expand or encode.
 const PAYLOAD: &str = "/content/%7B535CB6A4-441F-4e8a-A897-804CD859100E%7D/261121001/full.zip";
 
 const LENGTH: usize = 20_000_000;
@@ -18,7 +17,7 @@ const HAS_ALREADY: usize = 7_654_321;
 async fn download(program: &str, already: usize, command: impl Fn(&mut Command, &str, &Path)) {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let body = bytes(1, LENGTH);
-    // As from a line, and not as fast as sockets take it.
+    // Limited like a line, not at the speed of loopback.
     manager.put(PAYLOAD, Resource::new(body.clone()).rate(50 << 20));
     let relay = Relay::start(&mut serve(&manager, &folder.path().join("store")));
     let url = format!("http://{}{PAYLOAD}", relay.address);
@@ -34,7 +33,7 @@ async fn download(program: &str, already: usize, command: impl Fn(&mut Command, 
         assert!(fs::read(&file).unwrap() == body, "{program}, {temperature}: not the manager's bytes");
         relay.wait_until_stored(PAYLOAD).await;
     }
-    // What a manager had put into its sockets when the first connection's part ended, it sent in vain.
+    // Bytes that the manager had written to its socket when the first connection's range ended were sent in vain.
     let in_vain = if program == "aria2c" { 8 << 20 } else { 0 };
     assert!(manager.body_bytes() <= LENGTH as u64 + in_vain, "every byte crossed once");
     let received = relay.metrics().await;

@@ -1,5 +1,5 @@
-//! `gupd rollout` beside a running relay: every order with the token, in force at once and after a restart, written down,
-//! and only tried with --dry-run; what is shown of it all. What the orders mean is tested where the state is.
+//! `gupd rollout` against a running relay: each command needs the token, applies at once and after a restart, is
+//! audited, and has a dry run. The effect of each command is tested with the rollout state.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ const OTHER: [u8; 4] = [127, 0, 0, 3];
 
 pub(crate) const CATALOG: &str = "/minitri.flg";
 
-/// A relay's folder: its configuration, token and store; and its manager.
+/// A manager, and a relay's folder with configuration, token and store.
 pub(crate) struct Place {
     folder: TempDir,
     pub(crate) manager: Manager,
@@ -55,7 +55,7 @@ impl Place {
                 assert_eq!(refreshed.status, 200, "{refreshed:?}");
             }
             let deadline = Instant::now() + PATIENCE;
-            while sees(&relay, PILOT).await != version {
+            while catalog_for(&relay, PILOT).await != version {
                 assert!(Instant::now() < deadline, "the pilot never sees {version}");
             }
         }
@@ -70,7 +70,7 @@ impl Place {
         self.folder.path().join("store/audit.log")
     }
 
-    fn lines(&self) -> Vec<Value> {
+    fn audit_lines(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.audit()).unwrap_or_default();
         text.lines().map(parse_line).collect()
     }
@@ -85,24 +85,24 @@ impl Place {
         Process::start(command.args(["--admin", &relay.admin.to_string()])).wait_for_exit()
     }
 
-    fn done(&self, relay: &Relay, arguments: &[&str]) -> Vec<String> {
+    fn rollout_ok(&self, relay: &Relay, arguments: &[&str]) -> Vec<String> {
         let ended = self.rollout(relay, arguments);
         assert!(ended.status.success(), "{arguments:?}: {ended:#?}");
         ended.lines
     }
 }
 
-/// The catalog that a client at this address gets.
-async fn sees(relay: &Relay, client: [u8; 4]) -> String {
+/// Returns the catalog that a client at this address gets.
+async fn catalog_for(relay: &Relay, client: [u8; 4]) -> String {
     let mut client = WireClient::connect_from(client.into(), relay.address).await;
     let response = client.send(&Request::get(CATALOG)).await.unwrap();
     assert_eq!(response.status, 200, "{response:?}");
     String::from_utf8(response.expect_body()).unwrap()
 }
 
-/// What the pilot sees, and what others do.
+/// Returns the catalogs of the pilot and of the other client.
 pub(crate) async fn views(relay: &Relay) -> [String; 2] {
-    [sees(relay, PILOT).await, sees(relay, OTHER).await]
+    [catalog_for(relay, PILOT).await, catalog_for(relay, OTHER).await]
 }
 
 async fn status(admin: SocketAddr) -> Value {
@@ -139,13 +139,13 @@ async fn every_command_survives_a_crash_and_is_in_the_audit_log() {
         (&["promote", "rest"], "ring rest, step 1 of 2 is open for revision 3", "3", "1"),
         (&["promote", "rest"], "ring rest, step 2 of 2 is open for revision 3", "3", "3"),
     ] {
-        let told = place.done(&relay, &[arguments, &["--reason", "a \"test\""]].concat());
-        assert!(told[0].starts_with(says), "{arguments:?}: {told:?}");
+        let output = place.rollout_ok(&relay, &[arguments, &["--reason", "a \"test\""]].concat());
+        assert!(output[0].starts_with(says), "{arguments:?}: {output:?}");
         assert_eq!(views(&relay).await, [pilot, other], "{arguments:?}");
         relay.process.kill();
         relay = place.serve();
         assert_eq!(views(&relay).await, [pilot, other], "{arguments:?}");
-        let line = place.lines().pop().unwrap();
+        let line = place.audit_lines().pop().unwrap();
         let order = if arguments.contains(&"--remove") { "unname" } else { arguments[0] };
         assert_eq!((&line["order"], &line["from"]), (&json!(order), &json!("127.0.0.1")), "{line}");
         assert_eq!(line["reason"], "a \"test\"", "{line}");
@@ -162,14 +162,14 @@ async fn command_takes_less_than_a_second() {
     let body = json!({ "order": "release", "now": true, "by": "anna" }).to_string();
     let done = order(&body).send(relay.admin).await;
     assert_eq!(done.status, 200, "{done:?}");
-    assert_eq!(sees(&relay, OTHER).await, "3");
+    assert_eq!(catalog_for(&relay, OTHER).await, "3");
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dry_run_shows_affected_clients_and_changes_nothing() {
     let (place, relay) = Place::published().await;
-    let (before, lines) = (status(relay.admin).await, place.lines());
+    let (before, lines) = (status(relay.admin).await, place.audit_lines());
     for arguments in [
         &["name", "1", "old"][..],
         &["hold", "default", "2"],
@@ -178,20 +178,20 @@ async fn dry_run_shows_affected_clients_and_changes_nothing() {
         &["halt"],
         &["promote", "rest"],
     ] {
-        let told = place.done(&relay, &[arguments, &["--dry-run"]].concat());
-        assert!(told[0].starts_with("dry run, nothing changed: "), "{told:?}");
-        assert!(told.iter().any(|line| line.starts_with("pilot ")), "{told:?}");
+        let output = place.rollout_ok(&relay, &[arguments, &["--dry-run"]].concat());
+        assert!(output[0].starts_with("dry run, nothing changed: "), "{output:?}");
+        assert!(output.iter().any(|line| line.starts_with("pilot ")), "{output:?}");
         assert_eq!(status(relay.admin).await, before, "{arguments:?}");
     }
-    let told = place.done(&relay, &["rollback", "pilot", "--dry-run", "--json"]).join("\n");
-    let told: Value = serde_json::from_str(&told).unwrap();
-    let group = &told["groups"][1];
+    let output = place.rollout_ok(&relay, &["rollback", "pilot", "--dry-run", "--json"]).join("\n");
+    let output: Value = serde_json::from_str(&output).unwrap();
+    let group = &output["groups"][1];
     assert_eq!(
         (&group["group"], &group["sees"], &group["would_see"]),
         (&json!("pilot"), &json!(3), &json!(2))
     );
     place.rollout(&relay, &["resume", "--dry-run"]).assert_error(1, &["under way already"]);
-    assert_eq!(place.lines(), lines);
+    assert_eq!(place.audit_lines(), lines);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,11 +213,11 @@ async fn impossible_command_is_refused_with_one_line() {
         (&["resume"], &["under way already"]),
     ] {
         place.rollout(&relay, arguments).assert_error(1, words);
-        let line = place.lines().pop().unwrap();
+        let line = place.audit_lines().pop().unwrap();
         assert!(line["outcome"]["refused"].as_str().unwrap().contains(words[0]), "{line}");
     }
     assert_eq!(status(relay.admin).await, before);
-    place.done(&relay, &["halt"]);
+    place.rollout_ok(&relay, &["halt"]);
     place.rollout(&relay, &["release", "--now"]).assert_error(1, &["halted", "gupd rollout resume"]);
     place.rollout(&relay, &["halt"]).assert_error(1, &["halted already"]);
 }
@@ -257,19 +257,19 @@ async fn command_is_refused_when_audit_log_cannot_be_written() {
     place
         .rollout(&relay, &["hold", "pilot", "1"])
         .assert_error(1, &["audit.log cannot be written", "nothing is"]);
-    assert_eq!(sees(&relay, PILOT).await, "3");
+    assert_eq!(catalog_for(&relay, PILOT).await, "3");
     fs::remove_dir(place.audit()).unwrap();
-    place.done(&relay, &["hold", "pilot", "1"]);
-    assert_eq!((&*sees(&relay, PILOT).await, place.lines().len()), ("1", 1));
+    place.rollout_ok(&relay, &["hold", "pilot", "1"]);
+    assert_eq!((&*catalog_for(&relay, PILOT).await, place.audit_lines().len()), ("1", 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn automatic_step_is_in_the_audit_log() {
     let (place, _relay) = Place::published().await;
-    let opened: Vec<Value> = place.lines();
-    let told =
+    let opened: Vec<Value> = place.audit_lines();
+    let output =
         opened.iter().map(|line| (line["who"].as_str(), line["order"].as_str(), &line["what"]["ring"]));
-    for (who, order, ring) in told {
+    for (who, order, ring) in output {
         assert_eq!((who, order, ring), (Some("gupd"), Some("open"), &json!("first")));
     }
     assert_eq!(opened.last().unwrap()["what"], json!({ "revision": 3, "ring": "first", "step": 1 }));
@@ -278,9 +278,9 @@ async fn automatic_step_is_in_the_audit_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn status_fits_in_eighty_columns() {
     let (place, relay) = Place::published().await;
-    place.done(&relay, &["name", "2", "good"]);
-    place.done(&relay, &["hold", "default", "good"]);
-    let lines = place.done(&relay, &["status"]);
+    place.rollout_ok(&relay, &["name", "2", "good"]);
+    place.rollout_ok(&relay, &["hold", "default", "good"]);
+    let lines = place.rollout_ok(&relay, &["status"]);
     let line = |begins: &str| lines.iter().find(|line| line.trim_start().starts_with(begins)).cloned();
     for begins in ["REVISION  PUBLISHED", "named good", "first ", "rest ", "pilot ", "NEXT"] {
         assert!(line(begins).is_some(), "{begins}: {lines:#?}");
@@ -290,11 +290,12 @@ async fn status_fits_in_eighty_columns() {
     assert!(lines.iter().any(|line| line == next), "{lines:#?}");
     assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
 
-    let told: Value = serde_json::from_str(&place.done(&relay, &["status", "--json"]).join("\n")).unwrap();
-    let hashes: Vec<&Value> = told["revisions"][0]["catalogs"].as_object().unwrap().values().collect();
+    let output: Value =
+        serde_json::from_str(&place.rollout_ok(&relay, &["status", "--json"]).join("\n")).unwrap();
+    let hashes: Vec<&Value> = output["revisions"][0]["catalogs"].as_object().unwrap().values().collect();
     // SHA-256 of "3".
     assert_eq!(hashes, ["4e07408562bedb8b60ce05c1decfe3ad16b72230967de01f640b7e4729b49fce"]);
-    assert_eq!(told["groups"][1]["held"]["revision"], 2);
+    assert_eq!(output["groups"][1]["held"]["revision"], 2);
 
     let mut command = gupd(["rollout", "status", "--watch", "--admin", &relay.admin.to_string()]);
     let mut watch = Process::start(command.arg("--config").arg(place.file()));
@@ -309,7 +310,7 @@ async fn status_fits_in_eighty_columns() {
 async fn clients_are_listed_in_status_and_dry_run() {
     let (place, relay) = Place::published().await;
     assert_eq!(views(&relay).await, ["3", "1"]);
-    let lines = place.done(&relay, &["status", "--clients"]);
+    let lines = place.rollout_ok(&relay, &["status", "--clients"]);
     assert!(lines[0].ends_with(": 2 clients known, 2 green"), "{lines:#?}");
     let of = |client: &str| lines.iter().find(|line| line.starts_with(client)).unwrap().split_whitespace();
     assert_eq!(of("127.0.0.2").take(5).collect::<Vec<_>>(), ["127.0.0.2", "pilot", "green", "3", "3"]);
@@ -317,7 +318,7 @@ async fn clients_are_listed_in_status_and_dry_run() {
     let mut command = gupd(["rollout", "status", "--clients", "--admin", &relay.admin.to_string()]);
     Process::start(&mut command).wait_for_exit().assert_error(2, &["--clients", "server.admin_token_file"]);
 
-    let lines = place.done(&relay, &["release", "--now", "--dry-run"]);
+    let lines = place.rollout_ok(&relay, &["release", "--now", "--dry-run"]);
     let clients: Vec<Vec<&str>> = lines
         .iter()
         .filter(|line| line.starts_with("127."))

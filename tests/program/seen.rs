@@ -1,4 +1,4 @@
-//! What an operator sees from outside: metrics that any scraper can read, all there from the start.
+//! Metrics: any scraper can parse them, and all series exist from the start.
 
 use crate::exposition::parse;
 use crate::process::{Relay, serve};
@@ -53,8 +53,8 @@ async fn events_increment_their_series() {
     relay.get(PAYLOAD).await.expect_body();
     relay.wait_until_stored(PAYLOAD).await;
     Request::new("CONNECT", "elsewhere:443").send(relay.address).await;
-    // A response's record is closed behind its last byte: all that came before must be counted.
-    let spared = |families: &std::collections::BTreeMap<_, crate::exposition::Family>| -> f64 {
+    // A response is counted after its last byte, so the test waits until earlier responses are counted.
+    let saved_responses = |families: &std::collections::BTreeMap<_, crate::exposition::Family>| -> f64 {
         let requests = |cache| {
             families["gupd_requests_total"].samples
                 [&format!(r#"gupd_requests_total{{cache="{cache}",class="payload"}}"#)]
@@ -62,7 +62,9 @@ async fn events_increment_their_series() {
         requests("hit") + requests("collapsed")
     };
     let mut before = parse(&relay.metrics().await);
-    while before["gupd_saved_bytes_total"].samples["gupd_saved_bytes_total"] < spared(&before) * 100_000.0 {
+    while before["gupd_saved_bytes_total"].samples["gupd_saved_bytes_total"]
+        < saved_responses(&before) * 100_000.0
+    {
         before = parse(&relay.metrics().await);
     }
     relay.get(PAYLOAD).await.expect_body();

@@ -1,4 +1,4 @@
-//! `gupd serve` from its command line: flags alone, a file with flags over it, handed-over sockets, and its log.
+//! `gupd serve` from its command line: flags alone, flags over a file, inherited sockets, and the log.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -59,7 +59,7 @@ async fn every_request_is_one_line_in_the_log() {
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
     let lines: Vec<_> = ended.lines.iter().map(|line| parse_line(line)).collect();
     let access: Vec<_> = lines.iter().filter(|line| line["target"] == "gupd::access").collect();
-    // Each thread's lines are written together, and a record may be closed behind that of a later request. Waiting for
+    // Each thread writes its lines in batches, and a record may be closed after that of a later request. The wait for
     // the commit may have taken several requests, one of them a hit.
     let the = |fits: &dyn Fn(&Value) -> bool| {
         let found: Vec<_> = access.iter().copied().filter(|line| fits(line)).collect();
@@ -84,7 +84,7 @@ async fn every_request_is_one_line_in_the_log() {
     assert_eq!((&part["status"], &part["bytes"]), (&206.into(), &10.into()));
     assert_eq!((&refused["status"], &refused["cache"]), (&400.into(), &"refused".into()));
     assert!(access.iter().all(|line| line["end"] == "complete"), "{access:#?}");
-    // And nothing in the log is not a JSON object with a time and a level.
+    // Each line of the log is a JSON object with a time and a level.
     for line in lines {
         assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
     }
@@ -112,11 +112,11 @@ async fn socket_of_the_service_manager_replaces_the_address() {
     manager.put(PAYLOAD, Resource::new("content"));
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    // A client that was there before the relay is served too.
+    // A client that connected before the relay started is served too.
     let early = tokio::spawn(async move { get(address, PAYLOAD).await });
     let program = serve(&manager, folder.path());
     let mut command = Command::new("sh");
-    // The socket comes as standard input, and has to be descriptor 3 of a process that is told its own number.
+    // The socket is inherited as standard input and has to be descriptor 3 of a process that knows its own id.
     command.args(["-c", r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#]);
     command.arg(program.get_program()).args(program.get_args()).stdin(OwnedFd::from(socket));
     let relay = Relay::start(&mut command);
@@ -159,7 +159,7 @@ async fn only_managers_with_a_trusted_root_are_used() {
         let front = Front::start(manager.address(), authority.issue("127.0.0.1")).await;
         let mut command = gupd(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         command.args(["--upstream", &front.url(), "--store"]).arg(folder.path().join(store));
-        // Where the machine's own would be.
+        // Replaces the system's roots.
         command.env("SSL_CERT_FILE", &roots).env_remove("SSL_CERT_DIR").env("GUPD_STORE_MIN_FREE", "0");
         assert_eq!(Relay::start(&mut command).get(PAYLOAD).await.status, status, "{store}");
     }

@@ -1,4 +1,5 @@
-//! SIGHUP takes a new configuration and drops nothing; SIGTERM lets running downloads finish, for so long and no longer.
+//! SIGHUP reloads the configuration and drops no request. SIGTERM lets running downloads finish, up to the drain
+//! timeout.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +13,7 @@ use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Response
 
 const LENGTH: usize = 3_000_000;
 
-/// A download that has begun and stands still until its gate opens.
+/// A download that is stalled until its gate opens.
 struct Download {
     client: WireClient,
     head: Response,
@@ -43,10 +44,10 @@ fn serve_file(file: &Path, text: &str, store: &Path) -> Command {
     command
 }
 
-async fn refuses_connections(relay: &Relay) {
+async fn wait_until_refusing(relay: &Relay) {
     let deadline = Instant::now() + PATIENCE;
     while TcpStream::connect(relay.address).await.is_ok() {
-        assert!(Instant::now() < deadline, "it still accepts");
+        assert!(Instant::now() < deadline, "the relay still accepts connections");
     }
 }
 
@@ -105,7 +106,7 @@ async fn drain_finishes_downloads_and_accepts_none() {
 
     relay.process.signal("TERM");
     relay.process.wait_for_log("draining");
-    refuses_connections(&relay).await;
+    wait_until_refusing(&relay).await;
     assert!(idle.is_closed().await);
     assert_eq!(get(relay.admin, "/readyz").await.status, 503);
     assert_eq!(get(relay.admin, "/healthz").await.status, 200);
@@ -114,7 +115,7 @@ async fn drain_finishes_downloads_and_accepts_none() {
     let ended = relay.process.wait_for_exit();
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
 
-    // What was filled to its end while draining is there afterwards.
+    // Objects whose fill ended during the drain are stored.
     let again = Relay::start(&mut serve(&manager, folder.path()));
     assert!(again.get(PAYLOAD).await.cache_status().starts_with("gupd; hit"));
 }
@@ -125,7 +126,7 @@ async fn second_signal_stops_at_once() {
         let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
         let mut relay = Relay::start(&mut serve(&manager, folder.path()));
         let (download, _gate) = Download::begin(&relay, &manager).await;
-        // With or without a client, the fill would go on for as long as the time-out allows.
+        // With or without a client, the fill would go on until the drain timeout.
         let download = waiting.then_some(download);
         relay.process.signal("TERM");
         relay.process.wait_for_log("draining");

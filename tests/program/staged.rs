@@ -19,7 +19,7 @@ async fn views_and_rollouts_are_frozen_while_the_disk_fails() {
     assert_eq!(views(&relay).await, ["3", "1"]);
     relay.process.kill();
     let layer = FaultLayer::new(&place.file().with_file_name("store"));
-    let relay = Relay::start(layer.put_under(gupd(["serve", "--config"]).arg(place.file())));
+    let relay = Relay::start(layer.add_to(gupd(["serve", "--config"]).arg(place.file())));
     let held = "{\"order\":\"hold\",\"group\":\"default\",\"revision\":\"1\",\"by\":\"anna\"}";
     assert_eq!(order(held).send(relay.admin).await.status, 200);
     let next = PAYLOAD.replace("261121001", "261121002");
@@ -42,7 +42,7 @@ async fn views_and_rollouts_are_frozen_while_the_disk_fails() {
         assert_eq!(relay.get(&next).await.status, 503, "a held group does not get newer payloads");
     }
 
-    // What cannot be read is not served, and nothing else in its place.
+    // Unreadable content is not replaced by other content.
     layer.fail("rw", EIO);
     for (client, own) in [([127, 0, 0, 2], "3"), ([127, 0, 0, 3], "1")] {
         let mut client = WireClient::connect_from(client.into(), relay.address).await;
@@ -50,7 +50,7 @@ async fn views_and_rollouts_are_frozen_while_the_disk_fails() {
         assert!(response.status == 503 || response.expect_body() == own.as_bytes());
     }
 
-    layer.mend();
+    layer.end_fault();
     let deadline = Instant::now() + PATIENCE;
     while order(HALT).send(relay.admin).await.status != 200 {
         assert!(Instant::now() < deadline, "the relay does not notice that the disk works again");
@@ -64,7 +64,7 @@ async fn views_and_rollouts_are_frozen_while_the_disk_fails() {
         .windows(10)
         .all(|part| part != b"\"failed\":0")
     {
-        assert!(Instant::now() < deadline, "nothing is published again");
+        assert!(Instant::now() < deadline, "no revision is published after the fault");
     }
     assert_eq!(views(&relay).await, ["4", "1"]);
     assert_eq!(order(RELEASE).send(relay.admin).await.status, 200);
@@ -84,7 +84,7 @@ async fn new_process_keeps_the_view_of_each_client() {
         relay.process.signal("USR2");
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // On whichever connection, by whichever process.
+            // On any connection, served by either process.
             assert_eq!(views(&relay).await, expected);
             match client.send(&Request::get(CATALOG)).await {
                 Ok(response) => assert_eq!(response.expect_body(), expected[1].as_bytes()),

@@ -1,4 +1,4 @@
-//! The commands on a store: what they list, remove and repair, with a relay beside them and without one.
+//! Store commands: listing, removal and repair, with and without a running relay.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -12,7 +12,7 @@ use crate::support::{Manager, RefusingPort, Resource, bytes};
 const VIRUS: &str = "/content/{07B590B3-9282-482f-BBAA-6D515D385869}";
 const NETWORK: &str = "/content/{55DE35DC-862A-44C9-8A2B-3EF451665D0A}";
 
-/// What the site has: path, content type, bytes.
+/// Content of the site: path, content type, bytes.
 fn content() -> Vec<(String, &'static str, usize)> {
     vec![
         (format!("{VIRUS}/261121001/full.zip"), "virus-definitions-64", 2_500_000),
@@ -29,8 +29,8 @@ pub(crate) fn store(command: &str, folder: &Path, arguments: &[&str]) -> Ended {
     Process::start(&mut command).wait_for_exit()
 }
 
-/// A relay that has served all content once.
-async fn filled(manager: &Manager, folder: &Path) -> Relay {
+/// Starts a relay that has served all content once.
+async fn start_filled_relay(manager: &Manager, folder: &Path) -> Relay {
     let relay = Relay::start(&mut serve(manager, folder));
     for (seed, (path, _, length)) in content().into_iter().enumerate() {
         manager.put(&path, Resource::new(bytes(seed as u64, length)));
@@ -45,7 +45,7 @@ fn stop(relay: Relay) {
     assert!(relay.process.wait_for_exit().status.success());
 }
 
-pub(crate) fn listed(folder: &Path, arguments: &[&str]) -> Vec<Value> {
+pub(crate) fn list_objects(folder: &Path, arguments: &[&str]) -> Vec<Value> {
     let ended = store("ls", folder, &[&["--json"], arguments].concat());
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
     serde_json::from_str(&ended.lines.join("\n")).unwrap()
@@ -53,7 +53,7 @@ pub(crate) fn listed(folder: &Path, arguments: &[&str]) -> Vec<Value> {
 
 fn paths(folder: &Path, arguments: &[&str]) -> Vec<String> {
     let path = |object: &Value| object["path"].as_str().unwrap().to_owned();
-    listed(folder, arguments).iter().map(path).collect()
+    list_objects(folder, arguments).iter().map(path).collect()
 }
 
 fn file_of(folder: &Path, object: &Value) -> PathBuf {
@@ -71,8 +71,8 @@ fn flip_a_bit(file: &Path, at: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn ls_lists_and_filters_beside_running_relay() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
-    let _relay = filled(&manager, folder.path()).await;
-    let all = listed(folder.path(), &[]);
+    let _relay = start_filled_relay(&manager, folder.path()).await;
+    let all = list_objects(folder.path(), &[]);
     assert_eq!(all.len(), content().len());
     for (object, (path, content_type, length)) in all.iter().zip(content()) {
         assert!(object["path"].as_str().unwrap().eq_ignore_ascii_case(&path), "{object}");
@@ -91,7 +91,7 @@ async fn ls_lists_and_filters_beside_running_relay() {
         (&["--older-than", "1h"], 0),
         (&["--revision", "261121001", "--content-type", "network-threat"], 1),
     ] {
-        assert_eq!(listed(folder.path(), filter).len(), expected, "{filter:?}");
+        assert_eq!(list_objects(folder.path(), filter).len(), expected, "{filter:?}");
     }
     let table = store("ls", folder.path(), &["--content-type", "liveupdate"]);
     let [head, line, sum] = &table.lines[..] else { panic!("{table:#?}") };
@@ -102,7 +102,7 @@ async fn ls_lists_and_filters_beside_running_relay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_removes_only_selected_objects() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
-    let relay = filled(&manager, folder.path()).await;
+    let relay = start_filled_relay(&manager, folder.path()).await;
     let folder = folder.path();
     let everything = paths(folder, &[]);
     store("purge", folder, &["--path", "**"])
@@ -135,13 +135,13 @@ async fn purge_removes_only_selected_objects() {
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_reports_and_repairs_damage() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
-    let relay = filled(&manager, folder.path()).await;
+    let relay = start_filled_relay(&manager, folder.path()).await;
     let folder = folder.path();
     let sound = store("verify", folder, &[]);
     assert_eq!((sound.status.code(), sound.errors.as_str()), (Some(0), ""), "{sound:#?}");
     assert_eq!(sound.lines, ["verified 5 blobs, 2.94 MiB"]);
 
-    let objects = listed(folder, &[]);
+    let objects = list_objects(folder, &[]);
     let files: Vec<PathBuf> = objects.iter().map(|object| file_of(folder, object)).collect();
     flip_a_bit(&files[0], 2_400_000);
     fs::remove_file(&files[1]).unwrap();
@@ -149,13 +149,13 @@ async fn verify_reports_and_repairs_damage() {
     fs::copy(&files[2], &orphan).unwrap();
     let wrong = |ended: &Ended| {
         assert_eq!(ended.status.code(), Some(1), "{ended:#?}");
-        for (name, what) in [
+        for (name, problem) in [
             (files[0].file_name().unwrap().to_str().unwrap(), "a block's checksum differs; objects: 1"),
             (files[1].file_name().unwrap().to_str().unwrap(), "file is missing; objects: 1"),
             (orphan.file_name().unwrap().to_str().unwrap(), "no row"),
         ] {
-            let lines = ended.errors.lines().filter(|line| line.contains(name) && line.contains(what));
-            assert_eq!(lines.count(), 1, "{what} in {ended:#?}");
+            let lines = ended.errors.lines().filter(|line| line.contains(name) && line.contains(problem));
+            assert_eq!(lines.count(), 1, "{problem} in {ended:#?}");
         }
         assert_eq!(ended.errors.lines().count(), 4, "{ended:#?}");
     };
@@ -192,9 +192,9 @@ async fn verify_reports_and_repairs_damage() {
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_removes_objects_that_no_manager_has() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
-    stop(filled(&manager, folder.path()).await);
+    stop(start_filled_relay(&manager, folder.path()).await);
     let folder = folder.path();
-    let objects = listed(folder, &[]);
+    let objects = list_objects(folder, &[]);
     let files: Vec<PathBuf> = objects.iter().map(|object| file_of(folder, object)).collect();
 
     flip_a_bit(&files[0], 2_400_000);
@@ -217,9 +217,9 @@ async fn verify_removes_objects_that_no_manager_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_keeps_damage_while_no_manager_answers() {
     let (manager, folder, away) = (Manager::start(), tempfile::tempdir().unwrap(), RefusingPort::new());
-    stop(filled(&manager, folder.path()).await);
+    stop(start_filled_relay(&manager, folder.path()).await);
     let folder = folder.path();
-    let damaged = file_of(folder, &listed(folder, &[])[0]);
+    let damaged = file_of(folder, &list_objects(folder, &[])[0]);
     flip_a_bit(&damaged, 2_400_000);
     let down = store("verify", folder, &["--upstream", &away.url()]);
     assert!(down.errors.contains("; not repaired: no upstream is available: "), "{down:#?}");
@@ -236,7 +236,7 @@ async fn verify_keeps_damage_while_no_manager_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_files_are_reported_and_kept() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
-    stop(filled(&manager, folder.path()).await);
+    stop(start_filled_relay(&manager, folder.path()).await);
     let foreign = folder.path().join("blobs/ab/notes.txt");
     fs::write(&foreign, "x").unwrap();
     let ended = store("verify", folder.path(), &[]);

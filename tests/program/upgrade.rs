@@ -1,4 +1,4 @@
-//! A new program takes over from a running one: the sockets stay, what runs finishes, nobody notices.
+//! Upgrades: a new program takes over the sockets of the running one, downloads finish, and no client notices.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,16 +13,16 @@ use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, WireClient, byte
 
 const KIB: usize = 1 << 10;
 
-/// The program in a place of its own, where another can take its place.
-fn installed(folder: &Path) -> PathBuf {
+/// Installs the program in a folder where it can be replaced.
+fn install(folder: &Path) -> PathBuf {
     let program = folder.join("gupd");
     let given = env!("CARGO_BIN_EXE_gupd");
     fs::hard_link(given, &program).or_else(|_| fs::copy(given, &program).map(drop)).unwrap();
     program
 }
 
-/// `command` by that program.
-fn by(program: &Path, command: &Command) -> Command {
+/// Returns `command` run by that program.
+fn with_program(program: &Path, command: &Command) -> Command {
     let mut other = Command::new(program);
     other.args(command.get_args());
     for (name, value) in command.get_envs() {
@@ -34,8 +34,8 @@ fn by(program: &Path, command: &Command) -> Command {
     other
 }
 
-/// Waits until another worker than this one serves, alone.
-async fn replaced(relay: &Relay, old: u32) -> u32 {
+/// Waits until another worker has replaced this one and is the only one.
+async fn wait_for_replacement(relay: &Relay, old: u32) -> u32 {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let worker = wait_for_worker(relay).await;
@@ -59,25 +59,25 @@ async fn upgrade_under_load_fails_no_client() {
         sizes
     };
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
-    let program = installed(folder.path());
+    let program = install(folder.path());
     let catalog = Catalog::publish(&manager, &SIZES);
-    let mut command = by(&program, &guarded(&manager, &folder.path().join("store")));
+    let mut command = with_program(&program, &guarded(&manager, &folder.path().join("store")));
     let mut relay = Relay::start(command.env("GUPD_LOG_ACCESS", "false"));
     let mut load = Load::begin(&relay, catalog, 200);
     let begun = Instant::now();
     for _ in 0..3 {
         let old = wait_for_worker(&relay).await;
         relay.process.signal("USR2");
-        replaced(&relay, old).await;
+        wait_for_replacement(&relay, old).await;
         relay.process.wait_for_log("replacing the guard");
-        load.disturb();
+        load.begin_disturbance();
         load.settle().await;
     }
     let seen = load.end().await;
     println!("three upgrades in {:?}: {seen:?}", begun.elapsed());
     assert!(seen.downloads >= 200, "{seen:?}");
     assert_eq!((seen.broken, seen.redirected), (0, 0), "{seen:?}");
-    // The guard that took the place of the first one knows its workers, and starts others.
+    // The new guard knows its workers and can start others.
     kill(&relay).await;
     wait_for_worker(&relay).await;
     let metrics = relay.metrics().await;
@@ -112,7 +112,7 @@ async fn running_download_is_finished_by_its_worker() {
     gate.open();
     client.read_rest("GET", &mut head).await;
     assert!(head.expect_body() == bytes(1, 3_000_000));
-    replaced(&relay, old).await;
+    wait_for_replacement(&relay, old).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +123,7 @@ async fn two_workers_share_the_wan_limit() {
     manager.put(PAYLOAD, Resource::new(bytes(1, 16 << 20)));
     manager.put(OTHER, Resource::new(bytes(2, 16 << 20)));
     let mut command = guarded(&manager, folder.path());
-    // What is left at the end is for nobody.
+    // Downloads that are still running at the end are dropped.
     command.args(["--wan-limit", "1MiB/s"]).env("GUPD_SERVER_DRAIN_TIMEOUT", "20s");
     let mut relay = Relay::start(&mut command);
     let old = wait_for_worker(&relay).await;
@@ -142,7 +142,7 @@ async fn two_workers_share_the_wan_limit() {
         }
     }
     assert!(is_running(old) && workers(&relay).len() == 2);
-    // Sockets' buffers fill beyond what has passed; then each byte more has had its turn.
+    // Socket buffers fill first; after that each further byte has waited for its turn.
     let sent = |more: u64| {
         let enough = manager.body_bytes() + more;
         while manager.body_bytes() < enough {
@@ -161,14 +161,14 @@ async fn upgrade_to_broken_program_changes_nothing() {
     let [program, token] = ["gupd", "token"].map(|name| folder.path().join(name));
     fs::write(&token, "s3cret\n").unwrap();
     manager.put(PAYLOAD, Resource::new("content"));
-    installed(folder.path());
-    let mut command = by(&program, &guarded(&manager, &folder.path().join("store")));
+    install(folder.path());
+    let mut command = with_program(&program, &guarded(&manager, &folder.path().join("store")));
     let mut relay = Relay::start(command.env("GUPD_SERVER_ADMIN_TOKEN_FILE", &token));
     let old = wait_for_worker(&relay).await;
     let admin = relay.admin;
     let upgrade = || upgrade(admin, Some(&token));
     assert_eq!(upgrade().lines, ["upgrade: the new worker is taking over"]);
-    let new = replaced(&relay, old).await;
+    let new = wait_for_replacement(&relay, old).await;
 
     fs::remove_file(&program).unwrap();
     upgrade().assert_error(1, &["refused", "the old worker keeps serving"]);
@@ -180,13 +180,13 @@ async fn upgrade_to_broken_program_changes_nothing() {
     relay.process.wait_for_log("upgrade failed");
 
     fs::remove_file(&program).unwrap();
-    installed(folder.path());
+    install(folder.path());
     assert!(upgrade().status.success());
-    replaced(&relay, new).await;
+    wait_for_replacement(&relay, new).await;
 }
 
-/// Whether a process ignores writes to whoever is gone, and how many descriptors it has.
-fn kept(pid: u32) -> (bool, usize) {
+/// Returns whether a process ignores SIGPIPE, and its number of descriptors.
+fn process_state(pid: u32) -> (bool, usize) {
     const SIGPIPE: u64 = 1 << 12;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
@@ -197,19 +197,20 @@ fn kept(pid: u32) -> (bool, usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn guard_that_cannot_be_replaced_continues() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
-    let program = installed(folder.path());
-    let mut relay = Relay::start(&mut by(&program, &guarded(&manager, &folder.path().join("store"))));
+    let program = install(folder.path());
+    let mut relay =
+        Relay::start(&mut with_program(&program, &guarded(&manager, &folder.path().join("store"))));
     let (old, guard) = (wait_for_worker(&relay).await, relay.process.id());
-    let before = kept(guard);
-    // It is about to hand over, and does not get to it before the program is gone.
+    let before = process_state(guard);
+    // The stopped worker cannot hand over before the program is renamed.
     signal(old, "STOP");
     relay.process.signal("USR2");
     relay.process.wait_for_log("upgrade: new worker is taking over");
     fs::rename(&program, folder.path().join("away")).unwrap();
     signal(old, "CONT");
     relay.process.wait_for_log("guard could not be replaced; the old one continues");
-    replaced(&relay, old).await;
-    assert_eq!(kept(guard), before);
+    wait_for_replacement(&relay, old).await;
+    assert_eq!(process_state(guard), before);
     let input = fs::read_link(format!("/proc/{guard}/fd/0")).unwrap();
     assert!(!input.starts_with("socket:"), "{input:?}");
 
@@ -226,15 +227,15 @@ async fn signals_during_guard_replacement_are_kept() {
     let mut relay = Relay::start(&mut guarded(&manager, folder.path()));
     let guard = relay.process.id();
     wait_for_worker(&relay).await;
-    let hail = format!("while kill -USR2 {guard} && kill -HUP {guard}; do :; done");
-    let mut hail = Command::new("sh").args(["-c", &hail]).spawn().unwrap();
+    let signal_storm = format!("while kill -USR2 {guard} && kill -HUP {guard}; do :; done");
+    let mut signal_storm = Command::new("sh").args(["-c", &signal_storm]).spawn().unwrap();
     relay.process.wait_for_log("replacing the guard");
     relay
         .process
         .wait_for_line(|line| line.contains("guard started") && line.contains("\"replaced\":true"))
         .unwrap();
-    hail.kill().unwrap();
-    hail.wait().unwrap();
+    signal_storm.kill().unwrap();
+    signal_storm.wait().unwrap();
     wait_for_worker(&relay).await;
     relay.process.signal("USR2");
     relay.process.wait_for_log("replacing the guard");

@@ -1,4 +1,4 @@
-//! Two managers over lines that break, stall and come back: whoever asks ends with the right bytes or an error, in time.
+//! Two managers over lines that break, stall and recover: each client gets the right bytes or an error, in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::site::{End, Site};
 const PATH: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/full.zip";
 const NAMES: [&str; 2] = ["one", "two"];
 
-/// After this time nothing breaks any more.
+/// No fault occurs after this time.
 const STORM: Duration = Duration::from_secs(60);
 
-/// By then whoever asked has an end: the storm, and each upstream silent for as many times as it is asked.
+/// Deadline of all requests: the storm, and an idle timeout for each attempt at each upstream.
 const PATIENCE: Duration = Duration::from_secs(1_800);
 
-/// A machine changes its state a few times, and is up in the end.
+/// Changes the state of a machine several times, and leaves it up.
 async fn storm(net: Net, name: &'static str, mut random: Random) {
     let begin = Instant::now();
     loop {
@@ -36,7 +36,7 @@ async fn storm(net: Net, name: &'static str, mut random: Random) {
     }
 }
 
-/// What became of those who asked managers with the same content, or with contents of their own.
+/// Runs one seed and returns the clients' results. The managers have the same content, or different contents.
 async fn play(seed: u64, same: bool) -> Vec<End> {
     let mut random = Random::new(seed);
     let length = 200_000 + random.below(1_000_000) as usize;
@@ -64,7 +64,7 @@ async fn play(seed: u64, same: bool) -> Vec<End> {
         });
     }
     let mut ends = clients.join_all().await;
-    // When all is well again, so is the relay.
+    // The relay works again after the faults.
     sleep(STORM).await;
     let end = timeout(PATIENCE, site.get(PATH)).await.unwrap();
     assert!(matches!(end, End::Whole(_)), "seed {seed}: {end:?} in fair weather");
@@ -81,7 +81,7 @@ async fn play(seed: u64, same: bool) -> Vec<End> {
     }
     site.fills.wait_until_idle().await;
     assert_eq!(site.metrics.fills.running.get(), 0);
-    // Twice as long as idle connections are kept, at which they are looked for.
+    // Twice the keep-alive time, after which idle connections are closed.
     sleep(Duration::from_secs(120)).await;
     assert_eq!(net.open(), 0, "seed {seed}: a connection leaked");
     ends
@@ -93,7 +93,7 @@ async fn random_faults_end_in_content_or_error_in_time() {
     for seed in 0..8 {
         whole += play(seed, true).await.iter().filter(|end| matches!(end, End::Whole(_))).count();
     }
-    assert!(whole > 28, "only {whole} of 56 came to their end");
+    assert!(whole > 28, "only {whole} of 56 requests succeeded");
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,7 +118,7 @@ async fn refusing_manager_costs_a_second_silent_one_idle_timeout() {
             net.set("one", state);
         };
         let (End::Whole(bytes), ()) = tokio::join!(site.get(PATH), gone) else {
-            panic!("{state:?}: it broke")
+            panic!("{state:?}: the transfer broke off")
         };
         assert!(bytes == content);
         let took = begin.elapsed();

@@ -1,5 +1,5 @@
-//! Fills over a network in memory and in paused time: every connection, byte and break is the test's. A seed repeats its
-//! run, except for the store, whose disk is real, and the time that it takes.
+//! Fills over a network in memory and in paused time: the test controls each connection, byte and break. A seed
+//! repeats its run, except for the store, whose disk is real, and the time that it takes.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by a panic")]
 
@@ -12,7 +12,7 @@ mod network;
 mod revisions;
 mod site;
 
-/// An origin that has `content` under every path.
+/// An origin that serves `content` under every path.
 pub(crate) fn origin(content: &[u8], tag: &str) -> gupd_site::OriginServer {
     let resource = gupd_site::Resource::tagged(content, &format!("\"{tag}\""));
     gupd_site::OriginServer::computed(move |_| Some(resource.clone()))

@@ -1,4 +1,4 @@
-//! A manager that moves: its name leads elsewhere, and the connections that there are do not tell.
+//! A manager that moves to another address: DNS changes, while open connections stay with the old machine.
 
 use std::time::Duration;
 
@@ -15,12 +15,14 @@ async fn moved_manager_is_found_within_minutes_under_load() {
     net.put("manager", &old);
     let site = Site::new(&net, &["manager"]);
     let begin = Instant::now();
-    let mut asked = 0;
+    let mut requests = 0;
     let at_new = loop {
-        asked += 1;
-        let End::Whole(_) = site.get(&format!("/content/{asked}")).await else { panic!("it broke") };
-        if asked == 1 {
-            // The old machine goes on serving whoever is connected.
+        requests += 1;
+        let End::Whole(_) = site.get(&format!("/content/{requests}")).await else {
+            panic!("the transfer broke off")
+        };
+        if requests == 1 {
+            // The old machine continues to serve its open connections.
             net.put("manager", &new);
         }
         if new.total_requests() > 0 {
@@ -29,5 +31,5 @@ async fn moved_manager_is_found_within_minutes_under_load() {
         sleep(Duration::from_secs(1)).await;
     };
     assert!((250..=310).contains(&at_new.as_secs()), "{at_new:?}");
-    assert_eq!((old.total_requests(), net.made()), (asked - 1, 2), "until then one connection was kept");
+    assert_eq!((old.total_requests(), net.made()), (requests - 1, 2), "one connection was kept until then");
 }

@@ -1,4 +1,4 @@
-//! A network in memory: machines by name, and the lines between them and the relay. A connection has a speed of its own,
+//! A network in memory: machines by name, and the lines between them and the relay. Each connection has its own speed,
 //! and some break.
 
 use std::collections::HashMap;
@@ -25,10 +25,10 @@ pub(crate) struct Weather {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Net(Arc<Shared>);
+pub(crate) struct Net(Arc<NetState>);
 
 #[derive(Debug)]
-struct Shared {
+struct NetState {
     machines: Mutex<HashMap<String, (LinkSwitch, OriginServer)>>,
     random: Mutex<Random>,
     weather: Weather,
@@ -38,7 +38,7 @@ struct Shared {
 
 impl Net {
     pub(crate) fn new(seed: u64, weather: Weather) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(NetState {
             machines: Mutex::default(),
             random: Mutex::new(Random::new(seed)),
             weather,
@@ -47,7 +47,7 @@ impl Net {
         }))
     }
 
-    /// Has a name lead to this origin from now on. Open connections stay where they lead.
+    /// Resolves `name` to this origin from now on. Open connections stay with their origin.
     pub(crate) fn put(&self, name: &str, origin: &OriginServer) {
         self.0.machines.lock().unwrap().entry(name.to_owned()).or_default().1 = origin.clone();
     }
@@ -56,18 +56,18 @@ impl Net {
         self.0.machines.lock().unwrap()[name].0.set(state);
     }
 
-    /// Connections now.
+    /// Number of open connections.
     pub(crate) fn open(&self) -> usize {
         self.0.open.load(Ordering::SeqCst)
     }
 
-    /// Connections so far.
+    /// Number of connections so far.
     pub(crate) fn made(&self) -> usize {
         self.0.made.load(Ordering::SeqCst)
     }
 
-    /// The bytes that a connection lives for, and the time of a piece on it.
-    fn fate(&self) -> (u64, Duration) {
+    /// Draws the lifetime of a connection in bytes, and the time of a piece on it.
+    fn draw_lifetime(&self) -> (u64, Duration) {
         let Weather { often, bytes, delay } = self.0.weather;
         let mut random = self.0.random.lock().unwrap();
         let life = if often > 0 && random.below(often) == 0 { random.below(bytes) } else { u64::MAX };
@@ -81,7 +81,7 @@ impl Network for Net {
         let (switch, origin) = self.0.machines.lock().unwrap()[to.host().unwrap()].clone();
         let net = self.clone();
         Box::pin(async move {
-            let (life, delay) = net.fate();
+            let (life, delay) = net.draw_lifetime();
             sleep(delay).await;
             if switch.wait_while_silent().await == Reachability::Refusing {
                 return Err(io::ErrorKind::ConnectionRefused.into());

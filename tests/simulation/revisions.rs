@@ -1,5 +1,5 @@
-//! Managers that publish at any moment, also in the middle of a collect, and lines and managers that fail: whatever a
-//! client sees, some manager has had it all at one moment.
+//! Managers that publish at any moment, also during a collection, over lines that fail. Each revision that clients see
+//! is consistent: one manager had all of it at one moment.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,24 +20,24 @@ const NAMES: [&str; 3] = ["one", "two", "three"];
 const CATALOGS: u64 = 8;
 const ROUNDS: usize = 12;
 
-/// Which versions of which manager have these bytes.
+/// Manager and range of versions in which each blob occurs.
 type Meanings = Arc<Mutex<HashMap<BlobId, (&'static str, Range<u64>)>>>;
 
-/// Of each version only some files are new, as on a manager; it never publishes the same bytes again.
+/// A manager. Each version changes some files, and no bytes are published twice.
 struct Publisher {
     name: &'static str,
-    /// Validates by dates alone.
+    /// Responses have a `Last-Modified` and no `ETag`.
     is_dated: bool,
-    /// One request in so many finds a new version.
+    /// One in so many requests publishes a new version.
     often: u64,
-    /// One in so many fails.
+    /// One in so many requests fails.
     fails: u64,
     now: Mutex<(u64, Random)>,
     meanings: Meanings,
 }
 
 impl Publisher {
-    /// Which versions have the file that this one has.
+    /// Returns the range of versions in which the file is the same as in `version`.
     fn versions(path: &str, version: u64) -> Range<u64> {
         let is_new = |version: &u64| {
             let digest = Sha256::digest(format!("{path} {version}"));
@@ -65,7 +65,7 @@ impl Publisher {
         if !self.is_dated {
             return Resource::tagged(body, &format!("\"{}-{since}\"", self.name)).undated();
         }
-        // Files keep their dates wherever they are copied to.
+        // File dates are the same on each manager.
         let modified = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000 + since);
         Resource::new(body)
             .without("ETag")
@@ -74,7 +74,7 @@ impl Publisher {
     }
 }
 
-/// Some manager has had all of it at one moment.
+/// Asserts that one manager had all catalogs of the revision at one moment.
 fn check(seed: u64, revision: &Revision, meanings: &Meanings) {
     let meanings = meanings.lock().unwrap();
     let (mut manager, mut versions) = (None, 0..u64::MAX);
@@ -91,7 +91,7 @@ fn check(seed: u64, revision: &Revision, meanings: &Meanings) {
     assert!(!versions.is_empty(), "seed {seed}: a mixture of versions: {revision:#?}");
 }
 
-/// How many revisions there were in the end.
+/// Runs one seed and returns the number of revisions.
 async fn play(seed: u64) -> u64 {
     let mut random = Random::new(seed);
     let meanings = Meanings::default();

@@ -1,4 +1,4 @@
-//! A relay's fills and store, as its requests use them, before managers of a simulated network.
+//! A relay's fills and store, used as its requests use them, with upstreams in a simulated network.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,14 +20,14 @@ use tokio::time::sleep;
 
 use crate::network::Net;
 
-/// What a response is held back for, as for clients.
+/// Bytes that a fill must have before a response starts, as for clients.
 const HOLD_BACK: u64 = 64 << 10;
 
-/// Between two moves of the wall clock.
+/// Interval of the wall clock's steps.
 const TICK: Duration = Duration::from_secs(2);
 
-/// What that takes of real time at least: the store's index has a thread of its own, which the runtime does not wait for
-/// before it lets time go by, and hours would while a row is written.
+/// Shortest real time of a step. The store's index has a thread of its own, which the paused runtime does not wait
+/// for; without this, hours would pass while a row is written.
 const REAL_TICK: Duration = Duration::from_millis(1);
 
 pub(crate) struct Site {
@@ -39,7 +39,7 @@ pub(crate) struct Site {
     _folder: TempDir,
 }
 
-/// What somebody who asked for everything has at the end.
+/// The result of a request for a whole object.
 #[derive(Debug)]
 pub(crate) enum End {
     Whole(Vec<u8>),
@@ -87,9 +87,9 @@ impl Site {
         Self { upstreams, fills, metrics, store, policy, _folder: folder }
     }
 
-    /// Asks for everything of a path, as a client's request does, and reads it to its end.
+    /// Requests an object as a client does, and reads it to its end.
     pub(crate) async fn get(&self, path: &str) -> End {
-        // As often as a request looks again.
+        // A request looks up its object again as many times.
         for _ in 0..4 {
             let fill = match self.fills.join(self.wanted(path), &self.upstreams) {
                 Joined::Started(fill, _) | Joined::Following(fill) => fill,
@@ -124,7 +124,7 @@ impl Site {
                 FillResponse::Unshared(why) => return End::Refused(why.as_str().to_owned()),
             }
         }
-        End::Refused("it never settled".to_owned())
+        End::Refused("the object changed on each attempt".to_owned())
     }
 
     fn wanted(&self, path: &str) -> FillRequest {

@@ -1,5 +1,5 @@
-//! A relay's refresh, with all that it stands on, and no client but those that wait for a catalog: what it publishes is
-//! looked at as clients would see it.
+//! A relay's refresh and everything below it, without HTTP clients. Tests inspect the published revisions as clients
+//! would see them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -39,12 +39,12 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Asks these, over the system's network.
+    /// Starts a collector of these upstreams over the system's network.
     pub async fn asking(upstreams: &[&str], change: impl FnOnce(&mut Config)) -> Self {
         Self::new(upstreams, None, change).await
     }
 
-    /// The same over another network.
+    /// Starts a collector over another network.
     pub async fn over(network: Arc<dyn Network>, upstreams: &[&str]) -> Self {
         Self::new(upstreams, Some(network), |_| {}).await
     }
@@ -109,7 +109,7 @@ impl Collector {
         Self { proxy, cache, rollouts, refresher, metrics, store, clock, tasks, folder }
     }
 
-    /// Ends the refresh task: from here on only requests cause work.
+    /// Stops the refresh task: from here on only requests cause fetches.
     pub fn stop_refresh(&self) {
         self.tasks.last().unwrap().abort();
     }
@@ -118,7 +118,7 @@ impl Collector {
         self.refresher.refresh().await.unwrap()
     }
 
-    /// A client asks for a catalog that no revision has.
+    /// Waits for a catalog that no revision has, as a client's request does.
     pub async fn wants(&self, path: &str) -> PendingOutcome {
         self.proxy.background().pending_catalogs().wait_for(&key(path)).await
     }
@@ -127,13 +127,13 @@ impl Collector {
         self.rollouts.view().as_ref().unwrap().clone()
     }
 
-    /// What a client sees.
+    /// The revision that is visible to a client.
     pub fn view(&self) -> Arc<Revision> {
         let views = self.views();
         views.visible_revision("default", IpAddr::from([10, 0, 0, 1]), self.clock.now()).unwrap().clone()
     }
 
-    /// The newest revision's number, and its catalogs' bytes, by path.
+    /// Number of the newest revision, and the blobs of its catalogs by path.
     pub fn newest(&self) -> (u64, BTreeMap<String, Option<BlobId>>) {
         let newest = self.views().newest().unwrap().clone();
         let path = |key: &str| key.split_once(" ").unwrap().1.to_owned();
@@ -141,7 +141,7 @@ impl Collector {
         (newest.number.get(), catalogs.collect())
     }
 
-    /// The upstream and the length of what is stored of each catalog of a revision.
+    /// Returns upstream and length of the stored version of each catalog of a revision.
     pub async fn stored(&self, revision: &Revision) -> Vec<(Arc<str>, u64)> {
         let mut stored = Vec::new();
         for (key, catalog) in &revision.catalogs {

@@ -1,5 +1,5 @@
-//! TLS in front of a manager, and certificates for it: what a client of the manager meets is this, what the manager sees
-//! is plain. Ends with the runtime of its test.
+//! TLS in front of a manager, and its certificates. The manager behind it sees plain connections. Ends with the
+//! runtime of its test.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -32,14 +32,14 @@ pub struct Identity {
 }
 
 impl Front {
-    /// Shows `identity` to everyone, and passes what they send on to `behind`.
+    /// Starts a TLS server with `identity` that passes connections on to `behind`.
     pub async fn start(behind: SocketAddr, identity: Identity) -> Self {
         let config = ServerConfig::builder().with_no_client_auth();
         Self::with(behind, config.with_cert_resolver(Arc::new(identity.unchecked()))).await
     }
 
-    /// The same for those who show a certificate of `clients` only.
-    pub async fn for_clients_of(behind: SocketAddr, identity: Identity, clients: &Authority) -> Self {
+    /// Starts the same server, which requires a client certificate issued by `clients`.
+    pub async fn start_with_client_auth(behind: SocketAddr, identity: Identity, clients: &Authority) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(clients.certificate()).unwrap();
         let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
@@ -71,12 +71,12 @@ impl Front {
         self.address
     }
 
-    /// By a name that `Identity::of` may have.
+    /// URL with an address that an issued certificate may name.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.address.port())
     }
 
-    /// Handshakes that came to their end.
+    /// Number of completed handshakes.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
@@ -97,7 +97,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// A certificate for this name or address, good now.
+    /// Issues a certificate for this name or address that is valid now.
     pub fn issue(&self, name: &str) -> Identity {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([name.to_owned()]).unwrap();
@@ -106,7 +106,7 @@ impl Authority {
 }
 
 impl Identity {
-    /// As managers make them: self-signed, by any name, and this one no longer good.
+    /// A certificate as managers make them: self-signed, for another name, and expired.
     pub fn self_signed() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["another-name".to_owned()]).unwrap();
@@ -114,7 +114,7 @@ impl Identity {
         Self { certificate: params.self_signed(&key).unwrap().der().clone(), key }
     }
 
-    /// The certificate of another, without its key.
+    /// Another server's certificate, without its key.
     pub fn stolen(certificate: CertificateDer<'static>) -> Self {
         Self { certificate, key: KeyPair::generate().unwrap() }
     }
@@ -131,18 +131,18 @@ impl Identity {
         (cert, key)
     }
 
-    /// rustls would refuse a key that does not fit when it is asked to show a certificate.
-    fn unchecked(self) -> Shown {
+    /// Skips the check of rustls that the key fits the certificate.
+    fn unchecked(self) -> UncheckedCertificate {
         let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
         let key = ring::sign::any_supported_type(&key).unwrap();
-        Shown(Arc::new(CertifiedKey::new(vec![self.certificate], key)))
+        UncheckedCertificate(Arc::new(CertifiedKey::new(vec![self.certificate], key)))
     }
 }
 
 #[derive(Debug)]
-struct Shown(Arc<CertifiedKey>);
+struct UncheckedCertificate(Arc<CertifiedKey>);
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for UncheckedCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.clone())
     }

@@ -1,5 +1,5 @@
-//! Test bed of the behaviour tests: a simulated manager, a client that sees the bytes on the wire, and a relay between the
-//! two. All sockets are real ones on loopback, and no test sleeps to wait for an event.
+//! Test bed of the behaviour tests: a simulated manager, a client that shows the bytes on the wire, and a relay
+//! between them. All sockets are real ones on loopback, and no test sleeps to wait for an event.
 
 pub mod collector;
 pub mod front;
@@ -12,5 +12,5 @@ pub use gupd_site::{
 pub use front::{Authority, Front, Identity};
 pub use site::Site;
 
-/// A content path that is immutable by name.
+/// A path whose content is immutable.
 pub const PAYLOAD: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/full.zip";

@@ -1,4 +1,4 @@
-//! A site: a manager, a relay in front of it with a store of its own, and a clock that only the test moves.
+//! A test site: a manager, a relay in front of it with its own store, and a clock that only the test moves.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,12 +24,12 @@ impl Site {
         Self::with_config(|_| {})
     }
 
-    /// A site whose relay's configuration differs from the default one.
+    /// A site whose relay has a changed configuration.
     pub fn with_config(change: impl FnOnce(&mut Config)) -> Self {
         Self::for_manager(Manager::start(), change)
     }
 
-    /// A site behind this manager.
+    /// A site with this manager.
     pub fn for_manager(manager: Manager, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::for_upstreams(&[&manager.url()]).unwrap();
@@ -40,30 +40,30 @@ impl Site {
         config.server.drain_timeout = Duration::from_secs(10);
         config.store.dir = folder.path().to_owned();
         config.store.min_free = 0;
-        // Nothing is asked for but what a test asks for.
+        // No request goes upstream except those that a test causes.
         config.refresh.schedule = Recurrence::Off;
         config.prefetch.learned = false;
         config.health.interval = None;
         change(&mut config);
         let clock = Clock::manual(Clock::system().now());
-        manager.date_by(read_clock(&clock));
+        manager.set_clock(read_clock(&clock));
         let relay = Some(Relay::start(config.clone(), clock.clone()).unwrap());
         Self { manager, clock, config, relay, folder }
     }
 
-    /// A site whose relay asks these, in this order; its own manager has nothing.
+    /// A site whose relay has these upstreams, in this order. Its own manager gets no requests.
     pub fn with_upstreams(upstreams: &[SocketAddr]) -> Self {
         Self::with_config(|config| use_upstreams(config, upstreams))
     }
 
-    /// Has the relay ask these from now on.
+    /// Reloads the relay with these upstreams.
     pub fn set_upstreams(&mut self, upstreams: &[SocketAddr]) {
         use_upstreams(&mut self.config, upstreams);
         let config = self.config.clone();
         self.relay_mut().reload(config).unwrap();
     }
 
-    /// Makes these its peers.
+    /// Reloads the relay with these peers.
     pub fn set_peers(&mut self, peers: &[SocketAddr]) {
         let peer = |address: &SocketAddr| PeerSettings {
             name: address.to_string(),
@@ -91,7 +91,7 @@ impl Site {
         self.folder.path()
     }
 
-    /// Stops the relay, in a blocking manner, as SIGTERM does.
+    /// Stops the relay as SIGTERM does, and blocks until it has ended.
     pub fn stop(&mut self) {
         if let Some(relay) = self.relay.take() {
             tokio::task::block_in_place(|| relay.stop());
@@ -111,20 +111,20 @@ impl Site {
         request.send(self.address()).await
     }
 
-    /// A metric's value by its name with labels, as it stands in the exposition; 0 if it is not there.
+    /// Value of a metric by its name with labels, as in the exposition; 0 if it does not exist.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = String::from_utf8(get(self.relay().admin(), "/metrics").await.expect_body()).unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().unwrap())
     }
 
-    /// Bytes of bodies that came from the manager.
+    /// Body bytes received from the manager.
     pub async fn upstream_bytes(&self) -> f64 {
         self.metric(&format!("gupd_upstream_received_bytes_total{{upstream=\"{}\"}}", self.manager.address()))
             .await
     }
 
-    /// Asks until a metric has this value: what is counted when a connection ends is counted behind its last byte.
+    /// Waits until a metric has this value. Events at the end of a connection are counted after its last byte.
     pub async fn wait_for_metric(&self, name: &str, value: f64) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -132,11 +132,11 @@ impl Site {
             if is == value {
                 return;
             }
-            assert!(Instant::now() < deadline, "{name} is not {value} but {is}");
+            assert!(Instant::now() < deadline, "{name} is {is}, expected {value}");
         }
     }
 
-    /// Asks until a counter has come to this value.
+    /// Waits until a counter has reached this value.
     pub async fn wait_for_metric_at_least(&self, name: &str, value: f64) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -144,25 +144,25 @@ impl Site {
             if is >= value {
                 return;
             }
-            assert!(Instant::now() < deadline, "{name} has not come to {value} but to {is}");
+            assert!(Instant::now() < deadline, "{name} is {is}, expected at least {value}");
         }
     }
 
-    /// Waits until no fill runs: what clients got is stored then.
+    /// Waits until no fill runs: responses that clients received are then stored.
     pub async fn wait_for_fills(&self) {
         self.wait_for_metric("gupd_fills_running", 0.0).await;
     }
 
-    /// Asks until a new version is stored.
+    /// Sends requests until a new version is stored.
     pub async fn wait_until_stored_as(&self, target: &str, body: &[u8]) {
         let deadline = Instant::now() + PATIENCE;
         while self.get(target).await.expect_body() != body {
-            assert!(Instant::now() < deadline, "{target} was never stored anew");
+            assert!(Instant::now() < deadline, "the new version of {target} was never stored");
         }
         self.wait_for_fills().await;
     }
 
-    /// Asks until the answer is no longer part of a fill: what was just filled is committed behind its last byte.
+    /// Sends requests until the response is a hit: an object is committed after the last byte of its fill.
     pub async fn wait_until_stored(&self, target: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.get(target).await.cache_status().starts_with("gupd; hit") {
@@ -179,7 +179,7 @@ fn use_upstreams(config: &mut Config, upstreams: &[SocketAddr]) {
     (config.upstreams, config.routes) = (asked.upstreams, asked.routes);
 }
 
-/// The time of a relay's clock, for a manager.
+/// Returns a function that reads a relay's clock, for the `Date` of a manager.
 pub fn read_clock(clock: &Clock) -> impl Fn() -> SystemTime + Send + 'static {
     let clock = clock.clone();
     move || UNIX_EPOCH + Duration::from_millis(clock.now().cast_unsigned())

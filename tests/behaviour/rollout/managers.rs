@@ -29,7 +29,7 @@ impl Two {
             second.url()
         );
         let site = site_behind(first, &text);
-        second.date_by(read_clock(&site.clock));
+        second.set_clock(read_clock(&site.clock));
         assert_eq!(all(&site).await, [1, 11, 1]);
         Self { site, second }
     }

@@ -1,4 +1,4 @@
-//! The relay's processes from outside: which one serves, what it holds open, how much memory it has.
+//! The relay's worker process seen from outside: sockets, open files and memory.
 
 use std::fs;
 use std::time::Instant;
@@ -7,43 +7,43 @@ use tokio::time::sleep;
 
 use crate::process::{PATIENCE, Process};
 
-/// A guard whose workers are watched.
-pub(crate) struct Watched {
+/// A guard whose worker is observed.
+pub(crate) struct WorkerProbe {
     guard: u32,
 }
 
-/// What the worker held at one moment.
+/// Resources of the worker at one moment.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Held {
+pub(crate) struct WorkerResources {
     pub(crate) sockets: usize,
-    /// Files of the store that are not complete.
+    /// Files new the store that are not complete.
     pub(crate) half_written: usize,
-    /// Bytes of resident memory.
+    /// Bytes new resident memory.
     pub(crate) resident: u64,
 }
 
-impl Watched {
-    pub(crate) fn of(guard: &Process) -> Self {
+impl WorkerProbe {
+    pub(crate) fn new(guard: &Process) -> Self {
         Self { guard: guard.id() }
     }
 
-    /// The youngest worker, if there is one now.
+    /// The youngest worker, if one runs.
     fn worker(&self) -> Option<u32> {
         let guard = self.guard;
         let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).ok()?;
         children.split_whitespace().filter_map(|pid| pid.parse().ok()).max()
     }
 
-    /// As a crash would end it; nothing if none runs just now.
+    /// Kills the worker, if one runs.
     pub(crate) fn kill_worker(&self) {
         let pid = self.worker().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
         if let Some(pid) = pid {
-            // It may have ended a moment ago.
+            // The process may have exited in between.
             let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
 
-    pub(crate) fn now(&self) -> Held {
+    pub(crate) fn now(&self) -> WorkerResources {
         let worker = self.worker().expect("no worker runs");
         let open: Vec<_> = fs::read_dir(format!("/proc/{worker}/fd"))
             .unwrap()
@@ -53,22 +53,22 @@ impl Watched {
         let count = |is: &dyn Fn(&str) -> bool| open.iter().filter(|target| is(target)).count();
         let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        Held {
+        WorkerResources {
             sockets: count(&|target| target.starts_with("socket:")),
             half_written: count(&|target| target.contains("/partial/") && !target.ends_with(" (deleted)")),
             resident: resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10,
         }
     }
 
-    /// Waits until what is held is as it should be when nobody asks for anything.
-    pub(crate) async fn settled(&self, is_well: impl Fn(Held) -> bool) -> Held {
+    /// Waits until the worker's resources satisfy `is_idle`.
+    pub(crate) async fn wait_until_idle(&self, is_idle: impl Fn(WorkerResources) -> bool) -> WorkerResources {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let now = self.now();
-            if is_well(now) && now.half_written == 0 {
+            if is_idle(now) && now.half_written == 0 {
                 return now;
             }
-            assert!(Instant::now() < deadline, "it still holds {now:?}");
+            assert!(Instant::now() < deadline, "the worker still holds {now:?}");
             sleep(std::time::Duration::from_millis(100)).await;
         }
     }
