@@ -271,8 +271,8 @@ impl ContentSource {
     fn present(&self, range: Range<u64>) -> u64 {
         match self {
             Self::Stored { .. } => 0,
-            Self::Arriving { flow, collapsed: true, .. } => flow.present(range),
-            Self::Arriving { flow, .. } => flow.left.as_ref().map_or(0, |left| left.bytes_within(range)),
+            Self::Arriving { flow, collapsed: true, .. } => flow.available_bytes(range),
+            Self::Arriving { flow, .. } => flow.leftover.as_ref().map_or(0, |left| left.bytes_within(range)),
         }
     }
 

@@ -132,7 +132,7 @@ impl RefreshWorker {
             }
         }
         if prefetch.learned {
-            let listed = self.background.fills().digests().listed();
+            let listed = self.background.fills().digests().listed_keys();
             let listed = predictors.listing.predict(listed.iter().map(|key| key.as_str()));
             let predicted = predictors.revisions.predict().into_iter().chain(listed);
             keys.extend(predicted.filter(|key| self.background.is_payload_key(key)).map(ObjectKey::from));

@@ -72,7 +72,7 @@ pub fn is_catalog(key: &str) -> bool {
 ///
 /// # Errors
 /// When it is not to be believed; then nothing of it is.
-pub fn read(catalog: &[u8]) -> Result<Vec<ListedFile>, CatalogError> {
+pub fn parse(catalog: &[u8]) -> Result<Vec<ListedFile>, CatalogError> {
     let length = catalog.len() as u64;
     if length > MAX_CATALOG {
         return Err(CatalogError::TooLarge(length));
@@ -95,7 +95,7 @@ pub fn read(catalog: &[u8]) -> Result<Vec<ListedFile>, CatalogError> {
         if text.len() as u64 > MAX_LIST {
             return Err(CatalogError::Inflates);
         }
-        read_list(&String::from_utf8_lossy(&text), &mut listed)?;
+        parse_list(&String::from_utf8_lossy(&text), &mut listed)?;
     }
     listed.retain(|(name, _)| !names.contains(name));
     Ok(listed)
@@ -103,19 +103,19 @@ pub fn read(catalog: &[u8]) -> Result<Vec<ListedFile>, CatalogError> {
 
 /// The key of the payload of this name beside a catalog, which is one for all upstreams; `None` if no such name can be
 /// one.
-pub fn sibling(catalog: &str, name: &str) -> Option<String> {
+pub fn payload_key(catalog: &str, name: &str) -> Option<String> {
     let key::KeyParts { route, target, .. } = key::split_key(catalog);
     let path = target.split('?').next().unwrap_or(target);
     let folder = &path[..=path.rfind('/')?];
-    let spelled = key::normalize(&format!("{folder}{}", escaped(name)), None).ok()?;
+    let spelled = key::normalize(&format!("{folder}{}", escape(name)), None).ok()?;
     Some(spelled.key(route, None))
 }
 
-fn read_list(text: &str, listed: &mut Vec<ListedFile>) -> Result<(), CatalogError> {
+fn parse_list(text: &str, listed: &mut Vec<ListedFile>) -> Result<(), CatalogError> {
     let mut file = None;
     for line in text.lines().map(str::trim) {
         if let Some(section) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            file = section.strip_prefix("File-").filter(|name| is_name(name));
+            file = section.strip_prefix("File-").filter(|name| is_file_name(name));
         } else if let (Some(name), Some((field, value))) = (file, line.split_once('='))
             && field.trim_end().eq_ignore_ascii_case("SHA256")
             && let Ok(blob) = value.trim_start().to_ascii_lowercase().parse()
@@ -130,12 +130,12 @@ fn read_list(text: &str, listed: &mut Vec<ListedFile>) -> Result<(), CatalogErro
 }
 
 /// A name that can only be beside the catalog.
-fn is_name(name: &str) -> bool {
+fn is_file_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && !name.contains(['/', '\\'])
 }
 
 /// As a client has to write it in a path: what may stand in a segment (RFC 3986 §3.3) as it is.
-fn escaped(name: &str) -> String {
+fn escape(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@{}".contains(&byte) {
@@ -180,9 +180,9 @@ mod tests {
             "SHA256=cccc\r\n[File-d.7z]\r\nSHA256=short\r\n[File-]\r\n".to_owned(),
         ];
         let bytes = archive(&[("liveupdt.tri", b"tri"), ("V.GRD", list.concat().as_bytes()), ("v.sig", b"")]);
-        let listed = read(&bytes).unwrap();
+        let listed = parse(&bytes).unwrap();
         assert_eq!(listed, [("1369163480jtun_a.zip".to_owned(), BlobId::from([0xaa; 32]))]);
-        assert_eq!(read(&archive(&[("liveupdt.tri", b"tri")])).unwrap(), []);
+        assert_eq!(parse(&archive(&[("liveupdt.tri", b"tri")])).unwrap(), []);
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
             ("all /livetri.zip", "..", None),
             ("all", "a", None),
         ] {
-            assert_eq!(sibling(catalog, name).as_deref(), expected, "{catalog} {name}");
+            assert_eq!(payload_key(catalog, name).as_deref(), expected, "{catalog} {name}");
         }
         for (key, expected) in [
             ("all /a_LiveTri.zip?x", true),
@@ -210,25 +210,25 @@ mod tests {
     fn a_bomb_of_any_kind_is_refused() {
         let bomb = archive(&[("v.grd", &vec![b'a'; 64 << 20])]);
         assert!(bomb.len() < 100_000, "it has {} bytes", bomb.len());
-        assert!(matches!(read(&bomb), Err(CatalogError::Inflates)));
+        assert!(matches!(parse(&bomb), Err(CatalogError::Inflates)));
         let many: Vec<_> = (0..=MAX_MEMBERS).map(|member| member.to_string()).collect();
         let many: Vec<_> = many.iter().map(|name| (&**name, &b""[..])).collect();
-        assert!(matches!(read(&archive(&many)), Err(CatalogError::Members)));
+        assert!(matches!(parse(&archive(&many)), Err(CatalogError::Members)));
         let lists: Vec<_> = (0..=MAX_LISTS).map(|list| format!("{list}.grd")).collect();
         let lists: Vec<_> = lists.iter().map(|name| (&**name, &b""[..])).collect();
-        assert!(matches!(read(&archive(&lists)), Err(CatalogError::Lists)));
+        assert!(matches!(parse(&archive(&lists)), Err(CatalogError::Lists)));
         let long: String = (0..=MAX_LISTED).map(|file| section(&file.to_string(), 'a')).collect();
-        assert!(matches!(read(&archive(&[("v.grd", long.as_bytes())])), Err(CatalogError::Listed)));
-        assert!(matches!(read(&vec![0; MAX_CATALOG as usize + 1]), Err(CatalogError::TooLarge(_))));
+        assert!(matches!(parse(&archive(&[("v.grd", long.as_bytes())])), Err(CatalogError::Listed)));
+        assert!(matches!(parse(&vec![0; MAX_CATALOG as usize + 1]), Err(CatalogError::TooLarge(_))));
         // One within another is a file like any other.
-        assert_eq!(read(&archive(&[("v.zip", &bomb)])).unwrap(), []);
+        assert_eq!(parse(&archive(&[("v.zip", &bomb)])).unwrap(), []);
     }
 
     #[test]
     fn a_catalog_cut_off_anywhere_is_refused() {
         let whole = archive(&[("v.grd", section("a.zip", 'a').as_bytes())]);
         for cut in 0..whole.len() {
-            assert!(read(&whole[..cut]).is_err(), "{cut} of {} bytes", whole.len());
+            assert!(parse(&whole[..cut]).is_err(), "{cut} of {} bytes", whole.len());
         }
     }
 
@@ -238,7 +238,7 @@ mod tests {
             let mut bytes = archive(&[("v.grd", section("a.zip", 'a').as_bytes())]);
             let at = at.index(bytes.len());
             bytes[at] = to;
-            if let Ok(listed) = read(&bytes) {
+            if let Ok(listed) = parse(&bytes) {
                 prop_assert!(listed.len() <= 1);
             }
         }

@@ -5,7 +5,7 @@
 use sha2::Digest as _;
 
 use super::CompleteContent;
-use super::field::{Announced, Announcer, Digest};
+use super::field::{AnnouncedDigest, Announcer, Digest};
 use gupd_http::UnstorableReason;
 use gupd_store::{BLOCK, ReadError, Store};
 
@@ -18,7 +18,7 @@ const HELD_BACK: u64 = BLOCK;
 #[derive(Clone, Debug, Default)]
 pub struct Expectation {
     // All by one algorithm.
-    announced: Vec<Announced>,
+    announced: Vec<AnnouncedDigest>,
     doubted: bool,
     catalog: bool,
 }
@@ -37,7 +37,7 @@ pub struct Mismatch {
 impl Expectation {
     /// Of everything announced about one response, what decides. `doubted` if the same content was not what it should
     /// be before; `catalog` if it says itself what other content should be.
-    pub(super) fn new(mut announced: Vec<Announced>, doubted: bool, catalog: bool) -> Self {
+    pub(super) fn new(mut announced: Vec<AnnouncedDigest>, doubted: bool, catalog: bool) -> Self {
         let decides = ["sha-256", "sha-512", "md5"]
             .into_iter()
             .find(|algorithm| announced.iter().any(|one| one.digest.algorithm() == *algorithm));
@@ -52,7 +52,7 @@ impl Expectation {
     }
 
     /// Whether the end is for nobody before [`judge`](super::Digests::judge) has seen it.
-    pub fn is_judged_first(&self) -> bool {
+    pub fn must_verify_first(&self) -> bool {
         self.catalog || !self.is_empty()
     }
 
@@ -63,13 +63,13 @@ impl Expectation {
     }
 
     /// Whether the response may be announced as one that will be kept.
-    pub fn kept(&self) -> Result<(), UnstorableReason> {
+    pub fn check_storable(&self) -> Result<(), UnstorableReason> {
         if self.doubted { Err(UnstorableReason::DigestMismatch) } else { Ok(()) }
     }
 
     /// How many of the first `available` bytes may be shown before all are judged.
-    pub fn shown(&self, available: u64) -> u64 {
-        let held = if self.is_judged_first() && !self.doubted { HELD_BACK } else { 0 };
+    pub fn visible_bytes(&self, available: u64) -> u64 {
+        let held = if self.must_verify_first() && !self.doubted { HELD_BACK } else { 0 };
         available.saturating_sub(held)
     }
 
@@ -84,7 +84,7 @@ impl Expectation {
         whole: &CompleteContent,
     ) -> Result<Option<Mismatch>, ReadError> {
         let Some(first) = self.announced.first() else { return Ok(None) };
-        let found = match Hasher::like(first.digest) {
+        let found = match Hasher::for_digest(first.digest) {
             None => whole.blob.into(),
             Some(mut hasher) => {
                 let mut position = 0;
@@ -109,7 +109,7 @@ enum Hasher {
 
 impl Hasher {
     /// `None` for SHA-256: the store has it.
-    fn like(digest: Digest) -> Option<Self> {
+    fn for_digest(digest: Digest) -> Option<Self> {
         match digest {
             Digest::Sha256(_) => None,
             Digest::Sha512(_) => Some(Self::Sha512(Box::default())),
@@ -136,8 +136,8 @@ impl Hasher {
 mod tests {
     use super::*;
 
-    fn announced(by: Announcer, digest: Digest) -> Announced {
-        Announced { by, digest }
+    fn announced(by: Announcer, digest: Digest) -> AnnouncedDigest {
+        AnnouncedDigest { by, digest }
     }
 
     #[test]
@@ -159,10 +159,10 @@ mod tests {
     fn the_end_is_held_back_only_while_there_is_something_to_verify_and_hope_for() {
         let all = || vec![announced(Announcer::Catalog, Digest::Sha256([1; 32]))];
         let expected = Expectation::new(all(), false, false);
-        assert_eq!((expected.shown(HELD_BACK), expected.shown(HELD_BACK + 5)), (0, 5));
-        assert_eq!(Expectation::new(all(), true, false).shown(7), 7);
-        assert_eq!(Expectation::new(vec![], false, true).shown(7), 0);
-        assert_eq!(Expectation::default().shown(7), 7);
+        assert_eq!((expected.visible_bytes(HELD_BACK), expected.visible_bytes(HELD_BACK + 5)), (0, 5));
+        assert_eq!(Expectation::new(all(), true, false).visible_bytes(7), 7);
+        assert_eq!(Expectation::new(vec![], false, true).visible_bytes(7), 0);
+        assert_eq!(Expectation::default().visible_bytes(7), 7);
         assert!(!Expectation::new(vec![], true, false).is_doubted(), "nothing says what it should be");
     }
 }

@@ -59,7 +59,7 @@ pub enum Announcer {
 
 /// One digest, and who announced it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Announced {
+pub struct AnnouncedDigest {
     /// Who said so.
     pub by: Announcer,
     /// What it shall be.
@@ -71,17 +71,17 @@ pub struct Announced {
 ///
 /// `Content-Digest` and `Content-MD5` speak of the content of their own message, which in a `206` is a part. None is
 /// about decoded content: what a `Content-Encoding` did is kept as it came, and so are they.
-pub fn announced(status: StatusCode, headers: &HeaderMap) -> Vec<Announced> {
+pub fn announced_digests(status: StatusCode, headers: &HeaderMap) -> Vec<AnnouncedDigest> {
     let mut all = Vec::new();
     dictionary(headers, REPR_DIGEST, Announcer::ReprDigest, &mut all);
     for member in members(headers, DIGEST) {
         let named = split(member, b'=');
-        all.extend(named.and_then(|(name, value)| Announced::read(Announcer::Digest, name, value)));
+        all.extend(named.and_then(|(name, value)| AnnouncedDigest::parse(Announcer::Digest, name, value)));
     }
     if status != StatusCode::PARTIAL_CONTENT {
         dictionary(headers, CONTENT_DIGEST, Announcer::ContentDigest, &mut all);
         let values = members(headers, CONTENT_MD5);
-        all.extend(values.filter_map(|value| Announced::read(Announcer::ContentMd5, b"md5", value)));
+        all.extend(values.filter_map(|value| AnnouncedDigest::parse(Announcer::ContentMd5, b"md5", value)));
     }
     all
 }
@@ -99,9 +99,9 @@ pub fn repr_digest(request: &HeaderMap, stored: &HeaderMap, blob: BlobId) -> Opt
     wanted.then(|| composed(format!("sha-256=:{}:", BASE64.encode(blob.as_bytes()))))
 }
 
-impl Announced {
+impl AnnouncedDigest {
     /// `None` for an algorithm that is not checked, or a value that is none of its digests.
-    fn read(by: Announcer, algorithm: &[u8], base64: &[u8]) -> Option<Self> {
+    fn parse(by: Announcer, algorithm: &[u8], base64: &[u8]) -> Option<Self> {
         let bytes = BASE64.decode(base64.trim_ascii()).ok()?;
         let digest = match algorithm.to_ascii_lowercase().as_slice() {
             b"sha-256" => Digest::Sha256(bytes.try_into().ok()?),
@@ -169,11 +169,11 @@ impl Announcer {
 }
 
 /// Members of a dictionary of byte sequences (RFC 9651 §3.2, §3.3.5). The last of several with one key counts.
-fn dictionary(headers: &HeaderMap, name: HeaderName, by: Announcer, all: &mut Vec<Announced>) {
+fn dictionary(headers: &HeaderMap, name: HeaderName, by: Announcer, all: &mut Vec<AnnouncedDigest>) {
     for member in members(headers, name) {
         let read = split(member, b'=').and_then(|(algorithm, value)| {
             let (base64, rest) = split(value.strip_prefix(b":")?, b':')?;
-            without_parameters(rest).is_empty().then(|| Announced::read(by, algorithm, base64))?
+            without_parameters(rest).is_empty().then(|| AnnouncedDigest::parse(by, algorithm, base64))?
         });
         if let Some(read) = read {
             all.retain(|other| other.by != by || other.digest.algorithm() != read.digest.algorithm());
@@ -207,7 +207,7 @@ mod tests {
     }
 
     fn read(status: u16, fields: &[(&'static str, &str)]) -> Vec<String> {
-        let all = announced(StatusCode::from_u16(status).unwrap(), &headers(fields));
+        let all = announced_digests(StatusCode::from_u16(status).unwrap(), &headers(fields));
         all.iter().map(|one| format!("{} {}", one.by.as_str(), one.digest.algorithm())).collect()
     }
 
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn the_last_of_one_key_counts_and_two_of_the_older_fields_both_do() {
         let other = format!("sha-256=:{}:", "A".repeat(43));
-        let all = announced(
+        let all = announced_digests(
             StatusCode::OK,
             &headers(&[("repr-digest", &other), ("repr-digest", &format!("sha-256=:{EMPTY_SHA256}:"))]),
         );

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 pub use self::expectation::{Expectation, Mismatch};
-use self::field::{Announced, Announcer};
+use self::field::{AnnouncedDigest, Announcer};
 use crate::{Cache, CacheEntry};
 use gupd_config::Class;
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, ReadError};
@@ -73,7 +73,7 @@ pub struct CompleteContent {
 
 /// What to do with content that has arrived whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Judgement {
+pub enum DigestVerdict {
     /// It is what was announced, or nothing was: keep it.
     Keep,
     /// It is not: show its end to nobody, and fetch it again.
@@ -105,12 +105,12 @@ impl Digests {
     /// change under its name may be newer than the catalog at hand.
     pub fn expect(&self, subject: Subject<'_>, headers: &HeaderMap, again: bool) -> Expectation {
         let Subject { key, class, status } = subject;
-        let mut announced = field::announced(status, headers);
+        let mut announced = field::announced_digests(status, headers);
         if class == Class::Payload
             && status.is_success()
             && let Some(blob) = self.listed.get(&**key)
         {
-            announced.push(Announced { by: Announcer::Catalog, digest: blob.into() });
+            announced.push(AnnouncedDigest { by: Announcer::Catalog, digest: blob.into() });
         }
         Expectation::new(announced, again || self.doubted.contains_key(&**key), is_catalog(subject))
     }
@@ -120,27 +120,27 @@ impl Digests {
     ///
     /// # Errors
     /// When its bytes cannot be read; then it cannot be vouched for.
-    pub async fn judge(
+    pub async fn verify(
         &self,
         subject: Subject<'_>,
         expected: &Expectation,
         whole: &CompleteContent,
-    ) -> Result<Judgement, ReadError> {
+    ) -> Result<DigestVerdict, ReadError> {
         let key = subject.key;
         let Some(mismatch) = expected.compare(self.cache.store(), whole).await? else {
             if !expected.is_empty() {
                 self.doubted.invalidate(&**key);
             }
             self.read_catalog(subject, whole).await;
-            return Ok(Judgement::Keep);
+            return Ok(DigestVerdict::Keep);
         };
         let (judgement, then) = if expected.is_doubted() {
-            (Judgement::PassOn, Consequence::PassedOn)
+            (DigestVerdict::PassOn, Consequence::PassedOn)
         } else {
-            (Judgement::FetchAgain, Consequence::FetchedAgain)
+            (DigestVerdict::FetchAgain, Consequence::FetchedAgain)
         };
         self.doubted.insert(key.clone(), ());
-        self.alarm(key, &mismatch, then);
+        self.report_mismatch(key, &mismatch, then);
         Ok(judgement)
     }
 
@@ -155,7 +155,7 @@ impl Digests {
             return false;
         };
         let mismatch = Mismatch { by: Announcer::Catalog, expected: listed.into(), found: (*blob).into() };
-        self.alarm(key, &mismatch, Consequence::Forgotten);
+        self.report_mismatch(key, &mismatch, Consequence::Forgotten);
         if let Err(error) = self.cache.invalidate(key).await {
             tracing::error!(%error, key = &**key, "it cannot be removed from the index");
         }
@@ -177,7 +177,7 @@ impl Digests {
         let files = match self.load_catalog(whole).await {
             Ok(files) => files,
             // Its bytes may be better the next time.
-            Err(Unread::Read(error)) => {
+            Err(CatalogReadError::Read(error)) => {
                 tracing::warn!(%error, key = &**key, "a catalog's hashes cannot be read");
                 return;
             }
@@ -188,7 +188,7 @@ impl Digests {
             }
         };
         for (name, blob) in files {
-            let Some(sibling) = catalog::sibling(key, &name) else { continue };
+            let Some(sibling) = catalog::payload_key(key, &name) else { continue };
             self.listed.insert(sibling.clone(), blob);
             // One that is not hot is compared when it is next found.
             if let Some(entry) = self.cache.find_hot(&sibling, &HeaderMap::new()) {
@@ -199,18 +199,21 @@ impl Digests {
     }
 
     /// Keys of the payloads that catalogs list, as far as they are remembered.
-    pub fn listed(&self) -> Vec<Arc<String>> {
+    pub fn listed_keys(&self) -> Vec<Arc<String>> {
         self.listed.iter().map(|(key, _)| key).collect()
     }
 
-    fn alarm(&self, key: &str, mismatch: &Mismatch, then: Consequence) {
+    fn report_mismatch(&self, key: &str, mismatch: &Mismatch, then: Consequence) {
         let Mismatch { by, expected, found } = mismatch;
-        let (by, said) = (by.as_str(), then.sentence());
+        let (by, said) = (by.as_str(), then.message());
         tracing::error!(key, by, %expected, %found, "{said}");
         self.mismatches.with_label_values(&[by, then.as_str()]).inc();
     }
 
-    async fn load_catalog(&self, whole: &CompleteContent) -> Result<Vec<catalog::ListedFile>, Unread> {
+    async fn load_catalog(
+        &self,
+        whole: &CompleteContent,
+    ) -> Result<Vec<catalog::ListedFile>, CatalogReadError> {
         if whole.length > catalog::MAX_CATALOG {
             return Err(catalog::CatalogError::TooLarge(whole.length).into());
         }
@@ -218,7 +221,7 @@ impl Digests {
         while (bytes.len() as u64) < whole.length {
             bytes.extend_from_slice(&self.cache.store().read(&whole.source, bytes.len() as u64).await?);
         }
-        Ok(spawn_blocking(move || catalog::read(&bytes)).await??)
+        Ok(spawn_blocking(move || catalog::parse(&bytes)).await??)
     }
 }
 
@@ -246,7 +249,7 @@ impl Consequence {
         }
     }
 
-    const fn sentence(self) -> &'static str {
+    const fn message(self) -> &'static str {
         match self {
             Self::FetchedAgain => "content is not what was announced; it is fetched again",
             Self::PassedOn => {
@@ -260,7 +263,7 @@ impl Consequence {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Unread {
+enum CatalogReadError {
     #[error(transparent)]
     Catalog(#[from] catalog::CatalogError),
     #[error(transparent)]

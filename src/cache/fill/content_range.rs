@@ -15,7 +15,7 @@ pub(super) struct ContentRange {
 
 impl ContentRange {
     /// Reads `Content-Range` (RFC 9110 §14.4); `None` if it is not of bytes, or not possible.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(super) fn parse(headers: &HeaderMap) -> Option<Self> {
         let range = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
         let (span, total) = range.strip_prefix("bytes ")?.split_once('/')?;
         let (first, last) = span.split_once('-')?;
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn only_what_was_asked_for_of_the_same_length_continues_a_transfer() {
         let part = |range: &'static str| {
-            ContentRange::of(&HeaderMap::from_iter([(
+            ContentRange::parse(&HeaderMap::from_iter([(
                 header::CONTENT_RANGE,
                 HeaderValue::from_static(range),
             )]))
@@ -78,7 +78,7 @@ mod tests {
         ] {
             assert!(!continues(range, length), "{range}");
         }
-        assert_eq!(ContentRange::of(&HeaderMap::new()), None);
+        assert_eq!(ContentRange::parse(&HeaderMap::new()), None);
         assert!(
             !part("bytes 100-149/200").unwrap().is_from(&(100..140), Some(200)),
             "more than was asked for"

@@ -1,6 +1,6 @@
-//! Brings every byte of one content into the store: begins runs as the plan says, until nothing is missing or nobody
-//! wants the rest. Relies on `plan` for what comes first and on `run` for bytes; when followers learn of an end, the
-//! task says.
+//! Brings every byte of one content into the store. It starts runs as the plan says, until no byte is missing or no
+//! follower wants the rest. The task publishes the end; this module only reports it. The complication: before a fetch
+//! ends early, all running writes must finish, because the next fill continues from the stored bytes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::intake::Intake;
-use super::run::{Ran, Source};
+use super::run::{RunOutcome, RunSource};
+use super::run_buffer::RunBuffer;
 use super::transfer::Transfer;
 use super::{FillContent, FillError, Phase};
 use gupd_config::FinishPolicy;
@@ -20,132 +20,148 @@ use gupd_net::shape::Purpose;
 use gupd_net::upstream::UpstreamResponse;
 use gupd_store::{BlobWriter, Store, StoreError};
 
-/// The fetching of one content.
-pub(super) struct Fetch<'a> {
-    pub(super) flow: &'a Arc<FillContent>,
-    pub(super) source: Source,
+/// Fetch of one content.
+pub(super) struct ContentFetch<'a> {
+    pub(super) content: &'a Arc<FillContent>,
+    pub(super) source: RunSource,
     pub(super) store: &'a Arc<Store>,
     pub(super) phase: &'a watch::Sender<Phase>,
     pub(super) finish: FinishPolicy,
-    /// It was begun for no client: it ends when nobody wants it, also without a length, when what came is lost.
-    pub(super) is_errand: bool,
-    /// What it is for while no client reads.
-    pub(super) unread: Purpose,
+    /// The fill was started for no client. It ends without followers even if its content has no length and its bytes
+    /// are then lost.
+    pub(super) is_background: bool,
+    /// Bandwidth purpose while no client reads.
+    pub(super) unread_purpose: Purpose,
     pub(super) stopping: &'a CancellationToken,
 }
 
-/// How it ended.
-pub(super) enum Fetched {
+/// Result of a [`ContentFetch`].
+pub(super) enum ContentFetchResult {
     /// Every byte is in the store.
     All {
-        /// How many.
+        /// Number of bytes.
         length: u64,
     },
     /// The upstream has other content now.
     Changed(UpstreamResponse),
-    /// It will not come to an end.
+    /// The content cannot be completed.
     Failed(FillError),
 }
 
-/// Who follows the fill.
+/// Followers of a fill.
 pub(super) trait Followers {
-    /// Whether anybody does.
-    fn are_there(&self) -> bool;
+    fn has_followers(&self) -> bool;
 
-    /// Whether nobody does; then nobody will any more.
-    fn gone_for_good(&self) -> bool;
+    /// Closes the fill to new followers if it has none. Returns true if it did.
+    fn close_if_unfollowed(&self) -> bool;
 }
 
-impl Fetch<'_> {
-    /// Fetches all, beginning with `transfer`, which brings `first`. `go_on` is asked before each byte of content
-    /// without a length, `followers` when one of them went.
-    pub(super) async fn all(
+impl ContentFetch<'_> {
+    /// Fetches all bytes. `transfer` brings the range `first`. `check_limit` is called with the new total before each
+    /// piece of content without a length.
+    pub(super) async fn run(
         &self,
         writer: &mut BlobWriter,
         first: Range<u64>,
         transfer: Transfer,
-        go_on: impl Fn(u64) -> Result<(), FillError>,
+        check_limit: impl Fn(u64) -> Result<(), FillError>,
         followers: &impl Followers,
-    ) -> Fetched {
-        let for_somebody = || self.in_background() || followers.are_there();
-        let begin = |writer: &mut BlobWriter, range: Range<u64>, transfer| {
+    ) -> ContentFetchResult {
+        let is_wanted = || self.fetches_unread() || followers.has_followers();
+        let start_run = |writer: &mut BlobWriter, range: Range<u64>, transfer| {
             let segment = writer.begin_segment(range.start);
-            let intake = Intake::new(self.flow.clone(), range, segment, self.store.clone());
-            self.source.run(intake, transfer, self.phase, &go_on)
+            let buffer = RunBuffer::new(self.content.clone(), range, segment, self.store.clone());
+            self.source.run(buffer, transfer, self.phase, &check_limit)
         };
         let mut runs = FuturesUnordered::new();
-        runs.push(begin(writer, first, Some(transfer)));
-        // Why it ends early. What has arrived by then is written first: it is for the next fill.
+        runs.push(start_run(writer, first, Some(transfer)));
+        // Reason to end early, once the runs have written what has arrived.
         let mut ending = None;
         loop {
-            let purpose = if self.flow.is_read() { Purpose::Client } else { self.unread };
-            self.source.origin.outgoing.bandwidth.set_purpose(purpose);
+            self.set_purpose();
             while ending.is_none()
-                && let Some(range) = self.flow.plan(self.in_background())
+                && let Some(range) = self.content.plan(self.fetches_unread())
             {
-                runs.push(begin(writer, range, None));
+                runs.push(start_run(writer, range, None));
             }
-            if runs.is_empty() && ending.is_none() && !for_somebody() {
-                ending = Some(FillError::Abandoned);
-            }
-            match ending {
-                Some(FillError::Abandoned) if runs.is_empty() => {
-                    writer.wait_for_writes().await;
-                    // Somebody may have come meanwhile, and be given what is there.
-                    if followers.gone_for_good() {
-                        return Fetched::Failed(FillError::Abandoned);
-                    }
-                    ending = None;
-                    continue;
+            if runs.is_empty() {
+                if ending.is_none() && !is_wanted() {
+                    ending = Some(FillError::Abandoned);
                 }
-                Some(error) if runs.is_empty() => return Fetched::Failed(error),
-                other => ending = other,
+                if let Some(error) = ending.take() {
+                    match self.end_early(error, writer, followers).await {
+                        Some(failed) => return failed,
+                        None => continue,
+                    }
+                }
             }
             tokio::select! {
-                Some(ran) = runs.next() => match ran {
-                    Ran::Through(segment) => writer.return_segment(segment),
-                    Ran::Whole => {}
-                    Ran::Changed(answer) => return Fetched::Changed(answer),
-                    Ran::Failed(error) => ending = ending.or(Some(error)),
+                Some(outcome) = runs.next() => match outcome {
+                    RunOutcome::Complete(segment) => writer.return_segment(segment),
+                    RunOutcome::Redundant => {}
+                    RunOutcome::Changed(answer) => return ContentFetchResult::Changed(answer),
+                    RunOutcome::Failed(error) => ending = ending.or(Some(error)),
                 },
                 () = self.stopping.cancelled(), if ending.is_none() => ending = Some(FillError::Stopped),
-                () = self.flow.attention() => {
-                    if (self.flow.length.is_some() || self.is_errand) && !for_somebody() {
+                () = self.content.wait_for_attention() => {
+                    if (self.content.length.is_some() || self.is_background) && !is_wanted() {
                         ending = ending.or(Some(FillError::Abandoned));
                     }
                 }
             }
             if ending.is_some() {
-                self.flow.stop();
+                self.content.stop();
             } else if runs.is_empty()
-                && let Some(fetched) = self.finished(writer).await
+                && let Some(result) = self.finish(writer).await
             {
-                return fetched;
+                return result;
             }
         }
     }
 
-    /// What is there when no run is.
-    async fn finished(&self, writer: &mut BlobWriter) -> Option<Fetched> {
+    fn set_purpose(&self) {
+        let purpose = if self.content.has_readers() { Purpose::Client } else { self.unread_purpose };
+        self.source.origin.outgoing.bandwidth.set_purpose(purpose);
+    }
+
+    /// Ends the fetch with `error` after its last run. `None` if a follower joined an abandoned fill in the meantime: the
+    /// fetch then continues.
+    async fn end_early(
+        &self,
+        error: FillError,
+        writer: &mut BlobWriter,
+        followers: &impl Followers,
+    ) -> Option<ContentFetchResult> {
+        if matches!(error, FillError::Abandoned) {
+            writer.wait_for_writes().await;
+            if !followers.close_if_unfollowed() {
+                return None;
+            }
+        }
+        Some(ContentFetchResult::Failed(error))
+    }
+
+    /// Finishes the blob if no byte is missing; called while no run is active.
+    async fn finish(&self, writer: &mut BlobWriter) -> Option<ContentFetchResult> {
         let length = writer.partial().length()?;
         if writer.partial().first_gap(0..length).is_some() {
             return None;
         }
         match writer.finish().await {
-            Ok(Ok(length)) => Some(Fetched::All { length }),
-            // The disk did not keep it; without a length nobody could say which bytes to ask for.
-            Ok(Err(_)) if self.flow.length.is_some() => None,
-            Ok(Err(_)) => Some(Fetched::Failed(StoreError::Broken.into())),
-            Err(error) => Some(Fetched::Failed(error.into())),
+            Ok(Ok(length)) => Some(ContentFetchResult::All { length }),
+            // The disk lost bytes. They can be fetched again only if the content has a length.
+            Ok(Err(_)) if self.content.length.is_some() => None,
+            Ok(Err(_)) => Some(ContentFetchResult::Failed(StoreError::Broken.into())),
+            Err(error) => Some(ContentFetchResult::Failed(error.into())),
         }
     }
 
-    /// Whether to fetch what no reader wants.
-    fn in_background(&self) -> bool {
-        match (self.finish, self.flow.length) {
-            // It would be stored for nobody.
+    /// Returns true if bytes that no reader wants are fetched too.
+    fn fetches_unread(&self) -> bool {
+        match (self.finish, self.content.length) {
+            // The released store could not keep them.
             _ if self.store.is_released() => false,
-            _ if self.flow.errands.load(Ordering::Acquire) > 0 => true,
+            _ if self.content.background_followers.load(Ordering::Acquire) > 0 => true,
             (FinishPolicy::Always, _) => true,
             (FinishPolicy::Never, _) | (FinishPolicy::Above(_), None) => false,
             (FinishPolicy::Above(percent), Some(length)) => {

@@ -1,5 +1,5 @@
-//! Where content comes from, and how it is asked for: the upstreams of its route, of which one sent the head that is
-//! kept, and one gives its bytes now. All runs of a fill share it, so that what one finds out the others need not.
+//! Upstreams of one content, and the request for it. One upstream sent the stored head; one is the current source of
+//! bytes. All runs of a fill share this state, so that a failover in one run applies to the others.
 
 use std::sync::Arc;
 
@@ -7,92 +7,92 @@ use arc_swap::ArcSwap;
 use prometheus::IntCounter;
 
 use super::FillRequest;
-use crate::fill::metrics::FillMetrics;
+use super::metrics::FillMetrics;
 use gupd_config::UpstreamId;
 use gupd_net::upstream::{Upstream, UpstreamRequest, Upstreams};
 
-/// Where content comes from, and how it is asked for.
+/// Upstreams of one content, and the request for it.
 #[derive(Clone, Debug)]
-pub(super) struct Origin {
+pub(super) struct ContentOrigin {
     pub(super) upstreams: Arc<Upstreams>,
     pub(super) outgoing: UpstreamRequest,
-    /// The name of who sent the head.
-    author: Arc<str>,
+    /// Name of the upstream that sent the head.
+    head_upstream: Arc<str>,
     upstream_order: Arc<[UpstreamId]>,
-    giver: Arc<ArcSwap<Upstream>>,
+    current: Arc<ArcSwap<Upstream>>,
     failovers: IntCounter,
 }
 
-impl Origin {
-    /// As `wanted` is asked for, of which `author` has just sent the head.
-    pub(super) fn of(
-        wanted: &FillRequest,
+impl ContentOrigin {
+    /// Creates the origin of content whose head `upstream` has just sent.
+    pub(super) fn new(
+        request: &FillRequest,
         upstreams: &Arc<Upstreams>,
-        author: Arc<Upstream>,
+        upstream: Arc<Upstream>,
         metrics: &FillMetrics,
     ) -> Self {
-        let (target, headers) = (wanted.target.clone(), wanted.headers.clone());
-        let outgoing = UpstreamRequest::get(target, headers, wanted.bandwidth.clone());
+        let (target, headers) = (request.target.clone(), request.headers.clone());
         Self {
             upstreams: upstreams.clone(),
-            outgoing,
-            author: author.name.clone(),
-            upstream_order: wanted.upstream_order.clone(),
-            giver: Arc::new(ArcSwap::new(author)),
+            outgoing: UpstreamRequest::get(target, headers, request.bandwidth.clone()),
+            head_upstream: upstream.name.clone(),
+            upstream_order: request.upstream_order.clone(),
+            current: Arc::new(ArcSwap::new(upstream)),
             failovers: metrics.failovers.clone(),
         }
     }
 
-    /// The same of a head that was kept. `None` if the route of `wanted` has no upstream now.
-    pub(super) fn recorded(
-        wanted: &FillRequest,
+    /// Creates the origin of content with a stored head. `None` if the route of `request` has no upstream now.
+    pub(super) fn from_record(
+        request: &FillRequest,
         upstreams: &Arc<Upstreams>,
-        author: &Arc<str>,
+        head_upstream: &Arc<str>,
         metrics: &FillMetrics,
     ) -> Option<Self> {
-        let first = || upstreams.order_by_preference(&wanted.upstream_order).into_iter().next();
-        let giver = upstreams.find_by_name(&wanted.upstream_order, author).cloned().or_else(first)?;
-        Some(Self { author: author.clone(), ..Self::of(wanted, upstreams, giver, metrics) })
+        let order = &request.upstream_order;
+        let first = || upstreams.order_by_preference(order).into_iter().next();
+        let current = upstreams.find_by_name(order, head_upstream).cloned().or_else(first)?;
+        let head_upstream = head_upstream.clone();
+        Some(Self { head_upstream, ..Self::new(request, upstreams, current, metrics) })
     }
 
-    /// Whether it sent the head. Only of its own content does a date say which it is.
-    pub(super) fn is_author(&self, upstream: &Upstream) -> bool {
-        *upstream.name == *self.author
+    /// Returns true if `upstream` sent the head. A date identifies content only at the upstream that sent it.
+    pub(super) fn sent_head(&self, upstream: &Upstream) -> bool {
+        *upstream.name == *self.head_upstream
     }
 
-    /// Who gives the content now.
-    pub(super) fn giver(&self) -> Arc<Upstream> {
-        self.giver.load_full()
+    /// Current source of bytes.
+    pub(super) fn current(&self) -> Arc<Upstream> {
+        self.current.load_full()
     }
 
-    /// Whether it is this one.
-    pub(super) fn is_giver(&self, upstream: &Arc<Upstream>) -> bool {
-        Arc::ptr_eq(&self.giver.load(), upstream)
+    pub(super) fn is_current(&self, upstream: &Arc<Upstream>) -> bool {
+        Arc::ptr_eq(&self.current.load(), upstream)
     }
 
-    /// From now on it is this one.
-    pub(super) fn gives(&self, upstream: &Arc<Upstream>) {
-        if !self.is_giver(upstream) {
+    /// Makes `upstream` the current source, and counts a failover if it was not.
+    pub(super) fn switch_to(&self, upstream: &Arc<Upstream>) {
+        if !self.is_current(upstream) {
             tracing::warn!(
-                from = &*self.giver().name,
+                from = &*self.current().name,
                 to = &*upstream.name,
-                "a transfer goes on from another upstream"
+                "transfer continued from another upstream"
             );
             self.failovers.inc();
-            self.giver.store(upstream.clone());
+            self.current.store(upstream.clone());
         }
     }
 
-    /// Who may have the content: who gives it, then the others by preference.
+    /// Upstreams that may have the content: the current source, then the others by preference.
     pub(super) fn candidates(&self) -> Vec<Arc<Upstream>> {
-        let giver = self.giver();
+        let current = self.current();
         let others = self.upstreams.order_by_preference(&self.upstream_order).into_iter();
-        let others = others.filter(|other| !Arc::ptr_eq(other, &giver));
-        std::iter::once(giver.clone()).chain(others).collect()
+        let others = others.filter(|other| !Arc::ptr_eq(other, &current));
+        std::iter::once(current.clone()).chain(others).collect()
     }
 
-    /// Whether each of them has failed so often that requests are kept from it.
-    pub(super) fn nobody_may_be_asked(&self) -> bool {
+    /// Returns true if the circuit of every upstream is open.
+    pub(super) fn are_all_unavailable(&self) -> bool {
         self.upstreams.time_to_probe(&self.upstream_order).is_some()
     }
 }

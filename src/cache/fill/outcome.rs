@@ -1,21 +1,99 @@
-//! Outcomes of fills, each with its one spelling in logs and metrics.
+//! Outcomes and errors of fills. Each outcome has one spelling, which logs and metrics share.
 
-use gupd_net::upstream::UpstreamFailure;
+use std::sync::Arc;
 
-/// FillResponse of a fill: with an object, without one, or by a [`FillError`](super::FillError).
+use gupd_net::upstream::{UpstreamError, UpstreamFailure};
+use gupd_store::StoreError;
+
+/// Reason why a fill did not produce its object.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FillError {
+    /// No upstream answered.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// An upstream answered with a server error.
+    #[error("upstream {upstream} answered {status}")]
+    ServerError {
+        /// Name of the upstream.
+        upstream: Arc<str>,
+        /// Status, 500 to 599.
+        status: http::StatusCode,
+    },
+    /// The transfer broke off and could not be resumed.
+    #[error("upstream {upstream}: the transfer broke off at byte {at} and cannot be resumed: {reason}")]
+    BrokenOff {
+        /// Name of the upstream.
+        upstream: Arc<str>,
+        /// Bytes that had arrived.
+        at: u64,
+        /// Cause of the last failed attempt.
+        reason: Arc<str>,
+    },
+    /// The content changed during the transfer; a new fill has started.
+    #[error("upstream {upstream}: the content changed while it was transferred")]
+    Changed {
+        /// Name of the upstream.
+        upstream: Arc<str>,
+    },
+    /// The content differs from its announced digest; a new fill has started.
+    #[error("upstream {upstream}: the content does not match its announced digest; fetching it again")]
+    Mismatch {
+        /// Name of the upstream.
+        upstream: Arc<str>,
+    },
+    /// The response had no length and exceeded the share of the store that such a response may take.
+    #[error(
+        "the response has no length and exceeds the limit for such responses; passing later ones through"
+    )]
+    OpenEnded,
+    /// The store failed.
+    #[error("the store failed: {0}")]
+    Store(Arc<str>),
+    /// No follower wanted the rest, and `fill.finish` does not require it. The next fill continues from the bytes kept.
+    #[error("no follower wanted the rest")]
+    Abandoned,
+    /// The fill's task ended without an outcome: the relay is stopping.
+    #[error("the fill was stopped")]
+    Stopped,
+}
+
+impl FillError {
+    /// Outcome of a fill that ended with this error.
+    pub fn outcome(&self) -> FillOutcome {
+        match self {
+            Self::Upstream(error) => FillOutcome::Upstream(error.kind()),
+            Self::ServerError { .. } => FillOutcome::ServerError,
+            Self::BrokenOff { .. } => FillOutcome::BrokenOff,
+            Self::Changed { .. } => FillOutcome::Changed,
+            Self::Mismatch { .. } => FillOutcome::DigestMismatch,
+            Self::OpenEnded => FillOutcome::OpenEnded,
+            Self::Store(_) => FillOutcome::Store,
+            Self::Abandoned => FillOutcome::Abandoned,
+            Self::Stopped => FillOutcome::Stopped,
+        }
+    }
+}
+
+impl From<StoreError> for FillError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::from(error.to_string()))
+    }
+}
+
+/// Outcome of a fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FillOutcome {
     /// A new blob is stored.
     Stored,
-    /// An object is stored; its blob was there already.
+    /// An object is stored that shares an existing blob.
     Deduplicated,
-    /// The stored response is still good.
+    /// The stored response is still valid.
     NotModified,
-    /// The response is for one client alone.
+    /// Only one client may have the response.
     Unshared,
-    /// The content must not be stored, which only its end told.
+    /// The complete content must not be stored.
     Unstorable,
-    /// An unsafe request has changed the object meanwhile.
+    /// An unsafe request changed the object during the fill.
     Outdated,
     /// Another process has taken the store over.
     HandedOver,
@@ -23,13 +101,13 @@ pub enum FillOutcome {
     Store,
     /// The relay is stopping.
     Stopped,
-    /// No client was left, nor was the rest wanted.
+    /// No follower was left, and the rest was not needed.
     Abandoned,
-    /// The content changed between two parts of it.
+    /// The content changed during the transfer.
     Changed,
-    /// The content is not what its digest announces.
+    /// The content does not match its announced digest.
     DigestMismatch,
-    /// A response without length did not end.
+    /// A response without a length exceeded its limit.
     OpenEnded,
     /// No upstream answered.
     Upstream(UpstreamFailure),
@@ -40,7 +118,7 @@ pub enum FillOutcome {
 }
 
 impl FillOutcome {
-    /// Every outcome, for series that exist before the first one is counted.
+    /// Every outcome, so that each metric series exists from the start.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         let own = [
             Self::Stored,
@@ -63,7 +141,7 @@ impl FillOutcome {
         own.into_iter().chain(UpstreamFailure::OF_UPSTREAM.map(Self::Upstream)).chain(before)
     }
 
-    /// The one spelling used in logs and metrics.
+    /// Spelling in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stored => "stored",
@@ -93,7 +171,7 @@ mod tests {
     use super::FillOutcome;
 
     #[test]
-    fn outcomes_of_fills_keep_their_21_spellings() {
+    fn fill_outcomes_have_21_distinct_spellings() {
         let spelled: BTreeSet<_> = FillOutcome::all().map(FillOutcome::as_str).collect();
         let expected = [
             "abandoned",

@@ -13,11 +13,11 @@ pub(super) const NEAR: u64 = CHUNK;
 
 /// Bytes asked for at once of what a reader may not want to the end: a run that is cut short by another costs what is
 /// in sockets by then, so the next one is as long as what came before it, and a long one soon is one request.
-const LEAST_RUN: u64 = 4 * CHUNK;
+const MIN_RUN: u64 = 4 * CHUNK;
 
 /// Bytes arriving in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
+pub(super) struct RunSpan {
     /// The first that is not in the store yet.
     pub(super) start: u64,
     /// The next to arrive.
@@ -27,37 +27,37 @@ pub(super) struct Span {
 }
 
 /// All there is to know.
-pub(super) struct View<'a> {
+pub(super) struct FetchPlan<'a> {
     pub(super) length: u64,
-    pub(super) runs: &'a [Span],
+    pub(super) runs: &'a [RunSpan],
     /// What readers want, each from where it is.
     pub(super) demands: &'a [Range<u64>],
     /// The first bytes of a range that are not in the store, up to the next that are.
     pub(super) missing: &'a dyn Fn(Range<u64>) -> Option<Range<u64>>,
 }
 
-impl Span {
+impl RunSpan {
     /// Whether the byte at `position` is here, or among the next `near` to come.
-    pub(super) fn brings_soon(&self, position: u64, near: u64) -> bool {
+    pub(super) fn delivers_soon(&self, position: u64, near: u64) -> bool {
         (self.start..self.until).contains(&position) && position <= self.position.saturating_add(near)
     }
 }
 
-impl View<'_> {
+impl FetchPlan<'_> {
     /// What to ask the upstream for now. A run that would have brought it later is to end where it begins.
-    pub(super) fn next(&self, background: bool) -> Option<Range<u64>> {
+    pub(super) fn next_range(&self, background: bool) -> Option<Range<u64>> {
         if self.runs.len() >= MAX_RUNS {
             return None;
         }
-        let demanded = self.demands.iter().find_map(|demand| self.lacking(demand));
+        let demanded = self.demands.iter().find_map(|demand| self.missing_for(demand));
         demanded.or_else(|| {
             if background && self.runs.is_empty() { (self.missing)(0..self.length) } else { None }
         })
     }
 
     /// Of each run, whether it has to wait: no reader wants what it brings, and one wants what another brings.
-    pub(super) fn held(&self) -> impl Iterator<Item = bool> {
-        let wanted = |run: &Span| {
+    pub(super) fn held_runs(&self) -> impl Iterator<Item = bool> {
+        let wanted = |run: &RunSpan| {
             self.demands.iter().any(|demand| demand.start < run.until && run.position < demand.end)
         };
         let any = self.runs.iter().any(wanted);
@@ -65,14 +65,14 @@ impl View<'_> {
     }
 
     /// The first bytes that a reader lacks and nothing brings soon, with those around them that make a chunk.
-    fn lacking(&self, demand: &Range<u64>) -> Option<Range<u64>> {
+    fn missing_for(&self, demand: &Range<u64>) -> Option<Range<u64>> {
         let mut at = demand.start;
         let end = demand.end.min(self.length);
         let lacking = loop {
             let lacking = (self.missing)(at..end)?.start.max(at);
             match self.runs.iter().find(|run| (run.start..run.until).contains(&lacking)) {
                 Some(run) if lacking < run.position => at = run.position,
-                Some(run) if run.brings_soon(lacking, NEAR) => return None,
+                Some(run) if run.delivers_soon(lacking, NEAR) => return None,
                 _ => break lacking,
             }
         };
@@ -91,14 +91,14 @@ impl View<'_> {
             start = gap.end;
         }
         let start = (self.missing)(start..most)?.start.max(start);
-        let stop = (self.missing)(start..most)?.end.min(start.saturating_add(self.as_long_as_before(start)));
+        let stop = (self.missing)(start..most)?.end.min(start.saturating_add(self.run_length_at(start)));
         let before = self.runs.iter().map(|run| run.start).filter(|begin| *begin > lacking).min();
         Some(start..before.map_or(stop, |before| stop.min(before)))
     }
 
-    /// How much is there right before `start`, in doublings of [`LEAST_RUN`].
-    fn as_long_as_before(&self, start: u64) -> u64 {
-        let mut length = LEAST_RUN;
+    /// How much is there right before `start`, in doublings of [`MIN_RUN`].
+    fn run_length_at(&self, start: u64) -> u64 {
+        let mut length = MIN_RUN;
         while length < start && (self.missing)(start - length..start).is_none() {
             length *= 2;
         }
@@ -115,11 +115,11 @@ mod tests {
     const LENGTH: u64 = BLOCKS * BLOCK - 100;
 
     fn view<'a>(
-        runs: &'a [Span],
+        runs: &'a [RunSpan],
         demands: &'a [Range<u64>],
         missing: &'a dyn Fn(Range<u64>) -> Option<Range<u64>>,
-    ) -> View<'a> {
-        View { length: LENGTH, runs, demands, missing }
+    ) -> FetchPlan<'a> {
+        FetchPlan { length: LENGTH, runs, demands, missing }
     }
 
     fn all_missing(range: Range<u64>) -> Option<Range<u64>> {
@@ -128,9 +128,9 @@ mod tests {
 
     #[test]
     fn a_run_that_brings_what_is_wanted_is_enough() {
-        let run = Span { start: 0, position: 5, until: LENGTH };
+        let run = RunSpan { start: 0, position: 5, until: LENGTH };
         let demands = [3..LENGTH, CHUNK..LENGTH];
-        assert_eq!(view(&[run], &demands, &all_missing).next(true), None);
+        assert_eq!(view(&[run], &demands, &all_missing).next_range(true), None);
     }
 
     #[test]
@@ -141,7 +141,8 @@ mod tests {
                 (start < range.end).then_some(start..range.end)
             };
             let demands = [there * CHUNK..1 << 40, 5..6];
-            let next = View { length: 1 << 40, runs: &[], demands: &demands, missing: &missing }.next(true);
+            let next = FetchPlan { length: 1 << 40, runs: &[], demands: &demands, missing: &missing }
+                .next_range(true);
             next.map(|range| (range.end - range.start) / CHUNK)
         };
         assert_eq!([from(1), from(4), from(5), from(9), from(100)], [4, 4, 8, 16, 128].map(Some));
@@ -149,20 +150,20 @@ mod tests {
 
     #[test]
     fn the_last_bytes_do_not_wait_for_those_before() {
-        let run = Span { start: 0, position: BLOCK, until: LENGTH };
+        let run = RunSpan { start: 0, position: BLOCK, until: LENGTH };
         let last = LENGTH - 10..LENGTH;
-        let next = view(&[run], &[0..LENGTH, last], &all_missing).next(true);
+        let next = view(&[run], &[0..LENGTH, last], &all_missing).next_range(true);
         assert_eq!(next, Some(LENGTH / CHUNK * CHUNK..LENGTH));
     }
 
     #[test]
     fn what_nobody_wants_waits_for_what_somebody_wants() {
         let runs = [
-            Span { start: 0, position: 5, until: CHUNK },
-            Span { start: 4 * CHUNK, position: 4 * CHUNK, until: 5 * CHUNK },
+            RunSpan { start: 0, position: 5, until: CHUNK },
+            RunSpan { start: 4 * CHUNK, position: 4 * CHUNK, until: 5 * CHUNK },
         ];
         let held = |demand: Option<Range<u64>>| {
-            view(&runs, demand.as_slice(), &all_missing).held().collect::<Vec<_>>()
+            view(&runs, demand.as_slice(), &all_missing).held_runs().collect::<Vec<_>>()
         };
         assert_eq!(held(Some(4 * CHUNK..5 * CHUNK)), [true, false]);
         assert_eq!(held(Some(3..5 * CHUNK)), [false, false]);
@@ -181,7 +182,7 @@ mod tests {
             let mut fetched = vec![0u32; BLOCKS as usize];
             let demands: Vec<_> =
                 demands.into_iter().map(|(from, len)| from..LENGTH.min(from + len)).collect();
-            let mut runs: Vec<Span> = Vec::new();
+            let mut runs: Vec<RunSpan> = Vec::new();
             let mut steps = steps.into_iter();
             loop {
                 let missing = |range: Range<u64>| {
@@ -191,8 +192,8 @@ mod tests {
                     (!range.is_empty())
                         .then(|| first * BLOCK..end.map_or(range.end, |end| (end * BLOCK).min(range.end)))
                 };
-                let planned = View { length: LENGTH, runs: &runs, demands: &demands, missing: &missing };
-                if let Some(range) = planned.next(true) {
+                let planned = FetchPlan { length: LENGTH, runs: &runs, demands: &demands, missing: &missing };
+                if let Some(range) = planned.next_range(true) {
                     prop_assert!(range.start < range.end && range.end <= LENGTH);
                     prop_assert!(range.start.is_multiple_of(BLOCK));
                     prop_assert!(range.end.is_multiple_of(BLOCK) || range.end == LENGTH);
@@ -202,7 +203,7 @@ mod tests {
                         }
                         prop_assert!(run.until <= range.start || range.end <= run.start, "{run:?} {range:?}");
                     }
-                    runs.push(Span { start: range.start, position: range.start, until: range.end });
+                    runs.push(RunSpan { start: range.start, position: range.start, until: range.end });
                     continue;
                 }
                 if runs.is_empty() {

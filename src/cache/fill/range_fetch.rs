@@ -54,20 +54,20 @@ impl From<RangeFetchError> for RepairError {
 /// # Errors
 /// When no upstream gives them now, or none does any more.
 pub async fn fetch_range(
-    wanted: &FillRequest,
+    request: &FillRequest,
     range: Range<u64>,
     upstreams: &Upstreams,
 ) -> Result<Bytes, RangeFetchError> {
-    let mut headers = wanted.headers.clone();
+    let mut headers = request.headers.clone();
     let last = range.end.saturating_sub(1);
     if let Ok(value) = HeaderValue::from_str(&format!("bytes={}-{last}", range.start)) {
         headers.insert(header::RANGE, value);
     }
-    let outgoing = UpstreamRequest::get(wanted.target.clone(), headers, wanted.bandwidth.clone());
-    let answer = upstreams.send(&wanted.upstream_order, &outgoing).await?;
+    let outgoing = UpstreamRequest::get(request.target.clone(), headers, request.bandwidth.clone());
+    let answer = upstreams.send(&request.upstream_order, &outgoing).await?;
     let upstream = answer.upstream.name.clone();
     let broke = |at, reason| FillError::BrokenOff { upstream: upstream.clone(), at, reason };
-    let (skip, end) = match (answer.response.status(), ContentRange::of(answer.response.headers())) {
+    let (skip, end) = match (answer.response.status(), ContentRange::parse(answer.response.headers())) {
         (StatusCode::PARTIAL_CONTENT, Some(part))
             if part.bytes.start == range.start && part.bytes.end >= range.end =>
         {
@@ -99,8 +99,8 @@ pub async fn fetch_range(
         let Some(piece) = arrived.map_err(|why| RangeFetchError::Unreachable(interrupted(why)))? else {
             return Err(RangeFetchError::NotGiven(broke(position, "its answer is shorter".into())));
         };
-        let wanted = transfer.wanted(piece, position);
-        let wanted = wanted.map_err(|why| RangeFetchError::NotGiven(interrupted(why)))?;
-        bytes.extend_from_slice(&wanted.unwrap_or_default());
+        let kept = transfer.accept(piece, position);
+        let kept = kept.map_err(|why| RangeFetchError::NotGiven(interrupted(why)))?;
+        bytes.extend_from_slice(&kept.unwrap_or_default());
     }
 }

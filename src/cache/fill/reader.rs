@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::alone::Alone;
-use super::content::{Place, Wants};
-use super::origin::Origin;
+use super::content::{ByteLocation, DemandGuard};
+use super::direct::DirectReader;
+use super::origin::ContentOrigin;
 use super::{FillContent, FillError, FillHandle, FillRequest, Phase};
 use crate::fill::metrics::FillMetrics;
 use gupd_net::upstream::Upstreams;
@@ -28,13 +28,13 @@ pub struct ContentReader {
 enum From {
     Stored(BodySource),
     Arriving {
-        flow: Arc<FillContent>,
+        content: Arc<FillContent>,
         phase: watch::Receiver<Phase>,
-        wants: Wants,
+        wants: DemandGuard,
         /// It reads everything, and so can be kept from the end of what is not what was announced.
         all: bool,
     },
-    Alone(Box<Alone>),
+    Direct(Box<DirectReader>),
 }
 
 /// A transfer that must not look like a whole one.
@@ -65,14 +65,14 @@ impl ContentReader {
     pub fn from_fill(
         store: Arc<Store>,
         fill: &FillHandle,
-        flow: Arc<FillContent>,
+        content: Arc<FillContent>,
         start: u64,
         end: Option<u64>,
     ) -> Self {
-        let end = end.or(flow.length);
-        let wants = flow.want(start..end.unwrap_or(u64::MAX));
-        let all = start == 0 && end == flow.length;
-        let from = From::Arriving { flow, phase: fill.phase.clone(), wants, all };
+        let end = end.or(content.length);
+        let wants = content.add_demand(start..end.unwrap_or(u64::MAX));
+        let all = start == 0 && end == content.length;
+        let from = From::Arriving { content, phase: fill.phase.clone(), wants, all };
         Self { store, from, position: start, end }
     }
 
@@ -81,13 +81,13 @@ impl ContentReader {
     pub fn from_upstream(
         store: Arc<Store>,
         object: &Object,
-        wanted: &FillRequest,
+        request: &FillRequest,
         upstreams: &Arc<Upstreams>,
         metrics: &FillMetrics,
         range: Range<u64>,
     ) -> Option<Self> {
-        let origin = Origin::recorded(wanted, upstreams, &object.upstream, metrics)?;
-        let from = From::Alone(Box::new(Alone::of_stored(origin, object, range.end)));
+        let origin = ContentOrigin::from_record(request, upstreams, &object.upstream, metrics)?;
+        let from = From::Direct(Box::new(DirectReader::for_object(origin, object, range.end)));
         Some(Self { store, from, position: range.start, end: Some(range.end) })
     }
 
@@ -96,7 +96,7 @@ impl ContentReader {
     /// # Errors
     /// When they cannot be had.
     pub async fn wait_for(&mut self, bytes: u64) -> Result<(), FillError> {
-        let From::Arriving { flow, phase, wants, all } = &mut self.from else { return Ok(()) };
+        let From::Arriving { content, phase, wants, all } = &mut self.from else { return Ok(()) };
         let (begin, end) = (self.position, self.end.unwrap_or(u64::MAX));
         let wanted = begin..end.min(begin.saturating_add(bytes));
         loop {
@@ -105,13 +105,13 @@ impl ContentReader {
                 Phase::Failed { error } => return Err(error.clone()),
                 _ => return Ok(()),
             }
-            match flow.first_missing(wanted.clone()) {
-                None if !*all || wanted.end <= flow.shown() => {
-                    if flow.show() {
+            match content.first_missing(wanted.clone()) {
+                None if !*all || wanted.end <= content.visible_end() => {
+                    if content.reveal() {
                         return Ok(());
                     }
                 }
-                missing => wants.waits_at(missing.unwrap_or(wanted.end)),
+                missing => wants.set_position(missing.unwrap_or(wanted.end)),
             }
             phase.changed().await.map_err(|_| FillError::Stopped)?;
         }
@@ -145,9 +145,9 @@ impl ContentReader {
             // What the disk does not take or give back is no reason to break off: the upstream still has it.
             (
                 Err(TransferError::Fill(FillError::Store(_)) | TransferError::Read(ReadError::Io { .. })),
-                From::Arriving { flow, .. },
+                From::Arriving { content, .. },
             ) => {
-                self.from = From::Alone(Box::new(Alone::of_flow(flow, self.end)));
+                self.from = From::Direct(Box::new(DirectReader::for_content(content, self.end)));
                 self.piece_at_hand().await
             }
             (piece, _) => piece,
@@ -159,15 +159,15 @@ impl ContentReader {
             if self.end.is_some_and(|end| self.position >= end) {
                 return Ok(None);
             }
-            let (flow, phase, wants, all) = match &mut self.from {
+            let (content, phase, wants, all) = match &mut self.from {
                 From::Stored(source) => {
                     return match self.store.read_cached(source, self.position) {
                         Some(piece) => Ok(Some(piece)),
                         None => Ok(Some(self.store.read(source, self.position).await?)),
                     };
                 }
-                From::Alone(alone) => return Ok(alone.next(self.position).await?),
-                From::Arriving { flow, phase, wants, all } => (flow, phase, wants, *all),
+                From::Direct(alone) => return Ok(alone.next(self.position).await?),
+                From::Arriving { content, phase, wants, all } => (content, phase, wants, *all),
             };
             let whole = match &*phase.borrow_and_update() {
                 Phase::Receiving { .. } => None,
@@ -189,30 +189,30 @@ impl ContentReader {
                 Some(Whole::Arrived(length)) if self.position >= length => return Ok(None),
                 Some(Whole::Arrived(_)) | None => {}
             }
-            let shown = if all && whole.is_none() { flow.shown() } else { u64::MAX };
-            let open = if flow.show() { shown.saturating_sub(self.position) } else { 0 };
+            let shown = if all && whole.is_none() { content.visible_end() } else { u64::MAX };
+            let open = if content.reveal() { shown.saturating_sub(self.position) } else { 0 };
             let cut = |mut piece: Bytes| {
                 piece.truncate(usize::try_from(open).unwrap_or(usize::MAX));
                 Ok(Some(piece))
             };
-            let place = if open == 0 { Place::Missing } else { flow.place(self.position) };
+            let place = if open == 0 { ByteLocation::Missing } else { content.locate(self.position) };
             match place {
-                Place::Memory(piece) => return cut(piece),
-                Place::Store => {
-                    let source = BodySource::Partial(flow.partial.clone());
-                    let losses = flow.partial.loss_count();
+                ByteLocation::Memory(piece) => return cut(piece),
+                ByteLocation::Store => {
+                    let source = BodySource::Partial(content.partial.clone());
+                    let losses = content.partial.loss_count();
                     match self.store.read(&source, self.position).await {
                         Ok(piece) => return cut(piece),
                         // What an earlier process wrote did not all reach the disk, or it rotted: fetched again.
                         Err(ReadError::Damaged { .. }) if whole.is_none() => {
-                            flow.partial.invalidate_chunk(self.position, losses);
+                            content.partial.invalidate_chunk(self.position, losses);
                         }
                         Err(ReadError::OutOfRange { .. }) if whole.is_none() => {}
                         Err(error) => return Err(error.into()),
                     }
                 }
-                Place::Missing => {
-                    wants.waits_at(self.position);
+                ByteLocation::Missing => {
+                    wants.set_position(self.position);
                     // The task that fills is gone without a word: that is not an end.
                     phase.changed().await.map_err(|_| FillError::Stopped)?;
                 }

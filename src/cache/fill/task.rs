@@ -1,20 +1,21 @@
-//! The task of one fill: asks, judges the response, has its content fetched, leaves it to be found. Owns the phase, so
-//! no one else can say how a fill ended; if the task is dropped, its followers see that as a failure. Relies on `begin`
-//! to turn an answer into a flow and on `fetch` for the bytes, which it does not touch itself.
+//! The task of one fill: asks the upstreams, judges the response, stores its content and publishes the entry. Only the
+//! task changes the fill's phase, so no other code can end a fill. If the task is dropped, its phase channel closes, and
+//! followers see a failure. The complication: content may change while it arrives, and the task then starts again.
 
-mod content;
+mod body;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::begin::{Begun, NotBegun};
+use super::accept::{AcceptedResponse, RejectedResponse};
 use super::fetch::Followers;
 use super::{
-    FillContent, FillError, FillHandle, FillKey, FillOutcome, FillRequest, Leaving, Phase, Shared,
-    UnsharedReason,
+    FillContent, FillContext, FillError, FillHandle, FillKey, FillOutcome, FillRequest, Phase,
+    PrivateResponse, UnsharedReason,
 };
 use crate::CacheEntry;
 use gupd_config::Class;
@@ -27,332 +28,329 @@ use gupd_net::metrics::GaugeGuard;
 use gupd_net::upstream::{CurrentUpstream, UpstreamError, UpstreamRequest, UpstreamResponse, Upstreams};
 use gupd_store::{CHUNK, CommittedObject, Object};
 
-pub(super) struct Task {
-    shared: Arc<Shared>,
+/// Task of one fill.
+pub(super) struct FillTask {
+    context: Arc<FillContext>,
     upstreams: Arc<Upstreams>,
-    wanted: FillRequest,
+    request: FillRequest,
     phase: watch::Sender<Phase>,
-    /// Shows followers who is asked.
-    asking: CurrentUpstream,
-    /// Followers came for something, or went.
+    current_upstream: CurrentUpstream,
+    /// Notified when a follower leaves, or wants bytes that no run brings.
     attention: Arc<Notify>,
-    hand: Option<oneshot::Sender<UpstreamResponse>>,
-    /// What came first was not what was announced.
-    again: bool,
-    /// How often other content took the place of what was coming.
+    private_response: Option<oneshot::Sender<UpstreamResponse>>,
+    /// Set after content with a wrong digest: the fill fetches it once more.
+    is_digest_retry: bool,
+    /// Number of times that other content replaced the arriving content.
     changes: u32,
 }
 
-/// How a fill, or one try of it, ended.
+/// Outcome of one response to a fill.
 enum StepOutcome {
-    Finally(FillOutcome),
-    /// The content changed under it; the fill goes on with the new content from its beginning.
+    /// The fill has ended.
+    Done(FillOutcome),
+    /// The content changed; the fill starts again with this response.
     Changed(UpstreamResponse),
-    /// What came is of no use here; ask for everything.
-    Unconditionally,
+    /// The response is unusable; the fill asks for the complete content without conditions.
+    RetryUnconditionally,
 }
 
-impl Task {
+impl FillTask {
+    /// Creates the task of a new fill, the handle of its first follower, and the receiver for an unshared response.
     pub(super) fn new(
-        shared: Arc<Shared>,
+        context: Arc<FillContext>,
         upstreams: Arc<Upstreams>,
-        wanted: FillRequest,
-        phase: watch::Sender<Phase>,
-        asking: CurrentUpstream,
-        attention: Arc<Notify>,
-        hand: oneshot::Sender<UpstreamResponse>,
-    ) -> Self {
-        Self {
-            shared,
+        request: FillRequest,
+    ) -> (Self, FillHandle, PrivateResponse) {
+        let (phase, phases) = watch::channel(Phase::Asking);
+        let (sender, private_response) = oneshot::channel();
+        let (attention, current_upstream) = (Arc::new(Notify::new()), CurrentUpstream::default());
+        let for_client = Arc::new(AtomicBool::new(request.background.is_none()));
+        let fill = FillHandle::new(phases, &request, for_client, current_upstream.clone(), attention.clone());
+        let task = Self {
+            context,
             upstreams,
-            wanted,
+            request,
             phase,
-            asking,
+            current_upstream,
             attention,
-            hand: Some(hand),
-            again: false,
+            private_response: Some(sender),
+            is_digest_retry: false,
             changes: 0,
-        }
+        };
+        (task, fill, private_response)
     }
 
     pub(super) async fn run(mut self) {
-        let shared = self.shared.clone();
+        let context = self.context.clone();
         let permit = tokio::select! {
             biased;
-            () = shared.stopping.cancelled() => return,
-            Ok(permit) = shared.permits.acquire() => Ok(permit),
-            // Whoever waits behind others for an upstream that fails them need not wait longer than they.
-            error = self.upstreams.wait_until_unavailable(&self.wanted.upstream_order) => Err(error),
+            () = context.stopping.cancelled() => return,
+            Ok(permit) = context.permits.acquire() => Ok(permit),
+            // A queued fill fails as soon as its upstreams do, like the fills before it.
+            error = self.upstreams.wait_until_unavailable(&self.request.upstream_order) => Err(error),
         };
-        let _running = GaugeGuard::increment(&shared.metrics.running);
+        let _running = GaugeGuard::increment(&context.metrics.running);
         let outcome = match permit {
             Ok(_permit) => self.fill().await,
             Err(error) => self.fail(error.into()),
         };
-        shared.metrics.ended.with_label_values(&[outcome.as_str()]).inc();
+        context.metrics.ended.with_label_values(&[outcome.as_str()]).inc();
     }
 
     async fn fill(&mut self) -> FillOutcome {
-        if let Some(left) = self.left_unfinished()
-            && let Some(ended) = self.go_on_with(left).await
-            && let Some(outcome) = self.settle(ended).await
+        if let Some(left) = self.find_unfinished()
+            && let Some(step) = self.resume_unfinished(left).await
+            && let Some(outcome) = self.follow_changes(step).await
         {
             return outcome;
         }
-        // Once, at the beginning: what others begin to follow must not come to wait for them.
-        let mut peers = self.may_have_from_peers();
+        // Peers are asked only at the start: a fill with followers must not wait for a peer that waits for this fill.
+        let mut can_ask_peers = self.can_ask_peers();
         loop {
-            let mut headers = self.wanted.headers.clone();
-            if let Some(stale) = &self.wanted.stale {
+            let mut headers = self.request.headers.clone();
+            if let Some(stale) = &self.request.stale {
                 add_validators(&mut headers, &stale.object.headers);
             } else if let Some(part) = self.part().and_then(|part| part.to_field(CHUNK)) {
                 headers.insert(header::RANGE, part);
             }
-            let outgoing = self.outgoing(headers);
-            let peers = std::mem::take(&mut peers);
+            let outgoing = self.upstream_request(headers);
+            let can_ask_peers = std::mem::take(&mut can_ask_peers);
             let answer = tokio::select! {
-                answer = self.ask(&outgoing, peers) => answer,
-                () = self.shared.stopping.cancelled() => return self.fail(FillError::Stopped),
+                answer = self.send_request(&outgoing, can_ask_peers) => answer,
+                () = self.context.stopping.cancelled() => return self.fail(FillError::Stopped),
             };
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => return self.fail(error.into()),
             };
-            let ended = self.take(answer).await;
-            if let Some(outcome) = self.settle(ended).await {
+            let step = self.handle_response(answer).await;
+            if let Some(outcome) = self.follow_changes(step).await {
                 return outcome;
             }
-            self.wanted.stale = None;
-            self.wanted.part = None;
+            self.request.stale = None;
+            self.request.part = None;
         }
     }
 
-    /// Follows changes of the content to their end; `None` if everything is to be asked for, without conditions.
-    async fn settle(&mut self, mut ended: StepOutcome) -> Option<FillOutcome> {
+    /// Handles responses until the content stops changing. `None` if the fill must ask again without conditions.
+    async fn follow_changes(&mut self, mut step: StepOutcome) -> Option<FillOutcome> {
         loop {
-            match ended {
-                StepOutcome::Finally(outcome) => return Some(outcome),
-                StepOutcome::Changed(changed) => ended = self.take(changed).await,
-                StepOutcome::Unconditionally => return None,
+            match step {
+                StepOutcome::Done(outcome) => return Some(outcome),
+                StepOutcome::Changed(changed) => step = self.handle_response(changed).await,
+                StepOutcome::RetryUnconditionally => return None,
             }
         }
     }
 
-    /// Whether another relay of the site may give what is wanted. What is immutable or says itself how long it is good
-    /// is the same there, but for what is the content of one binding's managers; whether something is still good, only a
-    /// manager knows.
-    fn may_have_from_peers(&self) -> bool {
-        matches!(self.wanted.classification.class, Class::Payload | Class::Generic)
-            && key::split_key(&self.wanted.key).binding.is_none()
-            && self.wanted.stale.is_none()
-            && !self.again
+    /// Returns true if another relay of the site may supply the content. Immutable content and content with explicit
+    /// freshness is the same there, unless it belongs to the managers of one binding. Only a manager can revalidate.
+    fn can_ask_peers(&self) -> bool {
+        matches!(self.request.classification.class, Class::Payload | Class::Generic)
+            && key::split_key(&self.request.key).binding.is_none()
+            && self.request.stale.is_none()
+            && !self.is_digest_retry
     }
 
-    async fn ask(&self, outgoing: &UpstreamRequest, peers: bool) -> Result<UpstreamResponse, UpstreamError> {
-        if peers && let Some(answer) = self.upstreams.query_peers(outgoing).await {
+    async fn send_request(
+        &self,
+        outgoing: &UpstreamRequest,
+        can_ask_peers: bool,
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        if can_ask_peers && let Some(answer) = self.upstreams.query_peers(outgoing).await {
             return Ok(answer);
         }
-        self.upstreams.send(&self.wanted.upstream_order, outgoing).await
+        self.upstreams.send(&self.request.upstream_order, outgoing).await
     }
 
-    fn outgoing(&self, headers: HeaderMap) -> UpstreamRequest {
-        let asking = self.asking.clone();
+    fn upstream_request(&self, headers: HeaderMap) -> UpstreamRequest {
         UpstreamRequest {
-            current_upstream: asking,
-            ..UpstreamRequest::get(self.wanted.target.clone(), headers, self.wanted.bandwidth.clone())
+            current_upstream: self.current_upstream.clone(),
+            ..UpstreamRequest::get(self.request.target.clone(), headers, self.request.bandwidth.clone())
         }
     }
 
-    /// Judges one response and, if it is for everyone, takes it in.
-    async fn take(&mut self, answer: UpstreamResponse) -> StepOutcome {
+    /// Judges one response, and stores its content if it may be shared.
+    async fn handle_response(&mut self, answer: UpstreamResponse) -> StepOutcome {
         let status = answer.response.status();
-        if let (StatusCode::NOT_MODIFIED, Some(stale)) = (status, self.wanted.stale.clone()) {
-            return self.not_modified(&stale, &answer).await;
+        if let (StatusCode::NOT_MODIFIED, Some(stale)) = (status, self.request.stale.clone()) {
+            return self.apply_not_modified(&stale, &answer).await;
         }
         if status.is_server_error() {
             let error = FillError::ServerError { upstream: answer.upstream.name.clone(), status };
             self.hand_over(answer);
-            return StepOutcome::Finally(self.fail(error));
+            return StepOutcome::Done(self.fail(error));
         }
         let expect = |status, headers: &HeaderMap| self.expect(status, headers);
-        match Begun::of(answer, &self.wanted, self.part(), &self.shared.cache, expect) {
-            Ok(begun) => self.take_in(begun).await,
-            Err(NotBegun::Unusable) => StepOutcome::Unconditionally,
-            Err(NotBegun::Unstorable(answer, why)) => {
-                // For others, what one request or one moment brought about says nothing.
-                let class = self.wanted.classification.class;
+        match AcceptedResponse::from_response(answer, &self.request, self.part(), &self.context.cache, expect)
+        {
+            Ok(accepted) => self.store_response(accepted).await,
+            Err(RejectedResponse::Unusable) => StepOutcome::RetryUnconditionally,
+            Err(RejectedResponse::Unstorable(answer, why)) => {
+                // A transient reason says nothing about later responses.
+                let class = self.request.classification.class;
                 if why.is_lasting() && !matches!(class, Class::Payload | Class::Catalog) {
-                    self.shared.cache.remember_unstorable(&self.wanted.key, why);
+                    self.context.cache.remember_unstorable(&self.request.key, why);
                 }
                 self.hand_over(*answer);
-                StepOutcome::Finally(self.unshared(UnsharedReason::Unstorable(why)))
+                StepOutcome::Done(self.end_unshared(UnsharedReason::Unstorable(why)))
             }
         }
     }
 
-    async fn stored(&self, flow: &FillContent, committed: CommittedObject) -> FillOutcome {
+    /// Publishes the committed object.
+    async fn finish_stored(&self, content: &FillContent, committed: CommittedObject) -> FillOutcome {
         let CommittedObject { object, deduplicated, .. } = committed;
-        tracing::debug!(key = &*self.wanted.key, blob = %object.blob, len = object.len, "stored");
-        match self.leave_behind(object, &flow.head.selecting, &flow.head.classification).await {
-            Some(entry) => self.show(Phase::Stored { entry }),
-            // Its followers have their bytes.
+        tracing::debug!(key = &*self.request.key, blob = %object.blob, len = object.len, "stored");
+        match self.publish(object, &content.head.selecting, &content.head.classification).await {
+            Some(entry) => self.set_phase(Phase::Stored { entry }),
+            // Followers read to the end from the phase `Complete`.
             None => return FillOutcome::Outdated,
         }
         if deduplicated { FillOutcome::Deduplicated } else { FillOutcome::Stored }
     }
 
-    async fn not_modified(&mut self, stale: &CacheEntry, answer: &UpstreamResponse) -> StepOutcome {
+    async fn apply_not_modified(&mut self, stale: &CacheEntry, answer: &UpstreamResponse) -> StepOutcome {
         let fields = answer.response.headers();
         if !matches_stored(fields, &stale.object.headers) {
-            return StepOutcome::Unconditionally;
+            return StepOutcome::RetryUnconditionally;
         }
         let mut updated = stale.object.headers.clone();
-        update::apply_not_modified(&mut updated, fields.clone(), stale.classification.class);
+        let class = stale.classification.class;
+        update::apply_not_modified(&mut updated, fields.clone(), class);
         update::add_date(&mut updated, answer.response_time);
-        let cache = &self.shared.cache;
-        let still = check_storable(
-            &Method::GET,
-            &self.wanted.client_headers,
-            stale.object.status,
-            &updated,
-            stale.classification.class,
-        );
-        let refreshed = match still {
+        let cache = &self.context.cache;
+        let client_headers = &self.request.client_headers;
+        let storable = check_storable(&Method::GET, client_headers, stale.object.status, &updated, class);
+        let refreshed = match storable {
             Ok(()) => Ok(cache.refresh(stale, updated, answer.request_time, answer.response_time).await),
-            // What was public is not any more: it must not stay.
+            // The response was public and no longer is: it must not stay in the store.
             Err(_) => match cache.invalidate(&stale.object.key).await {
-                Ok(()) => return StepOutcome::Unconditionally,
+                Ok(()) => return StepOutcome::RetryUnconditionally,
                 Err(error) => Err(error),
             },
         };
-        StepOutcome::Finally(match refreshed {
-            Ok(object) => match self.leave_behind(object, &stale.selecting, &stale.classification).await {
+        StepOutcome::Done(match refreshed {
+            Ok(object) => match self.publish(object, &stale.selecting, &stale.classification).await {
                 Some(entry) => {
-                    self.show(Phase::NotModified { entry });
+                    self.set_phase(Phase::NotModified { entry });
                     FillOutcome::NotModified
                 }
-                None => return StepOutcome::Unconditionally,
+                None => return StepOutcome::RetryUnconditionally,
             },
             Err(error) => self.fail(error.into()),
         })
     }
 
-    fn unshared(&mut self, why: UnsharedReason) -> FillOutcome {
-        tracing::debug!(key = &*self.wanted.key, why = why.as_str(), "not shared");
-        self.leave();
-        self.show(Phase::Unshared { why });
+    fn end_unshared(&mut self, why: UnsharedReason) -> FillOutcome {
+        tracing::debug!(key = &*self.request.key, why = why.as_str(), "response not shared");
+        self.unregister();
+        self.set_phase(Phase::Unshared { why });
         FillOutcome::Unshared
     }
 
     fn fail(&mut self, error: FillError) -> FillOutcome {
         let is_known = matches!(error, FillError::Upstream(UpstreamError::Unavailable { .. }));
         if is_known || matches!(error, FillError::Abandoned | FillError::Stopped) {
-            tracing::debug!(%error, key = &*self.wanted.key, "fill stopped");
+            tracing::debug!(%error, key = &*self.request.key, "fill stopped");
         } else {
-            tracing::warn!(%error, key = &*self.wanted.key, "fill failed");
+            tracing::warn!(%error, key = &*self.request.key, "fill failed");
         }
         let outcome = error.outcome();
-        self.leave();
-        self.show(Phase::Failed { error });
+        self.unregister();
+        self.set_phase(Phase::Failed { error });
         outcome
     }
 
-    /// Whoever asks from now on follows the new content; who has bytes of the old sees a broken transfer.
-    fn begin_again(&mut self, error: FillError) {
-        tracing::warn!(%error, key = &*self.wanted.key, "the fill begins again");
-        let (phase, receiver) = watch::channel(Phase::Asking);
+    /// Starts the fill again under a new phase channel. Later requests follow the new content; readers of the old
+    /// content see a broken transfer.
+    fn restart(&mut self, error: FillError) {
+        tracing::warn!(%error, key = &*self.request.key, "fill restarted");
+        let (phase, phases) = watch::channel(Phase::Asking);
         let old = std::mem::replace(&mut self.phase, phase);
-        let mut running = self.shared.lock();
-        let for_client = running.get(&self.register_key()).map(|fill| fill.for_client.clone());
-        let for_client = for_client.unwrap_or_default();
-        let asking = self.asking.clone();
-        let leaving = Leaving(self.attention.clone());
-        let fill = FillHandle {
-            phase: receiver,
-            for_client,
-            asking,
-            upstream_order: self.wanted.upstream_order.clone(),
-            leaving,
-        };
+        let mut running = self.context.lock();
+        let for_client = running.get(&self.register_key()).map(FillHandle::client_flag).unwrap_or_default();
+        let (current, attention) = (self.current_upstream.clone(), self.attention.clone());
+        let fill = FillHandle::new(phases, &self.request, for_client, current, attention);
         running.insert(self.register_key(), fill);
         drop(running);
         old.send_replace(Phase::Failed { error });
     }
 
-    /// The client may have gone; then nobody needs the response.
+    /// Sends the response to the client that started the fill. The client may have gone; then the response is dropped.
     fn hand_over(&mut self, answer: UpstreamResponse) {
-        if let Some(hand) = self.hand.take() {
-            let _gone = hand.send(answer);
+        if let Some(sender) = self.private_response.take() {
+            let _gone = sender.send(answer);
         }
     }
 
-    fn show(&self, phase: Phase) {
+    fn set_phase(&self, phase: Phase) {
         self.phase.send_replace(phase);
     }
 
-    /// Leaves what was stored to be found, from the moment on at which requests no longer join this fill. `None`, and
-    /// nothing is left, if an unsafe request has changed it meanwhile (RFC 9111 §4.4).
-    async fn leave_behind(
+    /// Inserts the object into the cache and removes the fill from the register, atomically for new requests. `None`,
+    /// and the object is invalidated, if an unsafe request changed it during the fill (RFC 9111 §4.4).
+    async fn publish(
         &self,
         object: Object,
         selecting: &VaryFields,
         classification: &Classification,
     ) -> Option<Arc<CacheEntry>> {
         let entry = {
-            let mut running = self.shared.lock();
-            self.strike(&mut running)
-                .then(|| self.shared.cache.insert(object, selecting.clone(), classification.clone()))
+            let mut running = self.context.lock();
+            self.remove_from(&mut running)
+                .then(|| self.context.cache.insert(object, selecting.clone(), classification.clone()))
         };
         if entry.is_none()
-            && let Err(error) = self.shared.cache.invalidate(&self.wanted.key).await
+            && let Err(error) = self.context.cache.invalidate(&self.request.key).await
         {
-            tracing::error!(%error, key = &*self.wanted.key, "cannot forget what was changed meanwhile");
+            tracing::error!(%error, key = &*self.request.key, "cannot invalidate an object that changed during its fill");
         }
         entry
     }
 
-    /// New requests no longer join this fill, but begin their own.
-    fn leave(&self) {
-        self.strike(&mut self.shared.lock());
+    /// Removes the fill from the register: later requests start their own.
+    fn unregister(&self) {
+        self.remove_from(&mut self.context.lock());
     }
 
-    /// Whether it was in the register until now.
-    fn strike(&self, running: &mut HashMap<FillKey, FillHandle>) -> bool {
+    /// Returns true if the fill was registered until now.
+    fn remove_from(&self, running: &mut HashMap<FillKey, FillHandle>) -> bool {
         self.is_registered(running) && running.remove(&self.register_key()).is_some()
     }
 
-    /// Whether this is still the fill that its key's requests join.
+    /// Returns true if new requests for the key join this fill.
     fn is_registered(&self, running: &HashMap<FillKey, FillHandle>) -> bool {
         let registered = running.get(&self.register_key());
         registered.is_some_and(|fill| fill.phase.same_channel(&self.phase.subscribe()))
     }
 
     fn register_key(&self) -> FillKey {
-        (self.wanted.key.clone(), self.wanted.variant.clone())
+        (self.request.key.clone(), self.request.variant.clone())
     }
 }
 
-impl Followers for Task {
-    fn are_there(&self) -> bool {
-        // The register holds one receiver; everyone who follows holds another.
-        let registered = usize::from(self.is_registered(&self.shared.lock()));
+impl Followers for FillTask {
+    fn has_followers(&self) -> bool {
+        // The register holds one receiver; each follower holds another.
+        let registered = usize::from(self.is_registered(&self.context.lock()));
         self.phase.receiver_count() > registered
     }
 
-    fn gone_for_good(&self) -> bool {
-        let mut running = self.shared.lock();
+    fn close_if_unfollowed(&self) -> bool {
+        let mut running = self.context.lock();
         let registered = usize::from(self.is_registered(&running));
-        let gone = self.phase.receiver_count() <= registered;
-        if gone {
-            self.strike(&mut running);
+        let is_unfollowed = self.phase.receiver_count() <= registered;
+        if is_unfollowed {
+            self.remove_from(&mut running);
         }
-        gone
+        is_unfollowed
     }
 }
 
-impl Drop for Task {
-    /// However the task ends, also by a panic or with the runtime, its object can be filled again.
+impl Drop for FillTask {
+    /// Unregisters the fill also after a panic or when the runtime drops the task.
     fn drop(&mut self) {
-        self.leave();
+        self.unregister();
     }
 }

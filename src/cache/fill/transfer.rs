@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::FillError;
-use super::turns::Setback;
+use super::failover::AttemptFailure;
 use gupd_net::upstream::UpstreamBody;
 use gupd_store::StoreError;
 
@@ -38,22 +38,22 @@ pub(super) struct Transfer {
 /// What keeps a transfer from its end.
 pub(super) enum Interruption {
     /// The rest may be had by asking again.
-    Upstream(Broke),
+    Upstream(TransferFailure),
     /// There is no sense in going on.
     Fatal(FillError),
 }
 
 /// How an upstream broke a transfer.
 #[derive(Debug)]
-pub(super) struct Broke {
-    pub(super) setback: Setback,
+pub(super) struct TransferFailure {
+    pub(super) kind: AttemptFailure,
     pub(super) reason: Arc<str>,
 }
 
 impl Interruption {
     /// The upstream did not keep to what it had said.
-    pub(super) fn broke(reason: impl Into<Arc<str>>) -> Self {
-        Self::Upstream(Broke { setback: Setback::Broke, reason: reason.into() })
+    pub(super) fn upstream(reason: impl Into<Arc<str>>) -> Self {
+        Self::Upstream(TransferFailure { kind: AttemptFailure::Interrupted, reason: reason.into() })
     }
 }
 
@@ -77,9 +77,12 @@ impl Transfer {
                 Err(_) if self.body.was_limited_within(idle_timeout) => {}
                 Err(_) => {
                     let reason = Arc::from("no byte arrived in time");
-                    return Err(Interruption::Upstream(Broke { setback: Setback::Silent, reason }));
+                    return Err(Interruption::Upstream(TransferFailure {
+                        kind: AttemptFailure::Silent,
+                        reason,
+                    }));
                 }
-                Ok(Err(error)) => return Err(Interruption::broke(error.to_string())),
+                Ok(Err(error)) => return Err(Interruption::upstream(error.to_string())),
                 Ok(Ok(piece)) => {
                     self.received.inc_by(piece.as_ref().map_or(0, Bytes::len) as u64);
                     return Ok(piece);
@@ -88,8 +91,8 @@ impl Transfer {
         }
     }
 
-    /// What of `piece` is wanted, if anything is, when the next byte wanted is the one at `position`.
-    pub(super) fn wanted(&mut self, mut piece: Bytes, position: u64) -> Result<Option<Bytes>, Interruption> {
+    /// What of `piece` is request, if anything is, when the next byte wanted is the one at `position`.
+    pub(super) fn accept(&mut self, mut piece: Bytes, position: u64) -> Result<Option<Bytes>, Interruption> {
         let known = self.skip.min(piece.len() as u64);
         self.skip -= known;
         // `known` is at most a piece's length, which is a usize.
@@ -98,18 +101,18 @@ impl Transfer {
             return Ok(None);
         }
         if self.end.is_some_and(|end| position + piece.len() as u64 > end) {
-            return Err(Interruption::broke("it sent more than it had promised"));
+            return Err(Interruption::upstream("it sent more than it had promised"));
         }
         Ok(Some(piece))
     }
 
     /// Judges the end of the body when the next byte wanted is the one at `position`.
-    pub(super) fn ended(&self, position: u64) -> Result<(), Interruption> {
+    pub(super) fn check_end(&self, position: u64) -> Result<(), Interruption> {
         if self.skip > 0 {
-            return Err(Interruption::broke("its answer was shorter than what it had sent before"));
+            return Err(Interruption::upstream("its answer was shorter than what it had sent before"));
         }
         if self.end.is_some_and(|end| end != position) {
-            return Err(Interruption::broke("the response ended before its length"));
+            return Err(Interruption::upstream("the response ended before its length"));
         }
         Ok(())
     }

@@ -116,7 +116,7 @@ impl Background {
             }
             if let fill::FillResponse::Content(flow) = fill.response().await
                 && let Some(length) = flow.length
-                && length.saturating_sub(flow.present(0..length)) > max_bytes
+                && length.saturating_sub(flow.available_bytes(0..length)) > max_bytes
             {
                 return Ok(FetchOutcome::TooLarge);
             }

@@ -8,35 +8,36 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::origin::Origin;
-use super::resume::{NoRestart, Resumed, Resumption};
-use super::transfer::{Broke, Interruption, Transfer};
-use super::turns::Setback;
+use super::failover::AttemptFailure;
+use super::origin::ContentOrigin;
+use super::resumption::{NoReplacement, ResumeOutcome, Resumption};
+use super::transfer::{Interruption, Transfer, TransferFailure};
 use super::{FillContent, FillError};
 use gupd_store::Object;
 
 /// The rest of content, for one reader.
-pub(super) struct Alone {
+pub(super) struct DirectReader {
     resumption: Resumption,
     end: Option<u64>,
     transfer: Option<Transfer>,
     /// What broke the one before.
-    broke: Option<Broke>,
+    broke: Option<TransferFailure>,
 }
 
-impl Alone {
-    /// Of what `flow` brought, to `end` or to the content's end.
-    pub(super) fn of_flow(flow: &FillContent, end: Option<u64>) -> Self {
-        Self::new(flow.origin.clone(), &flow.head.headers, flow.length, end.or(flow.length))
+impl DirectReader {
+    /// Of what `content` brought, to `end` or to the content's end.
+    pub(super) fn for_content(content: &FillContent, end: Option<u64>) -> Self {
+        Self::new(content.origin.clone(), &content.head.headers, content.length, end.or(content.length))
     }
 
     /// Of what is stored, to `end`.
-    pub(super) fn of_stored(origin: Origin, object: &Object, end: u64) -> Self {
+    pub(super) fn for_object(origin: ContentOrigin, object: &Object, end: u64) -> Self {
         Self::new(origin, &object.headers, Some(object.len), Some(end))
     }
 
-    fn new(origin: Origin, headers: &HeaderMap, length: Option<u64>, end: Option<u64>) -> Self {
-        let broke = Broke { setback: Setback::Broke, reason: Arc::from("the store failed") };
+    fn new(origin: ContentOrigin, headers: &HeaderMap, length: Option<u64>, end: Option<u64>) -> Self {
+        let broke =
+            TransferFailure { kind: AttemptFailure::Interrupted, reason: Arc::from("the store failed") };
         let resumption = Resumption::new(origin, headers, length);
         Self { resumption, end, transfer: None, broke: Some(broke) }
     }
@@ -49,17 +50,17 @@ impl Alone {
                 Some(transfer) => transfer,
                 None => {
                     let range = position..self.end.unwrap_or(u64::MAX);
-                    match self.resumption.resume(range, self.broke.take(), &NoRestart).await? {
-                        Resumed::Continues { transfer, .. } => transfer,
-                        Resumed::Changed(answer) => {
+                    match self.resumption.resume(range, self.broke.take(), &NoReplacement).await? {
+                        ResumeOutcome::Continues { transfer, .. } => transfer,
+                        ResumeOutcome::Changed(answer) => {
                             return Err(FillError::Changed { upstream: answer.upstream.name.clone() });
                         }
                     }
                 }
             };
             let came = match transfer.next(idle_timeout).await {
-                Ok(Some(piece)) => transfer.wanted(piece, position).map(Some),
-                Ok(None) => transfer.ended(position).map(|()| None),
+                Ok(Some(piece)) => transfer.accept(piece, position).map(Some),
+                Ok(None) => transfer.check_end(position).map(|()| None),
                 Err(interruption) => Err(interruption),
             };
             match came {
@@ -71,7 +72,7 @@ impl Alone {
                 Ok(None) if self.end.is_none() => return Ok(None),
                 Ok(None) => {
                     let reason = Arc::from("its answer was a part of what was asked for");
-                    self.broke = Some(Broke { setback: Setback::Broke, reason });
+                    self.broke = Some(TransferFailure { kind: AttemptFailure::Interrupted, reason });
                 }
                 Err(Interruption::Upstream(broke)) => self.broke = Some(broke),
                 Err(Interruption::Fatal(error)) => return Err(error),
@@ -80,8 +81,11 @@ impl Alone {
     }
 }
 
-impl std::fmt::Debug for Alone {
+impl std::fmt::Debug for DirectReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Alone").field("end", &self.end).field("broke", &self.broke).finish_non_exhaustive()
+        f.debug_struct("DirectReader")
+            .field("end", &self.end)
+            .field("broke", &self.broke)
+            .finish_non_exhaustive()
     }
 }

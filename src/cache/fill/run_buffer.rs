@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::FillContent;
-use super::content::Course;
+use super::content::RunLimit;
 use super::transfer::{Interruption, Transfer};
 use gupd_store::{BLOCK, CHUNK, Segment, Store, StoreError};
 
@@ -26,8 +26,8 @@ const MAX_UNWRITTEN_PRESSED: u64 = 2 * BLOCK;
 const PIECE_OVERHEAD: u64 = 128;
 
 /// What has arrived and where it goes.
-pub(super) struct Intake {
-    flow: Arc<FillContent>,
+pub(super) struct RunBuffer {
+    content: Arc<FillContent>,
     run: u64,
     store: Arc<Store>,
     disk: Disk,
@@ -49,25 +49,25 @@ enum Disk {
     Lost,
 }
 
-impl Intake {
+impl RunBuffer {
     /// For what arrives from the begin of `range` on, where `segment` is.
     pub(super) fn new(
-        flow: Arc<FillContent>,
+        content: Arc<FillContent>,
         range: Range<u64>,
         segment: Segment,
         store: Arc<Store>,
     ) -> Self {
         let position = range.start;
-        let run = flow.begin_run(range);
+        let run = content.begin_run(range);
         let disk = Disk::Idle(segment);
-        Self { flow, run, store, disk, unwritten: Vec::new(), unwritten_bytes: 0, position }
+        Self { content, run, store, disk, unwritten: Vec::new(), unwritten_bytes: 0, position }
     }
 
-    pub(super) fn flow(&self) -> &Arc<FillContent> {
-        &self.flow
+    pub(super) fn content(&self) -> &Arc<FillContent> {
+        &self.content
     }
 
-    /// The run's number in the flow.
+    /// The run's number in the content.
     pub(super) fn run(&self) -> u64 {
         self.run
     }
@@ -78,18 +78,18 @@ impl Intake {
     }
 
     /// Where this ends, and whether it has to wait.
-    pub(super) fn course(&self) -> Course {
-        self.flow.course(self.run)
+    pub(super) fn limit(&self) -> RunLimit {
+        self.content.limit(self.run)
     }
 
     /// Whether other runs bring bytes of the same content.
     pub(super) fn others(&self) -> bool {
-        self.flow.runs() > 1
+        self.content.run_count() > 1
     }
 
     /// Waits until readers do not want other bytes first.
-    pub(super) async fn released(&mut self) {
-        self.flow.released(self.run).await;
+    pub(super) async fn wait_until_released(&mut self) {
+        self.content.wait_until_released(self.run).await;
     }
 
     /// The next bytes of `transfer`, when there is room for them, or `None` at its end. Writes behind meanwhile.
@@ -120,7 +120,7 @@ impl Intake {
         self.position += length;
         self.unwritten_bytes += length;
         self.unwritten.push(piece.clone());
-        self.flow.push(self.run, piece, charge);
+        self.content.push(self.run, piece, charge);
     }
 
     /// Writes the rest. Gives the segment back, which ends the content if that did not say its length.
@@ -199,16 +199,16 @@ impl Intake {
         if let Disk::Writing { done, .. } = &mut self.disk {
             let (segment, written) = done.await;
             self.disk = Disk::Idle(segment);
-            self.flow.trim(self.run, written?);
+            self.content.trim(self.run, written?);
         }
         Ok(())
     }
 }
 
-impl Drop for Intake {
+impl Drop for RunBuffer {
     /// However it ends: what is not in the store by now, followers can no longer have from here.
     fn drop(&mut self) {
-        self.flow.end_run(self.run);
+        self.content.end_run(self.run);
     }
 }
 

@@ -2,7 +2,7 @@
 //! part that readers need first. Owns the rule that bytes of two versions are never mixed: only a strong validator, sent
 //! as `If-Range` and found again in the answer, joins two transfers (RFC 9110 §13.1.5, RFC 9111 §3.4). Between two
 //! upstreams only a strong `ETag` with the same complete length does: two managers' files may have the same date and not
-//! the same bytes. Relies on `turns` for who is asked next.
+//! the same bytes. Relies on `failover` for index is asked next.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,69 +13,69 @@ use tokio::time::{Instant, sleep};
 
 use super::FillError;
 use super::content_range::ContentRange;
-use super::origin::Origin;
-use super::transfer::{Broke, Transfer};
-use super::turns::{Setback, Turns};
+use super::failover::{AttemptFailure, FailoverOrder};
+use super::origin::ContentOrigin;
+use super::transfer::{Transfer, TransferFailure};
 use gupd_config as config;
 use gupd_http::validator::strong_validator;
 use gupd_net::upstream::{Upstream, UpstreamError, UpstreamRequest, UpstreamResponse};
 
 /// Asks for the bytes of one run as often as it breaks, as long as it gets on.
 pub(super) struct Resumption {
-    origin: Origin,
+    origin: ContentOrigin,
     validator: Option<HeaderValue>,
     headers: HeaderMap,
     length: Option<u64>,
     /// Since the byte at `reached`, if anything has been tried since.
-    trying: Option<(Vec<Arc<Upstream>>, Turns)>,
+    failover_state: Option<(Vec<Arc<Upstream>>, FailoverOrder)>,
     reached: u64,
 }
 
-pub(super) enum Resumed {
+pub(super) enum ResumeOutcome {
     /// The same content, from the position asked for.
     Continues {
         /// Where.
         transfer: Transfer,
         /// It is all of the content: what comes before that position is skipped.
-        whole: bool,
+        is_whole: bool,
     },
     /// There is other content in its place now: this is it.
     Changed(UpstreamResponse),
 }
 
 /// What came of asking one upstream once.
-pub(super) enum Asked {
-    Resumed(Resumed),
+pub(super) enum ResumeAttempt {
+    Answered(ResumeOutcome),
     /// Nothing, and why.
-    Nothing(Setback, Arc<str>),
+    Failed(AttemptFailure, Arc<str>),
 }
 
 /// Whether other content may take the place of what has come so far.
-pub(super) trait Restart {
+pub(super) trait Replacement {
     /// Whether it may as things are.
     fn is_possible(&self) -> bool;
 
     /// Whether it does; then nobody is shown any of what has come.
-    fn decide(&self) -> bool;
+    fn commit(&self) -> bool;
 }
 
 /// Never: somebody has bytes of it.
-pub(super) struct NoRestart;
+pub(super) struct NoReplacement;
 
-impl Restart for NoRestart {
+impl Replacement for NoReplacement {
     fn is_possible(&self) -> bool {
         false
     }
 
-    fn decide(&self) -> bool {
+    fn commit(&self) -> bool {
         false
     }
 }
 
 impl Resumption {
-    pub(super) fn new(origin: Origin, headers: &HeaderMap, length: Option<u64>) -> Self {
+    pub(super) fn new(origin: ContentOrigin, headers: &HeaderMap, length: Option<u64>) -> Self {
         let (validator, headers) = (strong_validator(headers), headers.clone());
-        Self { origin, validator, headers, length, trying: None, reached: 0 }
+        Self { origin, validator, headers, length, failover_state: None, reached: 0 }
     }
 
     /// How upstreams are asked.
@@ -87,67 +87,71 @@ impl Resumption {
     pub(super) async fn resume(
         &mut self,
         range: Range<u64>,
-        broke: Option<Broke>,
-        restart: &impl Restart,
-    ) -> Result<Resumed, FillError> {
+        broke: Option<TransferFailure>,
+        replacement: &impl Replacement,
+    ) -> Result<ResumeOutcome, FillError> {
         if range.start > self.reached {
             self.reached = range.start;
-            self.trying = None;
+            self.failover_state = None;
         }
-        let setback = broke.as_ref().map(|broke| broke.setback);
+        let failure = broke.as_ref().map(|broke| broke.kind);
         let mut reason = broke.map_or_else(|| Arc::from("a part was needed first"), |broke| broke.reason);
-        let (candidates, mut turns) = match (self.trying.take(), setback) {
-            (Some((candidates, mut turns)), setback) => {
-                turns.failed(setback.unwrap_or(Setback::Broke), Instant::now());
-                (candidates, turns)
+        let (candidates, mut failover) = match (self.failover_state.take(), failure) {
+            (Some((candidates, mut failover)), failure) => {
+                failover.record_failure(failure.unwrap_or(AttemptFailure::Interrupted), Instant::now());
+                (candidates, failover)
             }
-            (None, setback) => {
+            (None, failure) => {
                 let candidates = self.origin.candidates();
-                let turns = Turns::new(candidates.len(), self.settings().attempts, setback);
-                (candidates, turns)
+                let failover = FailoverOrder::new(candidates.len(), self.settings().attempts, failure);
+                (candidates, failover)
             }
         };
-        while let Some((who, wait)) = turns.next(Instant::now()) {
-            let Some(upstream) = candidates.get(who) else { break };
-            let author = self.origin.is_author(upstream);
-            if !self.could_continue(upstream, &range) && (author || !restart.is_possible()) {
+        while let Some((index, wait)) = failover.next(Instant::now()) {
+            let Some(upstream) = candidates.get(index) else { break };
+            let author = self.origin.sent_head(upstream);
+            if !self.can_continue(upstream, &range) && (author || !replacement.is_possible()) {
                 if author {
                     reason = Arc::from(format!("{reason}; it has no strong validator"));
                 }
-                turns.failed(Setback::Unfit, Instant::now());
+                failover.record_failure(AttemptFailure::Unsuitable, Instant::now());
                 continue;
             }
             sleep(wait).await;
-            if self.origin.nobody_may_be_asked() {
+            if self.origin.are_all_unavailable() {
                 // Readers have bytes already: rather than break, they wait as long for it as others do to ask it.
                 self.origin.upstreams.wait_for_probe(upstream).await;
             }
             tracing::info!(upstream = &*upstream.name, from = range.start, %reason, "resuming");
             // Elsewhere other content says nothing of what was coming; at the one that began it and gave it, it changed.
-            let has_changed = author && self.origin.is_giver(upstream);
-            match self.ask(upstream, &range).await? {
-                Asked::Resumed(Resumed::Changed(_)) if !has_changed && !restart.decide() => {
-                    turns.failed(Setback::Unfit, Instant::now());
+            let has_changed = author && self.origin.is_current(upstream);
+            match self.try_upstream(upstream, &range).await? {
+                ResumeAttempt::Answered(ResumeOutcome::Changed(_))
+                    if !has_changed && !replacement.commit() =>
+                {
+                    failover.record_failure(AttemptFailure::Unsuitable, Instant::now());
                     tracing::info!(upstream = &*upstream.name, "it has other content");
                 }
-                Asked::Resumed(Resumed::Changed(answer)) => return Ok(Resumed::Changed(answer)),
-                Asked::Resumed(continues) => {
-                    self.origin.gives(upstream);
-                    self.trying = Some((candidates, turns));
+                ResumeAttempt::Answered(ResumeOutcome::Changed(answer)) => {
+                    return Ok(ResumeOutcome::Changed(answer));
+                }
+                ResumeAttempt::Answered(continues) => {
+                    self.origin.switch_to(upstream);
+                    self.failover_state = Some((candidates, failover));
                     return Ok(continues);
                 }
-                Asked::Nothing(setback, why) => {
-                    turns.failed(setback, Instant::now());
+                ResumeAttempt::Failed(failure, why) => {
+                    failover.record_failure(failure, Instant::now());
                     reason = why;
                 }
             }
         }
-        Err(FillError::BrokenOff { upstream: self.origin.giver().name.clone(), at: range.start, reason })
+        Err(FillError::BrokenOff { upstream: self.origin.current().name.clone(), at: range.start, reason })
     }
 
     /// Whether an upstream can be told which content is meant.
-    pub(super) fn could_continue(&self, upstream: &Upstream, range: &Range<u64>) -> bool {
-        match self.origin.is_author(upstream) {
+    pub(super) fn can_continue(&self, upstream: &Upstream, range: &Range<u64>) -> bool {
+        match self.origin.sent_head(upstream) {
             true if range.start == 0 => true,
             // A relay may have it from another manager by now, and managers copy files with their dates.
             true if upstream.is_relay() => self.entity_tag().is_some(),
@@ -157,37 +161,42 @@ impl Resumption {
     }
 
     /// Asks one upstream for `range`, once.
-    pub(super) async fn ask(&self, upstream: &Arc<Upstream>, range: &Range<u64>) -> Result<Asked, FillError> {
+    pub(super) async fn try_upstream(
+        &self,
+        upstream: &Arc<Upstream>,
+        range: &Range<u64>,
+    ) -> Result<ResumeAttempt, FillError> {
         let answer = self.origin.upstreams.send_to(upstream, &self.request(upstream, range)).await;
         let error = match answer {
             Ok(answer) => return Ok(self.judge(answer, range)),
             Err(error) => error,
         };
-        let setback = match error {
+        let failure = match error {
             UpstreamError::Request { .. } => return Err(error.into()),
             UpstreamError::Connect { .. }
             | UpstreamError::HeadTimeout { .. }
-            | UpstreamError::Unavailable { .. } => Setback::Silent,
+            | UpstreamError::Unavailable { .. } => AttemptFailure::Silent,
             UpstreamError::Closed { .. } | UpstreamError::Response { .. } | UpstreamError::Client { .. } => {
-                Setback::Broke
+                AttemptFailure::Interrupted
             }
         };
-        Ok(Asked::Nothing(setback, Arc::from(error.to_string())))
+        Ok(ResumeAttempt::Failed(failure, Arc::from(error.to_string())))
     }
 
     /// Asks each upstream that may have the content for `range`, once, until one gives an answer.
-    pub(super) async fn ask_each(&self, range: &Range<u64>) -> Result<Asked, FillError> {
-        let mut last = Asked::Nothing(Setback::Unfit, Arc::from("no upstream could be asked for it"));
+    pub(super) async fn try_each(&self, range: &Range<u64>) -> Result<ResumeAttempt, FillError> {
+        let mut last =
+            ResumeAttempt::Failed(AttemptFailure::Unsuitable, Arc::from("no upstream could be asked for it"));
         for upstream in self.origin.candidates() {
-            if !self.could_continue(&upstream, range) {
+            if !self.can_continue(&upstream, range) {
                 continue;
             }
-            match self.ask(&upstream, range).await? {
-                Asked::Resumed(resumed) => {
-                    self.origin.gives(&upstream);
-                    return Ok(Asked::Resumed(resumed));
+            match self.try_upstream(&upstream, range).await? {
+                ResumeAttempt::Answered(resumed) => {
+                    self.origin.switch_to(&upstream);
+                    return Ok(ResumeAttempt::Answered(resumed));
                 }
-                nothing @ Asked::Nothing(..) => last = nothing,
+                nothing @ ResumeAttempt::Failed(..) => last = nothing,
             }
         }
         Ok(last)
@@ -204,7 +213,7 @@ impl Resumption {
         } else {
             Some(format!("bytes={}-{}", range.start, range.end.saturating_sub(1)))
         };
-        if self.could_continue(upstream, range)
+        if self.can_continue(upstream, range)
             && let (Some(part), Some(validator)) = (part, &self.validator)
             && let Ok(part) = HeaderValue::from_str(&part)
         {
@@ -214,23 +223,23 @@ impl Resumption {
         outgoing
     }
 
-    fn judge(&self, answer: UpstreamResponse, range: &Range<u64>) -> Asked {
-        let nothing = |setback, why: &str| Asked::Nothing(setback, Arc::from(why));
-        let author = self.origin.is_author(&answer.upstream);
+    fn judge(&self, answer: UpstreamResponse, range: &Range<u64>) -> ResumeAttempt {
+        let nothing = |failure, why: &str| ResumeAttempt::Failed(failure, Arc::from(why));
+        let author = self.origin.sent_head(&answer.upstream);
         let theirs = answer.response.headers();
         match (answer.response.status(), author) {
             (StatusCode::PARTIAL_CONTENT, true) if !self.is_same(theirs) => {
-                nothing(Setback::Broke, "its partial response is of other content")
+                nothing(AttemptFailure::Interrupted, "its partial response is of other content")
             }
             (StatusCode::PARTIAL_CONTENT, false) if !self.is_equal(theirs) => {
-                nothing(Setback::Unfit, "its partial response is of other content")
+                nothing(AttemptFailure::Unsuitable, "its partial response is of other content")
             }
-            (StatusCode::PARTIAL_CONTENT, _) => match ContentRange::of(theirs) {
+            (StatusCode::PARTIAL_CONTENT, _) => match ContentRange::parse(theirs) {
                 Some(part) if part.is_from(range, self.length) => {
                     let end = part.complete.or(self.length).map(|_| part.bytes.end);
                     self.continues(answer, 0, end)
                 }
-                _ => nothing(Setback::Broke, "its partial response is not the range asked for"),
+                _ => nothing(AttemptFailure::Interrupted, "its partial response is not the range asked for"),
             },
             (StatusCode::OK, _) => {
                 let length = answer.response.body().size_hint().exact();
@@ -241,22 +250,24 @@ impl Resumption {
                 if same && length == self.length {
                     self.continues(answer, range.start, length)
                 } else {
-                    Asked::Resumed(Resumed::Changed(answer))
+                    ResumeAttempt::Answered(ResumeOutcome::Changed(answer))
                 }
             }
-            (StatusCode::NOT_FOUND | StatusCode::GONE, true) => Asked::Resumed(Resumed::Changed(answer)),
+            (StatusCode::NOT_FOUND | StatusCode::GONE, true) => {
+                ResumeAttempt::Answered(ResumeOutcome::Changed(answer))
+            }
             // One that has not been given it yet is no reason to take it away.
             (StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::RANGE_NOT_SATISFIABLE, false) => {
-                nothing(Setback::Unfit, "it does not have this content")
+                nothing(AttemptFailure::Unsuitable, "it does not have this content")
             }
-            (status, _) => nothing(Setback::Broke, &format!("it answered {status}")),
+            (status, _) => nothing(AttemptFailure::Interrupted, &format!("it answered {status}")),
         }
     }
 
-    fn continues(&self, answer: UpstreamResponse, skip: u64, end: Option<u64>) -> Asked {
+    fn continues(&self, answer: UpstreamResponse, skip: u64, end: Option<u64>) -> ResumeAttempt {
         let received = answer.upstream.received_bytes().clone();
         let transfer = Transfer::new(answer.response.into_body(), skip, end, received);
-        Asked::Resumed(Resumed::Continues { transfer, whole: skip > 0 })
+        ResumeAttempt::Answered(ResumeOutcome::Continues { transfer, is_whole: skip > 0 })
     }
 
     /// A `206` must repeat the `ETag` (RFC 9110 §15.3.7); without it, an upstream that ignores `If-Range` could have
@@ -271,7 +282,7 @@ impl Resumption {
     /// Whether what another upstream has is byte for byte the same: its strong `ETag` and its complete length, which
     /// it must say. Its date may be another: files are copied from manager to manager.
     fn is_equal(&self, theirs: &HeaderMap) -> bool {
-        let complete = match ContentRange::of(theirs) {
+        let complete = match ContentRange::parse(theirs) {
             Some(part) => part.complete == self.length,
             None => !theirs.contains_key(header::CONTENT_RANGE),
         };

@@ -1,0 +1,187 @@
+//! Turns an upstream's response into content for the store: decides whether it may be shared, builds the stored head,
+//! and computes which bytes the body brings. Pure, except for the freshness rules of the cache. The complication is a
+//! `206` to a range request: only its whole blocks are used, under the head of the complete content.
+
+use std::ops::Range;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http_body::Body;
+
+use super::FillRequest;
+use super::content::ContentHead;
+use super::content_range::ContentRange;
+use crate::Cache;
+use crate::digest::Expectation;
+use gupd_http::range::RequestedPart;
+use gupd_http::storable::check_storable;
+use gupd_http::validator::strong_validator;
+use gupd_http::{UnstorableReason, VaryFields, update};
+use gupd_net::upstream::UpstreamResponse;
+use gupd_store::{BLOCK, CHUNK, NewObject, UnfinishedFill};
+
+/// Response whose content may be shared.
+pub(super) struct AcceptedResponse {
+    pub(super) answer: UpstreamResponse,
+    pub(super) head: ContentHead,
+    /// Complete length of the content, if known.
+    pub(super) length: Option<u64>,
+    /// Range of the content that the body is used for.
+    pub(super) range: Range<u64>,
+    /// Bytes of the body before `range`.
+    pub(super) skip: u64,
+    /// Position in the content where the body ends, if known.
+    pub(super) end: Option<u64>,
+    /// Other ranges may be requested while this one arrives.
+    pub(super) accepts_ranges: bool,
+}
+
+/// Reason why a response is not accepted.
+pub(super) enum RejectedResponse {
+    /// The response is unusable: ask for the complete content without conditions.
+    Unusable,
+    /// Only one client may have the response.
+    Unstorable(Box<UpstreamResponse>, UnstorableReason),
+}
+
+/// Bytes that a response brings, and the head of the complete content.
+struct ResponseBody {
+    status: StatusCode,
+    headers: HeaderMap,
+    length: Option<u64>,
+    range: Range<u64>,
+    skip: u64,
+    end: Option<u64>,
+}
+
+impl AcceptedResponse {
+    /// Judges the response to `request`, which asked for `part` or for the complete content.
+    pub(super) fn from_response(
+        answer: UpstreamResponse,
+        request: &FillRequest,
+        part: Option<RequestedPart>,
+        cache: &Cache,
+        expect: impl Fn(StatusCode, &HeaderMap) -> Expectation,
+    ) -> Result<Self, RejectedResponse> {
+        let body = ResponseBody::parse(&answer, part).ok_or(RejectedResponse::Unusable)?;
+        let ResponseBody { status, mut headers, length, range, skip, end } = body;
+        let class = request.classification.class;
+        let kept = check_storable(&Method::GET, &request.client_headers, status, &headers, class);
+        match kept {
+            // Followers may have an empty payload; it is not kept.
+            Ok(()) | Err(UnstorableReason::EmptyPayload) => {}
+            Err(why) => return Err(RejectedResponse::Unstorable(Box::new(answer), why)),
+        }
+        // An upstream that answers a range request with the complete content does not serve ranges.
+        let accepts_ranges = status == StatusCode::OK
+            && (part.is_none() || end != length || range.start > 0)
+            && strong_validator(&headers).is_some()
+            && headers.get(header::ACCEPT_RANGES).is_none_or(|unit| unit != "none");
+        // `check_storable` refused `Vary: *`, the only case without a selection.
+        let selecting =
+            VaryFields::from_response(&headers, &request.client_headers, class).unwrap_or_default();
+        update::remove_unstored(&mut headers, class);
+        update::add_date(&mut headers, answer.response_time);
+        let (request_time, response_time) = (answer.request_time, answer.response_time);
+        let expected = expect(status, &headers);
+        let head = ContentHead {
+            status,
+            kept: kept.and(expected.check_storable()),
+            expected,
+            freshness: cache.freshness(status, &headers, request_time, response_time, class),
+            headers,
+            selecting,
+            classification: request.classification.clone(),
+            upstream: answer.upstream.name.clone(),
+            request_time,
+            response_time,
+        };
+        Ok(Self { answer, head, length, range, skip, end, accepts_ranges })
+    }
+}
+
+impl ResponseBody {
+    /// `None` if the response does not fit the range request.
+    fn parse(answer: &UpstreamResponse, part: Option<RequestedPart>) -> Option<Self> {
+        let status = answer.response.status();
+        let mut headers = answer.response.headers().clone();
+        match (status, part) {
+            (StatusCode::PARTIAL_CONTENT, Some(_)) => {
+                let ContentRange { bytes, complete } = ContentRange::parse(&headers)?;
+                let complete = complete?;
+                let range = whole_blocks(&bytes, complete)?;
+                if strong_validator(&headers).is_none() && bytes != (0..complete) {
+                    return None;
+                }
+                headers.remove(header::CONTENT_RANGE);
+                // These digests cover the part, not the stored content (RFC 9530 §2).
+                headers.remove(HeaderName::from_static("content-digest"));
+                headers.remove(HeaderName::from_static("content-md5"));
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(complete));
+                let (skip, end) = (range.start - bytes.start, Some(bytes.end));
+                Some(Self { status: StatusCode::OK, headers, length: Some(complete), range, skip, end })
+            }
+            (StatusCode::RANGE_NOT_SATISFIABLE, Some(_)) => None,
+            _ => {
+                let length = answer.response.body().size_hint().exact();
+                let range = 0..length.unwrap_or(u64::MAX);
+                Some(Self { status, headers, length, range, skip: 0, end: length })
+            }
+        }
+    }
+}
+
+impl ContentHead {
+    /// Restores the head of an unfinished fill.
+    pub(super) fn from_unfinished(
+        left: &UnfinishedFill,
+        request: &FillRequest,
+        cache: &Cache,
+        expected: Expectation,
+    ) -> Self {
+        let object = &left.object;
+        let (request_time, response_time) = (object.request_time, object.response_time);
+        let class = request.classification.class;
+        Self {
+            status: object.status,
+            kept: expected.check_storable(),
+            expected,
+            freshness: cache.freshness(object.status, &object.headers, request_time, response_time, class),
+            headers: object.headers.clone(),
+            selecting: VaryFields::decode(&object.selecting).unwrap_or_default(),
+            classification: request.classification.clone(),
+            upstream: object.upstream.clone(),
+            request_time,
+            response_time,
+        }
+    }
+
+    /// Builds the object to commit.
+    pub(super) fn to_object(&self, request: &FillRequest) -> NewObject {
+        NewObject {
+            key: request.key.clone(),
+            selecting: self.selecting.encode(),
+            status: self.status,
+            headers: self.headers.clone(),
+            content_type: self.classification.content_type.clone(),
+            upstream: self.upstream.clone(),
+            request_time: self.request_time,
+            response_time: self.response_time,
+        }
+    }
+
+    /// Returns true if a later fill could continue from a part of the content. Only a strong validator proves that the
+    /// rest belongs to the same content.
+    pub(super) fn is_resumable(&self, length: Option<u64>) -> bool {
+        self.status == StatusCode::OK
+            && self.kept.is_ok()
+            && length.is_some_and(|length| length > CHUNK)
+            && strong_validator(&self.headers).is_some()
+    }
+}
+
+/// Returns the whole blocks within `bytes`; the last block of the content counts as whole.
+fn whole_blocks(bytes: &Range<u64>, complete: u64) -> Option<Range<u64>> {
+    let start = bytes.start.checked_next_multiple_of(BLOCK)?;
+    let end = if bytes.end == complete { complete } else { bytes.end / BLOCK * BLOCK };
+    (start < end).then_some(start..end)
+}

@@ -1,0 +1,272 @@
+//! A follower's view of one fill: the response head, progress, and result. A handle never drives the fill. Dropping a
+//! handle wakes the fill's task, because a fill without followers may end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::StatusCode;
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::{FillContent, FillError, FillRequest, Phase};
+use crate::CacheEntry;
+use gupd_config::UpstreamId;
+use gupd_http::UnstorableReason;
+use gupd_http::status::ForwardOutcome;
+use gupd_net::upstream::{CurrentUpstream, Upstream, UpstreamResponse};
+
+/// Handle to a running fill.
+#[derive(Clone, Debug)]
+pub struct FillHandle {
+    pub(super) phase: watch::Receiver<Phase>,
+    /// A client has joined.
+    for_client: Arc<AtomicBool>,
+    current_upstream: CurrentUpstream,
+    upstream_order: Arc<[UpstreamId]>,
+    // Declared after the receiver: the receiver is gone when the task wakes and counts followers.
+    leave_notifier: LeaveNotifier,
+}
+
+/// Wakes the fill's task when a handle is dropped.
+#[derive(Clone, Debug)]
+struct LeaveNotifier(Arc<Notify>);
+
+impl Drop for LeaveNotifier {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+/// How a request joined its fill.
+#[derive(Debug)]
+pub enum Joined {
+    /// The request started the fill, and receives the response if it cannot be shared.
+    Started(FillHandle, PrivateResponse),
+    /// The request follows a running fill.
+    Following(FillHandle),
+    /// The fill ended before the request could join it; a fresh response is stored.
+    Stored(Arc<CacheEntry>),
+}
+
+/// Receives a response that only the client that started the fill may have.
+pub type PrivateResponse = oneshot::Receiver<UpstreamResponse>;
+
+/// First decision of a fill about its response.
+#[derive(Debug)]
+pub enum FillResponse {
+    /// Content that every follower may read.
+    Content(Arc<FillContent>),
+    /// The content has arrived and is stored.
+    Stored(Arc<CacheEntry>),
+    /// The stored response is still valid.
+    NotModified(Arc<CacheEntry>),
+    /// Only the client that started the fill may have the response.
+    Unshared(UnsharedReason),
+    /// There is no response.
+    Failed(FillError),
+}
+
+impl FillResponse {
+    /// Status of a response that every follower may read.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Content(content) => Some(content.head.status),
+            Self::Stored(entry) | Self::NotModified(entry) => Some(entry.object.status),
+            Self::Unshared(_) | Self::Failed(_) => None,
+        }
+    }
+}
+
+/// Reason why a response is not shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnsharedReason {
+    /// A field of the response or the request, or the class, forbids it.
+    Unstorable(UnstorableReason),
+    /// The store is full or cannot be written.
+    NoRoom,
+}
+
+impl UnsharedReason {
+    /// Spelling in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unstorable(why) => why.as_str(),
+            Self::NoRoom => "no-room",
+        }
+    }
+}
+
+impl From<UnsharedReason> for ForwardOutcome {
+    fn from(why: UnsharedReason) -> Self {
+        match why {
+            UnsharedReason::Unstorable(why) => Self::NotStored(why),
+            UnsharedReason::NoRoom => Self::StoreFailed,
+        }
+    }
+}
+
+/// Progress of a fill.
+#[derive(Debug)]
+pub enum FillProgress {
+    /// At least the requested bytes have arrived; the complete length is unknown.
+    Enough,
+    /// The complete length is known.
+    All {
+        /// Complete length in bytes.
+        length: u64,
+    },
+    /// The fill failed.
+    Failed(FillError),
+}
+
+/// Result of a fill for a follower that wants the complete content.
+#[derive(Debug)]
+pub enum FillResult {
+    /// The response is stored.
+    Stored(Arc<CacheEntry>),
+    /// The stored response is still valid.
+    NotModified(Arc<CacheEntry>),
+    /// The response is not kept for other clients.
+    NotKept,
+    /// There is no response.
+    Failed(FillError),
+}
+
+/// Keeps a fill fetching every byte while it exists, at a lower priority than bytes that clients read.
+#[derive(Debug)]
+struct BackgroundDemand(Arc<FillContent>);
+
+impl BackgroundDemand {
+    fn new(content: &Arc<FillContent>) -> Self {
+        content.background_followers.fetch_add(1, Ordering::AcqRel);
+        content.attention.notify_one();
+        Self(content.clone())
+    }
+}
+
+impl Drop for BackgroundDemand {
+    fn drop(&mut self) {
+        self.0.background_followers.fetch_sub(1, Ordering::AcqRel);
+        self.0.attention.notify_one();
+    }
+}
+
+impl FillHandle {
+    pub(super) fn new(
+        phase: watch::Receiver<Phase>,
+        request: &FillRequest,
+        for_client: Arc<AtomicBool>,
+        current_upstream: CurrentUpstream,
+        attention: Arc<Notify>,
+    ) -> Self {
+        let upstream_order = request.upstream_order.clone();
+        Self { phase, for_client, current_upstream, upstream_order, leave_notifier: LeaveNotifier(attention) }
+    }
+
+    /// Waits for the response head, or for the decision that no response will be shared.
+    pub async fn response(&self) -> FillResponse {
+        let mut phase = self.phase.clone();
+        let decided = phase.wait_for(|phase| !matches!(phase, Phase::Asking)).await;
+        match decided.as_deref() {
+            Ok(Phase::Receiving { content, .. } | Phase::Complete { content, .. }) => {
+                FillResponse::Content(content.clone())
+            }
+            Ok(Phase::Stored { entry }) => FillResponse::Stored(entry.clone()),
+            Ok(Phase::NotModified { entry }) => FillResponse::NotModified(entry.clone()),
+            Ok(Phase::Unshared { why }) => FillResponse::Unshared(*why),
+            Ok(Phase::Failed { error }) => FillResponse::Failed(error.clone()),
+            Ok(Phase::Asking) | Err(_) => FillResponse::Failed(FillError::Stopped),
+        }
+    }
+
+    /// Waits until the first `bytes` have arrived or the fill has ended. Meant for content without a declared length,
+    /// which arrives in order.
+    pub async fn wait_for(&self, bytes: u64) -> FillProgress {
+        let mut phase = self.phase.clone();
+        let reached = phase.wait_for(|phase| match phase {
+            Phase::Asking => false,
+            Phase::Receiving { arrived, .. } => *arrived >= bytes,
+            _ => true,
+        });
+        match reached.await.as_deref() {
+            Ok(Phase::Receiving { .. }) => FillProgress::Enough,
+            Ok(Phase::Complete { length, .. }) => FillProgress::All { length: *length },
+            Ok(Phase::Stored { entry } | Phase::NotModified { entry }) => {
+                FillProgress::All { length: entry.object.len }
+            }
+            Ok(Phase::Failed { error }) => FillProgress::Failed(error.clone()),
+            Ok(Phase::Asking | Phase::Unshared { .. }) | Err(_) => FillProgress::Failed(FillError::Stopped),
+        }
+    }
+
+    /// Requests the complete content and waits until the object is in the cache or the fill has failed.
+    pub async fn fetch_all(&self) -> FillResult {
+        let mut phase = self.phase.clone();
+        let mut demand = None;
+        let mut is_complete = false;
+        loop {
+            let arriving = match &*phase.borrow_and_update() {
+                Phase::Asking => None,
+                Phase::Receiving { content, .. } => Some(content.clone()),
+                Phase::Complete { .. } => {
+                    is_complete = true;
+                    None
+                }
+                Phase::Stored { entry } => return FillResult::Stored(entry.clone()),
+                Phase::NotModified { entry } => return FillResult::NotModified(entry.clone()),
+                Phase::Unshared { .. } => return FillResult::NotKept,
+                Phase::Failed { error } => return FillResult::Failed(error.clone()),
+            };
+            if let (Some(content), None) = (arriving, &demand) {
+                demand = Some(BackgroundDemand::new(&content));
+            }
+            if phase.changed().await.is_err() {
+                return if is_complete {
+                    FillResult::NotKept
+                } else {
+                    FillResult::Failed(FillError::Stopped)
+                };
+            }
+        }
+    }
+
+    /// Returns true if a client has joined the fill.
+    pub fn is_for_client(&self) -> bool {
+        self.for_client.load(Ordering::Relaxed)
+    }
+
+    /// Upstreams of the fill, by priority.
+    pub fn upstream_order(&self) -> &[UpstreamId] {
+        &self.upstream_order
+    }
+
+    /// Upstream that the fill asked last.
+    pub fn current_upstream(&self) -> Option<Arc<Upstream>> {
+        self.current_upstream.get()
+    }
+
+    /// Waits for the response head and returns true if a manager sent it. A fill from another relay of the site may wait
+    /// for the relay that asks, which would be a deadlock.
+    pub async fn is_from_manager(&self) -> bool {
+        let mut phase = self.phase.clone();
+        let decided = phase.wait_for(|phase| !matches!(phase, Phase::Asking)).await;
+        match decided.as_deref() {
+            Ok(Phase::Receiving { content, .. } | Phase::Complete { content, .. }) => !content.is_from_peer(),
+            Ok(Phase::Stored { .. } | Phase::NotModified { .. }) => true,
+            Ok(Phase::Asking | Phase::Unshared { .. } | Phase::Failed { .. }) | Err(_) => false,
+        }
+    }
+
+    /// Records that a follower joined.
+    pub(super) fn join(&self, is_client: bool) -> Self {
+        self.for_client.fetch_or(is_client, Ordering::Relaxed);
+        self.clone()
+    }
+
+    pub(super) fn client_flag(&self) -> Arc<AtomicBool> {
+        self.for_client.clone()
+    }
+
+    pub(super) fn wake_task(&self) {
+        self.leave_notifier.0.notify_one();
+    }
+}

@@ -1,0 +1,51 @@
+//! The request that a fill sends upstream, and the request's purpose when no client waits for it.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::uri::PathAndQuery;
+
+use crate::CacheEntry;
+use gupd_config::UpstreamId;
+use gupd_config::policy::Classification;
+use gupd_http::range::RequestedPart;
+use gupd_net::shape::BandwidthClass;
+use gupd_store::ObjectKey;
+
+/// Request that starts a fill, made from a client's request or by the relay itself.
+#[derive(Clone, Debug)]
+pub struct FillRequest {
+    /// The object's key.
+    pub key: ObjectKey,
+    /// Known `Vary` selection of the request. Two requests with different variants have separate fills.
+    pub variant: String,
+    /// Upstreams to ask, by priority.
+    pub upstream_order: Arc<[UpstreamId]>,
+    /// Path and query in the client's spelling.
+    pub target: PathAndQuery,
+    /// Fields as the client sent them. They select the variant, as in every lookup.
+    pub client_headers: HeaderMap,
+    /// Fields to send upstream.
+    pub headers: HeaderMap,
+    /// Class and content type of the path.
+    pub classification: Classification,
+    /// Stored response to revalidate.
+    pub stale: Option<Arc<CacheEntry>>,
+    /// Range that the client waits for; `None` for the complete content.
+    pub part: Option<RequestedPart>,
+    /// Purpose of a background fetch; `None` if a client waits.
+    pub background: Option<BackgroundFetch>,
+    /// Bandwidth class that the received bytes count against.
+    pub bandwidth: BandwidthClass,
+}
+
+/// Purpose of a fill that no client waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackgroundFetch {
+    /// The stored response may be stale.
+    Revalidation,
+    /// Fetches the present content of one upstream, because the result becomes part of a coherent set.
+    Collect,
+    /// Clients may request the object later.
+    Prefetch,
+}

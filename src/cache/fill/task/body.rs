@@ -1,0 +1,299 @@
+//! The content of a fill, from its first bytes to the committed object: a new response, or the continuation of an
+//! unfinished fill. The steps are fetch, verify, publish the end, commit. The end of content with an announced digest is
+//! not published before verification, so no client gets a clean end of wrong content.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use http::{HeaderMap, StatusCode};
+
+use super::{FillTask, StepOutcome};
+use crate::digest::{CompleteContent, DigestVerdict, Expectation, Subject};
+use crate::fill::accept::AcceptedResponse;
+use crate::fill::content::ContentHead;
+use crate::fill::fetch::{ContentFetch, ContentFetchResult, Followers};
+use crate::fill::origin::ContentOrigin;
+use crate::fill::resumption::{ResumeAttempt, ResumeOutcome, Resumption};
+use crate::fill::run::RunSource;
+use crate::fill::transfer::Transfer;
+use crate::fill::{BackgroundFetch, FillContent, FillError, FillOutcome, Phase, UnsharedReason};
+use gupd_config::{Class, FinishPolicy};
+use gupd_http::range::RequestedPart;
+use gupd_http::storable::check_length;
+use gupd_http::{UnstorableReason, VaryFields};
+use gupd_net::shape::Purpose;
+use gupd_store::{BlobWriter, BodySource, CHUNK, StoreError, UnfinishedFill};
+
+/// Maximum number of times that another upstream's content replaces the arriving content before clients see a byte.
+/// Two upstreams that break off alternately must not keep clients waiting for ever.
+const MAX_CHANGES: u32 = 2;
+
+/// Maximum number of restarts with changed content before the fill fails. A middlebox may break off each transfer while
+/// the managers differ; without a limit, the content would cross the WAN for ever and for no client.
+const MAX_RESTARTS: u32 = 8;
+
+impl FillTask {
+    /// Stores the content of an accepted response.
+    pub(super) async fn store_response(&mut self, accepted: AcceptedResponse) -> StepOutcome {
+        let writer = self.context.store.begin_blob(accepted.length).await;
+        self.context.cache.forget_evicted();
+        let writer = match writer {
+            Ok(writer) => writer,
+            Err(error) => {
+                // A degraded store logs once, when it degrades.
+                if !matches!(error, StoreError::Degraded { .. }) {
+                    tracing::warn!(%error, key = &*self.request.key, "passing through uncached");
+                }
+                self.hand_over(accepted.answer);
+                return StepOutcome::Done(self.end_unshared(UnsharedReason::NoRoom));
+            }
+        };
+        if accepted.head.is_resumable(accepted.length)
+            && let Err(error) = writer.start_journal(accepted.head.to_object(&self.request)).await
+        {
+            tracing::warn!(%error, key = &*self.request.key, "cannot start a journal; an interrupted fill will start over");
+        }
+        let AcceptedResponse { answer, head, length, range, skip, end, accepts_ranges } = accepted;
+        let upstream = answer.upstream.clone();
+        let origin = ContentOrigin::new(&self.request, &self.upstreams, upstream, &self.context.metrics);
+        let received = answer.upstream.received_bytes().clone();
+        let partial = writer.partial().clone();
+        let attention = self.attention.clone();
+        let content = Arc::new(FillContent::new(head, length, origin, partial, accepts_ranges, attention));
+        let transfer = Transfer::new(answer.response.into_body(), skip, end, received);
+        self.fetch(content, writer, range, transfer).await
+    }
+
+    /// Continues an unfinished fill if an upstream still has its content. `None` if no upstream can tell now.
+    pub(super) async fn resume_unfinished(&mut self, mut left: UnfinishedFill) -> Option<StepOutcome> {
+        let metrics = &self.context.metrics;
+        let origin =
+            ContentOrigin::from_record(&self.request, &self.upstreams, &left.object.upstream, metrics)?;
+        let wanted = self.part().map_or(0..left.len, |part| part.resolve(left.len));
+        let missing = left.first_gap(wanted.start);
+        let enough = match missing.end > wanted.start {
+            true => wanted.end.next_multiple_of(CHUNK),
+            // Every wanted byte is stored; one more chunk shows whether the content is still the same.
+            false => missing.start + CHUNK,
+        };
+        let first = missing.start..missing.end.min(enough);
+        let resumption = Resumption::new(origin.clone(), &left.object.headers, Some(left.len));
+        let attempt = tokio::select! {
+            attempt = resumption.try_each(&first) => attempt,
+            () = self.context.stopping.cancelled() => Err(FillError::Stopped),
+        };
+        let (transfer, is_whole) = match attempt {
+            Ok(ResumeAttempt::Answered(ResumeOutcome::Continues { transfer, is_whole })) => {
+                (transfer, is_whole)
+            }
+            Ok(ResumeAttempt::Answered(ResumeOutcome::Changed(answer))) => {
+                return Some(StepOutcome::Changed(answer));
+            }
+            Ok(ResumeAttempt::Failed(_, reason)) => {
+                tracing::info!(key = &*self.request.key, %reason, "cannot resume an unfinished fill");
+                self.context.store.return_unfinished(left);
+                return None;
+            }
+            Err(error) => {
+                self.context.store.return_unfinished(left);
+                return Some(StepOutcome::Done(self.fail(error)));
+            }
+        };
+        let expected = self.expect(left.object.status, &left.object.headers);
+        let head = ContentHead::from_unfinished(&left, &self.request, &self.context.cache, expected);
+        let (length, written) = (left.len, left.written_bytes());
+        let writer = match self.context.store.resume_blob(left).await {
+            Ok(writer) => writer,
+            Err(error) => {
+                tracing::warn!(%error, key = &*self.request.key, "cannot resume an unfinished fill");
+                return None;
+            }
+        };
+        tracing::info!(key = &*self.request.key, written, length, "resuming an unfinished fill");
+        self.context.metrics.resumes.inc();
+        let partial = writer.partial().clone();
+        let attention = self.attention.clone();
+        let content = Arc::new(FillContent::new(head, Some(length), origin, partial, !is_whole, attention));
+        Some(self.fetch(content, writer, first, transfer).await)
+    }
+
+    /// Fetches every byte of `content`, beginning with `transfer`, and turns them into an object.
+    async fn fetch(
+        &mut self,
+        content: Arc<FillContent>,
+        mut writer: BlobWriter,
+        first: Range<u64>,
+        transfer: Transfer,
+    ) -> StepOutcome {
+        if self.changes >= MAX_CHANGES {
+            // Counts as revealed to a client: no other content may replace it.
+            content.reveal();
+        }
+        let arrived = writer.partial().written_bytes();
+        self.set_phase(Phase::Receiving { content: content.clone(), arrived });
+        let fetch = self.content_fetch(&content, arrived);
+        let check_limit = |bytes| self.check_open_ended(bytes);
+        match fetch.run(&mut writer, first, transfer, check_limit, &*self).await {
+            ContentFetchResult::All { length } => self.finish_content(content, writer, length).await,
+            ContentFetchResult::Changed(answer) => {
+                writer.discard();
+                self.changes += 1;
+                let error = FillError::Changed { upstream: answer.upstream.name.clone() };
+                if self.changes > MAX_RESTARTS {
+                    return StepOutcome::Done(self.fail(error));
+                }
+                self.restart(error);
+                StepOutcome::Changed(answer)
+            }
+            ContentFetchResult::Failed(error) => {
+                // Before followers see the failure: the next fill continues from the suspended bytes.
+                match error {
+                    FillError::Store(_) => writer.discard(),
+                    _ => writer.suspend().await,
+                }
+                StepOutcome::Done(self.fail(error))
+            }
+        }
+    }
+
+    fn content_fetch<'a>(&'a self, content: &'a Arc<FillContent>, arrived: u64) -> ContentFetch<'a> {
+        ContentFetch {
+            content,
+            source: RunSource {
+                origin: content.origin.clone(),
+                metrics: self.context.metrics.clone(),
+                arrived: AtomicU64::new(arrived),
+            },
+            store: &self.context.store,
+            phase: &self.phase,
+            finish: match self.request.background {
+                // A background follower demands every byte for as long as it exists.
+                Some(_) => FinishPolicy::Never,
+                None => self.upstreams.settings().finish,
+            },
+            is_background: self.request.background.is_some(),
+            unread_purpose: match self.request.background {
+                Some(BackgroundFetch::Revalidation | BackgroundFetch::Collect) => Purpose::Revalidation,
+                Some(BackgroundFetch::Prefetch) | None => Purpose::Prefetch,
+            },
+            stopping: &self.context.stopping,
+        }
+    }
+
+    /// Verifies complete content, publishes its end, and commits it.
+    async fn finish_content(
+        &mut self,
+        content: Arc<FillContent>,
+        writer: BlobWriter,
+        length: u64,
+    ) -> StepOutcome {
+        // An overloaded manager answers with an empty payload for a delta it could not build (KB152365). The length of
+        // a response that did not declare it is known only now.
+        if check_length(content.head.status, length, self.request.classification.class).is_err() {
+            return self.pass_on(content, length, FillOutcome::Unstorable);
+        }
+        if content.head.expected.must_verify_first() {
+            match self.verify(&content, length, &writer).await {
+                Ok(DigestVerdict::Keep) => {}
+                Ok(DigestVerdict::FetchAgain) => {
+                    writer.discard();
+                    self.is_digest_retry = true;
+                    self.restart(FillError::Mismatch { upstream: content.head.upstream.clone() });
+                    return StepOutcome::RetryUnconditionally;
+                }
+                Ok(DigestVerdict::PassOn) => {
+                    writer.discard();
+                    return self.pass_on(content, length, FillOutcome::DigestMismatch);
+                }
+                // Unverifiable content must not get a clean end.
+                Err(error) => {
+                    writer.discard();
+                    return StepOutcome::Done(self.fail(error.into()));
+                }
+            }
+        }
+        self.set_phase(Phase::Complete { content: content.clone(), length });
+        if self.context.store.is_released() {
+            self.unregister();
+            return StepOutcome::Done(FillOutcome::HandedOver);
+        }
+        StepOutcome::Done(self.commit(&content, writer).await)
+    }
+
+    /// Ends the fill with content that its followers may read, but that is not kept.
+    fn pass_on(&self, content: Arc<FillContent>, length: u64, outcome: FillOutcome) -> StepOutcome {
+        self.unregister();
+        self.set_phase(Phase::Complete { content, length });
+        StepOutcome::Done(outcome)
+    }
+
+    async fn commit(&self, content: &FillContent, writer: BlobWriter) -> FillOutcome {
+        match writer.commit(content.head.to_object(&self.request)).await {
+            Ok(committed) => self.finish_stored(content, committed).await,
+            Err(error) => {
+                // Followers have, or can still read, the right bytes; only later clients must fetch them again.
+                let key = &*self.request.key;
+                // A degraded store is logged once, not by each fill that ends while it lasts.
+                let is_logged = matches!(error, StoreError::IndexDamaged { .. } | StoreError::Released);
+                if is_logged || self.context.store.degradation().is_some() {
+                    tracing::debug!(%error, key, "content was served but could not be stored");
+                } else {
+                    tracing::error!(%error, key, "content was served but could not be stored");
+                }
+                self.unregister();
+                FillOutcome::Store
+            }
+        }
+    }
+
+    async fn verify(
+        &self,
+        content: &FillContent,
+        length: u64,
+        writer: &BlobWriter,
+    ) -> Result<DigestVerdict, StoreError> {
+        let source = BodySource::Partial(content.partial.clone());
+        let complete = CompleteContent { source, length, blob: writer.blob_id()? };
+        let subject = self.subject(content.head.status);
+        Ok(self.context.digests.verify(subject, &content.head.expected, &complete).await?)
+    }
+
+    pub(super) fn expect(&self, status: StatusCode, headers: &HeaderMap) -> Expectation {
+        self.context.digests.expect(self.subject(status), headers, self.is_digest_retry)
+    }
+
+    fn subject(&self, status: StatusCode) -> Subject<'_> {
+        Subject { key: &self.request.key, class: self.request.classification.class, status }
+    }
+
+    /// Returns the range to ask for first; `None` for the complete content.
+    pub(super) fn part(&self) -> Option<RequestedPart> {
+        let all = self.upstreams.settings().finish == FinishPolicy::Always;
+        let part = self.request.part.filter(|part| !(all && part.is_front(CHUNK)));
+        part.filter(|_| self.request.stale.is_none())
+    }
+
+    pub(super) fn find_unfinished(&self) -> Option<UnfinishedFill> {
+        if self.request.stale.is_some() {
+            return None;
+        }
+        self.context.store.take_unfinished(&self.request.key, |selecting| {
+            let selecting = VaryFields::decode(selecting);
+            selecting.is_some_and(|selecting| selecting.matches(&self.request.client_headers))
+        })
+    }
+
+    /// Checks content without a declared length before each piece. It may never end, so it must neither empty the store
+    /// nor continue without followers.
+    fn check_open_ended(&self, bytes: u64) -> Result<(), FillError> {
+        if bytes > self.context.open_ended_max {
+            self.context.cache.remember_unstorable(&self.request.key, UnstorableReason::OpenEnded);
+            return Err(FillError::OpenEnded);
+        }
+        if !self.has_followers() && self.request.classification.class == Class::Generic {
+            return Err(FillError::Stopped);
+        }
+        Ok(())
+    }
+}
