@@ -17,7 +17,7 @@ use proptest::prelude::*;
 /// Arrival of every response in this file, in seconds: Sun, 06 Nov 1994 08:49:37 GMT.
 const ARRIVED: u64 = 784_111_777;
 
-/// No settings of an administrator: only the RFC applies.
+/// Default settings: only the RFC applies.
 const CONFIG: config::CacheSettings = config::CacheSettings {
     catalog_fresh: Duration::ZERO,
     catalog_negative: Duration::ZERO,
@@ -37,7 +37,7 @@ struct CacheCase {
     after: u64,
 }
 
-/// Whether the response is stored, and whether it answers the later request without validation.
+/// Returns whether the response is stored, and whether it answers the later request without validation.
 #[derive(Debug, PartialEq)]
 struct Decision {
     stored: bool,
@@ -186,7 +186,7 @@ fn theirs(case: &CacheCase) -> Decision {
     Decision { stored, reused: stored && later.satisfies_without_revalidation() }
 }
 
-/// Some of the given fields or directives, in order, joined.
+/// Returns some of the given fields or directives, in order, joined.
 fn some_of(choices: &'static [&'static str], separator: &'static str) -> impl Strategy<Value = String> {
     prop::sample::subsequence(choices, 0..=choices.len().min(4))
         .prop_map(move |chosen| chosen.join(separator))

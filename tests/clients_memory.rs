@@ -1,5 +1,5 @@
-//! What 50,000 clients cost in memory, as the system counts it for this process: everything is in it, the tables' spare
-//! room, the allocator's, and what was let go and not given back. A binary of its own, since its one test must be alone.
+//! Memory of 50,000 tracked clients, as the system counts it for this process: including spare capacity, the
+//! allocator's overhead, and freed memory that is not returned. The test needs a process of its own.
 
 #![allow(clippy::unwrap_used, reason = "steps of tests: what fails here fails the test")]
 
@@ -20,10 +20,10 @@ const MOST: u64 = 64 << 20;
 const T0: i64 = 1_780_000_000_000;
 const DAY: i64 = 24 * 3_600_000;
 
-/// Fewer than the queue has room for.
+/// Fewer observations than the queue holds.
 const AT_ONCE: usize = 4_096;
 
-/// Takes what it is given, and has nothing.
+/// A sink that accepts everything and stores nothing.
 struct Nowhere;
 
 impl ClientStore for Nowhere {
@@ -38,7 +38,7 @@ impl ClientStore for Nowhere {
     }
 }
 
-/// Bytes of anonymous memory that the process has, and has ever had in all.
+/// Current and peak anonymous memory of the process, in bytes.
 fn resident() -> (u64, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let of = |name: &str| -> u64 {
@@ -48,7 +48,7 @@ fn resident() -> (u64, u64) {
     (of("RssAnon:"), of("VmHWM:"))
 }
 
-/// Records observations, and queries before the queue is full, which drains it.
+/// Records observations, and drains the queue with a query before it is full.
 async fn record(tracker: &ClientTracker, observations: impl Iterator<Item = Observation>) {
     for (at, observation) in observations.enumerate() {
         tracker.record(observation);
@@ -72,7 +72,7 @@ fn observation(client: ClientId, address: IpAddr, at: i64, hash: u64) -> Observa
     }
 }
 
-/// Every client downloads nine objects, on two days.
+/// Each client downloads nine objects, on two days.
 fn fleet() -> impl Iterator<Item = Observation> {
     (0..9).flat_map(|object| {
         (0..CLIENTS).map(move |number| {
@@ -122,7 +122,7 @@ async fn fifty_thousand_clients_fit_64_mib_despite_a_flood() {
     assert_eq!(metrics.observations_lost.get(), 0);
     let peak = resident().1 - peak_before;
     println!("full: {full}, flooded: {flooded}, peak with a list of all: {peak} bytes");
-    // Fewer bytes than the names have would mean that nothing was measured.
+    // Less memory than the names take would show that nothing was measured.
     assert!((64 * CLIENTS as u64..MOST).contains(&full), "{full}");
     assert!(flooded < MOST, "{flooded}");
 }

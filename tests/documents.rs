@@ -1,5 +1,5 @@
-//! The documents beside the code: what they name exists. Links lead to files and headings, paths to files, and the
-//! invariants of ARCHITECTURE.md to tests. README.md and ARCHITECTURE.md keep to their size.
+//! Checks of the documents: links lead to files and headings, named paths exist, and the invariants of ARCHITECTURE.md
+//! name tests. README.md and ARCHITECTURE.md keep to their size.
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -13,7 +13,7 @@ const ROOTS: [&str; 5] =
 /// Maximum bytes: README.md is read in minutes, ARCHITECTURE.md before the first change.
 const SIZES: [(&str, u64); 2] = [("README.md", 9_000), ("ARCHITECTURE.md", 16_000)];
 
-/// Folders whose paths documents name.
+/// Top-level folders of the paths that are checked.
 const FOLDERS: [&str; 6] = ["src/", "tests/", "benches/", "config/", "deploy/", "docs/"];
 
 fn repository() -> &'static Path {
@@ -44,7 +44,7 @@ fn documents() -> Vec<(PathBuf, String)> {
     paths.into_iter().map(|path| (path.clone(), read(&path))).collect()
 }
 
-/// The inline code of a text: what stands between single backticks on one line.
+/// Returns the inline code of a text: spans between single backticks on one line.
 fn inline_code(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.starts_with("    ")).flat_map(|line| line.split('`').skip(1).step_by(2))
 }

@@ -8,7 +8,7 @@ use crate::trace::TraceRequest;
 
 /// A cache of bounded bytes.
 pub(crate) trait CachePolicy {
-    /// TraceRequests an object; returns true on a hit. A missing object is inserted.
+    /// Requests an object; returns true on a hit. A missing object is inserted.
     fn request(&mut self, request: &TraceRequest) -> bool;
 }
 

@@ -13,10 +13,10 @@ const PIECE: u64 = 64 << 10;
 
 /// A body. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Content(ContentSource);
+pub struct Content(ByteSource);
 
 #[derive(Clone, Debug)]
-enum ContentSource {
+enum ByteSource {
     Given(Bytes),
     Generated { seed: u64, length: u64 },
 }
@@ -24,14 +24,14 @@ enum ContentSource {
 impl Content {
     /// `length` bytes that depend on `seed` and their position only.
     pub const fn generated(seed: u64, length: u64) -> Self {
-        Self(ContentSource::Generated { seed, length })
+        Self(ByteSource::Generated { seed, length })
     }
 
     /// Length in bytes.
     pub fn length(&self) -> u64 {
         match &self.0 {
-            ContentSource::Given(bytes) => bytes.len() as u64,
-            ContentSource::Generated { length, .. } => *length,
+            ByteSource::Given(bytes) => bytes.len() as u64,
+            ByteSource::Generated { length, .. } => *length,
         }
     }
 
@@ -40,8 +40,8 @@ impl Content {
         let end = range.end.min(self.length());
         let start = range.start.min(end);
         match &self.0 {
-            ContentSource::Given(bytes) => bytes.slice(start as usize..end as usize),
-            ContentSource::Generated { seed, .. } => {
+            ByteSource::Given(bytes) => bytes.slice(start as usize..end as usize),
+            ByteSource::Generated { seed, .. } => {
                 let (skip, count) = ((start % 8) as usize, (end - start) as usize);
                 let mut bytes = Vec::with_capacity(skip + count + 8);
                 for word in start / 8..end.div_ceil(8) {
@@ -77,7 +77,7 @@ impl Content {
 
 impl<T: Into<Vec<u8>>> From<T> for Content {
     fn from(bytes: T) -> Self {
-        Self(ContentSource::Given(Bytes::from(bytes.into())))
+        Self(ByteSource::Given(Bytes::from(bytes.into())))
     }
 }
 

@@ -63,7 +63,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// An idle line, whose connections and bytes pass as `switch` lets them.
+    /// An idle line. `switch` controls its connections and bytes.
     pub fn new(line: Line, switch: LinkSwitch) -> Self {
         let (up, down, damage) = (Direction::new(), Direction::new(), Damage::default());
         Self { line, up, down, switch, damage }

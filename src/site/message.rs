@@ -25,7 +25,7 @@ where
     }
 }
 
-/// Returns the value of the first field with this name, whatever its case.
+/// Returns the value of the first field with this name, in any case.
 pub(crate) fn field<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
     fields.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
 }

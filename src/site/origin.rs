@@ -56,7 +56,7 @@ impl fmt::Debug for OriginState {
 }
 
 impl OriginServer {
-    /// An origin whose resources are computed for each request. Without one, the published resource is the response.
+    /// An origin that computes its resources for each request; `None` selects the published resource.
     pub fn computed(respond: impl Fn(&RecordedRequest) -> Option<Resource> + Send + Sync + 'static) -> Self {
         Self(Arc::new(OriginState { respond: Some(Box::new(respond)), ..OriginState::default() }))
     }
@@ -76,7 +76,7 @@ impl OriginServer {
         lock(&self.0.published).remove(&file(path));
     }
 
-    /// Returns the requests so far for this path, whatever their query.
+    /// Returns the requests so far for this path, with any query.
     pub fn requests_for(&self, path: &str) -> Vec<RecordedRequest> {
         let log = self.0.log.borrow();
         log.requests.iter().filter(|request| request.is_for(path)).cloned().collect()

@@ -163,7 +163,7 @@ impl Resource {
         Self { framing: Framing::UntilClose, ..self }
     }
 
-    /// Declares this `Content-Length`, whatever the body's length.
+    /// Declares this `Content-Length` for a body of any length.
     pub fn declaring(self, length: u64) -> Self {
         Self { framing: Framing::Declared(length), ..self }
     }

@@ -24,12 +24,12 @@ const BATCH: &str = "127.0.0.2";
 const OTHER: &str = "127.0.0.1";
 
 /// A site with two managers: its own serves the route, the second one a group of clients.
-struct Two {
+struct TwoManagers {
     site: Site,
     second: Manager,
 }
 
-impl Two {
+impl TwoManagers {
     fn new() -> Self {
         Self::with(|_| {})
     }
@@ -37,9 +37,9 @@ impl Two {
     fn with(change: impl FnOnce(&mut Config)) -> Self {
         let second = Manager::start();
         let site = Site::with_config(|config| {
-            let asked = [config.upstreams[0].url.to_string(), second.url()];
-            let asked = asked.iter().map(|url| url.trim_end_matches('/')).collect::<Vec<_>>();
-            config.upstreams = Config::for_upstreams(&asked).unwrap().upstreams;
+            let urls = [config.upstreams[0].url.to_string(), second.url()];
+            let urls = urls.iter().map(|url| url.trim_end_matches('/')).collect::<Vec<_>>();
+            config.upstreams = Config::for_upstreams(&urls).unwrap().upstreams;
             config.upstreams[1].name = "second".to_owned();
             config.groups = vec![batch(config, &[1])];
             change(config);
@@ -74,7 +74,7 @@ impl Two {
     }
 
     /// Numbers of requests at the two managers.
-    fn asked(&self, path: &str) -> (usize, usize) {
+    fn request_counts(&self, path: &str) -> (usize, usize) {
         (self.site.manager.request_count(path), self.second.request_count(path))
     }
 }
@@ -90,13 +90,13 @@ fn batch(config: &Config, upstreams: &[usize]) -> GroupSettings {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bound_groups_get_own_catalogs_and_share_payloads() {
-    let two = Two::new();
+    let two = TwoManagers::new();
     for path in [CATALOG, GENERIC] {
         for (client, own) in [(BATCH, "second"), (OTHER, "first"), (BATCH, "second")] {
             assert_eq!(two.body(client, path).await, own, "{path}");
             two.site.wait_for_fills().await;
         }
-        assert_eq!(two.asked(path), (1, 1), "each group has its own catalog stored");
+        assert_eq!(two.request_counts(path), (1, 1), "each group has its own catalog stored");
     }
     for (client, own) in [(BATCH, "second"), (OTHER, "first")] {
         assert_eq!(two.body(client, PRIVATE).await, own);
@@ -104,20 +104,20 @@ async fn bound_groups_get_own_catalogs_and_share_payloads() {
     assert!(two.get(BATCH, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
     two.site.wait_until_stored(PAYLOAD).await;
     assert!(two.get(OTHER, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
-    assert_eq!(two.asked(PAYLOAD), (0, 1));
+    assert_eq!(two.request_counts(PAYLOAD), (0, 1));
     // A POST to one manager invalidates that manager's entry only.
     assert_eq!(two.send(BATCH, Request::new("POST", GENERIC).body("x")).await.status, 200);
-    assert_eq!(two.asked(GENERIC), (1, 2));
+    assert_eq!(two.request_counts(GENERIC), (1, 2));
     assert_eq!(
         (two.body(OTHER, GENERIC).await, two.body(BATCH, GENERIC).await),
         ("first".into(), "second".into())
     );
-    assert_eq!(two.asked(GENERIC), (1, 3));
+    assert_eq!(two.request_counts(GENERIC), (1, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn moved_group_fetches_no_payload_again() {
-    let mut two = Two::with(|config| {
+    let mut two = TwoManagers::with(|config| {
         config.groups.clear();
         config.routes[0].upstreams = vec![0];
     });
@@ -152,15 +152,16 @@ async fn moved_group_fetches_no_payload_again() {
                 assert_eq!(response.expect_body().len(), length);
             }
         }
-        catalogs = two.asked(CATALOG).0 * "first".len() + two.asked(CATALOG).1 * "second".len();
+        catalogs =
+            two.request_counts(CATALOG).0 * "first".len() + two.request_counts(CATALOG).1 * "second".len();
     }
     assert_eq!(two.site.manager.body_bytes() + two.second.body_bytes(), crossed + catalogs as u64);
-    assert_eq!(two.asked(CATALOG), (1, 1), "fresh content is not revalidated");
+    assert_eq!(two.request_counts(CATALOG), (1, 1), "fresh content is not revalidated");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bound_group_is_served_stored_content_while_manager_is_down() {
-    let (mut two, down) = (Two::new(), RefusingPort::new());
+    let (mut two, down) = (TwoManagers::new(), RefusingPort::new());
     for client in [BATCH, OTHER] {
         two.get(client, CATALOG).await;
     }
@@ -178,7 +179,7 @@ async fn bound_group_is_served_stored_content_while_manager_is_down() {
         assert_eq!(two.body(OTHER, path).await, "first");
     }
     assert_eq!(
-        (two.asked(GENERIC), two.asked(PRIVATE)),
+        (two.request_counts(GENERIC), two.request_counts(PRIVATE)),
         ((1, 0), (1, 0)),
         "no request went to the other manager"
     );
@@ -186,22 +187,22 @@ async fn bound_group_is_served_stored_content_while_manager_is_down() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn payload_missing_at_bound_manager_is_shared_from_another() {
-    let two = Two::new();
+    let two = TwoManagers::new();
     two.second.remove(PAYLOAD);
     assert_eq!(two.get(BATCH, PAYLOAD).await.status, 404);
     two.site.wait_for_fills().await;
     assert_eq!(two.get(BATCH, PAYLOAD).await.status, 404);
-    assert_eq!(two.asked(PAYLOAD), (0, 1), "the 404 is cached for the group of that manager");
+    assert_eq!(two.request_counts(PAYLOAD), (0, 1), "the 404 is cached for the group of that manager");
     assert!(two.get(OTHER, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
     two.site.wait_until_stored(PAYLOAD).await;
     assert!(two.get(BATCH, PAYLOAD).await.expect_body() == bytes(1, LENGTH));
-    assert_eq!(two.asked(PAYLOAD), (1, 1));
+    assert_eq!(two.request_counts(PAYLOAD), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn follower_of_failed_bound_fill_asks_its_own_manager() {
     for broken in [Resource::new("none").status(404), Resource::raw("")] {
-        let (two, gate) = (Two::new(), Gate::default());
+        let (two, gate) = (TwoManagers::new(), Gate::default());
         two.second.put(PAYLOAD, broken.held(&gate));
         let one = two.get(BATCH, PAYLOAD);
         let follower = async {
@@ -223,7 +224,7 @@ async fn follower_of_failed_bound_fill_asks_its_own_manager() {
 #[tokio::test(flavor = "multi_thread")]
 async fn catalog_is_revalidated_at_its_own_upstream() {
     let listed = "/liveupdt.tri";
-    let mut two = Two::with(|config| {
+    let mut two = TwoManagers::with(|config| {
         with_token(config);
         config.routes[0].upstreams = vec![0];
         config.refresh.catalogs = vec![listed.parse().unwrap()];
@@ -236,30 +237,30 @@ async fn catalog_is_revalidated_at_its_own_upstream() {
     two.site.wait_for_fills().await;
     two.second.put(CATALOG, Resource::new("newer"));
     assert_eq!(ask(&two.site, "s3cret").await.expect_body(), br#"{"asked":4,"changed":3,"failed":0}"#);
-    assert_eq!((two.asked(CATALOG), two.asked(listed)), ((2, 2), (1, 1)));
+    assert_eq!((two.request_counts(CATALOG), two.request_counts(listed)), ((2, 2), (1, 1)));
     for (client, own, of_listed) in [(BATCH, "newer", "second"), (OTHER, "first", "first")] {
         assert_eq!(
             (two.body(client, CATALOG).await, two.body(client, listed).await),
             (own.into(), of_listed.into())
         );
     }
-    assert_eq!((two.asked(CATALOG), two.asked(listed)), ((2, 2), (1, 1)));
+    assert_eq!((two.request_counts(CATALOG), two.request_counts(listed)), ((2, 2), (1, 1)));
     // After the last group has left the first manager, it may be switched off.
     two.reload(|config| {
         let binding = config.groups[0].binding.clone();
         config.groups = vec![GroupSettings { binding, ..GroupSettings::catch_all("all") }];
     });
     assert_eq!(ask(&two.site, "s3cret").await.expect_body(), br#"{"asked":2,"changed":0,"failed":0}"#);
-    assert_eq!((two.asked(CATALOG), two.asked(listed)), ((2, 3), (1, 2)));
+    assert_eq!((two.request_counts(CATALOG), two.request_counts(listed)), ((2, 3), (1, 2)));
     // The second manager's entries, which no group uses now, are not refreshed.
     two.reload(|config| config.groups.clear());
     assert_eq!(ask(&two.site, "s3cret").await.expect_body(), br#"{"asked":2,"changed":0,"failed":0}"#);
-    assert_eq!((two.asked(CATALOG), two.asked(listed)), ((3, 3), (2, 2)));
+    assert_eq!((two.request_counts(CATALOG), two.request_counts(listed)), ((3, 3), (2, 2)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bound_payload_is_prefetched_and_repaired_from_its_manager() {
-    let mut two = Two::with(|config| {
+    let mut two = TwoManagers::with(|config| {
         with_token(config);
         config.store.scrub_period = None;
         config.routes[0].upstreams = vec![0];
@@ -269,7 +270,7 @@ async fn bound_payload_is_prefetched_and_repaired_from_its_manager() {
     assert_eq!(ask(&two.site, "s3cret").await.status, 200);
     two.site.wait_for_metric("gupd_prefetched_bytes_total", LENGTH as f64).await;
     assert_eq!(two.get(BATCH, PAYLOAD).await.cache_status(), "gupd; hit");
-    assert_eq!(two.asked(PAYLOAD), (1, 1));
+    assert_eq!(two.request_counts(PAYLOAD), (1, 1));
     let shelves = fs::read_dir(two.site.store().join("blobs")).unwrap().map(|shelf| shelf.unwrap().path());
     let files = shelves.flat_map(|shelf| fs::read_dir(shelf).unwrap()).map(|file| file.unwrap().path());
     let file = files.into_iter().find(|file| fs::metadata(file).unwrap().len() > LENGTH as u64).unwrap();
@@ -283,7 +284,7 @@ async fn bound_payload_is_prefetched_and_repaired_from_its_manager() {
     two.site.restart();
     two.site.wait_for_metric("gupd_store_repaired_bytes_total", 65_536.0).await;
     assert_eq!(fs::read(&file).unwrap()[..LENGTH], bytes(1, LENGTH));
-    assert_eq!(two.asked(PAYLOAD), (1, 3));
+    assert_eq!(two.request_counts(PAYLOAD), (1, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -293,7 +294,7 @@ async fn peer_is_not_asked_for_bound_negative_entries() {
         peer.manager.put(path, Resource::new("of the peer").header("Cache-Control", "max-age=60"));
         peer.wait_until_stored(path).await;
     }
-    let mut two = Two::new();
+    let mut two = TwoManagers::new();
     two.site.set_peers(&[peer.address()]);
     assert_eq!(two.body(OTHER, GENERIC).await, "of the peer");
     assert_eq!(two.body(BATCH, GENERIC).await, "second");
@@ -303,7 +304,7 @@ async fn peer_is_not_asked_for_bound_negative_entries() {
 /// A fill outlives the configuration that began it, in which its upstreams had other positions.
 #[tokio::test(flavor = "multi_thread")]
 async fn reordered_upstreams_keep_a_404_to_their_own_clients() {
-    let (mut two, gate) = (Two::new(), Gate::default());
+    let (mut two, gate) = (TwoManagers::new(), Gate::default());
     two.second.put(PAYLOAD, Resource::new("none").status(404).held(&gate));
     let mut starter = WireClient::connect_from(BATCH.parse().unwrap(), two.site.address()).await;
     starter.write_request(&Request::get(PAYLOAD)).await.unwrap();

@@ -40,7 +40,7 @@ async fn client_patches_need_group_permission() {
     let mut pilot = WireClient::connect_from("127.0.0.2".parse().unwrap(), site.address()).await;
     assert_eq!(pilot.send(&Request::get(PATCH)).await.unwrap().expect_body(), bytes(1, 10_000));
     site.wait_for_fills().await;
-    // Stored content is denied as well, whatever the method or range.
+    // Stored content is denied for any method and range.
     for request in [Request::get(PATCH), Request::head(PATCH), Request::get(PATCH).range("5-9")] {
         assert_eq!(site.send(request).await.status, 404);
     }

@@ -26,6 +26,7 @@ mod hierarchy;
 mod hostile;
 mod limits;
 mod loops;
+mod next_upstream;
 mod offline;
 mod peers;
 #[cfg(debug_assertions)]

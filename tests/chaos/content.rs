@@ -1,11 +1,11 @@
-//! The content of the managers: objects whose bytes depend on number, version and position, so that any piece can be
-//! checked wherever it turns up. An `ETag` names the version of a response.
+//! Content of the managers: the bytes of an object depend on number, version and position, so any piece can be
+//! verified. An `ETag` names the version of a response.
 
 use std::time::{Duration, Instant};
 
 use gupd_site::{Content, mix};
 
-/// Objects published each second: there is always something new to cross the line.
+/// Objects published each second, so that new content crosses the line all the time.
 const PER_SECOND: f64 = 3.0;
 
 /// Objects at the start.
@@ -33,7 +33,7 @@ pub(crate) enum Kind {
     Payload,
     /// Immutable by name, but each manager has made it itself.
     Rebuilt,
-    /// Another version every few seconds.
+    /// A new version every few seconds.
     Changing,
 }
 

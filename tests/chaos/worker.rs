@@ -16,9 +16,9 @@ pub(crate) struct WorkerProbe {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WorkerResources {
     pub(crate) sockets: usize,
-    /// Files new the store that are not complete.
+    /// Open partial files of the store.
     pub(crate) half_written: usize,
-    /// Bytes new resident memory.
+    /// Bytes of resident memory.
     pub(crate) resident: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Memory and disk usage stay within their configured bounds, whatever clients and managers do.
+//! Memory and disk usage stay within their configured bounds under any load of clients and managers.
 
 use std::path::Path;
 use std::process::Command;

@@ -87,7 +87,7 @@ async fn bad_link_and_three_crashes_cost_few_extra_bytes() {
     relay.wait_until_stored(PAYLOAD).await;
     let ratio = manager.body_bytes() as f64 / LENGTH as f64;
     println!("upstream bytes: {ratio:.3} times the payload's");
-    // Bytes in sockets and incomplete chunks are lost in each crash, whatever the payload's size.
+    // Bytes in sockets and incomplete chunks are lost in each crash, for any size of the payload.
     assert!(manager.body_bytes() <= (LENGTH + 3 * (3 << 20)) as u64, "{ratio}");
 }
 

@@ -1,4 +1,4 @@
-//! `gupd serve --guard`: clients get a response on the same port whatever happens to the worker.
+//! `gupd serve --guard`: clients get a response on the same port in every state of the worker.
 
 use std::collections::BTreeSet;
 use std::fs;
