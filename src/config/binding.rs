@@ -1,5 +1,5 @@
-//! `upstreams` of a `[[group]]`: an upstream binding, which replaces the upstreams of the clients' routes. Owns the name
-//! of a binding, which is part of the cache key of catalogs.
+//! `upstreams` of a `[[group]]`: an upstream binding, which replaces the upstreams of the clients' routes. Owns the
+//! name of a binding, which is part of the cache key of catalogs.
 
 use crate::document::Section;
 use crate::route::RouteSettings;

@@ -1,5 +1,6 @@
-//! The configuration: composes all sections, and checks settings of one against another. Every problem is recorded before
-//! any is reported. A refused value is replaced by its default, so that reading goes on and finds the next problem.
+//! The configuration: composes all sections, and checks settings of one against another. Every problem is recorded
+//! before any is reported. A refused value is replaced by its default, so that reading goes on and finds the next
+//! problem.
 
 use std::path::{Path, PathBuf};
 

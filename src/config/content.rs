@@ -1,5 +1,5 @@
-//! Content: its classes, types and rules, with `[[content_type]]`, `[[rule]]` and `[policy]`. Holds the built-in names of
-//! content types: by GUID, each from a public source, and by class. How a path is matched is up to `policy`.
+//! Content: its classes, types and rules, with `[[content_type]]`, `[[rule]]` and `[policy]`. Holds the built-in names
+//! of content types: by GUID, each from a public source, and by class. How a path is matched is up to `policy`.
 
 use http::StatusCode;
 

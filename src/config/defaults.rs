@@ -118,7 +118,8 @@ pub(crate) const QUEUE_TIMEOUT: Bounds<Duration> = times(30, 1, HOUR);
 /// A week: beyond it a revision is old before the last client has it.
 pub(crate) const SPREAD: Bounds<Duration> = times(0, 0, 7 * DAY);
 
-/// As often as the vendor's own managers and clients ask for new content. Shorter would be a freshness, which `cache.catalog_fresh` is; longer leaves a site behind for more than a month.
+/// As often as the vendor's own managers and clients ask for new content. Shorter would be a freshness, which
+/// `cache.catalog_fresh` is; longer leaves a site behind for more than a month.
 pub(crate) const EVERY: Bounds<Duration> = times(4 * HOUR, 15 * MINUTE, 30 * DAY);
 /// Between two runs of a schedule that is continuous: a heartbeat of an endpoint.
 pub(crate) const CONTINUOUS: Duration = Duration::from_secs(5 * MINUTE);
@@ -137,9 +138,10 @@ pub(crate) const PREFETCH_BYTES: Bounds<u64> = bounds(GIB, MIB, 1_024 * TIB);
 
 /// A month: beyond it every revision that waits has been replaced many times.
 pub(crate) const RING_DELAY: Bounds<Duration> = times(0, 0, 30 * DAY);
-/// Two days of a manager that publishes each four hours. A hundred are a month of it, and at ten thousand catalogs some 100 MiB of memory.
+/// Two days of a manager that publishes each four hours. A hundred are a month of it, and at ten thousand catalogs some
+/// 100 MiB of memory.
 pub(crate) const KEEP: Bounds<u32> = bounds(10, 2, 100);
-/// As long as content that nobody asks for is kept.
+/// As long as unrequested content is kept.
 pub(crate) const MAX_AGE: Bounds<Duration> = times(30 * DAY, DAY, 3_650 * DAY);
 /// Percent: one of twenty is more than laptops that are closed while they download.
 pub(crate) const TROUBLE_SHARE: Bounds<u8> = bounds(5, 1, 100);

@@ -1,5 +1,5 @@
-//! The configuration as text: finds each setting in a flag, else an environment variable, else the file. Sections take out
-//! the keys that they know, and the rest is reported as unknown, so the sections are the only list of keys.
+//! The configuration as text: finds each setting in a flag, else an environment variable, else the file. Sections take
+//! out the keys that they know, and the rest is reported as unknown, so the sections are the only list of keys.
 
 use std::path::Path;
 
@@ -89,8 +89,8 @@ impl Document {
         Section::new(name, location, entries)
     }
 
-    /// Takes out every `[[name]]`. If `list_key` names a key, a flag or the variable `GUPD_<NAME>` may replace the file's
-    /// tables: each of its values is a table with that key.
+    /// Takes out every `[[name]]`. If `list_key` names a key, a flag or the variable `GUPD_<NAME>` may replace the
+    /// file's tables: each of its values is a table with that key.
     pub(crate) fn take_tables(&mut self, name: &'static str, list_key: Option<&'static str>) -> Vec<Section> {
         let block = self.take_block(name);
         let tables = match list_key.and_then(|key| self.take_list(name, key)) {
@@ -244,8 +244,8 @@ impl Section {
         self.location_of(key).is_some()
     }
 
-    /// Reads the values of `key`, if it is set: a list, or one text with commas. Values that `read` refuses are problems
-    /// and left out.
+    /// Reads the values of `key`, if it is set: a list, or one text with commas. Values that `read` refuses are
+    /// problems and left out.
     pub(crate) fn read_list<T>(
         &mut self,
         key: &'static str,

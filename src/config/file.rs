@@ -1,5 +1,5 @@
-//! The configuration file as values with their lines. Reads the file and parses its TOML; keys and their meaning are up to
-//! the sections.
+//! The configuration file as values with their lines. Reads the file and parses its TOML; keys and their meaning are up
+//! to the sections.
 
 use std::fs::File;
 use std::io::Read;

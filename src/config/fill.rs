@@ -1,5 +1,5 @@
-//! `[fill]` and `[cache]`: how content is fetched from upstreams, and how long it stays fresh where neither the response
-//! nor its content class decides.
+//! `[fill]` and `[cache]`: how content is fetched from upstreams, and how long it stays fresh where neither the
+//! response nor its content class decides.
 
 use std::time::Duration;
 

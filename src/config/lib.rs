@@ -5,9 +5,9 @@
 //! [`Config`], with one `…Settings` type for each section; [`policy::Policy`], the tables that route, class and group a
 //! request; [`Week`], a value by minute of the week; and [`Clock`].
 //!
-//! The modules stand in layers. `units`, `week` and `problem` know nothing of settings. `file` and `document` find the text
-//! of a setting, `reader` turns it into a value, and each section has a module above it. Start at `config`, which composes
-//! them, or at `server` for the reading of one section.
+//! The modules stand in layers. `units`, `week` and `problem` know nothing of settings. `file` and `document` find the
+//! text of a setting, `reader` turns it into a value, and each section has a module above it. Start at `config`, which
+//! composes them, or at `server` for the reading of one section.
 
 mod binding;
 pub mod clock;

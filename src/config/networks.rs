@@ -1,5 +1,5 @@
-//! A map from networks to values, with longest-prefix lookup. It holds one prefix trie for each address family, so a lookup
-//! costs the same among ten networks and a hundred thousand. Callers convert IPv4-mapped IPv6 addresses with
+//! A map from networks to values, with longest-prefix lookup. It holds one prefix trie for each address family, so a
+//! lookup costs the same among ten networks and a hundred thousand. Callers convert IPv4-mapped IPv6 addresses with
 //! `IpAddr::to_canonical` first.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -1,6 +1,6 @@
-//! Path patterns, and the folded form of a path that they match. Both are in lower case, because managers serve paths from
-//! Windows. Percent escapes of a path are decoded, so that `%7B` equals `{` and no spelling of a private path evades its
-//! rule.
+//! Path patterns, and the folded form of a path that they match. Both are in lower case, because managers serve paths
+//! from Windows. Percent escapes of a path are decoded, so that `%7B` equals `{` and no spelling of a private path
+//! evades its rule.
 
 use globset::{Glob, GlobBuilder};
 

@@ -1,5 +1,5 @@
-//! Problems of a configuration: location, setting, and a message that says what to do. Each problem is one line, and all
-//! are reported together, so that an administrator corrects a file in one pass.
+//! Problems of a configuration: location, setting, and a message that says what to do. Each problem is one line, and
+//! all are reported together, so that an administrator corrects a file in one pass.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;

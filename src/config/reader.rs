@@ -1,5 +1,5 @@
-//! Readers of single values, shared by all sections: words, numbers, sizes, times, names and URLs. Each turns the text of
-//! one value into a checked value, or into a message that says how to write it. No reader knows a section.
+//! Readers of single values, shared by all sections: words, numbers, sizes, times, names and URLs. Each turns the text
+//! of one value into a checked value, or into a message that says how to write it. No reader knows a section.
 
 use std::fmt::Display;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! `[store]`: the folder of stored content and its limits. Without `store.dir` the packaged service's folder is used if it
-//! can be written, else the user's state folder of the XDG Base Directory Specification.
+//! `[store]`: the folder of stored content and its limits. Without `store.dir` the packaged service's folder is used if
+//! it can be written, else the user's state folder of the XDG Base Directory Specification.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,12 +1,12 @@
-//! Sizes, times and rates in the form that people write: `40GiB`, `30d`, `20MiB/s`, `8Mbit/s`. Every value shown parses to
-//! the same value, and no input overflows or panics. The range of a value is up to its setting.
+//! Sizes, times and rates in the form that people write: `40GiB`, `30d`, `20MiB/s`, `8Mbit/s`. Every value shown parses
+//! to the same value, and no input overflows or panics. The range of a value is up to its setting.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A size in bytes. Parses `40GiB` (powers of 1,024), `1MB` (powers of 1,000) or plain bytes; shows the largest binary unit
-/// that divides it.
+/// A size in bytes. Parses `40GiB` (powers of 1,024), `1MB` (powers of 1,000) or plain bytes; shows the largest binary
+/// unit that divides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
@@ -14,8 +14,8 @@ pub struct Size(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Duration);
 
-/// A rate in bytes a second. Parses a size, or bits such as `8Mbit` (powers of 1,000, to whole bytes), followed by `/s`;
-/// shows the largest binary unit that divides it, else the largest unit of bits.
+/// A rate in bytes a second. Parses a size, or bits such as `8Mbit` (powers of 1,000, to whole bytes), followed by
+/// `/s`; shows the largest binary unit that divides it, else the largest unit of bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rate(pub u64);
 

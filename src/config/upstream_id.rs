@@ -9,7 +9,8 @@ use http::Uri;
 use crate::config::Config;
 use crate::upstream::UpstreamSettings;
 
-/// Identity of an upstream across reloads: its name and URL. Cheap to clone; ids of one configuration compare by pointer.
+/// Identity of an upstream across reloads: its name and URL. Cheap to clone; ids of one configuration compare by
+/// pointer.
 #[derive(Clone, Debug, Eq)]
 pub struct UpstreamId(Arc<Identity>);
 

@@ -1,6 +1,6 @@
-//! Values by minute of the week: windows and rate limits in the site's local time, and the parser of times. Each minute has
-//! exactly one value, and adjacent windows are one window. Times are civil times: `policy::calendar`, which knows the
-//! time zone, turns them into instants.
+//! Values by minute of the week: windows and rate limits in the site's local time, and the parser of times. Each minute
+//! has exactly one value, and adjacent windows are one window. Times are civil times: `policy::calendar`, which knows
+//! the time zone, turns them into instants.
 
 use std::fmt;
 use std::ops::Range;
@@ -55,8 +55,8 @@ impl<T: Copy + PartialEq> Week<T> {
         self.changes()?.map(|from| (from + WEEK - 1 - minute % WEEK) % WEEK + 1).min()
     }
 
-    /// Returns the minutes from the last change of the value to the start of `minute`, 0 to [`WEEK`]; `None` if it never
-    /// changes.
+    /// Returns the minutes from the last change of the value to the start of `minute`, 0 to [`WEEK`]; `None` if it
+    /// never changes.
     pub fn minutes_since_change(&self, minute: u16) -> Option<u16> {
         self.changes()?.map(|from| (minute % WEEK + WEEK - from) % WEEK).min()
     }
@@ -112,8 +112,8 @@ impl fmt::Display for WeekMinute {
     }
 }
 
-/// Parses `mon-fri 20:00-06:00`, or `20:00-06:00` for every day. A time past midnight belongs to the day that it starts on.
-/// A time past the end of the week is split in two.
+/// Parses `mon-fri 20:00-06:00`, or `20:00-06:00` for every day. A time past midnight belongs to the day that it starts
+/// on. A time past the end of the week is split in two.
 pub(crate) fn parse_times(text: &str) -> Result<Vec<Range<u16>>, String> {
     let refused = || format!("{text:?} is not a time of the week: write it like mon-fri 20:00-06:00");
     let words: Vec<&str> = text.split_whitespace().collect();

@@ -1,6 +1,8 @@
-//! Keys of responses: the route, the binding if the client's group has one, and the normalized path and query:
+//! Keys of responses: the route, the binding of the client's group unless the class is payload, and the normalized path
+//! and query:
 //! `<route> /<path>` or `<route> ~<binding> /<path>`. Equivalent spellings are one object; the client's spelling
-//! still goes upstream. Paths that a manager may read differently are refused before any other check.
+//! still goes upstream. Paths that a manager may read differently are refused before routes and rules see
+//! them.
 
 use std::fmt::Write;
 
@@ -20,7 +22,7 @@ pub enum PathError {
 }
 
 /// Normalizes a path and query for keys, routes and rules. Unneeded percent-encoding is decoded (RFC 3986 §6.2.2.2),
-/// braces too; the rest is upper case; GUIDs are lower case.
+/// braces too. Other escapes get upper-case digits (`%2f` becomes `%2F`). GUID segments of the path become lower case.
 ///
 /// # Errors
 /// If the path must be refused.
@@ -75,7 +77,7 @@ pub struct KeyBinding<'a> {
     pub class: Class,
 }
 
-/// A normalised path and query.
+/// A normalized path and query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NormalizedTarget {
     text: String,

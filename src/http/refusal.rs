@@ -1,5 +1,6 @@
 //! Requests that the relay refuses, as one enum. Each refusal has a status, a label for metrics and logs, and a message
-//! for the client. A refused request never reaches an upstream.
+//! for the client. Except for a late
+//! `NoSlot` or `Loop`, a refused request reaches no upstream.
 
 use http::StatusCode;
 
@@ -8,7 +9,7 @@ use crate::key::PathError;
 /// Value of `Allow`: the methods that the relay forwards.
 pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 
-/// The reason for which a request is answered without an upstream.
+/// The reason for which a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// `CONNECT`: the relay is not a tunnel.

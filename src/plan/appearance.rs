@@ -1,5 +1,5 @@
-//! Times at which clients come online after publication, as cumulative shares with linear interpolation. The share that is
-//! left at the end never comes online, and a plan reports it.
+//! Times at which clients come online after publication, as cumulative shares with linear interpolation. The share that
+//! is left at the end never comes online, and a plan reports it.
 
 use std::str::FromStr;
 use std::time::Duration;

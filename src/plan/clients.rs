@@ -31,8 +31,8 @@ pub(super) enum ClientState {
     Started,
 }
 
-/// Creates the clients of every group that come online. Content, time online and phase of the heartbeat are spread evenly
-/// and independently.
+/// Creates the clients of every group that come online. Content, time online and phase of the heartbeat are spread
+/// evenly and independently.
 pub(super) fn create_clients(scenario: &Scenario) -> Vec<SimulatedClient> {
     let mut clients = Vec::new();
     for (index, group) in scenario.groups.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! Schedules on the time axis of a plan: step functions of rates, and open hours. Times are seconds since the plan's start;
-//! time zones and days are resolved before.
+//! Schedules on the time axis of a plan: step functions of rates, and open hours. Times are seconds since the plan's
+//! start; time zones and days are resolved before.
 
 use gupd_config as config;
 

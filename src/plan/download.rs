@@ -1,6 +1,7 @@
-//! Fluid model of downloads: a fill, and the cohort of clients of one group that follow it. All clients of a cohort get the
-//! same rate, so they finish in the order of their starts, and the cost of a cohort does not depend on its size. A client
-//! has the bytes that its cohort was given since it started. A client that has caught up moves at the fill's rate.
+//! Fluid model of downloads: a fill, and the cohort of clients of one group that follow it. All clients of a cohort get
+//! the same rate, so they finish in the order of their starts, and the cost of a cohort does not depend on its size. A
+//! client has the bytes that its cohort was given since it started. A client that has caught up moves at the fill's
+//! rate.
 
 use std::collections::VecDeque;
 

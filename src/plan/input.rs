@@ -1,5 +1,5 @@
-//! Conversion of the configuration and the inputs of a plan to a scenario: times of the week become times of the plan, and
-//! patterns become limits of the two contents. Clients of a plan represent their group without addresses.
+//! Conversion of the configuration and the inputs of a plan to a scenario: times of the week become times of the plan,
+//! and patterns become limits of the two contents. Clients of a plan represent their group without addresses.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! Simulation of a rollout at a site: content crosses the line once and is served to every client under the site's limits,
-//! windows and spreads.
+//! Simulation of a rollout at a site: content crosses the line once and is served to every client under the site's
+//! limits, windows and spreads.
 //!
-//! Pure: no socket, no clock, no file. The same scenario gives the same result. [`PlanInput`] builds a [`Scenario`] from
-//! the configuration, [`simulate`] runs it, [`compute_costs`] gives the cost of each limit, and [`Deadline`] finds the line
-//! or the spread that a deadline needs. Start reading at `simulation`.
+//! Pure: no socket, no clock, no file. The same scenario gives the same result. [`PlanInput`] builds a [`Scenario`]
+//! from the configuration, [`simulate`] runs it, [`compute_costs`] gives the cost of each limit, and [`Deadline`] finds
+//! the line or the spread that a deadline needs. Start reading at `simulation`.
 
 mod admission;
 mod appearance;

@@ -1,7 +1,7 @@
-//! Reverse planning: the line or the spread that a rollout needs to meet a deadline. Bisection finds the value that meets it
-//! although the next step does not. A wider line delays no rollout, because every fill is at least as far at all times. A
-//! longer spread starts no client earlier. Only with a full queue can a shorter spread be worse; even then the result was
-//! simulated.
+//! Reverse planning: the line or the spread that a rollout needs to meet a deadline. Bisection finds the value that
+//! meets it although the next step does not. A wider line delays no rollout, because every fill is at least as far at
+//! all times. A longer spread starts no client earlier. Only with a full queue can a shorter spread be worse; even then
+//! the result was simulated.
 
 use super::scenario::{LimitKey, Scenario};
 use super::simulation::{PlannedRollout, TooManyEvents, simulate};

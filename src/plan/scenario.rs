@@ -1,5 +1,5 @@
-//! The input of a simulation as plain numbers, and its limits, which can be lifted one at a time. Times are seconds since
-//! the plan's start; rates are bytes a second, infinite where no limit is set.
+//! The input of a simulation as plain numbers, and its limits, which can be lifted one at a time. Times are seconds
+//! since the plan's start; rates are bytes a second, infinite where no limit is set.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
-//! Allocation of rates at one instant: max-min fairness between clients under the nested limits of site, group and client.
-//! Pure arithmetic on cohorts, so its cost does not depend on the number of clients.
+//! Allocation of rates at one instant: max-min fairness between clients under the nested limits of site, group and
+//! client. Pure arithmetic on cohorts, so its cost does not depend on the number of clients.
 
-/// RateDemand of clients with the same maximum rate.
+/// Demand of clients with the same maximum rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct RateDemand {
     /// Number of clients.
@@ -40,8 +40,8 @@ fn level(limit: f64, demands: &[RateDemand]) -> f64 {
     f64::INFINITY
 }
 
-/// Returns the rates of fills that share the line in order of priority. Each of the others keeps a share of [`MIN_SHARE`],
-/// so that none starves, and none exceeds its own maximum.
+/// Returns the rates of fills that share the line in order of priority. Each of the others keeps a share of
+/// [`MIN_SHARE`], so that none starves, and none exceeds its own maximum.
 pub(super) fn allocate_by_priority(line: f64, most: &[f64]) -> Vec<f64> {
     let mut left = line;
     let mut rates = Vec::with_capacity(most.len());

@@ -1,8 +1,8 @@
 //! Event-driven simulation with rates that are constant between events. Deterministic. Events are a request, a queue
 //! time-out, a completed fill, a client that is done or has caught up with a fill, and a limit that changes by time.
 //!
-//! A request is decided at the client's heartbeat: a download that starts in a window may end after it, as in the relay.
-//! Fills for waiting clients may use the line at any time; `wan.windows` apply to background downloads only.
+//! A request is decided at the client's heartbeat: a download that starts in a window may end after it, as in the
+//! relay. Fills for waiting clients may use the line at any time; `wan.windows` apply to background downloads only.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;

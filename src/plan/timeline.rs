@@ -1,5 +1,5 @@
-//! Timeline of a simulated rollout: exact rates between events, and the number of current clients. Gives the times at which
-//! clients were current, peaks, and means for a chart.
+//! Timeline of a simulated rollout: exact rates between events, and the number of current clients. Gives the times at
+//! which clients were current, peaks, and means for a chart.
 
 /// Rates and counts from one time until the next point.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,9 +23,9 @@ pub struct Timeline(Vec<TimelinePoint>);
 /// Mean rates over a span.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MeanRates {
-    /// MeanRates bytes a second over the line.
+    /// Mean bytes a second over the line.
     pub wan: f64,
-    /// MeanRates bytes a second to clients.
+    /// Mean bytes a second to clients.
     pub lan: f64,
 }
 

@@ -68,7 +68,7 @@ pub(crate) enum Lookup {
     Failed,
 }
 
-/// RevalidationReason a request's object is looked up once more.
+/// Reason to look a request's object up once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
     /// The request waited for a slot: a fill or an eviction may have changed the store.
@@ -86,7 +86,8 @@ pub(crate) enum Repeat {
 }
 
 impl<'a> Exchange<'a> {
-    /// An exchange for a request whose target is valid. Selects the client's group, and binds the target to its upstreams.
+    /// An exchange for a request whose target is valid. Selects the client's group, and binds the target to its
+    /// upstreams.
     pub(crate) fn new(
         head: &'a Parts,
         peer: &'a ClientConnection,
@@ -210,8 +211,8 @@ impl<'a> Exchange<'a> {
         *self.method == Method::HEAD
     }
 
-    /// Returns true if this request asks for a range of this content. Ranges are defined for GET alone (RFC 9110 §14.2),
-    /// and only for the content that `If-Range` names.
+    /// Returns true if this request asks for a range of this content. Ranges are defined for GET alone (RFC 9110
+    /// §14.2), and only for the content that `If-Range` names.
     pub(crate) fn wants_range(&self, content: &HeaderMap) -> bool {
         *self.method == Method::GET
             && self.headers.contains_key(header::RANGE)

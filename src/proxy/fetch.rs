@@ -31,7 +31,7 @@ const MAX_LOOKUPS: usize = 4;
 
 /// Progress of a request through repeated lookups.
 struct Attempt {
-    /// RevalidationReason the request goes forward, as far as known.
+    /// Reason to forward the request, as far as known.
     forward: ForwardReason,
     /// The variant of this request, as far as known.
     variant: String,

@@ -80,8 +80,8 @@ impl Generations {
         self.followers().push(Box::new(follower));
     }
 
-    /// Puts a generation in force by one atomic store; running requests keep theirs. Returns after all followers have been
-    /// called.
+    /// Puts a generation in force by one atomic store; running requests keep theirs. Returns after all followers have
+    /// been called.
     pub fn store(&self, next: Generation) {
         let followers = self.followers();
         let next = Arc::new(next);

@@ -1,5 +1,5 @@
-//! Responses from the store. The hit path is one step: a fresh response whose head is in memory. It takes no lock of
-//! ours, waits for nothing that is in memory, spawns nothing and classifies nothing.
+//! Responses from the store. The hit path is one step: a fresh response whose head is in memory. Without
+//! limits it takes no lock of ours, does not wait if the body is in memory, spawns nothing and classifies nothing.
 
 use std::ops::ControlFlow::{Break, Continue};
 use std::sync::Arc;

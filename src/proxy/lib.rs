@@ -1,7 +1,8 @@
 //! The request pipeline of the relay: every client request goes in at [`Proxy::handle`] and comes out as a response.
 //!
-//! Guarantees: a request is answered by one [`Generation`] of the configuration; it is classified at most once and looked
-//! up at most once; a hit in memory takes no lock of ours, spawns no task and copies no body. Nothing here knows sockets.
+//! Guarantees: a request is answered by one [`Generation`] of the configuration; it is classified at most once and
+//! looked up once, again only for a reason of `Repeat`; a hit in memory takes no lock of ours, spawns no task and
+//! copies no body. Nothing here knows sockets.
 //!
 //! Main types: [`Proxy`], shared by all requests; `Exchange`, one request with the facts that steps share; `Reply`, a
 //! response before it is sent; [`Background`], the fetches of the relay's own. Start reading at `pipeline.rs`: it lists

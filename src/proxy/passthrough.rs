@@ -1,5 +1,5 @@
-//! Requests that are passed to an upstream and answered by its stream, without the cache. Also maps upstream failures to
-//! the statuses that clients see when the relay has nothing better for them.
+//! Requests that are passed to an upstream and answered by its stream, without the cache. Also maps upstream failures
+//! to the statuses that clients see when the relay has nothing better for them.
 
 use std::ops::ControlFlow::{Break, Continue};
 

@@ -1,6 +1,6 @@
 //! Read repair: stored bytes that are damaged or gone while a client reads them are fetched again and put in their
-//! place. If that fails, the response goes on from a fill of the same content, at the client's position. The client sees
-//! a broken transfer only if neither can be had.
+//! place. If that fails, the response goes on from a fill of the same content, at the client's position. The client
+//! sees a broken transfer only if neither can be had.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -82,8 +82,8 @@ impl ReadRepair {
 }
 
 impl Repair {
-    /// Repairs the cause of `error` at the beginning of `rest`. `None` if the same reader can go on, else another one for
-    /// the rest.
+    /// Repairs the cause of `error` at the beginning of `rest`. `None` if the same reader can go on, else another one
+    /// for the rest.
     async fn repair(
         &mut self,
         error: TransferError,

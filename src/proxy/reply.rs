@@ -118,8 +118,8 @@ impl Reply {
         self
     }
 
-    /// Turns the reply into the response to `method`, with the record that becomes its access line. `pacer` is called for
-    /// content that may have to wait for a limit.
+    /// Turns the reply into the response to `method`, with the record that becomes its access line. `pacer` is called
+    /// for content that may have to wait for a limit.
     pub(crate) fn into_response(
         self,
         method: &Method,

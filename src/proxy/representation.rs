@@ -22,8 +22,8 @@ use gupd_http::multipart::Multipart;
 use gupd_http::range::{RangePrerequisite, Ranges, content_range, unsatisfied_range};
 use gupd_store::{BLOCK, BodySource, Store};
 
-/// Bytes of arriving content that the relay holds back before it sends the head, or all if there are fewer. Up to here a
-/// failure becomes a `502`, not a broken transfer; and a delta is worth nothing to a client until it is complete.
+/// Bytes of arriving content that the relay holds back before it sends the head, or all if there are fewer. Up to here
+/// a failure becomes a `502`, not a broken transfer; and a delta is worth nothing to a client until it is complete.
 const HOLD_BACK: u64 = BLOCK;
 
 /// Another relay of the site gets the head at once: its timeout is shorter than a thin line needs for more, and it goes
@@ -232,8 +232,8 @@ impl Delivery<'_> {
         Reply::new(StatusCode::PARTIAL_CONTENT, headers, content, Some(expected)).with_present(present)
     }
 
-    /// Opens a range, and waits for the bytes that are held back. BodyContent that is in memory costs neither a stream nor a
-    /// wait.
+    /// Opens a range, and waits for the bytes that are held back. Content that is in memory costs neither a stream nor
+    /// a wait.
     async fn open(&self, range: Range<u64>) -> Result<BodyContent, TransferError> {
         // A HEAD waits for no content: none may have arrived yet.
         if range.is_empty() || self.exchange.is_head() {

@@ -1,6 +1,6 @@
 //! The step in which a request that may become a download waits for a slot, while the number of downloads is limited. A
-//! download is a `GET` whose response brings content of a payload or of a generic path. Catalogs, private paths, `HEAD`,
-//! errors and `304` need no slot and do not wait. The order among waiting clients is the slot limiter's.
+//! download is a `GET` whose response brings content of a payload or of a generic path. Catalogs, private paths,
+//! `HEAD`, errors and `304` need no slot and do not wait. The order among waiting clients is the slot limiter's.
 
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::Instant;
@@ -38,7 +38,7 @@ impl DownloadSlot {
 }
 
 /// Takes a slot for a request that may become a download, and waits for one if none is free. The response is made
-/// afterwards: a waiting request has neither started a fill nor bytes in memory.
+/// afterwards: a waiting request has neither started a fill nor bytes in memory. The exception is [`hold_slot`].
 pub(crate) async fn wait_for_slot(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
     if !is_limited(proxy, exchange) || !needs_slot(exchange.classified()) {
         return Continue(());
@@ -63,9 +63,9 @@ pub(crate) async fn wait_for_slot(proxy: &Proxy, exchange: &mut Exchange<'_>) ->
     .await
 }
 
-/// Has a response that is a download keep its slot until its last byte has left. Any other reply frees the slot. A
-/// request that was expected to be no download waits for its slot here: the stored response was no longer valid, and the
-/// new one brings content.
+/// Keeps the slot of a download until its last byte has left. Any other reply frees the slot. A
+/// request that was expected to be no download waits for its slot here: the stored response was no longer valid, and
+/// the new one brings content.
 pub(crate) async fn hold_slot(proxy: &Proxy, exchange: &mut Exchange<'_>, reply: Reply) -> Reply {
     let slot = exchange.slot.take();
     if slot.is_none() && !is_limited(proxy, exchange) {

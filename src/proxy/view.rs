@@ -126,8 +126,8 @@ impl RequestObserver for ClientObserver {
     }
 }
 
-/// View and group of the client by the configuration in force. A request that has waited goes on by these: the view of a
-/// configuration that was replaced meanwhile shows nothing new. `None` without rings.
+/// View and group of the client by the configuration in force. A request that has waited goes on by these: the view of
+/// a configuration that was replaced meanwhile shows nothing new. `None` without rings.
 fn current_views(proxy: &Proxy, exchange: &Exchange<'_>) -> Option<(Arc<RevisionView>, Arc<Group>)> {
     let generation = proxy.generations.load();
     let views = generation.rollout.view().clone()?;

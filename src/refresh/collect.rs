@@ -1,6 +1,6 @@
 //! Collection of the catalogs of one source (a route with its binding) from one of its upstreams. Rounds of requests
-//! repeat until two in a row agree, all by the same upstream; otherwise nothing is collected. Catalogs that clients come
-//! to wait for meanwhile are included. `snapshot` decides if the result is coherent.
+//! repeat until two in a row agree, all by the same upstream; otherwise nothing is collected. Catalogs that clients
+//! come to wait for meanwhile are included. `snapshot` decides if the result is coherent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

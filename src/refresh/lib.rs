@@ -1,13 +1,13 @@
 //! Background requests of the relay: refresh of catalogs and prefetch of payloads.
 //!
-//! A refresh revalidates the stored catalogs, on the configured schedule or on command. Where there are rings, it collects
-//! them coherently and publishes a revision instead. A prefetch follows, for the payloads that clients will request. Both
-//! run in one task, so that they never compete. They run only in `wan.windows`, except for a commanded refresh and for
-//! catalogs that a client waits for.
+//! A refresh revalidates the stored catalogs, on the configured schedule or on command. Where there are rings, it
+//! collects them coherently and publishes a revision instead. A prefetch follows, for the payloads that clients will
+//! request. Both run in one task, so that they never compete. They run only in `wan.windows`, except for a commanded
+//! refresh and for catalogs that a client waits for.
 //!
 //! Start with [`Refresher`], the handle, and `task`, the order of all work. `revalidate` is a refresh without rings,
-//! `publish` one with rings; `collect` and `snapshot` make the catalogs coherent. `prefetch` and the two predictors choose
-//! payloads. Requests are made by [`gupd_proxy::Background`].
+//! `publish` one with rings; `collect` and `snapshot` make the catalogs coherent. `prefetch` and the two predictors
+//! choose payloads. Requests are made by [`gupd_proxy::Background`].
 
 mod collect;
 mod listing_predictor;

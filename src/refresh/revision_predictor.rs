@@ -1,7 +1,7 @@
 //! Prediction of the payloads of a new revision file by file: clients will request the names that they requested of the
-//! revisions before it. A name with the number of an older revision is a delta from that revision, repeated with the same
-//! distance. A name without digits is repeated as it is. No name is built in. Pure and bounded: a function of the keys in
-//! the store.
+//! revisions before it. A name with the number of an older revision is a delta from that revision, repeated with the
+//! same distance. A name without digits is repeated as it is. No name is built in. Pure and bounded: a function of the
+//! keys in the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
-//! Coherence of collected catalogs. Files are requested one after the other, so one collection may mix several instants.
-//! But if each file has the same content in two collections in a row, none has changed between the end of the first and
-//! the beginning of the second, and at that instant the manager had them all (Afek et al., Atomic Snapshots of Shared
-//! CollectionHistory, 1993). Both collections must be of one upstream. Pure.
+//! Coherence of collected catalogs. Files are requested one after the other, so one collection may mix several
+//! instants. But if each file has the same content in two collections in a row, none has changed between the end of the
+//! first and the beginning of the second, and at that instant the manager had them all (Afek et al., Atomic Snapshots
+//! of Shared Memory, 1993). Both collections must be of one upstream. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -36,8 +36,8 @@ pub(super) fn has_catalog(revision: Option<&Revision>, key: &str, found: Option<
     known.is_some_and(|known| known.blob() == found.map(|found| found.blob))
 }
 
-/// Returns the catalogs of a source in a revision, as if they had been collected. They name no objects: unchanged catalogs
-/// are not stored again.
+/// Returns the catalogs of a source in a revision, as if they had been collected. They name no objects: unchanged
+/// catalogs are not stored again.
 pub(super) fn catalogs_of_source(revision: Option<&Revision>, source: &str) -> Collection {
     let catalogs = revision.into_iter().flat_map(|revision| &revision.catalogs);
     let of_source = catalogs.filter(|(key, _)| source_of_key(key) == source);
@@ -98,7 +98,7 @@ impl CollectionHistory {
     }
 }
 
-/// RevisionCapacity for further catalogs in a revision.
+/// Room for further catalogs in a revision.
 #[derive(Clone, Debug)]
 pub(super) struct RevisionCapacity {
     catalogs: usize,

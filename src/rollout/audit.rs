@@ -1,6 +1,6 @@
 //! The audit log: one JSON object a line for every command and every step that opened by itself, in `audit.log` of the
-//! store's folder. Lines are appended, each by one synced write, and never rewritten. The file is opened for each write,
-//! so that moving it away starts a new one. A command that cannot be logged is not executed, see `engine`.
+//! store's folder. Lines are appended, each by one synced write, and never rewritten. The file is opened for each
+//! write, so that moving it away starts a new one. A command that cannot be logged is not executed, see `engine`.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -22,7 +22,7 @@ impl RolloutState {
         gates.filter(|(number, ring)| self.has_begun(*number, *ring, rings)).collect()
     }
 
-    /// Applies the trouble that clients have now; `is_trouble` says if it closes a gate. Trouble ends when clients that
+    /// Records the trouble of clients; `is_trouble` returns true if it closes a gate. Trouble ends when clients that
     /// see the revision are well, but not because they see a newer one.
     pub(super) fn update_troubles(
         &mut self,
@@ -51,7 +51,7 @@ impl RolloutState {
         }
     }
 
-    /// Returns the trouble that keeps a step closed that would be due.
+    /// Returns the trouble that holds back steps whose time has come.
     pub(super) fn blocking_troubles(&self, rings: &Rings, now: UnixMillis) -> Troubles {
         let pending = self.pending_steps(rings, no_trouble);
         let due = pending.iter().filter(|step| step.due().is_some_and(|due| due <= now));

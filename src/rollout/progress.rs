@@ -47,7 +47,7 @@ pub enum StepCondition {
     RolledBack(RingId),
 }
 
-/// Steps without regard to trouble.
+/// Predicate for callers that ignore trouble: always false.
 pub(super) fn no_trouble(_: RevisionNumber, _: RingId) -> bool {
     false
 }
@@ -128,7 +128,7 @@ impl RolloutState {
         opens.chain(completes).filter(|at| *at > now).min()
     }
 
-    /// Resumes at `now` what views were at `since`: a step under way continues from there. `now` may be before `since`
+    /// Shifts the running steps so that views at `now` equal those at `since`. `now` may be before `since`
     /// if the clock was set back.
     pub fn resume_from(&mut self, rings: &Rings, since: UnixMillis, now: UnixMillis) {
         for kept in &mut self.revisions {

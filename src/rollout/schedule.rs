@@ -1,6 +1,6 @@
-//! Schedule of one step of a ring: when each client moves to the new revision. Each client has a share of its own for the
-//! revision, from 0 to 1. It moves when that part of the spread has passed while windows were open. Pure; a scheduled
-//! start never becomes later, so that no client goes back.
+//! Schedule of one step of a ring: when each client moves to the new revision. Each client has a share of its own for
+//! the revision, from 0 to 1. It moves when that part of the spread has passed while windows were open. Pure; a
+//! scheduled start never becomes later, so that no client goes back.
 //!
 //! The clients that a step has moved are always those below some share. So a step that was interrupted, by a halt or
 //! while the relay was down, resumes at that share, and moved clients stay where they are.

@@ -1,5 +1,5 @@
-//! Status of rollouts for administrators: revisions, rings, upcoming steps and their obstacles. This file owns the types
-//! that the admin listener answers with and the command line reads back; `report` fills them in.
+//! Status of rollouts for administrators: revisions, rings, upcoming steps and their obstacles. This file owns the
+//! types that the admin listener answers with and the command line reads back; `report` fills them in.
 
 mod report;
 

@@ -65,8 +65,8 @@ impl Content {
         sha256.finalize().into()
     }
 
-    /// A strong validator (RFC 9110 §8.8.3) that depends on length and bytes. Only every 97th byte counts: tests publish
-    /// large bodies often.
+    /// A strong validator (RFC 9110 §8.8.3) that depends on length and bytes. Only every 97th byte counts: tests
+    /// publish large bodies often.
     pub(crate) fn etag(&self) -> String {
         let hash = self.read(0..u64::MAX).iter().step_by(97).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)

@@ -2,8 +2,8 @@
 //! stand on it, so it knows HTTP and nothing of the relay under test.
 //!
 //! [`Manager`] answers requests with [`Resource`]s; [`Wan`] carries connections at the rate and delay of a [`Line`];
-//! [`WireClient`] shows a response as it is on the wire; [`update`] runs the update of a whole site of clients. Every part
-//! also works over in-memory streams and in paused time: [`OriginServer::serve`], [`Link::carry`].
+//! [`WireClient`] shows a response as it is on the wire; [`update`] runs the update of a whole site of clients. Every
+//! part also works over in-memory streams and in paused time: [`OriginServer::serve`], [`Link::carry`].
 
 mod answer;
 mod client;

@@ -1,4 +1,5 @@
-//! HTTP/1.1 messages as they are on the wire, for both ends (RFC 9112): heads, fields and chunks. Nothing is normalised.
+//! HTTP/1.1 messages as they are on the wire, for both ends (RFC 9112): heads, fields and chunks. Nothing is
+//! normalised.
 
 use std::io;
 

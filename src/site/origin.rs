@@ -1,5 +1,5 @@
-//! An origin server: published resources, and a log of requests. It serves any stream; [`Manager`](crate::Manager) is an
-//! origin on a port of its own.
+//! An origin server: published resources, and a log of requests. It serves any stream; [`Manager`](crate::Manager) is
+//! an origin on a port of its own.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -9,8 +9,8 @@ use crate::{Content, OriginServer, Resource};
 
 const KIB: u64 = 1024;
 
-/// GUID, full set in KiB and delta in KiB of each definition set. Deltas have the size of real ones (40 to 200 KB). Full
-/// sets are far smaller than real ones (100 MB), so that a line of 10 Mbit/s needs some 20 s for everything.
+/// GUID, full set in KiB and delta in KiB of each definition set. Deltas have the size of real ones (40 to 200 KB).
+/// Full sets are far smaller than real ones (100 MB), so that a line of 10 Mbit/s needs some 20 s for everything.
 const DEFINITIONS: [(&str, u64, u64); 4] = [
     ("{07B590B3-9282-482f-BBAA-6D515D385869}", 5 * KIB, 180),
     ("{535CB6A4-441F-4e8a-A897-804CD859100E}", 4 * KIB, 160),

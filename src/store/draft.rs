@@ -1,5 +1,5 @@
-//! The unfinished blob behind a [`BlobWriter`](super::BlobWriter), shared by its segments: its file, its reserved room and
-//! its journal. The last owner decides on drop whether the file stays for a later fill or is removed.
+//! The unfinished blob behind a [`BlobWriter`](super::BlobWriter), shared by its segments: its file, its reserved room
+//! and its journal. The last owner decides on drop whether the file stays for a later fill or is removed.
 
 use std::fs::File;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
-//! Conversion of times of the week to instants in the site's time zone. The local clock decides: a time in the hour that
-//! spring skips does not occur, and a time in the hour that autumn repeats occurs twice. Arithmetic and a lookup of
-//! transitions; no I/O, no allocation.
+//! Conversion of times of the week to instants in the site's time zone. The local clock decides: a time in the hour
+//! that spring skips does not occur, and a time in the hour that autumn repeats occurs twice. Arithmetic and a lookup
+//! of transitions; no I/O, no allocation.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;

@@ -1,5 +1,6 @@
-//! Lookup of a client's group: the first configured group that matches. It runs on every request: without groups it is one
-//! comparison, with subnets alone one trie lookup. Only groups that match more than an address are tested one by one.
+//! Lookup of a client's group: the first configured group that matches. It runs on every request: without groups it is
+//! one comparison, with subnets alone one trie lookup. Only groups that match more than an address are tested one by
+//! one.
 
 use std::sync::Arc;
 
@@ -46,8 +47,8 @@ impl Group {
 pub(super) struct Groups {
     groups: Vec<Arc<Group>>,
     rest: Arc<Group>,
-    /// Index of the first group, among those that match by address alone, for each network. A network has the least index
-    /// of itself and all networks that contain it, so the longest match decides.
+    /// Index of the first group, among those that match by address alone, for each network. A network has the least
+    /// index of itself and all networks that contain it, so the longest match decides.
     by_address: Networks<usize>,
     /// Groups with other matchers, in their order.
     others: Vec<(usize, Matcher)>,

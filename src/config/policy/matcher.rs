@@ -1,5 +1,5 @@
-//! Matchers of a group, and the attributes of a request that they match. Every kind of matcher of a group must match, by
-//! any one of its kind. Pure; only the folded path allocates, once, and only for groups with path patterns.
+//! Matchers of a group, and the attributes of a request that they match. Every kind of matcher of a group must match,
+//! by any one of its kind. Pure; only the folded path allocates, once, and only for groups with path patterns.
 
 use std::cell::OnceCell;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! Compiled policy tables of one configuration: routes, class rules, content types and groups. They decide by host, path,
-//! client and time only, without I/O, and never change a path. A reload builds a new policy.
+//! Compiled policy tables of one configuration: routes, class rules, content types and groups. They decide by host,
+//! path, client and time only, without I/O, and never change a path. A reload builds a new policy.
 
 mod binding;
 pub mod calendar;
@@ -132,7 +132,8 @@ impl Policy {
         self.classifications.load(Ordering::Relaxed)
     }
 
-    /// Returns the route of a request: by `host` (the authority; a port is ignored), then by the longest prefix of `path`.
+    /// Returns the route of a request: by `host` (the authority; a port is ignored), then by the longest prefix of
+    /// `path`.
     pub fn route(&self, host: Option<&str>, path: &str) -> Option<&Arc<Route>> {
         self.routes.find(host, path)
     }

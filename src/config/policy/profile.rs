@@ -1,6 +1,6 @@
-//! Class rules as data: each profile is a list of patterns with their classes, and the first match wins. Configured rules
-//! precede the built-in ones and can override each of them. Other paths are generic: RFC 9111 costs a revalidation, while
-//! mutable content classed as a payload would be stale for ever.
+//! Class rules as data: each profile is a list of patterns with their classes, and the first match wins. Configured
+//! rules precede the built-in ones and can override each of them. Other paths are generic: RFC 9111 costs a
+//! revalidation, while mutable content classed as a payload would be stale for ever.
 
 use globset::{GlobSet, GlobSetBuilder};
 

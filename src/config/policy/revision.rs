@@ -1,13 +1,13 @@
 //! The revision of a manager's payload, and the time of its first request. The times are kept across reloads in memory
-//! only; after a restart the store gives the time at which it got a payload. A client that requests a revision before it
-//! is published starts its spread too early, which costs spread, never content.
+//! only; after a restart the store gives the time at which it got a payload. A client that requests a revision before
+//! it is published starts its spread too early, which costs spread, never content.
 
 use moka::sync::Cache;
 
 use crate::clock::UnixMillis;
 
-/// Maximum number of revisions remembered: a year of ten content types at a revision a day. An evicted revision is new at
-/// its next request. moka keeps frequently requested entries, so invented paths evict each other.
+/// Maximum number of revisions remembered: a year of ten content types at a revision a day. An evicted revision is new
+/// at its next request. moka keeps frequently requested entries, so invented paths evict each other.
 const MAX_REVISIONS: u64 = 4_096;
 
 /// A revision of content, as in `/content/{GUID}/<sequence>/full.zip`.

@@ -1,5 +1,5 @@
-//! Lookup of a request's route: by host, then by the longest prefix of whole segments. A route never rewrites a path. The
-//! lookup runs on every request and does not allocate.
+//! Lookup of a request's route: by host, then by the longest prefix of whole segments. A route never rewrites a path.
+//! The lookup runs on every request and does not allocate.
 
 use std::cmp::Reverse;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! Schedule of background refreshes: the instants of a recurrence, each moved by a random offset and into a window of the
-//! line. Pure functions of the last run, the time and a random number. A time of day that spring skips is due at the
-//! first minute after it, and one that autumn repeats at its first occurrence.
+//! Schedule of background refreshes: the instants of a recurrence, each moved by a random offset and into a window of
+//! the line. Pure functions of the last run, the time and a random number. A time of day that spring skips is due at
+//! the first minute after it, and one that autumn repeats at its first occurrence.
 
 use std::time::Duration;
 
@@ -45,11 +45,12 @@ impl RefreshSchedule {
         }
     }
 
-    /// Returns the run after the one due at `last`, or the first one. A missed run is skipped unless its offset would still
-    /// allow it. `random` is uniform over all values, and new for each run.
+    /// Returns the run after the one due at `last`, or the first one. A missed run is skipped unless its offset would
+    /// still allow it. `random` is uniform over all values, and new for each run.
     ///
-    /// The run starts within `refresh.random` of its time and within the window of that time. If that time is outside all
-    /// windows, the run starts within twice `refresh.random` of the next opening: all sites with that window meet there.
+    /// The run starts within `refresh.random` of its time and within the window of that time. If that time is outside
+    /// all windows, the run starts within twice `refresh.random` of the next opening: all sites with that window meet
+    /// there.
     pub fn next(&self, last: Option<UnixMillis>, now: UnixMillis, random: u64) -> Option<ScheduledRun> {
         let spread = millis(self.refresh.random);
         // Ignore a last run in the future: the clock was set back.

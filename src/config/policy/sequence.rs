@@ -1,5 +1,5 @@
-//! Revision numbers in cache keys: `/…/{GUID}/<number>/<name>`. The only assumption about them is that a larger number is
-//! newer.
+//! Revision numbers in cache keys: `/…/{GUID}/<number>/<name>`. The only assumption about them is that a larger number
+//! is newer.
 
 /// A file of one revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! Scheduled starts of downloads: the offset of each client within a spread, and the decision on one request. Pure
 //! functions of client, revision and time, so a restart, a reload or another relay decides the same.
 //!
-//! A client may start from `start + offset` until its group's window closes. `start` is the opening of the window, or the
-//! first request for the revision if that is later; without windows it is always the latter. A client with a start after
-//! the window closes starts in the next one, counted from its opening. A spread is shortened to fit each window.
+//! A client may start from `start + offset` until its group's window closes. `start` is the opening of the window, or
+//! the first request for the revision if that is later; without windows it is always the latter. A client with a start
+//! after the window closes starts in the next one, counted from its opening. A spread is shortened to fit each window.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -31,9 +31,9 @@ pub enum ScheduledStart {
     },
 }
 
-/// Returns a client's offset within `spread` for this revision: uniform over clients, independent between revisions, and
-/// stable. It is the high half of the product of `spread` in milliseconds and the XXH3-64 (seed 0) of the client's address
-/// as 16 bytes of IPv6 (IPv4 as `::ffff:a.b.c.d`) followed by the revision's text.
+/// Returns a client's offset within `spread` for this revision: uniform over clients, independent between revisions,
+/// and stable. It is the high half of the product of `spread` in milliseconds and the XXH3-64 (seed 0) of the client's
+/// address as 16 bytes of IPv6 (IPv4 as `::ffff:a.b.c.d`) followed by the revision's text.
 pub fn client_offset(client: IpAddr, revision: &str, spread: Duration) -> Duration {
     let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
     // A remainder would favour the start of the spread.
@@ -53,8 +53,8 @@ pub fn client_hash(client: IpAddr, revision: &str) -> u64 {
     hash.digest()
 }
 
-/// Returns when `client` may start to download from this revision. `seen` is the time of the revision's first request; it
-/// is ignored if it is after `now`, because the clock was set back.
+/// Returns when `client` may start to download from this revision. `seen` is the time of the revision's first request;
+/// it is ignored if it is after `now`, because the clock was set back.
 pub(super) fn scheduled_start(
     calendar: &Calendar,
     group: &GroupSettings,

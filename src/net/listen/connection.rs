@@ -262,7 +262,7 @@ impl<A: RequestHandler> HttpServer<A> {
 
 impl<A> std::fmt::Debug for HttpServer<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connections").field("http", &self.http).finish_non_exhaustive()
+        f.debug_struct("HttpServer").field("http", &self.http).finish_non_exhaustive()
     }
 }
 

@@ -1,8 +1,8 @@
 //! Listeners for clients: sockets, connections and the threads that serve them.
 //!
-//! One task per listening socket accepts and assigns each connection to the worker with the fewest. A worker is a thread
-//! with its own runtime, so that a connection never changes cores. Every bound on connections is enforced here; a
-//! [`RequestHandler`] answers the requests.
+//! One task per listening socket accepts and assigns each connection to the worker with the fewest. A worker is a
+//! thread with its own runtime, so that a connection never changes cores. Every bound on connections is enforced here;
+//! a [`RequestHandler`] answers the requests.
 
 mod acceptor;
 mod connection;

@@ -65,7 +65,8 @@ pub(super) fn measure(socket: &impl AsFd) -> io::Result<TcpMeasurement> {
 /// If the kernel refuses.
 pub(super) fn clamp_window(socket: &impl AsFd, bytes: u64) -> io::Result<()> {
     let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-    // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel reads an int from a pointer to one.
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed; the kernel reads an int from a pointer to
+    // one.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),

@@ -129,8 +129,8 @@ impl Background {
             (wanted.variant, wanted.stale) = match found {
                 CacheLookup::Miss => (String::new(), None),
                 CacheLookup::OtherVariant { variant } => (variant, None),
-                // Managers copy files with their dates: a file that one manager has not changed since another's date may
-                // be older.
+                // Managers copy files with their dates: a file that one manager has not changed since another's date
+                // may be older.
                 CacheLookup::Hit(entry) => {
                     let is_from_source = entry.object.upstream == *name;
                     (entry.object.selecting.clone(), is_from_source.then_some(entry))

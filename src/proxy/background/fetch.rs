@@ -1,5 +1,5 @@
-//! Revalidation and prefetch: background requests for single objects. They go through the same lookup and the same fills
-//! as clients' requests, so that neither is made twice. `refresh` decides when and for which objects.
+//! Revalidation and prefetch: background requests for single objects. They go through the same lookup and the same
+//! fills as clients' requests, so that neither is made twice. `refresh` decides when and for which objects.
 
 use std::sync::Arc;
 

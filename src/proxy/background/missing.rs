@@ -1,6 +1,6 @@
 //! Missing catalogs: those that the newest revision records as absent, and when clients last requested them. Catalogs
-//! that clients no longer request make room for others. In memory alone: a start counts as a request for each. A request
-//! takes no lock.
+//! that clients no longer request make room for others. In memory alone: a start counts as a request for each. A
+//! request takes no lock.
 
 use std::collections::HashMap;
 use std::sync::Arc;

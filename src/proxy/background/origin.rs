@@ -1,6 +1,7 @@
 //! The origin of stored content: from an object's key back to its route, the upstreams of that route or of its binding,
-//! and a target that they accept. Damaged blobs that the scrub found are repaired from there; those that no upstream has
-//! any more are removed, so that the next request fetches them anew. The store's checksums decide which bytes are right.
+//! and a target that they accept. Damaged blobs that the scrub found are repaired from there; those that no upstream
+//! has any more are removed, so that the next request fetches them anew. The store's checksums decide which bytes are
+//! right.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -127,9 +128,9 @@ impl Generation {
 }
 
 impl Background {
-    /// Repairs a damaged blob by the configuration in force, or removes it if no upstream has the bytes any more. A blob
-    /// that cannot be repaired now stays: most of it is intact, no reader gets the rest, and the next read or scrub
-    /// tries again.
+    /// Repairs a damaged blob by the configuration in force, or removes it if no upstream has the bytes any more. A
+    /// blob that cannot be repaired now stays: most of it is intact, no reader gets the rest, and the next read or
+    /// scrub tries again.
     pub async fn repair_blob(&self, blob: BlobId) {
         let generation = self.generations.load_full();
         let fetch = |object: Arc<Object>, range| {

@@ -1,4 +1,4 @@
-//! PendingCatalog catalogs: those that clients have requested and that no revision has. The list is bounded, has one entry for
+//! Pending catalogs: those that clients have requested and that no revision has. The list is bounded, has one entry for
 //! all waiters of a catalog, and gives each of them the outcome. `refresh` asks the upstreams; nothing here does.
 
 use std::collections::BTreeMap;
@@ -48,8 +48,8 @@ struct PendingCatalog {
 }
 
 impl PendingCatalogs {
-    /// Waits until the newest revision has the catalog of this key, or cannot have it. A caller that stops waiting finds
-    /// the catalog in the revision later.
+    /// Waits until the newest revision has the catalog of this key, or cannot have it. A caller that stops waiting
+    /// finds the catalog in the revision later.
     pub fn wait_for(&self, key: &ObjectKey) -> impl Future<Output = PendingOutcome> + Send + use<> {
         let outcome = self.subscribe(key);
         async move {

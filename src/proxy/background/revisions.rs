@@ -1,5 +1,6 @@
 //! New-revision notifications: the largest number of each content that its manager has given to a client. The first
-//! client that gets a payload of a revision is how the relay learns of that revision. Misses alone report here; bounded.
+//! client that gets a payload of a revision is how the relay learns of that revision. Misses alone report here;
+//! bounded.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

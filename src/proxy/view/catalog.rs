@@ -22,8 +22,8 @@ use gupd_rollout::revision::{Catalog, RevisionNumber, version_key};
 use gupd_rollout::view::RevisionView;
 use gupd_store::ObjectKey;
 
-/// Longest wait for a catalog that no revision has: less than the timeout of updaters. It is published all the same, and
-/// found by the next request.
+/// Longest wait for a catalog that no revision has: less than the timeout of updaters. It is published all the same,
+/// and found by the next request.
 const CATALOG_WAIT: Duration = Duration::from_secs(25);
 
 /// `Retry-After` for a catalog that is not there now.
@@ -93,8 +93,8 @@ async fn serve_version(proxy: &Proxy, exchange: &mut Exchange<'_>, version: &Obj
     unavailable(exchange)
 }
 
-/// Removes conditions that may come from another revision. With them, a client would keep the catalog of that revision, or
-/// combine parts of two revisions.
+/// Removes conditions that may come from another revision. With them, a client would keep the catalog of that revision,
+/// or combine parts of two revisions.
 fn remove_foreign_conditions(headers: &mut Cow<'_, HeaderMap>, entry: &CacheEntry) {
     let modified = field::date(&entry.object.headers, header::LAST_MODIFIED);
     let is_foreign = |since| modified.is_none() || field::parse_date(since) != modified;

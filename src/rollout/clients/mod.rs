@@ -1,6 +1,6 @@
 //! The client tracker: which clients there are, what each has received, and how it does. Requests send observations
-//! through a bounded queue and never wait; an observation that finds the queue full is lost and counted. The tracker only
-//! records: no view depends on it. Rings do: their gates ask it for trouble with a revision.
+//! through a bounded queue and never wait; an observation that finds the queue full is lost and counted. The tracker
+//! only records: no view depends on it. Rings do: their gates ask it for trouble with a revision.
 
 mod id;
 mod observation;

@@ -1,5 +1,5 @@
-//! A client observation: one request, what it asked for and how its response ended. It is made on the request's path, so
-//! it allocates nothing beyond the client's identity.
+//! A client observation: one request, what it asked for and how its response ended. It is made on the request's path,
+//! so it allocates nothing beyond the client's identity.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
-//! Reports on clients: the status of each, counts by group, and trouble with a revision. Pure functions of the table, of
-//! what is visible now, and of the settings.
+//! Reports on clients: the status of each, counts by group, and trouble with a revision. Pure functions of the table,
+//! of what is visible now, and of the settings.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
-//! The client table: a bounded segmented LRU of client records, in the order in which clients were last seen. Established
-//! clients have seven eighths of it; the rest is for newcomers. So a flood of invented addresses evicts other newcomers,
-//! and no client that is seen every day. The table also knows which records differ from the store. It does no I/O.
+//! The client table: a bounded segmented LRU of client records, in the order in which clients were last seen.
+//! Established clients have seven eighths of it; the rest is for newcomers. So a flood of invented addresses evicts
+//! other newcomers, and no client that is seen every day. The table also knows which records differ from the store. It
+//! does no I/O.
 
 use std::hash::RandomState;
 use std::time::Duration;
@@ -29,8 +30,8 @@ pub(super) type RecordChange = (ClientId, Option<Vec<u8>>);
 pub(super) struct ClientTable {
     newcomers: QueueSegment,
     established: QueueSegment,
-    /// Clients whose stored records are to be written, or removed if they are not in the table. First in, first out, but
-    /// removals go first: so the store is as bounded as the table.
+    /// Clients whose stored records are to be written, or removed if they are not in the table. First in, first out,
+    /// but removals go first: so the store is as bounded as the table.
     unsaved: LinkedHashSet<ClientId, RandomState>,
 }
 

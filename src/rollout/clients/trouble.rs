@@ -30,7 +30,7 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// Returns true if `share` percent of the clients have trouble, and at least `least` and one.
+    /// Returns true if at least `share` percent of the clients have trouble, and at least `max(least, 1)` of them.
     pub fn is_above(&self, share: u8, least: u64) -> bool {
         let (troubled, clients) = (u128::from(self.troubled), u128::from(self.clients));
         self.troubled >= least.max(1) && troubled * 100 >= u128::from(share) * clients

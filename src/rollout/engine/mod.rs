@@ -1,6 +1,6 @@
-//! The rollouts of a running relay: the handle [`Rollouts`], and the task that owns the state ([`RolloutTask`]). A change
-//! is made on a copy, stored with everything that belongs to it in one transaction, and only then shown to clients by one
-//! swap. So a change that cannot be stored does not happen, and a restart finds what clients have seen.
+//! The rollouts of a running relay: the handle [`Rollouts`], and the task that owns the state ([`RolloutTask`]). A
+//! change is made on a copy, stored with everything that belongs to it in one transaction, and only then shown to
+//! clients by one swap. So a change that cannot be stored does not happen, and a restart finds what clients have seen.
 
 mod rules;
 mod task;

@@ -23,7 +23,7 @@ pub(crate) struct IndexChange<'a> {
     pub(super) connection: &'a Connection,
     /// Blobs that may have no row left; their files are then removed.
     pub(super) unreferenced: Vec<BlobId>,
-    /// FrameReader for the journal.
+    /// Frames for the journal.
     pub(super) journal: Vec<u8>,
 }
 

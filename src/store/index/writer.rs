@@ -219,7 +219,7 @@ impl IndexWriter {
         Ok(())
     }
 
-    /// Replaces a damaged index. CheckDamageups fail meanwhile, so requests are passed through.
+    /// Replaces a damaged index. Lookups fail meanwhile, so requests are passed through.
     fn replace_damaged(&mut self) {
         let WriterContext { folder, state, .. } = &self.context;
         let is_due = || self.not_before.is_none_or(|at| at <= Instant::now()) && folder.check().is_ok();
