@@ -1,6 +1,8 @@
-//! Finds what is stored, and says how good it is (RFC 9111). Owns the hot entries: heads of stored responses in memory
-//! with their freshness worked out, so that a hit is a look-up and arithmetic. Relies on `store` for everything that
-//! lasts. It never asks an upstream: `fill` does, and puts the result here.
+//! Stored responses, their freshness and the fills that produce them (RFC 9111). A hit is a map lookup and arithmetic:
+//! hot entries hold the response head and its freshness in memory, without locks across I/O. Bytes and the index belong
+//! to `gupd_store`. The main types are [`Cache`] (lookup, update, invalidation), [`CacheEntry`], [`fill::Fills`] (one
+//! shared download for each object) and [`digest::Digests`] (verification). The cache never asks an upstream; fills do,
+//! and insert their result. Start with [`Cache::find`] and [`fill::Fills::join`].
 
 pub mod digest;
 pub mod fill;
@@ -20,51 +22,52 @@ use gupd_config::{self as config, Class};
 use gupd_http::{Freshness, UnstorableReason, VaryFields};
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, Store, StoreError};
 
-/// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB a relay may use beyond `store.memory`.
+/// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB that a relay may use beyond
+/// `store.memory`.
 const HOT_ENTRIES: u64 = 32 << 20;
 
-/// What an entry weighs beside its fields: the structures around them.
+/// Weight of an entry besides its fields, in bytes.
 const ENTRY_OVERHEAD: usize = 512;
 
-/// Keys whose last response could not be shared are not collapsed for this long: each client asks for itself at once,
-/// instead of waiting in turn for a response that will not be for it.
+/// Time for which requests for an unstorable key are not collapsed: each client asks the upstream at once, instead of
+/// waiting for a response that it cannot share.
 const REMEMBER_UNSTORABLE: Duration = Duration::from_secs(60);
 
-/// How many such keys are remembered.
+/// Maximum number of remembered unstorable keys.
 const MAX_UNSTORABLE: u64 = 10_000;
 
-/// Last uses kept for the index between two flushes, of entries that left memory; more are forgotten, and those objects
-/// look a little older to eviction than they are.
+/// Maximum number of last uses of evicted entries kept until the next flush. Beyond it, objects look a little older to
+/// eviction than they are.
 const MAX_PENDING_USES: usize = 100_000;
 
-/// A stored response, ready to be judged and sent.
+/// Stored response with its freshness.
 #[derive(Debug)]
 pub struct CacheEntry {
-    /// As the index has it.
+    /// Object in the index.
     pub object: Object,
-    /// How long it is good.
+    /// Freshness.
     pub freshness: Freshness,
-    /// What selects it among its key's variants.
+    /// `Vary` selection among the key's variants.
     pub selecting: VaryFields,
-    /// Class and content type of its path.
+    /// Class and content type of the path.
     pub classification: Classification,
-    /// Its fields as clients get them, made when first needed: a hit copies a map instead of building one.
+    /// Fields as clients receive them, built on first use: a hit copies a map instead of building one.
     pub client_headers: OnceLock<HeaderMap>,
     recorded_use: AtomicI64,
     used: AtomicBool,
 }
 
-/// What is stored under a key.
+/// Result of a lookup.
 #[derive(Debug)]
 pub enum CacheLookup {
-    /// A response this request selects.
+    /// Stored response that the request selects.
     Hit(Arc<CacheEntry>),
-    /// Responses, but for requests with other field values (`Vary`).
+    /// The key has only variants for other field values (`Vary`).
     OtherVariant {
-        /// What this request is told apart by.
+        /// Variant of this request.
         variant: String,
     },
-    /// Nothing.
+    /// The key has no stored response.
     Miss,
 }
 
@@ -76,13 +79,13 @@ pub struct Cache {
     store: Arc<Store>,
     rules: ArcSwap<config::CacheSettings>,
     clock: Clock,
-    /// Counts removals and refreshes, so that what was read from the index before one is not made hot after it.
+    /// Counts removals and refreshes. A lookup that overlaps one does not make its result hot.
     changes: AtomicU64,
-    /// The store's that hot entries are of.
+    /// Store generation of the hot entries.
     generation: AtomicU64,
     // Held to push or take, never across I/O.
     pending_uses: Arc<Mutex<Vec<(i64, UnixMillis)>>>,
-    /// Calls of [`find`](Self::find): tests count them.
+    /// Number of calls of [`find`](Self::find), for tests.
     #[cfg(debug_assertions)]
     lookups: AtomicU64,
 }
@@ -90,13 +93,13 @@ pub struct Cache {
 type Variants = Arc<[Arc<CacheEntry>]>;
 
 impl Cache {
-    /// A cache over `store`; nothing is hot yet.
+    /// Creates a cache over `store` without hot entries.
     pub fn new(rules: config::CacheSettings, store: Arc<Store>, clock: Clock) -> Self {
         let pending_uses = Arc::new(Mutex::new(Vec::new()));
         let leaving = pending_uses.clone();
         let hot = moka::sync::Cache::builder()
             .max_capacity(HOT_ENTRIES)
-            // moka's default may refuse a new entry, and then a fill that just ended could not be found.
+            // moka's default policy may reject a new entry; then a fill that just ended would not be found.
             .eviction_policy(EvictionPolicy::lru())
             .weigher(|key: &ObjectKey, variants: &Variants| {
                 let entries = variants.iter().map(|entry| entry.weight()).sum::<usize>();
@@ -127,32 +130,32 @@ impl Cache {
         }
     }
 
-    /// Number of lookups in the index so far, those answered from memory included.
+    /// Number of lookups so far, including those answered from memory.
     #[cfg(debug_assertions)]
     pub fn lookups(&self) -> u64 {
         self.lookups.load(Ordering::Relaxed)
     }
 
-    /// Where the bytes are.
+    /// Store of the bytes and the index.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
-    /// The clock freshness is judged by.
+    /// Clock used for freshness.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// Looks among hot entries only: no lock, no I/O. `None` means not hot, or not for this request.
+    /// Looks up hot entries only, without locks or I/O. `None` if no hot entry matches the request.
     pub fn find_hot(&self, key: &str, request: &HeaderMap) -> Option<Arc<CacheEntry>> {
         let variants = self.hot.get(key)?;
         variants.iter().find(|entry| entry.selecting.matches(request)).cloned()
     }
 
-    /// Looks among hot entries, then in the index.
+    /// Looks up hot entries, then the index.
     ///
     /// # Errors
-    /// When the index cannot be read.
+    /// Returns an error if the index cannot be read.
     pub async fn find(
         &self,
         key: &ObjectKey,
@@ -176,7 +179,7 @@ impl Cache {
         })
     }
 
-    /// Makes a response that was just stored found from now on.
+    /// Makes a stored response available to lookups.
     pub fn insert(
         &self,
         object: Object,
@@ -193,8 +196,8 @@ impl Cache {
         entry
     }
 
-    /// Records the fields of a stored response as a `304` has updated them (RFC 9111 §4.3.4). The caller inserts the
-    /// object returned, to make it found. What the index does not take is good for as long as it is hot.
+    /// Records the fields of a stored response as updated by a `304` (RFC 9111 §4.3.4). The caller inserts the returned
+    /// object. If the index rejects the update, the update lasts while the entry is hot.
     pub async fn refresh(
         &self,
         stale: &CacheEntry,
@@ -203,16 +206,16 @@ impl Cache {
         response_time: UnixMillis,
     ) -> Object {
         if let Err(error) = self.store.refresh(&stale.object, &updated, request_time, response_time).await {
-            tracing::debug!(%error, key = &*stale.object.key, "a revalidation is not recorded");
+            tracing::debug!(%error, key = &*stale.object.key, "cannot record a revalidation");
         }
         self.changes.fetch_add(1, Ordering::AcqRel);
         stale.object.with_head(updated, request_time, response_time)
     }
 
-    /// Forgets everything under a key, on disk too: an unsafe request has changed it (RFC 9111 §4.4).
+    /// Removes a key from memory and disk, because an unsafe request changed its object (RFC 9111 §4.4).
     ///
     /// # Errors
-    /// When the index cannot be written.
+    /// Returns an error if the index cannot be written.
     pub async fn invalidate(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.forget(std::slice::from_ref(key));
         self.store.remove(key).await?;
@@ -220,28 +223,28 @@ impl Cache {
         Ok(())
     }
 
-    /// Removes a blob whose bytes are not what was stored, or not there, and every object that shares it. `key` is
-    /// where it was found: the index does not know that any more if the object was evicted while it was hot.
+    /// Removes a damaged or missing blob and every object that shares it. `key` is the key that led to it: the index no
+    /// longer lists that key if its object was evicted while hot.
     ///
     /// # Errors
-    /// When the index cannot be written.
+    /// Returns an error if the index cannot be written.
     pub async fn discard(&self, blob: BlobId, key: &ObjectKey) -> Result<(), StoreError> {
         self.discard_blob(blob).await?;
         self.forget(std::slice::from_ref(key));
         Ok(())
     }
 
-    /// The same for a blob that was found damaged by itself, not under a key.
+    /// Removes a damaged blob that was found without a key, for example by a scrub.
     ///
     /// # Errors
-    /// When the index cannot be written.
+    /// Returns an error if the index cannot be written.
     pub async fn discard_blob(&self, blob: BlobId) -> Result<(), StoreError> {
         let keys = self.store.discard_blob(blob).await?;
         self.forget(&keys);
         Ok(())
     }
 
-    /// How long a response is good, by the rules now in force.
+    /// Computes the freshness of a response under the current settings.
     pub fn freshness(
         &self,
         status: StatusCode,
@@ -253,17 +256,17 @@ impl Cache {
         Freshness::new(status, headers, request_time, response_time, class, &self.rules.load())
     }
 
-    /// Why the last response under this key could not be shared, if it could not.
+    /// Returns the reason why the last response under this key was not shared, if remembered.
     pub fn unstorable(&self, key: &str) -> Option<UnstorableReason> {
         self.unstorable.get(key)
     }
 
-    /// Remembers that a response under this key could not be shared.
+    /// Remembers that a response under this key was not shared.
     pub fn remember_unstorable(&self, key: &ObjectKey, why: UnstorableReason) {
         self.unstorable.insert(key.clone(), why);
     }
 
-    /// Takes new rules. Classes and freshness of hot entries may differ under them, so all are read anew.
+    /// Replaces the settings. Classes and freshness may differ, so hot entries are dropped.
     pub fn reconfigure(&self, rules: config::CacheSettings) {
         self.rules.store(Arc::new(rules));
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -271,7 +274,7 @@ impl Cache {
         self.unstorable.invalidate_all();
     }
 
-    /// Forgets what the store has evicted, so that no request goes past it: called after room was made.
+    /// Removes evicted keys from memory. Called after the store made room.
     pub fn forget_evicted(&self) {
         let removed = self.store.take_removed_keys();
         if !removed.is_empty() {
@@ -279,13 +282,13 @@ impl Cache {
         }
     }
 
-    /// Housekeeping, to be called every minute or so, and more often while the disk fails: records last uses, removes
-    /// what is too old or too much.
+    /// Records last uses and applies age and size limits. Call it about once a minute, and more often while the disk
+    /// fails.
     ///
     /// # Errors
-    /// When the index cannot be read or written; nothing is lost, the next call goes on.
+    /// Returns an error if the index cannot be read or written. Nothing is lost; the next call continues.
     pub async fn maintain(&self) -> Result<(), StoreError> {
-        // While the disk fails, what cannot be seen or removed is not given up for it.
+        // While the disk fails, no hot entry is dropped: its object may still be readable.
         let is_well = self.store.probe().await;
         let generation = self.store.generation();
         if self.generation.swap(generation, Ordering::AcqRel) != generation {
@@ -304,7 +307,7 @@ impl Cache {
     /// Writes the last uses of hot entries to the index.
     ///
     /// # Errors
-    /// When the index cannot be written.
+    /// Returns an error if the index cannot be written.
     pub async fn record_uses(&self) -> Result<(), StoreError> {
         let mut uses = std::mem::take(&mut *self.pending_uses.lock().unwrap_or_else(PoisonError::into_inner));
         for (_, variants) in &self.hot {
@@ -316,7 +319,7 @@ impl Cache {
     async fn load(&self, key: &ObjectKey, classification: &Classification) -> Result<Variants, StoreError> {
         let changes = self.changes.load(Ordering::Acquire);
         let objects = self.store.lookup(key).await?;
-        // One whose selection cannot be read must not match anything.
+        // An entry with an unreadable selection must not match any request.
         let entries = objects.into_iter().filter_map(|object| {
             let selecting = VaryFields::decode(&object.selecting)?;
             Some(Arc::new(self.entry(object, selecting, classification.clone())))
@@ -325,7 +328,7 @@ impl Cache {
         if variants.is_empty() || self.changes.load(Ordering::Acquire) != changes {
             return Ok(variants);
         }
-        // A fill may have put newer ones there meanwhile; those stay.
+        // A fill may have inserted newer entries in the meantime; they stay.
         Ok(self.hot.entry(key.clone()).or_insert(variants).into_value())
     }
 
@@ -356,17 +359,17 @@ impl Cache {
 }
 
 impl CacheEntry {
-    /// Where its bytes are.
+    /// Location of the bytes.
     pub fn body_source(&self) -> BodySource {
         BodySource::Blob { id: self.object.blob, len: self.object.len }
     }
 
-    /// Whether this is asked for the first time since the entry was made hot.
-    pub fn is_new(&self) -> bool {
+    /// Marks the entry as used, and returns true on the first use since it became hot.
+    pub fn mark_first_use(&self) -> bool {
         !self.used.load(Ordering::Relaxed) && !self.used.swap(true, Ordering::Relaxed)
     }
 
-    /// Notes that a client got it.
+    /// Records a use.
     pub fn touch(&self, now: UnixMillis) {
         self.object.touch(now);
     }
@@ -378,7 +381,7 @@ impl CacheEntry {
 
     fn weight(&self) -> usize {
         let fields = self.object.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64);
-        // Twice: as stored, and as client_headers.
+        // Twice: the stored and the client fields.
         ENTRY_OVERHEAD + 2 * fields.sum::<usize>()
     }
 }

@@ -154,7 +154,7 @@ impl<'a> Exchange<'a> {
             _ => self.find(proxy).await,
         };
         if let Lookup::Found(entry) = &lookup
-            && entry.is_new()
+            && entry.mark_first_use()
             && is_disowned(proxy, entry).await
         {
             self.trace_repeat(Repeat::Disowned);

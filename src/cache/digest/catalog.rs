@@ -1,7 +1,6 @@
-//! Reads what a LiveUpdate catalog says of the payloads beside it: `*livetri.zip` has a `.grd`, an INI file with a
-//! section `[File-<name>]` and a `SHA256=` for each. The bytes come from the network and may be anything: every
-//! dimension is bounded before memory is spent on it, and the worst a catalog can do is not to be believed.
-//! The catalog itself is served as it is, whatever is found here.
+//! Payload hashes in LiveUpdate catalogs. A `*livetri.zip` has a `.grd`, an INI file with a section `[File-<name>]` and
+//! a `SHA256=` for each payload. The bytes come from the network, so every dimension is bounded before memory is spent
+//! on it. An invalid catalog is only ignored here; the relay serves it unchanged.
 
 use std::io::{Cursor, Read};
 
@@ -11,73 +10,74 @@ use zip::result::ZipError;
 use gupd_http::key;
 use gupd_store::BlobId;
 
-/// Bytes of a catalog that is read: those seen have 4 KiB, and one for all products would have some hundreds.
+/// Maximum size of a catalog in bytes. Observed ones have 4 KiB; one for all products would have some hundred KiB.
 pub const MAX_CATALOG: u64 = 4 << 20;
 
-/// Files in a catalog. Those seen have three or four.
+/// Maximum number of archive members. Observed catalogs have three or four.
 const MAX_MEMBERS: usize = 1024;
 
-/// `.grd` files that are read of one catalog. There should be one.
+/// Maximum number of `.grd` files read from one catalog. One is expected.
 const MAX_LISTS: usize = 8;
 
-/// Bytes of an inflated `.grd`. With its hashes it takes about 200 a file: 5,000 files.
+/// Maximum size of an inflated `.grd` in bytes. A file takes about 200 bytes, so this allows 5,000 files.
 const MAX_LIST: u64 = 1 << 20;
 
-/// Files listed by one catalog, in all.
+/// Maximum number of files listed by one catalog.
 const MAX_LISTED: usize = 4096;
 
-/// Bytes of a file name; what no file system allows is no file.
+/// Maximum length of a file name in bytes, as in common file systems.
 const MAX_NAME: usize = 255;
 
-/// A member's entry in the archive's directory begins with this.
+/// Signature of a member's entry in the archive's central directory.
 const ENTRY: &[u8; 4] = b"PK\x01\x02";
 
-/// A catalog that is not believed.
+/// Reason why a catalog is ignored.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
-    /// Its bytes are too many.
-    #[error("it has {0} bytes; at most {MAX_CATALOG} are read")]
+    /// The catalog has too many bytes.
+    #[error("the catalog has {0} bytes; the limit is {MAX_CATALOG}")]
     TooLarge(u64),
-    /// It is not an archive, is cut off, or uses what is not supported.
-    #[error("it is not a zip archive that can be read: {0}")]
+    /// The catalog is not a readable zip archive.
+    #[error("the catalog is not a readable zip archive: {0}")]
     Archive(#[from] ZipError),
-    /// Its files are too many.
-    #[error("it has more than {MAX_MEMBERS} files")]
+    /// The archive has too many members.
+    #[error("the catalog has more than {MAX_MEMBERS} members")]
     Members,
-    /// Its lists are too many.
-    #[error("it has more than {MAX_LISTS} .grd files")]
+    /// The archive has too many lists.
+    #[error("the catalog has more than {MAX_LISTS} .grd files")]
     Lists,
-    /// A list that grows too much when inflated.
-    #[error("its .grd inflates to more than {MAX_LIST} bytes")]
+    /// A list is too large when inflated.
+    #[error("a .grd inflates to more than {MAX_LIST} bytes")]
     Inflates,
-    /// A list whose bytes are not what the archive says.
-    #[error("its .grd cannot be inflated: {0}")]
+    /// A list cannot be inflated.
+    #[error("a .grd cannot be inflated: {0}")]
     Broken(std::io::Error),
-    /// It lists too much.
-    #[error("it lists more than {MAX_LISTED} files")]
+    /// The catalog lists too many files.
+    #[error("the catalog lists more than {MAX_LISTED} files")]
     Listed,
 }
 
-/// One file beside a catalog, and what it should be.
+/// Name and SHA-256 of a file beside a catalog.
 pub type ListedFile = (String, BlobId);
 
-/// Whether what is stored under `key` is such a catalog.
+/// Returns true if the key is that of a LiveUpdate catalog.
 pub fn is_catalog(key: &str) -> bool {
     let path = key::split_key(key).target.split('?').next().unwrap_or(key);
     let tail = path.len().checked_sub("livetri.zip".len()).and_then(|at| path.get(at..));
     tail.is_some_and(|tail| tail.eq_ignore_ascii_case("livetri.zip"))
 }
 
-/// What a catalog lists. Hashes of its own members are left out. Blocks for as long as inflating a few MiB takes.
+/// Parses a catalog and returns the listed files, without the archive's own members. Blocks while it inflates up to a
+/// few MiB.
 ///
 /// # Errors
-/// When it is not to be believed; then nothing of it is.
+/// Returns an error if any part of the catalog is invalid.
 pub fn parse(catalog: &[u8]) -> Result<Vec<ListedFile>, CatalogError> {
     let length = catalog.len() as u64;
     if length > MAX_CATALOG {
         return Err(CatalogError::TooLarge(length));
     }
-    // The archive's reader makes an entry for each of these before it can be asked how many there are.
+    // The archive reader allocates an entry for each of these before it reports their number.
     if catalog.windows(ENTRY.len()).filter(|window| window == ENTRY).count() > MAX_MEMBERS {
         return Err(CatalogError::Members);
     }
@@ -101,8 +101,7 @@ pub fn parse(catalog: &[u8]) -> Result<Vec<ListedFile>, CatalogError> {
     Ok(listed)
 }
 
-/// The key of the payload of this name beside a catalog, which is one for all upstreams; `None` if no such name can be
-/// one.
+/// Returns the key of a payload beside a catalog, shared by all upstreams; `None` if the name is not valid in a path.
 pub fn payload_key(catalog: &str, name: &str) -> Option<String> {
     let key::KeyParts { route, target, .. } = key::split_key(catalog);
     let path = target.split('?').next().unwrap_or(target);
@@ -129,12 +128,12 @@ fn parse_list(text: &str, listed: &mut Vec<ListedFile>) -> Result<(), CatalogErr
     Ok(())
 }
 
-/// A name that can only be beside the catalog.
+/// Returns true if the name can only denote a file beside the catalog.
 fn is_file_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && !name.contains(['/', '\\'])
 }
 
-/// As a client has to write it in a path: what may stand in a segment (RFC 3986 §3.3) as it is.
+/// Escapes a name as clients do in a path segment (RFC 3986 §3.3).
 fn escape(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_catalog_lists_the_files_beside_it_and_not_those_in_it() {
+    fn catalog_lists_files_beside_it_and_not_its_members() {
         let list = [
             "[GuardHeader]\r\nLastModifiedUtcSeconds=1369163480\r\n".to_owned(),
             section("1369163480jtun_a.zip", 'A'),
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_beside_a_catalog_has_the_key_that_clients_requests_for_it_have() {
+    fn payload_key_equals_the_key_of_client_requests() {
         for (catalog, name, expected) in [
             ("all /x$20y_livetri.zip", "1_a$20b.zip", Some("all /1_a$20b.zip")),
             ("a b /lu/livetri.zip?x=/y", "1 a.7z", Some("a b /lu/1%20a.7z")),
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_of_any_kind_is_refused() {
+    fn oversized_catalog_of_any_kind_is_refused() {
         let bomb = archive(&[("v.grd", &vec![b'a'; 64 << 20])]);
         assert!(bomb.len() < 100_000, "it has {} bytes", bomb.len());
         assert!(matches!(parse(&bomb), Err(CatalogError::Inflates)));
@@ -220,12 +219,12 @@ mod tests {
         let long: String = (0..=MAX_LISTED).map(|file| section(&file.to_string(), 'a')).collect();
         assert!(matches!(parse(&archive(&[("v.grd", long.as_bytes())])), Err(CatalogError::Listed)));
         assert!(matches!(parse(&vec![0; MAX_CATALOG as usize + 1]), Err(CatalogError::TooLarge(_))));
-        // One within another is a file like any other.
+        // A nested archive is a file like any other.
         assert_eq!(parse(&archive(&[("v.zip", &bomb)])).unwrap(), []);
     }
 
     #[test]
-    fn a_catalog_cut_off_anywhere_is_refused() {
+    fn truncated_catalog_is_refused() {
         let whole = archive(&[("v.grd", section("a.zip", 'a').as_bytes())]);
         for cut in 0..whole.len() {
             assert!(parse(&whole[..cut]).is_err(), "{cut} of {} bytes", whole.len());
@@ -234,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_damaged_catalog_is_refused_or_read_without_a_panic(at: proptest::sample::Index, to: u8) {
+        fn damaged_catalog_never_causes_a_panic(at: proptest::sample::Index, to: u8) {
             let mut bytes = archive(&[("v.grd", section("a.zip", 'a').as_bytes())]);
             let at = at.index(bytes.len());
             bytes[at] = to;

@@ -1,6 +1,6 @@
-//! What one response's content is expected to be, and whether it is. Decided by the strongest digest that costs
-//! nothing: SHA-256, which names the blob anyway; only without one are the bytes read once more for SHA-512 or MD5.
-//! Knows neither the fields' syntax nor what follows from a mismatch.
+//! Expected digests of one response's content, and the comparison with its bytes. The cheapest strong digest decides:
+//! SHA-256 is known, because it names the blob. Without it, the bytes are read once more for SHA-512 or MD5. The syntax
+//! of the fields is in `field`; the consequences are in `digest`.
 
 use sha2::Digest as _;
 
@@ -9,34 +9,34 @@ use super::field::{AnnouncedDigest, Announcer, Digest};
 use gupd_http::UnstorableReason;
 use gupd_store::{BLOCK, ReadError, Store};
 
-/// Bytes that are shown to nobody before the content has been verified. A client that gets all but these sees a broken
-/// transfer, never the clean end of wrong content; one that waits for a delta smaller than this sees nothing at all,
-/// and can be given the next try. As much as a response is held back at its beginning.
+/// Bytes at the end that no client receives before verification. A client that has all but these sees a broken
+/// transfer, never the clean end of wrong content. A client that waits for a smaller delta has received nothing, and
+/// gets the second fetch. As many bytes are held back at the beginning of a response.
 const HELD_BACK: u64 = BLOCK;
 
-/// What is known beforehand of a response's content.
+/// Digests announced for a response's content.
 #[derive(Clone, Debug, Default)]
 pub struct Expectation {
-    // All by one algorithm.
+    // All of one algorithm.
     announced: Vec<AnnouncedDigest>,
     doubted: bool,
     catalog: bool,
 }
 
-/// Content that is not what was announced.
+/// Content that differs from an announced digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// Who announced it.
+    /// Source of the announcement.
     pub by: Announcer,
-    /// What was announced.
+    /// Announced digest.
     pub expected: Digest,
-    /// What arrived.
+    /// Digest of the bytes that arrived.
     pub found: Digest,
 }
 
 impl Expectation {
-    /// Of everything announced about one response, what decides. `doubted` if the same content was not what it should
-    /// be before; `catalog` if it says itself what other content should be.
+    /// Selects the deciding digests of all announced ones. `doubted` marks content that did not match before; `catalog`
+    /// marks content that lists hashes itself.
     pub(super) fn new(mut announced: Vec<AnnouncedDigest>, doubted: bool, catalog: bool) -> Self {
         let decides = ["sha-256", "sha-512", "md5"]
             .into_iter()
@@ -46,38 +46,37 @@ impl Expectation {
         Self { announced, doubted, catalog }
     }
 
-    /// Whether nothing is known: the content is what arrives.
+    /// Returns true if no digest was announced.
     pub fn is_empty(&self) -> bool {
         self.announced.is_empty()
     }
 
-    /// Whether the end is for nobody before [`judge`](super::Digests::judge) has seen it.
+    /// Returns true if the end of the content must be hidden until [`verify`](super::Digests::verify) has seen it.
     pub fn must_verify_first(&self) -> bool {
         self.catalog || !self.is_empty()
     }
 
-    /// Whether the same content was not what it should be before: it is passed on as it comes, and kept only if it
-    /// proves right at its end.
+    /// Returns true if the same content did not match before. It is passed on as it arrives, and kept only if it
+    /// matches at its end.
     pub fn is_doubted(&self) -> bool {
         self.doubted
     }
 
-    /// Whether the response may be announced as one that will be kept.
+    /// Returns an error if the response must not be announced as stored.
     pub fn check_storable(&self) -> Result<(), UnstorableReason> {
         if self.doubted { Err(UnstorableReason::DigestMismatch) } else { Ok(()) }
     }
 
-    /// How many of the first `available` bytes may be shown before all are judged.
+    /// Number of bytes, of the first `available`, that clients may receive before verification.
     pub fn visible_bytes(&self, available: u64) -> u64 {
         let held = if self.must_verify_first() && !self.doubted { HELD_BACK } else { 0 };
         available.saturating_sub(held)
     }
 
-    /// Compares content, and gives the first announcement it does not agree with. Two that contradict each other are
-    /// never both right.
+    /// Compares the content and returns the first digest that differs. Contradicting digests cannot all match.
     ///
     /// # Errors
-    /// When bytes that have to be read again cannot be.
+    /// Returns an error if the bytes cannot be read again.
     pub async fn compare(
         &self,
         store: &Store,
@@ -101,14 +100,14 @@ impl Expectation {
     }
 }
 
-/// A digest in the making, fed the content in order.
+/// Incremental digest.
 enum Hasher {
     Sha512(Box<sha2::Sha512>),
     Md5(md5::Md5),
 }
 
 impl Hasher {
-    /// `None` for SHA-256: the store has it.
+    /// `None` for SHA-256, which the store has computed.
     fn for_digest(digest: Digest) -> Option<Self> {
         match digest {
             Digest::Sha256(_) => None,
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_that_is_known_anyway_decides_alone() {
+    fn cheapest_strong_digest_decides_alone() {
         let sha256 = announced(Announcer::Catalog, Digest::Sha256([1; 32]));
         let sha512 = announced(Announcer::ReprDigest, Digest::Sha512([2; 64]));
         let md5 = announced(Announcer::ContentMd5, Digest::Md5([3; 16]));
@@ -156,13 +155,13 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_held_back_only_while_there_is_something_to_verify_and_hope_for() {
+    fn end_is_held_back_only_for_undoubted_digests() {
         let all = || vec![announced(Announcer::Catalog, Digest::Sha256([1; 32]))];
         let expected = Expectation::new(all(), false, false);
         assert_eq!((expected.visible_bytes(HELD_BACK), expected.visible_bytes(HELD_BACK + 5)), (0, 5));
         assert_eq!(Expectation::new(all(), true, false).visible_bytes(7), 7);
         assert_eq!(Expectation::new(vec![], false, true).visible_bytes(7), 0);
         assert_eq!(Expectation::default().visible_bytes(7), 7);
-        assert!(!Expectation::new(vec![], true, false).is_doubted(), "nothing says what it should be");
+        assert!(!Expectation::new(vec![], true, false).is_doubted(), "no digest is announced");
     }
 }

@@ -1,6 +1,6 @@
-//! What a response's head says its bytes hash to: `Repr-Digest` and `Content-Digest` (RFC 9530), `Digest` (RFC 3230),
-//! `Content-MD5` (RFC 1864); and the relay's own word, when a client wants it. Reading only: nothing is hashed here.
-//! A member that is unknown or malformed is ignored (RFC 9530 §2) and hides none beside it.
+//! Digests in header fields: `Repr-Digest` and `Content-Digest` (RFC 9530), `Digest` (RFC 3230) and `Content-MD5` (RFC
+//! 1864), and the relay's own `Repr-Digest` for clients that want it. Parsing only: no bytes are hashed here. An
+//! unknown or malformed member is ignored (RFC 9530 §2) and hides no other.
 
 use std::fmt;
 
@@ -12,18 +12,18 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use gupd_http::field::{WANT_REPR_DIGEST, composed, members};
 use gupd_store::BlobId;
 
-/// About the representation, so the same in a `200` and in every `206` of it.
+/// Digest of the representation: the same in a `200` and in each `206` of it.
 pub const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
-/// About the content of the one message it stands in.
+/// Digest of the content of one message.
 pub const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
-/// The same, older.
+/// Older digest of the content of one message.
 pub const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 
 const DIGEST: HeaderName = HeaderName::from_static("digest");
 
-/// Padding may be left out, as RFC 9651 §4.2.7 asks of a reader.
+/// Padding is optional, as RFC 9651 §4.2.7 requires of a parser.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -31,18 +31,18 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A digest by an algorithm that is checked here.
+/// Digest of a supported algorithm.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Digest {
     /// SHA-256.
     Sha256([u8; 32]),
     /// SHA-512.
     Sha512([u8; 64]),
-    /// MD5: tells accidents, not malice.
+    /// MD5, which detects accidents, not malice.
     Md5([u8; 16]),
 }
 
-/// Who says what content hashes to.
+/// Source of an announced digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announcer {
     /// `Repr-Digest`.
@@ -53,24 +53,24 @@ pub enum Announcer {
     Digest,
     /// `Content-MD5`.
     ContentMd5,
-    /// The catalog beside it.
+    /// The catalog beside the payload.
     Catalog,
 }
 
-/// One digest, and who announced it.
+/// Digest and its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnnouncedDigest {
-    /// Who said so.
+    /// Source.
     pub by: Announcer,
-    /// What it shall be.
+    /// Expected digest.
     pub digest: Digest,
 }
 
-/// Every digest in a response's head that speaks of the complete representation as it is sent, in no order. As many as
-/// fit into a head.
+/// Returns the digests in a response's head that cover the complete representation as transferred, in no order. The
+/// number is bounded by the size of the head.
 ///
-/// `Content-Digest` and `Content-MD5` speak of the content of their own message, which in a `206` is a part. None is
-/// about decoded content: what a `Content-Encoding` did is kept as it came, and so are they.
+/// `Content-Digest` and `Content-MD5` cover the content of their own message, which in a `206` is a part. Encoded
+/// content is stored as it arrived, so its digests apply unchanged.
 pub fn announced_digests(status: StatusCode, headers: &HeaderMap) -> Vec<AnnouncedDigest> {
     let mut all = Vec::new();
     dictionary(headers, REPR_DIGEST, Announcer::ReprDigest, &mut all);
@@ -86,21 +86,21 @@ pub fn announced_digests(status: StatusCode, headers: &HeaderMap) -> Vec<Announc
     all
 }
 
-/// The `Repr-Digest` for a client that prefers SHA-256 to nothing (RFC 9530 §4), unless the origin has given one, which
-/// is passed on as it is. Costs a request that does not ask one look-up.
+/// Returns the `Repr-Digest` for a client that prefers SHA-256 (RFC 9530 §4), unless the origin has sent one. Costs one
+/// lookup for a request without the preference.
 pub fn repr_digest(request: &HeaderMap, stored: &HeaderMap, blob: BlobId) -> Option<HeaderValue> {
     if !request.contains_key(WANT_REPR_DIGEST) || stored.contains_key(REPR_DIGEST) {
         return None;
     }
     let preferences = members(request, WANT_REPR_DIGEST).filter_map(|member| split(member, b'='));
-    // The last of several with one key counts (RFC 9651 §4.2.2).
+    // The last member of several with one key counts (RFC 9651 §4.2.2).
     let (_, preference) = preferences.filter(|(name, _)| *name == b"sha-256").last()?;
     let wanted = matches!(without_parameters(preference), b"10" | [b'1'..=b'9']);
     wanted.then(|| composed(format!("sha-256=:{}:", BASE64.encode(blob.as_bytes()))))
 }
 
 impl AnnouncedDigest {
-    /// `None` for an algorithm that is not checked, or a value that is none of its digests.
+    /// `None` for an unsupported algorithm or an invalid value.
     fn parse(by: Announcer, algorithm: &[u8], base64: &[u8]) -> Option<Self> {
         let bytes = BASE64.decode(base64.trim_ascii()).ok()?;
         let digest = match algorithm.to_ascii_lowercase().as_slice() {
@@ -114,7 +114,7 @@ impl AnnouncedDigest {
 }
 
 impl Digest {
-    /// The algorithm's name in HTTP's registry.
+    /// Name of the algorithm in the HTTP registry.
     pub const fn algorithm(&self) -> &'static str {
         match self {
             Self::Sha256(_) => "sha-256",
@@ -152,11 +152,11 @@ impl fmt::Debug for Digest {
 }
 
 impl Announcer {
-    /// Every one, for the label set of a metric.
+    /// All announcers, for the label set of a metric.
     pub const ALL: [Self; 5] =
         [Self::ReprDigest, Self::ContentDigest, Self::Digest, Self::ContentMd5, Self::Catalog];
 
-    /// The one spelling used in logs and metrics.
+    /// Spelling in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ReprDigest => "repr-digest",
@@ -168,7 +168,7 @@ impl Announcer {
     }
 }
 
-/// Members of a dictionary of byte sequences (RFC 9651 §3.2, §3.3.5). The last of several with one key counts.
+/// Parses a dictionary of byte sequences (RFC 9651 §3.2, §3.3.5). The last of several members with one key counts.
 fn dictionary(headers: &HeaderMap, name: HeaderName, by: Announcer, all: &mut Vec<AnnouncedDigest>) {
     for member in members(headers, name) {
         let read = split(member, b'=').and_then(|(algorithm, value)| {
@@ -212,21 +212,21 @@ mod tests {
     }
 
     #[test]
-    fn each_field_is_read_and_of_a_part_only_what_speaks_of_the_whole() {
+    fn part_yields_only_digests_of_the_whole() {
         let fields = [
             ("repr-digest", &*format!("sha-256=:{EMPTY_SHA256}:;q=1")),
             ("content-digest", &format!("unixsum=:MTIz:, md5=:{EMPTY_MD5}:")),
             ("digest", &format!("UNIXsum=30637,MD5={EMPTY_MD5} , sha-256={EMPTY_SHA256}")),
             ("content-md5", EMPTY_MD5),
         ];
-        let of_the_whole = ["repr-digest sha-256", "digest md5", "digest sha-256"];
-        assert_eq!(read(206, &fields), of_the_whole);
-        let all = [&of_the_whole[..], &["content-digest md5", "content-md5 md5"]].concat();
+        let whole_digests = ["repr-digest sha-256", "digest md5", "digest sha-256"];
+        assert_eq!(read(206, &fields), whole_digests);
+        let all = [&whole_digests[..], &["content-digest md5", "content-md5 md5"]].concat();
         assert_eq!(read(200, &fields), all);
     }
 
     #[test]
-    fn what_is_malformed_hides_nothing_beside_it() {
+    fn malformed_member_hides_no_other() {
         let unpadded = EMPTY_SHA256.trim_end_matches('=');
         for bad in ["sha-256", "sha-256=:AAAA:", "sha-512=:!!:", "sha-256=x", "=:AAAA:", "sha-256=:AA", "\""]
         {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_one_key_counts_and_two_of_the_older_fields_both_do() {
+    fn last_member_of_a_key_counts_but_both_older_digests_do() {
         let other = format!("sha-256=:{}:", "A".repeat(43));
         let all = announced_digests(
             StatusCode::OK,
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_is_given_to_whom_it_is_preferred_by() {
+    fn repr_digest_is_sent_only_to_clients_that_prefer_it() {
         let blob: BlobId =
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".parse().unwrap();
         let given = |want: &str, stored: &HeaderMap| {

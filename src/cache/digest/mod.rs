@@ -1,7 +1,7 @@
-//! What content ought to be, by the word of the origin's header fields or of the catalog beside it, and what follows
-//! when it is not: it is fetched once more, and if that is no better, passed on and not kept, with an alarm. Owns that
-//! judgement and what it remembers; relies on `store` for bytes and their SHA-256, and on `cache` to forget. It stores
-//! nothing and stops no fill: `fill` asks before it shows the end of a body and does what it is told.
+//! Verification of content against digests that its head or its catalog announces. Content that does not match is
+//! fetched once more; if it still differs, it is passed on, not kept, and reported. This module owns the verdict and
+//! the remembered mismatches. A fill asks for the verdict before it publishes the end of a body; this module neither
+//! stores content nor stops a fill.
 
 pub mod catalog;
 pub mod expectation;
@@ -21,24 +21,25 @@ use crate::{Cache, CacheEntry};
 use gupd_config::Class;
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, ReadError};
 
-/// Files whose hash is remembered from catalogs, at about 300 bytes each: 5 MiB. A product's catalog lists some tens, a
-/// LiveUpdate server has hundreds of products; what is forgotten is not checked until its catalog is read again.
+/// Maximum number of payload hashes remembered from catalogs, at about 300 bytes each: 5 MiB. A product's catalog lists
+/// some tens of files, and a LiveUpdate server has hundreds of products. A forgotten file is not verified until its
+/// catalog is read again.
 const MAX_LISTED: u64 = 16_384;
 
-/// Catalogs remembered as read, so that each version is read once.
+/// Maximum number of catalogs remembered as read, so that each version is read once.
 const MAX_CATALOGS: u64 = 1024;
 
-/// Keys whose content was not what was announced.
+/// Maximum number of keys remembered for a mismatch.
 const MAX_DOUBTED: u64 = 10_000;
 
-/// How long each of them is passed on at once, before it is fetched twice again: long enough that a manager whose
-/// digests are wrong costs the line little, short enough that one that was mended is soon kept.
+/// Time for which a mismatched key is passed on at once, before it is fetched twice again. Long enough that a manager
+/// with wrong digests costs little bandwidth, short enough that a repaired one is soon cached.
 const DOUBT: Duration = Duration::from_secs(3600);
 
-/// Catalogs read at once: each takes its own bytes and its inflated lists.
+/// Number of catalogs read at once; each takes memory for its bytes and its inflated lists.
 const CATALOG_READS: usize = 1;
 
-/// What is known of content before it arrives, for one relay.
+/// Digests known to a relay.
 #[derive(Debug)]
 pub struct Digests {
     cache: Arc<Cache>,
@@ -49,41 +50,41 @@ pub struct Digests {
     mismatches: IntCounterVec,
 }
 
-/// The response that content belongs to.
+/// Response that content belongs to.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// Its key.
     pub key: &'a ObjectKey,
-    /// The class of its path.
+    /// Class of its path.
     pub class: Class,
     /// Its status.
     pub status: StatusCode,
 }
 
-/// Content that is here whole.
+/// Content whose bytes have all arrived.
 #[derive(Clone, Debug)]
 pub struct CompleteContent {
-    /// Where it is read.
+    /// Location of the bytes.
     pub source: BodySource,
-    /// Its bytes.
+    /// Number of bytes.
     pub length: u64,
-    /// Their SHA-256.
+    /// SHA-256 of the bytes.
     pub blob: BlobId,
 }
 
-/// What to do with content that has arrived whole.
+/// Verdict on complete content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DigestVerdict {
-    /// It is what was announced, or nothing was: keep it.
+    /// The content matches, or no digest was announced: keep it.
     Keep,
-    /// It is not: show its end to nobody, and fetch it again.
+    /// The content does not match: hide its end and fetch it again.
     FetchAgain,
-    /// It was not before either: pass it on, keep nothing.
+    /// The content did not match the last time either: pass it on and keep nothing.
     PassOn,
 }
 
 impl Digests {
-    /// Knows nothing yet. `mismatches` counts by announcer and consequence.
+    /// Creates an empty set. `mismatches` counts by announcer and consequence.
     pub fn new(cache: Arc<Cache>, mismatches: IntCounterVec) -> Self {
         for by in Announcer::ALL {
             for then in [Consequence::FetchedAgain, Consequence::PassedOn] {
@@ -101,8 +102,8 @@ impl Digests {
         }
     }
 
-    /// What the content of a response with this head must be; `again` if it is one fetched again. Only payloads are checked against a catalog: what may
-    /// change under its name may be newer than the catalog at hand.
+    /// Returns the digests expected of a response with this head. `again` marks a second fetch after a mismatch. Only
+    /// payloads are checked against a catalog: other content may change under its name and be newer than the catalog.
     pub fn expect(&self, subject: Subject<'_>, headers: &HeaderMap, again: bool) -> Expectation {
         let Subject { key, class, status } = subject;
         let mut announced = field::announced_digests(status, headers);
@@ -115,11 +116,11 @@ impl Digests {
         Expectation::new(announced, again || self.doubted.contains_key(&**key), is_catalog(subject))
     }
 
-    /// Judges content that has arrived, before its end is shown to anyone. If it is a catalog that will be kept, it has
-    /// then been read: nobody can ask for its payloads before they are known.
+    /// Verifies complete content before its end is published. A catalog is also read at this point, so its hashes are
+    /// known before a client can request its payloads.
     ///
     /// # Errors
-    /// When its bytes cannot be read; then it cannot be vouched for.
+    /// Returns an error if the bytes cannot be read; the content is then unverified.
     pub async fn verify(
         &self,
         subject: Subject<'_>,
@@ -144,8 +145,8 @@ impl Digests {
         Ok(judgement)
     }
 
-    /// Forgets a stored payload that is not what the catalog beside it lists: it was stored before that was known. Says
-    /// whether it was one.
+    /// Removes a stored payload that does not match its catalog: it was stored before the catalog was read. Returns
+    /// true if it was removed.
     pub async fn remove_mismatched(&self, entry: &CacheEntry) -> bool {
         let Object { key, status, blob, .. } = &entry.object;
         let listed = self.listed.get(&**key).filter(|listed| listed != blob);
@@ -157,13 +158,13 @@ impl Digests {
         let mismatch = Mismatch { by: Announcer::Catalog, expected: listed.into(), found: (*blob).into() };
         self.report_mismatch(key, &mismatch, Consequence::Forgotten);
         if let Err(error) = self.cache.invalidate(key).await {
-            tracing::error!(%error, key = &**key, "it cannot be removed from the index");
+            tracing::error!(%error, key = &**key, "cannot remove a mismatched payload from the index");
         }
         true
     }
 
-    /// Reads a catalog that has not been read: one that has just arrived, or one that was stored before the relay
-    /// started. One that is not to be believed is told of in the log, and changes nothing.
+    /// Reads a catalog unless this version was read before: one that has just arrived, or one stored before the relay
+    /// started. An invalid catalog is logged and changes nothing.
     pub async fn read_catalog(&self, subject: Subject<'_>, whole: &CompleteContent) {
         let key = subject.key;
         let known = || self.catalogs.get(&**key) == Some(whole.blob);
@@ -176,21 +177,20 @@ impl Digests {
         }
         let files = match self.load_catalog(whole).await {
             Ok(files) => files,
-            // Its bytes may be better the next time.
+            // The bytes may be readable the next time.
             Err(CatalogReadError::Read(error)) => {
-                tracing::warn!(%error, key = &**key, "a catalog's hashes cannot be read");
+                tracing::warn!(%error, key = &**key, "cannot read the hashes of a catalog");
                 return;
             }
             Err(error) => {
-                let said = "a catalog's hashes cannot be used; its payloads are not checked against it";
-                tracing::warn!(%error, key = &**key, "{said}");
+                tracing::warn!(%error, key = &**key, "catalog ignored; its payloads are not verified against it");
                 Vec::new()
             }
         };
         for (name, blob) in files {
             let Some(sibling) = catalog::payload_key(key, &name) else { continue };
             self.listed.insert(sibling.clone(), blob);
-            // One that is not hot is compared when it is next found.
+            // Entries that are not hot are compared by the next lookup.
             if let Some(entry) = self.cache.find_hot(&sibling, &HeaderMap::new()) {
                 self.remove_mismatched(&entry).await;
             }
@@ -198,15 +198,15 @@ impl Digests {
         self.catalogs.insert(key.clone(), whole.blob);
     }
 
-    /// Keys of the payloads that catalogs list, as far as they are remembered.
+    /// Keys of the payloads listed by remembered catalogs.
     pub fn listed_keys(&self) -> Vec<Arc<String>> {
         self.listed.iter().map(|(key, _)| key).collect()
     }
 
     fn report_mismatch(&self, key: &str, mismatch: &Mismatch, then: Consequence) {
         let Mismatch { by, expected, found } = mismatch;
-        let (by, said) = (by.as_str(), then.message());
-        tracing::error!(key, by, %expected, %found, "{said}");
+        let (by, message) = (by.as_str(), then.message());
+        tracing::error!(key, by, %expected, %found, "{message}");
         self.mismatches.with_label_values(&[by, then.as_str()]).inc();
     }
 
@@ -225,13 +225,13 @@ impl Digests {
     }
 }
 
-/// Whether this is a catalog to read.
+/// Returns true if the response is a catalog with hashes.
 fn is_catalog(subject: Subject<'_>) -> bool {
     let Subject { key, class, status } = subject;
     class == Class::Catalog && status == StatusCode::OK && catalog::is_catalog(key)
 }
 
-/// What follows from a mismatch.
+/// Consequence of a mismatch.
 #[derive(Clone, Copy)]
 enum Consequence {
     FetchedAgain,
@@ -240,7 +240,7 @@ enum Consequence {
 }
 
 impl Consequence {
-    /// The metric's label.
+    /// Label value of the metric.
     const fn as_str(self) -> &'static str {
         match self {
             Self::FetchedAgain => "fetched-again",
@@ -251,12 +251,12 @@ impl Consequence {
 
     const fn message(self) -> &'static str {
         match self {
-            Self::FetchedAgain => "content is not what was announced; it is fetched again",
+            Self::FetchedAgain => "content does not match its announced digest; fetching it again",
             Self::PassedOn => {
-                "content is again not what was announced; it is passed on and not stored: look at the manager's file"
+                "content again does not match its announced digest; passed on and not stored: check the file on the manager"
             }
             Self::Forgotten => {
-                "a stored payload is not what its catalog lists; it is fetched again when asked for"
+                "a stored payload does not match its catalog; removed, to be fetched again on request"
             }
         }
     }
@@ -268,6 +268,6 @@ enum CatalogReadError {
     Catalog(#[from] catalog::CatalogError),
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("its reader ended: {0}")]
+    #[error("the catalog reader stopped: {0}")]
     Stopped(#[from] tokio::task::JoinError),
 }

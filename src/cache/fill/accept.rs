@@ -43,8 +43,8 @@ pub(super) enum RejectedResponse {
     Unstorable(Box<UpstreamResponse>, UnstorableReason),
 }
 
-/// Bytes that a response brings, and the head of the complete content.
-struct ResponseBody {
+/// Range of the content that a response brings, and the head of the complete content.
+struct BodyRange {
     status: StatusCode,
     headers: HeaderMap,
     length: Option<u64>,
@@ -62,8 +62,8 @@ impl AcceptedResponse {
         cache: &Cache,
         expect: impl Fn(StatusCode, &HeaderMap) -> Expectation,
     ) -> Result<Self, RejectedResponse> {
-        let body = ResponseBody::parse(&answer, part).ok_or(RejectedResponse::Unusable)?;
-        let ResponseBody { status, mut headers, length, range, skip, end } = body;
+        let body = BodyRange::parse(&answer, part).ok_or(RejectedResponse::Unusable)?;
+        let BodyRange { status, mut headers, length, range, skip, end } = body;
         let class = request.classification.class;
         let kept = check_storable(&Method::GET, &request.client_headers, status, &headers, class);
         match kept {
@@ -99,7 +99,7 @@ impl AcceptedResponse {
     }
 }
 
-impl ResponseBody {
+impl BodyRange {
     /// `None` if the response does not fit the range request.
     fn parse(answer: &UpstreamResponse, part: Option<RequestedPart>) -> Option<Self> {
         let status = answer.response.status();

@@ -1,7 +1,7 @@
-//! The state of a fill that its followers see. A phase carries all that is true in it, so that a follower can end only
-//! on `Complete` or `Stored`, or with an error; when the fill's task vanishes, its channel closes and that is an error
-//! too. The content is the content: what is in the store, the runs of bytes that are arriving, each with its newest bytes
-//! in memory until they can be read from the store, and where readers are, which is the fill's demand.
+//! Shared state of a fill: its phase and its content. Each phase carries the data that is valid in it, so a follower
+//! can end only on `Complete`, on `Stored` or with an error. If the task vanishes, the phase channel closes, which is
+//! also an error. The content tracks the stored bytes, the arriving runs, and the positions of readers. A run keeps its
+//! newest bytes in memory until they can be read from the store.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -23,94 +23,94 @@ use gupd_config::policy::Classification;
 use gupd_http::{Freshness, UnstorableReason, VaryFields};
 use gupd_store::{BlockSnapshot, MemoryCharge, PartialBlob};
 
-/// Where a fill stands.
+/// Phase of a fill.
 #[derive(Clone, Debug)]
 pub(super) enum Phase {
-    /// No response head yet.
+    /// There is no response head yet.
     Asking,
     /// Bytes arrive.
     Receiving {
         /// Head and bytes.
         content: Arc<FillContent>,
-        /// How many have arrived; of content without a length, from the first on.
+        /// Number of bytes that have arrived. For content without a length, they are the first bytes.
         arrived: u64,
     },
-    /// Every byte has arrived, and is what was announced, or will not be kept.
+    /// Every byte has arrived and is verified, or the content will not be kept.
     Complete {
         /// Head and bytes.
         content: Arc<FillContent>,
-        /// How many bytes that is.
+        /// Complete length in bytes.
         length: u64,
     },
-    /// It is an object in the store.
+    /// The object is in the store.
     Stored {
-        /// The object.
+        /// Entry of the object.
         entry: Arc<CacheEntry>,
     },
-    /// The upstream says the stored response is still good.
+    /// The upstream confirmed the stored response.
     NotModified {
-        /// The stored response, with the fields of the `304`.
+        /// Stored response, updated with the fields of the `304`.
         entry: Arc<CacheEntry>,
     },
-    /// The response may not be shared, or cannot be kept.
+    /// The response may not be shared, or cannot be stored.
     Unshared {
-        /// Why.
+        /// Reason.
         why: UnsharedReason,
     },
-    /// There will be no more bytes.
+    /// No more bytes will arrive.
     Failed {
-        /// Why.
+        /// Reason.
         error: FillError,
     },
 }
 
-/// A response on its way into the store.
+/// Response on its way into the store.
 #[derive(Debug)]
 pub struct FillContent {
-    /// Its head, as it will be stored.
+    /// Head, as it will be stored.
     pub head: ContentHead,
-    /// Its complete length, where the upstream said it.
+    /// Complete length, if the upstream declared it.
     pub length: Option<u64>,
-    /// What an earlier fill left of it, if this one goes on with that.
+    /// Blocks stored by an earlier fill, if this fill resumes it.
     pub leftover: Option<BlockSnapshot>,
     pub(super) origin: ContentOrigin,
     pub(super) partial: Arc<PartialBlob>,
     from_peer: bool,
     visibility: AtomicU8,
-    /// The upstream serves parts: bytes may arrive in any order.
+    /// The upstream serves ranges, so bytes may arrive in any order.
     accepts_ranges: AtomicBool,
-    // Held to push, trim or clone one piece, or to look over runs and demands.
+    // Held to push, trim or clone one piece, or to scan runs and demands.
     state: Mutex<ContentState>,
-    /// For the fill's task: a reader wants what is not on its way to it, or one went.
+    /// Wakes the fill's task: a reader wants bytes that no run brings, or a follower left.
     pub(super) attention: Arc<Notify>,
-    /// How many want everything, but not now.
+    /// Number of followers that want every byte at background priority.
     pub(super) background_followers: AtomicUsize,
-    /// For runs that are held.
+    /// Wakes runs after the plan changed.
     plan_changed: Notify,
 }
 
-/// A shared response's head.
+/// Head of a shared response.
 #[derive(Clone, Debug)]
 pub struct ContentHead {
-    /// The status.
+    /// Status.
     pub status: StatusCode,
-    /// Whether it will be kept when it has arrived; if not, it is for those who wait alone.
+    /// `Ok` if the complete response will be kept. Otherwise only the present followers may have it.
     pub kept: Result<(), UnstorableReason>,
     /// End-to-end fields.
     pub headers: HeaderMap,
-    /// What is known beforehand of the content.
+    /// Expected digests of the content.
     pub expected: Expectation,
-    /// What selects it among variants.
+    /// `Vary` selection.
     pub selecting: VaryFields,
-    /// How long it is good.
+    /// Freshness.
     pub freshness: Freshness,
-    /// Class and content type of the path it was asked for.
+    /// Class and content type of the request's path.
     pub classification: Classification,
-    /// Who sent it.
+    /// Name of the upstream that sent the head.
     pub upstream: Arc<str>,
-    /// When it was asked for.
+    /// Time of the request.
     pub request_time: UnixMillis,
-    /// When it came.
+    /// Time of the response.
     pub response_time: UnixMillis,
 }
 
@@ -118,17 +118,17 @@ pub struct ContentHead {
 struct ContentState {
     runs: Vec<Run>,
     demands: Vec<ReaderDemand>,
-    /// Number of the next run or demand.
+    /// Number of the last run or demand.
     next: u64,
 }
 
-/// Bytes arriving one after the other. Those from `span.start` on are in memory, and counted as chunk memory; those
-/// before are in the store.
+/// Bytes that arrive in order. Bytes from `span.start` on are in memory and count as chunk memory; earlier bytes are in
+/// the store.
 #[derive(Debug)]
 struct Run {
     id: u64,
     span: RunSpan,
-    held: bool,
+    is_held: bool,
     pieces: VecDeque<(Bytes, MemoryCharge)>,
 }
 
@@ -138,36 +138,36 @@ struct ReaderDemand {
     range: Range<u64>,
 }
 
-/// Nobody has been shown a byte of it; somebody has; nobody will be, since other content takes its place.
+/// Visibility of the content: no reader has seen a byte; a reader may have seen bytes; other content replaces it.
 const HIDDEN: u8 = 0;
 const REVEALED: u8 = 1;
 const REPLACED: u8 = 2;
 
-/// What a reader wants, from where it is on, for as long as it is there.
+/// Demand of one reader, from its position on. Dropping the guard removes the demand.
 #[derive(Debug)]
 pub(super) struct DemandGuard {
     content: Arc<FillContent>,
     id: u64,
 }
 
-/// Where the bytes at a position are.
+/// Location of the byte at a position.
 #[derive(Debug)]
 pub(super) enum ByteLocation {
-    /// In memory: these and maybe more after them.
+    /// In memory: this piece, and possibly more after it.
     Memory(Bytes),
     /// In the store.
     Store,
-    /// Not here yet.
+    /// Not available yet.
     Missing,
 }
 
-/// The state of a run that its owner acts on.
+/// Limits of a run, set by the plan.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunLimit {
-    /// Where it ends; the maximum if nobody knows.
+    /// End of the run; `u64::MAX` if unknown.
     pub(super) until: u64,
-    /// Readers wait for other bytes first.
-    pub(super) held: bool,
+    /// The run pauses because readers wait for bytes of other runs.
+    pub(super) is_held: bool,
 }
 
 impl FillContent {
@@ -196,12 +196,12 @@ impl FillContent {
         }
     }
 
-    /// Whether another relay of the site began to send it, not a manager.
+    /// Returns true if a peer relay, not a manager, sent the head.
     pub(super) fn is_from_peer(&self) -> bool {
         self.from_peer
     }
 
-    /// The upstream serves this content whole or not at all: the run that came first brings it to its end.
+    /// Records that the upstream does not serve ranges. The first run then brings the complete content.
     pub(super) fn disable_ranges(&self) {
         self.accepts_ranges.store(false, Ordering::Relaxed);
         if let (Some(first), Some(length)) = (self.lock_state().runs.first_mut(), self.length) {
@@ -209,7 +209,7 @@ impl FillContent {
         }
     }
 
-    /// Begins a run; one that was to bring these bytes later ends where it begins.
+    /// Adds a run. A run that would have brought the same bytes later now ends where this one begins.
     pub(super) fn begin_run(&self, range: Range<u64>) -> u64 {
         let mut state = self.lock_state();
         for run in &mut state.runs {
@@ -220,33 +220,33 @@ impl FillContent {
         state.next += 1;
         let id = state.next;
         let span = RunSpan { start: range.start, position: range.start, until: range.end };
-        state.runs.push(Run { id, span, held: false, pieces: VecDeque::new() });
+        state.runs.push(Run { id, span, is_held: false, pieces: VecDeque::new() });
         id
     }
 
-    /// Where a run is to go.
+    /// Returns the limits of a run.
     pub(super) fn limit(&self, run: u64) -> RunLimit {
         let state = self.lock_state();
         let run = state.runs.iter().find(|known| known.id == run);
-        run.map_or(RunLimit { until: 0, held: false }, |run| RunLimit {
+        run.map_or(RunLimit { until: 0, is_held: false }, |run| RunLimit {
             until: run.span.until,
-            held: run.held,
+            is_held: run.is_held,
         })
     }
 
-    /// Waits until a run need not wait for others.
+    /// Waits until the run is not held.
     pub(super) async fn wait_until_released(&self, run: u64) {
         loop {
             let mut planned = std::pin::pin!(self.plan_changed.notified());
             planned.as_mut().enable();
-            if !self.limit(run).held {
+            if !self.limit(run).is_held {
                 return;
             }
             planned.await;
         }
     }
 
-    /// Waits until a run is at its end, which the plan may have moved to where it is.
+    /// Waits until the run has reached its end. The plan may move the end to the run's position.
     pub(super) async fn wait_until_stopped(&self, run: u64) {
         loop {
             let mut planned = std::pin::pin!(self.plan_changed.notified());
@@ -259,11 +259,11 @@ impl FillContent {
         }
     }
 
-    /// Ends every run where it is.
+    /// Ends every run at its position.
     pub(super) fn stop(&self) {
         for run in &mut self.lock_state().runs {
             run.span.until = run.span.position;
-            run.held = false;
+            run.is_held = false;
         }
         self.plan_changed.notify_waiters();
     }
@@ -275,7 +275,7 @@ impl FillContent {
         }
     }
 
-    /// Lets go of a run's pieces that end at or before `written`: they can be read from the store.
+    /// Drops the pieces of a run that end at or before `written`: they can be read from the store.
     pub(super) fn trim(&self, run: u64, written: u64) {
         let mut state = self.lock_state();
         let Some(run) = state.run(run) else { return };
@@ -289,18 +289,17 @@ impl FillContent {
         }
     }
 
-    /// Ends a run: all of it is in the store, or lost.
+    /// Removes a run whose bytes are stored or lost.
     pub(super) fn end_run(&self, run: u64) {
         self.lock_state().runs.retain(|known| known.id != run);
     }
 
-    /// How many runs there are.
     pub(super) fn run_count(&self) -> usize {
         self.lock_state().runs.len()
     }
 
-    /// What to fetch next, if anything; says of every run whether it has to wait for others. Of what no reader wants,
-    /// something only if `background`.
+    /// Returns the range to fetch next and updates which runs are held. Ranges that no reader wants are returned only
+    /// if `background` is set.
     pub(super) fn plan(&self, background: bool) -> Option<Range<u64>> {
         let mut state = self.lock_state();
         let state = &mut *state;
@@ -308,8 +307,8 @@ impl FillContent {
         let demands: Vec<_> = state.demands.iter().map(|demand| demand.range.clone()).collect();
         let missing = |range| self.partial.first_gap(range);
         let view = FetchPlan { length: self.length?, runs: &spans, demands: &demands, missing: &missing };
-        for (run, held) in state.runs.iter_mut().zip(view.held_runs()) {
-            run.held = held;
+        for (run, is_held) in state.runs.iter_mut().zip(view.held_runs()) {
+            run.is_held = is_held;
         }
         self.plan_changed.notify_waiters();
         if spans.is_empty() || self.accepts_ranges.load(Ordering::Relaxed) {
@@ -319,17 +318,17 @@ impl FillContent {
         }
     }
 
-    /// Waits until a reader wants something that is not on its way, or a follower went.
+    /// Waits until a reader wants bytes that no run brings, or a follower left.
     pub(super) async fn wait_for_attention(&self) {
         self.attention.notified().await;
     }
 
-    /// Whether a client reads it, or will.
+    /// Returns true if a client reads the content or will.
     pub(super) fn has_readers(&self) -> bool {
         !self.lock_state().demands.is_empty()
     }
 
-    /// Notes what a reader is there for.
+    /// Adds the demand of a reader.
     pub(super) fn add_demand(self: &Arc<Self>, range: Range<u64>) -> DemandGuard {
         let mut state = self.lock_state();
         state.next += 1;
@@ -340,9 +339,10 @@ impl FillContent {
         DemandGuard { content: self.clone(), id }
     }
 
-    /// Has the content shown to a reader, if it may be; whoever has a byte of it has a claim to the rest.
+    /// Marks the content as revealed to a reader. Returns false if other content has replaced it; the reader then must
+    /// not see any byte.
     pub(super) fn reveal(&self) -> bool {
-        // Of two that decide at once, one is first: a reader, or who replaces the content.
+        // A reader and a replacement may decide at the same time: exactly one wins.
         let first =
             || self.visibility.compare_exchange(HIDDEN, REVEALED, Ordering::AcqRel, Ordering::Acquire);
         match self.visibility.load(Ordering::Acquire) {
@@ -351,13 +351,13 @@ impl FillContent {
         }
     }
 
-    /// How many of the first bytes may be shown to a reader of everything: its end only when it has been judged.
+    /// Returns the end of the bytes that a reader of the complete content may see before verification.
     pub(super) fn visible_end(&self) -> u64 {
         let arrived = || self.lock_state().runs.first().map_or(0, |run| run.span.position);
         self.head.expected.visible_bytes(self.length.unwrap_or_else(arrived))
     }
 
-    /// Where the bytes at `position` are.
+    /// Locates the byte at `position`.
     pub(super) fn locate(&self, position: u64) -> ByteLocation {
         let state = self.lock_state();
         for run in &state.runs {
@@ -373,7 +373,7 @@ impl FillContent {
         }
     }
 
-    /// The first byte of `range` that is not here.
+    /// Returns the first unavailable position in `range`.
     pub(super) fn first_missing(&self, range: Range<u64>) -> Option<u64> {
         let mut at = range.start;
         while at < range.end {
@@ -392,7 +392,7 @@ impl FillContent {
         None
     }
 
-    /// How many bytes of `range` are here.
+    /// Returns the number of available bytes in `range`.
     pub fn available_bytes(&self, range: Range<u64>) -> u64 {
         let stored = self.partial.bytes_within(range.clone());
         let state = self.lock_state();
@@ -425,7 +425,7 @@ impl ContentState {
 }
 
 impl Run {
-    /// The rest of the piece at `position`.
+    /// Returns the rest of the piece at `position`.
     fn piece_at(&self, position: u64) -> Option<Bytes> {
         let mut start = self.span.start;
         for (piece, _) in &self.pieces {
@@ -440,13 +440,13 @@ impl Run {
 }
 
 impl DemandGuard {
-    /// The reader stands at `position` and waits.
+    /// Moves the demand to `position`, where the reader waits.
     pub(super) fn set_position(&self, position: u64) {
         let mut state = self.content.lock_state();
         if let Some(demand) = state.demands.iter_mut().find(|demand| demand.id == self.id) {
             demand.range.start = position;
         }
-        let comes = state.runs.iter().any(|run| !run.held && run.span.delivers_soon(position, NEAR));
+        let comes = state.runs.iter().any(|run| !run.is_held && run.span.delivers_soon(position, NEAR));
         drop(state);
         if !comes {
             self.content.attention.notify_one();

@@ -1,20 +1,20 @@
-//! What a partial response says it is of (RFC 9110 §14.4), and whether that is what was asked for. Pure.
+//! `Content-Range` of a partial response (RFC 9110 §14.4), and whether it answers the request. Pure.
 
 use std::ops::Range;
 
 use http::{HeaderMap, header};
 
-/// What a `206` says it is of.
+/// Value of `Content-Range`.
 #[derive(Debug, PartialEq)]
 pub(super) struct ContentRange {
-    /// The bytes it has; never none.
+    /// Bytes of the part; never empty.
     pub(super) bytes: Range<u64>,
-    /// The complete length, if that is known.
+    /// Complete length, if declared.
     pub(super) complete: Option<u64>,
 }
 
 impl ContentRange {
-    /// Reads `Content-Range` (RFC 9110 §14.4); `None` if it is not of bytes, or not possible.
+    /// Parses `Content-Range` (RFC 9110 §14.4). `None` if the unit is not bytes or the range is invalid.
     pub(super) fn parse(headers: &HeaderMap) -> Option<Self> {
         let range = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
         let (span, total) = range.strip_prefix("bytes ")?.split_once('/')?;
@@ -28,9 +28,9 @@ impl ContentRange {
             .then_some(Self { bytes, complete })
     }
 
-    /// Whether it begins where `range` does and does not go past its end, of content as long as was promised. Where
-    /// nobody knows the length, it must go to the end.
-    pub(super) fn is_from(&self, range: &Range<u64>, length: Option<u64>) -> bool {
+    /// Returns true if the part begins where `range` does, ends within it, and belongs to content of the expected
+    /// length. Without a known length, the part must reach the end of the content.
+    pub(super) fn continues(&self, range: &Range<u64>, length: Option<u64>) -> bool {
         self.bytes.start == range.start
             && match (self.complete, length) {
                 (complete, Some(length)) => {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_asked_for_of_the_same_length_continues_a_transfer() {
+    fn only_the_requested_range_of_equal_length_continues() {
         let part = |range: &'static str| {
             ContentRange::parse(&HeaderMap::from_iter([(
                 header::CONTENT_RANGE,
@@ -56,17 +56,14 @@ mod tests {
             )]))
         };
         let continues = |range: &'static str, length: Option<u64>| {
-            part(range).is_some_and(|part| part.is_from(&(100..length.unwrap_or(u64::MAX)), length))
+            part(range).is_some_and(|part| part.continues(&(100..length.unwrap_or(u64::MAX)), length))
         };
         assert!(continues("bytes 100-199/200", Some(200)));
-        assert!(continues("bytes 100-198/200", Some(200)), "the rest is asked for again");
+        assert!(continues("bytes 100-198/200", Some(200)), "the rest is requested again");
         assert!(continues("bytes 100-199/*", Some(200)));
         assert!(continues("bytes 100-199/200", None));
         assert!(continues("bytes 100-199/*", None));
-        assert!(
-            !continues("bytes 100-198/200", None),
-            "who knows no length cannot know that more is to come"
-        );
+        assert!(!continues("bytes 100-198/200", None), "without a known length, the part must reach the end");
         for (range, length) in [
             ("bytes 101-199/200", Some(200)),
             ("bytes 100-299/300", Some(200)),
@@ -80,8 +77,8 @@ mod tests {
         }
         assert_eq!(ContentRange::parse(&HeaderMap::new()), None);
         assert!(
-            !part("bytes 100-149/200").unwrap().is_from(&(100..140), Some(200)),
-            "more than was asked for"
+            !part("bytes 100-149/200").unwrap().continues(&(100..140), Some(200)),
+            "longer than requested"
         );
     }
 }

@@ -1,7 +1,6 @@
-//! A reader that goes on without the store: the disk failed under the fill it followed, or does not give what is
-//! stored, and the rest comes from the upstream for this reader alone, uncached, as it would if the disk had failed
-//! before. Owns that request for the rest; relies on `resume` for the rule that it is of the same content, so whoever
-//! cannot be given that sees a broken transfer.
+//! A reader that continues without the store, because the disk failed under it. The rest comes from the upstream, for
+//! this reader alone and uncached, as if the disk had failed before the request. `resumption` ensures that the rest
+//! belongs to the same content; otherwise the client sees a broken transfer.
 
 use std::sync::Arc;
 
@@ -15,22 +14,22 @@ use super::transfer::{Interruption, Transfer, TransferFailure};
 use super::{FillContent, FillError};
 use gupd_store::Object;
 
-/// The rest of content, for one reader.
+/// Rest of content for one reader.
 pub(super) struct DirectReader {
     resumption: Resumption,
     end: Option<u64>,
     transfer: Option<Transfer>,
-    /// What broke the one before.
+    /// Failure of the transfer before.
     broke: Option<TransferFailure>,
 }
 
 impl DirectReader {
-    /// Of what `content` brought, to `end` or to the content's end.
+    /// Reads the rest of `content`, to `end` or to the end of the content.
     pub(super) fn for_content(content: &FillContent, end: Option<u64>) -> Self {
         Self::new(content.origin.clone(), &content.head.headers, content.length, end.or(content.length))
     }
 
-    /// Of what is stored, to `end`.
+    /// Reads the rest of a stored object, to `end`.
     pub(super) fn for_object(origin: ContentOrigin, object: &Object, end: u64) -> Self {
         Self::new(origin, &object.headers, Some(object.len), Some(end))
     }
@@ -42,7 +41,7 @@ impl DirectReader {
         Self { resumption, end, transfer: None, broke: Some(broke) }
     }
 
-    /// The bytes from `position` on; `None` at the end of content whose length nobody said.
+    /// Returns the bytes at `position`; `None` at the end of content without a declared length.
     pub(super) async fn next(&mut self, position: u64) -> Result<Option<Bytes>, FillError> {
         let idle_timeout = self.resumption.settings().idle_timeout;
         loop {
@@ -71,7 +70,7 @@ impl DirectReader {
                 }
                 Ok(None) if self.end.is_none() => return Ok(None),
                 Ok(None) => {
-                    let reason = Arc::from("its answer was a part of what was asked for");
+                    let reason = Arc::from("its response was shorter than the requested range");
                     self.broke = Some(TransferFailure { kind: AttemptFailure::Interrupted, reason });
                 }
                 Err(Interruption::Upstream(broke)) => self.broke = Some(broke),

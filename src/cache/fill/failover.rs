@@ -1,53 +1,55 @@
-//! Whose turn it is when a transfer broke: pure. The upstream that gave the last byte is asked again first, for most
-//! breaks are the connection's; one that cannot be reached or says nothing only after all others. Each has its attempts
-//! and its waits, which double; the wait for one is time for the others, so that several make no client wait longer.
+//! Order of attempts at several upstreams after a transfer broke: pure. The upstream that gave the last byte is tried
+//! first again, because most breaks affect only the connection. A silent or unreachable upstream is tried after all
+//! others. Each upstream has its own attempts and its own doubling backoff; one upstream's backoff is spent on the
+//! others.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The wait before an upstream's second attempt in a row without a new byte; it doubles with each.
+/// Backoff before the second attempt in a row without a new byte; it doubles with each attempt.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
-/// The longest wait: a manager that restarts is met soon after it is back.
+/// Maximum backoff: a manager that restarts is found soon after it is back.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Attempts at one upstream before another has a turn: the second tells a connection that broke from a manager that
-/// does, a tenth of a second later.
+/// Attempts at one upstream before the next one is tried. The second attempt, 0.1 s later, distinguishes a broken
+/// connection from a broken manager.
 const TRIES_IN_A_ROW: u32 = 2;
 
-/// Why an upstream did not give what was wanted of it.
+/// Reason why an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AttemptFailure {
-    /// It broke off, or its answer is of no use: another attempt may do better at once.
+    /// The transfer broke off or the answer was unusable; another attempt may succeed at once.
     Interrupted,
-    /// It cannot be reached, or says nothing.
+    /// The upstream is unreachable or sends nothing.
     Silent,
-    /// It has other content, or none.
+    /// The upstream has other content, or none.
     Unsuitable,
 }
 
-/// The upstreams that may have the content, by their place in a list that begins with who gave the last byte.
+/// Upstreams that may have the content, by index in the list of candidates.
 #[derive(Debug)]
 pub(super) struct FailoverOrder {
     upstreams: Vec<UpstreamAttempts>,
     current: usize,
-    /// Attempts at the one whose turn it is, since it began.
+    /// Attempts at the current upstream since it became current.
     tries: u32,
-    /// How many each has in all.
+    /// Maximum attempts at each upstream.
     attempts: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct UpstreamAttempts {
     failures: u32,
-    /// Not before; at once, if it was not attempts_made yet.
+    /// Time of the next attempt; `None` before the first.
     retry_at: Option<Instant>,
     unsuitable: bool,
 }
 
 impl FailoverOrder {
-    /// Of so many upstreams. `broke` says how the first one has just failed, if it has.
+    /// Creates the order for a number of upstreams. `broke` is the failure of the first upstream, if it has just
+    /// failed.
     pub(super) fn new(upstreams: usize, attempts: u32, broke: Option<AttemptFailure>) -> Self {
         let mut failover =
             Self { upstreams: vec![UpstreamAttempts::default(); upstreams], current: 0, tries: 0, attempts };
@@ -57,32 +59,27 @@ impl FailoverOrder {
         failover
     }
 
-    /// Who is asked next, and after which wait; `None` if nobody is any more.
+    /// Returns the next upstream and the wait before its attempt; `None` when every attempt is used up.
     pub(super) fn next(&self, now: Instant) -> Option<(usize, Duration)> {
-        let attempts_made =
-            self.upstreams.get(self.current).filter(|attempts_made| self.can_try(attempts_made))?;
-        let wait =
-            attempts_made.retry_at.map_or(Duration::ZERO, |retry_at| retry_at.saturating_duration_since(now));
+        let state = self.upstreams.get(self.current).filter(|state| self.can_try(state))?;
+        let wait = state.retry_at.map_or(Duration::ZERO, |retry_at| retry_at.saturating_duration_since(now));
         Some((self.current, wait))
     }
 
-    /// The one whose turn it is brought no byte.
+    /// Records that the current upstream brought no byte.
     pub(super) fn record_failure(&mut self, failure: AttemptFailure, now: Instant) {
         self.tries += 1;
-        let Some(attempts_made) = self.upstreams.get_mut(self.current) else { return };
-        attempts_made.failures += 1;
-        attempts_made.retry_at = Some(now + backoff(attempts_made.failures));
-        attempts_made.unsuitable |= failure == AttemptFailure::Unsuitable;
-        let attempts_made = *attempts_made;
-        if failure != AttemptFailure::Interrupted
-            || self.tries >= TRIES_IN_A_ROW
-            || !self.can_try(&attempts_made)
-        {
+        let Some(state) = self.upstreams.get_mut(self.current) else { return };
+        state.failures += 1;
+        state.retry_at = Some(now + backoff(state.failures));
+        state.unsuitable |= failure == AttemptFailure::Unsuitable;
+        let state = *state;
+        if failure != AttemptFailure::Interrupted || self.tries >= TRIES_IN_A_ROW || !self.can_try(&state) {
             self.advance();
         }
     }
 
-    /// The turn is the next one's that may have the content, if there is another.
+    /// Moves on to the next upstream that can be tried, if there is one.
     fn advance(&mut self) {
         let count = self.upstreams.len();
         let next = (1..count).map(|step| (self.current + step) % count);
@@ -93,8 +90,8 @@ impl FailoverOrder {
         }
     }
 
-    fn can_try(&self, attempts_made: &UpstreamAttempts) -> bool {
-        !attempts_made.unsuitable && attempts_made.failures < self.attempts
+    fn can_try(&self, state: &UpstreamAttempts) -> bool {
+        !state.unsuitable && state.failures < self.attempts
     }
 }
 
@@ -112,13 +109,13 @@ mod tests {
     use super::AttemptFailure::{Interrupted, Silent, Unsuitable};
     use super::*;
 
-    /// Who is asked, after how many milliseconds, when all that happens is this, and at once.
-    fn asked(mut failover: FailoverOrder, failures_seen: &[AttemptFailure]) -> Vec<(usize, u64)> {
+    /// Returns the attempts, each with its wait in milliseconds, for a sequence of immediate failures.
+    fn attempts_after(mut failover: FailoverOrder, failures: &[AttemptFailure]) -> Vec<(usize, u64)> {
         let mut now = Instant::now();
         let mut asked = Vec::new();
-        for failure in failures_seen {
-            let Some((who, wait)) = failover.next(now) else { break };
-            asked.push((who, u64::try_from(wait.as_millis()).unwrap()));
+        for failure in failures {
+            let Some((upstream, wait)) = failover.next(now) else { break };
+            asked.push((upstream, u64::try_from(wait.as_millis()).unwrap()));
             now += wait;
             failover.record_failure(*failure, now);
         }
@@ -126,38 +123,38 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_broke_is_made_again_before_another_upstream_is_asked() {
+    fn broken_connection_is_retried_before_another_upstream() {
         let failover = FailoverOrder::new(2, 4, Some(Interrupted));
         assert_eq!(
-            asked(failover, &[Interrupted; 9]),
+            attempts_after(failover, &[Interrupted; 9]),
             [(0, 0), (0, 100), (1, 0), (1, 100), (0, 100), (0, 400), (1, 0), (1, 400)]
         );
     }
 
     #[test]
-    fn one_that_says_nothing_is_asked_after_all_others() {
+    fn silent_upstream_is_tried_after_all_others() {
         assert_eq!(
-            asked(FailoverOrder::new(3, 2, Some(Silent)), &[Silent; 9]),
+            attempts_after(FailoverOrder::new(3, 2, Some(Silent)), &[Silent; 9]),
             [(1, 0), (2, 0), (0, 0), (1, 100), (2, 0), (0, 0)]
         );
-        assert_eq!(asked(FailoverOrder::new(1, 2, Some(Silent)), &[Silent; 3]), [(0, 0), (0, 100)]);
+        assert_eq!(attempts_after(FailoverOrder::new(1, 2, Some(Silent)), &[Silent; 3]), [(0, 0), (0, 100)]);
     }
 
     #[test]
-    fn one_that_has_other_content_is_not_asked_again() {
+    fn upstream_with_other_content_is_not_tried_again() {
         let failover = FailoverOrder::new(2, 3, Some(Interrupted));
         assert_eq!(
-            asked(failover, &[Silent, Unsuitable, Interrupted, Interrupted]),
+            attempts_after(failover, &[Silent, Unsuitable, Interrupted, Interrupted]),
             [(0, 0), (1, 0), (0, 100), (0, 200)]
         );
         assert_eq!(
-            asked(FailoverOrder::new(2, 4, None), &[Unsuitable, Unsuitable, Interrupted]),
+            attempts_after(FailoverOrder::new(2, 4, None), &[Unsuitable, Unsuitable, Interrupted]),
             [(0, 0), (1, 0)]
         );
     }
 
     #[test]
-    fn waits_double_up_to_the_longest() {
+    fn backoff_doubles_up_to_the_maximum() {
         assert_eq!(backoff(1), FIRST_BACKOFF);
         assert_eq!(backoff(3), FIRST_BACKOFF * 4);
         assert_eq!(backoff(u32::MAX), MAX_BACKOFF);
@@ -165,19 +162,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn trying_ends_when_each_that_may_have_it_had_its_attempts(
+        fn attempts_end_when_each_upstream_has_used_its_own(
             upstreams in 1usize..6,
             attempts in 1u32..10,
             broke in prop_oneof![Just(None), Just(Some(Interrupted)), Just(Some(Silent))],
-            failures_seen in proptest::collection::vec(prop_oneof![4 => Just(Interrupted), 4 => Just(Silent), 1 => Just(Unsuitable)], 64),
+            failures in proptest::collection::vec(prop_oneof![4 => Just(Interrupted), 4 => Just(Silent), 1 => Just(Unsuitable)], 64),
         ) {
-            let asked = asked(FailoverOrder::new(upstreams, attempts, broke), &failures_seen);
-            for who in 0..upstreams {
-                let came = asked.iter().zip(&failures_seen).filter(|((asked, _), _)| *asked == who);
+            let asked = attempts_after(FailoverOrder::new(upstreams, attempts, broke), &failures);
+            for upstream in 0..upstreams {
+                let came = asked.iter().zip(&failures).filter(|((asked, _), _)| *asked == upstream);
                 let came: Vec<_> = came.map(|(_, failure)| *failure).collect();
                 let unsuitable = came.iter().position(|failure| *failure == Unsuitable);
-                prop_assert!(unsuitable.is_none_or(|at| at + 1 == came.len()), "asked again: {came:?}");
-                prop_assert!(unsuitable.is_some() || came.len() == attempts as usize, "{who}: {came:?}");
+                prop_assert!(unsuitable.is_none_or(|at| at + 1 == came.len()), "tried again: {came:?}");
+                prop_assert!(unsuitable.is_some() || came.len() == attempts as usize, "{upstream}: {came:?}");
             }
         }
     }

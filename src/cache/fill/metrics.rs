@@ -1,5 +1,4 @@
-//! Metrics of fills: running, ended by outcome, resumed, continued elsewhere, and content with a wrong digest. Every
-//! label value is a word of an enum.
+//! Metrics of fills. Each label value comes from an enum.
 
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, Registry, register_int_counter_vec_with_registry,
@@ -22,22 +21,22 @@ pub struct FillMetrics {
 }
 
 impl FillMetrics {
-    /// Registers all of them, at zero.
+    /// Registers all metrics at zero.
     ///
     /// # Errors
-    /// When the registry already has a metric of one of these names.
+    /// Returns an error if the registry already has a metric of one of these names.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
             running: register_int_gauge_with_registry!("gupd_fills_running", "Fills running now.", registry)?,
             ended: register_int_counter_vec_with_registry!(
                 "gupd_fills_total",
-                "Fills by how they ended.",
+                "Fills by outcome.",
                 &["outcome"],
                 registry
             )?,
             failovers: register_int_counter_with_registry!(
                 "gupd_fill_failovers_total",
-                "Broken upstream transfers that went on from another upstream.",
+                "Broken upstream transfers that another upstream continued.",
                 registry
             )?,
             resumes: register_int_counter_with_registry!(
@@ -47,7 +46,7 @@ impl FillMetrics {
             )?,
             digest_mismatches: register_int_counter_vec_with_registry!(
                 "gupd_digest_mismatches_total",
-                "Content that was not what its digest or its catalog announced, by announcer and consequence.",
+                "Content that did not match the digest announced by its head or catalog, by announcer and consequence.",
                 &["by", "then"],
                 registry
             )?,

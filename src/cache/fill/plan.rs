@@ -1,50 +1,51 @@
-//! What a fill fetches next: pure. First what readers wait for and nothing brings, in the order they came; then, when
-//! nobody lacks anything, the rest from its beginning. Ranges begin at blocks and end at blocks or the content's end.
+//! Fetch plan of a fill: pure. The first range is one that a reader waits for and no run brings, in order of arrival.
+//! If no reader lacks bytes, the rest follows from its beginning. Ranges begin at block boundaries and end at block
+//! boundaries or at the end of the content.
 
 use std::ops::Range;
 
 use gupd_store::{BLOCK, CHUNK};
 
-/// Runs of one fill at once: as many as the most eager client opens connections (`aria2c -x16`).
+/// Maximum number of runs of one fill: as many connections as the most eager client opens (`aria2c -x16`).
 pub(super) const MAX_RUNS: usize = 16;
 
-/// A reader this close behind a run's newest byte, in bytes, waits for the run: asking anew would take as long.
+/// A reader at most this many bytes ahead of a run waits for the run: a new request would take as long.
 pub(super) const NEAR: u64 = CHUNK;
 
-/// Bytes asked for at once of what a reader may not want to the end: a run that is cut short by another costs what is
-/// in sockets by then, so the next one is as long as what came before it, and a long one soon is one request.
+/// Minimum length in bytes of a run that a reader may not want to the end. A run that is cut short wastes the bytes in
+/// sockets. Each run is therefore as long as the stored bytes before it, so that a long read soon needs one request.
 const MIN_RUN: u64 = 4 * CHUNK;
 
-/// Bytes arriving in order.
+/// Bytes that arrive in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RunSpan {
-    /// The first that is not in the store yet.
+    /// First byte that is not in the store yet.
     pub(super) start: u64,
-    /// The next to arrive.
+    /// Next byte to arrive.
     pub(super) position: u64,
-    /// Where it ends.
+    /// End of the run.
     pub(super) until: u64,
 }
 
-/// All there is to know.
+/// Input of the plan.
 pub(super) struct FetchPlan<'a> {
     pub(super) length: u64,
     pub(super) runs: &'a [RunSpan],
-    /// What readers want, each from where it is.
+    /// Ranges that readers want, each from the reader's position.
     pub(super) demands: &'a [Range<u64>],
-    /// The first bytes of a range that are not in the store, up to the next that are.
+    /// Returns the first missing bytes of a range, up to the next stored byte.
     pub(super) missing: &'a dyn Fn(Range<u64>) -> Option<Range<u64>>,
 }
 
 impl RunSpan {
-    /// Whether the byte at `position` is here, or among the next `near` to come.
+    /// Returns true if the byte at `position` is available or among the next `near` bytes.
     pub(super) fn delivers_soon(&self, position: u64, near: u64) -> bool {
         (self.start..self.until).contains(&position) && position <= self.position.saturating_add(near)
     }
 }
 
 impl FetchPlan<'_> {
-    /// What to ask the upstream for now. A run that would have brought it later is to end where it begins.
+    /// Returns the next range to request. A run that would have brought it later must end where the range begins.
     pub(super) fn next_range(&self, background: bool) -> Option<Range<u64>> {
         if self.runs.len() >= MAX_RUNS {
             return None;
@@ -55,7 +56,7 @@ impl FetchPlan<'_> {
         })
     }
 
-    /// Of each run, whether it has to wait: no reader wants what it brings, and one wants what another brings.
+    /// Returns for each run whether it is held: no reader wants its bytes, and a reader wants another run's.
     pub(super) fn held_runs(&self) -> impl Iterator<Item = bool> {
         let wanted = |run: &RunSpan| {
             self.demands.iter().any(|demand| demand.start < run.until && run.position < demand.end)
@@ -64,39 +65,39 @@ impl FetchPlan<'_> {
         self.runs.iter().map(move |run| any && !wanted(run))
     }
 
-    /// The first bytes that a reader lacks and nothing brings soon, with those around them that make a chunk.
+    /// Returns the first range that a reader lacks and no run brings soon, extended to a chunk.
     fn missing_for(&self, demand: &Range<u64>) -> Option<Range<u64>> {
         let mut at = demand.start;
         let end = demand.end.min(self.length);
-        let lacking = loop {
-            let lacking = (self.missing)(at..end)?.start.max(at);
-            match self.runs.iter().find(|run| (run.start..run.until).contains(&lacking)) {
-                Some(run) if lacking < run.position => at = run.position,
-                Some(run) if run.delivers_soon(lacking, NEAR) => return None,
-                _ => break lacking,
+        let needed = loop {
+            let needed = (self.missing)(at..end)?.start.max(at);
+            match self.runs.iter().find(|run| (run.start..run.until).contains(&needed)) {
+                Some(run) if needed < run.position => at = run.position,
+                Some(run) if run.delivers_soon(needed, NEAR) => return None,
+                _ => break needed,
             }
         };
         let most = end.next_multiple_of(CHUNK).min(self.length);
-        let mut start = lacking / CHUNK * CHUNK;
+        let mut start = needed / CHUNK * CHUNK;
         for run in self.runs {
-            // A run that brings it later ends before it, but not before what it is about to bring.
-            let taken = if run.until <= lacking { run.until } else { run.position.next_multiple_of(BLOCK) };
-            if run.start <= lacking {
-                start = start.max(taken.min(lacking / BLOCK * BLOCK));
+            // A run that brings these bytes later ends before them, but keeps the bytes about to arrive.
+            let taken = if run.until <= needed { run.until } else { run.position.next_multiple_of(BLOCK) };
+            if run.start <= needed {
+                start = start.max(taken.min(needed / BLOCK * BLOCK));
             }
         }
-        while let Some(gap) = (self.missing)(start..lacking + 1)
-            && gap.end <= lacking
+        while let Some(gap) = (self.missing)(start..needed + 1)
+            && gap.end <= needed
         {
             start = gap.end;
         }
         let start = (self.missing)(start..most)?.start.max(start);
         let stop = (self.missing)(start..most)?.end.min(start.saturating_add(self.run_length_at(start)));
-        let before = self.runs.iter().map(|run| run.start).filter(|begin| *begin > lacking).min();
+        let before = self.runs.iter().map(|run| run.start).filter(|begin| *begin > needed).min();
         Some(start..before.map_or(stop, |before| stop.min(before)))
     }
 
-    /// How much is there right before `start`, in doublings of [`MIN_RUN`].
+    /// Returns the run length that matches the stored bytes before `start`, in doublings of [`MIN_RUN`].
     fn run_length_at(&self, start: u64) -> u64 {
         let mut length = MIN_RUN;
         while length < start && (self.missing)(start - length..start).is_none() {
@@ -114,7 +115,7 @@ mod tests {
     const BLOCKS: u64 = 128;
     const LENGTH: u64 = BLOCKS * BLOCK - 100;
 
-    fn view<'a>(
+    fn plan_for<'a>(
         runs: &'a [RunSpan],
         demands: &'a [Range<u64>],
         missing: &'a dyn Fn(Range<u64>) -> Option<Range<u64>>,
@@ -127,14 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_brings_what_is_wanted_is_enough() {
+    fn wanted_bytes_of_a_running_run_are_not_requested_again() {
         let run = RunSpan { start: 0, position: 5, until: LENGTH };
         let demands = [3..LENGTH, CHUNK..LENGTH];
-        assert_eq!(view(&[run], &demands, &all_missing).next_range(true), None);
+        assert_eq!(plan_for(&[run], &demands, &all_missing).next_range(true), None);
     }
 
     #[test]
-    fn a_run_is_as_long_as_what_is_there_before_it() {
+    fn run_is_as_long_as_the_stored_bytes_before_it() {
         let from = |there: u64| {
             let missing = |range: Range<u64>| {
                 let start = range.start.max(there * CHUNK);
@@ -149,21 +150,21 @@ mod tests {
     }
 
     #[test]
-    fn the_last_bytes_do_not_wait_for_those_before() {
+    fn tail_range_does_not_wait_for_earlier_bytes() {
         let run = RunSpan { start: 0, position: BLOCK, until: LENGTH };
         let last = LENGTH - 10..LENGTH;
-        let next = view(&[run], &[0..LENGTH, last], &all_missing).next_range(true);
+        let next = plan_for(&[run], &[0..LENGTH, last], &all_missing).next_range(true);
         assert_eq!(next, Some(LENGTH / CHUNK * CHUNK..LENGTH));
     }
 
     #[test]
-    fn what_nobody_wants_waits_for_what_somebody_wants() {
+    fn run_without_readers_is_held_while_readers_wait() {
         let runs = [
             RunSpan { start: 0, position: 5, until: CHUNK },
             RunSpan { start: 4 * CHUNK, position: 4 * CHUNK, until: 5 * CHUNK },
         ];
         let held = |demand: Option<Range<u64>>| {
-            view(&runs, demand.as_slice(), &all_missing).held_runs().collect::<Vec<_>>()
+            plan_for(&runs, demand.as_slice(), &all_missing).held_runs().collect::<Vec<_>>()
         };
         assert_eq!(held(Some(4 * CHUNK..5 * CHUNK)), [true, false]);
         assert_eq!(held(Some(3..5 * CHUNK)), [false, false]);
@@ -171,9 +172,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever readers want, and whatever is there, fetching what is planned brings every byte once.
+        /// For all demands and stored blocks, the planned ranges bring every byte once.
         #[test]
-        fn every_byte_is_fetched_once(
+        fn planned_ranges_fetch_every_byte_once(
             there in proptest::collection::vec(any::<bool>(), BLOCKS as usize),
             demands in proptest::collection::vec((0..LENGTH, 1..LENGTH), 0..6),
             steps in proptest::collection::vec((0usize..MAX_RUNS, 1u64..40), 0..200),

@@ -1,5 +1,6 @@
-//! Fetches a few bytes of stored content again, for whoever can tell the right ones: no validator is asked for, and any
-//! upstream of the route will do. Says whether it may be worth asking another time.
+//! Fetches a short range of stored content again, to repair damaged bytes. The caller verifies the bytes by their hash,
+//! so no validator is needed and any upstream of the route will do. Errors distinguish a transient failure from a final
+//! one.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,27 +15,27 @@ use super::{FillError, FillRequest};
 use gupd_net::upstream::{UpstreamError, UpstreamRequest, Upstreams};
 use gupd_store::RepairError;
 
-/// Why the bytes could not be had.
+/// Reason why a range could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum RangeFetchError {
-    /// No upstream could be asked, or none got to the end of its answer: an hour later one may.
+    /// No upstream was reachable, or none completed its answer. A later attempt may succeed.
     #[error(transparent)]
     Unreachable(FillError),
-    /// An upstream answered, and not with these bytes; or no upstream can be asked for them at all.
+    /// An upstream answered with other bytes, or the request cannot be sent.
     #[error(transparent)]
-    NotGiven(FillError),
+    NotOffered(FillError),
 }
 
 impl From<UpstreamError> for RangeFetchError {
     fn from(error: UpstreamError) -> Self {
         match error {
-            // What is not HTTP is a connection reset in the middle of a head, or something between here and there.
+            // An invalid response is often a connection reset within a head, or the work of a middlebox.
             UpstreamError::Connect { .. }
             | UpstreamError::HeadTimeout { .. }
             | UpstreamError::Closed { .. }
             | UpstreamError::Unavailable { .. }
             | UpstreamError::Response { .. } => Self::Unreachable(error.into()),
-            UpstreamError::Client { .. } | UpstreamError::Request { .. } => Self::NotGiven(error.into()),
+            UpstreamError::Client { .. } | UpstreamError::Request { .. } => Self::NotOffered(error.into()),
         }
     }
 }
@@ -44,15 +45,15 @@ impl From<RangeFetchError> for RepairError {
         let reason = Arc::from(error.to_string());
         match error {
             RangeFetchError::Unreachable(_) => Self::Unavailable(reason),
-            RangeFetchError::NotGiven(_) => Self::NotOffered(reason),
+            RangeFetchError::NotOffered(_) => Self::NotOffered(reason),
         }
     }
 }
 
-/// The bytes of `range`, which is a chunk at most.
+/// Fetches the bytes of `range`, at most a chunk.
 ///
 /// # Errors
-/// When no upstream gives them now, or none does any more.
+/// Returns an error if no upstream gives the bytes now, or none has them any more.
 pub async fn fetch_range(
     request: &FillRequest,
     range: Range<u64>,
@@ -79,7 +80,7 @@ pub async fn fetch_range(
         }
         (status, _) => {
             let reason = format!("it answered {status}").into();
-            return Err(RangeFetchError::NotGiven(broke(range.start, reason)));
+            return Err(RangeFetchError::NotOffered(broke(range.start, reason)));
         }
     };
     let received = answer.upstream.received_bytes().clone();
@@ -97,10 +98,13 @@ pub async fn fetch_range(
         };
         let arrived = transfer.next(upstreams.settings().idle_timeout).await;
         let Some(piece) = arrived.map_err(|why| RangeFetchError::Unreachable(interrupted(why)))? else {
-            return Err(RangeFetchError::NotGiven(broke(position, "its answer is shorter".into())));
+            return Err(RangeFetchError::NotOffered(broke(
+                position,
+                "its response is shorter than the range".into(),
+            )));
         };
         let kept = transfer.accept(piece, position);
-        let kept = kept.map_err(|why| RangeFetchError::NotGiven(interrupted(why)))?;
+        let kept = kept.map_err(|why| RangeFetchError::NotOffered(interrupted(why)))?;
         bytes.extend_from_slice(&kept.unwrap_or_default());
     }
 }

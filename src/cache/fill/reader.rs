@@ -1,5 +1,6 @@
-//! Reads content from any position, whether it is stored or still arriving, each reader at its own speed. Owns the one
-//! rule that matters most here: a reader ends where the content ends, or with an error; never in between.
+//! Reader of content from any position, whether the content is stored or still arriving. Each reader has its own speed.
+//! A reader ends where the content ends, or with an error; never in between. The complication: the source may change
+//! while the client reads, from the fill to the store, or to the upstream when the disk fails.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,47 +10,60 @@ use tokio::sync::watch;
 
 use super::content::{ByteLocation, DemandGuard};
 use super::direct::DirectReader;
+use super::metrics::FillMetrics;
 use super::origin::ContentOrigin;
 use super::{FillContent, FillError, FillHandle, FillRequest, Phase};
-use crate::fill::metrics::FillMetrics;
+use crate::CacheEntry;
 use gupd_net::upstream::Upstreams;
 use gupd_store::{BodySource, Object, ReadError, Store};
 
-/// A position in content, and where the rest comes from.
+/// Reader of one content.
 #[derive(Debug)]
 pub struct ContentReader {
     store: Arc<Store>,
-    from: From,
+    source: ReadSource,
     position: u64,
     end: Option<u64>,
 }
 
 #[derive(Debug)]
-enum From {
+enum ReadSource {
     Stored(BodySource),
-    Arriving {
-        content: Arc<FillContent>,
-        phase: watch::Receiver<Phase>,
-        wants: DemandGuard,
-        /// It reads everything, and so can be kept from the end of what is not what was announced.
-        all: bool,
-    },
+    Arriving(ArrivingSource),
     Direct(Box<DirectReader>),
 }
 
-/// A transfer that must not look like a whole one.
+/// Content of a fill that is still running.
+#[derive(Debug)]
+struct ArrivingSource {
+    content: Arc<FillContent>,
+    phase: watch::Receiver<Phase>,
+    demand: DemandGuard,
+    /// The reader reads everything, so it must not receive the end of unverified content.
+    reads_all: bool,
+}
+
+/// Next step of a reader that follows a fill.
+enum ArrivingStep {
+    Piece(Bytes),
+    /// The content is stored: continue from the store.
+    Stored(Arc<CacheEntry>),
+    End,
+}
+
+/// Error that must break off a transfer, so that the client does not take it for complete.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// Stored bytes cannot be read, or are not what was stored.
+    /// Stored bytes are unreadable or damaged.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The fill that was followed failed.
+    /// The followed fill failed.
     #[error(transparent)]
     Fill(#[from] FillError),
 }
 
 impl TransferError {
-    /// Whether what is stored is not, or no longer, what was stored; otherwise it only cannot be had now.
+    /// Returns true if stored bytes are damaged or missing, not only unavailable now.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Read(ReadError::Damaged { .. } | ReadError::Gone { .. }))
     }
@@ -58,10 +72,10 @@ impl TransferError {
 impl ContentReader {
     /// Reads `range` of stored content.
     pub fn from_store(store: Arc<Store>, source: BodySource, range: Range<u64>) -> Self {
-        Self { store, from: From::Stored(source), position: range.start, end: Some(range.end) }
+        Self { store, source: ReadSource::Stored(source), position: range.start, end: Some(range.end) }
     }
 
-    /// Reads what a fill brings from `start` to `end`, or to the end of the content.
+    /// Reads the content of a fill from `start` to `end`, or to its end.
     pub fn from_fill(
         store: Arc<Store>,
         fill: &FillHandle,
@@ -70,14 +84,14 @@ impl ContentReader {
         end: Option<u64>,
     ) -> Self {
         let end = end.or(content.length);
-        let wants = content.add_demand(start..end.unwrap_or(u64::MAX));
-        let all = start == 0 && end == content.length;
-        let from = From::Arriving { content, phase: fill.phase.clone(), wants, all };
-        Self { store, from, position: start, end }
+        let demand = content.add_demand(start..end.unwrap_or(u64::MAX));
+        let reads_all = start == 0 && end == content.length;
+        let source = ArrivingSource { content, phase: fill.phase.clone(), demand, reads_all };
+        Self { store, source: ReadSource::Arriving(source), position: start, end }
     }
 
-    /// Reads `range` of what is stored from the upstreams that have it, for this reader alone: the disk does not give it.
-    /// `None` if its route has none now.
+    /// Reads `range` of a stored object from its upstreams, for this reader alone, because the disk does not return it.
+    /// `None` if the route has no upstream now.
     pub fn from_upstream(
         store: Arc<Store>,
         object: &Object,
@@ -87,45 +101,29 @@ impl ContentReader {
         range: Range<u64>,
     ) -> Option<Self> {
         let origin = ContentOrigin::from_record(request, upstreams, &object.upstream, metrics)?;
-        let from = From::Direct(Box::new(DirectReader::for_object(origin, object, range.end)));
-        Some(Self { store, from, position: range.start, end: Some(range.end) })
+        let source = ReadSource::Direct(Box::new(DirectReader::for_object(origin, object, range.end)));
+        Some(Self { store, source, position: range.start, end: Some(range.end) })
     }
 
-    /// Waits until the next `bytes`, or all that there are, are at hand.
+    /// Waits until the next `bytes`, or all remaining ones, are available.
     ///
     /// # Errors
-    /// When they cannot be had.
+    /// Returns an error if the fill fails first.
     pub async fn wait_for(&mut self, bytes: u64) -> Result<(), FillError> {
-        let From::Arriving { content, phase, wants, all } = &mut self.from else { return Ok(()) };
+        let ReadSource::Arriving(source) = &mut self.source else { return Ok(()) };
         let (begin, end) = (self.position, self.end.unwrap_or(u64::MAX));
-        let wanted = begin..end.min(begin.saturating_add(bytes));
-        loop {
-            match &*phase.borrow_and_update() {
-                Phase::Receiving { .. } => {}
-                Phase::Failed { error } => return Err(error.clone()),
-                _ => return Ok(()),
-            }
-            match content.first_missing(wanted.clone()) {
-                None if !*all || wanted.end <= content.visible_end() => {
-                    if content.reveal() {
-                        return Ok(());
-                    }
-                }
-                missing => wants.set_position(missing.unwrap_or(wanted.end)),
-            }
-            phase.changed().await.map_err(|_| FillError::Stopped)?;
-        }
+        source.wait_for(begin..end.min(begin.saturating_add(bytes))).await
     }
 
-    /// What is still to be read; to the end if nobody knows where that is.
+    /// Range still to read; its end is `u64::MAX` if the length is unknown.
     pub fn remaining(&self) -> Range<u64> {
         self.position..self.end.unwrap_or(u64::MAX)
     }
 
-    /// The next piece, never empty; `None` at the end.
+    /// Returns the next piece, never empty; `None` at the end.
     ///
     /// # Errors
-    /// When the rest cannot be had. There is no sense in asking again, unless what was read has been repaired.
+    /// Returns an error if the rest is unavailable. Another call helps only after a repair of the stored bytes.
     pub async fn next(&mut self) -> Option<Result<Bytes, TransferError>> {
         let piece = match self.next_piece().await {
             Ok(piece) => piece?,
@@ -141,88 +139,123 @@ impl ContentReader {
     }
 
     async fn next_piece(&mut self) -> Result<Option<Bytes>, TransferError> {
-        match (self.piece_at_hand().await, &self.from) {
-            // What the disk does not take or give back is no reason to break off: the upstream still has it.
+        match (self.read_piece().await, &self.source) {
+            // A disk failure is no reason to break off: the upstream still has the content.
             (
                 Err(TransferError::Fill(FillError::Store(_)) | TransferError::Read(ReadError::Io { .. })),
-                From::Arriving { content, .. },
+                ReadSource::Arriving(ArrivingSource { content, .. }),
             ) => {
-                self.from = From::Direct(Box::new(DirectReader::for_content(content, self.end)));
-                self.piece_at_hand().await
+                self.source = ReadSource::Direct(Box::new(DirectReader::for_content(content, self.end)));
+                self.read_piece().await
             }
             (piece, _) => piece,
         }
     }
 
-    async fn piece_at_hand(&mut self) -> Result<Option<Bytes>, TransferError> {
+    async fn read_piece(&mut self) -> Result<Option<Bytes>, TransferError> {
         loop {
             if self.end.is_some_and(|end| self.position >= end) {
                 return Ok(None);
             }
-            let (content, phase, wants, all) = match &mut self.from {
-                From::Stored(source) => {
+            let step = match &mut self.source {
+                ReadSource::Stored(source) => {
                     return match self.store.read_cached(source, self.position) {
                         Some(piece) => Ok(Some(piece)),
                         None => Ok(Some(self.store.read(source, self.position).await?)),
                     };
                 }
-                From::Direct(alone) => return Ok(alone.next(self.position).await?),
-                From::Arriving { content, phase, wants, all } => (content, phase, wants, *all),
+                ReadSource::Direct(direct) => return Ok(direct.next(self.position).await?),
+                ReadSource::Arriving(source) => source.next(&self.store, self.position).await?,
             };
-            let whole = match &*phase.borrow_and_update() {
-                Phase::Receiving { .. } => None,
-                Phase::Complete { length, .. } => Some(Whole::Arrived(*length)),
-                Phase::Stored { entry } => Some(Whole::Stored(entry.body_source())),
-                Phase::Failed { error } => return Err(error.clone().into()),
-                // Phases that come before content, or instead of it; this reader has seen content.
-                Phase::Asking | Phase::NotModified { .. } | Phase::Unshared { .. } => {
-                    return Err(FillError::Stopped.into());
-                }
-            };
-            match whole {
-                Some(Whole::Stored(source)) => {
-                    let BodySource::Blob { len, .. } = source else { return Err(FillError::Stopped.into()) };
+            match step {
+                ArrivingStep::Piece(piece) => return Ok(Some(piece)),
+                ArrivingStep::End => return Ok(None),
+                ArrivingStep::Stored(entry) => {
+                    let len = entry.object.len;
                     self.end = Some(self.end.map_or(len, |end| end.min(len)));
-                    self.from = From::Stored(source);
-                    continue;
-                }
-                Some(Whole::Arrived(length)) if self.position >= length => return Ok(None),
-                Some(Whole::Arrived(_)) | None => {}
-            }
-            let shown = if all && whole.is_none() { content.visible_end() } else { u64::MAX };
-            let open = if content.reveal() { shown.saturating_sub(self.position) } else { 0 };
-            let cut = |mut piece: Bytes| {
-                piece.truncate(usize::try_from(open).unwrap_or(usize::MAX));
-                Ok(Some(piece))
-            };
-            let place = if open == 0 { ByteLocation::Missing } else { content.locate(self.position) };
-            match place {
-                ByteLocation::Memory(piece) => return cut(piece),
-                ByteLocation::Store => {
-                    let source = BodySource::Partial(content.partial.clone());
-                    let losses = content.partial.loss_count();
-                    match self.store.read(&source, self.position).await {
-                        Ok(piece) => return cut(piece),
-                        // What an earlier process wrote did not all reach the disk, or it rotted: fetched again.
-                        Err(ReadError::Damaged { .. }) if whole.is_none() => {
-                            content.partial.invalidate_chunk(self.position, losses);
-                        }
-                        Err(ReadError::OutOfRange { .. }) if whole.is_none() => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                ByteLocation::Missing => {
-                    wants.set_position(self.position);
-                    // The task that fills is gone without a word: that is not an end.
-                    phase.changed().await.map_err(|_| FillError::Stopped)?;
+                    self.source = ReadSource::Stored(entry.body_source());
                 }
             }
         }
     }
 }
 
-/// Every byte has arrived.
-enum Whole {
-    Arrived(u64),
-    Stored(BodySource),
+impl ArrivingSource {
+    /// Waits until `range` is available and visible to the reader, or the fill has ended.
+    async fn wait_for(&mut self, range: Range<u64>) -> Result<(), FillError> {
+        loop {
+            match &*self.phase.borrow_and_update() {
+                Phase::Receiving { .. } => {}
+                Phase::Failed { error } => return Err(error.clone()),
+                _ => return Ok(()),
+            }
+            match self.content.first_missing(range.clone()) {
+                None if !self.reads_all || range.end <= self.content.visible_end() => {
+                    if self.content.reveal() {
+                        return Ok(());
+                    }
+                }
+                missing => self.demand.set_position(missing.unwrap_or(range.end)),
+            }
+            self.phase.changed().await.map_err(|_| FillError::Stopped)?;
+        }
+    }
+
+    /// Waits for the piece at `position`, or for the end of the fill.
+    async fn next(&mut self, store: &Arc<Store>, position: u64) -> Result<ArrivingStep, TransferError> {
+        loop {
+            let is_complete = match &*self.phase.borrow_and_update() {
+                Phase::Receiving { .. } => false,
+                Phase::Complete { length, .. } if position >= *length => return Ok(ArrivingStep::End),
+                Phase::Complete { .. } => true,
+                Phase::Stored { entry } => return Ok(ArrivingStep::Stored(entry.clone())),
+                Phase::Failed { error } => return Err(error.clone().into()),
+                // These phases come before content, or instead of it; this reader has seen content.
+                Phase::Asking | Phase::NotModified { .. } | Phase::Unshared { .. } => {
+                    return Err(FillError::Stopped.into());
+                }
+            };
+            if let Some(piece) = self.read(store, position, is_complete).await? {
+                return Ok(ArrivingStep::Piece(piece));
+            }
+        }
+    }
+
+    /// Returns the visible part of the piece at `position`. Otherwise `None`, once the fill may have brought it.
+    async fn read(
+        &mut self,
+        store: &Arc<Store>,
+        position: u64,
+        is_complete: bool,
+    ) -> Result<Option<Bytes>, TransferError> {
+        let content = &self.content;
+        let visible_end = if self.reads_all && !is_complete { content.visible_end() } else { u64::MAX };
+        let visible = if content.reveal() { visible_end.saturating_sub(position) } else { 0 };
+        let location = if visible == 0 { ByteLocation::Missing } else { content.locate(position) };
+        let mut piece = match location {
+            ByteLocation::Memory(piece) => piece,
+            ByteLocation::Store => {
+                let source = BodySource::Partial(content.partial.clone());
+                let losses = content.partial.loss_count();
+                match store.read(&source, position).await {
+                    Ok(piece) => piece,
+                    // Bytes of an earlier process did not all reach the disk, or they decayed: fetch them again.
+                    Err(ReadError::Damaged { .. }) if !is_complete => {
+                        content.partial.invalidate_chunk(position, losses);
+                        return Ok(None);
+                    }
+                    Err(ReadError::OutOfRange { .. }) if !is_complete => return Ok(None),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            ByteLocation::Missing => {
+                self.demand.set_position(position);
+                // A task that vanished has not ended the content.
+                self.phase.changed().await.map_err(|_| FillError::Stopped)?;
+                return Ok(None);
+            }
+        };
+        piece.truncate(usize::try_from(visible).unwrap_or(usize::MAX));
+        Ok(Some(piece))
+    }
 }

@@ -1,8 +1,8 @@
-//! Asking the upstreams for other bytes of the content that one of them has begun to send: the rest after it broke off, or a
-//! part that readers need first. Owns the rule that bytes of two versions are never mixed: only a strong validator, sent
-//! as `If-Range` and found again in the answer, joins two transfers (RFC 9110 §13.1.5, RFC 9111 §3.4). Between two
-//! upstreams only a strong `ETag` with the same complete length does: two managers' files may have the same date and not
-//! the same bytes. Relies on `failover` for index is asked next.
+//! Requests for more bytes of content that has begun to arrive: the rest after a broken transfer, or a range that
+//! readers need first. Bytes of two versions are never mixed: only a strong validator, sent as `If-Range` and repeated
+//! in the answer, joins two transfers (RFC 9110 §13.1.5, RFC 9111 §3.4). Between two upstreams, only a strong `ETag`
+//! with the same complete length does: files of two managers may share a date and differ in bytes. `failover` chooses
+//! the next upstream.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,46 +20,46 @@ use gupd_config as config;
 use gupd_http::validator::strong_validator;
 use gupd_net::upstream::{Upstream, UpstreamError, UpstreamRequest, UpstreamResponse};
 
-/// Asks for the bytes of one run as often as it breaks, as long as it gets on.
+/// Requests the bytes of one run, again after each break, while the run makes progress.
 pub(super) struct Resumption {
     origin: ContentOrigin,
     validator: Option<HeaderValue>,
     headers: HeaderMap,
     length: Option<u64>,
-    /// Since the byte at `reached`, if anything has been tried since.
+    /// Attempts since the byte at `reached`.
     failover_state: Option<(Vec<Arc<Upstream>>, FailoverOrder)>,
     reached: u64,
 }
 
 pub(super) enum ResumeOutcome {
-    /// The same content, from the position asked for.
+    /// The same content continues at the requested position.
     Continues {
-        /// Where.
+        /// Transfer that brings it.
         transfer: Transfer,
-        /// It is all of the content: what comes before that position is skipped.
+        /// The response is the complete content; the transfer skips the bytes before that position.
         is_whole: bool,
     },
-    /// There is other content in its place now: this is it.
+    /// The response is other content.
     Changed(UpstreamResponse),
 }
 
-/// What came of asking one upstream once.
+/// Result of one request to one upstream.
 pub(super) enum ResumeAttempt {
     Answered(ResumeOutcome),
-    /// Nothing, and why.
+    /// No usable answer, with the reason.
     Failed(AttemptFailure, Arc<str>),
 }
 
-/// Whether other content may take the place of what has come so far.
+/// Decides whether other content may replace the content that has arrived so far.
 pub(super) trait Replacement {
-    /// Whether it may as things are.
+    /// Returns true if a replacement is still possible.
     fn is_possible(&self) -> bool;
 
-    /// Whether it does; then nobody is shown any of what has come.
+    /// Claims the replacement. Returns true on success; no reader sees the replaced content after that.
     fn commit(&self) -> bool;
 }
 
-/// Never: somebody has bytes of it.
+/// Never replaces: a reader has bytes of the content.
 pub(super) struct NoReplacement;
 
 impl Replacement for NoReplacement {
@@ -78,59 +78,48 @@ impl Resumption {
         Self { origin, validator, headers, length, failover_state: None, reached: 0 }
     }
 
-    /// How upstreams are asked.
+    /// Fill settings of the upstreams.
     pub(super) fn settings(&self) -> &config::FillSettings {
         self.origin.upstreams.settings()
     }
 
-    /// Asks for `range`, to the content's end if it ends there. `broke` says what broke the transfer, if that is why.
+    /// Requests `range`, open-ended if it reaches the end of the content. `broke` is the failure of the transfer
+    /// before.
     pub(super) async fn resume(
         &mut self,
         range: Range<u64>,
         broke: Option<TransferFailure>,
         replacement: &impl Replacement,
     ) -> Result<ResumeOutcome, FillError> {
-        if range.start > self.reached {
-            self.reached = range.start;
-            self.failover_state = None;
-        }
         let failure = broke.as_ref().map(|broke| broke.kind);
-        let mut reason = broke.map_or_else(|| Arc::from("a part was needed first"), |broke| broke.reason);
-        let (candidates, mut failover) = match (self.failover_state.take(), failure) {
-            (Some((candidates, mut failover)), failure) => {
-                failover.record_failure(failure.unwrap_or(AttemptFailure::Interrupted), Instant::now());
-                (candidates, failover)
-            }
-            (None, failure) => {
-                let candidates = self.origin.candidates();
-                let failover = FailoverOrder::new(candidates.len(), self.settings().attempts, failure);
-                (candidates, failover)
-            }
-        };
+        let mut reason =
+            broke.map_or_else(|| Arc::from("a reader needed another range first"), |broke| broke.reason);
+        let (candidates, mut failover) = self.failover(range.start, failure);
         while let Some((index, wait)) = failover.next(Instant::now()) {
             let Some(upstream) = candidates.get(index) else { break };
-            let author = self.origin.sent_head(upstream);
-            if !self.can_continue(upstream, &range) && (author || !replacement.is_possible()) {
-                if author {
-                    reason = Arc::from(format!("{reason}; it has no strong validator"));
+            let sent_head = self.origin.sent_head(upstream);
+            if !self.can_continue(upstream, &range) && (sent_head || !replacement.is_possible()) {
+                if sent_head {
+                    reason = Arc::from(format!("{reason}; the response has no strong validator"));
                 }
                 failover.record_failure(AttemptFailure::Unsuitable, Instant::now());
                 continue;
             }
             sleep(wait).await;
             if self.origin.are_all_unavailable() {
-                // Readers have bytes already: rather than break, they wait as long for it as others do to ask it.
+                // Readers have bytes already. They wait for the circuit's probe time rather than break.
                 self.origin.upstreams.wait_for_probe(upstream).await;
             }
-            tracing::info!(upstream = &*upstream.name, from = range.start, %reason, "resuming");
-            // Elsewhere other content says nothing of what was coming; at the one that began it and gave it, it changed.
-            let has_changed = author && self.origin.is_current(upstream);
+            tracing::info!(upstream = &*upstream.name, from = range.start, %reason, "resuming transfer");
+            // Other content at another upstream does not prove a change. At the current upstream that sent the head, it
+            // does.
+            let has_changed = sent_head && self.origin.is_current(upstream);
             match self.try_upstream(upstream, &range).await? {
                 ResumeAttempt::Answered(ResumeOutcome::Changed(_))
                     if !has_changed && !replacement.commit() =>
                 {
                     failover.record_failure(AttemptFailure::Unsuitable, Instant::now());
-                    tracing::info!(upstream = &*upstream.name, "it has other content");
+                    tracing::info!(upstream = &*upstream.name, "upstream has other content");
                 }
                 ResumeAttempt::Answered(ResumeOutcome::Changed(answer)) => {
                     return Ok(ResumeOutcome::Changed(answer));
@@ -149,18 +138,37 @@ impl Resumption {
         Err(FillError::BrokenOff { upstream: self.origin.current().name.clone(), at: range.start, reason })
     }
 
-    /// Whether an upstream can be told which content is meant.
+    /// Returns the candidates and their order of attempts: continued while no new byte has arrived, else a new one.
+    fn failover(
+        &mut self,
+        position: u64,
+        failure: Option<AttemptFailure>,
+    ) -> (Vec<Arc<Upstream>>, FailoverOrder) {
+        if position > self.reached {
+            self.reached = position;
+            self.failover_state = None;
+        }
+        if let Some((candidates, mut failover)) = self.failover_state.take() {
+            failover.record_failure(failure.unwrap_or(AttemptFailure::Interrupted), Instant::now());
+            return (candidates, failover);
+        }
+        let candidates = self.origin.candidates();
+        let failover = FailoverOrder::new(candidates.len(), self.settings().attempts, failure);
+        (candidates, failover)
+    }
+
+    /// Returns true if a conditional request can name the content to this upstream.
     pub(super) fn can_continue(&self, upstream: &Upstream, range: &Range<u64>) -> bool {
         match self.origin.sent_head(upstream) {
             true if range.start == 0 => true,
-            // A relay may have it from another manager by now, and managers copy files with their dates.
+            // A relay may have taken the content from another manager by now, and managers copy files with their dates.
             true if upstream.is_relay() => self.entity_tag().is_some(),
             true => self.validator.is_some(),
             false => self.entity_tag().is_some() && self.length.is_some(),
         }
     }
 
-    /// Asks one upstream for `range`, once.
+    /// Sends one request for `range` to one upstream.
     pub(super) async fn try_upstream(
         &self,
         upstream: &Arc<Upstream>,
@@ -183,10 +191,12 @@ impl Resumption {
         Ok(ResumeAttempt::Failed(failure, Arc::from(error.to_string())))
     }
 
-    /// Asks each upstream that may have the content for `range`, once, until one gives an answer.
+    /// Requests `range` once from each candidate, until one answers.
     pub(super) async fn try_each(&self, range: &Range<u64>) -> Result<ResumeAttempt, FillError> {
-        let mut last =
-            ResumeAttempt::Failed(AttemptFailure::Unsuitable, Arc::from("no upstream could be asked for it"));
+        let mut last = ResumeAttempt::Failed(
+            AttemptFailure::Unsuitable,
+            Arc::from("no upstream has it with a matching validator"),
+        );
         for upstream in self.origin.candidates() {
             if !self.can_continue(&upstream, range) {
                 continue;
@@ -225,25 +235,25 @@ impl Resumption {
 
     fn judge(&self, answer: UpstreamResponse, range: &Range<u64>) -> ResumeAttempt {
         let nothing = |failure, why: &str| ResumeAttempt::Failed(failure, Arc::from(why));
-        let author = self.origin.sent_head(&answer.upstream);
+        let sent_head = self.origin.sent_head(&answer.upstream);
         let theirs = answer.response.headers();
-        match (answer.response.status(), author) {
+        match (answer.response.status(), sent_head) {
             (StatusCode::PARTIAL_CONTENT, true) if !self.is_same(theirs) => {
-                nothing(AttemptFailure::Interrupted, "its partial response is of other content")
+                nothing(AttemptFailure::Interrupted, "its partial response belongs to other content")
             }
             (StatusCode::PARTIAL_CONTENT, false) if !self.is_equal(theirs) => {
-                nothing(AttemptFailure::Unsuitable, "its partial response is of other content")
+                nothing(AttemptFailure::Unsuitable, "its partial response belongs to other content")
             }
             (StatusCode::PARTIAL_CONTENT, _) => match ContentRange::parse(theirs) {
-                Some(part) if part.is_from(range, self.length) => {
+                Some(part) if part.continues(range, self.length) => {
                     let end = part.complete.or(self.length).map(|_| part.bytes.end);
                     self.continues(answer, 0, end)
                 }
-                _ => nothing(AttemptFailure::Interrupted, "its partial response is not the range asked for"),
+                _ => nothing(AttemptFailure::Interrupted, "its partial response is not the requested range"),
             },
             (StatusCode::OK, _) => {
                 let length = answer.response.body().size_hint().exact();
-                let same = match author {
+                let same = match sent_head {
                     true => self.validator.is_some() && strong_validator(theirs) == self.validator,
                     false => self.is_equal(theirs),
                 };
@@ -256,7 +266,7 @@ impl Resumption {
             (StatusCode::NOT_FOUND | StatusCode::GONE, true) => {
                 ResumeAttempt::Answered(ResumeOutcome::Changed(answer))
             }
-            // One that has not been given it yet is no reason to take it away.
+            // The upstream has not received the content yet; that is no reason to drop what has arrived.
             (StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::RANGE_NOT_SATISFIABLE, false) => {
                 nothing(AttemptFailure::Unsuitable, "it does not have this content")
             }
@@ -270,8 +280,9 @@ impl Resumption {
         ResumeAttempt::Answered(ResumeOutcome::Continues { transfer, is_whole: skip > 0 })
     }
 
-    /// A `206` must repeat the `ETag` (RFC 9110 §15.3.7); without it, an upstream that ignores `If-Range` could have
-    /// sent anything. It need not repeat `Last-Modified`, but must not contradict it.
+    /// Returns true if a `206` continues the content of its own upstream. It must repeat the `ETag` (RFC 9110 §15.3.7):
+    /// an upstream that ignores `If-Range` could send anything. It need not repeat `Last-Modified`, but must not
+    /// contradict it.
     fn is_same(&self, theirs: &HeaderMap) -> bool {
         let ours = |name| self.headers.get(name);
         let modified = theirs.get(header::LAST_MODIFIED);
@@ -279,8 +290,8 @@ impl Resumption {
             && modified.is_none_or(|modified| ours(header::LAST_MODIFIED) == Some(modified))
     }
 
-    /// Whether what another upstream has is byte for byte the same: its strong `ETag` and its complete length, which
-    /// it must say. Its date may be another: files are copied from manager to manager.
+    /// Returns true if another upstream has identical bytes: the same strong `ETag` and the same declared length. Dates
+    /// may differ, because files are copied from manager to manager.
     fn is_equal(&self, theirs: &HeaderMap) -> bool {
         let complete = match ContentRange::parse(theirs) {
             Some(part) => part.complete == self.length,

@@ -1,6 +1,6 @@
-//! One run of a fill: bytes of the content in order, from one upstream, through as many broken connections as it needs,
-//! to where the plan says it ends. Relies on `transfer` for what counts as an end, on `resume` for the rest, on `buffer`
-//! for where bytes go. Shows followers what has come; decides nothing about the fill.
+//! One run of a fill: consecutive bytes of the content, through as many broken connections as needed, to the end that
+//! the plan sets. `transfer` defines the end of a body, `resumption` requests the rest, `run_buffer` stores the bytes.
+//! A run publishes progress to followers and decides nothing about the fill.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,29 +16,29 @@ use crate::fill::metrics::FillMetrics;
 use gupd_net::upstream::UpstreamResponse;
 use gupd_store::Segment;
 
-/// What all runs of a fill have in common.
+/// State shared by all runs of a fill.
 pub(super) struct RunSource {
     pub(super) origin: ContentOrigin,
     pub(super) metrics: Arc<FillMetrics>,
-    /// Bytes of the content that have arrived, in all runs.
+    /// Bytes of the content that have arrived, over all runs.
     pub(super) arrived: AtomicU64,
 }
 
-/// How a run ended.
+/// Result of a run.
 pub(super) enum RunOutcome {
-    /// All of it is in the store.
+    /// Every byte of the run is in the store.
     Complete(Segment),
-    /// The upstream serves this content only as a whole, which another run brings.
+    /// The upstream serves only the complete content, which another run brings.
     Redundant,
     /// The upstream has other content now.
     Changed(UpstreamResponse),
-    /// Nothing more can be had.
+    /// The rest is unavailable.
     Failed(FillError),
 }
 
 impl RunSource {
-    /// Takes in what `buffer` is for, beginning with `transfer` if there is one. `check_limit` is asked before each byte of
-    /// content without a length.
+    /// Fills `buffer`, beginning with `transfer` if there is one. `check_limit` is called before each piece of content
+    /// without a length.
     pub(super) async fn run(
         &self,
         mut buffer: RunBuffer,
@@ -60,7 +60,7 @@ impl RunSource {
                         () = content.wait_until_stopped(buffer.run()) => break,
                     };
                     match resumed {
-                        Ok(ResumeOutcome::Continues { is_whole: true, .. }) if buffer.others() => {
+                        Ok(ResumeOutcome::Continues { is_whole: true, .. }) if buffer.has_other_runs() => {
                             content.disable_ranges();
                             return RunOutcome::Redundant;
                         }
@@ -85,17 +85,17 @@ impl RunSource {
         }
     }
 
-    /// What has come is for the next fill, and followers may still read it.
+    /// Writes the bytes that have arrived: followers may read them, and the next fill continues from them.
     async fn failed(buffer: RunBuffer, error: FillError) -> RunOutcome {
         if !matches!(error, FillError::Store(_))
             && let Err(unwritten) = buffer.finish().await
         {
-            tracing::warn!(error = %unwritten, "what had arrived could not be written");
+            tracing::warn!(error = %unwritten, "cannot write the bytes that have arrived");
         }
         RunOutcome::Failed(error)
     }
 
-    /// Reads a body to its end, or to the run's.
+    /// Reads a body to its end, or to the end of the run.
     async fn receive(
         &self,
         content: &Arc<FillContent>,
@@ -110,7 +110,7 @@ impl RunSource {
             if buffer.position() >= limit.until {
                 return Ok(());
             }
-            if limit.held {
+            if limit.is_held {
                 buffer.wait_until_released().await;
                 continue;
             }
@@ -134,10 +134,10 @@ impl RunSource {
             phase.send_replace(Phase::Receiving { content: content.clone(), arrived });
         }
         transfer.check_end(buffer.position())?;
-        // A part may be shorter than what was asked for: the rest is asked for again.
+        // A response may bring less than requested; the rest is requested again.
         match content.length {
             Some(_) if buffer.position() < buffer.limit().until => {
-                Err(Interruption::upstream("its answer was a part of what was asked for"))
+                Err(Interruption::upstream("its response was shorter than the requested range"))
             }
             _ => Ok(()),
         }

@@ -1,7 +1,6 @@
-//! What has arrived of one run of a fill's content: in memory for its followers at once, on disk behind them, a chunk
-//! at a time while memory allows. Owns the run's segment of the file and the bound on bytes taken in ahead of it;
-//! relies on the store to count and keep them. Knows no phase and no upstream's ways: when followers are told, and
-//! whether to go on, `run` and `task` say.
+//! Arrived bytes of one run: in memory for followers at once, and written to disk behind them. Writes are a chunk at a
+//! time while memory allows. The buffer owns the run's segment of the file and bounds the unwritten bytes, so a slow
+//! disk slows the upstream instead of taking memory. It knows neither phases nor upstreams.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -15,17 +14,17 @@ use super::content::RunLimit;
 use super::transfer::{Interruption, Transfer};
 use gupd_store::{BLOCK, CHUNK, Segment, Store, StoreError};
 
-/// Bytes taken in ahead of the disk: past this the upstream has to wait, so that a slow disk costs no memory.
+/// Maximum number of unwritten bytes; beyond it, the upstream waits.
 const MAX_UNWRITTEN: u64 = 2 * CHUNK;
 
-/// The same when memory is short. More than a block, so that there is always one to write.
+/// Maximum under memory pressure. More than a block, so that a whole block is always writable.
 const MAX_UNWRITTEN_PRESSED: u64 = 2 * BLOCK;
 
-/// What a piece costs in memory besides its bytes; counted, so that an upstream that sends single bytes meets the
-/// memory's bound and not the machine's.
+/// Memory overhead of a piece in bytes. Counted so that an upstream that sends single bytes exhausts the memory budget,
+/// not the machine's memory.
 const PIECE_OVERHEAD: u64 = 128;
 
-/// What has arrived and where it goes.
+/// Arrived bytes of one run.
 pub(super) struct RunBuffer {
     content: Arc<FillContent>,
     run: u64,
@@ -36,7 +35,7 @@ pub(super) struct RunBuffer {
     position: u64,
 }
 
-/// A write in flight; it gives the segment back.
+/// Write in flight; it returns the segment.
 type Write = Pin<Box<dyn Future<Output = (Segment, Result<u64, StoreError>)> + Send>>;
 
 enum Disk {
@@ -45,12 +44,12 @@ enum Disk {
         bytes: u64,
         done: Write,
     },
-    /// An error took the segment.
+    /// A failed write consumed the segment.
     Lost,
 }
 
 impl RunBuffer {
-    /// For what arrives from the begin of `range` on, where `segment` is.
+    /// Creates the buffer of the run `range`, which `segment` stores.
     pub(super) fn new(
         content: Arc<FillContent>,
         range: Range<u64>,
@@ -67,32 +66,32 @@ impl RunBuffer {
         &self.content
     }
 
-    /// The run's number in the content.
+    /// Number of the run in the content.
     pub(super) fn run(&self) -> u64 {
         self.run
     }
 
-    /// Where the next byte goes.
+    /// Position of the next byte.
     pub(super) fn position(&self) -> u64 {
         self.position
     }
 
-    /// Where this ends, and whether it has to wait.
+    /// End of the run, and whether it is held.
     pub(super) fn limit(&self) -> RunLimit {
         self.content.limit(self.run)
     }
 
-    /// Whether other runs bring bytes of the same content.
-    pub(super) fn others(&self) -> bool {
+    /// Returns true if other runs bring bytes of the same content.
+    pub(super) fn has_other_runs(&self) -> bool {
         self.content.run_count() > 1
     }
 
-    /// Waits until readers do not want other bytes first.
+    /// Waits until the run is not held.
     pub(super) async fn wait_until_released(&mut self) {
         self.content.wait_until_released(self.run).await;
     }
 
-    /// The next bytes of `transfer`, when there is room for them, or `None` at its end. Writes behind meanwhile.
+    /// Returns the next bytes of `transfer` once there is room, or `None` at its end. Writes in the meantime.
     pub(super) async fn next(
         &mut self,
         transfer: &mut Transfer,
@@ -103,17 +102,17 @@ impl RunBuffer {
             self.write_behind(pressed);
             let most = if pressed { MAX_UNWRITTEN_PRESSED } else { MAX_UNWRITTEN };
             if self.unwritten_bytes + self.disk.in_flight() >= most {
-                self.disk_done().await?;
+                self.wait_for_disk().await?;
                 continue;
             }
             tokio::select! {
-                written = self.disk_done(), if self.disk.is_writing() => written?,
+                written = self.wait_for_disk(), if self.disk.is_writing() => written?,
                 piece = transfer.next(idle_timeout) => return piece,
             }
         }
     }
 
-    /// Takes `piece` in: followers that are told of it may have it.
+    /// Appends `piece`. Followers may read it at once.
     pub(super) fn push(&mut self, piece: Bytes) {
         let length = piece.len() as u64;
         let charge = self.store.chunk_memory().charge_tail(length + PIECE_OVERHEAD);
@@ -123,10 +122,10 @@ impl RunBuffer {
         self.content.push(self.run, piece, charge);
     }
 
-    /// Writes the rest. Gives the segment back, which ends the content if that did not say its length.
+    /// Writes the rest and returns the segment. This ends content without a declared length.
     pub(super) async fn finish(mut self) -> Result<Segment, StoreError> {
         loop {
-            self.disk_done().await?;
+            self.wait_for_disk().await?;
             self.write_behind(false);
             if !self.disk.is_writing() {
                 break;
@@ -134,7 +133,7 @@ impl RunBuffer {
         }
         if self.unwritten_bytes > 0 {
             self.start_write(self.unwritten_bytes);
-            self.disk_done().await?;
+            self.wait_for_disk().await?;
         }
         match std::mem::replace(&mut self.disk, Disk::Lost) {
             Disk::Idle(mut segment) => {
@@ -145,7 +144,7 @@ impl RunBuffer {
         }
     }
 
-    /// Gives the disk what is due: up to the next chunk's boundary, or whole blocks when memory is short.
+    /// Starts the next write: up to the chunk boundary, or whole blocks under memory pressure.
     fn write_behind(&mut self, pressed: bool) {
         let from = self.position - self.unwritten_bytes;
         let to_boundary = CHUNK - from % CHUNK;
@@ -194,8 +193,8 @@ impl RunBuffer {
         pieces
     }
 
-    /// Waits for the write in flight, if there is one; safe to drop and call again.
-    async fn disk_done(&mut self) -> Result<(), StoreError> {
+    /// Waits for the write in flight, if any. Cancel-safe.
+    async fn wait_for_disk(&mut self) -> Result<(), StoreError> {
         if let Disk::Writing { done, .. } = &mut self.disk {
             let (segment, written) = done.await;
             self.disk = Disk::Idle(segment);
@@ -206,7 +205,7 @@ impl RunBuffer {
 }
 
 impl Drop for RunBuffer {
-    /// However it ends: what is not in the store by now, followers can no longer have from here.
+    /// Ends the run in every case: followers can no longer read its bytes from memory.
     fn drop(&mut self) {
         self.content.end_run(self.run);
     }

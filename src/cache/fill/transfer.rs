@@ -1,6 +1,6 @@
-//! Content on its way here from an upstream: one response body, read to its end. Owns what counts as that end, so that
-//! a body cut short, or one that goes on too long, is never taken for what was promised; relies on hyper for its
-//! framing. Keeps nothing that has been read, and asks nobody for more: that is for `resume`.
+//! One response body on its way from an upstream, read to its end. The transfer defines that end: a body that is too
+//! short or too long is never taken for the promised content. hyper does the framing. A transfer keeps no bytes and
+//! requests none; see `resumption`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,29 +17,29 @@ use super::failover::AttemptFailure;
 use gupd_net::upstream::UpstreamBody;
 use gupd_store::StoreError;
 
-/// Pieces below this many bytes are put together with what follows them at once.
+/// Pieces smaller than this, in bytes, are merged with bytes that follow at once.
 const SMALL_PIECE: usize = 64 << 10;
 
-/// A body on its way here.
+/// Response body on its way here.
 pub(super) struct Transfer {
     body: UpstreamBody,
-    /// Bytes at its beginning that are not wanted.
+    /// Bytes at the beginning that are not wanted.
     skip: u64,
-    /// Where in the content it ends, if anyone said it.
+    /// Position in the content where the body ends, if declared.
     end: Option<u64>,
-    /// Counts its bytes.
+    /// Counts received bytes.
     received: IntCounter,
-    /// Small pieces put together so far.
+    /// Small pieces merged so far.
     gathered: Vec<u8>,
-    /// What ended the body, if not its end.
-    broke: Option<hyper::Error>,
+    /// Error that ended the body.
+    error: Option<hyper::Error>,
 }
 
-/// What keeps a transfer from its end.
+/// Reason why a transfer did not reach its end.
 pub(super) enum Interruption {
-    /// The rest may be had by asking again.
+    /// Another request may bring the rest.
     Upstream(TransferFailure),
-    /// There is no sense in going on.
+    /// The fill cannot continue.
     Fatal(FillError),
 }
 
@@ -51,7 +51,7 @@ pub(super) struct TransferFailure {
 }
 
 impl Interruption {
-    /// The upstream did not keep to what it had said.
+    /// The upstream violated its own response head, or broke off.
     pub(super) fn upstream(reason: impl Into<Arc<str>>) -> Self {
         Self::Upstream(TransferFailure { kind: AttemptFailure::Interrupted, reason: reason.into() })
     }
@@ -65,18 +65,18 @@ impl From<StoreError> for Interruption {
 
 impl Transfer {
     pub(super) fn new(body: UpstreamBody, skip: u64, end: Option<u64>, received: IntCounter) -> Self {
-        Self { body, skip, end, received, gathered: Vec::new(), broke: None }
+        Self { body, skip, end, received, gathered: Vec::new(), error: None }
     }
 
-    /// The next bytes, or `None` at the body's end; an error if none arrive in `idle_timeout`. Safe to drop and call
-    /// again.
+    /// Returns the next bytes, or `None` at the end of the body. Fails if no byte arrives within `idle_timeout`.
+    /// Cancel-safe.
     pub(super) async fn next(&mut self, idle_timeout: Duration) -> Result<Option<Bytes>, Interruption> {
         loop {
             match timeout(idle_timeout, self.gather()).await {
-                // The relay's own limits held it up.
+                // The relay's own bandwidth limits caused the delay.
                 Err(_) if self.body.was_limited_within(idle_timeout) => {}
                 Err(_) => {
-                    let reason = Arc::from("no byte arrived in time");
+                    let reason = Arc::from("no byte arrived within the idle timeout");
                     return Err(Interruption::Upstream(TransferFailure {
                         kind: AttemptFailure::Silent,
                         reason,
@@ -91,41 +91,40 @@ impl Transfer {
         }
     }
 
-    /// What of `piece` is request, if anything is, when the next byte wanted is the one at `position`.
+    /// Returns the wanted bytes of `piece`, if any, when the next wanted byte is at `position`.
     pub(super) fn accept(&mut self, mut piece: Bytes, position: u64) -> Result<Option<Bytes>, Interruption> {
         let known = self.skip.min(piece.len() as u64);
         self.skip -= known;
-        // `known` is at most a piece's length, which is a usize.
         let piece = piece.split_off(usize::try_from(known).unwrap_or(piece.len()));
         if piece.is_empty() {
             return Ok(None);
         }
         if self.end.is_some_and(|end| position + piece.len() as u64 > end) {
-            return Err(Interruption::upstream("it sent more than it had promised"));
+            return Err(Interruption::upstream("its response was longer than declared"));
         }
         Ok(Some(piece))
     }
 
-    /// Judges the end of the body when the next byte wanted is the one at `position`.
+    /// Checks the end of the body, when the next wanted byte would be at `position`.
     pub(super) fn check_end(&self, position: u64) -> Result<(), Interruption> {
         if self.skip > 0 {
-            return Err(Interruption::upstream("its answer was shorter than what it had sent before"));
+            return Err(Interruption::upstream("its response was shorter than the bytes it sent before"));
         }
         if self.end.is_some_and(|end| end != position) {
-            return Err(Interruption::upstream("the response ended before its length"));
+            return Err(Interruption::upstream("its response ended before its declared length"));
         }
         Ok(())
     }
 
-    /// The next bytes: what arrives in small pieces as one, so that a chatty upstream does not cost a wake-up of every
-    /// follower for each of its chunks. Safe to drop and call again: what was gathered stays.
+    /// Returns the next bytes, with small pieces merged, so that a chatty upstream does not wake every follower for
+    /// each of its chunks. Cancel-safe: merged bytes stay.
     async fn gather(&mut self) -> Result<Option<Bytes>, hyper::Error> {
         let mut yielded = false;
         while self.gathered.len() < SMALL_PIECE {
             let frame = match self.body.frame().now_or_never() {
                 Some(frame) => frame,
                 None if self.gathered.is_empty() => self.body.frame().await,
-                // hyper hands over one frame at a time: its task may have the next one at once.
+                // hyper yields one frame at a time, and its task may have the next one at once.
                 None if !yielded => {
                     yielded = true;
                     yield_now().await;
@@ -135,18 +134,18 @@ impl Transfer {
             };
             yielded = false;
             match frame {
-                None if self.gathered.is_empty() => return self.broke.take().map_or(Ok(None), Err),
+                None if self.gathered.is_empty() => return self.error.take().map_or(Ok(None), Err),
                 None => break,
                 Some(Err(error)) => {
-                    // Told after the bytes before it, and by us: hyper tells it once.
-                    self.broke = Some(error);
+                    // Reported after the bytes before it. hyper reports the error only once, so it is kept.
+                    self.error = Some(error);
                     if self.gathered.is_empty() {
                         continue;
                     }
                     break;
                 }
-                // A copy: a frame keeps the whole of hyper's read buffer, several times its size, and hyper reads into
-                // that again once it is let go. Trailers say nothing that is kept.
+                // A copy: a frame holds hyper's whole read buffer, several times its size, which hyper reuses once it
+                // is released. Trailers are not stored.
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.gathered.extend_from_slice(&data);
