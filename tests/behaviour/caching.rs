@@ -1,5 +1,5 @@
-//! What RFC 9111 asks of a shared cache, seen on the wire, with a clock that only the test moves; then what the classes
-//! of update content change about it.
+//! Rules of RFC 9111 for a shared cache, as seen on the wire with a clock that only the test moves, and the rules that
+//! content classes change.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -23,9 +23,9 @@ async fn content_is_fresh_until_max_age_and_sends_age() {
         (200, vec![("Cache-Control", "max-age=100, s-maxage=200".to_owned())]),
         (300, vec![("Expires", at(300))]),
         (100, vec![("Cache-Control", "max-age=100".to_owned()), ("Expires", at(300))]),
-        // A tenth of the time since the last change (RFC 9111, 4.2.2).
+        // A tenth of the time since the last change (RFC 9111 §4.2.2).
         (400, vec![("Last-Modified", at(-4000))]),
-        // What it was old already when it came counts.
+        // The age on arrival counts.
         (60, vec![("Cache-Control", "max-age=100".to_owned()), ("Age", "40".to_owned())]),
     ] {
         let site = Site::new();
@@ -62,7 +62,7 @@ async fn revalidation_sends_validators_and_updates_fields() {
         assert_eq!(revalidated.header("x-mirror"), Some("b"));
         assert_eq!(revalidated.expect_body(), b"x");
         assert_eq!(site.manager.requests_for(FILE)[1].header(condition), Some(value));
-        // The new lifetime holds, from now on.
+        // The new lifetime applies from now on.
         site.clock.advance(Duration::from_secs(70));
         assert_eq!(site.get(FILE).await.cache_status(), HIT);
         assert_eq!(site.manager.request_count(FILE), 2);
@@ -70,7 +70,7 @@ async fn revalidation_sends_validators_and_updates_fields() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn content_that_has_changed_replaces_the_old() {
+async fn changed_content_replaces_stored_content() {
     let site = Site::new();
     site.manager.put(FILE, Resource::new("old").header("Cache-Control", "max-age=10"));
     site.wait_until_stored(FILE).await;
@@ -84,7 +84,7 @@ async fn content_that_has_changed_replaces_the_old() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_revalidation_serves_every_client_that_waits_for_it() {
+async fn one_revalidation_serves_every_waiting_client() {
     let site = Site::new();
     let gate = Gate::default();
     let resource = Resource::new("x").header("Cache-Control", "max-age=10");
@@ -99,13 +99,13 @@ async fn one_revalidation_serves_every_client_that_waits_for_it() {
     }
     site.manager.wait_for_requests(FILE, 2).await;
     gate.open();
-    let mut asked = 0;
+    let mut requests = 0;
     while let Some(response) = clients.join_next().await {
         let response = response.unwrap();
-        asked += usize::from(response.cache_status() == REVALIDATED);
+        requests += usize::from(response.cache_status() == REVALIDATED);
         assert_eq!(response.expect_body(), b"x");
     }
-    assert_eq!((asked, site.manager.request_count(FILE)), (1, 2));
+    assert_eq!((requests, site.manager.request_count(FILE)), (1, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +155,7 @@ async fn variants_are_separated_by_vary() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_two_variants_that_ask_at_once_each_get_their_own() {
+async fn simultaneous_clients_of_two_variants_get_their_own() {
     let site = Site::new();
     let gate = Gate::default();
     let resource =
@@ -189,12 +189,12 @@ async fn unshareable_content_is_requested_each_time() {
     ] {
         let site = Site::new();
         site.manager.put(FILE, resource);
-        for asked in 1..=2 {
+        for requests in 1..=2 {
             let request = request.iter().fold(Request::get(FILE), |r, (name, value)| r.header(name, value));
             let response = site.send(request).await;
             assert_eq!(response.cache_status(), format!("gupd; fwd=uri-miss; detail={why}"));
             assert_eq!(response.expect_body(), b"x", "{why}");
-            assert_eq!(site.manager.request_count(FILE), asked, "{why}");
+            assert_eq!(site.manager.request_count(FILE), requests, "{why}");
         }
         assert_eq!(site.metric("gupd_store_objects").await, 0.0, "{why}");
     }
@@ -218,7 +218,7 @@ async fn credentials_of_one_client_block_no_other() {
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     site.send(Request::get(PAYLOAD).header("Authorization", "Basic eA==")).await;
     assert_eq!(site.get(PAYLOAD).await.cache_status(), MISS);
-    // What is stored serves also who would have it stored no further.
+    // The stored response also serves requests with `no-store`.
     site.wait_until_stored(PAYLOAD).await;
     let no_store = Request::get(PAYLOAD).header("Cache-Control", "no-store");
     assert_eq!(site.send(no_store.clone()).await.cache_status(), HIT);
@@ -236,7 +236,7 @@ async fn no_cache_and_must_revalidate_force_validation() {
     for _ in 0..2 {
         assert_eq!(site.get(FILE).await.cache_status(), REVALIDATED);
     }
-    // Neither no-cache nor must-revalidate is served when it cannot be validated.
+    // A response with no-cache or must-revalidate is not served without validation.
     for control in ["no-cache, max-age=100", "must-revalidate, max-age=10", "proxy-revalidate, max-age=10"] {
         let site = Site::new();
         site.manager.put(FILE, cached(control));
@@ -298,7 +298,7 @@ async fn successful_unsafe_request_invalidates_entries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fill_that_an_unsafe_request_overtakes_is_not_stored() {
+async fn fill_overtaken_by_unsafe_request_is_not_stored() {
     let site = Site::new();
     let gate = Gate::default();
     site.manager.put(FILE, cached("max-age=1000").stalled(0, &gate));
@@ -309,7 +309,7 @@ async fn a_fill_that_an_unsafe_request_overtakes_is_not_stored() {
     assert_eq!(site.send(Request::new("PUT", FILE).body("new")).await.status, 200);
     assert_eq!(site.get(FILE).await.expect_body(), b"new");
     gate.open();
-    // Who came before the change gets what was there before it.
+    // Requests before the change get the content before it.
     assert_eq!(early.await.unwrap().expect_body(), b"x");
     site.wait_for_metric("gupd_fills_total{outcome=\"outdated\"}", 1.0).await;
     site.wait_until_stored(FILE).await;
@@ -341,7 +341,7 @@ async fn negative_entry_lasts_its_class_time() {
             let expected = if moved == 2 { 2 } else { 1 };
             assert_eq!(site.manager.request_count(path), expected, "{path}");
         }
-        // Then it is there.
+        // The file now exists.
         site.clock.advance(Duration::from_secs(seconds + 1));
         site.manager.put(path, Resource::new("made"));
         assert_eq!(site.get(path).await.expect_body(), b"made", "{path}");
@@ -361,8 +361,8 @@ async fn empty_delta_is_not_remembered_as_unstorable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stale_content_is_better_than_an_error() {
-    // The manager breaks off, then has an error, then is down.
+async fn stale_content_is_served_instead_of_an_error() {
+    // The manager breaks off, then answers an error, then is down.
     let site = Site::new();
     site.manager.put(FILE, cached("max-age=10"));
     site.wait_until_stored(FILE).await;
@@ -380,7 +380,7 @@ async fn stale_content_is_better_than_an_error() {
     // A missing file is an answer, not an error.
     site.manager.remove(FILE);
     assert_eq!(site.get(FILE).await.status, 404);
-    // It is not served for ever, nor for longer than the origin allows.
+    // Stale content is not served for ever, nor longer than the origin allows.
     for (control, seconds) in [("max-age=10", 8 * 86_400), ("max-age=10, stale-if-error=60", 80)] {
         let site = Site::new();
         site.manager.put(FILE, cached(control));
@@ -410,15 +410,15 @@ async fn stale_while_revalidate_serves_stale_content() {
     gate.open();
     site.wait_until_stored_as(FILE, b"new").await;
     assert_eq!(site.manager.request_count(FILE), 2);
-    // Past its time it is waited for.
+    // After that time, clients wait for the revalidation.
     site.clock.advance(Duration::from_secs(100));
     assert_eq!(site.get(FILE).await.cache_status(), REVALIDATED);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_payload_is_fresh_for_ever_and_listens_to_no_client() {
+async fn payload_is_fresh_for_ever_and_ignores_client_directives() {
     let site = Site::new();
-    // What whole web servers are configured to send.
+    // Fields as many web servers send them.
     let resource =
         cached("no-cache, max-age=0, must-revalidate").header("Expires", "-1").header("Set-Cookie", "s=1");
     site.manager.put(PAYLOAD, resource.header("Vary", "User-Agent"));
@@ -439,7 +439,7 @@ async fn a_payload_is_fresh_for_ever_and_listens_to_no_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_catalog_is_revalidated_on_the_relays_schedule() {
+async fn catalog_is_revalidated_on_the_relays_schedule() {
     let site = Site::new();
     let catalog = |body: &str| Resource::new(body).header("Cache-Control", "max-age=86400");
     site.manager.put(CATALOG, catalog("old"));
@@ -453,7 +453,7 @@ async fn a_catalog_is_revalidated_on_the_relays_schedule() {
     site.clock.advance(Duration::from_secs(61));
     let changed = site.get(CATALOG).await;
     assert_eq!((changed.cache_status(), changed.body.as_slice()), (EXPIRED, &b"new"[..]));
-    // With the manager down, clients get what the site has.
+    // With the manager down, clients get the stored catalog.
     site.wait_until_stored(CATALOG).await;
     site.clock.advance(Duration::from_secs(86_400));
     site.manager.put(CATALOG, Resource::raw(""));
@@ -461,11 +461,11 @@ async fn a_catalog_is_revalidated_on_the_relays_schedule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cookie_is_passed_to_the_one_client_it_is_for() {
+async fn cookie_reaches_only_its_own_client() {
     let site = Site::new();
     site.manager.put(FILE, cached("max-age=100").header("Set-Cookie", "a=b"));
     assert_eq!(site.get(FILE).await.header("set-cookie"), Some("a=b"));
-    // An origin that calls it public means it for everyone.
+    // An origin that marks the response public means it for everyone.
     let public = "/files/public.msi";
     site.manager.put(public, cached("public, max-age=100").header("Set-Cookie", "a=b"));
     site.wait_until_stored(public).await;

@@ -1,5 +1,4 @@
-//! A disk that does not keep what it was given: clients get the right bytes all the same, what is damaged is fetched
-//! again and replaced, and it is told of.
+//! Damaged disks: clients get the right bytes, and a damaged chunk is fetched again, replaced and reported.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -12,7 +11,7 @@ use crate::support::{Ending, PAYLOAD, Request, Resource, Site, WireClient, bytes
 
 const MIB: usize = 1 << 20;
 
-/// The files of all blobs.
+/// Files of all blobs.
 fn blobs(store: &Path) -> Vec<PathBuf> {
     let shelves = fs::read_dir(store.join("blobs")).unwrap().map(|shelf| shelf.unwrap().path());
     shelves.flat_map(|shelf| fs::read_dir(shelf).unwrap().map(|file| file.unwrap().path())).collect()
@@ -25,7 +24,7 @@ fn flip(file: &Path, bit: u64) {
     file.write_all_at(&[byte[0] ^ 1 << (bit % 8)], bit / 8).unwrap();
 }
 
-/// A stored object whose bytes are read from the disk each time.
+/// Stored object whose bytes are read from the disk on each request.
 async fn stored(body: &[u8]) -> Site {
     let site = Site::with_config(|config| config.store.memory = 0);
     site.manager.put(PAYLOAD, Resource::new(body));
@@ -45,7 +44,7 @@ async fn damaged_chunk_is_refetched_unseen_by_client() {
     let response = site.get(PAYLOAD).await;
     assert_eq!(response.cache_status(), "gupd; hit");
     assert!(response.expect_body() == body);
-    assert!(fs::read(&file).unwrap()[..body.len()] == body, "the bad bytes are replaced");
+    assert!(fs::read(&file).unwrap()[..body.len()] == body, "the damaged bytes are replaced");
     let again = site.manager.requests_for(PAYLOAD).split_off(1);
     let ranges: Vec<_> = again.iter().map(|seen| seen.header("range").unwrap()).collect();
     assert_eq!(ranges, ["bytes=0-65535", "bytes=2949120-3145727", "bytes=5242880-5242956"]);
@@ -69,7 +68,7 @@ async fn readers_of_one_damaged_chunk_have_it_fetched_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_range_of_a_damaged_object_and_several_are_right_too() {
+async fn ranges_of_damaged_object_are_right() {
     let body = bytes(3, 3 * MIB);
     let site = stored(&body).await;
     flip(&blobs(site.store())[0], 8 * 2_500_000);
@@ -92,7 +91,7 @@ async fn irreparable_damage_breaks_transfer_and_drops_object() {
     let mut response = client.read_head().await.unwrap();
     client.read_rest("GET", &mut response).await;
     assert_ne!(response.ending, Ending::Complete);
-    assert!(response.body == body[..response.body.len()], "never mixed");
+    assert!(response.body == body[..response.body.len()], "contents are never mixed");
     assert!(site.get(PAYLOAD).await.expect_body() == new);
 }
 
@@ -100,7 +99,7 @@ async fn irreparable_damage_breaks_transfer_and_drops_object() {
 async fn blob_lost_in_mid_read_continues_from_upstream() {
     let body = bytes(6, 4 * MIB);
     let mut site = stored(&body).await;
-    // Nothing but the first chunk is in memory, and the file is not open.
+    // Only the first chunk is in memory, and the file is not open.
     site.config.store.memory = 2 << 20;
     site.restart();
     site.send(Request::get(PAYLOAD).range("0-9")).await.expect_body();
@@ -115,9 +114,10 @@ async fn blob_lost_in_mid_read_continues_from_upstream() {
     assert!(site.get(PAYLOAD).await.expect_body() == body);
 }
 
-/// Any bit of any blob's file, while it is served and between: nobody ever gets a wrong byte, and whoever asks gets all.
+/// A bit of a blob's file flips while it is served or between requests. No client gets a wrong byte, and each gets all
+/// bytes.
 #[test]
-fn any_flipped_bit_is_made_good() {
+fn every_flipped_bit_is_repaired() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let body = bytes(7, 2 * MIB + 100_000);
     let site = runtime.block_on(stored(&body));

@@ -1,5 +1,4 @@
-//! Digests: the relay's own for those who want one, the origin's and the catalogs' that content is checked against, and
-//! what becomes of content that is not what was announced.
+//! Digests: the relay's `Repr-Digest`, and verification against digests of the origin and of catalogs.
 
 use std::io::{Cursor, Write};
 use std::time::Duration;
@@ -78,7 +77,7 @@ const DOUBTED: &str = "gupd; fwd=uri-miss; detail=digest-mismatch";
 const CATALOG: &str = "/clu/sesc$20defs_14.3_symalllanguages_livetri.zip";
 const LISTED: &str = "/clu/1369163480jtun_a.zip";
 
-/// Every field with which an origin says what it sends.
+/// All fields that announce a digest.
 fn fields(body: &[u8]) -> [(&'static str, String); 7] {
     let older = BASE64_STANDARD.encode(Sha256::digest(body));
     [
@@ -172,7 +171,7 @@ async fn wrong_content_never_ends_cleanly() {
         client.read_rest("GET", &mut response).await;
         assert_eq!(response.ending, Ending::Broken);
         assert!(response.body.len() <= wrong.len() - (64 << 10));
-        assert!(wrong.starts_with(&response.body), "bytes of two tries never mix");
+        assert!(wrong.starts_with(&response.body), "bytes of two fetches never mix");
         assert!(site.get(PAYLOAD).await.expect_body() == right);
         site.wait_until_stored(PAYLOAD).await;
         assert_eq!(site.manager.request_count(PAYLOAD), 2);
@@ -185,18 +184,18 @@ async fn wrong_content_is_passed_uncached_with_alarm() {
     let site = Site::new();
     let body = bytes(8, 300_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).header("Content-MD5", &md5(b"other")));
-    // The first client has its beginning and is cut off, or comes late enough to follow the second try.
+    // The first client has the beginning and is cut off, or comes late enough to follow the second fetch.
     drop(site.get(PAYLOAD).await);
     site.wait_for_fills().await;
     let tries = site.manager.request_count(PAYLOAD);
     assert_eq!(mismatches(&site, "content-md5").await, (1.0, tries as f64 - 1.0));
-    for asked in tries + 1..=tries + 2 {
+    for requests in tries + 1..=tries + 2 {
         let response = site.get(PAYLOAD).await;
         assert_eq!(response.cache_status(), DOUBTED);
         assert!(response.expect_body() == body);
         site.wait_for_fills().await;
-        assert_eq!(site.manager.request_count(PAYLOAD), asked);
-        assert_eq!(mismatches(&site, "content-md5").await, (1.0, asked as f64 - 1.0));
+        assert_eq!(site.manager.request_count(PAYLOAD), requests);
+        assert_eq!(mismatches(&site, "content-md5").await, (1.0, requests as f64 - 1.0));
     }
     site.manager.put(PAYLOAD, Resource::new(body.clone()).header("Content-MD5", &md5(&body)));
     assert!(site.get(PAYLOAD).await.expect_body() == body);
@@ -205,7 +204,7 @@ async fn wrong_content_is_passed_uncached_with_alarm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_doubted_content_still_cost_one_transfer_together() {
+async fn clients_of_doubted_content_share_one_transfer() {
     let site = Site::new();
     let body = bytes(9, 300_000);
     let announced = || Resource::new(body.clone()).header("Repr-Digest", &sha256(b"other"));
@@ -274,7 +273,7 @@ async fn wrong_content_does_not_replace_stored_object() {
     assert_eq!(site.get(catalog).await.expect_body(), b"x");
     site.wait_for_fills().await;
     site.manager.put(catalog, Resource::new("").status(503));
-    assert_eq!(site.get(catalog).await.expect_body(), b" ", "stale, but what it was");
+    assert_eq!(site.get(catalog).await.expect_body(), b" ", "stale, but unchanged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,7 +287,7 @@ async fn payload_must_match_catalog_digest() {
     site.wait_until_stored(LISTED).await;
     assert_eq!((site.manager.request_count(LISTED), mismatches(&site, "catalog").await), (1, (0.0, 0.0)));
 
-    // The catalog comes from the store now, and another of its payloads from the manager.
+    // The catalog now comes from the store, and another payload of it from the manager.
     let other = "/clu/1369163481jtun_b.zip";
     let listed = listing(other, &body);
     site.manager.put(CATALOG, Resource::new(listed.clone()));
@@ -313,7 +312,7 @@ async fn payload_must_match_catalog_digest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stored_payload_that_its_catalog_disowns_is_forgotten() {
+async fn stored_payload_unlike_its_catalog_is_removed() {
     let mut site = Site::new();
     let (right, wrong) = (bytes(16, 20_000), bytes(17, 20_000));
     let cold = "/clu/1369163481jtun_b.zip";
@@ -337,7 +336,7 @@ async fn a_stored_payload_that_its_catalog_disowns_is_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bomb_for_a_catalog_is_served_as_it_is_and_changes_nothing() {
+async fn oversized_catalog_is_served_unchanged_and_ignored() {
     for hostile in [
         catalog(&[("v.grd", &vec![b'a'; 64 << 20])]),
         listing(LISTED, b"other")[..200].to_vec(),

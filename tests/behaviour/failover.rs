@@ -1,4 +1,4 @@
-//! Two managers of one site: what becomes of a transfer when the one that gave it is gone.
+//! Failover between two managers of one site in the middle of a transfer.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use gupd_config::FinishPolicy;
 use crate::support::site::read_clock;
 use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Response, Site, WireClient, bytes};
 
-/// A site with two managers, of which the first, which is asked first, may go.
+/// Site with two managers; the first one is asked first and may go away.
 fn pair(change: impl FnOnce(&mut Config)) -> (Site, Manager) {
     let first = Manager::start();
     let second = Manager::start();
@@ -24,8 +24,8 @@ fn pair(change: impl FnOnce(&mut Config)) -> (Site, Manager) {
     (site, first)
 }
 
-/// A client that has had so many bytes of a response.
-async fn begun(site: &Site, some: usize) -> (WireClient, Response) {
+/// Client that has received a number of bytes of a response.
+async fn start_download(site: &Site, some: usize) -> (WireClient, Response) {
     let mut client = WireClient::connect(site.address()).await;
     client.write_request(&Request::get(PAYLOAD)).await.unwrap();
     let mut response = client.read_head().await.unwrap();
@@ -37,17 +37,17 @@ async fn begun(site: &Site, some: usize) -> (WireClient, Response) {
 async fn failover_continues_same_content_unseen() {
     let (site, first) = pair(|_| {});
     let (body, gate) = (bytes(90, 5_000_000), Gate::default());
-    // Files are copied from one to the other: their dates differ.
+    // Files are copied from one manager to the other, so their dates differ.
     let dated = |date: &str| Resource::new(body.clone()).header("Last-Modified", date);
     first.put(PAYLOAD, dated("Sat, 01 Aug 2026 01:02:03 GMT").stalled(2_000_000, &gate));
     site.manager.put(PAYLOAD, dated("Sun, 02 Aug 2026 04:05:06 GMT"));
-    let (mut client, mut response) = begun(&site, 2_000_000).await;
-    let given = first.body_bytes();
+    let (mut client, mut response) = start_download(&site, 2_000_000).await;
+    let first_bytes = first.body_bytes();
     drop(first);
     gate.open();
     client.read_rest("GET", &mut response).await;
     assert!(response.expect_body() == body);
-    assert_eq!(given + site.manager.body_bytes(), body.len() as u64, "nothing crossed the WAN twice");
+    assert_eq!(first_bytes + site.manager.body_bytes(), body.len() as u64, "no byte crossed the WAN twice");
     assert_eq!(site.manager.requests_for(PAYLOAD)[0].header("range"), Some("bytes=2000000-"));
     assert_eq!(site.metric("gupd_fill_failovers_total").await, 1.0);
     site.wait_until_stored(PAYLOAD).await;
@@ -55,7 +55,7 @@ async fn failover_continues_same_content_unseen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manager_that_falls_silent_is_left_after_the_idle_timeout() {
+async fn silent_manager_is_replaced_after_idle_timeout() {
     let (site, first) = pair(|config| config.fill.idle_timeout = Duration::from_millis(300));
     let (body, gate) = (bytes(91, 3_000_000), Gate::default());
     first.put(PAYLOAD, Resource::new(body.clone()).stalled(1_000_000, &gate));
@@ -69,7 +69,7 @@ async fn a_manager_that_falls_silent_is_left_after_the_idle_timeout() {
 async fn failover_never_appends_other_content() {
     type Change = fn(Resource) -> Resource;
     let undated: Change = |resource| resource;
-    // The same date says nothing between two managers, and neither does a weak tag.
+    // Neither an equal date nor a weak tag identifies content between two managers.
     let dated: Change =
         |resource| resource.without("ETag").header("Last-Modified", "Sat, 01 Aug 2026 01:02:03 GMT");
     let weak: Change = |resource| resource.etag("W/\"one\"");
@@ -79,14 +79,15 @@ async fn failover_never_appends_other_content() {
             let (old, new, gate) = (bytes(92, 3_000_000), bytes(93, length), Gate::default());
             first.put(PAYLOAD, change(Resource::new(old.clone())).stalled(1_000_000, &gate));
             site.manager.put(PAYLOAD, change(Resource::new(new.clone())));
-            breaks_and_begins_anew(&site, first, &gate, [&old, &new]).await;
+            break_off_and_restart(&site, first, &gate, [&old, &new]).await;
         }
     }
 }
 
-/// Whose manager goes away has no more than the beginning of the old content, and the new one, whole, when it asks again.
-async fn breaks_and_begins_anew(site: &Site, first: Manager, gate: &Gate, [old, new]: [&[u8]; 2]) {
-    let (mut client, mut response) = begun(site, 1_000_000).await;
+/// A client whose manager goes away has only the beginning of the old content, and gets all of the new content on its
+/// next request.
+async fn break_off_and_restart(site: &Site, first: Manager, gate: &Gate, [old, new]: [&[u8]; 2]) {
+    let (mut client, mut response) = start_download(site, 1_000_000).await;
     drop(first);
     gate.open();
     client.read_rest("GET", &mut response).await;
@@ -101,7 +102,7 @@ async fn same_etag_with_other_length_does_not_resume() {
     let (old, new, gate) = (bytes(94, 3_000_000), bytes(95, 3_000_001), Gate::default());
     first.put(PAYLOAD, Resource::new(old.clone()).etag("\"one\"").stalled(1_000_000, &gate));
     site.manager.put(PAYLOAD, Resource::new(new.clone()).etag("\"one\""));
-    breaks_and_begins_anew(&site, first, &gate, [&old, &new]).await;
+    break_off_and_restart(&site, first, &gate, [&old, &new]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,13 +135,13 @@ async fn other_content_replaces_fill_before_first_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manager_that_does_not_have_it_yet_takes_nothing_away() {
+async fn manager_without_the_content_does_not_end_the_fill() {
     let (site, first) = pair(|config| config.fill.attempts = 5);
     let body = bytes(98, 3_000_000);
-    // Four breaks in a row without a byte are two turns for the other one.
+    // Four breaks in a row without a byte give the other manager two attempts.
     first.put(PAYLOAD, Resource::new(body.clone()).cut(0, 4));
     assert!(site.get(PAYLOAD).await.expect_body() == body);
-    assert!(site.manager.request_count(PAYLOAD) <= 1, "it was asked once at most");
+    assert!(site.manager.request_count(PAYLOAD) <= 1, "the manager was asked at most once");
     assert_eq!(first.request_count(PAYLOAD), 5);
 }
 
@@ -150,14 +151,14 @@ async fn partial_fill_is_resumed_at_another_manager() {
     let (body, gate) = (bytes(99, 5_000_000), Gate::default());
     first.put(PAYLOAD, Resource::new(body.clone()).stalled(3_000_000, &gate));
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
-    let (client, _) = begun(&site, 3_000_000).await;
+    let (client, _) = start_download(&site, 3_000_000).await;
     drop(client);
     site.wait_for_fills().await;
     drop(first);
     gate.open();
     assert!(site.get(PAYLOAD).await.expect_body() == body);
-    let asked = site.manager.requests_for(PAYLOAD);
-    assert!(asked[0].header("if-range").is_some());
+    let requests = site.manager.requests_for(PAYLOAD);
+    assert!(requests[0].header("if-range").is_some());
     assert!(
         site.manager.body_bytes() < 3_000_000,
         "{} bytes crossed the WAN again",
@@ -210,16 +211,16 @@ async fn faults_at_any_byte_never_mix_content() {
                 assert!((500..600).contains(&response.status), "seed {seed}: {}", response.status);
                 continue;
             }
-            let of_one = contents.iter().any(|content| match response.ending {
+            let is_unmixed = contents.iter().any(|content| match response.ending {
                 Ending::Complete => *content == response.body,
                 Ending::Broken | Ending::Closed => content.starts_with(&response.body),
             });
-            assert!(of_one, "seed {seed}: {} bytes of a mixture", response.body.len());
+            assert!(is_unmixed, "seed {seed}: {} bytes of a mixture", response.body.len());
             whole += usize::from(response.ending == Ending::Complete);
         }
         site.wait_for_fills().await;
     }
-    assert!(whole > 90, "only {whole} of 180 downloads came to their end");
+    assert!(whole > 90, "only {whole} of 180 downloads were complete");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,7 +252,7 @@ async fn transfer_from_relay_resumes_by_etag_alone() {
     for (resource, ending) in [(relayed(), Ending::Complete), (dated(relayed()), Ending::Broken)] {
         let gate = Gate::default();
         site.manager.put(PAYLOAD, resource.stalled(700_000, &gate));
-        // It has bytes before the break: else all of it may come anew, unseen.
+        // The client has bytes before the break; otherwise the fill could restart unnoticed.
         let path = format!("{PAYLOAD}?{ending:?}");
         let mut client = WireClient::connect(site.address()).await;
         client.write_request(&Request::get(&path)).await.unwrap();
@@ -265,5 +266,5 @@ async fn transfer_from_relay_resumes_by_etag_alone() {
     }
     let parts =
         site.manager.requests_for(PAYLOAD).iter().filter(|seen| seen.header("range").is_some()).count();
-    assert_eq!(parts, 1, "of the one with a tag");
+    assert_eq!(parts, 1, "only the tagged content is resumed");
 }

@@ -1,4 +1,4 @@
-//! One fill for each object: collapsing, streaming, leaving, resuming, and everything an upstream may do meanwhile.
+//! Fills as clients see them: request collapsing, streaming, disconnects, resumption, and faulty upstreams.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use crate::support::{Ending, Gate, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_clients_cost_one_fill() {
+async fn thousand_clients_cost_one_fill() {
     let site = Site::new();
     let body = bytes(1, 300_000);
     let gate = Gate::default();
@@ -31,16 +31,16 @@ async fn waiters_are_woken_not_polled() {
     let site = Site::new();
     let address = site.address();
     let mut fastest = Duration::MAX;
-    // A machine that is busy with other tests may be late once; whoever polls is late every time.
+    // A busy machine may delay one wake-up; a polling waiter is late every time.
     for round in 0..8 {
         let path = PAYLOAD.replace("full", &format!("round{round}"));
         site.manager.put(&path, Resource::new(bytes(round, 20_000)).delayed(Duration::from_millis(300)));
-        // Connected beforehand: what is measured is the wait for the fill.
+        // Connected in advance, so that only the wait for the fill is measured.
         let mut clients = Vec::new();
         for _ in 0..50 {
             clients.push(WireClient::connect(address).await);
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut waiting = JoinSet::new();
         for mut client in clients {
             let request = Request::get(&path);
@@ -50,7 +50,7 @@ async fn waiters_are_woken_not_polled() {
             assert_eq!(length.unwrap(), 20_000);
         }
         assert_eq!(site.manager.request_count(&path), 1);
-        fastest = fastest.min(begun.elapsed());
+        fastest = fastest.min(started.elapsed());
         if fastest < Duration::from_millis(330) {
             return;
         }
@@ -59,7 +59,7 @@ async fn waiters_are_woken_not_polled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_reach_every_client_while_the_manager_still_sends() {
+async fn fill_streams_to_every_client_while_manager_sends() {
     let site = Site::new();
     let body = bytes(2, 3_000_000);
     let gate = Gate::default();
@@ -68,7 +68,7 @@ async fn bytes_reach_every_client_while_the_manager_still_sends() {
     first.write_request(&Request::get(PAYLOAD)).await.unwrap();
     let mut head = first.read_head().await.unwrap();
     head.body = first.read_bytes(2_000_000).await.unwrap();
-    // Who comes late gets the running fill from its first byte.
+    // A late client reads the running fill from its first byte.
     let mut late = WireClient::connect(site.address()).await;
     late.write_request(&Request::get(PAYLOAD)).await.unwrap();
     let mut late_head = late.read_head().await.unwrap();
@@ -90,7 +90,7 @@ async fn slow_reader_delays_no_other() {
     slow.write_request(&Request::get(PAYLOAD)).await.unwrap();
     let mut head = slow.read_head().await.unwrap();
     head.body = slow.read_bytes(1000).await.unwrap();
-    // The slow one's socket is full long before the end; the others finish all the same.
+    // The slow client's socket fills up long before the end; the other clients still finish.
     assert!(site.get(PAYLOAD).await.expect_body() == body);
     slow.read_rest("GET", &mut head).await;
     assert!(head.expect_body() == body);
@@ -98,7 +98,7 @@ async fn slow_reader_delays_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fill_goes_on_when_its_only_client_leaves() {
+async fn fill_continues_after_its_only_client_leaves() {
     let site = Site::new();
     let body = bytes(4, 2_000_000);
     let gate = Gate::default();
@@ -113,7 +113,7 @@ async fn a_fill_goes_on_when_its_only_client_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn content_without_a_length_is_shared_and_stored() {
+async fn content_without_length_is_shared_and_stored() {
     for framed in [Resource::chunked as fn(Resource) -> Resource, Resource::until_close] {
         let site = Site::new();
         let body = bytes(5, 200_000);
@@ -128,7 +128,7 @@ async fn content_without_a_length_is_shared_and_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_transfer_is_resumed_and_no_client_notices() {
+async fn broken_transfer_is_resumed_unseen_by_clients() {
     let site = Site::new();
     let body = bytes(6, 5_000_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).cut(700_000, 6));
@@ -136,7 +136,7 @@ async fn a_broken_transfer_is_resumed_and_no_client_notices() {
     let seen = site.manager.requests_for(PAYLOAD);
     assert_eq!(seen.len(), 7);
     assert!(seen[1].header("range").is_some() && seen[1].header("if-range").is_some());
-    // Nothing crossed the WAN twice.
+    // No byte crossed the WAN twice.
     assert_eq!(site.manager.body_bytes(), body.len() as u64);
     assert!(site.metric("gupd_fill_resumes_total").await >= 6.0);
 }
@@ -166,12 +166,12 @@ async fn bytes_of_two_versions_never_mix() {
     assert_eq!(head.ending, Ending::Broken);
     assert!(old.starts_with(&head.body));
     assert!(site.get(PAYLOAD).await.expect_body() == new);
-    // The answer to the attempt to resume was the new fill.
+    // The answer to the resumption attempt became the new fill.
     assert_eq!(site.manager.request_count(PAYLOAD), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_validator_a_broken_transfer_is_not_guessed_at() {
+async fn broken_transfer_without_validator_is_not_resumed() {
     let site = Site::new();
     let body = bytes(10, 3_000_000);
     let gate = Gate::default();
@@ -234,21 +234,21 @@ async fn invalid_upstream_response_is_502_and_stores_nothing() {
         ),
         ("a silent close", Resource::raw("")),
     ];
-    for (what, resource) in nonsense {
+    for (case, resource) in nonsense {
         let site = Site::with_config(|config| config.fill.attempts = 2);
         site.manager.put(PAYLOAD, resource);
         let response = site.get(PAYLOAD).await;
-        assert_eq!(response.status, 502, "{what}");
-        assert_eq!(site.metric("gupd_store_objects").await, 0.0, "{what}");
-        assert_eq!(site.metric("gupd_responses_total{status=\"5xx\"}").await, 1.0, "{what}");
-        // And when the manager is well again, so is the relay.
+        assert_eq!(response.status, 502, "{case}");
+        assert_eq!(site.metric("gupd_store_objects").await, 0.0, "{case}");
+        assert_eq!(site.metric("gupd_responses_total{status=\"5xx\"}").await, 1.0, "{case}");
+        // The relay recovers with the manager.
         site.manager.put(PAYLOAD, Resource::new("good"));
-        assert_eq!(site.get(PAYLOAD).await.expect_body(), b"good", "{what}");
+        assert_eq!(site.get(PAYLOAD).await.expect_body(), b"good", "{case}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_delta_is_never_kept() {
+async fn empty_delta_is_never_stored() {
     let site = Site::new();
     let path = PAYLOAD.replace("full.zip", "xdelta261120001.dax");
     for empty in [Resource::new(""), Resource::new("").chunked()] {
@@ -260,10 +260,10 @@ async fn an_empty_delta_is_never_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manager_that_is_slow_is_not_asked_twice() {
+async fn slow_manager_is_asked_once() {
     let site = Site::new();
     let body = bytes(11, 1_000_000);
-    // A tenth of the idle time-out for each piece: progress, however slow.
+    // A piece each tenth of the idle timeout: slow, but progress.
     site.manager.put(PAYLOAD, Resource::new(body.clone()).rate(1_000_000));
     let address = site.address();
     let mut clients = JoinSet::new();

@@ -1,10 +1,10 @@
-//! Managers, clients and disks that are wrong in ways that must never reach a client's bytes.
+//! Faulty managers, clients and disks whose errors must never reach the bytes of a client.
 
 use tokio::task::JoinSet;
 
 use crate::support::{Ending, Gate, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
-/// A response as it stands on the wire.
+/// Response as it stands on the wire.
 fn wire(head: &str, body: &[u8]) -> Resource {
     Resource::raw([head.replace('\n', "\r\n").as_bytes(), b"\r\n", body].concat())
 }
@@ -20,8 +20,8 @@ fn chunked(body: &[u8], size: usize) -> Vec<u8> {
     text
 }
 
-/// A client that has the first half of `body`, of which the manager sends no more; then the manager answers `then`.
-async fn broken_at_half(site: &Site, body: &[u8], then: Resource) -> crate::support::Response {
+/// Client that has the first half of `body`; the manager then stops and answers `then` to the next request.
+async fn break_off_at_half(site: &Site, body: &[u8], then: Resource) -> crate::support::Response {
     let gate = Gate::default();
     let half = body.len() / 2;
     site.manager.put(PAYLOAD, Resource::new(body).etag("\"old\"").stalled(half, &gate).cut(half, 1));
@@ -36,7 +36,7 @@ async fn broken_at_half(site: &Site, body: &[u8], then: Resource) -> crate::supp
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_length_beside_a_transfer_coding_does_not_cut_the_body() {
+async fn length_beside_transfer_coding_does_not_cut_the_body() {
     for path in [PAYLOAD, "/secars/secars.dll"] {
         let site = Site::new();
         let body = bytes(20, 163_840);
@@ -47,12 +47,12 @@ async fn a_length_beside_a_transfer_coding_does_not_cut_the_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_that_does_not_name_its_version_continues_nothing() {
+async fn part_without_validator_does_not_continue_a_transfer() {
     let site = Site::with_config(|config| config.fill.attempts = 1);
     let (old, new) = (bytes(21, 400_000), bytes(22, 400_000));
     let head =
         "HTTP/1.1 206 Partial Content\nContent-Length: 200000\nContent-Range: bytes 200000-399999/400000\n";
-    let broken = broken_at_half(&site, &old, wire(head, &new[200_000..])).await;
+    let broken = break_off_at_half(&site, &old, wire(head, &new[200_000..])).await;
     assert_eq!(broken.ending, Ending::Broken);
     assert!(old.starts_with(&broken.body));
     site.manager.put(PAYLOAD, Resource::new(new.clone()));
@@ -79,18 +79,18 @@ async fn shorter_resumed_answer_is_not_a_clean_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_longer_than_promised_is_not_believed() {
+async fn part_longer_than_declared_is_rejected() {
     let site = Site::with_config(|config| config.fill.attempts = 1);
     let body = bytes(24, 400_000);
     let head = "HTTP/1.1 206 Partial Content\nETag: \"old\"\nContent-Range: bytes 200000-399999/400000\n\
                 Transfer-Encoding: chunked\n";
-    let broken = broken_at_half(&site, &body, wire(head, &chunked(&bytes(25, 300_000), 65_536))).await;
+    let broken = break_off_at_half(&site, &body, wire(head, &chunked(&bytes(25, 300_000), 65_536))).await;
     assert_eq!(broken.ending, Ending::Broken);
     assert_eq!(site.metric("gupd_store_objects").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn single_byte_chunks_are_put_together() {
+async fn single_byte_chunks_are_merged() {
     let site = Site::new();
     let body = bytes(26, 300_000);
     let head = "HTTP/1.1 200 OK\nETag: \"a\"\nTransfer-Encoding: chunked\n";
@@ -114,7 +114,7 @@ async fn endless_response_is_limited_to_its_share_of_quota() {
     let broken = site.get("/feed").await;
     assert_eq!(broken.ending, Ending::Broken);
     assert!(broken.body.len() <= 8 << 20);
-    // From now on everyone gets it for himself, whole, since nothing of it has to be kept.
+    // Later requests are passed through, whole, because nothing is stored.
     let alone = site.get("/feed").await;
     assert!(alone.cache_status().contains("open-ended"), "{}", alone.cache_status());
     assert!(alone.body == body);
@@ -148,8 +148,8 @@ async fn one_client_cannot_disable_request_collapsing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_cannot_be_read_now_costs_no_object() {
-    // One chunk of memory, so that the other object is read from disk.
+async fn unreadable_disk_removes_no_object() {
+    // The memory holds one chunk, so the other object is read from disk.
     let site = Site::with_config(|config| config.store.memory = 1 << 20);
     let body = bytes(28, 1 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
@@ -162,7 +162,7 @@ async fn a_disk_that_cannot_be_read_now_costs_no_object() {
     let aside = blob.with_extension("aside");
     std::fs::rename(&blob, &aside).unwrap();
     std::fs::create_dir(&blob).unwrap();
-    // The manager has it, and the relay says so honestly.
+    // The manager has the content, and `Cache-Status` reports the fetch.
     let passed = site.get(PAYLOAD).await;
     assert!(passed.cache_status().contains("fwd="), "{}", passed.cache_status());
     assert!(passed.expect_body() == body);
@@ -175,7 +175,7 @@ async fn a_disk_that_cannot_be_read_now_costs_no_object() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flipped_bit_on_disk_is_never_served() {
+async fn flipped_bit_on_disk_is_never_served() {
     let mut site = Site::new();
     let body = bytes(30, 3 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));

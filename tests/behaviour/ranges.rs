@@ -1,4 +1,4 @@
-//! Parts of content: of what is stored, of what is arriving, and of what an origin could not have given in parts.
+//! Ranges of stored content, of arriving content, and of content from an origin that serves no ranges.
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -13,7 +13,7 @@ async fn stored_object_is_served_in_any_range() {
     for (range, part, content_range) in [
         ("0-0", 0..1, "bytes 0-0/3000000"),
         ("1000-1999", 1000..2000, "bytes 1000-1999/3000000"),
-        // Across the border between two chunks.
+        // Across a chunk boundary.
         ("1048570-1048585", 1_048_570..1_048_586, "bytes 1048570-1048585/3000000"),
         ("2999999-", 2_999_999..3_000_000, "bytes 2999999-2999999/3000000"),
         ("-500", 2_999_500..3_000_000, "bytes 2999500-2999999/3000000"),
@@ -31,7 +31,7 @@ async fn stored_object_is_served_in_any_range() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_parts_come_in_one_response() {
+async fn several_ranges_come_in_one_multipart_response() {
     let resource = Resource::new(bytes(2, 3_000_000)).header("Content-Type", "application/zip");
     let (site, body) = stored(resource).await;
     let response = site.send(Request::get(PAYLOAD).range("0-9, 1048570-1048585,-5")).await;
@@ -78,7 +78,7 @@ async fn if_range_gives_part_only_of_matching_content() {
         let part = if status == 206 { &body[10..20] } else { &body };
         assert!(response.expect_body() == part, "{validator}");
     }
-    // The order of RFC 9110, 13.2.2: a condition that fails goes before the range.
+    // Order of RFC 9110 §13.2.2: a failed precondition goes before the range.
     let request = Request::get(PAYLOAD).range("10-19").header("If-None-Match", "\"v1\"");
     assert_eq!(site.send(request).await.status, 304);
     let request = Request::get(PAYLOAD).range("10-19").header("If-Match", "\"v0\"");
@@ -86,7 +86,7 @@ async fn if_range_gives_part_only_of_matching_content() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_knows_no_range() {
+async fn head_request_ignores_range() {
     let (site, _) = stored(Resource::new(bytes(5, 1000))).await;
     let head = site.send(Request::head(PAYLOAD).range("0-9")).await;
     assert_eq!((head.status, head.header("content-length")), (200, Some("1000")));
@@ -109,7 +109,7 @@ async fn range_of_cold_object_is_fetched_first() {
     let seen = site.manager.requests_for(PAYLOAD);
     let ranges: Vec<_> = seen.iter().map(|seen| seen.header("range").unwrap()).collect();
     assert_eq!(ranges, ["bytes=1048576-2097151", "bytes=0-1048575"]);
-    assert!(seen[1].header("if-range").is_some(), "the rest is of the same content");
+    assert!(seen[1].header("if-range").is_some(), "the rest belongs to the same content");
     assert_eq!(site.manager.body_bytes(), 2_000_000, "every byte crossed once");
 }
 
@@ -138,7 +138,7 @@ async fn range_on_running_fill_streams_as_bytes_arrive() {
     }
     let beyond = site.send(Request::get(PAYLOAD).range("3000000-")).await;
     assert_eq!((beyond.status, beyond.header("content-range")), (416, Some("bytes */3000000")));
-    // Over the end of what is there, past it, at the end of all, and in several parts.
+    // Across the end of the available bytes, after it, at the end of the content, and in several parts.
     let mut waiting = Vec::new();
     for range in ["1400000-1600000", "2000000-2000099", "-100", "0-9,2999990-"] {
         let mut client = WireClient::connect(site.address()).await;
@@ -163,7 +163,7 @@ async fn range_on_running_fill_streams_as_bytes_arrive() {
     assert!(whole.expect_body() == body);
     assert!(
         site.upstream_bytes().await <= body.len() as f64 + 131_072.0,
-        "but for the end of what was cut short"
+        "except for the end of a transfer that was cut short"
     );
 }
 
@@ -173,11 +173,11 @@ async fn content_without_length_is_served_in_ranges_from_one_fill() {
     let body = bytes(8, 600_000);
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(body.clone()).chunked().stalled(300_000, &gate));
-    // What has arrived suffices; how long the whole is, nobody knows yet.
+    // The arrived bytes suffice, although the complete length is unknown.
     let first = site.send(Request::get(PAYLOAD).range("100000-100099")).await;
     assert_eq!((first.status, first.header("content-range")), (206, Some("bytes 100000-100099/*")));
     assert!(first.expect_body() == body[100_000..100_100]);
-    // A range that does not apply is not waited for.
+    // A range with a failed condition does not wait.
     let mut other = WireClient::connect(site.address()).await;
     other.write_request(&Request::get(PAYLOAD).range("-100").header("If-Range", "\"v0\"")).await.unwrap();
     assert_eq!(other.read_head().await.unwrap().status, 200);
@@ -195,7 +195,7 @@ async fn content_without_length_is_served_in_ranges_from_one_fill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_origin_without_ranges_or_validators_still_gives_parts() {
+async fn relay_serves_ranges_for_origin_without_them() {
     let site = Site::new();
     let body = bytes(9, 1_200_000);
     site.manager.put(PAYLOAD, Resource::new(body.clone()).without_ranges().without("ETag"));
@@ -203,14 +203,14 @@ async fn an_origin_without_ranges_or_validators_still_gives_parts() {
         let response = site.send(Request::get(PAYLOAD).range(range)).await;
         assert_eq!(response.status, 206, "{range}");
     }
-    // Nothing can say that a part is of the same content: everything is sent.
+    // No validator identifies the content of a part, so everything is sent.
     let request = Request::get(PAYLOAD).range("0-99").header("If-Range", "\"v1\"");
     assert_eq!(site.send(request).await.status, 200);
     assert_eq!(site.manager.request_count(PAYLOAD), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_private_range_is_the_managers_own_affair() {
+async fn range_of_private_content_is_passed_through() {
     let site = Site::new();
     let path = "/secars/file";
     site.manager.put(path, Resource::new("0123456789"));
@@ -221,11 +221,11 @@ async fn a_private_range_is_the_managers_own_affair() {
 }
 
 #[test]
-fn any_ranges_of_a_stored_object_are_the_slices_they_name() {
+fn random_ranges_of_stored_object_are_exact_slices() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let length = 2_500_000;
     let (site, body) = runtime.block_on(stored(Resource::new(bytes(10, length))));
-    // Mostly near the borders of chunks, where a mistake would be.
+    // Mostly near chunk boundaries, where mistakes are likely.
     let mut runner = TestRunner::new(ProptestConfig {
         cases: 300,
         failure_persistence: None,
@@ -247,7 +247,7 @@ fn any_ranges_of_a_stored_object_are_the_slices_they_name() {
 fn ranges_of_running_fill_are_exact_slices() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let length = 1_200_000;
-    // In each case the manager stands still somewhere, with and without a length, while the ranges are asked for.
+    // In each case the manager pauses somewhere while the ranges are requested, with and without a length.
     let case =
         (any::<bool>(), 0..length, prop::collection::vec(prop::collection::vec(spec(length), 1..3), 1..6));
     let mut runner =
@@ -278,7 +278,7 @@ fn ranges_of_running_fill_are_exact_slices() {
         .unwrap();
 }
 
-/// First and last, or a suffix.
+/// First and last position, or a suffix.
 #[derive(Clone, Copy, Debug)]
 enum Spec {
     FromTo(usize, usize),
@@ -299,7 +299,7 @@ fn spec(length: usize) -> impl Strategy<Value = Spec> {
     ]
 }
 
-/// Asks for the ranges and compares with the slices.
+/// Requests the ranges and compares the responses with the slices.
 async fn check(client: &mut WireClient, body: &[u8], specs: &[Spec]) {
     let length = body.len();
     let text: Vec<_> = specs
@@ -329,13 +329,13 @@ async fn check(client: &mut WireClient, body: &[u8], specs: &[Spec]) {
             assert_eq!(parts.len(), several.len(), "{text}");
             assert!(parts.iter().zip(several).all(|((_, part), slice)| part == slice), "{text}");
         }
-        // Overlapping ranges get everything.
+        // Overlapping ranges get the complete content.
         (200, [_, _, ..]) => assert!(response.expect_body() == body, "{text}"),
         (status, _) => panic!("{status} for {text}"),
     }
 }
 
-/// A site that has stored the resource, and its content.
+/// Site that has stored the resource, and the resource's content.
 async fn stored(resource: Resource) -> (Site, Vec<u8>) {
     let site = Site::new();
     site.manager.put(PAYLOAD, resource);
@@ -344,7 +344,7 @@ async fn stored(resource: Resource) -> (Site, Vec<u8>) {
     (site, body)
 }
 
-/// The parts of a `multipart/byteranges` response, each with its head.
+/// Parts of a `multipart/byteranges` response, each with its head.
 fn parts(response: Response) -> Vec<(String, Vec<u8>)> {
     let content_type = response.header("content-type").unwrap().to_owned();
     let boundary = content_type.strip_prefix("multipart/byteranges; boundary=").unwrap().trim_matches('"');
@@ -352,7 +352,7 @@ fn parts(response: Response) -> Vec<(String, Vec<u8>)> {
     let delimiter = format!("\r\n--{boundary}").into_bytes();
     let mut rest: &[u8] = &body;
     let mut parts = Vec::new();
-    // The first delimiter may have no line break before it.
+    // The first delimiter may lack a line break before it.
     rest = rest.strip_prefix(&delimiter[..]).or_else(|| rest.strip_prefix(&delimiter[2..])).unwrap();
     while let Some(part) = rest.strip_prefix(b"\r\n") {
         let head_end = find(part, b"\r\n\r\n").unwrap();

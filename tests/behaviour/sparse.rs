@@ -1,5 +1,5 @@
-//! Fills that are sets of chunks: what a client waits for first comes first, what is there is never fetched again, and
-//! what was begun is gone on with.
+//! Fills as sets of chunks: the range that a client waits for comes first, stored bytes are never fetched again, and an
+//! unfinished fill is resumed.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -14,14 +14,14 @@ use crate::support::{Ending, Gate, Manager, PAYLOAD, Request, Resource, Site, Wi
 
 const MIB: usize = 1 << 20;
 
-/// A site whose relay fetches what clients wait for, and nothing else.
-fn frugal() -> Site {
+/// Site whose relay fetches only the ranges that clients wait for.
+fn site_without_background_fetch() -> Site {
     Site::with_config(|config| config.fill.finish = FinishPolicy::Never)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_cold_object_does_not_wait_for_its_beginning() {
-    let site = frugal();
+async fn tail_of_cold_object_does_not_wait_for_its_beginning() {
+    let site = site_without_background_fetch();
     let body = bytes(1, 64 * MIB + 12_345);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     let last = site.send(Request::get(PAYLOAD).range("-1048576")).await;
@@ -39,7 +39,7 @@ async fn readers_far_apart_do_not_wait_for_each_other() {
     let site = Site::new();
     let body = bytes(2, 32 * MIB);
     let gate = Gate::default();
-    // Who asks for everything gets no further than 3 MiB until the gate opens.
+    // The reader of the complete content stops at 3 MiB until the gate opens.
     site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(3 * MIB, &gate));
     let mut whole = WireClient::connect(site.address()).await;
     whole.write_request(&Request::get(PAYLOAD)).await.unwrap();
@@ -61,7 +61,7 @@ async fn readers_far_apart_do_not_wait_for_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_without_ranges_is_asked_once() {
+async fn upstream_without_ranges_is_asked_once() {
     let site = Site::new();
     let body = bytes(3, 8 * MIB);
     let gate = Gate::default();
@@ -87,7 +87,7 @@ async fn an_upstream_without_ranges_is_asked_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn abandoned_fill_is_resumed_by_next_client() {
-    let site = frugal();
+    let site = site_without_background_fetch();
     let body = bytes(4, 6 * MIB);
     let gate = Gate::default();
     site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(3 * MIB, &gate));
@@ -114,13 +114,13 @@ async fn abandoned_fill_is_resumed_by_next_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_share_that_is_there_has_the_rest_fetched() {
+async fn finish_percentage_fetches_the_rest() {
     let site = Site::with_config(|config| config.fill.finish = FinishPolicy::Above(50));
     let body = bytes(5, 8 * MIB);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     site.send(Request::get(PAYLOAD).range("0-2097151")).await.expect_body();
     site.wait_for_fills().await;
-    assert_eq!(site.manager.body_bytes(), 2 * MIB as u64, "a quarter is not enough");
+    assert_eq!(site.manager.body_bytes(), 2 * MIB as u64, "a quarter is below the threshold");
     site.send(Request::get(PAYLOAD).range("2097152-5242879")).await.expect_body();
     site.wait_until_stored(PAYLOAD).await;
     let ranges: Vec<_> = site
@@ -132,8 +132,8 @@ async fn a_share_that_is_there_has_the_rest_fetched() {
     assert_eq!(site.manager.body_bytes(), body.len() as u64, "{ranges:?}");
 }
 
-/// A relay that stopped in the middle of a fill, with three of eight megabytes there.
-async fn interrupted(resource: Resource) -> Site {
+/// Relay that stopped in the middle of a fill, with three of eight megabytes stored.
+async fn site_with_interrupted_fill(resource: Resource) -> Site {
     let mut site =
         Site::with_config(|config| config.server.drain_timeout = std::time::Duration::from_millis(1));
     let gate = Gate::default();
@@ -147,8 +147,8 @@ async fn interrupted(resource: Resource) -> Site {
     site
 }
 
-/// The one half-written file.
-fn half_written(site: &Site) -> PathBuf {
+/// The only partial file.
+fn partial_file(site: &Site) -> PathBuf {
     let files = fs::read_dir(site.store().join("partial")).unwrap().map(|file| file.unwrap().path());
     files.into_iter().find(|path| path.extension().is_none()).unwrap()
 }
@@ -156,17 +156,17 @@ fn half_written(site: &Site) -> PathBuf {
 #[tokio::test(flavor = "multi_thread")]
 async fn relay_stopped_in_mid_fill_fetches_no_byte_again() {
     let body = bytes(5, 8 * MIB);
-    let mut site = interrupted(Resource::new(body.clone())).await;
+    let mut site = site_with_interrupted_fill(Resource::new(body.clone())).await;
     site.restart();
     assert!(site.get(PAYLOAD).await.expect_body() == body);
-    // The manager may have sent on for one write before it saw that nobody was there any more.
+    // The manager may have sent one more write before it noticed the closed connection.
     let more = site.manager.body_bytes() - body.len() as u64;
     assert!(more < BLOCK, "{more} bytes more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn content_changed_during_downtime_is_fetched_whole() {
-    let mut site = interrupted(Resource::new(bytes(6, 8 * MIB))).await;
+    let mut site = site_with_interrupted_fill(Resource::new(bytes(6, 8 * MIB))).await;
     let new = bytes(7, 8 * MIB);
     site.manager.put(PAYLOAD, Resource::new(new.clone()));
     site.restart();
@@ -179,9 +179,9 @@ async fn content_changed_during_downtime_is_fetched_whole() {
 async fn blocks_lost_from_partial_file_are_fetched_again() {
     let body = bytes(8, 8 * MIB);
     for from_the_damage in [true, false] {
-        let mut site = interrupted(Resource::new(body.clone())).await;
-        let file = half_written(&site);
-        // As a power cut leaves it: the journal reached the disk, some of the bytes did not.
+        let mut site = site_with_interrupted_fill(Resource::new(body.clone())).await;
+        let file = partial_file(&site);
+        // State after a power cut: the journal reached the disk, some of the bytes did not.
         fs::File::options().write(true).open(file).unwrap().write_all_at(&[0; 5000], 1_200_000).unwrap();
         site.restart();
         let request = Request::get(PAYLOAD);
@@ -197,7 +197,7 @@ async fn blocks_lost_from_partial_file_are_fetched_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unresumable_fill_restarts_at_next_upstream() {
-    let mut site = interrupted(Resource::new(bytes(9, 8 * MIB))).await;
+    let mut site = site_with_interrupted_fill(Resource::new(bytes(9, 8 * MIB))).await;
     let other = Manager::start();
     let body = bytes(10, 5 * MIB);
     other.put(PAYLOAD, Resource::new(body.clone()));
@@ -209,7 +209,7 @@ async fn unresumable_fill_restarts_at_next_upstream() {
     site.manager.put(PAYLOAD, Resource::new("busy").status(503));
     site.restart();
     assert!(site.get(PAYLOAD).await.expect_body() == body);
-    // Asked for the rest of what it does not have, it gave all of what it has.
+    // A manager without the content answered the range request with its own complete content.
     assert!(other.requests_for(PAYLOAD)[0].header("if-range").is_some());
     assert_eq!(other.request_count(PAYLOAD), 1);
     site.wait_until_stored(PAYLOAD).await;
@@ -230,8 +230,8 @@ async fn part_without_validator_is_not_combined() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn content_that_changes_between_its_parts_is_never_mixed() {
-    let site = frugal();
+async fn content_changed_between_parts_is_never_mixed() {
+    let site = site_without_background_fetch();
     let (old, new) = (bytes(12, 8 * MIB), bytes(13, 8 * MIB));
     site.manager.put(PAYLOAD, Resource::new(old.clone()));
     let mut reading = WireClient::connect(site.address()).await;
@@ -252,7 +252,7 @@ async fn content_that_changes_between_its_parts_is_never_mixed() {
 }
 
 #[test]
-fn sixty_random_ranges_of_a_cold_object_cost_its_bytes_once() {
+fn sixty_random_ranges_of_cold_object_cost_its_bytes_once() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let body = bytes(14, 40 * MIB);
     let ranges = prop::collection::vec((0..body.len(), 1..3 * MIB), 60);
@@ -296,10 +296,10 @@ async fn object_larger_than_quota_is_passed_through_and_annotated() {
     assert_eq!(site.metric("gupd_store_bytes").await, 0.0);
 }
 
-/// What happens to a relay in the test below.
+/// Step of the test below.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A client reads so many bytes of a range, or all of it.
+    /// A client reads a number of bytes of a range, or all of it.
     Read {
         from: usize,
         length: usize,
@@ -316,10 +316,10 @@ fn step(length: usize) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Whatever is there and whatever is missing, over a link that breaks and a relay that is restarted: clients get the
-/// bytes they ask for, or see a broken transfer, and what is stored in the end is right.
+/// Over a link that breaks and a relay that restarts, clients get the bytes they request or see a broken transfer. The
+/// object stored at the end is right.
 #[test]
-fn any_ranges_over_any_set_of_chunks_are_right_or_break() {
+fn random_ranges_over_random_chunks_are_right_or_break() {
     const LENGTH: usize = 7 * MIB + 4321;
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let body = bytes(16, LENGTH);
