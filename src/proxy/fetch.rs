@@ -131,7 +131,7 @@ impl Attempt {
             return None;
         }
         // A HEAD does not make content worth fetching, but a running fill can answer it.
-        if exchange.is_head() && proxy.fills.running(exchange.key(), &self.variant).is_none() {
+        if exchange.is_head() && proxy.fills.find_running(exchange.key(), &self.variant).is_none() {
             return Some(UnstorableReason::Method);
         }
         proxy.cache.unstorable(exchange.key())

@@ -41,7 +41,7 @@ pub(crate) async fn offered_fill(
     if !instance::is_from_relay(&exchange.headers) {
         return None;
     }
-    let fill = proxy.fills.running(exchange.key(), variant)?;
+    let fill = proxy.fills.find_running(exchange.key(), variant)?;
     let asks_peers = fill.current_upstream().is_none_or(|upstream| upstream.is_peer());
     let goes_first = exchange.generation.upstreams.instance().has_precedence_over_sender(&exchange.headers);
     if asks_peers && !goes_first {

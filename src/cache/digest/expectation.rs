@@ -80,15 +80,15 @@ impl Expectation {
     pub async fn compare(
         &self,
         store: &Store,
-        whole: &CompleteContent,
+        content: &CompleteContent,
     ) -> Result<Option<Mismatch>, ReadError> {
         let Some(first) = self.announced.first() else { return Ok(None) };
         let found = match Hasher::for_digest(first.digest) {
-            None => whole.blob.into(),
+            None => content.blob.into(),
             Some(mut hasher) => {
                 let mut position = 0;
-                while position < whole.length {
-                    let piece = store.read(&whole.source, position).await?;
+                while position < content.length {
+                    let piece = store.read(&content.source, position).await?;
                     hasher.update(&piece);
                     position += piece.len() as u64;
                 }

@@ -87,8 +87,8 @@ impl Digests {
     /// Creates an empty set. `mismatches` counts by announcer and consequence.
     pub fn new(cache: Arc<Cache>, mismatches: IntCounterVec) -> Self {
         for by in Announcer::ALL {
-            for then in [Consequence::FetchedAgain, Consequence::PassedOn] {
-                mismatches.with_label_values(&[by.as_str(), then.as_str()]);
+            for consequence in [Consequence::FetchedAgain, Consequence::PassedOn] {
+                mismatches.with_label_values(&[by.as_str(), consequence.as_str()]);
             }
         }
         mismatches.with_label_values(&[Announcer::Catalog.as_str(), Consequence::Forgotten.as_str()]);
@@ -102,9 +102,9 @@ impl Digests {
         }
     }
 
-    /// Returns the digests expected of a response with this head. `again` marks a second fetch after a mismatch. Only
+    /// Returns the digests expected of a response with this head. `is_retry` marks a second fetch after a mismatch. Only
     /// payloads are checked against a catalog: other content may change under its name and be newer than the catalog.
-    pub fn expect(&self, subject: Subject<'_>, headers: &HeaderMap, again: bool) -> Expectation {
+    pub fn expect(&self, subject: Subject<'_>, headers: &HeaderMap, is_retry: bool) -> Expectation {
         let Subject { key, class, status } = subject;
         let mut announced = field::announced_digests(status, headers);
         if class == Class::Payload
@@ -113,7 +113,7 @@ impl Digests {
         {
             announced.push(AnnouncedDigest { by: Announcer::Catalog, digest: blob.into() });
         }
-        Expectation::new(announced, again || self.doubted.contains_key(&**key), is_catalog(subject))
+        Expectation::new(announced, is_retry || self.doubted.contains_key(&**key), is_catalog(subject))
     }
 
     /// Verifies complete content before its end is published. A catalog is also read at this point, so its hashes are
@@ -125,24 +125,24 @@ impl Digests {
         &self,
         subject: Subject<'_>,
         expected: &Expectation,
-        whole: &CompleteContent,
+        content: &CompleteContent,
     ) -> Result<DigestVerdict, ReadError> {
         let key = subject.key;
-        let Some(mismatch) = expected.compare(self.cache.store(), whole).await? else {
+        let Some(mismatch) = expected.compare(self.cache.store(), content).await? else {
             if !expected.is_empty() {
                 self.doubted.invalidate(&**key);
             }
-            self.read_catalog(subject, whole).await;
+            self.read_catalog(subject, content).await;
             return Ok(DigestVerdict::Keep);
         };
-        let (judgement, then) = if expected.is_doubted() {
+        let (verdict, consequence) = if expected.is_doubted() {
             (DigestVerdict::PassOn, Consequence::PassedOn)
         } else {
             (DigestVerdict::FetchAgain, Consequence::FetchedAgain)
         };
         self.doubted.insert(key.clone(), ());
-        self.report_mismatch(key, &mismatch, then);
-        Ok(judgement)
+        self.report_mismatch(key, &mismatch, consequence);
+        Ok(verdict)
     }
 
     /// Removes a stored payload that does not match its catalog: it was stored before the catalog was read. Returns
@@ -165,9 +165,9 @@ impl Digests {
 
     /// Reads a catalog unless this version was read before: one that has just arrived, or one stored before the relay
     /// started. An invalid catalog is logged and changes nothing.
-    pub async fn read_catalog(&self, subject: Subject<'_>, whole: &CompleteContent) {
+    pub async fn read_catalog(&self, subject: Subject<'_>, content: &CompleteContent) {
         let key = subject.key;
-        let known = || self.catalogs.get(&**key) == Some(whole.blob);
+        let known = || self.catalogs.get(&**key) == Some(content.blob);
         if !is_catalog(subject) || known() {
             return;
         }
@@ -175,7 +175,7 @@ impl Digests {
         if known() {
             return;
         }
-        let files = match self.load_catalog(whole).await {
+        let files = match self.load_catalog(content).await {
             Ok(files) => files,
             // The bytes may be readable the next time.
             Err(CatalogReadError::Read(error)) => {
@@ -195,7 +195,7 @@ impl Digests {
                 self.remove_mismatched(&entry).await;
             }
         }
-        self.catalogs.insert(key.clone(), whole.blob);
+        self.catalogs.insert(key.clone(), content.blob);
     }
 
     /// Keys of the payloads listed by remembered catalogs.
@@ -203,23 +203,23 @@ impl Digests {
         self.listed.iter().map(|(key, _)| key).collect()
     }
 
-    fn report_mismatch(&self, key: &str, mismatch: &Mismatch, then: Consequence) {
+    fn report_mismatch(&self, key: &str, mismatch: &Mismatch, consequence: Consequence) {
         let Mismatch { by, expected, found } = mismatch;
-        let (by, message) = (by.as_str(), then.message());
+        let (by, message) = (by.as_str(), consequence.message());
         tracing::error!(key, by, %expected, %found, "{message}");
-        self.mismatches.with_label_values(&[by, then.as_str()]).inc();
+        self.mismatches.with_label_values(&[by, consequence.as_str()]).inc();
     }
 
     async fn load_catalog(
         &self,
-        whole: &CompleteContent,
+        content: &CompleteContent,
     ) -> Result<Vec<catalog::ListedFile>, CatalogReadError> {
-        if whole.length > catalog::MAX_CATALOG {
-            return Err(catalog::CatalogError::TooLarge(whole.length).into());
+        if content.length > catalog::MAX_CATALOG {
+            return Err(catalog::CatalogError::TooLarge(content.length).into());
         }
         let mut bytes = Vec::new();
-        while (bytes.len() as u64) < whole.length {
-            bytes.extend_from_slice(&self.cache.store().read(&whole.source, bytes.len() as u64).await?);
+        while (bytes.len() as u64) < content.length {
+            bytes.extend_from_slice(&self.cache.store().read(&content.source, bytes.len() as u64).await?);
         }
         Ok(spawn_blocking(move || catalog::parse(&bytes)).await??)
     }
@@ -256,7 +256,7 @@ impl Consequence {
                 "content again does not match its announced digest; passed on and not stored: check the file on the manager"
             }
             Self::Forgotten => {
-                "a stored payload does not match its catalog; removed, to be fetched again on request"
+                "stored payload does not match its catalog; removed, to be fetched again on request"
             }
         }
     }

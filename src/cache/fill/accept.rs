@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::Body;
 
 use super::FillRequest;
-use super::content::ContentHead;
 use super::content_range::ContentRange;
+use super::head::ContentHead;
 use crate::Cache;
 use crate::digest::Expectation;
 use gupd_http::range::RequestedPart;
@@ -17,7 +17,7 @@ use gupd_http::storable::check_storable;
 use gupd_http::validator::strong_validator;
 use gupd_http::{UnstorableReason, VaryFields, update};
 use gupd_net::upstream::UpstreamResponse;
-use gupd_store::{BLOCK, CHUNK, NewObject, UnfinishedFill};
+use gupd_store::BLOCK;
 
 /// Response whose content may be shared.
 pub(super) struct AcceptedResponse {
@@ -127,55 +127,6 @@ impl BodyRange {
                 Some(Self { status, headers, length, range, skip: 0, end: length })
             }
         }
-    }
-}
-
-impl ContentHead {
-    /// Restores the head of an unfinished fill.
-    pub(super) fn from_unfinished(
-        left: &UnfinishedFill,
-        request: &FillRequest,
-        cache: &Cache,
-        expected: Expectation,
-    ) -> Self {
-        let object = &left.object;
-        let (request_time, response_time) = (object.request_time, object.response_time);
-        let class = request.classification.class;
-        Self {
-            status: object.status,
-            kept: expected.check_storable(),
-            expected,
-            freshness: cache.freshness(object.status, &object.headers, request_time, response_time, class),
-            headers: object.headers.clone(),
-            selecting: VaryFields::decode(&object.selecting).unwrap_or_default(),
-            classification: request.classification.clone(),
-            upstream: object.upstream.clone(),
-            request_time,
-            response_time,
-        }
-    }
-
-    /// Builds the object to commit.
-    pub(super) fn to_object(&self, request: &FillRequest) -> NewObject {
-        NewObject {
-            key: request.key.clone(),
-            selecting: self.selecting.encode(),
-            status: self.status,
-            headers: self.headers.clone(),
-            content_type: self.classification.content_type.clone(),
-            upstream: self.upstream.clone(),
-            request_time: self.request_time,
-            response_time: self.response_time,
-        }
-    }
-
-    /// Returns true if a later fill could continue from a part of the content. Only a strong validator proves that the
-    /// rest belongs to the same content.
-    pub(super) fn is_resumable(&self, length: Option<u64>) -> bool {
-        self.status == StatusCode::OK
-            && self.kept.is_ok()
-            && length.is_some_and(|length| length > CHUNK)
-            && strong_validator(&self.headers).is_some()
     }
 }
 

@@ -1,7 +1,6 @@
-//! Shared state of a fill: its phase and its content. Each phase carries the data that is valid in it, so a follower
-//! can end only on `Complete`, on `Stored` or with an error. If the task vanishes, the phase channel closes, which is
-//! also an error. The content tracks the stored bytes, the arriving runs, and the positions of readers. A run keeps its
-//! newest bytes in memory until they can be read from the store.
+//! Content of a running fill: the stored bytes, the arriving runs and the demands of readers. A run keeps its newest bytes
+//! in memory until they can be read from the store. The invariant: once a reader has seen a byte, no other content may
+//! replace this one; `reveal` and `commit` decide that race.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -9,60 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
 use tokio::sync::Notify;
 
+use super::head::ContentHead;
 use super::origin::ContentOrigin;
 use super::plan::{FetchPlan, NEAR, RunSpan};
 use super::resumption::Replacement;
-use super::{FillError, UnsharedReason};
-use crate::CacheEntry;
-use crate::digest::Expectation;
-use gupd_config::clock::UnixMillis;
-use gupd_config::policy::Classification;
-use gupd_http::{Freshness, UnstorableReason, VaryFields};
 use gupd_store::{BlockSnapshot, MemoryCharge, PartialBlob};
-
-/// Phase of a fill.
-#[derive(Clone, Debug)]
-pub(super) enum Phase {
-    /// There is no response head yet.
-    Asking,
-    /// Bytes arrive.
-    Receiving {
-        /// Head and bytes.
-        content: Arc<FillContent>,
-        /// Number of bytes that have arrived. For content without a length, they are the first bytes.
-        arrived: u64,
-    },
-    /// Every byte has arrived and is verified, or the content will not be kept.
-    Complete {
-        /// Head and bytes.
-        content: Arc<FillContent>,
-        /// Complete length in bytes.
-        length: u64,
-    },
-    /// The object is in the store.
-    Stored {
-        /// Entry of the object.
-        entry: Arc<CacheEntry>,
-    },
-    /// The upstream confirmed the stored response.
-    NotModified {
-        /// Stored response, updated with the fields of the `304`.
-        entry: Arc<CacheEntry>,
-    },
-    /// The response may not be shared, or cannot be stored.
-    Unshared {
-        /// Reason.
-        why: UnsharedReason,
-    },
-    /// No more bytes will arrive.
-    Failed {
-        /// Reason.
-        error: FillError,
-    },
-}
 
 /// Response on its way into the store.
 #[derive(Debug)]
@@ -87,31 +39,6 @@ pub struct FillContent {
     pub(super) background_followers: AtomicUsize,
     /// Wakes runs after the plan changed.
     plan_changed: Notify,
-}
-
-/// Head of a shared response.
-#[derive(Clone, Debug)]
-pub struct ContentHead {
-    /// Status.
-    pub status: StatusCode,
-    /// `Ok` if the complete response will be kept. Otherwise only the present followers may have it.
-    pub kept: Result<(), UnstorableReason>,
-    /// End-to-end fields.
-    pub headers: HeaderMap,
-    /// Expected digests of the content.
-    pub expected: Expectation,
-    /// `Vary` selection.
-    pub selecting: VaryFields,
-    /// Freshness.
-    pub freshness: Freshness,
-    /// Class and content type of the request's path.
-    pub classification: Classification,
-    /// Name of the upstream that sent the head.
-    pub upstream: Arc<str>,
-    /// Time of the request.
-    pub request_time: UnixMillis,
-    /// Time of the response.
-    pub response_time: UnixMillis,
 }
 
 #[derive(Debug, Default)]

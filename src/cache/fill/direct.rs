@@ -20,7 +20,7 @@ pub(super) struct DirectReader {
     end: Option<u64>,
     transfer: Option<Transfer>,
     /// Failure of the transfer before.
-    broke: Option<TransferFailure>,
+    last_failure: Option<TransferFailure>,
 }
 
 impl DirectReader {
@@ -35,10 +35,10 @@ impl DirectReader {
     }
 
     fn new(origin: ContentOrigin, headers: &HeaderMap, length: Option<u64>, end: Option<u64>) -> Self {
-        let broke =
+        let last_failure =
             TransferFailure { kind: AttemptFailure::Interrupted, reason: Arc::from("the store failed") };
         let resumption = Resumption::new(origin, headers, length);
-        Self { resumption, end, transfer: None, broke: Some(broke) }
+        Self { resumption, end, transfer: None, last_failure: Some(last_failure) }
     }
 
     /// Returns the bytes at `position`; `None` at the end of content without a declared length.
@@ -49,7 +49,7 @@ impl DirectReader {
                 Some(transfer) => transfer,
                 None => {
                     let range = position..self.end.unwrap_or(u64::MAX);
-                    match self.resumption.resume(range, self.broke.take(), &NoReplacement).await? {
+                    match self.resumption.resume(range, self.last_failure.take(), &NoReplacement).await? {
                         ResumeOutcome::Continues { transfer, .. } => transfer,
                         ResumeOutcome::Changed(answer) => {
                             return Err(FillError::Changed { upstream: answer.upstream.name.clone() });
@@ -57,12 +57,12 @@ impl DirectReader {
                     }
                 }
             };
-            let came = match transfer.next(idle_timeout).await {
+            let result = match transfer.next(idle_timeout).await {
                 Ok(Some(piece)) => transfer.accept(piece, position).map(Some),
                 Ok(None) => transfer.check_end(position).map(|()| None),
                 Err(interruption) => Err(interruption),
             };
-            match came {
+            match result {
                 Ok(Some(None)) => self.transfer = Some(transfer),
                 Ok(Some(piece)) => {
                     self.transfer = Some(transfer);
@@ -71,9 +71,9 @@ impl DirectReader {
                 Ok(None) if self.end.is_none() => return Ok(None),
                 Ok(None) => {
                     let reason = Arc::from("its response was shorter than the requested range");
-                    self.broke = Some(TransferFailure { kind: AttemptFailure::Interrupted, reason });
+                    self.last_failure = Some(TransferFailure { kind: AttemptFailure::Interrupted, reason });
                 }
-                Err(Interruption::Upstream(broke)) => self.broke = Some(broke),
+                Err(Interruption::Upstream(last_failure)) => self.last_failure = Some(last_failure),
                 Err(Interruption::Fatal(error)) => return Err(error),
             }
         }
@@ -84,7 +84,7 @@ impl std::fmt::Debug for DirectReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DirectReader")
             .field("end", &self.end)
-            .field("broke", &self.broke)
+            .field("last_failure", &self.last_failure)
             .finish_non_exhaustive()
     }
 }

@@ -48,12 +48,12 @@ struct UpstreamAttempts {
 }
 
 impl FailoverOrder {
-    /// Creates the order for a number of upstreams. `broke` is the failure of the first upstream, if it has just
+    /// Creates the order for a number of upstreams. `first_failure` is the failure of the first upstream, if it has just
     /// failed.
-    pub(super) fn new(upstreams: usize, attempts: u32, broke: Option<AttemptFailure>) -> Self {
+    pub(super) fn new(upstreams: usize, attempts: u32, first_failure: Option<AttemptFailure>) -> Self {
         let mut failover =
             Self { upstreams: vec![UpstreamAttempts::default(); upstreams], current: 0, tries: 0, attempts };
-        if broke == Some(AttemptFailure::Silent) {
+        if first_failure == Some(AttemptFailure::Silent) {
             failover.advance();
         }
         failover
@@ -165,10 +165,10 @@ mod tests {
         fn attempts_end_when_each_upstream_has_used_its_own(
             upstreams in 1usize..6,
             attempts in 1u32..10,
-            broke in prop_oneof![Just(None), Just(Some(Interrupted)), Just(Some(Silent))],
+            first_failure in prop_oneof![Just(None), Just(Some(Interrupted)), Just(Some(Silent))],
             failures in proptest::collection::vec(prop_oneof![4 => Just(Interrupted), 4 => Just(Silent), 1 => Just(Unsuitable)], 64),
         ) {
-            let asked = attempts_after(FailoverOrder::new(upstreams, attempts, broke), &failures);
+            let asked = attempts_after(FailoverOrder::new(upstreams, attempts, first_failure), &failures);
             for upstream in 0..upstreams {
                 let came = asked.iter().zip(&failures).filter(|((asked, _), _)| *asked == upstream);
                 let came: Vec<_> = came.map(|(_, failure)| *failure).collect();

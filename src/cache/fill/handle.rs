@@ -1,5 +1,6 @@
-//! A follower's view of one fill: the response head, progress, and result. A handle never drives the fill. Dropping a
-//! handle wakes the fill's task, because a fill without followers may end.
+//! A follower's view of one fill: its phase, response, progress and result. Each phase carries the data that is valid in
+//! it, so a follower can end only on `Complete`, on `Stored` or with an error. If the task vanishes, the phase channel
+//! closes, which is also an error. Dropping a handle wakes the task, because a fill without followers may end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,12 +8,53 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::StatusCode;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::{FillContent, FillError, FillRequest, Phase};
+use super::{FillContent, FillError, FillRequest};
 use crate::CacheEntry;
 use gupd_config::UpstreamId;
 use gupd_http::UnstorableReason;
 use gupd_http::status::ForwardOutcome;
 use gupd_net::upstream::{CurrentUpstream, Upstream, UpstreamResponse};
+
+/// Phase of a fill.
+#[derive(Clone, Debug)]
+pub(super) enum Phase {
+    /// There is no response head yet.
+    Asking,
+    /// Bytes arrive.
+    Receiving {
+        /// Head and bytes.
+        content: Arc<FillContent>,
+        /// Number of bytes that have arrived. For content without a length, they are the first bytes.
+        arrived: u64,
+    },
+    /// Every byte has arrived and is verified, or the content will not be kept.
+    Complete {
+        /// Head and bytes.
+        content: Arc<FillContent>,
+        /// Complete length in bytes.
+        length: u64,
+    },
+    /// The object is in the store.
+    Stored {
+        /// Entry of the object.
+        entry: Arc<CacheEntry>,
+    },
+    /// The upstream confirmed the stored response.
+    NotModified {
+        /// Stored response, updated with the fields of the `304`.
+        entry: Arc<CacheEntry>,
+    },
+    /// The response may not be shared, or cannot be stored.
+    Unshared {
+        /// Reason.
+        why: UnsharedReason,
+    },
+    /// No more bytes will arrive.
+    Failed {
+        /// Reason.
+        error: FillError,
+    },
+}
 
 /// Handle to a running fill.
 #[derive(Clone, Debug)]

@@ -13,6 +13,7 @@ mod direct;
 mod failover;
 mod fetch;
 mod handle;
+mod head;
 pub mod metrics;
 mod origin;
 mod outcome;
@@ -34,11 +35,12 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::content::Phase;
-pub use self::content::{ContentHead, FillContent};
+pub use self::content::FillContent;
+use self::handle::Phase;
 pub use self::handle::{
     FillHandle, FillProgress, FillResponse, FillResult, Joined, PrivateResponse, UnsharedReason,
 };
+pub use self::head::ContentHead;
 use self::metrics::FillMetrics;
 pub use self::outcome::{FillError, FillOutcome};
 pub use self::range_fetch::{RangeFetchError, fetch_range};
@@ -139,7 +141,7 @@ impl Fills {
     }
 
     /// Returns the running fill of an object variant.
-    pub fn running(&self, key: &ObjectKey, variant: &str) -> Option<FillHandle> {
+    pub fn find_running(&self, key: &ObjectKey, variant: &str) -> Option<FillHandle> {
         self.context.lock().get(&(key.clone(), variant.to_owned())).cloned()
     }
 

@@ -83,17 +83,19 @@ impl Resumption {
         self.origin.upstreams.settings()
     }
 
-    /// Requests `range`, open-ended if it reaches the end of the content. `broke` is the failure of the transfer
+    /// Requests `range`, open-ended if it reaches the end of the content. `last_failure` is the failure of the transfer
     /// before.
     pub(super) async fn resume(
         &mut self,
         range: Range<u64>,
-        broke: Option<TransferFailure>,
+        last_failure: Option<TransferFailure>,
         replacement: &impl Replacement,
     ) -> Result<ResumeOutcome, FillError> {
-        let failure = broke.as_ref().map(|broke| broke.kind);
-        let mut reason =
-            broke.map_or_else(|| Arc::from("a reader needed another range first"), |broke| broke.reason);
+        let failure = last_failure.as_ref().map(|last_failure| last_failure.kind);
+        let mut reason = last_failure.map_or_else(
+            || Arc::from("a reader needed another range first"),
+            |last_failure| last_failure.reason,
+        );
         let (candidates, mut failover) = self.failover(range.start, failure);
         while let Some((index, wait)) = failover.next(Instant::now()) {
             let Some(upstream) = candidates.get(index) else { break };

@@ -48,15 +48,15 @@ impl RunSource {
     ) -> RunOutcome {
         let content = buffer.content().clone();
         let mut resumption = Resumption::new(self.origin.clone(), &content.head.headers, content.length);
-        let mut broke = None;
+        let mut last_failure = None;
         loop {
             let mut current = match transfer.take() {
                 Some(transfer) => transfer,
                 None => {
                     let rest = buffer.position()..buffer.limit().until;
-                    let mended = broke.is_some();
+                    let is_resumed = last_failure.is_some();
                     let resumed = tokio::select! {
-                        resumed = resumption.resume(rest, broke.take(), &*content) => resumed,
+                        resumed = resumption.resume(rest, last_failure.take(), &*content) => resumed,
                         () = content.wait_until_stopped(buffer.run()) => break,
                     };
                     match resumed {
@@ -65,7 +65,7 @@ impl RunSource {
                             return RunOutcome::Redundant;
                         }
                         Ok(ResumeOutcome::Continues { transfer, .. }) => {
-                            self.metrics.resumes.inc_by(u64::from(mended));
+                            self.metrics.resumes.inc_by(u64::from(is_resumed));
                             transfer
                         }
                         Ok(ResumeOutcome::Changed(answer)) => return RunOutcome::Changed(answer),
@@ -75,7 +75,7 @@ impl RunSource {
             };
             match self.receive(&content, &mut buffer, &mut current, phase, &check_limit).await {
                 Ok(()) => break,
-                Err(Interruption::Upstream(why)) => broke = Some(why),
+                Err(Interruption::Upstream(why)) => last_failure = Some(why),
                 Err(Interruption::Fatal(error)) => return Self::failed(buffer, error).await,
             }
         }

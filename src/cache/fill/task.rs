@@ -98,8 +98,8 @@ impl FillTask {
     }
 
     async fn fill(&mut self) -> FillOutcome {
-        if let Some(left) = self.find_unfinished()
-            && let Some(step) = self.resume_unfinished(left).await
+        if let Some(unfinished) = self.find_unfinished()
+            && let Some(step) = self.resume_unfinished(unfinished).await
             && let Some(outcome) = self.follow_changes(step).await
         {
             return outcome;

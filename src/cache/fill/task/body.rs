@@ -11,8 +11,8 @@ use http::{HeaderMap, StatusCode};
 use super::{FillTask, StepOutcome};
 use crate::digest::{CompleteContent, DigestVerdict, Expectation, Subject};
 use crate::fill::accept::AcceptedResponse;
-use crate::fill::content::ContentHead;
 use crate::fill::fetch::{ContentFetch, ContentFetchResult, Followers};
+use crate::fill::head::ContentHead;
 use crate::fill::origin::ContentOrigin;
 use crate::fill::resumption::{ResumeAttempt, ResumeOutcome, Resumption};
 use crate::fill::run::RunSource;
@@ -66,19 +66,19 @@ impl FillTask {
     }
 
     /// Continues an unfinished fill if an upstream still has its content. `None` if no upstream can tell now.
-    pub(super) async fn resume_unfinished(&mut self, mut left: UnfinishedFill) -> Option<StepOutcome> {
+    pub(super) async fn resume_unfinished(&mut self, mut unfinished: UnfinishedFill) -> Option<StepOutcome> {
         let metrics = &self.context.metrics;
         let origin =
-            ContentOrigin::from_record(&self.request, &self.upstreams, &left.object.upstream, metrics)?;
-        let wanted = self.part().map_or(0..left.len, |part| part.resolve(left.len));
-        let missing = left.first_gap(wanted.start);
+            ContentOrigin::from_record(&self.request, &self.upstreams, &unfinished.object.upstream, metrics)?;
+        let wanted = self.part().map_or(0..unfinished.len, |part| part.resolve(unfinished.len));
+        let missing = unfinished.first_gap(wanted.start);
         let enough = match missing.end > wanted.start {
             true => wanted.end.next_multiple_of(CHUNK),
             // Every wanted byte is stored; one more chunk shows whether the content is still the same.
             false => missing.start + CHUNK,
         };
         let first = missing.start..missing.end.min(enough);
-        let resumption = Resumption::new(origin.clone(), &left.object.headers, Some(left.len));
+        let resumption = Resumption::new(origin.clone(), &unfinished.object.headers, Some(unfinished.len));
         let attempt = tokio::select! {
             attempt = resumption.try_each(&first) => attempt,
             () = self.context.stopping.cancelled() => Err(FillError::Stopped),
@@ -92,18 +92,18 @@ impl FillTask {
             }
             Ok(ResumeAttempt::Failed(_, reason)) => {
                 tracing::info!(key = &*self.request.key, %reason, "cannot resume an unfinished fill");
-                self.context.store.return_unfinished(left);
+                self.context.store.return_unfinished(unfinished);
                 return None;
             }
             Err(error) => {
-                self.context.store.return_unfinished(left);
+                self.context.store.return_unfinished(unfinished);
                 return Some(StepOutcome::Done(self.fail(error)));
             }
         };
-        let expected = self.expect(left.object.status, &left.object.headers);
-        let head = ContentHead::from_unfinished(&left, &self.request, &self.context.cache, expected);
-        let (length, written) = (left.len, left.written_bytes());
-        let writer = match self.context.store.resume_blob(left).await {
+        let expected = self.expect(unfinished.object.status, &unfinished.object.headers);
+        let head = ContentHead::from_unfinished(&unfinished, &self.request, &self.context.cache, expected);
+        let (length, written) = (unfinished.len, unfinished.written_bytes());
+        let writer = match self.context.store.resume_blob(unfinished).await {
             Ok(writer) => writer,
             Err(error) => {
                 tracing::warn!(%error, key = &*self.request.key, "cannot resume an unfinished fill");

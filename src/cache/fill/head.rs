@@ -1,0 +1,89 @@
+//! Head of shared content: the stored fields, and the decisions made from them when the response arrived. An unfinished
+//! fill restores its head from the journal.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, StatusCode};
+
+use super::FillRequest;
+use crate::Cache;
+use crate::digest::Expectation;
+use gupd_config::clock::UnixMillis;
+use gupd_config::policy::Classification;
+use gupd_http::validator::strong_validator;
+use gupd_http::{Freshness, UnstorableReason, VaryFields};
+use gupd_store::{CHUNK, NewObject, UnfinishedFill};
+
+/// Head of a shared response.
+#[derive(Clone, Debug)]
+pub struct ContentHead {
+    /// Status.
+    pub status: StatusCode,
+    /// `Ok` if the complete response will be kept. Otherwise only the present followers may have it.
+    pub kept: Result<(), UnstorableReason>,
+    /// End-to-end fields.
+    pub headers: HeaderMap,
+    /// Expected digests of the content.
+    pub expected: Expectation,
+    /// `Vary` selection.
+    pub selecting: VaryFields,
+    /// Freshness.
+    pub freshness: Freshness,
+    /// Class and content type of the request's path.
+    pub classification: Classification,
+    /// Name of the upstream that sent the head.
+    pub upstream: Arc<str>,
+    /// Time of the request.
+    pub request_time: UnixMillis,
+    /// Time of the response.
+    pub response_time: UnixMillis,
+}
+
+impl ContentHead {
+    /// Restores the head of an unfinished fill.
+    pub(super) fn from_unfinished(
+        unfinished: &UnfinishedFill,
+        request: &FillRequest,
+        cache: &Cache,
+        expected: Expectation,
+    ) -> Self {
+        let object = &unfinished.object;
+        let (request_time, response_time) = (object.request_time, object.response_time);
+        let class = request.classification.class;
+        Self {
+            status: object.status,
+            kept: expected.check_storable(),
+            expected,
+            freshness: cache.freshness(object.status, &object.headers, request_time, response_time, class),
+            headers: object.headers.clone(),
+            selecting: VaryFields::decode(&object.selecting).unwrap_or_default(),
+            classification: request.classification.clone(),
+            upstream: object.upstream.clone(),
+            request_time,
+            response_time,
+        }
+    }
+
+    /// Builds the object to commit.
+    pub(super) fn to_object(&self, request: &FillRequest) -> NewObject {
+        NewObject {
+            key: request.key.clone(),
+            selecting: self.selecting.encode(),
+            status: self.status,
+            headers: self.headers.clone(),
+            content_type: self.classification.content_type.clone(),
+            upstream: self.upstream.clone(),
+            request_time: self.request_time,
+            response_time: self.response_time,
+        }
+    }
+
+    /// Returns true if a later fill could continue from a part of the content. Only a strong validator proves that the
+    /// rest belongs to the same content.
+    pub(super) fn is_resumable(&self, length: Option<u64>) -> bool {
+        self.status == StatusCode::OK
+            && self.kept.is_ok()
+            && length.is_some_and(|length| length > CHUNK)
+            && strong_validator(&self.headers).is_some()
+    }
+}
