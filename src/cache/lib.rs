@@ -198,7 +198,7 @@ impl Cache {
 
     /// Records the fields of a stored response as updated by a `304` (RFC 9111 §4.3.4). The caller inserts the returned
     /// object. If the index rejects the update, the update lasts while the entry is hot.
-    pub async fn refresh(
+    pub(crate) async fn refresh(
         &self,
         stale: &CacheEntry,
         updated: HeaderMap,
@@ -245,7 +245,7 @@ impl Cache {
     }
 
     /// Computes the freshness of a response under the current settings.
-    pub fn freshness(
+    pub(crate) fn freshness(
         &self,
         status: StatusCode,
         headers: &HeaderMap,
@@ -262,7 +262,7 @@ impl Cache {
     }
 
     /// Remembers that a response under this key was not shared.
-    pub fn remember_unstorable(&self, key: &ObjectKey, why: UnstorableReason) {
+    pub(crate) fn remember_unstorable(&self, key: &ObjectKey, why: UnstorableReason) {
         self.unstorable.insert(key.clone(), why);
     }
 
@@ -275,7 +275,7 @@ impl Cache {
     }
 
     /// Removes evicted keys from memory. Called after the store made room.
-    pub fn forget_evicted(&self) {
+    pub(crate) fn forget_evicted(&self) {
         let removed = self.store.take_removed_keys();
         if !removed.is_empty() {
             self.forget(&removed);

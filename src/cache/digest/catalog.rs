@@ -11,7 +11,7 @@ use gupd_http::key;
 use gupd_store::BlobId;
 
 /// Maximum size of a catalog in bytes. Observed ones have 4 KiB; one for all products would have some hundred KiB.
-pub const MAX_CATALOG: u64 = 4 << 20;
+pub(super) const MAX_CATALOG: u64 = 4 << 20;
 
 /// Maximum number of archive members. Observed catalogs have three or four.
 const MAX_MEMBERS: usize = 1024;
@@ -33,7 +33,7 @@ const ENTRY: &[u8; 4] = b"PK\x01\x02";
 
 /// Reason why a catalog is ignored.
 #[derive(Debug, thiserror::Error)]
-pub enum CatalogError {
+pub(super) enum CatalogError {
     /// The catalog has too many bytes.
     #[error("the catalog has {0} bytes; the limit is {MAX_CATALOG}")]
     TooLarge(u64),
@@ -58,10 +58,10 @@ pub enum CatalogError {
 }
 
 /// Name and SHA-256 of a file beside a catalog.
-pub type ListedFile = (String, BlobId);
+pub(super) type ListedFile = (String, BlobId);
 
 /// Returns true if the key is that of a LiveUpdate catalog.
-pub fn is_catalog(key: &str) -> bool {
+pub(super) fn is_catalog(key: &str) -> bool {
     let path = key::split_key(key).target.split('?').next().unwrap_or(key);
     let tail = path.len().checked_sub("livetri.zip".len()).and_then(|at| path.get(at..));
     tail.is_some_and(|tail| tail.eq_ignore_ascii_case("livetri.zip"))
@@ -72,7 +72,7 @@ pub fn is_catalog(key: &str) -> bool {
 ///
 /// # Errors
 /// Returns an error if any part of the catalog is invalid.
-pub fn parse(catalog: &[u8]) -> Result<Vec<ListedFile>, CatalogError> {
+pub(super) fn parse(catalog: &[u8]) -> Result<Vec<ListedFile>, CatalogError> {
     let length = catalog.len() as u64;
     if length > MAX_CATALOG {
         return Err(CatalogError::TooLarge(length));
@@ -102,7 +102,7 @@ pub fn parse(catalog: &[u8]) -> Result<Vec<ListedFile>, CatalogError> {
 }
 
 /// Returns the key of a payload beside a catalog, shared by all upstreams; `None` if the name is not valid in a path.
-pub fn payload_key(catalog: &str, name: &str) -> Option<String> {
+pub(super) fn payload_key(catalog: &str, name: &str) -> Option<String> {
     let key::KeyParts { route, target, .. } = key::split_key(catalog);
     let path = target.split('?').next().unwrap_or(target);
     let folder = &path[..=path.rfind('/')?];

@@ -16,7 +16,7 @@ const HELD_BACK: u64 = BLOCK;
 
 /// Digests announced for a response's content.
 #[derive(Clone, Debug, Default)]
-pub struct Expectation {
+pub(crate) struct Expectation {
     // All of one algorithm.
     announced: Vec<AnnouncedDigest>,
     doubted: bool,
@@ -25,13 +25,13 @@ pub struct Expectation {
 
 /// Content that differs from an announced digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mismatch {
+pub(super) struct Mismatch {
     /// Source of the announcement.
-    pub by: Announcer,
+    pub(super) by: Announcer,
     /// Announced digest.
-    pub expected: Digest,
+    pub(super) expected: Digest,
     /// Digest of the bytes that arrived.
-    pub found: Digest,
+    pub(super) found: Digest,
 }
 
 impl Expectation {
@@ -47,28 +47,28 @@ impl Expectation {
     }
 
     /// Returns true if no digest was announced.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.announced.is_empty()
     }
 
     /// Returns true if the end of the content must be hidden until [`verify`](super::Digests::verify) has seen it.
-    pub fn must_verify_first(&self) -> bool {
+    pub(crate) fn must_verify_first(&self) -> bool {
         self.catalog || !self.is_empty()
     }
 
     /// Returns true if the same content did not match before. It is passed on as it arrives, and kept only if it
     /// matches at its end.
-    pub fn is_doubted(&self) -> bool {
+    pub(crate) fn is_doubted(&self) -> bool {
         self.doubted
     }
 
     /// Returns an error if the response must not be announced as stored.
-    pub fn check_storable(&self) -> Result<(), UnstorableReason> {
+    pub(crate) fn check_storable(&self) -> Result<(), UnstorableReason> {
         if self.doubted { Err(UnstorableReason::DigestMismatch) } else { Ok(()) }
     }
 
     /// Number of bytes, of the first `available`, that clients may receive before verification.
-    pub fn visible_bytes(&self, available: u64) -> u64 {
+    pub(crate) fn visible_bytes(&self, available: u64) -> u64 {
         let held = if self.must_verify_first() && !self.doubted { HELD_BACK } else { 0 };
         available.saturating_sub(held)
     }
@@ -77,7 +77,7 @@ impl Expectation {
     ///
     /// # Errors
     /// Returns an error if the bytes cannot be read again.
-    pub async fn compare(
+    pub(super) async fn compare(
         &self,
         store: &Store,
         content: &CompleteContent,

@@ -33,7 +33,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// Digest of a supported algorithm.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Digest {
+pub(super) enum Digest {
     /// SHA-256.
     Sha256([u8; 32]),
     /// SHA-512.
@@ -44,7 +44,7 @@ pub enum Digest {
 
 /// Source of an announced digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Announcer {
+pub(super) enum Announcer {
     /// `Repr-Digest`.
     ReprDigest,
     /// `Content-Digest`.
@@ -59,7 +59,7 @@ pub enum Announcer {
 
 /// Digest and its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AnnouncedDigest {
+pub(super) struct AnnouncedDigest {
     /// Source.
     pub by: Announcer,
     /// Expected digest.
@@ -71,7 +71,7 @@ pub struct AnnouncedDigest {
 ///
 /// `Content-Digest` and `Content-MD5` cover the content of their own message, which in a `206` is a part. Encoded
 /// content is stored as it arrived, so its digests apply unchanged.
-pub fn announced_digests(status: StatusCode, headers: &HeaderMap) -> Vec<AnnouncedDigest> {
+pub(super) fn announced_digests(status: StatusCode, headers: &HeaderMap) -> Vec<AnnouncedDigest> {
     let mut all = Vec::new();
     dictionary(headers, REPR_DIGEST, Announcer::ReprDigest, &mut all);
     for member in members(headers, DIGEST) {
@@ -115,7 +115,7 @@ impl AnnouncedDigest {
 
 impl Digest {
     /// Name of the algorithm in the HTTP registry.
-    pub const fn algorithm(&self) -> &'static str {
+    pub(super) const fn algorithm(&self) -> &'static str {
         match self {
             Self::Sha256(_) => "sha-256",
             Self::Sha512(_) => "sha-512",
@@ -153,11 +153,11 @@ impl fmt::Debug for Digest {
 
 impl Announcer {
     /// All announcers, for the label set of a metric.
-    pub const ALL: [Self; 5] =
+    pub(super) const ALL: [Self; 5] =
         [Self::ReprDigest, Self::ContentDigest, Self::Digest, Self::ContentMd5, Self::Catalog];
 
     /// Spelling in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::ReprDigest => "repr-digest",
             Self::ContentDigest => "content-digest",

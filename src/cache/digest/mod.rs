@@ -3,8 +3,8 @@
 //! the remembered mismatches. A fill asks for the verdict before it publishes the end of a body; this module neither
 //! stores content nor stops a fill.
 
-pub mod catalog;
-pub mod expectation;
+mod catalog;
+mod expectation;
 pub mod field;
 
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use prometheus::IntCounterVec;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-pub use self::expectation::{Expectation, Mismatch};
+pub(crate) use self::expectation::Expectation;
+use self::expectation::Mismatch;
 use self::field::{AnnouncedDigest, Announcer};
 use crate::{Cache, CacheEntry};
 use gupd_config::Class;
@@ -74,7 +75,7 @@ pub struct CompleteContent {
 
 /// Verdict on complete content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DigestVerdict {
+pub(crate) enum DigestVerdict {
     /// The content matches, or no digest was announced: keep it.
     Keep,
     /// The content does not match: hide its end and fetch it again.
@@ -85,7 +86,7 @@ pub enum DigestVerdict {
 
 impl Digests {
     /// Creates an empty set. `mismatches` counts by announcer and consequence.
-    pub fn new(cache: Arc<Cache>, mismatches: IntCounterVec) -> Self {
+    pub(crate) fn new(cache: Arc<Cache>, mismatches: IntCounterVec) -> Self {
         for by in Announcer::ALL {
             for consequence in [Consequence::FetchedAgain, Consequence::PassedOn] {
                 mismatches.with_label_values(&[by.as_str(), consequence.as_str()]);
@@ -104,7 +105,7 @@ impl Digests {
 
     /// Returns the digests expected of a response with this head. `is_retry` marks a second fetch after a mismatch. Only
     /// payloads are checked against a catalog: other content may change under its name and be newer than the catalog.
-    pub fn expect(&self, subject: Subject<'_>, headers: &HeaderMap, is_retry: bool) -> Expectation {
+    pub(crate) fn expect(&self, subject: Subject<'_>, headers: &HeaderMap, is_retry: bool) -> Expectation {
         let Subject { key, class, status } = subject;
         let mut announced = field::announced_digests(status, headers);
         if class == Class::Payload
@@ -121,7 +122,7 @@ impl Digests {
     ///
     /// # Errors
     /// Returns an error if the bytes cannot be read; the content is then unverified.
-    pub async fn verify(
+    pub(crate) async fn verify(
         &self,
         subject: Subject<'_>,
         expected: &Expectation,
@@ -167,12 +168,12 @@ impl Digests {
     /// started. An invalid catalog is logged and changes nothing.
     pub async fn read_catalog(&self, subject: Subject<'_>, content: &CompleteContent) {
         let key = subject.key;
-        let known = || self.catalogs.get(&**key) == Some(content.blob);
-        if !is_catalog(subject) || known() {
+        let is_known = || self.catalogs.get(&**key) == Some(content.blob);
+        if !is_catalog(subject) || is_known() {
             return;
         }
         let Ok(_permit) = self.reads.acquire().await else { return };
-        if known() {
+        if is_known() {
             return;
         }
         let files = match self.load_catalog(content).await {
@@ -188,10 +189,10 @@ impl Digests {
             }
         };
         for (name, blob) in files {
-            let Some(sibling) = catalog::payload_key(key, &name) else { continue };
-            self.listed.insert(sibling.clone(), blob);
+            let Some(payload) = catalog::payload_key(key, &name) else { continue };
+            self.listed.insert(payload.clone(), blob);
             // Entries that are not hot are compared by the next lookup.
-            if let Some(entry) = self.cache.find_hot(&sibling, &HeaderMap::new()) {
+            if let Some(entry) = self.cache.find_hot(&payload, &HeaderMap::new()) {
                 self.remove_mismatched(&entry).await;
             }
         }

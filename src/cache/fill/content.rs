@@ -233,13 +233,13 @@ impl FillContent {
         let spans: Vec<_> = state.runs.iter().map(|run| run.span).collect();
         let demands: Vec<_> = state.demands.iter().map(|demand| demand.range.clone()).collect();
         let missing = |range| self.partial.first_gap(range);
-        let view = FetchPlan { length: self.length?, runs: &spans, demands: &demands, missing: &missing };
-        for (run, is_held) in state.runs.iter_mut().zip(view.held_runs()) {
+        let plan = FetchPlan { length: self.length?, runs: &spans, demands: &demands, missing: &missing };
+        for (run, is_held) in state.runs.iter_mut().zip(plan.held_runs()) {
             run.is_held = is_held;
         }
         self.plan_changed.notify_waiters();
         if spans.is_empty() || self.accepts_ranges.load(Ordering::Relaxed) {
-            view.next_range(background)
+            plan.next_range(background)
         } else {
             None
         }

@@ -112,14 +112,14 @@ mod tests {
     /// Returns the attempts, each with its wait in milliseconds, for a sequence of immediate failures.
     fn attempts_after(mut failover: FailoverOrder, failures: &[AttemptFailure]) -> Vec<(usize, u64)> {
         let mut now = Instant::now();
-        let mut asked = Vec::new();
+        let mut attempted = Vec::new();
         for failure in failures {
             let Some((upstream, wait)) = failover.next(now) else { break };
-            asked.push((upstream, u64::try_from(wait.as_millis()).unwrap()));
+            attempted.push((upstream, u64::try_from(wait.as_millis()).unwrap()));
             now += wait;
             failover.record_failure(*failure, now);
         }
-        asked
+        attempted
     }
 
     #[test]
@@ -168,13 +168,13 @@ mod tests {
             first_failure in prop_oneof![Just(None), Just(Some(Interrupted)), Just(Some(Silent))],
             failures in proptest::collection::vec(prop_oneof![4 => Just(Interrupted), 4 => Just(Silent), 1 => Just(Unsuitable)], 64),
         ) {
-            let asked = attempts_after(FailoverOrder::new(upstreams, attempts, first_failure), &failures);
+            let attempted = attempts_after(FailoverOrder::new(upstreams, attempts, first_failure), &failures);
             for upstream in 0..upstreams {
-                let came = asked.iter().zip(&failures).filter(|((asked, _), _)| *asked == upstream);
-                let came: Vec<_> = came.map(|(_, failure)| *failure).collect();
-                let unsuitable = came.iter().position(|failure| *failure == Unsuitable);
-                prop_assert!(unsuitable.is_none_or(|at| at + 1 == came.len()), "tried again: {came:?}");
-                prop_assert!(unsuitable.is_some() || came.len() == attempts as usize, "{upstream}: {came:?}");
+                let seen = attempted.iter().zip(&failures).filter(|((attempted, _), _)| *attempted == upstream);
+                let seen: Vec<_> = seen.map(|(_, failure)| *failure).collect();
+                let unsuitable = seen.iter().position(|failure| *failure == Unsuitable);
+                prop_assert!(unsuitable.is_none_or(|at| at + 1 == seen.len()), "tried again: {seen:?}");
+                prop_assert!(unsuitable.is_some() || seen.len() == attempts as usize, "{upstream}: {seen:?}");
             }
         }
     }

@@ -24,7 +24,7 @@ pub struct ContentHead {
     /// End-to-end fields.
     pub headers: HeaderMap,
     /// Expected digests of the content.
-    pub expected: Expectation,
+    pub(crate) expected: Expectation,
     /// `Vary` selection.
     pub selecting: VaryFields,
     /// Freshness.

@@ -136,12 +136,12 @@ mod tests {
 
     #[test]
     fn run_is_as_long_as_the_stored_bytes_before_it() {
-        let from = |there: u64| {
+        let from = |stored: u64| {
             let missing = |range: Range<u64>| {
-                let start = range.start.max(there * CHUNK);
+                let start = range.start.max(stored * CHUNK);
                 (start < range.end).then_some(start..range.end)
             };
-            let demands = [there * CHUNK..1 << 40, 5..6];
+            let demands = [stored * CHUNK..1 << 40, 5..6];
             let next = FetchPlan { length: 1 << 40, runs: &[], demands: &demands, missing: &missing }
                 .next_range(true);
             next.map(|range| (range.end - range.start) / CHUNK)
@@ -175,11 +175,11 @@ mod tests {
         /// For all demands and stored blocks, the planned ranges bring every byte once.
         #[test]
         fn planned_ranges_fetch_every_byte_once(
-            there in proptest::collection::vec(any::<bool>(), BLOCKS as usize),
+            stored in proptest::collection::vec(any::<bool>(), BLOCKS as usize),
             demands in proptest::collection::vec((0..LENGTH, 1..LENGTH), 0..6),
             steps in proptest::collection::vec((0usize..MAX_RUNS, 1u64..40), 0..200),
         ) {
-            let mut there = there;
+            let mut stored = stored;
             let mut fetched = vec![0u32; BLOCKS as usize];
             let demands: Vec<_> =
                 demands.into_iter().map(|(from, len)| from..LENGTH.min(from + len)).collect();
@@ -188,8 +188,8 @@ mod tests {
             loop {
                 let missing = |range: Range<u64>| {
                     let blocks = range.start / BLOCK..range.end.div_ceil(BLOCK);
-                    let first = blocks.clone().find(|block| !there[*block as usize])?;
-                    let end = (first..blocks.end).find(|block| there[*block as usize]);
+                    let first = blocks.clone().find(|block| !stored[*block as usize])?;
+                    let end = (first..blocks.end).find(|block| stored[*block as usize]);
                     (!range.is_empty())
                         .then(|| first * BLOCK..end.map_or(range.end, |end| (end * BLOCK).min(range.end)))
                 };
@@ -210,22 +210,22 @@ mod tests {
                 if runs.is_empty() {
                     break;
                 }
-                let (which, blocks) = steps.next().unwrap_or((0, 1000));
-                let which = which % runs.len();
-                let run = &mut runs[which];
+                let (index, blocks) = steps.next().unwrap_or((0, 1000));
+                let index = index % runs.len();
+                let run = &mut runs[index];
                 let next = (run.position / BLOCK * BLOCK + blocks * BLOCK).min(run.until);
                 for block in run.position / BLOCK..next.div_ceil(BLOCK) {
                     fetched[block as usize] += 1;
-                    prop_assert!(!there[block as usize]);
-                    there[block as usize] = true;
+                    prop_assert!(!stored[block as usize]);
+                    stored[block as usize] = true;
                 }
                 run.position = next;
                 run.start = next;
                 if next == run.until {
-                    runs.remove(which);
+                    runs.remove(index);
                 }
             }
-            prop_assert!(there.iter().all(|there| *there));
+            prop_assert!(stored.iter().all(|stored| *stored));
             prop_assert!(fetched.iter().all(|times| *times <= 1));
         }
     }
