@@ -43,7 +43,7 @@ fn main() {
     measure_rebuild(&store, objects.min(100_000), objects);
 }
 
-fn row(quantity: &str, measured: &str) {
+fn print_row(quantity: &str, measured: &str) {
     println!("| {quantity} | {measured} |");
 }
 
@@ -56,7 +56,7 @@ fn path(object: u64) -> String {
 fn create_store(store: &Path, objects: u64) {
     let manager = TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = manager.local_addr().unwrap();
-    std::thread::spawn(move || manager.incoming().map_while(Result::ok).for_each(answer));
+    std::thread::spawn(move || manager.incoming().map_while(Result::ok).for_each(serve_manager));
     let relay = RelayProcess::start(store, upstream);
     while !relay.get(0).contains("gupd; hit") {}
     drop(relay);
@@ -91,17 +91,17 @@ fn create_store(store: &Path, objects: u64) {
     fs::remove_file(old).unwrap();
     let started = Instant::now();
     let opened = open(store);
-    row("once: migration of an index of version 1", &format!("{:.1?}", started.elapsed()));
+    print_row("once: migration of an index of version 1", &format!("{:.1?}", started.elapsed()));
     let started = Instant::now();
     // Evicts nothing: the sweep, the check of the whole index and its journal.
     run(opened.maintain()).unwrap();
-    row(
+    print_row(
         "first maintenance after the start: sweep, writing the journal",
         &format!("{:.1?}", started.elapsed()),
     );
     drop(opened);
     let mib = |name| fs::metadata(store.join(name)).unwrap().len() >> 20;
-    row("index, and its journal", &format!("{} MiB, {} MiB", mib("index.db"), mib("index.journal")));
+    print_row("index, and its journal", &format!("{} MiB, {} MiB", mib("index.db"), mib("index.journal")));
 }
 
 fn measure_start(store: &Path, objects: u64) {
@@ -119,7 +119,7 @@ fn measure_start(store: &Path, objects: u64) {
         }
         took.sort();
         let figures = format!("{:.0?}, at most {:.0?}", took[2], took[4]);
-        row(&format!("process start to the end of the first hit, {memory}"), &figures);
+        print_row(&format!("process start to the end of the first hit, {memory}"), &figures);
     }
     let relay = RelayProcess::start(store, unreachable);
     let mut stream = relay.connect();
@@ -129,13 +129,13 @@ fn measure_start(store: &Path, objects: u64) {
         assert!(head.contains("gupd; hit"), "{head}");
         started.elapsed()
     });
-    row(
+    print_row(
         &format!("hit on an object that is not cached, {BODY} bytes, one client"),
         &percentiles(times.collect()),
     );
     // The whole index is read once, at most a minute after the start.
     std::thread::sleep(Duration::from_secs(75));
-    row("resident memory at its peak, `memory = 64MiB`", &format!("{} MiB", relay.peak_memory() >> 20));
+    print_row("resident memory at its peak, `memory = 64MiB`", &format!("{} MiB", relay.peak_memory() >> 20));
 }
 
 fn measure_lookups(store: &Path, objects: u64) {
@@ -155,7 +155,7 @@ fn measure_lookups(store: &Path, objects: u64) {
             }
             times
         });
-        row(&format!("lookup, cold index cache, {memory}"), &percentiles(times));
+        print_row(&format!("lookup, cold index cache, {memory}"), &percentiles(times));
     }
     let mut config = config(store);
     config.quota = run(async { open(store).stats().disk_bytes }) - 20_000 * 106_496;
@@ -177,7 +177,7 @@ fn measure_lookups(store: &Path, objects: u64) {
         times
     });
     let evicted = objects - opened.stats().objects;
-    row(&format!("lookup while {evicted} objects are evicted"), &percentiles(times));
+    print_row(&format!("lookup while {evicted} objects are evicted"), &percentiles(times));
 }
 
 /// Creates files for `objects` rows, removes the index, and measures the rebuild.
@@ -201,7 +201,10 @@ fn measure_rebuild(store: &Path, objects: u64, of: u64) {
     let opened = open(store);
     let took = started.elapsed();
     let found = opened.stats().objects;
-    row(&format!("start without an index: {found} objects from a journal of {of}"), &format!("{took:.1?}"));
+    print_row(
+        &format!("start without an index: {found} objects from a journal of {of}"),
+        &format!("{took:.1?}"),
+    );
 }
 
 /// Returns the key of the first object, from which all others are made.
@@ -253,7 +256,7 @@ fn drop_page_cache() -> bool {
 }
 
 /// Answers every request with the same content.
-fn answer(mut client: TcpStream) {
+fn serve_manager(mut client: TcpStream) {
     let mut lines = BufReader::new(client.try_clone().unwrap()).lines().map_while(Result::ok);
     while lines.by_ref().any(|line| line.is_empty()) {
         let head = format!(

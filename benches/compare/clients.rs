@@ -80,7 +80,7 @@ async fn main() -> ExitCode {
 
 /// Returns true if every client got the right body.
 async fn run(options: ClientOptions) -> io::Result<bool> {
-    let expected = Expected::of(&options.expect)?;
+    let expected = Expected::read(&options.expect)?;
     let authority = options.url.authority().ok_or_else(|| io::Error::other("the URL needs host and port"))?;
     let path = options.url.path_and_query().map_or("/", |path| path.as_str());
     let request = Arc::new(Request::get(path));
@@ -165,7 +165,7 @@ async fn download(
 }
 
 impl Expected {
-    fn of(path: &Path) -> io::Result<Self> {
+    fn read(path: &Path) -> io::Result<Self> {
         let (mut file, mut hash, mut length) = (File::open(path)?, Xxh3::new(), 0);
         let mut buffer = vec![0; READ_BYTES];
         loop {

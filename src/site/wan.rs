@@ -22,7 +22,7 @@ pub struct Wan {
 
 impl Wan {
     /// Starts an unlimited line from a free port to `manager`.
-    pub fn to(manager: SocketAddr) -> Self {
+    pub fn unlimited(manager: SocketAddr) -> Self {
         or_panic(Self::start(manager, Line::UNLIMITED))
     }
 

@@ -10,7 +10,7 @@ use crate::support::{Gate, Manager, PATIENCE, PAYLOAD, Request, Resource, Site, 
 const SIZE: usize = 1 << 20;
 
 /// A site with two upstreams of these priorities: its own manager and `other`.
-fn behind_two(other: &Manager, priorities: [u32; 2]) -> Site {
+fn site_with_priorities(other: &Manager, priorities: [u32; 2]) -> Site {
     let manager = Manager::start();
     let both = Config::for_upstreams(&[&manager.url(), &other.url()]).unwrap();
     Site::for_manager(manager, |config| {
@@ -29,7 +29,7 @@ fn path(number: usize) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn managers_of_one_priority_share_the_bytes() {
     let other = Manager::start();
-    let site = behind_two(&other, [1, 1]);
+    let site = site_with_priorities(&other, [1, 1]);
     let gate = Gate::default();
     let mut clients = Vec::new();
     for number in 0..8 {
@@ -57,7 +57,7 @@ async fn managers_of_one_priority_share_the_bytes() {
 async fn busy_upstream_gets_no_request_until_its_bytes_are_sent() {
     const PRIVATE: &str = "/secars/large";
     let other = Manager::start();
-    let site = behind_two(&other, [1, 1]);
+    let site = site_with_priorities(&other, [1, 1]);
     let gate = Gate::default();
     let large = || Resource::new(bytes(1, SIZE)).stalled(SIZE / 2, &gate);
     site.manager.put(PRIVATE, large());
@@ -94,7 +94,7 @@ async fn busy_upstream_gets_no_request_until_its_bytes_are_sent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn smaller_priority_precedes_list_order() {
     let other = Manager::start();
-    let site = behind_two(&other, [2, 1]);
+    let site = site_with_priorities(&other, [2, 1]);
     for number in 0..4 {
         for manager in [&site.manager, &other] {
             manager.put(&path(number), Resource::new("definitions"));

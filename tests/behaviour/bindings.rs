@@ -31,17 +31,17 @@ struct TwoManagers {
 
 impl TwoManagers {
     fn new() -> Self {
-        Self::with(|_| {})
+        Self::with_config(|_| {})
     }
 
-    fn with(change: impl FnOnce(&mut Config)) -> Self {
+    fn with_config(change: impl FnOnce(&mut Config)) -> Self {
         let second = Manager::start();
         let site = Site::with_config(|config| {
             let urls = [config.upstreams[0].url.to_string(), second.url()];
             let urls = urls.iter().map(|url| url.trim_end_matches('/')).collect::<Vec<_>>();
             config.upstreams = Config::for_upstreams(&urls).unwrap().upstreams;
             config.upstreams[1].name = "second".to_owned();
-            config.groups = vec![batch(config, &[1])];
+            config.groups = vec![batch_group(config, &[1])];
             change(config);
         });
         second.set_clock(read_clock(&site.clock));
@@ -79,7 +79,7 @@ impl TwoManagers {
     }
 }
 
-fn batch(config: &Config, upstreams: &[usize]) -> GroupSettings {
+fn batch_group(config: &Config, upstreams: &[usize]) -> GroupSettings {
     let binding = Binding::new(&config.upstreams, upstreams.to_vec()).map(Arc::new);
     GroupSettings {
         subnets: vec![format!("{BATCH}/32").parse().unwrap()],
@@ -117,7 +117,7 @@ async fn bound_groups_get_own_catalogs_and_share_payloads() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn moved_group_fetches_no_payload_again() {
-    let mut two = TwoManagers::with(|config| {
+    let mut two = TwoManagers::with_config(|config| {
         config.groups.clear();
         config.routes[0].upstreams = vec![0];
     });
@@ -139,8 +139,9 @@ async fn moved_group_fetches_no_payload_again() {
         (&[], "first", "first"),
     ] {
         two.reload(|config| {
-            let rest = GroupSettings { subnets: Vec::new(), name: "rest".to_owned(), ..batch(config, &[1]) };
-            let groups = [batch(config, &[1]), rest].into_iter();
+            let rest =
+                GroupSettings { subnets: Vec::new(), name: "rest".to_owned(), ..batch_group(config, &[1]) };
+            let groups = [batch_group(config, &[1]), rest].into_iter();
             config.groups = groups.filter(|group| bound.contains(&&*group.name)).collect();
         });
         for (client, own) in [(BATCH, of_batch), (OTHER, of_others)] {
@@ -224,7 +225,7 @@ async fn follower_of_failed_bound_fill_asks_its_own_manager() {
 #[tokio::test(flavor = "multi_thread")]
 async fn catalog_is_revalidated_at_its_own_upstream() {
     let listed = "/liveupdt.tri";
-    let mut two = TwoManagers::with(|config| {
+    let mut two = TwoManagers::with_config(|config| {
         with_token(config);
         config.routes[0].upstreams = vec![0];
         config.refresh.catalogs = vec![listed.parse().unwrap()];
@@ -260,7 +261,7 @@ async fn catalog_is_revalidated_at_its_own_upstream() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bound_payload_is_prefetched_and_repaired_from_its_manager() {
-    let mut two = TwoManagers::with(|config| {
+    let mut two = TwoManagers::with_config(|config| {
         with_token(config);
         config.store.scrub_period = None;
         config.routes[0].upstreams = vec![0];
@@ -312,7 +313,7 @@ async fn reordered_upstreams_keep_a_404_to_their_own_clients() {
     two.reload(|config| {
         config.upstreams.reverse();
         config.routes[0].upstreams = vec![1];
-        config.groups = vec![batch(config, &[0])];
+        config.groups = vec![batch_group(config, &[0])];
     });
     let mut follower = WireClient::connect_from(OTHER.parse().unwrap(), two.site.address()).await;
     follower.write_request(&Request::get(PAYLOAD)).await.unwrap();

@@ -19,7 +19,7 @@ async fn certificate_selects_group_and_is_optional() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let server = authority.issue("localhost");
-    let (cert, key) = server.write(folder.path());
+    let (cert, key) = server.write_files(folder.path());
     let ca = folder.path().join("ca.pem");
     std::fs::write(&ca, authority.pem()).unwrap();
     // The relay reads the files when it starts.
@@ -33,7 +33,7 @@ async fn certificate_selects_group_and_is_optional() {
         }];
     });
     site.manager.put(PAYLOAD, Resource::new(bytes(1, 10_000)));
-    let ask = |identity| asked(site.address(), &authority, identity);
+    let ask = |identity| request_twice(site.address(), &authority, identity);
     assert_eq!(ask(None).await.as_deref(), Some("HTTP/1.1 200"));
     for (name, status) in [
         ("PC-7.Branch.example", "HTTP/1.1 503"),
@@ -49,7 +49,11 @@ async fn certificate_selects_group_and_is_optional() {
 
 /// Sends two requests on one connection, because the names belong to the connection. Returns the head of the response,
 /// or `None` if the connection ends without one.
-async fn asked(address: SocketAddr, authority: &Authority, identity: Option<Identity>) -> Option<String> {
+async fn request_twice(
+    address: SocketAddr,
+    authority: &Authority,
+    identity: Option<Identity>,
+) -> Option<String> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(authority.certificate()).unwrap();
     let config = rustls::ClientConfig::builder().with_root_certificates(roots);
@@ -57,7 +61,7 @@ async fn asked(address: SocketAddr, authority: &Authority, identity: Option<Iden
         None => config.with_no_client_auth(),
         Some(identity) => {
             let folder = tempfile::tempdir().unwrap();
-            let (chain, key) = read(identity.write(folder.path()));
+            let (chain, key) = read(identity.write_files(folder.path()));
             config.with_client_auth_cert(chain, key).unwrap()
         }
     };

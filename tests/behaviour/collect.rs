@@ -43,7 +43,7 @@ pub(crate) async fn collector(managers: &[&Manager]) -> Collector {
     let listed = |config: &mut gupd_config::Config| {
         config.refresh.catalogs = NAMES.iter().map(|name| name.parse().unwrap()).collect();
     };
-    Collector::asking(&urls, listed).await
+    Collector::start(&urls, listed).await
 }
 
 /// Whether the newest revision is this version, of all of the catalogs.
@@ -73,7 +73,7 @@ async fn two_equal_collects_publish_and_one_detects_no_change() {
     assert!(is_version(&collector, 2));
     assert_eq!(requests(&manager), [5; 4]);
     assert_eq!(collector.stored(&collector.view()).await.len(), 4);
-    assert_eq!((collector.counted("changed"), collector.counted("unchanged")), (8, 4));
+    assert_eq!((collector.refresh_count("changed"), collector.refresh_count("unchanged")), (8, 4));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,7 +188,7 @@ async fn removed_catalog_leaves_and_returns_by_revision() {
     assert_eq!(collector.newest().1[MINITRI], None);
     assert!(collector.views().revisions().last().unwrap().catalogs[&key(MINITRI)].blob().is_some());
     assert_eq!(collector.refresh().await.revision, None);
-    assert_eq!(collector.counted("missing"), 1);
+    assert_eq!(collector.refresh_count("missing"), 1);
     publish(&manager, 1);
     assert_eq!(collector.refresh().await.revision, Some(3.into()));
     assert!(is_version(&collector, 1));
@@ -201,14 +201,14 @@ async fn requested_catalog_joins_unchanged_newest_revision() {
     let collector = collector(&[&manager]).await;
     collector.refresh().await;
     manager.put("/new_livetri.zip", Resource::new("new"));
-    assert_eq!(collector.wants("/new_livetri.zip").await, PendingOutcome::Published);
+    assert_eq!(collector.wait_for_catalog("/new_livetri.zip").await, PendingOutcome::Published);
     let (number, catalogs) = collector.newest();
     assert_eq!((number, catalogs.len()), (1, 5));
     assert_eq!(catalogs["/new_livetri.zip"], hash("new").map(Into::into));
     assert_eq!((requests(&manager), manager.request_count("/new_livetri.zip")), ([3; 4], 1));
     assert_eq!(collector.stored(&collector.view()).await.len(), 5);
     // A late client is answered without a request.
-    assert_eq!(collector.wants("/new_livetri.zip").await, PendingOutcome::Published);
+    assert_eq!(collector.wait_for_catalog("/new_livetri.zip").await, PendingOutcome::Published);
     assert_eq!((requests(&manager), manager.request_count("/new_livetri.zip")), ([3; 4], 1));
 }
 
@@ -220,7 +220,7 @@ async fn requested_catalog_starts_revision_after_change() {
     collector.refresh().await;
     publish(&manager, 2);
     manager.put("/new_livetri.zip", Resource::new("2"));
-    assert_eq!(collector.wants("/new_livetri.zip").await, PendingOutcome::Published);
+    assert_eq!(collector.wait_for_catalog("/new_livetri.zip").await, PendingOutcome::Published);
     let (number, catalogs) = collector.newest();
     assert_eq!((number, catalogs.len()), (2, 5));
     assert!(is_version(&collector, 2));
@@ -275,7 +275,7 @@ async fn requested_catalog_starts_first_revision_with_all_known() {
     publish(&manager, 1);
     let collector = collector(&[&manager]).await;
     manager.put("/new_livetri.zip", Resource::new("new"));
-    assert_eq!(collector.wants("/new_livetri.zip").await, PendingOutcome::Published);
+    assert_eq!(collector.wait_for_catalog("/new_livetri.zip").await, PendingOutcome::Published);
     let (number, catalogs) = collector.newest();
     assert_eq!((number, catalogs.len()), (1, 5));
     assert!(is_version(&collector, 1));
@@ -324,7 +324,7 @@ async fn made_up_names_cost_a_request_each_and_no_collect() {
         assert!(names.into_iter().all(|at| manager.request_count(&path(at)) == 1));
     }
     assert_eq!((requests(&manager), collector.newest().0), ([2; 4], 1));
-    assert_eq!(collector.wants("/1004_livetri.zip").await, PendingOutcome::Absent);
+    assert_eq!(collector.wait_for_catalog("/1004_livetri.zip").await, PendingOutcome::Absent);
     assert_eq!(manager.request_count("/1004_livetri.zip"), 1, "known to be none for a moment");
     // Of those, the ones that clients ask for are asked for again.
     collector.clock.advance(Duration::from_secs(60));
@@ -371,13 +371,13 @@ async fn a_source_that_cannot_be_collected_is_left_alone_for_a_while() {
     manager.put(MINITRI, broken());
     for name in ["/1_livetri.zip", "/2_livetri.zip"] {
         manager.put(name, Resource::new("there"));
-        assert_eq!(collector.wants(name).await, PendingOutcome::Unpublished);
+        assert_eq!(collector.wait_for_catalog(name).await, PendingOutcome::Unpublished);
     }
     assert_eq!((manager.request_count("/1_livetri.zip"), manager.request_count("/2_livetri.zip")), (1, 0));
     assert_eq!(collector.newest().1.len(), 4);
     publish(&manager, 1);
     collector.clock.advance(Duration::from_secs(30));
-    assert_eq!(collector.wants("/2_livetri.zip").await, PendingOutcome::Published);
+    assert_eq!(collector.wait_for_catalog("/2_livetri.zip").await, PendingOutcome::Published);
     assert_eq!(collector.newest().1.len(), 5);
 }
 
@@ -388,9 +388,12 @@ async fn failing_catalog_blocks_no_other_client() {
     let collector = collector(&[&manager]).await;
     collector.refresh().await;
     manager.put("/odd_livetri.zip", broken());
-    assert_eq!(collector.wants("/odd_livetri.zip").await, PendingOutcome::Unpublished);
+    assert_eq!(collector.wait_for_catalog("/odd_livetri.zip").await, PendingOutcome::Unpublished);
     manager.put("/new_livetri.zip", Resource::new("new"));
-    let both = tokio::join!(collector.wants("/odd_livetri.zip"), collector.wants("/new_livetri.zip"));
+    let both = tokio::join!(
+        collector.wait_for_catalog("/odd_livetri.zip"),
+        collector.wait_for_catalog("/new_livetri.zip")
+    );
     assert_eq!(both, (PendingOutcome::Unpublished, PendingOutcome::Published));
     assert_eq!(collector.refresh().await.failed, 0);
 }
@@ -399,12 +402,12 @@ async fn failing_catalog_blocks_no_other_client() {
 async fn unused_catalog_is_not_in_next_revision() {
     let manager = Manager::start();
     publish(&manager, 1);
-    let collector = Collector::asking(&[&manager.url()], |config| {
+    let collector = Collector::start(&[&manager.url()], |config| {
         config.refresh.catalogs = vec![MINITRI.parse().unwrap()];
     })
     .await;
     let month = Duration::from_secs(31 * 86_400);
-    assert_eq!(collector.wants(NAMES[0]).await, PendingOutcome::Published);
+    assert_eq!(collector.wait_for_catalog(NAMES[0]).await, PendingOutcome::Published);
     assert_eq!(collector.newest().1.len(), 2);
     collector.clock.advance(3 * month);
     // The store's upkeep does this.
@@ -424,20 +427,20 @@ async fn catalog_waiter_skips_windows_and_prefetch() {
     publish(&manager, 1);
     let gate = Gate::default();
     manager.put(PAYLOAD, Resource::new("ahead").held(&gate));
-    let collector = Collector::asking(&[&manager.url()], |config| {
+    let collector = Collector::start(&[&manager.url()], |config| {
         config.refresh.catalogs = vec![MINITRI.parse().unwrap()];
         config.prefetch.paths = vec![PAYLOAD.parse().unwrap()];
     })
     .await;
     collector.refresh().await;
     manager.wait_for_requests(PAYLOAD, 1).await;
-    assert_eq!(collector.wants(NAMES[0]).await, PendingOutcome::Published);
+    assert_eq!(collector.wait_for_catalog(NAMES[0]).await, PendingOutcome::Published);
     gate.open();
-    let closed = Collector::asking(&[&manager.url()], |config| {
+    let closed = Collector::start(&[&manager.url()], |config| {
         config.wan.windows = WeekWindows::constant(false);
     })
     .await;
-    assert_eq!(closed.wants(NAMES[0]).await, PendingOutcome::Published);
+    assert_eq!(closed.wait_for_catalog(NAMES[0]).await, PendingOutcome::Published);
 }
 
 #[tokio::test(flavor = "multi_thread")]

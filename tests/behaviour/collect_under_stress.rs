@@ -20,7 +20,7 @@ async fn invented_names_do_not_stall_refresh() {
     let mut known = JoinSet::new();
     for at in 0..1_000 {
         let collector = collector.clone();
-        known.spawn(async move { collector.wants(&format!("/{at}_livetri.zip")).await });
+        known.spawn(async move { collector.wait_for_catalog(&format!("/{at}_livetri.zip")).await });
     }
     known.join_all().await;
     let mut endless = JoinSet::new();
@@ -28,7 +28,7 @@ async fn invented_names_do_not_stall_refresh() {
         let collector = collector.clone();
         endless.spawn(async move {
             for at in 0_u64.. {
-                collector.wants(&format!("/{client}_{at}_livetri.zip")).await;
+                collector.wait_for_catalog(&format!("/{client}_{at}_livetri.zip")).await;
             }
         });
     }

@@ -10,7 +10,7 @@ use crate::support::{PAYLOAD, Request, Resource, Site, WireClient, bytes};
 const PATCH: &str = "/patches/14.3/patch.zip";
 const DEFINITIONS: &str = "virus-definitions-32";
 
-fn patches(config: &mut gupd_config::Config) {
+fn deny_patches(config: &mut gupd_config::Config) {
     let matches = ContentMatch::Pattern("/patches/**".to_owned());
     config.content_types.push(ContentType { name: "client-patches".to_owned(), matches });
 }
@@ -27,7 +27,7 @@ async fn client_patches_need_group_permission() {
     let unknown = with_content(Site::new());
     assert_eq!(unknown.get(PATCH).await.status, 200);
     let site = with_content(Site::with_config(|config| {
-        patches(config);
+        deny_patches(config);
         config.groups = vec![GroupSettings {
             subnets: vec!["127.0.0.2/32".parse().unwrap()],
             allow: vec!["client-patches".to_owned()],
@@ -56,7 +56,7 @@ async fn client_patches_need_group_permission() {
 #[tokio::test(flavor = "multi_thread")]
 async fn denied_payload_gets_set_status_and_catalog_404() {
     let mut site = with_content(Site::with_config(|config| {
-        patches(config);
+        deny_patches(config);
         config.denials.status = StatusCode::GONE;
         let deny = vec![DEFINITIONS.to_owned(), "catalog".to_owned()];
         config.groups = vec![GroupSettings { deny, ..GroupSettings::catch_all("all") }];
@@ -78,7 +78,7 @@ async fn denied_payload_gets_set_status_and_catalog_404() {
 #[tokio::test(flavor = "multi_thread")]
 async fn denied_route_content_is_never_fetched() {
     let change = |config: &mut gupd_config::Config| {
-        patches(config);
+        deny_patches(config);
         with_token(config);
         config.refresh.catalogs = vec!["/patches/index2.dax".parse().unwrap()];
         config.prefetch.paths = vec![PATCH.parse().unwrap()];

@@ -123,7 +123,7 @@ async fn chunked_request_body_passes_chunked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn request_and_response_bodies_stream_both_ways() {
-    let (site, manager) = behind_listener().await;
+    let (site, manager) = site_with_listener().await;
     let mut client = WireClient::connect(site.address()).await;
     let request = Request::new("POST", PRIVATE).header("Content-Length", "8");
     client.write_request(&request).await.unwrap();
@@ -392,7 +392,7 @@ async fn options_obeys_max_forwards_and_trace_is_refused() {
 }
 
 /// A site whose upstream is a listener that the test serves by hand.
-async fn behind_listener() -> (Site, TcpListener) {
+async fn site_with_listener() -> (Site, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let site =

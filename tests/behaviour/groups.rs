@@ -10,14 +10,15 @@ use crate::support::{PAYLOAD, Request, Resource, Site, WireClient, bytes};
 const DELTA: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/xdelta261120001.dax";
 
 /// A group without an open window.
-fn never(name: &str) -> GroupSettings {
+fn group_without_windows(name: &str) -> GroupSettings {
     GroupSettings { windows: WeekWindows::constant(false), ..GroupSettings::catch_all(name) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn path_group_defers_only_matching_paths() {
     let site = Site::with_config(|config| {
-        let full = GroupSettings { paths: vec!["**/full.zip".to_owned()], ..never("full-sets") };
+        let full =
+            GroupSettings { paths: vec!["**/full.zip".to_owned()], ..group_without_windows("full-sets") };
         config.groups = vec![full];
     });
     for path in [PAYLOAD, DELTA] {
@@ -42,7 +43,7 @@ async fn group_needs_subnet_and_path_and_first_match_wins() {
             paths: vec!["**/*.dax".to_owned()],
             ..GroupSettings::catch_all("pilot")
         };
-        config.groups = vec![pilot, GroupSettings { subnets, ..never("branch") }];
+        config.groups = vec![pilot, GroupSettings { subnets, ..group_without_windows("branch") }];
     });
     for path in [PAYLOAD, DELTA] {
         site.manager.put(path, Resource::new(bytes(1, 10_000)));

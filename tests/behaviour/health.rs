@@ -20,7 +20,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// A site with a health check of `CHECK` every ten seconds.
-fn checked(change: impl FnOnce(&mut Config)) -> Site {
+fn site_with_checks(change: impl FnOnce(&mut Config)) -> Site {
     Site::with_config(|config| {
         config.health.interval = Some(INTERVAL);
         config.upstreams[0].check = Some(format!("{CHECK}?hello,secars").parse().unwrap());
@@ -28,11 +28,11 @@ fn checked(change: impl FnOnce(&mut Config)) -> Site {
     })
 }
 
-fn healthy(upstream: &str) -> String {
+fn health_metric(upstream: &str) -> String {
     format!("gupd_upstream_healthy{{upstream=\"{upstream}\"}}")
 }
 
-fn checks(upstream: &str, outcome: &str) -> String {
+fn check_metric(upstream: &str, outcome: &str) -> String {
     format!("gupd_upstream_checks_total{{outcome=\"{outcome}\",upstream=\"{upstream}\"}}")
 }
 
@@ -41,35 +41,35 @@ async fn fail_three_times(site: &Site, name: &str) {
     for _ in 0..3 {
         assert!(site.get("/secars/fails").await.status >= 500);
     }
-    assert_eq!(site.metric(&healthy(name)).await, 0.0);
+    assert_eq!(site.metric(&health_metric(name)).await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upstream_failing_checks_gets_no_request_until_one_succeeds() {
-    let site = checked(|_| {});
+    let site = site_with_checks(|_| {});
     let name = site.manager.address().to_string();
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     // A 404 shows that the manager is up.
-    site.wait_for_metric(&checks(&name, "well"), 1.0).await;
+    site.wait_for_metric(&check_metric(&name, "well"), 1.0).await;
     assert_eq!(site.manager.requests_for(CHECK)[0].target, "/secars/secars.dll?hello,secars");
     site.manager.put(CHECK, Resource::new("overloaded").status(503));
     for (failures, after) in [(1.0, INTERVAL), (2.0, RETRY), (3.0, RETRY)] {
-        assert_eq!(site.metric(&healthy(&name)).await, 1.0);
+        assert_eq!(site.metric(&health_metric(&name)).await, 1.0);
         site.clock.advance(after);
-        site.wait_for_metric(&checks(&name, "server-error"), failures).await;
+        site.wait_for_metric(&check_metric(&name, "server-error"), failures).await;
     }
-    site.wait_for_metric(&healthy(&name), 0.0).await;
+    site.wait_for_metric(&health_metric(&name), 0.0).await;
     let refused = site.get(PAYLOAD).await;
     assert_eq!((refused.status, refused.header("retry-after")), (504, Some("5")));
     // No client request is spent on a probe, however much time has passed.
     site.manager.put(CHECK, Resource::new("overloaded").status(503));
     site.clock.advance(RETRY);
-    site.wait_for_metric(&checks(&name, "server-error"), 4.0).await;
+    site.wait_for_metric(&check_metric(&name, "server-error"), 4.0).await;
     assert_eq!(site.get(PAYLOAD).await.status, 504);
     assert_eq!(site.manager.request_count(PAYLOAD), 0);
     site.manager.put(CHECK, Resource::new("OK"));
     site.clock.advance(2 * RETRY);
-    site.wait_for_metric(&healthy(&name), 1.0).await;
+    site.wait_for_metric(&health_metric(&name), 1.0).await;
     assert_eq!(site.get(PAYLOAD).await.expect_body(), b"definitions");
     // Checks do not count as client requests, and they keep their connection.
     assert_eq!(
@@ -83,18 +83,18 @@ async fn upstream_failing_checks_gets_no_request_until_one_succeeds() {
 async fn check_without_path_connects_unless_upstream_was_silent() {
     let site = Site::with_config(|config| config.health.interval = Some(INTERVAL));
     let name = site.manager.address().to_string();
-    site.wait_for_metric(&checks(&name, "well"), 1.0).await;
+    site.wait_for_metric(&check_metric(&name, "well"), 1.0).await;
     site.manager.wait_for_connections(1).await;
     assert_eq!(site.manager.request_count("/"), 0);
     site.manager.put("/secars/fails", Resource::raw(""));
     site.manager.put("/", Resource::raw(""));
     fail_three_times(&site, &name).await;
     site.clock.advance(RETRY);
-    site.wait_for_metric(&checks(&name, "closed"), 1.0).await;
-    assert_eq!(site.metric(&healthy(&name)).await, 0.0);
+    site.wait_for_metric(&check_metric(&name, "closed"), 1.0).await;
+    assert_eq!(site.metric(&health_metric(&name)).await, 0.0);
     site.manager.remove("/");
     site.clock.advance(2 * RETRY);
-    site.wait_for_metric(&healthy(&name), 1.0).await;
+    site.wait_for_metric(&health_metric(&name), 1.0).await;
     assert_eq!(site.manager.requests_for("/")[0].method, "HEAD");
 }
 
@@ -110,9 +110,9 @@ async fn upstream_silent_for_total_timeout_counts_as_failed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failing_path_only_brings_next_check_forward() {
-    let site = checked(|config| config.fill.head_timeout = Duration::from_secs(1));
+    let site = site_with_checks(|config| config.fill.head_timeout = Duration::from_secs(1));
     let name = site.manager.address().to_string();
-    site.wait_for_metric(&checks(&name, "well"), 1.0).await;
+    site.wait_for_metric(&check_metric(&name, "well"), 1.0).await;
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     site.manager.put("/secars/stopped", Resource::new("").status(503));
     let gate = Gate::default();
@@ -122,23 +122,23 @@ async fn failing_path_only_brings_next_check_forward() {
     for _ in 0..4 {
         assert_eq!(site.get("/secars/stopped").await.status, 503);
     }
-    assert_eq!(site.metric(&healthy(&name)).await, 1.0);
+    assert_eq!(site.metric(&health_metric(&name)).await, 1.0);
     site.clock.advance(RETRY);
-    site.wait_for_metric(&checks(&name, "well"), 2.0).await;
+    site.wait_for_metric(&check_metric(&name, "well"), 2.0).await;
     // All paths fail now, so one failed check is enough.
     site.manager.put(CHECK, Resource::new("").status(503));
     for _ in 0..2 {
         assert_eq!(site.get("/secars/stopped").await.status, 503);
     }
     site.clock.advance(RETRY);
-    site.wait_for_metric(&healthy(&name), 0.0).await;
+    site.wait_for_metric(&health_metric(&name), 0.0).await;
     gate.open();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn checks_go_ahead_of_downloads_on_a_full_line() {
     // The running download takes four minutes.
-    let site = checked(|config| config.wan.limit = RateSchedule::from_rate(Rate(16 << 10)));
+    let site = site_with_checks(|config| config.wan.limit = RateSchedule::from_rate(Rate(16 << 10)));
     let name = site.manager.address().to_string();
     let mut clients = Vec::new();
     for number in 1..=4 {
@@ -151,9 +151,9 @@ async fn checks_go_ahead_of_downloads_on_a_full_line() {
     }
     for well in [2.0, 3.0] {
         site.clock.advance(INTERVAL);
-        site.wait_for_metric(&checks(&name, "well"), well).await;
+        site.wait_for_metric(&check_metric(&name, "well"), well).await;
     }
-    assert_eq!(site.metric(&healthy(&name)).await, 1.0);
+    assert_eq!(site.metric(&health_metric(&name)).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,12 +165,12 @@ async fn failed_check_redirects_clients_before_any_failure() {
         (config.upstreams, config.routes) = (both.upstreams, both.routes);
         config.health.interval = Some(INTERVAL);
     });
-    site.wait_for_metric(&checks(&away, "connect"), 1.0).await;
+    site.wait_for_metric(&check_metric(&away, "connect"), 1.0).await;
     for failures in [2.0, 3.0] {
         site.clock.advance(RETRY);
-        site.wait_for_metric(&checks(&away, "connect"), failures).await;
+        site.wait_for_metric(&check_metric(&away, "connect"), failures).await;
     }
-    site.wait_for_metric(&healthy(&away), 0.0).await;
+    site.wait_for_metric(&health_metric(&away), 0.0).await;
     site.manager.put(PAYLOAD, Resource::new("definitions"));
     assert_eq!(site.get(PAYLOAD).await.expect_body(), b"definitions");
     let failed = format!("gupd_upstream_requests_total{{outcome=\"connect\",upstream=\"{away}\"}}");
@@ -178,7 +178,7 @@ async fn failed_check_redirects_clients_before_any_failure() {
     // The upstream is used again as soon as it responds.
     let _back = refusing.listen();
     site.clock.advance(RETRY);
-    site.wait_for_metric(&healthy(&away), 1.0).await;
+    site.wait_for_metric(&health_metric(&away), 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,7 +191,7 @@ async fn reload_keeps_health_of_upstream_with_same_name_and_url() {
     let mut config = site.config.clone();
     config.health.retry_max = Duration::from_secs(20);
     site.relay_mut().reload(config.clone()).unwrap();
-    assert_eq!(site.metric(&healthy(&name)).await, 0.0);
+    assert_eq!(site.metric(&health_metric(&name)).await, 0.0);
     assert_eq!(site.get(PAYLOAD).await.status, 504);
     assert_eq!(site.manager.connections(), connections);
     // Another URL under the same name is another upstream.
@@ -199,14 +199,14 @@ async fn reload_keeps_health_of_upstream_with_same_name_and_url() {
     other.put(PAYLOAD, Resource::new("definitions"));
     config.upstreams[0].url = other.url().parse().unwrap();
     site.relay_mut().reload(config.clone()).unwrap();
-    assert_eq!(site.metric(&healthy(&name)).await, 1.0);
+    assert_eq!(site.metric(&health_metric(&name)).await, 1.0);
     assert_eq!(site.get(PAYLOAD).await.expect_body(), b"definitions");
     // A removed upstream has no metrics.
     config.upstreams[0].name = "other".to_owned();
     site.relay_mut().reload(config).unwrap();
-    assert_eq!(site.metric(&healthy("other")).await, 1.0);
+    assert_eq!(site.metric(&health_metric("other")).await, 1.0);
     let text = crate::support::get(site.relay().admin(), "/metrics").await.expect_body();
-    assert!(!String::from_utf8(text).unwrap().contains(&healthy(&name)));
+    assert!(!String::from_utf8(text).unwrap().contains(&health_metric(&name)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,7 +224,7 @@ async fn metrics_drop_removed_upstreams_and_peers() {
     refused.server.tls =
         Some(gupd_config::CertificateFiles { cert: "/nowhere".into(), key: "/nowhere".into() });
     site.relay_mut().reload(refused).unwrap_err();
-    assert!(!text().await.contains(&healthy("refused")));
+    assert!(!text().await.contains(&health_metric("refused")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,9 +234,9 @@ async fn reload_starts_and_stops_checks() {
     let mut config = site.config.clone();
     config.health.interval = Some(INTERVAL);
     site.relay_mut().reload(config.clone()).unwrap();
-    site.wait_for_metric(&checks(&name, "well"), 1.0).await;
+    site.wait_for_metric(&check_metric(&name, "well"), 1.0).await;
     site.clock.advance(INTERVAL);
-    site.wait_for_metric(&checks(&name, "well"), 2.0).await;
+    site.wait_for_metric(&check_metric(&name, "well"), 2.0).await;
     config.health.interval = None;
     site.relay_mut().reload(config).unwrap();
     site.clock.advance(INTERVAL);
@@ -245,15 +245,15 @@ async fn reload_starts_and_stops_checks() {
     // From now on client requests serve as probes.
     site.clock.advance(RETRY);
     assert_eq!(site.send(Request::get(PAYLOAD)).await.status, 404);
-    assert_eq!(site.metric(&checks(&name, "well")).await, 2.0);
-    assert_eq!(site.metric(&healthy(&name)).await, 1.0);
+    assert_eq!(site.metric(&check_metric(&name, "well")).await, 2.0);
+    assert_eq!(site.metric(&health_metric(&name)).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_download_resumes_after_next_successful_check() {
-    let site = checked(|config| config.fill.attempts = 4);
+    let site = site_with_checks(|config| config.fill.attempts = 4);
     let name = site.manager.address().to_string();
-    site.wait_for_metric(&checks(&name, "well"), 1.0).await;
+    site.wait_for_metric(&check_metric(&name, "well"), 1.0).await;
     let (body, gate) = (bytes(1, 400_000), Gate::default());
     site.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(200_000, &gate).cut(200_000, 1));
     let mut client = WireClient::connect(site.address()).await;
@@ -262,7 +262,7 @@ async fn broken_download_resumes_after_next_successful_check() {
     // Three attempts fail, which is the limit for a fill. The fourth is made after the next successful check.
     site.manager.put(PAYLOAD, Resource::raw(""));
     gate.open();
-    site.wait_for_metric(&healthy(&name), 0.0).await;
+    site.wait_for_metric(&health_metric(&name), 0.0).await;
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     site.clock.advance(RETRY);
     client.read_rest("GET", &mut head).await;

@@ -23,18 +23,18 @@ impl Chain {
         Self { region, site, floor }
     }
 
-    fn all(&self) -> [&Site; 3] {
+    fn relays(&self) -> [&Site; 3] {
         [&self.region, &self.site, &self.floor]
     }
 }
 
 /// Body bytes that the relay received from its upstream.
-async fn received(relay: &Site) -> f64 {
+async fn received_bytes(relay: &Site) -> f64 {
     let upstream = relay.config.upstreams[0].name.clone();
     relay.metric(&format!("gupd_upstream_received_bytes_total{{upstream=\"{upstream}\"}}")).await
 }
 
-fn members(response: &crate::support::Response) -> Vec<String> {
+fn cache_status_members(response: &crate::support::Response) -> Vec<String> {
     let all = response.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("cache-status"));
     all.flat_map(|(_, value)| value.split(", ").map(str::to_owned)).collect()
 }
@@ -52,7 +52,7 @@ async fn clients_of_three_tiers_cost_one_fetch_per_hop() {
     }
     for relay in floors.iter().chain([&site, &region]) {
         relay.wait_until_stored(PAYLOAD).await;
-        assert_eq!(received(relay).await, body.len() as f64);
+        assert_eq!(received_bytes(relay).await, body.len() as f64);
     }
     assert_eq!(region.manager.request_count(PAYLOAD), 1);
 }
@@ -63,15 +63,15 @@ async fn cache_status_lists_relays_nearest_manager_first() {
     chain.region.manager.put(PAYLOAD, Resource::new("payload").header("Cache-Status", "origin; hit"));
     let miss = "gupd; fwd=uri-miss; stored";
     let first = chain.floor.get(PAYLOAD).await;
-    assert_eq!(members(&first), ["origin; hit", miss, miss, miss]);
-    for relay in chain.all() {
+    assert_eq!(cache_status_members(&first), ["origin; hit", miss, miss, miss]);
+    for relay in chain.relays() {
         relay.wait_until_stored(PAYLOAD).await;
     }
     // The other members describe the request that filled this relay.
     let hit = chain.floor.get(PAYLOAD).await;
-    assert_eq!(members(&hit), ["origin; hit", miss, miss, "gupd; hit"]);
+    assert_eq!(cache_status_members(&hit), ["origin; hit", miss, miss, "gupd; hit"]);
     let again = Site::with_upstreams(&[chain.site.address()]);
-    assert_eq!(members(&again.get(PAYLOAD).await), ["origin; hit", miss, "gupd; hit", miss]);
+    assert_eq!(cache_status_members(&again.get(PAYLOAD).await), ["origin; hit", miss, "gupd; hit", miss]);
     assert_eq!(hit.header("via"), Some("1.1 gupd, 1.1 gupd, 1.1 gupd"));
 }
 
@@ -80,14 +80,14 @@ async fn revalidation_lists_each_relay_in_cache_status() {
     let chain = Chain::new();
     chain.region.manager.put(CATALOG, Resource::new("catalog"));
     assert_eq!(chain.floor.get(CATALOG).await.status, 200);
-    for relay in chain.all() {
+    for relay in chain.relays() {
         relay.wait_until_stored(CATALOG).await;
         relay.clock.advance(std::time::Duration::from_secs(3600));
     }
     chain.region.manager.set_clock(read_clock(&chain.region.clock));
     let validated = "gupd; fwd=stale; fwd-status=304";
-    assert_eq!(members(&chain.floor.get(CATALOG).await), [validated, validated, validated]);
-    assert_eq!(members(&chain.floor.get(CATALOG).await), [validated, validated, "gupd; hit"]);
+    assert_eq!(cache_status_members(&chain.floor.get(CATALOG).await), [validated, validated, validated]);
+    assert_eq!(cache_status_members(&chain.floor.get(CATALOG).await), [validated, validated, "gupd; hit"]);
     assert_eq!(chain.region.manager.request_count(CATALOG), 2);
 }
 
@@ -119,7 +119,7 @@ async fn relay_sends_digest_of_stored_content_on_request() {
 async fn bit_flip_between_relays_is_found_and_never_served() {
     for at in [10, 90_000, 199_999] {
         let region = Site::new();
-        let wire = Wan::to(region.address());
+        let wire = Wan::unlimited(region.address());
         let site = Site::with_upstreams(&[wire.address()]);
         let floor = Site::with_upstreams(&[site.address()]);
         let body = bytes(3, 200_000);
@@ -149,7 +149,7 @@ async fn bit_flip_between_relays_is_found_and_never_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn origin_digest_is_checked_at_each_cold_hop() {
     let region = Site::new();
-    let wire = Wan::to(region.address());
+    let wire = Wan::unlimited(region.address());
     let site = Site::with_upstreams(&[wire.address()]);
     let body = bytes(4, 50_000);
     let digest = sha256(&body);

@@ -11,31 +11,31 @@ use crate::support::{Ending, Manager, PAYLOAD, Request, Resource, Site, WireClie
 
 const KIB: u64 = 1 << 10;
 
-fn limit(rate: u64) -> RateSchedule {
+fn constant_rate(rate: u64) -> RateSchedule {
     RateSchedule::from_rate(Rate(rate))
 }
 
 /// Parses a rate schedule from its configuration text.
-fn timed(text: &str) -> RateSchedule {
+fn parse_schedule(text: &str) -> RateSchedule {
     let env = [("GUPD_UPSTREAM", "http://manager"), ("GUPD_WAN_LIMIT", text), ("GUPD_SITE_TIME_ZONE", "UTC")];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
     Config::load(&gupd_config::Overrides::default(), None, env.into_iter()).unwrap().wan.limit
 }
 
 /// The shortest time for so many bytes, less the saved-up idle time and one turn.
-fn least(bytes: u64, rate: u64) -> Duration {
+fn shortest_time(bytes: u64, rate: u64) -> Duration {
     Duration::from_secs_f64((bytes - rate / 10 - 2 * rate / 100) as f64 / rate as f64)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn transfers_never_exceed_wan_limit() {
     let rate = 1_000 * KIB;
-    let site = Site::with_config(|config| config.wan.limit = limit(rate));
+    let site = Site::with_config(|config| config.wan.limit = constant_rate(rate));
     let body = bytes(1, 400 << 10);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
     let begun = Instant::now();
     assert!(site.get(PAYLOAD).await.expect_body() == body);
-    assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= shortest_time(body.len() as u64, rate), "{:?}", begun.elapsed());
     // A hit is not limited by the WAN.
     site.wait_until_stored(PAYLOAD).await;
     assert!(site.get(PAYLOAD).await.expect_body() == body);
@@ -44,22 +44,22 @@ async fn transfers_never_exceed_wan_limit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn passthrough_obeys_limit() {
     let rate = 1_000 * KIB;
-    let site = Site::with_config(|config| config.upstreams[0].limit = limit(rate));
+    let site = Site::with_config(|config| config.upstreams[0].limit = constant_rate(rate));
     let body = bytes(1, 300 << 10);
     site.manager.put("/secars/secars.dll", Resource::new(body.clone()));
     let begun = Instant::now();
     assert!(site.get("/secars/secars.dll").await.expect_body() == body);
-    assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= shortest_time(body.len() as u64, rate), "{:?}", begun.elapsed());
     let upload = Request::new("POST", "/secars/secars.dll").body(body.clone());
     let begun = Instant::now();
     assert_eq!(site.send(upload).await.status, 200);
-    assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= shortest_time(body.len() as u64, rate), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fill_delayed_by_a_limit_does_not_time_out() {
     let site = Site::with_config(|config| {
-        config.wan.limit = limit(4 * KIB);
+        config.wan.limit = constant_rate(4 * KIB);
         config.fill.idle_timeout = Duration::from_millis(40);
     });
     let body = bytes(1, 3 << 10);
@@ -74,7 +74,7 @@ async fn client_limit_holds_one_client_only() {
     let rate = 1_000 * KIB;
     let group = GroupSettings {
         subnets: vec!["127.0.0.2/32".parse().unwrap()],
-        client_limit: limit(rate),
+        client_limit: constant_rate(rate),
         ..GroupSettings::catch_all("branch")
     };
     let site = Site::with_config(|config| config.groups = vec![group]);
@@ -92,15 +92,15 @@ async fn client_limit_holds_one_client_only() {
     for response in both {
         assert!(response.await.unwrap().expect_body() == body);
     }
-    assert!(begun.elapsed() >= least(2 * body.len() as u64, rate), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= shortest_time(2 * body.len() as u64, rate), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lifted_limit_releases_running_transfers_at_once() {
     let mut site = Site::with_config(|config| {
         // The first 64 KiB, which are held back at first, take half a second.
-        config.wan.limit = limit(100 * KIB);
-        config.lan.limit = limit(KIB);
+        config.wan.limit = constant_rate(100 * KIB);
+        config.lan.limit = constant_rate(KIB);
     });
     let body = bytes(1, 12 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
@@ -123,7 +123,7 @@ async fn limit_follows_weekly_schedule() {
     let minute = site.clock.now().rem_euclid(86_400_000) / 60_000;
     let wall = |minute: i64| format!("{:02}:{:02}", minute.rem_euclid(1_440) / 60, minute.rem_euclid(60));
     site.config.site.time_zone = jiff::tz::TimeZone::UTC;
-    site.config.lan.limit = timed(&format!("1KiB/s {}-{}", wall(minute - 30), wall(minute + 30)));
+    site.config.lan.limit = parse_schedule(&format!("1KiB/s {}-{}", wall(minute - 30), wall(minute + 30)));
     site.restart();
     let body = bytes(1, 4 << 20);
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
@@ -143,7 +143,7 @@ async fn narrower_limit_holds_only_its_own_paths() {
         config.wan_limits = vec![gupd_config::WanLimit {
             name: "fulls".to_owned(),
             matches: gupd_config::WanMatch::Pattern("**/full.zip".to_owned()),
-            limit: limit(rate),
+            limit: constant_rate(rate),
         }];
     });
     let body = bytes(1, 300 << 10);
@@ -152,14 +152,14 @@ async fn narrower_limit_holds_only_its_own_paths() {
     }
     let begun = Instant::now();
     assert!(site.get(PAYLOAD).await.expect_body() == body);
-    assert!(begun.elapsed() >= least(body.len() as u64, rate), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= shortest_time(body.len() as u64, rate), "{:?}", begun.elapsed());
     assert!(site.get("/content/delta.dax").await.expect_body() == body);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limited_upload_is_no_upstream_timeout() {
     let site = Site::with_config(|config| {
-        config.wan.limit = limit(8 * KIB);
+        config.wan.limit = constant_rate(8 * KIB);
         config.fill.head_timeout = Duration::from_millis(100);
     });
     site.manager.put("/secars/secars.dll", Resource::new(bytes(1, 10)));
@@ -169,7 +169,7 @@ async fn limited_upload_is_no_upstream_timeout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn client_fills_precede_background_fetches() {
-    let site = Site::with_config(|config| config.wan.limit = limit(400 * KIB));
+    let site = Site::with_config(|config| config.wan.limit = constant_rate(400 * KIB));
     let (left, waited) = (bytes(1, 4 << 20), bytes(2, 300 << 10));
     site.manager.put("/content/left/full.zip", Resource::new(left));
     site.manager.put(PAYLOAD, Resource::new(waited.clone()));

@@ -14,7 +14,7 @@ async fn next_upstream_answers_when_the_first_fails() {
         overloaded.put(path, Resource::new("later").status(503));
     }
     for first in [refusing.url(), overloaded.url()] {
-        let site = behind(&first);
+        let site = site_after(&first);
         for (method, path) in [("GET", PAYLOAD), ("GET", PRIVATE), ("HEAD", "/unknown")] {
             site.manager.put(path, Resource::new("second"));
             let response = site.send(Request::new(method, path)).await;
@@ -27,7 +27,7 @@ async fn next_upstream_answers_when_the_first_fails() {
 #[tokio::test(flavor = "multi_thread")]
 async fn post_is_retried_only_if_no_upstream_can_have_acted() {
     let refusing = RefusingPort::new();
-    let site = behind(&refusing.url());
+    let site = site_after(&refusing.url());
     site.manager.put(PRIVATE, Resource::echo());
     let post = |body: &str| Request::new("POST", PRIVATE).body(body);
     assert_eq!(site.send(post("body")).await.expect_body(), b"body");
@@ -35,7 +35,7 @@ async fn post_is_retried_only_if_no_upstream_can_have_acted() {
     // An upstream that received the request may have acted on it, with or without a body.
     let first = Manager::start();
     for (resource, status) in [(Resource::raw(""), 502), (Resource::new("busy").status(503), 503)] {
-        let site = behind(&first.url());
+        let site = site_after(&first.url());
         site.manager.put(PRIVATE, Resource::echo());
         first.put(PRIVATE, resource);
         for body in ["body", ""] {
@@ -60,7 +60,7 @@ async fn miss_without_upstream_is_504_with_retry_after() {
 }
 
 /// A site whose upstreams are `first` and then its manager.
-fn behind(first: &str) -> Site {
+fn site_after(first: &str) -> Site {
     let manager = Manager::start();
     let both = Config::for_upstreams(&[first, &manager.url()]).unwrap();
     Site::for_manager(manager, |config| {

@@ -30,7 +30,7 @@ fn connections() -> usize {
 }
 
 /// A site whose only upstream is this listener, so that the test sees each connection.
-async fn behind_listener(change: impl FnOnce(&mut Config)) -> (Site, TcpListener) {
+async fn site_with_listener(change: impl FnOnce(&mut Config)) -> (Site, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let site = Site::with_config(|config| {
@@ -121,7 +121,7 @@ fn has_no_connection(listener: &TcpListener) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_clients_cost_one_connection_per_probe() {
-    let (site, listener) = behind_listener(|config| config.server.max_connections = 2 * REQUESTS).await;
+    let (site, listener) = site_with_listener(|config| config.server.max_connections = 2 * REQUESTS).await;
     fail_until_open(&site, &listener).await;
     let mut crowd = Crowd::connect(&site).await;
     crowd.expect_failures("1", "5").await;
@@ -148,7 +148,7 @@ async fn waiting_clients_cost_one_connection_per_probe() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_probe_passes_to_the_next_client() {
-    let (site, listener) = behind_listener(|_| {}).await;
+    let (site, listener) = site_with_listener(|_| {}).await;
     fail_until_open(&site, &listener).await;
     site.clock.advance(RETRY);
     let mut first = WireClient::connect(site.address()).await;
@@ -173,7 +173,7 @@ async fn cancelled_probe_passes_to_the_next_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queued_fill_fails_once_circuit_opens() {
-    let (site, listener) = behind_listener(|config| config.fill.max_concurrent = 1).await;
+    let (site, listener) = site_with_listener(|config| config.fill.max_concurrent = 1).await;
     let begin = async |path: &str| {
         let mut client = WireClient::connect(site.address()).await;
         client.write_request(&Request::get(path)).await.unwrap();

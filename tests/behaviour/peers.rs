@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 /// Two relays of one manager, each a peer of the other.
-fn pair() -> (Site, Site) {
+fn peer_pair() -> (Site, Site) {
     let mut one = Site::new();
     let mut other = Site::with_upstreams(&[one.manager.address()]);
     one.set_peers(&[other.address()]);
@@ -26,7 +26,7 @@ async fn filled_pair(manager: Manager, body: &[u8]) -> (Site, Wan, Site) {
     let one = Site::for_manager(manager, |_| {});
     one.get(PAYLOAD).await;
     one.wait_until_stored(PAYLOAD).await;
-    let wire = Wan::to(one.address());
+    let wire = Wan::unlimited(one.address());
     let mut other = Site::with_upstreams(&[one.manager.address()]);
     other.set_peers(&[wire.address()]);
     (one, wire, other)
@@ -75,7 +75,7 @@ async fn peer_content_bypasses_wan_limits_and_counters() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn simultaneous_peers_cross_the_line_once() {
-    let (one, other) = pair();
+    let (one, other) = peer_pair();
     let bodies: Vec<_> = (0..40).map(|at| (delta(at), bytes(at, 100_000))).collect();
     for (target, body) in &bodies {
         one.manager.put(target, Resource::new(body.clone()));
@@ -98,7 +98,7 @@ async fn simultaneous_peers_cross_the_line_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn running_fill_is_streamed_to_peer() {
-    let (one, other) = pair();
+    let (one, other) = peer_pair();
     let (body, gate) = (bytes(2, 2 << 20), Gate::default());
     one.manager.put(PAYLOAD, Resource::new(body.clone()).stalled(1 << 20, &gate));
     let first = tokio::spawn(get(one.address(), PAYLOAD));
@@ -115,7 +115,7 @@ async fn running_fill_is_streamed_to_peer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_line_is_crossed_once_despite_peer_timeout() {
-    let (one, other) = pair();
+    let (one, other) = peer_pair();
     let gate = Gate::default();
     let bodies = [(delta(1), bytes(1, 50_000)), (delta(2), bytes(2, 500_000))];
     let mut clients = Vec::new();
@@ -141,7 +141,7 @@ async fn slow_line_is_crossed_once_despite_peer_timeout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn peer_fed_fill_is_not_offered_to_peers() {
-    let (one, two) = pair();
+    let (one, two) = peer_pair();
     let mut three = Site::with_upstreams(&[one.manager.address()]);
     three.set_peers(&[two.address()]);
     let (body, gate) = (bytes(3, 2 << 20), Gate::default());
@@ -160,7 +160,7 @@ async fn peer_fed_fill_is_not_offered_to_peers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_if_cached_is_never_forwarded() {
-    let (one, other) = pair();
+    let (one, other) = peer_pair();
     for (target, method) in [(PAYLOAD, "GET"), (PAYLOAD, "HEAD"), ("/secars/x", "GET"), ("/generic", "GET")] {
         one.manager.put(target, Resource::new("content"));
         let asked = Request::new(method, target).header("Cache-Control", "only-if-cached");
@@ -181,7 +181,7 @@ async fn only_if_cached_is_never_forwarded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_are_asked_only_for_shared_content() {
-    let (one, other) = pair();
+    let (one, other) = peer_pair();
     let missing = &*delta(0);
     for target in ["/minitri.flg", "/secars/x", missing] {
         if target != missing {

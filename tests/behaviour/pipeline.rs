@@ -33,7 +33,7 @@ impl Bench {
         let manager = Manager::start();
         manager.put(PAYLOAD, Resource::new(bytes(1, 100_000)));
         manager.put(CATALOG, Resource::new("catalog"));
-        let collector = Collector::asking(&[&manager.url()], change).await;
+        let collector = Collector::start(&[&manager.url()], change).await;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stage, serving) = watch::channel(LifecycleStage::Serving);
@@ -48,17 +48,17 @@ impl Bench {
         Self { collector, manager, address, _stage: stage }
     }
 
-    fn counted(&self) -> Work {
+    fn work_so_far(&self) -> Work {
         let generation = self.collector.proxy.generations().load();
         (generation.policy.classifications(), self.collector.cache.lookups())
     }
 
     /// Sends a request, reads its response to the end, and returns the work that it caused.
     async fn send(&self, request: &Request) -> (Response, Work) {
-        let before = self.counted();
+        let before = self.work_so_far();
         let mut client = WireClient::connect(self.address).await;
         let response = client.send(request).await.unwrap();
-        let after = self.counted();
+        let after = self.work_so_far();
         (response, (after.0 - before.0, after.1 - before.1))
     }
 
@@ -78,7 +78,7 @@ impl Bench {
 }
 
 /// A group of all clients with an open window, a binding and a denied content type; rings; and a limit on downloads.
-fn everything(config: &mut Config) {
+fn configure_everything(config: &mut Config) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gupd.toml");
     let text = "[[upstream]]\nurl = \"http://manager\"\n\
@@ -93,7 +93,7 @@ fn everything(config: &mut Config) {
 }
 
 async fn bench_with_everything() -> Bench {
-    let bench = Bench::new(everything).await;
+    let bench = Bench::new(configure_everything).await;
     let clock = &bench.collector.clock;
     let to_monday_noon = (MONDAY_NOON - clock.now()).rem_euclid(7 * DAY);
     clock.advance(Duration::from_millis(to_monday_noon.unsigned_abs()));

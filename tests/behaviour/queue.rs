@@ -24,7 +24,7 @@ fn content() -> Vec<u8> {
 }
 
 /// Publishes a payload whose second half waits for the gate, so that its download holds a slot.
-fn held(site: &Site, path: &str) -> Gate {
+fn publish_stalled(site: &Site, path: &str) -> Gate {
     let gate = Gate::default();
     site.manager.put(path, Resource::new(content()).stalled(100 << 10, &gate));
     gate
@@ -51,7 +51,7 @@ async fn site_with_full_slot(change: impl FnOnce(&mut Config)) -> (Site, Gate, W
         config.lan.max_downloads = Some(1);
         change(config);
     });
-    let gate = held(&site, PAYLOAD);
+    let gate = publish_stalled(&site, PAYLOAD);
     site.manager.put(WANTED, Resource::new(content()));
     let mut holder = begin_download(ONE, &site, PAYLOAD).await;
     let response = read_head(&mut holder).await;
@@ -67,7 +67,7 @@ fn retry_after(response: &Response) -> &str {
 async fn queued_requests_get_slots_fairly_and_in_order() {
     let (site, gate, mut holder, response) = site_with_full_slot(|_| {}).await;
     let paths = ["/content/1.dax", "/content/2.dax", "/content/3.dax"];
-    let gates = paths.map(|path| held(&site, path));
+    let gates = paths.map(|path| publish_stalled(&site, path));
     let mut waiting = Vec::new();
     for (number, (client, path)) in [ONE, ONE, OTHER].into_iter().zip(paths).enumerate() {
         waiting.push(begin_download(client, &site, path).await);
@@ -138,7 +138,7 @@ async fn non_download_passes_while_all_slots_are_taken() {
     let mut config = site.config.clone();
     (config.lan.max_downloads, config.lan.queue) = (Some(1), 0);
     site.relay_mut().reload(config.clone()).unwrap();
-    let gate = held(&site, PAYLOAD);
+    let gate = publish_stalled(&site, PAYLOAD);
     let mut holder = begin_download(ONE, &site, PAYLOAD).await;
     let response = read_head(&mut holder).await;
     assert_eq!(response.status, 200);
@@ -190,7 +190,7 @@ async fn changed_content_waits_though_304_was_expected() {
     let mut config = site.config.clone();
     config.lan.max_downloads = Some(1);
     site.relay_mut().reload(config).unwrap();
-    let gate = held(&site, PAYLOAD);
+    let gate = publish_stalled(&site, PAYLOAD);
     let mut holder = begin_download(ONE, &site, PAYLOAD).await;
     let response = read_head(&mut holder).await;
     site.clock.advance(Duration::from_secs(61));
@@ -230,7 +230,7 @@ async fn client_at_its_own_slot_limit_blocks_no_other() {
         }];
     });
     let branch = |last| IpAddr::V4(Ipv4Addr::new(127, 0, 1, last));
-    let gate = held(&site, PAYLOAD);
+    let gate = publish_stalled(&site, PAYLOAD);
     site.manager.put(WANTED, Resource::new(content()));
     let (mut own, mut of_group) =
         (begin_download(ONE, &site, PAYLOAD).await, begin_download(branch(1), &site, PAYLOAD).await);
@@ -283,7 +283,7 @@ async fn cached_only_response_needs_a_slot() {
     let mut config = site.config.clone();
     (config.lan.max_downloads, config.lan.queue) = (Some(1), 0);
     site.relay_mut().reload(config).unwrap();
-    let _gate = held(&site, PAYLOAD);
+    let _gate = publish_stalled(&site, PAYLOAD);
     let mut holder = begin_download(OTHER, &site, PAYLOAD).await;
     assert_eq!(read_head(&mut holder).await.status, 200);
     assert_eq!(site.get(WANTED).await.status, 503);

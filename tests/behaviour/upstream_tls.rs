@@ -119,7 +119,7 @@ async fn relay_presents_certificate_when_upstream_requests_it() {
     let body = bytes(81, 100_000);
     manager.put(PAYLOAD, Resource::new(body.clone()));
     let (clients, folder) = (Authority::new(), tempfile::tempdir().unwrap());
-    let (cert, key) = clients.issue("relay").write(folder.path());
+    let (cert, key) = clients.issue("relay").write_files(folder.path());
     let identity = Identity::self_signed();
     let stranger = pinned(&identity);
     let known = Trust { client: Some(CertificateFiles { cert, key }), ..stranger.clone() };
@@ -161,8 +161,8 @@ async fn reload_reads_tls_files_again() {
 fn bad_tls_file_is_one_error_line() {
     let folder = tempfile::tempdir().unwrap();
     let (authority, other) = (Authority::new(), tempfile::tempdir().unwrap());
-    let (cert, key) = authority.issue("relay").write(folder.path());
-    let (_, foreign_key) = authority.issue("relay").write(other.path());
+    let (cert, key) = authority.issue("relay").write_files(folder.path());
+    let (_, foreign_key) = authority.issue("relay").write_files(other.path());
     let empty = file(&folder, "empty.pem", "nothing\n");
     let missing = folder.path().join("missing.pem");
     let ca = |path: &PathBuf| Trust { ca: Some(path.clone()), ..Trust::default() };

@@ -13,7 +13,7 @@ fn run(command: &mut Command) -> Ended {
 }
 
 /// Runs `serve` and `check` with the same file, and a store in a folder that cannot be created.
-fn both(folder: &Path, text: &str, more: &[&str]) -> [Ended; 2] {
+fn serve_and_check(folder: &Path, text: &str, more: &[&str]) -> [Ended; 2] {
     let (file, store) = (folder.join("gupd.toml"), folder.join("store"));
     fs::write(&file, text).unwrap();
     let ends = ["serve", "check"].map(|command| {
@@ -30,7 +30,7 @@ const MANAGER: &str = "[[upstream]]\nurl = \"http://manager.example:8014\"\n";
 #[test]
 fn typo_is_reported_with_file_line_and_key() {
     let folder = tempfile::tempdir().unwrap();
-    for ended in both(folder.path(), &format!("{MANAGER}[store]\nqouta = \"40GiB\"\n"), &[]) {
+    for ended in serve_and_check(folder.path(), &format!("{MANAGER}[store]\nqouta = \"40GiB\"\n"), &[]) {
         ended.assert_error(2, &["gupd.toml:4: ", "store.qouta: ", "quota"]);
     }
 }
@@ -39,7 +39,7 @@ fn typo_is_reported_with_file_line_and_key() {
 fn all_problems_are_reported_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let text = "[server]\nworkers = 0\nlisten = [\"nowhere\"]\n[strore]\n[log]\nlevel = 3\n";
-    for ended in both(folder.path(), text, &["--upstream", "http://manager:1/path"]) {
+    for ended in serve_and_check(folder.path(), text, &["--upstream", "http://manager:1/path"]) {
         assert_eq!(ended.status.code(), Some(2), "{ended:#?}");
         let flag = ended.errors.lines().filter(|line| line.starts_with("gupd: --upstream: ")).count();
         assert_eq!(flag, 1, "{ended:#?}");
@@ -53,7 +53,7 @@ fn all_problems_are_reported_at_once() {
 #[test]
 fn missing_or_invalid_file_is_one_line_error() {
     let folder = tempfile::tempdir().unwrap();
-    for ended in both(folder.path(), "[store\nquota = 1\n", &[]) {
+    for ended in serve_and_check(folder.path(), "[store\nquota = 1\n", &[]) {
         ended.assert_error(2, &["gupd.toml:1: "]);
     }
     let missing = folder.path().join("missing.toml");
@@ -70,7 +70,7 @@ fn upstream_url_that_is_no_origin_is_refused() {
         ("ftp://manager", "http"),
         ("manager:8014", "http"),
     ] {
-        for ended in both(folder.path(), "", &["--upstream", url]) {
+        for ended in serve_and_check(folder.path(), "", &["--upstream", url]) {
             ended.assert_error(2, &["--upstream: ", why]);
             assert!(!ended.errors.contains("secret"), "{ended:#?}");
         }
@@ -80,7 +80,7 @@ fn upstream_url_that_is_no_origin_is_refused() {
 #[test]
 fn missing_upstream_is_configuration_error() {
     let folder = tempfile::tempdir().unwrap();
-    for ended in both(folder.path(), "", &[]) {
+    for ended in serve_and_check(folder.path(), "", &[]) {
         ended.assert_error(2, &["upstream"]);
     }
 }
@@ -89,7 +89,7 @@ fn missing_upstream_is_configuration_error() {
 fn invalid_log_level_is_configuration_error() {
     let folder = tempfile::tempdir().unwrap();
     let text = format!("{MANAGER}[log]\nlevel = \"gupd=loud\"\n");
-    for ended in both(folder.path(), &text, &[]) {
+    for ended in serve_and_check(folder.path(), &text, &[]) {
         ended.assert_error(2, &["log.level"]);
     }
 }
@@ -97,7 +97,7 @@ fn invalid_log_level_is_configuration_error() {
 #[test]
 fn unknown_congestion_algorithm_is_reported_with_known_ones() {
     let folder = tempfile::tempdir().unwrap();
-    for ended in both(folder.path(), &format!("{MANAGER}[wan]\ncongestion = \"nosuch\"\n"), &[]) {
+    for ended in serve_and_check(folder.path(), &format!("{MANAGER}[wan]\ncongestion = \"nosuch\"\n"), &[]) {
         ended.assert_error(2, &["wan.congestion", "nosuch", "reno"]);
     }
 }
@@ -120,11 +120,13 @@ fn unusable_certificates_are_refused() {
         ("cert.pem", "cert.pem", "private key"),
         ("cert.pem", "other.pem", "other.pem"),
     ] {
-        for ended in both(folder.path(), MANAGER, &["--tls-cert", &at(cert), "--tls-key", &at(key)]) {
+        for ended in
+            serve_and_check(folder.path(), MANAGER, &["--tls-cert", &at(cert), "--tls-key", &at(key)])
+        {
             ended.assert_error(2, &[named]);
         }
     }
-    for ended in both(folder.path(), MANAGER, &["--tls-cert", &at("cert.pem")]) {
+    for ended in serve_and_check(folder.path(), MANAGER, &["--tls-cert", &at("cert.pem")]) {
         ended.assert_error(2, &["tls_key"]);
     }
 }

@@ -19,7 +19,7 @@ const LENGTH: usize = 1_200_000;
 const COPY: &str = "/1369163480jtun_copy.zip";
 
 /// A stopped relay's store with two payloads of the same bytes, an empty object and a small one.
-async fn site(manager: &Manager, folder: &Path) {
+async fn fill_store(manager: &Manager, folder: &Path) {
     let relay = Relay::start(&mut serve(manager, folder));
     let dated =
         |resource: Resource| resource.header("Cache-Control", "max-age=86400").header("X-Note", "a\"b");
@@ -43,7 +43,7 @@ fn import(folder: &Path, from: &Path) -> Ended {
     store("import", folder, &[from.to_str().unwrap()])
 }
 
-fn entries(bundle: &Path) -> Entries {
+fn read_entries(bundle: &Path) -> Entries {
     let mut archive = tar::Archive::new(zstd::Decoder::new(fs::File::open(bundle).unwrap()).unwrap());
     let read = |entry: std::io::Result<tar::Entry<'_, _>>| {
         let mut entry = entry.unwrap();
@@ -64,7 +64,7 @@ fn header(name: &str, size: u64, kind: tar::EntryType) -> tar::Header {
     header
 }
 
-fn write(bundle: &Path, entries: &Entries) {
+fn write_bundle(bundle: &Path, entries: &Entries) {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, content) in entries {
         tar.append(&header(name, content.len() as u64, tar::EntryType::Regular), content.as_slice()).unwrap();
@@ -72,7 +72,7 @@ fn write(bundle: &Path, entries: &Entries) {
     fs::write(bundle, zstd::encode_all(tar.into_inner().unwrap().as_slice(), 1).unwrap()).unwrap();
 }
 
-fn names(folder: &Path) -> Vec<String> {
+fn list_paths(folder: &Path) -> Vec<String> {
     let ended = store("ls", folder, &["--json"]);
     let objects: Vec<Value> = serde_json::from_str(&ended.lines.join("\n")).unwrap();
     let mut names: Vec<_> =
@@ -84,14 +84,14 @@ fn names(folder: &Path) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn imported_bundle_is_served_without_a_manager() {
     let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    site(&manager, from.path()).await;
+    fill_store(&manager, from.path()).await;
     let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
     let exported = export(from.path(), &bundle, &["--since", "1h"]);
     let expected = format!("exported 4 objects, 1.21 MiB in 3 blobs, to {}", bundle.display());
     assert_eq!((exported.status.code(), exported.lines), (Some(0), vec![expected]), "{}", exported.errors);
     let imported = import(&new, &bundle);
     assert_eq!(imported.lines, ["imported 4 objects, 1.21 MiB; 0 already stored"], "{imported:#?}");
-    assert_eq!(names(&new), names(from.path()));
+    assert_eq!(list_paths(&new), list_paths(from.path()));
     assert_eq!(store("verify", &new, &[]).status.code(), Some(0));
 
     let again = import(&new, &bundle);
@@ -143,7 +143,7 @@ async fn killed_import_resumes_when_run_again() {
         tokio::task::yield_now().await;
     }
     process.kill();
-    let before = names(&new).len();
+    let before = list_paths(&new).len();
     println!("killed with {before} of {OBJECTS} objects");
 
     let again = import(&new, &bundle);
@@ -151,18 +151,18 @@ async fn killed_import_resumes_when_run_again() {
     let imported = again.lines[0].strip_prefix("imported ").and_then(|line| line.split(' ').next());
     let imported: usize = imported.unwrap().parse().unwrap();
     assert!((1..=OBJECTS - before).contains(&imported), "{again:#?}");
-    assert_eq!(names(&new), names(from.path()));
+    assert_eq!(list_paths(&new), list_paths(from.path()));
     assert_eq!(store("verify", &new, &[]).status.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn export_since_skips_old_and_damaged_objects() {
     let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    site(&manager, from.path()).await;
+    fill_store(&manager, from.path()).await;
     let bundle = to.path().join("bundle.tar.zst");
     let none = export(from.path(), &bundle, &["--since", "2999-01-01"]);
     assert!(none.lines[0].starts_with("exported 0 objects, 0 B in 0 blobs"), "{none:#?}");
-    assert_eq!(entries(&bundle).len(), 2);
+    assert_eq!(read_entries(&bundle).len(), 2);
     let id = BlobId::from(<[u8; 32]>::from(Sha256::digest(bytes(1, LENGTH)))).to_string();
     let file = from.path().join("blobs").join(&id[..2]).join(&id);
     let mut rotten = fs::read(&file).unwrap();
@@ -173,18 +173,18 @@ async fn export_since_skips_old_and_damaged_objects() {
     assert!(ended.errors.contains(&format!("blob {id}: damaged and not exported")), "{ended:#?}");
     let new = to.path().join("store");
     assert!(import(&new, &bundle).status.success());
-    assert_eq!(names(&new), ["/empty", "/small"]);
+    assert_eq!(list_paths(&new), ["/empty", "/small"]);
     assert_eq!(fs::read_dir(to.path()).unwrap().count(), 2, "something unfinished was left");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unsound_bundle_changes_nothing() {
     let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    site(&manager, from.path()).await;
+    fill_store(&manager, from.path()).await;
     let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
     assert!(export(from.path(), &bundle, &[]).status.success());
     let whole = fs::read(&bundle).unwrap();
-    let sound = entries(&bundle);
+    let sound = read_entries(&bundle);
     let position = |prefix: &str| sound.iter().position(|(name, _)| name.starts_with(prefix)).unwrap();
     let (head, blob, end) = (position("objects/"), position("blobs/"), sound.len() - 1);
     let refused = |words: &[&str]| {
@@ -194,7 +194,7 @@ async fn unsound_bundle_changes_nothing() {
     let changed = |change: &dyn Fn(&mut Entries), words: &[&str]| {
         let mut entries = sound.clone();
         change(&mut entries);
-        write(&bundle, &entries);
+        write_bundle(&bundle, &entries);
         refused(words);
     };
     let with = |field: &str, value: Value| {
@@ -283,10 +283,10 @@ async fn unsound_bundle_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bundle_larger_than_quota_is_refused_unread() {
     let (manager, from, to) = (Manager::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    site(&manager, from.path()).await;
+    fill_store(&manager, from.path()).await;
     let (bundle, new) = (to.path().join("bundle.tar.zst"), to.path().join("store"));
     export(from.path(), &bundle, &[]);
-    let mut entries = entries(&bundle);
+    let mut entries = read_entries(&bundle);
     // Highly compressible, as a decompression bomb is.
     let bomb = vec![0; 65 << 20];
     let id = BlobId::from(<[u8; 32]>::from(Sha256::digest(&bomb))).to_string();
@@ -298,7 +298,7 @@ async fn bundle_larger_than_quota_is_refused_unread() {
         entry.1 = serde_json::to_vec(&head).unwrap();
     }
     entries[blob] = (format!("blobs/{id}"), bomb);
-    write(&bundle, &entries);
+    write_bundle(&bundle, &entries);
     assert!(fs::metadata(&bundle).unwrap().len() < 4 << 20);
     let mut command = gupd(["store", "import", "--store"]);
     command.arg(&new).arg(&bundle).env("GUPD_STORE_QUOTA", "64MiB");

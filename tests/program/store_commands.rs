@@ -51,12 +51,12 @@ pub(crate) fn list_objects(folder: &Path, arguments: &[&str]) -> Vec<Value> {
     serde_json::from_str(&ended.lines.join("\n")).unwrap()
 }
 
-fn paths(folder: &Path, arguments: &[&str]) -> Vec<String> {
+fn list_paths(folder: &Path, arguments: &[&str]) -> Vec<String> {
     let path = |object: &Value| object["path"].as_str().unwrap().to_owned();
     list_objects(folder, arguments).iter().map(path).collect()
 }
 
-fn file_of(folder: &Path, object: &Value) -> PathBuf {
+fn blob_path(folder: &Path, object: &Value) -> PathBuf {
     let name = object["sha256"].as_str().unwrap();
     folder.join("blobs").join(&name[..2]).join(name)
 }
@@ -78,7 +78,7 @@ async fn ls_lists_and_filters_beside_running_relay() {
         assert!(object["path"].as_str().unwrap().eq_ignore_ascii_case(&path), "{object}");
         assert_eq!((&object["route"], &object["status"]), (&"/".into(), &200.into()));
         assert_eq!((&object["content_type"], &object["bytes"]), (&content_type.into(), &length.into()));
-        assert!(file_of(folder.path(), object).exists());
+        assert!(blob_path(folder.path(), object).exists());
     }
     for (filter, expected) in [
         (["--path", "/CONTENT/**/*.dax"].as_slice(), 1),
@@ -104,7 +104,7 @@ async fn purge_removes_only_selected_objects() {
     let (manager, folder) = (Manager::start(), tempfile::tempdir().unwrap());
     let relay = start_filled_relay(&manager, folder.path()).await;
     let folder = folder.path();
-    let everything = paths(folder, &[]);
+    let everything = list_paths(folder, &[]);
     store("purge", folder, &["--path", "**"])
         .assert_error(1, &["in use by another gupd", "stop that process"]);
     let rehearsed = store("purge", folder, &["--path", "**", "--dry-run"]);
@@ -112,14 +112,14 @@ async fn purge_removes_only_selected_objects() {
     stop(relay);
     store("purge", folder, &[]).assert_error(2, &["--path", "--revision"]);
     store("purge", folder, &["--content-type", "nothing-like-it"]);
-    assert_eq!(paths(folder, &[]), everything);
+    assert_eq!(list_paths(folder, &[]), everything);
 
     let by_type = store("purge", folder, &["--content-type", "network-threat"]);
     assert_eq!(by_type.lines, ["removed 1 objects, 100.00 KiB on disk"], "{by_type:#?}");
     store("purge", folder, &["--revision", "261121001"]);
-    assert_eq!(paths(folder, &[]), [everything[2].as_str(), &everything[4]]);
+    assert_eq!(list_paths(folder, &[]), [everything[2].as_str(), &everything[4]]);
     store("purge", folder, &["--path", "**/*jtun*"]);
-    assert_eq!(paths(folder, &[]), [everything[2].as_str()]);
+    assert_eq!(list_paths(folder, &[]), [everything[2].as_str()]);
     let files = fs::read_dir(folder.join("blobs")).unwrap();
     assert_eq!(files.map(|shelf| fs::read_dir(shelf.unwrap().path()).unwrap().count()).sum::<usize>(), 1);
     assert_eq!(fs::read_dir(folder.join("partial")).unwrap().count(), 0);
@@ -142,7 +142,7 @@ async fn verify_reports_and_repairs_damage() {
     assert_eq!(sound.lines, ["verified 5 blobs, 2.94 MiB"]);
 
     let objects = list_objects(folder, &[]);
-    let files: Vec<PathBuf> = objects.iter().map(|object| file_of(folder, object)).collect();
+    let files: Vec<PathBuf> = objects.iter().map(|object| blob_path(folder, object)).collect();
     flip_a_bit(&files[0], 2_400_000);
     fs::remove_file(&files[1]).unwrap();
     let orphan = folder.join("blobs/ab").join("ab".repeat(32));
@@ -195,7 +195,7 @@ async fn verify_removes_objects_that_no_manager_has() {
     stop(start_filled_relay(&manager, folder.path()).await);
     let folder = folder.path();
     let objects = list_objects(folder, &[]);
-    let files: Vec<PathBuf> = objects.iter().map(|object| file_of(folder, object)).collect();
+    let files: Vec<PathBuf> = objects.iter().map(|object| blob_path(folder, object)).collect();
 
     flip_a_bit(&files[0], 2_400_000);
     let alone = store("verify", folder, &[]);
@@ -209,7 +209,7 @@ async fn verify_removes_objects_that_no_manager_has() {
     assert!(other.errors.contains("; removed: "), "{other:#?}");
     assert!(other.errors.contains("1 found: 0 repaired (0 B fetched), 1 removed;"), "{other:#?}");
     assert_eq!((other.status.code(), other.errors.lines().count()), (Some(1), 2), "{other:#?}");
-    assert_eq!(paths(folder, &[]).len(), 3);
+    assert_eq!(list_paths(folder, &[]).len(), 3);
     let sound = store("verify", folder, &[]);
     assert_eq!((sound.status.code(), sound.errors.as_str()), (Some(0), ""), "{sound:#?}");
 }
@@ -219,7 +219,7 @@ async fn verify_keeps_damage_while_no_manager_answers() {
     let (manager, folder, away) = (Manager::start(), tempfile::tempdir().unwrap(), RefusingPort::new());
     stop(start_filled_relay(&manager, folder.path()).await);
     let folder = folder.path();
-    let damaged = file_of(folder, &list_objects(folder, &[])[0]);
+    let damaged = blob_path(folder, &list_objects(folder, &[])[0]);
     flip_a_bit(&damaged, 2_400_000);
     let down = store("verify", folder, &["--upstream", &away.url()]);
     assert!(down.errors.contains("; not repaired: no upstream is available: "), "{down:#?}");

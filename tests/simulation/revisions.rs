@@ -110,7 +110,7 @@ async fn play(seed: u64) -> u64 {
     }
     let urls = NAMES.map(|name| format!("http://{name}"));
     let urls = urls.each_ref().map(String::as_str);
-    let collector = Arc::new(Collector::over(Arc::new(net.clone()), &urls).await);
+    let collector = Arc::new(Collector::start_on(Arc::new(net.clone()), &urls).await);
     let looking = tokio::spawn({
         let (collector, meanings) = (collector.clone(), meanings.clone());
         async move {
@@ -127,7 +127,7 @@ async fn play(seed: u64) -> u64 {
             let begins = Duration::from_micros(random.below(20_000));
             clients.spawn(async move {
                 sleep(begins).await;
-                collector.wants(&path).await;
+                collector.wait_for_catalog(&path).await;
             });
         }
         let down = NAMES[usize::try_from(random.below(3)).unwrap()];

@@ -40,12 +40,12 @@ pub struct Collector {
 
 impl Collector {
     /// Starts a collector of these upstreams over the system's network.
-    pub async fn asking(upstreams: &[&str], change: impl FnOnce(&mut Config)) -> Self {
+    pub async fn start(upstreams: &[&str], change: impl FnOnce(&mut Config)) -> Self {
         Self::new(upstreams, None, change).await
     }
 
     /// Starts a collector over another network.
-    pub async fn over(network: Arc<dyn Network>, upstreams: &[&str]) -> Self {
+    pub async fn start_on(network: Arc<dyn Network>, upstreams: &[&str]) -> Self {
         Self::new(upstreams, Some(network), |_| {}).await
     }
 
@@ -119,7 +119,7 @@ impl Collector {
     }
 
     /// Waits for a catalog that no revision has, as a client's request does.
-    pub async fn wants(&self, path: &str) -> PendingOutcome {
+    pub async fn wait_for_catalog(&self, path: &str) -> PendingOutcome {
         self.proxy.background().pending_catalogs().wait_for(&key(path)).await
     }
 
@@ -156,7 +156,7 @@ impl Collector {
         stored
     }
 
-    pub fn counted(&self, outcome: &str) -> u64 {
+    pub fn refresh_count(&self, outcome: &str) -> u64 {
         self.metrics.refresh.catalogs.with_label_values(&[outcome]).get()
     }
 }

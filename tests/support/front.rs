@@ -35,7 +35,7 @@ impl Front {
     /// Starts a TLS server with `identity` that passes connections on to `behind`.
     pub async fn start(behind: SocketAddr, identity: Identity) -> Self {
         let config = ServerConfig::builder().with_no_client_auth();
-        Self::with(behind, config.with_cert_resolver(Arc::new(identity.unchecked()))).await
+        Self::start_with_config(behind, config.with_cert_resolver(Arc::new(identity.unchecked()))).await
     }
 
     /// Starts the same server, which requires a client certificate issued by `clients`.
@@ -44,10 +44,10 @@ impl Front {
         roots.add(clients.certificate()).unwrap();
         let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
         let config = ServerConfig::builder().with_client_cert_verifier(verifier);
-        Self::with(behind, config.with_cert_resolver(Arc::new(identity.unchecked()))).await
+        Self::start_with_config(behind, config.with_cert_resolver(Arc::new(identity.unchecked()))).await
     }
 
-    async fn with(behind: SocketAddr, config: ServerConfig) -> Self {
+    async fn start_with_config(behind: SocketAddr, config: ServerConfig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -124,7 +124,7 @@ impl Identity {
     }
 
     /// Writes certificate and key to files.
-    pub fn write(&self, folder: &Path) -> (PathBuf, PathBuf) {
+    pub fn write_files(&self, folder: &Path) -> (PathBuf, PathBuf) {
         let (cert, key) = (folder.join("client.pem"), folder.join("client.key"));
         std::fs::write(&cert, pem(&self.certificate)).unwrap();
         std::fs::write(&key, self.key.serialize_pem()).unwrap();
