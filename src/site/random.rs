@@ -10,7 +10,7 @@ pub(crate) const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 pub struct Random(u64);
 
 impl Random {
-    /// A generator whose numbers depend on `seed` only.
+    /// A generator of numbers that depend on `seed` only.
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }

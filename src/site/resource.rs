@@ -98,7 +98,7 @@ impl Resource {
         Self::tagged(content, &etag)
     }
 
-    /// A file whose `ETag` is given.
+    /// A file with this `ETag`.
     pub fn tagged(content: impl Into<Content>, etag: &str) -> Self {
         Self {
             status: 200,

@@ -391,7 +391,7 @@ async fn options_obeys_max_forwards_and_trace_is_refused() {
     assert_eq!(site.manager.request_count("/"), 1);
 }
 
-/// A site whose upstream is a listener that the test serves by hand.
+/// A site with an upstream that the test serves by hand.
 async fn site_with_listener() -> (Site, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -59,7 +59,7 @@ async fn miss_without_upstream_is_504_with_retry_after() {
     }
 }
 
-/// A site whose upstreams are `first` and then its manager.
+/// A site with the upstreams `first` and then its manager.
 fn site_after(first: &str) -> Site {
     let manager = Manager::start();
     let both = Config::for_upstreams(&[first, &manager.url()]).unwrap();

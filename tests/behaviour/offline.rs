@@ -29,7 +29,7 @@ fn connections() -> usize {
     (files / 2).saturating_sub(200).clamp(100, REQUESTS)
 }
 
-/// A site whose only upstream is this listener, so that the test sees each connection.
+/// A site with this listener as its only upstream, so that the test sees each connection.
 async fn site_with_listener(change: impl FnOnce(&mut Config)) -> (Site, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

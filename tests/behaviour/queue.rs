@@ -23,7 +23,7 @@ fn content() -> Vec<u8> {
     bytes(1, 200 << 10)
 }
 
-/// Publishes a payload whose second half waits for the gate, so that its download holds a slot.
+/// Publishes a payload with a second half that waits for the gate, so that its download holds a slot.
 fn publish_stalled(site: &Site, path: &str) -> Gate {
     let gate = Gate::default();
     site.manager.put(path, Resource::new(content()).stalled(100 << 10, &gate));

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::process::{PATIENCE, Process};
 
-/// A guard whose worker is observed.
+/// Observes the worker of a guard.
 pub(crate) struct WorkerProbe {
     guard: u32,
 }

@@ -51,7 +51,7 @@ async fn wait_for_state(relay: &mut Relay, state: &str) {
     while relay.process.wait_for_log(message)["condition"].as_str().unwrap_or("well") != state {}
 }
 
-/// Clients in the middle of a body whose rest is held back.
+/// Clients in the middle of a body; the rest of it is held back.
 struct Followers {
     /// Connection, response so far, and start of the range.
     clients: Vec<(WireClient, Response, usize)>,

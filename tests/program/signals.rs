@@ -115,7 +115,7 @@ async fn drain_finishes_downloads_and_accepts_none() {
     let ended = relay.process.wait_for_exit();
     assert!(ended.status.success() && ended.errors.is_empty(), "{ended:#?}");
 
-    // Objects whose fill ended during the drain are stored.
+    // Objects are stored if their fill ended during the drain.
     let again = Relay::start(&mut serve(&manager, folder.path()));
     assert!(again.get(PAYLOAD).await.cache_status().starts_with("gupd; hit"));
 }

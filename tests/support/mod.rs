@@ -12,5 +12,5 @@ pub use gupd_site::{
 pub use front::{Authority, Front, Identity};
 pub use site::Site;
 
-/// A path whose content is immutable.
+/// A path with immutable content.
 pub const PAYLOAD: &str = "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/261121001/full.zip";

@@ -24,7 +24,7 @@ impl Site {
         Self::with_config(|_| {})
     }
 
-    /// A site whose relay has a changed configuration.
+    /// A site with a changed configuration of its relay.
     pub fn with_config(change: impl FnOnce(&mut Config)) -> Self {
         Self::for_manager(Manager::start(), change)
     }
@@ -51,7 +51,7 @@ impl Site {
         Self { manager, clock, config, relay, folder }
     }
 
-    /// A site whose relay has these upstreams, in this order. Its own manager gets no requests.
+    /// A site with these upstreams of its relay, in this order. Its own manager gets no requests.
     pub fn with_upstreams(upstreams: &[SocketAddr]) -> Self {
         Self::with_config(|config| use_upstreams(config, upstreams))
     }
