@@ -1,7 +1,7 @@
 //! The clients of a site, for `cold`: opens every connection, then requests one path on all of them at once. Checks the
-//! length of each body and the XXH3 of every n-th one against a file, and prints the times as one line of JSON. The client
-//! is that of the crate `site`: it knows nothing of gupd, so that it measures every server alike, and reads into one buffer
-//! a thread, because its CPU time is the server's on the same machine.
+//! length of each body and the XXH3 of every n-th one against a file, and prints the times as one line of JSON. The
+//! client is that of the crate `site`: it knows nothing of gupd, so that it measures every server alike, and reads into
+//! one buffer a thread, because its CPU time is the server's on the same machine.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

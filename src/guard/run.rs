@@ -71,7 +71,7 @@ struct Guard {
     active: Vec<WorkerId>,
     /// Number of processes that share the limits, as sent to the workers.
     sharing: u32,
-    /// Worker whose administrator requested the upgrade under way.
+    /// Worker that passed on the request for the upgrade under way.
     upgrade_requester: Option<WorkerId>,
     /// The service manager has been notified of the start.
     is_started: bool,

@@ -18,7 +18,7 @@ pub struct Setup {
     pub load: Box<dyn Fn() -> Result<Config, Problems>>,
     /// Program and arguments of workers.
     pub program: Program,
-    /// True if this guard replaces another one, whose state is on standard input.
+    /// True if this guard replaces another one; the state of that one is on standard input.
     pub is_replacement: bool,
     /// Log, flushed before the guard is replaced.
     pub log: LogGuard,

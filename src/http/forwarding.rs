@@ -61,7 +61,7 @@ pub fn prepare_passthrough(
     headers
 }
 
-/// Returns the fields of a request whose response is shared by all clients.
+/// Returns the fields of a request for a response that all clients share.
 ///
 /// It names no client, and no field of one client can make the manager answer a different request. It asks for the
 /// content's SHA-256, which a parent relay sends.

@@ -86,7 +86,7 @@ pub(crate) enum Repeat {
 }
 
 impl<'a> Exchange<'a> {
-    /// An exchange for a request whose target is valid. Selects the client's group, and binds the target to its
+    /// An exchange for a request with a valid target. Selects the client's group, and binds the target to its
     /// upstreams.
     pub(crate) fn new(
         head: &'a Parts,

@@ -1,4 +1,4 @@
-//! Responses from the store. The hit path is one step: a fresh response whose head is in memory. Without
+//! Responses from the store. The hit path is one step: a fresh response with its head in memory. Without
 //! limits it takes no lock of ours, does not wait if the body is in memory, spawns nothing and classifies nothing.
 
 use std::ops::ControlFlow::{Break, Continue};
@@ -15,7 +15,7 @@ use gupd_http::freshness::RevalidationReason;
 use gupd_http::status::CacheStatus;
 use gupd_net::shape::Purpose;
 
-/// Answers with a stored response whose head is in memory, if it is fresh.
+/// Answers with a stored response if its head is in memory and it is fresh.
 pub(crate) async fn serve_hit(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
     if !exchange.is_cacheable() {
         return Continue(());

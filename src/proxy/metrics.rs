@@ -31,7 +31,7 @@ pub struct RequestMetrics {
     pub head_seconds: Histogram,
     /// Time to the end of the response, or until the client disconnected.
     pub request_seconds: Histogram,
-    /// Responses whose transfer did not reach its end, by the side that broke off.
+    /// Responses that did not reach their end, by the side that broke off.
     pub broken: IntCounterVec,
     /// Requests refused, by reason; connections refused are counted with them.
     pub refused: IntCounterVec,
@@ -122,7 +122,7 @@ impl RequestMetrics {
         net.and_then(|net| Self::register(&registry, &net)).expect("names are unique")
     }
 
-    /// Counts a response whose head is about to be sent. A refused request has no `cache`.
+    /// Counts a response just before its head is sent. A refused request has no `cache`.
     pub fn count_response(&self, cache: Option<CacheStatus>, class: Class, status: StatusCode) {
         if let Some(counter) = counter(&self.requests, cache, class) {
             counter.inc();

@@ -17,7 +17,7 @@ use gupd_config::policy::ScheduledStart;
 use gupd_http::Verdict;
 use gupd_http::status::CacheStatus;
 
-/// Defers a download whose scheduled start is later: `503` with the exact `Retry-After`. Outside its window, a group
+/// Defers a download until its scheduled start: `503` with the exact `Retry-After`. Outside its window, a group
 /// with `outside = cached-only` still gets fresh responses from the store. Without windows this costs one comparison.
 pub(crate) async fn defer_outside_window(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
     if !exchange.group.has_schedule() || exchange.skips_windows || *exchange.method != Method::GET {
@@ -58,7 +58,7 @@ async fn check_window(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
     Break(deferred(exchange, opens, now))
 }
 
-/// The reply to a download whose scheduled start is `opens`. `Retry-After` counts seconds (RFC 9110 §10.2.3), rounded
+/// The reply to a download that may start at `opens`. `Retry-After` counts seconds (RFC 9110 §10.2.3), rounded
 /// up so that a client that obeys does not come too early.
 pub(crate) fn deferred(exchange: &Exchange<'_>, opens: UnixMillis, now: UnixMillis) -> Reply {
     let seconds = opens.abs_diff(now).div_ceil(1_000);

@@ -51,7 +51,7 @@ impl RolloutState {
         }
     }
 
-    /// Returns the trouble that holds back steps whose time has come.
+    /// Returns the trouble that holds back due steps.
     pub(super) fn blocking_troubles(&self, rings: &Rings, now: UnixMillis) -> Troubles {
         let pending = self.pending_steps(rings, no_trouble);
         let due = pending.iter().filter(|step| step.due().is_some_and(|due| due <= now));

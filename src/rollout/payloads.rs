@@ -81,7 +81,7 @@ impl KeptPayloads {
         changes
     }
 
-    /// Returns the next unconfirmed payloads, whose pins are repeated.
+    /// Returns the next unconfirmed payloads; their pins are repeated.
     pub(super) fn next_round(&mut self) -> Vec<ObjectKey> {
         let after = self.last_confirmed.take().map_or(Bound::Unbounded, Bound::Excluded);
         let next: Vec<ObjectKey> =

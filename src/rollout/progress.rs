@@ -73,7 +73,7 @@ impl PendingStep {
 }
 
 impl RolloutState {
-    /// Opens every step that is due and whose gate ring has no trouble. Nothing opens during a halt.
+    /// Opens every due step without trouble in its gate ring. Nothing opens during a halt.
     pub fn advance(
         &mut self,
         rings: &Rings,

@@ -86,7 +86,7 @@ impl Store {
         Ok(missing)
     }
 
-    /// Returns all records whose names begin with `prefix`, ordered by name.
+    /// Returns all records with names that begin with `prefix`, ordered by name.
     ///
     /// # Errors
     /// When the index cannot be read.

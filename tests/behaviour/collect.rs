@@ -1,5 +1,5 @@
-//! Refresh with rings: a revision has all catalogs of a source as one upstream had them at one instant, or none. Catalogs
-//! that clients request and no revision has join the newest.
+//! Refresh with rings: a revision has all catalogs of a source as one upstream had them at one instant, or none.
+//! Catalogs that clients request and no revision has join the newest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,8 @@ use gupd_store::ObjectKey;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
-use crate::refresh::{ask, with_token};
-use crate::support::collector::{Collector, everyone_at_once, key};
-use crate::support::{Gate, Manager, PAYLOAD, Resource, Site};
+use crate::support::collector::{Collector, key};
+use crate::support::{Gate, Manager, PAYLOAD, Resource};
 
 const MINITRI: &str = "/minitri.flg";
 const NAMES: [&str; 4] = ["/a_livetri.zip", "/b_livetri.zip", "/c_livetri.zip", MINITRI];
@@ -441,17 +440,4 @@ async fn catalog_waiter_skips_windows_and_prefetch() {
     })
     .await;
     assert_eq!(closed.wait_for_catalog(NAMES[0]).await, PendingOutcome::Published);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn admin_api_reports_revision() {
-    let site = Site::with_config(|config| {
-        with_token(config);
-        config.rings = vec![everyone_at_once()];
-        config.refresh.catalogs = vec![MINITRI.parse().unwrap()];
-    });
-    publish(&site.manager, 1);
-    let report = ask(&site, "s3cret").await;
-    assert_eq!(report.expect_body(), br#"{"asked":1,"changed":1,"failed":0,"revision":1}"#);
-    assert_eq!(ask(&site, "s3cret").await.expect_body(), br#"{"asked":1,"changed":0,"failed":0}"#);
 }

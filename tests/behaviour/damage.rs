@@ -24,7 +24,7 @@ fn flip(file: &Path, bit: u64) {
     file.write_all_at(&[byte[0] ^ 1 << (bit % 8)], bit / 8).unwrap();
 }
 
-/// Stored object whose bytes are read from the disk on each request.
+/// Stored object that is read from the disk on each request.
 async fn stored(body: &[u8]) -> Site {
     let site = Site::with_config(|config| config.store.memory = 0);
     site.manager.put(PAYLOAD, Resource::new(body));

@@ -24,6 +24,7 @@ mod handover;
 mod health;
 mod hierarchy;
 mod hostile;
+mod invalidation;
 mod limits;
 mod loops;
 mod next_upstream;

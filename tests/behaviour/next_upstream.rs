@@ -1,4 +1,5 @@
-//! Failover of one request to the next upstream: which requests may be sent again, and the response without an upstream.
+//! Failover of one request to the next upstream: which requests may be sent again, and the response without an
+//! upstream.
 
 use gupd_config::Config;
 

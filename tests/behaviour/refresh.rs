@@ -1,5 +1,5 @@
-//! Refresh without rings: catalogs are revalidated on schedule, within windows, or on command, each once and by the fills
-//! that clients' requests use.
+//! Refresh without rings: catalogs are revalidated on schedule, within windows, or on command, each once and by the
+//! fills that clients' requests use.
 
 use std::time::Duration;
 
@@ -240,4 +240,17 @@ async fn a_manager_that_is_away_is_not_asked_for_every_catalog() {
     let asked =
         (0..100).filter(|name| site.manager.request_count(&format!("/{name}_livetri.zip")) > 0).count();
     assert!((8..=12).contains(&asked), "{asked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admin_api_reports_revision() {
+    let site = Site::with_config(|config| {
+        with_token(config);
+        config.rings = vec![crate::support::collector::everyone_at_once()];
+        config.refresh.catalogs = vec!["/minitri.flg".parse().unwrap()];
+    });
+    crate::collect::publish(&site.manager, 1);
+    let report = ask(&site, "s3cret").await;
+    assert_eq!(report.expect_body(), br#"{"asked":1,"changed":1,"failed":0,"revision":1}"#);
+    assert_eq!(ask(&site, "s3cret").await.expect_body(), br#"{"asked":1,"changed":0,"failed":0}"#);
 }

@@ -1,5 +1,5 @@
-//! Limits, windows and groups in the configuration file: their values by time of the week, problems with their lines, and
-//! warnings.
+//! Limits, windows and groups in the configuration file: their values by time of the week, problems with their lines,
+//! and warnings.
 
 use gupd_config::units::Rate;
 use gupd_config::{Ceiling, Config, OutsideWindow, Overrides, WanMatch};

@@ -1,5 +1,5 @@
-//! Plans of rollouts, compared with invariants and with the relay's own decisions. This module has the scenario that all
-//! tests start from.
+//! Plans of rollouts, compared with invariants and with the relay's own decisions. This module has the scenario that
+//! all tests start from.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by a panic")]
 

@@ -1,5 +1,5 @@
-//! Comparison with a reference simulation: each client by itself, in small time steps, with rates raised together until a
-//! limit is reached.
+//! Comparison with a reference simulation: each client by itself, in small time steps, with rates raised together until
+//! a limit is reached.
 
 use gupd_plan::{Curve, PlanGroup, Scenario, simulate};
 use proptest::prelude::*;
@@ -9,8 +9,8 @@ use crate::{MIB, content, group, site};
 /// Steps in the time that the rollout takes.
 const STEPS: f64 = 3_000.0;
 
-/// Steps by which the plain one may be late or early: it begins and changes at steps, and what it then lacks it may have
-/// to get at a tenth of the rate.
+/// Steps by which the plain one may be late or early: it begins and changes at steps, and what it then lacks it may
+/// have to get at a tenth of the rate.
 const LATE: f64 = 15.0;
 
 struct Client {

@@ -1,5 +1,5 @@
-//! A staged rollout while the disk fails, and while one process takes over from another: no client sees another revision
-//! for it.
+//! A staged rollout while the disk fails, and while one process takes over from another: no client sees another
+//! revision for it.
 
 use std::time::Instant;
 

@@ -179,7 +179,7 @@ fn damage_found_by_a_write_is_repaired() {
 fn lost_index_and_journal_are_restored_from_blobs() {
     let (site, known) = filled();
     let disk = run(async { site.open().stats().disk_bytes });
-    // Objects whose blobs were first stored for them.
+    // Objects that were the first of their blobs.
     let first: Vec<Known> = known.iter().filter(|known| known.0 != "shares").cloned().collect();
     fs::remove_file(index(&site)).unwrap();
     fs::remove_file(journal(&site)).unwrap();

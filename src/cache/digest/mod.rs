@@ -62,7 +62,7 @@ pub struct Subject<'a> {
     pub status: StatusCode,
 }
 
-/// Content whose bytes have all arrived.
+/// Content with all its bytes.
 #[derive(Clone, Debug)]
 pub struct CompleteContent {
     /// Location of the bytes.

@@ -199,8 +199,7 @@ impl<A: RequestHandler> HttpServer<A> {
     {
         let unanswered = Arc::new(AtomicBool::new(false));
         let is_http_1_0 = AtomicBool::new(false);
-        let handler = &self.handler;
-        let client = &peer;
+        let (handler, client) = (&self.handler, &peer);
         let service = service_fn(|request: Request<Incoming>| {
             is_http_1_0.store(request.version() < Version::HTTP_11, Ordering::Relaxed);
             // One reference count for a client with a certificate, and two copied addresses for others.
@@ -231,10 +230,9 @@ impl<A: RequestHandler> HttpServer<A> {
             if unanswered.load(Ordering::Relaxed) {
                 self.refuse(ConnectionRefusal::SlowHead, peer.address, &error);
                 let mut stream = connection.into_parts().io.into_inner();
+                let sent = stream.write_all(ConnectionRefusal::SlowHead.response());
                 // The client may be gone.
-                let _unsent =
-                    timeout(self.header_timeout, stream.write_all(ConnectionRefusal::SlowHead.response()))
-                        .await;
+                drop(timeout(self.header_timeout, sent).await);
                 close_gracefully(stream, stage).await;
             }
         } else if error.is_parse() {

@@ -147,7 +147,8 @@ impl UpstreamError {
 }
 
 impl AttemptOutcome {
-    /// Judges a request whose upstream had `patience` to answer, unless earlier attempts used more than half of that.
+    /// Judges a request to an upstream that had `patience` to answer, unless earlier attempts used more than half of
+    /// that.
     pub(super) fn from_result(answer: &Result<UpstreamResponse, UpstreamError>, patience: Duration) -> Self {
         match answer {
             Ok(answer) => {

@@ -56,7 +56,7 @@ impl CurrentUpstream {
 }
 
 impl UpstreamRequest {
-    /// Creates a `GET` without a body, whose bytes pass the limits of `bandwidth`.
+    /// Creates a `GET` without a body. Its bytes pass the limits of `bandwidth`.
     pub fn get(target: PathAndQuery, headers: HeaderMap, bandwidth: BandwidthClass) -> Self {
         let (body, current_upstream) = (RequestBody::Empty, CurrentUpstream::default());
         Self { method: Method::GET, target, headers, body, bandwidth, current_upstream }

@@ -38,7 +38,7 @@ pub trait ClientStore: Send + Sync {
     /// Why the store cannot be read or written.
     type Error: Display + Send;
 
-    /// Returns the records whose keys follow `after`, a page at a time; none at the end.
+    /// Returns the records after the key `after`, a page at a time; none at the end.
     fn page(&self, after: &str) -> impl Future<Output = Result<Vec<(String, Vec<u8>)>, Self::Error>> + Send;
 
     /// Writes records, or removes them, in this order.

@@ -17,13 +17,13 @@ const KINDS: [[&str; 3]; 4] = [
 pub struct Trouble {
     /// Clients that see the revision and were seen lately.
     pub clients: u64,
-    /// Clients whose latest download failed and has not been made up for.
+    /// Clients with a failed latest download that no later one made up for.
     pub failed: u64,
     /// Clients that download one object again and again.
     pub repeated: u64,
     /// Clients that download one full set again and again.
     pub full_again: u64,
-    /// Clients whose content failed verification.
+    /// Clients with content that failed verification.
     pub damaged: u64,
     /// Clients with trouble of any kind.
     pub troubled: u64,

@@ -268,7 +268,7 @@ impl RolloutTask {
         }
     }
 
-    /// Opens the steps that are due and whose gates no trouble holds.
+    /// Opens the due steps without trouble at their gates.
     async fn open_due_steps(&mut self, next: &mut RolloutState, now: UnixMillis) -> Vec<StepId> {
         let Some(rings) = self.rules.rings.clone() else { return Vec::new() };
         let mut current = Troubles::new();

@@ -153,7 +153,7 @@ impl Index {
         self.read(row::copies).await
     }
 
-    /// Returns all records whose names begin with `prefix`.
+    /// Returns all records with names that begin with `prefix`.
     pub(super) async fn records(&self, prefix: &str) -> Result<Vec<NamedValue>, StoreError> {
         let prefix = prefix.to_owned();
         self.read(move |connection| records::with_prefix(connection, &prefix)).await

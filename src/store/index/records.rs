@@ -49,7 +49,7 @@ impl IndexChange<'_> {
     }
 }
 
-/// Returns all records whose names begin with `prefix`, ordered by name.
+/// Returns all records with names that begin with `prefix`, ordered by name.
 pub(super) fn with_prefix(connection: &Connection, prefix: &str) -> Result<Vec<NamedValue>> {
     let mut select =
         connection.prepare_cached("SELECT name, value, sum FROM records WHERE name >= ?1 ORDER BY name")?;

@@ -1,5 +1,5 @@
-//! Random rollout events in any order: no client sees two revisions at once, or goes back except by a command, and in the
-//! end all clients see the newest revision.
+//! Random rollout events in any order: no client sees two revisions at once, or goes back except by a command, and in
+//! the end all clients see the newest revision.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Rollouts over sockets: simulated clients at addresses of their own, a manager that publishes, and a clock that only the
-//! test moves. A client's catalogs tell its visible revision. This file has the helpers of all these tests.
+//! Rollouts over sockets: simulated clients at addresses of their own, a manager that publishes, and a clock that only
+//! the test moves. A client's catalogs tell its visible revision. This file has the helpers of all these tests.
 
 mod chance;
 mod managers;

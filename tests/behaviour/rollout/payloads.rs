@@ -1,5 +1,5 @@
-//! Payloads of a manager in a rollout: the first request of a new number announces a revision, each client gets the payload
-//! at its scheduled start, and payloads of kept revisions stay in the store.
+//! Payloads of a manager in a rollout: the first request of a new number announces a revision, each client gets the
+//! payload at its scheduled start, and payloads of kept revisions stay in the store.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -125,7 +125,7 @@ async fn crowd_out(site: &Site, count: u64) {
     settled(site).await;
 }
 
-/// A site whose store has room for ten payloads of 400 kB.
+/// A site with room in its store for ten payloads of 400 kB.
 fn small() -> Site {
     let mut site = site_of(&format!("{GROUPS}{RINGS}[rollout]\nkeep = 2\n"));
     site.config.store.quota = 4 << 20;

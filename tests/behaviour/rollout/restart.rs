@@ -1,5 +1,5 @@
-//! Restarts in the middle of a rollout: at once, after a crash, and after a month. Moved clients stay moved, and commands
-//! stay in force.
+//! Restarts in the middle of a rollout: at once, after a crash, and after a month. Moved clients stay moved, and
+//! commands stay in force.
 
 use std::time::Duration;
 

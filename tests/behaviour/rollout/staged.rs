@@ -1,5 +1,5 @@
-//! A staged rollout hour by hour: delay, spread, windows, shares and subnets decide on the visible revision. No client sees
-//! catalogs of two revisions, and no client goes back.
+//! A staged rollout hour by hour: delay, spread, windows, shares and subnets decide on the visible revision. No client
+//! sees catalogs of two revisions, and no client goes back.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -36,7 +36,8 @@ async fn a_revision_reaches_one_ring_after_the_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn spread_moves_200_clients_for_one_refresh() {
-    // From Monday noon: the branch on Tuesday from 20:00 to 24:00, the others on Wednesday at 2, 6 and 10, within an hour.
+    // From Monday noon: the branch on Tuesday from 20:00 to 24:00, the others on Wednesday at 2, 6 and 10, within an
+    // hour.
     let site = site(
         "[[ring]]\nname = \"first\"\ngroups = \"pilot\"\n\
          [[ring]]\nname = \"second\"\ngroups = \"branch\"\ndelay = \"24h\"\nspread = \"4h\"\nwindows = \"20:00-06:00\"\n\
