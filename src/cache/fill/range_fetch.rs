@@ -67,7 +67,7 @@ pub async fn fetch_range(
     let outgoing = UpstreamRequest::get(request.target.clone(), headers, request.bandwidth.clone());
     let answer = upstreams.send(&request.upstream_order, &outgoing).await?;
     let upstream = answer.upstream.name.clone();
-    let broke = |at, reason| FillError::BrokenOff { upstream: upstream.clone(), at, reason };
+    let broken_off = |at, reason| FillError::BrokenOff { upstream: upstream.clone(), at, reason };
     let (skip, end) = match (answer.response.status(), ContentRange::parse(answer.response.headers())) {
         (StatusCode::PARTIAL_CONTENT, Some(part))
             if part.bytes.start == range.start && part.bytes.end >= range.end =>
@@ -80,7 +80,7 @@ pub async fn fetch_range(
         }
         (status, _) => {
             let reason = format!("it answered {status}").into();
-            return Err(RangeFetchError::NotOffered(broke(range.start, reason)));
+            return Err(RangeFetchError::NotOffered(broken_off(range.start, reason)));
         }
     };
     let received = answer.upstream.received_bytes().clone();
@@ -93,12 +93,12 @@ pub async fn fetch_range(
             return Ok(bytes.into());
         }
         let interrupted = |interruption| match interruption {
-            Interruption::Upstream(why) => broke(position, why.reason),
+            Interruption::Upstream(why) => broken_off(position, why.reason),
             Interruption::Fatal(error) => error,
         };
         let arrived = transfer.next(upstreams.settings().idle_timeout).await;
         let Some(piece) = arrived.map_err(|why| RangeFetchError::Unreachable(interrupted(why)))? else {
-            return Err(RangeFetchError::NotOffered(broke(
+            return Err(RangeFetchError::NotOffered(broken_off(
                 position,
                 "its response is shorter than the range".into(),
             )));
