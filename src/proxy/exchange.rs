@@ -170,7 +170,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Has the next step look the object up once more.
+    /// Drops the lookup, so that the next step looks the object up once more.
     pub(crate) fn repeat_lookup(&mut self, reason: Repeat) {
         self.trace_repeat(reason);
         self.hot.take();

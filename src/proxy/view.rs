@@ -83,7 +83,7 @@ fn defer_payload(proxy: &Proxy, exchange: &Exchange<'_>, opens: Option<UnixMilli
     deferred(exchange, opens.max(now + 1), now)
 }
 
-/// Has the end of a denied request observed, where views track clients.
+/// Registers an observer for the end of a denied request, where views track clients.
 pub(crate) fn observe_denial(proxy: &Proxy, exchange: &mut Exchange<'_>) {
     if let Some(views) = &*exchange.generation.rollout.view() {
         let now = proxy.cache.clock().now();
@@ -99,7 +99,7 @@ pub(crate) fn record_download(proxy: &Proxy, exchange: &Exchange<'_>, reply: &Re
     }
 }
 
-/// Has the end of the response observed: it tells which revision the client has.
+/// Registers an observer for the end of the response, which shows the revision that the client has.
 fn observe(
     proxy: &Proxy,
     exchange: &mut Exchange<'_>,

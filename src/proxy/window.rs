@@ -1,5 +1,5 @@
 //! The step in which a client's schedule window may defer a download. Only `GET` requests for a manager's payloads are
-//! deferred: a `HEAD` costs nothing, and clients learn from catalogs, they do not download by them. A response that has
+//! deferred: a `HEAD` costs nothing, and catalogs only list what exists. A response that has
 //! begun is never cut off by a window that closes.
 
 use std::ops::ControlFlow::{Break, Continue};

@@ -219,7 +219,7 @@ mod tests {
         }));
         assert!(timeout(Duration::from_secs(60), &mut send).await.is_err());
         clock.advance(Duration::from_secs(7 * 3_600));
-        timeout(Duration::from_secs(60), send).await.expect("it is no limit any more");
+        timeout(Duration::from_secs(60), send).await.expect("the limit has ended");
         task.abort();
     }
 }
