@@ -17,8 +17,8 @@ use gupd_store::{BLOCK, CHUNK, Segment, Store, StoreError};
 /// Maximum number of unwritten bytes; beyond it, the upstream waits.
 const MAX_UNWRITTEN: u64 = 2 * CHUNK;
 
-/// Maximum under memory pressure. More than a block, so that a whole block is always writable.
-const MAX_UNWRITTEN_PRESSED: u64 = 2 * BLOCK;
+/// Maximum under memory pressure. A block, so that a whole block is always writable.
+const MAX_UNWRITTEN_PRESSED: u64 = BLOCK;
 
 /// Memory overhead of a piece in bytes. Counted so that an upstream that sends single bytes exhausts the memory budget,
 /// not the machine's memory.
