@@ -34,12 +34,12 @@ pub enum Refusal {
     /// A request that this relay has forwarded before, or that has passed too many relays.
     Loop,
     /// The limits on concurrent downloads leave no slot.
-    NoSlot(SlotDenial),
+    NoSlot(SlotRefusalReason),
 }
 
 /// The reason for which a download gets no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlotDenial {
+pub enum SlotRefusalReason {
     /// `lan.queue` requests are queued already.
     QueueFull,
     /// `lan.client_queue` requests of the client are queued already.
@@ -63,9 +63,9 @@ impl Refusal {
         Self::UriTooLong,
         Self::NoRoute,
         Self::Loop,
-        Self::NoSlot(SlotDenial::QueueFull),
-        Self::NoSlot(SlotDenial::ClientQueueFull),
-        Self::NoSlot(SlotDenial::QueueTimeout),
+        Self::NoSlot(SlotRefusalReason::QueueFull),
+        Self::NoSlot(SlotRefusalReason::ClientQueueFull),
+        Self::NoSlot(SlotRefusalReason::QueueTimeout),
     ];
 
     /// Returns the label for logs and metrics.
@@ -83,9 +83,9 @@ impl Refusal {
             Self::UriTooLong => "uri-too-long",
             Self::NoRoute => "no-route",
             Self::Loop => "loop",
-            Self::NoSlot(SlotDenial::QueueFull) => "queue-full",
-            Self::NoSlot(SlotDenial::ClientQueueFull) => "client-queue-full",
-            Self::NoSlot(SlotDenial::QueueTimeout) => "queue-timeout",
+            Self::NoSlot(SlotRefusalReason::QueueFull) => "queue-full",
+            Self::NoSlot(SlotRefusalReason::ClientQueueFull) => "client-queue-full",
+            Self::NoSlot(SlotRefusalReason::QueueTimeout) => "queue-timeout",
         }
     }
 
@@ -124,7 +124,7 @@ impl Refusal {
             Self::UriTooLong => "gupd: request target refused: too long\n",
             Self::NoRoute => "gupd: no route for this host and path\n",
             Self::Loop => "gupd: forwarding loop: this relay has forwarded the request before\n",
-            Self::NoSlot(SlotDenial::ClientQueueFull) => {
+            Self::NoSlot(SlotRefusalReason::ClientQueueFull) => {
                 "gupd: too many queued downloads of this client: retry after the time in Retry-After\n"
             }
             Self::NoSlot(_) => "gupd: download limit reached: retry after the time in Retry-After\n",

@@ -5,7 +5,6 @@
 //! from the configuration, [`simulate`] runs it, [`compute_costs`] gives the cost of each limit, and [`Deadline`] finds
 //! the line or the spread that a deadline needs. Start reading at `simulation`.
 
-mod admission;
 mod appearance;
 mod clients;
 mod curve;
@@ -15,6 +14,7 @@ mod reverse;
 mod scenario;
 mod share;
 mod simulation;
+mod slots;
 mod timeline;
 
 pub use self::appearance::{Appearance, ParseAppearanceError, parse_share};

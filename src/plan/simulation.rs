@@ -7,11 +7,11 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use super::admission::{Admission, AdmissionResult};
 use super::clients::{ClientState, SimulatedClient, create_clients};
 use super::download::{Cohort, SimulatedFill};
 use super::scenario::{EarlyAccess, PlanGroup, Scenario};
 use super::share::{self, RateDemand};
+use super::slots::{SlotAnswer, SlotCounts};
 use super::timeline::{Timeline, TimelinePoint};
 
 /// Maximum number of events, some seconds of work. Clients that are refused for weeks exceed it.
@@ -75,7 +75,7 @@ struct Simulation<'a> {
     clients: Vec<SimulatedClient>,
     events: BinaryHeap<SimulationEvent>,
     planned: u64,
-    admission: Admission,
+    slots: SlotCounts,
     fills: Vec<SimulatedFill>,
     /// By group, then content.
     cohorts: Vec<Vec<Cohort>>,
@@ -93,7 +93,7 @@ impl<'a> Simulation<'a> {
             now: 0.0,
             advanced_to: 0.0,
             has_new_download: false,
-            admission: Admission::new(clients.len(), scenario.downloads, counts, scenario.queue),
+            slots: SlotCounts::new(clients.len(), scenario.downloads, counts, scenario.queue),
             events: BinaryHeap::new(),
             planned: 0,
             fills: scenario.contents.iter().map(|content| SimulatedFill::new(content.bytes)).collect(),
@@ -166,7 +166,7 @@ impl<'a> Simulation<'a> {
         self.now = self.now.max(at);
         match kind {
             EventKind::Request(client) => self.request(client),
-            EventKind::QueueTimeout(client, ticket) if self.admission.remove_queued(client, ticket) => {
+            EventKind::QueueTimeout(client, ticket) if self.slots.remove_queued(client, ticket) => {
                 self.refuse(client);
             }
             EventKind::QueueTimeout(..) => {}
@@ -178,10 +178,10 @@ impl<'a> Simulation<'a> {
         if state != ClientState::Idle {
             return;
         }
-        match self.admission.request(client, group) {
-            AdmissionResult::Started => self.start(client),
-            AdmissionResult::Refused => self.refuse(client),
-            AdmissionResult::Queued(ticket) => {
+        match self.slots.request(client, group) {
+            SlotAnswer::Started => self.start(client),
+            SlotAnswer::Refused => self.refuse(client),
+            SlotAnswer::Queued(ticket) => {
                 self.clients[client].state = ClientState::Queued;
                 self.plan(self.now + self.scenario.queue_timeout, EventKind::QueueTimeout(client, ticket));
             }
@@ -355,11 +355,11 @@ impl<'a> Simulation<'a> {
                 let done = self.cohorts[group][content].settle(&self.fills[content]);
                 self.current += done;
                 for _ in 0..done {
-                    self.admission.release(group);
+                    self.slots.release(group);
                 }
             }
         }
-        while let Some(client) = self.admission.start_next() {
+        while let Some(client) = self.slots.start_next() {
             self.start(client);
         }
     }

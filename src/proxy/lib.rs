@@ -9,7 +9,6 @@
 //! the steps of a request in their order. Each step is in the file of its concept.
 
 mod access;
-mod admission;
 pub mod background;
 mod binding;
 mod body;
@@ -25,6 +24,7 @@ mod relays;
 mod repair;
 mod reply;
 mod representation;
+mod screening;
 mod slot;
 mod view;
 mod window;

@@ -10,7 +10,6 @@ use hyper::body::Incoming;
 
 use crate::Proxy;
 use crate::access::AccessRecord;
-use crate::admission::{deny_blocked_content, open_exchange, redirect_while_draining};
 use crate::body::ResponseBody;
 use crate::exchange::{Exchange, client_attributes};
 use crate::fetch::serve_or_fill;
@@ -18,6 +17,7 @@ use crate::hit::serve_hit;
 use crate::pacing::ResponsePacer;
 use crate::passthrough::pass_through;
 use crate::reply::Reply;
+use crate::screening::{deny_blocked_content, open_exchange, redirect_while_draining};
 use crate::slot::{hold_slot, wait_for_slot};
 use crate::view::{record_download, serve_visible_revision};
 use crate::window::defer_outside_window;
@@ -40,13 +40,17 @@ async fn run(proxy: &Proxy, exchange: &mut Exchange<'_>, body: Incoming) -> Step
 
 impl Proxy {
     /// Answers one request. Never fails: errors become a status, or a body that breaks off.
-    pub async fn handle(&self, request: Request<Incoming>, peer: ClientConnection) -> Response<ResponseBody> {
+    pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        connection: ClientConnection,
+    ) -> Response<ResponseBody> {
         let generation = self.generations.load();
         let (head, body) = request.into_parts();
         let (metrics, log) = (self.metrics.clone(), generation.config.log.access);
-        let mut access = AccessRecord::new(peer.address, &head.method, &head.uri, metrics, log);
+        let mut access = AccessRecord::new(connection.address, &head.method, &head.uri, metrics, log);
         // Refuses invalid targets and loops; selects route, group and upstreams.
-        let (reply, group) = match open_exchange(self, &head, &peer, &generation) {
+        let (reply, group) = match open_exchange(self, &head, &connection, &generation) {
             Break(reply) => (reply, None),
             Continue(mut exchange) => {
                 let Break(reply) = run(self, &mut exchange, body).await;
@@ -58,8 +62,8 @@ impl Proxy {
         };
         let pacer = || {
             // A request without a valid target has no path either.
-            let group = group.unwrap_or_else(|| generation.policy.group(&client_attributes(&peer, "")));
-            ResponsePacer::new(self.lan.clone(), peer.address.ip(), group.clone())
+            let group = group.unwrap_or_else(|| generation.policy.group(&client_attributes(&connection, "")));
+            ResponsePacer::new(self.lan.clone(), connection.address.ip(), group.clone())
         };
         reply.into_response(&head.method, access, pacer, self.lan.is_limited())
     }

@@ -10,7 +10,7 @@ use crate::slot::DownloadSlot;
 use gupd_config::policy::Classification;
 use gupd_http::refusal::{ALLOWED_METHODS, Refusal};
 use gupd_http::status::CacheStatus;
-use gupd_net::shape::SlotRejection;
+use gupd_net::shape::SlotRefusal;
 use gupd_store::BlobId;
 
 /// A response, ready to be sent.
@@ -183,10 +183,10 @@ impl From<Refusal> for Reply {
     }
 }
 
-impl From<SlotRejection> for Reply {
-    fn from(rejection: SlotRejection) -> Self {
-        let mut reply = Reply::from(Refusal::NoSlot(rejection.reason));
-        let seconds = HeaderValue::from(rejection.retry_after.as_secs());
+impl From<SlotRefusal> for Reply {
+    fn from(refusal: SlotRefusal) -> Self {
+        let mut reply = Reply::from(Refusal::NoSlot(refusal.reason));
+        let seconds = HeaderValue::from(refusal.retry_after.as_secs());
         reply.headers_mut().insert(header::RETRY_AFTER, seconds);
         reply
     }

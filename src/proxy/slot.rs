@@ -19,9 +19,9 @@ use gupd_http::conditional::{self, Precondition};
 use gupd_http::control::Directive;
 use gupd_http::range::Ranges;
 use gupd_http::refusal::Refusal;
-use gupd_http::refusal::SlotDenial;
+use gupd_http::refusal::SlotRefusalReason;
 use gupd_net::metrics::GaugeGuard;
-use gupd_net::shape::{Slot, SlotRejection};
+use gupd_net::shape::{Slot, SlotRefusal};
 
 /// A slot and its count in the metrics.
 pub(crate) struct DownloadSlot {
@@ -105,13 +105,13 @@ async fn take_slot(proxy: &Proxy, exchange: &Exchange<'_>) -> Result<Box<Downloa
     };
     if !matches!(
         taken,
-        Err(SlotRejection { reason: SlotDenial::QueueFull | SlotDenial::ClientQueueFull, .. })
+        Err(SlotRefusal { reason: SlotRefusalReason::QueueFull | SlotRefusalReason::ClientQueueFull, .. })
     ) {
         proxy.metrics.queue_seconds.observe(begun.elapsed().as_secs_f64());
     }
-    taken.map(|slot| DownloadSlot::new(slot, &proxy.metrics)).map_err(|rejection| {
-        proxy.metrics.refused.with_label_values(&[Refusal::NoSlot(rejection.reason).as_str()]).inc();
-        Reply::from(rejection).with_class(exchange.classified())
+    taken.map(|slot| DownloadSlot::new(slot, &proxy.metrics)).map_err(|refusal| {
+        proxy.metrics.refused.with_label_values(&[Refusal::NoSlot(refusal.reason).as_str()]).inc();
+        Reply::from(refusal).with_class(exchange.classified())
     })
 }
 

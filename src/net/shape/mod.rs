@@ -3,15 +3,15 @@
 //! [`LanLimiter`] and [`WanLimiter`] are the two directions of bytes. `bucket` is one rate, `queue` orders the flows
 //! that wait at it, `schedule` grants bytes across all limits as a pure function of time, `throttle` runs the
 //! schedule, and `timed_limit` follows the week. [`SlotLimiter`] bounds concurrent downloads: `count` is one bound,
-//! `admission` selects the next client across all bounds. The module knows neither responses nor fills.
+//! `slot_queue` selects the next client across all bounds. The module knows neither responses nor fills.
 
-mod admission;
 mod bucket;
 mod count;
 mod lan;
 mod queue;
 mod scavenger;
 mod schedule;
+mod slot_queue;
 mod slots;
 mod throttle;
 mod timed_limit;
@@ -20,6 +20,6 @@ mod wan;
 pub(crate) use self::bucket::Nanos;
 pub use self::lan::LanLimiter;
 pub(crate) use self::scavenger::LineSample;
-pub use self::slots::{Slot, SlotLimiter, SlotRejection};
+pub use self::slots::{Slot, SlotLimiter, SlotRefusal};
 pub use self::throttle::Throttle;
 pub use self::wan::{BandwidthClass, Purpose, WanLimiter};

@@ -1,5 +1,5 @@
 //! Slots for downloads. A download holds a slot from before its response is made until its last byte has left; above
-//! the limits it is queued. Runs `admission` on the runtime's clock under one lock, which is held for arithmetic
+//! the limits it is queued. Runs `slot_queue` on the runtime's clock under one lock, which is held for arithmetic
 //! only, never while a task is woken. Without limits, the default, a request costs one load of a flag.
 
 use std::net::IpAddr;
@@ -12,10 +12,10 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::time::{Instant, timeout};
 
-use super::admission::{GroupIndex, SlotDecision, SlotQueue};
 use super::bucket::Nanos;
+use super::slot_queue::{GroupIndex, SlotDecision, SlotQueue};
 use gupd_config::Config;
-use gupd_http::refusal::SlotDenial;
+use gupd_http::refusal::SlotRefusalReason;
 
 /// Bounds of `Retry-After`: a shorter time cannot be written in whole seconds, and after a longer one downloads have
 /// little in common with those of the estimate.
@@ -31,7 +31,7 @@ pub struct SlotLimiter {
 
 #[derive(Debug, Default)]
 struct SlotState {
-    admission: SlotQueue,
+    queue: SlotQueue,
     waiters: Slab<SlotWaiter>,
 }
 
@@ -43,9 +43,9 @@ enum SlotWaiter {
 
 /// A request that got no slot.
 #[derive(Clone, Copy, Debug)]
-pub struct SlotRejection {
+pub struct SlotRefusal {
     /// The reason.
-    pub reason: SlotDenial,
+    pub reason: SlotRefusalReason,
     /// Estimated time until a slot is free, in whole seconds from 1 s to 1 h.
     ///
     /// The estimate is the interval between two releases while all slots were used, times the requests ahead, at the
@@ -77,7 +77,7 @@ impl SlotLimiter {
         let group_limit = |group: &gupd_config::GroupSettings| group.max_downloads.or(group.client_downloads);
         let lan = config.lan.max_downloads.or(config.lan.client_downloads);
         let limited = lan.is_some() || config.groups.iter().any(|group| group_limit(group).is_some());
-        self.change(|admission, now, granted| admission.configure(config, now, granted));
+        self.change(|queue, now, granted| queue.configure(config, now, granted));
         self.limited.store(limited, Ordering::Relaxed);
     }
 
@@ -91,8 +91,8 @@ impl SlotLimiter {
         let client = client.to_canonical();
         let now = self.now();
         let mut state = self.state();
-        let group = state.admission.group(group);
-        let taken = state.admission.take(group, client, now);
+        let group = state.queue.group(group);
+        let taken = state.queue.take(group, client, now);
         drop(state);
         taken.then(|| Slot { limiter: Arc::clone(self), group, client })
     }
@@ -101,7 +101,7 @@ impl SlotLimiter {
     ///
     /// # Errors
     /// If the queue is full, or the request was queued for `lan.queue_timeout`.
-    pub async fn acquire(self: &Arc<Self>, client: IpAddr, group: &str) -> Result<Slot, SlotRejection> {
+    pub async fn acquire(self: &Arc<Self>, client: IpAddr, group: &str) -> Result<Slot, SlotRefusal> {
         let (mut waiting, queue_timeout) = self.enqueue(client.to_canonical(), group)?;
         match timeout(queue_timeout, &mut waiting).await {
             Ok(slot) => Ok(slot),
@@ -113,26 +113,26 @@ impl SlotLimiter {
         self: &Arc<Self>,
         client: IpAddr,
         group: &str,
-    ) -> Result<(QueuedRequest, Duration), SlotRejection> {
+    ) -> Result<(QueuedRequest, Duration), SlotRefusal> {
         let now = self.now();
         let mut state = self.state();
-        let SlotState { admission, waiters } = &mut *state;
-        let group = admission.group(group);
+        let SlotState { queue, waiters } = &mut *state;
+        let group = queue.group(group);
         let waiter = waiters.insert(SlotWaiter::Waiting(None));
-        let reason = match admission.enqueue(group, client, waiter, now) {
+        let reason = match queue.enqueue(group, client, waiter, now) {
             SlotDecision::Granted => {
                 waiters[waiter] = SlotWaiter::Granted;
                 None
             }
             SlotDecision::Queued => None,
-            SlotDecision::QueueFull => Some(SlotDenial::QueueFull),
-            SlotDecision::ClientQueueFull => Some(SlotDenial::ClientQueueFull),
+            SlotDecision::QueueFull => Some(SlotRefusalReason::QueueFull),
+            SlotDecision::ClientQueueFull => Some(SlotRefusalReason::ClientQueueFull),
         };
         if let Some(reason) = reason {
             waiters.remove(waiter);
-            return Err(SlotRejection::new(reason, admission.estimate_wait(group, client, None, now)));
+            return Err(SlotRefusal::new(reason, queue.estimate_wait(group, client, None, now)));
         }
-        let queue_timeout = admission.queue_timeout();
+        let queue_timeout = queue.queue_timeout();
         drop(state);
         Ok((QueuedRequest { limiter: Arc::clone(self), group, client, waiter: Some(waiter) }, queue_timeout))
     }
@@ -141,7 +141,7 @@ impl SlotLimiter {
         let now = self.now();
         let mut state = self.state();
         let mut granted = Vec::new();
-        change(&mut state.admission, now, &mut granted);
+        change(&mut state.queue, now, &mut granted);
         let wakers: Vec<_> = granted.into_iter().filter_map(|waiter| state.grant(waiter)).collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -165,8 +165,8 @@ impl SlotState {
     }
 }
 
-impl SlotRejection {
-    fn new(reason: SlotDenial, wait: Nanos) -> Self {
+impl SlotRefusal {
+    fn new(reason: SlotRefusalReason, wait: Nanos) -> Self {
         let seconds = Duration::from_secs(wait.div_ceil(1_000_000_000));
         Self { reason, retry_after: seconds.clamp(RETRY_AFTER.0, RETRY_AFTER.1) }
     }
@@ -174,8 +174,7 @@ impl SlotRejection {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.limiter
-            .change(|admission, now, granted| admission.release(self.group, self.client, now, granted));
+        self.limiter.change(|queue, now, granted| queue.release(self.group, self.client, now, granted));
     }
 }
 
@@ -191,17 +190,17 @@ struct QueuedRequest {
 
 impl QueuedRequest {
     /// Leaves the queue. A slot granted just now is used.
-    fn give_up(mut self) -> Result<Slot, SlotRejection> {
+    fn give_up(mut self) -> Result<Slot, SlotRefusal> {
         let now = self.limiter.now();
         let wait = {
             let state = self.limiter.state();
             match self.waiter.and_then(|waiter| state.waiters.get(waiter)) {
                 Some(SlotWaiter::Granted) => None,
-                _ => Some(state.admission.estimate_wait(self.group, self.client, self.waiter, now)),
+                _ => Some(state.queue.estimate_wait(self.group, self.client, self.waiter, now)),
             }
         };
         match wait {
-            Some(wait) => Err(SlotRejection::new(SlotDenial::QueueTimeout, wait)),
+            Some(wait) => Err(SlotRefusal::new(SlotRefusalReason::QueueTimeout, wait)),
             None => Ok(self.slot()),
         }
     }
@@ -243,7 +242,7 @@ impl Drop for QueuedRequest {
             let mut state = self.limiter.state();
             let granted = matches!(state.waiters.try_remove(waiter), Some(SlotWaiter::Granted));
             if !granted {
-                state.admission.cancel(group, client, waiter);
+                state.queue.cancel(group, client, waiter);
             }
             granted
         };

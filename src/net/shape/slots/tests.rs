@@ -47,11 +47,11 @@ async fn queue_timeout_returns_the_estimated_wait() {
     let (mut first, mut second) =
         (Box::pin(limiter.acquire(CLIENT, "default")), Box::pin(limiter.acquire(OTHER, "default")));
     assert!(is_pending(&mut first).await && is_pending(&mut second).await);
-    let rejection = second.await.unwrap_err();
+    let refusal = second.await.unwrap_err();
     // No release for 30 s, so that is the interval now; one request is ahead.
     assert_eq!(
-        (rejection.reason, rejection.retry_after),
-        (SlotDenial::QueueTimeout, Duration::from_secs(60))
+        (refusal.reason, refusal.retry_after),
+        (SlotRefusalReason::QueueTimeout, Duration::from_secs(60))
     );
     assert_eq!(first.await.unwrap_err().retry_after, Duration::from_secs(30));
     assert!(limiter.state().waiters.is_empty());
@@ -64,11 +64,11 @@ async fn full_queue_rejects_until_a_request_leaves() {
     let mut first = Box::pin(limiter.acquire(CLIENT, "default"));
     assert!(is_pending(&mut first).await);
     let own = limiter.acquire(CLIENT, "default").await.unwrap_err();
-    assert_eq!((own.reason, own.retry_after), (SlotDenial::ClientQueueFull, Duration::from_secs(60)));
+    assert_eq!((own.reason, own.retry_after), (SlotRefusalReason::ClientQueueFull, Duration::from_secs(60)));
     let mut second = Box::pin(limiter.acquire(OTHER, "default"));
     assert!(is_pending(&mut second).await);
     let third = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    assert_eq!(limiter.acquire(third, "default").await.unwrap_err().reason, SlotDenial::QueueFull);
+    assert_eq!(limiter.acquire(third, "default").await.unwrap_err().reason, SlotRefusalReason::QueueFull);
     drop(second);
     assert!(is_pending(&mut Box::pin(limiter.acquire(third, "default"))).await);
 }

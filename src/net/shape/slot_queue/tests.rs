@@ -22,34 +22,34 @@ fn config_with_limits(total: Option<u32>, client: Option<u32>, groups: [Option<u
     config
 }
 
-fn admission(config: &Config) -> SlotQueue {
-    let mut admission = SlotQueue::default();
-    admission.configure(config, 0, &mut Vec::new());
-    admission
+fn configured_queue(config: &Config) -> SlotQueue {
+    let mut slots = SlotQueue::default();
+    slots.configure(config, 0, &mut Vec::new());
+    slots
 }
 
 #[test]
 fn client_with_many_requests_alternates_with_others() {
     let mut config = config_with_limits(Some(1), None, [None; 2]);
     (config.lan.queue, config.lan.client_queue) = (2_000, 1_000);
-    let mut admission = admission(&config);
-    let group = admission.group("a");
-    assert_eq!(admission.enqueue(group, address(1), 0, 0), SlotDecision::Granted);
+    let mut slots = configured_queue(&config);
+    let group = slots.group("a");
+    assert_eq!(slots.enqueue(group, address(1), 0, 0), SlotDecision::Granted);
     (1..=1_000).for_each(|request| {
-        assert_eq!(admission.enqueue(group, address(1), request, 0), SlotDecision::Queued);
+        assert_eq!(slots.enqueue(group, address(1), request, 0), SlotDecision::Queued);
     });
-    assert_eq!(admission.enqueue(group, address(2), 2_000, 0), SlotDecision::Queued);
+    assert_eq!(slots.enqueue(group, address(2), 2_000, 0), SlotDecision::Queued);
     let mut granted = Vec::new();
-    admission.release(group, address(1), 1, &mut granted);
-    admission.release(group, address(1), 2, &mut granted);
-    admission.release(group, address(2), 3, &mut granted);
+    slots.release(group, address(1), 1, &mut granted);
+    slots.release(group, address(1), 2, &mut granted);
+    slots.release(group, address(2), 3, &mut granted);
     assert_eq!(granted, [1, 2_000, 2]);
 }
 
 #[test]
 fn client_at_its_limit_is_passed_over_and_keeps_its_place() {
-    let mut admission = admission(&config_with_limits(Some(3), Some(1), [Some(1), None]));
-    let (narrow, wide) = (admission.group("a"), admission.group("b"));
+    let mut slots = configured_queue(&config_with_limits(Some(3), Some(1), [Some(1), None]));
+    let (narrow, wide) = (slots.group("a"), slots.group("b"));
     for (group, client, request, asked) in [
         (narrow, 1, 10, SlotDecision::Granted),
         (wide, 2, 20, SlotDecision::Granted),
@@ -58,31 +58,31 @@ fn client_at_its_limit_is_passed_over_and_keeps_its_place() {
         (wide, 4, 40, SlotDecision::Granted),
         (wide, 5, 50, SlotDecision::Queued),
     ] {
-        assert_eq!(admission.enqueue(group, address(client), request, 0), asked, "{request}");
+        assert_eq!(slots.enqueue(group, address(client), request, 0), asked, "{request}");
     }
     let mut granted = Vec::new();
     // All three counts are full: only the last queued request can use the released slot.
-    admission.release(wide, address(4), 0, &mut granted);
+    slots.release(wide, address(4), 0, &mut granted);
     assert_eq!(granted, [50]);
-    admission.release(wide, address(5), 0, &mut granted);
+    slots.release(wide, address(5), 0, &mut granted);
     assert_eq!(granted, [50]);
-    admission.release(narrow, address(1), 0, &mut granted);
-    admission.release(wide, address(2), 0, &mut granted);
+    slots.release(narrow, address(1), 0, &mut granted);
+    slots.release(wide, address(2), 0, &mut granted);
     assert_eq!(granted, [50, 30, 21]);
 }
 
 #[test]
 fn idle_clients_are_removed() {
-    let mut admission = admission(&config_with_limits(Some(1), None, [None; 2]));
-    let group = admission.group("a");
-    assert!(admission.take(group, address(1), 0));
-    assert!(!admission.take(group, address(2), 0));
-    assert_eq!(admission.enqueue(group, address(3), 0, 0), SlotDecision::Queued);
-    admission.cancel(group, address(3), 0);
+    let mut slots = configured_queue(&config_with_limits(Some(1), None, [None; 2]));
+    let group = slots.group("a");
+    assert!(slots.take(group, address(1), 0));
+    assert!(!slots.take(group, address(2), 0));
+    assert_eq!(slots.enqueue(group, address(3), 0, 0), SlotDecision::Queued);
+    slots.cancel(group, address(3), 0);
     let mut granted = Vec::new();
-    admission.release(group, address(1), 1, &mut granted);
-    assert!(granted.is_empty() && admission.groups[0].clients.is_empty());
-    assert!(admission.groups[0].queue.is_empty() && admission.total.is_idle());
+    slots.release(group, address(1), 1, &mut granted);
+    assert!(granted.is_empty() && slots.groups[0].clients.is_empty());
+    assert!(slots.groups[0].queue.is_empty() && slots.total.is_idle());
 }
 
 /// A request: its client and its number. The group follows from the client's number.
@@ -187,9 +187,9 @@ proptest! {
     #[test]
     fn slots_are_granted_as_by_the_naive_model(steps in steps()) {
         let (queue, client_queue) = (8, 3);
-        let mut admission = SlotQueue::default();
+        let mut slots = SlotQueue::default();
         let mut naive = Naive::default();
-        let ids = GROUPS.map(|name| admission.group(name));
+        let ids = GROUPS.map(|name| slots.group(name));
         let id = |client: u8| ids[group_of(client)];
         let first = Step::Configure(Some(2), Some(1), [None; 2]);
         for (request, step) in std::iter::once(first).chain(steps).enumerate() {
@@ -197,25 +197,25 @@ proptest! {
             let mut expected = Vec::new();
             match step {
                 Step::Ask(client) => {
-                    let asked = admission.enqueue(id(client), address(client), request, now);
+                    let asked = slots.enqueue(id(client), address(client), request, now);
                     prop_assert_eq!(asked, naive.enqueue(client, request, queue, client_queue));
                 }
                 Step::Release(nth) if !naive.running.is_empty() => {
                     let (client, _) = naive.running.remove(nth % naive.running.len());
-                    admission.release(id(client), address(client), now, &mut granted);
+                    slots.release(id(client), address(client), now, &mut granted);
                     expected = naive.grant_free();
                 }
                 Step::Release(_) => {}
                 Step::Leave(nth) => {
                     if let Some((client, request)) = naive.cancel(nth) {
-                        admission.cancel(id(client), address(client), request);
+                        slots.cancel(id(client), address(client), request);
                     }
                 }
                 Step::Configure(total, client, groups) => {
                     (naive.total, naive.client, naive.groups) = (total, client, groups);
                     let mut config = config_with_limits(total, client, groups);
                     (config.lan.queue, config.lan.client_queue) = (queue, client_queue);
-                    admission.configure(&config, now, &mut granted);
+                    slots.configure(&config, now, &mut granted);
                     expected = naive.grant_free();
                 }
             }
@@ -223,9 +223,9 @@ proptest! {
         }
         // All slots can be released at the end.
         while let Some((client, _)) = naive.running.pop() {
-            admission.release(id(client), address(client), 0, &mut Vec::new());
+            slots.release(id(client), address(client), 0, &mut Vec::new());
             naive.grant_free();
         }
-        prop_assert!(admission.total.is_idle() && admission.groups.iter().all(|group| group.clients.is_empty()));
+        prop_assert!(slots.total.is_idle() && slots.groups.iter().all(|group| group.clients.is_empty()));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 /// Result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AdmissionResult {
+pub(super) enum SlotAnswer {
     /// The download starts.
     Started,
     /// The request is queued with this ticket.
@@ -35,7 +35,7 @@ impl SlotUsage {
 
 /// Slot counts and the queue.
 #[derive(Clone, Debug)]
-pub(super) struct Admission {
+pub(super) struct SlotCounts {
     site: SlotUsage,
     groups: Vec<SlotUsage>,
     /// Queues of each group in order of arrival. Clients that timed out stay until they reach the front.
@@ -47,7 +47,7 @@ pub(super) struct Admission {
     next_ticket: u64,
 }
 
-impl Admission {
+impl SlotCounts {
     /// Creates the counts of the site and of each group, and the queue.
     pub(super) fn new(
         clients: usize,
@@ -68,21 +68,21 @@ impl Admission {
     }
 
     /// Requests a slot.
-    pub(super) fn request(&mut self, client: usize, group: usize) -> AdmissionResult {
+    pub(super) fn request(&mut self, client: usize, group: usize) -> SlotAnswer {
         // A queued client is skipped only if its own group is full, so a free slot is free for this client.
         if self.site.has_room() && self.groups[group].has_room() {
             self.take_slot(group);
-            return AdmissionResult::Started;
+            return SlotAnswer::Started;
         }
         if self.waiting >= self.queue_capacity {
-            return AdmissionResult::Refused;
+            return SlotAnswer::Refused;
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.waiting += 1;
         self.tickets[client] = Some(ticket);
         self.queues[group].push_back(QueuedClient { ticket, client });
-        AdmissionResult::Queued(ticket)
+        SlotAnswer::Queued(ticket)
     }
 
     /// Removes a client from the queue. Returns true if it was queued with this ticket.
@@ -133,25 +133,23 @@ mod tests {
 
     #[test]
     fn queue_is_bounded_fifo_and_skips_full_groups() {
-        let mut admission = Admission::new(9, Some(3), [Some(2), None].into_iter(), 3);
-        let asked: Vec<AdmissionResult> = [0, 0, 0, 1, 1, 0]
+        let mut slots = SlotCounts::new(9, Some(3), [Some(2), None].into_iter(), 3);
+        let asked: Vec<SlotAnswer> = [0, 0, 0, 1, 1, 0]
             .iter()
             .enumerate()
-            .map(|(client, group)| admission.request(client, *group))
+            .map(|(client, group)| slots.request(client, *group))
             .collect();
-        use AdmissionResult::{Queued, Refused, Started};
+        use SlotAnswer::{Queued, Refused, Started};
         assert_eq!(asked, [Started, Started, Queued(0), Started, Queued(1), Queued(2)]);
-        assert_eq!(admission.request(6, 1), Refused);
-        assert_eq!(admission.start_next(), None);
-        admission.release(1);
+        assert_eq!(slots.request(6, 1), Refused);
+        assert_eq!(slots.start_next(), None);
+        slots.release(1);
         // Client 2 was first, but its group is full.
-        assert_eq!(admission.start_next(), Some(4));
-        assert!(
-            admission.remove_queued(2, 0) && !admission.remove_queued(2, 0) && !admission.remove_queued(4, 1)
-        );
-        admission.release(0);
-        assert_eq!((admission.start_next(), admission.start_next()), (Some(5), None));
-        admission.release(0);
-        assert_eq!((admission.start_next(), admission.request(7, 0)), (None, Started));
+        assert_eq!(slots.start_next(), Some(4));
+        assert!(slots.remove_queued(2, 0) && !slots.remove_queued(2, 0) && !slots.remove_queued(4, 1));
+        slots.release(0);
+        assert_eq!((slots.start_next(), slots.start_next()), (Some(5), None));
+        slots.release(0);
+        assert_eq!((slots.start_next(), slots.request(7, 0)), (None, Started));
     }
 }
