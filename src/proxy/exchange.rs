@@ -1,4 +1,4 @@
-//! One request on its way through the pipeline: its head, its peer, the configuration that answers it, and everything
+//! One request on its way through the pipeline: its head, its connection, the configuration that answers it, and everything
 //! that steps work out about it. Key, class and lookup are computed when a step first needs them, once for the request.
 //! The complication: a lookup can become outdated, and is then repeated for a named reason.
 
@@ -34,7 +34,7 @@ pub(crate) struct Exchange<'a> {
     pub(crate) headers: Cow<'a, HeaderMap>,
     pub(crate) version: Version,
     pub(crate) control: CacheControl,
-    pub(crate) peer: &'a ClientConnection,
+    pub(crate) connection: &'a ClientConnection,
     pub(crate) generation: &'a Arc<Generation>,
     pub(crate) target: Target,
     pub(crate) group: &'a Arc<Group>,
@@ -90,17 +90,17 @@ impl<'a> Exchange<'a> {
     /// upstreams.
     pub(crate) fn new(
         head: &'a Parts,
-        peer: &'a ClientConnection,
+        connection: &'a ClientConnection,
         target: Target,
         generation: &'a Arc<Generation>,
     ) -> Self {
-        let group = generation.policy.group(&client_attributes(peer, target.normalized.path()));
+        let group = generation.policy.group(&client_attributes(connection, target.normalized.path()));
         let mut exchange = Self {
             method: &head.method,
             headers: Cow::Borrowed(&head.headers),
             version: head.version,
             control: CacheControl::from_request(&head.headers),
-            peer,
+            connection,
             generation,
             target,
             group,
@@ -122,7 +122,7 @@ impl<'a> Exchange<'a> {
 
     /// Address of the client.
     pub(crate) fn client(&self) -> IpAddr {
-        self.peer.address.ip()
+        self.connection.address.ip()
     }
 
     /// Key under which the response is stored.
@@ -252,8 +252,8 @@ impl<'a> Exchange<'a> {
 }
 
 /// The attributes that select a client's group.
-pub(crate) fn client_attributes<'a>(peer: &'a ClientConnection, path: &'a str) -> ClientAttributes<'a> {
-    ClientAttributes::new(peer.address.ip(), path).with_names(peer.certificate_names())
+pub(crate) fn client_attributes<'a>(connection: &'a ClientConnection, path: &'a str) -> ClientAttributes<'a> {
+    ClientAttributes::new(connection.address.ip(), path).with_names(connection.certificate_names())
 }
 
 /// Returns true if a payload that was stored before the relay started is not the one that its catalog lists. It is

@@ -134,8 +134,8 @@ impl RequestHandler for Proxy {
     fn handle_request(
         &self,
         request: Request<Incoming>,
-        peer: ClientConnection,
+        connection: ClientConnection,
     ) -> impl Future<Output = Response<ResponseBody>> + Send {
-        self.handle(request, peer)
+        self.handle(request, connection)
     }
 }

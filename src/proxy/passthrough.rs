@@ -58,7 +58,7 @@ async fn forward_uncacheable(proxy: &Proxy, exchange: &Exchange<'_>, body: Reque
 /// Asks the upstreams of the target on behalf of this client alone.
 pub(crate) async fn forward(exchange: &Exchange<'_>, body: RequestBody) -> Reply {
     let upstreams = &exchange.generation.upstreams;
-    let (address, instance) = (exchange.peer.address, upstreams.instance());
+    let (address, instance) = (exchange.connection.address, upstreams.instance());
     let mut headers = forwarding::prepare_passthrough(&exchange.headers, exchange.version, address, instance);
     forwarding::decrement_max_forwards(exchange.method, &mut headers);
     let outgoing = UpstreamRequest {

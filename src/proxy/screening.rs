@@ -23,7 +23,7 @@ use gupd_net::redirect::DrainMode;
 pub(crate) fn open_exchange<'a>(
     proxy: &Proxy,
     head: &'a Parts,
-    peer: &'a ClientConnection,
+    connection: &'a ClientConnection,
     generation: &'a Arc<Generation>,
 ) -> StepResult<Exchange<'a>> {
     if forwarding::is_final_recipient(&head.method, &head.uri, &head.headers) {
@@ -37,10 +37,10 @@ pub(crate) fn open_exchange<'a>(
         policy: &generation.policy,
         is_upstream: &|scheme, authority| generation.upstreams.has_authority(scheme, authority),
         max_uri_bytes: generation.config.server.max_uri_bytes,
-        local: peer.local,
+        local: connection.local,
     };
     match Target::parse(&head.method, &head.uri, head.version, &head.headers, &bounds) {
-        Ok(target) => Continue(Exchange::new(head, peer, target, generation)),
+        Ok(target) => Continue(Exchange::new(head, connection, target, generation)),
         Err(refusal) => Break(proxy.refuse(refusal)),
     }
 }

@@ -107,8 +107,8 @@ fn observe(
     visible: Option<RevisionNumber>,
     request: RequestKind,
 ) {
-    let peer = (exchange.client(), exchange.peer.certificate_names());
-    let observation = Observation::new(peer, &exchange.group.name, arrived, visible, request);
+    let client = (exchange.client(), exchange.connection.certificate_names());
+    let observation = Observation::new(client, &exchange.group.name, arrived, visible, request);
     let tracker = proxy.rollouts.clients().clone();
     exchange.observer = Some(Box::new(ClientObserver { tracker, observation }));
 }
@@ -131,7 +131,7 @@ impl RequestObserver for ClientObserver {
 fn current_views(proxy: &Proxy, exchange: &Exchange<'_>) -> Option<(Arc<RevisionView>, Arc<Group>)> {
     let generation = proxy.generations.load();
     let views = generation.rollout.view().clone()?;
-    let client = client_attributes(exchange.peer, exchange.target.normalized.path());
+    let client = client_attributes(exchange.connection, exchange.target.normalized.path());
     Some((views, generation.policy.group(&client).clone()))
 }
 

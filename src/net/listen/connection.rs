@@ -83,7 +83,7 @@ pub trait RequestHandler: Send + Sync + 'static {
     fn handle_request(
         &self,
         request: Request<Incoming>,
-        peer: ClientConnection,
+        client: ClientConnection,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
@@ -174,15 +174,15 @@ impl<A: RequestHandler> HttpServer<A> {
         stage: watch::Receiver<LifecycleStage>,
     ) {
         let Ok(local) = stream.local_addr() else { return };
-        let mut peer = ClientConnection { address: client, local, names: None };
+        let mut connection = ClientConnection { address: client, local, names: None };
         // Send heads and small bodies at once; large bodies fill segments anyway.
         let _unsupported = stream.set_nodelay(true);
         let tls = self.tls.load_full();
-        let Some(tls) = tls else { return self.serve_http(stream, peer, stage).await };
+        let Some(tls) = tls else { return self.serve_http(stream, connection, stage).await };
         match timeout(self.header_timeout, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
-                peer.names = tls::client_names(stream.get_ref().1);
-                self.serve_http(stream, peer, stage).await;
+                connection.names = tls::client_names(stream.get_ref().1);
+                self.serve_http(stream, connection, stage).await;
             }
             Ok(Err(error)) => self.refuse(ConnectionRefusal::Tls, client, &error),
             Err(late) => self.refuse(ConnectionRefusal::Tls, client, &late),
@@ -192,14 +192,14 @@ impl<A: RequestHandler> HttpServer<A> {
     async fn serve_http<S>(
         &self,
         stream: S,
-        peer: ClientConnection,
+        client: ClientConnection,
         mut stage: watch::Receiver<LifecycleStage>,
     ) where
         S: AsyncRead + AsyncWrite + TcpBased + Unpin + Send + 'static,
     {
         let unanswered = Arc::new(AtomicBool::new(false));
         let is_http_1_0 = AtomicBool::new(false);
-        let (handler, client) = (&self.handler, &peer);
+        let (handler, client) = (&self.handler, &client);
         let service = service_fn(|request: Request<Incoming>| {
             is_http_1_0.store(request.version() < Version::HTTP_11, Ordering::Relaxed);
             // One reference count for a client with a certificate, and two copied addresses for others.
@@ -228,7 +228,7 @@ impl<A: RequestHandler> HttpServer<A> {
         if error.is_timeout() {
             // A kept connection that sent nothing since its last response is idle, not slow.
             if unanswered.load(Ordering::Relaxed) {
-                self.refuse(ConnectionRefusal::SlowHead, peer.address, &error);
+                self.refuse(ConnectionRefusal::SlowHead, client.address, &error);
                 let mut stream = connection.into_parts().io.into_inner();
                 let sent = stream.write_all(ConnectionRefusal::SlowHead.response());
                 // The client may be gone.
@@ -240,14 +240,14 @@ impl<A: RequestHandler> HttpServer<A> {
                 true => ConnectionRefusal::HeadTooLarge,
                 false => ConnectionRefusal::Malformed,
             };
-            self.refuse(reason, peer.address, &error);
+            self.refuse(reason, client.address, &error);
             close_gracefully(connection.into_parts().io.into_inner(), stage).await;
         } else {
             if error.is_user() && is_http_1_0.load(Ordering::Relaxed) {
                 // The body broke off. To a client of HTTP/1.0 a closed connection could mean its end, so reset it.
                 let _closed = connection.into_parts().io.inner().get_ref().tcp().set_zero_linger();
             }
-            tracing::debug!(client = %peer.address, %error, "connection broke off");
+            tracing::debug!(client = %client.address, %error, "connection broke off");
         }
     }
 

@@ -157,8 +157,8 @@ mod tests {
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             let response = FinishedResponse { status, cache, end, is_damaged, has_last_byte, bytes: 5 };
-            let peer = ([10, 0, 0, 1].into(), &[][..]);
-            let observation = Observation::new(peer, &"pilot".into(), 0, None, request);
+            let client = ([10, 0, 0, 1].into(), &[][..]);
+            let observation = Observation::new(client, &"pilot".into(), 0, None, request);
             let observation = observation.with_response(response);
             assert_eq!((observation.outcome, observation.bytes), (expected, 5), "{response:?}");
         }
