@@ -15,26 +15,35 @@ use gupd_config::Class;
 pub enum PathError {
     /// `.` or `..` as a segment, also percent-encoded or behind a backslash.
     DotSegment,
-    /// A control character or a backslash, raw or percent-encoded.
+    /// A control character or a backslash in the path, raw or percent-encoded; in the query a raw control character.
     ControlCharacter,
-    /// `%` without two hexadecimal digits.
+    /// `%` without two hexadecimal digits in the path.
     PercentEncoding,
 }
 
 /// Normalizes a path and query for keys, routes and rules. Unneeded percent-encoding is decoded (RFC 3986 §6.2.2.2),
 /// braces too. Other escapes get upper-case digits (`%2f` becomes `%2F`). GUID segments of the path become lower case.
 ///
+/// A query is data (RFC 3986 §3.4): no server walks it as a path, so it may encode any octet. With a `%` that begins no
+/// escape, as some agents send, the query stays as it is: decoding a part of it could make another escape.
+///
 /// # Errors
 /// If the path must be refused.
 pub fn normalize(path: &str, query: Option<&str>) -> Result<NormalizedTarget, PathError> {
     let mut text = String::with_capacity(path.len() + query.map_or(0, |query| query.len() + 1));
-    append_normalized(path, &mut text)?;
+    append_normalized(path, Part::Path, &mut text)?;
     let length = text.len();
     check_segments(&text)?;
     lowercase_guids(&mut text);
     if let Some(query) = query {
         text.push('?');
-        append_normalized(query, &mut text)?;
+        match append_normalized(query, Part::Query, &mut text) {
+            Err(PathError::PercentEncoding) => {
+                text.truncate(length + 1);
+                text.push_str(query);
+            }
+            appended => appended?,
+        }
     }
     Ok(NormalizedTarget { text, path: length })
 }
@@ -107,8 +116,15 @@ impl NormalizedTarget {
     }
 }
 
+/// Part of a target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Path,
+    Query,
+}
+
 /// Appends `text` in normal form.
-fn append_normalized(text: &str, output: &mut String) -> Result<(), PathError> {
+fn append_normalized(text: &str, part: Part, output: &mut String) -> Result<(), PathError> {
     if text.bytes().any(|byte| byte.is_ascii_control()) {
         return Err(PathError::ControlCharacter);
     }
@@ -119,7 +135,9 @@ fn append_normalized(text: &str, output: &mut String) -> Result<(), PathError> {
         let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
         let byte = high.zip(low).and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
         match byte.ok_or(PathError::PercentEncoding)? {
-            byte if byte.is_ascii_control() => return Err(PathError::ControlCharacter),
+            byte if byte.is_ascii_control() && part == Part::Path => {
+                return Err(PathError::ControlCharacter);
+            }
             byte @ (b'-' | b'.' | b'_' | b'~' | b'{' | b'}' | b'\\') => output.push(char::from(byte)),
             byte if byte.is_ascii_alphanumeric() => output.push(char::from(byte)),
             byte => write!(output, "%{byte:02X}").map_err(|_| PathError::PercentEncoding)?,
@@ -225,14 +243,39 @@ mod tests {
 
     #[test]
     fn request_target_of_a_key_normalizes_to_it() {
-        for spelling in
-            ["/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/1/full.zip", "/a%2fb%20\"c?d={%7d&e"]
-        {
+        for spelling in [
+            "/content/{535CB6A4-441F-4e8a-A897-804CD859100E}/1/full.zip",
+            "/a%2fb%20\"c?d={%7d&e",
+            "/a?b=%0d%&c=%7B",
+        ] {
             let (path, query) = spelling.split_once('?').map_or((spelling, None), |(p, q)| (p, Some(q)));
             let key = normalize(path, query).unwrap().key("route", None);
             let target = request_target(split_key(&key).target).unwrap();
             assert!(!target.as_str().contains(['{', '}']));
             assert_eq!(normalize(target.path(), target.query()).unwrap().key("route", None), key);
+        }
+    }
+
+    #[test]
+    fn query_may_encode_any_octet() {
+        for (query, normal) in [
+            ("msg=line1%0D%0Aline2", "msg=line1%0D%0Aline2"),
+            ("a=%09b", "a=%09b"),
+            ("k=%00", "k=%00"),
+            ("k=%7f%1b", "k=%7F%1B"),
+            ("p=C%3a%5CUsers%5cx", "p=C%3A\\Users\\x"),
+            ("a=/../%2e%2e/b", "a=/../../b"),
+            // Without a valid escape everywhere, nothing is decoded.
+            ("text=100%", "text=100%"),
+            ("u=%u00e9&b=%41%0a", "u=%u00e9&b=%41%0a"),
+            ("a=%%34%31", "a=%%34%31"),
+            ("%", "%"),
+        ] {
+            let key = normalize("/a", Some(query)).map(|normal| normal.key("r", None));
+            assert_eq!(key, Ok(format!("r /a?{normal}")), "{query}");
+        }
+        for raw in ["a=\r\nb", "a=\tb", "a=\u{7f}%"] {
+            assert_eq!(normalize("/a", Some(raw)), Err(PathError::ControlCharacter), "{raw:?}");
         }
     }
 
