@@ -134,15 +134,19 @@ fn prefix(text: &str) -> Result<String, String> {
 
 fn host(text: &str) -> Result<String, String> {
     let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if let Some(address) = address.and_then(|address| address.parse::<std::net::Ipv6Addr>().ok()) {
+        // In the one form that addresses compare in.
+        return Ok(format!("[{address}]"));
+    }
     let is_valid = match address {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        Some(_) => false,
         None => {
-            !text.is_empty()
+            !text.strip_suffix('.').unwrap_or(text).is_empty()
                 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
         }
     };
     if !is_valid {
         return Err(format!("{text:?} is not a host: write it like updates.example, without a port"));
     }
-    Ok(text.to_ascii_lowercase())
+    Ok(text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::defaults;
 use crate::document::{Document, Section};
+use crate::public_name::PublicName;
 use crate::reader::{count, number, path, size, time};
 use crate::tls::{CertificateFiles, certificate_files};
 
@@ -15,6 +16,8 @@ use crate::tls::{CertificateFiles, certificate_files};
 pub struct ServerSettings {
     /// Addresses that clients connect to. Never empty.
     pub listen: Vec<SocketAddr>,
+    /// Further names and addresses by which clients reach the relay.
+    pub public_names: Vec<PublicName>,
     /// Address of the admin listener.
     pub admin: SocketAddr,
     /// File with the token that changes over the admin listener need. Without it nobody can make changes.
@@ -42,6 +45,7 @@ pub struct ServerSettings {
 pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
     let mut s = document.take_section("server");
     let (listen, admin) = read_addresses(&mut s);
+    let public_names = s.read_list("public_names", str::parse).unwrap_or_default();
     let admin_token_file = s.read("admin_token_file", path);
     let tls = certificate_files(&mut s, "tls_cert", "tls_key");
     let client_ca = s.read("client_ca", path);
@@ -56,6 +60,7 @@ pub(crate) fn read_server(document: &mut Document) -> ServerSettings {
     }
     let server = ServerSettings {
         listen,
+        public_names,
         admin,
         admin_token_file,
         workers,

@@ -4,6 +4,7 @@
 //! A client that uses the relay as its proxy always gets the response, because a redirect would lead back here. Without
 //! a healthy manager the answer is `503` with `Retry-After`.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,11 +21,11 @@ use super::setup::GuardError;
 use crate::metrics::{GuardResponse, GuardStats};
 use gupd_config::Clock;
 use gupd_config::policy::{ClientAttributes, Policy};
-use gupd_config::{Config, Fallback};
+use gupd_config::{Config, Fallback, PublicName};
 use gupd_http::forwarding;
 use gupd_http::instance::RelayInstance;
 use gupd_http::refusal::Refusal;
-use gupd_http::target::{Target, TargetRules};
+use gupd_http::target::{OwnAddresses, Target, TargetRules};
 use gupd_net::listen::{self, ClientConnection};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::redirect::PublicUrls;
@@ -56,6 +57,8 @@ struct LiveSettings {
     public: PublicUrls,
     answer: Fallback,
     max_uri_bytes: usize,
+    listen: Vec<SocketAddr>,
+    public_names: Vec<PublicName>,
     stall_timeout: Duration,
     idle_timeout: Duration,
     access_log: bool,
@@ -123,7 +126,11 @@ impl FallbackService {
             policy: &live.policy,
             is_upstream: &|scheme, authority| live.upstreams.has_authority(scheme, authority),
             max_uri_bytes: live.max_uri_bytes,
-            local: connection.local,
+            own: OwnAddresses {
+                local: connection.local,
+                listen: &live.listen,
+                public_names: &live.public_names,
+            },
         };
         if live.upstreams.instance().has_passed(&head.headers) {
             return (refused(Refusal::Loop), GuardResponse::Refused);
@@ -242,6 +249,8 @@ impl LiveSettings {
             upstreams,
             answer: config.guard.answer,
             max_uri_bytes: config.server.max_uri_bytes,
+            listen: config.server.listen.clone(),
+            public_names: config.server.public_names.clone(),
             stall_timeout: config.server.stall_timeout,
             idle_timeout: config.fill.idle_timeout,
             access_log: config.log.access,

@@ -2,7 +2,7 @@
 //!
 //! Parsing refuses every target that is not plainly content of a configured upstream (RFC 9112 §3.2).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::uri::{Authority, PathAndQuery};
@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use crate::key::{self, KeyBinding, NormalizedTarget};
 use crate::refusal::Refusal;
 use gupd_config::policy::{Policy, Route, UpstreamBinding};
-use gupd_config::{Class, UpstreamId};
+use gupd_config::{Class, PublicName, UpstreamId};
 
 /// A parsed request target.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct Target {
     pub original: PathAndQuery,
     /// True if the client uses the relay as its proxy. A redirect to the manager would lead back here.
     pub is_proxied: bool,
+    /// Authority of an absolute target.
+    pub authority: Option<Authority>,
     /// The upstream binding of the client's group and the class of the path. The class is read only with a binding.
     bound: Option<(Arc<UpstreamBinding>, Class)>,
 }
@@ -36,8 +38,42 @@ pub struct TargetRules<'a> {
     pub is_upstream: &'a (dyn Fn(&str, &Authority) -> bool + Send + Sync),
     /// `server.max_uri_bytes`.
     pub max_uri_bytes: usize,
+    /// The relay's own addresses.
+    pub own: OwnAddresses<'a>,
+}
+
+/// Addresses of the relay itself. An absolute target that names one is served like a path (RFC 9112 §3.2.2).
+#[derive(Clone, Copy)]
+pub struct OwnAddresses<'a> {
     /// The address that the client connected to.
     pub local: SocketAddr,
+    /// `server.listen`.
+    pub listen: &'a [SocketAddr],
+    /// `server.public_names`.
+    pub public_names: &'a [PublicName],
+}
+
+impl OwnAddresses<'_> {
+    /// Returns true if the authority names the relay by address or by a public name.
+    fn contains(&self, scheme: &str, authority: &Authority) -> bool {
+        let host = normalize_host(authority.host());
+        let port = authority.port_u16().unwrap_or_else(|| default_port(scheme));
+        if self.public_names.iter().any(|name| name.is_at(&host, port)) {
+            return true;
+        }
+        let is_local =
+            |address: IpAddr| address == self.local.ip().to_canonical() && port == self.local.port();
+        match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            Ok(address) => {
+                let address = address.to_canonical();
+                is_local(address) || self.listen.contains(&SocketAddr::new(address, port))
+            }
+            Err(_) => {
+                let is_loopback = self.local.ip().to_canonical().is_loopback();
+                host == "localhost" && is_loopback && port == self.local.port()
+            }
+        }
+    }
 }
 
 impl Target {
@@ -68,12 +104,17 @@ impl Target {
         let named = parse_host(version, headers)?;
         let (host, is_proxied) = match (uri.scheme_str(), uri.authority()) {
             (Some(scheme), Some(authority)) => {
-                let is_local = authority.as_str().parse() == Ok(rules.local);
-                if !is_web(scheme, authority) || !is_local && !(rules.is_upstream)(scheme, authority) {
+                if !is_web(scheme, authority) {
+                    return Err(Refusal::ForeignTarget);
+                }
+                let host = normalize_host(authority.host());
+                let is_own = rules.own.contains(scheme, authority);
+                let is_proxied = !is_own && (rules.is_upstream)(scheme, authority);
+                if !is_own && !is_proxied && !rules.policy.has_host(&host) {
                     return Err(Refusal::ForeignTarget);
                 }
                 // RFC 9112 §3.2.2: an absolute target overrides the Host field.
-                (Some(authority.host().to_ascii_lowercase()), !is_local)
+                (Some(host), is_proxied)
             }
             _ => (named, false),
         };
@@ -82,7 +123,14 @@ impl Target {
         }
         let normalized = key::normalize(original.path(), original.query())?;
         let route = rules.policy.route(host.as_deref(), normalized.path()).ok_or(Refusal::NoRoute)?;
-        Ok(Self { route: route.clone(), normalized, original: original.clone(), is_proxied, bound: None })
+        Ok(Self {
+            route: route.clone(),
+            normalized,
+            original: original.clone(),
+            is_proxied,
+            authority: uri.authority().cloned(),
+            bound: None,
+        })
     }
 
     /// Returns the key under which the response is stored.
@@ -102,6 +150,11 @@ impl Target {
         self.bound.as_ref().map_or(&self.route.upstreams, |(binding, _)| binding.upstreams())
     }
 
+    /// Returns the upstreams of the client's group, if it has some.
+    pub fn bound_upstreams(&self) -> Option<&Arc<[UpstreamId]>> {
+        self.bound.as_ref().map(|(binding, _)| binding.upstreams())
+    }
+
     /// Binds the target to the upstreams of its client's group. `class` is the class of its path.
     pub fn bind(&mut self, binding: &Arc<UpstreamBinding>, class: Class) {
         self.bound = Some((binding.clone(), class));
@@ -117,7 +170,22 @@ fn is_web(scheme: &str, authority: &Authority) -> bool {
     is_web && !authority.as_str().contains('@')
 }
 
-/// Returns the host of the only `Host` field in lower case, without its port. HTTP/1.0 may have none.
+/// Returns a host in the form that routes and names compare in: lower case, an IPv6 address in its canonical form, and
+/// without the dot that ends an absolute domain name (RFC 3986 §3.2.2).
+pub fn normalize_host(host: &str) -> String {
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    match address.and_then(|address| address.parse::<Ipv6Addr>().ok()) {
+        Some(address) => format!("[{address}]"),
+        None => host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
+    }
+}
+
+/// Returns the port of a URL without one.
+pub fn default_port(scheme: &str) -> u16 {
+    if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 }
+}
+
+/// Returns the normalized host of the only `Host` field, without its port. HTTP/1.0 may have none.
 fn parse_host(version: Version, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let mut fields = headers.get_all(header::HOST).iter();
     let Some(field) = fields.next() else {
@@ -133,5 +201,5 @@ fn parse_host(version: Version, headers: &HeaderMap) -> Result<Option<String>, R
     if authority.as_str().contains('@') {
         return Err(Refusal::Host);
     }
-    Ok(Some(authority.host().to_ascii_lowercase()))
+    Ok(Some(normalize_host(authority.host())))
 }

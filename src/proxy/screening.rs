@@ -14,7 +14,7 @@ use crate::{Generation, Proxy, view};
 use gupd_http::forwarding;
 use gupd_http::refusal::Refusal;
 use gupd_http::status::CacheStatus;
-use gupd_http::target::{Target, TargetRules};
+use gupd_http::target::{OwnAddresses, Target, TargetRules};
 use gupd_net::listen::ClientConnection;
 use gupd_net::redirect::DrainMode;
 
@@ -37,7 +37,11 @@ pub(crate) fn open_exchange<'a>(
         policy: &generation.policy,
         is_upstream: &|scheme, authority| generation.upstreams.has_authority(scheme, authority),
         max_uri_bytes: generation.config.server.max_uri_bytes,
-        local: connection.local,
+        own: OwnAddresses {
+            local: connection.local,
+            listen: &generation.config.server.listen,
+            public_names: &generation.config.server.public_names,
+        },
     };
     match Target::parse(&head.method, &head.uri, head.version, &head.headers, &bounds) {
         Ok(target) => Continue(Exchange::new(head, connection, target, generation)),

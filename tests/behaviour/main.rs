@@ -41,6 +41,7 @@ mod refusals;
 mod rollout;
 mod scrub;
 mod sparse;
+mod targets;
 mod tls;
 mod upstream_proxy;
 mod upstream_tls;

@@ -87,6 +87,7 @@ fn documented_defaults_equal_those_in_the_code() {
     expected.server.tls =
         Some(CertificateFiles { cert: "/etc/gupd/tls.pem".into(), key: "/etc/gupd/tls.key".into() });
     expected.server.client_ca = Some("/etc/gupd/site-ca.pem".into());
+    expected.server.public_names.clone_from(&documented.server.public_names);
     expected.store.dir = "/var/lib/gupd".into();
     expected.upstreams[0].public_url = Some("https://manager.example".parse().unwrap());
     expected.routes[0].fallback = Some(Fallback::Relay);
@@ -117,6 +118,7 @@ fn documented_defaults_equal_those_in_the_code() {
     assert_eq!(documented, expected);
     assert_eq!(documented.upstreams.len(), 2);
     assert_eq!(documented.peers.len(), 2);
+    assert_eq!(documented.server.public_names.len(), 2);
     assert_eq!(documented.wan_limits.len(), 2);
     assert_eq!(documented.content_types.len(), 3);
     assert_eq!(documented.rules.len(), 1);

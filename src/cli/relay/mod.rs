@@ -127,6 +127,7 @@ impl Relay {
         effective.server = ServerSettings {
             tls: config.server.tls.clone(),
             client_ca: config.server.client_ca.clone(),
+            public_names: config.server.public_names.clone(),
             max_uri_bytes: config.server.max_uri_bytes,
             drain_timeout: config.server.drain_timeout,
             ..current.config.server.clone()

@@ -138,6 +138,11 @@ impl Policy {
         self.routes.find(host, path)
     }
 
+    /// Returns true if a route is for this host, in lower case: a name by which clients reach the relay.
+    pub fn has_host(&self, host: &str) -> bool {
+        self.routes.has_host(host)
+    }
+
     /// Returns the route of this name, if the configuration has it.
     pub fn find_route(&self, name: &str) -> Option<&Arc<Route>> {
         self.routes.find_name(name)

@@ -73,6 +73,11 @@ impl Routes {
         self.0.iter()
     }
 
+    /// Returns true if a route is for this host, in lower case.
+    pub(super) fn has_host(&self, host: &str) -> bool {
+        self.0.iter().any(|route| route.host.as_deref() == Some(host))
+    }
+
     pub(super) fn find_name(&self, name: &str) -> Option<&Arc<Route>> {
         self.0.iter().find(|route| *route.name == *name)
     }

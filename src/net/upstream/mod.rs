@@ -54,6 +54,7 @@ use gupd_config::clock::Clock;
 use gupd_config::{Config, UpstreamId};
 use gupd_http::instance;
 use gupd_http::instance::RelayInstance;
+use gupd_http::target::{default_port, normalize_host};
 
 /// Minimum time to connect under limits of the relay: a TLS handshake of some KiB, beside other traffic, on the
 /// slowest line that can be configured.
@@ -306,13 +307,12 @@ impl Upstream {
     /// in.
     fn is_at(&self, scheme: &str, authority: &Authority) -> bool {
         let port = |scheme: &str, authority: &Authority| {
-            let default = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
-            authority.port_u16().unwrap_or(default)
+            authority.port_u16().unwrap_or_else(|| default_port(scheme))
         };
+        let host = normalize_host(authority.host());
         let public = self.public.iter().map(|(scheme, authority)| (scheme, authority));
         [(&self.scheme, &self.authority)].into_iter().chain(public).any(|(own_scheme, own)| {
-            authority.host().eq_ignore_ascii_case(own.host())
-                && port(scheme, authority) == port(own_scheme.as_str(), own)
+            host == normalize_host(own.host()) && port(scheme, authority) == port(own_scheme.as_str(), own)
         })
     }
 
