@@ -29,6 +29,7 @@ use gupd_http::target::{OwnAddresses, Target, TargetRules};
 use gupd_net::listen::{self, ClientConnection};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::redirect::PublicUrls;
+use gupd_net::relocation::Relocation;
 use gupd_net::shape::{Purpose, WanLimiter};
 use gupd_net::upstream::health::{self, HealthChecks};
 use gupd_net::upstream::{
@@ -154,15 +155,25 @@ impl FallbackService {
             Fallback::Redirect if !target.is_proxied => live.redirect(&target),
             Fallback::Redirect | Fallback::Relay => {
                 let mut head = head;
+                let asked = std::mem::take(&mut head.headers);
                 head.headers = forwarding::prepare_passthrough(
-                    &head.headers,
+                    &asked,
                     head.version,
                     connection.address,
                     live.upstreams.instance(),
                 );
                 forwarding::decrement_max_forwards(&head.method, &mut head.headers);
                 let body = RequestBody::streamed(body, live.stall_timeout);
-                self.relay(&live, &target, head, body, &group.name).await
+                let (mut response, kind) = self.relay(&live, &target, head, body, &group.name).await;
+                let relocation = Relocation {
+                    policy: &live.policy,
+                    upstreams: &live.upstreams,
+                    target: &target,
+                    request: &asked,
+                    connection,
+                };
+                relocation.rewrite(response.headers_mut());
+                (response, kind)
             }
         }
     }

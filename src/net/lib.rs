@@ -10,5 +10,6 @@ pub mod listen;
 pub mod metrics;
 pub mod pem;
 pub mod redirect;
+pub mod relocation;
 pub mod shape;
 pub mod upstream;

@@ -23,6 +23,7 @@ use gupd_http::forwarding;
 use gupd_http::range::Ranges;
 use gupd_http::target::Target;
 use gupd_net::listen::ClientConnection;
+use gupd_net::relocation::Relocation;
 use gupd_net::shape::{BandwidthClass, Purpose};
 use gupd_rollout::revision::RevisionNumber;
 use gupd_store::ObjectKey;
@@ -217,6 +218,17 @@ impl<'a> Exchange<'a> {
         *self.method == Method::GET
             && self.headers.contains_key(header::RANGE)
             && conditional::is_range_applicable(&self.headers, content)
+    }
+
+    /// The facts that decide where a URL of the response leads.
+    pub(crate) fn relocation(&self) -> Relocation<'_> {
+        Relocation {
+            policy: &self.generation.policy,
+            upstreams: &self.generation.upstreams,
+            target: &self.target,
+            request: &self.headers,
+            connection: self.connection,
+        }
     }
 
     /// Bandwidth class of bytes that upstreams send for this request.

@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow::{Break, Continue};
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -81,6 +81,7 @@ pub(crate) fn pass_on(exchange: &Exchange<'_>, answer: UpstreamResponse) -> Repl
     let (head, body) = answer.response.into_parts();
     let mut headers = head.headers;
     forwarding::prepare_response(&mut headers, head.version);
+    exchange.relocation().rewrite(&mut headers);
     let has_no_body = *exchange.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED;
     let expected = if has_no_body { Some(0) } else { body.size_hint().exact() };
     let content = BodyContent::passed_on(body, exchange.generation.config.fill.idle_timeout, received);
@@ -146,9 +147,8 @@ fn unavailable(exchange: &Exchange<'_>, status: StatusCode, sentence: &'static s
 async fn invalidate(proxy: &Proxy, exchange: &Exchange<'_>, response: &HeaderMap) {
     let Exchange { target, generation, .. } = exchange;
     let named = [header::LOCATION, header::CONTENT_LOCATION].into_iter().filter_map(|name| {
-        let location: Uri = response.get(name)?.to_str().ok()?.parse().ok()?;
-        // Another origin's content is not this one's to remove. Keys have no origin, so a path will do.
-        let path = location.authority().is_none().then(|| location.path_and_query().cloned())??;
+        // Another origin's content is not this one's to remove.
+        let path = exchange.relocation().own_target(response.get(name)?.to_str().ok()?)?;
         let normal = key::normalize(path.path(), path.query()).ok()?;
         let class = || generation.policy.classify(&target.route, normal.path()).class;
         let bound = target.binding().map(|binding| KeyBinding { binding, class: class() });

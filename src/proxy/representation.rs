@@ -160,6 +160,7 @@ impl Delivery<'_> {
     async fn reply(&self, content: Representation<'_>) -> Result<Reply, TransferError> {
         let exchange = self.exchange;
         let mut headers = content.presented;
+        exchange.relocation().rewrite(&mut headers);
         headers.insert(header::AGE, HeaderValue::from(content.age));
         if content.status != StatusCode::OK {
             return self.whole(content.status, headers, content.length).await;

@@ -38,6 +38,7 @@ mod queue;
 mod ranges;
 mod refresh;
 mod refusals;
+mod relocation;
 mod rollout;
 mod scrub;
 mod sparse;

@@ -63,6 +63,8 @@ pub struct ClientConnection {
     pub address: SocketAddr,
     /// Address that the client connected to.
     pub local: SocketAddr,
+    /// True over TLS.
+    pub is_encrypted: bool,
     /// Names of the client certificate in lower case; `None` without a certificate.
     names: Option<Arc<[Box<str>]>>,
 }
@@ -174,13 +176,14 @@ impl<A: RequestHandler> HttpServer<A> {
         stage: watch::Receiver<LifecycleStage>,
     ) {
         let Ok(local) = stream.local_addr() else { return };
-        let mut connection = ClientConnection { address: client, local, names: None };
+        let mut connection = ClientConnection { address: client, local, is_encrypted: false, names: None };
         // Send heads and small bodies at once; large bodies fill segments anyway.
         let _unsupported = stream.set_nodelay(true);
         let tls = self.tls.load_full();
         let Some(tls) = tls else { return self.serve_http(stream, connection, stage).await };
         match timeout(self.header_timeout, tls.accept(stream)).await {
             Ok(Ok(stream)) => {
+                connection.is_encrypted = true;
                 connection.names = tls::client_names(stream.get_ref().1);
                 self.serve_http(stream, connection, stage).await;
             }

@@ -203,6 +203,11 @@ impl Upstreams {
         self.list.iter().any(|upstream| upstream.is_at(scheme, authority))
     }
 
+    /// Returns true if a peer, or an upstream among `order`, has this scheme and authority.
+    pub fn has_authority_among(&self, order: &[UpstreamId], scheme: &str, authority: &Authority) -> bool {
+        self.resolve(order).chain(&self.peers).any(|upstream| upstream.is_at(scheme, authority))
+    }
+
     /// Returns the upstream of this identity.
     pub fn get(&self, id: &UpstreamId) -> Option<&Arc<Upstream>> {
         self.list.iter().find(|upstream| upstream.id == *id)
