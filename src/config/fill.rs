@@ -21,7 +21,8 @@ pub struct FillSettings {
     pub idle_timeout: Duration,
     /// When a fill continues although no client waits for it.
     pub finish: FinishPolicy,
-    /// Attempts in a row without one new byte, at each upstream, before a fill fails; 1 to 100.
+    /// Attempts in a row without one new byte, at each upstream, before a fill fails; 1 to 100. Also the number of
+    /// downloads of one object that differ from its digest and from each other.
     pub attempts: u32,
     /// Maximum number of concurrent fills, 1 to 65,536; further fills wait.
     pub max_concurrent: usize,

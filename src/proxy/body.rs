@@ -49,7 +49,7 @@ impl BodyError {
             self,
             Self::Transfer(
                 TransferError::Read(ReadError::Damaged { .. })
-                    | TransferError::Fill(FillError::Mismatch { .. })
+                    | TransferError::Fill(FillError::Mismatch { .. } | FillError::Corrupt { .. })
             )
         )
     }

@@ -82,6 +82,8 @@ pub(crate) enum Repeat {
     OtherVariant,
     /// The fill ended because the content changed, or because its last follower left.
     Changed,
+    /// The content did not match its announced digest; the fill fetches it again.
+    Mismatch,
     /// The fill asked upstreams that are not this request's, and brought no content.
     OtherUpstreams,
 }

@@ -53,10 +53,19 @@ enum Followed {
 pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult<Infallible> {
     Box::pin(async {
         let mut attempt = Attempt { forward: ForwardReason::UriMiss, variant: String::new(), stale: None };
-        for _ in 0..MAX_LOOKUPS {
+        // A fill bounds its own downloads of corrupt content; nothing else would verify the content.
+        let mut mismatches_left = exchange.generation.upstreams.settings().attempts;
+        let mut lookups_left = MAX_LOOKUPS;
+        while lookups_left > 0 {
             match attempt.run(proxy, exchange).await {
                 Break(reply) => return Break(reply),
-                Continue(repeat) => exchange.repeat_lookup(repeat),
+                Continue(repeat) => {
+                    match repeat {
+                        Repeat::Mismatch if mismatches_left > 0 => mismatches_left -= 1,
+                        _ => lookups_left -= 1,
+                    }
+                    exchange.repeat_lookup(repeat);
+                }
             }
         }
         Break(attempt.forward_alone(exchange, ForwardOutcome::StoreFailed).await)
@@ -296,9 +305,10 @@ fn failed(error: TransferError, handover: Option<PrivateResponse>) -> Followed {
         TransferError::Read(_) | TransferError::Fill(FillError::Store(_)) => {
             Followed::Alone(ForwardOutcome::StoreFailed)
         }
-        TransferError::Fill(
-            FillError::Changed { .. } | FillError::Mismatch { .. } | FillError::Abandoned,
-        ) => Followed::Repeat(Repeat::Changed),
+        TransferError::Fill(FillError::Mismatch { .. }) => Followed::Repeat(Repeat::Mismatch),
+        TransferError::Fill(FillError::Changed { .. } | FillError::Abandoned) => {
+            Followed::Repeat(Repeat::Changed)
+        }
         // The request that started the fill came round in a loop. A follower has not been there, and asks itself.
         TransferError::Fill(FillError::ServerError { status: StatusCode::LOOP_DETECTED, .. })
             if handover.is_none() =>

@@ -119,6 +119,7 @@ pub(crate) fn fill_failed(exchange: &Exchange<'_>, error: &FillError) -> Reply {
         FillError::BrokenOff { .. }
         | FillError::Changed { .. }
         | FillError::Mismatch { .. }
+        | FillError::Corrupt { .. }
         | FillError::OpenEnded => {
             Reply::text(StatusCode::BAD_GATEWAY, "gupd: transfer from the upstream broke off\n")
         }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256, Sha512};
 
 use crate::support::{Ending, Gate, PAYLOAD, Request, Resource, Site, WireClient, bytes};
 
-fn sha256(body: &[u8]) -> String {
+pub(crate) fn sha256(body: &[u8]) -> String {
     format!("sha-256=:{}:", BASE64_STANDARD.encode(Sha256::digest(body)))
 }
 
@@ -78,7 +78,7 @@ const CATALOG: &str = "/clu/sesc$20defs_14.3_symalllanguages_livetri.zip";
 const LISTED: &str = "/clu/1369163480jtun_a.zip";
 
 /// All fields that announce a digest.
-fn fields(body: &[u8]) -> [(&'static str, String); 7] {
+pub(crate) fn fields(body: &[u8]) -> [(&'static str, String); 7] {
     let older = BASE64_STANDARD.encode(Sha256::digest(body));
     [
         ("Repr-Digest", sha256(body)),
@@ -91,7 +91,7 @@ fn fields(body: &[u8]) -> [(&'static str, String); 7] {
     ]
 }
 
-async fn mismatches(site: &Site, by: &str) -> (f64, f64) {
+pub(crate) async fn mismatches(site: &Site, by: &str) -> (f64, f64) {
     let count = async |then: &str| {
         site.metric(&format!("gupd_digest_mismatches_total{{by=\"{by}\",then=\"{then}\"}}")).await
     };

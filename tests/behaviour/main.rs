@@ -13,6 +13,7 @@ mod client_certificates;
 mod clock;
 mod collect;
 mod collect_under_stress;
+mod corruption;
 mod damage;
 mod denied;
 mod digests;

@@ -40,13 +40,13 @@ impl SiteClient {
     /// Downloads one object after the other.
     pub(crate) async fn run(self, mut random: Random) {
         loop {
-            let count = self.published.count() as u64;
-            let number = match random.below(10) {
+            let wanted = self.published.wanted();
+            let age = match random.below(10) {
                 // New objects are the most popular.
-                0..7 => count - 1 - random.below(count.min(24)),
-                _ => random.below(count),
+                0..7 => random.below(wanted.len().min(24) as u64),
+                _ => random.below(wanted.len() as u64),
             };
-            self.download(self.published.object(number as usize), &mut random).await;
+            self.download(self.published.object(wanted.end - 1 - age as usize), &mut random).await;
             sleep(Duration::from_millis(random.below(400))).await;
         }
     }

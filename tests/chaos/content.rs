@@ -1,12 +1,17 @@
 //! Content of the managers: the bytes of an object depend on number, version and position, so any piece can be
 //! verified. An `ETag` names the version of a response.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use gupd_site::{Content, mix};
 
 /// Objects published each second, so that new content crosses the line all the time.
 const PER_SECOND: f64 = 3.0;
+
+/// Objects that clients ask for: the newest, of about 1 MiB each. They fit the store's queue of new objects, a quarter
+/// of the quota, so none is evicted while clients want it, however long the test runs.
+const WANTED: usize = 72;
 
 /// Objects at the start.
 const FIRST: usize = 40;
@@ -48,9 +53,10 @@ impl Published {
         Self { seed, begun: Instant::now() }
     }
 
-    /// Number of objects by now.
-    pub(crate) fn count(&self) -> usize {
-        FIRST + (self.begun.elapsed().as_secs_f64() * PER_SECOND) as usize
+    /// Numbers of the objects that clients ask for now, the oldest first.
+    pub(crate) fn wanted(&self) -> Range<usize> {
+        let count = FIRST + (self.begun.elapsed().as_secs_f64() * PER_SECOND) as usize;
+        count.saturating_sub(WANTED)..count
     }
 
     pub(crate) fn object(&self, number: usize) -> Object {

@@ -44,7 +44,7 @@ use self::worker::WorkerProbe;
 
 const CLIENTS: u64 = 300;
 
-/// Store quota: less than the content published in two minutes.
+/// Store quota: more than the content that clients ask for at any moment, less than all content of two minutes.
 const QUOTA: &str = "448MiB";
 
 /// `store.memory` in MiB, and the additional memory that the relay may use.
@@ -110,9 +110,9 @@ async fn chaos() {
     println!("{tally:?}");
     let (bytes, unique) = (first.body_bytes() + second.body_bytes(), managers.distinct_bytes());
     println!("{} MiB crossed for {} MiB of content", bytes >> 20, unique >> 20);
-    // All published content is available in full.
+    // All content that clients ask for is available in full.
     let client = client();
-    for number in 0..published.count() {
+    for number in published.wanted() {
         let object = published.object(number);
         let deadline = Instant::now() + PATIENCE;
         loop {

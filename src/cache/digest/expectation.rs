@@ -19,7 +19,7 @@ const HELD_BACK: u64 = BLOCK;
 pub(crate) struct Expectation {
     // All of one algorithm.
     announced: Vec<AnnouncedDigest>,
-    doubted: bool,
+    is_outvoted: bool,
     catalog: bool,
 }
 
@@ -35,15 +35,15 @@ pub(super) struct Mismatch {
 }
 
 impl Expectation {
-    /// Selects the deciding digests of all announced ones. `doubted` marks content that did not match before; `catalog`
-    /// marks content that lists hashes itself.
-    pub(super) fn new(mut announced: Vec<AnnouncedDigest>, doubted: bool, catalog: bool) -> Self {
+    /// Selects the deciding digests of all announced ones. `is_outvoted` marks content of which two downloads agreed on
+    /// other bytes; `catalog` marks content that lists hashes itself.
+    pub(super) fn new(mut announced: Vec<AnnouncedDigest>, is_outvoted: bool, catalog: bool) -> Self {
         let decides = ["sha-256", "sha-512", "md5"]
             .into_iter()
             .find(|algorithm| announced.iter().any(|one| one.digest.algorithm() == *algorithm));
         announced.retain(|one| Some(one.digest.algorithm()) == decides);
-        let doubted = doubted && !announced.is_empty();
-        Self { announced, doubted, catalog }
+        let is_outvoted = is_outvoted && !announced.is_empty();
+        Self { announced, is_outvoted, catalog }
     }
 
     /// Returns true if no digest was announced.
@@ -56,20 +56,16 @@ impl Expectation {
         self.catalog || !self.is_empty()
     }
 
-    /// Returns true if the same content did not match before. It is passed on as it arrives, and kept only if it
-    /// matches at its end.
-    pub(crate) fn is_doubted(&self) -> bool {
-        self.doubted
-    }
-
-    /// Returns an error if the response must not be announced as stored.
+    /// Returns an error if the response must not be announced as stored: two downloads agreed on other bytes than the
+    /// announced ones. The content is kept all the same if it matches at its end.
     pub(crate) fn check_storable(&self) -> Result<(), UnstorableReason> {
-        if self.doubted { Err(UnstorableReason::DigestMismatch) } else { Ok(()) }
+        if self.is_outvoted { Err(UnstorableReason::DigestMismatch) } else { Ok(()) }
     }
 
-    /// Number of bytes, of the first `available`, that clients may receive before verification.
+    /// Number of bytes, of the first `available`, that clients may receive before verification. Outvoted content is held
+    /// back too: this download may be corrupt.
     pub(crate) fn visible_bytes(&self, available: u64) -> u64 {
-        let held = if self.must_verify_first() && !self.doubted { HELD_BACK } else { 0 };
+        let held = if self.must_verify_first() { HELD_BACK } else { 0 };
         available.saturating_sub(held)
     }
 
@@ -155,13 +151,21 @@ mod tests {
     }
 
     #[test]
-    fn end_is_held_back_only_for_undoubted_digests() {
+    fn end_is_held_back_only_before_verification() {
         let all = || vec![announced(Announcer::Catalog, Digest::Sha256([1; 32]))];
         let expected = Expectation::new(all(), false, false);
         assert_eq!((expected.visible_bytes(HELD_BACK), expected.visible_bytes(HELD_BACK + 5)), (0, 5));
-        assert_eq!(Expectation::new(all(), true, false).visible_bytes(7), 7);
+        assert_eq!(Expectation::new(all(), true, false).visible_bytes(7), 0);
         assert_eq!(Expectation::new(vec![], false, true).visible_bytes(7), 0);
         assert_eq!(Expectation::default().visible_bytes(7), 7);
-        assert!(!Expectation::new(vec![], true, false).is_doubted(), "no digest is announced");
+    }
+
+    #[test]
+    fn only_outvoted_digests_prevent_storing() {
+        let all = || vec![announced(Announcer::Catalog, Digest::Sha256([1; 32]))];
+        assert_eq!(Expectation::new(all(), false, false).check_storable(), Ok(()));
+        let mismatch = Err(UnstorableReason::DigestMismatch);
+        assert_eq!(Expectation::new(all(), true, false).check_storable(), mismatch);
+        assert_eq!(Expectation::new(vec![], true, false).check_storable(), Ok(()), "no digest is announced");
     }
 }

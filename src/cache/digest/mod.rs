@@ -1,11 +1,12 @@
 //! Verification of content against digests that its head or its catalog announces. Content that does not match is
-//! fetched once more; if it still differs, it is passed on, not kept, and reported. This module owns the verdict and
-//! the remembered mismatches. A fill asks for the verdict before it publishes the end of a body; this module neither
-//! stores content nor stops a fill.
+//! fetched again. Two downloads with the same bytes outvote the announcement: they are passed on, not kept, and reported.
+//! Downloads that differ from each other are corrupt and never end cleanly. This module owns the verdict and the
+//! remembered mismatches. A fill asks for the verdict before it publishes the end of a body.
 
 mod catalog;
 mod expectation;
 pub mod field;
+mod mismatch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio::task::spawn_blocking;
 pub(crate) use self::expectation::Expectation;
 use self::expectation::Mismatch;
 use self::field::{AnnouncedDigest, Announcer};
+use self::mismatch::MismatchedDownloads;
 use crate::{Cache, CacheEntry};
 use gupd_config::Class;
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, ReadError};
@@ -30,12 +32,12 @@ const MAX_LISTED: u64 = 16_384;
 /// Maximum number of catalogs remembered as read, so that each version is read once.
 const MAX_CATALOGS: u64 = 1024;
 
-/// Maximum number of keys remembered for a mismatch.
-const MAX_DOUBTED: u64 = 10_000;
+/// Maximum number of keys remembered for a mismatch, at about 700 bytes each at most: 7 MiB.
+const MAX_MISMATCHED: u64 = 10_000;
 
-/// Time for which a mismatched key is passed on at once, before it is fetched twice again. Long enough that a manager
-/// with wrong digests costs little bandwidth, short enough that a repaired one is soon cached.
-const DOUBT: Duration = Duration::from_secs(3600);
+/// Time since its last mismatch for which a key is remembered. Long enough that a manager with wrong digests or a line
+/// that corrupts content costs little bandwidth, short enough that a repaired one gets all its attempts again.
+const REMEMBER_MISMATCHES: Duration = Duration::from_secs(3600);
 
 /// Number of catalogs read at once; each takes memory for its bytes and its inflated lists.
 const CATALOG_READS: usize = 1;
@@ -46,7 +48,7 @@ pub struct Digests {
     cache: Arc<Cache>,
     listed: moka::sync::Cache<String, BlobId>,
     catalogs: moka::sync::Cache<ObjectKey, BlobId>,
-    doubted: moka::sync::Cache<ObjectKey, ()>,
+    mismatched: moka::sync::Cache<ObjectKey, MismatchedDownloads>,
     reads: Semaphore,
     mismatches: IntCounterVec,
 }
@@ -80,15 +82,17 @@ pub(crate) enum DigestVerdict {
     Keep,
     /// The content does not match: hide its end and fetch it again.
     FetchAgain,
-    /// The content did not match the last time either: pass it on and keep nothing.
+    /// Two downloads agree with each other and not with the digest: pass the content on and keep nothing.
     PassOn,
+    /// As many downloads as allowed neither match nor agree: hide the end and give up.
+    GiveUp,
 }
 
 impl Digests {
     /// Creates an empty set. `mismatches` counts by announcer and consequence.
     pub(crate) fn new(cache: Arc<Cache>, mismatches: IntCounterVec) -> Self {
         for by in Announcer::ALL {
-            for consequence in [Consequence::FetchedAgain, Consequence::PassedOn] {
+            for consequence in [Consequence::FetchedAgain, Consequence::PassedOn, Consequence::GivenUp] {
                 mismatches.with_label_values(&[by.as_str(), consequence.as_str()]);
             }
         }
@@ -97,15 +101,18 @@ impl Digests {
             cache,
             listed: moka::sync::Cache::new(MAX_LISTED),
             catalogs: moka::sync::Cache::new(MAX_CATALOGS),
-            doubted: moka::sync::Cache::builder().max_capacity(MAX_DOUBTED).time_to_live(DOUBT).build(),
+            mismatched: moka::sync::Cache::builder()
+                .max_capacity(MAX_MISMATCHED)
+                .time_to_live(REMEMBER_MISMATCHES)
+                .build(),
             reads: Semaphore::new(CATALOG_READS),
             mismatches,
         }
     }
 
-    /// Returns the digests expected of a response with this head. `is_retry` marks a second fetch after a mismatch. Only
-    /// payloads are checked against a catalog: other content may change under its name and be newer than the catalog.
-    pub(crate) fn expect(&self, subject: Subject<'_>, headers: &HeaderMap, is_retry: bool) -> Expectation {
+    /// Returns the digests expected of a response with this head. Only payloads are checked against a catalog: other
+    /// content may change under its name and be newer than the catalog.
+    pub(crate) fn expect(&self, subject: Subject<'_>, headers: &HeaderMap) -> Expectation {
         let Subject { key, class, status } = subject;
         let mut announced = field::announced_digests(status, headers);
         if class == Class::Payload
@@ -114,11 +121,13 @@ impl Digests {
         {
             announced.push(AnnouncedDigest { by: Announcer::Catalog, digest: blob.into() });
         }
-        Expectation::new(announced, is_retry || self.doubted.contains_key(&**key), is_catalog(subject))
+        let is_outvoted = self.mismatched.get(&**key).is_some_and(|downloads| downloads.is_outvoted());
+        Expectation::new(announced, is_outvoted, is_catalog(subject))
     }
 
-    /// Verifies complete content before its end is published. A catalog is also read at this point, so its hashes are
-    /// known before a client can request its payloads.
+    /// Verifies complete content before its end is published. `attempts` is the number of downloads that may differ from
+    /// the digest and from each other. A catalog is also read at this point, so its hashes are known before a client can
+    /// request its payloads.
     ///
     /// # Errors
     /// Returns an error if the bytes cannot be read; the content is then unverified.
@@ -127,21 +136,25 @@ impl Digests {
         subject: Subject<'_>,
         expected: &Expectation,
         content: &CompleteContent,
+        attempts: u32,
     ) -> Result<DigestVerdict, ReadError> {
         let key = subject.key;
         let Some(mismatch) = expected.compare(self.cache.store(), content).await? else {
             if !expected.is_empty() {
-                self.doubted.invalidate(&**key);
+                self.mismatched.invalidate(&**key);
             }
             self.read_catalog(subject, content).await;
             return Ok(DigestVerdict::Keep);
         };
-        let (verdict, consequence) = if expected.is_doubted() {
+        let mut downloads = self.mismatched.get(&**key).unwrap_or_default();
+        let (verdict, consequence) = if downloads.record(content.blob) {
             (DigestVerdict::PassOn, Consequence::PassedOn)
-        } else {
+        } else if downloads.count() < attempts {
             (DigestVerdict::FetchAgain, Consequence::FetchedAgain)
+        } else {
+            (DigestVerdict::GiveUp, Consequence::GivenUp)
         };
-        self.doubted.insert(key.clone(), ());
+        self.mismatched.insert(key.clone(), downloads);
         self.report_mismatch(key, &mismatch, consequence);
         Ok(verdict)
     }
@@ -237,6 +250,7 @@ fn is_catalog(subject: Subject<'_>) -> bool {
 enum Consequence {
     FetchedAgain,
     PassedOn,
+    GivenUp,
     Forgotten,
 }
 
@@ -246,6 +260,7 @@ impl Consequence {
         match self {
             Self::FetchedAgain => "fetched-again",
             Self::PassedOn => "passed-on",
+            Self::GivenUp => "given-up",
             Self::Forgotten => "forgotten",
         }
     }
@@ -255,6 +270,9 @@ impl Consequence {
             Self::FetchedAgain => "content does not match its announced digest; fetching it again",
             Self::PassedOn => {
                 "content again does not match its announced digest; passed on and not stored: check the file on the manager"
+            }
+            Self::GivenUp => {
+                "content does not match its announced digest and differs at each download; broken off: check the line to the manager"
             }
             Self::Forgotten => {
                 "stored payload does not match its catalog; removed, to be fetched again on request"

@@ -41,6 +41,12 @@ pub enum FillError {
         /// Name of the upstream.
         upstream: Arc<str>,
     },
+    /// As many downloads as allowed match neither the announced digest nor each other.
+    #[error("upstream {upstream}: the content is corrupt and differs at each download: check the line")]
+    Corrupt {
+        /// Name of the upstream.
+        upstream: Arc<str>,
+    },
     /// The response had no length and exceeded the share of the store that such a response may take.
     #[error(
         "the response has no length and exceeds the limit for such responses; passing later ones through"
@@ -65,7 +71,7 @@ impl FillError {
             Self::ServerError { .. } => FillOutcome::ServerError,
             Self::BrokenOff { .. } => FillOutcome::BrokenOff,
             Self::Changed { .. } => FillOutcome::Changed,
-            Self::Mismatch { .. } => FillOutcome::DigestMismatch,
+            Self::Mismatch { .. } | Self::Corrupt { .. } => FillOutcome::DigestMismatch,
             Self::OpenEnded => FillOutcome::OpenEnded,
             Self::Store(_) => FillOutcome::Store,
             Self::Abandoned => FillOutcome::Abandoned,

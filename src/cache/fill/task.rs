@@ -18,8 +18,8 @@ use super::{
     PrivateResponse, UnsharedReason,
 };
 use crate::CacheEntry;
-use gupd_config::Class;
 use gupd_config::policy::Classification;
+use gupd_config::{Class, UpstreamId};
 use gupd_http::key;
 use gupd_http::storable::check_storable;
 use gupd_http::validator::{add_validators, matches_stored};
@@ -38,8 +38,8 @@ pub(super) struct FillTask {
     /// Notified when a follower leaves, or wants bytes that no run brings.
     attention: Arc<Notify>,
     private_response: Option<oneshot::Sender<UpstreamResponse>>,
-    /// Set after content with a wrong digest: the fill fetches it once more.
-    is_digest_retry: bool,
+    /// Upstreams of content with a wrong digest. Others are asked first when the fill fetches it again.
+    distrusted: Vec<UpstreamId>,
     /// Number of times that other content replaced the arriving content.
     changes: u32,
 }
@@ -74,7 +74,7 @@ impl FillTask {
             current_upstream,
             attention,
             private_response: Some(sender),
-            is_digest_retry: false,
+            distrusted: Vec::new(),
             changes: 0,
         };
         (task, fill, private_response)
@@ -149,7 +149,7 @@ impl FillTask {
         matches!(self.request.classification.class, Class::Payload | Class::Generic)
             && key::split_key(&self.request.key).binding.is_none()
             && self.request.stale.is_none()
-            && !self.is_digest_retry
+            && self.distrusted.is_empty()
     }
 
     async fn send_request(
@@ -160,7 +160,17 @@ impl FillTask {
         if can_ask_peers && let Some(answer) = self.upstreams.query_peers(outgoing).await {
             return Ok(answer);
         }
-        self.upstreams.send(&self.request.upstream_order, outgoing).await
+        let order = &self.request.upstream_order;
+        let trusted: Vec<_> = order.iter().filter(|id| !self.distrusted.contains(id)).cloned().collect();
+        // An upstream without the content has no say; the distrusted ones have it.
+        if !trusted.is_empty()
+            && trusted.len() < order.len()
+            && let Ok(answer) = self.upstreams.send(&trusted, outgoing).await
+            && answer.response.status().is_success()
+        {
+            return Ok(answer);
+        }
+        self.upstreams.send(order, outgoing).await
     }
 
     fn upstream_request(&self, headers: HeaderMap) -> UpstreamRequest {

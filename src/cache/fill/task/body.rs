@@ -188,23 +188,23 @@ impl FillTask {
         writer: BlobWriter,
         length: u64,
     ) -> StepOutcome {
-        // An overloaded manager answers with an empty payload for a delta it could not build (KB152365). The length of
-        // a response that did not declare it is known only now.
-        if check_length(content.head.status, length, self.request.classification.class).is_err() {
-            return self.pass_on(content, length, FillOutcome::Unstorable);
-        }
         if content.head.expected.must_verify_first() {
+            let upstream = content.head.upstream.clone();
             match self.verify(&content, length, &writer).await {
                 Ok(DigestVerdict::Keep) => {}
                 Ok(DigestVerdict::FetchAgain) => {
                     writer.discard();
-                    self.is_digest_retry = true;
-                    self.restart(FillError::Mismatch { upstream: content.head.upstream.clone() });
+                    self.distrust(&content);
+                    self.restart(FillError::Mismatch { upstream });
                     return StepOutcome::RetryUnconditionally;
                 }
                 Ok(DigestVerdict::PassOn) => {
                     writer.discard();
                     return self.pass_on(content, length, FillOutcome::DigestMismatch);
+                }
+                Ok(DigestVerdict::GiveUp) => {
+                    writer.discard();
+                    return StepOutcome::Done(self.fail(FillError::Corrupt { upstream }));
                 }
                 // Unverifiable content must not get a clean end.
                 Err(error) => {
@@ -213,12 +213,25 @@ impl FillTask {
                 }
             }
         }
+        // An overloaded manager answers with an empty payload for a delta it could not build (KB152365). The length of
+        // a response that did not declare it is known only now.
+        if check_length(content.head.status, length, self.request.classification.class).is_err() {
+            return self.pass_on(content, length, FillOutcome::Unstorable);
+        }
         self.set_phase(Phase::Complete { content: content.clone(), length });
         if self.context.store.is_released() {
             self.unregister();
             return StepOutcome::Done(FillOutcome::HandedOver);
         }
         StepOutcome::Done(self.commit(&content, writer).await)
+    }
+
+    /// Records that the current upstream brought content with a wrong digest. When all have, all are asked again.
+    fn distrust(&mut self, content: &FillContent) {
+        self.distrusted.push(content.origin.current().id.clone());
+        if self.request.upstream_order.iter().all(|id| self.distrusted.contains(id)) {
+            self.distrusted.drain(..self.distrusted.len() - 1);
+        }
     }
 
     /// Ends the fill with content that its followers may read, but that is not kept.
@@ -256,11 +269,12 @@ impl FillTask {
         let source = BodySource::Partial(content.partial.clone());
         let complete = CompleteContent { source, length, blob: writer.blob_id()? };
         let subject = self.subject(content.head.status);
-        Ok(self.context.digests.verify(subject, &content.head.expected, &complete).await?)
+        let attempts = self.upstreams.settings().attempts;
+        Ok(self.context.digests.verify(subject, &content.head.expected, &complete, attempts).await?)
     }
 
     pub(super) fn expect(&self, status: StatusCode, headers: &HeaderMap) -> Expectation {
-        self.context.digests.expect(self.subject(status), headers, self.is_digest_retry)
+        self.context.digests.expect(self.subject(status), headers)
     }
 
     fn subject(&self, status: StatusCode) -> Subject<'_> {
