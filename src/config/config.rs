@@ -3,8 +3,10 @@
 //! problem.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::content::{ContentType, PolicySettings, Rule, read_content_types, read_policy, read_rules};
+use crate::content::{ContentType, PolicySettings, Rule, TypeNames};
+use crate::content::{read_content_types, read_policy, read_rules};
 use crate::defaults;
 use crate::document::Document;
 use crate::fill::{CacheSettings, FillSettings, read_cache, read_fill};
@@ -17,6 +19,7 @@ use crate::log::{LogSettings, read_log};
 use crate::overrides::{Overrides, environment};
 use crate::peer::{PeerSettings, read_peers};
 use crate::problem::{Problem, Problems};
+use crate::profile::{Profile, Profiles, read_profiles};
 use crate::refresh::{PrefetchSettings, RefreshSettings, read_prefetch, read_refresh};
 use crate::ring::{RingSettings, read_rings};
 use crate::rollout::{RolloutSettings, read_rollout};
@@ -47,7 +50,9 @@ pub struct Config {
     pub peers: Vec<PeerSettings>,
     /// Routes of paths to upstreams. Never empty; the longest prefix wins.
     pub routes: Vec<RouteSettings>,
-    /// Content types in addition to the built-in ones.
+    /// Profiles that routes can have.
+    pub profiles: Profiles,
+    /// Content types in addition to those of profiles.
     pub content_types: Vec<ContentType>,
     /// Class rules that precede the built-in ones.
     pub rules: Vec<Rule>,
@@ -118,6 +123,20 @@ impl Config {
         Self::load(&overrides, None, environment().filter(|(name, _)| !name.starts_with("GUPD_")))
     }
 
+    /// Returns a configuration with one route, of this profile and host, to evaluate test vectors.
+    pub(crate) fn for_profile(
+        profile: &Arc<Profile>,
+        profiles: &Profiles,
+        host: Option<&str>,
+    ) -> Result<Self, Problems> {
+        let mut config = Self::for_upstreams(&["http://upstream.example"])?;
+        for route in &mut config.routes {
+            route.profile = Arc::clone(profile);
+            route.host = host.map(str::to_owned);
+        }
+        Ok(Self { profiles: profiles.clone(), ..config })
+    }
+
     /// Returns the configuration of one of several processes: with an equal part of every rate.
     pub fn divide_limits(&self, processes: u32) -> Self {
         let mut config = self.clone();
@@ -164,15 +183,17 @@ impl Config {
         let upstreams = read_upstreams(document, &wan, &health);
         let peers = read_peers(document, &upstreams);
         let content_types = read_content_types(document);
-        let routes = read_routes(document, &upstreams, &content_types);
+        let profiles = read_profiles(document);
+        let types = TypeNames::new(&content_types, &profiles);
+        let routes = read_routes(document, &upstreams, &types, &profiles);
         let rules = read_rules(document);
-        let wan_limits = read_wan_limits(document, &wan, &content_types);
+        let wan_limits = read_wan_limits(document, &wan, &types);
         let denials = read_policy(document);
         let context = GroupContext {
             server: &server,
             wan: &wan,
             lan: &lan,
-            content_types: &content_types,
+            content_types: &types,
             upstreams: &upstreams,
             routes: &routes,
         };
@@ -192,6 +213,7 @@ impl Config {
             upstreams,
             peers,
             routes,
+            profiles,
             content_types,
             rules,
             denials,

@@ -1,8 +1,11 @@
-//! Content: its classes, types and rules, with `[[content_type]]`, `[[rule]]` and `[policy]`. Holds the built-in names
-//! of content types: by GUID, each from a public source, and by class. How a path is matched is up to `policy`.
+//! Content: its classes, types and rules, with `[[content_type]]`, `[[rule]]` and `[policy]`. Holds the names of content
+//! types by class; profiles have those by GUID and by path. How a path is matched is up to `policy`.
+
+use std::collections::BTreeSet;
 
 use http::StatusCode;
 
+use crate::Profiles;
 use crate::document::{Document, Section};
 use crate::reader::{choice, glob, label};
 
@@ -65,18 +68,14 @@ pub struct PolicySettings {
     pub status: StatusCode,
 }
 
-/// Content GUIDs, lower case.
-pub const GUIDS: [(&str, &str); 8] = [
-    // The generation before the two below.
-    ("{c60dc234-65f9-4674-94ae-62158efca433}", "virus-definitions-legacy"),
-    ("{535cb6a4-441f-4e8a-a897-804cd859100e}", "virus-definitions-32"),
-    ("{07b590b3-9282-482f-bbaa-6d515d385869}", "virus-definitions-64"),
-    ("{b6dc6c8f-46fa-40c7-a806-b669be1d2d19}", "submission-control"),
-    ("{d6aebc07-d833-485f-9723-6c908d37f806}", "proactive-threat"),
-    ("{55de35dc-862a-44c9-8a2b-3ef451665d0a}", "network-threat"),
-    ("{810d5a61-809f-49c2-bd75-177f0647d2ba}", "iron-revocation"),
-    ("{edbd3bd0-8395-4d4d-bac9-19dd32ef4758}", "iron-whitelist"),
-];
+/// A content type by GUID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentGuid {
+    /// The GUID, lower case, with braces.
+    pub guid: String,
+    /// Name of the content type.
+    pub name: String,
+}
 
 /// Type of content with a GUID that has no name. Normal, and relayed like any other.
 pub const UNKNOWN: &str = "unknown";
@@ -85,7 +84,7 @@ pub const UNKNOWN: &str = "unknown";
 /// administrator names them. Named patches are denied to clients unless a group allows them.
 pub const CLIENT_PATCHES: &str = "client-patches";
 
-const CLASSES: [(&str, Class); 4] = [
+pub(crate) const CLASSES: [(&str, Class); 4] = [
     (Class::Payload.as_str(), Class::Payload),
     (Class::Catalog.as_str(), Class::Catalog),
     (Class::Private.as_str(), Class::Private),
@@ -161,26 +160,35 @@ pub(crate) fn read_policy(document: &mut Document) -> PolicySettings {
     PolicySettings { status: status.unwrap_or(StatusCode::NOT_FOUND) }
 }
 
-/// Reads a list of content types, built in or configured.
-pub(crate) fn type_names(s: &mut Section, key: &'static str, configured: &[ContentType]) -> Vec<String> {
-    s.read_list(key, |text| type_name(text, configured)).unwrap_or_default()
-}
+/// Names of all content types: configured, of profiles, and by class.
+pub(crate) struct TypeNames(BTreeSet<String>);
 
-/// Reads the name of a content type, built in or configured.
-pub(crate) fn type_name(text: &str, configured: &[ContentType]) -> Result<String, String> {
-    let classes = [Class::Payload, Class::Catalog, Class::Private, Class::Generic].map(name_for_class);
-    let built_in = GUIDS.into_iter().map(|(_, name)| name).chain(classes).chain([UNKNOWN, CLIENT_PATCHES]);
-    let mut names: Vec<&str> = configured.iter().map(|own| own.name.as_str()).chain(built_in).collect();
-    if names.contains(&text) {
-        return Ok(text.to_owned());
+impl TypeNames {
+    pub(crate) fn new(configured: &[ContentType], profiles: &Profiles) -> Self {
+        let classes = [Class::Payload, Class::Catalog, Class::Private, Class::Generic].map(name_for_class);
+        let own = configured.iter().map(|own| own.name.as_str());
+        let of_profiles = profiles.iter().flat_map(|profile| profile.content_types());
+        let names = own.chain(of_profiles).chain(classes).chain([UNKNOWN, CLIENT_PATCHES]);
+        Self(names.map(str::to_owned).collect())
     }
-    names.sort_unstable();
-    names.dedup();
-    Err(format!("unknown content type {text:?}: known types are {}", names.join(", ")))
+
+    /// Reads the name of a content type.
+    pub(crate) fn read(&self, text: &str) -> Result<String, String> {
+        if self.0.contains(text) {
+            return Ok(text.to_owned());
+        }
+        let names: Vec<_> = self.0.iter().map(String::as_str).collect();
+        Err(format!("unknown content type {text:?}: known types are {}", names.join(", ")))
+    }
+
+    /// Reads a list of content types.
+    pub(crate) fn read_list(&self, s: &mut Section, key: &'static str) -> Vec<String> {
+        s.read_list(key, |text| self.read(text)).unwrap_or_default()
+    }
 }
 
-// 8-4-4-4-12 hex digits.
-fn guid(text: &str) -> Result<String, String> {
+/// Reads a GUID: 8-4-4-4-12 hex digits.
+pub(crate) fn guid(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(text);
     let groups: Vec<&str> = bare.split('-').collect();
     let lengths: Vec<usize> = groups.iter().map(|group| group.len()).collect();

@@ -55,15 +55,20 @@ impl Document {
             let list = values.iter().map(|value| (location.clone(), value.clone())).collect();
             (section, Setting { key: key.to_owned(), location, value: Value::List(list) })
         });
-        Ok(Self {
+        Ok(Self { flags: flags.collect(), variables, ..Self::of_blocks(blocks) })
+    }
+
+    /// A document of these items alone, without flags and variables.
+    pub(crate) fn of_blocks(blocks: Vec<Block>) -> Self {
+        Self {
             blocks,
-            flags: flags.collect(),
-            variables,
+            flags: Vec::new(),
+            variables: Vec::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
             known: Vec::new(),
             empty: Vec::new(),
-        })
+        }
     }
 
     /// Takes out `[name]`, with its flags and its `GUPD_<NAME>_<KEY>` variables.
@@ -136,6 +141,11 @@ impl Document {
     /// Returns true if `[[name]]` was taken and there was none.
     pub(crate) fn has_no_tables(&self, name: &str) -> bool {
         self.empty.contains(&name)
+    }
+
+    /// Adds the problems of another file.
+    pub(crate) fn refuse_all(&mut self, problems: impl IntoIterator<Item = Problem>) {
+        self.problems.extend(problems);
     }
 
     /// Adds a problem without a location: something is missing everywhere.

@@ -73,10 +73,22 @@ fn split(location: &Location, text: &str) -> Vec<(Location, String)> {
 /// A file that cannot be read, or the first syntax error with its line.
 pub(crate) fn read(path: &Path) -> Result<Vec<Block>, Problem> {
     let name: Arc<str> = path.display().to_string().into();
-    read_text(path)
-        .map_err(|message| (None, message))
-        .and_then(|text| parse(&name, &text))
-        .map_err(|(line, message)| Problem { location: Some(Location::File(name, line)), key: None, message })
+    match read_text(path) {
+        Ok(text) => parse(&name, &text),
+        Err(message) => Err(Problem { location: Some(Location::File(name, None)), key: None, message }),
+    }
+}
+
+/// Parses the top-level items of a file's text in their order.
+///
+/// # Errors
+/// The first syntax error with its line.
+pub(crate) fn parse(name: &Arc<str>, text: &str) -> Result<Vec<Block>, Problem> {
+    parse_lines(name, text).map_err(|(line, message)| Problem {
+        location: Some(Location::File(Arc::clone(name), line)),
+        key: None,
+        message,
+    })
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
@@ -92,7 +104,7 @@ fn read_text(path: &Path) -> Result<String, String> {
 }
 
 // An error has a message and the line, if there is one.
-fn parse(file: &Arc<str>, text: &str) -> Result<Vec<Block>, (Option<usize>, String)> {
+fn parse_lines(file: &Arc<str>, text: &str) -> Result<Vec<Block>, (Option<usize>, String)> {
     let starts = text.match_indices('\n').map(|(at, _)| at + 1).collect();
     let lines = Lines { file, starts };
     let document = toml_edit::Document::parse(text)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::binding::{Binding, read_binding};
-use crate::content::{ContentType, type_names};
+use crate::content::TypeNames;
 use crate::defaults;
 use crate::document::{Document, Section};
 use crate::lan::LanSettings;
@@ -145,7 +145,7 @@ pub(crate) struct GroupContext<'a> {
     pub(crate) server: &'a ServerSettings,
     pub(crate) wan: &'a WanSettings,
     pub(crate) lan: &'a LanSettings,
-    pub(crate) content_types: &'a [ContentType],
+    pub(crate) content_types: &'a TypeNames,
     pub(crate) upstreams: &'a [UpstreamSettings],
     pub(crate) routes: &'a [RouteSettings],
 }
@@ -194,8 +194,8 @@ fn read_group(
         windows: read_windows(s, "windows"),
         spread: time(s, "spread", defaults::SPREAD),
         outside: s.read("outside", |text| choice(text, &OUTSIDE)).unwrap_or(OutsideWindow::Defer),
-        deny: type_names(s, "deny", context.content_types),
-        allow: type_names(s, "allow", context.content_types),
+        deny: context.content_types.read_list(s, "deny"),
+        allow: context.content_types.read_list(s, "allow"),
         binding: None,
     };
     let has_paths = !group.paths.is_empty();

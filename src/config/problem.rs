@@ -64,6 +64,15 @@ impl Problems {
         if problems.is_empty() { Ok(()) } else { Err(Self(problems)) }
     }
 
+    /// Returns the problems, with this location for those that have none.
+    pub(crate) fn with_location(mut self, location: &Location) -> Self {
+        for problem in &mut self.0 {
+            problem.location.get_or_insert_with(|| location.clone());
+        }
+        self.0.sort();
+        self
+    }
+
     /// Returns the problems, by location.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.0.iter()

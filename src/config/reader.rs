@@ -17,6 +17,9 @@ use crate::units::{Size, Time, UnitError};
 /// Maximum length of a name that becomes a metric label, in bytes.
 const MAX_NAME: usize = 128;
 
+/// Maximum length of a text for people, in bytes.
+const MAX_TEXT: usize = 4096;
+
 /// Reads one of a few words.
 pub(crate) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
@@ -175,4 +178,42 @@ pub(crate) fn origin(text: &str, example: &str) -> Result<Uri, String> {
 /// Returns the name given to a server, or else its authority in lower case.
 pub(crate) fn name_or_authority(name: Option<String>, url: &Uri) -> String {
     name.or_else(|| Some(url.authority()?.as_str().to_ascii_lowercase())).unwrap_or_default()
+}
+
+/// Reads a host without port, in lower case.
+pub(crate) fn host(text: &str) -> Result<String, String> {
+    let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if let Some(address) = address.and_then(|address| address.parse::<std::net::Ipv6Addr>().ok()) {
+        // In the one form that addresses compare in.
+        return Ok(format!("[{address}]"));
+    }
+    let is_valid = match address {
+        Some(_) => false,
+        None => {
+            !text.strip_suffix('.').unwrap_or(text).is_empty()
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        }
+    };
+    if !is_valid {
+        return Err(format!("{text:?} is not a host: write it like updates.example, without a port"));
+    }
+    Ok(text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase())
+}
+
+/// Reads text for people: at most some lines, without the line feed at its ends.
+pub(crate) fn text(text: &str) -> Result<String, String> {
+    let text = text.trim_matches('\n');
+    if text.trim().is_empty() || text.len() > MAX_TEXT {
+        return Err(format!("text has {} bytes: use 1 to {MAX_TEXT}", text.len()));
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads text of one line for people.
+pub(crate) fn line(value: &str) -> Result<String, String> {
+    let line = text(value)?;
+    if line.contains('\n') {
+        return Err("text has several lines: write one, with \\ at the end of a line that goes on".to_owned());
+    }
+    Ok(line)
 }

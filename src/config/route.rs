@@ -1,10 +1,13 @@
 //! `[[route]]`: path prefixes, the upstreams they go to and the rules that class their paths. A configuration without
 //! routes has one for all paths, to every upstream.
 
-use crate::content::{ContentType, type_names};
+use std::sync::Arc;
+
+use crate::content::TypeNames;
 use crate::document::{Document, Section};
 use crate::guard::{FALLBACKS, Fallback};
-use crate::reader::{choice, name};
+use crate::profile::{Profile, Profiles};
+use crate::reader::{choice, host, name};
 use crate::upstream::{UpstreamSettings, find_upstream};
 
 /// `[[route]]`
@@ -19,37 +22,18 @@ pub struct RouteSettings {
     /// Indices into [`Config::upstreams`](crate::Config::upstreams), by priority. Never empty.
     pub upstreams: Vec<usize>,
     /// Rules that class the paths of this route.
-    pub profile: Profile,
+    pub profile: Arc<Profile>,
     /// Response while no worker serves, if not `guard.answer`.
     pub fallback: Option<Fallback>,
     /// Content types that are neither fetched nor served here.
     pub deny_download: Vec<String>,
 }
 
-/// Built-in rules that class the paths of a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
-    /// `sep`, then `liveupdate`, then `generic`: the default.
-    Auto,
-    /// SyLink content of a SEPM.
-    Sep,
-    /// A LiveUpdate server.
-    LiveUpdate,
-    /// RFC 9111 only.
-    Generic,
-}
-
-const PROFILES: [(&str, Profile); 4] = [
-    ("auto", Profile::Auto),
-    ("sep", Profile::Sep),
-    ("liveupdate", Profile::LiveUpdate),
-    ("generic", Profile::Generic),
-];
-
 pub(crate) fn read_routes(
     document: &mut Document,
     upstreams: &[UpstreamSettings],
-    types: &[ContentType],
+    types: &TypeNames,
+    profiles: &Profiles,
 ) -> Vec<RouteSettings> {
     let tables = document.take_tables("route", None);
     let all_upstreams: Vec<usize> = (0..upstreams.len()).collect();
@@ -59,7 +43,7 @@ pub(crate) fn read_routes(
             prefix: "/".to_owned(),
             host: None,
             upstreams: all_upstreams,
-            profile: Profile::Auto,
+            profile: profiles.default_profile(),
             fallback: None,
             deny_download: Vec::new(),
         }];
@@ -69,10 +53,11 @@ pub(crate) fn read_routes(
         let prefix = s.read_required("prefix", prefix);
         let host = s.read("host", host);
         let given_name = s.read("name", name);
-        let profile = s.read("profile", |text| choice(text, &PROFILES)).unwrap_or(Profile::Auto);
+        let profile = s.read("profile", |text| profile(text, profiles));
+        let profile = profile.unwrap_or_else(|| profiles.default_profile());
         let fallback = s.read("fallback", |text| choice(text, &FALLBACKS));
         let upstreams = s.read_list("upstreams", |text| find_upstream(text, upstreams));
-        let deny_download = type_names(&mut s, "deny_download", types);
+        let deny_download = types.read_list(&mut s, "deny_download");
         if let Some(prefix) = prefix {
             let name =
                 given_name.unwrap_or_else(|| format!("{}{prefix}", host.as_deref().unwrap_or_default()));
@@ -132,21 +117,9 @@ fn prefix(text: &str) -> Result<String, String> {
     Ok(format!("/{rest}"))
 }
 
-fn host(text: &str) -> Result<String, String> {
-    let address = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    if let Some(address) = address.and_then(|address| address.parse::<std::net::Ipv6Addr>().ok()) {
-        // In the one form that addresses compare in.
-        return Ok(format!("[{address}]"));
-    }
-    let is_valid = match address {
-        Some(_) => false,
-        None => {
-            !text.strip_suffix('.').unwrap_or(text).is_empty()
-                && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-        }
-    };
-    if !is_valid {
-        return Err(format!("{text:?} is not a host: write it like updates.example, without a port"));
-    }
-    Ok(text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase())
+fn profile(text: &str, profiles: &Profiles) -> Result<Arc<Profile>, String> {
+    profiles.find(text).cloned().ok_or_else(|| {
+        let names: Vec<_> = profiles.iter().map(|profile| profile.name.as_str()).collect();
+        format!("invalid value {text:?}: use one of {}", names.join(", "))
+    })
 }

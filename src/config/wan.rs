@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::content::{ContentType, type_name};
+use crate::content::TypeNames;
 use crate::defaults;
 use crate::document::{Document, Section};
 use crate::limit::{RateSchedule, read_rate_schedule, read_windows, warn_above};
@@ -63,7 +63,7 @@ pub(crate) fn read_wan(document: &mut Document) -> WanSettings {
 pub(crate) fn read_wan_limits(
     document: &mut Document,
     wan: &WanSettings,
-    types: &[ContentType],
+    types: &TypeNames,
 ) -> Vec<WanLimit> {
     let mut limits: Vec<WanLimit> = Vec::new();
     for mut s in document.take_tables("wan_limit", None) {
@@ -88,9 +88,9 @@ pub(crate) fn read_wan_limits(
     limits
 }
 
-fn read_matcher(s: &mut Section, types: &[ContentType]) -> Option<WanMatch> {
+fn read_matcher(s: &mut Section, types: &TypeNames) -> Option<WanMatch> {
     let pattern = s.read("pattern", glob);
-    let content_type = s.read("content_type", |text| type_name(text, types));
+    let content_type = s.read("content_type", |text| types.read(text));
     match (pattern, content_type) {
         (Some(pattern), None) => return Some(WanMatch::Pattern(pattern)),
         (None, Some(name)) => return Some(WanMatch::ContentType(name)),

@@ -8,6 +8,7 @@ mod guard;
 mod health;
 mod limits;
 mod peers;
+mod profiles;
 mod refresh;
 mod rings;
 mod together;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use gupd_config::{
     Binding, CertificateFiles, Class, Config, ContentMatch, Fallback, GroupSettings, Location, LogFormat,
-    Overrides, Problems, Profile, RateSchedule, Rule,
+    Overrides, Problems, RateSchedule, Rule,
 };
 
 const MANAGER: &str = "[[upstream]]\nurl = \"http://manager:8014\"\n";
@@ -68,7 +69,9 @@ fn every_setting() -> String {
         Some(rest) if is_setting(rest) => rest.to_owned(),
         _ => line.to_owned(),
     };
-    repository("config/gupd.toml").lines().map(|line| uncommented(line) + "\n").collect()
+    let text: String = repository("config/gupd.toml").lines().map(|line| uncommented(line) + "\n").collect();
+    // The folder exists on no machine of tests: that of the built-in profiles has the same ones.
+    text.replace("/etc/gupd/profiles", concat!(env!("CARGO_MANIFEST_DIR"), "/config/profiles"))
 }
 
 #[test]
@@ -368,7 +371,7 @@ fn tables_load_in_every_toml_form() {
     let route = &config.routes[0];
     assert_eq!((route.name.as_str(), route.prefix.as_str()), ("lu.example/lu", "/lu"));
     assert_eq!((route.host.as_deref(), &route.upstreams[..]), (Some("lu.example"), [1].as_slice()));
-    assert_eq!(route.profile, Profile::LiveUpdate);
+    assert_eq!(route.profile.name, "liveupdate");
     let guid = "{535cb6a4-441f-4e8a-a897-804cd859100e}".to_owned();
     assert_eq!(config.content_types[0].matches, ContentMatch::Guid(guid));
     assert_eq!(config.rules, [Rule { pattern: "/x/**".into(), class: Class::Private }]);
@@ -383,7 +386,7 @@ fn section_in_wrong_form_is_one_problem() {
             "no upstream is configured: set --upstream URL or add [[upstream]]",
             "gupd.toml:1: store: expected one table: write [store]",
             "gupd.toml:2: quota: key outside a section: the sections are server, store, fill, health, \
-             cache, log, site, wan, lan, upstream, peer, content_type, route, rule, wan_limit, policy, group, rollout, ring, refresh, prefetch, guard",
+             cache, log, site, wan, lan, upstream, peer, content_type, profiles, route, rule, wan_limit, policy, group, rollout, ring, refresh, prefetch, guard",
             "gupd.toml:3: upstream: expected a list of tables: write [[upstream]]",
             "gupd.toml:5: log: expected one table: write [log]",
         ]

@@ -43,8 +43,12 @@ async fn permanently_unreadable_block_costs_its_blob_only() {
     super::store(&store, "kept", &kept).await.unwrap();
     let rules = Config::for_upstreams(&["http://manager:8014"]).unwrap().cache;
     let cache = Cache::new(rules, store.clone(), site.clock.clone());
-    let classified =
-        Classification { class: Class::Payload, form: PayloadForm::Full, content_type: Arc::from("test") };
+    let classified = Classification {
+        class: Class::Payload,
+        form: PayloadForm::Full,
+        content_type: Arc::from("test"),
+        rule: None,
+    };
     let hot = store.lookup("lost").await.unwrap().remove(0);
     cache.insert(hot, VaryFields::default(), classified);
 

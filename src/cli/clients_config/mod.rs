@@ -1,9 +1,10 @@
 //! `gupd clients-config`: prints the settings with which clients use this relay first and the manager when it is down.
-//! `parts` has the settings.
+//! Profiles have those of their vendor; `parts` has those of every client.
 
+mod instructions;
 mod parts;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use self::parts::{ClientSetting, RelayAddress};
 use super::{CommandError, CommonFlags, print_line};
@@ -12,6 +13,11 @@ use gupd_config::Config;
 /// Host name of this machine.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
+type Part = fn(&RelayAddress<'_>) -> ClientSetting;
+
+/// Settings that belong to no vendor.
+const PARTS: [(&str, Part); 2] = [("pac", parts::pac), ("dns", parts::dns)];
+
 #[derive(Debug, Args)]
 pub(super) struct ClientsConfig {
     #[command(flatten)]
@@ -19,43 +25,38 @@ pub(super) struct ClientsConfig {
     /// Host name or address of the relay, as clients see it [default: host name of this machine].
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
-    /// Print one part only, without explanation.
-    #[arg(long, value_enum, value_name = "PART")]
-    only: Option<PartName>,
-}
-
-/// Name of a part on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum PartName {
-    /// LiveUpdate server list of the policy.
-    Liveupdate,
-    /// Group Update Provider settings of the policy.
-    Gup,
-    /// Proxy auto-configuration file.
-    Pac,
-    /// liveupdate.conf of old Linux clients.
-    Linux,
-    /// DNS record of the relay.
-    Dns,
+    /// Print one part only, without explanation: pac, dns, or a name of the profiles, such as gup or liveupdate.
+    #[arg(long, value_name = "PART")]
+    only: Option<String>,
 }
 
 pub(super) fn run(command: &ClientsConfig) -> Result<(), CommandError> {
     let config = command.common.load()?;
     let address = relay_address(&config, command.host.as_deref())?;
-    let all = [PartName::Liveupdate, PartName::Gup, PartName::Pac, PartName::Linux, PartName::Dns];
-    let part = |only| match only {
-        PartName::Liveupdate => parts::liveupdate(&address),
-        PartName::Gup => parts::gup(&address),
-        PartName::Pac => parts::pac(&address),
-        PartName::Linux => parts::linux(&address),
-        PartName::Dns => parts::dns(&address),
+    let Some(only) = command.only.as_deref() else {
+        let of_profiles = instructions::in_use(&config).into_iter();
+        let settings = of_profiles.map(|client| instructions::setting(&address, client));
+        settings.chain(PARTS.map(|(_, part)| part(&address))).for_each(|part| print_line(&part.to_string()));
+        return Ok(());
     };
-    match command.only.map(part) {
-        Some(ClientSetting { text: Ok(text), .. }) => print_line(text.trim_end()),
-        Some(ClientSetting { text: Err(reason), .. }) => return Err(CommandError::Failed(reason)),
-        None => all.into_iter().map(part).for_each(|part| print_line(&part.to_string())),
+    let setting = match PARTS.iter().find(|(name, _)| *name == only) {
+        Some((_, part)) => part(&address),
+        None => match instructions::find(&config, only) {
+            Some(client) => instructions::setting(&address, client),
+            None => return Err(CommandError::Configuration(unknown_part(&config, only))),
+        },
+    };
+    match setting.text {
+        Ok(text) => print_line(text.trim_end()),
+        Err(reason) => return Err(CommandError::Failed(reason)),
     }
     Ok(())
+}
+
+fn unknown_part(config: &Config, only: &str) -> String {
+    let mut names = instructions::names(config);
+    names.extend(PARTS.map(|(name, _)| name));
+    format!("--only: unknown part {only:?}: use one of {}", names.join(", "))
 }
 
 /// Determines the address at which clients reach the relay.

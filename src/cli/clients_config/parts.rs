@@ -1,5 +1,5 @@
-//! The client settings, one function each: the text, the place to enter it, and the certainty that clients honour it.
-//! Only publicly documented behaviour counts as certain, because the vendor may change any other.
+//! Client settings that belong to no vendor, one function each: the text, the place to enter it, and the certainty that
+//! clients honour it. Only publicly documented behaviour counts as certain, because vendors may change any other.
 
 use std::fmt;
 
@@ -7,7 +7,8 @@ use http::Uri;
 use http::uri::Scheme;
 
 use gupd_config::Config;
-use gupd_config::{OutsideWindow, Profile};
+use gupd_config::profile::Certainty;
+use gupd_config::{OutsideWindow, RouteSettings};
 
 /// Address of the relay, as its clients see it.
 pub(super) struct RelayAddress<'a> {
@@ -19,75 +20,15 @@ pub(super) struct RelayAddress<'a> {
     pub(super) has_tls: bool,
 }
 
-/// Certainty that clients honour a setting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Certainty {
-    /// The vendor's documentation says so.
-    Documented,
-    /// It follows from what is documented.
-    Inferred,
-    /// No public document says so.
-    Unverified,
-}
-
 /// A setting of clients, with its explanation.
 pub(super) struct ClientSetting {
-    title: &'static str,
-    clients: &'static str,
-    place: &'static str,
-    certainty: Certainty,
-    explanation: String,
+    pub(super) title: String,
+    pub(super) clients: String,
+    pub(super) place: String,
+    pub(super) certainty: Certainty,
+    pub(super) explanation: String,
     /// Text to enter; or the reason why this setting does not apply.
     pub(super) text: Result<String, String>,
-}
-
-pub(super) fn liveupdate(address: &RelayAddress<'_>) -> ClientSetting {
-    let mut text = format!("1. gupd {}\n", address.url());
-    for (index, (name, url)) in address.upstreams(|profile| profile != Profile::Sep).enumerate() {
-        text += &format!("{}. {name} {}\n", index + 2, origin(url));
-    }
-    ClientSetting {
-        title: "LiveUpdate server list",
-        clients: "Windows, Mac, Linux",
-        place: "LiveUpdate Settings policy, Server Settings, \"Use a LiveUpdate server\", internal server: name \
-                  and URL, in this order",
-        certainty: Certainty::Documented,
-        explanation: "The policy takes several HTTP or HTTPS servers, for failover. Clients of a LiveUpdate server ignore \
-              the content revision selected on the manager. Omit servers that are not LiveUpdate servers, such as a SEPM."
-            .to_owned(),
-        text: match address.upstreams(|profile| profile != Profile::Sep).next() {
-            Some(_) => Ok(text),
-            None => Err("every route has profile \"sep\": no LiveUpdate server".to_owned()),
-        },
-    }
-}
-
-pub(super) fn gup(address: &RelayAddress<'_>) -> ClientSetting {
-    let text = format!("host {}\nport {}\nbypass after 3 days\n", address.bare_host(), address.port);
-    let mut explanation = "The policy takes a single (or backup) provider as host and port. It follows that the provider \
-                           need not be a client of the manager, but no document says so. The explicit list likely takes \
-                           only providers that the manager has listed itself. The bypass time is the time that a client \
-                           tries the provider without success before it uses the manager. The vendor recommends 3 days; \
-                           with \"never\" clients get no content while the relay is down."
-        .to_owned();
-    if address.can_defer() {
-        explanation += " It must be longer than the longest wait caused by the windows and spread of groups, or clients \
-                        bypass them.";
-    }
-    ClientSetting {
-        title: "Group Update Provider",
-        clients: "Windows",
-        place: "LiveUpdate Settings policy, Server Settings, \"Use a Group Update Provider\", single provider",
-        certainty: Certainty::Inferred,
-        explanation,
-        text: match address.upstreams(|profile| matches!(profile, Profile::Sep | Profile::Auto)).next() {
-            _ if address.has_tls => {
-                Err("providers use plain HTTP, but every listen address has TLS".to_owned())
-            }
-            None => Err("no route has profile \"sep\" or \"auto\": no manager".to_owned()),
-            Some(_) => Ok(text),
-        },
-    }
 }
 
 pub(super) fn pac(address: &RelayAddress<'_>) -> ClientSetting {
@@ -116,10 +57,11 @@ pub(super) fn pac(address: &RelayAddress<'_>) -> ClientSetting {
         address.host, address.port
     );
     ClientSetting {
-        title: "PAC file",
-        clients: "any that support PAC files",
+        title: "PAC file".to_owned(),
+        clients: "any that support PAC files".to_owned(),
         place: "system proxy settings, automatic configuration script; or the policy's LiveUpdate proxy settings, \
-                \"use the system's\"",
+                \"use the system's\""
+            .to_owned(),
         certainty: Certainty::Unverified,
         explanation: "The policy can set a proxy, or use the system's. No public document says whether the update client \
               reads a PAC file and falls back to DIRECT. The relay is a proxy for HTTP URLs of its upstreams only: HTTPS \
@@ -133,26 +75,6 @@ pub(super) fn pac(address: &RelayAddress<'_>) -> ClientSetting {
     }
 }
 
-pub(super) fn linux(address: &RelayAddress<'_>) -> ClientSetting {
-    let mut text = format!("hosts/0/url={}/\n", address.url());
-    for (index, (_, url)) in address.upstreams(|profile| profile != Profile::Sep).enumerate() {
-        text += &format!("hosts/{}/url={}/\n", index + 1, origin(url));
-    }
-    ClientSetting {
-        title: "liveupdate.conf",
-        clients: "old Linux (Java LiveUpdate)",
-        place: "/etc/liveupdate.conf, replacing its hosts/ lines",
-        certainty: Certainty::Unverified,
-        explanation: "The file is documented, these keys are not. Newer Linux clients take their servers from the policy: \
-              use the LiveUpdate server list."
-            .to_owned(),
-        text: match address.upstreams(|profile| profile != Profile::Sep).next() {
-            Some(_) => Ok(text),
-            None => Err("every route has profile \"sep\": no LiveUpdate server".to_owned()),
-        },
-    }
-}
-
 pub(super) fn dns(address: &RelayAddress<'_>) -> ClientSetting {
     let record = match address.bare_host().parse() {
         Ok(std::net::IpAddr::V4(address)) => format!("A {address}"),
@@ -162,9 +84,9 @@ pub(super) fn dns(address: &RelayAddress<'_>) -> ClientSetting {
         Err(_) => format!("CNAME {}.", address.host.trim_end_matches('.')),
     };
     ClientSetting {
-        title: "DNS",
-        clients: "all",
-        place: "zone of the site, if the relay gets a name of its own; then pass that name as --host",
+        title: "DNS".to_owned(),
+        clients: "all".to_owned(),
+        place: "zone of the site, if the relay gets a name of its own; then pass that name as --host".to_owned(),
         certainty: Certainty::Inferred,
         explanation: "Two addresses share the load, but no document says whether clients try the second when the first is \
               down: for a pair of relays see deploy/haproxy and deploy/keepalived."
@@ -174,19 +96,22 @@ pub(super) fn dns(address: &RelayAddress<'_>) -> ClientSetting {
 }
 
 impl RelayAddress<'_> {
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         let scheme = if self.has_tls { "https" } else { "http" };
         format!("{scheme}://{}:{}", self.host, self.port)
     }
 
-    fn bare_host(&self) -> &str {
+    pub(super) fn bare_host(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Returns the upstreams of routes whose profile matches, each once, in order of use.
-    fn upstreams(&self, matches: impl Fn(Profile) -> bool) -> impl Iterator<Item = (&str, &Uri)> {
+    /// Returns the upstreams of the routes that match, each once, in order of use.
+    pub(super) fn upstreams(
+        &self,
+        is_match: impl Fn(&RouteSettings) -> bool,
+    ) -> impl Iterator<Item = (&str, &Uri)> {
         let mut seen = Vec::new();
-        let routes = self.config.routes.iter().filter(|route| matches(route.profile));
+        let routes = self.config.routes.iter().filter(|route| is_match(route));
         for index in routes.flat_map(|route| &route.upstreams) {
             if !seen.contains(index) {
                 seen.push(*index);
@@ -197,7 +122,7 @@ impl RelayAddress<'_> {
     }
 
     /// Returns true if windows or a spread can defer clients.
-    fn can_defer(&self) -> bool {
+    pub(super) fn can_defer(&self) -> bool {
         let can_wait = |group: &gupd_config::GroupSettings| {
             group.outside != OutsideWindow::Ignore
                 && (group.windows.as_constant().is_none() || !group.spread.is_zero())
@@ -207,7 +132,7 @@ impl RelayAddress<'_> {
 }
 
 /// Formats a URL without the trailing slash of an empty path.
-fn origin(url: &Uri) -> String {
+pub(super) fn origin(url: &Uri) -> String {
     url.to_string().trim_end_matches('/').to_owned()
 }
 
@@ -220,9 +145,8 @@ impl fmt::Display for ClientSetting {
             Ok(_) => writeln!(f, "enter in: {}", self.place)?,
         }
         let certainty = match self.certainty {
-            Certainty::Documented => "documented",
-            Certainty::Inferred => "inferred, test with one client first",
-            Certainty::Unverified => "unverified, test with one client first",
+            Certainty::Documented => "documented".to_owned(),
+            other => format!("{other}, test with one client first"),
         };
         writeln!(f, "certainty: {certainty}. {}", self.explanation)?;
         writeln!(f)?;

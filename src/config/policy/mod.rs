@@ -7,11 +7,12 @@ mod content_type;
 mod denial;
 mod group;
 mod matcher;
-mod profile;
 mod revision;
 mod route;
+mod rules;
 mod schedule;
 mod sequence;
+mod vectors;
 pub mod window;
 
 use std::net::IpAddr;
@@ -22,7 +23,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use http::StatusCode;
 
 use crate::clock::UnixMillis;
-use crate::{Class, Config, Profile, content, pattern};
+pub use crate::profile::PayloadForm;
+use crate::profile::{PathRule, QuerySelection};
+use crate::{Class, Config, Problems, content, pattern};
 pub use binding::UpstreamBinding;
 use binding::{Destinations, Resolver};
 use calendar::Calendar;
@@ -30,12 +33,13 @@ use content_type::ContentTypes;
 pub use group::Group;
 use group::Groups;
 pub use matcher::ClientAttributes;
-use profile::Classes;
 pub use revision::{FirstSeen, PayloadRevision};
 pub use route::Route;
 use route::Routes;
+use rules::{Match, Rules};
 pub use schedule::{RefreshSchedule, ScheduledRun};
 pub use sequence::{RevisionFile, parse_revision_number};
+pub use vectors::evaluate_vectors;
 pub use window::ScheduledStart;
 
 /// Compiled routes, rules, content types and groups.
@@ -61,34 +65,27 @@ pub struct Classification {
     pub form: PayloadForm,
     /// Content type, one of [`Policy::content_types`].
     pub content_type: Arc<str>,
+    /// The rule of the profile that the path matches; `None` if a configured rule or none decides.
+    pub rule: Option<Arc<PathRule>>,
 }
 
-/// Form in which a payload delivers a revision. A full set is a hundred times the size of a delta.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PayloadForm {
-    /// A complete revision: `full.zip`.
-    Full,
-    /// A delta between two revisions: `*.dax`.
-    Delta,
-    /// Neither, or unknown from its name.
-    Other,
-}
-
-impl PayloadForm {
-    /// Returns the spelling used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Delta => "delta",
-            Self::Other => "other",
-        }
+impl Classification {
+    /// Returns the query parameters that are part of the key.
+    pub fn key_query(&self) -> &QuerySelection {
+        self.rule.as_ref().map_or(&QuerySelection::All, |rule| &rule.key_query)
     }
 }
 
 /// Error of a pattern that does not compile. [`Config::load`] refuses such a pattern first.
 #[derive(Debug, thiserror::Error)]
-#[error("invalid pattern of a rule, content type or group: {0}: correct it in the configuration")]
-pub struct PolicyError(#[from] globset::Error);
+pub enum PolicyError {
+    /// The pattern.
+    #[error("invalid pattern of a rule, content type or group: {0}: correct it in the configuration")]
+    Pattern(#[from] globset::Error),
+    /// A built-in profile is invalid.
+    #[error("{0}")]
+    Profile(#[from] Problems),
+}
 
 impl Policy {
     /// Compiles the policy of a configuration.
@@ -97,18 +94,19 @@ impl Policy {
     /// A pattern that is not a glob, or all of them together too large.
     pub fn new(config: &Config) -> Result<Self, PolicyError> {
         let resolver = Resolver::new(config);
-        let mut compiled: Vec<(Profile, Arc<Classes>)> = Vec::new();
+        let mut compiled: Vec<Arc<Rules>> = Vec::new();
         let mut routes = Vec::with_capacity(config.routes.len());
         for route in &config.routes {
-            let classes = match compiled.iter().find(|(profile, _)| *profile == route.profile) {
-                Some((_, classes)) => Arc::clone(classes),
+            let selected = rules::select(config, route);
+            let rules = match compiled.iter().find(|rules| rules.are_of(&selected)) {
+                Some(rules) => Arc::clone(rules),
                 None => {
-                    let classes = Arc::new(Classes::new(route.profile, &config.rules)?);
-                    compiled.push((route.profile, Arc::clone(&classes)));
-                    classes
+                    let rules = Arc::new(Rules::new(&config.rules, &selected)?);
+                    compiled.push(Arc::clone(&rules));
+                    rules
                 }
             };
-            routes.push(Arc::new(Route::new(route, resolver.resolve(&route.upstreams), classes)));
+            routes.push(Arc::new(Route::new(route, resolver.resolve(&route.upstreams), rules)));
         }
         // Denied to clients by default, as the vendor does, once the type is configured.
         let is_known = config.content_types.iter().any(|own| own.name == content::CLIENT_PATCHES);
@@ -116,7 +114,7 @@ impl Policy {
         let groups = Groups::new(&config.groups, &withheld, &resolver)?;
         Ok(Self {
             routes: Routes::new(routes),
-            content_types: ContentTypes::new(&config.content_types)?,
+            content_types: ContentTypes::new(config)?,
             destinations: Destinations::new(groups.iter()),
             groups,
             denied_status: config.denials.status,
@@ -153,13 +151,9 @@ impl Policy {
         #[cfg(debug_assertions)]
         self.classifications.fetch_add(1, Ordering::Relaxed);
         let path = pattern::fold(path);
-        let class = route.classes.class(&path);
-        let form = match class {
-            Class::Payload if path.ends_with("/full.zip") => PayloadForm::Full,
-            Class::Payload if path.ends_with(".dax") => PayloadForm::Delta,
-            _ => PayloadForm::Other,
-        };
-        Classification { class, form, content_type: Arc::clone(self.content_types.find(&path, class)) }
+        let Match { class, form, rule } = route.rules.find(&path);
+        let content_type = Arc::clone(self.content_types.find(&path, class, rule.as_deref()));
+        Classification { class, form, content_type, rule }
     }
 
     /// Returns the group of a client: the first that matches it, else the default group.
@@ -172,16 +166,15 @@ impl Policy {
         self.groups.iter()
     }
 
-    /// Returns the revision of a manager's payload; `None` if `path` (normalised, without query) is of another
-    /// class or form.
+    /// Returns the revision of a payload; `None` if `path` (normalised, without query) is of another class or form.
     pub fn revision<'a>(
         &self,
         route: &Route,
         path: &'a str,
         class: impl FnOnce() -> Class,
     ) -> Option<PayloadRevision<'a>> {
-        let is_sep = matches!(route.profile, Profile::Auto | Profile::Sep);
-        PayloadRevision::parse(path).filter(|_| is_sep && class() == Class::Payload)
+        let number = route.profile.revisions.iter().find_map(|pattern| pattern.find(path))?;
+        (class() == Class::Payload).then(|| PayloadRevision::new(path, number))
     }
 
     /// Returns when a client of this group may start to download from a revision that was first requested at `seen`.
@@ -215,10 +208,14 @@ mod tests {
         Policy::new(&Config::for_upstreams(&["http://manager:8014"]).unwrap()).unwrap()
     }
 
+    fn profile(name: &str) -> Arc<crate::Profile> {
+        Arc::clone(crate::Profiles::built_in().unwrap().find(name).unwrap())
+    }
+
     fn classify(path: &str) -> (Class, PayloadForm, String) {
         let policy = policy();
         let route = policy.route(Some("relay:2967"), path).unwrap();
-        let Classification { class, form, content_type } = policy.classify(route, path);
+        let Classification { class, form, content_type, .. } = policy.classify(route, path);
         (class, form, content_type.to_string())
     }
 
@@ -261,7 +258,7 @@ mod tests {
         {
             assert_eq!(sequence(&config, &path), None, "{path}");
         }
-        config.routes[0].profile = Profile::LiveUpdate;
+        config.routes[0].profile = profile("liveupdate");
         assert_eq!(sequence(&config, &format!("{folder}/1369163480x.dax")), None);
     }
 
@@ -270,7 +267,7 @@ mod tests {
         let mut config = Config::for_upstreams(&["http://manager:8014"]).unwrap();
         let mut generic = config.routes[0].clone();
         generic.prefix = "/mirror".to_owned();
-        generic.profile = Profile::Generic;
+        generic.profile = profile("generic");
         config.routes.push(generic);
         let policy = Policy::new(&config).unwrap();
         let class = |path: &str| policy.classify(policy.route(None, path).unwrap(), path).class;

@@ -5,30 +5,27 @@
 use moka::sync::Cache;
 
 use crate::clock::UnixMillis;
+use crate::profile::NumberSpan;
 
 /// Maximum number of revisions remembered: a year of ten content types at a revision a day. An evicted revision is new
 /// at its next request. moka keeps frequently requested entries, so invented paths evict each other.
 const MAX_REVISIONS: u64 = 4_096;
 
-/// A revision of content, as in `/content/{GUID}/<sequence>/full.zip`.
+/// A revision of content, as in `/content/{GUID}/<sequence>/full.zip`. Profiles say where paths have the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PayloadRevision<'a> {
-    /// `{GUID}/<sequence>`, unique to the content.
+    /// The number with the folder before it, such as `{GUID}/<sequence>`: unique to the content.
     pub name: &'a str,
     /// The sequence. A client offset is derived from it, so a client downloads together what was published together.
     pub sequence: &'a str,
 }
 
 impl<'a> PayloadRevision<'a> {
-    /// Parses a normalised path.
-    pub(super) fn parse(path: &'a str) -> Option<Self> {
-        let (folder, rest) = path.strip_prefix('/')?.split_once('/')?;
-        let (name, file) = rest.rsplit_once('/')?;
-        let (guid, sequence) = name.split_once('/')?;
-        let is_content =
-            folder.eq_ignore_ascii_case("content") && guid.starts_with('{') && guid.ends_with('}');
-        let is_sequence = sequence.starts_with(|c: char| c.is_ascii_digit()) && !sequence.contains('/');
-        (is_content && is_sequence && !file.is_empty()).then_some(Self { name, sequence })
+    /// Creates the revision of a path with a number at this place.
+    pub(super) fn new(path: &'a str, number: NumberSpan) -> Self {
+        let NumberSpan { start, end } = number;
+        let folder = path[..start.saturating_sub(1)].rfind('/').map_or(0, |slash| slash + 1);
+        Self { name: &path[folder..end], sequence: &path[start..end] }
     }
 }
 
@@ -64,28 +61,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payload_belongs_to_the_sequence_of_its_folder() {
-        let name = "{535cb6a4-441f-4e8a-a897-804cd859100e}/261121001";
-        for file in ["full.zip", "xdelta261120001.dax"] {
-            let path = format!("/Content/{name}/{file}");
-            assert_eq!(
-                PayloadRevision::parse(&path),
-                Some(PayloadRevision { name, sequence: "261121001" }),
-                "{path}"
-            );
-        }
-        for path in [
-            "/content/{a}/full.zip",
-            "/content/{a}/x1/full.zip",
-            "/content/{a}/1/2/full.zip",
-            "/content/{a}/1/",
-            "/content/a/1/full.zip",
-            "/other/{a}/1/full.zip",
-            "/1369163480x.zip",
-            "/",
-            "",
+    fn revision_is_the_number_with_its_folder() {
+        for (path, number, name) in [
+            ("/Content/{535cb6a4}/261121001/full.zip", "261121001", "{535cb6a4}/261121001"),
+            ("/a/7/x", "7", "a/7"),
+            ("/7/x", "7", "/7"),
         ] {
-            assert_eq!(PayloadRevision::parse(path), None, "{path}");
+            let start = path.find(number).unwrap();
+            let revision = PayloadRevision::new(path, NumberSpan { start, end: start + number.len() });
+            assert_eq!(
+                (revision.sequence, revision.name.trim_start_matches('/')),
+                (number, name.trim_start_matches('/'))
+            );
         }
     }
 

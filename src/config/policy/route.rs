@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use super::profile::Classes;
+use super::rules::Rules;
 use crate::{Fallback, Profile, RouteSettings, UpstreamId};
 
 /// A path prefix bound to upstreams and to the rules that class its paths.
@@ -14,27 +14,27 @@ pub struct Route {
     pub name: Arc<str>,
     /// Upstreams by priority. Never empty.
     pub upstreams: Arc<[UpstreamId]>,
-    /// Built-in rules that class its paths.
-    pub profile: Profile,
+    /// The profile of its paths.
+    pub profile: Arc<Profile>,
     /// Response while no worker serves, if not the general one.
     pub fallback: Option<Fallback>,
     /// Content types that are neither fetched nor served here.
     pub(super) denied: Vec<String>,
-    pub(super) classes: Arc<Classes>,
+    pub(super) rules: Arc<Rules>,
     host: Option<Box<str>>,
     // Without its last slash, so `/` is empty.
     prefix: Box<str>,
 }
 
 impl Route {
-    pub(super) fn new(route: &RouteSettings, upstreams: Arc<[UpstreamId]>, classes: Arc<Classes>) -> Self {
+    pub(super) fn new(route: &RouteSettings, upstreams: Arc<[UpstreamId]>, rules: Arc<Rules>) -> Self {
         Self {
             name: route.name.as_str().into(),
             upstreams,
-            profile: route.profile,
+            profile: Arc::clone(&route.profile),
             fallback: route.fallback,
             denied: route.deny_download.clone(),
-            classes,
+            rules,
             host: route.host.as_deref().map(Into::into),
             prefix: route.prefix.trim_end_matches('/').into(),
         }
@@ -106,7 +106,7 @@ mod tests {
                 prefix: (*prefix).to_owned(),
                 host: host.map(str::to_owned),
                 upstreams: vec![0],
-                profile: Profile::Auto,
+                profile: Arc::default(),
                 fallback: None,
                 deny_download: Vec::new(),
             })
