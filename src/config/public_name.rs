@@ -1,5 +1,5 @@
-//! `server.public_names`: names and addresses by which clients reach the relay, besides those that it listens on. A relay
-//! behind address translation, or with a name in the site's DNS, cannot know them by itself.
+//! `server.public_names`: names and addresses by which clients reach the relay, besides those that it listens on. A
+//! relay behind address translation, or with a name in the site's DNS, cannot know them by itself.
 
 use std::net::Ipv6Addr;
 use std::str::FromStr;

@@ -1,6 +1,5 @@
 //! Requests that the relay refuses, as one enum. Each refusal has a status, a label for metrics and logs, and a message
-//! for the client. Except for a late
-//! `NoSlot` or `Loop`, a refused request reaches no upstream.
+//! for the client. Except for a late `NoSlot` or `Loop`, a refused request reaches no upstream.
 
 use http::StatusCode;
 

@@ -1,6 +1,6 @@
-//! One request on its way through the pipeline: its head, its connection, the configuration that answers it, and everything
-//! that steps work out about it. Key, class and lookup are computed when a step first needs them, once for the request.
-//! The complication: a lookup can become outdated, and is then repeated for a named reason.
+//! One request on its way through the pipeline: its head, its connection, the configuration that answers it, and
+//! everything that steps work out about it. Key, class and lookup are computed when a step first needs them, once for
+//! the request. The complication: a lookup can become outdated, and is then repeated for a named reason.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -62,8 +62,8 @@ impl Expectation {
         if self.is_outvoted { Err(UnstorableReason::DigestMismatch) } else { Ok(()) }
     }
 
-    /// Number of bytes, of the first `available`, that clients may receive before verification. Outvoted content is held
-    /// back too: this download may be corrupt.
+    /// Number of bytes, of the first `available`, that clients may receive before verification. Outvoted content is
+    /// held back too: this download may be corrupt.
     pub(crate) fn visible_bytes(&self, available: u64) -> u64 {
         let held = if self.must_verify_first() { HELD_BACK } else { 0 };
         available.saturating_sub(held)

@@ -1,7 +1,7 @@
 //! Verification of content against digests that its head or its catalog announces. Content that does not match is
-//! fetched again. Two downloads with the same bytes outvote the announcement: they are passed on, not kept, and reported.
-//! Downloads that differ from each other are corrupt and never end cleanly. This module owns the verdict and the
-//! remembered mismatches. A fill asks for the verdict before it publishes the end of a body.
+//! fetched again. Two downloads with the same bytes outvote the announcement: they are passed on, not kept, and
+//! reported. Downloads that differ from each other are corrupt and never end cleanly. This module owns the verdict and
+//! the remembered mismatches. A fill asks for the verdict before it publishes the end of a body.
 
 mod catalog;
 mod expectation;
@@ -125,9 +125,9 @@ impl Digests {
         Expectation::new(announced, is_outvoted, is_catalog(subject))
     }
 
-    /// Verifies complete content before its end is published. `attempts` is the number of downloads that may differ from
-    /// the digest and from each other. A catalog is also read at this point, so its hashes are known before a client can
-    /// request its payloads.
+    /// Verifies complete content before its end is published. `attempts` is the number of downloads that may differ
+    /// from the digest and from each other. A catalog is also read at this point, so its hashes are known before a
+    /// client can request its payloads.
     ///
     /// # Errors
     /// Returns an error if the bytes cannot be read; the content is then unverified.

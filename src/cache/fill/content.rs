@@ -1,6 +1,6 @@
-//! Content of a running fill: the stored bytes, the arriving runs and the demands of readers. A run keeps its newest bytes
-//! in memory until they can be read from the store. The invariant: once a reader has seen a byte, no other content may
-//! replace this one; `reveal` and `commit` decide that race.
+//! Content of a running fill: the stored bytes, the arriving runs and the demands of readers. A run keeps its newest
+//! bytes in memory until they can be read from the store. The invariant: once a reader has seen a byte, no other
+//! content may replace this one; `reveal` and `commit` decide that race.
 
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -48,8 +48,8 @@ struct UpstreamAttempts {
 }
 
 impl FailoverOrder {
-    /// Creates the order for a number of upstreams. `first_failure` is the failure of the first upstream, if it has just
-    /// failed.
+    /// Creates the order for a number of upstreams. `first_failure` is the failure of the first upstream, if it has
+    /// just failed.
     pub(super) fn new(upstreams: usize, attempts: u32, first_failure: Option<AttemptFailure>) -> Self {
         let mut failover =
             Self { upstreams: vec![UpstreamAttempts::default(); upstreams], current: 0, tries: 0, attempts };

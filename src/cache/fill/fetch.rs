@@ -124,8 +124,8 @@ impl ContentFetch<'_> {
         self.source.origin.outgoing.bandwidth.set_purpose(purpose);
     }
 
-    /// Ends the fetch with `error` after its last run. `None` if a follower joined an abandoned fill in the meantime: the
-    /// fetch then continues.
+    /// Ends the fetch with `error` after its last run. `None` if a follower joined an abandoned fill in the meantime:
+    /// the fetch then continues.
     async fn end_early(
         &self,
         error: FillError,

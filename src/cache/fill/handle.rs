@@ -1,6 +1,6 @@
-//! A follower's view of one fill: its phase, response, progress and result. Each phase carries the data that is valid in
-//! it, so a follower can end only on `Complete`, on `Stored` or with an error. If the task vanishes, the phase channel
-//! closes, which is also an error. Dropping a handle wakes the task, because a fill without followers may end.
+//! A follower's view of one fill: its phase, response, progress and result. Each phase carries the data that is valid
+//! in it, so a follower can end only on `Complete`, on `Stored` or with an error. If the task vanishes, the phase
+//! channel closes, which is also an error. Dropping a handle wakes the task, because a fill without followers may end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -286,8 +286,8 @@ impl FillHandle {
         self.current_upstream.get()
     }
 
-    /// Waits for the response head and returns true if a manager sent it. A fill from another relay of the site may wait
-    /// for the relay that asks, which would be a deadlock.
+    /// Waits for the response head and returns true if a manager sent it. A fill from another relay of the site may
+    /// wait for the relay that asks, which would be a deadlock.
     pub async fn is_from_manager(&self) -> bool {
         let mut phase = self.phase.clone();
         let decided = phase.wait_for(|phase| !matches!(phase, Phase::Asking)).await;

@@ -2,9 +2,9 @@
 //! requests follow it, and each follower reads the bytes at its own speed while they arrive.
 //!
 //! This module owns the register of running fills: at most one per object variant. A fill outlives the client that
-//! started it and ends with its object; a background fetch without followers ends early. `task` drives one fill: `accept`
-//! judges the response, `fetch` stores its bytes in runs ordered by `plan`, and `resumption` continues a broken transfer.
-//! Followers read through [`FillHandle`] and [`ContentReader`]. Start with [`Fills::join`].
+//! started it and ends with its object; a background fetch without followers ends early. `task` drives one fill:
+//! `accept` judges the response, `fetch` stores its bytes in runs ordered by `plan`, and `resumption` continues a
+//! broken transfer. Followers read through [`FillHandle`] and [`ContentReader`]. Start with [`Fills::join`].
 
 mod accept;
 mod content;
@@ -161,7 +161,8 @@ impl Fills {
         self.context.lock().retain(|(filling, _), _| **filling != *key);
     }
 
-    /// Stops every fill. Each fill first writes the bytes that have arrived, so that a restart does not fetch them again.
+    /// Stops every fill. Each fill first writes the bytes that have arrived, so that a restart does not fetch them
+    /// again.
     pub fn stop(&self) {
         self.context.stopping.cancel();
     }

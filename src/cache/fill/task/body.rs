@@ -1,6 +1,6 @@
 //! The content of a fill, from its first bytes to the committed object: a new response, or the continuation of an
-//! unfinished fill. The steps are fetch, verify, publish the end, commit. The end of content with an announced digest is
-//! not published before verification, so no client gets a clean end of wrong content.
+//! unfinished fill. The steps are fetch, verify, publish the end, commit. The end of content with an announced digest
+//! is not published before verification, so no client gets a clean end of wrong content.
 
 use std::ops::Range;
 use std::sync::Arc;
