@@ -143,11 +143,11 @@ impl FallbackService {
         let client = ClientAttributes::new(connection.address.ip(), target.normalized.path())
             .with_names(connection.certificate_names());
         let group = live.policy.group(&client);
-        let classified = live.policy.classify(&target.route, target.normalized.path());
+        let classification = live.policy.classify(&target.route, target.normalized.path());
         if let Some(binding) = &group.binding {
-            target.bind(binding, classified.class);
+            target.bind(binding, classification.class);
         }
-        if let Some(status) = live.policy.denial_status(group, &target.route, &classified) {
+        if let Some(status) = live.policy.denial_status(group, &target.route, &classification) {
             let message = "gupd: the policy of this site blocks this content type for this client\n";
             return (text(status, message), GuardResponse::Refused);
         }
@@ -186,9 +186,9 @@ impl FallbackService {
         body: RequestBody,
         group: &str,
     ) -> (Response<GuardBody>, GuardResponse) {
-        let classified = live.policy.classify(&target.route, target.normalized.path());
+        let classification = live.policy.classify(&target.route, target.normalized.path());
         let bandwidth =
-            self.wan.bandwidth_class(target.normalized.path(), &classified, Some(group), Purpose::Client);
+            self.wan.bandwidth_class(target.normalized.path(), &classification, Some(group), Purpose::Client);
         let request = UpstreamRequest {
             method: head.method,
             target: target.original.clone(),

@@ -41,7 +41,7 @@ pub fn evaluate(
     let assumed = if request.contains_key(header::IF_MATCH) {
         is_any(request, header::IF_MATCH)
             || tag.is_some_and(|tag| {
-                EntityTag::list(request, header::IF_MATCH).any(|wanted| wanted.strongly_equals(&tag))
+                EntityTag::list(request, header::IF_MATCH).any(|listed| listed.strongly_equals(&tag))
             })
     } else {
         match (field::date(request, header::IF_UNMODIFIED_SINCE), modified) {
@@ -77,11 +77,11 @@ pub fn evaluate(
 /// validator that is the response's. Otherwise the client gets the whole.
 pub fn is_range_applicable(request: &HeaderMap, response: &HeaderMap) -> bool {
     let Some(value) = request.get(header::IF_RANGE) else { return true };
-    if let Some(wanted) = EntityTag::parse(value.as_bytes()) {
-        return EntityTag::from_response(response).is_some_and(|tag| tag.strongly_equals(&wanted));
+    if let Some(expected) = EntityTag::parse(value.as_bytes()) {
+        return EntityTag::from_response(response).is_some_and(|tag| tag.strongly_equals(&expected));
     }
     match (field::parse_date(value), field::date(response, header::LAST_MODIFIED)) {
-        (Some(wanted), Some(modified)) => wanted == modified && is_last_modified_strong(response),
+        (Some(expected), Some(modified)) => expected == modified && is_last_modified_strong(response),
         _ => false,
     }
 }

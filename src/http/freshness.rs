@@ -124,7 +124,7 @@ impl Freshness {
         let refused = !self.demands.ignores_request
             && (request.has(Directive::NoCache)
                 || request.max_age.is_some_and(|limit| age > seconds(limit))
-                || request.min_fresh.is_some_and(|wanted| fresh_for < seconds(wanted)));
+                || request.min_fresh.is_some_and(|least| fresh_for < seconds(least)));
         if fresh_for > 0 {
             return if refused { Verdict::Revalidate(RevalidationReason::Request) } else { Verdict::Fresh };
         }

@@ -303,13 +303,13 @@ mod tests {
 
     /// The bytes of a range, one by one, straight from §14.1.2.
     fn naive(spec: (Option<u64>, Option<u64>), length: u64) -> Vec<u64> {
-        let wanted = |at: &u64| match spec {
+        let is_selected = |at: &u64| match spec {
             (Some(first), Some(last)) => first <= *at && *at <= last,
             (Some(first), None) => first <= *at,
             (None, Some(count)) => length - *at <= count,
             (None, None) => false,
         };
-        (0..length).filter(wanted).collect()
+        (0..length).filter(is_selected).collect()
     }
 
     proptest! {

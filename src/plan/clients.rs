@@ -38,15 +38,15 @@ pub(super) fn create_clients(scenario: &Scenario) -> Vec<SimulatedClient> {
     for (index, group) in scenario.groups.iter().enumerate() {
         let mut assigned = vec![0; scenario.contents.len()];
         for number in 0..group.clients {
-            let (place, content) = (f64::from(number) + 0.5, assign_content(scenario, &mut assigned));
-            let Some(online) = scenario.appearance.online_time(place / f64::from(group.clients)) else {
+            let (rank, content) = (f64::from(number) + 0.5, assign_content(scenario, &mut assigned));
+            let Some(online) = scenario.appearance.online_time(rank / f64::from(group.clients)) else {
                 continue;
             };
             clients.push(SimulatedClient {
                 group: index,
                 content,
                 turn: spread_position(clients.len()),
-                appears: online + (place * GOLDEN).fract() * scenario.heartbeat,
+                appears: online + (rank * GOLDEN).fract() * scenario.heartbeat,
                 state: ClientState::Idle,
             });
         }

@@ -339,8 +339,8 @@ impl<'a> Simulation<'a> {
     /// Plans requests of clients outside their windows for a completed object, where their group allows cached content.
     fn plan_cached_requests(&mut self, content: usize) {
         for client in 0..self.clients.len() {
-            let SimulatedClient { group, content: wanted, state, .. } = self.clients[client];
-            if wanted == content
+            let SimulatedClient { group, content: target, state, .. } = self.clients[client];
+            if target == content
                 && state == ClientState::Idle
                 && self.scenario.groups[group].outside == EarlyAccess::Cached
             {

@@ -22,14 +22,14 @@ impl Generation {
 
     /// Puts the upstream that gave a payload before those of `wanted`, if it is another group's. It has the bytes; the
     /// others may not.
-    pub(crate) fn prefer_author(&self, wanted: &mut FillRequest, object: &Object) {
-        if wanted.classification.class != Class::Payload || self.policy.bindings().is_empty() {
+    pub(crate) fn prefer_author(&self, request: &mut FillRequest, object: &Object) {
+        if request.classification.class != Class::Payload || self.policy.bindings().is_empty() {
             return;
         }
         let author = self.policy.upstreams().find(|id| *id.name() == *object.upstream);
-        if let Some(author) = author.filter(|author| !wanted.upstream_order.contains(author)) {
-            wanted.upstream_order =
-                std::iter::once(author).chain(wanted.upstream_order.iter()).cloned().collect();
+        if let Some(author) = author.filter(|author| !request.upstream_order.contains(author)) {
+            request.upstream_order =
+                std::iter::once(author).chain(request.upstream_order.iter()).cloned().collect();
         }
     }
 }

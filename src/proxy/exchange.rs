@@ -40,7 +40,7 @@ pub(crate) struct Exchange<'a> {
     pub(crate) target: Target,
     pub(crate) group: &'a Arc<Group>,
     key: OnceLock<ObjectKey>,
-    classified: OnceLock<Classification>,
+    classification: OnceLock<Classification>,
     hot: OnceLock<Option<Arc<CacheEntry>>>,
     lookup: OnceLock<Lookup>,
     /// The revision is released to the client at once: windows do not apply.
@@ -108,7 +108,7 @@ impl<'a> Exchange<'a> {
             target,
             group,
             key: OnceLock::new(),
-            classified: OnceLock::new(),
+            classification: OnceLock::new(),
             hot: OnceLock::new(),
             lookup: OnceLock::new(),
             skips_windows: false,
@@ -117,7 +117,7 @@ impl<'a> Exchange<'a> {
             observer: None,
         };
         if let Some(binding) = &group.binding {
-            let class = exchange.classified().class;
+            let class = exchange.classification().class;
             exchange.target.bind(binding, class);
         }
         exchange
@@ -134,9 +134,9 @@ impl<'a> Exchange<'a> {
     }
 
     /// Class, form and content type of the path.
-    pub(crate) fn classified(&self) -> &Classification {
+    pub(crate) fn classification(&self) -> &Classification {
         let classify = || self.generation.policy.classify(&self.target.route, self.target.normalized.path());
-        self.classified.get_or_init(classify)
+        self.classification.get_or_init(classify)
     }
 
     /// The stored response that this request selects, if its head is in memory.
@@ -193,7 +193,7 @@ impl<'a> Exchange<'a> {
     }
 
     async fn find(&self, proxy: &Proxy) -> Lookup {
-        match proxy.cache.find(self.key(), &self.headers, self.classified()).await {
+        match proxy.cache.find(self.key(), &self.headers, self.classification()).await {
             Ok(CacheLookup::Hit(entry)) => Lookup::Found(entry),
             Ok(CacheLookup::OtherVariant { variant }) => Lookup::OtherVariant { variant },
             Ok(CacheLookup::Miss) => Lookup::Missing,
@@ -234,20 +234,24 @@ impl<'a> Exchange<'a> {
     }
 
     /// Bandwidth class of bytes that upstreams send for this request.
-    pub(crate) fn bandwidth_class(&self, classified: &Classification, purpose: Purpose) -> BandwidthClass {
+    pub(crate) fn bandwidth_class(
+        &self,
+        classification: &Classification,
+        purpose: Purpose,
+    ) -> BandwidthClass {
         let wan = self.generation.upstreams.wan();
-        wan.bandwidth_class(self.target.normalized.path(), classified, Some(&self.group.name), purpose)
+        wan.bandwidth_class(self.target.normalized.path(), classification, Some(&self.group.name), purpose)
     }
 
     /// The fill that this request starts or joins. `stale` is the stored response to revalidate.
-    pub(crate) fn wanted(&self, variant: String, stale: Option<Arc<CacheEntry>>) -> FillRequest {
-        let classified = self.classified();
-        let bandwidth = self.bandwidth_class(classified, Purpose::Client);
-        FillRequest { variant, stale, bandwidth, ..self.wanted_again(self.key().clone(), classified) }
+    pub(crate) fn fill_request(&self, variant: String, stale: Option<Arc<CacheEntry>>) -> FillRequest {
+        let classification = self.classification();
+        let bandwidth = self.bandwidth_class(classification, Purpose::Client);
+        FillRequest { variant, stale, bandwidth, ..self.refetch_request(self.key().clone(), classification) }
     }
 
     /// The request that brings a stored response again.
-    pub(crate) fn wanted_again(&self, key: ObjectKey, classified: &Classification) -> FillRequest {
+    pub(crate) fn refetch_request(&self, key: ObjectKey, classification: &Classification) -> FillRequest {
         let instance = self.generation.upstreams.instance();
         FillRequest {
             key,
@@ -255,8 +259,8 @@ impl<'a> Exchange<'a> {
             upstream_order: self.target.upstreams().clone(),
             target: self.target.original.clone(),
             client_headers: HeaderMap::clone(&self.headers),
-            headers: forwarding::prepare_fill(&self.headers, self.version, classified.class, instance),
-            classification: classified.clone(),
+            headers: forwarding::prepare_fill(&self.headers, self.version, classification.class, instance),
+            classification: classification.clone(),
             stale: None,
             part: if *self.method == Method::GET { Ranges::first_part(&self.headers) } else { None },
             background: None,

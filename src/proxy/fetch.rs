@@ -106,8 +106,9 @@ impl Attempt {
             return Break(self.forward_alone(exchange, ForwardOutcome::NotStored(why)).await);
         }
         let before = self.stale.clone().or(foreign_absence);
-        let joined =
-            proxy.fills.join(exchange.wanted(self.variant.clone(), before), &exchange.generation.upstreams);
+        let joined = proxy
+            .fills
+            .join(exchange.fill_request(self.variant.clone(), before), &exchange.generation.upstreams);
         match self.follow(proxy, exchange, joined).await {
             Followed::Reply(reply) => Break(reply),
             Followed::Repeat(repeat) => Continue(repeat),
@@ -167,7 +168,7 @@ impl Attempt {
             return Followed::Repeat(Repeat::OtherUpstreams);
         }
         // Only payloads that the manager has announce a revision: a client can make paths up.
-        let is_payload = exchange.classified().class == Class::Payload;
+        let is_payload = exchange.classification().class == Class::Payload;
         if !collapsed && is_payload && outcome.status() == Some(StatusCode::OK) {
             proxy.background.new_revisions().notify(exchange.key());
         }
@@ -198,7 +199,7 @@ impl Attempt {
                         let is_resumed = !collapsed && reply.present() > 0;
                         let partial = CacheStatus::Forwarded(ForwardReason::Partial, ForwardOutcome::Stored);
                         let status = if is_resumed { partial } else { status(flow.head.kept) };
-                        Followed::Reply(reply.annotate(status, exchange.classified(), None))
+                        Followed::Reply(reply.annotate(status, exchange.classification(), None))
                     }
                     Err(error) => failed(error, handover),
                 }
@@ -222,7 +223,7 @@ impl Attempt {
                 let Some(answer) = answer else { return Followed::Alone(outcome) };
                 let reply = passthrough::pass_on(exchange, answer);
                 let status = CacheStatus::Forwarded(self.forward, outcome);
-                Followed::Reply(reply.annotate(status, exchange.classified(), None))
+                Followed::Reply(reply.annotate(status, exchange.classification(), None))
             }
             fill::FillResponse::Failed(error) => failed(error.into(), handover),
         }
@@ -248,7 +249,7 @@ impl Attempt {
             && let Ok(reply) = representation::stored(proxy, exchange, entry).await
         {
             let status = CacheStatus::StaleIfError(upstream_status);
-            return reply.annotate(status, exchange.classified(), Some(entry.object.blob));
+            return reply.annotate(status, exchange.classification(), Some(entry.object.blob));
         }
         // The client that started the fill gets the manager's own error.
         let answer = match (upstream_status, handover) {
@@ -259,7 +260,7 @@ impl Attempt {
             Some(answer) => passthrough::pass_on(exchange, answer),
             None => passthrough::fill_failed(exchange, error),
         };
-        reply.annotate(CacheStatus::Failed, exchange.classified(), None)
+        reply.annotate(CacheStatus::Failed, exchange.classification(), None)
     }
 
     /// Asks the upstream for this request alone.
@@ -268,7 +269,7 @@ impl Attempt {
             return not_stored(exchange);
         }
         let reply = passthrough::forward(exchange, RequestBody::Empty).await;
-        reply.annotate(CacheStatus::Forwarded(self.forward, outcome), exchange.classified(), None)
+        reply.annotate(CacheStatus::Forwarded(self.forward, outcome), exchange.classification(), None)
     }
 }
 
@@ -296,7 +297,7 @@ pub(crate) fn not_stored(exchange: &Exchange<'_>) -> Reply {
         StatusCode::GATEWAY_TIMEOUT,
         "gupd: not stored, and the request accepts stored responses only\n",
     );
-    reply.annotate(CacheStatus::OnlyIfCached, exchange.classified(), None)
+    reply.annotate(CacheStatus::OnlyIfCached, exchange.classification(), None)
 }
 
 fn failed(error: TransferError, handover: Option<PrivateResponse>) -> Followed {

@@ -53,10 +53,10 @@ pub(crate) async fn serve_stored(proxy: &Proxy, exchange: &Exchange<'_>, entry: 
         Verdict::Revalidate(why) => return Served::Stale(why),
         Verdict::Fresh => CacheStatus::Hit,
         Verdict::StaleWhileRevalidate => {
-            let mut wanted = exchange.wanted(entry.object.selecting.clone(), Some(entry.clone()));
-            wanted.bandwidth = exchange.bandwidth_class(&entry.classification, Purpose::Revalidation);
+            let mut request = exchange.fill_request(entry.object.selecting.clone(), Some(entry.clone()));
+            request.bandwidth = exchange.bandwidth_class(&entry.classification, Purpose::Revalidation);
             // Its outcome is for later requests.
-            let _background = proxy.fills.join(wanted, &exchange.generation.upstreams);
+            let _background = proxy.fills.join(request, &exchange.generation.upstreams);
             CacheStatus::StaleWhileRevalidate
         }
     };

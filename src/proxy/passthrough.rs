@@ -31,19 +31,19 @@ const RETRY_AFTER: u64 = 60;
 /// body.
 pub(crate) async fn pass_through(proxy: &Proxy, exchange: &Exchange<'_>, body: Incoming) -> StepResult {
     let body = RequestBody::streamed(body, exchange.generation.config.server.stall_timeout);
-    let classified = exchange.classified();
+    let classification = exchange.classification();
     if !exchange.is_cacheable() {
         let reply = Box::pin(forward_uncacheable(proxy, exchange, body)).await;
-        return Break(reply.annotate(CacheStatus::Method, classified, None));
+        return Break(reply.annotate(CacheStatus::Method, classification, None));
     }
-    if classified.class != Class::Private && matches!(body, RequestBody::Empty) {
+    if classification.class != Class::Private && matches!(body, RequestBody::Empty) {
         return Continue(());
     }
     if exchange.control.has(Directive::OnlyIfCached) {
         return Break(not_stored(exchange));
     }
     let reply = Box::pin(forward(exchange, body)).await;
-    Break(reply.annotate(CacheStatus::Bypass, classified, None))
+    Break(reply.annotate(CacheStatus::Bypass, classification, None))
 }
 
 async fn forward_uncacheable(proxy: &Proxy, exchange: &Exchange<'_>, body: RequestBody) -> Reply {
@@ -66,7 +66,7 @@ pub(crate) async fn forward(exchange: &Exchange<'_>, body: RequestBody) -> Reply
         target: exchange.target.original.clone(),
         headers,
         body,
-        bandwidth: exchange.bandwidth_class(exchange.classified(), Purpose::Client),
+        bandwidth: exchange.bandwidth_class(exchange.classification(), Purpose::Client),
         current_upstream: CurrentUpstream::default(),
     };
     match upstreams.send(exchange.target.upstreams(), &outgoing).await {

@@ -83,7 +83,7 @@ async fn detect_loop(exchange: &Exchange<'_>, fill: &FillHandle) {
 
 /// Returns true if a request to this upstream comes back here.
 async fn is_loop(exchange: &Exchange<'_>, upstream: &Arc<Upstream>) -> bool {
-    let (upstreams, class) = (&exchange.generation.upstreams, exchange.classified().class);
+    let (upstreams, class) = (&exchange.generation.upstreams, exchange.classification().class);
     let probe = UpstreamRequest {
         method: Method::HEAD,
         target: exchange.target.original.clone(),

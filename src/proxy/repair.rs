@@ -28,7 +28,7 @@ struct Repair {
     fills: Fills,
     generation: Arc<Generation>,
     entry: Arc<CacheEntry>,
-    wanted: FillRequest,
+    request: FillRequest,
     repairs: u32,
     /// The response has begun: it can no longer be another one.
     has_begun: bool,
@@ -37,15 +37,15 @@ struct Repair {
 impl ReadRepair {
     /// For content of a stored object. `exchange` is the request that reads it.
     pub(crate) fn new(proxy: &Proxy, exchange: &Exchange<'_>, entry: &Arc<CacheEntry>) -> Self {
-        let mut wanted = exchange.wanted_again(entry.object.key.clone(), &entry.classification);
-        wanted.variant.clone_from(&entry.object.selecting);
-        exchange.generation.prefer_author(&mut wanted, &entry.object);
+        let mut request = exchange.refetch_request(entry.object.key.clone(), &entry.classification);
+        request.variant.clone_from(&entry.object.selecting);
+        exchange.generation.prefer_author(&mut request, &entry.object);
         Self(Some(Box::new(Repair {
             cache: proxy.cache.clone(),
             fills: proxy.fills.clone(),
             generation: exchange.generation.clone(),
             entry: entry.clone(),
-            wanted,
+            request,
             repairs: 0,
             has_begun: false,
         })))
@@ -104,7 +104,7 @@ impl Repair {
         let (object, store) = (&self.entry.object, self.cache.store());
         if matches!(read, ReadError::Damaged { .. }) {
             let upstreams = &self.generation.upstreams;
-            let fetch = |range| fetch_range(&self.wanted, range, upstreams);
+            let fetch = |range| fetch_range(&self.request, range, upstreams);
             match store.repair(object.blob, object.len, rest.start, fetch).await {
                 Ok(()) => return Ok(None),
                 Err(unrepaired) => {
@@ -127,7 +127,7 @@ impl Repair {
         ContentReader::from_upstream(
             store,
             &self.entry.object,
-            &self.wanted,
+            &self.request,
             upstreams,
             self.fills.metrics(),
             rest,
@@ -138,10 +138,10 @@ impl Repair {
     async fn follow_fill(&self, rest: Range<u64>) -> Option<ContentReader> {
         let object = &self.entry.object;
         let validator = strong_validator(&object.headers)?;
-        let mut wanted = self.wanted.clone();
+        let mut request = self.request.clone();
         let end = (rest.end < object.len).then_some(rest.end);
-        wanted.part = Some(RequestedPart::From(rest.start, end));
-        let fill = match self.fills.join(wanted, &self.generation.upstreams) {
+        request.part = Some(RequestedPart::From(rest.start, end));
+        let fill = match self.fills.join(request, &self.generation.upstreams) {
             Joined::Started(fill, _) | Joined::Following(fill) => fill,
             Joined::Stored(entry) => return self.read_stored(&entry, rest),
         };

@@ -21,7 +21,7 @@ pub(crate) struct Reply {
     expected: Option<u64>,
     present: u64,
     cache: Option<CacheStatus>,
-    classified: Option<Classification>,
+    classification: Option<Classification>,
     object: Option<BlobId>,
     slot: Option<Box<DownloadSlot>>,
 }
@@ -41,7 +41,7 @@ impl Reply {
             expected,
             present: 0,
             cache: None,
-            classified: None,
+            classification: None,
             object: None,
             slot: None,
         }
@@ -80,8 +80,8 @@ impl Reply {
     }
 
     /// Class and content type of the path, if it was classified.
-    pub(crate) fn classified(&self) -> Option<&Classification> {
-        self.classified.as_ref()
+    pub(crate) fn classification(&self) -> Option<&Classification> {
+        self.classification.as_ref()
     }
 
     /// Returns true if the reply brings content, all or a part: false for an error or a `304`.
@@ -100,20 +100,20 @@ impl Reply {
     }
 
     /// Adds the class of the path to the access line. For replies that the cache had no part in.
-    pub(crate) fn with_class(self, classified: &Classification) -> Self {
-        Self { classified: Some(classified.clone()), ..self }
+    pub(crate) fn with_class(self, classification: &Classification) -> Self {
+        Self { classification: Some(classification.clone()), ..self }
     }
 
     /// Adds the cache's part in the reply to `Cache-Status` and to the access line.
     pub(crate) fn annotate(
         mut self,
         cache: CacheStatus,
-        classified: &Classification,
+        classification: &Classification,
         object: Option<BlobId>,
     ) -> Self {
         cache.append_to(&mut self.headers);
         self.cache = Some(cache);
-        self.classified = Some(classified.clone());
+        self.classification = Some(classification.clone());
         self.object = object;
         self
     }
@@ -131,9 +131,9 @@ impl Reply {
         access.cache = self.cache;
         access.object = self.object;
         access.present = self.present;
-        if let Some(classified) = self.classified {
-            access.class = classified.class;
-            access.content_type = Some(classified.content_type);
+        if let Some(classification) = self.classification {
+            access.class = classification.class;
+            access.content_type = Some(classification.content_type);
         }
         let has_body = method != Method::HEAD;
         access.expected = if has_body { self.expected } else { Some(0) };

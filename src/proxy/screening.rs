@@ -55,11 +55,11 @@ pub(crate) fn deny_blocked_content(proxy: &Proxy, exchange: &mut Exchange<'_>) -
     if !policy.can_deny(group, route) {
         return Continue(());
     }
-    let classified = exchange.classified();
-    let Some(status) = policy.denial_status(group, route, classified) else { return Continue(()) };
-    proxy.metrics.denied.with_label_values(&[&*group.name, &*classified.content_type]).inc();
+    let classification = exchange.classification();
+    let Some(status) = policy.denial_status(group, route, classification) else { return Continue(()) };
+    proxy.metrics.denied.with_label_values(&[&*group.name, &*classification.content_type]).inc();
     let sentence = "gupd: the policy of this site blocks this content type for this client\n";
-    let reply = Reply::text(status, sentence).annotate(CacheStatus::Denied, classified, None);
+    let reply = Reply::text(status, sentence).annotate(CacheStatus::Denied, classification, None);
     view::observe_denial(proxy, exchange);
     Break(reply)
 }
@@ -76,5 +76,5 @@ pub(crate) fn redirect_while_draining(proxy: &Proxy, exchange: &Exchange<'_>) ->
     };
     let mut reply = Reply::text(StatusCode::TEMPORARY_REDIRECT, "");
     reply.headers_mut().insert(header::LOCATION, location);
-    Break(reply.annotate(CacheStatus::Redirected, exchange.classified(), None))
+    Break(reply.annotate(CacheStatus::Redirected, exchange.classification(), None))
 }

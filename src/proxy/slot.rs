@@ -40,7 +40,7 @@ impl DownloadSlot {
 /// Takes a slot for a request that may become a download, and waits for one if none is free. The response is made
 /// afterwards: a waiting request has neither started a fill nor bytes in memory. The exception is [`hold_slot`].
 pub(crate) async fn wait_for_slot(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
-    if !is_limited(proxy, exchange) || !needs_slot(exchange.classified()) {
+    if !is_limited(proxy, exchange) || !needs_slot(exchange.classification()) {
         return Continue(());
     }
     if let Some(slot) = proxy.slots.try_acquire(exchange.client(), &exchange.group.name) {
@@ -71,7 +71,7 @@ pub(crate) async fn hold_slot(proxy: &Proxy, exchange: &mut Exchange<'_>, reply:
     if slot.is_none() && !is_limited(proxy, exchange) {
         return reply;
     }
-    let is_download = reply.classified().is_some_and(needs_slot) && reply.brings_content();
+    let is_download = reply.classification().is_some_and(needs_slot) && reply.brings_content();
     if !is_download {
         return reply;
     }
@@ -89,8 +89,8 @@ fn is_limited(proxy: &Proxy, exchange: &Exchange<'_>) -> bool {
     proxy.slots.is_limited() && *exchange.method == Method::GET
 }
 
-fn needs_slot(classified: &Classification) -> bool {
-    match classified.class {
+fn needs_slot(classification: &Classification) -> bool {
+    match classification.class {
         Class::Payload | Class::Generic => true,
         Class::Catalog | Class::Private => false,
     }
@@ -111,7 +111,7 @@ async fn take_slot(proxy: &Proxy, exchange: &Exchange<'_>) -> Result<Box<Downloa
     }
     taken.map(|slot| DownloadSlot::new(slot, &proxy.metrics)).map_err(|refusal| {
         proxy.metrics.refused.with_label_values(&[Refusal::NoSlot(refusal.reason).as_str()]).inc();
-        Reply::from(refusal).with_class(exchange.classified())
+        Reply::from(refusal).with_class(exchange.classification())
     })
 }
 

@@ -26,9 +26,9 @@ use gupd_rollout::clients::{ClientTracker, Observation, RequestKind};
 use gupd_rollout::revision::RevisionNumber;
 use gupd_rollout::view::{PayloadAccess, RevisionView};
 
-/// Deferral of a payload without a foreseeable start: the view is held, or waits for an administrator. An hour is a
-/// heartbeat of most endpoints.
-const HELD: i64 = 3_600_000;
+/// Deferral in milliseconds of a payload without a foreseeable start: the view is held, or waits for an administrator.
+/// An hour is a heartbeat of most endpoints.
+const HELD_RETRY_MILLIS: i64 = 3_600_000;
 
 /// Serves catalogs of the client's visible revision, and defers payloads that it has not reached. Without rings this
 /// costs one comparison.
@@ -40,22 +40,22 @@ pub(crate) async fn serve_visible_revision(proxy: &Proxy, exchange: &mut Exchang
 }
 
 async fn apply_view(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
-    let Some(views) = exchange.generation.rollout.view().clone() else { return Continue(()) };
+    let Some(view) = exchange.generation.rollout.view().clone() else { return Continue(()) };
     let now = proxy.cache.clock().now();
-    let class = exchange.classified().class;
+    let class = exchange.classification().class;
     match class {
         Class::Catalog if exchange.is_cacheable() => {
-            let (reply, revision) = serve_catalog(proxy, exchange, views).await;
+            let (reply, revision) = serve_catalog(proxy, exchange, view).await;
             observe(proxy, exchange, now, revision, RequestKind::Catalog);
             Break(reply)
         }
         Class::Payload if exchange.is_cacheable() => {
             let is_get = *exchange.method == Method::GET;
             let access =
-                if is_get { check_payload(proxy, exchange, &views).await } else { PayloadAccess::Visible };
+                if is_get { check_payload(proxy, exchange, &view).await } else { PayloadAccess::Visible };
             // The revision may have been announced meanwhile.
-            let (views, group) = current_views(proxy, exchange).unwrap_or((views, exchange.group.clone()));
-            let visible = visible_number(proxy, exchange, &views, &group);
+            let (view, group) = current_view(proxy, exchange).unwrap_or((view, exchange.group.clone()));
+            let visible = visible_number(proxy, exchange, &view, &group);
             let request = RequestKind::payload(exchange.key());
             observe(proxy, exchange, now, visible, request);
             exchange.payload_revision = visible;
@@ -69,7 +69,7 @@ async fn apply_view(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
             }
         }
         _ => {
-            let visible = visible_number(proxy, exchange, &views, exchange.group);
+            let visible = visible_number(proxy, exchange, &view, exchange.group);
             observe(proxy, exchange, now, visible, RequestKind::Other);
             Continue(())
         }
@@ -79,15 +79,15 @@ async fn apply_view(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult {
 fn defer_payload(proxy: &Proxy, exchange: &Exchange<'_>, opens: Option<UnixMillis>) -> Reply {
     proxy.metrics.deferred.with_label_values(&[&exchange.group.name]).inc();
     let now = proxy.cache.clock().now();
-    let opens = opens.unwrap_or(now.saturating_add(HELD));
+    let opens = opens.unwrap_or(now.saturating_add(HELD_RETRY_MILLIS));
     deferred(exchange, opens.max(now + 1), now)
 }
 
 /// Registers an observer for the end of a denied request, where views track clients.
 pub(crate) fn observe_denial(proxy: &Proxy, exchange: &mut Exchange<'_>) {
-    if let Some(views) = &*exchange.generation.rollout.view() {
+    if let Some(view) = &*exchange.generation.rollout.view() {
         let now = proxy.cache.clock().now();
-        let visible = visible_number(proxy, exchange, views, exchange.group);
+        let visible = visible_number(proxy, exchange, view, exchange.group);
         observe(proxy, exchange, now, visible, RequestKind::Other);
     }
 }
@@ -128,20 +128,20 @@ impl RequestObserver for ClientObserver {
 
 /// View and group of the client by the configuration in force. A request that has waited goes on by these: the view of
 /// a configuration that was replaced meanwhile shows nothing new. `None` without rings.
-fn current_views(proxy: &Proxy, exchange: &Exchange<'_>) -> Option<(Arc<RevisionView>, Arc<Group>)> {
+fn current_view(proxy: &Proxy, exchange: &Exchange<'_>) -> Option<(Arc<RevisionView>, Arc<Group>)> {
     let generation = proxy.generations.load();
-    let views = generation.rollout.view().clone()?;
+    let view = generation.rollout.view().clone()?;
     let client = client_attributes(exchange.connection, exchange.target.normalized.path());
-    Some((views, generation.policy.group(&client).clone()))
+    Some((view, generation.policy.group(&client).clone()))
 }
 
 /// The number of the revision that is visible to the client now.
 fn visible_number(
     proxy: &Proxy,
     exchange: &Exchange<'_>,
-    views: &RevisionView,
+    view: &RevisionView,
     group: &Group,
 ) -> Option<RevisionNumber> {
-    let now = views.effective_time(proxy.cache.clock().now());
-    views.visible_revision(&group.name, exchange.client(), now).map(|revision| revision.number)
+    let now = view.effective_time(proxy.cache.clock().now());
+    view.visible_revision(&group.name, exchange.client(), now).map(|revision| revision.number)
 }

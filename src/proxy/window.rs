@@ -29,7 +29,7 @@ pub(crate) async fn defer_outside_window(proxy: &Proxy, exchange: &Exchange<'_>)
 async fn check_window(proxy: &Proxy, exchange: &Exchange<'_>) -> StepResult {
     let (generation, group) = (exchange.generation, exchange.group);
     let (route, path) = (&exchange.target.route, exchange.target.normalized.path());
-    let revision = generation.policy.revision(route, path, || exchange.classified().class);
+    let revision = generation.policy.revision(route, path, || exchange.classification().class);
     let Some(revision) = revision else { return Continue(()) };
     let now = proxy.cache.clock().now();
     let first_seen = match proxy.first_seen.get(revision) {
@@ -65,5 +65,5 @@ pub(crate) fn deferred(exchange: &Exchange<'_>, opens: UnixMillis, now: UnixMill
     let sentence = "gupd: download deferred by a window or rollout: retry after the time in Retry-After\n";
     let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, sentence);
     reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    reply.annotate(CacheStatus::Deferred, exchange.classified(), None)
+    reply.annotate(CacheStatus::Deferred, exchange.classification(), None)
 }

@@ -22,13 +22,13 @@ impl RolloutState {
         gates.filter(|(number, ring)| self.has_begun(*number, *ring, rings)).collect()
     }
 
-    /// Records the trouble of clients; `is_trouble` returns true if it closes a gate. Trouble ends when clients that
+    /// Records the trouble of clients; `should_close_gate` decides which trouble closes a gate. Trouble ends when clients that
     /// see the revision are well, but not because they see a newer one.
     pub(super) fn update_troubles(
         &mut self,
         rings: &Rings,
         now: &Troubles,
-        is_trouble: impl Fn(&Trouble) -> bool,
+        should_close_gate: impl Fn(&Trouble) -> bool,
     ) {
         let mut newer: BTreeSet<RingId> = BTreeSet::new();
         for kept in self.revisions.iter_mut().rev() {
@@ -36,7 +36,7 @@ impl RolloutState {
             for (id, ring) in rings.iter() {
                 let name = &ring.settings.name;
                 match now.get(&(kept.number, id)) {
-                    Some(trouble) if is_trouble(trouble) => {
+                    Some(trouble) if should_close_gate(trouble) => {
                         kept.troubles.entry(name.clone()).or_insert(*trouble);
                     }
                     Some(trouble) if trouble.clients > 0 && !newer.contains(&id) => {

@@ -114,11 +114,11 @@ impl Link {
         mut inspector: Inspector<'_>,
     ) -> io::Result<()> {
         let size = self.line.piece_bytes();
-        let places = self.line.buffer.div_ceil(size);
-        let (under_way, mut arriving) = mpsc::channel::<(Instant, Bytes)>(places);
+        let pieces = self.line.buffer.div_ceil(size);
+        let (under_way, mut arriving) = mpsc::channel::<(Instant, Bytes)>(pieces);
         let send = async move {
-            // A place first, then the turn: a receiver that stands still must not use up the line.
-            while let Ok(place) = under_way.reserve().await {
+            // Reserves room first: a receiver that stalls must not use up the line.
+            while let Ok(permit) = under_way.reserve().await {
                 let mut piece = BytesMut::with_capacity(size);
                 if from.read_buf(&mut piece).await? == 0 {
                     break;
@@ -127,7 +127,7 @@ impl Link {
                 let leaves = direction.turn(self.line.time_for(piece.len() as u64));
                 sleep_until(leaves).await;
                 direction.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                place.send((leaves + self.line.one_way, piece.freeze()));
+                permit.send((leaves + self.line.one_way, piece.freeze()));
                 if is_broken {
                     break;
                 }

@@ -67,18 +67,18 @@ impl OriginServer {
         let mut due = Instant::now();
         let mut at = part.start;
         while at < end {
-            if let Some((_, pause)) = pause.take_if(|(place, _)| *place <= at) {
+            if let Some((_, pause)) = pause.take_if(|(offset, _)| *offset <= at) {
                 pause.pass().await;
             }
-            let next = end.min(at + PIECE).min(pause.map_or(end, |(place, _)| (*place).max(at + 1)));
+            let next = end.min(at + PIECE).min(pause.map_or(end, |(offset, _)| (*offset).max(at + 1)));
             if let Some(rate) = faults.rate {
                 due += Duration::from_nanos((next - at) * 1_000_000_000 / rate);
                 sleep_until(due).await;
             }
             let mut piece = answer.content.read(at..next);
-            if let Some(place) = faults.flip.filter(|place| (at..next).contains(place)) {
+            if let Some(offset) = faults.flip.filter(|offset| (at..next).contains(offset)) {
                 let mut flipped = piece.to_vec();
-                flipped[(place - at) as usize] ^= 1;
+                flipped[(offset - at) as usize] ^= 1;
                 piece = flipped.into();
             }
             self.write_piece(stream, &piece, resource.framing).await?;
@@ -88,7 +88,7 @@ impl OriginServer {
         }
         if break_off.is_some() {
             // A pause at the very byte where the connection breaks comes before the break.
-            if let Some((_, pause)) = pause.filter(|(place, _)| *place <= at) {
+            if let Some((_, pause)) = pause.filter(|(offset, _)| *offset <= at) {
                 pause.pass().await;
             }
             return Ok(false);

@@ -79,8 +79,8 @@ impl DiskBudget {
             let evictable = over <= account.committed;
             return Err(if evictable { Shortage::Quota { over } } else { Shortage::QuotaReserved });
         }
-        let wanted = self.min_free.saturating_add(account.unwritten).saturating_add(bytes);
-        if let Some(under) = wanted.checked_sub(free).filter(|under| *under > 0) {
+        let required = self.min_free.saturating_add(account.unwritten).saturating_add(bytes);
+        if let Some(under) = required.checked_sub(free).filter(|under| *under > 0) {
             return Err(Shortage::MinFree { under });
         }
         account.reserved += bytes;
@@ -102,11 +102,11 @@ impl DiskBudget {
     pub(super) fn excess(&self, free: u64) -> Option<Shortage> {
         let account = self.lock();
         let used = account.committed.saturating_add(account.reserved);
-        let wanted = self.min_free.saturating_add(account.unwritten);
+        let required = self.min_free.saturating_add(account.unwritten);
         if used > self.quota {
             Some(Shortage::Quota { over: used - self.quota })
-        } else if wanted > free {
-            Some(Shortage::MinFree { under: wanted - free })
+        } else if required > free {
+            Some(Shortage::MinFree { under: required - free })
         } else {
             None
         }

@@ -95,8 +95,8 @@ pub fn repr_digest(request: &HeaderMap, stored: &HeaderMap, blob: BlobId) -> Opt
     let preferences = members(request, WANT_REPR_DIGEST).filter_map(|member| split(member, b'='));
     // The last member of several with one key counts (RFC 9651 §4.2.2).
     let (_, preference) = preferences.filter(|(name, _)| *name == b"sha-256").last()?;
-    let wanted = matches!(without_parameters(preference), b"10" | [b'1'..=b'9']);
-    wanted.then(|| composed(format!("sha-256=:{}:", BASE64.encode(blob.as_bytes()))))
+    let is_preferred = matches!(without_parameters(preference), b"10" | [b'1'..=b'9']);
+    is_preferred.then(|| composed(format!("sha-256=:{}:", BASE64.encode(blob.as_bytes()))))
 }
 
 impl AnnouncedDigest {

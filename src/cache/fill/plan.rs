@@ -58,11 +58,11 @@ impl FetchPlan<'_> {
 
     /// Returns for each run whether it is held: no reader wants its bytes, and a reader wants another run's.
     pub(super) fn held_runs(&self) -> impl Iterator<Item = bool> {
-        let wanted = |run: &RunSpan| {
+        let is_demanded = |run: &RunSpan| {
             self.demands.iter().any(|demand| demand.start < run.until && run.position < demand.end)
         };
-        let any = self.runs.iter().any(wanted);
-        self.runs.iter().map(move |run| any && !wanted(run))
+        let any = self.runs.iter().any(is_demanded);
+        self.runs.iter().map(move |run| any && !is_demanded(run))
     }
 
     /// Returns the first range that a reader lacks and no run brings soon, extended to a chunk.

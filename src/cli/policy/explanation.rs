@@ -130,7 +130,7 @@ impl Explanation {
                 "--path {path}: no route matches and clients get 404: pass --host, or add a [[route]]"
             ))
         })?;
-        let classified = policy.classify(route, path);
+        let classification = policy.classify(route, path);
         let client = flags.client.to_canonical();
         let names = flags.certificate.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
         let names: Vec<Box<str>> = names.collect();
@@ -144,22 +144,26 @@ impl Explanation {
             path: flags.path.to_string(),
             time: now,
             route: route.name.to_string(),
-            class: classified.class.as_str(),
-            form: classified.form.as_str(),
-            content_type: classified.content_type.to_string(),
+            class: classification.class.as_str(),
+            form: classification.form.as_str(),
+            content_type: classification.content_type.to_string(),
             upstreams: upstreams(&order),
             upstreams_of: if binding.is_some() { "group" } else { "route" },
             group: GroupMatch::new(group, client, &names, path),
-            denied: policy.denial_status(group, route, &classified).map(|status| status.as_u16()),
+            denied: policy.denial_status(group, route, &classification).map(|status| status.as_u16()),
             windows: WindowState::at(&policy, &group.settings, now),
             turn: StartTimes::new(
                 &policy,
                 group,
-                policy.revision(route, path, || classified.class),
+                policy.revision(route, path, || classification.class),
                 client,
                 now,
             ),
-            limits: active_limits(limits(config, &order, &group.settings, (path, &classified)), &policy, now),
+            limits: active_limits(
+                limits(config, &order, &group.settings, (path, &classification)),
+                &policy,
+                now,
+            ),
             counts: download_limits(config, &group.settings),
             rollout: None,
         })
@@ -241,11 +245,11 @@ fn limits<'a>(
     config: &'a Config,
     order: &[&'a config::UpstreamSettings],
     group: &'a config::GroupSettings,
-    (path, classified): (&str, &Classification),
+    (path, classification): (&str, &Classification),
 ) -> Vec<(String, &'a RateSchedule)> {
     let folded = pattern::fold(path);
     let matches = |limit: &&config::WanLimit| match &limit.matches {
-        WanMatch::ContentType(name) => **name == *classified.content_type,
+        WanMatch::ContentType(name) => **name == *classification.content_type,
         WanMatch::Pattern(glob) => {
             pattern::compile(glob).is_ok_and(|glob| glob.compile_matcher().is_match(&folded))
         }

@@ -18,21 +18,21 @@ impl Policy {
         &self,
         group: &Group,
         route: &Route,
-        classified: &Classification,
+        classification: &Classification,
     ) -> Option<StatusCode> {
         let mut denied = group.denied.iter().chain(&route.denied);
-        if !denied.any(|name| **name == *classified.content_type) {
+        if !denied.any(|name| **name == *classification.content_type) {
             return None;
         }
-        Some(match classified.class {
+        Some(match classification.class {
             Class::Catalog => StatusCode::NOT_FOUND,
             Class::Payload | Class::Private | Class::Generic => self.denied_status,
         })
     }
 
     /// Returns true if the relay itself may fetch content of this classification on this route.
-    pub fn can_fetch(&self, route: &Route, classified: &Classification) -> bool {
-        !route.denied.iter().any(|name| **name == *classified.content_type)
+    pub fn can_fetch(&self, route: &Route, classification: &Classification) -> bool {
+        !route.denied.iter().any(|name| **name == *classification.content_type)
     }
 
     /// Returns every pair of group and content type that may be denied: the bounded set of metric labels.

@@ -162,7 +162,7 @@ impl WanLimiter {
     pub fn bandwidth_class(
         &self,
         path: &str,
-        classified: &Classification,
+        classification: &Classification,
         group: Option<&str>,
         purpose: Purpose,
     ) -> BandwidthClass {
@@ -171,12 +171,13 @@ impl WanLimiter {
         }
         let state = self.state();
         let folded = pattern::fold(path);
-        let matches =
-            |(rule, id): &(WanRule, LimitId)| rule.matches(&folded, &classified.content_type).then_some(*id);
+        let matches = |(rule, id): &(WanRule, LimitId)| {
+            rule.matches(&folded, &classification.content_type).then_some(*id)
+        };
         let named = state.rules.iter().find_map(matches);
         let group = group.and_then(|group| state.groups.get(group)).map(|all_limits| all_limits.id);
         let narrower = named.into_iter().chain(group).collect();
-        let (form, transfers) = (classified.form, Mutex::new((purpose, Vec::new())));
+        let (form, transfers) = (classification.form, Mutex::new((purpose, Vec::new())));
         BandwidthClass(Some(Arc::new(ClassShared { narrower, form, transfers })))
     }
 

@@ -249,8 +249,11 @@ impl Upstreams {
     /// Returns the upstreams of `order`, sorted by preference at this moment.
     pub fn order_by_preference(&self, order: &[UpstreamId]) -> Vec<Arc<Upstream>> {
         let now = self.clock.now();
-        let mut candidates: Vec<_> =
-            self.resolve(order).zip(1..).map(|(upstream, place)| upstream.candidate(place, now)).collect();
+        let mut candidates: Vec<_> = self
+            .resolve(order)
+            .zip(1..)
+            .map(|(upstream, position)| upstream.candidate(position, now))
+            .collect();
         selection::sort_by_preference(&mut candidates);
         candidates.into_iter().map(|candidate| candidate.upstream).collect()
     }
@@ -258,8 +261,8 @@ impl Upstreams {
     /// Returns the upstreams of `order`, healthy ones first, then by priority. Equals do not alternate: with two
     /// versions of content, catalogs would go back and forth.
     pub fn order_by_rank(&self, order: &[UpstreamId]) -> Vec<Arc<Upstream>> {
-        let rank = |(upstream, place): (&Arc<Upstream>, u32)| {
-            ((!upstream.is_healthy(), upstream.priority.unwrap_or(place)), upstream.clone())
+        let rank = |(upstream, position): (&Arc<Upstream>, u32)| {
+            ((!upstream.is_healthy(), upstream.priority.unwrap_or(position)), upstream.clone())
         };
         let mut ranked: Vec<_> = self.resolve(order).zip(1..).map(rank).collect();
         ranked.sort_by_key(|(rank, _)| *rank);

@@ -54,12 +54,16 @@ impl UpstreamState {
 
 impl Upstream {
     /// Returns the figures that order this upstream; `place` is its position in the route, from 1.
-    pub(super) fn candidate(self: &Arc<Self>, place: u32, now: UnixMillis) -> UpstreamCandidate<Arc<Self>> {
+    pub(super) fn candidate(
+        self: &Arc<Self>,
+        position: u32,
+        now: UnixMillis,
+    ) -> UpstreamCandidate<Arc<Self>> {
         let breaker = self.state.breaker.borrow();
         UpstreamCandidate {
             upstream: self.clone(),
             is_last_resort: breaker.is_last_resort(now, &self.limits),
-            priority: self.priority.unwrap_or(place),
+            priority: self.priority.unwrap_or(position),
             load: self.state.load.bytes(),
             share: breaker.share(now, &self.limits),
             last_request: self.state.last_request.load(Ordering::Relaxed),

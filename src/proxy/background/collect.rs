@@ -97,13 +97,13 @@ impl Background {
     /// When the configuration has none for the key.
     pub fn catalog_sources(&self, key: &ObjectKey) -> Result<Vec<CatalogSource>, OriginError> {
         let generation = self.generations.load_full();
-        let wanted = generation.wanted_for(key, HeaderMap::new())?;
+        let request = generation.fill_request(key, HeaderMap::new())?;
         let source = |upstream: Arc<Upstream>| CatalogSource {
             generation: generation.clone(),
             id: upstream.id.clone(),
             name: upstream.name.clone(),
         };
-        Ok(generation.upstreams.order_by_rank(&wanted.upstream_order).into_iter().map(source).collect())
+        Ok(generation.upstreams.order_by_rank(&request.upstream_order).into_iter().map(source).collect())
     }
 
     /// Fetches the catalog that this upstream has now; `None` if it has none.
@@ -117,16 +117,16 @@ impl Background {
         purpose: Purpose,
     ) -> Result<Option<Arc<CacheEntry>>, CatalogFetchError> {
         let CatalogSource { generation, id, name } = upstream;
-        let mut wanted = FillRequest {
+        let mut request = FillRequest {
             upstream_order: Arc::from([id.clone()]),
             background: Some(BackgroundFetch::Collect),
-            ..generation.wanted_for(key, HeaderMap::new())?
+            ..generation.fill_request(key, HeaderMap::new())?
         };
-        wanted.bandwidth.set_purpose(purpose);
+        request.bandwidth.set_purpose(purpose);
         let mut last = FillError::Abandoned;
         for _ in 0..MAX_TRIES {
-            let found = self.cache.find(key, &wanted.client_headers, &wanted.classification).await?;
-            (wanted.variant, wanted.stale) = match found {
+            let found = self.cache.find(key, &request.client_headers, &request.classification).await?;
+            (request.variant, request.stale) = match found {
                 CacheLookup::Miss => (String::new(), None),
                 CacheLookup::OtherVariant { variant } => (variant, None),
                 // Managers copy files with their dates: a file that one manager has not changed since another's date
@@ -136,7 +136,7 @@ impl Background {
                     (entry.object.selecting.clone(), is_from_source.then_some(entry))
                 }
             };
-            let (fill, handover) = match self.fills.join(wanted.clone(), &generation.upstreams) {
+            let (fill, handover) = match self.fills.join(request.clone(), &generation.upstreams) {
                 Joined::Started(fill, handover) => (fill, handover),
                 Joined::Following(fill) => {
                     fill.fetch_all().await;
@@ -166,8 +166,8 @@ impl Background {
     /// Returns true if an upstream has answered a moment ago that the object of this key does not exist.
     pub async fn was_absent(&self, key: &ObjectKey) -> bool {
         let generation = self.generations.load_full();
-        let Ok(wanted) = generation.wanted_for(key, HeaderMap::new()) else { return false };
-        match self.cache.find(key, &wanted.client_headers, &wanted.classification).await {
+        let Ok(request) = generation.fill_request(key, HeaderMap::new()) else { return false };
+        match self.cache.find(key, &request.client_headers, &request.classification).await {
             Ok(CacheLookup::Hit(entry)) => {
                 let verdict = entry.freshness.evaluate(self.cache.clock().now(), &CacheControl::default());
                 verdict == Verdict::Fresh

@@ -42,7 +42,7 @@ impl Background {
     /// When the configuration has no upstream for it, or none answers. The stored response stays.
     pub async fn revalidate(&self, object: &Object) -> Result<FetchOutcome, OriginError> {
         let generation = self.generations.load_full();
-        self.fetch(&generation, generation.wanted_again(object)?, u64::MAX).await
+        self.fetch(&generation, generation.refetch_request(object)?, u64::MAX).await
     }
 
     /// Revalidates the stored response of a key, or fetches the object if none is stored.
@@ -51,7 +51,7 @@ impl Background {
     /// When the configuration has no upstream for it, or none answers.
     pub async fn revalidate_key(&self, key: &ObjectKey) -> Result<FetchOutcome, OriginError> {
         let generation = self.generations.load_full();
-        self.fetch(&generation, generation.wanted_for(key, HeaderMap::new())?, u64::MAX).await
+        self.fetch(&generation, generation.fill_request(key, HeaderMap::new())?, u64::MAX).await
     }
 
     /// Fetches the object of a key, if it has at most `max_bytes` and no fresh response is stored. If the future is
@@ -61,19 +61,19 @@ impl Background {
     /// When the configuration has no upstream for it, or its fill fails.
     pub async fn prefetch(&self, key: &ObjectKey, max_bytes: u64) -> Result<FetchOutcome, OriginError> {
         let generation = self.generations.load_full();
-        let wanted = generation.wanted_for(key, HeaderMap::new())?;
-        wanted.bandwidth.set_purpose(Purpose::Prefetch);
-        let wanted = FillRequest { background: Some(BackgroundFetch::Prefetch), ..wanted };
-        let mut fetched = self.fetch(&generation, wanted.clone(), max_bytes).await;
+        let request = generation.fill_request(key, HeaderMap::new())?;
+        request.bandwidth.set_purpose(Purpose::Prefetch);
+        let request = FillRequest { background: Some(BackgroundFetch::Prefetch), ..request };
+        let mut fetched = self.fetch(&generation, request.clone(), max_bytes).await;
         // A payload is one object for all clients, and perhaps only the upstreams of a group have it.
         for binding in
-            generation.policy.bindings().iter().filter(|_| wanted.classification.class == Class::Payload)
+            generation.policy.bindings().iter().filter(|_| request.classification.class == Class::Payload)
         {
             if !matches!(fetched, Ok(FetchOutcome::Nothing) | Err(_)) {
                 break;
             }
-            let wanted = FillRequest { upstream_order: binding.upstreams().clone(), ..wanted.clone() };
-            fetched = self.fetch(&generation, wanted, max_bytes).await;
+            let request = FillRequest { upstream_order: binding.upstreams().clone(), ..request.clone() };
+            fetched = self.fetch(&generation, request, max_bytes).await;
         }
         fetched
     }
@@ -81,37 +81,37 @@ impl Background {
     async fn fetch(
         &self,
         generation: &Generation,
-        mut wanted: FillRequest,
+        mut request: FillRequest,
         max_bytes: u64,
     ) -> Result<FetchOutcome, OriginError> {
-        if wanted.classification.class == Class::Private || generation.classify(&wanted.key).is_none() {
+        if request.classification.class == Class::Private || generation.classify(&request.key).is_none() {
             return Ok(FetchOutcome::Nothing);
         }
         let mut last = FillError::Abandoned;
         for _ in 0..MAX_TRIES {
-            match self.cache.find(&wanted.key, &wanted.client_headers, &wanted.classification).await? {
-                CacheLookup::Miss => wanted.stale = None,
-                CacheLookup::OtherVariant { variant } => (wanted.variant, wanted.stale) = (variant, None),
-                CacheLookup::Hit(entry) if generation.is_foreign_absence(&wanted.upstream_order, &entry) => {
-                    wanted.stale = Some(entry);
+            match self.cache.find(&request.key, &request.client_headers, &request.classification).await? {
+                CacheLookup::Miss => request.stale = None,
+                CacheLookup::OtherVariant { variant } => (request.variant, request.stale) = (variant, None),
+                CacheLookup::Hit(entry) if generation.is_foreign_absence(&request.upstream_order, &entry) => {
+                    request.stale = Some(entry);
                 }
                 CacheLookup::Hit(entry) => {
                     let now = self.cache.clock().now();
                     let verdict = entry.freshness.evaluate(now, &CacheControl::default());
-                    if wanted.background == Some(BackgroundFetch::Prefetch) && verdict == Verdict::Fresh {
+                    if request.background == Some(BackgroundFetch::Prefetch) && verdict == Verdict::Fresh {
                         return Ok(FetchOutcome::Unchanged);
                     }
-                    wanted.variant.clone_from(&entry.object.selecting);
-                    wanted.stale = Some(entry);
+                    request.variant.clone_from(&entry.object.selecting);
+                    request.stale = Some(entry);
                 }
             }
-            let (fill, begun) = match self.fills.join(wanted.clone(), &generation.upstreams) {
+            let (fill, begun) = match self.fills.join(request.clone(), &generation.upstreams) {
                 // No client waits for a response that cannot be shared.
                 Joined::Started(fill, _handover) => (fill, true),
                 Joined::Following(fill) => (fill, false),
                 Joined::Stored(_) => return Ok(FetchOutcome::Unchanged),
             };
-            if !begun && wanted.background == Some(BackgroundFetch::Prefetch) && fill.is_for_client() {
+            if !begun && request.background == Some(BackgroundFetch::Prefetch) && fill.is_for_client() {
                 return Ok(FetchOutcome::Unchanged);
             }
             if let fill::FillResponse::Content(flow) = fill.response().await
@@ -121,7 +121,7 @@ impl Background {
                 return Ok(FetchOutcome::TooLarge);
             }
             match fill.fetch_all().await {
-                FillResult::Stored(entry) => return Ok(stored(&wanted, entry, fill.is_for_client())),
+                FillResult::Stored(entry) => return Ok(stored(&request, entry, fill.is_for_client())),
                 FillResult::NotModified(_) => return Ok(FetchOutcome::Unchanged),
                 FillResult::NotKept => return Ok(FetchOutcome::Nothing),
                 FillResult::Failed(
@@ -134,12 +134,12 @@ impl Background {
     }
 }
 
-fn stored(wanted: &FillRequest, entry: Arc<CacheEntry>, for_client: bool) -> FetchOutcome {
+fn stored(request: &FillRequest, entry: Arc<CacheEntry>, for_client: bool) -> FetchOutcome {
     if entry.object.status != StatusCode::OK {
         return FetchOutcome::Nothing;
     }
-    if let Some(stale) = &wanted.stale {
-        if wanted.background == Some(BackgroundFetch::Revalidation) && !for_client {
+    if let Some(stale) = &request.stale {
+        if request.background == Some(BackgroundFetch::Revalidation) && !for_client {
             entry.touch(stale.object.last_used());
         }
         if stale.object.blob == entry.object.blob {

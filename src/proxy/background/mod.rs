@@ -95,7 +95,7 @@ impl Background {
     }
 
     fn class(&self, key: &str) -> Option<Class> {
-        self.generations.load().classify(key).map(|classified| classified.class)
+        self.generations.load().classify(key).map(|classification| classification.class)
     }
 
     /// The keys under which a path on a route of every host is stored: one, or one for each binding.
@@ -131,11 +131,11 @@ impl Generation {
         let KeyParts { route, binding, target } = key::split_key(key);
         let path = target.split('?').next().unwrap_or_default();
         let route = self.policy.find_route(route)?;
-        let classified = self.policy.classify(route, path);
+        let classification = self.policy.classify(route, path);
         let has_clients = match binding {
             Some(name) => self.policy.find_binding(name).is_some(),
-            None => classified.class == Class::Payload || self.policy.has_route_destinations(),
+            None => classification.class == Class::Payload || self.policy.has_route_destinations(),
         };
-        (has_clients && self.policy.can_fetch(route, &classified)).then_some(classified)
+        (has_clients && self.policy.can_fetch(route, &classification)).then_some(classification)
     }
 }

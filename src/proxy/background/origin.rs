@@ -75,23 +75,23 @@ impl Generation {
     /// # Errors
     /// When the object's route is no longer configured, or none of its upstreams gives the bytes.
     pub async fn fetch_range(&self, object: &Object, range: Range<u64>) -> Result<Bytes, OriginError> {
-        let wanted = self.wanted_again(object)?;
-        wanted.bandwidth.set_purpose(Purpose::Repair);
-        Ok(fetch_range(&wanted, range, &self.upstreams).await?)
+        let request = self.refetch_request(object)?;
+        request.bandwidth.set_purpose(Purpose::Repair);
+        Ok(fetch_range(&request, range, &self.upstreams).await?)
     }
 
     /// The fill of a stored object, as a client whose request selects it would ask.
-    pub(super) fn wanted_again(&self, object: &Object) -> Result<FillRequest, OriginError> {
+    pub(super) fn refetch_request(&self, object: &Object) -> Result<FillRequest, OriginError> {
         let selecting = VaryFields::decode(&object.selecting)
             .ok_or_else(|| OriginError::Key { key: object.key.clone() })?;
-        let mut wanted = self.wanted_for(&object.key, selecting.request())?;
-        wanted.variant.clone_from(&object.selecting);
-        self.prefer_author(&mut wanted, object);
-        Ok(wanted)
+        let mut request = self.fill_request(&object.key, selecting.request())?;
+        request.variant.clone_from(&object.selecting);
+        self.prefer_author(&mut request, object);
+        Ok(request)
     }
 
     /// The fill of a key, as a client with these fields would ask.
-    pub(super) fn wanted_for(&self, key: &ObjectKey, asked: HeaderMap) -> Result<FillRequest, OriginError> {
+    pub(super) fn fill_request(&self, key: &ObjectKey, asked: HeaderMap) -> Result<FillRequest, OriginError> {
         let key::KeyParts { route: name, binding, target: normal } = key::split_key(key);
         let route =
             self.policy.find_route(name).ok_or_else(|| OriginError::NoRoute { name: name.to_owned() })?;
@@ -104,8 +104,9 @@ impl Generation {
         };
         let target = key::request_target(normal).ok_or_else(|| OriginError::Key { key: key.clone() })?;
         let path = normal.split('?').next().unwrap_or_default();
-        let classified = self.policy.classify(route, path);
-        let bandwidth = self.upstreams.wan().bandwidth_class(path, &classified, None, Purpose::Revalidation);
+        let classification = self.policy.classify(route, path);
+        let bandwidth =
+            self.upstreams.wan().bandwidth_class(path, &classification, None, Purpose::Revalidation);
         Ok(FillRequest {
             key: key.clone(),
             variant: String::new(),
@@ -113,12 +114,12 @@ impl Generation {
             headers: forwarding::prepare_fill(
                 &asked,
                 Version::HTTP_11,
-                classified.class,
+                classification.class,
                 self.upstreams.instance(),
             ),
             target,
             client_headers: asked,
-            classification: classified,
+            classification,
             stale: None,
             part: None,
             background: Some(BackgroundFetch::Revalidation),

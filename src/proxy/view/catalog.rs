@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use super::{current_views, visible_number};
+use super::{current_view, visible_number};
 use crate::Proxy;
 use crate::background::PendingOutcome;
 use crate::exchange::Exchange;
@@ -33,28 +33,28 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 pub(super) async fn serve_catalog(
     proxy: &Proxy,
     exchange: &mut Exchange<'_>,
-    mut views: Arc<RevisionView>,
+    mut view: Arc<RevisionView>,
 ) -> (Reply, Option<RevisionNumber>) {
     let now = || proxy.cache.clock().now();
     let (client, mut group) = (exchange.client(), exchange.group.clone());
     let key = exchange.key().clone();
-    let revision = views.visible_revision(&group.name, client, now());
+    let revision = view.visible_revision(&group.name, client, now());
     let has = revision.is_some_and(|revision| revision.catalogs.contains_key(&key));
-    if !has && !views.has_catalog(&key) {
+    if !has && !view.has_catalog(&key) {
         if exchange.control.has(Directive::OnlyIfCached) {
-            return (not_stored(exchange), visible_number(proxy, exchange, &views, &group));
+            return (not_stored(exchange), visible_number(proxy, exchange, &view, &group));
         }
         let pending = proxy.background.pending_catalogs().wait_for(&key);
         let outcome = tokio::time::timeout(CATALOG_WAIT, pending).await;
-        (views, group) = current_views(proxy, exchange).unwrap_or((views, group));
-        let visible = visible_number(proxy, exchange, &views, &group);
+        (view, group) = current_view(proxy, exchange).unwrap_or((view, group));
+        let visible = visible_number(proxy, exchange, &view, &group);
         match outcome {
             Ok(PendingOutcome::Published) => {}
             Ok(PendingOutcome::Absent | PendingOutcome::Refused) => return (absent(exchange), visible),
             Ok(PendingOutcome::Unpublished) | Err(_) => return (unavailable(exchange), visible),
         }
     }
-    let Some(revision) = views.visible_revision(&group.name, client, views.effective_time(now())) else {
+    let Some(revision) = view.visible_revision(&group.name, client, view.effective_time(now())) else {
         return (unavailable(exchange), None);
     };
     let reply = match revision.catalogs.get(&key) {
@@ -74,14 +74,14 @@ pub(super) async fn serve_catalog(
 /// Answers with a version of a catalog, as it is stored.
 async fn serve_version(proxy: &Proxy, exchange: &mut Exchange<'_>, version: &ObjectKey) -> Reply {
     // Only one variant of a version is stored, whatever its Vary: the relay asked for it without a client's fields.
-    let found = proxy.cache.find(version, &HeaderMap::new(), exchange.classified()).await;
+    let found = proxy.cache.find(version, &HeaderMap::new(), exchange.classification()).await;
     let error = match found {
         Ok(CacheLookup::Hit(entry)) => {
             remove_foreign_conditions(&mut exchange.headers, &entry);
             match representation::stored(proxy, exchange, &entry).await {
                 Ok(reply) => {
                     let blob = Some(entry.object.blob);
-                    return reply.annotate(CacheStatus::Hit, exchange.classified(), blob);
+                    return reply.annotate(CacheStatus::Hit, exchange.classification(), blob);
                 }
                 Err(error) => error.to_string(),
             }
@@ -111,12 +111,12 @@ fn remove_foreign_conditions(headers: &mut Cow<'_, HeaderMap>, entry: &CacheEntr
 /// The reply for a catalog that the revision does not have, which is normal to clients.
 fn absent(exchange: &Exchange<'_>) -> Reply {
     let sentence = "gupd: no such catalog in the revision of this client\n";
-    Reply::text(StatusCode::NOT_FOUND, sentence).annotate(CacheStatus::Hit, exchange.classified(), None)
+    Reply::text(StatusCode::NOT_FOUND, sentence).annotate(CacheStatus::Hit, exchange.classification(), None)
 }
 
 fn unavailable(exchange: &Exchange<'_>) -> Reply {
     let sentence = "gupd: catalog not available now: retry after the time in Retry-After\n";
     let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, sentence);
     reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
-    reply.annotate(CacheStatus::Failed, exchange.classified(), None)
+    reply.annotate(CacheStatus::Failed, exchange.classification(), None)
 }

@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 
-use super::current_views;
+use super::current_view;
 use crate::Proxy;
 use crate::exchange::{Exchange, Lookup};
 use gupd_cache::fill::{FillResponse, Joined};
@@ -16,22 +16,22 @@ use gupd_rollout::view::{PayloadAccess, RevisionView};
 pub(super) async fn check_payload(
     proxy: &Proxy,
     exchange: &mut Exchange<'_>,
-    views: &RevisionView,
+    view: &RevisionView,
 ) -> PayloadAccess {
     let key = exchange.key().clone();
     let Some(file) = RevisionFile::parse(&key) else { return PayloadAccess::Visible };
     let client = exchange.client();
-    let access = |views: &RevisionView, group: &Group| {
-        let now = views.effective_time(proxy.cache.clock().now());
-        views.payload_access(&group.name, client, (file.series, file.number), now)
+    let access = |view: &RevisionView, group: &Group| {
+        let now = view.effective_time(proxy.cache.clock().now());
+        view.payload_access(&group.name, client, (file.series, file.number), now)
     };
-    let first = access(views, exchange.group);
+    let first = access(view, exchange.group);
     if first != PayloadAccess::Unannounced {
         return first;
     }
     // A number that is not confirmed, or cannot be recorded, is not staged: content is not delayed for it, except where
     // an administrator holds the group.
-    let is_held = views.is_frozen(&exchange.group.name, file.series);
+    let is_held = view.is_frozen(&exchange.group.name, file.series);
     let unstaged = if is_held { PayloadAccess::Deferred(None) } else { first };
     match exists(proxy, exchange).await {
         Some(true) => {}
@@ -48,7 +48,7 @@ pub(super) async fn check_payload(
             return unstaged;
         }
     }
-    current_views(proxy, exchange).map_or(first, |(views, group)| access(&views, &group))
+    current_view(proxy, exchange).map_or(first, |(view, group)| access(&view, &group))
 }
 
 /// Returns true if a payload is stored or its manager has it. The manager is asked as the client asks, and its response
@@ -64,8 +64,8 @@ async fn exists(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Option<bool> {
     if exchange.control.has(Directive::OnlyIfCached) || proxy.cache.unstorable(exchange.key()).is_some() {
         return None;
     }
-    let wanted = exchange.wanted(variant, None);
-    let outcome = match proxy.fills.join(wanted, &exchange.generation.upstreams) {
+    let request = exchange.fill_request(variant, None);
+    let outcome = match proxy.fills.join(request, &exchange.generation.upstreams) {
         Joined::Started(fill, _) | Joined::Following(fill) => fill.response().await,
         Joined::Stored(entry) => FillResponse::Stored(entry),
     };

@@ -148,14 +148,14 @@ impl Reporter<'_> {
     /// Lists up to `limit` clients, the latest seen first.
     pub(super) fn list(&self, filter: &ClientFilter, limit: usize) -> Vec<ClientReport> {
         let is_wanted = |(client, record): &(&ClientId, &ClientRecord)| {
-            if filter.client.as_ref().is_some_and(|wanted| wanted != *client)
-                || filter.group.as_ref().is_some_and(|wanted| **wanted != *record.group)
+            if filter.client.as_ref().is_some_and(|expected| expected != *client)
+                || filter.group.as_ref().is_some_and(|expected| **expected != *record.group)
             {
                 return false;
             }
             let (status, visible) = self.assess(record);
-            filter.status.is_none_or(|wanted| wanted == status)
-                && filter.revision.is_none_or(|wanted| record.revision(visible) == Some(wanted))
+            filter.status.is_none_or(|expected| expected == status)
+                && filter.revision.is_none_or(|expected| record.revision(visible) == Some(expected))
         };
         let mut clients: Vec<_> = self.table.iter().filter(is_wanted).collect();
         clients.sort_unstable_by_key(|(client, record)| (Reverse(record.last_seen), *client));

@@ -31,7 +31,7 @@ pub struct Trouble {
 
 impl Trouble {
     /// Returns true if at least `share` percent of the clients have trouble, and at least `max(least, 1)` of them.
-    pub fn is_above(&self, share: u8, least: u64) -> bool {
+    pub fn should_close_gate(&self, share: u8, least: u64) -> bool {
         let (troubled, clients) = (u128::from(self.troubled), u128::from(self.clients));
         self.troubled >= least.max(1) && troubled * 100 >= u128::from(share) * clients
     }
@@ -105,9 +105,9 @@ mod tests {
             [(2, 2, false), (3, 60, true), (3, 61, false), (4, 80, true), (0, 0, false), (3, 3, true)]
         {
             let trouble = Trouble { troubled, clients, ..Trouble::default() };
-            assert_eq!(trouble.is_above(5, 3), expected, "{troubled} of {clients}");
+            assert_eq!(trouble.should_close_gate(5, 3), expected, "{troubled} of {clients}");
         }
-        assert!(!Trouble::default().is_above(0, 0));
+        assert!(!Trouble::default().should_close_gate(0, 0));
     }
 
     proptest! {
@@ -129,7 +129,7 @@ mod tests {
         #[test]
         fn another_troubled_client_never_opens_a_gate(troubled in 0..100_u64, well in 0..100_u64, share in 0..=100_u8, least in 0..10_u64) {
             let one = |troubled| Trouble { troubled, clients: troubled + well, ..Trouble::default() };
-            prop_assert!(!one(troubled).is_above(share, least) || one(troubled + 1).is_above(share, least));
+            prop_assert!(!one(troubled).should_close_gate(share, least) || one(troubled + 1).should_close_gate(share, least));
         }
     }
 }

@@ -278,7 +278,7 @@ impl RolloutTask {
         }
         let RolloutSettings { trouble_share, trouble_clients, .. } = self.rules.settings;
         next.update_troubles(&rings, &current, |trouble| {
-            trouble.is_above(trouble_share, u64::from(trouble_clients))
+            trouble.should_close_gate(trouble_share, u64::from(trouble_clients))
         });
         let troubles = next.blocking_troubles(&rings, now);
         for ((revision, ring), trouble) in &troubles {

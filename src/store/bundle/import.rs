@@ -64,19 +64,19 @@ struct CurrentBlob {
 
 impl<P: FnMut(u64)> Sink for Importer<'_, P> {
     fn begin(&mut self, objects: Vec<NewObject>, _: BlobId, len: u64) -> Result<(), BundleError> {
-        let mut wanted = Vec::with_capacity(objects.len());
+        let mut missing = Vec::with_capacity(objects.len());
         for object in objects {
             if self.runtime.block_on(is_stored(self.store, &object))? {
                 self.done.skipped += 1;
             } else {
-                wanted.push(object);
+                missing.push(object);
             }
         }
-        let mut wanted = wanted.into_iter();
-        if let Some(first) = wanted.next() {
+        let mut missing = missing.into_iter();
+        if let Some(first) = missing.next() {
             let mut writer = self.runtime.block_on(self.store.begin_blob(Some(len)))?;
             let segment = writer.begin_segment(0);
-            self.current = Some(CurrentBlob { writer, segment, first, others: wanted.collect() });
+            self.current = Some(CurrentBlob { writer, segment, first, others: missing.collect() });
         }
         Ok(())
     }

@@ -125,8 +125,8 @@ fn reconcile(connection: Connection, folder: &Folder, now: UnixMillis) -> Result
         }
         complete = false;
     } else if at < end {
-        let place = policy::next_position(&transaction, Queue::Main).map_err(&failed)?;
-        let (entries, _) = replay(&transaction, folder, at.unsigned_abs(), place, now)?;
+        let position = policy::next_position(&transaction, Queue::Main).map_err(&failed)?;
+        let (entries, _) = replay(&transaction, folder, at.unsigned_abs(), position, now)?;
         tracing::info!(entries, "index brought up to date from its journal");
     }
     let at = if complete { end } else { INCOMPLETE };
@@ -138,13 +138,13 @@ fn reconcile(connection: Connection, folder: &Folder, now: UnixMillis) -> Result
     Ok(OpenedIndex { connection, journal, complete, unclaimed: (unclaimed > 0).then_some(unclaimed) })
 }
 
-/// Replays the journal from a position; objects enter the main queue at `place` and after. Returns the number of
+/// Replays the journal from a position; objects enter the main queue at `position` and after. Returns the number of
 /// entries, and the journal's end if all of it was readable.
 fn replay(
     connection: &Connection,
     folder: &Folder,
     from: u64,
-    mut place: i64,
+    mut position: i64,
     now: UnixMillis,
 ) -> Result<(u64, i64), StoreError> {
     let path = journal_path(&folder.index());
@@ -162,7 +162,7 @@ fn replay(
     let (mut frames, mut entries) = (FrameReader::new(file), 0);
     while let Some(entry) = frames.next().map_err(io)? {
         match entry {
-            JournalEntry::Put(entry) => change.restore(&entry, is_present, place, now),
+            JournalEntry::Put(entry) => change.restore(&entry, is_present, position, now),
             JournalEntry::Remove(object) => change.restore_removal(object),
             JournalEntry::Record { name, value } => change.restore_record(&name, value.as_deref()),
             JournalEntry::Unknown => Ok(()),
@@ -170,7 +170,7 @@ fn replay(
         .map_err(&failed)?;
         change.unreferenced.clear(); // the sweep finds files that stayed
         entries += 1;
-        place += 1;
+        position += 1;
     }
     if frames.skipped > 0 {
         tracing::warn!(bytes = frames.skipped, journal = %path.display(),

@@ -45,7 +45,7 @@ impl IndexChange<'_> {
         &mut self,
         entry: &ObjectEntry,
         is_present: impl FnOnce(BlobId, u64) -> bool,
-        place: i64,
+        position: i64,
         now: UnixMillis,
     ) -> Result<()> {
         let mut replaced = self.same_variant(&entry.new)?;
@@ -59,7 +59,7 @@ impl IndexChange<'_> {
             None => None,
         };
         if let Some(blob) = blob {
-            self.insert(Some(entry.id), entry, blob, (Queue::Main, place), now)?;
+            self.insert(Some(entry.id), entry, blob, (Queue::Main, position), now)?;
         }
         self.delete_unused_blobs(&replaced)?;
         self.journal.clear();

@@ -197,9 +197,9 @@ impl IndexWriter {
         let tail = self.journal.tail(from)?;
         let file = File::options().write(true).open(path)?;
         file.write_all_at(&tail, file.metadata()?.len())?;
-        let place = rebuild::journal_path(self.context.state.path());
-        fs::rename(path, &place)?;
-        self.journal = IndexJournal::open(&place)?;
+        let journal = rebuild::journal_path(self.context.state.path());
+        fs::rename(path, &journal)?;
+        self.journal = IndexJournal::open(&journal)?;
         let len = self.journal.len();
         let at = i64::try_from(len).unwrap_or(INCOMPLETE);
         let updated = self.connection.execute("UPDATE totals SET journal = ?1", [at]);

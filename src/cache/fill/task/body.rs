@@ -70,11 +70,11 @@ impl FillTask {
         let metrics = &self.context.metrics;
         let origin =
             ContentOrigin::from_record(&self.request, &self.upstreams, &unfinished.object.upstream, metrics)?;
-        let wanted = self.part().map_or(0..unfinished.len, |part| part.resolve(unfinished.len));
-        let missing = unfinished.first_gap(wanted.start);
-        let enough = match missing.end > wanted.start {
-            true => wanted.end.next_multiple_of(CHUNK),
-            // Every wanted byte is stored; one more chunk shows whether the content is still the same.
+        let requested = self.part().map_or(0..unfinished.len, |part| part.resolve(unfinished.len));
+        let missing = unfinished.first_gap(requested.start);
+        let enough = match missing.end > requested.start {
+            true => requested.end.next_multiple_of(CHUNK),
+            // Every requested byte is stored; one more chunk shows whether the content is still the same.
             false => missing.start + CHUNK,
         };
         let first = missing.start..missing.end.min(enough);
