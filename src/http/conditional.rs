@@ -3,8 +3,8 @@
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
-use crate::field;
 use crate::validator::{EntityTag, is_last_modified_strong};
+use crate::{date, field};
 
 /// Fields that make a request conditional (§13.1), except `If-Range`.
 const CONDITIONS: [HeaderName; 4] =
@@ -37,14 +37,14 @@ pub fn evaluate(
         return Precondition::Proceed;
     }
     let tag = EntityTag::from_response(response);
-    let modified = field::date(response, header::LAST_MODIFIED);
+    let modified = date::from_headers(response, header::LAST_MODIFIED);
     let assumed = if request.contains_key(header::IF_MATCH) {
         is_any(request, header::IF_MATCH)
             || tag.is_some_and(|tag| {
                 EntityTag::list(request, header::IF_MATCH).any(|listed| listed.strongly_equals(&tag))
             })
     } else {
-        match (field::date(request, header::IF_UNMODIFIED_SINCE), modified) {
+        match (date::from_headers(request, header::IF_UNMODIFIED_SINCE), modified) {
             (Some(since), Some(modified)) => modified <= since,
             // §13.1.4: ignored if it is no date, or if the response has none.
             _ => true,
@@ -66,8 +66,8 @@ pub fn evaluate(
         };
     }
     // RFC 9111 §4.3.2: `Date` replaces a missing `Last-Modified`.
-    let modified = modified.or_else(|| field::date(response, header::DATE));
-    match (field::date(request, header::IF_MODIFIED_SINCE), modified) {
+    let modified = modified.or_else(|| date::from_headers(response, header::DATE));
+    match (date::from_headers(request, header::IF_MODIFIED_SINCE), modified) {
         (Some(since), Some(modified)) if is_read && modified <= since => Precondition::NotModified,
         _ => Precondition::Proceed,
     }
@@ -80,7 +80,7 @@ pub fn is_range_applicable(request: &HeaderMap, response: &HeaderMap) -> bool {
     if let Some(expected) = EntityTag::parse(value.as_bytes()) {
         return EntityTag::from_response(response).is_some_and(|tag| tag.strongly_equals(&expected));
     }
-    match (field::parse_date(value), field::date(response, header::LAST_MODIFIED)) {
+    match (date::parse(value), date::from_headers(response, header::LAST_MODIFIED)) {
         (Some(expected), Some(modified)) => expected == modified && is_last_modified_strong(response),
         _ => false,
     }

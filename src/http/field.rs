@@ -1,12 +1,8 @@
-//! Field values (RFC 9110 §5.5, §5.6): lists over several lines, HTTP dates, delta-seconds. Works on bytes, because
+//! Field values (RFC 9110 §5.5, §5.6): lists over several lines, delta-seconds. Works on bytes, because
 //! one octet outside ASCII must not hide a `no-store` beside it. Every reader is linear in the value's length and
 //! allocates nothing.
 
-use std::time::UNIX_EPOCH;
-
 use http::{HeaderMap, HeaderName, HeaderValue};
-
-use gupd_config::clock::UnixMillis;
 
 /// Which algorithms of `Repr-Digest` a request asks for.
 pub const WANT_REPR_DIGEST: HeaderName = HeaderName::from_static("want-repr-digest");
@@ -18,17 +14,6 @@ pub const MAX_DELTA_SECONDS: u32 = 1 << 31;
 /// A comma in a quoted string separates nothing.
 pub fn members(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     headers.get_all(name).into_iter().flat_map(|line| Members { rest: Some(line.as_bytes()), quoting: true })
-}
-
-/// The first value of a field that holds an HTTP date (RFC 9110 §5.6.7); `None` if absent or not a date.
-pub fn date(headers: &HeaderMap, name: HeaderName) -> Option<UnixMillis> {
-    headers.get(name).and_then(parse_date)
-}
-
-/// An HTTP date in any of the three forms a recipient must accept.
-pub fn parse_date(value: &HeaderValue) -> Option<UnixMillis> {
-    let time = httpdate::parse_http_date(value.to_str().ok()?).ok()?;
-    i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
 }
 
 /// Digits as seconds, at most [`MAX_DELTA_SECONDS`]; `None` for anything else, a sign or a fraction too.
@@ -153,15 +138,5 @@ mod tests {
         for bad in [&b""[..], b"-1", b"+1", b"1.5", b" 1", b"0x1"] {
             assert_eq!(decimal(bad), None);
         }
-    }
-
-    #[test]
-    fn three_date_forms_are_the_same_instant() {
-        for form in
-            ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
-        {
-            assert_eq!(parse_date(&HeaderValue::from_static(form)), Some(784_111_777_000));
-        }
-        assert_eq!(parse_date(&HeaderValue::from_static("0")), None);
     }
 }

@@ -5,7 +5,7 @@
 use http::{HeaderMap, StatusCode, header};
 
 use super::control::{CacheControl, Directive};
-use super::field;
+use super::date;
 use super::lifetime::{self, FOREVER, LifetimeInput, millis, seconds};
 use super::storable::is_ruled_by_class;
 use gupd_config::clock::UnixMillis;
@@ -67,7 +67,7 @@ impl Freshness {
         config: &config::CacheSettings,
     ) -> Self {
         let control = CacheControl::from_response(headers);
-        let date = field::date(headers, header::DATE).unwrap_or(response_time);
+        let date = date::from_headers(headers, header::DATE).unwrap_or(response_time);
         let initial_age = lifetime::initial_age(headers, date, request_time, response_time);
         let by_class = is_ruled_by_class(status, class);
         let input = LifetimeInput { status, headers, control: &control, date, initial_age, class };

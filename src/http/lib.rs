@@ -1,13 +1,14 @@
 //! HTTP caching and forwarding rules as pure functions: targets and refusals, freshness, storability, `Vary`,
 //! validators, ranges, conditional requests, `Cache-Status`, and the marks of relays.
 //!
-//! Guarantees: no I/O, no clock, no panic on any input. Each rule names its section of RFC 9110, 9111, 9112, 9211 or
-//! 8586. Main types: [`target::Target`], [`refusal::Refusal`], [`CacheControl`], [`Freshness`], [`VaryFields`],
+//! Guarantees: no I/O, no panic on any input, and no clock except for the century of a two-digit year. Each rule names
+//! its section of RFC 9110, 9111, 9112, 9211 or 8586. Main types: [`target::Target`], [`refusal::Refusal`], [`CacheControl`], [`Freshness`], [`VaryFields`],
 //! [`status::CacheStatus`], [`range::Ranges`]. Start reading at [`target`] for forwarding, at [`freshness`] for
 //! caching.
 
 pub mod conditional;
 pub mod control;
+pub mod date;
 pub mod field;
 pub mod forwarding;
 pub mod freshness;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode, header};
 
 use super::control::CacheControl;
-use super::field;
 use super::storable::{is_heuristically_cacheable, is_negative, is_ruled_by_class};
+use super::{date, field};
 use gupd_config::{self as config, Class};
 
 /// Lifetime of a response that never becomes stale.
@@ -75,14 +75,14 @@ fn by_class(status: StatusCode, class: Class, config: &config::CacheSettings) ->
 fn explicit(control: &CacheControl, headers: &HeaderMap, date: i64) -> Option<i64> {
     let expires = || {
         let times = headers.get_all(header::EXPIRES).iter();
-        times.map(|value| field::parse_date(value).map_or(0, |at| at.saturating_sub(date).max(0))).min()
+        times.map(|value| date::parse(value).map_or(0, |at| at.saturating_sub(date).max(0))).min()
     };
     control.s_maxage.or(control.max_age).map(seconds).or_else(expires)
 }
 
 /// Heuristic lifetime (§4.2.2): a tenth of the time since the last modification.
 fn heuristic(headers: &HeaderMap, date: i64) -> i64 {
-    field::date(headers, header::LAST_MODIFIED)
+    date::from_headers(headers, header::LAST_MODIFIED)
         .map_or(0, |modified| date.saturating_sub(modified).max(0) / 10)
 }
 

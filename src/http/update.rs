@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, header};
 
-use super::field;
+use super::{date, field};
 use gupd_config::Class;
 use gupd_config::clock::UnixMillis;
 
@@ -56,10 +56,10 @@ pub fn apply_not_modified(stored: &mut HeaderMap, mut not_modified: HeaderMap, c
     }
 }
 
-/// Adds a `Date` of the arrival if the origin sent none (RFC 9110 §6.6.1): served later, the response must not seem
-/// new.
+/// Adds a `Date` of the arrival if the origin sent none, or an invalid one (RFC 9110 §6.6.1): served later, the
+/// response must not seem new.
 pub fn add_date(headers: &mut HeaderMap, response_time: UnixMillis) {
-    if headers.contains_key(header::DATE) {
+    if date::from_headers(headers, header::DATE).is_some() {
         return;
     }
     let arrived = UNIX_EPOCH + Duration::from_millis(u64::try_from(response_time).unwrap_or(0));

@@ -4,7 +4,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::field;
+use super::date;
 
 /// One entity tag (§8.8.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub fn strong_validator(response: &HeaderMap) -> Option<HeaderValue> {
 
 /// Returns true if `Last-Modified` identifies the bytes (§8.8.2.2).
 pub fn is_last_modified_strong(response: &HeaderMap) -> bool {
-    match (field::date(response, header::LAST_MODIFIED), field::date(response, header::DATE)) {
+    match (date::from_headers(response, header::LAST_MODIFIED), date::from_headers(response, header::DATE)) {
         (Some(modified), Some(date)) => date.saturating_sub(modified) >= 1000,
         _ => false,
     }
@@ -118,7 +118,7 @@ pub fn matches_stored(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
         (Some(new), Some(old)) => new.weakly_equals(&old),
         (Some(new), None) if !new.weak => false,
         _ => match (not_modified.get(header::LAST_MODIFIED), stored.get(header::LAST_MODIFIED)) {
-            (Some(new), Some(old)) => field::parse_date(new) == field::parse_date(old),
+            (Some(new), Some(old)) => date::parse(new) == date::parse(old),
             // A 304 without validators answers the conditions of its request (§4.3.4, third case).
             _ => true,
         },

@@ -16,7 +16,7 @@ use crate::reply::Reply;
 use crate::representation;
 use gupd_cache::{CacheEntry, CacheLookup};
 use gupd_http::control::Directive;
-use gupd_http::field;
+use gupd_http::date;
 use gupd_http::status::CacheStatus;
 use gupd_rollout::revision::{Catalog, RevisionNumber, version_key};
 use gupd_rollout::view::RevisionView;
@@ -96,8 +96,8 @@ async fn serve_version(proxy: &Proxy, exchange: &mut Exchange<'_>, version: &Obj
 /// Removes conditions that may come from another revision. With them, a client would keep the catalog of that revision,
 /// or combine parts of two revisions.
 fn remove_foreign_conditions(headers: &mut Cow<'_, HeaderMap>, entry: &CacheEntry) {
-    let modified = field::date(&entry.object.headers, header::LAST_MODIFIED);
-    let is_foreign = |since| modified.is_none() || field::parse_date(since) != modified;
+    let modified = date::from_headers(&entry.object.headers, header::LAST_MODIFIED);
+    let is_foreign = |since| modified.is_none() || date::parse(since) != modified;
     // A later date proves nothing: a client with a later revision does not have the earlier one that it sees now.
     if headers.get(header::IF_MODIFIED_SINCE).is_some_and(is_foreign) {
         headers.to_mut().remove(header::IF_MODIFIED_SINCE);
