@@ -10,7 +10,7 @@ use gupd_config::Class;
 use gupd_http::control::CacheControl;
 use gupd_http::freshness::{Freshness, Verdict};
 use gupd_http::storable::check_storable;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_cache_semantics::{CacheOptions, CachePolicy};
 use proptest::prelude::*;
 
@@ -25,6 +25,7 @@ const CONFIG: config::CacheSettings = config::CacheSettings {
     generic_negative: Duration::ZERO,
     heuristic_max: Duration::MAX,
     stale_if_error: Duration::ZERO,
+    targeted_fields: Vec::new(),
 };
 
 /// A request, its response, and a later request of the same resource.
@@ -164,7 +165,7 @@ fn ours(case: &CacheCase) -> Decision {
     let status = StatusCode::from_u16(case.status).unwrap();
     let arrived = i64::try_from(ARRIVED * 1000).unwrap();
     let now = arrived + i64::try_from(case.after * 1000).unwrap();
-    let stored = check_storable(&Method::GET, &request, status, &response, Class::Generic).is_ok();
+    let stored = check_storable(&request, status, &response, Class::Generic, &CONFIG.targeted_fields).is_ok();
     let freshness = Freshness::new(status, &response, arrived, arrived, Class::Generic, &CONFIG);
     let verdict = freshness.evaluate(now, &CacheControl::from_request(&headers(&case.later)));
     Decision { stored, reused: stored && verdict == Verdict::Fresh }

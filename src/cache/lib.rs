@@ -19,6 +19,7 @@ use moka::policy::EvictionPolicy;
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::Classification;
 use gupd_config::{self as config, Class};
+use gupd_http::storable::check_storable;
 use gupd_http::{Freshness, UnstorableReason, VaryFields};
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, Store, StoreError};
 
@@ -254,6 +255,17 @@ impl Cache {
         class: Class,
     ) -> Freshness {
         Freshness::new(status, headers, request_time, response_time, class, &self.rules.load())
+    }
+
+    /// Checks whether the response to a `GET` may be stored.
+    pub(crate) fn check_storable(
+        &self,
+        request: &HeaderMap,
+        status: StatusCode,
+        response: &HeaderMap,
+        class: Class,
+    ) -> Result<(), UnstorableReason> {
+        check_storable(request, status, response, class, &self.rules.load().targeted_fields)
     }
 
     /// Returns the reason why the last response under this key was not shared, if remembered.

@@ -100,6 +100,8 @@ pub(crate) const GENERIC_NEGATIVE: Bounds<Duration> = times(10, 0, DAY);
 pub(crate) const HEURISTIC_MAX: Bounds<Duration> = times(DAY, 0, 365 * DAY);
 /// A week's outage of every manager leaves a site with what it has, rather than with nothing.
 pub(crate) const STALE_IF_ERROR: Bounds<Duration> = times(7 * DAY, 0, 365 * DAY);
+/// The field that RFC 9213 §3.1 defines for every cache in front of an origin.
+pub(crate) const TARGETED_FIELD: &str = "cdn-cache-control";
 
 /// Less is an outage that looks like a limit: a delta of 100 KiB would take minutes. More is no limit.
 pub(crate) const LIMIT: Bounds<Rate> = bounds(Rate(TIB), Rate(KIB), Rate(TIB));

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use http::HeaderName;
+
 use crate::defaults;
 use crate::document::Document;
 use crate::reader::{count, time};
@@ -54,6 +56,8 @@ pub struct CacheSettings {
     pub heuristic_max: Duration,
     /// Time for which stale content may be served while no upstream answers (RFC 5861), 0 to 365 d.
     pub stale_if_error: Duration,
+    /// Response fields that replace `Cache-Control` for this cache, in order (the target list of RFC 9213).
+    pub targeted_fields: Vec<HeaderName>,
 }
 
 pub(crate) fn read_fill(document: &mut Document) -> FillSettings {
@@ -84,9 +88,22 @@ pub(crate) fn read_cache(document: &mut Document) -> CacheSettings {
         generic_negative: time(&mut s, "generic_negative", defaults::GENERIC_NEGATIVE),
         heuristic_max: time(&mut s, "heuristic_max", defaults::HEURISTIC_MAX),
         stale_if_error: time(&mut s, "stale_if_error", defaults::STALE_IF_ERROR),
+        targeted_fields: s.read_list("targeted_fields", targeted_field).map_or_else(
+            || vec![HeaderName::from_static(defaults::TARGETED_FIELD)],
+            |fields| fields.into_iter().flatten().collect(),
+        ),
     };
     document.close(s);
     cache
+}
+
+/// Reads the name of a response field; `off` for none.
+fn targeted_field(text: &str) -> Result<Option<HeaderName>, String> {
+    let name = HeaderName::try_from(text).map_err(|_| format!("{text:?} is not the name of a field"))?;
+    if ["cache-control", "expires", "pragma"].contains(&name.as_str()) {
+        return Err(format!("{text} is not a targeted field: name fields like CDN-Cache-Control, or off"));
+    }
+    Ok((name != "off").then_some(name))
 }
 
 fn finish_policy(text: &str) -> Result<FinishPolicy, String> {

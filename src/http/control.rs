@@ -1,10 +1,10 @@
-//! `Cache-Control` (RFC 9111 §5.2, RFC 5861, RFC 8246), parsed once into flags and numbers, by one parser for
-//! requests and responses. If a field contradicts itself, the most restrictive reading holds. An unreadable number is
+//! `Cache-Control` (RFC 9111 §5.2, RFC 5861, RFC 8246), or the field in its place that is for shared caches (RFC 9213),
+//! parsed once into flags and numbers, by one parser for requests and responses. If a field contradicts itself, the most restrictive reading holds. An unreadable number is
 //! 0, which means stale.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 
-use super::field;
+use super::{field, targeted};
 
 /// A directive without a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct CacheControl {
     pub stale_if_error: Option<u32>,
     /// Response: time past its freshness in which it may be used during validation.
     pub stale_while_revalidate: Option<u32>,
+    /// The directives come from a targeted field: `Expires` does not apply (RFC 9213 §2.2).
+    pub is_targeted: bool,
 }
 
 impl CacheControl {
@@ -59,7 +61,18 @@ impl CacheControl {
         control
     }
 
-    /// Parses a response's directives. `Pragma` means nothing in a response (§5.4).
+    /// Parses a response's directives for this cache: those of the first valid field among `targeted_fields`, else
+    /// those of `Cache-Control` (RFC 9213 §2.2).
+    pub fn for_shared_cache(headers: &HeaderMap, targeted_fields: &[HeaderName]) -> Self {
+        let Some(members) = targeted_fields.iter().find_map(|name| targeted::members(headers, name)) else {
+            return Self::from_response(headers);
+        };
+        let mut control = Self { is_targeted: true, ..Self::default() };
+        members.iter().for_each(|member| control.read(member.as_bytes()));
+        control
+    }
+
+    /// Parses the `Cache-Control` of a response. `Pragma` means nothing in a response (§5.4).
     pub fn from_response(headers: &HeaderMap) -> Self {
         let mut control = Self::default();
         for member in field::members(headers, header::CACHE_CONTROL) {

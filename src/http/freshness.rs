@@ -57,7 +57,7 @@ impl Freshness {
     ///
     /// `must-revalidate` and `proxy-revalidate` hold for catalogs too: they declare stale content wrong. A stale
     /// negative payload is never served: "no such delta" makes a client fetch a full package, while an error makes it
-    /// retry.
+    /// retry. Nor is a stale server error: the present error of the upstream says more.
     pub fn new(
         status: StatusCode,
         headers: &HeaderMap,
@@ -66,7 +66,7 @@ impl Freshness {
         class: Class,
         config: &config::CacheSettings,
     ) -> Self {
-        let control = CacheControl::from_response(headers);
+        let control = CacheControl::for_shared_cache(headers, &config.targeted_fields);
         let date = date::from_headers(headers, header::DATE).unwrap_or(response_time);
         let initial_age = lifetime::initial_age(headers, date, request_time, response_time);
         let by_class = is_ruled_by_class(status, class);
@@ -74,7 +74,7 @@ impl Freshness {
         let lifetime = input.lifetime(config);
         let forbids_stale = control.has(Directive::MustRevalidate) || control.has(Directive::ProxyRevalidate);
         let (stale_while_revalidate, stale_if_error) = match class {
-            _ if forbids_stale => (0, 0),
+            _ if forbids_stale || status.is_server_error() => (0, 0),
             Class::Payload if by_class => (0, 0),
             Class::Catalog if by_class => (0, millis(config.stale_if_error)),
             _ => (
@@ -199,6 +199,7 @@ mod tests {
         generic_negative: Duration::from_secs(30),
         heuristic_max: Duration::from_secs(86_400),
         stale_if_error: Duration::from_secs(1000),
+        targeted_fields: Vec::new(),
     };
 
     fn headers(text: &str) -> HeaderMap {

@@ -2,7 +2,7 @@
 //! validators, ranges, conditional requests, `Cache-Status`, and the marks of relays.
 //!
 //! Guarantees: no I/O, no panic on any input, and no clock except for the century of a two-digit year. Each rule names
-//! its section of RFC 9110, 9111, 9112, 9211 or 8586. Main types: [`target::Target`], [`refusal::Refusal`], [`CacheControl`], [`Freshness`], [`VaryFields`],
+//! its section of RFC 9110, 9111, 9112, 9211, 9213 or 8586. Main types: [`target::Target`], [`refusal::Refusal`], [`CacheControl`], [`Freshness`], [`VaryFields`],
 //! [`status::CacheStatus`], [`range::Ranges`]. Start reading at [`target`] for forwarding, at [`freshness`] for
 //! caching.
 
@@ -21,6 +21,7 @@ pub mod refusal;
 pub mod status;
 pub mod storable;
 pub mod target;
+mod targeted;
 pub mod update;
 pub mod validator;
 pub mod vary;

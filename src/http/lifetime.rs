@@ -13,6 +13,9 @@ use gupd_config::{self as config, Class};
 /// Lifetime of a response that never becomes stale.
 pub(super) const FOREVER: i64 = i64::MAX;
 
+/// End of 2 January 1970 in milliseconds: the epoch in any time zone is before it.
+const UNDATED: i64 = 2 * 86_400_000;
+
 /// Returns `corrected_initial_age` of §4.2.3; `date` is the response's `Date`, or else its arrival.
 pub(super) fn initial_age(headers: &HeaderMap, date: i64, request_time: i64, response_time: i64) -> i64 {
     // §5.1: the first member counts; an invalid one is ignored.
@@ -71,18 +74,21 @@ fn by_class(status: StatusCode, class: Class, config: &config::CacheSettings) ->
     }
 }
 
-/// Explicit lifetime (§4.2.1). Of several `Expires` the earliest counts; an invalid one is in the past (§5.3).
+/// Explicit lifetime (§4.2.1). Of several `Expires` the earliest counts; an invalid one is in the past (§5.3). Beside a
+/// targeted field, `Expires` does not count (RFC 9213 §2.2).
 fn explicit(control: &CacheControl, headers: &HeaderMap, date: i64) -> Option<i64> {
     let expires = || {
         let times = headers.get_all(header::EXPIRES).iter();
         times.map(|value| date::parse(value).map_or(0, |at| at.saturating_sub(date).max(0))).min()
     };
-    control.s_maxage.or(control.max_age).map(seconds).or_else(expires)
+    control.s_maxage.or(control.max_age).map(seconds).or_else(|| expires().filter(|_| !control.is_targeted))
 }
 
-/// Heuristic lifetime (§4.2.2): a tenth of the time since the last modification.
+/// Heuristic lifetime (§4.2.2): a tenth of the time since the last modification. A date at the epoch is that of a
+/// file without one, as archives and reproducible builds leave it, and says nothing.
 fn heuristic(headers: &HeaderMap, date: i64) -> i64 {
     date::from_headers(headers, header::LAST_MODIFIED)
+        .filter(|modified| *modified >= UNDATED)
         .map_or(0, |modified| date.saturating_sub(modified).max(0) / 10)
 }
 
@@ -101,6 +107,7 @@ mod tests {
             generic_negative: Duration::from_secs(30),
             heuristic_max: Duration::from_secs(86_400),
             stale_if_error: Duration::ZERO,
+            targeted_fields: vec![header::HeaderName::from_static("cdn-cache-control")],
         };
         let expires = "expires: Sun, 06 Nov 1994 08:50:37 GMT"; // 60 s later
         let modified = "last-modified: Sun, 06 Nov 1994 08:32:57 GMT"; // 1,000 s before
@@ -114,6 +121,22 @@ mod tests {
             (200, modified.to_owned(), 100),
             (200, "last-modified: Sun, 06 Nov 1994 09:49:37 GMT".to_owned(), 0),
             (200, "last-modified: Tue, 06 Nov 1984 08:49:37 GMT".to_owned(), 86_400),
+            (200, "last-modified: Thu, 01 Jan 1970 00:00:00 GMT".to_owned(), 0),
+            (200, "last-modified: Thu, 01 Jan 1970 00:00:01 GMT".to_owned(), 0),
+            (200, "last-modified: Thu, 01 Jan 1970 14:00:00 GMT".to_owned(), 0),
+            (200, "last-modified: Thursday, 01-Jan-70 00:00:00 GMT".to_owned(), 0),
+            (200, "last-modified: Thu Jan  1 00:00:00 1970".to_owned(), 0),
+            (404, "last-modified: Thu, 01 Jan 1970 00:00:00 GMT".to_owned(), 30),
+            (200, "last-modified: Sat, 03 Jan 1970 00:00:00 GMT".to_owned(), 86_400),
+            (200, "last-modified: never".to_owned(), 0),
+            (200, format!("{expires}|cdn-cache-control: max-age=7"), 7),
+            (200, format!("{expires}|cdn-cache-control: public"), 0),
+            (200, format!("{expires}|{modified}|cdn-cache-control: public"), 100),
+            (200, format!("{expires}|cdn-cache-control: &"), 60),
+            (200, format!("cache-control: s-maxage=9|{expires}|cdn-cache-control: max-age=7"), 7),
+            (503, "cache-control: max-age=7".to_owned(), 7),
+            (299, modified.to_owned(), 0),
+            (599, format!("{modified}|cache-control: public"), 100),
             (302, modified.to_owned(), 0),
             (302, format!("{modified}|cache-control: public"), 100),
             (404, modified.to_owned(), 30),
@@ -124,8 +147,10 @@ mod tests {
             for (name, value) in text.split('|').filter_map(|line| line.split_once(": ")) {
                 headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap());
             }
-            let (status, control) =
-                (StatusCode::from_u16(status).unwrap(), CacheControl::from_response(&headers));
+            let (status, control) = (
+                StatusCode::from_u16(status).unwrap(),
+                CacheControl::for_shared_cache(&headers, &config.targeted_fields),
+            );
             let (headers, control, class) = (&headers, &control, Class::Generic);
             let input = LifetimeInput { status, headers, control, date: DATE, initial_age: 0, class };
             assert_eq!(input.lifetime(&config), expected * 1000, "{status} {text}");

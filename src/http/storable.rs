@@ -2,7 +2,7 @@
 //! its headers. Decides on heads; [`check_length`], the one rule about bodies, is checked again once a length is
 //! known.
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use super::control::{CacheControl, Directive};
 use super::field;
@@ -18,7 +18,7 @@ pub enum UnstorableReason {
     Method,
     /// `206`: fills request whole bodies.
     Partial,
-    /// A status code with unknown caching requirements.
+    /// A status code that belongs to one request, or whose caching requirements the response says to understand.
     Status,
     /// The client said `no-store` (§5.2.1.5).
     RequestNoStore,
@@ -96,25 +96,31 @@ impl UnstorableReason {
     }
 }
 
-/// Checks whether the response to a request may be stored.
+/// Checks whether the response to a `GET` may be stored. `targeted_fields` are those for this cache (RFC 9213).
 ///
 /// A payload's or catalog's `200`, and a negative response of either, need no permission. Managers serve them as
 /// static files, with validators and either no `Cache-Control` or a `no-cache`, `max-age=0` or session cookie meant
 /// for the whole web server. Their name or the relay's schedule decides their lifetime, and their `Set-Cookie` is
-/// dropped. Protection is never overruled: `no-store` of either side, `private`, credentials, `Vary: *`.
+/// dropped. Protection is never overruled: `no-store` of either side, `private`, credentials, `Vary: *`. Other errors of
+/// theirs are not stored, however long the response permits it: the client should get the object with its next attempt.
 pub fn check_storable(
-    method: &Method,
     request: &HeaderMap,
     status: StatusCode,
     response: &HeaderMap,
     class: Class,
+    targeted_fields: &[HeaderName],
 ) -> Result<(), UnstorableReason> {
-    let control = CacheControl::from_response(response);
+    let control = CacheControl::for_shared_cache(response, targeted_fields);
+    let is_error = status.is_client_error() || status.is_server_error();
     let refused = [
         (class == Class::Private, UnstorableReason::ClassPrivate),
-        (method != Method::GET, UnstorableReason::Method),
         (status == StatusCode::PARTIAL_CONTENT, UnstorableReason::Partial),
-        (!UNDERSTOOD.contains(&status.as_u16()), UnstorableReason::Status),
+        (NEVER_SHARED.contains(&status.as_u16()), UnstorableReason::Status),
+        (
+            control.has(Directive::MustUnderstand) && !UNDERSTOOD.contains(&status.as_u16()),
+            UnstorableReason::Status,
+        ),
+        (is_error && !is_negative(status) && class != Class::Generic, UnstorableReason::Status),
         (CacheControl::from_request(request).has(Directive::NoStore), UnstorableReason::RequestNoStore),
         // §5.2.2.3: a cache that understands the status ignores a `no-store` meant for others.
         (
@@ -178,8 +184,12 @@ pub(super) fn is_heuristically_cacheable(status: StatusCode, control: &CacheCont
         || control.has(Directive::Public)
 }
 
-// Final status codes with known caching requirements. 206 and 304 complete other responses, 416 and all of 1xx belong
-// to one request, and other codes do not say how long a stored copy is good.
+// Status codes that answer one request, whatever freshness they claim: by its credentials, conditions, body, range or
+// rate, or by the connection. RFC 6585 forbids to store 428, 429, 431 and 511. 304 completes another response.
+const NEVER_SHARED: [u16; 18] =
+    [304, 401, 407, 408, 411, 412, 413, 415, 416, 417, 421, 425, 426, 428, 429, 431, 508, 511];
+
+// Status codes with known caching requirements (§5.2.2.3). Others are stored by explicit freshness or `public` alone.
 const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
 
 fn is_shareable_with_credentials(control: &CacheControl) -> bool {
@@ -202,7 +212,9 @@ fn is_reusable(
 }
 
 fn has_explicit_freshness(control: &CacheControl, response: &HeaderMap) -> bool {
-    control.s_maxage.is_some() || control.max_age.is_some() || response.contains_key(header::EXPIRES)
+    control.s_maxage.is_some()
+        || control.max_age.is_some()
+        || (!control.is_targeted && response.contains_key(header::EXPIRES))
 }
 
 #[cfg(test)]
@@ -219,7 +231,7 @@ mod tests {
 
     fn get(request: &str, status: u16, response: &str, class: Class) -> Result<(), UnstorableReason> {
         let status = StatusCode::from_u16(status).unwrap();
-        check_storable(&Method::GET, &headers(request), status, &headers(response), class)
+        check_storable(&headers(request), status, &headers(response), class, &[])
     }
 
     #[test]
@@ -244,7 +256,12 @@ mod tests {
             ("", 200, "set-cookie: a=b|cache-control: public", Ok(())),
             ("", 206, "cache-control: max-age=9", Err(Partial)),
             ("", 304, "cache-control: max-age=9", Err(Status)),
-            ("", 503, "cache-control: max-age=9", Err(Status)),
+            ("", 503, "", Err(NotCacheable)),
+            ("", 503, "last-modified: Sun, 06 Nov 1994 08:32:57 GMT", Err(NotCacheable)),
+            ("", 599, "cache-control: no-store, max-age=9, must-understand", Err(Status)),
+            ("", 599, "cache-control: public|last-modified: Sun, 06 Nov 1994 08:32:57 GMT", Ok(())),
+            ("", 400, "etag: \"a\"", Err(NotCacheable)),
+            ("", 400, "cdn-cache-control: max-age=9", Err(NotCacheable)),
             ("", 302, "", Err(NotCacheable)),
             ("", 302, "cache-control: max-age=0", Ok(())),
             ("", 302, "expires: 0", Ok(())),
@@ -264,6 +281,51 @@ mod tests {
                 "{request} {status} {response}"
             );
         }
+    }
+
+    #[test]
+    fn final_status_is_stored_with_explicit_freshness() {
+        for status in
+            [200, 201, 203, 204, 226, 299, 300, 301, 307, 400, 403, 404, 418, 451, 499, 500, 501, 503, 599]
+        {
+            for response in ["cache-control: max-age=9", "cache-control: s-maxage=9", "expires: 0"] {
+                assert_eq!(get("", status, response, Class::Generic), Ok(()), "{status} {response}");
+            }
+            let is_negative = is_negative(StatusCode::from_u16(status).unwrap());
+            for class in [Class::Payload, Class::Catalog] {
+                let stored = get("", status, "cache-control: max-age=9", class).is_ok();
+                assert_eq!(stored, status < 400 || is_negative, "{class:?} {status}");
+            }
+        }
+        for status in NEVER_SHARED {
+            let stored = get("", status, "cache-control: max-age=9", Class::Generic);
+            assert_eq!(stored, Err(UnstorableReason::Status), "{status}");
+        }
+    }
+
+    #[test]
+    fn targeted_field_decides_storage_for_every_class() {
+        let fields = [HeaderName::from_static("cdn-cache-control")];
+        for class in [Class::Payload, Class::Catalog, Class::Generic] {
+            for (response, expected) in [
+                ("cdn-cache-control: max-age=9|cache-control: no-store", Ok(())),
+                ("cdn-cache-control: max-age=9|cache-control: private", Ok(())),
+                ("cdn-cache-control: no-store|cache-control: max-age=9", Err(UnstorableReason::NoStore)),
+                ("cdn-cache-control: private|cache-control: max-age=9", Err(UnstorableReason::Private)),
+                ("cdn-cache-control: no-store, &|cache-control: max-age=9", Ok(())),
+                ("cdn-cache-control: &|cache-control: no-store", Err(UnstorableReason::NoStore)),
+            ] {
+                let stored = check_storable(&headers(""), StatusCode::OK, &headers(response), class, &fields);
+                assert_eq!(stored, expected, "{class:?} {response}");
+            }
+        }
+        let ignored = headers("cdn-cache-control: must-revalidate|expires: 0");
+        let stored = check_storable(&headers(""), StatusCode::OK, &ignored, Class::Generic, &fields);
+        assert_eq!(
+            stored,
+            Err(UnstorableReason::NotCacheable),
+            "beside a targeted field, `Expires` does not count"
+        );
     }
 
     #[test]
@@ -329,15 +391,11 @@ mod tests {
     }
 
     #[test]
-    fn private_path_or_other_method_is_never_stored() {
+    fn private_path_is_never_stored() {
         assert_eq!(
             get("", 200, "cache-control: public", Class::Private),
             Err(UnstorableReason::ClassPrivate)
         );
-        for method in [Method::HEAD, Method::POST, Method::OPTIONS] {
-            let refused = check_storable(&method, &headers(""), StatusCode::OK, &headers(""), Class::Payload);
-            assert_eq!(refused, Err(UnstorableReason::Method));
-        }
     }
 
     #[test]

@@ -184,7 +184,7 @@ async fn unshareable_content_is_requested_each_time() {
         (Some(("Authorization", "Basic eA==")), cached("max-age=100"), "authorization"),
         (Some(("Cache-Control", "no-store")), cached("max-age=100"), "request-no-store"),
         (None, cached("max-age=100").status(206), "partial"),
-        (None, cached("max-age=100").status(299), "status"),
+        (None, cached("max-age=100").status(429), "status"),
         (None, Resource::new("x").status(302), "not-cacheable"),
     ] {
         let site = Site::new();

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body;
 
 use super::FillRequest;
@@ -13,7 +13,6 @@ use super::head::ContentHead;
 use crate::Cache;
 use crate::digest::Expectation;
 use gupd_http::range::RequestedPart;
-use gupd_http::storable::check_storable;
 use gupd_http::validator::strong_validator;
 use gupd_http::{UnstorableReason, VaryFields, update};
 use gupd_net::upstream::UpstreamResponse;
@@ -65,7 +64,7 @@ impl AcceptedResponse {
         let body = BodyRange::parse(&answer, part).ok_or(RejectedResponse::Unusable)?;
         let BodyRange { status, mut headers, length, range, skip, end } = body;
         let class = request.classification.class;
-        let kept = check_storable(&Method::GET, &request.client_headers, status, &headers, class);
+        let kept = cache.check_storable(&request.client_headers, status, &headers, class);
         match kept {
             // Followers may have an empty payload; it is not kept.
             Ok(()) | Err(UnstorableReason::EmptyPayload) => {}

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::accept::{AcceptedResponse, RejectedResponse};
@@ -21,7 +21,6 @@ use crate::CacheEntry;
 use gupd_config::policy::Classification;
 use gupd_config::{Class, UpstreamId};
 use gupd_http::key;
-use gupd_http::storable::check_storable;
 use gupd_http::validator::{add_validators, matches_stored};
 use gupd_http::{VaryFields, update};
 use gupd_net::metrics::GaugeGuard;
@@ -186,7 +185,7 @@ impl FillTask {
         if let (StatusCode::NOT_MODIFIED, Some(stale)) = (status, self.request.stale.clone()) {
             return self.apply_not_modified(&stale, &answer).await;
         }
-        if status.is_server_error() {
+        if status.is_server_error() && !self.can_store_error(&answer) {
             let error = FillError::ServerError { upstream: answer.upstream.name.clone(), status };
             self.hand_over(answer);
             return StepOutcome::Done(self.fail(error));
@@ -206,6 +205,16 @@ impl FillTask {
                 StepOutcome::Done(self.end_unshared(UnsharedReason::Unstorable(why)))
             }
         }
+    }
+
+    /// Returns true if the upstream permits to store this server error. It never replaces stored content, which is worth
+    /// more while the upstream fails.
+    fn can_store_error(&self, answer: &UpstreamResponse) -> bool {
+        let FillRequest { client_headers, classification, stale, .. } = &self.request;
+        let (status, headers) = (answer.response.status(), answer.response.headers());
+        classification.class == Class::Generic
+            && stale.as_ref().is_none_or(|stale| stale.object.status.is_server_error())
+            && self.context.cache.check_storable(client_headers, status, headers, Class::Generic).is_ok()
     }
 
     /// Publishes the committed object.
@@ -231,7 +240,7 @@ impl FillTask {
         update::add_date(&mut updated, answer.response_time);
         let cache = &self.context.cache;
         let client_headers = &self.request.client_headers;
-        let storable = check_storable(&Method::GET, client_headers, stale.object.status, &updated, class);
+        let storable = cache.check_storable(client_headers, stale.object.status, &updated, class);
         let refreshed = match storable {
             Ok(()) => Ok(cache.refresh(stale, updated, answer.request_time, answer.response_time).await),
             // The response was public and no longer is: it must not stay in the store.
