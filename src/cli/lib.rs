@@ -27,6 +27,8 @@ use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 
 use gupd_config::{self as config, Config, Overrides, Problems};
+use gupd_net::SetupError;
+use gupd_net::listen::ListenError;
 
 /// Caching relay for endpoint-protection content: downloads each object once and serves every client of a site.
 #[derive(Debug, Parser)]
@@ -191,11 +193,22 @@ impl From<gupd_store::StoreError> for CommandError {
     }
 }
 
-impl From<crate::relay::StartError> for CommandError {
-    fn from(error: crate::relay::StartError) -> Self {
-        use crate::relay::StartError::{Connect, Policy, Tls};
+impl From<SetupError> for CommandError {
+    fn from(error: SetupError) -> Self {
+        use SetupError::{Connect, Listen, Policy, Tls};
         match error {
-            Tls(_) | Policy(_) | Connect(_) => Self::Configuration(error.to_string()),
+            Tls(_) | Connect(_) | Policy(_) | Listen(ListenError::TooManyAddresses) => {
+                Self::Configuration(error.to_string())
+            }
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<relay::StartError> for CommandError {
+    fn from(error: relay::StartError) -> Self {
+        match error {
+            relay::StartError::Setup(error) => error.into(),
             _ => Self::Failed(error.to_string()),
         }
     }

@@ -17,7 +17,6 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 
 use super::response::{GuardBody, empty, refused, text, unavailable, with_allow};
-use super::setup::GuardError;
 use crate::metrics::{GuardResponse, GuardStats};
 use gupd_config::Clock;
 use gupd_config::policy::{ClientAttributes, Policy};
@@ -26,6 +25,7 @@ use gupd_http::forwarding;
 use gupd_http::instance::RelayInstance;
 use gupd_http::refusal::Refusal;
 use gupd_http::target::{OwnAddresses, Target, TargetRules};
+use gupd_net::SetupError;
 use gupd_net::listen::{self, ClientConnection};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::redirect::PublicUrls;
@@ -74,7 +74,7 @@ impl FallbackService {
         config: &Config,
         metrics: Arc<NetMetrics>,
         stats: GuardStats,
-    ) -> Result<(Self, health::HealthCheckTask), GuardError> {
+    ) -> Result<(Self, health::HealthCheckTask), SetupError> {
         let wan = Arc::new(WanLimiter::new(config, Clock::system()));
         let instance = Arc::<RelayInstance>::default();
         let upstreams = Arc::new(build_upstreams(config, &wan, &instance, &metrics)?);
@@ -87,7 +87,7 @@ impl FallbackService {
     ///
     /// # Errors
     /// As [`Self::new`]; the old settings stay in force then.
-    pub(super) fn reconfigure(&self, config: &Config) -> Result<(), GuardError> {
+    pub(super) fn reconfigure(&self, config: &Config) -> Result<(), SetupError> {
         let upstreams = build_upstreams(config, &self.wan, &self.instance, &self.metrics)?;
         let upstreams = Arc::new(upstreams.inherit_state(&self.checks.upstreams()));
         let live = LiveSettings::new(config, upstreams.clone())?;
@@ -253,7 +253,7 @@ impl listen::RequestHandler for FallbackService {
 }
 
 impl LiveSettings {
-    fn new(config: &Config, upstreams: Arc<Upstreams>) -> Result<Self, GuardError> {
+    fn new(config: &Config, upstreams: Arc<Upstreams>) -> Result<Self, SetupError> {
         Ok(Self {
             public: PublicUrls::new(config),
             policy: Policy::new(config)?,
@@ -283,7 +283,7 @@ fn build_upstreams(
     wan: &Arc<WanLimiter>,
     instance: &Arc<RelayInstance>,
     metrics: &Arc<NetMetrics>,
-) -> Result<Upstreams, GuardError> {
+) -> Result<Upstreams, SetupError> {
     let upstreams = Upstreams::new(config, Clock::system(), wan.clone(), metrics.clone())?;
     Ok(upstreams.with_instance(instance.clone()).with_max_read(MAX_READ))
 }

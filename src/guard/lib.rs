@@ -24,5 +24,5 @@ mod signals;
 mod workers;
 
 pub use self::run::run;
-pub use self::setup::{GuardError, GuardOutcome, Setup};
+pub use self::setup::{GuardOutcome, Setup};
 pub use self::workers::Program;

@@ -16,13 +16,14 @@ use super::fallback::FallbackService;
 use super::handover::{GuardEvent, HandoverSettings, HandoverState, WorkerId};
 use super::listeners::{Accepted, Listeners};
 use super::reexec;
-use super::setup::{GuardError, GuardOutcome, Setup};
+use super::setup::{GuardOutcome, Setup};
 use super::signals::{SignalRequest, Signals};
 use super::workers::{WorkerNotice, Workers};
 use crate::metrics::GuardStats;
 use crate::service;
 use gupd_config::Config;
-use gupd_net::listen::{HttpServer, LifecycleStage, Sockets, tls};
+use gupd_net::SetupError;
+use gupd_net::listen::{HttpServer, LifecycleStage, ListenError, Sockets, tls};
 use gupd_net::metrics::NetMetrics;
 use gupd_net::upstream::health;
 
@@ -85,7 +86,7 @@ struct Guard {
 ///
 /// # Errors
 /// When an address, a file or another resource of the configuration is not available. Nothing is left behind then.
-pub fn run(setup: Setup) -> Result<GuardOutcome, GuardError> {
+pub fn run(setup: Setup) -> Result<GuardOutcome, SetupError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // First, so that no signal meets the default action.
@@ -95,7 +96,7 @@ pub fn run(setup: Setup) -> Result<GuardOutcome, GuardError> {
 }
 
 impl Guard {
-    fn new(setup: Setup) -> Result<Self, GuardError> {
+    fn new(setup: Setup) -> Result<Self, SetupError> {
         let config = &setup.config;
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
         let tls = tls::load_acceptor(&config.server)?;
@@ -116,7 +117,7 @@ impl Guard {
         let server = HttpServer::new(service.clone(), metrics, &server, tls).without_keep_alive();
         let listeners = Listeners::new(sockets);
         if !reexec::can_send(&listeners.descriptors(), MAX_WORKERS) {
-            return Err(GuardError::TooManyAddresses);
+            return Err(ListenError::TooManyAddresses.into());
         }
         // A replaced guard does not pass on which workers were active. Counting all of them only lowers their parts.
         let active = workers.ids();
@@ -145,7 +146,7 @@ impl Guard {
         })
     }
 
-    async fn run(mut self, mut signals: Signals) -> Result<GuardOutcome, GuardError> {
+    async fn run(mut self, mut signals: Signals) -> Result<GuardOutcome, SetupError> {
         // Both tasks end with the runtime.
         tokio::spawn(self.service.run_limiter());
         if let Some(health_checks) = self.health_checks.take() {
@@ -256,7 +257,7 @@ impl Guard {
         service::notify_ready(&self.status);
     }
 
-    fn reconfigure(&mut self, config: Config) -> Result<(), GuardError> {
+    fn reconfigure(&mut self, config: Config) -> Result<(), SetupError> {
         self.server.reload_certificate(&config.server)?;
         self.service.reconfigure(&config)?;
         self.handover.reconfigure(handover_settings(&config));

@@ -1,14 +1,8 @@
-//! The inputs of a guard, its result, and the errors that keep it from starting.
-
-use std::io;
+//! The inputs of a guard, and its result.
 
 use super::workers::Program;
 use crate::log::LogGuard;
-use gupd_config::policy::PolicyError;
 use gupd_config::{Config, Problems};
-use gupd_net::listen::ListenError;
-use gupd_net::pem::PemError;
-use gupd_net::upstream::ConnectError;
 
 /// Inputs of a guard.
 pub struct Setup {
@@ -31,34 +25,6 @@ pub enum GuardOutcome {
     Stopped,
     /// The first worker rejected the configuration and has logged why.
     ConfigRejected,
-}
-
-/// Error that keeps a guard from starting or reloading.
-#[derive(Debug, thiserror::Error)]
-pub enum GuardError {
-    /// An address cannot be bound.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The certificate cannot be loaded.
-    #[error(transparent)]
-    Tls(#[from] PemError),
-    /// TLS to upstreams cannot be set up.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The routes or rules are invalid.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    /// Metrics cannot be registered.
-    #[error("metrics: cannot be registered: {0}")]
-    Metrics(#[from] prometheus::Error),
-    /// More sockets than fit in one message to a worker.
-    #[error(
-        "server.listen: more addresses than the guard can pass to a worker: list fewer, or one that covers all interfaces"
-    )]
-    TooManyAddresses,
-    /// A system call failed.
-    #[error("guard: {0}")]
-    System(#[from] io::Error),
 }
 
 impl std::fmt::Debug for Setup {

@@ -11,5 +11,8 @@ pub mod metrics;
 pub mod pem;
 pub mod redirect;
 pub mod relocation;
+mod setup;
 pub mod shape;
 pub mod upstream;
+
+pub use self::setup::SetupError;

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use super::StartError;
 use super::limits::SharedLimits;
 use gupd_cache::Cache;
 use gupd_config::Config;
 use gupd_config::clock::Clock;
 use gupd_http::instance::RelayInstance;
+use gupd_net::SetupError;
 use gupd_net::listen::ConnectionRateLimiter;
 use gupd_net::metrics::NetMetrics;
 use gupd_net::shape::{SlotLimiter, WanLimiter};
@@ -43,7 +43,7 @@ impl GenerationBuilder {
         &self,
         config: Config,
         current: Option<&Upstreams>,
-    ) -> Result<Generation, StartError> {
+    ) -> Result<Generation, SetupError> {
         let upstreams = Upstreams::new(&config, self.clock.clone(), self.wan.clone(), self.metrics.clone())?;
         let mut upstreams = upstreams.with_instance(self.instance.clone());
         if let Some(current) = current {

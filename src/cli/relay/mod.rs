@@ -26,43 +26,29 @@ pub use self::prepare::PreparedRelay;
 pub use self::shutdown::LivenessProbe;
 use gupd_cache::Cache;
 use gupd_config::clock::Clock;
-use gupd_config::policy::PolicyError;
 use gupd_config::{Config, LogSettings, ServerSettings};
+use gupd_net::SetupError;
 use gupd_net::listen::{
-    Acceptors, ConnectionRateLimiter, HttpServer, LifecycleStage, ListenError, Sockets, WorkerPool, tls,
+    Acceptors, ConnectionRateLimiter, HttpServer, LifecycleStage, Sockets, WorkerPool, tls,
 };
 use gupd_net::metrics::NetMetrics;
-use gupd_net::pem::PemError;
-use gupd_net::upstream::ConnectError;
 use gupd_proxy::{Generations, Proxy};
 use gupd_refresh::Refresher;
 use gupd_rollout::engine::{OpenError, Rollouts};
 use gupd_store::StoreError;
 
-/// Error that keeps a relay from starting or reloading. Each is one line that says what to do.
+/// Error that keeps a relay from starting. Each is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address cannot be bound.
+    /// Sockets, certificate, upstreams or rules cannot be used.
     #[error(transparent)]
-    Listen(#[from] ListenError),
+    Setup(#[from] SetupError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The relay's certificate cannot be loaded.
-    #[error(transparent)]
-    Tls(#[from] PemError),
     /// The rollouts cannot be read.
     #[error(transparent)]
     Rollouts(#[from] OpenError),
-    /// TLS to upstreams cannot be set up.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The routes or rules are invalid.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    /// Metrics cannot be registered.
-    #[error("metrics: cannot be registered: {0}")]
-    Metrics(#[from] prometheus::Error),
     /// A thread or runtime cannot be started.
     #[error("threads: cannot be started: {0}")]
     Threads(#[from] std::io::Error),
@@ -101,7 +87,7 @@ impl Relay {
     /// # Errors
     /// When an address, a file or another resource of the configuration is not available. Nothing is left behind then.
     pub fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
-        let sockets = Sockets::open(&config.server)?;
+        let sockets = Sockets::open(&config.server).map_err(SetupError::from)?;
         Self::prepare(config, clock, sockets)?.serve()
     }
 
@@ -109,7 +95,7 @@ impl Relay {
     ///
     /// # Errors
     /// When the relay would not start with this configuration.
-    pub fn validate(config: &Config, clock: &Clock) -> Result<(), StartError> {
+    pub fn validate(config: &Config, clock: &Clock) -> Result<(), SetupError> {
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
         GenerationBuilder::new(config, clock.clone(), metrics).build(config.clone(), None)?;
         tls::load_acceptor(&config.server)?;
@@ -121,7 +107,7 @@ impl Relay {
     ///
     /// # Errors
     /// When the configuration is invalid; the old one stays in force then.
-    pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, StartError> {
+    pub fn reload(&mut self, config: Config) -> Result<Vec<&'static str>, SetupError> {
         let current = self.generations.load_full();
         let mut effective = config.clone();
         effective.server = ServerSettings {

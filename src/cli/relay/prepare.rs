@@ -18,6 +18,7 @@ use gupd_cache::fill::Fills;
 use gupd_config::Config;
 use gupd_config::clock::Clock;
 use gupd_guard::metrics::GuardStats;
+use gupd_net::SetupError;
 use gupd_net::listen::{
     Acceptors, ConnectionRateLimiter, HttpServer, LifecycleStage, Sockets, WorkerPool, tls,
 };
@@ -47,7 +48,7 @@ impl Relay {
     /// # Errors
     /// When a file or another resource of the configuration is not available. Nothing is left behind then.
     pub fn prepare(config: Config, clock: Clock, sockets: Sockets) -> Result<PreparedRelay, StartError> {
-        let tls = tls::load_acceptor(&config.server)?;
+        let tls = tls::load_acceptor(&config.server).map_err(SetupError::from)?;
         let Foundation { metrics, builder, generation, store, control } = Foundation::open(&config, &clock)?;
         let (health, health_task) = HealthChecks::new(generation.upstreams.clone());
         let (rollouts, rollout_task) = open_rollouts(&generation, &store, &metrics, &clock, &control)?;
@@ -173,7 +174,7 @@ struct Foundation {
 impl Foundation {
     /// Validates the configuration before it opens the store, which writes to disk.
     fn open(config: &Config, clock: &Clock) -> Result<Self, StartError> {
-        let metrics = Arc::new(RelayMetrics::new()?);
+        let metrics = Arc::new(RelayMetrics::new().map_err(SetupError::from)?);
         let builder = GenerationBuilder::new(config, clock.clone(), metrics.net.clone());
         let generation = builder.build(config.clone(), None)?;
         let store = Store::open(&config.store, clock.clone())?;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{CommandError, CommonFlags, GUARD, RESUMED, WORKER, init_log};
-use gupd_guard::{self as guard, GuardError, GuardOutcome, Program, Setup};
+use gupd_guard::{self as guard, GuardOutcome, Program, Setup};
 
 pub(super) fn run(flags: CommonFlags, resumed: bool) -> Result<(), CommandError> {
     let config = flags.load()?;
@@ -38,16 +38,4 @@ fn program() -> io::Result<Program> {
         arguments.filter(|given| ![GUARD, RESUMED].iter().any(|own| given == own)).collect();
     let with = |own: &[&str]| given.iter().cloned().chain(own.iter().map(OsString::from)).collect();
     Ok(Program { path, worker: with(&[WORKER]), guard: with(&[GUARD, RESUMED]) })
-}
-
-impl From<GuardError> for CommandError {
-    fn from(error: GuardError) -> Self {
-        match error {
-            GuardError::Tls(_)
-            | GuardError::Policy(_)
-            | GuardError::Connect(_)
-            | GuardError::TooManyAddresses => Self::Configuration(error.to_string()),
-            _ => Self::Failed(error.to_string()),
-        }
-    }
 }

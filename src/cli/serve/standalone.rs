@@ -8,11 +8,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 
 use super::{init_log, log_start, log_warnings, reload};
-use crate::relay::{Relay, StartError};
+use crate::relay::Relay;
 use crate::{CommandError, CommonFlags, new_runtime};
 use gupd_admin::{CommandRequest, ProcessCommand, ProcessCommands};
 use gupd_config::Clock;
 use gupd_guard::service;
+use gupd_net::SetupError;
 use gupd_net::listen::Sockets;
 
 pub(super) fn run(flags: &CommonFlags) -> Result<(), CommandError> {
@@ -27,7 +28,7 @@ pub(super) fn run(flags: &CommonFlags) -> Result<(), CommandError> {
         ServeSignals::register().map_err(|error| CommandError::Failed(format!("signals: {error}")))?
     };
     let (commands, mut requests) = ProcessCommands::channel();
-    let sockets = Sockets::open(&config.server).map_err(StartError::from)?;
+    let sockets = Sockets::open(&config.server).map_err(SetupError::from)?;
     let mut relay = Relay::prepare(config, Clock::system(), sockets)?.with_commands(commands).serve()?;
     log_start(&relay);
     service::notify_ready("serving");

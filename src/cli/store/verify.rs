@@ -7,10 +7,11 @@ use std::sync::Arc;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::{CommandError, OpenedStore, StoreLocation, bar};
-use crate::relay::{GenerationBuilder, StartError};
+use crate::relay::GenerationBuilder;
 use crate::{print_error, print_line};
 use gupd_config::Config;
 use gupd_config::clock::Clock;
+use gupd_net::SetupError;
 use gupd_net::metrics::NetMetrics;
 use gupd_proxy::Generation;
 use gupd_store::{Finding, Inventory, Object, ReadError, RepairError, StoreError, verify};
@@ -95,7 +96,7 @@ struct Summary {
 }
 
 impl Repairs {
-    fn new(opened: OpenedStore, config: &Config) -> Result<Self, StartError> {
+    fn new(opened: OpenedStore, config: &Config) -> Result<Self, SetupError> {
         let metrics = Arc::new(NetMetrics::register(&prometheus::Registry::new())?);
         // Repairs fetch a few blocks, so the WAN limit does not apply.
         let builder = GenerationBuilder::new(config, Clock::system(), metrics).unlimited(config);

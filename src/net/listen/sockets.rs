@@ -37,6 +37,11 @@ pub enum ListenError {
         /// The system's error.
         error: io::Error,
     },
+    /// More sockets than fit in one message to a worker.
+    #[error(
+        "server.listen: more addresses than the guard can pass to a worker: list fewer, or one that covers all interfaces"
+    )]
+    TooManyAddresses,
 }
 
 /// Bound sockets that do not accept yet.
