@@ -12,15 +12,16 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 
 use gupd_config::clock::{Clock, UnixMillis};
 use gupd_config::policy::Classification;
 use gupd_config::{self as config, Class};
+use gupd_http::control::Directive;
 use gupd_http::storable::check_storable;
-use gupd_http::{Freshness, UnstorableReason, VaryFields};
+use gupd_http::{CacheControl, Freshness, UnstorableReason, VaryFields};
 use gupd_store::{BlobId, BodySource, Object, ObjectKey, Store, StoreError};
 
 /// Memory for hot entries, in bytes: about 15,000 heads. Part of the 150 MiB that a relay may use beyond
@@ -37,9 +38,18 @@ const REMEMBER_UNSTORABLE: Duration = Duration::from_secs(60);
 /// Maximum number of remembered unstorable keys.
 const MAX_UNSTORABLE: u64 = 10_000;
 
+/// Minimum time in milliseconds between revalidations of a payload for requests with `no-cache`: a wrong payload can be
+/// replaced, and updaters that send `no-cache` each time cost one revalidation.
+const RELOAD_INTERVAL: u64 = 60_000;
+
+/// Maximum length of a payload without a validator that is revalidated for `no-cache`: it crosses the WAN in full.
+const MAX_UNVALIDATED_RELOAD: u64 = 1 << 20;
+
 /// Maximum number of last uses of evicted entries kept until the next flush. Beyond it, objects look a little older to
 /// eviction than they are.
 const MAX_PENDING_USES: usize = 100_000;
+
+const VALIDATORS: [HeaderName; 2] = [header::ETAG, header::LAST_MODIFIED];
 
 /// Stored response with its freshness.
 #[derive(Debug)]
@@ -56,6 +66,8 @@ pub struct CacheEntry {
     pub client_headers: OnceLock<HeaderMap>,
     recorded_use: AtomicI64,
     used: AtomicBool,
+    /// Time of the last revalidation at a client's request.
+    last_reload: AtomicI64,
 }
 
 /// Result of a lookup.
@@ -357,6 +369,7 @@ impl Cache {
             client_headers: OnceLock::new(),
             recorded_use: AtomicI64::new(object.last_used()),
             used: AtomicBool::new(false),
+            last_reload: AtomicI64::new(object.response_time),
             classification,
             object,
         }
@@ -379,6 +392,28 @@ impl CacheEntry {
     /// Marks the entry as used, and returns true on the first use since it became hot.
     pub fn mark_first_use(&self) -> bool {
         !self.used.load(Ordering::Relaxed) && !self.used.swap(true, Ordering::Relaxed)
+    }
+
+    /// Returns true if a request with these directives has this payload revalidated, although a payload is fresh for
+    /// ever. [`claim_reload`](Self::claim_reload) decides between several of them.
+    pub fn is_reload_due(&self, now: UnixMillis, request: &CacheControl) -> bool {
+        self.is_reload_due_since(self.last_reload.load(Ordering::Relaxed), now, request)
+    }
+
+    /// Returns true if this request is the one that has the payload revalidated.
+    pub fn claim_reload(&self, now: UnixMillis, request: &CacheControl) -> bool {
+        let last = self.last_reload.load(Ordering::Relaxed);
+        self.is_reload_due_since(last, now, request)
+            && self.last_reload.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    fn is_reload_due_since(&self, last: UnixMillis, now: UnixMillis, request: &CacheControl) -> bool {
+        let has_validator = || VALIDATORS.iter().any(|name| self.object.headers.contains_key(name));
+        request.has(Directive::NoCache)
+            && !request.has(Directive::OnlyIfCached)
+            && self.classification.class == Class::Payload
+            && now.abs_diff(last) >= RELOAD_INTERVAL
+            && (self.object.len <= MAX_UNVALIDATED_RELOAD || has_validator())
     }
 
     /// Records a use.

@@ -111,7 +111,7 @@ impl Freshness {
     /// Decides how the response may be used for a request with these directives.
     ///
     /// Payloads and their negative responses ignore the request: otherwise clients that send `no-cache` with every
-    /// request would each cross the WAN.
+    /// request would each cross the WAN. The cache lets one of them through now and then.
     pub fn evaluate(&self, now: UnixMillis, request: &CacheControl) -> Verdict {
         if self.is_from_future(now) {
             return Verdict::Revalidate(RevalidationReason::Stale);

@@ -40,11 +40,13 @@ pub enum UnstorableReason {
     EmptyPayload,
     /// Its content did not match an announced digest.
     DigestMismatch,
+    /// A page in place of a file: the response of a captive portal or of a failing server.
+    UnexpectedType,
 }
 
 impl UnstorableReason {
     /// Every reason, for the label set of a metric.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ClassPrivate,
         Self::Method,
         Self::Partial,
@@ -59,6 +61,7 @@ impl UnstorableReason {
         Self::OpenEnded,
         Self::EmptyPayload,
         Self::DigestMismatch,
+        Self::UnexpectedType,
     ];
 
     /// Returns true if the next response to the same name will most likely not be stored either: the reason is in the
@@ -92,6 +95,7 @@ impl UnstorableReason {
             Self::OpenEnded => "open-ended",
             Self::EmptyPayload => "empty-payload",
             Self::DigestMismatch => "digest-mismatch",
+            Self::UnexpectedType => "unexpected-type",
         }
     }
 }

@@ -86,6 +86,11 @@ impl Attempt {
                 self.forward = ForwardReason::VaryMiss;
             }
             Lookup::Found(entry) if exchange.is_foreign_absence(&entry) => foreign_absence = Some(entry),
+            Lookup::Found(entry) if entry.claim_reload(proxy.cache.clock().now(), &exchange.control) => {
+                self.variant.clone_from(&entry.object.selecting);
+                self.forward = ForwardReason::Request;
+                self.stale = Some(entry);
+            }
             Lookup::Found(entry) => {
                 self.variant.clone_from(&entry.object.selecting);
                 match serve_stored(proxy, exchange, &entry).await {

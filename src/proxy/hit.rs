@@ -21,8 +21,10 @@ pub(crate) async fn serve_hit(proxy: &Proxy, exchange: &mut Exchange<'_>) -> Ste
         return Continue(());
     }
     let Some(entry) = exchange.hot_entry(proxy) else { return Continue(()) };
+    let now = proxy.cache.clock().now();
     if exchange.is_foreign_absence(entry)
-        || entry.freshness.evaluate(proxy.cache.clock().now(), &exchange.control) != Verdict::Fresh
+        || entry.freshness.evaluate(now, &exchange.control) != Verdict::Fresh
+        || entry.is_reload_due(now, &exchange.control)
     {
         return Continue(());
     }

@@ -30,6 +30,7 @@ mod limits;
 mod loops;
 mod next_upstream;
 mod offline;
+mod pages;
 mod peers;
 #[cfg(debug_assertions)]
 mod pipeline;

@@ -9,7 +9,7 @@ use http_body::Body;
 
 use super::FillRequest;
 use super::content_range::ContentRange;
-use super::head::ContentHead;
+use super::head::{ContentHead, check_type};
 use crate::Cache;
 use crate::digest::Expectation;
 use gupd_http::range::RequestedPart;
@@ -84,7 +84,7 @@ impl AcceptedResponse {
         let expected = expect(status, &headers);
         let head = ContentHead {
             status,
-            kept: kept.and(expected.check_storable()),
+            kept: kept.and(expected.check_storable()).and(check_type(request, status, &headers)),
             expected,
             freshness: cache.freshness(status, &headers, request_time, response_time, class),
             headers,

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 
 use super::FillRequest;
 use crate::Cache;
 use crate::digest::Expectation;
+use gupd_config::Class;
 use gupd_config::clock::UnixMillis;
-use gupd_config::policy::Classification;
+use gupd_config::policy::{Classification, plausibility};
 use gupd_http::validator::strong_validator;
 use gupd_http::{Freshness, UnstorableReason, VaryFields};
 use gupd_store::{CHUNK, NewObject, UnfinishedFill};
@@ -52,7 +53,7 @@ impl ContentHead {
         let class = request.classification.class;
         Self {
             status: object.status,
-            kept: expected.check_storable(),
+            kept: expected.check_storable().and(check_type(request, object.status, &object.headers)),
             expected,
             freshness: cache.freshness(object.status, &object.headers, request_time, response_time, class),
             headers: object.headers.clone(),
@@ -62,6 +63,12 @@ impl ContentHead {
             request_time,
             response_time,
         }
+    }
+
+    /// Returns true if the content is most likely what the name of the request's path promises. `beginning` holds its
+    /// first bytes, or `None` before they have arrived.
+    pub(super) fn is_plausible(&self, path: &str, beginning: Option<&[u8]>) -> bool {
+        is_plausible_head(path, self.status, &self.headers, self.classification.class, beginning)
     }
 
     /// Builds the object to commit.
@@ -86,4 +93,31 @@ impl ContentHead {
             && length.is_some_and(|length| length > CHUNK)
             && strong_validator(&self.headers).is_some()
     }
+}
+
+/// Returns an error if the head shows a page in place of a file. The content is kept all the same if its first bytes are
+/// those of the file.
+pub(super) fn check_type(
+    request: &FillRequest,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<(), UnstorableReason> {
+    let class = request.classification.class;
+    match is_plausible_head(request.target.path(), status, headers, class, None) {
+        true => Ok(()),
+        false => Err(UnstorableReason::UnexpectedType),
+    }
+}
+
+fn is_plausible_head(
+    path: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+    class: Class,
+    beginning: Option<&[u8]>,
+) -> bool {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    status != StatusCode::OK
+        || !matches!(class, Class::Payload | Class::Catalog)
+        || plausibility::is_plausible(path, media_type, beginning)
 }

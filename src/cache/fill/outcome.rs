@@ -113,6 +113,8 @@ pub enum FillOutcome {
     Changed,
     /// The content does not match its announced digest.
     DigestMismatch,
+    /// The content is a page in place of a file.
+    UnexpectedType,
     /// A response without a length exceeded its limit.
     OpenEnded,
     /// No upstream answered.
@@ -139,6 +141,7 @@ impl FillOutcome {
             Self::Abandoned,
             Self::Changed,
             Self::DigestMismatch,
+            Self::UnexpectedType,
             Self::OpenEnded,
             Self::ServerError,
             Self::BrokenOff,
@@ -162,6 +165,7 @@ impl FillOutcome {
             Self::Abandoned => "abandoned",
             Self::Changed => "changed",
             Self::DigestMismatch => "digest-mismatch",
+            Self::UnexpectedType => "unexpected-type",
             Self::OpenEnded => "open-ended",
             Self::Upstream(failure) => failure.as_str(),
             Self::ServerError => "server-error",
@@ -177,7 +181,7 @@ mod tests {
     use super::FillOutcome;
 
     #[test]
-    fn fill_outcomes_have_21_distinct_spellings() {
+    fn fill_outcomes_have_22_distinct_spellings() {
         let spelled: BTreeSet<_> = FillOutcome::all().map(FillOutcome::as_str).collect();
         let expected = [
             "abandoned",
@@ -199,6 +203,7 @@ mod tests {
             "store",
             "stored",
             "unavailable",
+            "unexpected-type",
             "unshared",
             "unstorable",
         ];

@@ -7,6 +7,7 @@ mod content_type;
 mod denial;
 mod group;
 mod matcher;
+pub mod plausibility;
 mod revision;
 mod route;
 mod rules;

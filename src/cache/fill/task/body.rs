@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 
 use super::{FillTask, StepOutcome};
 use crate::digest::{CompleteContent, DigestVerdict, Expectation, Subject};
@@ -18,6 +18,7 @@ use crate::fill::resumption::{ResumeAttempt, ResumeOutcome, Resumption};
 use crate::fill::run::RunSource;
 use crate::fill::transfer::Transfer;
 use crate::fill::{BackgroundFetch, FillContent, FillError, FillOutcome, Phase, UnsharedReason};
+use gupd_config::policy::plausibility;
 use gupd_config::{Class, FinishPolicy};
 use gupd_http::range::RequestedPart;
 use gupd_http::storable::check_length;
@@ -218,12 +219,44 @@ impl FillTask {
         if check_length(content.head.status, length, self.request.classification.class).is_err() {
             return self.pass_on(content, length, FillOutcome::Unstorable);
         }
+        match self.is_page(&content, length).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let media_type = content.head.headers.get(header::CONTENT_TYPE);
+                let upstream = &*content.head.upstream;
+                tracing::warn!(
+                    key = &*self.request.key,
+                    upstream,
+                    ?media_type,
+                    "content is a page in place of a file; passed on and not stored"
+                );
+                writer.discard();
+                return self.pass_on(content, length, FillOutcome::UnexpectedType);
+            }
+            Err(error) => {
+                writer.discard();
+                return StepOutcome::Done(self.fail(error.into()));
+            }
+        }
         self.set_phase(Phase::Complete { content: content.clone(), length });
         if self.context.store.is_released() {
             self.unregister();
             return StepOutcome::Done(FillOutcome::HandedOver);
         }
         StepOutcome::Done(self.commit(&content, writer).await)
+    }
+
+    /// Returns true if the first bytes of complete content show a page in place of a file.
+    async fn is_page(&self, content: &FillContent, length: u64) -> Result<bool, StoreError> {
+        let path = self.request.target.path();
+        // Most names and types are plausible with any bytes.
+        if length == 0 || content.head.is_plausible(path, Some(b"<html>")) {
+            return Ok(false);
+        }
+        let source = BodySource::Partial(content.partial.clone());
+        let first = self.context.store.read(&source, 0).await?;
+        let beginning = &first[..first.len().min(plausibility::BEGINNING)];
+        Ok(!content.head.is_plausible(path, Some(beginning)))
     }
 
     /// Records that the current upstream brought content with a wrong digest. When all have, all are asked again.
