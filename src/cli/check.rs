@@ -44,6 +44,7 @@ fn probe_upstreams(config: &Config, upstreams: &Upstreams) -> Result<(), Command
         body: RequestBody::Empty,
         bandwidth: BandwidthClass::default(),
         current_upstream: CurrentUpstream::default(),
+        client: None,
     };
     let mut failed = Vec::new();
     for (upstream, configured) in upstreams.iter().zip(&config.upstreams) {

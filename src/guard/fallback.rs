@@ -196,6 +196,7 @@ impl FallbackService {
             body,
             bandwidth,
             current_upstream: CurrentUpstream::default(),
+            client: None,
         };
         match live.upstreams.send(target.upstreams(), &request).await {
             Ok(response) => (self.pass_on(response, live.idle_timeout), GuardResponse::Relay),

@@ -265,6 +265,7 @@ impl<'a> Exchange<'a> {
             part: if *self.method == Method::GET { Ranges::first_part(&self.headers) } else { None },
             background: None,
             bandwidth: BandwidthClass::default(),
+            client: Some(self.client()),
         }
     }
 }

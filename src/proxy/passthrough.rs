@@ -68,6 +68,7 @@ pub(crate) async fn forward(exchange: &Exchange<'_>, body: RequestBody) -> Reply
         body,
         bandwidth: exchange.bandwidth_class(exchange.classification(), Purpose::Client),
         current_upstream: CurrentUpstream::default(),
+        client: Some(address.ip()),
     };
     match upstreams.send(exchange.target.upstreams(), &outgoing).await {
         Ok(answer) => pass_on(exchange, answer),

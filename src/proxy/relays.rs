@@ -91,6 +91,7 @@ async fn is_loop(exchange: &Exchange<'_>, upstream: &Arc<Upstream>) -> bool {
         body: RequestBody::Empty,
         bandwidth: BandwidthClass::default(),
         current_upstream: CurrentUpstream::default(),
+        client: Some(exchange.client()),
     };
     let answer = upstreams.send_to(upstream, &probe).await;
     answer.is_ok_and(|answer| answer.response.status() == StatusCode::LOOP_DETECTED)

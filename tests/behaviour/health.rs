@@ -36,11 +36,10 @@ fn check_metric(upstream: &str, outcome: &str) -> String {
     format!("gupd_upstream_checks_total{{outcome=\"{outcome}\",upstream=\"{upstream}\"}}")
 }
 
-/// Opens the circuit of the site's only upstream by three failed requests.
-async fn fail_three_times(site: &Site, name: &str) {
-    for _ in 0..3 {
-        assert!(site.get("/secars/fails").await.status >= 500);
-    }
+/// Opens the circuit of the site's only upstream by three independent failures.
+async fn fail_three_times(site: &Site, name: &str, failure: Resource) {
+    site.put_independently(&failure);
+    assert!(site.delete_independently().await.iter().all(|status| *status >= 500));
     assert_eq!(site.metric(&health_metric(name)).await, 0.0);
 }
 
@@ -86,9 +85,8 @@ async fn check_without_path_connects_unless_upstream_was_silent() {
     site.wait_for_metric(&check_metric(&name, "well"), 1.0).await;
     site.manager.wait_for_connections(1).await;
     assert_eq!(site.manager.request_count("/"), 0);
-    site.manager.put("/secars/fails", Resource::raw(""));
     site.manager.put("/", Resource::raw(""));
-    fail_three_times(&site, &name).await;
+    fail_three_times(&site, &name, Resource::raw("")).await;
     site.clock.advance(RETRY);
     site.wait_for_metric(&check_metric(&name, "closed"), 1.0).await;
     assert_eq!(site.metric(&health_metric(&name)).await, 0.0);
@@ -103,8 +101,7 @@ async fn upstream_silent_for_total_timeout_counts_as_failed() {
     let site = Site::with_config(|config| config.fill.total_timeout = Duration::from_secs(1));
     assert!(site.config.fill.head_timeout > site.config.fill.total_timeout);
     let gate = Gate::default();
-    site.manager.put("/secars/fails", Resource::new("").held(&gate));
-    fail_three_times(&site, &site.manager.address().to_string()).await;
+    fail_three_times(&site, &site.manager.address().to_string(), Resource::new("").held(&gate)).await;
     gate.open();
 }
 
@@ -184,9 +181,8 @@ async fn failed_check_redirects_clients_before_any_failure() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reload_keeps_health_of_upstream_with_same_name_and_url() {
     let mut site = Site::new();
-    site.manager.put("/secars/fails", Resource::raw(""));
     let name = site.manager.address().to_string();
-    fail_three_times(&site, &name).await;
+    fail_three_times(&site, &name, Resource::raw("")).await;
     let connections = site.manager.connections();
     let mut config = site.config.clone();
     config.health.retry_max = Duration::from_secs(20);
@@ -240,8 +236,7 @@ async fn reload_starts_and_stops_checks() {
     config.health.interval = None;
     site.relay_mut().reload(config).unwrap();
     site.clock.advance(INTERVAL);
-    site.manager.put("/secars/fails", Resource::raw(""));
-    fail_three_times(&site, &name).await;
+    fail_three_times(&site, &name, Resource::raw("")).await;
     // From now on client requests serve as probes.
     site.clock.advance(RETRY);
     assert_eq!(site.send(Request::get(PAYLOAD)).await.status, 404);
@@ -259,15 +254,14 @@ async fn broken_download_resumes_after_next_successful_check() {
     let mut client = WireClient::connect(site.address()).await;
     client.write_request(&Request::get(PAYLOAD)).await.unwrap();
     let mut head = client.read_head().await.unwrap();
-    // Three attempts fail, which is the limit for a fill. The fourth is made after the next successful check.
-    site.manager.put(PAYLOAD, Resource::raw(""));
-    gate.open();
-    site.wait_for_metric(&health_metric(&name), 0.0).await;
+    fail_three_times(&site, &name, Resource::raw("")).await;
+    // The next attempt is made after the next successful check.
     site.manager.put(PAYLOAD, Resource::new(body.clone()));
+    gate.open();
     site.clock.advance(RETRY);
     client.read_rest("GET", &mut head).await;
     assert!(head.expect_body() == body);
-    assert_eq!(site.manager.request_count(PAYLOAD), 5);
+    assert_eq!(site.manager.request_count(PAYLOAD), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,5 +298,6 @@ fn get_root() -> UpstreamRequest {
         body: RequestBody::Empty,
         bandwidth: BandwidthClass::default(),
         current_upstream: gupd_net::upstream::CurrentUpstream::default(),
+        client: None,
     }
 }

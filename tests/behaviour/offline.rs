@@ -66,7 +66,7 @@ async fn fail_until_open(site: &Site, listener: &TcpListener) {
     };
     let asking = async {
         while site.metric(&healthy).await == 1.0 {
-            assert!(site.get(PRIVATE).await.status >= 502);
+            assert!(site.delete_independently().await.iter().all(|status| *status >= 502));
         }
     };
     tokio::select! {
@@ -209,12 +209,10 @@ async fn stored_content_is_served_while_all_upstreams_fail() {
         site.wait_until_stored(path).await;
     }
     site.clock.advance(Duration::from_secs(3_600));
-    for path in [MINITRI, PRIVATE] {
-        site.manager.put(path, Resource::raw(""));
-    }
-    while !is_circuit_open(&site).await {
-        assert_eq!(site.get(PRIVATE).await.status, 502);
-    }
+    site.manager.put(MINITRI, Resource::raw(""));
+    site.put_independently(&Resource::raw(""));
+    assert_eq!(site.delete_independently().await, [502; 3]);
+    assert!(is_circuit_open(&site).await);
     let connections = site.manager.connections();
     for (path, status) in [(PAYLOAD, "gupd; hit"), (MINITRI, "gupd; hit; detail=stale-if-error")] {
         let served = site.get(path).await;

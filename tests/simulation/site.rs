@@ -141,6 +141,7 @@ impl Site {
             part: None,
             background: None,
             bandwidth: BandwidthClass::default(),
+            client: None,
         }
     }
 }

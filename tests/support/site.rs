@@ -9,7 +9,10 @@ use gupd_config::{Clock, Config};
 use gupd_config::{PeerSettings, Recurrence, Trust};
 use tempfile::TempDir;
 
-use super::{Manager, PATIENCE, Request, Response, get};
+use super::{Manager, PATIENCE, Request, Resource, Response, WireClient, get};
+
+/// Unrelated paths.
+const FAILING: [&str; 3] = ["/secars/fails", "/reporting/fails", "/fails"];
 
 pub struct Site {
     pub manager: Manager,
@@ -109,6 +112,21 @@ impl Site {
 
     pub async fn send(&self, request: Request) -> Response {
         request.send(self.address()).await
+    }
+
+    /// Statuses of requests to unrelated paths from clients with different addresses. If the upstream fails with all
+    /// of them, its circuit opens. No fill takes part, and a kept connection that is closed costs a second attempt.
+    pub async fn delete_independently(&self) -> [u16; 3] {
+        let delete = async |last: u8, path: &str| {
+            let mut client = WireClient::connect_from([127, 0, 0, last].into(), self.address()).await;
+            client.send(&Request::new("DELETE", path)).await.unwrap().status
+        };
+        [delete(2, FAILING[0]).await, delete(3, FAILING[1]).await, delete(4, FAILING[2]).await]
+    }
+
+    /// Publishes a resource at the paths of [`delete_independently`](Self::delete_independently).
+    pub fn put_independently(&self, resource: &Resource) {
+        FAILING.iter().for_each(|path| self.manager.put(path, resource.clone()));
     }
 
     /// Value of a metric by its name with labels, as in the exposition; 0 if it does not exist.

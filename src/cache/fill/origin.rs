@@ -31,10 +31,9 @@ impl ContentOrigin {
         upstream: Arc<Upstream>,
         metrics: &FillMetrics,
     ) -> Self {
-        let (target, headers) = (request.target.clone(), request.headers.clone());
         Self {
             upstreams: upstreams.clone(),
-            outgoing: UpstreamRequest::get(target, headers, request.bandwidth.clone()),
+            outgoing: request.to_upstream(request.headers.clone()),
             head_upstream: upstream.name.clone(),
             upstream_order: request.upstream_order.clone(),
             current: Arc::new(ArcSwap::new(upstream)),

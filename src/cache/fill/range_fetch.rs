@@ -12,7 +12,7 @@ use http_body::Body;
 use super::content_range::ContentRange;
 use super::transfer::{Interruption, Transfer};
 use super::{FillError, FillRequest};
-use gupd_net::upstream::{UpstreamError, UpstreamRequest, Upstreams};
+use gupd_net::upstream::{UpstreamError, Upstreams};
 use gupd_store::RepairError;
 
 /// Reason why a range could not be fetched.
@@ -64,7 +64,7 @@ pub async fn fetch_range(
     if let Ok(value) = HeaderValue::from_str(&format!("bytes={}-{last}", range.start)) {
         headers.insert(header::RANGE, value);
     }
-    let outgoing = UpstreamRequest::get(request.target.clone(), headers, request.bandwidth.clone());
+    let outgoing = request.to_upstream(headers);
     let answer = upstreams.send(&request.upstream_order, &outgoing).await?;
     let upstream = answer.upstream.name.clone();
     let broken_off = |at, reason| FillError::BrokenOff { upstream: upstream.clone(), at, reason };

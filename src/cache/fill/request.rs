@@ -1,5 +1,6 @@
 //! The request that a fill sends upstream, and the request's purpose when no client waits for it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -10,6 +11,7 @@ use gupd_config::UpstreamId;
 use gupd_config::policy::Classification;
 use gupd_http::range::RequestedPart;
 use gupd_net::shape::BandwidthClass;
+use gupd_net::upstream::UpstreamRequest;
 use gupd_store::ObjectKey;
 
 /// Request that starts a fill, made from a client's request or by the relay itself.
@@ -37,6 +39,18 @@ pub struct FillRequest {
     pub background: Option<BackgroundFetch>,
     /// Bandwidth class that the received bytes count against.
     pub bandwidth: BandwidthClass,
+    /// Client whose request starts the fill; `None` for the relay itself.
+    pub client: Option<IpAddr>,
+}
+
+impl FillRequest {
+    /// The request to send upstream with these fields.
+    pub(super) fn to_upstream(&self, headers: HeaderMap) -> UpstreamRequest {
+        UpstreamRequest {
+            client: self.client,
+            ..UpstreamRequest::get(self.target.clone(), headers, self.bandwidth.clone())
+        }
+    }
 }
 
 /// Purpose of a fill that no client waits for.

@@ -175,7 +175,7 @@ impl FillTask {
     fn upstream_request(&self, headers: HeaderMap) -> UpstreamRequest {
         UpstreamRequest {
             current_upstream: self.current_upstream.clone(),
-            ..UpstreamRequest::get(self.request.target.clone(), headers, self.request.bandwidth.clone())
+            ..self.request.to_upstream(headers)
         }
     }
 

@@ -1,9 +1,10 @@
-//! Circuit breaker of one upstream: it opens after consecutive failures, and one probe at a time tests for recovery.
-//! Pure: no clock, no waiting, no notification. A time further ahead than any that it sets was set before the clock
-//! moved back, and counts as past.
+//! Circuit breaker of one upstream: it opens after consecutive failures of the whole upstream, and one probe at a time
+//! tests for recovery. Faults of single paths open it only if they are independent. Pure: no clock, no waiting, no
+//! notification. A time further ahead than any that it sets was set before the clock moved back, and counts as past.
 
 use std::time::Duration;
 
+use super::path_fault::{IndependentFaults, PathFault};
 use super::selection::TrafficShare;
 use gupd_config as config;
 use gupd_config::clock::UnixMillis;
@@ -27,6 +28,8 @@ pub(super) struct Breaker {
     state: BreakerState,
     /// Last failure since its last response.
     fault: Option<FailureKind>,
+    /// Faults of single paths since its last response.
+    path_faults: IndependentFaults,
     /// Number of probes so far.
     probes: u64,
 }
@@ -35,8 +38,11 @@ pub(super) struct Breaker {
 enum BreakerState {
     /// Requests are admitted.
     Closed {
-        /// Consecutive failures up to now.
+        /// Consecutive failures of the whole upstream up to now.
         failures: u32,
+        /// Faults of single paths since the last success, up to one less than open the breaker. A failed check confirms
+        /// them.
+        suspicions: u32,
         /// Until this time other upstreams go first, because it cost a request its time-out.
         avoid_until: Option<UnixMillis>,
         /// Time of the last closing, if it was ever open.
@@ -48,11 +54,24 @@ enum BreakerState {
     HalfOpen { probe: u64, wait: UnixMillis },
 }
 
+/// Kind of a request that is to be admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestKind {
+    /// A request that must not probe.
+    Regular,
+    /// A request that can be the probe.
+    Probing,
+    /// A health check, which can be the probe.
+    Check,
+}
+
 /// Kind of an admitted request. The holder reports its outcome or returns it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ticket {
     /// One of many.
     Regular,
+    /// A health check.
+    Check,
     /// The probe with this number.
     Probe(u64),
 }
@@ -93,21 +112,40 @@ impl BreakerSettings {
     }
 }
 
+impl BreakerState {
+    fn closed(recovered: Option<UnixMillis>) -> Self {
+        Self::Closed { failures: 0, suspicions: 0, avoid_until: None, recovered }
+    }
+}
+
+impl FailureKind {
+    /// Returns the time until which other upstreams go first: one that is slow to fail costs each request its time-out.
+    fn avoid_until(self, now: UnixMillis, settings: &BreakerSettings) -> Option<UnixMillis> {
+        match self {
+            Self::Invalid | Self::Unavailable => None,
+            Self::Unreachable | Self::Silent => Some(now.saturating_add(settings.retry)),
+        }
+    }
+}
+
 impl Default for Breaker {
     /// Closed, as for a new upstream.
     fn default() -> Self {
         Self {
-            state: BreakerState::Closed { failures: 0, avoid_until: None, recovered: None },
+            state: BreakerState::closed(None),
             fault: None,
+            path_faults: IndependentFaults::default(),
             probes: 0,
         }
     }
 }
 
 impl Breaker {
-    /// Admits a request or not. With `may_probe` it can become the probe once one is due.
-    pub(super) fn admit(&mut self, now: UnixMillis, may_probe: bool) -> Option<Ticket> {
+    /// Admits a request or not. It can become the probe once one is due.
+    pub(super) fn admit(&mut self, now: UnixMillis, kind: RequestKind) -> Option<Ticket> {
+        let may_probe = kind != RequestKind::Regular;
         match self.state {
+            BreakerState::Closed { .. } if kind == RequestKind::Check => Some(Ticket::Check),
             BreakerState::Closed { .. } => Some(Ticket::Regular),
             BreakerState::Open { until, wait } if may_probe && time_until(until, now, wait) == 0 => {
                 self.probes += 1;
@@ -126,12 +164,13 @@ impl Breaker {
                 (Some(now), Some(Transition::Closed))
             }
         };
-        self.state = BreakerState::Closed { failures: 0, avoid_until: None, recovered };
+        self.state = BreakerState::closed(recovered);
         self.fault = None;
+        self.path_faults.clear();
         transition
     }
 
-    /// Records a failure of the request with this ticket.
+    /// Records a failure of the whole upstream, reported by the request with this ticket.
     pub(super) fn record_failure(
         &mut self,
         ticket: &Ticket,
@@ -140,21 +179,15 @@ impl Breaker {
         settings: &BreakerSettings,
     ) -> Option<Transition> {
         match self.state {
-            BreakerState::Closed { failures, avoid_until, recovered } => {
+            BreakerState::Closed { failures, suspicions, avoid_until, recovered } => {
                 self.fault = Some(fault);
                 let failures = failures.saturating_add(1);
-                if failures >= settings.failures {
-                    let until = now.saturating_add(settings.retry);
-                    self.state = BreakerState::Open { until, wait: settings.retry };
-                    return Some(Transition::Opened { until });
+                let confirmed = if *ticket == Ticket::Check { suspicions } else { 0 };
+                if failures.saturating_add(confirmed) >= settings.failures {
+                    return Some(self.open(now, settings));
                 }
-                let avoid_until = match fault {
-                    FailureKind::Invalid | FailureKind::Unavailable => avoid_until,
-                    FailureKind::Unreachable | FailureKind::Silent => {
-                        Some(now.saturating_add(settings.retry))
-                    }
-                };
-                self.state = BreakerState::Closed { failures, avoid_until, recovered };
+                let avoid_until = fault.avoid_until(now, settings).or(avoid_until);
+                self.state = BreakerState::Closed { failures, suspicions, avoid_until, recovered };
                 None
             }
             BreakerState::HalfOpen { probe, wait } if *ticket == Ticket::Probe(probe) => {
@@ -169,21 +202,39 @@ impl Breaker {
         }
     }
 
-    /// Records a failure that may concern one path only. A health check tests the upstream as a whole and reports the
-    /// decisive failure.
+    /// Records a failure that may concern one path only. It opens the breaker if as many independent ones precede it
+    /// as failures do, at least one. Otherwise it brings the next check forward, which tests the upstream as a whole.
     pub(super) fn record_suspicion(
         &mut self,
+        ticket: &Ticket,
         fault: FailureKind,
+        at: PathFault,
         now: UnixMillis,
         settings: &BreakerSettings,
-    ) {
-        if let BreakerState::Closed { failures, .. } = self.state {
-            let most = BreakerSettings { failures: u32::MAX, ..*settings };
-            self.record_failure(&Ticket::Regular, fault, now, &most);
-            if let BreakerState::Closed { failures: counted, .. } = &mut self.state {
-                *counted = failures.saturating_add(1).min(settings.failures.saturating_sub(1));
+    ) -> Option<Transition> {
+        match self.state {
+            BreakerState::Closed { failures, suspicions, avoid_until, recovered } => {
+                self.fault = Some(fault);
+                let several = settings.failures.max(2) as usize;
+                if self.path_faults.add(at, several) >= several {
+                    return Some(self.open(now, settings));
+                }
+                let suspicions = suspicions.saturating_add(1).min(settings.failures.saturating_sub(1));
+                let avoid_until = fault.avoid_until(now, settings).or(avoid_until);
+                self.state = BreakerState::Closed { failures, suspicions, avoid_until, recovered };
+                None
+            }
+            // A probe shows that the upstream works, or nothing does.
+            BreakerState::Open { .. } | BreakerState::HalfOpen { .. } => {
+                self.record_failure(ticket, fault, now, settings)
             }
         }
+    }
+
+    fn open(&mut self, now: UnixMillis, settings: &BreakerSettings) -> Transition {
+        let until = now.saturating_add(settings.retry);
+        self.state = BreakerState::Open { until, wait: settings.retry };
+        Transition::Opened { until }
     }
 
     /// Returns a ticket without an outcome; true if another request may probe at once.
@@ -244,187 +295,4 @@ fn time_until(moment: UnixMillis, now: UnixMillis, most: UnixMillis) -> UnixMill
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SETTINGS: BreakerSettings =
-        BreakerSettings { failures: 3, retry: 5_000, retry_max: 60_000, slow_start: 30_000 };
-
-    fn open_at(now: UnixMillis) -> Breaker {
-        let mut breaker = Breaker::default();
-        for failures in 1..=3 {
-            let ticket = breaker.admit(now, false).unwrap();
-            let transition = breaker.record_failure(&ticket, FailureKind::Unreachable, now, &SETTINGS);
-            assert_eq!(transition, (failures == 3).then_some(Transition::Opened { until: now + 5_000 }));
-        }
-        breaker
-    }
-
-    #[test]
-    fn wait_doubles_with_each_failed_probe_up_to_maximum() {
-        let mut now = 0;
-        let mut breaker = open_at(now);
-        for wait in [5_000, 10_000, 20_000, 40_000, 60_000, 60_000] {
-            assert_eq!(breaker.next_probe(now, &SETTINGS), Some(wait));
-            assert_eq!(breaker.admit(now + wait - 1, true), None);
-            now += wait;
-            assert_eq!(breaker.admit(now, false), None, "a request that may not probe");
-            let probe = breaker.admit(now, true).unwrap();
-            assert_eq!(breaker.admit(now, true), None, "a second probe");
-            breaker.record_failure(&probe, FailureKind::Invalid, now, &SETTINGS);
-        }
-        let probe = breaker.admit(now + 60_000, true).unwrap();
-        assert_eq!(breaker.record_success(now + 60_000), Some(Transition::Closed));
-        // The next opening starts with the shortest wait. A late report of the probe changes nothing.
-        assert!(!breaker.release(&probe, now));
-        assert_eq!(open_at(0).next_probe(0, &SETTINGS), Some(5_000));
-    }
-
-    #[test]
-    fn dropped_probe_lets_another_request_probe_at_once() {
-        let mut breaker = open_at(0);
-        let lost = breaker.admit(5_000, true).unwrap();
-        assert!(breaker.release(&lost, 6_000));
-        let next = breaker.admit(6_000, true).unwrap();
-        assert_ne!(lost, next);
-        assert_eq!(
-            breaker.record_failure(&lost, FailureKind::Invalid, 6_000, &SETTINGS),
-            None,
-            "its owner speaks for it no more"
-        );
-        assert_eq!(
-            breaker.record_failure(&next, FailureKind::Invalid, 6_000, &SETTINGS),
-            Some(Transition::StaysOpen { until: 16_000 })
-        );
-    }
-
-    #[test]
-    fn unreachable_upstream_goes_last_but_a_failing_one_not() {
-        let mut breaker = Breaker::default();
-        breaker.record_failure(&Ticket::Regular, FailureKind::Invalid, 0, &SETTINGS);
-        assert!(breaker.fault() == Some(FailureKind::Invalid) && !breaker.is_last_resort(0, &SETTINGS));
-        breaker.record_failure(&Ticket::Regular, FailureKind::Unreachable, 0, &SETTINGS);
-        assert!(breaker.is_last_resort(4_999, &SETTINGS) && !breaker.is_last_resort(5_000, &SETTINGS));
-        breaker.record_success(0);
-        assert!(breaker.fault().is_none() && !breaker.is_last_resort(0, &SETTINGS));
-    }
-
-    #[test]
-    fn suspected_failures_open_only_with_a_failed_check() {
-        let mut breaker = Breaker::default();
-        for _ in 0..100 {
-            breaker.record_suspicion(FailureKind::Unavailable, 0, &SETTINGS);
-        }
-        assert!(breaker.is_closed());
-        assert_eq!(breaker.fault(), Some(FailureKind::Unavailable));
-        let check = breaker.admit(0, true).unwrap();
-        let transition = breaker.record_failure(&check, FailureKind::Silent, 0, &SETTINGS);
-        assert_eq!(transition, Some(Transition::Opened { until: 5_000 }));
-        let always = BreakerSettings { failures: 1, ..SETTINGS };
-        let mut breaker = Breaker::default();
-        breaker.record_suspicion(FailureKind::Silent, 0, &always);
-        assert!(breaker.is_closed() && breaker.is_last_resort(0, &always));
-    }
-
-    #[test]
-    fn clock_set_back_does_not_block_requests() {
-        let mut breaker = open_at(1_000_000_000);
-        assert_eq!(breaker.next_probe(0, &SETTINGS), Some(0));
-        assert!(breaker.admit(0, true).is_some());
-        let mut missed = Breaker::default();
-        missed.record_failure(&Ticket::Regular, FailureKind::Unreachable, 1_000_000_000, &SETTINGS);
-        assert!(!missed.is_last_resort(0, &SETTINGS));
-    }
-
-    #[test]
-    fn only_a_recovered_upstream_starts_slowly() {
-        let mut breaker = Breaker::default();
-        assert_eq!(breaker.share(0, &SETTINGS), TrafficShare::FULL);
-        breaker = open_at(0);
-        breaker.record_success(100_000);
-        assert!(breaker.share(100_000, &SETTINGS) < breaker.share(115_000, &SETTINGS));
-        assert!(breaker.share(115_000, &SETTINGS) < TrafficShare::FULL);
-        assert_eq!(breaker.share(130_000, &SETTINGS), TrafficShare::FULL);
-        assert_eq!(breaker.share(99_999, &SETTINGS), TrafficShare::FULL, "the clock was set back");
-    }
-
-    /// An event.
-    #[derive(Clone, Debug)]
-    enum BreakerEvent {
-        Ask { may_probe: bool },
-        Fail(usize),
-        Succeed(usize),
-        Leave(usize),
-        Later(UnixMillis),
-    }
-
-    fn event() -> impl Strategy<Value = BreakerEvent> {
-        prop_oneof![
-            4 => any::<bool>().prop_map(|may_probe| BreakerEvent::Ask { may_probe }),
-            4 => any::<usize>().prop_map(BreakerEvent::Fail),
-            1 => any::<usize>().prop_map(BreakerEvent::Succeed),
-            1 => any::<usize>().prop_map(BreakerEvent::Leave),
-            2 => (0..70_000_i64).prop_map(BreakerEvent::Later),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn one_probe_at_a_time_and_only_failures_in_a_row_open(
-            events in proptest::collection::vec(event(), 0..200),
-        ) {
-            let mut breaker = Breaker::default();
-            let (mut now, mut consecutive) = (0, 0);
-            let mut tickets: Vec<Ticket> = Vec::new();
-            // Probes since it was last closed.
-            let mut probes = 0;
-            for event in events {
-                let was_closed = breaker.is_closed();
-                let take = |at: usize, tickets: &mut Vec<Ticket>| {
-                    (!tickets.is_empty()).then(|| tickets.swap_remove(at % tickets.len()))
-                };
-                match event {
-                    BreakerEvent::Later(time) => now += time,
-                    BreakerEvent::Ask { may_probe } => {
-                        let ticket = breaker.admit(now, may_probe);
-                        prop_assert!(!was_closed || ticket == Some(Ticket::Regular));
-                        if matches!(ticket, Some(Ticket::Probe(_))) {
-                            prop_assert!(may_probe);
-                            probes += 1;
-                        }
-                        prop_assert!(probes <= 1, "two probes at once");
-                        tickets.extend(ticket);
-                    }
-                    BreakerEvent::Succeed(at) => if take(at, &mut tickets).is_some() {
-                        breaker.record_success(now);
-                        prop_assert!(breaker.is_closed());
-                        (consecutive, probes) = (0, 0);
-                    },
-                    BreakerEvent::Fail(at) => if let Some(ticket) = take(at, &mut tickets) {
-                        consecutive += u32::from(was_closed);
-                        let transition = breaker.record_failure(&ticket, FailureKind::Unreachable, now, &SETTINGS);
-                        prop_assert_eq!(was_closed && consecutive >= SETTINGS.failures, matches!(transition, Some(Transition::Opened { .. })));
-                        if matches!(transition, Some(Transition::Opened { .. })) { consecutive = 0; }
-                        if matches!(transition, Some(Transition::StaysOpen { .. })) { probes = 0; }
-                    },
-                    BreakerEvent::Leave(at) => if let Some(ticket) = take(at, &mut tickets)
-                        && breaker.release(&ticket, now)
-                    {
-                        probes = 0;
-                    },
-                }
-                let is_half_open = matches!(breaker.state, BreakerState::HalfOpen { .. });
-                prop_assert_eq!(probes == 1, is_half_open);
-                let next = breaker.next_probe(now, &SETTINGS);
-                prop_assert_eq!(next.is_none(), breaker.is_closed());
-                prop_assert!(next.unwrap_or(0) <= SETTINGS.retry_max, "not used again within the longest wait");
-                if !breaker.is_closed() && !is_half_open {
-                    let mut later = breaker.clone();
-                    prop_assert!(later.admit(now + SETTINGS.retry_max, true).is_some());
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -8,9 +8,10 @@ use std::time::Duration;
 use http::StatusCode;
 use hyper_util::client::legacy;
 
-use super::UpstreamResponse;
 use super::breaker::FailureKind;
+use super::path_fault::PathFault;
 use super::request_body::RequestBodyError;
+use super::{UpstreamRequest, UpstreamResponse};
 
 /// Failure of a request to upstreams.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -111,8 +112,9 @@ pub(super) enum AttemptOutcome {
     Healthy,
     /// The upstream fails.
     Failed(FailureKind, Arc<str>),
-    /// The upstream may fail on this path only, such as a stopped service or a request that it holds open.
-    Suspect(FailureKind),
+    /// The upstream may fail on this path only: a stopped service, a page that is not HTTP, a request that it holds
+    /// open.
+    Suspect(FailureKind, Arc<str>, PathFault),
     /// No evidence.
     Unknown,
 }
@@ -166,12 +168,14 @@ impl AttemptOutcome {
         }
     }
 
-    /// Weakens the outcome of a client's request while health checks run: the path of one client must not decide for
-    /// all.
-    pub(super) fn on_one_path(self) -> Self {
+    /// Weakens the outcome of a request other than a check: one path or one client must not decide for all. A failed
+    /// connection concerns every path.
+    pub(super) fn on_path_of(self, outgoing: &UpstreamRequest) -> Self {
         match self {
-            Self::Failed(fault @ (FailureKind::Silent | FailureKind::Unavailable), _) => Self::Suspect(fault),
-            outcome => outcome,
+            Self::Failed(FailureKind::Unreachable, _) | Self::Healthy | Self::Suspect(..) | Self::Unknown => {
+                self
+            }
+            Self::Failed(fault, error) => Self::Suspect(fault, error, PathFault::of(outgoing)),
         }
     }
 

@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::breaker::{Breaker, BreakerSettings, FailureKind};
+use super::breaker::{Breaker, BreakerSettings, FailureKind, RequestKind};
 use super::error::AttemptOutcome;
 use super::send::RequestTimeouts;
 use super::{
@@ -178,7 +178,7 @@ impl Upstreams {
 
     /// Checks an upstream and returns its failure, if any.
     async fn check(&self, upstream: &Arc<Upstream>) -> Option<Arc<str>> {
-        let permit = upstream.admit(&self.clock, true, self.next_sequence())?;
+        let permit = upstream.admit(&self.clock, RequestKind::Check, self.next_sequence())?;
         let limit = self.health.timeout;
         // An accepted connection says little about an upstream that does not answer, and nothing if a proxy accepts
         // it.
@@ -203,7 +203,7 @@ impl Upstreams {
         self.metrics.upstream_checks.with_label_values(&[&*upstream.name, outcome.as_str()]).inc();
         match attempt {
             AttemptOutcome::Failed(_, error) => Some(error),
-            AttemptOutcome::Healthy | AttemptOutcome::Suspect(_) | AttemptOutcome::Unknown => None,
+            AttemptOutcome::Healthy | AttemptOutcome::Suspect(..) | AttemptOutcome::Unknown => None,
         }
     }
 
@@ -224,6 +224,7 @@ impl Upstreams {
             body: RequestBody::Empty,
             bandwidth: BandwidthClass::default(),
             current_upstream: super::CurrentUpstream::default(),
+            client: None,
         };
         let answer = self.send_once(upstream, &outgoing, &mut RequestTimeouts::single(limit)).await;
         match answer {

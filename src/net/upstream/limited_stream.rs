@@ -60,6 +60,8 @@ pub(super) struct LimitedStream {
     measured: Option<(Instant, TcpMeasurement)>,
     /// True while the receive window is clamped.
     is_clamped: bool,
+    /// True once the upstream accepts no more bytes. What it has sent can still be read.
+    is_write_broken: bool,
 }
 
 impl LineHandle {
@@ -165,8 +167,8 @@ impl Drop for ClassHold {
 impl LimitedStream {
     /// Creates a connection under the limits of its upstream.
     pub(super) fn new(socket: Socket, wan: Arc<WanLimiter>, upstream: Arc<str>) -> Self {
-        let mut stream =
-            Self { socket, line: LineHandle::new(wan, upstream), measured: None, is_clamped: false };
+        let line = LineHandle::new(wan, upstream);
+        let mut stream = Self { socket, line, measured: None, is_clamped: false, is_write_broken: false };
         stream.clamp_window(None);
         stream
     }
@@ -194,6 +196,21 @@ impl LimitedStream {
             });
         }
         self.clamp_window(measured.round_trip);
+    }
+
+    /// Discards bytes that the upstream refuses, so that the response is read that it sent first (RFC 9112 §9.5): an
+    /// early `413`, after which it closed. Nothing hangs: the end of the connection follows what is left to read.
+    fn discard_refused(&mut self, written: io::Result<usize>, length: usize) -> io::Result<usize> {
+        let is_refused = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+        };
+        match written {
+            Err(error) if is_refused(&error) => {
+                self.is_write_broken = true;
+                Ok(length)
+            }
+            written => written,
+        }
     }
 
     fn clamp_window(&mut self, round_trip: Option<Duration>) {
@@ -236,11 +253,16 @@ impl AsyncRead for LimitedStream {
 impl AsyncWrite for LimitedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.is_write_broken {
+            return Poll::Ready(Ok(buf.len()));
+        }
         if !this.line.0.wan.is_limited() {
-            return Pin::new(&mut this.socket).poll_write(cx, buf);
+            let written = ready!(Pin::new(&mut this.socket).poll_write(cx, buf));
+            return Poll::Ready(this.discard_refused(written, buf.len()));
         }
         let passes = ready!(this.line.poll(cx, buf.len()));
-        let written = ready!(Pin::new(&mut this.socket).poll_write(cx, &buf[..passes]))?;
+        let written = ready!(Pin::new(&mut this.socket).poll_write(cx, &buf[..passes]));
+        let written = this.discard_refused(written, passes)?;
         this.line.spend(written);
         Poll::Ready(Ok(written))
     }

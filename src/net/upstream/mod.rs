@@ -11,6 +11,7 @@ mod dial;
 mod error;
 pub mod health;
 mod limited_stream;
+mod path_fault;
 mod peers;
 mod pool;
 mod proxy;

@@ -1,5 +1,6 @@
 //! Requests to upstreams and their responses.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -25,6 +26,8 @@ pub struct UpstreamRequest {
     pub bandwidth: BandwidthClass,
     /// Shows the upstream that has the request.
     pub current_upstream: CurrentUpstream,
+    /// Client on whose behalf it is sent; `None` for the relay's own requests.
+    pub client: Option<IpAddr>,
 }
 
 /// A response head from an upstream, with the body to follow.
@@ -59,7 +62,7 @@ impl UpstreamRequest {
     /// Creates a `GET` without a body. Its bytes pass the limits of `bandwidth`.
     pub fn get(target: PathAndQuery, headers: HeaderMap, bandwidth: BandwidthClass) -> Self {
         let (body, current_upstream) = (RequestBody::Empty, CurrentUpstream::default());
-        Self { method: Method::GET, target, headers, body, bandwidth, current_upstream }
+        Self { method: Method::GET, target, headers, body, bandwidth, current_upstream, client: None }
     }
 
     /// Returns true if another upstream may get the request after one failed with it: the method is idempotent and

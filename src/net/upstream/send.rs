@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::capture_connection;
 use tokio::time::{Instant, timeout};
 
-use super::breaker::Breaker;
+use super::breaker::{Breaker, RequestKind};
 use super::error::{AttemptOutcome, is_unavailable};
 use super::limited_stream::LineHandle;
 use super::selection;
@@ -184,8 +184,7 @@ impl Upstreams {
             let outcome = answer.as_ref().map(|answer| answer.response.status()).map_err(UpstreamError::kind);
             self.metrics.count_upstream(&permit.upstream().name, outcome);
         }
-        let outcome = AttemptOutcome::from_result(&answer, timeouts.head);
-        permit.record(&if self.do_requests_probe() { outcome } else { outcome.on_one_path() });
+        permit.record(&AttemptOutcome::from_result(&answer, timeouts.head).on_path_of(outgoing));
         answer
     }
 
@@ -227,7 +226,8 @@ impl Upstreams {
     fn admit(&self, upstream: &Arc<Upstream>, outgoing: &UpstreamRequest) -> Option<Permit> {
         // A probe must be short: a request without a body, which another upstream can serve if it fails.
         let soon = outgoing.is_repeatable() && matches!(outgoing.body, RequestBody::Empty);
-        upstream.admit(&self.clock, soon && self.do_requests_probe(), self.next_sequence())
+        let kind = if soon && self.do_requests_probe() { RequestKind::Probing } else { RequestKind::Regular };
+        upstream.admit(&self.clock, kind, self.next_sequence())
     }
 
     /// Returns true if client requests probe, because no task does.

@@ -9,7 +9,7 @@ use prometheus::IntGaugeVec;
 use tokio::sync::watch;
 
 use super::Upstream;
-use super::breaker::{Breaker, BreakerSettings, Ticket, Transition};
+use super::breaker::{Breaker, BreakerSettings, RequestKind, Ticket, Transition};
 use super::error::AttemptOutcome;
 use super::selection::{OutstandingBytes, UpstreamCandidate};
 use gupd_config::clock::{Clock, UnixMillis};
@@ -76,10 +76,10 @@ impl Upstream {
     }
 
     /// Admits a request; `None` if it may not be sent. `sequence` grows with each request.
-    pub(super) fn admit(self: &Arc<Self>, clock: &Clock, may_probe: bool, sequence: u64) -> Option<Permit> {
+    pub(super) fn admit(self: &Arc<Self>, clock: &Clock, kind: RequestKind, sequence: u64) -> Option<Permit> {
         let mut ticket = None;
         self.state.breaker.send_if_modified(|breaker| {
-            ticket = breaker.admit(clock.now(), may_probe);
+            ticket = breaker.admit(clock.now(), kind);
             matches!(ticket, Some(Ticket::Probe(_)))
         });
         let ticket = Some(ticket?);
@@ -116,9 +116,9 @@ impl Permit {
             let before = breaker.fault();
             let is_probe_free = match outcome {
                 AttemptOutcome::Unknown => breaker.release(&ticket, now),
-                AttemptOutcome::Suspect(fault) => {
-                    breaker.record_suspicion(*fault, now, limits);
-                    breaker.release(&ticket, now)
+                AttemptOutcome::Suspect(fault, _, at) => {
+                    transition = breaker.record_suspicion(&ticket, *fault, *at, now, limits);
+                    false
                 }
                 AttemptOutcome::Healthy => {
                     transition = breaker.record_success(now);
@@ -135,11 +135,17 @@ impl Permit {
         self.upstream.set_health(self.upstream.is_healthy());
         let seconds = |until: UnixMillis| until.saturating_sub(now) as f64 / 1e3;
         match (transition, outcome) {
-            (Some(Transition::Opened { until }), AttemptOutcome::Failed(_, error)) => {
+            (
+                Some(Transition::Opened { until }),
+                AttemptOutcome::Failed(_, error) | AttemptOutcome::Suspect(_, error, _),
+            ) => {
                 tracing::warn!(upstream = &**name, %error, seconds = seconds(until),
                     "upstream circuit opened");
             }
-            (Some(Transition::StaysOpen { until }), AttemptOutcome::Failed(_, error)) => {
+            (
+                Some(Transition::StaysOpen { until }),
+                AttemptOutcome::Failed(_, error) | AttemptOutcome::Suspect(_, error, _),
+            ) => {
                 tracing::debug!(upstream = &**name, %error, seconds = seconds(until), "upstream probe failed");
             }
             (Some(Transition::Closed), _) => {

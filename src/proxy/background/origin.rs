@@ -124,6 +124,7 @@ impl Generation {
             part: None,
             background: Some(BackgroundFetch::Revalidation),
             bandwidth,
+            client: None,
         })
     }
 }
