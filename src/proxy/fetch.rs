@@ -37,6 +37,8 @@ struct Attempt {
     variant: String,
     /// The stored response that has to be revalidated.
     stale: Option<Arc<CacheEntry>>,
+    /// The fill that replaced the followed one, and is followed next. A lookup would lose it if it failed first.
+    successor: Option<FillHandle>,
 }
 
 /// Result of following a fill.
@@ -52,7 +54,8 @@ enum Followed {
 /// Answers from the store if the stored response may be used, else from a fill, else from the upstream alone.
 pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) -> StepResult<Infallible> {
     Box::pin(async {
-        let mut attempt = Attempt { forward: ForwardReason::UriMiss, variant: String::new(), stale: None };
+        let mut attempt =
+            Attempt { forward: ForwardReason::UriMiss, variant: String::new(), stale: None, successor: None };
         // A fill bounds its own downloads of corrupt content; nothing else would verify the content.
         let mut mismatches_left = exchange.generation.upstreams.settings().attempts;
         let mut lookups_left = MAX_LOOKUPS;
@@ -76,6 +79,9 @@ pub(crate) async fn serve_or_fill(proxy: &Proxy, exchange: &mut Exchange<'_>) ->
 impl Attempt {
     /// Looks the object up and answers, or gives the reason to look it up once more.
     async fn run(&mut self, proxy: &Proxy, exchange: &Exchange<'_>) -> ControlFlow<Reply, Repeat> {
+        if let Some(fill) = self.successor.take() {
+            return self.follow_to_end(proxy, exchange, Joined::Following(fill)).await;
+        }
         let mut foreign_absence = None;
         self.stale = None;
         match exchange.lookup(proxy).await.clone() {
@@ -114,6 +120,16 @@ impl Attempt {
         let joined = proxy
             .fills
             .join(exchange.fill_request(self.variant.clone(), before), &exchange.generation.upstreams);
+        self.follow_to_end(proxy, exchange, joined).await
+    }
+
+    /// Follows a fill and answers, also if it failed or its response is for another request alone.
+    async fn follow_to_end(
+        &mut self,
+        proxy: &Proxy,
+        exchange: &Exchange<'_>,
+        joined: Joined,
+    ) -> ControlFlow<Reply, Repeat> {
         match self.follow(proxy, exchange, joined).await {
             Followed::Reply(reply) => Break(reply),
             Followed::Repeat(repeat) => Continue(repeat),
@@ -177,7 +193,10 @@ impl Attempt {
         if !collapsed && is_payload && outcome.status() == Some(StatusCode::OK) {
             proxy.background.new_revisions().notify(exchange.key());
         }
-        self.answer(proxy, exchange, fill, outcome, handover).await
+        let followed = fill.clone();
+        let result = self.answer(proxy, exchange, fill, outcome, handover).await;
+        self.successor = followed.successor();
+        result
     }
 
     async fn answer(

@@ -9,6 +9,7 @@ mod support;
 mod bad_page;
 mod balance;
 mod bindings;
+mod broken_body;
 mod caching;
 mod client_certificates;
 mod clock;

@@ -59,6 +59,14 @@ impl FailoverOrder {
         failover
     }
 
+    /// Delays the first attempt: the current upstream has broken off as often before.
+    pub(super) fn after_restarts(mut self, restarts: u32, now: Instant) -> Self {
+        if let Some(state) = self.upstreams.get_mut(self.current).filter(|_| restarts > 0) {
+            state.retry_at = Some(now + backoff(restarts));
+        }
+        self
+    }
+
     /// Returns the next upstream and the wait before its attempt; `None` when every attempt is used up.
     pub(super) fn next(&self, now: Instant) -> Option<(usize, Duration)> {
         let state = self.upstreams.get(self.current).filter(|state| self.can_try(state))?;

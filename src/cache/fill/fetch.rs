@@ -124,8 +124,8 @@ impl ContentFetch<'_> {
         self.source.origin.outgoing.bandwidth.set_purpose(purpose);
     }
 
-    /// Ends the fetch with `error` after its last run. `None` if a follower joined an abandoned fill in the meantime:
-    /// the fetch then continues.
+    /// Ends the fetch with `error` after its last run. `None` if a follower joined an abandoned fill in the meantime: the
+    /// fetch then continues. Content without a length cannot; its new follower looks the object up once more.
     async fn end_early(
         &self,
         error: FillError,
@@ -134,7 +134,7 @@ impl ContentFetch<'_> {
     ) -> Option<ContentFetchResult> {
         if matches!(error, FillError::Abandoned) {
             writer.wait_for_writes().await;
-            if !followers.close_if_unfollowed() {
+            if !followers.close_if_unfollowed() && self.content.length.is_some() {
                 return None;
             }
         }

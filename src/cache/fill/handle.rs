@@ -53,6 +53,8 @@ pub(super) enum Phase {
     Failed {
         /// Reason.
         error: FillError,
+        /// The fill that replaces this one. It counts as followed while a follower of this one exists.
+        successor: Option<Box<FillHandle>>,
     },
 }
 
@@ -193,6 +195,14 @@ impl Drop for BackgroundDemand {
 }
 
 impl FillHandle {
+    /// Returns the fill that replaces this one, after its content changed or did not match its digest.
+    pub fn successor(&self) -> Option<Self> {
+        match &*self.phase.borrow() {
+            Phase::Failed { successor, .. } => successor.as_deref().cloned(),
+            _ => None,
+        }
+    }
+
     pub(super) fn new(
         phase: watch::Receiver<Phase>,
         request: &FillRequest,
@@ -215,7 +225,7 @@ impl FillHandle {
             Ok(Phase::Stored { entry }) => FillResponse::Stored(entry.clone()),
             Ok(Phase::NotModified { entry }) => FillResponse::NotModified(entry.clone()),
             Ok(Phase::Unshared { why }) => FillResponse::Unshared(*why),
-            Ok(Phase::Failed { error }) => FillResponse::Failed(error.clone()),
+            Ok(Phase::Failed { error, .. }) => FillResponse::Failed(error.clone()),
             Ok(Phase::Asking) | Err(_) => FillResponse::Failed(FillError::Stopped),
         }
     }
@@ -235,7 +245,7 @@ impl FillHandle {
             Ok(Phase::Stored { entry } | Phase::NotModified { entry }) => {
                 FillProgress::All { length: entry.object.len }
             }
-            Ok(Phase::Failed { error }) => FillProgress::Failed(error.clone()),
+            Ok(Phase::Failed { error, .. }) => FillProgress::Failed(error.clone()),
             Ok(Phase::Asking | Phase::Unshared { .. }) | Err(_) => FillProgress::Failed(FillError::Stopped),
         }
     }
@@ -256,7 +266,7 @@ impl FillHandle {
                 Phase::Stored { entry } => return FillResult::Stored(entry.clone()),
                 Phase::NotModified { entry } => return FillResult::NotModified(entry.clone()),
                 Phase::Unshared { .. } => return FillResult::NotKept,
-                Phase::Failed { error } => return FillResult::Failed(error.clone()),
+                Phase::Failed { error, .. } => return FillResult::Failed(error.clone()),
             };
             if let (Some(content), None) = (arriving, &demand) {
                 demand = Some(BackgroundDemand::new(&content));

@@ -186,7 +186,7 @@ impl ArrivingSource {
         loop {
             match &*self.phase.borrow_and_update() {
                 Phase::Receiving { .. } => {}
-                Phase::Failed { error } => return Err(error.clone()),
+                Phase::Failed { error, .. } => return Err(error.clone()),
                 _ => return Ok(()),
             }
             match self.content.first_missing(range.clone()) {
@@ -209,7 +209,7 @@ impl ArrivingSource {
                 Phase::Complete { length, .. } if position >= *length => return Ok(ArrivingStep::End),
                 Phase::Complete { .. } => true,
                 Phase::Stored { entry } => return Ok(ArrivingStep::Stored(entry.clone())),
-                Phase::Failed { error } => return Err(error.clone().into()),
+                Phase::Failed { error, .. } => return Err(error.clone().into()),
                 // These phases come before content, or instead of it; this reader has seen content.
                 Phase::Asking | Phase::NotModified { .. } | Phase::Unshared { .. } => {
                     return Err(FillError::Stopped.into());

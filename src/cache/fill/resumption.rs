@@ -20,12 +20,18 @@ use gupd_config as config;
 use gupd_http::validator::strong_validator;
 use gupd_net::upstream::{Upstream, UpstreamError, UpstreamRequest, UpstreamResponse};
 
+/// Maximum number of times that other content replaces the arriving content before clients see a byte. Two upstreams
+/// that break off alternately, or one that never brings a body, must not keep clients waiting for ever.
+pub(super) const MAX_CHANGES: u32 = 2;
+
 /// Requests the bytes of one run, again after each break, while the run makes progress.
 pub(super) struct Resumption {
     origin: ContentOrigin,
     validator: Option<HeaderValue>,
     headers: HeaderMap,
     length: Option<u64>,
+    /// Number of times that other content replaced the arriving content before.
+    changes: u32,
     /// Attempts since the byte at `reached`.
     failover_state: Option<(Vec<Arc<Upstream>>, FailoverOrder)>,
     reached: u64,
@@ -75,7 +81,12 @@ impl Replacement for NoReplacement {
 impl Resumption {
     pub(super) fn new(origin: ContentOrigin, headers: &HeaderMap, length: Option<u64>) -> Self {
         let (validator, headers) = (strong_validator(headers), headers.clone());
-        Self { origin, validator, headers, length, failover_state: None, reached: 0 }
+        Self { origin, validator, headers, length, changes: 0, failover_state: None, reached: 0 }
+    }
+
+    /// Continues content that replaced other content `changes` times: further replacements are delayed and bounded.
+    pub(super) fn after_changes(self, changes: u32) -> Self {
+        Self { changes, ..self }
     }
 
     /// Fill settings of the upstreams.
@@ -100,7 +111,7 @@ impl Resumption {
         while let Some((index, wait)) = failover.next(Instant::now()) {
             let Some(upstream) = candidates.get(index) else { break };
             let sent_head = self.origin.sent_head(upstream);
-            if !self.can_continue(upstream, &range) && (sent_head || !replacement.is_possible()) {
+            if !self.can_continue(upstream, &range) && !replacement.is_possible() {
                 if sent_head {
                     reason = Arc::from(format!("{reason}; the response has no strong validator"));
                 }
@@ -114,14 +125,20 @@ impl Resumption {
             }
             tracing::info!(upstream = &*upstream.name, from = range.start, %reason, "resuming transfer");
             // Other content at another upstream does not prove a change. At the current upstream that sent the head, it
-            // does.
-            let has_changed = sent_head && self.origin.is_current(upstream);
+            // does, if it named the content.
+            let has_changed = sent_head && self.validator.is_some() && self.origin.is_current(upstream);
             match self.try_upstream(upstream, &range).await? {
                 ResumeAttempt::Answered(ResumeOutcome::Changed(_))
                     if !has_changed && !replacement.commit() =>
                 {
                     failover.record_failure(AttemptFailure::Unsuitable, Instant::now());
                     tracing::info!(upstream = &*upstream.name, "upstream has other content");
+                }
+                // No byte of the content before it arrived either.
+                ResumeAttempt::Answered(ResumeOutcome::Changed(_))
+                    if range.start == 0 && self.changes >= MAX_CHANGES =>
+                {
+                    break;
                 }
                 ResumeAttempt::Answered(ResumeOutcome::Changed(answer)) => {
                     return Ok(ResumeOutcome::Changed(answer));
@@ -156,13 +173,15 @@ impl Resumption {
         }
         let candidates = self.origin.candidates();
         let failover = FailoverOrder::new(candidates.len(), self.settings().attempts, failure);
-        (candidates, failover)
+        // Content without a validator starts over after each break, so each attempt is one more replacement.
+        let restarts = self.changes + u32::from(self.validator.is_none());
+        (candidates, failover.after_restarts(restarts, Instant::now()))
     }
 
     /// Returns true if a conditional request can name the content to this upstream.
     pub(super) fn can_continue(&self, upstream: &Upstream, range: &Range<u64>) -> bool {
         match self.origin.sent_head(upstream) {
-            true if range.start == 0 => true,
+            true if range.start == 0 => self.validator.is_some(),
             // A relay may have taken the content from another manager by now, and managers copy files with their dates.
             true if upstream.is_relay() => self.entity_tag().is_some(),
             true => self.validator.is_some(),

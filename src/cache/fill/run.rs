@@ -20,6 +20,8 @@ use gupd_store::Segment;
 pub(super) struct RunSource {
     pub(super) origin: ContentOrigin,
     pub(super) metrics: Arc<FillMetrics>,
+    /// Number of times that other content replaced the arriving content before.
+    pub(super) changes: u32,
     /// Bytes of the content that have arrived, over all runs.
     pub(super) arrived: AtomicU64,
 }
@@ -47,7 +49,8 @@ impl RunSource {
         check_limit: impl Fn(u64) -> Result<(), FillError>,
     ) -> RunOutcome {
         let content = buffer.content().clone();
-        let mut resumption = Resumption::new(self.origin.clone(), &content.head.headers, content.length);
+        let resumption = Resumption::new(self.origin.clone(), &content.head.headers, content.length);
+        let mut resumption = resumption.after_changes(self.changes);
         let mut last_failure = None;
         loop {
             let mut current = match transfer.take() {

@@ -277,7 +277,7 @@ impl FillTask {
         }
         let outcome = error.outcome();
         self.unregister();
-        self.set_phase(Phase::Failed { error });
+        self.set_phase(Phase::Failed { error, successor: None });
         outcome
     }
 
@@ -291,9 +291,10 @@ impl FillTask {
         let for_client = running.get(&self.register_key()).map(FillHandle::client_flag).unwrap_or_default();
         let (current, attention) = (self.current_upstream.clone(), self.attention.clone());
         let fill = FillHandle::new(phases, &self.request, for_client, current, attention);
-        running.insert(self.register_key(), fill);
+        running.insert(self.register_key(), fill.clone());
         drop(running);
-        old.send_replace(Phase::Failed { error });
+        // Followers of the old fill continue with the new one, which must not end unfollowed before they do.
+        old.send_replace(Phase::Failed { error, successor: Some(Box::new(fill)) });
     }
 
     /// Sends the response to the client that started the fill. The client may have gone; then the response is dropped.

@@ -14,7 +14,7 @@ use crate::fill::accept::AcceptedResponse;
 use crate::fill::fetch::{ContentFetch, ContentFetchResult, Followers};
 use crate::fill::head::ContentHead;
 use crate::fill::origin::ContentOrigin;
-use crate::fill::resumption::{ResumeAttempt, ResumeOutcome, Resumption};
+use crate::fill::resumption::{MAX_CHANGES, ResumeAttempt, ResumeOutcome, Resumption};
 use crate::fill::run::RunSource;
 use crate::fill::transfer::Transfer;
 use crate::fill::{BackgroundFetch, FillContent, FillError, FillOutcome, Phase, UnsharedReason};
@@ -25,10 +25,6 @@ use gupd_http::storable::check_length;
 use gupd_http::{UnstorableReason, VaryFields};
 use gupd_net::shape::Purpose;
 use gupd_store::{BlobWriter, BodySource, CHUNK, StoreError, UnfinishedFill};
-
-/// Maximum number of times that another upstream's content replaces the arriving content before clients see a byte.
-/// Two upstreams that break off alternately must not keep clients waiting for ever.
-const MAX_CHANGES: u32 = 2;
 
 /// Maximum number of restarts with changed content before the fill fails. A middlebox may break off each transfer while
 /// the managers differ; without a limit, the content would cross the WAN for ever and for no client.
@@ -164,6 +160,7 @@ impl FillTask {
             source: RunSource {
                 origin: content.origin.clone(),
                 metrics: self.context.metrics.clone(),
+                changes: self.changes,
                 arrived: AtomicU64::new(arrived),
             },
             store: &self.context.store,
@@ -339,7 +336,7 @@ impl FillTask {
             return Err(FillError::OpenEnded);
         }
         if !self.has_followers() && self.request.classification.class == Class::Generic {
-            return Err(FillError::Stopped);
+            return Err(FillError::Abandoned);
         }
         Ok(())
     }
