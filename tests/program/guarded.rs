@@ -49,6 +49,20 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
+/// Stops a process and waits until it has stopped or died: until one of its threads takes the signal, the others run on.
+pub(crate) async fn suspend(pid: u32) {
+    signal(pid, "STOP");
+    let deadline = Instant::now() + PATIENCE;
+    let is_stopped = |task: io::Result<fs::DirEntry>| {
+        let status = task.and_then(|task| fs::read_to_string(task.path().join("stat"))).unwrap_or_default();
+        status.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with(['T', 'Z', 'X']))
+    };
+    while fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|mut tasks| !tasks.all(is_stopped)) {
+        assert!(Instant::now() < deadline, "the process does not stop");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Waits until `/readyz` is 200 and one worker runs; returns its process id.
 pub(crate) async fn wait_for_worker(relay: &Relay) -> u32 {
     let deadline = Instant::now() + PATIENCE;

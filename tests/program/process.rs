@@ -149,6 +149,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
+        if std::thread::panicking() {
+            self.lines.extend(self.output.iter());
+            eprintln!("log of the process: {:#?}", self.lines);
+        }
     }
 }
 

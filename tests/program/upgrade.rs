@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::guarded::{Catalog, Load, exchange, guarded, is_running, kill, signal, wait_for_worker, workers};
+use crate::guarded::{
+    Catalog, Load, exchange, guarded, is_running, kill, signal, suspend, wait_for_worker, workers,
+};
 use crate::process::{Ended, PATIENCE, Process, Relay, gupd};
 use crate::support::{Gate, Manager, PAYLOAD, Request, Resource, WireClient, bytes};
 
@@ -203,7 +205,7 @@ async fn guard_that_cannot_be_replaced_continues() {
     let (old, guard) = (wait_for_worker(&relay).await, relay.process.id());
     let before = process_state(guard);
     // The stopped worker cannot hand over before the program is renamed.
-    signal(old, "STOP");
+    suspend(old).await;
     relay.process.signal("USR2");
     relay.process.wait_for_log("upgrade: new worker is taking over");
     fs::rename(&program, folder.path().join("away")).unwrap();
